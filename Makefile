@@ -1,0 +1,36 @@
+# Needs Python >= 3.11 (with venv), make and git; everything else goes into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help .venv demo test lint clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z.]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 8
+
+.venv: .venv/installed  ## install the package and its test tools into .venv
+
+.venv/installed: pyproject.toml
+	@echo "Installing into .venv (TensorFlow is large: minutes the first time)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --upgrade pip  # --group is new in pip 25.1
+	@$(BIN)/python -m pip install --quiet --editable . --group test
+	@touch $@
+
+demo: .venv/installed  ## train on MNIST for some minutes and generate 100 digits
+	@$(BIN)/dipy_train_ldm mnist --epochs_vqvae 2 --epochs_ldm 6 --out_dir demo --force
+	@$(BIN)/dipy_generate_ldm demo/ldm.safetensors --n_samples 100 --out_dir demo --force
+	@echo "The generated digits are in demo/samples.png"
+
+test: lint  ## check the style, then run the tests
+	@$(BIN)/pytest
+
+lint: .venv/installed  ## check style, spelling and the direction of imports
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/ruff format --check --quiet
+	@$(BIN)/codespell
+	@$(BIN)/lint-imports --no-logo
+
+clean:  ## remove .venv, caches and build outputs
+	@rm -rf .venv .import_linter_cache .pytest_cache .ruff_cache build dist demo doc/_build
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,41 @@
+"""Writing files: whole or not at all."""
+
+from contextlib import contextmanager
+import os
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path):
+    """Write a file beside its place, and put it there once it is whole.
+
+    A run that is killed, or a disk that is full, leaves what was there before.
+
+    Parameters
+    ----------
+    path : str or Path
+        Where the file shall be.
+
+    Yields
+    ------
+    Path
+        Where to write it.
+
+    Raises
+    ------
+    OSError
+        If it can't be written, as one sentence.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OSError(
+            f"can't write {path} ({reason}); free some space there or name another "
+            "place."
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,486 @@
+"""Latent diffusion: new images from noise, by way of the autoencoder's latents."""
+
+import keras
+import numpy as np
+
+from dipy_ldm import (
+    data,
+    distribution,
+    networks,
+    persistence,
+    samplers,
+    schedules,
+    training,
+)
+from dipy_ldm.validation import InputError, at_least, choose
+from dipy_ldm.vqvae import VQVAE
+
+
+class LatentDiffusion:
+    """Diffusion model of the latents of an autoencoder :footcite:p:`Rombach2022`.
+
+    A U-Net learns to take noise away from the latents; sampling starts from pure
+    noise, and the decoder turns what remains into images.
+
+    Parameters
+    ----------
+    vqvae : VQVAE
+        A fitted autoencoder.
+    widths : sequence of int
+        Channels of the U-Net's levels; each but the first halves the resolution.
+    blocks : int
+        Residual blocks of each level.
+    attention : sequence of bool, optional
+        Whether a level has self-attention, one entry a level; the middle always
+        has. None is for no level.
+    schedule : {"cosine", "linear"}
+        How noise grows with time.
+    target : {"v", "noise", "clean"}
+        What the network predicts.
+    seed : int
+        Seed of everything random in training.
+
+    Attributes
+    ----------
+    denoiser_ : keras.Model
+        The U-Net, with averaged weights.
+    latent_mean_, latent_scale_ : ndarray
+        Mean and standard deviation of each channel of the latents.
+    history_ : dict of str to list
+        Figures of each epoch: ``loss``, and ``val_loss`` with averaged weights.
+    fingerprint_ : str
+        Hash of the training images.
+
+    References
+    ----------
+    .. footbibliography::
+
+    Examples
+    --------
+    >>> from dipy_ldm import LatentDiffusion
+    >>> model = LatentDiffusion.load("mnist")
+    >>> model.predict(4, steps=2, seed=1).shape
+    (4, 28, 28, 1)
+    """
+
+    def __init__(
+        self,
+        vqvae,
+        *,
+        widths=(128, 128),
+        blocks=1,
+        attention=None,
+        schedule="cosine",
+        target="v",
+        seed=0,
+    ):
+        self.vqvae = vqvae
+        self.widths = widths
+        self.blocks = blocks
+        self.attention = attention
+        self.schedule = schedule
+        self.target = target
+        self.seed = seed
+
+    def fit(
+        self,
+        images,
+        *,
+        validation_data=None,
+        epochs=30,
+        batch_size=128,
+        learning_rate=1e-3,
+        precision="float32",
+        checkpoint=None,
+        callbacks=(),
+        verbose=True,
+    ):
+        """Learn to take noise from the latents of images.
+
+        Parameters
+        ----------
+        images : array_like
+            Images, ``(n, *space, channels)``, of the shape of those that the
+            autoencoder was fitted to.
+        validation_data : array_like, optional
+            Images on which the loss is measured after each epoch.
+        epochs : int
+            Passes over the images.
+        batch_size : int
+            Latents in a batch.
+        learning_rate : float
+            Highest learning rate; it warms up and falls to zero.
+        precision : {"float32", "bfloat16"}
+            Precision of the computations in training.
+        checkpoint : str or Path, optional
+            File written after each epoch; if it is there, training goes on from
+            it.
+        callbacks : sequence of callable
+            Called as ``callback(self)`` after each epoch; ``history_`` is up to
+            date then, and ``predict`` works.
+        verbose : bool
+            Show a progress bar.
+
+        Returns
+        -------
+        LatentDiffusion
+            The estimator itself.
+
+        Raises
+        ------
+        InputError
+            If the images or an option can't be used.
+        """
+        images = self._check_images(images)
+        training.check_options(len(images), epochs, batch_size, learning_rate)
+        self._check_options()
+        self.fingerprint_ = training.fingerprint(images)
+        settings = self._hyperparameters() | {
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,
+            "precision": precision,
+            "images": self.fingerprint_,
+            "vqvae": training.fingerprint(self.vqvae.codebook_),
+        }
+        latents = self.vqvae.encode(images)
+        axes = tuple(range(latents.ndim - 1))
+        self.latent_mean_ = latents.mean(axes)
+        self.latent_scale_ = np.maximum(latents.std(axes), 1e-6)
+        self.latent_shape_ = latents.shape[1:]
+        self._build()
+        steps = len(images) // batch_size
+        model = self._compile(
+            precision, training.cosine_decay(learning_rate, steps * epochs)
+        )
+        record = training.Record(checkpoint, settings)
+        done = record.restore(model)
+        after = _AfterEpoch(self, model, validation_data)
+        model.fit(
+            self._noised(latents, batch_size, self.seed, done),
+            epochs=epochs,
+            initial_epoch=done,
+            steps_per_epoch=steps,
+            callbacks=training.in_order(
+                after, record, "diffusion", callbacks, self, verbose
+            ),
+            verbose=0,
+        )
+        # Keras puts the averaged weights into the model when fit ends.
+        self.denoiser_.set_weights(model.get_weights())
+        self.history_ = record.history
+        return self
+
+    def predict(
+        self,
+        n=1,
+        *,
+        sampler="dpm++",
+        steps=20,
+        eta=0.0,
+        seed=0,
+        first=0,
+        batch_size=256,
+        verbose=False,
+    ):
+        """Generate images.
+
+        Sample ``i`` depends on ``(seed, i)`` alone, not on the batch it is in.
+
+        Parameters
+        ----------
+        n : int
+            Number of images.
+        sampler : {"ddpm", "ddim", "dpm++"}
+            How to walk back from noise.
+        steps : int
+            Calls of the network for each image.
+        eta : float
+            Share of fresh noise in each step of ``ddim``, from 0 to 1.
+        seed : int
+            Seed of the noise.
+        first : int
+            Number of the first sample.
+        batch_size : int
+            Images that are generated at once.
+        verbose : bool
+            Show a progress bar.
+
+        Returns
+        -------
+        ndarray
+            Images, float32 ``(n, *space, channels)``, in the intensity range of
+            the training images.
+
+        Raises
+        ------
+        InputError
+            If the model is not fitted, or an option can't be used.
+        """
+        self._check_fitted()
+        for name, value in {"n": n, "steps": steps, "batch_size": batch_size}.items():
+            at_least(name, value, 1)
+        at_least("first", first, 0)
+        step, grid = samplers.make_sampler(sampler, eta)
+        path = schedules.path(self.schedule, grid(self.schedule, steps))
+
+        def generate(numbers):
+            noise = samplers.noise_of(seed, numbers, self.latent_shape_)
+            return self._walk(noise(), path, step, noise)
+
+        numbers = np.arange(first, first + n)
+        title = "generate" if verbose else None
+        return distribution.in_batches(generate, numbers, batch_size, title)
+
+    def denoise(
+        self,
+        images,
+        *,
+        strength=0.5,
+        sampler="dpm++",
+        steps=20,
+        eta=0.0,
+        seed=0,
+        batch_size=256,
+    ):
+        """Noise the latents of images to a level, and walk back from there.
+
+        The more noise, the more is made up anew; after :footcite:p:`Meng2022`.
+
+        Parameters
+        ----------
+        images : array_like
+            Images, ``(n, *space, channels)``, of the shape of the training images.
+        strength : float
+            Time in [0, 1] to which the latents are noised. At 0 the result is the
+            autoencoder's reconstruction, at 1 nothing of the image is left.
+        sampler : {"ddpm", "ddim", "dpm++"}
+            How to walk back.
+        steps : int
+            Calls of the network on the whole way from time 1; the walk takes those
+            that lie below ``strength``.
+        eta : float
+            Share of fresh noise in each step of ``ddim``, from 0 to 1.
+        seed : int
+            Seed of the noise.
+        batch_size : int
+            Images that are denoised at once.
+
+        Returns
+        -------
+        ndarray
+            Images, float32, of the shape of ``images``.
+
+        Raises
+        ------
+        InputError
+            If the model is not fitted, or an argument can't be used.
+
+        References
+        ----------
+        .. footbibliography::
+        """
+        self._check_fitted()
+        images = self._check_images(images)
+        if not 0 <= strength <= 1:
+            raise InputError(f"strength must lie between 0 and 1, not {strength}.")
+        at_least("steps", steps, 1)
+        step, grid = samplers.make_sampler(sampler, eta)
+        times = grid(self.schedule, steps)
+        times = np.concatenate([[strength], times[times < strength]])
+        path = schedules.path(self.schedule, times)
+        alpha, sigma = path[0][1]
+        latents = self._scaled(self.vqvae.encode(images, batch_size=batch_size))
+
+        def walk(numbers):
+            clean = latents[numbers]
+            if strength == 0:
+                return self.vqvae.decode(self._unscaled(clean))
+            noise = samplers.noise_of(seed, numbers, self.latent_shape_)
+            return self._walk(alpha * clean + sigma * noise(), path, step, noise)
+
+        return distribution.in_batches(walk, np.arange(len(images)), batch_size)
+
+    def save(self, path, *, half=False):
+        """Write the fitted model, with its autoencoder, to one file.
+
+        Parameters
+        ----------
+        path : str or Path
+            File to write.
+        half : bool
+            Round the weights to 16 bits: half the size, and samples that differ
+            by less than can be seen.
+
+        Raises
+        ------
+        OSError
+            If the file can't be written.
+        """
+        self._check_fitted()
+        tensors = self.vqvae.to_tensors()
+        tensors |= persistence.weights(self.denoiser_, "denoiser")
+        if half:
+            tensors = {name: t.astype("float16") for name, t in tensors.items()}
+        document = self.vqvae.to_document() | {
+            "latent_diffusion": self._hyperparameters(),
+            "latent_mean": self.latent_mean_.tolist(),
+            "latent_scale": self.latent_scale_.tolist(),
+            "latent_shape": self.latent_shape_,
+            "latent_diffusion_history": self.history_,
+            "latent_diffusion_fingerprint": self.fingerprint_,
+        }
+        persistence.save(path, "latent_diffusion", tensors, document)
+
+    @classmethod
+    def load(cls, path):
+        """Read what :meth:`save` wrote.
+
+        Parameters
+        ----------
+        path : str or Path
+            File to read, or the name of a packaged model: ``"mnist"``.
+
+        Returns
+        -------
+        LatentDiffusion
+            The fitted model.
+
+        Raises
+        ------
+        InputError
+            If the file is not that of a latent diffusion model.
+        """
+        path = persistence.find(path)
+        tensors, document = persistence.load(path, "latent_diffusion")
+        vqvae = VQVAE.from_saved(tensors, document)
+        model = cls(vqvae, **document["latent_diffusion"])
+        model.latent_mean_ = np.array(document["latent_mean"], "float32")
+        model.latent_scale_ = np.array(document["latent_scale"], "float32")
+        model.latent_shape_ = tuple(document["latent_shape"])
+        model.history_ = document["latent_diffusion_history"]
+        model.fingerprint_ = document["latent_diffusion_fingerprint"]
+        model._build()
+        persistence.set_weights(model.denoiser_, "denoiser", tensors)
+        return model
+
+    def _hyperparameters(self):
+        return {
+            "widths": list(self.widths),
+            "blocks": self.blocks,
+            "attention": self.attention and list(self.attention),
+            "schedule": self.schedule,
+            "target": self.target,
+            "seed": self.seed,
+        }
+
+    def _check_options(self):
+        choose("schedule", self.schedule, schedules.SCHEDULES)
+        choose("target", self.target, schedules.TARGETS)
+
+    def _check_fitted(self):
+        if not hasattr(self, "denoiser_"):
+            raise InputError(
+                "this LatentDiffusion is not fitted; call fit(images) or "
+                "LatentDiffusion.load(path) first."
+            )
+
+    def _check_images(self, images):
+        """Return images as an array, of the shape that the autoencoder knows."""
+        self.vqvae._check_fitted()
+        images = training.as_array(images)
+        if images.shape[1:] != tuple(self.vqvae.shape_):
+            raise InputError(
+                f"images must have the shape {self.vqvae.shape_} of those that the "
+                f"autoencoder was fitted to, not {images.shape[1:]}."
+            )
+        return images
+
+    def _make_denoiser(self):
+        keras.utils.set_random_seed(self.seed)
+        return networks.unet(
+            self.latent_shape_,
+            widths=self.widths,
+            blocks=self.blocks,
+            attention=self.attention or [False] * len(self.widths),
+        )
+
+    def _build(self):
+        """Make the network that generates, in full precision."""
+        with networks.precision("float32"):
+            self.denoiser_ = self._make_denoiser()
+        self._predict = distribution.compiled(
+            lambda latents, times: self.denoiser_([latents, times]),
+            self.denoiser_.inputs,
+        )
+
+    def _compile(self, precision, learning_rate):
+        """Make the network that is trained."""
+        with networks.precision(precision):
+            model = self._make_denoiser()
+        optimizer = keras.optimizers.AdamW(
+            learning_rate,
+            weight_decay=1e-4,
+            global_clipnorm=1.0,
+            use_ema=True,
+            ema_momentum=0.999,
+        )
+        model.compile(optimizer, loss="mse")
+        return model
+
+    def _noised(self, latents, batch_size, seed, first_epoch=0):
+        return data.noised(
+            self._scaled(latents),
+            batch_size,
+            schedule=self.schedule,
+            target=self.target,
+            seed=seed,
+            first_epoch=first_epoch,
+        )
+
+    def _scaled(self, latents):
+        """Bring each channel to mean 0 and variance 1."""
+        return (latents - self.latent_mean_) / self.latent_scale_
+
+    def _unscaled(self, latents):
+        return latents * self.latent_scale_ + self.latent_mean_
+
+    def _walk(self, x, path, step, noise):
+        """Sample latents and decode them."""
+        latents = samplers.sample(self._denoise, x, path, step, noise)
+        return self.vqvae.decode(self._unscaled(latents), batch_size=len(x))
+
+    def _denoise(self, x, t):
+        """Estimate the clean latents behind ``x`` at time ``t``."""
+        prediction = self._predict(x, np.full(len(x), t))
+        alpha, sigma = schedules.rates(self.schedule, t)
+        return schedules.to_clean(self.target, prediction, x, alpha, sigma)
+
+
+class _AfterEpoch(keras.callbacks.Callback):
+    """After each epoch: take the averaged weights, and validate with them."""
+
+    def __init__(self, diffusion, model, validation):
+        super().__init__()
+        self.diffusion = diffusion
+        self.trained = model
+        self.validation = None
+        if validation is not None:
+            latents = diffusion.vqvae.encode(diffusion._check_images(validation))
+            # The same times and noise after every epoch, so that losses compare.
+            noised = diffusion._noised(latents, len(latents), diffusion.seed + 1)
+            (x, times), target = next(noised.as_numpy_iterator())
+            self.validation = x, times, target
+
+    def on_epoch_end(self, epoch, logs=None):
+        averages = training.averaged_weights(self.trained)
+        self.diffusion.denoiser_.set_weights(averages)
+        if self.validation is not None:
+            logs["val_loss"] = self._loss(*self.validation)
+
+    def _loss(self, x, times, target):
+        def predict(numbers):
+            return self.diffusion._predict(x[numbers], times[numbers])
+
+        predicted = distribution.in_batches(predict, np.arange(len(x)), 256)
+        return float(np.mean((predicted - target) ** 2))

@@ -1,0 +1,195 @@
+"""Quality of generated samples: arrays in, floats out.
+
+Nothing here knows of images or models: features (or pixels) come as arrays with one
+sample a row, and further axes are flattened. Distances are computed block by block,
+so that those between 10,000 and 60,000 samples never lie in memory at once.
+"""
+
+import numpy as np
+
+from dipy_ldm.validation import InputError, at_least
+
+
+def frechet_distance(features_a, features_b):
+    r"""Compare the means and the covariances of two sets.
+
+    The squared Fréchet (2-Wasserstein) distance of the Gaussians that have the mean
+    :math:`\mu` and the covariance :math:`C` of each set :footcite:p:`Heusel2017`,
+
+    .. math::
+
+        |\mu_a - \mu_b|^2 + \mathrm{tr}(C_a + C_b - 2 (C_a C_b)^{1/2}).
+
+    Few samples make it larger than it is: compare values of equally large sets.
+
+    Parameters
+    ----------
+    features_a, features_b : array_like
+        Features, ``(n, *shape)`` with more samples than features.
+
+    Returns
+    -------
+    float
+        Squared distance: 0 for sets of equal mean and covariance.
+
+    Raises
+    ------
+    InputError
+        If shapes differ, numbers are not finite, or samples are too few.
+
+    References
+    ----------
+    .. footbibliography::
+    """
+    a, b = _rows(features_a, features_b, minimum=2)
+    features = a.shape[1]
+    for rows in (a, b):
+        at_least("the number of samples for a covariance", len(rows), features + 1)
+    (mean_a, cov_a), (mean_b, cov_b) = _moments(a), _moments(b)
+    distance = np.sum((mean_a - mean_b) ** 2) + _bures(cov_a, cov_b)
+    # What the rounding of the covariances alone can cause is no difference.
+    rounding = features * np.finfo(float).eps * np.trace(cov_a + cov_b)
+    return float(distance) if distance > rounding else 0.0
+
+
+def precision_recall(real, fake, k=3):
+    """Tell how realistic and how complete generated samples are.
+
+    A set covers the balls around its samples that reach to their ``k``-th nearest
+    neighbours. Precision is the share of the generated samples that the real ones
+    cover, recall the share of the real samples that the generated ones cover
+    :footcite:p:`Kynkaanniemi2019`.
+
+    Parameters
+    ----------
+    real, fake : array_like
+        Features of real and generated samples, ``(n, *shape)``.
+    k : int
+        Which neighbour a ball reaches to, at least 1.
+
+    Returns
+    -------
+    precision : float
+        Share of the generated samples, from 0 to 1.
+    recall : float
+        Share of the real samples, from 0 to 1.
+
+    Raises
+    ------
+    InputError
+        If shapes differ, numbers are not finite, or samples are too few.
+
+    References
+    ----------
+    .. footbibliography::
+    """
+    real, fake = _rows(real, fake, minimum=at_least("k", k, 1) + 1)
+    return _covered(fake, real, k), _covered(real, fake, k)
+
+
+def nearest_distance(queries, references, block_size=256):
+    """Measure how far each sample is from the nearest of other samples.
+
+    Generated samples much nearer to the training data than new real samples are
+    have been memorised.
+
+    Parameters
+    ----------
+    queries, references : array_like
+        Samples, ``(n, *shape)``.
+    block_size : int
+        Queries compared at once; it changes memory and speed alone.
+
+    Returns
+    -------
+    ndarray
+        Euclidean distance of each query to its nearest reference, ``(n,)``.
+
+    Raises
+    ------
+    InputError
+        If shapes differ, numbers are not finite, or there are no samples.
+    """
+    queries, references = _rows(queries, references, minimum=1)
+    nearest = [
+        squared.argmin(axis=1)
+        for squared in _squared_distances(queries, references, block_size)
+    ]
+    # Differences are exact where the expanded square has lost digits: 0 for copies.
+    return np.concatenate(
+        [
+            np.linalg.norm(block - references[rows], axis=1)
+            for block, rows in zip(_blocks(queries, block_size), nearest)
+        ]
+    )
+
+
+def _rows(a, b, minimum):
+    """Flatten two sets to a sample a row, of one floating type."""
+    a, b = np.asarray(a), np.asarray(b)
+    if min(a.ndim, b.ndim) < 2 or a.shape[1:] != b.shape[1:]:
+        raise InputError(
+            "give two arrays (n, *shape) that differ at most in n, "
+            f"not {a.shape} and {b.shape}."
+        )
+    for array in (a, b):
+        at_least("the number of samples", len(array), minimum)
+        if not np.isfinite(array).all():
+            raise InputError("remove the samples that are not finite numbers first.")
+    dtype = np.result_type(a, b, np.float32)
+    return (x.reshape(len(x), -1).astype(dtype, copy=False) for x in (a, b))
+
+
+def _moments(rows):
+    rows = rows.astype(float)
+    return rows.mean(axis=0), np.atleast_2d(np.cov(rows, rowvar=False))
+
+
+def _bures(cov_a, cov_b):
+    """Return the part of the Fréchet distance that the covariances make.
+
+    The distance of their roots once one is rotated towards the other as far as
+    possible: a sum of squares, so nothing cancels and it can't become negative.
+    """
+    root_a, root_b = _root(cov_a), _root(cov_b)
+    left, _, right = np.linalg.svd(root_b @ root_a)
+    return np.sum((root_a - root_b @ left @ right) ** 2)
+
+
+def _root(covariance):
+    values, vectors = np.linalg.eigh(covariance)
+    return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+
+
+def _blocks(rows, block_size):
+    at_least("block_size", block_size, 1)
+    return (rows[i : i + block_size] for i in range(0, len(rows), block_size))
+
+
+def _squared_distances(queries, references, block_size=256):
+    """Yield squared distances of blocks of queries to all references."""
+    # Around their mean the numbers are small, and fewer digits cancel.
+    centre = references.mean(axis=0)
+    references = references - centre
+    lengths = np.sum(references**2, axis=1)
+    for block in _blocks(queries, block_size):
+        block = block - centre
+        squared = np.sum(block**2, axis=1)[:, None] + lengths - 2 * block @ references.T
+        yield np.maximum(squared, 0)
+
+
+def _covered(queries, references, k):
+    """Return the share of the queries inside a ball around a reference."""
+    queries, references = queries.astype(float), references.astype(float)
+    # Each sample is its own nearest, so that the k-th other one stands at k.
+    radii = np.concatenate(
+        [
+            np.partition(squared, k, axis=1)[:, k]
+            for squared in _squared_distances(references, references)
+        ]
+    )
+    inside = [
+        (squared <= radii).any(axis=1)
+        for squared in _squared_distances(queries, references)
+    ]
+    return float(np.concatenate(inside).mean())

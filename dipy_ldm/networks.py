@@ -1,0 +1,236 @@
+"""Networks: encoder, decoder and U-Net, for any number of spatial dimensions.
+
+All are functional Keras graphs over tensors ``(batch, *space, channels)``. The
+number of spatial dimensions is that of the shape they are given; nothing else
+tells two from three.
+"""
+
+from contextlib import contextmanager
+
+import keras
+from keras import layers
+
+from dipy_ldm.layers import TimeEmbedding
+from dipy_ldm.validation import InputError, choose
+
+PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
+
+
+@contextmanager
+def precision(name):
+    """Build networks that compute in a precision; weights stay float32.
+
+    Parameters
+    ----------
+    name : {"float32", "bfloat16"}
+        Precision of the computations.
+    """
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(choose("precision", name, PRECISIONS))
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def encoder(channels, rank, *, widths, blocks, code_dim):
+    """Build the network that maps images to latents.
+
+    Residual blocks at each width, each followed by a convolution of stride 2:
+    the latents are ``2 ** len(widths)`` times smaller per side.
+
+    Parameters
+    ----------
+    channels, rank : int
+        Channels and spatial dimensions of the images.
+    widths : sequence of int
+        Channels of each level.
+    blocks : int
+        Residual blocks of each level.
+    code_dim : int
+        Channels of the latents.
+
+    Returns
+    -------
+    keras.Model
+        ``(batch, *space, channels)`` to ``(batch, *space / factor, code_dim)``.
+    """
+    images = keras.Input((*(None,) * rank, channels))
+    x = images
+    for width in widths:
+        # Down first: the full resolution is where the time goes.
+        x = _conv(x, width, size=4, strides=2)
+        for _ in range(blocks):
+            x = _residual(x, width)
+    latents = _to_output(x, code_dim)
+    return keras.Model(images, latents, name="encoder")
+
+
+def decoder(channels, rank, *, widths, blocks, code_dim):
+    """Build the network that maps (quantised) latents to images.
+
+    The mirror image of :func:`encoder`.
+
+    Parameters
+    ----------
+    channels, rank : int
+        Channels and spatial dimensions of the images.
+    widths : sequence of int
+        Channels of each level, as given to the encoder.
+    blocks : int
+        Residual blocks of each level.
+    code_dim : int
+        Channels of the latents.
+
+    Returns
+    -------
+    keras.Model
+        ``(batch, *space / factor, code_dim)`` to ``(batch, *space, channels)``.
+    """
+    latents = keras.Input((*(None,) * rank, code_dim))
+    x = _conv(latents, widths[-1])
+    for width, finer in zip(reversed(widths), [*reversed(widths[:-1]), widths[0] // 2]):
+        for _ in range(blocks):
+            x = _residual(x, width)
+        x = _conv(_upsample(x), finer)
+    images = _to_output(x, channels)
+    return keras.Model(latents, images, name="decoder")
+
+
+def unet(shape, *, widths, blocks, attention):
+    """Build the denoiser: a U-Net that knows the time.
+
+    Residual blocks conditioned on the time, self-attention at chosen levels, skip
+    connections, and a middle of two residual blocks around attention, after
+    :footcite:p:`Ho2020`. The last convolution starts at zero. Sizes need not be
+    even: on the way up each level is cut to the size that it had on the way down.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Shape of one latent, ``(*space, channels)``.
+    widths : sequence of int
+        Channels of each level; each level but the first halves the resolution.
+    blocks : int
+        Residual blocks of each level.
+    attention : sequence of bool
+        Whether a level has self-attention, one entry a level.
+
+    Returns
+    -------
+    keras.Model
+        ``[(batch, *shape), (batch,)]`` to ``(batch, *shape)``.
+
+    References
+    ----------
+    .. footbibliography::
+    """
+    if len(attention) != len(widths):
+        raise InputError(
+            f"attention needs one entry a level: {len(widths)}, not {len(attention)}."
+        )
+    latents, times = keras.Input(shape), keras.Input(())
+    time = _embed(times, 128)
+    x = _conv(latents, widths[0])
+    skips = [x]
+    for level, width in enumerate(widths):
+        if level > 0:
+            x = _conv(x, width, strides=2)
+            skips.append(x)
+        for _ in range(blocks):
+            x = _block(x, width, time, attention[level])
+            skips.append(x)
+    x = _residual(x, widths[-1], time)
+    x = _attend(x)
+    x = _residual(x, widths[-1], time)
+    for level, width in reversed(list(enumerate(widths))):
+        for _ in range(blocks + 1):
+            x = layers.Concatenate()([x, skips.pop()])
+            x = _block(x, width, time, attention[level])
+        if level > 0:
+            x = _upsample(x, like=skips[-1])
+            x = _conv(x, widths[level - 1])
+    return keras.Model([latents, times], _to_output(x, shape[-1], "zeros"), name="unet")
+
+
+def _rank(x):
+    return len(x.shape) - 2
+
+
+def _by_rank(name, rank):
+    """Look up a layer that Keras names by its number of dimensions."""
+    return getattr(layers, f"{name}{rank}D")
+
+
+def _conv(x, width, size=3, strides=1, **kwargs):
+    convolution = _by_rank("Conv", _rank(x))
+    return convolution(width, size, strides=strides, padding="same", **kwargs)(x)
+
+
+def _norm(x):
+    # The largest number of groups up to 8 that divides the channels.
+    channels = x.shape[-1]
+    groups = next(n for n in range(min(8, channels), 0, -1) if channels % n == 0)
+    return layers.GroupNormalization(groups, epsilon=1e-5)(x)
+
+
+def _swish(x):
+    return layers.Activation("swish")(x)
+
+
+def _to_output(x, channels, initializer="glorot_uniform"):
+    """Normalise, activate and project, in full precision."""
+    x = _swish(_norm(x))
+    return _conv(x, channels, kernel_initializer=initializer, dtype="float32")
+
+
+def _residual(x, width, time=None):
+    """Add two convolutions, scaled and shifted by the time between them."""
+    shortcut = x if x.shape[-1] == width else _conv(x, width, size=1)
+    x = _conv(_swish(_norm(x)), width)
+    x = _norm(x)
+    if time is not None:
+        x = _modulate(x, time)
+    x = _conv(_swish(x), width, kernel_initializer="zeros")
+    return layers.Add()([shortcut, x])
+
+
+def _modulate(x, time):
+    rank, width = _rank(x), x.shape[-1]
+
+    def project():
+        features = layers.Dense(width, kernel_initializer="zeros")(time)
+        return layers.Reshape((*(1,) * rank, width))(features)
+
+    scaled = layers.Multiply()([x, project()])
+    return layers.Add()([x, scaled, project()])
+
+
+def _block(x, width, time, attention):
+    x = _residual(x, width, time)
+    return _attend(x) if attention else x
+
+
+def _attend(x):
+    """Add self-attention over all positions."""
+    space, width = x.shape[1:-1], x.shape[-1]
+    tokens = layers.Reshape((-1, width))(_norm(x))
+    heads = max(1, width // 32)
+    tokens = layers.MultiHeadAttention(heads, width // heads)(tokens, tokens)
+    return layers.Add()([x, layers.Reshape((*space, width))(tokens)])
+
+
+def _upsample(x, like=None):
+    """Double each side, and cut to the size of another tensor."""
+    x = _by_rank("UpSampling", _rank(x))(2)(x)
+    if like is None or x.shape[1:-1] == like.shape[1:-1]:
+        return x
+    excess = [(0, a - b) for a, b in zip(x.shape[1:-1], like.shape[1:-1])]
+    return _by_rank("Cropping", _rank(x))(excess)(x)
+
+
+def _embed(times, width):
+    """Turn times into the features that every block is told."""
+    x = TimeEmbedding(width)(times)
+    x = layers.Dense(width, activation="swish")(x)
+    return layers.Dense(width, activation="swish")(x)

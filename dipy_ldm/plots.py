@@ -1,0 +1,122 @@
+"""Pictures: montages of images, and the course of a training."""
+
+import math
+
+from PIL import Image
+from matplotlib.figure import Figure
+import numpy as np
+
+from dipy_ldm.files import replacing
+
+
+def montage(images, *, columns=None, gap=2):
+    """Put images side by side in one.
+
+    Parameters
+    ----------
+    images : ndarray
+        Images, ``(n, h, w, channels)``; the first channel is shown, or three as
+        colours.
+    columns : int, optional
+        Images in a row; about a square if None.
+    gap : int
+        Pixels between images.
+
+    Returns
+    -------
+    ndarray
+        Picture, ``(height, width, channels)`` with 1 or 3 channels, float32 in
+        [0, 1]: the lowest and highest values of all images.
+    """
+    images = np.asarray(images, "float32")
+    images = images if images.shape[-1] == 3 else images[..., :1]
+    low, high = images.min(), images.max()
+    images = (images - low) / (high - low or 1)
+    columns = columns or math.ceil(math.sqrt(len(images)))
+    rows = math.ceil(len(images) / columns)
+    _, height, width, channels = images.shape
+    # Gaps are grey, so that the edges of black and of white images can be seen.
+    picture = np.full(
+        (rows * (height + gap) + gap, columns * (width + gap) + gap, channels),
+        0.5,
+        "float32",
+    )
+    for i, image in enumerate(images):
+        row, column = divmod(i, columns)
+        y, x = gap + row * (height + gap), gap + column * (width + gap)
+        picture[y : y + height, x : x + width] = image
+    return picture
+
+
+def save_montage(path, images, *, scale=3):
+    """Write a montage as a PNG file.
+
+    Parameters
+    ----------
+    path : str or Path
+        File to write.
+    images : ndarray
+        Images, ``(n, h, w, channels)``.
+    scale : int
+        Enlargement of each pixel.
+    """
+    picture = np.uint8(np.round(montage(images) * 255)).squeeze()
+    enlarged = np.kron(picture, np.ones((scale, scale, 1)[: picture.ndim], "uint8"))
+    with replacing(path) as partial:
+        Image.fromarray(enlarged).save(partial, "PNG", optimize=True)
+
+
+def save_training(path, histories, *, pairs=None, samples=None):
+    """Write curves, reconstructions and samples as a PNG file.
+
+    Parameters
+    ----------
+    path : str or Path
+        File to write.
+    histories : dict of str to dict
+        History of each stage, ``{figure: [value of each epoch]}``.
+    pairs : tuple of ndarray, optional
+        Images and their reconstructions, both ``(n, h, w, channels)``.
+    samples : ndarray, optional
+        Generated images, ``(n, h, w, channels)``.
+    """
+    figure = Figure(figsize=(12, 8), layout="constrained")
+    axes = figure.subplots(2, 2)
+    for ax, (stage, history) in zip(axes[0], histories.items()):
+        _curves(ax, stage, history)
+    if pairs is not None:
+        rows = np.concatenate([half for pair in _rows(*pairs) for half in pair])
+        _show(axes[1, 0], montage(rows, columns=8), "images, and reconstructed below")
+    if samples is not None:
+        _show(axes[1, 1], montage(samples), "samples")
+    for ax in axes.flat:
+        if not ax.has_data():
+            ax.set_axis_off()
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png", dpi=100)
+
+
+def _rows(images, reconstructed, columns=8):
+    """Cut pairs into rows: images, then their reconstructions."""
+    for start in range(0, len(images), columns):
+        row = slice(start, start + columns)
+        yield images[row], reconstructed[row]
+
+
+def _curves(ax, stage, history):
+    for name in ("loss", "val_loss", "mse", "val_mse"):
+        if name in history:
+            epochs = np.arange(1, len(history[name]) + 1)
+            ax.plot(epochs, history[name], marker=".", label=name)
+    ax.set(title=stage, xlabel="epoch", yscale="log")
+    ax.grid(alpha=0.3)
+    if "perplexity" in history:
+        twin = ax.twinx()
+        twin.plot(epochs, history["perplexity"], "k:", label="perplexity")
+        twin.set_ylabel("perplexity of the codes (dotted)")
+    ax.legend()
+
+
+def _show(ax, picture, title):
+    ax.imshow(picture, cmap="gray" if picture.shape[-1] == 1 else None, vmin=0, vmax=1)
+    ax.set(title=title, xticks=[], yticks=[])

@@ -1,0 +1,205 @@
+r"""Samplers: walk back from noise to a clean latent.
+
+A sampler is one function
+
+``step(x, clean, now, after, noise, state) -> (x, state)``
+
+that takes the noisy latent ``x`` at the level ``now = (alpha, sigma)`` and the
+network's estimate ``clean`` of what is behind it to the lower level ``after``.
+``noise()`` draws standard normal numbers of the shape of ``x``; ``state`` is
+whatever the sampler wants to remember, None at first. There is one loop,
+:func:`sample`, for all of them.
+
+With ``eps = (x - alpha * clean) / sigma`` and levels ``t`` (now) and ``s``
+(after), DDIM :footcite:p:`Song2021ddim` is
+
+.. math::
+
+    x_s = \alpha_s z + \sigma_s \sqrt{1 - \tau}\, \epsilon
+          + \sigma_s \sqrt{\tau}\, \epsilon', \qquad
+    \tau = \eta^2 \left(1 - \frac{\alpha_t^2 \sigma_s^2}
+                                 {\alpha_s^2 \sigma_t^2}\right)
+
+and DDPM :footcite:p:`Ho2020` is DDIM with ``eta = 1``. DPM-Solver++(2M)
+:footcite:p:`Lu2022` integrates the same equation to second order in
+``lambda = log(alpha / sigma)``.
+
+References
+----------
+.. footbibliography::
+"""
+
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from dipy_ldm.schedules import half_log_snr, uniform_log_snr, uniform_time
+from dipy_ldm.validation import InputError, at_least, choose
+
+
+def ddim(x, clean, now, after, noise, state, eta=0.0):
+    """Step to a lower noise level, along the mean and a share of fresh noise.
+
+    Parameters
+    ----------
+    x, clean : ndarray
+        Noisy latent and estimate of the clean one, ``(batch, *space, channels)``.
+    now, after : tuple of float
+        ``(alpha, sigma)`` of ``x`` and of the result.
+    noise : callable
+        Draws standard normal numbers of the shape of ``x``.
+    state : None
+        Not used.
+    eta : float
+        Share of fresh noise: none at 0 (deterministic), all of it at 1 (DDPM).
+
+    Returns
+    -------
+    x : ndarray
+        Latent at the level ``after``.
+    state : None
+        Nothing is remembered.
+    """
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = now, after
+    tau = eta**2 * (1 - (alpha_t * sigma_s / (alpha_s * sigma_t)) ** 2)
+    eps = (x - alpha_t * clean) / sigma_t
+    x = alpha_s * clean + sigma_s * math.sqrt(1 - tau) * eps
+    return (x + sigma_s * math.sqrt(tau) * noise() if tau > 0 else x), state
+
+
+def dpm_solver(x, clean, now, after, noise, state):
+    """Step with DPM-Solver++(2M): second order, one network call a step.
+
+    Parameters
+    ----------
+    x, clean : ndarray
+        Noisy latent and estimate of the clean one, ``(batch, *space, channels)``.
+    now, after : tuple of float
+        ``(alpha, sigma)`` of ``x`` and of the result.
+    noise : callable
+        Not used.
+    state : tuple or None
+        Estimate and lambda of the step before.
+
+    Returns
+    -------
+    x : ndarray
+        Latent at the level ``after``.
+    state : tuple
+        This step's estimate and lambda.
+    """
+    (_, sigma_t), (alpha_s, sigma_s) = now, after
+    here, width = half_log_snr(*now), half_log_snr(*after) - half_log_snr(*now)
+    slope = 0.0
+    # The last step goes to lambda = infinity: only the first order is defined there.
+    if state is not None and math.isfinite(width):
+        clean_before, there = state
+        slope = 0.5 * width / (here - there) * (clean - clean_before)
+    x = (sigma_s / sigma_t) * x - alpha_s * math.expm1(-width) * (clean + slope)
+    return x, (clean, here)
+
+
+class Sampler(NamedTuple):
+    """A step function and the time grid on which it is at its best."""
+
+    step: Callable
+    grid: Callable
+
+
+SAMPLERS = {
+    "ddpm": Sampler(partial(ddim, eta=1.0), uniform_time),
+    "ddim": Sampler(ddim, uniform_time),
+    "dpm++": Sampler(dpm_solver, uniform_log_snr),
+}
+
+
+def make_sampler(name, eta=0.0):
+    """Look a sampler up by its name.
+
+    Parameters
+    ----------
+    name : str
+        A key of ``SAMPLERS``.
+    eta : float
+        Share of fresh noise in [0, 1], for ``ddim`` alone.
+
+    Returns
+    -------
+    Sampler
+        Its step function and its grid.
+
+    Raises
+    ------
+    InputError
+        If there is no such sampler, or ``eta`` is not for it.
+    """
+    sampler = choose("sampler", name, SAMPLERS)
+    if not 0 <= eta <= 1:
+        raise InputError(f"eta must lie between 0 and 1, not {eta}.")
+    if eta == 0:
+        return sampler
+    if name != "ddim":
+        raise InputError(f"eta is an option of ddim; leave it out for {name}.")
+    return sampler._replace(step=partial(ddim, eta=eta))
+
+
+def sample(denoise, x, path, step, noise=None):
+    """Walk from the first level of a path to its last.
+
+    Parameters
+    ----------
+    denoise : callable
+        ``denoise(x, t)`` estimates the clean latent behind ``x`` at time ``t``.
+    x : ndarray
+        Latents at the first level, ``(batch, *space, channels)``.
+    path : list of tuple
+        ``(t, (alpha, sigma))`` with falling noise, as of
+        :func:`dipy_ldm.schedules.path`.
+    step : callable
+        The step function of a sampler.
+    noise : callable, optional
+        Draws standard normal numbers of the shape of ``x``; deterministic
+        samplers need none.
+
+    Returns
+    -------
+    ndarray
+        Latents at the last level.
+    """
+    state = None
+    for (t, now), (_, after) in pairwise(path):
+        x, state = step(x, denoise(x, t), now, after, noise, state)
+    return x
+
+
+def noise_of(seed, numbers, shape):
+    """Return a source of noise in which each sample has a stream of its own.
+
+    What sample ``i`` gets depends on ``(seed, i)`` and on how often it was drawn
+    before, and on nothing else: not on its batch, not on the other samples.
+
+    Parameters
+    ----------
+    seed : int
+        Seed, at least 0.
+    numbers : iterable of int
+        Numbers of the samples.
+    shape : tuple of int
+        Shape of one sample, ``(*space, channels)``.
+
+    Returns
+    -------
+    callable
+        Each call gives new numbers, float32 ``(len(numbers), *shape)``.
+    """
+    at_least("seed", seed, 0)
+    streams = [np.random.default_rng([seed, number]) for number in numbers]
+
+    def draw():
+        return np.stack([s.standard_normal(shape, "float32") for s in streams])
+
+    return draw

@@ -1,0 +1,256 @@
+r"""Schedules: how much signal and how much noise there is at a time.
+
+A schedule maps a time ``t`` in [0, 1] to a pair ``(alpha, sigma)`` with
+``alpha**2 + sigma**2 = 1``. A clean latent ``z`` and standard normal noise
+``eps`` are mixed to
+
+.. math:: x = \alpha(t)\, z + \sigma(t)\, \epsilon .
+
+``t = 0`` is (almost) clean and ``t = 1`` is (almost) pure noise: there the
+signal-to-noise ratio ``alpha**2 / sigma**2`` is so small that sampling may
+start from pure noise. ``lambda = log(alpha / sigma)`` is half the log-SNR.
+
+A network learns one of three *targets*: the ``noise`` eps, the ``clean``
+latent z, or the velocity ``v = alpha * eps - sigma * z``. Each can be turned
+into the clean latent, which is all that a sampler ever sees.
+
+A *grid* is a decreasing sequence of times from 1 on, at which a sampler calls
+the network. It is chosen apart from the schedule.
+"""
+
+from collections.abc import Callable
+import math
+from typing import NamedTuple
+
+from keras import ops
+import numpy as np
+
+from dipy_ldm.validation import choose
+
+# At t = 0 a little noise remains (sigma of about 0.01), so that lambda is finite.
+_SIGMA_START = 0.01
+# At t = 1 a little signal remains (SNR of 4e-5), so that a noise prediction can be
+# divided by alpha; it is far below what a network or an eye can find.
+_ALPHA_END = 0.0065
+
+
+def cosine(t):
+    """Mix signal and noise along a quarter of a circle.
+
+    The schedule of :footcite:p:`Nichol2021` in continuous time, cut at both
+    ends so that the log-SNR is finite.
+
+    Parameters
+    ----------
+    t : array_like
+        Times in [0, 1].
+
+    Returns
+    -------
+    alpha, sigma : tensor
+        Signal and noise rates, of the shape of ``t``.
+
+    References
+    ----------
+    .. footbibliography::
+    """
+    first, last = math.asin(_SIGMA_START), math.acos(_ALPHA_END)
+    angle = first + (last - first) * ops.convert_to_tensor(t)
+    return ops.cos(angle), ops.sin(angle)
+
+
+def linear(t):
+    """Let the rate at which noise is added grow linearly.
+
+    The variance-preserving schedule of :footcite:p:`Ho2020` in the continuous
+    limit of :footcite:p:`Song2021`, with rates from 0.1 to 20: whatever the
+    number of steps, it ends at the noise level that 1,000 steps of the betas
+    1e-4 to 0.02 reach.
+
+    Parameters
+    ----------
+    t : array_like
+        Times in [0, 1].
+
+    Returns
+    -------
+    alpha, sigma : tensor
+        Signal and noise rates, of the shape of ``t``.
+
+    References
+    ----------
+    .. footbibliography::
+    """
+    t = 1e-3 + (1 - 1e-3) * ops.convert_to_tensor(t)
+    log_alpha = -0.25 * (20 - 0.1) * t**2 - 0.5 * 0.1 * t
+    return ops.exp(log_alpha), ops.sqrt(-ops.expm1(2 * log_alpha))
+
+
+SCHEDULES = {"cosine": cosine, "linear": linear}
+
+
+def rates(schedule, t):
+    """Evaluate a schedule in double precision.
+
+    Parameters
+    ----------
+    schedule : str
+        Name of a schedule.
+    t : array_like
+        Times in [0, 1].
+
+    Returns
+    -------
+    alpha, sigma : ndarray
+        Signal and noise rates, float64, of the shape of ``t``.
+    """
+    pair = choose("schedule", schedule, SCHEDULES)(np.asarray(t, "float64"))
+    return tuple(ops.convert_to_numpy(rate) for rate in pair)
+
+
+def half_log_snr(alpha, sigma):
+    """Return lambda = log(alpha / sigma), infinite where there is no noise.
+
+    Parameters
+    ----------
+    alpha, sigma : float or ndarray
+        Signal and noise rates.
+
+    Returns
+    -------
+    float or ndarray
+        Half the logarithm of the signal-to-noise ratio.
+    """
+    with np.errstate(divide="ignore"):
+        return np.log(alpha) - np.log(sigma)
+
+
+def uniform_time(schedule, steps):
+    """Space times evenly.
+
+    Parameters
+    ----------
+    schedule : str
+        Name of a schedule; it makes no difference here.
+    steps : int
+        Number of times.
+
+    Returns
+    -------
+    ndarray
+        Decreasing times from 1 on, shape ``(steps,)``.
+    """
+    return np.linspace(1, 0, steps, endpoint=False)
+
+
+def uniform_log_snr(schedule, steps, end=0.05):
+    """Space times so that the log-SNR grows evenly.
+
+    Parameters
+    ----------
+    schedule : str
+        Name of a schedule.
+    steps : int
+        Number of times.
+    end : float
+        Noise rate of the last time; from there the sampler goes to the clean
+        latent at once.
+
+    Returns
+    -------
+    ndarray
+        Decreasing times from 1 on, shape ``(steps,)``.
+    """
+    fine = np.linspace(0, 1, 10_001)
+    increasing = -half_log_snr(*rates(schedule, fine))
+    stop = -half_log_snr(math.sqrt(1 - end**2), end)
+    return np.interp(np.linspace(increasing[-1], stop, steps), increasing, fine)
+
+
+def path(schedule, times):
+    """Pair each time with its rates, and end where there is no noise.
+
+    Parameters
+    ----------
+    schedule : str
+        Name of a schedule.
+    times : ndarray
+        Decreasing times, shape ``(steps,)``.
+
+    Returns
+    -------
+    list of tuple
+        ``(t, (alpha, sigma))``, ``steps + 1`` of them, the last one clean.
+    """
+    levels = zip(*rates(schedule, times))
+    ends = (0.0, (1.0, 0.0))
+    return [(float(t), pair) for t, pair in zip(times, levels)] + [ends]
+
+
+def to_target(target, clean, noise, alpha, sigma):
+    """Return what the network shall predict.
+
+    Parameters
+    ----------
+    target : {"v", "noise", "clean"}
+        Kind of prediction; ``v`` is due to :footcite:p:`Salimans2022`.
+    clean, noise : tensor
+        Clean latents and the noise mixed into them.
+    alpha, sigma : tensor
+        Rates, broadcast against ``clean``.
+
+    Returns
+    -------
+    tensor
+        The target, of the shape of ``clean``.
+
+    References
+    ----------
+    .. footbibliography::
+    """
+    return choose("target", target, TARGETS).make(clean, noise, alpha, sigma)
+
+
+def to_clean(target, prediction, x, alpha, sigma):
+    """Turn what the network predicts into the clean latent.
+
+    Parameters
+    ----------
+    target : {"v", "noise", "clean"}
+        Kind of prediction.
+    prediction : tensor
+        Output of the network.
+    x : tensor
+        Noisy latent that the network saw.
+    alpha, sigma : tensor
+        Rates, broadcast against ``x``.
+
+    Returns
+    -------
+    tensor
+        The clean latent, of the shape of ``x``.
+    """
+    return choose("target", target, TARGETS).undo(prediction, x, alpha, sigma)
+
+
+class Target(NamedTuple):
+    """What a network predicts: how it is made, and how it is undone."""
+
+    make: Callable
+    undo: Callable
+
+
+TARGETS = {
+    "v": Target(
+        lambda clean, noise, alpha, sigma: alpha * noise - sigma * clean,
+        lambda v, x, alpha, sigma: alpha * x - sigma * v,
+    ),
+    "noise": Target(
+        lambda clean, noise, alpha, sigma: noise,
+        lambda eps, x, alpha, sigma: (x - sigma * eps) / alpha,
+    ),
+    "clean": Target(
+        lambda clean, noise, alpha, sigma: clean,
+        lambda clean, x, alpha, sigma: clean,
+    ),
+}

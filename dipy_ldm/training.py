@@ -1,0 +1,297 @@
+"""Training: what both stages share around stock ``keras.Model.fit``."""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+
+import keras
+from keras import ops
+import numpy as np
+from tqdm import tqdm
+
+from dipy_ldm import persistence
+from dipy_ldm.validation import InputError, at_least
+
+
+def cosine_decay(learning_rate, steps):
+    """Return a learning rate that warms up and falls to zero along a cosine.
+
+    Parameters
+    ----------
+    learning_rate : float
+        Highest rate.
+    steps : int
+        Steps of the whole training.
+
+    Returns
+    -------
+    keras.optimizers.schedules.LearningRateSchedule
+        The rate of each step.
+    """
+    warmup = min(500, steps // 10)
+    return keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=learning_rate * (1 / 100 if warmup else 1),
+        decay_steps=max(1, steps - warmup),
+        warmup_target=learning_rate if warmup else None,
+        warmup_steps=warmup,
+    )
+
+
+class Record(keras.callbacks.Callback):
+    """Keep the history, and a checkpoint from which training goes on.
+
+    A checkpoint holds the weights, the optimizer's state (the averaged weights
+    are part of it) and the history; with batches that are functions of the
+    epoch, a resumed training is the uninterrupted one.
+
+    Parameters
+    ----------
+    path : str or Path or None
+        File that is written after every epoch; None keeps the history only.
+    settings : dict
+        All that the result depends on, as JSON can say it. A checkpoint of
+        other settings is refused.
+    """
+
+    def __init__(self, path, settings):
+        super().__init__()
+        self.path = path and Path(path)
+        self.settings = json.loads(json.dumps(settings))
+        self.history = {}
+
+    def restore(self, model):
+        """Bring a compiled model to the state of the checkpoint, if there is one.
+
+        Parameters
+        ----------
+        model : keras.Model
+            Compiled model, as it was when training began.
+
+        Returns
+        -------
+        int
+            Number of epochs that are done.
+
+        Raises
+        ------
+        InputError
+            If the checkpoint is of another training.
+        """
+        model.optimizer.build(model.trainable_variables)
+        if self.path is None or not self.path.exists():
+            return 0
+        tensors, document = persistence.load(self.path, "checkpoint")
+        self._refuse_others(document["settings"])
+        for name, variable in _variables(model):
+            variable.assign(tensors[name])
+        self.history = document["history"]
+        return document["epochs"]
+
+    def _refuse_others(self, settings):
+        changed = [
+            f"{name} was {settings.get(name)} and is {self.settings.get(name)}"
+            for name in sorted(settings | self.settings)
+            if settings.get(name) != self.settings.get(name)
+        ]
+        if changed:
+            raise InputError(
+                f"{self.path} is the checkpoint of another training "
+                f"({'; '.join(changed)}); resume with the same data and options, or "
+                "remove it."
+            )
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Note the epoch's figures and write the checkpoint."""
+        for name, value in logs.items():
+            self.history.setdefault(name, []).append(float(value))
+        if not math.isfinite(logs["loss"]):
+            raise InputError(
+                f"the loss became {logs['loss']} in epoch {epoch + 1}; lower the "
+                "learning rate, or train in float32."
+            )
+        if self.path is not None:
+            tensors = {n: ops.convert_to_numpy(v) for n, v in _variables(self.model)}
+            document = {
+                "settings": self.settings,
+                "epochs": epoch + 1,
+                "history": self.history,
+            }
+            persistence.save(self.path, "checkpoint", tensors, document)
+
+
+def averaged_weights(model):
+    """Return the averages that the optimizer keeps of a model's weights.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Compiled with an optimizer that has ``use_ema``.
+
+    Returns
+    -------
+    list of ndarray
+        One average for each trainable weight, in their order.
+    """
+    averages = [v for v in model.optimizer.variables if v.name.endswith("_average")]
+    return [ops.convert_to_numpy(average) for average in averages]
+
+
+def _variables(model):
+    """Name everything that training changes."""
+    for i, variable in enumerate(model.variables):
+        yield f"model.{i}", variable
+    for i, variable in enumerate(model.optimizer.variables):
+        yield f"optimizer.{i}", variable
+
+
+def in_order(after, record, title, callbacks, estimator, verbose):
+    """Put the callbacks of a training in the order in which they must run.
+
+    Parameters
+    ----------
+    after : keras.callbacks.Callback
+        The stage's own work after each epoch.
+    record : Record
+        History and checkpoint; it keeps what ``after`` changed.
+    title : str
+        Name on the progress bar.
+    callbacks : sequence of callable
+        The user's, called as ``callback(estimator)`` once the history is there.
+    estimator : VQVAE or LatentDiffusion
+        What is trained.
+    verbose : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    list of keras.callbacks.Callback
+        The callbacks.
+    """
+
+    def tell(epoch, logs):
+        estimator.history_ = record.history
+        for callback in callbacks:
+            callback(estimator)
+
+    told = keras.callbacks.LambdaCallback(on_epoch_end=tell)
+    return [after, record, told] + ([Progress(title)] if verbose else [])
+
+
+def check_options(n, epochs, batch_size, learning_rate):
+    """Refuse options with which nothing could be trained.
+
+    Parameters
+    ----------
+    n : int
+        Number of images.
+    epochs, batch_size : int
+        Passes over the images, and images in a batch.
+    learning_rate : float
+        Highest learning rate.
+
+    Raises
+    ------
+    InputError
+        If a number is too small, or there are fewer images than in a batch.
+    """
+    at_least("epochs", epochs, 1)
+    at_least("batch_size", batch_size, 1)
+    if not learning_rate > 0:
+        raise InputError(f"learning_rate must be above 0, not {learning_rate}.")
+    if n < batch_size:
+        raise InputError(
+            f"{n} images are fewer than a batch of {batch_size}; give more images or "
+            f"a batch_size of at most {n}."
+        )
+
+
+class Progress(keras.callbacks.Callback):
+    """Show a bar with the loss and the time that is left of all epochs.
+
+    Parameters
+    ----------
+    title : str
+        Name of the bar.
+    """
+
+    def __init__(self, title):
+        super().__init__()
+        self.title = title
+
+    def on_train_begin(self, logs=None):
+        """Open the bar."""
+        self._bar = None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Say which epoch it is."""
+        steps, epochs = self.params["steps"], self.params["epochs"]
+        if self._bar is None:
+            self._bar = tqdm(total=steps * epochs, initial=steps * epoch, unit="step")
+        self._bar.set_description(f"{self.title}, epoch {epoch + 1}/{epochs}")
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Move on by a step."""
+        self._bar.set_postfix(loss=f"{logs['loss']:.4f}", refresh=False)
+        self._bar.update()
+
+    def on_train_end(self, logs=None):
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def as_array(images, rank=None):
+    """Return images as float32, or say what is wrong with them.
+
+    Parameters
+    ----------
+    images : array_like
+        Images, ``(n, *space, channels)``.
+    rank : int, optional
+        Spatial dimensions they must have.
+
+    Returns
+    -------
+    ndarray
+        The same, float32.
+
+    Raises
+    ------
+    InputError
+        If the shape is another, there is none, or a value is not finite.
+    """
+    images = np.asarray(images)
+    ranks = (1, 2, 3) if rank is None else (rank,)
+    if images.ndim - 2 not in ranks or 0 in images.shape:
+        space = " or ".join(("x", "h, w", "x, y, z")[r - 1] for r in ranks)
+        raise InputError(
+            f"images must have the shape (n, {space}, channels), not {images.shape}; "
+            "add the channels with images[..., None]."
+        )
+    images = images.astype("float32")
+    bad = np.flatnonzero(~np.isfinite(images).all(axis=tuple(range(1, images.ndim))))
+    if bad.size:
+        raise InputError(
+            f"image {bad[0]} has NaN or infinite values ({bad.size} of {len(images)} "
+            "images have); remove or replace them."
+        )
+    return images
+
+
+def fingerprint(images):
+    """Hash images, so that a model can tell which ones it was trained on.
+
+    Parameters
+    ----------
+    images : ndarray
+        Images.
+
+    Returns
+    -------
+    str
+        SHA-256 of shape and values, hexadecimal.
+    """
+    digest = hashlib.sha256(str(images.shape).encode())
+    digest.update(np.ascontiguousarray(images))
+    return digest.hexdigest()

@@ -1,0 +1,476 @@
+"""The autoencoder: images to latents and back, through a codebook."""
+
+import math
+
+import keras
+from keras import ops
+import numpy as np
+from scipy.cluster.vq import kmeans2
+
+from dipy_ldm import data, distribution, networks, persistence, training
+from dipy_ldm.layers import VectorQuantizer
+from dipy_ldm.validation import InputError
+
+
+class VQVAE:
+    """Vector-quantised autoencoder :footcite:p:`vandenOord2017`.
+
+    Residual convolutional encoder and decoder for images of one, two or three
+    dimensions and any size. The codebook starts from the encoded data (k-means),
+    and codes that are no longer used are revived after every epoch.
+
+    Parameters
+    ----------
+    widths : sequence of int
+        Channels of each level. Each level halves the resolution, so the latents
+        are ``2 ** len(widths)`` times smaller per side.
+    blocks : int
+        Residual blocks of each level.
+    n_codes : int
+        Number of codes.
+    code_dim : int
+        Channels of the latents.
+    commitment : float
+        Weight of the loss that keeps the latents near their codes.
+    seed : int
+        Seed of everything random.
+
+    Attributes
+    ----------
+    encoder_, decoder_ : keras.Model
+        The networks.
+    codebook_ : ndarray
+        The codes, ``(n_codes, code_dim)``.
+    intensity_ : tuple of float
+        Lowest and highest value of the training images.
+    history_ : dict of str to list
+        Figures of each epoch: ``loss``, ``mse``, ``perplexity``, ``usage``,
+        ``revived``, and ``val_mse``.
+    fingerprint_ : str
+        Hash of the training images.
+
+    References
+    ----------
+    .. footbibliography::
+
+    Examples
+    --------
+    >>> from dipy_ldm import VQVAE
+    >>> from dipy_ldm.data import load_mnist
+    >>> digits, _ = load_mnist("train")
+    >>> vqvae = VQVAE().fit(digits, epochs=2)  # doctest: +SKIP
+    >>> reconstructed = vqvae.predict(digits[:8])  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        *,
+        widths=(32, 64),
+        blocks=2,
+        n_codes=256,
+        code_dim=4,
+        commitment=0.25,
+        seed=0,
+    ):
+        self.widths = widths
+        self.blocks = blocks
+        self.n_codes = n_codes
+        self.code_dim = code_dim
+        self.commitment = commitment
+        self.seed = seed
+
+    @property
+    def factor(self):
+        """How many times smaller than images latents are, per side."""
+        return 2 ** len(self.widths)
+
+    def fit(
+        self,
+        images,
+        *,
+        validation_data=None,
+        epochs=10,
+        batch_size=128,
+        learning_rate=1e-3,
+        precision="float32",
+        checkpoint=None,
+        callbacks=(),
+        verbose=True,
+    ):
+        """Learn to reconstruct images.
+
+        Parameters
+        ----------
+        images : array_like
+            Images, ``(n, *space, channels)``, of any range.
+        validation_data : array_like, optional
+            Images that are reconstructed after each epoch, not learnt from.
+        epochs : int
+            Passes over the images.
+        batch_size : int
+            Images in a batch.
+        learning_rate : float
+            Highest learning rate; it warms up and falls to zero.
+        precision : {"float32", "bfloat16"}
+            Precision of the computations in training.
+        checkpoint : str or Path, optional
+            File written after each epoch; if it is there, training goes on from
+            it.
+        callbacks : sequence of callable
+            Called as ``callback(self)`` after each epoch; ``history_`` is up to
+            date then, and ``predict`` works.
+        verbose : bool
+            Show a progress bar.
+
+        Returns
+        -------
+        VQVAE
+            The estimator itself.
+
+        Raises
+        ------
+        InputError
+            If the images or an option can't be used.
+        """
+        images = training.as_array(images)
+        training.check_options(len(images), epochs, batch_size, learning_rate)
+        self.fingerprint_ = training.fingerprint(images)
+        settings = self._hyperparameters() | {
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,
+            "precision": precision,
+            "images": self.fingerprint_,
+        }
+        self.shape_ = images.shape[1:]
+        self.intensity_ = (float(images.min()), float(images.max()))
+        self._build()
+        images = self._to_network(images)
+        steps = len(images) // batch_size
+        rates = training.cosine_decay(learning_rate, steps * epochs)
+        model = self._compile(precision, rates, float(images.var()))
+        record = training.Record(checkpoint, settings)
+        done = record.restore(model)
+        if done == 0:
+            self._start_codebook(model, images)
+        after = _AfterEpoch(self, model, images, validation_data)
+        model.fit(
+            data.batches(images, batch_size, seed=self.seed, first_epoch=done),
+            epochs=epochs,
+            initial_epoch=done,
+            steps_per_epoch=steps,
+            callbacks=training.in_order(
+                after, record, "autoencoder", callbacks, self, verbose
+            ),
+            verbose=0,
+        )
+        self._take_weights(model)
+        self.history_ = record.history
+        return self
+
+    def encode(self, images, *, batch_size=256):
+        """Map images to latents, before quantisation.
+
+        Parameters
+        ----------
+        images : array_like
+            Images, ``(n, *space, channels)``.
+        batch_size : int
+            Images that are encoded at once.
+
+        Returns
+        -------
+        ndarray
+            Latents, float32 ``(n, *ceil(space / factor), code_dim)``.
+        """
+        self._check_fitted()
+        images = training.as_array(images, rank=len(self.shape_) - 1)
+        images = self._to_network(images)
+        return distribution.in_batches(self._encode, images, batch_size)
+
+    def decode(self, latents, *, space=None, batch_size=256):
+        """Quantise latents and map them to images.
+
+        Parameters
+        ----------
+        latents : ndarray
+            Latents, ``(n, *space / factor, code_dim)``.
+        space : tuple of int, optional
+            Size of the images, where it is not that of the training images.
+        batch_size : int
+            Latents that are decoded at once.
+
+        Returns
+        -------
+        ndarray
+            Images, float32 ``(n, *space, channels)``, in the intensity range of
+            the training images.
+        """
+        self._check_fitted()
+        space = self.shape_[:-1] if space is None else space
+        images = distribution.in_batches(self._decode, latents, batch_size)
+        images = images[(slice(None), *map(slice, space))]
+        low, high = self.intensity_
+        return np.clip(images, 0, 1) * np.float32(high - low) + np.float32(low)
+
+    def predict(self, images, *, batch_size=256):
+        """Reconstruct images.
+
+        Parameters
+        ----------
+        images : array_like
+            Images, ``(n, *space, channels)``.
+        batch_size : int
+            Images that are reconstructed at once.
+
+        Returns
+        -------
+        ndarray
+            Reconstructions, float32, of the shape of ``images``.
+        """
+        latents = self.encode(images, batch_size=batch_size)
+        space = np.shape(images)[1:-1]
+        return self.decode(latents, space=space, batch_size=batch_size)
+
+    def codes(self, latents):
+        """Tell which code each latent vector is nearest to.
+
+        Parameters
+        ----------
+        latents : ndarray
+            Latents, ``(n, *space, code_dim)``.
+
+        Returns
+        -------
+        ndarray of int
+            Indices of codes, ``(n, *space)``.
+        """
+        self._check_fitted()
+        return ops.convert_to_numpy(self.quantizer_.nearest(latents))
+
+    def save(self, path):
+        """Write the fitted autoencoder to one file.
+
+        Parameters
+        ----------
+        path : str or Path
+            File to write.
+        """
+        persistence.save(path, "vqvae", self.to_tensors(), self.to_document())
+
+    @classmethod
+    def load(cls, path):
+        """Read what :meth:`save` wrote.
+
+        Parameters
+        ----------
+        path : str or Path
+            File to read.
+
+        Returns
+        -------
+        VQVAE
+            The fitted autoencoder.
+
+        Raises
+        ------
+        InputError
+            If the file is not that of an autoencoder.
+        """
+        return cls.from_saved(*persistence.load(path, "vqvae"))
+
+    def to_tensors(self):
+        """Name the weights, as they are saved.
+
+        Returns
+        -------
+        dict of str to ndarray
+            Weights of encoder, codebook and decoder.
+        """
+        self._check_fitted()
+        tensors = {"codebook": self.codebook_}
+        for name, network in self._networks():
+            tensors |= persistence.weights(network, name)
+        return tensors
+
+    def to_document(self):
+        """Say all but the weights, as JSON can.
+
+        Returns
+        -------
+        dict
+            Hyper-parameters and what was learnt of the training images.
+        """
+        self._check_fitted()
+        return {
+            "vqvae": self._hyperparameters(),
+            "shape": self.shape_,
+            "intensity": self.intensity_,
+            "history": self.history_,
+            "fingerprint": self.fingerprint_,
+        }
+
+    @classmethod
+    def from_saved(cls, tensors, document):
+        """Build the fitted autoencoder from what was saved.
+
+        Parameters
+        ----------
+        tensors : dict of str to ndarray
+            As of :meth:`to_tensors`.
+        document : dict
+            As of :meth:`to_document`.
+
+        Returns
+        -------
+        VQVAE
+            The fitted autoencoder.
+        """
+        vqvae = cls(**document["vqvae"])
+        vqvae.shape_ = tuple(document["shape"])
+        vqvae.intensity_ = tuple(document["intensity"])
+        vqvae.history_ = document["history"]
+        vqvae.fingerprint_ = document["fingerprint"]
+        vqvae._build()
+        vqvae.quantizer_.codebook.assign(tensors["codebook"])
+        for name, network in vqvae._networks():
+            persistence.set_weights(network, name, tensors)
+        return vqvae
+
+    @property
+    def codebook_(self):
+        """The codes, ``(n_codes, code_dim)``."""
+        self._check_fitted()
+        return ops.convert_to_numpy(self.quantizer_.codebook)
+
+    def _hyperparameters(self):
+        return {
+            "widths": list(self.widths),
+            "blocks": self.blocks,
+            "n_codes": self.n_codes,
+            "code_dim": self.code_dim,
+            "commitment": self.commitment,
+            "seed": self.seed,
+        }
+
+    def _networks(self):
+        return [("encoder", self.encoder_), ("decoder", self.decoder_)]
+
+    def _check_fitted(self):
+        if not hasattr(self, "encoder_"):
+            raise InputError(
+                "this VQVAE is not fitted; call fit(images) or VQVAE.load(path) first."
+            )
+
+    def _make_parts(self):
+        """Build encoder, quantizer and decoder in the current precision."""
+        keras.utils.set_random_seed(self.seed)
+        *space, channels = self.shape_
+        options = {
+            "widths": self.widths,
+            "blocks": self.blocks,
+            "code_dim": self.code_dim,
+        }
+        encoder = networks.encoder(channels, len(space), **options)
+        decoder = networks.decoder(channels, len(space), **options)
+        quantizer = VectorQuantizer(self.n_codes, self.commitment, name="quantizer")
+        quantizer.build(encoder.output.shape)
+        return encoder, quantizer, decoder
+
+    def _build(self):
+        """Make the networks that encode and decode, in full precision."""
+        with networks.precision("float32"):
+            self.encoder_, self.quantizer_, self.decoder_ = self._make_parts()
+        self._encode = distribution.compiled(self.encoder_, self.encoder_.inputs)
+        self._decode = distribution.compiled(
+            lambda latents: self.decoder_(self.quantizer_.quantise(latents)),
+            self.decoder_.inputs,
+        )
+
+    def _compile(self, precision, learning_rate, variance):
+        """Make the network that is trained: all parts in a row."""
+        with networks.precision(precision):
+            encoder, quantizer, decoder = self._make_parts()
+        images = encoder.inputs[0]
+        model = keras.Model(images, decoder(quantizer(encoder(images))))
+        model.compile(
+            keras.optimizers.Adam(learning_rate),
+            loss="mse",
+            # Relative to the variance, the losses weigh the same for any images.
+            loss_weights=1 / max(variance, 1e-12),
+            metrics=[keras.metrics.MeanSquaredError(name="mse")],
+        )
+        return model
+
+    def _take_weights(self, model):
+        """Copy the trained weights into the networks that encode and decode."""
+        for name, network in self._networks():
+            network.set_weights(model.get_layer(name).get_weights())
+        self.quantizer_.set_weights(model.get_layer("quantizer").get_weights())
+
+    def _to_network(self, images):
+        """Bring images to [0, 1], and their sizes to multiples of the factor."""
+        low, high = self.intensity_
+        images = (images - np.float32(low)) / np.float32(high - low or 1)
+        excess = [(0, -size % self.factor) for size in images.shape[1:-1]]
+        return np.pad(images, [(0, 0), *excess, (0, 0)], mode="edge")
+
+    def _start_codebook(self, model, images):
+        """Start the codes where k-means finds the encoded images."""
+        self._take_weights(model)
+        rng = np.random.default_rng(self.seed)
+        vectors = self._some_vectors(images, 40 * self.n_codes, rng)
+        codes, _ = kmeans2(vectors, self.n_codes, minit="++", rng=rng)
+        model.get_layer("quantizer").codebook.assign(codes)
+
+    def _some_vectors(self, images, count, rng):
+        """Encode images until there are enough vectors, and draw some of them."""
+        shape = self.encoder_.compute_output_shape((1, *images.shape[1:]))
+        needed = -(-count // math.prod(shape[1:-1]))
+        chosen = rng.choice(len(images), min(max(needed, 64), len(images)), False)
+        latents = distribution.in_batches(self._encode, images[chosen], 64)
+        vectors = latents.reshape(-1, self.code_dim)
+        vectors = vectors[rng.choice(len(vectors), count, len(vectors) < count)]
+        # Backgrounds encode to equal vectors; codes must differ.
+        return vectors + 1e-3 * vectors.std() * rng.standard_normal(vectors.shape)
+
+
+class _AfterEpoch(keras.callbacks.Callback):
+    """After each epoch: watch and revive the codes, take the weights, validate."""
+
+    # A code used less than this share of the average is as good as dead.
+    RARE = 0.01
+
+    def __init__(self, vqvae, model, images, validation):
+        super().__init__()
+        self.vqvae = vqvae
+        self.trained = model
+        self.images = images
+        self.validation = validation
+
+    def on_epoch_end(self, epoch, logs=None):
+        counts = ops.convert_to_numpy(self.trained.get_layer("quantizer").counts)
+        share = counts / counts.sum()
+        logs["perplexity"] = float(np.exp(-np.sum(share * np.log(share + 1e-12))))
+        logs["usage"] = float(np.mean(counts > 0))
+        dead = np.flatnonzero(share < self.RARE / len(share))
+        # A code revived after the last epoch would not be trained any more.
+        last = epoch + 1 == self.params["epochs"]
+        logs["revived"] = 0 if last else len(dead)
+        self.vqvae._take_weights(self.trained)
+        self._restart(epoch, np.array([], int) if last else dead)
+        self.vqvae._take_weights(self.trained)
+        if self.validation is not None:
+            difference = self.vqvae.predict(self.validation) - self.validation
+            low, high = self.vqvae.intensity_
+            logs["val_mse"] = float(np.mean((difference / (high - low or 1)) ** 2))
+
+    def _restart(self, epoch, dead):
+        """Reset the counts, and put dead codes where encoded images are."""
+        quantizer = self.trained.get_layer("quantizer")
+        quantizer.counts.assign(np.zeros(quantizer.counts.shape))
+        if len(dead):
+            codes = ops.convert_to_numpy(quantizer.codebook)
+            rng = np.random.default_rng([self.vqvae.seed, epoch + 1])
+            codes[dead] = self.vqvae._some_vectors(self.images, len(dead), rng)
+            quantizer.codebook.assign(codes)

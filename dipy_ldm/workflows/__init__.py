@@ -1,0 +1,1 @@
+"""Workflows: the command line, in DIPY's manner."""

@@ -1,0 +1,43 @@
+"""The console scripts."""
+
+import logging
+import os
+import sys
+
+from dipy.workflows.flow_runner import run_flow
+
+from dipy_ldm import __version__
+from dipy_ldm.validation import InputError
+
+
+def train():
+    """Run ``dipy_train_ldm``."""
+    from dipy_ldm.workflows.train import TrainLDMFlow
+
+    _run(TrainLDMFlow())
+
+
+def generate():
+    """Run ``dipy_generate_ldm``."""
+    from dipy_ldm.workflows.generate import GenerateLDMFlow
+
+    _run(GenerateLDMFlow())
+
+
+def _run(flow):
+    """Run a workflow; answer what users can mend with one sentence."""
+    # TensorFlow greets with lines about the processor that nobody can act on.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    version = {"action": "version", "version": f"dipy_ldm {__version__}"}
+    try:
+        run_flow(flow, extra_args={"version": version})
+    except (InputError, OSError) as error:
+        _leave(str(error), 1)
+    except KeyboardInterrupt:
+        _leave(getattr(flow, "interrupted", "interrupted; nothing was written."), 130)
+
+
+def _leave(sentence, status):
+    logging.getLogger("dipy_ldm").debug(sentence, exc_info=True)
+    sys.stderr.write(f"\n{os.path.basename(sys.argv[0])}: {sentence}\n")
+    sys.exit(status)

@@ -1,0 +1,193 @@
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import dipy_ldm
+from dipy_ldm.validation import InputError
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "mnist_quality.py"
+
+
+@pytest.fixture(scope="module")
+def quality():
+    spec = importlib.util.spec_from_file_location("mnist_quality", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def draw_digits(n, seed):
+    """Draw something that a classifier of brightness tells apart."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % 10
+    noise = rng.uniform(-0.05, 0.05, (n, 28, 28, 1))
+    return np.float32((labels[:, None, None, None] + 0.5) / 10 + noise), labels
+
+
+class Brightness:
+    """A classifier that needs no training."""
+
+    def predict(self, images, batch_size, verbose):
+        features = images.reshape(len(images), -1)[:, :128]
+        digit = np.clip(images.mean(axis=(1, 2, 3)) * 10, 0, 9).astype(int)
+        return features, np.eye(10)[digit]
+
+
+class FakeVQVAE:
+    n_codes = 16
+
+    def predict(self, images):
+        return images + np.float32(0.1)
+
+    def encode(self, images):
+        return images[:, :7, :7]
+
+    def codes(self, latents):
+        return np.int64(latents[..., 0] * 10)
+
+
+class FakeModel:
+    vqvae = FakeVQVAE()
+
+    @classmethod
+    def load(cls, path):
+        if path != "fake":
+            raise InputError(f"there is no model {path}.")
+        return cls()
+
+    def predict(self, n, sampler, steps, seed, batch_size):
+        print("libraries may print")
+        return draw_digits(n, seed + 1)[0]
+
+
+@pytest.fixture(autouse=True)
+def small_world(quality, monkeypatch, tmp_path):
+    """Use few digits and a model that needs no training, and no real cache."""
+    splits = {"train": draw_digits(400, 10), "test": draw_digits(300, 11)}
+    monkeypatch.setattr(quality, "load_mnist", splits.get)
+    monkeypatch.setattr(dipy_ldm, "LatentDiffusion", FakeModel, raising=False)
+    monkeypatch.setitem(quality.RECIPE, "held_out", 200)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+@pytest.fixture
+def ready(quality, monkeypatch):
+    """Have a trained classifier."""
+    monkeypatch.setattr(quality, "classifier", Brightness)
+
+
+def test_one_line_of_json_and_a_picture(quality, ready, tmp_path, capsys):
+    picture = tmp_path / "samples.png"
+    quality.main(["fake", "--n_samples", "150", "--montage", str(picture)])
+    scores = json.loads(capsys.readouterr().out)
+    assert scores["classifier_accuracy"] == scores["confident"] == 1
+    assert scores["frechet_ratio"] == scores["frechet"] / scores["frechet_floor"]
+    assert scores["class_shares"] == pytest.approx([0.1] * 10)
+    # Reconstructions are 0.1 brighter in each of the 128 features.
+    assert scores["frechet_ceiling"] == pytest.approx(1.28, rel=1e-3)
+    assert scores["vqvae_mse"] == pytest.approx(0.01, rel=1e-3)
+    assert (scores["codes_used"], scores["n_codes"]) == (10, 16)
+    assert (scores["n_samples"], scores["steps"]) == (150, 20)
+    assert scores["seconds"] > 0
+    assert picture.stat().st_size > 0
+
+
+def test_samples_in_a_file_are_scored_without_a_model(quality, ready, tmp_path, capsys):
+    path = tmp_path / "samples.npz"
+    np.savez(path, images=draw_digits(150, 12)[0][..., 0])
+    quality.main([str(path)])
+    scores = json.loads(capsys.readouterr().out)
+    assert scores["n_samples"] == 150
+    assert not {"vqvae_mse", "frechet_ceiling", "seconds"} & set(scores)
+
+
+def test_held_out_training_digits_score_as_the_floor(quality, ready):
+    scores = quality.score_samples(draw_digits(400, 10)[0][:200])
+    assert scores["frechet_ratio"] == 1
+    assert scores["precision"] == scores["precision_real"]
+    assert scores["recall"] == scores["recall_real"]
+
+
+def test_copies_of_training_digits_are_found_out(quality, ready):
+    scores = quality.score_samples(draw_digits(400, 10)[0][:150])
+    assert scores["nearest_median"] == scores["nearest_min"] == 0
+    assert scores["nearest_median_real"] >= scores["nearest_min_real"] > 0
+
+
+def test_collapsed_samples_score_badly(quality, ready):
+    images, labels = draw_digits(2000, 13)
+    scores = quality.score_samples(images[labels == 3])
+    assert scores["class_shares"] == [0, 0, 0, 1, 0, 0, 0, 0, 0, 0]
+    assert scores["frechet_ratio"] > 10
+    assert scores["recall"] < 0.2
+
+
+def test_a_classifier_that_does_not_know_the_digits_is_refused(quality, monkeypatch):
+    monkeypatch.setattr(quality, "train_classifier", lambda *ignored: None)
+    with pytest.raises(InputError, match="not 99%; delete .*safetensors"):
+        quality.Judge()
+
+
+def test_the_classifier_is_trained_once(quality, monkeypatch):
+    for name, value in {"epochs": 1, "widths": [2, 2], "batch_size": 100}.items():
+        monkeypatch.setitem(quality.RECIPE, name, value)
+    images, _ = draw_digits(10, 14)
+    first = quality.classifier().predict(images, verbose=0)
+    monkeypatch.setattr(quality, "train_classifier", None)
+    again = quality.classifier().predict(images, verbose=0)
+    np.testing.assert_array_equal(first[1], again[1])
+    assert first[0].shape == (10, 128)
+    np.testing.assert_allclose(first[1].sum(axis=1), 1, rtol=1e-5)
+
+
+def test_another_recipe_has_another_file(quality, monkeypatch):
+    before = quality.cache_path()
+    monkeypatch.setitem(quality.RECIPE, "epochs", 5)
+    assert quality.cache_path() != before
+
+
+def test_shift_moves_whole_images(quality):
+    image = np.zeros((200, 9, 9, 1), np.float32)
+    image[:, 4, 3] = 1
+    shifted = quality.shift(image, 2, np.random.default_rng(0))
+    _, rows, columns, _ = np.nonzero(shifted)
+    assert len(rows) == 200
+    assert set(rows) == {2, 3, 4, 5, 6}
+    assert set(columns) == {1, 2, 3, 4, 5}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "there is no model nowhere."),
+        (["nowhere.npz"], "give an .npz file with an array named images"),
+        (["fake", "--n_samples", "100"], "n_samples must be at least 129, not 100"),
+        (["fake", "--sampler", "magic"], "invalid choice: 'magic'"),
+        (["fake", "--montage", "samples.txt"], "must end in .png"),
+        (["fake", "--montage", "no/such/folder/samples.png"], "make the folder"),
+    ],
+)
+def test_bad_arguments_get_one_sentence(quality, capsys, arguments, message):
+    with pytest.raises(SystemExit) as stop:
+        quality.main(arguments)
+    output = capsys.readouterr()
+    assert stop.value.code == 2
+    assert message in output.err.splitlines()[-1]
+    assert not output.out
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"digits": np.zeros((200, 28, 28))}, "an array named images"),
+        ({"images": np.zeros((200, 32, 32))}, "must be \\(n, 28, 28, 1\\)"),
+        ({"images": np.full((200, 28, 28), 255)}, "must lie in \\[0, 1\\]"),
+    ],
+)
+def test_files_of_something_else_are_refused(quality, tmp_path, arrays, message):
+    np.savez(tmp_path / "samples.npz", **arrays)
+    with pytest.raises(InputError, match=message):
+        quality.read_samples(tmp_path / "samples.npz")

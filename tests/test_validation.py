@@ -1,0 +1,33 @@
+import pytest
+
+from dipy_ldm.validation import InputError, at_least, choose
+
+TABLE = {"ddpm": 1, "ddim": 2, "dpm++": 3}
+
+
+def test_input_error_is_a_value_error():
+    assert issubclass(InputError, ValueError)
+
+
+def test_choose_returns_the_entry():
+    assert choose("sampler", "dpm++", TABLE) == 3
+
+
+@pytest.mark.parametrize("name", ["foo", "DDPM", "", None, 1, ["ddpm"]])
+def test_choose_names_the_choices(name):
+    with pytest.raises(InputError) as caught:
+        choose("sampler", name, TABLE)
+    expected = f"unknown sampler {name!r}; choose one of ddpm, ddim, dpm++."
+    assert str(caught.value) == expected
+
+
+@pytest.mark.parametrize("value", [1, 1.0, 7])
+def test_at_least_returns_the_value(value):
+    assert at_least("n_samples", value, 1) is value
+
+
+@pytest.mark.parametrize("value", [0, -3, 0.5, float("nan")])
+def test_at_least_names_parameter_and_minimum(value):
+    with pytest.raises(InputError) as caught:
+        at_least("n_samples", value, 1)
+    assert str(caught.value) == f"n_samples must be at least 1, not {value}."
