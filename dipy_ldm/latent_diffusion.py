@@ -4,7 +4,6 @@ import keras
 import numpy as np
 
 from dipy_ldm import (
-    data,
     distribution,
     networks,
     persistence,
@@ -12,6 +11,7 @@ from dipy_ldm import (
     schedules,
     training,
 )
+from dipy_ldm.data.batches import noised
 from dipy_ldm.validation import InputError, at_least, choose
 from dipy_ldm.vqvae import VQVAE
 
@@ -87,9 +87,9 @@ class LatentDiffusion:
         images,
         *,
         validation_data=None,
-        epochs=30,
-        batch_size=128,
-        learning_rate=1e-3,
+        epochs=14,
+        batch_size=64,
+        learning_rate=2e-3,
         precision="float32",
         checkpoint=None,
         callbacks=(),
@@ -133,7 +133,7 @@ class LatentDiffusion:
         """
         images = self._check_images(images)
         training.check_options(len(images), epochs, batch_size, learning_rate)
-        self._check_options()
+        self.check_options()
         self.fingerprint_ = training.fingerprint(images)
         settings = self._hyperparameters() | {
             "epochs": epochs,
@@ -164,6 +164,7 @@ class LatentDiffusion:
             callbacks=training.in_order(
                 after, record, "diffusion", callbacks, self, verbose
             ),
+            shuffle=False,  # the batches are shuffled already
             verbose=0,
         )
         # Keras puts the averaged weights into the model when fit ends.
@@ -374,7 +375,14 @@ class LatentDiffusion:
             "seed": self.seed,
         }
 
-    def _check_options(self):
+    def check_options(self):
+        """Refuse a schedule or a target that there is none of.
+
+        Raises
+        ------
+        InputError
+            If a name is unknown; the sentence lists the known ones.
+        """
         choose("schedule", self.schedule, schedules.SCHEDULES)
         choose("target", self.target, schedules.TARGETS)
 
@@ -429,7 +437,7 @@ class LatentDiffusion:
         return model
 
     def _noised(self, latents, batch_size, seed, first_epoch=0):
-        return data.noised(
+        return noised(
             self._scaled(latents),
             batch_size,
             schedule=self.schedule,
@@ -468,8 +476,8 @@ class _AfterEpoch(keras.callbacks.Callback):
         if validation is not None:
             latents = diffusion.vqvae.encode(diffusion._check_images(validation))
             # The same times and noise after every epoch, so that losses compare.
-            noised = diffusion._noised(latents, len(latents), diffusion.seed + 1)
-            (x, times), target = next(noised.as_numpy_iterator())
+            batch = diffusion._noised(latents, len(latents), diffusion.seed + 1)
+            (x, times), target = next(batch.as_numpy_iterator())
             self.validation = x, times, target
 
     def on_epoch_end(self, epoch, logs=None):

@@ -119,7 +119,7 @@ def nearest_distance(queries, references, block_size=256):
     return np.concatenate(
         [
             np.linalg.norm(block - references[rows], axis=1)
-            for block, rows in zip(_blocks(queries, block_size), nearest)
+            for block, rows in zip(_blocks(queries, block_size), nearest, strict=True)
         ]
     )
 

@@ -168,9 +168,11 @@ def _conv(x, width, size=3, strides=1, **kwargs):
 
 
 def _norm(x):
-    # The largest number of groups up to 8 that divides the channels.
+    # The largest number of groups up to 8 that divides the channels, and leaves at
+    # least two of them in each: alone, a channel would lose its mean.
     channels = x.shape[-1]
-    groups = next(n for n in range(min(8, channels), 0, -1) if channels % n == 0)
+    most = max(1, min(8, channels // 2))
+    groups = next(n for n in range(most, 0, -1) if channels % n == 0)
     return layers.GroupNormalization(groups, epsilon=1e-5)(x)
 
 
@@ -226,6 +228,8 @@ def _upsample(x, like=None):
     if like is None or x.shape[1:-1] == like.shape[1:-1]:
         return x
     excess = [(0, a - b) for a, b in zip(x.shape[1:-1], like.shape[1:-1])]
+    # Keras wants the pair itself for one dimension.
+    excess = excess[0] if len(excess) == 1 else excess
     return _by_rank("Cropping", _rank(x))(excess)(x)
 
 

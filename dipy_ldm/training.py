@@ -262,9 +262,10 @@ def as_array(images, rank=None):
         If the shape is another, there is none, or a value is not finite.
     """
     images = np.asarray(images)
-    ranks = (1, 2, 3) if rank is None else (rank,)
+    # One dimension is refused: two-dimensional images without channels look like it.
+    ranks = (2, 3) if rank is None else (rank,)
     if images.ndim - 2 not in ranks or 0 in images.shape:
-        space = " or ".join(("x", "h, w", "x, y, z")[r - 1] for r in ranks)
+        space = " or ".join({2: "h, w", 3: "x, y, z"}[r] for r in ranks)
         raise InputError(
             f"images must have the shape (n, {space}, channels), not {images.shape}; "
             "add the channels with images[..., None]."

@@ -1,13 +1,15 @@
 """The autoencoder: images to latents and back, through a codebook."""
 
 import math
+import warnings
 
 import keras
 from keras import ops
 import numpy as np
 from scipy.cluster.vq import kmeans2
 
-from dipy_ldm import data, distribution, networks, persistence, training
+from dipy_ldm import distribution, networks, persistence, training
+from dipy_ldm.data.batches import batches
 from dipy_ldm.layers import VectorQuantizer
 from dipy_ldm.validation import InputError
 
@@ -66,8 +68,8 @@ class VQVAE:
         self,
         *,
         widths=(32, 64),
-        blocks=2,
-        n_codes=256,
+        blocks=1,
+        n_codes=1024,
         code_dim=4,
         commitment=0.25,
         seed=0,
@@ -89,9 +91,9 @@ class VQVAE:
         images,
         *,
         validation_data=None,
-        epochs=10,
-        batch_size=128,
-        learning_rate=1e-3,
+        epochs=5,
+        batch_size=64,
+        learning_rate=2e-3,
         precision="float32",
         checkpoint=None,
         callbacks=(),
@@ -155,13 +157,14 @@ class VQVAE:
             self._start_codebook(model, images)
         after = _AfterEpoch(self, model, images, validation_data)
         model.fit(
-            data.batches(images, batch_size, seed=self.seed, first_epoch=done),
+            batches(images, batch_size, seed=self.seed, first_epoch=done),
             epochs=epochs,
             initial_epoch=done,
             steps_per_epoch=steps,
             callbacks=training.in_order(
                 after, record, "autoencoder", callbacks, self, verbose
             ),
+            shuffle=False,  # the batches are shuffled already
             verbose=0,
         )
         self._take_weights(model)
@@ -419,8 +422,12 @@ class VQVAE:
         """Start the codes where k-means finds the encoded images."""
         self._take_weights(model)
         rng = np.random.default_rng(self.seed)
-        vectors = self._some_vectors(images, 40 * self.n_codes, rng)
-        codes, _ = kmeans2(vectors, self.n_codes, minit="++", rng=rng)
+        vectors = self._some_vectors(images, 20 * self.n_codes, rng)
+        # Started from data points: "++" takes a minute for a thousand codes.
+        with warnings.catch_warnings():
+            # A code that gets no vector stays where it starts, and is revived later.
+            warnings.simplefilter("ignore", UserWarning)
+            codes, _ = kmeans2(vectors, self.n_codes, minit="points", rng=rng)
         model.get_layer("quantizer").codebook.assign(codes)
 
     def _some_vectors(self, images, count, rng):
@@ -432,7 +439,9 @@ class VQVAE:
         vectors = latents.reshape(-1, self.code_dim)
         vectors = vectors[rng.choice(len(vectors), count, len(vectors) < count)]
         # Backgrounds encode to equal vectors; codes must differ.
-        return vectors + 1e-3 * vectors.std() * rng.standard_normal(vectors.shape)
+        return vectors + 1e-3 * (vectors.std() or 1) * rng.standard_normal(
+            vectors.shape
+        )
 
 
 class _AfterEpoch(keras.callbacks.Callback):

@@ -115,7 +115,10 @@ def test_bytes_do_not_wrap_around():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: frechet_distance(np.ones((9, 2)), np.ones((9, 3))), "n, \\*shape"),
+        (
+            lambda: frechet_distance(np.ones((9, 2)), np.ones((9, 3))),
+            "differ at most in n",
+        ),
         (lambda: frechet_distance(np.ones(9), np.ones(9)), "n, \\*shape"),
         (lambda: frechet_distance(np.eye(4), np.eye(4)), "at least 5, not 4"),
         (lambda: precision_recall(np.eye(3), np.eye(3)), "at least 4, not 3"),

@@ -58,7 +58,7 @@ class FakeModel:
             raise InputError(f"there is no model {path}.")
         return cls()
 
-    def predict(self, n, sampler, steps, seed, batch_size):
+    def predict(self, n, *, sampler, steps, eta, seed, batch_size):
         print("libraries may print")
         return draw_digits(n, seed + 1)[0]
 

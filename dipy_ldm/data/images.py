@@ -101,6 +101,8 @@ def _read_npy(file):
 
 def _read_npz(file):
     with np.load(file, allow_pickle=False) as arrays:
+        if not arrays.files:
+            raise InputError(f"{file} holds no array; give one named 'images'.")
         name = "images" if "images" in arrays else arrays.files[0]
         if "images" not in arrays and len(arrays.files) > 1:
             raise InputError(

@@ -26,8 +26,6 @@ def generate():
 
 def _run(flow):
     """Run a workflow; answer what users can mend with one sentence."""
-    # TensorFlow greets with lines about the processor that nobody can act on.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     version = {"action": "version", "version": f"dipy_ldm {__version__}"}
     try:
         run_flow(flow, extra_args={"version": version})

@@ -3,8 +3,10 @@
 from dipy.workflows.workflow import Workflow
 import numpy as np
 
+from dipy_ldm import persistence
 from dipy_ldm.files import replacing
 from dipy_ldm.workflows.outputs import output_paths, refuse_overwriting
+from dipy_ldm.workflows.quiet import quiet_start
 
 
 class GenerateLDMFlow(Workflow):
@@ -63,7 +65,10 @@ class GenerateLDMFlow(Workflow):
             stem.with_name(stem.name + suffix) for suffix in (".npz", ".png")
         )
         refuse_overwriting(self, (array_path, picture_path))
-        from dipy_ldm import LatentDiffusion, plots
+        # Wrong paths are answered before the seconds that Keras takes.
+        persistence.read_document(persistence.find(model_file))
+        with quiet_start():
+            from dipy_ldm import LatentDiffusion, plots
 
         images = LatentDiffusion.load(model_file).predict(
             n_samples,

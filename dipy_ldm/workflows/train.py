@@ -7,10 +7,11 @@ import math
 from dipy.workflows.workflow import Workflow
 import numpy as np
 
-from dipy_ldm import plots
+from dipy_ldm.data import load_images, load_mnist
 from dipy_ldm.files import replacing
 from dipy_ldm.validation import InputError
 from dipy_ldm.workflows.outputs import output_paths, refuse_overwriting
+from dipy_ldm.workflows.quiet import quiet_start
 
 
 class TrainLDMFlow(Workflow):
@@ -24,11 +25,11 @@ class TrainLDMFlow(Workflow):
     def run(
         self,
         input_files,
-        epochs_vqvae=8,
-        epochs_ldm=24,
-        batch_size=128,
-        learning_rate=1e-3,
-        n_codes=256,
+        epochs_vqvae=5,
+        epochs_ldm=14,
+        batch_size=64,
+        learning_rate=2e-3,
+        n_codes=1024,
         code_dim=4,
         widths_vqvae=(32, 64),
         widths_ldm=(128, 128),
@@ -113,16 +114,13 @@ class TrainLDMFlow(Workflow):
         if resume:
             _refuse_nothing_to_resume(model_path, checkpoints)
         else:
-            paths = (model_path, history_path, picture_path)
-            refuse_overwriting(self, paths)
+            refuse_overwriting(self, (model_path, history_path, picture_path))
             refuse_overwriting(
                 self, checkpoints, "add --resume to go on, or --force to start afresh"
             )
-            for checkpoint in checkpoints:
-                checkpoint.unlink(missing_ok=True)
         images, held_out = _split(_load(input_files), validation, seed, batch_size)
-        # Keras takes seconds to import: wrong paths are answered before.
-        from dipy_ldm import VQVAE, LatentDiffusion
+        with quiet_start():
+            from dipy_ldm import VQVAE, LatentDiffusion
 
         vqvae = VQVAE(
             widths=widths_vqvae, n_codes=n_codes, code_dim=code_dim, seed=seed
@@ -130,32 +128,36 @@ class TrainLDMFlow(Workflow):
         model = LatentDiffusion(
             vqvae, widths=widths_ldm, schedule=schedule, target=target, seed=seed
         )
+        model.check_options()
+        if not resume:
+            _forget(checkpoints)
         model_path.parent.mkdir(parents=True, exist_ok=True)
         report = _Report(history_path, picture_path, images[:16])
-        options = {
-            "validation_data": held_out,
-            "batch_size": batch_size,
-            "learning_rate": learning_rate,
-            "precision": precision,
-        }
         self.interrupted = (
-            f"interrupted; the same command with --resume goes on from the last "
-            f"whole epoch ({checkpoints[0].parent})."
+            "interrupted; the same command with --resume goes on from the last whole "
+            "epoch."
         )
-        for estimator, epochs, checkpoint, callback in (
+        for estimator, epochs, checkpoint, tell in (
             (vqvae, epochs_vqvae, checkpoints[0], report.autoencoder),
             (model, epochs_ldm, checkpoints[1], report.diffusion),
         ):
             estimator.fit(
                 images,
+                validation_data=held_out,
                 epochs=epochs,
+                batch_size=batch_size,
+                learning_rate=learning_rate,
+                precision=precision,
                 checkpoint=checkpoint,
-                callbacks=[callback],
-                **options,
+                callbacks=[tell],
             )
         model.save(model_path, half=half)
-        for checkpoint in checkpoints:
-            checkpoint.unlink()
+        _forget(checkpoints)
+
+
+def _forget(checkpoints):
+    for checkpoint in checkpoints:
+        checkpoint.unlink(missing_ok=True)
 
 
 def _refuse_nothing_to_resume(model_path, checkpoints):
@@ -173,8 +175,6 @@ def _refuse_nothing_to_resume(model_path, checkpoints):
 
 def _load(input_files):
     """Load the packaged digits, or images of one's own."""
-    from dipy_ldm.data import load_images, load_mnist
-
     return (
         load_mnist("train")[0] if input_files == ["mnist"] else load_images(input_files)
     )
@@ -217,6 +217,8 @@ class _Report:
         self._write("diffusion", model.history_, model.predict(36, steps=10))
 
     def _write(self, stage, history, samples=None):
+        from dipy_ldm import plots
+
         self.histories[stage] = history
         _write_table(self.history_path, self.histories)
         plots.save_training(

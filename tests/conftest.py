@@ -1,0 +1,38 @@
+"""What several tests share: tiny images and tiny fitted models."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+TINY_VQVAE = {"widths": (8, 8), "blocks": 1, "n_codes": 16, "code_dim": 2}
+TINY_LDM = {"widths": (8, 16), "blocks": 1}
+
+
+@pytest.fixture(scope="session")
+def blobs():
+    """Return 64 images (13, 10) of soft blobs at random places, in [-5, 20]."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:13, :10]
+    centre = rng.uniform(2, 8, (64, 2, 1, 1))
+    distance = (y - centre[:, 0]) ** 2 + (x - centre[:, 1]) ** 2
+    return (25 * np.exp(-distance / 6) - 5).astype("float32")[..., None]
+
+
+@pytest.fixture(scope="session")
+def vqvae(blobs):
+    """Return an autoencoder fitted to the blobs."""
+    from dipy_ldm import VQVAE
+
+    return VQVAE(**TINY_VQVAE).fit(blobs, epochs=2, batch_size=16, verbose=False)
+
+
+@pytest.fixture(scope="session")
+def diffusion(vqvae, blobs):
+    """Return a diffusion model fitted to the blobs."""
+    from dipy_ldm import LatentDiffusion
+
+    model = LatentDiffusion(vqvae, **TINY_LDM)
+    return model.fit(blobs, epochs=2, batch_size=16, verbose=False)

@@ -1,0 +1,192 @@
+"""LatentDiffusion: an estimator that generates, denoises, saves and resumes."""
+
+import numpy as np
+import numpy.testing as npt
+import pytest
+
+from dipy_ldm import VQVAE, LatentDiffusion
+from dipy_ldm.validation import InputError
+
+TINY = {"widths": (8, 16), "blocks": 1}
+FIT = {"epochs": 2, "batch_size": 16, "verbose": False}
+
+
+def assert_same(first, second):
+    pairs = zip(first.denoiser_.get_weights(), second.denoiser_.get_weights())
+    for a, b in pairs:
+        npt.assert_array_equal(a, b)
+
+
+def test_fit_returns_self_and_keeps_hyperparameters(vqvae, blobs):
+    model = LatentDiffusion(vqvae, **TINY)
+    assert model.fit(blobs, validation_data=blobs[:9], **FIT) is model
+    assert {name: getattr(model, name) for name in TINY} == TINY
+    assert {name: len(values) for name, values in model.history_.items()} == {
+        "loss": 2,
+        "val_loss": 2,
+    }
+
+
+def test_latents_have_unit_variance(diffusion, vqvae, blobs):
+    scaled = diffusion._scaled(vqvae.encode(blobs))
+    npt.assert_allclose(scaled.mean((0, 1, 2)), 0, atol=1e-4)
+    npt.assert_allclose(scaled.std((0, 1, 2)), 1, atol=1e-4)
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm++"])
+def test_predict_gives_images_in_the_training_range(diffusion, blobs, sampler):
+    images = diffusion.predict(3, sampler=sampler, steps=3)
+    assert images.shape == (3, 13, 10, 1)
+    assert images.dtype == np.float32
+    assert images.min() >= blobs.min()
+    assert images.max() <= blobs.max()
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "dpm++"])
+def test_same_seed_same_sample_whatever_the_batch(diffusion, sampler):
+    options = {"sampler": sampler, "steps": 5, "seed": 2}
+    whole = diffusion.predict(9, **options)
+    npt.assert_allclose(diffusion.predict(9, batch_size=2, **options), whole, atol=1e-3)
+    alone = diffusion.predict(1, first=7, **options)
+    npt.assert_allclose(alone, whole[7:8], atol=1e-3)
+    assert np.abs(diffusion.predict(9, **(options | {"seed": 3})) - whole).max() > 0.1
+
+
+def test_denoise_with_no_strength_is_the_reconstruction(diffusion, vqvae, blobs):
+    result = diffusion.denoise(blobs[:4], strength=0)
+    npt.assert_allclose(result, vqvae.predict(blobs[:4]), atol=1e-4)
+
+
+def test_denoise_forgets_with_strength(diffusion, vqvae, blobs):
+    near, far = (
+        np.mean((diffusion.denoise(blobs, strength=s) - vqvae.predict(blobs)) ** 2)
+        for s in (0.05, 1.0)
+    )
+    assert near < far
+    assert diffusion.denoise(blobs[:2], strength=0.3).shape == blobs[:2].shape
+
+
+def test_denoise_at_full_strength_is_free_of_the_image(diffusion, blobs):
+    results = [diffusion.denoise(b[None], strength=1, seed=1) for b in blobs[:2]]
+    # An SNR of 4e-5 is left.
+    npt.assert_allclose(results[0], results[1], atol=0.05 * np.ptp(blobs))
+
+
+@pytest.mark.parametrize("target", ["v", "noise", "clean"])
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_every_target_and_schedule_trains(vqvae, blobs, target, schedule):
+    model = LatentDiffusion(vqvae, target=target, schedule=schedule, **TINY)
+    model.fit(blobs, **FIT)
+    assert np.isfinite(model.predict(2, steps=4)).all()
+
+
+def test_learns_the_latents_of_eight_images():
+    """A latent of two values: samples must be one of them, not their mean."""
+    rng = np.random.default_rng(0)
+    images = np.repeat(rng.integers(0, 2, (256, 1, 1, 1)), 8, 1).repeat(8, 2)
+    vqvae = VQVAE(widths=(8, 8), n_codes=8, code_dim=1)
+    vqvae.fit(images, epochs=8, batch_size=16, learning_rate=3e-3, verbose=False)
+    model = LatentDiffusion(vqvae, widths=(16,))
+    model.fit(images, epochs=40, batch_size=32, learning_rate=3e-3, verbose=False)
+    means = model.predict(64, steps=20).mean((1, 2, 3))
+    npt.assert_array_less(np.minimum(means, 1 - means), 0.2)
+    assert 16 <= np.sum(means > 0.5) <= 48
+
+
+def test_fitting_again_starts_afresh(vqvae, blobs):
+    model = LatentDiffusion(vqvae, **TINY).fit(blobs, **FIT)
+    assert_same(
+        model.fit(blobs, **FIT), LatentDiffusion(vqvae, **TINY).fit(blobs, **FIT)
+    )
+
+
+def test_weights_are_averaged(vqvae, blobs):
+    raw = []
+    model = LatentDiffusion(vqvae, **TINY)
+    model.fit(blobs, callbacks=[lambda m: raw.append(m.denoiser_.get_weights())], **FIT)
+    # What callbacks see is what fit ends with: the average after the last step.
+    for a, b in zip(raw[-1], model.denoiser_.get_weights(), strict=True):
+        npt.assert_array_equal(a, b)
+
+
+def test_reload_is_exact(diffusion, tmp_path):
+    diffusion.save(tmp_path / "ldm.safetensors")
+    loaded = LatentDiffusion.load(tmp_path / "ldm.safetensors")
+    assert_same(diffusion, loaded)
+    assert loaded.history_ == diffusion.history_
+    npt.assert_allclose(loaded.predict(4), diffusion.predict(4), atol=1e-5)
+
+
+def test_half_is_half_the_size(diffusion, tmp_path):
+    for half in (False, True):
+        diffusion.save(tmp_path / f"{half}.safetensors", half=half)
+    sizes = [
+        (tmp_path / f"{half}.safetensors").stat().st_size for half in (False, True)
+    ]
+    assert sizes[1] < 0.65 * sizes[0]
+    loaded = LatentDiffusion.load(tmp_path / "True.safetensors")
+    for a, b in zip(loaded.denoiser_.get_weights(), diffusion.denoiser_.get_weights()):
+        npt.assert_allclose(a, b, rtol=1e-3, atol=1e-6)
+
+
+class StopError(Exception):
+    """Stands for a kill after an epoch."""
+
+
+def stop_after_one(model):
+    raise StopError
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_resumed_training_is_the_uninterrupted(vqvae, blobs, tmp_path, precision):
+    fit = FIT | {"epochs": 3, "validation_data": blobs[:3], "precision": precision}
+    whole = LatentDiffusion(vqvae, **TINY).fit(blobs, **fit)
+    checkpoint = tmp_path / "checkpoint"
+    with pytest.raises(StopError):
+        LatentDiffusion(vqvae, **TINY).fit(
+            blobs, checkpoint=checkpoint, callbacks=[stop_after_one], **fit
+        )
+    resumed = LatentDiffusion(vqvae, **TINY).fit(blobs, checkpoint=checkpoint, **fit)
+    assert_same(resumed, whole)
+    assert resumed.history_ == whole.history_
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"n": 0}, "n must be at least 1"),
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"first": -1}, "first must be at least 0"),
+        ({"seed": -1}, "seed must be at least 0"),
+        ({"sampler": "euler"}, "ddpm, ddim, dpm"),
+        ({"sampler": "ddim", "eta": 2}, "between 0 and 1"),
+    ],
+)
+def test_bad_options_of_predict(diffusion, arguments, sentence):
+    with pytest.raises(InputError, match=sentence):
+        diffusion.predict(**arguments)
+
+
+def test_bad_arguments_elsewhere(diffusion, vqvae, blobs):
+    with pytest.raises(InputError, match="strength must lie between"):
+        diffusion.denoise(blobs, strength=1.5)
+    with pytest.raises(InputError, match="must have the shape"):
+        diffusion.denoise(np.zeros((1, 8, 8, 1)))
+    with pytest.raises(InputError, match="cosine, linear"):
+        LatentDiffusion(vqvae, schedule="square").fit(blobs, **FIT)
+    with pytest.raises(InputError, match="v, noise, clean"):
+        LatentDiffusion(vqvae, target="score").fit(blobs, **FIT)
+
+
+def test_unfitted_names_the_call_to_make(vqvae, blobs):
+    with pytest.raises(InputError, match="call fit"):
+        LatentDiffusion(vqvae).predict()
+    with pytest.raises(InputError, match="VQVAE is not fitted"):
+        LatentDiffusion(VQVAE()).fit(blobs)
+
+
+def test_an_autoencoder_alone_is_no_model(vqvae, tmp_path):
+    vqvae.save(tmp_path / "vqvae.safetensors")
+    with pytest.raises(InputError, match="holds a vqvae, not a latent_diffusion"):
+        LatentDiffusion.load(tmp_path / "vqvae.safetensors")

@@ -1,0 +1,82 @@
+"""Networks: shapes in any rank, and that every weight learns."""
+
+import keras
+import numpy as np
+import numpy.testing as npt
+import pytest
+
+from dipy_ldm import networks
+from dipy_ldm.validation import InputError
+
+AUTOENCODER = {"widths": (8, 6), "blocks": 1, "code_dim": 3}
+SPACES = [(16,), (16, 8), (8, 4, 12)]
+LATENTS = [(9, 2), (7, 7, 2), (5, 6, 2), (3, 5, 4, 2)]
+
+
+def unet(shape, attention=(False, True)):
+    return networks.unet(shape, widths=(8, 16), blocks=1, attention=attention)
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_autoencoder_shapes(space):
+    encoder = networks.encoder(2, len(space), **AUTOENCODER)
+    decoder = networks.decoder(2, len(space), **AUTOENCODER)
+    images = np.zeros((2, *space, 2), "float32")
+    latents = encoder(images)
+    assert latents.shape == (2, *(size // 4 for size in space), 3)
+    assert decoder(latents).shape == images.shape
+
+
+@pytest.mark.parametrize("shape", LATENTS)
+def test_unet_shapes_for_odd_and_even_sizes(shape):
+    x = np.zeros((2, *shape), "float32")
+    assert unet(shape)([x, np.zeros(2, "float32")]).shape == x.shape
+
+
+def test_unet_starts_at_zero():
+    x = np.random.default_rng(0).standard_normal((2, 7, 7, 2)).astype("float32")
+    npt.assert_array_equal(unet((7, 7, 2))([x, np.ones(2, "float32")]), 0)
+
+
+@pytest.mark.parametrize("shape", [(7, 6, 2), (3, 5, 4, 2)])
+def test_every_weight_of_the_unet_learns(shape):
+    model = unet(shape)
+    rng = np.random.default_rng(0)
+    # Weights that start at zero hide those behind them for a step or two.
+    for weight in model.weights:
+        weight.assign_add(0.1 * rng.standard_normal(weight.shape))
+    before = model.get_weights()
+    x = rng.standard_normal((8, *shape)).astype("float32")
+    model.compile(keras.optimizers.SGD(1.0), loss="mse")
+    model.fit([x, np.linspace(0, 1, 8)], x, batch_size=8, verbose=0)
+    for weight, old in zip(model.weights, before):
+        # A key's bias shifts every score alike: softmax does not feel it.
+        if "key/bias" not in weight.path:
+            assert not np.array_equal(weight, old), weight.path
+
+
+def test_unet_depends_on_the_time():
+    model = unet((7, 7, 2))
+    rng = np.random.default_rng(0)
+    for weight in model.weights:
+        weight.assign_add(0.1 * rng.standard_normal(weight.shape))
+    x = np.ones((2, 7, 7, 2), "float32")
+    early, late = np.asarray(model([x, np.array([0.1, 0.9], "float32")]))
+    assert np.abs(early - late).max() > 1e-3
+
+
+def test_attention_needs_an_entry_a_level():
+    with pytest.raises(InputError, match="one entry a level: 2, not 1"):
+        unet((7, 7, 2), attention=(True,))
+
+
+def test_precision_is_set_and_restored():
+    with networks.precision("bfloat16"):
+        assert keras.config.dtype_policy().compute_dtype == "bfloat16"
+        model = unet((7, 7, 2))
+    assert keras.config.dtype_policy().name == "float32"
+    assert {weight.dtype for weight in model.weights} == {"float32"}
+    assert model.outputs[0].dtype == "float32"
+    with pytest.raises(InputError, match="float32, bfloat16"):
+        with networks.precision("float16"):
+            pass

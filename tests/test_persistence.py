@@ -1,0 +1,99 @@
+"""Files: round trips, and a sentence for each that is none of ours."""
+
+import json
+
+import numpy as np
+import numpy.testing as npt
+import pytest
+from safetensors.numpy import save_file
+
+from dipy_ldm import persistence
+from dipy_ldm.files import replacing
+from dipy_ldm.validation import InputError
+
+
+@pytest.fixture
+def model(tmp_path):
+    path = tmp_path / "model.safetensors"
+    tensors = {"a": np.arange(6, dtype="float32").reshape(2, 3)}
+    persistence.save(path, "vqvae", tensors, {"answer": [1, None, "x"]})
+    return path
+
+
+def test_round_trip(model):
+    tensors, document = persistence.load(model, "vqvae")
+    npt.assert_array_equal(tensors["a"], [[0, 1, 2], [3, 4, 5]])
+    assert document["answer"] == [1, None, "x"]
+    assert document["format_version"] == persistence.FORMAT_VERSION
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-4])
+
+
+def cut_in_the_header(path):
+    path.write_bytes(path.read_bytes()[:40])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def remove(path):
+    path.unlink()
+
+
+def text(path):
+    path.write_text("once upon a time")
+
+
+def foreign(path):
+    save_file({"a": np.zeros(1)}, path)
+
+
+def newer(path):
+    document = {"format_version": persistence.FORMAT_VERSION + 1, "kind": "vqvae"}
+    save_file({"a": np.zeros(1)}, path, metadata={"dipy_ldm": json.dumps(document)})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (cut, "is truncated"),
+        (cut_in_the_header, "is truncated"),
+        (empty, "is truncated"),
+        (remove, "there is no model file"),
+        (text, "is not a model file"),
+        (foreign, "not of dipy_ldm"),
+        (newer, "upgrade dipy_ldm"),
+    ],
+)
+def test_spoilt_files_are_refused(model, spoil, sentence):
+    spoil(model)
+    with pytest.raises(InputError, match=sentence) as refusal:
+        persistence.load(model, "vqvae")
+    assert str(model) in str(refusal.value)
+
+
+def test_a_folder_is_no_model(tmp_path):
+    with pytest.raises(InputError, match="there is no model file"):
+        persistence.load(tmp_path, "vqvae")
+
+
+def test_a_failed_write_leaves_the_old_file(model):
+    before = model.read_bytes()
+    with pytest.raises(OSError, match="free some space"):
+        with replacing(model) as partial:
+            partial.write_text("half")
+            raise OSError(28, "No space left on device")
+    assert model.read_bytes() == before
+    assert [path.name for path in model.parent.iterdir()] == [model.name]
+
+
+def test_a_packaged_name_and_a_path_are_found(tmp_path, monkeypatch):
+    assert persistence.find("mnist") == persistence.PRETRAINED / "mnist.safetensors"
+    assert persistence.find(tmp_path / "a") == tmp_path / "a"
+    # A file of one's own goes first.
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mnist").write_text("mine")
+    assert str(persistence.find("mnist")) == "mnist"

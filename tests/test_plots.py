@@ -1,0 +1,46 @@
+"""Pictures: where pixels go."""
+
+from PIL import Image
+import numpy as np
+import numpy.testing as npt
+import pytest
+
+from dipy_ldm import plots
+
+
+def test_montage_places_images_in_rows():
+    images = np.arange(5.0)[:, None, None, None] * np.ones((1, 4, 3, 1))
+    picture = plots.montage(images, columns=3, gap=1)
+    assert picture.shape == (2 * 5 + 1, 3 * 4 + 1, 1)
+    npt.assert_allclose(picture[1:5, 1:4], 0)
+    npt.assert_allclose(picture[6:10, 5:8], 1)
+    # Gaps and empty places are grey.
+    npt.assert_allclose(picture[0], 0.5)
+    npt.assert_allclose(picture[6:10, 9:12], 0.5)
+
+
+def test_montage_of_colours_and_of_constants():
+    assert plots.montage(np.zeros((4, 2, 2, 3))).shape[-1] == 3
+    assert plots.montage(np.zeros((4, 2, 2, 5))).shape[-1] == 1
+    assert np.isfinite(plots.montage(np.ones((1, 2, 2, 1)))).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_montage_is_saved(tmp_path, channels):
+    images = np.zeros((4, 5, 6, channels))
+    plots.save_montage(tmp_path / "a.png", images, scale=2)
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.size == (2 * (2 * 8 + 2), 2 * (2 * 7 + 2))
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_training_is_saved_at_every_stage(tmp_path):
+    images = np.random.default_rng(0).random((16, 8, 8, 1))
+    first = {"autoencoder": {"loss": [2.0], "mse": [0.1], "perplexity": [7.0]}}
+    plots.save_training(tmp_path / "a.png", first, pairs=(images, images))
+    both = first | {"diffusion": {"loss": [1.0, 0.5], "val_loss": [1.0, 0.6]}}
+    plots.save_training(
+        tmp_path / "a.png", both, pairs=(images, images), samples=images
+    )
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.size == (1200, 800)

@@ -1,0 +1,118 @@
+"""Samplers, held against the exact denoiser of a Gaussian."""
+
+import numpy as np
+import numpy.testing as npt
+import pytest
+
+from dipy_ldm import samplers, schedules
+from dipy_ldm.validation import InputError
+
+MEAN, SPREAD = 0.7, 0.3
+ORDERS = {"ddim": 1, "dpm++": 2}
+
+
+def denoise(x, t, schedule="cosine"):
+    """Return the exact expectation of N(MEAN, SPREAD²) behind ``x``."""
+    alpha, sigma = schedules.rates(schedule, t)
+    gain = alpha * SPREAD**2 / (alpha**2 * SPREAD**2 + sigma**2)
+    return MEAN + gain * (x - alpha * MEAN)
+
+
+def exact(x, first, last):
+    """Solve the probability-flow equation of the Gaussian between two levels."""
+
+    def spread(alpha, sigma):
+        return np.sqrt(alpha**2 * SPREAD**2 + sigma**2)
+
+    return last[0] * MEAN + spread(*last) / spread(*first) * (x - first[0] * MEAN)
+
+
+def draw(name, n, steps, eta=0.0, seed=0):
+    step, grid = samplers.make_sampler(name, eta)
+    noise = samplers.noise_of(seed, range(n), (1,))
+    path = schedules.path("cosine", grid("cosine", steps))
+    return samplers.sample(denoise, noise().astype("float64"), path, step, noise)
+
+
+@pytest.mark.parametrize("name", samplers.SAMPLERS)
+def test_mean_and_spread(name):
+    # DDPM's posterior is too narrow by one part in the number of steps.
+    x = draw(name, 5_000, 500)
+    npt.assert_allclose([x.mean(), x.std()], [MEAN, SPREAD], atol=0.012)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_ddim_keeps_the_spread_for_any_eta(eta):
+    npt.assert_allclose(draw("ddim", 5_000, 500, eta).std(), SPREAD, atol=0.012)
+
+
+def test_every_sampler_has_its_order_tested():
+    # DDPM is stochastic: it has no path to converge to.
+    assert set(samplers.SAMPLERS) == {*ORDERS, "ddpm"}
+
+
+@pytest.mark.parametrize(("name", "order"), ORDERS.items())
+@pytest.mark.parametrize("schedule", schedules.SCHEDULES)
+def test_order_of_convergence(name, order, schedule):
+    x = np.random.default_rng(0).standard_normal((100, 1))
+    errors = []
+    for steps in (32, 64, 128, 256):
+        # Without the last jump to where there is no noise, as it has no width.
+        times = schedules.uniform_log_snr(schedule, steps + 1)
+        path = schedules.path(schedule, times)[:-1]
+        step = samplers.SAMPLERS[name].step
+        end = samplers.sample(lambda x, t: denoise(x, t, schedule), x, path, step)
+        errors.append(np.abs(end - exact(x, path[0][1], path[-1][1])).max())
+    slopes = -np.diff(np.log2(errors))
+    npt.assert_allclose(slopes[-1], order, atol=0.1)
+
+
+def test_ddpm_is_ddim_with_all_the_noise():
+    npt.assert_array_equal(draw("ddpm", 5, 10), draw("ddim", 5, 10, eta=1.0))
+
+
+def test_ddpm_is_the_posterior_of_ho_et_al():
+    now, after = (0.6, 0.8), (0.8, 0.6)
+    x, clean, eps = np.random.default_rng(0).standard_normal((3, 4, 1))
+    result, _ = samplers.SAMPLERS["ddpm"].step(x, clean, now, after, lambda: eps, None)
+    # Equations 6 and 7, with products of alphas written as squares of rates.
+    ratio = now[0] ** 2 / after[0] ** 2
+    beta = 1 - ratio
+    mean = after[0] * beta / now[1] ** 2 * clean
+    mean = mean + np.sqrt(ratio) * after[1] ** 2 / now[1] ** 2 * x
+    spread = np.sqrt(after[1] ** 2 / now[1] ** 2 * beta)
+    npt.assert_allclose(result, mean + spread * eps)
+
+
+@pytest.mark.parametrize("name", samplers.SAMPLERS)
+def test_same_seed_same_sample_whatever_the_batch(name):
+    alone = draw(name, 1, 10, seed=3)
+    npt.assert_array_equal(draw(name, 7, 10, seed=3)[:1], alone)
+    assert not np.array_equal(draw(name, 1, 10, seed=4), alone)
+
+
+@pytest.mark.parametrize("name", samplers.SAMPLERS)
+def test_no_state_leaks_between_calls(name):
+    npt.assert_array_equal(draw(name, 4, 10), draw(name, 4, 10))
+
+
+def test_noise_is_a_function_of_seed_and_number():
+    noise = samplers.noise_of(5, [3, 8], (2, 2))
+    first, second = noise(), noise()
+    other = samplers.noise_of(5, [8], (2, 2))
+    npt.assert_array_equal(other()[0], first[1])
+    npt.assert_array_equal(other()[0], second[1])
+    assert not np.array_equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("euler",), "ddpm, ddim, dpm"),
+        (("ddim", 1.5), "between 0 and 1"),
+        (("dpm++", 0.5), "option of ddim"),
+    ],
+)
+def test_bad_choices_are_refused(arguments, sentence):
+    with pytest.raises(InputError, match=sentence):
+        samplers.make_sampler(*arguments)

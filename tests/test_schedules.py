@@ -1,0 +1,87 @@
+"""Schedules: the properties that sampling and training rely on."""
+
+import numpy as np
+import numpy.testing as npt
+import pytest
+
+from dipy_ldm import schedules
+from dipy_ldm.validation import InputError
+
+TIMES = np.linspace(0, 1, 1001)
+
+
+@pytest.mark.parametrize("name", schedules.SCHEDULES)
+def test_rates_preserve_variance(name):
+    alpha, sigma = schedules.rates(name, TIMES)
+    npt.assert_allclose(alpha**2 + sigma**2, 1, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", schedules.SCHEDULES)
+def test_snr_falls_strictly(name):
+    assert (np.diff(schedules.half_log_snr(*schedules.rates(name, TIMES))) < 0).all()
+
+
+@pytest.mark.parametrize("name", schedules.SCHEDULES)
+def test_schedule_ends_where_sampling_may_start(name):
+    alpha, sigma = schedules.rates(name, 1.0)
+    # The schedule of 300 steps that gave fragments of digits ended at 0.05.
+    assert (alpha / sigma) ** 2 < 1e-4
+
+
+@pytest.mark.parametrize("name", schedules.SCHEDULES)
+def test_schedule_starts_almost_clean(name):
+    assert 0 < schedules.rates(name, 0.0)[1] < 0.02
+
+
+def test_linear_is_that_of_a_thousand_steps():
+    betas = np.linspace(1e-4, 0.02, 1000)
+    alpha, _ = schedules.rates("linear", np.arange(1, 1001) / 1000)
+    discrete = np.sqrt(np.cumprod(1 - betas))
+    npt.assert_allclose(alpha, discrete, atol=2e-3)
+
+
+@pytest.mark.parametrize("target", schedules.TARGETS)
+@pytest.mark.parametrize("t", [0.0, 0.3, 1.0])
+def test_conversions_are_inverses(target, t):
+    rng = np.random.default_rng(1)
+    clean, noise = rng.standard_normal((2, 5, 4, 4, 2))
+    alpha, sigma = schedules.rates("cosine", t)
+    wanted = schedules.to_target(target, clean, noise, alpha, sigma)
+    x = alpha * clean + sigma * noise
+    back = schedules.to_clean(target, wanted, x, alpha, sigma)
+    npt.assert_allclose(back, clean, atol=1e-9)
+
+
+@pytest.mark.parametrize("grid", [schedules.uniform_time, schedules.uniform_log_snr])
+@pytest.mark.parametrize("name", schedules.SCHEDULES)
+@pytest.mark.parametrize("steps", [1, 2, 7, 300])
+def test_grids_fall_from_one(grid, name, steps):
+    times = grid(name, steps)
+    assert times.shape == (steps,)
+    npt.assert_allclose(times[0], 1)
+    assert (np.diff(times) < 0).all()
+    assert times[-1] > 0
+
+
+def test_uniform_log_snr_is_uniform_in_log_snr():
+    times = schedules.uniform_log_snr("cosine", 20)
+    steps = np.diff(schedules.half_log_snr(*schedules.rates("cosine", times)))
+    npt.assert_allclose(steps, steps[0], rtol=1e-3)
+
+
+def test_path_ends_clean():
+    path = schedules.path("cosine", schedules.uniform_time("cosine", 4))
+    assert len(path) == 5
+    assert path[-1] == (0.0, (1.0, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("call", "known"),
+    [
+        (lambda: schedules.rates("quadratic", 0.5), "cosine, linear"),
+        (lambda: schedules.to_target("score", 0, 0, 1, 0), "v, noise, clean"),
+    ],
+)
+def test_unknown_names_list_the_known(call, known):
+    with pytest.raises(InputError, match=known):
+        call()

@@ -1,0 +1,254 @@
+"""The console scripts as processes: files in, files out, exit statuses."""
+
+import csv
+import os
+from pathlib import Path
+import signal
+import subprocess
+import sys
+import time
+
+from PIL import Image
+import numpy as np
+import numpy.testing as npt
+import pytest
+
+from dipy_ldm import LatentDiffusion, __version__
+
+SCRIPTS = Path(sys.executable).parent
+TINY = (
+    "--epochs_vqvae 2 --epochs_ldm 3 --batch_size 16 --n_codes 16 --code_dim 2 "
+    "--widths_vqvae 8 8 --widths_ldm 8 16 --precision float32"
+).split()
+
+
+def start(command, *arguments, cwd, **kwargs):
+    return subprocess.Popen(
+        [SCRIPTS / command, *map(str, arguments)],
+        cwd=cwd,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **kwargs,
+    )
+
+
+def run(command, *arguments, cwd):
+    process = start(command, *arguments, cwd=cwd)
+    stdout, stderr = process.communicate(timeout=300)
+    return process.returncode, stdout, stderr
+
+
+def answer(stderr):
+    """Return the last line, which is the sentence that a user is left with."""
+    return stderr.strip().splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, blobs):
+    path = tmp_path_factory.mktemp("workflows")
+    np.save(path / "blobs.npy", blobs)
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(folder):
+    status, _, stderr = run(
+        "dipy_train_ldm", "blobs.npy", *TINY, "--out_dir", "out", cwd=folder
+    )
+    assert status == 0, stderr
+    return folder / "out"
+
+
+def test_training_writes_model_history_and_picture(trained):
+    files = sorted(path.name for path in trained.iterdir())
+    assert files == ["history.csv", "ldm.safetensors", "training.png"]
+    with open(trained / "history.csv") as table:
+        rows = list(csv.DictReader(table))
+    assert [(row["stage"], row["epoch"]) for row in rows] == [
+        *(("autoencoder", e) for e in "12"),
+        *(("diffusion", e) for e in "123"),
+    ]
+    assert all(float(row["loss"]) > 0 for row in rows)
+    assert {"perplexity", "usage", "val_mse", "val_loss"} < set(rows[0])
+    with Image.open(trained / "training.png") as picture:
+        assert picture.size == (1200, 800)
+
+
+def test_generating_writes_array_and_picture(trained, blobs):
+    arguments = ("out/ldm.safetensors", "--n_samples", 5, "--steps", 3, "--seed", 7)
+    status, _, stderr = run("dipy_generate_ldm", *arguments, cwd=trained.parent)
+    assert status == 0, stderr
+    with np.load(trained.parent / "samples.npz") as arrays:
+        images = arrays["images"]
+        npt.assert_array_equal(arrays["sample"], np.arange(5))
+        assert arrays["seed"] == 7
+    assert images.shape == (5, 13, 10, 1)
+    assert images.dtype == np.float32
+    assert images.min() >= blobs.min()
+    assert images.max() <= blobs.max()
+    assert (trained.parent / "samples.png").is_file()
+    model = LatentDiffusion.load(trained / "ldm.safetensors")
+    npt.assert_allclose(model.predict(5, steps=3, seed=7), images, atol=1e-4)
+    # Once more: nothing is overwritten unless forced.
+    before = (trained.parent / "samples.npz").stat().st_mtime_ns
+    status, _, stderr = run("dipy_generate_ldm", *arguments, cwd=trained.parent)
+    assert status == 1
+    assert "--force" in answer(stderr)
+    assert (trained.parent / "samples.npz").stat().st_mtime_ns == before
+    status, _, stderr = run(
+        "dipy_generate_ldm", *arguments, "--force", cwd=trained.parent
+    )
+    assert status == 0, stderr
+
+
+def test_one_sample_alone(trained, tmp_path):
+    model = LatentDiffusion.load(trained / "ldm.safetensors")
+    arguments = ("--n_samples", 1, "--first_sample", 7000, "--out_samples", "a.b")
+    status, _, stderr = run(
+        "dipy_generate_ldm", trained / "ldm.safetensors", *arguments, cwd=tmp_path
+    )
+    assert status == 0, stderr
+    with np.load(tmp_path / "a.b.npz") as arrays:
+        assert arrays["sample"].tolist() == [7000]
+        npt.assert_allclose(arrays["images"], model.predict(1, first=7000), atol=1e-4)
+
+
+def kill_when(process, path, signal_number):
+    """Send a signal once a file is there."""
+    for _ in range(3000):
+        if path.exists() or process.poll() is not None:
+            break
+        time.sleep(0.05)
+    assert process.poll() is None, process.communicate()
+    process.send_signal(signal_number)
+    return process.communicate(timeout=60)
+
+
+@pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
+def test_killed_and_resumed_is_the_uninterrupted(trained, tmp_path, stage):
+    arguments = (trained.parent / "blobs.npy", *TINY)
+    checkpoint = tmp_path / f"ldm.safetensors.{stage}-checkpoint"
+    process = start("dipy_train_ldm", *arguments, cwd=tmp_path)
+    kill_when(process, checkpoint, signal.SIGKILL)
+    assert not (tmp_path / "ldm.safetensors").exists()
+    status, _, stderr = run("dipy_train_ldm", *arguments, cwd=tmp_path)
+    assert status == 1
+    assert "--resume" in answer(stderr)
+    status, _, stderr = run("dipy_train_ldm", *arguments, "--resume", cwd=tmp_path)
+    assert status == 0, stderr
+    models = [
+        LatentDiffusion.load(path / "ldm.safetensors") for path in (trained, tmp_path)
+    ]
+    for name in ("denoiser_",):
+        for a, b in zip(*(getattr(m, name).get_weights() for m in models), strict=True):
+            npt.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    for a, b in zip(*(m.vqvae.decoder_.get_weights() for m in models), strict=True):
+        npt.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    assert models[0].history_ == models[1].history_
+
+
+def test_ctrl_c_says_how_to_go_on(trained, tmp_path):
+    arguments = (trained.parent / "blobs.npy", *TINY, "--epochs_vqvae", 200)
+    process = start("dipy_train_ldm", *arguments, cwd=tmp_path)
+    checkpoint = tmp_path / "ldm.safetensors.autoencoder-checkpoint"
+    _, stderr = kill_when(process, checkpoint, signal.SIGINT)
+    assert process.returncode == 130
+    assert "--resume goes on" in answer(stderr)
+    assert "Traceback" not in stderr
+    assert checkpoint.exists()
+
+
+BAD_TRAINING = {
+    "no such path": (["nowhere.npy"], "there is no file nowhere.npy"),
+    "an empty folder": (["empty"], "no images"),
+    "a text file": (["text.npy"], "can't be read"),
+    "a wrong shape": (["line.npy"], "give an array"),
+    "NaN": (["nan.npy"], "NaN or infinite values"),
+    "too few images": (["one.npy"], "fewer than a batch of 64"),
+    "another schedule": (["blobs.npy", "--schedule", "x"], "cosine, linear"),
+    "another target": (["blobs.npy", "--target", "x"], "v, noise, clean"),
+    "another precision": (["blobs.npy", *TINY[:-1], "x"], "float32, bfloat16"),
+    "no epochs": (["blobs.npy", *TINY, "--epochs_vqvae", "0"], "at least 1"),
+    "all held out": (["blobs.npy", "--validation", "1"], "below 1"),
+    "nothing to resume": (["blobs.npy", "--resume"], "no checkpoint"),
+}
+
+
+@pytest.fixture(scope="module")
+def bad(folder):
+    (folder / "empty").mkdir()
+    (folder / "text.npy").write_text("these are no images")
+    np.save(folder / "line.npy", np.zeros(5))
+    np.save(folder / "nan.npy", np.full((64, 8, 8), np.nan))
+    np.save(folder / "one.npy", np.zeros((1, 8, 8)))
+    (folder / "text.safetensors").write_text("this is no model")
+    (folder / "empty.safetensors").write_bytes(b"")
+    return folder
+
+
+@pytest.mark.parametrize("case", BAD_TRAINING)
+def test_bad_input_to_training(bad, case):
+    arguments, sentence = BAD_TRAINING[case]
+    status, _, stderr = run(
+        "dipy_train_ldm", *arguments, "--out_dir", "bad_out", cwd=bad
+    )
+    assert status == 1, stderr
+    assert sentence in answer(stderr)
+    assert "Traceback" not in stderr
+    out = bad / "bad_out"
+    assert not out.exists() or not any(out.iterdir())
+
+
+BAD_GENERATING = {
+    "no such path": (["nowhere.safetensors"], "there is no model file"),
+    "a text file": (["text.safetensors"], "is not a model file"),
+    "an empty file": (["empty.safetensors"], "is truncated"),
+    "another sampler": (["out/ldm.safetensors", "--sampler", "x"], "ddpm, ddim, dpm++"),
+    "no steps": (["out/ldm.safetensors", "--steps", "0"], "steps must be at least 1"),
+    "no samples": (["out/ldm.safetensors", "--n_samples", "0"], "must be at least 1"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_GENERATING)
+def test_bad_input_to_generating(trained, bad, case):
+    arguments, sentence = BAD_GENERATING[case]
+    status, _, stderr = run(
+        "dipy_generate_ldm", *arguments, "--out_samples", "bad_samples", cwd=bad
+    )
+    assert status == 1, stderr
+    assert sentence in answer(stderr)
+    assert "Traceback" not in stderr
+    assert not list(bad.glob("bad_samples*"))
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_place_that_cant_be_written(trained, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    status, _, stderr = run(
+        "dipy_generate_ldm",
+        trained / "ldm.safetensors",
+        *("--n_samples", 1, "--steps", 1, "--out_dir", "file/below"),
+        cwd=tmp_path,
+    )
+    assert status == 1
+    assert "Traceback" not in stderr
+
+
+@pytest.mark.parametrize("command", ["dipy_train_ldm", "dipy_generate_ldm"])
+def test_help_and_version(command, tmp_path):
+    status, stdout, _ = run(command, "--version", cwd=tmp_path)
+    assert (status, stdout.strip()) == (0, f"dipy_ldm {__version__}")
+    status, stdout, stderr = run(command, "--help", cwd=tmp_path)
+    assert status == 0
+    assert "--seed" in stdout
+    assert stderr == ""
+
+
+@pytest.mark.parametrize("module", ["train", "generate"])
+def test_help_needs_neither_keras_nor_tensorflow(module):
+    code = (
+        f"import dipy_ldm.workflows.cli, dipy_ldm.workflows.{module}, sys; "
+        "assert not {'keras', 'tensorflow', 'matplotlib'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
