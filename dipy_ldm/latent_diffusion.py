@@ -133,7 +133,7 @@ class LatentDiffusion:
         """
         images = self._check_images(images)
         training.check_options(len(images), epochs, batch_size, learning_rate)
-        self.check_options()
+        self.check_hyperparameters()
         self.fingerprint_ = training.fingerprint(images)
         settings = self._hyperparameters() | {
             "epochs": epochs,
@@ -150,9 +150,7 @@ class LatentDiffusion:
         self.latent_shape_ = latents.shape[1:]
         self._build()
         steps = len(images) // batch_size
-        model = self._compile(
-            precision, training.cosine_decay(learning_rate, steps * epochs)
-        )
+        model = self._compile(precision, learning_rate, steps * epochs)
         record = training.Record(checkpoint, settings)
         done = record.restore(model)
         after = _AfterEpoch(self, model, validation_data)
@@ -375,14 +373,16 @@ class LatentDiffusion:
             "seed": self.seed,
         }
 
-    def check_options(self):
-        """Refuse a schedule or a target that there is none of.
+    def check_hyperparameters(self):
+        """Refuse what no network can be built of, before hours of work.
 
         Raises
         ------
         InputError
-            If a name is unknown; the sentence lists the known ones.
+            If a name is unknown (the sentence lists the known ones) or a size is
+            too small.
         """
+        training.check_sizes(self.seed, widths=self.widths, blocks=self.blocks)
         choose("schedule", self.schedule, schedules.SCHEDULES)
         choose("target", self.target, schedules.TARGETS)
 
@@ -422,16 +422,17 @@ class LatentDiffusion:
             self.denoiser_.inputs,
         )
 
-    def _compile(self, precision, learning_rate):
+    def _compile(self, precision, learning_rate, steps):
         """Make the network that is trained."""
         with networks.precision(precision):
             model = self._make_denoiser()
         optimizer = keras.optimizers.AdamW(
-            learning_rate,
+            training.cosine_decay(learning_rate, steps),
             weight_decay=1e-4,
             global_clipnorm=1.0,
             use_ema=True,
-            ema_momentum=0.999,
+            # A short training must not average over what it began with.
+            ema_momentum=max(0.0, min(0.999, 1 - 10 / steps)),
         )
         model.compile(optimizer, loss="mse")
         return model

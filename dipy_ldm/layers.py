@@ -84,6 +84,10 @@ class VectorQuantizer(keras.layers.Layer):
         """
         return ops.take(self.codebook, self.nearest(vectors), axis=0)
 
+    def reset(self):
+        """Forget how often the codes were used."""
+        self.counts.assign(ops.zeros_like(self.counts))
+
     def call(self, vectors, training=False):
         """Quantise; in training also add the losses and count the codes."""
         indices = self.nearest(vectors)

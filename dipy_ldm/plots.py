@@ -4,6 +4,7 @@ import math
 
 from PIL import Image
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 import numpy as np
 
 from dipy_ldm.files import replacing
@@ -108,8 +109,11 @@ def _curves(ax, stage, history):
         if name in history:
             epochs = np.arange(1, len(history[name]) + 1)
             ax.plot(epochs, history[name], marker=".", label=name)
-    ax.set(title=stage, xlabel="epoch", yscale="log")
+    ax.set(title=stage, xlabel="epoch")
+    if "mse" in history:  # falls by orders of magnitude
+        ax.set_yscale("log")
     ax.grid(alpha=0.3)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if "perplexity" in history:
         twin = ax.twinx()
         twin.plot(epochs, history["perplexity"], "k:", label="perplexity")

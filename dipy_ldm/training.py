@@ -178,6 +178,29 @@ def in_order(after, record, title, callbacks, estimator, verbose):
     return [after, record, told] + ([Progress(title)] if verbose else [])
 
 
+def check_sizes(seed, **sizes):
+    """Refuse hyper-parameters of which no network can be built.
+
+    Parameters
+    ----------
+    seed : int
+        Seed.
+    **sizes : int or sequence of int
+        Numbers that must be at least 1, by their names.
+
+    Raises
+    ------
+    InputError
+        If a number is too small, or a sequence is empty.
+    """
+    at_least("seed", seed, 0)
+    for name, size in sizes.items():
+        numbers = np.atleast_1d(size)
+        at_least(f"the length of {name}", len(numbers), 1)
+        for number in numbers:
+            at_least(name, number, 1)
+
+
 def check_options(n, epochs, batch_size, learning_rate):
     """Refuse options with which nothing could be trained.
 
@@ -270,7 +293,9 @@ def as_array(images, rank=None):
             f"images must have the shape (n, {space}, channels), not {images.shape}; "
             "add the channels with images[..., None]."
         )
-    images = images.astype("float32")
+    if not np.issubdtype(images.dtype, np.number) or np.iscomplexobj(images):
+        raise InputError(f"images must be real numbers, not {images.dtype}.")
+    images = images.astype("float32", copy=False)
     bad = np.flatnonzero(~np.isfinite(images).all(axis=tuple(range(1, images.ndim))))
     if bad.size:
         raise InputError(

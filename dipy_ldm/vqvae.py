@@ -135,7 +135,11 @@ class VQVAE:
             If the images or an option can't be used.
         """
         images = training.as_array(images)
+        if validation_data is not None:
+            rank = images.ndim - 2
+            validation_data = training.as_array(validation_data, rank=rank)
         training.check_options(len(images), epochs, batch_size, learning_rate)
+        self._check_hyperparameters()
         self.fingerprint_ = training.fingerprint(images)
         settings = self._hyperparameters() | {
             "epochs": epochs,
@@ -356,6 +360,15 @@ class VQVAE:
             "seed": self.seed,
         }
 
+    def _check_hyperparameters(self):
+        training.check_sizes(
+            self.seed,
+            widths=self.widths,
+            blocks=self.blocks,
+            n_codes=self.n_codes,
+            code_dim=self.code_dim,
+        )
+
     def _networks(self):
         return [("encoder", self.encoder_), ("decoder", self.decoder_)]
 
@@ -467,19 +480,20 @@ class _AfterEpoch(keras.callbacks.Callback):
         last = epoch + 1 == self.params["epochs"]
         logs["revived"] = 0 if last else len(dead)
         self.vqvae._take_weights(self.trained)
-        self._restart(epoch, np.array([], int) if last else dead)
-        self.vqvae._take_weights(self.trained)
+        if not last:
+            self._revive(epoch, dead)
+        self.trained.get_layer("quantizer").reset()
         if self.validation is not None:
             difference = self.vqvae.predict(self.validation) - self.validation
             low, high = self.vqvae.intensity_
             logs["val_mse"] = float(np.mean((difference / (high - low or 1)) ** 2))
 
-    def _restart(self, epoch, dead):
-        """Reset the counts, and put dead codes where encoded images are."""
-        quantizer = self.trained.get_layer("quantizer")
-        quantizer.counts.assign(np.zeros(quantizer.counts.shape))
+    def _revive(self, epoch, dead):
+        """Put dead codes where encoded images are."""
         if len(dead):
-            codes = ops.convert_to_numpy(quantizer.codebook)
+            quantizer = self.trained.get_layer("quantizer")
+            codes = np.array(quantizer.codebook)
             rng = np.random.default_rng([self.vqvae.seed, epoch + 1])
             codes[dead] = self.vqvae._some_vectors(self.images, len(dead), rng)
             quantizer.codebook.assign(codes)
+            self.vqvae._take_weights(self.trained)

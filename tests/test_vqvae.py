@@ -153,6 +153,11 @@ def test_constant_images_are_no_trouble():
         (np.zeros((16, 8, 8, 1)), {"epochs": 0}, "epochs must be at least 1"),
         (np.zeros((16, 8, 8, 1)), {"learning_rate": -1}, "above 0"),
         (np.zeros((16, 8, 8, 1)), {"precision": "float8"}, "float32, bfloat16"),
+        (
+            np.zeros((16, 8, 8, 1)),
+            {"validation_data": np.zeros((2, 8, 8))},
+            "\\(n, h, w",
+        ),
     ],
 )
 def test_bad_input_is_answered_with_its_cure(images, options, sentence):
@@ -169,3 +174,17 @@ def test_a_loss_that_explodes_stops_the_training(blobs):
 def test_unfitted_names_the_call_to_make(call):
     with pytest.raises(InputError, match="call fit"):
         getattr(VQVAE(), call)(np.zeros((1, 8, 8, 1)))
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"widths": ()}, "length of widths must be at least 1"),
+        ({"widths": (8, 0)}, "widths must be at least 1"),
+        ({"n_codes": 0}, "n_codes must be at least 1"),
+        ({"seed": -1}, "seed must be at least 0"),
+    ],
+)
+def test_bad_hyperparameters_are_answered_with_their_cure(options, sentence):
+    with pytest.raises(InputError, match=sentence):
+        VQVAE(**(TINY | options)).fit(np.zeros((16, 8, 8, 1)), **FIT)

@@ -114,10 +114,10 @@ class TrainLDMFlow(Workflow):
         if resume:
             _refuse_nothing_to_resume(model_path, checkpoints)
         else:
-            refuse_overwriting(self, (model_path, history_path, picture_path))
             refuse_overwriting(
                 self, checkpoints, "add --resume to go on, or --force to start afresh"
             )
+            refuse_overwriting(self, (model_path, history_path, picture_path))
         images, held_out = _split(_load(input_files), validation, seed, batch_size)
         with quiet_start():
             from dipy_ldm import VQVAE, LatentDiffusion
@@ -128,7 +128,7 @@ class TrainLDMFlow(Workflow):
         model = LatentDiffusion(
             vqvae, widths=widths_ldm, schedule=schedule, target=target, seed=seed
         )
-        model.check_options()
+        model.check_hyperparameters()
         if not resume:
             _forget(checkpoints)
         model_path.parent.mkdir(parents=True, exist_ok=True)
