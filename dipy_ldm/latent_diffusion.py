@@ -132,7 +132,9 @@ class LatentDiffusion:
             If the images or an option can't be used.
         """
         images = self._check_images(images)
-        training.check_options(len(images), epochs, batch_size, learning_rate)
+        training.check_options(
+            len(images), epochs, batch_size, learning_rate, precision
+        )
         self.check_hyperparameters()
         self.fingerprint_ = training.fingerprint(images)
         settings = self._hyperparameters() | {
@@ -154,20 +156,21 @@ class LatentDiffusion:
         record = training.Record(checkpoint, settings)
         done = record.restore(model)
         after = _AfterEpoch(self, model, validation_data)
-        model.fit(
+        training.fit(
+            self,
+            model,
             self._noised(latents, batch_size, self.seed, done),
+            after,
+            record,
+            title="diffusion",
+            callbacks=callbacks,
+            verbose=verbose,
             epochs=epochs,
             initial_epoch=done,
             steps_per_epoch=steps,
-            callbacks=training.in_order(
-                after, record, "diffusion", callbacks, self, verbose
-            ),
-            shuffle=False,  # the batches are shuffled already
-            verbose=0,
         )
         # Keras puts the averaged weights into the model when fit ends.
         self.denoiser_.set_weights(model.get_weights())
-        self.history_ = record.history
         return self
 
     def predict(

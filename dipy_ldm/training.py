@@ -10,8 +10,8 @@ from keras import ops
 import numpy as np
 from tqdm import tqdm
 
-from dipy_ldm import persistence
-from dipy_ldm.validation import InputError, at_least
+from dipy_ldm import networks, persistence
+from dipy_ldm.validation import InputError, at_least, choose
 
 
 def cosine_decay(learning_rate, steps):
@@ -145,11 +145,17 @@ def _variables(model):
         yield f"optimizer.{i}", variable
 
 
-def in_order(after, record, title, callbacks, estimator, verbose):
-    """Put the callbacks of a training in the order in which they must run.
+def fit(estimator, model, data, after, record, *, title, callbacks, verbose, **length):
+    """Run stock ``keras.Model.fit`` with what both stages want around it.
 
     Parameters
     ----------
+    estimator : VQVAE or LatentDiffusion
+        What is trained; its ``history_`` is kept up to date.
+    model : keras.Model
+        Compiled model.
+    data : tf.data.Dataset
+        Batches without end.
     after : keras.callbacks.Callback
         The stage's own work after each epoch.
     record : Record
@@ -158,15 +164,10 @@ def in_order(after, record, title, callbacks, estimator, verbose):
         Name on the progress bar.
     callbacks : sequence of callable
         The user's, called as ``callback(estimator)`` once the history is there.
-    estimator : VQVAE or LatentDiffusion
-        What is trained.
     verbose : bool
         Show a progress bar.
-
-    Returns
-    -------
-    list of keras.callbacks.Callback
-        The callbacks.
+    **length : int
+        ``epochs``, ``initial_epoch`` and ``steps_per_epoch``.
     """
 
     def tell(epoch, logs):
@@ -175,7 +176,15 @@ def in_order(after, record, title, callbacks, estimator, verbose):
             callback(estimator)
 
     told = keras.callbacks.LambdaCallback(on_epoch_end=tell)
-    return [after, record, told] + ([Progress(title)] if verbose else [])
+    progress = Progress(title, disable=not verbose)
+    # The batches are shuffled already.
+    options = {"shuffle": False, "verbose": 0}
+    try:
+        model.fit(data, callbacks=[after, record, told, progress], **length, **options)
+    finally:
+        # Or else an interrupted bar is drawn once more, below the last word.
+        progress.on_train_end()
+    estimator.history_ = record.history
 
 
 def check_sizes(seed, **sizes):
@@ -201,7 +210,7 @@ def check_sizes(seed, **sizes):
             at_least(name, number, 1)
 
 
-def check_options(n, epochs, batch_size, learning_rate):
+def check_options(n, epochs, batch_size, learning_rate, precision):
     """Refuse options with which nothing could be trained.
 
     Parameters
@@ -212,12 +221,16 @@ def check_options(n, epochs, batch_size, learning_rate):
         Passes over the images, and images in a batch.
     learning_rate : float
         Highest learning rate.
+    precision : str
+        Precision of the computations.
 
     Raises
     ------
     InputError
-        If a number is too small, or there are fewer images than in a batch.
+        If there is no such precision, a number is too small, or there are fewer
+        images than in a batch.
     """
+    choose("precision", precision, networks.PRECISIONS)
     at_least("epochs", epochs, 1)
     at_least("batch_size", batch_size, 1)
     if not learning_rate > 0:
@@ -236,32 +249,37 @@ class Progress(keras.callbacks.Callback):
     ----------
     title : str
         Name of the bar.
+    disable : bool
+        Show nothing.
     """
 
-    def __init__(self, title):
+    def __init__(self, title, *, disable=False):
         super().__init__()
         self.title = title
-
-    def on_train_begin(self, logs=None):
-        """Open the bar."""
-        self._bar = None
+        self.disable = disable
+        self.bar = None
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Say which epoch it is."""
+        """Open the bar, and say which epoch it is."""
         steps, epochs = self.params["steps"], self.params["epochs"]
-        if self._bar is None:
-            self._bar = tqdm(total=steps * epochs, initial=steps * epoch, unit="step")
-        self._bar.set_description(f"{self.title}, epoch {epoch + 1}/{epochs}")
+        if self.bar is None:
+            self.bar = tqdm(
+                total=steps * epochs,
+                initial=steps * epoch,
+                unit="step",
+                disable=self.disable,
+            )
+        self.bar.set_description(f"{self.title}, epoch {epoch + 1}/{epochs}")
 
     def on_train_batch_end(self, batch, logs=None):
         """Move on by a step."""
-        self._bar.set_postfix(loss=f"{logs['loss']:.4f}", refresh=False)
-        self._bar.update()
+        self.bar.set_postfix(loss=f"{logs['loss']:.4f}", refresh=False)
+        self.bar.update()
 
     def on_train_end(self, logs=None):
         """Close the bar."""
-        if self._bar is not None:
-            self._bar.close()
+        if self.bar is not None:
+            self.bar.close()
 
 
 def as_array(images, rank=None):

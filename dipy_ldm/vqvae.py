@@ -138,8 +138,10 @@ class VQVAE:
         if validation_data is not None:
             rank = images.ndim - 2
             validation_data = training.as_array(validation_data, rank=rank)
-        training.check_options(len(images), epochs, batch_size, learning_rate)
-        self._check_hyperparameters()
+        training.check_options(
+            len(images), epochs, batch_size, learning_rate, precision
+        )
+        self.check_hyperparameters()
         self.fingerprint_ = training.fingerprint(images)
         settings = self._hyperparameters() | {
             "epochs": epochs,
@@ -160,19 +162,20 @@ class VQVAE:
         if done == 0:
             self._start_codebook(model, images)
         after = _AfterEpoch(self, model, images, validation_data)
-        model.fit(
+        training.fit(
+            self,
+            model,
             batches(images, batch_size, seed=self.seed, first_epoch=done),
+            after,
+            record,
+            title="autoencoder",
+            callbacks=callbacks,
+            verbose=verbose,
             epochs=epochs,
             initial_epoch=done,
             steps_per_epoch=steps,
-            callbacks=training.in_order(
-                after, record, "autoencoder", callbacks, self, verbose
-            ),
-            shuffle=False,  # the batches are shuffled already
-            verbose=0,
         )
         self._take_weights(model)
-        self.history_ = record.history
         return self
 
     def encode(self, images, *, batch_size=256):
@@ -360,7 +363,14 @@ class VQVAE:
             "seed": self.seed,
         }
 
-    def _check_hyperparameters(self):
+    def check_hyperparameters(self):
+        """Refuse what no network can be built of.
+
+        Raises
+        ------
+        InputError
+            If a size is too small.
+        """
         training.check_sizes(
             self.seed,
             widths=self.widths,

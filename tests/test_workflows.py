@@ -154,7 +154,7 @@ def test_ctrl_c_says_how_to_go_on(trained, tmp_path):
     checkpoint = tmp_path / "ldm.safetensors.autoencoder-checkpoint"
     _, stderr = kill_when(process, checkpoint, signal.SIGINT)
     assert process.returncode == 130
-    assert "--resume goes on" in answer(stderr)
+    assert "add --resume to go on" in answer(stderr)
     assert "Traceback" not in stderr
     assert checkpoint.exists()
 
@@ -166,10 +166,12 @@ BAD_TRAINING = {
     "a wrong shape": (["line.npy"], "give an array"),
     "NaN": (["nan.npy"], "NaN or infinite values"),
     "too few images": (["one.npy"], "fewer than a batch of 64"),
-    "another schedule": (["blobs.npy", "--schedule", "x"], "cosine, linear"),
-    "another target": (["blobs.npy", "--target", "x"], "v, noise, clean"),
+    "another schedule": (["blobs.npy", *TINY, "--schedule", "x"], "cosine, linear"),
+    "another target": (["blobs.npy", *TINY, "--target", "x"], "v, noise, clean"),
     "another precision": (["blobs.npy", *TINY[:-1], "x"], "float32, bfloat16"),
-    "no epochs": (["blobs.npy", *TINY, "--epochs_vqvae", "0"], "at least 1"),
+    "no epochs": (["blobs.npy", *TINY, "--epochs_ldm", "0"], "at least 1"),
+    "no batch": (["blobs.npy", "--batch_size", "0"], "at least 1"),
+    "no widths": (["blobs.npy", *TINY, "--widths_ldm"], "length of widths"),
     "all held out": (["blobs.npy", "--validation", "1"], "below 1"),
     "nothing to resume": (["blobs.npy", "--resume"], "no checkpoint"),
 }

@@ -1,5 +1,6 @@
 """One's own two-dimensional images: arrays in .npy and .npz files, PNG files."""
 
+from glob import glob
 from pathlib import Path
 import zipfile
 
@@ -16,7 +17,7 @@ def load_images(paths):
     ----------
     paths : sequence of str or Path
         Arrays ``(n, h, w)`` or ``(n, h, w, channels)`` in ``.npy`` or ``.npz``
-        files, PNG files, or folders of these.
+        files, PNG files, folders of these, or wildcards.
 
     Returns
     -------
@@ -50,9 +51,13 @@ def _files(path):
                 f"the folder {path} has no images; put .npy, .npz or .png files there."
             )
         return files
-    if not path.exists():
+    if path.exists():
+        return [path]
+    # A quoted wildcard, or one of a shell that does not expand it.
+    files = sorted(map(Path, glob(str(path))))
+    if not files:
         raise InputError(f"there is no file {path}; check the path.")
-    return [path]
+    return files
 
 
 def _read(file):

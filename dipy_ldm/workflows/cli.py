@@ -32,7 +32,7 @@ def _run(flow):
     except (InputError, OSError) as error:
         _leave(str(error), 1)
     except KeyboardInterrupt:
-        _leave(getattr(flow, "interrupted", "interrupted; nothing was written."), 130)
+        _leave(flow.when_interrupted(), 130)
 
 
 def _leave(sentence, status):

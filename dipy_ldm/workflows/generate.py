@@ -17,6 +17,16 @@ class GenerateLDMFlow(Workflow):
         """Return the prefix of the workflow's options in combined workflows."""
         return "generate_ldm"
 
+    def when_interrupted(self):
+        """Say what Ctrl-C left behind.
+
+        Returns
+        -------
+        str
+            One sentence.
+        """
+        return "interrupted; nothing was written."
+
     def run(
         self,
         model_file,

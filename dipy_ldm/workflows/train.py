@@ -22,6 +22,18 @@ class TrainLDMFlow(Workflow):
         """Return the prefix of the workflow's options in combined workflows."""
         return "train_ldm"
 
+    def when_interrupted(self):
+        """Say what Ctrl-C left behind.
+
+        Returns
+        -------
+        str
+            One sentence.
+        """
+        if any(path.exists() for path in getattr(self, "checkpoints", ())):
+            return "interrupted; add --resume to go on from the last whole epoch."
+        return "interrupted before the end of an epoch; nothing is there to resume."
+
     def run(
         self,
         input_files,
@@ -120,7 +132,7 @@ class TrainLDMFlow(Workflow):
             refuse_overwriting(self, (model_path, history_path, picture_path))
         images, held_out = _split(_load(input_files), validation, seed, batch_size)
         with quiet_start():
-            from dipy_ldm import VQVAE, LatentDiffusion
+            from dipy_ldm import VQVAE, LatentDiffusion, training
 
         vqvae = VQVAE(
             widths=widths_vqvae, n_codes=n_codes, code_dim=code_dim, seed=seed
@@ -128,19 +140,22 @@ class TrainLDMFlow(Workflow):
         model = LatentDiffusion(
             vqvae, widths=widths_ldm, schedule=schedule, target=target, seed=seed
         )
-        model.check_hyperparameters()
+        report = _Report(history_path, picture_path, images[:16])
+        stages = (
+            (vqvae, epochs_vqvae, checkpoints[0], report.autoencoder),
+            (model, epochs_ldm, checkpoints[1], report.diffusion),
+        )
+        # Both stages, before the first has taken hours.
+        for estimator, epochs, _, _ in stages:
+            estimator.check_hyperparameters()
+            training.check_options(
+                len(images), epochs, batch_size, learning_rate, precision
+            )
         if not resume:
             _forget(checkpoints)
         model_path.parent.mkdir(parents=True, exist_ok=True)
-        report = _Report(history_path, picture_path, images[:16])
-        self.interrupted = (
-            "interrupted; the same command with --resume goes on from the last whole "
-            "epoch."
-        )
-        for estimator, epochs, checkpoint, tell in (
-            (vqvae, epochs_vqvae, checkpoints[0], report.autoencoder),
-            (model, epochs_ldm, checkpoints[1], report.diffusion),
-        ):
+        self.checkpoints = checkpoints
+        for estimator, epochs, checkpoint, tell in stages:
             estimator.fit(
                 images,
                 validation_data=held_out,

@@ -18,6 +18,7 @@ def test_npy_and_npz(tmp_path):
     assert images.dtype == np.float32
     npt.assert_array_equal(images, np.concatenate([IMAGES, IMAGES])[..., None])
     npt.assert_array_equal(load_images([tmp_path]), images)
+    npt.assert_array_equal(load_images([tmp_path / "*.np?"]), images)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "I;16", "P"])
