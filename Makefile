@@ -18,8 +18,10 @@ help:  ## list the targets
 	@touch $@
 
 demo: .venv/installed  ## train on MNIST for some minutes and generate 100 digits
-	@$(BIN)/dipy_train_ldm mnist --epochs_vqvae 2 --epochs_ldm 6 --out_dir demo --force
-	@$(BIN)/dipy_generate_ldm demo/ldm.safetensors --n_samples 100 --out_dir demo --force
+	@$(BIN)/dipy_train_ldm mnist --epochs_vqvae 1 --epochs_ldm 2 \
+		--validation 0.2 --out_dir demo --force
+	@$(BIN)/dipy_generate_ldm demo/ldm.safetensors --n_samples 100 \
+		--out_dir demo --force
 	@echo "The generated digits are in demo/samples.png"
 
 test: lint  ## check the style, then run the tests

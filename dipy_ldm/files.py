@@ -30,6 +30,10 @@ def replacing(path):
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial
+        # As any new file has them; safetensors lets nobody but the owner read.
+        mask = os.umask(0)
+        os.umask(mask)
+        partial.chmod(0o666 & ~mask)
         os.replace(partial, path)
     except OSError as error:
         reason = error.strerror or str(error)

@@ -143,7 +143,7 @@ def uniform_time(schedule, steps):
     return np.linspace(1, 0, steps, endpoint=False)
 
 
-def uniform_log_snr(schedule, steps, end=0.05):
+def uniform_log_snr(schedule, steps, end=0.2):
     """Space times so that the log-SNR grows evenly.
 
     Parameters

@@ -502,7 +502,7 @@ class _AfterEpoch(keras.callbacks.Callback):
         """Put dead codes where encoded images are."""
         if len(dead):
             quantizer = self.trained.get_layer("quantizer")
-            codes = np.array(quantizer.codebook)
+            codes = ops.convert_to_numpy(quantizer.codebook).copy()
             rng = np.random.default_rng([self.vqvae.seed, epoch + 1])
             codes[dead] = self.vqvae._some_vectors(self.images, len(dead), rng)
             quantizer.codebook.assign(codes)

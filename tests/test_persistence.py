@@ -27,6 +27,11 @@ def test_round_trip(model):
     assert document["format_version"] == persistence.FORMAT_VERSION
 
 
+def test_a_model_file_can_be_read_by_others(model):
+    (model.parent / "any").touch()
+    assert model.stat().st_mode == (model.parent / "any").stat().st_mode
+
+
 def cut(path):
     path.write_bytes(path.read_bytes()[:-4])
 
