@@ -19,7 +19,7 @@ help:  ## list the targets
 
 demo: .venv/installed  ## train on MNIST for some minutes and generate 100 digits
 	@$(BIN)/dipy_train_ldm mnist --epochs_vqvae 1 --epochs_ldm 2 \
-		--validation 0.2 --out_dir demo --force
+		--validation 0.25 --out_dir demo --force
 	@$(BIN)/dipy_generate_ldm demo/ldm.safetensors --n_samples 100 \
 		--out_dir demo --force
 	@echo "The generated digits are in demo/samples.png"

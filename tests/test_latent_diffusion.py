@@ -72,8 +72,9 @@ def test_denoise_at_full_strength_is_free_of_the_image(diffusion, blobs):
     npt.assert_allclose(results[0], results[1], atol=0.05 * np.ptp(blobs))
 
 
-@pytest.mark.parametrize("target", ["v", "noise", "clean"])
-@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+@pytest.mark.parametrize(
+    ("target", "schedule"), [("v", "linear"), ("noise", "linear"), ("clean", "cosine")]
+)
 def test_every_target_and_schedule_trains(vqvae, blobs, target, schedule):
     model = LatentDiffusion(vqvae, target=target, schedule=schedule, **TINY)
     model.fit(blobs, **FIT)
