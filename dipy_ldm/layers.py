@@ -155,3 +155,41 @@ class TimeEmbedding(keras.layers.Layer):
     def get_config(self):
         """Return the arguments of the constructor."""
         return super().get_config() | {"width": self.width}
+
+
+@keras.saving.register_keras_serializable("dipy_ldm")
+class Recomputed(keras.layers.Layer):
+    """Compute a network again for the gradient, instead of keeping its insides.
+
+    Gradient checkpointing :footcite:p:`Chen2016`. ``keras.RematScope`` can't do it
+    to whole networks in a graph: the argument ``training``, which Keras adds, is
+    refused there by TensorFlow's custom gradients.
+
+    Parameters
+    ----------
+    block : keras.Model
+        Network that behaves in training as it does otherwise.
+    **kwargs
+        Arguments of :class:`keras.layers.Layer`.
+
+    References
+    ----------
+    .. footbibliography::
+    """
+
+    def __init__(self, block, **kwargs):
+        super().__init__(**kwargs)
+        self.block = block
+
+    def call(self, inputs):
+        """Apply the network to a list of tensors."""
+        return keras.remat(lambda *tensors: self.block(list(tensors)))(*inputs)
+
+    def compute_output_spec(self, inputs):
+        """Return the network's own output."""
+        return self.block.compute_output_spec(inputs)
+
+    def get_config(self):
+        """Return the arguments of the constructor."""
+        block = keras.saving.serialize_keras_object(self.block)
+        return super().get_config() | {"block": block}

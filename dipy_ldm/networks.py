@@ -6,11 +6,12 @@ tells two from three.
 """
 
 from contextlib import contextmanager
+import math
 
 import keras
 from keras import layers
 
-from dipy_ldm.layers import TimeEmbedding
+from dipy_ldm.layers import Recomputed, TimeEmbedding
 from dipy_ldm.validation import InputError, choose
 
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
@@ -33,11 +34,13 @@ def precision(name):
         keras.config.set_dtype_policy(before)
 
 
-def encoder(channels, rank, *, widths, blocks, code_dim):
+def encoder(channels, rank, *, widths, blocks, code_dim, remat=False):
     """Build the network that maps images to latents.
 
-    Residual blocks at each width, each followed by a convolution of stride 2:
-    the latents are ``2 ** len(widths)`` times smaller per side.
+    A convolution of stride 2 and residual blocks at each width: the latents are
+    ``2 ** len(widths)`` times smaller per side. Normalisation is over the channels
+    of one position :footcite:p:`Zhang2019`, so that what comes out at a place
+    depends on its neighbourhood alone, whether a patch, a tile or all is given.
 
     Parameters
     ----------
@@ -49,11 +52,18 @@ def encoder(channels, rank, *, widths, blocks, code_dim):
         Residual blocks of each level.
     code_dim : int
         Channels of the latents.
+    remat : bool
+        Compute the insides of each block again for the gradient, instead of
+        keeping them: less memory, more time.
 
     Returns
     -------
     keras.Model
         ``(batch, *space, channels)`` to ``(batch, *space / factor, code_dim)``.
+
+    References
+    ----------
+    .. footbibliography::
     """
     images = keras.Input((*(None,) * rank, channels))
     x = images
@@ -61,12 +71,12 @@ def encoder(channels, rank, *, widths, blocks, code_dim):
         # Down first: the full resolution is where the time goes.
         x = _conv(x, width, size=4, strides=2)
         for _ in range(blocks):
-            x = _residual(x, width)
-    latents = _to_output(x, code_dim)
+            x = _residual(x, width, _norm_position, remat)
+    latents = _to_output(x, code_dim, _norm_position)
     return keras.Model(images, latents, name="encoder")
 
 
-def decoder(channels, rank, *, widths, blocks, code_dim):
+def decoder(channels, rank, *, widths, blocks, code_dim, remat=False):
     """Build the network that maps (quantised) latents to images.
 
     The mirror image of :func:`encoder`.
@@ -81,6 +91,8 @@ def decoder(channels, rank, *, widths, blocks, code_dim):
         Residual blocks of each level.
     code_dim : int
         Channels of the latents.
+    remat : bool
+        As of the encoder.
 
     Returns
     -------
@@ -91,13 +103,36 @@ def decoder(channels, rank, *, widths, blocks, code_dim):
     x = _conv(latents, widths[-1])
     for width, finer in zip(reversed(widths), [*reversed(widths[:-1]), widths[0] // 2]):
         for _ in range(blocks):
-            x = _residual(x, width)
+            x = _residual(x, width, _norm_position, remat)
         x = _conv(_upsample(x), finer)
-    images = _to_output(x, channels)
+    images = _to_output(x, channels, _norm_position)
     return keras.Model(latents, images, name="decoder")
 
 
-def unet(shape, *, widths, blocks, attention):
+def reach(widths, blocks):
+    """Tell how far the decoder looks.
+
+    Parameters
+    ----------
+    widths : sequence of int
+        Channels of each level.
+    blocks : int
+        Residual blocks of each level.
+
+    Returns
+    -------
+    int
+        Latents to each side of its place on which a voxel depends.
+    """
+    # One voxel for each convolution of size 3, at the resolution that it has: the
+    # first, two of each block and, one level finer, the one after upsampling; the
+    # last is at full resolution.
+    levels = range(len(widths))
+    voxels = [1, *(2 * blocks / 2**k + 1 / 2 ** (k + 1) for k in levels)]
+    return math.ceil(sum(voxels) + 1 / 2 ** len(widths))
+
+
+def unet(shape, *, widths, blocks, attention, remat=False):
     """Build the denoiser: a U-Net that knows the time.
 
     Residual blocks conditioned on the time, self-attention at chosen levels, skip
@@ -115,6 +150,9 @@ def unet(shape, *, widths, blocks, attention):
         Residual blocks of each level.
     attention : sequence of bool
         Whether a level has self-attention, one entry a level.
+    remat : bool
+        Compute the insides of each block again for the gradient, instead of
+        keeping them: less memory, more time.
 
     Returns
     -------
@@ -138,19 +176,19 @@ def unet(shape, *, widths, blocks, attention):
             x = _conv(x, width, strides=2)
             skips.append(x)
         for _ in range(blocks):
-            x = _block(x, width, time, attention[level])
+            x = _block(x, width, time, attention[level], remat)
             skips.append(x)
-    x = _residual(x, widths[-1], time)
-    x = _attend(x)
-    x = _residual(x, widths[-1], time)
+    x = _block(x, widths[-1], time, True, remat)
+    x = _block(x, widths[-1], time, False, remat)
     for level, width in reversed(list(enumerate(widths))):
         for _ in range(blocks + 1):
             x = layers.Concatenate()([x, skips.pop()])
-            x = _block(x, width, time, attention[level])
+            x = _block(x, width, time, attention[level], remat)
         if level > 0:
             x = _upsample(x, like=skips[-1])
             x = _conv(x, widths[level - 1])
-    return keras.Model([latents, times], _to_output(x, shape[-1], "zeros"), name="unet")
+    target = _to_output(x, shape[-1], _norm_groups, "zeros")
+    return keras.Model([latents, times], target, name="unet")
 
 
 def _rank(x):
@@ -167,7 +205,7 @@ def _conv(x, width, size=3, strides=1, **kwargs):
     return convolution(width, size, strides=strides, padding="same", **kwargs)(x)
 
 
-def _norm(x):
+def _norm_groups(x):
     # The largest number of groups up to 8 that divides the channels, and leaves at
     # least two of them in each: alone, a channel would lose its mean.
     channels = x.shape[-1]
@@ -176,25 +214,41 @@ def _norm(x):
     return layers.GroupNormalization(groups, epsilon=1e-5)(x)
 
 
+def _norm_position(x):
+    return layers.RMSNormalization(epsilon=1e-5)(x)
+
+
 def _swish(x):
     return layers.Activation("swish")(x)
 
 
-def _to_output(x, channels, initializer="glorot_uniform"):
+def _to_output(x, channels, norm, initializer="glorot_uniform"):
     """Normalise, activate and project, in full precision."""
-    x = _swish(_norm(x))
+    x = _swish(norm(x))
     return _conv(x, channels, kernel_initializer=initializer, dtype="float32")
 
 
-def _residual(x, width, time=None):
+def _residual(x, width, norm, remat, time=None):
     """Add two convolutions, scaled and shifted by the time between them."""
-    shortcut = x if x.shape[-1] == width else _conv(x, width, size=1)
-    x = _conv(_swish(_norm(x)), width)
-    x = _norm(x)
-    if time is not None:
-        x = _modulate(x, time)
-    x = _conv(_swish(x), width, kernel_initializer="zeros")
-    return layers.Add()([shortcut, x])
+
+    def build(x, time=None):
+        shortcut = x if x.shape[-1] == width else _conv(x, width, size=1)
+        x = _conv(_swish(norm(x)), width)
+        x = norm(x)
+        if time is not None:
+            x = _modulate(x, time)
+        x = _conv(_swish(x), width, kernel_initializer="zeros")
+        return layers.Add()([shortcut, x])
+
+    return _enclosed(build, [x] if time is None else [x, time], remat)
+
+
+def _enclosed(build, inputs, remat):
+    """Build a block as a network of its own, which can be computed again."""
+    # Always of its own, so that the order of the weights is the same.
+    stand_ins = [keras.Input(x.shape[1:], dtype=x.dtype) for x in inputs]
+    block = keras.Model(stand_ins, build(*stand_ins))
+    return (Recomputed(block) if remat else block)(inputs)
 
 
 def _modulate(x, time):
@@ -208,15 +262,15 @@ def _modulate(x, time):
     return layers.Add()([x, scaled, project()])
 
 
-def _block(x, width, time, attention):
-    x = _residual(x, width, time)
-    return _attend(x) if attention else x
+def _block(x, width, time, attention, remat):
+    x = _residual(x, width, _norm_groups, remat, time)
+    return _enclosed(_attend, [x], remat) if attention else x
 
 
 def _attend(x):
     """Add self-attention over all positions."""
     space, width = x.shape[1:-1], x.shape[-1]
-    tokens = layers.Reshape((-1, width))(_norm(x))
+    tokens = layers.Reshape((-1, width))(_norm_groups(x))
     heads = max(1, width // 32)
     tokens = layers.MultiHeadAttention(heads, width // heads)(tokens, tokens)
     return layers.Add()([x, layers.Reshape((*space, width))(tokens)])

@@ -80,3 +80,39 @@ def test_precision_is_set_and_restored():
     with pytest.raises(InputError, match="float32, bfloat16"):
         with networks.precision("float16"):
             pass
+
+
+def test_recomputing_changes_memory_and_not_the_result():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((4, 7, 6, 2)).astype("float32")
+    trained = []
+    for remat in (False, True):
+        keras.utils.set_random_seed(0)
+        model = networks.unet(
+            (7, 6, 2), widths=(8, 16), blocks=1, attention=(False, True), remat=remat
+        )
+        model.compile(keras.optimizers.SGD(0.1), loss="mse")
+        times = np.linspace(0, 1, 4)
+        model.fit([x, times], x, epochs=5, batch_size=2, shuffle=False, verbose=0)
+        trained.append(model.get_weights())
+    for kept, again in zip(*trained, strict=True):
+        npt.assert_allclose(kept, again, atol=1e-6)
+
+
+@pytest.mark.parametrize(("widths", "blocks"), [((8, 8), 1), ((8, 8, 8), 2)])
+def test_reach_is_how_far_the_decoder_looks(widths, blocks):
+    decoder = networks.decoder(1, 1, widths=widths, blocks=blocks, code_dim=1)
+    rng = np.random.default_rng(0)
+    for weight in decoder.weights:
+        weight.assign_add(0.1 * rng.standard_normal(weight.shape))
+    latents = rng.standard_normal((1, 64, 1)).astype("float32")
+    changed = latents.copy()
+    changed[0, 32] += 100
+    factor = 2 ** len(widths)
+    difference = np.asarray(decoder(changed) - decoder(latents))[0, :, 0]
+    touched = np.flatnonzero(difference) / factor
+    reach = networks.reach(widths, blocks)
+    assert touched.min() >= 32 - reach
+    assert touched.max() < 33 + reach
+    # And no farther than need be.
+    assert touched.min() < 32 - reach + 1
