@@ -91,6 +91,7 @@ class LatentDiffusion:
         batch_size=64,
         learning_rate=2e-3,
         precision="float32",
+        remat=False,
         checkpoint=None,
         callbacks=(),
         verbose=True,
@@ -112,6 +113,9 @@ class LatentDiffusion:
             Highest learning rate; it warms up and falls to zero.
         precision : {"float32", "bfloat16"}
             Precision of the computations in training.
+        remat : bool
+            Compute parts of the network twice instead of keeping them: a fraction
+            of the memory for about a third more time.
         checkpoint : str or Path, optional
             File written after each epoch; if it is there, training goes on from
             it.
@@ -136,14 +140,17 @@ class LatentDiffusion:
             len(images), epochs, batch_size, learning_rate, precision
         )
         self.check_hyperparameters()
-        self.fingerprint_ = training.fingerprint(images)
+        self.check_memory(
+            self.vqvae.shape_, batch_size, precision=precision, remat=remat
+        )
+        self.fingerprint_ = training.survey(images).fingerprint
         settings = self._hyperparameters() | {
             "epochs": epochs,
             "batch_size": batch_size,
             "learning_rate": learning_rate,
             "precision": precision,
             "images": self.fingerprint_,
-            "vqvae": training.fingerprint(self.vqvae.codebook_),
+            "vqvae": training.survey(self.vqvae.codebook_).fingerprint,
         }
         latents = self.vqvae.encode(images)
         axes = tuple(range(latents.ndim - 1))
@@ -152,7 +159,7 @@ class LatentDiffusion:
         self.latent_shape_ = latents.shape[1:]
         self._build()
         steps = len(images) // batch_size
-        model = self._compile(precision, learning_rate, steps * epochs)
+        model = self._compile(precision, remat, learning_rate, steps * epochs)
         record = training.Record(checkpoint, settings)
         done = record.restore(model)
         after = _AfterEpoch(self, model, validation_data)
@@ -182,7 +189,8 @@ class LatentDiffusion:
         eta=0.0,
         seed=0,
         first=0,
-        batch_size=256,
+        batch_size=None,
+        tile=None,
         verbose=False,
     ):
         """Generate images.
@@ -203,8 +211,12 @@ class LatentDiffusion:
             Seed of the noise.
         first : int
             Number of the first sample.
-        batch_size : int
-            Images that are generated at once.
+        batch_size : int, optional
+            Images that are generated at once; as many as memory surely allows if
+            None.
+        tile : int, optional
+            Voxels along a side of the tiles in which large images are decoded, as
+            of :meth:`VQVAE.decode`.
         verbose : bool
             Show a progress bar.
 
@@ -220,6 +232,7 @@ class LatentDiffusion:
             If the model is not fitted, or an option can't be used.
         """
         self._check_fitted()
+        batch_size = self._batch(batch_size)
         for name, value in {"n": n, "steps": steps, "batch_size": batch_size}.items():
             at_least(name, value, 1)
         at_least("first", first, 0)
@@ -228,7 +241,7 @@ class LatentDiffusion:
 
         def generate(numbers):
             noise = samplers.noise_of(seed, numbers, self.latent_shape_)
-            return self._walk(noise(), path, step, noise)
+            return self._walk(noise(), path, step, noise, tile)
 
         numbers = np.arange(first, first + n)
         title = "generate" if verbose else None
@@ -243,7 +256,8 @@ class LatentDiffusion:
         steps=20,
         eta=0.0,
         seed=0,
-        batch_size=256,
+        batch_size=None,
+        tile=None,
     ):
         """Noise the latents of images to a level, and walk back from there.
 
@@ -265,8 +279,12 @@ class LatentDiffusion:
             Share of fresh noise in each step of ``ddim``, from 0 to 1.
         seed : int
             Seed of the noise.
-        batch_size : int
-            Images that are denoised at once.
+        batch_size : int, optional
+            Images that are denoised at once; as many as memory surely allows if
+            None.
+        tile : int, optional
+            Voxels along a side of the tiles in which large images are decoded, as
+            of :meth:`VQVAE.decode`.
 
         Returns
         -------
@@ -297,11 +315,13 @@ class LatentDiffusion:
         def walk(numbers):
             clean = latents[numbers]
             if strength == 0:
-                return self.vqvae.decode(self._unscaled(clean))
+                return self.vqvae.decode(self._unscaled(clean), tile=tile)
             noise = samplers.noise_of(seed, numbers, self.latent_shape_)
-            return self._walk(alpha * clean + sigma * noise(), path, step, noise)
+            x = alpha * clean + sigma * noise()
+            return self._walk(x, path, step, noise, tile)
 
-        return distribution.in_batches(walk, np.arange(len(images)), batch_size)
+        numbers = np.arange(len(images))
+        return distribution.in_batches(walk, numbers, self._batch(batch_size))
 
     def save(self, path, *, half=False):
         """Write the fitted model, with its autoencoder, to one file.
@@ -389,6 +409,29 @@ class LatentDiffusion:
         choose("schedule", self.schedule, schedules.SCHEDULES)
         choose("target", self.target, schedules.TARGETS)
 
+    def check_memory(self, shape, batch_size, *, precision="float32", remat=False):
+        """Refuse a training that would not fit into the memory.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            Shape of an image, ``(*space, channels)``.
+        batch_size, precision, remat
+            As of :meth:`fit`.
+
+        Raises
+        ------
+        InputError
+            If it needs more than is free.
+        """
+        latent_shape = self.vqvae.latent_shape(shape)
+        with networks.precision(precision):
+            denoiser = self._make_denoiser(latent_shape, remat)
+        training.check_memory("the denoiser", [denoiser], batch_size)
+
+    def _batch(self, batch_size):
+        return batch_size or distribution.safe_batch(self.vqvae.shape_[:-1])
+
     def _check_fitted(self):
         if not hasattr(self, "denoiser_"):
             raise InputError(
@@ -407,10 +450,11 @@ class LatentDiffusion:
             )
         return images
 
-    def _make_denoiser(self):
+    def _make_denoiser(self, latent_shape, remat=False):
         keras.utils.set_random_seed(self.seed)
         return networks.unet(
-            self.latent_shape_,
+            latent_shape,
+            remat=remat,
             widths=self.widths,
             blocks=self.blocks,
             attention=self.attention or [False] * len(self.widths),
@@ -419,16 +463,16 @@ class LatentDiffusion:
     def _build(self):
         """Make the network that generates, in full precision."""
         with networks.precision("float32"):
-            self.denoiser_ = self._make_denoiser()
+            self.denoiser_ = self._make_denoiser(self.latent_shape_)
         self._predict = distribution.compiled(
             lambda latents, times: self.denoiser_([latents, times]),
             self.denoiser_.inputs,
         )
 
-    def _compile(self, precision, learning_rate, steps):
+    def _compile(self, precision, remat, learning_rate, steps):
         """Make the network that is trained."""
         with networks.precision(precision):
-            model = self._make_denoiser()
+            model = self._make_denoiser(self.latent_shape_, remat)
         optimizer = keras.optimizers.AdamW(
             training.cosine_decay(learning_rate, steps),
             weight_decay=1e-4,
@@ -457,10 +501,10 @@ class LatentDiffusion:
     def _unscaled(self, latents):
         return latents * self.latent_scale_ + self.latent_mean_
 
-    def _walk(self, x, path, step, noise):
+    def _walk(self, x, path, step, noise, tile):
         """Sample latents and decode them."""
         latents = samplers.sample(self._denoise, x, path, step, noise)
-        return self.vqvae.decode(self._unscaled(latents), batch_size=len(x))
+        return self.vqvae.decode(self._unscaled(latents), tile=tile)
 
     def _denoise(self, x, t):
         """Estimate the clean latents behind ``x`` at time ``t``."""

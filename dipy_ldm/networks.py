@@ -34,7 +34,7 @@ def precision(name):
         keras.config.set_dtype_policy(before)
 
 
-def encoder(channels, rank, *, widths, blocks, code_dim, remat=False):
+def encoder(space, channels, *, widths, blocks, code_dim, remat=False):
     """Build the network that maps images to latents.
 
     A convolution of stride 2 and residual blocks at each width: the latents are
@@ -44,8 +44,10 @@ def encoder(channels, rank, *, widths, blocks, code_dim, remat=False):
 
     Parameters
     ----------
-    channels, rank : int
-        Channels and spatial dimensions of the images.
+    space : tuple of int or None
+        Spatial size of the images; None for any.
+    channels : int
+        Channels of the images.
     widths : sequence of int
         Channels of each level.
     blocks : int
@@ -65,7 +67,7 @@ def encoder(channels, rank, *, widths, blocks, code_dim, remat=False):
     ----------
     .. footbibliography::
     """
-    images = keras.Input((*(None,) * rank, channels))
+    images = keras.Input((*space, channels))
     x = images
     for width in widths:
         # Down first: the full resolution is where the time goes.
@@ -76,15 +78,17 @@ def encoder(channels, rank, *, widths, blocks, code_dim, remat=False):
     return keras.Model(images, latents, name="encoder")
 
 
-def decoder(channels, rank, *, widths, blocks, code_dim, remat=False):
+def decoder(space, channels, *, widths, blocks, code_dim, remat=False):
     """Build the network that maps (quantised) latents to images.
 
     The mirror image of :func:`encoder`.
 
     Parameters
     ----------
-    channels, rank : int
-        Channels and spatial dimensions of the images.
+    space : tuple of int or None
+        Spatial size of the latents; None for any.
+    channels : int
+        Channels of the images.
     widths : sequence of int
         Channels of each level, as given to the encoder.
     blocks : int
@@ -99,7 +103,7 @@ def decoder(channels, rank, *, widths, blocks, code_dim, remat=False):
     keras.Model
         ``(batch, *space / factor, code_dim)`` to ``(batch, *space, channels)``.
     """
-    latents = keras.Input((*(None,) * rank, code_dim))
+    latents = keras.Input((*space, code_dim))
     x = _conv(latents, widths[-1])
     for width, finer in zip(reversed(widths), [*reversed(widths[:-1]), widths[0] // 2]):
         for _ in range(blocks):
@@ -189,6 +193,42 @@ def unet(shape, *, widths, blocks, attention, remat=False):
             x = _conv(x, widths[level - 1])
     target = _to_output(x, shape[-1], _norm_groups, "zeros")
     return keras.Model([latents, times], target, name="unet")
+
+
+def kept_bytes(network):
+    """Estimate what a network keeps of one example for the gradient.
+
+    Parameters
+    ----------
+    network : keras.Model
+        Network of known spatial size.
+
+    Returns
+    -------
+    int
+        Bytes of what its layers put out. Of blocks that are computed again only
+        the output counts, and once the insides of the largest of them.
+    """
+    kept, again = _kept(network)
+    return kept + again
+
+
+def _kept(network):
+    kept, again = 0, 0
+    for layer in network.layers:
+        if isinstance(layer, keras.Model):
+            inside, largest = _kept(layer)
+            kept, again = kept + inside, max(again, largest)
+        else:
+            kept += _bytes(layer.output)
+        if isinstance(layer, Recomputed):
+            again = max(again, kept_bytes(layer.block))
+    return kept, again
+
+
+def _bytes(tensor):
+    width = keras.backend.standardize_dtype(tensor.dtype)
+    return math.prod(tensor.shape[1:]) * (2 if width == "bfloat16" else 4)
 
 
 def _rank(x):

@@ -4,13 +4,14 @@ import hashlib
 import json
 import math
 from pathlib import Path
+from typing import NamedTuple
 
 import keras
 from keras import ops
 import numpy as np
 from tqdm import tqdm
 
-from dipy_ldm import networks, persistence
+from dipy_ldm import distribution, networks, persistence
 from dipy_ldm.validation import InputError, at_least, choose
 
 
@@ -283,7 +284,7 @@ class Progress(keras.callbacks.Callback):
 
 
 def as_array(images, rank=None):
-    """Return images as float32, or say what is wrong with them.
+    """Return images as an array, or say what is wrong with them.
 
     Parameters
     ----------
@@ -295,12 +296,12 @@ def as_array(images, rank=None):
     Returns
     -------
     ndarray
-        The same, float32.
+        The same, not copied if it is an array.
 
     Raises
     ------
     InputError
-        If the shape is another, there is none, or a value is not finite.
+        If the shape is another, or there is none.
     """
     images = np.asarray(images)
     # One dimension is refused: two-dimensional images without channels look like it.
@@ -311,31 +312,97 @@ def as_array(images, rank=None):
             f"images must have the shape (n, {space}, channels), not {images.shape}; "
             "add the channels with images[..., None]."
         )
-    if not np.issubdtype(images.dtype, np.number) or np.iscomplexobj(images):
+    if images.dtype.kind not in "biuf":
         raise InputError(f"images must be real numbers, not {images.dtype}.")
-    images = images.astype("float32", copy=False)
-    bad = np.flatnonzero(~np.isfinite(images).all(axis=tuple(range(1, images.ndim))))
-    if bad.size:
-        raise InputError(
-            f"image {bad[0]} has NaN or infinite values ({bad.size} of {len(images)} "
-            "images have); remove or replace them."
-        )
     return images
 
 
-def fingerprint(images):
-    """Hash images, so that a model can tell which ones it was trained on.
+class Survey(NamedTuple):
+    """What is to be known of images before training on them.
+
+    Parameters
+    ----------
+    fingerprint : str
+        SHA-256 of shape and values, hexadecimal.
+    low, high : float
+        Lowest and highest value.
+    variance : float
+        Variance of all values.
+    """
+
+    fingerprint: str
+    low: float
+    high: float
+    variance: float
+
+
+def survey(images):
+    """Look at every image once, one at a time.
 
     Parameters
     ----------
     images : ndarray
-        Images.
+        Images, ``(n, *space, channels)``; a mapped file may be larger than the
+        memory.
 
     Returns
     -------
-    str
-        SHA-256 of shape and values, hexadecimal.
+    Survey
+        Hash, range and variance.
+
+    Raises
+    ------
+    InputError
+        If a value is not finite.
     """
     digest = hashlib.sha256(str(images.shape).encode())
-    digest.update(np.ascontiguousarray(images))
-    return digest.hexdigest()
+    sums, bounds, bad = np.zeros(2), [np.inf, -np.inf], []
+    for number, image in enumerate(images):
+        image = np.ascontiguousarray(image, "float32")
+        digest.update(image)
+        if not np.isfinite(image).all():
+            bad.append(number)
+            continue
+        sums += image.sum(dtype="float64"), np.square(image, dtype="float64").sum()
+        bounds = min(bounds[0], image.min()), max(bounds[1], image.max())
+    if bad:
+        raise InputError(
+            f"image {bad[0]} has NaN or infinite values ({len(bad)} of {len(images)} "
+            "images have); remove or replace them."
+        )
+    mean, square = sums / images.size
+    return Survey(digest.hexdigest(), *map(float, bounds), float(square - mean**2))
+
+
+def check_memory(what, parts, batch_size, extra=0):
+    """Refuse networks whose training would not fit into the memory.
+
+    Parameters
+    ----------
+    what : str
+        What is trained, in the user's words.
+    parts : list of keras.Model
+        Networks of known spatial size.
+    batch_size : int
+        Examples in a batch.
+    extra : int
+        Bytes that an example takes beside the networks.
+
+    Raises
+    ------
+    InputError
+        If it needs more than is free.
+    """
+    weights = sum(part.count_params() for part in parts)
+    kept = sum(networks.kept_bytes(part) for part in parts)
+    # A weight has its gradient, two moments and an average; and some of what is
+    # kept is there twice while gradients are computed.
+    needed = 4 * 6 * weights + batch_size * (1.5 * kept + extra)
+    free = distribution.free_memory()
+    if needed > free:
+        raise InputError(
+            f"training {what} needs about {needed / 2**30:.1f} GiB of memory and "
+            f"{free / 2**30:.1f} GiB are free; give a smaller batch_size (it is "
+            f"{batch_size}), images of fewer voxels (a smaller patch for the "
+            "autoencoder, a larger voxel size), or remat."
+        )

@@ -8,10 +8,11 @@ from keras import ops
 import numpy as np
 from scipy.cluster.vq import kmeans2
 
-from dipy_ldm import distribution, networks, persistence, training
+from dipy_ldm import distribution, losses, networks, persistence, training
 from dipy_ldm.data.batches import batches
+from dipy_ldm.data.windows import read_whole
 from dipy_ldm.layers import VectorQuantizer
-from dipy_ldm.validation import InputError
+from dipy_ldm.validation import InputError, choose
 
 
 class VQVAE:
@@ -34,6 +35,8 @@ class VQVAE:
         Channels of the latents.
     commitment : float
         Weight of the loss that keeps the latents near their codes.
+    loss : {"squared", "absolute", "spectral", "structural"}
+        How reconstructions are compared with images; see :mod:`dipy_ldm.losses`.
     seed : int
         Seed of everything random.
 
@@ -45,6 +48,8 @@ class VQVAE:
         The codes, ``(n_codes, code_dim)``.
     intensity_ : tuple of float
         Lowest and highest value of the training images.
+    affine_ : ndarray or None
+        Where the voxels of the training images are, ``(4, 4)``, in millimetres.
     history_ : dict of str to list
         Figures of each epoch: ``loss``, ``mse``, ``perplexity``, ``usage``,
         ``revived``, and ``val_mse``.
@@ -72,6 +77,7 @@ class VQVAE:
         n_codes=1024,
         code_dim=4,
         commitment=0.25,
+        loss="squared",
         seed=0,
     ):
         self.widths = widths
@@ -79,6 +85,7 @@ class VQVAE:
         self.n_codes = n_codes
         self.code_dim = code_dim
         self.commitment = commitment
+        self.loss = loss
         self.seed = seed
 
     @property
@@ -86,15 +93,37 @@ class VQVAE:
         """How many times smaller than images latents are, per side."""
         return 2 ** len(self.widths)
 
+    def latent_shape(self, shape):
+        """Say what shape the latents have.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            Shape of an image, ``(*space, channels)``.
+
+        Returns
+        -------
+        tuple of int
+            Shape of its latents, ``(*ceil(space / factor), code_dim)``.
+        """
+        window = self._window(shape[:-1])
+        return (*(size // self.factor for size in window), self.code_dim)
+
     def fit(
         self,
         images,
         *,
         validation_data=None,
+        affine=None,
+        masks=None,
+        background=1.0,
+        patch=None,
+        augment=None,
         epochs=5,
         batch_size=64,
         learning_rate=2e-3,
         precision="float32",
+        remat=False,
         checkpoint=None,
         callbacks=(),
         verbose=True,
@@ -104,9 +133,22 @@ class VQVAE:
         Parameters
         ----------
         images : array_like
-            Images, ``(n, *space, channels)``, of any range.
+            Images, ``(n, *space, channels)``, of any range. A mapped file is read
+            as it is needed and may be larger than the memory.
         validation_data : array_like, optional
             Images that are reconstructed after each epoch, not learnt from.
+        affine : array_like, optional
+            Where the voxels are, ``(4, 4)``, in millimetres; kept with the model.
+        masks : array_like, optional
+            What matters on the images, ``(n, *space)``; where they are brighter
+            than the darkest voxel of all, if None.
+        background : float
+            Weight in the loss of a voxel outside of the mask; inside it is 1.
+        patch : int or sequence of int, optional
+            Voxels along each side of the piece that is drawn of an image, from a
+            random place; the whole image if None.
+        augment : Augmentation, optional
+            How images are changed before they are seen; not at all if None.
         epochs : int
             Passes over the images.
         batch_size : int
@@ -115,6 +157,9 @@ class VQVAE:
             Highest learning rate; it warms up and falls to zero.
         precision : {"float32", "bfloat16"}
             Precision of the computations in training.
+        remat : bool
+            Compute parts of the network twice instead of keeping them: a fraction
+            of the memory for about a third more time.
         checkpoint : str or Path, optional
             File written after each epoch; if it is there, training goes on from
             it.
@@ -138,34 +183,56 @@ class VQVAE:
         if validation_data is not None:
             rank = images.ndim - 2
             validation_data = training.as_array(validation_data, rank=rank)
+        masks = _check_masks(masks, background, images.shape[:-1])
         training.check_options(
             len(images), epochs, batch_size, learning_rate, precision
         )
         self.check_hyperparameters()
-        self.fingerprint_ = training.fingerprint(images)
+        self.shape_ = images.shape[1:]
+        _check_patch(patch, images.ndim - 2)
+        size = self._window(images.shape[1:-1], patch)
+        self.check_memory(
+            self.shape_, batch_size, precision=precision, remat=remat, patch=patch
+        )
+        survey = training.survey(images)
+        self.affine_ = None if affine is None else np.array(affine, "float64")
+        self.intensity_ = survey.low, survey.high
+        self.fingerprint_ = survey.fingerprint
         settings = self._hyperparameters() | {
             "epochs": epochs,
             "batch_size": batch_size,
             "learning_rate": learning_rate,
             "precision": precision,
+            "patch": size,
+            "background": background,
+            "augment": augment,
             "images": self.fingerprint_,
         }
-        self.shape_ = images.shape[1:]
-        self.intensity_ = (float(images.min()), float(images.max()))
         self._build()
-        images = self._to_network(images)
         steps = len(images) // batch_size
         rates = training.cosine_decay(learning_rate, steps * epochs)
-        model = self._compile(precision, rates, float(images.var()))
+        variance = survey.variance / ((survey.high - survey.low) ** 2 or 1)
+        model = self._compile(precision, remat, rates, variance)
         record = training.Record(checkpoint, settings)
         done = record.restore(model)
         if done == 0:
             self._start_codebook(model, images)
         after = _AfterEpoch(self, model, images, validation_data)
+        data = batches(
+            images,
+            batch_size,
+            seed=self.seed,
+            first_epoch=done,
+            size=size,
+            bounds=self.intensity_,
+            masks=masks,
+            background=background,
+            augment=augment,
+        )
         training.fit(
             self,
             model,
-            batches(images, batch_size, seed=self.seed, first_epoch=done),
+            data,
             after,
             record,
             title="autoencoder",
@@ -178,15 +245,16 @@ class VQVAE:
         self._take_weights(model)
         return self
 
-    def encode(self, images, *, batch_size=256):
+    def encode(self, images, *, batch_size=None):
         """Map images to latents, before quantisation.
 
         Parameters
         ----------
         images : array_like
             Images, ``(n, *space, channels)``.
-        batch_size : int
-            Images that are encoded at once.
+        batch_size : int, optional
+            Images that are encoded at once; as many as memory surely allows if
+            None.
 
         Returns
         -------
@@ -195,11 +263,21 @@ class VQVAE:
         """
         self._check_fitted()
         images = training.as_array(images, rank=len(self.shape_) - 1)
-        images = self._to_network(images)
-        return distribution.in_batches(self._encode, images, batch_size)
 
-    def decode(self, latents, *, space=None, batch_size=256):
+        def encode(numbers):
+            return self._encode(self._to_network(images[numbers]))
+
+        return distribution.in_batches(
+            encode,
+            np.arange(len(images)),
+            batch_size or distribution.safe_batch(images.shape[1:-1]),
+        )
+
+    def decode(self, latents, *, space=None, batch_size=None, tile=None):
         """Quantise latents and map them to images.
+
+        Large images are decoded tile by tile. Tiles overlap by all that a voxel
+        depends on, so that the result is the same.
 
         Parameters
         ----------
@@ -207,8 +285,12 @@ class VQVAE:
             Latents, ``(n, *space / factor, code_dim)``.
         space : tuple of int, optional
             Size of the images, where it is not that of the training images.
-        batch_size : int
-            Latents that are decoded at once.
+        batch_size : int, optional
+            Latents that are decoded at once; as many as memory surely allows if
+            None.
+        tile : int, optional
+            Voxels along a side of a tile, without the overlap; chosen by the size
+            of the images if None.
 
         Returns
         -------
@@ -217,21 +299,37 @@ class VQVAE:
             the training images.
         """
         self._check_fitted()
-        space = self.shape_[:-1] if space is None else space
-        images = distribution.in_batches(self._decode, latents, batch_size)
-        images = images[(slice(None), *map(slice, space))]
+        space = self.shape_[:-1] if space is None else tuple(space)
+        reach = networks.reach(self.widths, self.blocks)
+        tile = tile or distribution.safe_side(len(space)) - 2 * reach * self.factor
+        cut = tuple(map(slice, space))
         low, high = self.intensity_
-        return np.clip(images, 0, 1) * np.float32(high - low) + np.float32(low)
 
-    def predict(self, images, *, batch_size=256):
+        def decode(piece):
+            images = distribution.in_tiles(
+                self._decode,
+                piece,
+                tile=max(1, tile // self.factor),
+                margin=reach,
+                factor=self.factor,
+            )[(slice(None), *cut)]
+            return np.clip(images, 0, 1) * np.float32(high - low) + np.float32(low)
+
+        batch_size = batch_size or distribution.safe_batch(space)
+        return distribution.in_batches(decode, latents, batch_size)
+
+    def predict(self, images, *, batch_size=None, tile=None):
         """Reconstruct images.
 
         Parameters
         ----------
         images : array_like
             Images, ``(n, *space, channels)``.
-        batch_size : int
-            Images that are reconstructed at once.
+        batch_size : int, optional
+            Images that are reconstructed at once; as many as memory surely allows
+            if None.
+        tile : int, optional
+            Voxels along a side of a tile, as of :meth:`decode`.
 
         Returns
         -------
@@ -240,7 +338,7 @@ class VQVAE:
         """
         latents = self.encode(images, batch_size=batch_size)
         space = np.shape(images)[1:-1]
-        return self.decode(latents, space=space, batch_size=batch_size)
+        return self.decode(latents, space=space, batch_size=batch_size, tile=tile)
 
     def codes(self, latents):
         """Tell which code each latent vector is nearest to.
@@ -316,6 +414,7 @@ class VQVAE:
             "vqvae": self._hyperparameters(),
             "shape": self.shape_,
             "intensity": self.intensity_,
+            "affine": None if self.affine_ is None else self.affine_.tolist(),
             "history": self.history_,
             "fingerprint": self.fingerprint_,
         }
@@ -339,6 +438,8 @@ class VQVAE:
         vqvae = cls(**document["vqvae"])
         vqvae.shape_ = tuple(document["shape"])
         vqvae.intensity_ = tuple(document["intensity"])
+        affine = document["affine"]
+        vqvae.affine_ = None if affine is None else np.array(affine)
         vqvae.history_ = document["history"]
         vqvae.fingerprint_ = document["fingerprint"]
         vqvae._build()
@@ -360,6 +461,7 @@ class VQVAE:
             "n_codes": self.n_codes,
             "code_dim": self.code_dim,
             "commitment": self.commitment,
+            "loss": self.loss,
             "seed": self.seed,
         }
 
@@ -369,14 +471,41 @@ class VQVAE:
         Raises
         ------
         InputError
-            If a size is too small.
+            If a size is too small, or there is no such loss.
         """
+        choose("loss", self.loss, losses.LOSSES)
         training.check_sizes(
             self.seed,
             widths=self.widths,
             blocks=self.blocks,
             n_codes=self.n_codes,
             code_dim=self.code_dim,
+        )
+
+    def check_memory(
+        self, shape, batch_size, *, precision="float32", remat=False, patch=None
+    ):
+        """Refuse a training that would not fit into the memory.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            Shape of an image, ``(*space, channels)``.
+        batch_size, precision, remat, patch
+            As of :meth:`fit`.
+
+        Raises
+        ------
+        InputError
+            If it needs more than is free.
+        """
+        *space, channels = shape
+        size = self._window(space, patch)
+        with networks.precision(precision):
+            encoder, decoder = self._make_networks(size, channels, remat)
+        distance = 4 * self.n_codes * math.prod(encoder.output.shape[1:-1])
+        training.check_memory(
+            "the autoencoder", [encoder, decoder], batch_size, extra=distance
         )
 
     def _networks(self):
@@ -388,17 +517,24 @@ class VQVAE:
                 "this VQVAE is not fitted; call fit(images) or VQVAE.load(path) first."
             )
 
-    def _make_parts(self):
-        """Build encoder, quantizer and decoder in the current precision."""
+    def _make_networks(self, space, channels, remat):
+        """Build encoder and decoder in the current precision."""
         keras.utils.set_random_seed(self.seed)
-        *space, channels = self.shape_
         options = {
             "widths": self.widths,
             "blocks": self.blocks,
             "code_dim": self.code_dim,
+            "remat": remat,
         }
-        encoder = networks.encoder(channels, len(space), **options)
-        decoder = networks.decoder(channels, len(space), **options)
+        encoder = networks.encoder(space, channels, **options)
+        decoder = networks.decoder(encoder.output.shape[1:-1], channels, **options)
+        return encoder, decoder
+
+    def _make_parts(self, remat=False):
+        """Build encoder, quantizer and decoder, for images of any size."""
+        *space, channels = self.shape_
+        anything = (None,) * len(space)
+        encoder, decoder = self._make_networks(anything, channels, remat)
         quantizer = VectorQuantizer(self.n_codes, self.commitment, name="quantizer")
         quantizer.build(encoder.output.shape)
         return encoder, quantizer, decoder
@@ -413,18 +549,17 @@ class VQVAE:
             self.decoder_.inputs,
         )
 
-    def _compile(self, precision, learning_rate, variance):
+    def _compile(self, precision, remat, learning_rate, variance):
         """Make the network that is trained: all parts in a row."""
         with networks.precision(precision):
-            encoder, quantizer, decoder = self._make_parts()
+            encoder, quantizer, decoder = self._make_parts(remat)
         images = encoder.inputs[0]
         model = keras.Model(images, decoder(quantizer(encoder(images))))
+        channels = self.shape_[-1]
         model.compile(
             keras.optimizers.Adam(learning_rate),
-            loss="mse",
-            # Relative to the variance, the losses weigh the same for any images.
-            loss_weights=1 / max(variance, 1e-12),
-            metrics=[keras.metrics.MeanSquaredError(name="mse")],
+            loss=losses.reconstruction(self.loss, channels, variance),
+            metrics=[losses.error(channels)],
         )
         return model
 
@@ -434,12 +569,27 @@ class VQVAE:
             network.set_weights(model.get_layer(name).get_weights())
         self.quantizer_.set_weights(model.get_layer("quantizer").get_weights())
 
+    def _window(self, space, patch=None):
+        """Say how large a piece the networks see of an image of some size."""
+        sizes = np.broadcast_to(space if patch is None else patch, len(space))
+        # A multiple of the factor, so that they can halve it.
+        return tuple(int(size) + -int(size) % self.factor for size in sizes)
+
     def _to_network(self, images):
         """Bring images to [0, 1], and their sizes to multiples of the factor."""
         low, high = self.intensity_
-        images = (images - np.float32(low)) / np.float32(high - low or 1)
-        excess = [(0, -size % self.factor) for size in images.shape[1:-1]]
-        return np.pad(images, [(0, 0), *excess, (0, 0)], mode="edge")
+        windows = read_whole(images, self._window(images.shape[1:-1]))
+        return (windows - np.float32(low)) / np.float32(high - low or 1)
+
+    def _error(self, images):
+        """Return the mean squared error of reconstructions, of images in [0, 1]."""
+        total = 0.0
+        batch = distribution.safe_batch(images.shape[1:-1])
+        for start in range(0, len(images), batch):
+            piece = np.asarray(images[start : start + batch], "float32")
+            total += np.sum((self.predict(piece) - piece) ** 2, dtype="float64")
+        low, high = self.intensity_
+        return float(total / images.size / ((high - low) ** 2 or 1))
 
     def _start_codebook(self, model, images):
         """Start the codes where k-means finds the encoded images."""
@@ -455,16 +605,40 @@ class VQVAE:
 
     def _some_vectors(self, images, count, rng):
         """Encode images until there are enough vectors, and draw some of them."""
-        shape = self.encoder_.compute_output_shape((1, *images.shape[1:]))
-        needed = -(-count // math.prod(shape[1:-1]))
-        chosen = rng.choice(len(images), min(max(needed, 64), len(images)), False)
-        latents = distribution.in_batches(self._encode, images[chosen], 64)
+        each = math.prod(self.latent_shape(images.shape[1:])[:-1])
+        needed = max(-(-count // each), 64)
+        chosen = rng.choice(len(images), min(needed, len(images)), False)
+        latents = self.encode(images[np.sort(chosen)])
         vectors = latents.reshape(-1, self.code_dim)
         vectors = vectors[rng.choice(len(vectors), count, len(vectors) < count)]
         # Backgrounds encode to equal vectors; codes must differ.
         return vectors + 1e-3 * (vectors.std() or 1) * rng.standard_normal(
             vectors.shape
         )
+
+
+def _check_patch(patch, rank):
+    """Refuse a piece of no size, or of another number of dimensions."""
+    if patch is None:
+        return
+    training.check_sizes(0, patch=patch)
+    if np.size(patch) not in (1, rank):
+        raise InputError(
+            f"patch must be one number or {rank}, one for each side, not {patch}."
+        )
+
+
+def _check_masks(masks, background, shape):
+    """Return masks with one channel, or say what is wrong with them."""
+    if not 0 <= background <= 1:
+        raise InputError(f"background must lie between 0 and 1, not {background}.")
+    if masks is None:
+        return None
+    if np.shape(masks) != shape:
+        raise InputError(
+            f"masks must have the shape {shape} of the images, not {np.shape(masks)}."
+        )
+    return np.asarray(masks)[..., None]
 
 
 class _AfterEpoch(keras.callbacks.Callback):
@@ -494,9 +668,7 @@ class _AfterEpoch(keras.callbacks.Callback):
             self._revive(epoch, dead)
         self.trained.get_layer("quantizer").reset()
         if self.validation is not None:
-            difference = self.vqvae.predict(self.validation) - self.validation
-            low, high = self.vqvae.intensity_
-            logs["val_mse"] = float(np.mean((difference / (high - low or 1)) ** 2))
+            logs["val_mse"] = self.vqvae._error(self.validation)
 
     def _revive(self, epoch, dead):
         """Put dead codes where encoded images are."""

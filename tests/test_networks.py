@@ -19,8 +19,8 @@ def unet(shape, attention=(False, True)):
 
 @pytest.mark.parametrize("space", SPACES)
 def test_autoencoder_shapes(space):
-    encoder = networks.encoder(2, len(space), **AUTOENCODER)
-    decoder = networks.decoder(2, len(space), **AUTOENCODER)
+    encoder = networks.encoder(space, 2, **AUTOENCODER)
+    decoder = networks.decoder((None,) * len(space), 2, **AUTOENCODER)
     images = np.zeros((2, *space, 2), "float32")
     latents = encoder(images)
     assert latents.shape == (2, *(size // 4 for size in space), 3)
@@ -101,7 +101,7 @@ def test_recomputing_changes_memory_and_not_the_result():
 
 @pytest.mark.parametrize(("widths", "blocks"), [((8, 8), 1), ((8, 8, 8), 2)])
 def test_reach_is_how_far_the_decoder_looks(widths, blocks):
-    decoder = networks.decoder(1, 1, widths=widths, blocks=blocks, code_dim=1)
+    decoder = networks.decoder((None,), 1, widths=widths, blocks=blocks, code_dim=1)
     rng = np.random.default_rng(0)
     for weight in decoder.weights:
         weight.assign_add(0.1 * rng.standard_normal(weight.shape))

@@ -5,18 +5,53 @@ follows from the number of the step alone. A run that is stopped and resumed, or
 spread over devices, or accumulated from smaller batches, sees the same numbers.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import tensorflow as tf
 
 from dipy_ldm import schedules
+from dipy_ldm.data.windows import read_windows
 from dipy_ldm.validation import choose
 
 # The golden ratio: its multiples, modulo one, cover [0, 1] evenly at any count.
 _GOLDEN = (5**0.5 - 1) / 2
 
 
-def batches(images, batch_size, *, seed, first_epoch=0):
+class Augmentation(NamedTuple):
+    """How images are changed before an autoencoder sees them.
+
+    Parameters
+    ----------
+    flip : bool
+        Whether half of the images are mirrored left to right.
+    shift : int
+        Voxels by which an image is moved at most, along each axis.
+    intensity : float
+        Largest relative change of brightness, and of the exponent of contrast.
+    """
+
+    flip: bool = False
+    shift: int = 0
+    intensity: float = 0.0
+
+
+def batches(
+    images,
+    batch_size,
+    *,
+    seed,
+    first_epoch=0,
+    size=None,
+    bounds=(0.0, 1.0),
+    masks=None,
+    background=1.0,
+    augment=None,
+):
     """Draw batches without end, in a new order every epoch.
+
+    Images are read when their batch is drawn, and only what is needed of them: a
+    mapped file may be far larger than the memory.
 
     Parameters
     ----------
@@ -26,23 +61,86 @@ def batches(images, batch_size, *, seed, first_epoch=0):
         Images in a batch. An epoch has ``n // batch_size`` batches; which
         images are left out changes from epoch to epoch.
     seed : int
-        Seed of the order.
+        Seed of the order, the places and the changes.
     first_epoch : int
         Epoch to begin with.
+    size : tuple of int, optional
+        Voxels of the piece that is drawn of each image, along each axis; from a
+        random place where it is smaller than the image, and with the edge
+        repeated where it is larger. All of the image if None.
+    bounds : tuple of float
+        Intensities that become 0 and 1.
+    masks : ndarray, optional
+        What matters on the images, ``(n, *space, 1)``; what is brighter than
+        ``bounds[0]`` if None.
+    background : float
+        Weight of a voxel outside of the mask.
+    augment : Augmentation, optional
+        Changes; none if left out.
 
     Returns
     -------
     tf.data.Dataset
-        Pairs ``(images, images)`` of shape ``(batch_size, *space, channels)``.
+        Pairs ``(images, images)`` of shape ``(batch_size, *size, channels)``; the
+        weights, if they are not all 1, are one more channel of the second.
     """
-    images = tf.constant(images)
+    *space, channels = images.shape[1:]
+    size = tuple(size or space)
+    augment = augment or Augmentation()
 
-    def look_up(epoch, position, index):
-        batch = tf.gather(images, index)
-        return batch, batch
+    def draw(epoch, position, index):
+        key = tf.stack([_fold(seed, epoch), index])
+        numbers = tf.random.stateless_uniform((len(space) + 3,), key)
+        slack = np.maximum(np.subtract(space, size), 0) + 2 * augment.shift
+        corner = tf.floor(numbers[3:] * np.float32(slack + 1)) - augment.shift
+        return index, tf.cast(corner, "int64"), numbers[:3]
+
+    def look_up(index, corners, numbers):
+        def read(array):
+            windows = tf.numpy_function(
+                lambda i, c: read_windows(array, i, c, size),
+                [index, corners],
+                "float32",
+                stateful=False,
+            )
+            return tf.ensure_shape(windows, (batch_size, *size, array.shape[-1]))
+
+        low, high = bounds
+        batch = (read(images) - low) / (high - low or 1)
+        batch = _mirror(_brighten(batch, numbers, augment.intensity), numbers, augment)
+        if background == 1:
+            return batch, batch
+        if masks is None:
+            inside = tf.reduce_any(batch > 0, -1, keepdims=True)
+        else:
+            inside = _mirror(read(masks), numbers, augment) > 0
+        return batch, tf.concat([batch, tf.where(inside, 1.0, background)], -1)
 
     numbered = _numbered(len(images), batch_size, seed, first_epoch)
-    return numbered.batch(batch_size).map(look_up).prefetch(tf.data.AUTOTUNE)
+    drawn = numbered.map(draw).batch(batch_size, drop_remainder=True)
+    return drawn.map(look_up, num_parallel_calls=2).prefetch(tf.data.AUTOTUNE)
+
+
+def _brighten(batch, numbers, most):
+    """Change brightness and contrast of each image, within [0, 1]."""
+    if most == 0:
+        return batch
+    ones = (1,) * (batch.shape.rank - 1)
+    gain, exponent = (
+        tf.reshape(1 + most * (2 * numbers[:, i] - 1), (-1, *ones)) for i in (0, 1)
+    )
+    return tf.clip_by_value(gain * tf.clip_by_value(batch, 0, 1) ** exponent, 0, 1)
+
+
+def _mirror(batch, numbers, augment):
+    """Mirror half of the images left to right."""
+    if not augment.flip:
+        return batch
+    rank = batch.shape.rank - 2
+    # Volumes are (x, y, z), from left to right along x; images are (h, w).
+    axis = 1 if rank == 3 else rank
+    half = tf.reshape(numbers[:, 2] < 0.5, (-1, *(1,) * (rank + 1)))
+    return tf.where(half, tf.reverse(batch, [axis]), batch)
 
 
 def noised(latents, batch_size, *, schedule, target, seed, first_epoch=0):
