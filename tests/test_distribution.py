@@ -1,0 +1,78 @@
+"""Distribution: pieces put together are the whole."""
+
+import math
+
+import numpy as np
+import numpy.testing as npt
+import pytest
+from scipy.ndimage import uniform_filter
+
+from dipy_ldm import distribution
+
+
+def doubled(array):
+    """Look two positions to each side, and double each side."""
+    size = (1, *(5,) * (array.ndim - 2), 1)
+    smoothed = uniform_filter(array, size, mode="constant")
+    for axis in range(1, array.ndim - 1):
+        smoothed = smoothed.repeat(2, axis)
+    return smoothed
+
+
+@pytest.mark.parametrize("tile", [1, 3, 4, 100])
+@pytest.mark.parametrize("space", [(11, 7), (6, 9, 5)])
+def test_tiles_give_the_whole(space, tile):
+    array = np.random.default_rng(0).random((2, *space, 3))
+    whole = doubled(array)
+    tiled = distribution.in_tiles(doubled, array, tile=tile, margin=2, factor=2)
+    npt.assert_allclose(tiled, whole, atol=1e-12)
+
+
+def test_tiles_are_as_small_as_promised():
+    sizes = []
+
+    def watch(array):
+        sizes.append(array.shape[1:-1])
+        return doubled(array)
+
+    array = np.zeros((1, 30, 30, 1))
+    distribution.in_tiles(watch, array, tile=4, margin=2, factor=2)
+    assert len(sizes) == 64
+    assert max(max(size) for size in sizes) == 8
+
+
+def test_safe_sizes():
+    assert distribution.safe_batch((28, 28)) == 256
+    assert distribution.safe_batch((100, 100, 100)) == 4
+    assert distribution.safe_batch((1000, 1000, 1000)) == 1
+    assert distribution.safe_side(3) == 158
+
+
+def test_free_memory_is_some_and_not_more_than_there_is():
+    free = distribution.free_memory()
+    assert free > 1e8
+    with open("/proc/meminfo") as file:
+        total = 1024 * int(file.readline().split()[1])
+    assert free < total
+
+
+def test_limits_of_a_group_are_read(tmp_path, monkeypatch):
+    real = distribution.Path
+
+    def faked(path):
+        return real(str(path).replace("/sys/fs/cgroup", str(tmp_path)))
+
+    monkeypatch.setattr(distribution, "Path", faked)
+    assert distribution._limit_of_group() == math.inf
+    group = faked(f"/sys/fs/cgroup{own_group()}")
+    group.mkdir(parents=True, exist_ok=True)
+    (group / "memory.current").write_text("1000\n")
+    (group / "memory.max").write_text("max\n")
+    assert distribution._limit_of_group() == math.inf
+    (group / "memory.max").write_text("5000\n")
+    assert distribution._limit_of_group() == 4000
+
+
+def own_group():
+    with open("/proc/self/cgroup") as file:
+        return file.read().strip().rpartition("::")[2]
