@@ -317,7 +317,7 @@ def _voxels(file):
 
 def _decompressed(file):
     with gzip.open(file) as stream:
-        data = _float32(type(_load(file)).from_stream(stream))
+        data = _float32(type(nib.load(file)).from_stream(stream))
         # The checksum stands at the end, where nibabel does not look.
         while stream.read(2**20):
             pass

@@ -105,13 +105,6 @@ def write_affine(*diagonal):
     return write
 
 
-def write_cifti(path):
-    # To nibabel, a NIfTI-2 file with this code is a CIFTI one.
-    image = nib.Nifti2Image(DATA, AFFINE)
-    image.header["intent_code"] = 3006
-    image.to_filename(path)
-
-
 BAD_HEADERS = {
     "empty": (lambda path: path.touch(), "is empty"),
     "missing": (lambda path: None, "there is no file"),
@@ -142,6 +135,16 @@ def test_bad_headers_are_answered_with_their_cure(tmp_path, write, sentence, end
             read(file)
         assert str(file) in str(refusal.value)
         assert str(refusal.value).count("\n") == 0
+
+
+def test_surface_data_are_told(tmp_path):
+    scalars = nib.cifti2.ScalarAxis(["thickness"])
+    voxels = nib.cifti2.BrainModelAxis.from_mask(DATA > 0, affine=AFFINE)
+    data = np.ones((1, len(voxels)), "float32")
+    file = tmp_path / "a.dscalar.nii"
+    nib.Cifti2Image(data, (scalars, voxels)).to_filename(file)
+    with pytest.raises(InputError, match="a.dscalar.nii is of another kind than NIfTI"):
+        check_headers([file])
 
 
 def test_a_file_cut_off_is_told_by_its_size(tmp_path):
