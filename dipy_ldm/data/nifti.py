@@ -118,8 +118,8 @@ def refuse(complaints, n_good, skip_bad):
         raise InputError(report)
     if complaints and not skip_bad:
         raise InputError(
-            f"{report}\nThe others, {n_good}, look good; add --skip_bad to go on "
-            f"without {'this one' if len(complaints) == 1 else 'these'}."
+            f"{report}\nAdd --skip_bad to go on without "
+            f"{'it' if len(complaints) == 1 else 'them'} ({n_good} good)."
         )
     if complaints:
         logger.warning("skipped %d bad volumes:\n%s", len(complaints), report)

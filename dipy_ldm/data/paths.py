@@ -81,13 +81,20 @@ def holds_volumes(paths):
         True if there is a NIfTI file, a folder with one, or a list.
     """
     candidates = (
-        Path(name) for path in paths for name in _names(Path(path).expanduser())
+        Path(name)
+        for path in _sequence(paths)
+        for name in _names(Path(path).expanduser())
     )
     return any(
         path.name.lower().endswith(_NIFTI + _LISTS)
         or next(_search(path), None) is not None
         for path in candidates
     )
+
+
+def _sequence(paths):
+    """Take one path for a sequence of one: a string is one of letters."""
+    return [paths] if isinstance(paths, str | Path) else paths
 
 
 def _names(path):
