@@ -74,8 +74,8 @@ def _fingerprint(file):
 def filling(folder):
     """Fill a folder that appears under its name once all is in it.
 
-    Several processes may do so at once: the first one's stays. What killed ones left
-    is removed.
+    Several processes may do so at once: the first one's stays. A folder that lacks
+    files is replaced. What killed ones left is removed.
 
     Parameters
     ----------
@@ -113,8 +113,12 @@ def filling(folder):
 
 
 def _put(partial, folder):
-    for file in partial.iterdir():
+    files = list(partial.iterdir())
+    for file in files:
         _flush(file)
+    if not all((folder / file.name).exists() for file in files):
+        # Not there, or thinned out by a cleaner of old files.
+        shutil.rmtree(folder, ignore_errors=True)
     try:
         os.rename(partial, folder)
     except OSError:

@@ -6,7 +6,6 @@ from contextlib import ExitStack
 import json
 import os
 from pathlib import Path
-import shutil
 from typing import NamedTuple
 
 import numpy as np
@@ -123,8 +122,7 @@ def load_volumes(
     try:
         return _open(folder, sources, grid, skip_bad)
     except FileNotFoundError:
-        # Not there, or thinned out by a cleaner of old files.
-        shutil.rmtree(folder, ignore_errors=True)
+        pass
     _fill(folder, infos, masks, grid, verbose)
     return _open(folder, sources, grid, skip_bad)
 
@@ -152,6 +150,8 @@ def _pair_masks(files, infos, mask_files, skip_bad):
                 f"volume {info.file}; resample it to that of the volume."
             )
     refuse(complaints, len(pairs), skip_bad)
+    if not pairs:
+        raise InputError("no good volume has a good mask; mend those named above.")
     return map(list, zip(*pairs, strict=True))
 
 

@@ -63,6 +63,15 @@ def test_the_first_of_two_stays(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["key"]
 
 
+def test_a_folder_that_lacks_files_is_replaced(tmp_path):
+    (tmp_path / "key").mkdir()
+    (tmp_path / "key" / "a").write_text("old")
+    with cache.filling(tmp_path / "key") as partial:
+        for name in "ab":
+            (partial / name).write_text("new")
+    assert [(tmp_path / "key" / name).read_text() for name in "ab"] == ["new", "new"]
+
+
 def test_what_a_killed_process_left_is_removed_and_what_a_running_one_has_is_not(
     tmp_path,
 ):

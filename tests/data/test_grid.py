@@ -178,9 +178,18 @@ def test_fine_patterns_are_filtered_before_they_alias():
     shape = (60, 60, 60)
     affine = affine_of(shape, (1, 1, 1))
     stripes = (np.indices(shape)[0] % 2).astype("float32")[..., None]
-    grid = choose_grid([info_of(shape, affine)], voxel_size=4)
+    # Every third voxel is on a dark and a bright stripe in turn.
+    grid = choose_grid([info_of(shape, affine)], voxel_size=3)
     middle = conform(stripes, affine, grid)[2:-2, 2:-2, 2:-2]
     npt.assert_allclose(middle, 0.5, atol=0.01)
+
+
+def test_edges_are_not_darkened():
+    shape = (24, 20, 16)
+    affine = affine_of(shape, (1, 1, 1))
+    grid = choose_grid([info_of(shape, affine)], voxel_size=4)
+    ones = np.ones((*shape, 1), "float32")
+    npt.assert_allclose(conform(ones, affine, grid), 1, atol=1e-6)
 
 
 def test_voxel_sizes_are_the_median_along_the_axes_of_the_body():

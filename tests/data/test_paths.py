@@ -33,6 +33,8 @@ def test_files_wildcards_and_folders_keep_their_order_and_count_once(folder):
     assert names(expand([folder / "b", folder / "b"])) == ["5.nii", "5.nii"]
     assert names(find_volumes([folder / "**" / "*.nii.gz"])) == ["3.nii.gz"]
     assert names(find_volumes(folder / "b")) == ["5.nii"]
+    twice = [folder / "b" / "5.nii", folder / "a" / ".." / "b"]
+    assert names(find_volumes(twice)) == ["5.nii"]
 
 
 @pytest.mark.parametrize(

@@ -272,6 +272,20 @@ def test_bad_masks_take_their_volumes_along(cohort, masked, load):
     assert (len(masks), [file.name for file in files]) == (1, ["2.nii.gz"])
 
 
+def test_without_any_pair_of_good_files_there_is_nothing(cohort, masked, load):
+    (masked / "0.nii").write_text("no mask")
+    for i in (1, 2):
+        (cohort / f"{i}.nii.gz").write_text("no volume")
+    with pytest.raises(InputError, match="no good volume has a good mask"):
+        load(cohort, mask_files=[masked], skip_bad=True)
+
+
+def test_a_mask_is_not_mistaken_for_a_volume(cohort, load):
+    image, other = cohort / "0.nii.gz", save(cohort / "other.nii", template(3))
+    assert load(image, mask_files=[other]).masks is not None
+    assert len(load(image, other).images) == 2
+
+
 def test_one_mask_may_serve_several_volumes(tmp_path, load):
     for i in range(2):
         save(tmp_path / f"{i}.nii", template(1 + i))
