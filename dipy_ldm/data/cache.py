@@ -1,0 +1,215 @@
+"""Folders of results on disk that are there whole or not at all."""
+
+from contextlib import contextmanager
+import errno
+import hashlib
+import json
+import math
+import os
+from pathlib import Path
+import shutil
+import time
+import uuid
+
+import numpy as np
+
+# Much longer than the work on one volume takes: who has not written for so long is
+# dead. A process number would say so at once, but not for processes of other machines.
+_STALE_SECONDS = 3600
+_FINGERPRINT_BYTES = 2**20
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def cache_root(cache_dir=None):
+    """Tell where conformed volumes are kept.
+
+    Parameters
+    ----------
+    cache_dir : str or Path, optional
+        The user's choice.
+
+    Returns
+    -------
+    Path
+        That, or ``dipy_ldm/volumes`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
+    """
+    if cache_dir is not None:
+        return Path(cache_dir).expanduser()
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "dipy_ldm" / "volumes"
+
+
+def make_key(files, settings):
+    """Name a result by what it is made of.
+
+    A file counts with its size, the time of its last change and its first mebibyte.
+    That is read at once even for thousands of files; it holds the header and the first
+    voxels, and whoever changes later ones changes the time too. Names don't count, so
+    that a folder may be moved.
+
+    Parameters
+    ----------
+    files : iterable of Path
+        Sources, in order.
+    settings : dict
+        Whatever else the result depends on, for JSON.
+
+    Returns
+    -------
+    str
+        Hexadecimal number of 32 digits.
+    """
+    text = json.dumps([list(map(_fingerprint, files)), settings], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _fingerprint(file):
+    status = os.stat(file)
+    with open(file, "rb") as stream:
+        start = hashlib.sha256(stream.read(_FINGERPRINT_BYTES)).hexdigest()
+    return status.st_size, status.st_mtime_ns, start
+
+
+@contextmanager
+def filling(folder):
+    """Fill a folder that appears under its name once all is in it.
+
+    Several processes may do so at once: the first one's stays. A folder that lacks
+    files is replaced. What killed ones left is removed.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the results shall be.
+
+    Yields
+    ------
+    Path
+        Where to write them.
+
+    Raises
+    ------
+    OSError
+        If it can't be written, as one sentence.
+    """
+    partial = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(folder.parent)
+        name = f".{folder.name}.{uuid.uuid4().hex}.partial"
+        partial = folder.with_name(name)
+        partial.mkdir()
+        yield partial
+        _put(partial, folder)
+    except OSError as error:
+        raise OSError(
+            f"can't write the cache of volumes in {folder.parent} "
+            f"({error.strerror or error}); free some space there or name another place "
+            "with --cache_dir."
+        ) from error
+    finally:
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _put(partial, folder):
+    files = list(partial.iterdir())
+    for file in files:
+        _flush(file)
+    if not all((folder / file.name).exists() for file in files):
+        # Not there, or thinned out by a cleaner of old files.
+        shutil.rmtree(folder, ignore_errors=True)
+    try:
+        os.rename(partial, folder)
+    except OSError:
+        # Another process was faster, with the same; or the place can't be written.
+        if not folder.is_dir():
+            raise
+
+
+def _flush(file):
+    """Wait until a file is on the disk: a name must not get there before it."""
+    with open(file, "rb+") as stream:
+        os.fsync(stream.fileno())
+
+
+def _remove_stale(root):
+    for partial in root.glob(".*.partial"):
+        if time.time() - _last_change(partial) > _STALE_SECONDS:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _last_change(folder):
+    """Return when a folder or a file in it was written to; now, if it has just gone."""
+    try:
+        return max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+    except FileNotFoundError:
+        return time.time()
+
+
+@contextmanager
+def writing_rows(path, length, shape, dtype):
+    """Write an array to a ``.npy`` file, row by row, its length known at the end.
+
+    Through the file rather than a memory map: there, a disk that fills up is not an
+    error that can be told but the end of the process.
+
+    Parameters
+    ----------
+    path : Path
+        File.
+    length : int
+        Largest number of rows; their space is reserved at once.
+    shape : tuple of int
+        Shape of a row.
+    dtype : str
+        Type of the numbers.
+
+    Yields
+    ------
+    callable
+        ``append(row)`` writes the next row.
+
+    Raises
+    ------
+    OSError
+        If the disk is full.
+    """
+    dtype = np.dtype(dtype)
+    rows = 0
+
+    def append(row):
+        nonlocal rows
+        file.write(np.ascontiguousarray(row, dtype).data)
+        rows += 1
+
+    with open(path, "wb") as file:
+        _write_header(file, (length, *shape), dtype)
+        _reserve(file, file.tell() + length * math.prod(shape) * dtype.itemsize)
+        yield append
+        file.truncate()
+        file.seek(0)
+        # Of the same size: NumPy leaves room in it for any number of rows.
+        _write_header(file, (rows, *shape), dtype)
+
+
+def _write_header(file, shape, dtype):
+    header = {
+        "descr": np.lib.format.dtype_to_descr(dtype),
+        "fortran_order": False,
+        "shape": shape,
+    }
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def _reserve(file, size):
+    """Claim space on the disk, so that it is full now or never."""
+    file.flush()
+    try:
+        os.posix_fallocate(file.fileno(), 0, size)
+    except AttributeError:
+        pass  # not on this system: the rows will tell
+    except OSError as error:
+        # Some file systems can't reserve.
+        if error.errno in _FULL:
+            raise

@@ -1,0 +1,401 @@
+"""NIfTI files: headers checked, volumes read and written.
+
+Voxels are given as ``(x, y, z, channels)`` in the order of the file; its affine takes
+their indices to millimetres, x to the right, y to the front, z to the top.
+"""
+
+from collections import Counter
+import gzip
+import logging
+import math
+from pathlib import Path
+from typing import NamedTuple
+import zlib
+
+import nibabel as nib
+import numpy as np
+
+from dipy_ldm.files import replacing
+from dipy_ldm.validation import InputError, choose
+
+logger = logging.getLogger("dipy_ldm")
+
+# What nibabel raises at files that are cut, foreign or nonsense.
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    OverflowError,
+    zlib.error,
+    nib.filebasedimages.ImageFileError,
+    nib.spatialimages.HeaderDataError,
+    nib.spatialimages.HeaderTypeError,
+)
+# DEFLATE makes nothing smaller than this (RFC 1951: 258 bytes from two bits).
+_STRONGEST_COMPRESSION = 1032
+# The field has 80 bytes, and some readers look for a zero at the end.
+_DESCRIPTION_BYTES = 79
+_DTYPES = {
+    name: np.dtype(name)
+    for name in ("float32", "float64", "uint8", "int8", "uint16", "int16", "int32")
+}
+
+
+class VolumeInfo(NamedTuple):
+    """What a header says of a volume."""
+
+    file: Path
+    shape: tuple
+    channels: int
+    affine: np.ndarray
+    oriented: bool
+
+
+def check_headers(files, channels=False, skip_bad=False):
+    """Read the headers of all files, and report on all the bad ones at once.
+
+    Parameters
+    ----------
+    files : sequence of Path
+        NIfTI files.
+    channels : bool
+        Whether a fourth axis is one of channels; without, volumes have three axes.
+    skip_bad : bool
+        Whether to go on without bad files.
+
+    Returns
+    -------
+    infos : list of VolumeInfo
+        File, shape ``(x, y, z)``, channels, affine ``(4, 4)`` and whether the
+        orientation is in the header, of each good file.
+    complaints : dict of Path to str
+        A sentence on each bad file.
+
+    Raises
+    ------
+    InputError
+        If a file is bad and not to be skipped, or if all are. A compressed file
+        that is cut off has a good header, so that only reading it tells.
+    """
+    infos, complaints = [], {}
+    for file in files:
+        try:
+            infos.append(_inspect(file, channels))
+        except InputError as error:
+            complaints[file] = str(error)
+    infos = _with_equal_channels(infos, complaints)
+    refuse(complaints, len(infos), skip_bad)
+    unsure = [str(info.file) for info in infos if not info.oriented]
+    if unsure:
+        logger.warning(
+            "%d volumes have neither sform nor qform, so that left and right are "
+            "assumed (%s first)",
+            len(unsure),
+            unsure[0],
+        )
+    return infos, complaints
+
+
+def refuse(complaints, n_good, skip_bad):
+    """Report on bad files, as an error or, if they are to be skipped, as a warning.
+
+    Parameters
+    ----------
+    complaints : dict of Path to str
+        A sentence on each bad file.
+    n_good : int
+        Number of good files.
+    skip_bad : bool
+        Whether to go on without the bad ones.
+
+    Raises
+    ------
+    InputError
+        If there are bad files and they are not to be skipped, or no good ones.
+    """
+    report = "\n".join(complaints.values())
+    if complaints and not n_good:
+        raise InputError(report)
+    if complaints and not skip_bad:
+        raise InputError(
+            f"{report}\nAdd --skip_bad to go on without "
+            f"{'it' if len(complaints) == 1 else 'them'} ({n_good} good)."
+        )
+    if complaints:
+        logger.warning("skipped %d bad volumes:\n%s", len(complaints), report)
+
+
+def _inspect(file, channels):
+    """Check what a header tells."""
+    image = _load(file)
+    shape, n_channels = _axes(file, image.shape)
+    if n_channels > 1 and not channels:
+        raise InputError(
+            f"{file} has {n_channels} volumes, shape {image.shape}; add --channels to "
+            "take them for the channels of one, or give a file with one of them."
+        )
+    _check_type(file, image.get_data_dtype())
+    _check_affine(file, image.affine)
+    _check_size(file, image)
+    oriented = image.header["sform_code"] > 0 or image.header["qform_code"] > 0
+    return VolumeInfo(Path(file), shape, n_channels, image.affine, bool(oriented))
+
+
+def _load(file):
+    """Open a file; nothing but its header is read."""
+    try:
+        image = nib.load(file)
+    except FileNotFoundError as error:
+        raise InputError(f"there is no file {file}; check the path.") from error
+    except PermissionError as error:
+        raise InputError(f"{file} may not be read; ask for the permission.") from error
+    except _UNREADABLE as error:
+        raise InputError(_explain(file)) from error
+    if not isinstance(image, nib.Nifti1Pair):
+        raise InputError(f"{file} is of another kind than NIfTI; convert it first.")
+    return image
+
+
+def _explain(file):
+    if not Path(file).stat().st_size:
+        return f"{file} is empty; copy or convert it anew."
+    return (
+        f"{file} can't be read as NIfTI; is it whole, and of the kind that its name "
+        "tells? Copy or convert it anew."
+    )
+
+
+def _cut_off(file):
+    return f"{file} is cut off or damaged; copy or convert it anew."
+
+
+def _is_compressed(file):
+    return str(file).lower().endswith(".gz")
+
+
+def _axes(file, shape):
+    """Split the axes into three of space and one of channels."""
+    further = [n for n in shape[3:] if n != 1]
+    if len(shape) < 3 or min(shape[:3]) == 1:
+        raise InputError(
+            f"{file} is a slice, shape {shape}; give volumes, or slices as .npy or "
+            ".png files."
+        )
+    if 0 in shape or len(further) > 1:
+        raise InputError(
+            f"{file} has shape {shape}; give volumes (x, y, z) or (x, y, z, channels)."
+        )
+    return tuple(shape[:3]), math.prod(further)
+
+
+def _check_type(file, dtype):
+    if dtype.kind not in "iuf":
+        kind = "complex" if dtype.kind == "c" else "coloured"
+        raise InputError(f"{file} has {kind} voxels; convert them to real numbers.")
+
+
+def _check_affine(file, affine):
+    """Refuse an affine that does not tell where voxels are."""
+    linear = affine[:3, :3]
+    sizes = np.linalg.norm(linear, axis=0)
+    # Relative to the size of voxels: those of 1 µm have a small determinant too.
+    if (
+        not np.isfinite(affine).all()
+        or not sizes.all()
+        or abs(np.linalg.det(linear / sizes)) < 1e-4
+    ):
+        raise InputError(
+            f"{file} has an affine that places no voxels (zero, NaN or singular); "
+            "mend its sform and qform."
+        )
+
+
+def _check_size(file, image):
+    """Refuse a file that is too small for its voxels, as far as that is cheap."""
+    voxels = math.prod(image.shape) * image.get_data_dtype().itemsize
+    needed = image.dataobj.offset + voxels
+    if _is_compressed(file):
+        needed /= _STRONGEST_COMPRESSION
+    if Path(file).stat().st_size < needed:
+        raise InputError(_cut_off(file))
+
+
+def _with_equal_channels(infos, complaints):
+    """Keep the volumes that have as many channels as most, and complain of others."""
+    if not infos:
+        return []
+    usual = Counter(info.channels for info in infos).most_common(1)[0][0]
+    for info in infos:
+        if info.channels != usual:
+            complaints[info.file] = (
+                f"{info.file} has {info.channels} channels where most have {usual}; "
+                "give volumes with equal numbers of channels."
+            )
+    return [info for info in infos if info.channels == usual]
+
+
+def read_volume(file, channels=False):
+    """Read a volume.
+
+    Parameters
+    ----------
+    file : str or Path
+        NIfTI file of any numeric type; its values are scaled as its header says.
+    channels : bool
+        Whether a fourth axis is one of channels; without, volumes have three axes.
+
+    Returns
+    -------
+    data : ndarray
+        float32 ``(x, y, z, channels)``.
+    affine : ndarray
+        From voxel indices to millimetres, ``(4, 4)``.
+
+    Raises
+    ------
+    InputError
+        If the file is bad, has values that are not finite, or is constant.
+    """
+    data, affine = _read(file, channels)
+    if data.min() == data.max():
+        raise InputError(
+            f"{file} has the value {data.flat[0]:g} everywhere; give volumes that show "
+            "something."
+        )
+    return data, affine
+
+
+def read_mask(file):
+    """Read a mask.
+
+    Parameters
+    ----------
+    file : str or Path
+        NIfTI file of numbers from 0 to 1, or of any others, of which all but 0 are
+        inside.
+
+    Returns
+    -------
+    ndarray
+        Share of each voxel that is inside, float32 ``(x, y, z, 1)``.
+
+    Raises
+    ------
+    InputError
+        If the file is bad, or nothing is inside.
+    """
+    data, _ = _read(file, channels=False)
+    if data.min() < 0 or data.max() > 1:
+        data = (data != 0).astype("float32")
+    if not data.any():
+        raise InputError(f"the mask {file} is empty; give one that holds something.")
+    return data
+
+
+def _read(file, channels):
+    info = _inspect(file, channels)
+    data = _voxels(file).reshape(*info.shape, info.channels)
+    bad = data.size - np.count_nonzero(np.isfinite(data))
+    if bad:
+        raise InputError(
+            f"{file} has NaN or infinite values in {bad} voxels; replace them."
+        )
+    return data, info.affine
+
+
+def _voxels(file):
+    """Read all voxels, scaled."""
+    try:
+        # What float32 can't hold becomes infinite, and is refused as such.
+        with np.errstate(over="ignore"):
+            if _is_compressed(file):
+                return _decompressed(file)
+            return _float32(nib.load(file, mmap=False))
+    except _UNREADABLE as error:
+        raise InputError(_cut_off(file)) from error
+
+
+def _decompressed(file):
+    with gzip.open(file) as stream:
+        data = _float32(type(nib.load(file)).from_stream(stream))
+        # The checksum stands at the end, where nibabel does not look.
+        while stream.read(2**20):
+            pass
+    return data
+
+
+def _float32(image):
+    return image.get_fdata(dtype=np.float32, caching="unchanged")
+
+
+def write_volume(path, data, affine, dtype="float32", description=""):
+    """Write a volume to a NIfTI-1 file, whole or not at all.
+
+    Parameters
+    ----------
+    path : str or Path
+        File that ends in ``.nii`` or ``.nii.gz``.
+    data : array_like
+        ``(x, y, z)`` or ``(x, y, z, channels)``; one channel makes a
+        three-dimensional file.
+    affine : array_like
+        From voxel indices to millimetres, ``(4, 4)``.
+    dtype : str
+        Type of the voxels in the file: float32, float64, or an integer type, over
+        whose range the values are spread by the header's slope and intercept. 0
+        stays exactly 0, unless values below it meet a type without sign.
+    description : str
+        Text for the header, cut to 79 bytes.
+
+    Raises
+    ------
+    InputError
+        If the name or the type is not one of those above.
+    OSError
+        If it can't be written, as one sentence.
+    """
+    path = Path(path)
+    dtype = choose("type of voxels", dtype, _DTYPES)
+    if not path.name.lower().endswith((".nii", ".nii.gz")):
+        raise InputError(f"{path} must end in .nii or .nii.gz; rename it.")
+    image = _image(np.asarray(data), np.asarray(affine, float), dtype)
+    image.header["descrip"] = description.encode()[:_DESCRIPTION_BYTES]
+    with replacing(path) as partial, open(partial, "wb") as file:
+        if _is_compressed(path):
+            # No name and no time: the same volume makes the same bytes.
+            with gzip.GzipFile("", "wb", 1, file, mtime=0) as packed:
+                image.to_stream(packed)
+        else:
+            image.to_stream(file)
+
+
+def _image(data, affine, dtype):
+    if data.ndim == 4 and data.shape[3] == 1:
+        data = data[..., 0]
+    slope, intercept = _scaling(data, dtype)
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        data = np.rint((data.astype(float) - intercept) / slope)
+        data = data.clip(limits.min, limits.max)
+    image = nib.Nifti1Image(data.astype(dtype), affine)
+    image.header.set_slope_inter(slope, intercept)
+    image.header.set_xyzt_units("mm")
+    # "aligned" (2): in the space of the volumes that the model has learnt from. It is
+    # no scanner's own (1), and nobody knows whether it is that of a template (3, 4).
+    image.set_sform(affine, "aligned")
+    image.set_qform(affine, "aligned")
+    return image
+
+
+def _scaling(data, dtype):
+    """Choose slope and intercept so that the values fill the type's range."""
+    if dtype.kind == "f":
+        return 1.0, 0.0
+    limits = np.iinfo(dtype)
+    low, high = min(data.min(), 0), max(data.max(), 0)
+    if limits.min == 0:
+        slope, intercept = (high - low) / limits.max, low
+    else:
+        slope, intercept = max(low / limits.min, high / limits.max), 0
+    # As the header has them.
+    return float(np.float32(slope)) or 1.0, float(np.float32(intercept))

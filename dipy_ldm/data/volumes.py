@@ -1,0 +1,316 @@
+"""Volumes: from NIfTI files to one memory-mapped array on one grid, and back."""
+
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from dipy_ldm.data import cache, intensity
+from dipy_ldm.data.grid import Grid, choose_grid, conform, restore, same_grid
+from dipy_ldm.data.intensity import Intensities
+from dipy_ldm.data.nifti import check_headers, read_mask, read_volume, refuse
+from dipy_ldm.data.paths import expand, find_volumes
+from dipy_ldm.validation import InputError
+
+# To be raised when the same files and settings give other numbers than before.
+_FORMAT = 1
+# Each works on a volume of its own, which takes memory: 0.4 GB for 256 x 256 x 256.
+_MOST_THREADS = 4
+
+
+class Volumes(NamedTuple):
+    """Volumes on one grid.
+
+    ``images`` are float32 ``(n, x, y, z, channels)`` in [0, 1], ``masks`` uint8
+    ``(n, x, y, z)`` of 0 and 1, or None; both are memory maps. ``affine`` takes voxel
+    indices to millimetres, ``(4, 4)``; ``files`` has the file of each volume.
+    """
+
+    images: np.ndarray
+    masks: np.ndarray | None
+    affine: np.ndarray
+    files: list
+
+
+class Origin(NamedTuple):
+    """Where a conformed volume is from: all that the way back needs.
+
+    ``data`` are the file's own voxels, ``(x, y, z, channels)``, and ``affine`` is
+    theirs.
+    """
+
+    file: Path
+    data: np.ndarray
+    affine: np.ndarray
+    grid: Grid
+    intensities: Intensities
+
+
+def load_volumes(
+    paths,
+    *,
+    voxel_size=None,
+    shape=None,
+    channels=False,
+    mask_files=None,
+    skip_bad=False,
+    cache_dir=None,
+    verbose=False,
+):
+    """Load volumes, brought to one grid and to intensities from 0 to 1.
+
+    The result is kept on disk. The same files and options find it there, and a set
+    far larger than memory can be used.
+
+    Parameters
+    ----------
+    paths : sequence of str or Path
+        NIfTI files, folders of them, wildcards, or lists in ``.txt``, ``.csv`` or
+        ``.tsv`` files, of any orientation, voxel size and type.
+    voxel_size : float or sequence of float, optional
+        Of the grid, one number or three, in mm. None is for the median of the
+        volumes.
+    shape : int or sequence of int, optional
+        Of the grid, one number or three. None is for what holds all volumes.
+    channels : bool
+        Whether a fourth axis of the files is one of channels.
+    mask_files : sequence of str or Path, optional
+        Masks, as `paths`: one for each volume, in order, on the grid of its volume.
+    skip_bad : bool
+        Whether to go on without bad files, with a warning.
+    cache_dir : str or Path, optional
+        Where to keep the result; None is for ``dipy_ldm/volumes`` in the user's
+        cache.
+    verbose : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    Volumes
+        Images, masks, affine and files.
+
+    Raises
+    ------
+    InputError
+        If files are bad or an option makes no sense. All bad files are in one
+        report.
+    OSError
+        If the cache can't be written, as one sentence.
+    """
+    files = find_volumes(paths)
+    infos, _ = check_headers(files, channels, skip_bad)
+    masks = None
+    if mask_files is not None:
+        infos, masks = _pair_masks(files, infos, expand(mask_files), skip_bad)
+    grid = choose_grid(infos, voxel_size, shape)
+    sources = [info.file for info in infos]
+    settings = {
+        "format": _FORMAT,
+        "shape": grid.shape,
+        "affine": grid.affine.tolist(),
+        "channels": channels,
+        "masks": masks is not None,
+    }
+    key = cache.make_key(sources + (masks or []), settings)
+    folder = cache.cache_root(cache_dir) / key
+    try:
+        return _open(folder, sources, grid, skip_bad)
+    except FileNotFoundError:
+        pass
+    _fill(folder, infos, masks, grid, verbose)
+    return _open(folder, sources, grid, skip_bad)
+
+
+def _pair_masks(files, infos, mask_files, skip_bad):
+    """Give each good volume its mask; without a good mask it is no longer good."""
+    if len(mask_files) != len(files):
+        raise InputError(
+            f"there are {len(mask_files)} masks for {len(files)} volumes; give one for "
+            "each, in the same order."
+        )
+    mask_of = dict(zip(files, mask_files, strict=True))
+    mask_infos, _ = check_headers(list(dict.fromkeys(mask_files)), skip_bad=skip_bad)
+    info_of = {info.file: info for info in mask_infos}
+    pairs, complaints = [], {}
+    for info in infos:
+        mask = info_of.get(mask_of[info.file])
+        if mask is None:
+            continue
+        if same_grid(info.shape, info.affine, mask.shape, mask.affine):
+            pairs.append((info, mask.file))
+        else:
+            complaints[info.file] = (
+                f"the mask {mask.file} has another grid (shape or affine) than its "
+                f"volume {info.file}; resample it to that of the volume."
+            )
+    refuse(complaints, len(pairs), skip_bad)
+    if not pairs:
+        raise InputError("no good volume has a good mask; mend those named above.")
+    return map(list, zip(*pairs, strict=True))
+
+
+def _open(folder, sources, grid, skip_bad):
+    """Map what a folder of the cache holds."""
+    notes = json.loads((folder / "volumes.json").read_text("utf-8"))
+    refuse(notes["complaints"], len(notes["kept"]), skip_bad)
+    masks = folder / "masks.npy"
+    return Volumes(
+        np.load(folder / "images.npy", mmap_mode="r"),
+        np.load(masks, mmap_mode="r") if notes["masks"] else None,
+        grid.affine,
+        [sources[i] for i in notes["kept"]],
+    )
+
+
+def _fill(folder, infos, masks, grid, verbose):
+    """Conform all volumes into a folder of the cache.
+
+    Bad ones are noted there and left out, even if they are not to be skipped: a
+    second run, which may skip them, then finds the work done.
+    """
+    tasks = list(zip(infos, masks or [None] * len(infos), strict=True))
+    kept, complaints = [], {}
+    with cache.filling(folder) as partial:
+        with ExitStack() as stack:
+            appends = list(map(stack.enter_context, _writers(partial, tasks, grid)))
+            conformed = _in_order(lambda task: _conform_pair(*task, grid), tasks)
+            bar = tqdm(conformed, "conform", len(tasks), disable=not verbose)
+            for i, future in enumerate(bar):
+                try:
+                    arrays = future.result()
+                except InputError as error:
+                    complaints[str(infos[i].file)] = str(error)
+                    continue
+                kept.append(i)
+                for append, array in zip(appends, arrays, strict=True):
+                    append(array)
+        if not kept:
+            refuse(complaints, 0, skip_bad=False)
+        notes = {"kept": kept, "complaints": complaints, "masks": masks is not None}
+        (partial / "volumes.json").write_text(json.dumps(notes), "utf-8")
+
+
+def _writers(folder, tasks, grid):
+    """Make the files of the arrays."""
+    (info, mask), n = tasks[0], len(tasks)
+    shape = (*grid.shape, info.channels)
+    yield cache.writing_rows(folder / "images.npy", n, shape, "float32")
+    if mask is not None:
+        yield cache.writing_rows(folder / "masks.npy", n, grid.shape, "uint8")
+
+
+def _in_order(function, tasks):
+    """Work on several tasks at once, but not far ahead: results take memory."""
+    threads = min(os.cpu_count() or 1, _MOST_THREADS)
+    with ThreadPoolExecutor(threads) as pool:
+        waiting = deque()
+        for task in tasks:
+            waiting.append(pool.submit(function, task))
+            if len(waiting) > threads:
+                yield waiting.popleft()
+        yield from waiting
+
+
+def _conform_pair(info, mask_file, grid):
+    """Conform a volume and, if it has one, its mask."""
+    image, _ = conform_file(info.file, grid, channels=info.channels > 1)
+    if mask_file is None:
+        return (image,)
+    mask = conform(read_mask(mask_file), info.affine, grid)[..., 0] >= 0.5
+    if not mask.any():
+        raise InputError(
+            f"the mask {mask_file} has nothing on the grid; mend it or give a larger "
+            "--shape."
+        )
+    return image, mask.astype("uint8")
+
+
+def conform_file(file, grid, channels=False):
+    """Read a volume and bring it to a grid, and its intensities to [0, 1].
+
+    What is made of the image goes back to the file's own space with
+    :func:`restore_file`::
+
+        image, origin = conform_file(file, grid)
+        clean = model.denoise(image[None])[0]
+        write_volume(path, restore_file(clean, origin), origin.affine)
+
+    Parameters
+    ----------
+    file : str or Path
+        NIfTI file.
+    grid : Grid
+        Where to; that of a model, for instance.
+    channels : bool
+        Whether a fourth axis of the file is one of channels.
+
+    Returns
+    -------
+    image : ndarray
+        float32 ``(*grid.shape, channels)`` in [0, 1]; 0 where the file has no voxels.
+    origin : Origin
+        What the way back needs.
+
+    Raises
+    ------
+    InputError
+        If the file is bad, or nothing of it is on the grid.
+    """
+    data, affine = read_volume(file, channels)
+    intensities = intensity.measure(data)
+    image = conform(intensity.scale(data, intensities), affine, grid)
+    if image.min() == image.max():
+        raise InputError(
+            f"{file} has nothing on the grid, which has the shape {grid.shape} and "
+            f"begins at {np.round(grid.affine[:3, 3], 1).tolist()} mm; check its "
+            "affine, or give a larger --shape."
+        )
+    return image, Origin(Path(file), data, affine, grid, intensities)
+
+
+def restore_file(image, origin):
+    """Bring an image on a grid back to the space and intensities of its file.
+
+    Parameters
+    ----------
+    image : ndarray
+        ``(*grid.shape, channels)`` in [0, 1].
+    origin : Origin
+        As :func:`conform_file` gave it.
+
+    Returns
+    -------
+    ndarray
+        float32 ``(x, y, z, channels)`` on the file's own grid, with the file's own
+        voxels where the image does not reach.
+    """
+    data = intensity.unscale(image, origin.intensities)
+    shape = origin.data.shape[:3]
+    return restore(data, origin.grid, origin.affine, shape, origin.data)
+
+
+def restore_spread(spread, origin):
+    """Bring standard deviations of images on a grid back to the space of their file.
+
+    Parameters
+    ----------
+    spread : ndarray
+        Of images in [0, 1], ``(*grid.shape, channels)``.
+    origin : Origin
+        As :func:`conform_file` gave it.
+
+    Returns
+    -------
+    ndarray
+        float32 ``(x, y, z, channels)`` in the file's own unit, 0 where the image does
+        not reach.
+    """
+    low, high = origin.intensities
+    shape = origin.data.shape[:3]
+    return restore(spread * (high - low), origin.grid, origin.affine, shape, 0.0)

@@ -1,0 +1,148 @@
+"""The cache: whole or not at all, and named by what is in it."""
+
+import os
+from pathlib import Path
+import resource
+import time
+
+import numpy as np
+import numpy.testing as npt
+import pytest
+
+from dipy_ldm.data import cache
+
+
+def test_the_place_is_the_users(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache.cache_root() == tmp_path / "dipy_ldm" / "volumes"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache.cache_root() == Path.home() / ".cache" / "dipy_ldm" / "volumes"
+    assert cache.cache_root(tmp_path / "other") == tmp_path / "other"
+
+
+def test_the_key_is_that_of_content_order_and_settings(tmp_path):
+    a, b = tmp_path / "a", tmp_path / "b"
+    a.write_bytes(b"one")
+    b.write_bytes(b"two")
+    os.utime(b, ns=(0, a.stat().st_mtime_ns))
+    key = cache.make_key([a, b], {"size": 1})
+    others = [cache.make_key([b, a], {"size": 1}), cache.make_key([a, b], {"size": 2})]
+    (tmp_path / "moved").mkdir()
+    moved = [path.rename(tmp_path / "moved" / path.name) for path in (a, b)]
+    assert cache.make_key(moved, {"size": 1}) == key
+    os.utime(moved[1], ns=(0, 1))
+    others.append(cache.make_key(moved, {"size": 1}))
+    assert key not in others
+    assert len(set(others)) == 3
+
+
+def test_a_folder_appears_when_it_is_whole(tmp_path):
+    folder = tmp_path / "new" / "key"
+    with cache.filling(folder) as partial:
+        (partial / "a").write_text("whole")
+        assert not folder.exists()
+    assert (folder / "a").read_text() == "whole"
+    assert [path.name for path in folder.parent.iterdir()] == ["key"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_what_was_interrupted_is_gone(tmp_path, error):
+    with pytest.raises(error), cache.filling(tmp_path / "key") as partial:
+        (partial / "a").write_text("half")
+        raise error
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_first_of_two_stays(tmp_path):
+    with cache.filling(tmp_path / "key") as one, cache.filling(tmp_path / "key") as two:
+        assert one != two
+        (one / "a").write_text("one")
+        (two / "a").write_text("two")
+    # The inner one ends first.
+    assert (tmp_path / "key" / "a").read_text() == "two"
+    assert [path.name for path in tmp_path.iterdir()] == ["key"]
+
+
+def test_a_folder_that_lacks_files_is_replaced(tmp_path):
+    (tmp_path / "key").mkdir()
+    (tmp_path / "key" / "a").write_text("old")
+    with cache.filling(tmp_path / "key") as partial:
+        for name in "ab":
+            (partial / name).write_text("new")
+    assert [(tmp_path / "key" / name).read_text() for name in "ab"] == ["new", "new"]
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_running_one_has_is_not(
+    tmp_path,
+):
+    for name, age in ((".old.partial", 4000), (".running.partial", 1000)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "images.npy").write_text("half")
+        for path in (tmp_path / name / "images.npy", tmp_path / name):
+            os.utime(path, (time.time() - age,) * 2)
+    (tmp_path / "finished").mkdir()
+    os.utime(tmp_path / "finished", (0, 0))
+    with cache.filling(tmp_path / "key"):
+        pass
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {".running.partial", "finished", "key"}
+
+
+@pytest.mark.parametrize("rows", [0, 1, 7, 12])
+def test_rows_are_a_whole_array_however_many_they_are(tmp_path, rows):
+    array = np.random.default_rng(0).random((rows, 3, 2)).astype("float32")
+    with cache.writing_rows(tmp_path / "a.npy", 12, (3, 2), "float32") as append:
+        for row in array:
+            append(row)
+    npt.assert_array_equal(np.load(tmp_path / "a.npy"), array)
+    assert (tmp_path / "a.npy").stat().st_size == 128 + array.nbytes
+
+
+def test_rows_of_any_order_are_written_alike(tmp_path):
+    array = np.arange(12, dtype="float32").reshape(4, 3).T
+    with cache.writing_rows(tmp_path / "a.npy", 1, (3, 4), "float32") as append:
+        append(array)
+    npt.assert_array_equal(np.load(tmp_path / "a.npy")[0], array)
+
+
+def write_large(folder):
+    path = folder / "a.npy"
+    with cache.writing_rows(path, 4, (100, 100), "float32") as append:
+        for _ in range(4):
+            append(np.ones((100, 100)))
+
+
+@pytest.mark.parametrize("reserving", [True, False])
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(
+    tmp_path, monkeypatch, reserving
+):
+    if not reserving:
+        monkeypatch.delattr(os, "posix_fallocate")
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
+    try:
+        with (
+            pytest.raises(OSError, match=r"can't write the cache .*--cache_dir") as no,
+            cache.filling(tmp_path / "key") as partial,
+        ):
+            write_large(partial)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert str(tmp_path) in str(no.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_space_is_reserved_before_the_first_row(tmp_path):
+    path = tmp_path / "a.npy"
+    with cache.writing_rows(path, 100, (1000,), "float32"):
+        assert path.stat().st_size == 128 + 400_000
+        assert path.stat().st_blocks * 512 >= 400_000
+
+
+def test_a_place_that_can_not_be_is_one_sentence(tmp_path):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(OSError, match=r"can't write the cache of volumes in .*file"),
+        cache.filling(tmp_path / "file" / "key"),
+    ):
+        pass

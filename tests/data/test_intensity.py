@@ -1,0 +1,85 @@
+"""Intensities: robust, to [0, 1] and back."""
+
+import numpy as np
+import numpy.testing as npt
+
+from dipy_ldm.data.intensity import measure, scale, unscale
+
+RNG = np.random.default_rng(0)
+
+
+def brain(low=20, high=1000, shape=(20, 20, 20, 1)):
+    """Numbers in the middle, zeros around."""
+    data = np.zeros(shape, "float32")
+    data[5:15, 5:15, 5:15] = RNG.uniform(low, high, (10, 10, 10, shape[-1]))
+    return data
+
+
+def test_zero_stays_the_darkest_and_the_range_is_that_of_the_region():
+    data = brain()
+    scaled = scale(data, measure(data))
+    assert scaled.dtype == np.float32
+    assert (scaled.min(), scaled.max()) == (0, 1)
+    npt.assert_array_equal(scaled == 0, data == 0)
+    # Seven eighths of the voxels are empty: they don't count.
+    npt.assert_allclose(measure(data).high, 995, atol=10)
+
+
+def test_a_few_extreme_voxels_change_little():
+    data = brain()
+    extreme = data.copy()
+    extreme[7, 7, 7], extreme[8, 8, 8] = 1e6, -1e6
+    npt.assert_allclose(
+        scale(extreme, measure(extreme)), scale(data, measure(data)), atol=1
+    )
+    npt.assert_allclose(measure(extreme), measure(data), atol=10)
+
+
+def test_scaling_does_not_depend_on_the_unit():
+    data = brain()
+    for unit in (1e-3, 7, 1e4):
+        other = (data * np.float32(unit)).astype("float32")
+        npt.assert_allclose(
+            scale(other, measure(other)), scale(data, measure(data)), atol=1e-5
+        )
+
+
+def test_what_is_not_clipped_comes_back():
+    for data in (brain(), brain(-900, 1500), brain(-1024, -500)):
+        intensities = measure(data)
+        inside = (data > intensities.low) & (data < intensities.high)
+        assert inside[5:15, 5:15, 5:15].mean() > 0.98
+        back = unscale(scale(data, intensities), intensities)
+        npt.assert_allclose(back[inside], data[inside], rtol=1e-4, atol=1e-2)
+
+
+def test_air_of_computed_tomography_is_the_darkest():
+    data = brain(-100, 1500) - 1000 * (brain() == 0)
+    scaled = scale(data, measure(data))
+    assert (scaled[:5] == 0).all()
+    assert scaled[5:15, 5:15, 5:15].min() > 0.2
+
+
+def test_a_few_negative_voxels_leave_zero_where_it_is():
+    data = brain()
+    data[5, 5, :3] = -5
+    assert measure(data).low == 0
+
+
+def test_channels_have_ranges_of_their_own():
+    data = np.concatenate([brain(high=30), brain(high=5000)], -1)
+    scaled = scale(data, measure(data))
+    for i in range(2):
+        alone = data[..., i : i + 1]
+        npt.assert_array_equal(scaled[..., i : i + 1], scale(alone, measure(alone)))
+
+
+def test_labels_and_constant_channels():
+    label = (brain() > 0).astype("float32")
+    npt.assert_array_equal(scale(3 * label, measure(3 * label)), label)
+    npt.assert_array_equal(scale(-3 * label, measure(-3 * label)), 1 - label)
+    for value in (0, 4, -4):
+        data = np.full((3, 3, 3, 1), value, "float32")
+        scaled = scale(data, measure(data))
+        assert np.isfinite(scaled).all()
+        npt.assert_array_equal(unscale(scaled, measure(data)), data)

@@ -1,0 +1,99 @@
+"""Finding volumes; nothing in the files is read."""
+
+from pathlib import Path
+
+import pytest
+
+from dipy_ldm.data.paths import expand, find_volumes, holds_volumes
+from dipy_ldm.validation import InputError
+
+FILES = ["a/b/3.nii.gz", "a/1.nii", "a/2.NII.GZ", "a/notes.json", "a/._1.nii"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in [*FILES, "a/.git/annex/4.nii.gz", "b/5.nii", "c/6.png"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def names(files):
+    return [file.name for file in files]
+
+
+def test_folders_are_searched_and_sorted_and_hidden_files_left_out(folder):
+    assert names(find_volumes([folder / "a"])) == ["1.nii", "2.NII.GZ", "3.nii.gz"]
+
+
+def test_files_wildcards_and_folders_keep_their_order_and_count_once(folder):
+    paths = [folder / "b" / "5.nii", folder / "a" / "*.nii", str(folder)]
+    found = names(find_volumes(paths))
+    assert found == ["5.nii", "1.nii", "2.NII.GZ", "3.nii.gz"]
+    assert names(expand([folder / "b", folder / "b"])) == ["5.nii", "5.nii"]
+    assert names(find_volumes([folder / "**" / "*.nii.gz"])) == ["3.nii.gz"]
+    assert names(find_volumes(folder / "b")) == ["5.nii"]
+    twice = [folder / "b" / "5.nii", folder / "a" / ".." / "b"]
+    assert names(find_volumes(twice)) == ["5.nii"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("list.txt", "a/1.nii\n\n# a comment\nb/5.nii\n"),
+        ("list.txt", "file\na/1.nii\nb/5.nii"),
+        ("list.txt", "id\tfile\n1\ta/1.nii\n2\tb/5.nii\n"),
+        ("list.csv", "id,file,age\nx,a/1.nii,3\ny,b/5.nii,4\n"),
+        ("list.csv", '"a/1.nii","lesion, left"\n"b/5.nii",none\n'),
+        ("list.csv", "id;file\r\n1;a/1.nii\r\n2;b/5.nii\r\n"),
+        ("list.csv", "\ufeffa/1.nii,mask-a.nii\nb/5.nii,mask-b.nii\n"),
+        ("list.tsv", "id\tfile\n1, the first\ta/1.nii\n2\t b/5.nii\n"),
+    ],
+)
+def test_lists_of_every_kind(folder, name, text):
+    (folder / name).write_text(text, "utf-8")
+    wanted = [folder / "a" / "1.nii", folder / "b" / "5.nii"]
+    assert find_volumes([folder / name]) == wanted
+
+
+def test_paths_in_a_list_may_be_absolute_and_have_commas(folder):
+    path = folder / "b" / "5, again.nii"
+    path.touch()
+    (folder / "list.txt").write_text(f"{path}\n")
+    assert find_volumes([folder / "list.txt"]) == [path]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("list.csv", b"id,age\n1,2\n", "names no NIfTI files"),
+        ("list.txt", b"", "names no NIfTI files"),
+        ("list.csv", b"id,file\n1,a.nii\n2,n/a\n", r"line without .*\(2, n/a\)"),
+        ("list.csv", b"\x1f\x8b\x00\xff", "can't be read as text"),
+        ("c", None, "has no NIfTI files"),
+        ("d.nii", None, "there is no file"),
+        ("*.nii", None, "there is no file"),
+        ("c/6.png", None, "is no NIfTI file"),
+    ],
+)
+def test_bad_paths_are_answered_with_their_cure(folder, name, content, sentence):
+    if content is not None:
+        (folder / name).write_bytes(content)
+    with pytest.raises(InputError, match=sentence) as refusal:
+        find_volumes([folder / name])
+    assert str(folder / name) in str(refusal.value)
+
+
+def test_nothing_is_refused():
+    with pytest.raises(InputError, match="there are no volumes"):
+        find_volumes([])
+
+
+def test_volumes_are_told_from_images(folder):
+    (folder / "list.csv").write_text("a/1.nii")
+    for path in ("a/1.nii", "a", ".", "a/*.nii", "a/2.NII.GZ", "list.csv", "*"):
+        assert holds_volumes([folder / path]), path
+    for path in ("c", "c/6.png", "c/*", "none.npy"):
+        assert not holds_volumes([folder / path]), path
+    assert not holds_volumes(["mnist"])
+    assert holds_volumes([folder / "c", Path(folder, "a")])

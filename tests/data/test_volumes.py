@@ -1,0 +1,362 @@
+"""Volumes: from files to arrays, once, and back."""
+
+import logging
+import shutil
+from threading import Thread
+
+import nibabel as nib
+import numpy as np
+import numpy.testing as npt
+import pytest
+
+from dipy_ldm.data import load_volumes, volumes
+from dipy_ldm.data.nifti import read_volume
+from dipy_ldm.data.volumes import conform_file, restore_file, restore_spread
+from dipy_ldm.validation import InputError
+
+SHAPE = (12, 10, 8)
+ORIENTATIONS = ["RAS", "LPS", "PIR"]
+
+
+def template(scale=1.0):
+    """Return a smooth blob on nothing."""
+    x, y, z = np.ogrid[:12, :10, :8]
+    data = np.exp(-((x - 7) ** 2 + (y - 4) ** 2 + (z - 3) ** 2) / 8)
+    return (scale * np.where(data > 0.05, data, 0)).astype("float32")
+
+
+def save(path, data, affine=None, axes="RAS"):
+    affine = np.diag([2, 3, 4, 1.0]) if affine is None else affine
+    image = nib.Nifti1Image(data, affine)
+    codes = nib.orientations.axcodes2ornt(axes)
+    nib.save(image.as_reoriented(codes), path)
+    return path
+
+
+@pytest.fixture
+def cohort(tmp_path):
+    """Return a folder of three volumes of the same, in three orientations and units."""
+    folder = tmp_path / "cohort"
+    folder.mkdir()
+    for i, axes in enumerate(ORIENTATIONS):
+        save(folder / f"{i}.nii.gz", template(10.0**i), axes=axes)
+    return folder
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Return the function with a cache of its own."""
+
+    def load(*paths, **options):
+        return load_volumes(paths, cache_dir=tmp_path / "cache", **options)
+
+    return load
+
+
+@pytest.fixture
+def no_work(monkeypatch):
+    """Return what to call for nothing to be conformed any more."""
+
+    def fail(*args, **options):
+        raise AssertionError("conformed again")
+
+    return lambda: monkeypatch.setattr(volumes, "conform_file", fail)
+
+
+def test_orientation_and_unit_make_no_difference(cohort, load):
+    images, masks, affine, files = load(cohort)
+    assert images.shape == (3, *SHAPE, 1)
+    assert images.dtype == np.float32
+    assert (images.min(), images.max()) == (0, 1)
+    assert masks is None
+    npt.assert_allclose(affine, np.diag([2, 3, 4, 1]))
+    assert [file.name for file in files] == ["0.nii.gz", "1.nii.gz", "2.nii.gz"]
+    npt.assert_allclose(images[1:], images[[0, 0]], atol=1e-5)
+    npt.assert_allclose(images[0, ..., 0] > 0, template() > 0)
+
+
+def test_arrays_are_maps_that_nobody_changes(cohort, load):
+    images = load(cohort).images
+    assert isinstance(images, np.memmap)
+    with pytest.raises(ValueError, match="read-only"):
+        images[0] = 0
+
+
+def test_the_second_run_starts_at_once(cohort, load, no_work):
+    first = load(cohort)
+    no_work()
+    second = load(cohort / "0.nii.gz", cohort, verbose=True)
+    npt.assert_array_equal(second.images, first.images)
+    assert second.files == first.files
+
+
+def test_moved_files_are_known_again_under_their_new_names(cohort, load, no_work):
+    load(cohort)
+    no_work()
+    moved = cohort.rename(cohort.with_name("moved"))
+    assert {file.parent for file in load(moved).files} == {moved}
+
+
+def test_other_content_and_settings_are_other_results(cohort, load):
+    first = load(cohort).images
+    assert load(cohort, voxel_size=4).images.shape == (3, 6, 8, 8, 1)
+    assert load(cohort, shape=8).images.shape == (3, 8, 8, 8, 1)
+    assert load(cohort / "1.nii.gz").images.shape == (1, *SHAPE, 1)
+    save(cohort / "1.nii.gz", template()[::-1])
+    assert not np.allclose(load(cohort).images[1], first[1])
+
+
+def test_a_thinned_out_cache_is_made_anew(cohort, load, tmp_path):
+    first = load(cohort).images
+    for name in ("images.npy", "volumes.json"):
+        (folder,) = (tmp_path / "cache").iterdir()
+        (folder / name).unlink()
+        npt.assert_array_equal(load(cohort).images, first)
+
+
+def test_an_interrupted_run_leaves_no_cache(cohort, load, tmp_path, monkeypatch):
+    whole = load(cohort).images.copy()
+    shutil.rmtree(tmp_path / "cache")
+
+    def interrupt(info, *rest):
+        if info.file.name == "2.nii.gz":
+            raise KeyboardInterrupt
+        return conform(info, *rest)
+
+    conform = volumes._conform_pair
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(volumes, "_conform_pair", interrupt)
+        load(cohort)
+    assert not list((tmp_path / "cache").iterdir())
+    npt.assert_array_equal(load(cohort).images, whole)
+
+
+def test_runs_at_the_same_time_do_not_clash(cohort, load, tmp_path):
+    found = []
+    threads = [Thread(target=lambda: found.append(load(cohort))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4
+    for each in found:
+        npt.assert_array_equal(each.images, found[0].images)
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_threads_keep_the_order(tmp_path, load):
+    for i in range(30):
+        data = template()
+        data[0, 0, 0] = 1 + i / 100
+        data[0, 0, 1] = -1000 - i
+        save(tmp_path / f"{i:02}.nii", np.roll(data, i % 7, 0))
+    images, *_, files = load(tmp_path / "*.nii")
+    for image, file in zip(images, files, strict=True):
+        data, _ = read_volume(file)
+        assert np.corrcoef(image.ravel(), data.clip(0, 1).ravel())[0, 1] > 0.9
+
+
+def test_channels(tmp_path, load):
+    both = np.stack([template(), template(50)[::-1]], -1)
+    nib.save(nib.Nifti1Image(both, np.diag([2, 3, 4, 1.0])), tmp_path / "a.nii.gz")
+    images = load(tmp_path, channels=True).images
+    assert images.shape == (1, *SHAPE, 2)
+    npt.assert_allclose(images[0, ..., 1], images[0, ::-1, ..., 0], atol=1e-5)
+    with pytest.raises(InputError, match="add --channels"):
+        load(tmp_path)
+
+
+def break_file(cohort):
+    """Spoil what only reading finds, in the second volume."""
+    path = cohort / "1.nii.gz"
+    data = np.random.default_rng(0).random((40, 40, 40)).astype("float32")
+    nib.save(nib.Nifti1Image(data, np.eye(4)), path)
+    path.write_bytes(path.read_bytes()[:100_000])
+
+
+def test_all_volumes_that_turn_out_bad_are_in_one_report(
+    cohort, load, no_work, caplog, tmp_path
+):
+    break_file(cohort)
+    save(cohort / "3.nii", np.full(SHAPE, 3.0))
+    save(cohort / "4.nii", np.full(SHAPE, np.nan))
+    with pytest.raises(InputError, match=r"--skip_bad .* \(2 good\)") as report:
+        load(cohort, shape=8)
+    lines = str(report.value).splitlines()
+    wanted = ["1.nii.gz is cut off", "3.nii has the value 3", "4.nii has NaN"]
+    for line, sentence in zip(lines[:-1], wanted, strict=True):
+        assert str(cohort / sentence) in line
+    # What was done is done.
+    no_work()
+    images, *_, files = load(cohort, shape=8, skip_bad=True)
+    assert [file.name for file in files] == ["0.nii.gz", "2.nii.gz"]
+    assert images.shape == (2, 8, 8, 8, 1)
+    npt.assert_allclose(images[1], images[0], atol=1e-5)
+    for sentence in wanted:
+        assert sentence in caplog.text
+    with pytest.raises(InputError, match="1.nii.gz is cut off"):
+        load(cohort, shape=8)
+
+
+def test_bad_headers_are_skipped_too(cohort, load, caplog):
+    (cohort / "1.nii.gz").write_text("no volume")
+    with pytest.raises(InputError, match="1.nii.gz can't be read"):
+        load(cohort)
+    assert len(load(cohort, skip_bad=True).images) == 2
+    assert "1.nii.gz can't be read" in caplog.text
+
+
+def test_nothing_good_is_an_error_and_no_cache(cohort, load, tmp_path):
+    for file in cohort.iterdir():
+        save(file, np.zeros(SHAPE, "float32"))
+    with pytest.raises(InputError, match="has the value 0 everywhere"):
+        load(cohort, skip_bad=True)
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_a_volume_outside_of_the_grid_is_told(cohort, load):
+    affine = np.eye(4)
+    affine[0, 3] = 2000
+    save(cohort / "3.nii", template(), affine)
+    with pytest.raises(InputError, match=r"3.nii farthest off.* --shape"):
+        load(cohort)
+    with pytest.raises(InputError, match=r"0.nii.gz has nothing on the grid"):
+        load(cohort, shape=8)
+
+
+@pytest.fixture
+def masked(cohort, tmp_path):
+    """Return the masks of the cohort."""
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    for i, axes in enumerate(ORIENTATIONS):
+        mask = (template() > 0.3).astype("uint8") * (1, 255, 3)[i]
+        save(folder / f"{i}.nii", mask, axes=axes)
+    return folder
+
+
+def test_masks_lie_on_their_volumes(cohort, masked, load, no_work):
+    images, masks, *_ = load(cohort, mask_files=[masked])
+    assert isinstance(masks, np.memmap)
+    assert masks.dtype == np.uint8
+    npt.assert_array_equal(masks, np.broadcast_to(template() > 0.3, masks.shape))
+    assert images[masks == 1].min() > images[masks == 0].max()
+    halved = load(cohort, mask_files=[masked], voxel_size=(4, 3, 4)).masks
+    assert set(np.unique(halved)) == {0, 1}
+    assert abs(2 * halved.sum() / masks.sum() - 1) < 0.2
+    no_work()
+    npt.assert_array_equal(load(cohort, mask_files=[masked]).masks, masks)
+    with pytest.raises(AssertionError, match="conformed again"):
+        load(cohort)
+
+
+def test_masks_that_do_not_fit(cohort, masked, load):
+    with pytest.raises(InputError, match="there are 2 masks for 3 volumes"):
+        load(cohort, mask_files=[masked / "0.nii", masked / "1.nii"])
+    save(masked / "1.nii", template()[1:])
+    save(masked / "2.nii", template(), np.diag([2, 2, 2, 1.0]))
+    with pytest.raises(InputError) as refusal:
+        load(cohort, mask_files=[masked])
+    for name in ("masks/1.nii ", "cohort/1.nii.gz", "masks/2.nii ", "cohort/2.nii.gz"):
+        assert name in str(refusal.value)
+    _, masks, _, files = load(cohort, mask_files=[masked], skip_bad=True)
+    assert (len(masks), [file.name for file in files]) == (1, ["0.nii.gz"])
+
+
+def test_bad_masks_take_their_volumes_along(cohort, masked, load):
+    (masked / "0.nii").write_text("no mask")
+    save(masked / "1.nii", np.zeros(SHAPE, "uint8"), axes="LPS")
+    with pytest.raises(InputError, match="masks/0.nii can't be read"):
+        load(cohort, mask_files=[masked])
+    _, masks, _, files = load(cohort, mask_files=[masked], skip_bad=True)
+    assert (len(masks), [file.name for file in files]) == (1, ["2.nii.gz"])
+
+
+def test_without_any_pair_of_good_files_there_is_nothing(cohort, masked, load):
+    (masked / "0.nii").write_text("no mask")
+    for i in (1, 2):
+        (cohort / f"{i}.nii.gz").write_text("no volume")
+    with pytest.raises(InputError, match="no good volume has a good mask"):
+        load(cohort, mask_files=[masked], skip_bad=True)
+
+
+def test_a_mask_is_not_mistaken_for_a_volume(cohort, load):
+    image, other = cohort / "0.nii.gz", save(cohort / "other.nii", template(3))
+    assert load(image, mask_files=[other]).masks is not None
+    assert len(load(image, other).images) == 2
+
+
+def test_one_mask_may_serve_several_volumes(tmp_path, load):
+    for i in range(2):
+        save(tmp_path / f"{i}.nii", template(1 + i))
+    mask = save(tmp_path / "mask.nii.gz", (template() > 0.3).astype("uint8"))
+    masks = load(tmp_path / "?.nii", mask_files=[mask, mask]).masks
+    npt.assert_array_equal(masks[0], masks[1])
+
+
+def test_progress_is_shown_when_asked_for(cohort, load, capfd):
+    load(cohort)
+    assert capfd.readouterr().err == ""
+    load(cohort, shape=8, verbose=True)
+    assert "conform: 100%" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("shape", [(91, 109, 91), (65, 33, 17)])
+def test_a_file_goes_to_a_grid_and_comes_back(tmp_path, load, shape):
+    x, y, z = (np.linspace(-1, 1, n) for n in shape)
+    data = 700 * np.exp(-3 * (x[:, None, None] ** 2 + y[:, None] ** 2 + z**2))
+    affine = np.diag([-2, 2, 2, 1.0])
+    affine[:3, 3] = 90, -126, -72
+    file = save(tmp_path / "a.nii", data.astype("float32"), affine)
+    own, _ = read_volume(file)
+    _, _, grid_affine, _ = load(file, voxel_size=3)
+    for voxel_size, tolerance in ((2, 1e-3), (3, 60)):
+        images, _, grid_affine, _ = load(file, voxel_size=voxel_size)
+        grid = volumes.Grid(images.shape[1:4], grid_affine)
+        image, origin = conform_file(file, grid)
+        npt.assert_array_equal(image, images[0])
+        back = restore_file(image, origin)
+        assert back.shape == own.shape
+        # The brightest voxels were clipped.
+        clipped = own.clip(max=origin.intensities.high)
+        npt.assert_allclose(back, clipped, atol=tolerance)
+
+
+def test_a_small_grid_leaves_the_rest_of_the_file_alone(cohort, load):
+    grid = volumes.Grid((6, 6, 4), load(cohort).affine)
+    image, origin = conform_file(cohort / "2.nii.gz", grid)
+    back = restore_file(np.ones_like(image), origin)
+    own, _ = read_volume(cohort / "2.nii.gz")
+    changed = ~np.isclose(back, own)
+    assert changed.sum() == 6 * 6 * 4
+    npt.assert_allclose(back[changed], origin.intensities.high[0])
+    spread = restore_spread(np.full_like(image, 0.1), origin)
+    npt.assert_array_equal(spread > 0, changed)
+    npt.assert_allclose(spread[changed], 0.1 * origin.intensities.high[0], rtol=1e-5)
+
+
+def test_a_mask_with_nothing_on_the_grid_is_told(cohort, masked, load):
+    for i, axes in enumerate(ORIENTATIONS):
+        mask = np.zeros(SHAPE, "uint8")
+        mask[0, 0, 0] = 1
+        save(masked / f"{i}.nii", mask, axes=axes)
+    with pytest.raises(InputError, match=r"masks/0.nii has nothing on the grid"):
+        load(cohort, mask_files=[masked], shape=6)
+
+
+def test_a_full_disk_is_told(cohort, load, tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(volumes.cache, "_reserve", full)
+    with pytest.raises(OSError, match=r"No space left.*--cache_dir") as refusal:
+        load(cohort)
+    assert str(tmp_path / "cache") in str(refusal.value)
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_what_is_skipped_goes_to_our_logger(cohort, load, caplog):
+    break_file(cohort)
+    with caplog.at_level(logging.WARNING, "dipy_ldm"):
+        load(cohort, shape=8, skip_bad=True)
+    assert {record.name for record in caplog.records} == {"dipy_ldm"}
