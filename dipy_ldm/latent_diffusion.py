@@ -136,12 +136,13 @@ class LatentDiffusion:
             If the images or an option can't be used.
         """
         images = self._check_images(images)
-        training.check_options(
-            len(images), epochs, batch_size, learning_rate, precision
-        )
-        self.check_hyperparameters()
-        self.check_memory(
-            self.vqvae.shape_, batch_size, precision=precision, remat=remat
+        self.check(
+            images.shape,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            precision=precision,
+            remat=remat,
         )
         self.fingerprint_ = training.survey(images).fingerprint
         settings = self._hyperparameters() | {
@@ -232,11 +233,16 @@ class LatentDiffusion:
             If the model is not fitted, or an option can't be used.
         """
         self._check_fitted()
-        batch_size = self._batch(batch_size)
-        for name, value in {"n": n, "steps": steps, "batch_size": batch_size}.items():
-            at_least(name, value, 1)
-        at_least("first", first, 0)
-        step, grid = samplers.make_sampler(sampler, eta)
+        step, grid = self.check_sampling(
+            n,
+            sampler=sampler,
+            steps=steps,
+            eta=eta,
+            seed=seed,
+            first=first,
+            batch_size=batch_size,
+            tile=tile,
+        )
         path = schedules.path(self.schedule, grid(self.schedule, steps))
 
         def generate(numbers):
@@ -245,7 +251,45 @@ class LatentDiffusion:
 
         numbers = np.arange(first, first + n)
         title = "generate" if verbose else None
+        batch_size = self._batch(batch_size)
         return distribution.in_batches(generate, numbers, batch_size, title)
+
+    def check_sampling(
+        self,
+        n=1,
+        *,
+        sampler="dpm++",
+        steps=20,
+        eta=0.0,
+        seed=0,
+        first=0,
+        batch_size=None,
+        tile=None,
+    ):
+        """Refuse options with which nothing could be generated.
+
+        Parameters
+        ----------
+        n, sampler, steps, eta, seed, first, batch_size, tile
+            As of :meth:`predict`.
+
+        Returns
+        -------
+        Sampler
+            Step function and grid.
+
+        Raises
+        ------
+        InputError
+            If there is no such sampler, or a number makes no sense.
+        """
+        least_one = {"n": n, "steps": steps, "batch_size": batch_size, "tile": tile}
+        for name, value in least_one.items():
+            if value is not None:
+                at_least(name, value, 1)
+        at_least("first", first, 0)
+        at_least("seed", seed, 0)
+        return samplers.make_sampler(sampler, eta)
 
     def denoise(
         self,
@@ -256,6 +300,7 @@ class LatentDiffusion:
         steps=20,
         eta=0.0,
         seed=0,
+        first=0,
         batch_size=None,
         tile=None,
     ):
@@ -279,6 +324,8 @@ class LatentDiffusion:
             Share of fresh noise in each step of ``ddim``, from 0 to 1.
         seed : int
             Seed of the noise.
+        first : int
+            Number of the first image's noise; others give other results.
         batch_size : int, optional
             Images that are denoised at once; as many as memory surely allows if
             None.
@@ -304,8 +351,15 @@ class LatentDiffusion:
         images = self._check_images(images)
         if not 0 <= strength <= 1:
             raise InputError(f"strength must lie between 0 and 1, not {strength}.")
-        at_least("steps", steps, 1)
-        step, grid = samplers.make_sampler(sampler, eta)
+        step, grid = self.check_sampling(
+            sampler=sampler,
+            steps=steps,
+            eta=eta,
+            seed=seed,
+            first=first,
+            batch_size=batch_size,
+            tile=tile,
+        )
         times = grid(self.schedule, steps)
         times = np.concatenate([[strength], times[times < strength]])
         path = schedules.path(self.schedule, times)
@@ -316,7 +370,7 @@ class LatentDiffusion:
             clean = latents[numbers]
             if strength == 0:
                 return self.vqvae.decode(self._unscaled(clean), tile=tile)
-            noise = samplers.noise_of(seed, numbers, self.latent_shape_)
+            noise = samplers.noise_of(seed, first + numbers, self.latent_shape_)
             x = alpha * clean + sigma * noise()
             return self._walk(x, path, step, noise, tile)
 
@@ -396,37 +450,39 @@ class LatentDiffusion:
             "seed": self.seed,
         }
 
-    def check_hyperparameters(self):
-        """Refuse what no network can be built of, before hours of work.
+    def check(
+        self,
+        shape,
+        *,
+        epochs=14,
+        batch_size=64,
+        learning_rate=2e-3,
+        precision="float32",
+        remat=False,
+    ):
+        """Refuse a fit that can't be done, or would not fit into the memory.
 
-        Raises
-        ------
-        InputError
-            If a name is unknown (the sentence lists the known ones) or a size is
-            too small.
-        """
-        training.check_sizes(self.seed, widths=self.widths, blocks=self.blocks)
-        choose("schedule", self.schedule, schedules.SCHEDULES)
-        choose("target", self.target, schedules.TARGETS)
-
-    def check_memory(self, shape, batch_size, *, precision="float32", remat=False):
-        """Refuse a training that would not fit into the memory.
+        The autoencoder need not be fitted yet.
 
         Parameters
         ----------
         shape : tuple of int
-            Shape of an image, ``(*space, channels)``.
-        batch_size, precision, remat
+            Shape of all images, ``(n, *space, channels)``.
+        epochs, batch_size, learning_rate, precision, remat
             As of :meth:`fit`.
 
         Raises
         ------
         InputError
-            If it needs more than is free.
+            If a name is unknown (the sentence lists the known ones), a number makes
+            no sense, or the memory is too small.
         """
-        latent_shape = self.vqvae.latent_shape(shape)
+        training.check_sizes(self.seed, widths=self.widths, blocks=self.blocks)
+        choose("schedule", self.schedule, schedules.SCHEDULES)
+        choose("target", self.target, schedules.TARGETS)
+        training.check_options(shape[0], epochs, batch_size, learning_rate, precision)
         with networks.precision(precision):
-            denoiser = self._make_denoiser(latent_shape, remat)
+            denoiser = self._make_denoiser(self.vqvae.latent_shape(shape[1:]), remat)
         training.check_memory("the denoiser", [denoiser], batch_size)
 
     def _batch(self, batch_size):

@@ -49,7 +49,47 @@ def montage(images, *, columns=None, gap=2):
     return picture
 
 
-def save_montage(path, images, *, scale=3):
+def planes(volumes, affine):
+    """Cut volumes through their middle: axial, coronal and sagittal, side by side.
+
+    The left of a picture is the left of the brain (the neurological convention). Up
+    is the front in the axial plane and the top in the others; in the sagittal one
+    the front is to the right.
+
+    Parameters
+    ----------
+    volumes : ndarray
+        Volumes, ``(n, x, y, z, channels)``, with axes to the right, the front and
+        the top.
+    affine : ndarray
+        From voxels to millimetres, ``(4, 4)``; it tells the voxel size.
+
+    Returns
+    -------
+    ndarray
+        Pictures, float32 ``(n, h, w, channels)``.
+    """
+    sizes = np.linalg.norm(np.asarray(affine)[:3, :3], axis=0)
+    # Voxels of other sizes than the smallest are repeated: planes keep their shape.
+    for axis, times in enumerate(np.maximum(np.rint(sizes / sizes.min()), 1)):
+        volumes = np.repeat(volumes, int(times), axis + 1)
+    x, y, z = (size // 2 for size in volumes.shape[1:4])
+    cuts = volumes[:, :, :, z], volumes[:, :, y], volumes[:, x]
+    cuts = [cut.swapaxes(1, 2)[:, ::-1] for cut in cuts]
+    height = max(cut.shape[1] for cut in cuts)
+    low = volumes.min(initial=np.inf)
+    return np.concatenate([_padded(cut, height, low) for cut in cuts], 2)
+
+
+def _padded(pictures, height, value):
+    """Put pictures into the middle of higher ones."""
+    missing = height - pictures.shape[1]
+    above = missing // 2
+    rows = [(0, 0), (above, missing - above), (0, 0), (0, 0)]
+    return np.pad(pictures, rows, constant_values=value).astype("float32")
+
+
+def save_montage(path, images, *, columns=None, scale=3):
     """Write a montage as a PNG file.
 
     Parameters
@@ -58,10 +98,12 @@ def save_montage(path, images, *, scale=3):
         File to write.
     images : ndarray
         Images, ``(n, h, w, channels)``.
+    columns : int, optional
+        Images in a row; about a square if None.
     scale : int
         Enlargement of each pixel.
     """
-    picture = np.uint8(np.round(montage(images) * 255)).squeeze()
+    picture = np.uint8(np.round(montage(images, columns=columns) * 255)).squeeze()
     enlarged = np.kron(picture, np.ones((scale, scale, 1)[: picture.ndim], "uint8"))
     with replacing(path) as partial:
         Image.fromarray(enlarged).save(partial, "PNG", optimize=True)
@@ -86,8 +128,11 @@ def save_training(path, histories, *, pairs=None, samples=None):
     for ax, (stage, history) in zip(axes[0], histories.items()):
         _curves(ax, stage, history)
     if pairs is not None:
-        rows = np.concatenate([half for pair in _rows(*pairs) for half in pair])
-        _show(axes[1, 0], montage(rows, columns=8), "images, and reconstructed below")
+        # Wide pictures, as planes of volumes are, go two to a row.
+        columns = 8 if pairs[0].shape[2] < 2 * pairs[0].shape[1] else 2
+        rows = [half for pair in _rows(*pairs, columns) for half in pair]
+        picture = montage(np.concatenate(rows), columns=columns)
+        _show(axes[1, 0], picture, "images, and reconstructed below")
     if samples is not None:
         _show(axes[1, 1], montage(samples), "samples")
     for ax in axes.flat:
@@ -97,7 +142,7 @@ def save_training(path, histories, *, pairs=None, samples=None):
         figure.savefig(partial, format="png", dpi=100)
 
 
-def _rows(images, reconstructed, columns=8):
+def _rows(images, reconstructed, columns):
     """Cut pairs into rows: images, then their reconstructions."""
     for start in range(0, len(images), columns):
         row = slice(start, start + columns)

@@ -75,7 +75,7 @@ class VQVAE:
         widths=(32, 64),
         blocks=1,
         n_codes=1024,
-        code_dim=4,
+        code_dim=3,
         commitment=0.25,
         loss="squared",
         seed=0,
@@ -184,16 +184,17 @@ class VQVAE:
             rank = images.ndim - 2
             validation_data = training.as_array(validation_data, rank=rank)
         masks = _check_masks(masks, background, images.shape[:-1])
-        training.check_options(
-            len(images), epochs, batch_size, learning_rate, precision
+        self.check(
+            images.shape,
+            patch=patch,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            precision=precision,
+            remat=remat,
         )
-        self.check_hyperparameters()
         self.shape_ = images.shape[1:]
-        _check_patch(patch, images.ndim - 2)
         size = self._window(images.shape[1:-1], patch)
-        self.check_memory(
-            self.shape_, batch_size, precision=precision, remat=remat, patch=patch
-        )
         survey = training.survey(images)
         self.affine_ = None if affine is None else np.array(affine, "float64")
         self.intensity_ = survey.low, survey.high
@@ -465,13 +466,31 @@ class VQVAE:
             "seed": self.seed,
         }
 
-    def check_hyperparameters(self):
-        """Refuse what no network can be built of.
+    def check(
+        self,
+        shape,
+        *,
+        patch=None,
+        epochs=5,
+        batch_size=64,
+        learning_rate=2e-3,
+        precision="float32",
+        remat=False,
+    ):
+        """Refuse a fit that can't be done, or would not fit into the memory.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            Shape of all images, ``(n, *space, channels)``.
+        patch, epochs, batch_size, learning_rate, precision, remat
+            As of :meth:`fit`.
 
         Raises
         ------
         InputError
-            If a size is too small, or there is no such loss.
+            If the memory is too small, there is no such loss or precision, or a
+            number makes no sense.
         """
         choose("loss", self.loss, losses.LOSSES)
         training.check_sizes(
@@ -481,31 +500,15 @@ class VQVAE:
             n_codes=self.n_codes,
             code_dim=self.code_dim,
         )
-
-    def check_memory(
-        self, shape, batch_size, *, precision="float32", remat=False, patch=None
-    ):
-        """Refuse a training that would not fit into the memory.
-
-        Parameters
-        ----------
-        shape : tuple of int
-            Shape of an image, ``(*space, channels)``.
-        batch_size, precision, remat, patch
-            As of :meth:`fit`.
-
-        Raises
-        ------
-        InputError
-            If it needs more than is free.
-        """
-        *space, channels = shape
+        training.check_options(shape[0], epochs, batch_size, learning_rate, precision)
+        n, *space, channels = shape
+        _check_patch(patch, len(space))
         size = self._window(space, patch)
         with networks.precision(precision):
             encoder, decoder = self._make_networks(size, channels, remat)
-        distance = 4 * self.n_codes * math.prod(encoder.output.shape[1:-1])
+        distances = 4 * self.n_codes * math.prod(encoder.output.shape[1:-1])
         training.check_memory(
-            "the autoencoder", [encoder, decoder], batch_size, extra=distance
+            "the autoencoder", [encoder, decoder], batch_size, distances
         )
 
     def _networks(self):

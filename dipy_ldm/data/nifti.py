@@ -35,7 +35,7 @@ _UNREADABLE = (
 _STRONGEST_COMPRESSION = 1032
 # The field has 80 bytes, and some readers look for a zero at the end.
 _DESCRIPTION_BYTES = 79
-_DTYPES = {
+DTYPES = {
     name: np.dtype(name)
     for name in ("float32", "float64", "uint8", "int8", "uint16", "int16", "int32")
 }
@@ -355,7 +355,7 @@ def write_volume(path, data, affine, dtype="float32", description=""):
         If it can't be written, as one sentence.
     """
     path = Path(path)
-    dtype = choose("type of voxels", dtype, _DTYPES)
+    dtype = choose("type of voxels", dtype, DTYPES)
     if not path.name.lower().endswith((".nii", ".nii.gz")):
         raise InputError(f"{path} must end in .nii or .nii.gz; rename it.")
     image = _image(np.asarray(data), np.asarray(affine, float), dtype)

@@ -57,9 +57,11 @@ def load_volumes(
     *,
     voxel_size=None,
     shape=None,
+    grid=None,
     channels=False,
     mask_files=None,
     skip_bad=False,
+    shuffle=False,
     cache_dir=None,
     verbose=False,
 ):
@@ -78,12 +80,17 @@ def load_volumes(
         volumes.
     shape : int or sequence of int, optional
         Of the grid, one number or three. None is for what holds all volumes.
+    grid : Grid, optional
+        The grid itself, such as that of a model, instead of its voxel size and shape.
     channels : bool
         Whether a fourth axis of the files is one of channels.
     mask_files : sequence of str or Path, optional
         Masks, as `paths`: one for each volume, in order, on the grid of its volume.
     skip_bad : bool
         Whether to go on without bad files, with a warning.
+    shuffle : bool
+        Whether to draw an order at random, always the same for the same files, so
+        that any part of the volumes is a fair sample of all.
     cache_dir : str or Path, optional
         Where to keep the result; None is for ``dipy_ldm/volumes`` in the user's
         cache.
@@ -108,7 +115,12 @@ def load_volumes(
     masks = None
     if mask_files is not None:
         infos, masks = _pair_masks(files, infos, expand(mask_files), skip_bad)
-    grid = choose_grid(infos, voxel_size, shape)
+    if grid is None:
+        grid = choose_grid(infos, voxel_size, shape)
+    if shuffle:
+        order = np.random.default_rng(0).permutation(len(infos))
+        infos = [infos[i] for i in order]
+        masks = masks and [masks[i] for i in order]
     sources = [info.file for info in infos]
     settings = {
         "format": _FORMAT,

@@ -24,6 +24,13 @@ def generate():
     _run(GenerateLDMFlow())
 
 
+def denoise():
+    """Run ``dipy_denoise_ldm``."""
+    from dipy_ldm.workflows.denoise import DenoiseLDMFlow
+
+    _run(DenoiseLDMFlow())
+
+
 def _run(flow):
     """Run a workflow; answer what users can mend with one sentence."""
     version = {"action": "version", "version": f"dipy_ldm {__version__}"}

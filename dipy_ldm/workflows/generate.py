@@ -2,15 +2,21 @@
 
 from dipy.workflows.workflow import Workflow
 import numpy as np
+from tqdm import tqdm
 
 from dipy_ldm import persistence
+from dipy_ldm.data.nifti import DTYPES
 from dipy_ldm.files import replacing
+from dipy_ldm.validation import choose
 from dipy_ldm.workflows.outputs import output_paths, refuse_overwriting
 from dipy_ldm.workflows.quiet import quiet_start
+from dipy_ldm.workflows.volumes import affine_of, provenance, write_with_sidecar
 
 
 class GenerateLDMFlow(Workflow):
     """Generate images with a latent diffusion model."""
+
+    written = 0  # volumes
 
     @classmethod
     def get_short_name(cls):
@@ -25,25 +31,31 @@ class GenerateLDMFlow(Workflow):
         str
             One sentence.
         """
-        return "interrupted; nothing was written."
+        if self.written == 0:
+            return "interrupted; nothing was written."
+        return f"interrupted; {self.written} volumes are written and whole."
 
     def run(
         self,
         model_file,
-        n_samples=64,
+        n_samples=None,
         sampler="dpm++",
         steps=20,
         eta=0.0,
         seed=0,
         first_sample=0,
-        batch_size=256,
+        batch_size=None,
+        tile=None,
+        dtype="float32",
         out_dir="",
         out_samples="samples",
     ):
-        """Generate images with a latent diffusion model.
+        """Generate images or volumes with a latent diffusion model.
 
-        Writes the images as an array (.npz) and as a picture (.png). A sample
-        depends on the seed and on its number alone.
+        Images become an array (.npz) and a picture (.png). Volumes become a NIfTI
+        file each, at the place and with the voxel size of those that the model
+        learnt from, with a JSON file that tells how it was made, and a picture of
+        three planes of each. A sample depends on the seed and on its number alone.
 
         Parameters
         ----------
@@ -51,47 +63,86 @@ class GenerateLDMFlow(Workflow):
             A model file that dipy_train_ldm wrote, or the word mnist for the
             packaged model of handwritten digits.
         n_samples : int, optional
-            Number of images.
+            Number of samples. None is for 64 images, or 4 volumes.
         sampler : string, optional
             How to walk back from noise: ddpm, ddim or dpm++.
         steps : int, optional
-            Calls of the network for each image.
+            Calls of the network for each sample.
         eta : float, optional
             Share of fresh noise in each step of ddim, from 0 to 1.
         seed : int, optional
             Seed of the noise.
         first_sample : int, optional
-            Number of the first image; with n_samples 1, that image alone.
+            Number of the first sample; with n_samples 1, that sample alone.
         batch_size : int, optional
-            Images that are generated at once.
+            Samples that are generated at once. None is for as many as memory surely
+            allows.
+        tile : int, optional
+            Voxels along a side of the tiles in which large volumes are decoded.
+            None is for as large as memory surely allows.
+        dtype : string, optional
+            Type of the voxels of volumes: float32, float64, or an integer type such
+            as int16 or uint8.
         out_dir : string or Path, optional
             Output directory.
         out_samples : string, optional
-            Stem of the names of the array and the picture.
+            Stem of the names of the files.
         """
         (stem,) = output_paths(self, model_file, out_dir, out_samples=out_samples)
-        # Not with_suffix: a stem may have dots of its own.
-        array_path, picture_path = (
-            stem.with_name(stem.name + suffix) for suffix in (".npz", ".png")
-        )
-        refuse_overwriting(self, (array_path, picture_path))
         # Wrong paths are answered before the seconds that Keras takes.
-        persistence.read_document(persistence.find(model_file))
+        path = persistence.find(model_file)
+        is_volume = len(persistence.read_document(path)["shape"]) == 4
+        n_samples = (4 if is_volume else 64) if n_samples is None else n_samples
+        numbers = range(first_sample, first_sample + n_samples)
+        names = _volumes(stem, numbers) if is_volume else [_beside(stem, ".npz")]
+        picture = _beside(stem, ".png")
+        refuse_overwriting(self, [*names, picture])
+        choose("type of voxels", dtype, DTYPES)
         with quiet_start():
             from dipy_ldm import LatentDiffusion, plots
 
-        images = LatentDiffusion.load(model_file).predict(
-            n_samples,
-            sampler=sampler,
-            steps=steps,
-            eta=eta,
-            seed=seed,
-            first=first_sample,
-            batch_size=batch_size,
-            verbose=True,
-        )
+        model = LatentDiffusion.load(path)
+        options = {
+            "sampler": sampler,
+            "steps": steps,
+            "eta": eta,
+            "seed": seed,
+            "batch_size": batch_size,
+            "tile": tile,
+        }
+        model.check_sampling(n_samples, first=first_sample, **options)
         stem.parent.mkdir(parents=True, exist_ok=True)
-        numbers = np.arange(first_sample, first_sample + n_samples)
-        with replacing(array_path) as partial, open(partial, "wb") as file:
-            np.savez_compressed(file, images=images, sample=numbers, seed=seed)
-        plots.save_montage(picture_path, images[:100])
+        if is_volume:
+            facts = provenance(path, Sampler=sampler, Steps=steps, Eta=eta, Seed=seed)
+            pictures = self._write(model, names, numbers, options, dtype, facts)
+            plots.save_montage(picture, pictures, columns=2)
+            return
+        images = model.predict(n_samples, first=first_sample, verbose=True, **options)
+        with replacing(names[0]) as partial, open(partial, "wb") as file:
+            np.savez_compressed(file, images=images, sample=[*numbers], seed=seed)
+        plots.save_montage(picture, images[:100])
+
+    def _write(self, model, names, numbers, options, dtype, facts):
+        """Generate and write volume after volume; return planes of the first."""
+        from dipy_ldm import plots
+
+        affine = affine_of(model)
+        pictures = []
+        for name, number in zip(names, tqdm(numbers, "generate")):
+            (volume,) = model.predict(1, first=number, **options)
+            facts = facts | {"Sample": number}
+            write_with_sidecar(name, volume, affine, dtype, facts)
+            self.written += 1
+            if self.written <= 20:
+                pictures.append(plots.planes(volume[None], affine)[0])
+        return np.stack(pictures)
+
+
+def _beside(stem, suffix):
+    """Add a suffix to a stem, which may have dots of its own."""
+    return stem.with_name(stem.name + suffix)
+
+
+def _volumes(stem, numbers):
+    """Name the file of each volume."""
+    return [_beside(stem, f"-{number:04d}.nii.gz") for number in numbers]

@@ -2,14 +2,13 @@
 
 import csv
 import io
-import math
+import time
 
 from dipy.workflows.workflow import Workflow
-import numpy as np
 
-from dipy_ldm.data import load_images, load_mnist
 from dipy_ldm.files import replacing
 from dipy_ldm.validation import InputError
+from dipy_ldm.workflows import inputs
 from dipy_ldm.workflows.outputs import output_paths, refuse_overwriting
 from dipy_ldm.workflows.quiet import quiet_start
 
@@ -37,27 +36,39 @@ class TrainLDMFlow(Workflow):
     def run(
         self,
         input_files,
-        epochs_vqvae=5,
-        epochs_ldm=14,
-        batch_size=64,
+        epochs_vqvae=None,
+        epochs_ldm=None,
+        batch_size=None,
         learning_rate=2e-3,
         n_codes=1024,
-        code_dim=4,
-        widths_vqvae=(32, 64),
-        widths_ldm=(128, 128),
+        code_dim=3,
+        widths_vqvae=None,
+        widths_ldm=None,
+        loss=None,
         schedule="cosine",
         target="v",
         precision="bfloat16",
+        remat=False,
         seed=0,
         validation=0.05,
         resume=False,
         half=False,
+        voxel_size=None,
+        shape=None,
+        channels=False,
+        mask_files=None,
+        background=1.0,
+        skip_bad=False,
+        patch=None,
+        flip=False,
+        no_augment=False,
+        cache_dir=None,
         out_dir="",
         out_model="ldm.safetensors",
         out_history="history.csv",
         out_picture="training.png",
     ):
-        """Train a latent diffusion model from images.
+        """Train a latent diffusion model from images or volumes.
 
         First an autoencoder learns to map the images to small latents and back,
         then a diffusion model learns to make new latents. Both end up in one model
@@ -66,15 +77,18 @@ class TrainLDMFlow(Workflow):
         Parameters
         ----------
         input_files : variable string or Path
-            The word mnist for the packaged digits, or images of one's own: arrays
+            NIfTI volumes, folders of them, wildcards, or lists of them in text, CSV
+            or TSV files; the word mnist for the packaged digits; or images: arrays
             (n, h, w) or (n, h, w, channels) in .npy or .npz files, PNG files, or
             folders of these.
         epochs_vqvae : int, optional
-            Passes over the images for the autoencoder.
+            Passes over the images for the autoencoder. None is for 5, or as many as
+            make 2000 steps of volumes.
         epochs_ldm : int, optional
-            Passes over the images for the diffusion model.
+            Passes over the images for the diffusion model. None is for 14, or as
+            many as make 6000 steps of volumes.
         batch_size : int, optional
-            Images in a batch.
+            Images in a batch. None is for 64, or 4 volumes.
         learning_rate : float, optional
             Highest learning rate; it warms up and falls to zero.
         n_codes : int, optional
@@ -82,16 +96,24 @@ class TrainLDMFlow(Workflow):
         code_dim : int, optional
             Channels of the latents.
         widths_vqvae : variable int, optional
-            Channels of the autoencoder's levels; each halves the resolution.
+            Channels of the autoencoder's levels; each halves the resolution. None
+            is for 32 64, and one level of 128 more for volumes of more than 128
+            voxels a side.
         widths_ldm : variable int, optional
             Channels of the diffusion model's levels; each but the first halves
-            the resolution.
+            the resolution. None is for 128 128, or 64 128 256 for volumes.
+        loss : string, optional
+            How the autoencoder compares: squared, absolute, spectral or structural.
+            None is for squared, or for what is best for volumes.
         schedule : string, optional
             How noise grows with time: cosine or linear.
         target : string, optional
             What the diffusion model predicts: v, noise or clean.
         precision : string, optional
             Precision of the computations: float32, or bfloat16 (faster).
+        remat : bool, optional
+            Compute parts of the networks twice instead of keeping them: less
+            memory, more time.
         seed : int, optional
             Seed of everything random.
         validation : float, optional
@@ -101,6 +123,32 @@ class TrainLDMFlow(Workflow):
             options.
         half : bool, optional
             Round the weights in the model file to 16 bits.
+        voxel_size : variable float, optional
+            Volumes: size of the voxels to work with, in mm, one number or three.
+            None is for the median of the files.
+        shape : variable int, optional
+            Volumes: number of voxels along each axis, one number or three. None is
+            for what holds all volumes.
+        channels : bool, optional
+            Volumes: take the fourth axis of the files for channels.
+        mask_files : variable string or Path, optional
+            Volumes: what matters on each, in the order of the inputs.
+        background : float, optional
+            Weight in the autoencoder's loss of what lies outside of the masks or,
+            without masks, of the darkest voxels; 1 for no difference.
+        skip_bad : bool, optional
+            Volumes: go on without files that can't be read.
+        patch : variable int, optional
+            Voxels along each side of the pieces that the autoencoder learns from,
+            one number or one for each axis. None is for whole images.
+        flip : bool, optional
+            Mirror half of the images left to right while the autoencoder learns.
+        no_augment : bool, optional
+            Volumes: don't move them, nor change their intensities, while the
+            autoencoder learns.
+        cache_dir : string or Path, optional
+            Volumes: where they are kept as the networks need them. None is for the
+            user's cache.
         out_dir : string or Path, optional
             Output directory.
         out_model : string, optional
@@ -109,9 +157,9 @@ class TrainLDMFlow(Workflow):
             Name of the table of figures of each epoch.
         out_picture : string, optional
             Name of the picture of curves, reconstructions and samples, which is
-            renewed after every epoch.
+            renewed while training.
         """
-        model_path, history_path, picture_path = output_paths(
+        paths = output_paths(
             self,
             input_files[0],
             out_dir,
@@ -119,55 +167,112 @@ class TrainLDMFlow(Workflow):
             out_history=out_history,
             out_picture=out_picture,
         )
-        checkpoints = [
-            model_path.with_name(f"{model_path.name}.{stage}-checkpoint")
-            for stage in ("autoencoder", "diffusion")
-        ]
-        if resume:
-            _refuse_nothing_to_resume(model_path, checkpoints)
-        else:
-            refuse_overwriting(
-                self, checkpoints, "add --resume to go on, or --force to start afresh"
-            )
-            refuse_overwriting(self, (model_path, history_path, picture_path))
-        images, held_out = _split(_load(input_files), validation, seed, batch_size)
+        self.checkpoints = _checkpoints(paths[0])
+        self._check_outputs(paths, resume)
+        data = inputs.load(
+            input_files,
+            voxel_size=_one_or_more(voxel_size),
+            shape=_one_or_more(shape),
+            channels=channels,
+            mask_files=mask_files,
+            skip_bad=skip_bad,
+            cache_dir=cache_dir,
+        )
+        batch_size = batch_size or inputs.settle(data, 1).batch_size
+        train, held_out = inputs.split(data, validation, seed, batch_size)
+        settings = inputs.settle(
+            data,
+            len(train.images),
+            epochs_vqvae=epochs_vqvae,
+            epochs_ldm=epochs_ldm,
+            batch_size=batch_size,
+            widths_vqvae=widths_vqvae,
+            widths_ldm=widths_ldm,
+            loss=loss,
+        )
         with quiet_start():
-            from dipy_ldm import VQVAE, LatentDiffusion, training
+            from dipy_ldm import VQVAE, LatentDiffusion
+            from dipy_ldm.data.batches import Augmentation
 
         vqvae = VQVAE(
-            widths=widths_vqvae, n_codes=n_codes, code_dim=code_dim, seed=seed
+            widths=settings.widths_vqvae,
+            n_codes=n_codes,
+            code_dim=code_dim,
+            loss=settings.loss,
+            seed=seed,
         )
         model = LatentDiffusion(
-            vqvae, widths=widths_ldm, schedule=schedule, target=target, seed=seed
+            vqvae,
+            widths=settings.widths_ldm,
+            schedule=schedule,
+            target=target,
+            seed=seed,
         )
-        report = _Report(history_path, picture_path, images[:16])
-        stages = (
-            (vqvae, epochs_vqvae, checkpoints[0], report.autoencoder),
-            (model, epochs_ldm, checkpoints[1], report.diffusion),
-        )
+        common = {
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,
+            "precision": precision,
+            "remat": remat,
+        }
+        patch = _one_or_more(patch)
         # Both stages, before the first has taken hours.
-        for estimator, epochs, _, _ in stages:
-            estimator.check_hyperparameters()
-            training.check_options(
-                len(images), epochs, batch_size, learning_rate, precision
-            )
+        size = train.images.shape
+        vqvae.check(size, epochs=settings.epochs_vqvae, patch=patch, **common)
+        model.check(size, epochs=settings.epochs_ldm, **common)
         if not resume:
-            _forget(checkpoints)
-        model_path.parent.mkdir(parents=True, exist_ok=True)
-        self.checkpoints = checkpoints
-        for estimator, epochs, checkpoint, tell in stages:
-            estimator.fit(
-                images,
-                validation_data=held_out,
-                epochs=epochs,
-                batch_size=batch_size,
-                learning_rate=learning_rate,
-                precision=precision,
-                checkpoint=checkpoint,
-                callbacks=[tell],
-            )
-        model.save(model_path, half=half)
-        _forget(checkpoints)
+            _forget(self.checkpoints)
+        paths[0].parent.mkdir(parents=True, exist_ok=True)
+        report = _Report(*paths[1:], train.images[:16], data.affine)
+        moved = data.affine is not None and not no_augment
+        vqvae.fit(
+            train.images,
+            validation_data=held_out,
+            affine=data.affine,
+            masks=train.masks,
+            background=background,
+            patch=patch,
+            augment=Augmentation(flip, *((2, 0.05) if moved else (0, 0.0))),
+            epochs=settings.epochs_vqvae,
+            checkpoint=self.checkpoints[0],
+            callbacks=[report.autoencoder],
+            **common,
+        )
+        model.fit(
+            train.images,
+            validation_data=held_out,
+            epochs=settings.epochs_ldm,
+            checkpoint=self.checkpoints[1],
+            callbacks=[report.diffusion],
+            **common,
+        )
+        model.save(paths[0], half=half)
+        report.finish(model)
+        _forget(self.checkpoints)
+
+    def _check_outputs(self, paths, resume):
+        """Refuse to overwrite, or to resume what is not there."""
+        if resume:
+            _refuse_nothing_to_resume(paths[0], self.checkpoints)
+            return
+        refuse_overwriting(
+            self,
+            self.checkpoints,
+            "add --resume to go on, or --force to start afresh",
+        )
+        refuse_overwriting(self, paths)
+
+
+def _checkpoints(model_path):
+    """Name the checkpoints of both stages, beside the model."""
+    return [
+        model_path.with_name(f"{model_path.name}.{stage}-checkpoint")
+        for stage in ("autoencoder", "diffusion")
+    ]
+
+
+def _one_or_more(numbers):
+    """Take what was given as a list of one for the number."""
+    return numbers[0] if numbers and len(numbers) == 1 else numbers
 
 
 def _forget(checkpoints):
@@ -188,56 +293,66 @@ def _refuse_nothing_to_resume(model_path, checkpoints):
         )
 
 
-def _load(input_files):
-    """Load the packaged digits, or images of one's own."""
-    return (
-        load_mnist("train")[0] if input_files == ["mnist"] else load_images(input_files)
-    )
-
-
-def _split(images, share, seed, batch_size):
-    """Hold a share of the images out, drawn at random; at least one if any."""
-    if not 0 <= share < 1:
-        raise InputError(f"validation must lie from 0 to below 1, not {share}.")
-    count = math.ceil(share * len(images))
-    if len(images) - count < batch_size:
-        raise InputError(
-            f"{len(images)} images, {count} of them held out to validate, are fewer "
-            f"than a batch of {batch_size}; give more images or a smaller --batch_size."
-        )
-    order = np.random.default_rng(seed).permutation(len(images))
-    held_out = images[order[:count]] if count else None
-    return images[order[count:]], held_out
-
-
 class _Report:
-    """Write the figures and the picture after every epoch."""
+    """Write the figures after every epoch, and the picture as often as is cheap."""
 
-    def __init__(self, history_path, picture_path, images):
+    # Drawing the picture shall take no more than this share of the time.
+    SHARE = 0.05
+
+    def __init__(self, history_path, picture_path, images, affine):
         self.history_path = history_path
         self.picture_path = picture_path
-        self.images = images
+        self.images = images if affine is None else images[:4]
+        self.affine = affine
         self.histories = {}
         self.pairs = None
+        self.samples = None
+        self.not_before = 0.0
 
     def autoencoder(self, vqvae):
         """Report on the first stage."""
-        self.pairs = self.images, vqvae.predict(self.images)
-        self._write("autoencoder", vqvae.history_)
+        self._tell("autoencoder", vqvae, self._reconstruct)
 
     def diffusion(self, model):
         """Report on the second stage."""
         if self.pairs is None:
-            self.autoencoder(model.vqvae)
-        self._write("diffusion", model.history_, model.predict(36, steps=10))
+            self._reconstruct(model.vqvae)
+        self._tell("diffusion", model, self._sample)
 
-    def _write(self, stage, history, samples=None):
+    def _reconstruct(self, vqvae):
+        pair = self.images, vqvae.predict(self.images)
+        self.pairs = tuple(map(self._flat, pair))
+
+    def _sample(self, model):
+        n = 36 if self.affine is None else 4
+        self.samples = self._flat(model.predict(n, steps=10))
+
+    def _flat(self, images):
         from dipy_ldm import plots
 
-        self.histories[stage] = history
+        return images if self.affine is None else plots.planes(images, self.affine)
+
+    def _tell(self, stage, estimator, look):
+        self.histories[stage] = estimator.history_
         _write_table(self.history_path, self.histories)
+        start = time.monotonic()
+        if start >= self.not_before:
+            look(estimator)
+            self._draw()
+            end = time.monotonic()
+            self.not_before = end + (end - start) / self.SHARE
+
+    def finish(self, model):
+        """Show how it ended."""
+        self._reconstruct(model.vqvae)
+        self._sample(model)
+        self._draw()
+
+    def _draw(self):
+        from dipy_ldm import plots
+
         plots.save_training(
-            self.picture_path, self.histories, pairs=self.pairs, samples=samples
+            self.picture_path, self.histories, pairs=self.pairs, samples=self.samples
         )
 
 

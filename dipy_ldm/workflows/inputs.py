@@ -1,0 +1,140 @@
+"""What a training gets: images or volumes, and the options that suit them."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from dipy_ldm.data import load_images, load_mnist, load_volumes
+from dipy_ldm.data.paths import holds_volumes
+from dipy_ldm.validation import InputError
+
+
+class Data(NamedTuple):
+    """Images ``(n, *space, channels)``, masks ``(n, *space)`` and the affine.
+
+    Masks and affine are None where there are none.
+    """
+
+    images: np.ndarray
+    masks: np.ndarray | None = None
+    affine: np.ndarray | None = None
+
+
+class Settings(NamedTuple):
+    """Options whose default depends on the data."""
+
+    epochs_vqvae: int
+    epochs_ldm: int
+    batch_size: int
+    widths_vqvae: tuple
+    widths_ldm: tuple
+    loss: str
+
+
+def load(input_files, **options):
+    """Load the packaged digits, images of one's own, or volumes.
+
+    Parameters
+    ----------
+    input_files : list of str
+        What the user gave.
+    **options
+        As of :func:`dipy_ldm.data.load_volumes`.
+
+    Returns
+    -------
+    Data
+        Images, masks and affine.
+
+    Raises
+    ------
+    InputError
+        If they can't be read, or an option is not for them.
+    """
+    if input_files != ["mnist"] and holds_volumes(input_files):
+        # In the order of the files, those held out could be all of one site.
+        volumes = load_volumes(input_files, shuffle=True, verbose=True, **options)
+        return Data(volumes.images, volumes.masks, volumes.affine)
+    for name, value in options.items():
+        if value and name != "cache_dir":
+            raise InputError(f"--{name} is for volumes; leave it out for images.")
+    if input_files == ["mnist"]:
+        return Data(load_mnist("train")[0])
+    return Data(load_images(input_files))
+
+
+def split(data, share, seed, batch_size):
+    """Hold a share of the images out; at least one if any.
+
+    Parameters
+    ----------
+    data : Data
+        All images.
+    share : float
+        From 0 to below 1.
+    seed : int
+        Of the draw. Volumes are in an order drawn at random, and the last are
+        taken: drawn anew, they would have to be copied into memory.
+    batch_size : int
+        That what is left must suffice for.
+
+    Returns
+    -------
+    train : Data
+        What is left.
+    held_out : ndarray or None
+        Images.
+
+    Raises
+    ------
+    InputError
+        If the share is none, or too little is left.
+    """
+    if not 0 <= share < 1:
+        raise InputError(f"validation must lie from 0 to below 1, not {share}.")
+    count = math.ceil(share * len(data.images))
+    left = len(data.images) - count
+    if left < batch_size:
+        raise InputError(
+            f"{len(data.images)} images, {count} of them held out to validate, are "
+            f"fewer than a batch of {batch_size}; give more images or a smaller "
+            "--batch_size."
+        )
+    images = data.images
+    if data.affine is None:
+        order = np.random.default_rng(seed).permutation(len(images))
+        # Those held out first, then the others.
+        images = images[np.roll(order, -count)]
+    masks = None if data.masks is None else data.masks[:left]
+    held_out = images[left:] if count else None
+    return data._replace(images=images[:left], masks=masks), held_out
+
+
+def settle(data, n, **given):
+    """Choose what the user did not.
+
+    Parameters
+    ----------
+    data : Data
+        What is trained on.
+    n : int
+        Number of images that are not held out.
+    **given
+        The user's settings, None for those to be chosen.
+
+    Returns
+    -------
+    Settings
+        All of them.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    if data.affine is None:
+        return Settings(5, 14, 64, (32, 64), (128, 128), "squared")._replace(**given)
+    batch_size = given.get("batch_size", 4)
+    levels = (32, 64, 128) if max(data.images.shape[1:4]) > 128 else (32, 64)
+    # Steps, since sets of volumes are of very different sizes.
+    passes = (math.ceil(steps * batch_size / n) for steps in (2000, 6000))
+    return Settings(*passes, batch_size, levels, (64, 128, 256), "spectral")._replace(
+        **given
+    )

@@ -1,0 +1,106 @@
+"""What the commands say about the volumes they write."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from dipy_ldm import __version__
+from dipy_ldm.data.nifti import write_volume
+from dipy_ldm.files import replacing
+from dipy_ldm.validation import InputError
+
+
+def fingerprint(path):
+    """Hash a model file.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    str
+        SHA-256, hexadecimal.
+    """
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def provenance(model_path, **options):
+    """Tell by what, and how, an image was made.
+
+    Parameters
+    ----------
+    model_path : str or Path
+        File of the model.
+    **options
+        Sampler, steps, seed and so on.
+
+    Returns
+    -------
+    dict
+        For the file beside the image.
+    """
+    return {
+        "Synthetic": True,
+        "GeneratedBy": {"Name": "dipy_ldm", "Version": __version__},
+        "Model": Path(model_path).name,
+        "ModelFingerprint": fingerprint(model_path),
+        **options,
+    }
+
+
+def affine_of(model):
+    """Return the affine of the volumes that a model learnt from.
+
+    Parameters
+    ----------
+    model : LatentDiffusion
+        Fitted model.
+
+    Returns
+    -------
+    ndarray
+        From voxels to millimetres, ``(4, 4)``.
+
+    Raises
+    ------
+    InputError
+        If it was fitted to arrays without one.
+    """
+    affine = model.vqvae.affine_
+    if affine is None:
+        raise InputError(
+            "this model does not know where its voxels are; fit the VQVAE with "
+            "affine=..., or train with dipy_train_ldm."
+        )
+    return affine
+
+
+def write_with_sidecar(path, volume, affine, dtype, facts):
+    """Write a volume, and beside it as JSON what is known of it.
+
+    Parameters
+    ----------
+    path : Path
+        File that ends in ``.nii.gz``.
+    volume : ndarray
+        ``(x, y, z, channels)``.
+    affine : ndarray
+        From voxels to millimetres, ``(4, 4)``.
+    dtype : str
+        Type of the voxels in the file.
+    facts : dict
+        As of :func:`provenance`.
+    """
+    description = (
+        f"synthetic: dipy_ldm {__version__}, model {facts['ModelFingerprint'][:8]}, "
+        f"seed {facts['Seed']}"
+    )
+    if "Sample" in facts:
+        description += f", sample {facts['Sample']}"
+    write_volume(path, volume, affine, dtype, description)
+    name = path.name.removesuffix(".nii.gz") + ".json"
+    with replacing(path.with_name(name)) as partial:
+        partial.write_text(json.dumps(facts, indent=2) + "\n")
