@@ -1,10 +1,16 @@
 """VQVAE: an estimator that reconstructs, keeps its codes alive, saves and resumes."""
 
+from pathlib import Path
+import re
+import subprocess
+import sys
+
 import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm import VQVAE
+from dipy_ldm import VQVAE, distribution
+from dipy_ldm.data.batches import Augmentation
 from dipy_ldm.validation import InputError
 
 TINY = {"widths": (8, 8), "blocks": 1, "n_codes": 16, "code_dim": 2}
@@ -136,6 +142,139 @@ def test_bfloat16_trains(blobs):
     assert {w.dtype for w in vqvae.encoder_.weights} == {"float32"}
     assert vqvae.encoder_.compute_dtype == "float32"
     assert np.isfinite(vqvae.predict(blobs[:2])).all()
+
+
+@pytest.fixture(scope="module")
+def volumes():
+    """Return 16 volumes (10, 9, 11) of one soft blob each, in [0, 1]."""
+    rng = np.random.default_rng(1)
+    grid = np.stack(np.mgrid[:10, :9, :11])
+    centres = rng.uniform(3, 6, (16, 3, 1, 1, 1))
+    distance = ((grid - centres) ** 2).sum(1)
+    return np.exp(-distance / 8).astype("float32")[..., None]
+
+
+@pytest.fixture(scope="module")
+def volume_vqvae(volumes):
+    affine = np.diag([2.0, 2, 3, 1])
+    return VQVAE(**TINY).fit(
+        volumes, affine=affine, epochs=2, batch_size=4, verbose=False
+    )
+
+
+def test_a_mapped_file_gives_the_same_as_memory(volumes, volume_vqvae, tmp_path):
+    np.save(tmp_path / "volumes.npy", volumes)
+    mapped = np.load(tmp_path / "volumes.npy", mmap_mode="r")
+    vqvae = VQVAE(**TINY).fit(mapped, epochs=2, batch_size=4, verbose=False)
+    assert_same(vqvae, volume_vqvae)
+    npt.assert_array_equal(vqvae.encode(mapped), volume_vqvae.encode(volumes))
+
+
+def test_the_affine_is_kept(volume_vqvae, tmp_path):
+    volume_vqvae.save(tmp_path / "a.safetensors")
+    loaded = VQVAE.load(tmp_path / "a.safetensors")
+    npt.assert_array_equal(loaded.affine_, np.diag([2.0, 2, 3, 1]))
+
+
+@pytest.mark.parametrize("space", [(65, 33, 17), (20, 23, 18)])
+@pytest.mark.parametrize("tile", [4, 9, 16])
+def test_tiles_make_no_difference(volume_vqvae, space, tile):
+    latents = volume_vqvae.encode(np.random.default_rng(0).random((2, *space, 1)))
+    whole = volume_vqvae.decode(latents, space=space, tile=100)
+    assert whole.shape == (2, *space, 1)
+    tiled = volume_vqvae.decode(latents, space=space, tile=tile)
+    npt.assert_allclose(tiled, whole, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"patch": 4},
+        {"patch": (4, 8, 5), "remat": True},
+        {"augment": Augmentation(flip=True, shift=2, intensity=0.1)},
+        {"background": 0.1},
+    ],
+)
+def test_ways_to_train_on_volumes(volumes, options):
+    vqvae = VQVAE(**TINY, loss="structural")
+    vqvae.fit(
+        volumes,
+        validation_data=volumes[:3],
+        epochs=8,
+        batch_size=8,
+        learning_rate=1e-2,
+        verbose=False,
+        **options,
+    )
+    assert vqvae.history_["loss"][-1] < 0.7 * vqvae.history_["loss"][0]
+    assert vqvae.predict(volumes[:1]).shape == (1, 10, 9, 11, 1)
+
+
+def test_recomputing_does_not_change_the_result(volumes, volume_vqvae):
+    vqvae = VQVAE(**TINY).fit(
+        volumes, remat=True, epochs=2, batch_size=4, verbose=False
+    )
+    for a, b in zip(weights(vqvae), weights(volume_vqvae), strict=True):
+        npt.assert_allclose(a, b, atol=1e-4)
+
+
+def test_masks_say_what_is_learnt(volumes):
+    masks = np.zeros(volumes.shape[:-1], "uint8")
+    masks[:, :5] = 1
+    vqvae = VQVAE(**TINY).fit(
+        volumes,
+        masks=masks,
+        background=0.0,
+        epochs=12,
+        batch_size=4,
+        learning_rate=1e-2,
+        verbose=False,
+    )
+    error = (vqvae.predict(volumes) - volumes) ** 2
+    assert error[:, :5].mean() < 0.5 * error[:, 5:].mean()
+
+
+def test_what_does_not_fit_into_memory_is_refused(volumes, monkeypatch):
+    monkeypatch.setattr(distribution, "free_memory", lambda: 1e6)
+    with pytest.raises(InputError, match="needs about .* patch .* remat"):
+        VQVAE(**TINY).fit(volumes, **FIT)
+    with pytest.raises(InputError, match="batch_size"):
+        VQVAE(**TINY).check((100, 400, 400, 400, 1))
+    monkeypatch.setattr(distribution, "free_memory", lambda: 1e9)
+    VQVAE(**TINY).check((100, 400, 400, 400, 1), patch=32, batch_size=2)
+
+
+def test_recomputing_needs_less_memory(monkeypatch):
+    needed = []
+    for remat in (False, True):
+        monkeypatch.setattr(distribution, "free_memory", lambda: 0.0)
+        with pytest.raises(InputError) as refusal:
+            VQVAE(blocks=3).check((9, 128, 128, 128, 1), batch_size=8, remat=remat)
+        needed.append(float(re.search("about ([0-9.]+)", str(refusal.value))[1]))
+    assert needed[1] < 0.7 * needed[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"patch": (4, 4)}, "one number or 3"),
+        ({"patch": 0}, "patch must be at least 1"),
+        ({"background": 2}, "between 0 and 1"),
+        ({"masks": np.zeros((16, 10, 9))}, "masks must have the shape"),
+    ],
+)
+def test_bad_ways_to_train_on_volumes(volumes, options, sentence):
+    with pytest.raises(InputError, match=sentence):
+        VQVAE(**TINY).fit(volumes, **FIT, **options)
+
+
+def test_a_cohort_twice_as_large_as_the_memory_trains(tmp_path):
+    script = Path(__file__).with_name("train_in_little_memory.py")
+    result = subprocess.run(
+        [sys.executable, script, tmp_path], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "trained" in result.stdout
 
 
 def test_constant_images_are_no_trouble():

@@ -7,7 +7,7 @@ import numpy.testing as npt
 import pytest
 
 from dipy_ldm import schedules
-from dipy_ldm.data.batches import batches, noised
+from dipy_ldm.data.batches import Augmentation, batches, noised
 
 IMAGES = np.arange(10, dtype="float32").reshape(10, 1, 1)
 
@@ -76,3 +76,84 @@ def test_mixture_and_target_agree(target):
     # The low rates at high noise magnify rounding when noise is divided out.
     found = np.abs(clean[:, None] - latents).max((2, 3)).min(1)
     npt.assert_array_less(found, 1e-2)
+
+
+def pieces(images, n_batches=20, **kwargs):
+    data = batches(images, 4, seed=0, **kwargs)
+    return zip(*islice(data.as_numpy_iterator(), n_batches))
+
+
+def test_patches_are_pieces_from_everywhere():
+    images = np.arange(8 * 6 * 5, dtype="float32").reshape(8, 6, 5, 1)
+    found, wanted = map(np.concatenate, pieces(images, size=(3, 2)))
+    npt.assert_array_equal(found, wanted)
+    corners = found[:, 0, 0, 0].astype(int)
+    assert len(set(corners % 30)) == 4 * 4
+    # Each is a piece of one image.
+    flat = images.reshape(8, 30)
+    rows = corners[:, None, None] + 5 * np.arange(3)[:, None] + np.arange(2)
+    npt.assert_array_equal(found[..., 0], flat.ravel()[rows])
+
+
+def test_a_window_larger_than_the_image_starts_with_it():
+    images = np.random.default_rng(0).random((8, 6, 5, 1))
+    found, _ = map(np.concatenate, pieces(images, size=(8, 8)))
+    assert found.shape[1:] == (8, 8, 1)
+    firsts = {round(float(x), 6) for x in images[:, 0, 0, 0]}
+    assert {round(float(x), 6) for x in found[:, 0, 0, 0]} == firsts
+
+
+def test_intensities_are_brought_to_bounds():
+    images = np.random.default_rng(0).uniform(-5, 20, (8, 6, 5, 1))
+    found, _ = map(np.concatenate, pieces(images, bounds=(-5.0, 20.0)))
+    assert 0 <= found.min() < 0.05
+    assert 0.95 < found.max() <= 1
+
+
+@pytest.mark.parametrize(("space", "axis"), [((6, 5), 2), ((4, 5, 3), 1)])
+def test_half_of_the_images_are_mirrored_left_to_right(space, axis):
+    images = np.random.default_rng(0).random((1, *space, 1)).repeat(8, 0)
+    found, _ = pieces(images, 50, augment=Augmentation(flip=True))
+    found = np.concatenate(found).astype("float64")
+    same = np.abs(found - images[:1]).max(tuple(range(1, found.ndim))) < 1e-6
+    mirrored = np.abs(found - np.flip(images[:1], axis)).max(
+        tuple(range(1, found.ndim))
+    )
+    assert (same | (mirrored < 1e-6)).all()
+    assert 0.4 < same.mean() < 0.6
+
+
+def test_shifts_are_as_small_as_promised_and_of_any_size():
+    images = np.zeros((8, 9, 9, 1), "float32")
+    images[:, 4, 4] = 1
+    found, _ = pieces(images, 50, augment=Augmentation(shift=2))
+    _, rows, columns, _ = np.nonzero(np.concatenate(found))
+    assert set(rows) == set(columns) == {2, 3, 4, 5, 6}
+
+
+def test_intensities_change_a_little_and_stay_in_range():
+    images = np.linspace(0, 1, 11, dtype="float32").reshape(1, 11, 1, 1).repeat(8, 0)
+    found, _ = pieces(images, 50, augment=Augmentation(intensity=0.1))
+    found = np.concatenate(found)
+    assert 0 <= found.min()
+    assert found.max() <= 1
+    assert 0.02 < np.abs(found - images[:1]).max() < 0.15
+    assert (np.diff(found, axis=1) >= 0).all()
+
+
+def test_weights_follow_the_masks():
+    images = np.random.default_rng(0).random((8, 6, 5, 1)).astype("float32")
+    masks = images > 0.5
+    options = {"augment": Augmentation(flip=True, shift=1), "size": (4, 4)}
+    found, wanted = pieces(images, masks=masks, background=0.25, **options)
+    found, wanted = np.concatenate(found), np.concatenate(wanted)
+    npt.assert_array_equal(wanted[..., :1], found)
+    npt.assert_array_equal(wanted[..., 1:], np.where(found > 0.5, 1, 0.25))
+
+
+def test_without_masks_the_darkest_is_background():
+    images = np.zeros((8, 6, 5, 1), "float32")
+    images[:, :3] = 1
+    _, wanted = pieces(images, background=0.5)
+    npt.assert_array_equal(np.concatenate(wanted)[:, :3, :, 1], 1)
+    npt.assert_array_equal(np.concatenate(wanted)[:, 3:, :, 1], 0.5)
