@@ -1,8 +1,16 @@
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 from scipy.spatial.distance import cdist
 
-from dipy_ldm.metrics import frechet_distance, nearest_distance, precision_recall
+from dipy_ldm.metrics import (
+    energy_distance,
+    frechet_distance,
+    halve,
+    multiscale_ssim,
+    nearest_distance,
+    precision_recall,
+)
 from dipy_ldm.validation import InputError
 
 
@@ -112,6 +120,126 @@ def test_bytes_do_not_wrap_around():
     assert distance == pytest.approx(200 * np.sqrt(2))
 
 
+def test_energy_distance_against_brute_force(rng):
+    a, b = rng.random((300, 3, 2)), rng.random((270, 3, 2)) + 0.2
+    flat_a, flat_b = a.reshape(300, 6), b.reshape(270, 6)
+    expected = (
+        2 * cdist(flat_a, flat_b).mean()
+        - cdist(flat_a, flat_a).mean()
+        - cdist(flat_b, flat_b).mean()
+    )
+    assert energy_distance(a, b) == pytest.approx(expected, rel=1e-4)
+
+
+def test_energy_distance_is_zero_for_equal_sets_and_symmetric(rng):
+    a, b = rng.random((2, 50, 4))
+    assert energy_distance(a, a) == 0
+    assert energy_distance(a, rng.permutation(a)) == pytest.approx(0, abs=1e-6)
+    assert energy_distance(a, b) == pytest.approx(energy_distance(b, a))
+
+
+def test_energy_distance_tells_shift_and_spread_from_chance(rng):
+    # Fewer samples than there are numbers in one.
+    a, b, c = rng.standard_normal((3, 40, 100))
+    chance = energy_distance(a, b)
+    assert energy_distance(a, c + 0.3) > 2 * chance
+    assert energy_distance(a, 1.5 * c) > 2 * chance
+    assert energy_distance(a, c) < 1.2 * chance
+    # A mean in the place of each sample is not taken for a sample.
+    assert energy_distance(a, 0 * c) > 2 * chance
+
+
+def test_energy_distance_grows_with_the_shift(rng):
+    a = rng.standard_normal((60, 5))
+    distances = [energy_distance(a, a + shift) for shift in (0.1, 0.5, 1, 5)]
+    assert distances == sorted(distances)
+    # Far apart, only the distance between the sets counts.
+    assert energy_distance(a, a + 1e4) == pytest.approx(2e4 * np.sqrt(5), rel=1e-3)
+
+
+def test_energy_distance_ignores_a_common_offset_in_single_precision(rng):
+    a, b = rng.random((2, 30, 8), dtype=np.float32)
+    far = energy_distance(a + np.float32(100), b + np.float32(100))
+    assert far == pytest.approx(energy_distance(a, b), abs=1e-4)
+
+
+def smooth_images(rng, n, *space):
+    """Draw images that have structure at all scales."""
+    noise = rng.standard_normal((n, *space, 2))
+    waves = gaussian_filter(noise, [0, *[2] * len(space), 0])
+    return (waves - waves.min()) / np.ptp(waves)
+
+
+@pytest.mark.parametrize("space", [(64,), (13, 10), (200, 180), (24, 23, 30)])
+def test_equal_images_have_similarity_one(rng, space):
+    images = smooth_images(rng, 2, *space)
+    np.testing.assert_allclose(multiscale_ssim(images, images), 1)
+
+
+@pytest.mark.parametrize("space", [(64,), (48, 50), (24, 23, 30)])
+def test_similarity_falls_with_noise_and_with_blur(rng, space):
+    images = smooth_images(rng, 2, *space)
+    noise = rng.standard_normal(images.shape)
+    noisy = [multiscale_ssim(images, images + s * noise) for s in (0, 0.02, 0.1, 0.5)]
+    assert (np.diff(noisy, axis=0) < 0).all()
+    sigmas = [0, *[1] * len(space), 0]
+    blurred = [
+        multiscale_ssim(images, gaussian_filter(images, s * np.array(sigmas)))
+        for s in (0, 1, 2, 4)
+    ]
+    assert (np.diff(blurred, axis=0) < 0).all()
+
+
+def test_similarity_is_symmetric_and_of_each_pair_alone(rng):
+    a, b = smooth_images(rng, 4, 30, 30), smooth_images(rng, 4, 30, 30)
+    similarity = multiscale_ssim(a, b)
+    assert similarity.shape == (4,)
+    np.testing.assert_allclose(similarity, multiscale_ssim(b, a))
+    np.testing.assert_allclose(similarity[2:], multiscale_ssim(a[2:], b[2:]))
+    assert ((similarity >= 0) & (similarity < 1)).all()
+
+
+def test_opposite_contrasts_have_similarity_zero(rng):
+    images = smooth_images(rng, 2, 40, 40)
+    assert not multiscale_ssim(images, 1 - images).any()
+
+
+def test_similarity_of_one_scale_against_brute_force(rng):
+    a, b = rng.random((2, 16, 15))
+    axis = np.arange(-5, 6)
+    window = np.exp(-(axis[:, None] ** 2 + axis**2) / (2 * 1.5**2))
+    window /= window.sum()
+    found = []
+    for y in range(16 - 10):
+        for x in range(15 - 10):
+            u, v = a[y : y + 11, x : x + 11], b[y : y + 11, x : x + 11]
+            mean_u, mean_v = (window * u).sum(), (window * v).sum()
+            var_u, var_v = (
+                (window * (w - (window * w).sum()) ** 2).sum() for w in (u, v)
+            )
+            cov = (window * (u - mean_u) * (v - mean_v)).sum()
+            luminance = (2 * mean_u * mean_v + 1e-4) / (mean_u**2 + mean_v**2 + 1e-4)
+            found.append(luminance * (2 * cov + 9e-4) / (var_u + var_v + 9e-4))
+    expected = max(np.mean(found), 0)
+    similarity = multiscale_ssim(a[None, ..., None], b[None, ..., None])
+    assert similarity == pytest.approx(expected, rel=1e-6)
+
+
+def test_brightness_counts_at_the_last_scale_alone():
+    # Two scales: of 30 pixels a side, and of 15.
+    dark, bright = np.full((1, 30, 30, 1), 0.2), np.full((1, 30, 30, 1), 0.4)
+    luminance = (2 * 0.08 + 1e-4) / (0.04 + 0.16 + 1e-4)
+    expected = luminance ** (0.2856 / (0.0448 + 0.2856))
+    assert multiscale_ssim(dark, bright) == pytest.approx(expected)
+
+
+def test_halve_takes_the_mean_of_blocks():
+    image = np.arange(5 * 4.0).reshape(5, 4, 1)
+    expected = [[[2.5], [4.5]], [[10.5], [12.5]]]
+    np.testing.assert_allclose(halve(image), expected)
+    assert halve(np.ones((7, 6, 5, 2))).shape == (3, 3, 2, 2)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -126,6 +254,17 @@ def test_bytes_do_not_wrap_around():
         (lambda: nearest_distance(np.eye(3), np.ones((0, 3))), "at least 1, not 0"),
         (lambda: nearest_distance(np.eye(3), np.eye(3), 0), "block_size must be"),
         (lambda: nearest_distance(np.eye(3), np.eye(3) * np.nan), "not finite"),
+        (
+            lambda: energy_distance(np.eye(3), np.ones((0, 3))),
+            "samples must be at least 1",
+        ),
+        (
+            lambda: energy_distance(np.eye(3), np.eye(4)),
+            "not \\(3, 3\\) and \\(4, 4\\)",
+        ),
+        (lambda: multiscale_ssim(np.eye(3), np.eye(3)), "n, \\*space, channels"),
+        (lambda: multiscale_ssim(np.eye(3)[None], np.ones((2, 3, 3))), "equally large"),
+        (lambda: multiscale_ssim(*[np.ones((0, 3, 3))] * 2), "number of samples"),
     ],
 )
 def test_what_can_not_be_measured_is_refused_in_one_sentence(call, message):
