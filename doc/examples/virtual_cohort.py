@@ -1,0 +1,525 @@
+"""Make a cohort of virtual brains: T1 volumes of many subjects, without a download.
+
+Each subject is the MNI152 template, skull-stripped, which comes with nilearn, after a
+random diffeomorphism: the flow along a smooth random velocity field, in which the
+ventricles swell or shrink too. The subjects differ in size, pose, contrast of the
+tissues, bias field and noise, and the files as those of many scanners do: in
+orientation, voxel size, type, unit and version of the format.
+
+The cohort is for trying things out. Subjects share the folds of the template, so that
+they differ less than people do, and nothing about people can be learnt from them.
+"""
+
+import argparse
+from functools import cache
+import gzip
+import math
+from pathlib import Path
+import sys
+from typing import NamedTuple
+
+from dipy.align.vector_fields import (
+    compose_vector_fields_3d,
+    transform_3d_affine,
+    warp_3d,
+)
+import nibabel as nib
+from nibabel.orientations import axcodes2ornt, inv_ornt_aff
+import numpy as np
+from scipy.ndimage import gaussian_filter
+from scipy.spatial.transform import Rotation
+from tqdm import tqdm
+
+from dipy_ldm.data.grid import Grid, conform
+from dipy_ldm.files import replacing
+from dipy_ldm.validation import InputError, at_least
+
+# The world is that of the template, in mm to the right, the front and the top.
+BRAIN_CENTRE = np.array([0.0, -22.0, 9.0])
+BRAIN_LOW, BRAIN_HIGH = np.array([[-92, -128, -92], [92, 93, 102]])
+VENTRICLES_CENTRE = np.array([0.0, -16.0, 14.0])
+VENTRICLES_REACH = np.array([24.0, 34.0, 20.0])
+
+TEMPLATE_SPACING = 1.5
+FIELD_SPACING = 4.0
+# Farther out than any voxel of a subject, with room to fade to zero in.
+FIELD_MARGIN = 24.0
+# After a Gaussian of 9 mm most of the energy lies near the wavelength 2 pi 9 = 57 mm.
+FIELD_SMOOTHNESS = 9.0
+# Each squaring doubles the time of the flow; before, no voxel moves by 0.2 voxels.
+SQUARINGS = 6
+
+ORIENTATIONS = ("RAS", "LPS", "LAS", "RPI", "PIR", "ASR", "PSR", "SRA")
+DTYPES = ("int16", "uint8", "float32")
+
+
+class Deformation(NamedTuple):
+    """Displacement in mm, ``(x, y, z, 3)``, at the voxels of an affine, ``(4, 4)``."""
+
+    displacement: np.ndarray
+    affine: np.ndarray
+
+
+def make_cohort(folder, n, seed=0, first=0):
+    """Write the T1 volumes of a cohort.
+
+    Volume ``i`` depends on ``(seed, i)`` alone, so that a cohort can be made in parts.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Where to write ``sub-0000_T1w.nii.gz`` and so on; made if it is not there.
+    n : int
+        Number of volumes.
+    seed : int
+        Seed of the cohort.
+    first : int
+        Number of the first volume.
+
+    Returns
+    -------
+    list of Path
+        Files.
+
+    Raises
+    ------
+    InputError
+        If a number makes no sense.
+    OSError
+        If the folder can't be made or a file not be written, as one sentence.
+    """
+    at_least("n", n, 1)
+    at_least("seed", seed, 0)
+    at_least("first", first, 0)
+    folder, files = make_folder(folder), []
+    for i in tqdm(range(first, first + n), "virtual subjects"):
+        files.append(folder / f"sub-{i:04d}_T1w.nii.gz")
+        content = make_volume(i, seed).to_bytes()
+        with replacing(files[-1]) as partial:
+            partial.write_bytes(gzip.compress(content, 1, mtime=0))
+    return files
+
+
+def make_folder(folder):
+    """Make a folder, if it is not there, and return its path."""
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"can't make the folder {folder} ({error.strerror}); name another place."
+        ) from error
+    return folder
+
+
+def make_volume(i, seed=0):
+    """Make the T1 volume of a subject.
+
+    Parameters
+    ----------
+    i : int
+        Number of the subject.
+    seed : int
+        Seed of the cohort.
+
+    Returns
+    -------
+    nibabel.Nifti1Image or nibabel.Nifti2Image
+        Skull-stripped brain; outside of it all is 0.
+    """
+    rng = np.random.default_rng((seed, i))
+    deformation, pose = draw_deformation(rng), draw_pose(rng)
+    grid = draw_grid(rng)
+    brain = np.clip(draw_contrast(rng), 0, 1)
+    brain = warp(blur(brain, grid), grid, deformation, pose)
+    # What interpolation leaves of the edge is no brain.
+    inside = brain > 0.05
+    brain *= draw_bias(rng, grid)
+    brain = add_noise(rng, brain, rng.uniform(0.005, 0.025))
+    return draw_image(rng, brain * inside, grid.affine)
+
+
+@cache
+def templates():
+    """Read the templates, and make them coarser, which saves most of the time.
+
+    Returns
+    -------
+    maps : ndarray
+        T1 intensity, grey matter and white matter, float32 ``(3, x, y, z)``, each from
+        0 to 1.
+    affine : ndarray
+        From voxels to millimetres, ``(4, 4)``.
+    """
+    from nilearn import datasets
+
+    images = [
+        datasets.load_mni152_template(resolution=1),
+        datasets.load_mni152_gm_template(resolution=1),
+        datasets.load_mni152_wm_template(resolution=1),
+    ]
+    data = np.stack([image.get_fdata(dtype=np.float32) for image in images], -1)
+    shape = [math.ceil(size / TEMPLATE_SPACING) for size in data.shape[:3]]
+    affine = images[0].affine @ np.diag([*[TEMPLATE_SPACING] * 3, 1])
+    maps = conform(data, images[0].affine, Grid(tuple(shape), affine))
+    return np.ascontiguousarray(np.moveaxis(maps, -1, 0)), affine
+
+
+def draw_deformation(rng):
+    """Draw a diffeomorphism.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Draws it.
+
+    Returns
+    -------
+    Deformation
+        From the subject to the template.
+    """
+    shape, affine = field_grid()
+    velocity = rng.uniform(1.6, 2.8) * np.stack(
+        [smooth_noise(rng, shape, FIELD_SMOOTHNESS) for _ in range(3)], -1
+    )
+    velocity += rng.uniform(-0.35, 0.5) * swelling(shape, affine)
+    velocity *= fade(shape)
+    return Deformation(integrate(velocity), affine)
+
+
+def field_grid():
+    """Place the voxels of deformations and bias fields.
+
+    Returns
+    -------
+    shape : tuple of int
+        Number of voxels along each axis.
+    affine : ndarray
+        From voxels to millimetres, ``(4, 4)``.
+    """
+    low, high = BRAIN_LOW - FIELD_MARGIN, BRAIN_HIGH + FIELD_MARGIN
+    affine = np.diag([FIELD_SPACING] * 3 + [1.0])
+    affine[:3, 3] = low
+    return tuple(np.ceil((high - low) / FIELD_SPACING).astype(int) + 1), affine
+
+
+def smooth_noise(rng, shape, smoothness):
+    """Draw a smooth random field.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Draws it.
+    shape : tuple of int
+        Its shape.
+    smoothness : float
+        Standard deviation of the Gaussian that makes it smooth, in mm.
+
+    Returns
+    -------
+    ndarray
+        Field of standard deviation 1, float32 of that shape.
+    """
+    noise = rng.standard_normal(shape, dtype=np.float32)
+    smooth = gaussian_filter(noise, smoothness / FIELD_SPACING, mode="wrap")
+    return smooth / smooth.std()
+
+
+def swelling(shape, affine):
+    """Return the velocity that makes the ventricles larger.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Shape of the field.
+    affine : ndarray
+        From its voxels to millimetres, ``(4, 4)``.
+
+    Returns
+    -------
+    ndarray
+        Velocity towards the centre of the ventricles, in mm, float32 ``(*shape, 3)``:
+        it leads from a subject to the template, whose ventricles are smaller.
+    """
+    world = np.stack(np.indices(shape), -1) @ affine[:3, :3].T + affine[:3, 3]
+    inwards = VENTRICLES_CENTRE - world
+    near = np.exp(-((inwards / VENTRICLES_REACH) ** 2).sum(-1, keepdims=True) / 2)
+    return (near * inwards).astype("float32")
+
+
+def fade(shape):
+    """Return factors ``(*shape, 1)`` that fall from 1 to 0 at the edge of a field."""
+    width = FIELD_MARGIN / FIELD_SPACING
+    sides = []
+    for size in shape:
+        from_edge = np.minimum(np.arange(size), np.arange(size)[::-1])
+        sides.append(np.sin(np.pi / 2 * np.minimum(from_edge / width, 1)) ** 2)
+    x, y, z = np.ix_(*sides)
+    return (x * y * z).astype("float32")[..., None]
+
+
+def integrate(velocity):
+    """Follow a stationary velocity field for one unit of time.
+
+    Scaling and squaring: a short step, composed with itself again and again. Unlike
+    the sum of steps at fixed places, this neither folds nor tears.
+
+    Parameters
+    ----------
+    velocity : ndarray
+        Velocity in mm, float32 ``(x, y, z, 3)``, 0 at the edges.
+
+    Returns
+    -------
+    ndarray
+        Displacement in mm, float32 ``(x, y, z, 3)``.
+    """
+    displacement = np.ascontiguousarray(velocity / 2**SQUARINGS)
+    to_voxels = np.diag([1 / FIELD_SPACING] * 3 + [1.0])
+    for _ in range(SQUARINGS):
+        displacement, _ = compose_vector_fields_3d(
+            displacement, displacement, np.eye(4), to_voxels, 1.0, None
+        )
+    return np.asarray(displacement)
+
+
+def draw_pose(rng):
+    """Draw the size of a head, along each axis, and how it is turned.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Draws it.
+
+    Returns
+    -------
+    ndarray
+        From the subject's millimetres to those of the template, ``(4, 4)``; the
+        centre of the brain stays where it is.
+    """
+    rotation = Rotation.from_euler("xyz", rng.uniform(-4, 4, 3), degrees=True)
+    pose = np.eye(4)
+    pose[:3, :3] = rotation.as_matrix() / rng.uniform(0.94, 1.06, 3)
+    pose[:3, 3] = BRAIN_CENTRE - pose[:3, :3] @ BRAIN_CENTRE
+    return pose
+
+
+def draw_grid(rng):
+    """Draw the voxels of a scan.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Draws them.
+
+    Returns
+    -------
+    Grid
+        Voxels of 1.5 to 3 mm, with or without equal sides, in any order of axes, that
+        hold the brain.
+    """
+    sizes = np.round(np.repeat(rng.uniform(1.5, 3), 3), 2)
+    if rng.random() < 0.4:
+        sizes[rng.integers(3)] = np.round(rng.uniform(1.5, 3), 2)
+    low = BRAIN_LOW - rng.uniform(0, 8, 3)
+    high = BRAIN_HIGH + rng.uniform(0, 8, 3)
+    shape = np.ceil((high - low) / sizes).astype(int)
+    affine = np.diag([*sizes, 1.0])
+    affine[:3, 3] = low
+    axes = axcodes2ornt(rng.choice(ORIENTATIONS))
+    return turn_axes(shape, affine, axes)
+
+
+def turn_axes(shape, affine, axes):
+    """Order the axes of a grid anew, and turn some around.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        Shape of a grid whose axes go to the right, the front and the top.
+    affine : ndarray
+        From its voxels to millimetres, ``(4, 4)``.
+    axes : ndarray
+        For each new axis, the old one and 1 or -1, ``(3, 2)``, as nibabel has them.
+
+    Returns
+    -------
+    Grid
+        The same places.
+    """
+    order = axes[:, 0].astype(int)
+    # nibabel says for each old axis which new one it becomes.
+    becomes = np.stack([np.argsort(order), axes[np.argsort(order), 1]], -1)
+    turned = affine @ inv_ornt_aff(becomes, shape)
+    return Grid(tuple(int(shape[axis]) for axis in order), turned)
+
+
+def draw_contrast(rng):
+    """Draw how bright the tissues are.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Draws it.
+
+    Returns
+    -------
+    ndarray
+        The template with these intensities, about 0 to 1.
+    """
+    (t1, grey, white), _ = templates()
+    gamma = rng.uniform(0.8, 1.3)
+    more_grey, more_white = rng.uniform([-0.08, -0.05], [0.06, 0.08])
+    return t1**gamma + np.float32(more_grey) * grey + np.float32(more_white) * white
+
+
+def blur(brain, grid):
+    """Blur the template as the voxels of a grid do.
+
+    Parameters
+    ----------
+    brain : ndarray
+        On the grid of the templates, ``(x, y, z)``.
+    grid : Grid
+        Whose voxels are the larger ones.
+
+    Returns
+    -------
+    ndarray
+        Blurred, ``(x, y, z)``.
+    """
+    sizes = np.abs(grid.affine[:3, :3]).sum(axis=1)
+    # Full widths at half maximum, as in `conform`: what makes up the difference.
+    missing = np.maximum((sizes / TEMPLATE_SPACING) ** 2 - 1, 0)
+    return gaussian_filter(brain, np.sqrt(missing / (8 * np.log(2))), truncate=3)
+
+
+def warp(brain, grid, deformation, pose):
+    """Bring the template to a subject.
+
+    Parameters
+    ----------
+    brain : ndarray
+        On the grid of the templates, float32 ``(x, y, z)``.
+    grid : Grid
+        Voxels of the subject's scan.
+    deformation : Deformation
+        From the subject to the template, before `pose`.
+    pose : ndarray
+        From the deformed millimetres to those of the template, ``(4, 4)``.
+
+    Returns
+    -------
+    ndarray
+        ``(*grid.shape,)``.
+    """
+    _, affine = templates()
+    to_template = np.linalg.solve(affine, pose)
+    return np.asarray(
+        warp_3d(
+            brain,
+            deformation.displacement,
+            np.linalg.solve(deformation.affine, grid.affine),
+            to_template @ grid.affine,
+            to_template,
+            np.array(grid.shape, "int32"),
+        )
+    )
+
+
+def draw_bias(rng, grid):
+    """Draw how much brighter the coil makes each place.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Draws it.
+    grid : Grid
+        Voxels of the scan.
+
+    Returns
+    -------
+    ndarray
+        Factors from 0.85 to 1.15, ``(*grid.shape,)``.
+    """
+    shape, affine = field_grid()
+    field = smooth_noise(rng, shape, smoothness=32)
+    field *= np.float32(0.15) / np.abs(field).max()
+    to_field = np.linalg.solve(affine, grid.affine)
+    return 1 + np.asarray(
+        transform_3d_affine(field, np.array(grid.shape, "int32"), to_field)
+    )
+
+
+def add_noise(rng, brain, level):
+    """Add Rician noise, that of magnitudes of complex numbers.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Draws it.
+    brain : ndarray
+        Volume.
+    level : float
+        Standard deviation of both parts.
+
+    Returns
+    -------
+    ndarray
+        Noisy volume.
+    """
+    real, imaginary = level * rng.standard_normal((2, *brain.shape), dtype="float32")
+    return np.hypot(brain + real, imaginary)
+
+
+def draw_image(rng, brain, affine):
+    """Draw the unit and the type of the numbers, and the version of the format.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Draws them.
+    brain : ndarray
+        Volume, not negative.
+    affine : ndarray
+        From its voxels to millimetres, ``(4, 4)``.
+
+    Returns
+    -------
+    nibabel.Nifti1Image or nibabel.Nifti2Image
+        Image whose sform and qform are the affine.
+    """
+    kind = rng.choice([nib.Nifti1Image, nib.Nifti2Image], p=[0.8, 0.2])
+    dtype = np.dtype(rng.choice(DTYPES))
+    highest = 255 if dtype == "uint8" else 100 * 40 ** rng.random()
+    data = brain * (highest / brain.max())
+    data = data if dtype.kind == "f" else np.rint(data)
+    image = kind(data.astype(dtype), affine)
+    image.header.set_xyzt_units("mm")
+    image.set_sform(affine, "aligned")
+    image.set_qform(affine, "aligned")
+    return image
+
+
+def main(arguments=None):
+    """Make the cohort that the command line describes.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Command line; that of the process if left out.
+    """
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", help="where to write the volumes")
+    parser.add_argument("--n", type=int, required=True, help="number of volumes")
+    parser.add_argument("--first", type=int, default=0, help="number of the first")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    try:
+        make_cohort(options.folder, options.n, options.seed, options.first)
+    except (InputError, OSError) as error:
+        sys.exit(f"{parser.prog}: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,269 @@
+from collections import Counter
+import importlib.util
+from pathlib import Path
+import subprocess
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy.ndimage import map_coordinates
+
+from dipy_ldm.data.grid import Grid, conform
+from dipy_ldm.data.nifti import check_headers
+from dipy_ldm.validation import InputError
+
+SCRIPT = Path(__file__).parents[1] / "doc" / "examples" / "virtual_cohort.py"
+GRID = Grid((48, 56, 48), nib.affines.from_matvec(np.eye(3) * 4, [-94, -130, -90]))
+
+
+@pytest.fixture(scope="module")
+def cohort():
+    spec = importlib.util.spec_from_file_location("virtual_cohort", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def images(cohort):
+    return [cohort.make_volume(i) for i in range(8)]
+
+
+def draw(cohort, name, n, *arguments):
+    """Draw something for each of several subjects."""
+    function = getattr(cohort, name)
+    return [function(np.random.default_rng(i), *arguments) for i in range(n)]
+
+
+def conformed(image):
+    """Bring an image to a coarse grid, and its intensities to about 0 to 1."""
+    data = image.get_fdata(dtype=np.float32)
+    data = data / np.percentile(data[data > 0], 99)
+    return conform(data[..., None], image.affine, GRID)[..., 0]
+
+
+def centre_of_mass(data, affine):
+    weights = data / data.sum()
+    indices = np.array([(weights * axis).sum() for axis in np.indices(data.shape)])
+    return affine[:3, :3] @ indices + affine[:3, 3]
+
+
+def jacobian_determinants(displacement, spacing):
+    gradients = [np.gradient(displacement[..., i], spacing) for i in range(3)]
+    return np.linalg.det(np.moveaxis(gradients, (0, 1), (-2, -1)) + np.eye(3))
+
+
+def test_a_volume_depends_on_seed_and_number_alone(cohort, tmp_path):
+    files = cohort.make_cohort(tmp_path / "all", 2, seed=5)
+    (part,) = cohort.make_cohort(tmp_path / "part", 1, seed=5, first=1)
+    (other,) = cohort.make_cohort(tmp_path / "other", 1, seed=6, first=1)
+    names = ["sub-0000_T1w.nii.gz", "sub-0001_T1w.nii.gz"]
+    assert [file.name for file in files] == names
+    assert part.read_bytes() == files[1].read_bytes() != other.read_bytes()
+
+
+def test_files_are_as_they_were_made(cohort, images, tmp_path):
+    (file,) = cohort.make_cohort(tmp_path, 1, first=3)
+    read = nib.load(file)
+    np.testing.assert_array_equal(read.get_fdata(), images[3].get_fdata())
+    np.testing.assert_array_equal(read.affine, images[3].affine)
+
+
+def test_files_are_good_ones(cohort, tmp_path):
+    infos, complaints = check_headers(cohort.make_cohort(tmp_path, 2))
+    assert not complaints
+    assert all(info.oriented for info in infos)
+
+
+def test_files_are_of_many_kinds(cohort):
+    grids = draw(cohort, "draw_grid", 60)
+    turned = Counter("".join(nib.aff2axcodes(grid.affine)) for grid in grids)
+    assert set(turned) == set(cohort.ORIENTATIONS)
+    sizes = np.array([nib.affines.voxel_sizes(grid.affine) for grid in grids])
+    assert 1.5 <= sizes.min() < 1.7 < 2.8 < sizes.max() <= 3
+    isotropic = np.isclose(np.ptp(sizes, axis=1), 0).mean()
+    assert 0.4 < isotropic < 0.8
+    brain = np.random.default_rng(0).random((5, 5, 5), dtype="float32")
+    drawn = draw(cohort, "draw_image", 60, brain, np.eye(4))
+    assert {image.get_data_dtype().name for image in drawn} == set(cohort.DTYPES)
+    assert {type(image) for image in drawn} == {nib.Nifti1Image, nib.Nifti2Image}
+    highest = [image.get_fdata().max() for image in drawn]
+    assert 90 < min(highest) < 200 < 2000 < max(highest) < 4100
+
+
+def test_intensities_survive_the_type(cohort):
+    brain = np.linspace(0, 0.8, 1000, dtype="float32").reshape(10, 10, 10)
+    for image in draw(cohort, "draw_image", 20, brain, np.eye(4)):
+        data = type(image).from_bytes(image.to_bytes()).get_fdata()
+        np.testing.assert_allclose(data, brain / 0.8 * data.max(), atol=1)
+
+
+def test_sform_and_qform_are_the_affine(images):
+    for image in images:
+        np.testing.assert_allclose(image.get_qform(), image.affine, atol=1e-4)
+        assert image.header["sform_code"] == image.header["qform_code"] == 2
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPI", "PIR", "ASR", "SRA"])
+def test_turned_grids_have_the_same_places(cohort, codes):
+    shape, affine = (3, 4, 5), np.diag([2.0, 3, 4, 1])
+    affine[:3, 3] = 7, 8, 9
+    axes = nib.orientations.axcodes2ornt(codes)
+    turned = cohort.turn_axes(shape, affine, axes)
+    assert "".join(nib.aff2axcodes(turned.affine)) == codes
+    before, after = (
+        nib.affines.apply_affine(a, np.argwhere(np.ones(s)))
+        for a, s in ((affine, shape), (turned.affine, turned.shape))
+    )
+    assert set(map(tuple, before)) == set(map(tuple, after))
+
+
+def test_the_brain_is_where_the_template_is(cohort, images):
+    (t1, _, _), affine = cohort.templates()
+    expected = centre_of_mass(np.float64(t1 > 0.3), affine)
+    for image in images:
+        data = image.get_fdata()
+        centre = centre_of_mass(np.float64(data > 0.3 * data.max()), image.affine)
+        np.testing.assert_allclose(centre, expected, atol=4)
+
+
+def test_left_and_right_are_not_swapped(cohort):
+    # Without deformation, all voxels of the template are found where they were.
+    shape, affine = cohort.field_grid()
+    nothing = cohort.Deformation(np.zeros((*shape, 3), "float32"), affine)
+    (t1, _, _), template_affine = cohort.templates()
+    for grid in draw(cohort, "draw_grid", 5):
+        warped = cohort.warp(t1, grid, nothing, np.eye(4))
+        step = np.linalg.solve(template_affine, grid.affine)
+        places = np.moveaxis(np.indices(grid.shape), 0, -1)
+        places = nib.affines.apply_affine(step, places)
+        expected = map_coordinates(t1, np.moveaxis(places, -1, 0), order=1)
+        # At the edge, where the brain stem ends, they differ in what is outside.
+        assert np.mean(np.abs(warped - expected) > 1e-3) < 1e-3
+
+
+def test_nothing_folds_or_tears(cohort):
+    for deformation in draw(cohort, "draw_deformation", 6):
+        determinants = jacobian_determinants(
+            deformation.displacement, cohort.FIELD_SPACING
+        )
+        assert determinants.min() > 0.03
+        assert determinants.max() < 8
+
+
+def test_displacements_are_those_of_people(cohort):
+    lengths = [
+        np.linalg.norm(deformation.displacement[12:-12, 12:-12, 12:-12], axis=-1)
+        for deformation in draw(cohort, "draw_deformation", 6)
+    ]
+    assert all(3 < np.percentile(length, 75) < 9 for length in lengths)
+    assert np.max(lengths) < 20
+
+
+def test_the_field_is_still_at_its_edge(cohort):
+    displacement = cohort.draw_deformation(np.random.default_rng(0)).displacement
+    for axis in range(3):
+        assert not np.take(displacement, [0, -1], axis).any()
+
+
+def test_the_flow_there_and_back_is_nothing(cohort):
+    rng = np.random.default_rng(0)
+    shape, _ = cohort.field_grid()
+    noise = [cohort.smooth_noise(rng, shape, 9) for _ in range(3)]
+    velocity = 2 * np.stack(noise, -1) * cohort.fade(shape)
+    there, back = cohort.integrate(velocity), cohort.integrate(-velocity)
+    places = np.indices(shape) + np.moveaxis(there, -1, 0) / cohort.FIELD_SPACING
+    undone = there + np.stack(
+        [map_coordinates(back[..., i], places, order=1) for i in range(3)], -1
+    )
+    assert np.abs(there).max() > 5
+    assert np.abs(undone).max() < 1
+
+
+def test_ventricles_swell_and_shrink(cohort):
+    shape, affine = cohort.field_grid()
+    (t1, grey, white), template_affine = cohort.templates()
+    fluid = np.float32((t1 > 0.1) & (grey + white < 0.3))
+    grid = Grid(t1.shape, template_affine)
+    sizes = []
+    for factor in (-0.4, 0, 0.4):
+        velocity = factor * cohort.swelling(shape, affine) * cohort.fade(shape)
+        deformation = cohort.Deformation(cohort.integrate(velocity), affine)
+        warped = cohort.warp(fluid, grid, deformation, np.eye(4))
+        # About the ventricles.
+        sizes.append(warped[50:80, 55:100, 45:75].sum())
+    assert sizes[0] < 0.8 * sizes[1] < 0.8 * 0.8 * sizes[2]
+
+
+def test_subjects_differ_as_wholes_and_not_by_noise_alone(images):
+    volumes = [conformed(image) for image in images]
+    inside = np.mean(volumes, axis=0) > 0.3
+    pairs = [
+        np.corrcoef(a[inside], b[inside])[0, 1]
+        for i, a in enumerate(volumes)
+        for b in volumes[:i]
+    ]
+    assert 0.1 < min(pairs) <= max(pairs) < 0.9
+
+
+def test_outside_of_the_brain_all_is_zero(images):
+    for image in images:
+        data = image.get_fdata()
+        edge = np.ones(data.shape, bool)
+        edge[1:-1, 1:-1, 1:-1] = False
+        assert not data[edge].any()
+        assert 0.1 < np.mean(data > 0) < 0.4
+        assert data.min() == 0
+
+
+def test_bias_is_smooth_and_bounded(cohort):
+    grid = Grid((56, 68, 60), np.diag([3.0, 3, 3, 1]))
+    grid.affine[:3, 3] = cohort.BRAIN_LOW
+    for bias in draw(cohort, "draw_bias", 3, grid):
+        assert 0.85 <= bias.min() < bias.max() <= 1.1501
+        assert np.ptp(bias) > 0.1
+        assert max(np.abs(g).max() for g in np.gradient(bias)) < 0.02
+
+
+def test_noise_is_rician(cohort):
+    rng = np.random.default_rng(0)
+    dark, bright = (
+        cohort.add_noise(rng, np.full((40, 40, 40), value, "float32"), 0.1)
+        for value in (0, 10)
+    )
+    assert dark.mean() == pytest.approx(0.1 * np.sqrt(np.pi / 2), rel=0.01)
+    assert bright.std() == pytest.approx(0.1, rel=0.02)
+
+
+def test_the_command(tmp_path):
+    command = [sys.executable, SCRIPT, tmp_path / "cohort", "--n", "1", "--first", "7"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (tmp_path / "cohort" / "sub-0007_T1w.nii.gz").is_file()
+    assert "virtual subjects" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--n", "0"], "n must be at least 1, not 0."),
+        (["--n", "1", "--first", "-1"], "first must be at least 0, not -1."),
+        (["--n", "1", "--seed", "-1"], "seed must be at least 0, not -1."),
+    ],
+)
+def test_bad_arguments_get_one_sentence(cohort, tmp_path, arguments, message):
+    with pytest.raises(SystemExit, match=message):
+        cohort.main([str(tmp_path), *arguments])
+
+
+def test_a_place_that_can_not_be_written_gets_one_sentence(cohort, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        SystemExit, match="can't make the folder .*file \\(File exists\\); name"
+    ):
+        cohort.main([str(tmp_path / "file"), "--n", "1"])
+
+
+def test_numbers_are_checked(cohort, tmp_path):
+    with pytest.raises(InputError, match="n must be at least 1"):
+        cohort.make_cohort(tmp_path, 0)
