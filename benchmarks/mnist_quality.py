@@ -9,20 +9,17 @@ it is right for 99.3 % of the test digits, gives them a mean top probability of
 0.994, and is confident (above 0.95) of 97.65 % of them.
 """
 
-import argparse
-import contextlib
 from functools import cached_property
 import hashlib
 import json
 import math
 import os
 from pathlib import Path
-import sys
-import time
 import zipfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+from common import Parser, add_sampling, generate, picture, print_scores, sampling, tell
 import keras
 from keras import layers
 import numpy as np
@@ -32,7 +29,6 @@ from dipy_ldm import persistence
 from dipy_ldm.data import load_mnist
 from dipy_ldm.metrics import frechet_distance, nearest_distance, precision_recall
 from dipy_ldm.plots import save_montage
-from dipy_ldm.samplers import SAMPLERS
 from dipy_ldm.validation import InputError, at_least
 
 RECIPE = {
@@ -76,7 +72,8 @@ def classifier():
 def cache_path():
     """Name the file of the classifier that the recipe makes."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    recipe = json.dumps(RECIPE, sort_keys=True).encode()
+    recipe = RECIPE | {"format": persistence.FORMAT_VERSION}
+    recipe = json.dumps(recipe, sort_keys=True).encode()
     name = f"classifier-{hashlib.sha256(recipe).hexdigest()[:12]}.safetensors"
     return Path(cache) / "dipy_ldm" / name
 
@@ -340,7 +337,7 @@ def measure(options):
     Parameters
     ----------
     options : argparse.Namespace
-        As of :func:`read_options`.
+        As of :func:`make_parser`.
 
     Returns
     -------
@@ -352,6 +349,7 @@ def measure(options):
         images = read_samples(options.model)
     else:
         model = dipy_ldm.LatentDiffusion.load(options.model)
+        at_least("n_samples", options.n_samples, RECIPE["features"] + 1)
         images, seconds = generate(model, options)
         scores |= sampling(options) | {"seconds": seconds}
     # A covariance needs more samples than there are features.
@@ -364,55 +362,6 @@ def measure(options):
     return scores if model is None else scores | judge.score_vqvae(model.vqvae)
 
 
-def generate(model, options):
-    """Draw samples and take the time, compilation included.
-
-    Parameters
-    ----------
-    model : dipy_ldm.LatentDiffusion
-        Fitted model.
-    options : argparse.Namespace
-        As of :func:`read_options`.
-
-    Returns
-    -------
-    images : ndarray
-        Samples, ``(n, 28, 28, 1)``.
-    seconds : float
-        Time that it took.
-    """
-    at_least("n_samples", options.n_samples, RECIPE["features"] + 1)
-    tell(f"generating {options.n_samples} digits")
-    start = time.perf_counter()
-    images = model.predict(
-        options.n_samples, batch_size=options.batch_size, **sampling(options)
-    )
-    return images, time.perf_counter() - start
-
-
-def sampling(options):
-    """Return the options that decide what the samples are."""
-    names = ("sampler", "steps", "eta", "seed")
-    return {name: getattr(options, name) for name in names}
-
-
-def picture(path):
-    """Check that a picture can be written, before it takes minutes to make."""
-    if Path(path).suffix != ".png":
-        raise argparse.ArgumentTypeError(f"{path} must end in .png.")
-    if not Path(path).absolute().parent.is_dir():
-        raise argparse.ArgumentTypeError(f"make the folder of {path} first.")
-    return path
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose complaint is one sentence."""
-
-    def error(self, message):
-        """Say what is wrong, without the usage, and stop."""
-        self.exit(2, f"{self.prog}: {message}\n")
-
-
 def make_parser():
     """Describe the command line.
 
@@ -423,21 +372,11 @@ def make_parser():
     """
     parser = Parser(description=__doc__.partition("\n")[0])
     parser.add_argument("model", help="model file, mnist, or an .npz file of images")
-    parser.add_argument("--sampler", choices=SAMPLERS, default="dpm++")
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--eta", type=float, default=0.0)
-    parser.add_argument("--n_samples", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch_size", type=int, default=256)
+    add_sampling(parser, n_samples=10_000, batch_size=256)
     parser.add_argument(
         "--montage", metavar="FILE", type=picture, help="picture of 100 samples"
     )
     return parser
-
-
-def tell(message):
-    """Report progress where it can't be taken for a result."""
-    print(message, file=sys.stderr, flush=True)
 
 
 def main(arguments=None):
@@ -448,15 +387,7 @@ def main(arguments=None):
     arguments : sequence of str, optional
         Command line; that of the process if left out.
     """
-    parser = make_parser()
-    options = parser.parse_args(arguments)
-    try:
-        # Whatever libraries print, standard output is the JSON line alone.
-        with contextlib.redirect_stdout(sys.stderr):
-            scores = measure(options)
-    except (InputError, OSError) as error:
-        parser.error(str(error))
-    print(json.dumps(scores))
+    print_scores(make_parser(), measure, arguments)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from dipy_ldm import __version__
 from dipy_ldm.files import replacing
 from dipy_ldm.validation import InputError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 PRETRAINED = Path(__file__).parent / "pretrained"
 
 
@@ -81,7 +81,7 @@ def load(path, kind):
     Raises
     ------
     InputError
-        If the file is not there, truncated, foreign, of a newer format or of
+        If the file is not there, truncated, foreign, of another format or of
         another kind.
     """
     document = read_document(path)
@@ -109,7 +109,7 @@ def read_document(path):
     Raises
     ------
     InputError
-        If the file is not there, truncated, foreign or of a newer format.
+        If the file is not there, truncated, foreign or of another format.
     """
     if not Path(path).is_file():
         raise InputError(f"there is no model file {path}; check the path.")
@@ -124,10 +124,16 @@ def read_document(path):
             "give one that dipy_train_ldm wrote."
         )
     document = json.loads(metadata["dipy_ldm"])
-    if document["format_version"] > FORMAT_VERSION:
+    version = document["format_version"]
+    if version != FORMAT_VERSION:
+        age, cure = (
+            ("newer", "upgrade dipy_ldm")
+            if version > FORMAT_VERSION
+            else ("older", "train it again")
+        )
         raise InputError(
-            f"{path} has format {document['format_version']}, newer than the "
-            f"{FORMAT_VERSION} this version of dipy_ldm knows; upgrade dipy_ldm."
+            f"{path} has format {version}, {age} than the {FORMAT_VERSION} that this "
+            f"version of dipy_ldm knows; {cure}."
         )
     return document
 

@@ -39,6 +39,22 @@ def cosine_decay(learning_rate, steps):
     )
 
 
+def accumulation(batches):
+    """Return what Keras' optimizers want to know of gradient accumulation.
+
+    Parameters
+    ----------
+    batches : int
+        Batches for one step of the weights.
+
+    Returns
+    -------
+    int or None
+        The same; None for 1, which is no accumulation.
+    """
+    return batches if batches > 1 else None
+
+
 class Record(keras.callbacks.Callback):
     """Keep the history, and a checkpoint from which training goes on.
 
@@ -211,7 +227,7 @@ def check_sizes(seed, **sizes):
             at_least(name, number, 1)
 
 
-def check_options(n, epochs, batch_size, learning_rate, precision):
+def check_options(n, epochs, batch_size, accumulate, learning_rate, precision):
     """Refuse options with which nothing could be trained.
 
     Parameters
@@ -220,6 +236,8 @@ def check_options(n, epochs, batch_size, learning_rate, precision):
         Number of images.
     epochs, batch_size : int
         Passes over the images, and images in a batch.
+    accumulate : int
+        Batches for one step of the weights.
     learning_rate : float
         Highest learning rate.
     precision : str
@@ -234,6 +252,7 @@ def check_options(n, epochs, batch_size, learning_rate, precision):
     choose("precision", precision, networks.PRECISIONS)
     at_least("epochs", epochs, 1)
     at_least("batch_size", batch_size, 1)
+    at_least("accumulate", accumulate, 1)
     if not learning_rate > 0:
         raise InputError(f"learning_rate must be above 0, not {learning_rate}.")
     if n < batch_size:

@@ -121,6 +121,7 @@ class VQVAE:
         augment=None,
         epochs=5,
         batch_size=64,
+        accumulate=1,
         learning_rate=2e-3,
         precision="float32",
         remat=False,
@@ -153,6 +154,9 @@ class VQVAE:
             Passes over the images.
         batch_size : int
             Images in a batch.
+        accumulate : int
+            Batches whose gradients are averaged for one step of the weights: as one
+            batch that many times larger, in the memory of one.
         learning_rate : float
             Highest learning rate; it warms up and falls to zero.
         precision : {"float32", "bfloat16"}
@@ -189,6 +193,7 @@ class VQVAE:
             patch=patch,
             epochs=epochs,
             batch_size=batch_size,
+            accumulate=accumulate,
             learning_rate=learning_rate,
             precision=precision,
             remat=remat,
@@ -202,6 +207,7 @@ class VQVAE:
         settings = self._hyperparameters() | {
             "epochs": epochs,
             "batch_size": batch_size,
+            "accumulate": accumulate,
             "learning_rate": learning_rate,
             "precision": precision,
             "patch": size,
@@ -211,9 +217,13 @@ class VQVAE:
         }
         self._build()
         steps = len(images) // batch_size
-        rates = training.cosine_decay(learning_rate, steps * epochs)
+        updates = max(1, steps * epochs // accumulate)
+        optimizer = keras.optimizers.Adam(
+            training.cosine_decay(learning_rate, updates),
+            gradient_accumulation_steps=training.accumulation(accumulate),
+        )
         variance = survey.variance / ((survey.high - survey.low) ** 2 or 1)
-        model = self._compile(precision, remat, rates, variance)
+        model = self._compile(precision, remat, optimizer, variance)
         record = training.Record(checkpoint, settings)
         done = record.restore(model)
         if done == 0:
@@ -473,6 +483,7 @@ class VQVAE:
         patch=None,
         epochs=5,
         batch_size=64,
+        accumulate=1,
         learning_rate=2e-3,
         precision="float32",
         remat=False,
@@ -483,7 +494,7 @@ class VQVAE:
         ----------
         shape : tuple of int
             Shape of all images, ``(n, *space, channels)``.
-        patch, epochs, batch_size, learning_rate, precision, remat
+        patch, epochs, batch_size, accumulate, learning_rate, precision, remat
             As of :meth:`fit`.
 
         Raises
@@ -500,8 +511,10 @@ class VQVAE:
             n_codes=self.n_codes,
             code_dim=self.code_dim,
         )
-        training.check_options(shape[0], epochs, batch_size, learning_rate, precision)
         n, *space, channels = shape
+        training.check_options(
+            n, epochs, batch_size, accumulate, learning_rate, precision
+        )
         _check_patch(patch, len(space))
         size = self._window(space, patch)
         with networks.precision(precision):
@@ -552,7 +565,7 @@ class VQVAE:
             self.decoder_.inputs,
         )
 
-    def _compile(self, precision, remat, learning_rate, variance):
+    def _compile(self, precision, remat, optimizer, variance):
         """Make the network that is trained: all parts in a row."""
         with networks.precision(precision):
             encoder, quantizer, decoder = self._make_parts(remat)
@@ -560,7 +573,7 @@ class VQVAE:
         model = keras.Model(images, decoder(quantizer(encoder(images))))
         channels = self.shape_[-1]
         model.compile(
-            keras.optimizers.Adam(learning_rate),
+            optimizer,
             loss=losses.reconstruction(self.loss, channels, variance),
             metrics=[losses.error(channels)],
         )

@@ -11,9 +11,12 @@ TINY = {"widths": (8, 16), "blocks": 1}
 FIT = {"epochs": 2, "batch_size": 16, "verbose": False}
 
 
+def weights(model):
+    return model.denoiser_.get_weights() + model.guide_.get_weights()
+
+
 def assert_same(first, second):
-    pairs = zip(first.denoiser_.get_weights(), second.denoiser_.get_weights())
-    for a, b in pairs:
+    for a, b in zip(weights(first), weights(second), strict=True):
         npt.assert_array_equal(a, b)
 
 
@@ -50,6 +53,24 @@ def test_same_seed_same_sample_whatever_the_batch(diffusion, sampler):
     alone = diffusion.predict(1, first=7, **options)
     npt.assert_allclose(alone, whole[7:8], atol=1e-3)
     assert np.abs(diffusion.predict(9, **(options | {"seed": 3})) - whole).max() > 0.1
+
+
+def test_guidance_goes_on_from_the_guide_to_the_denoiser(diffusion):
+    x = np.random.default_rng(0).standard_normal((3, *diffusion.latent_shape_))
+    guide, half, alone, beyond = (
+        diffusion._denoiser(guidance)(x, 0.6) for guidance in (0, 0.5, 1, 3)
+    )
+    assert np.abs(alone - guide).max() > 1e-3
+    npt.assert_allclose(half, (guide + alone) / 2, atol=1e-5)
+    npt.assert_allclose(beyond, 3 * alone - 2 * guide, atol=1e-5)
+    images = [diffusion.predict(3, guidance=guidance) for guidance in (1, 3)]
+    assert np.abs(images[0] - images[1]).max() > 1e-3
+
+
+def test_the_guide_is_smaller_and_trained(diffusion):
+    assert diffusion.guide_.count_params() < diffusion.denoiser_.count_params() / 2
+    last = diffusion.guide_.layers[-1].get_weights()[0]
+    assert np.abs(last).max() > 0  # it starts at zero
 
 
 def test_denoise_with_no_strength_is_the_reconstruction(diffusion, vqvae, blobs):
@@ -110,6 +131,17 @@ def test_weights_are_averaged(vqvae, blobs):
         npt.assert_array_equal(a, b)
 
 
+def test_accumulated_batches_are_as_one_larger(vqvae, blobs):
+    fit = FIT | {"learning_rate": 1e-3}
+    whole = LatentDiffusion(vqvae, **TINY).fit(blobs, **fit)
+    parts = LatentDiffusion(vqvae, **TINY)
+    parts.fit(blobs, **(fit | {"batch_size": 8, "accumulate": 2}))
+    before = LatentDiffusion(vqvae, **TINY).fit(blobs, **(fit | {"epochs": 1}))
+    # Averages weigh every batch, so that they differ a little.
+    for a, b, c in zip(*map(weights, (whole, parts, before)), strict=True):
+        assert np.abs(a - b).max() <= 0.3 * np.abs(a - c).max() + 1e-6
+
+
 def test_reload_is_exact(diffusion, tmp_path):
     diffusion.save(tmp_path / "ldm.safetensors")
     loaded = LatentDiffusion.load(tmp_path / "ldm.safetensors")
@@ -159,6 +191,7 @@ def test_resumed_training_is_the_uninterrupted(vqvae, blobs, tmp_path, precision
         ({"steps": 0}, "steps must be at least 1"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"first": -1}, "first must be at least 0"),
+        ({"guidance": -1}, "guidance must be at least 0"),
         ({"seed": -1}, "seed must be at least 0"),
         ({"sampler": "euler"}, "ddpm, ddim, dpm"),
         ({"sampler": "ddim", "eta": 2}, "between 0 and 1"),

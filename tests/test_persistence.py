@@ -1,5 +1,6 @@
 """Files: round trips, and a sentence for each that is none of ours."""
 
+from functools import partial
 import json
 
 import numpy as np
@@ -56,9 +57,13 @@ def foreign(path):
     save_file({"a": np.zeros(1)}, path)
 
 
-def newer(path):
-    document = {"format_version": persistence.FORMAT_VERSION + 1, "kind": "vqvae"}
+def of_format(version, path):
+    document = {"format_version": version, "kind": "vqvae"}
     save_file({"a": np.zeros(1)}, path, metadata={"dipy_ldm": json.dumps(document)})
+
+
+newer = partial(of_format, persistence.FORMAT_VERSION + 1)
+older = partial(of_format, persistence.FORMAT_VERSION - 1)
 
 
 @pytest.mark.parametrize(
@@ -71,6 +76,7 @@ def newer(path):
         (text, "is not a model file"),
         (foreign, "not of dipy_ldm"),
         (newer, "upgrade dipy_ldm"),
+        (older, "train it again"),
     ],
 )
 def test_spoilt_files_are_refused(model, spoil, sentence):

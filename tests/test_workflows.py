@@ -2,46 +2,22 @@
 
 import csv
 import os
-from pathlib import Path
 import signal
 import subprocess
 import sys
-import time
 
 from PIL import Image
 import numpy as np
 import numpy.testing as npt
+from processes import answer, kill_when, run, start
 import pytest
 
 from dipy_ldm import LatentDiffusion, __version__
 
-SCRIPTS = Path(sys.executable).parent
 TINY = (
     "--epochs_vqvae 2 --epochs_ldm 3 --batch_size 16 --n_codes 16 --code_dim 2 "
     "--widths_vqvae 8 8 --widths_ldm 8 16 --precision float32"
 ).split()
-
-
-def start(command, *arguments, cwd, **kwargs):
-    return subprocess.Popen(
-        [SCRIPTS / command, *map(str, arguments)],
-        cwd=cwd,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        **kwargs,
-    )
-
-
-def run(command, *arguments, cwd):
-    process = start(command, *arguments, cwd=cwd)
-    stdout, stderr = process.communicate(timeout=300)
-    return process.returncode, stdout, stderr
-
-
-def answer(stderr):
-    """Return the last line, which is the sentence that a user is left with."""
-    return stderr.strip().splitlines()[-1]
 
 
 @pytest.fixture(scope="module")
@@ -114,17 +90,6 @@ def test_one_sample_alone(trained, tmp_path):
         npt.assert_allclose(arrays["images"], model.predict(1, first=7000), atol=1e-4)
 
 
-def kill_when(process, path, signal_number):
-    """Send a signal once a file is there."""
-    for _ in range(3000):
-        if path.exists() or process.poll() is not None:
-            break
-        time.sleep(0.05)
-    assert process.poll() is None, process.communicate()
-    process.send_signal(signal_number)
-    return process.communicate(timeout=60)
-
-
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
 def test_killed_and_resumed_is_the_uninterrupted(trained, tmp_path, stage):
     arguments = (trained.parent / "blobs.npy", *TINY)
@@ -140,12 +105,14 @@ def test_killed_and_resumed_is_the_uninterrupted(trained, tmp_path, stage):
     models = [
         LatentDiffusion.load(path / "ldm.safetensors") for path in (trained, tmp_path)
     ]
-    for name in ("denoiser_",):
+    for name in ("denoiser_", "guide_"):
         for a, b in zip(*(getattr(m, name).get_weights() for m in models), strict=True):
             npt.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
     for a, b in zip(*(m.vqvae.decoder_.get_weights() for m in models), strict=True):
         npt.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
     assert models[0].history_ == models[1].history_
+    tables = [(path / "history.csv").read_text() for path in (trained, tmp_path)]
+    assert tables[0] == tables[1]
 
 
 def test_ctrl_c_says_how_to_go_on(trained, tmp_path):

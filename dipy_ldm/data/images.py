@@ -48,7 +48,8 @@ def _files(path):
         files = sorted(f for f in path.iterdir() if f.suffix.lower() in _READERS)
         if not files:
             raise InputError(
-                f"the folder {path} has no images; put .npy, .npz or .png files there."
+                f"the folder {path} has no images; put volumes (.nii, .nii.gz) or "
+                "images (.npy, .npz, .png) there."
             )
         return files
     if path.exists():
@@ -63,7 +64,10 @@ def _files(path):
 def _read(file):
     reader = _READERS.get(file.suffix.lower())
     if reader is None:
-        raise InputError(f"{file} is of no known kind; give .npy, .npz or .png files.")
+        raise InputError(
+            f"{file} is of no known kind; give volumes (.nii, .nii.gz) or images "
+            "(.npy, .npz, .png)."
+        )
     try:
         images = reader(file)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:

@@ -2,7 +2,7 @@
 
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 import json
 import os
 from pathlib import Path
@@ -133,7 +133,7 @@ def load_volumes(
     folder = cache.cache_root(cache_dir) / key
     try:
         return _open(folder, sources, grid, skip_bad)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         pass
     _fill(folder, infos, masks, grid, verbose)
     return _open(folder, sources, grid, skip_bad)
@@ -192,6 +192,7 @@ def _fill(folder, infos, masks, grid, verbose):
         with ExitStack() as stack:
             appends = list(map(stack.enter_context, _writers(partial, tasks, grid)))
             conformed = _in_order(lambda task: _conform_pair(*task, grid), tasks)
+            stack.enter_context(closing(conformed))
             bar = tqdm(conformed, "conform", len(tasks), disable=not verbose)
             for i, future in enumerate(bar):
                 try:
@@ -220,13 +221,16 @@ def _writers(folder, tasks, grid):
 def _in_order(function, tasks):
     """Work on several tasks at once, but not far ahead: results take memory."""
     threads = min(os.cpu_count() or 1, _MOST_THREADS)
-    with ThreadPoolExecutor(threads) as pool:
-        waiting = deque()
+    pool, waiting = ThreadPoolExecutor(threads), deque()
+    try:
         for task in tasks:
             waiting.append(pool.submit(function, task))
             if len(waiting) > threads:
                 yield waiting.popleft()
         yield from waiting
+    finally:
+        # Interrupted, nobody waits for those that have not begun.
+        pool.shutdown(cancel_futures=True)
 
 
 def _conform_pair(info, mask_file, grid):

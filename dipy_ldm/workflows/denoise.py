@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+import re
 
 from dipy.workflows.workflow import Workflow
 import numpy as np
@@ -13,9 +14,19 @@ from dipy_ldm.data.nifti import DTYPES, check_headers
 from dipy_ldm.data.paths import find_volumes
 from dipy_ldm.data.volumes import conform_file, restore_file, restore_spread
 from dipy_ldm.validation import InputError, at_least, choose
-from dipy_ldm.workflows.outputs import output_paths, refuse_overwriting
+from dipy_ldm.workflows.outputs import (
+    interrupted,
+    make_folders,
+    output_paths,
+    refuse_overwriting,
+)
 from dipy_ldm.workflows.quiet import quiet_start
-from dipy_ldm.workflows.volumes import affine_of, provenance, write_with_sidecar
+from dipy_ldm.workflows.volumes import (
+    affine_of,
+    provenance,
+    sidecar,
+    write_with_sidecar,
+)
 
 
 class DenoiseLDMFlow(Workflow):
@@ -36,7 +47,7 @@ class DenoiseLDMFlow(Workflow):
         str
             One sentence.
         """
-        return f"interrupted; {self.written} volumes are written and whole."
+        return interrupted(self.written)
 
     def run(
         self,
@@ -96,20 +107,15 @@ class DenoiseLDMFlow(Workflow):
         out_denoised : string, optional
             What is appended to the name of a volume.
         """
-        path = persistence.find(model_file)
-        document = persistence.read_document(path)
+        path, n_channels = _find_model(model_file)
         at_least("repeats", repeats, 1)
         choose("type of voxels", dtype, DTYPES)
-        if len(document["shape"]) != 4:
-            raise InputError(
-                f"{model_file} is a model of two-dimensional images; denoise them with "
-                "LatentDiffusion.denoise, or give a model of volumes."
-            )
-        files = find_volumes(input_files)
-        check_headers(files, channels)
+        infos, bad = check_headers(find_volumes(input_files), channels, skip_bad=True)
+        files = [info.file for info in infos]
+        _check_channels(infos[0], n_channels)
         (end,) = output_paths(self, files[0], out_dir, out_denoised=out_denoised)
         names = _names(files, end)
-        refuse_overwriting(self, names)
+        refuse_overwriting(self, _all_outputs(names, repeats))
         with quiet_start():
             from dipy_ldm import LatentDiffusion
 
@@ -123,20 +129,43 @@ class DenoiseLDMFlow(Workflow):
             **{name.capitalize(): value for name, value in options.items()},
         )
         options |= {"strength": strength, "tile": tile}
-        end.parent.mkdir(parents=True, exist_ok=True)
         for file, name in zip(tqdm(files, "denoise"), names):
-            image, origin = conform_file(file, grid, channels)
+            try:
+                image, origin = conform_file(file, grid, channels)
+            except InputError as error:
+                # What only reading finds must not stop the hours that others take.
+                bad[file] = str(error)
+                continue
             repeated = [
                 model.denoise(image[None], first=i, **options)[0]
                 for i in range(repeats)
             ]
-            mean = restore_file(np.mean(repeated, 0), origin)
-            about = facts | {"Sources": [str(file)]}
-            write_with_sidecar(name, mean, origin.affine, dtype, about)
-            if repeats > 1:
-                spread = restore_spread(np.std(repeated, 0, ddof=1), origin)
-                write_with_sidecar(_spread(name), spread, origin.affine, dtype, about)
+            _write(name, repeated, origin, dtype, facts)
             self.written += 1
+        _report(bad, self.written)
+
+
+def _find_model(model_file):
+    """Return the path of a model of volumes, and their number of channels."""
+    path = persistence.find(model_file)
+    shape = persistence.read_document(path)["shape"]
+    if len(shape) != 4:
+        raise InputError(
+            f"{model_file} is a model of two-dimensional images; denoise them with "
+            "LatentDiffusion.denoise, or give a model of volumes."
+        )
+    return path, shape[-1]
+
+
+def _write(name, repeated, origin, dtype, facts):
+    """Write the mean of what was made of a volume, and how far it varies."""
+    make_folders([name])
+    facts = facts | {"Sources": [str(origin.file)]}
+    mean = restore_file(np.mean(repeated, 0), origin)
+    write_with_sidecar(name, mean, origin.affine, dtype, facts)
+    if len(repeated) > 1:
+        spread = restore_spread(np.std(repeated, 0, ddof=1), origin)
+        write_with_sidecar(_spread(name), spread, origin.affine, dtype, facts)
 
 
 def _names(files, end):
@@ -152,7 +181,27 @@ def _names(files, end):
 
 
 def _stem(file):
-    return Path(file).name.removesuffix(".gz").removesuffix(".nii")
+    return re.sub(r"\.nii(\.gz)?$", "", Path(file).name, flags=re.IGNORECASE)
+
+
+def _all_outputs(names, repeats):
+    """List all that is written: volumes and what is beside them."""
+    volumes = [*names, *(map(_spread, names) if repeats > 1 else ())]
+    return [*volumes, *map(sidecar, volumes)]
+
+
+def _check_channels(info, n_channels):
+    if info.channels != n_channels:
+        raise InputError(
+            f"the model is of {n_channels} channels, and {info.file} has "
+            f"{info.channels}; give files like those that it learnt from."
+        )
+
+
+def _report(bad, n_good):
+    if bad:
+        others = [f"The {n_good} other volumes are denoised."] if n_good else []
+        raise InputError("\n".join([*bad.values(), *others]))
 
 
 def _spread(name):

@@ -8,9 +8,22 @@ from dipy_ldm import persistence
 from dipy_ldm.data.nifti import DTYPES
 from dipy_ldm.files import replacing
 from dipy_ldm.validation import choose
-from dipy_ldm.workflows.outputs import output_paths, refuse_overwriting
+from dipy_ldm.workflows.outputs import (
+    interrupted,
+    make_folders,
+    output_paths,
+    refuse_overwriting,
+)
 from dipy_ldm.workflows.quiet import quiet_start
-from dipy_ldm.workflows.volumes import affine_of, provenance, write_with_sidecar
+from dipy_ldm.workflows.volumes import (
+    affine_of,
+    provenance,
+    sidecar,
+    write_with_sidecar,
+)
+
+# What a sample depends on, beside the model and its number.
+_SAMPLING = ("sampler", "steps", "eta", "guidance", "seed")
 
 
 class GenerateLDMFlow(Workflow):
@@ -31,9 +44,7 @@ class GenerateLDMFlow(Workflow):
         str
             One sentence.
         """
-        if self.written == 0:
-            return "interrupted; nothing was written."
-        return f"interrupted; {self.written} volumes are written and whole."
+        return interrupted(self.written)
 
     def run(
         self,
@@ -42,6 +53,7 @@ class GenerateLDMFlow(Workflow):
         sampler="dpm++",
         steps=20,
         eta=0.0,
+        guidance=2.0,
         seed=0,
         first_sample=0,
         batch_size=None,
@@ -70,6 +82,10 @@ class GenerateLDMFlow(Workflow):
             Calls of the network for each sample.
         eta : float, optional
             Share of fresh noise in each step of ddim, from 0 to 1.
+        guidance : float, optional
+            How far to follow the network away from its smaller guide: 1 is without
+            the guide, and faster; the higher, the clearer the samples and the less
+            they vary.
         seed : int, optional
             Seed of the noise.
         first_sample : int, optional
@@ -96,7 +112,8 @@ class GenerateLDMFlow(Workflow):
         numbers = range(first_sample, first_sample + n_samples)
         names = _volumes(stem, numbers) if is_volume else [_beside(stem, ".npz")]
         picture = _beside(stem, ".png")
-        refuse_overwriting(self, [*names, picture])
+        sidecars = map(sidecar, names) if is_volume else ()
+        refuse_overwriting(self, [*names, *sidecars, picture])
         choose("type of voxels", dtype, DTYPES)
         with quiet_start():
             from dipy_ldm import LatentDiffusion, plots
@@ -106,14 +123,16 @@ class GenerateLDMFlow(Workflow):
             "sampler": sampler,
             "steps": steps,
             "eta": eta,
+            "guidance": guidance,
             "seed": seed,
             "batch_size": batch_size,
             "tile": tile,
         }
         model.check_sampling(n_samples, first=first_sample, **options)
-        stem.parent.mkdir(parents=True, exist_ok=True)
+        make_folders([stem])
         if is_volume:
-            facts = provenance(path, Sampler=sampler, Steps=steps, Eta=eta, Seed=seed)
+            sampling = {name.capitalize(): options[name] for name in _SAMPLING}
+            facts = provenance(path, **sampling)
             pictures = self._write(model, names, numbers, options, dtype, facts)
             plots.save_montage(picture, pictures, columns=2)
             return
@@ -128,7 +147,7 @@ class GenerateLDMFlow(Workflow):
 
         affine = affine_of(model)
         pictures = []
-        for name, number in zip(names, tqdm(numbers, "generate")):
+        for number, name in zip(tqdm(numbers, "generate"), names):
             (volume,) = model.predict(1, first=number, **options)
             facts = facts | {"Sample": number}
             write_with_sidecar(name, volume, affine, dtype, facts)

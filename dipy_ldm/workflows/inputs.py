@@ -7,7 +7,7 @@ import numpy as np
 
 from dipy_ldm.data import load_images, load_mnist, load_volumes
 from dipy_ldm.data.paths import holds_volumes
-from dipy_ldm.validation import InputError
+from dipy_ldm.validation import InputError, at_least
 
 
 class Data(NamedTuple):
@@ -89,17 +89,19 @@ def split(data, share, seed, batch_size):
     Raises
     ------
     InputError
-        If the share is none, or too little is left.
+        If a number makes no sense, or too little is left.
     """
+    at_least("batch_size", batch_size, 1)
     if not 0 <= share < 1:
         raise InputError(f"validation must lie from 0 to below 1, not {share}.")
     count = math.ceil(share * len(data.images))
     left = len(data.images) - count
+    kind = "images" if data.affine is None else "volumes"
     if left < batch_size:
         raise InputError(
-            f"{len(data.images)} images, {count} of them held out to validate, are "
-            f"fewer than a batch of {batch_size}; give more images or a smaller "
-            "--batch_size."
+            f"of {len(data.images)} {kind}, {left} are left to learn from ({count} "
+            f"held out to validate), fewer than a batch of {batch_size}; give more "
+            f"{kind}, or a smaller --batch_size and --validation."
         )
     images = data.images
     if data.affine is None:

@@ -1,5 +1,6 @@
-"""Where outputs go, and that none is overwritten unasked."""
+"""Where outputs go, that they can, and that none is overwritten unasked."""
 
+import os
 from pathlib import Path
 
 from dipy.workflows.multi_io import connect_output_paths
@@ -30,6 +31,11 @@ def output_paths(flow, input_path, out_dir, **names):
     -------
     list of Path
         One path for each name.
+
+    Raises
+    ------
+    InputError
+        If nothing can be written there.
     """
     _, (paths,) = connect_output_paths(
         [[str(input_path)]],
@@ -39,7 +45,47 @@ def output_paths(flow, input_path, out_dir, **names):
         mix_names=flow._mix_names,
     )
     flow.last_generated_outputs = dict(zip(names, map(Path, paths)))
-    return list(flow.last_generated_outputs.values())
+    paths = list(flow.last_generated_outputs.values())
+    for path in paths:
+        _refuse_unwritable(path)
+    return paths
+
+
+def _refuse_unwritable(path):
+    """Say so now, and not after the hours that making it takes."""
+    place = next(folder for folder in path.absolute().parents if folder.exists())
+    if not place.is_dir():
+        raise InputError(
+            f"{path} can't be written, since {place} is a file; name another place."
+        )
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise InputError(
+            f"{path} can't be written, since {place} may not be changed; ask for the "
+            "permission or name another place."
+        )
+
+
+def make_folders(paths):
+    """Make the folders of outputs.
+
+    Parameters
+    ----------
+    paths : iterable of Path
+        Outputs.
+
+    Raises
+    ------
+    OSError
+        If one can't be made, as one sentence.
+    """
+    for path in paths:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(
+                f"can't make the folder {path.parent} ({error.strerror}); name another "
+                "place."
+            ) from error
 
 
 def refuse_overwriting(flow, paths, cure="add --force to overwrite"):
@@ -57,9 +103,31 @@ def refuse_overwriting(flow, paths, cure="add --force to overwrite"):
     Raises
     ------
     InputError
-        If one is there.
+        If one is there, or is a folder even if forced.
     """
+    paths = list(paths)
+    for path in paths:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; give the output another name.")
     there = [str(path) for path in paths if path.exists()]
     if there and not flow._force_overwrite:
         verb = "exists" if len(there) == 1 else "exist"
         raise InputError(f"{', '.join(there)} {verb} already; {cure}.")
+
+
+def interrupted(written):
+    """Say what Ctrl-C left behind of a command that writes volume after volume.
+
+    Parameters
+    ----------
+    written : int
+        Number of volumes.
+
+    Returns
+    -------
+    str
+        One sentence.
+    """
+    if written == 0:
+        return "interrupted; nothing was written."
+    return f"interrupted; the volumes that are written ({written}) are whole."

@@ -9,7 +9,7 @@ from dipy.workflows.workflow import Workflow
 from dipy_ldm.files import replacing
 from dipy_ldm.validation import InputError
 from dipy_ldm.workflows import inputs
-from dipy_ldm.workflows.outputs import output_paths, refuse_overwriting
+from dipy_ldm.workflows.outputs import make_folders, output_paths, refuse_overwriting
 from dipy_ldm.workflows.quiet import quiet_start
 
 
@@ -39,6 +39,7 @@ class TrainLDMFlow(Workflow):
         epochs_vqvae=None,
         epochs_ldm=None,
         batch_size=None,
+        accumulate=1,
         learning_rate=2e-3,
         n_codes=1024,
         code_dim=3,
@@ -89,6 +90,9 @@ class TrainLDMFlow(Workflow):
             many as make 6000 steps of volumes.
         batch_size : int, optional
             Images in a batch. None is for 64, or 4 volumes.
+        accumulate : int, optional
+            Batches whose gradients are averaged for one step of the weights: as one
+            larger batch, in the memory of one.
         learning_rate : float, optional
             Highest learning rate; it warms up and falls to zero.
         n_codes : int, optional
@@ -178,7 +182,7 @@ class TrainLDMFlow(Workflow):
             skip_bad=skip_bad,
             cache_dir=cache_dir,
         )
-        batch_size = batch_size or inputs.settle(data, 1).batch_size
+        batch_size = inputs.settle(data, 1, batch_size=batch_size).batch_size
         train, held_out = inputs.split(data, validation, seed, batch_size)
         settings = inputs.settle(
             data,
@@ -210,6 +214,7 @@ class TrainLDMFlow(Workflow):
         )
         common = {
             "batch_size": batch_size,
+            "accumulate": accumulate,
             "learning_rate": learning_rate,
             "precision": precision,
             "remat": remat,
@@ -221,7 +226,7 @@ class TrainLDMFlow(Workflow):
         model.check(size, epochs=settings.epochs_ldm, **common)
         if not resume:
             _forget(self.checkpoints)
-        paths[0].parent.mkdir(parents=True, exist_ok=True)
+        make_folders(paths)
         report = _Report(*paths[1:], train.images[:16], data.affine)
         moved = data.affine is not None and not no_augment
         vqvae.fit(
@@ -315,6 +320,8 @@ class _Report:
 
     def diffusion(self, model):
         """Report on the second stage."""
+        # Where training goes on, the first stage may have ended in another process.
+        self.histories["autoencoder"] = model.vqvae.history_
         if self.pairs is None:
             self._reconstruct(model.vqvae)
         self._tell("diffusion", model, self._sample)

@@ -78,6 +78,22 @@ def affine_of(model):
     return affine
 
 
+def sidecar(path):
+    """Name the file of what is known of a volume.
+
+    Parameters
+    ----------
+    path : Path
+        File of the volume, which ends in ``.nii.gz``.
+
+    Returns
+    -------
+    Path
+        File beside it.
+    """
+    return path.with_name(path.name.removesuffix(".nii.gz") + ".json")
+
+
 def write_with_sidecar(path, volume, affine, dtype, facts):
     """Write a volume, and beside it as JSON what is known of it.
 
@@ -101,6 +117,5 @@ def write_with_sidecar(path, volume, affine, dtype, facts):
     if "Sample" in facts:
         description += f", sample {facts['Sample']}"
     write_volume(path, volume, affine, dtype, description)
-    name = path.name.removesuffix(".nii.gz") + ".json"
-    with replacing(path.with_name(name)) as partial:
+    with replacing(sidecar(path)) as partial:
         partial.write_text(json.dumps(facts, indent=2) + "\n")

@@ -1,0 +1,107 @@
+"""What the benchmarks of samples share: their options, and one line of JSON."""
+
+import argparse
+import contextlib
+import json
+from pathlib import Path
+import sys
+import time
+
+from dipy_ldm.samplers import SAMPLERS
+from dipy_ldm.validation import InputError
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaint is one sentence."""
+
+    def error(self, message):
+        """Say what is wrong, without the usage, and stop."""
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def add_sampling(parser, n_samples, batch_size):
+    """Add the options of sampling to a command line.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        Parser to add them to.
+    n_samples : int
+        Default number of samples.
+    batch_size : int or None
+        Default number of samples in a batch.
+    """
+    parser.add_argument("--sampler", choices=SAMPLERS, default="dpm++")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--eta", type=float, default=0.0)
+    parser.add_argument("--guidance", type=float, default=2.0)
+    parser.add_argument("--n_samples", type=int, default=n_samples)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch_size", type=int, default=batch_size)
+
+
+def sampling(options):
+    """Return the options that decide what the samples are."""
+    names = ("sampler", "steps", "eta", "guidance", "seed")
+    return {name: getattr(options, name) for name in names}
+
+
+def generate(model, options):
+    """Draw samples and take the time, compilation included.
+
+    Parameters
+    ----------
+    model : dipy_ldm.LatentDiffusion
+        Fitted model.
+    options : argparse.Namespace
+        With those of :func:`add_sampling`.
+
+    Returns
+    -------
+    images : ndarray
+        Samples, ``(n, *space, channels)``.
+    seconds : float
+        Time that it took.
+    """
+    tell(f"generating {options.n_samples} images")
+    start = time.perf_counter()
+    images = model.predict(
+        options.n_samples, batch_size=options.batch_size, **sampling(options)
+    )
+    return images, time.perf_counter() - start
+
+
+def picture(path):
+    """Check that a picture can be written, before it takes minutes to make."""
+    if Path(path).suffix != ".png":
+        raise argparse.ArgumentTypeError(f"{path} must end in .png.")
+    if not Path(path).absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"make the folder of {path} first.")
+    return path
+
+
+def tell(message):
+    """Report progress where it can't be taken for a result."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def print_scores(parser, measure, arguments=None):
+    """Measure what the command line asks for, and print it as one line of JSON.
+
+    Parameters
+    ----------
+    parser : Parser
+        Parser of the options.
+    measure : callable
+        From the options to a dict of figures.
+    arguments : sequence of str, optional
+        Command line; that of the process if left out.
+    """
+    options = parser.parse_args(arguments)
+    try:
+        # Whatever libraries print, standard output is the JSON line alone.
+        with contextlib.redirect_stdout(sys.stderr):
+            scores = measure(options)
+    except (InputError, OSError) as error:
+        parser.error(str(error))
+    print(json.dumps(scores))

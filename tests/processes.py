@@ -1,0 +1,46 @@
+"""The console scripts as processes, for the tests that run them."""
+
+from pathlib import Path
+import subprocess
+import sys
+import time
+
+# Seconds: generous, since a machine may have other work to do.
+TIMEOUT = 900
+SCRIPTS = Path(sys.executable).parent
+
+
+def start(command, *arguments, cwd, **kwargs):
+    return subprocess.Popen(
+        [SCRIPTS / command, *map(str, arguments)],
+        cwd=cwd,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **kwargs,
+    )
+
+
+def run(command, *arguments, cwd, **kwargs):
+    with start(command, *arguments, cwd=cwd, **kwargs) as process:
+        try:
+            stdout, stderr = process.communicate(timeout=TIMEOUT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+    return process.returncode, stdout, stderr
+
+
+def answer(stderr):
+    """Return the last line, which is the sentence that a user is left with."""
+    return stderr.strip().splitlines()[-1]
+
+
+def kill_when(process, path, signal_number):
+    """Send a signal once a file is there."""
+    end = time.monotonic() + TIMEOUT
+    while not path.exists() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.05)
+    assert process.poll() is None, process.communicate()
+    process.send_signal(signal_number)
+    return process.communicate(timeout=TIMEOUT)
