@@ -43,9 +43,9 @@ def test_tiles_are_as_small_as_promised():
 
 def test_safe_sizes():
     assert distribution.safe_batch((28, 28)) == 256
-    assert distribution.safe_batch((100, 100, 100)) == 4
+    assert distribution.safe_batch((100, 100, 100)) == 8
     assert distribution.safe_batch((1000, 1000, 1000)) == 1
-    assert distribution.safe_side(3) == 158
+    assert distribution.safe_side(3) == 200
 
 
 def test_free_memory_is_some_and_not_more_than_there_is():

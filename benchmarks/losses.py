@@ -1,0 +1,103 @@
+"""Compare the autoencoder's losses, on volumes.
+
+Prints one line of JSON for each loss: how near the reconstructions of held-out volumes
+come to them, and how sharp they are. All see the same patches in the same order.
+"""
+
+import json
+import os
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from common import Parser, picture
+import numpy as np
+
+from dipy_ldm import VQVAE
+from dipy_ldm.data.grid import Grid
+from dipy_ldm.data.volumes import load_volumes
+from dipy_ldm.losses import LOSSES
+from dipy_ldm.metrics import multiscale_ssim
+from dipy_ldm.plots import planes, save_montage
+
+
+def sharpness(volumes):
+    """Return the mean squared difference of neighbouring voxels."""
+    return np.mean([np.mean(np.diff(volumes, axis=axis) ** 2) for axis in (1, 2, 3)])
+
+
+def score(vqvae, volumes):
+    """Compare volumes with their reconstructions.
+
+    Parameters
+    ----------
+    vqvae : VQVAE
+        Fitted autoencoder.
+    volumes : ndarray
+        Held-out volumes, ``(n, x, y, z, channels)`` in [0, 1].
+
+    Returns
+    -------
+    scores : dict
+        Errors; similarity; and how sharp they are, of 1 as sharp as the volumes.
+    reconstructed : ndarray
+        Of the shape of `volumes`.
+    """
+    reconstructed = vqvae.predict(volumes)
+    scores = {
+        "mse": np.mean((reconstructed - volumes) ** 2),
+        "mae": np.mean(np.abs(reconstructed - volumes)),
+        "ms_ssim": multiscale_ssim(reconstructed, volumes).mean(),
+        "sharpness": sharpness(reconstructed) / sharpness(volumes),
+    }
+    return {name: float(value) for name, value in scores.items()}, reconstructed
+
+
+def make_parser():
+    """Describe the command line.
+
+    Returns
+    -------
+    Parser
+        Parser of the options.
+    """
+    parser = Parser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--train", nargs="+", required=True, help="volumes")
+    parser.add_argument("--real", nargs="+", required=True, help="held-out volumes")
+    parser.add_argument("--voxel_size", type=float, default=4)
+    parser.add_argument("--patch", type=int, default=32)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--n_held_out", type=int, default=20)
+    parser.add_argument("--losses", nargs="+", choices=LOSSES, default=[*LOSSES])
+    parser.add_argument("--montage", metavar="FILE", type=picture)
+    return parser
+
+
+def main():
+    """Train with each loss and print what comes out."""
+    options = make_parser().parse_args()
+    train = load_volumes(options.train, voxel_size=options.voxel_size, shuffle=True)
+    grid = Grid(train.images.shape[1:4], train.affine)
+    held_out = load_volumes(options.real, grid=grid).images[: options.n_held_out]
+    pictures = [held_out[:1]]
+    for loss in options.losses:
+        start = time.perf_counter()
+        vqvae = VQVAE(loss=loss).fit(
+            train.images,
+            epochs=options.epochs,
+            batch_size=4,
+            patch=options.patch,
+            learning_rate=1e-3,
+            precision="bfloat16",
+        )
+        scores, reconstructed = score(vqvae, held_out)
+        pictures.append(reconstructed[:1])
+        seconds = time.perf_counter() - start
+        print(json.dumps({"loss": loss} | scores | {"seconds": seconds}), flush=True)
+    if options.montage:
+        pictures = planes(np.concatenate(pictures), train.affine)
+        save_montage(options.montage, pictures, columns=1, scale=4)
+
+
+if __name__ == "__main__":
+    main()

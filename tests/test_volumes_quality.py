@@ -1,0 +1,191 @@
+import importlib.util
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import dipy_ldm
+from dipy_ldm.validation import InputError
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "volumes_quality.py"
+AFFINE = np.diag([2.0, 2, 2, 1])
+
+
+@pytest.fixture(scope="module")
+def quality():
+    spec = importlib.util.spec_from_file_location("volumes_quality", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        # As Python does for a script: it imports its neighbours.
+        patch.syspath_prepend(SCRIPT.parent)
+        spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(autouse=True)
+def no_real_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def draw_volumes(n, seed, shape=(13, 12, 11)):
+    """Draw soft balls of different sizes and places, in [0, 1]."""
+    rng = np.random.default_rng(seed)
+    centre = np.array(shape) / 2 + rng.uniform(-2, 2, (n, 1, 1, 1, 3))
+    radius = rng.uniform(2, 4, (n, 1, 1, 1))
+    voxels = np.stack(np.indices(shape), -1)
+    distance = np.linalg.norm(voxels - centre, axis=-1)
+    return np.float32(1 / (1 + np.exp(distance - radius)))[..., None]
+
+
+def write_volumes(folder, volumes):
+    folder.mkdir()
+    for i, volume in enumerate(volumes):
+        image = nib.Nifti1Image(100 * volume[..., 0], AFFINE)
+        nib.save(image, folder / f"{i:03d}.nii.gz")
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Return folders of 16 held-out and of 24 training volumes."""
+    place = tmp_path_factory.mktemp("volumes")
+    real = write_volumes(place / "real", draw_volumes(16, 1))
+    return real, write_volumes(place / "train", draw_volumes(24, 2))
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory):
+    """Return the file of a model fitted to the training volumes."""
+    images = draw_volumes(24, 2)
+    vqvae = dipy_ldm.VQVAE(widths=(4, 4), blocks=1, n_codes=8, code_dim=2)
+    vqvae.fit(images, affine=AFFINE, epochs=1, batch_size=8, verbose=False)
+    model = dipy_ldm.LatentDiffusion(vqvae, widths=(4,), blocks=1)
+    model.fit(images, epochs=1, batch_size=8, verbose=False)
+    path = tmp_path_factory.mktemp("model") / "ldm.safetensors"
+    model.save(path)
+    return str(path)
+
+
+def command(model, folders, *further):
+    real, train = folders
+    return [model, "--real", real, "--train", train, *further]
+
+
+def test_one_line_of_json_and_a_picture(quality, model_file, folders, tmp_path, capsys):
+    picture = tmp_path / "volumes.png"
+    options = ["--n_samples", "10", "--steps", "2", "--montage", str(picture)]
+    quality.main(command(model_file, folders, *options))
+    scores = json.loads(capsys.readouterr().out)
+    assert (scores["n_compared"], scores["n_train"]) == (10, 24)
+    assert (scores["sampler"], scores["steps"], scores["seed"]) == ("dpm++", 2, 0)
+    assert scores["energy_ratio"] == scores["energy"] / scores["energy_floor"]
+    # A model of one epoch.
+    assert scores["energy_ratio"] > 2
+    assert scores["nearest_median"] > scores["nearest_median_real"]
+    assert scores["ms_ssim_excess"] == scores["ms_ssim"] - scores["ms_ssim_real"]
+    assert 0 <= scores["vqvae_ms_ssim"] < 1
+    assert scores["vqvae_mae"] ** 2 <= scores["vqvae_mse"] < 1
+    assert 1 <= scores["codes_used"] <= scores["n_codes"] == 8
+    assert scores["seconds"] > 0
+    assert picture.stat().st_size > 0
+
+
+def score(quality, generated):
+    """Score volumes as if they were generated."""
+    held_out, train = draw_volumes(40, 1), draw_volumes(60, 2)
+    novelty = quality.measure_novelty(held_out, train)
+    return {
+        **quality.score_distribution(generated, held_out, train),
+        **quality.score_novelty(generated, train, novelty),
+        **quality.score_diversity(generated, held_out),
+    }
+
+
+def test_further_real_volumes_score_as_real_ones(quality):
+    scores = score(quality, draw_volumes(40, 3))
+    assert 0.5 < scores["energy_ratio"] < 2
+    medians = scores["nearest_median"], scores["nearest_median_real"]
+    assert medians[0] == pytest.approx(medians[1], rel=0.3)
+    # A minimum is a matter of chance.
+    assert 0.3 < scores["nearest_min_ratio"] < 3
+    assert scores["ms_ssim_excess"] == pytest.approx(0, abs=0.05)
+
+
+def test_copies_of_training_volumes_are_found_out(quality):
+    scores = score(quality, draw_volumes(60, 2)[:40])
+    assert scores["energy_ratio"] == pytest.approx(1, abs=0.5)
+    assert scores["nearest_median"] == scores["nearest_min_ratio"] == 0
+    assert scores["nearest_median_real"] >= scores["nearest_min_real"] > 0
+
+
+def test_volumes_that_are_all_alike_are_found_out(quality):
+    generated = np.repeat(draw_volumes(1, 3), 40, axis=0)
+    scores = score(quality, generated + np.float32(1e-3))
+    assert scores["ms_ssim"] == pytest.approx(1)
+    assert scores["ms_ssim_excess"] > 0.1
+    assert scores["energy_ratio"] > 5
+
+
+def test_noise_is_no_volume(quality):
+    noise = np.random.default_rng(0).random((40, 13, 12, 11, 1), dtype="float32")
+    scores = score(quality, noise)
+    assert scores["energy_ratio"] > 5
+    assert scores["ms_ssim_excess"] < 0
+
+
+def test_what_is_compared_is_equally_many(quality, monkeypatch, model_file, folders):
+    compared = []
+    monkeypatch.setattr(
+        quality, "energy_distance", lambda a, b: compared.append((a, b)) or 1.0
+    )
+    options = quality.make_parser().parse_args(
+        command(model_file, folders, "--n_samples", "20", "--steps", "1")
+    )
+    assert quality.measure(options)["n_compared"] == 16
+    assert {len(x) for pair in compared for x in pair} == {16}
+    # 13 x 12 x 11, halved.
+    assert compared[0][0].shape[1:] == (6, 6, 5, 1)
+
+
+def test_held_out_volumes_that_were_trained_on_are_refused(quality, folders):
+    both = draw_volumes(5, 2)
+    with pytest.raises(InputError, match="3 volumes of --real are in --train too"):
+        quality.measure_novelty(both[:3], both)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere", "--real", "r", "--train", "t"], "nowhere"),
+        (["mnist", "--real", "r"], "required: --train"),
+        (["mnist", "--sampler", "magic"], "invalid choice: 'magic'"),
+        (["mnist", "--montage", "volumes.txt"], "must end in .png"),
+    ],
+)
+def test_bad_arguments_get_one_sentence(quality, capsys, arguments, message):
+    with pytest.raises(SystemExit) as stop:
+        quality.main(arguments)
+    output = capsys.readouterr()
+    assert stop.value.code == 2
+    assert message in output.err.splitlines()[-1]
+    assert not output.out
+
+
+@pytest.mark.parametrize(
+    ("shape", "affine"), [((28, 28, 1), None), ((13, 12, 11, 1), None)]
+)
+def test_models_of_something_else_are_refused(quality, monkeypatch, shape, affine):
+    vqvae = SimpleNamespace(shape_=shape, affine_=affine)
+    model = SimpleNamespace(vqvae=vqvae)
+    monkeypatch.setattr(dipy_ldm.LatentDiffusion, "load", lambda path: model)
+    with pytest.raises(InputError, match="digits is no model of volumes"):
+        quality.load_model("digits")
+
+
+def test_too_few_volumes_are_refused(quality, capsys, model_file, folders):
+    with pytest.raises(SystemExit):
+        quality.main(command(model_file, folders, "--n_samples", "1"))
+    assert "at least 2, not 1" in capsys.readouterr().err

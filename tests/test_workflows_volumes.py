@@ -1,0 +1,578 @@
+"""The commands on volumes: NIfTI files in, NIfTI files out."""
+
+from contextlib import contextmanager
+import json
+import logging
+import resource
+import signal
+import sys
+
+from PIL import Image
+import nibabel as nib
+import numpy as np
+import numpy.testing as npt
+from processes import answer, kill_when, run, start
+import pytest
+
+from dipy_ldm import VQVAE, LatentDiffusion, persistence
+from dipy_ldm.data import load_volumes
+from dipy_ldm.data.grid import Grid
+from dipy_ldm.data.nifti import read_volume
+from dipy_ldm.data.volumes import conform_file, restore_file
+from dipy_ldm.workflows import cli
+from dipy_ldm.workflows.volumes import fingerprint
+
+VOXEL_SIZE = 8
+# Where the brightest place of all volumes is, up to a few millimetres.
+LANDMARK = 0, 0, 0
+# Not the centre of the volumes: one that is mirrored would be seen.
+CENTRE = 8, -12, 6
+# Sizes, voxel sizes, orientation, type and version of the format.
+FILES = [
+    ((33, 17, 21), (3, 6.5, 4.5), "RAS", "int16", 1),
+    ((19, 24, 16), (5, 4.5, 6), "LPS", "uint8", 1),
+    ((17, 19, 31), (5.8, 5.8, 3), "PIR", "float32", 2),
+    ((29, 22, 19), (3.5, 5, 5), "LAS", ">i2", 1),
+    ((19, 20, 22), (5, 5.5, 4.4), "ASR", "int16", 2),
+    ((25, 25, 17), (4, 4.4, 5.5), "RPI", "float64", 1),
+    ((27, 23, 21), (3.7, 4.8, 4.6), "SRA", "uint16", 1),
+    ((18, 26, 21), (5.5, 4.2, 4.5), "LIP", "float32", 2),
+]
+TINY = (
+    "--batch_size 2 --n_codes 16 --code_dim 2 --widths_vqvae 8 8 --widths_ldm 8 16 "
+    "--precision float32 --no_augment"
+).split()
+# As much as it takes to learn where the bright place is.
+TRAINING = (
+    f"--voxel_size {VOXEL_SIZE} --loss squared --learning_rate 0.01 "
+    "--epochs_vqvae 40 --epochs_ldm 20"
+).split()
+
+
+def places(shape, affine):
+    """World coordinates of all voxels, ``(*shape, 3)``."""
+    return np.moveaxis(np.indices(shape), 0, -1) @ affine[:3, :3].T + affine[:3, 3]
+
+
+def bright_place(path):
+    """Return the centre of the brighter half of a volume, in mm."""
+    data, affine = read_volume(path)
+    weights = np.where(data > data.max() / 2, data, 0)
+    return (places(data.shape[:3], affine) * weights).sum((0, 1, 2)) / weights.sum()
+
+
+def draw(number):
+    """Draw a soft ball near the landmark, as a NIfTI image."""
+    shape, sizes, axes, dtype, version = FILES[number]
+    rng = np.random.default_rng(number)
+    affine = np.diag([*sizes, 1.0])
+    affine[:3, 3] = CENTRE - np.multiply(sizes, np.subtract(shape, 1)) / 2
+    squared = ((places(shape, affine) - LANDMARK - rng.uniform(-3, 3, 3)) ** 2).sum(-1)
+    data = 200 * np.exp(-squared / (2 * rng.uniform(16, 20) ** 2))
+    kind = nib.Nifti2Image if version == 2 else nib.Nifti1Image
+    image = kind(np.where(data > 10, data, 0).astype(dtype), affine)
+    return image.as_reoriented(nib.orientations.axcodes2ornt(axes))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Return a folder with a cohort, in which the commands are run."""
+    path = tmp_path_factory.mktemp("volumes")
+    (path / "cohort").mkdir()
+    for i in range(len(FILES)):
+        nib.save(draw(i), path / "cohort" / f"sub-{i:02}.nii{'.gz' if i % 2 else ''}")
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(folder):
+    """Return the folder with a model in ``out``."""
+    arguments = ("cohort", *TINY, *TRAINING, "--cache_dir", "cache")
+    status, _, stderr = run(
+        "dipy_train_ldm", *arguments, "--out_dir", "out", cwd=folder
+    )
+    assert status == 0, stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(trained):
+    return LatentDiffusion.load(trained / "out" / "ldm.safetensors")
+
+
+@pytest.fixture(scope="module")
+def generated(trained):
+    """Return the folder with three generated volumes in ``generated``."""
+    arguments = "--n_samples 3 --steps 10 --seed 7 --out_dir generated".split()
+    status, _, stderr = run(
+        "dipy_generate_ldm", "out/ldm.safetensors", *arguments, cwd=trained
+    )
+    assert status == 0, stderr
+    return trained / "generated"
+
+
+def test_training_writes_model_history_and_picture(trained):
+    names = ["history.csv", "ldm.safetensors", "training.png"]
+    assert sorted(path.name for path in (trained / "out").iterdir()) == names
+    with Image.open(trained / "out" / "training.png") as picture:
+        assert picture.size == (1200, 800)
+
+
+def test_generated_volumes_lie_where_the_training_volumes_do(trained, generated):
+    images, _, affine, _ = load_volumes(
+        [trained / "cohort"], voxel_size=VOXEL_SIZE, cache_dir=trained / "cache"
+    )
+    for i in range(3):
+        image = nib.load(generated / f"samples-{i:04d}.nii.gz")
+        assert image.shape == images.shape[1:4]
+        npt.assert_allclose(image.affine, affine, atol=1e-4)
+        npt.assert_allclose(image.get_qform(), affine, atol=1e-4)
+        assert image.header["sform_code"] == image.header["qform_code"] == 2
+        assert image.get_data_dtype() == np.float32
+        data = image.get_fdata()
+        assert 0 <= data.min() < data.max() <= 1
+
+
+def test_a_landmark_is_where_it_is_in_the_training_volumes(trained, generated):
+    for file in (trained / "cohort").iterdir():
+        npt.assert_allclose(bright_place(file), LANDMARK, atol=4)
+    for i in range(3):
+        place = bright_place(generated / f"samples-{i:04d}.nii.gz")
+        npt.assert_allclose(place, LANDMARK, atol=VOXEL_SIZE)
+
+
+def test_generated_volumes_tell_what_they_are(trained, generated):
+    mark = fingerprint(trained / "out" / "ldm.safetensors")
+    facts = json.loads((generated / "samples-0002.json").read_text())
+    wanted = {
+        "Synthetic": True,
+        "Model": "ldm.safetensors",
+        "ModelFingerprint": mark,
+        "Sampler": "dpm++",
+        "Steps": 10,
+        "Guidance": 2.0,
+        "Seed": 7,
+        "Sample": 2,
+    }
+    assert wanted.items() <= facts.items()
+    header = nib.load(generated / "samples-0002.nii.gz").header
+    description = header["descrip"].item().decode()
+    for text in ("synthetic", f"model {mark[:8]}", "seed 7", "sample 2"):
+        assert text in description
+    with Image.open(generated / "samples.png") as picture:
+        assert min(picture.size) > 50
+
+
+def test_one_sample_alone_and_in_another_type(trained, generated, tmp_path):
+    arguments = "--n_samples 1 --first_sample 2 --steps 10 --seed 7 --dtype int16"
+    status, _, stderr = run(
+        "dipy_generate_ldm",
+        trained / "out" / "ldm.safetensors",
+        *arguments.split(),
+        *("--out_samples", "a.b"),
+        cwd=tmp_path,
+    )
+    assert status == 0, stderr
+    names = ["a.b-0002.json", "a.b-0002.nii.gz", "a.b.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    alone = nib.load(tmp_path / "a.b-0002.nii.gz")
+    assert alone.get_data_dtype() == np.int16
+    of_three = nib.load(generated / "samples-0002.nii.gz")
+    npt.assert_array_equal(alone.affine, of_three.affine)
+    npt.assert_allclose(alone.get_fdata(), of_three.get_fdata(), atol=1e-4)
+
+
+def test_at_strength_zero_a_volume_comes_back_reconstructed(trained, model, tmp_path):
+    status, _, stderr = run(
+        "dipy_denoise_ldm",
+        *(trained / "out" / "ldm.safetensors", trained / "cohort"),
+        *("--strength", 0, "--out_dir", "clean"),
+        cwd=tmp_path,
+    )
+    assert status == 0, stderr
+    grid = Grid(model.vqvae.shape_[:3], model.vqvae.affine_)
+    files = sorted((trained / "cohort").iterdir())
+    for file, (shape, *_) in zip(files, FILES, strict=True):
+        own = nib.load(file)
+        assert sorted(own.shape) == sorted(shape)
+        stem = file.name.partition(".")[0]
+        clean = nib.load(tmp_path / "clean" / f"{stem}_denoised.nii.gz")
+        assert clean.shape == own.shape
+        npt.assert_allclose(clean.affine, own.affine, atol=1e-4)
+        image, origin = conform_file(file, grid)
+        wanted = restore_file(model.vqvae.predict(image[None])[0], origin)
+        npt.assert_allclose(clean.get_fdata(), wanted[..., 0], atol=0.01)
+    facts = json.loads((tmp_path / "clean" / "sub-00_denoised.json").read_text())
+    assert facts["Strength"] == 0
+    assert facts["Sources"] == [str(files[0])]
+
+
+def test_repeats_tell_how_far_results_vary(trained, tmp_path):
+    status, _, stderr = run(
+        "dipy_denoise_ldm",
+        *(trained / "out" / "ldm.safetensors", trained / "cohort" / "sub-00.nii"),
+        *("--strength", 0.6, "--steps", 8, "--repeats", 2, "--out_denoised", "x"),
+        cwd=tmp_path,
+    )
+    assert status == 0, stderr
+    names = ["sub-00_x", "sub-00_x_std"]
+    files = {f"{name}{end}" for name in names for end in (".json", ".nii.gz")}
+    assert {path.name for path in tmp_path.iterdir()} == files
+    mean, spread = (nib.load(tmp_path / f"{name}.nii.gz") for name in names)
+    assert mean.shape == spread.shape == (33, 17, 21)
+    npt.assert_array_equal(mean.affine, spread.affine)
+    assert 0 < spread.get_fdata().max() < mean.get_fdata().max()
+    assert json.loads((tmp_path / "sub-00_x.json").read_text())["Repeats"] == 2
+
+
+def test_channels_masks_and_bad_files(folder, tmp_path):
+    for name in ("both", "masks"):
+        (tmp_path / name).mkdir()
+    for i in (0, 1, 2, 3):
+        image = draw(i)
+        data = np.stack([image.get_fdata(), 250 - image.get_fdata()], -1)
+        both = nib.Nifti1Image(data.astype("float32"), image.affine)
+        nib.save(both, tmp_path / "both" / f"{i}.nii.gz")
+        mask = nib.Nifti1Image((data[..., 0] > 50).astype("uint8"), image.affine)
+        nib.save(mask, tmp_path / "masks" / f"{i}.nii")
+    cut_off(tmp_path / "both" / "1.nii.gz")
+    arguments = "--epochs_vqvae 1 --epochs_ldm 1 --voxel_size 8 --cache_dir cache"
+    status, stdout, stderr = run(
+        "dipy_train_ldm",
+        *("both", "--channels", "--skip_bad", "--mask_files", "masks"),
+        *("--background", 0.2, *TINY, *arguments.split()),
+        cwd=tmp_path,
+    )
+    assert status == 0, stderr
+    # DIPY sends what is logged to the standard output.
+    assert "both/1.nii.gz is cut off" in stdout
+    status, _, stderr = run(
+        *("dipy_generate_ldm", "ldm.safetensors"),
+        *("--n_samples", 1, "--steps", 1),
+        cwd=tmp_path,
+    )
+    assert status == 0, stderr
+    assert nib.load(tmp_path / "samples-0000.nii.gz").shape[3] == 2
+
+
+def test_ctrl_c_leaves_whole_volumes(trained, tmp_path):
+    process = start(
+        "dipy_denoise_ldm",
+        *(trained / "out" / "ldm.safetensors", trained / "cohort"),
+        *("--repeats", 40, "--strength", 1),
+        cwd=tmp_path,
+    )
+    _, stderr = kill_when(process, tmp_path / "sub-00_denoised.json", signal.SIGINT)
+    assert process.returncode == 130
+    assert "the volumes that are written" in answer(stderr)
+    assert "Traceback" not in stderr
+    assert read_volume(tmp_path / "sub-00_denoised.nii.gz")[0].shape[:3] == (33, 17, 21)
+    assert not (tmp_path / "sub-07_denoised.nii.gz").exists()
+    assert not [path.name for path in tmp_path.iterdir() if "partial" in path.name]
+
+
+# What is answered before, or without, the time that a process takes to start.
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, tmp_path):
+    """Return a function that runs a command here: status and standard error."""
+    monkeypatch.chdir(tmp_path)
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+
+    def command(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [f"dipy_{name}_ldm", *map(str, arguments)])
+        try:
+            getattr(cli, name)()
+        except SystemExit as end:
+            return end.code, capsys.readouterr().err
+        return 0, capsys.readouterr().err
+
+    yield command
+    # DIPY puts a handler of its own there, for the standard output of this test.
+    for handler in {*root.handlers} - {*handlers}:
+        root.removeHandler(handler)
+    root.setLevel(level)
+
+
+def cut_off(path):
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def save(path, data, affine=None):
+    data = np.asarray(data, "float32")
+    affine = np.eye(4) if affine is None else np.asarray(affine, "float32")
+    image = nib.Nifti1Image(data, None)
+    image.header.set_sform(affine, 1)
+    # Not by way of an image, which would refuse some of them.
+    image.header["qform_code"] = 0
+    nib.save(nib.Nifti1Image(data, None, image.header), path)
+
+
+def with_value(value):
+    data = np.random.default_rng(0).random((9, 8, 7))
+    data[2, 3, 4] = value
+    return data
+
+
+NOISE = with_value(0.5)
+# What makes a file bad, and what is said of it.
+BAD_VOLUMES = {
+    "no bytes": (lambda path: path.write_bytes(b""), "is empty; copy"),
+    "a text": (lambda path: path.write_text("no volume" * 99), "can't be read as NIf"),
+    "half a file": (
+        lambda path: save(path, np.random.default_rng(0).random((40, 40, 40))),
+        "is cut off or damaged; copy",
+    ),
+    "a zero affine": (
+        lambda path: save(path, NOISE, np.zeros((4, 4))),
+        "affine that places no voxels",
+    ),
+    "a NaN affine": (
+        lambda path: save(path, NOISE, np.full((4, 4), np.nan)),
+        "affine that places no voxels",
+    ),
+    "NaN": (lambda path: save(path, with_value(np.nan)), "NaN or infinite values in 1"),
+    "infinity": (
+        lambda path: save(path, with_value(np.inf)),
+        "NaN or infinite values in 1",
+    ),
+    "one value": (lambda path: save(path, np.full((9, 8, 7), 3)), "3 everywhere; give"),
+    "a fourth axis": (
+        lambda path: save(path, np.stack([NOISE, NOISE], -1)),
+        "add --channels",
+    ),
+    "a slice": (lambda path: save(path, NOISE[0]), "is a slice"),
+    "a thin slice": (lambda path: save(path, NOISE[:, :, :1]), "is a slice"),
+}
+
+
+def spoil(path, case):
+    """Write a bad volume; return what is to be said of it."""
+    make, sentence = BAD_VOLUMES[case]
+    make(path)
+    if case == "half a file":
+        cut_off(path)
+    return sentence
+
+
+@pytest.fixture
+def volumes(tmp_path):
+    """Return a folder of four good volumes."""
+    folder = tmp_path / "volumes"
+    folder.mkdir()
+    for i in range(4):
+        save(folder / f"{i}.nii.gz", np.random.default_rng(i).random((9, 8, 7)))
+    return folder
+
+
+@pytest.mark.parametrize("case", BAD_VOLUMES)
+def test_training_names_a_bad_volume_and_the_cure(command, volumes, case, tmp_path):
+    sentence = spoil(volumes / "bad.nii.gz", case)
+    before = sorted(tmp_path.rglob("*"))
+    status, stderr = command("train", "volumes", "--cache_dir", "cache")
+    assert status == 1
+    assert "volumes/bad.nii.gz " in stderr
+    assert sentence in stderr
+    assert "--skip_bad to go on without it (4 good)" in answer(stderr)
+    assert "Traceback" not in stderr
+    # Of what only reading finds, the work on the others is kept, and whole.
+    written = [path for path in tmp_path.rglob("*") if path not in before]
+    assert {path.name for path in written if path.is_file()} in (
+        set(),
+        {"images.npy", "volumes.json"},
+    )
+    assert not list(tmp_path.rglob("*.partial"))
+    # Alone it leaves nothing at all.
+    status, stderr = command("train", "volumes/bad.nii.gz", "--cache_dir", "other")
+    assert status == 1
+    assert sentence in answer(stderr)
+    assert not list(tmp_path.glob("other/*"))
+
+
+BAD_TRAINING = {
+    "no such path": (["nowhere.nii.gz"], "there is no file nowhere.nii.gz; check"),
+    "an empty folder": (["empty"], "the folder empty has no images; put volumes"),
+    "another kind": (["volumes", "a.mgz"], "a.mgz is no NIfTI file; give"),
+    "an unknown kind": (["a.mgz"], "a.mgz is of no known kind; give volumes"),
+    "one volume": (["volumes/0.nii.gz"], "fewer than a batch of 4; give more volumes"),
+    "no batch": (["volumes", "--batch_size", 0], "batch_size must be at least 1"),
+    "no voxels": (["volumes", "--voxel_size", 0], "voxel_size must be one positive"),
+    "two sizes": (["volumes", "--shape", 8, 9], "shape must be one positive number"),
+    "below a file": (["volumes", "--out_dir", "a.mgz/b"], "a.mgz is a file; name anot"),
+    "over a folder": (
+        ["volumes", "--out_model", "empty", "--force"],
+        "empty is a folder; give",
+    ),
+    "too few masks": (["volumes", "--mask_files", "mask.nii"], "1 masks for 4 volumes"),
+    "masks elsewhere": (
+        ["volumes", "--mask_files", *4 * ["mask.nii"]],
+        "mask.nii has another grid (shape or affine) than its volume volumes/0.nii.gz",
+    ),
+    "a cache below a file": (
+        ["volumes", "--cache_dir", "a.mgz/cache"],
+        "name another place with --cache_dir",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TRAINING)
+def test_bad_input_to_training(command, volumes, case, tmp_path):
+    arguments, sentence = BAD_TRAINING[case]
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a.mgz").write_text("no folder")
+    save(tmp_path / "mask.nii", NOISE[1:] > 0.5)
+    before = sorted(tmp_path.iterdir())
+    if "--cache_dir" not in arguments:
+        arguments = [*arguments, "--cache_dir", "cache"]
+    status, stderr = command("train", *arguments)
+    assert status == 1
+    assert sentence in stderr
+    assert "Traceback" not in stderr
+    assert {*tmp_path.iterdir()} - {*before} <= {tmp_path / "cache"}
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+@contextmanager
+def small_files(size):
+    """Let no file grow beyond a size, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_disk_too_full_for_the_cache(command, volumes, tmp_path):
+    with small_files(4000):
+        status, stderr = command("train", "volumes", "--cache_dir", "cache")
+    assert status == 1
+    assert "free some space there or name another place" in answer(stderr)
+    assert "Traceback" not in stderr
+    assert not list((tmp_path / "cache").iterdir())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "volumes"]
+
+
+BAD_GENERATING = {
+    "a text": (["text"], "text is not a model file; give one"),
+    "no such path": (["nowhere"], "there is no model file nowhere; check"),
+    "below a file": (["MODEL", "--out_dir", "text/b"], "text is a file; name another"),
+    "another type": (["MODEL", "--dtype", "int17"], "choose one of float32"),
+    "no samples": (["MODEL", "--n_samples", 0], "n must be at least 1"),
+    "no steps": (["MODEL", "--steps", 0], "steps must be at least 1"),
+    "a number below 0": (["MODEL", "--first_sample", -1], "first must be at least 0"),
+    "a volume in the way": (["MODEL", "--out_samples", "old"], "add --force"),
+    "a JSON file in the way": (["MODEL", "--out_samples", "older"], "add --force"),
+    "a folder in the way": (
+        ["MODEL", "--out_samples", "sub", "--force"],
+        "sub.png is a folder; give",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_GENERATING)
+def test_bad_input_to_generating(trained, command, case, tmp_path):
+    arguments, sentence = BAD_GENERATING[case]
+    (tmp_path / "text").write_text("this is no model")
+    (tmp_path / "old-0003.nii.gz").write_text("old")
+    (tmp_path / "older-0003.json").write_text("old")
+    (tmp_path / "sub.png").mkdir()
+    before = sorted(tmp_path.iterdir())
+    path = trained / "out" / "ldm.safetensors"
+    arguments = [path if word == "MODEL" else word for word in arguments]
+    status, stderr = command("generate", *arguments)
+    assert status == 1
+    assert sentence in answer(stderr)
+    assert "Traceback" not in stderr
+    assert sorted(tmp_path.iterdir()) == before
+
+
+BAD_DENOISING = {
+    "a model of images": (["images", "volumes"], "give a model of volumes"),
+    "a text": (["text", "volumes"], "text is not a model file; give one"),
+    "no such path": (["MODEL", "nowhere.nii"], "there is no file nowhere.nii; check"),
+    "an empty folder": (["MODEL", "empty"], "the folder empty has no NIfTI files; put"),
+    "below a file": (
+        ["MODEL", "volumes", "--out_dir", "text/b"],
+        "text is a file; name another",
+    ),
+    "two of a name": (
+        ["MODEL", "volumes/0.nii.gz", "volumes/0.nii"],
+        "denoise them one after the other",
+    ),
+    "a result in the way": (["MODEL", "volumes/1.nii.gz"], "add --force"),
+    "channels": (
+        ["MODEL", "both.nii", "--channels"],
+        "model is of 1 channels, and both.nii has 2; give",
+    ),
+    "another type": (["MODEL", "volumes", "--dtype", "int17"], "choose one of float32"),
+    "no repeats": (["MODEL", "volumes", "--repeats", 0], "repeats must be at least 1"),
+    "too much": (["MODEL", "volumes/0.nii", "--strength", 2], "must lie between 0 and"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_DENOISING)
+def test_bad_input_to_denoising(trained, command, volumes, case, tmp_path):
+    arguments, sentence = BAD_DENOISING[case]
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text").write_text("this is no model")
+    persistence.save(tmp_path / "images", "latent_diffusion", {}, {"shape": [9, 9, 1]})
+    (tmp_path / "1_denoised.json").write_text("old")
+    save(volumes / "0.nii", NOISE)
+    save(tmp_path / "both.nii", np.stack([NOISE, NOISE], -1))
+    before = sorted(tmp_path.iterdir())
+    path = trained / "out" / "ldm.safetensors"
+    arguments = [path if word == "MODEL" else word for word in arguments]
+    status, stderr = command("denoise", *arguments)
+    assert status == 1
+    assert sentence in answer(stderr)
+    assert "Traceback" not in stderr
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("case", BAD_VOLUMES)
+def test_denoising_names_a_bad_volume(trained, command, tmp_path, case):
+    sentence = spoil(tmp_path / "bad.nii.gz", case)
+    path = trained / "out" / "ldm.safetensors"
+    status, stderr = command("denoise", path, "bad.nii.gz")
+    assert status == 1
+    assert "bad.nii.gz" in answer(stderr)
+    assert sentence in answer(stderr)
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.nii.gz"]
+
+
+def test_a_bad_volume_does_not_stop_the_others(trained, command, volumes, tmp_path):
+    spoil(volumes / "1.nii.gz", "NaN")
+    spoil(volumes / "2.nii.gz", "a zero affine")
+    path = trained / "out" / "ldm.safetensors"
+    status, stderr = command("denoise", path, "volumes", "--strength", 0)
+    assert status == 1
+    lines = stderr.strip().splitlines()[-3:]
+    assert any("1.nii.gz has NaN" in line for line in lines)
+    assert any("2.nii.gz has an affine" in line for line in lines)
+    assert lines[-1] == "The 2 other volumes are denoised."
+    assert sorted(path.name for path in tmp_path.glob("*.nii.gz")) == [
+        "0_denoised.nii.gz",
+        "3_denoised.nii.gz",
+    ]
+
+
+def test_a_disk_too_full_for_results(trained, command, tmp_path):
+    path = trained / "out" / "ldm.safetensors"
+    with small_files(500):
+        status, stderr = command("generate", path, "--n_samples", 1, "--steps", 1)
+    assert status == 1
+    assert "samples-0000.nii.gz (File too large); free some space" in answer(stderr)
+    assert "Traceback" not in stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_autoencoder_alone_is_no_model_to_sample(model, command, tmp_path):
+    model.vqvae.save(tmp_path / "vqvae.safetensors")
+    assert VQVAE.load(tmp_path / "vqvae.safetensors").shape_ == model.vqvae.shape_
+    status, stderr = command("generate", "vqvae.safetensors")
+    assert status == 1
+    assert "holds a vqvae, not a latent_diffusion; name another" in answer(stderr)
