@@ -3,10 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv demo test lint clean
+.PHONY: help .venv demo demo-volumes test lint clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z.]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 8
+	@sed -n 's/^\([a-z.-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 16
 
 .venv: .venv/installed  ## install the package and its test tools into .venv
 
@@ -19,10 +19,19 @@ help:  ## list the targets
 
 demo: .venv/installed  ## train on MNIST for some minutes and generate 100 digits
 	@$(BIN)/dipy_train_ldm mnist --epochs_vqvae 1 --epochs_ldm 2 \
-		--validation 0.25 --out_dir demo --force
+		--validation 0.4 --out_dir demo --force
 	@$(BIN)/dipy_generate_ldm demo/ldm.safetensors --n_samples 100 \
 		--out_dir demo --force
 	@echo "The generated digits are in demo/samples.png"
+
+demo-volumes: .venv/installed  ## train on 200 virtual brains and generate 8
+	@$(BIN)/python doc/examples/virtual_cohort.py demo-volumes/cohort --n 200
+	@$(BIN)/dipy_train_ldm demo-volumes/cohort --voxel_size 4 --patch 32 \
+		--epochs_vqvae 40 --epochs_ldm 80 --widths_ldm 32 64 128 \
+		--learning_rate 1e-3 --out_dir demo-volumes --force
+	@$(BIN)/dipy_generate_ldm demo-volumes/ldm.safetensors --n_samples 8 \
+		--out_dir demo-volumes --force
+	@echo "Planes of the generated brains are in demo-volumes/samples.png"
 
 test: lint  ## check the style, then run the tests
 	@$(BIN)/pytest
@@ -34,5 +43,5 @@ lint: .venv/installed  ## check style, spelling and the direction of imports
 	@$(BIN)/lint-imports --no-logo
 
 clean:  ## remove .venv, caches and build outputs
-	@rm -rf .venv .import_linter_cache .pytest_cache .ruff_cache build dist demo doc/_build
+	@rm -rf .venv .import_linter_cache .pytest_cache .ruff_cache build dist demo demo-volumes doc/_build
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
