@@ -8,9 +8,12 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-# Voxels that are encoded or decoded at once: two gibibytes or three with the widths of
-# the defaults.
-SAFE_VOXELS = 8_000_000
+# Voxels that are encoded or decoded at once: a gibibyte or two with the widths of the
+# defaults.
+SAFE_VOXELS = 4_000_000
+# Of a tile and what it overlaps: three gibibytes. Half of it would be most of the time
+# spent on overlaps.
+TILE_VOXELS = 8_000_000
 
 
 def compiled(function, inputs):
@@ -98,7 +101,7 @@ def safe_side(rank):
     int
         Voxels along a side.
     """
-    return round(SAFE_VOXELS ** (1 / rank))
+    return round(TILE_VOXELS ** (1 / rank))
 
 
 def in_tiles(function, array, *, tile, margin, factor):

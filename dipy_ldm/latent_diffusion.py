@@ -589,7 +589,7 @@ class LatentDiffusion:
         with networks.precision(precision):
             model = self._make_unet(widths, self.latent_shape_, remat)
         optimizer = keras.optimizers.AdamW(
-            training.cosine_decay(learning_rate, max(1, steps // accumulate)),
+            training.cosine_decay(learning_rate, steps),
             gradient_accumulation_steps=training.accumulation(accumulate),
             weight_decay=1e-4,
             global_clipnorm=1.0,

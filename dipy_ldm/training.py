@@ -23,7 +23,8 @@ def cosine_decay(learning_rate, steps):
     learning_rate : float
         Highest rate.
     steps : int
-        Steps of the whole training.
+        Batches of the whole training: Keras asks for the rate of each batch, also
+        where the gradients of several are accumulated.
 
     Returns
     -------

@@ -217,9 +217,8 @@ class VQVAE:
         }
         self._build()
         steps = len(images) // batch_size
-        updates = max(1, steps * epochs // accumulate)
         optimizer = keras.optimizers.Adam(
-            training.cosine_decay(learning_rate, updates),
+            training.cosine_decay(learning_rate, steps * epochs),
             gradient_accumulation_steps=training.accumulation(accumulate),
         )
         variance = survey.variance / ((survey.high - survey.low) ** 2 or 1)

@@ -43,7 +43,7 @@ def test_tiles_are_as_small_as_promised():
 
 def test_safe_sizes():
     assert distribution.safe_batch((28, 28)) == 256
-    assert distribution.safe_batch((100, 100, 100)) == 8
+    assert distribution.safe_batch((100, 100, 100)) == 4
     assert distribution.safe_batch((1000, 1000, 1000)) == 1
     assert distribution.safe_side(3) == 200
 
