@@ -34,7 +34,7 @@ def add_sampling(parser, n_samples, batch_size):
     parser.add_argument("--sampler", choices=SAMPLERS, default="dpm++")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--eta", type=float, default=0.0)
-    parser.add_argument("--guidance", type=float, default=2.0)
+    parser.add_argument("--guidance", type=float, help="the usual one if left out")
     parser.add_argument("--n_samples", type=int, default=n_samples)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch_size", type=int, default=batch_size)
@@ -63,6 +63,8 @@ def generate(model, options):
     seconds : float
         Time that it took.
     """
+    if options.guidance is None:
+        options.guidance = model.usual_guidance
     tell(f"generating {options.n_samples} images")
     start = time.perf_counter()
     images = model.predict(

@@ -225,7 +225,7 @@ class LatentDiffusion:
         sampler="dpm++",
         steps=20,
         eta=0.0,
-        guidance=2.0,
+        guidance=None,
         seed=0,
         first=0,
         batch_size=None,
@@ -246,9 +246,10 @@ class LatentDiffusion:
             Calls of the network for each image.
         eta : float
             Share of fresh noise in each step of ``ddim``, from 0 to 1.
-        guidance : float
+        guidance : float, optional
             How far to follow the denoiser away from its guide. 1 is without a guide,
             and faster; the higher, the clearer the images and the less they vary.
+            None is for :attr:`usual_guidance`.
         seed : int
             Seed of the noise.
         first : int
@@ -274,6 +275,7 @@ class LatentDiffusion:
             If the model is not fitted, or an option can't be used.
         """
         self._check_fitted()
+        guidance = self.usual_guidance if guidance is None else guidance
         step, grid = self.check_sampling(
             n,
             sampler=sampler,
@@ -297,6 +299,11 @@ class LatentDiffusion:
         title = "generate" if verbose else None
         batch_size = self._batch(batch_size)
         return distribution.in_batches(generate, numbers, batch_size, title)
+
+    @property
+    def usual_guidance(self):
+        """The guidance that was measured to be best: 2 for images, 1 for volumes."""
+        return 2.0 if len(self.latent_shape_) == 3 else 1.0
 
     def check_sampling(
         self,

@@ -150,7 +150,7 @@ def test_generated_volumes_tell_what_they_are(trained, generated):
         "ModelFingerprint": mark,
         "Sampler": "dpm++",
         "Steps": 10,
-        "Guidance": 2.0,
+        "Guidance": 1.0,
         "Seed": 7,
         "Sample": 2,
     }

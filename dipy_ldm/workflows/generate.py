@@ -53,7 +53,7 @@ class GenerateLDMFlow(Workflow):
         sampler="dpm++",
         steps=20,
         eta=0.0,
-        guidance=2.0,
+        guidance=None,
         seed=0,
         first_sample=0,
         batch_size=None,
@@ -85,7 +85,7 @@ class GenerateLDMFlow(Workflow):
         guidance : float, optional
             How far to follow the network away from its smaller guide: 1 is without
             the guide, and faster; the higher, the clearer the samples and the less
-            they vary.
+            they vary. None is for 2, or 1 for volumes.
         seed : int, optional
             Seed of the noise.
         first_sample : int, optional
@@ -123,7 +123,7 @@ class GenerateLDMFlow(Workflow):
             "sampler": sampler,
             "steps": steps,
             "eta": eta,
-            "guidance": guidance,
+            "guidance": model.usual_guidance if guidance is None else guidance,
             "seed": seed,
             "batch_size": batch_size,
             "tile": tile,
