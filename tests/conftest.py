@@ -11,6 +11,18 @@ TINY_VQVAE = {"widths": (8, 8), "blocks": 1, "n_codes": 16, "code_dim": 2}
 TINY_LDM = {"widths": (8, 16), "blocks": 1}
 
 
+@pytest.fixture
+def numbered_anew():
+    """Return what makes Keras number its layers from the beginning again.
+
+    For two trainings that shall agree to the last bit: TensorFlow adds up in the
+    order of names, and that of "layer_10" is not that of "layer_9".
+    """
+    import keras
+
+    return keras.utils.clear_session
+
+
 @pytest.fixture(scope="session")
 def blobs():
     """Return 64 images (13, 10) of soft blobs at random places, in [-5, 20]."""

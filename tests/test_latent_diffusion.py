@@ -115,11 +115,12 @@ def test_learns_the_latents_of_eight_images():
     assert 16 <= np.sum(means > 0.5) <= 48
 
 
-def test_fitting_again_starts_afresh(vqvae, blobs):
-    model = LatentDiffusion(vqvae, **TINY).fit(blobs, **FIT)
-    assert_same(
-        model.fit(blobs, **FIT), LatentDiffusion(vqvae, **TINY).fit(blobs, **FIT)
-    )
+def test_fitting_again_starts_afresh(vqvae, blobs, numbered_anew):
+    numbered_anew()
+    first = LatentDiffusion(vqvae, **TINY).fit(blobs, **FIT)
+    again = LatentDiffusion(vqvae, **TINY).fit(blobs, **FIT)
+    numbered_anew()
+    assert_same(again.fit(blobs, **FIT), first)
 
 
 def test_weights_are_averaged(vqvae, blobs):
@@ -171,14 +172,19 @@ def stop_after_one(model):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_resumed_training_is_the_uninterrupted(vqvae, blobs, tmp_path, precision):
+def test_resumed_training_is_the_uninterrupted(
+    vqvae, blobs, tmp_path, precision, numbered_anew
+):
     fit = FIT | {"epochs": 3, "validation_data": blobs[:3], "precision": precision}
+    numbered_anew()
     whole = LatentDiffusion(vqvae, **TINY).fit(blobs, **fit)
     checkpoint = tmp_path / "checkpoint"
+    numbered_anew()
     with pytest.raises(StopError):
         LatentDiffusion(vqvae, **TINY).fit(
             blobs, checkpoint=checkpoint, callbacks=[stop_after_one], **fit
         )
+    numbered_anew()
     resumed = LatentDiffusion(vqvae, **TINY).fit(blobs, checkpoint=checkpoint, **fit)
     assert_same(resumed, whole)
     assert resumed.history_ == whole.history_

@@ -84,10 +84,12 @@ def test_overfits_eight_images(blobs):
     assert error < 0.02 * blobs[:8].var()
 
 
-def test_fitting_again_starts_afresh(blobs):
-    vqvae = VQVAE(**TINY).fit(blobs, **FIT)
+def test_fitting_again_starts_afresh(blobs, numbered_anew):
+    numbered_anew()
     first = VQVAE(**TINY).fit(blobs, **FIT)
-    assert_same(vqvae.fit(blobs, **FIT), first)
+    again = VQVAE(**TINY).fit(blobs, **FIT)
+    numbered_anew()
+    assert_same(again.fit(blobs, **FIT), first)
 
 
 def test_dead_codes_are_revived(blobs):
@@ -118,14 +120,17 @@ def stop_after(epochs):
     return callback
 
 
-def test_resumed_training_is_the_uninterrupted(blobs, tmp_path):
+def test_resumed_training_is_the_uninterrupted(blobs, tmp_path, numbered_anew):
     fit = FIT | {"epochs": 4, "validation_data": blobs[:3]}
+    numbered_anew()
     whole = VQVAE(**TINY).fit(blobs, **fit)
     checkpoint = tmp_path / "checkpoint"
+    numbered_anew()
     with pytest.raises(StopError):
         VQVAE(**TINY).fit(
             blobs, checkpoint=checkpoint, callbacks=[stop_after(2)], **fit
         )
+    numbered_anew()
     resumed = VQVAE(**TINY).fit(blobs, checkpoint=checkpoint, **fit)
     assert_same(resumed, whole)
     assert resumed.history_ == whole.history_
