@@ -87,6 +87,21 @@ def tell(message):
     print(message, file=sys.stderr, flush=True)
 
 
+@contextlib.contextmanager
+def answering(parser):
+    """Answer what users can mend with one sentence.
+
+    Parameters
+    ----------
+    parser : Parser
+        Parser of the command line.
+    """
+    try:
+        yield
+    except (InputError, OSError) as error:
+        parser.error(str(error))
+
+
 def print_scores(parser, measure, arguments=None):
     """Measure what the command line asks for, and print it as one line of JSON.
 
@@ -100,10 +115,7 @@ def print_scores(parser, measure, arguments=None):
         Command line; that of the process if left out.
     """
     options = parser.parse_args(arguments)
-    try:
-        # Whatever libraries print, standard output is the JSON line alone.
-        with contextlib.redirect_stdout(sys.stderr):
-            scores = measure(options)
-    except (InputError, OSError) as error:
-        parser.error(str(error))
+    # Whatever libraries print, standard output is the JSON line alone.
+    with answering(parser), contextlib.redirect_stdout(sys.stderr):
+        scores = measure(options)
     print(json.dumps(scores))

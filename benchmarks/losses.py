@@ -10,47 +10,20 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from common import Parser, picture
+from common import Parser, answering, picture
 import numpy as np
+from volumes_quality import score_vqvae
 
 from dipy_ldm import VQVAE
 from dipy_ldm.data.grid import Grid
 from dipy_ldm.data.volumes import load_volumes
 from dipy_ldm.losses import LOSSES
-from dipy_ldm.metrics import multiscale_ssim
 from dipy_ldm.plots import planes, save_montage
 
 
 def sharpness(volumes):
     """Return the mean squared difference of neighbouring voxels."""
     return np.mean([np.mean(np.diff(volumes, axis=axis) ** 2) for axis in (1, 2, 3)])
-
-
-def score(vqvae, volumes):
-    """Compare volumes with their reconstructions.
-
-    Parameters
-    ----------
-    vqvae : VQVAE
-        Fitted autoencoder.
-    volumes : ndarray
-        Held-out volumes, ``(n, x, y, z, channels)`` in [0, 1].
-
-    Returns
-    -------
-    scores : dict
-        Errors; similarity; and how sharp they are, of 1 as sharp as the volumes.
-    reconstructed : ndarray
-        Of the shape of `volumes`.
-    """
-    reconstructed = vqvae.predict(volumes)
-    scores = {
-        "mse": np.mean((reconstructed - volumes) ** 2),
-        "mae": np.mean(np.abs(reconstructed - volumes)),
-        "ms_ssim": multiscale_ssim(reconstructed, volumes).mean(),
-        "sharpness": sharpness(reconstructed) / sharpness(volumes),
-    }
-    return {name: float(value) for name, value in scores.items()}, reconstructed
 
 
 def make_parser():
@@ -73,9 +46,14 @@ def make_parser():
     return parser
 
 
-def main():
-    """Train with each loss and print what comes out."""
-    options = make_parser().parse_args()
+def compare(options):
+    """Train with each loss and print what comes out.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+        As of :func:`make_parser`.
+    """
     train = load_volumes(options.train, voxel_size=options.voxel_size, shuffle=True)
     grid = Grid(train.images.shape[1:4], train.affine)
     held_out = load_volumes(options.real, grid=grid).images[: options.n_held_out]
@@ -90,13 +68,22 @@ def main():
             learning_rate=1e-3,
             precision="bfloat16",
         )
-        scores, reconstructed = score(vqvae, held_out)
+        scores, reconstructed = score_vqvae(vqvae, held_out)
+        scores["sharpness"] = float(sharpness(reconstructed) / sharpness(held_out))
+        scores["seconds"] = time.perf_counter() - start
         pictures.append(reconstructed[:1])
-        seconds = time.perf_counter() - start
-        print(json.dumps({"loss": loss} | scores | {"seconds": seconds}), flush=True)
+        print(json.dumps({"loss": loss} | scores), flush=True)
     if options.montage:
         pictures = planes(np.concatenate(pictures), train.affine)
         save_montage(options.montage, pictures, columns=1, scale=4)
+
+
+def main():
+    """Compare the losses that the command line names."""
+    parser = make_parser()
+    options = parser.parse_args()
+    with answering(parser):
+        compare(options)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,29 @@
-"""Writing files: whole or not at all."""
+"""Writing files, whole or not at all, and the folders for them."""
 
 from contextlib import contextmanager
 import os
 from pathlib import Path
+
+
+def make_folder(path):
+    """Make a folder, and those that it is in, if it is not there.
+
+    Parameters
+    ----------
+    path : str or Path
+        The folder.
+
+    Raises
+    ------
+    OSError
+        If it can't be made, as one sentence.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"can't make the folder {path} ({error.strerror}); name another place."
+        ) from error
 
 
 @contextmanager

@@ -456,6 +456,18 @@ def test_a_disk_too_full_for_the_cache(command, volumes, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "volumes"]
 
 
+def assert_refused(command, name, arguments, sentence, model_path, folder):
+    """Run a command that must answer with a sentence, and write nothing."""
+    before = sorted(folder.iterdir())
+    status, stderr = command(
+        name, *(model_path if word == "MODEL" else word for word in arguments)
+    )
+    assert status == 1
+    assert sentence in answer(stderr)
+    assert "Traceback" not in stderr
+    assert sorted(folder.iterdir()) == before
+
+
 BAD_GENERATING = {
     "a text": (["text"], "text is not a model file; give one"),
     "no such path": (["nowhere"], "there is no model file nowhere; check"),
@@ -480,14 +492,8 @@ def test_bad_input_to_generating(trained, command, case, tmp_path):
     (tmp_path / "old-0003.nii.gz").write_text("old")
     (tmp_path / "older-0003.json").write_text("old")
     (tmp_path / "sub.png").mkdir()
-    before = sorted(tmp_path.iterdir())
     path = trained / "out" / "ldm.safetensors"
-    arguments = [path if word == "MODEL" else word for word in arguments]
-    status, stderr = command("generate", *arguments)
-    assert status == 1
-    assert sentence in answer(stderr)
-    assert "Traceback" not in stderr
-    assert sorted(tmp_path.iterdir()) == before
+    assert_refused(command, "generate", arguments, sentence, path, tmp_path)
 
 
 BAD_DENOISING = {
@@ -523,14 +529,8 @@ def test_bad_input_to_denoising(trained, command, volumes, case, tmp_path):
     (tmp_path / "1_denoised.json").write_text("old")
     save(volumes / "0.nii", NOISE)
     save(tmp_path / "both.nii", np.stack([NOISE, NOISE], -1))
-    before = sorted(tmp_path.iterdir())
     path = trained / "out" / "ldm.safetensors"
-    arguments = [path if word == "MODEL" else word for word in arguments]
-    status, stderr = command("denoise", *arguments)
-    assert status == 1
-    assert sentence in answer(stderr)
-    assert "Traceback" not in stderr
-    assert sorted(tmp_path.iterdir()) == before
+    assert_refused(command, "denoise", arguments, sentence, path, tmp_path)
 
 
 @pytest.mark.parametrize("case", BAD_VOLUMES)

@@ -13,10 +13,10 @@ from dipy_ldm.data.grid import Grid
 from dipy_ldm.data.nifti import DTYPES, check_headers
 from dipy_ldm.data.paths import find_volumes
 from dipy_ldm.data.volumes import conform_file, restore_file, restore_spread
+from dipy_ldm.files import make_folder
 from dipy_ldm.validation import InputError, at_least, choose
 from dipy_ldm.workflows.outputs import (
     interrupted,
-    make_folders,
     output_paths,
     refuse_overwriting,
 )
@@ -159,7 +159,7 @@ def _find_model(model_file):
 
 def _write(name, repeated, origin, dtype, facts):
     """Write the mean of what was made of a volume, and how far it varies."""
-    make_folders([name])
+    make_folder(name.parent)
     facts = facts | {"Sources": [str(origin.file)]}
     mean = restore_file(np.mean(repeated, 0), origin)
     write_with_sidecar(name, mean, origin.affine, dtype, facts)

@@ -6,11 +6,10 @@ from tqdm import tqdm
 
 from dipy_ldm import persistence
 from dipy_ldm.data.nifti import DTYPES
-from dipy_ldm.files import replacing
+from dipy_ldm.files import make_folder, replacing
 from dipy_ldm.validation import choose
 from dipy_ldm.workflows.outputs import (
     interrupted,
-    make_folders,
     output_paths,
     refuse_overwriting,
 )
@@ -129,7 +128,7 @@ class GenerateLDMFlow(Workflow):
             "tile": tile,
         }
         model.check_sampling(n_samples, first=first_sample, **options)
-        make_folders([stem])
+        make_folder(stem.parent)
         if is_volume:
             sampling = {name.capitalize(): options[name] for name in _SAMPLING}
             facts = provenance(path, **sampling)

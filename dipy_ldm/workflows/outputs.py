@@ -65,29 +65,6 @@ def _refuse_unwritable(path):
         )
 
 
-def make_folders(paths):
-    """Make the folders of outputs.
-
-    Parameters
-    ----------
-    paths : iterable of Path
-        Outputs.
-
-    Raises
-    ------
-    OSError
-        If one can't be made, as one sentence.
-    """
-    for path in paths:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OSError(
-                f"can't make the folder {path.parent} ({error.strerror}); name another "
-                "place."
-            ) from error
-
-
 def refuse_overwriting(flow, paths, cure="add --force to overwrite"):
     """Raise an error if one of the paths exists, unless forced.
 

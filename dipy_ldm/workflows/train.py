@@ -6,10 +6,10 @@ import time
 
 from dipy.workflows.workflow import Workflow
 
-from dipy_ldm.files import replacing
+from dipy_ldm.files import make_folder, replacing
 from dipy_ldm.validation import InputError
 from dipy_ldm.workflows import inputs
-from dipy_ldm.workflows.outputs import make_folders, output_paths, refuse_overwriting
+from dipy_ldm.workflows.outputs import output_paths, refuse_overwriting
 from dipy_ldm.workflows.quiet import quiet_start
 
 
@@ -226,7 +226,8 @@ class TrainLDMFlow(Workflow):
         model.check(size, epochs=settings.epochs_ldm, **common)
         if not resume:
             _forget(self.checkpoints)
-        make_folders(paths)
+        for path in paths:
+            make_folder(path.parent)
         report = _Report(*paths[1:], train.images[:16], data.affine)
         moved = data.affine is not None and not no_augment
         vqvae.fit(

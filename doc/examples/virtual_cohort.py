@@ -31,7 +31,7 @@ from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
 from dipy_ldm.data.grid import Grid, conform
-from dipy_ldm.files import replacing
+from dipy_ldm.files import make_folder, replacing
 from dipy_ldm.validation import InputError, at_least
 
 # The world is that of the template, in mm to the right, the front and the top.
@@ -91,25 +91,14 @@ def make_cohort(folder, n, seed=0, first=0):
     at_least("n", n, 1)
     at_least("seed", seed, 0)
     at_least("first", first, 0)
-    folder, files = make_folder(folder), []
+    make_folder(folder)
+    folder, files = Path(folder), []
     for i in tqdm(range(first, first + n), "virtual subjects"):
         files.append(folder / f"sub-{i:04d}_T1w.nii.gz")
         content = make_volume(i, seed).to_bytes()
         with replacing(files[-1]) as partial:
             partial.write_bytes(gzip.compress(content, 1, mtime=0))
     return files
-
-
-def make_folder(folder):
-    """Make a folder, if it is not there, and return its path."""
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(
-            f"can't make the folder {folder} ({error.strerror}); name another place."
-        ) from error
-    return folder
 
 
 def make_volume(i, seed=0):
