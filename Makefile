@@ -18,8 +18,8 @@ help:  ## list the targets
 	@touch $@
 
 demo: .venv/installed  ## train on MNIST for some minutes and generate 100 digits
-	@$(BIN)/dipy_train_ldm mnist --epochs_vqvae 1 --epochs_ldm 2 \
-		--validation 0.4 --out_dir demo --force
+	@$(BIN)/dipy_train_ldm mnist --epochs_vqvae 1 --epochs_ldm 1 \
+		--validation 0.2 --out_dir demo --force
 	@$(BIN)/dipy_generate_ldm demo/ldm.safetensors --n_samples 100 \
 		--out_dir demo --force
 	@echo "The generated digits are in demo/samples.png"
@@ -31,10 +31,11 @@ demo-volumes: .venv/installed  ## train on 200 virtual brains and generate 8
 		--learning_rate 1e-3 --out_dir demo-volumes --force
 	@$(BIN)/dipy_generate_ldm demo-volumes/ldm.safetensors --n_samples 8 \
 		--out_dir demo-volumes --force
-	@echo "Planes of the generated brains are in demo-volumes/samples.png"
+	@echo "Planes of the generated brains are in demo-volumes/samples.png;" \
+		"training.png shows some beside real ones and their reconstructions"
 
 test: lint  ## check the style, then run the tests
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
 
 lint: .venv/installed  ## check style, spelling and the direction of imports
 	@$(BIN)/ruff check --quiet

@@ -163,6 +163,9 @@ def _curves(ax, stage, history):
         twin = ax.twinx()
         twin.plot(epochs, history["perplexity"], "k:", label="perplexity")
         twin.set_ylabel("perplexity of the codes (dotted)")
+        # Or else its curve would be drawn over the legend.
+        ax.set_zorder(twin.get_zorder() + 1)
+        ax.patch.set_visible(False)
     ax.legend()
 
 

@@ -222,7 +222,7 @@ class VQVAE:
             gradient_accumulation_steps=training.accumulation(accumulate),
         )
         variance = survey.variance / ((survey.high - survey.low) ** 2 or 1)
-        model = self._compile(precision, remat, optimizer, variance)
+        model = self._compile(size, precision, remat, optimizer, variance)
         record = training.Record(checkpoint, settings)
         done = record.restore(model)
         if done == 0:
@@ -545,11 +545,11 @@ class VQVAE:
         decoder = networks.decoder(encoder.output.shape[1:-1], channels, **options)
         return encoder, decoder
 
-    def _make_parts(self, remat=False):
-        """Build encoder, quantizer and decoder, for images of any size."""
+    def _make_parts(self, size=None, remat=False):
+        """Build encoder, quantizer and decoder, for images of one size or of any."""
         *space, channels = self.shape_
-        anything = (None,) * len(space)
-        encoder, decoder = self._make_networks(anything, channels, remat)
+        size = size or (None,) * len(space)
+        encoder, decoder = self._make_networks(size, channels, remat)
         quantizer = VectorQuantizer(self.n_codes, self.commitment, name="quantizer")
         quantizer.build(encoder.output.shape)
         return encoder, quantizer, decoder
@@ -564,10 +564,10 @@ class VQVAE:
             self.decoder_.inputs,
         )
 
-    def _compile(self, precision, remat, optimizer, variance):
+    def _compile(self, size, precision, remat, optimizer, variance):
         """Make the network that is trained: all parts in a row."""
         with networks.precision(precision):
-            encoder, quantizer, decoder = self._make_parts(remat)
+            encoder, quantizer, decoder = self._make_parts(size, remat)
         images = encoder.inputs[0]
         model = keras.Model(images, decoder(quantizer(encoder(images))))
         channels = self.shape_[-1]

@@ -1,6 +1,7 @@
 """The console scripts as processes, for the tests that run them."""
 
 from pathlib import Path
+import signal
 import subprocess
 import sys
 import time
@@ -10,11 +11,17 @@ TIMEOUT = 900
 SCRIPTS = Path(sys.executable).parent
 
 
+def _heed_ctrl_c():
+    """Undo what a shell does to the jobs that it starts in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(command, *arguments, cwd, **kwargs):
     return subprocess.Popen(
         [SCRIPTS / command, *map(str, arguments)],
         cwd=cwd,
         text=True,
+        preexec_fn=_heed_ctrl_c,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         **kwargs,

@@ -1,5 +1,8 @@
 """Networks: shapes in any rank, and that every weight learns."""
 
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import numpy.testing as npt
@@ -80,6 +83,59 @@ def test_precision_is_set_and_restored():
     with pytest.raises(InputError, match="float32, bfloat16"):
         with networks.precision("float16"):
             pass
+
+
+def gradients(model, x):
+    """Tell how one step of gradient descent changes each weight."""
+    rng = np.random.default_rng(0)
+    for weight in model.weights:
+        weight.assign_add(0.1 * rng.standard_normal(weight.shape))
+    before = model.get_weights()
+    model.compile(keras.optimizers.SGD(1.0), loss="mse")
+    model.fit([x, np.linspace(0, 1, len(x))], x, batch_size=len(x), verbose=0)
+    return [old - new for old, new in zip(before, model.get_weights())]
+
+
+def test_few_voxels_learn_the_same_in_bfloat16():
+    x = np.random.default_rng(1).standard_normal((4, 4, 3, 4, 2)).astype("float32")
+    found = []
+    for precision in networks.PRECISIONS:
+        keras.utils.set_random_seed(0)
+        with networks.precision(precision):
+            model = networks.unet(
+                x.shape[1:], widths=(32, 32, 32), blocks=1, attention=[False] * 3
+            )
+        found.append(gradients(model, x))
+    whole = np.linalg.norm(np.concatenate([g.ravel() for g in found[0]]))
+    for full, half in zip(*found, strict=True):
+        assert np.linalg.norm(full - half) < 0.1 * whole
+
+
+WRONG = """
+import numpy as np
+import tensorflow as tf
+
+rng = np.random.default_rng(0)
+x = tf.constant(rng.standard_normal((4, 2, 2, 2, 64)).astype("float32"))
+w = tf.constant(rng.standard_normal((3, 3, 3, 64, 64)).astype("float32"))
+
+def gradient(dtype):
+    with tf.GradientTape() as tape:
+        tape.watch(w)
+        y = tf.nn.conv3d(tf.cast(x, dtype), tf.cast(w, dtype), [1] * 5, "SAME")
+        loss = tf.reduce_sum(tf.cast(y, "float32") ** 2)
+    return tape.gradient(loss, w).numpy()
+
+full, half = gradient("float32"), gradient("bfloat16")
+assert np.linalg.norm(full - half) < 0.1 * np.linalg.norm(full)
+"""
+
+
+@pytest.mark.xfail(reason="oneDNN's gradient of few voxels is wrong", strict=False)
+def test_tensorflow_needs_no_help_with_few_voxels():
+    """If this passes on every processor, ``_conv`` may trust bfloat16 again."""
+    # In a process of its own: some sizes write where they must not.
+    subprocess.run([sys.executable, "-c", WRONG], check=True, capture_output=True)
 
 
 def test_recomputing_changes_memory_and_not_the_result():

@@ -132,7 +132,7 @@ def settle(data, n, **given):
     """
     given = {name: value for name, value in given.items() if value is not None}
     if data.affine is None:
-        return Settings(5, 14, 64, (32, 64), (128, 128), "squared")._replace(**given)
+        return Settings(5, 10, 64, (32, 64), (128, 128), "squared")._replace(**given)
     batch_size = given.get("batch_size", 4)
     levels = (32, 64, 128) if max(data.images.shape[1:4]) > 128 else (32, 64)
     # Steps, since sets of volumes are of very different sizes.

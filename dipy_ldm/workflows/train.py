@@ -86,7 +86,7 @@ class TrainLDMFlow(Workflow):
             Passes over the images for the autoencoder. None is for 5, or as many as
             make 2000 steps of volumes.
         epochs_ldm : int, optional
-            Passes over the images for the diffusion model. None is for 14, or as
+            Passes over the images for the diffusion model. None is for 10, or as
             many as make 6000 steps of volumes.
         batch_size : int, optional
             Images in a batch. None is for 64, or 4 volumes.
