@@ -11,7 +11,7 @@ from dipy_ldm import (
     schedules,
     training,
 )
-from dipy_ldm.data.batches import noised
+from dipy_ldm.data.batches import Share, noised
 from dipy_ldm.validation import InputError, at_least, choose
 from dipy_ldm.vqvae import VQVAE
 
@@ -101,6 +101,7 @@ class LatentDiffusion:
         learning_rate=2e-3,
         precision="float32",
         remat=False,
+        strategy="auto",
         checkpoint=None,
         callbacks=(),
         verbose=True,
@@ -128,6 +129,9 @@ class LatentDiffusion:
         remat : bool
             Compute parts of the network twice instead of keeping them: a fraction
             of the memory for about a third more time.
+        strategy : str or tf.distribute.Strategy or None
+            How training is spread over devices, as of
+            :func:`dipy_ldm.distribution.make_strategy`. The result is the same.
         checkpoint : str or Path, optional
             File written after each epoch; if it is there, training goes on from
             it.
@@ -148,6 +152,7 @@ class LatentDiffusion:
             If the images or an option can't be used.
         """
         images = self._check_images(images)
+        strategy = distribution.make_strategy(strategy)
         self.check(
             images.shape,
             epochs=epochs,
@@ -156,6 +161,7 @@ class LatentDiffusion:
             learning_rate=learning_rate,
             precision=precision,
             remat=remat,
+            strategy=strategy,
         )
         self.fingerprint_ = training.survey(images).fingerprint
         settings = self._hyperparameters() | {
@@ -167,32 +173,32 @@ class LatentDiffusion:
             "images": self.fingerprint_,
             "vqvae": training.survey(self.vqvae.codebook_).fingerprint,
         }
-        latents = self.vqvae.encode(images)
-        axes = tuple(range(latents.ndim - 1))
-        self.latent_mean_ = latents.mean(axes)
-        self.latent_scale_ = np.maximum(latents.std(axes), 1e-6)
-        self.latent_shape_ = latents.shape[1:]
-        self._build()
-        steps = len(images) // batch_size
-        options = precision, remat, learning_rate, accumulate
-        self._fit_guide(latents, batch_size, steps * epochs, options, verbose)
-        model = self._compile(self.widths, steps * epochs, *options)
         record = training.Record(checkpoint, settings)
-        done = record.restore(model)
-        after = _AfterEpoch(self, model, validation_data)
-        training.fit(
-            self,
-            model,
-            self._noised(latents, batch_size, self.seed, done),
-            after,
-            record,
-            title="diffusion",
-            callbacks=callbacks,
-            verbose=verbose,
-            epochs=epochs,
-            initial_epoch=done,
-            steps_per_epoch=steps,
-        )
+        options = precision, remat, learning_rate, accumulate, strategy
+        with distribution.spread(strategy):
+            latents = self.vqvae.encode(images)
+            axes = tuple(range(latents.ndim - 1))
+            self.latent_mean_ = latents.mean(axes)
+            self.latent_scale_ = np.maximum(latents.std(axes), 1e-6)
+            self.latent_shape_ = latents.shape[1:]
+            self._build()
+            steps = len(images) // batch_size
+            self._fit_guide(latents, batch_size, steps * epochs, options, verbose)
+            model = self._compile(self.widths, steps * epochs, *options)
+            done = record.restore(model)
+            training.fit(
+                self,
+                model,
+                self._noised(latents, batch_size, strategy, done),
+                _AfterEpoch(self, model, validation_data),
+                record,
+                title="diffusion",
+                callbacks=callbacks,
+                verbose=verbose,
+                epochs=epochs,
+                initial_epoch=done,
+                steps_per_epoch=steps,
+            )
         # Keras puts the averaged weights into the model when fit ends.
         self.denoiser_.set_weights(model.get_weights())
         return self
@@ -207,7 +213,7 @@ class LatentDiffusion:
         training.fit(
             self,
             model,
-            self._noised(latents, batch_size, self.seed),
+            self._noised(latents, batch_size, options[-1]),
             keras.callbacks.Callback(),
             training.Record(None, {}),
             title="guide",
@@ -230,6 +236,7 @@ class LatentDiffusion:
         first=0,
         batch_size=None,
         tile=None,
+        strategy="auto",
         verbose=False,
     ):
         """Generate images.
@@ -260,6 +267,9 @@ class LatentDiffusion:
         tile : int, optional
             Voxels along a side of the tiles in which large images are decoded, as
             of :meth:`VQVAE.decode`.
+        strategy : str or tf.distribute.Strategy or None
+            How the work is spread over devices, as of
+            :func:`dipy_ldm.distribution.make_strategy`. The result is the same.
         verbose : bool
             Show a progress bar.
 
@@ -298,7 +308,8 @@ class LatentDiffusion:
         numbers = np.arange(first, first + n)
         title = "generate" if verbose else None
         batch_size = self._batch(batch_size)
-        return distribution.in_batches(generate, numbers, batch_size, title)
+        with distribution.spread(distribution.make_strategy(strategy)):
+            return distribution.in_batches(generate, numbers, batch_size, title)
 
     @property
     def usual_guidance(self):
@@ -520,6 +531,7 @@ class LatentDiffusion:
         learning_rate=2e-3,
         precision="float32",
         remat=False,
+        strategy=None,
     ):
         """Refuse a fit that can't be done, or would not fit into the memory.
 
@@ -529,7 +541,7 @@ class LatentDiffusion:
         ----------
         shape : tuple of int
             Shape of all images, ``(n, *space, channels)``.
-        epochs, batch_size, accumulate, learning_rate, precision, remat
+        epochs, batch_size, accumulate, learning_rate, precision, remat, strategy
             As of :meth:`fit`.
 
         Raises
@@ -544,10 +556,11 @@ class LatentDiffusion:
         training.check_options(
             shape[0], epochs, batch_size, accumulate, learning_rate, precision
         )
+        each = distribution.share_of(batch_size, strategy)
         with networks.precision(precision):
             latent_shape = self.vqvae.latent_shape(shape[1:])
             denoiser = self._make_unet(self.widths, latent_shape, remat)
-        training.check_memory("the denoiser", [denoiser], batch_size)
+        training.check_memory("the denoiser", [denoiser], each)
 
     def _batch(self, batch_size):
         return batch_size or distribution.safe_batch(self.vqvae.shape_[:-1])
@@ -591,31 +604,41 @@ class LatentDiffusion:
         self._predict = _compiled(self.denoiser_)
         self._predict_guide = _compiled(self.guide_)
 
-    def _compile(self, widths, steps, precision, remat, learning_rate, accumulate):
+    def _compile(
+        self, widths, steps, precision, remat, learning_rate, accumulate, strategy
+    ):
         """Make a network that is trained."""
-        with networks.precision(precision):
-            model = self._make_unet(widths, self.latent_shape_, remat)
-        optimizer = keras.optimizers.AdamW(
-            training.cosine_decay(learning_rate, steps),
-            gradient_accumulation_steps=training.accumulation(accumulate),
-            weight_decay=1e-4,
-            global_clipnorm=1.0,
-            use_ema=True,
-            # A short training must not average over what it began with.
-            ema_momentum=max(0.0, min(0.999, 1 - 10 / steps)),
-        )
-        model.compile(optimizer, loss="mse")
+        with distribution.scope(strategy), networks.precision(precision):
+            unet = self._make_unet(widths, self.latent_shape_, remat)
+            optimizer = distribution.AdamW(
+                training.cosine_decay(learning_rate, steps),
+                gradient_accumulation_steps=training.accumulation(accumulate),
+                weight_decay=1e-4,
+                global_clipnorm=1.0,
+                use_ema=True,
+                # A short training must not average over what it began with.
+                ema_momentum=max(0.0, min(0.999, 1 - 10 / steps)),
+            )
+            model = distribution.ReplicatedModel(unet.inputs, unet.outputs)
+            model.compile(optimizer, loss="mse")
         return model
 
-    def _noised(self, latents, batch_size, seed, first_epoch=0):
-        return noised(
-            self._scaled(latents),
-            batch_size,
-            schedule=self.schedule,
-            target=self.target,
-            seed=seed,
-            first_epoch=first_epoch,
-        )
+    def _noised(self, latents, batch_size, strategy=None, first_epoch=0, shift=0):
+        """Draw what the denoiser learns from; other noise with another shift."""
+        scaled = self._scaled(latents)
+
+        def make(*share):
+            return noised(
+                scaled,
+                batch_size,
+                schedule=self.schedule,
+                target=self.target,
+                seed=self.seed + shift,
+                first_epoch=first_epoch,
+                share=Share(*share),
+            )
+
+        return distribution.shared(make, strategy)
 
     def _scaled(self, latents):
         """Bring each channel to mean 0 and variance 1."""
@@ -654,7 +677,7 @@ class _AfterEpoch(keras.callbacks.Callback):
         if validation is not None:
             latents = diffusion.vqvae.encode(diffusion._check_images(validation))
             # The same times and noise after every epoch, so that losses compare.
-            batch = diffusion._noised(latents, len(latents), diffusion.seed + 1)
+            batch = diffusion._noised(latents, len(latents), shift=1)
             (x, times), target = next(batch.as_numpy_iterator())
             self.validation = x, times, target
 

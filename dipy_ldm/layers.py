@@ -42,12 +42,15 @@ class VectorQuantizer(keras.layers.Layer):
             initializer="random_normal",
             name="codebook",
         )
-        # Summed over replicas, so that each sees the counts of the whole batch.
-        self.counts = self.add_weight(
+        # Each replica counts its own, and they are summed when read: to meet in the
+        # middle of a step would mix up the replicas' losses.
+        self.counts = keras.Variable(
+            "zeros",
             shape=(self.n_codes,),
-            initializer="zeros",
+            dtype="float32",
             trainable=False,
             aggregation="sum",
+            synchronization="on_read",
             name="counts",
         )
 

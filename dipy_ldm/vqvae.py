@@ -9,7 +9,7 @@ import numpy as np
 from scipy.cluster.vq import kmeans2
 
 from dipy_ldm import distribution, losses, networks, persistence, training
-from dipy_ldm.data.batches import batches
+from dipy_ldm.data.batches import Share, batches
 from dipy_ldm.data.windows import read_whole
 from dipy_ldm.layers import VectorQuantizer
 from dipy_ldm.validation import InputError, choose
@@ -125,6 +125,7 @@ class VQVAE:
         learning_rate=2e-3,
         precision="float32",
         remat=False,
+        strategy="auto",
         checkpoint=None,
         callbacks=(),
         verbose=True,
@@ -164,6 +165,9 @@ class VQVAE:
         remat : bool
             Compute parts of the network twice instead of keeping them: a fraction
             of the memory for about a third more time.
+        strategy : str or tf.distribute.Strategy or None
+            How training is spread over devices, as of
+            :func:`dipy_ldm.distribution.make_strategy`. The result is the same.
         checkpoint : str or Path, optional
             File written after each epoch; if it is there, training goes on from
             it.
@@ -188,6 +192,7 @@ class VQVAE:
             rank = images.ndim - 2
             validation_data = training.as_array(validation_data, rank=rank)
         masks = _check_masks(masks, background, images.shape[:-1])
+        strategy = distribution.make_strategy(strategy)
         self.check(
             images.shape,
             patch=patch,
@@ -197,6 +202,7 @@ class VQVAE:
             learning_rate=learning_rate,
             precision=precision,
             remat=remat,
+            strategy=strategy,
         )
         self.shape_ = images.shape[1:]
         size = self._window(images.shape[1:-1], patch)
@@ -215,43 +221,43 @@ class VQVAE:
             "augment": augment,
             "images": self.fingerprint_,
         }
-        self._build()
-        steps = len(images) // batch_size
-        optimizer = keras.optimizers.Adam(
-            training.cosine_decay(learning_rate, steps * epochs),
-            gradient_accumulation_steps=training.accumulation(accumulate),
-        )
-        variance = survey.variance / ((survey.high - survey.low) ** 2 or 1)
-        model = self._compile(size, precision, remat, optimizer, variance)
         record = training.Record(checkpoint, settings)
+        steps = len(images) // batch_size
+        options = precision, remat, learning_rate, accumulate, strategy
+        self._build()
+        model = self._compile(size, survey, steps * epochs, *options)
         done = record.restore(model)
-        if done == 0:
-            self._start_codebook(model, images)
-        after = _AfterEpoch(self, model, images, validation_data)
-        data = batches(
-            images,
-            batch_size,
-            seed=self.seed,
-            first_epoch=done,
-            size=size,
-            bounds=self.intensity_,
-            masks=masks,
-            background=background,
-            augment=augment,
-        )
-        training.fit(
-            self,
-            model,
-            data,
-            after,
-            record,
-            title="autoencoder",
-            callbacks=callbacks,
-            verbose=verbose,
-            epochs=epochs,
-            initial_epoch=done,
-            steps_per_epoch=steps,
-        )
+
+        def make(*share):
+            return batches(
+                images,
+                batch_size,
+                seed=self.seed,
+                first_epoch=done,
+                share=Share(*share),
+                size=size,
+                bounds=self.intensity_,
+                masks=masks,
+                background=background,
+                augment=augment,
+            )
+
+        with distribution.spread(strategy):
+            if done == 0:
+                self._start_codebook(model, images)
+            training.fit(
+                self,
+                model,
+                distribution.shared(make, strategy),
+                _AfterEpoch(self, model, images, validation_data),
+                record,
+                title="autoencoder",
+                callbacks=callbacks,
+                verbose=verbose,
+                epochs=epochs,
+                initial_epoch=done,
+                steps_per_epoch=steps,
+            )
         self._take_weights(model)
         return self
 
@@ -486,6 +492,7 @@ class VQVAE:
         learning_rate=2e-3,
         precision="float32",
         remat=False,
+        strategy=None,
     ):
         """Refuse a fit that can't be done, or would not fit into the memory.
 
@@ -493,7 +500,7 @@ class VQVAE:
         ----------
         shape : tuple of int
             Shape of all images, ``(n, *space, channels)``.
-        patch, epochs, batch_size, accumulate, learning_rate, precision, remat
+        patch, epochs, batch_size, accumulate, learning_rate, precision, remat, strategy
             As of :meth:`fit`.
 
         Raises
@@ -514,14 +521,13 @@ class VQVAE:
         training.check_options(
             n, epochs, batch_size, accumulate, learning_rate, precision
         )
+        each = distribution.share_of(batch_size, strategy)
         _check_patch(patch, len(space))
         size = self._window(space, patch)
         with networks.precision(precision):
             encoder, decoder = self._make_networks(size, channels, remat)
         distances = 4 * self.n_codes * math.prod(encoder.output.shape[1:-1])
-        training.check_memory(
-            "the autoencoder", [encoder, decoder], batch_size, distances
-        )
+        training.check_memory("the autoencoder", [encoder, decoder], each, distances)
 
     def _networks(self):
         return [("encoder", self.encoder_), ("decoder", self.decoder_)]
@@ -564,18 +570,36 @@ class VQVAE:
             self.decoder_.inputs,
         )
 
-    def _compile(self, size, precision, remat, optimizer, variance):
+    def _compile(
+        self,
+        size,
+        survey,
+        steps,
+        precision,
+        remat,
+        learning_rate,
+        accumulate,
+        strategy,
+    ):
         """Make the network that is trained: all parts in a row."""
-        with networks.precision(precision):
-            encoder, quantizer, decoder = self._make_parts(size, remat)
-        images = encoder.inputs[0]
-        model = keras.Model(images, decoder(quantizer(encoder(images))))
         channels = self.shape_[-1]
-        model.compile(
-            optimizer,
-            loss=losses.reconstruction(self.loss, channels, variance),
-            metrics=[losses.error(channels)],
-        )
+        # Of images in [0, 1].
+        variance = survey.variance / ((survey.high - survey.low) ** 2 or 1)
+        with distribution.scope(strategy), networks.precision(precision):
+            encoder, quantizer, decoder = self._make_parts(size, remat)
+            images = encoder.inputs[0]
+            model = distribution.ReplicatedModel(
+                images, decoder(quantizer(encoder(images)))
+            )
+            optimizer = distribution.Adam(
+                training.cosine_decay(learning_rate, steps),
+                gradient_accumulation_steps=training.accumulation(accumulate),
+            )
+            model.compile(
+                optimizer,
+                loss=losses.reconstruction(self.loss, channels, variance),
+                metrics=[losses.error(channels)],
+            )
         return model
 
     def _take_weights(self, model):

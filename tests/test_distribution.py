@@ -1,6 +1,10 @@
-"""Distribution: pieces put together are the whole."""
+"""Distribution: pieces put together are the whole, on any number of devices."""
 
 import math
+from pathlib import Path
+import subprocess
+import sys
+import threading
 
 import numpy as np
 import numpy.testing as npt
@@ -8,6 +12,7 @@ import pytest
 from scipy.ndimage import uniform_filter
 
 from dipy_ldm import distribution
+from dipy_ldm.validation import InputError
 
 
 def doubled(array):
@@ -76,3 +81,98 @@ def test_limits_of_a_group_are_read(tmp_path, monkeypatch):
 def own_group():
     with open("/proc/self/cgroup") as file:
         return file.read().strip().rpartition("::")[2]
+
+
+REPLICAS = Path(__file__).with_name("train_on_replicas.py")
+
+
+@pytest.fixture(scope="module", params=[(2, 1), (3, 2)], ids=["2-D", "3-D accumulated"])
+def outcomes(request, tmp_path_factory):
+    """Train in processes without a strategy, and on one and two replicas."""
+    folder = tmp_path_factory.mktemp("replicas")
+    found = {}
+    for kind in ("none", "one", "two"):
+        path = folder / f"{kind}.npz"
+        arguments = [kind, *map(str, request.param), path]
+        subprocess.run([sys.executable, REPLICAS, *arguments], check=True)
+        with np.load(path) as file:
+            found[kind] = dict(file)
+    return found
+
+
+@pytest.mark.parametrize("kind", ["one", "two"])
+def test_replicas_train_and_generate_the_same(outcomes, kind):
+    alone, replicas = outcomes["none"], outcomes[kind]
+    assert alone.keys() == replicas.keys()
+    assert len(alone["VQVAE loss"]) * 8 > 50  # steps
+    assert sum(alone["VQVAE revived"]) > 0
+    for name, values in alone.items():
+        # Some weights have no gradient but what is left of rounding.
+        close = 1e-4 * max(np.abs(values).max(), 0.1)
+        npt.assert_allclose(replicas[name], values, atol=close, err_msg=name)
+
+
+def test_strategies_are_chosen():
+    assert distribution.make_strategy("none") is None
+    assert distribution.make_strategy("auto") is None  # without a GPU
+    one = distribution.make_strategy("auto", ["cpu:0"])
+    assert distribution.count_replicas(one) == 1
+    assert distribution.make_strategy(one) is one
+    assert distribution.count_replicas(None) == 1
+    mirrored = distribution.make_strategy("mirrored")
+    assert distribution.count_replicas(mirrored) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("parallel",), "auto, none, mirrored"),
+        (("auto", ["GPU:7"]), "no device GPU:7; this machine has CPU:0"),
+        (("mirrored", [0, 1]), "no device CPU:1; this machine has CPU:0"),
+        (("mirrored", []), "no device given"),
+    ],
+)
+def test_strategies_that_cannot_be(arguments, sentence):
+    with pytest.raises(InputError, match=sentence):
+        distribution.make_strategy(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "sentence"), [(10, "8 or 12"), (3, "at least 4")]
+)
+def test_batches_that_replicas_cannot_share(batch_size, sentence):
+    class Four:
+        num_replicas_in_sync = 4
+
+    assert distribution.share_of(12, Four) == 3
+    with pytest.raises(InputError, match=sentence):
+        distribution.share_of(batch_size, Four)
+
+
+@pytest.mark.parametrize("n", [1, 7, 8])
+def test_pieces_are_spread_over_devices_and_keep_their_order(n):
+    class Two:
+        class extended:  # noqa: N801 (TensorFlow's name)
+            worker_devices = ("CPU:0", "CPU:0")
+
+    array = np.arange(n)
+    threads = set()
+
+    def work(piece):
+        threads.add(threading.get_ident())
+        return piece * 10
+
+    with distribution.spread(Two):
+        npt.assert_array_equal(distribution.in_batches(work, array, 2), array * 10)
+    assert threading.get_ident() not in threads
+    distribution.in_batches(work, array, 2)
+    assert threading.get_ident() in threads
+
+
+def test_what_fails_on_a_device_is_told():
+    class Two:
+        class extended:  # noqa: N801
+            worker_devices = ("CPU:0", "CPU:0")
+
+    with distribution.spread(Two), pytest.raises(ZeroDivisionError):
+        distribution.in_batches(lambda piece: 1 // 0, np.arange(4), 1)

@@ -36,12 +36,30 @@ class Augmentation(NamedTuple):
     intensity: float = 0.0
 
 
+class Share(NamedTuple):
+    """What of each batch a machine needs for its replicas.
+
+    Parameters
+    ----------
+    machine, machines : int
+        Number of this machine, and count of them.
+    replicas : int
+        Count of the replicas of all machines. Each gets a piece of the batch, and
+        those of this machine come one after the other.
+    """
+
+    machine: int = 0
+    machines: int = 1
+    replicas: int = 1
+
+
 def batches(
     images,
     batch_size,
     *,
     seed,
     first_epoch=0,
+    share=None,
     size=None,
     bounds=(0.0, 1.0),
     masks=None,
@@ -64,6 +82,8 @@ def batches(
         Seed of the order, the places and the changes.
     first_epoch : int
         Epoch to begin with.
+    share : Share, optional
+        What is drawn of each batch; all of it if None.
     size : tuple of int, optional
         Voxels of the piece that is drawn of each image, along each axis; from a
         random place where it is smaller than the image, and with the edge
@@ -81,9 +101,12 @@ def batches(
     Returns
     -------
     tf.data.Dataset
-        Pairs ``(images, images)`` of shape ``(batch_size, *size, channels)``; the
-        weights, if they are not all 1, are one more channel of the second.
+        Pairs ``(images, images)`` of shape ``(batch_size, *size, channels)``, or of a
+        replica's piece of it; the weights, if they are not all 1, are one more
+        channel of the second.
     """
+    share = share or Share()
+    each = batch_size // share.replicas
     *space, channels = images.shape[1:]
     size = tuple(size or space)
     augment = augment or Augmentation()
@@ -103,7 +126,7 @@ def batches(
                 "float32",
                 stateful=False,
             )
-            return tf.ensure_shape(windows, (batch_size, *size, array.shape[-1]))
+            return tf.ensure_shape(windows, (each, *size, array.shape[-1]))
 
         low, high = bounds
         batch = (read(images) - low) / (high - low or 1)
@@ -116,8 +139,8 @@ def batches(
             inside = _mirror(read(masks), numbers, augment) > 0
         return batch, tf.concat([batch, tf.where(inside, 1.0, background)], -1)
 
-    numbered = _numbered(len(images), batch_size, seed, first_epoch)
-    drawn = numbered.map(draw).batch(batch_size, drop_remainder=True)
+    numbered = _numbered(len(images), batch_size, seed, first_epoch, share)
+    drawn = numbered.map(draw).batch(each, drop_remainder=True)
     return drawn.map(look_up, num_parallel_calls=2).prefetch(tf.data.AUTOTUNE)
 
 
@@ -143,7 +166,7 @@ def _mirror(batch, numbers, augment):
     return tf.where(half, tf.reverse(batch, [axis]), batch)
 
 
-def noised(latents, batch_size, *, schedule, target, seed, first_epoch=0):
+def noised(latents, batch_size, *, schedule, target, seed, first_epoch=0, share=None):
     """Draw noised latents without end: what the denoiser learns from.
 
     Within an epoch the times are those of a low-discrepancy sequence, so that
@@ -163,12 +186,15 @@ def noised(latents, batch_size, *, schedule, target, seed, first_epoch=0):
         Seed of the order, the times and the noise.
     first_epoch : int
         Epoch to begin with.
+    share : Share, optional
+        What is drawn of each batch; all of it if None.
 
     Returns
     -------
     tf.data.Dataset
         Pairs ``((noisy latents, times), target)``.
     """
+    share = share or Share()
     latents = tf.constant(latents)
     mix = choose("schedule", schedule, schedules.SCHEDULES)
     ones = (1,) * (latents.shape.rank - 1)
@@ -188,23 +214,27 @@ def noised(latents, batch_size, *, schedule, target, seed, first_epoch=0):
         wanted = schedules.to_target(target, clean, noise, alpha, sigma)
         return (alpha * clean + sigma * noise, time), wanted
 
-    examples = _numbered(len(latents), batch_size, seed, first_epoch)
+    examples = _numbered(len(latents), batch_size, seed, first_epoch, share)
     examples = examples.map(draw, num_parallel_calls=tf.data.AUTOTUNE)
-    return examples.batch(batch_size).map(mixture).prefetch(tf.data.AUTOTUNE)
+    pieces = examples.batch(batch_size // share.replicas)
+    return pieces.map(mixture).prefetch(tf.data.AUTOTUNE)
 
 
-def _numbered(n, batch_size, seed, first_epoch):
+def _numbered(n, batch_size, seed, first_epoch, share):
     """Count through the epochs: ``(epoch, position, index)`` of every example."""
     length = n // batch_size * batch_size
+    here = batch_size // share.machines
 
-    def shuffle(count):
+    def shuffle(number):
+        step, place = number // here, number % here
+        count = step * batch_size + share.machine * here + place
         epoch, position = count // length, count % length
         key = tf.stack([tf.constant(seed, "int64"), epoch])
         index = tf.random.experimental.index_shuffle(position, key, n - 1)
         return epoch, position, index
 
-    counts = tf.data.Dataset.range(first_epoch * length, np.iinfo("int64").max)
-    return counts.map(shuffle)
+    first = first_epoch * length // share.machines
+    return tf.data.Dataset.range(first, np.iinfo("int64").max).map(shuffle)
 
 
 def _fold(seed, epoch):

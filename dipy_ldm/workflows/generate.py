@@ -57,6 +57,8 @@ class GenerateLDMFlow(Workflow):
         first_sample=0,
         batch_size=None,
         tile=None,
+        strategy="auto",
+        devices=None,
         dtype="float32",
         out_dir="",
         out_samples="samples",
@@ -90,11 +92,18 @@ class GenerateLDMFlow(Workflow):
         first_sample : int, optional
             Number of the first sample; with n_samples 1, that sample alone.
         batch_size : int, optional
-            Samples that are generated at once. None is for as many as memory surely
-            allows.
+            Images that are generated at once. None is for as many as memory surely
+            allows. Volumes are generated one by one.
         tile : int, optional
             Voxels along a side of the tiles in which large volumes are decoded.
             None is for as large as memory surely allows.
+        strategy : string, optional
+            How the samples are spread over devices: auto for all GPUs of this
+            machine, mirrored for all devices that are named, or none. The samples
+            are the same.
+        devices : variable string, optional
+            Devices to use, such as GPU:0 or 0. None is for all GPUs or, where there
+            are none, for the processor.
         dtype : string, optional
             Type of the voxels of volumes: float32, float64, or an integer type such
             as int16 or uint8.
@@ -115,8 +124,9 @@ class GenerateLDMFlow(Workflow):
         refuse_overwriting(self, [*names, *sidecars, picture])
         choose("type of voxels", dtype, DTYPES)
         with quiet_start():
-            from dipy_ldm import LatentDiffusion, plots
+            from dipy_ldm import LatentDiffusion, distribution, plots
 
+            strategy = distribution.make_strategy(strategy, devices)
         model = LatentDiffusion.load(path)
         options = {
             "sampler": sampler,
@@ -128,6 +138,7 @@ class GenerateLDMFlow(Workflow):
             "tile": tile,
         }
         model.check_sampling(n_samples, first=first_sample, **options)
+        options["strategy"] = strategy
         make_folder(stem.parent)
         if is_volume:
             sampling = {name.capitalize(): options[name] for name in _SAMPLING}
@@ -142,17 +153,22 @@ class GenerateLDMFlow(Workflow):
 
     def _write(self, model, names, numbers, options, dtype, facts):
         """Generate and write volume after volume; return planes of the first."""
-        from dipy_ldm import plots
+        from dipy_ldm import distribution, plots
 
         affine = affine_of(model)
         pictures = []
-        for number, name in zip(tqdm(numbers, "generate"), names):
-            (volume,) = model.predict(1, first=number, **options)
-            facts = facts | {"Sample": number}
-            write_with_sidecar(name, volume, affine, dtype, facts)
-            self.written += 1
-            if self.written <= 20:
-                pictures.append(plots.planes(volume[None], affine)[0])
+        # One at a time on each device.
+        options = options | {"batch_size": 1}
+        at_once = distribution.count_replicas(options["strategy"])
+        for start in tqdm(range(0, len(numbers), at_once), "generate"):
+            some = numbers[start : start + at_once]
+            volumes = model.predict(len(some), first=some[0], **options)
+            for number, name, volume in zip(some, names[start:], volumes):
+                facts = facts | {"Sample": number}
+                write_with_sidecar(name, volume, affine, dtype, facts)
+                self.written += 1
+                if self.written <= 20:
+                    pictures.append(plots.planes(volume[None], affine)[0])
         return np.stack(pictures)
 
 

@@ -50,6 +50,8 @@ class TrainLDMFlow(Workflow):
         target="v",
         precision="bfloat16",
         remat=False,
+        strategy="auto",
+        devices=None,
         seed=0,
         validation=0.05,
         resume=False,
@@ -195,8 +197,10 @@ class TrainLDMFlow(Workflow):
             loss=loss,
         )
         with quiet_start():
-            from dipy_ldm import VQVAE, LatentDiffusion
+            from dipy_ldm import VQVAE, LatentDiffusion, distribution
             from dipy_ldm.data.batches import Augmentation
+
+            strategy = distribution.make_strategy(strategy, devices)
 
         vqvae = VQVAE(
             widths=settings.widths_vqvae,
@@ -218,6 +222,7 @@ class TrainLDMFlow(Workflow):
             "learning_rate": learning_rate,
             "precision": precision,
             "remat": remat,
+            "strategy": strategy,
         }
         patch = _one_or_more(patch)
         # Both stages, before the first has taken hours.

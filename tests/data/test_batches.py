@@ -7,7 +7,7 @@ import numpy.testing as npt
 import pytest
 
 from dipy_ldm import schedules
-from dipy_ldm.data.batches import Augmentation, batches, noised
+from dipy_ldm.data.batches import Augmentation, Share, batches, noised
 
 IMAGES = np.arange(10, dtype="float32").reshape(10, 1, 1)
 
@@ -51,6 +51,25 @@ def test_noise_does_not_depend_on_the_batch():
 def test_noise_can_be_entered_in_the_middle_of_training():
     for whole, later in zip(noisy(6), noisy(2, first_epoch=2)):
         npt.assert_array_equal(whole[16:], later)
+
+
+@pytest.mark.parametrize("first_epoch", [0, 2])
+def test_shares_put_together_are_the_batch(first_epoch):
+    options = {"schedule": "cosine", "target": "v", "seed": 1}
+    latents = np.random.default_rng(0).standard_normal((13, 2, 1)).astype("float32")
+
+    def pieces(share, count):
+        drawn = noised(latents, 4, first_epoch=first_epoch, share=share, **options)
+        return list(islice(drawn.as_numpy_iterator(), count))
+
+    whole = pieces(None, 6)
+    # Two machines of two replicas each, with one latent for each replica.
+    parts = [pieces(Share(machine, 2, 4), 12) for machine in (0, 1)]
+    for step, ((x, times), target) in enumerate(whole):
+        both = [part[i] for part in parts for i in (2 * step, 2 * step + 1)]
+        npt.assert_array_equal(np.concatenate([p[0][0] for p in both]), x)
+        npt.assert_array_equal(np.concatenate([p[0][1] for p in both]), times)
+        npt.assert_array_equal(np.concatenate([p[1] for p in both]), target)
 
 
 def test_noise_is_new_every_epoch_and_standard_normal():

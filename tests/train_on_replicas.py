@@ -1,0 +1,66 @@
+"""Train both stages on some number of replicas, and write what came out.
+
+A process for each number of replicas: how many devices a processor poses as is
+settled when TensorFlow starts.
+"""
+
+import os
+import sys
+
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+
+import numpy as np
+import tensorflow as tf
+
+FIT = {"batch_size": 8, "learning_rate": 2e-3, "verbose": False}
+
+
+def images(rank):
+    rng = np.random.default_rng(0)
+    size = (13, 10, 8)[:rank]
+    grid = np.stack(np.meshgrid(*map(np.arange, size), indexing="ij"), -1)
+    centres = rng.uniform(2, 8, (67, *(1,) * rank, rank))
+    distance = ((grid - centres) ** 2).sum(-1)
+    return np.exp(-distance / 6)[..., None].astype("float32")
+
+
+def train(rank, accumulate, **options):
+    from dipy_ldm import VQVAE, LatentDiffusion
+
+    data = images(rank)
+    # Three to validate, which no number of replicas but 1 and 3 divides.
+    fit = FIT | options | {"accumulate": accumulate, "validation_data": data[:3]}
+    # More codes than are used, so that some are revived.
+    vqvae = VQVAE(widths=(8, 8), n_codes=64, code_dim=2)
+    vqvae.fit(data[3:], epochs=7, **fit)
+    model = LatentDiffusion(vqvae, widths=(8, 16))
+    model.fit(data[3:], epochs=7, **fit)
+    return model
+
+
+def outcome(model, **options):
+    result = {"samples": model.predict(5, steps=4, batch_size=2, **options)}
+    for stage in (model.vqvae, model):
+        for name, values in stage.history_.items():
+            result[f"{type(stage).__name__} {name}"] = values
+    networks = model.vqvae.encoder_, model.vqvae.decoder_, model.denoiser_, model.guide_
+    for network in networks:
+        for i, weight in enumerate(network.get_weights()):
+            result[f"{network.name} {len(result)} {i}"] = weight
+    return result | {"codebook": model.vqvae.codebook_}
+
+
+def main(kind, rank, accumulate, path):
+    from dipy_ldm.distribution import make_strategy
+
+    (cpu,) = tf.config.list_physical_devices("CPU")
+    two = [tf.config.LogicalDeviceConfiguration()] * 2
+    tf.config.set_logical_device_configuration(cpu, two)
+    devices = {"none": None, "one": ["CPU:0"], "two": ["CPU:0", "CPU:1"]}[kind]
+    strategy = make_strategy("none" if kind == "none" else "mirrored", devices)
+    model = train(int(rank), int(accumulate), strategy=strategy)
+    np.savez(path, **outcome(model, strategy=strategy))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
