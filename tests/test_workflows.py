@@ -79,10 +79,12 @@ def test_generating_writes_array_and_picture(trained, blobs):
 
 
 def test_one_sample_alone(trained, tmp_path):
-    model = LatentDiffusion.load(trained / "ldm.safetensors")
+    model_file = trained / "ldm.safetensors"
+    model = LatentDiffusion.load(model_file)
     arguments = ("--n_samples", 1, "--first_sample", 7000, "--out_samples", "a.b")
+    spread = ("--strategy", "mirrored", "--devices", 0)
     status, _, stderr = run(
-        "dipy_generate_ldm", trained / "ldm.safetensors", *arguments, cwd=tmp_path
+        "dipy_generate_ldm", model_file, *arguments, *spread, cwd=tmp_path
     )
     assert status == 0, stderr
     with np.load(tmp_path / "a.b.npz") as arrays:
@@ -136,6 +138,14 @@ BAD_TRAINING = {
     "another schedule": (["blobs.npy", *TINY, "--schedule", "x"], "cosine, linear"),
     "another target": (["blobs.npy", *TINY, "--target", "x"], "v, noise, clean"),
     "another precision": (["blobs.npy", *TINY[:-1], "x"], "float32, bfloat16"),
+    "another strategy": (
+        ["blobs.npy", *TINY, "--strategy", "x"],
+        "auto, none, mirrored",
+    ),
+    "no such device": (
+        ["blobs.npy", *TINY, "--devices", "GPU:9"],
+        "there is no device GPU:9; this machine has",
+    ),
     "no epochs": (["blobs.npy", *TINY, "--epochs_ldm", "0"], "at least 1"),
     "no batch": (["blobs.npy", "--batch_size", "0"], "at least 1"),
     "no widths": (["blobs.npy", *TINY, "--widths_ldm"], "length of widths"),
