@@ -120,6 +120,12 @@ class TrainLDMFlow(Workflow):
         remat : bool, optional
             Compute parts of the networks twice instead of keeping them: less
             memory, more time.
+        strategy : string, optional
+            How the work is spread over devices: auto (all GPUs of this machine),
+            mirrored (a replica of the networks on each device) or none. The result
+            is the same.
+        devices : variable string, optional
+            Devices to use, such as GPU:0, or their numbers. None is for all.
         seed : int, optional
             Seed of everything random.
         validation : float, optional
