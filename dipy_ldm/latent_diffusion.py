@@ -129,8 +129,8 @@ class LatentDiffusion:
         precision : {"float32", "bfloat16"}
             Precision of the computations in training.
         remat : bool
-            Compute parts of the network twice instead of keeping them: a fraction
-            of the memory for about a third more time.
+            Compute parts of the network twice instead of keeping them: less memory,
+            above all of the denoiser, for about a third more time.
         strategy : str or tf.distribute.Strategy or None
             How training is spread over devices, as of
             :func:`dipy_ldm.distribution.make_strategy`. The result is the same.

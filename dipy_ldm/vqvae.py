@@ -143,8 +143,8 @@ class VQVAE:
         affine : array_like, optional
             Where the voxels are, ``(4, 4)``, in millimetres; kept with the model.
         masks : array_like, optional
-            What matters on the images, ``(n, *space)``; where they are brighter
-            than the darkest voxel of all, if None.
+            What matters on the images, ``(n, *space)``, if ``background`` is not 1;
+            where they are brighter than the darkest voxel of all, if None.
         background : float
             Weight in the loss of a voxel outside of the mask; inside it is 1.
         patch : int or sequence of int, optional
@@ -164,8 +164,8 @@ class VQVAE:
         precision : {"float32", "bfloat16"}
             Precision of the computations in training.
         remat : bool
-            Compute parts of the network twice instead of keeping them: a fraction
-            of the memory for about a third more time.
+            Compute parts of the network twice instead of keeping them: less memory,
+            above all of the denoiser, for about a third more time.
         strategy : str or tf.distribute.Strategy or None
             How training is spread over devices, as of
             :func:`dipy_ldm.distribution.make_strategy`. The result is the same.
@@ -693,6 +693,11 @@ def _check_masks(masks, background, shape):
     if np.shape(masks) != shape:
         raise InputError(
             f"masks must have the shape {shape} of the images, not {np.shape(masks)}."
+        )
+    if background == 1:
+        raise InputError(
+            "masks make no difference with a background of 1; give the weight of what "
+            "lies outside of them, such as 0.1, as background."
         )
     return np.asarray(masks)[..., None]
 

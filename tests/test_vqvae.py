@@ -223,6 +223,12 @@ def test_recomputing_does_not_change_the_result(volumes, volume_vqvae):
         npt.assert_allclose(a, b, atol=1e-4)
 
 
+def test_masks_without_a_background_are_refused(volumes):
+    masks = np.ones(volumes.shape[:-1])
+    with pytest.raises(InputError, match="masks make no difference"):
+        VQVAE(**TINY).fit(volumes, masks=masks)
+
+
 def test_masks_say_what_is_learnt(volumes):
     masks = np.zeros(volumes.shape[:-1], "uint8")
     masks[:, :5] = 1

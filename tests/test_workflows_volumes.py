@@ -392,7 +392,12 @@ def test_training_names_a_bad_volume_and_the_cure(command, volumes, case, tmp_pa
     assert not list(tmp_path.glob("other/*"))
 
 
+MASKED = ("--background", "0", "--mask_files")
 BAD_TRAINING = {
+    "masks of no use": (
+        ["volumes", "--mask_files", "mask.nii"],
+        "--mask_files make no difference with --background 1",
+    ),
     "no such path": (["nowhere.nii.gz"], "there is no file nowhere.nii.gz; check"),
     "an empty folder": (["empty"], "the folder empty has no images; put volumes"),
     "another kind": (["volumes", "a.mgz"], "a.mgz is no NIfTI file; give"),
@@ -406,9 +411,9 @@ BAD_TRAINING = {
         ["volumes", "--out_model", "empty", "--force"],
         "empty is a folder; give",
     ),
-    "too few masks": (["volumes", "--mask_files", "mask.nii"], "1 masks for 4 volumes"),
+    "too few masks": (["volumes", *MASKED, "mask.nii"], "1 masks for 4 volumes"),
     "masks elsewhere": (
-        ["volumes", "--mask_files", *4 * ["mask.nii"]],
+        ["volumes", *MASKED, *4 * ["mask.nii"]],
         "mask.nii has another grid (shape or affine) than its volume volumes/0.nii.gz",
     ),
     "a cache below a file": (

@@ -191,6 +191,7 @@ class TrainLDMFlow(Workflow):
         )
         self.checkpoints = _checkpoints(paths[0])
         self._check_outputs(paths, resume)
+        _check_masks(mask_files, background)
         cluster = workers.find(strategy)
         strategy = _join(cluster, strategy, devices, paths[0])
         with workers.chief_first(cluster, strategy):
@@ -246,9 +247,10 @@ class TrainLDMFlow(Workflow):
         }
         patch = _one_or_more(patch)
         # Both stages, before the first has taken hours.
-        size = train.images.shape
-        vqvae.check(size, epochs=settings.epochs_vqvae, patch=patch, **common)
-        model.check(size, epochs=settings.epochs_ldm, **common)
+        vqvae.check(
+            train.images.shape, epochs=settings.epochs_vqvae, patch=patch, **common
+        )
+        model.check(train.images.shape, epochs=settings.epochs_ldm, **common)
         self._prepare(paths, resume, chief=workers.is_chief(cluster))
         report = _Report(*paths[1:], train.images[:16], data.affine)
         moved = data.affine is not None and not no_augment
@@ -307,6 +309,15 @@ class TrainLDMFlow(Workflow):
     def _forget(self):
         for checkpoint in self.checkpoints:
             checkpoint.unlink(missing_ok=True)
+
+
+def _check_masks(mask_files, background):
+    """Refuse masks that change nothing, before the volumes are read."""
+    if mask_files and background == 1:
+        raise InputError(
+            "--mask_files make no difference with --background 1; give the weight of "
+            "what lies outside of them, such as --background 0.1."
+        )
 
 
 def _join(cluster, strategy, devices, path):
