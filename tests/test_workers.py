@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import time
 
 import numpy as np
@@ -171,13 +172,21 @@ def test_sigterm_to_one_worker_ends_both_with_a_checkpoint(folder, tmp_path):
 def test_a_worker_that_never_comes(folder, tmp_path):
     """Ctrl-C ends the wait at once; without it there is a limit."""
     arguments = (folder / "blobs.npy", *TINY)
-    process = start(
-        "dipy_train_ldm", *arguments, cwd=tmp_path, env=slurm(next(JOBS), 0)
-    )
-    log = tmp_path / "ldm.safetensors.worker-0.log"
-    wait_for(log, process)
-    time.sleep(15)  # until it waits
+    job = next(JOBS)
+    process = start("dipy_train_ldm", *arguments, cwd=tmp_path, env=slurm(job, 0))
+    wait_for(tmp_path / "ldm.safetensors.worker-0.log", process)
+    until = time.monotonic() + TIMEOUT
+    while not listens(10_000 + 61 * job % 19_000) and time.monotonic() < until:
+        time.sleep(0.1)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
-    assert process.returncode == 130
+    _, stderr = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 130, stderr
+
+
+def listens(port):
+    try:
+        socket.create_connection(("localhost", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
