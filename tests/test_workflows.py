@@ -108,23 +108,20 @@ def assert_same_model(folder, other):
 
 
 @pytest.mark.parametrize(
-    ("stage", "sent", "expected"),
+    ("checkpoint", "sent", "expected"),
     [
-        ("autoencoder", signal.SIGKILL, -signal.SIGKILL),
-        ("diffusion-guide", signal.SIGKILL, -signal.SIGKILL),
-        ("diffusion", signal.SIGKILL, -signal.SIGKILL),
-        ("autoencoder", signal.SIGTERM, 143),
-        ("diffusion", signal.SIGTERM, 143),
+        ("autoencoder-checkpoint", signal.SIGKILL, -signal.SIGKILL),
+        ("diffusion-checkpoint.guide", signal.SIGTERM, 143),
+        ("diffusion-checkpoint", signal.SIGKILL, -signal.SIGKILL),
     ],
 )
 def test_stopped_and_resumed_is_the_uninterrupted(
-    trained, tmp_path, stage, sent, expected
+    trained, tmp_path, checkpoint, sent, expected
 ):
     # Checkpoints within the epochs too, so that it is stopped in the middle of one.
     arguments = (trained.parent / "blobs.npy", *TINY, "--checkpoint_steps", 1)
-    checkpoint = tmp_path / f"ldm.safetensors.{stage}-checkpoint"
     process = start("dipy_train_ldm", *arguments, cwd=tmp_path)
-    _, stderr = kill_when(process, checkpoint, sent)
+    _, stderr = kill_when(process, tmp_path / f"ldm.safetensors.{checkpoint}", sent)
     assert process.returncode == expected
     if sent == signal.SIGTERM:
         assert "--resume" in answer(stderr)
@@ -141,9 +138,10 @@ def test_stopped_and_resumed_is_the_uninterrupted(
 
 def test_resuming_what_never_began(trained, tmp_path):
     arguments = (trained.parent / "blobs.npy", *TINY, "--resume")
-    status, _, stderr = run("dipy_train_ldm", *arguments, cwd=tmp_path)
+    status, stdout, stderr = run("dipy_train_ldm", *arguments, cwd=tmp_path)
     assert status == 0, stderr
-    assert "there is no checkpoint to resume from" in stderr
+    # DIPY sends what is logged to the standard output.
+    assert "there is no checkpoint to resume from" in stdout
     assert_same_model(trained, tmp_path)
     status, _, stderr = run("dipy_train_ldm", *arguments, cwd=tmp_path)
     assert status == 1

@@ -478,7 +478,7 @@ BAD_GENERATING = {
     "no such path": (["nowhere"], "there is no model file nowhere; check"),
     "below a file": (["MODEL", "--out_dir", "text/b"], "text is a file; name another"),
     "another type": (["MODEL", "--dtype", "int17"], "choose one of float32"),
-    "no samples": (["MODEL", "--n_samples", 0], "n must be at least 1"),
+    "no samples": (["MODEL", "--n_samples", 0], "n_samples must be at least 1"),
     "no steps": (["MODEL", "--steps", 0], "steps must be at least 1"),
     "a number below 0": (["MODEL", "--first_sample", -1], "first must be at least 0"),
     "a volume in the way": (["MODEL", "--out_samples", "old"], "add --force"),
