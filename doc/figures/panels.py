@@ -5,6 +5,7 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+from matplotlib.ticker import MaxNLocator
 import numpy as np
 
 from dipy_ldm import LatentDiffusion
@@ -70,4 +71,5 @@ def curve(ax, values, label, colour=None, **options):
     epochs = np.arange(1, len(values) + 1)
     ax.plot(epochs, values, ".-", label=label, color=colour, **options)
     ax.set_xlabel("epoch")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.grid(alpha=0.3)
