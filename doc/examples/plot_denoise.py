@@ -16,21 +16,28 @@ from dipy_ldm.data import load_mnist
 from dipy_ldm.plots import montage
 
 # %%
-# Test digits, and the same with noise.
+# Test digits, much noise, and what is made of them at several strengths.
 
-digits = load_mnist("test")[0][:200]
+digits = load_mnist("test")[0][:100]
 rng = np.random.default_rng(0)
-noisy = np.clip(digits + rng.normal(0, 0.3, digits.shape), 0, 1).astype("float32")
+noisy = np.clip(digits + rng.normal(0, 0.5, digits.shape), 0, 1).astype("float32")
 
 model = LatentDiffusion.load("mnist")
-STRENGTHS = (0.0, 0.2, 0.4, 0.6, 0.8)
-denoised = {s: model.denoise(noisy, strength=s) for s in STRENGTHS}
+STRENGTHS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8)
+REPEATS = 8
+denoised = {
+    strength: np.stack(
+        [
+            model.denoise(noisy, strength=strength, first=repeat * len(noisy))
+            for repeat in range(REPEATS)
+        ]
+    )
+    for strength in STRENGTHS
+}
 
-figure, axes = plt.subplots(
-    len(STRENGTHS) + 2, 1, figsize=(9, 5.6), layout="constrained"
-)
 rows = {"digits": digits, "noisy": noisy}
-rows |= {f"strength {s:g}": images for s, images in denoised.items()}
+rows |= {f"strength {s:g}": repeats[0] for s, repeats in denoised.items()}
+figure, axes = plt.subplots(len(rows), 1, figsize=(9, 5.2), layout="constrained")
 for ax, (name, images) in zip(axes, rows.items()):
     ax.imshow(montage(images[:16], columns=16), cmap="gray")
     ax.set(xticks=[], yticks=[])
@@ -38,37 +45,36 @@ for ax, (name, images) in zip(axes, rows.items()):
 plt.show()
 
 # %%
-# The error falls and rises again: too little strength keeps noise, and too much makes
-# another digit.
+# Too little strength keeps noise, and too much makes another digit. Each repeat starts
+# from other noise and makes up other details, so that the mean of several is nearer to
+# the truth than any of them.
 
-errors = [np.mean((images - digits) ** 2) for images in denoised.values()]
-before = np.mean((noisy - digits) ** 2)
+one = [np.mean((repeats[0] - digits) ** 2) for repeats in denoised.values()]
+mean = [np.mean((repeats.mean(0) - digits) ** 2) for repeats in denoised.values()]
 
 figure, ax = plt.subplots(figsize=(5.5, 3.4), layout="constrained")
-ax.plot(STRENGTHS, errors, "o-", label="denoised")
-ax.axhline(before, color="0.5", ls="--", label="noisy")
+ax.axhline(np.mean((noisy - digits) ** 2), color="0.5", ls="--", label="noisy")
+ax.plot(STRENGTHS, one, "o-", label="denoised once")
+ax.plot(STRENGTHS, mean, "o-", label=f"mean of {REPEATS}")
 ax.set(xlabel="strength", ylabel="mean squared error", ylim=(0, None))
 ax.legend()
 plt.show()
 
 # %%
-# Each seed makes up other details. Where the results differ, they are guesses: the
-# standard deviation of several tells where not to believe them.
+# Where the repeats differ, they guess: their standard deviation tells where not to
+# believe the mean.
 
-number = 8
-guesses = np.stack(
-    [
-        model.denoise(noisy[number : number + 1], strength=0.5, first=i)[0]
-        for i in range(12)
-    ]
-)
-figure, axes = plt.subplots(1, 4, figsize=(9, 2.6), layout="constrained")
-for ax, image, title in zip(
-    axes,
-    (digits[number], noisy[number], guesses.mean(0), guesses.std(0)),
-    ("digit", "noisy", "mean of 12", "standard deviation"),
-):
-    ax.imshow(image[..., 0], cmap="magma" if "deviation" in title else "gray")
-    ax.set_title(title)
-    ax.set_axis_off()
+repeats = denoised[0.3]
+rows = {
+    "digits": digits,
+    "noisy": noisy,
+    f"mean of {REPEATS}": repeats.mean(0),
+    "standard deviation": repeats.std(0),
+}
+figure, axes = plt.subplots(len(rows), 1, figsize=(9, 3.4), layout="constrained")
+for ax, (name, images) in zip(axes, rows.items()):
+    picture = montage(images[:10], columns=10, gap=0)
+    ax.imshow(picture, cmap="magma" if "deviation" in name else "gray")
+    ax.set(xticks=[], yticks=[])
+    ax.set_ylabel(name, rotation=0, ha="right", va="center")
 plt.show()

@@ -20,7 +20,7 @@ from dipy_ldm.plots import montage
 model = LatentDiffusion.load("mnist")
 digits = model.predict(60, seed=1)
 
-figure, ax = plt.subplots(figsize=(9, 2.8), layout="constrained")
+figure, ax = plt.subplots(figsize=(9, 1.45), layout="constrained")
 ax.imshow(montage(digits, columns=20), cmap="gray")
 ax.set_axis_off()
 plt.show()
@@ -33,7 +33,7 @@ SAMPLERS = ("ddpm", "ddim", "dpm++")
 STEPS = (3, 5, 10, 20, 50)
 
 figure, axes = plt.subplots(
-    len(STEPS), len(SAMPLERS), figsize=(9, 5.6), layout="constrained"
+    len(STEPS), len(SAMPLERS), figsize=(9, 4.1), layout="constrained"
 )
 for row, steps in zip(axes, STEPS):
     for ax, sampler in zip(row, SAMPLERS):
@@ -50,9 +50,9 @@ plt.show()
 
 # %%
 # The time grows with the steps and hardly differs between samplers. ``dpm++``, the
-# default, has its digits after ten steps. ``ddim`` needs more, and ends with the same
-# digits, since both follow the same path from the same noise. ``ddpm`` adds fresh noise
-# at each step, comes to other digits, and needs the most steps.
+# default, and ``ddim`` end with the same digits, since both follow the same path from
+# the same noise; ``dpm++`` gets there in fewer steps. ``ddpm`` adds fresh noise at each
+# step, comes to other digits, and needs the most steps.
 #
 # Guidance is another choice: how far the denoiser is followed away from a smaller
 # network that knows less. More makes clearer digits, which vary less.

@@ -24,7 +24,7 @@ latents = model.vqvae.encode(digits[:2000])
 low, high = np.percentile(latents, (1, 99), axis=(0, 1, 2))
 colours = np.clip((latents - low) / (high - low), 0, 1)
 
-figure, axes = plt.subplots(2, 1, figsize=(9, 2.6), layout="constrained")
+figure, axes = plt.subplots(2, 1, figsize=(9, 1.4), layout="constrained")
 axes[0].imshow(montage(digits[:16], columns=16), cmap="gray")
 axes[1].imshow(montage(colours[:16], columns=16, gap=1))
 for ax in axes:
@@ -86,7 +86,7 @@ way = np.linspace(0, 1, 12)[:, None, None, None]
 between = model.vqvae.decode((1 - way) * ends[0] + way * ends[1])
 likely = model.denoise(between, strength=0.6, seed=1)
 
-figure, axes = plt.subplots(2, 1, figsize=(9, 2.0), layout="constrained")
+figure, axes = plt.subplots(2, 1, figsize=(9, 1.8), layout="constrained")
 for ax, images in zip(axes, (between, likely)):
     ax.imshow(montage(images, columns=12), cmap="gray")
     ax.set_axis_off()

@@ -84,7 +84,7 @@ plt.show()
 
 model = LatentDiffusion.load("mnist")
 
-figure, axes = plt.subplots(3, 1, figsize=(9, 2.6), layout="constrained")
+figure, axes = plt.subplots(3, 1, figsize=(9, 1.7), layout="constrained")
 for ax, name in zip(axes, ("ddim", "dpm++", "ab2")):
     images = model.predict(20, sampler=name, steps=8, seed=2)
     ax.imshow(montage(images, columns=20), cmap="gray")
