@@ -25,11 +25,18 @@ def draw():
     vectors = latents[:500].reshape(-1, vqvae.code_dim)
     ax.scatter(*vectors.T[:2], s=1, color=GREY, alpha=0.3, label="vectors")
     ax.scatter(
-        *vqvae.codebook_.T[:2], s=9, c=colours, edgecolors="k", linewidths=0.2, label="codes"
+        *vqvae.codebook_.T[:2],
+        s=9,
+        c=colours,
+        edgecolors="k",
+        linewidths=0.2,
+        label="codes",
     )
     ax.set(xlabel="channel 1", ylabel="channel 2", title="vectors (grey) and codes")
     ax = right.subplots()
     counts = np.sort(np.bincount(codes.ravel(), minlength=vqvae.n_codes))[::-1]
     ax.semilogy(np.arange(1, len(counts) + 1), np.maximum(counts, 0.5), color=BLUE)
-    ax.set(xlabel="code, the most used first", ylabel="times used", title="use of codes")
+    ax.set(
+        xlabel="code, the most used first", ylabel="times used", title="use of codes"
+    )
     ax.grid(alpha=0.3)

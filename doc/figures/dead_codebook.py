@@ -27,7 +27,11 @@ def draw():
     axes[1].set(title="perplexity (of 256 codes)", ylim=(0, None))
     axes[0].legend()
     for ax, (title, images) in zip(right.subplots(3, 1), rows.items()):
-        used = "" if title == "digits" else f": {usage(kinds[title]):.0%} of the codes used"
+        used = (
+            ""
+            if title == "digits"
+            else f": {usage(kinds[title]):.0%} of the codes used"
+        )
         show(ax, montage(images, columns=N), title + used)
 
 

@@ -33,7 +33,8 @@ def draw_lines(ax, sides, estimate):
     ax.minorticks_off()
     ticks = [0.03, 0.1, 0.3, 1, 3, 10]
     ax.set_yticks(ticks, ticks)
-    ax.set_ylabel("GiB")
+    low, high = ax.dataLim.intervaly
+    ax.set(ylabel="GiB", ylim=(0.8 * low, 1.25 * high))
     ax.grid(alpha=0.3)
     ax.legend()
 
@@ -51,7 +52,11 @@ def denoiser(side, remat):
     attention = [False] * len(widths)
     shape = (side, side, side, 3)
     return needed(
-        [networks.unet(shape, widths=widths, blocks=1, attention=attention, remat=remat)]
+        [
+            networks.unet(
+                shape, widths=widths, blocks=1, attention=attention, remat=remat
+            )
+        ]
     )
 
 

@@ -51,7 +51,9 @@ def draw_grids(ax):
     for row, name in enumerate(names):
         alpha, sigma = rates("cosine", SAMPLERS[name].grid("cosine", STEPS))
         ax.plot(sigma, np.full(STEPS, row), "|", ms=22, color=BLUE)
-    ax.set(title=f"calls of the network in {STEPS} steps", xlabel="noise rate $\\sigma$")
+    ax.set(
+        title=f"calls of the network in {STEPS} steps", xlabel="noise rate $\\sigma$"
+    )
     ax.set(yticks=range(len(names)), yticklabels=names, ylim=(-0.6, len(names) - 0.4))
     ax.set(xlim=(1.03, -0.03))
     ax.grid(axis="x", alpha=0.3)

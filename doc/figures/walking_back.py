@@ -24,7 +24,11 @@ def draw():
     sample(watch, noise(), path, step, noise)
     figure, axes = plt.subplots(2, STEPS, figsize=(11, 2.8), layout="constrained")
     for (above, below), (x, clean), (_, (alpha, sigma)) in zip(axes.T, seen, path):
-        show(above, decoded(model, x)[0], f"$\\alpha$ = {alpha:.2g}\n$\\sigma$ = {sigma:.2f}")
+        show(
+            above,
+            decoded(model, x)[0],
+            f"$\\alpha$ = {alpha:.2g}\n$\\sigma$ = {sigma:.2f}",
+        )
         show(below, decoded(model, clean.astype("float32"))[0])
     axes[0, 0].set_ylabel("noisy")
     axes[1, 0].set_ylabel("estimate")
