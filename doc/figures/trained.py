@@ -30,7 +30,7 @@ def autoencoders():
 
     def scatter(self, model, images):
         """Start the codes anywhere, most of them far from the encoded images."""
-        codes = np.random.default_rng(0).normal(0, 5, (self.n_codes, self.code_dim))
+        codes = np.random.default_rng(0).normal(0, 20, (self.n_codes, self.code_dim))
         model.get_layer("quantizer").codebook.assign(codes)
 
     start = mock.patch.object(VQVAE, "_start_codebook", scatter)

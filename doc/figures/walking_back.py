@@ -13,9 +13,10 @@ def draw():
     model = packaged()
     step, grid = SAMPLERS["dpm++"]
     path = levels(model, grid(model.schedule, STEPS))
+    denoise = denoise_with(model, model.usual_guidance)
     seen = []
 
-    def watch(x, t, denoise=denoise_with(model, model.usual_guidance)):
+    def watch(x, t):
         clean = denoise(x, t)
         seen.append((x, clean))
         return clean
