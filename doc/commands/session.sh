@@ -10,25 +10,25 @@ dipy_generate_ldm mnist --n_samples 40 --steps 5 --seed 7 --out_samples five
 dipy_generate_ldm mnist --n_samples 40 --out_samples digits || echo "status $?"
 
 #: cohort
-python $EXAMPLES/virtual_cohort.py cohort --n 60
+python $EXAMPLES/virtual_cohort.py cohort --n 40
 
 #: train
-dipy_train_ldm cohort --voxel_size 6 --batch_size 4 --epochs_vqvae 20 --epochs_ldm 60 \
-    --widths_ldm 32 64 128 --learning_rate 1e-3 --out_dir brains
+dipy_train_ldm cohort --voxel_size 8 --n_codes 256 --epochs_vqvae 60 --epochs_ldm 60 \
+    --widths_ldm 32 64 --out_dir brains
 ls brains
 
 #: history
 head -n 3 brains/history.csv
 
 #: few
-dipy_train_ldm few.npy || echo "status $?"
+dipy_train_ldm cohort --batch_size 64 --out_dir refused || echo "status $?"
 
 #: generate
-dipy_generate_ldm brains/ldm.safetensors --n_samples 2 --out_dir brains
+dipy_generate_ldm brains/ldm.safetensors --n_samples 2 --seed 3 --out_dir brains
 cat brains/samples-0000.json
 
 #: denoise
 python $EXAMPLES/virtual_cohort.py others --n 1 --first 1000
 dipy_denoise_ldm brains/ldm.safetensors others/sub-1000_T1w.nii.gz --strength 0.2 \
-    --repeats 4 --out_dir denoised
+    --repeats 2 --out_dir denoised
 ls denoised

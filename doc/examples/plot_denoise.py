@@ -37,7 +37,7 @@ denoised = {
 
 rows = {"digits": digits, "noisy": noisy}
 rows |= {f"strength {s:g}": repeats[0] for s, repeats in denoised.items()}
-figure, axes = plt.subplots(len(rows), 1, figsize=(9, 5.2), layout="constrained")
+figure, axes = plt.subplots(len(rows), 1, figsize=(9, 5.9), layout="constrained")
 for ax, (name, images) in zip(axes, rows.items()):
     ax.imshow(montage(images[:16], columns=16), cmap="gray")
     ax.set(xticks=[], yticks=[])
@@ -61,20 +61,20 @@ ax.legend()
 plt.show()
 
 # %%
-# Where the repeats differ, they guess: their standard deviation tells where not to
-# believe the mean.
+# Where the repeats differ, they guess: their spread, the standard deviation, tells where
+# not to believe the mean.
 
 repeats = denoised[0.3]
 rows = {
     "digits": digits,
     "noisy": noisy,
     f"mean of {REPEATS}": repeats.mean(0),
-    "standard deviation": repeats.std(0),
+    "their spread": repeats.std(0),
 }
-figure, axes = plt.subplots(len(rows), 1, figsize=(9, 3.4), layout="constrained")
+figure, axes = plt.subplots(len(rows), 1, figsize=(9, 4.0), layout="constrained")
 for ax, (name, images) in zip(axes, rows.items()):
     picture = montage(images[:10], columns=10, gap=0)
-    ax.imshow(picture, cmap="magma" if "deviation" in name else "gray")
+    ax.imshow(picture, cmap="magma" if "spread" in name else "gray")
     ax.set(xticks=[], yticks=[])
     ax.set_ylabel(name, rotation=0, ha="right", va="center")
 plt.show()
