@@ -53,6 +53,7 @@ def fit_diffusion(images, epochs, kind=LatentDiffusion):
         return kind(packaged().vqvae, widths=(64, 64)).fit(
             images,
             epochs=epochs,
+            batch_size=32,
             learning_rate=4e-3,
             strategy=None,
             verbose=False,
@@ -62,7 +63,7 @@ def fit_diffusion(images, epochs, kind=LatentDiffusion):
 @cache
 def good():
     """Train as the package does."""
-    return fit_diffusion(digits(6400), epochs=5)
+    return fit_diffusion(digits(3200), epochs=5)
 
 
 class WithoutScale(LatentDiffusion):
@@ -78,10 +79,10 @@ class WithoutScale(LatentDiffusion):
 @cache
 def without_scale():
     """Train on latents that are not brought to unit variance."""
-    return fit_diffusion(digits(6400), epochs=5, kind=WithoutScale)
+    return fit_diffusion(digits(3200), epochs=5, kind=WithoutScale)
 
 
 @cache
 def by_heart():
     """Train on so few digits that they are learnt by heart."""
-    return fit_diffusion(np.tile(digits(16), (40, 1, 1, 1)), epochs=60)
+    return fit_diffusion(np.tile(digits(16), (20, 1, 1, 1)), epochs=45)
