@@ -17,6 +17,12 @@ from dipy_ldm.workflows.quiet import quiet_start
 with quiet_start():
     import tensorflow as tf
 
+    # The example of two replicas lets the processor pose as two devices. TensorFlow
+    # must be told before it is first used, and all examples run in this process.
+    (processor,) = tf.config.list_physical_devices("CPU")
+    two = [tf.config.LogicalDeviceConfiguration()] * 2
+    tf.config.set_logical_device_configuration(processor, two)
+
 project = "dipy_ldm"
 author = "dipy_ldm developers"
 copyright = author  # noqa: A001
@@ -65,7 +71,8 @@ class Summaries(Autosummary):
 
 def skip_fields(app, what, name, obj, skip, options):
     """Leave out the fields of named tuples, which "Alias for field number 0" says."""
-    return skip or type(obj).__name__ == "_tuplegetter"
+    # None leaves the decision to Sphinx, which skips what is private.
+    return True if type(obj).__name__ == "_tuplegetter" else None
 
 
 # -- Links to other documentation, where it can be reached -------------------------
@@ -112,13 +119,6 @@ sphinx_gallery_conf = {
     "show_memory": False,
     "show_signature": False,
 }
-
-
-# The example of two replicas lets the processor pose as two devices. TensorFlow must be
-# told before it is first used, and all examples run in this process.
-(processor,) = tf.config.list_physical_devices("CPU")
-two = [tf.config.LogicalDeviceConfiguration()] * 2
-tf.config.set_logical_device_configuration(processor, two)
 
 # -- Figures of the guide, drawn by the scripts in doc/figures ----------------------
 

@@ -61,8 +61,8 @@ ax.legend()
 plt.show()
 
 # %%
-# Where the repeats differ, they guess: their spread, the standard deviation, tells where
-# not to believe the mean.
+# Where the repeats differ, they guess: their spread, the standard deviation, tells
+# where not to believe the mean.
 
 repeats = denoised[0.3]
 rows = {

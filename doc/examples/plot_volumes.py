@@ -39,9 +39,9 @@ for file in files[:4]:
 
 # %%
 # The files differ as those of several scanners do. They are brought to one grid, here
-# of 6 mm, and to intensities from 0 to 1.
+# of 8 mm, and to intensities from 0 to 1.
 
-volumes = load_volumes(files, voxel_size=6, cache_dir=folder / "cache")
+volumes = load_volumes(files, voxel_size=8, cache_dir=folder / "cache")
 images = np.asarray(volumes.images, "float32")
 train, held_out = images[:72], images[72:]
 print(images.shape)
@@ -66,12 +66,12 @@ show({"volumes": train})
 # First the autoencoder. Volumes that it has not seen tell whether it is good enough;
 # the similarity of two equal volumes is 1.
 
-vqvae = VQVAE(n_codes=512, loss="spectral")
+vqvae = VQVAE(widths=(16, 32), n_codes=256, loss="spectral")
 vqvae.fit(
     train,
     validation_data=held_out,
     affine=volumes.affine,
-    epochs=30,
+    epochs=50,
     batch_size=4,
     verbose=False,
 )
@@ -83,7 +83,7 @@ show({"held out": held_out, "reconstructed": reconstructed})
 # %%
 # Then the diffusion model of its latents.
 
-model = LatentDiffusion(vqvae, widths=(32, 64, 128))
+model = LatentDiffusion(vqvae, widths=(32, 64))
 model.fit(
     train,
     validation_data=held_out,
