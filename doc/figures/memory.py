@@ -31,7 +31,7 @@ def draw_lines(ax, sides, estimate):
         ax.loglog(sides, gibibytes, line, marker=".", color=colour, label=label)
     ax.set_xticks(sides, sides)
     ax.minorticks_off()
-    ticks = [0.03, 0.1, 0.3, 1, 3, 10]
+    ticks = [0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10]
     ax.set_yticks(ticks, ticks)
     low, high = ax.dataLim.intervaly
     ax.set(ylabel="GiB", ylim=(0.8 * low, 1.25 * high))
