@@ -6,6 +6,7 @@ import sys
 import urllib.request
 import warnings
 
+from matplotlib.sphinxext.plot_directive import PlotDirective
 from sphinx.ext.autosummary import Autosummary
 
 HERE = Path(__file__).parent
@@ -47,6 +48,7 @@ extensions = [
 exclude_patterns = ["_build", "decisions", "examples"]
 templates_path = ["_templates"]
 default_role = "code"
+smartquotes = False  # they would bend the quotes of code in types
 
 # -- Reference of the functions ----------------------------------------------------
 
@@ -127,6 +129,21 @@ plot_html_show_formats = False
 plot_html_show_source_link = False
 plot_include_source = False
 
+
+class LeftOut(PlotDirective):
+    """A figure that is not drawn."""
+
+    def run(self):
+        """Show nothing."""
+        return []
+
+
+def leave_out_figures(app, config):
+    """Draw no figures either where the examples are not to be run."""
+    if not int(config.plot_gallery):
+        app.add_directive("plot", LeftOut, override=True)
+
+
 # -- Look --------------------------------------------------------------------------
 
 html_theme = "pydata_sphinx_theme"
@@ -152,3 +169,4 @@ def setup(app):
     """Connect what is defined above."""
     app.add_directive("autosummary", Summaries, override=True)
     app.connect("autodoc-skip-member", skip_fields)
+    app.connect("config-inited", leave_out_figures)
