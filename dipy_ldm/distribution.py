@@ -1,12 +1,13 @@
-"""Devices: how networks are run; beside ``data`` the only user of TensorFlow."""
+"""Devices and machines: how networks are trained on many, to the result of one."""
 
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from functools import cache
-from itertools import product
+import json
 import math
 from pathlib import Path
+import platform
 from queue import SimpleQueue
 
 import keras
@@ -15,49 +16,73 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from dipy_ldm import __version__, cluster, signals
 from dipy_ldm.validation import InputError, choose
 
-# From how many devices on each of them has a replica.
-STRATEGIES = {"auto": 2, "none": math.inf, "mirrored": 1}
+# From how many devices of a machine on each of them has a replica.
+STRATEGIES = {"auto": 2, "none": math.inf, "mirrored": 1, "multi_worker": math.inf}
 
-# Voxels that are encoded or decoded at once: a gibibyte or two with the widths of the
-# defaults.
-SAFE_VOXELS = 4_000_000
-# Of a tile and what it overlaps: three gibibytes. Half of it would be most of the time
-# spent on overlaps.
-TILE_VOXELS = 8_000_000
+# Numbers that workers exchange at once: more take more memory, fewer more time.
+_AT_ONCE = 2**24
+
+# What TensorFlow raises where a worker is gone, or the others gave up on it.
+_GONE = (
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.FailedPreconditionError,
+    tf.errors.InternalError,
+    tf.errors.UnavailableError,
+)
+
+_TOO_LATE = (
+    "several machines must be joined before TensorFlow is used for anything else; call "
+    "dipy_ldm.distribution.make_strategy() first and give its result as strategy."
+)
+
+# What arrays are spread over; None is for the device that TensorFlow chooses.
+_spread = ContextVar("spread", default=None)
 
 
-# Those that pieces of arrays are spread over; None is for TensorFlow's own choice.
-_devices = ContextVar("devices", default=(None,))
-
-
-def make_strategy(name="auto", devices=None):
-    """Choose how the work is spread over devices.
+def make_strategy(name="auto", devices=None, *, alone=False):
+    """Choose how the work is spread over devices and machines.
 
     Parameters
     ----------
     name : str or tf.distribute.Strategy or None
-        ``"auto"`` is for all GPUs of this machine, and none for a single device;
-        ``"mirrored"`` for a replica of the network on each device, ``"none"`` for
-        one device. A strategy, or None, is returned as it is.
+        ``"auto"`` is for all machines that ``TF_CONFIG`` or Slurm names, or else for
+        all GPUs of this one, and none for a single device. ``"multi_worker"`` is for
+        several machines, ``"mirrored"`` for a replica of the network on each device
+        of this one, ``"none"`` for one device. A strategy, or None, is returned as
+        it is.
     devices : sequence of str, optional
-        Devices such as ``"GPU:0"``, or their numbers. None is for all GPUs or, where
-        there are none, for the processor.
+        Devices of this machine such as ``"GPU:0"``, or their numbers. None is for all
+        GPUs or, where there are none, for the processor.
+    alone : bool
+        Whether ``"auto"`` is for this machine only, whatever others there are.
 
     Returns
     -------
     tf.distribute.Strategy or None
-        None is for the one device that TensorFlow chooses.
+        None is for the one device that TensorFlow chooses. One of several machines
+        is returned once all of them are there.
 
     Raises
     ------
     InputError
-        If there is no such strategy or device; the sentence lists those there are.
+        If there is no such strategy or device (the sentence lists those there are),
+        or if a machine does not come, or differs from the chief.
     """
     if not isinstance(name, str):
         return name
     least = choose("strategy", name, STRATEGIES)
+    if devices is None:
+        _share_gpus()
+    workers = cluster.find_cluster()
+    if name == "multi_worker" or (name == "auto" and workers and not alone):
+        if devices is not None:
+            _show_gpus(devices)
+        return _multi_worker()
     chosen = _find_devices(devices)
     if name == "none" and len(chosen) > 1 and devices is not None:
         raise InputError(
@@ -67,6 +92,69 @@ def make_strategy(name="auto", devices=None):
     if len(chosen) >= least:
         return _mirrored(tuple(chosen))
     return None if devices is None else tf.distribute.OneDeviceStrategy(chosen[0])
+
+
+@cache
+def _multi_worker():
+    """Return the one strategy of all machines."""
+    workers = cluster.find_cluster()
+    if workers is None:
+        raise InputError(
+            "the strategy multi_worker is for several machines, and neither TF_CONFIG "
+            "nor Slurm names them; start the command with srun, set TF_CONFIG, or "
+            "leave out strategy."
+        )
+    gpus = len(tf.config.get_visible_devices("GPU"))
+    facts = {
+        "dipy_ldm": __version__,
+        "TensorFlow": tf.__version__,
+        "Keras": keras.__version__,
+        "Python": platform.python_version(),
+        "the number of GPUs": gpus,
+    }
+    cluster.meet(workers, facts)
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec({"worker": list(workers.addresses)}),
+        task_type="worker",
+        task_id=workers.index,
+        num_accelerators={"GPU": gpus},
+        rpc_layer="grpc",
+    )
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy(resolver)
+    except _GONE as error:
+        raise ConnectionError(_gone(error)) from error
+    except RuntimeError as error:
+        raise InputError(_TOO_LATE) from error
+    finally:
+        signals.reinstall()
+
+
+def _share_gpus():
+    """Hide the GPUs of other workers of this machine.
+
+    Without asking for logical devices: that would start TensorFlow, and then it is
+    too late to join others.
+    """
+    first, step = cluster.share_of_node()
+    gpus = tf.config.list_physical_devices("GPU")
+    # Fewer GPUs than workers: they were shared out already.
+    if step > 1 and len(gpus) >= step:
+        # What is started already keeps what it has.
+        with suppress(RuntimeError):
+            tf.config.set_visible_devices(gpus[first::step], "GPU")
+
+
+def _show_gpus(devices):
+    """Hide all GPUs but those that were asked for."""
+    gpus = tf.config.list_physical_devices("GPU")
+    known = [f"GPU:{i}" for i in range(len(gpus))]
+    chosen = _match(devices, known or ["CPU:0"])
+    wanted = [gpu for gpu, name in zip(gpus, known) if name in chosen]
+    try:
+        tf.config.set_visible_devices(wanted, "GPU")
+    except RuntimeError as error:
+        raise InputError(_TOO_LATE) from error
 
 
 @cache
@@ -83,15 +171,21 @@ def _mirrored(devices):
 
 def _find_devices(names):
     """Return the names of the devices that were asked for, as TensorFlow has them."""
-    known = [
-        device.name.rpartition("device:")[2]
-        for kind in ("GPU", "CPU")
-        for device in tf.config.list_logical_devices(kind)
-    ]
+    # Where machines are joined, those of all are listed, under the same names.
+    known = list(
+        dict.fromkeys(
+            device.name.rpartition("device:")[2]
+            for kind in ("GPU", "CPU")
+            for device in tf.config.list_logical_devices(kind)
+        )
+    )
     gpus = [name for name in known if name.startswith("GPU")]
-    if names is None:
-        return gpus or known[:1]
-    kind = "GPU" if gpus else "CPU"
+    return (gpus or known[:1]) if names is None else _match(names, known)
+
+
+def _match(names, known):
+    """Return those of the known devices that were asked for."""
+    kind = known[0].partition(":")[0]  # GPUs come first
     asked = [f"{kind}:{n}" if str(n).isdigit() else str(n).upper() for n in names]
     missing = [name for name in asked if name not in known]
     if missing or not asked:
@@ -167,19 +261,157 @@ def scope(strategy):
 
 @contextmanager
 def spread(strategy):
-    """Within this context, spread the pieces of arrays over the devices.
+    """Within this context, spread the pieces of arrays over devices and machines.
+
+    All machines must go through it alike.
+
+    Parameters
+    ----------
+    strategy : tf.distribute.Strategy or None
+        As of :func:`make_strategy`.
+
+    Raises
+    ------
+    ConnectionError
+        If another machine stopped.
+    """
+    token = _spread.set(strategy)
+    try:
+        yield
+    except _GONE as error:
+        if _place()[1] == 1:
+            raise
+        raise ConnectionError(_gone(error)) from error
+    finally:
+        _spread.reset(token)
+
+
+def _gone(error):
+    reason = str(error.message).partition("\n")[0][:200]
+    return (
+        "another worker stopped, or can't be reached any more; its own last lines say "
+        f"why ({reason}). Start the same command on all machines again, with --resume."
+    )
+
+
+def _place():
+    """Return the number of this worker, and how many there are."""
+    strategy = _spread.get()
+    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return strategy.extended._id_in_cluster, strategy.extended._num_workers
+    return 0, 1
+
+
+def is_chief():
+    """Say whether this machine is the one that writes and shows things.
+
+    Returns
+    -------
+    bool
+        True for the first of those that work is spread over, and for a single one.
+    """
+    return _place()[0] == 0
+
+
+@contextmanager
+def chief_first(strategy):
+    """Let the others wait until the chief is through with what is in this context.
 
     Parameters
     ----------
     strategy : tf.distribute.Strategy or None
         As of :func:`make_strategy`.
     """
-    here = (None,) if strategy is None else strategy.extended.worker_devices
-    token = _devices.set(here)
-    try:
+    with spread(strategy):
+        if not is_chief():
+            _summed(np.zeros(1))
         yield
-    finally:
-        _devices.reset(token)
+        if is_chief():
+            _summed(np.zeros(1))
+
+
+def of_chief(array):
+    """Let all machines have what the chief computed, to the last bit.
+
+    Parameters
+    ----------
+    array : ndarray
+        What each has computed, of one shape.
+
+    Returns
+    -------
+    ndarray
+        That of the chief.
+    """
+    array = np.asarray(array)
+    return _summed(array if is_chief() else np.zeros_like(array))
+
+
+def agree(facts):
+    """Refuse to go on unless all machines were started alike.
+
+    Parameters
+    ----------
+    facts : dict
+        What must be the same, as JSON can say it.
+
+    Raises
+    ------
+    InputError
+        If another worker differs from the chief.
+    """
+    said = gathered(facts)
+    for other in range(1, len(said)):
+        if refusal := cluster.difference(said[0], said[other], other):
+            raise InputError(refusal)
+
+
+def gathered(facts):
+    """Let all machines know what each of them says.
+
+    Parameters
+    ----------
+    facts : object
+        What this one says, as JSON can.
+
+    Returns
+    -------
+    list
+        What each says, the chief first.
+    """
+    worker, workers = _place()
+    text = np.frombuffer(json.dumps(facts).encode(), "uint8")
+    lengths = np.zeros(workers, "int32")
+    lengths[worker] = len(text)
+    lengths = _summed(lengths)
+    table = np.zeros((workers, lengths.max()), "int32")
+    table[worker, : len(text)] = text
+    return [
+        json.loads(row[:length].astype("uint8").tobytes())
+        for row, length in zip(_summed(table), lengths)
+    ]
+
+
+def _summed(array):
+    """Sum the arrays of all machines; with zeros elsewhere, copy one's own to all."""
+    if _place()[1] == 1:
+        return array
+    strategy = _spread.get()
+    result = np.empty_like(array)
+    rows = max(1, _AT_ONCE // max(1, array[:1].size))
+    for start in range(0, len(array), rows):
+        piece = array[start : start + rows]
+
+        def own(context, piece=piece):
+            # Once per machine, not once per replica.
+            local = len(strategy.extended.worker_devices)
+            first = context.replica_id_in_sync_group % local == 0
+            return tf.constant(piece if first else np.zeros_like(piece))
+
+        values = strategy.experimental_distribute_values_from_function(own)
+        total = strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None)
+        result[start : start + rows] = total
+    return result
 
 
 def shared(make, strategy):
@@ -212,17 +444,70 @@ def shared(make, strategy):
 
 
 class ReplicatedModel(keras.Model):
-    """A model that ``fit`` trains alike on any number of replicas."""
+    """A model that ``fit`` trains alike on any number of replicas and machines.
+
+    Attributes
+    ----------
+    asked : bool
+        Set it to ask for an end of the training.
+    ends : bool
+        Whether an end was asked for before the last step, on any of the machines.
+    """
+
+    asked = ends = False
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Give back the batch from which Keras learns the shapes of the metrics.
+        """Make the metrics from what the dataset says of its batches.
 
-        Under a strategy it takes one from the data, which is never trained on then,
-        and the result would not be that without a strategy.
+        Before the first step, so that a checkpoint can be brought back; and under a
+        strategy Keras takes a batch from the data, which is never trained on then, and
+        the result would not be that without a strategy. Of several machines' batches
+        it can't make one ("Attempt to convert a value (PerReplica) to a Tensor").
         """
-        super()._maybe_symbolic_build(iterator, data_batch)
-        if iterator is not None:
-            iterator._current_iterator = None
+        pieces = tf.nest.map_structure(
+            lambda spec: getattr(spec, "_value_specs", [spec])[0],
+            iterator._distributed_dataset.element_spec,
+        )
+        with self.distribute_strategy.scope():
+            self._symbolic_build(data_batch=pieces)
+
+    def make_train_function(self, force=False):
+        """Make what trains for a step, and hear whether the training shall end.
+
+        Keras averages the figures of several machines along an axis that single
+        numbers don't have ("Invalid reduction dimension 0").
+        """
+        if self.train_function is not None and not force:
+            return
+        strategy = self.distribute_strategy
+        if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            super().make_train_function(force)
+            train = self.train_function
+
+            def step(iterator):
+                self.ends = self.asked
+                return train(iterator)
+
+            self.train_function = step
+            return
+        names = []
+
+        def replica(data, asked):
+            figures = self.train_step(data)
+            names[:] = figures
+            return tf.stack([asked, *figures.values()])
+
+        @tf.function
+        def all_replicas(iterator, asked):
+            figures = strategy.run(replica, (next(iterator), asked))
+            return strategy.reduce(tf.distribute.ReduceOp.MEAN, figures, axis=None)
+
+        def step_of_all(iterator):
+            asked, *figures = all_replicas(iterator, tf.constant(float(self.asked)))
+            self.ends = bool(asked > 0)
+            return dict(zip(names, figures))
+
+        self.train_function = step_of_all
 
 
 class _Summed:
@@ -291,7 +576,8 @@ def compiled(function, inputs):
 def in_batches(function, array, batch_size, title=None):
     """Apply a function to an array piece by piece, so that memory suffices.
 
-    Several devices (see :func:`spread`) work on pieces of their own at once.
+    Several devices and machines (see :func:`spread`) work on pieces of their own at
+    once; each machine is given all results.
 
     Parameters
     ----------
@@ -309,7 +595,23 @@ def in_batches(function, array, batch_size, title=None):
     ndarray
         Results, ``(n, ...)``.
     """
-    devices = _devices.get()
+    worker, workers = _place()
+    n = len(array)
+    if n < workers:
+        return _in_batches(function, array, batch_size, title)
+    own = slice(n * worker // workers, n * (worker + 1) // workers)
+    part = _in_batches(function, array[own], batch_size, title)
+    if workers == 1:
+        return part
+    whole = np.zeros((n, *part.shape[1:]), part.dtype)
+    whole[own] = part
+    return _summed(whole)
+
+
+def _in_batches(function, array, batch_size, title):
+    """Do so on the devices of this machine."""
+    strategy = _spread.get()
+    devices = (None,) if strategy is None else strategy.extended.worker_devices
     # Work for all of them, even if there is little.
     batch_size = min(batch_size, math.ceil(len(array) / len(devices)))
     free = SimpleQueue()
@@ -322,7 +624,9 @@ def in_batches(function, array, batch_size, title=None):
             piece = array[start : start + batch_size]
             device = free.get()
             try:
-                with tf.device(device):
+                # What the function itself would spread stays on its device, which
+                # tf.device(None) would leave.
+                with spread(None), tf.device(device) if device else nullcontext():
                     return function(piece)
             finally:
                 free.put(device)
@@ -335,82 +639,6 @@ def in_batches(function, array, batch_size, title=None):
             # An interrupt must not wait for what has not begun.
             pool.shutdown(cancel_futures=True)
     return np.concatenate(results)
-
-
-def safe_batch(space):
-    """Say how many images memory surely allows at once.
-
-    Parameters
-    ----------
-    space : tuple of int
-        Spatial size of an image.
-
-    Returns
-    -------
-    int
-        Number of images, from 1 to 256.
-    """
-    return max(1, min(256, SAFE_VOXELS // math.prod(space)))
-
-
-def safe_side(rank):
-    """Say how large a tile memory surely allows.
-
-    Parameters
-    ----------
-    rank : int
-        Number of spatial dimensions.
-
-    Returns
-    -------
-    int
-        Voxels along a side.
-    """
-    return round(TILE_VOXELS ** (1 / rank))
-
-
-def in_tiles(function, array, *, tile, margin, factor):
-    """Apply a function that looks only so far to an array, tile by tile.
-
-    Parameters
-    ----------
-    function : callable
-        Takes ``(n, *space, channels)`` and returns ``(n, *space * factor, ...)``.
-    array : ndarray
-        Argument, ``(n, *space, channels)``.
-    tile : int
-        Positions along a side of a tile.
-    margin : int
-        Positions around a tile on which its result depends.
-    factor : int
-        How much larger the result is, per side.
-
-    Returns
-    -------
-    ndarray
-        What the function would return for the whole array.
-    """
-    space = array.shape[1:-1]
-    if all(size <= tile + 2 * margin for size in space):
-        return function(array)
-    result = None
-    for corner in product(*(range(0, size, tile) for size in space)):
-        inner = [slice(c, min(c + tile, size)) for c, size in zip(corner, space)]
-        outer = [
-            slice(max(0, i.start - margin), min(size, i.stop + margin))
-            for i, size in zip(inner, space)
-        ]
-        piece = function(array[(slice(None), *outer)])
-        if result is None:
-            whole = [size * factor for size in space]
-            result = np.empty((len(array), *whole, piece.shape[-1]), piece.dtype)
-        target = [slice(i.start * factor, i.stop * factor) for i in inner]
-        source = [
-            slice((i.start - o.start) * factor, (i.stop - o.start) * factor)
-            for i, o in zip(inner, outer)
-        ]
-        result[(slice(None), *target)] = piece[(slice(None), *source)]
-    return result
 
 
 def free_memory():

@@ -9,6 +9,7 @@ from dipy_ldm import (
     persistence,
     samplers,
     schedules,
+    tiles,
     training,
 )
 from dipy_ldm.data.batches import Share, noised
@@ -103,6 +104,7 @@ class LatentDiffusion:
         remat=False,
         strategy="auto",
         checkpoint=None,
+        checkpoint_steps=1000,
         callbacks=(),
         verbose=True,
     ):
@@ -134,7 +136,10 @@ class LatentDiffusion:
             :func:`dipy_ldm.distribution.make_strategy`. The result is the same.
         checkpoint : str or Path, optional
             File written after each epoch; if it is there, training goes on from
-            it.
+            it. SIGTERM then ends the training with a checkpoint and status 143. The
+            guide, which is trained first, has another of this name and ``.guide``.
+        checkpoint_steps : int
+            Steps after which it is written within an epoch.
         callbacks : sequence of callable
             Called as ``callback(self)`` after each epoch; ``history_`` is up to
             date then, and ``predict`` works.
@@ -162,6 +167,7 @@ class LatentDiffusion:
             precision=precision,
             remat=remat,
             strategy=strategy,
+            checkpoint_steps=checkpoint_steps,
         )
         self.fingerprint_ = training.survey(images).fingerprint
         settings = self._hyperparameters() | {
@@ -173,9 +179,10 @@ class LatentDiffusion:
             "images": self.fingerprint_,
             "vqvae": training.survey(self.vqvae.codebook_).fingerprint,
         }
-        record = training.Record(checkpoint, settings)
         options = precision, remat, learning_rate, accumulate, strategy
+        facts = training.facts(settings, checkpoint, checkpoint_steps, validation_data)
         with distribution.spread(strategy):
+            distribution.agree(facts)
             latents = self.vqvae.encode(images)
             axes = tuple(range(latents.ndim - 1))
             self.latent_mean_ = latents.mean(axes)
@@ -183,46 +190,39 @@ class LatentDiffusion:
             self.latent_shape_ = latents.shape[1:]
             self._build()
             steps = len(images) // batch_size
-            self._fit_guide(latents, batch_size, steps * epochs, options, verbose)
-            model = self._compile(self.widths, steps * epochs, *options)
-            done = record.restore(model)
-            training.fit(
-                self,
-                model,
-                self._noised(latents, batch_size, strategy, done),
-                _AfterEpoch(self, model, validation_data),
-                record,
-                title="diffusion",
+
+            def train(title, network, widths, path, validation=None, **fit):
+                total = fit["epochs"] * fit["steps_per_epoch"]
+                model = self._compile(widths, total, *options)
+                record = training.Record(path, settings, checkpoint_steps)
+                record.restore(model)
+                data = self._noised(latents, batch_size, strategy, record.done)
+                after = _AfterEpoch(self, model, network, validation)
+                fit |= {"title": title, "verbose": verbose}
+                training.fit(self, model, data, after, record, **fit)
+                # Keras puts the averaged weights into the model when fit ends.
+                network.set_weights(model.get_weights())
+
+            train(
+                "guide",
+                self.guide_,
+                self._guide_widths(),
+                checkpoint and f"{checkpoint}.guide",
+                callbacks=(),
+                epochs=1,
+                steps_per_epoch=_guide_steps(steps * epochs),
+            )
+            train(
+                "diffusion",
+                self.denoiser_,
+                self.widths,
+                checkpoint,
+                validation_data,
                 callbacks=callbacks,
-                verbose=verbose,
                 epochs=epochs,
-                initial_epoch=done,
                 steps_per_epoch=steps,
             )
-        # Keras puts the averaged weights into the model when fit ends.
-        self.denoiser_.set_weights(model.get_weights())
         return self
-
-    def _fit_guide(self, latents, batch_size, steps, options, verbose):
-        """Train the network that guides the denoiser.
-
-        It has no checkpoint: a training that goes on trains it again, to the same.
-        """
-        steps = min(steps, max(steps // _GUIDE_SHARE, _GUIDE_STEPS))
-        model = self._compile(self._guide_widths(), steps, *options)
-        training.fit(
-            self,
-            model,
-            self._noised(latents, batch_size, options[-1]),
-            keras.callbacks.Callback(),
-            training.Record(None, {}),
-            title="guide",
-            callbacks=(),
-            verbose=verbose,
-            epochs=1,
-            steps_per_epoch=steps,
-        )
-        self.guide_.set_weights(model.get_weights())
 
     def predict(
         self,
@@ -269,7 +269,8 @@ class LatentDiffusion:
             of :meth:`VQVAE.decode`.
         strategy : str or tf.distribute.Strategy or None
             How the work is spread over devices, as of
-            :func:`dipy_ldm.distribution.make_strategy`. The result is the same.
+            :func:`dipy_ldm.distribution.make_strategy`; ``"auto"`` is for this
+            machine alone. The result is the same.
         verbose : bool
             Show a progress bar.
 
@@ -308,7 +309,8 @@ class LatentDiffusion:
         numbers = np.arange(first, first + n)
         title = "generate" if verbose else None
         batch_size = self._batch(batch_size)
-        with distribution.spread(distribution.make_strategy(strategy)):
+        strategy = distribution.make_strategy(strategy, alone=True)
+        with distribution.spread(strategy):
             return distribution.in_batches(generate, numbers, batch_size, title)
 
     @property
@@ -532,6 +534,7 @@ class LatentDiffusion:
         precision="float32",
         remat=False,
         strategy=None,
+        checkpoint_steps=1000,
     ):
         """Refuse a fit that can't be done, or would not fit into the memory.
 
@@ -541,7 +544,8 @@ class LatentDiffusion:
         ----------
         shape : tuple of int
             Shape of all images, ``(n, *space, channels)``.
-        epochs, batch_size, accumulate, learning_rate, precision, remat, strategy
+        epochs, batch_size, accumulate, learning_rate, precision, remat, strategy, \
+        checkpoint_steps
             As of :meth:`fit`.
 
         Raises
@@ -554,7 +558,13 @@ class LatentDiffusion:
         choose("schedule", self.schedule, schedules.SCHEDULES)
         choose("target", self.target, schedules.TARGETS)
         training.check_options(
-            shape[0], epochs, batch_size, accumulate, learning_rate, precision
+            shape[0],
+            epochs,
+            batch_size,
+            accumulate,
+            learning_rate,
+            precision,
+            checkpoint_steps,
         )
         each = distribution.share_of(batch_size, strategy)
         with networks.precision(precision):
@@ -563,7 +573,7 @@ class LatentDiffusion:
         training.check_memory("the denoiser", [denoiser], each)
 
     def _batch(self, batch_size):
-        return batch_size or distribution.safe_batch(self.vqvae.shape_[:-1])
+        return batch_size or tiles.safe_batch(self.vqvae.shape_[:-1])
 
     def _check_fitted(self):
         if not hasattr(self, "denoiser_"):
@@ -623,7 +633,7 @@ class LatentDiffusion:
             model.compile(optimizer, loss="mse")
         return model
 
-    def _noised(self, latents, batch_size, strategy=None, first_epoch=0, shift=0):
+    def _noised(self, latents, batch_size, strategy=None, first_step=0, shift=0):
         """Draw what the denoiser learns from; other noise with another shift."""
         scaled = self._scaled(latents)
 
@@ -634,7 +644,7 @@ class LatentDiffusion:
                 schedule=self.schedule,
                 target=self.target,
                 seed=self.seed + shift,
-                first_epoch=first_epoch,
+                first_step=first_step,
                 share=Share(*share),
             )
 
@@ -662,6 +672,11 @@ class LatentDiffusion:
         return denoise
 
 
+def _guide_steps(steps):
+    """Say for how many steps the guide is trained, by those of the denoiser."""
+    return min(steps, max(steps // _GUIDE_SHARE, _GUIDE_STEPS))
+
+
 def _compiled(unet):
     return distribution.compiled(lambda x, times: unet([x, times]), unet.inputs)
 
@@ -669,10 +684,11 @@ def _compiled(unet):
 class _AfterEpoch(keras.callbacks.Callback):
     """After each epoch: take the averaged weights, and validate with them."""
 
-    def __init__(self, diffusion, model, validation):
+    def __init__(self, diffusion, model, network, validation):
         super().__init__()
         self.diffusion = diffusion
         self.trained = model
+        self.network = network
         self.validation = None
         if validation is not None:
             latents = diffusion.vqvae.encode(diffusion._check_images(validation))
@@ -682,8 +698,7 @@ class _AfterEpoch(keras.callbacks.Callback):
             self.validation = x, times, target
 
     def on_epoch_end(self, epoch, logs=None):
-        averages = training.averaged_weights(self.trained)
-        self.diffusion.denoiser_.set_weights(averages)
+        self.network.set_weights(training.averaged_weights(self.trained))
         if self.validation is not None:
             logs["val_loss"] = self._loss(*self.validation)
 

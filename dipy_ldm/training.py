@@ -1,7 +1,9 @@
 """Training: what both stages share around stock ``keras.Model.fit``."""
 
+from contextlib import nullcontext
 import hashlib
 import json
+import logging
 import math
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +14,10 @@ import numpy as np
 from tqdm import tqdm
 
 from dipy_ldm import distribution, networks, persistence
+from dipy_ldm.signals import Terminated, deferred
 from dipy_ldm.validation import InputError, at_least, choose
+
+logger = logging.getLogger(__name__)
 
 
 def cosine_decay(learning_rate, steps):
@@ -60,51 +65,71 @@ class Record(keras.callbacks.Callback):
     """Keep the history, and a checkpoint from which training goes on.
 
     A checkpoint holds the weights, the optimizer's state (the averaged weights
-    are part of it) and the history; with batches that are functions of the
-    epoch, a resumed training is the uninterrupted one.
+    are part of it), the figures of the epoch so far and the history; with batches
+    that are functions of the step, a resumed training is the uninterrupted one.
 
     Parameters
     ----------
     path : str or Path or None
-        File that is written after every epoch; None keeps the history only.
+        File that is written after every epoch and every so many steps, by the chief
+        alone; None keeps the history only.
     settings : dict
         All that the result depends on, as JSON can say it. A checkpoint of
-        other settings is refused.
+        other settings is refused, and so are other machines' other settings.
+    every : int
+        Steps after which a checkpoint is written within an epoch.
+
+    Attributes
+    ----------
+    done : int
+        Steps of all epochs that are in the checkpoint.
     """
 
-    def __init__(self, path, settings):
+    def __init__(self, path, settings, every=1000):
         super().__init__()
         self.path = path and Path(path)
         self.settings = json.loads(json.dumps(settings))
+        self.every = every
         self.history = {}
+        self.done = 0
+        self._figures = []
 
     def restore(self, model):
         """Bring a compiled model to the state of the checkpoint, if there is one.
 
         Parameters
         ----------
-        model : keras.Model
+        model : ReplicatedModel
             Compiled model, as it was when training began.
-
-        Returns
-        -------
-        int
-            Number of epochs that are done.
 
         Raises
         ------
         InputError
-            If the checkpoint is of another training.
+            If the checkpoint is of another training, or another one for another
+            machine.
         """
         model.optimizer.build(model.trainable_variables)
-        if self.path is None or not self.path.exists():
-            return 0
-        tensors, document = persistence.load(self.path, "checkpoint")
-        self._refuse_others(document["settings"])
-        for name, variable in _variables(model):
-            variable.assign(tensors[name])
-        self.history = document["history"]
-        return document["epochs"]
+        if self.path is not None and self.path.exists():
+            tensors, document = persistence.load(self.path, "checkpoint")
+            self._refuse_others(document["settings"])
+            self.history, self.done = document["history"], document.get("steps")
+        if self.done is None:
+            raise InputError(
+                f"{self.path} was written by an earlier version; remove it."
+            )
+        seen = distribution.gathered(self.done)
+        if len(set(seen)) > 1:
+            raise InputError(
+                f"the checkpoint {self.path} is not the same for all workers (steps in "
+                f"it: {seen}); write to a folder that all machines share."
+            )
+        if self.done:
+            for name, variable in _variables(model):
+                variable.assign(tensors[name])
+            # The metrics are made when training begins, and are given these then.
+            self._figures = [
+                tensors[name] for name in sorted(tensors) if name.startswith("metric.")
+            ]
 
     def _refuse_others(self, settings):
         changed = [
@@ -119,8 +144,34 @@ class Record(keras.callbacks.Callback):
                 "remove it."
             )
 
+    def on_train_begin(self, logs=None):
+        """Find the step to begin with in its epoch."""
+        self._skipped = self.done % self.params["steps"]
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Bring back the figures of an epoch that is done in part."""
+        self._epoch = epoch
+        if self._skipped:
+            metrics = zip(self.model.metrics_variables, self._figures, strict=True)
+            for variable, value in metrics:
+                variable.assign(value)
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Write the checkpoint every so many steps, and before an early end."""
+        step = self._skipped + batch + 1
+        if step == self.params["steps"]:
+            # The end of the epoch, if its beginning was skipped.
+            self.model.stop_training = True
+        elif self.model.ends:
+            self._write(step)
+            self.end()
+        elif step % self.every == 0:
+            self._write(step)
+
     def on_epoch_end(self, epoch, logs=None):
         """Note the epoch's figures and write the checkpoint."""
+        self.model.stop_training = False
+        self._skipped = 0
         for name, value in logs.items():
             self.history.setdefault(name, []).append(float(value))
         if not math.isfinite(logs["loss"]):
@@ -128,14 +179,62 @@ class Record(keras.callbacks.Callback):
                 f"the loss became {logs['loss']} in epoch {epoch + 1}; lower the "
                 "learning rate, or train in float32."
             )
-        if self.path is not None:
-            tensors = {n: ops.convert_to_numpy(v) for n, v in _variables(self.model)}
-            document = {
-                "settings": self.settings,
-                "epochs": epoch + 1,
-                "history": self.history,
-            }
+        self._write(self.params["steps"])
+        if self.model.ends:
+            self.end()
+
+    def _write(self, step):
+        """Write the checkpoint; all machines must, since some numbers are sums."""
+        if self.path is None:
+            return
+        variables = [
+            *_variables(self.model),
+            *_named("metric", self.model.metrics_variables),
+        ]
+        tensors = {name: ops.convert_to_numpy(v) for name, v in variables}
+        document = {
+            "settings": self.settings,
+            "steps": self._epoch * self.params["steps"] + step,
+            "history": self.history,
+        }
+        if distribution.is_chief():
             persistence.save(self.path, "checkpoint", tensors, document)
+            logger.debug("%s holds %s steps", self.path, document["steps"])
+
+    def end(self):
+        """End early, since SIGTERM asked for it."""
+        raise Terminated(
+            "stopped by SIGTERM; the checkpoint is written, and --resume goes on "
+            "from it."
+        )
+
+
+def facts(settings, checkpoint, every, validation_data):
+    """Collect all that machines must agree on that train together.
+
+    What the result depends on, and what decides when they exchange numbers.
+
+    Parameters
+    ----------
+    settings : dict
+        As of :class:`Record`.
+    checkpoint : str or Path or None
+        Whether there is one is what matters.
+    every : int
+        Steps between checkpoints.
+    validation_data : ndarray or None
+        Images.
+
+    Returns
+    -------
+    dict
+        For :func:`dipy_ldm.distribution.agree`.
+    """
+    return settings | {
+        "checkpoint_steps": every,
+        "having a checkpoint": checkpoint is not None,
+        "the shape of the validation data": np.shape(validation_data),
+    }
 
 
 def averaged_weights(model):
@@ -157,10 +256,13 @@ def averaged_weights(model):
 
 def _variables(model):
     """Name everything that training changes."""
-    for i, variable in enumerate(model.variables):
-        yield f"model.{i}", variable
-    for i, variable in enumerate(model.optimizer.variables):
-        yield f"optimizer.{i}", variable
+    yield from _named("model", model.variables)
+    yield from _named("optimizer", model.optimizer.variables)
+
+
+def _named(kind, variables):
+    """Give variables of a kind names that sort as they do."""
+    return ((f"{kind}.{i:05d}", variable) for i, variable in enumerate(variables))
 
 
 def fit(estimator, model, data, after, record, *, title, callbacks, verbose, **length):
@@ -170,10 +272,10 @@ def fit(estimator, model, data, after, record, *, title, callbacks, verbose, **l
     ----------
     estimator : VQVAE or LatentDiffusion
         What is trained; its ``history_`` is kept up to date.
-    model : keras.Model
+    model : ReplicatedModel
         Compiled model.
     data : tf.data.Dataset
-        Batches without end.
+        Batches without end, from the first that is not in the checkpoint.
     after : keras.callbacks.Callback
         The stage's own work after each epoch.
     record : Record
@@ -181,28 +283,49 @@ def fit(estimator, model, data, after, record, *, title, callbacks, verbose, **l
     title : str
         Name on the progress bar.
     callbacks : sequence of callable
-        The user's, called as ``callback(estimator)`` once the history is there.
+        The user's, called as ``callback(estimator)`` once the history is there, by
+        the chief alone.
     verbose : bool
         Show a progress bar.
     **length : int
-        ``epochs``, ``initial_epoch`` and ``steps_per_epoch``.
+        ``epochs`` and ``steps_per_epoch``.
+
+    Raises
+    ------
+    Terminated
+        If SIGTERM came and there is a checkpoint to go on from.
     """
 
     def tell(epoch, logs):
         estimator.history_ = record.history
-        for callback in callbacks:
-            callback(estimator)
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in logs.items())
+        logger.debug("%s, epoch %d: %s", title, epoch + 1, figures)
+        if distribution.is_chief():
+            # What they look at is not spread: the others don't take part.
+            with distribution.spread(None):
+                for callback in callbacks:
+                    callback(estimator)
+
+    def ask():
+        model.asked = True
 
     told = keras.callbacks.LambdaCallback(on_epoch_end=tell)
-    progress = Progress(title, disable=not verbose)
+    verbose = verbose and distribution.is_chief()
+    progress = Progress(title, record.done, disable=not verbose)
+    length["initial_epoch"] = record.done // length["steps_per_epoch"]
     # The batches are shuffled already.
-    options = {"shuffle": False, "verbose": 0}
+    options = {"shuffle": False, "verbose": 0, **length}
+    heeded = nullcontext() if record.path is None else deferred(ask)
     try:
-        model.fit(data, callbacks=[after, record, told, progress], **length, **options)
+        with heeded:
+            model.fit(data, callbacks=[after, record, told, progress], **options)
     finally:
         # Or else an interrupted bar is drawn once more, below the last word.
         progress.on_train_end()
     estimator.history_ = record.history
+    if any(distribution.gathered(model.asked)):
+        # After the last step.
+        record.end()
 
 
 def check_sizes(seed, **sizes):
@@ -228,7 +351,9 @@ def check_sizes(seed, **sizes):
             at_least(name, number, 1)
 
 
-def check_options(n, epochs, batch_size, accumulate, learning_rate, precision):
+def check_options(
+    n, epochs, batch_size, accumulate, learning_rate, precision, checkpoint_steps
+):
     """Refuse options with which nothing could be trained.
 
     Parameters
@@ -243,6 +368,8 @@ def check_options(n, epochs, batch_size, accumulate, learning_rate, precision):
         Highest learning rate.
     precision : str
         Precision of the computations.
+    checkpoint_steps : int
+        Steps from one checkpoint to the next.
 
     Raises
     ------
@@ -254,6 +381,7 @@ def check_options(n, epochs, batch_size, accumulate, learning_rate, precision):
     at_least("epochs", epochs, 1)
     at_least("batch_size", batch_size, 1)
     at_least("accumulate", accumulate, 1)
+    at_least("checkpoint_steps", checkpoint_steps, 1)
     if not learning_rate > 0:
         raise InputError(f"learning_rate must be above 0, not {learning_rate}.")
     if n < batch_size:
@@ -270,13 +398,16 @@ class Progress(keras.callbacks.Callback):
     ----------
     title : str
         Name of the bar.
+    done : int
+        Steps that were done before.
     disable : bool
         Show nothing.
     """
 
-    def __init__(self, title, *, disable=False):
+    def __init__(self, title, done, *, disable=False):
         super().__init__()
         self.title = title
+        self.done = done
         self.disable = disable
         self.bar = None
 
@@ -286,7 +417,7 @@ class Progress(keras.callbacks.Callback):
         if self.bar is None:
             self.bar = tqdm(
                 total=steps * epochs,
-                initial=steps * epoch,
+                initial=self.done,
                 unit="step",
                 disable=self.disable,
             )

@@ -8,7 +8,7 @@ from keras import ops
 import numpy as np
 from scipy.cluster.vq import kmeans2
 
-from dipy_ldm import distribution, losses, networks, persistence, training
+from dipy_ldm import distribution, losses, networks, persistence, tiles, training
 from dipy_ldm.data.batches import Share, batches
 from dipy_ldm.data.windows import read_whole
 from dipy_ldm.layers import VectorQuantizer
@@ -127,6 +127,7 @@ class VQVAE:
         remat=False,
         strategy="auto",
         checkpoint=None,
+        checkpoint_steps=1000,
         callbacks=(),
         verbose=True,
     ):
@@ -170,7 +171,9 @@ class VQVAE:
             :func:`dipy_ldm.distribution.make_strategy`. The result is the same.
         checkpoint : str or Path, optional
             File written after each epoch; if it is there, training goes on from
-            it.
+            it. SIGTERM then ends the training with a checkpoint and status 143.
+        checkpoint_steps : int
+            Steps after which it is written within an epoch.
         callbacks : sequence of callable
             Called as ``callback(self)`` after each epoch; ``history_`` is up to
             date then, and ``predict`` works.
@@ -203,6 +206,7 @@ class VQVAE:
             precision=precision,
             remat=remat,
             strategy=strategy,
+            checkpoint_steps=checkpoint_steps,
         )
         self.shape_ = images.shape[1:]
         size = self._window(images.shape[1:-1], patch)
@@ -220,30 +224,33 @@ class VQVAE:
             "background": background,
             "augment": augment,
             "images": self.fingerprint_,
+            "masks": None if masks is None else training.survey(masks).fingerprint,
         }
-        record = training.Record(checkpoint, settings)
+        facts = training.facts(settings, checkpoint, checkpoint_steps, validation_data)
+        record = training.Record(checkpoint, settings, checkpoint_steps)
         steps = len(images) // batch_size
         options = precision, remat, learning_rate, accumulate, strategy
-        self._build()
-        model = self._compile(size, survey, steps * epochs, *options)
-        done = record.restore(model)
-
-        def make(*share):
-            return batches(
-                images,
-                batch_size,
-                seed=self.seed,
-                first_epoch=done,
-                share=Share(*share),
-                size=size,
-                bounds=self.intensity_,
-                masks=masks,
-                background=background,
-                augment=augment,
-            )
-
         with distribution.spread(strategy):
-            if done == 0:
+            distribution.agree(facts)
+            self._build()
+            model = self._compile(size, survey, steps * epochs, *options)
+            record.restore(model)
+
+            def make(*share):
+                return batches(
+                    images,
+                    batch_size,
+                    seed=self.seed,
+                    first_step=record.done,
+                    share=Share(*share),
+                    size=size,
+                    bounds=self.intensity_,
+                    masks=masks,
+                    background=background,
+                    augment=augment,
+                )
+
+            if record.done == 0:
                 self._start_codebook(model, images)
             training.fit(
                 self,
@@ -255,7 +262,6 @@ class VQVAE:
                 callbacks=callbacks,
                 verbose=verbose,
                 epochs=epochs,
-                initial_epoch=done,
                 steps_per_epoch=steps,
             )
         self._take_weights(model)
@@ -286,7 +292,7 @@ class VQVAE:
         return distribution.in_batches(
             encode,
             np.arange(len(images)),
-            batch_size or distribution.safe_batch(images.shape[1:-1]),
+            batch_size or tiles.safe_batch(images.shape[1:-1]),
         )
 
     def decode(self, latents, *, space=None, batch_size=None, tile=None):
@@ -317,12 +323,12 @@ class VQVAE:
         self._check_fitted()
         space = self.shape_[:-1] if space is None else tuple(space)
         reach = networks.reach(self.widths, self.blocks)
-        tile = tile or distribution.safe_side(len(space)) - 2 * reach * self.factor
+        tile = tile or tiles.safe_side(len(space)) - 2 * reach * self.factor
         cut = tuple(map(slice, space))
         low, high = self.intensity_
 
         def decode(piece):
-            images = distribution.in_tiles(
+            images = tiles.in_tiles(
                 self._decode,
                 piece,
                 tile=max(1, tile // self.factor),
@@ -331,7 +337,7 @@ class VQVAE:
             )[(slice(None), *cut)]
             return np.clip(images, 0, 1) * np.float32(high - low) + np.float32(low)
 
-        batch_size = batch_size or distribution.safe_batch(space)
+        batch_size = batch_size or tiles.safe_batch(space)
         return distribution.in_batches(decode, latents, batch_size)
 
     def predict(self, images, *, batch_size=None, tile=None):
@@ -493,6 +499,7 @@ class VQVAE:
         precision="float32",
         remat=False,
         strategy=None,
+        checkpoint_steps=1000,
     ):
         """Refuse a fit that can't be done, or would not fit into the memory.
 
@@ -500,7 +507,8 @@ class VQVAE:
         ----------
         shape : tuple of int
             Shape of all images, ``(n, *space, channels)``.
-        patch, epochs, batch_size, accumulate, learning_rate, precision, remat, strategy
+        patch, epochs, batch_size, accumulate, learning_rate, precision, remat, \
+        strategy, checkpoint_steps
             As of :meth:`fit`.
 
         Raises
@@ -519,7 +527,13 @@ class VQVAE:
         )
         n, *space, channels = shape
         training.check_options(
-            n, epochs, batch_size, accumulate, learning_rate, precision
+            n,
+            epochs,
+            batch_size,
+            accumulate,
+            learning_rate,
+            precision,
+            checkpoint_steps,
         )
         each = distribution.share_of(batch_size, strategy)
         _check_patch(patch, len(space))
@@ -622,13 +636,16 @@ class VQVAE:
 
     def _error(self, images):
         """Return the mean squared error of reconstructions, of images in [0, 1]."""
-        total = 0.0
-        batch = distribution.safe_batch(images.shape[1:-1])
-        for start in range(0, len(images), batch):
-            piece = np.asarray(images[start : start + batch], "float32")
-            total += np.sum((self.predict(piece) - piece) ** 2, dtype="float64")
+        axes = tuple(range(1, images.ndim))
+
+        def errors(numbers):
+            piece = np.asarray(images[numbers], "float32")
+            return np.mean((self.predict(piece) - piece) ** 2, axes, dtype="float64")
+
+        batch = tiles.safe_batch(images.shape[1:-1])
+        error = distribution.in_batches(errors, np.arange(len(images)), batch).mean()
         low, high = self.intensity_
-        return float(total / images.size / ((high - low) ** 2 or 1))
+        return float(error / ((high - low) ** 2 or 1))
 
     def _start_codebook(self, model, images):
         """Start the codes where k-means finds the encoded images."""
@@ -640,7 +657,7 @@ class VQVAE:
             # A code that gets no vector stays where it starts, and is revived later.
             warnings.simplefilter("ignore", UserWarning)
             codes, _ = kmeans2(vectors, self.n_codes, minit="points", rng=rng)
-        model.get_layer("quantizer").codebook.assign(codes)
+        model.get_layer("quantizer").codebook.assign(distribution.of_chief(codes))
 
     def _some_vectors(self, images, count, rng):
         """Encode images until there are enough vectors, and draw some of them."""
@@ -716,5 +733,5 @@ class _AfterEpoch(keras.callbacks.Callback):
             codes = ops.convert_to_numpy(quantizer.codebook).copy()
             rng = np.random.default_rng([self.vqvae.seed, epoch + 1])
             codes[dead] = self.vqvae._some_vectors(self.images, len(dead), rng)
-            quantizer.codebook.assign(codes)
+            quantizer.codebook.assign(distribution.of_chief(codes))
             self.vqvae._take_weights(self.trained)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -43,11 +44,25 @@ def answer(stderr):
     return stderr.strip().splitlines()[-1]
 
 
-def kill_when(process, path, signal_number):
-    """Send a signal once a file is there."""
+def wait_for(path, process):
+    """Wait until a file is there, which the process writes before it ends."""
     end = time.monotonic() + TIMEOUT
     while not path.exists() and process.poll() is None and time.monotonic() < end:
         time.sleep(0.05)
     assert process.poll() is None, process.communicate()
+
+
+def kill_when(process, path, signal_number):
+    """Send a signal once a file is there."""
+    wait_for(path, process)
     process.send_signal(signal_number)
     return process.communicate(timeout=TIMEOUT)
+
+
+def free_ports(n):
+    """Find ports that nothing uses."""
+    servers = [socket.create_server(("", 0)) for _ in range(n)]
+    ports = [server.getsockname()[1] for server in servers]
+    for server in servers:
+        server.close()
+    return ports

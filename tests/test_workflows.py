@@ -92,29 +92,62 @@ def test_one_sample_alone(trained, tmp_path):
         npt.assert_allclose(arrays["images"], model.predict(1, first=7000), atol=1e-4)
 
 
-@pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
-def test_killed_and_resumed_is_the_uninterrupted(trained, tmp_path, stage):
-    arguments = (trained.parent / "blobs.npy", *TINY)
+def assert_same_model(folder, other):
+    models = [
+        LatentDiffusion.load(path / "ldm.safetensors") for path in (folder, other)
+    ]
+    networks = [
+        (m.denoiser_, m.guide_, m.vqvae.encoder_, m.vqvae.decoder_) for m in models
+    ]
+    for pair in zip(*networks):
+        for a, b in zip(*(network.get_weights() for network in pair), strict=True):
+            npt.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    assert models[0].history_ == models[1].history_
+    tables = [(path / "history.csv").read_text() for path in (folder, other)]
+    assert tables[0] == tables[1]
+
+
+@pytest.mark.parametrize(
+    ("stage", "sent", "expected"),
+    [
+        ("autoencoder", signal.SIGKILL, -signal.SIGKILL),
+        ("diffusion-guide", signal.SIGKILL, -signal.SIGKILL),
+        ("diffusion", signal.SIGKILL, -signal.SIGKILL),
+        ("autoencoder", signal.SIGTERM, 143),
+        ("diffusion", signal.SIGTERM, 143),
+    ],
+)
+def test_stopped_and_resumed_is_the_uninterrupted(
+    trained, tmp_path, stage, sent, expected
+):
+    # Checkpoints within the epochs too, so that it is stopped in the middle of one.
+    arguments = (trained.parent / "blobs.npy", *TINY, "--checkpoint_steps", 1)
     checkpoint = tmp_path / f"ldm.safetensors.{stage}-checkpoint"
     process = start("dipy_train_ldm", *arguments, cwd=tmp_path)
-    kill_when(process, checkpoint, signal.SIGKILL)
+    _, stderr = kill_when(process, checkpoint, sent)
+    assert process.returncode == expected
+    if sent == signal.SIGTERM:
+        assert "--resume" in answer(stderr)
+        assert "Traceback" not in stderr
     assert not (tmp_path / "ldm.safetensors").exists()
     status, _, stderr = run("dipy_train_ldm", *arguments, cwd=tmp_path)
     assert status == 1
     assert "--resume" in answer(stderr)
     status, _, stderr = run("dipy_train_ldm", *arguments, "--resume", cwd=tmp_path)
     assert status == 0, stderr
-    models = [
-        LatentDiffusion.load(path / "ldm.safetensors") for path in (trained, tmp_path)
-    ]
-    for name in ("denoiser_", "guide_"):
-        for a, b in zip(*(getattr(m, name).get_weights() for m in models), strict=True):
-            npt.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-    for a, b in zip(*(m.vqvae.decoder_.get_weights() for m in models), strict=True):
-        npt.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-    assert models[0].history_ == models[1].history_
-    tables = [(path / "history.csv").read_text() for path in (trained, tmp_path)]
-    assert tables[0] == tables[1]
+    assert_same_model(trained, tmp_path)
+    assert not list(tmp_path.glob("*checkpoint*"))
+
+
+def test_resuming_what_never_began(trained, tmp_path):
+    arguments = (trained.parent / "blobs.npy", *TINY, "--resume")
+    status, _, stderr = run("dipy_train_ldm", *arguments, cwd=tmp_path)
+    assert status == 0, stderr
+    assert "there is no checkpoint to resume from" in stderr
+    assert_same_model(trained, tmp_path)
+    status, _, stderr = run("dipy_train_ldm", *arguments, cwd=tmp_path)
+    assert status == 1
+    assert "that training ended" in answer(stderr)
 
 
 def test_ctrl_c_says_how_to_go_on(trained, tmp_path):
@@ -140,7 +173,7 @@ BAD_TRAINING = {
     "another precision": (["blobs.npy", *TINY[:-1], "x"], "float32, bfloat16"),
     "another strategy": (
         ["blobs.npy", *TINY, "--strategy", "x"],
-        "auto, none, mirrored",
+        "auto, none, mirrored, multi_worker",
     ),
     "no such device": (
         ["blobs.npy", *TINY, "--devices", "GPU:9"],
@@ -150,7 +183,11 @@ BAD_TRAINING = {
     "no batch": (["blobs.npy", "--batch_size", "0"], "at least 1"),
     "no widths": (["blobs.npy", *TINY, "--widths_ldm"], "length of widths"),
     "all held out": (["blobs.npy", "--validation", "1"], "below 1"),
-    "nothing to resume": (["blobs.npy", "--resume"], "no checkpoint"),
+    "no checkpoints": (["blobs.npy", *TINY, "--checkpoint_steps", "0"], "at least 1"),
+    "several machines": (
+        ["blobs.npy", *TINY, "--strategy", "multi_worker"],
+        "neither TF_CONFIG nor Slurm names them",
+    ),
 }
 
 

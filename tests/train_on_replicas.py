@@ -31,9 +31,9 @@ def train(rank, accumulate, **options):
     # Three to validate, which no number of replicas but 1 and 3 divides.
     fit = FIT | options | {"accumulate": accumulate, "validation_data": data[:3]}
     # More codes than are used, so that some are revived.
-    vqvae = VQVAE(widths=(8, 8), n_codes=64, code_dim=2)
+    vqvae = VQVAE(widths=(8,), n_codes=64, code_dim=2)
     vqvae.fit(data[3:], epochs=7, **fit)
-    model = LatentDiffusion(vqvae, widths=(8, 16))
+    model = LatentDiffusion(vqvae, widths=(8,))
     model.fit(data[3:], epochs=7, **fit)
     return model
 
@@ -50,14 +50,20 @@ def outcome(model, **options):
     return result | {"codebook": model.vqvae.codebook_}
 
 
-def main(kind, rank, accumulate, path):
+def strategy_of(kind):
     from dipy_ldm.distribution import make_strategy
 
+    if kind == "worker":  # as TF_CONFIG says
+        return make_strategy("auto")
     (cpu,) = tf.config.list_physical_devices("CPU")
     two = [tf.config.LogicalDeviceConfiguration()] * 2
     tf.config.set_logical_device_configuration(cpu, two)
     devices = {"none": None, "one": ["CPU:0"], "two": ["CPU:0", "CPU:1"]}[kind]
-    strategy = make_strategy("none" if kind == "none" else "mirrored", devices)
+    return make_strategy("none" if kind == "none" else "mirrored", devices)
+
+
+def main(kind, rank, accumulate, path):
+    strategy = strategy_of(kind)
     model = train(int(rank), int(accumulate), strategy=strategy)
     np.savez(path, **outcome(model, strategy=strategy))
 

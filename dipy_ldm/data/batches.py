@@ -58,7 +58,7 @@ def batches(
     batch_size,
     *,
     seed,
-    first_epoch=0,
+    first_step=0,
     share=None,
     size=None,
     bounds=(0.0, 1.0),
@@ -80,8 +80,8 @@ def batches(
         images are left out changes from epoch to epoch.
     seed : int
         Seed of the order, the places and the changes.
-    first_epoch : int
-        Epoch to begin with.
+    first_step : int
+        Batch to begin with, counted through all epochs.
     share : Share, optional
         What is drawn of each batch; all of it if None.
     size : tuple of int, optional
@@ -139,9 +139,9 @@ def batches(
             inside = _mirror(read(masks), numbers, augment) > 0
         return batch, tf.concat([batch, tf.where(inside, 1.0, background)], -1)
 
-    numbered = _numbered(len(images), batch_size, seed, first_epoch, share)
+    numbered = _numbered(len(images), batch_size, seed, first_step, share)
     drawn = numbered.map(draw).batch(each, drop_remainder=True)
-    return drawn.map(look_up, num_parallel_calls=2).prefetch(tf.data.AUTOTUNE)
+    return _endless(drawn.map(look_up, num_parallel_calls=2))
 
 
 def _brighten(batch, numbers, most):
@@ -166,7 +166,7 @@ def _mirror(batch, numbers, augment):
     return tf.where(half, tf.reverse(batch, [axis]), batch)
 
 
-def noised(latents, batch_size, *, schedule, target, seed, first_epoch=0, share=None):
+def noised(latents, batch_size, *, schedule, target, seed, first_step=0, share=None):
     """Draw noised latents without end: what the denoiser learns from.
 
     Within an epoch the times are those of a low-discrepancy sequence, so that
@@ -184,8 +184,8 @@ def noised(latents, batch_size, *, schedule, target, seed, first_epoch=0, share=
         What the network shall predict.
     seed : int
         Seed of the order, the times and the noise.
-    first_epoch : int
-        Epoch to begin with.
+    first_step : int
+        Batch to begin with, counted through all epochs.
     share : Share, optional
         What is drawn of each batch; all of it if None.
 
@@ -214,13 +214,13 @@ def noised(latents, batch_size, *, schedule, target, seed, first_epoch=0, share=
         wanted = schedules.to_target(target, clean, noise, alpha, sigma)
         return (alpha * clean + sigma * noise, time), wanted
 
-    examples = _numbered(len(latents), batch_size, seed, first_epoch, share)
+    examples = _numbered(len(latents), batch_size, seed, first_step, share)
     examples = examples.map(draw, num_parallel_calls=tf.data.AUTOTUNE)
     pieces = examples.batch(batch_size // share.replicas)
-    return pieces.map(mixture).prefetch(tf.data.AUTOTUNE)
+    return _endless(pieces.map(mixture))
 
 
-def _numbered(n, batch_size, seed, first_epoch, share):
+def _numbered(n, batch_size, seed, first_step, share):
     """Count through the epochs: ``(epoch, position, index)`` of every example."""
     length = n // batch_size * batch_size
     here = batch_size // share.machines
@@ -233,8 +233,16 @@ def _numbered(n, batch_size, seed, first_epoch, share):
         index = tf.random.experimental.index_shuffle(position, key, n - 1)
         return epoch, position, index
 
-    first = first_epoch * length // share.machines
-    return tf.data.Dataset.range(first, np.iinfo("int64").max).map(shuffle)
+    return tf.data.Dataset.range(first_step * here, np.iinfo("int64").max).map(shuffle)
+
+
+def _endless(data):
+    """Prefetch batches, and promise that there is no end of them.
+
+    Or else several machines ask one another at each step whether all have a batch.
+    """
+    endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+    return data.prefetch(tf.data.AUTOTUNE).apply(endless)
 
 
 def _fold(seed, epoch):

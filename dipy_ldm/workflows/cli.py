@@ -7,6 +7,7 @@ import sys
 from dipy.workflows.flow_runner import run_flow
 
 from dipy_ldm import __version__
+from dipy_ldm.signals import STATUS, Terminated
 from dipy_ldm.validation import InputError
 
 
@@ -38,11 +39,14 @@ def _run(flow):
         run_flow(flow, extra_args={"version": version})
     except (InputError, OSError) as error:
         _leave(str(error), 1)
+    except Terminated as end:
+        _leave(str(end), STATUS)
     except KeyboardInterrupt:
         _leave(flow.when_interrupted(), 130)
 
 
 def _leave(sentence, status):
+    # Of several workers, each keeps the whole story in a file of its own.
     logging.getLogger("dipy_ldm").debug(sentence, exc_info=True)
     sys.stderr.write(f"\n{os.path.basename(sys.argv[0])}: {sentence}\n")
     sys.exit(status)

@@ -119,7 +119,7 @@ class DenoiseLDMFlow(Workflow):
         with quiet_start():
             from dipy_ldm import LatentDiffusion
 
-        model = LatentDiffusion.load(path)
+            model = LatentDiffusion.load(path)
         grid = Grid(model.vqvae.shape_[:3], affine_of(model))
         options = {"sampler": sampler, "steps": steps, "eta": eta, "seed": seed}
         facts = provenance(

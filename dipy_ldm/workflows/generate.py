@@ -7,7 +7,8 @@ from tqdm import tqdm
 from dipy_ldm import persistence
 from dipy_ldm.data.nifti import DTYPES
 from dipy_ldm.files import make_folder, replacing
-from dipy_ldm.validation import choose
+from dipy_ldm.validation import at_least, choose
+from dipy_ldm.workflows import workers
 from dipy_ldm.workflows.outputs import (
     interrupted,
     output_paths,
@@ -98,12 +99,14 @@ class GenerateLDMFlow(Workflow):
             Voxels along a side of the tiles in which large volumes are decoded.
             None is for as large as memory surely allows.
         strategy : string, optional
-            How the samples are spread over devices: auto for all GPUs of this
-            machine, mirrored for all devices that are named, or none. The samples
-            are the same.
+            How the samples are spread over devices: auto (all machines that Slurm
+            or TF_CONFIG names, and all their GPUs), multi_worker (several machines),
+            mirrored (all devices of this machine that are named) or none. The
+            samples are the same. Each of several machines makes its part of them,
+            and the names of its array and picture end in the number of the first.
         devices : variable string, optional
-            Devices to use, such as GPU:0 or 0. None is for all GPUs or, where there
-            are none, for the processor.
+            Devices of this machine to use, such as GPU:0 or 0. None is for all GPUs
+            or, where there are none, for the processor.
         dtype : string, optional
             Type of the voxels of volumes: float32, float64, or an integer type such
             as int16 or uint8.
@@ -117,17 +120,23 @@ class GenerateLDMFlow(Workflow):
         path = persistence.find(model_file)
         is_volume = len(persistence.read_document(path)["shape"]) == 4
         n_samples = (4 if is_volume else 64) if n_samples is None else n_samples
-        numbers = range(first_sample, first_sample + n_samples)
-        names = _volumes(stem, numbers) if is_volume else [_beside(stem, ".npz")]
-        picture = _beside(stem, ".png")
-        sidecars = map(sidecar, names) if is_volume else ()
+        at_least("n_samples", n_samples, 1)
+        cluster = workers.find(strategy)
+        all_numbers = range(first_sample, first_sample + n_samples)
+        numbers = workers.part_of(cluster, all_numbers)
+        if not numbers:
+            return  # there are more workers than samples
+        names, sidecars, picture = _outputs(stem, numbers, cluster, is_volume)
         refuse_overwriting(self, [*names, *sidecars, picture])
         choose("type of voxels", dtype, DTYPES)
         with quiet_start():
             from dipy_ldm import LatentDiffusion, distribution, plots
 
-            strategy = distribution.make_strategy(strategy, devices)
-        model = LatentDiffusion.load(path)
+            # Each worker uses its own devices: they don't meet.
+            strategy = distribution.make_strategy(
+                "auto" if cluster else strategy, devices, alone=True
+            )
+            model = LatentDiffusion.load(path)
         options = {
             "sampler": sampler,
             "steps": steps,
@@ -138,7 +147,8 @@ class GenerateLDMFlow(Workflow):
             "tile": tile,
         }
         model.check_sampling(n_samples, first=first_sample, **options)
-        options["strategy"] = strategy
+        workers.keep_log(cluster, stem)
+        options |= {"strategy": strategy, "verbose": workers.is_chief(cluster)}
         make_folder(stem.parent)
         if is_volume:
             sampling = {name.capitalize(): options[name] for name in _SAMPLING}
@@ -146,9 +156,8 @@ class GenerateLDMFlow(Workflow):
             pictures = self._write(model, names, numbers, options, dtype, facts)
             plots.save_montage(picture, pictures, columns=2)
             return
-        images = model.predict(n_samples, first=first_sample, verbose=True, **options)
-        with replacing(names[0]) as partial, open(partial, "wb") as file:
-            np.savez_compressed(file, images=images, sample=[*numbers], seed=seed)
+        images = model.predict(len(numbers), first=numbers.start, **options)
+        _save(names[0], images=images, sample=[*numbers], seed=seed)
         plots.save_montage(picture, images[:100])
 
     def _write(self, model, names, numbers, options, dtype, facts):
@@ -158,9 +167,10 @@ class GenerateLDMFlow(Workflow):
         affine = affine_of(model)
         pictures = []
         # One at a time on each device.
-        options = options | {"batch_size": 1}
+        quiet = not options["verbose"]
+        options = options | {"batch_size": 1, "verbose": False}
         at_once = distribution.count_replicas(options["strategy"])
-        for start in tqdm(range(0, len(numbers), at_once), "generate"):
+        for start in tqdm(range(0, len(numbers), at_once), "generate", disable=quiet):
             some = numbers[start : start + at_once]
             volumes = model.predict(len(some), first=some[0], **options)
             for number, name, volume in zip(some, names[start:], volumes):
@@ -172,11 +182,26 @@ class GenerateLDMFlow(Workflow):
         return np.stack(pictures)
 
 
+def _outputs(stem, numbers, cluster, is_volume):
+    """Name the files of these samples, and their picture."""
+    own = stem if cluster is None else _numbered(stem, numbers.start)
+    names = (
+        [_beside(_numbered(stem, number), ".nii.gz") for number in numbers]
+        if is_volume
+        else [_beside(own, ".npz")]
+    )
+    return names, map(sidecar, names) if is_volume else (), _beside(own, ".png")
+
+
+def _save(path, **arrays):
+    with replacing(path) as partial, open(partial, "wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
 def _beside(stem, suffix):
     """Add a suffix to a stem, which may have dots of its own."""
     return stem.with_name(stem.name + suffix)
 
 
-def _volumes(stem, numbers):
-    """Name the file of each volume."""
-    return [_beside(stem, f"-{number:04d}.nii.gz") for number in numbers]
+def _numbered(stem, number):
+    return _beside(stem, f"-{number:04d}")

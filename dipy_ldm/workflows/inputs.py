@@ -32,13 +32,15 @@ class Settings(NamedTuple):
     loss: str
 
 
-def load(input_files, **options):
+def load(input_files, *, verbose=True, **options):
     """Load the packaged digits, images of one's own, or volumes.
 
     Parameters
     ----------
     input_files : list of str
         What the user gave.
+    verbose : bool
+        Show progress.
     **options
         As of :func:`dipy_ldm.data.load_volumes`.
 
@@ -54,7 +56,7 @@ def load(input_files, **options):
     """
     if input_files != ["mnist"] and holds_volumes(input_files):
         # In the order of the files, those held out could be all of one site.
-        volumes = load_volumes(input_files, shuffle=True, verbose=True, **options)
+        volumes = load_volumes(input_files, shuffle=True, verbose=verbose, **options)
         return Data(volumes.images, volumes.masks, volumes.affine)
     for name, value in options.items():
         if value and name != "cache_dir":

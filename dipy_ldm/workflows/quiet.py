@@ -7,11 +7,12 @@ import sys
 
 @contextmanager
 def quiet_start():
-    """Import what uses TensorFlow without what it then writes to standard error.
+    """Start what uses TensorFlow without what it then writes to standard error.
 
     Lines about processor features and missing GPU drivers that no setting of
-    TensorFlow's silences, and that hide the one line a user should read. Whoever
-    looks for a GPU sees them by setting ``TF_CPP_MIN_LOG_LEVEL=0``.
+    TensorFlow's silences, and that hide the one line a user should read. They come
+    with the import and with the first use of a device. Whoever looks for a GPU sees
+    them by setting ``TF_CPP_MIN_LOG_LEVEL=0``.
     """
     if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
         yield
@@ -23,9 +24,6 @@ def quiet_start():
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), 2)
         yield
-        from keras import ops
-
-        ops.zeros(())  # looks for devices, which is when their drivers speak
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)

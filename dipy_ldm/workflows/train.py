@@ -2,15 +2,18 @@
 
 import csv
 import io
+import logging
 import time
 
 from dipy.workflows.workflow import Workflow
 
 from dipy_ldm.files import make_folder, replacing
 from dipy_ldm.validation import InputError
-from dipy_ldm.workflows import inputs
+from dipy_ldm.workflows import inputs, workers
 from dipy_ldm.workflows.outputs import output_paths, refuse_overwriting
 from dipy_ldm.workflows.quiet import quiet_start
+
+logger = logging.getLogger(__name__)
 
 
 class TrainLDMFlow(Workflow):
@@ -30,8 +33,8 @@ class TrainLDMFlow(Workflow):
             One sentence.
         """
         if any(path.exists() for path in getattr(self, "checkpoints", ())):
-            return "interrupted; add --resume to go on from the last whole epoch."
-        return "interrupted before the end of an epoch; nothing is there to resume."
+            return "interrupted; add --resume to go on from the last checkpoint."
+        return "interrupted before the first checkpoint; nothing is there to resume."
 
     def run(
         self,
@@ -54,6 +57,7 @@ class TrainLDMFlow(Workflow):
         devices=None,
         seed=0,
         validation=0.05,
+        checkpoint_steps=1000,
         resume=False,
         half=False,
         voxel_size=None,
@@ -121,18 +125,24 @@ class TrainLDMFlow(Workflow):
             Compute parts of the networks twice instead of keeping them: less
             memory, more time.
         strategy : string, optional
-            How the work is spread over devices: auto (all GPUs of this machine),
-            mirrored (a replica of the networks on each device) or none. The result
-            is the same.
+            How the work is spread over devices: auto (all machines that Slurm or
+            TF_CONFIG names, or all GPUs of this one), multi_worker (several
+            machines), mirrored (a replica of the networks on each device of this
+            machine) or none. The result is the same.
         devices : variable string, optional
-            Devices to use, such as GPU:0, or their numbers. None is for all.
+            Devices of this machine to use, such as GPU:0, or their numbers. None is
+            for all.
         seed : int, optional
             Seed of everything random.
         validation : float, optional
             Share of the images that is held out to validate, from 0 to below 1.
+        checkpoint_steps : int, optional
+            Steps after which a checkpoint is written within an epoch; there is one
+            after each epoch as well, and one when SIGTERM comes, after which the
+            exit status is 143.
         resume : bool, optional
             Go on with a training that was interrupted, given the same inputs and
-            options.
+            options, or begin it if there is no checkpoint.
         half : bool, optional
             Round the weights in the model file to 16 bits.
         voxel_size : variable float, optional
@@ -181,15 +191,19 @@ class TrainLDMFlow(Workflow):
         )
         self.checkpoints = _checkpoints(paths[0])
         self._check_outputs(paths, resume)
-        data = inputs.load(
-            input_files,
-            voxel_size=_one_or_more(voxel_size),
-            shape=_one_or_more(shape),
-            channels=channels,
-            mask_files=mask_files,
-            skip_bad=skip_bad,
-            cache_dir=cache_dir,
-        )
+        cluster = workers.find(strategy)
+        strategy = _join(cluster, strategy, devices, paths[0])
+        with workers.chief_first(cluster, strategy):
+            data = inputs.load(
+                input_files,
+                voxel_size=_one_or_more(voxel_size),
+                shape=_one_or_more(shape),
+                channels=channels,
+                mask_files=mask_files,
+                skip_bad=skip_bad,
+                cache_dir=cache_dir,
+                verbose=workers.is_chief(cluster),
+            )
         batch_size = inputs.settle(data, 1, batch_size=batch_size).batch_size
         train, held_out = inputs.split(data, validation, seed, batch_size)
         settings = inputs.settle(
@@ -202,11 +216,10 @@ class TrainLDMFlow(Workflow):
             widths_ldm=widths_ldm,
             loss=loss,
         )
-        with quiet_start():
-            from dipy_ldm import VQVAE, LatentDiffusion, distribution
-            from dipy_ldm.data.batches import Augmentation
-
-            strategy = distribution.make_strategy(strategy, devices)
+        # Wrong inputs were answered before the seconds that this takes.
+        strategy = _make_strategy(strategy, devices)
+        from dipy_ldm import VQVAE, LatentDiffusion
+        from dipy_ldm.data.batches import Augmentation
 
         vqvae = VQVAE(
             widths=settings.widths_vqvae,
@@ -229,16 +242,14 @@ class TrainLDMFlow(Workflow):
             "precision": precision,
             "remat": remat,
             "strategy": strategy,
+            "checkpoint_steps": checkpoint_steps,
         }
         patch = _one_or_more(patch)
         # Both stages, before the first has taken hours.
         size = train.images.shape
         vqvae.check(size, epochs=settings.epochs_vqvae, patch=patch, **common)
         model.check(size, epochs=settings.epochs_ldm, **common)
-        if not resume:
-            _forget(self.checkpoints)
-        for path in paths:
-            make_folder(path.parent)
+        self._prepare(paths, resume, chief=workers.is_chief(cluster))
         report = _Report(*paths[1:], train.images[:16], data.affine)
         moved = data.affine is not None and not no_augment
         vqvae.fit(
@@ -262,14 +273,20 @@ class TrainLDMFlow(Workflow):
             callbacks=[report.diffusion],
             **common,
         )
-        model.save(paths[0], half=half)
-        report.finish(model)
-        _forget(self.checkpoints)
+        if workers.is_chief(cluster):
+            model.save(paths[0], half=half)
+            report.finish(model)
+            self._forget()
 
     def _check_outputs(self, paths, resume):
-        """Refuse to overwrite, or to resume what is not there."""
-        if resume:
-            _refuse_nothing_to_resume(paths[0], self.checkpoints)
+        """Refuse to overwrite what is there, but for what is to be resumed."""
+        there = any(checkpoint.exists() for checkpoint in self.checkpoints)
+        if resume and paths[0].exists():
+            raise InputError(
+                f"{paths[0]} is there: that training ended, and there is nothing to "
+                "resume."
+            )
+        if resume and there:
             return
         refuse_overwriting(
             self,
@@ -278,36 +295,54 @@ class TrainLDMFlow(Workflow):
         )
         refuse_overwriting(self, paths)
 
+    def _prepare(self, paths, resume, chief):
+        """Make room for the outputs, and say where training begins."""
+        if resume and not any(checkpoint.exists() for checkpoint in self.checkpoints):
+            logger.info("there is no checkpoint to resume from; training begins.")
+        if chief and not resume:
+            self._forget()
+        for path in paths:
+            make_folder(path.parent)
+
+    def _forget(self):
+        for checkpoint in self.checkpoints:
+            checkpoint.unlink(missing_ok=True)
+
+
+def _join(cluster, strategy, devices, path):
+    """Meet the other workers, if there are any, before the volumes are read.
+
+    The chief reads them first, and the others find what it keeps on disk.
+    """
+    if cluster is None:
+        return strategy
+    workers.keep_log(cluster, path)
+    logger.info("waiting for %d workers: %s", len(cluster.addresses), cluster.addresses)
+    return _make_strategy(strategy, devices)
+
+
+def _make_strategy(name, devices):
+    """Choose the devices, which starts TensorFlow."""
+    with quiet_start():
+        from dipy_ldm import distribution
+
+        return distribution.make_strategy(name, devices)
+
 
 def _checkpoints(model_path):
-    """Name the checkpoints of both stages, beside the model."""
-    return [
-        model_path.with_name(f"{model_path.name}.{stage}-checkpoint")
-        for stage in ("autoencoder", "diffusion")
-    ]
+    """Name the checkpoints of all stages, beside the model."""
+    # The last is that of LatentDiffusion's guide.
+    ends = (
+        "autoencoder-checkpoint",
+        "diffusion-checkpoint",
+        "diffusion-checkpoint.guide",
+    )
+    return [model_path.with_name(f"{model_path.name}.{end}") for end in ends]
 
 
 def _one_or_more(numbers):
     """Take what was given as a list of one for the number."""
     return numbers[0] if numbers and len(numbers) == 1 else numbers
-
-
-def _forget(checkpoints):
-    for checkpoint in checkpoints:
-        checkpoint.unlink(missing_ok=True)
-
-
-def _refuse_nothing_to_resume(model_path, checkpoints):
-    if model_path.exists():
-        raise InputError(
-            f"{model_path} is there: that training ended, and there is nothing to "
-            "resume."
-        )
-    if not any(checkpoint.exists() for checkpoint in checkpoints):
-        raise InputError(
-            f"there is no checkpoint {checkpoints[0]} to resume from; start without "
-            "--resume."
-        )
 
 
 class _Report:
@@ -362,7 +397,12 @@ class _Report:
             self.not_before = end + (end - start) / self.SHARE
 
     def finish(self, model):
-        """Show how it ended."""
+        """Show how it ended, also what was done by a process before this."""
+        self.histories = {
+            "autoencoder": model.vqvae.history_,
+            "diffusion": model.history_,
+        }
+        _write_table(self.history_path, self.histories)
         self._reconstruct(model.vqvae)
         self._sample(model)
         self._draw()

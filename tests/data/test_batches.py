@@ -26,8 +26,8 @@ def test_an_epoch_has_every_image_at_most_once():
     assert len({tuple(epoch) for epoch in epochs}) == 10
 
 
-def test_an_epoch_can_be_entered_in_the_middle_of_training():
-    assert order(12, seed=4)[6:] == order(6, seed=4, first_epoch=2)
+def test_training_can_be_entered_in_the_middle_of_an_epoch():
+    assert order(12, seed=4)[7:] == order(5, seed=4, first_step=7)
     assert order(6, seed=4) != order(6, seed=5)
 
 
@@ -49,17 +49,17 @@ def test_noise_does_not_depend_on_the_batch():
 
 
 def test_noise_can_be_entered_in_the_middle_of_training():
-    for whole, later in zip(noisy(6), noisy(2, first_epoch=2)):
-        npt.assert_array_equal(whole[16:], later)
+    for whole, later in zip(noisy(6), noisy(3, first_step=3)):
+        npt.assert_array_equal(whole[12:], later)
 
 
-@pytest.mark.parametrize("first_epoch", [0, 2])
-def test_shares_put_together_are_the_batch(first_epoch):
+@pytest.mark.parametrize("first_step", [0, 7])
+def test_shares_put_together_are_the_batch(first_step):
     options = {"schedule": "cosine", "target": "v", "seed": 1}
     latents = np.random.default_rng(0).standard_normal((13, 2, 1)).astype("float32")
 
     def pieces(share, count):
-        drawn = noised(latents, 4, first_epoch=first_epoch, share=share, **options)
+        drawn = noised(latents, 4, first_step=first_step, share=share, **options)
         return list(islice(drawn.as_numpy_iterator(), count))
 
     whole = pieces(None, 6)

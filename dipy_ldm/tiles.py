@@ -1,0 +1,89 @@
+"""Large images: how many at once, and tile by tile."""
+
+from itertools import product
+import math
+
+import numpy as np
+
+# Voxels that are encoded or decoded at once: a gibibyte or two with the widths of the
+# defaults.
+SAFE_VOXELS = 4_000_000
+# Of a tile and what it overlaps: three gibibytes. Half of it would be most of the time
+# spent on overlaps.
+TILE_VOXELS = 8_000_000
+
+
+def safe_batch(space):
+    """Say how many images memory surely allows at once.
+
+    Parameters
+    ----------
+    space : tuple of int
+        Spatial size of an image.
+
+    Returns
+    -------
+    int
+        Number of images, from 1 to 256.
+    """
+    return max(1, min(256, SAFE_VOXELS // math.prod(space)))
+
+
+def safe_side(rank):
+    """Say how large a tile memory surely allows.
+
+    Parameters
+    ----------
+    rank : int
+        Number of spatial dimensions.
+
+    Returns
+    -------
+    int
+        Voxels along a side.
+    """
+    return round(TILE_VOXELS ** (1 / rank))
+
+
+def in_tiles(function, array, *, tile, margin, factor):
+    """Apply a function that looks only so far to an array, tile by tile.
+
+    Parameters
+    ----------
+    function : callable
+        Takes ``(n, *space, channels)`` and returns ``(n, *space * factor, ...)``.
+    array : ndarray
+        Argument, ``(n, *space, channels)``.
+    tile : int
+        Positions along a side of a tile.
+    margin : int
+        Positions around a tile on which its result depends.
+    factor : int
+        How much larger the result is, per side.
+
+    Returns
+    -------
+    ndarray
+        What the function would return for the whole array.
+    """
+    space = array.shape[1:-1]
+    if all(size <= tile + 2 * margin for size in space):
+        return function(array)
+    result = None
+    for corner in product(*(range(0, size, tile) for size in space)):
+        inner = [slice(c, min(c + tile, size)) for c, size in zip(corner, space)]
+        outer = [
+            slice(max(0, i.start - margin), min(size, i.stop + margin))
+            for i, size in zip(inner, space)
+        ]
+        piece = function(array[(slice(None), *outer)])
+        if result is None:
+            whole = [size * factor for size in space]
+            result = np.empty((len(array), *whole, piece.shape[-1]), piece.dtype)
+        target = [slice(i.start * factor, i.stop * factor) for i in inner]
+        source = [
+            slice((i.start - o.start) * factor, (i.stop - o.start) * factor)
+            for i, o in zip(inner, outer)
+        ]
+        result[(slice(None), *target)] = piece[(slice(None), *source)]
+    return result

@@ -1,0 +1,168 @@
+"""Clusters: read from the environment; workers meet, or hear why not."""
+
+import json
+import socket
+from threading import Thread
+import time
+
+from processes import free_ports
+import pytest
+
+from dipy_ldm.cluster import Cluster, difference, find_cluster, meet, share_of_node
+from dipy_ldm.validation import InputError
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """Return what sets variables in place of those of TensorFlow and Slurm."""
+    for name in ("STEP_NUM_TASKS", "STEP_NODELIST", "STEP_TASKS_PER_NODE", "PROCID"):
+        monkeypatch.delenv(f"SLURM_{name}", raising=False)
+    for name in ("SLURM_LOCALID", "SLURM_GPUS_PER_TASK", "SLURM_JOB_ID", "TF_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+
+    def change(**variables):
+        for name, value in variables.items():
+            monkeypatch.setenv(name, str(value))
+
+    return change
+
+
+def config(cluster, kind="worker", index=0):
+    return json.dumps({"cluster": cluster, "task": {"type": kind, "index": index}})
+
+
+def test_alone(environment):
+    assert find_cluster() is None
+    # In a batch script, before srun.
+    environment(SLURM_JOB_ID=7, SLURM_NTASKS=2, SLURM_PROCID=0)
+    assert find_cluster() is None
+    environment(TF_CONFIG=config({"worker": ["a:1"]}))
+    assert find_cluster() is None
+
+
+def test_tf_config(environment):
+    environment(TF_CONFIG=config({"worker": ["a:1", "b:2"]}, index=1))
+    assert find_cluster() == Cluster(("a:1", "b:2"), 1)
+    environment(TF_CONFIG=config({"worker": ["a:1", "b:2"], "chief": ["c:3"]}))
+    assert find_cluster() == Cluster(("c:3", "a:1", "b:2"), 1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        '{"cluster": ["a:1"], "task": {"type": "worker", "index": 0}}',
+        config({"worker": ["a:1", "b:2"]}, index=2),
+        config({"worker": ["a:1", "b"]}),
+        config({"worker": ["a:1", "b:99999"]}),
+        config({"worker": ["a:1", "b:2"]}, kind="evaluator"),
+        config({"worker": ["a:1", "b:2"], "ps": ["c:3"]}),
+    ],
+)
+def test_malformed_tf_config(environment, text):
+    environment(TF_CONFIG=text)
+    with pytest.raises(InputError, match="TF_CONFIG must list"):
+        find_cluster()
+
+
+def test_slurm(environment):
+    environment(
+        SLURM_JOB_ID=20,
+        SLURM_STEP_NUM_TASKS=3,
+        SLURM_STEP_NODELIST="n[9-10]",
+        SLURM_STEP_TASKS_PER_NODE="2,1",
+        SLURM_PROCID=2,
+    )
+    # In Slurm's order, which is not that of text.
+    assert find_cluster() == Cluster(("n9:11220", "n9:11221", "n10:11220"), 2)
+    environment(SLURMD_NODENAME="n9")
+    with pytest.raises(InputError, match="distribution=block"):
+        find_cluster()
+    environment(SLURM_STEP_TASKS_PER_NODE="1(x2)")
+    with pytest.raises(InputError, match="Slurm's variables"):
+        find_cluster()
+
+
+def test_gpus_of_a_node_are_shared(environment):
+    assert share_of_node() == (0, 1)
+    environment(SLURM_LOCALID=1, SLURM_STEP_TASKS_PER_NODE="2(x12),1")
+    assert share_of_node() == (1, 2)
+    environment(SLURM_GPUS_PER_TASK=2)
+    assert share_of_node() == (0, 1)
+
+
+def meet_all(facts, limit=10, only=None):
+    """Let workers meet in threads, and return what each of them is told."""
+    addresses = tuple(f"127.0.0.1:{port}" for port in free_ports(len(facts)))
+    told = {}
+
+    def one(index):
+        try:
+            meet(Cluster(addresses, index), facts[index], limit)
+            told[index] = None
+        except InputError as error:
+            told[index] = str(error)
+
+    threads = [Thread(target=one, args=(i,)) for i in only or range(len(facts))]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.1)  # the chief need not be the last, nor the first
+    for thread in threads:
+        thread.join()
+    return told, addresses
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0)])
+def test_workers_meet(order):
+    told, _ = meet_all([{"version": 1}] * 3, only=order)
+    assert told == {0: None, 1: None, 2: None}
+
+
+def test_workers_that_differ_are_refused():
+    told, _ = meet_all([{"version": 1}, {"version": 1}, {"version": 2}])
+    assert len(set(told.values())) == 1
+    assert "worker 2" in told[0]
+    assert "version is 2 there and 1 for the chief" in told[0]
+
+
+def test_a_worker_that_does_not_come():
+    start = time.monotonic()
+    told, addresses = meet_all([{}] * 3, limit=1, only=[0, 1])
+    assert time.monotonic() - start < 5
+    for sentence in told.values():
+        assert f"within 1 s there came no worker 2 at {addresses[2]}" in sentence
+
+
+def test_a_chief_that_does_not_come():
+    told, addresses = meet_all([{}] * 2, limit=1, only=[1])
+    assert f"the chief at {addresses[0]} could not be reached (within 1 s)" in told[1]
+
+
+def test_what_else_comes_to_the_port_is_ignored():
+    (port, other) = free_ports(2)
+    cluster = Cluster((f"127.0.0.1:{port}", f"127.0.0.1:{other}"), 0)
+    chief = Thread(target=meet, args=(cluster, {}, 10))
+    chief.start()
+    time.sleep(0.2)
+    with socket.create_connection(("127.0.0.1", port)) as link:
+        link.sendall(b"GET / HTTP/1.1\r\n\r\n")
+    meet(cluster._replace(index=1), {}, 10)
+    chief.join()
+
+
+def test_a_port_that_is_taken():
+    with socket.create_server(("", 0)) as server:
+        port = server.getsockname()[1]
+        cluster = Cluster((f"127.0.0.1:{port}", "127.0.0.1:1"), 0)
+        with pytest.raises(InputError, match=f"port {port} of this machine"):
+            meet(cluster, {}, 1)
+
+
+def test_differences_are_named():
+    assert difference({"a": 1, "b": 2}, {"b": 2, "a": 1}, 1) is None
+    sentence = difference({"a": 1}, {"b": 2}, 3)
+    assert "worker 3" in sentence
+    assert "a is None there and 1 for the chief" in sentence

@@ -1,0 +1,183 @@
+"""The commands on several workers, as Slurm would start them."""
+
+import os
+import signal
+import time
+
+import numpy as np
+import numpy.testing as npt
+from processes import TIMEOUT, answer, run, start, wait_for
+import pytest
+import test_workflows
+
+from dipy_ldm import LatentDiffusion
+
+# As small as can be: each run waits for many networks to be compiled.
+TINY = [*test_workflows.TINY, "--widths_vqvae", "8", "--widths_ldm", "8"]
+JOBS = iter(range(2 * (os.getpid() % 9000), 19_000, 2))
+
+
+def slurm(job, index):
+    """Return the variables that srun sets for two tasks on this machine."""
+    return os.environ | {
+        "SLURM_JOB_ID": str(job),
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_STEP_TASKS_PER_NODE": "2",
+        "SLURM_PROCID": str(index),
+        "SLURM_LOCALID": str(index),
+    }
+
+
+def start_both(command, *arguments, cwd, others=()):
+    """Start two workers; those in ``others`` are added for the second alone."""
+    job = next(JOBS)
+    extra = ((), others)
+    return [
+        start(command, *arguments, *extra[i], cwd=cwd, env=slurm(job, i))
+        for i in range(2)
+    ]
+
+
+def end_both(processes):
+    """Wait for both, and return what each said last."""
+    outputs = [process.communicate(timeout=TIMEOUT) for process in processes]
+    return [stderr for _, stderr in outputs]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, blobs):
+    path = tmp_path_factory.mktemp("workers")
+    np.save(path / "blobs.npy", blobs)
+    return path
+
+
+@pytest.fixture(scope="module")
+def alone(folder):
+    status, _, stderr = run(
+        "dipy_train_ldm", "blobs.npy", *TINY, "--out_dir", "alone", cwd=folder
+    )
+    assert status == 0, stderr
+    return folder / "alone"
+
+
+@pytest.fixture(scope="module")
+def together(folder):
+    processes = start_both(
+        "dipy_train_ldm", "blobs.npy", *TINY, "--out_dir", "together", cwd=folder
+    )
+    told = end_both(processes)
+    assert [process.returncode for process in processes] == [0, 0], told
+    # Progress is the chief's.
+    assert "autoencoder, epoch" in told[0]
+    assert "epoch" not in told[1]
+    return folder / "together"
+
+
+def assert_same(folder, other):
+    """Compare losses and weights, within rounding."""
+    one, two = (LatentDiffusion.load(f / "ldm.safetensors") for f in (folder, other))
+    for a, b in ((one, two), (one.vqvae, two.vqvae)):
+        for name, values in a.history_.items():
+            npt.assert_allclose(b.history_[name], values, rtol=1e-5)
+    for network in ("denoiser_", "guide_"):
+        weights = (getattr(model, network).get_weights() for model in (one, two))
+        for a, b in zip(*weights, strict=True):
+            npt.assert_allclose(b, a, atol=1e-4 * max(np.abs(a).max(), 0.1))
+
+
+def test_two_workers_train_as_one(alone, together):
+    assert_same(alone, together)
+
+
+def test_each_worker_keeps_a_log(together):
+    for i in range(2):
+        log = (together / f"ldm.safetensors.worker-{i}.log").read_text()
+        assert f"worker {i} of 2" in log
+        assert "diffusion, epoch 3: loss" in log
+    assert len(list(together.iterdir())) == 5  # and model, history and picture
+
+
+def test_each_worker_generates_its_part(together, tmp_path):
+    model_file = together / "ldm.safetensors"
+    arguments = (model_file, "--n_samples", 5, "--steps", 3, "--seed", 7)
+    processes = start_both("dipy_generate_ldm", *arguments, cwd=tmp_path)
+    told = end_both(processes)
+    assert [process.returncode for process in processes] == [0, 0], told
+    parts = [np.load(tmp_path / f"samples-{first:04d}.npz") for first in (0, 2)]
+    numbers = np.concatenate([part["sample"] for part in parts])
+    npt.assert_array_equal(numbers, np.arange(5))
+    images = np.concatenate([part["images"] for part in parts])
+    model = LatentDiffusion.load(model_file)
+    npt.assert_allclose(images, model.predict(5, steps=3, seed=7), atol=1e-4)
+    assert (tmp_path / "samples-0002.png").is_file()
+
+
+def test_workers_of_other_options_are_refused(folder, tmp_path):
+    arguments = (folder / "blobs.npy", *TINY)
+    others = ("--learning_rate", "0.5")
+    processes = start_both("dipy_train_ldm", *arguments, cwd=tmp_path, others=others)
+    for process, told in zip(processes, end_both(processes)):
+        assert process.returncode == 1
+        assert "learning_rate is 0.5 there and 0.002 for the chief" in answer(told)
+        assert "Traceback" not in told
+
+
+def test_a_worker_that_refuses_ends_the_other(folder, tmp_path):
+    arguments = (folder / "blobs.npy", *TINY)
+    others = ("--batch_size", 7)  # which two don't divide
+    processes = start_both("dipy_train_ldm", *arguments, cwd=tmp_path, others=others)
+    told = end_both(processes)
+    assert [process.returncode for process in processes] == [1, 1]
+    assert "another worker stopped" in answer(told[0])
+    assert "6 or 8" in answer(told[1])
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_killed_worker_ends_the_other_and_both_resume(
+    folder, together, tmp_path, killed
+):
+    arguments = (folder / "blobs.npy", *TINY, "--checkpoint_steps", 1, "--resume")
+    processes = start_both("dipy_train_ldm", *arguments, cwd=tmp_path)
+    wait_for(tmp_path / "ldm.safetensors.autoencoder-checkpoint", processes[0])
+    processes[killed].kill()
+    start_of_wait = time.monotonic()
+    told = end_both(processes)
+    assert time.monotonic() - start_of_wait < 60
+    assert processes[1 - killed].returncode == 1
+    assert "another worker stopped" in answer(told[1 - killed])
+    assert "Traceback" not in told[1 - killed]
+    if killed == 0:
+        return  # once is enough of what follows
+    # The same commands again.
+    processes = start_both("dipy_train_ldm", *arguments, cwd=tmp_path)
+    told = end_both(processes)
+    assert [process.returncode for process in processes] == [0, 0], told
+    assert_same(together, tmp_path)
+
+
+def test_sigterm_to_one_worker_ends_both_with_a_checkpoint(folder, tmp_path):
+    arguments = (folder / "blobs.npy", *TINY, "--epochs_vqvae", 500)
+    processes = start_both("dipy_train_ldm", *arguments, cwd=tmp_path)
+    checkpoint = tmp_path / "ldm.safetensors.autoencoder-checkpoint"
+    wait_for(checkpoint, processes[0])
+    processes[1].send_signal(signal.SIGTERM)
+    for process, told in zip(processes, end_both(processes)):
+        assert process.returncode == 143
+        assert "--resume" in answer(told)
+    assert checkpoint.exists()
+
+
+def test_a_worker_that_never_comes(folder, tmp_path):
+    """Ctrl-C ends the wait at once; without it there is a limit."""
+    arguments = (folder / "blobs.npy", *TINY)
+    process = start(
+        "dipy_train_ldm", *arguments, cwd=tmp_path, env=slurm(next(JOBS), 0)
+    )
+    log = tmp_path / "ldm.safetensors.worker-0.log"
+    wait_for(log, process)
+    time.sleep(15)  # until it waits
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
