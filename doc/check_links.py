@@ -44,7 +44,9 @@ def check(folder):
     broken : list of str
         Page and link of those that lead nowhere.
     """
-    pages = {path.resolve(): Page(path) for path in sorted(folder.rglob("*.html"))}
+    # Below _static are templates of the theme, which are no pages.
+    paths = [p.resolve() for p in folder.rglob("*.html") if "_static" not in p.parts]
+    pages = {path: Page(path) for path in sorted(paths)}
     n_links, broken = 0, []
     for path, page in pages.items():
         for link in page.links:
