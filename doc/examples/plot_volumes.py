@@ -71,7 +71,7 @@ vqvae.fit(
     train,
     validation_data=held_out,
     affine=volumes.affine,
-    epochs=50,
+    epochs=30,
     batch_size=4,
     verbose=False,
 )
@@ -87,7 +87,7 @@ model = LatentDiffusion(vqvae, widths=(32, 64))
 model.fit(
     train,
     validation_data=held_out,
-    epochs=100,
+    epochs=60,
     batch_size=8,
     learning_rate=1e-3,
     verbose=False,
