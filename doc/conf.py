@@ -140,7 +140,8 @@ class LeftOut(PlotDirective):
 
 def leave_out_figures(app, config):
     """Draw no figures either where the examples are not to be run."""
-    if not int(config.plot_gallery):
+    # A word by default, a number on the command line.
+    if str(config.plot_gallery) == "0":
         app.add_directive("plot", LeftOut, override=True)
 
 

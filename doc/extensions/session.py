@@ -51,7 +51,7 @@ def run_session(app):
     key = fingerprint()
     if RECORD.exists() and json.loads(RECORD.read_text())["key"] == key:
         return
-    if not int(app.config.plot_gallery):
+    if str(app.config.plot_gallery) == "0":
         return  # examples are left out of this build, and so is what they answer
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(parents=True)
