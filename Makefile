@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv demo demo-volumes test lint clean
+.PHONY: help .venv demo demo-volumes doc doc-text test lint clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z.-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 16
@@ -34,6 +34,17 @@ demo-volumes: .venv/installed  ## train on 200 virtual brains and generate 8
 	@echo "Planes of the generated brains are in demo-volumes/samples.png;" \
 		"training.png shows some beside real ones and their reconstructions"
 
+.venv/installed-doc: .venv/installed
+	@$(BIN)/python -m pip install --quiet --group doc
+	@touch $@
+
+doc: .venv/installed-doc  ## build the documentation in doc/_build/html (a quarter of an hour)
+	@$(BIN)/sphinx-build -W --keep-going -q doc doc/_build/html
+	@$(BIN)/python doc/check_links.py doc/_build/html
+
+doc-text: .venv/installed-doc  ## the same in a minute, without running the examples
+	@$(BIN)/sphinx-build -q -D plot_gallery=0 doc doc/_build/html
+
 test: lint  ## check the style, then run the tests
 	@$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
 
@@ -44,5 +55,6 @@ lint: .venv/installed  ## check style, spelling and the direction of imports
 	@$(BIN)/lint-imports --no-logo
 
 clean:  ## remove .venv, caches and build outputs
-	@rm -rf .venv .import_linter_cache .pytest_cache .ruff_cache build dist demo demo-volumes doc/_build
+	@rm -rf .venv .import_linter_cache .pytest_cache .ruff_cache build dist demo demo-volumes
+	@rm -rf doc/_build doc/gallery doc/api/generated doc/commands/ran doc/sg_execution_times.rst
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,34 @@
+# The worked examples of the commands: see doc/extensions/session.py.
+
+#: digits
+dipy_generate_ldm mnist --n_samples 40 --out_samples digits
+
+#: seed
+dipy_generate_ldm mnist --n_samples 40 --steps 5 --seed 7 --out_samples five
+
+#: refused
+dipy_generate_ldm mnist --n_samples 40 --out_samples digits || echo "status $?"
+
+#: cohort
+python $EXAMPLES/virtual_cohort.py cohort --n 40
+
+#: train
+dipy_train_ldm cohort --voxel_size 8 --epochs_vqvae 40 --epochs_ldm 60 --n_codes 256 \
+    --widths_vqvae 16 32 --widths_ldm 32 64 --out_dir brains
+ls brains
+
+#: history
+head -n 3 brains/history.csv
+
+#: few
+dipy_train_ldm cohort --batch_size 64 --out_dir refused || echo "status $?"
+
+#: generate
+dipy_generate_ldm brains/ldm.safetensors --n_samples 2 --seed 3 --out_dir brains
+cat brains/samples-0000.json
+
+#: denoise
+python $EXAMPLES/virtual_cohort.py others --n 1 --first 1000
+dipy_denoise_ldm brains/ldm.safetensors others/sub-1000_T1w.nii.gz --strength 0.2 \
+    --repeats 2 --out_dir denoised
+ls denoised

@@ -1,0 +1,139 @@
+"""Worked examples of the commands, run when the documentation is built.
+
+``doc/commands/session.sh`` is one session at a terminal, in parts that begin with
+``#: name``. It runs once, in the folder ``doc/commands/ran``, and again only when it or
+the package changes. ``.. ran:: name`` shows the commands of a part and what they
+answered; pictures that they wrote are shown by ``.. figure:: ran/name.png``.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import time
+
+from docutils import nodes
+from sphinx.errors import ExtensionError
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "doc/commands/session.sh"
+FOLDER = ROOT / "doc/commands/ran"
+RECORD = FOLDER / "session.json"
+
+log = logging.getLogger(__name__)
+
+
+class Ran(SphinxDirective):
+    """Show the commands of a part of the session, and their answers."""
+
+    required_arguments = 1
+    option_spec = {}
+
+    def run(self):
+        self.env.note_dependency(str(SCRIPT))
+        name = self.arguments[0]
+        answered = recorded()
+        if name not in answered:
+            raise self.error(f"{SCRIPT.name} has no part {name}")
+        text = "\n".join(f"$ {c}\n{answer}" for c, answer in answered[name])
+        return [nodes.literal_block(text, text.rstrip(), language="console")]
+
+
+def run_session(app):
+    """Run the session, unless it ran already."""
+    key = fingerprint()
+    if RECORD.exists() and json.loads(RECORD.read_text())["key"] == key:
+        return
+    if str(app.config.plot_gallery) == "0":
+        return  # examples are left out of this build, and so is what they answer
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    FOLDER.mkdir(parents=True)
+    parts = {}
+    for name, commands in read_parts(SCRIPT.read_text()).items():
+        log.info("session: %s", name)
+        start = time.monotonic()
+        parts[name] = [(command, answer(command)) for command in commands]
+        log.info("session: %s took %.0f s", name, time.monotonic() - start)
+    RECORD.write_text(json.dumps({"key": key, "parts": parts}))
+
+
+def recorded():
+    """Return the commands of each part and their answers, as far as they ran."""
+    if RECORD.exists():
+        return json.loads(RECORD.read_text())["parts"]
+    parts = read_parts(SCRIPT.read_text())
+    return {name: [(c, "") for c in commands] for name, commands in parts.items()}
+
+
+def fingerprint():
+    """Hash the session and all that it runs."""
+    files = [SCRIPT, *sorted((ROOT / "dipy_ldm").rglob("*.py"))]
+    files.append(ROOT / "doc/examples/virtual_cohort.py")
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def read_parts(text):
+    """Split a session into parts, and parts into commands.
+
+    Parameters
+    ----------
+    text : str
+        The session.
+
+    Returns
+    -------
+    dict of str to list of str
+        Commands of each part; a command may go on after a backslash.
+    """
+    _, *pieces = re.split(r"^#: (\w+)\n", text, flags=re.MULTILINE)
+    return {
+        name: re.split(r"(?<!\\)\n", body.strip())
+        for name, body in zip(pieces[::2], pieces[1::2])
+    }
+
+
+def answer(command):
+    """Run a command, and return what a terminal shows when it has ended."""
+    done = subprocess.run(
+        ["bash", "-c", command],
+        cwd=FOLDER,
+        env=environment(),
+        text=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    # A progress bar returns to the start of its line: its last state is what stays.
+    lines = [line.split("\r")[-1].rstrip() for line in done.stdout.split("\n")]
+    shown = "\n".join(lines).strip("\n")
+    if done.returncode:
+        raise ExtensionError(f"{SCRIPT.name}: {command}\n{shown}")
+    return f"{shown}\n" if shown else ""
+
+
+def environment():
+    """Return an environment with our commands, a terminal's width and a cache."""
+    scripts = sysconfig.get_path("scripts"), str(Path(sys.executable).parent)
+    return os.environ | {
+        "PATH": os.pathsep.join([*scripts, os.environ["PATH"]]),
+        "COLUMNS": "88",
+        "EXAMPLES": str(ROOT / "doc/examples"),
+        "XDG_CACHE_HOME": str(FOLDER / "cache"),
+    }
+
+
+def setup(app):
+    """Add the directive, and run the session before pages are read."""
+    app.add_directive("ran", Ran)
+    app.connect("builder-inited", run_session)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,146 @@
+"""Reference of a command, made from the docstring of its workflow.
+
+``.. workflow:: dipy_ldm.workflows.train.TrainLDMFlow`` says what the command does, how
+it is called, and what its options mean, in the words that ``--help`` prints. Options
+are named so that ``:option:`dipy_train_ldm --seed``` refers to them.
+"""
+
+import argparse
+from importlib import import_module
+import inspect
+from unittest import mock
+
+from dipy.workflows import flow_runner
+from dipy.workflows.base import IntrospectiveArgumentParser
+from docutils import nodes
+from docutils.statemachine import StringList
+from numpydoc.docscrape import FunctionDoc
+from sphinx.util.docutils import SphinxDirective
+
+# Words of dipy.workflows.docstring_parser for the type of a value.
+TYPES = ("float", "int", "string")
+
+
+class Workflow(SphinxDirective):
+    """Describe the command of a workflow."""
+
+    required_arguments = 1
+    option_spec = {}
+
+    def run(self):
+        module, name = self.arguments[0].rsplit(".", 1)
+        flow = getattr(import_module(module), name)()
+        self.env.note_dependency(inspect.getfile(type(flow)))
+        lines = StringList(describe(flow), source=self.arguments[0])
+        section = nodes.section(document=self.state.document)
+        self.state.nested_parse(lines, self.content_offset, section, match_titles=True)
+        return section.children
+
+
+def describe(flow):
+    """Describe a command.
+
+    Parameters
+    ----------
+    flow : Workflow
+        Its workflow.
+
+    Returns
+    -------
+    list of str
+        Lines of reStructuredText.
+    """
+    command = f"dipy_{flow.get_short_name()}"
+    doc = FunctionDoc(flow.run)
+    given = inspect.signature(flow.run).parameters
+    inputs = [p for p in doc["Parameters"] if given[p.name].default is inspect._empty]
+    outputs = [p for p in doc["Parameters"] if "out_" in p.name]
+    options = [p for p in doc["Parameters"] if p not in inputs and p not in outputs]
+    lines = [*doc["Extended Summary"], "", *synopsis(command, inputs)]
+    lines += ["", f".. program:: {command}", ""]
+    for title, parameters in [
+        ("Inputs", inputs),
+        ("Options", options),
+        ("Outputs", outputs),
+    ]:
+        lines += [title, "-" * len(title), ""]
+        for parameter in parameters:
+            lines += option(parameter, given[parameter.name].default)
+    return lines + common_options(flow, given)
+
+
+def synopsis(command, inputs):
+    """Say how a command is called."""
+    words = [
+        f"{p.name} [{p.name} ...]" if "variable" in p.type else p.name for p in inputs
+    ]
+    return [
+        ".. code-block:: text",
+        "",
+        f"   {command} {' '.join(words)} [options]",
+        "",
+    ]
+
+
+def option(parameter, default):
+    """Describe an input or an option; its default, where it is not said in words."""
+    required = default is inspect._empty
+    name = parameter.name if required else f"--{parameter.name}"
+    value = "" if required else value_of(parameter.type)
+    text = list(parameter.desc)
+    if not required and default not in (None, False, ""):
+        text.append(f"Default: ``{default}``.")
+    if parameter.name == "out_dir":
+        text.append("Default: the current folder.")
+    return [f".. option:: {name}{value}", "", *indented(text), ""]
+
+
+def value_of(kind):
+    """Say what follows an option: nothing, a value, or several."""
+    if "bool" in kind:
+        return ""
+    word = next(word for word in TYPES if word in kind)
+    return f" <{word}> ..." if "variable" in kind else f" <{word}>"
+
+
+def common_options(flow, own):
+    """Describe the options that DIPY gives to all commands."""
+    title = "Options of all DIPY commands"
+    lines = [title, "-" * len(title), ""]
+    for action in parser_of(flow)._actions:
+        if action.dest in own:
+            continue
+        value = f" <{action.metavar}>" if action.metavar else ""
+        names = ", ".join(f"{name}{value}" for name in action.option_strings)
+        text = action.help[0].upper() + action.help[1:].rstrip(".") + "."
+        if action.default not in (None, False, "", argparse.SUPPRESS):
+            text += f" Default: ``{action.default}``."
+        lines += [f".. option:: {names}", "", *indented([text]), ""]
+    return lines
+
+
+def parser_of(flow):
+    """Return the parser that DIPY makes for a workflow, and keeps to itself."""
+
+    class CaughtError(Exception):
+        pass
+
+    def catch(parser):
+        raise CaughtError(parser)
+
+    with mock.patch.object(IntrospectiveArgumentParser, "get_flow_args", catch):
+        try:
+            flow_runner.run_flow(flow)
+        except CaughtError as caught:
+            return caught.args[0]
+
+
+def indented(lines):
+    """Move lines into the body of a directive."""
+    return [f"   {line}" for line in lines]
+
+
+def setup(app):
+    """Add the directive."""
+    app.add_directive("workflow", Workflow)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,70 @@
+"""A schedule that ends too early: sampling begins where the network never was."""
+
+from matplotlib import pyplot as plt
+import numpy as np
+from panels import (
+    BLUE,
+    GREY,
+    compiled,
+    decoded,
+    denoise_with,
+    levels,
+    packaged,
+    scaled,
+    show,
+)
+
+from dipy_ldm.data import load_mnist
+from dipy_ldm.plots import montage
+from dipy_ldm.samplers import SAMPLERS, noise_of, sample
+from dipy_ldm.schedules import rates, to_target
+
+STEPS = (50, 100, 200, 1000)
+
+
+def draw():
+    """Draw the loss at each time, and samples that begin at pure noise too early."""
+    model = packaged()
+    figure = plt.figure(figsize=(11, 3.2), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(1, 2.2))
+    ax = left.subplots()
+    times = np.linspace(0, 1, 15)
+    ax.plot(times, [loss(model, t) for t in times], color=BLUE)
+    for steps, place in zip(STEPS, right.subplots(1, len(STEPS))):
+        end, alpha = last_time(steps)
+        ax.axvline(end, ls="--", color=GREY)
+        ax.text(
+            end, 0.02, f"{steps} ", rotation=90, ha="right", va="bottom", fontsize=8
+        )
+        title = f"{steps} steps\nends at $\\alpha$ = {alpha:.3f}"
+        show(place, montage(samples_from(model, end), columns=5), title)
+    ax.set(title="loss at each time", xlabel="time t", ylim=(0, None), xlim=(0, 1.02))
+    ax.grid(alpha=0.3)
+
+
+def last_time(steps):
+    """Find the time at which the noise is that where the betas end."""
+    alpha = np.prod(1 - np.linspace(1e-4, 0.02, steps)) ** 0.5
+    fine = np.linspace(0, 1, 10_001)
+    known, _ = rates("cosine", fine)
+    return float(np.interp(-alpha, -known, fine)), alpha
+
+
+def samples_from(model, end):
+    """Take pure noise for the latent at a time, as sampling with that schedule does."""
+    step, grid = SAMPLERS["ddim"]
+    path = levels(model, end * grid(model.schedule, 10))
+    noise = noise_of(0, range(25), model.latent_shape_)
+    clean = sample(denoise_with(model), noise(), path, step, noise)
+    return decoded(model, clean.astype("float32"))
+
+
+def loss(model, t):
+    """Measure the loss at one time, on digits that were not learnt from."""
+    clean = scaled(model, load_mnist("test")[0][:100])
+    noise = noise_of(1, range(len(clean)), clean.shape[1:])()
+    alpha, sigma = rates(model.schedule, t)
+    x = (alpha * clean + sigma * noise).astype("float32")
+    predicted = compiled(model.denoiser_)(x, np.full(len(x), t))
+    wanted = to_target(model.target, clean, noise, alpha, sigma)
+    return float(np.mean((predicted - wanted) ** 2))

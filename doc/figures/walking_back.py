@@ -1,0 +1,35 @@
+"""One sample walking back: its noisy latents and the estimates of the clean one."""
+
+from matplotlib import pyplot as plt
+from panels import decoded, denoise_with, levels, packaged, show
+
+from dipy_ldm.samplers import SAMPLERS, noise_of, sample
+
+STEPS = 10
+
+
+def draw():
+    """Draw each step: the noisy latent above, the estimate below, both decoded."""
+    model = packaged()
+    step, grid = SAMPLERS["dpm++"]
+    path = levels(model, grid(model.schedule, STEPS))
+    denoise = denoise_with(model, model.usual_guidance)
+    seen = []
+
+    def watch(x, t):
+        clean = denoise(x, t)
+        seen.append((x, clean))
+        return clean
+
+    noise = noise_of(0, [4], model.latent_shape_)
+    sample(watch, noise(), path, step, noise)
+    figure, axes = plt.subplots(2, STEPS, figsize=(11, 2.8), layout="constrained")
+    for (above, below), (x, clean), (_, (alpha, sigma)) in zip(axes.T, seen, path):
+        show(
+            above,
+            decoded(model, x)[0],
+            f"$\\alpha$ = {alpha:.2g}\n$\\sigma$ = {sigma:.2f}",
+        )
+        show(below, decoded(model, clean.astype("float32"))[0])
+    axes[0, 0].set_ylabel("noisy")
+    axes[1, 0].set_ylabel("estimate")

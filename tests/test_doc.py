@@ -1,0 +1,184 @@
+"""The code blocks of README and user guide, run as they are printed.
+
+The blocks of a page run in their order, in a folder that has what the repository has;
+the Python blocks of a page share their names. A block after a comment that begins with
+``not run:`` is left out, and the comment says why.
+
+What would take long runs on less: ``SHORTER`` lists all that is changed.
+"""
+
+from contextlib import contextmanager
+import os
+from pathlib import Path
+import re
+import shutil
+import subprocess
+from typing import NamedTuple
+
+from PIL import Image
+import numpy as np
+from processes import SCRIPTS
+import pytest
+
+from dipy_ldm.data import load_mnist
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+GUIDE = sorted((ROOT / "doc/guide").glob("*.rst"))
+
+SHORTER = [
+    # Comments, since options are appended to lines.
+    (r" +# .*$", ""),
+    # One epoch of each stage, of small networks.
+    (
+        r"^(dipy_train_ldm .*)$",
+        r"\1 --epochs_vqvae 1 --epochs_ldm 1 --n_codes 32 --widths_ldm 8 16",
+    ),
+    # 640 digits in place of 60,000.
+    (r"^dipy_train_ldm mnist", "dipy_train_ldm few_digits.npy"),
+    # Twelve virtual subjects, of large voxels.
+    (r"(virtual_cohort.py \w+) --n \d{2,}", r"\1 --n 12"),
+    (r"--voxel_size \d", "--voxel_size 8"),
+    (r"voxel_size=\d", "voxel_size=8"),
+    (r"--patch \d+", "--patch 16"),
+    # No more than a hundred samples.
+    (r"--n_samples \d{4,}", "--n_samples 100"),
+    # What `make` would do, without doing it.
+    (r"^make ", "make --dry-run "),
+]
+# Pages that go on with the model that an earlier page trains.
+GO_ON = {"denoising", "generating", "quality"}
+
+
+class Block(NamedTuple):
+    """A piece of code on a page."""
+
+    page: str
+    line: int
+    language: str
+    code: str
+    why_not: str
+
+
+def read_blocks(path):
+    """Find the pieces of code on a page, Markdown or reStructuredText."""
+    lines = path.read_text().split("\n")
+    begin, end, mark = (
+        (r"```(\w+)$", r"```$", r"<!-- not run: (.*) -->")
+        if path.suffix == ".md"
+        else (r" *\.\. code-block:: (\w+)", None, r" *\.\. not run: (.*)")
+    )
+    for number, line in enumerate(lines):
+        if match := re.match(begin, line):
+            before = next((b for b in reversed(lines[:number]) if b.strip()), "")
+            why_not = re.match(mark, before)
+            code = (
+                _fenced(lines[number + 1 :], end) if end else _indented(lines, number)
+            )
+            yield Block(
+                path.name, number + 1, match[1], code, why_not[1] if why_not else ""
+            )
+
+
+def _fenced(lines, end):
+    return "\n".join(lines[: next(i for i, x in enumerate(lines) if re.match(end, x))])
+
+
+def _indented(lines, number):
+    """Return what is indented more than the directive, without options."""
+    depth = len(lines[number]) - len(lines[number].lstrip()) + 1
+    body = []
+    for line in lines[number + 1 :]:
+        if line.strip() and not line.startswith(" " * depth):
+            break
+        body.append(line)
+    text = "\n".join(line for line in body if not re.match(r" +:\w+:", line)).strip(
+        "\n"
+    )
+    margin = len(text) - len(text.lstrip(" "))
+    return "\n".join(line[margin:] for line in text.split("\n")).rstrip()
+
+
+def shorten(code):
+    code = re.sub(r"\\\n *", "", code)
+    for printed, run in SHORTER:
+        code = re.sub(printed, run, code, flags=re.MULTILINE)
+    return code
+
+
+def run_page(path, folder):
+    """Run the blocks of a page in a folder; refer to the page if one fails."""
+    names = {}
+    for block in read_blocks(path):
+        if block.why_not or block.language not in ("bash", "python"):
+            continue
+        place, code = f"{block.page}:{block.line}", shorten(block.code)
+        if block.language == "python":
+            exec(compile(code, place, "exec"), names)
+            continue
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", code],
+            cwd=folder,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        assert done.returncode == 0, f"{place}\n{code}\n{done.stdout}"
+
+
+@contextmanager
+def user_in(folder):
+    """Work in a folder that has what the repository and the user of its pages have."""
+    for name in ("Makefile", "benchmarks", "dipy_ldm", "doc", "pyproject.toml"):
+        (folder / name).symlink_to(ROOT / name)
+    digits = load_mnist("train")[0][:640]
+    np.save(folder / "few_digits.npy", digits)
+    (folder / "my_images").mkdir()
+    for i, digit in enumerate(digits[:128, ..., 0]):
+        Image.fromarray(np.uint8(digit * 255)).save(folder / f"my_images/{i}.png")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("PATH", f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}")
+        # Where volumes are kept as the networks need them.
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def first_volumes(tmp_path_factory):
+    """Follow the page on which the others go on, once; return what it made."""
+    folder = tmp_path_factory.mktemp("first-volumes")
+    with user_in(folder):
+        run_page(ROOT / "doc/guide/first-volumes.rst", folder)
+    return {name: folder / name for name in ("brains", "cohort")}
+
+
+def test_readme(first_volumes, tmp_path):
+    with user_in(tmp_path):
+        # The scans of its reader, who has some.
+        files = sorted(first_volumes["cohort"].iterdir())
+        for i, file in enumerate(files):
+            scan = tmp_path / f"sub-{i:02}/anat/sub-{i:02}_T1w.nii.gz"
+            scan.parent.mkdir(parents=True)
+            shutil.copy(file, scan)
+        shutil.copy(files[0], "scan.nii.gz")
+        run_page(README, tmp_path)
+
+
+@pytest.mark.parametrize("path", GUIDE, ids=lambda path: path.stem)
+def test_guide(path, first_volumes, tmp_path):
+    if path.stem == "first-volumes":
+        return  # as the others go on from it
+    with user_in(tmp_path):
+        if path.stem in GO_ON:
+            for name, made in first_volumes.items():
+                shutil.copytree(made, tmp_path / name)
+        run_page(path, tmp_path)
+
+
+@pytest.mark.parametrize("path", [README, *GUIDE], ids=lambda path: path.stem)
+def test_blocks_are_of_known_kinds(path):
+    # A block of another name would not be run, and nobody would know.
+    for block in read_blocks(path):
+        assert block.language in ("bash", "python", "text", "json", "none"), block
