@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv demo demo-volumes doc doc-text test lint clean
+.PHONY: help .venv demo demo-volumes doc doc-text test test-pages lint clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z.-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 16
@@ -44,6 +44,9 @@ doc: .venv/installed-doc  ## build the documentation in doc/_build/html (a quart
 
 doc-text: .venv/installed-doc  ## the same in a minute, without running the examples
 	@$(BIN)/sphinx-build -q -D plot_gallery=0 doc doc/_build/html
+
+test-pages: .venv/installed  ## run the code of README and guide as printed, on less data
+	@$(BIN)/pytest -n auto --maxprocesses 4 -m pages
 
 test: lint  ## check the style, then run the tests
 	@$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal

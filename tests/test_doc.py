@@ -154,6 +154,7 @@ def first_volumes(tmp_path_factory):
     return {name: folder / name for name in ("brains", "cohort")}
 
 
+@pytest.mark.pages
 def test_readme(first_volumes, tmp_path):
     with user_in(tmp_path):
         # The scans of its reader, who has some.
@@ -166,6 +167,7 @@ def test_readme(first_volumes, tmp_path):
         run_page(README, tmp_path)
 
 
+@pytest.mark.pages
 @pytest.mark.parametrize("path", GUIDE, ids=lambda path: path.stem)
 def test_guide(path, first_volumes, tmp_path):
     if path.stem == "first-volumes":
