@@ -104,35 +104,36 @@ def time_of_sum(strategy, network):
     return float(np.median(times))
 
 
-def measure(kind, arguments):
+def measure(kind, arguments, n_gpus):
     """Train in processes of their own: TensorFlow is set up once in each."""
-    count = int(kind.split()[0]) if "worker" in kind else 1
-    ports = range(21_000 + os.getpid() % 9000, 32_000)
-    addresses = [f"127.0.0.1:{port}" for port in ports[:count]]
+    workers = int(kind.split()[0]) if "worker" in kind else 0
+    first = 21_000 + os.getpid() % 9000
+    addresses = [f"127.0.0.1:{first + index}" for index in range(workers)]
     with tempfile.NamedTemporaryFile("r") as result:
-        processes = [
-            subprocess.Popen(
-                [
-                    *(sys.executable, __file__, *arguments),
-                    *("--child", kind, "--cores", half(index) if "w" in kind else ""),
-                    *("--result", result.name if index == 0 else os.devnull),
-                ],
-                env=os.environ
-                | {
-                    "TF_CONFIG": json.dumps(
-                        {
-                            "cluster": {"worker": addresses},
-                            "task": {"type": "worker", "index": index},
-                        }
-                    )
-                },
-            )
-            for index in range(count)
-        ]
+        processes = []
+        for index in range(max(1, workers)):
+            command = [sys.executable, __file__, *arguments, "--child", kind]
+            command += ["--result", result.name if index == 0 else os.devnull]
+            environment = dict(os.environ)
+            if workers:
+                command += ["--cores", half(index)]
+                task = {"type": "worker", "index": index}
+                config = {"cluster": {"worker": addresses}, "task": task}
+                environment["TF_CONFIG"] = json.dumps(config)
+                gpus = range(n_gpus)[index::2]
+                environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
+            processes.append(subprocess.Popen(command, env=environment))
         statuses = [process.wait() for process in processes]
         if any(statuses):
             sys.exit(1)
         return json.loads(result.read())
+
+
+def count_gpus():
+    """Count the GPUs in another process, which leaves them alone."""
+    code = "import tensorflow as tf; print(len(tf.config.list_physical_devices('GPU')))"
+    command = [sys.executable, "-c", code]
+    return int(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
 
 
 def half(index):
@@ -147,7 +148,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--widths", type=int, nargs="+", default=[64, 64])
-    parser.add_argument("--replicas", type=int, nargs="+", default=[1, 2])
+    parser.add_argument(
+        "--replicas", type=int, nargs="+", help="1, and all GPUs or 2, if left out"
+    )
     for name in ("--child", "--cores", "--result"):
         parser.add_argument(name, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -160,10 +163,12 @@ def main():
         return
     arguments = ["--batch_size", str(options.batch_size), "--widths"]
     arguments += map(str, options.widths)
-    for name, counts in (("replica", options.replicas), ("worker", [1, 2])):
+    n_gpus = count_gpus()
+    replicas = options.replicas or sorted({1, n_gpus or 2})
+    for name, counts in (("replica", replicas), ("worker", [1, 2])):
         base = None
         for count in counts:
-            seconds = measure(f"{count} {name}s", arguments)
+            seconds = measure(f"{count} {name}s", arguments, n_gpus)
             base = base or seconds["step"] * counts[0]
             line = {
                 f"{name}s": count,
