@@ -82,7 +82,7 @@ def make_strategy(name="auto", devices=None, *, alone=False):
     if name == "multi_worker" or (name == "auto" and workers and not alone):
         if devices is not None:
             _show_gpus(devices)
-        return _multi_worker()
+        return _multi_worker(workers)
     chosen = _find_devices(devices)
     if name == "none" and len(chosen) > 1 and devices is not None:
         raise InputError(
@@ -95,9 +95,8 @@ def make_strategy(name="auto", devices=None, *, alone=False):
 
 
 @cache
-def _multi_worker():
+def _multi_worker(workers):
     """Return the one strategy of all machines."""
-    workers = cluster.find_cluster()
     if workers is None:
         raise InputError(
             "the strategy multi_worker is for several machines, and neither TF_CONFIG "

@@ -33,6 +33,14 @@ def blobs():
     return (25 * np.exp(-distance / 6) - 5).astype("float32")[..., None]
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, blobs):
+    """Return a folder with the blobs as a file, for what runs the commands."""
+    path = tmp_path_factory.mktemp("commands")
+    np.save(path / "blobs.npy", blobs)
+    return path
+
+
 @pytest.fixture(scope="session")
 def vqvae(blobs):
     """Return an autoencoder fitted to the blobs."""

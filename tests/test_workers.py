@@ -47,13 +47,6 @@ def end_both(processes):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, blobs):
-    path = tmp_path_factory.mktemp("workers")
-    np.save(path / "blobs.npy", blobs)
-    return path
-
-
-@pytest.fixture(scope="module")
 def alone(folder):
     status, _, stderr = run(
         "dipy_train_ldm", "blobs.npy", *TINY, "--out_dir", "alone", cwd=folder

@@ -21,13 +21,6 @@ TINY = (
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, blobs):
-    path = tmp_path_factory.mktemp("workflows")
-    np.save(path / "blobs.npy", blobs)
-    return path
-
-
-@pytest.fixture(scope="module")
 def trained(folder):
     status, _, stderr = run(
         "dipy_train_ldm", "blobs.npy", *TINY, "--out_dir", "out", cwd=folder
