@@ -149,7 +149,8 @@ class VQVAE:
             Weight in the loss of a voxel outside of the mask; inside it is 1.
         patch : int or sequence of int, optional
             Voxels along each side of the piece that is drawn of an image, from a
-            random place; the whole image if None.
+            random place; the whole side if there are no more. The whole image if
+            None.
         augment : Augmentation, optional
             How images are changed before they are seen; not at all if None.
         epochs : int
@@ -624,7 +625,7 @@ class VQVAE:
 
     def _window(self, space, patch=None):
         """Say how large a piece the networks see of an image of some size."""
-        sizes = np.broadcast_to(space if patch is None else patch, len(space))
+        sizes = np.minimum(space, space if patch is None else patch)
         # A multiple of the factor, so that they can halve it.
         return tuple(int(size) + -int(size) % self.factor for size in sizes)
 

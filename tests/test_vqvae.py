@@ -253,6 +253,8 @@ def test_what_does_not_fit_into_memory_is_refused(volumes, monkeypatch):
         VQVAE(**TINY).check((100, 400, 400, 400, 1))
     monkeypatch.setattr(distribution, "free_memory", lambda: 1e9)
     VQVAE(**TINY).check((100, 400, 400, 400, 1), patch=32, batch_size=2)
+    # No larger than the images.
+    VQVAE(**TINY).check((100, 32, 32, 32, 1), patch=400, batch_size=2)
 
 
 def test_recomputing_needs_less_memory(monkeypatch):

@@ -44,10 +44,14 @@ def test_training_writes_model_history_and_picture(trained):
         assert picture.size == (1200, 800)
 
 
-def test_generating_writes_array_and_picture(trained, blobs):
+def test_generating_writes_array_and_picture(trained, blobs, monkeypatch):
+    # As of a user, who has not silenced TensorFlow.
+    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL")
     arguments = ("out/ldm.safetensors", "--n_samples", 5, "--steps", 3, "--seed", 7)
     status, _, stderr = run("dipy_generate_ldm", *arguments, cwd=trained.parent)
     assert status == 0, stderr
+    # A progress bar, and nothing else.
+    assert {line[:9] for line in stderr.split("\n") if line} == {"generate:"}, stderr
     with np.load(trained.parent / "samples.npz") as arrays:
         images = arrays["images"]
         npt.assert_array_equal(arrays["sample"], np.arange(5))

@@ -14,10 +14,10 @@ def quiet_start():
     with the import and with the first use of a device. Whoever looks for a GPU sees
     them by setting ``TF_CPP_MIN_LOG_LEVEL=0``.
     """
-    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+    # A command comes here more than once.
+    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") != "3":
         yield
         return
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     sys.stderr.flush()
     stderr = os.dup(2)
     try:

@@ -162,7 +162,8 @@ class TrainLDMFlow(Workflow):
             Volumes: go on without files that can't be read.
         patch : variable int, optional
             Voxels along each side of the pieces that the autoencoder learns from,
-            one number or one for each axis. None is for whole images.
+            one number or one for each axis; no more than the images have. None is
+            for whole images.
         flip : bool, optional
             Mirror half of the images left to right while the autoencoder learns.
         no_augment : bool, optional
