@@ -171,11 +171,9 @@ def stop_after_one(model):
     raise StopError
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_resumed_training_is_the_uninterrupted(
-    vqvae, blobs, tmp_path, precision, numbered_anew
-):
-    fit = FIT | {"epochs": 3, "validation_data": blobs[:3], "precision": precision}
+def test_resumed_training_is_the_uninterrupted(vqvae, blobs, tmp_path, numbered_anew):
+    # In bfloat16; that float32 does the same is tested with the commands.
+    fit = FIT | {"epochs": 3, "validation_data": blobs[:3], "precision": "bfloat16"}
     numbered_anew()
     whole = LatentDiffusion(vqvae, **TINY).fit(blobs, **fit)
     checkpoint = tmp_path / "checkpoint"
