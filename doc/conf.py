@@ -45,13 +45,14 @@ extensions = [
     "session",
     "workflow",
 ]
-exclude_patterns = ["_build", "decisions", "examples"]
+exclude_patterns = ["_build", "commands/ran", "decisions", "examples"]
 templates_path = ["_templates"]
 default_role = "code"
 smartquotes = False  # they would bend the quotes of code in types
 
 # -- Reference of the functions ----------------------------------------------------
 
+toc_object_entries_show_parents = "hide"
 autosummary_generate = True
 autosummary_ignore_module_all = False
 autodoc_member_order = "bysource"
@@ -149,6 +150,7 @@ def leave_out_figures(app, config):
 
 html_theme = "pydata_sphinx_theme"
 html_title = f"dipy_ldm {version}"
+html_context = {"default_mode": "auto"}  # light or dark, as the reader's system
 html_static_path = ["_static"]
 html_css_files = ["dipy_ldm.css"]
 html_show_sourcelink = False

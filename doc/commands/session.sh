@@ -10,7 +10,7 @@ dipy_generate_ldm mnist --n_samples 40 --steps 5 --seed 7 --out_samples five
 dipy_generate_ldm mnist --n_samples 40 --out_samples digits || echo "status $?"
 
 #: cohort
-python $EXAMPLES/virtual_cohort.py cohort --n 40
+python doc/examples/virtual_cohort.py cohort --n 40
 
 #: train
 dipy_train_ldm cohort --voxel_size 8 --epochs_vqvae 40 --epochs_ldm 60 --n_codes 256 \
@@ -18,7 +18,7 @@ dipy_train_ldm cohort --voxel_size 8 --epochs_vqvae 40 --epochs_ldm 60 --n_codes
 ls brains
 
 #: history
-head -n 3 brains/history.csv
+cut -d, -f 1-6 brains/history.csv | head -n 3
 
 #: few
 dipy_train_ldm cohort --batch_size 64 --out_dir refused || echo "status $?"
@@ -28,7 +28,7 @@ dipy_generate_ldm brains/ldm.safetensors --n_samples 2 --seed 3 --out_dir brains
 cat brains/samples-0000.json
 
 #: denoise
-python $EXAMPLES/virtual_cohort.py others --n 1 --first 1000
+python doc/examples/virtual_cohort.py others --n 1 --first 1000
 dipy_denoise_ldm brains/ldm.safetensors others/sub-1000_T1w.nii.gz --strength 0.2 \
     --repeats 2 --out_dir denoised
 ls denoised

@@ -8,6 +8,8 @@ drowned are made up anew, to what the model knows to be likely. How far to go is
 at 1 nothing is left of the image.
 """
 
+# sphinx_gallery_thumbnail_number = 3
+
 import matplotlib.pyplot as plt
 import numpy as np
 

@@ -7,6 +7,8 @@ network, so that the number of steps is the price of a sample. What do the sampl
 of few steps, and of many?
 """
 
+# sphinx_gallery_thumbnail_number = 2
+
 import time
 
 import matplotlib.pyplot as plt

@@ -6,6 +6,8 @@ What do latents look like, are they what a diffusion model wants, and what lies 
 two of them?
 """
 
+# sphinx_gallery_thumbnail_number = 4
+
 import matplotlib.pyplot as plt
 import numpy as np
 

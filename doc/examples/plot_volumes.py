@@ -8,6 +8,8 @@ which one would not be taken for real. The same steps with more of each are in :
 guide <guide-first-volumes>`.
 """
 
+# sphinx_gallery_thumbnail_number = 4
+
 from pathlib import Path
 import tempfile
 
@@ -28,7 +30,7 @@ from dipy_ldm.plots import montage, planes
 
 scratch = tempfile.TemporaryDirectory()
 folder = Path(scratch.name)
-make_cohort(folder / "cohort", 80)
+make_cohort(folder / "cohort", 80, verbose=False)
 files = sorted((folder / "cohort").glob("*.nii.gz"))
 
 for file in files[:4]:

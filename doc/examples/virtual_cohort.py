@@ -60,7 +60,7 @@ class Deformation(NamedTuple):
     affine: np.ndarray
 
 
-def make_cohort(folder, n, seed=0, first=0):
+def make_cohort(folder, n, seed=0, first=0, verbose=True):
     """Write the T1 volumes of a cohort.
 
     Volume ``i`` depends on ``(seed, i)`` alone, so that a cohort can be made in parts.
@@ -75,6 +75,8 @@ def make_cohort(folder, n, seed=0, first=0):
         Seed of the cohort.
     first : int
         Number of the first volume.
+    verbose : bool
+        Whether to show a progress bar.
 
     Returns
     -------
@@ -93,7 +95,8 @@ def make_cohort(folder, n, seed=0, first=0):
     at_least("first", first, 0)
     make_folder(folder)
     folder, files = Path(folder), []
-    for i in tqdm(range(first, first + n), "virtual subjects"):
+    numbers = range(first, first + n)
+    for i in tqdm(numbers, "virtual subjects", disable=not verbose):
         files.append(folder / f"sub-{i:04d}_T1w.nii.gz")
         content = make_volume(i, seed).to_bytes()
         with replacing(files[-1]) as partial:

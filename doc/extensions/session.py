@@ -43,7 +43,9 @@ class Ran(SphinxDirective):
         if name not in answered:
             raise self.error(f"{SCRIPT.name} has no part {name}")
         text = "\n".join(f"$ {c}\n{answer}" for c, answer in answered[name])
-        return [nodes.literal_block(text, text.rstrip(), language="console")]
+        shown = nodes.literal_block(text, text.rstrip(), language="console")
+        shown["classes"].append("terminal")
+        return [shown]
 
 
 def run_session(app):
@@ -55,6 +57,7 @@ def run_session(app):
         return  # examples are left out of this build, and so is what they answer
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(parents=True)
+    (FOLDER / "doc").symlink_to(ROOT / "doc")  # as in the folder of the repository
     parts = {}
     for name, commands in read_parts(SCRIPT.read_text()).items():
         log.info("session: %s", name)
@@ -108,13 +111,14 @@ def answer(command):
         ["bash", "-c", command],
         cwd=FOLDER,
         env=environment(),
-        text=True,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
     # A progress bar returns to the start of its line: its last state is what stays.
-    lines = [line.split("\r")[-1].rstrip() for line in done.stdout.split("\n")]
+    # (Reading as text would make lines of these states.)
+    told = done.stdout.decode().split("\n")
+    lines = [line.split("\r")[-1].rstrip() for line in told]
     shown = "\n".join(lines).strip("\n")
     if done.returncode:
         raise ExtensionError(f"{SCRIPT.name}: {command}\n{shown}")
@@ -127,7 +131,6 @@ def environment():
     return os.environ | {
         "PATH": os.pathsep.join([*scripts, os.environ["PATH"]]),
         "COLUMNS": "88",
-        "EXAMPLES": str(ROOT / "doc/examples"),
         "XDG_CACHE_HOME": str(FOLDER / "cache"),
     }
 
