@@ -19,7 +19,7 @@ from dipy_ldm.data import load_volumes
 from dipy_ldm.data.grid import Grid
 from dipy_ldm.data.nifti import read_volume
 from dipy_ldm.data.volumes import conform_file, restore_file
-from dipy_ldm.workflows import cli
+from dipy_ldm.workflows import cli, inputs
 from dipy_ldm.workflows.volumes import fingerprint
 
 VOXEL_SIZE = 8
@@ -581,3 +581,11 @@ def test_an_autoencoder_alone_is_no_model_to_sample(model, command, tmp_path):
     status, stderr = command("generate", "vqvae.safetensors")
     assert status == 1
     assert "holds a vqvae, not a latent_diffusion; name another" in answer(stderr)
+
+
+def test_accumulated_batches_are_learnt_from_for_as_many_steps():
+    data = inputs.Data(np.zeros((1, 9, 9, 9, 1)), affine=np.eye(4))
+    four = inputs.settle(data, 50, batch_size=4)
+    two = inputs.settle(data, 50, accumulate=2, batch_size=2)
+    assert two._replace(batch_size=4) == four
+    assert four.epochs_vqvae * 50 == 2000 * 4

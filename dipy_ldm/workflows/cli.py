@@ -34,6 +34,8 @@ def denoise():
 
 def _run(flow):
     """Run a workflow; answer what users can mend with one sentence."""
+    # Which would tell of its fonts.
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)
     version = {"action": "version", "version": f"dipy_ldm {__version__}"}
     try:
         run_flow(flow, extra_args={"version": version})

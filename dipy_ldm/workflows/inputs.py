@@ -115,7 +115,7 @@ def split(data, share, seed, batch_size):
     return data._replace(images=images[:left], masks=masks), held_out
 
 
-def settle(data, n, **given):
+def settle(data, n, accumulate=1, **given):
     """Choose what the user did not.
 
     Parameters
@@ -124,6 +124,8 @@ def settle(data, n, **given):
         What is trained on.
     n : int
         Number of images that are not held out.
+    accumulate : int
+        Batches of a step.
     **given
         The user's settings, None for those to be chosen.
 
@@ -138,7 +140,8 @@ def settle(data, n, **given):
     batch_size = given.get("batch_size", 4)
     levels = (32, 64, 128) if max(data.images.shape[1:4]) > 128 else (32, 64)
     # Steps, since sets of volumes are of very different sizes.
-    passes = (math.ceil(steps * batch_size / n) for steps in (2000, 6000))
+    seen = accumulate * batch_size
+    passes = (math.ceil(steps * seen / n) for steps in (2000, 6000))
     return Settings(*passes, batch_size, levels, (64, 128, 256), "spectral")._replace(
         **given
     )

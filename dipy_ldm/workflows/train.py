@@ -211,6 +211,7 @@ class TrainLDMFlow(Workflow):
         settings = inputs.settle(
             data,
             len(train.images),
+            accumulate,
             epochs_vqvae=epochs_vqvae,
             epochs_ldm=epochs_ldm,
             batch_size=batch_size,
