@@ -525,6 +525,30 @@ def survey(images):
     return Survey(digest.hexdigest(), *map(float, bounds), float(square - mean**2))
 
 
+def estimate_memory(parts, batch_size, extra=0):
+    """Estimate what training takes.
+
+    Parameters
+    ----------
+    parts : list of keras.Model
+        Networks of known spatial size.
+    batch_size : int
+        Examples in a batch.
+    extra : int
+        Bytes that an example takes beside the networks.
+
+    Returns
+    -------
+    float
+        Bytes.
+    """
+    weights = sum(part.count_params() for part in parts)
+    kept = sum(networks.kept_bytes(part) for part in parts)
+    # A weight has its gradient, two moments and an average; and some of what is
+    # kept is there twice while gradients are computed.
+    return 4 * 6 * weights + batch_size * (1.5 * kept + extra)
+
+
 def check_memory(what, parts, batch_size, extra=0):
     """Refuse networks whose training would not fit into the memory.
 
@@ -544,11 +568,7 @@ def check_memory(what, parts, batch_size, extra=0):
     InputError
         If it needs more than is free.
     """
-    weights = sum(part.count_params() for part in parts)
-    kept = sum(networks.kept_bytes(part) for part in parts)
-    # A weight has its gradient, two moments and an average; and some of what is
-    # kept is there twice while gradients are computed.
-    needed = 4 * 6 * weights + batch_size * (1.5 * kept + extra)
+    needed = estimate_memory(parts, batch_size, extra)
     free = distribution.free_memory()
     if needed > free:
         raise InputError(

@@ -8,6 +8,7 @@ What would take long runs on less: ``SHORTER`` lists all that is changed.
 """
 
 from contextlib import contextmanager
+import importlib.util
 import os
 from pathlib import Path
 import re
@@ -181,6 +182,30 @@ def test_guide(path, first_volumes, tmp_path):
 
 @pytest.mark.parametrize("path", [README, *GUIDE], ids=lambda path: path.stem)
 def test_blocks_are_of_known_kinds(path):
-    # A block of another name would not be run, and nobody would know.
-    for block in read_blocks(path):
+    # A block of another kind would not be run, and nobody would know.
+    blocks = [*read_blocks(path)]
+    for block in blocks:
         assert block.language in ("bash", "python", "text", "json", "none"), block
+    text = path.read_text()
+    if path.suffix == ".md":
+        assert text.count("```") == 2 * len(blocks)
+    else:
+        assert not re.search(r"(?m)^(?! *\.\. ).*::$|\.\. (code|sourcecode)::", text)
+
+
+def test_links_that_lead_nowhere_are_found(tmp_path):
+    spec = importlib.util.spec_from_file_location(
+        "check_links", ROOT / "doc/check_links.py"
+    )
+    check_links = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(check_links)
+    (tmp_path / "below").mkdir()
+    (tmp_path / "a.html").write_text(
+        '<a href="below/b.html#there">1</a> <a href="below/b.html#gone">2</a> '
+        '<img src="gone.png"> <a href="https://example.org/gone">not ours</a> '
+        '<a href="#here" id="here">3</a>'
+    )
+    (tmp_path / "below/b.html").write_text('<p id="there"><a href="../a.html">4</a>')
+    n_links, broken = check_links.check(tmp_path)
+    assert n_links == 5
+    assert broken == ["a.html: below/b.html#gone", "a.html: gone.png"]

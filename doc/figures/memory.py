@@ -5,6 +5,7 @@ import numpy as np
 from panels import BLUE, ORANGE
 
 from dipy_ldm import networks
+from dipy_ldm.training import estimate_memory
 
 BATCH = 4
 CODES = 1024
@@ -44,24 +45,14 @@ def autoencoder(side, remat):
     encoder = networks.encoder((side,) * 3, 1, **options)
     decoder = networks.decoder(encoder.output.shape[1:-1], 1, **options)
     distances = 4 * CODES * (side // 4) ** 3
-    return needed([encoder, decoder], distances)
+    return estimate_memory([encoder, decoder], BATCH, distances)
 
 
 def denoiser(side, remat):
     widths = (64, 128, 256)
     attention = [False] * len(widths)
     shape = (side, side, side, 3)
-    return needed(
-        [
-            networks.unet(
-                shape, widths=widths, blocks=1, attention=attention, remat=remat
-            )
-        ]
+    unet = networks.unet(
+        shape, widths=widths, blocks=1, attention=attention, remat=remat
     )
-
-
-def needed(parts, extra=0):
-    """Estimate bytes as ``dipy_train_ldm`` does before it begins."""
-    weights = sum(part.count_params() for part in parts)
-    kept = sum(networks.kept_bytes(part) for part in parts)
-    return 4 * 6 * weights + BATCH * (1.5 * kept + extra)
+    return estimate_memory([unet], BATCH)
