@@ -38,12 +38,20 @@ demo-volumes: .venv/installed  ## train on 200 virtual brains and generate 8
 	@$(BIN)/python -m pip install --quiet --group doc
 	@touch $@
 
-doc: .venv/installed-doc  ## build the documentation in doc/_build/html (a quarter of an hour)
+# When anything changes that the pages run, all of it runs anew.
+RUN_BY_PAGES := $(shell find dipy_ldm doc/examples doc/figures doc/extensions \
+	doc/commands/session.sh doc/conf.py -type f -not -path "*/__pycache__/*")
+
+doc/_build/begun: $(RUN_BY_PAGES)
+	@rm -rf doc/_build/html doc/api/generated doc/commands/ran doc/gallery
+	@mkdir -p $(@D) && touch $@
+
+doc: .venv/installed-doc doc/_build/begun  ## build the documentation in doc/_build/html (a quarter of an hour)
 	@$(BIN)/sphinx-build -W --keep-going -q doc doc/_build/html
 	@$(BIN)/python doc/check_links.py doc/_build/html
 
-doc-text: .venv/installed-doc  ## the same in a minute, without running the examples
-	@$(BIN)/sphinx-build -q -D plot_gallery=0 doc doc/_build/html
+doc-text: .venv/installed-doc  ## the same in doc/_build/text in a minute, without running the examples
+	@$(BIN)/sphinx-build -q -D plot_gallery=0 doc doc/_build/text
 
 test-pages: .venv/installed  ## run the code of README and guide as printed, on less data
 	@$(BIN)/pytest -n auto --maxprocesses 4 -m pages

@@ -166,6 +166,7 @@ html_theme_options = {
 html_sidebars = {"index": [], "search": []}
 copybutton_prompt_text = r"\$ |>>> |\.\.\. "
 copybutton_prompt_is_regexp = True
+copybutton_line_continuation_character = "\\"
 
 
 def setup(app):

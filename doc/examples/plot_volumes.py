@@ -3,8 +3,8 @@ Train on volumes
 ================
 
 From a folder of T1 volumes to new ones. To keep this page short, the cohort is small,
-the voxels are large, and training ends after minutes: what comes out are brains, of
-which one would not be taken for real. The same steps with more of each are in :ref:`the
+the voxels are large, and training ends after minutes: what comes out are brains, none
+of which would be taken for real. The same steps with more of each are in :ref:`the
 guide <guide-first-volumes>`.
 """
 
@@ -25,8 +25,9 @@ from dipy_ldm.metrics import multiscale_ssim
 from dipy_ldm.plots import montage, planes
 
 # %%
-# A cohort of virtual subjects, made from the MNI152 template without a download. Put
-# the files of your own in its place.
+# A cohort of virtual subjects, made from the MNI152 template that comes with nilearn.
+# The script beside this one does it, :download:`virtual_cohort.py
+# <../examples/virtual_cohort.py>`. Put the files of your own in its place.
 
 scratch = tempfile.TemporaryDirectory()
 folder = Path(scratch.name)
@@ -110,5 +111,6 @@ generated = model.predict(4, seed=1)
 show({"real": held_out, "generated": generated})
 
 for number, volume in enumerate(generated):
-    write_volume(folder / f"generated-{number}.nii.gz", volume, model.vqvae.affine_)
+    path = folder / f"generated-{number}.nii.gz"
+    write_volume(path, volume, model.vqvae.affine_, description="synthetic")
 print(nib.load(folder / "generated-0.nii.gz").affine)

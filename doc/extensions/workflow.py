@@ -88,11 +88,17 @@ def option(parameter, default):
     name = parameter.name if required else f"--{parameter.name}"
     value = "" if required else value_of(parameter.type)
     text = list(parameter.desc)
-    if not required and default not in (None, False, ""):
+    if not required and is_said(default):
         text.append(f"Default: ``{default}``.")
     if parameter.name == "out_dir":
         text.append("Default: the current folder.")
     return [f".. option:: {name}{value}", "", *indented(text), ""]
+
+
+def is_said(default):
+    """Tell the value of an option that is not given from there being none."""
+    # 0 equals False, and is a value.
+    return default is not False and default not in (None, "", argparse.SUPPRESS)
 
 
 def value_of(kind):
@@ -113,7 +119,7 @@ def common_options(flow, own):
         value = f" <{action.metavar}>" if action.metavar else ""
         names = ", ".join(f"{name}{value}" for name in action.option_strings)
         text = action.help[0].upper() + action.help[1:].rstrip(".") + "."
-        if action.default not in (None, False, "", argparse.SUPPRESS):
+        if is_said(action.default):
             text += f" Default: ``{action.default}``."
         lines += [f".. option:: {names}", "", *indented([text]), ""]
     return lines
