@@ -54,7 +54,7 @@ doc-text: .venv/installed-doc  ## the same in doc/_build/text in a minute, witho
 	@$(BIN)/sphinx-build -q -D plot_gallery=0 doc doc/_build/text
 
 test-pages: .venv/installed  ## run the code of README and guide as printed, on less data
-	@$(BIN)/pytest -n auto --maxprocesses 4 -m pages
+	@$(BIN)/pytest -n auto --maxprocesses 4 -m "" tests/test_doc.py
 
 test: lint  ## check the style, then run the tests
 	@$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal

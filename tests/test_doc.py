@@ -49,6 +49,8 @@ SHORTER = [
 ]
 # Pages that go on with the model that an earlier page trains.
 GO_ON = {"denoising", "generating", "quality"}
+# Pages that take so long that they are left to `make test-pages`.
+LONG = GO_ON | {"ethics", "volumes"}
 
 
 class Block(NamedTuple):
@@ -168,14 +170,19 @@ def test_readme(first_volumes, tmp_path):
         run_page(README, tmp_path)
 
 
-@pytest.mark.pages
-@pytest.mark.parametrize("path", GUIDE, ids=lambda path: path.stem)
-def test_guide(path, first_volumes, tmp_path):
-    if path.stem == "first-volumes":
-        return  # as the others go on from it
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=pytest.mark.pages if path.stem in LONG else ())
+        for path in GUIDE
+        if path.stem != "first-volumes"  # on which others go on
+    ],
+    ids=lambda path: path.stem,
+)
+def test_guide(path, request, tmp_path):
     with user_in(tmp_path):
         if path.stem in GO_ON:
-            for name, made in first_volumes.items():
+            for name, made in request.getfixturevalue("first_volumes").items():
                 shutil.copytree(made, tmp_path / name)
         run_page(path, tmp_path)
 

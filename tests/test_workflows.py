@@ -15,7 +15,7 @@ from dipy_ldm import LatentDiffusion, __version__
 
 TINY = (
     "--epochs_vqvae 2 --epochs_ldm 3 --batch_size 16 --n_codes 16 --code_dim 2 "
-    "--widths_vqvae 8 8 --widths_ldm 8 16 --precision float32"
+    "--widths_vqvae 8 8 --widths_ldm 8 --precision float32"
 ).split()
 
 
