@@ -29,11 +29,16 @@ class Augmentation(NamedTuple):
         Voxels by which an image is moved at most, along each axis.
     intensity : float
         Largest relative change of brightness, and of the exponent of contrast.
+    noise : float
+        Largest standard deviation of noise, of intensities from 0 to 1. It is in what
+        the autoencoder is given and not in what it shall answer, and is between 0 and
+        this for each image.
     """
 
     flip: bool = False
     shift: int = 0
     intensity: float = 0.0
+    noise: float = 0.0
 
 
 class Share(NamedTuple):
@@ -102,8 +107,8 @@ def batches(
     -------
     tf.data.Dataset
         Pairs ``(images, images)`` of shape ``(batch_size, *size, channels)``, or of a
-        replica's piece of it; the weights, if they are not all 1, are one more
-        channel of the second.
+        replica's piece of it, the first with noise; the weights, if they are not all
+        1, are one more channel of the second.
     """
     share = share or Share()
     each = batch_size // share.replicas
@@ -116,9 +121,10 @@ def batches(
         numbers = tf.random.stateless_uniform((len(space) + 3,), key)
         slack = np.maximum(np.subtract(space, size), 0) + 2 * augment.shift
         corner = tf.floor(numbers[3:] * np.float32(slack + 1)) - augment.shift
-        return index, tf.cast(corner, "int64"), numbers[:3]
+        noise = _draw_noise(key, (*size, channels), augment.noise)
+        return index, tf.cast(corner, "int64"), numbers[:3], noise
 
-    def look_up(index, corners, numbers):
+    def look_up(index, corners, numbers, noise):
         def read(array):
             windows = tf.numpy_function(
                 lambda i, c: read_windows(array, i, c, size),
@@ -131,17 +137,27 @@ def batches(
         low, high = bounds
         batch = (read(images) - low) / (high - low or 1)
         batch = _mirror(_brighten(batch, numbers, augment.intensity), numbers, augment)
+        given = batch if augment.noise == 0 else tf.clip_by_value(batch + noise, 0, 1)
         if background == 1:
-            return batch, batch
+            return given, batch
         if masks is None:
             inside = tf.reduce_any(batch > 0, -1, keepdims=True)
         else:
             inside = _mirror(read(masks), numbers, augment) > 0
-        return batch, tf.concat([batch, tf.where(inside, 1.0, background)], -1)
+        return given, tf.concat([batch, tf.where(inside, 1.0, background)], -1)
 
     numbered = _numbered(len(images), batch_size, seed, first_step, share)
     drawn = numbered.map(draw).batch(each, drop_remainder=True)
     return _endless(drawn.map(look_up, num_parallel_calls=2))
+
+
+def _draw_noise(key, shape, most):
+    """Draw the noise of an image, of a standard deviation up to the most."""
+    if most == 0:
+        return tf.zeros(())
+    keys = tf.random.split(key, 2)
+    spread = tf.random.stateless_uniform((), keys[0], 0, most)
+    return spread * tf.random.stateless_normal(shape, keys[1])
 
 
 def _brighten(batch, numbers, most):

@@ -167,8 +167,8 @@ class TrainLDMFlow(Workflow):
         flip : bool, optional
             Mirror half of the images left to right while the autoencoder learns.
         no_augment : bool, optional
-            Volumes: don't move them, nor change their intensities, while the
-            autoencoder learns.
+            Volumes: don't move them, nor change their intensities, nor add noise
+            that the autoencoder shall learn to remove.
         cache_dir : string or Path, optional
             Volumes: where they are kept as the networks need them. None is for the
             user's cache.
@@ -255,7 +255,7 @@ class TrainLDMFlow(Workflow):
         model.check(train.images.shape, epochs=settings.epochs_ldm, **common)
         self._prepare(paths, resume, chief=workers.is_chief(cluster))
         report = _Report(*paths[1:], train.images[:16], data.affine)
-        moved = data.affine is not None and not no_augment
+        changed = data.affine is not None and not no_augment
         vqvae.fit(
             train.images,
             validation_data=held_out,
@@ -263,7 +263,7 @@ class TrainLDMFlow(Workflow):
             masks=train.masks,
             background=background,
             patch=patch,
-            augment=Augmentation(flip, *((2, 0.05) if moved else (0, 0.0))),
+            augment=Augmentation(flip, *((2, 0.05, 0.1) if changed else ())),
             epochs=settings.epochs_vqvae,
             checkpoint=self.checkpoints[0],
             callbacks=[report.autoencoder],
