@@ -13,8 +13,8 @@ dipy_generate_ldm mnist --n_samples 40 --out_samples digits || echo "status $?"
 python doc/examples/virtual_cohort.py cohort --n 40
 
 #: train
-dipy_train_ldm cohort --voxel_size 8 --epochs_vqvae 40 --epochs_ldm 60 --n_codes 256 \
-    --widths_vqvae 16 32 --widths_ldm 32 64 --out_dir brains
+dipy_train_ldm cohort --voxel_size 8 --epochs_vqvae 40 --epochs_ldm 60 \
+    --n_codes 256 --widths_vqvae 16 32 --widths_ldm 32 64 --out_dir brains
 ls brains
 
 #: history

@@ -97,8 +97,8 @@ def test_mixture_and_target_agree(target):
     npt.assert_array_less(found, 1e-2)
 
 
-def pieces(images, n_batches=20, **kwargs):
-    data = batches(images, 4, seed=0, **kwargs)
+def pieces(images, n_batches=20, batch_size=4, **kwargs):
+    data = batches(images, batch_size, seed=0, **kwargs)
     return zip(*islice(data.as_numpy_iterator(), n_batches))
 
 
@@ -158,6 +158,21 @@ def test_intensities_change_a_little_and_stay_in_range():
     assert found.max() <= 1
     assert 0.02 < np.abs(found - images[:1]).max() < 0.15
     assert (np.diff(found, axis=1) >= 0).all()
+
+
+def test_noise_is_given_and_not_wanted():
+    images = np.full((8, 30, 30, 1), 0.5, "float32")
+    augment = Augmentation(noise=0.1)
+    found, wanted = map(np.concatenate, pieces(images, 50, augment=augment))
+    npt.assert_array_equal(wanted, 0.5)
+    spread = found.std((1, 2, 3))
+    assert spread.min() < 0.01
+    assert 0.09 < spread.max() < 0.11
+    assert 0.04 < spread.mean() < 0.06
+    # Of each epoch and image another, and the same in any batch.
+    assert len({round(float(x), 7) for x in spread}) == len(spread)
+    halves, _ = map(np.concatenate, pieces(images, 100, 2, augment=augment))
+    npt.assert_array_equal(halves, found)
 
 
 def test_weights_follow_the_masks():
