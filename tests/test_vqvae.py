@@ -76,6 +76,23 @@ def test_three_dimensions_and_channels():
     assert vqvae.predict(images[:2]).shape == (2, 6, 5, 7, 2)
 
 
+def test_noise_that_was_learnt_is_removed():
+    rng = np.random.default_rng(0)
+    # An empty background, with something amid it.
+    images = np.zeros((32, 16, 16, 1), "float32")
+    images[:, 5:11, 5:11] = rng.uniform(0.5, 1, (32, 1, 1, 1))
+    noisy = np.clip(images + rng.normal(0, 0.3, images.shape), 0, 1)
+    options = {"epochs": 40, "batch_size": 16, "learning_rate": 0.01, "verbose": False}
+
+    def harm(augment):
+        """Train, and say by how much noise makes reconstructions worse."""
+        vqvae = VQVAE(**TINY).fit(images, augment=augment, **options)
+        errors = [np.mean((vqvae.predict(x) - images) ** 2) for x in (images, noisy)]
+        return errors[1] - errors[0]
+
+    assert harm(Augmentation(noise=0.3)) < 0.3 * harm(None)
+
+
 def test_overfits_eight_images(blobs):
     vqvae = VQVAE(widths=(16, 16), n_codes=64, code_dim=4)
     images = np.tile(blobs[:8], (8, 1, 1, 1))
@@ -196,7 +213,7 @@ def test_tiles_make_no_difference(volume_vqvae, space, tile):
     [
         {"patch": 4},
         {"patch": (4, 8, 5), "remat": True},
-        {"augment": Augmentation(flip=True, shift=2, intensity=0.1)},
+        {"augment": Augmentation(flip=True, shift=2, intensity=0.1, noise=0.1)},
         {"background": 0.1},
     ],
 )
