@@ -361,7 +361,7 @@ class LatentDiffusion:
         self,
         images,
         *,
-        strength=0.5,
+        strength=0.1,
         sampler="dpm++",
         steps=20,
         eta=0.0,

@@ -53,7 +53,7 @@ class DenoiseLDMFlow(Workflow):
         self,
         model_file,
         input_files,
-        strength=0.3,
+        strength=0.1,
         sampler="dpm++",
         steps=20,
         eta=0.0,
