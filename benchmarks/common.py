@@ -87,17 +87,26 @@ def tell(message):
     print(message, file=sys.stderr, flush=True)
 
 
-@contextlib.contextmanager
-def answering(parser):
-    """Answer what users can mend with one sentence.
+def run(parser, act, arguments=None):
+    """Do what the command line asks for; answer what users can mend with a sentence.
 
     Parameters
     ----------
     parser : Parser
-        Parser of the command line.
+        Parser of the options.
+    act : callable
+        What is called with the options.
+    arguments : sequence of str, optional
+        Command line; that of the process if left out.
+
+    Returns
+    -------
+    object
+        What ``act`` returned.
     """
+    options = parser.parse_args(arguments)
     try:
-        yield
+        return act(options)
     except (InputError, OSError) as error:
         parser.error(str(error))
 
@@ -114,8 +123,10 @@ def print_scores(parser, measure, arguments=None):
     arguments : sequence of str, optional
         Command line; that of the process if left out.
     """
-    options = parser.parse_args(arguments)
-    # Whatever libraries print, standard output is the JSON line alone.
-    with answering(parser), contextlib.redirect_stdout(sys.stderr):
-        scores = measure(options)
-    print(json.dumps(scores))
+
+    def act(options):
+        # Whatever libraries print, standard output is the JSON line alone.
+        with contextlib.redirect_stdout(sys.stderr):
+            return measure(options)
+
+    print(json.dumps(run(parser, act, arguments)))

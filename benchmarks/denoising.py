@@ -9,11 +9,11 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from common import Parser, answering, tell
+from common import Parser, run, tell
 import numpy as np
 from volumes_quality import load_model
 
-import dipy_ldm
+from dipy_ldm import LatentDiffusion
 from dipy_ldm.data import load_mnist
 from dipy_ldm.data.volumes import load_volumes
 from dipy_ldm.validation import InputError
@@ -62,7 +62,7 @@ def load(options):
         If the images can't be found.
     """
     if options.model == "mnist":
-        model, images = dipy_ldm.LatentDiffusion.load("mnist"), load_mnist("test")[0]
+        model, images = LatentDiffusion.load("mnist"), load_mnist("test")[0]
     elif not options.real:
         raise InputError("name volumes that the model has not seen, with --real.")
     else:
@@ -96,13 +96,5 @@ def error(found, wanted):
     return float(np.mean((found - wanted) ** 2, dtype="float64"))
 
 
-def main():
-    """Measure the model that the command line names."""
-    parser = make_parser()
-    options = parser.parse_args()
-    with answering(parser):
-        compare(options)
-
-
 if __name__ == "__main__":
-    main()
+    run(make_parser(), compare)

@@ -10,7 +10,7 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from common import Parser, answering, picture
+from common import Parser, picture, run
 import numpy as np
 from volumes_quality import score_vqvae
 
@@ -78,13 +78,5 @@ def compare(options):
         save_montage(options.montage, pictures, columns=1, scale=4)
 
 
-def main():
-    """Compare the losses that the command line names."""
-    parser = make_parser()
-    options = parser.parse_args()
-    with answering(parser):
-        compare(options)
-
-
 if __name__ == "__main__":
-    main()
+    run(make_parser(), compare)

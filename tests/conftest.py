@@ -3,6 +3,10 @@
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Tests that are run on a cluster are not meant to train on it.
+for name in list(os.environ):
+    if name.startswith(("SLURM", "TF_CONFIG")):
+        del os.environ[name]
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402

@@ -8,7 +8,6 @@ What would take long runs on less: ``SHORTER`` lists all that is changed.
 """
 
 from contextlib import contextmanager
-import importlib.util
 import os
 from pathlib import Path
 import re
@@ -20,6 +19,7 @@ from PIL import Image
 import numpy as np
 from processes import SCRIPTS
 import pytest
+import scripts
 
 from dipy_ldm.data import load_mnist
 
@@ -201,11 +201,7 @@ def test_blocks_are_of_known_kinds(path):
 
 
 def test_links_that_lead_nowhere_are_found(tmp_path):
-    spec = importlib.util.spec_from_file_location(
-        "check_links", ROOT / "doc/check_links.py"
-    )
-    check_links = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(check_links)
+    check_links = scripts.load(ROOT / "doc/check_links.py")
     (tmp_path / "below").mkdir()
     (tmp_path / "a.html").write_text(
         '<a href="below/b.html#there">1</a> <a href="below/b.html#gone">2</a> '

@@ -1,9 +1,9 @@
-import importlib.util
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import scripts
 
 import dipy_ldm
 from dipy_ldm.validation import InputError
@@ -13,13 +13,7 @@ SCRIPT = Path(__file__).parents[1] / "benchmarks" / "mnist_quality.py"
 
 @pytest.fixture(scope="module")
 def quality():
-    spec = importlib.util.spec_from_file_location("mnist_quality", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        # As Python does for a script: it imports its neighbours.
-        patch.syspath_prepend(SCRIPT.parent)
-        spec.loader.exec_module(module)
-    return module
+    return scripts.load(SCRIPT)
 
 
 def draw_digits(n, seed):

@@ -1,5 +1,4 @@
 from collections import Counter
-import importlib.util
 from pathlib import Path
 import subprocess
 import sys
@@ -8,6 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from scipy.ndimage import map_coordinates
+import scripts
 
 from dipy_ldm.data.grid import Grid, conform
 from dipy_ldm.data.nifti import check_headers
@@ -19,10 +19,7 @@ GRID = Grid((48, 56, 48), nib.affines.from_matvec(np.eye(3) * 4, [-94, -130, -90
 
 @pytest.fixture(scope="module")
 def cohort():
-    spec = importlib.util.spec_from_file_location("virtual_cohort", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return scripts.load(SCRIPT)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,3 @@
-import importlib.util
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -6,6 +5,7 @@ from types import SimpleNamespace
 import nibabel as nib
 import numpy as np
 import pytest
+import scripts
 
 import dipy_ldm
 from dipy_ldm.validation import InputError
@@ -16,13 +16,7 @@ AFFINE = np.diag([2.0, 2, 2, 1])
 
 @pytest.fixture(scope="module")
 def quality():
-    spec = importlib.util.spec_from_file_location("volumes_quality", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        # As Python does for a script: it imports its neighbours.
-        patch.syspath_prepend(SCRIPT.parent)
-        spec.loader.exec_module(module)
-    return module
+    return scripts.load(SCRIPT)
 
 
 @pytest.fixture(autouse=True)
