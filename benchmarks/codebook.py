@@ -12,10 +12,12 @@ from unittest import mock
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+from dipy_ldm import VQVAE  # before Keras, so that oneDNN is on
+
+# isort: split
 from keras import ops
 import numpy as np
 
-from dipy_ldm import VQVAE
 from dipy_ldm.data import load_mnist
 from dipy_ldm.layers import VectorQuantizer
 

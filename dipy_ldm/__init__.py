@@ -5,12 +5,19 @@ learns to undo it; a sampler walks back.
 """
 
 from importlib import import_module
+import os
 
 __version__ = "0.1.0"
 
 __all__ = ["VQVAE", "LatentDiffusion", "__version__"]
 
 _HOMES = {"VQVAE": ".vqvae", "LatentDiffusion": ".latent_diffusion"}
+
+
+# TensorFlow reads this when it is imported, and leaves oneDNN off on processors without
+# AVX512: convolutions then take up to ten times as long, and twice the memory. What the
+# user set stays. dipy_ldm.distribution says so where it is too late.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
 def __getattr__(name):

@@ -5,7 +5,9 @@ from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from functools import cache
 import json
+import logging
 import math
+import os
 from pathlib import Path
 import platform
 from queue import SimpleQueue
@@ -14,10 +16,22 @@ import keras
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.util import _pywrap_util_port
 from tqdm import tqdm
 
 from dipy_ldm import __version__, cluster, signals
 from dipy_ldm.validation import InputError, choose
+
+logger = logging.getLogger(__name__)
+
+if os.environ["TF_ENABLE_ONEDNN_OPTS"] == "1" and not _pywrap_util_port.IsMklEnabled():
+    # It is on for whoever imports dipy_ldm before TensorFlow; only x86 has it.
+    if platform.machine() in ("x86_64", "AMD64") and platform.system() != "Darwin":
+        logger.warning(
+            "TensorFlow was imported before dipy_ldm, and oneDNN, which makes training "
+            "on this processor several times faster, is off; import dipy_ldm first, or "
+            "set TF_ENABLE_ONEDNN_OPTS=1."
+        )
 
 # From how many devices of a machine on each of them has a replica.
 STRATEGIES = {"auto": 2, "none": math.inf, "mirrored": 1, "multi_worker": math.inf}

@@ -100,8 +100,12 @@ class VectorQuantizer(keras.layers.Layer):
             self.commitment * _mean_square(vectors - ops.stop_gradient(codes))
         )
         if training:
-            used = ops.bincount(ops.reshape(indices, (-1,)), minlength=self.n_codes)
-            self.counts.assign_add(ops.cast(used, self.counts.dtype))
+            indices = ops.reshape(indices, (-1,))
+            # Not by bincount, which XLA refuses: its length depends on the indices.
+            used = ops.segment_sum(
+                ops.ones_like(indices, dtype=self.counts.dtype), indices, self.n_codes
+            )
+            self.counts.assign_add(used)
         return vectors + ops.stop_gradient(codes - vectors)
 
     def compute_output_shape(self, input_shape):

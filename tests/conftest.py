@@ -11,6 +11,9 @@ for name in list(os.environ):
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
+# Before any test imports TensorFlow, as a user is told to.
+import dipy_ldm  # noqa: E402, F401
+
 TINY_VQVAE = {"widths": (8, 8), "blocks": 1, "n_codes": 16, "code_dim": 2}
 TINY_LDM = {"widths": (8, 16), "blocks": 1}
 

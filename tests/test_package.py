@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 import subprocess
 import sys
@@ -19,6 +20,43 @@ def test_import_leaves_keras_and_tensorflow_alone():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert run.stdout.strip() == "set()"
+
+
+TENSORFLOW_FIRST = """
+import tensorflow
+from tensorflow.python.util import _pywrap_util_port
+# As on a processor on which TensorFlow leaves oneDNN off.
+_pywrap_util_port.IsMklEnabled = lambda: False
+"""
+IMPORT = """
+import dipy_ldm.distribution
+from tensorflow.python.util import _pywrap_util_port
+print(_pywrap_util_port.IsMklEnabled())
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "said", "enabled", "warned"),
+    [
+        ("", None, "True", False),
+        ("", "0", "False", False),  # the user's word
+        (TENSORFLOW_FIRST, None, "False", True),
+    ],
+)
+def test_onednn_is_on_whatever_the_processor(before, said, enabled, warned):
+    environment = os.environ.copy()
+    environment.pop("TF_ENABLE_ONEDNN_OPTS", None)
+    if said:
+        environment["TF_ENABLE_ONEDNN_OPTS"] = said
+    run = subprocess.run(
+        [sys.executable, "-c", before + IMPORT],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+    )
+    assert run.stdout.strip() == enabled
+    assert ("import dipy_ldm first" in run.stderr) is warned
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)

@@ -7,13 +7,14 @@ that the example runs anywhere; with GPUs leave out the first lines, and the def
 ``strategy="auto"`` uses all of them.
 """
 
-import matplotlib.pyplot as plt
-import numpy as np
-import tensorflow as tf
-
 from dipy_ldm import VQVAE
 from dipy_ldm.data import load_mnist
 from dipy_ldm.distribution import make_strategy
+
+# isort: split
+import matplotlib.pyplot as plt
+import numpy as np
+import tensorflow as tf  # after dipy_ldm, which turns oneDNN on
 
 # %%
 # Two devices from one processor, before anything else uses TensorFlow.

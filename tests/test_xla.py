@@ -1,0 +1,61 @@
+"""Both stages train when XLA compiles them, as Keras has it do on a single GPU."""
+
+import keras
+import numpy as np
+import pytest
+
+from dipy_ldm import VQVAE, LatentDiffusion
+
+VQ = {"widths": (8, 8), "blocks": 1, "n_codes": 16, "code_dim": 2}
+FIT = {"epochs": 1, "batch_size": 4, "verbose": False}
+
+# XLA takes long on a processor: these few have each rank, loss, precision and remat.
+AUTOENCODERS = {
+    "squared": (2, {"precision": "bfloat16"}),
+    "structural": (2, {"remat": True}),
+    "absolute": (3, {"precision": "bfloat16", "remat": True}),
+    "spectral": (3, {"accumulate": 2}),
+}
+DENOISERS = {
+    2: ((8,), {"precision": "bfloat16", "accumulate": 2}),
+    3: ((8, 8), {"remat": True}),
+}
+
+
+def compile_all(monkeypatch):
+    """Let Keras decide what it decides with a GPU; return the models it decides for."""
+    models = []
+
+    def resolve(model):
+        models.append(model)
+        return True
+
+    trainer = keras.Model.__mro__[1]
+    monkeypatch.setattr(trainer, "_resolve_auto_jit_compile", resolve)
+    return models
+
+
+def images(rank):
+    rng = np.random.default_rng(0)
+    return rng.random((8, *(8, 9, 10)[:rank], 1), "float32")
+
+
+@pytest.mark.parametrize("loss", AUTOENCODERS)
+def test_autoencoder(loss, monkeypatch):
+    models = compile_all(monkeypatch)
+    rank, options = AUTOENCODERS[loss]
+    vqvae = VQVAE(**VQ, loss=loss).fit(images(rank), **FIT, **options)
+    assert [model.jit_compile for model in models]
+    assert np.isfinite(vqvae.history_["loss"]).all()
+    assert 0 < vqvae.history_["usage"][0] <= 1
+
+
+@pytest.mark.parametrize("rank", DENOISERS)
+def test_denoiser(rank, monkeypatch):
+    vqvae = VQVAE(**VQ).fit(images(rank), **FIT)
+    models = compile_all(monkeypatch)
+    widths, options = DENOISERS[rank]
+    model = LatentDiffusion(vqvae, widths=widths)
+    model.fit(images(rank), **FIT, **options)
+    assert [model.jit_compile for model in models]
+    assert np.isfinite(model.history_["loss"]).all()
