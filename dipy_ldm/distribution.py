@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 import platform
 from queue import SimpleQueue
+import time
 
 import keras
 from keras.src.optimizers.base_optimizer import BaseOptimizer
@@ -84,13 +85,15 @@ def make_strategy(name="auto", devices=None, *, alone=False):
     Raises
     ------
     InputError
-        If there is no such strategy or device (the sentence lists those there are),
-        or if a machine does not come, or differs from the chief.
+        If there is no such strategy or device (the sentence lists those there are), if
+        there is a GPU that can't be used and no device was chosen, or if a machine does
+        not come, or differs from the chief.
     """
     if not isinstance(name, str):
         return name
     least = choose("strategy", name, STRATEGIES)
     if devices is None:
+        _refuse_idle_gpus(alone)
         _share_gpus()
     workers = cluster.find_cluster()
     if name == "multi_worker" or (name == "auto" and workers and not alone):
@@ -143,6 +146,32 @@ def _multi_worker(workers):
         signals.reinstall()
 
 
+def _refuse_idle_gpus(alone):
+    """Refuse to train on the processor beside a GPU that TensorFlow can't use.
+
+    Where little is to be computed (``alone``) a warning does.
+    """
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1", "NoDevFiles")
+    if hidden or tf.config.list_physical_devices("GPU") or not _has_gpu():
+        return
+    sentence = (
+        "this machine has an NVIDIA GPU that TensorFlow can't use, since its driver is "
+        "too old or CUDA is not installed; update the driver, or install with "
+        'pip install "dipy_ldm[cuda]"'
+    )
+    if not alone:
+        raise InputError(f"{sentence}, or choose the device CPU:0.")
+    logger.warning("%s. The processor is used.", sentence)
+
+
+def _has_gpu():
+    """Say whether Linux lets this process have an NVIDIA GPU."""
+    for file in Path("/dev").glob("nvidia[0-9]*"):
+        with suppress(OSError), open(file, "rb"):
+            return True
+    return False
+
+
 def _share_gpus():
     """Hide the GPUs of other workers of this machine.
 
@@ -184,14 +213,20 @@ def _mirrored(devices):
 
 def _find_devices(names):
     """Return the names of the devices that were asked for, as TensorFlow has them."""
+    if names and all(str(name).upper().startswith("CPU") for name in names):
+        # GPUs that nobody asked for are not started, and need not work.
+        with suppress(RuntimeError):
+            tf.config.set_visible_devices([], "GPU")
+    try:
+        devices = [d for k in ("GPU", "CPU") for d in tf.config.list_logical_devices(k)]
+    except (tf.errors.OpError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0][:200]
+        raise InputError(
+            f"TensorFlow can't start the GPU ({reason}); end what else uses it, update "
+            "its driver, or choose the device CPU:0."
+        ) from error
     # Where machines are joined, those of all are listed, under the same names.
-    known = list(
-        dict.fromkeys(
-            device.name.rpartition("device:")[2]
-            for kind in ("GPU", "CPU")
-            for device in tf.config.list_logical_devices(kind)
-        )
-    )
+    known = list(dict.fromkeys(d.name.rpartition("device:")[2] for d in devices))
     gpus = [name for name in known if name.startswith("GPU")]
     return (gpus or known[:1]) if names is None else _match(names, known)
 
@@ -559,7 +594,7 @@ class AdamW(_Summed, keras.optimizers.AdamW):
 
 
 def compiled(function, inputs):
-    """Compile a function of tensors into one of arrays.
+    """Compile a function of tensors.
 
     Many times faster per call than ``keras.Model.predict``, and traced once
     whatever the size of the batch.
@@ -574,14 +609,13 @@ def compiled(function, inputs):
     Returns
     -------
     callable
-        Takes and returns ndarrays.
+        Takes tensors or ndarrays, and returns tensors, which stay on their device.
     """
     signature = [tf.TensorSpec(x.shape, x.dtype) for x in inputs]
     traced = tf.function(function, input_signature=signature)
 
     def call(*arrays):
-        arrays = (np.asarray(a, x.dtype) for a, x in zip(arrays, inputs))
-        return traced(*map(tf.constant, arrays)).numpy()
+        return traced(*(tf.cast(a, x.dtype) for a, x in zip(arrays, inputs)))
 
     return call
 
@@ -595,7 +629,7 @@ def in_batches(function, array, batch_size, title=None):
     Parameters
     ----------
     function : callable
-        Takes and returns ndarrays of the same length.
+        Takes an ndarray, and returns an array or a tensor of the same length.
     array : ndarray
         Argument, ``(n, ...)``.
     batch_size : int
@@ -640,7 +674,7 @@ def _in_batches(function, array, batch_size, title):
                 # What the function itself would spread stays on its device, which
                 # tf.device(None) would leave.
                 with spread(None), tf.device(device) if device else nullcontext():
-                    return function(piece)
+                    return np.asarray(function(piece))
             finally:
                 free.put(device)
                 bar.update(len(piece))
@@ -652,6 +686,82 @@ def _in_batches(function, array, batch_size, title):
             # An interrupt must not wait for what has not begun.
             pool.shutdown(cancel_futures=True)
     return np.concatenate(results)
+
+
+def gpu_capabilities(strategy):
+    """Say what the GPUs can do that the work is spread over.
+
+    Parameters
+    ----------
+    strategy : tf.distribute.Strategy or None
+        As of :func:`make_strategy`.
+
+    Returns
+    -------
+    list of tuple of int
+        Compute capability of each, such as ``(8, 0)``; empty for a processor.
+    """
+    gpus = tf.config.get_visible_devices("GPU")
+    if strategy is not None:
+        names = [d.rpartition("device:")[2] for d in strategy.extended.worker_devices]
+        gpus = [gpu for i, gpu in enumerate(gpus) if f"GPU:{i}" in names]
+    else:
+        gpus = gpus[:1]
+    details = map(tf.config.experimental.get_device_details, gpus)
+    return [tuple(d.get("compute_capability", (0, 0))) for d in details]
+
+
+class Convolution:
+    """A convolution, forward and backward, of which a machine shows how fast it is.
+
+    Parameters
+    ----------
+    precision : str
+        Type of its numbers.
+    rank : int
+        Number of spatial dimensions.
+
+    Attributes
+    ----------
+    works : bool
+        Whether this machine can compute it at all.
+    """
+
+    def __init__(self, precision, rank):
+        # Some milliseconds in float32; up to thirty times that where it is emulated.
+        shape = {2: (8, 28, 28, 32), 3: (1, 12, 12, 12, 32)}[rank]
+        kernel = (*(3,) * rank, 32, 32)
+        self._inputs = [tf.cast(tf.ones(s), precision) for s in (shape, kernel)]
+        self._strides = [1] * len(shape)
+        try:
+            # Which compiles it, too.
+            self.time()
+        except tf.errors.OpError:
+            self.works = False
+        else:
+            self.works = True
+
+    def time(self):
+        """Compute it.
+
+        Returns
+        -------
+        float
+            Seconds.
+        """
+        start = time.perf_counter()
+        for gradient in self._gradients(*self._inputs):
+            gradient.numpy()
+        return time.perf_counter() - start
+
+    @tf.function
+    def _gradients(self, x, kernel):
+        convolve = tf.nn.conv2d if len(x.shape) == 4 else tf.nn.conv3d
+        with tf.GradientTape() as tape:
+            tape.watch([x, kernel])
+            y = convolve(x, kernel, self._strides, "SAME")
+            y = convolve(tf.nn.swish(y), kernel, self._strides, "SAME")
+        return tape.gradient(y, [x, kernel])
 
 
 def free_memory():

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from dipy_ldm import (
+    denoisers,
     distribution,
     networks,
     persistence,
@@ -13,6 +14,7 @@ from dipy_ldm import (
     training,
 )
 from dipy_ldm.data.batches import Share, noised
+from dipy_ldm.precision import Precision, settle, tell
 from dipy_ldm.validation import InputError, at_least, choose
 from dipy_ldm.vqvae import VQVAE
 
@@ -21,6 +23,8 @@ from dipy_ldm.vqvae import VQVAE
 _GUIDE_WIDTH = 4
 _GUIDE_SHARE = 16
 _GUIDE_STEPS = 300
+# Times at which it guides.
+_GUIDED = (0.0, 1.0)
 
 
 class LatentDiffusion:
@@ -59,6 +63,8 @@ class LatentDiffusion:
         Figures of each epoch: ``loss``, and ``val_loss`` with averaged weights.
     fingerprint_ : str
         Hash of the training images.
+    precision_ : Precision or None
+        What training computed in, and why; None if the file does not say.
 
     References
     ----------
@@ -100,7 +106,7 @@ class LatentDiffusion:
         batch_size=64,
         accumulate=1,
         learning_rate=2e-3,
-        precision="float32",
+        precision="auto",
         remat=False,
         strategy="auto",
         checkpoint=None,
@@ -126,8 +132,10 @@ class LatentDiffusion:
             batch that many times larger, in the memory of one.
         learning_rate : float
             Highest learning rate; it warms up and falls to zero.
-        precision : {"float32", "bfloat16"}
-            Precision of the computations in training.
+        precision : {"auto", "float32", "bfloat16", "float16"}
+            Precision of the computations in training; ``"auto"`` is for the fastest
+            that the devices compute well, or that of the checkpoint. float16 is for
+            GPUs alone.
         remat : bool
             Compute parts of the network twice instead of keeping them: less memory,
             above all of the denoiser, for about a third more time.
@@ -158,6 +166,9 @@ class LatentDiffusion:
         """
         images = self._check_images(images)
         strategy = distribution.make_strategy(strategy)
+        of_guide = checkpoint and f"{checkpoint}.guide"
+        began = training.began_in(checkpoint, of_guide)
+        chosen = settle(precision, images.ndim - 2, strategy, began)
         self.check(
             images.shape,
             epochs=epochs,
@@ -169,25 +180,23 @@ class LatentDiffusion:
             strategy=strategy,
             checkpoint_steps=checkpoint_steps,
         )
+        self.precision_ = tell(chosen)
         self.fingerprint_ = training.survey(images).fingerprint
         settings = self._hyperparameters() | {
             "epochs": epochs,
             "batch_size": batch_size,
             "accumulate": accumulate,
             "learning_rate": learning_rate,
-            "precision": precision,
+            "precision": chosen.name,
             "images": self.fingerprint_,
             "vqvae": training.survey(self.vqvae.codebook_).fingerprint,
         }
-        options = precision, remat, learning_rate, accumulate, strategy
+        options = chosen.name, remat, learning_rate, accumulate, strategy
         facts = training.facts(settings, checkpoint, checkpoint_steps, validation_data)
         with distribution.spread(strategy):
             distribution.agree(facts)
             latents = self.vqvae.encode(images)
-            axes = tuple(range(latents.ndim - 1))
-            self.latent_mean_ = latents.mean(axes)
-            self.latent_scale_ = np.maximum(latents.std(axes), 1e-6)
-            self.latent_shape_ = latents.shape[1:]
+            self._learn_scale(latents)
             self._build()
             steps = len(images) // batch_size
 
@@ -207,7 +216,7 @@ class LatentDiffusion:
                 "guide",
                 self.guide_,
                 self._guide_widths(),
-                checkpoint and f"{checkpoint}.guide",
+                of_guide,
                 callbacks=(),
                 epochs=1,
                 steps_per_epoch=_guide_steps(steps * epochs),
@@ -299,7 +308,7 @@ class LatentDiffusion:
             tile=tile,
         )
         path = schedules.path(self.schedule, grid(self.schedule, steps))
-        denoise = self._denoiser(guidance)
+        denoise = self.denoiser(guidance)
 
         def generate(numbers):
             noise = samplers.noise_of(seed, numbers, self.latent_shape_)
@@ -317,6 +326,28 @@ class LatentDiffusion:
     def usual_guidance(self):
         """The guidance that was measured to be best: 2 for images, 1 for volumes."""
         return 2.0 if len(self.latent_shape_) == 3 else 1.0
+
+    def denoiser(self, guidance=1.0):
+        """Return what samplers walk with.
+
+        Parameters
+        ----------
+        guidance : float
+            As of :meth:`predict`.
+
+        Returns
+        -------
+        callable
+            ``denoise(x, t)``: from latents of unit variance with noise,
+            ``(batch, *space, channels)``, and their time to an estimate of the clean
+            ones, as of :mod:`dipy_ldm.denoisers`.
+        """
+        self._check_fitted()
+        strong, weak = (
+            denoisers.from_network(predict, self.schedule, self.target)
+            for predict in (self._predict, self._predict_guide)
+        )
+        return denoisers.guided(strong, weak, guidance, _GUIDED)
 
     def check_sampling(
         self,
@@ -432,7 +463,7 @@ class LatentDiffusion:
         path = schedules.path(self.schedule, times)
         alpha, sigma = path[0][1]
         latents = self._scaled(self.vqvae.encode(images, batch_size=batch_size))
-        denoise = self._denoiser()
+        denoise = self.denoiser()
 
         def walk(numbers):
             clean = latents[numbers]
@@ -474,6 +505,7 @@ class LatentDiffusion:
             "latent_shape": self.latent_shape_,
             "latent_diffusion_history": self.history_,
             "latent_diffusion_fingerprint": self.fingerprint_,
+            "latent_diffusion_precision": self.precision_ and self.precision_._asdict(),
         }
         persistence.save(path, "latent_diffusion", tensors, document)
 
@@ -505,6 +537,8 @@ class LatentDiffusion:
         model.latent_shape_ = tuple(document["latent_shape"])
         model.history_ = document["latent_diffusion_history"]
         model.fingerprint_ = document["latent_diffusion_fingerprint"]
+        precision = document.get("latent_diffusion_precision")
+        model.precision_ = Precision.from_saved(precision)
         model._build()
         for name, network in model._networks():
             persistence.set_weights(network, name, tensors)
@@ -531,7 +565,7 @@ class LatentDiffusion:
         batch_size=64,
         accumulate=1,
         learning_rate=2e-3,
-        precision="float32",
+        precision="auto",
         remat=False,
         strategy=None,
         checkpoint_steps=1000,
@@ -563,11 +597,10 @@ class LatentDiffusion:
             batch_size,
             accumulate,
             learning_rate,
-            precision,
             checkpoint_steps,
         )
         each = distribution.share_of(batch_size, strategy)
-        with networks.precision(precision):
+        with networks.precision(settle(precision, len(shape) - 2, strategy).name):
             latent_shape = self.vqvae.latent_shape(shape[1:])
             denoiser = self._make_unet(self.widths, latent_shape, remat)
         training.check_memory("the denoiser", [denoiser], each)
@@ -650,26 +683,19 @@ class LatentDiffusion:
 
         return distribution.shared(make, strategy)
 
+    def _learn_scale(self, latents):
+        """Learn what brings each channel to mean 0 and variance 1."""
+        axes = tuple(range(latents.ndim - 1))
+        self.latent_mean_ = latents.mean(axes)
+        self.latent_scale_ = np.maximum(latents.std(axes), 1e-6)
+        self.latent_shape_ = latents.shape[1:]
+
     def _scaled(self, latents):
         """Bring each channel to mean 0 and variance 1."""
         return (latents - self.latent_mean_) / self.latent_scale_
 
     def _unscaled(self, latents):
         return latents * self.latent_scale_ + self.latent_mean_
-
-    def _denoiser(self, guidance=1.0):
-        """Return what estimates the clean latents behind ``x`` at time ``t``."""
-
-        def denoise(x, t):
-            times = np.full(len(x), t)
-            prediction = self._predict(x, times)
-            if guidance != 1:
-                poor = self._predict_guide(x, times)
-                prediction = poor + guidance * (prediction - poor)
-            alpha, sigma = schedules.rates(self.schedule, t)
-            return schedules.to_clean(self.target, prediction, x, alpha, sigma)
-
-        return denoise
 
 
 def _guide_steps(steps):

@@ -14,7 +14,11 @@ from keras import layers
 from dipy_ldm.layers import Recomputed, TimeEmbedding
 from dipy_ldm.validation import InputError, choose
 
-PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
+PRECISIONS = {
+    "float32": "float32",
+    "bfloat16": "mixed_bfloat16",
+    "float16": "mixed_float16",
+}
 
 
 @contextmanager
@@ -23,7 +27,7 @@ def precision(name):
 
     Parameters
     ----------
-    name : {"float32", "bfloat16"}
+    name : {"float32", "bfloat16", "float16"}
         Precision of the computations.
     """
     before = keras.config.dtype_policy()
@@ -228,7 +232,7 @@ def _kept(network):
 
 def _bytes(tensor):
     width = keras.backend.standardize_dtype(tensor.dtype)
-    return math.prod(tensor.shape[1:]) * (2 if width == "bfloat16" else 4)
+    return math.prod(tensor.shape[1:]) * (2 if width.endswith("16") else 4)
 
 
 def _rank(x):

@@ -84,22 +84,20 @@ def load(path, kind):
         If the file is not there, truncated, foreign, of another format or of
         another kind.
     """
-    document = read_document(path)
-    if document["kind"] != kind:
-        raise InputError(
-            f"{path} holds a {document['kind']}, not a {kind}; name another file."
-        )
+    document = read_document(path, kind)
     with safe_open(path, "numpy") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, document
 
 
-def read_document(path):
+def read_document(path, kind=None):
     """Read the document of a file without its tensors.
 
     Parameters
     ----------
     path : str or Path
         File to read.
+    kind : str, optional
+        What the file must hold; anything if None.
 
     Returns
     -------
@@ -109,7 +107,8 @@ def read_document(path):
     Raises
     ------
     InputError
-        If the file is not there, truncated, foreign or of another format.
+        If the file is not there, truncated, foreign, of another format or of
+        another kind.
     """
     if not Path(path).is_file():
         raise InputError(f"there is no model file {path}; check the path.")
@@ -134,6 +133,10 @@ def read_document(path):
         raise InputError(
             f"{path} has format {version}, {age} than the {FORMAT_VERSION} that this "
             f"version of dipy_ldm knows; {cure}."
+        )
+    if kind is not None and document["kind"] != kind:
+        raise InputError(
+            f"{path} holds a {document['kind']}, not a {kind}; name another file."
         )
     return document
 

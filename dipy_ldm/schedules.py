@@ -182,9 +182,8 @@ def path(schedule, times):
     list of tuple
         ``(t, (alpha, sigma))``, ``steps + 1`` of them, the last one clean.
     """
-    levels = zip(*rates(schedule, times))
-    ends = (0.0, (1.0, 0.0))
-    return [(float(t), pair) for t, pair in zip(times, levels)] + [ends]
+    levels = zip(*(rate.tolist() for rate in rates(schedule, times)))
+    return [*zip(np.asarray(times).tolist(), levels), (0.0, (1.0, 0.0))]
 
 
 def to_target(target, clean, noise, alpha, sigma):

@@ -51,7 +51,8 @@ def in_tiles(function, array, *, tile, margin, factor):
     Parameters
     ----------
     function : callable
-        Takes ``(n, *space, channels)`` and returns ``(n, *space * factor, ...)``.
+        Takes ``(n, *space, channels)`` and returns ``(n, *space * factor, ...)``, an
+        array or a tensor.
     array : ndarray
         Argument, ``(n, *space, channels)``.
     tile : int
@@ -68,7 +69,7 @@ def in_tiles(function, array, *, tile, margin, factor):
     """
     space = array.shape[1:-1]
     if all(size <= tile + 2 * margin for size in space):
-        return function(array)
+        return np.asarray(function(array))
     result = None
     for corner in product(*(range(0, size, tile) for size in space)):
         inner = [slice(c, min(c + tile, size)) for c, size in zip(corner, space)]
@@ -76,7 +77,7 @@ def in_tiles(function, array, *, tile, margin, factor):
             slice(max(0, i.start - margin), min(size, i.stop + margin))
             for i, size in zip(inner, space)
         ]
-        piece = function(array[(slice(None), *outer)])
+        piece = np.asarray(function(array[(slice(None), *outer)]))
         if result is None:
             whole = [size * factor for size in space]
             result = np.empty((len(array), *whole, piece.shape[-1]), piece.dtype)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from dipy_ldm import distribution, networks, persistence
 from dipy_ldm.signals import Terminated, deferred
-from dipy_ldm.validation import InputError, at_least, choose
+from dipy_ldm.validation import InputError, at_least
 
 logger = logging.getLogger(__name__)
 
@@ -209,6 +209,26 @@ class Record(keras.callbacks.Callback):
         )
 
 
+def began_in(*checkpoints):
+    """Say in which precision a training began.
+
+    Parameters
+    ----------
+    *checkpoints : str or Path or None
+        Where its checkpoints would be.
+
+    Returns
+    -------
+    str or None
+        Precision of the first that is there; None if none is.
+    """
+    for path in filter(None, checkpoints):
+        if Path(path).exists():
+            settings = persistence.read_document(path, "checkpoint")["settings"]
+            return settings["precision"]
+    return None
+
+
 def facts(settings, checkpoint, every, validation_data):
     """Collect all that machines must agree on that train together.
 
@@ -351,9 +371,7 @@ def check_sizes(seed, **sizes):
             at_least(name, number, 1)
 
 
-def check_options(
-    n, epochs, batch_size, accumulate, learning_rate, precision, checkpoint_steps
-):
+def check_options(n, epochs, batch_size, accumulate, learning_rate, checkpoint_steps):
     """Refuse options with which nothing could be trained.
 
     Parameters
@@ -366,18 +384,14 @@ def check_options(
         Batches for one step of the weights.
     learning_rate : float
         Highest learning rate.
-    precision : str
-        Precision of the computations.
     checkpoint_steps : int
         Steps from one checkpoint to the next.
 
     Raises
     ------
     InputError
-        If there is no such precision, a number is too small, or there are fewer
-        images than in a batch.
+        If a number is too small, or there are fewer images than in a batch.
     """
-    choose("precision", precision, networks.PRECISIONS)
     at_least("epochs", epochs, 1)
     at_least("batch_size", batch_size, 1)
     at_least("accumulate", accumulate, 1)

@@ -12,6 +12,7 @@ from dipy_ldm import distribution, losses, networks, persistence, tiles, trainin
 from dipy_ldm.data.batches import Share, batches
 from dipy_ldm.data.windows import read_whole
 from dipy_ldm.layers import VectorQuantizer
+from dipy_ldm.precision import Precision, settle, tell
 from dipy_ldm.validation import InputError, choose
 
 
@@ -50,6 +51,8 @@ class VQVAE:
         Lowest and highest value of the training images.
     affine_ : ndarray or None
         Where the voxels of the training images are, ``(4, 4)``, in millimetres.
+    precision_ : Precision or None
+        What training computed in, and why; None if the file does not say.
     history_ : dict of str to list
         Figures of each epoch: ``loss``, ``mse``, ``perplexity``, ``usage``,
         ``revived``, and ``val_mse``.
@@ -123,7 +126,7 @@ class VQVAE:
         batch_size=64,
         accumulate=1,
         learning_rate=2e-3,
-        precision="float32",
+        precision="auto",
         remat=False,
         strategy="auto",
         checkpoint=None,
@@ -162,8 +165,10 @@ class VQVAE:
             batch that many times larger, in the memory of one.
         learning_rate : float
             Highest learning rate; it warms up and falls to zero.
-        precision : {"float32", "bfloat16"}
-            Precision of the computations in training.
+        precision : {"auto", "float32", "bfloat16", "float16"}
+            Precision of the computations in training; ``"auto"`` is for the fastest
+            that the devices compute well, or that of the checkpoint. float16 is for
+            GPUs alone.
         remat : bool
             Compute parts of the network twice instead of keeping them: less memory,
             above all of the denoiser, for about a third more time.
@@ -197,6 +202,9 @@ class VQVAE:
             validation_data = training.as_array(validation_data, rank=rank)
         masks = _check_masks(masks, background, images.shape[:-1])
         strategy = distribution.make_strategy(strategy)
+        chosen = settle(
+            precision, images.ndim - 2, strategy, training.began_in(checkpoint)
+        )
         self.check(
             images.shape,
             patch=patch,
@@ -209,18 +217,15 @@ class VQVAE:
             strategy=strategy,
             checkpoint_steps=checkpoint_steps,
         )
-        self.shape_ = images.shape[1:]
+        self.precision_ = tell(chosen)
         size = self._window(images.shape[1:-1], patch)
-        survey = training.survey(images)
-        self.affine_ = None if affine is None else np.array(affine, "float64")
-        self.intensity_ = survey.low, survey.high
-        self.fingerprint_ = survey.fingerprint
+        survey = self._survey(images, affine)
         settings = self._hyperparameters() | {
             "epochs": epochs,
             "batch_size": batch_size,
             "accumulate": accumulate,
             "learning_rate": learning_rate,
-            "precision": precision,
+            "precision": chosen.name,
             "patch": size,
             "background": background,
             "augment": augment,
@@ -230,7 +235,7 @@ class VQVAE:
         facts = training.facts(settings, checkpoint, checkpoint_steps, validation_data)
         record = training.Record(checkpoint, settings, checkpoint_steps)
         steps = len(images) // batch_size
-        options = precision, remat, learning_rate, accumulate, strategy
+        options = chosen.name, remat, learning_rate, accumulate, strategy
         with distribution.spread(strategy):
             distribution.agree(facts)
             self._build()
@@ -440,6 +445,7 @@ class VQVAE:
             "affine": None if self.affine_ is None else self.affine_.tolist(),
             "history": self.history_,
             "fingerprint": self.fingerprint_,
+            "precision": self.precision_ and self.precision_._asdict(),
         }
 
     @classmethod
@@ -465,6 +471,7 @@ class VQVAE:
         vqvae.affine_ = None if affine is None else np.array(affine)
         vqvae.history_ = document["history"]
         vqvae.fingerprint_ = document["fingerprint"]
+        vqvae.precision_ = Precision.from_saved(document.get("precision"))
         vqvae._build()
         vqvae.quantizer_.codebook.assign(tensors["codebook"])
         for name, network in vqvae._networks():
@@ -497,7 +504,7 @@ class VQVAE:
         batch_size=64,
         accumulate=1,
         learning_rate=2e-3,
-        precision="float32",
+        precision="auto",
         remat=False,
         strategy=None,
         checkpoint_steps=1000,
@@ -533,13 +540,12 @@ class VQVAE:
             batch_size,
             accumulate,
             learning_rate,
-            precision,
             checkpoint_steps,
         )
         each = distribution.share_of(batch_size, strategy)
         _check_patch(patch, len(space))
         size = self._window(space, patch)
-        with networks.precision(precision):
+        with networks.precision(settle(precision, len(space), strategy).name):
             encoder, decoder = self._make_networks(size, channels, remat)
         distances = 4 * self.n_codes * math.prod(encoder.output.shape[1:-1])
         training.check_memory("the autoencoder", [encoder, decoder], each, distances)
@@ -616,6 +622,15 @@ class VQVAE:
                 metrics=[losses.error(channels)],
             )
         return model
+
+    def _survey(self, images, affine):
+        """Learn of the images what is kept with the model."""
+        survey = training.survey(images)
+        self.shape_ = images.shape[1:]
+        self.affine_ = None if affine is None else np.array(affine, "float64")
+        self.intensity_ = survey.low, survey.high
+        self.fingerprint_ = survey.fingerprint
+        return survey
 
     def _take_weights(self, model):
         """Copy the trained weights into the networks that encode and decode."""

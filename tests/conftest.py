@@ -31,6 +31,18 @@ def numbered_anew():
 
 
 @pytest.fixture(scope="session")
+def bfloat16():
+    """Return the name of this precision, on a machine that has it."""
+    from dipy_ldm.precision import settle
+    from dipy_ldm.validation import InputError
+
+    try:
+        return settle("bfloat16", 3).name
+    except InputError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
 def blobs():
     """Return 64 images (13, 10) of soft blobs at random places, in [-5, 20]."""
     rng = np.random.default_rng(0)

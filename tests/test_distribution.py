@@ -47,6 +47,32 @@ def own_group():
         return file.read().strip().rpartition("::")[2]
 
 
+def test_a_gpu_that_can_not_be_used_is_named(monkeypatch, caplog):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(distribution, "_has_gpu", lambda: True)
+    with pytest.raises(
+        InputError, match="driver is too old .* choose the device CPU:0"
+    ):
+        distribution.make_strategy("auto")
+    # Generating takes seconds.
+    assert distribution.make_strategy("auto", alone=True) is None
+    assert "driver is too old" in caplog.text
+    assert distribution.make_strategy("auto", ["CPU:0"]) is not None
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert distribution.make_strategy("auto") is None
+
+
+def test_a_gpu_that_does_not_start_is_named(monkeypatch):
+    def fail(kind):
+        raise RuntimeError("CUDA_ERROR_OUT_OF_MEMORY: out of memory\nand more")
+
+    monkeypatch.setattr(distribution.tf.config, "list_logical_devices", fail)
+    with pytest.raises(
+        InputError, match=r"\(CUDA_ERROR_OUT_OF_MEMORY: out of memory\)"
+    ):
+        distribution.make_strategy("auto")
+
+
 REPLICAS = Path(__file__).with_name("train_on_replicas.py")
 
 

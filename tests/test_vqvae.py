@@ -159,8 +159,8 @@ def test_checkpoint_of_another_training_is_refused(blobs, tmp_path):
         VQVAE(**TINY, seed=1).fit(blobs, checkpoint=tmp_path / "c", **FIT)
 
 
-def test_bfloat16_trains(blobs):
-    vqvae = VQVAE(**TINY).fit(blobs, precision="bfloat16", **FIT)
+def test_bfloat16_trains(blobs, bfloat16):
+    vqvae = VQVAE(**TINY).fit(blobs, precision=bfloat16, **FIT)
     assert {w.dtype for w in vqvae.encoder_.weights} == {"float32"}
     assert vqvae.encoder_.compute_dtype == "float32"
     assert np.isfinite(vqvae.predict(blobs[:2])).all()

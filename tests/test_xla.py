@@ -10,14 +10,15 @@ VQ = {"widths": (8, 8), "blocks": 1, "n_codes": 16, "code_dim": 2}
 FIT = {"epochs": 1, "batch_size": 4, "verbose": False}
 
 # XLA takes long on a processor: these few have each rank, loss, precision and remat.
+# Precision "auto" is bfloat16 where there is that.
 AUTOENCODERS = {
-    "squared": (2, {"precision": "bfloat16"}),
+    "squared": (2, {"precision": "auto"}),
     "structural": (2, {"remat": True}),
-    "absolute": (3, {"precision": "bfloat16", "remat": True}),
+    "absolute": (3, {"precision": "auto", "remat": True}),
     "spectral": (3, {"accumulate": 2}),
 }
 DENOISERS = {
-    2: ((8,), {"precision": "bfloat16", "accumulate": 2}),
+    2: ((8,), {"precision": "auto", "accumulate": 2}),
     3: ((8, 8), {"remat": True}),
 }
 

@@ -51,7 +51,7 @@ class TrainLDMFlow(Workflow):
         loss=None,
         schedule="cosine",
         target="v",
-        precision="bfloat16",
+        precision="auto",
         remat=False,
         strategy="auto",
         devices=None,
@@ -120,7 +120,9 @@ class TrainLDMFlow(Workflow):
         target : string, optional
             What the diffusion model predicts: v, noise or clean.
         precision : string, optional
-            Precision of the computations: float32, or bfloat16 (faster).
+            Precision of the computations: auto (the fastest that this machine
+            computes well, or that of the checkpoint), float32, bfloat16 or, on GPUs
+            alone, float16.
         remat : bool, optional
             Compute parts of the networks twice instead of keeping them: less
             memory, more time.

@@ -5,9 +5,7 @@ import numpy as np
 from panels import (
     BLUE,
     GREY,
-    compiled,
     decoded,
-    denoise_with,
     levels,
     packaged,
     scaled,
@@ -17,7 +15,7 @@ from panels import (
 from dipy_ldm.data import load_mnist
 from dipy_ldm.plots import montage
 from dipy_ldm.samplers import SAMPLERS, noise_of, sample
-from dipy_ldm.schedules import rates, to_target
+from dipy_ldm.schedules import rates
 
 STEPS = (50, 100, 200, 1000)
 
@@ -55,7 +53,7 @@ def samples_from(model, end):
     step, grid = SAMPLERS["ddim"]
     path = levels(model, end * grid(model.schedule, 10))
     noise = noise_of(0, range(25), model.latent_shape_)
-    clean = sample(denoise_with(model), noise(), path, step, noise)
+    clean = sample(model.denoiser(), noise(), path, step, noise)
     return decoded(model, clean.astype("float32"))
 
 
@@ -65,6 +63,5 @@ def loss(model, t):
     noise = noise_of(1, range(len(clean)), clean.shape[1:])()
     alpha, sigma = rates(model.schedule, t)
     x = (alpha * clean + sigma * noise).astype("float32")
-    predicted = compiled(model.denoiser_)(x, np.full(len(x), t))
-    wanted = to_target(model.target, clean, noise, alpha, sigma)
-    return float(np.mean((predicted - wanted) ** 2))
+    # The velocity is (alpha x - clean) / sigma.
+    return float(np.mean((model.denoiser()(x, t) - clean) ** 2) / sigma**2)

@@ -8,8 +8,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from matplotlib.ticker import MaxNLocator
 import numpy as np
 
-from dipy_ldm import LatentDiffusion, distribution
-from dipy_ldm.schedules import path, rates, to_clean
+from dipy_ldm import LatentDiffusion
+from dipy_ldm.schedules import path
 
 BLUE, ORANGE, GREEN, GREY = "#1f77b4", "#e8710a", "#2a9d4a", "#888888"
 
@@ -28,26 +28,6 @@ def scaled(model, images):
 def decoded(model, latents):
     """Decode latents of unit variance."""
     return model.vqvae.decode(latents * model.latent_scale_ + model.latent_mean_)
-
-
-@cache
-def compiled(network):
-    """Make a U-Net faster to call."""
-    return distribution.compiled(lambda x, t: network([x, t]), network.inputs)
-
-
-def denoise_with(model, guidance=1.0):
-    """Return ``denoise(x, t)``, which estimates the clean latents, for a sampler."""
-
-    def denoise(x, t):
-        times = np.full(len(x), t)
-        prediction = compiled(model.denoiser_)(x, times)
-        if guidance != 1:
-            poor = compiled(model.guide_)(x, times)
-            prediction = poor + guidance * (prediction - poor)
-        return to_clean(model.target, prediction, x, *rates(model.schedule, t))
-
-    return denoise
 
 
 def levels(model, times):

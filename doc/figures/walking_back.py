@@ -1,7 +1,7 @@
 """One sample walking back: its noisy latents and the estimates of the clean one."""
 
 from matplotlib import pyplot as plt
-from panels import decoded, denoise_with, levels, packaged, show
+from panels import decoded, levels, packaged, show
 
 from dipy_ldm.samplers import SAMPLERS, noise_of, sample
 
@@ -13,7 +13,7 @@ def draw():
     model = packaged()
     step, grid = SAMPLERS["dpm++"]
     path = levels(model, grid(model.schedule, STEPS))
-    denoise = denoise_with(model, model.usual_guidance)
+    denoise = model.denoiser(model.usual_guidance)
     seen = []
 
     def watch(x, t):
@@ -30,6 +30,6 @@ def draw():
             decoded(model, x)[0],
             f"$\\alpha$ = {alpha:.2g}\n$\\sigma$ = {sigma:.2f}",
         )
-        show(below, decoded(model, clean.astype("float32"))[0])
+        show(below, decoded(model, clean)[0])
     axes[0, 0].set_ylabel("noisy")
     axes[1, 0].set_ylabel("estimate")

@@ -1,0 +1,77 @@
+r"""Denoisers: estimate the clean latents behind noisy ones.
+
+A denoiser is one function
+
+``denoise(x, t) -> clean``
+
+of noisy latents ``x``, ``(batch, *space, channels)``, and the time ``t`` in [0, 1] at
+which they are. It is all that a sampler sees of networks, targets and guidance.
+"""
+
+import numpy as np
+
+from dipy_ldm.schedules import rates, to_clean
+
+
+def from_network(predict, schedule, target):
+    """Make a denoiser of a network.
+
+    Parameters
+    ----------
+    predict : callable
+        Network: ``(batch, *space, channels)`` and times ``(batch,)`` to what it was
+        trained to predict.
+    schedule : str
+        Name of the schedule that it was trained with.
+    target : {"v", "noise", "clean"}
+        What it predicts.
+
+    Returns
+    -------
+    callable
+        ``denoise(x, t)``.
+    """
+
+    def denoise(x, t):
+        prediction = predict(x, np.full(len(x), t, "float32"))
+        alpha, sigma = map(float, rates(schedule, t))
+        return to_clean(target, prediction, x, alpha, sigma)
+
+    return denoise
+
+
+def guided(strong, weak, weight, interval=(0.0, 1.0)):
+    """Follow a denoiser away from a worse one.
+
+    Where the two differ, ``weight`` times the way from the weak to the strong one is
+    gone :footcite:p:`Karras2024`; within an interval of times alone
+    :footcite:p:`Kynkaanniemi2024`, and outside of it the strong one is followed.
+
+    Parameters
+    ----------
+    strong, weak : callable
+        Denoisers.
+    weight : float
+        0 is for the weak one, 1 for the strong one, more for beyond.
+    interval : tuple of float
+        First and last time at which there is guidance.
+
+    Returns
+    -------
+    callable
+        ``denoise(x, t)``.
+
+    References
+    ----------
+    .. footbibliography::
+    """
+    first, last = interval
+
+    def denoise(x, t):
+        clean = strong(x, t)
+        if weight == 1 or not first <= t <= last:
+            return clean
+        poor = weak(x, t)
+        return poor + weight * (clean - poor)
+
+    return denoise

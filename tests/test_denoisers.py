@@ -1,0 +1,43 @@
+"""Denoisers: what a network predicts becomes the clean latents, guided or not."""
+
+import numpy as np
+import numpy.testing as npt
+import pytest
+
+from dipy_ldm.denoisers import from_network, guided
+from dipy_ldm.schedules import SCHEDULES, TARGETS, rates, to_target
+
+SHAPE = (3, 4, 5, 2)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_network_that_is_right_gives_the_clean_latents(schedule, target):
+    rng = np.random.default_rng(0)
+    clean, noise = rng.standard_normal((2, *SHAPE))
+    alpha, sigma = rates(schedule, 0.7)
+
+    def predict(x, times):
+        npt.assert_array_equal(times, np.full(3, 0.7, "float32"))
+        return to_target(target, clean, noise, alpha, sigma)
+
+    denoise = from_network(predict, schedule, target)
+    npt.assert_allclose(denoise(alpha * clean + sigma * noise, 0.7), clean, atol=1e-6)
+
+
+def test_guidance_goes_beyond_the_strong_one_at_its_times_alone():
+    asked = []
+
+    def weak(x, t):
+        asked.append(t)
+        return np.zeros(SHAPE)
+
+    denoise = guided(lambda x, t: np.ones(SHAPE), weak, 3.0, interval=(0.2, 0.8))
+    found = [denoise(None, t).mean() for t in (0.1, 0.2, 0.8, 0.9)]
+    assert found == [1, 3, 3, 1]
+    assert asked == [0.2, 0.8]
+
+
+def test_without_guidance_the_weak_one_is_not_asked():
+    denoise = guided(lambda x, t: np.ones(SHAPE), None, 1.0)
+    npt.assert_array_equal(denoise(None, 0.5), 1)

@@ -1,0 +1,124 @@
+"""Precision: the fastest that a machine computes well, and what it can't is refused."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from dipy_ldm import VQVAE, distribution, precision
+from dipy_ldm.precision import Precision, settle
+from dipy_ldm.validation import InputError
+
+
+def pretend_processor(monkeypatch, seconds):
+    """Stand in for a processor on which bfloat16 takes so many times as long."""
+
+    class Convolution:
+        def __init__(self, name, rank):
+            self.works = name == "float32" or seconds is not None
+            self.seconds = 1 if name == "float32" else seconds
+
+        def time(self):
+            return self.seconds
+
+    precision._of_processor.cache_clear()
+    monkeypatch.setattr(distribution, "Convolution", Convolution)
+    monkeypatch.setattr(distribution, "gpu_capabilities", lambda strategy: [])
+
+
+def pretend_gpus(monkeypatch, *capabilities):
+    monkeypatch.setattr(distribution, "gpu_capabilities", lambda strategy: capabilities)
+
+
+@pytest.fixture(autouse=True)
+def _measured_anew():
+    yield
+    precision._of_processor.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "name", "reason"),
+    [
+        (0.6, "bfloat16", "takes 0.6 times as long"),
+        (0.95, "float32", "takes 0.9 times as long"),  # not worth it
+        (10, "float32", "takes 10.0 times as long"),
+        (None, "float32", "does not compute"),
+    ],
+)
+def test_a_processor_is_timed(monkeypatch, seconds, name, reason):
+    pretend_processor(monkeypatch, seconds)
+    settled = settle("auto", 3)
+    assert settled.name == name
+    assert reason in settled.reason
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "name"),
+    [
+        ([(8, 0)], "bfloat16"),
+        ([(9, 0), (7, 5)], "float16"),  # the one that can do the least
+        ([(7, 0)], "float16"),
+        ([(6, 1)], "float32"),
+    ],
+)
+def test_gpus_have_a_compute_capability(monkeypatch, capabilities, name):
+    pretend_gpus(monkeypatch, *capabilities)
+    assert settle("auto", 2).name == name
+
+
+def test_what_can_not_be_is_refused_with_what_can(monkeypatch):
+    pretend_gpus(monkeypatch, (7, 5))
+    assert settle("float16", 3) == Precision("float16", "as asked for")
+    with pytest.raises(InputError, match="choose one of auto, float32, float16"):
+        settle("bfloat16", 3)
+    pretend_processor(monkeypatch, 2)
+    assert settle("bfloat16", 3) == Precision("bfloat16", "as asked for")
+    with pytest.raises(InputError, match="choose one of auto, float32, bfloat16"):
+        settle("float16", 3)
+    pretend_processor(monkeypatch, None)
+    with pytest.raises(InputError, match="choose one of auto, float32"):
+        settle("bfloat16", 3)
+
+
+def test_machines_of_different_kinds_train_together(monkeypatch):
+    pretend_processor(monkeypatch, 0.5)
+    other = [["float32"], "float32", "all it has"]
+    monkeypatch.setattr(distribution, "gathered", lambda facts: [facts, other])
+    assert settle("auto", 3).name == "float32"
+    with pytest.raises(InputError, match="choose one of auto, float32"):
+        settle("bfloat16", 3)
+
+
+def test_a_processor_without_avx512_trains_in_float32():
+    code = "from dipy_ldm.precision import settle; print(settle('auto', 3).name)"
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+    )
+    assert run.stdout.strip() == "float32"
+
+
+def test_a_training_goes_on_in_the_precision_that_it_began_with(monkeypatch, tmp_path):
+    def stop(vqvae):
+        raise KeyboardInterrupt
+
+    images = np.random.default_rng(0).random((16, 8, 8, 1), "float32")
+    fit = {"batch_size": 8, "epochs": 2, "verbose": False}
+    fit |= {"checkpoint": tmp_path / "checkpoint"}
+    tiny = {"widths": (8,), "n_codes": 8, "code_dim": 2}
+    pretend_processor(monkeypatch, 10)
+    with pytest.raises(KeyboardInterrupt):
+        VQVAE(**tiny).fit(images, callbacks=[stop], **fit)
+    pretend_processor(monkeypatch, 0.5)
+    vqvae = VQVAE(**tiny).fit(images, **fit)
+    assert vqvae.precision_ == Precision("float32", "as the training began")
+    vqvae.save(tmp_path / "vqvae.safetensors")
+    assert VQVAE.load(tmp_path / "vqvae.safetensors").precision_ == vqvae.precision_
+    with pytest.raises(InputError, match="precision was float32 and is bfloat16"):
+        VQVAE(**tiny).fit(images, precision="bfloat16", **fit)
