@@ -14,7 +14,6 @@ from queue import SimpleQueue
 import time
 
 import keras
-from keras.src.optimizers.base_optimizer import BaseOptimizer
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.util import _pywrap_util_port
@@ -558,39 +557,23 @@ class ReplicatedModel(keras.Model):
         self.train_function = step_of_all
 
 
-class _Summed:
-    """Sum the gradients of all replicas before anything is done with them.
+def sum_of_replicas(tensor):
+    """Sum what the replicas have, within a step of training.
 
-    Keras sums them last, after it has clipped each replica's own, and accumulates
-    them in a branch in which replicas can't meet. With the sum at hand the replicas
-    go on as if each of them were alone, and come to the same.
+    Parameters
+    ----------
+    tensor : tensor
+        That of this replica.
+
+    Returns
+    -------
+    tensor
+        The sum, the same for all.
     """
-
-    def build(self, variables):
-        """Make what is kept of each variable, wherever this is called."""
-        with self._distribution_strategy.scope():
-            super().build(variables)
-
-    def _backend_apply_gradients(self, grads, trainable_variables):
-        if self._distribution_strategy.num_replicas_in_sync > 1:
-            replica = tf.distribute.get_replica_context()
-            grads = replica.all_reduce(tf.distribute.ReduceOp.SUM, list(grads))
-        super()._backend_apply_gradients(grads, trainable_variables)
-
-    # Keras' own methods for TensorFlow would sum again, and make replicas meet.
-    _backend_update_step = BaseOptimizer._backend_update_step
-    _backend_increment_gradient_accumulators = (
-        BaseOptimizer._backend_increment_gradient_accumulators
-    )
-    _apply_weight_decay = BaseOptimizer._apply_weight_decay
-
-
-class Adam(_Summed, keras.optimizers.Adam):
-    """Adam for any number of replicas."""
-
-
-class AdamW(_Summed, keras.optimizers.AdamW):
-    """AdamW for any number of replicas."""
+    replica = tf.distribute.get_replica_context()
+    if replica.num_replicas_in_sync == 1:
+        return tensor
+    return replica.all_reduce(tf.distribute.ReduceOp.SUM, tensor)
 
 
 def compiled(function, inputs):

@@ -653,9 +653,11 @@ class LatentDiffusion:
         """Make a network that is trained."""
         with distribution.scope(strategy), networks.precision(precision):
             unet = self._make_unet(widths, self.latent_shape_, remat)
-            optimizer = distribution.AdamW(
-                training.cosine_decay(learning_rate, steps),
-                gradient_accumulation_steps=training.accumulation(accumulate),
+            optimizer = training.make_optimizer(
+                learning_rate,
+                steps,
+                precision,
+                accumulate,
                 weight_decay=1e-4,
                 global_clipnorm=1.0,
                 use_ema=True,
@@ -663,7 +665,7 @@ class LatentDiffusion:
                 ema_momentum=max(0.0, min(0.999, 1 - 10 / steps)),
             )
             model = distribution.ReplicatedModel(unet.inputs, unet.outputs)
-            model.compile(optimizer, loss="mse")
+            model.compile(optimizer, loss="mse", auto_scale_loss=False)
         return model
 
     def _noised(self, latents, batch_size, strategy=None, first_step=0, shift=0):
@@ -724,7 +726,7 @@ class _AfterEpoch(keras.callbacks.Callback):
             self.validation = x, times, target
 
     def on_epoch_end(self, epoch, logs=None):
-        self.network.set_weights(training.averaged_weights(self.trained))
+        self.network.set_weights(self.trained.optimizer.averages())
         if self.validation is not None:
             logs["val_loss"] = self._loss(*self.validation)
 

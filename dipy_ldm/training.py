@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dipy_ldm import distribution, networks, persistence
+from dipy_ldm.optimizers import FlatAdam
 from dipy_ldm.signals import Terminated, deferred
 from dipy_ldm.validation import InputError, at_least
 
@@ -45,20 +46,34 @@ def cosine_decay(learning_rate, steps):
     )
 
 
-def accumulation(batches):
-    """Return what Keras' optimizers want to know of gradient accumulation.
+def make_optimizer(learning_rate, steps, precision, accumulate, **options):
+    """Make what changes the weights of a network that is trained.
 
     Parameters
     ----------
-    batches : int
+    learning_rate : float
+        Highest rate.
+    steps : int
+        Batches of the whole training.
+    precision : str
+        Precision of the computations.
+    accumulate : int
         Batches for one step of the weights.
+    **options
+        Further arguments of :class:`dipy_ldm.optimizers.FlatAdam`.
 
     Returns
     -------
-    int or None
-        The same; None for 1, which is no accumulation.
+    dipy_ldm.optimizers.FlatAdam
+        Optimizer.
     """
-    return batches if batches > 1 else None
+    return FlatAdam(
+        cosine_decay(learning_rate, steps),
+        gradient_accumulation_steps=accumulate if accumulate > 1 else None,
+        # Of other precisions no gradient is too small.
+        initial_scale=2.0**15 if precision == "float16" else None,
+        **options,
+    )
 
 
 class Record(keras.callbacks.Callback):
@@ -113,7 +128,8 @@ class Record(keras.callbacks.Callback):
             tensors, document = persistence.load(self.path, "checkpoint")
             self._refuse_others(document["settings"])
             self.history, self.done = document["history"], document.get("steps")
-        if self.done is None:
+        state = dict(_variables(model))
+        if self.done is None or (self.done and not _fits(tensors, state)):
             raise InputError(
                 f"{self.path} was written by an earlier version; remove it."
             )
@@ -124,7 +140,7 @@ class Record(keras.callbacks.Callback):
                 f"it: {seen}); write to a folder that all machines share."
             )
         if self.done:
-            for name, variable in _variables(model):
+            for name, variable in state.items():
                 variable.assign(tensors[name])
             # The metrics are made when training begins, and are given these then.
             self._figures = [
@@ -257,21 +273,12 @@ def facts(settings, checkpoint, every, validation_data):
     }
 
 
-def averaged_weights(model):
-    """Return the averages that the optimizer keeps of a model's weights.
-
-    Parameters
-    ----------
-    model : keras.Model
-        Compiled with an optimizer that has ``use_ema``.
-
-    Returns
-    -------
-    list of ndarray
-        One average for each trainable weight, in their order.
-    """
-    averages = [v for v in model.optimizer.variables if v.name.endswith("_average")]
-    return [ops.convert_to_numpy(average) for average in averages]
+def _fits(tensors, variables):
+    """Say whether there is a tensor of the right shape for each variable."""
+    return all(
+        name in tensors and tensors[name].shape == tuple(variable.shape)
+        for name, variable in variables.items()
+    )
 
 
 def _variables(model):

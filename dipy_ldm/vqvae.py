@@ -612,14 +612,11 @@ class VQVAE:
             model = distribution.ReplicatedModel(
                 images, decoder(quantizer(encoder(images)))
             )
-            optimizer = distribution.Adam(
-                training.cosine_decay(learning_rate, steps),
-                gradient_accumulation_steps=training.accumulation(accumulate),
-            )
             model.compile(
-                optimizer,
+                training.make_optimizer(learning_rate, steps, precision, accumulate),
                 loss=losses.reconstruction(self.loss, channels, variance),
                 metrics=[losses.error(channels)],
+                auto_scale_loss=False,  # the optimizer does
             )
         return model
 

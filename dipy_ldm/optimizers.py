@@ -1,0 +1,277 @@
+"""The optimizer of both stages: Adam, on all weights as one vector."""
+
+import math
+
+import keras
+from keras import ops
+import numpy as np
+
+from dipy_ldm import distribution
+
+
+@keras.saving.register_keras_serializable("dipy_ldm")
+class FlatAdam(keras.optimizers.Optimizer):
+    """Adam :footcite:p:`Kingma2015` that works on all weights at once.
+
+    To the same as ``keras.optimizers.Adam``, or ``AdamW`` with a weight decay
+    :footcite:p:`Loshchilov2019`. Keras' own takes dozens of operations for each
+    weight of a network, and TensorFlow as much time to trace and to optimise them as
+    for all the rest of the first step; here the gradients are joined to one vector
+    first. The gradients of all replicas are summed before anything is done with
+    them: the replicas go on as if each of them were alone, and come to the same.
+
+    Parameters
+    ----------
+    learning_rate : float or keras.optimizers.schedules.LearningRateSchedule
+        The rate of each batch.
+    beta_1, beta_2 : float
+        How slowly the moments change.
+    epsilon : float
+        What keeps the division by the second moment from zero.
+    weight_decay : float, optional
+        Share of each weight, times the rate, that is taken away at each step.
+    global_clipnorm : float, optional
+        Largest norm of all gradients together.
+    use_ema : bool
+        Keep an average of the weights, which they become when training ends.
+    ema_momentum : float
+        How slowly the average changes.
+    gradient_accumulation_steps : int, optional
+        Batches whose gradients are averaged for one step; at least 2.
+    initial_scale : float, optional
+        What the loss is multiplied with at first, so that gradients in float16 are
+        not rounded to zero; not at all if None. A batch whose gradients are not
+        finite is left out, and halves the scale.
+    growth_steps : int
+        Batches in a row with finite gradients after which the scale is doubled.
+    name : str, optional
+        Name.
+
+    References
+    ----------
+    .. footbibliography::
+    """
+
+    def __init__(
+        self,
+        learning_rate=0.001,
+        *,
+        beta_1=0.9,
+        beta_2=0.999,
+        epsilon=1e-7,
+        weight_decay=None,
+        global_clipnorm=None,
+        use_ema=False,
+        ema_momentum=0.99,
+        gradient_accumulation_steps=None,
+        initial_scale=None,
+        growth_steps=2000,
+        name="adam",
+    ):
+        super().__init__(
+            learning_rate,
+            weight_decay=weight_decay,
+            global_clipnorm=global_clipnorm,
+            use_ema=use_ema,
+            ema_momentum=ema_momentum,
+            gradient_accumulation_steps=gradient_accumulation_steps,
+            name=name,
+        )
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+        self.initial_scale = initial_scale
+        self.growth_steps = growth_steps
+        if initial_scale:
+            # Which Keras asks for before it asks for anything else.
+            start = keras.initializers.Constant(initial_scale)
+            self._scale = self.add_variable((), start, name="scale")
+            self._good = self.add_variable((), dtype="int32", name="good")
+
+    def build(self, variables):
+        """Make what is kept of the weights, wherever this is called.
+
+        Parameters
+        ----------
+        variables : list of keras.Variable
+            The weights, in float32.
+        """
+        if self.built:
+            return
+        # Keras would take them for the optimizer's own if they were set as usual.
+        vars(self)["_trainable_variables"] = list(variables)
+        size = sum(math.prod(variable.shape) for variable in variables)
+        with self._distribution_strategy.scope():
+            self._momentum = self.add_variable((size,), name="momentum")
+            self._velocity = self.add_variable((size,), name="velocity")
+            if self.use_ema:
+                self._average = self.add_variable((size,), name="average")
+            if self.gradient_accumulation_steps:
+                self._sum = self.add_variable((size,), name="sum")
+        self.built = True
+
+    def scale_loss(self, loss):
+        """Multiply the loss, as Keras asks before it takes the gradients.
+
+        Parameters
+        ----------
+        loss : tensor
+            Loss.
+
+        Returns
+        -------
+        tensor
+            The same without ``initial_scale``.
+        """
+        if not self.initial_scale:
+            return loss
+        return loss * ops.cast(self._scale, loss.dtype)
+
+    def apply(self, grads, trainable_variables=None):
+        """Change the weights by their gradients.
+
+        Parameters
+        ----------
+        grads : list of tensor
+            A gradient for each weight.
+        trainable_variables : list of keras.Variable, optional
+            The weights, in the order in which they were given first.
+
+        Raises
+        ------
+        ValueError
+            If the weights are others than before.
+        """
+        if not self.built:
+            self.build(list(trainable_variables))
+        known = self._trainable_variables
+        if trainable_variables is not None and (
+            len(trainable_variables) != len(known)
+            or any(a is not b for a, b in zip(trainable_variables, known))
+        ):
+            raise ValueError("the weights are not those that the optimizer is for.")
+        gradient = distribution.sum_of_replicas(_joined(grads))
+        if not self.initial_scale:
+            self._learn(gradient)
+            self._iterations.assign_add(1)
+            return
+        gradient = gradient / self._scale
+        good = ops.all(ops.isfinite(gradient))
+        ops.cond(good, lambda: self._learn(gradient), lambda: None)
+        self._rescale(good)
+        # As if what is left out had not been. Replicas meet here: not in a branch.
+        self._iterations.assign_add(ops.cast(good, self._iterations.dtype))
+
+    def _learn(self, gradient):
+        """Take what is to be learnt from a batch, given all its gradients."""
+        batches = self.gradient_accumulation_steps
+        if not batches:
+            weights = self._step(gradient)
+        else:
+            total = self._sum + gradient
+            weights = ops.cond(
+                (self._iterations + 1) % batches == 0,
+                lambda: self._step_of_sum(total),
+                lambda: self._keep(total),
+            )
+        if self.use_ema:
+            # The first step's weights are their own average.
+            share = ops.where(self.iterations == 0, 1.0, 1 - self.ema_momentum)
+            self._average.assign_add((weights - self._average) * share)
+
+    def _keep(self, total):
+        self._sum.assign(total)
+        return self._weights()
+
+    def _step_of_sum(self, total):
+        self._sum.assign(ops.zeros_like(total))
+        return self._step(total / self.gradient_accumulation_steps)
+
+    def _step(self, gradient):
+        """Make a step, and return all weights after it."""
+        rate = ops.cast(self.learning_rate, "float32")
+        if self.global_clipnorm:
+            norm = ops.sqrt(ops.sum(ops.square(gradient)))
+            # NaN where the norm is not finite.
+            gradient = gradient * (
+                self.global_clipnorm / ops.maximum(norm, self.global_clipnorm)
+            )
+        time = ops.cast(self.iterations + 1, "float32")
+        self._momentum.assign_add((gradient - self._momentum) * (1 - self.beta_1))
+        self._velocity.assign_add(
+            (ops.square(gradient) - self._velocity) * (1 - self.beta_2)
+        )
+        unbiased = ops.sqrt(1 - self.beta_2**time) / (1 - self.beta_1**time)
+        change = (
+            self._momentum
+            * (rate * unbiased)
+            / (ops.sqrt(self._velocity) + self.epsilon)
+        )
+        weights = self._weights()
+        if self.weight_decay:
+            change = change + weights * (self.weight_decay * rate)
+        for variable, part in zip(self._trainable_variables, self._parts(change)):
+            variable.assign_sub(part)
+        return weights - change
+
+    def _rescale(self, good):
+        """Halve the scale of the loss, or double it now and then."""
+        count = ops.where(good, self._good + 1, 0)
+        grows = count == self.growth_steps
+        factor = ops.where(good, ops.where(grows, 2.0, 1.0), 0.5)
+        self._scale.assign(self._scale * factor)
+        self._good.assign(ops.where(grows, 0, count))
+
+    def _weights(self):
+        return _joined(self._trainable_variables)
+
+    def _parts(self, vector):
+        """Cut a vector of all weights into tensors of their shapes."""
+        shapes = [variable.shape for variable in self._trainable_variables]
+        ends = np.cumsum([math.prod(shape) for shape in shapes])
+        parts = ops.split(vector, ends.tolist())  # and nothing after the last
+        return [ops.reshape(part, shape) for part, shape in zip(parts, shapes)]
+
+    def averages(self):
+        """Return the averages of the weights.
+
+        Returns
+        -------
+        list of ndarray
+            One for each weight, in their order.
+        """
+        return [ops.convert_to_numpy(part) for part in self._parts(self._average)]
+
+    def finalize_variable_values(self, var_list):
+        """Let the weights become their averages, if there are any.
+
+        Parameters
+        ----------
+        var_list : list of keras.Variable
+            The weights.
+        """
+        if self.use_ema:
+            for variable, average in zip(var_list, self.averages(), strict=True):
+                variable.assign(average)
+
+    def get_config(self):
+        """Return the arguments of the constructor."""
+        config = super().get_config()
+        for name in ("clipnorm", "clipvalue"):
+            del config[name]
+        return {
+            name: value
+            for name, value in config.items()
+            if name not in ("ema_overwrite_frequency", "loss_scale_factor")
+        } | {
+            "beta_1": self.beta_1,
+            "beta_2": self.beta_2,
+            "epsilon": self.epsilon,
+            "initial_scale": self.initial_scale,
+            "growth_steps": self.growth_steps,
+        }
+
+
+def _joined(tensors):
+    """Join tensors, whatever their shapes, to one vector."""
+    return ops.concatenate([ops.reshape(tensor, (-1,)) for tensor in tensors])

@@ -1,0 +1,188 @@
+"""The optimizer: to the same as Keras' own, which works weight by weight."""
+
+import keras
+from keras import ops
+import numpy as np
+import numpy.testing as npt
+import pytest
+import tensorflow as tf
+
+from dipy_ldm import training
+from dipy_ldm.optimizers import FlatAdam
+
+SETTINGS = {"learning_rate": 1e-2}
+AVERAGED = {"use_ema": True, "ema_momentum": 0.8}
+
+
+def network():
+    """Return a network with weights of several shapes."""
+    keras.utils.set_random_seed(0)
+    images = keras.Input((6, 2))
+    x = keras.layers.Conv1D(4, 3, activation="tanh")(images)
+    x = keras.layers.Dense(3, activation="tanh", use_bias=False)(x)
+    return keras.Model(images, keras.layers.Dense(1)(keras.layers.Flatten()(x)))
+
+
+def pairs(steps):
+    rng = np.random.default_rng(1)
+    # The targets are far away at first, so that gradients are clipped.
+    scale = np.linspace(30, 0.1, steps)[:, None, None]
+    return rng.normal(size=(steps, 4, 6, 2)), scale * rng.normal(size=(steps, 4, 1))
+
+
+def train(optimizer, steps=20, model=None, **compiled):
+    model = model or network()
+    model.compile(optimizer, loss="mse", **compiled)
+    x, y = pairs(steps)
+    options = {"batch_size": 4, "shuffle": False, "verbose": 0}
+    model.fit(x.reshape(-1, 6, 2), y.reshape(-1, 1), **options)
+    return model
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"global_clipnorm": 1.0},
+        {"weight_decay": 0.1},
+        {"gradient_accumulation_steps": 3},
+        {"gradient_accumulation_steps": 2, "weight_decay": 0.1, **AVERAGED},
+        {"weight_decay": 0.1, "global_clipnorm": 1.0, **AVERAGED},
+    ],
+    ids=lambda options: " ".join(options) or "plain",
+)
+def test_training_is_that_of_keras(options, jit_compile):
+    cls = keras.optimizers.AdamW if "weight_decay" in options else keras.optimizers.Adam
+    rate = training.cosine_decay(1e-2, 20)
+    theirs = train(cls(rate, **options), jit_compile=jit_compile)
+    ours = train(FlatAdam(rate, **options), jit_compile=jit_compile)
+    assert ours.optimizer.iterations == theirs.optimizer.iterations
+    for own, other in zip(ours.get_weights(), theirs.get_weights()):
+        npt.assert_allclose(own, other, atol=1e-6)
+
+
+def test_gradients_of_a_weight_that_is_used_in_part_are_whole():
+    """Keras squares what each use of a row adds to its gradient, not their sum."""
+    table = keras.Variable(np.ones((4, 2), "float32"))
+    gradients = []
+    for take in (
+        lambda rows: ops.take(table, rows, axis=0),
+        lambda rows: ops.one_hot(rows, 4) @ table,
+    ):
+        with tf.GradientTape() as tape:
+            loss = ops.sum(take(ops.convert_to_tensor([0, 2, 2])) ** 2)
+        gradients.append(tape.gradient(loss, table.value))
+    assert isinstance(gradients[0], tf.IndexedSlices)
+    found = []
+    for gradient in gradients:
+        table.assign(np.ones((4, 2), "float32"))
+        optimizer = FlatAdam(**SETTINGS)
+        for _ in range(2):
+            optimizer.apply([gradient], [table])
+        found.append([table.numpy(), *(v.numpy() for v in optimizer.variables)])
+    for one, other in zip(*found):
+        npt.assert_array_equal(one, other)
+
+
+def test_averages_are_those_that_the_weights_become():
+    optimizer = FlatAdam(**SETTINGS, **AVERAGED)
+    model = train(optimizer)
+    averages = optimizer.averages()
+    for average, weight in zip(averages, model.get_weights(), strict=True):
+        npt.assert_array_equal(average, weight)
+
+
+@pytest.mark.parametrize("scaled", [{}, {"initial_scale": 8.0, "growth_steps": 7}])
+def test_training_that_is_resumed_is_the_same(scaled):
+    def make():
+        return FlatAdam(
+            **SETTINGS, gradient_accumulation_steps=2, global_clipnorm=1.0, **scaled
+        )
+
+    whole, first, then = network(), network(), network()
+    x, y = pairs(10)
+    for model, part in ((whole, slice(None)), (first, slice(5)), (then, slice(5, 10))):
+        model.compile(make(), loss="mse", auto_scale_loss=False)
+        model.optimizer.build(model.trainable_variables)
+        if model is then:
+            model.set_weights(first.get_weights())
+            model.optimizer.set_weights([v.numpy() for v in first.optimizer.variables])
+        for batch in zip(x[part], y[part]):
+            model.train_on_batch(*batch)
+    for one, other in zip(whole.get_weights(), then.get_weights()):
+        npt.assert_array_equal(one, other)
+
+
+def test_loss_is_scaled_as_by_keras():
+    """To the same where some gradients are too large for the scale."""
+    scales = {"initial_scale": 2.0**126, "growth_steps": 4}
+    models = {}
+    for name in ("ours", "theirs"):
+        model = network()
+        options = {**SETTINGS, **AVERAGED, "global_clipnorm": 1.0}
+        if name == "ours":
+            optimizer = FlatAdam(**options, **scales)
+        else:
+            optimizer = keras.optimizers.LossScaleOptimizer(
+                keras.optimizers.Adam(**options),
+                initial_scale=scales["initial_scale"],
+                dynamic_growth_steps=scales["growth_steps"],
+            )
+        models[name] = train(optimizer, steps=30, model=model, auto_scale_loss=False)
+    ours, theirs = models["ours"].optimizer, models["theirs"].optimizer
+    assert 0 < int(ours.iterations) < 30
+    assert ours.iterations == theirs.iterations
+    assert ours._scale == theirs.dynamic_scale
+    weights = (model.get_weights() for model in models.values())
+    for own, other in zip(*weights):
+        npt.assert_allclose(own, other, atol=1e-6)
+
+
+def test_gradients_that_are_not_finite_are_left_out():
+    weight = keras.Variable([1.0, 2.0])
+    optimizer = FlatAdam(
+        **SETTINGS,
+        **AVERAGED,
+        gradient_accumulation_steps=2,
+        initial_scale=16.0,
+        growth_steps=3,
+    )
+    optimizer.build([weight])
+    assert optimizer.scale_loss(ops.ones(())) == 16
+    before = [v.numpy() for v in optimizer.variables]
+    optimizer.apply([ops.convert_to_tensor([1.0, np.inf])])
+    assert optimizer.scale_loss(ops.ones(())) == 8
+    npt.assert_array_equal(weight, [1, 2])
+    for old, variable in zip(before, optimizer.variables):
+        if variable.name != "scale":
+            npt.assert_array_equal(variable, old)
+    for _ in range(3):
+        optimizer.apply([ops.convert_to_tensor([8.0, -8.0])])
+    assert optimizer.scale_loss(ops.ones(())) == 16
+    npt.assert_allclose(weight, [0.99, 2.01], atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_only_float16_scales_the_loss(precision):
+    optimizer = training.make_optimizer(1e-3, 10, precision, 1)
+    optimizer.build([keras.Variable([1.0])])
+    loss = ops.ones(())
+    scaled = optimizer.scale_loss(loss)
+    assert (scaled is loss) == (precision != "float16")
+    assert len(optimizer.variables) == (5 if precision == "float16" else 3)
+
+
+def test_other_weights_are_refused():
+    optimizer = FlatAdam()
+    one, other = keras.Variable([1.0]), keras.Variable([1.0])
+    optimizer.build([one])
+    with pytest.raises(ValueError, match="not those"):
+        optimizer.apply([ops.ones((1,))], [other])
+
+
+def test_configuration_makes_an_equal_optimizer():
+    options = {"weight_decay": 0.1, "initial_scale": 4.0, **SETTINGS, **AVERAGED}
+    config = FlatAdam(**options).get_config()
+    again = FlatAdam.from_config(config)
+    assert again.get_config() == config
