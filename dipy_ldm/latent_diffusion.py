@@ -600,7 +600,8 @@ class LatentDiffusion:
             checkpoint_steps,
         )
         each = distribution.share_of(batch_size, strategy)
-        with networks.precision(settle(precision, len(shape) - 2, strategy).name):
+        chosen = settle(precision, len(shape) - 2, strategy)
+        with networks.precision(chosen.name), networks.sketched():
             latent_shape = self.vqvae.latent_shape(shape[1:])
             denoiser = self._make_unet(self.widths, latent_shape, remat)
         training.check_memory("the denoiser", [denoiser], each)

@@ -199,6 +199,16 @@ def unet(shape, *, widths, blocks, attention, remat=False):
     return keras.Model([latents, times], target, name="unet")
 
 
+@contextmanager
+def sketched():
+    """Build networks without weights, to learn of their shapes alone.
+
+    Faster than whole ones, and in no memory; they can't be called.
+    """
+    with keras.StatelessScope(initialize_variables=False):
+        yield
+
+
 def kept_bytes(network):
     """Estimate what a network keeps of one example for the gradient.
 

@@ -545,7 +545,8 @@ class VQVAE:
         each = distribution.share_of(batch_size, strategy)
         _check_patch(patch, len(space))
         size = self._window(space, patch)
-        with networks.precision(settle(precision, len(space), strategy).name):
+        chosen = settle(precision, len(space), strategy)
+        with networks.precision(chosen.name), networks.sketched():
             encoder, decoder = self._make_networks(size, channels, remat)
         distances = 4 * self.n_codes * math.prod(encoder.output.shape[1:-1])
         training.check_memory("the autoencoder", [encoder, decoder], each, distances)
