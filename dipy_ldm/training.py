@@ -435,17 +435,22 @@ class Progress(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         """Open the bar, and say which epoch it is."""
         steps, epochs = self.params["steps"], self.params["epochs"]
+        self.epoch = f"{self.title}, epoch {epoch + 1}/{epochs}"
         if self.bar is None:
             self.bar = tqdm(
+                desc=f"{self.title}: preparing the first step",
                 total=steps * epochs,
                 initial=self.done,
                 unit="step",
                 disable=self.disable,
             )
-        self.bar.set_description(f"{self.title}, epoch {epoch + 1}/{epochs}")
+        else:
+            self.bar.set_description(self.epoch)
 
     def on_train_batch_end(self, batch, logs=None):
         """Move on by a step."""
+        # The first takes seconds, in which its description is what there is to see.
+        self.bar.set_description(self.epoch, refresh=False)
         self.bar.set_postfix(loss=f"{logs['loss']:.4f}", refresh=False)
         self.bar.update()
 
