@@ -3,7 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv demo demo-volumes doc doc-text test test-pages lint clean
+.PHONY: help .venv demo demo-volumes doc doc-text test test-pages test-lowest \
+	test-newest lint clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z.-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 16
@@ -56,8 +57,29 @@ doc-text: .venv/installed-doc  ## the same in doc/_build/text in a minute, witho
 test-pages: .venv/installed  ## run the code of README and guide as printed, on less data
 	@$(BIN)/pytest -n auto --maxprocesses 4 -m "" tests/test_doc.py
 
+TEST := pytest -n auto --maxprocesses 4 --dist worksteal
+
 test: lint  ## check the style, then run the tests
-	@$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
+	@$(BIN)/$(TEST)
+
+# The ends of what pyproject.toml allows; uv brings a Python that is not there.
+.venv-lowest/installed: .venv/installed
+	@$(BIN)/uv venv --quiet --clear --python 3.11 $(@D)
+	@$(BIN)/uv pip install --quiet --python $(@D) --resolution lowest-direct \
+		--editable . --group test
+	@touch $@
+
+.venv-newest/installed: .venv/installed
+	@$(BIN)/uv venv --quiet --clear --python 3.13 $(@D)  # TensorFlow's newest
+	@touch $@
+
+test-lowest: .venv-lowest/installed  ## run the tests with Python 3.11 and the lowest versions
+	@.venv-lowest/bin/$(TEST)
+
+test-newest: .venv-newest/installed  ## the same with Python 3.13 and the newest
+	@$(BIN)/uv pip install --quiet --python .venv-newest --upgrade \
+		--editable . --group test
+	@.venv-newest/bin/$(TEST)
 
 lint: .venv/installed  ## check style, spelling and the direction of imports
 	@$(BIN)/ruff check --quiet
@@ -66,6 +88,7 @@ lint: .venv/installed  ## check style, spelling and the direction of imports
 	@$(BIN)/lint-imports --no-logo
 
 clean:  ## remove .venv, caches and build outputs
-	@rm -rf .venv .import_linter_cache .pytest_cache .ruff_cache build dist demo demo-volumes
+	@rm -rf .venv .venv-lowest .venv-newest build dist demo demo-volumes
+	@rm -rf .import_linter_cache .pytest_cache .ruff_cache
 	@rm -rf doc/_build doc/gallery doc/api/generated doc/commands/ran doc/sg_execution_times.rst
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
