@@ -1,0 +1,164 @@
+"""Keras and TensorFlow: what they lack, for which their private parts are used.
+
+A test that is expected to fail and passes says that upstream was mended; note 15 of
+``doc/decisions`` says what may go then.
+"""
+
+import json
+import os
+from pathlib import Path
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import numpy.testing as npt
+from processes import TIMEOUT, free_ports
+import pytest
+import tensorflow as tf
+
+from dipy_ldm import training
+from dipy_ldm.cluster import find_cluster
+
+STOCK = Path(__file__).with_name("train_stock_keras.py")
+
+
+def train_with_stock_keras(kind, environments):
+    """Return what each process says of the promises that Keras breaks."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, STOCK, kind],
+            env=os.environ | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        for environment in environments
+    ]
+    answers = [process.communicate(timeout=TIMEOUT)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes)
+    return [json.loads(answer.splitlines()[-1]) for answer in answers]
+
+
+@pytest.fixture(scope="module")
+def on_replicas():
+    return train_with_stock_keras("replicas", [{}])
+
+
+@pytest.fixture(scope="module")
+def on_machines():
+    cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
+    tasks = ({"type": "worker", "index": index} for index in range(2))
+    return train_with_stock_keras(
+        "worker",
+        [{"TF_CONFIG": json.dumps({"cluster": cluster, "task": t})} for t in tasks],
+    )
+
+
+@pytest.mark.xfail(reason="Keras clips the gradients of each replica, then sums them")
+def test_keras_clips_the_sum_of_the_gradients(on_replicas):
+    assert "clipped_as_one" not in on_replicas[0]
+
+
+@pytest.mark.xfail(reason="Keras lets replicas meet in a branch")
+def test_keras_accumulates_on_replicas(on_replicas):
+    assert "accumulated" not in on_replicas[0]
+
+
+@pytest.mark.xfail(reason="Keras builds an optimizer in the scope of its strategy only")
+def test_keras_builds_an_optimizer_anywhere(on_replicas):
+    assert "built_anywhere" not in on_replicas[0]
+
+
+@pytest.mark.xfail(reason="Keras makes no metrics of several machines' batches")
+def test_keras_makes_metrics_on_machines(on_machines):
+    assert not any("metrics_made" in broken for broken in on_machines)
+
+
+@pytest.mark.xfail(reason="Keras averages single numbers along an axis")
+def test_keras_averages_figures_of_machines(on_machines):
+    assert not any("figures_averaged" in broken for broken in on_machines)
+
+
+def test_the_resolver_knows_this_machine(on_machines):
+    """While this passes, ``_place`` need not ask TensorFlow's own numbers."""
+    assert not any("place_known" in broken for broken in on_machines)
+
+
+def test_machines_add_up_by_public_methods(on_machines):
+    """While this passes, ``_summed`` needs no experimental method."""
+    assert not any("summed_by_running" in broken for broken in on_machines)
+
+
+@pytest.mark.xfail(reason="Keras makes metrics during the first step")
+def test_keras_makes_metrics_before_the_first_step():
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile(loss="mse", metrics=["mae"])
+    seen = []
+    begun = keras.callbacks.LambdaCallback(
+        on_train_begin=lambda logs: seen.extend(model.metrics_variables)
+    )
+    x = np.ones((4, 1), "float32")
+    model.fit(x, x, callbacks=[begun], verbose=0)
+    assert len(seen) == len(model.metrics_variables)
+
+
+def test_keras_puts_averages_in_the_place_of_weights():
+    """While this passes, averages could be found without their names.
+
+    At the price of putting the weights back, since training goes on with them.
+    """
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
+    model.compile(keras.optimizers.Adam(0.1, use_ema=True), loss="mse")
+    x = np.ones((8, 2), "float32")
+    for _ in range(4):
+        model.train_on_batch(x, np.ones((8, 3)))
+    averages, before = training.averaged_weights(model), model.get_weights()
+    model.optimizer.finalize_variable_values(model.trainable_variables)
+    for average, weight, last in zip(averages, model.weights, before, strict=True):
+        npt.assert_array_equal(average, weight)
+        assert not np.array_equal(average, last)
+
+
+@pytest.mark.xfail(reason="TensorFlow sorts nodes as text, and fails without GPUs")
+def test_tensorflow_lists_the_machines_of_slurm(monkeypatch):
+    for name, value in {
+        "JOB_ID": "20",
+        "STEP_NUM_TASKS": "3",
+        "STEP_NODELIST": "n[9-10]",
+        "STEP_TASKS_PER_NODE": "2,1",
+        "PROCID": "2",
+    }.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    resolve = tf.distribute.cluster_resolver.SlurmClusterResolver
+    machines = resolve(gpus_per_node=1, gpus_per_task=0).cluster_spec()
+    ours = [address.partition(":")[0] for address in find_cluster().addresses]
+    listed = machines.as_dict()["worker"]
+    assert [address.partition(":")[0] for address in listed] == ours
+
+
+@pytest.mark.xfail(reason="TensorFlow tells of a GPU's memory only how much is used")
+def test_tensorflow_tells_the_memory_of_a_gpu():
+    # Of which there is none here; its documentation lists what it tells.
+    config = tf.config.experimental
+    told = config.get_memory_info.__doc__ + config.get_device_details.__doc__
+    assert "limit'" in told or "total'" in told
+
+
+@pytest.mark.parametrize(
+    ("home", "name"),
+    [
+        (tf.random, "index_shuffle"),
+        (tf.data, "assert_cardinality"),
+        (tf.distribute.Strategy, "distribute_values_from_function"),
+    ],
+)
+@pytest.mark.xfail(reason="TensorFlow calls it experimental")
+def test_tensorflow_keeps(home, name):
+    assert hasattr(home, name)
+
+
+def test_numbers_without_end_are_known_to_have_none():
+    """While this passes, ``_endless`` need not promise it."""
+    numbers = tf.data.Dataset.range(16, np.iinfo("int64").max).map(tf.abs).batch(2)
+    assert numbers.prefetch(1).cardinality() == tf.data.INFINITE_CARDINALITY

@@ -1,0 +1,128 @@
+"""Train with Keras as it is, and tell what goes wrong; run by a test.
+
+Usage: python train_stock_keras.py replicas|worker
+
+A process of its own: how many devices a processor poses as, and who trains together,
+is settled when TensorFlow starts.
+"""
+
+import json
+import os
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+X = np.float32([[1.0], [3.0], [5.0], [7.0]])
+
+
+class Unbuilt(keras.Sequential):
+    """A model whose metrics come with its first step, as without a strategy."""
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        pass
+
+
+def compiled(strategy, kind=keras.Sequential, **options):
+    with strategy.scope():
+        dense = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")
+        model = kind([keras.Input((1,)), dense])
+        model.compile(keras.optimizers.SGD(0.01, **options), loss="mean_absolute_error")
+    return model
+
+
+def trained(strategy, kind=keras.Sequential, **options):
+    """Train for two steps of batches of two, and return the only weight."""
+    model = compiled(strategy, kind, **options)
+
+    def piece(context):
+        share = 2 // context.num_replicas_in_sync
+        machines = context.num_input_pipelines
+        data = tf.data.Dataset.from_tensor_slices((X, 0 * X))
+        return data.shard(machines, context.input_pipeline_id).batch(share).repeat()
+
+    batches = strategy.distribute_datasets_from_function(piece)
+    model.fit(batches, steps_per_epoch=2, shuffle=False, verbose=0)
+    return float(model.get_weights()[0].item())
+
+
+def clipped_as_one(strategy):
+    """Replicas clip the gradient that one device would."""
+    # The gradients of the replicas' halves are 1 and 3, then 5 and 7, over two.
+    wanted = trained(tf.distribute.get_strategy(), clipvalue=1.0)
+    assert abs(trained(strategy, clipvalue=1.0) - wanted) < 1e-6
+
+
+def accumulated(strategy):
+    """Replicas accumulate gradients."""
+    wanted = trained(tf.distribute.get_strategy(), gradient_accumulation_steps=2)
+    found = trained(strategy, gradient_accumulation_steps=2)
+    assert abs(found - wanted) < 1e-6
+
+
+def built_anywhere(strategy):
+    """An optimizer is built out of the scope of its strategy."""
+    model = compiled(strategy, momentum=0.9)
+    model.optimizer.build(model.trainable_variables)
+
+
+def metrics_made(strategy):
+    """Machines make metrics of their batches."""
+    trained(strategy)
+
+
+def figures_averaged(strategy):
+    """Machines average the figures of a step."""
+    trained(strategy, Unbuilt)
+
+
+def place_known(strategy):
+    """The public resolver knows which machine this is, and of how many."""
+    known = strategy.cluster_resolver
+    machines = known.cluster_spec().num_tasks("worker")
+    inner = strategy.extended
+    assert (known.task_id, machines) == (inner._id_in_cluster, inner._num_workers)
+
+
+def summed_by_running(strategy):
+    """What a machine has is summed with that of others, by public methods."""
+    own = np.float32([1, 10])[strategy.cluster_resolver.task_id]
+    values = strategy.run(lambda: tf.constant(own))
+    assert strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None) == 11
+
+
+def two_replicas():
+    (cpu,) = tf.config.list_physical_devices("CPU")
+    two = [tf.config.LogicalDeviceConfiguration()] * 2
+    tf.config.set_logical_device_configuration(cpu, two)
+    return tf.distribute.MirroredStrategy(
+        ["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice()
+    )
+
+
+STRATEGIES = {
+    "replicas": two_replicas,
+    "worker": tf.distribute.MultiWorkerMirroredStrategy,  # as TF_CONFIG says
+}
+PROMISES = {
+    "replicas": (clipped_as_one, accumulated, built_anywhere),
+    "worker": (place_known, summed_by_running, metrics_made, figures_averaged),
+}
+
+
+def main(kind):
+    strategy = STRATEGIES[kind]()
+    broken = {}
+    for promise in PROMISES[kind]:
+        try:
+            promise(strategy)
+        except Exception as error:
+            broken[promise.__name__] = f"{type(error).__name__}: {error}"
+    print(json.dumps(broken))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
