@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv demo demo-volumes doc doc-text test test-pages test-lowest \
+.PHONY: help .venv demo demo-volumes peers doc doc-text test test-pages test-lowest \
 	test-newest lint clean
 
 help:  ## list the targets
@@ -34,6 +34,16 @@ demo-volumes: .venv/installed  ## train on 200 virtual brains and generate 8
 		--out_dir demo-volumes --force
 	@echo "Planes of the generated brains are in demo-volumes/samples.png;" \
 		"training.png shows some beside real ones and their reconstructions"
+
+.venv-peers/installed: pyproject.toml
+	@echo "Installing into .venv-peers (torch is large: minutes the first time)"
+	@$(PYTHON) -m venv .venv-peers
+	@.venv-peers/bin/python -m pip install --quiet --upgrade pip
+	@.venv-peers/bin/python -m pip install --quiet --group peers
+	@touch $@
+
+peers: .venv/installed .venv-peers/installed  ## measure time and memory against diffusers and MONAI (ten minutes)
+	@$(BIN)/python benchmarks/peers.py
 
 .venv/installed-doc: .venv/installed
 	@$(BIN)/python -m pip install --quiet --group doc
@@ -88,7 +98,7 @@ lint: .venv/installed  ## check style, spelling and the direction of imports
 	@$(BIN)/lint-imports --no-logo
 
 clean:  ## remove .venv, caches and build outputs
-	@rm -rf .venv .venv-lowest .venv-newest build dist demo demo-volumes
+	@rm -rf .venv .venv-peers .venv-lowest .venv-newest build dist demo demo-volumes
 	@rm -rf .import_linter_cache .pytest_cache .ruff_cache
 	@rm -rf doc/_build doc/gallery doc/api/generated doc/commands/ran doc/sg_execution_times.rst
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,160 @@
+"""What the two sides of ``peers.py`` share: the sizes, and how they are measured.
+
+It needs numpy alone, since each side has an environment of its own.
+"""
+
+import contextlib
+import json
+import os
+import resource
+import sys
+import time
+from typing import NamedTuple
+
+import numpy as np
+
+# Steps of a training that are not measured: memory is claimed, kernels are chosen.
+WARM_UP = 3
+# Of the autoencoder, on both sides.
+N_CODES = 1024
+CODE_DIM = 3
+# Channels of an attention head, and groups of a normalisation, as dipy_ldm has them.
+HEAD = 32
+GROUPS = 8
+# Steps of a sampler: the default of dipy_ldm, and that of the peers' examples. Since
+# all take the same time, fewer are measured.
+DPM_STEPS = 20
+DDIM_STEPS = 50
+SAMPLED_STEPS = 10
+# Side of the matrices whose product tells what the machine can do.
+SIDE = 2048
+
+
+class Network(NamedTuple):
+    """A network that is built by both sides.
+
+    Parameters
+    ----------
+    kind : {"autoencoder", "unet"}
+        What it is.
+    space : tuple of int
+        Spatial size of what it is given.
+    channels : int
+        Channels of what it is given.
+    widths : tuple of int
+        Channels of its levels.
+    batch_size : int
+        Examples in a batch.
+    peers : tuple of str
+        Libraries that have its like.
+    """
+
+    kind: str
+    space: tuple
+    channels: int
+    widths: tuple
+    batch_size: int
+    peers: tuple
+
+
+NETWORKS = {
+    "autoencoder2d": Network("autoencoder", (28, 28), 1, (32, 64), 64, ("monai",)),
+    # Not 7 x 7, as the digits' latents are: the peers can halve even sizes alone.
+    "unet2d": Network("unet", (8, 8), 3, (128, 128), 64, ("diffusers", "monai")),
+    "autoencoder3d": Network("autoencoder", (64, 64, 64), 1, (32, 64), 1, ("monai",)),
+    "unet3d": Network("unet", (16, 16, 12), 3, (64, 128, 256), 4, ("monai",)),
+}
+
+
+def answer(measures):
+    """Do the task of the command line, and print its figures as a line of JSON.
+
+    Parameters
+    ----------
+    measures : dict of str to callable
+        For each kind of task what takes a network (None for what measures the
+        machine), the number of its examples in a batch and the other options, and
+        gives a dict of figures.
+    """
+    task = json.loads(sys.argv[1])
+    network = NETWORKS.get(task.pop("network"))
+    kind = network.kind if network else "machine"
+    # Whatever libraries print, standard output is the JSON line alone.
+    with contextlib.redirect_stdout(sys.stderr):
+        figures = measures[kind](network, **task)
+    print(json.dumps(figures))
+
+
+def draw_images(n, space, channels):
+    """Draw images that are blobs of noise.
+
+    Parameters
+    ----------
+    n : int
+        Number of images.
+    space : tuple of int
+        Spatial size.
+    channels : int
+        Channels.
+
+    Returns
+    -------
+    ndarray
+        Images in [0, 1], float32 ``(n, *space, channels)``.
+    """
+    rng = np.random.default_rng(0)
+    coarse = rng.random((n, *(-(-size // 4) for size in space), channels), "float32")
+    for axis in range(1, 1 + len(space)):
+        coarse = np.repeat(coarse, 4, axis)
+    cut = tuple(map(slice, space))
+    return coarse[(slice(None), *cut)]
+
+
+def cores():
+    """Count the cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def peak_gib():
+    """Return the most memory that this process has had so far, in GiB."""
+    # Linux counts in kibibytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def time_calls(function, n):
+    """Time calls of a function, after one that is not measured.
+
+    Parameters
+    ----------
+    function : callable
+        Takes nothing.
+    n : int
+        Number of calls.
+
+    Returns
+    -------
+    list of float
+        Seconds of each.
+    """
+    seconds = []
+    for _ in range(n + 1):
+        start = time.perf_counter()
+        function()
+        seconds.append(time.perf_counter() - start)
+    return seconds[1:]
+
+
+def speed_of_product(function):
+    """Tell how fast a product of two matrices is.
+
+    Parameters
+    ----------
+    function : callable
+        Multiplies two matrices of ``SIDE`` rows and columns.
+
+    Returns
+    -------
+    float
+        Billions of floating point operations a second, of the fastest of some calls.
+    """
+    return 2 * SIDE**3 / min(time_calls(function, 10)) / 1e9

@@ -1,0 +1,290 @@
+"""The side of dipy_ldm: what ``peers.py`` runs, for each figure in a new process.
+
+Everything is measured through ``fit``, ``predict`` and ``decode`` as a user calls
+them. When a step ended is read off the progress bar of ``fit``.
+"""
+
+import contextlib
+import io
+import math
+import os
+import re
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# The bar is drawn after each step.
+os.environ["TQDM_MININTERVAL"] = "0"
+
+import keras
+import numpy as np
+from peers_common import (
+    CODE_DIM,
+    DPM_STEPS,
+    N_CODES,
+    SAMPLED_STEPS,
+    SIDE,
+    WARM_UP,
+    answer,
+    cores,
+    draw_images,
+    peak_gib,
+    speed_of_product,
+    time_calls,
+)
+import tensorflow as tf
+
+from dipy_ldm import LatentDiffusion, VQVAE, networks
+
+EPOCHS = 2
+
+
+class Watch(io.TextIOBase):
+    """A stream that notes when a progress bar came to each step.
+
+    Attributes
+    ----------
+    times : dict of str to dict of int to float
+        For each bar, when each step had ended, in seconds.
+    """
+
+    BAR = re.compile(r"(\w+), epoch \d+/\d+:.*?(\d+)/\d+ \[")
+
+    def __init__(self):
+        self.times = {}
+
+    def write(self, text):
+        """Look for the step in what is drawn."""
+        now = time.perf_counter()
+        for title, step in self.BAR.findall(text):
+            self.times.setdefault(title, {}).setdefault(int(step), now)
+        return len(text)
+
+
+def watch_fit(estimator, images, **options):
+    """Fit an estimator, and note when each step ended.
+
+    Parameters
+    ----------
+    estimator : VQVAE or LatentDiffusion
+        What is fitted.
+    images : ndarray
+        Images, ``(n, *space, channels)``.
+    **options
+        Of ``fit``.
+
+    Returns
+    -------
+    dict of str to dict of int to float
+        As of :class:`Watch`; seconds since ``fit`` was called.
+    """
+    watch = Watch()
+    start = time.perf_counter()
+    with contextlib.redirect_stderr(watch):
+        estimator.fit(images, epochs=EPOCHS, strategy="none", verbose=True, **options)
+    return {
+        title: {step: moment - start for step, moment in moments.items()}
+        for title, moments in watch.times.items()
+    }
+
+
+def split_steps(moments, each):
+    """Tell steps from what lies between epochs.
+
+    Parameters
+    ----------
+    moments : dict of int to float
+        When each step had ended, in seconds.
+    each : int
+        Steps of an epoch.
+
+    Returns
+    -------
+    steps : list of float
+        Seconds of the steps after the warm-up, without the first of an epoch.
+    between : list of float
+        Seconds of the first steps of later epochs, with what follows an epoch.
+    """
+    steps, between = [], []
+    for step in range(WARM_UP + 1, max(moments) + 1):
+        seconds = moments[step] - moments[step - 1]
+        (between if step % each == 1 else steps).append(seconds)
+    return steps, between
+
+
+def steps_an_epoch(steps):
+    """Say how many steps an epoch must have, so that so many can be measured."""
+    return math.ceil((steps + WARM_UP + EPOCHS - 1) / EPOCHS)
+
+
+def measure_autoencoder(network, batch_size, steps, precision):
+    """Train an autoencoder, and decode.
+
+    Parameters
+    ----------
+    network : Network
+        What is built.
+    batch_size : int
+        Images in a batch.
+    steps : int
+        Steps that are measured.
+    precision : {"float32", "bfloat16"}
+        Precision of the training.
+
+    Returns
+    -------
+    dict
+        Figures.
+    """
+    each = steps_an_epoch(steps)
+    images = draw_images(each * batch_size, network.space, network.channels)
+    start = peak_gib()
+    vqvae = VQVAE(widths=network.widths, n_codes=N_CODES, code_dim=CODE_DIM)
+    moments = watch_fit(vqvae, images, batch_size=batch_size, precision=precision)
+    seconds, between = split_steps(moments["autoencoder"], each)
+    figures = {"step": seconds, "first_step": moments["autoencoder"][1]}
+    figures["between_epochs"] = max(0.0, np.median(between) - np.median(seconds))
+    figures |= {"start_gib": start, "peak_gib": peak_gib()}
+    shape = vqvae.latent_shape(images.shape[1:])
+    latents = np.random.default_rng(0).normal(size=(batch_size, *shape))
+    latents = latents.astype("float32")
+    figures["decode"] = time_calls(lambda: vqvae.decode(latents), 5)
+    parts = {"widths": network.widths, "blocks": 1, "code_dim": CODE_DIM}
+    encoder = networks.encoder(network.space, network.channels, **parts)
+    decoder = networks.decoder(shape[:-1], network.channels, **parts)
+    flop = count_flop(encoder) + count_flop(decoder)
+    # The nearest code is sought for each vector, and no gradient goes through that.
+    search = 2 * math.prod(shape) * N_CODES
+    total = 3 * flop - count_flop(encoder, first=True) + search
+    weights = encoder.count_params() + decoder.count_params() + N_CODES * CODE_DIM
+    return figures | {"gflop": batch_size * total / 1e9, "weights": weights}
+
+
+def measure_unet(network, batch_size, steps, precision):
+    """Train a denoiser, and generate.
+
+    The autoencoder before it is as small as can be, so that it takes no time.
+
+    Parameters
+    ----------
+    network, batch_size, steps, precision
+        As of :func:`measure_autoencoder`, the batch one of latents.
+
+    Returns
+    -------
+    dict
+        Figures.
+    """
+    each = steps_an_epoch(steps)
+    space = tuple(2 * size for size in network.space)
+    images = draw_images(each * batch_size, space, 1)
+    vqvae = VQVAE(widths=(2,), n_codes=16, code_dim=network.channels)
+    vqvae.fit(images, epochs=1, batch_size=batch_size, verbose=False)
+    start = peak_gib()
+    model = LatentDiffusion(vqvae, widths=network.widths)
+    options = {"batch_size": batch_size, "precision": precision}
+    moments = watch_fit(model, images, **options)
+    guide, denoiser = moments["guide"], moments["diffusion"]
+    seconds, between = split_steps(denoiser, each)
+    # All that is done once is in it: the guide's first step too, not its others.
+    figures = {"first_step": guide[1] + denoiser[1] - guide[max(guide)]}
+    figures |= {"step": seconds, "guide_step": split_steps(guide, 10**9)[0]}
+    figures["between_epochs"] = max(0.0, np.median(between) - np.median(seconds))
+    figures |= {"start_gib": start, "peak_gib": peak_gib()}
+    figures |= time_sampling(model, batch_size)
+    flop = 3 * count_flop(model.denoiser_) - count_flop(model.denoiser_, first=True)
+    weights = model.denoiser_.count_params()
+    return figures | {"gflop": batch_size * flop / 1e9, "weights": weights}
+
+
+def time_sampling(model, n):
+    """Time the generation of images at the defaults of ``predict``, without decoding.
+
+    Parameters
+    ----------
+    model : LatentDiffusion
+        Fitted model.
+    n : int
+        Images that are generated at once.
+
+    Returns
+    -------
+    dict
+        Seconds, and latents a second.
+    """
+    latents = np.zeros((n, *model.latent_shape_), "float32")
+    decode = min(time_calls(lambda: model.vqvae.decode(latents), 3))
+    # Compiled for any number of steps.
+    model.predict(n, batch_size=n, steps=1)
+    start = time.perf_counter()
+    model.predict(n, batch_size=n, steps=SAMPLED_STEPS)
+    step = (time.perf_counter() - start - decode) / SAMPLED_STEPS
+    return {"sample_step": step, "samples_a_second": n / (DPM_STEPS * step)}
+
+
+def count_flop(network, first=False):
+    """Count the floating point operations of a call, for one example.
+
+    Those of convolutions and dense layers, of attention without the product of
+    queries and keys, and that of weights and values. A multiplication and an addition
+    are two.
+
+    Parameters
+    ----------
+    network : keras.Model
+        Network of known spatial size.
+    first : bool
+        Count the first layer alone: what the gradient of its input would take, which
+        nobody wants.
+
+    Returns
+    -------
+    int
+        Operations.
+    """
+    total = 0
+    for layer in network.layers:
+        if isinstance(layer, keras.Model):
+            total += count_flop(layer)
+        elif not isinstance(layer, keras.layers.InputLayer):
+            positions = math.prod(layer.output.shape[1:-1])
+            kernels = [w.shape for w in layer.weights if len(w.shape) > 1]
+            if isinstance(layer, keras.layers.MultiHeadAttention):
+                kernels = [shape for shape in kernels if len(shape) > 2]
+            total += 2 * positions * sum(map(math.prod, kernels))
+        if first and total:
+            break
+    return total
+
+
+def measure_machine(network, precision, **options):
+    """Multiply matrices, and name versions.
+
+    Parameters
+    ----------
+    network : None
+        There is none.
+    precision : {"float32", "bfloat16"}
+        Precision of the product.
+    **options
+        Not used.
+
+    Returns
+    -------
+    dict
+        Billions of operations a second, and versions.
+    """
+    a = tf.cast(tf.random.normal((SIDE, SIDE)), precision)
+    multiply = tf.function(tf.matmul)
+    versions = {"tensorflow": tf.__version__, "keras": keras.__version__}
+    speed = speed_of_product(lambda: multiply(a, a).numpy())
+    return {"gflop_a_second": speed, "versions": versions, "threads": cores()}
+
+
+if __name__ == "__main__":
+    answer(
+        {
+            "autoencoder": measure_autoencoder,
+            "unet": measure_unet,
+            "machine": measure_machine,
+        }
+    )

@@ -1,0 +1,345 @@
+"""The side of the peers, diffusers and MONAI, in an environment without dipy_ldm.
+
+``peers.py`` runs it, for each figure in a new process. Networks are trained as in the
+peers' own examples: a loader that shuffles, noise and times of each batch by the
+scheduler of the library, mean squared error, Adam (AdamW for a U-Net, with clipped
+gradients, a cosine of the learning rate and averages of the weights).
+"""
+
+import time
+import warnings
+
+import numpy as np
+from peers_common import (
+    CODE_DIM,
+    DDIM_STEPS,
+    GROUPS,
+    HEAD,
+    N_CODES,
+    SAMPLED_STEPS,
+    SIDE,
+    WARM_UP,
+    answer,
+    cores,
+    draw_images,
+    peak_gib,
+    speed_of_product,
+    time_calls,
+)
+import torch
+from torch.nn.functional import mse_loss
+from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.flop_counter import FlopCounterMode
+
+warnings.filterwarnings("ignore")
+torch.set_num_threads(cores())
+
+
+def measure_autoencoder(network, library, batch_size, steps, precision):
+    """Train MONAI's VQVAE, and decode.
+
+    Parameters
+    ----------
+    network : Network
+        What is built.
+    library : {"monai"}
+        Whose.
+    batch_size : int
+        Images in a batch.
+    steps : int
+        Steps that are measured.
+    precision : {"float32", "bfloat16"}
+        Precision of the computations.
+
+    Returns
+    -------
+    dict
+        Figures.
+    """
+    from monai.networks.nets import VQVAE
+
+    images = draw_images((steps + WARM_UP) * batch_size, network.space, 1)
+    images = channels_first(images)
+    start, begin = peak_gib(), time.perf_counter()
+    model = VQVAE(
+        spatial_dims=len(network.space),
+        in_channels=network.channels,
+        out_channels=network.channels,
+        channels=network.widths,
+        num_res_layers=1,
+        num_res_channels=network.widths,
+        downsample_parameters=((2, 4, 1, 1),) * len(network.widths),
+        upsample_parameters=((2, 4, 1, 1, 0),) * len(network.widths),
+        num_embeddings=N_CODES,
+        embedding_dim=CODE_DIM,
+    )
+    optimizer = torch.optim.Adam(model.parameters(), 2e-3)
+
+    def loss_of(batch):
+        reconstructed, loss = model(batch)
+        return mse_loss(reconstructed.float(), batch) + loss
+
+    def step(batch):
+        optimizer.zero_grad(set_to_none=True)
+        with autocast(precision):
+            loss = loss_of(batch)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    figures = train(step, images, batch_size, begin)
+    figures |= {"start_gib": start, "peak_gib": peak_gib()}
+    with torch.no_grad(), autocast(precision):
+        model.eval()
+        latents = model.encode(images[:batch_size])
+        decode = time_calls(lambda: model.decode_stage_2_outputs(latents), 5)
+    model.train()
+    flop = count_flop(lambda: loss_of(images[:1]).backward())
+    # The codebook is no parameter: it is moved by averages.
+    weights = count_weights(model) + N_CODES * CODE_DIM
+    gflop = batch_size * flop / 1e9
+    return figures | {"decode": decode, "gflop": gflop, "weights": weights}
+
+
+def measure_unet(network, library, batch_size, steps, precision):
+    """Train a U-Net of diffusers or MONAI, and generate by DDIM.
+
+    Parameters
+    ----------
+    network, library, batch_size, steps, precision
+        As of :func:`measure_autoencoder`, the batch one of latents.
+
+    Returns
+    -------
+    dict
+        Figures.
+    """
+    from diffusers.optimization import get_cosine_schedule_with_warmup
+    from diffusers.training_utils import EMAModel
+
+    n = steps + WARM_UP
+    latents = channels_first(draw_images(n * batch_size, network.space, 3))
+    start, begin = peak_gib(), time.perf_counter()
+    model, predict_noise, sample = SIDES[library](network)
+    optimizer = torch.optim.AdamW(model.parameters(), 2e-3, weight_decay=1e-4)
+    decay = get_cosine_schedule_with_warmup(optimizer, n // 10, n)
+    average = EMAModel(model.parameters(), decay=0.999)
+
+    def step(batch):
+        noise = torch.randn_like(batch)
+        times = torch.randint(0, 1000, (len(batch),))
+        optimizer.zero_grad(set_to_none=True)
+        with autocast(precision):
+            loss = mse_loss(predict_noise(batch, noise, times).float(), noise)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        decay.step()
+        average.step(model.parameters())
+        return loss.item()
+
+    figures = train(step, latents, batch_size, begin)
+    figures |= {"start_gib": start, "peak_gib": peak_gib()}
+    with torch.no_grad(), autocast(precision):
+        model.eval()
+        noise = torch.randn_like(latents[:batch_size])
+        sample(noise, 1)
+        begin = time.perf_counter()
+        sample(noise, SAMPLED_STEPS)
+        seconds = (time.perf_counter() - begin) / SAMPLED_STEPS
+    model.train()
+    one, times = latents[:1], torch.zeros(1, dtype=torch.long)
+    flop = count_flop(lambda: predict_noise(one, one, times).sum().backward())
+    return figures | {
+        "sample_step": seconds,
+        "samples_a_second": batch_size / (DDIM_STEPS * seconds),
+        "gflop": batch_size * flop / 1e9,
+        "weights": count_weights(model),
+    }
+
+
+def build_diffusers(network):
+    """Build the U-Net of diffusers.
+
+    Parameters
+    ----------
+    network : Network
+        What is built.
+
+    Returns
+    -------
+    model : torch.nn.Module
+        The network.
+    predict_noise : callable
+        From latents, noise and times ``(batch,)`` to the noise that the network sees
+        in their mixture; all but the times ``(batch, channels, *space)``.
+    sample : callable
+        From noise to latents, by so many steps of DDIM.
+    """
+    from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
+
+    levels = len(network.widths)
+    model = UNet2DModel(
+        sample_size=network.space,
+        in_channels=network.channels,
+        out_channels=network.channels,
+        down_block_types=("DownBlock2D",) * levels,
+        up_block_types=("UpBlock2D",) * levels,
+        block_out_channels=network.widths,
+        layers_per_block=1,
+        attention_head_dim=HEAD,
+        norm_num_groups=GROUPS,
+        attn_norm_num_groups=GROUPS,
+        time_embedding_dim=128,
+        resnet_time_scale_shift="scale_shift",
+    )
+    mixer, sampler = DDPMScheduler(), DDIMScheduler()
+
+    def predict_noise(latents, noise, times):
+        return model(mixer.add_noise(latents, noise, times), times).sample
+
+    def sample(x, steps):
+        sampler.set_timesteps(steps)
+        for time_ in sampler.timesteps:
+            x = sampler.step(model(x, time_).sample, time_, x).prev_sample
+        return x
+
+    return model, predict_noise, sample
+
+
+def build_monai(network):
+    """Build the U-Net of MONAI.
+
+    Parameters
+    ----------
+    network : Network
+        What is built.
+
+    Returns
+    -------
+    model, predict_noise, sample
+        As of :func:`build_diffusers`.
+    """
+    from monai.inferers import DiffusionInferer
+    from monai.networks.nets import DiffusionModelUNet
+    from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
+
+    model = DiffusionModelUNet(
+        spatial_dims=len(network.space),
+        in_channels=network.channels,
+        out_channels=network.channels,
+        channels=network.widths,
+        num_res_blocks=1,
+        attention_levels=(False,) * len(network.widths),
+        num_head_channels=HEAD,
+        norm_num_groups=GROUPS,
+    )
+    mixer, sampler = DiffusionInferer(DDPMScheduler(1000)), DDIMScheduler(1000)
+
+    def predict_noise(latents, noise, times):
+        return mixer(latents, model, noise, times)
+
+    def sample(x, steps):
+        sampler.set_timesteps(steps)
+        return DiffusionInferer(sampler).sample(x, model, sampler, verbose=False)
+
+    return model, predict_noise, sample
+
+
+SIDES = {"diffusers": build_diffusers, "monai": build_monai}
+
+
+def train(step, examples, batch_size, begin):
+    """Train for an epoch, and time its steps.
+
+    Parameters
+    ----------
+    step : callable
+        Trains on a batch.
+    examples : torch.Tensor
+        Images or latents, ``(n, channels, *space)``.
+    batch_size : int
+        Examples in a batch.
+    begin : float
+        When the network was begun to be built, in seconds.
+
+    Returns
+    -------
+    dict
+        Seconds.
+    """
+    loader = DataLoader(TensorDataset(examples), batch_size, shuffle=True)
+    ends = [begin]
+    for (batch,) in loader:
+        step(batch)
+        ends.append(time.perf_counter())
+    seconds = np.diff(ends).tolist()
+    return {"first_step": seconds[0], "step": seconds[WARM_UP:]}
+
+
+def autocast(precision):
+    """Compute in a precision; weights stay float32."""
+    enabled = precision == "bfloat16"
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled)
+
+
+def channels_first(array):
+    """Bring ``(n, *space, channels)`` to ``(n, channels, *space)``."""
+    return torch.from_numpy(np.moveaxis(array, -1, 1).copy())
+
+
+def count_weights(model):
+    """Count the weights that are trained."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def count_flop(function):
+    """Count the floating point operations of a call, as torch does.
+
+    Those of convolutions and products of matrices. A multiplication and an addition
+    are two.
+    """
+    with FlopCounterMode(display=False) as counter:
+        function()
+    return counter.get_total_flops()
+
+
+def measure_machine(network, library, precision, **options):
+    """Multiply matrices, and name versions.
+
+    Parameters
+    ----------
+    network : None
+        There is none.
+    library : str
+        Not used.
+    precision : {"float32", "bfloat16"}
+        Precision of the product.
+    **options
+        Not used.
+
+    Returns
+    -------
+    dict
+        Billions of operations a second, and versions.
+    """
+    import diffusers
+    import monai
+
+    a = torch.randn(SIDE, SIDE).to(getattr(torch, precision))
+    modules = {"torch": torch, "diffusers": diffusers, "monai": monai}
+    return {
+        "gflop_a_second": speed_of_product(lambda: a @ a),
+        "versions": {name: module.__version__ for name, module in modules.items()},
+        "threads": torch.get_num_threads(),
+    }
+
+
+if __name__ == "__main__":
+    answer(
+        {
+            "autoencoder": measure_autoencoder,
+            "unet": measure_unet,
+            "machine": measure_machine,
+        }
+    )
