@@ -33,7 +33,7 @@ from peers_common import (
 )
 import tensorflow as tf
 
-from dipy_ldm import LatentDiffusion, VQVAE, networks
+from dipy_ldm import VQVAE, LatentDiffusion, networks
 
 EPOCHS = 2
 
@@ -43,21 +43,30 @@ class Watch(io.TextIOBase):
 
     Attributes
     ----------
-    times : dict of str to dict of int to float
-        For each bar, when each step had ended, in seconds.
+    times, used : dict of str to dict of int to float
+        For each bar, when each step had ended, and how much of the cores' time the
+        process had used by then, in seconds.
     """
 
     BAR = re.compile(r"(\w+), epoch \d+/\d+:.*?(\d+)/\d+ \[")
 
     def __init__(self):
-        self.times = {}
+        self.times, self.used = {}, {}
 
     def write(self, text):
         """Look for the step in what is drawn."""
-        now = time.perf_counter()
         for title, step in self.BAR.findall(text):
-            self.times.setdefault(title, {}).setdefault(int(step), now)
+            self.times.setdefault(title, {}).setdefault(int(step), time.perf_counter())
+            self.used.setdefault(title, {}).setdefault(int(step), time.process_time())
         return len(text)
+
+    def busy(self, title):
+        """Say which share of the cores' time a training used after the warm-up."""
+        wall, used = (
+            noted[title][max(noted[title])] - noted[title][WARM_UP]
+            for noted in (self.times, self.used)
+        )
+        return used / wall / cores()
 
 
 def watch_fit(estimator, images, **options):
@@ -74,17 +83,17 @@ def watch_fit(estimator, images, **options):
 
     Returns
     -------
-    dict of str to dict of int to float
-        As of :class:`Watch`; seconds since ``fit`` was called.
+    watch : Watch
+        What was noted; its times are seconds since ``fit`` was called.
     """
     watch = Watch()
     start = time.perf_counter()
     with contextlib.redirect_stderr(watch):
         estimator.fit(images, epochs=EPOCHS, strategy="none", verbose=True, **options)
-    return {
-        title: {step: moment - start for step, moment in moments.items()}
-        for title, moments in watch.times.items()
-    }
+    for moments in watch.times.values():
+        for step in moments:
+            moments[step] -= start
+    return watch
 
 
 def split_steps(moments, each):
@@ -109,6 +118,29 @@ def split_steps(moments, each):
         seconds = moments[step] - moments[step - 1]
         (between if step % each == 1 else steps).append(seconds)
     return steps, between
+
+
+def summarise_training(watch, title, each):
+    """Collect what the steps of a training took.
+
+    Parameters
+    ----------
+    watch : Watch
+        What was noted.
+    title : str
+        Name of the bar.
+    each : int
+        Steps of an epoch.
+
+    Returns
+    -------
+    dict
+        Seconds, and the share of the cores' time that was used.
+    """
+    steps, between = split_steps(watch.times[title], each)
+    # What the first step of an epoch took above the others.
+    extra = max(0.0, float(np.median(between) - np.median(steps)))
+    return {"step": steps, "busy": watch.busy(title), "between_epochs": extra}
 
 
 def steps_an_epoch(steps):
@@ -139,10 +171,9 @@ def measure_autoencoder(network, batch_size, steps, precision):
     images = draw_images(each * batch_size, network.space, network.channels)
     start = peak_gib()
     vqvae = VQVAE(widths=network.widths, n_codes=N_CODES, code_dim=CODE_DIM)
-    moments = watch_fit(vqvae, images, batch_size=batch_size, precision=precision)
-    seconds, between = split_steps(moments["autoencoder"], each)
-    figures = {"step": seconds, "first_step": moments["autoencoder"][1]}
-    figures["between_epochs"] = max(0.0, np.median(between) - np.median(seconds))
+    watch = watch_fit(vqvae, images, batch_size=batch_size, precision=precision)
+    figures = summarise_training(watch, "autoencoder", each)
+    figures["first_step"] = watch.times["autoencoder"][1]
     figures |= {"start_gib": start, "peak_gib": peak_gib()}
     shape = vqvae.latent_shape(images.shape[1:])
     latents = np.random.default_rng(0).normal(size=(batch_size, *shape))
@@ -156,7 +187,7 @@ def measure_autoencoder(network, batch_size, steps, precision):
     search = 2 * math.prod(shape) * N_CODES
     total = 3 * flop - count_flop(encoder, first=True) + search
     weights = encoder.count_params() + decoder.count_params() + N_CODES * CODE_DIM
-    return figures | {"gflop": batch_size * total / 1e9, "weights": weights}
+    return figures | {"gflop": round(batch_size * total / 1e9, 3), "weights": weights}
 
 
 def measure_unet(network, batch_size, steps, precision):
@@ -182,18 +213,17 @@ def measure_unet(network, batch_size, steps, precision):
     start = peak_gib()
     model = LatentDiffusion(vqvae, widths=network.widths)
     options = {"batch_size": batch_size, "precision": precision}
-    moments = watch_fit(model, images, **options)
-    guide, denoiser = moments["guide"], moments["diffusion"]
-    seconds, between = split_steps(denoiser, each)
+    watch = watch_fit(model, images, **options)
+    figures = summarise_training(watch, "diffusion", each)
+    guide, denoiser = watch.times["guide"], watch.times["diffusion"]
     # All that is done once is in it: the guide's first step too, not its others.
-    figures = {"first_step": guide[1] + denoiser[1] - guide[max(guide)]}
-    figures |= {"step": seconds, "guide_step": split_steps(guide, 10**9)[0]}
-    figures["between_epochs"] = max(0.0, np.median(between) - np.median(seconds))
+    figures["first_step"] = guide[1] + denoiser[1] - guide[max(guide)]
+    figures["guide_step"] = split_steps(guide, len(guide))[0]
     figures |= {"start_gib": start, "peak_gib": peak_gib()}
     figures |= time_sampling(model, batch_size)
     flop = 3 * count_flop(model.denoiser_) - count_flop(model.denoiser_, first=True)
     weights = model.denoiser_.count_params()
-    return figures | {"gflop": batch_size * flop / 1e9, "weights": weights}
+    return figures | {"gflop": round(batch_size * flop / 1e9, 3), "weights": weights}
 
 
 def time_sampling(model, n):

@@ -97,7 +97,7 @@ def measure_autoencoder(network, library, batch_size, steps, precision):
     flop = count_flop(lambda: loss_of(images[:1]).backward())
     # The codebook is no parameter: it is moved by averages.
     weights = count_weights(model) + N_CODES * CODE_DIM
-    gflop = batch_size * flop / 1e9
+    gflop = round(batch_size * flop / 1e9, 3)
     return figures | {"decode": decode, "gflop": gflop, "weights": weights}
 
 
@@ -114,13 +114,51 @@ def measure_unet(network, library, batch_size, steps, precision):
     dict
         Figures.
     """
-    from diffusers.optimization import get_cosine_schedule_with_warmup
-    from diffusers.training_utils import EMAModel
-
     n = steps + WARM_UP
     latents = channels_first(draw_images(n * batch_size, network.space, 3))
     start, begin = peak_gib(), time.perf_counter()
     model, predict_noise, sample = SIDES[library](network)
+    step = make_step(model, predict_noise, n, precision)
+    figures = train(step, latents, batch_size, begin)
+    figures |= {"start_gib": start, "peak_gib": peak_gib()}
+    with torch.no_grad(), autocast(precision):
+        model.eval()
+        noise = torch.randn_like(latents[:batch_size])
+        sample(noise, 1)
+        begin = time.perf_counter()
+        sample(noise, SAMPLED_STEPS)
+        seconds = (time.perf_counter() - begin) / SAMPLED_STEPS
+    model.train()
+    one, times = latents[:1], torch.zeros(1, dtype=torch.long)
+    flop = count_flop(lambda: predict_noise(one, one, times).sum().backward())
+    return figures | {
+        "sample_step": seconds,
+        "samples_a_second": batch_size / (DDIM_STEPS * seconds),
+        "gflop": round(batch_size * flop / 1e9, 3),
+        "weights": count_weights(model),
+    }
+
+
+def make_step(model, predict_noise, n, precision):
+    """Make what trains a U-Net on a batch.
+
+    Parameters
+    ----------
+    model, predict_noise
+        As of :func:`build_diffusers`.
+    n : int
+        Steps of the whole training.
+    precision : {"float32", "bfloat16"}
+        Precision of the computations.
+
+    Returns
+    -------
+    callable
+        From latents ``(batch, channels, *space)`` to the loss.
+    """
+    from diffusers.optimization import get_cosine_schedule_with_warmup
+    from diffusers.training_utils import EMAModel
+
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3, weight_decay=1e-4)
     decay = get_cosine_schedule_with_warmup(optimizer, n // 10, n)
     average = EMAModel(model.parameters(), decay=0.999)
@@ -138,24 +176,7 @@ def measure_unet(network, library, batch_size, steps, precision):
         average.step(model.parameters())
         return loss.item()
 
-    figures = train(step, latents, batch_size, begin)
-    figures |= {"start_gib": start, "peak_gib": peak_gib()}
-    with torch.no_grad(), autocast(precision):
-        model.eval()
-        noise = torch.randn_like(latents[:batch_size])
-        sample(noise, 1)
-        begin = time.perf_counter()
-        sample(noise, SAMPLED_STEPS)
-        seconds = (time.perf_counter() - begin) / SAMPLED_STEPS
-    model.train()
-    one, times = latents[:1], torch.zeros(1, dtype=torch.long)
-    flop = count_flop(lambda: predict_noise(one, one, times).sum().backward())
-    return figures | {
-        "sample_step": seconds,
-        "samples_a_second": batch_size / (DDIM_STEPS * seconds),
-        "gflop": batch_size * flop / 1e9,
-        "weights": count_weights(model),
-    }
+    return step
 
 
 def build_diffusers(network):
@@ -266,15 +287,18 @@ def train(step, examples, batch_size, begin):
     Returns
     -------
     dict
-        Seconds.
+        Seconds, and the share of the cores' time that the steps used.
     """
     loader = DataLoader(TensorDataset(examples), batch_size, shuffle=True)
-    ends = [begin]
+    ends, used = [begin], [time.process_time()]
     for (batch,) in loader:
         step(batch)
         ends.append(time.perf_counter())
-    seconds = np.diff(ends).tolist()
-    return {"first_step": seconds[0], "step": seconds[WARM_UP:]}
+        used.append(time.process_time())
+    seconds = np.diff(ends)
+    busy = (used[-1] - used[WARM_UP]) / seconds[WARM_UP:].sum() / cores()
+    steps = seconds[WARM_UP:].tolist()
+    return {"first_step": seconds[0], "step": steps, "busy": busy}
 
 
 def autocast(precision):
