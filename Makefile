@@ -43,7 +43,7 @@ demo-volumes: .venv/installed  ## train on 200 virtual brains and generate 8
 	@touch $@
 
 peers: .venv/installed .venv-peers/installed  ## measure time and memory against diffusers and MONAI (ten minutes)
-	@$(BIN)/python benchmarks/peers.py
+	@$(BIN)/python benchmarks/peers.py $(ONLY)
 
 .venv/installed-doc: .venv/installed
 	@$(BIN)/python -m pip install --quiet --group doc
