@@ -45,7 +45,7 @@ def make_parser():
     parser.add_argument(
         "--precision", choices=["float32", "bfloat16"], default="float32"
     )
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument(
         "--steps", type=int, default=8, help="steps that are measured in each round"
     )
