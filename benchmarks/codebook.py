@@ -8,7 +8,6 @@ import argparse
 import json
 import os
 import time
-from unittest import mock
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -18,11 +17,11 @@ from dipy_ldm import VQVAE  # before Keras, so that oneDNN is on
 from keras import ops
 import numpy as np
 
+from dipy_ldm.bottlenecks import BOTTLENECKS, Codebook
 from dipy_ldm.data import load_mnist
-from dipy_ldm.layers import VectorQuantizer
 
 
-class AveragingQuantizer(VectorQuantizer):
+class AveragingCodebook(Codebook):
     """Codes that are moving averages of their vectors (van den Oord 2017, appendix).
 
     Written as an increment, so that a code that is moved (revived) stays there.
@@ -57,7 +56,8 @@ class AveragingQuantizer(VectorQuantizer):
         self.codebook.assign_add(ops.stop_gradient(step))
 
 
-CODEBOOKS = {"gradient": VectorQuantizer, "averages": AveragingQuantizer}
+BOTTLENECKS["averages"] = AveragingCodebook
+CODEBOOKS = {"gradient": "codebook", "averages": "averages"}
 
 
 def main():
@@ -69,12 +69,10 @@ def main():
     options = parser.parse_args()
     images, test = load_mnist("train")[0][: options.n_images], load_mnist("test")[0]
     for n_codes in options.n_codes:
-        for name, quantizer in CODEBOOKS.items():
+        for name, bottleneck in CODEBOOKS.items():
             start = time.perf_counter()
-            with mock.patch("dipy_ldm.vqvae.VectorQuantizer", quantizer):
-                vqvae = VQVAE(n_codes=n_codes).fit(
-                    images, epochs=options.epochs, precision="bfloat16"
-                )
+            vqvae = VQVAE(n_codes=n_codes, bottleneck=bottleneck)
+            vqvae.fit(images, epochs=options.epochs)
             used = np.unique(vqvae.codes(vqvae.encode(test)))
             error = np.mean((vqvae.predict(test) - test) ** 2)
             line = {

@@ -64,7 +64,7 @@ def generate(model, options):
         Time that it took.
     """
     if options.guidance is None:
-        options.guidance = model.usual_guidance
+        options.guidance = model.default_guidance
     tell(f"generating {options.n_samples} images")
     start = time.perf_counter()
     images = model.predict(

@@ -1,5 +1,8 @@
 """Latent diffusion: new images from noise, by way of the autoencoder's latents."""
 
+from functools import partial
+from typing import Unpack
+
 import keras
 import numpy as np
 
@@ -11,11 +14,13 @@ from dipy_ldm import (
     samplers,
     schedules,
     tiles,
-    training,
 )
-from dipy_ldm.data.batches import Share, noised
-from dipy_ldm.precision import Precision, settle, tell
-from dipy_ldm.validation import InputError, at_least, choose
+from dipy_ldm.data.arrays import as_array, survey
+from dipy_ldm.data.batches import noised
+from dipy_ldm.precision import Precision, tell
+from dipy_ldm.training import Options, Stage, Training, train
+from dipy_ldm.training.memory import check_memory
+from dipy_ldm.validation import InputError, at_least, check_sizes, choose
 from dipy_ldm.vqvae import VQVAE
 
 # The guide is to be worse than the denoiser in the same way: narrower, and trained
@@ -50,13 +55,16 @@ class LatentDiffusion:
         How noise grows with time.
     target : {"v", "noise", "clean"}
         What the network predicts.
+    guide : bool, optional
+        Whether a guide is trained. None is for images alone: volumes are better without
+        guidance.
     seed : int
         Seed of everything random in training.
 
     Attributes
     ----------
     denoiser_, guide_ : keras.Model
-        The U-Nets, with averaged weights.
+        The U-Nets, with averaged weights; no guide is None.
     latent_mean_, latent_scale_ : ndarray
         Mean and standard deviation of each channel of the latents.
     history_ : dict of str to list
@@ -87,6 +95,7 @@ class LatentDiffusion:
         attention=None,
         schedule="cosine",
         target="v",
+        guide=None,
         seed=0,
     ):
         self.vqvae = vqvae
@@ -95,25 +104,10 @@ class LatentDiffusion:
         self.attention = attention
         self.schedule = schedule
         self.target = target
+        self.guide = guide
         self.seed = seed
 
-    def fit(
-        self,
-        images,
-        *,
-        validation_data=None,
-        epochs=10,
-        batch_size=64,
-        accumulate=1,
-        learning_rate=2e-3,
-        precision="auto",
-        remat=False,
-        strategy="auto",
-        checkpoint=None,
-        checkpoint_steps=1000,
-        callbacks=(),
-        verbose=True,
-    ):
+    def fit(self, images, *, validation_data=None, **training: Unpack[Options]):
         """Learn to take noise from the latents of images.
 
         Parameters
@@ -123,36 +117,10 @@ class LatentDiffusion:
             autoencoder was fitted to.
         validation_data : array_like, optional
             Images on which the loss is measured after each epoch.
-        epochs : int
-            Passes over the images.
-        batch_size : int
-            Latents in a batch.
-        accumulate : int
-            Batches whose gradients are averaged for one step of the weights: as one
-            batch that many times larger, in the memory of one.
-        learning_rate : float
-            Highest learning rate; it warms up and falls to zero.
-        precision : {"auto", "float32", "bfloat16", "float16"}
-            Precision of the computations in training; ``"auto"`` is for the fastest
-            that the devices compute well, or that of the checkpoint. float16 is for
-            GPUs alone.
-        remat : bool
-            Compute parts of the network twice instead of keeping them: less memory,
-            above all of the denoiser, for about a third more time.
-        strategy : str or tf.distribute.Strategy or None
-            How training is spread over devices, as of
-            :func:`dipy_ldm.distribution.make_strategy`. The result is the same.
-        checkpoint : str or Path, optional
-            File written after each epoch; if it is there, training goes on from
-            it. SIGTERM then ends the training with a checkpoint and status 143. The
-            guide, which is trained first, has another of this name and ``.guide``.
-        checkpoint_steps : int
-            Steps after which it is written within an epoch.
-        callbacks : sequence of callable
-            Called as ``callback(self)`` after each epoch; ``history_`` is up to
-            date then, and ``predict`` works.
-        verbose : bool
-            Show a progress bar.
+        **training
+            Options of :class:`dipy_ldm.training.Training`; ``epochs`` is 10 if left
+            out. The guide, which is trained first, has a checkpoint of the same name
+            and ``.guide``.
 
         Returns
         -------
@@ -165,72 +133,29 @@ class LatentDiffusion:
             If the images or an option can't be used.
         """
         images = self._check_images(images)
-        strategy = distribution.make_strategy(strategy)
-        of_guide = checkpoint and f"{checkpoint}.guide"
-        began = training.began_in(checkpoint, of_guide)
-        chosen = settle(precision, images.ndim - 2, strategy, began)
-        self.check(
-            images.shape,
-            epochs=epochs,
-            batch_size=batch_size,
-            accumulate=accumulate,
-            learning_rate=learning_rate,
-            precision=precision,
-            remat=remat,
-            strategy=strategy,
-            checkpoint_steps=checkpoint_steps,
-        )
-        self.precision_ = tell(chosen)
-        self.fingerprint_ = training.survey(images).fingerprint
+        if validation_data is not None:
+            validation_data = self._check_images(validation_data)
+        training = _training(training)
+        training = training.settled(images.ndim - 2, _of_guide(training.checkpoint))
+        self._check(images.shape, training)
+        self.fingerprint_ = survey(images).fingerprint
+        self.precision_ = tell(training.precision)
+        steps = len(images) // training.batch_size
         settings = self._hyperparameters() | {
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "accumulate": accumulate,
-            "learning_rate": learning_rate,
-            "precision": chosen.name,
             "images": self.fingerprint_,
-            "vqvae": training.survey(self.vqvae.codebook_).fingerprint,
+            "vqvae": survey(self.vqvae.codebook_).fingerprint,
+            "the shape of the validation data": np.shape(validation_data),
         }
-        options = chosen.name, remat, learning_rate, accumulate, strategy
-        facts = training.facts(settings, checkpoint, checkpoint_steps, validation_data)
-        with distribution.spread(strategy):
-            distribution.agree(facts)
+        with distribution.spread(training.strategy):
+            # Before anything is exchanged.
+            distribution.agree(settings | training.settings())
             latents = self.vqvae.encode(images)
             self._learn_scale(latents)
             self._build()
-            steps = len(images) // batch_size
-
-            def train(title, network, widths, path, validation=None, **fit):
-                total = fit["epochs"] * fit["steps_per_epoch"]
-                model = self._compile(widths, total, *options)
-                record = training.Record(path, settings, checkpoint_steps)
-                record.restore(model)
-                data = self._noised(latents, batch_size, strategy, record.done)
-                after = _AfterEpoch(self, model, network, validation)
-                fit |= {"title": title, "verbose": verbose}
-                training.fit(self, model, data, after, record, **fit)
-                # Keras puts the averaged weights into the model when fit ends.
-                network.set_weights(model.get_weights())
-
-            train(
-                "guide",
-                self.guide_,
-                self._guide_widths(),
-                of_guide,
-                callbacks=(),
-                epochs=1,
-                steps_per_epoch=_guide_steps(steps * epochs),
-            )
-            train(
-                "diffusion",
-                self.denoiser_,
-                self.widths,
-                checkpoint,
-                validation_data,
-                callbacks=callbacks,
-                epochs=epochs,
-                steps_per_epoch=steps,
-            )
+            held_out = self._held_out(validation_data)
+            if self.guide_ is not None:
+                train(self, self._guide(settings, latents, training, steps))
+            train(self, self._strong(settings, latents, training, steps, held_out))
         return self
 
     def predict(
@@ -265,7 +190,7 @@ class LatentDiffusion:
         guidance : float, optional
             How far to follow the denoiser away from its guide. 1 is without a guide,
             and faster; the higher, the clearer the images and the less they vary.
-            None is for :attr:`usual_guidance`.
+            None is for :attr:`default_guidance`.
         seed : int
             Seed of the noise.
         first : int
@@ -295,7 +220,7 @@ class LatentDiffusion:
             If the model is not fitted, or an option can't be used.
         """
         self._check_fitted()
-        guidance = self.usual_guidance if guidance is None else guidance
+        guidance = self.default_guidance if guidance is None else guidance
         step, grid = self.check_sampling(
             n,
             sampler=sampler,
@@ -323,9 +248,9 @@ class LatentDiffusion:
             return distribution.in_batches(generate, numbers, batch_size, title)
 
     @property
-    def usual_guidance(self):
+    def default_guidance(self):
         """The guidance that was measured to be best: 2 for images, 1 for volumes."""
-        return 2.0 if len(self.latent_shape_) == 3 else 1.0
+        return 2.0 if len(self.latent_shape_) == 3 and self.guide_ else 1.0
 
     def denoiser(self, guidance=1.0):
         """Return what samplers walk with.
@@ -384,6 +309,11 @@ class LatentDiffusion:
             if value is not None:
                 at_least(name, value, 1)
         at_least("guidance", guidance, 0)
+        if guidance != 1 and self.guide_ is None:
+            raise InputError(
+                f"this model has no guide for a guidance of {guidance}; leave it out, "
+                "or train with guide=True."
+            )
         at_least("first", first, 0)
         at_least("seed", seed, 0)
         return samplers.make_sampler(sampler, eta)
@@ -531,7 +461,8 @@ class LatentDiffusion:
         path = persistence.find(path)
         tensors, document = persistence.load(path, "latent_diffusion")
         vqvae = VQVAE.from_saved(tensors, document)
-        model = cls(vqvae, **document["latent_diffusion"])
+        # Earlier versions trained a guide in any case.
+        model = cls(vqvae, **{"guide": True} | document["latent_diffusion"])
         model.latent_mean_ = np.array(document["latent_mean"], "float32")
         model.latent_scale_ = np.array(document["latent_scale"], "float32")
         model.latent_shape_ = tuple(document["latent_shape"])
@@ -545,7 +476,8 @@ class LatentDiffusion:
         return model
 
     def _networks(self):
-        return [("denoiser", self.denoiser_), ("guide", self.guide_)]
+        both = [("denoiser", self.denoiser_), ("guide", self.guide_)]
+        return [(name, network) for name, network in both if network is not None]
 
     def _hyperparameters(self):
         return {
@@ -554,22 +486,11 @@ class LatentDiffusion:
             "attention": self.attention and list(self.attention),
             "schedule": self.schedule,
             "target": self.target,
+            "guide": self.guide,
             "seed": self.seed,
         }
 
-    def check(
-        self,
-        shape,
-        *,
-        epochs=10,
-        batch_size=64,
-        accumulate=1,
-        learning_rate=2e-3,
-        precision="auto",
-        remat=False,
-        strategy=None,
-        checkpoint_steps=1000,
-    ):
+    def check(self, shape, **training: Unpack[Options]):
         """Refuse a fit that can't be done, or would not fit into the memory.
 
         The autoencoder need not be fitted yet.
@@ -578,8 +499,7 @@ class LatentDiffusion:
         ----------
         shape : tuple of int
             Shape of all images, ``(n, *space, channels)``.
-        epochs, batch_size, accumulate, learning_rate, precision, remat, strategy, \
-        checkpoint_steps
+        **training
             As of :meth:`fit`.
 
         Raises
@@ -588,23 +508,17 @@ class LatentDiffusion:
             If a name is unknown (the sentence lists the known ones), a number makes
             no sense, or the memory is too small.
         """
-        training.check_sizes(self.seed, widths=self.widths, blocks=self.blocks)
+        self._check(shape, _training(training).settled(len(shape) - 2))
+
+    def _check(self, shape, training):
+        check_sizes(self.seed, widths=self.widths, blocks=self.blocks)
         choose("schedule", self.schedule, schedules.SCHEDULES)
         choose("target", self.target, schedules.TARGETS)
-        training.check_options(
-            shape[0],
-            epochs,
-            batch_size,
-            accumulate,
-            learning_rate,
-            checkpoint_steps,
-        )
-        each = distribution.share_of(batch_size, strategy)
-        chosen = settle(precision, len(shape) - 2, strategy)
-        with networks.precision(chosen.name), networks.sketched():
+        training.check(shape[0])
+        with networks.precision(training.precision.name), networks.sketched():
             latent_shape = self.vqvae.latent_shape(shape[1:])
-            denoiser = self._make_unet(self.widths, latent_shape, remat)
-        training.check_memory("the denoiser", [denoiser], each)
+            denoiser = self._make_unet(self.widths, latent_shape, training.remat)
+        check_memory("the denoiser", [denoiser], training.share)
 
     def _batch(self, batch_size):
         return batch_size or tiles.safe_batch(self.vqvae.shape_[:-1])
@@ -619,7 +533,7 @@ class LatentDiffusion:
     def _check_images(self, images):
         """Return images as an array, of the shape that the autoencoder knows."""
         self.vqvae._check_fitted()
-        images = training.as_array(images)
+        images = as_array(images)
         if images.shape[1:] != tuple(self.vqvae.shape_):
             raise InputError(
                 f"images must have the shape {self.vqvae.shape_} of those that the "
@@ -644,47 +558,87 @@ class LatentDiffusion:
         """Make the networks that generate, in full precision."""
         with networks.precision("float32"):
             self.denoiser_ = self._make_unet(self.widths, self.latent_shape_)
-            self.guide_ = self._make_unet(self._guide_widths(), self.latent_shape_)
+            self.guide_ = None
+            if len(self.latent_shape_) == 3 if self.guide is None else self.guide:
+                self.guide_ = self._make_unet(self._guide_widths(), self.latent_shape_)
         self._predict = _compiled(self.denoiser_)
-        self._predict_guide = _compiled(self.guide_)
+        self._predict_guide = self.guide_ and _compiled(self.guide_)
 
-    def _compile(
-        self, widths, steps, precision, remat, learning_rate, accumulate, strategy
-    ):
+    def _guide(self, settings, latents, training, steps):
+        """Describe how the guide is trained, given how the denoiser is."""
+        path = _of_guide(training.checkpoint)
+        steps = _guide_steps(steps * training.epochs)
+        training = training._replace(epochs=1, checkpoint=path, callbacks=())
+        return Stage(
+            "guide",
+            training,
+            steps,
+            settings,
+            build=partial(self._compile, self._guide_widths(), training, steps),
+            batches=partial(self._noised, latents, training.batch_size),
+            publish=partial(self._publish, self.guide_, None),
+        )
+
+    def _strong(self, settings, latents, training, steps, held_out):
+        """Describe how the denoiser is trained."""
+        return Stage(
+            "diffusion",
+            training,
+            steps,
+            settings,
+            build=partial(self._compile, self.widths, training, steps),
+            batches=partial(self._noised, latents, training.batch_size),
+            publish=partial(self._publish, self.denoiser_, held_out),
+        )
+
+    def _compile(self, widths, training, steps):
         """Make a network that is trained."""
-        with distribution.scope(strategy), networks.precision(precision):
-            unet = self._make_unet(widths, self.latent_shape_, remat)
-            optimizer = training.make_optimizer(
-                learning_rate,
-                steps,
-                precision,
-                accumulate,
-                weight_decay=1e-4,
-                global_clipnorm=1.0,
-                use_ema=True,
-                # A short training must not average over what it began with.
-                ema_momentum=max(0.0, min(0.999, 1 - 10 / steps)),
-            )
-            model = distribution.ReplicatedModel(unet.inputs, unet.outputs)
-            model.compile(optimizer, loss="mse", auto_scale_loss=False)
+        steps = steps * training.epochs
+        unet = self._make_unet(widths, self.latent_shape_, training.remat)
+        model = distribution.ReplicatedModel(unet.inputs, unet.outputs)
+        optimizer = training.optimizer(
+            steps,
+            weight_decay=1e-4,
+            global_clipnorm=1.0,
+            use_ema=True,
+            # A short training must not average over what it began with.
+            ema_momentum=max(0.0, min(0.999, 1 - 10 / steps)),
+        )
+        model.compile(optimizer, loss="mse", auto_scale_loss=False)
         return model
 
-    def _noised(self, latents, batch_size, strategy=None, first_step=0, shift=0):
+    def _publish(self, network, held_out, model, epoch, last):
+        """After an epoch: take the averaged weights, and validate with them."""
+        network.set_weights(model.optimizer.averages())
+        if held_out is None:
+            return {}
+        (x, times), target = held_out
+
+        def predict(numbers):
+            return self._predict(x[numbers], times[numbers])
+
+        predicted = distribution.in_batches(predict, np.arange(len(x)), 256)
+        return {"val_loss": float(np.mean((predicted - target) ** 2))}
+
+    def _held_out(self, images):
+        """Noise the latents of images, alike for every epoch so that losses compare."""
+        if images is None:
+            return None
+        latents = self.vqvae.encode(images)
+        batch = self._noised(latents, len(latents), shift=1)
+        return next(batch.as_numpy_iterator())
+
+    def _noised(self, latents, batch_size, share=None, first_step=0, shift=0):
         """Draw what the denoiser learns from; other noise with another shift."""
-        scaled = self._scaled(latents)
-
-        def make(*share):
-            return noised(
-                scaled,
-                batch_size,
-                schedule=self.schedule,
-                target=self.target,
-                seed=self.seed + shift,
-                first_step=first_step,
-                share=Share(*share),
-            )
-
-        return distribution.shared(make, strategy)
+        return noised(
+            self._scaled(latents),
+            batch_size,
+            schedule=self.schedule,
+            target=self.target,
+            seed=self.seed + shift,
+            first_step=first_step,
+            share=share,
+        )
 
     def _learn_scale(self, latents):
         """Learn what brings each channel to mean 0 and variance 1."""
@@ -701,6 +655,16 @@ class LatentDiffusion:
         return latents * self.latent_scale_ + self.latent_mean_
 
 
+def _training(options):
+    """Collect the options of the training, with the stage's own defaults."""
+    return Training(**{"epochs": 10} | options)
+
+
+def _of_guide(checkpoint):
+    """Name the guide's checkpoint after the denoiser's, if there is one."""
+    return checkpoint and f"{checkpoint}.guide"
+
+
 def _guide_steps(steps):
     """Say for how many steps the guide is trained, by those of the denoiser."""
     return min(steps, max(steps // _GUIDE_SHARE, _GUIDE_STEPS))
@@ -708,32 +672,3 @@ def _guide_steps(steps):
 
 def _compiled(unet):
     return distribution.compiled(lambda x, times: unet([x, times]), unet.inputs)
-
-
-class _AfterEpoch(keras.callbacks.Callback):
-    """After each epoch: take the averaged weights, and validate with them."""
-
-    def __init__(self, diffusion, model, network, validation):
-        super().__init__()
-        self.diffusion = diffusion
-        self.trained = model
-        self.network = network
-        self.validation = None
-        if validation is not None:
-            latents = diffusion.vqvae.encode(diffusion._check_images(validation))
-            # The same times and noise after every epoch, so that losses compare.
-            batch = diffusion._noised(latents, len(latents), shift=1)
-            (x, times), target = next(batch.as_numpy_iterator())
-            self.validation = x, times, target
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.network.set_weights(self.trained.optimizer.averages())
-        if self.validation is not None:
-            logs["val_loss"] = self._loss(*self.validation)
-
-    def _loss(self, x, times, target):
-        def predict(numbers):
-            return self.diffusion._predict(x[numbers], times[numbers])
-
-        predicted = distribution.in_batches(predict, np.arange(len(x)), 256)
-        return float(np.mean((predicted - target) ** 2))

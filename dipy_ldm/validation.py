@@ -1,5 +1,7 @@
 """Checks of what the user gave, and the one error they raise."""
 
+import numpy as np
+
 
 class InputError(ValueError):
     """What the user gave can't be used; the message is one sentence naming the cure."""
@@ -59,3 +61,26 @@ def at_least(what, value, minimum):
     if not value >= minimum:
         raise InputError(f"{what} must be at least {minimum}, not {value}.")
     return value
+
+
+def check_sizes(seed, **sizes):
+    """Refuse hyper-parameters of which no network can be built.
+
+    Parameters
+    ----------
+    seed : int
+        Seed.
+    **sizes : int or sequence of int
+        Numbers that must be at least 1, by their names.
+
+    Raises
+    ------
+    InputError
+        If a number is too small, or a sequence is empty.
+    """
+    at_least("seed", seed, 0)
+    for name, size in sizes.items():
+        numbers = np.atleast_1d(size)
+        at_least(f"the length of {name}", len(numbers), 1)
+        for number in numbers:
+            at_least(name, number, 1)

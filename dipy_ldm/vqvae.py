@@ -1,19 +1,22 @@
 """The autoencoder: images to latents and back, through a codebook."""
 
+from functools import partial
 import math
-import warnings
+from typing import Unpack
 
 import keras
 from keras import ops
 import numpy as np
-from scipy.cluster.vq import kmeans2
 
-from dipy_ldm import distribution, losses, networks, persistence, tiles, training
-from dipy_ldm.data.batches import Share, batches
+from dipy_ldm import distribution, losses, networks, persistence, tiles
+from dipy_ldm.bottlenecks import BOTTLENECKS
+from dipy_ldm.data.arrays import as_array, survey
+from dipy_ldm.data.batches import batches
 from dipy_ldm.data.windows import read_whole
-from dipy_ldm.layers import VectorQuantizer
-from dipy_ldm.precision import Precision, settle, tell
-from dipy_ldm.validation import InputError, choose
+from dipy_ldm.precision import Precision, tell
+from dipy_ldm.training import Options, Stage, Training, train
+from dipy_ldm.training.memory import check_memory
+from dipy_ldm.validation import InputError, check_sizes, choose
 
 
 class VQVAE:
@@ -38,6 +41,8 @@ class VQVAE:
         Weight of the loss that keeps the latents near their codes.
     loss : {"squared", "absolute", "spectral", "structural"}
         How reconstructions are compared with images; see :mod:`dipy_ldm.losses`.
+    bottleneck : {"codebook"}
+        What quantises the latents; see :mod:`dipy_ldm.bottlenecks`.
     seed : int
         Seed of everything random.
 
@@ -81,6 +86,7 @@ class VQVAE:
         code_dim=3,
         commitment=0.25,
         loss="squared",
+        bottleneck="codebook",
         seed=0,
     ):
         self.widths = widths
@@ -89,6 +95,7 @@ class VQVAE:
         self.code_dim = code_dim
         self.commitment = commitment
         self.loss = loss
+        self.bottleneck = bottleneck
         self.seed = seed
 
     @property
@@ -122,17 +129,7 @@ class VQVAE:
         background=1.0,
         patch=None,
         augment=None,
-        epochs=5,
-        batch_size=64,
-        accumulate=1,
-        learning_rate=2e-3,
-        precision="auto",
-        remat=False,
-        strategy="auto",
-        checkpoint=None,
-        checkpoint_steps=1000,
-        callbacks=(),
-        verbose=True,
+        **training: Unpack[Options],
     ):
         """Learn to reconstruct images.
 
@@ -156,35 +153,8 @@ class VQVAE:
             None.
         augment : Augmentation, optional
             How images are changed before they are seen; not at all if None.
-        epochs : int
-            Passes over the images.
-        batch_size : int
-            Images in a batch.
-        accumulate : int
-            Batches whose gradients are averaged for one step of the weights: as one
-            batch that many times larger, in the memory of one.
-        learning_rate : float
-            Highest learning rate; it warms up and falls to zero.
-        precision : {"auto", "float32", "bfloat16", "float16"}
-            Precision of the computations in training; ``"auto"`` is for the fastest
-            that the devices compute well, or that of the checkpoint. float16 is for
-            GPUs alone.
-        remat : bool
-            Compute parts of the network twice instead of keeping them: less memory,
-            above all of the denoiser, for about a third more time.
-        strategy : str or tf.distribute.Strategy or None
-            How training is spread over devices, as of
-            :func:`dipy_ldm.distribution.make_strategy`. The result is the same.
-        checkpoint : str or Path, optional
-            File written after each epoch; if it is there, training goes on from
-            it. SIGTERM then ends the training with a checkpoint and status 143.
-        checkpoint_steps : int
-            Steps after which it is written within an epoch.
-        callbacks : sequence of callable
-            Called as ``callback(self)`` after each epoch; ``history_`` is up to
-            date then, and ``predict`` works.
-        verbose : bool
-            Show a progress bar.
+        **training
+            Options of :class:`dipy_ldm.training.Training`; ``epochs`` is 5 if left out.
 
         Returns
         -------
@@ -196,81 +166,45 @@ class VQVAE:
         InputError
             If the images or an option can't be used.
         """
-        images = training.as_array(images)
+        images = as_array(images)
         if validation_data is not None:
-            rank = images.ndim - 2
-            validation_data = training.as_array(validation_data, rank=rank)
+            validation_data = as_array(validation_data, rank=images.ndim - 2)
         masks = _check_masks(masks, background, images.shape[:-1])
-        strategy = distribution.make_strategy(strategy)
-        chosen = settle(
-            precision, images.ndim - 2, strategy, training.began_in(checkpoint)
-        )
-        self.check(
-            images.shape,
-            patch=patch,
-            epochs=epochs,
-            batch_size=batch_size,
-            accumulate=accumulate,
-            learning_rate=learning_rate,
-            precision=precision,
-            remat=remat,
-            strategy=strategy,
-            checkpoint_steps=checkpoint_steps,
-        )
-        self.precision_ = tell(chosen)
-        size = self._window(images.shape[1:-1], patch)
-        survey = self._survey(images, affine)
-        settings = self._hyperparameters() | {
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "accumulate": accumulate,
-            "learning_rate": learning_rate,
-            "precision": chosen.name,
-            "patch": size,
+        training = _training(training).settled(images.ndim - 2)
+        self._check(images.shape, patch, training)
+        found = survey(images)
+        # Only now: what is refused leaves an estimator as it was.
+        self.precision_ = tell(training.precision)
+        self.shape_ = images.shape[1:]
+        self.affine_ = None if affine is None else np.array(affine, "float64")
+        self.intensity_ = found.low, found.high
+        self.fingerprint_ = found.fingerprint
+        learnt = {
+            "size": self._window(images.shape[1:-1], patch),
             "background": background,
             "augment": augment,
-            "images": self.fingerprint_,
-            "masks": None if masks is None else training.survey(masks).fingerprint,
         }
-        facts = training.facts(settings, checkpoint, checkpoint_steps, validation_data)
-        record = training.Record(checkpoint, settings, checkpoint_steps)
-        steps = len(images) // batch_size
-        options = chosen.name, remat, learning_rate, accumulate, strategy
-        with distribution.spread(strategy):
-            distribution.agree(facts)
+        settings = self._hyperparameters() | {
+            **learnt,
+            "images": self.fingerprint_,
+            "masks": None if masks is None else survey(masks).fingerprint,
+            "the shape of the validation data": np.shape(validation_data),
+        }
+        steps = len(images) // training.batch_size
+        with distribution.spread(training.strategy):
             self._build()
-            model = self._compile(size, survey, steps * epochs, *options)
-            record.restore(model)
-
-            def make(*share):
-                return batches(
-                    images,
-                    batch_size,
-                    seed=self.seed,
-                    first_step=record.done,
-                    share=Share(*share),
-                    size=size,
-                    bounds=self.intensity_,
-                    masks=masks,
-                    background=background,
-                    augment=augment,
-                )
-
-            if record.done == 0:
-                self._start_codebook(model, images)
-            training.fit(
-                self,
-                model,
-                distribution.shared(make, strategy),
-                _AfterEpoch(self, model, images, validation_data),
-                record,
-                title="autoencoder",
-                callbacks=callbacks,
-                verbose=verbose,
-                epochs=epochs,
-                steps_per_epoch=steps,
+            learnt |= {"batch_size": training.batch_size, "masks": masks}
+            stage = Stage(
+                "autoencoder",
+                training,
+                steps,
+                settings,
+                build=partial(self._compile, learnt["size"], found, training, steps),
+                batches=partial(self._batches, images, learnt),
+                begin=partial(self._start, images),
+                publish=partial(self._publish, images, validation_data),
             )
-        self._take_weights(model)
+            self._take_weights(train(self, stage))
         return self
 
     def encode(self, images, *, batch_size=None):
@@ -290,7 +224,7 @@ class VQVAE:
             Latents, float32 ``(n, *ceil(space / factor), code_dim)``.
         """
         self._check_fitted()
-        images = training.as_array(images, rank=len(self.shape_) - 1)
+        images = as_array(images, rank=len(self.shape_) - 1)
 
         def encode(numbers):
             return self._encode(self._to_network(images[numbers]))
@@ -492,31 +426,18 @@ class VQVAE:
             "code_dim": self.code_dim,
             "commitment": self.commitment,
             "loss": self.loss,
+            "bottleneck": self.bottleneck,
             "seed": self.seed,
         }
 
-    def check(
-        self,
-        shape,
-        *,
-        patch=None,
-        epochs=5,
-        batch_size=64,
-        accumulate=1,
-        learning_rate=2e-3,
-        precision="auto",
-        remat=False,
-        strategy=None,
-        checkpoint_steps=1000,
-    ):
+    def check(self, shape, *, patch=None, **training: Unpack[Options]):
         """Refuse a fit that can't be done, or would not fit into the memory.
 
         Parameters
         ----------
         shape : tuple of int
             Shape of all images, ``(n, *space, channels)``.
-        patch, epochs, batch_size, accumulate, learning_rate, precision, remat, \
-        strategy, checkpoint_steps
+        patch, **training
             As of :meth:`fit`.
 
         Raises
@@ -525,8 +446,12 @@ class VQVAE:
             If the memory is too small, there is no such loss or precision, or a
             number makes no sense.
         """
+        self._check(shape, patch, _training(training).settled(len(shape) - 2))
+
+    def _check(self, shape, patch, training):
         choose("loss", self.loss, losses.LOSSES)
-        training.check_sizes(
+        choose("bottleneck", self.bottleneck, BOTTLENECKS)
+        check_sizes(
             self.seed,
             widths=self.widths,
             blocks=self.blocks,
@@ -534,22 +459,14 @@ class VQVAE:
             code_dim=self.code_dim,
         )
         n, *space, channels = shape
-        training.check_options(
-            n,
-            epochs,
-            batch_size,
-            accumulate,
-            learning_rate,
-            checkpoint_steps,
-        )
-        each = distribution.share_of(batch_size, strategy)
+        training.check(n)
         _check_patch(patch, len(space))
         size = self._window(space, patch)
-        chosen = settle(precision, len(space), strategy)
-        with networks.precision(chosen.name), networks.sketched():
-            encoder, decoder = self._make_networks(size, channels, remat)
+        with networks.precision(training.precision.name), networks.sketched():
+            encoder, decoder = self._make_networks(size, channels, training.remat)
         distances = 4 * self.n_codes * math.prod(encoder.output.shape[1:-1])
-        training.check_memory("the autoencoder", [encoder, decoder], each, distances)
+        parts = [encoder, decoder]
+        check_memory("the autoencoder", parts, training.share, distances)
 
     def _networks(self):
         return [("encoder", self.encoder_), ("decoder", self.decoder_)]
@@ -578,7 +495,8 @@ class VQVAE:
         *space, channels = self.shape_
         size = size or (None,) * len(space)
         encoder, decoder = self._make_networks(size, channels, remat)
-        quantizer = VectorQuantizer(self.n_codes, self.commitment, name="quantizer")
+        bottleneck = BOTTLENECKS[self.bottleneck]
+        quantizer = bottleneck(self.n_codes, self.commitment, name="quantizer")
         quantizer.build(encoder.output.shape)
         return encoder, quantizer, decoder
 
@@ -592,43 +510,34 @@ class VQVAE:
             self.decoder_.inputs,
         )
 
-    def _compile(
-        self,
-        size,
-        survey,
-        steps,
-        precision,
-        remat,
-        learning_rate,
-        accumulate,
-        strategy,
-    ):
+    def _compile(self, size, found, training, steps):
         """Make the network that is trained: all parts in a row."""
         channels = self.shape_[-1]
         # Of images in [0, 1].
-        variance = survey.variance / ((survey.high - survey.low) ** 2 or 1)
-        with distribution.scope(strategy), networks.precision(precision):
-            encoder, quantizer, decoder = self._make_parts(size, remat)
-            images = encoder.inputs[0]
-            model = distribution.ReplicatedModel(
-                images, decoder(quantizer(encoder(images)))
-            )
-            model.compile(
-                training.make_optimizer(learning_rate, steps, precision, accumulate),
-                loss=losses.reconstruction(self.loss, channels, variance),
-                metrics=[losses.error(channels)],
-                auto_scale_loss=False,  # the optimizer does
-            )
+        variance = found.variance / ((found.high - found.low) ** 2 or 1)
+        encoder, quantizer, decoder = self._make_parts(size, training.remat)
+        images = encoder.inputs[0]
+        model = distribution.ReplicatedModel(
+            images, decoder(quantizer(encoder(images)))
+        )
+        model.compile(
+            training.optimizer(steps * training.epochs),
+            loss=losses.reconstruction(self.loss, channels, variance),
+            metrics=[losses.error(channels)],
+            auto_scale_loss=False,  # the optimizer does
+        )
         return model
 
-    def _survey(self, images, affine):
-        """Learn of the images what is kept with the model."""
-        survey = training.survey(images)
-        self.shape_ = images.shape[1:]
-        self.affine_ = None if affine is None else np.array(affine, "float64")
-        self.intensity_ = survey.low, survey.high
-        self.fingerprint_ = survey.fingerprint
-        return survey
+    def _batches(self, images, learnt, share, first_step):
+        """Draw what the autoencoder learns from."""
+        return batches(
+            images,
+            seed=self.seed,
+            first_step=first_step,
+            share=share,
+            bounds=self.intensity_,
+            **learnt,
+        )
 
     def _take_weights(self, model):
         """Copy the trained weights into the networks that encode and decode."""
@@ -661,19 +570,32 @@ class VQVAE:
         low, high = self.intensity_
         return float(error / ((high - low) ** 2 or 1))
 
-    def _start_codebook(self, model, images):
-        """Start the codes where k-means finds the encoded images."""
+    def _start(self, images, model):
+        """Let the codes start where encoded images are."""
         self._take_weights(model)
         rng = np.random.default_rng(self.seed)
-        vectors = self._some_vectors(images, 20 * self.n_codes, rng)
-        # Started from data points: "++" takes a minute for a thousand codes.
-        with warnings.catch_warnings():
-            # A code that gets no vector stays where it starts, and is revived later.
-            warnings.simplefilter("ignore", UserWarning)
-            codes, _ = kmeans2(vectors, self.n_codes, minit="points", rng=rng)
-        model.get_layer("quantizer").codebook.assign(distribution.of_chief(codes))
+        quantizer = model.get_layer("quantizer")
+        codes = quantizer.initial(partial(self._some_vectors, images, rng), rng)
+        quantizer.codebook.assign(distribution.of_chief(codes))
 
-    def _some_vectors(self, images, count, rng):
+    def _publish(self, images, validation_data, model, epoch, last):
+        """After an epoch: watch and revive the codes, take the weights, validate."""
+        quantizer = model.get_layer("quantizer")
+        figures, dead = quantizer.figures()
+        self._take_weights(model)
+        # A code revived after the last epoch would not be trained any more.
+        figures["revived"] = 0 if last else len(dead)
+        if figures["revived"]:
+            rng = np.random.default_rng([self.seed, epoch + 1])
+            draw = partial(self._some_vectors, images, rng)
+            codes = quantizer.revived(dead, draw, rng)
+            quantizer.codebook.assign(distribution.of_chief(codes))
+            self._take_weights(model)
+        if validation_data is not None:
+            figures["val_mse"] = self._error(validation_data)
+        return figures
+
+    def _some_vectors(self, images, rng, count):
         """Encode images until there are enough vectors, and draw some of them."""
         each = math.prod(self.latent_shape(images.shape[1:])[:-1])
         needed = max(-(-count // each), 64)
@@ -687,11 +609,16 @@ class VQVAE:
         )
 
 
+def _training(options):
+    """Collect the options of the training, with the stage's own defaults."""
+    return Training(**{"epochs": 5} | options)
+
+
 def _check_patch(patch, rank):
     """Refuse a piece of no size, or of another number of dimensions."""
     if patch is None:
         return
-    training.check_sizes(0, patch=patch)
+    check_sizes(0, patch=patch)
     if np.size(patch) not in (1, rank):
         raise InputError(
             f"patch must be one number or {rank}, one for each side, not {patch}."
@@ -714,43 +641,3 @@ def _check_masks(masks, background, shape):
             "lies outside of them, such as 0.1, as background."
         )
     return np.asarray(masks)[..., None]
-
-
-class _AfterEpoch(keras.callbacks.Callback):
-    """After each epoch: watch and revive the codes, take the weights, validate."""
-
-    # A code used less than this share of the average is as good as dead.
-    RARE = 0.01
-
-    def __init__(self, vqvae, model, images, validation):
-        super().__init__()
-        self.vqvae = vqvae
-        self.trained = model
-        self.images = images
-        self.validation = validation
-
-    def on_epoch_end(self, epoch, logs=None):
-        counts = ops.convert_to_numpy(self.trained.get_layer("quantizer").counts)
-        share = counts / counts.sum()
-        logs["perplexity"] = float(np.exp(-np.sum(share * np.log(share + 1e-12))))
-        logs["usage"] = float(np.mean(counts > 0))
-        dead = np.flatnonzero(share < self.RARE / len(share))
-        # A code revived after the last epoch would not be trained any more.
-        last = epoch + 1 == self.params["epochs"]
-        logs["revived"] = 0 if last else len(dead)
-        self.vqvae._take_weights(self.trained)
-        if not last:
-            self._revive(epoch, dead)
-        self.trained.get_layer("quantizer").reset()
-        if self.validation is not None:
-            logs["val_mse"] = self.vqvae._error(self.validation)
-
-    def _revive(self, epoch, dead):
-        """Put dead codes where encoded images are."""
-        if len(dead):
-            quantizer = self.trained.get_layer("quantizer")
-            codes = ops.convert_to_numpy(quantizer.codebook).copy()
-            rng = np.random.default_rng([self.vqvae.seed, epoch + 1])
-            codes[dead] = self.vqvae._some_vectors(self.images, len(dead), rng)
-            quantizer.codebook.assign(distribution.of_chief(codes))
-            self.vqvae._take_weights(self.trained)

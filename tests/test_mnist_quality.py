@@ -48,7 +48,7 @@ class FakeVQVAE:
 
 class FakeModel:
     vqvae = FakeVQVAE()
-    usual_guidance = 2.0
+    default_guidance = 2.0
 
     @classmethod
     def load(cls, path):

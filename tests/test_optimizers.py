@@ -7,8 +7,10 @@ import numpy.testing as npt
 import pytest
 import tensorflow as tf
 
-from dipy_ldm import training
 from dipy_ldm.optimizers import FlatAdam
+from dipy_ldm.precision import Precision
+from dipy_ldm.training import Training
+from dipy_ldm.training.options import cosine_decay
 
 SETTINGS = {"learning_rate": 1e-2}
 AVERAGED = {"use_ema": True, "ema_momentum": 0.8}
@@ -54,7 +56,7 @@ def train(optimizer, steps=20, model=None, **compiled):
 )
 def test_training_is_that_of_keras(options, jit_compile):
     cls = keras.optimizers.AdamW if "weight_decay" in options else keras.optimizers.Adam
-    rate = training.cosine_decay(1e-2, 20)
+    rate = cosine_decay(1e-2, 20)
     theirs = train(cls(rate, **options), jit_compile=jit_compile)
     ours = train(FlatAdam(rate, **options), jit_compile=jit_compile)
     assert ours.optimizer.iterations == theirs.optimizer.iterations
@@ -165,7 +167,8 @@ def test_gradients_that_are_not_finite_are_left_out():
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_only_float16_scales_the_loss(precision):
-    optimizer = training.make_optimizer(1e-3, 10, precision, 1)
+    training = Training(1, precision=Precision(precision, "for a test"))
+    optimizer = training.optimizer(10)
     optimizer.build([keras.Variable([1.0])])
     loss = ops.ones(())
     scaled = optimizer.scale_loss(loss)

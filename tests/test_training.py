@@ -4,8 +4,10 @@ import keras
 import numpy as np
 import pytest
 
-from dipy_ldm import persistence, training
-from dipy_ldm.training import Progress
+from dipy_ldm import persistence
+from dipy_ldm.optimizers import FlatAdam
+from dipy_ldm.training.checkpoint import Record
+from dipy_ldm.training.run import Progress
 from dipy_ldm.validation import InputError
 
 
@@ -28,6 +30,6 @@ def test_checkpoints_of_other_optimizers_are_refused(tmp_path):
     persistence.save(path, "checkpoint", {"model.00000": np.zeros(2)}, document)
     inputs = keras.Input((2,))
     model = keras.Model(inputs, keras.layers.Dense(1)(inputs))
-    model.compile(training.make_optimizer(1e-3, 10, "float32", 1), "mse")
+    model.compile(FlatAdam(), "mse")
     with pytest.raises(InputError, match="earlier version"):
-        training.Record(path, {}).restore(model)
+        Record(path, {}).restore(model)

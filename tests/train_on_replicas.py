@@ -44,7 +44,7 @@ def outcome(model, **options):
         for name, values in stage.history_.items():
             result[f"{type(stage).__name__} {name}"] = values
     networks = model.vqvae.encoder_, model.vqvae.decoder_, model.denoiser_, model.guide_
-    for network in networks:
+    for network in filter(None, networks):
         for i, weight in enumerate(network.get_weights()):
             result[f"{network.name} {len(result)} {i}"] = weight
     return result | {"codebook": model.vqvae.codebook_}

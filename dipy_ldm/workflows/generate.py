@@ -141,7 +141,7 @@ class GenerateLDMFlow(Workflow):
             "sampler": sampler,
             "steps": steps,
             "eta": eta,
-            "guidance": model.usual_guidance if guidance is None else guidance,
+            "guidance": model.default_guidance if guidance is None else guidance,
             "seed": seed,
             "batch_size": batch_size,
             "tile": tile,

@@ -51,6 +51,7 @@ class TrainLDMFlow(Workflow):
         loss=None,
         schedule="cosine",
         target="v",
+        guide=False,
         precision="auto",
         remat=False,
         strategy="auto",
@@ -119,6 +120,9 @@ class TrainLDMFlow(Workflow):
             How noise grows with time: cosine or linear.
         target : string, optional
             What the diffusion model predicts: v, noise or clean.
+        guide : bool, optional
+            Volumes: train the smaller network too that --guidance of
+            dipy_generate_ldm needs. For images it always is.
         precision : string, optional
             Precision of the computations: auto (the fastest that this machine
             computes well, or that of the checkpoint), float32, bfloat16 or, on GPUs
@@ -238,6 +242,7 @@ class TrainLDMFlow(Workflow):
             widths=settings.widths_ldm,
             schedule=schedule,
             target=target,
+            guide=guide or None,
             seed=seed,
         )
         common = {

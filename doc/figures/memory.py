@@ -5,7 +5,7 @@ import numpy as np
 from panels import BLUE, ORANGE
 
 from dipy_ldm import networks
-from dipy_ldm.training import estimate_memory
+from dipy_ldm.training.memory import estimate_memory
 
 BATCH = 4
 CODES = 1024

@@ -4,12 +4,12 @@ What the package does so that trainings succeed is undone here, one thing at a t
 """
 
 from functools import cache
-from unittest import mock
 
 import numpy as np
 from panels import packaged
 
-from dipy_ldm import VQVAE, LatentDiffusion, training, vqvae
+from dipy_ldm import VQVAE, LatentDiffusion
+from dipy_ldm.bottlenecks import BOTTLENECKS, Codebook
 from dipy_ldm.data import load_mnist
 
 
@@ -18,46 +18,44 @@ def digits(n):
     return load_mnist("train")[0][:n]
 
 
+class Neglected(Codebook):
+    """Starts anywhere, most codes far from the encoded images, and revives none."""
+
+    def initial(self, draw, rng):
+        return rng.normal(0, 20, self.codebook.shape)
+
+    def figures(self):
+        figures, dead = super().figures()
+        return figures, dead[:0]
+
+
+BOTTLENECKS["neglected"] = Neglected
+
+
 @cache
 def autoencoders():
     """Train an autoencoder as the package does, and one whose codes may die."""
-
-    def fit():
-        images, held_out = digits(2900)[:-340], digits(2900)[-340:]
-        model = VQVAE(widths=(16, 32), n_codes=256)
-        options = {"epochs": 6, "learning_rate": 3e-3, "verbose": False}
-        return model.fit(images, validation_data=held_out, strategy=None, **options)
-
-    def scatter(self, model, images):
-        """Start the codes anywhere, most of them far from the encoded images."""
-        codes = np.random.default_rng(0).normal(0, 20, (self.n_codes, self.code_dim))
-        model.get_layer("quantizer").codebook.assign(codes)
-
-    start = mock.patch.object(VQVAE, "_start_codebook", scatter)
-    revive = mock.patch.object(vqvae._AfterEpoch, "_revive", lambda *args: None)
-    good = fit()
-    with start, revive:
-        return good, fit()
+    images, held_out = digits(2900)[:-340], digits(2900)[-340:]
+    options = {"epochs": 6, "learning_rate": 3e-3, "strategy": None, "verbose": False}
+    return [
+        VQVAE(widths=(16, 32), n_codes=256, bottleneck=bottleneck).fit(
+            images, validation_data=held_out, **options
+        )
+        for bottleneck in ("codebook", "neglected")
+    ]
 
 
 def fit_diffusion(images, epochs, kind=LatentDiffusion):
     """Train a small diffusion model on the latents of the packaged autoencoder."""
-    fit = training.fit
-
-    def fit_but_guide(*args, title, **options):
-        # Nothing here is guided, and time is short.
-        if title != "guide":
-            fit(*args, title=title, **options)
-
-    with mock.patch.object(training, "fit", fit_but_guide):
-        return kind(packaged().vqvae, widths=(64, 64)).fit(
-            images,
-            epochs=epochs,
-            batch_size=32,
-            learning_rate=4e-3,
-            strategy=None,
-            verbose=False,
-        )
+    # Nothing here is guided, and time is short.
+    return kind(packaged().vqvae, widths=(64, 64), guide=False).fit(
+        images,
+        epochs=epochs,
+        batch_size=32,
+        learning_rate=4e-3,
+        strategy=None,
+        verbose=False,
+    )
 
 
 @cache

@@ -13,7 +13,7 @@ def draw():
     model = packaged()
     step, grid = SAMPLERS["dpm++"]
     path = levels(model, grid(model.schedule, STEPS))
-    denoise = model.denoiser(model.usual_guidance)
+    denoise = model.denoiser(model.default_guidance)
     seen = []
 
     def watch(x, t):

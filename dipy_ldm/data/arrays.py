@@ -1,0 +1,99 @@
+"""Arrays of images: what they must be, and what is to be known of them."""
+
+import hashlib
+from typing import NamedTuple
+
+import numpy as np
+
+from dipy_ldm.validation import InputError
+
+
+def as_array(images, rank=None):
+    """Return images as an array, or say what is wrong with them.
+
+    Parameters
+    ----------
+    images : array_like
+        Images, ``(n, *space, channels)``.
+    rank : int, optional
+        Spatial dimensions they must have.
+
+    Returns
+    -------
+    ndarray
+        The same, not copied if it is an array.
+
+    Raises
+    ------
+    InputError
+        If the shape is another, or there is none.
+    """
+    images = np.asarray(images)
+    # One dimension is refused: two-dimensional images without channels look like it.
+    ranks = (2, 3) if rank is None else (rank,)
+    if images.ndim - 2 not in ranks or 0 in images.shape:
+        space = " or ".join({2: "h, w", 3: "x, y, z"}[r] for r in ranks)
+        raise InputError(
+            f"images must have the shape (n, {space}, channels), not {images.shape}; "
+            "add the channels with images[..., None]."
+        )
+    if images.dtype.kind not in "biuf":
+        raise InputError(f"images must be real numbers, not {images.dtype}.")
+    return images
+
+
+class Survey(NamedTuple):
+    """What is to be known of images before training on them.
+
+    Parameters
+    ----------
+    fingerprint : str
+        SHA-256 of shape and values, hexadecimal.
+    low, high : float
+        Lowest and highest value.
+    variance : float
+        Variance of all values.
+    """
+
+    fingerprint: str
+    low: float
+    high: float
+    variance: float
+
+
+def survey(images):
+    """Look at every image once, one at a time.
+
+    Parameters
+    ----------
+    images : ndarray
+        Images, ``(n, *space, channels)``; a mapped file may be larger than the
+        memory.
+
+    Returns
+    -------
+    Survey
+        Hash, range and variance.
+
+    Raises
+    ------
+    InputError
+        If a value is not finite.
+    """
+    digest = hashlib.sha256(str(images.shape).encode())
+    sums, bounds, bad = np.zeros(2), [np.inf, -np.inf], []
+    for number, image in enumerate(images):
+        image = np.ascontiguousarray(image, "float32")
+        digest.update(image)
+        if not np.isfinite(image).all():
+            bad.append(number)
+            continue
+        sums += image.sum(dtype="float64"), np.square(image, dtype="float64").sum()
+        bounds = min(bounds[0], image.min()), max(bounds[1], image.max())
+    if bad:
+        raise InputError(
+            f"image {bad[0]} has NaN or infinite values ({len(bad)} of {len(images)} "
+            "images have); remove or replace them."
+        )
+    mean, square = sums / images.size
+    return Survey(digest.hexdigest(), *map(float, bounds), float(square - mean**2))

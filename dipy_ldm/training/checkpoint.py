@@ -1,0 +1,216 @@
+"""The history of a training, and the file from which it goes on."""
+
+import json
+import logging
+import math
+from pathlib import Path
+
+import keras
+from keras import ops
+
+from dipy_ldm import distribution, persistence
+from dipy_ldm.signals import Terminated
+from dipy_ldm.validation import InputError
+
+logger = logging.getLogger(__name__)
+
+
+class Record(keras.callbacks.Callback):
+    """Keep the history, and a checkpoint from which training goes on.
+
+    A checkpoint holds the weights, the optimizer's state (the averaged weights
+    are part of it), the figures of the epoch so far and the history; with batches
+    that are functions of the step, a resumed training is the uninterrupted one.
+
+    Parameters
+    ----------
+    path : str or Path or None
+        File that is written after every epoch and every so many steps, by the chief
+        alone; None keeps the history only.
+    settings : dict
+        All that the result depends on, as JSON can say it. A checkpoint of
+        other settings is refused, and so are other machines' other settings.
+    every : int
+        Steps after which a checkpoint is written within an epoch.
+
+    Attributes
+    ----------
+    done : int
+        Steps of all epochs that are in the checkpoint.
+    """
+
+    def __init__(self, path, settings, every=1000):
+        super().__init__()
+        self.path = path and Path(path)
+        self.settings = json.loads(json.dumps(settings))
+        self.every = every
+        self.history = {}
+        self.done = 0
+        self._figures = []
+
+    def facts(self):
+        """Collect all that machines must agree on that train together.
+
+        Returns
+        -------
+        dict
+            What the result depends on, and what decides when they exchange numbers.
+        """
+        return self.settings | {
+            "checkpoint_steps": self.every,
+            "having a checkpoint": self.path is not None,
+        }
+
+    def restore(self, model):
+        """Bring a compiled model to the state of the checkpoint, if there is one.
+
+        Parameters
+        ----------
+        model : ReplicatedModel
+            Compiled model, as it was when training began.
+
+        Raises
+        ------
+        InputError
+            If the checkpoint is of another training, or another one for another
+            machine.
+        """
+        model.optimizer.build(model.trainable_variables)
+        if self.path is not None and self.path.exists():
+            tensors, document = persistence.load(self.path, "checkpoint")
+            self._refuse_others(document["settings"])
+            self.history, self.done = document["history"], document.get("steps")
+        state = dict(_variables(model))
+        if self.done is None or (self.done and not _fits(tensors, state)):
+            raise InputError(
+                f"{self.path} was written by an earlier version; remove it."
+            )
+        seen = distribution.gathered(self.done)
+        if len(set(seen)) > 1:
+            raise InputError(
+                f"the checkpoint {self.path} is not the same for all workers (steps in "
+                f"it: {seen}); write to a folder that all machines share."
+            )
+        if self.done:
+            for name, variable in state.items():
+                variable.assign(tensors[name])
+            # The metrics are made when training begins, and are given these then.
+            self._figures = [
+                tensors[name] for name in sorted(tensors) if name.startswith("metric.")
+            ]
+
+    def _refuse_others(self, settings):
+        changed = [
+            f"{name} was {settings.get(name)} and is {self.settings.get(name)}"
+            for name in sorted(settings | self.settings)
+            if settings.get(name) != self.settings.get(name)
+        ]
+        if changed:
+            raise InputError(
+                f"{self.path} is the checkpoint of another training "
+                f"({'; '.join(changed)}); resume with the same data and options, or "
+                "remove it."
+            )
+
+    def on_train_begin(self, logs=None):
+        """Find the step to begin with in its epoch."""
+        self._skipped = self.done % self.params["steps"]
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Bring back the figures of an epoch that is done in part."""
+        self._epoch = epoch
+        if self._skipped:
+            metrics = zip(self.model.metrics_variables, self._figures, strict=True)
+            for variable, value in metrics:
+                variable.assign(value)
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Write the checkpoint every so many steps, and before an early end."""
+        step = self._skipped + batch + 1
+        if step == self.params["steps"]:
+            # The end of the epoch, if its beginning was skipped.
+            self.model.stop_training = True
+        elif self.model.ends:
+            self._write(step)
+            self.end()
+        elif step % self.every == 0:
+            self._write(step)
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Note the epoch's figures and write the checkpoint."""
+        self.model.stop_training = False
+        self._skipped = 0
+        for name, value in logs.items():
+            self.history.setdefault(name, []).append(float(value))
+        if not math.isfinite(logs["loss"]):
+            raise InputError(
+                f"the loss became {logs['loss']} in epoch {epoch + 1}; lower the "
+                "learning rate, or train in float32."
+            )
+        self._write(self.params["steps"])
+        if self.model.ends:
+            self.end()
+
+    def _write(self, step):
+        """Write the checkpoint; all machines must, since some numbers are sums."""
+        if self.path is None:
+            return
+        variables = [
+            *_variables(self.model),
+            *_named("metric", self.model.metrics_variables),
+        ]
+        tensors = {name: ops.convert_to_numpy(v) for name, v in variables}
+        document = {
+            "settings": self.settings,
+            "steps": self._epoch * self.params["steps"] + step,
+            "history": self.history,
+        }
+        if distribution.is_chief():
+            persistence.save(self.path, "checkpoint", tensors, document)
+            logger.debug("%s holds %s steps", self.path, document["steps"])
+
+    def end(self):
+        """End early, since SIGTERM asked for it."""
+        raise Terminated(
+            "stopped by SIGTERM; the checkpoint is written, and --resume goes on "
+            "from it."
+        )
+
+
+def began_in(*checkpoints):
+    """Say in which precision a training began.
+
+    Parameters
+    ----------
+    *checkpoints : str or Path or None
+        Where its checkpoints would be.
+
+    Returns
+    -------
+    str or None
+        Precision of the first that is there; None if none is.
+    """
+    for path in filter(None, checkpoints):
+        if Path(path).exists():
+            settings = persistence.read_document(path, "checkpoint")["settings"]
+            return settings["precision"]
+    return None
+
+
+def _fits(tensors, variables):
+    """Say whether there is a tensor of the right shape for each variable."""
+    return all(
+        name in tensors and tensors[name].shape == tuple(variable.shape)
+        for name, variable in variables.items()
+    )
+
+
+def _variables(model):
+    """Name everything that training changes."""
+    yield from _named("model", model.variables)
+    yield from _named("optimizer", model.optimizer.variables)
+
+
+def _named(kind, variables):
+    """Give variables of a kind names that sort as they do."""
+    return ((f"{kind}.{i:05d}", variable) for i, variable in enumerate(variables))

@@ -1,0 +1,182 @@
+"""The options that the training of every stage takes."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypedDict
+
+import keras
+
+from dipy_ldm import distribution
+from dipy_ldm.optimizers import FlatAdam
+from dipy_ldm.precision import Precision, settle
+from dipy_ldm.training.checkpoint import began_in
+from dipy_ldm.validation import InputError, at_least
+
+
+class Training(NamedTuple):
+    """How a network is trained.
+
+    Parameters
+    ----------
+    epochs : int
+        Passes over the images.
+    batch_size : int
+        Images in a batch.
+    accumulate : int
+        Batches whose gradients are averaged for one step of the weights: as one batch
+        that many times larger, in the memory of one.
+    learning_rate : float
+        Highest learning rate; it warms up and falls to zero.
+    precision : {"auto", "float32", "bfloat16", "float16"}
+        Precision of the computations; ``"auto"`` is for the fastest that the devices
+        compute well, or that of the checkpoint. float16 is for GPUs alone.
+    remat : bool
+        Compute parts of the network twice instead of keeping them: less memory, above
+        all of the denoiser, for about a third more time.
+    strategy : str or tf.distribute.Strategy or None
+        How training is spread over devices, as of
+        :func:`dipy_ldm.distribution.make_strategy`. The result is the same.
+    checkpoint : str or Path, optional
+        File written after each epoch; if it is there, training goes on from it. SIGTERM
+        then ends the training with a checkpoint and status 143.
+    checkpoint_steps : int
+        Steps after which it is written within an epoch.
+    callbacks : sequence of callable
+        Called as ``callback(estimator)`` after each epoch; ``history_`` is up to date
+        then, and ``predict`` works.
+    verbose : bool
+        Show a progress bar.
+    """
+
+    epochs: int
+    batch_size: int = 64
+    accumulate: int = 1
+    learning_rate: float = 2e-3
+    precision: str | Precision = "auto"
+    remat: bool = False
+    strategy: Any = "auto"
+    checkpoint: str | Path | None = None
+    checkpoint_steps: int = 1000
+    callbacks: Sequence[Callable] = ()
+    verbose: bool = True
+
+    def check(self, n):
+        """Refuse options with which nothing could be trained.
+
+        Parameters
+        ----------
+        n : int
+            Number of images.
+
+        Raises
+        ------
+        InputError
+            If a number is too small, or there are fewer images than in a batch.
+        """
+        for name in ("epochs", "batch_size", "accumulate", "checkpoint_steps"):
+            at_least(name, getattr(self, name), 1)
+        if not self.learning_rate > 0:
+            raise InputError(
+                f"learning_rate must be above 0, not {self.learning_rate}."
+            )
+        if n < self.batch_size:
+            raise InputError(
+                f"{n} images are fewer than a batch of {self.batch_size}; give more "
+                f"images or a batch_size of at most {n}."
+            )
+
+    def settled(self, rank, *checkpoints):
+        """Choose the devices, and the precision that they have.
+
+        Parameters
+        ----------
+        rank : int
+            Number of spatial dimensions.
+        *checkpoints : str or Path or None
+            Where training may have begun, beside ``checkpoint``.
+
+        Returns
+        -------
+        Training
+            With a strategy (or None) and a :class:`dipy_ldm.precision.Precision`.
+
+        Raises
+        ------
+        InputError
+            If there is no such strategy, or the devices have no such precision.
+        """
+        strategy = distribution.make_strategy(self.strategy)
+        began = began_in(self.checkpoint, *checkpoints)
+        precision = settle(self.precision, rank, strategy, began)
+        return self._replace(strategy=strategy, precision=precision)
+
+    @property
+    def share(self):
+        """Images of a batch for each replica, given a settled strategy."""
+        return distribution.share_of(self.batch_size, self.strategy)
+
+    def settings(self):
+        """Say on what the result depends.
+
+        Returns
+        -------
+        dict
+            As JSON can say it.
+        """
+        names = ("epochs", "batch_size", "accumulate", "learning_rate")
+        chosen = {name: getattr(self, name) for name in names}
+        return chosen | {"precision": self.precision.name}
+
+    def optimizer(self, steps, **options):
+        """Make what changes the weights.
+
+        Parameters
+        ----------
+        steps : int
+            Batches of the whole training.
+        **options
+            Further arguments of :class:`dipy_ldm.optimizers.FlatAdam`.
+
+        Returns
+        -------
+        dipy_ldm.optimizers.FlatAdam
+            Optimizer.
+        """
+        return FlatAdam(
+            cosine_decay(self.learning_rate, steps),
+            gradient_accumulation_steps=self.accumulate
+            if self.accumulate > 1
+            else None,
+            # Of other precisions no gradient is too small.
+            initial_scale=2.0**15 if self.precision.name == "float16" else None,
+            **options,
+        )
+
+
+# The same for type checkers and editors: what may be given to fit by name.
+Options = TypedDict("Options", Training.__annotations__, total=False)
+
+
+def cosine_decay(learning_rate, steps):
+    """Return a learning rate that warms up and falls to zero along a cosine.
+
+    Parameters
+    ----------
+    learning_rate : float
+        Highest rate.
+    steps : int
+        Batches of the whole training: Keras asks for the rate of each batch, also
+        where the gradients of several are accumulated.
+
+    Returns
+    -------
+    keras.optimizers.schedules.LearningRateSchedule
+        The rate of each step.
+    """
+    warmup = min(500, steps // 10)
+    return keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=learning_rate * (1 / 100 if warmup else 1),
+        decay_steps=max(1, steps - warmup),
+        warmup_target=learning_rate if warmup else None,
+        warmup_steps=warmup,
+    )

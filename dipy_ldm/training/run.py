@@ -1,0 +1,211 @@
+"""A stage, and the one function that trains it."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+import logging
+from typing import NamedTuple
+
+import keras
+from tqdm import tqdm
+
+from dipy_ldm import distribution, networks
+from dipy_ldm.data.batches import Share
+from dipy_ldm.signals import deferred
+from dipy_ldm.training.checkpoint import Record
+from dipy_ldm.training.options import Training
+
+logger = logging.getLogger(__name__)
+
+
+class Stage(NamedTuple):
+    """What is trained: the autoencoder, the guide or the denoiser.
+
+    Parameters
+    ----------
+    title : str
+        Name on the progress bar.
+    training : Training
+        Options, settled.
+    steps : int
+        Batches of an epoch.
+    settings : dict
+        On what the result depends beside these, as JSON can say it.
+    build : callable
+        ``build()`` makes the compiled model, a :class:`distribution.ReplicatedModel`.
+    batches : callable
+        ``batches(share, first_step)`` makes the dataset from which it learns.
+    publish : callable
+        ``publish(model, epoch, last)`` is called after each epoch, makes the estimator
+        ready for use, and returns further figures of the epoch by their names.
+    begin : callable, optional
+        ``begin(model)`` is called before the first step of all.
+    """
+
+    title: str
+    training: Training
+    steps: int
+    settings: dict
+    build: Callable
+    batches: Callable
+    publish: Callable
+    begin: Callable | None = None
+
+
+def train(estimator, stage):
+    """Train a stage with stock ``keras.Model.fit``, from its checkpoint on.
+
+    Parameters
+    ----------
+    estimator : VQVAE or LatentDiffusion
+        What the stage is of; its ``history_`` is kept up to date, and the callbacks are
+        given it.
+    stage : Stage
+        What is trained.
+
+    Returns
+    -------
+    ReplicatedModel
+        The trained model, with averaged weights if its optimizer keeps them.
+
+    Raises
+    ------
+    InputError
+        If the checkpoint is of another training, another machine was started
+        otherwise, or the loss is no number any more.
+    Terminated
+        If SIGTERM came and there is a checkpoint to go on from.
+    """
+    training = stage.training
+    settings = stage.settings | training.settings() | {"steps of an epoch": stage.steps}
+    record = Record(training.checkpoint, settings, training.checkpoint_steps)
+    distribution.agree(record.facts())
+    precision = networks.precision(training.precision.name)
+    with distribution.scope(training.strategy), precision:
+        model = stage.build()
+    record.restore(model)
+    if stage.begin and record.done == 0:
+        stage.begin(model)
+
+    def batches(*share):
+        return stage.batches(Share(*share), record.done)
+
+    data = distribution.shared(batches, training.strategy)
+    _fit(estimator, model, data, stage, record)
+    return model
+
+
+def _fit(estimator, model, data, stage, record):
+    """Run ``keras.Model.fit`` with the callbacks that a stage wants around it."""
+    training = stage.training
+
+    def ask():
+        model.asked = True
+
+    verbose = training.verbose and distribution.is_chief()
+    progress = Progress(stage.title, record.done, disable=not verbose)
+    callbacks = [
+        _Publish(stage),
+        record,
+        _Tell(estimator, stage.title, record, training.callbacks),
+        progress,
+    ]
+    heeded = nullcontext() if record.path is None else deferred(ask)
+    try:
+        with heeded:
+            model.fit(
+                data,
+                epochs=training.epochs,
+                initial_epoch=record.done // stage.steps,
+                steps_per_epoch=stage.steps,
+                shuffle=False,  # it is already
+                callbacks=callbacks,
+                verbose=0,
+            )
+    finally:
+        # Or else an interrupted bar is drawn once more, below the last word.
+        progress.on_train_end()
+    estimator.history_ = record.history
+    if any(distribution.gathered(model.asked)):
+        # After the last step.
+        record.end()
+
+
+class _Publish(keras.callbacks.Callback):
+    """Let the stage have its say after each epoch."""
+
+    def __init__(self, stage):
+        super().__init__()
+        self.stage = stage
+
+    def on_epoch_end(self, epoch, logs=None):
+        last = epoch + 1 == self.params["epochs"]
+        logs |= self.stage.publish(self.model, epoch, last)
+
+
+class _Tell(keras.callbacks.Callback):
+    """Let the log and the user's callbacks know of each epoch."""
+
+    def __init__(self, estimator, title, record, callbacks):
+        super().__init__()
+        self.estimator = estimator
+        self.title = title
+        self.record = record
+        self.callbacks = callbacks
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.estimator.history_ = self.record.history
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in logs.items())
+        logger.debug("%s, epoch %d: %s", self.title, epoch + 1, figures)
+        if distribution.is_chief():
+            # What they look at is not spread: the others don't take part.
+            with distribution.spread(None):
+                for callback in self.callbacks:
+                    callback(self.estimator)
+
+
+class Progress(keras.callbacks.Callback):
+    """Show a bar with the loss and the time that is left of all epochs.
+
+    Parameters
+    ----------
+    title : str
+        Name of the bar.
+    done : int
+        Steps that were done before.
+    disable : bool
+        Show nothing.
+    """
+
+    def __init__(self, title, done, *, disable=False):
+        super().__init__()
+        self.title = title
+        self.done = done
+        self.disable = disable
+        self.bar = None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Open the bar, and say which epoch it is."""
+        steps, epochs = self.params["steps"], self.params["epochs"]
+        self.epoch = f"{self.title}, epoch {epoch + 1}/{epochs}"
+        if self.bar is None:
+            self.bar = tqdm(
+                desc=f"{self.title}: preparing the first step",
+                total=steps * epochs,
+                initial=self.done,
+                unit="step",
+                disable=self.disable,
+            )
+        else:
+            self.bar.set_description(self.epoch)
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Move on by a step."""
+        # The first takes seconds, in which its description is what there is to see.
+        self.bar.set_description(self.epoch, refresh=False)
+        self.bar.set_postfix(loss=f"{logs['loss']:.4f}", refresh=False)
+        self.bar.update()
+
+    def on_train_end(self, logs=None):
+        """Close the bar."""
+        if self.bar is not None:
+            self.bar.close()

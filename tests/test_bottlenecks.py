@@ -1,0 +1,118 @@
+"""Bottlenecks: nearest codes, gradients, and the life of a codebook."""
+
+import keras
+from keras import ops
+import numpy as np
+import numpy.testing as npt
+import pytest
+
+from dipy_ldm import VQVAE
+from dipy_ldm.bottlenecks import BOTTLENECKS, Codebook
+
+SHAPES = [(5, 6, 3), (5, 4, 6, 3), (2, 4, 5, 6, 3)]
+
+
+def codebook(**kwargs):
+    layer = Codebook(11, **kwargs)
+    layer.build((None, 3))
+    layer.codebook.assign(np.random.default_rng(0).standard_normal((11, 3)))
+    return layer
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_nearest_code_against_brute_force(shape):
+    vectors = np.random.default_rng(1).standard_normal(shape).astype("float32")
+    layer = codebook()
+    codes = np.asarray(layer.codebook)
+    distances = np.linalg.norm(vectors[..., None, :] - codes, axis=-1)
+    npt.assert_array_equal(layer.nearest(vectors), distances.argmin(-1))
+    npt.assert_allclose(layer.quantise(vectors), codes[distances.argmin(-1)])
+    npt.assert_allclose(layer(vectors), layer.quantise(vectors), atol=1e-6)
+
+
+def test_gradient_goes_straight_through():
+    vectors = keras.Input((4, 3))
+    model = keras.Model(vectors, codebook(commitment=0.0)(vectors))
+    probe = keras.Sequential([keras.layers.Dense(3, use_bias=False), model])
+    x = np.random.default_rng(2).standard_normal((8, 4, 3)).astype("float32")
+    probe(x)
+    start = np.asarray(probe.layers[0].kernel)
+    probe.compile(keras.optimizers.SGD(1.0), loss=_total)
+    probe.fit(x, x, batch_size=8, verbose=0)
+    moved = start - np.asarray(probe.layers[0].kernel)
+    # The derivative of sum(x @ kernel) as if there were no quantizer.
+    npt.assert_allclose(moved, np.repeat(x.sum((0, 1))[:, None], 3, 1), rtol=1e-4)
+
+
+def _total(_, outputs):
+    # Keras takes the mean over the batch of what a loss returns.
+    return ops.sum(outputs, axis=(1, 2)) * ops.shape(outputs)[0]
+
+
+def test_losses_pull_codes_and_vectors():
+    layer = codebook(commitment=0.25)
+    vectors = np.random.default_rng(3).standard_normal((4, 5, 3)).astype("float32")
+    layer(vectors)
+    square = np.mean((np.asarray(layer.quantise(vectors)) - vectors) ** 2)
+    npt.assert_allclose(layer.losses, [square, 0.25 * square], rtol=1e-5)
+
+
+def test_codes_are_counted_in_training_only():
+    layer = codebook()
+    vectors = np.random.default_rng(4).standard_normal((4, 5, 3)).astype("float32")
+    layer(vectors)
+    npt.assert_array_equal(layer.counts, 0)
+    layer(vectors, training=True)
+    layer(vectors, training=True)
+    expected = 2 * np.bincount(np.ravel(layer.nearest(vectors)), minlength=11)
+    npt.assert_array_equal(layer.counts, expected)
+
+
+def test_figures_name_the_dead_and_count_anew():
+    layer = codebook()
+    layer.counts.assign([0, 100, 100, *[0] * 8])
+    figures, dead = layer.figures()
+    assert figures["usage"] == pytest.approx(2 / 11)
+    assert figures["perplexity"] == pytest.approx(2, rel=1e-5)
+    assert list(dead) == [0, *range(3, 11)]
+    npt.assert_array_equal(layer.counts, 0)
+
+
+def test_codes_start_at_the_centres_of_the_vectors():
+    rng = np.random.default_rng(0)
+    centres = 10.0 * np.arange(33).reshape(11, 3)
+
+    def draw(n):
+        return centres[rng.permutation(np.arange(n) % 11)] + rng.normal(0, 0.1, (n, 3))
+
+    codes = codebook().initial(draw, rng)
+    assert codes.shape == (11, 3)
+    nearest = np.linalg.norm(codes[:, None] - centres, axis=-1).min(0)
+    assert np.median(nearest) < 0.2
+
+
+def test_only_dead_codes_are_revived():
+    layer = codebook()
+    before = np.asarray(layer.codebook)
+    after = layer.revived(np.array([2, 5]), lambda n: np.full((n, 3), 7.0), None)
+    npt.assert_array_equal(after[[2, 5]], 7)
+    rest = np.delete(np.arange(11), [2, 5])
+    npt.assert_array_equal(after[rest], before[rest])
+
+
+def test_a_bottleneck_of_ones_own(blobs, monkeypatch, tmp_path):
+    class Forever(Codebook):
+        """Codes that nobody watches over."""
+
+        def figures(self):
+            figures, _ = super().figures()
+            return figures, np.array([], int)
+
+    monkeypatch.setitem(BOTTLENECKS, "forever", Forever)
+    tiny = {"widths": (8,), "n_codes": 64, "code_dim": 2, "bottleneck": "forever"}
+    vqvae = VQVAE(**tiny).fit(blobs, epochs=2, batch_size=16, verbose=False)
+    assert vqvae.history_["revived"] == [0, 0]
+    vqvae.save(tmp_path / "forever.safetensors")
+    loaded = VQVAE.load(tmp_path / "forever.safetensors")
+    assert isinstance(loaded.quantizer_, Forever)
+    npt.assert_array_equal(loaded.predict(blobs[:3]), vqvae.predict(blobs[:3]))
