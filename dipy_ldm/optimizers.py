@@ -150,6 +150,8 @@ class FlatAdam(keras.optimizers.Optimizer):
             or any(a is not b for a, b in zip(trainable_variables, known))
         ):
             raise ValueError("the weights are not those that the optimizer is for.")
+        # What has no part in the loss has no gradient.
+        grads = [ops.zeros_like(w) if g is None else g for g, w in zip(grads, known)]
         gradient = distribution.sum_of_replicas(_joined(grads))
         if not self.initial_scale:
             self._learn(gradient)

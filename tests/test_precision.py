@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from dipy_ldm import VQVAE, distribution, precision
+from dipy_ldm import VQVAE, LatentDiffusion, distribution, precision
 from dipy_ldm.precision import Precision, settle
 from dipy_ldm.validation import InputError
 
@@ -122,3 +122,18 @@ def test_a_training_goes_on_in_the_precision_that_it_began_with(monkeypatch, tmp
     assert VQVAE.load(tmp_path / "vqvae.safetensors").precision_ == vqvae.precision_
     with pytest.raises(InputError, match="precision was float32 and is bfloat16"):
         VQVAE(**tiny).fit(images, precision="bfloat16", **fit)
+
+
+@pytest.mark.parametrize("space", [(8, 9), (8, 6, 7)], ids=["2-D", "3-D"])
+def test_float16_trains(monkeypatch, space):
+    # A processor computes it as well, slowly.
+    pretend_gpus(monkeypatch, (7, 5))
+    images = np.random.default_rng(0).random((16, *space, 1), "float32")
+    fit = {"epochs": 2, "batch_size": 8, "precision": "auto", "verbose": False}
+    vqvae = VQVAE(widths=(8,), n_codes=8, code_dim=2).fit(images, **fit)
+    model = LatentDiffusion(vqvae, widths=(8,), guide=False).fit(images, **fit)
+    assert vqvae.precision_.name == model.precision_.name == "float16"
+    for trained in (vqvae, model):
+        assert np.isfinite(trained.history_["loss"]).all()
+    assert {w.dtype for w in model.denoiser_.weights} == {"float32"}
+    assert np.abs(model.denoiser_.layers[-1].get_weights()[0]).max() > 0

@@ -15,25 +15,31 @@ def train():
     """Run ``dipy_train_ldm``."""
     from dipy_ldm.workflows.train import TrainLDMFlow
 
-    _run(TrainLDMFlow())
+    run(TrainLDMFlow())
 
 
 def generate():
     """Run ``dipy_generate_ldm``."""
     from dipy_ldm.workflows.generate import GenerateLDMFlow
 
-    _run(GenerateLDMFlow())
+    run(GenerateLDMFlow())
 
 
 def denoise():
     """Run ``dipy_denoise_ldm``."""
     from dipy_ldm.workflows.denoise import DenoiseLDMFlow
 
-    _run(DenoiseLDMFlow())
+    run(DenoiseLDMFlow())
 
 
-def _run(flow):
-    """Run a workflow; answer what users can mend with one sentence."""
+def run(flow):
+    """Run a workflow on the command line; answer what users can mend with a sentence.
+
+    Parameters
+    ----------
+    flow : dipy.workflows.workflow.Workflow
+        Its ``run`` says what the command line is.
+    """
     # Which would tell of its fonts.
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     version = {"action": "version", "version": f"dipy_ldm {__version__}"}
@@ -44,7 +50,8 @@ def _run(flow):
     except Terminated as end:
         _leave(str(end), STATUS)
     except KeyboardInterrupt:
-        _leave(flow.when_interrupted(), 130)
+        say = getattr(flow, "when_interrupted", lambda: "interrupted.")
+        _leave(say(), 130)
 
 
 def _leave(sentence, status):

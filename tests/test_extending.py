@@ -1,0 +1,72 @@
+"""From outside of the package: a sampler, a bottleneck, a loss and a command."""
+
+import sys
+
+from dipy.workflows.workflow import Workflow
+import numpy as np
+import numpy.testing as npt
+
+from dipy_ldm import VQVAE
+from dipy_ldm.bottlenecks import BOTTLENECKS, Codebook
+from dipy_ldm.losses import LOSSES
+from dipy_ldm.samplers import SAMPLERS, Sampler
+from dipy_ldm.schedules import uniform_time
+from dipy_ldm.workflows import cli
+
+TINY = {"widths": (8,), "n_codes": 8, "code_dim": 2}
+FIT = {"epochs": 1, "batch_size": 16, "verbose": False}
+
+
+def test_a_sampler(diffusion, monkeypatch):
+    def at_once(x, clean, now, after, noise, state):
+        """Go to the estimate, whatever the level."""
+        return clean, state
+
+    monkeypatch.setitem(SAMPLERS, "at once", Sampler(at_once, uniform_time))
+    images = diffusion.predict(2, sampler="at once", steps=1, guidance=1)
+    npt.assert_allclose(
+        images, diffusion.predict(2, sampler="ddim", steps=1, guidance=1), atol=1e-5
+    )
+
+
+def test_a_bottleneck(blobs, monkeypatch):
+    class FirstCode(Codebook):
+        """Knows only one answer."""
+
+        def nearest(self, vectors):
+            return 0 * super().nearest(vectors)
+
+    monkeypatch.setitem(BOTTLENECKS, "first", FirstCode)
+    vqvae = VQVAE(**TINY, bottleneck="first").fit(blobs, **FIT)
+    assert vqvae.history_["usage"] == [1 / 8]
+    assert vqvae.codes(vqvae.encode(blobs)).max() == 0
+
+
+def test_a_loss(blobs, monkeypatch):
+    def nothing(images, reconstructed, weights):
+        """Like everything."""
+        return 0 * weights[:, 0, 0, 0]
+
+    monkeypatch.setitem(LOSSES, "nothing", {nothing: 1.0})
+    vqvae = VQVAE(**TINY, loss="nothing").fit(blobs, **FIT)
+    # All that is left is the codebook's.
+    assert np.isfinite(vqvae.history_["loss"]).all()
+
+
+def test_a_command(monkeypatch, capsys):
+    class SayFlow(Workflow):
+        def run(self, words, times=1):
+            """Say something.
+
+            Parameters
+            ----------
+            words : variable string
+                What is said.
+            times : int, optional
+                How often.
+            """
+            print(" ".join(words * times))
+
+    monkeypatch.setattr(sys, "argv", ["say", "so", "--times", "2"])
+    cli.run(SayFlow())
+    assert "so so" in capsys.readouterr().out
