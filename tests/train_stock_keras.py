@@ -1,14 +1,12 @@
 """Train with Keras as it is, and tell what goes wrong; run by a test.
 
-Usage: python train_stock_keras.py replicas|worker
+Usage: python train_stock_keras.py
 
-A process of its own: how many devices a processor poses as, and who trains together,
-is settled when TensorFlow starts.
+One of several workers, as TF_CONFIG says.
 """
 
 import json
 import os
-import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -49,26 +47,6 @@ def trained(strategy, kind=keras.Sequential, **options):
     return float(model.get_weights()[0].item())
 
 
-def clipped_as_one(strategy):
-    """Replicas clip the gradient that one device would."""
-    # The gradients of the replicas' halves are 1 and 3, then 5 and 7, over two.
-    wanted = trained(tf.distribute.get_strategy(), clipvalue=1.0)
-    assert abs(trained(strategy, clipvalue=1.0) - wanted) < 1e-6
-
-
-def accumulated(strategy):
-    """Replicas accumulate gradients."""
-    wanted = trained(tf.distribute.get_strategy(), gradient_accumulation_steps=2)
-    found = trained(strategy, gradient_accumulation_steps=2)
-    assert abs(found - wanted) < 1e-6
-
-
-def built_anywhere(strategy):
-    """An optimizer is built out of the scope of its strategy."""
-    model = compiled(strategy, momentum=0.9)
-    model.optimizer.build(model.trainable_variables)
-
-
 def metrics_made(strategy):
     """Machines make metrics of their batches."""
     trained(strategy)
@@ -94,29 +72,13 @@ def summed_by_running(strategy):
     assert strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None) == 11
 
 
-def two_replicas():
-    (cpu,) = tf.config.list_physical_devices("CPU")
-    two = [tf.config.LogicalDeviceConfiguration()] * 2
-    tf.config.set_logical_device_configuration(cpu, two)
-    return tf.distribute.MirroredStrategy(
-        ["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice()
-    )
+PROMISES = (place_known, summed_by_running, metrics_made, figures_averaged)
 
 
-STRATEGIES = {
-    "replicas": two_replicas,
-    "worker": tf.distribute.MultiWorkerMirroredStrategy,  # as TF_CONFIG says
-}
-PROMISES = {
-    "replicas": (clipped_as_one, accumulated, built_anywhere),
-    "worker": (place_known, summed_by_running, metrics_made, figures_averaged),
-}
-
-
-def main(kind):
-    strategy = STRATEGIES[kind]()
+def main():
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
     broken = {}
-    for promise in PROMISES[kind]:
+    for promise in PROMISES:
         try:
             promise(strategy)
         except Exception as error:
@@ -125,4 +87,4 @@ def main(kind):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()
