@@ -154,8 +154,10 @@ class LatentDiffusion:
             self._build()
             held_out = self._held_out(validation_data)
             if self.guide_ is not None:
-                train(self, self._guide(settings, latents, training, steps))
-            train(self, self._strong(settings, latents, training, steps, held_out))
+                guide = self._guide(settings, latents, training, steps)
+                self._take_weights(self.guide_, train(self, guide))
+            strong = self._strong(settings, latents, training, steps, held_out)
+            self._take_weights(self.denoiser_, train(self, strong))
         return self
 
     def predict(
@@ -609,7 +611,7 @@ class LatentDiffusion:
 
     def _publish(self, network, held_out, model, epoch, last):
         """After an epoch: take the averaged weights, and validate with them."""
-        network.set_weights(model.optimizer.averages())
+        self._take_weights(network, model)
         if held_out is None:
             return {}
         (x, times), target = held_out
@@ -619,6 +621,10 @@ class LatentDiffusion:
 
         predicted = distribution.in_batches(predict, np.arange(len(x)), 256)
         return {"val_loss": float(np.mean((predicted - target) ** 2))}
+
+    def _take_weights(self, network, model):
+        """Copy the averages of the trained weights into a network that generates."""
+        network.set_weights(model.optimizer.averages())
 
     def _held_out(self, images):
         """Noise the latents of images, alike for every epoch so that losses compare."""

@@ -145,7 +145,7 @@ def test_steps_are_read_off_the_bar(ours):
 def test_the_bar_of_fit_names_every_step(ours, blobs, monkeypatch):
     monkeypatch.setenv("TQDM_MININTERVAL", "0")
     tqdm = importlib.import_module("tqdm").tqdm
-    bar_of = importlib.import_module("dipy_ldm.training")
+    bar_of = importlib.import_module("dipy_ldm.training.run")
     # As in the benchmark's process, where the variable is set before tqdm is imported.
     monkeypatch.setattr(
         bar_of, "tqdm", lambda *args, **kwargs: tqdm(*args, mininterval=0, **kwargs)

@@ -262,7 +262,9 @@ def test_ctrl_c_leaves_whole_volumes(trained, tmp_path):
         *("--repeats", 40, "--strength", 1),
         cwd=tmp_path,
     )
-    _, stderr = kill_when(process, tmp_path / "sub-00_denoised.json", signal.SIGINT)
+    # The last file of the first volume: it is counted then.
+    last = tmp_path / "sub-00_denoised_std.json"
+    _, stderr = kill_when(process, last, signal.SIGINT)
     assert process.returncode == 130
     assert "the volumes that are written" in answer(stderr)
     assert "Traceback" not in stderr

@@ -12,7 +12,7 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 import numpy as np
 import tensorflow as tf
 
-FIT = {"batch_size": 8, "learning_rate": 2e-3, "verbose": False}
+FIT = {"precision": "float32", "batch_size": 8, "learning_rate": 2e-3, "verbose": False}
 
 
 def images(rank):
