@@ -26,20 +26,20 @@ def test_free_memory_is_some_and_not_more_than_there_is():
 
 
 def test_limits_of_a_group_are_read(tmp_path, monkeypatch):
-    real = distribution.Path
+    real = distribution.memory.Path
 
     def faked(path):
         return real(str(path).replace("/sys/fs/cgroup", str(tmp_path)))
 
-    monkeypatch.setattr(distribution, "Path", faked)
-    assert distribution._limit_of_group() == math.inf
+    monkeypatch.setattr(distribution.memory, "Path", faked)
+    assert distribution.memory._limit_of_group() == math.inf
     group = faked(f"/sys/fs/cgroup{own_group()}")
     group.mkdir(parents=True, exist_ok=True)
     (group / "memory.current").write_text("1000\n")
     (group / "memory.max").write_text("max\n")
-    assert distribution._limit_of_group() == math.inf
+    assert distribution.memory._limit_of_group() == math.inf
     (group / "memory.max").write_text("5000\n")
-    assert distribution._limit_of_group() == 4000
+    assert distribution.memory._limit_of_group() == 4000
 
 
 def own_group():
@@ -49,7 +49,7 @@ def own_group():
 
 def test_a_gpu_that_can_not_be_used_is_named(monkeypatch, caplog):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(distribution, "_has_gpu", lambda: True)
+    monkeypatch.setattr(distribution.strategy, "_has_gpu", lambda: True)
     with pytest.raises(
         InputError, match="driver is too old .* choose the device CPU:0"
     ):
@@ -66,7 +66,7 @@ def test_a_gpu_that_does_not_start_is_named(monkeypatch):
     def fail(kind):
         raise RuntimeError("CUDA_ERROR_OUT_OF_MEMORY: out of memory\nand more")
 
-    monkeypatch.setattr(distribution.tf.config, "list_logical_devices", fail)
+    monkeypatch.setattr(distribution.strategy.tf.config, "list_logical_devices", fail)
     with pytest.raises(
         InputError, match=r"\(CUDA_ERROR_OUT_OF_MEMORY: out of memory\)"
     ):

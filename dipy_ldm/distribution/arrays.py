@@ -1,0 +1,161 @@
+"""Arrays, piece by piece on devices and machines, by compiled functions."""
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+import math
+from queue import SimpleQueue
+import time
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from dipy_ldm.distribution.workers import all_reduce, place, spread, spread_over
+
+
+def compiled(function, inputs):
+    """Compile a function of tensors.
+
+    Many times faster per call than ``keras.Model.predict``, and traced once
+    whatever the size of the batch.
+
+    Parameters
+    ----------
+    function : callable
+        Takes and returns tensors.
+    inputs : list of keras.KerasTensor
+        Shape and type of each argument.
+
+    Returns
+    -------
+    callable
+        Takes tensors or ndarrays, and returns tensors, which stay on their device.
+    """
+    signature = [tf.TensorSpec(x.shape, x.dtype) for x in inputs]
+    traced = tf.function(function, input_signature=signature)
+
+    def call(*arrays):
+        return traced(*(tf.cast(a, x.dtype) for a, x in zip(arrays, inputs)))
+
+    return call
+
+
+def in_batches(function, array, batch_size, title=None):
+    """Apply a function to an array piece by piece, so that memory suffices.
+
+    Several devices and machines (see :func:`spread`) work on pieces of their own at
+    once; each machine is given all results.
+
+    Parameters
+    ----------
+    function : callable
+        Takes an ndarray, and returns an array or a tensor of the same length.
+    array : ndarray
+        Argument, ``(n, ...)``.
+    batch_size : int
+        Largest length that the function is given.
+    title : str, optional
+        Name of a progress bar; None for no bar.
+
+    Returns
+    -------
+    ndarray
+        Results, ``(n, ...)``.
+    """
+    worker, workers = place()
+    n = len(array)
+    if n < workers:
+        return _in_batches(function, array, batch_size, title)
+    own = slice(n * worker // workers, n * (worker + 1) // workers)
+    part = _in_batches(function, array[own], batch_size, title)
+    if workers == 1:
+        return part
+    whole = np.zeros((n, *part.shape[1:]), part.dtype)
+    whole[own] = part
+    return all_reduce(whole)
+
+
+def _in_batches(function, array, batch_size, title):
+    """Do so on the devices of this machine."""
+    strategy = spread_over.get()
+    devices = (None,) if strategy is None else strategy.extended.worker_devices
+    # Work for all of them, even if there is little.
+    batch_size = min(batch_size, math.ceil(len(array) / len(devices)))
+    free = SimpleQueue()
+    for device in devices:
+        free.put(device)
+    pool = ThreadPoolExecutor(len(devices))
+    with tqdm(total=len(array), desc=title, disable=title is None) as bar:
+
+        def work(start):
+            piece = array[start : start + batch_size]
+            device = free.get()
+            try:
+                # What the function itself would spread stays on its device, which
+                # tf.device(None) would leave.
+                with spread(None), tf.device(device) if device else nullcontext():
+                    return np.asarray(function(piece))
+            finally:
+                free.put(device)
+                bar.update(len(piece))
+
+        starts = range(0, len(array), batch_size)
+        try:
+            results = list((pool.map if len(devices) > 1 else map)(work, starts))
+        finally:
+            # An interrupt must not wait for what has not begun.
+            pool.shutdown(cancel_futures=True)
+    return np.concatenate(results)
+
+
+class Convolution:
+    """A convolution, forward and backward, of which a machine shows how fast it is.
+
+    Parameters
+    ----------
+    precision : str
+        Type of its numbers.
+    rank : int
+        Number of spatial dimensions.
+
+    Attributes
+    ----------
+    works : bool
+        Whether this machine can compute it at all.
+    """
+
+    def __init__(self, precision, rank):
+        # Some milliseconds in float32; up to thirty times that where it is emulated.
+        shape = {2: (8, 28, 28, 32), 3: (1, 12, 12, 12, 32)}[rank]
+        kernel = (*(3,) * rank, 32, 32)
+        self._inputs = [tf.cast(tf.ones(s), precision) for s in (shape, kernel)]
+        self._strides = [1] * len(shape)
+        try:
+            # Which compiles it, too.
+            self.time()
+        except tf.errors.OpError:
+            self.works = False
+        else:
+            self.works = True
+
+    def time(self):
+        """Compute it.
+
+        Returns
+        -------
+        float
+            Seconds.
+        """
+        start = time.perf_counter()
+        for gradient in self._gradients(*self._inputs):
+            gradient.numpy()
+        return time.perf_counter() - start
+
+    @tf.function
+    def _gradients(self, x, kernel):
+        convolve = tf.nn.conv2d if len(x.shape) == 4 else tf.nn.conv3d
+        with tf.GradientTape() as tape:
+            tape.watch([x, kernel])
+            y = convolve(x, kernel, self._strides, "SAME")
+            y = convolve(tf.nn.swish(y), kernel, self._strides, "SAME")
+        return tape.gradient(y, [x, kernel])

@@ -1,0 +1,102 @@
+"""All that is used of Keras' and TensorFlow's private parts, but for two.
+
+Note 15 of ``doc/decisions`` says what each is for, and which test tells when it may go.
+The others are in the optimizer (``FlatAdam``) and in how Slurm's machines are found
+(``cluster.py``).
+"""
+
+import keras
+import tensorflow as tf
+from tensorflow.python.util import _pywrap_util_port
+
+
+def onednn_is_on():
+    """Say whether TensorFlow uses oneDNN.
+
+    Returns
+    -------
+    bool
+        Settled when TensorFlow is imported.
+    """
+    return _pywrap_util_port.IsMklEnabled()
+
+
+def gpu_memory():
+    """Say how much memory the smallest GPU has for TensorFlow.
+
+    Returns
+    -------
+    int
+        Bytes.
+    """
+    from tensorflow.python.client import device_lib
+
+    devices = device_lib.list_local_devices()
+    return min(d.memory_limit for d in devices if d.device_type == "GPU")
+
+
+class ReplicatedModel(keras.Model):
+    """A model that ``fit`` trains alike on any number of replicas and machines.
+
+    Attributes
+    ----------
+    asked : bool
+        Set it to ask for an end of the training.
+    ends : bool
+        Whether an end was asked for before the last step, on any of the machines.
+    """
+
+    asked = ends = False
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Make the metrics from what the dataset says of its batches.
+
+        Before the first step, so that a checkpoint can be brought back; and under a
+        strategy Keras takes a batch from the data, which is never trained on then, and
+        the result would not be that without a strategy. Of several machines' batches
+        it can't make one ("Attempt to convert a value (PerReplica) to a Tensor").
+        """
+        pieces = tf.nest.map_structure(
+            lambda spec: getattr(spec, "_value_specs", [spec])[0],
+            iterator._distributed_dataset.element_spec,
+        )
+        with self.distribute_strategy.scope():
+            self._symbolic_build(data_batch=pieces)
+
+    def make_train_function(self, force=False):
+        """Make what trains for a step, and hear whether the training shall end.
+
+        Keras averages the figures of several machines along an axis that single
+        numbers don't have ("Invalid reduction dimension 0").
+        """
+        if self.train_function is not None and not force:
+            return
+        strategy = self.distribute_strategy
+        if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            super().make_train_function(force)
+            train = self.train_function
+
+            def step(iterator):
+                self.ends = self.asked
+                return train(iterator)
+
+            self.train_function = step
+            return
+        names = []
+
+        def replica(data, asked):
+            figures = self.train_step(data)
+            names[:] = figures
+            return tf.stack([asked, *figures.values()])
+
+        @tf.function
+        def all_replicas(iterator, asked):
+            figures = strategy.run(replica, (next(iterator), asked))
+            return strategy.reduce(tf.distribute.ReduceOp.MEAN, figures, axis=None)
+
+        def step_of_all(iterator):
+            asked, *figures = all_replicas(iterator, tf.constant(float(self.asked)))
+            self.ends = bool(asked > 0)
+            return dict(zip(names, figures))
+
+        self.train_function = step_of_all

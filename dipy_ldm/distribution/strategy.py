@@ -1,0 +1,297 @@
+"""Which devices and machines the work is spread over."""
+
+from contextlib import nullcontext, suppress
+from functools import cache
+import logging
+import math
+import os
+from pathlib import Path
+import platform
+
+import keras
+import tensorflow as tf
+
+from dipy_ldm import __version__, cluster, signals
+from dipy_ldm.distribution.workers import GONE, gone
+from dipy_ldm.validation import InputError, choose
+
+logger = logging.getLogger(__name__)
+
+# From how many devices of a machine on each of them has a replica.
+STRATEGIES = {"auto": 2, "none": math.inf, "mirrored": 1, "multi_worker": math.inf}
+
+_TOO_LATE = (
+    "several machines must be joined before TensorFlow is used for anything else; call "
+    "dipy_ldm.distribution.make_strategy() first and give its result as strategy."
+)
+
+
+def make_strategy(name="auto", devices=None, *, alone=False):
+    """Choose how the work is spread over devices and machines.
+
+    Parameters
+    ----------
+    name : str or tf.distribute.Strategy or None
+        ``"auto"`` is for all machines that ``TF_CONFIG`` or Slurm names, or else for
+        all GPUs of this one, and none for a single device. ``"multi_worker"`` is for
+        several machines, ``"mirrored"`` for a replica of the network on each device
+        of this one, ``"none"`` for one device. A strategy, or None, is returned as
+        it is.
+    devices : sequence of str, optional
+        Devices of this machine such as ``"GPU:0"``, or their numbers. None is for all
+        GPUs or, where there are none, for the processor.
+    alone : bool
+        Whether ``"auto"`` is for this machine only, whatever others there are.
+
+    Returns
+    -------
+    tf.distribute.Strategy or None
+        None is for the one device that TensorFlow chooses. One of several machines
+        is returned once all of them are there.
+
+    Raises
+    ------
+    InputError
+        If there is no such strategy or device (the sentence lists those there are), if
+        there is a GPU that can't be used and no device was chosen, or if a machine does
+        not come, or differs from the chief.
+    """
+    if not isinstance(name, str):
+        return name
+    least = choose("strategy", name, STRATEGIES)
+    if devices is None:
+        _refuse_idle_gpus(alone)
+        _share_gpus()
+    workers = cluster.find_cluster()
+    if name == "multi_worker" or (name == "auto" and workers and not alone):
+        if devices is not None:
+            _show_gpus(devices)
+        return _multi_worker(workers)
+    chosen = _find_devices(devices)
+    if name == "none" and len(chosen) > 1 and devices is not None:
+        raise InputError(
+            f"the strategy none is for one device, not {len(chosen)}; leave out "
+            "strategy or all devices but one."
+        )
+    if len(chosen) >= least:
+        return _mirrored(tuple(chosen))
+    return None if devices is None else tf.distribute.OneDeviceStrategy(chosen[0])
+
+
+@cache
+def _multi_worker(workers):
+    """Return the one strategy of all machines."""
+    if workers is None:
+        raise InputError(
+            "the strategy multi_worker is for several machines, and neither TF_CONFIG "
+            "nor Slurm names them; start the command with srun, set TF_CONFIG, or "
+            "leave out strategy."
+        )
+    gpus = len(tf.config.get_visible_devices("GPU"))
+    facts = {
+        "dipy_ldm": __version__,
+        "TensorFlow": tf.__version__,
+        "Keras": keras.__version__,
+        "Python": platform.python_version(),
+        "the number of GPUs": gpus,
+    }
+    cluster.meet(workers, facts)
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec({"worker": list(workers.addresses)}),
+        task_type="worker",
+        task_id=workers.index,
+        num_accelerators={"GPU": gpus},
+        rpc_layer="grpc",
+    )
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy(resolver)
+    except GONE as error:
+        raise ConnectionError(gone(error)) from error
+    except RuntimeError as error:
+        raise InputError(_TOO_LATE) from error
+    finally:
+        signals.reinstall()
+
+
+def _refuse_idle_gpus(alone):
+    """Refuse to train on the processor beside a GPU that TensorFlow can't use.
+
+    Where little is to be computed (``alone``) a warning does.
+    """
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1", "NoDevFiles")
+    if hidden or tf.config.list_physical_devices("GPU") or not _has_gpu():
+        return
+    sentence = (
+        "this machine has an NVIDIA GPU that TensorFlow can't use, since its driver is "
+        "too old or CUDA is not installed; update the driver, or install with "
+        'pip install "dipy_ldm[cuda]"'
+    )
+    if not alone:
+        raise InputError(f"{sentence}, or choose the device CPU:0.")
+    logger.warning("%s. The processor is used.", sentence)
+
+
+def _has_gpu():
+    """Say whether Linux lets this process have an NVIDIA GPU."""
+    for file in Path("/dev").glob("nvidia[0-9]*"):
+        with suppress(OSError), open(file, "rb"):
+            return True
+    return False
+
+
+def _share_gpus():
+    """Hide the GPUs of other workers of this machine.
+
+    Without asking for logical devices: that would start TensorFlow, and then it is
+    too late to join others.
+    """
+    first, step = cluster.share_of_node()
+    gpus = tf.config.list_physical_devices("GPU")
+    # Fewer GPUs than workers: they were shared out already.
+    if step > 1 and len(gpus) >= step:
+        # What is started already keeps what it has.
+        with suppress(RuntimeError):
+            tf.config.set_visible_devices(gpus[first::step], "GPU")
+
+
+def _show_gpus(devices):
+    """Hide all GPUs but those that were asked for."""
+    gpus = tf.config.list_physical_devices("GPU")
+    known = [f"GPU:{i}" for i in range(len(gpus))]
+    chosen = _match(devices, known or ["CPU:0"])
+    wanted = [gpu for gpu, name in zip(gpus, known) if name in chosen]
+    try:
+        tf.config.set_visible_devices(wanted, "GPU")
+    except RuntimeError as error:
+        raise InputError(_TOO_LATE) from error
+
+
+@cache
+def _mirrored(devices):
+    """Return the one strategy of some devices.
+
+    What TensorFlow sums with mistakes two mirrored strategies in a process for one,
+    except for that which does it on one device, which is slow between GPUs.
+    """
+    on_gpu = all("GPU" in device for device in devices)
+    reduction = None if on_gpu else tf.distribute.ReductionToOneDevice()
+    return tf.distribute.MirroredStrategy(devices, cross_device_ops=reduction)
+
+
+def _find_devices(names):
+    """Return the names of the devices that were asked for, as TensorFlow has them."""
+    if names and all(str(name).upper().startswith("CPU") for name in names):
+        # GPUs that nobody asked for are not started, and need not work.
+        with suppress(RuntimeError):
+            tf.config.set_visible_devices([], "GPU")
+    try:
+        devices = [d for k in ("GPU", "CPU") for d in tf.config.list_logical_devices(k)]
+    except (tf.errors.OpError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0][:200]
+        raise InputError(
+            f"TensorFlow can't start the GPU ({reason}); end what else uses it, update "
+            "its driver, or choose the device CPU:0."
+        ) from error
+    # Where machines are joined, those of all are listed, under the same names.
+    known = list(dict.fromkeys(d.name.rpartition("device:")[2] for d in devices))
+    gpus = [name for name in known if name.startswith("GPU")]
+    return (gpus or known[:1]) if names is None else _match(names, known)
+
+
+def _match(names, known):
+    """Return those of the known devices that were asked for."""
+    kind = known[0].partition(":")[0]  # GPUs come first
+    asked = [f"{kind}:{n}" if str(n).isdigit() else str(n).upper() for n in names]
+    missing = [name for name in asked if name not in known]
+    if missing or not asked:
+        raise InputError(
+            f"there is no device {', '.join(missing) or 'given'}; this machine has "
+            f"{', '.join(known)}."
+        )
+    return list(dict.fromkeys(asked))
+
+
+def count_replicas(strategy):
+    """Count the replicas of a strategy.
+
+    Parameters
+    ----------
+    strategy : tf.distribute.Strategy or None
+        As of :func:`make_strategy`.
+
+    Returns
+    -------
+    int
+        At least 1.
+    """
+    return 1 if strategy is None else strategy.num_replicas_in_sync
+
+
+def share_of(batch_size, strategy):
+    """Share a batch evenly among the replicas.
+
+    Parameters
+    ----------
+    batch_size : int
+        Examples in a batch of all replicas.
+    strategy : tf.distribute.Strategy or None
+        As of :func:`make_strategy`.
+
+    Returns
+    -------
+    int
+        Examples for each replica.
+
+    Raises
+    ------
+    InputError
+        If the replicas don't divide the batch.
+    """
+    n = count_replicas(strategy)
+    each, left = divmod(batch_size, n)
+    if left:
+        near = f"{each * n} or {(each + 1) * n}" if each else f"at least {n}"
+        raise InputError(
+            f"a batch of {batch_size} can't be shared evenly by {n} replicas; give a "
+            f"batch_size of {near}."
+        )
+    return each
+
+
+def scope(strategy):
+    """Make networks for the replicas of a strategy.
+
+    Parameters
+    ----------
+    strategy : tf.distribute.Strategy or None
+        As of :func:`make_strategy`.
+
+    Returns
+    -------
+    context manager
+        Within it, weights are created for all replicas.
+    """
+    return nullcontext() if strategy is None else strategy.scope()
+
+
+def gpu_capabilities(strategy):
+    """Say what the GPUs can do that the work is spread over.
+
+    Parameters
+    ----------
+    strategy : tf.distribute.Strategy or None
+        As of :func:`make_strategy`.
+
+    Returns
+    -------
+    list of tuple of int
+        Compute capability of each, such as ``(8, 0)``; empty for a processor.
+    """
+    gpus = tf.config.get_visible_devices("GPU")
+    if strategy is not None:
+        names = [d.rpartition("device:")[2] for d in strategy.extended.worker_devices]
+        gpus = [gpu for i, gpu in enumerate(gpus) if f"GPU:{i}" in names]
+    else:
+        gpus = gpus[:1]
+    details = map(tf.config.experimental.get_device_details, gpus)
+    return [tuple(d.get("compute_capability", (0, 0))) for d in details]
