@@ -32,7 +32,7 @@ def add_sampling(parser, n_samples, batch_size):
         Default number of samples in a batch.
     """
     parser.add_argument("--sampler", choices=SAMPLERS, default="dpm++")
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=int, help="as many as suffice if left out")
     parser.add_argument("--eta", type=float, default=0.0)
     parser.add_argument("--guidance", type=float, help="the usual one if left out")
     parser.add_argument("--n_samples", type=int, default=n_samples)
@@ -63,6 +63,8 @@ def generate(model, options):
     seconds : float
         Time that it took.
     """
+    if options.steps is None:
+        options.steps = model.default_steps(options.sampler)
     if options.guidance is None:
         options.guidance = model.default_guidance
     tell(f"generating {options.n_samples} images")

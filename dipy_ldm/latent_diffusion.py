@@ -165,7 +165,7 @@ class LatentDiffusion:
         n=1,
         *,
         sampler="dpm++",
-        steps=20,
+        steps=None,
         eta=0.0,
         guidance=None,
         seed=0,
@@ -185,8 +185,8 @@ class LatentDiffusion:
             Number of images.
         sampler : {"ddpm", "ddim", "dpm++"}
             How to walk back from noise.
-        steps : int
-            Calls of the network for each image.
+        steps : int, optional
+            Calls of the network for each image. None is for :meth:`default_steps`.
         eta : float
             Share of fresh noise in each step of ``ddim``, from 0 to 1.
         guidance : float, optional
@@ -222,6 +222,7 @@ class LatentDiffusion:
             If the model is not fitted, or an option can't be used.
         """
         self._check_fitted()
+        steps = self.default_steps(sampler) if steps is None else steps
         guidance = self.default_guidance if guidance is None else guidance
         step, grid = self.check_sampling(
             n,
@@ -253,6 +254,23 @@ class LatentDiffusion:
     def default_guidance(self):
         """The guidance that was measured to be best: 2 for images, 1 for volumes."""
         return 2.0 if len(self.latent_shape_) == 3 and self.guide_ else 1.0
+
+    def default_steps(self, sampler):
+        """Return how many steps suffice, as was measured on digits and volumes.
+
+        Parameters
+        ----------
+        sampler : str
+            Name of the sampler.
+
+        Returns
+        -------
+        int
+            10 of ``dpm++``, 20 for volumes; 50 of the others.
+        """
+        if sampler != "dpm++":
+            return 50
+        return 10 if len(self.latent_shape_) == 3 else 20
 
     def denoiser(self, guidance=1.0):
         """Return what samplers walk with.

@@ -50,6 +50,9 @@ class FakeModel:
     vqvae = FakeVQVAE()
     default_guidance = 2.0
 
+    def default_steps(self, sampler):
+        return 10
+
     @classmethod
     def load(cls, path):
         if path != "fake":
@@ -88,7 +91,7 @@ def test_one_line_of_json_and_a_picture(quality, ready, tmp_path, capsys):
     assert scores["frechet_ceiling"] == pytest.approx(1.28, rel=1e-3)
     assert scores["vqvae_mse"] == pytest.approx(0.01, rel=1e-3)
     assert (scores["codes_used"], scores["n_codes"]) == (10, 16)
-    assert (scores["n_samples"], scores["steps"]) == (150, 20)
+    assert (scores["n_samples"], scores["steps"]) == (150, 10)
     assert scores["seconds"] > 0
     assert picture.stat().st_size > 0
 

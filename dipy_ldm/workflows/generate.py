@@ -51,7 +51,7 @@ class GenerateLDMFlow(Workflow):
         model_file,
         n_samples=None,
         sampler="dpm++",
-        steps=20,
+        steps=None,
         eta=0.0,
         guidance=None,
         seed=0,
@@ -81,7 +81,8 @@ class GenerateLDMFlow(Workflow):
         sampler : string, optional
             How to walk back from noise: ddpm, ddim or dpm++.
         steps : int, optional
-            Calls of the network for each sample.
+            Calls of the network for each sample. None is for 10 of dpm++ (20 for
+            volumes), and 50 of the others.
         eta : float, optional
             Share of fresh noise in each step of ddim, from 0 to 1.
         guidance : float, optional
@@ -139,7 +140,7 @@ class GenerateLDMFlow(Workflow):
             model = LatentDiffusion.load(path)
         options = {
             "sampler": sampler,
-            "steps": steps,
+            "steps": model.default_steps(sampler) if steps is None else steps,
             "eta": eta,
             "guidance": model.default_guidance if guidance is None else guidance,
             "seed": seed,
