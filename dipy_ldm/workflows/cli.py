@@ -46,7 +46,7 @@ def run(flow):
     try:
         run_flow(flow, extra_args={"version": version})
     except (InputError, OSError) as error:
-        _leave(str(error), 1)
+        _leave(str(error), 1, at_once=isinstance(error, ConnectionError))
     except Terminated as end:
         _leave(str(end), STATUS)
     except KeyboardInterrupt:
@@ -54,8 +54,15 @@ def run(flow):
         _leave(say(), 130)
 
 
-def _leave(sentence, status):
+def _leave(sentence, status, at_once=False):
     # Of several workers, each keeps the whole story in a file of its own.
     logging.getLogger("dipy_ldm").debug(sentence, exc_info=True)
     sys.stderr.write(f"\n{os.path.basename(sys.argv[0])}: {sentence}\n")
+    if at_once:
+        # What TensorFlow still has open to a machine that is gone would have the last
+        # word, or none.
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
     sys.exit(status)
