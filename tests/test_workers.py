@@ -15,7 +15,9 @@ from dipy_ldm import LatentDiffusion
 
 # As small as can be: each run waits for many networks to be compiled.
 TINY = [*test_workflows.TINY, "--widths_vqvae", "8", "--widths_ldm", "8"]
-JOBS = iter(range(2 * (os.getpid() % 9000), 19_000, 2))
+# Jobs, and so ports, that neither the other processes of these tests nor others have.
+PROCESS = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+JOBS = iter(range(2 * (os.getppid() % 4000 + PROCESS), 19_000, 2 * 32))
 
 
 def slurm(job, index):
