@@ -158,7 +158,7 @@ def _curves(ax, stage, history):
     if "mse" in history:  # falls by orders of magnitude
         ax.set_yscale("log")
     ax.grid(alpha=0.3)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if "perplexity" in history:
         twin = ax.twinx()
         twin.plot(epochs, history["perplexity"], "k:", label="perplexity")
