@@ -21,9 +21,8 @@ CODE_DIM = 3
 # Channels of an attention head, and groups of a normalisation, as dipy_ldm has them.
 HEAD = 32
 GROUPS = 8
-# Steps of a sampler: the default of dipy_ldm, and that of the peers' examples. Since
-# all take the same time, fewer are measured.
-DPM_STEPS = 20
+# Steps of the peers' sampler, as in their examples. Since all take the same time, fewer
+# are measured.
 DDIM_STEPS = 50
 SAMPLED_STEPS = 10
 # Side of the matrices whose product tells what the machine can do.

@@ -19,9 +19,7 @@ import keras
 import numpy as np
 from peers_common import (
     CODE_DIM,
-    DPM_STEPS,
     N_CODES,
-    SAMPLED_STEPS,
     SIDE,
     WARM_UP,
     answer,
@@ -215,10 +213,11 @@ def measure_unet(network, batch_size, steps, precision):
     options = {"batch_size": batch_size, "precision": precision}
     watch = watch_fit(model, images, **options)
     figures = summarise_training(watch, "diffusion", each)
-    guide, denoiser = watch.times["guide"], watch.times["diffusion"]
-    # All that is done once is in it: the guide's first step too, not its others.
-    figures["first_step"] = guide[1] + denoiser[1] - guide[max(guide)]
-    figures["guide_step"] = split_steps(guide, len(guide))[0]
+    figures["first_step"] = watch.times["diffusion"][1]
+    if guide := watch.times.get("guide"):
+        # All that is done once is in it: the guide's first step too, not its others.
+        figures["first_step"] -= guide[max(guide)] - guide[1]
+        figures["guide_step"] = split_steps(guide, len(guide))[0]
     figures |= {"start_gib": start, "peak_gib": peak_gib()}
     figures |= time_sampling(model, batch_size)
     flop = 3 * count_flop(model.denoiser_) - count_flop(model.denoiser_, first=True)
@@ -243,12 +242,12 @@ def time_sampling(model, n):
     """
     latents = np.zeros((n, *model.latent_shape_), "float32")
     decode = min(time_calls(lambda: model.vqvae.decode(latents), 3))
-    # Compiled for any number of steps.
-    model.predict(n, batch_size=n, steps=1)
+    model.predict(n, batch_size=n)
     start = time.perf_counter()
-    model.predict(n, batch_size=n, steps=SAMPLED_STEPS)
-    step = (time.perf_counter() - start - decode) / SAMPLED_STEPS
-    return {"sample_step": step, "samples_a_second": n / (DPM_STEPS * step)}
+    model.predict(n, batch_size=n)
+    seconds = time.perf_counter() - start - decode
+    steps = model.default_steps("dpm++")
+    return {"sample_step": seconds / steps, "samples_a_second": n / seconds}
 
 
 def count_flop(network, first=False):
