@@ -153,10 +153,16 @@ class LatentDiffusion:
             self._learn_scale(latents)
             self._build()
             held_out = self._held_out(validation_data)
+            stage = partial(self._stage, settings, latents)
             if self.guide_ is not None:
-                guide = self._guide(settings, latents, training, steps)
+                guided = _for_guide(training)
+                n = _guide_steps(steps * training.epochs)
+                widths = self._guide_widths()
+                guide = stage("guide", self.guide_, widths, guided, n, None)
                 self._take_weights(self.guide_, train(self, guide))
-            strong = self._strong(settings, latents, training, steps, held_out)
+            strong = stage(
+                "diffusion", self.denoiser_, self.widths, training, steps, held_out
+            )
             self._take_weights(self.denoiser_, train(self, strong))
         return self
 
@@ -254,7 +260,7 @@ class LatentDiffusion:
     @property
     def default_guidance(self):
         """The guidance that was measured to be best: 2 for images, 1 for volumes."""
-        return 2.0 if len(self.latent_shape_) == 3 and self.guide_ else 1.0
+        return 2.0 if self._of_images() and self.guide_ else 1.0
 
     def default_steps(self, sampler):
         """Return how many steps suffice, as was measured on digits and volumes.
@@ -271,7 +277,7 @@ class LatentDiffusion:
         """
         if sampler != "dpm++":
             return 50
-        return 10 if len(self.latent_shape_) == 3 else 20
+        return 10 if self._of_images() else 20
 
     def denoiser(self, guidance=1.0):
         """Return what samplers walk with.
@@ -562,6 +568,10 @@ class LatentDiffusion:
             )
         return images
 
+    def _of_images(self):
+        """Say whether it is of images, not of volumes."""
+        return len(self.latent_shape_) == 3
+
     def _guide_widths(self):
         return [max(1, width // _GUIDE_WIDTH) for width in self.widths]
 
@@ -580,36 +590,23 @@ class LatentDiffusion:
         with networks.precision("float32"):
             self.denoiser_ = self._make_unet(self.widths, self.latent_shape_)
             self.guide_ = None
-            if len(self.latent_shape_) == 3 if self.guide is None else self.guide:
+            if self._of_images() if self.guide is None else self.guide:
                 self.guide_ = self._make_unet(self._guide_widths(), self.latent_shape_)
         self._predict = _compiled(self.denoiser_)
         self._predict_guide = self.guide_ and _compiled(self.guide_)
 
-    def _guide(self, settings, latents, training, steps):
-        """Describe how the guide is trained, given how the denoiser is."""
-        path = _of_guide(training.checkpoint)
-        steps = _guide_steps(steps * training.epochs)
-        training = training._replace(epochs=1, checkpoint=path, callbacks=())
+    def _stage(
+        self, settings, latents, title, network, widths, training, steps, held_out
+    ):
+        """Describe how one of the two U-Nets is trained."""
         return Stage(
-            "guide",
+            title,
             training,
             steps,
             settings,
-            build=partial(self._compile, self._guide_widths(), training, steps),
+            build=partial(self._compile, widths, training, steps),
             batches=partial(self._noised, latents, training.batch_size),
-            publish=partial(self._publish, self.guide_, None),
-        )
-
-    def _strong(self, settings, latents, training, steps, held_out):
-        """Describe how the denoiser is trained."""
-        return Stage(
-            "diffusion",
-            training,
-            steps,
-            settings,
-            build=partial(self._compile, self.widths, training, steps),
-            batches=partial(self._noised, latents, training.batch_size),
-            publish=partial(self._publish, self.denoiser_, held_out),
+            publish=partial(self._publish, network, held_out),
         )
 
     def _compile(self, widths, training, steps):
@@ -688,6 +685,12 @@ def _training(options):
 def _of_guide(checkpoint):
     """Name the guide's checkpoint after the denoiser's, if there is one."""
     return checkpoint and f"{checkpoint}.guide"
+
+
+def _for_guide(training):
+    """Say how the guide is trained, given how the denoiser is."""
+    path = _of_guide(training.checkpoint)
+    return training._replace(epochs=1, checkpoint=path, callbacks=())
 
 
 def _guide_steps(steps):
