@@ -247,19 +247,24 @@ def test_masks_without_a_background_are_refused(volumes):
 
 
 def test_masks_say_what_is_learnt(volumes):
-    masks = np.zeros(volumes.shape[:-1], "uint8")
-    masks[:, :5] = 1
-    vqvae = VQVAE(**TINY).fit(
-        volumes,
-        masks=masks,
-        background=0.0,
-        epochs=12,
-        batch_size=4,
-        learning_rate=1e-2,
-        verbose=False,
-    )
-    error = (vqvae.predict(volumes) - volumes) ** 2
-    assert error[:, :5].mean() < 0.5 * error[:, 5:].mean()
+    fronts, backs = [], []
+    for learnt in (np.s_[:, :5], np.s_[:, 5:]):
+        masks = np.zeros(volumes.shape[:-1], "uint8")
+        masks[learnt] = 1
+        vqvae = VQVAE(**TINY).fit(
+            volumes,
+            masks=masks,
+            background=0.0,
+            epochs=12,
+            batch_size=4,
+            learning_rate=1e-2,
+            verbose=False,
+        )
+        error = (vqvae.predict(volumes) - volumes) ** 2
+        fronts.append(error[:, :5].mean())
+        backs.append(error[:, 5:].mean())
+    assert fronts[0] < fronts[1]
+    assert backs[1] < backs[0]
 
 
 def test_what_does_not_fit_into_memory_is_refused(volumes, monkeypatch):
