@@ -29,7 +29,7 @@ demo-volumes: .venv/installed  ## train on 200 virtual brains and generate 8
 	@$(BIN)/python doc/examples/virtual_cohort.py demo-volumes/cohort --n 200
 	@$(BIN)/dipy_train_ldm demo-volumes/cohort --voxel_size 4 --patch 32 \
 		--epochs_vqvae 40 --epochs_ldm 60 --widths_ldm 32 64 128 \
-		--learning_rate 1e-3 --out_dir demo-volumes --force
+		--out_dir demo-volumes --force
 	@$(BIN)/dipy_generate_ldm demo-volumes/ldm.safetensors --n_samples 8 \
 		--out_dir demo-volumes --force
 	@echo "Planes of the generated brains are in demo-volumes/samples.png;" \

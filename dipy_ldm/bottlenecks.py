@@ -1,10 +1,10 @@
 """Bottlenecks: what lies between encoder and decoder, and its whole life.
 
 A bottleneck is a layer that quantises. In training it counts what it uses; before
-training, and between epochs, it says where its codes should be:
+training, and between rounds, it says where its codes should be:
 
 - ``initial(draw, rng)`` before the first step,
-- ``figures()`` after each epoch, with the numbers of the codes that are dead,
+- ``figures()`` after each round, with the numbers of the codes that are dead,
 - ``revived(dead, draw, rng)`` for these.
 
 ``draw(n)`` gives so many encoded vectors, ``(n, channels)``.

@@ -68,7 +68,8 @@ class LatentDiffusion:
     latent_mean_, latent_scale_ : ndarray
         Mean and standard deviation of each channel of the latents.
     history_ : dict of str to list
-        Figures of each epoch: ``loss``, and ``val_loss`` with averaged weights.
+        Figures of each round (an epoch, or several short ones): ``step``, ``epoch``,
+        ``loss``, and ``val_loss`` with averaged weights.
     fingerprint_ : str
         Hash of the training images.
     precision_ : Precision or None
@@ -116,7 +117,7 @@ class LatentDiffusion:
             Images, ``(n, *space, channels)``, of the shape of those that the
             autoencoder was fitted to.
         validation_data : array_like, optional
-            Images on which the loss is measured after each epoch.
+            Images on which the loss is measured after each round.
         **training
             Options of :class:`dipy_ldm.training.Training`; ``epochs`` is 10 if left
             out. The guide, which is trained first, has a checkpoint of the same name
@@ -140,7 +141,7 @@ class LatentDiffusion:
         self._check(images.shape, training)
         self.fingerprint_ = survey(images).fingerprint
         self.precision_ = tell(training.precision)
-        steps = len(images) // training.batch_size
+        length = training.length(len(images))
         settings = self._hyperparameters() | {
             "images": self.fingerprint_,
             "vqvae": survey(self.vqvae.codebook_).fingerprint,
@@ -156,12 +157,12 @@ class LatentDiffusion:
             stage = partial(self._stage, settings, latents)
             if self.guide_ is not None:
                 guided = _for_guide(training)
-                n = _guide_steps(steps * training.epochs)
+                shorter = length._replace(total=_guide_steps(length.total))
                 widths = self._guide_widths()
-                guide = stage("guide", self.guide_, widths, guided, n, None)
+                guide = stage("guide", self.guide_, widths, guided, shorter, None)
                 self._take_weights(self.guide_, train(self, guide))
             strong = stage(
-                "diffusion", self.denoiser_, self.widths, training, steps, held_out
+                "diffusion", self.denoiser_, self.widths, training, length, held_out
             )
             self._take_weights(self.denoiser_, train(self, strong))
         return self
@@ -596,22 +597,24 @@ class LatentDiffusion:
         self._predict_guide = self.guide_ and _compiled(self.guide_)
 
     def _stage(
-        self, settings, latents, title, network, widths, training, steps, held_out
+        self, settings, latents, title, network, widths, training, length, held_out
     ):
         """Describe how one of the two U-Nets is trained."""
+        nothing = schedules.loss_of_nothing(self.schedule, self.target)
         return Stage(
             title,
             training,
-            steps,
+            length,
             settings,
-            build=partial(self._compile, widths, training, steps),
+            build=partial(self._compile, widths, training, length.total),
             batches=partial(self._noised, latents, training.batch_size),
             publish=partial(self._publish, network, held_out),
+            lesson=("loss", nothing),
+            verdict=partial(_verdict, nothing),
         )
 
     def _compile(self, widths, training, steps):
         """Make a network that is trained."""
-        steps = steps * training.epochs
         unet = self._make_unet(widths, self.latent_shape_, training.remat)
         model = distribution.ReplicatedModel(unet.inputs, unet.outputs)
         optimizer = training.optimizer(
@@ -625,8 +628,8 @@ class LatentDiffusion:
         model.compile(optimizer, loss="mse", auto_scale_loss=False)
         return model
 
-    def _publish(self, network, held_out, model, epoch, last):
-        """After an epoch: take the averaged weights, and validate with them."""
+    def _publish(self, network, held_out, model, number, last):
+        """After a round: take the averaged weights, and validate with them."""
         self._take_weights(network, model)
         if held_out is None:
             return {}
@@ -643,7 +646,7 @@ class LatentDiffusion:
         network.set_weights(model.optimizer.averages())
 
     def _held_out(self, images):
-        """Noise the latents of images, alike for every epoch so that losses compare."""
+        """Noise the latents of images, alike for every round so that losses compare."""
         if images is None:
             return None
         latents = self.vqvae.encode(images)
@@ -667,6 +670,11 @@ class LatentDiffusion:
         axes = tuple(range(latents.ndim - 1))
         self.latent_mean_ = latents.mean(axes)
         self.latent_scale_ = np.maximum(latents.std(axes), 1e-6)
+        if self.latent_scale_.max() <= 1e-6:
+            raise InputError(
+                "all latents of the autoencoder are the same: it has learnt nothing of "
+                "the images; train it anew, with a lower learning rate."
+            )
         self.latent_shape_ = latents.shape[1:]
 
     def _scaled(self, latents):
@@ -687,10 +695,22 @@ def _of_guide(checkpoint):
     return checkpoint and f"{checkpoint}.guide"
 
 
+def _verdict(nothing, figures):
+    """Say what is wrong with a denoiser, by its last figures."""
+    loss = figures.get("val_loss", figures["loss"])
+    if loss < nothing:
+        return None
+    return (
+        f"the denoiser knows nothing of the images (its loss is {loss:.3g}, and "
+        f"{nothing:.3g} without any knowledge of them); train for more steps, or with "
+        "a lower learning rate."
+    )
+
+
 def _for_guide(training):
     """Say how the guide is trained, given how the denoiser is."""
     path = _of_guide(training.checkpoint)
-    return training._replace(epochs=1, checkpoint=path, callbacks=())
+    return training._replace(checkpoint=path, callbacks=())
 
 
 def _guide_steps(steps):

@@ -75,7 +75,7 @@ def encoder(space, channels, *, widths, blocks, code_dim, remat=False):
     x = images
     for width in widths:
         # Down first: the full resolution is where the time goes.
-        x = _conv(x, width, size=4, strides=2)
+        x = _conv(x, width, size=4, strides=2, bias_initializer=_some_bias())
         for _ in range(blocks):
             x = _residual(x, width, _norm_position, remat)
     latents = _to_output(x, code_dim, _norm_position)
@@ -108,11 +108,11 @@ def decoder(space, channels, *, widths, blocks, code_dim, remat=False):
         ``(batch, *space / factor, code_dim)`` to ``(batch, *space, channels)``.
     """
     latents = keras.Input((*space, code_dim))
-    x = _conv(latents, widths[-1])
+    x = _conv(latents, widths[-1], bias_initializer=_some_bias())
     for width, finer in zip(reversed(widths), [*reversed(widths[:-1]), widths[0] // 2]):
         for _ in range(blocks):
             x = _residual(x, width, _norm_position, remat)
-        x = _conv(_upsample(x), finer)
+        x = _conv(_upsample(x), finer, bias_initializer=_some_bias())
     images = _to_output(x, channels, _norm_position)
     return keras.Model(latents, images, name="decoder")
 
@@ -261,6 +261,15 @@ def _conv(x, width, size=3, strides=1, **kwargs):
     if _rank(x) == 3 and any(n is not None and n < 3 for n in x.shape[1:-1]):
         kwargs = kwargs | {"dtype": "float32"}
     return convolution(width, size, strides=strides, padding="same", **kwargs)(x)
+
+
+def _some_bias():
+    """Return the initializer of biases where positions are normalised alone.
+
+    With biases of zero, all that is left of a position is in which proportion its
+    channels are: how bright it is would be lost until the biases are learnt.
+    """
+    return keras.initializers.RandomUniform(-0.1, 0.1)
 
 
 def _norm_groups(x):

@@ -117,7 +117,7 @@ def save_training(path, histories, *, pairs=None, samples=None):
     path : str or Path
         File to write.
     histories : dict of str to dict
-        History of each stage, ``{figure: [value of each epoch]}``.
+        History of each stage, ``{figure: [value of each round]}``.
     pairs : tuple of ndarray, optional
         Images and their reconstructions, both ``(n, h, w, channels)``.
     samples : ndarray, optional
@@ -150,9 +150,10 @@ def _rows(images, reconstructed, columns):
 
 
 def _curves(ax, stage, history):
+    # Earlier versions did not say.
+    epochs = history.get("epoch", range(1, len(history["loss"]) + 1))
     for name in ("loss", "val_loss", "mse", "val_mse"):
         if name in history:
-            epochs = np.arange(1, len(history[name]) + 1)
             ax.plot(epochs, history[name], marker=".", label=name)
     ax.set(title=stage, xlabel="epoch")
     if "mse" in history:  # falls by orders of magnitude

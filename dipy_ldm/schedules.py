@@ -108,6 +108,28 @@ def rates(schedule, t):
     return tuple(ops.convert_to_numpy(rate) for rate in pair)
 
 
+def loss_of_nothing(schedule, target):
+    """Say what the loss is of the best network that knows nothing of the latents.
+
+    But for their mean and variance: it takes them for white noise.
+
+    Parameters
+    ----------
+    schedule : str
+        Name of a schedule.
+    target : {"v", "noise", "clean"}
+        What is predicted.
+
+    Returns
+    -------
+    float
+        Mean squared error over all times.
+    """
+    alpha, sigma = rates(schedule, np.linspace(0, 1, 1001))
+    errors = {"v": np.ones_like(alpha), "noise": alpha**2, "clean": sigma**2}
+    return float(choose("target", target, errors).mean())
+
+
 def half_log_snr(alpha, sigma):
     """Return lambda = log(alpha / sigma), infinite where there is no noise.
 

@@ -12,11 +12,17 @@ from dipy_ldm import distribution, losses, networks, persistence, tiles
 from dipy_ldm.bottlenecks import BOTTLENECKS
 from dipy_ldm.data.arrays import as_array, survey
 from dipy_ldm.data.batches import batches
-from dipy_ldm.data.windows import read_whole
+from dipy_ldm.data.windows import read_whole, read_windows
 from dipy_ldm.precision import Precision, tell
 from dipy_ldm.training import Options, Stage, Training, train
 from dipy_ldm.training.memory import check_memory
 from dipy_ldm.validation import InputError, check_sizes, choose
+
+# Pieces of images that are encoded at least for codes to be revived.
+_PIECES = 16
+
+# With less perplexity all latents have one code, and nearly so with little more.
+_PERPLEXITY = 1.5
 
 
 class VQVAE:
@@ -24,7 +30,7 @@ class VQVAE:
 
     Residual convolutional encoder and decoder for images of one, two or three
     dimensions and any size. The codebook starts from the encoded data (k-means),
-    and codes that are no longer used are revived after every epoch.
+    and codes that are no longer used are revived after every round.
 
     Parameters
     ----------
@@ -59,8 +65,8 @@ class VQVAE:
     precision_ : Precision or None
         What training computed in, and why; None if the file does not say.
     history_ : dict of str to list
-        Figures of each epoch: ``loss``, ``mse``, ``perplexity``, ``usage``,
-        ``revived``, and ``val_mse``.
+        Figures of each round (an epoch, or several short ones): ``step``, ``epoch``,
+        ``loss``, ``mse``, ``perplexity``, ``usage``, ``revived``, and ``val_mse``.
     fingerprint_ : str
         Hash of the training images.
 
@@ -139,7 +145,8 @@ class VQVAE:
             Images, ``(n, *space, channels)``, of any range. A mapped file is read
             as it is needed and may be larger than the memory.
         validation_data : array_like, optional
-            Images that are reconstructed after each epoch, not learnt from.
+            Images that are reconstructed after each round, not learnt from; no more of
+            them than are done in a tenth of the time.
         affine : array_like, optional
             Where the voxels are, ``(4, 4)``, in millimetres; kept with the model.
         masks : array_like, optional
@@ -164,7 +171,10 @@ class VQVAE:
         Raises
         ------
         InputError
-            If the images or an option can't be used.
+            If the images or an option can't be used, or nothing was learnt: if
+            reconstructions are no better than the mean of the images, or all latents
+            have one code. A training of less than 100 steps is not judged but by a
+            warning.
         """
         images = as_array(images)
         if validation_data is not None:
@@ -179,8 +189,9 @@ class VQVAE:
         self.affine_ = None if affine is None else np.array(affine, "float64")
         self.intensity_ = found.low, found.high
         self.fingerprint_ = found.fingerprint
+        size = self._window(images.shape[1:-1], patch)
         learnt = {
-            "size": self._window(images.shape[1:-1], patch),
+            "size": size,
             "background": background,
             "augment": augment,
         }
@@ -190,19 +201,25 @@ class VQVAE:
             "masks": None if masks is None else survey(masks).fingerprint,
             "the shape of the validation data": np.shape(validation_data),
         }
-        steps = len(images) // training.batch_size
+        length = training.length(len(images))
         with distribution.spread(training.strategy):
             self._build()
             learnt |= {"batch_size": training.batch_size, "masks": masks}
+            draw = partial(self._some_vectors, images, size)
+            few = partial(_affordable, size=size, training=training, length=length)
+            if validation_data is not None:
+                validation_data = few(validation_data)
             stage = Stage(
                 "autoencoder",
                 training,
-                steps,
+                length,
                 settings,
-                build=partial(self._compile, learnt["size"], found, training, steps),
+                build=partial(self._compile, size, found, training, length),
                 batches=partial(self._batches, images, learnt),
-                begin=partial(self._start, images),
-                publish=partial(self._publish, images, validation_data),
+                begin=partial(self._start, draw),
+                publish=partial(self._publish, draw, validation_data),
+                lesson=("mse", found.variance / found.scale**2),
+                verdict=partial(self._verdict, found, few(images)),
             )
             self._take_weights(train(self, stage))
         return self
@@ -510,19 +527,21 @@ class VQVAE:
             self.decoder_.inputs,
         )
 
-    def _compile(self, size, found, training, steps):
+    def _compile(self, size, found, training, length):
         """Make the network that is trained: all parts in a row."""
         channels = self.shape_[-1]
-        # Of images in [0, 1].
-        variance = found.variance / ((found.high - found.low) ** 2 or 1)
         encoder, quantizer, decoder = self._make_parts(size, training.remat)
         images = encoder.inputs[0]
         model = distribution.ReplicatedModel(
             images, decoder(quantizer(encoder(images)))
         )
         model.compile(
-            training.optimizer(steps * training.epochs),
-            loss=losses.reconstruction(self.loss, channels, variance),
+            # Without a bound, few early batches would rule Adam's moments for long.
+            training.optimizer(length.total, global_clipnorm=1.0),
+            # Of images in [0, 1].
+            loss=losses.reconstruction(
+                self.loss, channels, found.variance / found.scale**2
+            ),
             metrics=[losses.error(channels)],
             auto_scale_loss=False,  # the optimizer does
         )
@@ -570,37 +589,67 @@ class VQVAE:
         low, high = self.intensity_
         return float(error / ((high - low) ** 2 or 1))
 
-    def _start(self, images, model):
+    def _verdict(self, found, images, figures):
+        """Say what is wrong with what was learnt; None if nothing is."""
+        if figures["perplexity"] < _PERPLEXITY:
+            return (
+                f"nearly all latents have the same code (perplexity "
+                f"{figures['perplexity']:.1f}): nothing of the images is left in them; "
+                "train for more steps, or with a lower learning rate."
+            )
+        # Not by the figures of the last round, which are means over all its steps.
+        error = self._error(images)
+        # Where images hardly differ, their mean is hard to beat, and need not be.
+        mean = max(found.spread, 0.05 * found.variance) / found.scale**2
+        if error < mean:
+            return None
+        return (
+            f"the autoencoder's reconstructions are no nearer to the images than the "
+            f"mean of all images is (mean squared error {error:.2g} and {mean:.2g}); "
+            "train for more steps, or with another learning rate (0.001 is usual for "
+            "volumes)."
+        )
+
+    def _start(self, draw, model):
         """Let the codes start where encoded images are."""
         self._take_weights(model)
         rng = np.random.default_rng(self.seed)
         quantizer = model.get_layer("quantizer")
-        codes = quantizer.initial(partial(self._some_vectors, images, rng), rng)
+        codes = quantizer.initial(partial(draw, rng), rng)
         quantizer.codebook.assign(distribution.of_chief(codes))
 
-    def _publish(self, images, validation_data, model, epoch, last):
-        """After an epoch: watch and revive the codes, take the weights, validate."""
+    def _publish(self, draw, validation_data, model, number, last):
+        """After a round: watch and revive the codes, take the weights, validate."""
         quantizer = model.get_layer("quantizer")
         figures, dead = quantizer.figures()
         self._take_weights(model)
-        # A code revived after the last epoch would not be trained any more.
+        # A code revived after the last round would not be trained any more.
         figures["revived"] = 0 if last else len(dead)
         if figures["revived"]:
-            rng = np.random.default_rng([self.seed, epoch + 1])
-            draw = partial(self._some_vectors, images, rng)
-            codes = quantizer.revived(dead, draw, rng)
+            rng = np.random.default_rng([self.seed, number + 1])
+            codes = quantizer.revived(dead, partial(draw, rng), rng)
             quantizer.codebook.assign(distribution.of_chief(codes))
             self._take_weights(model)
         if validation_data is not None:
             figures["val_mse"] = self._error(validation_data)
         return figures
 
-    def _some_vectors(self, images, rng, count):
-        """Encode images until there are enough vectors, and draw some of them."""
-        each = math.prod(self.latent_shape(images.shape[1:])[:-1])
-        needed = max(-(-count // each), 64)
-        chosen = rng.choice(len(images), min(needed, len(images)), False)
-        latents = self.encode(images[np.sort(chosen)])
+    def _some_vectors(self, images, size, rng, count):
+        """Encode pieces of images until there are enough vectors, and draw of them."""
+        each = math.prod(self.latent_shape((*size, 1))[:-1])
+        needed = max(-(-count // each), _PIECES)
+        chosen = np.sort(rng.choice(len(images), min(needed, len(images)), False))
+        slack = np.maximum(np.subtract(images.shape[1:-1], size), 0)
+        corners = rng.integers(0, slack + 1, (len(chosen), len(size)))
+        low, high = self.intensity_
+
+        def encode(places):
+            pieces = read_windows(images, chosen[places], corners[places], size)
+            return self._encode((pieces - low) / (high - low or 1))
+
+        latents = distribution.in_batches(
+            encode, np.arange(len(chosen)), tiles.safe_batch(size)
+        )
         vectors = latents.reshape(-1, self.code_dim)
         vectors = vectors[rng.choice(len(vectors), count, len(vectors) < count)]
         # Backgrounds encode to equal vectors; codes must differ.
@@ -612,6 +661,14 @@ class VQVAE:
 def _training(options):
     """Collect the options of the training, with the stage's own defaults."""
     return Training(**{"epochs": 5} | options)
+
+
+def _affordable(images, size, training, length):
+    """Keep so many images that to validate takes a tenth of a round's time, about."""
+    learnt = length.round * training.batch_size * math.prod(size)
+    # A step takes as long as three reconstructions.
+    most = 0.1 * 3 * learnt / math.prod(images.shape[1:-1])
+    return images[: max(1, math.ceil(most))]
 
 
 def _check_patch(patch, rank):

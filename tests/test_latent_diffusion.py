@@ -25,7 +25,10 @@ def test_fit_returns_self_and_keeps_hyperparameters(vqvae, blobs):
     model = LatentDiffusion(vqvae, **TINY)
     assert model.fit(blobs, validation_data=blobs[:9], **FIT) is model
     assert {name: getattr(model, name) for name in TINY} == TINY
+    assert model.history_["step"] == [4, 8]
     assert {name: len(values) for name, values in model.history_.items()} == {
+        "step": 2,
+        "epoch": 2,
         "loss": 2,
         "val_loss": 2,
     }

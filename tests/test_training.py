@@ -7,13 +7,14 @@ import pytest
 from dipy_ldm import persistence
 from dipy_ldm.optimizers import FlatAdam
 from dipy_ldm.training.checkpoint import Record
+from dipy_ldm.training.options import Length, Training
 from dipy_ldm.training.run import Progress
+from dipy_ldm.training.watch import Watch
 from dipy_ldm.validation import InputError
 
 
 def test_the_bar_says_what_goes_on_before_the_first_step(capsys):
-    bar = Progress("autoencoder", 0)
-    bar.set_params({"steps": 2, "epochs": 1})
+    bar = Progress("autoencoder", Length(epoch=2, total=2), 0)
     bar.on_epoch_begin(0)
     assert "autoencoder: preparing the first step" in capsys.readouterr().err
     for batch in range(2):
@@ -32,4 +33,51 @@ def test_checkpoints_of_other_optimizers_are_refused(tmp_path):
     model = keras.Model(inputs, keras.layers.Dense(1)(inputs))
     model.compile(FlatAdam(), "mse")
     with pytest.raises(InputError, match="earlier version"):
-        Record(path, {}).restore(model)
+        Record(path, {}, Length(epoch=4, total=4)).restore(model)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "total", "size", "rounds"),
+    [
+        (1250, 2500, 1250, 2),  # of a large cohort each epoch is a round
+        (2, 2000, 100, 20),  # of a small one many are
+        (47, 2021, 141, 15),  # whole ones, and the last round is shorter
+        (2, 120, 12, 10),  # a short training has rounds all the same
+        (4, 12, 4, 3),
+        (50, 20, 50, 1),  # less than an epoch
+    ],
+)
+def test_short_epochs_are_joined_to_rounds(epoch, total, size, rounds):
+    length = Length(epoch, total)
+    assert (length.round, length.rounds) == (size, rounds)
+    assert length.end(rounds - 1) == total
+    assert length.end(0) == min(size, total)
+
+
+def test_steps_are_those_of_the_weights():
+    training = Training(epochs=3, batch_size=4, accumulate=2)
+    assert training.length(50) == Length(epoch=12, total=36)
+    assert training._replace(steps=20).length(50) == Length(epoch=12, total=40)
+
+
+def test_a_training_that_learns_nothing_for_a_fifth_of_its_length_stops():
+    watch = Watch("autoencoder", Length(10, 1000), "mse", nothing=0.1)
+    watch.on_epoch_end(0, {"mse": 0.2})
+    watch.on_epoch_end(1, {"mse": 0.05})
+    watch.on_epoch_end(2, {"mse": 0.1})
+    with pytest.raises(InputError, match="nothing in 200 steps .* learning rate"):
+        watch.on_epoch_end(3, {"mse": 0.099})
+
+
+def test_short_trials_are_not_stopped():
+    watch = Watch("autoencoder", Length(1, 90), "mse", nothing=0.1)
+    for number in range(watch.length.rounds):
+        watch.on_epoch_end(number, {"mse": 0.2})
+
+
+@pytest.mark.parametrize("loss", [np.nan, np.inf])
+def test_a_loss_that_is_no_number_stops_the_training_at_once(loss):
+    watch = Watch("guide", Length(1, 90), "loss", nothing=1.0)
+    watch.on_train_batch_end(0, {"loss": 1.0})
+    with pytest.raises(InputError, match="of the guide became .* checkpoint before"):
+        watch.on_train_batch_end(1, {"loss": loss})

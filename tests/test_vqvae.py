@@ -1,17 +1,23 @@
 """VQVAE: an estimator that reconstructs, keeps its codes alive, saves and resumes."""
 
+from functools import partial
 from pathlib import Path
 import re
 import subprocess
 import sys
 
+from dipy.data import get_fnames
 import numpy as np
 import numpy.testing as npt
 import pytest
 
 from dipy_ldm import VQVAE, distribution
+from dipy_ldm.data import load_volumes
+from dipy_ldm.data.arrays import survey
 from dipy_ldm.data.batches import Augmentation
+from dipy_ldm.training.options import Length, Training
 from dipy_ldm.validation import InputError
+from dipy_ldm.vqvae import _affordable
 
 TINY = {"widths": (8, 8), "blocks": 1, "n_codes": 16, "code_dim": 2}
 FIT = {"epochs": 2, "batch_size": 16, "verbose": False}
@@ -340,7 +346,7 @@ def test_bad_input_is_answered_with_its_cure(images, options, sentence):
 
 
 def test_a_loss_that_explodes_stops_the_training(blobs):
-    with pytest.raises(InputError, match="lower the learning rate"):
+    with pytest.raises(InputError, match="with a lower learning rate"):
         VQVAE(**TINY).fit(blobs, learning_rate=1e30, **FIT)
 
 
@@ -362,3 +368,73 @@ def test_unfitted_names_the_call_to_make(call):
 def test_bad_hyperparameters_are_answered_with_their_cure(options, sentence):
     with pytest.raises(InputError, match=sentence):
         VQVAE(**(TINY | options)).fit(np.zeros((16, 8, 8, 1)), **FIT)
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    """Return six scans made of a real one, mostly background, (30, 33, 30)."""
+    cache = tmp_path_factory.mktemp("cache")
+    file = get_fnames(name="aniso_vox")
+    image = load_volumes([file], voxel_size=8, cache_dir=cache).images[0]
+    rng = np.random.default_rng(0)
+    return np.stack(
+        [
+            np.roll(image, rng.integers(-2, 3, 3), (0, 1, 2)) ** rng.uniform(0.7, 1.4)
+            for _ in range(6)
+        ]
+    )
+
+
+@pytest.mark.parametrize("loss", ["absolute", "spectral"])
+def test_dim_scans_are_learnt_in_few_steps(scans, loss):
+    vqvae = VQVAE(loss=loss).fit(
+        scans,
+        steps=60,
+        batch_size=2,
+        augment=Augmentation(shift=2, intensity=0.05, noise=0.1),
+        verbose=False,
+    )
+    reconstructed = vqvae.predict(scans)
+    assert np.corrcoef(scans.ravel(), reconstructed.ravel())[0, 1] > 0.7
+    history = vqvae.history_
+    assert history["step"][-1] == 60
+    assert history["epoch"][-1] == 20
+
+
+def test_an_autoencoder_that_learnt_nothing_is_not_passed_over(scans, caplog):
+    options = {"batch_size": 2, "learning_rate": 1e-9, "verbose": False}
+    VQVAE(**TINY).fit(scans, steps=2, **options)
+    assert "after 2 steps the autoencoder's reconstructions are no nearer" in (
+        caplog.text
+    )
+    with pytest.raises(InputError, match="learnt nothing in 1.. steps .* learning"):
+        VQVAE(**TINY).fit(scans, steps=120, **options)
+
+
+def test_codes_that_are_all_the_same_are_told_of(vqvae, blobs):
+    verdict = vqvae._verdict(survey(blobs), blobs, {"perplexity": 1.2})
+    assert verdict.startswith("nearly all latents have the same code")
+
+
+def test_to_validate_takes_a_tenth_of_the_time():
+    training = Training(epochs=1, batch_size=4)
+    images = np.zeros((50, 8, 8, 8, 1))
+    kept = partial(_affordable, images, training=training, length=Length(20, 100))
+    assert len(kept(size=(8, 8, 8))) == 25  # 24 and a bit
+    assert len(kept(size=(4, 4, 4))) == 4
+
+
+def test_few_dead_codes_are_revived_from_few_pieces(volumes, volume_vqvae):
+    class Counted(np.ndarray):
+        read = 0
+
+        def __getitem__(self, key):
+            if isinstance(key, int | np.integer):
+                Counted.read += 1
+            return super().__getitem__(key)
+
+    many = np.tile(volumes, (8, 1, 1, 1, 1)).view(Counted)
+    draw = partial(volume_vqvae._some_vectors, many, (4, 4, 4))
+    assert draw(np.random.default_rng(0), 1).shape == (1, 2)
+    assert 0 < Counted.read <= 16
+    assert draw(np.random.default_rng(0), 200).shape == (200, 2)

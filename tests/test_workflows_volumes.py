@@ -19,6 +19,7 @@ from dipy_ldm.data import load_volumes
 from dipy_ldm.data.grid import Grid
 from dipy_ldm.data.nifti import read_volume
 from dipy_ldm.data.volumes import conform_file, restore_file
+from dipy_ldm.validation import InputError
 from dipy_ldm.workflows import cli, inputs
 from dipy_ldm.workflows.volumes import fingerprint
 
@@ -585,9 +586,10 @@ def test_an_autoencoder_alone_is_no_model_to_sample(model, command, tmp_path):
     assert "holds a vqvae, not a latent_diffusion; name another" in answer(stderr)
 
 
-def test_accumulated_batches_are_learnt_from_for_as_many_steps():
+def test_volumes_are_learnt_from_in_steps_if_no_epochs_are_given():
     data = inputs.Data(np.zeros((1, 9, 9, 9, 1)), affine=np.eye(4))
-    four = inputs.settle(data, 50, batch_size=4)
-    two = inputs.settle(data, 50, accumulate=2, batch_size=2)
-    assert two._replace(batch_size=4) == four
-    assert four.epochs_vqvae * 50 == 2000 * 4
+    chosen = inputs.settle(data, epochs_ldm=7)
+    assert chosen.length("vqvae")["steps"] == 2000
+    assert chosen.length("ldm") == {"epochs": 7, "steps": None}
+    with pytest.raises(InputError, match="--epochs_ldm or --steps_ldm, not both"):
+        inputs.settle(data, epochs_ldm=7, steps_ldm=10)

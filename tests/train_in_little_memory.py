@@ -45,7 +45,9 @@ def write(path, n):
     """Write volumes of one mebibyte each, and map them."""
     header = np.lib.format.open_memmap(path, "w+", "float32", (n, *VOLUME))
     del header
-    one = np.random.default_rng(1).random(VOLUME, "float32")
+    # Half noise, of which nothing can be learnt, half a ramp.
+    one = np.random.default_rng(1).random(VOLUME, "float32") / 2
+    one += np.linspace(0, 0.5, VOLUME[1], dtype="float32")[:, None, None]
     with open(path, "r+b") as file:
         file.seek(-n * one.nbytes, os.SEEK_END)
         file.writelines(np.roll(one, i).tobytes() for i in range(n))

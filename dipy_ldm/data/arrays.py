@@ -53,12 +53,21 @@ class Survey(NamedTuple):
         Lowest and highest value.
     variance : float
         Variance of all values.
+    spread : float
+        Mean squared difference that is to be expected between another image and the
+        mean of these.
     """
 
     fingerprint: str
     low: float
     high: float
     variance: float
+    spread: float
+
+    @property
+    def scale(self):
+        """From the lowest to the highest value; 1 if they are the same."""
+        return self.high - self.low or 1.0
 
 
 def survey(images):
@@ -81,19 +90,28 @@ def survey(images):
         If a value is not finite.
     """
     digest = hashlib.sha256(str(images.shape).encode())
-    sums, bounds, bad = np.zeros(2), [np.inf, -np.inf], []
+    total, square = np.zeros(images.shape[1:]), 0.0
+    bounds, bad = [np.inf, -np.inf], []
     for number, image in enumerate(images):
         image = np.ascontiguousarray(image, "float32")
         digest.update(image)
         if not np.isfinite(image).all():
             bad.append(number)
             continue
-        sums += image.sum(dtype="float64"), np.square(image, dtype="float64").sum()
+        total += image
+        square += np.square(image, dtype="float64").mean()
         bounds = min(bounds[0], image.min()), max(bounds[1], image.max())
     if bad:
         raise InputError(
             f"image {bad[0]} has NaN or infinite values ({len(bad)} of {len(images)} "
             "images have); remove or replace them."
         )
-    mean, square = sums / images.size
-    return Survey(digest.hexdigest(), *map(float, bounds), float(square - mean**2))
+    n = len(images)
+    mean = total / n
+    square /= n
+    # By the images themselves the mean is found too near to them: (n - 1) / n of the
+    # variance away instead of (n + 1) / n.
+    spread = (square - np.square(mean).mean()) * (n + 1) / max(n - 1, 1)
+    return Survey(
+        digest.hexdigest(), *map(float, bounds), square - mean.mean() ** 2, spread
+    )

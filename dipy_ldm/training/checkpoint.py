@@ -2,8 +2,8 @@
 
 import json
 import logging
-import math
 from pathlib import Path
+import time
 
 import keras
 from keras import ops
@@ -25,28 +25,44 @@ class Record(keras.callbacks.Callback):
     Parameters
     ----------
     path : str or Path or None
-        File that is written after every epoch and every so many steps, by the chief
-        alone; None keeps the history only.
+        File that is written by the chief alone, after rounds and every so many steps;
+        None keeps the history only.
     settings : dict
         All that the result depends on, as JSON can say it. A checkpoint of
         other settings is refused, and so are other machines' other settings.
+    length : Length
+        How long the training is.
     every : int
-        Steps after which a checkpoint is written within an epoch.
+        Steps after which a checkpoint is written within a round.
 
     Attributes
     ----------
     done : int
-        Steps of all epochs that are in the checkpoint.
+        Steps that are in the checkpoint.
     """
 
-    def __init__(self, path, settings, every=1000):
+    # Checkpoints after rounds shall take no more than this share of the time, and
+    # some seconds in any case.
+    SHARE = 0.05
+    FREE = 5.0
+
+    def __init__(self, path, settings, length, every=1000):
         super().__init__()
         self.path = path and Path(path)
         self.settings = json.loads(json.dumps(settings))
+        self.length = length
         self.every = every
         self.history = {}
         self.done = 0
         self._figures = []
+        self._spent = 0.0
+
+    @property
+    def rounds(self):
+        """Rounds that are done."""
+        if self.done == self.length.total:
+            return self.length.rounds
+        return self.done // self.length.round
 
     def facts(self):
         """Collect all that machines must agree on that train together.
@@ -100,9 +116,10 @@ class Record(keras.callbacks.Callback):
             ]
 
     def _refuse_others(self, settings):
+        # With a lower rate goes on what came to no end with a higher one.
         changed = [
             f"{name} was {settings.get(name)} and is {self.settings.get(name)}"
-            for name in sorted(settings | self.settings)
+            for name in sorted((settings | self.settings).keys() - {"learning_rate"})
             if settings.get(name) != self.settings.get(name)
         ]
         if changed:
@@ -113,12 +130,13 @@ class Record(keras.callbacks.Callback):
             )
 
     def on_train_begin(self, logs=None):
-        """Find the step to begin with in its epoch."""
-        self._skipped = self.done % self.params["steps"]
+        """Find the step to begin with in its round."""
+        self._began = time.monotonic()
+        self._skipped = self.done - self.rounds * self.length.round
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Bring back the figures of an epoch that is done in part."""
-        self._epoch = epoch
+        """Bring back the figures of a round that is done in part."""
+        self._round = epoch
         if self._skipped:
             metrics = zip(self.model.metrics_variables, self._figures, strict=True)
             for variable, value in metrics:
@@ -127,34 +145,44 @@ class Record(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         """Write the checkpoint every so many steps, and before an early end."""
         step = self._skipped + batch + 1
-        if step == self.params["steps"]:
-            # The end of the epoch, if its beginning was skipped.
+        done = self._round * self.length.round + step
+        if done == self.length.end(self._round):
+            # Of a round whose beginning was skipped, or that is shorter than others.
             self.model.stop_training = True
         elif self.model.ends:
-            self._write(step)
+            self._write(done)
             self.end()
         elif step % self.every == 0:
-            self._write(step)
+            self._write(done)
 
-    def on_epoch_end(self, epoch, logs=None):
-        """Note the epoch's figures and write the checkpoint."""
+    def on_epoch_end(self, number, logs=None):
+        """Note the round's figures and write the checkpoint."""
         self.model.stop_training = False
         self._skipped = 0
-        for name, value in logs.items():
-            self.history.setdefault(name, []).append(float(value))
-        if not math.isfinite(logs["loss"]):
-            raise InputError(
-                f"the loss became {logs['loss']} in epoch {epoch + 1}; lower the "
-                "learning rate, or train in float32."
-            )
-        self._write(self.params["steps"])
+        done = self.length.end(number)
+        passes, rest = divmod(done, self.length.epoch)
+        epoch = done / self.length.epoch if rest else passes
+        figures = {name: float(value) for name, value in logs.items()}
+        for name, value in ({"step": done, "epoch": epoch} | figures).items():
+            self.history.setdefault(name, []).append(value)
+        if self.model.ends or done == self.length.total or self._has_time():
+            self._write(done)
         if self.model.ends:
             self.end()
 
-    def _write(self, step):
+    def _has_time(self):
+        """Say whether a checkpoint may be written; all machines do what the chief says.
+
+        Once the time that they take is up, rounds go by without.
+        """
+        budget = self.FREE + self.SHARE * (time.monotonic() - self._began)
+        return distribution.gathered(self._spent < budget)[0]
+
+    def _write(self, done):
         """Write the checkpoint; all machines must, since some numbers are sums."""
         if self.path is None:
             return
+        start = time.monotonic()
         variables = [
             *_variables(self.model),
             *_named("metric", self.model.metrics_variables),
@@ -162,12 +190,13 @@ class Record(keras.callbacks.Callback):
         tensors = {name: ops.convert_to_numpy(v) for name, v in variables}
         document = {
             "settings": self.settings,
-            "steps": self._epoch * self.params["steps"] + step,
+            "steps": done,
             "history": self.history,
         }
         if distribution.is_chief():
             persistence.save(self.path, "checkpoint", tensors, document)
             logger.debug("%s holds %s steps", self.path, document["steps"])
+        self._spent += time.monotonic() - start
 
     def end(self):
         """End early, since SIGTERM asked for it."""

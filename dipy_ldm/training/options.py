@@ -1,6 +1,7 @@
 """The options that the training of every stage takes."""
 
 from collections.abc import Callable, Sequence
+import math
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
@@ -12,21 +13,81 @@ from dipy_ldm.precision import Precision, settle
 from dipy_ldm.training.checkpoint import began_in
 from dipy_ldm.validation import InputError, at_least
 
+# Highest learning rates of images and of volumes.
+_RATES = 2e-3, 1e-3
+
+
+# Batches of a round at least; short trainings have so many rounds all the same.
+_ROUND = 100
+_ROUNDS = 10
+
+
+class Length(NamedTuple):
+    """How long a training is.
+
+    Parameters
+    ----------
+    epoch : int
+        Batches of an epoch.
+    total : int
+        Batches of the whole training.
+    """
+
+    epoch: int
+    total: int
+
+    @property
+    def round(self):
+        """Batches after which the network is validated: those of whole epochs.
+
+        An epoch of a small cohort has few; to validate after each, to revive codes that
+        none of them happened to need and to write checkpoints would take longer than to
+        train.
+        """
+        most = max(1, self.total // self.epoch // _ROUNDS)
+        return self.epoch * min(math.ceil(_ROUND / self.epoch), most)
+
+    @property
+    def rounds(self):
+        """Number of rounds, of which the last may be shorter."""
+        return math.ceil(self.total / self.round)
+
+    def end(self, number):
+        """Count the batches up to the end of a round, from 0.
+
+        Parameters
+        ----------
+        number : int
+            Number of the round.
+
+        Returns
+        -------
+        int
+            Batches.
+        """
+        return min(self.total, (number + 1) * self.round)
+
 
 class Training(NamedTuple):
     """How a network is trained.
+
+    In rounds: epochs, or several where they have few batches. After each the network
+    is validated.
 
     Parameters
     ----------
     epochs : int
         Passes over the images.
+    steps : int, optional
+        Steps of the weights, instead of epochs. None is for what the epochs make.
     batch_size : int
         Images in a batch.
     accumulate : int
         Batches whose gradients are averaged for one step of the weights: as one batch
         that many times larger, in the memory of one.
-    learning_rate : float
-        Highest learning rate; it warms up and falls to zero.
+    learning_rate : float, optional
+        Highest learning rate; it warms up and falls to zero. None is for 0.002, or
+        0.001 of volumes.
     precision : {"auto", "float32", "bfloat16", "float16"}
         Precision of the computations; ``"auto"`` is for the fastest that the devices
         compute well, or that of the checkpoint. float16 is for GPUs alone.
@@ -37,21 +98,23 @@ class Training(NamedTuple):
         How training is spread over devices, as of
         :func:`dipy_ldm.distribution.make_strategy`. The result is the same.
     checkpoint : str or Path, optional
-        File written after each epoch; if it is there, training goes on from it. SIGTERM
-        then ends the training with a checkpoint and status 143.
+        File from which training goes on if it is there. It is written after rounds, in
+        at most a twentieth of the time, and at the end. SIGTERM then ends the training
+        with a checkpoint and status 143.
     checkpoint_steps : int
-        Steps after which it is written within an epoch.
+        Batches after which it is written within a round.
     callbacks : sequence of callable
-        Called as ``callback(estimator)`` after each epoch; ``history_`` is up to date
+        Called as ``callback(estimator)`` after each round; ``history_`` is up to date
         then, and ``predict`` works.
     verbose : bool
         Show a progress bar.
     """
 
     epochs: int
+    steps: int | None = None
     batch_size: int = 64
     accumulate: int = 1
-    learning_rate: float = 2e-3
+    learning_rate: float | None = None
     precision: str | Precision = "auto"
     remat: bool = False
     strategy: Any = "auto"
@@ -73,8 +136,9 @@ class Training(NamedTuple):
         InputError
             If a number is too small, or there are fewer images than in a batch.
         """
-        for name in ("epochs", "batch_size", "accumulate", "checkpoint_steps"):
-            at_least(name, getattr(self, name), 1)
+        for name in ("epochs", "steps", "batch_size", "accumulate", "checkpoint_steps"):
+            if getattr(self, name) is not None:
+                at_least(name, getattr(self, name), 1)
         if not self.learning_rate > 0:
             raise InputError(
                 f"learning_rate must be above 0, not {self.learning_rate}."
@@ -98,7 +162,8 @@ class Training(NamedTuple):
         Returns
         -------
         Training
-            With a strategy (or None) and a :class:`dipy_ldm.precision.Precision`.
+            With a strategy (or None), a :class:`dipy_ldm.precision.Precision` and a
+            learning rate.
 
         Raises
         ------
@@ -107,13 +172,35 @@ class Training(NamedTuple):
         """
         strategy = distribution.make_strategy(self.strategy)
         began = began_in(self.checkpoint, *checkpoints)
-        precision = settle(self.precision, rank, strategy, began)
-        return self._replace(strategy=strategy, precision=precision)
+        rate = self.learning_rate
+        return self._replace(
+            strategy=strategy,
+            precision=settle(self.precision, rank, strategy, began),
+            learning_rate=_RATES[rank == 3] if rate is None else rate,
+        )
 
     @property
     def share(self):
         """Images of a batch for each replica, given a settled strategy."""
         return distribution.share_of(self.batch_size, self.strategy)
+
+    def length(self, n):
+        """Say how long the training is.
+
+        Parameters
+        ----------
+        n : int
+            Number of images.
+
+        Returns
+        -------
+        Length
+            In batches.
+        """
+        epoch = n // self.batch_size
+        if self.steps is None:
+            return Length(epoch, self.epochs * epoch)
+        return Length(epoch, self.steps * self.accumulate)
 
     def settings(self):
         """Say on what the result depends.
@@ -123,7 +210,7 @@ class Training(NamedTuple):
         dict
             As JSON can say it.
         """
-        names = ("epochs", "batch_size", "accumulate", "learning_rate")
+        names = ("epochs", "steps", "batch_size", "accumulate", "learning_rate")
         chosen = {name: getattr(self, name) for name in names}
         return chosen | {"precision": self.precision.name}
 
@@ -173,7 +260,9 @@ def cosine_decay(learning_rate, steps):
     keras.optimizers.schedules.LearningRateSchedule
         The rate of each step.
     """
-    warmup = min(500, steps // 10)
+    # Of short trainings a large part: with three dimensions a full first step changes
+    # weights by a tenth of their size.
+    warmup = min(500, steps // 4)
     return keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=learning_rate * (1 / 100 if warmup else 1),
         decay_steps=max(1, steps - warmup),

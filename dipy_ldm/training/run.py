@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import nullcontext
 import logging
+import math
 from typing import NamedTuple
 
 import keras
@@ -12,9 +13,15 @@ from dipy_ldm import distribution, networks
 from dipy_ldm.data.batches import Share
 from dipy_ldm.signals import deferred
 from dipy_ldm.training.checkpoint import Record
-from dipy_ldm.training.options import Training
+from dipy_ldm.training.options import Length, Training
+from dipy_ldm.training.watch import Watch
+from dipy_ldm.validation import InputError
 
 logger = logging.getLogger(__name__)
+
+# Steps of a training that is meant in earnest: a shorter one is a trial of the way, and
+# what is wrong with its result is said, no more.
+_TRIAL = 100
 
 
 class Stage(NamedTuple):
@@ -26,8 +33,8 @@ class Stage(NamedTuple):
         Name on the progress bar.
     training : Training
         Options, settled.
-    steps : int
-        Batches of an epoch.
+    length : Length
+        How long it is trained.
     settings : dict
         On what the result depends beside these, as JSON can say it.
     build : callable
@@ -35,19 +42,26 @@ class Stage(NamedTuple):
     batches : callable
         ``batches(share, first_step)`` makes the dataset from which it learns.
     publish : callable
-        ``publish(model, epoch, last)`` is called after each epoch, makes the estimator
-        ready for use, and returns further figures of the epoch by their names.
+        ``publish(model, round, last)`` is called after each round, makes the estimator
+        ready for use, and returns further figures of the round by their names.
+    lesson : tuple of str and float
+        Name of a figure, and what it is of a network that has learnt nothing.
+    verdict : callable
+        ``verdict(figures)`` is given the last round's, and says in a sentence what is
+        wrong with them; None if nothing is.
     begin : callable, optional
         ``begin(model)`` is called before the first step of all.
     """
 
     title: str
     training: Training
-    steps: int
+    length: Length
     settings: dict
     build: Callable
     batches: Callable
     publish: Callable
+    lesson: tuple
+    verdict: Callable
     begin: Callable | None = None
 
 
@@ -71,13 +85,17 @@ def train(estimator, stage):
     ------
     InputError
         If the checkpoint is of another training, another machine was started
-        otherwise, or the loss is no number any more.
+        otherwise, the loss is no number any more, or nothing is learnt. What was
+        learnt before is in the checkpoint.
     Terminated
         If SIGTERM came and there is a checkpoint to go on from.
     """
     training = stage.training
-    settings = stage.settings | training.settings() | {"steps of an epoch": stage.steps}
-    record = Record(training.checkpoint, settings, training.checkpoint_steps)
+    settings = stage.settings | training.settings()
+    settings |= {"steps of an epoch": stage.length.epoch}
+    record = Record(
+        training.checkpoint, settings, stage.length, training.checkpoint_steps
+    )
     distribution.agree(record.facts())
     precision = networks.precision(training.precision.name)
     with distribution.scope(training.strategy), precision:
@@ -102,9 +120,10 @@ def _fit(estimator, model, data, stage, record):
         model.asked = True
 
     verbose = training.verbose and distribution.is_chief()
-    progress = Progress(stage.title, record.done, disable=not verbose)
+    progress = Progress(stage.title, stage.length, record.done, disable=not verbose)
     callbacks = [
         _Publish(stage),
+        Watch(stage.title, stage.length, *stage.lesson, record.done),
         record,
         _Tell(estimator, stage.title, record, training.callbacks),
         progress,
@@ -114,9 +133,10 @@ def _fit(estimator, model, data, stage, record):
         with heeded:
             model.fit(
                 data,
-                epochs=training.epochs,
-                initial_epoch=record.done // stage.steps,
-                steps_per_epoch=stage.steps,
+                # Keras' epochs are our rounds.
+                epochs=stage.length.rounds,
+                initial_epoch=record.rounds,
+                steps_per_epoch=stage.length.round,
                 shuffle=False,  # it is already
                 callbacks=callbacks,
                 verbose=0,
@@ -128,10 +148,16 @@ def _fit(estimator, model, data, stage, record):
     if any(distribution.gathered(model.asked)):
         # After the last step.
         record.end()
+    figures = {name: values[-1] for name, values in record.history.items()}
+    if sentence := stage.verdict(figures):
+        sentence = f"after {stage.length.total} steps {sentence}"
+        if stage.length.total >= _TRIAL:
+            raise InputError(sentence)
+        logger.warning("%s", sentence)
 
 
 class _Publish(keras.callbacks.Callback):
-    """Let the stage have its say after each epoch."""
+    """Let the stage have its say after each round."""
 
     def __init__(self, stage):
         super().__init__()
@@ -143,7 +169,7 @@ class _Publish(keras.callbacks.Callback):
 
 
 class _Tell(keras.callbacks.Callback):
-    """Let the log and the user's callbacks know of each epoch."""
+    """Let the log and the user's callbacks know of each round."""
 
     def __init__(self, estimator, title, record, callbacks):
         super().__init__()
@@ -155,7 +181,7 @@ class _Tell(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         self.estimator.history_ = self.record.history
         figures = ", ".join(f"{name} {value:.4g}" for name, value in logs.items())
-        logger.debug("%s, epoch %d: %s", self.title, epoch + 1, figures)
+        logger.debug("%s, round %d: %s", self.title, epoch + 1, figures)
         if distribution.is_chief():
             # What they look at is not spread: the others don't take part.
             with distribution.spread(None):
@@ -170,38 +196,40 @@ class Progress(keras.callbacks.Callback):
     ----------
     title : str
         Name of the bar.
+    length : Length
+        How long the training is.
     done : int
         Steps that were done before.
     disable : bool
         Show nothing.
     """
 
-    def __init__(self, title, done, *, disable=False):
+    def __init__(self, title, length, done, *, disable=False):
         super().__init__()
         self.title = title
+        self.length = length
         self.done = done
         self.disable = disable
         self.bar = None
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Open the bar, and say which epoch it is."""
-        steps, epochs = self.params["steps"], self.params["epochs"]
-        self.epoch = f"{self.title}, epoch {epoch + 1}/{epochs}"
+        """Open the bar."""
         if self.bar is None:
             self.bar = tqdm(
                 desc=f"{self.title}: preparing the first step",
-                total=steps * epochs,
+                total=self.length.total,
                 initial=self.done,
                 unit="step",
                 disable=self.disable,
             )
-        else:
-            self.bar.set_description(self.epoch)
 
     def on_train_batch_end(self, batch, logs=None):
-        """Move on by a step."""
+        """Move on by a step, and say which epoch it is in."""
         # The first takes seconds, in which its description is what there is to see.
-        self.bar.set_description(self.epoch, refresh=False)
+        epoch = self.done // self.length.epoch + 1
+        epochs = math.ceil(self.length.total / self.length.epoch)
+        self.done += 1
+        self.bar.set_description(f"{self.title}, epoch {epoch}/{epochs}", refresh=False)
         self.bar.set_postfix(loss=f"{logs['loss']:.4f}", refresh=False)
         self.bar.update()
 

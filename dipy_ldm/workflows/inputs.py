@@ -26,10 +26,17 @@ class Settings(NamedTuple):
 
     epochs_vqvae: int
     epochs_ldm: int
+    steps_vqvae: int | None
+    steps_ldm: int | None
     batch_size: int
     widths_vqvae: tuple
     widths_ldm: tuple
     loss: str
+
+    def length(self, stage):
+        """Say how long a stage is trained, as its ``fit`` takes it."""
+        names = ("epochs", "steps")
+        return {name: getattr(self, f"{name}_{stage}") for name in names}
 
 
 def load(input_files, *, verbose=True, **options):
@@ -115,17 +122,13 @@ def split(data, share, seed, batch_size):
     return data._replace(images=images[:left], masks=masks), held_out
 
 
-def settle(data, n, accumulate=1, **given):
+def settle(data, **given):
     """Choose what the user did not.
 
     Parameters
     ----------
     data : Data
         What is trained on.
-    n : int
-        Number of images that are not held out.
-    accumulate : int
-        Batches of a step.
     **given
         The user's settings, None for those to be chosen.
 
@@ -133,15 +136,24 @@ def settle(data, n, accumulate=1, **given):
     -------
     Settings
         All of them.
+
+    Raises
+    ------
+    InputError
+        If a length is given in epochs and in steps.
     """
     given = {name: value for name, value in given.items() if value is not None}
     if data.affine is None:
-        return Settings(5, 10, 64, (32, 64), (128, 128), "squared")._replace(**given)
-    batch_size = given.get("batch_size", 4)
-    levels = (32, 64, 128) if max(data.images.shape[1:4]) > 128 else (32, 64)
-    # Steps, since sets of volumes are of very different sizes.
-    seen = accumulate * batch_size
-    passes = (math.ceil(steps * seen / n) for steps in (2000, 6000))
-    return Settings(*passes, batch_size, levels, (64, 128, 256), "spectral")._replace(
-        **given
-    )
+        chosen = Settings(5, 10, None, None, 64, (32, 64), (128, 128), "squared")
+    else:
+        large = max(data.images.shape[1:4]) > 128
+        levels = (32, 64, 128) if large else (32, 64)
+        # Steps, since sets of volumes are of very different sizes.
+        chosen = Settings(1, 1, 2000, 6000, 4, levels, (64, 128, 256), "spectral")
+    for stage in ("vqvae", "ldm"):
+        epochs, steps = f"epochs_{stage}", f"steps_{stage}"
+        if epochs in given and steps in given:
+            raise InputError(f"give --{epochs} or --{steps}, not both.")
+        if epochs in given:
+            chosen = chosen._replace(**{steps: None})
+    return chosen._replace(**given)

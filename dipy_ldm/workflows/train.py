@@ -41,9 +41,11 @@ class TrainLDMFlow(Workflow):
         input_files,
         epochs_vqvae=None,
         epochs_ldm=None,
+        steps_vqvae=None,
+        steps_ldm=None,
         batch_size=None,
         accumulate=1,
-        learning_rate=2e-3,
+        learning_rate=None,
         n_codes=1024,
         code_dim=3,
         widths_vqvae=None,
@@ -90,18 +92,23 @@ class TrainLDMFlow(Workflow):
             (n, h, w) or (n, h, w, channels) in .npy or .npz files, PNG files, or
             folders of these.
         epochs_vqvae : int, optional
-            Passes over the images for the autoencoder. None is for 5, or as many as
-            make 2000 steps of volumes.
+            Passes over the images for the autoencoder. None is for 5, or for 2000
+            steps of volumes.
         epochs_ldm : int, optional
-            Passes over the images for the diffusion model. None is for 10, or as
-            many as make 6000 steps of volumes.
+            Passes over the images for the diffusion model. None is for 10, or for
+            6000 steps of volumes.
+        steps_vqvae : int, optional
+            Steps of the autoencoder, instead of passes over the images.
+        steps_ldm : int, optional
+            Steps of the diffusion model, instead of passes over the images.
         batch_size : int, optional
             Images in a batch. None is for 64, or 4 volumes.
         accumulate : int, optional
             Batches whose gradients are averaged for one step of the weights: as one
             larger batch, in the memory of one.
         learning_rate : float, optional
-            Highest learning rate; it warms up and falls to zero.
+            Highest learning rate; it warms up and falls to zero. None is for 0.002,
+            or 0.001 of volumes.
         n_codes : int, optional
             Number of codes of the autoencoder's codebook.
         code_dim : int, optional
@@ -143,9 +150,10 @@ class TrainLDMFlow(Workflow):
         validation : float, optional
             Share of the images that is held out to validate, from 0 to below 1.
         checkpoint_steps : int, optional
-            Steps after which a checkpoint is written within an epoch; there is one
-            after each epoch as well, and one when SIGTERM comes, after which the
-            exit status is 143.
+            Batches after which a checkpoint is written within a round of validation;
+            there are others after rounds, as long as they take no more than a
+            twentieth of the time, one at the end, and one when SIGTERM comes, after
+            which the exit status is 143.
         resume : bool, optional
             Go on with a training that was interrupted, given the same inputs and
             options, or begin it if there is no checkpoint.
@@ -183,7 +191,8 @@ class TrainLDMFlow(Workflow):
         out_model : string, optional
             Name of the model file.
         out_history : string, optional
-            Name of the table of figures of each epoch.
+            Name of the table of figures of each round: an epoch, or several where
+            they have few steps.
         out_picture : string, optional
             Name of the picture of curves, reconstructions and samples, which is
             renewed while training.
@@ -212,14 +221,14 @@ class TrainLDMFlow(Workflow):
                 cache_dir=cache_dir,
                 verbose=workers.is_chief(cluster),
             )
-        batch_size = inputs.settle(data, 1, batch_size=batch_size).batch_size
+        batch_size = inputs.settle(data, batch_size=batch_size).batch_size
         train, held_out = inputs.split(data, validation, seed, batch_size)
         settings = inputs.settle(
             data,
-            len(train.images),
-            accumulate,
             epochs_vqvae=epochs_vqvae,
             epochs_ldm=epochs_ldm,
+            steps_vqvae=steps_vqvae,
+            steps_ldm=steps_ldm,
             batch_size=batch_size,
             widths_vqvae=widths_vqvae,
             widths_ldm=widths_ldm,
@@ -228,7 +237,6 @@ class TrainLDMFlow(Workflow):
         # Wrong inputs were answered before the seconds that this takes.
         strategy = _make_strategy(strategy, devices)
         from dipy_ldm import VQVAE, LatentDiffusion
-        from dipy_ldm.data.batches import Augmentation
 
         vqvae = VQVAE(
             widths=settings.widths_vqvae,
@@ -254,35 +262,31 @@ class TrainLDMFlow(Workflow):
             "strategy": strategy,
             "checkpoint_steps": checkpoint_steps,
         }
-        patch = _one_or_more(patch)
+        of_vqvae = common | settings.length("vqvae")
+        of_model = common | settings.length("ldm")
         # Both stages, before the first has taken hours.
-        vqvae.check(
-            train.images.shape, epochs=settings.epochs_vqvae, patch=patch, **common
-        )
-        model.check(train.images.shape, epochs=settings.epochs_ldm, **common)
+        vqvae.check(train.images.shape, patch=_one_or_more(patch), **of_vqvae)
+        model.check(train.images.shape, **of_model)
         self._prepare(paths, resume, chief=workers.is_chief(cluster))
         report = _Report(*paths[1:], train.images[:16], data.affine)
-        changed = data.affine is not None and not no_augment
         vqvae.fit(
             train.images,
             validation_data=held_out,
             affine=data.affine,
             masks=train.masks,
             background=background,
-            patch=patch,
-            augment=Augmentation(flip, *((2, 0.05, 0.1) if changed else ())),
-            epochs=settings.epochs_vqvae,
+            patch=_one_or_more(patch),
+            augment=_augmentation(flip, data.affine is not None and not no_augment),
             checkpoint=self.checkpoints[0],
             callbacks=[report.autoencoder],
-            **common,
+            **of_vqvae,
         )
         model.fit(
             train.images,
             validation_data=held_out,
-            epochs=settings.epochs_ldm,
             checkpoint=self.checkpoints[1],
             callbacks=[report.diffusion],
-            **common,
+            **of_model,
         )
         if workers.is_chief(cluster):
             model.save(paths[0], half=half)
@@ -318,6 +322,13 @@ class TrainLDMFlow(Workflow):
     def _forget(self):
         for checkpoint in self.checkpoints:
             checkpoint.unlink(missing_ok=True)
+
+
+def _augmentation(flip, changed):
+    """Say how images are changed before the autoencoder sees them."""
+    from dipy_ldm.data.batches import Augmentation
+
+    return Augmentation(flip, *((2, 0.05, 0.1) if changed else ()))
 
 
 def _check_masks(mask_files, background):
@@ -366,7 +377,7 @@ def _one_or_more(numbers):
 
 
 class _Report:
-    """Write the figures after every epoch, and the picture as often as is cheap."""
+    """Write the figures after every round, and the picture as often as is cheap."""
 
     # Drawing the picture shall take no more than this share of the time.
     SHARE = 0.05
@@ -436,14 +447,14 @@ class _Report:
 
 
 def _write_table(path, histories):
-    """Write one line for each epoch of each stage."""
+    """Write one line for each round of each stage."""
     names = list(dict.fromkeys(name for h in histories.values() for name in h))
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["stage", "epoch", *names])
+    writer.writerow(["stage", *names])
     for stage, history in histories.items():
-        for epoch, _ in enumerate(history["loss"]):
-            values = [history[n][epoch] if n in history else "" for n in names]
-            writer.writerow([stage, epoch + 1, *values])
+        for number, _ in enumerate(history["loss"]):
+            values = [history[n][number] if n in history else "" for n in names]
+            writer.writerow([stage, *values])
     with replacing(path) as partial:
         partial.write_text(table.getvalue())
