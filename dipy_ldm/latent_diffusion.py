@@ -545,7 +545,8 @@ class LatentDiffusion:
         with networks.precision(training.precision.name), networks.sketched():
             latent_shape = self.vqvae.latent_shape(shape[1:])
             denoiser = self._make_unet(self.widths, latent_shape, training.remat)
-        check_memory("the denoiser", [denoiser], training.share)
+        share, strategy = training.share, training.strategy
+        check_memory("the denoiser", [denoiser], share, strategy=strategy)
 
     def _batch(self, batch_size):
         return batch_size or tiles.safe_batch(self.vqvae.shape_[:-1])

@@ -465,8 +465,8 @@ class VQVAE:
         with networks.precision(training.precision.name), networks.sketched():
             encoder, decoder = self._make_networks(size, channels, training.remat)
         distances = 4 * self.n_codes * math.prod(encoder.output.shape[1:-1])
-        parts = [encoder, decoder]
-        check_memory("the autoencoder", parts, training.share, distances)
+        parts, strategy = [encoder, decoder], training.strategy
+        check_memory("the autoencoder", parts, training.share, distances, strategy)
 
     def _networks(self):
         return [("encoder", self.encoder_), ("decoder", self.decoder_)]
