@@ -1,6 +1,7 @@
 """Folders of results on disk that are there whole or not at all."""
 
 from contextlib import contextmanager
+import ctypes
 import errno
 import hashlib
 import json
@@ -203,13 +204,35 @@ def _write_header(file, shape, dtype):
 
 
 def _reserve(file, size):
-    """Claim space on the disk, so that it is full now or never."""
+    """Claim space on the disk, so that it is full now or never.
+
+    Not with ``posix_fallocate``: where a file system can't reserve, such as NFS, the C
+    library writes to every block of the file instead.
+    """
     file.flush()
     try:
-        os.posix_fallocate(file.fileno(), 0, size)
-    except AttributeError:
-        pass  # not on this system: the rows will tell
+        _fallocate(file.fileno(), size)
     except OSError as error:
-        # Some file systems can't reserve.
         if error.errno in _FULL:
             raise
+        # Not on this system, or not on this file system.
+        _refuse_too_large(file, size)
+
+
+def _fallocate(descriptor, size):
+    """Call Linux' own ``fallocate``, which Python lacks."""
+    try:
+        reserve = ctypes.CDLL(None, use_errno=True).fallocate
+    except (AttributeError, OSError, TypeError) as error:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from error
+    reserve.argtypes = ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64
+    if reserve(descriptor, 0, 0, size):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def _refuse_too_large(file, size):
+    """Refuse what is more than is free now; later, the rows will tell."""
+    free = shutil.disk_usage(Path(file.name).absolute().parent).free
+    if size > free:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

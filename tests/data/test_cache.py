@@ -1,5 +1,6 @@
 """The cache: whole or not at all, and named by what is in it."""
 
+import errno
 import os
 from pathlib import Path
 import resource
@@ -112,12 +113,16 @@ def write_large(folder):
             append(np.ones((100, 100)))
 
 
+def fail_as_nfs(descriptor, size):
+    raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+
 @pytest.mark.parametrize("reserving", [True, False])
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(
     tmp_path, monkeypatch, reserving
 ):
     if not reserving:
-        monkeypatch.delattr(os, "posix_fallocate")
+        monkeypatch.setattr(cache, "_fallocate", fail_as_nfs)
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
     try:
@@ -137,6 +142,24 @@ def test_space_is_reserved_before_the_first_row(tmp_path):
     with cache.writing_rows(path, 100, (1000,), "float32"):
         assert path.stat().st_size == 128 + 400_000
         assert path.stat().st_blocks * 512 >= 400_000
+
+
+def test_where_nothing_can_be_reserved_no_block_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "_fallocate", fail_as_nfs)
+    path = tmp_path / "a.npy"
+    with cache.writing_rows(path, 100, (1000,), "float32"):
+        assert path.stat().st_blocks * 512 < 10_000
+    with (
+        pytest.raises(OSError, match="No space left"),
+        cache.writing_rows(path, 10**12, (1000,), "float32"),
+    ):
+        raise AssertionError("it began")
+
+
+def test_systems_without_the_call_are_as_file_systems_without_it(monkeypatch):
+    monkeypatch.setattr(cache.ctypes, "CDLL", lambda *args, **options: object())
+    with pytest.raises(OSError, match="not implemented"):
+        cache._fallocate(0, 1)
 
 
 def test_a_place_that_can_not_be_is_one_sentence(tmp_path):
