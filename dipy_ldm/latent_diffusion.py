@@ -20,7 +20,7 @@ from dipy_ldm.data.batches import noised
 from dipy_ldm.precision import Precision, tell
 from dipy_ldm.training import Options, Stage, Training, train
 from dipy_ldm.training.memory import check_memory
-from dipy_ldm.validation import InputError, at_least, check_sizes, choose
+from dipy_ldm.validation import InputError, at_least, check_seed, check_sizes, choose
 from dipy_ldm.vqvae import VQVAE
 
 # The guide is to be worse than the denoiser in the same way: narrower, and trained
@@ -538,7 +538,8 @@ class LatentDiffusion:
         self._check(shape, _training(training).settled(len(shape) - 2))
 
     def _check(self, shape, training):
-        check_sizes(self.seed, widths=self.widths, blocks=self.blocks)
+        check_seed(self.seed)
+        check_sizes(widths=self.widths, blocks=self.blocks)
         choose("schedule", self.schedule, schedules.SCHEDULES)
         choose("target", self.target, schedules.TARGETS)
         training.check(shape[0])

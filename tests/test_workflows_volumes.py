@@ -14,7 +14,7 @@ import numpy.testing as npt
 from processes import answer, kill_when, run, start
 import pytest
 
-from dipy_ldm import VQVAE, LatentDiffusion, persistence
+from dipy_ldm import VQVAE, LatentDiffusion, distribution, persistence
 from dipy_ldm.data import load_volumes
 from dipy_ldm.data.grid import Grid
 from dipy_ldm.data.nifti import read_volume
@@ -388,7 +388,8 @@ def test_training_names_a_bad_volume_and_the_cure(command, volumes, case, tmp_pa
     )
     assert not list(tmp_path.rglob("*.partial"))
     # Alone it leaves nothing at all.
-    status, stderr = command("train", "volumes/bad.nii.gz", "--cache_dir", "other")
+    alone = "--batch_size 1 --validation 0 --cache_dir other".split()
+    status, stderr = command("train", "volumes/bad.nii.gz", *alone)
     assert status == 1
     assert sentence in answer(stderr)
     assert not list(tmp_path.glob("other/*"))
@@ -419,7 +420,7 @@ BAD_TRAINING = {
         "mask.nii has another grid (shape or affine) than its volume volumes/0.nii.gz",
     ),
     "a cache below a file": (
-        ["volumes", "--cache_dir", "a.mgz/cache"],
+        ["volumes", "--validation", 0, "--cache_dir", "a.mgz/cache"],
         "name another place with --cache_dir",
     ),
 }
@@ -442,6 +443,46 @@ def test_bad_input_to_training(command, volumes, case, tmp_path):
     assert not list(tmp_path.rglob("*.partial"))
 
 
+WRONG_WHATEVER_THE_VOLUMES = {
+    "loss": ("spectrall", "squared, absolute, spectral, structural"),
+    "devices": ("GPU:9", "there is no device GPU:9; this machine has"),
+    "seed": (5_000_000_000, "seed must be a whole number from 0 to 4294967295, not"),
+    "schedule": ("cosin", "cosine, linear"),
+    "target": ("w", "v, noise, clean"),
+    "precision": ("float8", "float32, bfloat16"),
+    "strategy": ("all", "auto, none, mirrored, multi_worker"),
+    "widths_vqvae": (0, "widths_vqvae must be at least 1"),
+    "epochs_ldm": (0, "epochs_ldm must be at least 1"),
+    "n_codes": (0, "n_codes must be at least 1"),
+    "background": (2, "background must lie between 0 and 1"),
+    "learning_rate": (0, "learning_rate must be above 0"),
+    "patch": (0, "patch must be at least 1"),
+}
+
+
+@pytest.mark.parametrize("option", WRONG_WHATEVER_THE_VOLUMES)
+def test_options_are_checked_before_volumes_are_read(
+    command, volumes, option, tmp_path
+):
+    value, sentence = WRONG_WHATEVER_THE_VOLUMES[option]
+    arguments = ("--validation", 0, "--cache_dir", "cache", f"--{option}", value)
+    status, stderr = command("train", "volumes", *arguments)
+    assert status == 1
+    assert sentence in answer(stderr)
+    assert [path.name for path in tmp_path.iterdir()] == ["volumes"]
+
+
+def test_memory_and_devices_are_checked_before_volumes_are_read(
+    command, volumes, monkeypatch, tmp_path
+):
+    arguments = ("train", "volumes", "--validation", 0, "--cache_dir", "cache")
+    monkeypatch.setattr(distribution, "free_memory", lambda strategy: 1e6)
+    assert "GiB of memory" in answer(command(*arguments)[1])
+    monkeypatch.setattr(distribution.strategy, "count_replicas", lambda strategy: 3)
+    assert "give a batch_size of 3 or 6" in answer(command(*arguments)[1])
+    assert [path.name for path in tmp_path.iterdir()] == ["volumes"]
+
+
 @contextmanager
 def small_files(size):
     """Let no file grow beyond a size, as on a full disk."""
@@ -454,8 +495,9 @@ def small_files(size):
 
 
 def test_a_disk_too_full_for_the_cache(command, volumes, tmp_path):
+    arguments = ("volumes", "--validation", 0, "--cache_dir", "cache")
     with small_files(4000):
-        status, stderr = command("train", "volumes", "--cache_dir", "cache")
+        status, stderr = command("train", *arguments)
     assert status == 1
     assert "free some space there or name another place" in answer(stderr)
     assert "Traceback" not in stderr

@@ -52,6 +52,29 @@ class Origin(NamedTuple):
     intensities: Intensities
 
 
+class Plan(NamedTuple):
+    """Volumes of which only the headers were read.
+
+    ``infos`` tell of each volume (:class:`dipy_ldm.data.nifti.VolumeInfo`), ``masks``
+    are their files, or None; ``grid`` is where they are to be brought.
+    """
+
+    infos: list
+    masks: list | None
+    grid: Grid
+    skip_bad: bool
+
+    @property
+    def shape(self):
+        """Shape of all images, ``(n, x, y, z, channels)``, if none turns out bad."""
+        return (len(self.infos), *self.grid.shape, self.infos[0].channels)
+
+    @property
+    def affine(self):
+        """From voxel indices to millimetres, ``(4, 4)``."""
+        return self.grid.affine
+
+
 def load_volumes(
     paths,
     *,
@@ -110,6 +133,47 @@ def load_volumes(
     OSError
         If the cache can't be written, as one sentence.
     """
+    plan = plan_volumes(
+        paths,
+        voxel_size=voxel_size,
+        shape=shape,
+        grid=grid,
+        channels=channels,
+        mask_files=mask_files,
+        skip_bad=skip_bad,
+        shuffle=shuffle,
+    )
+    return conform_volumes(plan, cache_dir, verbose=verbose)
+
+
+def plan_volumes(
+    paths,
+    *,
+    voxel_size=None,
+    shape=None,
+    grid=None,
+    channels=False,
+    mask_files=None,
+    skip_bad=False,
+    shuffle=False,
+):
+    """Read the headers of volumes, and choose their grid.
+
+    Parameters
+    ----------
+    paths, voxel_size, shape, grid, channels, mask_files, skip_bad, shuffle
+        As of :func:`load_volumes`.
+
+    Returns
+    -------
+    Plan
+        What :func:`conform_volumes` does then, and how large the result will be.
+
+    Raises
+    ------
+    InputError
+        If headers are bad or an option makes no sense.
+    """
     files = find_volumes(paths)
     infos, _ = check_headers(files, channels, skip_bad)
     masks = None
@@ -121,22 +185,51 @@ def load_volumes(
         order = np.random.default_rng(0).permutation(len(infos))
         infos = [infos[i] for i in order]
         masks = masks and [masks[i] for i in order]
-    sources = [info.file for info in infos]
-    settings = {
-        "format": _FORMAT,
-        "shape": grid.shape,
-        "affine": grid.affine.tolist(),
-        "channels": channels,
-        "masks": masks is not None,
-    }
-    key = cache.make_key(sources + (masks or []), settings)
-    folder = cache.cache_root(cache_dir) / key
+    return Plan(infos, masks, grid, skip_bad)
+
+
+def conform_volumes(plan, cache_dir=None, *, verbose=False):
+    """Bring volumes to their grid, or find what was made of them before.
+
+    Parameters
+    ----------
+    plan : Plan
+        As of :func:`plan_volumes`.
+    cache_dir, verbose
+        As of :func:`load_volumes`.
+
+    Returns
+    -------
+    Volumes
+        Images, masks, affine and files.
+
+    Raises
+    ------
+    InputError
+        If files are bad.
+    OSError
+        If the cache can't be written, as one sentence.
+    """
+    folder = cache.cache_root(cache_dir) / _key(plan)
     try:
-        return _open(folder, sources, grid, skip_bad)
+        return _open(folder, plan)
     except (FileNotFoundError, NotADirectoryError):
         pass
-    _fill(folder, infos, masks, grid, verbose)
-    return _open(folder, sources, grid, skip_bad)
+    _fill(folder, plan, verbose)
+    return _open(folder, plan)
+
+
+def _key(plan):
+    """Name what is made of the volumes."""
+    settings = {
+        "format": _FORMAT,
+        "shape": plan.grid.shape,
+        "affine": plan.grid.affine.tolist(),
+        "channels": plan.infos[0].channels > 1,
+        "masks": plan.masks is not None,
+    }
+    sources = [info.file for info in plan.infos]
+    return cache.make_key(sources + (plan.masks or []), settings)
 
 
 def _pair_masks(files, infos, mask_files, skip_bad):
@@ -167,25 +260,26 @@ def _pair_masks(files, infos, mask_files, skip_bad):
     return map(list, zip(*pairs, strict=True))
 
 
-def _open(folder, sources, grid, skip_bad):
+def _open(folder, plan):
     """Map what a folder of the cache holds."""
     notes = json.loads((folder / "volumes.json").read_text("utf-8"))
-    refuse(notes["complaints"], len(notes["kept"]), skip_bad)
+    refuse(notes["complaints"], len(notes["kept"]), plan.skip_bad)
     masks = folder / "masks.npy"
     return Volumes(
         np.load(folder / "images.npy", mmap_mode="r"),
         np.load(masks, mmap_mode="r") if notes["masks"] else None,
-        grid.affine,
-        [sources[i] for i in notes["kept"]],
+        plan.grid.affine,
+        [plan.infos[i].file for i in notes["kept"]],
     )
 
 
-def _fill(folder, infos, masks, grid, verbose):
+def _fill(folder, plan, verbose):
     """Conform all volumes into a folder of the cache.
 
     Bad ones are noted there and left out, even if they are not to be skipped: a
     second run, which may skip them, then finds the work done.
     """
+    infos, masks, grid, _ = plan
     tasks = list(zip(infos, masks or [None] * len(infos), strict=True))
     kept, complaints = [], {}
     with cache.filling(folder) as partial:

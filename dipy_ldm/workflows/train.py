@@ -1,6 +1,7 @@
 """The workflow behind ``dipy_train_ldm``."""
 
 import csv
+from functools import partial
 import io
 import logging
 import time
@@ -8,7 +9,7 @@ import time
 from dipy.workflows.workflow import Workflow
 
 from dipy_ldm.files import make_folder, replacing
-from dipy_ldm.validation import InputError
+from dipy_ldm.validation import InputError, check_seed, check_sizes
 from dipy_ldm.workflows import inputs, workers
 from dipy_ldm.workflows.outputs import output_paths, refuse_overwriting
 from dipy_ldm.workflows.quiet import quiet_start
@@ -198,26 +199,39 @@ class TrainLDMFlow(Workflow):
         )
         self.checkpoints = _checkpoints(paths[0])
         self._check_outputs(paths, resume)
-        _check_masks(mask_files, background)
+        # First what needs neither data nor TensorFlow, then headers, then what needs
+        # TensorFlow; the volumes are read when nothing else can be wrong.
+        _check_options(
+            mask_files,
+            background,
+            validation,
+            learning_rate,
+            seed,
+            epochs_vqvae=epochs_vqvae,
+            epochs_ldm=epochs_ldm,
+            batch_size=batch_size,
+            accumulate=accumulate,
+            checkpoint_steps=checkpoint_steps,
+            n_codes=n_codes,
+            code_dim=code_dim,
+            widths_vqvae=widths_vqvae,
+            widths_ldm=widths_ldm,
+            patch=patch,
+        )
         cluster = workers.find(strategy)
         strategy = _join(cluster, strategy, devices, paths[0])
-        with workers.chief_first(cluster, strategy):
-            data = inputs.load(
-                input_files,
-                voxel_size=_one_or_more(voxel_size),
-                shape=_one_or_more(shape),
-                channels=channels,
-                mask_files=mask_files,
-                skip_bad=skip_bad,
-                cache_dir=cache_dir,
-                verbose=workers.is_chief(cluster),
-            )
-        batch_size = inputs.settle(data, 1, batch_size=batch_size).batch_size
-        train, held_out = inputs.split(data, validation, seed, batch_size)
-        settings = inputs.settle(
-            data,
-            len(train.images),
-            accumulate,
+        planned = inputs.plan(
+            input_files,
+            voxel_size=_one_or_more(voxel_size),
+            shape=_one_or_more(shape),
+            channels=channels,
+            mask_files=mask_files,
+            skip_bad=skip_bad,
+        )
+        settle = partial(
+            inputs.settle,
+            planned,
+            accumulate=accumulate,
             epochs_vqvae=epochs_vqvae,
             epochs_ldm=epochs_ldm,
             batch_size=batch_size,
@@ -225,25 +239,12 @@ class TrainLDMFlow(Workflow):
             widths_ldm=widths_ldm,
             loss=loss,
         )
-        # Wrong inputs were answered before the seconds that this takes.
-        strategy = _make_strategy(strategy, devices)
-        from dipy_ldm import VQVAE, LatentDiffusion
-        from dipy_ldm.data.batches import Augmentation
-
-        vqvae = VQVAE(
-            widths=settings.widths_vqvae,
-            n_codes=n_codes,
-            code_dim=code_dim,
-            loss=settings.loss,
-            seed=seed,
-        )
-        model = LatentDiffusion(
-            vqvae,
-            widths=settings.widths_ldm,
-            schedule=schedule,
-            target=target,
-            guide=guide or None,
-            seed=seed,
+        batch_size = settle(1).batch_size
+        count = inputs.count_held_out(planned, validation, batch_size)
+        settings = settle(planned.shape[0] - count)
+        strategy, patch = _make_strategy(strategy, devices), _one_or_more(patch)
+        vqvae, model = _make_models(
+            settings, n_codes, code_dim, schedule, target, guide, seed
         )
         common = {
             "batch_size": batch_size,
@@ -254,15 +255,17 @@ class TrainLDMFlow(Workflow):
             "strategy": strategy,
             "checkpoint_steps": checkpoint_steps,
         }
-        patch = _one_or_more(patch)
         # Both stages, before the first has taken hours.
-        vqvae.check(
-            train.images.shape, epochs=settings.epochs_vqvae, patch=patch, **common
-        )
-        model.check(train.images.shape, epochs=settings.epochs_ldm, **common)
-        self._prepare(paths, resume, chief=workers.is_chief(cluster))
+        vqvae.check(planned.shape, epochs=settings.epochs_vqvae, patch=patch, **common)
+        model.check(planned.shape, epochs=settings.epochs_ldm, **common)
+        chief = workers.is_chief(cluster)
+        with workers.chief_first(cluster, strategy):
+            data = planned.load(cache_dir=cache_dir, verbose=chief)
+        # Some volumes may have turned out to be bad.
+        train, held_out = inputs.split(data, validation, seed, batch_size)
+        settings = settle(len(train.images))
+        self._prepare(paths, resume, chief)
         report = _Report(*paths[1:], train.images[:16], data.affine)
-        changed = data.affine is not None and not no_augment
         vqvae.fit(
             train.images,
             validation_data=held_out,
@@ -270,7 +273,7 @@ class TrainLDMFlow(Workflow):
             masks=train.masks,
             background=background,
             patch=patch,
-            augment=Augmentation(flip, *((2, 0.05, 0.1) if changed else ())),
+            augment=_augmentation(flip, data.affine is not None and not no_augment),
             epochs=settings.epochs_vqvae,
             checkpoint=self.checkpoints[0],
             callbacks=[report.autoencoder],
@@ -284,7 +287,7 @@ class TrainLDMFlow(Workflow):
             callbacks=[report.diffusion],
             **common,
         )
-        if workers.is_chief(cluster):
+        if chief:
             model.save(paths[0], half=half)
             report.finish(model)
             self._forget()
@@ -320,13 +323,21 @@ class TrainLDMFlow(Workflow):
             checkpoint.unlink(missing_ok=True)
 
 
-def _check_masks(mask_files, background):
-    """Refuse masks that change nothing, before the volumes are read."""
+def _check_options(mask_files, background, validation, learning_rate, seed, **sizes):
+    """Refuse numbers that make no sense, whatever the inputs are."""
     if mask_files and background == 1:
         raise InputError(
             "--mask_files make no difference with --background 1; give the weight of "
             "what lies outside of them, such as --background 0.1."
         )
+    if not 0 <= background <= 1:
+        raise InputError(f"background must lie between 0 and 1, not {background}.")
+    if not 0 <= validation < 1:
+        raise InputError(f"validation must lie from 0 to below 1, not {validation}.")
+    if not learning_rate > 0:
+        raise InputError(f"learning_rate must be above 0, not {learning_rate}.")
+    check_seed(seed)
+    check_sizes(**sizes)
 
 
 def _join(cluster, strategy, devices, path):
@@ -347,6 +358,35 @@ def _make_strategy(name, devices):
         from dipy_ldm import distribution
 
         return distribution.make_strategy(name, devices)
+
+
+def _make_models(settings, n_codes, code_dim, schedule, target, guide, seed):
+    """Make both estimators."""
+    from dipy_ldm import VQVAE, LatentDiffusion
+
+    vqvae = VQVAE(
+        widths=settings.widths_vqvae,
+        n_codes=n_codes,
+        code_dim=code_dim,
+        loss=settings.loss,
+        seed=seed,
+    )
+    model = LatentDiffusion(
+        vqvae,
+        widths=settings.widths_ldm,
+        schedule=schedule,
+        target=target,
+        guide=guide or None,
+        seed=seed,
+    )
+    return vqvae, model
+
+
+def _augmentation(flip, changed):
+    """Say how images are changed: mirrored, and moved, brightened and noised."""
+    from dipy_ldm.data.batches import Augmentation
+
+    return Augmentation(flip, *((2, 0.05, 0.1) if changed else ()))
 
 
 def _checkpoints(model_path):
