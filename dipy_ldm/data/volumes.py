@@ -4,6 +4,8 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 import json
+import logging
+import math
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +18,9 @@ from dipy_ldm.data.grid import Grid, choose_grid, conform, restore, same_grid
 from dipy_ldm.data.intensity import Intensities
 from dipy_ldm.data.nifti import check_headers, read_mask, read_volume, refuse
 from dipy_ldm.data.paths import expand, find_volumes
-from dipy_ldm.validation import InputError
+from dipy_ldm.validation import InputError, at_least
+
+logger = logging.getLogger("dipy_ldm")
 
 # To be raised when the same files and settings give other numbers than before.
 _FORMAT = 1
@@ -86,6 +90,7 @@ def load_volumes(
     skip_bad=False,
     shuffle=False,
     cache_dir=None,
+    cache_limit=None,
     verbose=False,
 ):
     """Load volumes, brought to one grid and to intensities from 0 to 1.
@@ -117,6 +122,10 @@ def load_volumes(
     cache_dir : str or Path, optional
         Where to keep the result; None is for ``dipy_ldm/volumes`` in the user's
         cache.
+    cache_limit : float, optional
+        Gigabytes (10^9 bytes) that all results there may take together. Beyond, those
+        that were used least recently are removed, but none that is in use. None is for
+        no limit.
     verbose : bool
         Show a progress bar.
 
@@ -143,7 +152,7 @@ def load_volumes(
         skip_bad=skip_bad,
         shuffle=shuffle,
     )
-    return conform_volumes(plan, cache_dir, verbose=verbose)
+    return conform_volumes(plan, cache_dir, cache_limit, verbose=verbose)
 
 
 def plan_volumes(
@@ -188,14 +197,14 @@ def plan_volumes(
     return Plan(infos, masks, grid, skip_bad)
 
 
-def conform_volumes(plan, cache_dir=None, *, verbose=False):
+def conform_volumes(plan, cache_dir=None, cache_limit=None, *, verbose=False):
     """Bring volumes to their grid, or find what was made of them before.
 
     Parameters
     ----------
     plan : Plan
         As of :func:`plan_volumes`.
-    cache_dir, verbose
+    cache_dir, cache_limit, verbose
         As of :func:`load_volumes`.
 
     Returns
@@ -206,17 +215,43 @@ def conform_volumes(plan, cache_dir=None, *, verbose=False):
     Raises
     ------
     InputError
-        If files are bad.
+        If files are bad, or the limit is below 0.
     OSError
         If the cache can't be written, as one sentence.
     """
-    folder = cache.cache_root(cache_dir) / _key(plan)
+    limit = np.inf if cache_limit is None else at_least("cache_limit", cache_limit, 0)
+    root = cache.cache_root(cache_dir)
+    folder = root / _key(plan)
     try:
-        return _open(folder, plan)
+        volumes = _open(folder, plan)
+        removed = cache.make_room(root, limit * 1e9)
     except (FileNotFoundError, NotADirectoryError):
-        pass
-    _fill(folder, plan, verbose)
-    return _open(folder, plan)
+        removed = cache.make_room(root, limit * 1e9 - _bytes(plan))
+        _fill(folder, plan, verbose)
+        volumes = _open(folder, plan)
+    _tell_size(folder, removed)
+    return volumes
+
+
+def _tell_size(folder, removed):
+    """Say where the result is, and how much room the cache takes."""
+    sizes = cache.list_folders(folder.parent)
+    if removed:
+        logger.info("removed %d folders of the cache of volumes.", len(removed))
+    logger.info(
+        "the volumes are kept in %s (%.2f GB); the whole cache takes %.2f GB in %d "
+        "folders (see cache_limit).",
+        folder,
+        sizes.get(folder, 0) / 1e9,
+        sum(sizes.values()) / 1e9,
+        len(sizes),
+    )
+
+
+def _bytes(plan):
+    """Say how much the result takes: float32, and masks of one byte."""
+    voxels = math.prod(plan.shape[:-1])
+    return voxels * (4 * plan.shape[-1] + (plan.masks is not None))
 
 
 def _key(plan):
@@ -262,7 +297,8 @@ def _pair_masks(files, infos, mask_files, skip_bad):
 
 def _open(folder, plan):
     """Map what a folder of the cache holds."""
-    notes = json.loads((folder / "volumes.json").read_text("utf-8"))
+    cache.hold(folder)
+    notes = json.loads((folder / cache.NOTES).read_text("utf-8"))
     refuse(notes["complaints"], len(notes["kept"]), plan.skip_bad)
     masks = folder / "masks.npy"
     return Volumes(
@@ -300,7 +336,7 @@ def _fill(folder, plan, verbose):
         if not kept:
             refuse(complaints, 0, skip_bad=False)
         notes = {"kept": kept, "complaints": complaints, "masks": masks is not None}
-        (partial / "volumes.json").write_text(json.dumps(notes), "utf-8")
+        (partial / cache.NOTES).write_text(json.dumps(notes), "utf-8")
 
 
 def _writers(folder, tasks, grid):

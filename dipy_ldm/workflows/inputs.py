@@ -33,7 +33,8 @@ class Plan(NamedTuple):
     """What the inputs are, before volumes are read.
 
     ``shape`` is that of all images, ``affine`` is None for images, and
-    ``load(cache_dir=None, verbose=True)`` returns the :class:`Data`.
+    ``load`` takes the further arguments of
+    :func:`dipy_ldm.data.volumes.conform_volumes` and returns the :class:`Data`.
     """
 
     shape: tuple

@@ -72,6 +72,7 @@ class TrainLDMFlow(Workflow):
         flip=False,
         no_augment=False,
         cache_dir=None,
+        cache_limit=None,
         out_dir="",
         out_model="ldm.safetensors",
         out_history="history.csv",
@@ -179,6 +180,10 @@ class TrainLDMFlow(Workflow):
         cache_dir : string or Path, optional
             Volumes: where they are kept as the networks need them. None is for the
             user's cache.
+        cache_limit : float, optional
+            Volumes: gigabytes that all trainings' volumes may take there. Beyond, those
+            that were used least recently are removed, but none that is in use. None is
+            for no limit.
         out_dir : string or Path, optional
             Output directory.
         out_model : string, optional
@@ -260,7 +265,9 @@ class TrainLDMFlow(Workflow):
         model.check(planned.shape, epochs=settings.epochs_ldm, **common)
         chief = workers.is_chief(cluster)
         with workers.chief_first(cluster, strategy):
-            data = planned.load(cache_dir=cache_dir, verbose=chief)
+            data = planned.load(
+                cache_dir=cache_dir, cache_limit=cache_limit, verbose=chief
+            )
         # Some volumes may have turned out to be bad.
         train, held_out = inputs.split(data, validation, seed, batch_size)
         settings = settle(len(train.images))
