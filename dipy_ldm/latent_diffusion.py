@@ -279,6 +279,26 @@ class LatentDiffusion:
             return 50
         return 10 if self._of_images() else 20
 
+    def default_denoising_steps(self, sampler, strength):
+        """Return how many steps suffice to walk back from a strength.
+
+        Parameters
+        ----------
+        sampler : str
+            Name of the sampler.
+        strength : float
+            As of :meth:`denoise`.
+
+        Returns
+        -------
+        int
+            As many as 20 steps on the whole way from 1 have from there on; with
+            ``dpm++`` 1 up to a strength of about 0.1, 3 at 0.2 and 5 at 0.4. More were
+            not measured to come nearer to the truth.
+        """
+        times = samplers.make_sampler(sampler).grid(self.schedule, 20)
+        return 1 + int(np.sum(times < strength - 1e-6))
+
     def denoiser(self, guidance=1.0):
         """Return what samplers walk with.
 
@@ -351,7 +371,7 @@ class LatentDiffusion:
         *,
         strength=0.1,
         sampler="dpm++",
-        steps=20,
+        steps=None,
         eta=0.0,
         seed=0,
         first=0,
@@ -372,9 +392,9 @@ class LatentDiffusion:
             autoencoder's reconstruction, at 1 nothing of the image is left.
         sampler : {"ddpm", "ddim", "dpm++"}
             How to walk back.
-        steps : int
-            Calls of the network on the whole way from time 1; the walk takes those
-            that lie below ``strength``.
+        steps : int, optional
+            Calls of the network on the way from ``strength`` to clean latents. None is
+            for :meth:`default_denoising_steps`: one at the default strength.
         eta : float
             Share of fresh noise in each step of ``ddim``, from 0 to 1.
         seed : int
@@ -406,6 +426,8 @@ class LatentDiffusion:
         images = self._check_images(images)
         if not 0 <= strength <= 1:
             raise InputError(f"strength must lie between 0 and 1, not {strength}.")
+        if steps is None:
+            steps = self.default_denoising_steps(sampler, strength)
         step, grid = self.check_sampling(
             sampler=sampler,
             steps=steps,
@@ -415,9 +437,7 @@ class LatentDiffusion:
             batch_size=batch_size,
             tile=tile,
         )
-        times = grid(self.schedule, steps)
-        times = np.concatenate([[strength], times[times < strength]])
-        path = schedules.path(self.schedule, times)
+        path = schedules.path(self.schedule, grid(self.schedule, steps, strength))
         alpha, sigma = path[0][1]
         latents = self._scaled(self.vqvae.encode(images, batch_size=batch_size))
         denoise = self.denoiser()

@@ -203,7 +203,7 @@ def test_at_strength_zero_a_volume_comes_back_reconstructed(trained, model, tmp_
         wanted = restore_file(model.vqvae.predict(image[None])[0], origin)
         npt.assert_allclose(clean.get_fdata(), wanted[..., 0], atol=0.01)
     facts = json.loads((tmp_path / "clean" / "sub-00_denoised.json").read_text())
-    assert facts["Strength"] == 0
+    assert (facts["Strength"], facts["Steps"]) == (0, 1)
     assert facts["Sources"] == [str(files[0])]
 
 

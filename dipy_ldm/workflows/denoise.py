@@ -55,7 +55,7 @@ class DenoiseLDMFlow(Workflow):
         input_files,
         strength=0.1,
         sampler="dpm++",
-        steps=20,
+        steps=None,
         eta=0.0,
         seed=0,
         repeats=1,
@@ -85,7 +85,8 @@ class DenoiseLDMFlow(Workflow):
         sampler : string, optional
             How to walk back from noise: ddpm, ddim or dpm++.
         steps : int, optional
-            Calls of the network on the whole way from strength 1.
+            Calls of the network on the way back from strength. None is for 1 at the
+            default strength, and for up to 20 at strength 1.
         eta : float, optional
             Share of fresh noise in each step of ddim, from 0 to 1.
         seed : int, optional
@@ -120,6 +121,8 @@ class DenoiseLDMFlow(Workflow):
             from dipy_ldm import LatentDiffusion
 
             model = LatentDiffusion.load(path)
+        if steps is None:
+            steps = model.default_denoising_steps(sampler, strength)
         grid = Grid(model.vqvae.shape_[:3], affine_of(model))
         options = {"sampler": sampler, "steps": steps, "eta": eta, "seed": seed}
         facts = provenance(
