@@ -3,6 +3,7 @@
 from contextlib import contextmanager
 import json
 import logging
+import os
 import resource
 import signal
 import sys
@@ -267,6 +268,7 @@ def test_ctrl_c_leaves_whole_volumes(trained, tmp_path):
     _, stderr = kill_when(process, last, signal.SIGINT)
     assert process.returncode == 130
     assert "the volumes that are written" in answer(stderr)
+    assert "add --resume to go on" in answer(stderr)
     assert "Traceback" not in stderr
     assert read_volume(tmp_path / "sub-00_denoised.nii.gz")[0].shape[:3] == (33, 17, 21)
     assert not (tmp_path / "sub-07_denoised.nii.gz").exists()
@@ -558,7 +560,12 @@ BAD_DENOISING = {
         ["MODEL", "volumes/0.nii.gz", "volumes/0.nii"],
         "denoise them one after the other",
     ),
-    "a result in the way": (["MODEL", "volumes/1.nii.gz"], "add --force"),
+    "another strategy": (["MODEL", "volumes", "--strategy", "x"], "one of auto, none"),
+    "no such device": (
+        ["MODEL", "volumes/0.nii", "--devices", "GPU:9"],
+        "there is no device GPU:9; this machine has",
+    ),
+    "a result in the way": (["MODEL", "volumes/1.nii.gz"], "or --force to overwrite"),
     "channels": (
         ["MODEL", "both.nii", "--channels"],
         "model is of 1 channels, and both.nii has 2; give",
@@ -580,6 +587,74 @@ def test_bad_input_to_denoising(trained, command, volumes, case, tmp_path):
     save(tmp_path / "both.nii", np.stack([NOISE, NOISE], -1))
     path = trained / "out" / "ldm.safetensors"
     assert_refused(command, "denoise", arguments, sentence, path, tmp_path)
+
+
+def denoise(command, trained, *arguments):
+    """Denoise as fast as it goes."""
+    path = trained / "out" / "ldm.safetensors"
+    return command("denoise", path, *arguments, "--strength", 0)
+
+
+def test_an_interrupted_denoising_goes_on(trained, command, volumes, tmp_path):
+    def written(number):
+        path = tmp_path / f"{number}_denoised.nii.gz"
+        return path.exists() and path.stat().st_mtime_ns
+
+    arguments = ("volumes", "--repeats", 2, "--resume")
+    assert denoise(command, trained, *arguments)[0] == 0
+    before = [written(i) for i in range(4)]
+    # Not begun, without what is written last, cut off.
+    (tmp_path / "0_denoised.nii.gz").unlink()
+    (tmp_path / "1_denoised_std.json").unlink()
+    (tmp_path / "2_denoised_std.nii.gz").write_bytes(b"")
+    status, stderr = denoise(command, trained, *arguments)
+    assert status == 0, stderr
+    assert [written(i) != before[i] for i in range(4)] == [True, True, True, False]
+    assert all(map(written, range(4)))
+    status, stderr = denoise(command, trained, *arguments[:-1])
+    assert "add --resume to go on, or --force to overwrite" in answer(stderr)
+    # Those of other options are not taken for its own.
+    status, stderr = denoise(command, trained, *arguments, "--seed", 5)
+    assert status == 1
+    assert "of another run (Seed was 0 and is 5); resume with the" in answer(stderr)
+    status, stderr = denoise(command, trained, *arguments, "--seed", 5, "--force")
+    assert status == 0, stderr
+    assert written(3) != before[3]
+
+
+def test_volumes_of_one_name_keep_their_folders(trained, command, tmp_path):
+    files = [tmp_path / "fs" / name / "mri" / "T1.nii.gz" for name in "ab"]
+    for i, file in enumerate(files):
+        file.parent.mkdir(parents=True)
+        save(file, np.random.default_rng(i).random((9, 8, 7)))
+    status, stderr = denoise(command, trained, "fs", "--out_dir", "clean")
+    assert status == 0, stderr
+    for name, file in zip("ab", files):
+        facts = (tmp_path / "clean" / name / "mri" / "T1_denoised.json").read_text()
+        assert json.loads(facts)["Sources"] == [str(file.relative_to(tmp_path))]
+    # One alone, or of another name, needs none.
+    assert denoise(command, trained, files[0])[0] == 0
+    assert (tmp_path / "T1_denoised.nii.gz").is_file()
+
+
+def test_workers_share_the_volumes(trained, volumes, tmp_path):
+    model = trained / "out" / "ldm.safetensors"
+    cluster = {"worker": [f"localhost:{port}" for port in (8001, 8002, 8003)]}
+    for index, names in ((2, "23"), (1, "1")):
+        task = {"type": "worker", "index": index}
+        config = json.dumps({"cluster": cluster, "task": task})
+        status, _, stderr = run(
+            *("dipy_denoise_ldm", model, "volumes", "--strength", 0),
+            *("--out_dir", index),
+            cwd=tmp_path,
+            env=os.environ | {"TF_CONFIG": config},
+        )
+        assert status == 0, stderr
+        assert "denoise:" not in stderr  # progress is the chief's
+        found = {path.name for path in (tmp_path / str(index)).glob("*.nii.gz")}
+        assert found == {f"{name}_denoised.nii.gz" for name in names}
+        log = tmp_path / str(index) / f"denoised.worker-{index}.log"
+        assert f"worker {index} of 3" in log.read_text()
 
 
 @pytest.mark.parametrize("case", BAD_VOLUMES)

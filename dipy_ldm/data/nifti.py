@@ -125,6 +125,26 @@ def refuse(complaints, n_good, skip_bad):
         logger.warning("skipped %d bad volumes:\n%s", len(complaints), report)
 
 
+def is_whole(file):
+    """Say whether a volume is there, as far as its header and size tell.
+
+    Parameters
+    ----------
+    file : Path
+        NIfTI file.
+
+    Returns
+    -------
+    bool
+        Without reading the voxels.
+    """
+    try:
+        _inspect(file, channels=True)
+    except InputError:
+        return False
+    return True
+
+
 def _inspect(file, channels):
     """Check what a header tells."""
     image = _load(file)
