@@ -343,6 +343,14 @@ BAD_VOLUMES = {
         lambda path: save(path, with_value(np.inf)),
         "NaN or infinite values in 1",
     ),
+    "a mark of missing voxels": (
+        lambda path: save(path, with_value(-3.4e38)),
+        "values beyond 1e+37 in 1 voxels, as if to mark missing ones; replace them",
+    ),
+    "a large offset": (
+        lambda path: save(path, 1e6 + 1000 * NOISE),
+        "can't be told apart when they are brought to 0 to 1; subtract",
+    ),
     "one value": (lambda path: save(path, np.full((9, 8, 7), 3)), "3 everywhere; give"),
     "a fourth axis": (
         lambda path: save(path, np.stack([NOISE, NOISE], -1)),

@@ -410,7 +410,14 @@ def conform_file(file, grid, channels=False):
     """
     data, affine = read_volume(file, channels)
     intensities = intensity.measure(data)
-    image = conform(intensity.scale(data, intensities), affine, grid)
+    scaled = intensity.scale(data, intensities)
+    if intensity.is_flattened(data, scaled):
+        raise InputError(
+            f"{file} has values from {data.min():g} to {data.max():g} that can't be "
+            "told apart when they are brought to 0 to 1; subtract what they have in "
+            "common, and replace a number that marks missing voxels by 0."
+        )
+    image = conform(scaled, affine, grid)
     if image.min() == image.max():
         raise InputError(
             f"{file} has nothing on the grid, which has the shape {grid.shape} and "
