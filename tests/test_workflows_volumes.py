@@ -640,6 +640,10 @@ def test_volumes_of_one_name_keep_their_folders(trained, command, tmp_path):
     for name, file in zip("ab", files):
         facts = (tmp_path / "clean" / name / "mri" / "T1_denoised.json").read_text()
         assert json.loads(facts)["Sources"] == [str(file.relative_to(tmp_path))]
+    # Results among the inputs are not denoised once more.
+    assert denoise(command, trained, "clean", "--out_dir", "clean")[0] == 0
+    assert denoise(command, trained, "clean", "--out_dir", "clean", "--resume")[0] == 0
+    assert len(list((tmp_path / "clean").rglob("*.nii.gz"))) == 4
     # One alone, or of another name, needs none.
     assert denoise(command, trained, files[0])[0] == 0
     assert (tmp_path / "T1_denoised.nii.gz").is_file()
@@ -653,7 +657,7 @@ def test_workers_share_the_volumes(trained, volumes, tmp_path):
         config = json.dumps({"cluster": cluster, "task": task})
         status, _, stderr = run(
             *("dipy_denoise_ldm", model, "volumes", "--strength", 0),
-            *("--out_dir", index),
+            *("--out_dir", index, "--devices", 0),
             cwd=tmp_path,
             env=os.environ | {"TF_CONFIG": config},
         )

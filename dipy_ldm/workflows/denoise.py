@@ -136,7 +136,7 @@ class DenoiseLDMFlow(Workflow):
         (end,) = output_paths(self, files[0], out_dir, out_denoised=out_denoised)
         names = _names(files, end)
         cluster = workers.find(strategy)
-        files = workers.part_of(cluster, files)
+        files = workers.part_of(cluster, _without_outputs(names, repeats))
         if not files:
             return  # there are more workers than volumes
         infos, bad = check_headers(files, channels, skip_bad=True)
@@ -277,6 +277,12 @@ def _names(files, end):
             "them one after the other, with another --out_dir each."
         )
     return {file: end.parent / name for file, name in zip(files, names)}
+
+
+def _without_outputs(names, repeats):
+    """List the inputs, without results that lie among them since an earlier run."""
+    results = {os.path.abspath(p) for n in names.values() for p in _outputs(n, repeats)}
+    return [file for file in names if os.path.abspath(file) not in results]
 
 
 def _stem(file):
