@@ -104,7 +104,11 @@ def dpm_solver(x, clean, now, after, noise, state):
 
 
 class Sampler(NamedTuple):
-    """A step function and the time grid on which it is at its best."""
+    """A step function and the time grid on which it is at its best.
+
+    ``grid(schedule, steps)`` gives times from 1 on; ``grid(schedule, steps, start)``,
+    which denoising needs, from another on.
+    """
 
     step: Callable
     grid: Callable

@@ -14,8 +14,9 @@ A network learns one of three *targets*: the ``noise`` eps, the ``clean``
 latent z, or the velocity ``v = alpha * eps - sigma * z``. Each can be turned
 into the clean latent, which is all that a sampler ever sees.
 
-A *grid* is a decreasing sequence of times from 1 on, at which a sampler calls
-the network. It is chosen apart from the schedule.
+A *grid* is a decreasing sequence of times, at which a sampler calls the network. It
+begins at 1, or where images are denoised at their strength, and is chosen apart from
+the schedule.
 """
 
 from collections.abc import Callable
@@ -147,7 +148,7 @@ def half_log_snr(alpha, sigma):
         return np.log(alpha) - np.log(sigma)
 
 
-def uniform_time(schedule, steps):
+def uniform_time(schedule, steps, start=1.0):
     """Space times evenly.
 
     Parameters
@@ -156,16 +157,18 @@ def uniform_time(schedule, steps):
         Name of a schedule; it makes no difference here.
     steps : int
         Number of times.
+    start : float
+        The first of them.
 
     Returns
     -------
     ndarray
-        Decreasing times from 1 on, shape ``(steps,)``.
+        Decreasing times, shape ``(steps,)``.
     """
-    return np.linspace(1, 0, steps, endpoint=False)
+    return np.linspace(start, 0, steps, endpoint=False)
 
 
-def uniform_log_snr(schedule, steps, end=0.2):
+def uniform_log_snr(schedule, steps, start=1.0, end=0.2):
     """Space times so that the log-SNR grows evenly.
 
     Parameters
@@ -174,19 +177,25 @@ def uniform_log_snr(schedule, steps, end=0.2):
         Name of a schedule.
     steps : int
         Number of times.
+    start : float
+        The first time.
     end : float
         Noise rate of the last time; from there the sampler goes to the clean
-        latent at once.
+        latent at once. Where it begins with little more noise than that, or less, the
+        end is four fifths of what it begins with.
 
     Returns
     -------
     ndarray
-        Decreasing times from 1 on, shape ``(steps,)``.
+        Decreasing times, shape ``(steps,)``.
     """
     fine = np.linspace(0, 1, 10_001)
-    increasing = -half_log_snr(*rates(schedule, fine))
+    alpha, sigma = rates(schedule, fine)
+    increasing = -half_log_snr(alpha, sigma)
+    end = max(sigma[0], min(end, 0.8 * np.interp(start, fine, sigma)))
     stop = -half_log_snr(math.sqrt(1 - end**2), end)
-    return np.interp(np.linspace(increasing[-1], stop, steps), increasing, fine)
+    first = np.interp(start, fine, increasing)
+    return np.interp(np.linspace(first, stop, steps), increasing, fine)
 
 
 def path(schedule, times):

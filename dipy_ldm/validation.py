@@ -2,6 +2,9 @@
 
 import numpy as np
 
+# What NumPy and Keras take.
+_MOST_SEED = 2**32 - 1
+
 
 class InputError(ValueError):
     """What the user gave can't be used; the message is one sentence naming the cure."""
@@ -63,24 +66,40 @@ def at_least(what, value, minimum):
     return value
 
 
-def check_sizes(seed, **sizes):
-    """Refuse hyper-parameters of which no network can be built.
+def check_seed(seed):
+    """Refuse what can't be the seed of a training.
 
     Parameters
     ----------
     seed : int
         Seed.
+
+    Raises
+    ------
+    InputError
+        If it is no whole number, or too small or large.
+    """
+    if not 0 <= seed <= _MOST_SEED or int(seed) != seed:
+        raise InputError(
+            f"seed must be a whole number from 0 to {_MOST_SEED}, not {seed}."
+        )
+
+
+def check_sizes(**sizes):
+    """Refuse sizes of which nothing can be built.
+
+    Parameters
+    ----------
     **sizes : int or sequence of int
-        Numbers that must be at least 1, by their names.
+        Numbers that must be at least 1, by their names; None is for a default.
 
     Raises
     ------
     InputError
         If a number is too small, or a sequence is empty.
     """
-    at_least("seed", seed, 0)
     for name, size in sizes.items():
-        numbers = np.atleast_1d(size)
+        numbers = [1] if size is None else np.atleast_1d(size)
         at_least(f"the length of {name}", len(numbers), 1)
         for number in numbers:
             at_least(name, number, 1)

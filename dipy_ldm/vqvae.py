@@ -16,7 +16,7 @@ from dipy_ldm.data.windows import read_whole, read_windows
 from dipy_ldm.precision import Precision, tell
 from dipy_ldm.training import Options, Stage, Training, train
 from dipy_ldm.training.memory import check_memory
-from dipy_ldm.validation import InputError, check_sizes, choose
+from dipy_ldm.validation import InputError, check_seed, check_sizes, choose
 
 # Pieces of images that are encoded at least for codes to be revived.
 _PIECES = 16
@@ -468,8 +468,8 @@ class VQVAE:
     def _check(self, shape, patch, training):
         choose("loss", self.loss, losses.LOSSES)
         choose("bottleneck", self.bottleneck, BOTTLENECKS)
+        check_seed(self.seed)
         check_sizes(
-            self.seed,
             widths=self.widths,
             blocks=self.blocks,
             n_codes=self.n_codes,
@@ -482,8 +482,8 @@ class VQVAE:
         with networks.precision(training.precision.name), networks.sketched():
             encoder, decoder = self._make_networks(size, channels, training.remat)
         distances = 4 * self.n_codes * math.prod(encoder.output.shape[1:-1])
-        parts = [encoder, decoder]
-        check_memory("the autoencoder", parts, training.share, distances)
+        parts, strategy = [encoder, decoder], training.strategy
+        check_memory("the autoencoder", parts, training.share, distances, strategy)
 
     def _networks(self):
         return [("encoder", self.encoder_), ("decoder", self.decoder_)]
@@ -675,7 +675,7 @@ def _check_patch(patch, rank):
     """Refuse a piece of no size, or of another number of dimensions."""
     if patch is None:
         return
-    check_sizes(0, patch=patch)
+    check_sizes(patch=patch)
     if np.size(patch) not in (1, rank):
         raise InputError(
             f"patch must be one number or {rank}, one for each side, not {patch}."

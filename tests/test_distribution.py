@@ -25,26 +25,204 @@ def test_free_memory_is_some_and_not_more_than_there_is():
     assert free < total
 
 
-def test_limits_of_a_group_are_read(tmp_path, monkeypatch):
-    real = distribution.memory.Path
-
-    def faked(path):
-        return real(str(path).replace("/sys/fs/cgroup", str(tmp_path)))
-
-    monkeypatch.setattr(distribution.memory, "Path", faked)
-    assert distribution.memory._limit_of_group() == math.inf
-    group = faked(f"/sys/fs/cgroup{own_group()}")
-    group.mkdir(parents=True, exist_ok=True)
-    (group / "memory.current").write_text("1000\n")
-    (group / "memory.max").write_text("max\n")
-    assert distribution.memory._limit_of_group() == math.inf
-    (group / "memory.max").write_text("5000\n")
-    assert distribution.memory._limit_of_group() == 4000
+GIB = 2**30
 
 
-def own_group():
-    with open("/proc/self/cgroup") as file:
-        return file.read().strip().rpartition("::")[2]
+@pytest.fixture
+def machine(tmp_path):
+    """Return what writes files of a machine of 64 GiB, and says what is free there."""
+
+    def machine(files):
+        files = {"proc/meminfo": f"MemAvailable: {64 * 2**20} kB"} | files
+        for name, content in files.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(f"{content}\n")
+        return distribution.memory.host_memory(tmp_path) / GIB
+
+    return machine
+
+
+def test_a_machine_that_tells_nothing(tmp_path):
+    assert distribution.memory.host_memory(tmp_path) == math.inf
+
+
+def group(path, limit, used, **statistics):
+    """Return the files of a control group of version 2."""
+    lines = [f"{name} {size * GIB}" for name, size in statistics.items()]
+    return {
+        f"sys/fs/cgroup{path}/memory.max": limit if limit == "max" else limit * GIB,
+        f"sys/fs/cgroup{path}/memory.current": used * GIB,
+        f"sys/fs/cgroup{path}/memory.stat": "\n".join(lines),
+    }
+
+
+def test_files_that_were_read_are_not_in_the_way(machine):
+    files = {"proc/self/cgroup": "0::/job"}
+    assert machine(files) == 64
+    assert machine(files | group("/job", "max", 16)) == 64
+    assert machine(files | group("/job", 16, 6)) == 10
+    # After a start that read the whole cohort.
+    read = {"anon": 4, "file": 12, "inactive_file": 8, "active_file": 3}
+    full = group("/job", 16, 16, **read, slab_reclaimable=1)
+    assert machine(files | full) == 12
+    assert machine(files | group("/job", 16, 17, anon=17)) == 0
+
+
+def test_the_smallest_of_the_groups_around_counts(machine):
+    files = {"proc/self/cgroup": "0::/job_1/step_0/task_0"}
+    files |= group("/job_1/step_0/task_0", "max", 1) | group("/job_1", 8, 3, anon=3)
+    assert machine(files | group("/job_1/step_0", 16, 2)) == 5
+    # In a container, the path is that of the host, and its own group is the top.
+    assert machine(files | group("", 4, 1)) == 3
+
+
+def old_group(path, limit, used, read):
+    folder = f"sys/fs/cgroup/memory{path}"
+    return {
+        f"{folder}/memory.limit_in_bytes": limit,
+        f"{folder}/memory.usage_in_bytes": used * GIB,
+        f"{folder}/memory.stat": f"inactive_file 9\ntotal_inactive_file {read * GIB}",
+    }
+
+
+def test_groups_of_version_1_are_read(machine):
+    files = {"proc/self/cgroup": "9:pids:/\n4:memory:/slurm/job_1\n0::/"}
+    none = 2**63 - 4096
+    assert machine(files | old_group("/slurm/job_1", none, 9, 1)) == 64
+    assert machine(files | old_group("/slurm", 32 * GIB, 9, 1)) == 24
+    assert machine(files | old_group("/slurm/job_1", 16 * GIB, 16, 13)) == 13
+
+
+def test_a_limit_of_the_address_space_is_read(machine):
+    limits = "Limit  Soft Limit  Hard Limit  Units\nMax address space  {}  {}  bytes"
+    used = {"proc/self/status": f"VmPeak: 9 kB\nVmSize: {4 * 2**20} kB"}
+    unlimited = limits.format("unlimited", "unlimited")
+    assert machine({"proc/self/limits": unlimited} | used) == 64
+    some = limits.format(12 * GIB, "unlimited")
+    assert machine({"proc/self/limits": some} | used) == 8
+
+
+class FakeGPU(str):
+    """A GPU that TensorFlow sees."""
+
+    @property
+    def name(self):
+        return f"/physical_device:{self}"
+
+
+class FakeConfig:
+    """What TensorFlow's settings say of a machine of four GPUs."""
+
+    def __init__(self):
+        self.visible = self.gpus = [FakeGPU(f"GPU:{i}") for i in range(4)]
+        self.growing, self.started = [], None
+        self.experimental = self
+
+    def list_physical_devices(self, kind):
+        return self.gpus if kind == "GPU" else ["CPU:0"]
+
+    def get_logical_device_configuration(self, device):
+        return None
+
+    def get_visible_devices(self, kind):
+        return self.visible
+
+    def set_visible_devices(self, devices, kind):
+        if self.started is not None:
+            raise RuntimeError("too late")
+        self.visible = devices
+
+    def set_memory_growth(self, device, enable):
+        if self.started is not None:
+            raise RuntimeError("too late")
+        self.growing.append(device)
+
+    def list_logical_devices(self, kind):
+        if self.started is None:
+            self.started = [*self.visible]
+        return [FakeGPU(f"device:GPU:{i}") for i in range(len(self.visible))]
+
+    def get_device_details(self, device):
+        return {"compute_capability": (int(device[-1]), 0)}
+
+
+@pytest.fixture
+def four_gpus(monkeypatch):
+    fake = FakeConfig()
+    monkeypatch.setattr(distribution.strategy.tf, "config", fake)
+
+    class Strategy:
+        def __init__(self, devices):
+            self.worker_devices = [f"/replica:0/device:{name}" for name in devices]
+            self.extended = self
+
+    made = Strategy
+    monkeypatch.setattr(distribution.strategy, "_mirrored", made)
+    monkeypatch.setattr(
+        distribution.strategy.tf.distribute,
+        "OneDeviceStrategy",
+        lambda device: made([device]),
+    )
+    return fake
+
+
+def test_other_gpus_than_those_chosen_are_not_started(four_gpus, monkeypatch):
+    monkeypatch.setattr(distribution.memory, "gpu_memory", list)
+    strategy = distribution.make_strategy("auto", ["GPU:3", "1"])
+    assert four_gpus.started == four_gpus.growing == ["GPU:3", "GPU:1"]
+    # TensorFlow counts those that it sees, in the machine's order.
+    assert strategy.worker_devices == [
+        "/replica:0/device:GPU:1",
+        "/replica:0/device:GPU:0",
+    ]
+    assert distribution.free_memory(strategy) == [1, 3]
+    assert distribution.gpu_capabilities(strategy) == [(1, 0), (3, 0)]
+    (one,) = distribution.make_strategy("auto", ["GPU:3"]).worker_devices
+    assert one == "/replica:0/device:GPU:1"
+    with pytest.raises(InputError, match="was started without GPU:0 in this process"):
+        distribution.make_strategy("auto", ["GPU:0"])
+    with pytest.raises(InputError, match="no device GPU:4; this machine has GPU:0, "):
+        distribution.make_strategy("auto", ["GPU:4"])
+
+
+def test_the_processor_is_chosen_beside_gpus(four_gpus):
+    strategy = distribution.make_strategy("auto", ["CPU:0"])
+    assert four_gpus.started == []
+    assert strategy.worker_devices == ["/replica:0/device:CPU:0"]
+    assert distribution.free_memory(strategy) == distribution.memory.host_memory()
+
+
+def test_memory_is_that_of_the_gpus_in_use(four_gpus, monkeypatch):
+    monkeypatch.setattr(distribution.memory, "gpu_memory", list)
+    assert distribution.free_memory(distribution.make_strategy("none")) == [0]
+    assert distribution.free_memory(distribution.make_strategy("auto")) == [*range(4)]
+    assert four_gpus.growing == four_gpus.gpus
+
+
+class FakeDriver:
+    """CUDA's driver, with GPUs of 8 and 6 GiB."""
+
+    sizes = (8 * GIB, 6 * GIB)
+
+    def cuInit(self, flags):  # noqa: N802 (CUDA's names)
+        return 0
+
+    def cuDeviceGet(self, device, number):  # noqa: N802
+        device._obj.value = number
+        return 0 if number < len(self.sizes) else 101
+
+    def cuDeviceTotalMem_v2(self, size, device):  # noqa: N802
+        size._obj.value = self.sizes[device.value]
+        return 0
+
+
+def test_the_driver_tells_the_memory_of_gpus(monkeypatch):
+    # Without one nothing can be told.
+    assert distribution.memory.gpu_memory([0]) == math.inf
+    monkeypatch.setattr(distribution.memory.ctypes, "CDLL", lambda name: FakeDriver())
+    assert distribution.memory.gpu_memory([0]) == 8 * GIB
+    assert distribution.memory.gpu_memory([0, 1]) == 6 * GIB
+    assert distribution.memory.gpu_memory([5]) == math.inf
 
 
 def test_a_gpu_that_can_not_be_used_is_named(monkeypatch, caplog):

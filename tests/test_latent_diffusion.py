@@ -97,6 +97,39 @@ def test_denoise_at_full_strength_is_free_of_the_image(diffusion, blobs):
     npt.assert_allclose(results[0], results[1], atol=0.05 * np.ptp(blobs))
 
 
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm++"])
+@pytest.mark.parametrize("strength", [0.1, 0.4, 1])
+def test_steps_are_calls_on_the_way_that_is_walked(
+    diffusion, blobs, monkeypatch, sampler, strength
+):
+    times = []
+    predict = diffusion._predict
+
+    def counted(x, t):
+        times.append(float(np.max(t)))
+        return predict(x, t)
+
+    monkeypatch.setattr(diffusion, "_predict", counted)
+    options = {"sampler": sampler, "strength": strength}
+    for steps in (1, 3, 12):
+        times.clear()
+        denoised = diffusion.denoise(blobs[:2], steps=steps, **options)
+        assert len(times) == steps
+        npt.assert_allclose(times[0], strength, atol=1e-4)
+        assert np.isfinite(denoised).all()
+    times.clear()
+    diffusion.denoise(blobs[:2], **options)
+    assert len(times) == diffusion.default_denoising_steps(sampler, strength)
+
+
+def test_as_many_steps_suffice_as_lie_below_the_strength(diffusion):
+    counts = {
+        s: diffusion.default_denoising_steps("dpm++", s) for s in (0, 0.1, 0.2, 0.4, 1)
+    }
+    assert counts == {0: 1, 0.1: 1, 0.2: 3, 0.4: 5, 1: 20}
+    assert diffusion.default_denoising_steps("ddim", 0.1) == 2
+
+
 @pytest.mark.parametrize(
     ("target", "schedule"), [("v", "linear"), ("noise", "linear"), ("clean", "cosine")]
 )

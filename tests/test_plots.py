@@ -34,6 +34,13 @@ def test_montage_is_saved(tmp_path, channels):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.parametrize(("side", "factor"), [(100, 3), (450, 2), (600, 1), (1100, 1)])
+def test_large_montages_are_not_enlarged(tmp_path, side, factor):
+    plots.save_montage(tmp_path / "a.png", np.zeros((4, side, side, 1)), scale=3)
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.size == (factor * (2 * side + 6),) * 2
+
+
 def test_training_is_saved_at_every_stage(tmp_path):
     images = np.random.default_rng(0).random((16, 8, 8, 1))
     first = {"autoencoder": {"loss": [2.0], "mse": [0.1], "perplexity": [7.0]}}

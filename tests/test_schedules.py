@@ -61,6 +61,19 @@ def test_grids_fall_from_one(grid, name, steps):
     npt.assert_allclose(times[0], 1)
     assert (np.diff(times) < 0).all()
     assert times[-1] > 0
+    npt.assert_array_equal(grid(name, steps, 1), times)
+
+
+@pytest.mark.parametrize("grid", [schedules.uniform_time, schedules.uniform_log_snr])
+@pytest.mark.parametrize("name", schedules.SCHEDULES)
+@pytest.mark.parametrize("start", [1e-3, 0.05, 0.1, 0.3])
+def test_grids_fall_from_a_strength(grid, name, start):
+    for steps in (1, 2, 20):
+        times = grid(name, steps, start)
+        assert times.shape == (steps,)
+        npt.assert_allclose(times[0], start, rtol=1e-3)
+        assert (np.diff(times) < 0).all()
+        assert times[-1] >= 0
 
 
 def test_uniform_log_snr_is_uniform_in_log_snr():

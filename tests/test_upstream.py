@@ -99,6 +99,7 @@ def test_tensorflow_lists_the_machines_of_slurm(monkeypatch):
 
 @pytest.mark.xfail(reason="TensorFlow tells of a GPU's memory only how much is used")
 def test_tensorflow_tells_the_memory_of_a_gpu():
+    """If this passes, ``gpu_memory`` need not ask CUDA's driver."""
     # Of which there is none here; its documentation lists what it tells.
     config = tf.config.experimental
     told = config.get_memory_info.__doc__ + config.get_device_details.__doc__

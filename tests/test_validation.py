@@ -1,6 +1,6 @@
 import pytest
 
-from dipy_ldm.validation import InputError, at_least, choose
+from dipy_ldm.validation import InputError, at_least, check_seed, check_sizes, choose
 
 TABLE = {"ddpm": 1, "ddim": 2, "dpm++": 3}
 
@@ -31,3 +31,19 @@ def test_at_least_names_parameter_and_minimum(value):
     with pytest.raises(InputError) as caught:
         at_least("n_samples", value, 1)
     assert str(caught.value) == f"n_samples must be at least 1, not {value}."
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 0.5, float("nan")])
+def test_seeds_are_whole_numbers_of_32_bits(seed):
+    check_seed(0)
+    check_seed(2**32 - 1)
+    with pytest.raises(InputError, match="from 0 to 4294967295, not"):
+        check_seed(seed)
+
+
+def test_sizes_are_at_least_one_or_left_open():
+    check_sizes(widths=[1, 2], epochs=None)
+    with pytest.raises(InputError, match="widths must be at least 1, not 0"):
+        check_sizes(widths=[8, 0])
+    with pytest.raises(InputError, match="the length of widths must be"):
+        check_sizes(widths=[])

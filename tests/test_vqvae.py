@@ -274,12 +274,12 @@ def test_masks_say_what_is_learnt(volumes):
 
 
 def test_what_does_not_fit_into_memory_is_refused(volumes, monkeypatch):
-    monkeypatch.setattr(distribution, "free_memory", lambda: 1e6)
+    monkeypatch.setattr(distribution, "free_memory", lambda strategy: 1e6)
     with pytest.raises(InputError, match="needs about .* patch .* remat"):
         VQVAE(**TINY).fit(volumes, **FIT)
     with pytest.raises(InputError, match="batch_size"):
         VQVAE(**TINY).check((100, 400, 400, 400, 1))
-    monkeypatch.setattr(distribution, "free_memory", lambda: 1e9)
+    monkeypatch.setattr(distribution, "free_memory", lambda strategy: 1e9)
     VQVAE(**TINY).check((100, 400, 400, 400, 1), patch=32, batch_size=2)
     # No larger than the images.
     VQVAE(**TINY).check((100, 32, 32, 32, 1), patch=400, batch_size=2)
@@ -288,7 +288,7 @@ def test_what_does_not_fit_into_memory_is_refused(volumes, monkeypatch):
 def test_recomputing_needs_less_memory(monkeypatch):
     needed = []
     for remat in (False, True):
-        monkeypatch.setattr(distribution, "free_memory", lambda: 0.0)
+        monkeypatch.setattr(distribution, "free_memory", lambda strategy: 0.0)
         with pytest.raises(InputError) as refusal:
             VQVAE(blocks=3).check((9, 128, 128, 128, 1), batch_size=8, remat=remat)
         needed.append(float(re.search("about ([0-9.]+)", str(refusal.value))[1]))

@@ -1,6 +1,7 @@
 """The console scripts as processes: files in, files out, exit statuses."""
 
 import csv
+import json
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from processes import answer, kill_when, run, start
 import pytest
 
 from dipy_ldm import LatentDiffusion, __version__
+from dipy_ldm.workflows.volumes import fingerprint
 
 TINY = (
     "--epochs_vqvae 2 --epochs_ldm 3 --batch_size 16 --n_codes 16 --code_dim 2 "
@@ -55,6 +57,12 @@ def test_generating_writes_array_and_picture(trained, blobs, monkeypatch):
         images = arrays["images"]
         npt.assert_array_equal(arrays["sample"], np.arange(5))
         assert arrays["seed"] == 7
+        assert arrays["synthetic"]
+        facts = json.loads(arrays["description"].item())
+    told = {"Synthetic": True, "Steps": 3, "Seed": 7, "Sampler": "dpm++", "Guidance": 2}
+    assert told.items() <= facts.items()
+    assert facts["GeneratedBy"]["Version"] == __version__
+    assert facts["ModelFingerprint"] == fingerprint(trained / "ldm.safetensors")
     assert images.shape == (5, 13, 10, 1)
     assert images.dtype == np.float32
     assert images.min() >= blobs.min()

@@ -3,6 +3,7 @@
 from contextlib import contextmanager
 import json
 import logging
+import os
 import resource
 import signal
 import sys
@@ -14,7 +15,7 @@ import numpy.testing as npt
 from processes import answer, kill_when, run, start
 import pytest
 
-from dipy_ldm import VQVAE, LatentDiffusion, persistence
+from dipy_ldm import VQVAE, LatentDiffusion, distribution, persistence
 from dipy_ldm.data import load_volumes
 from dipy_ldm.data.grid import Grid
 from dipy_ldm.data.nifti import read_volume
@@ -204,7 +205,7 @@ def test_at_strength_zero_a_volume_comes_back_reconstructed(trained, model, tmp_
         wanted = restore_file(model.vqvae.predict(image[None])[0], origin)
         npt.assert_allclose(clean.get_fdata(), wanted[..., 0], atol=0.01)
     facts = json.loads((tmp_path / "clean" / "sub-00_denoised.json").read_text())
-    assert facts["Strength"] == 0
+    assert (facts["Strength"], facts["Steps"]) == (0, 1)
     assert facts["Sources"] == [str(files[0])]
 
 
@@ -268,6 +269,7 @@ def test_ctrl_c_leaves_whole_volumes(trained, tmp_path):
     _, stderr = kill_when(process, last, signal.SIGINT)
     assert process.returncode == 130
     assert "the volumes that are written" in answer(stderr)
+    assert "add --resume to go on" in answer(stderr)
     assert "Traceback" not in stderr
     assert read_volume(tmp_path / "sub-00_denoised.nii.gz")[0].shape[:3] == (33, 17, 21)
     assert not (tmp_path / "sub-07_denoised.nii.gz").exists()
@@ -342,6 +344,14 @@ BAD_VOLUMES = {
         lambda path: save(path, with_value(np.inf)),
         "NaN or infinite values in 1",
     ),
+    "a mark of missing voxels": (
+        lambda path: save(path, with_value(-3.4e38)),
+        "values beyond 1e+37 in 1 voxels, as if to mark missing ones; replace them",
+    ),
+    "a large offset": (
+        lambda path: save(path, 1e6 + 1000 * NOISE),
+        "can't be told apart when they are brought to 0 to 1; subtract",
+    ),
     "one value": (lambda path: save(path, np.full((9, 8, 7), 3)), "3 everywhere; give"),
     "a fourth axis": (
         lambda path: save(path, np.stack([NOISE, NOISE], -1)),
@@ -389,7 +399,8 @@ def test_training_names_a_bad_volume_and_the_cure(command, volumes, case, tmp_pa
     )
     assert not list(tmp_path.rglob("*.partial"))
     # Alone it leaves nothing at all.
-    status, stderr = command("train", "volumes/bad.nii.gz", "--cache_dir", "other")
+    alone = "--batch_size 1 --validation 0 --cache_dir other".split()
+    status, stderr = command("train", "volumes/bad.nii.gz", *alone)
     assert status == 1
     assert sentence in answer(stderr)
     assert not list(tmp_path.glob("other/*"))
@@ -420,7 +431,7 @@ BAD_TRAINING = {
         "mask.nii has another grid (shape or affine) than its volume volumes/0.nii.gz",
     ),
     "a cache below a file": (
-        ["volumes", "--cache_dir", "a.mgz/cache"],
+        ["volumes", "--validation", 0, "--cache_dir", "a.mgz/cache"],
         "name another place with --cache_dir",
     ),
 }
@@ -443,6 +454,46 @@ def test_bad_input_to_training(command, volumes, case, tmp_path):
     assert not list(tmp_path.rglob("*.partial"))
 
 
+WRONG_WHATEVER_THE_VOLUMES = {
+    "loss": ("spectrall", "squared, absolute, spectral, structural"),
+    "devices": ("GPU:9", "there is no device GPU:9; this machine has"),
+    "seed": (5_000_000_000, "seed must be a whole number from 0 to 4294967295, not"),
+    "schedule": ("cosin", "cosine, linear"),
+    "target": ("w", "v, noise, clean"),
+    "precision": ("float8", "float32, bfloat16"),
+    "strategy": ("all", "auto, none, mirrored, multi_worker"),
+    "widths_vqvae": (0, "widths_vqvae must be at least 1"),
+    "epochs_ldm": (0, "epochs_ldm must be at least 1"),
+    "n_codes": (0, "n_codes must be at least 1"),
+    "background": (2, "background must lie between 0 and 1"),
+    "learning_rate": (0, "learning_rate must be above 0"),
+    "patch": (0, "patch must be at least 1"),
+}
+
+
+@pytest.mark.parametrize("option", WRONG_WHATEVER_THE_VOLUMES)
+def test_options_are_checked_before_volumes_are_read(
+    command, volumes, option, tmp_path
+):
+    value, sentence = WRONG_WHATEVER_THE_VOLUMES[option]
+    arguments = ("--validation", 0, "--cache_dir", "cache", f"--{option}", value)
+    status, stderr = command("train", "volumes", *arguments)
+    assert status == 1
+    assert sentence in answer(stderr)
+    assert [path.name for path in tmp_path.iterdir()] == ["volumes"]
+
+
+def test_memory_and_devices_are_checked_before_volumes_are_read(
+    command, volumes, monkeypatch, tmp_path
+):
+    arguments = ("train", "volumes", "--validation", 0, "--cache_dir", "cache")
+    monkeypatch.setattr(distribution, "free_memory", lambda strategy: 1e6)
+    assert "GiB of memory" in answer(command(*arguments)[1])
+    monkeypatch.setattr(distribution.strategy, "count_replicas", lambda strategy: 3)
+    assert "give a batch_size of 3 or 6" in answer(command(*arguments)[1])
+    assert [path.name for path in tmp_path.iterdir()] == ["volumes"]
+
+
 @contextmanager
 def small_files(size):
     """Let no file grow beyond a size, as on a full disk."""
@@ -455,8 +506,9 @@ def small_files(size):
 
 
 def test_a_disk_too_full_for_the_cache(command, volumes, tmp_path):
+    arguments = ("volumes", "--validation", 0, "--cache_dir", "cache")
     with small_files(4000):
-        status, stderr = command("train", "volumes", "--cache_dir", "cache")
+        status, stderr = command("train", *arguments)
     assert status == 1
     assert "free some space there or name another place" in answer(stderr)
     assert "Traceback" not in stderr
@@ -517,7 +569,12 @@ BAD_DENOISING = {
         ["MODEL", "volumes/0.nii.gz", "volumes/0.nii"],
         "denoise them one after the other",
     ),
-    "a result in the way": (["MODEL", "volumes/1.nii.gz"], "add --force"),
+    "another strategy": (["MODEL", "volumes", "--strategy", "x"], "one of auto, none"),
+    "no such device": (
+        ["MODEL", "volumes/0.nii", "--devices", "GPU:9"],
+        "there is no device GPU:9; this machine has",
+    ),
+    "a result in the way": (["MODEL", "volumes/1.nii.gz"], "or --force to overwrite"),
     "channels": (
         ["MODEL", "both.nii", "--channels"],
         "model is of 1 channels, and both.nii has 2; give",
@@ -539,6 +596,78 @@ def test_bad_input_to_denoising(trained, command, volumes, case, tmp_path):
     save(tmp_path / "both.nii", np.stack([NOISE, NOISE], -1))
     path = trained / "out" / "ldm.safetensors"
     assert_refused(command, "denoise", arguments, sentence, path, tmp_path)
+
+
+def denoise(command, trained, *arguments):
+    """Denoise as fast as it goes."""
+    path = trained / "out" / "ldm.safetensors"
+    return command("denoise", path, *arguments, "--strength", 0)
+
+
+def test_an_interrupted_denoising_goes_on(trained, command, volumes, tmp_path):
+    def written(number):
+        path = tmp_path / f"{number}_denoised.nii.gz"
+        return path.exists() and path.stat().st_mtime_ns
+
+    arguments = ("volumes", "--repeats", 2, "--resume")
+    assert denoise(command, trained, *arguments)[0] == 0
+    before = [written(i) for i in range(4)]
+    # Not begun, without what is written last, cut off.
+    (tmp_path / "0_denoised.nii.gz").unlink()
+    (tmp_path / "1_denoised_std.json").unlink()
+    (tmp_path / "2_denoised_std.nii.gz").write_bytes(b"")
+    status, stderr = denoise(command, trained, *arguments)
+    assert status == 0, stderr
+    assert [written(i) != before[i] for i in range(4)] == [True, True, True, False]
+    assert all(map(written, range(4)))
+    status, stderr = denoise(command, trained, *arguments[:-1])
+    assert "add --resume to go on, or --force to overwrite" in answer(stderr)
+    # Those of other options are not taken for its own.
+    status, stderr = denoise(command, trained, *arguments, "--seed", 5)
+    assert status == 1
+    assert "of another run (Seed was 0 and is 5); resume with the" in answer(stderr)
+    status, stderr = denoise(command, trained, *arguments, "--seed", 5, "--force")
+    assert status == 0, stderr
+    assert written(3) != before[3]
+
+
+def test_volumes_of_one_name_keep_their_folders(trained, command, tmp_path):
+    files = [tmp_path / "fs" / name / "mri" / "T1.nii.gz" for name in "ab"]
+    for i, file in enumerate(files):
+        file.parent.mkdir(parents=True)
+        save(file, np.random.default_rng(i).random((9, 8, 7)))
+    status, stderr = denoise(command, trained, "fs", "--out_dir", "clean")
+    assert status == 0, stderr
+    for name, file in zip("ab", files):
+        facts = (tmp_path / "clean" / name / "mri" / "T1_denoised.json").read_text()
+        assert json.loads(facts)["Sources"] == [str(file.relative_to(tmp_path))]
+    # Results among the inputs are not denoised once more.
+    assert denoise(command, trained, "clean", "--out_dir", "clean")[0] == 0
+    assert denoise(command, trained, "clean", "--out_dir", "clean", "--resume")[0] == 0
+    assert len(list((tmp_path / "clean").rglob("*.nii.gz"))) == 4
+    # One alone, or of another name, needs none.
+    assert denoise(command, trained, files[0])[0] == 0
+    assert (tmp_path / "T1_denoised.nii.gz").is_file()
+
+
+def test_workers_share_the_volumes(trained, volumes, tmp_path):
+    model = trained / "out" / "ldm.safetensors"
+    cluster = {"worker": [f"localhost:{port}" for port in (8001, 8002, 8003)]}
+    for index, names in ((2, "23"), (1, "1")):
+        task = {"type": "worker", "index": index}
+        config = json.dumps({"cluster": cluster, "task": task})
+        status, _, stderr = run(
+            *("dipy_denoise_ldm", model, "volumes", "--strength", 0),
+            *("--out_dir", index, "--devices", 0),
+            cwd=tmp_path,
+            env=os.environ | {"TF_CONFIG": config},
+        )
+        assert status == 0, stderr
+        assert "denoise:" not in stderr  # progress is the chief's
+        found = {path.name for path in (tmp_path / str(index)).glob("*.nii.gz")}
+        assert found == {f"{name}_denoised.nii.gz" for name in names}
+        log = tmp_path / str(index) / f"denoised.worker-{index}.log"
+        assert f"worker {index} of 3" in log.read_text()
 
 
 @pytest.mark.parametrize("case", BAD_VOLUMES)

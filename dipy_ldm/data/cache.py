@@ -1,6 +1,11 @@
-"""Folders of results on disk that are there whole or not at all."""
+"""Folders of results on disk that are there whole or not at all.
 
-from contextlib import contextmanager
+Whoever uses a folder holds a lock on its notes (``NOTES``) until the process ends; what
+makes room lets such folders be.
+"""
+
+from contextlib import contextmanager, suppress
+import ctypes
 import errno
 import hashlib
 import json
@@ -13,10 +18,19 @@ import uuid
 
 import numpy as np
 
+try:
+    import fcntl
+except ImportError:  # not on this system: nothing is known to be free
+    fcntl = None
+
+# What this process uses, with the descriptor of the lock that says so to others.
+_held = {}
 # Much longer than the work on one volume takes: who has not written for so long is
 # dead. A process number would say so at once, but not for processes of other machines.
 _STALE_SECONDS = 3600
 _FINGERPRINT_BYTES = 2**20
+# The file that a whole folder has; it is locked, and its time is that of the last use.
+NOTES = "volumes.json"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -70,6 +84,133 @@ def _fingerprint(file):
     return status.st_size, status.st_mtime_ns, start
 
 
+def hold(folder):
+    """Mark a folder as in use until this process ends, and as used just now.
+
+    Parameters
+    ----------
+    folder : Path
+        With results.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there are none, or others are removing them.
+    """
+    descriptor = os.open(folder / NOTES, os.O_RDONLY)
+    _lock(descriptor, exclusively=False)
+    if not _is_there(folder, descriptor):
+        # A cleaner held it until now, and removed it.
+        os.close(descriptor)
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
+    release(folder)
+    _held[folder] = descriptor
+    # What belongs to others may be used, and not changed.
+    with suppress(OSError):
+        os.utime(folder / NOTES)
+
+
+def release(folder):
+    """Use a folder no longer.
+
+    Parameters
+    ----------
+    folder : Path
+        One that is held, or not.
+    """
+    descriptor = _held.pop(folder, None)
+    if descriptor is not None:
+        os.close(descriptor)
+
+
+def _is_there(folder, descriptor):
+    """Say whether an open file is still that of the folder."""
+    try:
+        there = os.stat(folder / NOTES)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(there, os.fstat(descriptor))
+
+
+def _lock(descriptor, exclusively):
+    """Lock a file, and say whether it is: some file systems have no locks."""
+    if fcntl is None:
+        return False
+    how = fcntl.LOCK_EX | fcntl.LOCK_NB if exclusively else fcntl.LOCK_SH
+    try:
+        fcntl.flock(descriptor, how)
+    except OSError:
+        return False
+    return True
+
+
+def list_folders(root):
+    """List all folders of results.
+
+    Parameters
+    ----------
+    root : Path
+        As of :func:`cache_root`.
+
+    Returns
+    -------
+    dict of Path to int
+        Bytes that each takes, the least recently used first.
+    """
+    found = []
+    for folder in root.glob("[0-9a-f]" * 32):
+        # Others may be removing it.
+        with suppress(OSError):
+            size = sum(file.stat().st_size for file in folder.iterdir())
+            found.append(((folder / NOTES).stat().st_mtime, folder, size))
+    return {folder: size for _, folder, size in sorted(found)}
+
+
+def make_room(root, limit):
+    """Remove what was used least recently, until the rest is small enough.
+
+    Parameters
+    ----------
+    root : Path
+        As of :func:`cache_root`.
+    limit : float
+        Bytes that all folders may take. What is in use stays, however large.
+
+    Returns
+    -------
+    list of Path
+        Folders that were removed.
+    """
+    sizes = list_folders(root)
+    total, removed = sum(sizes.values()), []
+    for folder, size in sizes.items():
+        if total <= limit:
+            break
+        if _remove(folder):
+            total -= size
+            removed.append(folder)
+    return removed
+
+
+def _remove(folder):
+    """Remove a folder, unless it is in use or may not be changed."""
+    try:
+        with open(folder / NOTES, "rb+") as stream:
+            if not _lock(stream.fileno(), exclusively=True):
+                return False
+            # Nobody must find the half of it.
+            doomed = folder.with_name(_partial_name(folder))
+            os.rename(folder, doomed)
+    except OSError:
+        return False
+    shutil.rmtree(doomed, ignore_errors=True)
+    return True
+
+
+def _partial_name(folder):
+    return f".{folder.name}.{uuid.uuid4().hex}.partial"
+
+
 @contextmanager
 def filling(folder):
     """Fill a folder that appears under its name once all is in it.
@@ -96,8 +237,7 @@ def filling(folder):
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(folder.parent)
-        name = f".{folder.name}.{uuid.uuid4().hex}.partial"
-        partial = folder.with_name(name)
+        partial = folder.with_name(_partial_name(folder))
         partial.mkdir()
         yield partial
         _put(partial, folder)
@@ -203,13 +343,35 @@ def _write_header(file, shape, dtype):
 
 
 def _reserve(file, size):
-    """Claim space on the disk, so that it is full now or never."""
+    """Claim space on the disk, so that it is full now or never.
+
+    Not with ``posix_fallocate``: where a file system can't reserve, such as NFS, the C
+    library writes to every block of the file instead.
+    """
     file.flush()
     try:
-        os.posix_fallocate(file.fileno(), 0, size)
-    except AttributeError:
-        pass  # not on this system: the rows will tell
+        _fallocate(file.fileno(), size)
     except OSError as error:
-        # Some file systems can't reserve.
         if error.errno in _FULL:
             raise
+        # Not on this system, or not on this file system.
+        _refuse_too_large(file, size)
+
+
+def _fallocate(descriptor, size):
+    """Call Linux' own ``fallocate``, which Python lacks."""
+    try:
+        reserve = ctypes.CDLL(None, use_errno=True).fallocate
+    except (AttributeError, OSError, TypeError) as error:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from error
+    reserve.argtypes = ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64
+    if reserve(descriptor, 0, 0, size):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def _refuse_too_large(file, size):
+    """Refuse what is more than is free now; later, the rows will tell."""
+    free = shutil.disk_usage(Path(file.name).absolute().parent).free
+    if size > free:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -6,6 +6,9 @@ import numpy as np
 
 # The usual share in neuroimaging; brighter are vessels, fat and artefacts.
 _PERCENTILES = 0.5, 99.5
+# A volume shows something if more of its voxels than this share, of those that are not
+# 0, are farther from both ends of [0, 1] than that.
+_SHARE, _END = 0.001, 0.02
 
 
 class Intensities(NamedTuple):
@@ -64,6 +67,40 @@ def scale(data, intensities):
     """
     low, high = intensities
     return np.clip((data - low) / (high - low), 0, 1).astype("float32", copy=False)
+
+
+def is_flattened(data, scaled):
+    """Say whether what a volume shows is lost between 0 and 1.
+
+    All its values are at the ends then, although they differ: they have a large offset,
+    or a number far from all others marks missing voxels. A label, whose values do not
+    differ, is not meant.
+
+    Parameters
+    ----------
+    data : ndarray
+        ``(x, y, z, channels)``.
+    scaled : ndarray
+        The same, as of :func:`scale`.
+
+    Returns
+    -------
+    bool
+        Whether it is so in any of the channels.
+    """
+    return any(
+        _is_flattened(data[..., i], scaled[..., i]) for i in range(data.shape[-1])
+    )
+
+
+def _is_flattened(channel, scaled):
+    inside = channel != 0
+    low, high = inside & (scaled <= _END), inside & (scaled >= 1 - _END)
+    total, ends = np.count_nonzero(inside), np.count_nonzero(low | high)
+    if total - ends > _SHARE * total:
+        return False
+    groups = (channel[end] for end in (low, high) if end.any())
+    return any(group.min() != group.max() for group in groups)
 
 
 def unscale(data, intensities):

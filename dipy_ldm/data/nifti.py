@@ -35,6 +35,8 @@ _UNREADABLE = (
 _STRONGEST_COMPRESSION = 1032
 # The field has 80 bytes, and some readers look for a zero at the end.
 _DESCRIPTION_BYTES = 79
+# Nothing that is measured is so large, and twice as much fits into float32.
+_MOST = 1e37
 DTYPES = {
     name: np.dtype(name)
     for name in ("float32", "float64", "uint8", "int8", "uint16", "int16", "int32")
@@ -123,6 +125,26 @@ def refuse(complaints, n_good, skip_bad):
         )
     if complaints:
         logger.warning("skipped %d bad volumes:\n%s", len(complaints), report)
+
+
+def is_whole(file):
+    """Say whether a volume is there, as far as its header and size tell.
+
+    Parameters
+    ----------
+    file : Path
+        NIfTI file.
+
+    Returns
+    -------
+    bool
+        Without reading the voxels.
+    """
+    try:
+        _inspect(file, channels=True)
+    except InputError:
+        return False
+    return True
 
 
 def _inspect(file, channels):
@@ -299,6 +321,12 @@ def _read(file, channels):
     if bad:
         raise InputError(
             f"{file} has NaN or infinite values in {bad} voxels; replace them."
+        )
+    extreme = np.count_nonzero(np.abs(data) > _MOST)
+    if extreme:
+        raise InputError(
+            f"{file} has values beyond {_MOST:g} in {extreme} voxels, as if to mark "
+            "missing ones; replace them, by 0 say."
         )
     return data, info.affine
 

@@ -4,6 +4,8 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 import json
+import logging
+import math
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +18,9 @@ from dipy_ldm.data.grid import Grid, choose_grid, conform, restore, same_grid
 from dipy_ldm.data.intensity import Intensities
 from dipy_ldm.data.nifti import check_headers, read_mask, read_volume, refuse
 from dipy_ldm.data.paths import expand, find_volumes
-from dipy_ldm.validation import InputError
+from dipy_ldm.validation import InputError, at_least
+
+logger = logging.getLogger("dipy_ldm")
 
 # To be raised when the same files and settings give other numbers than before.
 _FORMAT = 1
@@ -52,6 +56,29 @@ class Origin(NamedTuple):
     intensities: Intensities
 
 
+class Plan(NamedTuple):
+    """Volumes of which only the headers were read.
+
+    ``infos`` tell of each volume (:class:`dipy_ldm.data.nifti.VolumeInfo`), ``masks``
+    are their files, or None; ``grid`` is where they are to be brought.
+    """
+
+    infos: list
+    masks: list | None
+    grid: Grid
+    skip_bad: bool
+
+    @property
+    def shape(self):
+        """Shape of all images, ``(n, x, y, z, channels)``, if none turns out bad."""
+        return (len(self.infos), *self.grid.shape, self.infos[0].channels)
+
+    @property
+    def affine(self):
+        """From voxel indices to millimetres, ``(4, 4)``."""
+        return self.grid.affine
+
+
 def load_volumes(
     paths,
     *,
@@ -63,6 +90,7 @@ def load_volumes(
     skip_bad=False,
     shuffle=False,
     cache_dir=None,
+    cache_limit=None,
     verbose=False,
 ):
     """Load volumes, brought to one grid and to intensities from 0 to 1.
@@ -94,6 +122,10 @@ def load_volumes(
     cache_dir : str or Path, optional
         Where to keep the result; None is for ``dipy_ldm/volumes`` in the user's
         cache.
+    cache_limit : float, optional
+        Gigabytes (10^9 bytes) that all results there may take together. Beyond, those
+        that were used least recently are removed, but none that is in use. None is for
+        no limit.
     verbose : bool
         Show a progress bar.
 
@@ -110,6 +142,47 @@ def load_volumes(
     OSError
         If the cache can't be written, as one sentence.
     """
+    plan = plan_volumes(
+        paths,
+        voxel_size=voxel_size,
+        shape=shape,
+        grid=grid,
+        channels=channels,
+        mask_files=mask_files,
+        skip_bad=skip_bad,
+        shuffle=shuffle,
+    )
+    return conform_volumes(plan, cache_dir, cache_limit, verbose=verbose)
+
+
+def plan_volumes(
+    paths,
+    *,
+    voxel_size=None,
+    shape=None,
+    grid=None,
+    channels=False,
+    mask_files=None,
+    skip_bad=False,
+    shuffle=False,
+):
+    """Read the headers of volumes, and choose their grid.
+
+    Parameters
+    ----------
+    paths, voxel_size, shape, grid, channels, mask_files, skip_bad, shuffle
+        As of :func:`load_volumes`.
+
+    Returns
+    -------
+    Plan
+        What :func:`conform_volumes` does then, and how large the result will be.
+
+    Raises
+    ------
+    InputError
+        If headers are bad or an option makes no sense.
+    """
     files = find_volumes(paths)
     infos, _ = check_headers(files, channels, skip_bad)
     masks = None
@@ -121,22 +194,77 @@ def load_volumes(
         order = np.random.default_rng(0).permutation(len(infos))
         infos = [infos[i] for i in order]
         masks = masks and [masks[i] for i in order]
-    sources = [info.file for info in infos]
+    return Plan(infos, masks, grid, skip_bad)
+
+
+def conform_volumes(plan, cache_dir=None, cache_limit=None, *, verbose=False):
+    """Bring volumes to their grid, or find what was made of them before.
+
+    Parameters
+    ----------
+    plan : Plan
+        As of :func:`plan_volumes`.
+    cache_dir, cache_limit, verbose
+        As of :func:`load_volumes`.
+
+    Returns
+    -------
+    Volumes
+        Images, masks, affine and files.
+
+    Raises
+    ------
+    InputError
+        If files are bad, or the limit is below 0.
+    OSError
+        If the cache can't be written, as one sentence.
+    """
+    limit = np.inf if cache_limit is None else at_least("cache_limit", cache_limit, 0)
+    root = cache.cache_root(cache_dir)
+    folder = root / _key(plan)
+    try:
+        volumes = _open(folder, plan)
+        removed = cache.make_room(root, limit * 1e9)
+    except (FileNotFoundError, NotADirectoryError):
+        removed = cache.make_room(root, limit * 1e9 - _bytes(plan))
+        _fill(folder, plan, verbose)
+        volumes = _open(folder, plan)
+    _tell_size(folder, removed)
+    return volumes
+
+
+def _tell_size(folder, removed):
+    """Say where the result is, and how much room the cache takes."""
+    sizes = cache.list_folders(folder.parent)
+    if removed:
+        logger.info("removed %d folders of the cache of volumes.", len(removed))
+    logger.info(
+        "the volumes are kept in %s (%.2f GB); the whole cache takes %.2f GB in %d "
+        "folders (see cache_limit).",
+        folder,
+        sizes.get(folder, 0) / 1e9,
+        sum(sizes.values()) / 1e9,
+        len(sizes),
+    )
+
+
+def _bytes(plan):
+    """Say how much the result takes: float32, and masks of one byte."""
+    voxels = math.prod(plan.shape[:-1])
+    return voxels * (4 * plan.shape[-1] + (plan.masks is not None))
+
+
+def _key(plan):
+    """Name what is made of the volumes."""
     settings = {
         "format": _FORMAT,
-        "shape": grid.shape,
-        "affine": grid.affine.tolist(),
-        "channels": channels,
-        "masks": masks is not None,
+        "shape": plan.grid.shape,
+        "affine": plan.grid.affine.tolist(),
+        "channels": plan.infos[0].channels > 1,
+        "masks": plan.masks is not None,
     }
-    key = cache.make_key(sources + (masks or []), settings)
-    folder = cache.cache_root(cache_dir) / key
-    try:
-        return _open(folder, sources, grid, skip_bad)
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    _fill(folder, infos, masks, grid, verbose)
-    return _open(folder, sources, grid, skip_bad)
+    sources = [info.file for info in plan.infos]
+    return cache.make_key(sources + (plan.masks or []), settings)
 
 
 def _pair_masks(files, infos, mask_files, skip_bad):
@@ -167,25 +295,27 @@ def _pair_masks(files, infos, mask_files, skip_bad):
     return map(list, zip(*pairs, strict=True))
 
 
-def _open(folder, sources, grid, skip_bad):
+def _open(folder, plan):
     """Map what a folder of the cache holds."""
-    notes = json.loads((folder / "volumes.json").read_text("utf-8"))
-    refuse(notes["complaints"], len(notes["kept"]), skip_bad)
+    cache.hold(folder)
+    notes = json.loads((folder / cache.NOTES).read_text("utf-8"))
+    refuse(notes["complaints"], len(notes["kept"]), plan.skip_bad)
     masks = folder / "masks.npy"
     return Volumes(
         np.load(folder / "images.npy", mmap_mode="r"),
         np.load(masks, mmap_mode="r") if notes["masks"] else None,
-        grid.affine,
-        [sources[i] for i in notes["kept"]],
+        plan.grid.affine,
+        [plan.infos[i].file for i in notes["kept"]],
     )
 
 
-def _fill(folder, infos, masks, grid, verbose):
+def _fill(folder, plan, verbose):
     """Conform all volumes into a folder of the cache.
 
     Bad ones are noted there and left out, even if they are not to be skipped: a
     second run, which may skip them, then finds the work done.
     """
+    infos, masks, grid, _ = plan
     tasks = list(zip(infos, masks or [None] * len(infos), strict=True))
     kept, complaints = [], {}
     with cache.filling(folder) as partial:
@@ -206,7 +336,7 @@ def _fill(folder, infos, masks, grid, verbose):
         if not kept:
             refuse(complaints, 0, skip_bad=False)
         notes = {"kept": kept, "complaints": complaints, "masks": masks is not None}
-        (partial / "volumes.json").write_text(json.dumps(notes), "utf-8")
+        (partial / cache.NOTES).write_text(json.dumps(notes), "utf-8")
 
 
 def _writers(folder, tasks, grid):
@@ -280,7 +410,14 @@ def conform_file(file, grid, channels=False):
     """
     data, affine = read_volume(file, channels)
     intensities = intensity.measure(data)
-    image = conform(intensity.scale(data, intensities), affine, grid)
+    scaled = intensity.scale(data, intensities)
+    if intensity.is_flattened(data, scaled):
+        raise InputError(
+            f"{file} has values from {data.min():g} to {data.max():g} that can't be "
+            "told apart when they are brought to 0 to 1; subtract what they have in "
+            "common, and replace a number that marks missing voxels by 0."
+        )
+    image = conform(scaled, affine, grid)
     if image.min() == image.max():
         raise InputError(
             f"{file} has nothing on the grid, which has the shape {grid.shape} and "

@@ -6,10 +6,10 @@ import platform
 
 from dipy_ldm.distribution.arrays import Convolution, compiled, in_batches
 from dipy_ldm.distribution.keras_tensorflow import ReplicatedModel, onednn_is_on
-from dipy_ldm.distribution.memory import free_memory
 from dipy_ldm.distribution.strategy import (
     STRATEGIES,
     count_replicas,
+    free_memory,
     gpu_capabilities,
     make_strategy,
     scope,

@@ -21,20 +21,6 @@ def onednn_is_on():
     return _pywrap_util_port.IsMklEnabled()
 
 
-def gpu_memory():
-    """Say how much memory the smallest GPU has for TensorFlow.
-
-    Returns
-    -------
-    int
-        Bytes.
-    """
-    from tensorflow.python.client import device_lib
-
-    devices = device_lib.list_local_devices()
-    return min(d.memory_limit for d in devices if d.device_type == "GPU")
-
-
 class ReplicatedModel(keras.Model):
     """A model that ``fit`` trains alike on any number of replicas and machines.
 

@@ -1,45 +1,136 @@
-"""How much memory is free: of GPUs, of this machine, of its container or job."""
+"""How much memory there is: of GPUs, of this machine, of its container or job."""
 
+import ctypes
 import math
 from pathlib import Path
 
-import tensorflow as tf
+# Version 1 of control groups says "none" by the largest number of pages.
+_NO_LIMIT = 2**60
+# What the kernel takes back before it refuses memory: pages of files, and its own
+# caches. MemAvailable of /proc/meminfo counts the same.
+_RECLAIMABLE = {"inactive_file", "active_file", "slab_reclaimable"}
+_RECLAIMABLE_V1 = {"total_inactive_file", "total_active_file"}
 
-from dipy_ldm.distribution import keras_tensorflow
 
+def host_memory(root="/"):
+    """Say how much memory this process can still have.
 
-def free_memory():
-    """Say how much memory there is for training.
+    Parameters
+    ----------
+    root : str or Path
+        Where ``proc`` and ``sys`` are.
 
     Returns
     -------
     float
-        Bytes of the smallest GPU, or that are free on this machine; infinite where
-        it can't be told.
+        Bytes, the least of what is free on the machine, what is left to the process
+        (``ulimit -v``), and what is left to its control group and to each group that
+        this one is in; infinite where it can't be told.
     """
-    gpus = tf.config.list_logical_devices("GPU")
-    if gpus:
-        return keras_tensorflow.gpu_memory()
-    return min(_available(), _limit_of_group())
+    root = Path(root)
+    return min(_available(root), _left_to_process(root), *_left_to_groups(root))
 
 
-def _available():
+def _available(root):
     """Read what Linux thinks can be had without swapping."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        kibibytes = next(x.split()[1] for x in lines if x.startswith("MemAvailable"))
-    except (OSError, StopIteration):
+    values = _table(root / "proc/meminfo")
+    return _kibibytes(values, "MemAvailable:")
+
+
+def _left_to_process(root):
+    """Read what is left of the address space."""
+    for line in _lines(root / "proc/self/limits"):
+        if line.startswith("Max address space"):
+            soft = line.split()[3]
+            if soft.isdigit():
+                used = _kibibytes(_table(root / "proc/self/status"), "VmSize:")
+                return max(int(soft) - (used if used < math.inf else 0), 0)
+    return math.inf
+
+
+def _left_to_groups(root):
+    """Read what is left to each control group that this process is in."""
+    for line in _lines(root / "proc/self/cgroup"):
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            for group in _and_parents(root / "sys/fs/cgroup", path):
+                yield _left(group, "memory.max", "memory.current", _RECLAIMABLE)
+        elif "memory" in controllers.split(","):
+            names = "memory.limit_in_bytes", "memory.usage_in_bytes"
+            for group in _and_parents(root / "sys/fs/cgroup/memory", path):
+                yield _left(group, *names, _RECLAIMABLE_V1)
+
+
+def _and_parents(mount, path):
+    """List a group and those above it.
+
+    In a container the path may be that of the host, whose upper part can't be seen
+    there: the container's own group is then the top, which comes last.
+    """
+    parts = [part for part in path.split("/") if part not in ("", "..")]
+    return [mount.joinpath(*parts[:n]) for n in range(len(parts), -1, -1)]
+
+
+def _left(group, limit, used, reclaimable):
+    """Read what is left to one group."""
+    limit, used = (_number(group / name) for name in (limit, used))
+    if limit >= _NO_LIMIT or used == math.inf:
         return math.inf
-    return 1024.0 * int(kibibytes)
+    statistics = _table(group / "memory.stat")
+    spare = sum(int(statistics.get(name, 0)) for name in reclaimable)
+    return float(max(limit - max(used - spare, 0), 0))
 
 
-def _limit_of_group():
-    """Read what is left to the container or the job of a cluster."""
+def _lines(file):
     try:
-        _, _, path = Path("/proc/self/cgroup").read_text().strip().rpartition("::")
-        group = Path(f"/sys/fs/cgroup{path}")
-        limit = (group / "memory.max").read_text().strip()
-        used = (group / "memory.current").read_text().strip()
+        return file.read_text().splitlines()
+    except OSError:
+        return []
+
+
+def _table(file):
+    """Read lines of a name and a number."""
+    pairs = (line.split()[:2] for line in _lines(file))
+    return dict(pair for pair in pairs if len(pair) == 2)
+
+
+def _kibibytes(values, name):
+    return 1024.0 * int(values[name]) if name in values else math.inf
+
+
+def _number(file):
+    """Read a file of one number; infinite where there is none."""
+    text = "".join(_lines(file)).strip()
+    return int(text) if text.isdigit() else math.inf
+
+
+def gpu_memory(numbers):
+    """Say how much memory the smallest of some GPUs has.
+
+    Parameters
+    ----------
+    numbers : iterable of int
+        Numbers of the GPUs, as TensorFlow and CUDA count them.
+
+    Returns
+    -------
+    float
+        Bytes in all, whatever is in use; infinite where it can't be told.
+    """
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:
         return math.inf
-    return math.inf if limit == "max" else float(limit) - float(used)
+    if cuda.cuInit(0):
+        return math.inf
+    return min((_total(cuda, number) for number in numbers), default=math.inf)
+
+
+def _total(cuda, number):
+    """Ask the driver, which need not start the GPU for it."""
+    device, size = ctypes.c_int(), ctypes.c_size_t()
+    if cuda.cuDeviceGet(ctypes.byref(device), number) or cuda.cuDeviceTotalMem_v2(
+        ctypes.byref(size), device
+    ):
+        return math.inf
+    return float(size.value)

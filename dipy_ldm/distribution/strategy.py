@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from dipy_ldm import __version__, cluster, signals
+from dipy_ldm.distribution import memory
 from dipy_ldm.distribution.workers import GONE, gone
 from dipy_ldm.validation import InputError, choose
 
@@ -63,11 +64,13 @@ def make_strategy(name="auto", devices=None, *, alone=False):
         _refuse_idle_gpus(alone)
         _share_gpus()
     workers = cluster.find_cluster()
+    if devices is not None:
+        devices = _match(devices)
+        _show_gpus(devices)
+    _grow_as_needed()
     if name == "multi_worker" or (name == "auto" and workers and not alone):
-        if devices is not None:
-            _show_gpus(devices)
         return _multi_worker(workers)
-    chosen = _find_devices(devices)
+    chosen = _start(devices)
     if name == "none" and len(chosen) > 1 and devices is not None:
         raise InputError(
             f"the strategy none is for one device, not {len(chosen)}; leave out "
@@ -154,16 +157,66 @@ def _share_gpus():
             tf.config.set_visible_devices(gpus[first::step], "GPU")
 
 
+def _owners(kind):
+    """List the devices of a kind; one that poses as several, as often as it does."""
+    return [
+        device
+        for device in tf.config.list_physical_devices(kind)
+        for _ in tf.config.get_logical_device_configuration(device) or [None]
+    ]
+
+
+def _known():
+    """Name all devices of this machine, without starting any."""
+    kinds = ("GPU", "CPU")
+    return [f"{kind}:{i}" for kind in kinds for i in range(len(_owners(kind)))]
+
+
+def _match(names):
+    """Return those of the known devices that were asked for."""
+    known = _known()
+    kind = known[0].partition(":")[0]  # GPUs come first
+    asked = [f"{kind}:{n}" if str(n).isdigit() else str(n).upper() for n in names]
+    missing = [name for name in asked if name not in known]
+    if missing or not asked:
+        raise InputError(
+            f"there is no device {', '.join(missing) or 'given'}; this machine has "
+            f"{', '.join(known)}."
+        )
+    return list(dict.fromkeys(asked))
+
+
 def _show_gpus(devices):
-    """Hide all GPUs but those that were asked for."""
-    gpus = tf.config.list_physical_devices("GPU")
-    known = [f"GPU:{i}" for i in range(len(gpus))]
-    chosen = _match(devices, known or ["CPU:0"])
-    wanted = [gpu for gpu, name in zip(gpus, known) if name in chosen]
-    try:
-        tf.config.set_visible_devices(wanted, "GPU")
-    except RuntimeError as error:
-        raise InputError(_TOO_LATE) from error
+    """Hide all GPUs but those that were asked for: no other is started."""
+    owners = _owners("GPU")
+    wanted = {f"GPU:{i}": gpu for i, gpu in enumerate(owners)}
+    shown = list(dict.fromkeys(wanted[name] for name in devices if name in wanted))
+    # What is started already keeps what it has.
+    with suppress(RuntimeError):
+        tf.config.set_visible_devices(shown, "GPU")
+
+
+def _grow_as_needed():
+    """Take memory of the GPUs when it is needed: others may work there too."""
+    for gpu in tf.config.get_visible_devices("GPU"):
+        # Too late, or the user divided its memory.
+        with suppress(RuntimeError, ValueError):
+            tf.config.experimental.set_memory_growth(gpu, True)
+
+
+def _hidden(devices):
+    """Return those of the devices that TensorFlow was started without."""
+    owners, visible = _owners("GPU"), tf.config.get_visible_devices("GPU")
+    gpus = {f"GPU:{i}" for i, gpu in enumerate(owners) if gpu not in visible}
+    return [name for name in devices if name in gpus]
+
+
+def _renumbered(devices):
+    """Return the names that TensorFlow has for devices, where some GPUs are hidden."""
+    visible = tf.config.get_visible_devices("GPU")
+    shown = [f"GPU:{i}" for i, gpu in enumerate(_owners("GPU")) if gpu in visible]
+    names = {name: f"GPU:{i}" for i, name in enumerate(shown)}
+    return [names.get(device, device) for device in devices]
 
 
 @cache
@@ -178,37 +231,26 @@ def _mirrored(devices):
     return tf.distribute.MirroredStrategy(devices, cross_device_ops=reduction)
 
 
-def _find_devices(names):
-    """Return the names of the devices that were asked for, as TensorFlow has them."""
-    if names and all(str(name).upper().startswith("CPU") for name in names):
-        # GPUs that nobody asked for are not started, and need not work.
-        with suppress(RuntimeError):
-            tf.config.set_visible_devices([], "GPU")
+def _start(devices):
+    """Start TensorFlow; return the names of the chosen devices, as it has them."""
+    if devices is not None and (hidden := _hidden(devices)):
+        raise InputError(
+            f"TensorFlow was started without {', '.join(hidden)} in this process; name "
+            "all devices at first, or start another process."
+        )
     try:
-        devices = [d for k in ("GPU", "CPU") for d in tf.config.list_logical_devices(k)]
+        gpus = tf.config.list_logical_devices("GPU")
     except (tf.errors.OpError, RuntimeError) as error:
         reason = str(error).partition("\n")[0][:200]
         raise InputError(
             f"TensorFlow can't start the GPU ({reason}); end what else uses it, update "
             "its driver, or choose the device CPU:0."
         ) from error
+    if devices is not None:
+        return _renumbered(devices)
     # Where machines are joined, those of all are listed, under the same names.
-    known = list(dict.fromkeys(d.name.rpartition("device:")[2] for d in devices))
-    gpus = [name for name in known if name.startswith("GPU")]
-    return (gpus or known[:1]) if names is None else _match(names, known)
-
-
-def _match(names, known):
-    """Return those of the known devices that were asked for."""
-    kind = known[0].partition(":")[0]  # GPUs come first
-    asked = [f"{kind}:{n}" if str(n).isdigit() else str(n).upper() for n in names]
-    missing = [name for name in asked if name not in known]
-    if missing or not asked:
-        raise InputError(
-            f"there is no device {', '.join(missing) or 'given'}; this machine has "
-            f"{', '.join(known)}."
-        )
-    return list(dict.fromkeys(asked))
+    names = dict.fromkeys(gpu.name.rpartition("device:")[2] for gpu in gpus)
+    return list(names) or ["CPU:0"]
 
 
 def count_replicas(strategy):
@@ -287,11 +329,35 @@ def gpu_capabilities(strategy):
     list of tuple of int
         Compute capability of each, such as ``(8, 0)``; empty for a processor.
     """
-    gpus = tf.config.get_visible_devices("GPU")
-    if strategy is not None:
-        names = [d.rpartition("device:")[2] for d in strategy.extended.worker_devices]
-        gpus = [gpu for i, gpu in enumerate(gpus) if f"GPU:{i}" in names]
-    else:
-        gpus = gpus[:1]
-    details = map(tf.config.experimental.get_device_details, gpus)
+    details = map(tf.config.experimental.get_device_details, _gpus_of(strategy))
     return [tuple(d.get("compute_capability", (0, 0))) for d in details]
+
+
+def free_memory(strategy=None):
+    """Say how much memory there is for training.
+
+    Parameters
+    ----------
+    strategy : tf.distribute.Strategy or None
+        As of :func:`make_strategy`.
+
+    Returns
+    -------
+    float
+        Bytes of the smallest GPU that the work is spread over, or those that this
+        process can still have; infinite where it can't be told.
+    """
+    gpus = _gpus_of(strategy)
+    if not gpus:
+        return memory.host_memory()
+    return memory.gpu_memory(int(gpu.name.rpartition(":")[2]) for gpu in gpus)
+
+
+def _gpus_of(strategy):
+    """List the GPUs of this machine that the work is spread over."""
+    visible = tf.config.get_visible_devices("GPU")
+    shown = [gpu for gpu in _owners("GPU") if gpu in visible]
+    if strategy is None:
+        return shown[:1]
+    names = [d.rpartition("device:")[2] for d in strategy.extended.worker_devices]
+    return [gpu for i, gpu in enumerate(shown) if f"GPU:{i}" in names]

@@ -28,7 +28,7 @@ def estimate_memory(parts, batch_size, extra=0):
     return 4 * 6 * weights + batch_size * (1.5 * kept + extra)
 
 
-def check_memory(what, parts, batch_size, extra=0):
+def check_memory(what, parts, batch_size, extra=0, strategy=None):
     """Refuse networks whose training would not fit into the memory.
 
     Parameters
@@ -41,6 +41,8 @@ def check_memory(what, parts, batch_size, extra=0):
         Examples in a batch.
     extra : int
         Bytes that an example takes beside the networks.
+    strategy : tf.distribute.Strategy or None
+        Devices that it is trained on.
 
     Raises
     ------
@@ -48,7 +50,7 @@ def check_memory(what, parts, batch_size, extra=0):
         If it needs more than is free.
     """
     needed = estimate_memory(parts, batch_size, extra)
-    free = distribution.free_memory()
+    free = distribution.free_memory(strategy)
     if needed > free:
         raise InputError(
             f"training {what} needs about {needed / 2**30:.1f} GiB of memory and "

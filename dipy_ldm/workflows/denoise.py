@@ -1,8 +1,13 @@
 """The workflow behind ``dipy_denoise_ldm``."""
 
 from collections import Counter
+from itertools import chain
+import json
+import logging
+import os
 from pathlib import Path
 import re
+from typing import NamedTuple
 
 from dipy.workflows.workflow import Workflow
 import numpy as np
@@ -10,11 +15,12 @@ from tqdm import tqdm
 
 from dipy_ldm import persistence
 from dipy_ldm.data.grid import Grid
-from dipy_ldm.data.nifti import DTYPES, check_headers
+from dipy_ldm.data.nifti import DTYPES, check_headers, is_whole
 from dipy_ldm.data.paths import find_volumes
 from dipy_ldm.data.volumes import conform_file, restore_file, restore_spread
 from dipy_ldm.files import make_folder
 from dipy_ldm.validation import InputError, at_least, choose
+from dipy_ldm.workflows import workers
 from dipy_ldm.workflows.outputs import (
     interrupted,
     output_paths,
@@ -27,6 +33,10 @@ from dipy_ldm.workflows.volumes import (
     sidecar,
     write_with_sidecar,
 )
+
+logger = logging.getLogger(__name__)
+
+_CURE = "add --resume to go on, or --force to overwrite"
 
 
 class DenoiseLDMFlow(Workflow):
@@ -47,7 +57,7 @@ class DenoiseLDMFlow(Workflow):
         str
             One sentence.
         """
-        return interrupted(self.written)
+        return interrupted(self.written, "; add --resume to go on")
 
     def run(
         self,
@@ -55,12 +65,15 @@ class DenoiseLDMFlow(Workflow):
         input_files,
         strength=0.1,
         sampler="dpm++",
-        steps=20,
+        steps=None,
         eta=0.0,
         seed=0,
         repeats=1,
         channels=False,
         tile=None,
+        strategy="auto",
+        devices=None,
+        resume=False,
         dtype="float32",
         out_dir="",
         out_denoised="denoised",
@@ -70,7 +83,8 @@ class DenoiseLDMFlow(Workflow):
         Each volume is brought to the grid of the model and encoded, its latents are
         noised to a level and denoised again, and the decoded result is brought back
         to the volume's own grid and intensities. Writes a NIfTI file each, named
-        after the volume, with a JSON file that tells how it was made.
+        after the volume, with a JSON file that tells how it was made. Where volumes of
+        several folders have one name, their folders are kept.
 
         Parameters
         ----------
@@ -85,7 +99,8 @@ class DenoiseLDMFlow(Workflow):
         sampler : string, optional
             How to walk back from noise: ddpm, ddim or dpm++.
         steps : int, optional
-            Calls of the network on the whole way from strength 1.
+            Calls of the network on the way back from strength. None is for 1 at the
+            default strength, and for up to 20 at strength 1.
         eta : float, optional
             Share of fresh noise in each step of ddim, from 0 to 1.
         seed : int, optional
@@ -99,6 +114,14 @@ class DenoiseLDMFlow(Workflow):
         tile : int, optional
             Voxels along a side of the tiles in which large volumes are decoded.
             None is for as large as memory surely allows.
+        strategy : string, optional
+            How the volumes are shared out: auto (among all workers that Slurm or
+            TF_CONFIG names, each of which denoises its part) or none.
+        devices : variable string, optional
+            Device of this machine to use, such as GPU:1 or CPU:0. None is for the first
+            GPU or, where there is none, for the processor.
+        resume : bool, optional
+            Go on after an interruption: what is there and whole is left as it is.
         dtype : string, optional
             Type of the voxels: float32, float64, or an integer type such as int16 or
             uint8.
@@ -108,41 +131,105 @@ class DenoiseLDMFlow(Workflow):
             What is appended to the name of a volume.
         """
         path, n_channels = _find_model(model_file)
-        at_least("repeats", repeats, 1)
-        choose("type of voxels", dtype, DTYPES)
-        infos, bad = check_headers(find_volumes(input_files), channels, skip_bad=True)
-        files = [info.file for info in infos]
-        _check_channels(infos[0], n_channels)
+        _check_options(repeats, dtype, strategy)
+        files = find_volumes(input_files)
         (end,) = output_paths(self, files[0], out_dir, out_denoised=out_denoised)
         names = _names(files, end)
-        refuse_overwriting(self, _all_outputs(names, repeats))
-        with quiet_start():
-            from dipy_ldm import LatentDiffusion
-
-            model = LatentDiffusion.load(path)
-        grid = Grid(model.vqvae.shape_[:3], affine_of(model))
+        cluster = workers.find(strategy)
+        files = workers.part_of(cluster, _without_outputs(names, repeats))
+        if not files:
+            return  # there are more workers than volumes
+        infos, bad = check_headers(files, channels, skip_bad=True)
+        _check_channels(infos[0], n_channels)
+        names = {info.file: names[info.file] for info in infos}
+        if not resume:
+            outputs = (_outputs(name, repeats) for name in names.values())
+            refuse_overwriting(self, chain(*outputs), _CURE)
+        model, place = _load(path, devices)
+        if steps is None:
+            steps = model.default_denoising_steps(sampler, strength)
         options = {"sampler": sampler, "steps": steps, "eta": eta, "seed": seed}
-        facts = provenance(
-            path,
-            Strength=strength,
-            Repeats=repeats,
-            **{name.capitalize(): value for name, value in options.items()},
-        )
+        told = {name.capitalize(): value for name, value in options.items()}
+        facts = provenance(path, Strength=strength, Repeats=repeats, **told)
+        tasks = [
+            _Task(file, name, facts | {"Sources": [str(file)]})
+            for file, name in names.items()
+        ]
+        left = self._left(tasks, repeats) if resume else tasks
+        workers.keep_log(cluster, end)
         options |= {"strength": strength, "tile": tile}
-        for file, name in zip(tqdm(files, "denoise"), names):
+        from dipy_ldm.distribution import spread
+
+        bar = tqdm(left, "denoise", disable=not workers.is_chief(cluster))
+        with spread(place):
+            bad |= self._denoise_all(model, bar, repeats, channels, dtype, options)
+        _report(bad, self.written + len(tasks) - len(left))
+
+    def _denoise_all(self, model, tasks, repeats, channels, dtype, options):
+        """Denoise and write volume after volume; return a sentence on each bad one."""
+        grid = Grid(model.vqvae.shape_[:3], affine_of(model))
+        bad = {}
+        for task in tasks:
             try:
-                image, origin = conform_file(file, grid, channels)
+                image, origin = conform_file(task.file, grid, channels)
             except InputError as error:
                 # What only reading finds must not stop the hours that others take.
-                bad[file] = str(error)
+                bad[task.file] = str(error)
                 continue
             repeated = [
                 model.denoise(image[None], first=i, **options)[0]
                 for i in range(repeats)
             ]
-            _write(name, repeated, origin, dtype, facts)
+            _write(task, repeated, origin, dtype)
             self.written += 1
-        _report(bad, self.written)
+        return bad
+
+    def _left(self, tasks, repeats):
+        """Return what an interrupted run has not done."""
+        left = [task for task in tasks if not self._is_done(task, repeats)]
+        done = len(tasks) - len(left)
+        logger.info("%d of %d volumes were denoised before.", done, len(tasks))
+        return left
+
+    def _is_done(self, task, repeats):
+        """Say whether all outputs are there and whole; refuse those of others."""
+        outputs = _outputs(task.name, repeats)
+        try:
+            # What is written last.
+            found = json.loads(outputs[-1].read_text("utf-8"))
+        except (OSError, ValueError):
+            return False
+        other = _difference(found, task.facts)
+        if other and not self._force_overwrite:
+            raise InputError(
+                f"{task.name} is of another run ({other}); resume with the same "
+                "options, name another --out_dir, or add --force to overwrite."
+            )
+        return not other and all(map(is_whole, outputs[::2]))
+
+
+class _Task(NamedTuple):
+    """A volume, what is made of it, and what shall be said of that."""
+
+    file: Path
+    name: Path
+    facts: dict
+
+
+def _check_options(repeats, dtype, strategy):
+    at_least("repeats", repeats, 1)
+    choose("type of voxels", dtype, DTYPES)
+    choose("strategy", strategy, dict.fromkeys(("auto", "none")))
+
+
+def _load(path, devices):
+    """Load the model; return the device as well, as a strategy or None."""
+    with quiet_start():
+        from dipy_ldm import LatentDiffusion, distribution
+
+        # Each worker uses its own: they don't meet.
+        place = distribution.make_strategy("none", devices, alone=True)
+        return LatentDiffusion.load(path), place
 
 
 def _find_model(model_file):
@@ -157,37 +244,55 @@ def _find_model(model_file):
     return path, shape[-1]
 
 
-def _write(name, repeated, origin, dtype, facts):
+def _difference(found, facts):
+    """Say in what two runs differ, if that makes a difference."""
+    facts = json.loads(json.dumps(facts))  # lists, as in the file
+    for name in sorted(facts.keys() - {"GeneratedBy", "Model"}):
+        if found.get(name) != facts[name]:
+            return f"{name} was {found.get(name)} and is {facts[name]}"
+    return ""
+
+
+def _write(task, repeated, origin, dtype):
     """Write the mean of what was made of a volume, and how far it varies."""
-    make_folder(name.parent)
-    facts = facts | {"Sources": [str(origin.file)]}
+    make_folder(task.name.parent)
     mean = restore_file(np.mean(repeated, 0), origin)
-    write_with_sidecar(name, mean, origin.affine, dtype, facts)
+    write_with_sidecar(task.name, mean, origin.affine, dtype, task.facts)
     if len(repeated) > 1:
         spread = restore_spread(np.std(repeated, 0, ddof=1), origin)
-        write_with_sidecar(_spread(name), spread, origin.affine, dtype, facts)
+        write_with_sidecar(_spread(task.name), spread, origin.affine, dtype, task.facts)
 
 
 def _names(files, end):
-    """Name an output after each input."""
-    names = [end.with_name(f"{_stem(file)}_{end.name}.nii.gz") for file in files]
+    """Name an output after each input; where names are equal, folders are kept."""
+    places = [Path(os.path.abspath(file)).parent for file in files]
+    names = [f"{_stem(file)}_{end.name}.nii.gz" for file in files]
+    if len(set(names)) < len(names):
+        common = os.path.commonpath(places)
+        names = [place.relative_to(common) / n for place, n in zip(places, names)]
     name, count = Counter(names).most_common(1)[0]
     if count > 1:
         raise InputError(
-            f"{count} of the volumes would be written to {name}; denoise them one "
-            "after the other, with another --out_dir each."
+            f"{count} of the volumes would be written to {end.parent / name}; denoise "
+            "them one after the other, with another --out_dir each."
         )
-    return names
+    return {file: end.parent / name for file, name in zip(files, names)}
+
+
+def _without_outputs(names, repeats):
+    """List the inputs, without results that lie among them since an earlier run."""
+    results = {os.path.abspath(p) for n in names.values() for p in _outputs(n, repeats)}
+    return [file for file in names if os.path.abspath(file) not in results]
 
 
 def _stem(file):
     return re.sub(r"\.nii(\.gz)?$", "", Path(file).name, flags=re.IGNORECASE)
 
 
-def _all_outputs(names, repeats):
-    """List all that is written: volumes and what is beside them."""
-    volumes = [*names, *(map(_spread, names) if repeats > 1 else ())]
-    return [*volumes, *map(sidecar, volumes)]
+def _outputs(name, repeats):
+    """List all that is written of a volume, in order."""
+    volumes = [name, _spread(name)] if repeats > 1 else [name]
+    return [path for volume in volumes for path in (volume, sidecar(volume))]
 
 
 def _check_channels(info, n_channels):

@@ -1,5 +1,7 @@
 """The workflow behind ``dipy_generate_ldm``."""
 
+import json
+
 from dipy.workflows.workflow import Workflow
 import numpy as np
 from tqdm import tqdm
@@ -66,10 +68,11 @@ class GenerateLDMFlow(Workflow):
     ):
         """Generate images or volumes with a latent diffusion model.
 
-        Images become an array (.npz) and a picture (.png). Volumes become a NIfTI
-        file each, at the place and with the voxel size of those that the model
-        learnt from, with a JSON file that tells how it was made, and a picture of
-        three planes of each. A sample depends on the seed and on its number alone.
+        Images become an array (.npz), which tells how it was made, and a picture
+        (.png). Volumes become a NIfTI file each, at the place and with the voxel size
+        of those that the model learnt from, with a JSON file that tells how it was
+        made, and a picture of three planes of each. A sample depends on the seed and on
+        its number alone.
 
         Parameters
         ----------
@@ -151,14 +154,13 @@ class GenerateLDMFlow(Workflow):
         workers.keep_log(cluster, stem)
         options |= {"strategy": strategy, "verbose": workers.is_chief(cluster)}
         make_folder(stem.parent)
+        facts = provenance(path, **{o.capitalize(): options[o] for o in _SAMPLING})
         if is_volume:
-            sampling = {name.capitalize(): options[name] for name in _SAMPLING}
-            facts = provenance(path, **sampling)
             pictures = self._write(model, names, numbers, options, dtype, facts)
             plots.save_montage(picture, pictures, columns=2)
             return
         images = model.predict(len(numbers), first=numbers.start, **options)
-        _save(names[0], images=images, sample=[*numbers], seed=seed)
+        _save(names[0], facts, images=images, sample=[*numbers], seed=seed)
         plots.save_montage(picture, images[:100])
 
     def _write(self, model, names, numbers, options, dtype, facts):
@@ -194,7 +196,9 @@ def _outputs(stem, numbers, cluster, is_volume):
     return names, map(sidecar, names) if is_volume else (), _beside(own, ".png")
 
 
-def _save(path, **arrays):
+def _save(path, facts, **arrays):
+    """Write arrays, and in the same file what volumes have beside them."""
+    arrays |= {"synthetic": True, "description": json.dumps(facts)}
     with replacing(path) as partial, open(partial, "wb") as file:
         np.savez_compressed(file, **arrays)
 

@@ -1,13 +1,16 @@
 """What a training gets: images or volumes, and the options that suit them."""
 
+from collections.abc import Callable
+from functools import partial
 import math
 from typing import NamedTuple
 
 import numpy as np
 
-from dipy_ldm.data import load_images, load_mnist, load_volumes
+from dipy_ldm.data import load_images, load_mnist
 from dipy_ldm.data.paths import holds_volumes
-from dipy_ldm.validation import InputError, at_least
+from dipy_ldm.data.volumes import conform_volumes, plan_volumes
+from dipy_ldm.validation import InputError
 
 
 class Data(NamedTuple):
@@ -19,6 +22,24 @@ class Data(NamedTuple):
     images: np.ndarray
     masks: np.ndarray | None = None
     affine: np.ndarray | None = None
+
+    @property
+    def shape(self):
+        """Shape of all images."""
+        return self.images.shape
+
+
+class Plan(NamedTuple):
+    """What the inputs are, before volumes are read.
+
+    ``shape`` is that of all images, ``affine`` is None for images, and
+    ``load`` takes the further arguments of
+    :func:`dipy_ldm.data.volumes.conform_volumes` and returns the :class:`Data`.
+    """
+
+    shape: tuple
+    affine: np.ndarray | None
+    load: Callable
 
 
 class Settings(NamedTuple):
@@ -39,22 +60,22 @@ class Settings(NamedTuple):
         return {name: getattr(self, f"{name}_{stage}") for name in names}
 
 
-def load(input_files, *, verbose=True, **options):
-    """Load the packaged digits, images of one's own, or volumes.
+def plan(input_files, **options):
+    """Find out what the inputs are: digits, images of one's own, or volumes.
+
+    Of volumes only the headers are read, images are read at once.
 
     Parameters
     ----------
     input_files : list of str
         What the user gave.
-    verbose : bool
-        Show progress.
     **options
-        As of :func:`dipy_ldm.data.load_volumes`.
+        As of :func:`dipy_ldm.data.volumes.plan_volumes`.
 
     Returns
     -------
-    Data
-        Images, masks and affine.
+    Plan
+        Shape and affine, and what loads them.
 
     Raises
     ------
@@ -63,25 +84,64 @@ def load(input_files, *, verbose=True, **options):
     """
     if input_files != ["mnist"] and holds_volumes(input_files):
         # In the order of the files, those held out could be all of one site.
-        volumes = load_volumes(input_files, shuffle=True, verbose=verbose, **options)
-        return Data(volumes.images, volumes.masks, volumes.affine)
+        planned = plan_volumes(input_files, shuffle=True, **options)
+        return Plan(planned.shape, planned.affine, partial(_load, planned))
     for name, value in options.items():
-        if value and name != "cache_dir":
+        if value:
             raise InputError(f"--{name} is for volumes; leave it out for images.")
-    if input_files == ["mnist"]:
-        return Data(load_mnist("train")[0])
-    return Data(load_images(input_files))
+    mnist = input_files == ["mnist"]
+    data = Data(load_mnist("train")[0] if mnist else load_images(input_files))
+    return Plan(data.shape, None, lambda **options: data)
+
+
+def _load(planned, **options):
+    volumes = conform_volumes(planned, **options)
+    return Data(volumes.images, volumes.masks, volumes.affine)
+
+
+def count_held_out(data, share, batch_size):
+    """Count the images that are held out.
+
+    Parameters
+    ----------
+    data : Data or Plan
+        All images.
+    share : float
+        From 0 to below 1; at least one is held out if any.
+    batch_size : int
+        That what is left must suffice for.
+
+    Returns
+    -------
+    int
+        Number of images.
+
+    Raises
+    ------
+    InputError
+        If too little is left.
+    """
+    n = data.shape[0]
+    count = math.ceil(share * n)
+    kind = "images" if data.affine is None else "volumes"
+    if n - count < batch_size:
+        raise InputError(
+            f"of {n} {kind}, {n - count} are left to learn from ({count} "
+            f"held out to validate), fewer than a batch of {batch_size}; give more "
+            f"{kind}, or a smaller --batch_size and --validation."
+        )
+    return count
 
 
 def split(data, share, seed, batch_size):
-    """Hold a share of the images out; at least one if any.
+    """Hold a share of the images out.
 
     Parameters
     ----------
     data : Data
         All images.
     share : float
-        From 0 to below 1.
+        As of :func:`count_held_out`.
     seed : int
         Of the draw. Volumes are in an order drawn at random, and the last are
         taken: drawn anew, they would have to be copied into memory.
@@ -98,21 +158,10 @@ def split(data, share, seed, batch_size):
     Raises
     ------
     InputError
-        If a number makes no sense, or too little is left.
+        If too little is left.
     """
-    at_least("batch_size", batch_size, 1)
-    if not 0 <= share < 1:
-        raise InputError(f"validation must lie from 0 to below 1, not {share}.")
-    count = math.ceil(share * len(data.images))
-    left = len(data.images) - count
-    kind = "images" if data.affine is None else "volumes"
-    if left < batch_size:
-        raise InputError(
-            f"of {len(data.images)} {kind}, {left} are left to learn from ({count} "
-            f"held out to validate), fewer than a batch of {batch_size}; give more "
-            f"{kind}, or a smaller --batch_size and --validation."
-        )
-    images = data.images
+    count = count_held_out(data, share, batch_size)
+    images, left = data.images, len(data.images) - count
     if data.affine is None:
         order = np.random.default_rng(seed).permutation(len(images))
         # Those held out first, then the others.
@@ -127,7 +176,7 @@ def settle(data, **given):
 
     Parameters
     ----------
-    data : Data
+    data : Data or Plan
         What is trained on.
     **given
         The user's settings, None for those to be chosen.
@@ -146,7 +195,7 @@ def settle(data, **given):
     if data.affine is None:
         chosen = Settings(5, 10, None, None, 64, (32, 64), (128, 128), "squared")
     else:
-        large = max(data.images.shape[1:4]) > 128
+        large = max(data.shape[1:4]) > 128
         levels = (32, 64, 128) if large else (32, 64)
         # Steps, since sets of volumes are of very different sizes.
         chosen = Settings(1, 1, 2000, 6000, 4, levels, (64, 128, 256), "spectral")

@@ -92,13 +92,15 @@ def refuse_overwriting(flow, paths, cure="add --force to overwrite"):
         raise InputError(f"{', '.join(there)} {verb} already; {cure}.")
 
 
-def interrupted(written):
+def interrupted(written, cure=""):
     """Say what Ctrl-C left behind of a command that writes volume after volume.
 
     Parameters
     ----------
     written : int
         Number of volumes.
+    cure : str
+        How to go on, as the end of the sentence.
 
     Returns
     -------
@@ -107,4 +109,4 @@ def interrupted(written):
     """
     if written == 0:
         return "interrupted; nothing was written."
-    return f"interrupted; the volumes that are written ({written}) are whole."
+    return f"interrupted; the volumes that are written ({written}) are whole{cure}."

@@ -8,7 +8,7 @@ import time
 from dipy.workflows.workflow import Workflow
 
 from dipy_ldm.files import make_folder, replacing
-from dipy_ldm.validation import InputError
+from dipy_ldm.validation import InputError, check_seed, check_sizes
 from dipy_ldm.workflows import inputs, workers
 from dipy_ldm.workflows.outputs import output_paths, refuse_overwriting
 from dipy_ldm.workflows.quiet import quiet_start
@@ -73,6 +73,7 @@ class TrainLDMFlow(Workflow):
         flip=False,
         no_augment=False,
         cache_dir=None,
+        cache_limit=None,
         out_dir="",
         out_model="ldm.safetensors",
         out_history="history.csv",
@@ -186,6 +187,10 @@ class TrainLDMFlow(Workflow):
         cache_dir : string or Path, optional
             Volumes: where they are kept as the networks need them. None is for the
             user's cache.
+        cache_limit : float, optional
+            Volumes: gigabytes that all trainings' volumes may take there. Beyond, those
+            that were used least recently are removed, but none that is in use. None is
+            for no limit.
         out_dir : string or Path, optional
             Output directory.
         out_model : string, optional
@@ -207,24 +212,39 @@ class TrainLDMFlow(Workflow):
         )
         self.checkpoints = _checkpoints(paths[0])
         self._check_outputs(paths, resume)
-        _check_masks(mask_files, background)
+        # First what needs neither data nor TensorFlow, then headers, then what needs
+        # TensorFlow; the volumes are read when nothing else can be wrong.
+        _check_options(
+            mask_files,
+            background,
+            validation,
+            learning_rate,
+            seed,
+            epochs_vqvae=epochs_vqvae,
+            epochs_ldm=epochs_ldm,
+            steps_vqvae=steps_vqvae,
+            steps_ldm=steps_ldm,
+            batch_size=batch_size,
+            accumulate=accumulate,
+            checkpoint_steps=checkpoint_steps,
+            n_codes=n_codes,
+            code_dim=code_dim,
+            widths_vqvae=widths_vqvae,
+            widths_ldm=widths_ldm,
+            patch=patch,
+        )
         cluster = workers.find(strategy)
         strategy = _join(cluster, strategy, devices, paths[0])
-        with workers.chief_first(cluster, strategy):
-            data = inputs.load(
-                input_files,
-                voxel_size=_one_or_more(voxel_size),
-                shape=_one_or_more(shape),
-                channels=channels,
-                mask_files=mask_files,
-                skip_bad=skip_bad,
-                cache_dir=cache_dir,
-                verbose=workers.is_chief(cluster),
-            )
-        batch_size = inputs.settle(data, batch_size=batch_size).batch_size
-        train, held_out = inputs.split(data, validation, seed, batch_size)
+        planned = inputs.plan(
+            input_files,
+            voxel_size=_one_or_more(voxel_size),
+            shape=_one_or_more(shape),
+            channels=channels,
+            mask_files=mask_files,
+            skip_bad=skip_bad,
+        )
         settings = inputs.settle(
-            data,
+            planned,
             epochs_vqvae=epochs_vqvae,
             epochs_ldm=epochs_ldm,
             steps_vqvae=steps_vqvae,
@@ -234,24 +254,11 @@ class TrainLDMFlow(Workflow):
             widths_ldm=widths_ldm,
             loss=loss,
         )
-        # Wrong inputs were answered before the seconds that this takes.
-        strategy = _make_strategy(strategy, devices)
-        from dipy_ldm import VQVAE, LatentDiffusion
-
-        vqvae = VQVAE(
-            widths=settings.widths_vqvae,
-            n_codes=n_codes,
-            code_dim=code_dim,
-            loss=settings.loss,
-            seed=seed,
-        )
-        model = LatentDiffusion(
-            vqvae,
-            widths=settings.widths_ldm,
-            schedule=schedule,
-            target=target,
-            guide=guide or None,
-            seed=seed,
+        batch_size = settings.batch_size
+        inputs.count_held_out(planned, validation, batch_size)
+        strategy, patch = _make_strategy(strategy, devices), _one_or_more(patch)
+        vqvae, model = _make_models(
+            settings, n_codes, code_dim, schedule, target, guide, seed
         )
         common = {
             "batch_size": batch_size,
@@ -265,9 +272,16 @@ class TrainLDMFlow(Workflow):
         of_vqvae = common | settings.length("vqvae")
         of_model = common | settings.length("ldm")
         # Both stages, before the first has taken hours.
-        vqvae.check(train.images.shape, patch=_one_or_more(patch), **of_vqvae)
-        model.check(train.images.shape, **of_model)
-        self._prepare(paths, resume, chief=workers.is_chief(cluster))
+        vqvae.check(planned.shape, patch=patch, **of_vqvae)
+        model.check(planned.shape, **of_model)
+        chief = workers.is_chief(cluster)
+        with workers.chief_first(cluster, strategy):
+            data = planned.load(
+                cache_dir=cache_dir, cache_limit=cache_limit, verbose=chief
+            )
+        # Some volumes may have turned out to be bad.
+        train, held_out = inputs.split(data, validation, seed, batch_size)
+        self._prepare(paths, resume, chief)
         report = _Report(*paths[1:], train.images[:16], data.affine)
         vqvae.fit(
             train.images,
@@ -275,7 +289,7 @@ class TrainLDMFlow(Workflow):
             affine=data.affine,
             masks=train.masks,
             background=background,
-            patch=_one_or_more(patch),
+            patch=patch,
             augment=_augmentation(flip, data.affine is not None and not no_augment),
             checkpoint=self.checkpoints[0],
             callbacks=[report.autoencoder],
@@ -288,7 +302,7 @@ class TrainLDMFlow(Workflow):
             callbacks=[report.diffusion],
             **of_model,
         )
-        if workers.is_chief(cluster):
+        if chief:
             model.save(paths[0], half=half)
             report.finish(model)
             self._forget()
@@ -324,20 +338,21 @@ class TrainLDMFlow(Workflow):
             checkpoint.unlink(missing_ok=True)
 
 
-def _augmentation(flip, changed):
-    """Say how images are changed before the autoencoder sees them."""
-    from dipy_ldm.data.batches import Augmentation
-
-    return Augmentation(flip, *((2, 0.05, 0.1) if changed else ()))
-
-
-def _check_masks(mask_files, background):
-    """Refuse masks that change nothing, before the volumes are read."""
+def _check_options(mask_files, background, validation, learning_rate, seed, **sizes):
+    """Refuse numbers that make no sense, whatever the inputs are."""
     if mask_files and background == 1:
         raise InputError(
             "--mask_files make no difference with --background 1; give the weight of "
             "what lies outside of them, such as --background 0.1."
         )
+    if not 0 <= background <= 1:
+        raise InputError(f"background must lie between 0 and 1, not {background}.")
+    if not 0 <= validation < 1:
+        raise InputError(f"validation must lie from 0 to below 1, not {validation}.")
+    if learning_rate is not None and not learning_rate > 0:
+        raise InputError(f"learning_rate must be above 0, not {learning_rate}.")
+    check_seed(seed)
+    check_sizes(**sizes)
 
 
 def _join(cluster, strategy, devices, path):
@@ -358,6 +373,35 @@ def _make_strategy(name, devices):
         from dipy_ldm import distribution
 
         return distribution.make_strategy(name, devices)
+
+
+def _make_models(settings, n_codes, code_dim, schedule, target, guide, seed):
+    """Make both estimators."""
+    from dipy_ldm import VQVAE, LatentDiffusion
+
+    vqvae = VQVAE(
+        widths=settings.widths_vqvae,
+        n_codes=n_codes,
+        code_dim=code_dim,
+        loss=settings.loss,
+        seed=seed,
+    )
+    model = LatentDiffusion(
+        vqvae,
+        widths=settings.widths_ldm,
+        schedule=schedule,
+        target=target,
+        guide=guide or None,
+        seed=seed,
+    )
+    return vqvae, model
+
+
+def _augmentation(flip, changed):
+    """Say how images are changed: mirrored, and moved, brightened and noised."""
+    from dipy_ldm.data.batches import Augmentation
+
+    return Augmentation(flip, *((2, 0.05, 0.1) if changed else ()))
 
 
 def _checkpoints(model_path):

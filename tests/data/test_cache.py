@@ -1,8 +1,11 @@
 """The cache: whole or not at all, and named by what is in it."""
 
+import errno
 import os
 from pathlib import Path
 import resource
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -112,12 +115,16 @@ def write_large(folder):
             append(np.ones((100, 100)))
 
 
+def fail_as_nfs(descriptor, size):
+    raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+
 @pytest.mark.parametrize("reserving", [True, False])
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(
     tmp_path, monkeypatch, reserving
 ):
     if not reserving:
-        monkeypatch.delattr(os, "posix_fallocate")
+        monkeypatch.setattr(cache, "_fallocate", fail_as_nfs)
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
     try:
@@ -137,6 +144,109 @@ def test_space_is_reserved_before_the_first_row(tmp_path):
     with cache.writing_rows(path, 100, (1000,), "float32"):
         assert path.stat().st_size == 128 + 400_000
         assert path.stat().st_blocks * 512 >= 400_000
+
+
+def test_where_nothing_can_be_reserved_no_block_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "_fallocate", fail_as_nfs)
+    path = tmp_path / "a.npy"
+    with cache.writing_rows(path, 100, (1000,), "float32"):
+        assert path.stat().st_blocks * 512 < 10_000
+    with (
+        pytest.raises(OSError, match="No space left"),
+        cache.writing_rows(path, 10**12, (1000,), "float32"),
+    ):
+        raise AssertionError("it began")
+
+
+def test_systems_without_the_call_are_as_file_systems_without_it(monkeypatch):
+    monkeypatch.setattr(cache.ctypes, "CDLL", lambda *args, **options: object())
+    with pytest.raises(OSError, match="not implemented"):
+        cache._fallocate(0, 1)
+
+
+def fill(root, number, age, size=1000):
+    """Make a folder of results, last used that many seconds ago."""
+    folder = root / f"{number:032x}"
+    with cache.filling(folder) as partial:
+        (partial / "images.npy").write_bytes(bytes(size))
+        (partial / cache.NOTES).touch()
+    os.utime(folder / cache.NOTES, (time.time() - age,) * 2)
+    return folder
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from dipy_ldm.data import cache
+cache.hold(Path(sys.argv[1]))
+print("holds", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def used_elsewhere():
+    """Return what lets another process use a folder."""
+    processes = []
+
+    def use(folder):
+        command = [sys.executable, "-c", HOLD, folder]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        processes.append(subprocess.Popen(command, **pipes))
+        assert processes[-1].stdout.readline() == b"holds\n"
+        return processes[-1]
+
+    yield use
+    for process in processes:
+        process.communicate()
+
+
+def test_room_is_made_by_what_was_used_least_recently(tmp_path):
+    old, new, older = (fill(tmp_path, i, age) for i, age in enumerate((20, 10, 30)))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / cache.NOTES).touch()
+    assert list(cache.list_folders(tmp_path).items()) == [
+        (older, 1000),
+        (old, 1000),
+        (new, 1000),
+    ]
+    assert cache.make_room(tmp_path, 3000) == []
+    assert cache.make_room(tmp_path, 2500) == [older]
+    assert cache.make_room(tmp_path, -1) == [old, new]
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_using_a_folder_makes_it_the_newest(tmp_path):
+    first, second = fill(tmp_path, 1, 20), fill(tmp_path, 2, 10)
+    cache.hold(first)
+    assert list(cache.list_folders(tmp_path)) == [second, first]
+
+
+def test_what_is_in_use_stays(tmp_path, used_elsewhere):
+    here, there, free = (fill(tmp_path, i, 30 - i) for i in range(3))
+    cache.hold(here)
+    cache.hold(here)
+    process = used_elsewhere(there)
+    assert cache.make_room(tmp_path, 0) == [free]
+    process.communicate()
+    assert cache.make_room(tmp_path, 0) == [there]
+
+
+def test_where_nothing_can_be_locked_all_stays(tmp_path, monkeypatch):
+    folder = fill(tmp_path, 1, 20)
+    monkeypatch.setattr(cache, "fcntl", None)
+    cache.hold(folder)
+    assert cache.make_room(tmp_path, 0) == []
+
+
+def test_what_was_removed_can_not_be_used(tmp_path, monkeypatch):
+    folder = fill(tmp_path, 1, 20)
+    # Between the opening and the lock.
+    monkeypatch.setattr(
+        cache, "_lock", lambda *_, **__: (folder / cache.NOTES).unlink()
+    )
+    with pytest.raises(FileNotFoundError):
+        cache.hold(folder)
 
 
 def test_a_place_that_can_not_be_is_one_sentence(tmp_path):

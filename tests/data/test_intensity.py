@@ -2,8 +2,9 @@
 
 import numpy as np
 import numpy.testing as npt
+import pytest
 
-from dipy_ldm.data.intensity import measure, scale, unscale
+from dipy_ldm.data.intensity import is_flattened, measure, scale, unscale
 
 RNG = np.random.default_rng(0)
 
@@ -83,3 +84,33 @@ def test_labels_and_constant_channels():
         scaled = scale(data, measure(data))
         assert np.isfinite(scaled).all()
         npt.assert_array_equal(unscale(scaled, measure(data)), data)
+
+
+def flattened(data):
+    data = np.asarray(data, "float32")
+    return is_flattened(data, scale(data, measure(data)))
+
+
+@pytest.mark.parametrize("offset", [1e5, 1e6, 1e9])
+def test_a_large_offset_is_seen(offset):
+    noise = RNG.uniform(0, 1000, (20, 20, 20, 1))
+    assert flattened(offset + noise)
+    # Also of what is inside of zeros, of which a mask would become.
+    assert flattened(np.where(brain() > 0, offset + noise, 0))
+    assert flattened(np.concatenate([brain(), offset + noise], -1))
+    assert not flattened(500 + noise)
+
+
+@pytest.mark.parametrize("mark", [-3e36, 1e20, -1e6])
+def test_a_number_for_missing_voxels_is_seen(mark):
+    assert flattened(np.where(brain() == 0, mark, brain()))
+
+
+def test_what_shows_something_is_not_flattened():
+    x = np.linspace(0, 1, 4000).reshape(20, 20, 10, 1)
+    for data in (brain(), brain(-900, 1500), x, x**6, -x, 1000 + 100 * x):
+        assert not flattened(data)
+    # Labels.
+    for data in (brain() > 0, -3.0 * (brain() > 0), np.full((3, 3, 3, 1), 7.0)):
+        assert not flattened(data)
+    assert not flattened(np.where(brain() > 500, 255, brain() > 0))

@@ -355,6 +355,52 @@ def test_a_full_disk_is_told(cohort, load, tmp_path, monkeypatch):
     assert not list((tmp_path / "cache").iterdir())
 
 
+def test_the_place_and_its_size_are_told(cohort, load, tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "dipy_ldm"):
+        load(cohort)
+        load(cohort, shape=8)
+    (told,) = (line for line in caplog.messages if "2 folders" in line)
+    assert str(tmp_path / "cache") in told
+    assert "GB" in told
+
+
+def release_all(root):
+    """Do what the end of a process does."""
+    for folder in root.iterdir():
+        volumes.cache.release(folder)
+
+
+def test_the_cache_has_a_limit(cohort, load, tmp_path):
+    def count():
+        return len(list((tmp_path / "cache").iterdir()))
+
+    load(cohort, shape=8)
+    load(cohort, shape=6)
+    release_all(tmp_path / "cache")
+    each = 3 * 8**3 * 4
+    load(cohort, shape=4, cache_limit=1)
+    assert count() == 3
+    load(cohort, shape=4, cache_limit=each / 1e9)
+    assert count() == 2
+    with pytest.raises(InputError, match="cache_limit must be at least 0"):
+        load(cohort, cache_limit=-1)
+
+
+def test_room_is_made_before_it_is_needed(cohort, load, tmp_path, monkeypatch):
+    load(cohort, shape=8)
+    release_all(tmp_path / "cache")
+    left = []
+
+    def fill(folder, plan, verbose):
+        left.extend((tmp_path / "cache").iterdir())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(volumes, "_fill", fill)
+    with pytest.raises(KeyboardInterrupt):
+        load(cohort, shape=6, cache_limit=3 * 6**3 * 4 / 1e9)
+    assert left == []
+
+
 def test_what_is_skipped_goes_to_our_logger(cohort, load, caplog):
     break_file(cohort)
     with caplog.at_level(logging.WARNING, "dipy_ldm"):

@@ -27,6 +27,27 @@ def test_beyond_the_image_its_edge_is_repeated():
     npt.assert_array_equal(far, 3)
 
 
+@pytest.mark.parametrize("space", [(6,), (4, 6), (3, 4, 5)])
+def test_windows_anywhere_hold_the_nearest_voxels(space):
+    rng = np.random.default_rng(0)
+    images = rng.random((2, *space, 2))
+    for _ in range(100):
+        size = tuple(rng.integers(1, 9, len(space)))
+        corner = rng.integers(-12, 13, len(space))
+        (window,) = read_windows(images, [1], corner[None], size)
+        nearest = [
+            np.clip(np.arange(first, first + length), 0, end - 1)
+            for first, length, end in zip(corner, size, space)
+        ]
+        npt.assert_array_equal(window, images[1][np.ix_(*nearest)].astype("float32"))
+
+
+def test_a_whole_image_is_copied_at_once(monkeypatch):
+    monkeypatch.setattr(np, "pad", None)
+    images = np.random.default_rng(0).random((2, 5, 7, 1), "float32")
+    npt.assert_array_equal(read_whole(images, (5, 7)), images)
+
+
 def test_the_whole_is_filled_up_at_its_end():
     images = np.random.default_rng(0).random((2, 5, 7, 1))
     whole = read_whole(images, (8, 8))
