@@ -9,6 +9,7 @@ import numpy as np
 from dipy_ldm import (
     denoisers,
     distribution,
+    documents,
     networks,
     persistence,
     samplers,
@@ -449,22 +450,10 @@ class LatentDiffusion:
         OSError
             If the file can't be written.
         """
-        self._check_fitted()
-        tensors = self.vqvae.to_tensors()
-        for name, network in self._networks():
-            tensors |= persistence.weights(network, name)
+        tensors = self.to_tensors()
         if half:
-            tensors = {name: t.astype("float16") for name, t in tensors.items()}
-        document = self.vqvae.to_document() | {
-            "latent_diffusion": self._hyperparameters(),
-            "latent_mean": self.latent_mean_.tolist(),
-            "latent_scale": self.latent_scale_.tolist(),
-            "latent_shape": self.latent_shape_,
-            "latent_diffusion_history": self.history_,
-            "latent_diffusion_fingerprint": self.fingerprint_,
-            "latent_diffusion_precision": self.precision_ and self.precision_._asdict(),
-        }
-        persistence.save(path, "latent_diffusion", tensors, document)
+            tensors = {name: _halved(name, t) for name, t in tensors.items()}
+        persistence.save(path, "latent_diffusion", tensors, self.to_document())
 
     @classmethod
     def load(cls, path):
@@ -486,8 +475,67 @@ class LatentDiffusion:
             If the file is not that of a latent diffusion model.
         """
         path = persistence.find(path)
-        tensors, document = persistence.load(path, "latent_diffusion")
-        vqvae = VQVAE.from_saved(tensors, document)
+        saved = persistence.load(path, "latent_diffusion", cls._check_saved)
+        return cls.from_saved(*saved)
+
+    def to_tensors(self):
+        """Name the weights, as they are saved.
+
+        Returns
+        -------
+        dict of str to ndarray
+            Weights of both U-Nets and of the autoencoder.
+        """
+        self._check_fitted()
+        tensors = self.vqvae.to_tensors()
+        for name, network in self._networks():
+            tensors |= persistence.weights(network, name)
+        return tensors
+
+    def to_document(self):
+        """Say all but the weights, as JSON can.
+
+        Returns
+        -------
+        dict
+            Hyper-parameters and what was learnt, with those of the autoencoder.
+        """
+        self._check_fitted()
+        return self.vqvae.to_document() | {
+            "latent_diffusion": self._hyperparameters(),
+            "latent_mean": self.latent_mean_.tolist(),
+            "latent_scale": self.latent_scale_.tolist(),
+            "latent_shape": self.latent_shape_,
+            "latent_diffusion_history": self.history_,
+            "latent_diffusion_fingerprint": self.fingerprint_,
+            "latent_diffusion_precision": self.precision_ and self.precision_._asdict(),
+        }
+
+    @classmethod
+    def from_saved(cls, tensors, document):
+        """Build the fitted model from what was saved.
+
+        Parameters
+        ----------
+        tensors : dict of str to ndarray
+            As of :meth:`to_tensors`.
+        document : dict
+            As of :meth:`to_document`.
+
+        Returns
+        -------
+        LatentDiffusion
+            The fitted model.
+        """
+        model = cls._described(VQVAE.from_saved(tensors, document), document)
+        model._build()
+        for name, network in model._networks():
+            persistence.set_weights(network, name, tensors)
+        return model
+
+    @classmethod
+    def _described(cls, vqvae, document):
+        """Make the model of a document, without its networks."""
         # Earlier versions trained a guide in any case.
         model = cls(vqvae, **{"guide": True} | document["latent_diffusion"])
         model.latent_mean_ = np.array(document["latent_mean"], "float32")
@@ -497,10 +545,31 @@ class LatentDiffusion:
         model.fingerprint_ = document["latent_diffusion_fingerprint"]
         precision = document.get("latent_diffusion_precision")
         model.precision_ = Precision.from_saved(precision)
-        model._build()
-        for name, network in model._networks():
-            persistence.set_weights(network, name, tensors)
         return model
+
+    @classmethod
+    def _check_saved(cls, document, shapes):
+        """Refuse tensors that are not those of the document, before any is read."""
+        vqvae = VQVAE._described(document)
+        wanted = vqvae._saved_shapes(shapes)
+        model = cls._described(vqvae, document)
+        choose("schedule", model.schedule, schedules.SCHEDULES)
+        choose("target", model.target, schedules.TARGETS)
+        documents.check_sizes(document["latent_diffusion"], shapes)
+        model._check_latents()
+        unets = networks.sketched("float32", model._make_unets)
+        for name, unet in unets.items():
+            wanted |= persistence.shapes(unet, name)
+        documents.check_shapes(shapes, wanted)
+
+    def _check_latents(self):
+        """Refuse latents that are not those of the autoencoder."""
+        shape = self.vqvae.latent_shape(self.vqvae.shape_)
+        if self.latent_shape_ != shape:
+            raise InputError(f"latent_shape must be {shape}, not {self.latent_shape_}")
+        for name in ("latent_mean", "latent_scale"):
+            if len(getattr(self, f"{name}_")) != shape[-1]:
+                raise InputError(f"{name} must have {shape[-1]} numbers")
 
     def _networks(self):
         both = [("denoiser", self.denoiser_), ("guide", self.guide_)]
@@ -542,9 +611,9 @@ class LatentDiffusion:
         choose("schedule", self.schedule, schedules.SCHEDULES)
         choose("target", self.target, schedules.TARGETS)
         training.check(shape[0])
-        with networks.precision(training.precision.name), networks.sketched():
-            latent_shape = self.vqvae.latent_shape(shape[1:])
-            denoiser = self._make_unet(self.widths, latent_shape, training.remat)
+        latent_shape = self.vqvae.latent_shape(shape[1:])
+        build = partial(self._make_unet, self.widths, latent_shape, training.remat)
+        denoiser = networks.sketched(training.precision.name, build)
         check_memory("the denoiser", [denoiser], training.share)
 
     def _batch(self, batch_size):
@@ -585,13 +654,18 @@ class LatentDiffusion:
             attention=self.attention or [False] * len(widths),
         )
 
+    def _make_unets(self):
+        """Build the denoiser and, if there shall be one, its guide."""
+        unets = {"denoiser": self._make_unet(self.widths, self.latent_shape_)}
+        if self._of_images() if self.guide is None else self.guide:
+            unets["guide"] = self._make_unet(self._guide_widths(), self.latent_shape_)
+        return unets
+
     def _build(self):
         """Make the networks that generate, in full precision."""
         with networks.precision("float32"):
-            self.denoiser_ = self._make_unet(self.widths, self.latent_shape_)
-            self.guide_ = None
-            if self._of_images() if self.guide is None else self.guide:
-                self.guide_ = self._make_unet(self._guide_widths(), self.latent_shape_)
+            unets = self._make_unets()
+        self.denoiser_, self.guide_ = unets["denoiser"], unets.get("guide")
         self._predict = _compiled(self.denoiser_)
         self._predict_guide = self.guide_ and _compiled(self.guide_)
 
@@ -675,6 +749,15 @@ class LatentDiffusion:
 
     def _unscaled(self, latents):
         return latents * self.latent_scale_ + self.latent_mean_
+
+
+def _halved(name, weights):
+    """Round weights to 16 bits, which reach as far as 65504."""
+    if np.abs(weights).max() > np.finfo("float16").max:
+        raise InputError(
+            f"the weights {name} are too large for 16 bits; save with half=False."
+        )
+    return weights.astype("float16")
 
 
 def _training(options):

@@ -1,5 +1,7 @@
 """Checks of what the user gave, and the one error they raise."""
 
+from numbers import Integral, Real
+
 import numpy as np
 
 
@@ -57,9 +59,39 @@ def at_least(what, value, minimum):
     InputError
         If `value` is smaller than `minimum`, or not a number.
     """
+    if not isinstance(value, Real):
+        raise InputError(f"{what} must be a number, not {value!r}.")
     # Written so that NaN, which is neither smaller nor larger, is refused too.
     if not value >= minimum:
         raise InputError(f"{what} must be at least {minimum}, not {value}.")
+    return value
+
+
+def whole(what, value, minimum):
+    """Check that a number is whole, and not too small.
+
+    Parameters
+    ----------
+    what : str
+        The parameter's name.
+    value : int
+        The user's number, of Python or of numpy.
+    minimum : int
+        The smallest number allowed.
+
+    Returns
+    -------
+    int
+        `value` itself.
+
+    Raises
+    ------
+    InputError
+        If `value` is smaller than `minimum`, or not a whole number.
+    """
+    at_least(what, value, minimum)
+    if not isinstance(value, Integral):
+        raise InputError(f"{what} must be a whole number, not {value!r}.")
     return value
 
 
@@ -69,18 +101,62 @@ def check_sizes(seed, **sizes):
     Parameters
     ----------
     seed : int
-        Seed.
+        Seed, of 32 bits.
     **sizes : int or sequence of int
         Numbers that must be at least 1, by their names.
 
     Raises
     ------
     InputError
-        If a number is too small, or a sequence is empty.
+        If a number is too small or not whole, or a sequence is empty.
     """
-    at_least("seed", seed, 0)
+    if whole("seed", seed, 0) >= 2**32:
+        raise InputError(f"seed must be below 2**32, not {seed}.")
     for name, size in sizes.items():
-        numbers = np.atleast_1d(size)
+        numbers = plain(np.atleast_1d(size))
         at_least(f"the length of {name}", len(numbers), 1)
         for number in numbers:
-            at_least(name, number, 1)
+            whole(name, number, 1)
+
+
+def plain(value):
+    """Make Python's own of numpy's numbers and arrays, which JSON does not know.
+
+    Parameters
+    ----------
+    value : object
+        Anything; dictionaries, lists and tuples are gone through.
+
+    Returns
+    -------
+    object
+        The same, with lists for tuples.
+    """
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {name: plain(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    return value
+
+
+def is_affine(affine):
+    """Say whether a matrix tells where voxels are.
+
+    Parameters
+    ----------
+    affine : ndarray
+        From voxel indices to millimetres.
+
+    Returns
+    -------
+    bool
+        Whether it is ``(4, 4)``, finite, and no two voxels are at one place.
+    """
+    return (
+        affine.shape == (4, 4)
+        and bool(np.isfinite(affine).all())
+        and affine[3].tolist() == [0, 0, 0, 1]
+        and np.linalg.matrix_rank(affine[:3, :3]) == 3
+    )

@@ -8,7 +8,7 @@ import keras
 from keras import ops
 import numpy as np
 
-from dipy_ldm import distribution, losses, networks, persistence, tiles
+from dipy_ldm import distribution, documents, losses, networks, persistence, tiles
 from dipy_ldm.bottlenecks import BOTTLENECKS
 from dipy_ldm.data.arrays import as_array, survey
 from dipy_ldm.data.batches import batches
@@ -347,7 +347,7 @@ class VQVAE:
         InputError
             If the file is not that of an autoencoder.
         """
-        return cls.from_saved(*persistence.load(path, "vqvae"))
+        return cls.from_saved(*persistence.load(path, "vqvae", cls._check_saved))
 
     def to_tensors(self):
         """Name the weights, as they are saved.
@@ -398,19 +398,46 @@ class VQVAE:
         VQVAE
             The fitted autoencoder.
         """
-        vqvae = cls(**document["vqvae"])
-        vqvae.shape_ = tuple(document["shape"])
-        vqvae.intensity_ = tuple(document["intensity"])
-        affine = document["affine"]
-        vqvae.affine_ = None if affine is None else np.array(affine)
-        vqvae.history_ = document["history"]
-        vqvae.fingerprint_ = document["fingerprint"]
-        vqvae.precision_ = Precision.from_saved(document.get("precision"))
+        vqvae = cls._described(document)
         vqvae._build()
         vqvae.quantizer_.codebook.assign(tensors["codebook"])
         for name, network in vqvae._networks():
             persistence.set_weights(network, name, tensors)
         return vqvae
+
+    @classmethod
+    def _described(cls, document):
+        """Make the autoencoder of a document, without its networks."""
+        vqvae = cls(**document["vqvae"])
+        vqvae.shape_ = tuple(document["shape"])
+        vqvae.intensity_ = tuple(document["intensity"])
+        affine = document["affine"]
+        vqvae.affine_ = None if affine is None else np.array(affine, "float64")
+        vqvae.history_ = document["history"]
+        vqvae.fingerprint_ = document["fingerprint"]
+        vqvae.precision_ = Precision.from_saved(document.get("precision"))
+        return vqvae
+
+    @classmethod
+    def _check_saved(cls, document, shapes):
+        """Refuse tensors that are not those of the document, before any is read."""
+        wanted = cls._described(document)._saved_shapes(shapes)
+        documents.check_shapes(shapes, wanted)
+
+    def _saved_shapes(self, found):
+        """Say what shapes the weights have, unless they would be more than there are.
+
+        No network is sketched that has far more of them.
+        """
+        choose("bottleneck", self.bottleneck, BOTTLENECKS)
+        documents.check_sizes(self._hyperparameters(), found)
+        build = partial(self._make_networks, self._any_size(), self.shape_[-1], False)
+        encoder, decoder = networks.sketched("float32", build)
+        return {
+            "codebook": (self.n_codes, self.code_dim),
+            **persistence.shapes(encoder, "encoder"),
+            **persistence.shapes(decoder, "decoder"),
+        }
 
     @property
     def codebook_(self):
@@ -462,8 +489,8 @@ class VQVAE:
         training.check(n)
         _check_patch(patch, len(space))
         size = self._window(space, patch)
-        with networks.precision(training.precision.name), networks.sketched():
-            encoder, decoder = self._make_networks(size, channels, training.remat)
+        build = partial(self._make_networks, size, channels, training.remat)
+        encoder, decoder = networks.sketched(training.precision.name, build)
         distances = 4 * self.n_codes * math.prod(encoder.output.shape[1:-1])
         parts = [encoder, decoder]
         check_memory("the autoencoder", parts, training.share, distances)
@@ -492,13 +519,15 @@ class VQVAE:
 
     def _make_parts(self, size=None, remat=False):
         """Build encoder, quantizer and decoder, for images of one size or of any."""
-        *space, channels = self.shape_
-        size = size or (None,) * len(space)
-        encoder, decoder = self._make_networks(size, channels, remat)
+        size = size or self._any_size()
+        encoder, decoder = self._make_networks(size, self.shape_[-1], remat)
         bottleneck = BOTTLENECKS[self.bottleneck]
         quantizer = bottleneck(self.n_codes, self.commitment, name="quantizer")
         quantizer.build(encoder.output.shape)
         return encoder, quantizer, decoder
+
+    def _any_size(self):
+        return (None,) * (len(self.shape_) - 1)
 
     def _build(self):
         """Make the networks that encode and decode, in full precision."""
