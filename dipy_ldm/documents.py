@@ -11,10 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dipy_ldm.validation import InputError, is_affine
+from dipy_ldm.validation import LARGEST, InputError, is_affine
 
-# Sums and differences of such numbers are finite in float32.
-_LARGEST = 1e38
 # Voxels of an image; of one channel, eight gibibytes.
 _VOXELS = 2**31
 # No training halves the resolution so often.
@@ -135,7 +133,7 @@ def _is_whole(value, least=0):
 def _is_number(value):
     whole = isinstance(value, int) and not isinstance(value, bool)
     # NaN is neither above nor below.
-    return (whole or isinstance(value, float)) and -_LARGEST <= value <= _LARGEST
+    return (whole or isinstance(value, float)) and -LARGEST <= value <= LARGEST
 
 
 def _is_text(value):

@@ -1,5 +1,6 @@
 """Latent diffusion: new images from noise, by way of the autoencoder's latents."""
 
+import copy
 from functools import partial
 from typing import Unpack
 
@@ -16,12 +17,22 @@ from dipy_ldm import (
     schedules,
     tiles,
 )
-from dipy_ldm.data.arrays import as_array, survey
+from dipy_ldm.data.arrays import as_array, learnable, survey
 from dipy_ldm.data.batches import noised
+from dipy_ldm.estimators import Estimator
 from dipy_ldm.precision import Precision, tell
 from dipy_ldm.training import Options, Stage, Training, train
 from dipy_ldm.training.memory import check_memory
-from dipy_ldm.validation import InputError, at_least, check_sizes, choose
+from dipy_ldm.validation import (
+    InputError,
+    at_least,
+    check_counts,
+    check_sizes,
+    choose,
+    plain,
+    scalars,
+    whole,
+)
 from dipy_ldm.vqvae import VQVAE
 
 # The guide is to be worse than the denoiser in the same way: narrower, and trained
@@ -33,7 +44,7 @@ _GUIDE_STEPS = 300
 _GUIDED = (0.2, 0.95)
 
 
-class LatentDiffusion:
+class LatentDiffusion(Estimator):
     """Diffusion model of the latents of an autoencoder :footcite:p:`Rombach2022`.
 
     A U-Net learns to take noise away from the latents; sampling starts from pure
@@ -44,7 +55,7 @@ class LatentDiffusion:
     Parameters
     ----------
     vqvae : VQVAE
-        A fitted autoencoder.
+        A fitted autoencoder. Clones of scikit-learn keep it fitted.
     widths : sequence of int
         Channels of the U-Net's levels; each but the first halves the resolution.
     blocks : int
@@ -64,6 +75,9 @@ class LatentDiffusion:
 
     Attributes
     ----------
+    vqvae_ : VQVAE
+        The autoencoder as it was when this was fitted: denoiser and latents are of no
+        use with another one, so that a further fit of ``vqvae`` changes nothing here.
     denoiser_, guide_ : keras.Model
         The U-Nets, with averaged weights; no guide is None.
     latent_mean_, latent_scale_ : ndarray
@@ -133,24 +147,26 @@ class LatentDiffusion:
         InputError
             If the images or an option can't be used.
         """
-        images = self._check_images(images)
+        images = self._check_images(images, self.vqvae)
         if validation_data is not None:
-            validation_data = self._check_images(validation_data)
+            validation_data = self._check_images(validation_data, self.vqvae)
+            survey(validation_data, "validation image")
         training = _training(training)
         training = training.settled(images.ndim - 2, _of_guide(training.checkpoint))
         self._check(images.shape, training)
-        self.fingerprint_ = survey(images).fingerprint
+        self.fingerprint_ = learnable(images).fingerprint
+        self.vqvae_ = self.vqvae._as_it_is()
         self.precision_ = tell(training.precision)
         steps = len(images) // training.batch_size
         settings = self._hyperparameters() | {
             "images": self.fingerprint_,
-            "vqvae": survey(self.vqvae.codebook_).fingerprint,
+            "vqvae": survey(self.vqvae_.codebook_).fingerprint,
             "the shape of the validation data": np.shape(validation_data),
         }
         with distribution.spread(training.strategy):
             # Before anything is exchanged.
             distribution.agree(settings | training.settings())
-            latents = self.vqvae.encode(images)
+            latents = self.vqvae_.encode(images)
             self._learn_scale(latents)
             self._build()
             held_out = self._held_out(validation_data)
@@ -249,7 +265,7 @@ class LatentDiffusion:
         def generate(numbers):
             noise = samplers.noise_of(seed, numbers, self.latent_shape_)
             latents = samplers.sample(denoise, noise(), path, step, noise)
-            return self.vqvae.decode(self._unscaled(latents), tile=tile)
+            return self.vqvae_.decode(self._unscaled(latents), tile=tile)
 
         numbers = np.arange(first, first + n)
         title = "generate" if verbose else None
@@ -332,18 +348,15 @@ class LatentDiffusion:
         InputError
             If there is no such sampler, or a number makes no sense.
         """
-        least_one = {"n": n, "steps": steps, "batch_size": batch_size, "tile": tile}
-        for name, value in least_one.items():
-            if value is not None:
-                at_least(name, value, 1)
+        check_counts(n=n, steps=steps, batch_size=batch_size, tile=tile)
         at_least("guidance", guidance, 0)
         if guidance != 1 and self.guide_ is None:
             raise InputError(
                 f"this model has no guide for a guidance of {guidance}; leave it out, "
                 "or train with guide=True."
             )
-        at_least("first", first, 0)
-        at_least("seed", seed, 0)
+        whole("first", first, 0)
+        whole("seed", seed, 0)
         return samplers.make_sampler(sampler, eta)
 
     def denoise(
@@ -404,7 +417,7 @@ class LatentDiffusion:
         .. footbibliography::
         """
         self._check_fitted()
-        images = self._check_images(images)
+        images = self._check_images(images, self.vqvae_)
         if not 0 <= strength <= 1:
             raise InputError(f"strength must lie between 0 and 1, not {strength}.")
         step, grid = self.check_sampling(
@@ -420,7 +433,7 @@ class LatentDiffusion:
         times = np.concatenate([[strength], times[times < strength]])
         path = schedules.path(self.schedule, times)
         alpha, sigma = path[0][1]
-        latents = self._scaled(self.vqvae.encode(images, batch_size=batch_size))
+        latents = self._scaled(self.vqvae_.encode(images, batch_size=batch_size))
         denoise = self.denoiser()
 
         def walk(numbers):
@@ -429,7 +442,7 @@ class LatentDiffusion:
                 noise = samplers.noise_of(seed, first + numbers, self.latent_shape_)
                 x = alpha * clean + sigma * noise()
                 clean = samplers.sample(denoise, x, path, step, noise)
-            return self.vqvae.decode(self._unscaled(clean), tile=tile)
+            return self.vqvae_.decode(self._unscaled(clean), tile=tile)
 
         numbers = np.arange(len(images))
         return distribution.in_batches(walk, numbers, self._batch(batch_size))
@@ -487,7 +500,7 @@ class LatentDiffusion:
             Weights of both U-Nets and of the autoencoder.
         """
         self._check_fitted()
-        tensors = self.vqvae.to_tensors()
+        tensors = self.vqvae_.to_tensors()
         for name, network in self._networks():
             tensors |= persistence.weights(network, name)
         return tensors
@@ -501,7 +514,7 @@ class LatentDiffusion:
             Hyper-parameters and what was learnt, with those of the autoencoder.
         """
         self._check_fitted()
-        return self.vqvae.to_document() | {
+        return self.vqvae_.to_document() | {
             "latent_diffusion": self._hyperparameters(),
             "latent_mean": self.latent_mean_.tolist(),
             "latent_scale": self.latent_scale_.tolist(),
@@ -527,32 +540,36 @@ class LatentDiffusion:
         LatentDiffusion
             The fitted model.
         """
-        model = cls._described(VQVAE.from_saved(tensors, document), document)
-        model._build()
-        for name, network in model._networks():
-            persistence.set_weights(network, name, tensors)
-        return model
+        vqvae = VQVAE.from_saved(tensors, document)
+        model = cls(vqvae, **_parameters(document))
+        return model._restore(tensors, document, vqvae)
 
-    @classmethod
-    def _described(cls, vqvae, document):
-        """Make the model of a document, without its networks."""
-        # Earlier versions trained a guide in any case.
-        model = cls(vqvae, **{"guide": True} | document["latent_diffusion"])
-        model.latent_mean_ = np.array(document["latent_mean"], "float32")
-        model.latent_scale_ = np.array(document["latent_scale"], "float32")
-        model.latent_shape_ = tuple(document["latent_shape"])
-        model.history_ = document["latent_diffusion_history"]
-        model.fingerprint_ = document["latent_diffusion_fingerprint"]
+    def _restore(self, tensors, document, vqvae=None):
+        """Become what was saved."""
+        self._describe(document, vqvae or VQVAE.from_saved(tensors, document))
+        self._build()
+        for name, network in self._networks():
+            persistence.set_weights(network, name, tensors)
+        return self
+
+    def _describe(self, document, vqvae):
+        """Take all but the weights from what was saved."""
         precision = document.get("latent_diffusion_precision")
-        model.precision_ = Precision.from_saved(precision)
-        return model
+        self.vqvae_ = vqvae._as_it_is()
+        self.latent_mean_ = np.array(document["latent_mean"], "float32")
+        self.latent_scale_ = np.array(document["latent_scale"], "float32")
+        self.latent_shape_ = tuple(document["latent_shape"])
+        self.history_ = document["latent_diffusion_history"]
+        self.fingerprint_ = document["latent_diffusion_fingerprint"]
+        self.precision_ = Precision.from_saved(precision)
+        return self
 
     @classmethod
     def _check_saved(cls, document, shapes):
         """Refuse tensors that are not those of the document, before any is read."""
-        vqvae = VQVAE._described(document)
+        vqvae = VQVAE(**document["vqvae"])._describe(document)
         wanted = vqvae._saved_shapes(shapes)
-        model = cls._described(vqvae, document)
+        model = cls(vqvae, **_parameters(document))._describe(document, vqvae)
         choose("schedule", model.schedule, schedules.SCHEDULES)
         choose("target", model.target, schedules.TARGETS)
         documents.check_sizes(document["latent_diffusion"], shapes)
@@ -564,7 +581,7 @@ class LatentDiffusion:
 
     def _check_latents(self):
         """Refuse latents that are not those of the autoencoder."""
-        shape = self.vqvae.latent_shape(self.vqvae.shape_)
+        shape = self.vqvae_.latent_shape(self.vqvae_.shape_)
         if self.latent_shape_ != shape:
             raise InputError(f"latent_shape must be {shape}, not {self.latent_shape_}")
         for name in ("latent_mean", "latent_scale"):
@@ -576,15 +593,19 @@ class LatentDiffusion:
         return [(name, network) for name, network in both if network is not None]
 
     def _hyperparameters(self):
-        return {
-            "widths": list(self.widths),
-            "blocks": self.blocks,
-            "attention": self.attention and list(self.attention),
-            "schedule": self.schedule,
-            "target": self.target,
-            "guide": self.guide,
-            "seed": self.seed,
+        names = ("blocks", "schedule", "target", "guide", "seed")
+        return plain({name: getattr(self, name) for name in names}) | {
+            "widths": plain(np.atleast_1d(self.widths)),
+            "attention": self.attention
+            if self.attention is None
+            else [bool(level) for level in self.attention],
         }
+
+    def __sklearn_clone__(self):
+        """Clone it with the autoencoder as it is: nothing could be fitted without."""
+        params = self.get_params(deep=False)
+        vqvae = params.pop("vqvae")
+        return type(self)(vqvae, **copy.deepcopy(params))
 
     def check(self, shape, **training: Unpack[Options]):
         """Refuse a fit that can't be done, or would not fit into the memory.
@@ -617,22 +638,25 @@ class LatentDiffusion:
         check_memory("the denoiser", [denoiser], training.share)
 
     def _batch(self, batch_size):
-        return batch_size or tiles.safe_batch(self.vqvae.shape_[:-1])
+        return batch_size or tiles.safe_batch(self.vqvae_.shape_[:-1])
+
+    def _is_fitted(self):
+        return hasattr(self, "denoiser_")
 
     def _check_fitted(self):
-        if not hasattr(self, "denoiser_"):
+        if not self._is_fitted():
             raise InputError(
                 "this LatentDiffusion is not fitted; call fit(images) or "
                 "LatentDiffusion.load(path) first."
             )
 
-    def _check_images(self, images):
+    def _check_images(self, images, vqvae):
         """Return images as an array, of the shape that the autoencoder knows."""
-        self.vqvae._check_fitted()
+        vqvae._check_fitted()
         images = as_array(images)
-        if images.shape[1:] != tuple(self.vqvae.shape_):
+        if images.shape[1:] != tuple(vqvae.shape_):
             raise InputError(
-                f"images must have the shape {self.vqvae.shape_} of those that the "
+                f"images must have the shape {vqvae.shape_} of those that the "
                 f"autoencoder was fitted to, not {images.shape[1:]}."
             )
         return images
@@ -642,16 +666,17 @@ class LatentDiffusion:
         return len(self.latent_shape_) == 3
 
     def _guide_widths(self):
-        return [max(1, width // _GUIDE_WIDTH) for width in self.widths]
+        return [max(1, width // _GUIDE_WIDTH) for width in np.atleast_1d(self.widths)]
 
     def _make_unet(self, widths, latent_shape, remat=False):
-        keras.utils.set_random_seed(self.seed)
+        keras.utils.set_random_seed(int(self.seed))
+        widths = plain(np.atleast_1d(widths))
         return networks.unet(
             latent_shape,
             remat=remat,
             widths=widths,
             blocks=self.blocks,
-            attention=self.attention or [False] * len(widths),
+            attention=self._hyperparameters()["attention"] or [False] * len(widths),
         )
 
     def _make_unets(self):
@@ -720,7 +745,7 @@ class LatentDiffusion:
         """Noise the latents of images, alike for every epoch so that losses compare."""
         if images is None:
             return None
-        latents = self.vqvae.encode(images)
+        latents = self.vqvae_.encode(images)
         batch = self._noised(latents, len(latents), shift=1)
         return next(batch.as_numpy_iterator())
 
@@ -762,7 +787,13 @@ def _halved(name, weights):
 
 def _training(options):
     """Collect the options of the training, with the stage's own defaults."""
-    return Training(**{"epochs": 10} | options)
+    return Training(**{"epochs": 10} | scalars(options))
+
+
+def _parameters(document):
+    """Return the hyper-parameters that a document tells of."""
+    # Earlier versions trained a guide in any case.
+    return {"guide": True} | document["latent_diffusion"]
 
 
 def _of_guide(checkpoint):

@@ -39,6 +39,27 @@ def precision(name):
         keras.config.set_dtype_policy(before)
 
 
+def check_keras():
+    """Refuse settings of Keras that networks, or their training, can't do with.
+
+    Raises
+    ------
+    InputError
+        If the backend is not TensorFlow, or channels come first.
+    """
+    settings = {
+        "backend": (keras.config.backend(), "tensorflow"),
+        "image_data_format": (keras.config.image_data_format(), "channels_last"),
+    }
+    for name, (found, wanted) in settings.items():
+        if found != wanted:
+            raise InputError(
+                f"Keras is set to the {name} {found!r}, and dipy_ldm needs {wanted!r}; "
+                "change that in ~/.keras/keras.json, or the variable KERAS_BACKEND, "
+                "and start Python again."
+            )
+
+
 def encoder(space, channels, *, widths, blocks, code_dim, remat=False):
     """Build the network that maps images to latents.
 
@@ -218,7 +239,13 @@ def sketched(name, build):
     -------
     object
         What ``build`` returns.
+
+    Raises
+    ------
+    InputError
+        If there is no such precision, or Keras is set up for other networks.
     """
+    check_keras()
 
     def sketch():
         with precision(name), keras.StatelessScope(initialize_variables=False):

@@ -4,6 +4,9 @@ from numbers import Integral, Real
 
 import numpy as np
 
+# Sums and differences of such numbers are finite in float32.
+LARGEST = 1e38
+
 
 class InputError(ValueError):
     """What the user gave can't be used; the message is one sentence naming the cure."""
@@ -113,10 +116,48 @@ def check_sizes(seed, **sizes):
     if whole("seed", seed, 0) >= 2**32:
         raise InputError(f"seed must be below 2**32, not {seed}.")
     for name, size in sizes.items():
-        numbers = plain(np.atleast_1d(size))
+        numbers = plain(size)
+        numbers = numbers if isinstance(numbers, list) else [numbers]
         at_least(f"the length of {name}", len(numbers), 1)
         for number in numbers:
             whole(name, number, 1)
+
+
+def check_counts(**counts):
+    """Refuse counts of nothing, and what is no count.
+
+    Parameters
+    ----------
+    **counts : int or None
+        Numbers by their names; None is for a default.
+
+    Raises
+    ------
+    InputError
+        If a number is smaller than 1, or not whole.
+    """
+    for name, count in counts.items():
+        if count is not None:
+            whole(name, count, 1)
+
+
+def scalars(options):
+    """Make Python's own of numpy's numbers among options; the others stay.
+
+    Parameters
+    ----------
+    options : dict
+        Anything by its name.
+
+    Returns
+    -------
+    dict
+        The same.
+    """
+    return {
+        name: plain(value) if isinstance(value, np.generic | np.ndarray) else value
+        for name, value in options.items()
+    }
 
 
 def plain(value):
@@ -160,3 +201,33 @@ def is_affine(affine):
         and affine[3].tolist() == [0, 0, 0, 1]
         and np.linalg.matrix_rank(affine[:3, :3]) == 3
     )
+
+
+def check_affine(affine):
+    """Return the user's affine as an array, or say what is wrong with it.
+
+    Parameters
+    ----------
+    affine : array_like
+        From voxel indices to millimetres.
+
+    Returns
+    -------
+    ndarray
+        Float64 ``(4, 4)``.
+
+    Raises
+    ------
+    InputError
+        If :func:`is_affine` says no.
+    """
+    try:
+        array = np.array(affine, "float64")
+    except (TypeError, ValueError):
+        array = np.zeros(())
+    if not is_affine(array):
+        raise InputError(
+            "affine must be 4 x 4 finite numbers, the last row 0 0 0 1, that bring no "
+            "two voxels to one place; give that of the images' own files."
+        )
+    return array

@@ -59,10 +59,11 @@ def whole(request, tmp_path_factory):
     """Return kind, tensors and metadata of a file, and a place to change it."""
     path = tmp_path_factory.mktemp("fuzz") / "model.safetensors"
     rng = np.random.default_rng(0)
-    model = VQVAE._described(DOCUMENT)
+    model = VQVAE(**DOCUMENT["vqvae"])._describe(DOCUMENT)
     model._build()
     if request.param == "latent_diffusion":
-        model = LatentDiffusion._described(model, DOCUMENT)
+        described = LatentDiffusion(model, **DOCUMENT["latent_diffusion"])
+        model = described._describe(DOCUMENT, model)
         model._build()
     tensors = {
         name: rng.standard_normal(tensor.shape).astype("float32")

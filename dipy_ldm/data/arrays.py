@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dipy_ldm.validation import InputError
+from dipy_ldm.validation import LARGEST, InputError
 
 
 def as_array(images, rank=None):
@@ -61,7 +61,7 @@ class Survey(NamedTuple):
     variance: float
 
 
-def survey(images):
+def survey(images, name="image"):
     """Look at every image once, one at a time.
 
     Parameters
@@ -69,6 +69,8 @@ def survey(images):
     images : ndarray
         Images, ``(n, *space, channels)``; a mapped file may be larger than the
         memory.
+    name : str
+        What each of them is, in the user's words.
 
     Returns
     -------
@@ -92,8 +94,69 @@ def survey(images):
         bounds = min(bounds[0], image.min()), max(bounds[1], image.max())
     if bad:
         raise InputError(
-            f"image {bad[0]} has NaN or infinite values ({len(bad)} of {len(images)} "
-            "images have); remove or replace them."
+            f"{name} {bad[0]} has NaN or infinite values ({len(bad)} of {len(images)} "
+            f"{name}s have); remove or replace them."
         )
     mean, square = sums / images.size
     return Survey(digest.hexdigest(), *map(float, bounds), float(square - mean**2))
+
+
+def learnable(images):
+    """Survey images, and refuse those of which nothing can be learnt.
+
+    Parameters
+    ----------
+    images : ndarray
+        As of :func:`survey`.
+
+    Returns
+    -------
+    Survey
+        What is to be known of them.
+
+    Raises
+    ------
+    InputError
+        If a value is not finite or too large, or all are the same.
+    """
+    found = survey(images)
+    if found.low == found.high:
+        raise InputError(
+            f"all values of all images are {found.low:g}, and there is nothing to "
+            "learn; look at how they were read."
+        )
+    if max(-found.low, found.high) > LARGEST:
+        raise InputError(
+            f"intensities must lie within {LARGEST:g}, and images have some from "
+            f"{found.low:g} to {found.high:g}; divide them by a number."
+        )
+    return found
+
+
+def check_finite(images, numbers):
+    """Refuse images that are not finite.
+
+    Parameters
+    ----------
+    images : ndarray
+        Images, ``(n, *space, channels)``.
+    numbers : sequence of int
+        Number of each, for the sentence.
+
+    Returns
+    -------
+    ndarray
+        The same images.
+
+    Raises
+    ------
+    InputError
+        If a value is not finite.
+    """
+    good = np.isfinite(images).all(tuple(range(1, images.ndim)))
+    if not good.all():
+        raise InputError(
+            f"image {numbers[good.argmin()]} has NaN or infinite values; remove or "
+            "replace them."
+        )
+    return images

@@ -1,6 +1,8 @@
 """The options that the training of every stage takes."""
 
 from collections.abc import Callable, Sequence
+import math
+from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
@@ -10,7 +12,7 @@ from dipy_ldm import distribution
 from dipy_ldm.optimizers import FlatAdam
 from dipy_ldm.precision import Precision, settle
 from dipy_ldm.training.checkpoint import began_in
-from dipy_ldm.validation import InputError, at_least
+from dipy_ldm.validation import InputError, whole
 
 
 class Training(NamedTuple):
@@ -74,11 +76,10 @@ class Training(NamedTuple):
             If a number is too small, or there are fewer images than in a batch.
         """
         for name in ("epochs", "batch_size", "accumulate", "checkpoint_steps"):
-            at_least(name, getattr(self, name), 1)
-        if not self.learning_rate > 0:
-            raise InputError(
-                f"learning_rate must be above 0, not {self.learning_rate}."
-            )
+            whole(name, getattr(self, name), 1)
+        rate = self.learning_rate
+        if not isinstance(rate, Real) or not 0 < rate < math.inf:
+            raise InputError(f"learning_rate must be above 0 and finite, not {rate!r}.")
         if n < self.batch_size:
             raise InputError(
                 f"{n} images are fewer than a batch of {self.batch_size}; give more "
