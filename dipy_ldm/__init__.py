@@ -11,6 +11,8 @@ __version__ = "0.1.0"
 
 __all__ = ["VQVAE", "LatentDiffusion", "__version__"]
 
+# What Keras may be told to compute with, and need not be there.
+_BACKENDS = ("jax", "torch", "openvino")
 _HOMES = {"VQVAE": ".vqvae", "LatentDiffusion": ".latent_diffusion"}
 
 
@@ -23,7 +25,19 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 def __getattr__(name):
     # Keras takes seconds to import: it waits until an estimator is asked for (PEP 562).
     if name in _HOMES:
-        return getattr(import_module(_HOMES[name], __name__), name)
+        try:
+            return getattr(import_module(_HOMES[name], __name__), name)
+        except ModuleNotFoundError as error:
+            if error.name not in _BACKENDS:
+                raise
+            from dipy_ldm.validation import InputError
+
+            # Keras' own words would have us install it.
+            raise InputError(
+                f"Keras is set to a backend of {error.name}, and dipy_ldm needs "
+                "'tensorflow'; change that in ~/.keras/keras.json, or the variable "
+                "KERAS_BACKEND, and start Python again."
+            ) from error
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -1,5 +1,6 @@
 """Latent diffusion: new images from noise, by way of the autoencoder's latents."""
 
+import copy
 from functools import partial
 from typing import Unpack
 
@@ -9,18 +10,30 @@ import numpy as np
 from dipy_ldm import (
     denoisers,
     distribution,
+    documents,
     networks,
     persistence,
     samplers,
     schedules,
     tiles,
 )
-from dipy_ldm.data.arrays import as_array, survey
+from dipy_ldm.data.arrays import as_array, learnable, survey
 from dipy_ldm.data.batches import noised
+from dipy_ldm.estimators import Estimator
 from dipy_ldm.precision import Precision, tell
 from dipy_ldm.training import Options, Stage, Training, train
 from dipy_ldm.training.memory import check_memory
-from dipy_ldm.validation import InputError, at_least, check_seed, check_sizes, choose
+from dipy_ldm.validation import (
+    InputError,
+    at_least,
+    check_counts,
+    check_seed,
+    check_sizes,
+    choose,
+    plain,
+    scalars,
+    whole,
+)
 from dipy_ldm.vqvae import VQVAE
 
 # The guide is to be worse than the denoiser in the same way: narrower, and trained
@@ -32,7 +45,7 @@ _GUIDE_STEPS = 300
 _GUIDED = (0.2, 0.95)
 
 
-class LatentDiffusion:
+class LatentDiffusion(Estimator):
     """Diffusion model of the latents of an autoencoder :footcite:p:`Rombach2022`.
 
     A U-Net learns to take noise away from the latents; sampling starts from pure
@@ -43,7 +56,7 @@ class LatentDiffusion:
     Parameters
     ----------
     vqvae : VQVAE
-        A fitted autoencoder.
+        A fitted autoencoder. Clones of scikit-learn keep it fitted.
     widths : sequence of int
         Channels of the U-Net's levels; each but the first halves the resolution.
     blocks : int
@@ -63,6 +76,9 @@ class LatentDiffusion:
 
     Attributes
     ----------
+    vqvae_ : VQVAE
+        The autoencoder as it was when this was fitted: denoiser and latents are of no
+        use with another one, so that a further fit of ``vqvae`` changes nothing here.
     denoiser_, guide_ : keras.Model
         The U-Nets, with averaged weights; no guide is None.
     latent_mean_, latent_scale_ : ndarray
@@ -133,24 +149,26 @@ class LatentDiffusion:
         InputError
             If the images or an option can't be used.
         """
-        images = self._check_images(images)
+        images = self._check_images(images, self.vqvae)
         if validation_data is not None:
-            validation_data = self._check_images(validation_data)
+            validation_data = self._check_images(validation_data, self.vqvae)
+            survey(validation_data, "validation image")
         training = _training(training)
         training = training.settled(images.ndim - 2, _of_guide(training.checkpoint))
         self._check(images.shape, training)
-        self.fingerprint_ = survey(images).fingerprint
+        self.fingerprint_ = learnable(images).fingerprint
+        self.vqvae_ = self.vqvae._as_it_is()
         self.precision_ = tell(training.precision)
         length = training.length(len(images))
         settings = self._hyperparameters() | {
             "images": self.fingerprint_,
-            "vqvae": survey(self.vqvae.codebook_).fingerprint,
+            "vqvae": survey(self.vqvae_.codebook_).fingerprint,
             "the shape of the validation data": np.shape(validation_data),
         }
         with distribution.spread(training.strategy):
             # Before anything is exchanged.
             distribution.agree(settings | training.settings())
-            latents = self.vqvae.encode(images)
+            latents = self.vqvae_.encode(images)
             self._learn_scale(latents)
             self._build()
             held_out = self._held_out(validation_data)
@@ -249,7 +267,7 @@ class LatentDiffusion:
         def generate(numbers):
             noise = samplers.noise_of(seed, numbers, self.latent_shape_)
             latents = samplers.sample(denoise, noise(), path, step, noise)
-            return self.vqvae.decode(self._unscaled(latents), tile=tile)
+            return self.vqvae_.decode(self._unscaled(latents), tile=tile)
 
         numbers = np.arange(first, first + n)
         title = "generate" if verbose else None
@@ -352,18 +370,15 @@ class LatentDiffusion:
         InputError
             If there is no such sampler, or a number makes no sense.
         """
-        least_one = {"n": n, "steps": steps, "batch_size": batch_size, "tile": tile}
-        for name, value in least_one.items():
-            if value is not None:
-                at_least(name, value, 1)
+        check_counts(n=n, steps=steps, batch_size=batch_size, tile=tile)
         at_least("guidance", guidance, 0)
         if guidance != 1 and self.guide_ is None:
             raise InputError(
                 f"this model has no guide for a guidance of {guidance}; leave it out, "
                 "or train with guide=True."
             )
-        at_least("first", first, 0)
-        at_least("seed", seed, 0)
+        whole("first", first, 0)
+        whole("seed", seed, 0)
         return samplers.make_sampler(sampler, eta)
 
     def denoise(
@@ -424,7 +439,7 @@ class LatentDiffusion:
         .. footbibliography::
         """
         self._check_fitted()
-        images = self._check_images(images)
+        images = self._check_images(images, self.vqvae_)
         if not 0 <= strength <= 1:
             raise InputError(f"strength must lie between 0 and 1, not {strength}.")
         if steps is None:
@@ -440,7 +455,7 @@ class LatentDiffusion:
         )
         path = schedules.path(self.schedule, grid(self.schedule, steps, strength))
         alpha, sigma = path[0][1]
-        latents = self._scaled(self.vqvae.encode(images, batch_size=batch_size))
+        latents = self._scaled(self.vqvae_.encode(images, batch_size=batch_size))
         denoise = self.denoiser()
 
         def walk(numbers):
@@ -449,7 +464,7 @@ class LatentDiffusion:
                 noise = samplers.noise_of(seed, first + numbers, self.latent_shape_)
                 x = alpha * clean + sigma * noise()
                 clean = samplers.sample(denoise, x, path, step, noise)
-            return self.vqvae.decode(self._unscaled(clean), tile=tile)
+            return self.vqvae_.decode(self._unscaled(clean), tile=tile)
 
         numbers = np.arange(len(images))
         return distribution.in_batches(walk, numbers, self._batch(batch_size))
@@ -470,22 +485,10 @@ class LatentDiffusion:
         OSError
             If the file can't be written.
         """
-        self._check_fitted()
-        tensors = self.vqvae.to_tensors()
-        for name, network in self._networks():
-            tensors |= persistence.weights(network, name)
+        tensors = self.to_tensors()
         if half:
-            tensors = {name: t.astype("float16") for name, t in tensors.items()}
-        document = self.vqvae.to_document() | {
-            "latent_diffusion": self._hyperparameters(),
-            "latent_mean": self.latent_mean_.tolist(),
-            "latent_scale": self.latent_scale_.tolist(),
-            "latent_shape": self.latent_shape_,
-            "latent_diffusion_history": self.history_,
-            "latent_diffusion_fingerprint": self.fingerprint_,
-            "latent_diffusion_precision": self.precision_ and self.precision_._asdict(),
-        }
-        persistence.save(path, "latent_diffusion", tensors, document)
+            tensors = {name: _halved(name, t) for name, t in tensors.items()}
+        persistence.save(path, "latent_diffusion", tensors, self.to_document())
 
     @classmethod
     def load(cls, path):
@@ -507,36 +510,124 @@ class LatentDiffusion:
             If the file is not that of a latent diffusion model.
         """
         path = persistence.find(path)
-        tensors, document = persistence.load(path, "latent_diffusion")
+        saved = persistence.load(path, "latent_diffusion", cls._check_saved)
+        return cls.from_saved(*saved)
+
+    def to_tensors(self):
+        """Name the weights, as they are saved.
+
+        Returns
+        -------
+        dict of str to ndarray
+            Weights of both U-Nets and of the autoencoder.
+        """
+        self._check_fitted()
+        tensors = self.vqvae_.to_tensors()
+        for name, network in self._networks():
+            tensors |= persistence.weights(network, name)
+        return tensors
+
+    def to_document(self):
+        """Say all but the weights, as JSON can.
+
+        Returns
+        -------
+        dict
+            Hyper-parameters and what was learnt, with those of the autoencoder.
+        """
+        self._check_fitted()
+        return self.vqvae_.to_document() | {
+            "latent_diffusion": self._hyperparameters(),
+            "latent_mean": self.latent_mean_.tolist(),
+            "latent_scale": self.latent_scale_.tolist(),
+            "latent_shape": self.latent_shape_,
+            "latent_diffusion_history": self.history_,
+            "latent_diffusion_fingerprint": self.fingerprint_,
+            "latent_diffusion_precision": self.precision_ and self.precision_._asdict(),
+        }
+
+    @classmethod
+    def from_saved(cls, tensors, document):
+        """Build the fitted model from what was saved.
+
+        Parameters
+        ----------
+        tensors : dict of str to ndarray
+            As of :meth:`to_tensors`.
+        document : dict
+            As of :meth:`to_document`.
+
+        Returns
+        -------
+        LatentDiffusion
+            The fitted model.
+        """
         vqvae = VQVAE.from_saved(tensors, document)
-        # Earlier versions trained a guide in any case.
-        model = cls(vqvae, **{"guide": True} | document["latent_diffusion"])
-        model.latent_mean_ = np.array(document["latent_mean"], "float32")
-        model.latent_scale_ = np.array(document["latent_scale"], "float32")
-        model.latent_shape_ = tuple(document["latent_shape"])
-        model.history_ = document["latent_diffusion_history"]
-        model.fingerprint_ = document["latent_diffusion_fingerprint"]
-        precision = document.get("latent_diffusion_precision")
-        model.precision_ = Precision.from_saved(precision)
-        model._build()
-        for name, network in model._networks():
+        model = cls(vqvae, **_parameters(document))
+        return model._restore(tensors, document, vqvae)
+
+    def _restore(self, tensors, document, vqvae=None):
+        """Become what was saved."""
+        self._describe(document, vqvae or VQVAE.from_saved(tensors, document))
+        self._build()
+        for name, network in self._networks():
             persistence.set_weights(network, name, tensors)
-        return model
+        return self
+
+    def _describe(self, document, vqvae):
+        """Take all but the weights from what was saved."""
+        precision = document.get("latent_diffusion_precision")
+        self.vqvae_ = vqvae._as_it_is()
+        self.latent_mean_ = np.array(document["latent_mean"], "float32")
+        self.latent_scale_ = np.array(document["latent_scale"], "float32")
+        self.latent_shape_ = tuple(document["latent_shape"])
+        self.history_ = document["latent_diffusion_history"]
+        self.fingerprint_ = document["latent_diffusion_fingerprint"]
+        self.precision_ = Precision.from_saved(precision)
+        return self
+
+    @classmethod
+    def _check_saved(cls, document, shapes):
+        """Refuse tensors that are not those of the document, before any is read."""
+        vqvae = VQVAE(**document["vqvae"])._describe(document)
+        wanted = vqvae._saved_shapes(shapes)
+        model = cls(vqvae, **_parameters(document))._describe(document, vqvae)
+        choose("schedule", model.schedule, schedules.SCHEDULES)
+        choose("target", model.target, schedules.TARGETS)
+        documents.check_sizes(document["latent_diffusion"], shapes)
+        model._check_latents()
+        unets = networks.sketched("float32", model._make_unets)
+        for name, unet in unets.items():
+            wanted |= persistence.shapes(unet, name)
+        documents.check_shapes(shapes, wanted)
+
+    def _check_latents(self):
+        """Refuse latents that are not those of the autoencoder."""
+        shape = self.vqvae_.latent_shape(self.vqvae_.shape_)
+        if self.latent_shape_ != shape:
+            raise InputError(f"latent_shape must be {shape}, not {self.latent_shape_}")
+        for name in ("latent_mean", "latent_scale"):
+            if len(getattr(self, f"{name}_")) != shape[-1]:
+                raise InputError(f"{name} must have {shape[-1]} numbers")
 
     def _networks(self):
         both = [("denoiser", self.denoiser_), ("guide", self.guide_)]
         return [(name, network) for name, network in both if network is not None]
 
     def _hyperparameters(self):
-        return {
-            "widths": list(self.widths),
-            "blocks": self.blocks,
-            "attention": self.attention and list(self.attention),
-            "schedule": self.schedule,
-            "target": self.target,
-            "guide": self.guide,
-            "seed": self.seed,
+        names = ("blocks", "schedule", "target", "guide", "seed")
+        return plain({name: getattr(self, name) for name in names}) | {
+            "widths": plain(np.atleast_1d(self.widths)),
+            "attention": self.attention
+            if self.attention is None
+            else [bool(level) for level in self.attention],
         }
+
+    def __sklearn_clone__(self):
+        """Clone it with the autoencoder as it is: nothing could be fitted without."""
+        params = self.get_params(deep=False)
+        vqvae = params.pop("vqvae")
+        return type(self)(vqvae, **copy.deepcopy(params))
 
     def check(self, shape, **training: Unpack[Options]):
         """Refuse a fit that can't be done, or would not fit into the memory.
@@ -564,29 +655,32 @@ class LatentDiffusion:
         choose("schedule", self.schedule, schedules.SCHEDULES)
         choose("target", self.target, schedules.TARGETS)
         training.check(shape[0])
-        with networks.precision(training.precision.name), networks.sketched():
-            latent_shape = self.vqvae.latent_shape(shape[1:])
-            denoiser = self._make_unet(self.widths, latent_shape, training.remat)
+        latent_shape = self.vqvae.latent_shape(shape[1:])
+        build = partial(self._make_unet, self.widths, latent_shape, training.remat)
+        denoiser = networks.sketched(training.precision.name, build)
         share, strategy = training.share, training.strategy
         check_memory("the denoiser", [denoiser], share, strategy=strategy)
 
     def _batch(self, batch_size):
-        return batch_size or tiles.safe_batch(self.vqvae.shape_[:-1])
+        return batch_size or tiles.safe_batch(self.vqvae_.shape_[:-1])
+
+    def _is_fitted(self):
+        return hasattr(self, "denoiser_")
 
     def _check_fitted(self):
-        if not hasattr(self, "denoiser_"):
+        if not self._is_fitted():
             raise InputError(
                 "this LatentDiffusion is not fitted; call fit(images) or "
                 "LatentDiffusion.load(path) first."
             )
 
-    def _check_images(self, images):
+    def _check_images(self, images, vqvae):
         """Return images as an array, of the shape that the autoencoder knows."""
-        self.vqvae._check_fitted()
+        vqvae._check_fitted()
         images = as_array(images)
-        if images.shape[1:] != tuple(self.vqvae.shape_):
+        if images.shape[1:] != tuple(vqvae.shape_):
             raise InputError(
-                f"images must have the shape {self.vqvae.shape_} of those that the "
+                f"images must have the shape {vqvae.shape_} of those that the "
                 f"autoencoder was fitted to, not {images.shape[1:]}."
             )
         return images
@@ -596,25 +690,31 @@ class LatentDiffusion:
         return len(self.latent_shape_) == 3
 
     def _guide_widths(self):
-        return [max(1, width // _GUIDE_WIDTH) for width in self.widths]
+        return [max(1, width // _GUIDE_WIDTH) for width in np.atleast_1d(self.widths)]
 
     def _make_unet(self, widths, latent_shape, remat=False):
-        keras.utils.set_random_seed(self.seed)
+        keras.utils.set_random_seed(int(self.seed))
+        widths = plain(np.atleast_1d(widths))
         return networks.unet(
             latent_shape,
             remat=remat,
             widths=widths,
             blocks=self.blocks,
-            attention=self.attention or [False] * len(widths),
+            attention=self._hyperparameters()["attention"] or [False] * len(widths),
         )
+
+    def _make_unets(self):
+        """Build the denoiser and, if there shall be one, its guide."""
+        unets = {"denoiser": self._make_unet(self.widths, self.latent_shape_)}
+        if self._of_images() if self.guide is None else self.guide:
+            unets["guide"] = self._make_unet(self._guide_widths(), self.latent_shape_)
+        return unets
 
     def _build(self):
         """Make the networks that generate, in full precision."""
         with networks.precision("float32"):
-            self.denoiser_ = self._make_unet(self.widths, self.latent_shape_)
-            self.guide_ = None
-            if self._of_images() if self.guide is None else self.guide:
-                self.guide_ = self._make_unet(self._guide_widths(), self.latent_shape_)
+            unets = self._make_unets()
+        self.denoiser_, self.guide_ = unets["denoiser"], unets.get("guide")
         self._predict = _compiled(self.denoiser_)
         self._predict_guide = self.guide_ and _compiled(self.guide_)
 
@@ -671,7 +771,7 @@ class LatentDiffusion:
         """Noise the latents of images, alike for every round so that losses compare."""
         if images is None:
             return None
-        latents = self.vqvae.encode(images)
+        latents = self.vqvae_.encode(images)
         batch = self._noised(latents, len(latents), shift=1)
         return next(batch.as_numpy_iterator())
 
@@ -707,9 +807,24 @@ class LatentDiffusion:
         return latents * self.latent_scale_ + self.latent_mean_
 
 
+def _halved(name, weights):
+    """Round weights to 16 bits, which reach as far as 65504."""
+    if np.abs(weights).max() > np.finfo("float16").max:
+        raise InputError(
+            f"the weights {name} are too large for 16 bits; save with half=False."
+        )
+    return weights.astype("float16")
+
+
 def _training(options):
     """Collect the options of the training, with the stage's own defaults."""
-    return Training(**{"epochs": 10} | options)
+    return Training(**{"epochs": 10} | scalars(options))
+
+
+def _parameters(document):
+    """Return the hyper-parameters that a document tells of."""
+    # Earlier versions trained a guide in any case.
+    return {"guide": True} | document["latent_diffusion"]
 
 
 def _of_guide(checkpoint):

@@ -5,6 +5,7 @@ number of spatial dimensions is that of the shape they are given; nothing else
 tells two from three.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 import math
 
@@ -36,6 +37,27 @@ def precision(name):
         yield
     finally:
         keras.config.set_dtype_policy(before)
+
+
+def check_keras():
+    """Refuse settings of Keras that networks, or their training, can't do with.
+
+    Raises
+    ------
+    InputError
+        If the backend is not TensorFlow, or channels come first.
+    """
+    settings = {
+        "backend": (keras.config.backend(), "tensorflow"),
+        "image_data_format": (keras.config.image_data_format(), "channels_last"),
+    }
+    for name, (found, wanted) in settings.items():
+        if found != wanted:
+            raise InputError(
+                f"Keras is set to the {name} {found!r}, and dipy_ldm needs {wanted!r}; "
+                "change that in ~/.keras/keras.json, or the variable KERAS_BACKEND, "
+                "and start Python again."
+            )
 
 
 def encoder(space, channels, *, widths, blocks, code_dim, remat=False):
@@ -109,7 +131,9 @@ def decoder(space, channels, *, widths, blocks, code_dim, remat=False):
     """
     latents = keras.Input((*space, code_dim))
     x = _conv(latents, widths[-1], bias_initializer=_some_bias())
-    for width, finer in zip(reversed(widths), [*reversed(widths[:-1]), widths[0] // 2]):
+    for width, finer in zip(
+        reversed(widths), [*reversed(widths[:-1]), max(1, widths[0] // 2)]
+    ):
         for _ in range(blocks):
             x = _residual(x, width, _norm_position, remat)
         x = _conv(_upsample(x), finer, bias_initializer=_some_bias())
@@ -199,14 +223,38 @@ def unet(shape, *, widths, blocks, attention, remat=False):
     return keras.Model([latents, times], target, name="unet")
 
 
-@contextmanager
-def sketched():
+def sketched(name, build):
     """Build networks without weights, to learn of their shapes alone.
 
-    Faster than whole ones, and in no memory; they can't be called.
+    Faster than whole ones, and in no memory, whatever their size; they can't be called.
+
+    Parameters
+    ----------
+    name : str
+        Precision, as of :func:`precision`.
+    build : callable
+        Builds them, without arguments.
+
+    Returns
+    -------
+    object
+        What ``build`` returns.
+
+    Raises
+    ------
+    InputError
+        If there is no such precision, or Keras is set up for other networks.
     """
-    with keras.StatelessScope(initialize_variables=False):
-        yield
+    check_keras()
+
+    def sketch():
+        with precision(name), keras.StatelessScope(initialize_variables=False):
+            return build()
+
+    # In a thread of its own, as Keras keeps a list for each of what still has no
+    # values, and would make these weights when it comes to train other networks.
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(sketch).result()
 
 
 def kept_bytes(network):

@@ -1,18 +1,22 @@
 """One model, one file: tensors and a JSON document in a safetensors file."""
 
+from contextlib import contextmanager
 import json
 from pathlib import Path
 import struct
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError, deserialize, safe_open
 from safetensors.numpy import save_file
 
-from dipy_ldm import __version__
+from dipy_ldm import __version__, documents
 from dipy_ldm.files import replacing
-from dipy_ldm.validation import InputError
+from dipy_ldm.validation import InputError, plain
 
 FORMAT_VERSION = 2
+# Types of the numbers of networks; optimizers count in integers, too.
+_FLOATS = ("F32", "F16", "BF16")
+_TYPES = ("F32", "F16", "F64", "I64", "I32", "U32", "BOOL")
 PRETRAINED = Path(__file__).parent / "pretrained"
 
 
@@ -32,14 +36,28 @@ def save(path, kind, tensors, document):
 
     Raises
     ------
+    InputError
+        If a number is not finite: nobody could use the file.
     OSError
         If the file can't be written; what was there before is left alone.
     """
     versions = {"format_version": FORMAT_VERSION, "package_version": __version__}
     header = versions | {"kind": kind} | document
+    if name := _not_finite(tensors):
+        raise InputError(
+            f"the tensor {name} has NaN or infinite values, and is not written to "
+            f"{path}; train again, with a lower learning rate or in float32."
+        )
+    try:
+        text = json.dumps(plain(header), allow_nan=False)
+    except ValueError as error:
+        raise InputError(
+            f"a number that shall be written to {path} is NaN or infinite; look for it "
+            "in the history and the affine of the model."
+        ) from error
     with replacing(path) as partial:
         try:
-            save_file(tensors, partial, metadata={"dipy_ldm": json.dumps(header)})
+            save_file(tensors, partial, metadata={"dipy_ldm": text})
         except SafetensorError as error:
             raise OSError(str(error)) from error
 
@@ -61,7 +79,7 @@ def find(name):
     return packaged if packaged.is_file() and not Path(name).is_file() else Path(name)
 
 
-def load(path, kind):
+def load(path, kind, check=None):
     """Read what :func:`save` wrote.
 
     Parameters
@@ -70,6 +88,10 @@ def load(path, kind):
         File to read.
     kind : str
         What the file must hold.
+    check : callable, optional
+        ``check(document, shapes)`` raises :class:`InputError` if the tensors, whose
+        shapes it is given by their names, are not what the document says. They must be
+        floating-point numbers then, and are read after that.
 
     Returns
     -------
@@ -81,12 +103,25 @@ def load(path, kind):
     Raises
     ------
     InputError
-        If the file is not there, truncated, foreign, of another format or of
+        If the file is not there, truncated, foreign, damaged, of another format or of
         another kind.
     """
     document = read_document(path, kind)
     with safe_open(path, "numpy") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, document
+        slices = {name: file.get_slice(name) for name in file.keys()}
+        types = {name: piece.get_dtype() for name, piece in slices.items()}
+        with _naming(path):
+            _check_types(types, _TYPES if check is None else _FLOATS)
+            if check is not None:
+                check(document, {n: tuple(s.get_shape()) for n, s in slices.items()})
+        if "BF16" in types.values():
+            tensors = _read_bfloat16(path)
+        else:
+            tensors = {name: file.get_tensor(name) for name in slices}
+    with _naming(path):
+        if name := _not_finite(tensors):
+            raise InputError(f"the tensor {_word(name)} has NaN or infinite values")
+    return tensors, document
 
 
 def read_document(path, kind=None):
@@ -107,7 +142,7 @@ def read_document(path, kind=None):
     Raises
     ------
     InputError
-        If the file is not there, truncated, foreign, of another format or of
+        If the file is not there, truncated, foreign, damaged, of another format or of
         another kind.
     """
     if not Path(path).is_file():
@@ -122,7 +157,8 @@ def read_document(path, kind=None):
             f"{path} is a safetensors file, but not of dipy_ldm; "
             "give one that dipy_train_ldm wrote."
         )
-    document = json.loads(metadata["dipy_ldm"])
+    with _naming(path):
+        document = _parse(metadata["dipy_ldm"])
     version = document["format_version"]
     if version != FORMAT_VERSION:
         age, cure = (
@@ -136,9 +172,33 @@ def read_document(path, kind=None):
         )
     if kind is not None and document["kind"] != kind:
         raise InputError(
-            f"{path} holds a {document['kind']}, not a {kind}; name another file."
+            f"{path} holds a {_word(document['kind'])}, not a {kind}; name another "
+            "file."
         )
+    with _naming(path):
+        documents.check(document)
     return document
+
+
+def shapes(network, prefix):
+    """Say what shapes the weights of a network have.
+
+    Parameters
+    ----------
+    network : keras.Model
+        Network; one without weights, of :func:`dipy_ldm.networks.sketched`, does.
+    prefix : str
+        Its name in the file.
+
+    Returns
+    -------
+    dict of str to tuple of int
+        Shapes, by the names of :func:`weights`.
+    """
+    return {
+        f"{prefix}.{i:03d}": tuple(variable.shape)
+        for i, variable in enumerate(network.weights)
+    }
 
 
 def weights(network, prefix):
@@ -177,6 +237,70 @@ def set_weights(network, prefix, tensors):
     """
     for i, variable in enumerate(network.weights):
         variable.assign(tensors[f"{prefix}.{i:03d}"])
+
+
+@contextmanager
+def _naming(path):
+    """Name the file in what is wrong with it, and what to do."""
+    try:
+        yield
+    except InputError as error:
+        reason = str(error).removesuffix(".")
+        raise InputError(
+            f"{path} is damaged, or was changed by other software ({reason}); copy or "
+            "train it again."
+        ) from error
+
+
+def _parse(text):
+    """Read a document that is at least one of ours."""
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError("its document is not JSON that can be read") from error
+    if not isinstance(document, dict):
+        raise InputError("its document is no dictionary")
+    for name, kind in (("format_version", int), ("kind", str)):
+        # Not isinstance: to Python, True is an int.
+        if type(document.get(name)) is not kind:
+            raise InputError(f"{name} is missing, or of another type")
+    return document
+
+
+def _word(text):
+    """Keep what fits into a sentence, of a text that may be anything."""
+    return " ".join(text.split())[:40]
+
+
+def _check_types(types, allowed):
+    for name, found in types.items():
+        if found not in allowed:
+            raise InputError(
+                f"the tensor {_word(name)} is of {found} instead of "
+                f"{', '.join(allowed)}"
+            )
+
+
+def _not_finite(tensors):
+    """Name the first tensor that has NaN or infinite values, if there is one."""
+    bad = (name for name, tensor in tensors.items() if not np.isfinite(tensor).all())
+    return next(bad, None)
+
+
+def _read_bfloat16(path):
+    """Read floats of 16 and 32 bits, of which numpy does not know all types."""
+    tensors = {}
+    for name, found in deserialize(Path(path).read_bytes()):
+        if found["dtype"] == "BF16":
+            # The upper half of a float32.
+            bits = np.frombuffer(found["data"], "<u2").astype("<u4") << 16
+            array = bits.view("<f4")
+        else:
+            array = np.frombuffer(
+                found["data"], {"F16": "<f2", "F32": "<f4"}[found["dtype"]]
+            )
+        tensors[name] = array.reshape(found["shape"])
+    return tensors
 
 
 def _unreadable(path):

@@ -1,9 +1,13 @@
 """Checks of what the user gave, and the one error they raise."""
 
+from numbers import Integral, Real
+
 import numpy as np
 
 # What NumPy and Keras take.
 _MOST_SEED = 2**32 - 1
+# Sums and differences of such numbers are finite in float32.
+LARGEST = 1e38
 
 
 class InputError(ValueError):
@@ -60,9 +64,39 @@ def at_least(what, value, minimum):
     InputError
         If `value` is smaller than `minimum`, or not a number.
     """
+    if not isinstance(value, Real):
+        raise InputError(f"{what} must be a number, not {value!r}.")
     # Written so that NaN, which is neither smaller nor larger, is refused too.
     if not value >= minimum:
         raise InputError(f"{what} must be at least {minimum}, not {value}.")
+    return value
+
+
+def whole(what, value, minimum):
+    """Check that a number is whole, and not too small.
+
+    Parameters
+    ----------
+    what : str
+        The parameter's name.
+    value : int
+        The user's number, of Python or of numpy.
+    minimum : int
+        The smallest number allowed.
+
+    Returns
+    -------
+    int
+        `value` itself.
+
+    Raises
+    ------
+    InputError
+        If `value` is smaller than `minimum`, or not a whole number.
+    """
+    at_least(what, value, minimum)
+    if not isinstance(value, Integral):
+        raise InputError(f"{what} must be a whole number, not {value!r}.")
     return value
 
 
@@ -79,7 +113,7 @@ def check_seed(seed):
     InputError
         If it is no whole number, or too small or large.
     """
-    if not 0 <= seed <= _MOST_SEED or int(seed) != seed:
+    if whole("seed", seed, 0) > _MOST_SEED:
         raise InputError(
             f"seed must be a whole number from 0 to {_MOST_SEED}, not {seed}."
         )
@@ -96,10 +130,121 @@ def check_sizes(**sizes):
     Raises
     ------
     InputError
-        If a number is too small, or a sequence is empty.
+        If a number is too small or not whole, or a sequence is empty.
     """
     for name, size in sizes.items():
-        numbers = [1] if size is None else np.atleast_1d(size)
+        numbers = plain([1] if size is None else size)
+        numbers = numbers if isinstance(numbers, list) else [numbers]
         at_least(f"the length of {name}", len(numbers), 1)
         for number in numbers:
-            at_least(name, number, 1)
+            whole(name, number, 1)
+
+
+def check_counts(**counts):
+    """Refuse counts of nothing, and what is no count.
+
+    Parameters
+    ----------
+    **counts : int or None
+        Numbers by their names; None is for a default.
+
+    Raises
+    ------
+    InputError
+        If a number is smaller than 1, or not whole.
+    """
+    for name, count in counts.items():
+        if count is not None:
+            whole(name, count, 1)
+
+
+def scalars(options):
+    """Make Python's own of numpy's numbers among options; the others stay.
+
+    Parameters
+    ----------
+    options : dict
+        Anything by its name.
+
+    Returns
+    -------
+    dict
+        The same.
+    """
+    return {
+        name: plain(value) if isinstance(value, np.generic | np.ndarray) else value
+        for name, value in options.items()
+    }
+
+
+def plain(value):
+    """Make Python's own of numpy's numbers and arrays, which JSON does not know.
+
+    Parameters
+    ----------
+    value : object
+        Anything; dictionaries, lists and tuples are gone through.
+
+    Returns
+    -------
+    object
+        The same, with lists for tuples.
+    """
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {name: plain(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    return value
+
+
+def is_affine(affine):
+    """Say whether a matrix tells where voxels are.
+
+    Parameters
+    ----------
+    affine : ndarray
+        From voxel indices to millimetres.
+
+    Returns
+    -------
+    bool
+        Whether it is ``(4, 4)``, finite, and no two voxels are at one place.
+    """
+    return (
+        affine.shape == (4, 4)
+        and bool(np.isfinite(affine).all())
+        and affine[3].tolist() == [0, 0, 0, 1]
+        and np.linalg.matrix_rank(affine[:3, :3]) == 3
+    )
+
+
+def check_affine(affine):
+    """Return the user's affine as an array, or say what is wrong with it.
+
+    Parameters
+    ----------
+    affine : array_like
+        From voxel indices to millimetres.
+
+    Returns
+    -------
+    ndarray
+        Float64 ``(4, 4)``.
+
+    Raises
+    ------
+    InputError
+        If :func:`is_affine` says no.
+    """
+    try:
+        array = np.array(affine, "float64")
+    except (TypeError, ValueError):
+        array = np.zeros(())
+    if not is_affine(array):
+        raise InputError(
+            "affine must be 4 x 4 finite numbers, the last row 0 0 0 1, that bring no "
+            "two voxels to one place; give that of the images' own files."
+        )
+    return array

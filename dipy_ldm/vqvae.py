@@ -8,15 +8,25 @@ import keras
 from keras import ops
 import numpy as np
 
-from dipy_ldm import distribution, losses, networks, persistence, tiles
+from dipy_ldm import distribution, documents, losses, networks, persistence, tiles
 from dipy_ldm.bottlenecks import BOTTLENECKS
-from dipy_ldm.data.arrays import as_array, survey
+from dipy_ldm.data.arrays import as_array, check_finite, learnable, survey
 from dipy_ldm.data.batches import batches
 from dipy_ldm.data.windows import read_whole, read_windows
+from dipy_ldm.estimators import Estimator
 from dipy_ldm.precision import Precision, tell
 from dipy_ldm.training import Options, Stage, Training, train
 from dipy_ldm.training.memory import check_memory
-from dipy_ldm.validation import InputError, check_seed, check_sizes, choose
+from dipy_ldm.validation import (
+    InputError,
+    check_affine,
+    check_counts,
+    check_seed,
+    check_sizes,
+    choose,
+    plain,
+    scalars,
+)
 
 # Pieces of images that are encoded at least for codes to be revived.
 _PIECES = 16
@@ -25,7 +35,7 @@ _PIECES = 16
 _PERPLEXITY = 1.5
 
 
-class VQVAE:
+class VQVAE(Estimator):
     """Vector-quantised autoencoder :footcite:p:`vandenOord2017`.
 
     Residual convolutional encoder and decoder for images of one, two or three
@@ -107,7 +117,7 @@ class VQVAE:
     @property
     def factor(self):
         """How many times smaller than images latents are, per side."""
-        return 2 ** len(self.widths)
+        return 2 ** np.size(self.widths)
 
     def latent_shape(self, shape):
         """Say what shape the latents have.
@@ -178,15 +188,16 @@ class VQVAE:
         """
         images = as_array(images)
         if validation_data is not None:
-            validation_data = as_array(validation_data, rank=images.ndim - 2)
+            validation_data = _check_validation(validation_data, images.shape)
+        affine = None if affine is None else check_affine(affine)
         masks = _check_masks(masks, background, images.shape[:-1])
         training = _training(training).settled(images.ndim - 2)
         self._check(images.shape, patch, training)
-        found = survey(images)
+        found = learnable(images)
         # Only now: what is refused leaves an estimator as it was.
         self.precision_ = tell(training.precision)
         self.shape_ = images.shape[1:]
-        self.affine_ = None if affine is None else np.array(affine, "float64")
+        self.affine_ = affine
         self.intensity_ = found.low, found.high
         self.fingerprint_ = found.fingerprint
         size = self._window(images.shape[1:-1], patch)
@@ -196,7 +207,7 @@ class VQVAE:
             "augment": augment,
         }
         settings = self._hyperparameters() | {
-            **learnt,
+            **plain(learnt),
             "images": self.fingerprint_,
             "masks": None if masks is None else survey(masks).fingerprint,
             "the shape of the validation data": np.shape(validation_data),
@@ -239,12 +250,19 @@ class VQVAE:
         -------
         ndarray
             Latents, float32 ``(n, *ceil(space / factor), code_dim)``.
+
+        Raises
+        ------
+        InputError
+            If the images or the option can't be used.
         """
         self._check_fitted()
-        images = as_array(images, rank=len(self.shape_) - 1)
+        check_counts(batch_size=batch_size)
+        images = self._check_images(images)
 
         def encode(numbers):
-            return self._encode(self._to_network(images[numbers]))
+            windows = self._to_network(images[numbers])
+            return self._encode(check_finite(windows, numbers))
 
         return distribution.in_batches(
             encode,
@@ -276,10 +294,17 @@ class VQVAE:
         ndarray
             Images, float32 ``(n, *space, channels)``, in the intensity range of
             the training images.
+
+        Raises
+        ------
+        InputError
+            If the latents or an option can't be used.
         """
         self._check_fitted()
+        check_counts(batch_size=batch_size, tile=tile)
         space = self.shape_[:-1] if space is None else tuple(space)
-        reach = networks.reach(self.widths, self.blocks)
+        latents = self._check_latents(latents, space)
+        reach = networks.reach(np.atleast_1d(self.widths), self.blocks)
         tile = tile or tiles.safe_side(len(space)) - 2 * reach * self.factor
         cut = tuple(map(slice, space))
         low, high = self.intensity_
@@ -314,7 +339,13 @@ class VQVAE:
         -------
         ndarray
             Reconstructions, float32, of the shape of ``images``.
+
+        Raises
+        ------
+        InputError
+            If the images or an option can't be used.
         """
+        check_counts(batch_size=batch_size, tile=tile)
         latents = self.encode(images, batch_size=batch_size)
         space = np.shape(images)[1:-1]
         return self.decode(latents, space=space, batch_size=batch_size, tile=tile)
@@ -331,8 +362,14 @@ class VQVAE:
         -------
         ndarray of int
             Indices of codes, ``(n, *space)``.
+
+        Raises
+        ------
+        InputError
+            If the latents have other channels than codes.
         """
         self._check_fitted()
+        self._check_channels("latents", latents, self.code_dim)
         return ops.convert_to_numpy(self.quantizer_.nearest(latents))
 
     def save(self, path):
@@ -364,7 +401,7 @@ class VQVAE:
         InputError
             If the file is not that of an autoencoder.
         """
-        return cls.from_saved(*persistence.load(path, "vqvae"))
+        return cls.from_saved(*persistence.load(path, "vqvae", cls._check_saved))
 
     def to_tensors(self):
         """Name the weights, as they are saved.
@@ -415,19 +452,48 @@ class VQVAE:
         VQVAE
             The fitted autoencoder.
         """
-        vqvae = cls(**document["vqvae"])
-        vqvae.shape_ = tuple(document["shape"])
-        vqvae.intensity_ = tuple(document["intensity"])
-        affine = document["affine"]
-        vqvae.affine_ = None if affine is None else np.array(affine)
-        vqvae.history_ = document["history"]
-        vqvae.fingerprint_ = document["fingerprint"]
-        vqvae.precision_ = Precision.from_saved(document.get("precision"))
-        vqvae._build()
-        vqvae.quantizer_.codebook.assign(tensors["codebook"])
-        for name, network in vqvae._networks():
+        return cls(**document["vqvae"])._restore(tensors, document)
+
+    def _restore(self, tensors, document):
+        """Become what was saved."""
+        self._describe(document)
+        self._build()
+        self.quantizer_.codebook.assign(tensors["codebook"])
+        for name, network in self._networks():
             persistence.set_weights(network, name, tensors)
-        return vqvae
+        return self
+
+    def _describe(self, document):
+        """Take all but the weights from what was saved."""
+        affine, precision = document["affine"], document.get("precision")
+        self.shape_ = tuple(document["shape"])
+        self.intensity_ = tuple(document["intensity"])
+        self.affine_ = None if affine is None else np.array(affine, "float64")
+        self.history_ = document["history"]
+        self.fingerprint_ = document["fingerprint"]
+        self.precision_ = Precision.from_saved(precision)
+        return self
+
+    @classmethod
+    def _check_saved(cls, document, shapes):
+        """Refuse tensors that are not those of the document, before any is read."""
+        wanted = cls(**document["vqvae"])._describe(document)._saved_shapes(shapes)
+        documents.check_shapes(shapes, wanted)
+
+    def _saved_shapes(self, found):
+        """Say what shapes the weights have, unless they would be more than there are.
+
+        No network is sketched that has far more of them.
+        """
+        choose("bottleneck", self.bottleneck, BOTTLENECKS)
+        documents.check_sizes(self._hyperparameters(), found)
+        build = partial(self._make_networks, self._any_size(), self.shape_[-1], False)
+        encoder, decoder = networks.sketched("float32", build)
+        return {
+            "codebook": (self.n_codes, self.code_dim),
+            **persistence.shapes(encoder, "encoder"),
+            **persistence.shapes(decoder, "decoder"),
+        }
 
     @property
     def codebook_(self):
@@ -436,16 +502,8 @@ class VQVAE:
         return ops.convert_to_numpy(self.quantizer_.codebook)
 
     def _hyperparameters(self):
-        return {
-            "widths": list(self.widths),
-            "blocks": self.blocks,
-            "n_codes": self.n_codes,
-            "code_dim": self.code_dim,
-            "commitment": self.commitment,
-            "loss": self.loss,
-            "bottleneck": self.bottleneck,
-            "seed": self.seed,
-        }
+        params = plain(self.get_params(deep=False))
+        return params | {"widths": plain(np.atleast_1d(self.widths))}
 
     def check(self, shape, *, patch=None, **training: Unpack[Options]):
         """Refuse a fit that can't be done, or would not fit into the memory.
@@ -479,8 +537,8 @@ class VQVAE:
         training.check(n)
         _check_patch(patch, len(space))
         size = self._window(space, patch)
-        with networks.precision(training.precision.name), networks.sketched():
-            encoder, decoder = self._make_networks(size, channels, training.remat)
+        build = partial(self._make_networks, size, channels, training.remat)
+        encoder, decoder = networks.sketched(training.precision.name, build)
         distances = 4 * self.n_codes * math.prod(encoder.output.shape[1:-1])
         parts, strategy = [encoder, decoder], training.strategy
         check_memory("the autoencoder", parts, training.share, distances, strategy)
@@ -488,43 +546,83 @@ class VQVAE:
     def _networks(self):
         return [("encoder", self.encoder_), ("decoder", self.decoder_)]
 
+    def _is_fitted(self):
+        return hasattr(self, "encoder_")
+
+    def _as_it_is(self):
+        """Copy the estimator but not its networks, since another fit makes new ones."""
+        copy = type(self).__new__(type(self))
+        vars(copy).update(vars(self))
+        return copy
+
+    def _check_images(self, images):
+        """Return images as an array that can be encoded."""
+        images = as_array(images, rank=len(self.shape_) - 1)
+        self._check_channels("images", images, self.shape_[-1])
+        return images
+
+    def _check_channels(self, what, array, channels):
+        if np.shape(array)[-1:] != (channels,):
+            raise InputError(
+                f"{what} must have {channels} channels, along the last axis, and not "
+                f"the shape {np.shape(array)}; this autoencoder was fitted to such."
+            )
+
+    def _check_latents(self, latents, space):
+        """Return latents as an array that can be decoded to images of a size."""
+        rank = len(self.shape_) - 1
+        if len(space) != rank:
+            raise InputError(f"space must have {rank} numbers, not {len(space)}.")
+        check_sizes(space=space)
+        latents = np.asarray(latents)
+        wanted = self.latent_shape((*space, self.shape_[-1]))
+        if len(latents) == 0 or latents.shape[1:] != wanted:
+            raise InputError(
+                f"latents of images of the size {space} have the shape "
+                f"{('n', *wanted)}, not {latents.shape}; give what encode returned, "
+                "and as space the size of the images."
+            )
+        if not np.isfinite(latents).all():
+            raise InputError("latents have NaN or infinite values; encode them again.")
+        return latents
+
     def _check_fitted(self):
-        if not hasattr(self, "encoder_"):
+        if not self._is_fitted():
             raise InputError(
                 "this VQVAE is not fitted; call fit(images) or VQVAE.load(path) first."
             )
 
     def _make_networks(self, space, channels, remat):
         """Build encoder and decoder in the current precision."""
-        keras.utils.set_random_seed(self.seed)
-        options = {
-            "widths": self.widths,
-            "blocks": self.blocks,
-            "code_dim": self.code_dim,
-            "remat": remat,
-        }
+        keras.utils.set_random_seed(int(self.seed))
+        chosen = self._hyperparameters()
+        options = {name: chosen[name] for name in ("widths", "blocks", "code_dim")}
+        options["remat"] = remat
         encoder = networks.encoder(space, channels, **options)
         decoder = networks.decoder(encoder.output.shape[1:-1], channels, **options)
         return encoder, decoder
 
     def _make_parts(self, size=None, remat=False):
         """Build encoder, quantizer and decoder, for images of one size or of any."""
-        *space, channels = self.shape_
-        size = size or (None,) * len(space)
-        encoder, decoder = self._make_networks(size, channels, remat)
+        size = size or self._any_size()
+        encoder, decoder = self._make_networks(size, self.shape_[-1], remat)
         bottleneck = BOTTLENECKS[self.bottleneck]
         quantizer = bottleneck(self.n_codes, self.commitment, name="quantizer")
         quantizer.build(encoder.output.shape)
         return encoder, quantizer, decoder
 
+    def _any_size(self):
+        return (None,) * (len(self.shape_) - 1)
+
     def _build(self):
         """Make the networks that encode and decode, in full precision."""
         with networks.precision("float32"):
             self.encoder_, self.quantizer_, self.decoder_ = self._make_parts()
+        quantizer, decoder = self.quantizer_, self.decoder_
         self._encode = distribution.compiled(self.encoder_, self.encoder_.inputs)
+        # Of these networks, also in a copy that outlives the next fit.
         self._decode = distribution.compiled(
-            lambda latents: self.decoder_(self.quantizer_.quantise(latents)),
-            self.decoder_.inputs,
+            lambda latents: decoder(quantizer.quantise(latents)), decoder.inputs
         )
 
     def _compile(self, size, found, training, length):
@@ -660,7 +758,19 @@ class VQVAE:
 
 def _training(options):
     """Collect the options of the training, with the stage's own defaults."""
-    return Training(**{"epochs": 5} | options)
+    return Training(**{"epochs": 5} | scalars(options))
+
+
+def _check_validation(images, shape):
+    """Return images for validation as an array like those that are learnt from."""
+    images = as_array(images, rank=len(shape) - 2)
+    if images.shape[1:] != shape[1:]:
+        raise InputError(
+            f"validation_data must have the shape {('n', *shape[1:])} of the images, "
+            f"not {images.shape}."
+        )
+    survey(images, "validation image")
+    return images
 
 
 def _affordable(images, size, training, length):

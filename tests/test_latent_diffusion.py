@@ -188,6 +188,26 @@ def test_reload_is_exact(diffusion, tmp_path):
     npt.assert_allclose(loaded.predict(4), diffusion.predict(4), atol=1e-5)
 
 
+def test_a_further_fit_of_the_autoencoder_changes_nothing(blobs):
+    options = {"widths": (8,), "n_codes": 8, "code_dim": 1}
+    vqvae = VQVAE(**options).fit(blobs, **FIT)
+    model = LatentDiffusion(vqvae, guide=False, **TINY).fit(
+        blobs, **(FIT | {"epochs": 1})
+    )
+    tensors, document = model.to_tensors(), model.to_document()
+    # Nothing was decoded yet: what is compiled late is of the first fit, too.
+    vqvae.set_params(n_codes=4, seed=1).fit(100 * blobs[:, 1:], **FIT)
+    assert vqvae.shape_ == (12, 10, 1)
+    images = model.predict(2, steps=2)
+    assert images.shape == (2, 13, 10, 1)
+    assert images.max() <= blobs.max()
+    again = LatentDiffusion.from_saved(tensors, document)
+    npt.assert_allclose(again.predict(2, steps=2), images, atol=1e-4)
+    assert model.denoise(blobs[:1]).shape == blobs[:1].shape
+    for name, tensor in model.to_tensors().items():
+        npt.assert_array_equal(tensor, tensors[name])
+
+
 def test_half_is_half_the_size(diffusion, tmp_path):
     for half in (False, True):
         diffusion.save(tmp_path / f"{half}.safetensors", half=half)
@@ -231,6 +251,8 @@ def test_resumed_training_is_the_uninterrupted(vqvae, blobs, tmp_path, numbered_
         ({"n": 0}, "n must be at least 1"),
         ({"steps": 0}, "steps must be at least 1"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"batch_size": -1}, "batch_size must be at least 1"),
+        ({"n": 2.5}, "n must be a whole number, not 2.5"),
         ({"first": -1}, "first must be at least 0"),
         ({"guidance": -1}, "guidance must be at least 0"),
         ({"seed": -1}, "seed must be at least 0"),
@@ -248,6 +270,15 @@ def test_bad_arguments_elsewhere(diffusion, vqvae, blobs):
         diffusion.denoise(blobs, strength=1.5)
     with pytest.raises(InputError, match="must have the shape"):
         diffusion.denoise(np.zeros((1, 8, 8, 1)))
+    with pytest.raises(InputError, match="nothing to learn"):
+        LatentDiffusion(vqvae).fit(np.zeros((16, 13, 10, 1)), **FIT)
+    with pytest.raises(InputError, match="must have the shape"):
+        LatentDiffusion(vqvae).fit(blobs, validation_data=blobs[:, :-1], **FIT)
+    with pytest.raises(InputError, match="validation image 2 has NaN"):
+        spoilt = np.where(np.arange(4)[:, None, None, None] == 2, np.nan, blobs[:4])
+        LatentDiffusion(vqvae).fit(blobs, validation_data=spoilt, **FIT)
+    with pytest.raises(InputError, match="image 2 has NaN"):
+        diffusion.denoise(spoilt)
     with pytest.raises(InputError, match="cosine, linear"):
         LatentDiffusion(vqvae, schedule="square").fit(blobs, **FIT)
     with pytest.raises(InputError, match="v, noise, clean"):

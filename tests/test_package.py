@@ -76,3 +76,42 @@ def test_unknown_name_is_an_attribute_error():
 
 def test_the_changelog_knows_this_version():
     assert f"## [{dipy_ldm.__version__}]" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+
+
+KERAS = """
+import dipy_ldm, numpy as np
+try:
+    vqvae = dipy_ldm.VQVAE()
+    import keras
+    {before}
+    vqvae.fit(np.random.default_rng(0).random((64, 8, 8, 1)))
+except ValueError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("backend", "before", "sentence"),
+    [
+        ("torch", "", "and dipy_ldm needs 'tensorflow'; change that"),
+        (
+            "tensorflow",
+            "keras.config.backend = lambda: 'jax'",
+            "the backend 'jax', and dipy_ldm needs 'tensorflow'; change that",
+        ),
+        (
+            "tensorflow",
+            "keras.config.set_image_data_format('channels_first')",
+            "image_data_format 'channels_first', and dipy_ldm needs 'channels_last'",
+        ),
+    ],
+)
+def test_other_settings_of_keras_are_refused(backend, before, sentence):
+    run = subprocess.run(
+        [sys.executable, "-c", KERAS.format(before=before)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"KERAS_BACKEND": backend},
+    )
+    assert sentence in run.stdout

@@ -17,12 +17,12 @@ from dipy_ldm.validation import InputError
 def model(tmp_path):
     path = tmp_path / "model.safetensors"
     tensors = {"a": np.arange(6, dtype="float32").reshape(2, 3)}
-    persistence.save(path, "vqvae", tensors, {"answer": [1, None, "x"]})
+    persistence.save(path, "notes", tensors, {"answer": [1, None, "x"]})
     return path
 
 
 def test_round_trip(model):
-    tensors, document = persistence.load(model, "vqvae")
+    tensors, document = persistence.load(model, "notes")
     npt.assert_array_equal(tensors["a"], [[0, 1, 2], [3, 4, 5]])
     assert document["answer"] == [1, None, "x"]
     assert document["format_version"] == persistence.FORMAT_VERSION
@@ -57,9 +57,12 @@ def foreign(path):
     save_file({"a": np.zeros(1)}, path)
 
 
+def saying(text, path):
+    save_file({"a": np.zeros(1)}, path, metadata={"dipy_ldm": text})
+
+
 def of_format(version, path):
-    document = {"format_version": version, "kind": "vqvae"}
-    save_file({"a": np.zeros(1)}, path, metadata={"dipy_ldm": json.dumps(document)})
+    saying(json.dumps({"format_version": version, "kind": "notes"}), path)
 
 
 newer = partial(of_format, persistence.FORMAT_VERSION + 1)
@@ -77,13 +80,41 @@ older = partial(of_format, persistence.FORMAT_VERSION - 1)
         (foreign, "not of dipy_ldm"),
         (newer, "upgrade dipy_ldm"),
         (older, "train it again"),
+        (partial(of_format, True), "format_version is missing, or of another type"),
+        (partial(of_format, 10**400), "upgrade dipy_ldm"),
+        (partial(saying, "once upon a time"), "not JSON that can be read"),
+        (partial(saying, "[" * 200_000), "not JSON that can be read"),
+        (partial(saying, "9" * 5000), "not JSON that can be read"),
+        (partial(saying, "[2]"), "its document is no dictionary"),
     ],
 )
 def test_spoilt_files_are_refused(model, spoil, sentence):
     spoil(model)
     with pytest.raises(InputError, match=sentence) as refusal:
-        persistence.load(model, "vqvae")
+        persistence.load(model, "notes")
     assert str(model) in str(refusal.value)
+
+
+@pytest.mark.parametrize("kind", ["vqvae", "latent_diffusion"])
+def test_a_checkpoint_is_no_model(tmp_path, kind):
+    document = {"settings": {}, "history": {}, "steps": 1}
+    persistence.save(tmp_path / "c", "checkpoint", {}, document)
+    with pytest.raises(InputError, match=f"holds a checkpoint, not a {kind}; name"):
+        persistence.read_document(tmp_path / "c", kind)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_is_neither_written_nor_read(tmp_path, bad):
+    tensors = {"a": np.zeros(1), "b": np.array([1, bad], "float32")}
+    with pytest.raises(InputError, match="tensor b has NaN .* lower learning rate"):
+        persistence.save(tmp_path / "m", "notes", tensors, {})
+    with pytest.raises(InputError, match="look for it in the history"):
+        persistence.save(tmp_path / "m", "notes", {}, {"history": {"loss": [bad]}})
+    assert not list(tmp_path.iterdir())
+    text = json.dumps({"format_version": persistence.FORMAT_VERSION, "kind": "notes"})
+    save_file(tensors, tmp_path / "m", metadata={"dipy_ldm": text})
+    with pytest.raises(InputError, match=r"m is damaged.*tensor b has NaN"):
+        persistence.load(tmp_path / "m", "notes")
 
 
 def test_a_folder_is_no_model(tmp_path):

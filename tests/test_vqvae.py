@@ -318,9 +318,9 @@ def test_a_cohort_twice_as_large_as_the_memory_trains(tmp_path):
     assert "trained" in result.stdout
 
 
-def test_constant_images_are_no_trouble():
-    vqvae = VQVAE(**TINY).fit(np.full((16, 8, 8, 1), 3.0), **FIT)
-    npt.assert_array_equal(vqvae.predict(np.full((1, 8, 8, 1), 3.0)), 3)
+def test_of_constant_images_there_is_nothing_to_learn():
+    with pytest.raises(InputError, match="all values of all images are 3, and there"):
+        VQVAE(**TINY).fit(np.full((16, 8, 8, 1), 3.0), **FIT)
 
 
 @pytest.mark.parametrize(
@@ -338,6 +338,24 @@ def test_constant_images_are_no_trouble():
             {"validation_data": np.zeros((2, 8, 8))},
             "\\(n, h, w",
         ),
+        (
+            np.zeros((16, 8, 8, 1)),
+            {"validation_data": np.zeros((2, 8, 9, 1))},
+            "validation_data must have the shape \\('n', 8, 8, 1\\) of the images",
+        ),
+        (
+            np.zeros((16, 8, 8, 1)),
+            {"validation_data": np.full((2, 8, 8, 1), np.inf)},
+            "validation image 0 has NaN",
+        ),
+        (np.zeros((16, 8, 8, 1)), {"affine": np.eye(3)}, "affine must be 4 x 4"),
+        (np.zeros((16, 8, 8, 1)), {"affine": np.zeros((4, 4))}, "no two voxels to one"),
+        (np.zeros((16, 8, 8, 1)), {"affine": np.full((4, 4), np.nan)}, "4 x 4 finite"),
+        (np.zeros((16, 8, 8, 1)), {"affine": "RAS"}, "affine must be 4 x 4"),
+        (np.zeros((16, 8, 8, 1)), {"batch_size": 2.5}, "batch_size must be a whole"),
+        (np.zeros((16, 8, 8, 1)), {"epochs": "2"}, "epochs must be a number"),
+        (np.zeros((16, 8, 8, 1)), {"learning_rate": "2"}, "must be above 0 and fin"),
+        (np.r_[np.ones((15, 8, 8, 1)), np.full((1, 8, 8, 1), 2e38)], {}, "divide them"),
     ],
 )
 def test_bad_input_is_answered_with_its_cure(images, options, sentence):
@@ -348,6 +366,67 @@ def test_bad_input_is_answered_with_its_cure(images, options, sentence):
 def test_a_loss_that_explodes_stops_the_training(blobs):
     with pytest.raises(InputError, match="with a lower learning rate"):
         VQVAE(**TINY).fit(blobs, learning_rate=1e30, **FIT)
+
+
+@pytest.mark.parametrize(
+    ("call", "shape", "options", "sentence"),
+    [
+        ("encode", (2, 13, 10, 2), {}, "images must have 1 channels"),
+        ("encode", (2, 13, 10, 3, 1), {}, r"must have the shape \(n, h, w, channels"),
+        ("encode", (2, 13, 10, 1), {"batch_size": -1}, "batch_size must be at least 1"),
+        ("predict", (2, 13, 10, 2), {}, "images must have 1 channels"),
+        ("predict", (2, 13, 10, 1), {"batch_size": 0}, "batch_size must be at least"),
+        ("predict", (2, 13, 10, 1), {"tile": -4}, "tile must be at least 1"),
+        (
+            "decode",
+            (2, 4, 3, 3),
+            {},
+            r"have the shape \('n', 4, 3, 2\), not \(2, 4, 3, 3",
+        ),
+        ("decode", (2, 4, 4, 2), {}, "and as space the size of the images"),
+        ("decode", (0, 4, 3, 2), {}, "give what encode returned"),
+        ("decode", (2, 4, 3, 2), {"space": (13,)}, "space must have 2 numbers, not 1"),
+        ("decode", (2, 4, 3, 2), {"space": (13, 0)}, "space must be at least 1, not 0"),
+        (
+            "decode",
+            (2, 4, 3, 2),
+            {"batch_size": 1.5},
+            "must be a whole number, not 1.5",
+        ),
+        ("codes", (2, 4, 3, 1), {}, "latents must have 2 channels"),
+    ],
+)
+def test_what_does_not_fit_the_model(vqvae, call, shape, options, sentence):
+    with pytest.raises(InputError, match=sentence):
+        getattr(vqvae, call)(np.zeros(shape), **options)
+
+
+@pytest.mark.parametrize("bad", [np.nan, -np.inf])
+@pytest.mark.parametrize("call", ["encode", "predict"])
+def test_an_image_that_is_not_finite_is_named(vqvae, blobs, call, bad):
+    images = blobs[:9].copy()
+    images[5, 3, 3] = bad
+    with pytest.raises(InputError, match="image 5 has NaN or infinite values"):
+        getattr(vqvae, call)(images, batch_size=2)
+    with pytest.raises(InputError, match="latents have NaN or infinite values"):
+        vqvae.decode(np.full((1, 4, 3, 2), bad))
+
+
+def test_numbers_of_numpy_are_as_pythons(blobs, tmp_path, numbered_anew):
+    chosen = {name: np.array(value) for name, value in TINY.items()}
+    chosen |= {"commitment": np.float32(0.25), "seed": np.int64(0)}
+    fit = FIT | {"batch_size": np.int64(16), "learning_rate": np.float64(2e-3)}
+    numbered_anew()
+    python = VQVAE(**TINY).fit(blobs, **(FIT | {"batch_size": 16}))
+    numbered_anew()
+    numpy = VQVAE(**chosen).fit(blobs, checkpoint=tmp_path / "c", **fit)
+    assert_same(numpy, python)
+    numpy.save(tmp_path / "m")
+    assert_same(VQVAE.load(tmp_path / "m"), python)
+    # One width is one level.
+    one = VQVAE(**(TINY | {"widths": np.int64(8)}))
+    assert one.factor == 2
+    one.check(blobs.shape, **fit)
 
 
 @pytest.mark.parametrize("call", ["predict", "encode", "decode", "codes", "save"])
@@ -363,6 +442,9 @@ def test_unfitted_names_the_call_to_make(call):
         ({"widths": (8, 0)}, "widths must be at least 1"),
         ({"n_codes": 0}, "n_codes must be at least 1"),
         ({"seed": -1}, "seed must be at least 0"),
+        ({"seed": 2**32}, r"seed must be below 2\*\*32"),
+        ({"widths": (8, 2.5)}, "widths must be a whole number, not 2.5"),
+        ({"widths": "wide"}, "widths must be a number, not 'wide'"),
     ],
 )
 def test_bad_hyperparameters_are_answered_with_their_cure(options, sentence):

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dipy_ldm.validation import InputError
+from dipy_ldm.validation import LARGEST, InputError
 
 
 def as_array(images, rank=None):
@@ -70,7 +70,7 @@ class Survey(NamedTuple):
         return self.high - self.low or 1.0
 
 
-def survey(images):
+def survey(images, name="image"):
     """Look at every image once, one at a time.
 
     Parameters
@@ -78,6 +78,8 @@ def survey(images):
     images : ndarray
         Images, ``(n, *space, channels)``; a mapped file may be larger than the
         memory.
+    name : str
+        What each of them is, in the user's words.
 
     Returns
     -------
@@ -103,8 +105,8 @@ def survey(images):
         bounds = min(bounds[0], image.min()), max(bounds[1], image.max())
     if bad:
         raise InputError(
-            f"image {bad[0]} has NaN or infinite values ({len(bad)} of {len(images)} "
-            "images have); remove or replace them."
+            f"{name} {bad[0]} has NaN or infinite values ({len(bad)} of {len(images)} "
+            f"{name}s have); remove or replace them."
         )
     n = len(images)
     mean = total / n
@@ -112,6 +114,66 @@ def survey(images):
     # By the images themselves the mean is found too near to them: (n - 1) / n of the
     # variance away instead of (n + 1) / n.
     spread = (square - np.square(mean).mean()) * (n + 1) / max(n - 1, 1)
-    return Survey(
-        digest.hexdigest(), *map(float, bounds), square - mean.mean() ** 2, spread
-    )
+    variance = square - mean.mean() ** 2
+    return Survey(digest.hexdigest(), *map(float, (*bounds, variance, spread)))
+
+
+def learnable(images):
+    """Survey images, and refuse those of which nothing can be learnt.
+
+    Parameters
+    ----------
+    images : ndarray
+        As of :func:`survey`.
+
+    Returns
+    -------
+    Survey
+        What is to be known of them.
+
+    Raises
+    ------
+    InputError
+        If a value is not finite or too large, or all are the same.
+    """
+    found = survey(images)
+    if found.low == found.high:
+        raise InputError(
+            f"all values of all images are {found.low:g}, and there is nothing to "
+            "learn; look at how they were read."
+        )
+    if max(-found.low, found.high) > LARGEST:
+        raise InputError(
+            f"intensities must lie within {LARGEST:g}, and images have some from "
+            f"{found.low:g} to {found.high:g}; divide them by a number."
+        )
+    return found
+
+
+def check_finite(images, numbers):
+    """Refuse images that are not finite.
+
+    Parameters
+    ----------
+    images : ndarray
+        Images, ``(n, *space, channels)``.
+    numbers : sequence of int
+        Number of each, for the sentence.
+
+    Returns
+    -------
+    ndarray
+        The same images.
+
+    Raises
+    ------
+    InputError
+        If a value is not finite.
+    """
+    good = np.isfinite(images).all(tuple(range(1, images.ndim)))
+    if not good.all():
+        raise InputError(
+            f"image {numbers[good.argmin()]} has NaN or infinite values; remove or "
+            "replace them."
+        )
+    return images

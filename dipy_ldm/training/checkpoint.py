@@ -222,7 +222,7 @@ def began_in(*checkpoints):
     for path in filter(None, checkpoints):
         if Path(path).exists():
             settings = persistence.read_document(path, "checkpoint")["settings"]
-            return settings["precision"]
+            return settings.get("precision")
     return None
 
 

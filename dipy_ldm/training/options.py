@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 import math
+from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
@@ -11,7 +12,7 @@ from dipy_ldm import distribution
 from dipy_ldm.optimizers import FlatAdam
 from dipy_ldm.precision import Precision, settle
 from dipy_ldm.training.checkpoint import began_in
-from dipy_ldm.validation import InputError, at_least
+from dipy_ldm.validation import InputError, whole
 
 # Highest learning rates of images and of volumes.
 _RATES = 2e-3, 1e-3
@@ -138,11 +139,10 @@ class Training(NamedTuple):
         """
         for name in ("epochs", "steps", "batch_size", "accumulate", "checkpoint_steps"):
             if getattr(self, name) is not None:
-                at_least(name, getattr(self, name), 1)
-        if not self.learning_rate > 0:
-            raise InputError(
-                f"learning_rate must be above 0, not {self.learning_rate}."
-            )
+                whole(name, getattr(self, name), 1)
+        rate = self.learning_rate
+        if not isinstance(rate, Real) or not 0 < rate < math.inf:
+            raise InputError(f"learning_rate must be above 0 and finite, not {rate!r}.")
         if n < self.batch_size:
             raise InputError(
                 f"{n} images are fewer than a batch of {self.batch_size}; give more "

@@ -235,7 +235,7 @@ def _load(path, devices):
 def _find_model(model_file):
     """Return the path of a model of volumes, and their number of channels."""
     path = persistence.find(model_file)
-    shape = persistence.read_document(path)["shape"]
+    shape = persistence.read_document(path, "latent_diffusion")["shape"]
     if len(shape) != 4:
         raise InputError(
             f"{model_file} is a model of two-dimensional images; denoise them with "

@@ -122,7 +122,9 @@ class GenerateLDMFlow(Workflow):
         (stem,) = output_paths(self, model_file, out_dir, out_samples=out_samples)
         # Wrong paths are answered before the seconds that Keras takes.
         path = persistence.find(model_file)
-        is_volume = len(persistence.read_document(path)["shape"]) == 4
+        is_volume = (
+            len(persistence.read_document(path, "latent_diffusion")["shape"]) == 4
+        )
         n_samples = (4 if is_volume else 64) if n_samples is None else n_samples
         at_least("n_samples", n_samples, 1)
         cluster = workers.find(strategy)

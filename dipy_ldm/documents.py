@@ -1,0 +1,255 @@
+"""Documents: what a model file must say, whoever wrote it.
+
+Nothing is built here, and neither Keras nor TensorFlow is needed: what is wrong is
+found before anything is made of it.
+"""
+
+from collections.abc import Callable
+import math
+import reprlib
+from typing import NamedTuple
+
+import numpy as np
+
+from dipy_ldm.validation import LARGEST, InputError, is_affine
+
+# Voxels of an image; of one channel, eight gibibytes.
+_VOXELS = 2**31
+# No training halves the resolution so often.
+_LEVELS = 32
+
+
+class Rule(NamedTuple):
+    """What an entry of a document must be.
+
+    Parameters
+    ----------
+    wanted : str
+        What, for a sentence.
+    fits : callable
+        ``fits(value)`` says whether a value is that.
+    optional : bool
+        Whether the entry may be missing.
+    """
+
+    wanted: str
+    fits: Callable
+    optional: bool = False
+
+
+def check(document):
+    """Refuse a document that does not say what its kind of file must.
+
+    Parameters
+    ----------
+    document : dict
+        What the file says, with its ``kind``; kinds that are not known may say
+        anything.
+
+    Raises
+    ------
+    InputError
+        If an entry is missing, of another type, or out of range; the sentence is
+        about the entry alone.
+    """
+    _check_entries("", document, RULES.get(document["kind"], {}))
+    for name in set(HYPERPARAMETERS) & set(RULES.get(document["kind"], {})):
+        rules = HYPERPARAMETERS[name]
+        _check_entries(f"{name}: ", document[name], rules)
+        if unknown := sorted(set(document[name]) - set(rules)):
+            raise InputError(f"{name} has the unknown entry {_short(unknown[0])}")
+
+
+def check_sizes(settings, shapes):
+    """Refuse hyper-parameters that ask for more than the tensors are.
+
+    A network of them is as cheap to sketch as the file is small, then.
+
+    Parameters
+    ----------
+    settings : dict
+        Hyper-parameters.
+    shapes : dict of str to tuple of int
+        Shape of each tensor of the file.
+
+    Raises
+    ------
+    InputError
+        If they do; the sentence is about them alone.
+    """
+    largest = max((side for shape in shapes.values() for side in shape), default=0)
+    sizes = [*settings["widths"], settings.get("code_dim", 1)]
+    # Each width is the length of a bias, and each block has tensors of its own.
+    if max(sizes) > largest or settings["blocks"] * len(sizes) > len(shapes) + 1:
+        raise InputError("its hyper-parameters ask for more tensors than it has")
+
+
+def check_shapes(found, wanted):
+    """Refuse tensors of other shapes than those of the networks.
+
+    Parameters
+    ----------
+    found, wanted : dict of str to tuple of int
+        Shapes of the tensors, by their names.
+
+    Raises
+    ------
+    InputError
+        If one is missing, misshapen or too many; the sentence is about it alone.
+    """
+    for name in sorted(set(found) | set(wanted)):
+        if name not in found:
+            raise InputError(f"the tensor {name} is missing")
+        if name not in wanted:
+            raise InputError(f"there is no place for the tensor {_short(name)}")
+        if found[name] != wanted[name]:
+            raise InputError(
+                f"the tensor {name} has the shape {found[name]}, not {wanted[name]}"
+            )
+
+
+def _check_entries(where, entries, rules):
+    for name, rule in rules.items():
+        if name not in entries:
+            if rule.optional:
+                continue
+            raise InputError(f"{where}{name} is missing")
+        if not rule.fits(entries[name]):
+            raise InputError(
+                f"{where}{name} must be {rule.wanted}, not {_short(entries[name])}"
+            )
+
+
+def _short(value):
+    """Write a value in some words, however long and deep it is."""
+    return reprlib.repr(value).replace("\n", " ")
+
+
+def _is_whole(value, least=0):
+    # To Python, True is a number too.
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_number(value):
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    # NaN is neither above nor below.
+    return (whole or isinstance(value, float)) and -LARGEST <= value <= LARGEST
+
+
+def _is_text(value):
+    return isinstance(value, str)
+
+
+def _is_list(value, fits):
+    return isinstance(value, list) and all(map(fits, value))
+
+
+def _are_sizes(value):
+    return _is_list(value, lambda size: _is_whole(size, 1)) and (
+        1 <= len(value) <= _LEVELS
+    )
+
+
+def _is_shape(value):
+    return _are_sizes(value) and len(value) in (3, 4) and math.prod(value) <= _VOXELS
+
+
+def _are_bounds(value):
+    return _is_list(value, _is_number) and len(value) == 2 and value[0] <= value[1]
+
+
+def _is_affine(value):
+    rows = _is_list(value, lambda row: _is_list(row, _is_number) and len(row) == 4)
+    return rows and len(value) == 4 and is_affine(np.array(value, "float64"))
+
+
+def _is_history(value):
+    return isinstance(value, dict) and all(
+        _is_list(figures, _is_number) for figures in value.values()
+    )
+
+
+def _is_precision(value):
+    return (
+        isinstance(value, dict)
+        and set(value) == {"name", "reason"}
+        and (_is_list(list(value.values()), _is_text))
+    )
+
+
+def _or_none(fits):
+    return lambda value: value is None or fits(value)
+
+
+_SIZE = Rule("a whole number above 0", lambda value: _is_whole(value, 1))
+_SIZES = Rule(f"1 to {_LEVELS} whole numbers above 0", _are_sizes)
+_COUNT = Rule("a whole number", _is_whole)
+_SEED = Rule("a whole number of 32 bits", lambda v: _is_whole(v) and v < 2**32)
+_TEXT = Rule("text", _is_text)
+_HISTORY = Rule("lists of numbers by their names", _is_history)
+_PRECISION = Rule("a name and a reason, or null", _or_none(_is_precision), True)
+_NUMBERS = Rule("a list of numbers", lambda value: _is_list(value, _is_number))
+
+# Of each estimator, by the name under which a document has them.
+HYPERPARAMETERS = {
+    "vqvae": {
+        "widths": _SIZES,
+        "blocks": _SIZE,
+        "n_codes": _SIZE,
+        "code_dim": _SIZE,
+        "commitment": Rule("a number", _is_number),
+        "loss": _TEXT,
+        # Earlier versions knew but one.
+        "bottleneck": _TEXT._replace(optional=True),
+        "seed": _SEED,
+    },
+    "latent_diffusion": {
+        "widths": _SIZES,
+        "blocks": _SIZE,
+        "attention": Rule(
+            "a list of true and false, or null",
+            _or_none(lambda v: _is_list(v, lambda level: isinstance(level, bool))),
+        ),
+        "schedule": _TEXT,
+        "target": _TEXT,
+        # Earlier versions trained one in any case.
+        "guide": Rule(
+            "true, false or null", _or_none(lambda v: isinstance(v, bool)), True
+        ),
+        "seed": _SEED,
+    },
+}
+
+_VQVAE = {
+    "vqvae": Rule("a dictionary", lambda value: isinstance(value, dict)),
+    "shape": Rule("the size of an image of two or three dimensions", _is_shape),
+    "intensity": Rule("two numbers, the lower first", _are_bounds),
+    "affine": Rule("4 x 4 numbers that tell places, or null", _or_none(_is_affine)),
+    "history": _HISTORY,
+    "fingerprint": _TEXT,
+    "precision": _PRECISION,
+}
+
+# Of each kind of file.
+RULES = {
+    "vqvae": _VQVAE,
+    "latent_diffusion": _VQVAE
+    | {
+        "latent_diffusion": _VQVAE["vqvae"],
+        "latent_mean": _NUMBERS,
+        "latent_scale": Rule(
+            "a list of numbers above 0",
+            lambda v: _is_list(v, lambda n: _is_number(n) and n >= 1e-30),
+        ),
+        "latent_shape": Rule("the size of a latent", _is_shape),
+        "latent_diffusion_history": _HISTORY,
+        "latent_diffusion_fingerprint": _TEXT,
+        "latent_diffusion_precision": _PRECISION,
+    },
+    "checkpoint": {
+        "settings": Rule("a dictionary", lambda value: isinstance(value, dict)),
+        "history": _HISTORY,
+        # Earlier versions did not count them.
+        "steps": _COUNT._replace(optional=True),
+    },
+}

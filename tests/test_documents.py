@@ -1,0 +1,159 @@
+"""Documents of model files: each entry is what it must be, or one sentence."""
+
+import json
+import resource
+
+import keras
+import ml_dtypes
+import numpy as np
+import numpy.testing as npt
+import pytest
+from safetensors.numpy import save_file
+
+from dipy_ldm import LatentDiffusion, persistence
+from dipy_ldm.validation import InputError
+
+
+@pytest.fixture(scope="module")
+def saved(diffusion):
+    return diffusion.to_tensors(), diffusion.to_document()
+
+
+def write(path, tensors, document):
+    persistence.save(path, "latent_diffusion", tensors, document)
+    return path
+
+
+def changed(document, name, value, part=None):
+    if part is None:
+        return document | {name: value}
+    return document | {part: document[part] | {name: value}}
+
+
+WRONG = [
+    ("widths", "8", "vqvae", "widths must be 1 to 32 whole numbers above 0, not '8'"),
+    ("widths", [], "vqvae", "widths must be"),
+    ("blocks", True, "vqvae", "blocks must be a whole number above 0, not True"),
+    ("blocks", 10**9, "vqvae", "ask for more tensors than it has"),
+    ("n_codes", 10**10, "vqvae", r"codebook has the shape \(16, 2\), not \(10000000"),
+    ("code_dim", 10**10, "vqvae", "ask for more tensors than it has"),
+    ("bottleneck", "bottle", "vqvae", "unknown bottleneck 'bottle'; choose one of"),
+    ("colour", "red", "vqvae", "vqvae has the unknown entry 'colour'"),
+    ("seed", -1, "latent_diffusion", "seed must be a whole number"),
+    ("target", "score", "latent_diffusion", "unknown target 'score'; choose one of v"),
+    ("widths", [60_000, 16], "latent_diffusion", "ask for more tensors than it has"),
+    ("attention", [1], "latent_diffusion", "attention must be a list of true and"),
+    ("attention", [True], "latent_diffusion", "one entry a level: 2, not 1"),
+    ("shape", [13, 10], None, "shape must be the size of an image"),
+    ("shape", [10**6, 10**6, 1], None, "shape must be the size of an image"),
+    ("intensity", [20, -5], None, "intensity must be two numbers, the lower first"),
+    ("affine", np.eye(3).tolist(), None, "affine must be 4 x 4 numbers that tell"),
+    ("affine", np.zeros((4, 4)).tolist(), None, "affine must be 4 x 4 numbers"),
+    ("history", {"loss": ["low"]}, None, "history must be lists of numbers"),
+    ("history", [0.5], None, "history must be lists of numbers"),
+    ("latent_scale", [0, 1], None, "latent_scale must be a list of numbers above 0"),
+    ("latent_mean", [0], None, "latent_mean must have 2 numbers"),
+    ("latent_shape", [4, 4, 2], None, r"latent_shape must be \(4, 3, 2\), not"),
+    ("precision", "float32", None, "precision must be a name and a reason"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "part", "sentence"), WRONG)
+def test_wrong_entries_are_refused(saved, tmp_path, name, value, part, sentence):
+    tensors, document = saved
+    path = write(tmp_path / "m", tensors, changed(document, name, value, part))
+    with pytest.raises(InputError, match=sentence) as refusal:
+        LatentDiffusion.load(path)
+    assert str(refusal.value).startswith(f"{path} is damaged")
+    assert str(refusal.value).endswith("copy or train it again.")
+
+
+@pytest.mark.parametrize("name", ["shape", "history", "vqvae", "latent_mean"])
+def test_missing_entries_are_refused(saved, tmp_path, name):
+    tensors, document = saved
+    rest = {key: value for key, value in document.items() if key != name}
+    with pytest.raises(InputError, match=f"{name} is missing"):
+        LatentDiffusion.load(write(tmp_path / "m", tensors, rest))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda t: t.pop("encoder.003"), "the tensor encoder.003 is missing"),
+        (lambda t: t.update(extra=np.ones(1, "float32")), "no place for the tensor"),
+        (
+            lambda t: t.update(codebook=t["codebook"].reshape(8, 4).copy()),
+            r"codebook has the shape \(8, 4\), not \(16, 2\)",
+        ),
+        (
+            lambda t: t.update(codebook=np.ones((16, 2), "int32")),
+            "codebook is of I32 instead of F32, F16, BF16",
+        ),
+    ],
+)
+def test_wrong_tensors_are_refused(saved, tmp_path, change, sentence):
+    tensors, document = saved
+    tensors = dict(tensors)
+    change(tensors)
+    with pytest.raises(InputError, match=sentence):
+        LatentDiffusion.load(write(tmp_path / "m", tensors, document))
+
+
+def test_widths_of_which_there_are_no_weights_take_no_memory(saved, tmp_path):
+    tensors, document = saved
+    # So large a side is there, and 240 kB of it.
+    tensors = tensors | {"decoder.001": np.zeros(60_000, "float32")}
+    document = changed(document, "widths", [60_000, 60_000], "vqvae")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputError, match="has the shape"):
+        LatentDiffusion.load(write(tmp_path / "m", tensors, document))
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 200_000  # kB, instead of 388 million
+
+
+def test_sketches_are_not_made_real_later(saved, tmp_path):
+    tensors, document = saved
+    tensors = tensors | {"decoder.001": np.zeros(3000, "float32")}
+    document = changed(document, "widths", [3000, 3000], "vqvae")
+    with pytest.raises(InputError, match="has the shape"):
+        LatentDiffusion.load(write(tmp_path / "m", tensors, document))
+    # When Keras leaves such a scope, it makes all weights that have no values yet.
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with keras.StatelessScope():
+        pass
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_weights_are_read(saved, diffusion, tmp_path, dtype):
+    tensors, document = saved
+    kind = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}[dtype]
+    tensors = {name: tensor.astype(kind) for name, tensor in tensors.items()}
+    tensors["codebook"] = tensors["codebook"].astype("float32")
+    path = tmp_path / "m"
+    # numpy can't say whether these are finite, which is asked before files are written.
+    write(path, {}, document)
+    text = json.dumps(persistence.read_document(path))
+    save_file(tensors, path, metadata={"dipy_ldm": text})
+    loaded = LatentDiffusion.load(path)
+    for name, tensor in loaded.to_tensors().items():
+        npt.assert_array_equal(tensor, tensors[name].astype("float32"))
+    assert np.isfinite(loaded.predict(2, steps=2)).all()
+
+
+def test_weights_too_large_for_half_are_not_written(vqvae, saved, tmp_path):
+    tensors, document = saved
+    model = LatentDiffusion.from_saved(tensors, document)
+    model.denoiser_.weights[0].assign_add(1e6 * np.ones((128, 128)))
+    with pytest.raises(InputError, match="denoiser.000 are too large for 16 bits"):
+        model.save(tmp_path / "m", half=True)
+    model.denoiser_.weights[0].assign_add(np.nan * np.ones((128, 128)))
+    with pytest.raises(InputError, match="denoiser.000 has NaN or infinite values"):
+        model.save(tmp_path / "m")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_packaged_model_is_of_this_format():
+    document = persistence.read_document(persistence.find("mnist"))
+    assert document["format_version"] == persistence.FORMAT_VERSION == 2
+    assert LatentDiffusion.load("mnist").predict(1, steps=1).shape == (1, 28, 28, 1)

@@ -1,0 +1,240 @@
+"""Model files that something happened to: whole models, or one sentence."""
+
+import json
+import resource
+import struct
+
+from hypothesis import HealthCheck, given, settings, strategies as st
+import numpy as np
+import numpy.testing as npt
+import pytest
+from safetensors.numpy import load_file
+
+from dipy_ldm import VQVAE, LatentDiffusion, persistence
+from dipy_ldm.validation import InputError
+
+# As an autoencoder and a diffusion model of version 2 say it.
+DOCUMENT = {
+    "vqvae": {
+        "widths": [2],
+        "blocks": 1,
+        "n_codes": 3,
+        "code_dim": 1,
+        "commitment": 0.25,
+        "loss": "squared",
+        "bottleneck": "codebook",
+        "seed": 0,
+    },
+    "shape": [4, 5, 1],
+    "intensity": [0.0, 1.0],
+    "affine": np.diag([2.0, 2, 3, 1]).tolist(),
+    "history": {"loss": [0.5, 0.25], "mse": [0.1, 0.05]},
+    "fingerprint": "abc",
+    "precision": {"name": "float32", "reason": "as asked for"},
+    "latent_diffusion": {
+        "widths": [4],
+        "blocks": 1,
+        "attention": None,
+        "schedule": "cosine",
+        "target": "v",
+        "guide": False,
+        "seed": 0,
+    },
+    "latent_mean": [0.5],
+    "latent_scale": [1.5],
+    "latent_shape": [2, 3, 1],
+    "latent_diffusion_history": {"loss": [0.5]},
+    "latent_diffusion_fingerprint": "abc",
+    "latent_diffusion_precision": None,
+}
+ESTIMATORS = {"vqvae": VQVAE, "latent_diffusion": LatentDiffusion}
+# Networks are built of those that are read, and most time goes into these.
+EXAMPLES = {"vqvae": 800, "latent_diffusion": 200}
+# What all these files of some kilobytes may take at most; TensorFlow has another.
+GIBIBYTE = 2**30
+
+
+@pytest.fixture(scope="module", params=ESTIMATORS)
+def whole(request, tmp_path_factory):
+    """Return kind, tensors and metadata of a file, and a place to change it."""
+    path = tmp_path_factory.mktemp("fuzz") / "model.safetensors"
+    rng = np.random.default_rng(0)
+    model = VQVAE(**DOCUMENT["vqvae"])._describe(DOCUMENT)
+    model._build()
+    if request.param == "latent_diffusion":
+        described = LatentDiffusion(model, **DOCUMENT["latent_diffusion"])
+        model = described._describe(DOCUMENT, model)
+        model._build()
+    tensors = {
+        name: rng.standard_normal(tensor.shape).astype("float32")
+        for name, tensor in model.to_tensors().items()
+    }
+    persistence.save(path, request.param, tensors, model.to_document())
+    return request.param, path.read_bytes(), path
+
+
+junk = st.one_of(
+    st.sampled_from(
+        [
+            None,
+            True,
+            "",
+            "codebook",
+            "x" * 5000,
+            0,
+            1,
+            2,
+            -1,
+            60_000,
+            10**10,
+            10**30,
+            10**400,
+        ]
+    ),
+    st.sampled_from([1.0, 1e10, 1e308, float("nan"), float("inf")]),
+    st.integers(),
+    st.floats(),
+    st.builds(list),
+    st.text(max_size=5),
+    st.lists(st.one_of(st.integers(-2, 70_000), st.floats(), st.none()), max_size=5),
+    st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+)
+
+
+def split(raw):
+    """Cut a file into its header, as a dictionary, and its data."""
+    (length,) = struct.unpack("<Q", raw[:8])
+    return json.loads(raw[8 : 8 + length]), raw[8 + length :]
+
+
+def join(header, data):
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def places(tree, path=()):
+    """List the way to each entry of nested dictionaries and lists."""
+    entries = (
+        tree.items()
+        if isinstance(tree, dict)
+        else enumerate(tree)
+        if isinstance(tree, list)
+        else ()
+    )
+    for key, entry in entries:
+        yield (*path, key)
+        yield from places(entry, (*path, key))
+
+
+def change_tree(draw, tree):
+    """Replace, remove or rename an entry."""
+    *path, key = draw(st.sampled_from(list(places(tree))))
+    for step in path:
+        tree = tree[step]
+    kind = draw(st.sampled_from(["replace", "replace", "remove", "add"]))
+    if kind == "replace":
+        tree[key] = draw(junk)
+    elif kind == "remove":
+        del tree[key]
+    elif isinstance(tree, dict):
+        tree[draw(st.text(max_size=4))] = draw(junk)
+    else:
+        tree.append(draw(junk))
+
+
+def change_bytes(draw, raw):
+    start = draw(st.integers(0, len(raw) - 1))
+    length = draw(st.sampled_from([0, 1, 4, 100]))
+    return raw[:start] + draw(st.binary(max_size=8)) + raw[start + length :]
+
+
+def change_header(draw, raw):
+    header, data = split(raw)
+    document = header.pop("__metadata__")
+    change_tree(draw, header)
+    return join(header | {"__metadata__": document}, data)
+
+
+def change_document(draw, raw):
+    header, data = split(raw)
+    document = json.loads(header["__metadata__"]["dipy_ldm"])
+    change_tree(draw, document)
+    header["__metadata__"]["dipy_ldm"] = json.dumps(document)
+    return join(header, data)
+
+
+def change_text(draw, raw):
+    header, data = split(raw)
+    text = draw(
+        st.one_of(
+            st.text(max_size=9),
+            st.sampled_from(["[" * 200_000, "[]", "null", "9" * 5000, '{"kind": "x"}']),
+        )
+    )
+    header["__metadata__"]["dipy_ldm"] = text
+    return join(header, data)
+
+
+def change_tensors(draw, raw):
+    header, data = split(raw)
+    name = draw(st.sampled_from([n for n in header if n != "__metadata__"]))
+    other = draw(st.sampled_from(["shape", "name", "none", "nan", "double", "half"]))
+    place = header[name]
+    start, end = place["data_offsets"]
+    if other == "shape":
+        place["shape"] = draw(st.permutations([*place["shape"], 1]))
+    elif other == "name":
+        header[draw(st.text(max_size=9))] = header.pop(name)
+    elif other == "none":
+        del header[name]
+    elif other == "nan":
+        bad = draw(st.sampled_from([np.nan, np.inf, -np.inf, 1e38]))
+        data = data[:start] + np.float32(bad).tobytes() + data[start + 4 :]
+    else:
+        place["dtype"] = {"double": "F64", "half": "F16"}[other]
+    return join(header, data)
+
+
+CHANGES = [change_bytes, change_header, change_document, change_text, change_tensors]
+
+
+def assert_as_the_file_says(model, path):
+    tensors = model.to_tensors()
+    for name, tensor in load_file(path).items():
+        npt.assert_array_equal(tensors[name], tensor.astype("float32"))
+    said = persistence.read_document(path)
+    for name, entry in json.loads(json.dumps(model.to_document())).items():
+        if isinstance(entry, dict):
+            assert said[name].items() <= entry.items()
+        else:
+            assert said.get(name) == entry
+
+
+def load_changed(whole, data):
+    kind, raw, path = whole
+    change = data.draw(st.sampled_from(CHANGES))
+    path.write_bytes(change(data.draw, raw))
+    try:
+        model = ESTIMATORS[kind].load(path)
+    except InputError as error:
+        sentence = str(error)
+        assert str(path) in sentence
+        assert "\n" not in sentence
+        assert sentence.endswith(".")
+        assert len(sentence) < 400 + len(str(path))
+    else:
+        assert_as_the_file_says(model, path)
+
+
+def test_changed_files_are_read_or_refused(whole):
+    # The same every time, so that nobody's change fails by another's luck.
+    options = settings(
+        max_examples=EXAMPLES[whole[0]],
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    options(given(st.data())(lambda data: load_changed(whole, data)))()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < GIBIBYTE / 1024
