@@ -170,6 +170,8 @@ class LatentDiffusion(Estimator):
             distribution.agree(settings | training.settings())
             latents = self.vqvae_.encode(images)
             self._learn_scale(latents)
+            # The only copy: of thousands of volumes they take gigabytes.
+            latents = self._scaled(latents)
             self._build()
             held_out = self._held_out(validation_data)
             stage = partial(self._stage, settings, latents)
@@ -771,14 +773,14 @@ class LatentDiffusion(Estimator):
         """Noise the latents of images, alike for every round so that losses compare."""
         if images is None:
             return None
-        latents = self.vqvae_.encode(images)
+        latents = self._scaled(self.vqvae_.encode(images))
         batch = self._noised(latents, len(latents), shift=1)
         return next(batch.as_numpy_iterator())
 
     def _noised(self, latents, batch_size, share=None, first_step=0, shift=0):
         """Draw what the denoiser learns from; other noise with another shift."""
         return noised(
-            self._scaled(latents),
+            latents,
             batch_size,
             schedule=self.schedule,
             target=self.target,

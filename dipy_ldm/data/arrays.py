@@ -1,10 +1,14 @@
 """Arrays of images: what they must be, and what is to be known of them."""
 
+from contextlib import suppress
 import hashlib
+import json
 from typing import NamedTuple
 
 import numpy as np
 
+from dipy_ldm.data import cache
+from dipy_ldm.files import replacing
 from dipy_ldm.validation import LARGEST, InputError
 
 
@@ -73,6 +77,9 @@ class Survey(NamedTuple):
 def survey(images, name="image"):
     """Look at every image once, one at a time.
 
+    What is found of volumes that are kept in the cache is kept beside them: they may
+    be thousands, and training, resuming and every worker ask for it.
+
     Parameters
     ----------
     images : ndarray
@@ -91,6 +98,19 @@ def survey(images, name="image"):
     InputError
         If a value is not finite.
     """
+    file = cache.name_beside(images, "survey")
+    if file is not None:
+        with suppress(OSError, ValueError, TypeError):
+            return Survey(**json.loads(file.read_text("utf-8")))
+    found = _look(images, name)
+    if file is not None:
+        # What belongs to others may be used, and not changed.
+        with suppress(OSError), replacing(file) as partial:
+            partial.write_text(json.dumps(found._asdict()), "utf-8")
+    return found
+
+
+def _look(images, name):
     digest = hashlib.sha256(str(images.shape).encode())
     total, square = np.zeros(images.shape[1:]), 0.0
     bounds, bad = [np.inf, -np.inf], []

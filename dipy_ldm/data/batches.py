@@ -211,9 +211,13 @@ def noised(latents, batch_size, *, schedule, target, seed, first_step=0, share=N
         Pairs ``((noisy latents, times), target)``.
     """
     share = share or Share()
-    latents = tf.constant(latents)
     mix = choose("schedule", schedule, schedules.SCHEDULES)
-    ones = (1,) * (latents.shape.rank - 1)
+    ones = (1,) * (latents.ndim - 1)
+
+    def read(index):
+        # Where they are: a tensor would be a copy, and on a GPU if there is one.
+        rows = tf.numpy_function(lambda i: latents[i], [index], "float32", False)
+        return tf.ensure_shape(rows, (None, *latents.shape[1:]))
 
     def draw(epoch, position, index):
         key = tf.stack([_fold(seed, epoch), index])
@@ -225,7 +229,7 @@ def noised(latents, batch_size, *, schedule, target, seed, first_step=0, share=N
         return index, noise, tf.cast(time, "float32")
 
     def mixture(index, noise, time):
-        clean = tf.gather(latents, index)
+        clean = read(index)
         alpha, sigma = (tf.reshape(rate, (-1, *ones)) for rate in mix(time))
         wanted = schedules.to_target(target, clean, noise, alpha, sigma)
         return (alpha * clean + sigma * noise, time), wanted

@@ -123,6 +123,31 @@ def release(folder):
         os.close(descriptor)
 
 
+def name_beside(array, name):
+    """Name a file for what was found of rows of an array that is kept here.
+
+    Parameters
+    ----------
+    array : ndarray
+        Rows of an array in a folder that is held, one after the other; or any other.
+    name : str
+        What was found.
+
+    Returns
+    -------
+    Path or None
+        In the folder; None for other arrays.
+    """
+    whole = array
+    while isinstance(whole.base, np.ndarray):
+        whole = whole.base
+    file = Path(getattr(whole, "filename", None) or "")
+    if file.parent not in _held or not array.flags.c_contiguous:
+        return None
+    first = array.ctypes.data - whole.ctypes.data
+    return file.parent / f"{file.stem}.{name}-{first}-{array.nbytes}.json"
+
+
 def _is_there(folder, descriptor):
     """Say whether an open file is still that of the folder."""
     try:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dipy_ldm.data import load_images, load_mnist
+from dipy_ldm.data import arrays, load_images, load_mnist
 from dipy_ldm.data.paths import holds_volumes
 from dipy_ldm.data.volumes import conform_volumes, plan_volumes
 from dipy_ldm.validation import InputError
@@ -169,6 +169,18 @@ def split(data, share, seed, batch_size):
     masks = None if data.masks is None else data.masks[:left]
     held_out = images[left:] if count else None
     return data._replace(images=images[:left], masks=masks), held_out
+
+
+def survey(data):
+    """Look at volumes for all workers, who find beside them what the chief found.
+
+    Parameters
+    ----------
+    data : Data
+        What is learnt from.
+    """
+    if data.affine is not None:
+        arrays.survey(data.images)
 
 
 def settle(data, **given):

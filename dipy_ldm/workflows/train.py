@@ -254,14 +254,13 @@ class TrainLDMFlow(Workflow):
             widths_ldm=widths_ldm,
             loss=loss,
         )
-        batch_size = settings.batch_size
-        inputs.count_held_out(planned, validation, batch_size)
+        inputs.count_held_out(planned, validation, settings.batch_size)
         strategy, patch = _make_strategy(strategy, devices), _one_or_more(patch)
         vqvae, model = _make_models(
             settings, n_codes, code_dim, schedule, target, guide, seed
         )
         common = {
-            "batch_size": batch_size,
+            "batch_size": settings.batch_size,
             "accumulate": accumulate,
             "learning_rate": learning_rate,
             "precision": precision,
@@ -279,8 +278,9 @@ class TrainLDMFlow(Workflow):
             data = planned.load(
                 cache_dir=cache_dir, cache_limit=cache_limit, verbose=chief
             )
-        # Some volumes may have turned out to be bad.
-        train, held_out = inputs.split(data, validation, seed, batch_size)
+            # Some volumes may have turned out to be bad.
+            train, held_out = inputs.split(data, validation, seed, settings.batch_size)
+            inputs.survey(train)
         self._prepare(paths, resume, chief)
         report = _Report(*paths[1:], train.images[:16], data.affine)
         vqvae.fit(
