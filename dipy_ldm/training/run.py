@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 import logging
 import math
+import time
 from typing import NamedTuple
 
 import keras
@@ -122,6 +123,7 @@ def _fit(estimator, model, data, stage, record):
     verbose = training.verbose and distribution.is_chief()
     progress = Progress(stage.title, stage.length, record.done, disable=not verbose)
     callbacks = [
+        _Clock(stage.title),
         _Publish(stage),
         Watch(stage.title, stage.length, *stage.lesson, record.done),
         record,
@@ -154,6 +156,33 @@ def _fit(estimator, model, data, stage, record):
         if stage.length.total >= _TRIAL:
             raise InputError(sentence)
         logger.warning("%s", sentence)
+
+
+class _Clock(keras.callbacks.Callback):
+    """Let the log know how much of the time training proper took."""
+
+    def __init__(self, title):
+        super().__init__()
+        self.title = title
+
+    def on_train_begin(self, logs=None):
+        self.began = time.monotonic()
+        self.steps = 0.0
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.step_began = time.monotonic()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps += time.monotonic() - self.step_began
+
+    def on_train_end(self, logs=None):
+        took = time.monotonic() - self.began
+        logger.debug(
+            "%s: %.0f s, %.0f %% of it in steps",
+            self.title,
+            took,
+            100 * self.steps / took,
+        )
 
 
 class _Publish(keras.callbacks.Callback):
