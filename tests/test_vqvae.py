@@ -363,6 +363,22 @@ def test_bad_input_is_answered_with_its_cure(images, options, sentence):
         VQVAE(**TINY).fit(images, **(FIT | options))
 
 
+def test_from_before_the_loss_exploded_goes_on_another_rate(blobs, tmp_path):
+    def interrupt(vqvae):
+        raise KeyboardInterrupt
+
+    fit = FIT | {"checkpoint": tmp_path / "checkpoint", "epochs": 4}
+    with pytest.raises(KeyboardInterrupt):
+        VQVAE(**TINY).fit(blobs, callbacks=[interrupt], **fit)
+    good = fit["checkpoint"].read_bytes()
+    with pytest.raises(InputError, match="became (nan|inf)"):
+        VQVAE(**TINY).fit(blobs, learning_rate=1e30, **fit)
+    assert fit["checkpoint"].read_bytes() == good
+    history = VQVAE(**TINY).fit(blobs, learning_rate=1e-3, **fit).history_
+    assert history["step"] == [4, 8, 12, 16]
+    assert np.isfinite(history["loss"]).all()
+
+
 def test_a_loss_that_explodes_stops_the_training(blobs):
     with pytest.raises(InputError, match="with a lower learning rate"):
         VQVAE(**TINY).fit(blobs, learning_rate=1e30, **FIT)

@@ -45,6 +45,18 @@ def test_training_writes_model_history_and_picture(trained):
         assert picture.size == (1200, 800)
 
 
+def test_a_training_that_comes_to_nothing_ends_with_status_1(folder, tmp_path):
+    nothing = [*TINY[4:], "--steps_vqvae", 240, "--learning_rate", 1e-9]
+    arguments = (folder / "blobs.npy", *nothing, "--steps_ldm", 1)
+    status, _, stderr = run("dipy_train_ldm", *arguments, cwd=tmp_path)
+    assert status == 1
+    assert "the autoencoder has learnt nothing in" in answer(stderr)
+    assert "Traceback" not in stderr
+    # Figures and pictures show it, and there is no model.
+    assert not (tmp_path / "ldm.safetensors").exists()
+    assert (tmp_path / "history.csv").exists()
+
+
 def test_generating_writes_array_and_picture(trained, blobs, monkeypatch):
     # As of a user, who has not silenced TensorFlow.
     monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL")
