@@ -356,7 +356,7 @@ def test_unfitted_names_the_call_to_make(call):
         ({"widths": ()}, "length of widths must be at least 1"),
         ({"widths": (8, 0)}, "widths must be at least 1"),
         ({"n_codes": 0}, "n_codes must be at least 1"),
-        ({"seed": -1}, "seed must be at least 0"),
+        ({"seed": -1}, "seed must be a whole number from 0"),
     ],
 )
 def test_bad_hyperparameters_are_answered_with_their_cure(options, sentence):
