@@ -58,7 +58,8 @@ class Codebook(keras.layers.Layer):
         """Create the codebook ``(n_codes, channels)`` and the counts."""
         self.codebook = self.add_weight(
             shape=(self.n_codes, input_shape[-1]),
-            initializer="random_normal",
+            # Until there are better ones. Without a seed, Python's own would be used.
+            initializer=keras.initializers.RandomNormal(seed=0),
             name="codebook",
         )
         # Each replica counts its own, and they are summed when read: to meet in the

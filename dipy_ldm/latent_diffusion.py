@@ -4,7 +4,6 @@ import copy
 from functools import partial
 from typing import Unpack
 
-import keras
 import numpy as np
 
 from dipy_ldm import (
@@ -695,15 +694,16 @@ class LatentDiffusion(Estimator):
         return [max(1, width // _GUIDE_WIDTH) for width in np.atleast_1d(self.widths)]
 
     def _make_unet(self, widths, latent_shape, remat=False):
-        keras.utils.set_random_seed(int(self.seed))
         widths = plain(np.atleast_1d(widths))
-        return networks.unet(
-            latent_shape,
-            remat=remat,
-            widths=widths,
-            blocks=self.blocks,
-            attention=self._hyperparameters()["attention"] or [False] * len(widths),
-        )
+        chosen = self._hyperparameters()
+        with networks.seeded(chosen["seed"]):
+            return networks.unet(
+                latent_shape,
+                remat=remat,
+                widths=widths,
+                blocks=chosen["blocks"],
+                attention=chosen["attention"] or [False] * len(widths),
+            )
 
     def _make_unets(self):
         """Build the denoiser and, if there shall be one, its guide."""

@@ -7,10 +7,13 @@ tells two from three.
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
+from itertools import count
 import math
 
 import keras
 from keras import layers
+import numpy as np
 
 from dipy_ldm.layers import Recomputed, TimeEmbedding
 from dipy_ldm.validation import InputError, choose
@@ -26,6 +29,8 @@ PRECISIONS = {
 def precision(name):
     """Build networks that compute in a precision; weights stay float32.
 
+    In this thread alone: Keras keeps its policy for each.
+
     Parameters
     ----------
     name : {"float32", "bfloat16", "float16"}
@@ -37,6 +42,63 @@ def precision(name):
         yield
     finally:
         keras.config.set_dtype_policy(before)
+
+
+# A seed, and the count of the weights that were drawn from it.
+_drawn_from = ContextVar("drawn from", default=None)
+
+
+@contextmanager
+def seeded(seed):
+    """Build networks whose first weights follow from a seed and their places alone.
+
+    What is drawn elsewhere, in this thread or in others, makes no difference and is not
+    disturbed, as it would be by ``keras.utils.set_random_seed``. Outside of such a
+    context, weights are drawn as Keras does.
+
+    Parameters
+    ----------
+    seed : int
+        Seed, of 32 bits.
+    """
+    token = _drawn_from.set((seed, count()))
+    try:
+        yield
+    finally:
+        _drawn_from.reset(token)
+
+
+@keras.saving.register_keras_serializable("dipy_ldm")
+class Drawn(keras.initializers.Initializer):
+    """An initializer of Keras whose seed is the next one of :func:`seeded`.
+
+    Parameters
+    ----------
+    name : str
+        Name of the class of ``keras.initializers``.
+    **options
+        Its arguments but for the seed.
+    """
+
+    def __init__(self, name="GlorotUniform", **options):
+        self.name = name
+        self.options = options
+        # Taken once: on several devices, Keras may call more than once for one weight.
+        self._seed = None
+
+    def __call__(self, shape, dtype=None):
+        """Draw a weight."""
+        context = _drawn_from.get()
+        if self._seed is None and context is not None:
+            seed, numbers = context
+            source = np.random.SeedSequence([seed, next(numbers)])
+            self._seed = int(source.generate_state(1)[0])
+        draw = getattr(keras.initializers, self.name)(**self.options, seed=self._seed)
+        return draw(shape, dtype)
+
+    def get_config(self):
+        """Return the arguments of the constructor."""
+        return {"name": self.name, **self.options}
 
 
 def check_keras():
@@ -219,7 +281,7 @@ def unet(shape, *, widths, blocks, attention, remat=False):
         if level > 0:
             x = _upsample(x, like=skips[-1])
             x = _conv(x, widths[level - 1])
-    target = _to_output(x, shape[-1], _norm_groups, "zeros")
+    target = _to_output(x, shape[-1], _norm_groups, kernel_initializer="zeros")
     return keras.Model([latents, times], target, name="unet")
 
 
@@ -304,6 +366,7 @@ def _by_rank(name, rank):
 
 def _conv(x, width, size=3, strides=1, **kwargs):
     convolution = _by_rank("Conv", _rank(x))
+    kwargs = {"kernel_initializer": Drawn()} | kwargs
     # In bfloat16, TensorFlow's gradients for so few voxels are wrong on processors, up
     # to NaN: tests/test_networks.py tells when this is no longer needed.
     if _rank(x) == 3 and any(n is not None and n < 3 for n in x.shape[1:-1]):
@@ -337,10 +400,9 @@ def _swish(x):
     return layers.Activation("swish")(x)
 
 
-def _to_output(x, channels, norm, initializer="glorot_uniform"):
+def _to_output(x, channels, norm, **kwargs):
     """Normalise, activate and project, in full precision."""
-    x = _swish(norm(x))
-    return _conv(x, channels, kernel_initializer=initializer, dtype="float32")
+    return _conv(_swish(norm(x)), channels, dtype="float32", **kwargs)
 
 
 def _residual(x, width, norm, remat, time=None):
@@ -387,7 +449,10 @@ def _attend(x):
     space, width = x.shape[1:-1], x.shape[-1]
     tokens = layers.Reshape((-1, width))(_norm_groups(x))
     heads = max(1, width // 32)
-    tokens = layers.MultiHeadAttention(heads, width // heads)(tokens, tokens)
+    attend = layers.MultiHeadAttention(
+        heads, width // heads, kernel_initializer=Drawn()
+    )
+    tokens = attend(tokens, tokens)
     return layers.Add()([x, layers.Reshape((*space, width))(tokens)])
 
 
@@ -405,5 +470,6 @@ def _upsample(x, like=None):
 def _embed(times, width):
     """Turn times into the features that every block is told."""
     x = TimeEmbedding(width)(times)
-    x = layers.Dense(width, activation="swish")(x)
-    return layers.Dense(width, activation="swish")(x)
+    for _ in range(2):
+        x = layers.Dense(width, activation="swish", kernel_initializer=Drawn())(x)
+    return x

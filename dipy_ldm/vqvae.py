@@ -4,7 +4,6 @@ from functools import partial
 import math
 from typing import Unpack
 
-import keras
 from keras import ops
 import numpy as np
 
@@ -594,12 +593,12 @@ class VQVAE(Estimator):
 
     def _make_networks(self, space, channels, remat):
         """Build encoder and decoder in the current precision."""
-        keras.utils.set_random_seed(int(self.seed))
         chosen = self._hyperparameters()
         options = {name: chosen[name] for name in ("widths", "blocks", "code_dim")}
         options["remat"] = remat
-        encoder = networks.encoder(space, channels, **options)
-        decoder = networks.decoder(encoder.output.shape[1:-1], channels, **options)
+        with networks.seeded(chosen["seed"]):
+            encoder = networks.encoder(space, channels, **options)
+            decoder = networks.decoder(encoder.output.shape[1:-1], channels, **options)
         return encoder, decoder
 
     def _make_parts(self, size=None, remat=False):
