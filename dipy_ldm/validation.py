@@ -113,7 +113,7 @@ def check_seed(seed):
     InputError
         If it is no whole number, or too small or large.
     """
-    if whole("seed", seed, 0) > _MOST_SEED:
+    if not isinstance(seed, Integral) or not 0 <= seed <= _MOST_SEED:
         raise InputError(
             f"seed must be a whole number from 0 to {_MOST_SEED}, not {seed}."
         )
