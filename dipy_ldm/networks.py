@@ -380,7 +380,7 @@ def _some_bias():
     With biases of zero, all that is left of a position is in which proportion its
     channels are: how bright it is would be lost until the biases are learnt.
     """
-    return keras.initializers.RandomUniform(-0.1, 0.1)
+    return Drawn("RandomUniform", minval=-0.1, maxval=0.1)
 
 
 def _norm_groups(x):
