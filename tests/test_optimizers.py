@@ -167,7 +167,8 @@ def test_gradients_that_are_not_finite_are_left_out():
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_only_float16_scales_the_loss(precision):
-    training = Training(1, precision=Precision(precision, "for a test"))
+    chosen = Precision(precision, "for a test")
+    training = Training(1, learning_rate=1e-3, precision=chosen)
     optimizer = training.optimizer(10)
     optimizer.build([keras.Variable([1.0])])
     loss = ops.ones(())

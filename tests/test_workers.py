@@ -90,7 +90,7 @@ def test_each_worker_keeps_a_log(together):
     for i in range(2):
         log = (together / f"ldm.safetensors.worker-{i}.log").read_text()
         assert f"worker {i} of 2" in log
-        assert "diffusion, epoch 3: loss" in log
+        assert "diffusion, round 3: loss" in log
     assert len(list(together.iterdir())) == 5  # and model, history and picture
 
 
@@ -160,7 +160,9 @@ def test_sigterm_to_one_worker_ends_both_with_a_checkpoint(folder, tmp_path):
     processes[1].send_signal(signal.SIGTERM)
     for process, told in zip(processes, end_both(processes)):
         assert process.returncode == 143
-        assert "--resume" in answer(told)
+        # gRPC may have a word of its own after the last.
+        assert "the checkpoint is written, and --resume goes on" in told
+        assert "Traceback" not in told
     assert checkpoint.exists()
 
 
