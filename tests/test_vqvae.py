@@ -11,7 +11,7 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm import VQVAE, distribution
+from dipy_ldm import VQVAE, distribution, persistence
 from dipy_ldm.data import load_volumes
 from dipy_ldm.data.arrays import survey
 from dipy_ldm.data.batches import Augmentation
@@ -157,6 +157,18 @@ def test_resumed_training_is_the_uninterrupted(blobs, tmp_path, numbered_anew):
     resumed = VQVAE(**TINY).fit(blobs, checkpoint=checkpoint, **fit)
     assert_same(resumed, whole)
     assert resumed.history_ == whole.history_
+
+
+def test_a_damaged_checkpoint_is_refused(blobs, tmp_path):
+    fit = FIT | {"checkpoint": tmp_path / "c"}
+    VQVAE(**TINY).fit(blobs, **fit)
+    tensors, document = persistence.load(tmp_path / "c", "checkpoint")
+    # In the middle of a round, and without the figures so far.
+    document = {name: document[name] for name in ("settings", "history")}
+    tensors = {n: t for n, t in tensors.items() if not n.startswith("metric")}
+    persistence.save(tmp_path / "c", "checkpoint", tensors, document | {"steps": 6})
+    with pytest.raises(InputError, match="is damaged; remove it"):
+        VQVAE(**TINY).fit(blobs, **fit)
 
 
 def test_checkpoint_of_another_training_is_refused(blobs, tmp_path):

@@ -138,8 +138,10 @@ class Record(keras.callbacks.Callback):
         """Bring back the figures of a round that is done in part."""
         self._round = epoch
         if self._skipped:
-            metrics = zip(self.model.metrics_variables, self._figures, strict=True)
-            for variable, value in metrics:
+            variables = self.model.metrics_variables
+            if len(variables) != len(self._figures):
+                raise InputError(f"{self.path} is damaged; remove it.")
+            for variable, value in zip(variables, self._figures):
                 variable.assign(value)
 
     def on_train_batch_end(self, batch, logs=None):
