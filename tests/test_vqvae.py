@@ -499,7 +499,7 @@ def scans(tmp_path_factory):
 def test_dim_scans_are_learnt_in_few_steps(scans, loss):
     vqvae = VQVAE(loss=loss).fit(
         scans,
-        steps=60,
+        steps=120,
         batch_size=2,
         augment=Augmentation(shift=2, intensity=0.05, noise=0.1),
         verbose=False,
@@ -507,8 +507,8 @@ def test_dim_scans_are_learnt_in_few_steps(scans, loss):
     reconstructed = vqvae.predict(scans)
     assert np.corrcoef(scans.ravel(), reconstructed.ravel())[0, 1] > 0.7
     history = vqvae.history_
-    assert history["step"][-1] == 60
-    assert history["epoch"][-1] == 20
+    assert history["step"][-1] == 120
+    assert history["epoch"][-1] == 40
 
 
 def test_an_autoencoder_that_learnt_nothing_is_not_passed_over(scans, caplog):
