@@ -68,6 +68,14 @@ class Estimator:
                 )
         return self
 
+    def _check_fitted(self):
+        if not self._is_fitted():
+            name = type(self).__name__
+            raise InputError(
+                f"this {name} is not fitted; call fit(images) or {name}.load(path) "
+                "first."
+            )
+
     def __getstate__(self):
         """Return the parameters and, if it is fitted, what a model file holds."""
         fitted = self._is_fitted() and (self.to_tensors(), self.to_document())

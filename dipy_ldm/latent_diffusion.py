@@ -27,6 +27,7 @@ from dipy_ldm.validation import (
     at_least,
     check_counts,
     check_seed,
+    check_shares,
     check_sizes,
     choose,
     plain,
@@ -441,8 +442,7 @@ class LatentDiffusion(Estimator):
         """
         self._check_fitted()
         images = self._check_images(images, self.vqvae_)
-        if not 0 <= strength <= 1:
-            raise InputError(f"strength must lie between 0 and 1, not {strength}.")
+        check_shares(strength=strength)
         if steps is None:
             steps = self.default_denoising_steps(sampler, strength)
         step, grid = self.check_sampling(
@@ -667,13 +667,6 @@ class LatentDiffusion(Estimator):
 
     def _is_fitted(self):
         return hasattr(self, "denoiser_")
-
-    def _check_fitted(self):
-        if not self._is_fitted():
-            raise InputError(
-                "this LatentDiffusion is not fitted; call fit(images) or "
-                "LatentDiffusion.load(path) first."
-            )
 
     def _check_images(self, images, vqvae):
         """Return images as an array, of the shape that the autoencoder knows."""

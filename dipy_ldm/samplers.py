@@ -38,7 +38,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dipy_ldm.schedules import half_log_snr, uniform_log_snr, uniform_time
-from dipy_ldm.validation import InputError, at_least, choose
+from dipy_ldm.validation import InputError, at_least, check_shares, choose
 
 
 def ddim(x, clean, now, after, noise, state, eta=0.0):
@@ -142,8 +142,7 @@ def make_sampler(name, eta=0.0):
         If there is no such sampler, or ``eta`` is not for it.
     """
     sampler = choose("sampler", name, SAMPLERS)
-    if not 0 <= eta <= 1:
-        raise InputError(f"eta must lie between 0 and 1, not {eta}.")
+    check_shares(eta=eta)
     if eta == 0:
         return sampler
     if name != "ddim":

@@ -1,5 +1,6 @@
 """Checks of what the user gave, and the one error they raise."""
 
+import math
 from numbers import Integral, Real
 
 import numpy as np
@@ -156,6 +157,41 @@ def check_counts(**counts):
     for name, count in counts.items():
         if count is not None:
             whole(name, count, 1)
+
+
+def check_shares(**shares):
+    """Refuse what is no share.
+
+    Parameters
+    ----------
+    **shares : float
+        Numbers by their names.
+
+    Raises
+    ------
+    InputError
+        If a number does not lie between 0 and 1.
+    """
+    for name, share in shares.items():
+        if not 0 <= share <= 1:
+            raise InputError(f"{name} must lie between 0 and 1, not {share}.")
+
+
+def check_rate(rate):
+    """Refuse what can't be a learning rate.
+
+    Parameters
+    ----------
+    rate : float
+        Learning rate.
+
+    Raises
+    ------
+    InputError
+        If it is no number, not above 0, or not finite.
+    """
+    if not isinstance(rate, Real) or not 0 < rate < math.inf:
+        raise InputError(f"learning_rate must be above 0 and finite, not {rate!r}.")
 
 
 def scalars(options):

@@ -21,6 +21,7 @@ from dipy_ldm.validation import (
     check_affine,
     check_counts,
     check_seed,
+    check_shares,
     check_sizes,
     choose,
     plain,
@@ -585,12 +586,6 @@ class VQVAE(Estimator):
             raise InputError("latents have NaN or infinite values; encode them again.")
         return latents
 
-    def _check_fitted(self):
-        if not self._is_fitted():
-            raise InputError(
-                "this VQVAE is not fitted; call fit(images) or VQVAE.load(path) first."
-            )
-
     def _make_networks(self, space, channels, remat):
         """Build encoder and decoder in the current precision."""
         chosen = self._hyperparameters()
@@ -669,9 +664,11 @@ class VQVAE(Estimator):
 
     def _to_network(self, images):
         """Bring images to [0, 1], and their sizes to multiples of the factor."""
+        return self._scaled(read_whole(images, self._window(images.shape[1:-1])))
+
+    def _scaled(self, images):
         low, high = self.intensity_
-        windows = read_whole(images, self._window(images.shape[1:-1]))
-        return (windows - np.float32(low)) / np.float32(high - low or 1)
+        return (images - np.float32(low)) / np.float32(high - low or 1)
 
     def _error(self, images):
         """Return the mean squared error of reconstructions, of images in [0, 1]."""
@@ -738,11 +735,10 @@ class VQVAE(Estimator):
         chosen = np.sort(rng.choice(len(images), min(needed, len(images)), False))
         slack = np.maximum(np.subtract(images.shape[1:-1], size), 0)
         corners = rng.integers(0, slack + 1, (len(chosen), len(size)))
-        low, high = self.intensity_
 
         def encode(places):
             pieces = read_windows(images, chosen[places], corners[places], size)
-            return self._encode((pieces - low) / (high - low or 1))
+            return self._encode(self._scaled(pieces))
 
         latents = distribution.in_batches(
             encode, np.arange(len(chosen)), tiles.safe_batch(size)
@@ -793,8 +789,7 @@ def _check_patch(patch, rank):
 
 def _check_masks(masks, background, shape):
     """Return masks with one channel, or say what is wrong with them."""
-    if not 0 <= background <= 1:
-        raise InputError(f"background must lie between 0 and 1, not {background}.")
+    check_shares(background=background)
     if masks is None:
         return None
     if np.shape(masks) != shape:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 import math
-from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
@@ -12,7 +11,7 @@ from dipy_ldm import distribution
 from dipy_ldm.optimizers import FlatAdam
 from dipy_ldm.precision import Precision, settle
 from dipy_ldm.training.checkpoint import began_in
-from dipy_ldm.validation import InputError, whole
+from dipy_ldm.validation import InputError, check_counts, check_rate
 
 # Highest learning rates of images and of volumes.
 _RATES = 2e-3, 1e-3
@@ -137,12 +136,14 @@ class Training(NamedTuple):
         InputError
             If a number is too small, or there are fewer images than in a batch.
         """
-        for name in ("epochs", "steps", "batch_size", "accumulate", "checkpoint_steps"):
-            if getattr(self, name) is not None:
-                whole(name, getattr(self, name), 1)
-        rate = self.learning_rate
-        if not isinstance(rate, Real) or not 0 < rate < math.inf:
-            raise InputError(f"learning_rate must be above 0 and finite, not {rate!r}.")
+        check_counts(
+            epochs=self.epochs,
+            steps=self.steps,
+            batch_size=self.batch_size,
+            accumulate=self.accumulate,
+            checkpoint_steps=self.checkpoint_steps,
+        )
+        check_rate(self.learning_rate)
         if n < self.batch_size:
             raise InputError(
                 f"{n} images are fewer than a batch of {self.batch_size}; give more "

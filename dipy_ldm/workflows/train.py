@@ -8,7 +8,13 @@ import time
 from dipy.workflows.workflow import Workflow
 
 from dipy_ldm.files import make_folder, replacing
-from dipy_ldm.validation import InputError, check_seed, check_sizes
+from dipy_ldm.validation import (
+    InputError,
+    check_rate,
+    check_seed,
+    check_shares,
+    check_sizes,
+)
 from dipy_ldm.workflows import inputs, workers
 from dipy_ldm.workflows.outputs import output_paths, refuse_overwriting
 from dipy_ldm.workflows.quiet import quiet_start
@@ -345,12 +351,11 @@ def _check_options(mask_files, background, validation, learning_rate, seed, **si
             "--mask_files make no difference with --background 1; give the weight of "
             "what lies outside of them, such as --background 0.1."
         )
-    if not 0 <= background <= 1:
-        raise InputError(f"background must lie between 0 and 1, not {background}.")
+    check_shares(background=background)
     if not 0 <= validation < 1:
         raise InputError(f"validation must lie from 0 to below 1, not {validation}.")
-    if learning_rate is not None and not learning_rate > 0:
-        raise InputError(f"learning_rate must be above 0, not {learning_rate}.")
+    if learning_rate is not None:
+        check_rate(learning_rate)
     check_seed(seed)
     check_sizes(**sizes)
 
