@@ -32,6 +32,12 @@ class FlatAdam(keras.optimizers.Optimizer):
         Share of each weight, times the rate, that is taken away at each step.
     global_clipnorm : float, optional
         Largest norm of all gradients together.
+    base_fan_in : int, optional
+        Inputs of each output of a convolution up to which its kernel is changed at the
+        full rate. With more, the rate falls in proportion, as of a maximal update
+        parametrisation :footcite:p:`Yang2021`: what all steps together add to an
+        output does not grow with its inputs, of which three dimensions have many.
+        Kernels of all sizes have the same rate if None.
     use_ema : bool
         Keep an average of the weights, which they become when training ends.
     ema_momentum : float
@@ -61,6 +67,7 @@ class FlatAdam(keras.optimizers.Optimizer):
         epsilon=1e-7,
         weight_decay=None,
         global_clipnorm=None,
+        base_fan_in=None,
         use_ema=False,
         ema_momentum=0.99,
         gradient_accumulation_steps=None,
@@ -80,6 +87,7 @@ class FlatAdam(keras.optimizers.Optimizer):
         self.beta_1 = beta_1
         self.beta_2 = beta_2
         self.epsilon = epsilon
+        self.base_fan_in = base_fan_in
         self.initial_scale = initial_scale
         self.growth_steps = growth_steps
         if initial_scale:
@@ -212,9 +220,19 @@ class FlatAdam(keras.optimizers.Optimizer):
         weights = self._weights()
         if self.weight_decay:
             change = change + weights * (self.weight_decay * rate)
-        for variable, part in zip(self._trainable_variables, self._parts(change)):
+        parts = self._parts(change)
+        if self.base_fan_in:
+            parts = [part * self._share(part.shape) for part in parts]
+            change = _joined(parts)
+        for variable, part in zip(self._trainable_variables, parts):
             variable.assign_sub(part)
         return weights - change
+
+    def _share(self, shape):
+        """Say how much of the rate a weight of some shape has."""
+        # Kernels of convolutions have three axes and more, biases and tables fewer.
+        fan_in = math.prod(shape[:-1]) if len(shape) > 2 else 1
+        return min(1.0, self.base_fan_in / fan_in)
 
     def _rescale(self, good):
         """Halve the scale of the loss, or double it now and then."""
@@ -269,6 +287,7 @@ class FlatAdam(keras.optimizers.Optimizer):
             "beta_1": self.beta_1,
             "beta_2": self.beta_2,
             "epsilon": self.epsilon,
+            "base_fan_in": self.base_fan_in,
             "initial_scale": self.initial_scale,
             "growth_steps": self.growth_steps,
         }

@@ -87,6 +87,21 @@ def test_gradients_of_a_weight_that_is_used_in_part_are_whole():
         npt.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("averaged", [{}, AVERAGED], ids=["plain", "averaged"])
+def test_kernels_of_many_inputs_are_changed_more_slowly(averaged):
+    changes = []
+    for base_fan_in in (None, 2):
+        optimizer = FlatAdam(**SETTINGS, **averaged, base_fan_in=base_fan_in)
+        before = network().get_weights()
+        after = train(optimizer, steps=1).get_weights()
+        changes.append([a - b for a, b in zip(after, before)])
+    full, some = changes
+    # The convolution takes three places of two channels.
+    npt.assert_allclose(some[0], full[0] / 3, rtol=1e-4)
+    for one, other in zip(full[1:], some[1:], strict=True):
+        npt.assert_allclose(one, other, rtol=1e-4)
+
+
 def test_averages_are_those_that_the_weights_become():
     optimizer = FlatAdam(**SETTINGS, **AVERAGED)
     model = train(optimizer)
