@@ -1,9 +1,10 @@
 """The networks of the autoencoder: images to latents, and back."""
 
-import math
+from functools import lru_cache, partial
 
 import keras
 
+from dipy_ldm.bottlenecks import BOTTLENECKS
 from dipy_ldm.networks.blocks import (
     conv,
     norm_position,
@@ -12,6 +13,8 @@ from dipy_ldm.networks.blocks import (
     to_output,
     upsample,
 )
+from dipy_ldm.networks.building import seeded, sketched
+from dipy_ldm.networks.receptive_field import factor
 
 
 def encoder(space, channels, *, widths, blocks, code_dim, remat=False):
@@ -95,24 +98,80 @@ def decoder(space, channels, *, widths, blocks, code_dim, remat=False):
     return keras.Model(latents, images, name="decoder")
 
 
-def reach(widths, blocks):
-    """Tell how far the decoder looks.
+def encoder_and_decoder(space, channels, *, seed, **options):
+    """Build both networks for images of a size, with weights that follow from a seed.
 
     Parameters
     ----------
-    widths : sequence of int
-        Channels of each level.
+    space : tuple of int or None
+        Spatial size of the images; None for any.
+    channels : int
+        Channels of the images.
+    seed : int
+        Seed, as of :func:`seeded`.
+    **options
+        As of :func:`encoder`.
+
+    Returns
+    -------
+    encoder, decoder : keras.Model
+        The networks.
+    """
+    with seeded(seed):
+        first = encoder(space, channels, **options)
+        second = decoder(first.output.shape[1:-1], channels, **options)
+    return first, second
+
+
+def autoencoder_parts(space, channels, *, bottleneck, n_codes, commitment, **options):
+    """Build all parts of an autoencoder.
+
+    Parameters
+    ----------
+    space : tuple of int or None
+        Spatial size of the images; None for any.
+    channels : int
+        Channels of the images.
+    bottleneck : str
+        Name of what quantises the latents, of :mod:`dipy_ldm.bottlenecks`.
+    n_codes : int
+        Number of its codes.
+    commitment : float
+        Weight of the loss that keeps the latents near their codes.
+    **options
+        As of :func:`encoder_and_decoder`.
+
+    Returns
+    -------
+    encoder : keras.Model
+        From images to latents.
+    quantizer : keras.layers.Layer
+        From latents to codes.
+    decoder : keras.Model
+        From codes to images.
+    """
+    first, second = encoder_and_decoder(space, channels, **options)
+    quantizer = BOTTLENECKS[bottleneck](n_codes, commitment, name="quantizer")
+    quantizer.build(first.output.shape)
+    return first, quantizer, second
+
+
+@lru_cache
+def factor_of(widths, blocks):
+    """Tell how many times smaller than images latents are, without any weights.
+
+    Parameters
+    ----------
+    widths : tuple of int
+        As of :func:`decoder`.
     blocks : int
-        Residual blocks of each level.
+        As of :func:`decoder`.
 
     Returns
     -------
     int
-        Latents to each side of its place on which a voxel depends.
+        Voxels of an image for each position of its latents, per side.
     """
-    # One voxel for each convolution of size 3, at the resolution that it has: the
-    # first, two of each block and, one level finer, the one after upsampling; the
-    # last is at full resolution.
-    levels = range(len(widths))
-    voxels = [1, *(2 * blocks / 2**k + 1 / 2 ** (k + 1) for k in levels)]
-    return math.ceil(sum(voxels) + 1 / 2 ** len(widths))
+    # All sides are alike, so that one does.
+    options = {"widths": widths, "blocks": blocks, "code_dim": 1}
+    return factor(sketched("float32", partial(decoder, (None,), 1, **options)))

@@ -12,7 +12,7 @@ from dipy_ldm.networks.blocks import (
     to_output,
     upsample,
 )
-from dipy_ldm.networks.building import Drawn
+from dipy_ldm.networks.building import Drawn, seeded
 from dipy_ldm.validation import InputError
 
 
@@ -73,6 +73,32 @@ def unet(shape, *, widths, blocks, attention, remat=False):
             x = conv(x, widths[level - 1])
     target = to_output(x, shape[-1], norm_groups, kernel_initializer="zeros")
     return keras.Model([latents, times], target, name="unet")
+
+
+def seeded_unet(seed, shape, *, widths, attention=None, **options):
+    """Build a U-Net with weights that follow from a seed.
+
+    Parameters
+    ----------
+    seed : int
+        Seed, as of :func:`seeded`.
+    shape : tuple of int
+        Shape of one latent, ``(*space, channels)``.
+    widths : sequence of int
+        As of :func:`unet`.
+    attention : sequence of bool, optional
+        As of :func:`unet`. None is for no level.
+    **options
+        As of :func:`unet`.
+
+    Returns
+    -------
+    keras.Model
+        The network.
+    """
+    attention = attention or [False] * len(widths)
+    with seeded(seed):
+        return unet(shape, widths=widths, attention=attention, **options)
 
 
 def _block(x, width, time, attention, remat):
