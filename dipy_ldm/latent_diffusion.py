@@ -1,7 +1,6 @@
 """Latent diffusion: new images from noise, by way of the autoencoder's latents."""
 
 import copy
-from functools import partial
 from typing import Unpack
 
 import numpy as np
@@ -17,32 +16,26 @@ from dipy_ldm import (
     tiles,
 )
 from dipy_ldm.data.arrays import as_array, learnable, survey
-from dipy_ldm.data.batches import noised
-from dipy_ldm.estimators import Estimator
+from dipy_ldm.estimators import Entry, Estimator
 from dipy_ldm.precision import Precision, tell
-from dipy_ldm.training import Options, Stage, Training, train
-from dipy_ldm.training.memory import check_memory
+from dipy_ldm.training import Options, Training, diffusion, train
 from dipy_ldm.validation import (
     InputError,
     at_least,
     check_counts,
-    check_seed,
     check_shares,
-    check_sizes,
     choose,
-    plain,
     scalars,
     whole,
 )
 from dipy_ldm.vqvae import VQVAE
 
-# The guide is to be worse than the denoiser in the same way: narrower, and trained
-# for a sixteenth of the steps. With fewer than these it would know nothing at all.
-_GUIDE_WIDTH = 4
-_GUIDE_SHARE = 16
-_GUIDE_STEPS = 300
-# Times at which it guides: before and after, samples are better without.
+# Times at which the guide guides: before and after, samples are better without.
 _GUIDED = (0.2, 0.95)
+
+
+def _float32(numbers):
+    return np.array(numbers, "float32")
 
 
 class LatentDiffusion(Estimator):
@@ -103,6 +96,21 @@ class LatentDiffusion(Estimator):
     (4, 28, 28, 1)
     """
 
+    _kind = "latent_diffusion"
+    _entries = (
+        Entry("latent_mean", "latent_mean_", _float32),
+        Entry("latent_scale", "latent_scale_", _float32),
+        Entry("latent_shape", "latent_shape_", tuple),
+        Entry("latent_diffusion_history", "history_", dict),
+        Entry("latent_diffusion_fingerprint", "fingerprint_", str),
+        Entry(
+            "latent_diffusion_precision",
+            "precision_",
+            Precision.from_saved,
+            Precision.to_saved,
+        ),
+    )
+
     def __init__(
         self,
         vqvae,
@@ -154,13 +162,13 @@ class LatentDiffusion(Estimator):
             validation_data = self._check_images(validation_data, self.vqvae)
             survey(validation_data, "validation image")
         training = _training(training)
-        training = training.settled(images.ndim - 2, _of_guide(training.checkpoint))
-        self._check(images.shape, training)
+        guides = diffusion.of_guide(training.checkpoint)
+        training = training.settled(images.ndim - 2, guides)
+        diffusion.check(self, images.shape, training)
         self.fingerprint_ = learnable(images).fingerprint
         self.vqvae_ = self.vqvae._as_it_is()
         self.precision_ = tell(training.precision)
-        length = training.length(len(images))
-        settings = self._hyperparameters() | {
+        settings = self.hyperparameters() | {
             "images": self.fingerprint_,
             "vqvae": survey(self.vqvae_.codebook_).fingerprint,
             "the shape of the validation data": np.shape(validation_data),
@@ -173,18 +181,13 @@ class LatentDiffusion(Estimator):
             # The only copy: of thousands of volumes they take gigabytes.
             latents = self._scaled(latents)
             self._build()
-            held_out = self._held_out(validation_data)
-            stage = partial(self._stage, settings, latents)
-            if self.guide_ is not None:
-                guided = _for_guide(training)
-                shorter = length._replace(total=_guide_steps(length.total))
-                widths = self._guide_widths()
-                guide = stage("guide", self.guide_, widths, guided, shorter, None)
-                self._take_weights(self.guide_, train(self, guide))
-            strong = stage(
-                "diffusion", self.denoiser_, self.widths, training, length, held_out
-            )
-            self._take_weights(self.denoiser_, train(self, strong))
+            held_out = None
+            if validation_data is not None:
+                held_out = self._scaled(self.vqvae_.encode(validation_data))
+            for network, stage in diffusion.stages(
+                self, self._predict, latents, held_out, training, settings
+            ):
+                diffusion.take_weights(network, train(self, stage))
         return self
 
     def predict(
@@ -489,7 +492,7 @@ class LatentDiffusion(Estimator):
         tensors = self.to_tensors()
         if half:
             tensors = {name: _halved(name, t) for name, t in tensors.items()}
-        persistence.save(path, "latent_diffusion", tensors, self.to_document())
+        persistence.save(path, self._kind, tensors, self.to_document())
 
     @classmethod
     def load(cls, path):
@@ -510,9 +513,7 @@ class LatentDiffusion(Estimator):
         InputError
             If the file is not that of a latent diffusion model.
         """
-        path = persistence.find(path)
-        saved = persistence.load(path, "latent_diffusion", cls._check_saved)
-        return cls.from_saved(*saved)
+        return super().load(persistence.find(path))
 
     def to_tensors(self):
         """Name the weights, as they are saved.
@@ -523,10 +524,7 @@ class LatentDiffusion(Estimator):
             Weights of both U-Nets and of the autoencoder.
         """
         self._check_fitted()
-        tensors = self.vqvae_.to_tensors()
-        for name, network in self._networks():
-            tensors |= persistence.weights(network, name)
-        return tensors
+        return self.vqvae_.to_tensors() | super().to_tensors()
 
     def to_document(self):
         """Say all but the weights, as JSON can.
@@ -537,15 +535,7 @@ class LatentDiffusion(Estimator):
             Hyper-parameters and what was learnt, with those of the autoencoder.
         """
         self._check_fitted()
-        return self.vqvae_.to_document() | {
-            "latent_diffusion": self._hyperparameters(),
-            "latent_mean": self.latent_mean_.tolist(),
-            "latent_scale": self.latent_scale_.tolist(),
-            "latent_shape": self.latent_shape_,
-            "latent_diffusion_history": self.history_,
-            "latent_diffusion_fingerprint": self.fingerprint_,
-            "latent_diffusion_precision": self.precision_ and self.precision_._asdict(),
-        }
+        return self.vqvae_.to_document() | super().to_document()
 
     @classmethod
     def from_saved(cls, tensors, document):
@@ -568,43 +558,26 @@ class LatentDiffusion(Estimator):
         return model._restore(tensors, document, vqvae)
 
     def _restore(self, tensors, document, vqvae=None):
-        """Become what was saved."""
-        self._describe(document, vqvae or VQVAE.from_saved(tensors, document))
-        self._build()
-        for name, network in self._networks():
-            persistence.set_weights(network, name, tensors)
-        return self
-
-    def _describe(self, document, vqvae):
-        """Take all but the weights from what was saved."""
-        precision = document.get("latent_diffusion_precision")
+        vqvae = vqvae or VQVAE.from_saved(tensors, document)
         self.vqvae_ = vqvae._as_it_is()
-        self.latent_mean_ = np.array(document["latent_mean"], "float32")
-        self.latent_scale_ = np.array(document["latent_scale"], "float32")
-        self.latent_shape_ = tuple(document["latent_shape"])
-        self.history_ = document["latent_diffusion_history"]
-        self.fingerprint_ = document["latent_diffusion_fingerprint"]
-        self.precision_ = Precision.from_saved(precision)
-        return self
+        return super()._restore(tensors, document)
 
     @classmethod
     def _check_saved(cls, document, shapes):
         """Refuse tensors that are not those of the document, before any is read."""
         vqvae = VQVAE(**document["vqvae"])._describe(document)
         wanted = vqvae._saved_shapes(shapes)
-        model = cls(vqvae, **_parameters(document))._describe(document, vqvae)
+        model = cls(vqvae, **_parameters(document))._describe(document)
         choose("schedule", model.schedule, schedules.SCHEDULES)
         choose("target", model.target, schedules.TARGETS)
         documents.check_sizes(document["latent_diffusion"], shapes)
-        model._check_latents()
-        unets = networks.sketched("float32", model._make_unets)
-        for name, unet in unets.items():
+        model._check_latents(vqvae.latent_shape(vqvae.shape_))
+        for name, unet in networks.sketched("float32", model._make_unets).items():
             wanted |= persistence.shapes(unet, name)
         documents.check_shapes(shapes, wanted)
 
-    def _check_latents(self):
+    def _check_latents(self, shape):
         """Refuse latents that are not those of the autoencoder."""
-        shape = self.vqvae_.latent_shape(self.vqvae_.shape_)
         if self.latent_shape_ != shape:
             raise InputError(f"latent_shape must be {shape}, not {self.latent_shape_}")
         for name in ("latent_mean", "latent_scale"):
@@ -615,14 +588,17 @@ class LatentDiffusion(Estimator):
         both = [("denoiser", self.denoiser_), ("guide", self.guide_)]
         return [(name, network) for name, network in both if network is not None]
 
-    def _hyperparameters(self):
-        names = ("blocks", "schedule", "target", "guide", "seed")
-        return plain({name: getattr(self, name) for name in names}) | {
-            "widths": plain(np.atleast_1d(self.widths)),
-            "attention": self.attention
-            if self.attention is None
-            else [bool(level) for level in self.attention],
-        }
+    def hyperparameters(self):
+        """Say the parameters as JSON can, but for the autoencoder.
+
+        Returns
+        -------
+        dict
+            Parameters by their names.
+        """
+        levels = self.attention
+        levels = levels if levels is None else [bool(level) for level in levels]
+        return super().hyperparameters() | {"attention": levels}
 
     def __sklearn_clone__(self):
         """Clone it with the autoencoder as it is: nothing could be fitted without."""
@@ -648,19 +624,8 @@ class LatentDiffusion(Estimator):
             If a name is unknown (the sentence lists the known ones), a number makes
             no sense, or the memory is too small.
         """
-        self._check(shape, _training(training).settled(len(shape) - 2))
-
-    def _check(self, shape, training):
-        check_seed(self.seed)
-        check_sizes(widths=self.widths, blocks=self.blocks)
-        choose("schedule", self.schedule, schedules.SCHEDULES)
-        choose("target", self.target, schedules.TARGETS)
-        training.check(shape[0])
-        latent_shape = self.vqvae.latent_shape(shape[1:])
-        build = partial(self._make_unet, self.widths, latent_shape, training.remat)
-        denoiser = networks.sketched(training.precision.name, build)
-        share, strategy = training.share, training.strategy
-        check_memory("the denoiser", [denoiser], share, strategy=strategy)
+        training = _training(training).settled(len(shape) - 2)
+        diffusion.check(self, shape, training)
 
     def _batch(self, batch_size):
         return batch_size or tiles.safe_batch(self.vqvae_.shape_[:-1])
@@ -683,26 +648,11 @@ class LatentDiffusion(Estimator):
         """Say whether it is of images, not of volumes."""
         return len(self.latent_shape_) == 3
 
-    def _guide_widths(self):
-        return [max(1, width // _GUIDE_WIDTH) for width in np.atleast_1d(self.widths)]
-
-    def _make_unet(self, widths, latent_shape, remat=False):
-        widths = plain(np.atleast_1d(widths))
-        chosen = self._hyperparameters()
-        with networks.seeded(chosen["seed"]):
-            return networks.unet(
-                latent_shape,
-                remat=remat,
-                widths=widths,
-                blocks=chosen["blocks"],
-                attention=chosen["attention"] or [False] * len(widths),
-            )
-
     def _make_unets(self):
         """Build the denoiser and, if there shall be one, its guide."""
-        unets = {"denoiser": self._make_unet(self.widths, self.latent_shape_)}
+        unets = {"denoiser": diffusion.unet(self, self.latent_shape_)}
         if self._of_images() if self.guide is None else self.guide:
-            unets["guide"] = self._make_unet(self._guide_widths(), self.latent_shape_)
+            unets["guide"] = diffusion.unet(self, self.latent_shape_, guide=True)
         return unets
 
     def _build(self):
@@ -712,75 +662,6 @@ class LatentDiffusion(Estimator):
         self.denoiser_, self.guide_ = unets["denoiser"], unets.get("guide")
         self._predict = _compiled(self.denoiser_)
         self._predict_guide = self.guide_ and _compiled(self.guide_)
-
-    def _stage(
-        self, settings, latents, title, network, widths, training, length, held_out
-    ):
-        """Describe how one of the two U-Nets is trained."""
-        nothing = schedules.loss_of_nothing(self.schedule, self.target)
-        return Stage(
-            title,
-            training,
-            length,
-            settings,
-            build=partial(self._compile, widths, training, length.total),
-            batches=partial(self._noised, latents, training.batch_size),
-            publish=partial(self._publish, network, held_out),
-            lesson=("loss", nothing),
-            verdict=partial(_verdict, nothing),
-        )
-
-    def _compile(self, widths, training, steps):
-        """Make a network that is trained."""
-        unet = self._make_unet(widths, self.latent_shape_, training.remat)
-        model = distribution.ReplicatedModel(unet.inputs, unet.outputs)
-        optimizer = training.optimizer(
-            steps,
-            weight_decay=1e-4,
-            global_clipnorm=1.0,
-            use_ema=True,
-            # A short training must not average over what it began with.
-            ema_momentum=max(0.0, min(0.999, 1 - 10 / steps)),
-        )
-        model.compile(optimizer, loss="mse", auto_scale_loss=False)
-        return model
-
-    def _publish(self, network, held_out, model, number, last):
-        """After a round: take the averaged weights, and validate with them."""
-        self._take_weights(network, model)
-        if held_out is None:
-            return {}
-        (x, times), target = held_out
-
-        def predict(numbers):
-            return self._predict(x[numbers], times[numbers])
-
-        predicted = distribution.in_batches(predict, np.arange(len(x)), 256)
-        return {"val_loss": float(np.mean((predicted - target) ** 2))}
-
-    def _take_weights(self, network, model):
-        """Copy the averages of the trained weights into a network that generates."""
-        network.set_weights(model.optimizer.averages())
-
-    def _held_out(self, images):
-        """Noise the latents of images, alike for every round so that losses compare."""
-        if images is None:
-            return None
-        latents = self._scaled(self.vqvae_.encode(images))
-        batch = self._noised(latents, len(latents), shift=1)
-        return next(batch.as_numpy_iterator())
-
-    def _noised(self, latents, batch_size, share=None, first_step=0, shift=0):
-        """Draw what the denoiser learns from; other noise with another shift."""
-        return noised(
-            latents,
-            batch_size,
-            schedule=self.schedule,
-            target=self.target,
-            seed=self.seed + shift,
-            first_step=first_step,
-            share=share,
-        )
 
     def _learn_scale(self, latents):
         """Learn what brings each channel to mean 0 and variance 1."""
@@ -820,34 +701,6 @@ def _parameters(document):
     """Return the hyper-parameters that a document tells of."""
     # Earlier versions trained a guide in any case.
     return {"guide": True} | document["latent_diffusion"]
-
-
-def _of_guide(checkpoint):
-    """Name the guide's checkpoint after the denoiser's, if there is one."""
-    return checkpoint and f"{checkpoint}.guide"
-
-
-def _verdict(nothing, figures):
-    """Say what is wrong with a denoiser, by its last figures."""
-    loss = figures.get("val_loss", figures["loss"])
-    if loss < nothing:
-        return None
-    return (
-        f"the denoiser knows nothing of the images (its loss is {loss:.3g}, and "
-        f"{nothing:.3g} without any knowledge of them); train for more steps, or with "
-        "a lower learning rate."
-    )
-
-
-def _for_guide(training):
-    """Say how the guide is trained, given how the denoiser is."""
-    path = _of_guide(training.checkpoint)
-    return training._replace(checkpoint=path, callbacks=())
-
-
-def _guide_steps(steps):
-    """Say for how many steps the guide is trained, by those of the denoiser."""
-    return min(steps, max(steps // _GUIDE_SHARE, _GUIDE_STEPS))
 
 
 def _compiled(unet):
