@@ -161,10 +161,7 @@ class Estimator:
             Weights of all networks.
         """
         self._check_fitted()
-        tensors = {}
-        for name, network in self._networks():
-            tensors |= persistence.weights(network, name)
-        return tensors
+        return self._tensors()
 
     def to_document(self):
         """Say all but the weights, as JSON can.
@@ -175,8 +172,7 @@ class Estimator:
             Hyper-parameters, and what was learnt of the training images.
         """
         self._check_fitted()
-        learnt = {e.name: e.write(getattr(self, e.attribute)) for e in self._entries}
-        return {self._kind: self.hyperparameters()} | learnt
+        return self._document()
 
     @classmethod
     def from_saved(cls, tensors, document):
@@ -194,7 +190,22 @@ class Estimator:
         Estimator
             The fitted estimator.
         """
-        return cls(**document[cls._kind])._restore(tensors, document)
+        return cls._planned(tensors, document)._restore(tensors, document)
+
+    @classmethod
+    def _planned(cls, tensors, document):
+        """Make an estimator that is not fitted yet, of the parameters that were."""
+        return cls(**document[cls._kind])
+
+    def _tensors(self):
+        tensors = {}
+        for name, network in self._networks():
+            tensors |= persistence.weights(network, name)
+        return tensors
+
+    def _document(self):
+        learnt = {e.name: e.write(getattr(self, e.attribute)) for e in self._entries}
+        return {self._kind: self.hyperparameters()} | learnt
 
     def _restore(self, tensors, document):
         """Become what was saved."""
