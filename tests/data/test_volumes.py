@@ -10,8 +10,8 @@ import numpy.testing as npt
 import pytest
 
 from dipy_ldm.data import load_volumes, volumes
+from dipy_ldm.data.conformed import conform_file, restore_file, restore_spread
 from dipy_ldm.data.nifti import read_volume
-from dipy_ldm.data.volumes import conform_file, restore_file, restore_spread
 from dipy_ldm.validation import InputError
 
 SHAPE = (12, 10, 8)
