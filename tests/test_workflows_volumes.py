@@ -492,7 +492,7 @@ def test_memory_and_devices_are_checked_before_volumes_are_read(
     monkeypatch.setattr(distribution, "free_memory", lambda strategy: 1e6)
     assert "GiB of memory" in answer(command(*arguments)[1])
     monkeypatch.setattr(distribution.strategy, "count_replicas", lambda strategy: 3)
-    assert "give a batch_size of 3 or 6" in answer(command(*arguments)[1])
+    assert "give a --batch_size of 3 or 6" in answer(command(*arguments)[1])
     assert [path.name for path in tmp_path.iterdir()] == ["volumes"]
 
 

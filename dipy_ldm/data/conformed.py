@@ -71,7 +71,7 @@ def conform_file(file, grid, channels=False):
         raise InputError(
             f"{file} has nothing on the grid, which has the shape {grid.shape} and "
             f"begins at {np.round(grid.affine[:3, 3], 1).tolist()} mm; check its "
-            "affine, or give a larger --shape."
+            "affine, or give a larger `shape`."
         )
     return image, Origin(Path(file), data, affine, grid, intensities)
 
@@ -148,6 +148,6 @@ def conform_pair(info, mask_file, grid):
     if not mask.any():
         raise InputError(
             f"the mask {mask_file} has nothing on the grid; mend it or give a larger "
-            "--shape."
+            "`shape`."
         )
     return image, mask.astype("uint8")

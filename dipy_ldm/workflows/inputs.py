@@ -55,7 +55,7 @@ def plan(input_files, **options):
         return Plan(planned.shape, planned.affine, partial(_load, planned))
     for name, value in options.items():
         if value:
-            raise InputError(f"--{name} is for volumes; leave it out for images.")
+            raise InputError(f"`{name}` is for volumes; leave it out for images.")
     mnist = input_files == ["mnist"]
     data = Cohort(load_mnist("train")[0] if mnist else load_images(input_files))
     return Plan(data.shape, None, lambda **options: data)
