@@ -16,8 +16,9 @@ from common import Parser, print_scores, tell
 import numpy as np
 
 from dipy_ldm import VQVAE
+from dipy_ldm.data.cohort import Cohort
 from dipy_ldm.validation import InputError
-from dipy_ldm.workflows import inputs
+from dipy_ldm.workflows import recipes
 
 
 def main(arguments=None):
@@ -67,8 +68,8 @@ def measure(options):
 def build(side):
     """Build the autoencoder of the defaults, with random weights."""
     shape = (side, side, side, 1)
-    data = inputs.Data(np.broadcast_to(np.float32(0), (1, *shape)), affine=np.eye(4))
-    widths = inputs.settle(data, 1).widths_vqvae
+    data = Cohort(np.broadcast_to(np.float32(0), (1, *shape)), affine=np.eye(4))
+    widths = recipes.settle(data).widths_vqvae
     patches = np.random.default_rng(0).random((2, 16, 16, 16, 1), "float32")
     vqvae = VQVAE(widths=widths).fit(patches, epochs=1, batch_size=2, verbose=False)
     rng = np.random.default_rng(1)

@@ -1,8 +1,34 @@
-"""What both estimators share: parameters by their names, and copies."""
+"""What both estimators share: parameters by their names, files, and copies."""
 
+from collections.abc import Callable
 import inspect
+from typing import NamedTuple
 
-from dipy_ldm.validation import InputError
+import numpy as np
+
+from dipy_ldm import persistence
+from dipy_ldm.validation import InputError, plain
+
+
+class Entry(NamedTuple):
+    """Something that an estimator has learnt, and how a document says it.
+
+    Parameters
+    ----------
+    name : str
+        Under which the document has it.
+    attribute : str
+        Under which the estimator has it.
+    read : callable
+        From what JSON says to the value.
+    write : callable
+        From the value to what JSON can say.
+    """
+
+    name: str
+    attribute: str
+    read: Callable
+    write: Callable = plain
 
 
 class Estimator:
@@ -10,7 +36,29 @@ class Estimator:
 
     As those of scikit-learn, which can clone it. Of one that is fitted, pickles and
     copies hold what a model file does: networks are built anew where they are read.
+
+    A class says of which kind its files are (``_kind``), which entries they have
+    (``_entries``) and which of its networks (``_networks()``), and how these are built
+    (``_build()``) once all entries are there.
     """
+
+    _kind: str
+    _entries: tuple[Entry, ...]
+
+    def hyperparameters(self):
+        """Say the parameters as JSON can, but for those that are estimators.
+
+        Returns
+        -------
+        dict
+            Parameters by their names, ``widths`` always as a list.
+        """
+        chosen = {
+            name: value
+            for name, value in self.get_params(deep=False).items()
+            if not isinstance(value, Estimator)
+        }
+        return plain(chosen | {"widths": np.atleast_1d(self.widths)})
 
     def get_params(self, deep=True):
         """Return the parameters.
@@ -68,6 +116,111 @@ class Estimator:
                 )
         return self
 
+    def save(self, path):
+        """Write the fitted estimator to one file.
+
+        Parameters
+        ----------
+        path : str or Path
+            File to write.
+
+        Raises
+        ------
+        OSError
+            If the file can't be written.
+        """
+        persistence.save(path, self._kind, self.to_tensors(), self.to_document())
+
+    @classmethod
+    def load(cls, path):
+        """Read what :meth:`save` wrote.
+
+        Parameters
+        ----------
+        path : str or Path
+            File to read.
+
+        Returns
+        -------
+        Estimator
+            The fitted estimator.
+
+        Raises
+        ------
+        InputError
+            If the file is of another kind, or damaged.
+        """
+        return cls.from_saved(*persistence.load(path, cls._kind, cls._check_saved))
+
+    def to_tensors(self):
+        """Name the weights, as they are saved.
+
+        Returns
+        -------
+        dict of str to ndarray
+            Weights of all networks.
+        """
+        self._check_fitted()
+        return self._tensors()
+
+    def to_document(self):
+        """Say all but the weights, as JSON can.
+
+        Returns
+        -------
+        dict
+            Hyper-parameters, and what was learnt of the training images.
+        """
+        self._check_fitted()
+        return self._document()
+
+    @classmethod
+    def from_saved(cls, tensors, document):
+        """Build the fitted estimator from what was saved.
+
+        Parameters
+        ----------
+        tensors : dict of str to ndarray
+            As of :meth:`to_tensors`.
+        document : dict
+            As of :meth:`to_document`.
+
+        Returns
+        -------
+        Estimator
+            The fitted estimator.
+        """
+        return cls._planned(tensors, document)._restore(tensors, document)
+
+    @classmethod
+    def _planned(cls, tensors, document):
+        """Make an estimator that is not fitted yet, of the parameters that were."""
+        return cls(**document[cls._kind])
+
+    def _tensors(self):
+        tensors = {}
+        for name, network in self._networks():
+            tensors |= persistence.weights(network, name)
+        return tensors
+
+    def _document(self):
+        learnt = {e.name: e.write(getattr(self, e.attribute)) for e in self._entries}
+        return {self._kind: self.hyperparameters()} | learnt
+
+    def _restore(self, tensors, document):
+        """Become what was saved."""
+        self._describe(document)
+        self._build()
+        for name, network in self._networks():
+            persistence.set_weights(network, name, tensors)
+        return self
+
+    def _describe(self, document):
+        """Take all but the weights from what was saved."""
+        for entry in self._entries:
+            setattr(self, entry.attribute, entry.read(document.get(entry.name)))
+        return self
+
     def _check_fitted(self):
         if not self._is_fitted():
             name = type(self).__name__
@@ -75,6 +228,12 @@ class Estimator:
                 f"this {name} is not fitted; call fit(images) or {name}.load(path) "
                 "first."
             )
+
+    def _as_it_is(self):
+        """Copy the estimator but not its networks, since another fit makes new ones."""
+        copy = type(self).__new__(type(self))
+        vars(copy).update(vars(self))
+        return copy
 
     def __getstate__(self):
         """Return the parameters and, if it is fitted, what a model file holds."""

@@ -52,6 +52,22 @@ class Precision(NamedTuple):
         """
         return document and cls(**document)
 
+    @staticmethod
+    def to_saved(precision):
+        """Say what :meth:`from_saved` reads.
+
+        Parameters
+        ----------
+        precision : Precision or None
+            None where it is not known.
+
+        Returns
+        -------
+        dict or None
+            Both by their names, as JSON can say them.
+        """
+        return precision and precision._asdict()
+
 
 def settle(name, rank, strategy=None, began=None):
     """Choose the precision of a training.

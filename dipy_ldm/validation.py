@@ -141,6 +141,50 @@ def check_sizes(**sizes):
             whole(name, number, 1)
 
 
+def check_patch(patch, rank):
+    """Refuse a piece of no size, or of another number of dimensions.
+
+    Parameters
+    ----------
+    patch : int or sequence of int or None
+        Voxels along each side; None is for whole images.
+    rank : int
+        Spatial dimensions of the images.
+
+    Raises
+    ------
+    InputError
+        If it can't be drawn of such images.
+    """
+    if patch is None:
+        return
+    check_sizes(patch=patch)
+    if np.size(patch) not in (1, rank):
+        raise InputError(
+            f"patch must be one number or {rank}, one for each side, not {patch}."
+        )
+
+
+def check_space(space, rank):
+    """Refuse what is not the size of an image.
+
+    Parameters
+    ----------
+    space : tuple of int
+        Voxels along each side.
+    rank : int
+        Number of sides.
+
+    Raises
+    ------
+    InputError
+        If there are more or fewer, or one is of no length.
+    """
+    if len(space) != rank:
+        raise InputError(f"space must have {rank} numbers, not {len(space)}.")
+    check_sizes(space=space)
+
+
 def check_counts(**counts):
     """Refuse counts of nothing, and what is no count.
 

@@ -63,7 +63,8 @@ def whole(request, tmp_path_factory):
     model._build()
     if request.param == "latent_diffusion":
         described = LatentDiffusion(model, **DOCUMENT["latent_diffusion"])
-        model = described._describe(DOCUMENT, model)
+        described.vqvae_ = model
+        model = described._describe(DOCUMENT)
         model._build()
     tensors = {
         name: rng.standard_normal(tensor.shape).astype("float32")

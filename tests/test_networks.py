@@ -8,7 +8,7 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm import networks
+from dipy_ldm import networks, tiles
 from dipy_ldm.validation import InputError
 
 AUTOENCODER = {"widths": (8, 6), "blocks": 1, "code_dim": 3}
@@ -133,7 +133,7 @@ assert np.linalg.norm(full - half) < 0.1 * np.linalg.norm(full)
 
 @pytest.mark.xfail(reason="oneDNN's gradient of few voxels is wrong", strict=False)
 def test_tensorflow_needs_no_help_with_few_voxels():
-    """If this passes on every processor, ``_conv`` may trust bfloat16 again."""
+    """If this passes on every processor, ``conv`` may trust bfloat16 again."""
     # In a process of its own: some sizes write where they must not.
     subprocess.run([sys.executable, "-c", WRONG], check=True, capture_output=True)
 
@@ -164,11 +164,54 @@ def test_reach_is_how_far_the_decoder_looks(widths, blocks):
     latents = rng.standard_normal((1, 64, 1)).astype("float32")
     changed = latents.copy()
     changed[0, 32] += 100
-    factor = 2 ** len(widths)
+    factor = networks.factor(decoder)
     difference = np.asarray(decoder(changed) - decoder(latents))[0, :, 0]
     touched = np.flatnonzero(difference) / factor
-    reach = networks.reach(widths, blocks)
+    reach = networks.reach(decoder)
     assert touched.min() >= 32 - reach
     assert touched.max() < 33 + reach
     # And no farther than need be.
     assert touched.min() < 32 - reach + 1
+
+
+def upsampled(latents):
+    """Build a decoder of another kind: of other kernels, one dilated, and factors."""
+    x = keras.layers.Conv2D(4, 5, padding="same")(latents)
+    x = keras.layers.UpSampling2D(3)(x)
+    x = keras.layers.Conv2D(4, 3, padding="same", dilation_rate=2)(x)
+    return keras.layers.Conv2D(1, 4, strides=1, padding="same")(x)
+
+
+def with_more_blocks(latents):
+    options = {"widths": (4, 4), "blocks": 3, "code_dim": latents.shape[-1]}
+    return networks.decoder(latents.shape[1:-1], 1, **options)(latents)
+
+
+@pytest.mark.parametrize(
+    ("build", "factor", "reach"), [(upsampled, 3, 4), (with_more_blocks, 4, 11)]
+)
+def test_tiles_of_other_decoders_give_the_whole(build, factor, reach):
+    latents = keras.Input((None, None, 2))
+    decoder = keras.Model(latents, build(latents))
+    rng = np.random.default_rng(0)
+    for weight in decoder.weights:
+        weight.assign_add(0.1 * rng.standard_normal(weight.shape))
+    assert (networks.factor(decoder), networks.reach(decoder)) == (factor, reach)
+    x = rng.standard_normal((1, 31, 5, 2)).astype("float32")
+    whole = np.asarray(decoder(x))
+    tiled = tiles.in_tiles(decoder, x, tile=4, margin=reach, factor=factor)
+    npt.assert_allclose(tiled, whole, atol=5e-6)
+    # One less would not do.
+    less = tiles.in_tiles(decoder, x, tile=4, margin=reach - 1, factor=factor)
+    assert np.abs(less - whole).max() > 1e-5
+
+
+def test_reach_of_layers_that_look_anywhere_is_not_known():
+    latents = keras.Input((None, None, 2))
+    decoder = keras.Model(latents, keras.layers.GroupNormalization(1)(latents))
+    with pytest.raises(TypeError, match="how far does the layer"):
+        networks.reach(decoder)
+
+
+def test_the_factor_is_known_without_weights():
+    assert networks.factor_of((8, 8, 8), 2) == 8

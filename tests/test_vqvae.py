@@ -15,9 +15,9 @@ from dipy_ldm import VQVAE, distribution, persistence
 from dipy_ldm.data import load_volumes
 from dipy_ldm.data.arrays import survey
 from dipy_ldm.data.batches import Augmentation
+from dipy_ldm.training.autoencoder import affordable, draw_vectors, verdict
 from dipy_ldm.training.options import Length, Training
 from dipy_ldm.validation import InputError
-from dipy_ldm.vqvae import _affordable
 
 TINY = {"widths": (8, 8), "blocks": 1, "n_codes": 16, "code_dim": 2}
 FIT = {"epochs": 2, "batch_size": 16, "verbose": False}
@@ -522,14 +522,14 @@ def test_an_autoencoder_that_learnt_nothing_is_not_passed_over(scans, caplog):
 
 
 def test_codes_that_are_all_the_same_are_told_of(vqvae, blobs):
-    verdict = vqvae._verdict(survey(blobs), blobs, {"perplexity": 1.2})
-    assert verdict.startswith("nearly all latents have the same code")
+    sentence = verdict(vqvae, survey(blobs), blobs, {"perplexity": 1.2})
+    assert sentence.startswith("nearly all latents have the same code")
 
 
 def test_to_validate_takes_a_tenth_of_the_time():
     training = Training(epochs=1, batch_size=4)
     images = np.zeros((50, 8, 8, 8, 1))
-    kept = partial(_affordable, images, training=training, length=Length(20, 100))
+    kept = partial(affordable, images, training=training, length=Length(20, 100))
     assert len(kept(size=(8, 8, 8))) == 25  # 24 and a bit
     assert len(kept(size=(4, 4, 4))) == 4
 
@@ -544,7 +544,7 @@ def test_few_dead_codes_are_revived_from_few_pieces(volumes, volume_vqvae):
             return super().__getitem__(key)
 
     many = np.tile(volumes, (8, 1, 1, 1, 1)).view(Counted)
-    draw = partial(volume_vqvae._some_vectors, many, (4, 4, 4))
+    draw = partial(draw_vectors, volume_vqvae, many, (4, 4, 4))
     assert draw(np.random.default_rng(0), 1).shape == (1, 2)
     assert 0 < Counted.read <= 16
     assert draw(np.random.default_rng(0), 200).shape == (200, 2)

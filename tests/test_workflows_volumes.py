@@ -18,11 +18,12 @@ import pytest
 
 from dipy_ldm import VQVAE, LatentDiffusion, distribution, persistence
 from dipy_ldm.data import load_volumes
+from dipy_ldm.data.cohort import Cohort
+from dipy_ldm.data.conformed import conform_file, restore_file
 from dipy_ldm.data.grid import Grid
 from dipy_ldm.data.nifti import read_volume
-from dipy_ldm.data.volumes import conform_file, restore_file
 from dipy_ldm.validation import InputError
-from dipy_ldm.workflows import cli, inputs
+from dipy_ldm.workflows import cli, recipes
 from dipy_ldm.workflows.volumes import fingerprint
 
 VOXEL_SIZE = 8
@@ -491,7 +492,7 @@ def test_memory_and_devices_are_checked_before_volumes_are_read(
     monkeypatch.setattr(distribution, "free_memory", lambda strategy: 1e6)
     assert "GiB of memory" in answer(command(*arguments)[1])
     monkeypatch.setattr(distribution.strategy, "count_replicas", lambda strategy: 3)
-    assert "give a batch_size of 3 or 6" in answer(command(*arguments)[1])
+    assert "give a --batch_size of 3 or 6" in answer(command(*arguments)[1])
     assert [path.name for path in tmp_path.iterdir()] == ["volumes"]
 
 
@@ -717,9 +718,9 @@ def test_an_autoencoder_alone_is_no_model_to_sample(model, command, tmp_path):
 
 
 def test_volumes_are_learnt_from_in_steps_if_no_epochs_are_given():
-    data = inputs.Data(np.zeros((1, 9, 9, 9, 1)), affine=np.eye(4))
-    chosen = inputs.settle(data, epochs_ldm=7)
+    data = Cohort(np.zeros((1, 9, 9, 9, 1)), affine=np.eye(4))
+    chosen = recipes.settle(data, epochs_ldm=7)
     assert chosen.length("vqvae")["steps"] == 2000
     assert chosen.length("ldm") == {"epochs": 7, "steps": None}
     with pytest.raises(InputError, match="--epochs_ldm or --steps_ldm, not both"):
-        inputs.settle(data, epochs_ldm=7, steps_ldm=10)
+        recipes.settle(data, epochs_ldm=7, steps_ldm=10)

@@ -9,7 +9,7 @@ import numpy as np
 
 from dipy_ldm.data import cache
 from dipy_ldm.files import replacing
-from dipy_ldm.validation import LARGEST, InputError
+from dipy_ldm.validation import LARGEST, InputError, check_shares
 
 
 def as_array(images, rank=None):
@@ -197,3 +197,128 @@ def check_finite(images, numbers):
             "replace them."
         )
     return images
+
+
+def check_channels(what, array, channels):
+    """Refuse arrays of other channels than an autoencoder knows.
+
+    Parameters
+    ----------
+    what : str
+        What they are, in the user's words.
+    array : array_like
+        ``(n, *space, channels)``.
+    channels : int
+        Wanted number of channels.
+
+    Raises
+    ------
+    InputError
+        If there are others.
+    """
+    if np.shape(array)[-1:] != (channels,):
+        raise InputError(
+            f"{what} must have {channels} channels, along the last axis, and not "
+            f"the shape {np.shape(array)}; this autoencoder was fitted to such."
+        )
+
+
+def check_latents(latents, shape, space):
+    """Return latents as an array that can be decoded, or say what is wrong with them.
+
+    Parameters
+    ----------
+    latents : array_like
+        Latents, ``(n, *shape)``.
+    shape : tuple of int
+        Shape that each must have.
+    space : tuple of int
+        Size of the images that they are of.
+
+    Returns
+    -------
+    ndarray
+        The same, not copied if it is an array.
+
+    Raises
+    ------
+    InputError
+        If the shape is another, or a value is not finite.
+    """
+    latents = np.asarray(latents)
+    if len(latents) == 0 or latents.shape[1:] != shape:
+        raise InputError(
+            f"latents of images of the size {space} have the shape "
+            f"{('n', *shape)}, not {latents.shape}; give what encode returned, "
+            "and as space the size of the images."
+        )
+    if not np.isfinite(latents).all():
+        raise InputError("latents have NaN or infinite values; encode them again.")
+    return latents
+
+
+def check_alike(images, shape):
+    """Return images for validation as an array, or say what is wrong with them.
+
+    Parameters
+    ----------
+    images : array_like
+        Images, ``(n, *space, channels)``.
+    shape : tuple of int
+        Shape of those that are learnt from.
+
+    Returns
+    -------
+    ndarray
+        The same, not copied if it is an array.
+
+    Raises
+    ------
+    InputError
+        If they are of another size, or a value is not finite.
+    """
+    images = as_array(images, rank=len(shape) - 2)
+    if images.shape[1:] != shape[1:]:
+        raise InputError(
+            f"validation_data must have the shape {('n', *shape[1:])} of the images, "
+            f"not {images.shape}."
+        )
+    survey(images, "validation image")
+    return images
+
+
+def check_masks(masks, background, shape):
+    """Return masks with one channel, or say what is wrong with them.
+
+    Parameters
+    ----------
+    masks : array_like or None
+        What matters on the images, ``(n, *space)``.
+    background : float
+        Weight of what lies outside of them, from 0 to 1.
+    shape : tuple of int
+        Shape of the images without their channels.
+
+    Returns
+    -------
+    ndarray or None
+        ``(n, *space, 1)``.
+
+    Raises
+    ------
+    InputError
+        If they have another shape, or make no difference.
+    """
+    check_shares(background=background)
+    if masks is None:
+        return None
+    if np.shape(masks) != shape:
+        raise InputError(
+            f"masks must have the shape {shape} of the images, not {np.shape(masks)}."
+        )
+    if background == 1:
+        raise InputError(
+            "masks make no difference with a background of 1; give the weight of what "
+            "lies outside of them, such as 0.1, as background."
+        )
+    return np.asarray(masks)[..., None]

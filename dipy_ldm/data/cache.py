@@ -270,7 +270,7 @@ def filling(folder):
         raise OSError(
             f"can't write the cache of volumes in {folder.parent} "
             f"({error.strerror or error}); free some space there or name another place "
-            "with --cache_dir."
+            "with `cache_dir`."
         ) from error
     finally:
         if partial is not None:

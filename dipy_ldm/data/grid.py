@@ -110,7 +110,7 @@ def _refuse_scattered(infos, boxes):
     raise InputError(
         f"the volumes lie far apart, {infos[far].file} farthest off, and all of them "
         f"take {' x '.join(f'{mm:.0f}' for mm in extent)} mm; align them, leave that "
-        "one out, or give a --shape."
+        "one out, or give a `shape`."
     )
 
 

@@ -120,7 +120,7 @@ def refuse(complaints, n_good, skip_bad):
         raise InputError(report)
     if complaints and not skip_bad:
         raise InputError(
-            f"{report}\nAdd --skip_bad to go on without "
+            f"{report}\nAdd `skip_bad` to go on without "
             f"{'it' if len(complaints) == 1 else 'them'} ({n_good} good)."
         )
     if complaints:
@@ -153,7 +153,7 @@ def _inspect(file, channels):
     shape, n_channels = _axes(file, image.shape)
     if n_channels > 1 and not channels:
         raise InputError(
-            f"{file} has {n_channels} volumes, shape {image.shape}; add --channels to "
+            f"{file} has {n_channels} volumes, shape {image.shape}; add `channels` to "
             "take them for the channels of one, or give a file with one of them."
         )
     _check_type(file, image.get_data_dtype())

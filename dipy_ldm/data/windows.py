@@ -3,6 +3,27 @@
 import numpy as np
 
 
+def window_size(space, factor, patch=None):
+    """Say how large a window the networks are given of an image.
+
+    Parameters
+    ----------
+    space : tuple of int
+        Spatial size of the image.
+    factor : int
+        What sizes must be multiples of.
+    patch : int or sequence of int, optional
+        Voxels along each side, if not all of the image is wanted.
+
+    Returns
+    -------
+    tuple of int
+        Voxels along each side; more than the image has, where that is no multiple.
+    """
+    sizes = np.minimum(space, space if patch is None else patch)
+    return tuple(int(size) + -int(size) % factor for size in sizes)
+
+
 def read_windows(images, index, corners, size):
     """Read one window of each of some images.
 

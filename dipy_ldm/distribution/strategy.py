@@ -295,7 +295,7 @@ def share_of(batch_size, strategy):
         near = f"{each * n} or {(each + 1) * n}" if each else f"at least {n}"
         raise InputError(
             f"a batch of {batch_size} can't be shared evenly by {n} replicas; give a "
-            f"batch_size of {near}."
+            f"`batch_size` of {near}."
         )
     return each
 

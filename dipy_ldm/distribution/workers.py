@@ -70,7 +70,8 @@ def gone(error):
     reason = str(error.message).partition("\n")[0][:200]
     return (
         "another worker stopped, or can't be reached any more; its own last lines say "
-        f"why ({reason}). Start the same command on all machines again, with --resume."
+        f"why ({reason}). Start the same on all machines again: training goes on from "
+        "its checkpoint."
     )
 
 

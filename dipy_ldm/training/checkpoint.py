@@ -203,8 +203,8 @@ class Record(keras.callbacks.Callback):
     def end(self):
         """End early, since SIGTERM asked for it."""
         raise Terminated(
-            "stopped by SIGTERM; the checkpoint is written, and --resume goes on "
-            "from it."
+            "stopped by SIGTERM; the checkpoint is written, and the same training goes "
+            "on from it."
         )
 
 

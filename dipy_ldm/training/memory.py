@@ -54,7 +54,7 @@ def check_memory(what, parts, batch_size, extra=0, strategy=None):
     if needed > free:
         raise InputError(
             f"training {what} needs about {needed / 2**30:.1f} GiB of memory and "
-            f"{free / 2**30:.1f} GiB are free; give a smaller batch_size (it is "
-            f"{batch_size}), images of fewer voxels (a smaller patch for the "
-            "autoencoder, a larger voxel size), or remat."
+            f"{free / 2**30:.1f} GiB are free; give a smaller `batch_size` (it is "
+            f"{batch_size}), images of fewer voxels (a smaller `patch` for the "
+            "autoencoder, a larger voxel size), or `remat`."
         )

@@ -147,7 +147,7 @@ class Training(NamedTuple):
         if n < self.batch_size:
             raise InputError(
                 f"{n} images are fewer than a batch of {self.batch_size}; give more "
-                f"images or a batch_size of at most {n}."
+                f"images or a `batch_size` of at most {n}."
             )
 
     def settled(self, rank, *checkpoints):

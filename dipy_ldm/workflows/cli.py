@@ -1,7 +1,9 @@
 """The console scripts."""
 
+import inspect
 import logging
 import os
+import re
 import sys
 
 from dipy.workflows.flow_runner import run_flow
@@ -9,6 +11,8 @@ from dipy.workflows.flow_runner import run_flow
 from dipy_ldm import __version__
 from dipy_ldm.signals import STATUS, Terminated
 from dipy_ldm.validation import InputError
+
+_RESUME = "Add --resume to go on."
 
 
 def train():
@@ -42,16 +46,65 @@ def run(flow):
     """
     # Which would tell of its fonts.
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
+    options = options_of(flow)
     version = {"action": "version", "version": f"dipy_ldm {__version__}"}
     try:
         run_flow(flow, extra_args={"version": version})
+    except ConnectionError as error:
+        _leave(f"{error} {_RESUME}", 1, at_once=True)
     except (InputError, OSError) as error:
-        _leave(str(error), 1, at_once=isinstance(error, ConnectionError))
+        _leave(as_options(str(error), options), 1)
     except Terminated as end:
-        _leave(str(end), STATUS)
+        _leave(f"{end} {_RESUME}", STATUS)
     except KeyboardInterrupt:
         say = getattr(flow, "when_interrupted", lambda: "interrupted.")
         _leave(say(), 130)
+
+
+def options_of(flow):
+    """List the options of a command.
+
+    Parameters
+    ----------
+    flow : dipy.workflows.workflow.Workflow
+        Its ``run`` says what the command line is.
+
+    Returns
+    -------
+    list of str
+        Names of its parameters that have a default.
+    """
+    parameters = inspect.signature(flow.run).parameters.values()
+    return [p.name for p in parameters if p.default is not p.empty]
+
+
+def as_options(sentence, options):
+    """Say to who gave options what is said to who gave parameters.
+
+    Parameters
+    ----------
+    sentence : str
+        Of the library, with names of parameters: in backticks, with an underscore, or
+        as what something is said of (``seed must ...``).
+    options : list of str
+        Names of the command's options.
+
+    Returns
+    -------
+    str
+        With ``--name`` for those that are options of the command, and without
+        backticks.
+    """
+    names = "|".join(map(re.escape, options))
+    with_underscore = "|".join(re.escape(name) for name in options if "_" in name)
+    # Neither a part of a path or a longer name, nor an option already.
+    for pattern in (
+        rf"`({names})`",
+        rf"^({names})(?= must )",
+        rf"(?<![\w./=`-])({with_underscore})(?!\.?[\w/=`(-])",
+    ):
+        sentence = re.sub(pattern, r"--\1", sentence)
+    return re.sub(r"`(\w+)`", r"\1", sentence)
 
 
 def _leave(sentence, status, at_once=False):

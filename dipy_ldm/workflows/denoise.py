@@ -14,10 +14,10 @@ import numpy as np
 from tqdm import tqdm
 
 from dipy_ldm import persistence
+from dipy_ldm.data.conformed import conform_file, restore_file, restore_spread
 from dipy_ldm.data.grid import Grid
 from dipy_ldm.data.nifti import DTYPES, check_headers, is_whole
 from dipy_ldm.data.paths import find_volumes
-from dipy_ldm.data.volumes import conform_file, restore_file, restore_spread
 from dipy_ldm.files import make_folder
 from dipy_ldm.validation import InputError, at_least, choose
 from dipy_ldm.workflows import workers
@@ -160,7 +160,7 @@ class DenoiseLDMFlow(Workflow):
         options |= {"strength": strength, "tile": tile}
         from dipy_ldm.distribution import spread
 
-        bar = tqdm(left, "denoise", disable=not workers.is_chief(cluster))
+        bar = tqdm(left, "denoise", disable=not workers.is_first(cluster))
         with spread(place):
             bad |= self._denoise_all(model, bar, repeats, channels, dtype, options)
         _report(bad, self.written + len(tasks) - len(left))

@@ -154,7 +154,7 @@ class GenerateLDMFlow(Workflow):
         }
         model.check_sampling(n_samples, first=first_sample, **options)
         workers.keep_log(cluster, stem)
-        options |= {"strategy": strategy, "verbose": workers.is_chief(cluster)}
+        options |= {"strategy": strategy, "verbose": workers.is_first(cluster)}
         make_folder(stem.parent)
         facts = provenance(path, **{o.capitalize(): options[o] for o in _SAMPLING})
         if is_volume:

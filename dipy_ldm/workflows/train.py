@@ -1,13 +1,11 @@
 """The workflow behind ``dipy_train_ldm``."""
 
-import csv
-import io
 import logging
-import time
 
 from dipy.workflows.workflow import Workflow
 
-from dipy_ldm.files import make_folder, replacing
+from dipy_ldm.data.cohort import count_held_out, split
+from dipy_ldm.files import make_folder
 from dipy_ldm.validation import (
     InputError,
     check_rate,
@@ -15,9 +13,10 @@ from dipy_ldm.validation import (
     check_shares,
     check_sizes,
 )
-from dipy_ldm.workflows import inputs, workers
+from dipy_ldm.workflows import inputs, recipes, workers
 from dipy_ldm.workflows.outputs import output_paths, refuse_overwriting
 from dipy_ldm.workflows.quiet import quiet_start
+from dipy_ldm.workflows.report import Report
 
 logger = logging.getLogger(__name__)
 
@@ -220,25 +219,19 @@ class TrainLDMFlow(Workflow):
         self._check_outputs(paths, resume)
         # First what needs neither data nor TensorFlow, then headers, then what needs
         # TensorFlow; the volumes are read when nothing else can be wrong.
-        _check_options(
-            mask_files,
-            background,
-            validation,
-            learning_rate,
-            seed,
-            epochs_vqvae=epochs_vqvae,
-            epochs_ldm=epochs_ldm,
-            steps_vqvae=steps_vqvae,
-            steps_ldm=steps_ldm,
-            batch_size=batch_size,
-            accumulate=accumulate,
-            checkpoint_steps=checkpoint_steps,
-            n_codes=n_codes,
-            code_dim=code_dim,
-            widths_vqvae=widths_vqvae,
-            widths_ldm=widths_ldm,
-            patch=patch,
-        )
+        given = {
+            "epochs_vqvae": epochs_vqvae,
+            "epochs_ldm": epochs_ldm,
+            "steps_vqvae": steps_vqvae,
+            "steps_ldm": steps_ldm,
+            "batch_size": batch_size,
+            "widths_vqvae": widths_vqvae,
+            "widths_ldm": widths_ldm,
+        }
+        sizes = {"n_codes": n_codes, "code_dim": code_dim}
+        counts = {"accumulate": accumulate, "checkpoint_steps": checkpoint_steps}
+        check_sizes(**given, **sizes, **counts, patch=patch)
+        _check_options(mask_files, background, validation, learning_rate, seed)
         cluster = workers.find(strategy)
         strategy = _join(cluster, strategy, devices, paths[0])
         planned = inputs.plan(
@@ -249,64 +242,28 @@ class TrainLDMFlow(Workflow):
             mask_files=mask_files,
             skip_bad=skip_bad,
         )
-        settings = inputs.settle(
-            planned,
-            epochs_vqvae=epochs_vqvae,
-            epochs_ldm=epochs_ldm,
-            steps_vqvae=steps_vqvae,
-            steps_ldm=steps_ldm,
-            batch_size=batch_size,
-            widths_vqvae=widths_vqvae,
-            widths_ldm=widths_ldm,
-            loss=loss,
-        )
-        inputs.count_held_out(planned, validation, settings.batch_size)
+        settings = recipes.settle(planned, loss=loss, **given)
+        count_held_out(planned, validation, settings.batch_size)
         strategy, patch = _make_strategy(strategy, devices), _one_or_more(patch)
-        vqvae, model = _make_models(
-            settings, n_codes, code_dim, schedule, target, guide, seed
-        )
-        common = {
-            "batch_size": settings.batch_size,
-            "accumulate": accumulate,
-            "learning_rate": learning_rate,
-            "precision": precision,
-            "remat": remat,
-            "strategy": strategy,
-            "checkpoint_steps": checkpoint_steps,
-        }
-        of_vqvae = common | settings.length("vqvae")
-        of_model = common | settings.length("ldm")
-        # Both stages, before the first has taken hours.
-        vqvae.check(planned.shape, patch=patch, **of_vqvae)
-        model.check(planned.shape, **of_model)
-        chief = workers.is_chief(cluster)
-        with workers.chief_first(cluster, strategy):
-            data = planned.load(
-                cache_dir=cache_dir, cache_limit=cache_limit, verbose=chief
-            )
-            # Some volumes may have turned out to be bad.
-            train, held_out = inputs.split(data, validation, seed, settings.batch_size)
-            inputs.survey(train)
+        method = {"schedule": schedule, "target": target, "guide": guide, "seed": seed}
+        how = {"learning_rate": learning_rate, "precision": precision, "remat": remat}
+        recipe = recipes.make(settings, strategy, **sizes, **counts, **method, **how)
+        recipe.check(planned.shape, patch)
+        chief = workers.is_first(cluster)
+        keep = {"cache_dir": cache_dir, "cache_limit": cache_limit, "verbose": chief}
+        data = _load(planned, strategy, keep)
+        # Some volumes may have turned out to be bad.
+        train, held_out = split(data, validation, seed, settings.batch_size)
         self._prepare(paths, resume, chief)
-        report = _Report(*paths[1:], train.images[:16], data.affine)
-        vqvae.fit(
-            train.images,
-            validation_data=held_out,
-            affine=data.affine,
-            masks=train.masks,
-            background=background,
+        report = Report(*paths[1:], train.images[:16], data.affine)
+        model = recipe.fit(
+            train,
+            held_out,
+            self.checkpoints,
+            (report.autoencoder, report.diffusion),
             patch=patch,
-            augment=_augmentation(flip, data.affine is not None and not no_augment),
-            checkpoint=self.checkpoints[0],
-            callbacks=[report.autoencoder],
-            **of_vqvae,
-        )
-        model.fit(
-            train.images,
-            validation_data=held_out,
-            checkpoint=self.checkpoints[1],
-            callbacks=[report.diffusion],
-            **of_model,
+            background=background,
+            augment=recipes.augmentation(flip, data.affine is not None, no_augment),
         )
         if chief:
             model.save(paths[0], half=half)
@@ -380,33 +337,14 @@ def _make_strategy(name, devices):
         return distribution.make_strategy(name, devices)
 
 
-def _make_models(settings, n_codes, code_dim, schedule, target, guide, seed):
-    """Make both estimators."""
-    from dipy_ldm import VQVAE, LatentDiffusion
+def _load(planned, strategy, options):
+    """Read the volumes: the chief first, and the others find what it has kept."""
+    from dipy_ldm import distribution
 
-    vqvae = VQVAE(
-        widths=settings.widths_vqvae,
-        n_codes=n_codes,
-        code_dim=code_dim,
-        loss=settings.loss,
-        seed=seed,
-    )
-    model = LatentDiffusion(
-        vqvae,
-        widths=settings.widths_ldm,
-        schedule=schedule,
-        target=target,
-        guide=guide or None,
-        seed=seed,
-    )
-    return vqvae, model
-
-
-def _augmentation(flip, changed):
-    """Say how images are changed: mirrored, and moved, brightened and noised."""
-    from dipy_ldm.data.batches import Augmentation
-
-    return Augmentation(flip, *((2, 0.05, 0.1) if changed else ()))
+    with distribution.chief_first(strategy):
+        data = planned.load(**options)
+        inputs.survey(data)
+    return data
 
 
 def _checkpoints(model_path):
@@ -423,87 +361,3 @@ def _checkpoints(model_path):
 def _one_or_more(numbers):
     """Take what was given as a list of one for the number."""
     return numbers[0] if numbers and len(numbers) == 1 else numbers
-
-
-class _Report:
-    """Write the figures after every round, and the picture as often as is cheap."""
-
-    # Drawing the picture shall take no more than this share of the time.
-    SHARE = 0.05
-
-    def __init__(self, history_path, picture_path, images, affine):
-        self.history_path = history_path
-        self.picture_path = picture_path
-        self.images = images if affine is None else images[:4]
-        self.affine = affine
-        self.histories = {}
-        self.pairs = None
-        self.samples = None
-        self.not_before = 0.0
-
-    def autoencoder(self, vqvae):
-        """Report on the first stage."""
-        self._tell("autoencoder", vqvae, self._reconstruct)
-
-    def diffusion(self, model):
-        """Report on the second stage."""
-        # Where training goes on, the first stage may have ended in another process.
-        self.histories["autoencoder"] = model.vqvae.history_
-        if self.pairs is None:
-            self._reconstruct(model.vqvae)
-        self._tell("diffusion", model, self._sample)
-
-    def _reconstruct(self, vqvae):
-        pair = self.images, vqvae.predict(self.images)
-        self.pairs = tuple(map(self._flat, pair))
-
-    def _sample(self, model):
-        n = 36 if self.affine is None else 4
-        self.samples = self._flat(model.predict(n, steps=10))
-
-    def _flat(self, images):
-        from dipy_ldm import plots
-
-        return images if self.affine is None else plots.planes(images, self.affine)
-
-    def _tell(self, stage, estimator, look):
-        self.histories[stage] = estimator.history_
-        _write_table(self.history_path, self.histories)
-        start = time.monotonic()
-        if start >= self.not_before:
-            look(estimator)
-            self._draw()
-            end = time.monotonic()
-            self.not_before = end + (end - start) / self.SHARE
-
-    def finish(self, model):
-        """Show how it ended, also what was done by a process before this."""
-        self.histories = {
-            "autoencoder": model.vqvae.history_,
-            "diffusion": model.history_,
-        }
-        _write_table(self.history_path, self.histories)
-        self._reconstruct(model.vqvae)
-        self._sample(model)
-        self._draw()
-
-    def _draw(self):
-        from dipy_ldm import plots
-
-        plots.save_training(
-            self.picture_path, self.histories, pairs=self.pairs, samples=self.samples
-        )
-
-
-def _write_table(path, histories):
-    """Write one line for each round of each stage."""
-    names = list(dict.fromkeys(name for h in histories.values() for name in h))
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["stage", *names])
-    for stage, history in histories.items():
-        for number, _ in enumerate(history["loss"]):
-            values = [history[n][number] if n in history else "" for n in names]
-            writer.writerow([stage, *values])
-    with replacing(path) as partial:
-        partial.write_text(table.getvalue())

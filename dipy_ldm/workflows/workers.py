@@ -1,6 +1,5 @@
 """What a command does where several machines run it together."""
 
-from contextlib import nullcontext
 import logging
 import socket
 import sys
@@ -51,7 +50,7 @@ def part_of(cluster, items):
     return items[n * cluster.index // workers : n * (cluster.index + 1) // workers]
 
 
-def is_chief(cluster):
+def is_first(cluster):
     """Say whether this process shows progress and writes what all have made.
 
     Parameters
@@ -65,28 +64,6 @@ def is_chief(cluster):
         True for the first worker, and for a process that is alone.
     """
     return cluster is None or cluster.index == 0
-
-
-def chief_first(cluster, strategy):
-    """Let the other workers wait for the chief.
-
-    Parameters
-    ----------
-    cluster : Cluster or None
-        The workers; None if this process is alone.
-    strategy : tf.distribute.Strategy or None
-        That which they share.
-
-    Returns
-    -------
-    context manager
-        What is done in it, the chief does first.
-    """
-    if cluster is None:
-        return nullcontext()
-    from dipy_ldm import distribution
-
-    return distribution.chief_first(strategy)
 
 
 def keep_log(cluster, path):
@@ -109,7 +86,7 @@ def keep_log(cluster, path):
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
     # The others' is for the file alone, and so is what is more than information.
-    logger.propagate = is_chief(cluster)
+    logger.propagate = is_first(cluster)
     for console in logging.getLogger().handlers:
         console.setLevel(logging.INFO)
     logger.debug(

@@ -129,7 +129,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
     try:
         with (
-            pytest.raises(OSError, match=r"can't write the cache .*--cache_dir") as no,
+            pytest.raises(OSError, match=r"can't write the cache .*`cache_dir`") as no,
             cache.filling(tmp_path / "key") as partial,
         ):
             write_large(partial)

@@ -112,7 +112,7 @@ BAD_HEADERS = {
     "cut": (write_cut_header, "can't be read as NIfTI"),
     "flat": (write_flat, "is a slice"),
     "slice": (write_single_slice, "is a slice"),
-    "4-D": (write_4d, "has 2 volumes.* add --channels"),
+    "4-D": (write_4d, "has 2 volumes.* add `channels`"),
     "5-D": (write_5d, "has shape"),
     "complex": (write_complex, "complex"),
     "colour": (write_rgb, "coloured"),
@@ -199,7 +199,7 @@ def test_one_report_names_all_bad_headers_and_the_rest_can_go_on(tmp_path, caplo
     for i, (write, _) in enumerate(BAD_HEADERS.values()):
         files.insert(i, tmp_path / f"bad-{i}.nii")
         write(files[i])
-    with pytest.raises(InputError, match=r"--skip_bad .* \(3 good\)") as refusal:
+    with pytest.raises(InputError, match=r"`skip_bad` .* \(3 good\)") as refusal:
         check_headers(files)
     lines = str(refusal.value).splitlines()
     assert len(lines) == len(BAD_HEADERS) + 1

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm.data import load_volumes, volumes
+from dipy_ldm.data import conformed, load_volumes, volumes
+from dipy_ldm.data.conformed import conform_file, restore_file, restore_spread
 from dipy_ldm.data.nifti import read_volume
-from dipy_ldm.data.volumes import conform_file, restore_file, restore_spread
 from dipy_ldm.validation import InputError
 
 SHAPE = (12, 10, 8)
@@ -60,7 +60,7 @@ def no_work(monkeypatch):
     def fail(*args, **options):
         raise AssertionError("conformed again")
 
-    return lambda: monkeypatch.setattr(volumes, "conform_file", fail)
+    return lambda: monkeypatch.setattr(conformed, "conform_file", fail)
 
 
 def test_orientation_and_unit_make_no_difference(cohort, load):
@@ -123,9 +123,9 @@ def test_an_interrupted_run_leaves_no_cache(cohort, load, tmp_path, monkeypatch)
             raise KeyboardInterrupt
         return conform(info, *rest)
 
-    conform = volumes._conform_pair
+    conform = volumes.conform_pair
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(volumes, "_conform_pair", interrupt)
+        patch.setattr(volumes, "conform_pair", interrupt)
         load(cohort)
     assert not list((tmp_path / "cache").iterdir())
     npt.assert_array_equal(load(cohort).images, whole)
@@ -162,7 +162,7 @@ def test_channels(tmp_path, load):
     images = load(tmp_path, channels=True).images
     assert images.shape == (1, *SHAPE, 2)
     npt.assert_allclose(images[0, ..., 1], images[0, ::-1, ..., 0], atol=1e-5)
-    with pytest.raises(InputError, match="add --channels"):
+    with pytest.raises(InputError, match="add `channels`"):
         load(tmp_path)
 
 
@@ -180,7 +180,7 @@ def test_all_volumes_that_turn_out_bad_are_in_one_report(
     break_file(cohort)
     save(cohort / "3.nii", np.full(SHAPE, 3.0))
     save(cohort / "4.nii", np.full(SHAPE, np.nan))
-    with pytest.raises(InputError, match=r"--skip_bad .* \(2 good\)") as report:
+    with pytest.raises(InputError, match=r"`skip_bad` .* \(2 good\)") as report:
         load(cohort, shape=8)
     lines = str(report.value).splitlines()
     wanted = ["1.nii.gz is cut off", "3.nii has the value 3", "4.nii has NaN"]
@@ -218,7 +218,7 @@ def test_a_volume_outside_of_the_grid_is_told(cohort, load):
     affine = np.eye(4)
     affine[0, 3] = 2000
     save(cohort / "3.nii", template(), affine)
-    with pytest.raises(InputError, match=r"3.nii farthest off.* --shape"):
+    with pytest.raises(InputError, match=r"3.nii farthest off.* `shape`"):
         load(cohort)
     with pytest.raises(InputError, match=r"0.nii.gz has nothing on the grid"):
         load(cohort, shape=8)
@@ -349,7 +349,7 @@ def test_a_full_disk_is_told(cohort, load, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(volumes.cache, "_reserve", full)
-    with pytest.raises(OSError, match=r"No space left.*--cache_dir") as refusal:
+    with pytest.raises(OSError, match=r"No space left.*`cache_dir`") as refusal:
         load(cohort)
     assert str(tmp_path / "cache") in str(refusal.value)
     assert not list((tmp_path / "cache").iterdir())

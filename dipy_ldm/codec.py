@@ -1,0 +1,206 @@
+"""A fitted autoencoder at work: images to latents and back."""
+
+from keras import ops
+import numpy as np
+
+from dipy_ldm import distribution, networks, tiles
+from dipy_ldm.data.arrays import as_array, check_channels, check_finite, check_latents
+from dipy_ldm.data.windows import read_whole, window_size
+from dipy_ldm.estimators import Estimator
+from dipy_ldm.validation import check_counts, check_sizes, check_space, plain
+
+
+class Codec(Estimator):
+    """What encodes and decodes images, once it is fitted.
+
+    Attributes
+    ----------
+    encoder_, decoder_ : keras.Model
+        The networks.
+    quantizer_ : keras.layers.Layer
+        What replaces latents by codes.
+    shape_ : tuple of int
+        Shape of an image, ``(*space, channels)``.
+    intensity_ : tuple of float
+        Values that become 0 and 1.
+    """
+
+    @property
+    def factor(self):
+        """How many times smaller than images latents are, per side."""
+        check_sizes(widths=self.widths, blocks=self.blocks)
+        widths = tuple(plain(np.atleast_1d(self.widths)))
+        return networks.factor_of(widths, int(self.blocks))
+
+    def latent_shape(self, shape):
+        """Say what shape the latents have.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            Shape of an image, ``(*space, channels)``.
+
+        Returns
+        -------
+        tuple of int
+            Shape of its latents, ``(*ceil(space / factor), code_dim)``.
+        """
+        window = window_size(shape[:-1], self.factor)
+        return (*(size // self.factor for size in window), self.code_dim)
+
+    def encode(self, images, *, batch_size=None):
+        """Map images to latents, before quantisation.
+
+        Parameters
+        ----------
+        images : array_like
+            Images, ``(n, *space, channels)``.
+        batch_size : int, optional
+            Images that are encoded at once; as many as memory surely allows if
+            None.
+
+        Returns
+        -------
+        ndarray
+            Latents, float32 ``(n, *ceil(space / factor), code_dim)``.
+
+        Raises
+        ------
+        InputError
+            If the images or the option can't be used.
+        """
+        self._check_fitted()
+        check_counts(batch_size=batch_size)
+        images = as_array(images, rank=len(self.shape_) - 1)
+        check_channels("images", images, self.shape_[-1])
+
+        def encode(numbers):
+            windows = self._to_network(images[numbers])
+            return self._encode(check_finite(windows, numbers))
+
+        return distribution.in_batches(
+            encode,
+            np.arange(len(images)),
+            batch_size or tiles.safe_batch(images.shape[1:-1]),
+        )
+
+    def decode(self, latents, *, space=None, batch_size=None, tile=None):
+        """Quantise latents and map them to images.
+
+        Large images are decoded tile by tile. Tiles overlap by all that a voxel
+        depends on, so that the result is the same.
+
+        Parameters
+        ----------
+        latents : ndarray
+            Latents, ``(n, *space / factor, code_dim)``.
+        space : tuple of int, optional
+            Size of the images, where it is not that of the training images.
+        batch_size : int, optional
+            Latents that are decoded at once; as many as memory surely allows if
+            None.
+        tile : int, optional
+            Voxels along a side of a tile, without the overlap; chosen by the size
+            of the images if None.
+
+        Returns
+        -------
+        ndarray
+            Images, float32 ``(n, *space, channels)``, in the intensity range of
+            the training images.
+
+        Raises
+        ------
+        InputError
+            If the latents or an option can't be used.
+        """
+        self._check_fitted()
+        check_counts(batch_size=batch_size, tile=tile)
+        space = self.shape_[:-1] if space is None else tuple(space)
+        check_space(space, len(self.shape_) - 1)
+        latents = check_latents(latents, self.latent_shape((*space, 1)), space)
+        reach = networks.reach(self.decoder_)
+        tile = tile or tiles.safe_side(len(space)) - 2 * reach * self.factor
+        cut = tuple(map(slice, space))
+        low, high = self.intensity_
+
+        def decode(piece):
+            images = tiles.in_tiles(
+                self._decode,
+                piece,
+                tile=max(1, tile // self.factor),
+                margin=reach,
+                factor=self.factor,
+            )[(slice(None), *cut)]
+            return np.clip(images, 0, 1) * np.float32(high - low) + np.float32(low)
+
+        batch_size = batch_size or tiles.safe_batch(space)
+        return distribution.in_batches(decode, latents, batch_size)
+
+    def predict(self, images, *, batch_size=None, tile=None):
+        """Reconstruct images.
+
+        Parameters
+        ----------
+        images : array_like
+            Images, ``(n, *space, channels)``.
+        batch_size : int, optional
+            Images that are reconstructed at once; as many as memory surely allows
+            if None.
+        tile : int, optional
+            Voxels along a side of a tile, as of :meth:`decode`.
+
+        Returns
+        -------
+        ndarray
+            Reconstructions, float32, of the shape of ``images``.
+
+        Raises
+        ------
+        InputError
+            If the images or an option can't be used.
+        """
+        check_counts(batch_size=batch_size, tile=tile)
+        latents = self.encode(images, batch_size=batch_size)
+        space = np.shape(images)[1:-1]
+        return self.decode(latents, space=space, batch_size=batch_size, tile=tile)
+
+    def codes(self, latents):
+        """Tell which code each latent vector is nearest to.
+
+        Parameters
+        ----------
+        latents : ndarray
+            Latents, ``(n, *space, code_dim)``.
+
+        Returns
+        -------
+        ndarray of int
+            Indices of codes, ``(n, *space)``.
+
+        Raises
+        ------
+        InputError
+            If the latents have other channels than codes.
+        """
+        self._check_fitted()
+        check_channels("latents", latents, self.code_dim)
+        return ops.convert_to_numpy(self.quantizer_.nearest(latents))
+
+    @property
+    def codebook_(self):
+        """The codes, ``(n_codes, code_dim)``."""
+        self._check_fitted()
+        return ops.convert_to_numpy(self.quantizer_.codebook)
+
+    def _is_fitted(self):
+        return hasattr(self, "encoder_")
+
+    def _to_network(self, images):
+        """Bring images to [0, 1], and their sizes to multiples of the factor."""
+        size = window_size(images.shape[1:-1], self.factor)
+        return self._scaled(read_whole(images, size))
+
+    def _scaled(self, images):
+        low, high = self.intensity_
+        return (images - np.float32(low)) / np.float32(high - low or 1)

@@ -1,0 +1,96 @@
+"""A cohort: images, what matters on them and where they are, and parts of it."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from dipy_ldm.validation import InputError
+
+
+class Cohort(NamedTuple):
+    """Images ``(n, *space, channels)``, masks ``(n, *space)`` and the affine.
+
+    Masks and affine are None where there are none.
+    """
+
+    images: np.ndarray
+    masks: np.ndarray | None = None
+    affine: np.ndarray | None = None
+
+    @property
+    def shape(self):
+        """Shape of all images."""
+        return self.images.shape
+
+
+def count_held_out(cohort, share, batch_size):
+    """Count the images that are held out.
+
+    Parameters
+    ----------
+    cohort : Cohort
+        All images, or what knows their shape and affine.
+    share : float
+        From 0 to below 1; at least one is held out if any.
+    batch_size : int
+        That what is left must suffice for.
+
+    Returns
+    -------
+    int
+        Number of images.
+
+    Raises
+    ------
+    InputError
+        If too little is left.
+    """
+    n = cohort.shape[0]
+    count = math.ceil(share * n)
+    kind = "images" if cohort.affine is None else "volumes"
+    if n - count < batch_size:
+        raise InputError(
+            f"of {n} {kind}, {n - count} are left to learn from ({count} "
+            f"held out to validate), fewer than a batch of {batch_size}; give more "
+            f"{kind}, or a smaller `batch_size` and `validation`."
+        )
+    return count
+
+
+def split(cohort, share, seed, batch_size):
+    """Hold a share of the images out.
+
+    Parameters
+    ----------
+    cohort : Cohort
+        All images.
+    share : float
+        As of :func:`count_held_out`.
+    seed : int
+        Of the draw. Volumes are in an order drawn at random, and the last are
+        taken: drawn anew, they would have to be copied into memory.
+    batch_size : int
+        That what is left must suffice for.
+
+    Returns
+    -------
+    train : Cohort
+        What is left.
+    held_out : ndarray or None
+        Images.
+
+    Raises
+    ------
+    InputError
+        If too little is left.
+    """
+    count = count_held_out(cohort, share, batch_size)
+    images, left = cohort.images, len(cohort.images) - count
+    if cohort.affine is None:
+        order = np.random.default_rng(seed).permutation(len(images))
+        # Those held out first, then the others.
+        images = images[np.roll(order, -count)]
+    masks = None if cohort.masks is None else cohort.masks[:left]
+    held_out = images[left:] if count else None
+    return cohort._replace(images=images[:left], masks=masks), held_out

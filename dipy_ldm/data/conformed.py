@@ -1,0 +1,153 @@
+"""One volume: from its file to a grid and to intensities from 0 to 1, and back."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from dipy_ldm.data import intensity
+from dipy_ldm.data.grid import Grid, conform, restore
+from dipy_ldm.data.intensity import Intensities
+from dipy_ldm.data.nifti import read_mask, read_volume
+from dipy_ldm.validation import InputError
+
+
+class Origin(NamedTuple):
+    """Where a conformed volume is from: all that the way back needs.
+
+    ``data`` are the file's own voxels, ``(x, y, z, channels)``, and ``affine`` is
+    theirs.
+    """
+
+    file: Path
+    data: np.ndarray
+    affine: np.ndarray
+    grid: Grid
+    intensities: Intensities
+
+
+def conform_file(file, grid, channels=False):
+    """Read a volume and bring it to a grid, and its intensities to [0, 1].
+
+    What is made of the image goes back to the file's own space with
+    :func:`restore_file`::
+
+        image, origin = conform_file(file, grid)
+        clean = model.denoise(image[None])[0]
+        write_volume(path, restore_file(clean, origin), origin.affine)
+
+    Parameters
+    ----------
+    file : str or Path
+        NIfTI file.
+    grid : Grid
+        Where to; that of a model, for instance.
+    channels : bool
+        Whether a fourth axis of the file is one of channels.
+
+    Returns
+    -------
+    image : ndarray
+        float32 ``(*grid.shape, channels)`` in [0, 1]; 0 where the file has no voxels.
+    origin : Origin
+        What the way back needs.
+
+    Raises
+    ------
+    InputError
+        If the file is bad, or nothing of it is on the grid.
+    """
+    data, affine = read_volume(file, channels)
+    intensities = intensity.measure(data)
+    scaled = intensity.scale(data, intensities)
+    if intensity.is_flattened(data, scaled):
+        raise InputError(
+            f"{file} has values from {data.min():g} to {data.max():g} that can't be "
+            "told apart when they are brought to 0 to 1; subtract what they have in "
+            "common, and replace a number that marks missing voxels by 0."
+        )
+    image = conform(scaled, affine, grid)
+    if image.min() == image.max():
+        raise InputError(
+            f"{file} has nothing on the grid, which has the shape {grid.shape} and "
+            f"begins at {np.round(grid.affine[:3, 3], 1).tolist()} mm; check its "
+            "affine, or give a larger `shape`."
+        )
+    return image, Origin(Path(file), data, affine, grid, intensities)
+
+
+def restore_file(image, origin):
+    """Bring an image on a grid back to the space and intensities of its file.
+
+    Parameters
+    ----------
+    image : ndarray
+        ``(*grid.shape, channels)`` in [0, 1].
+    origin : Origin
+        As :func:`conform_file` gave it.
+
+    Returns
+    -------
+    ndarray
+        float32 ``(x, y, z, channels)`` on the file's own grid, with the file's own
+        voxels where the image does not reach.
+    """
+    data = intensity.unscale(image, origin.intensities)
+    shape = origin.data.shape[:3]
+    return restore(data, origin.grid, origin.affine, shape, origin.data)
+
+
+def restore_spread(spread, origin):
+    """Bring standard deviations of images on a grid back to the space of their file.
+
+    Parameters
+    ----------
+    spread : ndarray
+        Of images in [0, 1], ``(*grid.shape, channels)``.
+    origin : Origin
+        As :func:`conform_file` gave it.
+
+    Returns
+    -------
+    ndarray
+        float32 ``(x, y, z, channels)`` in the file's own unit, 0 where the image does
+        not reach.
+    """
+    low, high = origin.intensities
+    shape = origin.data.shape[:3]
+    return restore(spread * (high - low), origin.grid, origin.affine, shape, 0.0)
+
+
+def conform_pair(info, mask_file, grid):
+    """Bring a volume and, if it has one, its mask to a grid.
+
+    Parameters
+    ----------
+    info : VolumeInfo
+        What the volume's header says.
+    mask_file : str or Path or None
+        File of the mask, on the volume's own grid.
+    grid : Grid
+        Where to.
+
+    Returns
+    -------
+    tuple of ndarray
+        float32 ``(*grid.shape, channels)`` in [0, 1] and, if there is a mask, uint8
+        ``grid.shape`` of 0 and 1.
+
+    Raises
+    ------
+    InputError
+        If a file is bad, or nothing of it is on the grid.
+    """
+    image, _ = conform_file(info.file, grid, channels=info.channels > 1)
+    if mask_file is None:
+        return (image,)
+    mask = conform(read_mask(mask_file), info.affine, grid)[..., 0] >= 0.5
+    if not mask.any():
+        raise InputError(
+            f"the mask {mask_file} has nothing on the grid; mend it or give a larger "
+            "`shape`."
+        )
+    return image, mask.astype("uint8")

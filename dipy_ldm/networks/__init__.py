@@ -1,0 +1,44 @@
+"""Networks: encoder, decoder and U-Net, for any number of spatial dimensions.
+
+All are functional Keras graphs over tensors ``(batch, *space, channels)``. The
+number of spatial dimensions is that of the shape they are given; nothing else
+tells two from three.
+"""
+
+from dipy_ldm.networks.autoencoder import (
+    autoencoder_parts,
+    decoder,
+    encoder,
+    encoder_and_decoder,
+    factor_of,
+)
+from dipy_ldm.networks.building import (
+    PRECISIONS,
+    Drawn,
+    check_keras,
+    precision,
+    seeded,
+    sketched,
+)
+from dipy_ldm.networks.denoiser import seeded_unet, unet
+from dipy_ldm.networks.memory import kept_bytes
+from dipy_ldm.networks.receptive_field import factor, reach
+
+__all__ = [
+    "PRECISIONS",
+    "Drawn",
+    "autoencoder_parts",
+    "check_keras",
+    "decoder",
+    "encoder",
+    "encoder_and_decoder",
+    "factor",
+    "factor_of",
+    "kept_bytes",
+    "precision",
+    "reach",
+    "seeded",
+    "seeded_unet",
+    "sketched",
+    "unet",
+]

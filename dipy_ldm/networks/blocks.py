@@ -1,0 +1,110 @@
+"""The building blocks of all networks, for any number of spatial dimensions.
+
+The number of spatial dimensions is that of the tensor they are given; nothing else
+tells two from three.
+"""
+
+import keras
+from keras import layers
+
+from dipy_ldm.layers import Recomputed
+from dipy_ldm.networks.building import Drawn
+
+
+def rank_of(x):
+    """Count the spatial dimensions of a tensor."""
+    return len(x.shape) - 2
+
+
+def by_rank(name, rank):
+    """Look up a layer that Keras names by its number of dimensions."""
+    return getattr(layers, f"{name}{rank}D")
+
+
+def conv(x, width, size=3, strides=1, **kwargs):
+    """Convolve a tensor of any rank; the result is as large, divided by the strides."""
+    convolution = by_rank("Conv", rank_of(x))
+    kwargs = {"kernel_initializer": Drawn()} | kwargs
+    # In bfloat16, TensorFlow's gradients for so few voxels are wrong on processors, up
+    # to NaN: tests/test_networks.py tells when this is no longer needed.
+    if rank_of(x) == 3 and any(n is not None and n < 3 for n in x.shape[1:-1]):
+        kwargs = kwargs | {"dtype": "float32"}
+    return convolution(width, size, strides=strides, padding="same", **kwargs)(x)
+
+
+def some_bias():
+    """Return the initializer of biases where positions are normalised alone.
+
+    With biases of zero, all that is left of a position is in which proportion its
+    channels are: how bright it is would be lost until the biases are learnt.
+    """
+    return Drawn("RandomUniform", minval=-0.1, maxval=0.1)
+
+
+def norm_groups(x):
+    """Normalise over groups of channels and all positions."""
+    # The largest number of groups up to 8 that divides the channels, and leaves at
+    # least two of them in each: alone, a channel would lose its mean.
+    channels = x.shape[-1]
+    most = max(1, min(8, channels // 2))
+    groups = next(n for n in range(most, 0, -1) if channels % n == 0)
+    return layers.GroupNormalization(groups, epsilon=1e-5)(x)
+
+
+def norm_position(x):
+    """Normalise over the channels of each position alone."""
+    return layers.RMSNormalization(epsilon=1e-5)(x)
+
+
+def _swish(x):
+    return layers.Activation("swish")(x)
+
+
+def to_output(x, channels, norm, **kwargs):
+    """Normalise, activate and project, in full precision."""
+    return conv(_swish(norm(x)), channels, dtype="float32", **kwargs)
+
+
+def residual(x, width, norm, remat, time=None):
+    """Add two convolutions, scaled and shifted by the time between them."""
+
+    def build(x, time=None):
+        shortcut = x if x.shape[-1] == width else conv(x, width, size=1)
+        x = conv(_swish(norm(x)), width)
+        x = norm(x)
+        if time is not None:
+            x = _modulate(x, time)
+        x = conv(_swish(x), width, kernel_initializer="zeros")
+        return layers.Add()([shortcut, x])
+
+    return enclosed(build, [x] if time is None else [x, time], remat)
+
+
+def enclosed(build, inputs, remat):
+    """Build a block as a network of its own, which can be computed again."""
+    # Always of its own, so that the order of the weights is the same.
+    stand_ins = [keras.Input(x.shape[1:], dtype=x.dtype) for x in inputs]
+    block = keras.Model(stand_ins, build(*stand_ins))
+    return (Recomputed(block) if remat else block)(inputs)
+
+
+def _modulate(x, time):
+    rank, width = rank_of(x), x.shape[-1]
+
+    def project():
+        features = layers.Dense(width, kernel_initializer="zeros")(time)
+        return layers.Reshape((*(1,) * rank, width))(features)
+
+    scaled = layers.Multiply()([x, project()])
+    return layers.Add()([x, scaled, project()])
+
+
+def upsample(x, like=None):
+    """Double each side, and cut to the size of another tensor."""
+    x = by_rank("UpSampling", rank_of(x))(2)(x)
+    if like is None or x.shape[1:-1] == like.shape[1:-1]:
+        return x
+    excess = [(0, a - b) for a, b in zip(x.shape[1:-1], like.shape[1:-1])]
+    # Keras wants the pair itself for one dimension.
+    excess = excess[0] if len(excess) == 1 else excess
+    return by_rank("Cropping", rank_of(x))(excess)(x)

@@ -1,0 +1,126 @@
+"""The network of the denoiser: a U-Net that knows the time."""
+
+import keras
+from keras import layers
+
+from dipy_ldm.layers import TimeEmbedding
+from dipy_ldm.networks.blocks import (
+    conv,
+    enclosed,
+    norm_groups,
+    residual,
+    to_output,
+    upsample,
+)
+from dipy_ldm.networks.building import Drawn, seeded
+from dipy_ldm.validation import InputError
+
+
+def unet(shape, *, widths, blocks, attention, remat=False):
+    """Build the denoiser: a U-Net that knows the time.
+
+    Residual blocks conditioned on the time, self-attention at chosen levels, skip
+    connections, and a middle of two residual blocks around attention, after
+    :footcite:p:`Ho2020`. The last convolution starts at zero. Sizes need not be
+    even: on the way up each level is cut to the size that it had on the way down.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Shape of one latent, ``(*space, channels)``.
+    widths : sequence of int
+        Channels of each level; each level but the first halves the resolution.
+    blocks : int
+        Residual blocks of each level.
+    attention : sequence of bool
+        Whether a level has self-attention, one entry a level.
+    remat : bool
+        Compute the insides of each block again for the gradient, instead of
+        keeping them: less memory, more time.
+
+    Returns
+    -------
+    keras.Model
+        ``[(batch, *shape), (batch,)]`` to ``(batch, *shape)``.
+
+    References
+    ----------
+    .. footbibliography::
+    """
+    if len(attention) != len(widths):
+        raise InputError(
+            f"attention needs one entry a level: {len(widths)}, not {len(attention)}."
+        )
+    latents, times = keras.Input(shape), keras.Input(())
+    time = _embed(times, 128)
+    x = conv(latents, widths[0])
+    skips = [x]
+    for level, width in enumerate(widths):
+        if level > 0:
+            x = conv(x, width, strides=2)
+            skips.append(x)
+        for _ in range(blocks):
+            x = _block(x, width, time, attention[level], remat)
+            skips.append(x)
+    x = _block(x, widths[-1], time, True, remat)
+    x = _block(x, widths[-1], time, False, remat)
+    for level, width in reversed(list(enumerate(widths))):
+        for _ in range(blocks + 1):
+            x = layers.Concatenate()([x, skips.pop()])
+            x = _block(x, width, time, attention[level], remat)
+        if level > 0:
+            x = upsample(x, like=skips[-1])
+            x = conv(x, widths[level - 1])
+    target = to_output(x, shape[-1], norm_groups, kernel_initializer="zeros")
+    return keras.Model([latents, times], target, name="unet")
+
+
+def seeded_unet(seed, shape, *, widths, attention=None, **options):
+    """Build a U-Net with weights that follow from a seed.
+
+    Parameters
+    ----------
+    seed : int
+        Seed, as of :func:`seeded`.
+    shape : tuple of int
+        Shape of one latent, ``(*space, channels)``.
+    widths : sequence of int
+        As of :func:`unet`.
+    attention : sequence of bool, optional
+        As of :func:`unet`. None is for no level.
+    **options
+        As of :func:`unet`.
+
+    Returns
+    -------
+    keras.Model
+        The network.
+    """
+    attention = attention or [False] * len(widths)
+    with seeded(seed):
+        return unet(shape, widths=widths, attention=attention, **options)
+
+
+def _block(x, width, time, attention, remat):
+    x = residual(x, width, norm_groups, remat, time)
+    return enclosed(_attend, [x], remat) if attention else x
+
+
+def _attend(x):
+    """Add self-attention over all positions."""
+    space, width = x.shape[1:-1], x.shape[-1]
+    tokens = layers.Reshape((-1, width))(norm_groups(x))
+    heads = max(1, width // 32)
+    attend = layers.MultiHeadAttention(
+        heads, width // heads, kernel_initializer=Drawn()
+    )
+    tokens = attend(tokens, tokens)
+    return layers.Add()([x, layers.Reshape((*space, width))(tokens)])
+
+
+def _embed(times, width):
+    """Turn times into the features that every block is told."""
+    x = TimeEmbedding(width)(times)
+    for _ in range(2):
+        x = layers.Dense(width, activation="swish", kernel_initializer=Drawn())(x)
+    return x

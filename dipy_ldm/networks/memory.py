@@ -1,0 +1,43 @@
+"""What networks keep for the gradient."""
+
+import math
+
+import keras
+
+from dipy_ldm.layers import Recomputed
+
+
+def kept_bytes(network):
+    """Estimate what a network keeps of one example for the gradient.
+
+    Parameters
+    ----------
+    network : keras.Model
+        Network of known spatial size.
+
+    Returns
+    -------
+    int
+        Bytes of what its layers put out. Of blocks that are computed again only
+        the output counts, and once the insides of the largest of them.
+    """
+    kept, again = _kept(network)
+    return kept + again
+
+
+def _kept(network):
+    kept, again = 0, 0
+    for layer in network.layers:
+        if isinstance(layer, keras.Model):
+            inside, largest = _kept(layer)
+            kept, again = kept + inside, max(again, largest)
+        else:
+            kept += _bytes(layer.output)
+        if isinstance(layer, Recomputed):
+            again = max(again, kept_bytes(layer.block))
+    return kept, again
+
+
+def _bytes(tensor):
+    width = keras.backend.standardize_dtype(tensor.dtype)
+    return math.prod(tensor.shape[1:]) * (2 if width.endswith("16") else 4)

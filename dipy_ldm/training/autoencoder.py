@@ -1,0 +1,397 @@
+"""How the autoencoder is trained: its stage, from the first codes to the verdict."""
+
+from functools import partial
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from dipy_ldm import distribution, losses, networks, tiles
+from dipy_ldm.bottlenecks import BOTTLENECKS
+from dipy_ldm.data.arrays import Survey, survey
+from dipy_ldm.data.batches import Augmentation, batches
+from dipy_ldm.data.windows import read_windows, window_size
+from dipy_ldm.training.memory import check_memory
+from dipy_ldm.training.run import Stage
+from dipy_ldm.validation import check_patch, check_seed, check_sizes, choose, plain
+
+# Pieces of images that are encoded at least for codes to be revived.
+_PIECES = 16
+
+# With less perplexity all latents have one code, and nearly so with little more.
+_PERPLEXITY = 1.5
+
+
+class Lessons(NamedTuple):
+    """What an autoencoder learns from.
+
+    Parameters
+    ----------
+    images : ndarray
+        Images, ``(n, *space, channels)``.
+    found : Survey
+        What is known of them.
+    size : tuple of int
+        Voxels along each side of the pieces that are drawn of them.
+    masks : ndarray or None
+        What matters on them, ``(n, *space, 1)``.
+    background : float
+        Weight of what lies outside of the masks.
+    augment : Augmentation or None
+        How pieces are changed.
+    held_out : ndarray or None
+        Images that are reconstructed after each round.
+    """
+
+    images: np.ndarray
+    found: Survey
+    size: tuple
+    masks: np.ndarray | None = None
+    background: float = 1.0
+    augment: Augmentation | None = None
+    held_out: np.ndarray | None = None
+
+    def settings(self):
+        """Say on what the result depends.
+
+        Returns
+        -------
+        dict
+            As JSON can say it.
+        """
+        drawn = self.size, self.background, self.augment
+        return dict(zip(("size", "background", "augment"), plain(drawn))) | {
+            "images": self.found.fingerprint,
+            "masks": None if self.masks is None else survey(self.masks).fingerprint,
+            "the shape of the validation data": np.shape(self.held_out),
+        }
+
+
+def check(vqvae, shape, patch, training):
+    """Refuse a training that can't be done, or would not fit into the memory.
+
+    Parameters
+    ----------
+    vqvae : VQVAE
+        Estimator, fitted or not.
+    shape : tuple of int
+        Shape of all images, ``(n, *space, channels)``.
+    patch : int or sequence of int or None
+        As of :meth:`dipy_ldm.VQVAE.fit`.
+    training : Training
+        Options, settled.
+
+    Raises
+    ------
+    InputError
+        If it can't; the sentence says why.
+    """
+    choose("loss", vqvae.loss, losses.LOSSES)
+    choose("bottleneck", vqvae.bottleneck, BOTTLENECKS)
+    check_seed(vqvae.seed)
+    check_sizes(
+        widths=vqvae.widths,
+        blocks=vqvae.blocks,
+        n_codes=vqvae.n_codes,
+        code_dim=vqvae.code_dim,
+    )
+    n, *space, channels = shape
+    training.check(n)
+    check_patch(patch, len(space))
+    size = window_size(space, vqvae.factor, patch)
+    encoder, decoder = sketch(
+        vqvae, training.precision.name, size, channels, training.remat
+    )
+    distances = 4 * vqvae.n_codes * math.prod(encoder.output.shape[1:-1])
+    check_memory(
+        "the autoencoder",
+        [encoder, decoder],
+        training.share,
+        distances,
+        training.strategy,
+    )
+
+
+def sketch(vqvae, precision, size, channels, remat=False):
+    """Sketch encoder and decoder without weights, to learn of their shapes.
+
+    Parameters
+    ----------
+    vqvae : VQVAE
+        Estimator, fitted or not.
+    precision : str
+        As of :func:`dipy_ldm.networks.precision`.
+    size : tuple of int or None
+        Spatial size of what is encoded; None for any.
+    channels : int
+        Channels of the images.
+    remat : bool
+        As of :func:`dipy_ldm.networks.encoder`.
+
+    Returns
+    -------
+    encoder, decoder : keras.Model
+        The networks.
+    """
+    chosen = vqvae.hyperparameters()
+    names = ("widths", "blocks", "code_dim", "seed")
+    options = {name: chosen[name] for name in names} | {"remat": remat}
+    build = partial(networks.encoder_and_decoder, size, channels, **options)
+    return networks.sketched(precision, build)
+
+
+def parts(vqvae, size, remat=False):
+    """Build the parts of an autoencoder, in the current precision.
+
+    Parameters
+    ----------
+    vqvae : VQVAE
+        Estimator that knows the shape of its images.
+    size : tuple of int or None
+        As of :func:`sketch`.
+    remat : bool
+        As of :func:`sketch`.
+
+    Returns
+    -------
+    encoder, quantizer, decoder : keras.Model or keras.layers.Layer
+        The parts.
+    """
+    chosen = vqvae.hyperparameters()
+    del chosen["loss"]
+    return networks.autoencoder_parts(size, vqvae.shape_[-1], remat=remat, **chosen)
+
+
+def stage(vqvae, lessons, training):
+    """Describe how an autoencoder is trained.
+
+    Parameters
+    ----------
+    vqvae : VQVAE
+        Estimator whose networks are built; those that are trained are others, in the
+        precision of the training.
+    lessons : Lessons
+        What it learns from.
+    training : Training
+        Options, settled.
+
+    Returns
+    -------
+    Stage
+        For :func:`dipy_ldm.training.train`.
+    """
+    length = training.length(len(lessons.images))
+    settings = vqvae.hyperparameters() | lessons.settings()
+    few = partial(affordable, size=lessons.size, training=training, length=length)
+    if lessons.held_out is not None:
+        lessons = lessons._replace(held_out=few(lessons.held_out))
+    return Stage(
+        "autoencoder",
+        training,
+        length,
+        settings,
+        build=partial(_compile, vqvae, lessons, training, length),
+        batches=partial(_batches, vqvae, lessons, training.batch_size),
+        begin=partial(_begin, vqvae, lessons),
+        publish=partial(_publish, vqvae, lessons),
+        lesson=("mse", _variance(lessons.found)),
+        verdict=partial(verdict, vqvae, lessons.found, few(lessons.images)),
+    )
+
+
+def take_weights(vqvae, model):
+    """Copy trained weights into the networks that encode and decode.
+
+    Parameters
+    ----------
+    vqvae : VQVAE
+        Whose networks are given them.
+    model : keras.Model
+        The network that is trained.
+    """
+    for part in (vqvae.encoder_, vqvae.decoder_, vqvae.quantizer_):
+        part.set_weights(model.get_layer(part.name).get_weights())
+
+
+def _variance(found):
+    """Return the variance of images that are brought to [0, 1]."""
+    return found.variance / found.scale**2
+
+
+def _compile(vqvae, lessons, training, length):
+    """Make the network that is trained: all parts in a row."""
+    channels = vqvae.shape_[-1]
+    encoder, quantizer, decoder = parts(vqvae, lessons.size, training.remat)
+    images = encoder.inputs[0]
+    model = distribution.ReplicatedModel(images, decoder(quantizer(encoder(images))))
+    model.compile(
+        # Without a bound, few early batches would rule Adam's moments for long.
+        training.optimizer(length.total, global_clipnorm=1.0),
+        # Of images in [0, 1].
+        loss=losses.reconstruction(vqvae.loss, channels, _variance(lessons.found)),
+        metrics=[losses.error(channels)],
+        auto_scale_loss=False,  # the optimizer does
+    )
+    return model
+
+
+def _batches(vqvae, lessons, batch_size, share, first_step):
+    """Draw what the autoencoder learns from."""
+    return batches(
+        lessons.images,
+        batch_size,
+        seed=vqvae.seed,
+        first_step=first_step,
+        share=share,
+        size=lessons.size,
+        bounds=vqvae.intensity_,
+        masks=lessons.masks,
+        background=lessons.background,
+        augment=lessons.augment,
+    )
+
+
+def _begin(vqvae, lessons, model):
+    """Let the codes start where encoded images are."""
+    take_weights(vqvae, model)
+    rng = np.random.default_rng(vqvae.seed)
+    quantizer = model.get_layer("quantizer")
+    draw = partial(draw_vectors, vqvae, lessons.images, lessons.size, rng)
+    quantizer.codebook.assign(distribution.of_chief(quantizer.initial(draw, rng)))
+
+
+def _publish(vqvae, lessons, model, number, last):
+    """After a round: watch and revive the codes, take the weights, validate."""
+    quantizer = model.get_layer("quantizer")
+    figures, dead = quantizer.figures()
+    take_weights(vqvae, model)
+    # A code revived after the last round would not be trained any more.
+    figures["revived"] = 0 if last else len(dead)
+    if figures["revived"]:
+        rng = np.random.default_rng([vqvae.seed, number + 1])
+        draw = partial(draw_vectors, vqvae, lessons.images, lessons.size, rng)
+        codes = quantizer.revived(dead, draw, rng)
+        quantizer.codebook.assign(distribution.of_chief(codes))
+        take_weights(vqvae, model)
+    if lessons.held_out is not None:
+        figures["val_mse"] = _error(vqvae, lessons.held_out)
+    return figures
+
+
+def draw_vectors(vqvae, images, size, rng, count):
+    """Encode pieces of images until there are enough vectors, and draw of them.
+
+    Parameters
+    ----------
+    vqvae : VQVAE
+        What encodes.
+    images : ndarray
+        Images, ``(n, *space, channels)``.
+    size : tuple of int
+        Voxels along each side of a piece.
+    rng : numpy.random.Generator
+        Source of everything random.
+    count : int
+        Number of vectors.
+
+    Returns
+    -------
+    ndarray
+        Vectors, ``(count, code_dim)``, no two of them equal.
+    """
+    each = math.prod(vqvae.latent_shape((*size, 1))[:-1])
+    needed = max(-(-count // each), _PIECES)
+    chosen = np.sort(rng.choice(len(images), min(needed, len(images)), False))
+    slack = np.maximum(np.subtract(images.shape[1:-1], size), 0)
+    corners = rng.integers(0, slack + 1, (len(chosen), len(size)))
+
+    def encode(places):
+        pieces = read_windows(images, chosen[places], corners[places], size)
+        return vqvae.encode(pieces)
+
+    latents = distribution.in_batches(
+        encode, np.arange(len(chosen)), tiles.safe_batch(size)
+    )
+    vectors = latents.reshape(-1, vqvae.code_dim)
+    vectors = vectors[rng.choice(len(vectors), count, len(vectors) < count)]
+    # Backgrounds encode to equal vectors; codes must differ.
+    spread = 1e-3 * (vectors.std() or 1)
+    return vectors + spread * rng.standard_normal(vectors.shape)
+
+
+def affordable(images, size, training, length):
+    """Keep so many images that to validate takes a tenth of a round's time, about.
+
+    Parameters
+    ----------
+    images : ndarray
+        Images, ``(n, *space, channels)``.
+    size : tuple of int
+        Voxels along each side of the pieces that are learnt from.
+    training : Training
+        Options.
+    length : Length
+        How long training is.
+
+    Returns
+    -------
+    ndarray
+        The first of them, at least one.
+    """
+    learnt = length.round * training.batch_size * math.prod(size)
+    # A step takes as long as three reconstructions.
+    most = 0.1 * 3 * learnt / math.prod(images.shape[1:-1])
+    return images[: max(1, math.ceil(most))]
+
+
+def _error(vqvae, images):
+    """Return the mean squared error of reconstructions, of images in [0, 1]."""
+    axes = tuple(range(1, images.ndim))
+
+    def errors(numbers):
+        piece = np.asarray(images[numbers], "float32")
+        return np.mean((vqvae.predict(piece) - piece) ** 2, axes, dtype="float64")
+
+    batch = tiles.safe_batch(images.shape[1:-1])
+    error = distribution.in_batches(errors, np.arange(len(images)), batch).mean()
+    low, high = vqvae.intensity_
+    return float(error / ((high - low) ** 2 or 1))
+
+
+def verdict(vqvae, found, images, figures):
+    """Say what is wrong with what was learnt.
+
+    Parameters
+    ----------
+    vqvae : VQVAE
+        What was trained.
+    found : Survey
+        What is known of all images.
+    images : ndarray
+        Some of them.
+    figures : dict of str to float
+        Those of the last round.
+
+    Returns
+    -------
+    str or None
+        A sentence; None if nothing is.
+    """
+    if figures["perplexity"] < _PERPLEXITY:
+        return (
+            f"nearly all latents have the same code (perplexity "
+            f"{figures['perplexity']:.1f}): nothing of the images is left in them; "
+            "train for more steps, or with a lower learning rate."
+        )
+    # Not by the figures of the last round, which are means over all its steps.
+    error = _error(vqvae, images)
+    # Where images hardly differ, their mean is hard to beat, and need not be.
+    mean = max(found.spread, 0.05 * found.variance) / found.scale**2
+    if error < mean:
+        return None
+    return (
+        f"the autoencoder's reconstructions are no nearer to the images than the "
+        f"mean of all images is (mean squared error {error:.2g} and {mean:.2g}); "
+        "train for more steps, or with another learning rate (0.001 is usual for "
+        "volumes)."
+    )

@@ -1,0 +1,229 @@
+"""How the denoiser and its guide are trained: a stage for each."""
+
+from functools import partial
+
+import numpy as np
+
+from dipy_ldm import distribution, networks, schedules
+from dipy_ldm.data.batches import noised
+from dipy_ldm.training.memory import check_memory
+from dipy_ldm.training.run import Stage
+from dipy_ldm.validation import check_seed, check_sizes, choose
+
+# The guide is to be worse than the denoiser in the same way: narrower, and trained
+# for a sixteenth of the steps. With fewer than these it would know nothing at all.
+_GUIDE_WIDTH = 4
+_GUIDE_SHARE = 16
+_GUIDE_STEPS = 300
+
+
+def check(model, shape, training):
+    """Refuse a training that can't be done, or would not fit into the memory.
+
+    Parameters
+    ----------
+    model : LatentDiffusion
+        Estimator, fitted or not.
+    shape : tuple of int
+        Shape of all images, ``(n, *space, channels)``.
+    training : Training
+        Options, settled.
+
+    Raises
+    ------
+    InputError
+        If it can't; the sentence says why.
+    """
+    check_seed(model.seed)
+    check_sizes(widths=model.widths, blocks=model.blocks)
+    choose("schedule", model.schedule, schedules.SCHEDULES)
+    choose("target", model.target, schedules.TARGETS)
+    training.check(shape[0])
+    latent_shape = model.vqvae.latent_shape(shape[1:])
+    build = partial(unet, model, latent_shape, remat=training.remat)
+    denoiser = networks.sketched(training.precision.name, build)
+    share, strategy = training.share, training.strategy
+    check_memory("the denoiser", [denoiser], share, strategy=strategy)
+
+
+def unet(model, latent_shape, *, guide=False, remat=False):
+    """Build the network of the denoiser or of its guide, in the current precision.
+
+    Parameters
+    ----------
+    model : LatentDiffusion
+        Estimator, whose hyper-parameters are taken.
+    latent_shape : tuple of int
+        Shape of one latent, ``(*space, channels)``.
+    guide : bool
+        Whether it is the guide's.
+    remat : bool
+        As of :func:`dipy_ldm.networks.unet`.
+
+    Returns
+    -------
+    keras.Model
+        The network.
+    """
+    chosen = model.hyperparameters()
+    widths = chosen["widths"]
+    return networks.seeded_unet(
+        chosen["seed"],
+        latent_shape,
+        widths=[max(1, w // _GUIDE_WIDTH) for w in widths] if guide else widths,
+        blocks=chosen["blocks"],
+        attention=chosen["attention"],
+        remat=remat,
+    )
+
+
+def stages(model, predict, latents, held_out, training, settings):
+    """Describe how the networks of a diffusion model are trained, one after the other.
+
+    Parameters
+    ----------
+    model : LatentDiffusion
+        Estimator whose networks are built; those that are trained are others, in the
+        precision of the training.
+    predict : callable
+        Its denoiser, compiled: noisy latents and times to what it predicts.
+    latents : ndarray
+        What is learnt from, of unit variance, ``(n, *space, channels)``.
+    held_out : ndarray or None
+        Latents on which the denoiser's loss is measured.
+    training : Training
+        Options of the denoiser, settled.
+    settings : dict
+        On what the result depends beside these, as JSON can say it.
+
+    Returns
+    -------
+    list of tuple
+        A network, and the :class:`Stage` that trains it: the guide, if there is one,
+        and the denoiser.
+    """
+    describe = partial(_stage, model, latents, settings)
+    length = training.length(len(latents))
+    found = []
+    if model.guide_ is not None:
+        shorter = length._replace(total=_guide_steps(length.total))
+        path = of_guide(training.checkpoint)
+        guided = training._replace(checkpoint=path, callbacks=())
+        guide = describe("guide", model.guide_, guided, shorter, dict)
+        found.append((model.guide_, guide))
+    validate = dict if held_out is None else _validation(model, predict, held_out)
+    denoiser = describe("diffusion", model.denoiser_, training, length, validate)
+    return [*found, (model.denoiser_, denoiser)]
+
+
+def of_guide(checkpoint):
+    """Name the guide's checkpoint after the denoiser's.
+
+    Parameters
+    ----------
+    checkpoint : str or Path or None
+        That of the denoiser.
+
+    Returns
+    -------
+    str or None
+        None if there is none.
+    """
+    return checkpoint and f"{checkpoint}.guide"
+
+
+def take_weights(network, trained):
+    """Copy the averages of trained weights into a network that generates.
+
+    Parameters
+    ----------
+    network : keras.Model
+        Which is given them.
+    trained : keras.Model
+        The network that is trained.
+    """
+    network.set_weights(trained.optimizer.averages())
+
+
+def _guide_steps(steps):
+    """Say for how many steps the guide is trained, by those of the denoiser."""
+    return min(steps, max(steps // _GUIDE_SHARE, _GUIDE_STEPS))
+
+
+def _stage(model, latents, settings, title, network, training, length, validate):
+    """Describe how one of the two networks is trained."""
+    nothing = schedules.loss_of_nothing(model.schedule, model.target)
+    guide = network is model.guide_
+    return Stage(
+        title,
+        training,
+        length,
+        settings,
+        build=partial(_compile, model, guide, training, length.total),
+        batches=partial(_noised, model, latents, training.batch_size),
+        publish=partial(_publish, network, validate),
+        lesson=("loss", nothing),
+        verdict=partial(_verdict, nothing),
+    )
+
+
+def _compile(model, guide, training, steps):
+    """Make a network that is trained."""
+    network = unet(model, model.latent_shape_, guide=guide, remat=training.remat)
+    trained = distribution.ReplicatedModel(network.inputs, network.outputs)
+    optimizer = training.optimizer(
+        steps,
+        weight_decay=1e-4,
+        global_clipnorm=1.0,
+        use_ema=True,
+        # A short training must not average over what it began with.
+        ema_momentum=max(0.0, min(0.999, 1 - 10 / steps)),
+    )
+    trained.compile(optimizer, loss="mse", auto_scale_loss=False)
+    return trained
+
+
+def _noised(model, latents, batch_size, share=None, first_step=0, shift=0):
+    """Draw what the denoiser learns from; other noise with another shift."""
+    return noised(
+        latents,
+        batch_size,
+        schedule=model.schedule,
+        target=model.target,
+        seed=model.seed + shift,
+        first_step=first_step,
+        share=share,
+    )
+
+
+def _validation(model, predict, latents):
+    """Make what measures the denoiser's loss of latents that are held out."""
+    # Noised alike for every round, so that losses compare.
+    batch = _noised(model, latents, len(latents), shift=1)
+    (x, times), target = next(batch.as_numpy_iterator())
+
+    def validate():
+        predicted = distribution.in_batches(
+            lambda numbers: predict(x[numbers], times[numbers]), np.arange(len(x)), 256
+        )
+        return {"val_loss": float(np.mean((predicted - target) ** 2))}
+
+    return validate
+
+
+def _publish(network, validate, trained, number, last):
+    """After a round: take the averaged weights, and validate with them."""
+    take_weights(network, trained)
+    return validate()
+
+
+def _verdict(nothing, figures):
+    """Say what is wrong with a denoiser, by its last figures."""
+    loss = figures.get("val_loss", figures["loss"])
+    if loss < nothing:
+        return None
+    return (
+        f"the denoiser knows nothing of the images (its loss is {loss:.3g}, and "
+        f"{nothing:.3g} without any knowledge of them); train for more steps, or with "
+        "a lower learning rate."
+    )

@@ -1,0 +1,200 @@
+"""Recipes: what suits the kind of the data, and both estimators made and trained so."""
+
+from typing import Any, NamedTuple
+
+from dipy_ldm.validation import InputError
+
+
+class Settings(NamedTuple):
+    """Options whose default depends on the data."""
+
+    epochs_vqvae: int
+    epochs_ldm: int
+    steps_vqvae: int | None
+    steps_ldm: int | None
+    batch_size: int
+    widths_vqvae: tuple
+    widths_ldm: tuple
+    loss: str
+
+    def length(self, stage):
+        """Say how long a stage is trained, as its ``fit`` takes it."""
+        names = ("epochs", "steps")
+        return {name: getattr(self, f"{name}_{stage}") for name in names}
+
+
+def settle(data, **given):
+    """Choose what the user did not.
+
+    Parameters
+    ----------
+    data : Cohort or Plan
+        What is trained on.
+    **given
+        The user's settings, None for those to be chosen.
+
+    Returns
+    -------
+    Settings
+        All of them.
+
+    Raises
+    ------
+    InputError
+        If a length is given in epochs and in steps.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    if data.affine is None:
+        chosen = Settings(5, 10, None, None, 64, (32, 64), (128, 128), "squared")
+    else:
+        large = max(data.shape[1:4]) > 128
+        levels = (32, 64, 128) if large else (32, 64)
+        # Steps, since sets of volumes are of very different sizes.
+        chosen = Settings(1, 1, 2000, 6000, 4, levels, (64, 128, 256), "spectral")
+    for stage in ("vqvae", "ldm"):
+        epochs, steps = f"epochs_{stage}", f"steps_{stage}"
+        if epochs in given and steps in given:
+            raise InputError(f"give --{epochs} or --{steps}, not both.")
+        if epochs in given:
+            chosen = chosen._replace(**{steps: None})
+    return chosen._replace(**given)
+
+
+class Recipe(NamedTuple):
+    """Both estimators, and how each is trained.
+
+    Parameters
+    ----------
+    vqvae : VQVAE
+        The autoencoder.
+    model : LatentDiffusion
+        The diffusion model of its latents.
+    of_vqvae, of_model : dict
+        Options of :class:`dipy_ldm.training.Training`.
+    """
+
+    vqvae: Any
+    model: Any
+    of_vqvae: dict
+    of_model: dict
+
+    def check(self, shape, patch):
+        """Refuse what can't be done in either stage, before the first takes hours.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            Shape of all images, ``(n, *space, channels)``.
+        patch : int or sequence of int or None
+            As of :meth:`dipy_ldm.VQVAE.fit`.
+
+        Raises
+        ------
+        InputError
+            If something can't.
+        """
+        self.vqvae.check(shape, patch=patch, **self.of_vqvae)
+        self.model.check(shape, **self.of_model)
+
+    def fit(self, cohort, held_out, checkpoints, callbacks, **options):
+        """Train both, one after the other.
+
+        Parameters
+        ----------
+        cohort : Cohort
+            What is learnt from.
+        held_out : ndarray or None
+            Images on which both are validated.
+        checkpoints, callbacks : sequence
+            One of each for each stage.
+        **options
+            Further ones of :meth:`dipy_ldm.VQVAE.fit`.
+
+        Returns
+        -------
+        LatentDiffusion
+            The fitted model.
+        """
+        self.vqvae.fit(
+            cohort.images,
+            validation_data=held_out,
+            affine=cohort.affine,
+            masks=cohort.masks,
+            checkpoint=checkpoints[0],
+            callbacks=[callbacks[0]],
+            **options,
+            **self.of_vqvae,
+        )
+        return self.model.fit(
+            cohort.images,
+            validation_data=held_out,
+            checkpoint=checkpoints[1],
+            callbacks=[callbacks[1]],
+            **self.of_model,
+        )
+
+
+def make(
+    settings, strategy, *, n_codes, code_dim, schedule, target, guide, seed, **training
+):
+    """Make both estimators, and say how they are trained.
+
+    Parameters
+    ----------
+    settings : Settings
+        What depends on the data.
+    strategy : tf.distribute.Strategy or None
+        Devices that both are trained on.
+    n_codes, code_dim, schedule, target, guide, seed
+        As of the estimators; a guide that is not asked for is left to the default.
+    **training
+        Further options of the training of both.
+
+    Returns
+    -------
+    Recipe
+        Nothing of it is fitted yet.
+    """
+    from dipy_ldm import VQVAE, LatentDiffusion
+
+    vqvae = VQVAE(
+        widths=settings.widths_vqvae,
+        n_codes=n_codes,
+        code_dim=code_dim,
+        loss=settings.loss,
+        seed=seed,
+    )
+    model = LatentDiffusion(
+        vqvae,
+        widths=settings.widths_ldm,
+        schedule=schedule,
+        target=target,
+        guide=guide or None,
+        seed=seed,
+    )
+    training |= {"batch_size": settings.batch_size, "strategy": strategy}
+    lengths = map(settings.length, ("vqvae", "ldm"))
+    return Recipe(vqvae, model, *(training | length for length in lengths))
+
+
+def augmentation(flip, of_volumes, unchanged):
+    """Say how images are changed before the autoencoder sees them.
+
+    Parameters
+    ----------
+    flip : bool
+        Whether half of them are mirrored.
+    of_volumes : bool
+        Whether they are volumes, which are moved, brightened and noised.
+    unchanged : bool
+        Whether they shall not be.
+
+    Returns
+    -------
+    dipy_ldm.data.batches.Augmentation
+        The changes.
+    """
+    from dipy_ldm.data.batches import Augmentation
+
+    changes = (2, 0.05, 0.1) if of_volumes and not unchanged else ()
+    return Augmentation(flip, *changes)

@@ -1,0 +1,32 @@
+"""The command line: what the library says, in the words of the command."""
+
+import pytest
+
+from dipy_ldm.workflows.cli import as_options, options_of
+from dipy_ldm.workflows.denoise import DenoiseLDMFlow
+
+OPTIONS = ["seed", "shape", "batch_size", "skip_bad", "cache_dir"]
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("give a smaller `batch_size`.", "give a smaller --batch_size."),
+        ("batch_size must be at least 1.", "--batch_size must be at least 1."),
+        ("a batch of 3; name a cache_dir.", "a batch of 3; name a --cache_dir."),
+        ("seed must be a number.", "--seed must be a number."),
+        ("images must have the shape (3,).", "images must have the shape (3,)."),
+        ("align them, or give a `shape`.", "align them, or give a --shape."),
+        ("add `channels`.", "add channels."),  # no option of this command
+        ("add --skip_bad.", "add --skip_bad."),
+        ("no file a/skip_bad.nii, b_cache_dir", "no file a/skip_bad.nii, b_cache_dir"),
+    ],
+)
+def test_parameters_are_told_as_options(said, told):
+    assert as_options(said, OPTIONS) == told
+
+
+def test_what_must_be_given_is_no_option():
+    options = options_of(DenoiseLDMFlow())
+    assert "strength" in options
+    assert not {"model_file", "input_files"} & set(options)
