@@ -228,6 +228,7 @@ _VQVAE = {
     "history": _HISTORY,
     "fingerprint": _TEXT,
     "precision": _PRECISION,
+    "normed_output": Rule("true or false", lambda v: isinstance(v, bool), True),
 }
 
 # Of each kind of file.

@@ -13,7 +13,9 @@ from dipy_ldm import __version__, documents
 from dipy_ldm.files import replacing
 from dipy_ldm.validation import InputError, plain
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+# The oldest that can be read, but for checkpoints: they go on with the same package.
+_OLDEST = 2
 # Types of the numbers of networks; optimizers count in integers, too.
 _FLOATS = ("F32", "F16", "BF16")
 _TYPES = ("F32", "F16", "F64", "I64", "I32", "U32", "BOOL")
@@ -160,7 +162,8 @@ def read_document(path, kind=None):
     with _naming(path):
         document = _parse(metadata["dipy_ldm"])
     version = document["format_version"]
-    if version != FORMAT_VERSION:
+    oldest = FORMAT_VERSION if document["kind"] == "checkpoint" else _OLDEST
+    if not oldest <= version <= FORMAT_VERSION:
         age, cure = (
             ("newer", "upgrade dipy_ldm")
             if version > FORMAT_VERSION

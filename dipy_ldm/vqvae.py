@@ -23,6 +23,9 @@ from dipy_ldm.validation import (
     scalars,
 )
 
+# Highest learning rates of images and of volumes.
+_RATES = 4e-3, 1e-3
+
 
 class VQVAE(Codec):
     """Vector-quantised autoencoder :footcite:p:`vandenOord2017`.
@@ -90,7 +93,12 @@ class VQVAE(Codec):
         Entry("history", "history_", dict),
         Entry("fingerprint", "fingerprint_", str),
         Entry("precision", "precision_", Precision.from_saved, Precision.to_saved),
+        # Files of format 2 don't say it, and are.
+        Entry("normed_output", "normed_output_", lambda said: said is not False),
     )
+
+    # How new networks are built.
+    normed_output_ = False
 
     def __init__(
         self,
@@ -169,11 +177,12 @@ class VQVAE(Codec):
             validation_data = check_alike(validation_data, images.shape)
         affine = None if affine is None else check_affine(affine)
         masks = check_masks(masks, background, images.shape[:-1])
-        training = _training(training).settled(images.ndim - 2)
+        training = _training(training).settled(images.ndim - 2, rates=_RATES)
         autoencoder.check(self, images.shape, patch, training)
         found = learnable(images)
         # Only now: what is refused leaves an estimator as it was.
         self.precision_ = tell(training.precision)
+        self.normed_output_ = False
         self.shape_ = images.shape[1:]
         self.affine_ = affine
         self.intensity_ = found.low, found.high
@@ -234,7 +243,7 @@ class VQVAE(Codec):
             If the memory is too small, there is no such loss or precision, or a
             number makes no sense.
         """
-        training = _training(training).settled(len(shape) - 2)
+        training = _training(training).settled(len(shape) - 2, rates=_RATES)
         autoencoder.check(self, shape, patch, training)
 
     def _networks(self):

@@ -1,8 +1,11 @@
 """The command line: what the library says, in the words of the command."""
 
+import logging
+
 import pytest
 
-from dipy_ldm.workflows.cli import as_options, options_of
+from dipy_ldm.validation import InputError
+from dipy_ldm.workflows.cli import as_options, level, options_of
 from dipy_ldm.workflows.denoise import DenoiseLDMFlow
 
 OPTIONS = ["seed", "shape", "batch_size", "skip_bad", "cache_dir"]
@@ -30,3 +33,9 @@ def test_what_must_be_given_is_no_option():
     options = options_of(DenoiseLDMFlow())
     assert "strength" in options
     assert not {"model_file", "input_files"} & set(options)
+
+
+def test_levels_of_the_log_are_known_by_name():
+    assert level("debug") == logging.DEBUG
+    with pytest.raises(InputError, match="unknown log_level 'LOUD'; choose .* DEBUG"):
+        level("loud")

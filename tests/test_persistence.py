@@ -66,7 +66,7 @@ def of_format(version, path):
 
 
 newer = partial(of_format, persistence.FORMAT_VERSION + 1)
-older = partial(of_format, persistence.FORMAT_VERSION - 1)
+older = partial(of_format, 1)
 
 
 @pytest.mark.parametrize(

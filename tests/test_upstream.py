@@ -5,11 +5,13 @@ A test that is expected to fail and passes says that upstream was mended; note 1
 """
 
 import json
+import logging
 import os
 from pathlib import Path
 import subprocess
 import sys
 
+from dipy.workflows.flow_runner import get_level
 import keras
 import numpy as np
 from processes import TIMEOUT, free_ports
@@ -136,3 +138,8 @@ def test_keras_lets_an_optimizer_keep_a_list_of_weights():
 def test_tensorflow_says_in_private_whether_onednn_is_on():
     found = [name for name in dir(tf.config) if "onednn" in name.lower()]
     assert not found, "there is a public way now"
+
+
+@pytest.mark.xfail(reason="DIPY looks for names of levels where Python 2 had them")
+def test_dipy_knows_the_levels_of_logs():
+    assert get_level("DEBUG") == logging.DEBUG

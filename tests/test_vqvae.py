@@ -443,7 +443,7 @@ def test_an_image_that_is_not_finite_is_named(vqvae, blobs, call, bad):
 def test_numbers_of_numpy_are_as_pythons(blobs, tmp_path, numbered_anew):
     chosen = {name: np.array(value) for name, value in TINY.items()}
     chosen |= {"commitment": np.float32(0.25), "seed": np.int64(0)}
-    fit = FIT | {"batch_size": np.int64(16), "learning_rate": np.float64(2e-3)}
+    fit = FIT | {"batch_size": np.int64(16), "learning_rate": np.float64(4e-3)}
     numbered_anew()
     python = VQVAE(**TINY).fit(blobs, **(FIT | {"batch_size": 16}))
     numbered_anew()

@@ -61,10 +61,13 @@ def encoder(space, channels, *, widths, blocks, code_dim, remat=False):
     return keras.Model(images, latents, name="encoder")
 
 
-def decoder(space, channels, *, widths, blocks, code_dim, remat=False):
+def decoder(
+    space, channels, *, widths, blocks, code_dim, remat=False, normed_output=False
+):
     """Build the network that maps (quantised) latents to images.
 
-    The mirror image of :func:`encoder`.
+    The mirror image of :func:`encoder`, but that nothing is normalised before the last
+    convolution: how bright an image is, is in the size of what comes before.
 
     Parameters
     ----------
@@ -80,6 +83,8 @@ def decoder(space, channels, *, widths, blocks, code_dim, remat=False):
         Channels of the latents.
     remat : bool
         As of the encoder.
+    normed_output : bool
+        Normalise there, too, as in files of an older format.
 
     Returns
     -------
@@ -94,11 +99,11 @@ def decoder(space, channels, *, widths, blocks, code_dim, remat=False):
         for _ in range(blocks):
             x = residual(x, width, norm_position, remat)
         x = conv(upsample(x), finer, bias_initializer=some_bias())
-    images = to_output(x, channels, norm_position)
+    images = to_output(x, channels, norm_position if normed_output else None)
     return keras.Model(latents, images, name="decoder")
 
 
-def encoder_and_decoder(space, channels, *, seed, **options):
+def encoder_and_decoder(space, channels, *, seed, normed_output=False, **options):
     """Build both networks for images of a size, with weights that follow from a seed.
 
     Parameters
@@ -109,6 +114,8 @@ def encoder_and_decoder(space, channels, *, seed, **options):
         Channels of the images.
     seed : int
         Seed, as of :func:`seeded`.
+    normed_output : bool
+        As of :func:`decoder`.
     **options
         As of :func:`encoder`.
 
@@ -119,6 +126,7 @@ def encoder_and_decoder(space, channels, *, seed, **options):
     """
     with seeded(seed):
         first = encoder(space, channels, **options)
+        options["normed_output"] = normed_output
         second = decoder(first.output.shape[1:-1], channels, **options)
     return first, second
 

@@ -61,8 +61,9 @@ def _swish(x):
 
 
 def to_output(x, channels, norm, **kwargs):
-    """Normalise, activate and project, in full precision."""
-    return conv(_swish(norm(x)), channels, dtype="float32", **kwargs)
+    """Normalise if there is a way to, activate and project, in full precision."""
+    x = x if norm is None else norm(x)
+    return conv(_swish(x), channels, dtype="float32", **kwargs)
 
 
 def residual(x, width, norm, remat, time=None):

@@ -18,6 +18,10 @@ from dipy_ldm.validation import check_patch, check_seed, check_sizes, choose, pl
 # Pieces of images that are encoded at least for codes to be revived.
 _PIECES = 16
 
+# Inputs of a convolution over 3 x 3 pixels of 32 channels: up to there rates are those
+# that are given. Over voxels there are many more.
+_BASE_FAN_IN = 288
+
 # With less perplexity all latents have one code, and nearly so with little more.
 _PERPLEXITY = 1.5
 
@@ -135,7 +139,8 @@ def sketch(vqvae, precision, size, channels, remat=False):
     """
     chosen = vqvae.hyperparameters()
     names = ("widths", "blocks", "code_dim", "seed")
-    options = {name: chosen[name] for name in names} | {"remat": remat}
+    options = {name: chosen[name] for name in names}
+    options |= {"remat": remat, "normed_output": vqvae.normed_output_}
     build = partial(networks.encoder_and_decoder, size, channels, **options)
     return networks.sketched(precision, build)
 
@@ -159,7 +164,8 @@ def parts(vqvae, size, remat=False):
     """
     chosen = vqvae.hyperparameters()
     del chosen["loss"]
-    return networks.autoencoder_parts(size, vqvae.shape_[-1], remat=remat, **chosen)
+    chosen |= {"remat": remat, "normed_output": vqvae.normed_output_}
+    return networks.autoencoder_parts(size, vqvae.shape_[-1], **chosen)
 
 
 def stage(vqvae, lessons, training):
@@ -225,8 +231,12 @@ def _compile(vqvae, lessons, training, length):
     images = encoder.inputs[0]
     model = distribution.ReplicatedModel(images, decoder(quantizer(encoder(images))))
     model.compile(
-        # Without a bound, few early batches would rule Adam's moments for long.
-        training.optimizer(length.total, global_clipnorm=1.0),
+        training.optimizer(
+            length.total,
+            # Without a bound, few early batches would rule Adam's moments for long.
+            global_clipnorm=1.0,
+            base_fan_in=_BASE_FAN_IN,
+        ),
         # Of images in [0, 1].
         loss=losses.reconstruction(vqvae.loss, channels, _variance(lessons.found)),
         metrics=[losses.error(channels)],

@@ -16,7 +16,6 @@ from dipy_ldm.validation import InputError, check_counts, check_rate
 # Highest learning rates of images and of volumes.
 _RATES = 2e-3, 1e-3
 
-
 # Batches of a round at least; short trainings have so many rounds all the same.
 _ROUND = 100
 _ROUNDS = 10
@@ -86,8 +85,8 @@ class Training(NamedTuple):
         Batches whose gradients are averaged for one step of the weights: as one batch
         that many times larger, in the memory of one.
     learning_rate : float, optional
-        Highest learning rate; it warms up and falls to zero. None is for 0.002, or
-        0.001 of volumes.
+        Highest learning rate; it warms up and falls to zero. None is for 0.001 of
+        volumes; of images, 0.004 of the autoencoder and 0.002 of the denoiser.
     precision : {"auto", "float32", "bfloat16", "float16"}
         Precision of the computations; ``"auto"`` is for the fastest that the devices
         compute well, or that of the checkpoint. float16 is for GPUs alone.
@@ -150,7 +149,7 @@ class Training(NamedTuple):
                 f"images or a `batch_size` of at most {n}."
             )
 
-    def settled(self, rank, *checkpoints):
+    def settled(self, rank, *checkpoints, rates=_RATES):
         """Choose the devices, and the precision that they have.
 
         Parameters
@@ -159,6 +158,8 @@ class Training(NamedTuple):
             Number of spatial dimensions.
         *checkpoints : str or Path or None
             Where training may have begun, beside ``checkpoint``.
+        rates : tuple of float
+            Learning rates of images and of volumes where none is given.
 
         Returns
         -------
@@ -177,7 +178,7 @@ class Training(NamedTuple):
         return self._replace(
             strategy=strategy,
             precision=settle(self.precision, rank, strategy, began),
-            learning_rate=_RATES[rank == 3] if rate is None else rate,
+            learning_rate=rates[rank == 3] if rate is None else rate,
         )
 
     @property

@@ -6,11 +6,11 @@ import os
 import re
 import sys
 
-from dipy.workflows.flow_runner import run_flow
+from dipy.workflows import flow_runner
 
 from dipy_ldm import __version__
 from dipy_ldm.signals import STATUS, Terminated
-from dipy_ldm.validation import InputError
+from dipy_ldm.validation import InputError, choose
 
 _RESUME = "Add --resume to go on."
 
@@ -44,12 +44,14 @@ def run(flow):
     flow : dipy.workflows.workflow.Workflow
         Its ``run`` says what the command line is.
     """
-    # Which would tell of its fonts.
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)
+    for talkative in ("matplotlib", "PIL", "h5py", "absl", "tensorflow"):
+        logging.getLogger(talkative).setLevel(logging.WARNING)
+    # DIPY's own answers every name with INFO: tests/test_upstream.py tells when it may.
+    flow_runner.get_level = level
     options = options_of(flow)
     version = {"action": "version", "version": f"dipy_ldm {__version__}"}
     try:
-        run_flow(flow, extra_args={"version": version})
+        flow_runner.run_flow(flow, extra_args={"version": version})
     except ConnectionError as error:
         _leave(f"{error} {_RESUME}", 1, at_once=True)
     except (InputError, OSError) as error:
@@ -59,6 +61,27 @@ def run(flow):
     except KeyboardInterrupt:
         say = getattr(flow, "when_interrupted", lambda: "interrupted.")
         _leave(say(), 130)
+
+
+def level(name):
+    """Look up a level of the log.
+
+    Parameters
+    ----------
+    name : str
+        Its name, in upper or lower case.
+
+    Returns
+    -------
+    int
+        The level.
+
+    Raises
+    ------
+    InputError
+        If there is none of that name.
+    """
+    return choose("log_level", name.upper(), logging.getLevelNamesMapping())
 
 
 def options_of(flow):
