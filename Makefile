@@ -91,14 +91,15 @@ test-newest: .venv-newest/installed  ## the same with Python 3.13 and the newest
 		--editable . --group test
 	@.venv-newest/bin/$(TEST)
 
-lint: .venv/installed  ## check style, spelling and the direction of imports
+lint: .venv/installed  ## check style, spelling, types and the direction of imports
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/ruff format --check --quiet
 	@$(BIN)/codespell
 	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/mypy --no-error-summary
 
 clean:  ## remove .venv, caches and build outputs
 	@rm -rf .venv .venv-peers .venv-lowest .venv-newest build dist demo demo-volumes
-	@rm -rf .import_linter_cache .pytest_cache .ruff_cache
+	@rm -rf .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	@rm -rf doc/_build doc/gallery doc/api/generated doc/commands/ran doc/sg_execution_times.rst
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -36,10 +36,10 @@ class Cluster(NamedTuple):
     """
 
     addresses: tuple
-    index: int
+    index: int  # type: ignore[assignment]  # tuples have a method of this name
 
 
-def find_cluster():
+def find_cluster() -> Cluster | None:
     """Read from the environment who works together.
 
     Returns
@@ -128,7 +128,7 @@ def _from_slurm():
     return cluster
 
 
-def share_of_node():
+def share_of_node() -> tuple[int, int]:
     """Say which GPUs of a node are for this worker, where Slurm leaves that open.
 
     Returns
@@ -144,7 +144,7 @@ def share_of_node():
     return int(os.environ["SLURM_LOCALID"]), most
 
 
-def meet(cluster, facts, limit=LIMIT):
+def meet(cluster: Cluster, facts: dict, limit: float = LIMIT) -> None:
     """Wait until all workers are there, and agree.
 
     Parameters
@@ -207,7 +207,8 @@ def _report(cluster, facts, end, limit):
 def _receive(cluster, facts, server, end, limit):
     """Wait as the chief for all others, compare what they say, and answer."""
     others = set(range(1, len(cluster.addresses)))
-    links, said = {}, {}
+    links: dict = {}
+    said: dict = {}
     refusal = None
     with ExitStack() as stack:
         while missing := others - links.keys():
@@ -261,7 +262,7 @@ def _read(link):
         return None
 
 
-def difference(chief, other, worker):
+def difference(chief: dict, other: dict, worker: int) -> str | None:
     """Say how a worker differs from the chief.
 
     Parameters

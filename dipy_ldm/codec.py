@@ -1,7 +1,11 @@
 """A fitted autoencoder at work: images to latents and back."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 from keras import ops
 import numpy as np
+import numpy.typing as npt
 
 from dipy_ldm import distribution, networks, tiles
 from dipy_ldm.data.arrays import as_array, check_channels, check_finite, check_latents
@@ -25,6 +29,18 @@ class Codec(Estimator):
         Values that become 0 and 1.
     """
 
+    widths: Sequence[int]
+    blocks: int
+    code_dim: int
+    encoder_: Any
+    quantizer_: Any
+    decoder_: Any
+    shape_: tuple[int, ...]
+    intensity_: tuple[float, float]
+    # Compiled: arrays in [0, 1] to latents, and latents to such arrays.
+    _encode: Callable
+    _decode: Callable
+
     @property
     def factor(self):
         """How many times smaller than images latents are, per side."""
@@ -32,7 +48,7 @@ class Codec(Estimator):
         widths = tuple(plain(np.atleast_1d(self.widths)))
         return networks.factor_of(widths, int(self.blocks))
 
-    def latent_shape(self, shape):
+    def latent_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Say what shape the latents have.
 
         Parameters
@@ -48,7 +64,9 @@ class Codec(Estimator):
         window = window_size(shape[:-1], self.factor)
         return (*(size // self.factor for size in window), self.code_dim)
 
-    def encode(self, images, *, batch_size=None):
+    def encode(
+        self, images: npt.ArrayLike, *, batch_size: int | None = None
+    ) -> np.ndarray:
         """Map images to latents, before quantisation.
 
         Parameters
@@ -84,7 +102,14 @@ class Codec(Estimator):
             batch_size or tiles.safe_batch(images.shape[1:-1]),
         )
 
-    def decode(self, latents, *, space=None, batch_size=None, tile=None):
+    def decode(
+        self,
+        latents: np.ndarray,
+        *,
+        space: tuple[int, ...] | None = None,
+        batch_size: int | None = None,
+        tile: int | None = None,
+    ) -> np.ndarray:
         """Quantise latents and map them to images.
 
         Large images are decoded tile by tile. Tiles overlap by all that a voxel
@@ -137,7 +162,13 @@ class Codec(Estimator):
         batch_size = batch_size or tiles.safe_batch(space)
         return distribution.in_batches(decode, latents, batch_size)
 
-    def predict(self, images, *, batch_size=None, tile=None):
+    def predict(
+        self,
+        images: npt.ArrayLike,
+        *,
+        batch_size: int | None = None,
+        tile: int | None = None,
+    ) -> np.ndarray:
         """Reconstruct images.
 
         Parameters
@@ -165,7 +196,7 @@ class Codec(Estimator):
         space = np.shape(images)[1:-1]
         return self.decode(latents, space=space, batch_size=batch_size, tile=tile)
 
-    def codes(self, latents):
+    def codes(self, latents: np.ndarray) -> np.ndarray:
         """Tell which code each latent vector is nearest to.
 
         Parameters

@@ -8,12 +8,14 @@ of noisy latents ``x``, ``(batch, *space, channels)``, and the time ``t`` in [0,
 which they are. It is all that a sampler sees of networks, targets and guidance.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from dipy_ldm.schedules import rates, to_clean
 
 
-def from_network(predict, schedule, target):
+def from_network(predict: Callable, schedule: str, target: str) -> Callable:
     """Make a denoiser of a network.
 
     Parameters
@@ -40,7 +42,12 @@ def from_network(predict, schedule, target):
     return denoise
 
 
-def guided(strong, weak, weight, interval=(0.0, 1.0)):
+def guided(
+    strong: Callable,
+    weak: Callable,
+    weight: float,
+    interval: tuple[float, ...] = (0.0, 1.0),
+) -> Callable:
     """Follow a denoiser away from a worse one.
 
     Where the two differ, ``weight`` times the way from the weak to the strong one is

@@ -37,7 +37,7 @@ class Rule(NamedTuple):
     optional: bool = False
 
 
-def check(document):
+def check(document: dict) -> None:
     """Refuse a document that does not say what its kind of file must.
 
     Parameters
@@ -60,7 +60,7 @@ def check(document):
             raise InputError(f"{name} has the unknown entry {_short(unknown[0])}")
 
 
-def check_sizes(settings, shapes):
+def check_sizes(settings: dict, shapes: dict[str, tuple[int, ...]]) -> None:
     """Refuse hyper-parameters that ask for more than the tensors are.
 
     A network of them is as cheap to sketch as the file is small, then.
@@ -84,7 +84,9 @@ def check_sizes(settings, shapes):
         raise InputError("its hyper-parameters ask for more tensors than it has")
 
 
-def check_shapes(found, wanted):
+def check_shapes(
+    found: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]
+) -> None:
     """Refuse tensors of other shapes than those of the networks.
 
     Parameters

@@ -1,8 +1,9 @@
 """What both estimators share: parameters by their names, files, and copies."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import inspect
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -42,10 +43,16 @@ class Estimator:
     (``_build()``) once all entries are there.
     """
 
+    widths: Sequence[int]
     _kind: str
     _entries: tuple[Entry, ...]
+    # What a class must have.
+    _networks: Callable[[], list[tuple[str, Any]]]
+    _build: Callable[[], None]
+    _is_fitted: Callable[[], bool]
+    _check_saved: Callable
 
-    def hyperparameters(self):
+    def hyperparameters(self) -> dict:
         """Say the parameters as JSON can, but for those that are estimators.
 
         Returns
@@ -60,7 +67,7 @@ class Estimator:
         }
         return plain(chosen | {"widths": np.atleast_1d(self.widths)})
 
-    def get_params(self, deep=True):
+    def get_params(self, deep: bool = True) -> dict:
         """Return the parameters.
 
         Parameters
@@ -83,7 +90,7 @@ class Estimator:
         }
         return params | nested
 
-    def set_params(self, **params):
+    def set_params(self, **params) -> Self:
         """Change parameters; what is fitted stays as it is until the next fit.
 
         Parameters
@@ -116,7 +123,7 @@ class Estimator:
                 )
         return self
 
-    def save(self, path):
+    def save(self, path: str | Path) -> None:
         """Write the fitted estimator to one file.
 
         Parameters
@@ -132,7 +139,7 @@ class Estimator:
         persistence.save(path, self._kind, self.to_tensors(), self.to_document())
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: str | Path) -> Self:
         """Read what :meth:`save` wrote.
 
         Parameters
@@ -152,7 +159,7 @@ class Estimator:
         """
         return cls.from_saved(*persistence.load(path, cls._kind, cls._check_saved))
 
-    def to_tensors(self):
+    def to_tensors(self) -> dict[str, np.ndarray]:
         """Name the weights, as they are saved.
 
         Returns
@@ -163,7 +170,7 @@ class Estimator:
         self._check_fitted()
         return self._tensors()
 
-    def to_document(self):
+    def to_document(self) -> dict:
         """Say all but the weights, as JSON can.
 
         Returns
@@ -175,7 +182,7 @@ class Estimator:
         return self._document()
 
     @classmethod
-    def from_saved(cls, tensors, document):
+    def from_saved(cls, tensors: dict[str, np.ndarray], document: dict) -> Self:
         """Build the fitted estimator from what was saved.
 
         Parameters
@@ -198,7 +205,7 @@ class Estimator:
         return cls(**document[cls._kind])
 
     def _tensors(self):
-        tensors = {}
+        tensors: dict[str, np.ndarray] = {}
         for name, network in self._networks():
             tensors |= persistence.weights(network, name)
         return tensors
@@ -242,6 +249,6 @@ class Estimator:
 
     def __setstate__(self, state):
         """Build what :meth:`__getstate__` told of."""
-        self.__init__(**state["parameters"])
+        type(self).__init__(self, **state["parameters"])
         if state["fitted"]:
             self._restore(*state["fitted"])

@@ -1,11 +1,12 @@
 """Writing files, whole or not at all, and the folders for them."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 import os
 from pathlib import Path
 
 
-def make_folder(path):
+def make_folder(path: str | Path) -> None:
     """Make a folder, and those that it is in, if it is not there.
 
     Parameters
@@ -27,7 +28,7 @@ def make_folder(path):
 
 
 @contextmanager
-def replacing(path):
+def replacing(path: str | Path) -> Iterator[Path]:
     """Write a file beside its place, and put it there once it is whole.
 
     A run that is killed, or a disk that is full, leaves what was there before.

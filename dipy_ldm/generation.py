@@ -1,8 +1,13 @@
 """A fitted diffusion model at work: from noise, or from images, to images."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 
 from dipy_ldm import denoisers, distribution, samplers, schedules, tiles
+from dipy_ldm.codec import Codec
 from dipy_ldm.data.arrays import as_array
 from dipy_ldm.estimators import Estimator
 from dipy_ldm.validation import InputError, at_least, check_counts, check_shares, whole
@@ -28,21 +33,33 @@ class Generator(Estimator):
         Shape of a latent, ``(*space, channels)``.
     """
 
+    schedule: str
+    target: str
+    vqvae_: Codec
+    denoiser_: Any
+    guide_: Any
+    latent_mean_: np.ndarray
+    latent_scale_: np.ndarray
+    latent_shape_: tuple[int, ...]
+    # Compiled: noisy latents and their times to what a network predicts.
+    _predict: Callable
+    _predict_guide: Callable
+
     def predict(
         self,
-        n=1,
+        n: int = 1,
         *,
-        sampler="dpm++",
-        steps=None,
-        eta=0.0,
-        guidance=None,
-        seed=0,
-        first=0,
-        batch_size=None,
-        tile=None,
-        strategy="auto",
-        verbose=False,
-    ):
+        sampler: str = "dpm++",
+        steps: int | None = None,
+        eta: float = 0.0,
+        guidance: float | None = None,
+        seed: int = 0,
+        first: int = 0,
+        batch_size: int | None = None,
+        tile: int | None = None,
+        strategy: Any = "auto",
+        verbose: bool = False,
+    ) -> np.ndarray:
         """Generate images.
 
         Sample ``i`` depends on ``(seed, i)`` alone, not on the batch it is in.
@@ -124,7 +141,7 @@ class Generator(Estimator):
         """The guidance that was measured to be best: 2 for images, 1 for volumes."""
         return 2.0 if self._of_images() and self.guide_ else 1.0
 
-    def default_steps(self, sampler):
+    def default_steps(self, sampler: str) -> int:
         """Return how many steps suffice, as was measured on digits and volumes.
 
         Parameters
@@ -141,7 +158,7 @@ class Generator(Estimator):
             return 50
         return 10 if self._of_images() else 20
 
-    def default_denoising_steps(self, sampler, strength):
+    def default_denoising_steps(self, sampler: str, strength: float) -> int:
         """Return how many steps suffice to walk back from a strength.
 
         Parameters
@@ -161,7 +178,7 @@ class Generator(Estimator):
         times = samplers.make_sampler(sampler).grid(self.schedule, 20)
         return 1 + int(np.sum(times < strength - 1e-6))
 
-    def denoiser(self, guidance=1.0):
+    def denoiser(self, guidance: float = 1.0) -> Callable:
         """Return what samplers walk with.
 
         Parameters
@@ -195,7 +212,7 @@ class Generator(Estimator):
         first=0,
         batch_size=None,
         tile=None,
-    ):
+    ) -> Any:
         """Refuse options with which nothing could be generated.
 
         Parameters
@@ -226,17 +243,17 @@ class Generator(Estimator):
 
     def denoise(
         self,
-        images,
+        images: npt.ArrayLike,
         *,
-        strength=0.1,
-        sampler="dpm++",
-        steps=None,
-        eta=0.0,
-        seed=0,
-        first=0,
-        batch_size=None,
-        tile=None,
-    ):
+        strength: float = 0.1,
+        sampler: str = "dpm++",
+        steps: int | None = None,
+        eta: float = 0.0,
+        seed: int = 0,
+        first: int = 0,
+        batch_size: int | None = None,
+        tile: int | None = None,
+    ) -> np.ndarray:
         """Noise the latents of images to a level, and walk back from there.
 
         The more noise, the more is made up anew; after :footcite:p:`Meng2022`. There
@@ -317,7 +334,7 @@ class Generator(Estimator):
     def _is_fitted(self):
         return hasattr(self, "denoiser_")
 
-    def _check_images(self, images, vqvae):
+    def _check_images(self, images: npt.ArrayLike, vqvae: Codec) -> np.ndarray:
         """Return images as an array, of the shape that the autoencoder knows."""
         vqvae._check_fitted()
         images = as_array(images)

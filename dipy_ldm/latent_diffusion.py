@@ -1,9 +1,12 @@
 """Latent diffusion: new images from noise, by way of the autoencoder's latents."""
 
+from collections.abc import Sequence
 import copy
-from typing import Unpack
+from pathlib import Path
+from typing import Any, Self, Unpack
 
 import numpy as np
+import numpy.typing as npt
 
 from dipy_ldm import (
     distribution,
@@ -104,16 +107,16 @@ class LatentDiffusion(Generator):
 
     def __init__(
         self,
-        vqvae,
+        vqvae: VQVAE,
         *,
-        widths=(128, 128),
-        blocks=1,
-        attention=None,
-        schedule="cosine",
-        target="v",
-        guide=None,
-        seed=0,
-    ):
+        widths: Sequence[int] = (128, 128),
+        blocks: int = 1,
+        attention: Sequence[bool] | None = None,
+        schedule: str = "cosine",
+        target: str = "v",
+        guide: bool | None = None,
+        seed: int = 0,
+    ) -> None:
         self.vqvae = vqvae
         self.widths = widths
         self.blocks = blocks
@@ -123,7 +126,13 @@ class LatentDiffusion(Generator):
         self.guide = guide
         self.seed = seed
 
-    def fit(self, images, *, validation_data=None, **training: Unpack[Options]):
+    def fit(
+        self,
+        images: npt.ArrayLike,
+        *,
+        validation_data: npt.ArrayLike | None = None,
+        **training: Unpack[Options],
+    ) -> Self:
         """Learn to take noise from the latents of images.
 
         Parameters
@@ -152,36 +161,36 @@ class LatentDiffusion(Generator):
         if validation_data is not None:
             validation_data = self._check_images(validation_data, self.vqvae)
             survey(validation_data, "validation image")
-        training = _training(training)
-        guides = diffusion.of_guide(training.checkpoint)
-        training = training.settled(images.ndim - 2, guides)
-        diffusion.check(self, images.shape, training)
+        chosen = _training(training)
+        guides = diffusion.of_guide(chosen.checkpoint)
+        chosen = chosen.settled(images.ndim - 2, guides)
+        diffusion.check(self, images.shape, chosen)
         self.fingerprint_ = learnable(images).fingerprint
         self.vqvae_ = self.vqvae._as_it_is()
-        self.precision_ = tell(training.precision)
+        self.precision_ = tell(chosen.precision)
+        held_out: Any = validation_data
         settings = self.hyperparameters() | {
             "images": self.fingerprint_,
             "vqvae": survey(self.vqvae_.codebook_).fingerprint,
-            "the shape of the validation data": np.shape(validation_data),
+            "the shape of the validation data": np.shape(held_out),
         }
-        with distribution.spread(training.strategy):
+        with distribution.spread(chosen.strategy):
             # Before anything is exchanged.
-            distribution.agree(settings | training.settings())
+            distribution.agree(settings | chosen.settings())
             latents = self.vqvae_.encode(images)
             self._learn_scale(latents)
             # The only copy: of thousands of volumes they take gigabytes.
             latents = self._scaled(latents)
             self._build()
-            held_out = None
-            if validation_data is not None:
-                held_out = self._scaled(self.vqvae_.encode(validation_data))
+            if held_out is not None:
+                held_out = self._scaled(self.vqvae_.encode(held_out))
             for network, stage in diffusion.stages(
-                self, self._predict, latents, held_out, training, settings
+                self, self._predict, latents, held_out, chosen, settings
             ):
                 diffusion.take_weights(network, train(self, stage))
         return self
 
-    def save(self, path, *, half=False):
+    def save(self, path: str | Path, *, half: bool = False) -> None:
         """Write the fitted model, with its autoencoder, to one file.
 
         Parameters
@@ -203,7 +212,7 @@ class LatentDiffusion(Generator):
         persistence.save(path, self._kind, tensors, self.to_document())
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: str | Path) -> Self:
         """Read what :meth:`save` wrote.
 
         Parameters
@@ -268,7 +277,7 @@ class LatentDiffusion(Generator):
         both = [("denoiser", self.denoiser_), ("guide", self.guide_)]
         return [(name, network) for name, network in both if network is not None]
 
-    def hyperparameters(self):
+    def hyperparameters(self) -> dict:
         """Say the parameters as JSON can, but for the autoencoder.
 
         Returns
@@ -286,7 +295,7 @@ class LatentDiffusion(Generator):
         vqvae = params.pop("vqvae")
         return type(self)(vqvae, **copy.deepcopy(params))
 
-    def check(self, shape, **training: Unpack[Options]):
+    def check(self, shape: tuple[int, ...], **training: Unpack[Options]) -> None:
         """Refuse a fit that can't be done, or would not fit into the memory.
 
         The autoencoder need not be fitted yet.
@@ -304,8 +313,8 @@ class LatentDiffusion(Generator):
             If a name is unknown (the sentence lists the known ones), a number makes
             no sense, or the memory is too small.
         """
-        training = _training(training).settled(len(shape) - 2)
-        diffusion.check(self, shape, training)
+        chosen = _training(training).settled(len(shape) - 2)
+        diffusion.check(self, shape, chosen)
 
     def _make_unets(self):
         """Build the denoiser and, if there shall be one, its guide."""
@@ -344,7 +353,7 @@ def _halved(name, weights):
     return weights.astype("float16")
 
 
-def _training(options):
+def _training(options: Options) -> Training:
     """Collect the options of the training, with the stage's own defaults."""
     return Training(**{"epochs": 10} | scalars(options))
 

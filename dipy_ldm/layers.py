@@ -24,7 +24,7 @@ class TimeEmbedding(keras.layers.Layer):
     .. footbibliography::
     """
 
-    def __init__(self, width, **kwargs):
+    def __init__(self, width: int, **kwargs) -> None:
         # Sines of large arguments need all their digits.
         super().__init__(dtype="float32", **kwargs)
         self.width = width
@@ -68,7 +68,7 @@ class Recomputed(keras.layers.Layer):
     .. footbibliography::
     """
 
-    def __init__(self, block, **kwargs):
+    def __init__(self, block: keras.Model, **kwargs) -> None:
         super().__init__(**kwargs)
         self.block = block
 

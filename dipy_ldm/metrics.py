@@ -9,6 +9,7 @@ flattened. Distances are computed block by block, so that those between 10,000 a
 import itertools
 
 import numpy as np
+import numpy.typing as npt
 from scipy.ndimage import gaussian_filter
 
 from dipy_ldm.validation import InputError, at_least
@@ -18,7 +19,7 @@ _SCALE_WEIGHTS = np.array([0.0448, 0.2856, 0.3001, 0.2363, 0.1333])
 _WINDOW, _WINDOW_DEVIATION = 11, 1.5
 
 
-def frechet_distance(features_a, features_b):
+def frechet_distance(features_a: npt.ArrayLike, features_b: npt.ArrayLike) -> float:
     r"""Compare the means and the covariances of two sets.
 
     The squared Fréchet (2-Wasserstein) distance of the Gaussians that have the mean
@@ -60,7 +61,9 @@ def frechet_distance(features_a, features_b):
     return float(distance) if distance > rounding else 0.0
 
 
-def precision_recall(real, fake, k=3):
+def precision_recall(
+    real: npt.ArrayLike, fake: npt.ArrayLike, k: int = 3
+) -> tuple[float, float]:
     """Tell how realistic and how complete generated samples are.
 
     A set covers the balls around its samples that reach to their ``k``-th nearest
@@ -95,7 +98,9 @@ def precision_recall(real, fake, k=3):
     return _covered(fake, real, k), _covered(real, fake, k)
 
 
-def nearest_distance(queries, references, block_size=256):
+def nearest_distance(
+    queries: npt.ArrayLike, references: npt.ArrayLike, block_size: int = 256
+) -> np.ndarray:
     """Measure how far each sample is from the nearest of other samples.
 
     Generated samples much nearer to the training data than new real samples are
@@ -118,21 +123,21 @@ def nearest_distance(queries, references, block_size=256):
     InputError
         If shapes differ, numbers are not finite, or there are no samples.
     """
-    queries, references = _rows(queries, references, minimum=1)
+    some, others = _rows(queries, references, minimum=1)
     nearest = [
         squared.argmin(axis=1)
-        for squared in _squared_distances(queries, references, block_size)
+        for squared in _squared_distances(some, others, block_size)
     ]
     # Differences are exact where the expanded square has lost digits: 0 for copies.
     return np.concatenate(
         [
-            np.linalg.norm(block - references[rows], axis=1)
-            for block, rows in zip(_blocks(queries, block_size), nearest, strict=True)
+            np.linalg.norm(block - others[rows], axis=1)
+            for block, rows in zip(_blocks(some, block_size), nearest, strict=True)
         ]
     )
 
 
-def energy_distance(a, b):
+def energy_distance(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
     r"""Tell how far the distributions are apart that two sets were drawn from.
 
     The energy distance :footcite:p:`Szekely2013`, with means over all pairs,
@@ -170,7 +175,7 @@ def energy_distance(a, b):
     return max(distance, 0.0)
 
 
-def multiscale_ssim(a, b):
+def multiscale_ssim(a: npt.ArrayLike, b: npt.ArrayLike) -> np.ndarray:
     r"""Compare the structure of images pair by pair, in fine and in coarse detail.
 
     The multi-scale structural similarity :footcite:p:`Wang2003`: contrast and
@@ -215,7 +220,7 @@ def multiscale_ssim(a, b):
     return np.array([_similarity(*pair) for pair in zip(a, b, strict=True)])
 
 
-def halve(image):
+def halve(image: np.ndarray) -> np.ndarray:
     """Halve the size of an image, by the mean of each block of two pixels a side.
 
     Parameters
@@ -235,7 +240,7 @@ def halve(image):
     blocks = [
         image[tuple(slice(i, n, 2) for i, n in zip(corner, even))] for corner in corners
     ]
-    return sum(blocks) / len(blocks)
+    return np.asarray(sum(blocks) / len(blocks))
 
 
 def _rows(a, b, minimum):
@@ -319,7 +324,7 @@ def _similarity(a, b):
     """Return the multi-scale structural similarity of two images."""
     window = min(_WINDOW, *a.shape[:-1])
     pairs = _halvings(a.astype(float), b.astype(float), smallest=window)
-    structures, wholes = zip(*(_compare(*pair, (window - 1) // 2) for pair in pairs))
+    structures, wholes = zip(*(_compare(x, y, (window - 1) // 2) for x, y in pairs))
     factors = np.array([*structures[:-1], wholes[-1]])
     weights = _SCALE_WEIGHTS[: len(factors)]
     # Where contrasts are opposite, a factor is negative and has no root.

@@ -1,9 +1,11 @@
 """One model, one file: tensors and a JSON document in a safetensors file."""
 
+from collections.abc import Callable
 from contextlib import contextmanager
 import json
 from pathlib import Path
 import struct
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, deserialize, safe_open
@@ -22,7 +24,9 @@ _TYPES = ("F32", "F16", "F64", "I64", "I32", "U32", "BOOL")
 PRETRAINED = Path(__file__).parent / "pretrained"
 
 
-def save(path, kind, tensors, document):
+def save(
+    path: str | Path, kind: str, tensors: dict[str, np.ndarray], document: dict
+) -> None:
     """Write tensors and a document to a file, all or nothing.
 
     Parameters
@@ -64,7 +68,7 @@ def save(path, kind, tensors, document):
             raise OSError(str(error)) from error
 
 
-def find(name):
+def find(name: str | Path) -> Path:
     """Find a model by its path or, if it is packaged, by its name.
 
     Parameters
@@ -81,7 +85,9 @@ def find(name):
     return packaged if packaged.is_file() and not Path(name).is_file() else Path(name)
 
 
-def load(path, kind, check=None):
+def load(
+    path: str | Path, kind: str, check: Callable | None = None
+) -> tuple[dict[str, np.ndarray], dict]:
     """Read what :func:`save` wrote.
 
     Parameters
@@ -126,7 +132,7 @@ def load(path, kind, check=None):
     return tensors, document
 
 
-def read_document(path, kind=None):
+def read_document(path: str | Path, kind: str | None = None) -> dict:
     """Read the document of a file without its tensors.
 
     Parameters
@@ -183,7 +189,7 @@ def read_document(path, kind=None):
     return document
 
 
-def shapes(network, prefix):
+def shapes(network: Any, prefix: str) -> dict[str, tuple[int, ...]]:
     """Say what shapes the weights of a network have.
 
     Parameters
@@ -204,7 +210,7 @@ def shapes(network, prefix):
     }
 
 
-def weights(network, prefix):
+def weights(network: Any, prefix: str) -> dict[str, np.ndarray]:
     """Name the weights of a network.
 
     Parameters
@@ -226,7 +232,7 @@ def weights(network, prefix):
     }
 
 
-def set_weights(network, prefix, tensors):
+def set_weights(network: Any, prefix: str, tensors: dict[str, np.ndarray]) -> None:
     """Give a network the weights that :func:`weights` named.
 
     Parameters

@@ -1,6 +1,7 @@
 """Pictures: montages of images, and the course of a training."""
 
 import math
+from pathlib import Path
 
 from PIL import Image
 from matplotlib.figure import Figure
@@ -14,7 +15,9 @@ from dipy_ldm.files import replacing
 _LARGE = 2000
 
 
-def montage(images, *, columns=None, gap=2):
+def montage(
+    images: np.ndarray, *, columns: int | None = None, gap: int = 2
+) -> np.ndarray:
     """Put images side by side in one.
 
     Parameters
@@ -53,7 +56,7 @@ def montage(images, *, columns=None, gap=2):
     return picture
 
 
-def planes(volumes, affine):
+def planes(volumes: np.ndarray, affine: np.ndarray) -> np.ndarray:
     """Cut volumes through their middle: axial, coronal and sagittal, side by side.
 
     The left of a picture is the left of the brain (the neurological convention). Up
@@ -78,8 +81,8 @@ def planes(volumes, affine):
     for axis, times in enumerate(np.maximum(np.rint(sizes / sizes.min()), 1)):
         volumes = np.repeat(volumes, int(times), axis + 1)
     x, y, z = (size // 2 for size in volumes.shape[1:4])
-    cuts = volumes[:, :, :, z], volumes[:, :, y], volumes[:, x]
-    cuts = [cut.swapaxes(1, 2)[:, ::-1] for cut in cuts]
+    planes = volumes[:, :, :, z], volumes[:, :, y], volumes[:, x]
+    cuts = [plane.swapaxes(1, 2)[:, ::-1] for plane in planes]
     height = max(cut.shape[1] for cut in cuts)
     low = volumes.min(initial=np.inf)
     return np.concatenate([_padded(cut, height, low) for cut in cuts], 2)
@@ -93,7 +96,9 @@ def _padded(pictures, height, value):
     return np.pad(pictures, rows, constant_values=value).astype("float32")
 
 
-def save_montage(path, images, *, columns=None, scale=3):
+def save_montage(
+    path: str | Path, images: np.ndarray, *, columns: int | None = None, scale: int = 3
+) -> None:
     """Write a montage as a PNG file.
 
     Parameters
@@ -109,14 +114,20 @@ def save_montage(path, images, *, columns=None, scale=3):
         pixels a side.
     """
     picture = np.uint8(np.round(montage(images, columns=columns) * 255)).squeeze()
-    size = max(picture.shape)
+    size: int = max(picture.shape)
     scale = max(1, min(scale, _LARGE // size))
     enlarged = np.kron(picture, np.ones((scale, scale, 1)[: picture.ndim], "uint8"))
     with replacing(path) as partial:
         Image.fromarray(enlarged).save(partial, "PNG", optimize=size <= _LARGE)
 
 
-def save_training(path, histories, *, pairs=None, samples=None):
+def save_training(
+    path: str | Path,
+    histories: dict[str, dict],
+    *,
+    pairs: tuple[np.ndarray, ...] | None = None,
+    samples: np.ndarray | None = None,
+) -> None:
     """Write curves, reconstructions and samples as a PNG file.
 
     Parameters
@@ -137,7 +148,7 @@ def save_training(path, histories, *, pairs=None, samples=None):
     if pairs is not None:
         # Wide pictures, as planes of volumes are, go two to a row.
         columns = 8 if pairs[0].shape[2] < 2 * pairs[0].shape[1] else 2
-        rows = [half for pair in _rows(*pairs, columns) for half in pair]
+        rows = [half for pair in _rows(pairs[0], pairs[1], columns) for half in pair]
         picture = montage(np.concatenate(rows), columns=columns)
         _show(axes[1, 0], picture, "images, and reconstructed below")
     if samples is not None:

@@ -2,7 +2,7 @@
 
 from functools import cache
 import logging
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -37,7 +37,7 @@ class Precision(NamedTuple):
     reason: str
 
     @classmethod
-    def from_saved(cls, document):
+    def from_saved(cls, document: dict | None) -> Self | None:
         """Read what a model file says.
 
         Parameters
@@ -50,10 +50,10 @@ class Precision(NamedTuple):
         Precision or None
             None for None.
         """
-        return document and cls(**document)
+        return cls(**document) if document else None
 
     @staticmethod
-    def to_saved(precision):
+    def to_saved(precision: Any) -> dict | None:
         """Say what :meth:`from_saved` reads.
 
         Parameters
@@ -69,7 +69,9 @@ class Precision(NamedTuple):
         return precision and precision._asdict()
 
 
-def settle(name, rank, strategy=None, began=None):
+def settle(
+    name: str, rank: int, strategy: Any = None, began: str | None = None
+) -> Precision:
     """Choose the precision of a training.
 
     Parameters
@@ -104,7 +106,7 @@ def settle(name, rank, strategy=None, began=None):
 
 
 @cache
-def tell(settled):
+def tell(settled: Precision) -> Precision:
     """Say once what was chosen, and why.
 
     Parameters

@@ -29,7 +29,7 @@ References
 .. footbibliography::
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import pairwise
 import math
@@ -41,7 +41,15 @@ from dipy_ldm.schedules import half_log_snr, uniform_log_snr, uniform_time
 from dipy_ldm.validation import InputError, at_least, check_shares, choose
 
 
-def ddim(x, clean, now, after, noise, state, eta=0.0):
+def ddim(
+    x: np.ndarray,
+    clean: np.ndarray,
+    now: tuple[float, ...],
+    after: tuple[float, ...],
+    noise: Callable,
+    state: None,
+    eta: float = 0.0,
+) -> tuple[np.ndarray, None]:
     """Step to a lower noise level, along the mean and a share of fresh noise.
 
     Parameters
@@ -71,7 +79,14 @@ def ddim(x, clean, now, after, noise, state, eta=0.0):
     return (x + sigma_s * math.sqrt(tau) * noise() if tau > 0 else x), state
 
 
-def dpm_solver(x, clean, now, after, noise, state):
+def dpm_solver(
+    x: np.ndarray,
+    clean: np.ndarray,
+    now: tuple[float, ...],
+    after: tuple[float, ...],
+    noise: Callable,
+    state: tuple | None,
+) -> tuple[np.ndarray, tuple]:
     """Step with DPM-Solver++(2M): second order, one network call a step.
 
     Parameters
@@ -121,7 +136,7 @@ SAMPLERS = {
 }
 
 
-def make_sampler(name, eta=0.0):
+def make_sampler(name: str, eta: float = 0.0) -> Sampler:
     """Look a sampler up by its name.
 
     Parameters
@@ -150,7 +165,13 @@ def make_sampler(name, eta=0.0):
     return sampler._replace(step=partial(ddim, eta=eta))
 
 
-def sample(denoise, x, path, step, noise=None):
+def sample(
+    denoise: Callable,
+    x: np.ndarray,
+    path: list[tuple],
+    step: Callable,
+    noise: Callable | None = None,
+) -> np.ndarray:
     """Walk from the first level of a path to its last.
 
     Parameters
@@ -179,7 +200,7 @@ def sample(denoise, x, path, step, noise=None):
     return x
 
 
-def noise_of(seed, numbers, shape):
+def noise_of(seed: int, numbers: Iterable[int], shape: tuple[int, ...]) -> Callable:
     """Return a source of noise in which each sample has a stream of its own.
 
     What sample ``i`` gets depends on ``(seed, i)`` and on how often it was drawn

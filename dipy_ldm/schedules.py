@@ -21,10 +21,11 @@ the schedule.
 
 from collections.abc import Callable
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from keras import ops
 import numpy as np
+import numpy.typing as npt
 
 from dipy_ldm.validation import choose
 
@@ -35,7 +36,7 @@ _SIGMA_START = 0.01
 _ALPHA_END = 0.0065
 
 
-def cosine(t):
+def cosine(t: Any) -> tuple[Any, Any]:
     """Mix signal and noise along a quarter of a circle.
 
     The schedule of :footcite:p:`Nichol2021` in continuous time, cut at both
@@ -60,7 +61,7 @@ def cosine(t):
     return ops.cos(angle), ops.sin(angle)
 
 
-def linear(t):
+def linear(t: Any) -> tuple[Any, Any]:
     """Let the rate at which noise is added grow linearly.
 
     The variance-preserving schedule of :footcite:p:`Ho2020` in the continuous
@@ -90,7 +91,7 @@ def linear(t):
 SCHEDULES = {"cosine": cosine, "linear": linear}
 
 
-def rates(schedule, t):
+def rates(schedule: str, t: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Evaluate a schedule in double precision.
 
     Parameters
@@ -109,7 +110,7 @@ def rates(schedule, t):
     return tuple(ops.convert_to_numpy(rate) for rate in pair)
 
 
-def loss_of_nothing(schedule, target):
+def loss_of_nothing(schedule: str, target: str) -> float:
     """Say what the loss is of the best network that knows nothing of the latents.
 
     But for their mean and variance: it takes them for white noise.
@@ -131,7 +132,9 @@ def loss_of_nothing(schedule, target):
     return float(choose("target", target, errors).mean())
 
 
-def half_log_snr(alpha, sigma):
+def half_log_snr(
+    alpha: float | np.ndarray, sigma: float | np.ndarray
+) -> float | np.ndarray:
     """Return lambda = log(alpha / sigma), infinite where there is no noise.
 
     Parameters
@@ -148,7 +151,7 @@ def half_log_snr(alpha, sigma):
         return np.log(alpha) - np.log(sigma)
 
 
-def uniform_time(schedule, steps, start=1.0):
+def uniform_time(schedule: str, steps: int, start: float = 1.0) -> np.ndarray:
     """Space times evenly.
 
     Parameters
@@ -168,7 +171,9 @@ def uniform_time(schedule, steps, start=1.0):
     return np.linspace(start, 0, steps, endpoint=False)
 
 
-def uniform_log_snr(schedule, steps, start=1.0, end=0.2):
+def uniform_log_snr(
+    schedule: str, steps: int, start: float = 1.0, end: float = 0.2
+) -> np.ndarray:
     """Space times so that the log-SNR grows evenly.
 
     Parameters
@@ -198,7 +203,7 @@ def uniform_log_snr(schedule, steps, start=1.0, end=0.2):
     return np.interp(np.linspace(first, stop, steps), increasing, fine)
 
 
-def path(schedule, times):
+def path(schedule: str, times: np.ndarray) -> list[tuple]:
     """Pair each time with its rates, and end where there is no noise.
 
     Parameters
@@ -217,7 +222,7 @@ def path(schedule, times):
     return [*zip(np.asarray(times).tolist(), levels), (0.0, (1.0, 0.0))]
 
 
-def to_target(target, clean, noise, alpha, sigma):
+def to_target(target: str, clean: Any, noise: Any, alpha: Any, sigma: Any) -> Any:
     """Return what the network shall predict.
 
     Parameters
@@ -241,7 +246,7 @@ def to_target(target, clean, noise, alpha, sigma):
     return choose("target", target, TARGETS).make(clean, noise, alpha, sigma)
 
 
-def to_clean(target, prediction, x, alpha, sigma):
+def to_clean(target: str, prediction: Any, x: Any, alpha: Any, sigma: Any) -> Any:
     """Turn what the network predicts into the clean latent.
 
     Parameters

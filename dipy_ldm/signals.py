@@ -1,5 +1,6 @@
 """Signals: a scheduler's wish that a process should end, heeded at a good moment."""
 
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 import signal
 import threading
@@ -18,7 +19,7 @@ class Terminated(SystemExit):
         What was written, and how to go on.
     """
 
-    def __init__(self, sentence):
+    def __init__(self, sentence: str) -> None:
         super().__init__(STATUS)
         self.sentence = sentence
 
@@ -27,7 +28,7 @@ class Terminated(SystemExit):
         return self.sentence
 
 
-def reinstall():
+def reinstall() -> None:
     """Let Python hear of SIGTERM again, where a library took it.
 
     TensorFlow does when it joins other machines, and then nothing heeds it.
@@ -37,7 +38,7 @@ def reinstall():
 
 
 @contextmanager
-def deferred(ask):
+def deferred(ask: Callable) -> Iterator[None]:
     """Within this context, let SIGTERM only ask for an end.
 
     Parameters

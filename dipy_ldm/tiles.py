@@ -1,7 +1,9 @@
 """Large images: how many at once, and tile by tile."""
 
+from collections.abc import Callable
 from itertools import product
 import math
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +15,7 @@ SAFE_VOXELS = 4_000_000
 TILE_VOXELS = 8_000_000
 
 
-def safe_batch(space):
+def safe_batch(space: tuple[int, ...]) -> int:
     """Say how many images memory surely allows at once.
 
     Parameters
@@ -29,7 +31,7 @@ def safe_batch(space):
     return max(1, min(256, SAFE_VOXELS // math.prod(space)))
 
 
-def safe_side(rank):
+def safe_side(rank: int) -> int:
     """Say how large a tile memory surely allows.
 
     Parameters
@@ -45,7 +47,9 @@ def safe_side(rank):
     return round(TILE_VOXELS ** (1 / rank))
 
 
-def in_tiles(function, array, *, tile, margin, factor):
+def in_tiles(
+    function: Callable, array: np.ndarray, *, tile: int, margin: int, factor: int
+) -> np.ndarray:
     """Apply a function that looks only so far to an array, tile by tile.
 
     Parameters
@@ -70,7 +74,7 @@ def in_tiles(function, array, *, tile, margin, factor):
     space = array.shape[1:-1]
     if all(size <= tile + 2 * margin for size in space):
         return np.asarray(function(array))
-    result = None
+    result: Any = None
     for corner in product(*(range(0, size, tile) for size in space)):
         inner = [slice(c, min(c + tile, size)) for c, size in zip(corner, space)]
         outer = [

@@ -1,9 +1,12 @@
 """Checks of what the user gave, and the one error they raise."""
 
+from collections.abc import Mapping, Sequence
 import math
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 # What NumPy and Keras take.
 _MOST_SEED = 2**32 - 1
@@ -15,7 +18,7 @@ class InputError(ValueError):
     """What the user gave can't be used; the message is one sentence naming the cure."""
 
 
-def choose(what, name, table):
+def choose(what: str, name: str, table: dict) -> Any:
     """Look a named choice up.
 
     Parameters
@@ -43,7 +46,7 @@ def choose(what, name, table):
     raise InputError(f"unknown {what} {name!r}; choose one of {', '.join(table)}.")
 
 
-def at_least(what, value, minimum):
+def at_least(what: str, value: int | float, minimum: int | float) -> int | float:
     """Check that a number is not too small.
 
     Parameters
@@ -73,7 +76,7 @@ def at_least(what, value, minimum):
     return value
 
 
-def whole(what, value, minimum):
+def whole(what: str, value: int, minimum: int) -> int:
     """Check that a number is whole, and not too small.
 
     Parameters
@@ -101,7 +104,7 @@ def whole(what, value, minimum):
     return value
 
 
-def check_seed(seed):
+def check_seed(seed: int) -> None:
     """Refuse what can't be the seed of a training.
 
     Parameters
@@ -120,7 +123,7 @@ def check_seed(seed):
         )
 
 
-def check_sizes(**sizes):
+def check_sizes(**sizes: int | Sequence[int]) -> None:
     """Refuse sizes of which nothing can be built.
 
     Parameters
@@ -141,7 +144,7 @@ def check_sizes(**sizes):
             whole(name, number, 1)
 
 
-def check_patch(patch, rank):
+def check_patch(patch: int | Sequence[int] | None, rank: int) -> None:
     """Refuse a piece of no size, or of another number of dimensions.
 
     Parameters
@@ -165,7 +168,7 @@ def check_patch(patch, rank):
         )
 
 
-def check_space(space, rank):
+def check_space(space: tuple[int, ...], rank: int) -> None:
     """Refuse what is not the size of an image.
 
     Parameters
@@ -185,7 +188,7 @@ def check_space(space, rank):
     check_sizes(space=space)
 
 
-def check_counts(**counts):
+def check_counts(**counts: int | None) -> None:
     """Refuse counts of nothing, and what is no count.
 
     Parameters
@@ -203,7 +206,7 @@ def check_counts(**counts):
             whole(name, count, 1)
 
 
-def check_shares(**shares):
+def check_shares(**shares: float) -> None:
     """Refuse what is no share.
 
     Parameters
@@ -221,7 +224,7 @@ def check_shares(**shares):
             raise InputError(f"{name} must lie between 0 and 1, not {share}.")
 
 
-def check_rate(rate):
+def check_rate(rate: float | None) -> None:
     """Refuse what can't be a learning rate.
 
     Parameters
@@ -238,7 +241,7 @@ def check_rate(rate):
         raise InputError(f"learning_rate must be above 0 and finite, not {rate!r}.")
 
 
-def scalars(options):
+def scalars(options: Mapping[str, Any]) -> dict:
     """Make Python's own of numpy's numbers among options; the others stay.
 
     Parameters
@@ -257,7 +260,7 @@ def scalars(options):
     }
 
 
-def plain(value):
+def plain(value: Any) -> Any:
     """Make Python's own of numpy's numbers and arrays, which JSON does not know.
 
     Parameters
@@ -279,7 +282,7 @@ def plain(value):
     return value
 
 
-def is_affine(affine):
+def is_affine(affine: np.ndarray) -> bool:
     """Say whether a matrix tells where voxels are.
 
     Parameters
@@ -300,7 +303,7 @@ def is_affine(affine):
     )
 
 
-def check_affine(affine):
+def check_affine(affine: npt.ArrayLike) -> np.ndarray:
     """Return the user's affine as an array, or say what is wrong with it.
 
     Parameters

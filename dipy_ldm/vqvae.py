@@ -1,8 +1,10 @@
 """The autoencoder: images to latents and back, through a codebook."""
 
-from typing import Unpack
+from collections.abc import Sequence
+from typing import Any, Self, Unpack
 
 import numpy as np
+import numpy.typing as npt
 
 from dipy_ldm import distribution, documents, networks, persistence
 from dipy_ldm.bottlenecks import BOTTLENECKS
@@ -103,15 +105,15 @@ class VQVAE(Codec):
     def __init__(
         self,
         *,
-        widths=(32, 64),
-        blocks=1,
-        n_codes=1024,
-        code_dim=3,
-        commitment=0.25,
-        loss="squared",
-        bottleneck="codebook",
-        seed=0,
-    ):
+        widths: Sequence[int] = (32, 64),
+        blocks: int = 1,
+        n_codes: int = 1024,
+        code_dim: int = 3,
+        commitment: float = 0.25,
+        loss: str = "squared",
+        bottleneck: str = "codebook",
+        seed: int = 0,
+    ) -> None:
         self.widths = widths
         self.blocks = blocks
         self.n_codes = n_codes
@@ -123,16 +125,16 @@ class VQVAE(Codec):
 
     def fit(
         self,
-        images,
+        images: npt.ArrayLike,
         *,
-        validation_data=None,
-        affine=None,
-        masks=None,
-        background=1.0,
-        patch=None,
-        augment=None,
+        validation_data: npt.ArrayLike | None = None,
+        affine: npt.ArrayLike | None = None,
+        masks: npt.ArrayLike | None = None,
+        background: float = 1.0,
+        patch: int | Sequence[int] | None = None,
+        augment: Any = None,
         **training: Unpack[Options],
-    ):
+    ) -> Self:
         """Learn to reconstruct images.
 
         Parameters
@@ -177,11 +179,11 @@ class VQVAE(Codec):
             validation_data = check_alike(validation_data, images.shape)
         affine = None if affine is None else check_affine(affine)
         masks = check_masks(masks, background, images.shape[:-1])
-        training = _training(training).settled(images.ndim - 2, rates=_RATES)
-        autoencoder.check(self, images.shape, patch, training)
+        chosen = _training(training).settled(images.ndim - 2, rates=_RATES)
+        autoencoder.check(self, images.shape, patch, chosen)
         found = learnable(images)
         # Only now: what is refused leaves an estimator as it was.
-        self.precision_ = tell(training.precision)
+        self.precision_ = tell(chosen.precision)
         self.normed_output_ = False
         self.shape_ = images.shape[1:]
         self.affine_ = affine
@@ -191,9 +193,9 @@ class VQVAE(Codec):
         lessons = autoencoder.Lessons(
             images, found, size, masks, background, augment, validation_data
         )
-        with distribution.spread(training.strategy):
+        with distribution.spread(chosen.strategy):
             self._build()
-            model = train(self, autoencoder.stage(self, lessons, training))
+            model = train(self, autoencoder.stage(self, lessons, chosen))
             autoencoder.take_weights(self, model)
         return self
 
@@ -227,7 +229,13 @@ class VQVAE(Codec):
             **persistence.shapes(decoder, "decoder"),
         }
 
-    def check(self, shape, *, patch=None, **training: Unpack[Options]):
+    def check(
+        self,
+        shape: tuple[int, ...],
+        *,
+        patch: int | Sequence[int] | None = None,
+        **training: Unpack[Options],
+    ) -> None:
         """Refuse a fit that can't be done, or would not fit into the memory.
 
         Parameters
@@ -243,8 +251,8 @@ class VQVAE(Codec):
             If the memory is too small, there is no such loss or precision, or a
             number makes no sense.
         """
-        training = _training(training).settled(len(shape) - 2, rates=_RATES)
-        autoencoder.check(self, shape, patch, training)
+        chosen = _training(training).settled(len(shape) - 2, rates=_RATES)
+        autoencoder.check(self, shape, patch, chosen)
 
     def _networks(self):
         return [("encoder", self.encoder_), ("decoder", self.decoder_)]
@@ -266,6 +274,6 @@ class VQVAE(Codec):
         )
 
 
-def _training(options):
+def _training(options: Options) -> Training:
     """Collect the options of the training, with the stage's own defaults."""
     return Training(**{"epochs": 5} | scalars(options))

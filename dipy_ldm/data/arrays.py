@@ -1,18 +1,20 @@
 """Arrays of images: what they must be, and what is to be known of them."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 import hashlib
 import json
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from dipy_ldm.data import cache
 from dipy_ldm.files import replacing
 from dipy_ldm.validation import LARGEST, InputError, check_shares
 
 
-def as_array(images, rank=None):
+def as_array(images: npt.ArrayLike, rank: int | None = None) -> np.ndarray:
     """Return images as an array, or say what is wrong with them.
 
     Parameters
@@ -74,7 +76,7 @@ class Survey(NamedTuple):
         return self.high - self.low or 1.0
 
 
-def survey(images, name="image"):
+def survey(images: np.ndarray, name: str = "image") -> Survey:
     """Look at every image once, one at a time.
 
     What is found of volumes that are kept in the cache is kept beside them: they may
@@ -113,16 +115,16 @@ def survey(images, name="image"):
 def _look(images, name):
     digest = hashlib.sha256(str(images.shape).encode())
     total, square = np.zeros(images.shape[1:]), 0.0
-    bounds, bad = [np.inf, -np.inf], []
+    low, high, bad = np.inf, -np.inf, []
     for number, image in enumerate(images):
         image = np.ascontiguousarray(image, "float32")
-        digest.update(image)
+        digest.update(image.data)
         if not np.isfinite(image).all():
             bad.append(number)
             continue
         total += image
         square += np.square(image, dtype="float64").mean()
-        bounds = min(bounds[0], image.min()), max(bounds[1], image.max())
+        low, high = min(low, image.min()), max(high, image.max())
     if bad:
         raise InputError(
             f"{name} {bad[0]} has NaN or infinite values ({len(bad)} of {len(images)} "
@@ -135,10 +137,10 @@ def _look(images, name):
     # variance away instead of (n + 1) / n.
     spread = (square - np.square(mean).mean()) * (n + 1) / max(n - 1, 1)
     variance = square - mean.mean() ** 2
-    return Survey(digest.hexdigest(), *map(float, (*bounds, variance, spread)))
+    return Survey(digest.hexdigest(), *map(float, (low, high, variance, spread)))
 
 
-def learnable(images):
+def learnable(images: np.ndarray) -> Survey:
     """Survey images, and refuse those of which nothing can be learnt.
 
     Parameters
@@ -170,7 +172,7 @@ def learnable(images):
     return found
 
 
-def check_finite(images, numbers):
+def check_finite(images: np.ndarray, numbers: Sequence[int]) -> np.ndarray:
     """Refuse images that are not finite.
 
     Parameters
@@ -199,7 +201,7 @@ def check_finite(images, numbers):
     return images
 
 
-def check_channels(what, array, channels):
+def check_channels(what: str, array: npt.ArrayLike, channels: int) -> None:
     """Refuse arrays of other channels than an autoencoder knows.
 
     Parameters
@@ -223,7 +225,9 @@ def check_channels(what, array, channels):
         )
 
 
-def check_latents(latents, shape, space):
+def check_latents(
+    latents: npt.ArrayLike, shape: tuple[int, ...], space: tuple[int, ...]
+) -> np.ndarray:
     """Return latents as an array that can be decoded, or say what is wrong with them.
 
     Parameters
@@ -257,7 +261,7 @@ def check_latents(latents, shape, space):
     return latents
 
 
-def check_alike(images, shape):
+def check_alike(images: npt.ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
     """Return images for validation as an array, or say what is wrong with them.
 
     Parameters
@@ -287,7 +291,9 @@ def check_alike(images, shape):
     return images
 
 
-def check_masks(masks, background, shape):
+def check_masks(
+    masks: npt.ArrayLike | None, background: float, shape: tuple[int, ...]
+) -> np.ndarray | None:
     """Return masks with one channel, or say what is wrong with them.
 
     Parameters

@@ -5,7 +5,7 @@ follows from the number of the step alone. A run that is stopped and resumed, or
 spread over devices, or accumulated from smaller batches, sees the same numbers.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -59,18 +59,18 @@ class Share(NamedTuple):
 
 
 def batches(
-    images,
-    batch_size,
+    images: np.ndarray,
+    batch_size: int,
     *,
-    seed,
-    first_step=0,
-    share=None,
-    size=None,
-    bounds=(0.0, 1.0),
-    masks=None,
-    background=1.0,
-    augment=None,
-):
+    seed: int,
+    first_step: int = 0,
+    share: Share | None = None,
+    size: tuple[int, ...] | None = None,
+    bounds: tuple[float, ...] = (0.0, 1.0),
+    masks: np.ndarray | None = None,
+    background: float = 1.0,
+    augment: Augmentation | None = None,
+) -> Any:
     """Draw batches without end, in a new order every epoch.
 
     Images are read when their batch is drawn, and only what is needed of them: a
@@ -182,7 +182,16 @@ def _mirror(batch, numbers, augment):
     return tf.where(half, tf.reverse(batch, [axis]), batch)
 
 
-def noised(latents, batch_size, *, schedule, target, seed, first_step=0, share=None):
+def noised(
+    latents: np.ndarray,
+    batch_size: int,
+    *,
+    schedule: str,
+    target: str,
+    seed: int,
+    first_step: int = 0,
+    share: Share | None = None,
+) -> Any:
     """Draw noised latents without end: what the denoiser learns from.
 
     Within an epoch the times are those of a low-discrepancy sequence, so that

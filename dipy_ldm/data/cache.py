@@ -4,6 +4,7 @@ Whoever uses a folder holds a lock on its notes (``NOTES``) until the process en
 makes room lets such folders be.
 """
 
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 import ctypes
 import errno
@@ -21,10 +22,10 @@ import numpy as np
 try:
     import fcntl
 except ImportError:  # not on this system: nothing is known to be free
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 # What this process uses, with the descriptor of the lock that says so to others.
-_held = {}
+_held: dict[Path, int] = {}
 # Much longer than the work on one volume takes: who has not written for so long is
 # dead. A process number would say so at once, but not for processes of other machines.
 _STALE_SECONDS = 3600
@@ -34,7 +35,7 @@ NOTES = "volumes.json"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def cache_root(cache_dir=None):
+def cache_root(cache_dir: str | Path | None = None) -> Path:
     """Tell where conformed volumes are kept.
 
     Parameters
@@ -53,7 +54,7 @@ def cache_root(cache_dir=None):
     return Path(home) / "dipy_ldm" / "volumes"
 
 
-def make_key(files, settings):
+def make_key(files: Iterable[Path], settings: dict) -> str:
     """Name a result by what it is made of.
 
     A file counts with its size, the time of its last change and its first mebibyte.
@@ -84,7 +85,7 @@ def _fingerprint(file):
     return status.st_size, status.st_mtime_ns, start
 
 
-def hold(folder):
+def hold(folder: Path) -> None:
     """Mark a folder as in use until this process ends, and as used just now.
 
     Parameters
@@ -110,7 +111,7 @@ def hold(folder):
         os.utime(folder / NOTES)
 
 
-def release(folder):
+def release(folder: Path) -> None:
     """Use a folder no longer.
 
     Parameters
@@ -123,7 +124,7 @@ def release(folder):
         os.close(descriptor)
 
 
-def name_beside(array, name):
+def name_beside(array: np.ndarray, name: str) -> Path | None:
     """Name a file for what was found of rows of an array that is kept here.
 
     Parameters
@@ -169,7 +170,7 @@ def _lock(descriptor, exclusively):
     return True
 
 
-def list_folders(root):
+def list_folders(root: Path) -> dict[Path, int]:
     """List all folders of results.
 
     Parameters
@@ -191,7 +192,7 @@ def list_folders(root):
     return {folder: size for _, folder, size in sorted(found)}
 
 
-def make_room(root, limit):
+def make_room(root: Path, limit: float) -> list[Path]:
     """Remove what was used least recently, until the rest is small enough.
 
     Parameters
@@ -237,7 +238,7 @@ def _partial_name(folder):
 
 
 @contextmanager
-def filling(folder):
+def filling(folder: Path) -> Iterator[Path]:
     """Fill a folder that appears under its name once all is in it.
 
     Several processes may do so at once: the first one's stays. A folder that lacks
@@ -313,7 +314,9 @@ def _last_change(folder):
 
 
 @contextmanager
-def writing_rows(path, length, shape, dtype):
+def writing_rows(
+    path: Path, length: int, shape: tuple[int, ...], dtype: str
+) -> Iterator[Callable]:
     """Write an array to a ``.npy`` file, row by row, its length known at the end.
 
     Through the file rather than a memory map: there, a disk that fills up is not an
@@ -340,22 +343,22 @@ def writing_rows(path, length, shape, dtype):
     OSError
         If the disk is full.
     """
-    dtype = np.dtype(dtype)
+    kind = np.dtype(dtype)
     rows = 0
 
     def append(row):
         nonlocal rows
-        file.write(np.ascontiguousarray(row, dtype).data)
+        file.write(np.ascontiguousarray(row, kind).data)
         rows += 1
 
     with open(path, "wb") as file:
-        _write_header(file, (length, *shape), dtype)
-        _reserve(file, file.tell() + length * math.prod(shape) * dtype.itemsize)
+        _write_header(file, (length, *shape), kind)
+        _reserve(file, file.tell() + length * math.prod(shape) * kind.itemsize)
         yield append
         file.truncate()
         file.seek(0)
         # Of the same size: NumPy leaves room in it for any number of rows.
-        _write_header(file, (rows, *shape), dtype)
+        _write_header(file, (rows, *shape), kind)
 
 
 def _write_header(file, shape, dtype):

@@ -1,7 +1,7 @@
 """A cohort: images, what matters on them and where they are, and parts of it."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,12 +24,12 @@ class Cohort(NamedTuple):
         return self.images.shape
 
 
-def count_held_out(cohort, share, batch_size):
+def count_held_out(cohort: Any, share: float, batch_size: int) -> int:
     """Count the images that are held out.
 
     Parameters
     ----------
-    cohort : Cohort
+    cohort : Cohort or Plan
         All images, or what knows their shape and affine.
     share : float
         From 0 to below 1; at least one is held out if any.
@@ -58,7 +58,9 @@ def count_held_out(cohort, share, batch_size):
     return count
 
 
-def split(cohort, share, seed, batch_size):
+def split(
+    cohort: Cohort, share: float, seed: int, batch_size: int
+) -> tuple[Cohort, np.ndarray | None]:
     """Hold a share of the images out.
 
     Parameters

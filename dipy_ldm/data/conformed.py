@@ -1,7 +1,7 @@
 """One volume: from its file to a grid and to intensities from 0 to 1, and back."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,7 +26,9 @@ class Origin(NamedTuple):
     intensities: Intensities
 
 
-def conform_file(file, grid, channels=False):
+def conform_file(
+    file: str | Path, grid: Grid, channels: bool = False
+) -> tuple[np.ndarray, Origin]:
     """Read a volume and bring it to a grid, and its intensities to [0, 1].
 
     What is made of the image goes back to the file's own space with
@@ -76,7 +78,7 @@ def conform_file(file, grid, channels=False):
     return image, Origin(Path(file), data, affine, grid, intensities)
 
 
-def restore_file(image, origin):
+def restore_file(image: np.ndarray, origin: Origin) -> np.ndarray:
     """Bring an image on a grid back to the space and intensities of its file.
 
     Parameters
@@ -97,7 +99,7 @@ def restore_file(image, origin):
     return restore(data, origin.grid, origin.affine, shape, origin.data)
 
 
-def restore_spread(spread, origin):
+def restore_spread(spread: np.ndarray, origin: Origin) -> np.ndarray:
     """Bring standard deviations of images on a grid back to the space of their file.
 
     Parameters
@@ -118,7 +120,9 @@ def restore_spread(spread, origin):
     return restore(spread * (high - low), origin.grid, origin.affine, shape, 0.0)
 
 
-def conform_pair(info, mask_file, grid):
+def conform_pair(
+    info: Any, mask_file: str | Path | None, grid: Grid
+) -> tuple[np.ndarray, ...]:
     """Bring a volume and, if it has one, its mask to a grid.
 
     Parameters

@@ -5,8 +5,8 @@ interpolated linearly, which never overshoots, after a low-pass filter where the
 grid is the coarser one.
 """
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,7 +25,11 @@ class Grid(NamedTuple):
     affine: np.ndarray
 
 
-def choose_grid(infos, voxel_size=None, shape=None):
+def choose_grid(
+    infos: Sequence[Any],
+    voxel_size: float | Sequence[float] | None = None,
+    shape: int | Sequence[int] | None = None,
+) -> Grid:
     """Choose the grid for a set of volumes.
 
     Parameters
@@ -114,7 +118,12 @@ def _refuse_scattered(infos, boxes):
     )
 
 
-def same_grid(shape_a, affine_a, shape_b, affine_b):
+def same_grid(
+    shape_a: tuple[int, ...],
+    affine_a: np.ndarray,
+    shape_b: tuple[int, ...],
+    affine_b: np.ndarray,
+) -> bool:
     """Tell whether two grids have their voxels in the same places.
 
     Parameters
@@ -135,7 +144,7 @@ def same_grid(shape_a, affine_a, shape_b, affine_b):
     return _farthest(difference, shape_b) < 0.1
 
 
-def conform(data, affine, grid):
+def conform(data: np.ndarray, affine: np.ndarray, grid: Grid) -> np.ndarray:
     r"""Bring a volume to the grid.
 
     Parameters
@@ -171,7 +180,13 @@ def conform(data, affine, grid):
     return _resample(data, affine, grid.shape, grid.affine)
 
 
-def restore(data, grid, affine, shape, outside):
+def restore(
+    data: np.ndarray,
+    grid: Grid,
+    affine: np.ndarray,
+    shape: tuple[int, ...],
+    outside: np.ndarray | float,
+) -> np.ndarray:
     """Bring a volume on the grid back to a file's own.
 
     Parameters

@@ -1,5 +1,6 @@
 """One's own two-dimensional images: arrays in .npy and .npz files, PNG files."""
 
+from collections.abc import Sequence
 from glob import glob
 from pathlib import Path
 import zipfile
@@ -10,7 +11,7 @@ import numpy as np
 from dipy_ldm.validation import InputError
 
 
-def load_images(paths):
+def load_images(paths: Sequence[str | Path]) -> np.ndarray:
     """Load images from files and folders.
 
     Parameters

@@ -18,7 +18,7 @@ class Intensities(NamedTuple):
     high: np.ndarray
 
 
-def measure(data):
+def measure(data: np.ndarray) -> Intensities:
     """Find the robust range of a volume, channel by channel.
 
     The highest value is the 99.5th percentile of all voxels that are not 0. The lowest
@@ -50,7 +50,7 @@ def _range(channel):
     return low, high if high > low else low + 1
 
 
-def scale(data, intensities):
+def scale(data: np.ndarray, intensities: Intensities) -> np.ndarray:
     """Bring a volume's intensities to [0, 1]; what lies beyond is clipped.
 
     Parameters
@@ -69,7 +69,7 @@ def scale(data, intensities):
     return np.clip((data - low) / (high - low), 0, 1).astype("float32", copy=False)
 
 
-def is_flattened(data, scaled):
+def is_flattened(data: np.ndarray, scaled: np.ndarray) -> bool:
     """Say whether what a volume shows is lost between 0 and 1.
 
     All its values are at the ends then, although they differ: they have a large offset,
@@ -103,7 +103,7 @@ def _is_flattened(channel, scaled):
     return any(group.min() != group.max() for group in groups)
 
 
-def unscale(data, intensities):
+def unscale(data: np.ndarray, intensities: Intensities) -> np.ndarray:
     """Bring intensities of [0, 1] back to a volume's own range.
 
     Parameters

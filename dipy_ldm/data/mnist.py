@@ -21,7 +21,7 @@ _SPLITS = {
 }
 
 
-def load_mnist(split="train"):
+def load_mnist(split: str = "train") -> tuple[np.ndarray, np.ndarray]:
     """Load one part of MNIST.
 
     Parameters

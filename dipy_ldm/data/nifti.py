@@ -5,15 +5,19 @@ their indices to millimetres, x to the right, y to the front, z to the top.
 """
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 import gzip
 import logging
 import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 import zlib
 
 import nibabel as nib
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError, HeaderTypeError
 import numpy as np
+import numpy.typing as npt
 
 from dipy_ldm.files import replacing
 from dipy_ldm.validation import InputError, choose
@@ -27,9 +31,9 @@ _UNREADABLE = (
     ValueError,
     OverflowError,
     zlib.error,
-    nib.filebasedimages.ImageFileError,
-    nib.spatialimages.HeaderDataError,
-    nib.spatialimages.HeaderTypeError,
+    ImageFileError,
+    HeaderDataError,
+    HeaderTypeError,
 )
 # DEFLATE makes nothing smaller than this (RFC 1951: 258 bytes from two bits).
 _STRONGEST_COMPRESSION = 1032
@@ -53,7 +57,9 @@ class VolumeInfo(NamedTuple):
     oriented: bool
 
 
-def check_headers(files, channels=False, skip_bad=False):
+def check_headers(
+    files: Sequence[Path], channels: bool = False, skip_bad: bool = False
+) -> tuple[list[VolumeInfo], dict[Path, str]]:
     """Read the headers of all files, and report on all the bad ones at once.
 
     Parameters
@@ -98,7 +104,7 @@ def check_headers(files, channels=False, skip_bad=False):
     return infos, complaints
 
 
-def refuse(complaints, n_good, skip_bad):
+def refuse(complaints: Mapping[Any, str], n_good: int, skip_bad: bool) -> None:
     """Report on bad files, as an error or, if they are to be skipped, as a warning.
 
     Parameters
@@ -127,7 +133,7 @@ def refuse(complaints, n_good, skip_bad):
         logger.warning("skipped %d bad volumes:\n%s", len(complaints), report)
 
 
-def is_whole(file):
+def is_whole(file: Path) -> bool:
     """Say whether a volume is there, as far as its header and size tell.
 
     Parameters
@@ -256,7 +262,9 @@ def _with_equal_channels(infos, complaints):
     return [info for info in infos if info.channels == usual]
 
 
-def read_volume(file, channels=False):
+def read_volume(
+    file: str | Path, channels: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Read a volume.
 
     Parameters
@@ -287,7 +295,7 @@ def read_volume(file, channels=False):
     return data, affine
 
 
-def read_mask(file):
+def read_mask(file: str | Path) -> np.ndarray:
     """Read a mask.
 
     Parameters
@@ -356,7 +364,13 @@ def _float32(image):
     return image.get_fdata(dtype=np.float32, caching="unchanged")
 
 
-def write_volume(path, data, affine, dtype="float32", description=""):
+def write_volume(
+    path: str | Path,
+    data: npt.ArrayLike,
+    affine: npt.ArrayLike,
+    dtype: str = "float32",
+    description: str = "",
+) -> None:
     """Write a volume to a NIfTI-1 file, whole or not at all.
 
     Parameters

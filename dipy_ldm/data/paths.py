@@ -1,5 +1,6 @@
 """Finding volumes: files, wildcards, folders and lists of NIfTI files."""
 
+from collections.abc import Sequence
 import csv
 from glob import iglob
 import os
@@ -11,7 +12,7 @@ _NIFTI = (".nii", ".nii.gz")
 _LISTS = (".txt", ".csv", ".tsv")
 
 
-def find_volumes(paths):
+def find_volumes(paths: Sequence[str | Path]) -> list[Path]:
     """Find NIfTI files.
 
     Parameters
@@ -39,7 +40,7 @@ def find_volumes(paths):
     return list(files.values())
 
 
-def expand(paths):
+def expand(paths: Sequence[str | Path]) -> list[Path]:
     """Find NIfTI files, one that is named repeatedly as often as it is named.
 
     Parameters
@@ -58,14 +59,16 @@ def expand(paths):
         If a path is not there, or has no NIfTI file.
     """
     # One path is a sequence too, of letters.
-    paths = [paths] if isinstance(paths, str | Path) else paths
-    files = [file for path in paths for found in _match(path) for file in _files(found)]
+    all_paths = [paths] if isinstance(paths, str | Path) else paths
+    files = [
+        file for path in all_paths for found in _match(path) for file in _files(found)
+    ]
     if not files:
         raise InputError("there are no volumes; give NIfTI files or folders of them.")
     return files
 
 
-def holds_volumes(paths):
+def holds_volumes(paths: Sequence[str | Path]) -> bool:
     """Tell whether inputs are volumes rather than two-dimensional images.
 
     Only names are looked at.

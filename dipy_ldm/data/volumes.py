@@ -1,12 +1,14 @@
 """Volumes: from NIfTI files to one memory-mapped array on one grid, and back."""
 
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 import json
 import logging
 import math
 import os
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -65,19 +67,19 @@ class Plan(NamedTuple):
 
 
 def load_volumes(
-    paths,
+    paths: Sequence[str | Path],
     *,
-    voxel_size=None,
-    shape=None,
-    grid=None,
-    channels=False,
-    mask_files=None,
-    skip_bad=False,
-    shuffle=False,
-    cache_dir=None,
-    cache_limit=None,
-    verbose=False,
-):
+    voxel_size: float | Sequence[float] | None = None,
+    shape: int | Sequence[int] | None = None,
+    grid: Grid | None = None,
+    channels: bool = False,
+    mask_files: Sequence[str | Path] | None = None,
+    skip_bad: bool = False,
+    shuffle: bool = False,
+    cache_dir: str | Path | None = None,
+    cache_limit: float | None = None,
+    verbose: bool = False,
+) -> Volumes:
     """Load volumes, brought to one grid and to intensities from 0 to 1.
 
     The result is kept on disk. The same files and options find it there, and a set
@@ -150,7 +152,7 @@ def plan_volumes(
     mask_files=None,
     skip_bad=False,
     shuffle=False,
-):
+) -> Plan:
     """Read the headers of volumes, and choose their grid.
 
     Parameters
@@ -182,7 +184,9 @@ def plan_volumes(
     return Plan(infos, masks, grid, skip_bad)
 
 
-def conform_volumes(plan, cache_dir=None, cache_limit=None, *, verbose=False):
+def conform_volumes(
+    plan: Plan, cache_dir=None, cache_limit=None, *, verbose=False
+) -> Volumes:
     """Bring volumes to their grid, or find what was made of them before.
 
     Parameters
@@ -306,7 +310,9 @@ def _fill(folder, plan, verbose):
     with cache.filling(folder) as partial:
         with ExitStack() as stack:
             appends = list(map(stack.enter_context, _writers(partial, tasks, grid)))
-            conformed = _in_order(lambda task: conform_pair(*task, grid), tasks)
+            conformed = _in_order(
+                lambda task: conform_pair(task[0], task[1], grid), tasks
+            )
             stack.enter_context(closing(conformed))
             bar = tqdm(conformed, "conform", len(tasks), disable=not verbose)
             for i, future in enumerate(bar):
@@ -336,7 +342,7 @@ def _writers(folder, tasks, grid):
 def _in_order(function, tasks):
     """Work on several tasks at once, but not far ahead: results take memory."""
     threads = min(os.cpu_count() or 1, _MOST_THREADS)
-    pool, waiting = ThreadPoolExecutor(threads), deque()
+    pool, waiting = ThreadPoolExecutor(threads), deque[Future]()
     try:
         for task in tasks:
             waiting.append(pool.submit(function, task))

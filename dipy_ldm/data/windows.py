@@ -1,9 +1,13 @@
 """Windows: pieces of images, read from memory or from a mapped file."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 
-def window_size(space, factor, patch=None):
+def window_size(
+    space: tuple[int, ...], factor: int, patch: int | Sequence[int] | None = None
+) -> tuple[int, ...]:
     """Say how large a window the networks are given of an image.
 
     Parameters
@@ -24,7 +28,9 @@ def window_size(space, factor, patch=None):
     return tuple(int(size) + -int(size) % factor for size in sizes)
 
 
-def read_windows(images, index, corners, size):
+def read_windows(
+    images: np.ndarray, index: Sequence[int], corners: np.ndarray, size: tuple[int, ...]
+) -> np.ndarray:
     """Read one window of each of some images.
 
     Only what lies inside the windows is read, so that a mapped file may be far
@@ -71,7 +77,7 @@ def _with_edges(inside, axes, corner, size):
     return whole[tuple(slice(length) for length in size)]
 
 
-def read_whole(images, size):
+def read_whole(images: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     """Read images as one window each, from their first voxel on.
 
     Parameters

@@ -1,10 +1,12 @@
 """Arrays, piece by piece on devices and machines, by compiled functions."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 import math
 from queue import SimpleQueue
 import time
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -13,7 +15,7 @@ from tqdm import tqdm
 from dipy_ldm.distribution.workers import all_reduce, place, spread, spread_over
 
 
-def compiled(function, inputs):
+def compiled(function: Callable, inputs: list[Any]) -> Callable:
     """Compile a function of tensors.
 
     Many times faster per call than ``keras.Model.predict``, and traced once
@@ -40,7 +42,9 @@ def compiled(function, inputs):
     return call
 
 
-def in_batches(function, array, batch_size, title=None):
+def in_batches(
+    function: Callable, array: np.ndarray, batch_size: int, title: str | None = None
+) -> np.ndarray:
     """Apply a function to an array piece by piece, so that memory suffices.
 
     Several devices and machines (see :func:`spread`) work on pieces of their own at
@@ -81,7 +85,7 @@ def _in_batches(function, array, batch_size, title):
     devices = (None,) if strategy is None else strategy.extended.worker_devices
     # Work for all of them, even if there is little.
     batch_size = min(batch_size, math.ceil(len(array) / len(devices)))
-    free = SimpleQueue()
+    free: SimpleQueue = SimpleQueue()
     for device in devices:
         free.put(device)
     pool = ThreadPoolExecutor(len(devices))
@@ -124,7 +128,7 @@ class Convolution:
         Whether this machine can compute it at all.
     """
 
-    def __init__(self, precision, rank):
+    def __init__(self, precision: str, rank: int) -> None:
         # Some milliseconds in float32; up to thirty times that where it is emulated.
         shape = {2: (8, 28, 28, 32), 3: (1, 12, 12, 12, 32)}[rank]
         kernel = (*(3,) * rank, 32, 32)
@@ -138,7 +142,7 @@ class Convolution:
         else:
             self.works = True
 
-    def time(self):
+    def time(self) -> float:
         """Compute it.
 
         Returns

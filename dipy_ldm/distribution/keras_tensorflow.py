@@ -10,7 +10,7 @@ import tensorflow as tf
 from tensorflow.python.util import _pywrap_util_port
 
 
-def onednn_is_on():
+def onednn_is_on() -> bool:
     """Say whether TensorFlow uses oneDNN.
 
     Returns
@@ -49,7 +49,7 @@ class ReplicatedModel(keras.Model):
         with self.distribute_strategy.scope():
             self._symbolic_build(data_batch=pieces)
 
-    def make_train_function(self, force=False):
+    def make_train_function(self, force=False) -> None:
         """Make what trains for a step, and hear whether the training shall end.
 
         Keras averages the figures of several machines along an axis that single

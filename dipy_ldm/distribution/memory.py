@@ -1,5 +1,6 @@
 """How much memory there is: of GPUs, of this machine, of its container or job."""
 
+from collections.abc import Iterable
 import ctypes
 import math
 from pathlib import Path
@@ -12,7 +13,7 @@ _RECLAIMABLE = {"inactive_file", "active_file", "slab_reclaimable"}
 _RECLAIMABLE_V1 = {"total_inactive_file", "total_active_file"}
 
 
-def host_memory(root="/"):
+def host_memory(root: str | Path = "/") -> float:
     """Say how much memory this process can still have.
 
     Parameters
@@ -104,7 +105,7 @@ def _number(file):
     return int(text) if text.isdigit() else math.inf
 
 
-def gpu_memory(numbers):
+def gpu_memory(numbers: Iterable[int]) -> float:
     """Say how much memory the smallest of some GPUs has.
 
     Parameters

@@ -1,12 +1,14 @@
 """Which devices and machines the work is spread over."""
 
-from contextlib import nullcontext, suppress
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cache
 import logging
 import math
 import os
 from pathlib import Path
 import platform
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -27,7 +29,9 @@ _TOO_LATE = (
 )
 
 
-def make_strategy(name="auto", devices=None, *, alone=False):
+def make_strategy(
+    name: Any = "auto", devices: Sequence[str] | None = None, *, alone: bool = False
+) -> Any:
     """Choose how the work is spread over devices and machines.
 
     Parameters
@@ -253,7 +257,7 @@ def _start(devices):
     return list(names) or ["CPU:0"]
 
 
-def count_replicas(strategy):
+def count_replicas(strategy: Any) -> int:
     """Count the replicas of a strategy.
 
     Parameters
@@ -269,7 +273,7 @@ def count_replicas(strategy):
     return 1 if strategy is None else strategy.num_replicas_in_sync
 
 
-def share_of(batch_size, strategy):
+def share_of(batch_size: int, strategy: Any) -> int:
     """Share a batch evenly among the replicas.
 
     Parameters
@@ -300,7 +304,7 @@ def share_of(batch_size, strategy):
     return each
 
 
-def scope(strategy):
+def scope(strategy: Any) -> AbstractContextManager:
     """Make networks for the replicas of a strategy.
 
     Parameters
@@ -316,7 +320,7 @@ def scope(strategy):
     return nullcontext() if strategy is None else strategy.scope()
 
 
-def gpu_capabilities(strategy):
+def gpu_capabilities(strategy: Any) -> list[tuple[int, ...]]:
     """Say what the GPUs can do that the work is spread over.
 
     Parameters
@@ -333,7 +337,7 @@ def gpu_capabilities(strategy):
     return [tuple(d.get("compute_capability", (0, 0))) for d in details]
 
 
-def free_memory(strategy=None):
+def free_memory(strategy: Any = None) -> float:
     """Say how much memory there is for training.
 
     Parameters

@@ -1,8 +1,10 @@
 """Machines that work as one: who is who, and what they tell one another."""
 
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 import json
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -24,11 +26,11 @@ GONE = (
 )
 
 # What arrays are spread over; None is for the device that TensorFlow chooses.
-spread_over = ContextVar("spread", default=None)
+spread_over: ContextVar[Any] = ContextVar("spread", default=None)
 
 
 @contextmanager
-def spread(strategy):
+def spread(strategy: Any) -> Iterator[None]:
     """Within this context, spread the pieces of arrays over devices and machines.
 
     All machines must go through it alike.
@@ -54,7 +56,7 @@ def spread(strategy):
         spread_over.reset(token)
 
 
-def gone(error):
+def gone(error: Any) -> str:
     """Say what it means that another machine can't be reached.
 
     Parameters
@@ -75,7 +77,7 @@ def gone(error):
     )
 
 
-def place():
+def place() -> tuple[int, int]:
     """Tell who this machine is among those that work is spread over.
 
     Returns
@@ -90,7 +92,7 @@ def place():
     return 0, 1
 
 
-def is_chief():
+def is_chief() -> bool:
     """Say whether this machine is the one that writes and shows things.
 
     Returns
@@ -102,7 +104,7 @@ def is_chief():
 
 
 @contextmanager
-def chief_first(strategy):
+def chief_first(strategy: Any) -> Iterator[None]:
     """Let the others wait until the chief is through with what is in this context.
 
     Parameters
@@ -118,7 +120,7 @@ def chief_first(strategy):
             all_reduce(np.zeros(1))
 
 
-def of_chief(array):
+def of_chief(array: np.ndarray) -> np.ndarray:
     """Let all machines have what the chief computed, to the last bit.
 
     Parameters
@@ -135,7 +137,7 @@ def of_chief(array):
     return all_reduce(array if is_chief() else np.zeros_like(array))
 
 
-def agree(facts):
+def agree(facts: dict) -> None:
     """Refuse to go on unless all machines were started alike.
 
     Parameters
@@ -154,7 +156,7 @@ def agree(facts):
             raise InputError(refusal)
 
 
-def gathered(facts):
+def gathered(facts: Any) -> list:
     """Let all machines know what each of them says.
 
     Parameters
@@ -180,7 +182,7 @@ def gathered(facts):
     ]
 
 
-def all_reduce(array):
+def all_reduce(array: np.ndarray) -> np.ndarray:
     """Sum the arrays of all machines; with zeros elsewhere, copy one's own to all.
 
     Parameters
@@ -213,7 +215,7 @@ def all_reduce(array):
     return result
 
 
-def shared(make, strategy):
+def shared(make: Callable, strategy: Any) -> Any:
     """Let the replicas share each batch.
 
     Parameters
@@ -242,7 +244,7 @@ def shared(make, strategy):
     return strategy.distribute_datasets_from_function(make_part)
 
 
-def sum_of_replicas(tensor):
+def sum_of_replicas(tensor: Any) -> Any:
     """Sum what the replicas have, within a step of training.
 
     Parameters

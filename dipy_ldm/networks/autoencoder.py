@@ -1,5 +1,6 @@
 """The networks of the autoencoder: images to latents, and back."""
 
+from collections.abc import Sequence
 from functools import lru_cache, partial
 
 import keras
@@ -17,7 +18,15 @@ from dipy_ldm.networks.building import seeded, sketched
 from dipy_ldm.networks.receptive_field import factor
 
 
-def encoder(space, channels, *, widths, blocks, code_dim, remat=False):
+def encoder(
+    space: tuple[int | None, ...],
+    channels: int,
+    *,
+    widths: Sequence[int],
+    blocks: int,
+    code_dim: int,
+    remat: bool = False,
+) -> keras.Model:
     """Build the network that maps images to latents.
 
     A convolution of stride 2 and residual blocks at each width: the latents are
@@ -62,8 +71,15 @@ def encoder(space, channels, *, widths, blocks, code_dim, remat=False):
 
 
 def decoder(
-    space, channels, *, widths, blocks, code_dim, remat=False, normed_output=False
-):
+    space: tuple[int | None, ...],
+    channels: int,
+    *,
+    widths: Sequence[int],
+    blocks: int,
+    code_dim: int,
+    remat: bool = False,
+    normed_output: bool = False,
+) -> keras.Model:
     """Build the network that maps (quantised) latents to images.
 
     The mirror image of :func:`encoder`, but that nothing is normalised before the last
@@ -103,7 +119,14 @@ def decoder(
     return keras.Model(latents, images, name="decoder")
 
 
-def encoder_and_decoder(space, channels, *, seed, normed_output=False, **options):
+def encoder_and_decoder(
+    space: tuple[int | None, ...],
+    channels: int,
+    *,
+    seed: int,
+    normed_output: bool = False,
+    **options,
+) -> tuple[keras.Model, keras.Model]:
     """Build both networks for images of a size, with weights that follow from a seed.
 
     Parameters
@@ -131,7 +154,15 @@ def encoder_and_decoder(space, channels, *, seed, normed_output=False, **options
     return first, second
 
 
-def autoencoder_parts(space, channels, *, bottleneck, n_codes, commitment, **options):
+def autoencoder_parts(
+    space: tuple[int | None, ...],
+    channels: int,
+    *,
+    bottleneck: str,
+    n_codes: int,
+    commitment: float,
+    **options,
+) -> tuple[keras.Model, keras.layers.Layer, keras.Model]:
     """Build all parts of an autoencoder.
 
     Parameters
@@ -165,7 +196,7 @@ def autoencoder_parts(space, channels, *, bottleneck, n_codes, commitment, **opt
 
 
 @lru_cache
-def factor_of(widths, blocks):
+def factor_of(widths: tuple[int, ...], blocks: int) -> int:
     """Tell how many times smaller than images latents are, without any weights.
 
     Parameters
@@ -181,5 +212,5 @@ def factor_of(widths, blocks):
         Voxels of an image for each position of its latents, per side.
     """
     # All sides are alike, so that one does.
-    options = {"widths": widths, "blocks": blocks, "code_dim": 1}
-    return factor(sketched("float32", partial(decoder, (None,), 1, **options)))
+    build = partial(decoder, (None,), 1, widths=widths, blocks=blocks, code_dim=1)
+    return factor(sketched("float32", build))

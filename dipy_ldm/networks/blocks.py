@@ -4,6 +4,8 @@ The number of spatial dimensions is that of the tensor they are given; nothing e
 tells two from three.
 """
 
+from typing import Any
+
 import keras
 from keras import layers
 
@@ -105,7 +107,7 @@ def upsample(x, like=None):
     x = by_rank("UpSampling", rank_of(x))(2)(x)
     if like is None or x.shape[1:-1] == like.shape[1:-1]:
         return x
-    excess = [(0, a - b) for a, b in zip(x.shape[1:-1], like.shape[1:-1])]
+    excess: Any = [(0, a - b) for a, b in zip(x.shape[1:-1], like.shape[1:-1])]
     # Keras wants the pair itself for one dimension.
     excess = excess[0] if len(excess) == 1 else excess
     return by_rank("Cropping", rank_of(x))(excess)(x)

@@ -1,9 +1,11 @@
 """How networks are built: their precision, first weights, and sketches of them."""
 
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import count
+from typing import Any
 
 import keras
 import numpy as np
@@ -18,7 +20,7 @@ PRECISIONS = {
 
 
 @contextmanager
-def precision(name):
+def precision(name: str) -> Iterator[None]:
     """Build networks that compute in a precision; weights stay float32.
 
     In this thread alone: Keras keeps its policy for each.
@@ -37,11 +39,11 @@ def precision(name):
 
 
 # A seed, and the count of the weights that were drawn from it.
-_drawn_from = ContextVar("drawn from", default=None)
+_drawn_from: ContextVar[tuple | None] = ContextVar("drawn from", default=None)
 
 
 @contextmanager
-def seeded(seed):
+def seeded(seed: int) -> Iterator[None]:
     """Build networks whose first weights follow from a seed and their places alone.
 
     What is drawn elsewhere, in this thread or in others, makes no difference and is not
@@ -72,11 +74,11 @@ class Drawn(keras.initializers.Initializer):
         Its arguments but for the seed.
     """
 
-    def __init__(self, name="GlorotUniform", **options):
+    def __init__(self, name: str = "GlorotUniform", **options) -> None:
         self.name = name
         self.options = options
         # Taken once: on several devices, Keras may call more than once for one weight.
-        self._seed = None
+        self._seed: int | None = None
 
     def __call__(self, shape, dtype=None):
         """Draw a weight."""
@@ -93,7 +95,7 @@ class Drawn(keras.initializers.Initializer):
         return {"name": self.name, **self.options}
 
 
-def check_keras():
+def check_keras() -> None:
     """Refuse settings of Keras that networks, or their training, can't do with.
 
     Raises
@@ -114,7 +116,7 @@ def check_keras():
             )
 
 
-def sketched(name, build):
+def sketched(name: str, build: Callable) -> Any:
     """Build networks without weights, to learn of their shapes alone.
 
     Faster than whole ones, and in no memory, whatever their size; they can't be called.

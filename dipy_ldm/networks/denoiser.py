@@ -1,5 +1,7 @@
 """The network of the denoiser: a U-Net that knows the time."""
 
+from collections.abc import Sequence
+
 import keras
 from keras import layers
 
@@ -16,7 +18,14 @@ from dipy_ldm.networks.building import Drawn, seeded
 from dipy_ldm.validation import InputError
 
 
-def unet(shape, *, widths, blocks, attention, remat=False):
+def unet(
+    shape: tuple[int, ...],
+    *,
+    widths: Sequence[int],
+    blocks: int,
+    attention: Sequence[bool],
+    remat: bool = False,
+) -> keras.Model:
     """Build the denoiser: a U-Net that knows the time.
 
     Residual blocks conditioned on the time, self-attention at chosen levels, skip
@@ -75,7 +84,14 @@ def unet(shape, *, widths, blocks, attention, remat=False):
     return keras.Model([latents, times], target, name="unet")
 
 
-def seeded_unet(seed, shape, *, widths, attention=None, **options):
+def seeded_unet(
+    seed: int,
+    shape: tuple[int, ...],
+    *,
+    widths: Sequence[int],
+    attention: Sequence[bool] | None = None,
+    **options,
+) -> keras.Model:
     """Build a U-Net with weights that follow from a seed.
 
     Parameters

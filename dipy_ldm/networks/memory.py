@@ -7,7 +7,7 @@ import keras
 from dipy_ldm.layers import Recomputed
 
 
-def kept_bytes(network):
+def kept_bytes(network: keras.Model) -> int:
     """Estimate what a network keeps of one example for the gradient.
 
     Parameters

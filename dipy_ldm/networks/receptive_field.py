@@ -18,7 +18,7 @@ _POINTWISE = (
 )
 
 
-def factor(decoder):
+def factor(decoder: keras.Model) -> int:
     """Tell how many times larger the result of a network is than what it is given.
 
     Parameters
@@ -36,7 +36,7 @@ def factor(decoder):
     return decoder.compute_output_shape(one)[1]
 
 
-def reach(decoder):
+def reach(decoder: keras.Model) -> int:
     """Tell how far a network looks.
 
     Its layers are taken as if one followed the other, which is not too little for

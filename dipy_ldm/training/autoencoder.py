@@ -1,8 +1,9 @@
 """How the autoencoder is trained: its stage, from the first codes to the verdict."""
 
+from collections.abc import Sequence
 from functools import partial
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -55,7 +56,7 @@ class Lessons(NamedTuple):
     augment: Augmentation | None = None
     held_out: np.ndarray | None = None
 
-    def settings(self):
+    def settings(self) -> dict:
         """Say on what the result depends.
 
         Returns
@@ -64,14 +65,17 @@ class Lessons(NamedTuple):
             As JSON can say it.
         """
         drawn = self.size, self.background, self.augment
+        held_out: Any = self.held_out
         return dict(zip(("size", "background", "augment"), plain(drawn))) | {
             "images": self.found.fingerprint,
             "masks": None if self.masks is None else survey(self.masks).fingerprint,
-            "the shape of the validation data": np.shape(self.held_out),
+            "the shape of the validation data": np.shape(held_out),
         }
 
 
-def check(vqvae, shape, patch, training):
+def check(
+    vqvae: Any, shape: tuple[int, ...], patch: int | Sequence[int] | None, training: Any
+) -> None:
     """Refuse a training that can't be done, or would not fit into the memory.
 
     Parameters
@@ -102,7 +106,7 @@ def check(vqvae, shape, patch, training):
     n, *space, channels = shape
     training.check(n)
     check_patch(patch, len(space))
-    size = window_size(space, vqvae.factor, patch)
+    size = window_size(tuple(space), vqvae.factor, patch)
     encoder, decoder = sketch(
         vqvae, training.precision.name, size, channels, training.remat
     )
@@ -116,7 +120,13 @@ def check(vqvae, shape, patch, training):
     )
 
 
-def sketch(vqvae, precision, size, channels, remat=False):
+def sketch(
+    vqvae: Any,
+    precision: str,
+    size: tuple[int | None, ...],
+    channels: int,
+    remat: bool = False,
+) -> tuple[Any, Any]:
     """Sketch encoder and decoder without weights, to learn of their shapes.
 
     Parameters
@@ -145,7 +155,9 @@ def sketch(vqvae, precision, size, channels, remat=False):
     return networks.sketched(precision, build)
 
 
-def parts(vqvae, size, remat=False):
+def parts(
+    vqvae: Any, size: tuple[int | None, ...], remat: bool = False
+) -> tuple[Any, Any, Any]:
     """Build the parts of an autoencoder, in the current precision.
 
     Parameters
@@ -168,7 +180,7 @@ def parts(vqvae, size, remat=False):
     return networks.autoencoder_parts(size, vqvae.shape_[-1], **chosen)
 
 
-def stage(vqvae, lessons, training):
+def stage(vqvae: Any, lessons: Lessons, training: Any) -> Stage:
     """Describe how an autoencoder is trained.
 
     Parameters
@@ -205,7 +217,7 @@ def stage(vqvae, lessons, training):
     )
 
 
-def take_weights(vqvae, model):
+def take_weights(vqvae: Any, model: Any) -> None:
     """Copy trained weights into the networks that encode and decode.
 
     Parameters
@@ -288,7 +300,13 @@ def _publish(vqvae, lessons, model, number, last):
     return figures
 
 
-def draw_vectors(vqvae, images, size, rng, count):
+def draw_vectors(
+    vqvae: Any,
+    images: np.ndarray,
+    size: tuple[int, ...],
+    rng: np.random.Generator,
+    count: int,
+) -> np.ndarray:
     """Encode pieces of images until there are enough vectors, and draw of them.
 
     Parameters
@@ -329,7 +347,9 @@ def draw_vectors(vqvae, images, size, rng, count):
     return vectors + spread * rng.standard_normal(vectors.shape)
 
 
-def affordable(images, size, training, length):
+def affordable(
+    images: np.ndarray, size: tuple[int, ...], training: Any, length: Any
+) -> np.ndarray:
     """Keep so many images that to validate takes a tenth of a round's time, about.
 
     Parameters
@@ -368,7 +388,9 @@ def _error(vqvae, images):
     return float(error / ((high - low) ** 2 or 1))
 
 
-def verdict(vqvae, found, images, figures):
+def verdict(
+    vqvae: Any, found: Survey, images: np.ndarray, figures: dict[str, float]
+) -> str | None:
     """Say what is wrong with what was learnt.
 
     Parameters

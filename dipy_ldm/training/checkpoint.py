@@ -4,9 +4,11 @@ import json
 import logging
 from pathlib import Path
 import time
+from typing import Any
 
 import keras
 from keras import ops
+import numpy as np
 
 from dipy_ldm import distribution, persistence
 from dipy_ldm.signals import Terminated
@@ -46,15 +48,17 @@ class Record(keras.callbacks.Callback):
     SHARE = 0.05
     FREE = 5.0
 
-    def __init__(self, path, settings, length, every=1000):
+    def __init__(
+        self, path: str | Path | None, settings: dict, length: Any, every: int = 1000
+    ) -> None:
         super().__init__()
-        self.path = path and Path(path)
+        self.path = Path(path) if path else None
         self.settings = json.loads(json.dumps(settings))
         self.length = length
         self.every = every
-        self.history = {}
+        self.history: dict[str, list] = {}
         self.done = 0
-        self._figures = []
+        self._figures: list[np.ndarray] = []
         self._spent = 0.0
 
     @property
@@ -64,7 +68,7 @@ class Record(keras.callbacks.Callback):
             return self.length.rounds
         return self.done // self.length.round
 
-    def facts(self):
+    def facts(self) -> dict:
         """Collect all that machines must agree on that train together.
 
         Returns
@@ -77,7 +81,7 @@ class Record(keras.callbacks.Callback):
             "having a checkpoint": self.path is not None,
         }
 
-    def restore(self, model):
+    def restore(self, model: Any) -> None:
         """Bring a compiled model to the state of the checkpoint, if there is one.
 
         Parameters
@@ -95,9 +99,10 @@ class Record(keras.callbacks.Callback):
         if self.path is not None and self.path.exists():
             tensors, document = persistence.load(self.path, "checkpoint")
             self._refuse_others(document["settings"])
-            self.history, self.done = document["history"], document.get("steps")
+            # An earlier version did not say how many.
+            self.history, self.done = document["history"], document.get("steps", -1)
         state = dict(_variables(model))
-        if self.done is None or (self.done and not _fits(tensors, state)):
+        if self.done < 0 or (self.done and not _fits(tensors, state)):
             raise InputError(
                 f"{self.path} was written by an earlier version; remove it."
             )
@@ -129,12 +134,12 @@ class Record(keras.callbacks.Callback):
                 "remove it."
             )
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs=None) -> None:
         """Find the step to begin with in its round."""
         self._began = time.monotonic()
         self._skipped = self.done - self.rounds * self.length.round
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch, logs=None) -> None:
         """Bring back the figures of a round that is done in part."""
         self._round = epoch
         if self._skipped:
@@ -144,7 +149,7 @@ class Record(keras.callbacks.Callback):
             for variable, value in zip(variables, self._figures):
                 variable.assign(value)
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch, logs=None) -> None:
         """Write the checkpoint every so many steps, and before an early end."""
         step = self._skipped + batch + 1
         done = self._round * self.length.round + step
@@ -157,7 +162,7 @@ class Record(keras.callbacks.Callback):
         elif step % self.every == 0:
             self._write(done)
 
-    def on_epoch_end(self, number, logs=None):
+    def on_epoch_end(self, number, logs=None) -> None:
         """Note the round's figures and write the checkpoint."""
         self.model.stop_training = False
         self._skipped = 0
@@ -200,7 +205,7 @@ class Record(keras.callbacks.Callback):
             logger.debug("%s holds %s steps", self.path, document["steps"])
         self._spent += time.monotonic() - start
 
-    def end(self):
+    def end(self) -> None:
         """End early, since SIGTERM asked for it."""
         raise Terminated(
             "stopped by SIGTERM; the checkpoint is written, and the same training goes "
@@ -208,7 +213,7 @@ class Record(keras.callbacks.Callback):
         )
 
 
-def began_in(*checkpoints):
+def began_in(*checkpoints: str | Path | None) -> str | None:
     """Say in which precision a training began.
 
     Parameters
@@ -221,8 +226,8 @@ def began_in(*checkpoints):
     str or None
         Precision of the first that is there; None if none is.
     """
-    for path in filter(None, checkpoints):
-        if Path(path).exists():
+    for path in checkpoints:
+        if path and Path(path).exists():
             settings = persistence.read_document(path, "checkpoint")["settings"]
             return settings.get("precision")
     return None

@@ -1,6 +1,9 @@
 """How the denoiser and its guide are trained: a stage for each."""
 
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +20,7 @@ _GUIDE_SHARE = 16
 _GUIDE_STEPS = 300
 
 
-def check(model, shape, training):
+def check(model: Any, shape: tuple[int, ...], training: Any) -> None:
     """Refuse a training that can't be done, or would not fit into the memory.
 
     Parameters
@@ -46,7 +49,13 @@ def check(model, shape, training):
     check_memory("the denoiser", [denoiser], share, strategy=strategy)
 
 
-def unet(model, latent_shape, *, guide=False, remat=False):
+def unet(
+    model: Any,
+    latent_shape: tuple[int, ...],
+    *,
+    guide: bool = False,
+    remat: bool = False,
+) -> Any:
     """Build the network of the denoiser or of its guide, in the current precision.
 
     Parameters
@@ -77,7 +86,14 @@ def unet(model, latent_shape, *, guide=False, remat=False):
     )
 
 
-def stages(model, predict, latents, held_out, training, settings):
+def stages(
+    model: Any,
+    predict: Callable,
+    latents: np.ndarray,
+    held_out: np.ndarray | None,
+    training: Any,
+    settings: dict,
+) -> list[tuple]:
     """Describe how the networks of a diffusion model are trained, one after the other.
 
     Parameters
@@ -116,7 +132,7 @@ def stages(model, predict, latents, held_out, training, settings):
     return [*found, (model.denoiser_, denoiser)]
 
 
-def of_guide(checkpoint):
+def of_guide(checkpoint: str | Path | None) -> str | None:
     """Name the guide's checkpoint after the denoiser's.
 
     Parameters
@@ -129,10 +145,10 @@ def of_guide(checkpoint):
     str or None
         None if there is none.
     """
-    return checkpoint and f"{checkpoint}.guide"
+    return f"{checkpoint}.guide" if checkpoint else None
 
 
-def take_weights(network, trained):
+def take_weights(network: Any, trained: Any) -> None:
     """Copy the averages of trained weights into a network that generates.
 
     Parameters

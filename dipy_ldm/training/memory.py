@@ -1,10 +1,12 @@
 """What a training needs of the memory, and what is free."""
 
+from typing import Any
+
 from dipy_ldm import distribution, networks
 from dipy_ldm.validation import InputError
 
 
-def estimate_memory(parts, batch_size, extra=0):
+def estimate_memory(parts: list[Any], batch_size: int, extra: int = 0) -> float:
     """Estimate what training takes.
 
     Parameters
@@ -28,7 +30,9 @@ def estimate_memory(parts, batch_size, extra=0):
     return 4 * 6 * weights + batch_size * (1.5 * kept + extra)
 
 
-def check_memory(what, parts, batch_size, extra=0, strategy=None):
+def check_memory(
+    what: str, parts: list[Any], batch_size: int, extra: int = 0, strategy: Any = None
+) -> None:
     """Refuse networks whose training would not fit into the memory.
 
     Parameters

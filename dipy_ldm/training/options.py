@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 import math
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, Self, TypedDict, cast
 
 import keras
 
@@ -51,7 +51,7 @@ class Length(NamedTuple):
         """Number of rounds, of which the last may be shorter."""
         return math.ceil(self.total / self.round)
 
-    def end(self, number):
+    def end(self, number: int) -> int:
         """Count the batches up to the end of a round, from 0.
 
         Parameters
@@ -122,7 +122,7 @@ class Training(NamedTuple):
     callbacks: Sequence[Callable] = ()
     verbose: bool = True
 
-    def check(self, n):
+    def check(self, n: int) -> None:
         """Refuse options with which nothing could be trained.
 
         Parameters
@@ -149,7 +149,12 @@ class Training(NamedTuple):
                 f"images or a `batch_size` of at most {n}."
             )
 
-    def settled(self, rank, *checkpoints, rates=_RATES):
+    def settled(
+        self,
+        rank: int,
+        *checkpoints: str | Path | None,
+        rates: tuple[float, float] = _RATES,
+    ) -> Self:
         """Choose the devices, and the precision that they have.
 
         Parameters
@@ -177,7 +182,7 @@ class Training(NamedTuple):
         rate = self.learning_rate
         return self._replace(
             strategy=strategy,
-            precision=settle(self.precision, rank, strategy, began),
+            precision=settle(cast(str, self.precision), rank, strategy, began),
             learning_rate=rates[rank == 3] if rate is None else rate,
         )
 
@@ -186,7 +191,7 @@ class Training(NamedTuple):
         """Images of a batch for each replica, given a settled strategy."""
         return distribution.share_of(self.batch_size, self.strategy)
 
-    def length(self, n):
+    def length(self, n: int) -> Length:
         """Say how long the training is.
 
         Parameters
@@ -204,7 +209,7 @@ class Training(NamedTuple):
             return Length(epoch, self.epochs * epoch)
         return Length(epoch, self.steps * self.accumulate)
 
-    def settings(self):
+    def settings(self) -> dict:
         """Say on what the result depends.
 
         Returns
@@ -214,9 +219,9 @@ class Training(NamedTuple):
         """
         names = ("epochs", "steps", "batch_size", "accumulate", "learning_rate")
         chosen = {name: getattr(self, name) for name in names}
-        return chosen | {"precision": self.precision.name}
+        return chosen | {"precision": cast(Precision, self.precision).name}
 
-    def optimizer(self, steps, **options):
+    def optimizer(self, steps: int, **options) -> FlatAdam:
         """Make what changes the weights.
 
         Parameters
@@ -231,22 +236,26 @@ class Training(NamedTuple):
         dipy_ldm.optimizers.FlatAdam
             Optimizer.
         """
+        precision = self.settings()["precision"]
         return FlatAdam(
-            cosine_decay(self.learning_rate, steps),
+            cosine_decay(cast(float, self.learning_rate), steps),
             gradient_accumulation_steps=self.accumulate
             if self.accumulate > 1
             else None,
             # Of other precisions no gradient is too small.
-            initial_scale=2.0**15 if self.precision.name == "float16" else None,
+            initial_scale=2.0**15 if precision == "float16" else None,
             **options,
         )
 
 
 # The same for type checkers and editors: what may be given to fit by name.
-Options = TypedDict("Options", Training.__annotations__, total=False)
+# mypy wants a literal of it.
+Options = TypedDict("Options", Training.__annotations__, total=False)  # type: ignore
 
 
-def cosine_decay(learning_rate, steps):
+def cosine_decay(
+    learning_rate: float, steps: int
+) -> keras.optimizers.schedules.LearningRateSchedule:
     """Return a learning rate that warms up and falls to zero along a cosine.
 
     Parameters

@@ -5,7 +5,7 @@ from contextlib import nullcontext
 import logging
 import math
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 from tqdm import tqdm
@@ -66,7 +66,7 @@ class Stage(NamedTuple):
     begin: Callable | None = None
 
 
-def train(estimator, stage):
+def train(estimator: Any, stage: Stage) -> distribution.ReplicatedModel:
     """Train a stage with stock ``keras.Model.fit``, from its checkpoint on.
 
     Parameters
@@ -98,7 +98,7 @@ def train(estimator, stage):
         training.checkpoint, settings, stage.length, training.checkpoint_steps
     )
     distribution.agree(record.facts())
-    precision = networks.precision(training.precision.name)
+    precision = networks.precision(training.settings()["precision"])
     with distribution.scope(training.strategy), precision:
         model = stage.build()
     record.restore(model)
@@ -120,12 +120,13 @@ def _fit(estimator, model, data, stage, record):
     def ask():
         model.asked = True
 
+    figure, nothing = stage.lesson
     verbose = training.verbose and distribution.is_chief()
     progress = Progress(stage.title, stage.length, record.done, disable=not verbose)
     callbacks = [
         _Clock(stage.title),
         _Publish(stage),
-        Watch(stage.title, stage.length, *stage.lesson, record.done),
+        Watch(stage.title, stage.length, figure, nothing, record.done),
         record,
         _Tell(estimator, stage.title, record, training.callbacks),
         progress,
@@ -233,15 +234,17 @@ class Progress(keras.callbacks.Callback):
         Show nothing.
     """
 
-    def __init__(self, title, length, done, *, disable=False):
+    def __init__(
+        self, title: str, length: Length, done: int, *, disable: bool = False
+    ) -> None:
         super().__init__()
         self.title = title
         self.length = length
         self.done = done
         self.disable = disable
-        self.bar = None
+        self.bar: Any = None
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch, logs=None) -> None:
         """Open the bar."""
         if self.bar is None:
             self.bar = tqdm(
@@ -252,7 +255,7 @@ class Progress(keras.callbacks.Callback):
                 disable=self.disable,
             )
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch, logs=None) -> None:
         """Move on by a step, and say which epoch it is in."""
         # The first takes seconds, in which its description is what there is to see.
         epoch = self.done // self.length.epoch + 1
@@ -262,7 +265,7 @@ class Progress(keras.callbacks.Callback):
         self.bar.set_postfix(loss=f"{logs['loss']:.4f}", refresh=False)
         self.bar.update()
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs=None) -> None:
         """Close the bar."""
         if self.bar is not None:
             self.bar.close()

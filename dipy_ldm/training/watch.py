@@ -1,6 +1,7 @@
 """Trainings that come to nothing: stopped before they have cost hours."""
 
 import math
+from typing import Any
 
 import keras
 
@@ -34,7 +35,9 @@ class Watch(keras.callbacks.Callback):
         Steps that were done before.
     """
 
-    def __init__(self, title, length, figure, nothing, done=0):
+    def __init__(
+        self, title: str, length: Any, figure: str, nothing: float, done: int = 0
+    ) -> None:
         super().__init__()
         self.title = title
         self.length = length
@@ -42,7 +45,7 @@ class Watch(keras.callbacks.Callback):
         self.nothing = nothing
         self.good_until = done
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch, logs=None) -> None:
         """Stop where the loss is no number."""
         if not math.isfinite(logs["loss"]):
             raise InputError(
@@ -51,7 +54,7 @@ class Watch(keras.callbacks.Callback):
                 "float32."
             )
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch, logs=None) -> None:
         """Stop where nothing was learnt for long."""
         done = self.length.end(epoch)
         # The figures of the first are means from the very beginning on.

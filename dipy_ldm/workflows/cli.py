@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import sys
+from typing import Any
 
 from dipy.workflows import flow_runner
 
@@ -15,28 +16,28 @@ from dipy_ldm.validation import InputError, choose
 _RESUME = "Add --resume to go on."
 
 
-def train():
+def train() -> None:
     """Run ``dipy_train_ldm``."""
     from dipy_ldm.workflows.train import TrainLDMFlow
 
     run(TrainLDMFlow())
 
 
-def generate():
+def generate() -> None:
     """Run ``dipy_generate_ldm``."""
     from dipy_ldm.workflows.generate import GenerateLDMFlow
 
     run(GenerateLDMFlow())
 
 
-def denoise():
+def denoise() -> None:
     """Run ``dipy_denoise_ldm``."""
     from dipy_ldm.workflows.denoise import DenoiseLDMFlow
 
     run(DenoiseLDMFlow())
 
 
-def run(flow):
+def run(flow: Any) -> None:
     """Run a workflow on the command line; answer what users can mend with a sentence.
 
     Parameters
@@ -63,7 +64,7 @@ def run(flow):
         _leave(say(), 130)
 
 
-def level(name):
+def level(name: str) -> int:
     """Look up a level of the log.
 
     Parameters
@@ -84,7 +85,7 @@ def level(name):
     return choose("log_level", name.upper(), logging.getLevelNamesMapping())
 
 
-def options_of(flow):
+def options_of(flow: Any) -> list[str]:
     """List the options of a command.
 
     Parameters
@@ -101,7 +102,7 @@ def options_of(flow):
     return [p.name for p in parameters if p.default is not p.empty]
 
 
-def as_options(sentence, options):
+def as_options(sentence: str, options: list[str]) -> str:
     """Say to who gave options what is said to who gave parameters.
 
     Parameters

@@ -49,7 +49,7 @@ class DenoiseLDMFlow(Workflow):
         """Return the prefix of the workflow's options in combined workflows."""
         return "denoise_ldm"
 
-    def when_interrupted(self):
+    def when_interrupted(self) -> str:
         """Say what Ctrl-C left behind.
 
         Returns
@@ -136,7 +136,7 @@ class DenoiseLDMFlow(Workflow):
         (end,) = output_paths(self, files[0], out_dir, out_denoised=out_denoised)
         names = _names(files, end)
         cluster = workers.find(strategy)
-        files = workers.part_of(cluster, _without_outputs(names, repeats))
+        files = list(workers.part_of(cluster, _without_outputs(names, repeats)))
         if not files:
             return  # there are more workers than volumes
         infos, bad = check_headers(files, channels, skip_bad=True)
@@ -266,7 +266,7 @@ def _write(task, repeated, origin, dtype):
 def _names(files, end):
     """Name an output after each input; where names are equal, folders are kept."""
     places = [Path(os.path.abspath(file)).parent for file in files]
-    names = [f"{_stem(file)}_{end.name}.nii.gz" for file in files]
+    names = [Path(f"{_stem(file)}_{end.name}.nii.gz") for file in files]
     if len(set(names)) < len(names):
         common = os.path.commonpath(places)
         names = [place.relative_to(common) / n for place, n in zip(places, names)]

@@ -38,7 +38,7 @@ class GenerateLDMFlow(Workflow):
         """Return the prefix of the workflow's options in combined workflows."""
         return "generate_ldm"
 
-    def when_interrupted(self):
+    def when_interrupted(self) -> str:
         """Say what Ctrl-C left behind.
 
         Returns
@@ -128,8 +128,8 @@ class GenerateLDMFlow(Workflow):
         n_samples = (4 if is_volume else 64) if n_samples is None else n_samples
         at_least("n_samples", n_samples, 1)
         cluster = workers.find(strategy)
-        all_numbers = range(first_sample, first_sample + n_samples)
-        numbers = workers.part_of(cluster, all_numbers)
+        numbers = range(first_sample, first_sample + n_samples)
+        numbers = workers.part_of(cluster, numbers)
         if not numbers:
             return  # there are more workers than samples
         names, sidecars, picture = _outputs(stem, numbers, cluster, is_volume)

@@ -27,7 +27,7 @@ class Plan(NamedTuple):
     load: Callable
 
 
-def plan(input_files, **options):
+def plan(input_files: list[str], **options) -> Plan:
     """Find out what the inputs are: digits, images of one's own, or volumes.
 
     Of volumes only the headers are read, images are read at once.
@@ -66,7 +66,7 @@ def _load(planned, **options):
     return Cohort(volumes.images, volumes.masks, volumes.affine)
 
 
-def survey(data):
+def survey(data: Cohort) -> None:
     """Look at volumes for all workers, who find beside them what the chief found.
 
     Parameters

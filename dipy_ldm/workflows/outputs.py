@@ -1,14 +1,18 @@
 """Where outputs go, that they can, and that none is overwritten unasked."""
 
+from collections.abc import Iterable
 import os
 from pathlib import Path
+from typing import Any
 
 from dipy.workflows.multi_io import connect_output_paths
 
 from dipy_ldm.validation import InputError
 
 
-def output_paths(flow, input_path, out_dir, **names):
+def output_paths(
+    flow: Any, input_path: str | Path, out_dir: str | Path, **names: str
+) -> list[Path]:
     """Resolve the outputs of a workflow as DIPY does, without making anything.
 
     DIPY's own iterator takes every positional word for an existing file, makes
@@ -65,7 +69,9 @@ def _refuse_unwritable(path):
         )
 
 
-def refuse_overwriting(flow, paths, cure="add --force to overwrite"):
+def refuse_overwriting(
+    flow: Any, paths: Iterable[Path], cure: str = "add --force to overwrite"
+) -> None:
     """Raise an error if one of the paths exists, unless forced.
 
     Parameters
@@ -92,7 +98,7 @@ def refuse_overwriting(flow, paths, cure="add --force to overwrite"):
         raise InputError(f"{', '.join(there)} {verb} already; {cure}.")
 
 
-def interrupted(written, cure=""):
+def interrupted(written: int, cure: str = "") -> str:
     """Say what Ctrl-C left behind of a command that writes volume after volume.
 
     Parameters

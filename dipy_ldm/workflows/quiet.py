@@ -1,12 +1,13 @@
 """TensorFlow's start, without its greetings."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 import os
 import sys
 
 
 @contextmanager
-def quiet_start():
+def quiet_start() -> Iterator[None]:
     """Start what uses TensorFlow without what it then writes to standard error.
 
     Lines about processor features and missing GPU drivers that no setting of

@@ -1,6 +1,9 @@
 """Recipes: what suits the kind of the data, and both estimators made and trained so."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from dipy_ldm.validation import InputError
 
@@ -23,7 +26,7 @@ class Settings(NamedTuple):
         return {name: getattr(self, f"{name}_{stage}") for name in names}
 
 
-def settle(data, **given):
+def settle(data: Any, **given) -> Settings:
     """Choose what the user did not.
 
     Parameters
@@ -56,7 +59,7 @@ def settle(data, **given):
         if epochs in given and steps in given:
             raise InputError(f"give --{epochs} or --{steps}, not both.")
         if epochs in given:
-            chosen = chosen._replace(**{steps: None})
+            given[steps] = None
     return chosen._replace(**given)
 
 
@@ -78,7 +81,7 @@ class Recipe(NamedTuple):
     of_vqvae: dict
     of_model: dict
 
-    def check(self, shape, patch):
+    def check(self, shape: tuple[int, ...], patch: int | Sequence[int] | None) -> None:
         """Refuse what can't be done in either stage, before the first takes hours.
 
         Parameters
@@ -96,7 +99,14 @@ class Recipe(NamedTuple):
         self.vqvae.check(shape, patch=patch, **self.of_vqvae)
         self.model.check(shape, **self.of_model)
 
-    def fit(self, cohort, held_out, checkpoints, callbacks, **options):
+    def fit(
+        self,
+        cohort: Any,
+        held_out: np.ndarray | None,
+        checkpoints: Sequence,
+        callbacks: Sequence,
+        **options,
+    ) -> Any:
         """Train both, one after the other.
 
         Parameters
@@ -135,8 +145,17 @@ class Recipe(NamedTuple):
 
 
 def make(
-    settings, strategy, *, n_codes, code_dim, schedule, target, guide, seed, **training
-):
+    settings: Settings,
+    strategy: Any,
+    *,
+    n_codes,
+    code_dim,
+    schedule,
+    target,
+    guide,
+    seed,
+    **training,
+) -> Recipe:
     """Make both estimators, and say how they are trained.
 
     Parameters
@@ -177,7 +196,7 @@ def make(
     return Recipe(vqvae, model, *(training | length for length in lengths))
 
 
-def augmentation(flip, of_volumes, unchanged):
+def augmentation(flip: bool, of_volumes: bool, unchanged: bool) -> Any:
     """Say how images are changed before the autoencoder sees them.
 
     Parameters

@@ -2,7 +2,11 @@
 
 import csv
 import io
+from pathlib import Path
 import time
+from typing import Any
+
+import numpy as np
 
 from dipy_ldm.files import replacing
 
@@ -23,17 +27,23 @@ class Report:
     # Drawing the picture shall take no more than this share of the time.
     SHARE = 0.05
 
-    def __init__(self, history_path, picture_path, images, affine):
+    def __init__(
+        self,
+        history_path: Path,
+        picture_path: Path,
+        images: np.ndarray,
+        affine: np.ndarray | None,
+    ) -> None:
         self.history_path = history_path
         self.picture_path = picture_path
         self.images = images if affine is None else images[:4]
         self.affine = affine
-        self.histories = {}
-        self.pairs = None
-        self.samples = None
+        self.histories: dict[str, dict] = {}
+        self.pairs: tuple | None = None
+        self.samples: np.ndarray | None = None
         self.not_before = 0.0
 
-    def autoencoder(self, vqvae):
+    def autoencoder(self, vqvae: Any) -> None:
         """Report on the first stage.
 
         Parameters
@@ -43,7 +53,7 @@ class Report:
         """
         self._tell("autoencoder", vqvae, self._reconstruct)
 
-    def diffusion(self, model):
+    def diffusion(self, model: Any) -> None:
         """Report on the second stage.
 
         Parameters
@@ -80,7 +90,7 @@ class Report:
             end = time.monotonic()
             self.not_before = end + (end - start) / self.SHARE
 
-    def finish(self, model):
+    def finish(self, model: Any) -> None:
         """Show how it ended, also what was done by a process before this.
 
         Parameters
@@ -105,7 +115,7 @@ class Report:
         )
 
 
-def write_table(path, histories):
+def write_table(path: Path, histories: dict[str, dict]) -> None:
     """Write one line for each round of each stage.
 
     Parameters

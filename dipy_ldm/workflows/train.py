@@ -29,7 +29,7 @@ class TrainLDMFlow(Workflow):
         """Return the prefix of the workflow's options in combined workflows."""
         return "train_ldm"
 
-    def when_interrupted(self):
+    def when_interrupted(self) -> str:
         """Say what Ctrl-C left behind.
 
         Returns
@@ -255,7 +255,7 @@ class TrainLDMFlow(Workflow):
         # Some volumes may have turned out to be bad.
         train, held_out = split(data, validation, seed, settings.batch_size)
         self._prepare(paths, resume, chief)
-        report = Report(*paths[1:], train.images[:16], data.affine)
+        report = Report(paths[1], paths[2], train.images[:16], data.affine)
         model = recipe.fit(
             train,
             held_out,

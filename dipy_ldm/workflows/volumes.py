@@ -3,6 +3,9 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from dipy_ldm import __version__
 from dipy_ldm.data.nifti import write_volume
@@ -10,7 +13,7 @@ from dipy_ldm.files import replacing
 from dipy_ldm.validation import InputError
 
 
-def fingerprint(path):
+def fingerprint(path: str | Path) -> str:
     """Hash a model file.
 
     Parameters
@@ -27,7 +30,7 @@ def fingerprint(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def provenance(model_path, **options):
+def provenance(model_path: str | Path, **options) -> dict:
     """Tell by what, and how, an image was made.
 
     Parameters
@@ -51,7 +54,7 @@ def provenance(model_path, **options):
     }
 
 
-def affine_of(model):
+def affine_of(model: Any) -> np.ndarray:
     """Return the affine of the volumes that a model learnt from.
 
     Parameters
@@ -78,7 +81,7 @@ def affine_of(model):
     return affine
 
 
-def sidecar(path):
+def sidecar(path: Path) -> Path:
     """Name the file of what is known of a volume.
 
     Parameters
@@ -94,7 +97,9 @@ def sidecar(path):
     return path.with_name(path.name.removesuffix(".nii.gz") + ".json")
 
 
-def write_with_sidecar(path, volume, affine, dtype, facts):
+def write_with_sidecar(
+    path: Path, volume: np.ndarray, affine: np.ndarray, dtype: str, facts: dict
+) -> None:
     """Write a volume, and beside it as JSON what is known of it.
 
     Parameters

@@ -1,8 +1,10 @@
 """What a command does where several machines run it together."""
 
 import logging
+from pathlib import Path
 import socket
 import sys
+from typing import Any
 
 from dipy_ldm import __version__
 from dipy_ldm.cluster import find_cluster
@@ -10,7 +12,7 @@ from dipy_ldm.files import make_folder
 from dipy_ldm.workflows.quiet import quiet_start
 
 
-def find(strategy):
+def find(strategy: str) -> Any:
     """Find those who run this command together.
 
     Parameters
@@ -29,7 +31,7 @@ def find(strategy):
         return find_cluster()
 
 
-def part_of(cluster, items):
+def part_of(cluster: Any, items: Any) -> Any:
     """Take the part of some work that is this worker's.
 
     Parameters
@@ -50,7 +52,7 @@ def part_of(cluster, items):
     return items[n * cluster.index // workers : n * (cluster.index + 1) // workers]
 
 
-def is_first(cluster):
+def is_first(cluster: Any) -> bool:
     """Say whether this process shows progress and writes what all have made.
 
     Parameters
@@ -66,7 +68,7 @@ def is_first(cluster):
     return cluster is None or cluster.index == 0
 
 
-def keep_log(cluster, path):
+def keep_log(cluster: Any, path: Path) -> None:
     """Keep what a worker has to say in a file of its own, beside the output.
 
     Parameters
