@@ -65,9 +65,15 @@ class Codec(Estimator):
         return (*(size // self.factor for size in window), self.code_dim)
 
     def encode(
-        self, images: npt.ArrayLike, *, batch_size: int | None = None
+        self,
+        images: npt.ArrayLike,
+        *,
+        batch_size: int | None = None,
+        tile: int | None = None,
     ) -> np.ndarray:
         """Map images to latents, before quantisation.
+
+        Large images are encoded tile by tile, to the same, as they are decoded.
 
         Parameters
         ----------
@@ -76,6 +82,8 @@ class Codec(Estimator):
         batch_size : int, optional
             Images that are encoded at once; as many as memory surely allows if
             None.
+        tile : int, optional
+            Voxels along a side of a tile, as of :meth:`decode`.
 
         Returns
         -------
@@ -85,16 +93,18 @@ class Codec(Estimator):
         Raises
         ------
         InputError
-            If the images or the option can't be used.
+            If the images or an option can't be used.
         """
         self._check_fitted()
-        check_counts(batch_size=batch_size)
+        check_counts(batch_size=batch_size, tile=tile)
         images = as_array(images, rank=len(self.shape_) - 1)
         check_channels("images", images, self.shape_[-1])
 
+        tiling = self._tiling(self.encoder_, tile, given=self.factor)
+
         def encode(numbers):
-            windows = self._to_network(images[numbers])
-            return self._encode(check_finite(windows, numbers))
+            windows = check_finite(self._to_network(images[numbers]), numbers)
+            return tiles.in_tiles(self._encode, windows, **tiling)
 
         return distribution.in_batches(
             encode,
@@ -144,19 +154,12 @@ class Codec(Estimator):
         space = self.shape_[:-1] if space is None else tuple(space)
         check_space(space, len(self.shape_) - 1)
         latents = check_latents(latents, self.latent_shape((*space, 1)), space)
-        reach = networks.reach(self.decoder_)
-        tile = tile or tiles.safe_side(len(space)) - 2 * reach * self.factor
+        tiling = self._tiling(self.decoder_, tile, made=self.factor)
         cut = tuple(map(slice, space))
         low, high = self.intensity_
 
         def decode(piece):
-            images = tiles.in_tiles(
-                self._decode,
-                piece,
-                tile=max(1, tile // self.factor),
-                margin=reach,
-                factor=self.factor,
-            )[(slice(None), *cut)]
+            images = tiles.in_tiles(self._decode, piece, **tiling)[(slice(None), *cut)]
             return np.clip(images, 0, 1) * np.float32(high - low) + np.float32(low)
 
         batch_size = batch_size or tiles.safe_batch(space)
@@ -192,7 +195,7 @@ class Codec(Estimator):
             If the images or an option can't be used.
         """
         check_counts(batch_size=batch_size, tile=tile)
-        latents = self.encode(images, batch_size=batch_size)
+        latents = self.encode(images, batch_size=batch_size, tile=tile)
         space = np.shape(images)[1:-1]
         return self.decode(latents, space=space, batch_size=batch_size, tile=tile)
 
@@ -226,6 +229,13 @@ class Codec(Estimator):
 
     def _is_fitted(self):
         return hasattr(self, "encoder_")
+
+    def _tiling(self, network, tile, **sizes):
+        """Say how large tiles are and how far they overlap, for a network's sizes."""
+        margin = networks.reach(network, **sizes)
+        side = tiles.safe_side(len(self.shape_) - 1)
+        tile = tile or side - 2 * margin * self.factor
+        return {"tile": max(1, tile // self.factor), "margin": margin, **sizes}
 
     def _to_network(self, images):
         """Bring images to [0, 1], and their sizes to multiples of the factor."""

@@ -48,30 +48,36 @@ def safe_side(rank: int) -> int:
 
 
 def in_tiles(
-    function: Callable, array: np.ndarray, *, tile: int, margin: int, factor: int
+    function: Callable,
+    array: np.ndarray,
+    *,
+    tile: int,
+    margin: int,
+    given: int = 1,
+    made: int = 1,
 ) -> np.ndarray:
     """Apply a function that looks only so far to an array, tile by tile.
 
     Parameters
     ----------
     function : callable
-        Takes ``(n, *space, channels)`` and returns ``(n, *space * factor, ...)``, an
-        array or a tensor.
+        Takes ``(n, *space * given, channels)`` and returns ``(n, *space * made, ...)``,
+        an array or a tensor.
     array : ndarray
-        Argument, ``(n, *space, channels)``.
+        Argument, ``(n, *space * given, channels)``.
     tile : int
-        Positions along a side of a tile.
+        Positions of ``space`` along a side of a tile.
     margin : int
         Positions around a tile on which its result depends.
-    factor : int
-        How much larger the result is, per side.
+    given, made : int
+        How many times larger argument and result are than ``space``, per side.
 
     Returns
     -------
     ndarray
         What the function would return for the whole array.
     """
-    space = array.shape[1:-1]
+    space = [size // given for size in array.shape[1:-1]]
     if all(size <= tile + 2 * margin for size in space):
         return np.asarray(function(array))
     result: Any = None
@@ -81,14 +87,15 @@ def in_tiles(
             slice(max(0, i.start - margin), min(size, i.stop + margin))
             for i, size in zip(inner, space)
         ]
-        piece = np.asarray(function(array[(slice(None), *outer)]))
+        source = [slice(o.start * given, o.stop * given) for o in outer]
+        piece = np.asarray(function(array[(slice(None), *source)]))
         if result is None:
-            whole = [size * factor for size in space]
+            whole = [size * made for size in space]
             result = np.empty((len(array), *whole, piece.shape[-1]), piece.dtype)
-        target = [slice(i.start * factor, i.stop * factor) for i in inner]
-        source = [
-            slice((i.start - o.start) * factor, (i.stop - o.start) * factor)
+        target = [slice(i.start * made, i.stop * made) for i in inner]
+        kept = [
+            slice((i.start - o.start) * made, (i.stop - o.start) * made)
             for i, o in zip(inner, outer)
         ]
-        result[(slice(None), *target)] = piece[(slice(None), *source)]
+        result[(slice(None), *target)] = piece[(slice(None), *kept)]
     return result

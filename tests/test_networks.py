@@ -167,7 +167,7 @@ def test_reach_is_how_far_the_decoder_looks(widths, blocks):
     factor = networks.factor(decoder)
     difference = np.asarray(decoder(changed) - decoder(latents))[0, :, 0]
     touched = np.flatnonzero(difference) / factor
-    reach = networks.reach(decoder)
+    reach = networks.reach(decoder, made=factor)
     assert touched.min() >= 32 - reach
     assert touched.max() < 33 + reach
     # And no farther than need be.
@@ -196,13 +196,32 @@ def test_tiles_of_other_decoders_give_the_whole(build, factor, reach):
     rng = np.random.default_rng(0)
     for weight in decoder.weights:
         weight.assign_add(0.1 * rng.standard_normal(weight.shape))
-    assert (networks.factor(decoder), networks.reach(decoder)) == (factor, reach)
+    assert networks.factor(decoder) == factor
+    assert networks.reach(decoder, made=factor) == reach
     x = rng.standard_normal((1, 31, 5, 2)).astype("float32")
     whole = np.asarray(decoder(x))
-    tiled = tiles.in_tiles(decoder, x, tile=4, margin=reach, factor=factor)
+    tiled = tiles.in_tiles(decoder, x, tile=4, margin=reach, made=factor)
     npt.assert_allclose(tiled, whole, atol=5e-6)
     # One less would not do.
-    less = tiles.in_tiles(decoder, x, tile=4, margin=reach - 1, factor=factor)
+    less = tiles.in_tiles(decoder, x, tile=4, margin=reach - 1, made=factor)
+    assert np.abs(less - whole).max() > 1e-5
+
+
+@pytest.mark.parametrize(("widths", "blocks"), [((8, 8), 1), ((8, 4, 8), 2)])
+def test_tiles_of_an_encoder_give_the_whole(widths, blocks):
+    options = {"widths": widths, "blocks": blocks, "code_dim": 2}
+    encoder = networks.encoder((None, None), 1, **options)
+    rng = np.random.default_rng(0)
+    for weight in encoder.weights:
+        weight.assign_add(0.1 * rng.standard_normal(weight.shape))
+    factor = 2 ** len(widths)
+    reach = networks.reach(encoder, given=factor)
+    images = rng.standard_normal((1, 31 * factor, 3 * factor, 1)).astype("float32")
+    whole = np.asarray(encoder(images))
+    tiled = tiles.in_tiles(encoder, images, tile=4, margin=reach, given=factor)
+    npt.assert_allclose(tiled, whole, atol=5e-6)
+    # One less would not do.
+    less = tiles.in_tiles(encoder, images, tile=4, margin=reach - 1, given=factor)
     assert np.abs(less - whole).max() > 1e-5
 
 

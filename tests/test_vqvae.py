@@ -219,7 +219,10 @@ def test_the_affine_is_kept(volume_vqvae, tmp_path):
 @pytest.mark.parametrize("space", [(65, 33, 17), (20, 23, 18)])
 @pytest.mark.parametrize("tile", [4, 9, 16])
 def test_tiles_make_no_difference(volume_vqvae, space, tile):
-    latents = volume_vqvae.encode(np.random.default_rng(0).random((2, *space, 1)))
+    images = np.random.default_rng(0).random((2, *space, 1))
+    latents = volume_vqvae.encode(images, tile=100)
+    tiled = volume_vqvae.encode(images, tile=tile)
+    npt.assert_allclose(tiled, latents, atol=1e-5)
     whole = volume_vqvae.decode(latents, space=space, tile=100)
     assert whole.shape == (2, *space, 1)
     tiled = volume_vqvae.decode(latents, space=space, tile=tile)
@@ -287,7 +290,7 @@ def test_masks_say_what_is_learnt(volumes):
 
 def test_what_does_not_fit_into_memory_is_refused(volumes, monkeypatch):
     monkeypatch.setattr(distribution, "free_memory", lambda strategy: 1e6)
-    with pytest.raises(InputError, match="needs about .* patch .* remat"):
+    with pytest.raises(InputError, match="needs about .* patch. for .* remat"):
         VQVAE(**TINY).fit(volumes, **FIT)
     with pytest.raises(InputError, match="batch_size"):
         VQVAE(**TINY).check((100, 400, 400, 400, 1))

@@ -1,5 +1,7 @@
 """How large the result of a network is, and how far it looks, read from its layers."""
 
+import math
+
 import keras
 from keras import layers
 import numpy as np
@@ -36,7 +38,7 @@ def factor(decoder: keras.Model) -> int:
     return decoder.compute_output_shape(one)[1]
 
 
-def reach(decoder: keras.Model) -> int:
+def reach(network: keras.Model, *, given: int = 1, made: int = 1) -> int:
     """Tell how far a network looks.
 
     Its layers are taken as if one followed the other, which is not too little for
@@ -44,25 +46,28 @@ def reach(decoder: keras.Model) -> int:
 
     Parameters
     ----------
-    decoder : keras.Model
+    network : keras.Model
         Network of convolutions, upsampling, and layers that work on positions alone.
+    given, made : int
+        How many times larger what it is given and its result are than the latents, per
+        side: the factor of the autoencoder before an encoder, and after a decoder.
 
     Returns
     -------
     int
-        Positions of what it is given to each side of its own place on which a
-        position of its result depends.
+        Latents, or the places of so many, to each side of its own on which a position
+        of the result depends.
 
     Raises
     ------
     TypeError
         If it has another layer, of which it is not known how far it looks.
     """
-    # The result's first and last position in the place of one that goes in.
-    first, last = 0, factor(decoder) - 1
-    for layer in reversed(list(_in_order(decoder))):
+    # The result's first and last position in the place of one latent.
+    first, last = 0, made - 1
+    for layer in reversed(list(_in_order(network))):
         first, last = _seen(layer, first, last)
-    return max(-first, last)
+    return math.ceil(max(-first, last - (given - 1)) / given)
 
 
 def _in_order(network):
