@@ -290,7 +290,7 @@ def test_masks_say_what_is_learnt(volumes):
 
 def test_what_does_not_fit_into_memory_is_refused(volumes, monkeypatch):
     monkeypatch.setattr(distribution, "free_memory", lambda strategy: 1e6)
-    with pytest.raises(InputError, match="needs about .* patch. for .* remat"):
+    with pytest.raises(InputError, match="needs about .*`patch` .*`remat`"):
         VQVAE(**TINY).fit(volumes, **FIT)
     with pytest.raises(InputError, match="batch_size"):
         VQVAE(**TINY).check((100, 400, 400, 400, 1))
