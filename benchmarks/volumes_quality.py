@@ -17,7 +17,16 @@ import numpy as np
 import dipy_ldm
 from dipy_ldm.data.grid import Grid
 from dipy_ldm.data.volumes import load_volumes
-from dipy_ldm.metrics import energy_distance, halve, multiscale_ssim, nearest_distance
+from dipy_ldm.metrics import (
+    detail_correlation,
+    detail_energy,
+    energy_distance,
+    halve,
+    multiscale_ssim,
+    nearest_distance,
+    octave_energies,
+    psnr,
+)
 from dipy_ldm.plots import planes, save_montage
 from dipy_ldm.validation import InputError, at_least
 
@@ -219,6 +228,47 @@ def pair_similarity(volumes):
     return float(np.mean(similarities))
 
 
+def score_octaves(volumes, held_out):
+    """Compare how much there is of each octave of spatial frequencies.
+
+    Parameters
+    ----------
+    volumes, held_out : ndarray
+        Volumes, ``(n, x, y, z, channels)``.
+
+    Returns
+    -------
+    list of float
+        Energy over that of the held-out volumes, from the finest octave.
+    """
+    found, wanted = (octave_energies(kind).mean(0) for kind in (volumes, held_out))
+    return [round(float(ratio), 3) for ratio in found / wanted]
+
+
+def score_detail(reconstructed, held_out):
+    """Score the detail of reconstructions, inside of the heads.
+
+    Parameters
+    ----------
+    reconstructed, held_out : ndarray
+        Equally many volumes, ``(n, x, y, z, channels)``.
+
+    Returns
+    -------
+    dict
+        Figures by their names.
+    """
+    # Where there is anything: virtual brains and most scans lie on black.
+    inside = (held_out > held_out.min() + 0.05 * np.ptp(held_out)).any(-1)
+    arguments = reconstructed, held_out, inside
+    return {
+        "vqvae_psnr": float(psnr(*arguments).mean()),
+        "vqvae_detail_energy": float(detail_energy(*arguments).mean()),
+        "vqvae_detail_correlation": float(detail_correlation(*arguments).mean()),
+        "vqvae_octaves": score_octaves(reconstructed, held_out),
+    }
+
+
 def score_vqvae(vqvae, held_out):
     """Score an autoencoder: samples can't be better than what it reconstructs.
 
@@ -242,6 +292,7 @@ def score_vqvae(vqvae, held_out):
         "vqvae_mse": float(np.mean((reconstructed - held_out) ** 2)),
         "vqvae_mae": float(np.mean(np.abs(reconstructed - held_out))),
         "vqvae_ms_ssim": float(multiscale_ssim(reconstructed, held_out).mean()),
+        **score_detail(reconstructed, held_out),
         "codes_used": len(used),
         "n_codes": vqvae.n_codes,
     }
@@ -281,6 +332,7 @@ def measure(options):
         **score_distribution(small, small_held_out, small_train),
         **score_novelty(small, small_train, novelty),
         **score_diversity(generated, held_out),
+        "octaves": score_octaves(generated, held_out),
         **scores,
     }
 

@@ -4,12 +4,16 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial.distance import cdist
 
 from dipy_ldm.metrics import (
+    detail_correlation,
+    detail_energy,
     energy_distance,
     frechet_distance,
     halve,
     multiscale_ssim,
     nearest_distance,
+    octave_energies,
     precision_recall,
+    psnr,
 )
 from dipy_ldm.validation import InputError
 
@@ -233,6 +237,48 @@ def test_brightness_counts_at_the_last_scale_alone():
     assert multiscale_ssim(dark, bright) == pytest.approx(expected)
 
 
+def test_decibels_are_those_of_the_difference_within_the_mask(rng):
+    images = rng.random((2, 9, 8, 7, 1))
+    other = images.copy()
+    other[:, 2:4] += 0.1
+    masks = np.zeros(images.shape[:-1])
+    masks[:, 2:4] = 1
+    np.testing.assert_allclose(psnr(images, other, masks), 20)
+    np.testing.assert_allclose(psnr(images, other), 20 + 10 * np.log10(9 / 2))
+    assert np.isinf(psnr(images, images)).all()
+
+
+def test_true_detail_raises_both_figures_and_noise_the_energy_alone(rng):
+    truth = gaussian_filter(rng.random((3, 20, 22, 18, 1)), (0, 0.7, 0.7, 0.7, 0))
+    np.testing.assert_allclose(detail_energy(truth, truth), 1)
+    np.testing.assert_allclose(detail_correlation(truth, truth), 1)
+    blurred = gaussian_filter(truth, (0, 1, 1, 1, 0))
+    energy = detail_energy(blurred, truth)
+    assert (energy < 0.3).all()
+    noise = rng.normal(0, 0.05, truth.shape)
+    assert (detail_energy(blurred + noise, truth) > energy + 0.2).all()
+    assert (
+        detail_correlation(blurred + noise, truth) < detail_correlation(blurred, truth)
+    ).all()
+    # A flat image has no detail, and so none that is true.
+    np.testing.assert_array_equal(detail_correlation(0 * truth, truth), 0)
+    # What lies outside of the mask does not count.
+    masks = np.zeros(truth.shape[:-1])
+    masks[:, 5:15] = 1
+    spoilt = truth.copy()
+    spoilt[:, 19] = 1
+    np.testing.assert_allclose(detail_energy(spoilt, truth, masks), 1, atol=0.01)
+
+
+@pytest.mark.parametrize(("cycles", "octave"), [(12, 0), (6, 1), (3, 2)])
+def test_a_wave_is_in_its_octave(cycles, octave):
+    wave = np.sin(2 * np.pi * cycles * np.arange(32) / 32)
+    images = np.broadcast_to(wave[None, :, None, None, None], (2, 32, 32, 40, 1))
+    expected = np.zeros((2, 3))
+    expected[:, octave] = 0.5
+    np.testing.assert_allclose(octave_energies(images + 7), expected, atol=1e-9)
+
+
 def test_halve_takes_the_mean_of_blocks():
     image = np.arange(5 * 4.0).reshape(5, 4, 1)
     expected = [[[2.5], [4.5]], [[10.5], [12.5]]]
@@ -265,6 +311,18 @@ def test_halve_takes_the_mean_of_blocks():
         (lambda: multiscale_ssim(np.eye(3), np.eye(3)), "n, \\*space, channels"),
         (lambda: multiscale_ssim(np.eye(3)[None], np.ones((2, 3, 3))), "equally large"),
         (lambda: multiscale_ssim(*[np.ones((0, 3, 3))] * 2), "number of samples"),
+        (lambda: psnr(np.eye(3), np.eye(3)), "large arrays \\(n, \\*space"),
+        (lambda: detail_energy(*[np.ones((2, 9, 1))] * 2), "has no detail"),
+        (lambda: detail_energy(np.eye(3), np.eye(3)), "two equally large arrays"),
+        (
+            lambda: psnr(*[np.ones((2, 9, 1))] * 2, np.ones((2, 8))),
+            "the shape \\(2, 9\\), not",
+        ),
+        (
+            lambda: psnr(*[np.ones((2, 9, 1))] * 2, np.zeros((2, 9))),
+            "none may be empty",
+        ),
+        (lambda: octave_energies(np.ones((2, 7, 9, 1))), "8 voxels a side"),
     ],
 )
 def test_what_can_not_be_measured_is_refused_in_one_sentence(call, message):

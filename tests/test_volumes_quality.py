@@ -81,6 +81,9 @@ def test_one_line_of_json_and_a_picture(quality, model_file, folders, tmp_path, 
     assert scores["nearest_median"] > scores["nearest_median_real"]
     assert scores["ms_ssim_excess"] == scores["ms_ssim"] - scores["ms_ssim_real"]
     assert 0 <= scores["vqvae_ms_ssim"] < 1
+    assert scores["vqvae_psnr"] > 0
+    assert -1 < scores["vqvae_detail_correlation"] < 1
+    assert len(scores["octaves"]) == len(scores["vqvae_octaves"])
     assert scores["vqvae_mae"] ** 2 <= scores["vqvae_mse"] < 1
     assert 1 <= scores["codes_used"] <= scores["n_codes"] == 8
     assert scores["seconds"] > 0

@@ -1,22 +1,14 @@
-"""Quality of generated samples: arrays in, floats out.
+"""How alike sets are: of samples, real or generated, or of their features.
 
-Nothing here knows of models, and only the structural similarity knows of images:
-features (or pixels) come as arrays with one sample a row, and further axes are
+Features (or pixels) come as arrays with one sample a row, and further axes are
 flattened. Distances are computed block by block, so that those between 10,000 and
 60,000 samples never lie in memory at once.
 """
 
-import itertools
-
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import gaussian_filter
 
 from dipy_ldm.validation import InputError, at_least
-
-# Of the five scales, from the finest, and of the window, in pixels (Wang 2003).
-_SCALE_WEIGHTS = np.array([0.0448, 0.2856, 0.3001, 0.2363, 0.1333])
-_WINDOW, _WINDOW_DEVIATION = 11, 1.5
 
 
 def frechet_distance(features_a: npt.ArrayLike, features_b: npt.ArrayLike) -> float:
@@ -50,7 +42,7 @@ def frechet_distance(features_a: npt.ArrayLike, features_b: npt.ArrayLike) -> fl
     ----------
     .. footbibliography::
     """
-    a, b = _rows(features_a, features_b, minimum=2)
+    a, b = as_rows(features_a, features_b, minimum=2)
     features = a.shape[1]
     for rows in (a, b):
         at_least("the number of samples for a covariance", len(rows), features + 1)
@@ -94,7 +86,7 @@ def precision_recall(
     ----------
     .. footbibliography::
     """
-    real, fake = _rows(real, fake, minimum=at_least("k", k, 1) + 1)
+    real, fake = as_rows(real, fake, minimum=at_least("k", k, 1) + 1)
     return _covered(fake, real, k), _covered(real, fake, k)
 
 
@@ -123,7 +115,7 @@ def nearest_distance(
     InputError
         If shapes differ, numbers are not finite, or there are no samples.
     """
-    some, others = _rows(queries, references, minimum=1)
+    some, others = as_rows(queries, references, minimum=1)
     nearest = [
         squared.argmin(axis=1)
         for squared in _squared_distances(some, others, block_size)
@@ -170,80 +162,12 @@ def energy_distance(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
     ----------
     .. footbibliography::
     """
-    a, b = (rows.astype(float) for rows in _rows(a, b, minimum=1))
+    a, b = (rows.astype(float) for rows in as_rows(a, b, minimum=1))
     distance = 2 * _mean_distance(a, b) - _mean_distance(a, a) - _mean_distance(b, b)
     return max(distance, 0.0)
 
 
-def multiscale_ssim(a: npt.ArrayLike, b: npt.ArrayLike) -> np.ndarray:
-    r"""Compare the structure of images pair by pair, in fine and in coarse detail.
-
-    The multi-scale structural similarity :footcite:p:`Wang2003`: contrast and
-    structure, :math:`c_j`, at full size, half size and so on, and the luminance,
-    :math:`l`, at the last of :math:`m` scales,
-
-    .. math::
-
-        l^{w_m} \prod_{j=1}^{m} c_j^{w_j}.
-
-    There are five scales, or as many as the images are large enough for (176 pixels
-    a side for five); the weights of those that there are add up to 1.
-
-    Parameters
-    ----------
-    a, b : array_like
-        Images, ``(n, *space, channels)`` in [0, 1].
-
-    Returns
-    -------
-    ndarray
-        Similarity of each pair, ``(n,)``: 1 for equal images, and at least 0.
-
-    Raises
-    ------
-    InputError
-        If shapes differ, numbers are not finite, or there are no images.
-
-    References
-    ----------
-    .. footbibliography::
-    """
-    a, b = np.asarray(a), np.asarray(b)
-    if a.shape != b.shape or a.ndim < 3:
-        raise InputError(
-            "give two equally large arrays (n, *space, channels), "
-            f"not {a.shape} and {b.shape}."
-        )
-    # Checked as any samples are.
-    _rows(a, b, minimum=1)
-    # One pair after the other, which keeps volumes from filling the memory.
-    return np.array([_similarity(*pair) for pair in zip(a, b, strict=True)])
-
-
-def halve(image: np.ndarray) -> np.ndarray:
-    """Halve the size of an image, by the mean of each block of two pixels a side.
-
-    Parameters
-    ----------
-    image : ndarray
-        Image, ``(*space, channels)`` with at least two pixels a side. The last of an
-        odd number of pixels is left out.
-
-    Returns
-    -------
-    ndarray
-        Image, ``(*(space // 2), channels)``.
-    """
-    rank = image.ndim - 1
-    corners = itertools.product((0, 1), repeat=rank)
-    even = [size // 2 * 2 for size in image.shape[:-1]]
-    blocks = [
-        image[tuple(slice(i, n, 2) for i, n in zip(corner, even))] for corner in corners
-    ]
-    return np.asarray(sum(blocks) / len(blocks))
-
-
-def _rows(a, b, minimum):
+def as_rows(a, b, minimum):
     """Flatten two sets to a sample a row, of one floating type."""
     a, b = np.asarray(a), np.asarray(b)
     if min(a.ndim, b.ndim) < 2 or a.shape[1:] != b.shape[1:]:
@@ -259,9 +183,9 @@ def _rows(a, b, minimum):
     return (x.reshape(len(x), -1).astype(dtype, copy=False) for x in (a, b))
 
 
-def _moments(rows):
-    rows = rows.astype(float)
-    return rows.mean(axis=0), np.atleast_2d(np.cov(rows, rowvar=False))
+def _moments(samples):
+    samples = samples.astype(float)
+    return samples.mean(axis=0), np.atleast_2d(np.cov(samples, rowvar=False))
 
 
 def _bures(cov_a, cov_b):
@@ -280,9 +204,9 @@ def _root(covariance):
     return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
 
 
-def _blocks(rows, block_size):
+def _blocks(samples, block_size):
     at_least("block_size", block_size, 1)
-    return (rows[i : i + block_size] for i in range(0, len(rows), block_size))
+    return (samples[i : i + block_size] for i in range(0, len(samples), block_size))
 
 
 def _squared_distances(queries, references, block_size=256):
@@ -318,42 +242,3 @@ def _mean_distance(a, b):
     """Return the mean over all pairs of a row of one set and a row of the other."""
     sums = [np.sqrt(squared).sum() for squared in _squared_distances(a, b)]
     return float(sum(sums) / (len(a) * len(b)))
-
-
-def _similarity(a, b):
-    """Return the multi-scale structural similarity of two images."""
-    window = min(_WINDOW, *a.shape[:-1])
-    pairs = _halvings(a.astype(float), b.astype(float), smallest=window)
-    structures, wholes = zip(*(_compare(x, y, (window - 1) // 2) for x, y in pairs))
-    factors = np.array([*structures[:-1], wholes[-1]])
-    weights = _SCALE_WEIGHTS[: len(factors)]
-    # Where contrasts are opposite, a factor is negative and has no root.
-    return np.prod(np.maximum(factors, 0) ** (weights / weights.sum()))
-
-
-def _halvings(a, b, smallest):
-    """Yield two images at full size, half size and so on, while a window fits in."""
-    for _ in _SCALE_WEIGHTS:
-        yield a, b
-        if min(a.shape[:-1]) // 2 < max(smallest, 2):
-            return
-        a, b = halve(a), halve(b)
-
-
-def _compare(a, b, radius):
-    """Return the similarity of structure, and that of structure and luminance."""
-    rank = a.ndim - 1
-    # Windows that would reach beyond the image are left out.
-    inside = (slice(radius, -radius or None),) * rank
-
-    def average(x):
-        deviations, radii = [_WINDOW_DEVIATION] * rank + [0], [radius] * rank + [0]
-        return gaussian_filter(x, deviations, radius=radii)[inside]
-
-    mean_a, mean_b = average(a), average(b)
-    variances = average(a * a) + average(b * b) - mean_a**2 - mean_b**2
-    covariance = average(a * b) - mean_a * mean_b
-    c1, c2 = 0.01**2, 0.03**2
-    structure = (2 * covariance + c2) / (variances + c2)
-    luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
-    return structure.mean(), (luminance * structure).mean()

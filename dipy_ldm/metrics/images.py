@@ -1,0 +1,291 @@
+"""How alike images are, pair by pair, and how much detail they have."""
+
+import itertools
+
+import numpy as np
+import numpy.typing as npt
+from scipy.ndimage import gaussian_filter
+
+from dipy_ldm.metrics.distributions import as_rows
+from dipy_ldm.validation import InputError
+
+# Of the five scales, from the finest, and of the window, in pixels (Wang 2003).
+_SCALE_WEIGHTS = np.array([0.0448, 0.2856, 0.3001, 0.2363, 0.1333])
+_WINDOW, _WINDOW_DEVIATION = 11, 1.5
+# Voxels: what a blur by so much takes away is detail.
+_BLUR = 1.0
+
+
+def multiscale_ssim(a: npt.ArrayLike, b: npt.ArrayLike) -> np.ndarray:
+    r"""Compare the structure of images pair by pair, in fine and in coarse detail.
+
+    The multi-scale structural similarity :footcite:p:`Wang2003`: contrast and
+    structure, :math:`c_j`, at full size, half size and so on, and the luminance,
+    :math:`l`, at the last of :math:`m` scales,
+
+    .. math::
+
+        l^{w_m} \prod_{j=1}^{m} c_j^{w_j}.
+
+    There are five scales, or as many as the images are large enough for (176 pixels
+    a side for five); the weights of those that there are add up to 1.
+
+    Parameters
+    ----------
+    a, b : array_like
+        Images, ``(n, *space, channels)`` in [0, 1].
+
+    Returns
+    -------
+    ndarray
+        Similarity of each pair, ``(n,)``: 1 for equal images, and at least 0.
+
+    Raises
+    ------
+    InputError
+        If shapes differ, numbers are not finite, or there are no images.
+
+    References
+    ----------
+    .. footbibliography::
+    """
+    pairs = zip(*_pairs(a, b), strict=True)
+    # One pair after the other, which keeps volumes from filling the memory.
+    return np.array([_similarity(*pair) for pair in pairs])
+
+
+def halve(image: np.ndarray) -> np.ndarray:
+    """Halve the size of an image, by the mean of each block of two pixels a side.
+
+    Parameters
+    ----------
+    image : ndarray
+        Image, ``(*space, channels)`` with at least two pixels a side. The last of an
+        odd number of pixels is left out.
+
+    Returns
+    -------
+    ndarray
+        Image, ``(*(space // 2), channels)``.
+    """
+    rank = image.ndim - 1
+    corners = itertools.product((0, 1), repeat=rank)
+    even = [size // 2 * 2 for size in image.shape[:-1]]
+    blocks = [
+        image[tuple(slice(i, n, 2) for i, n in zip(corner, even))] for corner in corners
+    ]
+    return np.asarray(sum(blocks) / len(blocks))
+
+
+def psnr(
+    a: npt.ArrayLike, b: npt.ArrayLike, masks: npt.ArrayLike | None = None
+) -> np.ndarray:
+    """Say how small the difference of images is, pair by pair.
+
+    The peak signal-to-noise ratio: of the peak 1 to the root mean square of the
+    difference.
+
+    Parameters
+    ----------
+    a, b : array_like
+        Images, ``(n, *space, channels)`` in [0, 1].
+    masks : array_like, optional
+        Where to compare, ``(n, *space)``; everywhere if None.
+
+    Returns
+    -------
+    ndarray
+        Decibels, ``(n,)``; infinite for equal images.
+
+    Raises
+    ------
+    InputError
+        If shapes differ, numbers are not finite, a mask is empty, or there are no
+        images.
+    """
+    pairs = _masked(a, b, masks)
+    with np.errstate(divide="ignore"):
+        return np.array([-10 * np.log10(np.mean((x - y) ** 2)) for x, y in pairs])
+
+
+def detail_energy(
+    images: npt.ArrayLike, truth: npt.ArrayLike, masks: npt.ArrayLike | None = None
+) -> np.ndarray:
+    """Compare how much detail images have with how much they should have.
+
+    Detail is what a Gaussian blur by one voxel takes away, and its energy the mean
+    square. Noise is detail, too: see :func:`detail_correlation`.
+
+    Parameters
+    ----------
+    images, truth : array_like
+        Images and what they should be, ``(n, *space, channels)``.
+    masks : array_like, optional
+        Where to compare, ``(n, *space)``; everywhere if None.
+
+    Returns
+    -------
+    ndarray
+        Energy over that of the truth, ``(n,)``: 1 for as much.
+
+    Raises
+    ------
+    InputError
+        As of :func:`psnr`, or if the truth has no detail.
+    """
+    pairs = _masked(_detail(images), _detail(truth), masks)
+    return np.array([np.mean(x**2) / _energy(y) for x, y in pairs])
+
+
+def detail_correlation(
+    images: npt.ArrayLike, truth: npt.ArrayLike, masks: npt.ArrayLike | None = None
+) -> np.ndarray:
+    """Say how much of the detail of images is true.
+
+    Detail as of :func:`detail_energy`. What is invented adds energy there, and takes
+    correlation away here.
+
+    Parameters
+    ----------
+    images, truth, masks : array_like
+        As of :func:`detail_energy`.
+
+    Returns
+    -------
+    ndarray
+        Correlation with the truth, ``(n,)``: 1 for the same detail up to a factor, 0
+        where there is none or none of it is true.
+
+    Raises
+    ------
+    InputError
+        As of :func:`detail_energy`.
+    """
+    found = []
+    for x, y in _masked(_detail(images), _detail(truth), masks):
+        norm = np.sqrt(np.mean(x**2) * _energy(y))
+        found.append(np.mean(x * y) / norm if norm else 0.0)
+    return np.array(found)
+
+
+def octave_energies(images: npt.ArrayLike) -> np.ndarray:
+    """Measure how much there is of each octave of spatial frequencies.
+
+    Parameters
+    ----------
+    images : array_like
+        Images, ``(n, *space, channels)``.
+
+    Returns
+    -------
+    ndarray
+        Mean square, ``(n, octaves)``, from the finest: of half to a quarter of the
+        sampling frequency (cycles a voxel, in any direction), of a quarter to an
+        eighth, and so on, while the shortest side has two cycles of the lower bound.
+
+    Raises
+    ------
+    InputError
+        If there are no images, they are smaller than 8 voxels a side, or numbers are
+        not finite.
+    """
+    stack, _ = _pairs(images, images)
+    shortest = min(stack.shape[1:-1])
+    if shortest < 8:
+        raise InputError(
+            f"octaves need images of 8 voxels a side, not {stack.shape[1:-1]}."
+        )
+    axes = tuple(range(stack.ndim - 2))
+    grids = np.meshgrid(*map(np.fft.fftfreq, stack.shape[1:-1]), indexing="ij")
+    frequencies = np.sqrt(sum(grid**2 for grid in grids))
+    # The octave that each frequency is in; 0 is the finest. The mean is in none.
+    with np.errstate(divide="ignore"):
+        octaves = np.ceil(-np.log2(2 * frequencies)) - 1
+    octaves[frequencies == 0.5] = 0
+    count = int(np.log2(shortest)) - 2
+    found = []
+    for image in stack:
+        power = np.abs(np.fft.fftn(image, axes=axes)) ** 2
+        power = power.sum(-1) / image[..., 0].size / image.size
+        found.append([power[octaves == octave].sum() for octave in range(count)])
+    return np.array(found)
+
+
+def _pairs(a, b):
+    """Return two equally large sets of images, checked."""
+    a, b = np.asarray(a), np.asarray(b)
+    if a.shape != b.shape or a.ndim < 3:
+        raise InputError(
+            "give two equally large arrays (n, *space, channels), "
+            f"not {a.shape} and {b.shape}."
+        )
+    # As any samples are.
+    as_rows(a, b, minimum=1)
+    return a, b
+
+
+def _masked(a, b, masks):
+    """Yield the voxels of each pair that lie in its mask."""
+    a, b = _pairs(a, b)
+    masks = np.ones(a.shape[:-1], bool) if masks is None else np.asarray(masks) > 0
+    if masks.shape != a.shape[:-1] or not masks.any(tuple(range(1, masks.ndim))).all():
+        raise InputError(
+            f"masks must have the shape {a.shape[:-1]}, not {masks.shape}, and none "
+            "may be empty."
+        )
+    return ((x[m].astype(float), y[m].astype(float)) for x, y, m in zip(a, b, masks))
+
+
+def _detail(images):
+    """Return what a blur takes away."""
+    images = np.asarray(images)
+    if images.ndim < 3:
+        return images  # which is refused
+    deviations = [0.0, *(_BLUR for _ in images.shape[1:-1]), 0.0]
+    return images - gaussian_filter(images, deviations)
+
+
+def _energy(truth):
+    energy = np.mean(truth**2)
+    if energy == 0:
+        raise InputError("what is compared with has no detail; give other images.")
+    return energy
+
+
+def _similarity(a, b):
+    """Return the multi-scale structural similarity of two images."""
+    window = min(_WINDOW, *a.shape[:-1])
+    pairs = _halvings(a.astype(float), b.astype(float), smallest=window)
+    structures, wholes = zip(*(_compare(x, y, (window - 1) // 2) for x, y in pairs))
+    factors = np.array([*structures[:-1], wholes[-1]])
+    weights = _SCALE_WEIGHTS[: len(factors)]
+    # Where contrasts are opposite, a factor is negative and has no root.
+    return np.prod(np.maximum(factors, 0) ** (weights / weights.sum()))
+
+
+def _halvings(a, b, smallest):
+    """Yield two images at full size, half size and so on, while a window fits in."""
+    for _ in _SCALE_WEIGHTS:
+        yield a, b
+        if min(a.shape[:-1]) // 2 < max(smallest, 2):
+            return
+        a, b = halve(a), halve(b)
+
+
+def _compare(a, b, radius):
+    """Return the similarity of structure, and that of structure and luminance."""
+    rank = a.ndim - 1
+    # Windows that would reach beyond the image are left out.
+    inside = (slice(radius, -radius or None),) * rank
+
+    def average(x):
+        deviations, radii = [_WINDOW_DEVIATION] * rank + [0], [radius] * rank + [0]
+        return gaussian_filter(x, deviations, radius=radii)[inside]
+
+    mean_a, mean_b = average(a), average(b)
+    variances = average(a * a) + average(b * b) - mean_a**2 - mean_b**2
+    covariance = average(a * b) - mean_a * mean_b
+    c1, c2 = 0.01**2, 0.03**2
+    structure = (2 * covariance + c2) / (variances + c2)
+    luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
+    return structure.mean(), (luminance * structure).mean()
