@@ -115,7 +115,7 @@ def test_workers_of_other_options_are_refused(folder, tmp_path):
     processes = start_both("dipy_train_ldm", *arguments, cwd=tmp_path, others=others)
     for process, told in zip(processes, end_both(processes)):
         assert process.returncode == 1
-        assert "learning_rate is 0.5 there and 0.002 for the chief" in answer(told)
+        assert "learning_rate is 0.5 there and 0.004 for the chief" in answer(told)
         assert "Traceback" not in told
 
 

@@ -195,7 +195,7 @@ BAD_TRAINING = {
     ),
     "no epochs": (["blobs.npy", *TINY, "--epochs_ldm", "0"], "at least 1"),
     "no batch": (["blobs.npy", "--batch_size", "0"], "at least 1"),
-    "no widths": (["blobs.npy", *TINY, "--widths_ldm"], "length of widths"),
+    "no widths": (["blobs.npy", *TINY, "--widths_ldm"], "length of --widths_ldm"),
     "all held out": (["blobs.npy", "--validation", "1"], "below 1"),
     "no checkpoints": (["blobs.npy", *TINY, "--checkpoint_steps", "0"], "at least 1"),
     "several machines": (
