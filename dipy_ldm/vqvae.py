@@ -26,7 +26,7 @@ from dipy_ldm.validation import (
 )
 
 # Highest learning rates of images and of volumes.
-_RATES = 4e-3, 1e-3
+_RATES = 4e-3, 2e-3
 
 
 class VQVAE(Codec):

@@ -424,6 +424,6 @@ def verdict(
     return (
         f"the autoencoder's reconstructions are no nearer to the images than the "
         f"mean of all images is (mean squared error {error:.2g} and {mean:.2g}); "
-        "train for more steps, or with another learning rate (0.001 is usual for "
+        "train for more steps, or with another learning rate (0.001 to 0.002 for "
         "volumes)."
     )

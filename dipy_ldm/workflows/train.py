@@ -113,8 +113,9 @@ class TrainLDMFlow(Workflow):
             Batches whose gradients are averaged for one step of the weights: as one
             larger batch, in the memory of one.
         learning_rate : float, optional
-            Highest learning rate; it warms up and falls to zero. None is for 0.001 of
-            volumes; of images, 0.004 of the autoencoder and 0.002 of the denoiser.
+            Highest learning rate; it warms up and falls to zero. None is for 0.004 of
+            the autoencoder and 0.002 of the denoiser of images, and for half of it of
+            volumes.
         n_codes : int, optional
             Number of codes of the autoencoder's codebook.
         code_dim : int, optional
