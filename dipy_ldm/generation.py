@@ -281,7 +281,7 @@ class Generator(Estimator):
             Images that are denoised at once; as many as memory surely allows if
             None.
         tile : int, optional
-            Voxels along a side of the tiles in which large images are decoded, as
+            Voxels along a side of the tiles in which large images are worked on, as
             of :meth:`dipy_ldm.VQVAE.decode`.
 
         Returns
@@ -314,7 +314,8 @@ class Generator(Estimator):
         )
         path = schedules.path(self.schedule, grid(self.schedule, steps, strength))
         alpha, sigma = path[0][1]
-        latents = self._scaled(self.vqvae_.encode(images, batch_size=batch_size))
+        encoded = self.vqvae_.encode(images, batch_size=batch_size, tile=tile)
+        latents = self._scaled(encoded)
         denoise = self.denoiser()
 
         def walk(numbers):

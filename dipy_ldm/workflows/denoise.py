@@ -112,7 +112,8 @@ class DenoiseLDMFlow(Workflow):
         channels : bool, optional
             Take the fourth axis of the files for channels.
         tile : int, optional
-            Voxels along a side of the tiles in which large volumes are decoded.
+            Voxels along a side of the tiles in which large volumes are encoded and
+            decoded.
             None is for as large as memory surely allows.
         strategy : string, optional
             How the volumes are shared out: auto (among all workers that Slurm or
