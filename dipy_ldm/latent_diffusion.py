@@ -163,7 +163,7 @@ class LatentDiffusion(Generator):
             survey(validation_data, "validation image")
         chosen = _training(training)
         guides = diffusion.of_guide(chosen.checkpoint)
-        chosen = chosen.settled(images.ndim - 2, guides)
+        chosen = chosen.settled(images.ndim - 2, guides, rates=diffusion.RATES)
         diffusion.check(self, images.shape, chosen)
         self.fingerprint_ = learnable(images).fingerprint
         self.vqvae_ = self.vqvae._as_it_is()
@@ -313,7 +313,7 @@ class LatentDiffusion(Generator):
             If a name is unknown (the sentence lists the known ones), a number makes
             no sense, or the memory is too small.
         """
-        chosen = _training(training).settled(len(shape) - 2)
+        chosen = _training(training).settled(len(shape) - 2, rates=diffusion.RATES)
         diffusion.check(self, shape, chosen)
 
     def _make_unets(self):

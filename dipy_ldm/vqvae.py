@@ -25,9 +25,6 @@ from dipy_ldm.validation import (
     scalars,
 )
 
-# Highest learning rates of images and of volumes.
-_RATES = 4e-3, 2e-3
-
 
 class VQVAE(Codec):
     """Vector-quantised autoencoder :footcite:p:`vandenOord2017`.
@@ -179,7 +176,7 @@ class VQVAE(Codec):
             validation_data = check_alike(validation_data, images.shape)
         affine = None if affine is None else check_affine(affine)
         masks = check_masks(masks, background, images.shape[:-1])
-        chosen = _training(training).settled(images.ndim - 2, rates=_RATES)
+        chosen = _training(training).settled(images.ndim - 2, rates=autoencoder.RATES)
         autoencoder.check(self, images.shape, patch, chosen)
         found = learnable(images)
         # Only now: what is refused leaves an estimator as it was.
@@ -251,7 +248,7 @@ class VQVAE(Codec):
             If the memory is too small, there is no such loss or precision, or a
             number makes no sense.
         """
-        chosen = _training(training).settled(len(shape) - 2, rates=_RATES)
+        chosen = _training(training).settled(len(shape) - 2, rates=autoencoder.RATES)
         autoencoder.check(self, shape, patch, chosen)
 
     def _networks(self):

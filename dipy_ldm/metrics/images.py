@@ -133,7 +133,7 @@ def detail_energy(
     InputError
         As of :func:`psnr`, or if the truth has no detail.
     """
-    pairs = _masked(_detail(images), _detail(truth), masks)
+    pairs = _details(images, truth, masks)
     return np.array([np.mean(x**2) / _energy(y) for x, y in pairs])
 
 
@@ -162,7 +162,7 @@ def detail_correlation(
         As of :func:`detail_energy`.
     """
     found = []
-    for x, y in _masked(_detail(images), _detail(truth), masks):
+    for x, y in _details(images, truth, masks):
         norm = np.sqrt(np.mean(x**2) * _energy(y))
         found.append(np.mean(x * y) / norm if norm else 0.0)
     return np.array(found)
@@ -236,13 +236,12 @@ def _masked(a, b, masks):
     return ((x[m].astype(float), y[m].astype(float)) for x, y, m in zip(a, b, masks))
 
 
-def _detail(images):
-    """Return what a blur takes away."""
-    images = np.asarray(images)
-    if images.ndim < 3:
-        return images  # which is refused
-    deviations = [0.0, *(_BLUR for _ in images.shape[1:-1]), 0.0]
-    return images - gaussian_filter(images, deviations)
+def _details(a, b, masks):
+    """Yield what a blur takes away of each pair, within its mask."""
+    a, b = _pairs(a, b)
+    deviations = [0.0, *(_BLUR for _ in a.shape[1:-1]), 0.0]
+    a, b = (x - gaussian_filter(x, deviations) for x in (a, b))
+    return _masked(a, b, masks)
 
 
 def _energy(truth):

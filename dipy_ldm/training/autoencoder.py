@@ -19,6 +19,9 @@ from dipy_ldm.validation import check_patch, check_seed, check_sizes, choose, pl
 # Pieces of images that are encoded at least for codes to be revived.
 _PIECES = 16
 
+# Highest learning rates of images and of volumes, where none is given.
+RATES = 4e-3, 2e-3
+
 # Inputs of a convolution over 3 x 3 pixels of 32 channels: up to there rates are those
 # that are given. Over voxels there are many more.
 _BASE_FAN_IN = 288

@@ -19,6 +19,9 @@ _GUIDE_WIDTH = 4
 _GUIDE_SHARE = 16
 _GUIDE_STEPS = 300
 
+# Highest learning rates of images and of volumes, where none is given.
+RATES = 2e-3, 1e-3
+
 
 def check(model: Any, shape: tuple[int, ...], training: Any) -> None:
     """Refuse a training that can't be done, or would not fit into the memory.

@@ -13,9 +13,6 @@ from dipy_ldm.precision import Precision, settle
 from dipy_ldm.training.checkpoint import began_in
 from dipy_ldm.validation import InputError, check_counts, check_rate
 
-# Highest learning rates of images and of volumes.
-_RATES = 2e-3, 1e-3
-
 # Batches of a round at least; short trainings have so many rounds all the same.
 _ROUND = 100
 _ROUNDS = 10
@@ -153,7 +150,7 @@ class Training(NamedTuple):
         self,
         rank: int,
         *checkpoints: str | Path | None,
-        rates: tuple[float, float] = _RATES,
+        rates: tuple[float, float],
     ) -> Self:
         """Choose the devices, and the precision that they have.
 

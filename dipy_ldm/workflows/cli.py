@@ -47,7 +47,8 @@ def run(flow: Any) -> None:
     """
     for talkative in ("matplotlib", "PIL", "h5py", "absl", "tensorflow"):
         logging.getLogger(talkative).setLevel(logging.WARNING)
-    # DIPY's own answers every name with INFO: tests/test_upstream.py tells when it may.
+    # DIPY's own answers every name with INFO; when this may go, tests/test_upstream.py
+    # tells.
     flow_runner.get_level = level
     options = options_of(flow)
     version = {"action": "version", "version": f"dipy_ldm {__version__}"}
