@@ -342,8 +342,8 @@ def draw_grid(rng, detailed=False):
     Returns
     -------
     Grid
-        Voxels of 1.5 to 3 mm, or of 1 to 1.6 mm, with or without equal sides, in any order of axes, that
-        hold the brain.
+        Voxels of 1.5 to 3 mm, or of 1 to 1.6 mm, with or without equal sides, in any
+        order of axes, that hold the brain.
     """
     finest = spacing(detailed)
     coarsest = FINE_COARSEST if detailed else COARSEST
