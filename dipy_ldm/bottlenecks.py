@@ -28,18 +28,24 @@ _VECTORS = 20
 class Codebook(keras.layers.Layer):
     """Codes, of which the nearest takes the place of each vector.
 
-    They start where k-means finds encoded images, and those that are no longer used
+    With several codebooks, each has codes for what those before it leave, and the sum
+    of a code from each takes the place of the vector :footcite:p:`Zeghidour2022`: ten
+    bits more for each book of 1024 codes.
+
+    Codes start where k-means finds encoded images, and those that are no longer used
     are revived. The gradient goes straight through to the encoder. Two losses are
-    added: one pulls the codes to the vectors, one (``commitment``) the vectors to the
-    codes :footcite:p:`vandenOord2017`. How often each code was used in training, since
-    :meth:`figures` told of it, is counted in ``counts``.
+    added: one pulls the codes to what they stand for, one (``commitment``) the vectors
+    to the sums of their codes :footcite:p:`vandenOord2017`. How often each code was
+    used in training, since :meth:`figures` told of it, is counted in ``counts``.
 
     Parameters
     ----------
     n_codes : int
-        Number of codes.
+        Number of codes in a codebook.
     commitment : float
         Weight of the pull on the vectors.
+    n_codebooks : int
+        Number of codebooks.
     **kwargs
         Arguments of :class:`keras.layers.Layer`.
 
@@ -48,16 +54,17 @@ class Codebook(keras.layers.Layer):
     .. footbibliography::
     """
 
-    def __init__(self, n_codes, commitment=0.25, **kwargs):
+    def __init__(self, n_codes, commitment=0.25, n_codebooks=1, **kwargs):
         # Distances between codes are small: bfloat16 would mistake neighbours.
         super().__init__(dtype="float32", **kwargs)
         self.n_codes = n_codes
         self.commitment = commitment
+        self.n_codebooks = n_codebooks
 
     def build(self, input_shape):
-        """Create the codebook ``(n_codes, channels)`` and the counts."""
+        """Create the codes, ``(n_codebooks * n_codes, channels)``, and the counts."""
         self.codebook = self.add_weight(
-            shape=(self.n_codes, input_shape[-1]),
+            shape=(self.n_codebooks * self.n_codes, input_shape[-1]),
             # Until there are better ones. Without a seed, Python's own would be used.
             initializer=keras.initializers.RandomNormal(seed=0),
             name="codebook",
@@ -66,7 +73,7 @@ class Codebook(keras.layers.Layer):
         # middle of a step would mix up the replicas' losses.
         self.counts = keras.Variable(
             "zeros",
-            shape=(self.n_codes,),
+            shape=(self.n_codebooks * self.n_codes,),
             dtype="float32",
             trainable=False,
             aggregation="sum",
@@ -75,7 +82,7 @@ class Codebook(keras.layers.Layer):
         )
 
     def nearest(self, vectors):
-        """Find the nearest code of each vector.
+        """Find the nearest code of each codebook.
 
         Parameters
         ----------
@@ -85,15 +92,20 @@ class Codebook(keras.layers.Layer):
         Returns
         -------
         tensor of int
-            Indices of codes, shape ``(batch, *space)``.
+            Rows of the codes, shape ``(batch, *space, n_codebooks)``.
         """
-        codes = ops.transpose(self.codebook)
-        # |v - c|^2 without |v|^2, which is the same for every code.
-        distance = ops.sum(codes**2, axis=0) - 2 * ops.matmul(vectors, codes)
-        return ops.argmin(distance, axis=-1)
+        rest, rows = vectors, []
+        for first in range(0, self.n_codebooks * self.n_codes, self.n_codes):
+            codes = self.codebook[first : first + self.n_codes]
+            # |v - c|^2 without |v|^2, which is the same for every code.
+            products = ops.matmul(rest, ops.transpose(codes))
+            row = ops.argmin(ops.sum(codes**2, axis=-1) - 2 * products, axis=-1)
+            rest = rest - ops.take(codes, row, axis=0)
+            rows.append(row + first)
+        return ops.stack(rows, axis=-1)
 
     def quantise(self, vectors):
-        """Replace each vector by its nearest code, without a gradient trick.
+        """Replace each vector by the sum of its codes, without a gradient trick.
 
         Parameters
         ----------
@@ -103,12 +115,13 @@ class Codebook(keras.layers.Layer):
         Returns
         -------
         tensor
-            Codes, of the shape of ``vectors``.
+            Sums, of the shape of ``vectors``.
         """
-        return ops.take(self.codebook, self.nearest(vectors), axis=0)
+        codes = ops.take(self.codebook, self.nearest(vectors), axis=0)
+        return ops.sum(codes, axis=-2)
 
     def initial(self, draw, rng):
-        """Find codes to start with: the centres of k-means.
+        """Find codes to start with: the centres of k-means, of what is left each time.
 
         Parameters
         ----------
@@ -120,15 +133,19 @@ class Codebook(keras.layers.Layer):
         Returns
         -------
         ndarray
-            Codes, ``(n_codes, channels)``.
+            Codes, ``(n_codebooks * n_codes, channels)``.
         """
-        vectors = draw(_VECTORS * self.n_codes)
-        # Started from data points: "++" takes a minute for a thousand codes.
-        with warnings.catch_warnings():
-            # A code that gets no vector stays where it starts, and is revived later.
-            warnings.simplefilter("ignore", UserWarning)
-            codes, _ = kmeans2(vectors, self.n_codes, minit="points", rng=rng)
-        return codes
+        rest, found = draw(_VECTORS * self.n_codes), []
+        for _ in range(self.n_codebooks):
+            # Started from data points: "++" takes a minute for a thousand codes.
+            with warnings.catch_warnings():
+                # A code that gets no vector stays where it starts, and is revived
+                # later.
+                warnings.simplefilter("ignore", UserWarning)
+                codes, labels = kmeans2(rest, self.n_codes, minit="points", rng=rng)
+            rest = rest - codes[labels]
+            found.append(codes)
+        return np.concatenate(found)
 
     def figures(self):
         """Say how the codes were used since the last time, and begin to count anew.
@@ -136,52 +153,65 @@ class Codebook(keras.layers.Layer):
         Returns
         -------
         figures : dict of str to float
-            ``perplexity``, and ``usage``: the share of codes that were used.
+            ``perplexity``, the geometric mean of those of the codebooks, and
+            ``usage``: the share of codes that were used.
         dead : ndarray of int
-            Numbers of the codes that are hardly used.
+            Rows of the codes that are hardly used.
         """
         counts = ops.convert_to_numpy(self.counts)
         self.counts.assign(ops.zeros_like(counts))
-        share = counts / counts.sum()
-        perplexity = float(np.exp(-np.sum(share * np.log(share + 1e-12))))
-        figures = {"perplexity": perplexity, "usage": float(np.mean(counts > 0))}
+        # All codebooks are used equally often.
+        share = counts / (counts.sum() / self.n_codebooks)
+        entropy = -np.sum(share * np.log(share + 1e-12)) / self.n_codebooks
+        figures = {
+            "perplexity": float(np.exp(entropy)),
+            "usage": float(np.mean(counts > 0)),
+        }
         return figures, np.flatnonzero(share < _RARE / self.n_codes)
 
     def revived(self, dead, draw, rng):
-        """Put dead codes where encoded images are.
+        """Put dead codes where encoded images are, or what other codes leave of them.
 
         Parameters
         ----------
         dead : ndarray of int
-            Numbers of the codes.
+            Rows of the codes.
         draw, rng
             As of :meth:`initial`.
 
         Returns
         -------
         ndarray
-            All codes, ``(n_codes, channels)``.
+            All codes, ``(n_codebooks * n_codes, channels)``.
         """
         codes = ops.convert_to_numpy(self.codebook).copy()
-        codes[dead] = draw(len(dead))
+        vectors = draw(len(dead))
+        rows = ops.convert_to_numpy(self.nearest(vectors.astype("float32")))
+        # A code of the first codebook stands for the vector itself.
+        before = np.arange(self.n_codebooks) < (dead // self.n_codes)[:, None]
+        left = vectors - np.sum(codes[rows] * before[..., None], axis=1)
+        codes[dead] = left
         return codes
 
     def call(self, vectors, training=False):
         """Quantise; in training also add the losses and count the codes."""
-        indices = self.nearest(vectors)
-        codes = ops.take(self.codebook, indices, axis=0)
-        self.add_loss(_mean_square(codes - ops.stop_gradient(vectors)))
-        self.add_loss(
-            self.commitment * _mean_square(vectors - ops.stop_gradient(codes))
-        )
+        rows = self.nearest(vectors)
+        codes = ops.take(self.codebook, rows, axis=0)
+        # What the codebooks before leave to each.
+        left = vectors[..., None, :] - (ops.cumsum(codes, axis=-2) - codes)
+        self.add_loss(self.n_codebooks * _mean_square(codes - ops.stop_gradient(left)))
+        nearby = ops.stop_gradient(ops.sum(codes, axis=-2))
+        self.add_loss(self.commitment * _mean_square(vectors - nearby))
         if training:
-            indices = ops.reshape(indices, (-1,))
-            # Not by bincount, which XLA refuses: its length depends on the indices.
+            rows = ops.reshape(rows, (-1,))
+            # Not by bincount, which XLA refuses: its length depends on the rows.
             used = ops.segment_sum(
-                ops.ones_like(indices, dtype=self.counts.dtype), indices, self.n_codes
+                ops.ones_like(rows, dtype=self.counts.dtype),
+                rows,
+                self.n_codebooks * self.n_codes,
             )
             self.counts.assign_add(used)
-        return vectors + ops.stop_gradient(codes - vectors)
+        return vectors + ops.stop_gradient(nearby - vectors)
 
     def compute_output_shape(self, input_shape):
         """Return the shape unchanged."""
@@ -189,8 +219,8 @@ class Codebook(keras.layers.Layer):
 
     def get_config(self):
         """Return the arguments of the constructor."""
-        config = super().get_config()
-        return config | {"n_codes": self.n_codes, "commitment": self.commitment}
+        names = ("n_codes", "commitment", "n_codebooks")
+        return super().get_config() | {name: getattr(self, name) for name in names}
 
 
 # By the name that a VQVAE is given.

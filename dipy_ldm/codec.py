@@ -200,7 +200,7 @@ class Codec(Estimator):
         return self.decode(latents, space=space, batch_size=batch_size, tile=tile)
 
     def codes(self, latents: np.ndarray) -> np.ndarray:
-        """Tell which code each latent vector is nearest to.
+        """Tell which codes each latent vector is nearest to.
 
         Parameters
         ----------
@@ -210,7 +210,8 @@ class Codec(Estimator):
         Returns
         -------
         ndarray of int
-            Indices of codes, ``(n, *space)``.
+            Rows of ``codebook_``, one of each codebook, ``(n, *space, n_codebooks)``;
+            the sum of these codes is what is decoded.
 
         Raises
         ------
@@ -223,7 +224,7 @@ class Codec(Estimator):
 
     @property
     def codebook_(self):
-        """The codes, ``(n_codes, code_dim)``."""
+        """The codes, ``(n_codebooks * n_codes, code_dim)``."""
         self._check_fitted()
         return ops.convert_to_numpy(self.quantizer_.codebook)
 

@@ -60,6 +60,24 @@ def check(document: dict) -> None:
             raise InputError(f"{name} has the unknown entry {_short(unknown[0])}")
 
 
+def upgraded(document: dict) -> dict:
+    """Say what a document of an earlier version leaves out.
+
+    Parameters
+    ----------
+    document : dict
+        One that was checked.
+
+    Returns
+    -------
+    dict
+        The same as this version would say it.
+    """
+    if "shape" not in document or "design" in document:
+        return document
+    return document | {"design": 1 if document.get("normed_output", True) else 2}
+
+
 def check_sizes(settings: dict, shapes: dict[str, tuple[int, ...]]) -> None:
     """Refuse hyper-parameters that ask for more than the tensors are.
 
@@ -198,6 +216,7 @@ HYPERPARAMETERS = {
         "widths": _SIZES,
         "blocks": _SIZE,
         "n_codes": _SIZE,
+        "n_codebooks": _SIZE._replace(optional=True),
         "code_dim": _SIZE,
         "commitment": Rule("a number", _is_number),
         "loss": _TEXT,
@@ -230,6 +249,8 @@ _VQVAE = {
     "history": _HISTORY,
     "fingerprint": _TEXT,
     "precision": _PRECISION,
+    # Earlier versions said it otherwise, if at all.
+    "design": Rule("1, 2 or 3", lambda v: _is_whole(v, 1) and v <= 3, True),
     "normed_output": Rule("true or false", lambda v: isinstance(v, bool), True),
 }
 

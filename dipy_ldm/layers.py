@@ -84,3 +84,76 @@ class Recomputed(keras.layers.Layer):
         """Return the arguments of the constructor."""
         block = keras.saving.serialize_keras_object(self.block)
         return super().get_config() | {"block": block}
+
+
+@keras.saving.register_keras_serializable("dipy_ldm")
+class DepthToSpace(keras.layers.Layer):
+    """Make an image of the channels of each position, ``times`` larger per side.
+
+    After :footcite:p:`Shi2016`, for any number of spatial dimensions.
+
+    Parameters
+    ----------
+    times : int
+        How many times larger each side becomes.
+    **kwargs
+        Arguments of :class:`keras.layers.Layer`.
+
+    References
+    ----------
+    .. footbibliography::
+    """
+
+    def __init__(self, times: int, **kwargs) -> None:
+        # Like the images that it makes: what is given is not rounded.
+        super().__init__(dtype="float32", **kwargs)
+        self.times = times
+
+    def call(self, x):
+        """Map ``(batch, *space, channels)`` to ``(batch, *space * times, fewer)``."""
+        batch, *space, _ = ops.shape(x)
+        rank, channels = len(space), self._channels(x.shape)
+        x = ops.reshape(x, (batch, *space, *(self.times,) * rank, channels))
+        # Each axis of the positions is followed by that within them.
+        pairs = [axis for i in range(1, rank + 1) for axis in (i, i + rank)]
+        x = ops.transpose(x, (0, *pairs, 2 * rank + 1))
+        return ops.reshape(x, (batch, *(self.times * side for side in space), channels))
+
+    def compute_output_shape(self, input_shape):
+        """Return the larger shape."""
+        batch, *space, _ = input_shape
+        larger = (None if side is None else self.times * side for side in space)
+        return (batch, *larger, self._channels(input_shape))
+
+    def get_config(self):
+        """Return the arguments of the constructor."""
+        return super().get_config() | {"times": self.times}
+
+    def _channels(self, shape):
+        return shape[-1] // self.times ** (len(shape) - 2)
+
+
+@keras.saving.register_keras_serializable("dipy_ldm")
+class Sum(keras.layers.Layer):
+    """Add up what several networks make of the same tensor.
+
+    Parameters
+    ----------
+    networks : list of keras.Model
+        Networks of equal inputs and outputs.
+    **kwargs
+        Arguments of :class:`keras.layers.Layer`.
+    """
+
+    def __init__(self, networks: list[keras.Model], **kwargs) -> None:
+        super().__init__(dtype="float32", **kwargs)
+        self.networks = networks
+
+    def call(self, inputs):
+        """Apply the networks to a tensor."""
+        first, *others = (network(inputs) for network in self.networks)
+        return sum(others, start=first)
+
+    def compute_output_shape(self, input_shape):
+        """Return the first network's own."""
+        return self.networks[0].compute_output_shape(input_shape)

@@ -15,7 +15,7 @@ from dipy_ldm import __version__, documents
 from dipy_ldm.files import replacing
 from dipy_ldm.validation import InputError, plain
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 # The oldest that can be read, but for checkpoints: they go on with the same package.
 _OLDEST = 2
 # Types of the numbers of networks; optimizers count in integers, too.
@@ -186,7 +186,7 @@ def read_document(path: str | Path, kind: str | None = None) -> dict:
         )
     with _naming(path):
         documents.check(document)
-    return document
+    return documents.upgraded(document)
 
 
 def shapes(network: Any, prefix: str) -> dict[str, tuple[int, ...]]:

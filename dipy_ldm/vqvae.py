@@ -41,7 +41,9 @@ class VQVAE(Codec):
     blocks : int
         Residual blocks of each level.
     n_codes : int
-        Number of codes.
+        Number of codes in a codebook.
+    n_codebooks : int
+        Number of codebooks; each has codes for what those before it leave of a latent.
     code_dim : int
         Channels of the latents.
     commitment : float
@@ -58,7 +60,7 @@ class VQVAE(Codec):
     encoder_, decoder_ : keras.Model
         The networks.
     codebook_ : ndarray
-        The codes, ``(n_codes, code_dim)``.
+        The codes, ``(n_codebooks * n_codes, code_dim)``, one codebook after the other.
     intensity_ : tuple of float
         Lowest and highest value of the training images.
     affine_ : ndarray or None
@@ -92,12 +94,11 @@ class VQVAE(Codec):
         Entry("history", "history_", dict),
         Entry("fingerprint", "fingerprint_", str),
         Entry("precision", "precision_", Precision.from_saved, Precision.to_saved),
-        # Files of format 2 don't say it, and are.
-        Entry("normed_output", "normed_output_", lambda said: said is not False),
+        Entry("design", "design_", int),
     )
 
     # How new networks are built.
-    normed_output_ = False
+    design_ = networks.DESIGN
 
     def __init__(
         self,
@@ -105,6 +106,7 @@ class VQVAE(Codec):
         widths: Sequence[int] = (32, 64),
         blocks: int = 1,
         n_codes: int = 1024,
+        n_codebooks: int = 1,
         code_dim: int = 3,
         commitment: float = 0.25,
         loss: str = "squared",
@@ -114,6 +116,7 @@ class VQVAE(Codec):
         self.widths = widths
         self.blocks = blocks
         self.n_codes = n_codes
+        self.n_codebooks = n_codebooks
         self.code_dim = code_dim
         self.commitment = commitment
         self.loss = loss
@@ -181,7 +184,7 @@ class VQVAE(Codec):
         found = learnable(images)
         # Only now: what is refused leaves an estimator as it was.
         self.precision_ = tell(chosen.precision)
-        self.normed_output_ = False
+        self.design_ = networks.DESIGN
         self.shape_ = images.shape[1:]
         self.affine_ = affine
         self.intensity_ = found.low, found.high
@@ -221,7 +224,7 @@ class VQVAE(Codec):
             self, "float32", self._any_size(), self.shape_[-1]
         )
         return {
-            "codebook": (self.n_codes, self.code_dim),
+            "codebook": (self.n_codebooks * self.n_codes, self.code_dim),
             **persistence.shapes(encoder, "encoder"),
             **persistence.shapes(decoder, "decoder"),
         }

@@ -25,7 +25,7 @@ def test_nearest_code_against_brute_force(shape):
     layer = codebook()
     codes = np.asarray(layer.codebook)
     distances = np.linalg.norm(vectors[..., None, :] - codes, axis=-1)
-    npt.assert_array_equal(layer.nearest(vectors), distances.argmin(-1))
+    npt.assert_array_equal(layer.nearest(vectors)[..., 0], distances.argmin(-1))
     npt.assert_allclose(layer.quantise(vectors), codes[distances.argmin(-1)])
     npt.assert_allclose(layer(vectors), layer.quantise(vectors), atol=1e-6)
 
@@ -76,6 +76,79 @@ def test_figures_name_the_dead_and_count_anew():
     assert figures["perplexity"] == pytest.approx(2, rel=1e-5)
     assert list(dead) == [0, *range(3, 11)]
     npt.assert_array_equal(layer.counts, 0)
+
+
+def books(n_codebooks, n_codes=6):
+    layer = Codebook(n_codes, n_codebooks=n_codebooks)
+    layer.build((None, 3))
+    layer.codebook.assign(
+        np.random.default_rng(0).standard_normal((n_codebooks * n_codes, 3))
+    )
+    return layer
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_each_codebook_stands_for_what_is_left(shape):
+    vectors = np.random.default_rng(1).standard_normal(shape).astype("float32")
+    layer = books(3)
+    codes = np.asarray(layer.codebook)
+    rows = np.asarray(layer.nearest(vectors))
+    assert rows.shape == (*shape[:-1], 3)
+    left = vectors
+    for book in range(3):
+        own = codes[6 * book : 6 * (book + 1)]
+        distances = np.linalg.norm(left[..., None, :] - own, axis=-1)
+        npt.assert_array_equal(rows[..., book], 6 * book + distances.argmin(-1))
+        left = left - codes[rows[..., book]]
+    npt.assert_allclose(layer.quantise(vectors), vectors - left, atol=1e-6)
+    npt.assert_allclose(layer(vectors), vectors - left, atol=1e-6)
+
+
+def test_losses_of_codebooks_pull_each_code_to_what_is_left():
+    layer = books(2)
+    vectors = np.random.default_rng(3).standard_normal((4, 5, 3)).astype("float32")
+    layer(vectors)
+    codes = np.asarray(layer.codebook)[np.asarray(layer.nearest(vectors))]
+    first, second = codes[..., 0, :], codes[..., 1, :]
+    squares = [np.mean((first - vectors) ** 2)]
+    squares.append(np.mean((second - (vectors - first)) ** 2))
+    wanted = [sum(squares), 0.25 * squares[1]]
+    npt.assert_allclose(layer.losses, wanted, rtol=1e-5)
+
+
+def test_more_codebooks_leave_less():
+    vectors = np.random.default_rng(0).standard_normal((4000, 3)).astype("float32")
+    errors = []
+    for n_codebooks in (1, 2, 4):
+        layer = books(n_codebooks, n_codes=16)
+        rng = np.random.default_rng(1)
+        draw = lambda n: vectors[rng.integers(0, len(vectors), n)]  # noqa: E731
+        layer.codebook.assign(layer.initial(draw, rng))
+        errors.append(np.mean((np.asarray(layer.quantise(vectors)) - vectors) ** 2))
+    assert errors[1] < 0.4 * errors[0]
+    assert errors[2] < 0.2 * errors[1]
+
+
+def test_codes_of_later_codebooks_are_revived_at_what_is_left():
+    layer = books(2)
+    before = np.asarray(layer.codebook)
+    vectors = np.random.default_rng(4).standard_normal((2, 3)).astype("float32")
+    after = layer.revived(np.array([1, 8]), lambda n: vectors[:n], None)
+    npt.assert_allclose(after[1], vectors[0], rtol=1e-6)
+    first = before[np.asarray(layer.nearest(vectors))[1, 0]]
+    npt.assert_allclose(after[8], vectors[1] - first, rtol=1e-5)
+    rest = np.delete(np.arange(12), [1, 8])
+    npt.assert_array_equal(after[rest], before[rest])
+
+
+def test_figures_of_several_codebooks():
+    layer = books(2, n_codes=4)
+    layer.counts.assign([100, 100, 100, 100, 200, 200, 0, 0])
+    figures, dead = layer.figures()
+    assert figures["usage"] == pytest.approx(6 / 8)
+    # The geometric mean of 4 and 2.
+    assert figures["perplexity"] == pytest.approx(np.sqrt(8), rel=1e-5)
+    assert list(dead) == [6, 7]
 
 
 def test_codes_start_at_the_centres_of_the_vectors():

@@ -1,12 +1,14 @@
-"""Layers: embedded times."""
+"""Layers: embedded times, images from channels, and sums of networks."""
 
+import keras
 from keras import ops
 import numpy as np
 import numpy.testing as npt
+import pytest
 
 from dipy_ldm import networks
 from dipy_ldm.bottlenecks import Codebook
-from dipy_ldm.layers import TimeEmbedding
+from dipy_ldm.layers import DepthToSpace, Sum, TimeEmbedding
 
 
 def test_times_are_in_full_precision_under_a_mixed_policy():
@@ -21,3 +23,31 @@ def test_time_embedding_tells_times_apart():
     npt.assert_allclose((features**2).sum(-1), 16, rtol=1e-5)
     distances = np.linalg.norm(features[:, None] - features[None], axis=-1)
     assert distances[~np.eye(101, dtype=bool)].min() > 0.1
+
+
+@pytest.mark.parametrize("space", [(3,), (3, 2), (2, 3, 4)])
+@pytest.mark.parametrize("times", [2, 3])
+def test_channels_become_the_voxels_of_their_place(space, times):
+    rank = len(space)
+    x = np.random.default_rng(0).standard_normal((2, *space, 2 * times**rank))
+    layer = DepthToSpace(times)
+    found = np.asarray(layer(x))
+    assert found.shape == (2, *(times * side for side in space), 2)
+    assert layer.compute_output_shape(x.shape) == found.shape
+    place, within = (1,) * rank, (0,) * (rank - 1) + (1,)
+    channel = np.ravel_multi_index((*within, 1), (*(times,) * rank, 2))
+    at = tuple(times * p + w for p, w in zip(place, within))
+    npt.assert_allclose(found[(0, *at, 1)], x[(0, *place, channel)], rtol=1e-6)
+    # Nothing is lost, and each place keeps what is its own.
+    first = found[(slice(None), *(slice(times) for _ in space))]
+    npt.assert_allclose(first.reshape(2, -1), x[(slice(None), *(0,) * rank)], rtol=1e-6)
+
+
+def test_a_sum_of_networks():
+    x = keras.Input((4, 3))
+    parts = [keras.Model(x, keras.layers.Dense(2)(x)) for _ in range(3)]
+    total = Sum(parts)
+    given = np.random.default_rng(0).standard_normal((5, 4, 3)).astype("float32")
+    npt.assert_allclose(total(given), sum(part(given) for part in parts), rtol=1e-6)
+    assert len(total.weights) == 6
+    assert total.compute_output_shape((None, 4, 3)) == (None, 4, 2)

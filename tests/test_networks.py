@@ -9,6 +9,7 @@ import numpy.testing as npt
 import pytest
 
 from dipy_ldm import networks, tiles
+from dipy_ldm.networks.cosines import cosines
 from dipy_ldm.validation import InputError
 
 AUTOENCODER = {"widths": (8, 6), "blocks": 1, "code_dim": 3}
@@ -34,6 +35,39 @@ def test_autoencoder_shapes(space):
 def test_unet_shapes_for_odd_and_even_sizes(shape):
     x = np.zeros((2, *shape), "float32")
     assert unet(shape)([x, np.zeros(2, "float32")]).shape == x.shape
+
+
+@pytest.mark.parametrize("space", [(16,), (16, 8), (8, 8, 8)])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_the_autoencoder_starts_at_the_slowest_waves(space, channels):
+    options = {"widths": (4, 4), "blocks": 1, "code_dim": 3, "seed": 0}
+    encoder, decoder = networks.encoder_and_decoder(space, channels, **options)
+    images = np.random.default_rng(0).random((2, *space, channels)).astype("float32")
+    latents = encoder(images)
+    # The first is how bright a piece is, and these are all that a smooth image has.
+    size = 4 ** len(space) * channels
+    piece = images[(slice(None), *(slice(4) for _ in space))]
+    mean = piece.mean(axis=tuple(range(1, piece.ndim))) * np.sqrt(size)
+    npt.assert_allclose(
+        np.asarray(latents)[(slice(None), *(0 for _ in space), 0)], mean, rtol=1e-5
+    )
+    reconstructed = np.asarray(decoder(latents))
+    error = np.mean((reconstructed - images) ** 2)
+    assert error < np.var(images)
+    npt.assert_allclose(decoder(encoder(reconstructed)), reconstructed, atol=1e-5)
+
+
+@pytest.mark.parametrize("piece", [(4,), (4, 4), (4, 4, 4), (2, 3, 2)])
+def test_waves_are_orthonormal_and_the_slowest_come_first(piece):
+    size = np.prod(piece)
+    waves = cosines(piece, size + 1).reshape(size, size + 1)
+    npt.assert_allclose(waves[:, :-1].T @ waves[:, :-1], np.eye(size), atol=1e-12)
+    npt.assert_array_equal(waves[:, -1], 0)
+    npt.assert_allclose(waves[:, 0], size**-0.5)
+    # Changes from voxel to voxel grow.
+    if len(piece) == 1:
+        changes = np.sum(np.diff(waves[:, :-1], axis=0) ** 2, axis=0)
+        assert (np.diff(changes) > 0).all()
 
 
 def test_unet_starts_at_zero():

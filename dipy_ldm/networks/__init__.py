@@ -6,6 +6,7 @@ tells two from three.
 """
 
 from dipy_ldm.networks.autoencoder import (
+    DESIGN,
     autoencoder_parts,
     decoder,
     encoder,
@@ -25,6 +26,7 @@ from dipy_ldm.networks.memory import kept_bytes
 from dipy_ldm.networks.receptive_field import factor, reach
 
 __all__ = [
+    "DESIGN",
     "PRECISIONS",
     "Drawn",
     "autoencoder_parts",

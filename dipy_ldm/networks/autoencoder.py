@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from functools import lru_cache, partial
+import math
 
 import keras
 
 from dipy_ldm.bottlenecks import BOTTLENECKS
+from dipy_ldm.layers import DepthToSpace, Sum
 from dipy_ldm.networks.blocks import (
     conv,
     norm_position,
@@ -15,7 +17,13 @@ from dipy_ldm.networks.blocks import (
     upsample,
 )
 from dipy_ldm.networks.building import seeded, sketched
+from dipy_ldm.networks.cosines import Cosines
 from dipy_ldm.networks.receptive_field import factor
+
+# The networks of this version. Those of 1 normalise before the decoder's last
+# convolution, those of 1 and 2 have no linear transforms, and decode at the full
+# resolution.
+DESIGN = 3
 
 
 def encoder(
@@ -26,6 +34,7 @@ def encoder(
     blocks: int,
     code_dim: int,
     remat: bool = False,
+    design: int = DESIGN,
 ) -> keras.Model:
     """Build the network that maps images to latents.
 
@@ -33,6 +42,11 @@ def encoder(
     ``2 ** len(widths)`` times smaller per side. Normalisation is over the channels
     of one position :footcite:p:`Zhang2019`, so that what comes out at a place
     depends on its neighbourhood alone, whether a patch, a tile or all is given.
+
+    Beside it, a linear transform of the voxels of each latent is added, which starts
+    as the slowest waves of the cosine transform while the rest starts at zero: from
+    the first step on latents tell what is in the images, and the rest learns what is
+    missing. :footcite:p:`Chen2025` have such shortcuts without weights.
 
     Parameters
     ----------
@@ -49,6 +63,8 @@ def encoder(
     remat : bool
         Compute the insides of each block again for the gradient, instead of
         keeping them: less memory, more time.
+    design : int
+        Which networks: those of this version, or of an older one.
 
     Returns
     -------
@@ -66,8 +82,14 @@ def encoder(
         x = conv(x, width, size=4, strides=2, bias_initializer=some_bias())
         for _ in range(blocks):
             x = residual(x, width, norm_position, remat)
-    latents = to_output(x, code_dim, norm_position)
-    return keras.Model(images, latents, name="encoder")
+    if design < 3:
+        latents = to_output(x, code_dim, norm_position)
+        return keras.Model(images, latents, name="encoder")
+    latents = to_output(x, code_dim, norm_position, kernel_initializer="zeros")
+    times = 2 ** len(widths)
+    piece = (*(times for _ in space), channels)
+    waves = _linear(images, code_dim, Cosines(piece), size=times, strides=times)
+    return _sum("encoder", images, latents, waves)
 
 
 def decoder(
@@ -78,12 +100,14 @@ def decoder(
     blocks: int,
     code_dim: int,
     remat: bool = False,
-    normed_output: bool = False,
+    design: int = DESIGN,
 ) -> keras.Model:
     """Build the network that maps (quantised) latents to images.
 
     The mirror image of :func:`encoder`, but that nothing is normalised before the last
-    convolution: how bright an image is, is in the size of what comes before.
+    convolution: how bright an image is, is in the size of what comes before. That
+    convolution works at half the resolution, and gives all voxels of a position at
+    once :footcite:p:`Shi2016`: at the full one most of the time would be spent.
 
     Parameters
     ----------
@@ -99,24 +123,48 @@ def decoder(
         Channels of the latents.
     remat : bool
         As of the encoder.
-    normed_output : bool
-        Normalise there, too, as in files of an older format.
+    design : int
+        As of the encoder.
 
     Returns
     -------
     keras.Model
         ``(batch, *space / factor, code_dim)`` to ``(batch, *space, channels)``.
+
+    References
+    ----------
+    .. footbibliography::
     """
     latents = keras.Input((*space, code_dim))
     x = conv(latents, widths[-1], bias_initializer=some_bias())
-    for width, finer in zip(
-        reversed(widths), [*reversed(widths[:-1]), max(1, widths[0] // 2)]
-    ):
+    for width, finer in zip(reversed(widths), [*reversed(widths[:-1]), None]):
         for _ in range(blocks):
             x = residual(x, width, norm_position, remat)
-        x = conv(upsample(x), finer, bias_initializer=some_bias())
-    images = to_output(x, channels, norm_position if normed_output else None)
-    return keras.Model(latents, images, name="decoder")
+        if finer:
+            x = conv(upsample(x), finer, bias_initializer=some_bias())
+    if design < 3:
+        x = conv(upsample(x), max(1, widths[0] // 2), bias_initializer=some_bias())
+        images = to_output(x, channels, norm_position if design < 2 else None)
+        return keras.Model(latents, images, name="decoder")
+    rank = len(space)
+    x = to_output(x, channels * 2**rank, None, kernel_initializer="zeros")
+    times = 2 ** len(widths)
+    piece = (*(times for _ in space), channels)
+    waves = _linear(latents, math.prod(piece), Cosines(piece, back=True), size=1)
+    return _sum("decoder", latents, DepthToSpace(2)(x), DepthToSpace(times)(waves))
+
+
+def _linear(x, channels, initializer, **kwargs):
+    """Transform the channels of each position, or of a piece."""
+    options = {"use_bias": False, "dtype": "float32"} | kwargs
+    return conv(x, channels, kernel_initializer=initializer, **options)
+
+
+def _sum(name, given, *results):
+    """Make one network of those that lead to several results."""
+    networks = [keras.Model(given, result) for result in results]
+    stand_in = keras.Input(given.shape[1:])
+    return keras.Model(stand_in, Sum(networks)(stand_in), name=name)
 
 
 def encoder_and_decoder(
@@ -124,7 +172,6 @@ def encoder_and_decoder(
     channels: int,
     *,
     seed: int,
-    normed_output: bool = False,
     **options,
 ) -> tuple[keras.Model, keras.Model]:
     """Build both networks for images of a size, with weights that follow from a seed.
@@ -137,8 +184,6 @@ def encoder_and_decoder(
         Channels of the images.
     seed : int
         Seed, as of :func:`seeded`.
-    normed_output : bool
-        As of :func:`decoder`.
     **options
         As of :func:`encoder`.
 
@@ -149,7 +194,6 @@ def encoder_and_decoder(
     """
     with seeded(seed):
         first = encoder(space, channels, **options)
-        options["normed_output"] = normed_output
         second = decoder(first.output.shape[1:-1], channels, **options)
     return first, second
 
@@ -160,6 +204,7 @@ def autoencoder_parts(
     *,
     bottleneck: str,
     n_codes: int,
+    n_codebooks: int,
     commitment: float,
     **options,
 ) -> tuple[keras.Model, keras.layers.Layer, keras.Model]:
@@ -174,7 +219,9 @@ def autoencoder_parts(
     bottleneck : str
         Name of what quantises the latents, of :mod:`dipy_ldm.bottlenecks`.
     n_codes : int
-        Number of its codes.
+        Number of codes in a codebook.
+    n_codebooks : int
+        Number of codebooks.
     commitment : float
         Weight of the loss that keeps the latents near their codes.
     **options
@@ -190,7 +237,9 @@ def autoencoder_parts(
         From codes to images.
     """
     first, second = encoder_and_decoder(space, channels, **options)
-    quantizer = BOTTLENECKS[bottleneck](n_codes, commitment, name="quantizer")
+    quantizer = BOTTLENECKS[bottleneck](
+        n_codes, commitment, n_codebooks, name="quantizer"
+    )
     quantizer.build(first.output.shape)
     return first, quantizer, second
 

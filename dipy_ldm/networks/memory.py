@@ -4,7 +4,7 @@ import math
 
 import keras
 
-from dipy_ldm.layers import Recomputed
+from dipy_ldm.layers import Recomputed, Sum
 
 
 def kept_bytes(network: keras.Model) -> int:
@@ -28,10 +28,12 @@ def kept_bytes(network: keras.Model) -> int:
 def _kept(network):
     kept, again = 0, 0
     for layer in network.layers:
-        if isinstance(layer, keras.Model):
-            inside, largest = _kept(layer)
-            kept, again = kept + inside, max(again, largest)
-        else:
+        inside = layer.networks if isinstance(layer, Sum) else [layer]
+        for part in inside:
+            if isinstance(part, keras.Model):
+                more, largest = _kept(part)
+                kept, again = kept + more, max(again, largest)
+        if not isinstance(layer, keras.Model):
             kept += _bytes(layer.output)
         if isinstance(layer, Recomputed):
             again = max(again, kept_bytes(layer.block))

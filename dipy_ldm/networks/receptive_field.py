@@ -6,7 +6,7 @@ import keras
 from keras import layers
 import numpy as np
 
-from dipy_ldm.layers import Recomputed
+from dipy_ldm.layers import DepthToSpace, Recomputed, Sum
 
 _CONVOLUTIONS = layers.Conv1D, layers.Conv2D, layers.Conv3D
 _UPSAMPLINGS = layers.UpSampling1D, layers.UpSampling2D, layers.UpSampling3D
@@ -64,10 +64,15 @@ def reach(network: keras.Model, *, given: int = 1, made: int = 1) -> int:
         If it has another layer, of which it is not known how far it looks.
     """
     # The result's first and last position in the place of one latent.
-    first, last = 0, made - 1
+    first, last = _needed(network, 0, made - 1)
+    return math.ceil(max(-first, last - (given - 1)) / given)
+
+
+def _needed(network, first, last):
+    """Tell what a network needs to be given for a range of its result."""
     for layer in reversed(list(_in_order(network))):
         first, last = _seen(layer, first, last)
-    return math.ceil(max(-first, last - (given - 1)) / given)
+    return first, last
 
 
 def _in_order(network):
@@ -82,6 +87,9 @@ def _in_order(network):
 
 def _seen(layer, first, last):
     """Tell what a layer needs to be given for a range of its result."""
+    if isinstance(layer, Sum):
+        ranges = [_needed(network, first, last) for network in layer.networks]
+        return min(low for low, _ in ranges), max(high for _, high in ranges)
     if isinstance(layer, _CONVOLUTIONS):
         stride = max(layer.strides)
         size = max((k - 1) * d for k, d in zip(layer.kernel_size, layer.dilation_rate))
@@ -91,6 +99,8 @@ def _seen(layer, first, last):
     if isinstance(layer, _UPSAMPLINGS):
         times = int(np.max(layer.size))
         return first // times, last // times
+    if isinstance(layer, DepthToSpace):
+        return first // layer.times, last // layer.times
     if isinstance(layer, _POINTWISE):
         return first, last
     raise TypeError(f"how far does the layer {layer.name} look, a {type(layer)}?")

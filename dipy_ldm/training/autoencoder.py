@@ -104,6 +104,7 @@ def check(
         widths=vqvae.widths,
         blocks=vqvae.blocks,
         n_codes=vqvae.n_codes,
+        n_codebooks=vqvae.n_codebooks,
         code_dim=vqvae.code_dim,
     )
     n, *space, channels = shape
@@ -153,7 +154,7 @@ def sketch(
     chosen = vqvae.hyperparameters()
     names = ("widths", "blocks", "code_dim", "seed")
     options = {name: chosen[name] for name in names}
-    options |= {"remat": remat, "normed_output": vqvae.normed_output_}
+    options |= {"remat": remat, "design": vqvae.design_}
     build = partial(networks.encoder_and_decoder, size, channels, **options)
     return networks.sketched(precision, build)
 
@@ -179,7 +180,7 @@ def parts(
     """
     chosen = vqvae.hyperparameters()
     del chosen["loss"]
-    chosen |= {"remat": remat, "normed_output": vqvae.normed_output_}
+    chosen |= {"remat": remat, "design": vqvae.design_}
     return networks.autoencoder_parts(size, vqvae.shape_[-1], **chosen)
 
 

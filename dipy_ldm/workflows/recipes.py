@@ -19,6 +19,9 @@ class Settings(NamedTuple):
     widths_vqvae: tuple
     widths_ldm: tuple
     loss: str
+    code_dim: int
+    n_codebooks: int
+    patch: tuple | None
 
     def length(self, stage):
         """Say how long a stage is trained, as its ``fit`` takes it."""
@@ -48,12 +51,9 @@ def settle(data: Any, **given) -> Settings:
     """
     given = {name: value for name, value in given.items() if value is not None}
     if data.affine is None:
-        chosen = Settings(5, 10, None, None, 64, (32, 64), (128, 128), "squared")
+        chosen = _IMAGES
     else:
-        large = max(data.shape[1:4]) > 128
-        levels = (32, 64, 128) if large else (32, 64)
-        # Steps, since sets of volumes are of very different sizes.
-        chosen = Settings(1, 1, 2000, 6000, 4, levels, (64, 128, 256), "spectral")
+        chosen = _VOLUMES
     for stage in ("vqvae", "ldm"):
         epochs, steps = f"epochs_{stage}", f"steps_{stage}"
         if epochs in given and steps in given:
@@ -61,6 +61,37 @@ def settle(data: Any, **given) -> Settings:
         if epochs in given:
             given[steps] = None
     return chosen._replace(**given)
+
+
+_IMAGES = Settings(
+    epochs_vqvae=5,
+    epochs_ldm=10,
+    steps_vqvae=None,
+    steps_ldm=None,
+    batch_size=64,
+    widths_vqvae=(32, 64),
+    widths_ldm=(128, 128),
+    loss="squared",
+    code_dim=3,
+    n_codebooks=1,
+    patch=None,
+)
+_VOLUMES = Settings(
+    epochs_vqvae=1,
+    epochs_ldm=1,
+    # Sets of volumes are of very different sizes.
+    steps_vqvae=2000,
+    steps_ldm=6000,
+    batch_size=4,
+    widths_vqvae=(32, 64),
+    widths_ldm=(64, 128, 256),
+    loss="squared",
+    # Eight numbers and 40 bits for 64 voxels: folds are lost with much less.
+    code_dim=8,
+    n_codebooks=4,
+    # All that the autoencoder looks at, and more; whole volumes teach no more.
+    patch=(48, 48, 48),
+)
 
 
 class Recipe(NamedTuple):
@@ -149,7 +180,6 @@ def make(
     strategy: Any,
     *,
     n_codes,
-    code_dim,
     schedule,
     target,
     guide,
@@ -164,7 +194,7 @@ def make(
         What depends on the data.
     strategy : tf.distribute.Strategy or None
         Devices that both are trained on.
-    n_codes, code_dim, schedule, target, guide, seed
+    n_codes, schedule, target, guide, seed
         As of the estimators; a guide that is not asked for is left to the default.
     **training
         Further options of the training of both.
@@ -179,7 +209,8 @@ def make(
     vqvae = VQVAE(
         widths=settings.widths_vqvae,
         n_codes=n_codes,
-        code_dim=code_dim,
+        n_codebooks=settings.n_codebooks,
+        code_dim=settings.code_dim,
         loss=settings.loss,
         seed=seed,
     )

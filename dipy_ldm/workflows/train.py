@@ -52,7 +52,8 @@ class TrainLDMFlow(Workflow):
         accumulate=1,
         learning_rate=None,
         n_codes=1024,
-        code_dim=3,
+        n_codebooks=None,
+        code_dim=None,
         widths_vqvae=None,
         widths_ldm=None,
         loss=None,
@@ -117,19 +118,21 @@ class TrainLDMFlow(Workflow):
             the autoencoder and 0.002 of the denoiser of images, and for half of it of
             volumes.
         n_codes : int, optional
-            Number of codes of the autoencoder's codebook.
+            Number of codes in a codebook of the autoencoder.
+        n_codebooks : int, optional
+            Number of codebooks; each has codes for what those before it leave. None is
+            for 1, or 4 for volumes.
         code_dim : int, optional
-            Channels of the latents.
+            Channels of the latents. None is for 3, or 8 for volumes.
         widths_vqvae : variable int, optional
             Channels of the autoencoder's levels; each halves the resolution. None
-            is for 32 64, and one level of 128 more for volumes of more than 128
-            voxels a side.
+            is for 32 64.
         widths_ldm : variable int, optional
             Channels of the diffusion model's levels; each but the first halves
             the resolution. None is for 128 128, or 64 128 256 for volumes.
         loss : string, optional
-            How the autoencoder compares: squared, absolute, spectral or structural.
-            None is for squared, or for what is best for volumes.
+            How the autoencoder compares: squared (if None), absolute, spectral or
+            structural.
         schedule : string, optional
             How noise grows with time: cosine or linear.
         target : string, optional
@@ -183,8 +186,8 @@ class TrainLDMFlow(Workflow):
             Volumes: go on without files that can't be read.
         patch : variable int, optional
             Voxels along each side of the pieces that the autoencoder learns from,
-            one number or one for each axis; no more than the images have. None is
-            for whole images.
+            one number or one for each axis; the whole axis where images have no more.
+            None is for whole images, or 48 voxels of volumes.
         flip : bool, optional
             Mirror half of the images left to right while the autoencoder learns.
         no_augment : bool, optional
@@ -228,10 +231,16 @@ class TrainLDMFlow(Workflow):
             "batch_size": batch_size,
             "widths_vqvae": widths_vqvae,
             "widths_ldm": widths_ldm,
+            "n_codebooks": n_codebooks,
+            "code_dim": code_dim,
+            "patch": _one_or_more(patch),
         }
-        sizes = {"n_codes": n_codes, "code_dim": code_dim}
-        counts = {"accumulate": accumulate, "checkpoint_steps": checkpoint_steps}
-        check_sizes(**given, **sizes, **counts, patch=patch)
+        counts = {
+            "n_codes": n_codes,
+            "accumulate": accumulate,
+            "checkpoint_steps": checkpoint_steps,
+        }
+        check_sizes(**given, **counts)
         _check_options(mask_files, background, validation, learning_rate, seed)
         cluster = workers.find(strategy)
         strategy = _join(cluster, strategy, devices, paths[0])
@@ -245,11 +254,11 @@ class TrainLDMFlow(Workflow):
         )
         settings = recipes.settle(planned, loss=loss, **given)
         count_held_out(planned, validation, settings.batch_size)
-        strategy, patch = _make_strategy(strategy, devices), _one_or_more(patch)
+        strategy = _make_strategy(strategy, devices)
         method = {"schedule": schedule, "target": target, "guide": guide, "seed": seed}
         how = {"learning_rate": learning_rate, "precision": precision, "remat": remat}
-        recipe = recipes.make(settings, strategy, **sizes, **counts, **method, **how)
-        recipe.check(planned.shape, patch)
+        recipe = recipes.make(settings, strategy, **counts, **method, **how)
+        recipe.check(planned.shape, settings.patch)
         chief = workers.is_first(cluster)
         keep = {"cache_dir": cache_dir, "cache_limit": cache_limit, "verbose": chief}
         data = _load(planned, strategy, keep)
@@ -262,7 +271,7 @@ class TrainLDMFlow(Workflow):
             held_out,
             self.checkpoints,
             (report.autoencoder, report.diffusion),
-            patch=patch,
+            patch=settings.patch,
             background=background,
             augment=recipes.augmentation(flip, data.affine is not None, no_augment),
         )

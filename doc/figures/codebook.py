@@ -19,7 +19,7 @@ def draw():
     left, middle, right = figure.subfigures(1, 3, width_ratios=(1.1, 1, 1))
     axes = left.subplots(1, 3)
     show(axes[0], digits[0], "digit")
-    show(axes[1], colours[codes[0]], "codes")
+    show(axes[1], colours[codes[0, ..., 0]], "codes")
     show(axes[2], vqvae.predict(digits[:1])[0], "reconstruction")
     ax = middle.subplots()
     vectors = latents[:500].reshape(-1, vqvae.code_dim)
