@@ -17,8 +17,9 @@ from tqdm import tqdm
 from dipy_ldm.data import cache
 from dipy_ldm.data.conformed import conform_pair
 from dipy_ldm.data.grid import Grid, choose_grid, same_grid
-from dipy_ldm.data.nifti import check_headers, refuse
+from dipy_ldm.data.headers import check_headers, refuse
 from dipy_ldm.data.paths import expand, find_volumes
+from dipy_ldm.data.rows import writing_rows
 from dipy_ldm.validation import InputError, at_least
 
 logger = logging.getLogger("dipy_ldm")
@@ -46,7 +47,7 @@ class Volumes(NamedTuple):
 class Plan(NamedTuple):
     """Volumes of which only the headers were read.
 
-    ``infos`` tell of each volume (:class:`dipy_ldm.data.nifti.VolumeInfo`), ``masks``
+    ``infos`` tell of each volume (:class:`dipy_ldm.data.headers.VolumeInfo`), ``masks``
     are their files, or None; ``grid`` is where they are to be brought.
     """
 
@@ -334,9 +335,9 @@ def _writers(folder, tasks, grid):
     """Make the files of the arrays."""
     (info, mask), n = tasks[0], len(tasks)
     shape = (*grid.shape, info.channels)
-    yield cache.writing_rows(folder / "images.npy", n, shape, "float32")
+    yield writing_rows(folder / "images.npy", n, shape, "float32")
     if mask is not None:
-        yield cache.writing_rows(folder / "masks.npy", n, grid.shape, "uint8")
+        yield writing_rows(folder / "masks.npy", n, grid.shape, "uint8")
 
 
 def _in_order(function, tasks):

@@ -16,7 +16,8 @@ from tqdm import tqdm
 from dipy_ldm import persistence
 from dipy_ldm.data.conformed import conform_file, restore_file, restore_spread
 from dipy_ldm.data.grid import Grid
-from dipy_ldm.data.nifti import DTYPES, check_headers, is_whole
+from dipy_ldm.data.headers import check_headers, is_whole
+from dipy_ldm.data.nifti import DTYPES
 from dipy_ldm.data.paths import find_volumes
 from dipy_ldm.files import make_folder
 from dipy_ldm.validation import InputError, at_least, choose
