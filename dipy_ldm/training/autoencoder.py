@@ -107,7 +107,10 @@ def check(
     n, *space, channels = shape
     training.check(n)
     check_patch(patch, len(space))
-    size = window_size(tuple(space), vqvae.factor, patch)
+    chosen = vqvae.hyperparameters()
+    # Of the networks to come, where others are fitted already.
+    factor = networks.factor_of(tuple(chosen["widths"]), chosen["blocks"])
+    size = window_size(tuple(space), factor, patch)
     encoder, decoder = sketch(
         vqvae, training.precision.name, size, channels, training.remat
     )
@@ -175,8 +178,7 @@ def parts(
     encoder, quantizer, decoder : keras.Model or keras.layers.Layer
         The parts.
     """
-    chosen = vqvae.hyperparameters()
-    del chosen["loss"]
+    chosen = {k: v for k, v in vqvae._described().items() if k != "loss"}
     chosen |= {"remat": remat, "normed_output": vqvae.normed_output_}
     return networks.autoencoder_parts(size, vqvae.shape_[-1], **chosen)
 

@@ -46,14 +46,14 @@ def check(model: Any, shape: tuple[int, ...], training: Any) -> None:
     choose("target", model.target, schedules.TARGETS)
     training.check(shape[0])
     latent_shape = model.vqvae.latent_shape(shape[1:])
-    build = partial(unet, model, latent_shape, remat=training.remat)
+    build = partial(unet, model.hyperparameters(), latent_shape, remat=training.remat)
     denoiser = networks.sketched(training.precision.name, build)
     share, strategy = training.share, training.strategy
     check_memory("the denoiser", [denoiser], share, strategy=strategy)
 
 
 def unet(
-    model: Any,
+    chosen: dict,
     latent_shape: tuple[int, ...],
     *,
     guide: bool = False,
@@ -63,8 +63,8 @@ def unet(
 
     Parameters
     ----------
-    model : LatentDiffusion
-        Estimator, whose hyper-parameters are taken.
+    chosen : dict
+        Hyper-parameters of a LatentDiffusion.
     latent_shape : tuple of int
         Shape of one latent, ``(*space, channels)``.
     guide : bool
@@ -77,7 +77,6 @@ def unet(
     keras.Model
         The network.
     """
-    chosen = model.hyperparameters()
     widths = chosen["widths"]
     return networks.seeded_unet(
         chosen["seed"],
@@ -188,7 +187,8 @@ def _stage(model, latents, settings, title, network, training, length, validate)
 
 def _compile(model, guide, training, steps):
     """Make a network that is trained."""
-    network = unet(model, model.latent_shape_, guide=guide, remat=training.remat)
+    chosen = model.hyperparameters()
+    network = unet(chosen, model.latent_shape_, guide=guide, remat=training.remat)
     trained = distribution.ReplicatedModel(network.inputs, network.outputs)
     optimizer = training.optimizer(
         steps,
