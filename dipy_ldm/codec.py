@@ -7,7 +7,7 @@ from keras import ops
 import numpy as np
 import numpy.typing as npt
 
-from dipy_ldm import distribution, networks, tiles
+from dipy_ldm import distribution, memory, networks, tiles
 from dipy_ldm.data.arrays import as_array, check_channels, check_finite, check_latents
 from dipy_ldm.data.windows import read_whole, window_size
 from dipy_ldm.estimators import Estimator
@@ -219,6 +219,44 @@ class Codec(Estimator):
         self._check_fitted()
         check_channels("latents", latents, self._described()["code_dim"])
         return ops.convert_to_numpy(self.quantizer_.nearest(latents))
+
+    def needed_memory(
+        self,
+        space: tuple[int, ...] | None = None,
+        *,
+        batch_size: int | None = None,
+        tile: int | None = None,
+    ) -> tuple[float, float]:
+        """Estimate what encoding and decoding images take, beside their results.
+
+        Parameters
+        ----------
+        space : tuple of int, optional
+            Size of the images, where it is not that of the training images.
+        batch_size, tile : int, optional
+            As of :meth:`decode`.
+
+        Returns
+        -------
+        encoding, decoding : float
+            Bytes.
+        """
+        self._check_fitted()
+        space = self.shape_[:-1] if space is None else space
+        into = self._tiling(self.encoder_, tile, given=self.factor)
+        back = self._tiling(self.decoder_, tile, made=self.factor)
+        encoding, decoding = (
+            memory.estimate_coding(
+                self._described(),
+                space,
+                self.shape_[-1],
+                tile=tiling["tile"] * self.factor,
+                margin=tiling["margin"] * self.factor,
+                batch_size=batch_size or tiles.safe_batch(space),
+            )
+            for tiling in (into, back)
+        )
+        return encoding[0], decoding[1]
 
     @property
     def codebook_(self):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dipy_ldm import denoisers, distribution, samplers, schedules, tiles
+from dipy_ldm import denoisers, distribution, memory, samplers, schedules, tiles
 from dipy_ldm.codec import Codec
 from dipy_ldm.data.arrays import as_array
 from dipy_ldm.estimators import Estimator
@@ -328,6 +328,53 @@ class Generator(Estimator):
 
         numbers = np.arange(len(images))
         return distribution.in_batches(walk, numbers, self._batch(batch_size))
+
+    def needed_memory(
+        self, batch_size: int | None = None, tile: int | None = None
+    ) -> float:
+        """Estimate what generating or denoising images takes, beside the images.
+
+        Parameters
+        ----------
+        batch_size, tile : int, optional
+            As of :meth:`predict`.
+
+        Returns
+        -------
+        float
+            Bytes.
+        """
+        self._check_fitted()
+        batch_size = self._batch(batch_size)
+        coding = self.vqvae_.needed_memory(batch_size=batch_size, tile=tile)
+        unets = [net for net in (self.denoiser_, self.guide_) if net is not None]
+        return memory.estimate_sampling(unets, batch_size, max(coding))
+
+    def check_memory(
+        self, batch_size: int | None = None, tile: int | None = None, strategy=None
+    ) -> None:
+        """Refuse to generate or denoise what would not fit into the memory.
+
+        Not where much was computed already: what that took, which can be used again,
+        counts as taken.
+
+        Parameters
+        ----------
+        batch_size, tile : int, optional
+            As of :meth:`predict`.
+        strategy : tf.distribute.Strategy or None
+            Devices that it is done on.
+
+        Raises
+        ------
+        InputError
+            If it needs more than is free.
+        """
+        cure = f"a smaller `batch_size` (it is {self._batch(batch_size)})"
+        if batch_size == 1:
+            cure = "a smaller `tile` (64, say)"
+        needed = self.needed_memory(batch_size, tile)
+        memory.check("the work on images", needed, cure, strategy)
 
     def _batch(self, batch_size):
         return batch_size or tiles.safe_batch(self.vqvae_.shape_[:-1])

@@ -7,13 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dipy_ldm import distribution, losses, networks, tiles
+from dipy_ldm import distribution, losses, memory, networks, tiles
 from dipy_ldm.bottlenecks import BOTTLENECKS
 from dipy_ldm.data.arrays import Survey, survey
 from dipy_ldm.data.batches import Augmentation, batches
 from dipy_ldm.data.windows import read_windows, window_size
 from dipy_ldm.training.assessment import affordable, error, verdict
-from dipy_ldm.training.memory import check_memory
 from dipy_ldm.training.run import Stage
 from dipy_ldm.validation import check_patch, check_seed, check_sizes, choose, plain
 
@@ -104,9 +103,29 @@ def check(
         n_codes=vqvae.n_codes,
         code_dim=vqvae.code_dim,
     )
-    n, *space, channels = shape
-    training.check(n)
-    check_patch(patch, len(space))
+    training.check(shape[0])
+    check_patch(patch, len(shape) - 2)
+    memory.check_training(
+        "the autoencoder", needed_memory(vqvae, shape, patch, training), training
+    )
+
+
+def needed_memory(
+    vqvae: Any, shape: tuple[int, ...], patch: int | Sequence[int] | None, training: Any
+) -> float:
+    """Estimate what training an autoencoder takes.
+
+    Parameters
+    ----------
+    vqvae, shape, patch, training
+        As of :func:`check`.
+
+    Returns
+    -------
+    float
+        Bytes.
+    """
+    *space, channels = shape[1:]
     chosen = vqvae.hyperparameters()
     # Of the networks to come, where others are fitted already.
     factor = networks.factor_of(tuple(chosen["widths"]), chosen["blocks"])
@@ -114,14 +133,8 @@ def check(
     encoder, decoder = sketch(
         vqvae, training.precision.name, size, channels, training.remat
     )
-    distances = 4 * vqvae.n_codes * math.prod(encoder.output.shape[1:-1])
-    check_memory(
-        "the autoencoder",
-        [encoder, decoder],
-        training.share,
-        distances,
-        training.strategy,
-    )
+    distances = 4 * chosen["n_codes"] * math.prod(encoder.output.shape[1:-1])
+    return memory.estimate_training([encoder, decoder], training.share, distances)
 
 
 def sketch(

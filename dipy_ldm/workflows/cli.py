@@ -60,6 +60,10 @@ def run(flow: Any) -> None:
         _leave(as_options(str(error), options), 1)
     except Terminated as end:
         _leave(f"{end} {_RESUME}", STATUS)
+    except Exception as error:
+        if not _lacks_memory(error):
+            raise
+        _leave(_give_less(options), 1)
     except KeyboardInterrupt:
         say = getattr(flow, "when_interrupted", lambda: "interrupted.")
         _leave(say(), 130)
@@ -130,6 +134,22 @@ def as_options(sentence: str, options: list[str]) -> str:
     ):
         sentence = re.sub(pattern, r"--\1", sentence)
     return re.sub(r"`(\w+)`", r"\1", sentence)
+
+
+def _lacks_memory(error):
+    """Say whether an error is that memory is used up, of Python's or TensorFlow's."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "ResourceExhaustedError"
+        # So says oneDNN.
+        or "could not create a primitive" in str(error)
+    )
+
+
+def _give_less(options):
+    """Say what the options of a command can do where memory is used up."""
+    names = [f"--{name}" for name in ("batch_size", "patch", "tile") if name in options]
+    return f"the memory is used up; free some, or give a smaller {' or '.join(names)}."
 
 
 def _leave(sentence, status, at_once=False):

@@ -147,7 +147,7 @@ class DenoiseLDMFlow(Workflow):
         if not resume:
             outputs = (_outputs(name, repeats) for name in names.values())
             refuse_overwriting(self, chain(*outputs), _CURE)
-        model, place = _load(path, devices)
+        model, place = _load(path, devices, tile)
         if steps is None:
             steps = model.default_denoising_steps(sampler, strength)
         options = {"sampler": sampler, "steps": steps, "eta": eta, "seed": seed}
@@ -224,14 +224,16 @@ def _check_options(repeats, dtype, strategy):
     choose("strategy", strategy, dict.fromkeys(("auto", "none")))
 
 
-def _load(path, devices):
+def _load(path, devices, tile):
     """Load the model; return the device as well, as a strategy or None."""
     with quiet_start():
         from dipy_ldm import LatentDiffusion, distribution
 
         # Each worker uses its own: they don't meet.
         place = distribution.make_strategy("none", devices, alone=True)
-        return LatentDiffusion.load(path), place
+        model = LatentDiffusion.load(path)
+        model.check_memory(1, tile, place)
+        return model, place
 
 
 def _find_model(model_file):
