@@ -184,12 +184,29 @@ def list_folders(root: Path) -> dict[Path, int]:
     for folder in root.glob("[0-9a-f]" * 32):
         # Others may be removing it.
         with suppress(OSError):
-            size = sum(file.stat().st_size for file in folder.iterdir())
-            found.append(((folder / NOTES).stat().st_mtime, folder, size))
+            found.append(((folder / NOTES).stat().st_mtime, folder, size_of(folder)))
     return {folder: size for _, folder, size in sorted(found)}
 
 
-def make_room(root: Path, limit: float) -> list[Path]:
+def size_of(folder: Path) -> int:
+    """Say how much a folder takes.
+
+    Parameters
+    ----------
+    folder : Path
+        With results.
+
+    Returns
+    -------
+    int
+        Bytes.
+    """
+    return sum(file.stat().st_size for file in folder.iterdir())
+
+
+def make_room(
+    root: Path, limit: float, sizes: dict[Path, int] | None = None
+) -> list[Path]:
     """Remove what was used least recently, until the rest is small enough.
 
     Parameters
@@ -198,19 +215,22 @@ def make_room(root: Path, limit: float) -> list[Path]:
         As of :func:`cache_root`.
     limit : float
         Bytes that all folders may take. What is in use stays, however large.
+    sizes : dict of Path to int, optional
+        As of :func:`list_folders`, if they are listed already; what is removed is taken
+        out of it.
 
     Returns
     -------
     list of Path
         Folders that were removed.
     """
-    sizes = list_folders(root)
+    sizes = list_folders(root) if sizes is None else sizes
     total, removed = sum(sizes.values()), []
-    for folder, size in sizes.items():
+    for folder in list(sizes):
         if total <= limit:
             break
         if _remove(folder):
-            total -= size
+            total -= sizes.pop(folder)
             removed.append(folder)
     return removed
 

@@ -214,18 +214,20 @@ def conform_volumes(
     folder = root / _key(plan)
     try:
         volumes = _open(folder, plan)
-        removed = cache.make_room(root, limit * 1e9)
+        sizes = cache.list_folders(root)
+        removed = cache.make_room(root, limit * 1e9, sizes)
     except (FileNotFoundError, NotADirectoryError):
-        removed = cache.make_room(root, limit * 1e9 - _bytes(plan))
+        sizes = cache.list_folders(root)
+        removed = cache.make_room(root, limit * 1e9 - _bytes(plan), sizes)
         _fill(folder, plan, verbose)
         volumes = _open(folder, plan)
-    _tell_size(folder, removed)
+        sizes[folder] = cache.size_of(folder)
+    _tell_size(folder, removed, sizes)
     return volumes
 
 
-def _tell_size(folder, removed):
+def _tell_size(folder, removed, sizes):
     """Say where the result is, and how much room the cache takes."""
-    sizes = cache.list_folders(folder.parent)
     if removed:
         logger.info("removed %d folders of the cache of volumes.", len(removed))
     logger.info(

@@ -342,7 +342,7 @@ def _load(planned, strategy, options):
 
     with distribution.chief_first(strategy):
         data = planned.load(**options)
-        inputs.survey(data)
+        inputs.survey(data, options["verbose"])
     return data
 
 

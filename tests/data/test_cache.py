@@ -179,3 +179,13 @@ def test_a_place_that_can_not_be_is_one_sentence(tmp_path):
         cache.filling(tmp_path / "file" / "key"),
     ):
         pass
+
+
+def test_what_is_listed_already_is_not_listed_again(tmp_path, monkeypatch):
+    folders = [fill(tmp_path, number, age=9 - number) for number in range(3)]
+    sizes = cache.list_folders(tmp_path)
+    monkeypatch.delattr(cache, "list_folders")
+    limit = sum(sizes.values()) - 1
+    assert cache.make_room(tmp_path, limit, sizes) == folders[:1]
+    assert list(sizes) == folders[1:]
+    assert sizes[folders[1]] == cache.size_of(folders[1])
