@@ -11,6 +11,7 @@ import scripts
 
 from dipy_ldm.data.grid import Grid, conform
 from dipy_ldm.data.headers import check_headers
+from dipy_ldm.metrics import octave_energies
 from dipy_ldm.validation import InputError
 
 SCRIPT = Path(__file__).parents[1] / "doc" / "examples" / "virtual_cohort.py"
@@ -231,6 +232,32 @@ def test_noise_is_rician(cohort):
     )
     assert dark.mean() == pytest.approx(0.1 * np.sqrt(np.pi / 2), rel=0.01)
     assert bright.std() == pytest.approx(0.1, rel=0.02)
+
+
+def test_detailed_subjects_have_more_detail(cohort):
+    plain, detailed = (
+        [cohort.make_volume(i, detailed=detail) for i in range(3)]
+        for detail in (False, True)
+    )
+    assert all(max(image.header.get_zooms()) <= 1.6 for image in detailed)
+    # On one grid, relative to how much the volumes vary at all.
+    finer = Grid((96, 112, 96), GRID.affine @ np.diag([0.5, 0.5, 0.5, 1]))
+    shares = []
+    for images in (plain, detailed):
+        data = [conform(i.get_fdata()[..., None], i.affine, finer) for i in images]
+        fine, whole = octave_energies(np.stack(data))[:, 0], np.var(data, (1, 2, 3, 4))
+        shares.append(np.mean(fine / whole))
+    assert shares[1] > 2 * shares[0]
+
+
+def test_detailed_subjects_fold_differently_and_tear_nowhere(cohort):
+    for whole, fine in zip(
+        draw(cohort, "draw_deformation", 4), draw(cohort, "draw_deformation", 4, True)
+    ):
+        determinants = jacobian_determinants(fine.displacement, cohort.FIELD_SPACING)
+        assert determinants.min() > 0.1
+        beside = fine.displacement - whole.displacement
+        assert 0.5 < beside.std() < 1.5
 
 
 def test_the_command(tmp_path):

@@ -4,7 +4,9 @@ Each subject is the MNI152 template, skull-stripped, which comes with nilearn, a
 random diffeomorphism: the flow along a smooth random velocity field, in which the
 ventricles swell or shrink too. The subjects differ in size, pose, contrast of the
 tissues, bias field and noise, and the files as those of many scanners do: in
-orientation, voxel size, type, unit and version of the format.
+orientation, voxel size, type, unit and version of the format. Detailed subjects have
+voxels of 1 to 1.6 mm, edges sharper than those of the template, which is a mean of
+many people, cortex that is displaced on a finer scale, and texture within tissues.
 
 The cohort is for trying things out. Subjects share the folds of the template, so that
 they differ less than people do, and nothing about people can be learnt from them.
@@ -40,12 +42,19 @@ BRAIN_LOW, BRAIN_HIGH = np.array([[-92, -128, -92], [92, 93, 102]])
 VENTRICLES_CENTRE = np.array([0.0, -16.0, 14.0])
 VENTRICLES_REACH = np.array([24.0, 34.0, 20.0])
 
-TEMPLATE_SPACING = 1.5
+# Of the template as it is used, in mm, and the largest voxels of a scan.
+SPACING, COARSEST = 1.5, 3.0
+# The same of detailed subjects.
+FINE_SPACING, FINE_COARSEST = 1.0, 1.6
 FIELD_SPACING = 4.0
 # Farther out than any voxel of a subject, with room to fade to zero in.
 FIELD_MARGIN = 24.0
 # After a Gaussian of 9 mm most of the energy lies near the wavelength 2 pi 9 = 57 mm.
 FIELD_SMOOTHNESS = 9.0
+# Of what detailed subjects have beside it, so that folds differ one by one.
+FINE_SMOOTHNESS = 4.5
+# Standard deviations, in mm, of the Gaussians between which texture lies.
+TEXTURE = 0.8, 2.5
 # Each squaring doubles the time of the flow; before, no voxel moves by 0.2 voxels.
 SQUARINGS = 6
 
@@ -60,7 +69,7 @@ class Deformation(NamedTuple):
     affine: np.ndarray
 
 
-def make_cohort(folder, n, seed=0, first=0, verbose=True):
+def make_cohort(folder, n, seed=0, first=0, detailed=False, verbose=True):
     """Write the T1 volumes of a cohort.
 
     Volume ``i`` depends on ``(seed, i)`` alone, so that a cohort can be made in parts.
@@ -75,6 +84,8 @@ def make_cohort(folder, n, seed=0, first=0, verbose=True):
         Seed of the cohort.
     first : int
         Number of the first volume.
+    detailed : bool
+        Whether they have detail.
     verbose : bool
         Whether to show a progress bar.
 
@@ -98,13 +109,13 @@ def make_cohort(folder, n, seed=0, first=0, verbose=True):
     numbers = range(first, first + n)
     for i in tqdm(numbers, "virtual subjects", disable=not verbose):
         files.append(folder / f"sub-{i:04d}_T1w.nii.gz")
-        content = make_volume(i, seed).to_bytes()
+        content = make_volume(i, seed, detailed).to_bytes()
         with replacing(files[-1]) as partial:
             partial.write_bytes(gzip.compress(content, 1, mtime=0))
     return files
 
 
-def make_volume(i, seed=0):
+def make_volume(i, seed=0, detailed=False):
     """Make the T1 volume of a subject.
 
     Parameters
@@ -113,6 +124,8 @@ def make_volume(i, seed=0):
         Number of the subject.
     seed : int
         Seed of the cohort.
+    detailed : bool
+        Whether it has detail.
 
     Returns
     -------
@@ -120,10 +133,13 @@ def make_volume(i, seed=0):
         Skull-stripped brain; outside of it all is 0.
     """
     rng = np.random.default_rng((seed, i))
-    deformation, pose = draw_deformation(rng), draw_pose(rng)
-    grid = draw_grid(rng)
-    brain = np.clip(draw_contrast(rng), 0, 1)
-    brain = warp(blur(brain, grid), grid, deformation, pose)
+    deformation, pose = draw_deformation(rng, detailed), draw_pose(rng)
+    grid = draw_grid(rng, detailed)
+    brain = draw_contrast(rng, detailed)
+    if detailed:
+        brain = add_detail(rng, brain)
+    brain = np.clip(brain, 0, 1)
+    brain = warp(blur(brain, grid, detailed), grid, deformation, pose, detailed)
     # What interpolation leaves of the edge is no brain.
     inside = brain > 0.05
     brain *= draw_bias(rng, grid)
@@ -131,9 +147,19 @@ def make_volume(i, seed=0):
     return draw_image(rng, brain * inside, grid.affine)
 
 
+def spacing(detailed):
+    """Return the voxel size of the template as it is used, in mm."""
+    return FINE_SPACING if detailed else SPACING
+
+
 @cache
-def templates():
+def templates(detailed=False):
     """Read the templates, and make them coarser, which saves most of the time.
+
+    Parameters
+    ----------
+    detailed : bool
+        Whether they are left as fine as they are.
 
     Returns
     -------
@@ -151,19 +177,22 @@ def templates():
         datasets.load_mni152_wm_template(resolution=1),
     ]
     data = np.stack([image.get_fdata(dtype=np.float32) for image in images], -1)
-    shape = [math.ceil(size / TEMPLATE_SPACING) for size in data.shape[:3]]
-    affine = images[0].affine @ np.diag([*[TEMPLATE_SPACING] * 3, 1])
+    size = spacing(detailed)
+    shape = [math.ceil(side / size) for side in data.shape[:3]]
+    affine = images[0].affine @ np.diag([*[size] * 3, 1])
     maps = conform(data, images[0].affine, Grid(tuple(shape), affine))
     return np.ascontiguousarray(np.moveaxis(maps, -1, 0)), affine
 
 
-def draw_deformation(rng):
+def draw_deformation(rng, detailed=False):
     """Draw a diffeomorphism.
 
     Parameters
     ----------
     rng : numpy.random.Generator
         Draws it.
+    detailed : bool
+        Whether neighbouring folds are displaced differently.
 
     Returns
     -------
@@ -175,6 +204,10 @@ def draw_deformation(rng):
         [smooth_noise(rng, shape, FIELD_SMOOTHNESS) for _ in range(3)], -1
     )
     velocity += rng.uniform(-0.35, 0.5) * swelling(shape, affine)
+    if detailed:
+        velocity += np.stack(
+            [smooth_noise(rng, shape, FINE_SMOOTHNESS) for _ in range(3)], -1
+        )
     velocity *= fade(shape)
     return Deformation(integrate(velocity), affine)
 
@@ -296,23 +329,27 @@ def draw_pose(rng):
     return pose
 
 
-def draw_grid(rng):
+def draw_grid(rng, detailed=False):
     """Draw the voxels of a scan.
 
     Parameters
     ----------
     rng : numpy.random.Generator
         Draws them.
+    detailed : bool
+        Whether they are small.
 
     Returns
     -------
     Grid
-        Voxels of 1.5 to 3 mm, with or without equal sides, in any order of axes, that
-        hold the brain.
+        Voxels of 1.5 to 3 mm, or of 1 to 1.6 mm, with or without equal sides, in any
+        order of axes, that hold the brain.
     """
-    sizes = np.round(np.repeat(rng.uniform(1.5, 3), 3), 2)
+    finest = spacing(detailed)
+    coarsest = FINE_COARSEST if detailed else COARSEST
+    sizes = np.round(np.repeat(rng.uniform(finest, coarsest), 3), 2)
     if rng.random() < 0.4:
-        sizes[rng.integers(3)] = np.round(rng.uniform(1.5, 3), 2)
+        sizes[rng.integers(3)] = np.round(rng.uniform(finest, coarsest), 2)
     low = BRAIN_LOW - rng.uniform(0, 8, 3)
     high = BRAIN_HIGH + rng.uniform(0, 8, 3)
     shape = np.ceil((high - low) / sizes).astype(int)
@@ -346,26 +383,50 @@ def turn_axes(shape, affine, axes):
     return Grid(tuple(int(shape[axis]) for axis in order), turned)
 
 
-def draw_contrast(rng):
+def draw_contrast(rng, detailed=False):
     """Draw how bright the tissues are.
 
     Parameters
     ----------
     rng : numpy.random.Generator
         Draws it.
+    detailed : bool
+        Whether the template is a fine one.
 
     Returns
     -------
     ndarray
         The template with these intensities, about 0 to 1.
     """
-    (t1, grey, white), _ = templates()
+    (t1, grey, white), _ = templates(detailed)
     gamma = rng.uniform(0.8, 1.3)
     more_grey, more_white = rng.uniform([-0.08, -0.05], [0.06, 0.08])
     return t1**gamma + np.float32(more_grey) * grey + np.float32(more_white) * white
 
 
-def blur(brain, grid):
+def add_detail(rng, brain):
+    """Sharpen the edges of a fine template, and draw texture.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Draws it.
+    brain : ndarray
+        On the grid of the fine templates, float32 ``(x, y, z)``.
+
+    Returns
+    -------
+    ndarray
+        The same with detail; texture has 0.02 of the brightness as its standard
+        deviation.
+    """
+    sharp = brain + 0.7 * (brain - gaussian_filter(brain, 1.5))
+    noise = rng.standard_normal(brain.shape, dtype=np.float32)
+    texture = np.subtract(*(gaussian_filter(noise, sigma) for sigma in TEXTURE))
+    return sharp * (1 + np.float32(0.02) / texture.std() * texture)
+
+
+def blur(brain, grid, detailed=False):
     """Blur the template as the voxels of a grid do.
 
     Parameters
@@ -374,6 +435,8 @@ def blur(brain, grid):
         On the grid of the templates, ``(x, y, z)``.
     grid : Grid
         Whose voxels are the larger ones.
+    detailed : bool
+        Whether the templates are the fine ones.
 
     Returns
     -------
@@ -382,11 +445,11 @@ def blur(brain, grid):
     """
     sizes = np.abs(grid.affine[:3, :3]).sum(axis=1)
     # Full widths at half maximum, as in `conform`: what makes up the difference.
-    missing = np.maximum((sizes / TEMPLATE_SPACING) ** 2 - 1, 0)
+    missing = np.maximum((sizes / spacing(detailed)) ** 2 - 1, 0)
     return gaussian_filter(brain, np.sqrt(missing / (8 * np.log(2))), truncate=3)
 
 
-def warp(brain, grid, deformation, pose):
+def warp(brain, grid, deformation, pose, detailed=False):
     """Bring the template to a subject.
 
     Parameters
@@ -399,13 +462,15 @@ def warp(brain, grid, deformation, pose):
         From the subject to the template, before `pose`.
     pose : ndarray
         From the deformed millimetres to those of the template, ``(4, 4)``.
+    detailed : bool
+        Whether the templates are the fine ones.
 
     Returns
     -------
     ndarray
         ``(*grid.shape,)``.
     """
-    _, affine = templates()
+    _, affine = templates(detailed)
     to_template = np.linalg.solve(affine, pose)
     return np.asarray(
         warp_3d(
@@ -506,9 +571,18 @@ def main(arguments=None):
     parser.add_argument("--n", type=int, required=True, help="number of volumes")
     parser.add_argument("--first", type=int, default=0, help="number of the first")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--detailed", action="store_true", help="voxels of 1 to 1.6 mm, and fine detail"
+    )
     options = parser.parse_args(arguments)
     try:
-        make_cohort(options.folder, options.n, options.seed, options.first)
+        make_cohort(
+            options.folder,
+            options.n,
+            options.seed,
+            options.first,
+            options.detailed,
+        )
     except (InputError, OSError) as error:
         sys.exit(f"{parser.prog}: {error}")
 
