@@ -332,17 +332,12 @@ class Generator(Estimator):
     def needed_memory(
         self, batch_size: int | None = None, tile: int | None = None
     ) -> float:
-        """Estimate what generating or denoising images takes, beside the images.
-
-        Parameters
-        ----------
-        batch_size, tile : int, optional
-            As of :meth:`predict`.
+        """Estimate what generating or denoising takes, given as of :meth:`predict`.
 
         Returns
         -------
         float
-            Bytes.
+            Bytes, beside the images.
         """
         self._check_fitted()
         batch_size = self._batch(batch_size)
@@ -355,8 +350,7 @@ class Generator(Estimator):
     ) -> None:
         """Refuse to generate or denoise what would not fit into the memory.
 
-        Not where much was computed already: what that took, which can be used again,
-        counts as taken.
+        For a new process: what can be used again of earlier work counts as taken.
 
         Parameters
         ----------
@@ -370,11 +364,9 @@ class Generator(Estimator):
         InputError
             If it needs more than is free.
         """
-        cure = f"a smaller `batch_size` (it is {self._batch(batch_size)})"
-        if batch_size == 1:
-            cure = "a smaller `tile` (64, say)"
+        cure = "`tile` (64, say)" if batch_size == 1 else "`batch_size`"
         needed = self.needed_memory(batch_size, tile)
-        memory.check("the work on images", needed, cure, strategy)
+        memory.check("the work on images", needed, f"a smaller {cure}", strategy)
 
     def _batch(self, batch_size):
         return batch_size or tiles.safe_batch(self.vqvae_.shape_[:-1])
