@@ -10,18 +10,21 @@ training, and between rounds, it says where its codes should be:
 ``draw(n)`` gives so many encoded vectors, ``(n, channels)``.
 """
 
-import warnings
-
 import keras
 from keras import ops
 import numpy as np
-from scipy.cluster.vq import kmeans2
+from scipy.spatial import cKDTree
 
 # A code used less than this share of the average is as good as dead.
 _RARE = 0.01
 
 # Encoded vectors for each code, for k-means.
 _VECTORS = 20
+# Rounds of k-means; distances that it computes at once; and channels with which there
+# are better ways than all distances.
+_ITERATIONS = 10
+_DISTANCES = 2**25
+_TREE_CHANNELS = 8
 
 
 @keras.saving.register_keras_serializable("dipy_ldm")
@@ -138,12 +141,10 @@ class Codebook(keras.layers.Layer):
         rest, found = draw(_VECTORS * self.n_codes), []
         for _ in range(self.n_codebooks):
             # Started from data points: "++" takes a minute for a thousand codes.
-            with warnings.catch_warnings():
-                # A code that gets no vector stays where it starts, and is revived
-                # later.
-                warnings.simplefilter("ignore", UserWarning)
-                codes, labels = kmeans2(rest, self.n_codes, minit="points", rng=rng)
-            rest = rest - codes[labels]
+            codes = rest[rng.choice(len(rest), self.n_codes, False)]
+            for _ in range(_ITERATIONS):
+                codes = _to_centres(codes, rest)
+            rest = rest - codes[_nearest(rest, codes)]
             found.append(codes)
         return np.concatenate(found)
 
@@ -225,6 +226,30 @@ class Codebook(keras.layers.Layer):
 
 # By the name that a VQVAE is given.
 BOTTLENECKS = {"codebook": Codebook}
+
+
+def _to_centres(codes, vectors):
+    """Move each code to the middle of the vectors that it is nearest to.
+
+    One that gets none stays where it is, and is revived later.
+    """
+    nearest = _nearest(vectors, codes)
+    counts = np.bincount(nearest, minlength=len(codes))[:, None]
+    sums = [np.bincount(nearest, axis, len(codes)) for axis in vectors.T]
+    return np.where(counts > 0, np.stack(sums, 1) / np.maximum(counts, 1), codes)
+
+
+def _nearest(vectors, codes):
+    """Find the nearest code of each of many vectors.
+
+    A hundred times faster by a tree than by all distances: seconds for 16,384 codes.
+    With more channels, trees come to look at nearly all codes.
+    """
+    if codes.shape[1] <= _TREE_CHANNELS:
+        return cKDTree(codes).query(vectors)[1]
+    squares = (codes**2).sum(1)
+    pieces = np.array_split(vectors, max(1, len(vectors) * len(codes) // _DISTANCES))
+    return np.concatenate([(squares - 2 * v @ codes.T).argmin(1) for v in pieces])
 
 
 def _mean_square(difference):

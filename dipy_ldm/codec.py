@@ -7,11 +7,11 @@ from keras import ops
 import numpy as np
 import numpy.typing as npt
 
-from dipy_ldm import distribution, networks, tiles
+from dipy_ldm import distribution, memory, networks, tiles
 from dipy_ldm.data.arrays import as_array, check_channels, check_finite, check_latents
 from dipy_ldm.data.windows import read_whole, window_size
 from dipy_ldm.estimators import Estimator
-from dipy_ldm.validation import check_counts, check_sizes, check_space, plain
+from dipy_ldm.validation import check_counts, check_sizes, check_space
 
 
 class Codec(Estimator):
@@ -30,8 +30,6 @@ class Codec(Estimator):
     """
 
     widths: Sequence[int]
-    blocks: int
-    code_dim: int
     encoder_: Any
     quantizer_: Any
     decoder_: Any
@@ -44,9 +42,9 @@ class Codec(Estimator):
     @property
     def factor(self):
         """How many times smaller than images latents are, per side."""
-        check_sizes(widths=self.widths, blocks=self.blocks)
-        widths = tuple(plain(np.atleast_1d(self.widths)))
-        return networks.factor_of(widths, int(self.blocks))
+        chosen = self._described()
+        check_sizes(widths=chosen["widths"], blocks=chosen["blocks"])
+        return networks.factor_of(tuple(chosen["widths"]), chosen["blocks"])
 
     def latent_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Say what shape the latents have.
@@ -62,7 +60,8 @@ class Codec(Estimator):
             Shape of its latents, ``(*ceil(space / factor), code_dim)``.
         """
         window = window_size(shape[:-1], self.factor)
-        return (*(size // self.factor for size in window), self.code_dim)
+        channels = self._described()["code_dim"]
+        return (*(size // self.factor for size in window), channels)
 
     def encode(
         self,
@@ -219,8 +218,46 @@ class Codec(Estimator):
             If the latents have other channels than codes.
         """
         self._check_fitted()
-        check_channels("latents", latents, self.code_dim)
+        check_channels("latents", latents, self._described()["code_dim"])
         return ops.convert_to_numpy(self.quantizer_.nearest(latents))
+
+    def needed_memory(
+        self,
+        space: tuple[int, ...] | None = None,
+        *,
+        batch_size: int | None = None,
+        tile: int | None = None,
+    ) -> tuple[float, float]:
+        """Estimate what encoding and decoding images take, beside their results.
+
+        Parameters
+        ----------
+        space : tuple of int, optional
+            Size of the images, where it is not that of the training images.
+        batch_size, tile : int, optional
+            As of :meth:`decode`.
+
+        Returns
+        -------
+        encoding, decoding : float
+            Bytes.
+        """
+        self._check_fitted()
+        space = self.shape_[:-1] if space is None else space
+        into = self._tiling(self.encoder_, tile, given=self.factor)
+        back = self._tiling(self.decoder_, tile, made=self.factor)
+        encoding, decoding = (
+            memory.estimate_coding(
+                self._described(),
+                space,
+                self.shape_[-1],
+                tile=tiling["tile"] * self.factor,
+                margin=tiling["margin"] * self.factor,
+                batch_size=batch_size or tiles.safe_batch(space),
+            )
+            for tiling in (into, back)
+        )
+        return encoding[0], decoding[1]
 
     @property
     def codebook_(self):

@@ -44,6 +44,8 @@ class Estimator:
     """
 
     widths: Sequence[int]
+    # The parameters of the last fit: they may have been changed since.
+    _learnt_with: dict | None = None
     _kind: str
     _entries: tuple[Entry, ...]
     # What a class must have.
@@ -66,6 +68,10 @@ class Estimator:
             if not isinstance(value, Estimator)
         }
         return plain(chosen | {"widths": np.atleast_1d(self.widths)})
+
+    def _described(self):
+        """Say the parameters of what is fitted or, if nothing is, of the next fit."""
+        return self._learnt_with or self.hyperparameters()
 
     def get_params(self, deep: bool = True) -> dict:
         """Return the parameters.
@@ -204,6 +210,10 @@ class Estimator:
         """Make an estimator that is not fitted yet, of the parameters that were."""
         return cls(**document[cls._kind])
 
+    def _alike(self, document):
+        """Make one that is not fitted either, of the parameters of a document."""
+        return type(self)(**document[self._kind])
+
     def _tensors(self):
         tensors: dict[str, np.ndarray] = {}
         for name, network in self._networks():
@@ -212,10 +222,11 @@ class Estimator:
 
     def _document(self):
         learnt = {e.name: e.write(getattr(self, e.attribute)) for e in self._entries}
-        return {self._kind: self.hyperparameters()} | learnt
+        return {self._kind: self._described()} | learnt
 
     def _restore(self, tensors, document):
-        """Become what was saved."""
+        """Become what was saved, whatever the parameters of the next fit are."""
+        self._learnt_with = self._alike(document).hyperparameters()
         self._describe(document)
         self._build()
         for name, network in self._networks():

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dipy_ldm import denoisers, distribution, samplers, schedules, tiles
+from dipy_ldm import denoisers, distribution, memory, samplers, schedules, tiles
 from dipy_ldm.codec import Codec
 from dipy_ldm.data.arrays import as_array
 from dipy_ldm.estimators import Estimator
@@ -25,16 +25,12 @@ class Generator(Estimator):
         From latents to images, and back.
     denoiser_, guide_ : keras.Model
         The U-Nets; no guide is None.
-    schedule, target : str
-        How noise grows with time, and what the U-Nets predict.
     latent_mean_, latent_scale_ : ndarray
         Mean and standard deviation of each channel of the latents.
     latent_shape_ : tuple of int
         Shape of a latent, ``(*space, channels)``.
     """
 
-    schedule: str
-    target: str
     vqvae_: Codec
     denoiser_: Any
     guide_: Any
@@ -121,7 +117,8 @@ class Generator(Estimator):
             batch_size=batch_size,
             tile=tile,
         )
-        path = schedules.path(self.schedule, grid(self.schedule, steps))
+        schedule = self._described()["schedule"]
+        path = schedules.path(schedule, grid(schedule, steps))
         denoise = self.denoiser(guidance)
 
         def generate(numbers):
@@ -175,7 +172,8 @@ class Generator(Estimator):
             ``dpm++`` 1 up to a strength of about 0.1, 3 at 0.2 and 5 at 0.4. More were
             not measured to come nearer to the truth.
         """
-        times = samplers.make_sampler(sampler).grid(self.schedule, 20)
+        schedule = self._described()["schedule"]
+        times = samplers.make_sampler(sampler).grid(schedule, 20)
         return 1 + int(np.sum(times < strength - 1e-6))
 
     def denoiser(self, guidance: float = 1.0) -> Callable:
@@ -194,8 +192,9 @@ class Generator(Estimator):
             ones, as of :mod:`dipy_ldm.denoisers`.
         """
         self._check_fitted()
+        chosen = self._described()
         strong, weak = (
-            denoisers.from_network(predict, self.schedule, self.target)
+            denoisers.from_network(predict, chosen["schedule"], chosen["target"])
             for predict in (self._predict, self._predict_guide)
         )
         return denoisers.guided(strong, weak, guidance, _GUIDED)
@@ -312,7 +311,8 @@ class Generator(Estimator):
             batch_size=batch_size,
             tile=tile,
         )
-        path = schedules.path(self.schedule, grid(self.schedule, steps, strength))
+        schedule = self._described()["schedule"]
+        path = schedules.path(schedule, grid(schedule, steps, strength))
         alpha, sigma = path[0][1]
         encoded = self.vqvae_.encode(images, batch_size=batch_size, tile=tile)
         latents = self._scaled(encoded)
@@ -328,6 +328,45 @@ class Generator(Estimator):
 
         numbers = np.arange(len(images))
         return distribution.in_batches(walk, numbers, self._batch(batch_size))
+
+    def needed_memory(
+        self, batch_size: int | None = None, tile: int | None = None
+    ) -> float:
+        """Estimate what generating or denoising takes, given as of :meth:`predict`.
+
+        Returns
+        -------
+        float
+            Bytes, beside the images.
+        """
+        self._check_fitted()
+        batch_size = self._batch(batch_size)
+        coding = self.vqvae_.needed_memory(batch_size=batch_size, tile=tile)
+        unets = [net for net in (self.denoiser_, self.guide_) if net is not None]
+        return memory.estimate_sampling(unets, batch_size, max(coding))
+
+    def check_memory(
+        self, batch_size: int | None = None, tile: int | None = None, strategy=None
+    ) -> None:
+        """Refuse to generate or denoise what would not fit into the memory.
+
+        For a new process: what can be used again of earlier work counts as taken.
+
+        Parameters
+        ----------
+        batch_size, tile : int, optional
+            As of :meth:`predict`.
+        strategy : tf.distribute.Strategy or None
+            Devices that it is done on.
+
+        Raises
+        ------
+        InputError
+            If it needs more than is free.
+        """
+        cure = "`tile` (64, say)" if batch_size == 1 else "`batch_size`"
+        needed = self.needed_memory(batch_size, tile)
+        memory.check("the work on images", needed, f"a smaller {cure}", strategy)
 
     def _batch(self, batch_size):
         return batch_size or tiles.safe_batch(self.vqvae_.shape_[:-1])

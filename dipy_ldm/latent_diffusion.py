@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 import copy
 from pathlib import Path
-from typing import Any, Self, Unpack
+from typing import Any, Self, Unpack, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -181,6 +181,7 @@ class LatentDiffusion(Generator):
             self._learn_scale(latents)
             # The only copy: of thousands of volumes they take gigabytes.
             latents = self._scaled(latents)
+            self._learnt_with = self.hyperparameters()
             self._build()
             if held_out is not None:
                 held_out = self._scaled(self.vqvae_.encode(held_out))
@@ -238,6 +239,9 @@ class LatentDiffusion(Generator):
         model = cls(vqvae, **_parameters(document))
         model.vqvae_ = vqvae._as_it_is()
         return model
+
+    def _alike(self, document):
+        return type(self)(cast(VQVAE, self.vqvae_), **_parameters(document))
 
     def _tensors(self):
         return self.vqvae_._tensors() | super()._tensors()
@@ -318,9 +322,10 @@ class LatentDiffusion(Generator):
 
     def _make_unets(self):
         """Build the denoiser and, if there shall be one, its guide."""
-        unets = {"denoiser": diffusion.unet(self, self.latent_shape_)}
-        if self._of_images() if self.guide is None else self.guide:
-            unets["guide"] = diffusion.unet(self, self.latent_shape_, guide=True)
+        chosen, shape = self._described(), self.latent_shape_
+        unets = {"denoiser": diffusion.unet(chosen, shape)}
+        if self._of_images() if chosen["guide"] is None else chosen["guide"]:
+            unets["guide"] = diffusion.unet(chosen, shape, guide=True)
         return unets
 
     def _build(self):

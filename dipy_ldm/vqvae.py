@@ -189,6 +189,7 @@ class VQVAE(Codec):
         self.affine_ = affine
         self.intensity_ = found.low, found.high
         self.fingerprint_ = found.fingerprint
+        self._learnt_with = self.hyperparameters()
         size = window_size(images.shape[1:-1], self.factor, patch)
         lessons = autoencoder.Lessons(
             images, found, size, masks, background, augment, validation_data

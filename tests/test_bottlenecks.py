@@ -1,12 +1,16 @@
 """Bottlenecks: nearest codes, gradients, and the life of a codebook."""
 
+import time
+import warnings
+
 import keras
 from keras import ops
 import numpy as np
 import numpy.testing as npt
 import pytest
+from scipy.cluster.vq import kmeans2
 
-from dipy_ldm import VQVAE
+from dipy_ldm import VQVAE, bottlenecks
 from dipy_ldm.bottlenecks import BOTTLENECKS, Codebook
 
 SHAPES = [(5, 6, 3), (5, 4, 6, 3), (2, 4, 5, 6, 3)]
@@ -47,6 +51,29 @@ def test_gradient_goes_straight_through():
 def _total(_, outputs):
     # Keras takes the mean over the batch of what a loss returns.
     return ops.sum(outputs, axis=(1, 2)) * ops.shape(outputs)[0]
+
+
+@pytest.mark.parametrize("channels", [1, 3, 12])
+def test_codes_start_as_of_scipys_k_means(channels, monkeypatch):
+    monkeypatch.setattr(bottlenecks, "_DISTANCES", 1000)
+    vectors = np.random.default_rng(4).standard_normal((220, channels))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        rng = np.random.default_rng(5)
+        wanted, _ = kmeans2(vectors, 11, minit="points", rng=rng)
+    asked = []
+    codes = codebook().initial(
+        lambda n: asked.append(n) or vectors, np.random.default_rng(5)
+    )
+    assert asked == [220]
+    npt.assert_allclose(codes, wanted, atol=1e-9)
+
+
+def test_many_codes_start_within_seconds():
+    vectors = np.random.default_rng(6).standard_normal((160_000, 3))
+    start = time.monotonic()
+    Codebook(8_000).initial(lambda n: vectors, np.random.default_rng(0))
+    assert time.monotonic() - start < 60  # three, where nothing else is done
 
 
 def test_losses_pull_codes_and_vectors():

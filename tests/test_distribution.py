@@ -99,7 +99,8 @@ def test_a_limit_of_the_address_space_is_read(machine):
     unlimited = limits.format("unlimited", "unlimited")
     assert machine({"proc/self/limits": unlimited} | used) == 64
     some = limits.format(12 * GIB, "unlimited")
-    assert machine({"proc/self/limits": some} | used) == 8
+    # Half of it, since more is asked for than filled.
+    assert machine({"proc/self/limits": some} | used) == 4
 
 
 class FakeGPU(str):

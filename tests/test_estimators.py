@@ -64,3 +64,30 @@ def test_clones_are_not_fitted(vqvae, diffusion, blobs):
     npt.assert_array_equal(
         model.vqvae.encode(blobs[:3]), diffusion.vqvae.encode(blobs[:3])
     )
+
+
+@pytest.mark.parametrize("how", ["changed", *COPIES])
+def test_parameters_of_the_next_fit_change_nothing_of_the_last(diffusion, blobs, how):
+    model = copy.deepcopy(diffusion)
+    document, samples = model.to_document(), model.predict(2)
+    model.set_params(widths=(4,), schedule="linear", target="clean", guide=False)
+    model.vqvae.set_params(widths=(8,), blocks=2, code_dim=5, n_codes=4)
+    model = COPIES.get(how, lambda it: it)(model)
+    assert (model.schedule, model.vqvae.code_dim) == ("linear", 5)
+    assert model.to_document() == document
+    npt.assert_allclose(model.predict(2), samples, atol=1e-4)
+    assert model.vqvae.factor == 4
+    latents = model.vqvae.encode(blobs[:3])
+    assert latents.shape == (3, *model.vqvae.latent_shape((13, 10, 1))) == (3, 4, 3, 2)
+    assert model.vqvae.codes(latents).shape == (3, 4, 3)
+    assert model.vqvae.decode(latents).shape == (3, 13, 10, 1)
+    assert model.vqvae.to_document()["vqvae"] == document["vqvae"]
+
+
+def test_a_further_fit_takes_the_parameters_of_the_time(vqvae, blobs):
+    again = copy.deepcopy(vqvae).set_params(widths=(4,), code_dim=3, n_codes=8)
+    again.check(blobs.shape, batch_size=16)
+    again.fit(blobs, steps=1, batch_size=16, verbose=False)
+    assert again.factor == 2
+    assert again.encode(blobs[:1]).shape == (1, 7, 5, 3)
+    assert again.to_document()["vqvae"]["widths"] == [4]

@@ -10,7 +10,7 @@ from scipy.ndimage import map_coordinates
 import scripts
 
 from dipy_ldm.data.grid import Grid, conform
-from dipy_ldm.data.nifti import check_headers
+from dipy_ldm.data.headers import check_headers
 from dipy_ldm.metrics import octave_energies
 from dipy_ldm.validation import InputError
 

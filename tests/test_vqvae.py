@@ -15,7 +15,8 @@ from dipy_ldm import VQVAE, distribution, persistence
 from dipy_ldm.data import load_volumes
 from dipy_ldm.data.arrays import survey
 from dipy_ldm.data.batches import Augmentation
-from dipy_ldm.training.autoencoder import affordable, draw_vectors, verdict
+from dipy_ldm.training.assessment import affordable, verdict
+from dipy_ldm.training.autoencoder import draw_vectors
 from dipy_ldm.training.options import Length, Training
 from dipy_ldm.validation import InputError
 

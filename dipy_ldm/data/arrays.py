@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from tqdm import tqdm
 
 from dipy_ldm.data import cache
 from dipy_ldm.files import replacing
@@ -76,7 +77,7 @@ class Survey(NamedTuple):
         return self.high - self.low or 1.0
 
 
-def survey(images: np.ndarray, name: str = "image") -> Survey:
+def survey(images: np.ndarray, name: str = "image", verbose: bool = False) -> Survey:
     """Look at every image once, one at a time.
 
     What is found of volumes that are kept in the cache is kept beside them: they may
@@ -89,6 +90,8 @@ def survey(images: np.ndarray, name: str = "image") -> Survey:
         memory.
     name : str
         What each of them is, in the user's words.
+    verbose : bool
+        Show a progress bar.
 
     Returns
     -------
@@ -104,7 +107,7 @@ def survey(images: np.ndarray, name: str = "image") -> Survey:
     if file is not None:
         with suppress(OSError, ValueError, TypeError):
             return Survey(**json.loads(file.read_text("utf-8")))
-    found = _look(images, name)
+    found = _look(images, name, verbose)
     if file is not None:
         # What belongs to others may be used, and not changed.
         with suppress(OSError), replacing(file) as partial:
@@ -112,11 +115,11 @@ def survey(images: np.ndarray, name: str = "image") -> Survey:
     return found
 
 
-def _look(images, name):
+def _look(images, name, verbose):
     digest = hashlib.sha256(str(images.shape).encode())
     total, square = np.zeros(images.shape[1:]), 0.0
     low, high, bad = np.inf, -np.inf, []
-    for number, image in enumerate(images):
+    for number, image in enumerate(tqdm(images, "survey", disable=not verbose)):
         image = np.ascontiguousarray(image, "float32")
         digest.update(image.data)
         if not np.isfinite(image).all():

@@ -4,13 +4,11 @@ Whoever uses a folder holds a lock on its notes (``NOTES``) until the process en
 makes room lets such folders be.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-import ctypes
 import errno
 import hashlib
 import json
-import math
 import os
 from pathlib import Path
 import shutil
@@ -32,7 +30,6 @@ _STALE_SECONDS = 3600
 _FINGERPRINT_BYTES = 2**20
 # The file that a whole folder has; it is locked, and its time is that of the last use.
 NOTES = "volumes.json"
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def cache_root(cache_dir: str | Path | None = None) -> Path:
@@ -187,12 +184,29 @@ def list_folders(root: Path) -> dict[Path, int]:
     for folder in root.glob("[0-9a-f]" * 32):
         # Others may be removing it.
         with suppress(OSError):
-            size = sum(file.stat().st_size for file in folder.iterdir())
-            found.append(((folder / NOTES).stat().st_mtime, folder, size))
+            found.append(((folder / NOTES).stat().st_mtime, folder, size_of(folder)))
     return {folder: size for _, folder, size in sorted(found)}
 
 
-def make_room(root: Path, limit: float) -> list[Path]:
+def size_of(folder: Path) -> int:
+    """Say how much a folder takes.
+
+    Parameters
+    ----------
+    folder : Path
+        With results.
+
+    Returns
+    -------
+    int
+        Bytes.
+    """
+    return sum(file.stat().st_size for file in folder.iterdir())
+
+
+def make_room(
+    root: Path, limit: float, sizes: dict[Path, int] | None = None
+) -> list[Path]:
     """Remove what was used least recently, until the rest is small enough.
 
     Parameters
@@ -201,19 +215,22 @@ def make_room(root: Path, limit: float) -> list[Path]:
         As of :func:`cache_root`.
     limit : float
         Bytes that all folders may take. What is in use stays, however large.
+    sizes : dict of Path to int, optional
+        As of :func:`list_folders`, if they are listed already; what is removed is taken
+        out of it.
 
     Returns
     -------
     list of Path
         Folders that were removed.
     """
-    sizes = list_folders(root)
+    sizes = list_folders(root) if sizes is None else sizes
     total, removed = sum(sizes.values()), []
-    for folder, size in sizes.items():
+    for folder in list(sizes):
         if total <= limit:
             break
         if _remove(folder):
-            total -= size
+            total -= sizes.pop(folder)
             removed.append(folder)
     return removed
 
@@ -311,95 +328,3 @@ def _last_change(folder):
         return max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
     except FileNotFoundError:
         return time.time()
-
-
-@contextmanager
-def writing_rows(
-    path: Path, length: int, shape: tuple[int, ...], dtype: str
-) -> Iterator[Callable]:
-    """Write an array to a ``.npy`` file, row by row, its length known at the end.
-
-    Through the file rather than a memory map: there, a disk that fills up is not an
-    error that can be told but the end of the process.
-
-    Parameters
-    ----------
-    path : Path
-        File.
-    length : int
-        Largest number of rows; their space is reserved at once.
-    shape : tuple of int
-        Shape of a row.
-    dtype : str
-        Type of the numbers.
-
-    Yields
-    ------
-    callable
-        ``append(row)`` writes the next row.
-
-    Raises
-    ------
-    OSError
-        If the disk is full.
-    """
-    kind = np.dtype(dtype)
-    rows = 0
-
-    def append(row):
-        nonlocal rows
-        file.write(np.ascontiguousarray(row, kind).data)
-        rows += 1
-
-    with open(path, "wb") as file:
-        _write_header(file, (length, *shape), kind)
-        _reserve(file, file.tell() + length * math.prod(shape) * kind.itemsize)
-        yield append
-        file.truncate()
-        file.seek(0)
-        # Of the same size: NumPy leaves room in it for any number of rows.
-        _write_header(file, (rows, *shape), kind)
-
-
-def _write_header(file, shape, dtype):
-    header = {
-        "descr": np.lib.format.dtype_to_descr(dtype),
-        "fortran_order": False,
-        "shape": shape,
-    }
-    np.lib.format.write_array_header_1_0(file, header)
-
-
-def _reserve(file, size):
-    """Claim space on the disk, so that it is full now or never.
-
-    Not with ``posix_fallocate``: where a file system can't reserve, such as NFS, the C
-    library writes to every block of the file instead.
-    """
-    file.flush()
-    try:
-        _fallocate(file.fileno(), size)
-    except OSError as error:
-        if error.errno in _FULL:
-            raise
-        # Not on this system, or not on this file system.
-        _refuse_too_large(file, size)
-
-
-def _fallocate(descriptor, size):
-    """Call Linux' own ``fallocate``, which Python lacks."""
-    try:
-        reserve = ctypes.CDLL(None, use_errno=True).fallocate
-    except (AttributeError, OSError, TypeError) as error:
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from error
-    reserve.argtypes = ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64
-    if reserve(descriptor, 0, 0, size):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-
-
-def _refuse_too_large(file, size):
-    """Refuse what is more than is free now; later, the rows will tell."""
-    free = shutil.disk_usage(Path(file.name).absolute().parent).free
-    if size > free:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -17,8 +17,9 @@ from tqdm import tqdm
 from dipy_ldm.data import cache
 from dipy_ldm.data.conformed import conform_pair
 from dipy_ldm.data.grid import Grid, choose_grid, same_grid
-from dipy_ldm.data.nifti import check_headers, refuse
+from dipy_ldm.data.headers import check_headers, refuse
 from dipy_ldm.data.paths import expand, find_volumes
+from dipy_ldm.data.rows import writing_rows
 from dipy_ldm.validation import InputError, at_least
 
 logger = logging.getLogger("dipy_ldm")
@@ -46,7 +47,7 @@ class Volumes(NamedTuple):
 class Plan(NamedTuple):
     """Volumes of which only the headers were read.
 
-    ``infos`` tell of each volume (:class:`dipy_ldm.data.nifti.VolumeInfo`), ``masks``
+    ``infos`` tell of each volume (:class:`dipy_ldm.data.headers.VolumeInfo`), ``masks``
     are their files, or None; ``grid`` is where they are to be brought.
     """
 
@@ -213,18 +214,20 @@ def conform_volumes(
     folder = root / _key(plan)
     try:
         volumes = _open(folder, plan)
-        removed = cache.make_room(root, limit * 1e9)
+        sizes = cache.list_folders(root)
+        removed = cache.make_room(root, limit * 1e9, sizes)
     except (FileNotFoundError, NotADirectoryError):
-        removed = cache.make_room(root, limit * 1e9 - _bytes(plan))
+        sizes = cache.list_folders(root)
+        removed = cache.make_room(root, limit * 1e9 - _bytes(plan), sizes)
         _fill(folder, plan, verbose)
         volumes = _open(folder, plan)
-    _tell_size(folder, removed)
+        sizes[folder] = cache.size_of(folder)
+    _tell_size(folder, removed, sizes)
     return volumes
 
 
-def _tell_size(folder, removed):
+def _tell_size(folder, removed, sizes):
     """Say where the result is, and how much room the cache takes."""
-    sizes = cache.list_folders(folder.parent)
     if removed:
         logger.info("removed %d folders of the cache of volumes.", len(removed))
     logger.info(
@@ -334,9 +337,9 @@ def _writers(folder, tasks, grid):
     """Make the files of the arrays."""
     (info, mask), n = tasks[0], len(tasks)
     shape = (*grid.shape, info.channels)
-    yield cache.writing_rows(folder / "images.npy", n, shape, "float32")
+    yield writing_rows(folder / "images.npy", n, shape, "float32")
     if mask is not None:
-        yield cache.writing_rows(folder / "masks.npy", n, grid.shape, "uint8")
+        yield writing_rows(folder / "masks.npy", n, grid.shape, "uint8")
 
 
 def _in_order(function, tasks):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 # Version 1 of control groups says "none" by the largest number of pages.
 _NO_LIMIT = 2**60
+# TensorFlow asks for more addresses than it fills, and each thread for some of its own.
+_ADDRESSES = 0.5
 # What the kernel takes back before it refuses memory: pages of files, and its own
 # caches. MemAvailable of /proc/meminfo counts the same.
 _RECLAIMABLE = {"inactive_file", "active_file", "slab_reclaimable"}
@@ -45,7 +47,8 @@ def _left_to_process(root):
             soft = line.split()[3]
             if soft.isdigit():
                 used = _kibibytes(_table(root / "proc/self/status"), "VmSize:")
-                return max(int(soft) - (used if used < math.inf else 0), 0)
+                left = int(soft) - (used if used < math.inf else 0)
+                return max(left * _ADDRESSES, 0)
     return math.inf
 
 

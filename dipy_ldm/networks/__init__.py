@@ -22,13 +22,14 @@ from dipy_ldm.networks.building import (
     sketched,
 )
 from dipy_ldm.networks.denoiser import seeded_unet, unet
-from dipy_ldm.networks.memory import kept_bytes
+from dipy_ldm.networks.memory import Needs, needs
 from dipy_ldm.networks.receptive_field import factor, reach
 
 __all__ = [
     "DESIGN",
     "PRECISIONS",
     "Drawn",
+    "Needs",
     "autoencoder_parts",
     "check_keras",
     "decoder",
@@ -36,7 +37,7 @@ __all__ = [
     "encoder_and_decoder",
     "factor",
     "factor_of",
-    "kept_bytes",
+    "needs",
     "precision",
     "reach",
     "seeded",

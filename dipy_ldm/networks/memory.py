@@ -1,14 +1,62 @@
-"""What networks keep for the gradient."""
+"""What networks need of the memory: all that is kept for the gradient, and at once."""
 
 import math
+from typing import Any, NamedTuple, Self
 
 import keras
+from keras import layers
 
 from dipy_ldm.layers import Recomputed, Sum
 
+_NORMALISATIONS = layers.RMSNormalization, layers.GroupNormalization
+# Their result takes the place of what they are given.
+_IN_PLACE = layers.Add, layers.Multiply, layers.Activation
+# An upsampled image is made by one axis after the other: how much of it there is at
+# once, by its number of axes.
+_UPSAMPLINGS = {layers.UpSampling2D: 1.5, layers.UpSampling3D: 1.8}
 
-def kept_bytes(network: keras.Model) -> int:
-    """Estimate what a network keeps of one example for the gradient.
+
+class Needs(NamedTuple):
+    """Bytes that a network needs for one example.
+
+    Parameters
+    ----------
+    kept : int
+        Of what its layers put out, all of which is kept for the gradient; of blocks
+        that are computed again, the output alone.
+    again : int
+        Of the insides of the largest block that is computed again.
+    live : float
+        Of what there must be at once where the most is: what a layer is given, and
+        what it makes of it.
+    """
+
+    kept: int = 0
+    again: int = 0
+    live: float = 0.0
+
+    def beside(self, other: Self) -> Self:
+        """Say what two networks need, one after the other.
+
+        Parameters
+        ----------
+        other : Needs
+            Those of the other.
+
+        Returns
+        -------
+        Needs
+            Of both.
+        """
+        return self._replace(
+            kept=self.kept + other.kept,
+            again=max(self.again, other.again),
+            live=max(self.live, other.live),
+        )
+
+
+def needs(network: keras.Model) -> Needs:
+    """Estimate what a network needs for one example.
 
     Parameters
     ----------
@@ -17,29 +65,46 @@ def kept_bytes(network: keras.Model) -> int:
 
     Returns
     -------
-    int
-        Bytes of what its layers put out. Of blocks that are computed again only
-        the output counts, and once the insides of the largest of them.
+    Needs
+        In bytes.
     """
-    kept, again = _kept(network)
-    return kept + again
-
-
-def _kept(network):
-    kept, again = 0, 0
+    found = Needs()
     for layer in network.layers:
-        inside = layer.networks if isinstance(layer, Sum) else [layer]
-        for part in inside:
-            if isinstance(part, keras.Model):
-                more, largest = _kept(part)
-                kept, again = kept + more, max(again, largest)
-        if not isinstance(layer, keras.Model):
-            kept += _bytes(layer.output)
-        if isinstance(layer, Recomputed):
-            again = max(again, kept_bytes(layer.block))
-    return kept, again
+        found = found.beside(_of_layer(layer))
+    return found
+
+
+def _of_layer(layer):
+    given = sum(map(_bytes, _listed(layer.input)))
+    if isinstance(layer, keras.Model):
+        inside = needs(layer)
+        # What a block is given is added to its result in the end.
+        return inside._replace(live=inside.live + given)
+    made = sum(map(_bytes, _listed(layer.output)))
+    if isinstance(layer, Sum):
+        inside = Needs(kept=made)
+        for network in layer.networks:
+            inside = inside.beside(needs(network))
+        return inside
+    if isinstance(layer, Recomputed):
+        inside = needs(layer.block)
+        live = given + inside.live
+        return Needs(made, inside.kept + inside.again, live)
+    # In 16 bits, too, they compute in 32, and keep that.
+    in_full = isinstance(layer, _NORMALISATIONS) and _width(layer.output) == 2
+    times = next((n for kind, n in _UPSAMPLINGS.items() if isinstance(layer, kind)), 1)
+    live = given + (0 if isinstance(layer, _IN_PLACE) else times * made)
+    return Needs(made * (3 if in_full else 1), 0, live)
+
+
+def _listed(tensors: Any) -> list:
+    return list(tensors) if isinstance(tensors, list | tuple) else [tensors]
+
+
+def _width(tensor):
+    name = keras.backend.standardize_dtype(tensor.dtype)
+    return 2 if name.endswith("16") else 4
 
 
 def _bytes(tensor):
-    width = keras.backend.standardize_dtype(tensor.dtype)
-    return math.prod(tensor.shape[1:]) * (2 if width.endswith("16") else 4)
+    return math.prod(tensor.shape[1:]) * _width(tensor)

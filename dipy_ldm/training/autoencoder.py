@@ -1,4 +1,4 @@
-"""How the autoencoder is trained: its stage, from the first codes to the verdict."""
+"""How the autoencoder is trained: its stage, and the life of its codes."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dipy_ldm import distribution, losses, networks, tiles
+from dipy_ldm import distribution, losses, memory, networks, tiles
 from dipy_ldm.bottlenecks import BOTTLENECKS
 from dipy_ldm.data.arrays import Survey, survey
 from dipy_ldm.data.batches import Augmentation, batches
 from dipy_ldm.data.windows import read_windows, window_size
-from dipy_ldm.training.memory import check_memory
+from dipy_ldm.training.assessment import affordable, error, verdict
 from dipy_ldm.training.run import Stage
 from dipy_ldm.validation import check_patch, check_seed, check_sizes, choose, plain
 
@@ -25,9 +25,6 @@ RATES = 4e-3, 2e-3
 # Inputs of a convolution over 3 x 3 pixels of 32 channels: up to there rates are those
 # that are given. Over voxels there are many more.
 _BASE_FAN_IN = 288
-
-# With less perplexity all latents have one code, and nearly so with little more.
-_PERPLEXITY = 1.5
 
 
 class Lessons(NamedTuple):
@@ -107,21 +104,38 @@ def check(
         n_codebooks=vqvae.n_codebooks,
         code_dim=vqvae.code_dim,
     )
-    n, *space, channels = shape
-    training.check(n)
-    check_patch(patch, len(space))
-    size = window_size(tuple(space), vqvae.factor, patch)
+    training.check(shape[0])
+    check_patch(patch, len(shape) - 2)
+    memory.check_training(
+        "the autoencoder", needed_memory(vqvae, shape, patch, training), training
+    )
+
+
+def needed_memory(
+    vqvae: Any, shape: tuple[int, ...], patch: int | Sequence[int] | None, training: Any
+) -> float:
+    """Estimate what training an autoencoder takes.
+
+    Parameters
+    ----------
+    vqvae, shape, patch, training
+        As of :func:`check`.
+
+    Returns
+    -------
+    float
+        Bytes.
+    """
+    *space, channels = shape[1:]
+    chosen = vqvae.hyperparameters()
+    # Of the networks to come, where others are fitted already.
+    factor = networks.factor_of(tuple(chosen["widths"]), chosen["blocks"])
+    size = window_size(tuple(space), factor, patch)
     encoder, decoder = sketch(
         vqvae, training.precision.name, size, channels, training.remat
     )
-    distances = 4 * vqvae.n_codes * math.prod(encoder.output.shape[1:-1])
-    check_memory(
-        "the autoencoder",
-        [encoder, decoder],
-        training.share,
-        distances,
-        training.strategy,
-    )
+    distances = 4 * chosen["n_codes"] * math.prod(encoder.output.shape[1:-1])
+    return memory.estimate_training([encoder, decoder], training.share, distances)
 
 
 def sketch(
@@ -178,8 +192,7 @@ def parts(
     encoder, quantizer, decoder : keras.Model or keras.layers.Layer
         The parts.
     """
-    chosen = vqvae.hyperparameters()
-    del chosen["loss"]
+    chosen = {k: v for k, v in vqvae._described().items() if k != "loss"}
     chosen |= {"remat": remat, "design": vqvae.design_}
     return networks.autoencoder_parts(size, vqvae.shape_[-1], **chosen)
 
@@ -300,7 +313,7 @@ def _publish(vqvae, lessons, model, number, last):
         quantizer.codebook.assign(distribution.of_chief(codes))
         take_weights(vqvae, model)
     if lessons.held_out is not None:
-        figures["val_mse"] = _error(vqvae, lessons.held_out)
+        figures["val_mse"] = error(vqvae, lessons.held_out)
     return figures
 
 
@@ -349,85 +362,3 @@ def draw_vectors(
     # Backgrounds encode to equal vectors; codes must differ.
     spread = 1e-3 * (vectors.std() or 1)
     return vectors + spread * rng.standard_normal(vectors.shape)
-
-
-def affordable(
-    images: np.ndarray, size: tuple[int, ...], training: Any, length: Any
-) -> np.ndarray:
-    """Keep so many images that to validate takes a tenth of a round's time, about.
-
-    Parameters
-    ----------
-    images : ndarray
-        Images, ``(n, *space, channels)``.
-    size : tuple of int
-        Voxels along each side of the pieces that are learnt from.
-    training : Training
-        Options.
-    length : Length
-        How long training is.
-
-    Returns
-    -------
-    ndarray
-        The first of them, at least one.
-    """
-    learnt = length.round * training.batch_size * math.prod(size)
-    # A step takes as long as three reconstructions.
-    most = 0.1 * 3 * learnt / math.prod(images.shape[1:-1])
-    return images[: max(1, math.ceil(most))]
-
-
-def _error(vqvae, images):
-    """Return the mean squared error of reconstructions, of images in [0, 1]."""
-    axes = tuple(range(1, images.ndim))
-
-    def errors(numbers):
-        piece = np.asarray(images[numbers], "float32")
-        return np.mean((vqvae.predict(piece) - piece) ** 2, axes, dtype="float64")
-
-    batch = tiles.safe_batch(images.shape[1:-1])
-    error = distribution.in_batches(errors, np.arange(len(images)), batch).mean()
-    low, high = vqvae.intensity_
-    return float(error / ((high - low) ** 2 or 1))
-
-
-def verdict(
-    vqvae: Any, found: Survey, images: np.ndarray, figures: dict[str, float]
-) -> str | None:
-    """Say what is wrong with what was learnt.
-
-    Parameters
-    ----------
-    vqvae : VQVAE
-        What was trained.
-    found : Survey
-        What is known of all images.
-    images : ndarray
-        Some of them.
-    figures : dict of str to float
-        Those of the last round.
-
-    Returns
-    -------
-    str or None
-        A sentence; None if nothing is.
-    """
-    if figures["perplexity"] < _PERPLEXITY:
-        return (
-            f"nearly all latents have the same code (perplexity "
-            f"{figures['perplexity']:.1f}): nothing of the images is left in them; "
-            "train for more steps, or with a lower learning rate."
-        )
-    # Not by the figures of the last round, which are means over all its steps.
-    error = _error(vqvae, images)
-    # Where images hardly differ, their mean is hard to beat, and need not be.
-    mean = max(found.spread, 0.05 * found.variance) / found.scale**2
-    if error < mean:
-        return None
-    return (
-        f"the autoencoder's reconstructions are no nearer to the images than the "
-        f"mean of all images is (mean squared error {error:.2g} and {mean:.2g}); "
-        "train for more steps, or with another learning rate (0.001 to 0.002 for "
-        "volumes)."
-    )

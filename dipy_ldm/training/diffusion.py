@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from dipy_ldm import distribution, networks, schedules
+from dipy_ldm import distribution, memory, networks, schedules
 from dipy_ldm.data.batches import noised
-from dipy_ldm.training.memory import check_memory
 from dipy_ldm.training.run import Stage
 from dipy_ldm.validation import check_seed, check_sizes, choose
 
@@ -46,14 +45,35 @@ def check(model: Any, shape: tuple[int, ...], training: Any) -> None:
     choose("target", model.target, schedules.TARGETS)
     training.check(shape[0])
     latent_shape = model.vqvae.latent_shape(shape[1:])
-    build = partial(unet, model, latent_shape, remat=training.remat)
+    needed = needed_memory(model, latent_shape, training)
+    memory.check_training("the denoiser", needed, training)
+
+
+def needed_memory(model: Any, latent_shape: tuple[int, ...], training: Any) -> float:
+    """Estimate what training the denoiser takes.
+
+    Parameters
+    ----------
+    model : LatentDiffusion
+        Estimator, fitted or not.
+    latent_shape : tuple of int
+        Shape of one latent, ``(*space, channels)``.
+    training : Training
+        Options, settled.
+
+    Returns
+    -------
+    float
+        Bytes.
+    """
+    build = partial(unet, model.hyperparameters(), latent_shape, remat=training.remat)
     denoiser = networks.sketched(training.precision.name, build)
-    share, strategy = training.share, training.strategy
-    check_memory("the denoiser", [denoiser], share, strategy=strategy)
+    guide = len(latent_shape) == 3 if model.guide is None else model.guide
+    return memory.estimate_training([denoiser], training.share, before=int(guide))
 
 
 def unet(
-    model: Any,
+    chosen: dict,
     latent_shape: tuple[int, ...],
     *,
     guide: bool = False,
@@ -63,8 +83,8 @@ def unet(
 
     Parameters
     ----------
-    model : LatentDiffusion
-        Estimator, whose hyper-parameters are taken.
+    chosen : dict
+        Hyper-parameters of a LatentDiffusion.
     latent_shape : tuple of int
         Shape of one latent, ``(*space, channels)``.
     guide : bool
@@ -77,7 +97,6 @@ def unet(
     keras.Model
         The network.
     """
-    chosen = model.hyperparameters()
     widths = chosen["widths"]
     return networks.seeded_unet(
         chosen["seed"],
@@ -188,7 +207,8 @@ def _stage(model, latents, settings, title, network, training, length, validate)
 
 def _compile(model, guide, training, steps):
     """Make a network that is trained."""
-    network = unet(model, model.latent_shape_, guide=guide, remat=training.remat)
+    chosen = model.hyperparameters()
+    network = unet(chosen, model.latent_shape_, guide=guide, remat=training.remat)
     trained = distribution.ReplicatedModel(network.inputs, network.outputs)
     optimizer = training.optimizer(
         steps,

@@ -10,7 +10,7 @@ from typing import Any
 from dipy.workflows import flow_runner
 
 from dipy_ldm import __version__
-from dipy_ldm.signals import STATUS, Terminated
+from dipy_ldm.signals import STATUS, Terminated, deferred
 from dipy_ldm.validation import InputError, choose
 
 _RESUME = "Add --resume to go on."
@@ -53,16 +53,21 @@ def run(flow: Any) -> None:
     options = options_of(flow)
     version = {"action": "version", "version": f"dipy_ldm {__version__}"}
     try:
-        flow_runner.run_flow(flow, extra_args={"version": version})
+        with deferred(_stop):
+            flow_runner.run_flow(flow, extra_args={"version": version})
     except ConnectionError as error:
         _leave(f"{error} {_RESUME}", 1, at_once=True)
     except (InputError, OSError) as error:
         _leave(as_options(str(error), options), 1)
     except Terminated as end:
         _leave(f"{end} {_RESUME}", STATUS)
-    except KeyboardInterrupt:
+    except Exception as error:
+        if not _lacks_memory(error):
+            raise
+        _leave(_give_less(options), 1)
+    except KeyboardInterrupt as error:
         say = getattr(flow, "when_interrupted", lambda: "interrupted.")
-        _leave(say(), 130)
+        _leave_interrupted(say(), error)
 
 
 def level(name: str) -> int:
@@ -130,6 +135,37 @@ def as_options(sentence: str, options: list[str]) -> str:
     ):
         sentence = re.sub(pattern, r"--\1", sentence)
     return re.sub(r"`(\w+)`", r"\1", sentence)
+
+
+class _Stopped(KeyboardInterrupt):
+    """The end that SIGTERM asks for where there is no better moment to wait for."""
+
+
+def _stop():
+    raise _Stopped
+
+
+def _leave_interrupted(sentence, error):
+    """End as Ctrl-C or SIGTERM asked for, once what is half done is cleared away."""
+    if isinstance(error, _Stopped):
+        _leave(sentence.replace("interrupted", "stopped by SIGTERM", 1), STATUS)
+    _leave(sentence, 130)
+
+
+def _lacks_memory(error):
+    """Say whether an error is that memory is used up, of Python's or TensorFlow's."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "ResourceExhaustedError"
+        # So says oneDNN.
+        or "could not create a primitive" in str(error)
+    )
+
+
+def _give_less(options):
+    """Say what the options of a command can do where memory is used up."""
+    names = [f"--{name}" for name in ("batch_size", "patch", "tile") if name in options]
+    return f"the memory is used up; free some, or give a smaller {' or '.join(names)}."
 
 
 def _leave(sentence, status, at_once=False):

@@ -16,7 +16,8 @@ from tqdm import tqdm
 from dipy_ldm import persistence
 from dipy_ldm.data.conformed import conform_file, restore_file, restore_spread
 from dipy_ldm.data.grid import Grid
-from dipy_ldm.data.nifti import DTYPES, check_headers, is_whole
+from dipy_ldm.data.headers import check_headers, is_whole
+from dipy_ldm.data.nifti import DTYPES
 from dipy_ldm.data.paths import find_volumes
 from dipy_ldm.files import make_folder
 from dipy_ldm.validation import InputError, at_least, choose
@@ -146,7 +147,7 @@ class DenoiseLDMFlow(Workflow):
         if not resume:
             outputs = (_outputs(name, repeats) for name in names.values())
             refuse_overwriting(self, chain(*outputs), _CURE)
-        model, place = _load(path, devices)
+        model, place = _load(path, devices, tile)
         if steps is None:
             steps = model.default_denoising_steps(sampler, strength)
         options = {"sampler": sampler, "steps": steps, "eta": eta, "seed": seed}
@@ -223,14 +224,16 @@ def _check_options(repeats, dtype, strategy):
     choose("strategy", strategy, dict.fromkeys(("auto", "none")))
 
 
-def _load(path, devices):
+def _load(path, devices, tile):
     """Load the model; return the device as well, as a strategy or None."""
     with quiet_start():
         from dipy_ldm import LatentDiffusion, distribution
 
         # Each worker uses its own: they don't meet.
         place = distribution.make_strategy("none", devices, alone=True)
-        return LatentDiffusion.load(path), place
+        model = LatentDiffusion.load(path)
+        model.check_memory(1, tile, place)
+        return model, place
 
 
 def _find_model(model_file):

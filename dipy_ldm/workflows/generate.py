@@ -135,14 +135,7 @@ class GenerateLDMFlow(Workflow):
         names, sidecars, picture = _outputs(stem, numbers, cluster, is_volume)
         refuse_overwriting(self, [*names, *sidecars, picture])
         choose("type of voxels", dtype, DTYPES)
-        with quiet_start():
-            from dipy_ldm import LatentDiffusion, distribution, plots
-
-            # Each worker uses its own devices: they don't meet.
-            strategy = distribution.make_strategy(
-                "auto" if cluster else strategy, devices, alone=True
-            )
-            model = LatentDiffusion.load(path)
+        model, strategy = _load(path, "auto" if cluster else strategy, devices)
         options = {
             "sampler": sampler,
             "steps": model.default_steps(sampler) if steps is None else steps,
@@ -153,9 +146,12 @@ class GenerateLDMFlow(Workflow):
             "tile": tile,
         }
         model.check_sampling(n_samples, first=first_sample, **options)
+        model.check_memory(1 if is_volume else batch_size, tile, strategy)
         workers.keep_log(cluster, stem)
         options |= {"strategy": strategy, "verbose": workers.is_first(cluster)}
         make_folder(stem.parent)
+        from dipy_ldm import plots
+
         facts = provenance(path, **{o.capitalize(): options[o] for o in _SAMPLING})
         if is_volume:
             pictures = self._write(model, names, numbers, options, dtype, facts)
@@ -185,6 +181,16 @@ class GenerateLDMFlow(Workflow):
                 if self.written <= 20:
                     pictures.append(plots.planes(volume[None], affine)[0])
         return np.stack(pictures)
+
+
+def _load(path, strategy, devices):
+    """Load the model; return the devices as well, as a strategy or None."""
+    with quiet_start():
+        from dipy_ldm import LatentDiffusion, distribution
+
+        # Each worker uses its own devices: they don't meet.
+        strategy = distribution.make_strategy(strategy, devices, alone=True)
+        return LatentDiffusion.load(path), strategy
 
 
 def _outputs(stem, numbers, cluster, is_volume):

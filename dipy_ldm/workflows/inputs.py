@@ -66,13 +66,15 @@ def _load(planned, **options):
     return Cohort(volumes.images, volumes.masks, volumes.affine)
 
 
-def survey(data: Cohort) -> None:
+def survey(data: Cohort, verbose: bool = False) -> None:
     """Look at volumes for all workers, who find beside them what the chief found.
 
     Parameters
     ----------
     data : Cohort
         What is learnt from.
+    verbose : bool
+        Show a progress bar.
     """
     if data.affine is not None:
-        arrays.survey(data.images)
+        arrays.survey(data.images, verbose=verbose)

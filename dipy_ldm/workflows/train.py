@@ -221,8 +221,7 @@ class TrainLDMFlow(Workflow):
         )
         self.checkpoints = _checkpoints(paths[0])
         self._check_outputs(paths, resume)
-        # First what needs neither data nor TensorFlow, then headers, then what needs
-        # TensorFlow; the volumes are read when nothing else can be wrong.
+        # What takes least is checked first; volumes are read when all else is right.
         given = {
             "epochs_vqvae": epochs_vqvae,
             "epochs_ldm": epochs_ldm,
@@ -261,8 +260,7 @@ class TrainLDMFlow(Workflow):
         recipe.check(planned.shape, settings.patch)
         chief = workers.is_first(cluster)
         keep = {"cache_dir": cache_dir, "cache_limit": cache_limit, "verbose": chief}
-        data = _load(planned, strategy, keep)
-        # Some volumes may have turned out to be bad.
+        data = _load(planned, strategy, keep)  # some may have turned out to be bad
         train, held_out = split(data, validation, seed, settings.batch_size)
         self._prepare(paths, resume, chief)
         report = Report(paths[1], paths[2], train.images[:16], data.affine)
@@ -353,7 +351,7 @@ def _load(planned, strategy, options):
 
     with distribution.chief_first(strategy):
         data = planned.load(**options)
-        inputs.survey(data)
+        inputs.survey(data, options["verbose"])
     return data
 
 

@@ -5,7 +5,7 @@ import numpy as np
 from panels import BLUE, ORANGE
 
 from dipy_ldm import networks
-from dipy_ldm.training.memory import estimate_memory
+from dipy_ldm.memory import estimate_training
 
 BATCH = 4
 CODES = 1024
@@ -45,7 +45,7 @@ def autoencoder(side, remat):
     encoder = networks.encoder((side,) * 3, 1, **options)
     decoder = networks.decoder(encoder.output.shape[1:-1], 1, **options)
     distances = 4 * CODES * (side // 4) ** 3
-    return estimate_memory([encoder, decoder], BATCH, distances)
+    return estimate_training([encoder, decoder], BATCH, distances)
 
 
 def denoiser(side, remat):
@@ -55,4 +55,4 @@ def denoiser(side, remat):
     unet = networks.unet(
         shape, widths=widths, blocks=1, attention=attention, remat=remat
     )
-    return estimate_memory([unet], BATCH)
+    return estimate_training([unet], BATCH)

@@ -60,3 +60,11 @@ def test_a_cache_that_may_only_be_read_is_used_all_the_same(kept, monkeypatch):
     monkeypatch.setattr(arrays, "replacing", refuse)
     assert arrays.survey(kept) == arrays.survey(np.array(kept))
     assert cache.name_beside(np.zeros((2, 3)), "survey") is None
+
+
+def test_a_survey_shows_how_far_it_is(capsys):
+    images = np.random.default_rng(0).random((7, 4, 4, 1))
+    arrays.survey(images)
+    assert not capsys.readouterr().err
+    arrays.survey(images, verbose=True)
+    assert "survey: 100%" in capsys.readouterr().err

@@ -1,15 +1,11 @@
 """The cache: whole or not at all, and named by what is in it."""
 
-import errno
 import os
 from pathlib import Path
-import resource
 import subprocess
 import sys
 import time
 
-import numpy as np
-import numpy.testing as npt
 import pytest
 
 from dipy_ldm.data import cache
@@ -89,79 +85,6 @@ def test_what_a_killed_process_left_is_removed_and_what_a_running_one_has_is_not
         pass
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {".running.partial", "finished", "key"}
-
-
-@pytest.mark.parametrize("rows", [0, 1, 7, 12])
-def test_rows_are_a_whole_array_however_many_they_are(tmp_path, rows):
-    array = np.random.default_rng(0).random((rows, 3, 2)).astype("float32")
-    with cache.writing_rows(tmp_path / "a.npy", 12, (3, 2), "float32") as append:
-        for row in array:
-            append(row)
-    npt.assert_array_equal(np.load(tmp_path / "a.npy"), array)
-    assert (tmp_path / "a.npy").stat().st_size == 128 + array.nbytes
-
-
-def test_rows_of_any_order_are_written_alike(tmp_path):
-    array = np.arange(12, dtype="float32").reshape(4, 3).T
-    with cache.writing_rows(tmp_path / "a.npy", 1, (3, 4), "float32") as append:
-        append(array)
-    npt.assert_array_equal(np.load(tmp_path / "a.npy")[0], array)
-
-
-def write_large(folder):
-    path = folder / "a.npy"
-    with cache.writing_rows(path, 4, (100, 100), "float32") as append:
-        for _ in range(4):
-            append(np.ones((100, 100)))
-
-
-def fail_as_nfs(descriptor, size):
-    raise OSError(errno.EOPNOTSUPP, "Operation not supported")
-
-
-@pytest.mark.parametrize("reserving", [True, False])
-def test_a_full_disk_is_one_sentence_and_leaves_nothing(
-    tmp_path, monkeypatch, reserving
-):
-    if not reserving:
-        monkeypatch.setattr(cache, "_fallocate", fail_as_nfs)
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
-    try:
-        with (
-            pytest.raises(OSError, match=r"can't write the cache .*`cache_dir`") as no,
-            cache.filling(tmp_path / "key") as partial,
-        ):
-            write_large(partial)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-    assert str(tmp_path) in str(no.value)
-    assert not list(tmp_path.iterdir())
-
-
-def test_space_is_reserved_before_the_first_row(tmp_path):
-    path = tmp_path / "a.npy"
-    with cache.writing_rows(path, 100, (1000,), "float32"):
-        assert path.stat().st_size == 128 + 400_000
-        assert path.stat().st_blocks * 512 >= 400_000
-
-
-def test_where_nothing_can_be_reserved_no_block_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(cache, "_fallocate", fail_as_nfs)
-    path = tmp_path / "a.npy"
-    with cache.writing_rows(path, 100, (1000,), "float32"):
-        assert path.stat().st_blocks * 512 < 10_000
-    with (
-        pytest.raises(OSError, match="No space left"),
-        cache.writing_rows(path, 10**12, (1000,), "float32"),
-    ):
-        raise AssertionError("it began")
-
-
-def test_systems_without_the_call_are_as_file_systems_without_it(monkeypatch):
-    monkeypatch.setattr(cache.ctypes, "CDLL", lambda *args, **options: object())
-    with pytest.raises(OSError, match="not implemented"):
-        cache._fallocate(0, 1)
 
 
 def fill(root, number, age, size=1000):
@@ -256,3 +179,13 @@ def test_a_place_that_can_not_be_is_one_sentence(tmp_path):
         cache.filling(tmp_path / "file" / "key"),
     ):
         pass
+
+
+def test_what_is_listed_already_is_not_listed_again(tmp_path, monkeypatch):
+    folders = [fill(tmp_path, number, age=9 - number) for number in range(3)]
+    sizes = cache.list_folders(tmp_path)
+    monkeypatch.delattr(cache, "list_folders")
+    limit = sum(sizes.values()) - 1
+    assert cache.make_room(tmp_path, limit, sizes) == folders[:1]
+    assert list(sizes) == folders[1:]
+    assert sizes[folders[1]] == cache.size_of(folders[1])

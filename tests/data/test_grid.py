@@ -8,7 +8,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from dipy_ldm.data.grid import Grid, choose_grid, conform, restore, same_grid
-from dipy_ldm.data.nifti import VolumeInfo
+from dipy_ldm.data.headers import VolumeInfo
 from dipy_ldm.validation import InputError
 
 

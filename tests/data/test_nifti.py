@@ -8,7 +8,8 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm.data.nifti import check_headers, read_mask, read_volume, write_volume
+from dipy_ldm.data.headers import check_headers
+from dipy_ldm.data.nifti import read_mask, read_volume, write_volume
 from dipy_ldm.validation import InputError
 
 DATA = np.random.default_rng(0).integers(0, 200, (6, 5, 4)).astype("float32")

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm.data import conformed, load_volumes, volumes
+from dipy_ldm.data import conformed, load_volumes, rows, volumes
 from dipy_ldm.data.conformed import conform_file, restore_file, restore_spread
 from dipy_ldm.data.nifti import read_volume
 from dipy_ldm.validation import InputError
@@ -348,7 +348,7 @@ def test_a_full_disk_is_told(cohort, load, tmp_path, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(volumes.cache, "_reserve", full)
+    monkeypatch.setattr(rows, "_reserve", full)
     with pytest.raises(OSError, match=r"No space left.*`cache_dir`") as refusal:
         load(cohort)
     assert str(tmp_path / "cache") in str(refusal.value)

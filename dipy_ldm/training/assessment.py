@@ -1,0 +1,107 @@
+"""What a trained autoencoder is worth: its error, and the verdict on it."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from dipy_ldm import distribution, tiles
+from dipy_ldm.data.arrays import Survey
+
+# With less perplexity all latents have one code, and nearly so with little more.
+_PERPLEXITY = 1.5
+
+
+def affordable(
+    images: np.ndarray, size: tuple[int, ...], training: Any, length: Any
+) -> np.ndarray:
+    """Keep so many images that to validate takes a tenth of a round's time, about.
+
+    Parameters
+    ----------
+    images : ndarray
+        Images, ``(n, *space, channels)``.
+    size : tuple of int
+        Voxels along each side of the pieces that are learnt from.
+    training : Training
+        Options.
+    length : Length
+        How long training is.
+
+    Returns
+    -------
+    ndarray
+        The first of them, at least one.
+    """
+    learnt = length.round * training.batch_size * math.prod(size)
+    # A step takes as long as three reconstructions.
+    most = 0.1 * 3 * learnt / math.prod(images.shape[1:-1])
+    return images[: max(1, math.ceil(most))]
+
+
+def error(vqvae: Any, images: np.ndarray) -> float:
+    """Measure how far reconstructions are from images.
+
+    Parameters
+    ----------
+    vqvae : VQVAE
+        What reconstructs them.
+    images : ndarray
+        Images, ``(n, *space, channels)``.
+
+    Returns
+    -------
+    float
+        Mean squared error, of images in [0, 1].
+    """
+    axes = tuple(range(1, images.ndim))
+
+    def errors(numbers):
+        piece = np.asarray(images[numbers], "float32")
+        return np.mean((vqvae.predict(piece) - piece) ** 2, axes, dtype="float64")
+
+    batch = tiles.safe_batch(images.shape[1:-1])
+    mean = distribution.in_batches(errors, np.arange(len(images)), batch).mean()
+    low, high = vqvae.intensity_
+    return float(mean / ((high - low) ** 2 or 1))
+
+
+def verdict(
+    vqvae: Any, found: Survey, images: np.ndarray, figures: dict[str, float]
+) -> str | None:
+    """Say what is wrong with what was learnt.
+
+    Parameters
+    ----------
+    vqvae : VQVAE
+        What was trained.
+    found : Survey
+        What is known of all images.
+    images : ndarray
+        Some of them.
+    figures : dict of str to float
+        Those of the last round.
+
+    Returns
+    -------
+    str or None
+        A sentence; None if nothing is.
+    """
+    if figures["perplexity"] < _PERPLEXITY:
+        return (
+            f"nearly all latents have the same code (perplexity "
+            f"{figures['perplexity']:.1f}): nothing of the images is left in them; "
+            "train for more steps, or with a lower learning rate."
+        )
+    # Not by the figures of the last round, which are means over all its steps.
+    mse = error(vqvae, images)
+    # Where images hardly differ, their mean is hard to beat, and need not be.
+    mean = max(found.spread, 0.05 * found.variance) / found.scale**2
+    if mse < mean:
+        return None
+    return (
+        f"the autoencoder's reconstructions are no nearer to the images than the "
+        f"mean of all images is (mean squared error {mse:.2g} and {mean:.2g}); "
+        "train for more steps, or with another learning rate (0.001 to 0.002 for "
+        "volumes)."
+    )

@@ -1,0 +1,92 @@
+"""Machines with limits: little may be written, or a command is stopped midway."""
+
+import os
+from pathlib import Path
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import nibabel as nib
+import numpy as np
+from processes import TIMEOUT, answer
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TRAIN = "import sys; sys.argv[0] = 'x'; from dipy_ldm.workflows import cli; cli.train()"
+SLOW = """
+import time
+from dipy_ldm.data import volumes
+conform = volumes.conform_pair
+volumes.conform_pair = lambda *task: time.sleep(2) or conform(*task)
+"""
+OPTIONS = "--batch_size 2 --steps_vqvae 1 --steps_ldm 1 --validation 0".split()
+
+
+@pytest.fixture
+def cohort(tmp_path):
+    """Return a folder of volumes."""
+    folder = tmp_path / "cohort"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(8):
+        data = rng.random((12, 12, 12)).astype("float32")
+        nib.save(nib.Nifti1Image(data, np.eye(4)), folder / f"{number}.nii")
+    return folder
+
+
+def start(command, cwd, **environment):
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | environment
+    return subprocess.Popen([*map(str, command)], cwd=cwd, env=environment, **pipes)
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "sentence"),
+    [
+        (signal.SIGTERM, 143, "stopped by SIGTERM before the first checkpoint"),
+        (signal.SIGINT, 130, "interrupted before the first checkpoint"),
+    ],
+)
+def test_stopped_while_volumes_are_conformed(cohort, tmp_path, sent, status, sentence):
+    cache = tmp_path / "cache"
+    end = time.monotonic() + TIMEOUT
+    command = [sys.executable, "-c", SLOW + TRAIN, cohort, *OPTIONS]
+    process = start([*command, "--cache_dir", cache, "--out_dir", "out"], tmp_path)
+    while not list(cache.glob(".*.partial/images.npy")) and time.monotonic() < end:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(sent)
+    _, stderr = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == status
+    assert sentence in answer(stderr)
+    assert "Traceback" not in stderr
+    assert not list(cache.iterdir())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_home_that_can_not_be_written(cohort, tmp_path):
+    home, work = tmp_path / "home", tmp_path / "work"
+    prefix = []
+    if os.geteuid() == 0:
+        # Whom nothing is forbidden.
+        if not shutil.which("setpriv"):
+            pytest.skip("there is no setpriv")
+        less = "-dac_override,-dac_read_search"
+        prefix = ["setpriv", f"--bounding-set={less}", f"--inh-caps={less}"]
+    for folder in (home, work):
+        folder.mkdir(mode=0o555)
+    command = [*prefix, sys.executable, "-c", TRAIN, cohort, *OPTIONS]
+    process = start(
+        [*command, "--out_dir", tmp_path / "out"],
+        work,
+        HOME=str(home),
+        XDG_CACHE_HOME="",
+        MPLCONFIGDIR=str(tmp_path),
+    )
+    _, stderr = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 1
+    assert f"can't write the cache of volumes in {home}" in answer(stderr)
+    assert "name another place with --cache_dir" in answer(stderr)
+    assert "Traceback" not in stderr

@@ -1,0 +1,86 @@
+"""Memory: what is announced is what is taken, and what is not there is asked for."""
+
+import json
+from pathlib import Path
+import resource
+import subprocess
+import sys
+
+import pytest
+
+from dipy_ldm import distribution
+from dipy_ldm.validation import InputError
+from dipy_ldm.workflows import cli
+
+BENCHMARK = Path(__file__).parent.parent / "benchmarks" / "memory.py"
+PATH = f"import sys; sys.path.insert(0, {str(Path(__file__).parent.parent)!r}); "
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ["train", "autoencoder", "32 32 32", 4, "float32"],
+        ["code", "decode", "64 64 64", 1, None],
+    ],
+)
+def test_announced_memory_is_within_a_third_of_what_is_taken(case):
+    command = [sys.executable, BENCHMARK, "--case", json.dumps(case)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    announced, taken = json.loads(result.stdout.splitlines()[-1])
+    assert 2 / 3 < announced / taken < 4 / 3
+
+
+def test_work_that_does_not_fit_is_refused(diffusion, monkeypatch):
+    monkeypatch.setattr(distribution, "free_memory", lambda strategy: 1e6)
+    with pytest.raises(InputError, match=r"GiB are free; give a smaller `batch_size`"):
+        diffusion.check_memory()
+    with pytest.raises(InputError, match=r"give a smaller `tile`"):
+        diffusion.check_memory(1)
+    monkeypatch.setattr(distribution, "free_memory", lambda strategy: 1e9)
+    diffusion.check_memory()
+
+
+def test_more_at_once_takes_more(diffusion):
+    few, many = (diffusion.needed_memory(n) for n in (1, 200))
+    assert few < many
+    large = (2048, 2048)
+    _, whole = diffusion.vqvae_.needed_memory(large, batch_size=1)
+    _, tiled = diffusion.vqvae_.needed_memory(large, batch_size=1, tile=64)
+    assert tiled < whole / 2
+
+
+def test_where_memory_is_used_up_a_sentence_says_so(monkeypatch, capsys):
+    class Flow:
+        def run(self, model_file, batch_size=1, tile=None):
+            """Do nothing."""
+
+    def fail(flow, **options):
+        raise MemoryError
+
+    monkeypatch.setattr(cli.flow_runner, "run_flow", fail)
+    with pytest.raises(SystemExit) as end:
+        cli.run(Flow())
+    assert end.value.code == 1
+    said = capsys.readouterr().err.strip()
+    assert "the memory is used up; free some, or give a smaller --batch_size" in said
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize("gibibytes", [1.5, 8])
+def test_a_limit_of_the_address_space(tmp_path, gibibytes):
+    line = "from dipy_ldm.workflows import cli; sys.argv[0] = 'x'; cli.generate()"
+    options = ["mnist", "--n_samples", "2", "--steps", "1", "--out_dir", tmp_path]
+    limit = int(gibibytes * 2**30)
+    result = subprocess.run(
+        [sys.executable, "-c", PATH + line, *options],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+    )
+    if gibibytes > 2:
+        assert result.returncode == 0, result.stderr
+        return
+    assert result.returncode == 1
+    assert "raise the limit (ulimit -v 2621440" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not list(tmp_path.iterdir())
