@@ -145,11 +145,13 @@ def test_losses_of_codebooks_pull_each_code_to_what_is_left():
 
 def test_more_codebooks_leave_less():
     vectors = np.random.default_rng(0).standard_normal((4000, 3)).astype("float32")
-    errors = []
+    rng, errors = np.random.default_rng(1), []
+
+    def draw(n):
+        return vectors[rng.integers(0, len(vectors), n)]
+
     for n_codebooks in (1, 2, 4):
         layer = books(n_codebooks, n_codes=16)
-        rng = np.random.default_rng(1)
-        draw = lambda n: vectors[rng.integers(0, len(vectors), n)]  # noqa: E731
         layer.codebook.assign(layer.initial(draw, rng))
         errors.append(np.mean((np.asarray(layer.quantise(vectors)) - vectors) ** 2))
     assert errors[1] < 0.4 * errors[0]

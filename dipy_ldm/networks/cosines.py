@@ -10,8 +10,9 @@ import numpy as np
 def cosines(space: tuple[int, ...], count: int) -> np.ndarray:
     """Return the slowest waves of the cosine transform.
 
-    The discrete one :footcite:p:`Ahmed1974`, orthonormal. Of pieces of natural images they are close to the principal
-    components, so that few of them hold most of what there is.
+    The discrete one :footcite:p:`Ahmed1974`, orthonormal. Of pieces of natural images
+    they are close to the principal components, so that few of them hold most of what
+    there is.
 
     Parameters
     ----------
