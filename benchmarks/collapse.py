@@ -24,6 +24,7 @@ from dipy_ldm.data.arrays import survey
 from dipy_ldm.data.batches import Augmentation
 from dipy_ldm.losses import LOSSES
 from dipy_ldm.validation import InputError
+from dipy_ldm.workflows import recipes
 
 
 def variants(image, n, seed=0):
@@ -72,7 +73,7 @@ def make_parser():
     parser.add_argument(
         "--learning_rates", nargs="+", type=float, default=[5e-4, 1e-3, 2e-3, 4e-3]
     )
-    parser.add_argument("--losses", nargs="+", choices=LOSSES, default=["spectral"])
+    parser.add_argument("--losses", nargs="+", choices=LOSSES, default=["squared"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     return parser
 
@@ -117,7 +118,10 @@ def score(volumes, loss, seed, steps, rate, batch_size):
         Figures, and what the training said at its end, if anything.
     """
     start = time.perf_counter()
-    vqvae, said = VQVAE(loss=loss, seed=seed), None
+    sizes = {
+        name: getattr(recipes.VOLUMES, name) for name in ("code_dim", "n_codebooks")
+    }
+    vqvae, said = VQVAE(loss=loss, seed=seed, **sizes), None
     try:
         vqvae.fit(
             volumes,

@@ -1,4 +1,4 @@
-"""Compare the autoencoder's losses, on volumes.
+"""Compare the autoencoder's losses, or bottlenecks, on volumes.
 
 Prints one line of JSON for each loss: how near the reconstructions of held-out volumes
 come to them, and how sharp they are. All see the same patches in the same order.
@@ -15,10 +15,12 @@ import numpy as np
 from volumes_quality import score_vqvae
 
 from dipy_ldm import VQVAE
+from dipy_ldm.data.batches import Augmentation
 from dipy_ldm.data.grid import Grid
 from dipy_ldm.data.volumes import load_volumes
 from dipy_ldm.losses import LOSSES
 from dipy_ldm.plots import planes, save_montage
+from dipy_ldm.workflows import recipes
 
 
 def sharpness(volumes):
@@ -39,7 +41,11 @@ def make_parser():
     parser.add_argument("--real", nargs="+", required=True, help="held-out volumes")
     parser.add_argument("--voxel_size", type=float, default=4)
     parser.add_argument("--patch", type=int, default=32)
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--learning_rate", type=float)
+    parser.add_argument("--code_dim", type=int, default=recipes.VOLUMES.code_dim)
+    parser.add_argument("--n_codebooks", type=int, default=recipes.VOLUMES.n_codebooks)
+    parser.add_argument("--noise", type=float, default=0.1, help="as it is learnt with")
     parser.add_argument("--n_held_out", type=int, default=20)
     parser.add_argument("--losses", nargs="+", choices=LOSSES, default=[*LOSSES])
     parser.add_argument("--montage", metavar="FILE", type=picture)
@@ -60,19 +66,20 @@ def compare(options):
     pictures = [held_out[:1]]
     for loss in options.losses:
         start = time.perf_counter()
-        vqvae = VQVAE(loss=loss).fit(
+        sizes = {"code_dim": options.code_dim, "n_codebooks": options.n_codebooks}
+        vqvae = VQVAE(loss=loss, **sizes).fit(
             train.images,
-            epochs=options.epochs,
+            steps=options.steps,
             batch_size=4,
             patch=options.patch,
-            learning_rate=1e-3,
-            precision="bfloat16",
+            augment=Augmentation(shift=2, intensity=0.05, noise=options.noise),
+            learning_rate=options.learning_rate,
         )
         scores, reconstructed = score_vqvae(vqvae, held_out)
         scores["sharpness"] = float(sharpness(reconstructed) / sharpness(held_out))
         scores["seconds"] = time.perf_counter() - start
         pictures.append(reconstructed[:1])
-        print(json.dumps({"loss": loss} | scores), flush=True)
+        print(json.dumps({"loss": loss} | sizes | scores), flush=True)
     if options.montage:
         pictures = planes(np.concatenate(pictures), train.affine)
         save_montage(options.montage, pictures, columns=1, scale=4)

@@ -294,7 +294,7 @@ def score_vqvae(vqvae, held_out):
         "vqvae_ms_ssim": float(multiscale_ssim(reconstructed, held_out).mean()),
         **score_detail(reconstructed, held_out),
         "codes_used": len(used),
-        "n_codes": vqvae.n_codes,
+        "n_codes": len(vqvae.codebook_),
     }
     return scores, reconstructed
 

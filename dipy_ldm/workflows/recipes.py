@@ -29,6 +29,37 @@ class Settings(NamedTuple):
         return {name: getattr(self, f"{name}_{stage}") for name in names}
 
 
+IMAGES = Settings(
+    epochs_vqvae=5,
+    epochs_ldm=10,
+    steps_vqvae=None,
+    steps_ldm=None,
+    batch_size=64,
+    widths_vqvae=(32, 64),
+    widths_ldm=(128, 128),
+    loss="squared",
+    code_dim=3,
+    n_codebooks=1,
+    patch=None,
+)
+VOLUMES = Settings(
+    epochs_vqvae=1,
+    epochs_ldm=1,
+    # Sets of volumes are of very different sizes.
+    steps_vqvae=2000,
+    steps_ldm=6000,
+    batch_size=4,
+    widths_vqvae=(32, 64),
+    widths_ldm=(64, 128, 256),
+    loss="squared",
+    # Eight numbers and 40 bits for 64 voxels: folds are lost with much less.
+    code_dim=8,
+    n_codebooks=4,
+    # More than the autoencoder looks at; steps on whole volumes would take far longer.
+    patch=(48, 48, 48),
+)
+
+
 def settle(data: Any, **given) -> Settings:
     """Choose what the user did not.
 
@@ -50,10 +81,7 @@ def settle(data: Any, **given) -> Settings:
         If a length is given in epochs and in steps.
     """
     given = {name: value for name, value in given.items() if value is not None}
-    if data.affine is None:
-        chosen = _IMAGES
-    else:
-        chosen = _VOLUMES
+    chosen = IMAGES if data.affine is None else VOLUMES
     for stage in ("vqvae", "ldm"):
         epochs, steps = f"epochs_{stage}", f"steps_{stage}"
         if epochs in given and steps in given:
@@ -61,37 +89,6 @@ def settle(data: Any, **given) -> Settings:
         if epochs in given:
             given[steps] = None
     return chosen._replace(**given)
-
-
-_IMAGES = Settings(
-    epochs_vqvae=5,
-    epochs_ldm=10,
-    steps_vqvae=None,
-    steps_ldm=None,
-    batch_size=64,
-    widths_vqvae=(32, 64),
-    widths_ldm=(128, 128),
-    loss="squared",
-    code_dim=3,
-    n_codebooks=1,
-    patch=None,
-)
-_VOLUMES = Settings(
-    epochs_vqvae=1,
-    epochs_ldm=1,
-    # Sets of volumes are of very different sizes.
-    steps_vqvae=2000,
-    steps_ldm=6000,
-    batch_size=4,
-    widths_vqvae=(32, 64),
-    widths_ldm=(64, 128, 256),
-    loss="squared",
-    # Eight numbers and 40 bits for 64 voxels: folds are lost with much less.
-    code_dim=8,
-    n_codebooks=4,
-    # All that the autoencoder looks at, and more; whole volumes teach no more.
-    patch=(48, 48, 48),
-)
 
 
 class Recipe(NamedTuple):

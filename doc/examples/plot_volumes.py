@@ -69,7 +69,7 @@ show({"volumes": train})
 # First the autoencoder. Volumes that it has not seen tell whether it is good enough;
 # the similarity of two equal volumes is 1.
 
-vqvae = VQVAE(widths=(16, 32), n_codes=256, loss="spectral")
+vqvae = VQVAE(widths=(16, 32), n_codes=256, n_codebooks=4, code_dim=8)
 vqvae.fit(
     train,
     validation_data=held_out,
