@@ -69,14 +69,17 @@ def build(side):
     """Build the autoencoder of the defaults, with random weights."""
     shape = (side, side, side, 1)
     data = Cohort(np.broadcast_to(np.float32(0), (1, *shape)), affine=np.eye(4))
-    widths = recipes.settle(data).widths_vqvae
+    chosen = recipes.settle(data)
+    sizes = {name: getattr(chosen, name) for name in ("code_dim", "n_codebooks")}
     patches = np.random.default_rng(0).random((2, 16, 16, 16, 1), "float32")
-    vqvae = VQVAE(widths=widths).fit(patches, epochs=1, batch_size=2, verbose=False)
+    vqvae = VQVAE(widths=chosen.widths_vqvae, **sizes)
+    vqvae.fit(patches, epochs=1, batch_size=2, verbose=False)
     rng = np.random.default_rng(1)
     vqvae.decoder_.set_weights([draw(rng, w) for w in vqvae.decoder_.get_weights()])
     # To the middle of the range of intensities, beyond which differences are clipped.
-    kernel, bias = vqvae.decoder_.weights[-2:]
+    kernel, bias, waves = vqvae.decoder_.weights[-3:]
     kernel.assign(kernel / 4)
+    waves.assign(waves / 16)
     bias.assign(np.full(bias.shape, 0.5))
     return vqvae
 
