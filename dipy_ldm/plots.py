@@ -170,7 +170,7 @@ def _rows(images, reconstructed, columns):
 def _curves(ax, stage, history):
     # Earlier versions did not say.
     epochs = history.get("epoch", range(1, len(history["loss"]) + 1))
-    for name in ("loss", "val_loss", "mse", "val_mse"):
+    for name in ("loss", "val_loss", "mse", "val_mse", "val_detail"):
         if name in history:
             ax.plot(epochs, history[name], marker=".", label=name)
     ax.set(title=stage, xlabel="epoch")

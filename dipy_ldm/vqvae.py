@@ -69,7 +69,8 @@ class VQVAE(Codec):
         What training computed in, and why; None if the file does not say.
     history_ : dict of str to list
         Figures of each round (an epoch, or several short ones): ``step``, ``epoch``,
-        ``loss``, ``mse``, ``perplexity``, ``usage``, ``revived``, and ``val_mse``.
+        ``loss``, ``mse``, ``perplexity``, ``usage``, ``revived``, and of validation
+        ``val_mse`` and ``val_detail``, the share of detail that is true.
     fingerprint_ : str
         Hash of the training images.
 

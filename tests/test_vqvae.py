@@ -16,7 +16,8 @@ from dipy_ldm.bottlenecks import BOTTLENECKS, Codebook
 from dipy_ldm.data import load_volumes
 from dipy_ldm.data.arrays import survey
 from dipy_ldm.data.batches import Augmentation
-from dipy_ldm.training.assessment import affordable, verdict
+from dipy_ldm.metrics import detail_correlation
+from dipy_ldm.training.assessment import affordable, score, verdict
 from dipy_ldm.training.autoencoder import draw_vectors
 from dipy_ldm.training.options import Length, Training
 from dipy_ldm.validation import InputError
@@ -252,6 +253,12 @@ def test_ways_to_train_on_volumes(volumes, options):
         **options,
     )
     assert vqvae.history_["val_mse"][-1] < 0.3 * np.var(volumes)
+    reconstructed = vqvae.predict(volumes[:3])
+    detail = np.mean(detail_correlation(reconstructed, volumes[:3]))
+    assert score(vqvae, volumes[:3])["detail"] == pytest.approx(detail, abs=1e-4)
+    assert 0 < vqvae.history_["val_detail"][-1] < 1
+    # An image of one value has no detail, and is no trouble.
+    assert score(vqvae, np.zeros_like(volumes[:1]))["detail"] == 0
     assert vqvae.predict(volumes[:1]).shape == (1, 10, 9, 11, 1)
 
 

@@ -40,7 +40,7 @@ def test_training_writes_model_history_and_picture(trained):
         *(("diffusion", e) for e in "123"),
     ]
     assert all(float(row["loss"]) > 0 for row in rows)
-    assert {"perplexity", "usage", "val_mse", "val_loss"} < set(rows[0])
+    assert {"perplexity", "usage", "val_mse", "val_detail", "val_loss"} < set(rows[0])
     with Image.open(trained / "training.png") as picture:
         assert picture.size == (1200, 800)
 

@@ -1,4 +1,4 @@
-"""What a trained autoencoder is worth: its error, and the verdict on it."""
+"""What a trained autoencoder is worth: its figures, and the verdict on it."""
 
 import math
 from typing import Any
@@ -7,6 +7,7 @@ import numpy as np
 
 from dipy_ldm import distribution, tiles
 from dipy_ldm.data.arrays import Survey
+from dipy_ldm.metrics import detail_correlation
 
 # With less perplexity all latents have one code, and nearly so with little more.
 _PERPLEXITY = 1.5
@@ -39,8 +40,8 @@ def affordable(
     return images[: max(1, math.ceil(most))]
 
 
-def error(vqvae: Any, images: np.ndarray) -> float:
-    """Measure how far reconstructions are from images.
+def score(vqvae: Any, images: np.ndarray) -> dict[str, float]:
+    """Measure how near reconstructions come to images.
 
     Parameters
     ----------
@@ -51,19 +52,28 @@ def error(vqvae: Any, images: np.ndarray) -> float:
 
     Returns
     -------
-    float
-        Mean squared error, of images in [0, 1].
+    dict of str to float
+        ``mse``, the mean squared error of images in [0, 1]; and ``detail``, how much of
+        their detail is true (:func:`dipy_ldm.metrics.detail_correlation`).
     """
     axes = tuple(range(1, images.ndim))
 
-    def errors(numbers):
+    def scores(numbers):
         piece = np.asarray(images[numbers], "float32")
-        return np.mean((vqvae.predict(piece) - piece) ** 2, axes, dtype="float64")
+        made = vqvae.predict(piece)
+        detail = np.zeros(len(piece))
+        # In an image of one value there is none.
+        some = np.ptp(piece, axes) > 0
+        if some.any():
+            detail[some] = detail_correlation(made[some], piece[some])
+        squares = np.mean((made - piece) ** 2, axes, dtype="float64")
+        return np.stack([squares, detail], -1)
 
     batch = tiles.safe_batch(images.shape[1:-1])
-    mean = distribution.in_batches(errors, np.arange(len(images)), batch).mean()
+    found = distribution.in_batches(scores, np.arange(len(images)), batch)
+    mse, detail = found.mean(axis=0)
     low, high = vqvae.intensity_
-    return float(mean / ((high - low) ** 2 or 1))
+    return {"mse": float(mse / ((high - low) ** 2 or 1)), "detail": float(detail)}
 
 
 def verdict(
@@ -94,7 +104,7 @@ def verdict(
             "train for more steps, or with a lower learning rate."
         )
     # Not by the figures of the last round, which are means over all its steps.
-    mse = error(vqvae, images)
+    mse = score(vqvae, images)["mse"]
     # Where images hardly differ, their mean is hard to beat, and need not be.
     mean = max(found.spread, 0.05 * found.variance) / found.scale**2
     if mse < mean:

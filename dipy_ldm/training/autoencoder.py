@@ -12,7 +12,7 @@ from dipy_ldm.bottlenecks import BOTTLENECKS
 from dipy_ldm.data.arrays import Survey, survey
 from dipy_ldm.data.batches import Augmentation, batches
 from dipy_ldm.data.windows import read_windows, window_size
-from dipy_ldm.training.assessment import affordable, error, verdict
+from dipy_ldm.training.assessment import affordable, score, verdict
 from dipy_ldm.training.run import Stage
 from dipy_ldm.validation import check_patch, check_seed, check_sizes, choose, plain
 
@@ -313,7 +313,8 @@ def _publish(vqvae, lessons, model, number, last):
         quantizer.codebook.assign(distribution.of_chief(codes))
         take_weights(vqvae, model)
     if lessons.held_out is not None:
-        figures["val_mse"] = error(vqvae, lessons.held_out)
+        found = score(vqvae, lessons.held_out)
+        figures |= {f"val_{name}": value for name, value in found.items()}
     return figures
 
 
