@@ -20,6 +20,7 @@ class Settings(NamedTuple):
     widths_ldm: tuple
     loss: str
     code_dim: int
+    n_codes: int
     n_codebooks: int
     patch: tuple | None
 
@@ -39,6 +40,7 @@ IMAGES = Settings(
     widths_ldm=(128, 128),
     loss="squared",
     code_dim=3,
+    n_codes=1024,
     n_codebooks=1,
     patch=None,
 )
@@ -54,6 +56,7 @@ VOLUMES = Settings(
     loss="squared",
     # Eight numbers and 40 bits for 64 voxels: folds are lost with much less.
     code_dim=8,
+    n_codes=1024,
     n_codebooks=4,
     # More than the autoencoder looks at; steps on whole volumes would take far longer.
     patch=(48, 48, 48),
@@ -176,7 +179,6 @@ def make(
     settings: Settings,
     strategy: Any,
     *,
-    n_codes,
     schedule,
     target,
     guide,
@@ -191,7 +193,7 @@ def make(
         What depends on the data.
     strategy : tf.distribute.Strategy or None
         Devices that both are trained on.
-    n_codes, schedule, target, guide, seed
+    schedule, target, guide, seed
         As of the estimators; a guide that is not asked for is left to the default.
     **training
         Further options of the training of both.
@@ -205,7 +207,7 @@ def make(
 
     vqvae = VQVAE(
         widths=settings.widths_vqvae,
-        n_codes=n_codes,
+        n_codes=settings.n_codes,
         n_codebooks=settings.n_codebooks,
         code_dim=settings.code_dim,
         loss=settings.loss,

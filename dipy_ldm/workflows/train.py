@@ -230,15 +230,12 @@ class TrainLDMFlow(Workflow):
             "batch_size": batch_size,
             "widths_vqvae": widths_vqvae,
             "widths_ldm": widths_ldm,
+            "n_codes": n_codes,
             "n_codebooks": n_codebooks,
             "code_dim": code_dim,
             "patch": _one_or_more(patch),
         }
-        counts = {
-            "n_codes": n_codes,
-            "accumulate": accumulate,
-            "checkpoint_steps": checkpoint_steps,
-        }
+        counts = {"accumulate": accumulate, "checkpoint_steps": checkpoint_steps}
         check_sizes(**given, **counts)
         _check_options(mask_files, background, validation, learning_rate, seed)
         cluster = workers.find(strategy)
