@@ -12,7 +12,7 @@ TIMEOUT = 900
 SCRIPTS = Path(sys.executable).parent
 
 
-def _heed_ctrl_c():
+def heed_ctrl_c():
     """Undo what a shell does to the jobs that it starts in the background."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -22,7 +22,7 @@ def start(command, *arguments, cwd, **kwargs):
         [SCRIPTS / command, *map(str, arguments)],
         cwd=cwd,
         text=True,
-        preexec_fn=_heed_ctrl_c,
+        preexec_fn=heed_ctrl_c,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         **kwargs,

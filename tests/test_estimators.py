@@ -79,7 +79,7 @@ def test_parameters_of_the_next_fit_change_nothing_of_the_last(diffusion, blobs,
     assert model.vqvae.factor == 4
     latents = model.vqvae.encode(blobs[:3])
     assert latents.shape == (3, *model.vqvae.latent_shape((13, 10, 1))) == (3, 4, 3, 2)
-    assert model.vqvae.codes(latents).shape == (3, 4, 3)
+    assert model.vqvae.codes(latents).shape == (3, 4, 3, 1)
     assert model.vqvae.decode(latents).shape == (3, 13, 10, 1)
     assert model.vqvae.to_document()["vqvae"] == document["vqvae"]
 

@@ -13,18 +13,20 @@ from safetensors.numpy import load_file
 from dipy_ldm import VQVAE, LatentDiffusion, persistence
 from dipy_ldm.validation import InputError
 
-# As an autoencoder and a diffusion model of version 2 say it.
+# As an autoencoder and a diffusion model say it.
 DOCUMENT = {
     "vqvae": {
         "widths": [2],
         "blocks": 1,
         "n_codes": 3,
+        "n_codebooks": 1,
         "code_dim": 1,
         "commitment": 0.25,
         "loss": "squared",
         "bottleneck": "codebook",
         "seed": 0,
     },
+    "design": 3,
     "shape": [4, 5, 1],
     "intensity": [0.0, 1.0],
     "affine": np.diag([2.0, 2, 3, 1]).tolist(),

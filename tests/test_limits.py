@@ -10,7 +10,7 @@ import time
 
 import nibabel as nib
 import numpy as np
-from processes import TIMEOUT, answer
+from processes import TIMEOUT, answer, heed_ctrl_c
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -37,9 +37,16 @@ def cohort(tmp_path):
 
 
 def start(command, cwd, **environment):
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | environment
-    return subprocess.Popen([*map(str, command)], cwd=cwd, env=environment, **pipes)
+    return subprocess.Popen(
+        [*map(str, command)],
+        cwd=cwd,
+        env=environment,
+        text=True,
+        preexec_fn=heed_ctrl_c,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 @pytest.mark.parametrize(
