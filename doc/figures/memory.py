@@ -41,7 +41,7 @@ def draw_lines(ax, sides, estimate):
 
 
 def autoencoder(side, remat):
-    options = {"widths": (32, 64), "blocks": 1, "code_dim": 3, "remat": remat}
+    options = {"widths": (32, 64), "blocks": 1, "code_dim": 8, "remat": remat}
     encoder = networks.encoder((side,) * 3, 1, **options)
     decoder = networks.decoder(encoder.output.shape[1:-1], 1, **options)
     distances = 4 * CODES * (side // 4) ** 3
@@ -51,7 +51,7 @@ def autoencoder(side, remat):
 def denoiser(side, remat):
     widths = (64, 128, 256)
     attention = [False] * len(widths)
-    shape = (side, side, side, 3)
+    shape = (side, side, side, 8)
     unet = networks.unet(
         shape, widths=widths, blocks=1, attention=attention, remat=remat
     )
