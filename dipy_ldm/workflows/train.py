@@ -256,8 +256,7 @@ class TrainLDMFlow(Workflow):
         recipe = recipes.make(settings, strategy, **counts, **method, **how)
         recipe.check(planned.shape, settings.patch)
         chief = workers.is_first(cluster)
-        keep = {"cache_dir": cache_dir, "cache_limit": cache_limit, "verbose": chief}
-        data = _load(planned, strategy, keep)  # some may have turned out to be bad
+        data = _load(planned, strategy, chief, cache_dir, cache_limit)
         train, held_out = split(data, validation, seed, settings.batch_size)
         self._prepare(paths, resume, chief)
         report = Report(paths[1], paths[2], train.images[:16], data.affine)
@@ -271,9 +270,7 @@ class TrainLDMFlow(Workflow):
             augment=recipes.augmentation(flip, data.affine is not None, no_augment),
         )
         if chief:
-            model.save(paths[0], half=half)
-            report.finish(model)
-            self._forget()
+            self._finish(model, report, paths[0], half)
 
     def _check_outputs(self, paths, resume):
         """Refuse to overwrite what is there, but for what is to be resumed."""
@@ -301,12 +298,17 @@ class TrainLDMFlow(Workflow):
         for path in paths:
             make_folder(path.parent)
 
+    def _finish(self, model, report, path, half):
+        model.save(path, half=half)
+        report.finish(model)
+        self._forget()
+
     def _forget(self):
         for checkpoint in self.checkpoints:
             checkpoint.unlink(missing_ok=True)
 
 
-def _check_options(mask_files, background, validation, learning_rate, seed, **sizes):
+def _check_options(mask_files, background, validation, learning_rate, seed):
     """Refuse numbers that make no sense, whatever the inputs are."""
     if mask_files and background == 1:
         raise InputError(
@@ -319,7 +321,6 @@ def _check_options(mask_files, background, validation, learning_rate, seed, **si
     if learning_rate is not None:
         check_rate(learning_rate)
     check_seed(seed)
-    check_sizes(**sizes)
 
 
 def _join(cluster, strategy, devices, path):
@@ -342,13 +343,17 @@ def _make_strategy(name, devices):
         return distribution.make_strategy(name, devices)
 
 
-def _load(planned, strategy, options):
-    """Read the volumes: the chief first, and the others find what it has kept."""
+def _load(planned, strategy, chief, cache_dir, cache_limit):
+    """Read the volumes: the chief first, and the others find what it has kept.
+
+    Some may turn out to be bad, so that there are fewer than was planned.
+    """
     from dipy_ldm import distribution
 
     with distribution.chief_first(strategy):
-        data = planned.load(**options)
-        inputs.survey(data, options["verbose"])
+        options = {"cache_dir": cache_dir, "cache_limit": cache_limit}
+        data = planned.load(**options, verbose=chief)
+        inputs.survey(data, chief)
     return data
 
 
