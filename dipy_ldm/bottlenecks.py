@@ -190,8 +190,7 @@ class Codebook(keras.layers.Layer):
         rows = ops.convert_to_numpy(self.nearest(vectors.astype("float32")))
         # A code of the first codebook stands for the vector itself.
         before = np.arange(self.n_codebooks) < (dead // self.n_codes)[:, None]
-        left = vectors - np.sum(codes[rows] * before[..., None], axis=1)
-        codes[dead] = left
+        codes[dead] = vectors - np.sum(codes[rows] * before[..., None], axis=1)
         return codes
 
     def call(self, vectors, training=False):

@@ -163,8 +163,7 @@ def _linear(x, channels, initializer, **kwargs):
 def _sum(name, given, *results):
     """Make one network of those that lead to several results."""
     networks = [keras.Model(given, result) for result in results]
-    stand_in = keras.Input(given.shape[1:])
-    return keras.Model(stand_in, Sum(networks)(stand_in), name=name)
+    return keras.Model(given, Sum(networks)(given), name=name)
 
 
 def encoder_and_decoder(

@@ -54,11 +54,11 @@ class Cosines(keras.initializers.Initializer):
 
     Parameters
     ----------
+    piece : tuple of int
+        Size of a piece, ``(*space, channels)``.
     back : bool
         Whether coefficients become pieces. The kernel is ``(1, ..., 1, coefficients,
         voxels * channels)`` then, else ``(*space, channels, coefficients)``.
-    piece : tuple of int
-        Size of a piece, ``(*space, channels)``.
     """
 
     def __init__(self, piece: tuple[int, ...], back: bool = False) -> None:
