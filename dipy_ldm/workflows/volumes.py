@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dipy_ldm import __version__
 from dipy_ldm.data.nifti import write_volume
@@ -72,13 +73,33 @@ def affine_of(model: Any) -> np.ndarray:
     InputError
         If it was fitted to arrays without one.
     """
-    affine = model.vqvae.affine_
+    return known_affine(model.vqvae.affine_)
+
+
+def known_affine(affine: npt.ArrayLike | None) -> np.ndarray:
+    """Return the affine that a model has, or say that it has none.
+
+    Parameters
+    ----------
+    affine : array_like or None
+        From voxels to millimetres, ``(4, 4)``.
+
+    Returns
+    -------
+    ndarray
+        The same.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
     if affine is None:
         raise InputError(
             "this model does not know where its voxels are; fit the VQVAE with "
             "affine=..., or train with dipy_train_ldm."
         )
-    return affine
+    return np.array(affine, "float64")
 
 
 def sidecar(path: Path) -> Path:
