@@ -136,12 +136,41 @@ def write_with_sidecar(
     facts : dict
         As of :func:`provenance`.
     """
+    write_volume(path, volume, affine, dtype, describe(facts))
+    write_sidecar(path, facts)
+
+
+def describe(facts: dict) -> str:
+    """Say in short how an image was made, for its header.
+
+    Parameters
+    ----------
+    facts : dict
+        As of :func:`provenance`.
+
+    Returns
+    -------
+    str
+        By which model, and with which seed.
+    """
     description = (
         f"synthetic: dipy_ldm {__version__}, model {facts['ModelFingerprint'][:8]}, "
         f"seed {facts['Seed']}"
     )
     if "Sample" in facts:
         description += f", sample {facts['Sample']}"
-    write_volume(path, volume, affine, dtype, description)
+    return description
+
+
+def write_sidecar(path: Path, facts: dict) -> None:
+    """Write beside a volume as JSON what is known of it.
+
+    Parameters
+    ----------
+    path : Path
+        File of the volume.
+    facts : dict
+        As of :func:`provenance`.
+    """
     with replacing(sidecar(path)) as partial:
         partial.write_text(json.dumps(facts, indent=2) + "\n")
