@@ -194,8 +194,7 @@ def blend(images: np.ndarray, made: np.ndarray, holes: np.ndarray) -> np.ndarray
     """Put what was made into holes, without a seam.
 
     What it differs by from the image around a hole is continued into the hole as
-    smoothly as can be, and taken away (Poisson blending with the made image as the
-    guide).
+    smoothly as can be, and taken away :footcite:p:`Perez2003`.
 
     Parameters
     ----------
@@ -210,6 +209,10 @@ def blend(images: np.ndarray, made: np.ndarray, holes: np.ndarray) -> np.ndarray
     -------
     ndarray
         float32: the images outside of the holes, to the bit where they are float32.
+
+    References
+    ----------
+    .. footbibliography::
     """
     inside = holes[..., None]
     # What stands in the holes may be anything, NaN too.
