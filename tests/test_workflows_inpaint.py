@@ -148,7 +148,7 @@ def test_samples_their_mean_and_spread_and_a_wider_mask(command, model_path, tmp
     npt.assert_allclose(std[inside], np.std(samples, 0, ddof=1)[inside], atol=1e-4)
     assert std[inside].max() > 0 and not std[~inside].any()
     # One alone is the first of several.
-    status, stderr = command(*arguments, "--dilate", 3.6)
+    status, stderr = command(*arguments, "--dilate", 3.6, "--force")
     assert status == 0, stderr
     npt.assert_array_equal(raw_voxels(tmp_path / "scan_inpainted.nii.gz"), samples[0])
 
