@@ -9,14 +9,16 @@ from dipy_ldm.validation import InputError
 
 
 class Cohort(NamedTuple):
-    """Images ``(n, *space, channels)``, masks ``(n, *space)`` and the affine.
+    """Images ``(n, *space, channels)``, and what is known of them.
 
-    Masks and affine are None where there are none.
+    Masks ``(n, *space)``, the affine, and values of conditions by their names, in the
+    order of the images; each is None where there are none.
     """
 
     images: np.ndarray
     masks: np.ndarray | None = None
     affine: np.ndarray | None = None
+    conditions: dict[str, list] | None = None
 
     @property
     def shape(self):
@@ -60,7 +62,7 @@ def count_held_out(cohort: Any, share: float, batch_size: int) -> int:
 
 def split(
     cohort: Cohort, share: float, seed: int, batch_size: int
-) -> tuple[Cohort, np.ndarray | None]:
+) -> tuple[Cohort, Cohort | None]:
     """Hold a share of the images out.
 
     Parameters
@@ -79,8 +81,8 @@ def split(
     -------
     train : Cohort
         What is left.
-    held_out : ndarray or None
-        Images.
+    held_out : Cohort or None
+        What is held out, without masks.
 
     Raises
     ------
@@ -88,11 +90,24 @@ def split(
         If too little is left.
     """
     count = count_held_out(cohort, share, batch_size)
-    images, left = cohort.images, len(cohort.images) - count
+    images, order = cohort.images, np.arange(len(cohort.images))
     if cohort.affine is None:
         order = np.random.default_rng(seed).permutation(len(images))
         # Those held out first, then the others.
-        images = images[np.roll(order, -count)]
+        order = np.roll(order, -count)
+        images = images[order]
+    left = len(images) - count
+
+    def known_of(numbers):
+        return cohort.conditions and {
+            name: [values[number] for number in numbers]
+            for name, values in cohort.conditions.items()
+        }
+
     masks = None if cohort.masks is None else cohort.masks[:left]
-    held_out = images[left:] if count else None
-    return cohort._replace(images=images[:left], masks=masks), held_out
+    train = cohort._replace(
+        images=images[:left], masks=masks, conditions=known_of(order[:left])
+    )
+    if count == 0:
+        return train, None
+    return train, Cohort(images[left:], None, cohort.affine, known_of(order[left:]))

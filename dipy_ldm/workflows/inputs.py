@@ -1,16 +1,21 @@
 """What a training gets: images or volumes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+import logging
 from typing import NamedTuple
 
 import numpy as np
 
+from dipy_ldm.conditions import learn, summary
 from dipy_ldm.data import arrays, load_images, load_mnist
 from dipy_ldm.data.cohort import Cohort
 from dipy_ldm.data.paths import holds_volumes
 from dipy_ldm.data.volumes import conform_volumes, plan_volumes
 from dipy_ldm.validation import InputError
+from dipy_ldm.values import ALONE
+
+logger = logging.getLogger(__name__)
 
 
 class Plan(NamedTuple):
@@ -27,7 +32,7 @@ class Plan(NamedTuple):
     load: Callable
 
 
-def plan(input_files: list[str], **options) -> Plan:
+def plan(input_files: list[str], conditions: Sequence[str] = (), **options) -> Plan:
     """Find out what the inputs are: digits, images of one's own, or volumes.
 
     Of volumes only the headers are read, images are read at once.
@@ -36,6 +41,8 @@ def plan(input_files: list[str], **options) -> Plan:
     ----------
     input_files : list of str
         What the user gave.
+    conditions : sequence of str
+        Names of those that shall be learnt.
     **options
         As of :func:`dipy_ldm.data.volumes.plan_volumes`.
 
@@ -56,9 +63,21 @@ def plan(input_files: list[str], **options) -> Plan:
     for name, value in options.items():
         if value:
             raise InputError(f"`{name}` is for volumes; leave it out for images.")
-    mnist = input_files == ["mnist"]
-    data = Cohort(load_mnist("train")[0] if mnist else load_images(input_files))
+    if input_files == ["mnist"]:
+        images, labels = load_mnist("train")
+        known = {ALONE: labels.tolist()}
+    else:
+        images, known = load_images(input_files), {}
+    data = Cohort(images, conditions=_choose(conditions, known))
     return Plan(data.shape, None, lambda **options: data)
+
+
+def _choose(names, known):
+    """Take some of the conditions that are known; None if there shall be none."""
+    if unknown := [name for name in names if name not in known]:
+        cure = f"choose one of {', '.join(known)}" if known else "leave it out"
+        raise InputError(f"unknown condition {unknown[0]!r} of these images; {cure}.")
+    return {name: known[name] for name in names} or None
 
 
 def _load(planned, **options):
@@ -78,3 +97,21 @@ def survey(data: Cohort, verbose: bool = False) -> None:
     """
     if data.affine is not None:
         arrays.survey(data.images, verbose=verbose)
+
+
+def tell_of(conditions: dict[str, list] | None) -> None:
+    """Say what is known of the conditions that shall be learnt, before they are.
+
+    Parameters
+    ----------
+    conditions : dict of str to list or None
+        Values of each.
+
+    Raises
+    ------
+    InputError
+        If nothing can be learnt from one.
+    """
+    for name, values in (conditions or {}).items():
+        (line,) = summary(learn({name: values}, len(values)))
+        logger.info("%s", line)
