@@ -17,7 +17,6 @@ from dipy_ldm.values import (
     as_table,
     columns_of,
     in_order,
-    is_many,
     is_whole,
     level_of,
     listed,
@@ -198,7 +197,7 @@ class Told(NamedTuple):
             there are more or fewer values than examples.
         """
         table = {
-            name: values_of(name, values if is_many(values) else [values])
+            name: values_of(name, values)
             for name, values in _asked(known, given).items()
         }
         if n is None:

@@ -130,20 +130,21 @@ def values_of(name: str, values: Any) -> list:
     ----------
     name : str
         Name of the condition.
-    values : sequence
+    values : sequence or object
         Text, numbers and truth values; None, NaN, ``""`` and ``n/a`` are missing.
 
     Returns
     -------
     list
-        The same number of values.
+        As many values.
 
     Raises
     ------
     InputError
         If one is something else, or infinite.
     """
-    values = values.tolist() if hasattr(values, "tolist") else list(values)
+    values = values.tolist() if hasattr(values, "tolist") else values
+    values = list(values) if is_many(values) else [values]
     found: list = []
     for value in values:
         if _is_missing(value):
