@@ -72,8 +72,7 @@ class LatentDiffusion(Generator):
     denoiser_, guide_ : keras.Model
         The U-Nets, with averaged weights; no guide is None.
     conditions_ : dict of str to Condition
-        What is known of each condition: levels with their counts, or quantiles, units,
-        and the share that was missing.
+        Levels with their counts or quantiles, units, and the share that was missing.
     latent_mean_, latent_scale_ : ndarray
         Mean and standard deviation of each channel of the latents.
     history_ : dict of str to list
