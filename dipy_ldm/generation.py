@@ -26,7 +26,7 @@ class Generator(Estimator):
     denoiser_, guide_ : keras.Model
         The U-Nets; no guide is None.
     latent_mean_, latent_scale_ : ndarray
-        Mean and standard deviation of each channel of the latents.
+        Mean of each channel of the latents, and what each is divided by.
     latent_shape_ : tuple of int
         Shape of a latent, ``(*space, channels)``.
     """

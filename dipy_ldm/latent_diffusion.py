@@ -69,7 +69,8 @@ class LatentDiffusion(Generator):
     denoiser_, guide_ : keras.Model
         The U-Nets, with averaged weights; no guide is None.
     latent_mean_, latent_scale_ : ndarray
-        Mean and standard deviation of each channel of the latents.
+        Mean of each channel of the latents, and the standard deviation of them all,
+        once for each channel (of each by itself, in earlier model files).
     history_ : dict of str to list
         Figures of each round (an epoch, or several short ones): ``step``, ``epoch``,
         ``loss``, and ``val_loss`` with averaged weights.
@@ -185,10 +186,10 @@ class LatentDiffusion(Generator):
             self._build()
             if held_out is not None:
                 held_out = self._scaled(self.vqvae_.encode(held_out))
-            for network, stage in diffusion.stages(
+            for stage in diffusion.stages(
                 self, self._predict, latents, held_out, chosen, settings
             ):
-                diffusion.take_weights(network, train(self, stage))
+                train(self, stage)
         return self
 
     def save(self, path: str | Path, *, half: bool = False) -> None:
@@ -337,10 +338,15 @@ class LatentDiffusion(Generator):
         self._predict_guide = self.guide_ and _compiled(self.guide_)
 
     def _learn_scale(self, latents):
-        """Learn what brings each channel to mean 0 and variance 1."""
+        """Learn what brings the latents to mean 0 and variance 1.
+
+        One scale for all channels: those of little variance are details, and what
+        would be noise in them alone is not to weigh as much as the tissues.
+        """
         axes = tuple(range(latents.ndim - 1))
         self.latent_mean_ = latents.mean(axes)
-        self.latent_scale_ = np.maximum(latents.std(axes), 1e-6)
+        scale = np.maximum(np.sqrt(latents.var(axes).mean()), 1e-6)
+        self.latent_scale_ = np.full_like(self.latent_mean_, scale)
         if self.latent_scale_.max() <= 1e-6:
             raise InputError(
                 "all latents of the autoencoder are the same: it has learnt nothing of "

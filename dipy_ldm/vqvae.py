@@ -197,8 +197,7 @@ class VQVAE(Codec):
         )
         with distribution.spread(chosen.strategy):
             self._build()
-            model = train(self, autoencoder.stage(self, lessons, chosen))
-            autoencoder.take_weights(self, model)
+            train(self, autoencoder.stage(self, lessons, chosen))
         return self
 
     def _tensors(self):
