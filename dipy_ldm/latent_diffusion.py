@@ -17,7 +17,7 @@ from dipy_ldm import (
 )
 from dipy_ldm.data.arrays import learnable, survey
 from dipy_ldm.estimators import Entry
-from dipy_ldm.generation import Generator
+from dipy_ldm.inpainting import Inpainter
 from dipy_ldm.precision import Precision, tell
 from dipy_ldm.training import Options, Training, diffusion, train
 from dipy_ldm.validation import (
@@ -32,7 +32,7 @@ def _float32(numbers):
     return np.array(numbers, "float32")
 
 
-class LatentDiffusion(Generator):
+class LatentDiffusion(Inpainter):
     """Diffusion model of the latents of an autoencoder :footcite:p:`Rombach2022`.
 
     A U-Net learns to take noise away from the latents; sampling starts from pure

@@ -48,7 +48,7 @@ SHORTER = [
     (r"^make ", "make --dry-run "),
 ]
 # Pages that go on with the model that an earlier page trains.
-GO_ON = {"denoising", "generating", "quality"}
+GO_ON = {"denoising", "generating", "inpainting", "quality"}
 # Pages that take so long that they are left to `make test-pages`.
 LONG = GO_ON | {"ethics", "volumes"}
 

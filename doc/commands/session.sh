@@ -32,3 +32,13 @@ python doc/examples/virtual_cohort.py others --n 1 --first 1000
 dipy_denoise_ldm brains/ldm.safetensors others/sub-1000_T1w.nii.gz --strength 0.2 \
     --repeats 2 --out_dir denoised
 ls denoised
+
+#: inpaint
+python -c "import nibabel as nib, numpy as np
+scan = nib.load('others/sub-1000_T1w.nii.gz')
+box = np.zeros(scan.shape, 'uint8')
+box[tuple(slice(n // 2, n // 2 + 6) for n in scan.shape)] = 1
+nib.save(nib.Nifti1Image(box, scan.affine), 'box.nii.gz')"
+dipy_inpaint_ldm brains/ldm.safetensors others/sub-1000_T1w.nii.gz \
+    --mask_files box.nii.gz --dilate 2 --n_samples 2 --out_dir inpainted
+ls inpainted
