@@ -17,10 +17,10 @@ from dipy_ldm.data import load_volumes
 from dipy_ldm.data.arrays import survey
 from dipy_ldm.data.batches import Augmentation
 from dipy_ldm.metrics import detail_correlation
+from dipy_ldm.training import run
 from dipy_ldm.training.assessment import affordable, score, verdict
 from dipy_ldm.training.autoencoder import draw_vectors
 from dipy_ldm.training.options import Length, Training
-from dipy_ldm.training import run
 from dipy_ldm.validation import InputError
 
 TINY = {"widths": (8, 8), "blocks": 1, "n_codes": 16, "code_dim": 2}

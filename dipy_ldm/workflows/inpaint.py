@@ -19,7 +19,7 @@ from dipy_ldm.workflows.outputs import interrupted
 from dipy_ldm.workflows.volumes import (
     describe,
     provenance,
-    write_sidecar,
+    sidecar_first,
     write_with_sidecar,
 )
 
@@ -295,8 +295,8 @@ def _write(task, scan, made):
 
 
 def _write_changed(path, scan, values, facts):
-    write_changed(path, scan.file, scan.hole, values, describe(facts))
-    write_sidecar(path, facts)
+    with sidecar_first(path, facts):
+        write_changed(path, scan.file, scan.hole, values, describe(facts))
 
 
 def _sources(file, mask_file):
