@@ -157,8 +157,8 @@ def _neighbours(hole):
     return here[wanted], there[wanted]
 
 
-def cells(holes: np.ndarray, factor: int, margin: int = 0) -> np.ndarray:
-    """Say which latents holes touch.
+def shares(holes: np.ndarray, factor: int) -> np.ndarray:
+    """Say how much of the place of each latent is in a hole.
 
     Parameters
     ----------
@@ -166,13 +166,11 @@ def cells(holes: np.ndarray, factor: int, margin: int = 0) -> np.ndarray:
         ``(n, *space)``.
     factor : int
         How many times smaller than images latents are, per side.
-    margin : int
-        Latents around those that are taken, too.
 
     Returns
     -------
-    ndarray of bool
-        ``(n, *ceil(space / factor))``.
+    ndarray
+        From 0 to 1, float32 ``(n, *ceil(space / factor))``.
     """
     space = holes.shape[1:]
     # As the images are padded, by their edge.
@@ -181,13 +179,7 @@ def cells(holes: np.ndarray, factor: int, margin: int = 0) -> np.ndarray:
     )
     sides = [n for size in padded.shape[1:] for n in (size // factor, factor)]
     blocks = padded.reshape(len(holes), *sides)
-    touched = blocks.any(axis=tuple(range(2, blocks.ndim, 2)))
-    if margin:
-        from scipy.ndimage import maximum_filter
-
-        size = (1, *[2 * margin + 1] * len(space))
-        touched = maximum_filter(touched, size)
-    return touched
+    return blocks.mean(tuple(range(2, blocks.ndim, 2)), dtype="float32")
 
 
 def blend(images: np.ndarray, made: np.ndarray, holes: np.ndarray) -> np.ndarray:

@@ -30,10 +30,16 @@ from dipy_ldm.validation import InputError, check_counts
 # Calls of the network, and how often each is made. With these the distribution of what
 # is missing of a Gaussian is met, and more of either brought nothing.
 STEPS, RESAMPLINGS = 10, 5
+# Time to which latents are made anew, for each part of their place that is in a hole:
+# those of which half is are made anew from noise.
+_FREEDOM = 2.0
 
 
-def inpainted(denoise: Callable, known: np.ndarray, unknown: np.ndarray) -> Callable:
+def inpainted(denoise: Callable, known: np.ndarray, freedom: np.ndarray) -> Callable:
     """Put what is known into what a denoiser estimates.
+
+    A latent may be known in part: then it is held at first, while coarse things are
+    settled, and set free below a time (:footcite:p:`Levin2023`).
 
     Parameters
     ----------
@@ -41,15 +47,20 @@ def inpainted(denoise: Callable, known: np.ndarray, unknown: np.ndarray) -> Call
         ``denoise(x, t)``, as of :mod:`dipy_ldm.denoisers`.
     known : ndarray
         Clean latents, ``(batch, *space, channels)``.
-    unknown : ndarray of bool
-        Where they are not known, ``(batch, *space, 1)``.
+    freedom : ndarray
+        Time up to which each is made anew, ``(batch, *space, 1)``: 0 where it is known,
+        and 1 where nothing of it is.
 
     Returns
     -------
     callable
         ``denoise(x, t)``.
+
+    References
+    ----------
+    .. footbibliography::
     """
-    return lambda x, t: np.where(unknown, denoise(x, t), known)
+    return lambda x, t: np.where(t <= freedom, denoise(x, t), known)
 
 
 def walk(
@@ -137,9 +148,10 @@ class Inpainter(Generator):
     ) -> np.ndarray:
         """Make anew what lies in masks, so that it fits what is around.
 
-        What images have in their masks is never looked at. Latents that the masks touch
-        are made anew from noise, and the others held; what is decoded is put into the
-        masks alone, without a seam.
+        What images have in their masks is never looked at. Latents whose place lies in
+        a mask are made anew from noise, or from less noise where it is less than half
+        of it, and the others held; what is decoded is put into the masks alone, without
+        a seam.
 
         Parameters
         ----------
@@ -197,8 +209,9 @@ class Inpainter(Generator):
             tile=tile,
         )
         inside = holes.as_holes(masks, images.shape[:-1])
-        unknown = holes.cells(inside, self.vqvae_.factor)[..., None]
-        _refuse_nothing_known(unknown)
+        shares = holes.shares(inside, self.vqvae_.factor)[..., None]
+        _refuse_nothing_known(shares)
+        freedom = np.minimum(_FREEDOM * shares, 1)
         schedule = self._described()["schedule"]
         path = schedules.path(schedule, grid(schedule, steps))
         filled = holes.fill(images, inside)
@@ -211,7 +224,7 @@ class Inpainter(Generator):
             image = numbers // (n_samples or 1)
             noise = samplers.noise_of(seed, first + numbers, self.latent_shape_)
             x = alpha * known[image] + sigma * noise()
-            fitting = inpainted(denoise, known[image], unknown[image])
+            fitting = inpainted(denoise, known[image], freedom[image])
             clean = walk(fitting, x, path, step, noise, resamplings)
             made = self.vqvae_.decode(self._unscaled(clean), tile=tile)
             return holes.blend(images[image], made, inside[image])
@@ -223,8 +236,8 @@ class Inpainter(Generator):
         )
 
 
-def _refuse_nothing_known(unknown):
-    covered = unknown.all(tuple(range(1, unknown.ndim)))
+def _refuse_nothing_known(shares):
+    covered = (shares > 0).all(tuple(range(1, shares.ndim)))
     if covered.any():
         raise InputError(
             f"mask {covered.argmax()} covers all of its image, as coarsely as latents "

@@ -50,14 +50,17 @@ def test_holes_at_the_edge_and_far_from_all_that_is_known():
 
 
 @pytest.mark.parametrize("space", SPACES)
-def test_cells_are_those_that_a_voxel_of_the_hole_lies_in(space):
+def test_shares_are_of_the_voxels_of_a_latent(space):
     hole = ball(space)
-    touched = holes.cells(hole[None], 4)[0]
-    assert touched.shape == tuple(-(-n // 4) for n in space)
-    wanted = np.zeros_like(touched)
+    shares = holes.shares(hole[None], 4)[0]
+    assert shares.shape == tuple(-(-n // 4) for n in space)
+    wanted = np.zeros_like(shares)
     for voxel in np.argwhere(hole):
-        wanted[tuple(voxel // 4)] = True
-    npt.assert_array_equal(touched, wanted)
+        wanted[tuple(voxel // 4)] += 1 / 4 ** len(space)
+    inner = tuple(slice(n // 4) for n in space)
+    npt.assert_allclose(shares[inner], wanted[inner])
+    # Beyond the edge there is what is at the edge.
+    npt.assert_array_equal(holes.shares(hole[None] | True, 4), 1)
 
 
 @pytest.mark.parametrize("space", SPACES)

@@ -9,7 +9,7 @@ from dipy_ldm.validation import InputError
 
 CORRELATION = 0.9
 COVARIANCE = np.array([[1, CORRELATION], [CORRELATION, 1]])
-UNKNOWN = np.array([[False, True]])
+FREEDOM = np.array([[0, 1]])
 
 
 def denoise(x, t):
@@ -27,7 +27,7 @@ def fill_in(resamplings, n=5_000):
     noise = samplers.noise_of(0, range(n), (2,))
     alpha, sigma = path[0][1]
     x = alpha * known + sigma * noise()
-    fitting = inpainting.inpainted(denoise, known, UNKNOWN)
+    fitting = inpainting.inpainted(denoise, known, FREEDOM)
     made = inpainting.walk(fitting, x, path, step, noise, resamplings)
     npt.assert_array_equal(made[:, 0], known[:, 0])
     return made.T
@@ -42,6 +42,13 @@ def test_what_is_missing_of_a_gaussian_is_made_as_it_should_be():
     # Which takes resampling.
     known, made = fill_in(resamplings=1)
     assert (known @ made) / (known @ known) < 0.6
+
+
+def test_what_is_known_in_part_is_held_at_first():
+    known, freedom = np.ones((1, 3, 1)), np.array([0, 0.4, 1])[:, None]
+    fitting = inpainting.inpainted(lambda x, t: x, known, freedom)
+    for time, wanted in ((0.01, [1, 5, 5]), (0.5, [1, 1, 5]), (1, [1, 1, 5])):
+        npt.assert_array_equal(fitting(5 * known, time)[0, :, 0], wanted)
 
 
 def test_noise_that_is_put_back_is_as_much_as_was_there():

@@ -56,7 +56,7 @@ def make_scan(folder, kind="int16", name="scan"):
     image = image_type(raw, affine, image_type.header_class(endianness=order))
     image.set_data_dtype(raw.dtype)
     image.header.set_slope_inter(slope, intercept)
-    image.header["descrip"] = b"TE=2.9"
+    image.header["descrip"] = b"echo 2.9"
     image.header["intent_name"] = b"mine"
     image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"kept"))
     path = folder / f"{name}{end}"

@@ -225,7 +225,7 @@ def _check_masks(infos, masks, dilate, grid, factor):
                 f"{np.round(grid.affine[:3, 3], 1).tolist()} mm; align it and its "
                 "volume with those that the model learnt from."
             )
-        if hole.all() or holes.cells(on_grid[None], factor).all():
+        if hole.all() or holes.shares(on_grid[None], factor).all():
             raise InputError(
                 f"the mask {file} covers all that the model sees, as coarsely as its "
                 "latents are, and leaves nothing to go by; give a smaller one."
