@@ -11,8 +11,8 @@ from dipy_ldm.data.tables import Description, Row, read_descriptions, refuse_row
 from dipy_ldm.validation import InputError
 
 # Units that BIDS and people write in several ways.
-_UNITS = {"year": "years", "y": "years", "yr": "years", "yrs": "years"}
-_UNITS |= {"month": "months", "week": "weeks", "day": "days"}
+_UNITS = dict.fromkeys(("year", "years", "y", "yr", "yrs"), "years")
+_UNITS |= dict.fromkeys(("month", "months"), "months")
 
 
 class Covariates(NamedTuple):

@@ -6,8 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dipy_ldm.data import arrays, load_images, load_mnist
+from dipy_ldm.data import arrays, load_mnist
 from dipy_ldm.data.cohort import Cohort
+from dipy_ldm.data.entities import entity
+from dipy_ldm.data.images import read_images
 from dipy_ldm.data.paths import holds_volumes
 from dipy_ldm.data.volumes import conform_volumes, plan_volumes
 from dipy_ldm.validation import InputError
@@ -16,14 +18,15 @@ from dipy_ldm.validation import InputError
 class Plan(NamedTuple):
     """What the inputs are, before volumes are read.
 
-    ``shape`` is that of all images, ``affine`` is None for images, and
-    ``load`` takes the further arguments of
+    ``shape`` is that of all images, ``affine`` is None for images, ``subjects`` are as
+    of :class:`dipy_ldm.data.cohort.Cohort`, and ``load`` takes the further arguments of
     :func:`dipy_ldm.data.volumes.conform_volumes` and returns the
     :class:`dipy_ldm.data.cohort.Cohort`.
     """
 
     shape: tuple
     affine: np.ndarray | None
+    subjects: list | None
     load: Callable
 
 
@@ -52,18 +55,31 @@ def plan(input_files: list[str], **options) -> Plan:
     if input_files != ["mnist"] and holds_volumes(input_files):
         # In the order of the files, those held out could be all of one site.
         planned = plan_volumes(input_files, shuffle=True, **options)
-        return Plan(planned.shape, planned.affine, partial(_load, planned))
+        return Plan(
+            planned.shape, planned.affine, planned.subjects, partial(_load, planned)
+        )
     for name, value in options.items():
         if value:
             raise InputError(f"`{name}` is for volumes; leave it out for images.")
-    mnist = input_files == ["mnist"]
-    data = Cohort(load_mnist("train")[0] if mnist else load_images(input_files))
-    return Plan(data.shape, None, lambda **options: data)
+    data = _read_images(input_files)
+    return Plan(data.shape, None, data.subjects, lambda **options: data)
+
+
+def _read_images(input_files):
+    if input_files == ["mnist"]:
+        return Cohort(load_mnist("train")[0])
+    images, files = read_images(input_files)
+    # Without a name, each image of an array is of a subject of its own.
+    subjects = [entity(file, "sub") or str(i) for i, file in enumerate(files)]
+    return Cohort(images, subjects=subjects)
 
 
 def _load(planned, **options):
     volumes = conform_volumes(planned, **options)
-    return Cohort(volumes.images, volumes.masks, volumes.affine)
+    # Some may have turned out to be bad.
+    whose = dict(zip((info.file for info in planned.infos), planned.subjects))
+    subjects = [whose[file] for file in volumes.files]
+    return Cohort(volumes.images, volumes.masks, volumes.affine, subjects)
 
 
 def survey(data: Cohort, verbose: bool = False) -> None:

@@ -158,7 +158,9 @@ class TrainLDMFlow(Workflow):
         seed : int, optional
             Seed of everything random.
         validation : float, optional
-            Share of the images that is held out to validate, from 0 to below 1.
+            Share of the images that is held out to validate, from 0 to below 1. All
+            images of a subject, as the sub- of their names or a column participant_id
+            of a list tells, are on one side.
         checkpoint_steps : int, optional
             Batches after which a checkpoint is written within a round of validation;
             there are others after rounds, as long as they take no more than a
@@ -249,7 +251,7 @@ class TrainLDMFlow(Workflow):
             skip_bad=skip_bad,
         )
         settings = recipes.settle(planned, loss=loss, **given)
-        count_held_out(planned, validation, settings.batch_size)
+        count_held_out(planned, validation, settings.batch_size, seed)
         strategy = _make_strategy(strategy, devices)
         method = {"schedule": schedule, "target": target, "guide": guide, "seed": seed}
         how = {"learning_rate": learning_rate, "precision": precision, "remat": remat}
