@@ -31,9 +31,9 @@ def test_volumes_know_their_subjects_and_are_held_out_by_them(scans):
     assert len(data.subjects) == 11
     assert data.subjects.count("sub-01") == 1  # whose other scan is cut off
     train, held_out = split(data, 0.2, 0, 1)
-    assert held_out.shape[0] == 11 - len(train.subjects)
+    assert len(held_out.images) == 11 - len(train.subjects)
     left_out = [name for name in data.subjects if name not in train.subjects]
-    assert len(left_out) == held_out.shape[0] in (3, 4)
+    assert len(left_out) == len(held_out.subjects) in (3, 4)
 
 
 def test_slices_are_held_out_by_subject(tmp_path):
@@ -41,7 +41,7 @@ def test_slices_are_held_out_by_subject(tmp_path):
         Image.fromarray(np.full((4, 4), i, "uint8")).save(tmp_path / f"{name}.png")
     data = inputs.plan([str(tmp_path)]).load()
     train, held_out = split(data, 0.2, 3, 1)
-    subjects = held_out[:, 0, 0, 0] // 2
+    subjects = held_out.images[:, 0, 0, 0] // 2
     assert len(subjects) == 4
     assert len(set(subjects)) == 2
     assert not set(subjects) & set(train.images[:, 0, 0, 0] // 2)

@@ -10,15 +10,16 @@ from dipy_ldm.validation import InputError
 
 
 class Cohort(NamedTuple):
-    """Images ``(n, *space, channels)``, masks ``(n, *space)``, affine and subjects.
+    """Images ``(n, *space, channels)``, and what is known of them.
 
-    Masks and affine are None where there are none. ``subjects`` has the name of each
-    image's subject, and is None where each is of its own.
+    Masks ``(n, *space)``, the affine, values of conditions by their names, and the
+    subjects, both in the order of the images; each is None where there are none.
     """
 
     images: np.ndarray
     masks: np.ndarray | None = None
     affine: np.ndarray | None = None
+    conditions: dict[str, list] | None = None
     subjects: Sequence | None = None
 
     @property
@@ -112,7 +113,7 @@ def _count_whole(subjects: Iterable, least: int) -> int:
 
 def split(
     cohort: Cohort, share: float, seed: int, batch_size: int
-) -> tuple[Cohort, np.ndarray | None]:
+) -> tuple[Cohort, Cohort | None]:
     """Hold a share of the images out, and with an image all others of its subject.
 
     Parameters
@@ -130,8 +131,8 @@ def split(
     -------
     train : Cohort
         What is left.
-    held_out : ndarray or None
-        Images.
+    held_out : Cohort or None
+        What is held out, without masks.
 
     Raises
     ------
@@ -139,16 +140,27 @@ def split(
         If too little is left.
     """
     count = count_held_out(cohort, share, batch_size, seed)
-    images, left = cohort.images, len(cohort.images) - count
-    subjects = cohort.subjects
+    images, order = cohort.images, np.arange(len(cohort.images))
     if cohort.affine is None:
         # Those held out first, then the others.
         order = np.roll(_order(cohort, seed), -count)
         images = images[order]
-        subjects = subjects and [subjects[i] for i in order]
-    train = cohort._replace(
+    left = len(images) - count
+    train = _known_of(cohort, order[:left])._replace(
         images=images[:left],
         masks=None if cohort.masks is None else cohort.masks[:left],
-        subjects=subjects and subjects[:left],
     )
-    return train, images[left:] if count else None
+    if count == 0:
+        return train, None
+    held_out = _known_of(cohort, order[left:])
+    return train, held_out._replace(images=images[left:], masks=None)
+
+
+def _known_of(cohort, numbers):
+    """Choose what is known of some images; images and masks stay."""
+    conditions, subjects = cohort.conditions, cohort.subjects
+    return cohort._replace(
+        conditions=conditions
+        and {name: [some[i] for i in numbers] for name, some in conditions.items()},
+        subjects=subjects and [subjects[i] for i in numbers],
+    )

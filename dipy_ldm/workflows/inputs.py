@@ -1,11 +1,13 @@
 """What a training gets: images or volumes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+import logging
 from typing import NamedTuple
 
 import numpy as np
 
+from dipy_ldm.conditions import learn, summary
 from dipy_ldm.data import arrays, load_mnist
 from dipy_ldm.data.cohort import Cohort
 from dipy_ldm.data.entities import entity
@@ -13,6 +15,9 @@ from dipy_ldm.data.images import read_images
 from dipy_ldm.data.paths import holds_volumes
 from dipy_ldm.data.volumes import conform_volumes, plan_volumes
 from dipy_ldm.validation import InputError
+from dipy_ldm.values import ALONE
+
+logger = logging.getLogger(__name__)
 
 
 class Plan(NamedTuple):
@@ -30,7 +35,7 @@ class Plan(NamedTuple):
     load: Callable
 
 
-def plan(input_files: list[str], **options) -> Plan:
+def plan(input_files: list[str], conditions: Sequence[str] = (), **options) -> Plan:
     """Find out what the inputs are: digits, images of one's own, or volumes.
 
     Of volumes only the headers are read, images are read at once.
@@ -39,6 +44,8 @@ def plan(input_files: list[str], **options) -> Plan:
     ----------
     input_files : list of str
         What the user gave.
+    conditions : sequence of str
+        Names of those that shall be learnt.
     **options
         As of :func:`dipy_ldm.data.volumes.plan_volumes`.
 
@@ -61,17 +68,26 @@ def plan(input_files: list[str], **options) -> Plan:
     for name, value in options.items():
         if value:
             raise InputError(f"`{name}` is for volumes; leave it out for images.")
-    data = _read_images(input_files)
+    data = _read_images(input_files, conditions)
     return Plan(data.shape, None, data.subjects, lambda **options: data)
 
 
-def _read_images(input_files):
+def _read_images(input_files, conditions):
     if input_files == ["mnist"]:
-        return Cohort(load_mnist("train")[0])
+        images, labels = load_mnist("train")
+        return Cohort(images, conditions=_choose(conditions, {ALONE: labels.tolist()}))
     images, files = read_images(input_files)
     # Without a name, each image of an array is of a subject of its own.
     subjects = [entity(file, "sub") or str(i) for i, file in enumerate(files)]
-    return Cohort(images, subjects=subjects)
+    return Cohort(images, conditions=_choose(conditions, {}), subjects=subjects)
+
+
+def _choose(names, known):
+    """Take some of the conditions that are known; None if there shall be none."""
+    if unknown := [name for name in names if name not in known]:
+        cure = f"choose one of {', '.join(known)}" if known else "leave it out"
+        raise InputError(f"unknown condition {unknown[0]!r} of these images; {cure}.")
+    return {name: known[name] for name in names} or None
 
 
 def _load(planned, **options):
@@ -79,7 +95,7 @@ def _load(planned, **options):
     # Some may have turned out to be bad.
     whose = dict(zip((info.file for info in planned.infos), planned.subjects))
     subjects = [whose[file] for file in volumes.files]
-    return Cohort(volumes.images, volumes.masks, volumes.affine, subjects)
+    return Cohort(volumes.images, volumes.masks, volumes.affine, subjects=subjects)
 
 
 def survey(data: Cohort, verbose: bool = False) -> None:
@@ -94,3 +110,21 @@ def survey(data: Cohort, verbose: bool = False) -> None:
     """
     if data.affine is not None:
         arrays.survey(data.images, verbose=verbose)
+
+
+def tell_of(conditions: dict[str, list] | None) -> None:
+    """Say what is known of the conditions that shall be learnt, before they are.
+
+    Parameters
+    ----------
+    conditions : dict of str to list or None
+        Values of each.
+
+    Raises
+    ------
+    InputError
+        If nothing can be learnt from one.
+    """
+    for name, values in (conditions or {}).items():
+        (line,) = summary(learn({name: values}, len(values)))
+        logger.info("%s", line)

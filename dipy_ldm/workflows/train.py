@@ -60,6 +60,7 @@ class TrainLDMFlow(Workflow):
         schedule="cosine",
         target="v",
         guide=False,
+        conditions="",
         precision="auto",
         remat=False,
         strategy="auto",
@@ -140,6 +141,10 @@ class TrainLDMFlow(Workflow):
         guide : bool, optional
             Volumes: train the smaller network too that --guidance of
             dipy_generate_ldm needs. For images it always is.
+        conditions : string, optional
+            What the diffusion model shall be told of each image, so that it can be
+            asked for it: names with commas between them, such as age,sex. Of the
+            packaged digits there is label.
         precision : string, optional
             Precision of the computations: auto (the fastest that this machine
             computes well, or that of the checkpoint), float32, bfloat16 or, on GPUs
@@ -244,6 +249,7 @@ class TrainLDMFlow(Workflow):
         strategy = _join(cluster, strategy, devices, paths[0])
         planned = inputs.plan(
             input_files,
+            [name.strip() for name in conditions.split(",") if name.strip()],
             voxel_size=_one_or_more(voxel_size),
             shape=_one_or_more(shape),
             channels=channels,
@@ -260,6 +266,7 @@ class TrainLDMFlow(Workflow):
         chief = workers.is_first(cluster)
         data = _load(planned, strategy, chief, cache_dir, cache_limit)
         train, held_out = split(data, validation, seed, settings.batch_size)
+        inputs.tell_of(train.conditions)
         self._prepare(paths, resume, chief)
         report = Report(paths[1], paths[2], train.images[:16], data.affine)
         model = recipe.fit(

@@ -13,7 +13,7 @@ SCANS = [f"sub-{i}" for i in range(10) for _ in range(i % 3 + 1)]  # 19
 def cohort(subjects=None, n=None, affine=None):
     n = len(subjects) if subjects is not None else n
     masks = None if affine is None else np.arange(n)
-    return Cohort(np.arange(n), masks, affine, subjects)
+    return Cohort(np.arange(n), masks, affine, {"x": list(range(n))}, subjects)
 
 
 def test_images_of_subjects_of_their_own_are_split_as_ever():
@@ -21,7 +21,7 @@ def test_images_of_subjects_of_their_own_are_split_as_ever():
     for subjects in (None, list(map(str, range(20)))):
         train, held_out = split(cohort(subjects, n=20), 0.12, 3, 4)
         npt.assert_array_equal(train.images, order[3:])
-        npt.assert_array_equal(held_out, order[:3])
+        npt.assert_array_equal(held_out.images, order[:3])
         assert draw_order(range(20), 3) == order.tolist()
 
 
@@ -30,7 +30,8 @@ def test_volumes_of_subjects_of_their_own_are_split_as_ever():
         train, held_out = split(cohort(subjects, 20, np.eye(4)), 0.12, 3, 4)
         npt.assert_array_equal(train.images, np.arange(17))
         npt.assert_array_equal(train.masks, np.arange(17))
-        npt.assert_array_equal(held_out, [17, 18, 19])
+        npt.assert_array_equal(held_out.images, [17, 18, 19])
+        assert held_out.masks is None
 
 
 @pytest.mark.parametrize("share", [0.01, 0.05, 0.2, 0.5])
@@ -40,10 +41,15 @@ def test_no_subject_is_on_both_sides(share, affine):
     subjects = [SCANS[i] for i in order]
     train, held_out = split(cohort(subjects, affine=affine), share, 5, 1)
     assert [subjects[i] for i in train.images] == train.subjects
-    assert not {subjects[i] for i in held_out} & set(train.subjects)
-    npt.assert_array_equal(np.sort([*train.images, *held_out]), np.arange(len(SCANS)))
+    assert [subjects[i] for i in held_out.images] == held_out.subjects
+    for part in (train, held_out):
+        assert part.conditions["x"] == part.images.tolist()
+    assert not set(held_out.subjects) & set(train.subjects)
+    everything = np.sort([*train.images, *held_out.images])
+    npt.assert_array_equal(everything, np.arange(len(SCANS)))
     # At least the share, and no more than one subject beyond.
-    assert share * len(SCANS) <= len(held_out) <= share * len(SCANS) + 3
+    count = len(held_out.images)
+    assert share * len(SCANS) <= count <= share * len(SCANS) + 3
 
 
 def test_the_order_keeps_scans_of_a_subject_together():
