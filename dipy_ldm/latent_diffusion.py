@@ -142,6 +142,8 @@ class LatentDiffusion(Generator):
         *,
         validation_data: npt.ArrayLike | None = None,
         validation_conditions: Any = None,
+        units: dict[str, str] | None = None,
+        meanings: dict[str, dict[str, str]] | None = None,
         **training: Unpack[Options],
     ) -> Self:
         """Learn to take noise from the latents of images.
@@ -161,6 +163,10 @@ class LatentDiffusion(Generator):
             Images on which the loss is measured after each round.
         validation_conditions : dict, DataFrame or array_like, optional
             What is known of these. Levels that ``conditions`` have not are left out.
+        units : dict of str to str, optional
+            Units of conditions that are numbers, by their names; for ``conditions_``.
+        meanings : dict of str to dict, optional
+            What the levels of classes mean, by the names of the conditions.
         **training
             Options of :class:`dipy_ldm.training.Training`; ``epochs`` is 10 if left
             out. The guide, which is trained first, has a checkpoint of the same name
@@ -184,7 +190,7 @@ class LatentDiffusion(Generator):
         guides = diffusion.of_guide(chosen.checkpoint)
         chosen = chosen.settled(images.ndim - 2, guides, rates=diffusion.RATES)
         diffusion.check(self, images.shape, chosen)
-        known = learn(conditions, len(images))
+        known = learn(conditions, len(images), units, meanings)
         told = tell_of(known, conditions, images)
         told_held_out = tell_of(known, validation_conditions, validation_data)
         self.fingerprint_ = learnable(images).fingerprint
@@ -235,7 +241,7 @@ class LatentDiffusion(Generator):
         """
         tensors = self.to_tensors()
         if half:
-            tensors = {name: _halved(name, t) for name, t in tensors.items()}
+            tensors = persistence.halved(tensors)
         persistence.save(path, self._kind, tensors, self.to_document())
 
     @classmethod
@@ -374,15 +380,6 @@ class LatentDiffusion(Generator):
                 "the images; train it anew, with a lower learning rate."
             )
         self.latent_shape_ = latents.shape[1:]
-
-
-def _halved(name, weights):
-    """Round weights to 16 bits, which reach as far as 65504."""
-    if np.abs(weights).max() > np.finfo("float16").max:
-        raise InputError(
-            f"the weights {name} are too large for 16 bits; save with half=False."
-        )
-    return weights.astype("float16")
 
 
 def _training(options: Options) -> Training:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -13,7 +13,8 @@ class Cohort(NamedTuple):
     """Images ``(n, *space, channels)``, and what is known of them.
 
     Masks ``(n, *space)``, the affine, values of conditions by their names, and the
-    subjects, both in the order of the images; each is None where there are none.
+    subjects, both in the order of the images; each is None where there are none. Units
+    of conditions, and what their levels mean, are by the names of the conditions.
     """
 
     images: np.ndarray
@@ -21,11 +22,34 @@ class Cohort(NamedTuple):
     affine: np.ndarray | None = None
     conditions: dict[str, list] | None = None
     subjects: Sequence | None = None
+    units: dict[str, str] | None = None
+    meanings: dict[str, dict[str, str]] | None = None
 
     @property
     def shape(self):
         """Shape of all images."""
         return self.images.shape
+
+    def knowing(self, numbers: Iterable[int]) -> Self:
+        """Choose what is known of some images; images and masks stay.
+
+        Parameters
+        ----------
+        numbers : iterable of int
+            Their numbers.
+
+        Returns
+        -------
+        Cohort
+            Conditions and subjects in the order of these numbers.
+        """
+        numbers = list(numbers)
+        conditions, subjects = self.conditions, self.subjects
+        return self._replace(
+            conditions=conditions
+            and {name: [some[i] for i in numbers] for name, some in conditions.items()},
+            subjects=subjects and [subjects[i] for i in numbers],
+        )
 
 
 def draw_order(subjects: Sequence, seed: int) -> list[int]:
@@ -50,13 +74,13 @@ def draw_order(subjects: Sequence, seed: int) -> list[int]:
     return [i for some in places.values() for i in some]
 
 
-def count_held_out(cohort: Any, share: float, batch_size: int, seed: int) -> int:
+def count_held_out(cohort: Cohort, share: float, batch_size: int, seed: int) -> int:
     """Count the images that are held out.
 
     Parameters
     ----------
-    cohort : Cohort or Plan
-        All images, or what knows their shape, affine and subjects.
+    cohort : Cohort
+        All images.
     share : float
         From 0 to below 1; at least one is held out if any. No subject is on both sides,
         so that there may be more.
@@ -146,21 +170,11 @@ def split(
         order = np.roll(_order(cohort, seed), -count)
         images = images[order]
     left = len(images) - count
-    train = _known_of(cohort, order[:left])._replace(
+    train = cohort.knowing(order[:left])._replace(
         images=images[:left],
         masks=None if cohort.masks is None else cohort.masks[:left],
     )
     if count == 0:
         return train, None
-    held_out = _known_of(cohort, order[left:])
+    held_out = cohort.knowing(order[left:])
     return train, held_out._replace(images=images[left:], masks=None)
-
-
-def _known_of(cohort, numbers):
-    """Choose what is known of some images; images and masks stay."""
-    conditions, subjects = cohort.conditions, cohort.subjects
-    return cohort._replace(
-        conditions=conditions
-        and {name: [some[i] for i in numbers] for name, some in conditions.items()},
-        subjects=subjects and [subjects[i] for i in numbers],
-    )

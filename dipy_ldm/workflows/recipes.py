@@ -170,6 +170,8 @@ class Recipe(NamedTuple):
             cohort.conditions,
             validation_data=others,
             validation_conditions=held_out and held_out.conditions,
+            units=cohort.units,
+            meanings=cohort.meanings,
             checkpoint=checkpoints[1],
             callbacks=[callbacks[1]],
             **self.of_model,
