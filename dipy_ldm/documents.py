@@ -282,6 +282,8 @@ _VQVAE = {
     "shape": Rule("the size of an image of two or three dimensions", _is_shape),
     "intensity": Rule("two numbers, the lower first", _are_bounds),
     "affine": Rule("4 x 4 numbers that tell places, or null", _or_none(_is_affine)),
+    # Earlier versions did not know it.
+    "suffix": Rule("text or null", _or_none(_is_text), True),
     "history": _HISTORY,
     "fingerprint": _TEXT,
     "precision": _PRECISION,

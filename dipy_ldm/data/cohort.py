@@ -14,7 +14,8 @@ class Cohort(NamedTuple):
 
     Masks ``(n, *space)``, the affine, values of conditions by their names, and the
     subjects, both in the order of the images; each is None where there are none. Units
-    of conditions, and what their levels mean, are by the names of the conditions.
+    of conditions, and what their levels mean, are by the names of the conditions. The
+    suffix is BIDS' word for what kind of scans they are, such as T1w.
     """
 
     images: np.ndarray
@@ -24,6 +25,7 @@ class Cohort(NamedTuple):
     subjects: Sequence | None = None
     units: dict[str, str] | None = None
     meanings: dict[str, dict[str, str]] | None = None
+    suffix: str | None = None
 
     @property
     def shape(self):

@@ -11,7 +11,7 @@ from dipy_ldm.conditions import Condition, learn, summary
 from dipy_ldm.data import arrays, load_mnist
 from dipy_ldm.data.cohort import Cohort, split
 from dipy_ldm.data.covariates import read_covariates
-from dipy_ldm.data.entities import entity
+from dipy_ldm.data.entities import common_suffix, entity
 from dipy_ldm.data.images import read_images
 from dipy_ldm.data.paths import holds_volumes, listed_rows
 from dipy_ldm.data.summary import summarise
@@ -73,7 +73,7 @@ def plan(
         planned = plan_volumes(input_files, shuffle=True, **options)
         files = [info.file for info in planned.infos]
         known = Cohort(np.arange(len(files)), None, planned.affine)
-        known = known._replace(subjects=planned.subjects)
+        known = known._replace(subjects=planned.subjects, suffix=common_suffix(files))
         known = _look_up(known, conditions, files, listed_rows(input_files), steps)
         load = partial(_load, planned, known)
         return Plan(planned.shape, planned.affine, known, load)

@@ -159,6 +159,7 @@ class Recipe(NamedTuple):
             cohort.images,
             validation_data=others,
             affine=cohort.affine,
+            suffix=cohort.suffix,
             masks=cohort.masks,
             checkpoint=checkpoints[0],
             callbacks=[callbacks[0]],

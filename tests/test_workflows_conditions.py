@@ -1,0 +1,77 @@
+"""The commands with conditions from tables: BIDS in, and BIDS out."""
+
+import nibabel as nib
+import numpy as np
+from processes import answer, run
+import pytest
+
+from dipy_ldm import persistence
+
+TINY = (
+    "--batch_size 2 --n_codes 16 --code_dim 2 --widths_vqvae 8 8 --widths_ldm 8 16 "
+    "--precision float32 --no_augment --epochs_vqvae 4 --epochs_ldm 2 --patch 8 "
+    "--cache_dir cache"
+).split()
+AGES = [62, 71, "n/a", 48, 53, 80, 24, 39]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Return a folder with a dataset of eight subjects, one of them with two scans."""
+    path = tmp_path_factory.mktemp("conditions")
+    rng = np.random.default_rng(0)
+    names = [f"sub-{i:02}" for i in range(8)] + ["sub-00_ses-2"]
+    for name in names:
+        x, y, z = np.indices((10, 12, 11)) - rng.uniform(4, 6, (3, 1, 1, 1))
+        data = 100 * np.exp(-(x**2 + y**2 + z**2) / rng.uniform(10, 20))
+        file = path / "bids" / name[:6] / "anat" / f"{name}_T2w.nii.gz"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(data.astype("float32"), np.diag([8, 8, 8, 1])), file)
+    lines = [f"sub-{i:02}\t{AGES[i]}\t{'mf'[i % 2]}" for i in range(8)]
+    table = path / "bids" / "participants.tsv"
+    table.write_text("\n".join(["participant_id\tage\tsex", *lines]) + "\n")
+    table.with_suffix(".json").write_text('{"sex": {"Levels": {"F": "female"}}}')
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(folder):
+    """Return the folder with a model in ``out``, and what the command said."""
+    arguments = ("bids", "--conditions", "age,sex", "--coarsen", "age=5", *TINY)
+    status, stdout, stderr = run(
+        "dipy_train_ldm", *arguments, "--out_dir", "out", cwd=folder
+    )
+    assert status == 0, stderr
+    return folder, stdout + stderr
+
+
+def train(folder, *arguments):
+    status, _, stderr = run("dipy_train_ldm", *arguments, "--out_dir", "no", cwd=folder)
+    return status, stderr
+
+
+def test_the_model_knows_what_the_tables_say(trained):
+    folder, said = trained
+    path = folder / "out" / "ldm.safetensors"
+    document = persistence.read_document(path, "latent_diffusion")
+    known = document["conditions"]
+    assert known["age"]["kind"] == "continuous"
+    assert known["age"]["units"] == "years"
+    assert all(age % 5 == 0 for age in known["age"]["quantiles"][::32])
+    assert set(known["sex"]["levels"]) == {"F", "M"}
+    assert known["sex"]["meanings"] == {"F": "female"}
+    assert document["suffix"] == "T2w"
+    assert "conditions of 9 volumes of 8 subjects, from " in said
+    assert "bids/participants.tsv:" in said
+    assert "age (years): 25 to 80, mean" in said
+    assert "can be told from all others by these conditions" in said
+
+
+def test_what_is_wrong_with_tables_is_one_sentence_before_long(folder):
+    status, stderr = train(folder, "bids", "--conditions", "age,site", *TINY)
+    assert status == 1
+    assert "there is no column site" in answer(stderr)
+    assert "they have age, sex" in answer(stderr)
+    status, stderr = train(folder, "bids", "--coarsen", "age=5", *TINY)
+    assert (status, "--coarsen is for --conditions" in answer(stderr)) == (1, True)
+    assert not (folder / "no").exists()
