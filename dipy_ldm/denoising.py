@@ -130,7 +130,7 @@ class Denoising(Estimator):
             "unspecified": (self._predict, unspecified),
             "both": (self._predict_guide, unspecified),
         }
-        weak = of(*against[self._against])
+        weak = of(*against["unspecified" if self.guide_ is None else self._against])
         return denoisers.guided(of(self._predict, told), weak, guidance, self._guided)
 
     _against = "guide"

@@ -154,10 +154,10 @@ class Generator(Denoising):
         """
         check_counts(n=n, steps=steps, batch_size=batch_size, tile=tile)
         at_least("guidance", guidance, 0)
-        if guidance != 1 and self.guide_ is None:
+        if guidance != 1 and self.guide_ is None and not self.conditions_:
             raise InputError(
                 f"this model has no guide for a guidance of {guidance}; leave it out, "
-                "or train with guide=True."
+                "or train with conditions or guide=True."
             )
         whole("first", first, 0)
         whole("seed", seed, 0)

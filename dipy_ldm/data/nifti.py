@@ -133,6 +133,7 @@ def write_volume(
     affine: npt.ArrayLike,
     dtype: str = "float32",
     description: str = "",
+    comment: str = "",
 ) -> None:
     """Write a volume to a NIfTI-1 file, whole or not at all.
 
@@ -151,6 +152,8 @@ def write_volume(
         stays exactly 0, unless values below it meet a type without sign.
     description : str
         Text for the header, cut to 79 bytes.
+    comment : str
+        Longer text for an extension of the header.
 
     Raises
     ------
@@ -165,6 +168,9 @@ def write_volume(
         raise InputError(f"{path} must end in .nii or .nii.gz; rename it.")
     image = _image(np.asarray(data), np.asarray(affine, float), dtype)
     image.header["descrip"] = description.encode()[:_DESCRIPTION_BYTES]
+    if comment:
+        extension = nib.nifti1.Nifti1Extension("comment", comment.encode())
+        image.header.extensions.append(extension)
     with replacing(path) as partial, open(partial, "wb") as file:
         if is_compressed(path):
             # No name and no time: the same volume makes the same bytes.

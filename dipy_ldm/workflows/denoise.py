@@ -21,7 +21,9 @@ from dipy_ldm.data.nifti import DTYPES
 from dipy_ldm.data.paths import find_volumes
 from dipy_ldm.files import make_folder
 from dipy_ldm.validation import InputError, at_least, choose
+from dipy_ldm.values import from_words
 from dipy_ldm.workflows import workers
+from dipy_ldm.workflows.asked import Asked
 from dipy_ldm.workflows.outputs import (
     interrupted,
     output_paths,
@@ -64,6 +66,7 @@ class DenoiseLDMFlow(Workflow):
         self,
         model_file,
         input_files,
+        conditions=None,
         strength=0.1,
         sampler="dpm++",
         steps=None,
@@ -94,6 +97,9 @@ class DenoiseLDMFlow(Workflow):
         input_files : variable string or Path
             NIfTI volumes, folders of them, wildcards, or lists of them in text, CSV
             or TSV files.
+        conditions : variable string, optional
+            What the volumes shall look like, as name=value: group=control. What is left
+            out is not specified.
         strength : float, optional
             Level of the noise, from 0 to 1. At 0 the result is what the autoencoder
             makes of the volume; the higher, the more is made up anew.
@@ -134,6 +140,7 @@ class DenoiseLDMFlow(Workflow):
         """
         path, n_channels = _find_model(model_file)
         _check_options(repeats, dtype, strategy)
+        asked = Asked.of(path, from_words(conditions or []), range(1))
         files = find_volumes(input_files)
         (end,) = output_paths(self, files[0], out_dir, out_denoised=out_denoised)
         names = _names(files, end)
@@ -148,10 +155,16 @@ class DenoiseLDMFlow(Workflow):
             outputs = (_outputs(name, repeats) for name in names.values())
             refuse_overwriting(self, chain(*outputs), _CURE)
         model, place = _load(path, devices, tile)
-        if steps is None:
-            steps = model.default_denoising_steps(sampler, strength)
-        options = {"sampler": sampler, "steps": steps, "eta": eta, "seed": seed}
-        told = {name.capitalize(): value for name, value in options.items()}
+        usual = model.default_denoising_steps(sampler, strength)
+        options = {
+            "sampler": sampler,
+            "steps": usual if steps is None else steps,
+            "eta": eta,
+            "seed": seed,
+        }
+        told = asked.facts(asked.numbers) | {
+            name.capitalize(): value for name, value in options.items()
+        }
         facts = provenance(path, Strength=strength, Repeats=repeats, **told)
         tasks = [
             _Task(file, name, facts | {"Sources": [str(file)]})
@@ -159,7 +172,11 @@ class DenoiseLDMFlow(Workflow):
         ]
         left = self._left(tasks, repeats) if resume else tasks
         workers.keep_log(cluster, end)
-        options |= {"strength": strength, "tile": tile}
+        options |= {
+            "strength": strength,
+            "tile": tile,
+            "conditions": asked.of_some(asked.numbers),
+        }
         from dipy_ldm.distribution import spread
 
         bar = tqdm(left, "denoise", disable=not workers.is_first(cluster))

@@ -10,7 +10,9 @@ from dipy_ldm import persistence
 from dipy_ldm.data.nifti import DTYPES
 from dipy_ldm.files import make_folder, replacing
 from dipy_ldm.validation import at_least, choose
+from dipy_ldm.values import from_words
 from dipy_ldm.workflows import workers
+from dipy_ldm.workflows.asked import Asked, count_of
 from dipy_ldm.workflows.outputs import (
     interrupted,
     output_paths,
@@ -25,7 +27,14 @@ from dipy_ldm.workflows.volumes import (
 )
 
 # What a sample depends on, beside the model and its number.
-_SAMPLING = ("sampler", "steps", "eta", "guidance", "seed")
+_SAMPLING = {
+    "sampler": "Sampler",
+    "steps": "Steps",
+    "eta": "Eta",
+    "guidance": "Guidance",
+    "seed": "Seed",
+    "same_noise": "SameNoise",
+}
 
 
 class GenerateLDMFlow(Workflow):
@@ -52,6 +61,9 @@ class GenerateLDMFlow(Workflow):
         self,
         model_file,
         n_samples=None,
+        conditions=None,
+        same_noise=False,
+        strict=False,
         sampler="dpm++",
         steps=None,
         eta=0.0,
@@ -80,7 +92,18 @@ class GenerateLDMFlow(Workflow):
             A model file that dipy_train_ldm wrote, or the word mnist for the
             packaged model of handwritten digits.
         n_samples : int, optional
-            Number of samples. None is for 64 images, or 4 volumes.
+            Number of samples. None is for as many as conditions have values or, where
+            each has one, for 64 images or 4 volumes.
+        conditions : variable string, optional
+            What is asked for, as name=value: age=70 sex=F. Several values with commas
+            between them are one for each sample: age=50,60,70. What is left out is not
+            specified.
+        same_noise : bool, optional
+            Make all samples from the noise of the first: what differs between them is
+            due to their conditions.
+        strict : bool, optional
+            Refuse numbers outside of those that the model has learnt from, which are
+            otherwise taken for the nearest of them with a warning.
         sampler : string, optional
             How to walk back from noise: ddpm, ddim or dpm++.
         steps : int, optional
@@ -125,10 +148,11 @@ class GenerateLDMFlow(Workflow):
         is_volume = (
             len(persistence.read_document(path, "latent_diffusion")["shape"]) == 4
         )
-        n_samples = (4 if is_volume else 64) if n_samples is None else n_samples
-        at_least("n_samples", n_samples, 1)
-        cluster = workers.find(strategy)
+        wanted = from_words(conditions or [])
+        n_samples = _count(n_samples, wanted, is_volume)
         numbers = range(first_sample, first_sample + n_samples)
+        asked = Asked.of(path, wanted, numbers, strict)
+        cluster = workers.find(strategy)
         numbers = workers.part_of(cluster, numbers)
         if not numbers:
             return  # there are more workers than samples
@@ -149,19 +173,19 @@ class GenerateLDMFlow(Workflow):
         model.check_memory(1 if is_volume else batch_size, tile, strategy)
         workers.keep_log(cluster, stem)
         options |= {"strategy": strategy, "verbose": workers.is_first(cluster)}
+        options["same_noise"] = same_noise
         make_folder(stem.parent)
         from dipy_ldm import plots
 
-        facts = provenance(path, **{o.capitalize(): options[o] for o in _SAMPLING})
+        facts = provenance(path, **{_SAMPLING[o]: options[o] for o in _SAMPLING})
         if is_volume:
-            pictures = self._write(model, names, numbers, options, dtype, facts)
+            pictures = self._write(model, names, numbers, asked, options, dtype, facts)
             plots.save_montage(picture, pictures, columns=2)
-            return
-        images = model.predict(len(numbers), first=numbers.start, **options)
-        _save(names[0], facts, images=images, sample=[*numbers], seed=seed)
-        plots.save_montage(picture, images[:100])
+        else:
+            images = _write_images(model, names[0], numbers, asked, options, facts)
+            plots.save_montage(picture, images[:100])
 
-    def _write(self, model, names, numbers, options, dtype, facts):
+    def _write(self, model, names, numbers, asked, options, dtype, facts):
         """Generate and write volume after volume; return planes of the first."""
         from dipy_ldm import distribution, plots
 
@@ -173,14 +197,36 @@ class GenerateLDMFlow(Workflow):
         at_once = distribution.count_replicas(options["strategy"])
         for start in tqdm(range(0, len(numbers), at_once), "generate", disable=quiet):
             some = numbers[start : start + at_once]
-            volumes = model.predict(len(some), first=some[0], **options)
+            volumes = _generate(model, some, asked, options)
             for number, name, volume in zip(some, names[start:], volumes):
-                facts = facts | {"Sample": number}
-                write_with_sidecar(name, volume, affine, dtype, facts)
+                own = {"Sample": number} | asked.facts(range(number, number + 1))
+                write_with_sidecar(name, volume, affine, dtype, facts | own)
                 self.written += 1
                 if self.written <= 20:
                     pictures.append(plots.planes(volume[None], affine)[0])
         return np.stack(pictures)
+
+
+def _count(n_samples, wanted, is_volume):
+    """Count the samples that are wanted."""
+    if n_samples is None:
+        return count_of(wanted) or (4 if is_volume else 64)
+    return at_least("n_samples", n_samples, 1)
+
+
+def _write_images(model, name, numbers, asked, options, facts):
+    """Generate and write all images, and return them."""
+    images = _generate(model, numbers, asked, options)
+    arrays = {"images": images, "sample": [*numbers], "seed": options["seed"]}
+    _save(name, facts | asked.facts(numbers), **arrays, **asked.arrays(numbers))
+    return images
+
+
+def _generate(model, numbers, asked, options):
+    """Generate some of the samples."""
+    first = asked.numbers.start if options["same_noise"] else numbers.start
+    conditions = asked.of_some(numbers)
+    return model.predict(len(numbers), conditions=conditions, first=first, **options)
 
 
 def _load(path, strategy, devices):

@@ -121,6 +121,9 @@ def write_with_sidecar(
     )
     if "Sample" in facts:
         description += f", sample {facts['Sample']}"
-    write_volume(path, volume, affine, dtype, description)
+    # The description has room for little.
+    asked = facts.get("Conditions")
+    comment = json.dumps({"Conditions": asked}) if asked else ""
+    write_volume(path, volume, affine, dtype, description, comment)
     with replacing(sidecar(path)) as partial:
         partial.write_text(json.dumps(facts, indent=2) + "\n")
