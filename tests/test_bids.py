@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from dipy_ldm.conditions import Condition
 from dipy_ldm.validation import InputError
 from dipy_ldm.workflows import bids
 from dipy_ldm.workflows.volumes import sidecar
@@ -95,3 +96,13 @@ def test_the_suffix_is_the_users_or_that_of_the_model():
     for bad in ("_T1w", "T1 w", "../T1w"):
         with pytest.raises(InputError, match="suffix must be of letters and digits"):
             bids.check_suffix(bad, None)
+
+
+def test_conditions_are_described():
+    known = {
+        "age": Condition("continuous", {}, [20.0, 80.0], units="years"),
+        "group": Condition("class", {"0": 5, "1": 7}, [], meanings={"1": "patient"}),
+    }
+    said = bids.describe(known)
+    assert said["age"]["Units"] == "years"
+    assert said["group"]["Levels"] == {"0": "0", "1": "patient"}

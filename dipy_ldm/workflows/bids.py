@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dipy_ldm import __version__
+from dipy_ldm.conditions import Condition
 from dipy_ldm.data.cells import as_text
 from dipy_ldm.files import lock, make_folder, replacing
 from dipy_ldm.validation import InputError
@@ -79,6 +80,39 @@ def check_suffix(suffix: str | None, known: str | None) -> str:
             f"suffix must be of letters and digits, such as T1w, not {chosen!r}."
         )
     return chosen
+
+
+def describe(known: Mapping[str, Condition]) -> dict[str, dict]:
+    """Say what the columns of the table are, for the JSON beside it.
+
+    Parameters
+    ----------
+    known : dict of str to Condition
+        Conditions of the model.
+
+    Returns
+    -------
+    dict of str to dict
+        Description, units or levels of each.
+    """
+    return {
+        name: {"Description": f"{name} that was asked for"}
+        | ({"Units": condition.units} if condition.units else {})
+        | (
+            {
+                "Levels": {
+                    level: _meaning(condition, level) for level in condition.levels
+                }
+            }
+            if condition.levels
+            else {}
+        )
+        for name, condition in known.items()
+    }
+
+
+def _meaning(condition, level):
+    return (condition.meanings or {}).get(level) or level
 
 
 def refuse_others(flow: Any, root: Path) -> None:
