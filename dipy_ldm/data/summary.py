@@ -114,7 +114,7 @@ def _warnings(covariates):
     if alone:
         lines.append(
             f"{_count(alone, 'subject')} can be told from all others by these "
-            "conditions; fewer or coarser ones (`coarsen`) give less away"
+            "conditions; fewer or coarser ones (see coarsen) give less away"
         )
     return lines
 
