@@ -50,7 +50,7 @@ SHORTER = [
 # Pages that go on with the model that an earlier page trains.
 GO_ON = {"denoising", "generating", "quality"}
 # Pages that take so long that they are left to `make test-pages`.
-LONG = GO_ON | {"ethics", "tables", "volumes"}
+LONG = GO_ON | {"conditions", "ethics", "tables", "volumes"}
 
 
 class Block(NamedTuple):

@@ -1,5 +1,6 @@
-"""The commands with conditions from tables: BIDS in, and BIDS out."""
+"""Conditions on the command line: learnt, asked for, and said beside the outputs."""
 
+import csv
 import json
 
 import nibabel as nib
@@ -8,139 +9,163 @@ import numpy.testing as npt
 from processes import answer, run
 import pytest
 
-from dipy_ldm import persistence
-from dipy_ldm.data.nifti import read_volume
+from dipy_ldm import VQVAE, LatentDiffusion
+from dipy_ldm.data.cohort import Cohort, split
 from dipy_ldm.validation import InputError
-from dipy_ldm.workflows.generate import GenerateLDMFlow
-from dipy_ldm.workflows.volumes import sidecar
+from dipy_ldm.workflows.asked import Asked, count_of
+from dipy_ldm.workflows.inputs import plan
 
-TINY = (
-    "--batch_size 2 --n_codes 16 --code_dim 2 --widths_vqvae 8 8 --widths_ldm 8 16 "
-    "--precision float32 --no_augment --epochs_vqvae 4 --epochs_ldm 2 --patch 8 "
-    "--cache_dir cache"
-).split()
-AGES = [62, 71, "n/a", 48, 53, 80, 24, 39]
+AFFINE = np.diag([2.0, 2, 2, 1])
+FIT = {"steps": 4, "batch_size": 4, "verbose": False, "precision": "float32"}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Return a folder with a dataset of eight subjects, one of them with two scans."""
-    path = tmp_path_factory.mktemp("conditions")
-    rng = np.random.default_rng(0)
-    names = [f"sub-{i:02}" for i in range(8)] + ["sub-00_ses-2"]
-    for name in names:
-        x, y, z = np.indices((10, 12, 11)) - rng.uniform(4, 6, (3, 1, 1, 1))
-        data = 100 * np.exp(-(x**2 + y**2 + z**2) / rng.uniform(10, 20))
-        file = path / "bids" / name[:6] / "anat" / f"{name}_T2w.nii.gz"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        nib.save(nib.Nifti1Image(data.astype("float32"), np.diag([8, 8, 8, 1])), file)
-    lines = [f"sub-{i:02}\t{AGES[i]}\t{'mf'[i % 2]}" for i in range(8)]
-    table = path / "bids" / "participants.tsv"
-    table.write_text("\n".join(["participant_id\tage\tsex", *lines]) + "\n")
-    table.with_suffix(".json").write_text('{"sex": {"Levels": {"F": "female"}}}')
-    return path
+def brains(tmp_path_factory):
+    """Return a model of tiny volumes that knows conditions, and a volume."""
+    folder = tmp_path_factory.mktemp("conditions")
+    volumes = np.random.default_rng(0).random((8, 8, 9, 10, 1), "float32")
+    vqvae = VQVAE(widths=(4,), n_codes=4, code_dim=1)
+    vqvae.fit(volumes, affine=AFFINE, **FIT)
+    model = LatentDiffusion(vqvae, widths=(4,))
+    ages = np.linspace(50, 80, 8)
+    model.fit(volumes, {"age": ages, "group": ["control", "patient"] * 4}, **FIT)
+    model.save(folder / "m.safetensors")
+    image = nib.Nifti1Image(volumes[0, ..., 0], AFFINE)
+    nib.save(image, folder / "scan.nii.gz")
+    return folder
 
 
-@pytest.fixture(scope="module")
-def trained(folder):
-    """Return the folder with a model in ``out``, and what the command said."""
-    arguments = ("bids", "--conditions", "age,sex", "--coarsen", "age=5", *TINY)
-    status, stdout, stderr = run(
-        "dipy_train_ldm", *arguments, "--out_dir", "out", cwd=folder
+def test_generated_volumes_say_what_was_asked_for(brains):
+    conditions = ("age=60,99", "group=control")
+    status, _, stderr = run(
+        "dipy_generate_ldm",
+        "m.safetensors",
+        *("--steps", 2, "--first_sample", 3, "--same_noise"),
+        *("--conditions", *conditions),
+        cwd=brains,
     )
     assert status == 0, stderr
-    return folder, stdout + stderr
+    model = LatentDiffusion.load(brains / "m.safetensors")
+    for number, age in ((3, 60), (4, 99)):
+        facts = json.loads((brains / f"samples-000{number}.json").read_text())
+        asked = {"age": age, "group": "control"}
+        assert facts["Conditions"] == asked
+        assert facts["SameNoise"] is True
+        assert "age 99 lies outside of the 50 to 80" in facts["Warnings"][0]
+        image = nib.load(brains / f"samples-000{number}.nii.gz")
+        (comment,) = image.header.extensions
+        assert json.loads(comment.get_content().decode())["Conditions"] == asked
+        wanted = model.predict(1, conditions=asked, first=3, steps=2)
+        npt.assert_allclose(image.get_fdata(), wanted[0, ..., 0], atol=1e-4)
 
 
-def train(folder, *arguments):
-    status, _, stderr = run("dipy_train_ldm", *arguments, "--out_dir", "no", cwd=folder)
-    return status, stderr
-
-
-def test_the_model_knows_what_the_tables_say(trained):
-    folder, said = trained
-    path = folder / "out" / "ldm.safetensors"
-    document = persistence.read_document(path, "latent_diffusion")
-    known = document["conditions"]
-    assert known["age"]["kind"] == "continuous"
-    assert known["age"]["units"] == "years"
-    assert all(age % 5 == 0 for age in known["age"]["quantiles"][::32])
-    assert set(known["sex"]["levels"]) == {"F", "M"}
-    assert known["sex"]["meanings"] == {"F": "female"}
-    assert document["suffix"] == "T2w"
-    assert "conditions of 9 volumes of 8 subjects, from " in said
-    assert "bids/participants.tsv:" in said
-    assert "age (years): 25 to 80, mean" in said
-    assert "can be told from all others by these conditions" in said
-
-
-def test_what_is_wrong_with_tables_is_one_sentence_before_long(folder):
-    status, stderr = train(folder, "bids", "--conditions", "age,site", *TINY)
-    assert status == 1
-    assert "there is no column site" in answer(stderr)
-    assert "they have age, sex" in answer(stderr)
-    status, stderr = train(folder, "bids", "--coarsen", "age=5", *TINY)
-    assert (status, "--coarsen is for --conditions" in answer(stderr)) == (1, True)
-    assert not (folder / "no").exists()
-
-
-def generate(folder, out_dir, force=False, **options):
-    """Run the workflow in this process, without the seconds that a new one takes."""
-    flow = GenerateLDMFlow()
-    flow._force_overwrite = force
-    options = {"steps": 1, "out_dir": str(out_dir)} | options
-    flow.run(str(folder / "out" / "ldm.safetensors"), **options)
-
-
-def lines_of(dataset):
-    return (dataset / "participants.tsv").read_text().splitlines()
-
-
-def test_a_table_asks_for_a_dataset(trained, tmp_path, caplog):
-    folder, _ = trained
-    table = tmp_path / "wanted.tsv"
-    table.write_text("participant_id\tage\tsex\tiq\nx\t70\tfemale\t99\ny\t\tM\t98\n")
-    dataset = tmp_path / "made"
-    generate(folder, dataset, table=str(table), bids=True, first_sample=1)
-    header, *lines = lines_of(dataset)
-    assert header == "participant_id\tage\tsex"
-    assert lines == ["sub-S0001\t70\tF", "sub-S0002\tn/a\tM"]
-    assert "iq make no difference" in caplog.text
-    scan = dataset / "sub-S0001" / "anat" / "sub-S0001_desc-synthetic_T2w.nii.gz"
-    facts = json.loads(sidecar(scan).read_text())
-    assert facts["Conditions"] == {"age": 70, "sex": "F"}
-    assert (facts["Sample"], facts["SkullStripped"]) == (1, False)
-    said = json.loads((dataset / "participants.json").read_text())
-    assert said["age"]["Units"] == "years"
-    assert said["sex"]["Levels"]["F"] == "female"
-    assert not list(dataset.glob("*.png"))
-    # Volumes are added, and none is overwritten.
-    with pytest.raises(InputError, match="exist already; .* --first_sample"):
-        generate(folder, dataset, table=str(table), bids=True, first_sample=2)
-    generate(folder, dataset, n_samples=1, bids=True, first_sample=3)
-    assert lines_of(dataset)[1:] == [*lines, "sub-S0003\tn/a\tn/a"]
-    generate(folder, dataset, True, n_samples=1, bids=True, first_sample=1)
-    assert lines_of(dataset)[1] == "sub-S0001\tn/a\tn/a"
-    # The same sample as one that is asked for in words, elsewhere.
-    generate(folder, tmp_path, n_samples=1, conditions=["sex=M"], first_sample=2)
-    other = dataset / "sub-S0002" / "anat" / "sub-S0002_desc-synthetic_T2w.nii.gz"
-    npt.assert_array_equal(
-        read_volume(tmp_path / "samples-0002.nii.gz")[0], read_volume(other)[0]
+def test_denoised_volumes_say_what_was_asked_for(brains):
+    status, _, stderr = run(
+        "dipy_denoise_ldm",
+        *("m.safetensors", "scan.nii.gz", "--conditions", "group=control"),
+        cwd=brains,
     )
+    assert status == 0, stderr
+    facts = json.loads((brains / "scan_denoised.json").read_text())
+    assert facts["Conditions"] == {"age": "n/a", "group": "control"}
 
 
-def test_what_can_not_be_a_dataset(trained, tmp_path):
-    folder, _ = trained
-    with pytest.raises(InputError, match="holds another dataset"):
-        generate(folder, folder / "bids", bids=True)
-    with pytest.raises(InputError, match="`bids` is for volumes"):
-        GenerateLDMFlow().run("mnist", bids=True, out_dir=str(tmp_path))
-    (tmp_path / "wanted.tsv").write_text("age\n70\n")
-    with pytest.raises(InputError, match="age is in `conditions` and in the `table`"):
-        generate(
-            folder,
-            tmp_path,
-            conditions=["age=7"],
-            table=str(tmp_path / "wanted.tsv"),
+BAD = {
+    "another name": (["height=180"], "unknown condition 'height'; choose one of age"),
+    "another level": (
+        ["group=x"],
+        "group has no level 'x'; choose one of control, pat",
+    ),
+    "no number": (["age=old"], "age must be a number, not 'old'"),
+    "no value": (["age"], "conditions must be name=value"),
+    "too few": (["age=60,70", "--n_samples", 3], "age must have one value or 3"),
+    "too old": (["age=99", "--strict"], "age 99 lies outside of the 50 to 80"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_can_not_be_asked_for(brains, case):
+    arguments, sentence = BAD[case]
+    status, _, stderr = run(
+        "dipy_generate_ldm",
+        *("m.safetensors", "--out_samples", "bad", "--conditions", *arguments),
+        cwd=brains,
+    )
+    assert status == 1, stderr
+    assert sentence in answer(stderr)
+    assert "Traceback" not in stderr
+    assert not list(brains.glob("bad*"))
+
+
+def test_conditions_of_a_model_without(tmp_path):
+    for command in (
+        ("dipy_generate_ldm", "mnist", "--conditions", "label=7"),
+        ("dipy_train_ldm", "mnist", "--conditions", "age"),
+    ):
+        status, _, stderr = run(*command, cwd=tmp_path)
+        assert status == 1
+        assert ("knows of no conditions" if "label=7" in command else "label") in (
+            answer(stderr)
         )
-    assert [path.name for path in tmp_path.iterdir()] == ["wanted.tsv"]
+
+
+def test_digits_are_trained_by_label(tmp_path):
+    short = "--steps_vqvae 3 --steps_ldm 3 --n_codes 8 --widths_vqvae 4 --widths_ldm 4"
+    status, stdout, stderr = run(
+        "dipy_train_ldm",
+        *("mnist", *short.split(), "--validation", 0.001, "--conditions", "label"),
+        cwd=tmp_path,
+    )
+    assert status == 0, stderr
+    # The condition is said before training, and that so short a one taught nothing.
+    assert "label, class: 0 (59" in stdout
+    assert "does not listen to the condition label" in stdout
+    with open(tmp_path / "history.csv") as table:
+        assert "val_gain_label" in next(csv.reader(table))
+    status, _, stderr = run(
+        "dipy_generate_ldm",
+        *("ldm.safetensors", "--steps", 1, "--conditions", "label=3,n/a"),
+        cwd=tmp_path,
+    )
+    assert status == 0, stderr
+    with np.load(tmp_path / "samples.npz") as arrays:
+        assert arrays["condition_label"].tolist() == ["3", "n/a"]
+        facts = json.loads(arrays["description"].item())
+    assert facts["Conditions"] == {"label": ["3", "n/a"]}
+
+
+@pytest.mark.parametrize("affine", [None, np.eye(4)])
+def test_conditions_stay_with_their_images(affine):
+    images = np.arange(20.0).reshape(20, 1, 1, 1)
+    known = {"number": [*range(20)], "name": list("abcdefghijklmnopqrst")}
+    train, held_out = split(Cohort(images, None, affine, known), 0.2, 1, 4)
+    assert (len(train.images), len(held_out.images)) == (16, 4)
+    for part in (train, held_out):
+        assert part.conditions["number"] == part.images.ravel().tolist()
+        assert "".join(part.conditions["name"]) == "".join(
+            known["name"][int(number)] for number in part.images.ravel()
+        )
+    train, held_out = split(Cohort(images, affine=affine), 0.2, 1, 4)
+    assert train.conditions is held_out.conditions is None
+    assert split(Cohort(images, None, affine, known), 0, 1, 4)[1] is None
+
+
+def test_conditions_that_images_have_not(tmp_path):
+    np.save(tmp_path / "images.npy", np.zeros((9, 8, 8)))
+    with pytest.raises(InputError, match="unknown condition 'age' of these images; le"):
+        plan([str(tmp_path / "images.npy")], ["age"])
+    assert plan(["mnist"], ["label"]).load().conditions["label"][:3] == [5, 0, 4]
+    assert plan(["mnist"]).load().conditions is None
+
+
+def test_what_is_asked_for(brains):
+    path = brains / "m.safetensors"
+    asked = Asked.of(path, {"age": ["60", "n/a", "70.5"]}, range(5, 8))
+    assert asked.table == {"age": [60, None, 70.5], "group": [None] * 3}
+    assert asked.of_some(range(6, 8)) == {"age": [None, 70.5], "group": [None] * 2}
+    assert asked.facts(range(6, 7)) == {"Conditions": {"age": "n/a", "group": "n/a"}}
+    npt.assert_array_equal(
+        asked.arrays(range(5, 7))["condition_age"], [60, float("nan")]
+    )
+    assert count_of({"age": ["60", "70"], "group": "x"}) == 2
+    assert count_of({"age": "60"}) is None
