@@ -68,7 +68,7 @@ def test_the_model_knows_what_the_tables_say(trained):
     assert set(known["sex"]["levels"]) == {"F", "M"}
     assert known["sex"]["meanings"] == {"F": "female"}
     assert document["suffix"] == "T2w"
-    assert "conditions of 9 volumes of 8 subjects, from " in said
+    assert "conditions of 9 images of 8 subjects, from " in said
     assert "bids/participants.tsv:" in said
     assert "age (years): 25 to 80, mean" in said
     assert "can be told from all others by these conditions" in said

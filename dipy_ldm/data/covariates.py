@@ -121,7 +121,7 @@ _CURE = (
 def _refuse_unknown(names, found: Found):
     if not found.tables:
         raise InputError(
-            "no table knows the volumes; put a participants.tsv into their folder or "
+            "no table knows the files; put a participants.tsv into their folder or "
             "one above, whose participant_id is the sub- of their names, or give a "
             ".csv of their paths with further columns."
         )
@@ -130,7 +130,7 @@ def _refuse_unknown(names, found: Found):
         known = ", ".join(found.columns) or "no column of a name"
         where = ", ".join(map(str, found.tables[:3]))
         raise InputError(
-            f"there is no column {', '.join(unknown)} in the tables of the volumes "
+            f"there is no column {', '.join(unknown)} in the tables of the files "
             f"({where}); they have {known}."
         )
 
@@ -175,7 +175,7 @@ def _typed(name, rows, meant, complaints):
     there = sum(text is not None for text in texts)
     good = sum(number is not None for number in numbers)
     if not there:
-        raise InputError(f"{name} is missing for all volumes; leave it out.")
+        raise InputError(f"{name} is missing for all images; leave it out.")
     classes = name.lower() in SEX_COLUMNS or (meant.levels and meant.unit is None)
     if classes or (meant.unit is None and 2 * good < there):
         return [text and spelled(name, text, meant.levels) for text in texts]

@@ -30,18 +30,16 @@ def summarise(covariates: Covariates) -> str:
         without a scan, and on what could point to a person.
     """
     subjects = covariates.subjects
-    volumes = _count(len(subjects), "volume")
+    images = _count(len(subjects), "image")
     people = _count(len(set(subjects)), "subject")
     tables = _some(covariates.tables, "table")
-    lines = [f"conditions of {volumes} of {people}, from {tables}:"]
+    lines = [f"conditions of {images} of {people}, from {tables}:"]
     lines += [f"  {_line(name, covariates)}" for name in covariates.values]
     if covariates.without_row:
-        lines.append(
-            f"no table has a row for {_some(covariates.without_row, 'volume')}"
-        )
+        lines.append(f"no table has a row for {_some(covariates.without_row, 'image')}")
     if covariates.unused:
         lines.append(
-            f"{_count(covariates.unused, 'row')} of participants have no volume"
+            f"{_count(covariates.unused, 'row')} of participants have no image"
         )
     return "\n".join(lines + _hints(covariates) + _warnings(covariates))
 

@@ -154,7 +154,7 @@ def test_texts_among_numbers_are_refused_where_most_are_numbers(bids):
         (PEOPLE.replace("02\t", "01\t"), ["age"], r"2 rows for sub-01 \(lines 2 and 3"),
         (PEOPLE.replace("participant_id", "id"), ["age"], "no column participant_id"),
         ("participant_id\tage\n01\t\n02\tn/a\n", ["age"], "missing for all"),
-        ("participant_id\tage\n77\t5\n", ["age"], "no table knows the volumes"),
+        ("participant_id\tage\n77\t5\n", ["age"], "no table knows the files"),
     ],
 )
 def test_bad_tables_are_answered(bids, text, names, sentence):
@@ -187,12 +187,12 @@ def test_the_summary_tells_what_is_to_be_known(bids):
     write(bids / "sub-04_T1w.nii.gz", "")
     text = summarise(look_up(["age", "sex", "group"], bids))
     for line in (
-        f"conditions of 5 volumes of 4 subjects, from {bids / 'participants.tsv'}:",
+        f"conditions of 5 images of 4 subjects, from {bids / 'participants.tsv'}:",
         "  age (years): 61.5 to 70, mean 67.17; 2 missing",
         "  sex: F 2, M 1; 2 missing",
         "  group: control 2, patient 2 (ill); 1 missing",
         f"no table has a row for {bids / 'sub-04_T1w.nii.gz'}",
-        "1 row of participants have no volume",
+        "1 row of participants have no image",
         "group has classes of fewer than 5 subjects, which can point to persons: cont",
         "4 subjects can be told from all others",
     ):
