@@ -13,15 +13,21 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from common import Parser, add_sampling, print_scores, sampling, tell
 import numpy as np
+from scipy.ndimage import gaussian_filter, map_coordinates
 from volumes_quality import load_model
 
 from dipy_ldm.data.covariates import read_covariates
 from dipy_ldm.data.volumes import load_volumes
 
-# Relative to the centre of the brain, in mm: where ventricles and lesions are, and how
-# far they reach; with room for subjects of all sizes.
-VENTRICLES = np.array([0.0, 6.0, 5.0]), np.array([34.0, 42.0, 26.0])
+# Relative to the centre of the brain, in mm: where lesions are, and how far they reach.
 LESION = np.array([26.0, 46.0, 15.0]), np.array([15.0, 15.0, 15.0])
+# How far ventricles reach, with room for subjects of all sizes.
+VENTRICLES = np.array([34.0, 42.0, 26.0])
+# The same for the box around the ventricles, and how far apart its places are.
+BOX, STEP = ((-40, 41), (-44, 57), (-24, 37)), 6
+# How much smaller than they fit best weights are, for the many places of the box and
+# for the few other features.
+RIDGES = {"ventricles": 1.0, "offset": 1e-3, "contrast": 1e-3, "group": 1e-3}
 NUMBERS = ("ventricles", "offset", "contrast")
 GROUPS = ("control", "patient")
 
@@ -43,26 +49,43 @@ def features(images, affine):
     """
     places = np.moveaxis(np.indices(images.shape[1:4]), 0, -1)
     world = places @ affine[:3, :3].T + affine[:3, 3]
-    rows = [_describe(image[..., 0], world) for image in images]
+    rows = [_describe(image[..., 0], world, affine) for image in images]
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 
-def _describe(image, world):
+def _describe(image, world, affine):
     inside = image > 0.2 * np.quantile(image, 0.99)
     white = np.quantile(image[inside], 0.9)
     relative, centre = image / white, world[inside].mean(axis=0)
-    dark = np.clip((0.75 - relative) / 0.35, 0, 1) * inside
-    dark = dark * _near(world - centre, *VENTRICLES)
-    total = dark.sum()
-    to_right = (dark * (world[..., 0] - centre[0])).sum() / max(total, 1e-6)
     tissue = np.quantile(relative[inside], np.linspace(0.1, 0.8, 8))
-    size = np.sqrt(world[inside].var(axis=0))
+    around = _box(relative, centre, affine)
     return {
-        "ventricles": [total, total**2, inside.sum(), *size],
-        "offset": [to_right, to_right * total, size[0]],
-        "contrast": [*tissue, total],
+        "ventricles": around,
+        "offset": _offsets(relative, inside, world - centre),
+        "contrast": tissue,
         "group": _lesion(relative, world - centre),
     }
+
+
+def _offsets(relative, inside, off):
+    """Find the middle of what is dark around the ventricles, from left to right."""
+    found = []
+    for reach in (VENTRICLES, 1.2 * VENTRICLES):
+        near = _near(off, np.array([0.0, 6.0, 5.0]), reach) * inside
+        for limit in (0.6, 0.65, 0.7, 0.75):
+            dark = np.clip((limit - relative) / 0.1, 0, 1) * near
+            found.append((dark * off[..., 0]).sum() / max(dark.sum(), 1e-6))
+    return found
+
+
+def _box(relative, centre, affine):
+    """Look at places around the ventricles, whatever the voxels are."""
+    axes = [np.arange(low, high, STEP) for low, high in BOX]
+    places = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3) + centre
+    indices = (places - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    smooth = gaussian_filter(relative, 4 / sizes)
+    return map_coordinates(smooth, indices.T, order=1)
 
 
 def _lesion(relative, off):
@@ -92,25 +115,34 @@ class Measure:
         Features, ``(n, k)``.
     values : sequence
         Exact values, numbers or the names of two groups; None where not known.
+    ridge : float
+        How much smaller than they fit best the weights are.
     """
 
-    def __init__(self, table, values):
+    def __init__(self, table, values, ridge):
         known = [i for i, value in enumerate(values) if value is not None]
-        self.mean, self.scale = table.mean(0), table.std(0) + 1e-9
         self.of_groups = isinstance(values[known[0]], str)
-        wanted = [self.code(values[i]) for i in known]
+        wanted = np.array([self.code(values[i]) for i in known])
+        self.centre, self.mean = table[known].mean(0), wanted.mean()
+        self.scale = 1.0 if table.shape[1] > len(known) else table[known].std(0) + 1e-9
         terms = self.terms(table[known])
-        # Few features, but some tell nearly the same: a little is added to each.
-        ridge = 1e-3 * len(known) * np.eye(terms.shape[1])
-        self.weights = np.linalg.solve(terms.T @ terms + ridge, terms.T @ wanted)
+        products = terms @ terms.T
+        more = ridge * products.trace() / len(known) * np.eye(len(known))
+        inverse = np.linalg.inv(products + more)
+        weights = inverse @ (wanted - self.mean)
+        # Each as it is measured by a fit to the others: too near to the mean, which is
+        # made up for.
+        left_out = wanted - weights / inverse.diagonal()
+        slope, _ = np.polyfit(wanted, left_out, 1)
+        self.weights = terms.T @ weights / slope
 
     def code(self, value):
         """Return a number for a value: groups are -1 and 1."""
         return 2.0 * GROUPS.index(value) - 1 if self.of_groups else value
 
     def terms(self, table):
-        """Return standardised features and a constant."""
-        return np.column_stack([(table - self.mean) / self.scale, np.ones(len(table))])
+        """Return features whose mean is 0."""
+        return (table - self.centre) / self.scale
 
     def __call__(self, table, values):
         """Compare what is measured with what is known or was asked for.
@@ -130,7 +162,7 @@ class Measure:
         """
         there = [i for i, value in enumerate(values) if value is not None]
         asked = np.array([self.code(values[i]) for i in there])
-        measured = self.terms(table[there]) @ self.weights
+        measured = self.terms(table[there]) @ self.weights + self.mean
         if self.of_groups:
             return {"right": float(np.mean(np.sign(measured) == asked))}
         slope, _ = np.polyfit(asked, measured, 1)
@@ -201,7 +233,9 @@ def measure(options):
     """
     model, grid = load_model(options.model)
     train, values = load_known(options.train, grid)
-    measures = {name: Measure(train[name], values[name]) for name in values}
+    measures = {
+        name: Measure(train[name], values[name], RIDGES[name]) for name in values
+    }
     real, known = load_known(options.real, grid)
     scores = {
         f"real_{name}": measure(real[name], known[name])
