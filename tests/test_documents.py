@@ -170,6 +170,17 @@ def test_models_of_an_older_format_stay_what_they_are(tmp_path):
     assert [weight.shape for weight in vqvae.decoder_.weights] != before
 
 
+def test_a_file_of_format_4():
+    file = Path(__file__).parent / "data" / "format-4.safetensors"
+    assert persistence.read_document(file)["format_version"] == 4
+    model = LatentDiffusion.load(file)
+    assert model.conditions_ == {}
+    samples = model.predict(2, steps=2)
+    # As the version that wrote it had them.
+    npt.assert_allclose(samples[0, :3, 0, 0], [0.54298, 0.58813, 0.53131], atol=1e-4)
+    npt.assert_allclose(samples.mean(), 0.54491, atol=1e-4)
+
+
 def test_a_file_of_format_3():
     file = Path(__file__).parent / "data" / "format-3.safetensors"
     assert persistence.read_document(file)["format_version"] == 3

@@ -45,6 +45,22 @@ DOCUMENT = {
     "latent_mean": [0.5],
     "latent_scale": [1.5],
     "latent_shape": [2, 3, 1],
+    "conditions": {
+        "age": {
+            "kind": "continuous",
+            "levels": {},
+            "quantiles": [20.5, 50.0, 80.0],
+            "missing": 0.25,
+            "units": "years",
+        },
+        "sex": {
+            "kind": "class",
+            "levels": {"F": 10, "M": 12},
+            "quantiles": [],
+            "missing": 0.0,
+            "units": None,
+        },
+    },
     "latent_diffusion_history": {"loss": [0.5]},
     "latent_diffusion_fingerprint": "abc",
     "latent_diffusion_precision": None,

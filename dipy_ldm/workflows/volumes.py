@@ -139,7 +139,7 @@ def write_with_sidecar(
         As of :func:`provenance`.
     """
     with sidecar_first(path, facts):
-        write_volume(path, volume, affine, dtype, describe(facts))
+        write_volume(path, volume, affine, dtype, describe(facts), comment(facts))
 
 
 def describe(facts: dict) -> str:
@@ -162,6 +162,23 @@ def describe(facts: dict) -> str:
     if "Sample" in facts:
         description += f", sample {facts['Sample']}"
     return description
+
+
+def comment(facts: dict) -> str:
+    """Say in a header what was asked for: its description has room for little.
+
+    Parameters
+    ----------
+    facts : dict
+        As of :func:`provenance`.
+
+    Returns
+    -------
+    str
+        JSON; nothing if nothing was asked for.
+    """
+    asked = facts.get("Conditions")
+    return json.dumps({"Conditions": asked}) if asked else ""
 
 
 @contextmanager
