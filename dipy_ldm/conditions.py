@@ -51,6 +51,8 @@ class Condition(NamedTuple):
         Share of the examples of which it is not known.
     units : str, optional
         Of the numbers.
+    meanings : dict of str to str, optional
+        What levels mean.
     """
 
     kind: str
@@ -58,6 +60,7 @@ class Condition(NamedTuple):
     quantiles: list[float]
     missing: float = 0.0
     units: str | None = None
+    meanings: dict[str, str] | None = None
 
     @property
     def size(self):
@@ -219,7 +222,10 @@ class Told(NamedTuple):
 
 
 def learn(
-    given: Any, n: int, units: dict[str, str] | None = None
+    given: Any,
+    n: int,
+    units: dict[str, str] | None = None,
+    meanings: dict[str, dict[str, str]] | None = None,
 ) -> dict[str, Condition]:
     """Find out what there is to be known of the conditions of images.
 
@@ -234,6 +240,8 @@ def learn(
         Number of images.
     units : dict of str to str, optional
         Units of continuous conditions, by their names.
+    meanings : dict of str to dict, optional
+        What the levels of classes mean, by the names of the conditions.
 
     Returns
     -------
@@ -254,9 +262,11 @@ def learn(
                 f"{name} must have {n} values, one for each image, not {len(values)}; "
                 "give None for those that are not known."
             )
-    units = units or {}
+    units, meanings = units or {}, meanings or {}
     return {
-        name: _learn(name, values)._replace(units=units.get(name))
+        name: _learn(name, values)._replace(
+            units=units.get(name), meanings=meanings.get(name)
+        )
         for name, values in table.items()
     }
 

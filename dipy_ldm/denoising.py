@@ -35,7 +35,7 @@ class Denoising(Estimator):
     conditions_ : dict of str to Condition
         What is known of each condition.
     latent_mean_, latent_scale_ : ndarray
-        Mean and standard deviation of each channel of the latents.
+        Mean of each channel of the latents, and what each is divided by.
     latent_shape_ : tuple of int
         Shape of a latent, ``(*space, channels)``.
     """
@@ -176,7 +176,7 @@ class Denoising(Estimator):
         return len(self.latent_shape_) == 3
 
     def _scaled(self, latents):
-        """Bring each channel to mean 0 and variance 1."""
+        """Bring latents to mean 0 and variance 1."""
         return (latents - self.latent_mean_) / self.latent_scale_
 
     def _unscaled(self, latents):

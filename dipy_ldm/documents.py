@@ -206,9 +206,16 @@ def _are_conditions(value):
     )
 
 
+def _are_texts(value):
+    return isinstance(value, dict) and all(map(_is_text, value.values()))
+
+
 def _is_condition(facts):
     """Say whether it is a class with levels, or continuous with quantiles."""
-    if set(facts) != {"kind", "levels", "quantiles", "missing", "units"}:
+    texts = {"meanings": None} | facts
+    if set(texts) != {"kind", "levels", "quantiles", "missing", "units", "meanings"}:
+        return False
+    if texts["meanings"] is not None and not _are_texts(texts["meanings"]):
         return False
     levels, quantiles = facts["levels"], facts["quantiles"]
     if not (
@@ -275,6 +282,8 @@ _VQVAE = {
     "shape": Rule("the size of an image of two or three dimensions", _is_shape),
     "intensity": Rule("two numbers, the lower first", _are_bounds),
     "affine": Rule("4 x 4 numbers that tell places, or null", _or_none(_is_affine)),
+    # Earlier versions did not know it.
+    "suffix": Rule("text or null", _or_none(_is_text), True),
     "history": _HISTORY,
     "fingerprint": _TEXT,
     "precision": _PRECISION,

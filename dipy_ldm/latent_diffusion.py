@@ -18,7 +18,7 @@ from dipy_ldm import (
 from dipy_ldm.conditions import from_saved, learn, to_saved
 from dipy_ldm.data.arrays import learnable, survey
 from dipy_ldm.estimators import Entry
-from dipy_ldm.generation import Generator
+from dipy_ldm.inpainting import Inpainter
 from dipy_ldm.precision import Precision, tell
 from dipy_ldm.training import Options, Training, diffusion, train
 from dipy_ldm.training.listening import Latents, fingerprint, tell_of
@@ -34,7 +34,7 @@ def _float32(numbers):
     return np.array(numbers, "float32")
 
 
-class LatentDiffusion(Generator):
+class LatentDiffusion(Inpainter):
     """Diffusion model of the latents of an autoencoder :footcite:p:`Rombach2022`.
 
     A U-Net learns to take noise away from the latents; sampling starts from pure
@@ -74,7 +74,8 @@ class LatentDiffusion(Generator):
     conditions_ : dict of str to Condition
         Levels with their counts or quantiles, units, and the share that was missing.
     latent_mean_, latent_scale_ : ndarray
-        Mean and standard deviation of each channel of the latents.
+        Mean of each channel of the latents, and the standard deviation of them all,
+        once for each channel (of each by itself, in earlier model files).
     history_ : dict of str to list
         Figures of each round (an epoch, or several short ones): ``step``, ``epoch``,
         ``loss``, and ``val_loss`` with averaged weights; ``val_gain_name`` is how much
@@ -141,6 +142,8 @@ class LatentDiffusion(Generator):
         *,
         validation_data: npt.ArrayLike | None = None,
         validation_conditions: Any = None,
+        units: dict[str, str] | None = None,
+        meanings: dict[str, dict[str, str]] | None = None,
         **training: Unpack[Options],
     ) -> Self:
         """Learn to take noise from the latents of images.
@@ -160,6 +163,10 @@ class LatentDiffusion(Generator):
             Images on which the loss is measured after each round.
         validation_conditions : dict, DataFrame or array_like, optional
             What is known of these. Levels that ``conditions`` have not are left out.
+        units : dict of str to str, optional
+            Units of conditions that are numbers, by their names; for ``conditions_``.
+        meanings : dict of str to dict, optional
+            What the levels of classes mean, by the names of the conditions.
         **training
             Options of :class:`dipy_ldm.training.Training`; ``epochs`` is 10 if left
             out. The guide, which is trained first, has a checkpoint of the same name
@@ -183,7 +190,7 @@ class LatentDiffusion(Generator):
         guides = diffusion.of_guide(chosen.checkpoint)
         chosen = chosen.settled(images.ndim - 2, guides, rates=diffusion.RATES)
         diffusion.check(self, images.shape, chosen)
-        known = learn(conditions, len(images))
+        known = learn(conditions, len(images), units, meanings)
         told = tell_of(known, conditions, images)
         told_held_out = tell_of(known, validation_conditions, validation_data)
         self.fingerprint_ = learnable(images).fingerprint
@@ -210,10 +217,10 @@ class LatentDiffusion(Generator):
             if held_out is not None:
                 held_out = self._scaled(self.vqvae_.encode(held_out))
                 held_out = Latents(held_out, told_held_out)
-            for network, stage in diffusion.stages(
+            for stage in diffusion.stages(
                 self, self._predict, latents, held_out, chosen, settings
             ):
-                diffusion.take_weights(network, train(self, stage))
+                train(self, stage)
         return self
 
     def save(self, path: str | Path, *, half: bool = False) -> None:
@@ -234,7 +241,7 @@ class LatentDiffusion(Generator):
         """
         tensors = self.to_tensors()
         if half:
-            tensors = {name: _halved(name, t) for name, t in tensors.items()}
+            tensors = persistence.halved(tensors)
         persistence.save(path, self._kind, tensors, self.to_document())
 
     @classmethod
@@ -363,25 +370,21 @@ class LatentDiffusion(Generator):
         self._predict_guide = self.guide_ and _compiled(self.guide_)
 
     def _learn_scale(self, latents):
-        """Learn what brings each channel to mean 0 and variance 1."""
+        """Learn what brings the latents to mean 0 and variance 1.
+
+        One scale for all channels: those of little variance are details, and what
+        would be noise in them alone is not to weigh as much as the tissues.
+        """
         axes = tuple(range(latents.ndim - 1))
         self.latent_mean_ = latents.mean(axes)
-        self.latent_scale_ = np.maximum(latents.std(axes), 1e-6)
+        scale = np.maximum(np.sqrt(latents.var(axes).mean()), 1e-6)
+        self.latent_scale_ = np.full_like(self.latent_mean_, scale)
         if self.latent_scale_.max() <= 1e-6:
             raise InputError(
                 "all latents of the autoencoder are the same: it has learnt nothing of "
                 "the images; train it anew, with a lower learning rate."
             )
         self.latent_shape_ = latents.shape[1:]
-
-
-def _halved(name, weights):
-    """Round weights to 16 bits, which reach as far as 65504."""
-    if np.abs(weights).max() > np.finfo("float16").max:
-        raise InputError(
-            f"the weights {name} are too large for 16 bits; save with half=False."
-        )
-    return weights.astype("float16")
 
 
 def _training(options: Options) -> Training:

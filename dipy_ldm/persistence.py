@@ -68,6 +68,32 @@ def save(
             raise OSError(str(error)) from error
 
 
+def halved(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Round weights to 16 bits, which reach as far as 65504.
+
+    Parameters
+    ----------
+    tensors : dict of str to ndarray
+        Weights by their names.
+
+    Returns
+    -------
+    dict of str to ndarray
+        The same as float16.
+
+    Raises
+    ------
+    InputError
+        If one is larger than that.
+    """
+    for name, weights in tensors.items():
+        if np.abs(weights).max() > np.finfo("float16").max:
+            raise InputError(
+                f"the weights {name} are too large for 16 bits; save with half=False."
+            )
+    return {name: weights.astype("float16") for name, weights in tensors.items()}
+
+
 def find(name: str | Path) -> Path:
     """Find a model by its path or, if it is packaged, by its name.
 

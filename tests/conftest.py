@@ -1,6 +1,8 @@
 """What several tests share: tiny images and tiny fitted models."""
 
+import logging
 import os
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # Tests that are run on a cluster are not meant to train on it.
@@ -75,3 +77,27 @@ def diffusion(vqvae, blobs):
 
     model = LatentDiffusion(vqvae, **TINY_LDM)
     return model.fit(blobs, epochs=2, batch_size=16, verbose=False)
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, tmp_path):
+    """Return a function that runs a command here: status and standard error."""
+    from dipy_ldm.workflows import cli
+
+    monkeypatch.chdir(tmp_path)
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+
+    def command(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [f"dipy_{name}_ldm", *map(str, arguments)])
+        try:
+            getattr(cli, name)()
+        except SystemExit as end:
+            return end.code, capsys.readouterr().err
+        return 0, capsys.readouterr().err
+
+    yield command
+    # DIPY puts a handler of its own there, for the standard output of this test.
+    for handler in {*root.handlers} - {*handlers}:
+        root.removeHandler(handler)
+    root.setLevel(level)

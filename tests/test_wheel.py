@@ -16,7 +16,12 @@ from dipy_ldm import __version__
 ROOT = Path(__file__).parents[1]
 NAME = f"dipy_ldm-{__version__}"
 LICENCES = ("LICENSE", "dipy_ldm/data/MNIST-LICENSE.md")
-COMMANDS = ("dipy_train_ldm", "dipy_generate_ldm", "dipy_denoise_ldm")
+COMMANDS = (
+    "dipy_train_ldm",
+    "dipy_generate_ldm",
+    "dipy_denoise_ldm",
+    "dipy_inpaint_ldm",
+)
 # What is in use here must not be found there.
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
 

@@ -1,13 +1,11 @@
 """The commands on volumes: NIfTI files in, NIfTI files out."""
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 import json
-import logging
 import os
 import resource
 import shutil
 import signal
-import sys
 
 from PIL import Image
 import nibabel as nib
@@ -15,6 +13,7 @@ import numpy as np
 import numpy.testing as npt
 from processes import answer, kill_when, run, start
 import pytest
+from scans import save
 
 from dipy_ldm import VQVAE, LatentDiffusion, distribution, persistence
 from dipy_ldm.data import load_volumes
@@ -23,8 +22,8 @@ from dipy_ldm.data.conformed import conform_file, restore_file
 from dipy_ldm.data.grid import Grid
 from dipy_ldm.data.nifti import read_volume
 from dipy_ldm.validation import InputError
-from dipy_ldm.workflows import cli, recipes
-from dipy_ldm.workflows.volumes import fingerprint
+from dipy_ldm.workflows import recipes
+from dipy_ldm.workflows.volumes import fingerprint, sidecar, sidecar_first
 
 VOXEL_SIZE = 8
 # Where the brightest place of all volumes is, up to a few millimetres.
@@ -281,41 +280,9 @@ def test_ctrl_c_leaves_whole_volumes(trained, tmp_path):
 # What is answered before, or without, the time that a process takes to start.
 
 
-@pytest.fixture
-def command(monkeypatch, capsys, tmp_path):
-    """Return a function that runs a command here: status and standard error."""
-    monkeypatch.chdir(tmp_path)
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-
-    def command(name, *arguments):
-        monkeypatch.setattr(sys, "argv", [f"dipy_{name}_ldm", *map(str, arguments)])
-        try:
-            getattr(cli, name)()
-        except SystemExit as end:
-            return end.code, capsys.readouterr().err
-        return 0, capsys.readouterr().err
-
-    yield command
-    # DIPY puts a handler of its own there, for the standard output of this test.
-    for handler in {*root.handlers} - {*handlers}:
-        root.removeHandler(handler)
-    root.setLevel(level)
-
-
 def cut_off(path):
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-
-
-def save(path, data, affine=None):
-    data = np.asarray(data, "float32")
-    affine = np.eye(4) if affine is None else np.asarray(affine, "float32")
-    image = nib.Nifti1Image(data, None)
-    image.header.set_sform(affine, 1)
-    # Not by way of an image, which would refuse some of them.
-    image.header["qform_code"] = 0
-    nib.save(nib.Nifti1Image(data, None, image.header), path)
 
 
 def with_value(value):
@@ -697,6 +664,22 @@ def test_a_bad_volume_does_not_stop_the_others(trained, command, volumes, tmp_pa
         "0_denoised.nii.gz",
         "3_denoised.nii.gz",
     ]
+
+
+def test_a_volume_that_is_there_has_a_sidecar_and_none_is_left_alone(tmp_path):
+    path = tmp_path / "a.nii.gz"
+
+    def write(done):
+        with sidecar_first(path, {"Seed": 0}):
+            assert sidecar(path).exists()
+            if not done:
+                raise OSError("no space left")
+            path.touch()
+
+    for done, there in ((False, False), (True, True), (False, True)):
+        with suppress(OSError):
+            write(done)
+        assert path.exists() == sidecar(path).exists() == there
 
 
 def test_a_disk_too_full_for_results(trained, command, tmp_path):

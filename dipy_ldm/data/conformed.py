@@ -60,6 +60,37 @@ def conform_file(
         If the file is bad, or nothing of it is on the grid.
     """
     data, affine = read_volume(file, channels)
+    return conform_voxels(file, data, affine, grid)
+
+
+def conform_voxels(
+    file: str | Path, data: np.ndarray, affine: np.ndarray, grid: Grid
+) -> tuple[np.ndarray, Origin]:
+    """Bring voxels that are read already to a grid, as :func:`conform_file` does.
+
+    Parameters
+    ----------
+    file : str or Path
+        Where they are from, for what is said of them.
+    data : ndarray
+        ``(x, y, z, channels)``.
+    affine : ndarray
+        From their indices to millimetres, ``(4, 4)``.
+    grid : Grid
+        Where to.
+
+    Returns
+    -------
+    image : ndarray
+        float32 ``(*grid.shape, channels)`` in [0, 1].
+    origin : Origin
+        What the way back needs.
+
+    Raises
+    ------
+    InputError
+        If they can't be told apart, or nothing of them is on the grid.
+    """
     intensities = intensity.measure(data)
     scaled = intensity.scale(data, intensities)
     if intensity.is_flattened(data, scaled):

@@ -4,6 +4,7 @@ Voxels are given as ``(x, y, z, channels)`` in the order of the file; its affine
 their indices to millimetres, x to the right, y to the front, z to the top.
 """
 
+from contextlib import contextmanager
 import gzip
 from pathlib import Path
 
@@ -149,7 +150,8 @@ def write_volume(
     dtype : str
         Type of the voxels in the file: float32, float64, or an integer type, over
         whose range the values are spread by the header's slope and intercept. 0
-        stays exactly 0, unless values below it meet a type without sign.
+        stays exactly 0, unless values below it meet a type without sign. What is
+        bool is written as 0 and 1.
     description : str
         Text for the header, cut to 79 bytes.
     comment : str
@@ -167,28 +169,89 @@ def write_volume(
     if not path.name.lower().endswith((".nii", ".nii.gz")):
         raise InputError(f"{path} must end in .nii or .nii.gz; rename it.")
     image = _image(np.asarray(data), np.asarray(affine, float), dtype)
-    image.header["descrip"] = description.encode()[:_DESCRIPTION_BYTES]
+    image.header["descrip"] = _description(description)
     if comment:
         extension = nib.nifti1.Nifti1Extension("comment", comment.encode())
         image.header.extensions.append(extension)
+    with _writing(path) as stream:
+        image.to_stream(stream)
+
+
+def write_changed(
+    path: str | Path,
+    file: str | Path,
+    inside: np.ndarray,
+    values: np.ndarray,
+    description: str,
+) -> None:
+    """Write a volume of which some voxels are changed, and nothing else.
+
+    All that is outside, and all of the header but its description, is equal to the
+    bit: type, scaling, affine, extensions.
+
+    Parameters
+    ----------
+    path : str or Path
+        File to write, which ends in ``.nii`` or ``.nii.gz``.
+    file : str or Path
+        The volume as it was.
+    inside : ndarray of bool
+        Which voxels are changed, ``(x, y, z)``.
+    values : ndarray
+        Theirs, ``(voxels, channels)``, rounded to what the file can hold.
+    description : str
+        Text for the header, cut to 79 bytes.
+
+    Raises
+    ------
+    InputError
+        If the volume can't be read any more.
+    OSError
+        If it can't be written, as one sentence.
+    """
+    image = nib.load(file)
+    proxy, place = image.dataobj, image.header.structarr.dtype.fields["descrip"]
+    try:
+        opener = gzip.open if is_compressed(file) else open
+        with opener(file, "rb") as stream:
+            content = bytearray(stream.read())
+        voxels = np.ndarray(
+            (*inside.shape, values.shape[-1]),
+            proxy.dtype,
+            content,
+            proxy.offset,
+            order="F",
+        )
+    except (*UNREADABLE, TypeError) as error:
+        raise InputError(cut_off(file)) from error
+    voxels[inside] = _unscaled(values, proxy.slope, proxy.inter, voxels.dtype)
+    text = _description(description)
+    content[place[1] : place[1] + place[0].itemsize] = text.ljust(80, b"\0")
+    with _writing(path) as stream:
+        stream.write(content)
+
+
+def _description(text):
+    return text.encode()[:_DESCRIPTION_BYTES]
+
+
+@contextmanager
+def _writing(path):
+    """Give a stream for a file, which is whole in the end or not there."""
     with replacing(path) as partial, open(partial, "wb") as file:
         if is_compressed(path):
             # No name and no time: the same volume makes the same bytes.
             with gzip.GzipFile("", "wb", 1, file, mtime=0) as packed:
-                image.to_stream(packed)
+                yield packed
         else:
-            image.to_stream(file)
+            yield file
 
 
 def _image(data, affine, dtype):
     if data.ndim == 4 and data.shape[3] == 1:
         data = data[..., 0]
     slope, intercept = _scaling(data, dtype)
-    if dtype.kind in "iu":
-        limits = np.iinfo(dtype)
-        data = np.rint((data.astype(float) - intercept) / slope)
-        data = data.clip(limits.min, limits.max)
-    image = nib.Nifti1Image(data.astype(dtype), affine)
+    image = nib.Nifti1Image(_unscaled(data, slope, intercept, dtype), affine)
     image.header.set_slope_inter(slope, intercept)
     image.header.set_xyzt_units("mm")
     # "aligned" (2): in the space of the volumes that the model has learnt from. It is
@@ -198,9 +261,19 @@ def _image(data, affine, dtype):
     return image
 
 
+def _unscaled(data, slope, intercept, dtype):
+    """Return what the file has for values, rounded and clipped for integers."""
+    if (slope, intercept) != (1, 0):
+        data = (data.astype(float) - intercept) / slope
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        data = np.rint(data).clip(limits.min, limits.max)
+    return data.astype(dtype)
+
+
 def _scaling(data, dtype):
     """Choose slope and intercept so that the values fill the type's range."""
-    if dtype.kind == "f":
+    if dtype.kind == "f" or data.dtype == bool:
         return 1.0, 0.0
     limits = np.iinfo(dtype)
     low, high = min(data.min(), 0), max(data.max(), 0)

@@ -124,7 +124,7 @@ def stages(
     held_out: Latents | None,
     training: Any,
     settings: dict,
-) -> list[tuple]:
+) -> list[Stage]:
     """Describe how the networks of a diffusion model are trained, one after the other.
 
     Parameters
@@ -146,9 +146,8 @@ def stages(
 
     Returns
     -------
-    list of tuple
-        A network, and the :class:`Stage` that trains it: the guide, if there is one,
-        and the denoiser.
+    list of Stage
+        That of the guide, if there is one, and that of the denoiser.
     """
     describe = partial(_stage, model, latents, settings)
     length = training.length(len(latents.clean))
@@ -158,12 +157,12 @@ def stages(
         path = of_guide(training.checkpoint)
         guided = training._replace(checkpoint=path, callbacks=())
         guide = describe("guide", model.guide_, guided, shorter, _not_measured)
-        found.append((model.guide_, guide))
+        found.append(guide)
     validate = _not_measured
     if held_out is not None:
         validate = _validation(model, predict, held_out)
     denoiser = describe("diffusion", model.denoiser_, training, length, validate)
-    return [*found, (model.denoiser_, denoiser)]
+    return [*found, denoiser]
 
 
 def of_guide(checkpoint: str | Path | None) -> str | None:
@@ -182,19 +181,6 @@ def of_guide(checkpoint: str | Path | None) -> str | None:
     return f"{checkpoint}.guide" if checkpoint else None
 
 
-def take_weights(network: Any, trained: Any) -> None:
-    """Copy the averages of trained weights into a network that generates.
-
-    Parameters
-    ----------
-    network : keras.Model
-        Which is given them.
-    trained : keras.Model
-        The network that is trained.
-    """
-    network.set_weights(trained.optimizer.averages())
-
-
 def _guide_steps(steps):
     """Say for how many steps the guide is trained, by those of the denoiser."""
     return min(steps, max(steps // _GUIDE_SHARE, _GUIDE_STEPS))
@@ -202,7 +188,9 @@ def _guide_steps(steps):
 
 def _stage(model, latents, settings, title, network, training, length, validate):
     """Describe how one of the two networks is trained."""
-    nothing = schedules.loss_of_nothing(model.schedule, model.target)
+    axes = tuple(range(latents.clean.ndim - 1))
+    spreads = latents.clean.std(axes)
+    nothing = schedules.loss_of_nothing(model.schedule, model.target, spreads)
     guide = network is model.guide_
     return Stage(
         title,
@@ -211,6 +199,7 @@ def _stage(model, latents, settings, title, network, training, length, validate)
         settings,
         build=partial(_compile, model, guide, training, length.total),
         batches=partial(_noised, model, latents, training.batch_size),
+        take=partial(_take_weights, network),
         publish=partial(_publish, network, validate),
         lesson=("loss", nothing),
         verdict=partial(_verdict, nothing),
@@ -284,9 +273,14 @@ def _not_measured(last):
     return {}
 
 
+def _take_weights(network, trained):
+    """Copy the averages of trained weights into the network that generates."""
+    network.set_weights(trained.optimizer.averages())
+
+
 def _publish(network, validate, trained, number, last):
     """After a round: take the averaged weights, and validate with them."""
-    take_weights(network, trained)
+    _take_weights(network, trained)
     return validate(last)
 
 

@@ -37,6 +37,13 @@ def denoise() -> None:
     run(DenoiseLDMFlow())
 
 
+def inpaint() -> None:
+    """Run ``dipy_inpaint_ldm``."""
+    from dipy_ldm.workflows.inpaint import InpaintLDMFlow
+
+    run(InpaintLDMFlow())
+
+
 def run(flow: Any) -> None:
     """Run a workflow on the command line; answer what users can mend with a sentence.
 

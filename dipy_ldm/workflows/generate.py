@@ -7,9 +7,10 @@ import numpy as np
 from tqdm import tqdm
 
 from dipy_ldm import persistence
+from dipy_ldm.conditions import from_saved
 from dipy_ldm.data.nifti import DTYPES
-from dipy_ldm.files import make_folder, replacing
-from dipy_ldm.validation import at_least, choose
+from dipy_ldm.files import replacing
+from dipy_ldm.validation import InputError, at_least, choose
 from dipy_ldm.values import from_words
 from dipy_ldm.workflows import workers
 from dipy_ldm.workflows.asked import Asked, count_of
@@ -19,12 +20,9 @@ from dipy_ldm.workflows.outputs import (
     refuse_overwriting,
 )
 from dipy_ldm.workflows.quiet import quiet_start
-from dipy_ldm.workflows.volumes import (
-    affine_of,
-    provenance,
-    sidecar,
-    write_with_sidecar,
-)
+from dipy_ldm.workflows.samples import Samples
+from dipy_ldm.workflows.volumes import affine_of, provenance, write_with_sidecar
+from dipy_ldm.workflows.wanted import read_wanted
 
 # What a sample depends on, beside the model and its number.
 _SAMPLING = {
@@ -62,6 +60,7 @@ class GenerateLDMFlow(Workflow):
         model_file,
         n_samples=None,
         conditions=None,
+        table=None,
         same_noise=False,
         strict=False,
         sampler="dpm++",
@@ -75,6 +74,9 @@ class GenerateLDMFlow(Workflow):
         strategy="auto",
         devices=None,
         dtype="float32",
+        bids=False,
+        suffix=None,
+        skull_stripped=False,
         out_dir="",
         out_samples="samples",
     ):
@@ -98,6 +100,10 @@ class GenerateLDMFlow(Workflow):
             What is asked for, as name=value: age=70 sex=F. Several values with commas
             between them are one for each sample: age=50,60,70. What is left out is not
             specified.
+        table : string or Path, optional
+            The same as a table (.tsv or .csv) under the names of the conditions, one
+            sample a row. What is missing is not specified; other columns make no
+            difference.
         same_noise : bool, optional
             Make all samples from the noise of the first: what differs between them is
             due to their conditions.
@@ -137,6 +143,15 @@ class GenerateLDMFlow(Workflow):
         dtype : string, optional
             Type of the voxels of volumes: float32, float64, or an integer type such
             as int16 or uint8.
+        bids : bool, optional
+            Write volumes into a dataset as BIDS has derivatives, named by it and by
+            their numbers, with a participants.tsv of what was asked for and without a
+            picture. If it is there, they are added to it.
+        suffix : string, optional
+            The last part of BIDS' names. None is for that of the volumes that the model
+            learnt from, such as T1w, if they had one.
+        skull_stripped : bool, optional
+            Say in the dataset that there is nothing but brains, as BIDS asks for.
         out_dir : string or Path, optional
             Output directory.
         out_samples : string, optional
@@ -145,10 +160,9 @@ class GenerateLDMFlow(Workflow):
         (stem,) = output_paths(self, model_file, out_dir, out_samples=out_samples)
         # Wrong paths are answered before the seconds that Keras takes.
         path = persistence.find(model_file)
-        is_volume = (
-            len(persistence.read_document(path, "latent_diffusion")["shape"]) == 4
-        )
-        wanted = from_words(conditions or [])
+        document = persistence.read_document(path, "latent_diffusion")
+        is_volume = len(document["shape"]) == 4
+        wanted = _wanted(conditions, table, document)
         n_samples = _count(n_samples, wanted, is_volume)
         numbers = range(first_sample, first_sample + n_samples)
         asked = Asked.of(path, wanted, numbers, strict)
@@ -156,8 +170,12 @@ class GenerateLDMFlow(Workflow):
         numbers = workers.part_of(cluster, numbers)
         if not numbers:
             return  # there are more workers than samples
-        names, sidecars, picture = _outputs(stem, numbers, cluster, is_volume)
-        refuse_overwriting(self, [*names, *sidecars, picture])
+        samples = (
+            Samples.inside(self, stem.parent, numbers, suffix, document)
+            if bids
+            else Samples.beside(stem, numbers, is_volume, cluster is not None)
+        )
+        refuse_overwriting(self, samples.paths, samples.cure)
         choose("type of voxels", dtype, DTYPES)
         model, strategy = _load(path, "auto" if cluster else strategy, devices)
         options = {
@@ -171,22 +189,20 @@ class GenerateLDMFlow(Workflow):
         }
         model.check_sampling(n_samples, first=first_sample, **options)
         model.check_memory(1 if is_volume else batch_size, tile, strategy)
-        workers.keep_log(cluster, stem)
+        workers.keep_log(cluster, samples.log)
         options |= {"strategy": strategy, "verbose": workers.is_first(cluster)}
         options["same_noise"] = same_noise
-        make_folder(stem.parent)
-        from dipy_ldm import plots
-
         facts = provenance(path, **{_SAMPLING[o]: options[o] for o in _SAMPLING})
-        if is_volume:
-            pictures = self._write(model, names, numbers, asked, options, dtype, facts)
-            plots.save_montage(picture, pictures, columns=2)
-        else:
-            images = _write_images(model, names[0], numbers, asked, options, facts)
-            plots.save_montage(picture, images[:100])
+        if bids:
+            facts["SkullStripped"] = skull_stripped
+        with samples.being_written():
+            if is_volume:
+                self._write(model, samples, numbers, asked, options, dtype, facts)
+            else:
+                _write_images(model, samples, numbers, asked, options, facts)
 
-    def _write(self, model, names, numbers, asked, options, dtype, facts):
-        """Generate and write volume after volume; return planes of the first."""
+    def _write(self, model, samples, numbers, asked, options, dtype, facts):
+        """Generate and write volume after volume, and draw planes of the first."""
         from dipy_ldm import distribution, plots
 
         affine = affine_of(model)
@@ -198,13 +214,26 @@ class GenerateLDMFlow(Workflow):
         for start in tqdm(range(0, len(numbers), at_once), "generate", disable=quiet):
             some = numbers[start : start + at_once]
             volumes = _generate(model, some, asked, options)
-            for number, name, volume in zip(some, names[start:], volumes):
+            for number, name, volume in zip(some, samples.names[start:], volumes):
                 own = {"Sample": number} | asked.facts(range(number, number + 1))
                 write_with_sidecar(name, volume, affine, dtype, facts | own)
                 self.written += 1
                 if self.written <= 20:
                     pictures.append(plots.planes(volume[None], affine)[0])
-        return np.stack(pictures)
+        samples.draw(np.stack(pictures), columns=2)
+
+
+def _wanted(words, table, document):
+    """Read what is asked for, in words and in a table."""
+    wanted = from_words(words or [])
+    if table is None:
+        return wanted
+    rows = read_wanted(table, from_saved(document["conditions"]))
+    if twice := [name for name in rows if name in wanted]:
+        raise InputError(
+            f"{twice[0]} is in `conditions` and in the `table`; leave one of them out."
+        )
+    return wanted | rows
 
 
 def _count(n_samples, wanted, is_volume):
@@ -214,12 +243,13 @@ def _count(n_samples, wanted, is_volume):
     return at_least("n_samples", n_samples, 1)
 
 
-def _write_images(model, name, numbers, asked, options, facts):
-    """Generate and write all images, and return them."""
+def _write_images(model, samples, numbers, asked, options, facts):
+    """Generate, write and draw all images."""
     images = _generate(model, numbers, asked, options)
     arrays = {"images": images, "sample": [*numbers], "seed": options["seed"]}
-    _save(name, facts | asked.facts(numbers), **arrays, **asked.arrays(numbers))
-    return images
+    facts |= asked.facts(numbers)
+    _save(samples.names[0], facts, **arrays, **asked.arrays(numbers))
+    samples.draw(images)
 
 
 def _generate(model, numbers, asked, options):
@@ -239,28 +269,8 @@ def _load(path, strategy, devices):
         return LatentDiffusion.load(path), strategy
 
 
-def _outputs(stem, numbers, cluster, is_volume):
-    """Name the files of these samples, and their picture."""
-    own = stem if cluster is None else _numbered(stem, numbers.start)
-    names = (
-        [_beside(_numbered(stem, number), ".nii.gz") for number in numbers]
-        if is_volume
-        else [_beside(own, ".npz")]
-    )
-    return names, map(sidecar, names) if is_volume else (), _beside(own, ".png")
-
-
 def _save(path, facts, **arrays):
     """Write arrays, and in the same file what volumes have beside them."""
     arrays |= {"synthetic": True, "description": json.dumps(facts)}
     with replacing(path) as partial, open(partial, "wb") as file:
         np.savez_compressed(file, **arrays)
-
-
-def _beside(stem, suffix):
-    """Add a suffix to a stem, which may have dots of its own."""
-    return stem.with_name(stem.name + suffix)
-
-
-def _numbered(stem, number):
-    return _beside(stem, f"-{number:04d}")

@@ -1,11 +1,14 @@
 """What the commands say about the volumes they write."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dipy_ldm import __version__
 from dipy_ldm.data.nifti import write_volume
@@ -72,13 +75,33 @@ def affine_of(model: Any) -> np.ndarray:
     InputError
         If it was fitted to arrays without one.
     """
-    affine = model.vqvae.affine_
+    return known_affine(model.vqvae.affine_)
+
+
+def known_affine(affine: npt.ArrayLike | None) -> np.ndarray:
+    """Return the affine that a model has, or say that it has none.
+
+    Parameters
+    ----------
+    affine : array_like or None
+        From voxels to millimetres, ``(4, 4)``.
+
+    Returns
+    -------
+    ndarray
+        The same.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
     if affine is None:
         raise InputError(
             "this model does not know where its voxels are; fit the VQVAE with "
             "affine=..., or train with dipy_train_ldm."
         )
-    return affine
+    return np.array(affine, "float64")
 
 
 def sidecar(path: Path) -> Path:
@@ -115,15 +138,67 @@ def write_with_sidecar(
     facts : dict
         As of :func:`provenance`.
     """
+    with sidecar_first(path, facts):
+        write_volume(path, volume, affine, dtype, describe(facts), comment(facts))
+
+
+def describe(facts: dict) -> str:
+    """Say in short how an image was made, for its header.
+
+    Parameters
+    ----------
+    facts : dict
+        As of :func:`provenance`.
+
+    Returns
+    -------
+    str
+        By which model, and with which seed.
+    """
     description = (
         f"synthetic: dipy_ldm {__version__}, model {facts['ModelFingerprint'][:8]}, "
         f"seed {facts['Seed']}"
     )
     if "Sample" in facts:
         description += f", sample {facts['Sample']}"
-    # The description has room for little.
+    return description
+
+
+def comment(facts: dict) -> str:
+    """Say in a header what was asked for: its description has room for little.
+
+    Parameters
+    ----------
+    facts : dict
+        As of :func:`provenance`.
+
+    Returns
+    -------
+    str
+        JSON; nothing if nothing was asked for.
+    """
     asked = facts.get("Conditions")
-    comment = json.dumps({"Conditions": asked}) if asked else ""
-    write_volume(path, volume, affine, dtype, description, comment)
+    return json.dumps({"Conditions": asked}) if asked else ""
+
+
+@contextmanager
+def sidecar_first(path: Path, facts: dict) -> Iterator[None]:
+    """Write beside a volume as JSON what is known of it, before the volume itself.
+
+    A volume that is there has a sidecar, then, even where the disk is full.
+
+    Parameters
+    ----------
+    path : Path
+        File of the volume.
+    facts : dict
+        As of :func:`provenance`.
+    """
     with replacing(sidecar(path)) as partial:
         partial.write_text(json.dumps(facts, indent=2) + "\n")
+    try:
+        yield
+    except BaseException:
+        if not path.exists():
+            sidecar(path).unlink()
+        raise

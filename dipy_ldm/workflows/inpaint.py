@@ -1,0 +1,313 @@
+"""The workflow behind ``dipy_inpaint_ldm``."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from dipy.workflows.workflow import Workflow
+import numpy as np
+
+from dipy_ldm import holes
+from dipy_ldm.data.conformed import conform_voxels, restore_file
+from dipy_ldm.data.grid import conform, same_grid
+from dipy_ldm.data.headers import check_headers
+from dipy_ldm.data.nifti import read_mask, read_volume, write_changed
+from dipy_ldm.data.paths import expand, find_volumes
+from dipy_ldm.files import make_folder
+from dipy_ldm.validation import InputError, at_least, choose, whole
+from dipy_ldm.values import from_words
+from dipy_ldm.workflows import restoring
+from dipy_ldm.workflows.asked import Asked
+from dipy_ldm.workflows.outputs import interrupted
+from dipy_ldm.workflows.volumes import (
+    describe,
+    provenance,
+    sidecar_first,
+    write_with_sidecar,
+)
+
+# Of a voxel of the model: with less of it in the mask, none of it is made anew.
+_TOUCHED = 0.05
+
+
+class InpaintLDMFlow(Workflow):
+    """Make parts of volumes anew with a latent diffusion model."""
+
+    written = 0  # volumes
+
+    @classmethod
+    def get_short_name(cls):
+        """Return the prefix of the workflow's options in combined workflows."""
+        return "inpaint_ldm"
+
+    def when_interrupted(self) -> str:
+        """Say what Ctrl-C left behind.
+
+        Returns
+        -------
+        str
+            One sentence.
+        """
+        return interrupted(self.written, "; add --resume to go on")
+
+    def run(
+        self,
+        model_file,
+        input_files,
+        mask_files=None,
+        conditions=None,
+        dilate=0.0,
+        n_samples=1,
+        sampler="dpm++",
+        steps=10,
+        resamplings=5,
+        eta=0.0,
+        seed=0,
+        channels=False,
+        tile=None,
+        strategy="auto",
+        devices=None,
+        resume=False,
+        out_dir="",
+        out_inpainted="inpainted",
+    ):
+        """Make parts of volumes anew with a latent diffusion model.
+
+        What lies in the mask of a volume, a lesion for instance, is filled with what
+        the model expects there from all that is around. All other voxels stay what
+        they are, to the bit, in the volume's own space and type. Writes a NIfTI file
+        each, named after the volume, with a JSON file that tells how it was made, and
+        the mask that was used. Of several samples each is written, and their mean and
+        standard deviation. Where volumes of several folders have one name, their
+        folders are kept.
+
+        Parameters
+        ----------
+        model_file : string or Path
+            A model file that dipy_train_ldm wrote from volumes.
+        input_files : variable string or Path
+            NIfTI volumes, folders of them, wildcards, or lists of them in text, CSV
+            or TSV files.
+        mask_files : variable string or Path, optional
+            Masks, named as the volumes are: one for all of them, or one for each, in
+            their order. What is not 0 is made anew. A mask has the grid of its volume.
+        conditions : variable string, optional
+            What the volumes shall look like, as name=value: group=control. What is left
+            out is not specified.
+        dilate : float, optional
+            How much farther than the mask, in mm, the volume is made anew.
+        n_samples : int, optional
+            How many ways each volume is filled in.
+        sampler : string, optional
+            How to walk back from noise: ddpm, ddim or dpm++.
+        steps : int, optional
+            Levels of noise on the way.
+        resamplings : int, optional
+            How often each step is taken, with the noise put back between.
+        eta : float, optional
+            Share of fresh noise in each step of ddim, from 0 to 1.
+        seed : int, optional
+            Seed of the noise.
+        channels : bool, optional
+            Take the fourth axis of the files for channels.
+        tile : int, optional
+            Voxels along a side of the tiles in which large volumes are encoded and
+            decoded.
+            None is for as large as memory surely allows.
+        strategy : string, optional
+            How the volumes are shared out: auto (among all workers that Slurm or
+            TF_CONFIG names, each of which does its part) or none.
+        devices : variable string, optional
+            Device of this machine to use, such as GPU:1 or CPU:0. None is for the first
+            GPU or, where there is none, for the processor.
+        resume : bool, optional
+            Go on after an interruption: what is there and whole is left as it is.
+        out_dir : string or Path, optional
+            Output directory.
+        out_inpainted : string, optional
+            What is appended to the name of a volume.
+        """
+        path, grid, n_channels = restoring.find_model(model_file, "inpaint")
+        _check_options(dilate, n_samples, strategy)
+        asked = Asked.of(path, from_words(conditions or []), range(1))
+        files = find_volumes(input_files)
+        masks = _pair(files, mask_files)
+        inputs = restoring.find_inputs(
+            self,
+            files,
+            lambda name: _outputs(name, n_samples),
+            verb="inpaint",
+            channels=channels,
+            n_channels=n_channels,
+            strategy=strategy,
+            resume=resume,
+            out_dir=out_dir,
+            out_inpainted=out_inpainted,
+        )
+        if inputs is None:
+            return
+        _check_grids(inputs.infos, masks)
+        model, place = restoring.load(path, devices, tile)
+        _check_masks(inputs.infos, masks, dilate, grid, model.vqvae.factor)
+        options = {
+            "sampler": sampler,
+            "steps": steps,
+            "resamplings": resamplings,
+            "eta": eta,
+            "seed": seed,
+        }
+        told = asked.facts(asked.numbers) | {
+            name.capitalize(): value for name, value in options.items()
+        }
+        options |= {"tile": tile, "conditions": asked.of_some(asked.numbers)}
+        facts = provenance(path, Samples=n_samples, DilatedBy=dilate, **told)
+        tasks = [
+            restoring.Task(file, paths, facts | _sources(file, masks[file]))
+            for file, paths in inputs.outputs.items()
+        ]
+
+        def inpaint(task):
+            scan = _read(task.file, masks[task.file], dilate, channels)
+            made = _fill_in(model, scan, grid, n_samples, options)
+            _write(task, scan, made)
+
+        restoring.work(
+            self, tasks, inpaint, inputs, verb="inpaint", resume=resume, place=place
+        )
+
+
+class _Scan(NamedTuple):
+    """A volume ``(x, y, z, channels)``, its affine, and where it is made anew."""
+
+    file: Path
+    data: np.ndarray
+    affine: np.ndarray
+    hole: np.ndarray
+
+
+def _check_options(dilate, n_samples, strategy):
+    at_least("dilate", dilate, 0)
+    whole("n_samples", n_samples, 1)
+    choose("strategy", strategy, dict.fromkeys(("auto", "none")))
+
+
+def _pair(files, mask_files):
+    """Find the mask of each volume."""
+    if not mask_files:
+        raise InputError(
+            "there is no mask of what shall be made anew; name one with `mask_files`."
+        )
+    masks = expand(mask_files)
+    if len(masks) == 1:
+        masks *= len(files)
+    if len(masks) != len(files):
+        raise InputError(
+            f"there are {len(masks)} masks for {len(files)} volumes; give one for all, "
+            "or one for each, in the same order."
+        )
+    return dict(zip(files, masks))
+
+
+def _check_grids(infos, masks):
+    """Refuse masks of another grid than their volumes'; only headers are read."""
+    wanted = {info.file: masks[info.file] for info in infos}
+    found, _ = check_headers(list(dict.fromkeys(wanted.values())))
+    mask_of = {mask.file: mask for mask in found}
+    for info in infos:
+        mask = mask_of[wanted[info.file]]
+        if not same_grid(info.shape, info.affine, mask.shape, mask.affine):
+            raise InputError(
+                f"the mask {mask.file} has another grid (shape or affine) than "
+                f"{info.file}; bring it to that of its volume."
+            )
+
+
+def _check_masks(infos, masks, dilate, grid, factor):
+    """Look at all masks before the hours that filling volumes may take."""
+    # Those of one mask have one grid.
+    affine_of = {masks[info.file]: info.affine for info in infos}
+    for file, affine in affine_of.items():
+        hole = _read_hole(file, affine, dilate)
+        on_grid = _on_grid(hole, affine, grid)
+        if not on_grid.any():
+            raise InputError(
+                f"the mask {file} has nothing on the grid of the model, which has the "
+                f"shape {grid.shape} and begins at "
+                f"{np.round(grid.affine[:3, 3], 1).tolist()} mm; align it and its "
+                "volume with those that the model learnt from."
+            )
+        if hole.all() or holes.shares(on_grid[None], factor).all():
+            raise InputError(
+                f"the mask {file} covers all that the model sees, as coarsely as its "
+                "latents are, and leaves nothing to go by; give a smaller one."
+            )
+
+
+def _read_hole(file, affine, dilate):
+    """Read where a volume is made anew."""
+    hole = read_mask(file)[..., 0] > 0
+    return holes.dilated(hole, dilate, np.linalg.norm(affine[:3, :3], axis=0))
+
+
+def _on_grid(hole, affine, grid):
+    """Say which voxels of the model's grid are not known."""
+    return conform(hole[..., None].astype("float32"), affine, grid)[..., 0] > _TOUCHED
+
+
+def _read(file, mask_file, dilate, channels):
+    data, affine = read_volume(file, channels)
+    return _Scan(file, data, affine, _read_hole(mask_file, affine, dilate))
+
+
+def _fill_in(model, scan, grid, n_samples, options):
+    """Make what is in the hole; return ``(n_samples, voxels, channels)``."""
+    # First of all: what is in the hole shall change neither the range of the
+    # intensities nor, by the blur of larger voxels, what is around it.
+    filled = holes.fill(scan.data[None], scan.hole[None])[0]
+    image, origin = conform_voxels(scan.file, filled, scan.affine, grid)
+    unknown = _on_grid(scan.hole, scan.affine, grid)
+    made = []
+    for number in range(n_samples):
+        sample = model.inpaint(image[None], unknown[None], first=number, **options)[0]
+        restored = restore_file(sample, origin)
+        blended = holes.blend(scan.data[None], restored[None], scan.hole[None])[0]
+        made.append(blended[scan.hole])
+    return np.stack(made)
+
+
+def _outputs(name, n_samples):
+    """List all volumes that are written of one, in order."""
+    mask = restoring.beside(name, "_mask")
+    if n_samples == 1:
+        return [name, mask]
+    samples = [restoring.beside(name, f"-{i:04d}") for i in range(n_samples)]
+    return [
+        *samples,
+        restoring.beside(name, "_mean"),
+        restoring.beside(name, "_std"),
+        mask,
+    ]
+
+
+def _write(task, scan, made):
+    """Write samples, their mean and spread, and the mask."""
+    *volumes, mask = task.outputs
+    make_folder(mask.parent)
+    n_samples = len(made)
+    for number, (path, values) in enumerate(zip(volumes, made)):
+        _write_changed(path, scan, values, task.facts | {"Sample": number})
+    if n_samples > 1:
+        mean, std = volumes[n_samples:]
+        _write_changed(mean, scan, made.mean(0), task.facts)
+        spread = np.zeros_like(scan.data)
+        spread[scan.hole] = made.std(0, ddof=1, dtype=float)
+        write_with_sidecar(std, spread, scan.affine, "float32", task.facts)
+    write_with_sidecar(mask, scan.hole, scan.affine, "uint8", task.facts)
+
+
+def _write_changed(path, scan, values, facts):
+    with sidecar_first(path, facts):
+        write_changed(path, scan.file, scan.hole, values, describe(facts))
+
+
+def _sources(file, mask_file):
+    return {"Sources": [str(file), str(mask_file)]}

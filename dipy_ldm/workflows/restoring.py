@@ -1,0 +1,329 @@
+"""What the commands share that make something of volumes, and write it beside them."""
+
+from collections import Counter
+from collections.abc import Callable
+import json
+import logging
+import os
+from pathlib import Path
+import re
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from dipy_ldm import persistence
+from dipy_ldm.data.grid import Grid
+from dipy_ldm.data.headers import VolumeInfo, check_headers, is_whole
+from dipy_ldm.validation import InputError
+from dipy_ldm.workflows import workers
+from dipy_ldm.workflows.outputs import output_paths, refuse_overwriting
+from dipy_ldm.workflows.quiet import quiet_start
+from dipy_ldm.workflows.volumes import known_affine, sidecar
+
+logger = logging.getLogger(__name__)
+
+
+class Task(NamedTuple):
+    """A volume, what is written of it, in order, and what shall be said of that.
+
+    ``outputs`` are files that end in ``.nii.gz``, each with a JSON file beside it.
+    """
+
+    file: Path
+    outputs: list[Path]
+    facts: dict
+
+
+def find_model(model_file: str | Path, act: str) -> tuple[Path, Grid, int]:
+    """Find a model of volumes; nothing but its document is read.
+
+    Parameters
+    ----------
+    model_file : str or Path
+        What the user gave.
+    act : str
+        What is done with it, as the method of a ``LatentDiffusion`` is called.
+
+    Returns
+    -------
+    path : Path
+        The file.
+    grid : Grid
+        That of its volumes.
+    channels : int
+        Theirs.
+
+    Raises
+    ------
+    InputError
+        If it is no such model, or does not know where its voxels are.
+    """
+    path = persistence.find(model_file)
+    document = persistence.read_document(path, "latent_diffusion")
+    shape, affine = document["shape"], document["affine"]
+    if len(shape) != 4:
+        raise InputError(
+            f"{model_file} is a model of two-dimensional images; {act} them with "
+            f"LatentDiffusion.{act}, or give a model of volumes."
+        )
+    return path, Grid(tuple(shape[:3]), known_affine(affine)), shape[-1]
+
+
+def load(path: Path, devices: list[str] | None, tile: int | None) -> tuple[Any, Any]:
+    """Load a model, if the memory suffices.
+
+    Parameters
+    ----------
+    path : Path
+        Its file.
+    devices : list of str or None
+        What the user chose.
+    tile : int or None
+        Voxels along a side of the tiles.
+
+    Returns
+    -------
+    model : LatentDiffusion
+        The model.
+    place : tf.distribute.Strategy or None
+        The device to use.
+
+    Raises
+    ------
+    InputError
+        If there is no such device, or too little memory.
+    """
+    with quiet_start():
+        from dipy_ldm import LatentDiffusion, distribution
+
+        # Each worker uses its own: they don't meet.
+        place = distribution.make_strategy("none", devices, alone=True)
+        model = LatentDiffusion.load(path)
+        model.check_memory(1, tile, place)
+        return model, place
+
+
+class Inputs(NamedTuple):
+    """What a command is given, as far as headers tell.
+
+    ``infos`` are what the headers of good volumes say, ``outputs`` what is written of
+    each, by its file, ``bad`` a sentence on each bad volume; ``end`` is what all names
+    of outputs begin with or end in, and ``cluster`` who shares the work.
+    """
+
+    infos: list[VolumeInfo]
+    outputs: dict[Path, list[Path]]
+    bad: dict[Path, str]
+    end: Path
+    cluster: Any
+
+
+def find_inputs(
+    flow: Any,
+    files: list[Path],
+    outputs_of: Callable,
+    *,
+    verb: str,
+    channels: bool,
+    n_channels: int,
+    strategy: str,
+    resume: bool,
+    out_dir: str | Path,
+    **name: str,
+) -> Inputs | None:
+    """Find what this worker makes something of, and refuse what is in the way.
+
+    Parameters
+    ----------
+    flow : dipy.workflows.workflow.Workflow
+        Workflow that knows whether to force.
+    files : list of Path
+        All volumes.
+    outputs_of : callable
+        From the name of the first to the list of all outputs of a volume, files that
+        end in ``.nii.gz``.
+    verb : str
+        What is done, such as ``denoise``.
+    channels : bool
+        Whether a fourth axis is one of channels.
+    n_channels : int
+        How many the model knows.
+    strategy : str
+        How the volumes are shared out.
+    resume : bool
+        Whether outputs may be there.
+    out_dir : str or Path
+        Output directory.
+    **name : str
+        What is appended to the name of a volume, by the parameter's name.
+
+    Returns
+    -------
+    Inputs or None
+        None if there is nothing to do for this worker.
+
+    Raises
+    ------
+    InputError
+        If all volumes are bad, or are not for this model, or something is in the way.
+    """
+    (end,) = output_paths(flow, files[0], out_dir, **name)
+    names = _name_outputs(files, end, verb)
+    outputs = {file: outputs_of(name) for file, name in names.items()}
+    cluster = workers.find(strategy)
+    files = list(workers.part_of(cluster, _without_outputs(outputs)))
+    if not files:
+        return None  # there are more workers than volumes
+    infos, bad = check_headers(files, channels, skip_bad=True)
+    if infos[0].channels != n_channels:
+        raise InputError(
+            f"the model is of {n_channels} channels, and {infos[0].file} has "
+            f"{infos[0].channels}; give files like those that it learnt from."
+        )
+    outputs = {info.file: outputs[info.file] for info in infos}
+    if not resume:
+        paths = (path for made in outputs.values() for path in _with_sidecars(made))
+        refuse_overwriting(
+            flow, paths, "add --resume to go on, or --force to overwrite"
+        )
+    return Inputs(infos, outputs, bad, end, cluster)
+
+
+def _name_outputs(files, end, verb):
+    """Name an output after each volume; where names are equal, folders are kept."""
+    places = [Path(os.path.abspath(file)).parent for file in files]
+    names = [Path(f"{_stem(file)}_{end.name}.nii.gz") for file in files]
+    if len(set(names)) < len(names):
+        common = os.path.commonpath(places)
+        names = [place.relative_to(common) / n for place, n in zip(places, names)]
+    name, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        raise InputError(
+            f"{count} of the volumes would be written to {end.parent / name}; {verb} "
+            "them one after the other, with another --out_dir each."
+        )
+    return {file: end.parent / name for file, name in zip(files, names)}
+
+
+def _without_outputs(outputs):
+    """List the volumes, without results that lie among them since an earlier run."""
+    results = {os.path.abspath(path) for paths in outputs.values() for path in paths}
+    return [file for file in outputs if os.path.abspath(file) not in results]
+
+
+def _with_sidecars(outputs):
+    """List all files that are written of a volume, in order."""
+    return [path for output in outputs for path in (output, sidecar(output))]
+
+
+def _stem(file):
+    return re.sub(r"\.nii(\.gz)?$", "", Path(file).name, flags=re.IGNORECASE)
+
+
+def beside(name: Path, end: str) -> Path:
+    """Name a further output of a volume.
+
+    Parameters
+    ----------
+    name : Path
+        File that ends in ``.nii.gz``.
+    end : str
+        What is appended to its name, before that.
+
+    Returns
+    -------
+    Path
+        File in the same folder.
+    """
+    return name.with_name(f"{name.name.removesuffix('.nii.gz')}{end}.nii.gz")
+
+
+def work(
+    flow: Any,
+    tasks: list[Task],
+    make: Callable,
+    inputs: Inputs,
+    *,
+    verb: str,
+    resume: bool,
+    place: Any,
+) -> None:
+    """Make something of one volume after the other, whatever becomes of some.
+
+    Parameters
+    ----------
+    flow : dipy.workflows.workflow.Workflow
+        Workflow that counts as ``written`` what is done.
+    tasks : list of Task
+        The work.
+    make : callable
+        Takes a task and writes its outputs.
+    inputs : Inputs
+        What the command was given.
+    verb : str
+        What is done, such as ``denoise``.
+    resume : bool
+        Whether to leave what is there and whole.
+    place : tf.distribute.Strategy or None
+        The device to use.
+
+    Raises
+    ------
+    InputError
+        If outputs are of another run; and, in the end, if there were bad volumes.
+    """
+    from dipy_ldm.distribution import spread
+
+    bad = inputs.bad
+    workers.keep_log(inputs.cluster, inputs.end)
+    remaining = _left(flow, tasks, verb) if resume else tasks
+    with spread(place):
+        for task in tqdm(remaining, verb, disable=not workers.is_first(inputs.cluster)):
+            try:
+                make(task)
+            except InputError as error:
+                # What only reading finds must not stop the hours that others take.
+                bad[task.file] = str(error)
+            else:
+                flow.written += 1
+    if bad:
+        good = flow.written + len(tasks) - len(remaining)
+        others = [f"The {good} other volumes are {_past(verb)}."] if good else []
+        raise InputError("\n".join([*bad.values(), *others]))
+
+
+def _past(verb):
+    return f"{verb.removesuffix('e')}ed"
+
+
+def _left(flow, tasks, verb):
+    """Return what an interrupted run has not done."""
+    remaining = [task for task in tasks if not _is_done(task, flow._force_overwrite)]
+    done = len(tasks) - len(remaining)
+    logger.info("%d of %d volumes were %s before.", done, len(tasks), _past(verb))
+    return remaining
+
+
+def _is_done(task, force):
+    """Say whether all outputs are there and whole; refuse those of others."""
+    try:
+        # What is written last.
+        found = json.loads(sidecar(task.outputs[-1]).read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    other = _difference(found, task.facts)
+    if other and not force:
+        raise InputError(
+            f"{task.outputs[0]} is of another run ({other}); resume with the same "
+            "options, name another --out_dir, or add --force to overwrite."
+        )
+    return not other and all(map(is_whole, task.outputs))
+
+
+def _difference(found, facts):
+    """Say in what two runs differ, if that makes a difference."""
+    facts = json.loads(json.dumps(facts))  # lists, as in the file
+    for name in sorted(facts.keys() - {"GeneratedBy", "Model"}):
+        if found.get(name) != facts[name]:
+            return f"{name} was {found.get(name)} and is {facts[name]}"
+    return ""

@@ -1,0 +1,111 @@
+"""Inpainting, held against the exact denoiser of a Gaussian; and of images."""
+
+import numpy as np
+import numpy.testing as npt
+import pytest
+
+from dipy_ldm import inpainting, samplers, schedules
+from dipy_ldm.validation import InputError
+
+CORRELATION = 0.9
+COVARIANCE = np.array([[1, CORRELATION], [CORRELATION, 1]])
+FREEDOM = np.array([[0, 1]])
+
+
+def denoise(x, t):
+    """Return the exact expectation of pairs of N(0, COVARIANCE) behind ``x``."""
+    alpha, sigma = map(float, schedules.rates("cosine", t))
+    noisy = alpha**2 * COVARIANCE + sigma**2 * np.eye(2)
+    return x @ (alpha * COVARIANCE @ np.linalg.inv(noisy)).T
+
+
+def fill_in(resamplings, n=5_000):
+    """Make the second of each pair anew; return both."""
+    known = np.stack([np.random.default_rng(1).standard_normal(n), np.zeros(n)], -1)
+    step, grid = samplers.make_sampler("dpm++")
+    path = schedules.path("cosine", grid("cosine", inpainting.STEPS))
+    noise = samplers.noise_of(0, range(n), (2,))
+    alpha, sigma = path[0][1]
+    x = alpha * known + sigma * noise()
+    fitting = inpainting.inpainted(denoise, known, FREEDOM)
+    made = inpainting.walk(fitting, x, path, step, noise, resamplings)
+    npt.assert_array_equal(made[:, 0], known[:, 0])
+    return made.T
+
+
+def test_what_is_missing_of_a_gaussian_is_made_as_it_should_be():
+    known, made = fill_in(inpainting.RESAMPLINGS)
+    slope = (known @ made) / (known @ known)
+    spread = (made - slope * known).std()
+    wanted = CORRELATION, np.sqrt(1 - CORRELATION**2)
+    npt.assert_allclose([slope, spread], wanted, atol=0.03)
+    # Which takes resampling.
+    known, made = fill_in(resamplings=1)
+    assert (known @ made) / (known @ known) < 0.6
+
+
+def test_what_is_known_in_part_is_held_at_first():
+    known, freedom = np.ones((1, 3, 1)), np.array([0, 0.4, 1])[:, None]
+    fitting = inpainting.inpainted(lambda x, t: x, known, freedom)
+    for time, wanted in ((0.01, [1, 5, 5]), (0.5, [1, 1, 5]), (1, [1, 1, 5])):
+        npt.assert_array_equal(fitting(5 * known, time)[0, :, 0], wanted)
+
+
+def test_noise_that_is_put_back_is_as_much_as_was_there():
+    before, now = schedules.rates("cosine", 0.8), schedules.rates("cosine", 0.3)
+    noise = samplers.noise_of(0, range(1000), (20,))
+    x = now[0] * 3 + now[1] * noise()
+    x = inpainting.renoised(x, now, before, noise)
+    npt.assert_allclose([x.mean(), x.std()], [before[0] * 3, before[1]], atol=0.02)
+
+
+@pytest.fixture(scope="module")
+def masks():
+    mask = np.zeros((13, 10))
+    mask[4:7, 3:6] = 0.5
+    return mask
+
+
+OPTIONS = {"steps": 3, "resamplings": 2, "seed": 4}
+
+
+def test_only_the_hole_is_made_anew(diffusion, blobs, masks):
+    made = diffusion.inpaint(blobs[:3], masks, **OPTIONS)
+    assert made.shape == (3, 13, 10, 1) and made.dtype == np.float32
+    npt.assert_array_equal(made[:, masks == 0], blobs[:3][:, masks == 0])
+    assert (made[:, masks > 0] != blobs[:3][:, masks > 0]).all()
+
+
+def test_what_was_in_the_hole_makes_no_difference(diffusion, blobs, masks):
+    spoilt = np.where(masks[..., None] > 0, np.nan, blobs[:2])
+    made = diffusion.inpaint(blobs[:2], masks, **OPTIONS)
+    npt.assert_array_equal(diffusion.inpaint(spoilt, masks, **OPTIONS), made)
+
+
+def test_a_sample_depends_on_seed_and_number_alone(diffusion, blobs, masks):
+    made = diffusion.inpaint(blobs[:2], masks, n_samples=3, batch_size=4, **OPTIONS)
+    assert made.shape == (2, 3, 13, 10, 1)
+    assert made.std(1)[:, masks > 0].max() > 0
+    one = diffusion.inpaint(blobs[1:2], masks, first=4, **OPTIONS)
+    npt.assert_allclose(one[0], made[1, 1], atol=1e-4)
+    other = diffusion.inpaint(blobs[1:2], masks, first=4, **OPTIONS | {"seed": 5})
+    assert np.abs(other - one).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"images": np.zeros((1, 8, 8, 1))}, "must have the shape"),
+        ({"masks": np.zeros((13, 10))}, "mask 0 is empty; give"),
+        ({"masks": np.ones((12, 10))}, "masks must be numbers of the shape"),
+        ({"masks": np.ones((13, 10))}, "mask 0 covers all of its image"),
+        ({"n_samples": 0}, "n_samples must be at least 1"),
+        ({"resamplings": 0}, "resamplings must be at least 1"),
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"sampler": "euler"}, "ddpm, ddim, dpm"),
+    ],
+)
+def test_bad_arguments(diffusion, blobs, masks, arguments, sentence):
+    arguments = {"images": blobs[:1], "masks": masks} | arguments
+    with pytest.raises(InputError, match=sentence):
+        diffusion.inpaint(**arguments)

@@ -1,0 +1,312 @@
+"""``dipy_inpaint_ldm``: what changes in a volume, and what must not."""
+
+import gzip
+import json
+import signal
+
+import nibabel as nib
+import numpy as np
+import numpy.testing as npt
+from processes import answer, kill_when, start
+import pytest
+from scans import save
+
+from dipy_ldm import VQVAE, LatentDiffusion, persistence
+from dipy_ldm.data.headers import is_whole
+
+SPACE, SIZE = (12, 11, 13), 8.0
+FAST = ("--steps", 2, "--resamplings", 2)
+
+
+def grid_affine():
+    affine = np.diag([SIZE, SIZE, SIZE, 1])
+    affine[:3, 3] = -SIZE * (np.array(SPACE) - 1) / 2
+    return affine
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory):
+    """Return the file of a model that has learnt hardly anything."""
+    volumes = np.random.default_rng(0).random((8, *SPACE, 1))
+    options = {"epochs": 1, "batch_size": 4, "verbose": False}
+    vqvae = VQVAE(widths=(4, 4), n_codes=8, code_dim=2, n_codebooks=1)
+    vqvae.fit(volumes, affine=grid_affine(), **options)
+    model = LatentDiffusion(vqvae, widths=(4, 8)).fit(volumes, **options)
+    path = tmp_path_factory.mktemp("model") / "ldm.safetensors"
+    model.save(path)
+    return path
+
+
+# Type, slope and intercept, version of the format, and whether it is compressed.
+KINDS = {
+    "int16": (">i2", 0.5, -3, nib.Nifti1Image, ".nii.gz"),
+    "uint8": ("uint8", 1, 0, nib.Nifti1Image, ".nii"),
+    "float64": ("float64", 1, 0, nib.Nifti2Image, ".nii.gz"),
+}
+
+
+def make_scan(folder, kind="int16", name="scan"):
+    """Write a scan in its own space; return its path and raw voxels."""
+    dtype, slope, intercept, image_type, end = KINDS[kind]
+    shape = (31, 24, 27)
+    affine = np.array([[0, 0, 3.2, -40], [-3.5, 0.2, 0, 50], [0, 3.1, 0, -38.0]])
+    affine = np.vstack([affine, [0, 0, 0, 1]])
+    raw = np.random.default_rng(1).uniform(20, 200, shape).astype(dtype)
+    order = ">" if dtype.startswith(">") else "<"
+    image = image_type(raw, affine, image_type.header_class(endianness=order))
+    image.set_data_dtype(raw.dtype)
+    image.header.set_slope_inter(slope, intercept)
+    image.header["descrip"] = b"echo 2.9"
+    image.header["intent_name"] = b"mine"
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"kept"))
+    path = folder / f"{name}{end}"
+    nib.save(image, path)
+    return path, raw, affine
+
+
+def ball(radius=3):
+    distance = (np.indices((31, 24, 27)).T - [15, 12, 13]) ** 2
+    return distance.sum(-1).T <= radius**2
+
+
+def content(path):
+    return (
+        gzip.decompress(path.read_bytes())
+        if path.suffix == ".gz"
+        else (path.read_bytes())
+    )
+
+
+def raw_voxels(path):
+    return np.asanyarray(nib.load(path).dataobj.get_unscaled())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_outside_of_the_mask_all_is_equal_to_the_bit(
+    command, model_path, tmp_path, kind
+):
+    path, raw, affine = make_scan(tmp_path, kind)
+    save(tmp_path / "lesion.nii", ball(), affine)
+    status, stderr = command(
+        *("inpaint", model_path, path, "--mask_files", "lesion.nii", *FAST)
+    )
+    assert status == 0, stderr
+    made = tmp_path / "scan_inpainted.nii.gz"
+    voxels = raw_voxels(made)
+    assert voxels.dtype == raw.dtype
+    npt.assert_array_equal(voxels[~ball()], raw[~ball()])
+    changed = voxels[ball()] != raw[ball()]
+    assert changed.mean() > 0.8
+    # Of the header, too, but for what says that it is synthetic.
+    before, after = content(path), content(made)
+    offset = nib.load(path).dataobj.offset
+    place = nib.load(path).header.structarr.dtype.fields["descrip"][1]
+    assert len(before) == len(after)
+    assert before[:place] == after[:place]
+    assert before[place + 80 : offset] == after[place + 80 : offset]
+    assert b"synthetic: dipy_ldm" in after[place : place + 80]
+    mask = nib.load(tmp_path / "scan_inpainted_mask.nii.gz")
+    npt.assert_array_equal(np.asanyarray(mask.dataobj), ball())
+    npt.assert_allclose(mask.affine, nib.load(path).affine, atol=1e-5)
+    facts = json.loads((tmp_path / "scan_inpainted.json").read_text())
+    assert facts["Synthetic"] and facts["Steps"] == 2 and facts["Resamplings"] == 2
+    assert facts["Sources"] == [str(path), "lesion.nii"]
+
+
+def test_what_the_mask_hides_makes_no_difference(command, model_path, tmp_path):
+    path, raw, affine = make_scan(tmp_path, "float64", "a")
+    spoilt = np.where(ball(), 1e4, raw)
+    nib.save(nib.Nifti1Image(spoilt, affine), tmp_path / "b.nii.gz")
+    save(tmp_path / "lesion.nii", ball(), affine)
+    for name in (path, "b.nii.gz"):
+        status, stderr = command(
+            *("inpaint", model_path, name, "--mask_files", "lesion.nii", *FAST)
+        )
+        assert status == 0, stderr
+    a, b = (raw_voxels(tmp_path / f"{name}_inpainted.nii.gz") for name in "ab")
+    npt.assert_allclose(a[ball()], b[ball()], rtol=1e-5)
+
+
+def test_samples_their_mean_and_spread_and_a_wider_mask(command, model_path, tmp_path):
+    path, raw, affine = make_scan(tmp_path, "float64")
+    save(tmp_path / "lesion.nii", ball(2), affine)
+    arguments = ("inpaint", model_path, path, "--mask_files", "lesion.nii", *FAST)
+    status, stderr = command(*arguments, "--n_samples", 3, "--dilate", 3.6)
+    assert status == 0, stderr
+    made = {p.name.removeprefix("scan_inpainted") for p in tmp_path.glob("*_inp*")}
+    ends = ["-0000", "-0001", "-0002", "_mean", "_std", "_mask"]
+    assert made == {f"{end}{kind}" for end in ends for kind in (".nii.gz", ".json")}
+    *samples, mean, std, mask = (
+        nib.load(tmp_path / f"scan_inpainted{end}.nii.gz").get_fdata() for end in ends
+    )
+    inside = mask > 0
+    assert (inside & ~ball(2)).any() and inside[ball(2)].all()
+    npt.assert_allclose(mean, np.mean(samples, 0), rtol=1e-5)
+    npt.assert_array_equal(mean[~inside], raw[~inside])
+    npt.assert_allclose(std[inside], np.std(samples, 0, ddof=1)[inside], atol=1e-4)
+    assert std[inside].max() > 0 and not std[~inside].any()
+    # One alone is the first of several.
+    status, stderr = command(*arguments, "--dilate", 3.6)
+    assert status == 0, stderr
+    npt.assert_array_equal(raw_voxels(tmp_path / "scan_inpainted.nii.gz"), samples[0])
+
+
+def test_an_interrupted_inpainting_goes_on(command, model_path, tmp_path):
+    for name in "ab":
+        _, _, affine = make_scan(tmp_path, name=name)
+    save(tmp_path / "lesion.nii", ball(), affine)
+    arguments = ("inpaint", model_path, "a.nii.gz", "b.nii.gz", *FAST, "--resume")
+    arguments += ("--mask_files", "lesion.nii")
+
+    def written(name):
+        return (tmp_path / f"{name}_inpainted.nii.gz").stat().st_mtime_ns
+
+    assert command(*arguments)[0] == 0
+    before = [written(name) for name in "ab"]
+    (tmp_path / "b_inpainted_mask.json").unlink()
+    assert command(*arguments)[0] == 0
+    assert [written(name) == t for name, t in zip("ab", before)] == [True, False]
+    _, stderr = command(*(word for word in arguments if word != "--resume"))
+    assert "add --resume to go on, or --force to overwrite" in answer(stderr)
+    _, stderr = command(*arguments, "--dilate", 1)
+    assert "of another run (DilatedBy was 0.0 and is 1.0)" in answer(stderr)
+
+
+BAD = {
+    "no mask": (["scan.nii.gz"], "name one with --mask_files"),
+    "no such mask": (["scan.nii.gz", "-m", "gone.nii"], "there is no file gone.nii"),
+    "an empty mask": (["scan.nii.gz", "-m", "empty.nii"], "empty.nii is empty; give"),
+    "another grid": (
+        ["scan.nii.gz", "-m", "moved.nii"],
+        "the mask moved.nii has another grid (shape or affine) than scan.nii.gz; bring",
+    ),
+    "too many masks": (
+        ["scan.nii.gz", "-m", "good.nii", "empty.nii"],
+        "there are 2 masks for 1 volumes; give one for all, or one for each",
+    ),
+    "all of it": (
+        ["scan.nii.gz", "-m", "all.nii"],
+        "all.nii covers all that the",
+    ),
+    "nearly all of it": (["scan.nii.gz", "-m", "most.nii"], "leaves nothing to go by"),
+    "elsewhere": (["far.nii", "-m", "far_mask.nii"], "far_mask.nii has nothing on the"),
+    "a model of images": (
+        ["scan.nii.gz", "-m", "good.nii"],
+        "inpaint them with LatentDiffusion.inpaint, or give a model of volumes",
+    ),
+    "less than nothing": (
+        ["scan.nii.gz", "-m", "good.nii", "--dilate", -1],
+        "--dilate must be at least 0",
+    ),
+    "no samples": (
+        ["scan.nii.gz", "-m", "good.nii", "--n_samples", 0],
+        "--n_samples must be at least 1",
+    ),
+    "no steps": (
+        ["scan.nii.gz", "-m", "good.nii", "--steps", 0],
+        "--steps must be at least 1",
+    ),
+    "another sampler": (
+        ["scan.nii.gz", "-m", "good.nii", "--sampler", "euler"],
+        "choose one of ddpm, ddim, dpm++",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input(command, model_path, tmp_path, case):
+    arguments, sentence = BAD[case]
+    arguments = ["--mask_files" if word == "-m" else word for word in arguments]
+    _, raw, affine = make_scan(tmp_path)
+    moved = affine + np.eye(4, 4, 3) * 20
+    save(tmp_path / "good.nii", ball(), affine)
+    save(tmp_path / "empty.nii", ball() & False, affine)
+    save(tmp_path / "moved.nii", ball(), moved)
+    save(tmp_path / "all.nii", ball() | True, affine)
+    save(tmp_path / "most.nii", ball(19), affine)
+    far = np.eye(4)
+    far[:3, 3] = 30, 30, 900
+    inside = ball(6)
+    save(tmp_path / "far.nii", raw, far)
+    save(tmp_path / "far_mask.nii", inside, far)
+    if case == "a model of images":
+        model_path = persistence.find("mnist")
+    before = sorted(tmp_path.iterdir())
+    status, stderr = command("inpaint", model_path, *arguments)
+    assert status == 1
+    assert sentence in answer(stderr)
+    assert "Traceback" not in stderr
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_workers_share_the_volumes(model_path, command, tmp_path, monkeypatch):
+    for name in "abc":
+        _, _, affine = make_scan(tmp_path, name=name)
+        save(tmp_path / f"{name}_lesion.nii", ball(ord(name) - 95), affine)
+    cluster = {"worker": [f"localhost:{port}" for port in (8001, 8002)]}
+    task = {"type": "worker", "index": 1}
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": task}))
+    status, stderr = command(
+        *("inpaint", model_path, *(f"{name}.nii.gz" for name in "abc"), *FAST),
+        *("--mask_files", *(f"{name}_lesion.nii" for name in "abc")),
+        *("--out_dir", "out"),
+    )
+    assert status == 0, stderr
+    made = sorted(path.name for path in (tmp_path / "out").glob("*_inpainted.nii.gz"))
+    assert made == ["b_inpainted.nii.gz", "c_inpainted.nii.gz"]
+    for name in "bc":
+        facts = json.loads((tmp_path / f"out/{name}_inpainted.json").read_text())
+        assert facts["Sources"] == [f"{name}.nii.gz", f"{name}_lesion.nii"]
+    assert (tmp_path / "out/inpainted.worker-1.log").exists()
+
+
+def test_ctrl_c_leaves_whole_volumes(model_path, tmp_path):
+    for i in range(4):
+        _, _, affine = make_scan(tmp_path, name=f"{i}")
+    save(tmp_path / "lesion.nii", ball(), affine)
+    process = start(
+        "dipy_inpaint_ldm",
+        *(model_path, *(f"{i}.nii.gz" for i in range(4))),
+        *("--mask_files", "lesion.nii", "--n_samples", 30),
+        cwd=tmp_path,
+    )
+    # The last file of the first volume.
+    last = tmp_path / "0_inpainted_mask.json"
+    _, stderr = kill_when(process, last, signal.SIGINT)
+    assert process.returncode == 130
+    assert "add --resume to go on" in answer(stderr)
+    assert "Traceback" not in stderr
+    assert is_whole(tmp_path / "0_inpainted-0029.nii.gz")
+    assert not (tmp_path / "3_inpainted_mask.nii.gz").exists()
+    assert not [path.name for path in tmp_path.iterdir() if "partial" in path.name]
+
+
+def test_a_bad_volume_does_not_stop_the_others(command, model_path, tmp_path):
+    for name in "ab":
+        _, _, affine = make_scan(tmp_path, name=name)
+    damaged = (tmp_path / "a.nii.gz").read_bytes()
+    (tmp_path / "a.nii.gz").write_bytes(damaged[: len(damaged) * 2 // 3])
+    save(tmp_path / "lesion.nii", ball(), affine)
+    status, stderr = command(
+        *("inpaint", model_path, "a.nii.gz", "b.nii.gz", *FAST),
+        *("--mask_files", "lesion.nii"),
+    )
+    assert status == 1
+    lines = stderr.strip().splitlines()
+    assert "a.nii.gz is cut off" in lines[-2]
+    assert lines[-1] == "The 1 other volumes are inpainted."
+
+
+def test_difference_is_the_scan_minus_the_result(command, model_path, tmp_path):
+    path, raw, _ = make_scan(tmp_path, "float64")
+    status, stderr = command(
+        *("denoise", model_path, path, "--strength", 0, "--difference")
+    )
+    assert status == 0, stderr
+    made, difference = (
+        nib.load(tmp_path / f"scan_denoised{end}.nii.gz").get_fdata()
+        for end in ("", "_difference")
+    )
+    npt.assert_allclose(difference, raw - made, atol=1e-3)
+    facts = json.loads((tmp_path / "scan_denoised_difference.json").read_text())
+    assert facts["Strength"] == 0
