@@ -72,8 +72,8 @@ class Condition(NamedTuple):
         if self.kind == "class":
             said = ", ".join(f"{level} ({n})" for level, n in self.levels.items())
         else:
-            low, high = self.quantiles[0], self.quantiles[-1]
-            median = self.quantiles[len(self.quantiles) // 2]
+            half = len(self.quantiles) // 2
+            low, median, high = (self.quantiles[i] for i in (0, half, -1))
             units = f" {self.units}" if self.units else ""
             said = f"{low:g} to {high:g}{units}, median {median:g}"
         return said + (f"; missing {self.missing:.1%}" if self.missing else "")
@@ -262,11 +262,9 @@ def learn(
                 f"{name} must have {n} values, one for each image, not {len(values)}; "
                 "give None for those that are not known."
             )
-    units, meanings = units or {}, meanings or {}
+    said = (units or {}).get, (meanings or {}).get
     return {
-        name: _learn(name, values)._replace(
-            units=units.get(name), meanings=meanings.get(name)
-        )
+        name: Condition(*_learn(name, values), *(of(name) for of in said))
         for name, values in table.items()
     }
 
@@ -367,11 +365,11 @@ def _learn(name, values):
         )
     if numbers and not _are_codes(numbers):
         quantiles = np.quantile(numbers, np.linspace(0, 1, _SHARES + 1))
-        return Condition("continuous", {}, quantiles.tolist(), missing)
+        return "continuous", {}, quantiles.tolist(), missing
     counts = Counter(map(level_of, present))
     _refuse_numbers_as_text(name, counts)
     levels = {level: counts[level] for level in in_order(counts)}
-    return Condition("class", levels, [], missing)
+    return "class", levels, [], missing
 
 
 def _are_codes(numbers):

@@ -212,10 +212,7 @@ def _are_texts(value):
 
 def _is_condition(facts):
     """Say whether it is a class with levels, or continuous with quantiles."""
-    texts = {"meanings": None} | facts
-    if set(texts) != {"kind", "levels", "quantiles", "missing", "units", "meanings"}:
-        return False
-    if texts["meanings"] is not None and not _are_texts(texts["meanings"]):
+    if set(facts) != {"kind", "levels", "quantiles", "missing", "units", "meanings"}:
         return False
     levels, quantiles = facts["levels"], facts["quantiles"]
     if not (
@@ -224,7 +221,8 @@ def _is_condition(facts):
         and _is_list(quantiles, _is_number)
         and _is_number(facts["missing"])
         and 0 <= facts["missing"] <= 1
-        and (facts["units"] is None or _is_text(facts["units"]))
+        and _or_none(_is_text)(facts["units"])
+        and _or_none(_are_texts)(facts["meanings"])
     ):
         return False
     if facts["kind"] == "class":

@@ -22,11 +22,7 @@ from dipy_ldm.inpainting import Inpainter
 from dipy_ldm.precision import Precision, tell
 from dipy_ldm.training import Options, Training, diffusion, train
 from dipy_ldm.training.listening import Latents, fingerprint, tell_of
-from dipy_ldm.validation import (
-    InputError,
-    choose,
-    scalars,
-)
+from dipy_ldm.validation import InputError, choose, scalars
 from dipy_ldm.vqvae import VQVAE
 
 
@@ -74,8 +70,8 @@ class LatentDiffusion(Inpainter):
     conditions_ : dict of str to Condition
         Levels with their counts or quantiles, units, and the share that was missing.
     latent_mean_, latent_scale_ : ndarray
-        Mean of each channel of the latents, and the standard deviation of them all,
-        once for each channel (of each by itself, in earlier model files).
+        Mean of each channel of the latents, and the standard deviation of all of them
+        (of each, in earlier model files) once for each.
     history_ : dict of str to list
         Figures of each round (an epoch, or several short ones): ``step``, ``epoch``,
         ``loss``, and ``val_loss`` with averaged weights; ``val_gain_name`` is how much
@@ -163,10 +159,8 @@ class LatentDiffusion(Inpainter):
             Images on which the loss is measured after each round.
         validation_conditions : dict, DataFrame or array_like, optional
             What is known of these. Levels that ``conditions`` have not are left out.
-        units : dict of str to str, optional
-            Units of conditions that are numbers, by their names; for ``conditions_``.
-        meanings : dict of str to dict, optional
-            What the levels of classes mean, by the names of the conditions.
+        units, meanings : dict of str, optional
+            For ``conditions_``: units of numbers, and meanings of levels.
         **training
             Options of :class:`dipy_ldm.training.Training`; ``epochs`` is 10 if left
             out. The guide, which is trained first, has a checkpoint of the same name

@@ -52,6 +52,7 @@ DOCUMENT = {
             "quantiles": [20.5, 50.0, 80.0],
             "missing": 0.25,
             "units": "years",
+            "meanings": None,
         },
         "sex": {
             "kind": "class",
@@ -59,6 +60,7 @@ DOCUMENT = {
             "quantiles": [],
             "missing": 0.0,
             "units": None,
+            "meanings": {"F": "female"},
         },
     },
     "latent_diffusion_history": {"loss": [0.5]},
