@@ -91,8 +91,9 @@ class DenoiseLDMFlow(Workflow):
             result is the mean; of two and more, the standard deviation is written
             too.
         difference : bool, optional
-            Write the scan minus the result, too: what the model would not have
-            expected.
+            Write the scan minus the result, too: all that was taken away, noise and
+            fine detail as well as what the model would not have expected. Small lesions
+            do not stand out in it.
         channels : bool, optional
             Take the fourth axis of the files for channels.
         tile : int, optional

@@ -235,11 +235,18 @@ def _check_masks(infos, masks, dilate, grid, factor):
                 f"{np.round(grid.affine[:3, 3], 1).tolist()} mm; align it and its "
                 "volume with those that the model learnt from."
             )
-        if hole.all() or holes.shares(on_grid[None], factor).all():
+        if hole.all() or not _leaves_something(hole, on_grid, affine, grid, factor):
             raise InputError(
                 f"the mask {file} covers all that the model sees, as coarsely as its "
                 "latents are, and leaves nothing to go by; give a smaller one."
             )
+
+
+def _leaves_something(hole, on_grid, affine, grid, factor):
+    """Say whether a latent is known: where the volume reaches, and the hole does not."""
+    reached = conform(np.ones((*hole.shape, 1), "float32"), affine, grid)[..., 0] > 0.5
+    touched, seen = holes.shares(np.stack([on_grid, reached]), factor)
+    return bool(((touched == 0) & (seen > 0)).any())
 
 
 def _read_hole(file, affine, dilate):
