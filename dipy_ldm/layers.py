@@ -27,7 +27,7 @@ class TimeEmbedding(keras.layers.Layer):
 
     def __init__(self, width: int, **kwargs) -> None:
         # Sines of large arguments need all their digits.
-        super().__init__(dtype="float32", **kwargs)
+        super().__init__(**kwargs | {"dtype": "float32"})
         self.width = width
 
     def call(self, t):
@@ -68,7 +68,7 @@ class ConditionFeatures(keras.layers.Layer):
     FASTEST = 30.0
 
     def __init__(self, sizes: Sequence[int], **kwargs) -> None:
-        super().__init__(dtype="float32", **kwargs)
+        super().__init__(**kwargs | {"dtype": "float32"})
         self.sizes = list(sizes)
 
     def call(self, numbers):
@@ -161,7 +161,7 @@ class DepthToSpace(keras.layers.Layer):
 
     def __init__(self, times: int, **kwargs) -> None:
         # Like the images that it makes: what is given is not rounded.
-        super().__init__(dtype="float32", **kwargs)
+        super().__init__(**kwargs | {"dtype": "float32"})
         self.times = times
 
     def call(self, x):
@@ -201,7 +201,7 @@ class Sum(keras.layers.Layer):
     """
 
     def __init__(self, networks: list[keras.Model], **kwargs) -> None:
-        super().__init__(dtype="float32", **kwargs)
+        super().__init__(**kwargs | {"dtype": "float32"})
         self.networks = networks
 
     def call(self, inputs):

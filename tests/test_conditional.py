@@ -287,6 +287,12 @@ def test_digits_are_those_that_are_asked_for(caplog):
     means = np.stack([images[names == name].mean(0).ravel() for name in asked[::20]])
     nearest = np.argmin(((samples[:, None] - means) ** 2).sum(-1), 1)
     assert np.mean(asked[::20][nearest] == asked) > 0.85
+    # Where they tell nothing, that is said.
+    others = others | {"validation_conditions": np.roll(names[:100], 1)}
+    options["epochs"] = 3
+    with caplog.at_level(logging.WARNING):
+        model.fit(images[100:], np.roll(names[100:], 1), **others, **options)
+    assert "the model does not listen to the condition label" in caplog.text
 
 
 @pytest.mark.parametrize("rank", [2, 3])
