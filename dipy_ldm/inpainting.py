@@ -31,9 +31,10 @@ from dipy_ldm.validation import InputError, check_counts
 # Calls of the network, and how often each is made. With these the distribution of what
 # is missing of a Gaussian is met, and more of either brought nothing.
 STEPS, RESAMPLINGS = 10, 5
-# Time to which latents are made anew, for each part of their place that is in a hole:
-# those of which half is are made anew from noise.
-_FREEDOM = 2.0
+# Time to which latents are made anew, by the share of their place that is in a hole:
+# those of which half is are made anew from noise. At the least, so that samples differ
+# in small holes too, and the last steps of every grid are taken.
+_FREEDOM, _LEAST = 2.0, 0.25
 
 
 def inpainted(denoise: Callable, known: np.ndarray, freedom: np.ndarray) -> Callable:
@@ -215,7 +216,7 @@ class Inpainter(Generator):
         inside = holes.as_holes(masks, images.shape[:-1])
         shares = holes.shares(inside, self.vqvae_.factor)[..., None]
         _refuse_nothing_known(shares)
-        freedom = np.minimum(_FREEDOM * shares, 1)
+        freedom = np.clip(_FREEDOM * shares, _LEAST * (shares > 0), 1)
         schedule = self._described()["schedule"]
         path = schedules.path(schedule, grid(schedule, steps))
         filled = holes.fill(images, inside)

@@ -27,9 +27,11 @@ def grid_affine():
 @pytest.fixture(scope="module")
 def model_path(tmp_path_factory):
     """Return the file of a model that has learnt hardly anything."""
-    volumes = np.random.default_rng(0).random((8, *SPACE, 1))
+    # Of blocks as large as those of a latent, so that there are many codes.
+    blocks = np.random.default_rng(0).random((8, 3, 3, 4, 1))
+    volumes = np.kron(blocks, np.ones((1, 4, 4, 4, 1)))[:, :12, :11, :13]
     options = {"epochs": 1, "batch_size": 4, "verbose": False}
-    vqvae = VQVAE(widths=(4, 4), n_codes=8, code_dim=2, n_codebooks=1)
+    vqvae = VQVAE(widths=(4, 4), n_codes=64, code_dim=2, n_codebooks=1)
     vqvae.fit(volumes, affine=grid_affine(), **options)
     model = LatentDiffusion(vqvae, widths=(4, 8)).fit(volumes, **options)
     path = tmp_path_factory.mktemp("model") / "ldm.safetensors"
@@ -129,7 +131,7 @@ def test_what_the_mask_hides_makes_no_difference(command, model_path, tmp_path):
 
 def test_samples_their_mean_and_spread_and_a_wider_mask(command, model_path, tmp_path):
     path, raw, affine = make_scan(tmp_path, "float64")
-    save(tmp_path / "lesion.nii", ball(2), affine)
+    save(tmp_path / "lesion.nii", ball(3), affine)
     arguments = ("inpaint", model_path, path, "--mask_files", "lesion.nii", *FAST)
     status, stderr = command(*arguments, "--n_samples", 3, "--dilate", 3.6)
     assert status == 0, stderr
@@ -140,7 +142,7 @@ def test_samples_their_mean_and_spread_and_a_wider_mask(command, model_path, tmp
         nib.load(tmp_path / f"scan_inpainted{end}.nii.gz").get_fdata() for end in ends
     )
     inside = mask > 0
-    assert (inside & ~ball(2)).any() and inside[ball(2)].all()
+    assert (inside & ~ball(3)).any() and inside[ball(3)].all()
     npt.assert_allclose(mean, np.mean(samples, 0), rtol=1e-5)
     npt.assert_array_equal(mean[~inside], raw[~inside])
     npt.assert_allclose(std[inside], np.std(samples, 0, ddof=1)[inside], atol=1e-4)
