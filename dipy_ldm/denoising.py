@@ -124,17 +124,13 @@ class Denoising(Estimator):
                 predict = partial(_telling, predict, told)
             return denoisers.from_network(predict, chosen["schedule"], chosen["target"])
 
-        unspecified = np.full_like(told, UNSPECIFIED)
-        against = {
-            "guide": (self._predict_guide, told),
-            "unspecified": (self._predict, unspecified),
-            "both": (self._predict_guide, unspecified),
-        }
-        weak = of(*against["unspecified" if self.guide_ is None else self._against])
-        return denoisers.guided(of(self._predict, told), weak, guidance, self._guided)
-
-    _against = "guide"
-    _guided = _GUIDED
+        # A guide is told the same; without one, the network itself is told nothing.
+        weak = (
+            of(self._predict, np.full_like(told, UNSPECIFIED))
+            if self.guide_ is None
+            else of(self._predict_guide, told)
+        )
+        return denoisers.guided(of(self._predict, told), weak, guidance, _GUIDED)
 
     def check_conditions(self, conditions: Any, n: int | None = None) -> list[str]:
         """Refuse conditions that the model does not know.
