@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from dipy_ldm import distribution, memory, samplers, schedules, tiles
 from dipy_ldm.codec import Codec
-from dipy_ldm.conditions import Told
+from dipy_ldm.conditions import UNSPECIFIED, Told
 from dipy_ldm.data.arrays import as_array
 from dipy_ldm.denoising import Denoising
 from dipy_ldm.validation import InputError, at_least, check_counts, check_shares, whole
@@ -56,9 +56,10 @@ class Generator(Denoising):
         eta : float
             Share of fresh noise in each step of ``ddim``, from 0 to 1.
         guidance : float, optional
-            How far to follow the denoiser away from its guide. 1 is without a guide,
-            and faster; the higher, the clearer the images and the less they vary. It
-            guides at times from 0.2 to 0.95.
+            How far to follow the denoiser away from its guide or, if it has none, from
+            what it makes where nothing is asked for. 1 is without guidance, and faster;
+            the higher, the clearer the images and the less they vary. There is guidance
+            at times from 0.2 to 0.95.
             None is for :attr:`default_guidance`.
         seed : int
             Seed of the noise.
@@ -107,6 +108,11 @@ class Generator(Denoising):
         schedule = self._described()["schedule"]
         path = schedules.path(schedule, grid(schedule, steps))
         told = self._told(conditions, n)
+        if guidance != 1 and self.guide_ is None and (told == UNSPECIFIED).all():
+            raise InputError(
+                f"this model has no guide for a guidance of {guidance}, and nothing is "
+                "asked for; leave it out, or give `conditions`."
+            )
 
         def generate(numbers):
             of = np.full_like(numbers, first) if same_noise else numbers

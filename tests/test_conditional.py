@@ -185,6 +185,8 @@ def test_clones_and_further_fits_know_nothing_of_it(told, blobs):
     )
     npt.assert_allclose(guided, 3 * alone - 2 * nothing, atol=1e-5)
     assert np.abs(guided - alone).max() > 1e-6
+    with pytest.raises(InputError, match="a guidance of 3, and nothing is asked for"):
+        again.predict(2, guidance=3)
     assert list(told.conditions_) == ["row", "side"]
 
 
