@@ -46,7 +46,7 @@ def sampling(options):
     return {name: getattr(options, name) for name in names}
 
 
-def generate(model, options):
+def generate(model, options, conditions=None):
     """Draw samples and take the time, compilation included.
 
     Parameters
@@ -55,6 +55,8 @@ def generate(model, options):
         Fitted model.
     options : argparse.Namespace
         With those of :func:`add_sampling`.
+    conditions : dict, optional
+        What is asked for.
 
     Returns
     -------
@@ -69,9 +71,8 @@ def generate(model, options):
         options.guidance = model.default_guidance
     tell(f"generating {options.n_samples} images")
     start = time.perf_counter()
-    images = model.predict(
-        options.n_samples, batch_size=options.batch_size, **sampling(options)
-    )
+    given = sampling(options) | {"batch_size": options.batch_size}
+    images = model.predict(options.n_samples, conditions=conditions, **given)
     return images, time.perf_counter() - start
 
 

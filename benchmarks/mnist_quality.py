@@ -164,11 +164,11 @@ class Judge:
 
     def __init__(self, network=None):
         self.network = classifier() if network is None else network
-        self.train, _ = load_mnist("train")
-        self.test, labels = load_mnist("test")
+        self.train, self.train_labels = load_mnist("train")
+        self.test, self.labels = load_mnist("test")
         self.held_out_features, _ = self.look(self.train[: RECIPE["held_out"]])
         self.features, self.probabilities = self.look(self.test)
-        self.accuracy = float(np.mean(self.probabilities.argmax(axis=1) == labels))
+        self.accuracy = share_of(self.probabilities, self.labels)
         if self.accuracy < ACCURACY:
             raise InputError(
                 f"the classifier is right for {self.accuracy:.1%} of the test digits, "
@@ -192,13 +192,15 @@ class Judge:
         """
         return self.network.predict(images, batch_size=500, verbose=0)
 
-    def score_samples(self, images):
+    def score_samples(self, images, asked=None):
         """Score samples, beside as many digits that no network was trained on.
 
         Parameters
         ----------
         images : ndarray
             Samples, ``(n, 28, 28, 1)`` in [0, 1].
+        asked : ndarray of int, optional
+            Digits that they were asked to be, ``(n,)``.
 
         Returns
         -------
@@ -206,6 +208,10 @@ class Judge:
             Figures by their names.
         """
         features, probabilities = self.look(images)
+        of_labels = {}
+        if asked is not None:
+            of_labels = {"as_asked": share_of(probabilities, asked)}
+            of_labels |= self.score_classes(features, asked)
         # As many as there are samples, since both measures depend on the number.
         held_out = self.held_out_features[: len(images)]
         frechet = frechet_distance(features, self.features)
@@ -225,7 +231,40 @@ class Judge:
             "confident": confident(probabilities),
             "confident_real": confident(self.probabilities),
             "class_shares": shares.tolist(),
-        } | self.score_novelty(images)
+            **of_labels,
+            **self.score_novelty(images),
+        }
+
+    def score_classes(self, features, asked):
+        """Compare the samples of each digit with its test digits.
+
+        Parameters
+        ----------
+        features : ndarray
+            Features of the samples, ``(n, 128)``.
+        asked : ndarray of int
+            Digits that they were asked to be, ``(n,)``.
+
+        Returns
+        -------
+        dict
+            Fréchet distance of each digit, of the samples and of training digits that
+            the classifier has not seen; None where there are too few.
+        """
+        seen = self.train_labels[: RECIPE["held_out"]]
+        parts = {
+            "frechet_of_classes": (features, asked),
+            "frechet_floor_of_classes": (self.held_out_features, seen),
+        }
+        return {
+            name: [self._distance(some[of == digit], digit) for digit in range(10)]
+            for name, (some, of) in parts.items()
+        }
+
+    def _distance(self, features, digit):
+        real = self.features[self.labels == digit]
+        few = min(len(features), len(real)) <= RECIPE["features"]
+        return None if few else frechet_distance(features, real)
 
     @cached_property
     def novelty_of_test(self):
@@ -294,6 +333,11 @@ def score_samples(images):
     return Judge().score_samples(images)
 
 
+def share_of(probabilities, labels):
+    """Return the share of images that the classifier takes for what they shall be."""
+    return float(np.mean(probabilities.argmax(axis=1) == labels))
+
+
 def confident(probabilities):
     """Return the share of images whose digit is beyond doubt."""
     return float(np.mean(probabilities.max(axis=1) > CONFIDENT))
@@ -344,13 +388,17 @@ def measure(options):
     dict
         Figures by their names.
     """
-    model, scores = None, {"model": options.model}
+    model, scores, asked = None, {"model": options.model}, None
     if options.model.endswith(".npz"):
         images = read_samples(options.model)
     else:
         model = dipy_ldm.LatentDiffusion.load(options.model)
         at_least("n_samples", options.n_samples, RECIPE["features"] + 1)
-        images, seconds = generate(model, options)
+        if "label" in model.conditions_ and not options.unspecified:
+            # In the proportions of the digits that the samples are compared with.
+            asked = np.resize(load_mnist("test")[1], options.n_samples)
+        conditions = None if asked is None else {"label": asked}
+        images, seconds = generate(model, options, conditions)
         scores |= sampling(options) | {"seconds": seconds}
     # A covariance needs more samples than there are features.
     at_least("the number of samples", len(images), RECIPE["features"] + 1)
@@ -358,7 +406,7 @@ def measure(options):
         save_montage(options.montage, images[:100])
     judge = Judge()
     tell("scoring")
-    scores |= {"n_samples": len(images)} | judge.score_samples(images)
+    scores |= {"n_samples": len(images)} | judge.score_samples(images, asked)
     return scores if model is None else scores | judge.score_vqvae(model.vqvae)
 
 
@@ -373,6 +421,11 @@ def make_parser():
     parser = Parser(description=__doc__.partition("\n")[0])
     parser.add_argument("model", help="model file, mnist, or an .npz file of images")
     add_sampling(parser, n_samples=10_000, batch_size=256)
+    parser.add_argument(
+        "--unspecified",
+        action="store_true",
+        help="don't ask for labels, even if the model knows them",
+    )
     parser.add_argument(
         "--montage", metavar="FILE", type=picture, help="picture of 100 samples"
     )

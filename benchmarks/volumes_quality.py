@@ -13,11 +13,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from common import Parser, add_sampling, generate, picture, print_scores, sampling, tell
 import numpy as np
+from scipy import ndimage
 
 import dipy_ldm
 from dipy_ldm.data.grid import Grid
 from dipy_ldm.data.volumes import load_volumes
 from dipy_ldm.metrics import (
+    band_energies,
     detail_correlation,
     detail_energy,
     energy_distance,
@@ -245,6 +247,45 @@ def score_octaves(volumes, held_out):
     return [round(float(ratio), 3) for ratio in found / wanted]
 
 
+def score_bands(volumes, held_out):
+    """Compare how much texture there is at each scale, inside of the heads.
+
+    Parameters
+    ----------
+    volumes, held_out : ndarray
+        Volumes in [0, 1], ``(n, x, y, z, channels)``.
+
+    Returns
+    -------
+    list of float
+        Energy over that of the held-out volumes, from the finest band.
+    """
+    found, wanted = (
+        band_energies(kind, np.stack([interior(volume) for volume in kind])).mean(0)
+        for kind in (volumes, held_out)
+    )
+    return [round(float(ratio), 3) for ratio in found / wanted]
+
+
+def interior(volume):
+    """Find the inside of a head, away from its rim, whose contrast hides all else.
+
+    Parameters
+    ----------
+    volume : ndarray
+        In [0, 1], ``(x, y, z, channels)``.
+
+    Returns
+    -------
+    ndarray
+        Mask, ``(x, y, z)``; of what is too thin, all of it.
+    """
+    blurred = ndimage.gaussian_filter(volume.mean(-1), 1.5)
+    head = ndimage.binary_fill_holes(blurred > 0.3 * blurred.max())
+    inside = ndimage.binary_erosion(head, iterations=3)
+    return inside if inside.any() else head
+
+
 def score_detail(reconstructed, held_out):
     """Score the detail of reconstructions, inside of the heads.
 
@@ -266,6 +307,7 @@ def score_detail(reconstructed, held_out):
         "vqvae_detail_energy": float(detail_energy(*arguments).mean()),
         "vqvae_detail_correlation": float(detail_correlation(*arguments).mean()),
         "vqvae_octaves": score_octaves(reconstructed, held_out),
+        "vqvae_bands": score_bands(reconstructed, held_out),
     }
 
 
@@ -333,6 +375,7 @@ def measure(options):
         **score_novelty(small, small_train, novelty),
         **score_diversity(generated, held_out),
         "octaves": score_octaves(generated, held_out),
+        "bands": score_bands(generated, held_out),
         **scores,
     }
 

@@ -73,6 +73,8 @@ def upgraded(document: dict) -> dict:
     dict
         The same as this version would say it.
     """
+    if document["kind"] == "latent_diffusion":
+        document = {"conditions": {}} | document
     if "shape" not in document or "design" in document:
         return document
     return document | {"design": 1 if document.get("normed_output", True) else 2}
@@ -197,6 +199,38 @@ def _is_precision(value):
     )
 
 
+def _are_conditions(value):
+    return isinstance(value, dict) and all(
+        name != "" and isinstance(facts, dict) and _is_condition(facts)
+        for name, facts in value.items()
+    )
+
+
+def _are_texts(value):
+    return isinstance(value, dict) and all(map(_is_text, value.values()))
+
+
+def _is_condition(facts):
+    """Say whether it is a class with levels, or continuous with quantiles."""
+    if set(facts) != {"kind", "levels", "quantiles", "missing", "units", "meanings"}:
+        return False
+    levels, quantiles = facts["levels"], facts["quantiles"]
+    if not (
+        isinstance(levels, dict)
+        and all(map(_is_whole, levels.values()))
+        and _is_list(quantiles, _is_number)
+        and _is_number(facts["missing"])
+        and 0 <= facts["missing"] <= 1
+        and _or_none(_is_text)(facts["units"])
+        and _or_none(_are_texts)(facts["meanings"])
+    ):
+        return False
+    if facts["kind"] == "class":
+        return bool(levels) and not quantiles
+    rises = quantiles == sorted(quantiles) and quantiles[:1] != quantiles[-1:]
+    return facts["kind"] == "continuous" and not levels and rises
+
+
 def _or_none(fits):
     return lambda value: value is None or fits(value)
 
@@ -246,6 +280,8 @@ _VQVAE = {
     "shape": Rule("the size of an image of two or three dimensions", _is_shape),
     "intensity": Rule("two numbers, the lower first", _are_bounds),
     "affine": Rule("4 x 4 numbers that tell places, or null", _or_none(_is_affine)),
+    # Earlier versions did not know it.
+    "suffix": Rule("text or null", _or_none(_is_text), True),
     "history": _HISTORY,
     "fingerprint": _TEXT,
     "precision": _PRECISION,
@@ -266,6 +302,12 @@ RULES = {
             lambda v: _is_list(v, lambda n: _is_number(n) and n >= 1e-30),
         ),
         "latent_shape": Rule("the size of a latent", _is_shape),
+        # Earlier versions knew of none.
+        "conditions": Rule(
+            "classes with levels and counts, or numbers with quantiles, by their names",
+            _are_conditions,
+            True,
+        ),
         "latent_diffusion_history": _HISTORY,
         "latent_diffusion_fingerprint": _TEXT,
         "latent_diffusion_precision": _PRECISION,

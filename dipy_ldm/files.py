@@ -1,9 +1,14 @@
-"""Writing files, whole or not at all, and the folders for them."""
+"""Writing files, whole or not at all, the folders for them, and locks on files."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 import os
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # not on this system: nothing is locked
+    fcntl = None  # type: ignore[assignment]
 
 
 def make_folder(path: str | Path) -> None:
@@ -65,3 +70,30 @@ def replacing(path: str | Path) -> Iterator[Path]:
         ) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def lock(descriptor: int, exclusively: bool = False, wait: bool = True) -> bool:
+    """Lock an open file, until it is closed.
+
+    Parameters
+    ----------
+    descriptor : int
+        Of the file.
+    exclusively : bool
+        Whether nobody else may have a lock on it.
+    wait : bool
+        Whether to wait until others let it go.
+
+    Returns
+    -------
+    bool
+        Whether it is locked; some systems, and some file systems, have no locks.
+    """
+    if fcntl is None:
+        return False
+    how = fcntl.LOCK_EX if exclusively else fcntl.LOCK_SH
+    try:
+        fcntl.flock(descriptor, how if wait else how | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -1,50 +1,27 @@
 """A fitted diffusion model at work: from noise, or from images, to images."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from dipy_ldm import denoisers, distribution, memory, samplers, schedules, tiles
+from dipy_ldm import distribution, memory, samplers, schedules, tiles
 from dipy_ldm.codec import Codec
+from dipy_ldm.conditions import UNSPECIFIED, Told
 from dipy_ldm.data.arrays import as_array
-from dipy_ldm.estimators import Estimator
+from dipy_ldm.denoising import Denoising
 from dipy_ldm.validation import InputError, at_least, check_counts, check_shares, whole
 
-# Times at which the guide guides: before and after, samples are better without.
-_GUIDED = (0.2, 0.95)
 
-
-class Generator(Estimator):
-    """What generates and denoises images, once it is fitted.
-
-    Attributes
-    ----------
-    vqvae_ : Codec
-        From latents to images, and back.
-    denoiser_, guide_ : keras.Model
-        The U-Nets; no guide is None.
-    latent_mean_, latent_scale_ : ndarray
-        Mean and standard deviation of each channel of the latents.
-    latent_shape_ : tuple of int
-        Shape of a latent, ``(*space, channels)``.
-    """
-
-    vqvae_: Codec
-    denoiser_: Any
-    guide_: Any
-    latent_mean_: np.ndarray
-    latent_scale_: np.ndarray
-    latent_shape_: tuple[int, ...]
-    # Compiled: noisy latents and their times to what a network predicts.
-    _predict: Callable
-    _predict_guide: Callable
+class Generator(Denoising):
+    """What generates and denoises images, once it is fitted."""
 
     def predict(
         self,
-        n: int = 1,
+        n: int | None = None,
         *,
+        conditions: Any = None,
+        same_noise: bool = False,
         sampler: str = "dpm++",
         steps: int | None = None,
         eta: float = 0.0,
@@ -58,12 +35,20 @@ class Generator(Estimator):
     ) -> np.ndarray:
         """Generate images.
 
-        Sample ``i`` depends on ``(seed, i)`` alone, not on the batch it is in.
+        Sample ``i`` depends on ``(seed, i)`` and its conditions alone, not on the batch
+        it is in.
 
         Parameters
         ----------
-        n : int
-            Number of images.
+        n : int, optional
+            Number of images. None is for as many as ``conditions`` have values, or 1.
+        conditions : dict, DataFrame or object, optional
+            What is asked for, by the names in ``conditions_``: one value for all
+            images, or a list with one for each; of a single condition also the values
+            alone. What is left out, or None, is not specified.
+        same_noise : bool
+            Make all images from the noise of the first: what differs between them is
+            due to their conditions.
         sampler : {"ddpm", "ddim", "dpm++"}
             How to walk back from noise.
         steps : int, optional
@@ -71,9 +56,10 @@ class Generator(Estimator):
         eta : float
             Share of fresh noise in each step of ``ddim``, from 0 to 1.
         guidance : float, optional
-            How far to follow the denoiser away from its guide. 1 is without a guide,
-            and faster; the higher, the clearer the images and the less they vary. It
-            guides at times from 0.2 to 0.95.
+            How far to follow the denoiser away from its guide or, if it has none, from
+            what it makes where nothing is asked for. 1 is without guidance, and faster;
+            the higher, the clearer the images and the less they vary. There is guidance
+            at times from 0.2 to 0.95.
             None is for :attr:`default_guidance`.
         seed : int
             Seed of the noise.
@@ -104,6 +90,8 @@ class Generator(Estimator):
             If the model is not fitted, or an option can't be used.
         """
         self._check_fitted()
+        if n is None:
+            n = len(Told.of(self.conditions_, conditions).numbers)
         steps = self.default_steps(sampler) if steps is None else steps
         guidance = self.default_guidance if guidance is None else guidance
         step, grid = self.check_sampling(
@@ -119,10 +107,17 @@ class Generator(Estimator):
         )
         schedule = self._described()["schedule"]
         path = schedules.path(schedule, grid(schedule, steps))
-        denoise = self.denoiser(guidance)
+        told = self._told(conditions, n)
+        if guidance != 1 and self.guide_ is None and (told == UNSPECIFIED).all():
+            raise InputError(
+                f"this model has no guide for a guidance of {guidance}, and nothing is "
+                "asked for; leave it out, or give `conditions`."
+            )
 
         def generate(numbers):
-            noise = samplers.noise_of(seed, numbers, self.latent_shape_)
+            of = np.full_like(numbers, first) if same_noise else numbers
+            noise = samplers.noise_of(seed, of, self.latent_shape_)
+            denoise = self._denoiser(guidance, told[numbers - first])
             latents = samplers.sample(denoise, noise(), path, step, noise)
             return self.vqvae_.decode(self._unscaled(latents), tile=tile)
 
@@ -132,72 +127,6 @@ class Generator(Estimator):
         strategy = distribution.make_strategy(strategy, alone=True)
         with distribution.spread(strategy):
             return distribution.in_batches(generate, numbers, batch_size, title)
-
-    @property
-    def default_guidance(self):
-        """The guidance that was measured to be best: 2 for images, 1 for volumes."""
-        return 2.0 if self._of_images() and self.guide_ else 1.0
-
-    def default_steps(self, sampler: str) -> int:
-        """Return how many steps suffice, as was measured on digits and volumes.
-
-        Parameters
-        ----------
-        sampler : str
-            Name of the sampler.
-
-        Returns
-        -------
-        int
-            10 of ``dpm++``, 20 for volumes; 50 of the others.
-        """
-        if sampler != "dpm++":
-            return 50
-        return 10 if self._of_images() else 20
-
-    def default_denoising_steps(self, sampler: str, strength: float) -> int:
-        """Return how many steps suffice to walk back from a strength.
-
-        Parameters
-        ----------
-        sampler : str
-            Name of the sampler.
-        strength : float
-            As of :meth:`denoise`.
-
-        Returns
-        -------
-        int
-            As many as 20 steps on the whole way from 1 have from there on; with
-            ``dpm++`` 1 up to a strength of about 0.1, 3 at 0.2 and 5 at 0.4. More were
-            not measured to come nearer to the truth.
-        """
-        schedule = self._described()["schedule"]
-        times = samplers.make_sampler(sampler).grid(schedule, 20)
-        return 1 + int(np.sum(times < strength - 1e-6))
-
-    def denoiser(self, guidance: float = 1.0) -> Callable:
-        """Return what samplers walk with.
-
-        Parameters
-        ----------
-        guidance : float
-            As of :meth:`predict`.
-
-        Returns
-        -------
-        callable
-            ``denoise(x, t)``: from latents of unit variance with noise,
-            ``(batch, *space, channels)``, and their time to an estimate of the clean
-            ones, as of :mod:`dipy_ldm.denoisers`.
-        """
-        self._check_fitted()
-        chosen = self._described()
-        strong, weak = (
-            denoisers.from_network(predict, chosen["schedule"], chosen["target"])
-            for predict in (self._predict, self._predict_guide)
-        )
-        return denoisers.guided(strong, weak, guidance, _GUIDED)
 
     def check_sampling(
         self,
@@ -231,10 +160,10 @@ class Generator(Estimator):
         """
         check_counts(n=n, steps=steps, batch_size=batch_size, tile=tile)
         at_least("guidance", guidance, 0)
-        if guidance != 1 and self.guide_ is None:
+        if guidance != 1 and self.guide_ is None and not self.conditions_:
             raise InputError(
                 f"this model has no guide for a guidance of {guidance}; leave it out, "
-                "or train with guide=True."
+                "or train with conditions or guide=True."
             )
         whole("first", first, 0)
         whole("seed", seed, 0)
@@ -244,6 +173,7 @@ class Generator(Estimator):
         self,
         images: npt.ArrayLike,
         *,
+        conditions: Any = None,
         strength: float = 0.1,
         sampler: str = "dpm++",
         steps: int | None = None,
@@ -262,6 +192,8 @@ class Generator(Estimator):
         ----------
         images : array_like
             Images, ``(n, *space, channels)``, of the shape of the training images.
+        conditions : dict, DataFrame or object, optional
+            What the images shall look like, as of :meth:`predict`.
         strength : float
             Time in [0, 1] to which the latents are noised. At 0 the result is the
             autoencoder's reconstruction, at 1 nothing of the image is left.
@@ -316,9 +248,10 @@ class Generator(Estimator):
         alpha, sigma = path[0][1]
         encoded = self.vqvae_.encode(images, batch_size=batch_size, tile=tile)
         latents = self._scaled(encoded)
-        denoise = self.denoiser()
+        told = self._told(conditions, len(images))
 
         def walk(numbers):
+            denoise = self._denoiser(1.0, told[numbers])
             clean = latents[numbers]
             if strength > 0:
                 noise = samplers.noise_of(seed, first + numbers, self.latent_shape_)
@@ -371,9 +304,6 @@ class Generator(Estimator):
     def _batch(self, batch_size):
         return batch_size or tiles.safe_batch(self.vqvae_.shape_[:-1])
 
-    def _is_fitted(self):
-        return hasattr(self, "denoiser_")
-
     def _check_images(self, images: npt.ArrayLike, vqvae: Codec) -> np.ndarray:
         """Return images as an array, of the shape that the autoencoder knows."""
         vqvae._check_fitted()
@@ -384,14 +314,3 @@ class Generator(Estimator):
                 f"autoencoder was fitted to, not {images.shape[1:]}."
             )
         return images
-
-    def _of_images(self):
-        """Say whether it is of images, not of volumes."""
-        return len(self.latent_shape_) == 3
-
-    def _scaled(self, latents):
-        """Bring each channel to mean 0 and variance 1."""
-        return (latents - self.latent_mean_) / self.latent_scale_
-
-    def _unscaled(self, latents):
-        return latents * self.latent_scale_ + self.latent_mean_

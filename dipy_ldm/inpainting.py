@@ -19,6 +19,7 @@ References
 from collections.abc import Callable
 from itertools import pairwise
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -137,6 +138,7 @@ class Inpainter(Generator):
         images: npt.ArrayLike,
         masks: npt.ArrayLike,
         *,
+        conditions: Any = None,
         n_samples: int | None = None,
         sampler: str = "dpm++",
         steps: int = STEPS,
@@ -161,6 +163,8 @@ class Inpainter(Generator):
         masks : array_like
             Where they are made anew: ``(n, *space)`` or, for all of them, ``(*space)``;
             everything above 0 is inside.
+        conditions : dict, DataFrame or object, optional
+            What the images shall look like, as of :meth:`predict`.
         n_samples : int, optional
             How many ways each image is filled in. None is for one, without an axis for
             it.
@@ -218,13 +222,14 @@ class Inpainter(Generator):
         filled = holes.fill(images, inside)
         encoded = self.vqvae_.encode(filled, batch_size=batch_size, tile=tile)
         known = self._scaled(encoded)
-        denoise = self.denoiser()
+        told = self._told(conditions, len(images))
         alpha, sigma = path[0][1]
 
         def make(numbers):
             image = numbers // (n_samples or 1)
             noise = samplers.noise_of(seed, first + numbers, self.latent_shape_)
             x = alpha * known[image] + sigma * noise()
+            denoise = self._denoiser(1.0, told[image])
             fitting = inpainted(denoise, known[image], freedom[image])
             clean = walk(fitting, x, path, step, noise, resamplings)
             made = self.vqvae_.decode(self._unscaled(clean), tile=tile)

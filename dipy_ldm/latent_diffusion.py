@@ -15,16 +15,14 @@ from dipy_ldm import (
     persistence,
     schedules,
 )
+from dipy_ldm.conditions import from_saved, learn, to_saved
 from dipy_ldm.data.arrays import learnable, survey
 from dipy_ldm.estimators import Entry
 from dipy_ldm.inpainting import Inpainter
 from dipy_ldm.precision import Precision, tell
 from dipy_ldm.training import Options, Training, diffusion, train
-from dipy_ldm.validation import (
-    InputError,
-    choose,
-    scalars,
-)
+from dipy_ldm.training.listening import Latents, fingerprint, tell_of
+from dipy_ldm.validation import InputError, choose, scalars
 from dipy_ldm.vqvae import VQVAE
 
 
@@ -38,7 +36,8 @@ class LatentDiffusion(Inpainter):
     A U-Net learns to take noise away from the latents; sampling starts from pure
     noise, and the decoder turns what remains into images. A second, smaller U-Net
     that is trained for a short time guides it: where the two differ, the larger one
-    is followed further than it goes :footcite:p:`Karras2024`.
+    is followed further than it goes :footcite:p:`Karras2024`. Both may be told of
+    conditions, of which each may be left out.
 
     Parameters
     ----------
@@ -68,11 +67,16 @@ class LatentDiffusion(Inpainter):
         use with another one, so that a further fit of ``vqvae`` changes nothing here.
     denoiser_, guide_ : keras.Model
         The U-Nets, with averaged weights; no guide is None.
+    conditions_ : dict of str to Condition
+        Levels with their counts or quantiles, units, and the share that was missing.
     latent_mean_, latent_scale_ : ndarray
-        Mean and standard deviation of each channel of the latents.
+        Mean of each channel of the latents, and the standard deviation of all of them
+        (of each, in earlier model files) once for each.
     history_ : dict of str to list
         Figures of each round (an epoch, or several short ones): ``step``, ``epoch``,
-        ``loss``, and ``val_loss`` with averaged weights.
+        ``loss``, and ``val_loss`` with averaged weights; ``val_gain_name`` is how much
+        higher that is where the condition ``name`` is another image's: 0 where the
+        model does not listen to it.
     fingerprint_ : str
         Hash of the training images.
     precision_ : Precision or None
@@ -95,6 +99,7 @@ class LatentDiffusion(Inpainter):
         Entry("latent_mean", "latent_mean_", _float32),
         Entry("latent_scale", "latent_scale_", _float32),
         Entry("latent_shape", "latent_shape_", tuple),
+        Entry("conditions", "conditions_", from_saved, to_saved),
         Entry("latent_diffusion_history", "history_", dict),
         Entry("latent_diffusion_fingerprint", "fingerprint_", str),
         Entry(
@@ -129,8 +134,12 @@ class LatentDiffusion(Inpainter):
     def fit(
         self,
         images: npt.ArrayLike,
+        conditions: Any = None,
         *,
         validation_data: npt.ArrayLike | None = None,
+        validation_conditions: Any = None,
+        units: dict[str, str] | None = None,
+        meanings: dict[str, dict[str, str]] | None = None,
         **training: Unpack[Options],
     ) -> Self:
         """Learn to take noise from the latents of images.
@@ -140,8 +149,18 @@ class LatentDiffusion(Inpainter):
         images : array_like
             Images, ``(n, *space, channels)``, of the shape of those that the
             autoencoder was fitted to.
+        conditions : dict, DataFrame or array_like, optional
+            What is known of each image: values by the names of the conditions, or one
+            array of labels, which is called ``label``. Text and truth values are
+            classes, and so are whole numbers without gaps from 0 or 1 on and all of an
+            array of whole numbers given alone; other numbers are continuous. None, NaN,
+            ``""`` and ``n/a`` are missing.
         validation_data : array_like, optional
             Images on which the loss is measured after each round.
+        validation_conditions : dict, DataFrame or array_like, optional
+            What is known of these. Levels that ``conditions`` have not are left out.
+        units, meanings : dict of str, optional
+            For ``conditions_``: units of numbers, and meanings of levels.
         **training
             Options of :class:`dipy_ldm.training.Training`; ``epochs`` is 10 if left
             out. The guide, which is trained first, has a checkpoint of the same name
@@ -165,30 +184,37 @@ class LatentDiffusion(Inpainter):
         guides = diffusion.of_guide(chosen.checkpoint)
         chosen = chosen.settled(images.ndim - 2, guides, rates=diffusion.RATES)
         diffusion.check(self, images.shape, chosen)
+        known = learn(conditions, len(images), units, meanings)
+        told = tell_of(known, conditions, images)
+        told_held_out = tell_of(known, validation_conditions, validation_data)
         self.fingerprint_ = learnable(images).fingerprint
+        self.conditions_ = known
         self.vqvae_ = self.vqvae._as_it_is()
         self.precision_ = tell(chosen.precision)
         held_out: Any = validation_data
         settings = self.hyperparameters() | {
             "images": self.fingerprint_,
+            "conditions": fingerprint(known, told),
             "vqvae": survey(self.vqvae_.codebook_).fingerprint,
             "the shape of the validation data": np.shape(held_out),
         }
         with distribution.spread(chosen.strategy):
             # Before anything is exchanged.
             distribution.agree(settings | chosen.settings())
-            latents = self.vqvae_.encode(images)
-            self._learn_scale(latents)
+            clean = self.vqvae_.encode(images)
+            self._learn_scale(clean)
             # The only copy: of thousands of volumes they take gigabytes.
-            latents = self._scaled(latents)
+            latents = Latents(self._scaled(clean), told)
+            del clean
             self._learnt_with = self.hyperparameters()
             self._build()
             if held_out is not None:
                 held_out = self._scaled(self.vqvae_.encode(held_out))
-            for network, stage in diffusion.stages(
+                held_out = Latents(held_out, told_held_out)
+            for stage in diffusion.stages(
                 self, self._predict, latents, held_out, chosen, settings
             ):
-                diffusion.take_weights(network, train(self, stage))
+                train(self, stage)
         return self
 
     def save(self, path: str | Path, *, half: bool = False) -> None:
@@ -209,7 +235,7 @@ class LatentDiffusion(Inpainter):
         """
         tensors = self.to_tensors()
         if half:
-            tensors = {name: _halved(name, t) for name, t in tensors.items()}
+            tensors = persistence.halved(tensors)
         persistence.save(path, self._kind, tensors, self.to_document())
 
     @classmethod
@@ -322,10 +348,11 @@ class LatentDiffusion(Inpainter):
 
     def _make_unets(self):
         """Build the denoiser and, if there shall be one, its guide."""
-        chosen, shape = self._described(), self.latent_shape_
-        unets = {"denoiser": diffusion.unet(chosen, shape)}
+        chosen = self._described()
+        given = chosen, self.latent_shape_, self.conditions_
+        unets = {"denoiser": diffusion.unet(*given)}
         if self._of_images() if chosen["guide"] is None else chosen["guide"]:
-            unets["guide"] = diffusion.unet(chosen, shape, guide=True)
+            unets["guide"] = diffusion.unet(*given, guide=True)
         return unets
 
     def _build(self):
@@ -337,25 +364,21 @@ class LatentDiffusion(Inpainter):
         self._predict_guide = self.guide_ and _compiled(self.guide_)
 
     def _learn_scale(self, latents):
-        """Learn what brings each channel to mean 0 and variance 1."""
+        """Learn what brings the latents to mean 0 and variance 1.
+
+        One scale for all channels: those of little variance are details, and what
+        would be noise in them alone is not to weigh as much as the tissues.
+        """
         axes = tuple(range(latents.ndim - 1))
         self.latent_mean_ = latents.mean(axes)
-        self.latent_scale_ = np.maximum(latents.std(axes), 1e-6)
+        scale = np.maximum(np.sqrt(latents.var(axes).mean()), 1e-6)
+        self.latent_scale_ = np.full_like(self.latent_mean_, scale)
         if self.latent_scale_.max() <= 1e-6:
             raise InputError(
                 "all latents of the autoencoder are the same: it has learnt nothing of "
                 "the images; train it anew, with a lower learning rate."
             )
         self.latent_shape_ = latents.shape[1:]
-
-
-def _halved(name, weights):
-    """Round weights to 16 bits, which reach as far as 65504."""
-    if np.abs(weights).max() > np.finfo("float16").max:
-        raise InputError(
-            f"the weights {name} are too large for 16 bits; save with half=False."
-        )
-    return weights.astype("float16")
 
 
 def _training(options: Options) -> Training:
@@ -370,4 +393,4 @@ def _parameters(document):
 
 
 def _compiled(unet):
-    return distribution.compiled(lambda x, times: unet([x, times]), unet.inputs)
+    return distribution.compiled(lambda *given: unet([*given]), unet.inputs)

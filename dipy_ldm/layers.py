@@ -1,5 +1,6 @@
 """The layers that Keras lacks."""
 
+from collections.abc import Sequence
 import math
 
 import keras
@@ -26,18 +27,12 @@ class TimeEmbedding(keras.layers.Layer):
 
     def __init__(self, width: int, **kwargs) -> None:
         # Sines of large arguments need all their digits.
-        super().__init__(dtype="float32", **kwargs)
+        super().__init__(**kwargs | {"dtype": "float32"})
         self.width = width
 
     def call(self, t):
         """Map times ``(batch,)`` to features ``(batch, width)``."""
-        half = self.width // 2
-        # From one radian over the whole range to a thousand.
-        frequencies = ops.exp(
-            ops.arange(half, dtype="float32") * (math.log(1000.0) / (half - 1))
-        )
-        angles = t[:, None] * frequencies
-        return ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=-1)
+        return _waves(t, self.width // 2, 1000.0)
 
     def compute_output_shape(self, input_shape):
         """Return ``(batch, width)``."""
@@ -46,6 +41,66 @@ class TimeEmbedding(keras.layers.Layer):
     def get_config(self):
         """Return the arguments of the constructor."""
         return super().get_config() | {"width": self.width}
+
+
+@keras.saving.register_keras_serializable("dipy_ldm")
+class ConditionFeatures(keras.layers.Layer):
+    """Turn what is told of conditions into features, each condition's of length 1.
+
+    Of a class one feature for each level. Of a continuous one sines and cosines
+    :footcite:p:`Tancik2020`, which turn too slowly to tell one example from the next.
+    And one of each for what is not specified.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Number of levels of each condition; 0 of a continuous one.
+    **kwargs
+        Arguments of :class:`keras.layers.Layer`.
+
+    References
+    ----------
+    .. footbibliography::
+    """
+
+    # Of each continuous one; from one radian over the whole range to this many.
+    WAVES = 8
+    FASTEST = 30.0
+
+    def __init__(self, sizes: Sequence[int], **kwargs) -> None:
+        super().__init__(**kwargs | {"dtype": "float32"})
+        self.sizes = list(sizes)
+
+    def call(self, numbers):
+        """Map numbers ``(batch, conditions)``, -1 for unspecified, to features."""
+        columns = (numbers[:, i] for i in range(len(self.sizes)))
+        features = [self._features(*both) for both in zip(columns, self.sizes)]
+        return ops.concatenate(features, axis=-1)
+
+    def compute_output_shape(self, input_shape):
+        """Return ``(batch, features)``."""
+        each = [1 + (size or 2 * self.WAVES) for size in self.sizes]
+        return (input_shape[0], sum(each))
+
+    def get_config(self):
+        """Return the arguments of the constructor."""
+        return super().get_config() | {"sizes": self.sizes}
+
+    def _features(self, number, size):
+        if size:
+            return ops.one_hot(ops.cast(number + 1, "int32"), size + 1)
+        said = ops.cast(number >= 0, "float32")[:, None]
+        waves = _waves(number, self.WAVES, self.FASTEST) / math.sqrt(self.WAVES)
+        return ops.concatenate([1 - said, said * waves], axis=-1)
+
+
+def _waves(t, count, fastest):
+    """Return sines and cosines of so many frequencies, from one radian upwards."""
+    frequencies = ops.exp(
+        ops.arange(count, dtype="float32") * (math.log(fastest) / (count - 1))
+    )
+    angles = t[:, None] * frequencies
+    return ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=-1)
 
 
 @keras.saving.register_keras_serializable("dipy_ldm")
@@ -106,7 +161,7 @@ class DepthToSpace(keras.layers.Layer):
 
     def __init__(self, times: int, **kwargs) -> None:
         # Like the images that it makes: what is given is not rounded.
-        super().__init__(dtype="float32", **kwargs)
+        super().__init__(**kwargs | {"dtype": "float32"})
         self.times = times
 
     def call(self, x):
@@ -146,7 +201,7 @@ class Sum(keras.layers.Layer):
     """
 
     def __init__(self, networks: list[keras.Model], **kwargs) -> None:
-        super().__init__(dtype="float32", **kwargs)
+        super().__init__(**kwargs | {"dtype": "float32"})
         self.networks = networks
 
     def call(self, inputs):

@@ -15,7 +15,7 @@ from dipy_ldm import __version__, documents
 from dipy_ldm.files import replacing
 from dipy_ldm.validation import InputError, plain
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 # The oldest that can be read, but for checkpoints: they go on with the same package.
 _OLDEST = 2
 # Types of the numbers of networks; optimizers count in integers, too.
@@ -66,6 +66,32 @@ def save(
             save_file(tensors, partial, metadata={"dipy_ldm": text})
         except SafetensorError as error:
             raise OSError(str(error)) from error
+
+
+def halved(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Round weights to 16 bits, which reach as far as 65504.
+
+    Parameters
+    ----------
+    tensors : dict of str to ndarray
+        Weights by their names.
+
+    Returns
+    -------
+    dict of str to ndarray
+        The same as float16.
+
+    Raises
+    ------
+    InputError
+        If one is larger than that.
+    """
+    for name, weights in tensors.items():
+        if np.abs(weights).max() > np.finfo("float16").max:
+            raise InputError(
+                f"the weights {name} are too large for 16 bits; save with half=False."
+            )
+    return {name: weights.astype("float16") for name, weights in tensors.items()}
 
 
 def find(name: str | Path) -> Path:

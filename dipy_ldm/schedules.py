@@ -110,10 +110,12 @@ def rates(schedule: str, t: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     return tuple(ops.convert_to_numpy(rate) for rate in pair)
 
 
-def loss_of_nothing(schedule: str, target: str) -> float:
+def loss_of_nothing(
+    schedule: str, target: str, spreads: npt.ArrayLike = (1.0,)
+) -> float:
     """Say what the loss is of the best network that knows nothing of the latents.
 
-    But for their mean and variance: it takes them for white noise.
+    But for the mean and variance of each channel: it takes them for white noise.
 
     Parameters
     ----------
@@ -121,14 +123,18 @@ def loss_of_nothing(schedule: str, target: str) -> float:
         Name of a schedule.
     target : {"v", "noise", "clean"}
         What is predicted.
+    spreads : array_like
+        Standard deviation of each channel of the latents.
 
     Returns
     -------
     float
-        Mean squared error over all times.
+        Mean squared error over all times and channels.
     """
     alpha, sigma = rates(schedule, np.linspace(0, 1, 1001))
-    errors = {"v": np.ones_like(alpha), "noise": alpha**2, "clean": sigma**2}
+    power = np.square(np.asarray(spreads, "float64"))[:, None]
+    left = power / (alpha**2 * power + sigma**2)
+    errors = {"v": left, "noise": left * alpha**2, "clean": left * sigma**2}
     return float(choose("target", target, errors).mean())
 
 

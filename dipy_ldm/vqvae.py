@@ -65,6 +65,8 @@ class VQVAE(Codec):
         Lowest and highest value of the training images.
     affine_ : ndarray or None
         Where the voxels of the training images are, ``(4, 4)``, in millimetres.
+    suffix_ : str or None
+        BIDS' word for what the training images are, such as T1w.
     precision_ : Precision or None
         What training computed in, and why; None if the file does not say.
     history_ : dict of str to list
@@ -92,6 +94,7 @@ class VQVAE(Codec):
         Entry("shape", "shape_", tuple),
         Entry("intensity", "intensity_", tuple),
         Entry("affine", "affine_", lambda a: a and np.array(a, "float64")),
+        Entry("suffix", "suffix_", lambda suffix: suffix),
         Entry("history", "history_", dict),
         Entry("fingerprint", "fingerprint_", str),
         Entry("precision", "precision_", Precision.from_saved, Precision.to_saved),
@@ -130,6 +133,7 @@ class VQVAE(Codec):
         *,
         validation_data: npt.ArrayLike | None = None,
         affine: npt.ArrayLike | None = None,
+        suffix: str | None = None,
         masks: npt.ArrayLike | None = None,
         background: float = 1.0,
         patch: int | Sequence[int] | None = None,
@@ -148,6 +152,8 @@ class VQVAE(Codec):
             them than are done in a tenth of the time.
         affine : array_like, optional
             Where the voxels are, ``(4, 4)``, in millimetres; kept with the model.
+        suffix : str, optional
+            BIDS' word for what they are, such as T1w; kept with the model.
         masks : array_like, optional
             What matters on the images, ``(n, *space)``, if ``background`` is not 1;
             where they are brighter than the darkest voxel of all, if None.
@@ -188,6 +194,7 @@ class VQVAE(Codec):
         self.design_ = networks.DESIGN
         self.shape_ = images.shape[1:]
         self.affine_ = affine
+        self.suffix_ = suffix
         self.intensity_ = found.low, found.high
         self.fingerprint_ = found.fingerprint
         self._learnt_with = self.hyperparameters()
@@ -197,8 +204,7 @@ class VQVAE(Codec):
         )
         with distribution.spread(chosen.strategy):
             self._build()
-            model = train(self, autoencoder.stage(self, lessons, chosen))
-            autoencoder.take_weights(self, model)
+            train(self, autoencoder.stage(self, lessons, chosen))
         return self
 
     def _tensors(self):

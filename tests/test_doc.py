@@ -50,7 +50,7 @@ SHORTER = [
 # Pages that go on with the model that an earlier page trains.
 GO_ON = {"denoising", "generating", "inpainting", "quality"}
 # Pages that take so long that they are left to `make test-pages`.
-LONG = GO_ON | {"ethics", "volumes"}
+LONG = GO_ON | {"conditions", "ethics", "tables", "volumes"}
 
 
 class Block(NamedTuple):
@@ -166,7 +166,13 @@ def test_readme(first_volumes, tmp_path):
             scan = tmp_path / f"sub-{i:02}/anat/sub-{i:02}_T1w.nii.gz"
             scan.parent.mkdir(parents=True)
             shutil.copy(file, scan)
+            (tmp_path / "bids").mkdir(exist_ok=True)
+            shutil.copytree(scan.parents[1], tmp_path / f"bids/sub-{i:02}")
         shutil.copy(files[0], "scan.nii.gz")
+        people = [f"sub-{i:02}\t{50 + i}\t{'FM'[i % 2]}" for i in range(len(files))]
+        table = "\n".join(["participant_id\tage\tsex", *people]) + "\n"
+        (tmp_path / "bids/participants.tsv").write_text(table)
+        (tmp_path / "wanted.tsv").write_text("age\tsex\n55\tF\n")
         run_page(README, tmp_path)
 
 

@@ -155,19 +155,33 @@ def test_weights_too_large_for_half_are_not_written(vqvae, saved, tmp_path):
 
 
 def test_models_of_an_older_format_stay_what_they_are(tmp_path):
-    document = persistence.read_document(persistence.find("mnist"))
-    assert document["format_version"] == 2 < persistence.FORMAT_VERSION
-    model = LatentDiffusion.load("mnist")
-    digits = model.predict(2, steps=2)
+    file = Path(__file__).parent / "data" / "format-2.safetensors"
+    assert persistence.read_document(file)["format_version"] == 2
+    model = LatentDiffusion.load(file)
+    samples = model.predict(2, steps=2)
+    # As the version that wrote it had them.
+    npt.assert_allclose(samples[0, :3, 0, 0], [1.9e-4, 0.67941, 0.70085], atol=1e-4)
+    npt.assert_allclose(samples.mean(), 0.61621, atol=1e-4)
     model.save(tmp_path / "anew")
     again = LatentDiffusion.load(tmp_path / "anew")
-    npt.assert_array_equal(again.predict(2, steps=2), digits)
+    npt.assert_array_equal(again.predict(2, steps=2), samples)
     # Their networks are other ones than those that are fitted now.
     images = np.random.default_rng(0).uniform(size=(4, 8, 8, 1))
     vqvae = again.vqvae_
     before = [weight.shape for weight in vqvae.decoder_.weights]
     vqvae.fit(images, steps=1, batch_size=4, verbose=False)
     assert [weight.shape for weight in vqvae.decoder_.weights] != before
+
+
+def test_a_file_of_format_4():
+    file = Path(__file__).parent / "data" / "format-4.safetensors"
+    assert persistence.read_document(file)["format_version"] == 4
+    model = LatentDiffusion.load(file)
+    assert model.conditions_ == {}
+    samples = model.predict(2, steps=2)
+    # As the version that wrote it had them.
+    npt.assert_allclose(samples[0, :3, 0, 0], [0.54298, 0.58813, 0.53131], atol=1e-4)
+    npt.assert_allclose(samples.mean(), 0.54491, atol=1e-4)
 
 
 def test_a_file_of_format_3():

@@ -34,10 +34,13 @@ def test_fit_returns_self_and_keeps_hyperparameters(vqvae, blobs):
     }
 
 
-def test_latents_have_unit_variance(diffusion, vqvae, blobs):
-    scaled = diffusion._scaled(vqvae.encode(blobs))
+def test_latents_have_unit_variance_and_channels_keep_theirs(diffusion, vqvae, blobs):
+    latents = vqvae.encode(blobs)
+    scaled = diffusion._scaled(latents)
     npt.assert_allclose(scaled.mean((0, 1, 2)), 0, atol=1e-4)
-    npt.assert_allclose(scaled.std((0, 1, 2)), 1, atol=1e-4)
+    npt.assert_allclose(scaled.var((0, 1, 2)).mean(), 1, atol=1e-4)
+    spreads, kept = (x.std((0, 1, 2)) for x in (latents, scaled))
+    npt.assert_allclose(kept / kept[0], spreads / spreads[0], rtol=1e-4)
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm++"])

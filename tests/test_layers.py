@@ -43,6 +43,12 @@ def test_channels_become_the_voxels_of_their_place(space, times):
     npt.assert_allclose(first.reshape(2, -1), x[(slice(None), *(0,) * rank)], rtol=1e-6)
 
 
+@pytest.mark.parametrize("layer", [DepthToSpace(2), TimeEmbedding(8)])
+def test_layers_are_made_of_their_configurations(layer):
+    again = type(layer).from_config(layer.get_config())
+    assert again.get_config() == layer.get_config()
+
+
 def test_a_sum_of_networks():
     x = keras.Input((4, 3))
     parts = [keras.Model(x, keras.layers.Dense(2)(x)) for _ in range(3)]

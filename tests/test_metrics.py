@@ -4,6 +4,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial.distance import cdist
 
 from dipy_ldm.metrics import (
+    band_energies,
     detail_correlation,
     detail_energy,
     energy_distance,
@@ -277,6 +278,20 @@ def test_a_wave_is_in_its_octave(cycles, octave):
     expected = np.zeros((2, 3))
     expected[:, octave] = 0.5
     np.testing.assert_allclose(octave_energies(images + 7), expected, atol=1e-9)
+
+
+def test_a_wave_is_in_its_band_and_what_is_masked_counts_not():
+    masks = np.zeros((2, 64, 48))
+    masks[:, 8:-8] = 1
+    for length, band in ((2.5, 0), (6, 1), (12, 2), (24, 3)):
+        wave = np.sin(2 * np.pi * np.arange(64) / length)
+        images = np.broadcast_to(wave[None, :, None, None], (2, 64, 48, 1)) + 7
+        found = band_energies(images, masks)
+        assert found.shape == (2, 4)
+        assert (found.argmax(1) == band).all()
+        spoilt = np.array(images)
+        spoilt[:, 0] = 100
+        assert (band_energies(spoilt, masks)[:, :2] < 0.6).all()
 
 
 def test_halve_takes_the_mean_of_blocks():

@@ -49,6 +49,7 @@ class FakeVQVAE:
 class FakeModel:
     vqvae = FakeVQVAE()
     default_guidance = 2.0
+    conditions_: dict = {}
 
     def default_steps(self, sampler):
         return 10
@@ -94,6 +95,35 @@ def test_one_line_of_json_and_a_picture(quality, ready, tmp_path, capsys):
     assert (scores["n_samples"], scores["steps"]) == (150, 10)
     assert scores["seconds"] > 0
     assert picture.stat().st_size > 0
+
+
+class ObedientModel(FakeModel):
+    """A model that does what it is asked for, but for the first sample."""
+
+    conditions_ = {"label": None}
+
+    def predict(self, n, *, conditions, **ignored):
+        if conditions is None:
+            return draw_digits(n, 1)[0]
+        images, labels = draw_digits(10 * n, 1)
+        places = conditions["label"] + 10 * np.arange(n)
+        places[0] += 3
+        return images[places]
+
+
+def test_samples_by_label(quality, ready, monkeypatch, capsys):
+    monkeypatch.setattr(dipy_ldm, "LatentDiffusion", ObedientModel)
+    monkeypatch.setitem(quality.RECIPE, "features", 25)
+    # Of thirty of each digit no covariance of 128 features can be told.
+    monkeypatch.setattr(quality, "frechet_distance", lambda a, b: len(a) - len(b))
+    quality.main(["fake", "--n_samples", "300"])
+    scores = json.loads(capsys.readouterr().out)
+    assert scores["as_asked"] == pytest.approx(299 / 300)
+    assert scores["frechet_of_classes"] == [0] * 10
+    # Of twenty not even that.
+    assert scores["frechet_floor_of_classes"] == [None] * 10
+    quality.main(["fake", "--n_samples", "300", "--unspecified"])
+    assert "as_asked" not in json.loads(capsys.readouterr().out)
 
 
 def test_samples_in_a_file_are_scored_without_a_model(quality, ready, tmp_path, capsys):

@@ -98,3 +98,19 @@ def test_path_ends_clean():
 def test_unknown_names_list_the_known(call, known):
     with pytest.raises(InputError, match=known):
         call()
+
+
+@pytest.mark.parametrize("target", schedules.TARGETS)
+def test_the_loss_of_nothing_is_that_of_the_best_line_through_white_noise(target):
+    draw = np.random.default_rng(0).standard_normal
+    errors = []
+    for spread in (2, 0.4):
+        clean, noise = spread * draw(4000), draw(4000)
+        for t in np.linspace(0, 1, 41):
+            alpha, sigma = map(float, schedules.rates("cosine", t))
+            wanted = schedules.to_target(target, clean, noise, alpha, sigma)
+            noisy = alpha * clean + sigma * noise
+            slope = np.sum(noisy * wanted) / np.sum(noisy**2)
+            errors.append(np.mean((wanted - slope * noisy) ** 2))
+    found = schedules.loss_of_nothing("cosine", target, [2, 0.4])
+    assert found == pytest.approx(np.mean(errors), rel=0.05)

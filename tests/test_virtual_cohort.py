@@ -9,6 +9,7 @@ import pytest
 from scipy.ndimage import map_coordinates
 import scripts
 
+from dipy_ldm.data.covariates import read_covariates
 from dipy_ldm.data.grid import Grid, conform
 from dipy_ldm.data.headers import check_headers
 from dipy_ldm.metrics import octave_energies
@@ -291,3 +292,35 @@ def test_a_place_that_can_not_be_written_gets_one_sentence(cohort, tmp_path):
 def test_numbers_are_checked(cohort, tmp_path):
     with pytest.raises(InputError, match="n must be at least 1"):
         cohort.make_cohort(tmp_path, 0)
+
+
+def test_covariates_are_written_beside_the_volumes(cohort, tmp_path):
+    files = cohort.make_cohort(tmp_path, 3, seed=2, covariates=True)
+    found = read_covariates(list(cohort.COVARIATES), files)
+    assert found.units == {"ventricles": "mL", "offset": "mm", "contrast": "%"}
+    assert set(found.levels["group"]) == {"control", "patient"}
+    known = [
+        cohort.make_subject(i, 2, traits=cohort.draw_traits(i, 2))[1] for i in range(3)
+    ]
+    for name, values in found.values.items():
+        for i, value in enumerate(values):
+            assert value in (None, known[i][name])
+
+
+def test_what_covariates_say_is_what_is_seen(cohort):
+    few, many = (cohort.Traits(-0.2, -8, False), cohort.Traits(0.4, 8, True))
+    (thin, a), (wide, b) = (cohort.make_subject(5, traits=t) for t in (few, many))
+    assert b["ventricles"] > 1.3 * a["ventricles"]
+    assert b["offset"] > a["offset"] + 6
+    assert a["contrast"] == b["contrast"]
+    assert (a["group"], b["group"]) == ("control", "patient")
+    thin, wide = conformed(thin), conformed(wide)
+    place = np.linalg.solve(GRID.affine, [*cohort.LESION_CENTRE, 1])[:3].astype(int)
+    around = tuple(slice(i - 3, i + 4) for i in place)
+    assert wide[around].min() < thin[around].min() - 0.1
+
+
+def test_without_traits_nothing_is_known(cohort, images):
+    image, known = cohort.make_subject(4)
+    assert known == {}
+    np.testing.assert_array_equal(image.get_fdata(), images[4].get_fdata())

@@ -17,6 +17,7 @@ from dipy_ldm.data import load_volumes
 from dipy_ldm.data.arrays import survey
 from dipy_ldm.data.batches import Augmentation
 from dipy_ldm.metrics import detail_correlation
+from dipy_ldm.training import run
 from dipy_ldm.training.assessment import affordable, score, verdict
 from dipy_ldm.training.autoencoder import draw_vectors
 from dipy_ldm.training.options import Length, Training
@@ -160,6 +161,15 @@ def test_resumed_training_is_the_uninterrupted(blobs, tmp_path, numbered_anew):
     resumed = VQVAE(**TINY).fit(blobs, checkpoint=checkpoint, **fit)
     assert_same(resumed, whole)
     assert resumed.history_ == whole.history_
+
+
+def test_what_ended_well_is_not_called_bad_when_resumed(blobs, tmp_path, monkeypatch):
+    # As a training in earnest: what is wrong with it ends it.
+    monkeypatch.setattr(run, "_TRIAL", 0)
+    fit = FIT | {"epochs": 30, "checkpoint": tmp_path / "checkpoint"}
+    whole = VQVAE(**TINY).fit(blobs, **fit)
+    resumed = VQVAE(**TINY).fit(blobs, **fit)
+    assert_same(resumed, whole)
 
 
 def test_a_damaged_checkpoint_is_refused(blobs, tmp_path):

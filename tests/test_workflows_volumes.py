@@ -1,6 +1,6 @@
 """The commands on volumes: NIfTI files in, NIfTI files out."""
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 import json
 import os
 import resource
@@ -23,7 +23,7 @@ from dipy_ldm.data.grid import Grid
 from dipy_ldm.data.nifti import read_volume
 from dipy_ldm.validation import InputError
 from dipy_ldm.workflows import recipes
-from dipy_ldm.workflows.volumes import fingerprint
+from dipy_ldm.workflows.volumes import fingerprint, sidecar, sidecar_first
 
 VOXEL_SIZE = 8
 # Where the brightest place of all volumes is, up to a few millimetres.
@@ -664,6 +664,22 @@ def test_a_bad_volume_does_not_stop_the_others(trained, command, volumes, tmp_pa
         "0_denoised.nii.gz",
         "3_denoised.nii.gz",
     ]
+
+
+def test_a_volume_that_is_there_has_a_sidecar_and_none_is_left_alone(tmp_path):
+    path = tmp_path / "a.nii.gz"
+
+    def write(done):
+        with sidecar_first(path, {"Seed": 0}):
+            assert sidecar(path).exists()
+            if not done:
+                raise OSError("no space left")
+            path.touch()
+
+    for done, there in ((False, False), (True, True), (False, True)):
+        with suppress(OSError):
+            write(done)
+        assert path.exists() == sidecar(path).exists() == there
 
 
 def test_a_disk_too_full_for_results(trained, command, tmp_path):

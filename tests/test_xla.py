@@ -17,8 +17,9 @@ AUTOENCODERS = {
     "absolute": (3, {"precision": "auto", "remat": True}),
     "spectral": (3, {"accumulate": 2}),
 }
+TOLD = {"age": np.arange(8) / 2, "sex": ["F", "M", None, "F"] * 2}
 DENOISERS = {
-    2: ((8,), {"precision": "auto", "accumulate": 2}),
+    2: ((8,), {"precision": "auto", "accumulate": 2, "conditions": TOLD}),
     3: ((8, 8), {"remat": True}),
 }
 

@@ -24,6 +24,13 @@ def images(rank):
     return np.exp(-distance / 6)[..., None].astype("float32")
 
 
+def conditions(data):
+    """Say how bright the images are, and of some in which half."""
+    brightness = data.mean((1, 2, 3))
+    halves = np.where(data[:, :6].sum((1, 2, 3)) > data[:, 6:].sum((1, 2, 3)), "a", "b")
+    return {"brightness": brightness, "half": [*halves[:-9], *[None] * 9]}
+
+
 def train(rank, accumulate, **options):
     from dipy_ldm import VQVAE, LatentDiffusion
 
@@ -34,12 +41,19 @@ def train(rank, accumulate, **options):
     vqvae = VQVAE(widths=(8,), n_codes=64, code_dim=2)
     vqvae.fit(data[3:], epochs=7, **fit)
     model = LatentDiffusion(vqvae, widths=(8,))
+    if rank == 2:
+        # Volumes are without.
+        told = conditions(data)
+        fit["validation_conditions"] = {n: v[:3] for n, v in told.items()}
+        fit["conditions"] = {n: v[3:] for n, v in told.items()}
     model.fit(data[3:], epochs=7, **fit)
     return model
 
 
 def outcome(model, **options):
-    result = {"samples": model.predict(5, steps=4, batch_size=2, **options)}
+    asked = {"half": list("abbab")} if model.conditions_ else None
+    options |= {"conditions": asked, "batch_size": 2}
+    result = {"samples": model.predict(5, steps=4, **options)}
     for stage in (model.vqvae, model):
         for name, values in stage.history_.items():
             result[f"{type(stage).__name__} {name}"] = values

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from dipy_ldm import schedules
+from dipy_ldm.conditions import UNSPECIFIED
 from dipy_ldm.data.windows import read_windows
 from dipy_ldm.validation import choose
 
@@ -191,6 +192,8 @@ def noised(
     seed: int,
     first_step: int = 0,
     share: Share | None = None,
+    conditions: np.ndarray | None = None,
+    dropped: float = 0.1,
 ) -> Any:
     """Draw noised latents without end: what the denoiser learns from.
 
@@ -213,11 +216,17 @@ def noised(
         Batch to begin with, counted through all epochs.
     share : Share, optional
         What is drawn of each batch; all of it if None.
+    conditions : ndarray, optional
+        What is told of each latent, ``(n, conditions)``.
+    dropped : float
+        Share of the latents of which all conditions are left out; and share of those of
+        which one is, if there are several: so that it can do without any of them.
 
     Returns
     -------
     tf.data.Dataset
-        Pairs ``((noisy latents, times), target)``.
+        Pairs ``((noisy latents, times), target)``; where there are conditions,
+        ``((noisy latents, times, conditions), target)``.
     """
     share = share or Share()
     mix = choose("schedule", schedule, schedules.SCHEDULES)
@@ -235,18 +244,33 @@ def noised(
             (), [_fold(seed, epoch), -1], dtype="float64"
         )
         time = (start + _GOLDEN * tf.cast(position, "float64")) % 1.0
-        return index, noise, tf.cast(time, "float32")
+        told: tuple = ()
+        if conditions is not None:
+            # Keys of noise are not negative.
+            key = [_fold(seed, epoch), -2 - index]
+            told = (_leave_out(tf.gather(conditions, index), key, dropped),)
+        return index, noise, tf.cast(time, "float32"), *told
 
-    def mixture(index, noise, time):
+    def mixture(index, noise, time, *told):
         clean = read(index)
         alpha, sigma = (tf.reshape(rate, (-1, *ones)) for rate in mix(time))
         wanted = schedules.to_target(target, clean, noise, alpha, sigma)
-        return (alpha * clean + sigma * noise, time), wanted
+        return (alpha * clean + sigma * noise, time, *told), wanted
 
     examples = _numbered(len(latents), batch_size, seed, first_step, share)
     examples = examples.map(draw, num_parallel_calls=tf.data.AUTOTUNE)
     pieces = examples.batch(batch_size // share.replicas)
     return _endless(pieces.map(mixture))
+
+
+def _leave_out(told, key, share):
+    """Leave out all conditions of an example, each of several, or none."""
+    n = told.shape[0]
+    numbers = tf.random.stateless_uniform((n + 1,), key)
+    left_out = numbers[:1] < share
+    if n > 1:
+        left_out |= numbers[1:] < share
+    return tf.where(left_out, UNSPECIFIED, told)
 
 
 def _numbered(n, batch_size, seed, first_step, share):

@@ -17,10 +17,7 @@ import uuid
 
 import numpy as np
 
-try:
-    import fcntl
-except ImportError:  # not on this system: nothing is known to be free
-    fcntl = None  # type: ignore[assignment]
+from dipy_ldm.files import lock
 
 # What this process uses, with the descriptor of the lock that says so to others.
 _held: dict[Path, int] = {}
@@ -96,7 +93,7 @@ def hold(folder: Path) -> None:
         If there are none, or others are removing them.
     """
     descriptor = os.open(folder / NOTES, os.O_RDONLY)
-    _lock(descriptor, exclusively=False)
+    lock(descriptor)
     if not _is_there(folder, descriptor):
         # A cleaner held it until now, and removed it.
         os.close(descriptor)
@@ -153,18 +150,6 @@ def _is_there(folder, descriptor):
     except FileNotFoundError:
         return False
     return os.path.samestat(there, os.fstat(descriptor))
-
-
-def _lock(descriptor, exclusively):
-    """Lock a file, and say whether it is: some file systems have no locks."""
-    if fcntl is None:
-        return False
-    how = fcntl.LOCK_EX | fcntl.LOCK_NB if exclusively else fcntl.LOCK_SH
-    try:
-        fcntl.flock(descriptor, how)
-    except OSError:
-        return False
-    return True
 
 
 def list_folders(root: Path) -> dict[Path, int]:
@@ -239,7 +224,8 @@ def _remove(folder):
     """Remove a folder, unless it is in use or may not be changed."""
     try:
         with open(folder / NOTES, "rb+") as stream:
-            if not _lock(stream.fileno(), exclusively=True):
+            # Without locks, nothing is known to be free.
+            if not lock(stream.fileno(), exclusively=True, wait=False):
                 return False
             # Nobody must find the half of it.
             doomed = folder.with_name(_partial_name(folder))

@@ -1,7 +1,8 @@
 """A cohort: images, what matters on them and where they are, and parts of it."""
 
+from collections.abc import Iterable, Sequence
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -9,32 +10,86 @@ from dipy_ldm.validation import InputError
 
 
 class Cohort(NamedTuple):
-    """Images ``(n, *space, channels)``, masks ``(n, *space)`` and the affine.
+    """Images ``(n, *space, channels)``, and what is known of them.
 
-    Masks and affine are None where there are none.
+    Masks ``(n, *space)``, the affine, values of conditions by their names, and the
+    subjects, both in the order of the images; each is None where there are none. Units
+    of conditions, and what their levels mean, are by the names of the conditions. The
+    suffix is BIDS' word for what kind of scans they are, such as T1w.
     """
 
     images: np.ndarray
     masks: np.ndarray | None = None
     affine: np.ndarray | None = None
+    conditions: dict[str, list] | None = None
+    subjects: Sequence | None = None
+    units: dict[str, str] | None = None
+    meanings: dict[str, dict[str, str]] | None = None
+    suffix: str | None = None
 
     @property
     def shape(self):
         """Shape of all images."""
         return self.images.shape
 
+    def knowing(self, numbers: Iterable[int]) -> Self:
+        """Choose what is known of some images; images and masks stay.
 
-def count_held_out(cohort: Any, share: float, batch_size: int) -> int:
+        Parameters
+        ----------
+        numbers : iterable of int
+            Their numbers.
+
+        Returns
+        -------
+        Cohort
+            Conditions and subjects in the order of these numbers.
+        """
+        numbers = list(numbers)
+        conditions, subjects = self.conditions, self.subjects
+        return self._replace(
+            conditions=conditions
+            and {name: [some[i] for i in numbers] for name, some in conditions.items()},
+            subjects=subjects and [subjects[i] for i in numbers],
+        )
+
+
+def draw_order(subjects: Sequence, seed: int) -> list[int]:
+    """Draw an order in which the images of each subject are neighbours.
+
+    Parameters
+    ----------
+    subjects : sequence
+        Whose each image is.
+    seed : int
+        Of the draw.
+
+    Returns
+    -------
+    list of int
+        Numbers of the images. Where each is of a subject of its own, any order is
+        equally likely.
+    """
+    places: dict[Any, list[int]] = {}
+    for i in np.random.default_rng(seed).permutation(len(subjects)).tolist():
+        places.setdefault(subjects[i], []).append(i)
+    return [i for some in places.values() for i in some]
+
+
+def count_held_out(cohort: Cohort, share: float, batch_size: int, seed: int) -> int:
     """Count the images that are held out.
 
     Parameters
     ----------
-    cohort : Cohort or Plan
-        All images, or what knows their shape and affine.
+    cohort : Cohort
+        All images.
     share : float
-        From 0 to below 1; at least one is held out if any.
+        From 0 to below 1; at least one is held out if any. No subject is on both sides,
+        so that there may be more.
     batch_size : int
         That what is left must suffice for.
+    seed : int
+        As of :func:`split`.
 
     Returns
     -------
@@ -47,7 +102,9 @@ def count_held_out(cohort: Any, share: float, batch_size: int) -> int:
         If too little is left.
     """
     n = cohort.shape[0]
-    count = math.ceil(share * n)
+    subjects = range(n) if cohort.subjects is None else cohort.subjects
+    taken = (subjects[i] for i in _order(cohort, seed))
+    count = _count_whole(taken, math.ceil(share * n))
     kind = "images" if cohort.affine is None else "volumes"
     if n - count < batch_size:
         raise InputError(
@@ -58,20 +115,41 @@ def count_held_out(cohort: Any, share: float, batch_size: int) -> int:
     return count
 
 
+def _order(cohort, seed):
+    """Return the order in which images are taken to be held out.
+
+    Volumes are in a drawn order already: drawn anew, they would have to be copied into
+    memory.
+    """
+    n = cohort.shape[0]
+    if cohort.affine is not None:
+        return range(n)[::-1]
+    return draw_order(range(n) if cohort.subjects is None else cohort.subjects, seed)
+
+
+def _count_whole(subjects: Iterable, least: int) -> int:
+    """Count the first images, until they are enough and of whole subjects."""
+    count, last = 0, None
+    for subject in subjects:
+        if count >= least and subject != last:
+            break
+        count, last = count + 1, subject
+    return count if least else 0
+
+
 def split(
     cohort: Cohort, share: float, seed: int, batch_size: int
-) -> tuple[Cohort, np.ndarray | None]:
-    """Hold a share of the images out.
+) -> tuple[Cohort, Cohort | None]:
+    """Hold a share of the images out, and with an image all others of its subject.
 
     Parameters
     ----------
     cohort : Cohort
-        All images.
+        All images; volumes in an order of :func:`draw_order`.
     share : float
         As of :func:`count_held_out`.
     seed : int
-        Of the draw. Volumes are in an order drawn at random, and the last are
-        taken: drawn anew, they would have to be copied into memory.
+        Of the draw. Of volumes the last are taken.
     batch_size : int
         That what is left must suffice for.
 
@@ -79,20 +157,26 @@ def split(
     -------
     train : Cohort
         What is left.
-    held_out : ndarray or None
-        Images.
+    held_out : Cohort or None
+        What is held out, without masks.
 
     Raises
     ------
     InputError
         If too little is left.
     """
-    count = count_held_out(cohort, share, batch_size)
-    images, left = cohort.images, len(cohort.images) - count
+    count = count_held_out(cohort, share, batch_size, seed)
+    images, order = cohort.images, np.arange(len(cohort.images))
     if cohort.affine is None:
-        order = np.random.default_rng(seed).permutation(len(images))
         # Those held out first, then the others.
-        images = images[np.roll(order, -count)]
-    masks = None if cohort.masks is None else cohort.masks[:left]
-    held_out = images[left:] if count else None
-    return cohort._replace(images=images[:left], masks=masks), held_out
+        order = np.roll(_order(cohort, seed), -count)
+        images = images[order]
+    left = len(images) - count
+    train = cohort.knowing(order[:left])._replace(
+        images=images[:left],
+        masks=None if cohort.masks is None else cohort.masks[:left],
+    )
+    if count == 0:
+        return train, None
+    held_out = cohort.knowing(order[left:])
+    return train, held_out._replace(images=images[left:], masks=None)

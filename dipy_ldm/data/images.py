@@ -32,6 +32,29 @@ def load_images(paths: Sequence[str | Path]) -> np.ndarray:
         If a path is not there, a folder has no images, a file can't be read, or
         the images differ in shape.
     """
+    return read_images(paths)[0]
+
+
+def read_images(paths: Sequence[str | Path]) -> tuple[np.ndarray, list[Path]]:
+    """Load images, and say from where each is.
+
+    Parameters
+    ----------
+    paths : sequence of str or Path
+        As of :func:`load_images`.
+
+    Returns
+    -------
+    images : ndarray
+        float32 ``(n, h, w, channels)``.
+    files : list of Path
+        The file of each image.
+
+    Raises
+    ------
+    InputError
+        As of :func:`load_images`.
+    """
     pieces = {file: _read(file) for path in paths for file in _files(Path(path))}
     first = next(iter(pieces))
     for file, images in pieces.items():
@@ -40,7 +63,8 @@ def load_images(paths: Sequence[str | Path]) -> np.ndarray:
                 f"{file} has images of shape {images.shape[1:]}, but {first} has "
                 f"{pieces[first].shape[1:]}; give images of one shape."
             )
-    return np.concatenate(list(pieces.values()))
+    files = [file for file, images in pieces.items() for _ in images]
+    return np.concatenate(list(pieces.values())), files
 
 
 def _files(path):

@@ -134,6 +134,7 @@ def write_volume(
     affine: npt.ArrayLike,
     dtype: str = "float32",
     description: str = "",
+    comment: str = "",
 ) -> None:
     """Write a volume to a NIfTI-1 file, whole or not at all.
 
@@ -153,6 +154,8 @@ def write_volume(
         bool is written as 0 and 1.
     description : str
         Text for the header, cut to 79 bytes.
+    comment : str
+        Longer text for an extension of the header.
 
     Raises
     ------
@@ -167,6 +170,9 @@ def write_volume(
         raise InputError(f"{path} must end in .nii or .nii.gz; rename it.")
     image = _image(np.asarray(data), np.asarray(affine, float), dtype)
     image.header["descrip"] = _description(description)
+    if comment:
+        extension = nib.nifti1.Nifti1Extension("comment", comment.encode())
+        image.header.extensions.append(extension)
     with _writing(path) as stream:
         image.to_stream(stream)
 

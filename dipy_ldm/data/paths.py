@@ -1,11 +1,11 @@
 """Finding volumes: files, wildcards, folders and lists of NIfTI files."""
 
 from collections.abc import Sequence
-import csv
 from glob import iglob
 import os
 from pathlib import Path
 
+from dipy_ldm.data.tables import Row, name_cells, read_cells
 from dipy_ldm.validation import InputError
 
 _NIFTI = (".nii", ".nii.gz")
@@ -145,47 +145,56 @@ def _search(folder):
 
 def _listed(path):
     """Read the files that a list names."""
-    rows = _rows(path)
-    column = _column(path, rows)
-    if not _looks_like_nifti(rows[0], column):
-        del rows[0]
-    for row in rows:
-        if not _looks_like_nifti(row, column):
+    return _read_list(path)[0]
+
+
+def listed_rows(paths: Sequence[str | Path]) -> dict[str, list[Row]]:
+    """Find what lists say beside the paths of volumes.
+
+    Parameters
+    ----------
+    paths : sequence of str or Path
+        As for :func:`find_volumes`.
+
+    Returns
+    -------
+    dict of str to list of Row
+        Rows of each file that lists name, by its absolute path; a list without a line
+        of names has rows without cells.
+
+    Raises
+    ------
+    InputError
+        If a list can't be read, or its columns have no proper names.
+    """
+    found: dict[str, list[Row]] = {}
+    for path in (match for given in _sequence(paths) for match in _match(given)):
+        if path.is_file() and path.name.lower().endswith(_LISTS):
+            files, lines, named = _read_list(path)
+            rows = (
+                name_cells(path, lines)
+                if named
+                else [Row(path, number, {}) for number, _ in lines]
+            )
+            for file, row in zip(files, rows, strict=True):
+                found.setdefault(os.path.abspath(file), []).append(row)
+    return found
+
+
+def _read_list(path):
+    """Read a list: its files, all lines, and whether the first one has names."""
+    lines = read_cells(path)
+    column = _column(path, [cells for _, cells in lines])
+    named = not _looks_like_nifti(lines[0][1], column)
+    files = []
+    for _, cells in lines[named:]:
+        if not _looks_like_nifti(cells, column):
             raise InputError(
                 f"{path} has a line without the path of a NIfTI file "
-                f"({', '.join(row)}); complete or remove it."
+                f"({', '.join(cells)}); complete or remove it."
             )
-    return [path.parent / Path(row[column].strip()).expanduser() for row in rows]
-
-
-def _rows(path):
-    """Read the cells of a list, without empty lines and comments."""
-    try:
-        # Spreadsheets put a byte-order mark at the beginning.
-        text = path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path} can't be read as text; give a list of paths in UTF-8."
-        ) from error
-    lines = [
-        line for line in text.splitlines() if line.strip() and not line.startswith("#")
-    ]
-    separator = _separator(path, lines)
-    if separator is None:
-        return [[line] for line in lines]
-    return list(csv.reader(lines, delimiter=separator))
-
-
-def _separator(path, lines):
-    """Tell what stands between columns; None if each line is a path, commas and all."""
-    if path.suffix.lower() == ".csv":
-        return max(";,", key=lambda sign: sum(map(_occurs(sign), lines)))
-    tabs = path.suffix.lower() == ".tsv" or any(map(_occurs("\t"), lines))
-    return "\t" if tabs else None
-
-
-def _occurs(sign):
-    return lambda line: sign in line
+        files.append(path.parent / Path(cells[column].strip()).expanduser())
+    return files, lines, named
 
 
 def _column(path, rows):

@@ -15,10 +15,12 @@ import numpy as np
 from tqdm import tqdm
 
 from dipy_ldm.data import cache
+from dipy_ldm.data.cohort import draw_order
 from dipy_ldm.data.conformed import conform_pair
 from dipy_ldm.data.grid import Grid, choose_grid, same_grid
 from dipy_ldm.data.headers import check_headers, refuse
-from dipy_ldm.data.paths import expand, find_volumes
+from dipy_ldm.data.lookup import find_subjects
+from dipy_ldm.data.paths import expand, find_volumes, listed_rows
 from dipy_ldm.data.rows import writing_rows
 from dipy_ldm.validation import InputError, at_least
 
@@ -47,11 +49,13 @@ class Volumes(NamedTuple):
 class Plan(NamedTuple):
     """Volumes of which only the headers were read.
 
-    ``infos`` tell of each volume (:class:`dipy_ldm.data.headers.VolumeInfo`), ``masks``
-    are their files, or None; ``grid`` is where they are to be brought.
+    ``infos`` tell of each volume (:class:`dipy_ldm.data.headers.VolumeInfo`),
+    ``subjects`` whose it is, ``masks`` are their files, or None; ``grid`` is where they
+    are to be brought.
     """
 
     infos: list
+    subjects: list
     masks: list | None
     grid: Grid
     skip_bad: bool
@@ -106,7 +110,9 @@ def load_volumes(
         Whether to go on without bad files, with a warning.
     shuffle : bool
         Whether to draw an order at random, always the same for the same files, so
-        that any part of the volumes is a fair sample of all.
+        that any part of the volumes is a fair sample of all. The volumes of a subject
+        stay side by side; the ``sub-`` of their names, or a column ``participant_id``
+        of a list, tells whose they are.
     cache_dir : str or Path, optional
         Where to keep the result; None is for ``dipy_ldm/volumes`` in the user's
         cache.
@@ -178,11 +184,11 @@ def plan_volumes(
         infos, masks = _pair_masks(files, infos, expand(mask_files), skip_bad)
     if grid is None:
         grid = choose_grid(infos, voxel_size, shape)
-    if shuffle:
-        order = np.random.default_rng(0).permutation(len(infos))
-        infos = [infos[i] for i in order]
-        masks = masks and [masks[i] for i in order]
-    return Plan(infos, masks, grid, skip_bad)
+    subjects = find_subjects([info.file for info in infos], listed_rows(paths))
+    order = draw_order(subjects, seed=0) if shuffle else range(len(infos))
+    infos, subjects = [infos[i] for i in order], [subjects[i] for i in order]
+    masks = masks and [masks[i] for i in order]
+    return Plan(infos, subjects, masks, grid, skip_bad)
 
 
 def conform_volumes(
@@ -307,7 +313,7 @@ def _fill(folder, plan, verbose):
     Bad ones are noted there and left out, even if they are not to be skipped: a
     second run, which may skip them, then finds the work done.
     """
-    infos, masks, grid, _ = plan
+    infos, masks, grid = plan.infos, plan.masks, plan.grid
     tasks = list(zip(infos, masks or [None] * len(infos), strict=True))
     kept, complaints = [], {}
     with cache.filling(folder) as partial:

@@ -7,6 +7,7 @@ from dipy_ldm.metrics.distributions import (
     precision_recall,
 )
 from dipy_ldm.metrics.images import (
+    band_energies,
     detail_correlation,
     detail_energy,
     halve,
@@ -16,6 +17,7 @@ from dipy_ldm.metrics.images import (
 )
 
 __all__ = [
+    "band_energies",
     "detail_correlation",
     "detail_energy",
     "energy_distance",

@@ -1,11 +1,11 @@
-"""The network of the denoiser: a U-Net that knows the time."""
+"""The network of the denoiser: a U-Net that knows the time, and conditions."""
 
 from collections.abc import Sequence
 
 import keras
 from keras import layers
 
-from dipy_ldm.layers import TimeEmbedding
+from dipy_ldm.layers import ConditionFeatures, TimeEmbedding
 from dipy_ldm.networks.blocks import (
     conv,
     enclosed,
@@ -24,9 +24,10 @@ def unet(
     widths: Sequence[int],
     blocks: int,
     attention: Sequence[bool],
+    conditions: Sequence[int] = (),
     remat: bool = False,
 ) -> keras.Model:
-    """Build the denoiser: a U-Net that knows the time.
+    """Build the denoiser: a U-Net that knows the time, and conditions.
 
     Residual blocks conditioned on the time, self-attention at chosen levels, skip
     connections, and a middle of two residual blocks around attention, after
@@ -43,6 +44,8 @@ def unet(
         Residual blocks of each level.
     attention : sequence of bool
         Whether a level has self-attention, one entry a level.
+    conditions : sequence of int
+        Number of levels of each condition; 0 of a continuous one.
     remat : bool
         Compute the insides of each block again for the gradient, instead of
         keeping them: less memory, more time.
@@ -50,7 +53,8 @@ def unet(
     Returns
     -------
     keras.Model
-        ``[(batch, *shape), (batch,)]`` to ``(batch, *shape)``.
+        ``[(batch, *shape), (batch,)]`` to ``(batch, *shape)``; where there are
+        conditions, a third input is what is told of them, ``(batch, conditions)``.
 
     References
     ----------
@@ -61,7 +65,8 @@ def unet(
             f"attention needs one entry a level: {len(widths)}, not {len(attention)}."
         )
     latents, times = keras.Input(shape), keras.Input(())
-    time = _embed(times, 128)
+    told = [keras.Input((len(conditions),))] if conditions else []
+    time = _embed(times, *told, width=128, sizes=conditions)
     x = conv(latents, widths[0])
     skips = [x]
     for level, width in enumerate(widths):
@@ -81,7 +86,7 @@ def unet(
             x = upsample(x, like=skips[-1])
             x = conv(x, widths[level - 1])
     target = to_output(x, shape[-1], norm_groups, kernel_initializer="zeros")
-    return keras.Model([latents, times], target, name="unet")
+    return keras.Model([latents, times, *told], target, name="unet")
 
 
 def seeded_unet(
@@ -134,9 +139,16 @@ def _attend(x):
     return layers.Add()([x, layers.Reshape((*space, width))(tokens)])
 
 
-def _embed(times, width):
-    """Turn times into the features that every block is told."""
+def _embed(times, told=None, *, width, sizes):
+    """Turn times and conditions into the features that every block is told."""
     x = TimeEmbedding(width)(times)
     for _ in range(2):
         x = layers.Dense(width, activation="swish", kernel_initializer=Drawn())(x)
+        if told is not None:
+            # Before the last layer, in which what they mean together is learnt.
+            draw = Drawn("RandomNormal", stddev=0.5)
+            features = ConditionFeatures(sizes)(told)
+            learnt = layers.Dense(width, use_bias=False, kernel_initializer=draw)
+            x = layers.Add()([x, learnt(features)])
+            told = None
     return x

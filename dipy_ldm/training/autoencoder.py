@@ -228,22 +228,15 @@ def stage(vqvae: Any, lessons: Lessons, training: Any) -> Stage:
         build=partial(_compile, vqvae, lessons, training, length),
         batches=partial(_batches, vqvae, lessons, training.batch_size),
         begin=partial(_begin, vqvae, lessons),
+        take=partial(_take_weights, vqvae),
         publish=partial(_publish, vqvae, lessons),
         lesson=("mse", _variance(lessons.found)),
         verdict=partial(verdict, vqvae, lessons.found, few(lessons.images)),
     )
 
 
-def take_weights(vqvae: Any, model: Any) -> None:
-    """Copy trained weights into the networks that encode and decode.
-
-    Parameters
-    ----------
-    vqvae : VQVAE
-        Whose networks are given them.
-    model : keras.Model
-        The network that is trained.
-    """
+def _take_weights(vqvae, model):
+    """Copy trained weights into the networks that encode and decode."""
     for part in (vqvae.encoder_, vqvae.decoder_, vqvae.quantizer_):
         part.set_weights(model.get_layer(part.name).get_weights())
 
@@ -292,7 +285,7 @@ def _batches(vqvae, lessons, batch_size, share, first_step):
 
 def _begin(vqvae, lessons, model):
     """Let the codes start where encoded images are."""
-    take_weights(vqvae, model)
+    _take_weights(vqvae, model)
     rng = np.random.default_rng(vqvae.seed)
     quantizer = model.get_layer("quantizer")
     draw = partial(draw_vectors, vqvae, lessons.images, lessons.size, rng)
@@ -303,7 +296,7 @@ def _publish(vqvae, lessons, model, number, last):
     """After a round: watch and revive the codes, take the weights, validate."""
     quantizer = model.get_layer("quantizer")
     figures, dead = quantizer.figures()
-    take_weights(vqvae, model)
+    _take_weights(vqvae, model)
     # A code revived after the last round would not be trained any more.
     figures["revived"] = 0 if last else len(dead)
     if figures["revived"]:
@@ -311,7 +304,7 @@ def _publish(vqvae, lessons, model, number, last):
         draw = partial(draw_vectors, vqvae, lessons.images, lessons.size, rng)
         codes = quantizer.revived(dead, draw, rng)
         quantizer.codebook.assign(distribution.of_chief(codes))
-        take_weights(vqvae, model)
+        _take_weights(vqvae, model)
     if lessons.held_out is not None:
         found = score(vqvae, lessons.held_out)
         figures |= {f"val_{name}": value for name, value in found.items()}

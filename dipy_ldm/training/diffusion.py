@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from dipy_ldm import distribution, memory, networks, schedules
+from dipy_ldm.conditions import Condition
 from dipy_ldm.data.batches import noised
+from dipy_ldm.training.listening import Latents, gains
 from dipy_ldm.training.run import Stage
 from dipy_ldm.validation import check_seed, check_sizes, choose
 
@@ -66,7 +68,10 @@ def needed_memory(model: Any, latent_shape: tuple[int, ...], training: Any) -> f
     float
         Bytes.
     """
-    build = partial(unet, model.hyperparameters(), latent_shape, remat=training.remat)
+    # What is told of conditions takes next to nothing.
+    build = partial(
+        unet, model.hyperparameters(), latent_shape, {}, remat=training.remat
+    )
     denoiser = networks.sketched(training.precision.name, build)
     guide = len(latent_shape) == 3 if model.guide is None else model.guide
     return memory.estimate_training([denoiser], training.share, before=int(guide))
@@ -75,6 +80,7 @@ def needed_memory(model: Any, latent_shape: tuple[int, ...], training: Any) -> f
 def unet(
     chosen: dict,
     latent_shape: tuple[int, ...],
+    conditions: dict[str, Condition],
     *,
     guide: bool = False,
     remat: bool = False,
@@ -87,6 +93,8 @@ def unet(
         Hyper-parameters of a LatentDiffusion.
     latent_shape : tuple of int
         Shape of one latent, ``(*space, channels)``.
+    conditions : dict of str to Condition
+        What it is told of.
     guide : bool
         Whether it is the guide's.
     remat : bool
@@ -104,6 +112,7 @@ def unet(
         widths=[max(1, w // _GUIDE_WIDTH) for w in widths] if guide else widths,
         blocks=chosen["blocks"],
         attention=chosen["attention"],
+        conditions=[condition.size for condition in conditions.values()],
         remat=remat,
     )
 
@@ -111,11 +120,11 @@ def unet(
 def stages(
     model: Any,
     predict: Callable,
-    latents: np.ndarray,
-    held_out: np.ndarray | None,
+    latents: Latents,
+    held_out: Latents | None,
     training: Any,
     settings: dict,
-) -> list[tuple]:
+) -> list[Stage]:
     """Describe how the networks of a diffusion model are trained, one after the other.
 
     Parameters
@@ -124,11 +133,12 @@ def stages(
         Estimator whose networks are built; those that are trained are others, in the
         precision of the training.
     predict : callable
-        Its denoiser, compiled: noisy latents and times to what it predicts.
-    latents : ndarray
-        What is learnt from, of unit variance, ``(n, *space, channels)``.
-    held_out : ndarray or None
-        Latents on which the denoiser's loss is measured.
+        Its denoiser, compiled: noisy latents, times and, if there are any, conditions
+        to what it predicts.
+    latents : Latents
+        What is learnt from, of unit variance.
+    held_out : Latents or None
+        On which the denoiser's loss is measured.
     training : Training
         Options of the denoiser, settled.
     settings : dict
@@ -136,22 +146,23 @@ def stages(
 
     Returns
     -------
-    list of tuple
-        A network, and the :class:`Stage` that trains it: the guide, if there is one,
-        and the denoiser.
+    list of Stage
+        That of the guide, if there is one, and that of the denoiser.
     """
     describe = partial(_stage, model, latents, settings)
-    length = training.length(len(latents))
+    length = training.length(len(latents.clean))
     found = []
     if model.guide_ is not None:
         shorter = length._replace(total=_guide_steps(length.total))
         path = of_guide(training.checkpoint)
         guided = training._replace(checkpoint=path, callbacks=())
-        guide = describe("guide", model.guide_, guided, shorter, dict)
-        found.append((model.guide_, guide))
-    validate = dict if held_out is None else _validation(model, predict, held_out)
+        guide = describe("guide", model.guide_, guided, shorter, _not_measured)
+        found.append(guide)
+    validate = _not_measured
+    if held_out is not None:
+        validate = _validation(model, predict, held_out)
     denoiser = describe("diffusion", model.denoiser_, training, length, validate)
-    return [*found, (model.denoiser_, denoiser)]
+    return [*found, denoiser]
 
 
 def of_guide(checkpoint: str | Path | None) -> str | None:
@@ -170,19 +181,6 @@ def of_guide(checkpoint: str | Path | None) -> str | None:
     return f"{checkpoint}.guide" if checkpoint else None
 
 
-def take_weights(network: Any, trained: Any) -> None:
-    """Copy the averages of trained weights into a network that generates.
-
-    Parameters
-    ----------
-    network : keras.Model
-        Which is given them.
-    trained : keras.Model
-        The network that is trained.
-    """
-    network.set_weights(trained.optimizer.averages())
-
-
 def _guide_steps(steps):
     """Say for how many steps the guide is trained, by those of the denoiser."""
     return min(steps, max(steps // _GUIDE_SHARE, _GUIDE_STEPS))
@@ -190,7 +188,9 @@ def _guide_steps(steps):
 
 def _stage(model, latents, settings, title, network, training, length, validate):
     """Describe how one of the two networks is trained."""
-    nothing = schedules.loss_of_nothing(model.schedule, model.target)
+    axes = tuple(range(latents.clean.ndim - 1))
+    spreads = latents.clean.std(axes)
+    nothing = schedules.loss_of_nothing(model.schedule, model.target, spreads)
     guide = network is model.guide_
     return Stage(
         title,
@@ -199,6 +199,7 @@ def _stage(model, latents, settings, title, network, training, length, validate)
         settings,
         build=partial(_compile, model, guide, training, length.total),
         batches=partial(_noised, model, latents, training.batch_size),
+        take=partial(_take_weights, network),
         publish=partial(_publish, network, validate),
         lesson=("loss", nothing),
         verdict=partial(_verdict, nothing),
@@ -208,7 +209,8 @@ def _stage(model, latents, settings, title, network, training, length, validate)
 def _compile(model, guide, training, steps):
     """Make a network that is trained."""
     chosen = model.hyperparameters()
-    network = unet(chosen, model.latent_shape_, guide=guide, remat=training.remat)
+    given = chosen, model.latent_shape_, model.conditions_
+    network = unet(*given, guide=guide, remat=training.remat)
     trained = distribution.ReplicatedModel(network.inputs, network.outputs)
     optimizer = training.optimizer(
         steps,
@@ -222,38 +224,64 @@ def _compile(model, guide, training, steps):
     return trained
 
 
-def _noised(model, latents, batch_size, share=None, first_step=0, shift=0):
+def _noised(model, latents, batch_size, share=None, first_step=0, shift=0, **options):
     """Draw what the denoiser learns from; other noise with another shift."""
     return noised(
-        latents,
+        latents.clean,
         batch_size,
+        conditions=latents.conditions,
         schedule=model.schedule,
         target=model.target,
         seed=model.seed + shift,
         first_step=first_step,
         share=share,
+        **options,
     )
 
 
 def _validation(model, predict, latents):
     """Make what measures the denoiser's loss of latents that are held out."""
+    latents = latents.numbered()
     # Noised alike for every round, so that losses compare.
-    batch = _noised(model, latents, len(latents), shift=1)
-    (x, times), target = next(batch.as_numpy_iterator())
+    batch = _noised(model, latents, len(latents.clean), shift=1, dropped=0.0)
+    (x, times, *tables), target = next(batch.as_numpy_iterator())
+    told, who = [t[:, :-1] for t in tables], [t[:, -1] for t in tables]
 
-    def validate():
+    def squares(*told):
+        given = x, times, *told
         predicted = distribution.in_batches(
-            lambda numbers: predict(x[numbers], times[numbers]), np.arange(len(x)), 256
+            lambda numbers: predict(*(array[numbers] for array in given)),
+            np.arange(len(x)),
+            256,
         )
-        return {"val_loss": float(np.mean((predicted - target) ** 2))}
+        return (predicted - target) ** 2
+
+    def losses(told):
+        return squares(told).mean(axis=tuple(range(1, x.ndim)))
+
+    def validate(last):
+        figures = {"val_loss": float(np.mean(squares(*told)))}
+        for true, number in zip(told, who):
+            names = list(model.conditions_)
+            figures |= gains(losses, true, number, names, warn=last)
+        return figures
 
     return validate
 
 
+def _not_measured(last):
+    return {}
+
+
+def _take_weights(network, trained):
+    """Copy the averages of trained weights into the network that generates."""
+    network.set_weights(trained.optimizer.averages())
+
+
 def _publish(network, validate, trained, number, last):
     """After a round: take the averaged weights, and validate with them."""
-    take_weights(network, trained)
-    return validate()
+    _take_weights(network, trained)
+    return validate(last)
 
 
 def _verdict(nothing, figures):

@@ -42,6 +42,8 @@ class Stage(NamedTuple):
         ``build()`` makes the compiled model, a :class:`distribution.ReplicatedModel`.
     batches : callable
         ``batches(share, first_step)`` makes the dataset from which it learns.
+    take : callable
+        ``take(model)`` copies the trained weights into the estimator's networks.
     publish : callable
         ``publish(model, round, last)`` is called after each round, makes the estimator
         ready for use, and returns further figures of the round by their names.
@@ -60,27 +62,23 @@ class Stage(NamedTuple):
     settings: dict
     build: Callable
     batches: Callable
+    take: Callable
     publish: Callable
     lesson: tuple
     verdict: Callable
     begin: Callable | None = None
 
 
-def train(estimator: Any, stage: Stage) -> distribution.ReplicatedModel:
+def train(estimator: Any, stage: Stage) -> None:
     """Train a stage with stock ``keras.Model.fit``, from its checkpoint on.
 
     Parameters
     ----------
     estimator : VQVAE or LatentDiffusion
-        What the stage is of; its ``history_`` is kept up to date, and the callbacks are
-        given it.
+        What the stage is of; its networks are given the weights, its ``history_`` is
+        kept up to date, and the callbacks are given it.
     stage : Stage
         What is trained.
-
-    Returns
-    -------
-    ReplicatedModel
-        The trained model, with averaged weights if its optimizer keeps them.
 
     Raises
     ------
@@ -110,7 +108,6 @@ def train(estimator: Any, stage: Stage) -> distribution.ReplicatedModel:
 
     data = distribution.shared(batches, training.strategy)
     _fit(estimator, model, data, stage, record)
-    return model
 
 
 def _fit(estimator, model, data, stage, record):
@@ -147,6 +144,8 @@ def _fit(estimator, model, data, stage, record):
     finally:
         # Or else an interrupted bar is drawn once more, below the last word.
         progress.on_train_end()
+    # Not with the last round alone: of a training that had ended there is none.
+    stage.take(model)
     estimator.history_ = record.history
     if any(distribution.gathered(model.asked)):
         # After the last step.

@@ -8,7 +8,9 @@ from dipy_ldm.data.nifti import DTYPES
 from dipy_ldm.data.paths import find_volumes
 from dipy_ldm.files import make_folder
 from dipy_ldm.validation import at_least, choose
+from dipy_ldm.values import from_words
 from dipy_ldm.workflows import restoring
+from dipy_ldm.workflows.asked import Asked
 from dipy_ldm.workflows.outputs import interrupted
 from dipy_ldm.workflows.volumes import provenance, write_with_sidecar
 
@@ -37,6 +39,7 @@ class DenoiseLDMFlow(Workflow):
         self,
         model_file,
         input_files,
+        conditions=None,
         strength=0.1,
         sampler="dpm++",
         steps=None,
@@ -68,6 +71,9 @@ class DenoiseLDMFlow(Workflow):
         input_files : variable string or Path
             NIfTI volumes, folders of them, wildcards, or lists of them in text, CSV
             or TSV files.
+        conditions : variable string, optional
+            What the volumes shall look like, as name=value: group=control. What is left
+            out is not specified.
         strength : float, optional
             Level of the noise, from 0 to 1. At 0 the result is what the autoencoder
             makes of the volume; the higher, the more is made up anew.
@@ -112,6 +118,7 @@ class DenoiseLDMFlow(Workflow):
         """
         path, grid, n_channels = restoring.find_model(model_file, "denoise")
         _check_options(repeats, dtype, strategy)
+        asked = Asked.of(path, from_words(conditions or []), range(1))
         inputs = restoring.find_inputs(
             self,
             find_volumes(input_files),
@@ -130,13 +137,19 @@ class DenoiseLDMFlow(Workflow):
         if steps is None:
             steps = model.default_denoising_steps(sampler, strength)
         options = {"sampler": sampler, "steps": steps, "eta": eta, "seed": seed}
-        told = {name.capitalize(): value for name, value in options.items()}
+        told = asked.facts(asked.numbers) | {
+            name.capitalize(): value for name, value in options.items()
+        }
         facts = provenance(path, Strength=strength, Repeats=repeats, **told)
         tasks = [
             restoring.Task(file, paths, facts | {"Sources": [str(file)]})
             for file, paths in inputs.outputs.items()
         ]
-        options |= {"strength": strength, "tile": tile}
+        options |= {
+            "strength": strength,
+            "tile": tile,
+            "conditions": asked.of_some(asked.numbers),
+        }
 
         def denoise(task):
             image, origin = conform_file(task.file, grid, channels)

@@ -7,25 +7,32 @@ import numpy as np
 from tqdm import tqdm
 
 from dipy_ldm import persistence
+from dipy_ldm.conditions import from_saved
 from dipy_ldm.data.nifti import DTYPES
-from dipy_ldm.files import make_folder, replacing
-from dipy_ldm.validation import at_least, choose
+from dipy_ldm.files import replacing
+from dipy_ldm.validation import InputError, at_least, choose
+from dipy_ldm.values import from_words
 from dipy_ldm.workflows import workers
+from dipy_ldm.workflows.asked import Asked, count_of
 from dipy_ldm.workflows.outputs import (
     interrupted,
     output_paths,
     refuse_overwriting,
 )
 from dipy_ldm.workflows.quiet import quiet_start
-from dipy_ldm.workflows.volumes import (
-    affine_of,
-    provenance,
-    sidecar,
-    write_with_sidecar,
-)
+from dipy_ldm.workflows.samples import Samples
+from dipy_ldm.workflows.volumes import affine_of, provenance, write_with_sidecar
+from dipy_ldm.workflows.wanted import read_wanted
 
 # What a sample depends on, beside the model and its number.
-_SAMPLING = ("sampler", "steps", "eta", "guidance", "seed")
+_SAMPLING = {
+    "sampler": "Sampler",
+    "steps": "Steps",
+    "eta": "Eta",
+    "guidance": "Guidance",
+    "seed": "Seed",
+    "same_noise": "SameNoise",
+}
 
 
 class GenerateLDMFlow(Workflow):
@@ -52,6 +59,10 @@ class GenerateLDMFlow(Workflow):
         self,
         model_file,
         n_samples=None,
+        conditions=None,
+        table=None,
+        same_noise=False,
+        strict=False,
         sampler="dpm++",
         steps=None,
         eta=0.0,
@@ -63,6 +74,9 @@ class GenerateLDMFlow(Workflow):
         strategy="auto",
         devices=None,
         dtype="float32",
+        bids=False,
+        suffix=None,
+        skull_stripped=False,
         out_dir="",
         out_samples="samples",
     ):
@@ -80,7 +94,22 @@ class GenerateLDMFlow(Workflow):
             A model file that dipy_train_ldm wrote, or the word mnist for the
             packaged model of handwritten digits.
         n_samples : int, optional
-            Number of samples. None is for 64 images, or 4 volumes.
+            Number of samples. None is for as many as conditions have values or, where
+            each has one, for 64 images or 4 volumes.
+        conditions : variable string, optional
+            What is asked for, as name=value: age=70 sex=F. Several values with commas
+            between them are one for each sample: age=50,60,70. What is left out is not
+            specified.
+        table : string or Path, optional
+            The same as a table (.tsv or .csv) under the names of the conditions, one
+            sample a row. What is missing is not specified; other columns make no
+            difference.
+        same_noise : bool, optional
+            Make all samples from the noise of the first: what differs between them is
+            due to their conditions.
+        strict : bool, optional
+            Refuse numbers outside of those that the model has learnt from, which are
+            otherwise taken for the nearest of them with a warning.
         sampler : string, optional
             How to walk back from noise: ddpm, ddim or dpm++.
         steps : int, optional
@@ -114,6 +143,15 @@ class GenerateLDMFlow(Workflow):
         dtype : string, optional
             Type of the voxels of volumes: float32, float64, or an integer type such
             as int16 or uint8.
+        bids : bool, optional
+            Write volumes into a dataset as BIDS has derivatives, named by it and by
+            their numbers, with a participants.tsv of what was asked for and without a
+            picture. If it is there, they are added to it.
+        suffix : string, optional
+            The last part of BIDS' names. None is for that of the volumes that the model
+            learnt from, such as T1w, if they had one.
+        skull_stripped : bool, optional
+            Say in the dataset that there is nothing but brains, as BIDS asks for.
         out_dir : string or Path, optional
             Output directory.
         out_samples : string, optional
@@ -122,18 +160,22 @@ class GenerateLDMFlow(Workflow):
         (stem,) = output_paths(self, model_file, out_dir, out_samples=out_samples)
         # Wrong paths are answered before the seconds that Keras takes.
         path = persistence.find(model_file)
-        is_volume = (
-            len(persistence.read_document(path, "latent_diffusion")["shape"]) == 4
-        )
-        n_samples = (4 if is_volume else 64) if n_samples is None else n_samples
-        at_least("n_samples", n_samples, 1)
-        cluster = workers.find(strategy)
+        document = persistence.read_document(path, "latent_diffusion")
+        is_volume = len(document["shape"]) == 4
+        wanted = _wanted(conditions, table, document)
+        n_samples = _count(n_samples, wanted, is_volume)
         numbers = range(first_sample, first_sample + n_samples)
+        asked = Asked.of(path, wanted, numbers, strict)
+        cluster = workers.find(strategy)
         numbers = workers.part_of(cluster, numbers)
         if not numbers:
             return  # there are more workers than samples
-        names, sidecars, picture = _outputs(stem, numbers, cluster, is_volume)
-        refuse_overwriting(self, [*names, *sidecars, picture])
+        samples = (
+            Samples.inside(self, stem.parent, numbers, suffix, document)
+            if bids
+            else Samples.beside(stem, numbers, is_volume, cluster is not None)
+        )
+        refuse_overwriting(self, samples.paths, samples.cure)
         choose("type of voxels", dtype, DTYPES)
         model, strategy = _load(path, "auto" if cluster else strategy, devices)
         options = {
@@ -147,22 +189,20 @@ class GenerateLDMFlow(Workflow):
         }
         model.check_sampling(n_samples, first=first_sample, **options)
         model.check_memory(1 if is_volume else batch_size, tile, strategy)
-        workers.keep_log(cluster, stem)
+        workers.keep_log(cluster, samples.log)
         options |= {"strategy": strategy, "verbose": workers.is_first(cluster)}
-        make_folder(stem.parent)
-        from dipy_ldm import plots
+        options["same_noise"] = same_noise
+        facts = provenance(path, **{_SAMPLING[o]: options[o] for o in _SAMPLING})
+        if bids:
+            facts["SkullStripped"] = skull_stripped
+        with samples.being_written():
+            if is_volume:
+                self._write(model, samples, numbers, asked, options, dtype, facts)
+            else:
+                _write_images(model, samples, numbers, asked, options, facts)
 
-        facts = provenance(path, **{o.capitalize(): options[o] for o in _SAMPLING})
-        if is_volume:
-            pictures = self._write(model, names, numbers, options, dtype, facts)
-            plots.save_montage(picture, pictures, columns=2)
-            return
-        images = model.predict(len(numbers), first=numbers.start, **options)
-        _save(names[0], facts, images=images, sample=[*numbers], seed=seed)
-        plots.save_montage(picture, images[:100])
-
-    def _write(self, model, names, numbers, options, dtype, facts):
-        """Generate and write volume after volume; return planes of the first."""
+    def _write(self, model, samples, numbers, asked, options, dtype, facts):
+        """Generate and write volume after volume, and draw planes of the first."""
         from dipy_ldm import distribution, plots
 
         affine = affine_of(model)
@@ -173,14 +213,50 @@ class GenerateLDMFlow(Workflow):
         at_once = distribution.count_replicas(options["strategy"])
         for start in tqdm(range(0, len(numbers), at_once), "generate", disable=quiet):
             some = numbers[start : start + at_once]
-            volumes = model.predict(len(some), first=some[0], **options)
-            for number, name, volume in zip(some, names[start:], volumes):
-                facts = facts | {"Sample": number}
-                write_with_sidecar(name, volume, affine, dtype, facts)
+            volumes = _generate(model, some, asked, options)
+            for number, name, volume in zip(some, samples.names[start:], volumes):
+                own = {"Sample": number} | asked.facts(range(number, number + 1))
+                write_with_sidecar(name, volume, affine, dtype, facts | own)
                 self.written += 1
                 if self.written <= 20:
                     pictures.append(plots.planes(volume[None], affine)[0])
-        return np.stack(pictures)
+        samples.draw(np.stack(pictures), columns=2)
+
+
+def _wanted(words, table, document):
+    """Read what is asked for, in words and in a table."""
+    wanted = from_words(words or [])
+    if table is None:
+        return wanted
+    rows = read_wanted(table, from_saved(document["conditions"]))
+    if twice := [name for name in rows if name in wanted]:
+        raise InputError(
+            f"{twice[0]} is in `conditions` and in the `table`; leave one of them out."
+        )
+    return wanted | rows
+
+
+def _count(n_samples, wanted, is_volume):
+    """Count the samples that are wanted."""
+    if n_samples is None:
+        return count_of(wanted) or (4 if is_volume else 64)
+    return at_least("n_samples", n_samples, 1)
+
+
+def _write_images(model, samples, numbers, asked, options, facts):
+    """Generate, write and draw all images."""
+    images = _generate(model, numbers, asked, options)
+    arrays = {"images": images, "sample": [*numbers], "seed": options["seed"]}
+    facts |= asked.facts(numbers)
+    _save(samples.names[0], facts, **arrays, **asked.arrays(numbers))
+    samples.draw(images)
+
+
+def _generate(model, numbers, asked, options):
+    """Generate some of the samples."""
+    first = asked.numbers.start if options["same_noise"] else numbers.start
+    conditions = asked.of_some(numbers)
+    return model.predict(len(numbers), conditions=conditions, first=first, **options)
 
 
 def _load(path, strategy, devices):
@@ -193,28 +269,8 @@ def _load(path, strategy, devices):
         return LatentDiffusion.load(path), strategy
 
 
-def _outputs(stem, numbers, cluster, is_volume):
-    """Name the files of these samples, and their picture."""
-    own = stem if cluster is None else _numbered(stem, numbers.start)
-    names = (
-        [_beside(_numbered(stem, number), ".nii.gz") for number in numbers]
-        if is_volume
-        else [_beside(own, ".npz")]
-    )
-    return names, map(sidecar, names) if is_volume else (), _beside(own, ".png")
-
-
 def _save(path, facts, **arrays):
     """Write arrays, and in the same file what volumes have beside them."""
     arrays |= {"synthetic": True, "description": json.dumps(facts)}
     with replacing(path) as partial, open(partial, "wb") as file:
         np.savez_compressed(file, **arrays)
-
-
-def _beside(stem, suffix):
-    """Add a suffix to a stem, which may have dots of its own."""
-    return stem.with_name(stem.name + suffix)
-
-
-def _numbered(stem, number):
-    return _beside(stem, f"-{number:04d}")

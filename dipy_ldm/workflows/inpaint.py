@@ -14,12 +14,14 @@ from dipy_ldm.data.nifti import read_mask, read_volume, write_changed
 from dipy_ldm.data.paths import expand, find_volumes
 from dipy_ldm.files import make_folder
 from dipy_ldm.validation import InputError, at_least, choose, whole
+from dipy_ldm.values import from_words
 from dipy_ldm.workflows import restoring
+from dipy_ldm.workflows.asked import Asked
 from dipy_ldm.workflows.outputs import interrupted
 from dipy_ldm.workflows.volumes import (
     describe,
     provenance,
-    write_sidecar,
+    sidecar_first,
     write_with_sidecar,
 )
 
@@ -52,6 +54,7 @@ class InpaintLDMFlow(Workflow):
         model_file,
         input_files,
         mask_files=None,
+        conditions=None,
         dilate=0.0,
         n_samples=1,
         sampler="dpm++",
@@ -87,6 +90,9 @@ class InpaintLDMFlow(Workflow):
         mask_files : variable string or Path, optional
             Masks, named as the volumes are: one for all of them, or one for each, in
             their order. What is not 0 is made anew. A mask has the grid of its volume.
+        conditions : variable string, optional
+            What the volumes shall look like, as name=value: group=control. What is left
+            out is not specified.
         dilate : float, optional
             How much farther than the mask, in mm, the volume is made anew.
         n_samples : int, optional
@@ -122,6 +128,7 @@ class InpaintLDMFlow(Workflow):
         """
         path, grid, n_channels = restoring.find_model(model_file, "inpaint")
         _check_options(dilate, n_samples, strategy)
+        asked = Asked.of(path, from_words(conditions or []), range(1))
         files = find_volumes(input_files)
         masks = _pair(files, mask_files)
         inputs = restoring.find_inputs(
@@ -148,7 +155,10 @@ class InpaintLDMFlow(Workflow):
             "eta": eta,
             "seed": seed,
         }
-        told = {name.capitalize(): value for name, value in options.items()}
+        told = asked.facts(asked.numbers) | {
+            name.capitalize(): value for name, value in options.items()
+        }
+        options |= {"tile": tile, "conditions": asked.of_some(asked.numbers)}
         facts = provenance(path, Samples=n_samples, DilatedBy=dilate, **told)
         tasks = [
             restoring.Task(file, paths, facts | _sources(file, masks[file]))
@@ -157,7 +167,7 @@ class InpaintLDMFlow(Workflow):
 
         def inpaint(task):
             scan = _read(task.file, masks[task.file], dilate, channels)
-            made = _fill_in(model, scan, grid, n_samples, options | {"tile": tile})
+            made = _fill_in(model, scan, grid, n_samples, options)
             _write(task, scan, made)
 
         restoring.work(
@@ -302,8 +312,8 @@ def _write(task, scan, made):
 
 
 def _write_changed(path, scan, values, facts):
-    write_changed(path, scan.file, scan.hole, values, describe(facts))
-    write_sidecar(path, facts)
+    with sidecar_first(path, facts):
+        write_changed(path, scan.file, scan.hole, values, describe(facts))
 
 
 def _sources(file, mask_file):

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from dipy_ldm.validation import InputError
 
 
@@ -133,7 +131,7 @@ class Recipe(NamedTuple):
     def fit(
         self,
         cohort: Any,
-        held_out: np.ndarray | None,
+        held_out: Any,
         checkpoints: Sequence,
         callbacks: Sequence,
         **options,
@@ -144,7 +142,7 @@ class Recipe(NamedTuple):
         ----------
         cohort : Cohort
             What is learnt from.
-        held_out : ndarray or None
+        held_out : Cohort or None
             Images on which both are validated.
         checkpoints, callbacks : sequence
             One of each for each stage.
@@ -156,10 +154,12 @@ class Recipe(NamedTuple):
         LatentDiffusion
             The fitted model.
         """
+        others = held_out and held_out.images
         self.vqvae.fit(
             cohort.images,
-            validation_data=held_out,
+            validation_data=others,
             affine=cohort.affine,
+            suffix=cohort.suffix,
             masks=cohort.masks,
             checkpoint=checkpoints[0],
             callbacks=[callbacks[0]],
@@ -168,7 +168,11 @@ class Recipe(NamedTuple):
         )
         return self.model.fit(
             cohort.images,
-            validation_data=held_out,
+            cohort.conditions,
+            validation_data=others,
+            validation_conditions=held_out and held_out.conditions,
+            units=cohort.units,
+            meanings=cohort.meanings,
             checkpoint=checkpoints[1],
             callbacks=[callbacks[1]],
             **self.of_model,

@@ -4,7 +4,7 @@ import logging
 
 from dipy.workflows.workflow import Workflow
 
-from dipy_ldm.data.cohort import count_held_out, split
+from dipy_ldm.data.cohort import split
 from dipy_ldm.files import make_folder
 from dipy_ldm.validation import (
     InputError,
@@ -13,7 +13,7 @@ from dipy_ldm.validation import (
     check_shares,
     check_sizes,
 )
-from dipy_ldm.workflows import inputs, recipes, workers
+from dipy_ldm.workflows import inputs, options, recipes, workers
 from dipy_ldm.workflows.outputs import output_paths, refuse_overwriting
 from dipy_ldm.workflows.quiet import quiet_start
 from dipy_ldm.workflows.report import Report
@@ -60,6 +60,8 @@ class TrainLDMFlow(Workflow):
         schedule="cosine",
         target="v",
         guide=False,
+        conditions="",
+        coarsen="",
         precision="auto",
         remat=False,
         strategy="auto",
@@ -140,6 +142,15 @@ class TrainLDMFlow(Workflow):
         guide : bool, optional
             Volumes: train the smaller network too that --guidance of
             dipy_generate_ldm needs. For images it always is.
+        conditions : string, optional
+            What the diffusion model shall be told of each image, so that it can be
+            asked for it: names with commas between them, such as age,sex. They are
+            columns beside the paths in a list, or of the scans.tsv, sessions.tsv and
+            participants.tsv of the files' folders, looked up by the sub- and ses- of
+            their names. Of the packaged digits there is label.
+        coarsen : string, optional
+            Steps to which conditions are rounded, so that they tell less of persons:
+            age=5 for steps of five years, or of whatever the unit is.
         precision : string, optional
             Precision of the computations: auto (the fastest that this machine
             computes well, or that of the checkpoint), float32, bfloat16 or, on GPUs
@@ -158,7 +169,9 @@ class TrainLDMFlow(Workflow):
         seed : int, optional
             Seed of everything random.
         validation : float, optional
-            Share of the images that is held out to validate, from 0 to below 1.
+            Share of the images that is held out to validate, from 0 to below 1. All
+            images of a subject, as the sub- of their names or a column participant_id
+            of a list tells, are on one side.
         checkpoint_steps : int, optional
             Batches after which a checkpoint is written within a round of validation;
             there are others after rounds, as long as they take no more than a
@@ -242,6 +255,8 @@ class TrainLDMFlow(Workflow):
         strategy = _join(cluster, strategy, devices, paths[0])
         planned = inputs.plan(
             input_files,
+            options.names_of(conditions),
+            options.steps_of(coarsen),
             voxel_size=_one_or_more(voxel_size),
             shape=_one_or_more(shape),
             channels=channels,
@@ -249,7 +264,7 @@ class TrainLDMFlow(Workflow):
             skip_bad=skip_bad,
         )
         settings = recipes.settle(planned, loss=loss, **given)
-        count_held_out(planned, validation, settings.batch_size)
+        inputs.rehearse(planned, validation, seed, settings.batch_size)
         strategy = _make_strategy(strategy, devices)
         method = {"schedule": schedule, "target": target, "guide": guide, "seed": seed}
         how = {"learning_rate": learning_rate, "precision": precision, "remat": remat}
@@ -258,6 +273,7 @@ class TrainLDMFlow(Workflow):
         chief = workers.is_first(cluster)
         data = _load(planned, strategy, chief, cache_dir, cache_limit)
         train, held_out = split(data, validation, seed, settings.batch_size)
+        inputs.check_conditions(train)
         self._prepare(paths, resume, chief)
         report = Report(paths[1], paths[2], train.images[:16], data.affine)
         model = recipe.fit(

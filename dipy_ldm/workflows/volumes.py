@@ -1,5 +1,7 @@
 """What the commands say about the volumes they write."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 import hashlib
 import json
 from pathlib import Path
@@ -136,8 +138,8 @@ def write_with_sidecar(
     facts : dict
         As of :func:`provenance`.
     """
-    write_volume(path, volume, affine, dtype, describe(facts))
-    write_sidecar(path, facts)
+    with sidecar_first(path, facts):
+        write_volume(path, volume, affine, dtype, describe(facts), comment(facts))
 
 
 def describe(facts: dict) -> str:
@@ -162,8 +164,28 @@ def describe(facts: dict) -> str:
     return description
 
 
-def write_sidecar(path: Path, facts: dict) -> None:
-    """Write beside a volume as JSON what is known of it.
+def comment(facts: dict) -> str:
+    """Say in a header what was asked for: its description has room for little.
+
+    Parameters
+    ----------
+    facts : dict
+        As of :func:`provenance`.
+
+    Returns
+    -------
+    str
+        JSON; nothing if nothing was asked for.
+    """
+    asked = facts.get("Conditions")
+    return json.dumps({"Conditions": asked}) if asked else ""
+
+
+@contextmanager
+def sidecar_first(path: Path, facts: dict) -> Iterator[None]:
+    """Write beside a volume as JSON what is known of it, before the volume itself.
+
+    A volume that is there has a sidecar, then, even where the disk is full.
 
     Parameters
     ----------
@@ -174,3 +196,9 @@ def write_sidecar(path: Path, facts: dict) -> None:
     """
     with replacing(sidecar(path)) as partial:
         partial.write_text(json.dumps(facts, indent=2) + "\n")
+    try:
+        yield
+    except BaseException:
+        if not path.exists():
+            sidecar(path).unlink()
+        raise

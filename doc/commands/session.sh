@@ -10,10 +10,12 @@ dipy_generate_ldm mnist --n_samples 40 --steps 5 --seed 7 --out_samples five
 dipy_generate_ldm mnist --n_samples 40 --out_samples digits || echo "status $?"
 
 #: cohort
-python doc/examples/virtual_cohort.py cohort --n 40
+python doc/examples/virtual_cohort.py cohort --n 40 --covariates
+head -n 3 cohort/participants.tsv
 
 #: train
-dipy_train_ldm cohort --voxel_size 8 --epochs_vqvae 40 --epochs_ldm 60 \
+dipy_train_ldm cohort --conditions ventricles,group --coarsen ventricles=2 \
+    --voxel_size 8 --epochs_vqvae 40 --epochs_ldm 60 \
     --n_codes 256 --widths_vqvae 16 32 --widths_ldm 32 64 --out_dir brains
 ls brains
 
@@ -26,6 +28,12 @@ dipy_train_ldm cohort --batch_size 64 --out_dir refused || echo "status $?"
 #: generate
 dipy_generate_ldm brains/ldm.safetensors --n_samples 2 --seed 3 --out_dir brains
 cat brains/samples-0000.json
+
+#: table
+printf 'ventricles\tgroup\n12\tcontrol\nn/a\tpatient\n' > wanted.tsv
+dipy_generate_ldm brains/ldm.safetensors --table wanted.tsv --bids --out_dir synthetic
+find synthetic -name "*.nii.gz"
+cat synthetic/participants.tsv
 
 #: denoise
 python doc/examples/virtual_cohort.py others --n 1 --first 1000

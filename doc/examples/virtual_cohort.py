@@ -8,6 +8,10 @@ orientation, voxel size, type, unit and version of the format. Detailed subjects
 voxels of 1 to 1.6 mm, edges sharper than those of the template, which is a mean of
 many people, cortex that is displaced on a finer scale, and texture within tissues.
 
+With covariates, subjects differ more, some have a lesion, and ``participants.tsv`` says
+of each how large the ventricles are, how far they lie off the middle, how bright grey
+matter is beside white, and the group; some of it is missing.
+
 The cohort is for trying things out. Subjects share the folds of the template, so that
 they differ less than people do, and nothing about people can be learnt from them.
 """
@@ -15,6 +19,7 @@ they differ less than people do, and nothing about people can be learnt from the
 import argparse
 from functools import cache
 import gzip
+import json
 import math
 from pathlib import Path
 import sys
@@ -58,6 +63,28 @@ TEXTURE = 0.8, 2.5
 # Each squaring doubles the time of the flow; before, no voxel moves by 0.2 voxels.
 SQUARINGS = 6
 
+# What lesions of patients are like, in the white matter of the right frontal lobe.
+LESION_CENTRE = np.array([26.0, 24.0, 24.0])
+LESION_RADIUS = 10.0
+LESION_DARKNESS = 0.5
+# How often a covariate is missing.
+MISSING = 0.1
+COVARIATES = {
+    "ventricles": {"Description": "volume of the lateral ventricles", "Units": "mL"},
+    "offset": {
+        "Description": "how far the ventricles lie to the right of the brain's centre",
+        "Units": "mm",
+    },
+    "contrast": {
+        "Description": "brightness of grey matter over that of white matter",
+        "Units": "%",
+    },
+    "group": {
+        "Description": "whether there is a lesion in the right frontal lobe",
+        "Levels": {"control": "no lesion", "patient": "a dark lesion of 20 mm"},
+    },
+}
+
 ORIENTATIONS = ("RAS", "LPS", "LAS", "RPI", "PIR", "ASR", "PSR", "SRA")
 DTYPES = ("int16", "uint8", "float32")
 
@@ -69,7 +96,21 @@ class Deformation(NamedTuple):
     affine: np.ndarray
 
 
-def make_cohort(folder, n, seed=0, first=0, detailed=False, verbose=True):
+class Traits(NamedTuple):
+    """What subjects with covariates have beside what all are drawn.
+
+    ``swelling`` of the ventricles and their ``shift`` to the right, in mm, are terms of
+    the velocity; ``lesion`` says whether there is one.
+    """
+
+    swelling: float
+    shift: float
+    lesion: bool
+
+
+def make_cohort(
+    folder, n, seed=0, first=0, detailed=False, verbose=True, covariates=False
+):
     """Write the T1 volumes of a cohort.
 
     Volume ``i`` depends on ``(seed, i)`` alone, so that a cohort can be made in parts.
@@ -88,6 +129,8 @@ def make_cohort(folder, n, seed=0, first=0, detailed=False, verbose=True):
         Whether they have detail.
     verbose : bool
         Whether to show a progress bar.
+    covariates : bool
+        Whether to draw traits and write ``participants.tsv`` and its ``.json``, too.
 
     Returns
     -------
@@ -105,14 +148,65 @@ def make_cohort(folder, n, seed=0, first=0, detailed=False, verbose=True):
     at_least("seed", seed, 0)
     at_least("first", first, 0)
     make_folder(folder)
-    folder, files = Path(folder), []
+    folder, files, known = Path(folder), [], {}
     numbers = range(first, first + n)
     for i in tqdm(numbers, "virtual subjects", disable=not verbose):
         files.append(folder / f"sub-{i:04d}_T1w.nii.gz")
-        content = make_volume(i, seed, detailed).to_bytes()
+        traits = draw_traits(i, seed) if covariates else None
+        image, known[f"sub-{i:04d}"] = make_subject(i, seed, detailed, traits)
         with replacing(files[-1]) as partial:
-            partial.write_bytes(gzip.compress(content, 1, mtime=0))
+            partial.write_bytes(gzip.compress(image.to_bytes(), 1, mtime=0))
+    if covariates:
+        rng = np.random.default_rng((seed, first, 2))
+        with replacing(folder / "participants.tsv") as partial:
+            partial.write_text(make_table(rng, known))
+        with replacing(folder / "participants.json") as partial:
+            partial.write_text(json.dumps(COVARIATES, indent=2) + "\n")
     return files
+
+
+def make_table(rng, known):
+    """Write what is known of subjects, some of it left out.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Draws what is missing.
+    known : dict of str to dict
+        Covariates of each subject.
+
+    Returns
+    -------
+    str
+        Text of ``participants.tsv``.
+    """
+    lines = [["participant_id", *COVARIATES]]
+    for subject, values in known.items():
+        told = [
+            "n/a" if rng.random() < MISSING else f"{values[name]}"
+            for name in COVARIATES
+        ]
+        lines.append([subject, *told])
+    return "".join("\t".join(line) + "\n" for line in lines)
+
+
+def draw_traits(i, seed=0):
+    """Draw the traits of a subject.
+
+    Parameters
+    ----------
+    i : int
+        Number of the subject.
+    seed : int
+        Seed of the cohort.
+
+    Returns
+    -------
+    Traits
+        They are drawn by themselves, so that all else is that of a subject without.
+    """
+    rng = np.random.default_rng((seed, i, 1))
+    return Traits(rng.uniform(-0.2, 0.4), rng.uniform(-8, 8), bool(rng.random() < 0.5))
 
 
 def make_volume(i, seed=0, detailed=False):
@@ -132,10 +226,36 @@ def make_volume(i, seed=0, detailed=False):
     nibabel.Nifti1Image or nibabel.Nifti2Image
         Skull-stripped brain; outside of it all is 0.
     """
+    return make_subject(i, seed, detailed)[0]
+
+
+def make_subject(i, seed=0, detailed=False, traits=None):
+    """Make the T1 volume of a subject, and say what is known of it.
+
+    Parameters
+    ----------
+    i, seed, detailed
+        As of :func:`make_volume`.
+    traits : Traits, optional
+        What the subject has beside what all have.
+
+    Returns
+    -------
+    image : nibabel.Nifti1Image or nibabel.Nifti2Image
+        Skull-stripped brain; outside of it all is 0.
+    known : dict
+        The covariates; empty without traits.
+    """
     rng = np.random.default_rng((seed, i))
-    deformation, pose = draw_deformation(rng, detailed), draw_pose(rng)
+    deformation = draw_deformation(rng, detailed, traits)
+    pose = draw_pose(rng)
     grid = draw_grid(rng, detailed)
     brain = draw_contrast(rng, detailed)
+    known = {}
+    if traits:
+        known = describe(brain, grid, deformation, pose, detailed)
+        known["group"] = "patient" if traits.lesion else "control"
+        brain = brain * (1 - traits.lesion * lesion(detailed))
     if detailed:
         brain = add_detail(rng, brain)
     brain = np.clip(brain, 0, 1)
@@ -144,7 +264,77 @@ def make_volume(i, seed=0, detailed=False):
     inside = brain > 0.05
     brain *= draw_bias(rng, grid)
     brain = add_noise(rng, brain, rng.uniform(0.005, 0.025))
-    return draw_image(rng, brain * inside, grid.affine)
+    return draw_image(rng, brain * inside, grid.affine), known
+
+
+def describe(brain, grid, deformation, pose, detailed=False):
+    """Measure covariates where they are exact: before there is noise.
+
+    Parameters
+    ----------
+    brain : ndarray
+        As of :func:`draw_contrast`.
+    grid, deformation, pose, detailed
+        As of :func:`warp`.
+
+    Returns
+    -------
+    dict
+        Ventricles, offset and contrast.
+    """
+    (t1, grey, white), affine = templates(detailed)
+    off = (places(t1.shape, affine) - VENTRICLES_CENTRE) / VENTRICLES_REACH
+    dark = (t1 < 0.4) & (grey + white < 0.4) & ((off**2).sum(-1) < 1.5)
+    ventricles, whole = (
+        warp(mask.astype("float32"), grid, deformation, pose, detailed)
+        for mask in (dark, t1 > 0.05)
+    )
+    volume = ventricles.sum() * abs(np.linalg.det(grid.affine[:3, :3])) / 1000
+    right = places(grid.shape, grid.affine)[..., 0]
+    offset = np.average(right, weights=ventricles) - np.average(right, weights=whole)
+    contrast = np.average(brain, weights=grey) / np.average(brain, weights=white)
+    return {
+        "ventricles": round(float(volume), 2),
+        "offset": round(float(offset), 2),
+        "contrast": round(100 * float(contrast), 2),
+    }
+
+
+def lesion(detailed=False):
+    """Return how much darker each place of the template is where there is a lesion.
+
+    Parameters
+    ----------
+    detailed : bool
+        Whether the template is a fine one.
+
+    Returns
+    -------
+    ndarray
+        Shares, float32, of the shape of the template, that fall off over 4 mm.
+    """
+    (t1, *_), affine = templates(detailed)
+    distance = np.linalg.norm(places(t1.shape, affine) - LESION_CENTRE, axis=-1)
+    edge = np.clip((LESION_RADIUS + 2 - distance) / 4, 0, 1)
+    return (LESION_DARKNESS * edge).astype("float32")
+
+
+def places(shape, affine):
+    """Return where voxels are.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Their number along each axis.
+    affine : ndarray
+        From voxels to millimetres, ``(4, 4)``.
+
+    Returns
+    -------
+    ndarray
+        In mm, ``(*shape, 3)``.
+    """
+    return np.stack(np.indices(shape), -1) @ affine[:3, :3].T + affine[:3, 3]
 
 
 def spacing(detailed):
@@ -184,7 +374,7 @@ def templates(detailed=False):
     return np.ascontiguousarray(np.moveaxis(maps, -1, 0)), affine
 
 
-def draw_deformation(rng, detailed=False):
+def draw_deformation(rng, detailed=False, traits=None):
     """Draw a diffeomorphism.
 
     Parameters
@@ -193,6 +383,8 @@ def draw_deformation(rng, detailed=False):
         Draws it.
     detailed : bool
         Whether neighbouring folds are displaced differently.
+    traits : Traits, optional
+        What the subject has beside what is drawn.
 
     Returns
     -------
@@ -208,6 +400,9 @@ def draw_deformation(rng, detailed=False):
         velocity += np.stack(
             [smooth_noise(rng, shape, FINE_SMOOTHNESS) for _ in range(3)], -1
         )
+    if traits:
+        velocity += traits.swelling * swelling(shape, affine)
+        velocity -= traits.shift * rightwards(shape, affine)
     velocity *= fade(shape)
     return Deformation(integrate(velocity), affine)
 
@@ -266,10 +461,29 @@ def swelling(shape, affine):
         Velocity towards the centre of the ventricles, in mm, float32 ``(*shape, 3)``:
         it leads from a subject to the template, whose ventricles are smaller.
     """
-    world = np.stack(np.indices(shape), -1) @ affine[:3, :3].T + affine[:3, 3]
-    inwards = VENTRICLES_CENTRE - world
+    inwards = VENTRICLES_CENTRE - places(shape, affine)
     near = np.exp(-((inwards / VENTRICLES_REACH) ** 2).sum(-1, keepdims=True) / 2)
     return (near * inwards).astype("float32")
+
+
+def rightwards(shape, affine):
+    """Return the velocity that shifts the ventricles.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Shape of the field.
+    affine : ndarray
+        From its voxels to millimetres, ``(4, 4)``.
+
+    Returns
+    -------
+    ndarray
+        1 mm to the right at their centre, less around it, float32 ``(*shape, 3)``.
+    """
+    off = (places(shape, affine) - VENTRICLES_CENTRE) / (1.5 * VENTRICLES_REACH)
+    near = np.exp(-(off**2).sum(-1, keepdims=True) / 2)
+    return (near * [1, 0, 0]).astype("float32")
 
 
 def fade(shape):
@@ -574,6 +788,11 @@ def main(arguments=None):
     parser.add_argument(
         "--detailed", action="store_true", help="voxels of 1 to 1.6 mm, and fine detail"
     )
+    parser.add_argument(
+        "--covariates",
+        action="store_true",
+        help="larger differences, known from participants.tsv",
+    )
     options = parser.parse_args(arguments)
     try:
         make_cohort(
@@ -582,6 +801,7 @@ def main(arguments=None):
             options.seed,
             options.first,
             options.detailed,
+            covariates=options.covariates,
         )
     except (InputError, OSError) as error:
         sys.exit(f"{parser.prog}: {error}")

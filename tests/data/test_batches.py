@@ -7,6 +7,7 @@ import numpy.testing as npt
 import pytest
 
 from dipy_ldm import schedules
+from dipy_ldm.conditions import UNSPECIFIED
 from dipy_ldm.data.batches import Augmentation, Share, batches, noised
 
 IMAGES = np.arange(10, dtype="float32").reshape(10, 1, 1)
@@ -76,6 +77,49 @@ def test_noise_is_new_every_epoch_and_standard_normal():
     _, _, noise = noisy(400)
     assert len(np.unique(noise)) > 0.99 * noise.size
     npt.assert_allclose([noise.mean(), noise.std()], [0, 1], atol=0.02)
+
+
+TOLD = np.arange(24, dtype="float32").reshape(8, 3)
+
+
+def told(n_batches, conditions=TOLD, **kwargs):
+    latents = np.repeat(np.arange(8, dtype="float32"), 2).reshape(8, 2, 1)
+    options = {"schedule": "cosine", "target": "clean", "seed": 1} | kwargs
+    data = noised(latents, 4, conditions=conditions, **options)
+    drawn = list(islice(data.as_numpy_iterator(), n_batches))
+    which = np.concatenate([clean[:, 0, 0] for _, clean in drawn]).astype(int)
+    return which, np.concatenate([given[2] for given, _ in drawn])
+
+
+def test_conditions_are_those_of_the_latents():
+    which, found = told(20, dropped=0.0)
+    npt.assert_array_equal(found, TOLD[which])
+
+
+def test_conditions_are_left_out_all_together_and_each_alone():
+    which, found = told(1000)
+    left_out = found == UNSPECIFIED
+    npt.assert_array_equal(found[~left_out], TOLD[which][~left_out])
+    alone = 0.1
+    npt.assert_allclose(left_out.mean(0), 0.1 + 0.9 * alone, atol=0.02)
+    npt.assert_allclose(left_out.all(1).mean(), 0.1 + 0.9 * alone**3, atol=0.02)
+    single = told(1000, TOLD[:, :1])[1] == UNSPECIFIED
+    npt.assert_allclose(single.mean(), 0.1, atol=0.02)
+
+
+def test_which_conditions_are_left_out_follows_from_the_step():
+    whole = told(6)[1]
+    npt.assert_array_equal(told(3, first_step=3)[1], whole[12:])
+    assert (told(6, seed=2)[1] != whole).any()
+    # And what is noise, and of which time, is the same without conditions.
+    plain = noised(TOLD[..., None], 4, schedule="cosine", target="v", seed=1)
+    also = noised(
+        TOLD[..., None], 4, schedule="cosine", target="v", seed=1, conditions=TOLD
+    )
+    for (a, b), (c, d) in islice(zip(plain, also), 2):
+        npt.assert_array_equal(a[0], c[0])
+        npt.assert_array_equal(a[1], c[1])
+        npt.assert_array_equal(b, d)
 
 
 def test_each_batch_has_its_share_of_every_time():

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from dipy_ldm import files
 from dipy_ldm.data import cache
 
 
@@ -100,6 +101,7 @@ def fill(root, number, age, size=1000):
 HOLD = """
 import sys
 from pathlib import Path
+from dipy_ldm import files
 from dipy_ldm.data import cache
 cache.hold(Path(sys.argv[1]))
 print("holds", flush=True)
@@ -157,7 +159,7 @@ def test_what_is_in_use_stays(tmp_path, used_elsewhere):
 
 def test_where_nothing_can_be_locked_all_stays(tmp_path, monkeypatch):
     folder = fill(tmp_path, 1, 20)
-    monkeypatch.setattr(cache, "fcntl", None)
+    monkeypatch.setattr(files, "fcntl", None)
     cache.hold(folder)
     assert cache.make_room(tmp_path, 0) == []
 
@@ -165,9 +167,7 @@ def test_where_nothing_can_be_locked_all_stays(tmp_path, monkeypatch):
 def test_what_was_removed_can_not_be_used(tmp_path, monkeypatch):
     folder = fill(tmp_path, 1, 20)
     # Between the opening and the lock.
-    monkeypatch.setattr(
-        cache, "_lock", lambda *_, **__: (folder / cache.NOTES).unlink()
-    )
+    monkeypatch.setattr(cache, "lock", lambda *_, **__: (folder / cache.NOTES).unlink())
     with pytest.raises(FileNotFoundError):
         cache.hold(folder)
 

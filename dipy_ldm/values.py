@@ -1,0 +1,267 @@
+"""Values of conditions, as users give them: text, numbers, and what is missing."""
+
+from collections.abc import Iterable
+import math
+from numbers import Integral, Real
+import reprlib
+from typing import Any
+
+import numpy as np
+
+from dipy_ldm.validation import InputError
+
+# Name of the one condition whose values are given alone.
+ALONE = "label"
+# Text that says that there is nothing to say.
+_MISSING = ("", "n/a")
+
+
+def as_table(given: Any) -> dict[str, list]:
+    """Bring what the user knows of images into the form of a table.
+
+    Parameters
+    ----------
+    given : dict, DataFrame or array_like
+        Values by the names of the conditions, or those of one condition alone, which is
+        called ``label`` then, and of which whole numbers are the levels of a class.
+
+    Returns
+    -------
+    dict of str to list
+        Values of each condition, None where they are missing.
+
+    Raises
+    ------
+    InputError
+        If it is something else.
+    """
+    if columns := columns_of(given):
+        return {name: values_of(name, values) for name, values in columns.items()}
+    values = values_of(ALONE, given) if is_many(given) else []
+    if not values:
+        raise InputError(
+            "conditions must be values by the names of the conditions, such as "
+            "{'age': ages}, or one label for each image."
+        )
+    whole = all(value is None or is_whole(value) for value in values)
+    return {
+        ALONE: [v if v is None else level_of(v) for v in values] if whole else values
+    }
+
+
+def from_words(words: Iterable[str]) -> dict[str, Any]:
+    """Read conditions as they are written on a command line.
+
+    Parameters
+    ----------
+    words : iterable of str
+        ``name=value``, or ``name=value,value,...`` with one value for each image.
+
+    Returns
+    -------
+    dict
+        A value, or a list of them, by the names.
+
+    Raises
+    ------
+    InputError
+        If a word is not of this form, or a name comes twice.
+    """
+    found: dict[str, Any] = {}
+    for word in words:
+        name, equals, values = word.partition("=")
+        if not (name and equals) or name in found:
+            raise InputError(
+                f"conditions must be name=value, each name once, such as age=70; "
+                f"{word!r} is not."
+            )
+        found[name] = values.split(",") if "," in values else values
+    return found
+
+
+def columns_of(given: Any) -> dict[str, Any] | None:
+    """Return what was given by names, or None if it was given without.
+
+    Parameters
+    ----------
+    given : dict, DataFrame or object
+        What the user gave.
+
+    Returns
+    -------
+    dict of str to object
+        Values by their names.
+
+    Raises
+    ------
+    InputError
+        If a name is no text.
+    """
+    if not isinstance(given, dict) and not hasattr(given, "columns"):
+        return None
+    names = list(given if isinstance(given, dict) else given.columns)
+    if not all(isinstance(name, str) and name for name in names):
+        raise InputError("names of conditions must be text; name them all.")
+    return {name: given[name] for name in names}
+
+
+def is_many(values: Any) -> bool:
+    """Say whether there is one value for each image, not one for all.
+
+    Parameters
+    ----------
+    values : object
+        What the user gave for a condition.
+
+    Returns
+    -------
+    bool
+        Whether it is a sequence other than text.
+    """
+    if hasattr(values, "dtype"):
+        return np.ndim(values) > 0
+    return hasattr(values, "__len__") and not isinstance(values, str)
+
+
+def values_of(name: str, values: Any) -> list:
+    """Make Python's own of values, and None of those that are missing.
+
+    Parameters
+    ----------
+    name : str
+        Name of the condition.
+    values : sequence or object
+        Text, numbers and truth values; None, NaN, ``""`` and ``n/a`` are missing.
+
+    Returns
+    -------
+    list
+        As many values.
+
+    Raises
+    ------
+    InputError
+        If one is something else, or infinite.
+    """
+    values = values.tolist() if hasattr(values, "tolist") else values
+    values = list(values) if is_many(values) else [values]
+    found: list = []
+    for value in values:
+        if _is_missing(value):
+            found.append(None)
+        elif isinstance(value, str):
+            found.append(value.strip())
+        elif isinstance(value, Real | np.bool_) and math.isfinite(value):
+            found.append(value.item() if isinstance(value, np.generic) else value)
+        else:
+            raise InputError(
+                f"{name} must have text or finite numbers for values, not "
+                f"{reprlib.repr(value)}."
+            )
+    return found
+
+
+def is_whole(value: Any) -> bool:
+    """Say whether a value is a number of the type of whole numbers.
+
+    Parameters
+    ----------
+    value : object
+        As of :func:`values_of`.
+
+    Returns
+    -------
+    bool
+        False also for truth values, which are numbers to Python.
+    """
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def level_of(value: Any) -> str:
+    """Name a level of a class: 7 and 7.0 are the same.
+
+    Parameters
+    ----------
+    value : object
+        As of :func:`values_of`.
+
+    Returns
+    -------
+    str
+        Its name.
+    """
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def number_of(name: str, value: Any) -> float:
+    """Read a number, which on a command line is text.
+
+    Parameters
+    ----------
+    name : str
+        Name of the condition.
+    value : object
+        As of :func:`values_of`.
+
+    Returns
+    -------
+    float
+        The number, finite.
+
+    Raises
+    ------
+    InputError
+        If it is none.
+    """
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(f"{name} must be a number, not {value!r}.")
+    return number
+
+
+def in_order(levels: Iterable[str]) -> list[str]:
+    """Sort levels: numbers by their size, and before text.
+
+    Parameters
+    ----------
+    levels : iterable of str
+        Names of levels.
+
+    Returns
+    -------
+    list of str
+        The same.
+    """
+    return sorted(levels, key=lambda n: (0, int(n), "") if n.isdecimal() else (1, 0, n))
+
+
+def listed(names: Iterable[str]) -> str:
+    """List names in a sentence, the first twenty of many.
+
+    Parameters
+    ----------
+    names : iterable of str
+        Names.
+
+    Returns
+    -------
+    str
+        With commas between them.
+    """
+    names = list(names)
+    more = f" and {len(names) - 20} others" if len(names) > 20 else ""
+    return ", ".join(names[:20]) + more
+
+
+def _is_missing(value):
+    if isinstance(value, str):
+        return value.strip().casefold() in _MISSING
+    if isinstance(value, Real):
+        return value != value
+    # Those of pandas, which can't be compared.
+    return value is None or type(value).__name__ in ("NAType", "NaTType")

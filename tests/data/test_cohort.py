@@ -1,0 +1,70 @@
+"""Parts of a cohort: no subject is on both sides."""
+
+import numpy as np
+import numpy.testing as npt
+import pytest
+
+from dipy_ldm.data.cohort import Cohort, count_held_out, draw_order, split
+from dipy_ldm.validation import InputError
+
+SCANS = [f"sub-{i}" for i in range(10) for _ in range(i % 3 + 1)]  # 19
+
+
+def cohort(subjects=None, n=None, affine=None):
+    n = len(subjects) if subjects is not None else n
+    masks = None if affine is None else np.arange(n)
+    return Cohort(np.arange(n), masks, affine, {"x": list(range(n))}, subjects)
+
+
+def test_images_of_subjects_of_their_own_are_split_as_ever():
+    order = np.random.default_rng(3).permutation(20)
+    for subjects in (None, list(map(str, range(20)))):
+        train, held_out = split(cohort(subjects, n=20), 0.12, 3, 4)
+        npt.assert_array_equal(train.images, order[3:])
+        npt.assert_array_equal(held_out.images, order[:3])
+        assert draw_order(range(20), 3) == order.tolist()
+
+
+def test_volumes_of_subjects_of_their_own_are_split_as_ever():
+    for subjects in (None, list(map(str, range(20)))):
+        train, held_out = split(cohort(subjects, 20, np.eye(4)), 0.12, 3, 4)
+        npt.assert_array_equal(train.images, np.arange(17))
+        npt.assert_array_equal(train.masks, np.arange(17))
+        npt.assert_array_equal(held_out.images, [17, 18, 19])
+        assert held_out.masks is None
+
+
+@pytest.mark.parametrize("share", [0.01, 0.05, 0.2, 0.5])
+@pytest.mark.parametrize("affine", [None, np.eye(4)])
+def test_no_subject_is_on_both_sides(share, affine):
+    order = draw_order(SCANS, 0) if affine is not None else range(len(SCANS))
+    subjects = [SCANS[i] for i in order]
+    train, held_out = split(cohort(subjects, affine=affine), share, 5, 1)
+    assert [subjects[i] for i in train.images] == train.subjects
+    assert [subjects[i] for i in held_out.images] == held_out.subjects
+    for part in (train, held_out):
+        assert part.conditions["x"] == part.images.tolist()
+    assert not set(held_out.subjects) & set(train.subjects)
+    everything = np.sort([*train.images, *held_out.images])
+    npt.assert_array_equal(everything, np.arange(len(SCANS)))
+    # At least the share, and no more than one subject beyond.
+    count = len(held_out.images)
+    assert share * len(SCANS) <= count <= share * len(SCANS) + 3
+
+
+def test_the_order_keeps_scans_of_a_subject_together():
+    drawn = [SCANS[i] for i in draw_order(SCANS, 1)]
+    changes = sum(a != b for a, b in zip(drawn, drawn[1:]))
+    assert changes == len(set(SCANS)) - 1
+    assert draw_order(SCANS, 1) != draw_order(SCANS, 2)
+
+
+def test_nothing_is_held_out_of_a_share_of_nothing():
+    train, held_out = split(cohort(SCANS), 0.0, 5, 1)
+    assert held_out is None
+    assert len(train.images) == len(SCANS)
+
+
+def test_too_little_left_is_told():
+    with pytest.raises(InputError, match=r"of 6 images, 0 are left .*\(6 held out"):
+        count_held_out(cohort(["sub-1"] * 6), 0.1, 1, 0)

@@ -1,0 +1,233 @@
+"""What tables say of scans."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dipy_ldm.data.cells import as_text
+from dipy_ldm.data.covariates import read_covariates
+from dipy_ldm.data.entities import common_suffix, entity, suffix
+from dipy_ldm.data.lookup import find_subjects
+from dipy_ldm.data.paths import find_volumes, listed_rows
+from dipy_ldm.data.summary import summarise
+from dipy_ldm.validation import InputError
+
+PEOPLE = (
+    "participant_id\tage\tsex\tgroup\n"
+    "sub-01\t61.5\tmale\tcontrol\n"
+    "02\t70\tF\tpatient\n"
+    "sub-03\tn/a\t\tcontrol\n"
+    "sub-99\t20\tm\tcontrol\n"
+)
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text if isinstance(text, str) else json.dumps(text), "utf-8")
+
+
+@pytest.fixture
+def bids(tmp_path):
+    """Return the root of a dataset with tables of three kinds."""
+    for name in (
+        "sub-01/anat/sub-01_T1w.nii.gz",
+        "sub-02/ses-a/anat/sub-02_ses-a_T1w.nii.gz",
+        "sub-02/ses-b/anat/sub-02_ses-b_T1w.nii.gz",
+        "sub-03/anat/sub-03_T1w.nii.gz",
+    ):
+        write(tmp_path / name, "")
+    write(tmp_path / "participants.tsv", PEOPLE)
+    return tmp_path
+
+
+def look_up(names, paths, **options):
+    paths = [paths] if isinstance(paths, Path) else paths
+    return read_covariates(names, find_volumes(paths), listed_rows(paths), **options)
+
+
+def test_participants_are_looked_up_by_the_names_of_files(bids):
+    found = look_up(["age", "sex", "group"], bids)
+    assert found.values == {
+        "age": [61.5, 70, 70, None],
+        "sex": ["M", "F", "F", None],
+        "group": ["control", "patient", "patient", "control"],
+    }
+    assert found.subjects == ["sub-01", "sub-02", "sub-02", "sub-03"]
+    assert found.units == {"age": "years"}  # BIDS says so
+    assert (found.without_row, found.unused) == ([], 1)
+    part = found.take([1, 3])
+    assert part.values["age"] == [70, None]
+    assert part.subjects == ["sub-02", "sub-03"]
+
+
+def test_the_nearest_table_that_has_the_column_decides(bids):
+    sessions = "session_id\tage\nses-a\t70\nses-b\tn/a\n"
+    write(bids / "sub-02" / "sub-02_sessions.tsv", sessions)
+    scans = "filename\tsex\nanat/sub-02_ses-a_T1w.nii.gz\tO\n"
+    write(bids / "sub-02/ses-a/sub-02_ses-a_scans.tsv", scans)
+    found = look_up(["age", "sex"], bids)
+    assert found.values["age"] == [61.5, 70, None, None]
+    assert found.values["sex"] == ["M", "O", "F", None]
+
+
+def test_participants_may_have_a_row_for_each_session(bids):
+    text = "participant_id\tsession_id\tage\n01\t\t60\n02\ta\t70\n02\tses-b\t72\n"
+    write(bids / "participants.tsv", text)
+    found = look_up(["age"], bids)
+    assert found.values["age"] == [60, 70, 72, None]
+    assert [file.name for file in found.without_row] == ["sub-03_T1w.nii.gz"]
+
+
+def test_derivatives_find_the_tables_of_their_source(bids):
+    file = bids / "derivatives" / "x" / "sub-01" / "sub-01_desc-brain_T1w.nii.gz"
+    write(file, "")
+    assert look_up(["age"], [file]).values["age"] == [61.5]
+    # Nearer than those of the source.
+    write(file.parents[1] / "participants.tsv", "participant_id\tiq\nsub-01\t99\n")
+    assert look_up(["iq"], [file]).values["iq"] == [99]
+    with pytest.raises(InputError, match="they have iq"):
+        look_up(["age"], [file])
+
+
+def test_columns_beside_the_paths_come_first(bids):
+    text = (
+        "path;age;site\nsub-01/anat/sub-01_T1w.nii.gz;61,25;A\n"
+        "sub-03/anat/sub-03_T1w.nii.gz;n/a;\n"
+    )
+    write(bids / "scans.csv", text)
+    found = look_up(["age", "site", "group"], bids / "scans.csv")
+    assert found.values == {
+        "age": [61.25, None],
+        "site": ["A", None],
+        "group": ["control", "control"],
+    }
+    assert not found.units  # what BIDS says of its tables is not said of others
+    write(bids / "scans.json", {"age": {"Units": "Years"}})
+    assert look_up(["age"], bids / "scans.csv").units == {"age": "years"}
+
+
+def test_units_levels_and_codes(bids):
+    text = "participant_id\tage\tsex\tgroup\n01\t3\t1\t0\n02\t5\t2\t1\n03\t8\t\t1\n"
+    write(bids / "participants.tsv", text)
+    levels = {"group": {"0": "control", "1": "patient"}, "sex": {"1": "male", "2": "F"}}
+    said = {name: {"Levels": some} for name, some in levels.items()}
+    write(bids / "participants.json", said | {"age": {"Units": "months"}})
+    found = look_up(["age", "sex", "group"], bids)
+    assert found.values["group"] == ["0", "1", "1", "1"]
+    assert found.values["sex"] == ["M", "F", "F", None]
+    assert found.levels["group"] == {"0": "control", "1": "patient"}
+    assert found.units == {"age": "months"}
+    assert look_up(["group"], bids).values["group"] == ["0", "1", "1", "1"]
+
+
+def test_ages_are_coarsened(bids):
+    found = look_up(["age", "sex"], bids, steps={"age": 5})
+    assert found.values["age"] == [60, 70, 70, None]
+    with pytest.raises(InputError, match="sex has classes"):
+        look_up(["sex"], bids, steps={"sex": 5})
+    with pytest.raises(InputError, match=r"weight, which is none .*\(age\)"):
+        look_up(["age"], bids, steps={"weight": 5})
+
+
+def test_all_bad_rows_are_in_one_report(bids):
+    write(bids / "participants.tsv", PEOPLE.replace("61.5", "89+").replace("70", "old"))
+    write(bids / "participants.json", {"age": {"Units": "years"}})
+    with pytest.raises(InputError) as refusal:
+        look_up(["age", "group"], bids)
+    report = str(refusal.value)
+    assert "line 2: age is '89+', no number\n" in report
+    assert report.count("line 3: age is 'old'") == 1  # of two scans
+    assert "89 for 89+" in report
+
+
+def test_texts_among_numbers_are_refused_where_most_are_numbers(bids):
+    write(bids / "participants.tsv", PEOPLE.replace("61.5", "inf"))
+    with pytest.raises(InputError, match="line 2: age is 'inf'"):
+        look_up(["age"], bids)
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "sentence"),
+    [
+        (PEOPLE, ["agee", "sex"], "no column agee .* they have age, sex, group"),
+        (PEOPLE.replace("02\t", "01\t"), ["age"], r"2 rows for sub-01 \(lines 2 and 3"),
+        (PEOPLE.replace("participant_id", "id"), ["age"], "no column participant_id"),
+        ("participant_id\tage\n01\t\n02\tn/a\n", ["age"], "missing for all"),
+        ("participant_id\tage\n77\t5\n", ["age"], "no table knows the files"),
+    ],
+)
+def test_bad_tables_are_answered(bids, text, names, sentence):
+    write(bids / "participants.tsv", text)
+    with pytest.raises(InputError, match=sentence):
+        look_up(names, bids)
+
+
+def test_two_units_are_refused(bids):
+    write(bids / "other/participants.tsv", "participant_id\tage\n07\t3\n")
+    write(bids / "other/participants.json", {"age": {"Units": "weeks"}})
+    write(bids / "other/sub-07_T1w.nii.gz", "")
+    with pytest.raises(
+        InputError, match="age is in weeks in .* and years in .* one unit"
+    ):
+        look_up(["age"], bids)
+
+
+def test_a_list_without_names_has_no_columns(tmp_path):
+    write(tmp_path / "list.csv", "a.nii,5\nb.nii,6\n")
+    with pytest.raises(InputError, match="they have no column of a name"):
+        look_up(["age"], tmp_path / "list.csv")
+    write(tmp_path / "list.csv", "file,age\na.nii,5\na.nii,6\n")
+    with pytest.raises(InputError, match=r"2 rows for .*a.nii \(lines 2 and 3\)"):
+        look_up(["age"], tmp_path / "list.csv")
+
+
+def test_the_summary_tells_what_is_to_be_known(bids):
+    write(bids / "participants.json", {"group": {"Levels": {"patient": "ill"}}})
+    write(bids / "sub-04_T1w.nii.gz", "")
+    text = summarise(look_up(["age", "sex", "group"], bids))
+    for line in (
+        f"conditions of 5 images of 4 subjects, from {bids / 'participants.tsv'}:",
+        "  age (years): 61.5 to 70, mean 67.17; 2 missing",
+        "  sex: F 2, M 1; 2 missing",
+        "  group: control 2, patient 2 (ill); 1 missing",
+        f"no table has a row for {bids / 'sub-04_T1w.nii.gz'}",
+        "1 row of participants have no image",
+        "group has classes of fewer than 5 subjects, which can point to persons: cont",
+        "4 subjects can be told from all others",
+    ):
+        assert line in text
+
+
+def test_the_summary_hints_at_mistakes(tmp_path):
+    rows = [f"s{i}.nii,{i % 2},{'aA'[i % 2]},x" for i in range(12)]
+    write(tmp_path / "list.csv", "\n".join(["file,code,case,one", *rows]))
+    text = summarise(look_up(["code", "case", "one"], tmp_path / "list.csv"))
+    assert "code is taken for a number; if its 2 values are codes" in text
+    assert "case has classes that differ in case: A, a" in text
+    assert "one is the same for all" in text
+
+
+def test_subjects_are_told_by_names_or_a_column(tmp_path):
+    write(tmp_path / "list.csv", "subject,file\nX,a.nii\nX,b.nii\n,c.nii\n")
+    files = find_volumes([tmp_path / "list.csv"])
+    listed = listed_rows([tmp_path / "list.csv"])
+    assert find_subjects(files, listed) == ["sub-X", "sub-X", str(tmp_path / "c.nii")]
+    assert find_subjects([Path("sub-1/ses-2/t1.nii"), Path("sub-2_T1w.nii")]) == [
+        "sub-1",
+        "sub-2",
+    ]
+
+
+def test_names_are_read_as_bids_has_them():
+    file = "x/sub-01/ses-2/anat/sub-01_ses-2_desc-brain_T1w.nii.gz"
+    assert (entity(file, "sub"), entity(file, "ses")) == ("sub-01", "ses-2")
+    assert (entity("mysub-01.nii", "sub"), entity("a.nii", "ses")) == (None, None)
+    assert suffix(file) == "T1w"
+    assert suffix("brain_T1w.nii.gz") is suffix("sub-01.nii") is None
+    assert common_suffix([file, "sub-02_T1w.nii"]) == "T1w"
+    assert common_suffix([file, "sub-02_T2w.nii"]) is None
+
+
+def test_values_are_written_as_bids_has_them():
+    assert [as_text(v) for v in (70.0, 61.5, "F", None)] == ["70", "61.5", "F", "n/a"]

@@ -1,0 +1,108 @@
+"""A dataset of generated volumes."""
+
+import json
+import multiprocessing
+from types import SimpleNamespace
+
+import pytest
+
+from dipy_ldm.conditions import Condition
+from dipy_ldm.validation import InputError
+from dipy_ldm.workflows import bids
+from dipy_ldm.workflows.volumes import sidecar
+
+CALM, FORCED = (SimpleNamespace(_force_overwrite=force) for force in (False, True))
+DESCRIBED = {"age": {"Description": "asked for", "Units": "years"}}
+
+
+def put(root, number, **asked):
+    """Put a sample into a dataset, as far as its table needs it."""
+    scan = bids.scan_path(root, number, "T1w")
+    scan.parent.mkdir(parents=True, exist_ok=True)
+    scan.touch()
+    sidecar(scan).write_text(json.dumps({"Conditions": asked}))
+
+
+def add(root, numbers):
+    bids.begin(root)
+    for number in numbers:
+        put(root, number, age=float(number))
+        bids.list_participants(root, DESCRIBED)
+
+
+def test_files_are_named_as_bids_has_derivatives(tmp_path):
+    file = bids.scan_path(tmp_path, 1, "T1w").relative_to(tmp_path)
+    assert str(file) == "sub-S0001/anat/sub-S0001_desc-synthetic_T1w.nii.gz"
+    file = bids.scan_path(tmp_path, 12345, "dwi").relative_to(tmp_path)
+    assert str(file) == "sub-S12345/dwi/sub-S12345_desc-synthetic_dwi.nii.gz"
+
+
+def test_the_table_says_what_was_asked(tmp_path):
+    bids.begin(tmp_path)
+    put(tmp_path, 0, age=70.0, sex="F")
+    put(tmp_path, 10000)
+    put(tmp_path, 2, age=61.5)
+    bids.list_participants(tmp_path, DESCRIBED)
+    assert (tmp_path / "participants.tsv").read_text() == (
+        "participant_id\tage\tsex\nsub-S0000\t70\tF\nsub-S0002\t61.5\tn/a\n"
+        "sub-S10000\tn/a\tn/a\n"
+    )
+    said = json.loads((tmp_path / "participants.json").read_text())
+    assert said["age"]["Units"] == "years"
+    document = json.loads((tmp_path / "dataset_description.json").read_text())
+    assert document["DatasetType"] == "derivative"
+    assert document["GeneratedBy"][0]["Name"] == "dipy_ldm"
+
+
+def test_samples_are_added_by_several_at_once(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    parts = [range(i, 24, 3) for i in range(3)]
+    processes = [context.Process(target=add, args=(tmp_path, part)) for part in parts]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    lines = (tmp_path / "participants.tsv").read_text().splitlines()
+    assert [line.split("\t")[0] for line in lines[1:]] == [
+        f"sub-S{number:04}" for number in range(24)
+    ]
+    assert lines[-1].endswith("\t23")
+
+
+@pytest.mark.parametrize(
+    "name", ["participants.tsv", "sub-01/x", "dataset_description.json"]
+)
+def test_a_dataset_of_others_is_refused(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text('{"Name": "x", "GeneratedBy": [{"Name": "other"}]}')
+    with pytest.raises(InputError, match="holds another dataset .* another folder"):
+        bids.refuse_others(CALM, tmp_path)
+    bids.refuse_others(FORCED, tmp_path)
+
+
+def test_our_own_and_an_empty_folder_are_not_refused(tmp_path):
+    bids.refuse_others(CALM, tmp_path / "new")
+    bids.begin(tmp_path / "new")
+    put(tmp_path / "new", 1)
+    bids.refuse_others(CALM, tmp_path / "new")
+
+
+def test_the_suffix_is_the_users_or_that_of_the_model():
+    assert bids.check_suffix("FLAIR", "T1w") == "FLAIR"
+    assert bids.check_suffix(None, "T1w") == "T1w"
+    with pytest.raises(InputError, match="give a `suffix`, such as T1w"):
+        bids.check_suffix(None, None)
+    for bad in ("_T1w", "T1 w", "../T1w"):
+        with pytest.raises(InputError, match="suffix must be of letters and digits"):
+            bids.check_suffix(bad, None)
+
+
+def test_conditions_are_described():
+    known = {
+        "age": Condition("continuous", {}, [20.0, 80.0], units="years"),
+        "group": Condition("class", {"0": 5, "1": 7}, [], meanings={"1": "patient"}),
+    }
+    said = bids.describe(known)
+    assert said["age"]["Units"] == "years"
+    assert said["group"]["Levels"] == {"0": "0", "1": "patient"}

@@ -1,0 +1,370 @@
+"""Models that are told of conditions: asked for, left out, saved, resumed."""
+
+import copy
+import json
+import logging
+import pickle
+
+import keras
+import numpy as np
+import numpy.testing as npt
+import pytest
+from sklearn.base import clone
+
+from dipy_ldm import VQVAE, LatentDiffusion, networks, persistence
+from dipy_ldm.conditions import Condition
+from dipy_ldm.data import load_mnist
+from dipy_ldm.layers import ConditionFeatures
+from dipy_ldm.training.listening import Latents, gains
+from dipy_ldm.validation import InputError
+
+TINY = {"widths": (8,), "blocks": 1}
+FIT = {"epochs": 12, "batch_size": 16, "verbose": False, "precision": "float32"}
+
+
+@pytest.fixture(scope="module")
+def known_of(blobs):
+    """Say where each blob is: the row as a number, the side as a class."""
+    places = blobs[..., 0].reshape(len(blobs), -1).argmax(1)
+    rows, columns = np.divmod(places, 10)
+    sides = np.where(columns < 5, "left", "right").tolist()
+    return {"row": rows + 0.5, "side": [*sides[:-1], None]}
+
+
+def some(conditions, stop):
+    return {name: values[:stop] for name, values in conditions.items()}
+
+
+@pytest.fixture(scope="module")
+def told(vqvae, blobs, known_of):
+    model = LatentDiffusion(vqvae, **TINY)
+    others = {"validation_data": blobs[:9], "validation_conditions": some(known_of, 9)}
+    return model.fit(blobs, known_of, **others, **FIT)
+
+
+def test_what_is_known_is_an_attribute(told, known_of):
+    assert list(told.conditions_) == ["row", "side"]
+    assert told.conditions_["row"].kind == "continuous"
+    assert told.conditions_["row"].quantiles[0] == known_of["row"].min()
+    levels = told.conditions_["side"].levels
+    assert levels == {side: known_of["side"].count(side) for side in ("left", "right")}
+    assert told.conditions_["side"].missing == 1 / 64
+
+
+def test_what_is_asked_for_makes_a_difference(told):
+    options = {"seed": 1, "steps": 3}
+    unspecified = told.predict(2, **options)
+    asked = told.predict(2, conditions={"side": "left", "row": 3}, **options)
+    assert np.abs(asked - unspecified).max() > 1e-3
+    for nothing in (None, {}, {"side": None}, {"side": ["n/a", ""], "row": np.nan}):
+        same = told.predict(2, conditions=nothing, **options)
+        npt.assert_array_equal(same, unspecified)
+    denoised = [
+        told.denoise(np.zeros((2, 13, 10, 1)), conditions=conditions, strength=1)
+        for conditions in (None, {"side": "left"})
+    ]
+    assert np.abs(denoised[0] - denoised[1]).max() > 1e-3
+
+
+def test_each_sample_has_its_own_conditions_whatever_the_batch(told):
+    conditions = {"row": [2, 5, 9], "side": ["left", None, "right"]}
+    options = {"seed": 1, "steps": 3}
+    whole = told.predict(conditions=conditions, **options)
+    assert len(whole) == 3
+    pieces = told.predict(3, conditions=conditions, batch_size=2, **options)
+    npt.assert_allclose(pieces, whole, atol=1e-3)
+    alone = told.predict(
+        1, first=2, conditions={"row": 9, "side": "right"}, batch_size=1, **options
+    )
+    npt.assert_allclose(alone, whole[2:], atol=1e-3)
+
+
+def test_one_noise_for_all(told):
+    rows = {"row": [2, 5, 2]}
+    images = told.predict(3, conditions=rows, same_noise=True, first=4, steps=3)
+    npt.assert_allclose(images[0], images[2], atol=1e-4)
+    assert np.abs(images[0] - images[1]).max() > 1e-3
+    alone = told.predict(1, conditions={"row": 5}, first=4, steps=3)
+    npt.assert_allclose(images[1:2], alone, atol=1e-3)
+
+
+def test_denoisers_know_conditions(told):
+    x = np.random.default_rng(0).standard_normal((3, *told.latent_shape_))
+    one = np.asarray(told.denoiser(conditions={"row": 5})(x, 0.6))
+    each = np.asarray(told.denoiser(conditions={"row": [5, 5, 2]})(x, 0.6))
+    npt.assert_allclose(each[:2], one[:2], atol=1e-5)
+    assert np.abs(each[2] - one[2]).max() > 1e-4
+
+
+def test_numbers_outside_of_the_training_are_warned_of(told, caplog):
+    with caplog.at_level(logging.WARNING):
+        far = told.predict(1, conditions={"row": 99}, steps=2)
+    assert "row 99 lies outside of the 2.5 to " in caplog.text
+    last = told.conditions_["row"].quantiles[-1]
+    npt.assert_array_equal(told.predict(1, conditions={"row": last}, steps=2), far)
+    assert len(told.check_conditions({"row": 99})) == 1
+    assert told.check_conditions({"row": 5, "side": "left"}) == []
+
+
+@pytest.mark.parametrize(
+    ("conditions", "sentence"),
+    [
+        ({"age": 70}, "unknown condition 'age'; choose one of row, side"),
+        ({"side": "middle"}, "side has no level 'middle'; choose one of left, right"),
+        ({"row": "low"}, "row must be a number, not 'low'"),
+        ({"row": [1, 2, 3]}, "row must have one value or 2, one for each image, not 3"),
+        ("left", "conditions must be values by their names: row, side"),
+    ],
+)
+def test_what_can_not_be_asked_for(told, blobs, conditions, sentence):
+    with pytest.raises(InputError, match=sentence):
+        told.predict(2, conditions=conditions)
+    with pytest.raises(InputError, match=sentence):
+        told.denoise(blobs[:2], conditions=conditions)
+
+
+def test_a_model_without_conditions(diffusion, blobs):
+    assert diffusion.conditions_ == {}
+    assert diffusion.to_document()["conditions"] == {}
+    assert len(diffusion.denoiser_.inputs) == 2
+    for ask in (diffusion.predict, diffusion.denoiser, diffusion.check_conditions):
+        with pytest.raises(InputError, match="this model knows of no conditions"):
+            ask(conditions={"age": 70})
+    with pytest.raises(InputError, match="this model knows of no conditions"):
+        diffusion.denoise(blobs[:1], conditions={"age": 70})
+
+
+def test_what_can_not_be_learnt_from(vqvae, blobs, known_of):
+    model = LatentDiffusion(vqvae, **TINY)
+    for conditions, others, sentence in (
+        (some(known_of, 9), {}, "row must have 64 values, one for each image, not 9"),
+        ({"row": [1] * 64}, {}, "row is 1 for all images"),
+        (None, {"validation_conditions": known_of}, "of no use without conditions"),
+        (known_of, {"validation_conditions": known_of}, "without validation_data"),
+        (
+            known_of,
+            {"validation_data": blobs[:9], "validation_conditions": {"row": [1, 2]}},
+            "row must have one value or 9",
+        ),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            model.fit(blobs, conditions, **others, **FIT)
+
+
+@pytest.mark.parametrize("how", ["file", "half", "pickle", "deepcopy"])
+def test_copies_know_the_same(told, tmp_path, how):
+    if how in ("file", "half"):
+        told.save(tmp_path / "m", half=how == "half")
+        model = LatentDiffusion.load(tmp_path / "m")
+    else:
+        model = {"pickle": lambda m: pickle.loads(pickle.dumps(m))}.get(
+            how, copy.deepcopy
+        )(told)
+    assert model.conditions_ == told.conditions_
+    assert model.history_ == told.history_
+    asked = {"row": [2, None], "side": "right"}
+    first, second = (m.predict(conditions=asked, steps=3) for m in (model, told))
+    npt.assert_allclose(first, second, atol=0.3 if how == "half" else 1e-4)
+
+
+def test_clones_and_further_fits_know_nothing_of_it(told, blobs):
+    model = clone(told)
+    assert not hasattr(model, "conditions_")
+    model.fit(blobs, **(FIT | {"epochs": 1}))
+    assert model.conditions_ == {}
+    again = copy.deepcopy(told).set_params(guide=False)
+    labels = np.arange(64) % 3
+    again.fit(blobs, labels, **(FIT | {"epochs": 1}))
+    assert list(again.conditions_) == ["label"]
+    assert again.predict(conditions=[0, 1, 2], steps=1).shape == (3, 13, 10, 1)
+    # Without a guide, guidance leads away from what is not specified.
+    x = np.random.default_rng(0).standard_normal((3, *again.latent_shape_))
+    guided, alone, nothing = (
+        np.asarray(again.denoiser(guidance, asked)(x, 0.6))
+        for guidance, asked in ((3, 1), (1, 1), (1, None))
+    )
+    npt.assert_allclose(guided, 3 * alone - 2 * nothing, atol=1e-5)
+    assert np.abs(guided - alone).max() > 1e-6
+    with pytest.raises(InputError, match="a guidance of 3, and nothing is asked for"):
+        again.predict(2, guidance=3)
+    assert list(told.conditions_) == ["row", "side"]
+
+
+class StopError(Exception):
+    """Stands for a kill after a round."""
+
+
+def stop(model):
+    raise StopError
+
+
+def weights(model):
+    return model.denoiser_.get_weights() + model.guide_.get_weights()
+
+
+def test_resumed_training_is_the_uninterrupted(
+    told, vqvae, blobs, known_of, tmp_path, numbered_anew
+):
+    others = {"validation_data": blobs[:9], "validation_conditions": some(known_of, 9)}
+    options = others | FIT | {"checkpoint": tmp_path / "checkpoint"}
+    with pytest.raises(StopError):
+        LatentDiffusion(vqvae, **TINY).fit(blobs, known_of, callbacks=[stop], **options)
+    shuffled = known_of | {"row": known_of["row"][::-1]}
+    for other in (None, shuffled, {"row": known_of["row"]}):
+        with pytest.raises(InputError, match=r"another training \(conditions was row"):
+            LatentDiffusion(vqvae, **TINY).fit(
+                blobs,
+                other,
+                **(options | {"validation_conditions": other and some(other, 9)}),
+            )
+    resumed = LatentDiffusion(vqvae, **TINY).fit(blobs, known_of, **options)
+    for a, b in zip(weights(resumed), weights(told), strict=True):
+        npt.assert_allclose(a, b, atol=1e-5)
+    for name, values in told.history_.items():
+        npt.assert_allclose(resumed.history_[name], values, rtol=1e-4, atol=1e-5)
+
+
+def test_whether_it_listens_is_in_the_history(told, tmp_path):
+    assert set(told.history_) == {
+        "step",
+        "epoch",
+        "loss",
+        "val_loss",
+        "val_gain_row",
+        "val_gain_side",
+    }
+    told.save(tmp_path / "m")
+    saved = persistence.read_document(tmp_path / "m")["latent_diffusion_history"]
+    assert saved["val_gain_row"] == told.history_["val_gain_row"]
+
+
+def test_what_is_not_listened_to_is_said(caplog):
+    rng = np.random.default_rng(0)
+    told = np.column_stack([rng.random(40), np.arange(40) % 2, np.full(40, -1.0)])
+    told[:4, 1] = -1
+    noise = rng.random(40)
+
+    def losses(other):
+        wrong = np.abs(other[:, 1] - told[:, 1])
+        return noise + 0.2 * wrong
+
+    with caplog.at_level(logging.WARNING):
+        found = gains(losses, told, np.arange(40) % 20, ["a", "b", "c"], warn=True)
+    assert found == {
+        "val_gain_a": 0,
+        "val_gain_b": pytest.approx(0.2),
+        "val_gain_c": 0,
+    }
+    assert "does not listen to the condition a, as far as can be told from 20" in (
+        caplog.text
+    )
+    assert "condition b" not in caplog.text
+    assert "condition c, as far as can be told from 0 held-out" in caplog.text
+
+
+def test_few_are_measured_with_several_noises():
+    latents = Latents(np.zeros((5, 2, 1)), np.arange(5)[:, None])
+    numbered = latents.numbered()
+    assert numbered.clean.shape == (35, 2, 1)
+    npt.assert_array_equal(numbered.conditions[:, 0], numbered.conditions[:, 1])
+    plain = Latents(np.zeros((5, 2, 1)))
+    assert plain.numbered() is plain
+
+
+def test_digits_are_those_that_are_asked_for(caplog):
+    images, labels = load_mnist("train")
+    which = np.flatnonzero(labels < 3)[:900]
+    images, names = images[which], np.array(["naught", "one", "two"])[labels[which]]
+    vqvae = VQVAE(widths=(8, 16), n_codes=64)
+    vqvae.fit(images, epochs=8, batch_size=32, verbose=False)
+    others = {"validation_data": images[:100], "validation_conditions": names[:100]}
+    model = LatentDiffusion(vqvae, widths=(32,), guide=False)
+    options = {"epochs": 10, "batch_size": 32, "verbose": False}
+    with caplog.at_level(logging.WARNING):
+        model.fit(images[100:], names[100:], **others, **options)
+    assert "does not listen" not in caplog.text
+    assert model.history_["val_gain_label"][-1] > 0.01
+    asked = np.repeat(["naught", "one", "two"], 20)
+    samples = model.predict(conditions=asked).reshape(60, -1)
+    means = np.stack([images[names == name].mean(0).ravel() for name in asked[::20]])
+    nearest = np.argmin(((samples[:, None] - means) ** 2).sum(-1), 1)
+    assert np.mean(asked[::20][nearest] == asked) > 0.85
+    # Where they tell nothing, that is said.
+    others = others | {"validation_conditions": np.roll(names[:100], 1)}
+    options["epochs"] = 3
+    with caplog.at_level(logging.WARNING):
+        model.fit(images[100:], np.roll(names[100:], 1), **others, **options)
+    assert "the model does not listen to the condition label" in caplog.text
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+@pytest.mark.parametrize("remat", [False, True])
+def test_every_weight_of_a_network_that_is_told_gets_a_gradient(rank, remat):
+    shape = (5, 6, 4)[:rank]
+    unet = networks.seeded_unet(
+        0, (*shape, 2), widths=(8, 8), blocks=1, conditions=[3, 0], remat=remat
+    )
+    plain = networks.seeded_unet(0, (*shape, 2), widths=(8, 8), blocks=1, remat=remat)
+    assert len(unet.weights) == len(plain.weights) + 1
+    (learnt,) = (w for w in unet.weights if tuple(w.shape) == (4 + 17, 128))
+    again = networks.seeded_unet(
+        0, (*shape, 2), widths=(8, 8), blocks=1, conditions=[3, 0], remat=remat
+    )
+    for a, b in zip(unet.get_weights(), again.get_weights(), strict=True):
+        npt.assert_array_equal(a, b)
+    before = learnt.numpy()
+    unet.compile(keras.optimizers.SGD(1.0), "mse")
+    rng = np.random.default_rng(0)
+    told = np.array([[0, 0.2], [1, -1], [2, 0.7], [-1, 0.9]])
+    given = [rng.random((4, *shape, 2)), rng.random(4), told]
+    # What ends in zeros lets nothing through in the first steps.
+    for weight in unet.weights:
+        weight.assign_add(0.1 * np.ones(weight.shape))
+    before = learnt.numpy()
+    unet.fit(given, 9 * rng.random((4, *shape, 2)), epochs=2, verbose=0)
+    assert (np.abs(learnt.numpy() - before).max(1) > 0).all()
+
+
+def test_features_of_a_condition_have_length_one():
+    layer = ConditionFeatures([3, 0])
+    told = np.array([[0, 0.0], [2, 1.0], [-1, 0.4], [1, -1]], "float32")
+    features = np.asarray(layer(told))
+    assert features.shape == layer.compute_output_shape((4, 2)) == (4, 21)
+    npt.assert_allclose(np.linalg.norm(features[:, :4], axis=1), 1, rtol=1e-6)
+    npt.assert_allclose(np.linalg.norm(features[:, 4:], axis=1), 1, rtol=1e-6)
+    npt.assert_array_equal(features[:, :4].argmax(1), [1, 3, 0, 2])
+    npt.assert_array_equal(features[:, 4], [0, 0, 0, 1])
+    again = ConditionFeatures.from_config(json.loads(json.dumps(layer.get_config())))
+    npt.assert_array_equal(np.asarray(again(told)), features)
+
+
+def test_documents_of_conditions(told, tmp_path):
+    tensors, document = told.to_tensors(), told.to_document()
+    row, side = (document["conditions"][name] for name in ("row", "side"))
+    for wrong in (
+        [],
+        {"row": row | {"kind": "number"}, "side": side},
+        {"row": row | {"quantiles": [3, 2]}, "side": side},
+        {"row": row | {"quantiles": [3, 3]}, "side": side},
+        {"row": row, "side": side | {"levels": {}}},
+        {"row": row, "side": side | {"levels": {"left": -1, "right": 2}}},
+        {"row": row, "side": side | {"missing": 2}},
+        {"row": row, "side": side | {"colour": 2}},
+        {"row": row, "": side},
+    ):
+        changed = document | {"conditions": wrong}
+        persistence.save(tmp_path / "m", "latent_diffusion", tensors, changed)
+        with pytest.raises(InputError, match="conditions must be classes with levels"):
+            LatentDiffusion.load(tmp_path / "m")
+    # Others than those of which there are weights.
+    more = document["conditions"] | {"age": row}
+    for conditions in ({}, more):
+        changed = document | {"conditions": conditions}
+        persistence.save(tmp_path / "m", "latent_diffusion", tensors, changed)
+        with pytest.raises(InputError, match="is damaged"):
+            LatentDiffusion.load(tmp_path / "m")
+
+
+def test_conditions_say_themselves():
+    condition = Condition("continuous", {}, [44.0, 60.0, 82.0], 0.25, "years")
+    assert str(condition) == "44 to 82 years, median 60; missing 25.0%"

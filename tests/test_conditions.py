@@ -1,0 +1,208 @@
+"""Conditions: what users give becomes numbers, or one sentence that names the cure."""
+
+import json
+
+import numpy as np
+import numpy.testing as npt
+import pandas as pd
+import pytest
+
+from dipy_ldm.conditions import (
+    UNSPECIFIED,
+    Told,
+    from_saved,
+    learn,
+    summary,
+    to_saved,
+)
+from dipy_ldm.validation import InputError
+from dipy_ldm.values import as_table, from_words
+
+AGES = np.linspace(20, 80, 61)
+TABLE = {
+    "age": AGES,
+    "sex": ["F", "M", None] * 20 + ["n/a"],
+    "patient": [True, False] * 30 + [True],
+    "site": [1, 2, 3] * 20 + [1],
+}
+
+
+@pytest.fixture(scope="module")
+def known():
+    return learn(TABLE, 61, {"age": "years"})
+
+
+def test_text_truth_values_and_codes_are_classes_and_numbers_are_not(known):
+    kinds = {name: condition.kind for name, condition in known.items()}
+    assert kinds == {
+        "age": "continuous",
+        "sex": "class",
+        "patient": "class",
+        "site": "class",
+    }
+    assert known["sex"].levels == {"F": 20, "M": 20}
+    assert known["sex"].missing == pytest.approx(21 / 61)
+    assert known["patient"].levels == {"False": 30, "True": 31}
+    assert known["site"].levels == {"1": 21, "2": 20, "3": 20}
+    assert known["age"].quantiles[:: len(known["age"].quantiles) // 2] == [20, 50, 80]
+    assert known["age"].units == "years"
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ([0, 1, 1, 2], "class"),
+        ([1, 2, None, 3], "class"),
+        ([0, 2, 3], "continuous"),  # with a gap
+        ([2, 3, 4], "continuous"),
+        ([0.0, 1.0, 2.0], "continuous"),
+        (list(range(40)), "continuous"),
+        ([70, 61, 55], "continuous"),
+        (["70", "61", ""], "class"),
+    ],
+)
+def test_which_numbers_are_codes(values, kind):
+    assert learn({"it": values}, len(values))["it"].kind == kind
+
+
+def test_labels_alone():
+    labels = np.array([7, 100, 7, 3])
+    known = learn(labels, 4)
+    assert known["label"].levels == {"3": 1, "7": 2, "100": 1}
+    npt.assert_array_equal(Told.of(known, labels, 4).numbers[:, 0], [1, 2, 1, 0])
+    for seven in (7, 7.0, "7", np.int64(7), [7], {"label": 7}):
+        npt.assert_array_equal(Told.of(known, seven).numbers, [[1]])
+    assert learn(np.array([0.5, 0.7]), 2)["label"].kind == "continuous"
+
+
+def test_tables_of_pandas():
+    frame = pd.DataFrame(
+        {
+            "age": [70.5, np.nan, 61, 55],
+            "sex": pd.Series(["F", pd.NA, "M", "F"], dtype="string"),
+            "group": pd.Categorical(["a", "b", None, "a"]),
+        }
+    )
+    known = learn(frame, 4)
+    assert [condition.missing for condition in known.values()] == [0.25] * 3
+    numbers = Told.of(known, frame, 4).numbers
+    npt.assert_array_equal(numbers[:, 1:], [[0, 0], [-1, 1], [1, -1], [0, 0]])
+    npt.assert_array_equal(numbers[:, 0] == UNSPECIFIED, [False, True, False, False])
+
+
+@pytest.mark.parametrize("missing", [None, np.nan, "", " ", "n/a", "N/A"])
+def test_what_is_missing(missing):
+    text = isinstance(missing, str)
+    values = ["a", missing, "b"] if text else [0.5, missing, 1.5]
+    known = learn({"it": values}, 3)
+    assert known["it"].missing == pytest.approx(1 / 3)
+    npt.assert_array_equal(Told.of(known, {"it": missing}).numbers, [[UNSPECIFIED]])
+
+
+def test_numbers_become_ranks(known):
+    ages = np.array([20, 35, 50, 80, None], object)
+    told = Told.of(known, {"age": ages, "sex": "M"})
+    npt.assert_allclose(told.numbers[:, 0], [0, 0.25, 0.5, 1, UNSPECIFIED])
+    npt.assert_array_equal(told.numbers[:, 1], 1)
+    npt.assert_array_equal(told.numbers[:, 2:], UNSPECIFIED)
+    assert told.surprises == []
+    # Of many that are the same the mean rank.
+    tied = learn({"it": [0.0] * 50 + list(np.linspace(1, 2, 51))}, 101)
+    ranks = Told.of(tied, {"it": [0.0, 1.0, 2.0]}).numbers[:, 0]
+    npt.assert_allclose(ranks, [0.25, 0.5, 1], atol=0.03)
+
+
+def test_numbers_outside_of_the_training_are_told(known):
+    told = Told.of(known, {"age": [95, 50, 95, 1]})
+    npt.assert_allclose(told.numbers[:, 0], [1, 0.5, 1, 0])
+    first, second = told.surprises
+    assert first == (
+        "age 95 lies outside of the 20 to 80 that the model has learnt from, and is "
+        "taken for 80."
+    )
+    assert "age 1 lies outside" in second
+
+
+def test_levels_that_were_not_learnt_are_left_out_where_that_is_allowed(known):
+    told = Told.of(known, {"sex": ["F", "X"]}, lenient=True)
+    npt.assert_array_equal(told.numbers[:, 1], [0, UNSPECIFIED])
+    assert told.surprises == ["sex X is not known, and left out."]
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (
+            {"height": 180},
+            "unknown condition 'height'; choose one of age, sex, patient",
+        ),
+        ({"sex": "X"}, "sex has no level 'X'; choose one of F, M"),
+        ({"age": "old"}, "age must be a number, not 'old'"),
+        ({"age": True}, "age must be a number, not True"),
+        ({"age": np.inf}, "age must have text or finite numbers for values, not inf"),
+        ({"age": [[70]]}, "age must have text or finite numbers for values, not "),
+        ({"age": [50, 60, 70]}, "age must have one value or 2, one for each image"),
+        ({1: 2}, "names of conditions must be text"),
+        (70, "conditions must be values by their names: age, sex, patient, site"),
+    ],
+)
+def test_what_can_not_be_asked_for(known, given, sentence):
+    with pytest.raises(InputError, match=sentence):
+        Told.of(known, given, 2)
+
+
+def test_of_no_conditions_none_can_be_asked_for():
+    assert Told.of({}, None, 3).numbers.shape == (3, 0)
+    with pytest.raises(InputError, match="this model knows of no conditions; leave"):
+        Told.of({}, {"age": 70}, 3)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"age": [70, 60]}, "age must have 3 values, one for each image, not 2"),
+        ({"age": [70, "old", 60]}, "age has numbers and also 'old'; give numbers or"),
+        ({"age": [None] * 3}, "age is missing for all images"),
+        ({"sex": ["F", "", "F"]}, "sex is 'F' for all images, and there is nothing"),
+        ({"age": [70, 60, 1j]}, "age must have text or finite numbers"),
+        ({"age": 70}, "age must have 3 values, one for each image, not 1"),
+        ({}, "conditions must be values by the names of the conditions"),
+        (70, "conditions must be values by the names of the conditions"),
+        ({"": [1, 2, 3]}, "names of conditions must be text"),
+    ],
+)
+def test_what_can_not_be_learnt_from(given, sentence):
+    with pytest.raises(InputError, match=sentence):
+        learn(given, 3)
+
+
+def test_numbers_written_as_text():
+    with pytest.raises(InputError, match="age has 120 levels that are numbers written"):
+        learn({"age": [f"{n / 7:.2f}" for n in range(120)]}, 120)
+
+
+def test_what_is_known_goes_through_json(known):
+    assert from_saved(json.loads(json.dumps(to_saved(known)))) == known
+    assert from_saved(None) == {}
+
+
+def test_summaries_name_small_classes(known):
+    assert summary(known)[:2] == [
+        "age, continuous: 20 to 80 years, median 50",
+        "sex, class: F (20), M (20); missing 34.4%",
+    ]
+    (line,) = summary(learn({"site": ["a"] * 9 + ["b"] * 2}, 11))
+    assert line == "site, class: a (9), b (2); fewer than 5 images have b"
+
+
+def test_words_of_a_command():
+    assert from_words(["age=70", "sex=F,M"]) == {"age": "70", "sex": ["F", "M"]}
+    for words in (["age"], ["=70"], ["age=70", "age=60"]):
+        with pytest.raises(InputError, match="must be name=value, each name once"):
+            from_words(words)
+
+
+def test_tables_are_of_pythons_own_types():
+    table = as_table({"n": np.arange(2, dtype="int8"), "b": np.array([True, False])})
+    assert table == {"n": [0, 1], "b": [True, False]}
+    assert [type(value) for value in table["n"]] == [int, int]

@@ -1,0 +1,52 @@
+"""Tables of what is wanted."""
+
+import logging
+
+import pytest
+
+from dipy_ldm.conditions import Condition
+from dipy_ldm.validation import InputError
+from dipy_ldm.workflows.wanted import read_wanted
+
+KNOWN = {
+    "age": Condition("continuous", {}, [20.0, 80.0], units="years"),
+    "sex": Condition("class", {"F": 5, "M": 7}, []),
+}
+
+
+@pytest.fixture
+def read(tmp_path):
+    def read(text, known=KNOWN):
+        (tmp_path / "wanted.tsv").write_text(text)
+        return read_wanted(tmp_path / "wanted.tsv", known)
+
+    return read
+
+
+def test_each_row_is_a_sample(read, caplog):
+    found = read("participant_id\tage\tsex\nsub-1\t70\tfemale\nsub-2\tn/a\tM\nx\t6\t\n")
+    assert found == {"age": [70, None, 6], "sex": ["F", "M", None]}
+    assert not caplog.messages
+
+
+def test_other_columns_make_no_difference_and_are_named(read, caplog):
+    with caplog.at_level(logging.WARNING, "dipy_ldm"):
+        assert read("age\tiq\n70\t99\n") == {"age": [70]}
+    assert "iq make no difference: the model has age, sex" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "known", "sentence"),
+    [
+        ("iq\n99\n", KNOWN, "no column that is a condition of the model .it has age"),
+        ("age\n99\n", {}, "no column that is a condition of the model .train one"),
+        (
+            "age\tsex\nold\tF\n60\tX\n",
+            KNOWN,
+            "line 2: age is 'old', no number\n.*line 3: sex is 'X', not one of F, M\n",
+        ),
+    ],
+)
+def test_what_can_not_be_wanted(read, text, known, sentence):
+    with pytest.raises(InputError, match=sentence):
+        read(text, known)

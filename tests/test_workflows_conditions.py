@@ -1,0 +1,171 @@
+"""Conditions on the command line: learnt, asked for, and said beside the outputs."""
+
+import csv
+import json
+
+import nibabel as nib
+import numpy as np
+import numpy.testing as npt
+from processes import answer, run
+import pytest
+
+from dipy_ldm import VQVAE, LatentDiffusion
+from dipy_ldm.data.cohort import Cohort, split
+from dipy_ldm.validation import InputError
+from dipy_ldm.workflows.asked import Asked, count_of
+from dipy_ldm.workflows.inputs import plan
+
+AFFINE = np.diag([2.0, 2, 2, 1])
+FIT = {"steps": 4, "batch_size": 4, "verbose": False, "precision": "float32"}
+
+
+@pytest.fixture(scope="module")
+def brains(tmp_path_factory):
+    """Return a model of tiny volumes that knows conditions, and a volume."""
+    folder = tmp_path_factory.mktemp("conditions")
+    volumes = np.random.default_rng(0).random((8, 8, 9, 10, 1), "float32")
+    vqvae = VQVAE(widths=(4,), n_codes=4, code_dim=1)
+    vqvae.fit(volumes, affine=AFFINE, **FIT)
+    model = LatentDiffusion(vqvae, widths=(4,))
+    ages = np.linspace(50, 80, 8)
+    model.fit(volumes, {"age": ages, "group": ["control", "patient"] * 4}, **FIT)
+    model.save(folder / "m.safetensors")
+    image = nib.Nifti1Image(volumes[0, ..., 0], AFFINE)
+    nib.save(image, folder / "scan.nii.gz")
+    return folder
+
+
+def test_generated_volumes_say_what_was_asked_for(brains):
+    conditions = ("age=60,99", "group=control")
+    status, _, stderr = run(
+        "dipy_generate_ldm",
+        "m.safetensors",
+        *("--steps", 2, "--first_sample", 3, "--same_noise"),
+        *("--conditions", *conditions),
+        cwd=brains,
+    )
+    assert status == 0, stderr
+    model = LatentDiffusion.load(brains / "m.safetensors")
+    for number, age in ((3, 60), (4, 99)):
+        facts = json.loads((brains / f"samples-000{number}.json").read_text())
+        asked = {"age": age, "group": "control"}
+        assert facts["Conditions"] == asked
+        assert facts["SameNoise"] is True
+        assert "age 99 lies outside of the 50 to 80" in facts["Warnings"][0]
+        image = nib.load(brains / f"samples-000{number}.nii.gz")
+        (comment,) = image.header.extensions
+        assert json.loads(comment.get_content().decode())["Conditions"] == asked
+        wanted = model.predict(1, conditions=asked, first=3, steps=2)
+        npt.assert_allclose(image.get_fdata(), wanted[0, ..., 0], atol=1e-4)
+
+
+def test_denoised_volumes_say_what_was_asked_for(brains):
+    status, _, stderr = run(
+        "dipy_denoise_ldm",
+        *("m.safetensors", "scan.nii.gz", "--conditions", "group=control"),
+        cwd=brains,
+    )
+    assert status == 0, stderr
+    facts = json.loads((brains / "scan_denoised.json").read_text())
+    assert facts["Conditions"] == {"age": "n/a", "group": "control"}
+
+
+BAD = {
+    "another name": (["height=180"], "unknown condition 'height'; choose one of age"),
+    "another level": (
+        ["group=x"],
+        "group has no level 'x'; choose one of control, pat",
+    ),
+    "no number": (["age=old"], "age must be a number, not 'old'"),
+    "no value": (["age"], "conditions must be name=value"),
+    "too few": (["age=60,70", "--n_samples", 3], "age must have one value or 3"),
+    "too old": (["age=99", "--strict"], "age 99 lies outside of the 50 to 80"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_can_not_be_asked_for(brains, case):
+    arguments, sentence = BAD[case]
+    status, _, stderr = run(
+        "dipy_generate_ldm",
+        *("m.safetensors", "--out_samples", "bad", "--conditions", *arguments),
+        cwd=brains,
+    )
+    assert status == 1, stderr
+    assert sentence in answer(stderr)
+    assert "Traceback" not in stderr
+    assert not list(brains.glob("bad*"))
+
+
+def test_conditions_of_a_model_without(tmp_path):
+    for command in (
+        ("dipy_generate_ldm", "mnist", "--conditions", "label=7"),
+        ("dipy_train_ldm", "mnist", "--conditions", "age"),
+    ):
+        status, _, stderr = run(*command, cwd=tmp_path)
+        assert status == 1
+        assert ("knows of no conditions" if "label=7" in command else "label") in (
+            answer(stderr)
+        )
+
+
+def test_digits_are_trained_by_label(tmp_path):
+    short = "--steps_vqvae 3 --steps_ldm 3 --n_codes 8 --widths_vqvae 4 --widths_ldm 4"
+    status, stdout, stderr = run(
+        "dipy_train_ldm",
+        *("mnist", *short.split(), "--validation", 0.001, "--conditions", "label"),
+        cwd=tmp_path,
+    )
+    assert status == 0, stderr
+    # The condition is said before training, and that so short a one taught nothing.
+    assert "label, class: 0 (59" in stdout
+    assert "does not listen to the condition label" in stdout
+    with open(tmp_path / "history.csv") as table:
+        assert "val_gain_label" in next(csv.reader(table))
+    status, _, stderr = run(
+        "dipy_generate_ldm",
+        *("ldm.safetensors", "--steps", 1, "--conditions", "label=3,n/a"),
+        cwd=tmp_path,
+    )
+    assert status == 0, stderr
+    with np.load(tmp_path / "samples.npz") as arrays:
+        assert arrays["condition_label"].tolist() == ["3", "n/a"]
+        facts = json.loads(arrays["description"].item())
+    assert facts["Conditions"] == {"label": ["3", "n/a"]}
+
+
+@pytest.mark.parametrize("affine", [None, np.eye(4)])
+def test_conditions_stay_with_their_images(affine):
+    images = np.arange(20.0).reshape(20, 1, 1, 1)
+    known = {"number": [*range(20)], "name": list("abcdefghijklmnopqrst")}
+    train, held_out = split(Cohort(images, None, affine, known), 0.2, 1, 4)
+    assert (len(train.images), len(held_out.images)) == (16, 4)
+    for part in (train, held_out):
+        assert part.conditions["number"] == part.images.ravel().tolist()
+        assert "".join(part.conditions["name"]) == "".join(
+            known["name"][int(number)] for number in part.images.ravel()
+        )
+    train, held_out = split(Cohort(images, affine=affine), 0.2, 1, 4)
+    assert train.conditions is held_out.conditions is None
+    assert split(Cohort(images, None, affine, known), 0, 1, 4)[1] is None
+
+
+def test_conditions_that_images_have_not(tmp_path):
+    np.save(tmp_path / "images.npy", np.zeros((9, 8, 8)))
+    with pytest.raises(InputError, match="no table knows the files"):
+        plan([str(tmp_path / "images.npy")], ["age"])
+    assert plan(["mnist"], ["label"]).load().conditions["label"][:3] == [5, 0, 4]
+    assert plan(["mnist"]).load().conditions is None
+
+
+def test_what_is_asked_for(brains):
+    path = brains / "m.safetensors"
+    asked = Asked.of(path, {"age": ["60", "n/a", "70.5"]}, range(5, 8))
+    assert asked.table == {"age": [60, None, 70.5], "group": [None] * 3}
+    assert asked.of_some(range(6, 8)) == {"age": [None, 70.5], "group": [None] * 2}
+    assert asked.facts(range(6, 7)) == {"Conditions": {"age": "n/a", "group": "n/a"}}
+    npt.assert_array_equal(
+        asked.arrays(range(5, 7))["condition_age"], [60, float("nan")]
+    )
+    assert count_of({"age": ["60", "70"], "group": "x"}) == 2
+    assert count_of({"age": "60"}) is None
