@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -98,8 +99,9 @@ def test_what_can_not_be_asked_for(brains, case):
 
 
 def test_conditions_of_a_model_without(tmp_path):
+    older = Path(__file__).parent / "data" / "format-2.safetensors"
     for command in (
-        ("dipy_generate_ldm", "mnist", "--conditions", "label=7"),
+        ("dipy_generate_ldm", older, "--conditions", "label=7"),
         ("dipy_train_ldm", "mnist", "--conditions", "age"),
     ):
         status, _, stderr = run(*command, cwd=tmp_path)
@@ -107,6 +109,15 @@ def test_conditions_of_a_model_without(tmp_path):
         assert ("knows of no conditions" if "label=7" in command else "label") in (
             answer(stderr)
         )
+
+
+def test_packaged_digits_are_made_by_label(tmp_path):
+    asked = ("dipy_generate_ldm", "mnist", "--conditions", "label=7")
+    status, _, stderr = run(*asked, "--n_samples", 2, "--steps", 2, cwd=tmp_path)
+    assert status == 0, stderr
+    with np.load(tmp_path / "samples.npz") as made:
+        assert made["images"].shape == (2, 28, 28, 1)
+        assert made["condition_label"].tolist() == ["7", "7"]
 
 
 def test_digits_are_trained_by_label(tmp_path):
