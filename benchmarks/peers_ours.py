@@ -32,6 +32,7 @@ from peers_common import (
 import tensorflow as tf
 
 from dipy_ldm import VQVAE, LatentDiffusion, networks
+from dipy_ldm.layers import Sum
 
 EPOCHS = 2
 
@@ -272,8 +273,10 @@ def count_flop(network, first=False):
     """
     total = 0
     for layer in network.layers:
-        if isinstance(layer, keras.Model):
-            total += count_flop(layer)
+        if isinstance(layer, Sum):
+            total += sum(count_flop(part, first) for part in layer.networks)
+        elif isinstance(layer, keras.Model):
+            total += count_flop(layer, first)
         elif not isinstance(layer, keras.layers.InputLayer):
             positions = math.prod(layer.output.shape[1:-1])
             kernels = [w.shape for w in layer.weights if len(w.shape) > 1]

@@ -12,6 +12,7 @@ import pytest
 import scripts
 
 from dipy_ldm import VQVAE, networks
+from dipy_ldm.layers import Sum
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 CPU_INFO = """processor\t: 0
@@ -167,6 +168,19 @@ def test_operations_are_those_of_the_layers(ours):
     assert ours.count_flop(inner) == first
     assert ours.count_flop(network) == first + 2 * (4 * 4) * 5 * 7
     assert ours.count_flop(network, first=True) == first
+
+
+def test_operations_of_a_sum_are_those_of_its_networks(ours):
+    images = keras.Input((8, 8, 3))
+    halved = layers.Conv2D(5, 3, strides=2, padding="same", use_bias=False)(images)
+    fine = layers.Conv2D(4, 3, padding="same", use_bias=False)(images)
+    halved, fine = (
+        keras.Model(images, layers.Conv2D(1, 1, use_bias=False)(x))
+        for x in (halved, layers.AveragePooling2D(2)(fine))
+    )
+    network = keras.Model(images, Sum([halved, fine])(images))
+    assert ours.count_flop(network) == ours.count_flop(halved) + ours.count_flop(fine)
+    assert ours.count_flop(network, first=True) == 2 * 27 * (16 * 5 + 64 * 4)
 
 
 def test_operations_of_attention_are_its_projections(ours):
