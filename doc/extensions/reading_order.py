@@ -3,6 +3,7 @@
 ORDER = [
     "plot_reconstruct.py",
     "plot_generate.py",
+    "plot_conditions.py",
     "plot_denoise.py",
     "plot_latents.py",
     "plot_volumes.py",
