@@ -10,6 +10,7 @@ from typing import Any
 
 from dipy_ldm import distribution, networks
 from dipy_ldm.networks import Needs
+from dipy_ldm.optimizers import AT_ONCE
 from dipy_ldm.validation import InputError
 
 # What is made once, whatever the network: compiled functions, kernels, buffers.
@@ -17,9 +18,10 @@ _TRAINING = 100 * 2**20
 _APPLYING = 20 * 2**20
 _BEFORE = 120 * 2**20
 # Copies of the weights: those that are used and trained, two moments, an average and
-# the gradient; and more while all weights are changed as one vector.
+# the gradient; more while the weights are changed, and of those changed at once.
 _COPIES = 6
-_MORE_COPIES = 8.5
+_MORE_COPIES = 5
+_CHANGED_COPIES = 3.5
 # Distances of latents to codes: their products, and what is made of these.
 _DISTANCES = 2.7
 # What a further compiled network takes, and what lies beside a U-Net's largest layer.
@@ -59,8 +61,10 @@ def estimate_training(
         each[0].kept + _DISTANCES * distances,
     )
     # The weights are changed when nothing is kept any more.
-    changing = max(_MORE_COPIES * weights, batch_size * step)
-    return _TRAINING + before * _BEFORE + _COPIES * weights + changing
+    at_once = min(weights, 4 * AT_ONCE)
+    changing = _MORE_COPIES * weights + _CHANGED_COPIES * at_once
+    working = max(changing, batch_size * step)
+    return _TRAINING + before * _BEFORE + _COPIES * weights + working
 
 
 def estimate_sampling(unets: list[Any], batch_size: int, coding: float) -> float:

@@ -1,6 +1,8 @@
-"""The optimizer of both stages: Adam, on all weights as one vector."""
+"""The optimizer of both stages: Adam, on many weights as one vector."""
 
+from functools import partial
 import math
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops
@@ -8,17 +10,32 @@ import numpy as np
 
 from dipy_ldm import distribution
 
+# What lives while weights are changed is several times as large as they are, so that no
+# more than these are changed at once.
+AT_ONCE = 2**22
+
+
+class _Group(NamedTuple):
+    """Weights that are changed as one vector, and what is kept of them."""
+
+    weights: list
+    momentum: Any
+    velocity: Any
+    average: Any = None
+    sum: Any = None
+
 
 @keras.saving.register_keras_serializable("dipy_ldm")
 class FlatAdam(keras.optimizers.Optimizer):
-    """Adam :footcite:p:`Kingma2015` that works on all weights at once.
+    """Adam :footcite:p:`Kingma2015` that works on many weights at once.
 
     To the same as ``keras.optimizers.Adam``, or ``AdamW`` with a weight decay
     :footcite:p:`Loshchilov2019`. Keras' own takes dozens of operations for each
     weight of a network, and TensorFlow as much time to trace and to optimise them as
     for all the rest of the first step; here the gradients are joined to one vector
-    first. The gradients of all replicas are summed before anything is done with
-    them: the replicas go on as if each of them were alone, and come to the same.
+    first, or to a few where there are many, one after the other. The gradients of all
+    replicas are summed before anything is done with them: the replicas go on as if each
+    of them were alone, and come to the same.
 
     Parameters
     ----------
@@ -108,15 +125,26 @@ class FlatAdam(keras.optimizers.Optimizer):
             return
         # Keras would take them for the optimizer's own if they were set as usual.
         vars(self)["_trainable_variables"] = list(variables)
-        size = sum(math.prod(variable.shape) for variable in variables)
         with self._distribution_strategy.scope():
-            self._momentum = self.add_variable((size,), name="momentum")
-            self._velocity = self.add_variable((size,), name="velocity")
-            if self.use_ema:
-                self._average = self.add_variable((size,), name="average")
-            if self.gradient_accumulation_steps:
-                self._sum = self.add_variable((size,), name="sum")
+            groups = [self._group(some) for some in _grouped(variables)]
+        vars(self)["_groups"] = groups
         self.built = True
+
+    def _group(self, weights):
+        """Make what is kept of some weights."""
+        shape = (sum(math.prod(weight.shape) for weight in weights),)
+        kept = {
+            "momentum": True,
+            "velocity": True,
+            "average": self.use_ema,
+            "sum": bool(self.gradient_accumulation_steps),
+        }
+        made = {
+            name: self.add_variable(shape, name=name)
+            for name, wanted in kept.items()
+            if wanted
+        }
+        return _Group(weights, **made)
 
     def scale_loss(self, loss):
         """Multiply the loss, as Keras asks before it takes the gradients.
@@ -160,73 +188,85 @@ class FlatAdam(keras.optimizers.Optimizer):
             raise ValueError("the weights are not those that the optimizer is for.")
         # What has no part in the loss has no gradient.
         grads = [ops.zeros_like(w) if g is None else g for g, w in zip(grads, known)]
-        gradient = distribution.sum_of_replicas(_joined(grads))
+        gradients = distribution.sum_of_replicas(
+            [_joined(some) for some in _alike(grads, self._groups)]
+        )
         if not self.initial_scale:
-            self._learn(gradient)
+            self._learn(gradients)
             self._iterations.assign_add(1)
             return
-        gradient = gradient / self._scale
-        good = ops.all(ops.isfinite(gradient))
-        ops.cond(good, lambda: self._learn(gradient), lambda: None)
+        gradients = [gradient / self._scale for gradient in gradients]
+        good = ops.all([ops.all(ops.isfinite(gradient)) for gradient in gradients])
+        ops.cond(good, lambda: self._learn(gradients), lambda: None)
         self._rescale(good)
         # As if what is left out had not been. Replicas meet here: not in a branch.
         self._iterations.assign_add(ops.cast(good, self._iterations.dtype))
 
-    def _learn(self, gradient):
+    def _learn(self, gradients):
         """Take what is to be learnt from a batch, given all its gradients."""
         batches = self.gradient_accumulation_steps
         if not batches:
-            weights = self._step(gradient)
-        else:
-            total = self._sum + gradient
-            weights = ops.cond(
-                (self._iterations + 1) % batches == 0,
-                lambda: self._step_of_sum(total),
-                lambda: self._keep(total),
-            )
-        if self.use_ema:
-            # The first step's weights are their own average.
-            share = ops.where(self.iterations == 0, 1.0, 1 - self.ema_momentum)
-            self._average.assign_add((weights - self._average) * share)
+            self._step(gradients)
+            return
+        sums = [group.sum + some for group, some in zip(self._groups, gradients)]
+        ops.cond(
+            (self._iterations + 1) % batches == 0,
+            lambda: self._step_of_sums(sums),
+            lambda: self._keep(sums),
+        )
 
-    def _keep(self, total):
-        self._sum.assign(total)
-        return self._weights()
+    def _keep(self, sums):
+        for group, some in zip(self._groups, sums):
+            group.sum.assign(some)
+            self._follow(group, _joined(group.weights))
 
-    def _step_of_sum(self, total):
-        self._sum.assign(ops.zeros_like(total))
-        return self._step(total / self.gradient_accumulation_steps)
+    def _step_of_sums(self, sums):
+        for group in self._groups:
+            group.sum.assign(ops.zeros_like(group.sum))
+        self._step([some / self.gradient_accumulation_steps for some in sums])
 
-    def _step(self, gradient):
-        """Make a step, and return all weights after it."""
+    def _step(self, gradients):
+        """Make a step."""
         rate = ops.cast(self.learning_rate, "float32")
+        clip = None
         if self.global_clipnorm:
-            norm = ops.sqrt(ops.sum(ops.square(gradient)))
+            norm = ops.sqrt(sum(ops.sum(ops.square(some)) for some in gradients))
             # NaN where the norm is not finite.
-            gradient = gradient * (
-                self.global_clipnorm / ops.maximum(norm, self.global_clipnorm)
-            )
+            clip = self.global_clipnorm / ops.maximum(norm, self.global_clipnorm)
         time = ops.cast(self.iterations + 1, "float32")
-        self._momentum.assign_add((gradient - self._momentum) * (1 - self.beta_1))
-        self._velocity.assign_add(
-            (ops.square(gradient) - self._velocity) * (1 - self.beta_2)
-        )
         unbiased = ops.sqrt(1 - self.beta_2**time) / (1 - self.beta_1**time)
-        change = (
-            self._momentum
-            * (rate * unbiased)
-            / (ops.sqrt(self._velocity) + self.epsilon)
+        distribution.in_turn(
+            partial(self._change, group, some, rate, clip, unbiased)
+            for group, some in zip(self._groups, gradients)
         )
-        weights = self._weights()
+
+    def _change(self, group, gradient, rate, clip, unbiased):
+        """Change the weights of a group, and return them."""
+        if clip is not None:
+            gradient = gradient * clip
+        momentum, velocity = group.momentum, group.velocity
+        momentum.assign_add((gradient - momentum) * (1 - self.beta_1))
+        velocity.assign_add((ops.square(gradient) - velocity) * (1 - self.beta_2))
+        change = momentum * (rate * unbiased) / (ops.sqrt(velocity) + self.epsilon)
+        weights = _joined(group.weights)
         if self.weight_decay:
             change = change + weights * (self.weight_decay * rate)
-        parts = self._parts(change)
+        parts = _parts(change, group.weights)
         if self.base_fan_in:
             parts = [part * self._share(part.shape) for part in parts]
             change = _joined(parts)
-        for variable, part in zip(self._trainable_variables, parts):
+        for variable, part in zip(group.weights, parts):
             variable.assign_sub(part)
-        return weights - change
+        weights = weights - change
+        self._follow(group, weights)
+        return weights
+
+    def _follow(self, group, weights):
+        """Let the average go towards the weights, if there is one."""
+        if self.use_ema:
+            # The first step's weights are their own average.
+            share = ops.where(self.iterations == 0, 1.0, 1 - self.ema_momentum)
+            group.average.assign_add((weights - group.average) * share)
 
     def _share(self, shape):
         """Say how much of the rate a weight of some shape has."""
@@ -242,16 +282,6 @@ class FlatAdam(keras.optimizers.Optimizer):
         self._scale.assign(self._scale * factor)
         self._good.assign(ops.where(grows, 0, count))
 
-    def _weights(self):
-        return _joined(self._trainable_variables)
-
-    def _parts(self, vector):
-        """Cut a vector of all weights into tensors of their shapes."""
-        shapes = [variable.shape for variable in self._trainable_variables]
-        ends = np.cumsum([math.prod(shape) for shape in shapes])
-        parts = ops.split(vector, ends.tolist())  # and nothing after the last
-        return [ops.reshape(part, shape) for part, shape in zip(parts, shapes)]
-
     def averages(self):
         """Return the averages of the weights.
 
@@ -260,7 +290,8 @@ class FlatAdam(keras.optimizers.Optimizer):
         list of ndarray
             One for each weight, in their order.
         """
-        return [ops.convert_to_numpy(part) for part in self._parts(self._average)]
+        parts = [_parts(group.average, group.weights) for group in self._groups]
+        return [ops.convert_to_numpy(part) for some in parts for part in some]
 
     def finalize_variable_values(self, var_list):
         """Let the weights become their averages, if there are any.
@@ -296,3 +327,29 @@ class FlatAdam(keras.optimizers.Optimizer):
 def _joined(tensors):
     """Join tensors, whatever their shapes, to one vector."""
     return ops.concatenate([ops.reshape(tensor, (-1,)) for tensor in tensors])
+
+
+def _parts(vector, weights):
+    """Cut a vector of weights into tensors of their shapes."""
+    shapes = [weight.shape for weight in weights]
+    ends = np.cumsum([math.prod(shape) for shape in shapes])
+    parts = ops.split(vector, ends.tolist())  # and nothing after the last
+    return [ops.reshape(part, shape) for part, shape in zip(parts, shapes)]
+
+
+def _grouped(weights):
+    """Divide weights, in their order, into groups that are not too large."""
+    groups, size = [[]], 0
+    for weight in weights:
+        size += math.prod(weight.shape)
+        if size > AT_ONCE and groups[-1]:
+            groups.append([])
+            size = math.prod(weight.shape)
+        groups[-1].append(weight)
+    return groups
+
+
+def _alike(tensors, groups):
+    """Divide tensors as their weights are."""
+    rest = iter(tensors)
+    return [[next(rest) for _ in group.weights] for group in groups]

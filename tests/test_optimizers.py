@@ -7,6 +7,7 @@ import numpy.testing as npt
 import pytest
 import tensorflow as tf
 
+from dipy_ldm import optimizers
 from dipy_ldm.optimizers import FlatAdam
 from dipy_ldm.precision import Precision
 from dipy_ldm.training import Training
@@ -100,6 +101,24 @@ def test_kernels_of_many_inputs_are_changed_more_slowly(averaged):
     npt.assert_allclose(some[0], full[0] / 3, rtol=1e-4)
     for one, other in zip(full[1:], some[1:], strict=True):
         npt.assert_allclose(one, other, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"weight_decay": 0.1, "gradient_accumulation_steps": 2, **AVERAGED},
+        {"global_clipnorm": 1.0, "initial_scale": 8.0, **AVERAGED},
+    ],
+    ids=["accumulated", "scaled"],
+)
+def test_weights_in_groups_learn_the_same(options, monkeypatch):
+    whole = train(FlatAdam(**SETTINGS, **options), auto_scale_loss=False)
+    monkeypatch.setattr(optimizers, "AT_ONCE", 15)
+    parted = train(FlatAdam(**SETTINGS, **options), auto_scale_loss=False)
+    kept = [len(model.optimizer.variables) for model in (whole, parted)]
+    assert kept[1] > kept[0]
+    for one, other in zip(whole.get_weights(), parted.get_weights()):
+        npt.assert_allclose(one, other, atol=1e-6)
 
 
 def test_averages_are_those_that_the_weights_become():

@@ -4,7 +4,12 @@ import logging
 import os
 import platform
 
-from dipy_ldm.distribution.arrays import Convolution, compiled, in_batches
+from dipy_ldm.distribution.arrays import (
+    Convolution,
+    compiled,
+    in_batches,
+    in_turn,
+)
 from dipy_ldm.distribution.keras_tensorflow import ReplicatedModel, onednn_is_on
 from dipy_ldm.distribution.strategy import (
     STRATEGIES,
@@ -38,6 +43,7 @@ __all__ = [
     "gathered",
     "gpu_capabilities",
     "in_batches",
+    "in_turn",
     "is_chief",
     "make_strategy",
     "of_chief",

@@ -1,6 +1,6 @@
 """Arrays, piece by piece on devices and machines, by compiled functions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 import math
@@ -40,6 +40,22 @@ def compiled(function: Callable, inputs: list[Any]) -> Callable:
         return traced(*(tf.cast(a, x.dtype) for a, x in zip(arrays, inputs)))
 
     return call
+
+
+def in_turn(tasks: Iterable[Callable]) -> None:
+    """Do one thing after the other, so that what the first takes is there for the next.
+
+    Within a compiled function all would be begun at once.
+
+    Parameters
+    ----------
+    tasks : iterable of callable
+        Each takes nothing, and returns a tensor that is there when it is done.
+    """
+    done: list = []
+    for task in tasks:
+        with tf.control_dependencies(done):
+            done = [task()]
 
 
 def in_batches(

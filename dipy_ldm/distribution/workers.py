@@ -244,20 +244,20 @@ def shared(make: Callable, strategy: Any) -> Any:
     return strategy.distribute_datasets_from_function(make_part)
 
 
-def sum_of_replicas(tensor: Any) -> Any:
+def sum_of_replicas(tensors: list) -> list:
     """Sum what the replicas have, within a step of training.
 
     Parameters
     ----------
-    tensor : tensor
-        That of this replica.
+    tensors : list of tensor
+        Those of this replica.
 
     Returns
     -------
-    tensor
-        The sum, the same for all.
+    list of tensor
+        The sums, the same for all.
     """
     replica = tf.distribute.get_replica_context()
     if replica.num_replicas_in_sync == 1:
-        return tensor
-    return replica.all_reduce(tf.distribute.ReduceOp.SUM, tensor)
+        return tensors
+    return replica.all_reduce(tf.distribute.ReduceOp.SUM, tensors)
