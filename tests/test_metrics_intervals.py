@@ -8,8 +8,10 @@ from dipy_ldm.metrics import (
     density_coverage,
     frechet_distance,
     kernel_distance,
+    nearest_neighbours,
     neighbourhoods,
     precision_recall,
+    subsample,
 )
 from dipy_ldm.validation import InputError
 
@@ -77,6 +79,29 @@ def test_bootstrap_resamples_rows_and_does_not_add_the_bias_of_few(rng):
     a, b = rng.standard_normal((2, 300, 10))
     found = bootstrap(frechet_distance, a, b, resamples=50)
     assert found.low < found.value == frechet_distance(a, b) < found.high
+
+
+@pytest.mark.parametrize("most", [500, 100])
+def test_subsamples_have_the_width_of_the_normal_interval(rng, most):
+    x, y = rng.standard_normal((2, 1000)) + 3
+    found = subsample(
+        lambda a, b: [a.mean(), b.mean() - a.mean()], x, y, most=most, resamples=1000
+    )
+    assert [f.value for f in found] == [x.mean(), y.mean() - x.mean()]
+    widths = [f.high - f.low for f in found]
+    wanted = 2 * 1.96 / np.sqrt(1000)
+    assert widths == pytest.approx([wanted, np.sqrt(2) * wanted], rel=0.15)
+
+
+def test_intervals_of_precision_and_so_on_hold_what_others_draw(rng):
+    def shares(real, fake):
+        return [*precision_recall(real, fake, 5), *density_coverage(real, fake, 5)]
+
+    found = subsample(shares, *rng.standard_normal((2, 200, 4)))
+    others = [shares(*rng.standard_normal((2, 200, 4))) for _ in range(200)]
+    widths = np.array([f.high - f.low for f in found])
+    wanted = np.quantile(others, 0.975, 0) - np.quantile(others, 0.025, 0)
+    np.testing.assert_allclose(widths, wanted, rtol=0.6)
 
 
 def test_binomial_interval_is_exact():
@@ -152,9 +177,22 @@ def test_counts_by_brute_force(rng):
         (lambda x: kernel_distance(x, x, resamples=1), "resamples must be at least 2"),
         (lambda x: bootstrap(np.mean, x[:1]), "samples must be at least 2"),
         (lambda x: bootstrap(np.mean, x, confidence=1), "between 0 and 1"),
+        (lambda x: subsample(np.mean, x, x[1:]), "equal sizes"),
         (lambda x: binomial(0, 0), "n must be at least 1"),
     ],
 )
 def test_what_cant_be_measured_is_refused(rng, call, message):
     with pytest.raises(InputError, match=message):
         call(rng.standard_normal((20, 8)))
+
+
+def test_nearest_neighbours_by_brute_force(rng):
+    some, others = rng.standard_normal((30, 3, 2)), rng.standard_normal((40, 3, 2))
+    others[7] = some[3]
+    far = np.linalg.norm((some[:, None] - others).reshape(30, 40, -1), axis=-1)
+    distances, rows = nearest_neighbours(some, others, 4, block_size=7)
+    np.testing.assert_array_equal(rows, np.argsort(far, 1)[:, :4])
+    np.testing.assert_allclose(distances, np.sort(far, 1)[:, :4], atol=1e-12)
+    assert (distances[3, 0], rows[3, 0]) == (0, 7)
+    with pytest.raises(InputError, match="at least 41, not 40"):
+        nearest_neighbours(some, others, 41)

@@ -5,6 +5,7 @@ from dipy_ldm.metrics.distributions import (
     energy_distance,
     frechet_distance,
     nearest_distance,
+    nearest_neighbours,
     neighbourhoods,
     precision_recall,
 )
@@ -15,7 +16,7 @@ from dipy_ldm.metrics.images import (
     multiscale_ssim,
     psnr,
 )
-from dipy_ldm.metrics.intervals import Interval, binomial, bootstrap
+from dipy_ldm.metrics.intervals import Interval, binomial, bootstrap, subsample
 from dipy_ldm.metrics.kernels import kernel_distance
 from dipy_ldm.metrics.spectra import (
     band_energies,
@@ -37,9 +38,11 @@ __all__ = [
     "kernel_distance",
     "multiscale_ssim",
     "nearest_distance",
+    "nearest_neighbours",
     "neighbourhoods",
     "octave_correlations",
     "octave_energies",
     "precision_recall",
     "psnr",
+    "subsample",
 ]

@@ -200,18 +200,51 @@ def nearest_distance(
     InputError
         If shapes differ, numbers are not finite, or there are no samples.
     """
+    return nearest_neighbours(queries, references, 1, block_size)[0][:, 0]
+
+
+def nearest_neighbours(
+    queries: npt.ArrayLike, references: npt.ArrayLike, k: int, block_size: int = 256
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find the nearest of other samples, and how far they are.
+
+    Parameters
+    ----------
+    queries, references : array_like
+        Samples, ``(n, *shape)``.
+    k : int
+        How many, from the nearest.
+    block_size : int
+        Queries compared at once; it changes memory and speed alone.
+
+    Returns
+    -------
+    distances : ndarray
+        Euclidean distances of each query, ``(n, k)``.
+    rows : ndarray of int
+        Which references these are, ``(n, k)``.
+
+    Raises
+    ------
+    InputError
+        If shapes differ, numbers are not finite, or there are fewer than k references.
+    """
     some, others = as_rows(queries, references, minimum=1)
-    nearest = [
-        squared.argmin(axis=1)
-        for squared in _squared_distances(some, others, block_size)
-    ]
-    # Differences are exact where the expanded square has lost digits: 0 for copies.
-    return np.concatenate(
-        [
-            np.linalg.norm(block - others[rows], axis=1)
-            for block, rows in zip(_blocks(some, block_size), nearest, strict=True)
-        ]
+    at_least("the number of references", len(others), at_least("k", k, 1))
+    distances, rows = [], []
+    blocks = zip(
+        _blocks(some, block_size),
+        _squared_distances(some, others, block_size),
+        strict=True,
     )
+    for block, squared in blocks:
+        near = np.argpartition(squared, k - 1, axis=1)[:, :k]
+        # Differences are exact where the expanded square has lost digits: 0 for copies.
+        exact = np.linalg.norm(block[:, None] - others[near], axis=-1)
+        order = np.argsort(exact, axis=1, kind="stable")
+        distances.append(np.take_along_axis(exact, order, 1))
+        rows.append(np.take_along_axis(near, order, 1))
+    return np.concatenate(distances), np.concatenate(rows)
 
 
 def energy_distance(a: npt.ArrayLike, b: npt.ArrayLike) -> float:

@@ -81,7 +81,8 @@ def _mean_kernel(a, b, drawn_a, drawn_b, block_size=512):
     sums = np.zeros(len(drawn_a))
     for start in range(0, len(a), block_size):
         rows = slice(start, start + block_size)
-        kernel = (a[rows] @ b.T / a.shape[1] + 1) ** 3
+        inner = a[rows] @ b.T / a.shape[1] + 1
+        kernel = inner * inner * inner  # many times faster than a power
         if alike:
             kernel[np.arange(len(kernel)), np.arange(start, start + len(kernel))] = 0
         sums += np.einsum(
