@@ -44,6 +44,23 @@ def inpaint() -> None:
     run(InpaintLDMFlow())
 
 
+def evaluate() -> None:
+    """Run ``dipy_evaluate_ldm``."""
+    from dipy_ldm.workflows.evaluate import EvaluateLDMFlow
+
+    run(EvaluateLDMFlow())
+
+
+def audit() -> None:
+    """Run ``dipy_audit_ldm``; the status is 1 if there are copies."""
+    from dipy_ldm.workflows.audit import AuditLDMFlow
+
+    flow = AuditLDMFlow()
+    run(flow)
+    if flow.found_copies:
+        sys.exit(1)
+
+
 def run(flow: Any) -> None:
     """Run a workflow on the command line; answer what users can mend with a sentence.
 
