@@ -248,7 +248,7 @@ def _labels(images):
 
 def _distinct(image):
     """Find the numbers of a segmentation; to count is far faster than to sort."""
-    if image.dtype.kind in "bu" or image.min() >= 0:
+    if image.dtype.kind in "ub" or image.min() >= 0:
         whole = image.astype("int64", casting="unsafe").ravel()
         if (whole == image.ravel()).all() and whole.max() < _MOST_COUNTED:
             return set(np.flatnonzero(np.bincount(whole)).tolist())
