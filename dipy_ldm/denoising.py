@@ -10,6 +10,9 @@ import numpy as np
 from dipy_ldm import denoisers, samplers
 from dipy_ldm.codec import Codec
 from dipy_ldm.conditions import UNSPECIFIED, Condition, Told
+from dipy_ldm.data import sources
+from dipy_ldm.data.given import Given, fitting
+from dipy_ldm.data.sources import Source
 from dipy_ldm.estimators import Estimator
 
 logger = logging.getLogger(__name__)
@@ -20,7 +23,9 @@ _GUIDED = (0.2, 0.95)
 
 def _telling(predict, told, x, times):
     """Let a network predict, told the same of all latents or something of each."""
-    return predict(x, times, np.broadcast_to(told, (len(x), told.shape[-1])))
+    return predict(
+        x, times, *(np.broadcast_to(some, (len(x), *some.shape[1:])) for some in told)
+    )
 
 
 class Denoising(Estimator):
@@ -34,6 +39,8 @@ class Denoising(Estimator):
         The U-Nets; no guide is None.
     conditions_ : dict of str to Condition
         What is known of each condition.
+    source_ : Source or None
+        What is known of sources.
     latent_mean_, latent_scale_ : ndarray
         Mean of each channel of the latents, and what each is divided by.
     latent_shape_ : tuple of int
@@ -44,6 +51,7 @@ class Denoising(Estimator):
     denoiser_: Any
     guide_: Any
     conditions_: dict[str, Condition]
+    source_: Source | None
     latent_mean_: np.ndarray
     latent_scale_: np.ndarray
     latent_shape_: tuple[int, ...]
@@ -95,7 +103,9 @@ class Denoising(Estimator):
         times = samplers.make_sampler(sampler).grid(schedule, 20)
         return 1 + int(np.sum(times < strength - 1e-6))
 
-    def denoiser(self, guidance: float = 1.0, conditions: Any = None) -> Callable:
+    def denoiser(
+        self, guidance: float = 1.0, conditions: Any = None, source: Any = None
+    ) -> Callable:
         """Return what samplers walk with.
 
         Parameters
@@ -105,6 +115,8 @@ class Denoising(Estimator):
         conditions : dict, DataFrame or object, optional
             As of :meth:`predict`, for all latents, or with one value for each of those
             that are denoised together.
+        source : array_like, optional
+            As of :meth:`predict`, one for all latents, or one for each.
 
         Returns
         -------
@@ -113,20 +125,22 @@ class Denoising(Estimator):
             ``(batch, *space, channels)``, and their time to an estimate of the clean
             ones, as of :mod:`dipy_ldm.denoisers`.
         """
-        return self._denoiser(guidance, self._told(conditions))
+        given = self._given(conditions, source, self._count(conditions, source))
+        return self._denoiser(guidance, given)
 
-    def _denoiser(self, guidance, told):
+    def _denoiser(self, guidance, given):
         """Return what samplers walk with where the networks are told this."""
-        chosen = self._described()
+        chosen, told = self._described(), given.arrays()
 
         def of(predict, told):
-            if self.conditions_:
+            if told:
                 predict = partial(_telling, predict, told)
             return denoisers.from_network(predict, chosen["schedule"], chosen["target"])
 
         # A guide is told the same; without one, the network itself is told nothing.
+        nothing = [np.full_like(some, UNSPECIFIED) for some in told]
         weak = (
-            of(self._predict, np.full_like(told, UNSPECIFIED))
+            of(self._predict, nothing)
             if self.guide_ is None
             else of(self._predict_guide, told)
         )
@@ -156,13 +170,46 @@ class Denoising(Estimator):
         self._check_fitted()
         return Told.of(self.conditions_, conditions, n).surprises
 
-    def _told(self, conditions, n=None):
-        """Return what the networks are told of so many images."""
+    def check_source(self, source: Any, n: int | None = None) -> np.ndarray | None:
+        """Refuse sources that are not like those that the model has learnt from.
+
+        Parameters
+        ----------
+        source : array_like or None
+            As of :meth:`predict`.
+        n : int, optional
+            Number of images. None is for any.
+
+        Returns
+        -------
+        ndarray or None
+            ``(n, *space, channels)`` or ``(1, *space, channels)``; None where the model
+            knows of none.
+
+        Raises
+        ------
+        InputError
+            If there is one and the model knows of none, or the reverse, or it is of
+            another size or number, has other channels or labels, or is not finite.
+        """
         self._check_fitted()
+        return sources.check(self.source_, source, self.vqvae_.shape_[:-1], n=n)
+
+    def _count(self, conditions, source):
+        """Count the images that conditions and sources are for."""
+        self._check_fitted()
+        images = self.check_source(source)
+        seen = 1 if images is None else len(images)
+        return max(seen, len(Told.of(self.conditions_, conditions).numbers))
+
+    def _given(self, conditions, source, n):
+        """Return what the networks are told of so many images."""
+        images = self.check_source(source, n)
         told = Told.of(self.conditions_, conditions, n)
         for sentence in told.surprises:
             logger.warning("%s", sentence)
-        return told.numbers
+        seen = fitting(self.source_, images, self.vqvae_.factor)
+        return Given.of(told.numbers, seen)
 
     def _is_fitted(self):
         return hasattr(self, "denoiser_")

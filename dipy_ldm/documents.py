@@ -74,7 +74,7 @@ def upgraded(document: dict) -> dict:
         The same as this version would say it.
     """
     if document["kind"] == "latent_diffusion":
-        document = {"conditions": {}} | document
+        document = {"conditions": {}, "source": None} | document
     if "shape" not in document or "design" in document:
         return document
     return document | {"design": 1 if document.get("normed_output", True) else 2}
@@ -102,6 +102,29 @@ def check_sizes(settings: dict, shapes: dict[str, tuple[int, ...]]) -> None:
     # Each width is the length of a bias, and each block has tensors of its own.
     if max(sizes) > largest or settings["blocks"] * len(sizes) > len(shapes) + 1:
         raise InputError("its hyper-parameters ask for more tensors than it has")
+
+
+def check_latents(document: dict, shape: tuple[int, ...]) -> None:
+    """Refuse latents that are not those of the autoencoder.
+
+    Parameters
+    ----------
+    document : dict
+        That of a diffusion model.
+    shape : tuple of int
+        Shape of the autoencoder's latents.
+
+    Raises
+    ------
+    InputError
+        If they are others; the sentence is about the entry alone.
+    """
+    found = tuple(document["latent_shape"])
+    if found != shape:
+        raise InputError(f"latent_shape must be {shape}, not {found}")
+    for name in ("latent_mean", "latent_scale"):
+        if len(document[name]) != shape[-1]:
+            raise InputError(f"{name} must have {shape[-1]} numbers")
 
 
 def check_shapes(
@@ -231,10 +254,26 @@ def _is_condition(facts):
     return facts["kind"] == "continuous" and not levels and rises
 
 
+def _is_source(facts):
+    """Say whether it has channels and bounds, and labels that rise, or none."""
+    if not isinstance(facts, dict) or set(facts) != _OF_SOURCES:
+        return False
+    labels = facts["labels"]
+    return (
+        _is_whole(facts["channels"], 1)
+        and _are_bounds(facts["bounds"])
+        and facts["bounds"][0] < facts["bounds"][1]
+        and _is_list(labels, lambda label: _is_whole(label, -(2**63)))
+        and labels == sorted(set(labels))
+        and _is_text(facts["fingerprint"])
+    )
+
+
 def _or_none(fits):
     return lambda value: value is None or fits(value)
 
 
+_OF_SOURCES = {"channels", "bounds", "labels", "fingerprint"}
 _SIZE = Rule("a whole number above 0", lambda value: _is_whole(value, 1))
 _SIZES = Rule(f"1 to {_LEVELS} whole numbers above 0", _are_sizes)
 _COUNT = Rule("a whole number", _is_whole)
@@ -306,6 +345,12 @@ RULES = {
         "conditions": Rule(
             "classes with levels and counts, or numbers with quantiles, by their names",
             _are_conditions,
+            True,
+        ),
+        # Earlier versions knew of none, either.
+        "source": Rule(
+            "channels, bounds and labels of images, or null",
+            _or_none(_is_source),
             True,
         ),
         "latent_diffusion_history": _HISTORY,

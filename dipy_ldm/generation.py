@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from dipy_ldm import distribution, memory, samplers, schedules, tiles
 from dipy_ldm.codec import Codec
-from dipy_ldm.conditions import UNSPECIFIED, Told
+from dipy_ldm.conditions import UNSPECIFIED
 from dipy_ldm.data.arrays import as_array
 from dipy_ldm.denoising import Denoising
 from dipy_ldm.validation import InputError, at_least, check_counts, check_shares, whole
@@ -21,6 +21,7 @@ class Generator(Denoising):
         n: int | None = None,
         *,
         conditions: Any = None,
+        source: npt.ArrayLike | None = None,
         same_noise: bool = False,
         sampler: str = "dpm++",
         steps: int | None = None,
@@ -35,17 +36,23 @@ class Generator(Denoising):
     ) -> np.ndarray:
         """Generate images.
 
-        Sample ``i`` depends on ``(seed, i)`` and its conditions alone, not on the batch
-        it is in.
+        Sample ``i`` depends on ``(seed, i)``, its conditions and its source alone, not
+        on the batch it is in.
 
         Parameters
         ----------
         n : int, optional
-            Number of images. None is for as many as ``conditions`` have values, or 1.
+            Number of images. None is for as many as ``conditions`` have values, or
+            there are sources, or 1.
         conditions : dict, DataFrame or object, optional
             What is asked for, by the names in ``conditions_``: one value for all
             images, or a list with one for each; of a single condition also the values
             alone. What is left out, or None, is not specified.
+        source : array_like, optional
+            What images are made of, where the model has learnt from such: one for all,
+            or one for each, ``(n, *space, channels)`` or ``(n, *space)``, with the
+            intensities or labels of those that it has learnt from. Of three of each,
+            ``np.repeat(source, 3, 0)`` makes a sample of each.
         same_noise : bool
             Make all images from the noise of the first: what differs between them is
             due to their conditions.
@@ -90,8 +97,7 @@ class Generator(Denoising):
             If the model is not fitted, or an option can't be used.
         """
         self._check_fitted()
-        if n is None:
-            n = len(Told.of(self.conditions_, conditions).numbers)
+        n = self._count(conditions, source) if n is None else n
         steps = self.default_steps(sampler) if steps is None else steps
         guidance = self.default_guidance if guidance is None else guidance
         step, grid = self.check_sampling(
@@ -107,8 +113,9 @@ class Generator(Denoising):
         )
         schedule = self._described()["schedule"]
         path = schedules.path(schedule, grid(schedule, steps))
-        told = self._told(conditions, n)
-        if guidance != 1 and self.guide_ is None and (told == UNSPECIFIED).all():
+        given = self._given(conditions, source, n)
+        nothing = (given.table == UNSPECIFIED).all()
+        if guidance != 1 and self.guide_ is None and nothing:
             raise InputError(
                 f"this model has no guide for a guidance of {guidance}, and nothing is "
                 "asked for; leave it out, or give `conditions`."
@@ -117,7 +124,7 @@ class Generator(Denoising):
         def generate(numbers):
             of = np.full_like(numbers, first) if same_noise else numbers
             noise = samplers.noise_of(seed, of, self.latent_shape_)
-            denoise = self._denoiser(guidance, told[numbers - first])
+            denoise = self._denoiser(guidance, given.some(numbers - first))
             latents = samplers.sample(denoise, noise(), path, step, noise)
             return self.vqvae_.decode(self._unscaled(latents), tile=tile)
 
@@ -160,7 +167,8 @@ class Generator(Denoising):
         """
         check_counts(n=n, steps=steps, batch_size=batch_size, tile=tile)
         at_least("guidance", guidance, 0)
-        if guidance != 1 and self.guide_ is None and not self.conditions_:
+        told = bool(self.conditions_) or self.source_ is not None
+        if guidance != 1 and self.guide_ is None and not told:
             raise InputError(
                 f"this model has no guide for a guidance of {guidance}; leave it out, "
                 "or train with conditions or guide=True."
@@ -174,6 +182,7 @@ class Generator(Denoising):
         images: npt.ArrayLike,
         *,
         conditions: Any = None,
+        source: npt.ArrayLike | None = None,
         strength: float = 0.1,
         sampler: str = "dpm++",
         steps: int | None = None,
@@ -194,6 +203,8 @@ class Generator(Denoising):
             Images, ``(n, *space, channels)``, of the shape of the training images.
         conditions : dict, DataFrame or object, optional
             What the images shall look like, as of :meth:`predict`.
+        source : array_like, optional
+            As of :meth:`predict`.
         strength : float
             Time in [0, 1] to which the latents are noised. At 0 the result is the
             autoencoder's reconstruction, at 1 nothing of the image is left.
@@ -231,6 +242,7 @@ class Generator(Denoising):
         """
         self._check_fitted()
         images = self._check_images(images, self.vqvae_)
+        given = self._given(conditions, source, len(images))
         check_shares(strength=strength)
         if steps is None:
             steps = self.default_denoising_steps(sampler, strength)
@@ -248,10 +260,9 @@ class Generator(Denoising):
         alpha, sigma = path[0][1]
         encoded = self.vqvae_.encode(images, batch_size=batch_size, tile=tile)
         latents = self._scaled(encoded)
-        told = self._told(conditions, len(images))
 
         def walk(numbers):
-            denoise = self._denoiser(1.0, told[numbers])
+            denoise = self._denoiser(1.0, given.some(numbers))
             clean = latents[numbers]
             if strength > 0:
                 noise = samplers.noise_of(seed, first + numbers, self.latent_shape_)

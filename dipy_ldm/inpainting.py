@@ -139,6 +139,7 @@ class Inpainter(Generator):
         masks: npt.ArrayLike,
         *,
         conditions: Any = None,
+        source: npt.ArrayLike | None = None,
         n_samples: int | None = None,
         sampler: str = "dpm++",
         steps: int = STEPS,
@@ -165,6 +166,8 @@ class Inpainter(Generator):
             everything above 0 is inside.
         conditions : dict, DataFrame or object, optional
             What the images shall look like, as of :meth:`predict`.
+        source : array_like, optional
+            As of :meth:`predict`: one for all images, or one for each.
         n_samples : int, optional
             How many ways each image is filled in. None is for one, without an axis for
             it.
@@ -203,6 +206,7 @@ class Inpainter(Generator):
         """
         self._check_fitted()
         images = self._check_images(images, self.vqvae_)
+        given = self._given(conditions, source, len(images))
         check_counts(n_samples=n_samples, resamplings=resamplings)
         step, grid = self.check_sampling(
             sampler=sampler,
@@ -222,14 +226,13 @@ class Inpainter(Generator):
         filled = holes.fill(images, inside)
         encoded = self.vqvae_.encode(filled, batch_size=batch_size, tile=tile)
         known = self._scaled(encoded)
-        told = self._told(conditions, len(images))
         alpha, sigma = path[0][1]
 
         def make(numbers):
             image = numbers // (n_samples or 1)
             noise = samplers.noise_of(seed, first + numbers, self.latent_shape_)
             x = alpha * known[image] + sigma * noise()
-            denoise = self._denoiser(1.0, told[image])
+            denoise = self._denoiser(1.0, given.some(image))
             fitting = inpainted(denoise, known[image], freedom[image])
             clean = walk(fitting, x, path, step, noise, resamplings)
             made = self.vqvae_.decode(self._unscaled(clean), tile=tile)

@@ -15,14 +15,16 @@ from dipy_ldm import (
     persistence,
     schedules,
 )
-from dipy_ldm.conditions import from_saved, learn, to_saved
+from dipy_ldm.conditions import from_saved, to_saved
+from dipy_ldm.data import sources
 from dipy_ldm.data.arrays import learnable, survey
 from dipy_ldm.estimators import Entry
 from dipy_ldm.inpainting import Inpainter
 from dipy_ldm.precision import Precision, tell
 from dipy_ldm.training import Options, Training, diffusion, train
-from dipy_ldm.training.listening import Latents, fingerprint, tell_of
-from dipy_ldm.validation import InputError, choose, scalars
+from dipy_ldm.training.telling import Known, Latents
+from dipy_ldm.training.unets import unets
+from dipy_ldm.validation import choose, scalars
 from dipy_ldm.vqvae import VQVAE
 
 
@@ -37,7 +39,7 @@ class LatentDiffusion(Inpainter):
     noise, and the decoder turns what remains into images. A second, smaller U-Net
     that is trained for a short time guides it: where the two differ, the larger one
     is followed further than it goes :footcite:p:`Karras2024`. Both may be told of
-    conditions, of which each may be left out.
+    conditions, of which each may be left out, and of a source, another image.
 
     Parameters
     ----------
@@ -69,14 +71,16 @@ class LatentDiffusion(Inpainter):
         The U-Nets, with averaged weights; no guide is None.
     conditions_ : dict of str to Condition
         Levels with their counts or quantiles, units, and the share that was missing.
+    source_ : Source or None
+        Channels and range of sources, or their labels; None if there are none.
     latent_mean_, latent_scale_ : ndarray
         Mean of each channel of the latents, and the standard deviation of all of them
         (of each, in earlier model files) once for each.
     history_ : dict of str to list
         Figures of each round (an epoch, or several short ones): ``step``, ``epoch``,
         ``loss``, and ``val_loss`` with averaged weights; ``val_gain_name`` is how much
-        higher that is where the condition ``name`` is another image's: 0 where the
-        model does not listen to it.
+        higher that is where the condition ``name``, or ``source``, is another image's:
+        0 where the model does not listen to it.
     fingerprint_ : str
         Hash of the training images.
     precision_ : Precision or None
@@ -100,6 +104,7 @@ class LatentDiffusion(Inpainter):
         Entry("latent_scale", "latent_scale_", _float32),
         Entry("latent_shape", "latent_shape_", tuple),
         Entry("conditions", "conditions_", from_saved, to_saved),
+        Entry("source", "source_", sources.from_saved, sources.to_saved),
         Entry("latent_diffusion_history", "history_", dict),
         Entry("latent_diffusion_fingerprint", "fingerprint_", str),
         Entry(
@@ -136,8 +141,10 @@ class LatentDiffusion(Inpainter):
         images: npt.ArrayLike,
         conditions: Any = None,
         *,
+        source: npt.ArrayLike | None = None,
         validation_data: npt.ArrayLike | None = None,
         validation_conditions: Any = None,
+        validation_source: npt.ArrayLike | None = None,
         units: dict[str, str] | None = None,
         meanings: dict[str, dict[str, str]] | None = None,
         **training: Unpack[Options],
@@ -155,10 +162,16 @@ class LatentDiffusion(Inpainter):
             classes, and so are whole numbers without gaps from 0 or 1 on and all of an
             array of whole numbers given alone; other numbers are continuous. None, NaN,
             ``""`` and ``n/a`` are missing.
+        source : array_like, optional
+            What each image shall be made of, on its grid: another contrast, a coarser
+            scan or a segmentation, ``(n, *space, channels)`` or ``(n, *space)``. Whole
+            numbers are labels, others intensities.
         validation_data : array_like, optional
             Images on which the loss is measured after each round.
         validation_conditions : dict, DataFrame or array_like, optional
             What is known of these. Levels that ``conditions`` have not are left out.
+        validation_source : array_like, optional
+            Their sources. Labels that ``source`` has not are left out.
         units, meanings : dict of str, optional
             For ``conditions_``: units of numbers, and meanings of levels.
         **training
@@ -177,43 +190,34 @@ class LatentDiffusion(Inpainter):
             If the images or an option can't be used.
         """
         images = self._check_images(images, self.vqvae)
-        if validation_data is not None:
-            validation_data = self._check_images(validation_data, self.vqvae)
-            survey(validation_data, "validation image")
+        others = self._check_held_out(validation_data)
         chosen = _training(training)
         guides = diffusion.of_guide(chosen.checkpoint)
         chosen = chosen.settled(images.ndim - 2, guides, rates=diffusion.RATES)
-        diffusion.check(self, images.shape, chosen)
-        known = learn(conditions, len(images), units, meanings)
-        told = tell_of(known, conditions, images)
-        told_held_out = tell_of(known, validation_conditions, validation_data)
+        sizes = images.shape, self.vqvae.factor
+        known = Known.learn(conditions, source, *sizes, units, meanings)
+        diffusion.check(self, images.shape, chosen, known.source)
+        told = known.tell(images, conditions, source)
+        told_others = known.tell(others, validation_conditions, validation_source)
         self.fingerprint_ = learnable(images).fingerprint
-        self.conditions_ = known
+        self.conditions_, self.source_ = known.conditions, known.source
         self.vqvae_ = self.vqvae._as_it_is()
         self.precision_ = tell(chosen.precision)
-        held_out: Any = validation_data
         settings = self.hyperparameters() | {
             "images": self.fingerprint_,
-            "conditions": fingerprint(known, told),
+            **known.fingerprints(told),
             "vqvae": survey(self.vqvae_.codebook_).fingerprint,
-            "the shape of the validation data": np.shape(held_out),
+            "the shape of the validation data": np.shape(others),
         }
         with distribution.spread(chosen.strategy):
             # Before anything is exchanged.
             distribution.agree(settings | chosen.settings())
-            clean = self.vqvae_.encode(images)
-            self._learn_scale(clean)
-            # The only copy: of thousands of volumes they take gigabytes.
-            latents = Latents(self._scaled(clean), told)
-            del clean
+            latents = Latents(self._learn_latents(images), told)
             self._learnt_with = self.hyperparameters()
             self._build()
-            if held_out is not None:
-                held_out = self._scaled(self.vqvae_.encode(held_out))
-                held_out = Latents(held_out, told_held_out)
-            for stage in diffusion.stages(
-                self, self._predict, latents, held_out, chosen, settings
-            ):
+            held_out = self._held_out(others, told_others)
+            given = latents, held_out, chosen, settings
+            for stage in diffusion.stages(self, self._predict, *given):
                 train(self, stage)
         return self
 
@@ -287,21 +291,14 @@ class LatentDiffusion(Inpainter):
         vqvae = VQVAE(**document["vqvae"])._describe(document)
         wanted = vqvae._saved_shapes(shapes)
         model = cls(vqvae, **_parameters(document))._describe(document)
+        model.vqvae_ = vqvae
         choose("schedule", model.schedule, schedules.SCHEDULES)
         choose("target", model.target, schedules.TARGETS)
         documents.check_sizes(document["latent_diffusion"], shapes)
-        model._check_latents(vqvae.latent_shape(vqvae.shape_))
+        documents.check_latents(document, vqvae.latent_shape(vqvae.shape_))
         for name, unet in networks.sketched("float32", model._make_unets).items():
             wanted |= persistence.shapes(unet, name)
         documents.check_shapes(shapes, wanted)
-
-    def _check_latents(self, shape):
-        """Refuse latents that are not those of the autoencoder."""
-        if self.latent_shape_ != shape:
-            raise InputError(f"latent_shape must be {shape}, not {self.latent_shape_}")
-        for name in ("latent_mean", "latent_scale"):
-            if len(getattr(self, f"{name}_")) != shape[-1]:
-                raise InputError(f"{name} must have {shape[-1]} numbers")
 
     def _networks(self):
         both = [("denoiser", self.denoiser_), ("guide", self.guide_)]
@@ -325,7 +322,12 @@ class LatentDiffusion(Inpainter):
         vqvae = params.pop("vqvae")
         return type(self)(vqvae, **copy.deepcopy(params))
 
-    def check(self, shape: tuple[int, ...], **training: Unpack[Options]) -> None:
+    def check(
+        self,
+        shape: tuple[int, ...],
+        source: sources.Source | None = None,
+        **training: Unpack[Options],
+    ) -> None:
         """Refuse a fit that can't be done, or would not fit into the memory.
 
         The autoencoder need not be fitted yet.
@@ -334,6 +336,8 @@ class LatentDiffusion(Inpainter):
         ----------
         shape : tuple of int
             Shape of all images, ``(n, *space, channels)``.
+        source : Source, optional
+            What is known of sources.
         **training
             As of :meth:`fit`.
 
@@ -344,41 +348,41 @@ class LatentDiffusion(Inpainter):
             no sense, or the memory is too small.
         """
         chosen = _training(training).settled(len(shape) - 2, rates=diffusion.RATES)
-        diffusion.check(self, shape, chosen)
+        diffusion.check(self, shape, chosen, source)
 
     def _make_unets(self):
         """Build the denoiser and, if there shall be one, its guide."""
-        chosen = self._described()
-        given = chosen, self.latent_shape_, self.conditions_
-        unets = {"denoiser": diffusion.unet(*given)}
-        if self._of_images() if chosen["guide"] is None else chosen["guide"]:
-            unets["guide"] = diffusion.unet(*given, guide=True)
-        return unets
+        told = self.conditions_, self.source_, self.vqvae_.factor
+        return unets(self._described(), self.latent_shape_, *told)
 
     def _build(self):
         """Make the networks that generate, in full precision."""
         with networks.precision("float32"):
-            unets = self._make_unets()
-        self.denoiser_, self.guide_ = unets["denoiser"], unets.get("guide")
+            made = self._make_unets()
+        self.denoiser_, self.guide_ = made["denoiser"], made.get("guide")
         self._predict = _compiled(self.denoiser_)
         self._predict_guide = self.guide_ and _compiled(self.guide_)
 
-    def _learn_scale(self, latents):
-        """Learn what brings the latents to mean 0 and variance 1.
+    def _check_held_out(self, images: Any) -> Any:
+        """Return images for validation as an array; None if there are none."""
+        if images is not None:
+            images = self._check_images(images, self.vqvae)
+            survey(images, "validation image")
+        return images
 
-        One scale for all channels: those of little variance are details, and what
-        would be noise in them alone is not to weigh as much as the tissues.
-        """
-        axes = tuple(range(latents.ndim - 1))
-        self.latent_mean_ = latents.mean(axes)
-        scale = np.maximum(np.sqrt(latents.var(axes).mean()), 1e-6)
-        self.latent_scale_ = np.full_like(self.latent_mean_, scale)
-        if self.latent_scale_.max() <= 1e-6:
-            raise InputError(
-                "all latents of the autoencoder are the same: it has learnt nothing of "
-                "the images; train it anew, with a lower learning rate."
-            )
+    def _learn_latents(self, images):
+        """Encode images, and learn the scale of their latents."""
+        latents = self.vqvae_.encode(images)
+        self.latent_mean_, self.latent_scale_ = diffusion.scale_of(latents)
         self.latent_shape_ = latents.shape[1:]
+        # The only copy: of thousands of volumes they take gigabytes.
+        return self._scaled(latents)
+
+    def _held_out(self, images, told):
+        """Encode images for validation; None if there are none."""
+        if images is None:
+            return None
+        return Latents(self._scaled(self.vqvae_.encode(images)), told)
 
 
 def _training(options: Options) -> Training:

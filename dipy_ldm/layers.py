@@ -94,6 +94,41 @@ class ConditionFeatures(keras.layers.Layer):
         return ops.concatenate([1 - said, said * waves], axis=-1)
 
 
+@keras.saving.register_keras_serializable("dipy_ldm")
+class SourceFeatures(keras.layers.Layer):
+    """Turn an image that is told into features of each voxel.
+
+    Of labels one feature for each. Of intensities these, and one that says whether
+    there are any. All are 0 where nothing is told.
+
+    Parameters
+    ----------
+    labels : int
+        Number of labels; 0 of intensities.
+    **kwargs
+        Arguments of :class:`keras.layers.Layer`.
+    """
+
+    def __init__(self, labels: int, **kwargs) -> None:
+        super().__init__(**kwargs | {"dtype": "float32"})
+        self.labels = labels
+
+    def call(self, images):
+        """Map ``(batch, *space, channels)``, -1 for nothing, to features."""
+        if self.labels:
+            return ops.one_hot(ops.cast(images[..., 0], "int32"), self.labels)
+        said = ops.cast(images[..., :1] >= 0, "float32")
+        return ops.concatenate([said * images, said], axis=-1)
+
+    def compute_output_shape(self, input_shape):
+        """Return ``(batch, *space, features)``."""
+        return (*input_shape[:-1], self.labels or input_shape[-1] + 1)
+
+    def get_config(self):
+        """Return the arguments of the constructor."""
+        return super().get_config() | {"labels": self.labels}
+
+
 def _waves(t, count, fastest):
     """Return sines and cosines of so many frequencies, from one radian upwards."""
     frequencies = ops.exp(

@@ -14,8 +14,10 @@ from sklearn.base import clone
 from dipy_ldm import VQVAE, LatentDiffusion, networks, persistence
 from dipy_ldm.conditions import Condition
 from dipy_ldm.data import load_mnist
+from dipy_ldm.data.given import Given
 from dipy_ldm.layers import ConditionFeatures
-from dipy_ldm.training.listening import Latents, gains
+from dipy_ldm.training.listening import gains
+from dipy_ldm.training.telling import Latents
 from dipy_ldm.validation import InputError
 
 TINY = {"widths": (8,), "blocks": 1}
@@ -263,10 +265,11 @@ def test_what_is_not_listened_to_is_said(caplog):
 
 
 def test_few_are_measured_with_several_noises():
-    latents = Latents(np.zeros((5, 2, 1)), np.arange(5)[:, None])
+    latents = Latents(np.zeros((5, 2, 1)), Given(np.arange(5)[:, None]))
     numbered = latents.numbered()
     assert numbered.clean.shape == (35, 2, 1)
-    npt.assert_array_equal(numbered.conditions[:, 0], numbered.conditions[:, 1])
+    table = numbered.given.table
+    npt.assert_array_equal(table[:, 0], table[:, 1])
     plain = Latents(np.zeros((5, 2, 1)))
     assert plain.numbered() is plain
 

@@ -18,8 +18,8 @@ TRAIN = "import sys; sys.argv[0] = 'x'; from dipy_ldm.workflows import cli; cli.
 SLOW = """
 import time
 from dipy_ldm.data import volumes
-conform = volumes.conform_pair
-volumes.conform_pair = lambda *task: time.sleep(2) or conform(*task)
+conform = volumes.conform_task
+volumes.conform_task = lambda *task: time.sleep(2) or conform(*task)
 """
 OPTIONS = "--batch_size 2 --steps_vqvae 1 --steps_ldm 1 --validation 0".split()
 

@@ -324,3 +324,18 @@ def test_without_traits_nothing_is_known(cohort, images):
     image, known = cohort.make_subject(4)
     assert known == {}
     np.testing.assert_array_equal(image.get_fdata(), images[4].get_fdata())
+
+
+def test_a_head_has_another_contrast(cohort, tmp_path):
+    both = cohort.make_cohort(tmp_path / "both", 1, contrasts=("T1w", "T2w"))
+    assert [file.name for file in both] == [
+        "sub-0000_T1w.nii.gz",
+        "sub-0000_T2w.nii.gz",
+    ]
+    (alone,) = cohort.make_cohort(tmp_path / "one", 1)
+    assert alone.read_bytes() == both[0].read_bytes()
+    t1, t2 = (conformed(nib.load(file)) for file in both)
+    inside = t1 > 0.2
+    # The same head, whose fluid is dark in the one and bright in the other.
+    assert ((t2 > 0.2) == inside).mean() > 0.97
+    assert np.corrcoef(t1[inside], t2[inside])[0, 1] < -0.3

@@ -31,6 +31,11 @@ def conditions(data):
     return {"brightness": brightness, "half": [*halves[:-9], *[None] * 9]}
 
 
+def sources(data):
+    """Make of the images others, in which they can be seen."""
+    return 3 - 2 * data
+
+
 def train(rank, accumulate, **options):
     from dipy_ldm import VQVAE, LatentDiffusion
 
@@ -42,17 +47,19 @@ def train(rank, accumulate, **options):
     vqvae.fit(data[3:], epochs=7, **fit)
     model = LatentDiffusion(vqvae, widths=(8,))
     if rank == 2:
-        # Volumes are without.
         told = conditions(data)
         fit["validation_conditions"] = {n: v[:3] for n, v in told.items()}
         fit["conditions"] = {n: v[3:] for n, v in told.items()}
+    else:
+        fit["validation_source"], fit["source"] = np.split(sources(data), [3])
     model.fit(data[3:], epochs=7, **fit)
     return model
 
 
 def outcome(model, **options):
     asked = {"half": list("abbab")} if model.conditions_ else None
-    options |= {"conditions": asked, "batch_size": 2}
+    seen = sources(images(3)[:5]) if model.source_ else None
+    options |= {"conditions": asked, "source": seen, "batch_size": 2}
     result = {"samples": model.predict(5, steps=4, **options)}
     for stage in (model.vqvae, model):
         for name, values in stage.history_.items():

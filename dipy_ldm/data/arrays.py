@@ -143,12 +143,12 @@ def _look(images, name, verbose):
     return Survey(digest.hexdigest(), *map(float, (low, high, variance, spread)))
 
 
-def learnable(images: np.ndarray) -> Survey:
+def learnable(images: np.ndarray, name: str = "image") -> Survey:
     """Survey images, and refuse those of which nothing can be learnt.
 
     Parameters
     ----------
-    images : ndarray
+    images, name
         As of :func:`survey`.
 
     Returns
@@ -161,15 +161,15 @@ def learnable(images: np.ndarray) -> Survey:
     InputError
         If a value is not finite or too large, or all are the same.
     """
-    found = survey(images)
+    found = survey(images, name)
     if found.low == found.high:
         raise InputError(
-            f"all values of all images are {found.low:g}, and there is nothing to "
+            f"all values of all {name}s are {found.low:g}, and there is nothing to "
             "learn; look at how they were read."
         )
     if max(-found.low, found.high) > LARGEST:
         raise InputError(
-            f"intensities must lie within {LARGEST:g}, and images have some from "
+            f"intensities must lie within {LARGEST:g}, and {name}s have some from "
             f"{found.low:g} to {found.high:g}; divide them by a number."
         )
     return found

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from dipy_ldm import schedules
 from dipy_ldm.conditions import UNSPECIFIED
+from dipy_ldm.data.given import Sources, inputs
 from dipy_ldm.data.windows import read_windows
 from dipy_ldm.validation import choose
 
@@ -193,6 +194,7 @@ def noised(
     first_step: int = 0,
     share: Share | None = None,
     conditions: np.ndarray | None = None,
+    sources: Sources | None = None,
     dropped: float = 0.1,
 ) -> Any:
     """Draw noised latents without end: what the denoiser learns from.
@@ -218,6 +220,8 @@ def noised(
         What is drawn of each batch; all of it if None.
     conditions : ndarray, optional
         What is told of each latent, ``(n, conditions)``.
+    sources : Sources, optional
+        Images that are told, whose numbers are a last column of ``conditions``.
     dropped : float
         Share of the latents of which all conditions are left out; and share of those of
         which one is, if there are several: so that it can do without any of them.
@@ -225,12 +229,13 @@ def noised(
     Returns
     -------
     tf.data.Dataset
-        Pairs ``((noisy latents, times), target)``; where there are conditions,
-        ``((noisy latents, times, conditions), target)``.
+        Pairs ``((noisy latents, times, ...), target)``, with conditions and sources,
+        each if there are any.
     """
     share = share or Share()
     mix = choose("schedule", schedule, schedules.SCHEDULES)
     ones = (1,) * (latents.ndim - 1)
+    look = None if sources is None else _reader(sources)
 
     def read(index):
         # Where they are: a tensor would be a copy, and on a GPU if there is one.
@@ -253,6 +258,7 @@ def noised(
 
     def mixture(index, noise, time, *told):
         clean = read(index)
+        told = inputs(told[0], look) if told else ()
         alpha, sigma = (tf.reshape(rate, (-1, *ones)) for rate in mix(time))
         wanted = schedules.to_target(target, clean, noise, alpha, sigma)
         return (alpha * clean + sigma * noise, time, *told), wanted
@@ -261,6 +267,16 @@ def noised(
     examples = examples.map(draw, num_parallel_calls=tf.data.AUTOTUNE)
     pieces = examples.batch(batch_size // share.replicas)
     return _endless(pieces.map(mixture))
+
+
+def _reader(sources):
+    """Make what reads sources by their numbers."""
+
+    def look(numbers):
+        images = tf.numpy_function(sources.read, [numbers], "float32", False)
+        return tf.ensure_shape(images, (None, *sources.shape))
+
+    return look
 
 
 def _leave_out(told, key, share):

@@ -15,7 +15,8 @@ class Cohort(NamedTuple):
     Masks ``(n, *space)``, the affine, values of conditions by their names, and the
     subjects, both in the order of the images; each is None where there are none. Units
     of conditions, and what their levels mean, are by the names of the conditions. The
-    suffix is BIDS' word for what kind of scans they are, such as T1w.
+    suffix is BIDS' word for what kind of scans they are, such as T1w. Sources are what
+    each image is made of, ``(n, *space, channels)``.
     """
 
     images: np.ndarray
@@ -26,6 +27,7 @@ class Cohort(NamedTuple):
     units: dict[str, str] | None = None
     meanings: dict[str, dict[str, str]] | None = None
     suffix: str | None = None
+    sources: np.ndarray | None = None
 
     @property
     def shape(self):
@@ -175,8 +177,10 @@ def split(
     train = cohort.knowing(order[:left])._replace(
         images=images[:left],
         masks=None if cohort.masks is None else cohort.masks[:left],
+        sources=None if cohort.sources is None else cohort.sources[:left],
     )
     if count == 0:
         return train, None
-    held_out = cohort.knowing(order[left:])
-    return train, held_out._replace(images=images[left:], masks=None)
+    sources = None if cohort.sources is None else cohort.sources[left:]
+    held_out = cohort.knowing(order[left:])._replace(sources=sources, masks=None)
+    return train, held_out._replace(images=images[left:])

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dipy_ldm.data import intensity
-from dipy_ldm.data.grid import Grid, conform, restore
+from dipy_ldm.data.grid import Grid, conform, conform_labels, restore
 from dipy_ldm.data.intensity import Intensities
 from dipy_ldm.data.nifti import read_mask, read_volume
 from dipy_ldm.validation import InputError
@@ -151,38 +151,82 @@ def restore_spread(spread: np.ndarray, origin: Origin) -> np.ndarray:
     return restore(spread * (high - low), origin.grid, origin.affine, shape, 0.0)
 
 
-def conform_pair(
-    info: Any, mask_file: str | Path | None, grid: Grid
-) -> tuple[np.ndarray, ...]:
-    """Bring a volume and, if it has one, its mask to a grid.
+def conform_source(
+    file: str | Path, grid: Grid, channels: bool = False, labels: bool = False
+) -> np.ndarray:
+    """Read a source and bring it to a grid.
 
     Parameters
     ----------
-    info : VolumeInfo
-        What the volume's header says.
-    mask_file : str or Path or None
-        File of the mask, on the volume's own grid.
+    file : str or Path
+        NIfTI file.
+    grid : Grid
+        Where to; that of the images.
+    channels : bool
+        Whether a fourth axis of the file is one of channels.
+    labels : bool
+        Whether it is a segmentation.
+
+    Returns
+    -------
+    ndarray
+        float32 ``(*grid.shape, channels)`` in [0, 1], or int32 labels.
+
+    Raises
+    ------
+    InputError
+        If the file is bad, nothing of it is on the grid, or labels are not whole.
+    """
+    if not labels:
+        return conform_file(file, grid, channels)[0]
+    data, affine = read_volume(file, channels)
+    if (data != np.rint(data)).any():
+        raise InputError(
+            f"{file} has numbers that are not whole, and is no segmentation; name one, "
+            "or leave `source_labels` out."
+        )
+    return conform_labels(data, affine, grid).astype("int32")
+
+
+def conform_task(task: Any, grid: Grid, labels: bool = False) -> tuple[np.ndarray, ...]:
+    """Bring a volume and what belongs to it to a grid.
+
+    Parameters
+    ----------
+    task : dipy_ldm.data.pairs.Task
+        The volume, and maybe its mask and its source.
     grid : Grid
         Where to.
+    labels : bool
+        Whether the source is a segmentation.
 
     Returns
     -------
     tuple of ndarray
-        float32 ``(*grid.shape, channels)`` in [0, 1] and, if there is a mask, uint8
-        ``grid.shape`` of 0 and 1.
+        float32 ``(*grid.shape, channels)`` in [0, 1]; if there is a mask, uint8
+        ``grid.shape`` of 0 and 1; if there is a source, what :func:`conform_source`
+        returns.
 
     Raises
     ------
     InputError
         If a file is bad, or nothing of it is on the grid.
     """
-    image, _ = conform_file(info.file, grid, channels=info.channels > 1)
-    if mask_file is None:
-        return (image,)
-    mask = conform(read_mask(mask_file), info.affine, grid)[..., 0] >= 0.5
+    info, mask, source = task
+    arrays = [conform_file(info.file, grid, channels=info.channels > 1)[0]]
+    if mask is not None:
+        arrays.append(_conform_mask(mask, info.affine, grid))
+    if source is not None:
+        channels = source.channels > 1
+        arrays.append(conform_source(source.file, grid, channels, labels))
+    return tuple(arrays)
+
+
+def _conform_mask(file, affine, grid):
+    mask = conform(read_mask(file), affine, grid)[..., 0] >= 0.5
     if not mask.any():
         raise InputError(
-            f"the mask {mask_file} has nothing on the grid; mend it or give a larger "
+            f"the mask {file} has nothing on the grid; mend it or give a larger "
             "`shape`."
         )
-    return image, mask.astype("uint8")
+    return mask.astype("uint8")

@@ -180,6 +180,37 @@ def conform(data: np.ndarray, affine: np.ndarray, grid: Grid) -> np.ndarray:
     return _resample(data, affine, grid.shape, grid.affine)
 
 
+def conform_labels(data: np.ndarray, affine: np.ndarray, grid: Grid) -> np.ndarray:
+    """Bring a segmentation to the grid: each voxel has the label of the nearest.
+
+    Parameters
+    ----------
+    data : ndarray
+        ``(x, y, z, channels)``.
+    affine : ndarray
+        From voxel indices to millimetres, ``(4, 4)``.
+    grid : Grid
+        Where to.
+
+    Returns
+    -------
+    ndarray
+        ``(*grid.shape, channels)``; 0 where the data are not.
+    """
+    from dipy.align.imaffine import AffineMap
+
+    nearest = AffineMap(
+        _index_map(affine, grid.shape, grid.affine),
+        domain_grid_shape=grid.shape,
+        codomain_grid_shape=data.shape[:3],
+    )
+    channels = [
+        nearest.transform(data[..., i], interpolation="nearest")
+        for i in range(data.shape[-1])
+    ]
+    return np.stack(channels, -1)
+
+
 def restore(
     data: np.ndarray,
     grid: Grid,

@@ -16,10 +16,11 @@ from tqdm import tqdm
 
 from dipy_ldm.data import cache
 from dipy_ldm.data.cohort import draw_order
-from dipy_ldm.data.conformed import conform_pair
-from dipy_ldm.data.grid import Grid, choose_grid, same_grid
+from dipy_ldm.data.conformed import conform_task
+from dipy_ldm.data.grid import Grid, choose_grid
 from dipy_ldm.data.headers import check_headers, refuse
 from dipy_ldm.data.lookup import find_subjects
+from dipy_ldm.data.pairs import Task, with_masks, with_sources
 from dipy_ldm.data.paths import expand, find_volumes, listed_rows
 from dipy_ldm.data.rows import writing_rows
 from dipy_ldm.validation import InputError, at_least
@@ -38,27 +39,47 @@ class Volumes(NamedTuple):
     ``images`` are float32 ``(n, x, y, z, channels)`` in [0, 1], ``masks`` uint8
     ``(n, x, y, z)`` of 0 and 1, or None; both are memory maps. ``affine`` takes voxel
     indices to millimetres, ``(4, 4)``; ``files`` has the file of each volume.
+    ``sources`` are as the images, or int32 if they are labels, or None.
     """
 
     images: np.ndarray
     masks: np.ndarray | None
     affine: np.ndarray
     files: list
+    sources: np.ndarray | None = None
 
 
 class Plan(NamedTuple):
     """Volumes of which only the headers were read.
 
-    ``infos`` tell of each volume (:class:`dipy_ldm.data.headers.VolumeInfo`),
-    ``subjects`` whose it is, ``masks`` are their files, or None; ``grid`` is where they
-    are to be brought.
+    ``tasks`` tell of each volume and what belongs to it, ``subjects`` whose it is;
+    ``grid`` is where they are to be brought, and ``labels`` says whether sources are
+    segmentations.
     """
 
-    infos: list
+    tasks: list[Task]
     subjects: list
-    masks: list | None
     grid: Grid
     skip_bad: bool
+    labels: bool = False
+
+    @property
+    def infos(self):
+        """What the header of each volume says."""
+        return [task.info for task in self.tasks]
+
+    @property
+    def files(self):
+        """All files that are read."""
+        masks = [task.mask for task in self.tasks if task.mask]
+        sources = [task.source.file for task in self.tasks if task.source]
+        return [info.file for info in self.infos] + masks + sources
+
+    @property
+    def source_channels(self):
+        """Channels of sources; 0 where there are none."""
+        source = self.tasks[0].source
+        return source.channels if source else 0
 
     @property
     def shape(self):
@@ -79,6 +100,8 @@ def load_volumes(
     grid: Grid | None = None,
     channels: bool = False,
     mask_files: Sequence[str | Path] | None = None,
+    source_files: Sequence[str | Path] | None = None,
+    source_labels: bool = False,
     skip_bad: bool = False,
     shuffle: bool = False,
     cache_dir: str | Path | None = None,
@@ -106,6 +129,11 @@ def load_volumes(
         Whether a fourth axis of the files is one of channels.
     mask_files : sequence of str or Path, optional
         Masks, as `paths`: one for each volume, in order, on the grid of its volume.
+    source_files : sequence of str or Path, optional
+        What each volume shall be made of, as `paths`, of any grid: paired by the
+        ``sub-`` and ``ses-`` of their names or, without, by order.
+    source_labels : bool
+        Whether sources are segmentations, of which the nearest label is taken.
     skip_bad : bool
         Whether to go on without bad files, with a warning.
     shuffle : bool
@@ -126,7 +154,7 @@ def load_volumes(
     Returns
     -------
     Volumes
-        Images, masks, affine and files.
+        Images, masks, affine, files and sources.
 
     Raises
     ------
@@ -143,6 +171,8 @@ def load_volumes(
         grid=grid,
         channels=channels,
         mask_files=mask_files,
+        source_files=source_files,
+        source_labels=source_labels,
         skip_bad=skip_bad,
         shuffle=shuffle,
     )
@@ -157,6 +187,8 @@ def plan_volumes(
     grid=None,
     channels=False,
     mask_files=None,
+    source_files=None,
+    source_labels=False,
     skip_bad=False,
     shuffle=False,
 ) -> Plan:
@@ -164,7 +196,9 @@ def plan_volumes(
 
     Parameters
     ----------
-    paths, voxel_size, shape, grid, channels, mask_files, skip_bad, shuffle
+    paths, voxel_size, shape, grid, channels, mask_files, source_files, source_labels
+        As of :func:`load_volumes`.
+    skip_bad, shuffle
         As of :func:`load_volumes`.
 
     Returns
@@ -178,17 +212,21 @@ def plan_volumes(
         If headers are bad or an option makes no sense.
     """
     files = find_volumes(paths)
-    infos, _ = check_headers(files, channels, skip_bad)
-    masks = None
+    tasks = [Task(info) for info in check_headers(files, channels, skip_bad)[0]]
     if mask_files is not None:
-        infos, masks = _pair_masks(files, infos, expand(mask_files), skip_bad)
+        tasks = with_masks(tasks, files, expand(mask_files), skip_bad)
+    if source_labels and source_files is None:
+        raise InputError("`source_labels` is for `source_files`; give these, too.")
+    if source_files is not None:
+        how = {"channels": channels, "skip_bad": skip_bad}
+        tasks = with_sources(tasks, files, find_volumes(source_files), **how)
+    infos = [task.info for task in tasks]
     if grid is None:
         grid = choose_grid(infos, voxel_size, shape)
     subjects = find_subjects([info.file for info in infos], listed_rows(paths))
     order = draw_order(subjects, seed=0) if shuffle else range(len(infos))
-    infos, subjects = [infos[i] for i in order], [subjects[i] for i in order]
-    masks = masks and [masks[i] for i in order]
-    return Plan(infos, subjects, masks, grid, skip_bad)
+    tasks, subjects = [tasks[i] for i in order], [subjects[i] for i in order]
+    return Plan(tasks, subjects, grid, skip_bad, source_labels)
 
 
 def conform_volumes(
@@ -206,7 +244,7 @@ def conform_volumes(
     Returns
     -------
     Volumes
-        Images, masks, affine and files.
+        Images, masks, affine, files and sources.
 
     Raises
     ------
@@ -247,9 +285,9 @@ def _tell_size(folder, removed, sizes):
 
 
 def _bytes(plan):
-    """Say how much the result takes: float32, and masks of one byte."""
-    voxels = math.prod(plan.shape[:-1])
-    return voxels * (4 * plan.shape[-1] + (plan.masks is not None))
+    """Say how much the result takes: four bytes a number, and one a mask."""
+    numbers = 4 * (plan.shape[-1] + plan.source_channels)
+    return math.prod(plan.shape[:-1]) * (numbers + bool(plan.tasks[0].mask))
 
 
 def _key(plan):
@@ -259,38 +297,11 @@ def _key(plan):
         "shape": plan.grid.shape,
         "affine": plan.grid.affine.tolist(),
         "channels": plan.infos[0].channels > 1,
-        "masks": plan.masks is not None,
+        "masks": plan.tasks[0].mask is not None,
     }
-    sources = [info.file for info in plan.infos]
-    return cache.make_key(sources + (plan.masks or []), settings)
-
-
-def _pair_masks(files, infos, mask_files, skip_bad):
-    """Give each good volume its mask; without a good mask it is no longer good."""
-    if len(mask_files) != len(files):
-        raise InputError(
-            f"there are {len(mask_files)} masks for {len(files)} volumes; give one for "
-            "each, in the same order."
-        )
-    mask_of = dict(zip(files, mask_files, strict=True))
-    mask_infos, _ = check_headers(list(dict.fromkeys(mask_files)), skip_bad=skip_bad)
-    info_of = {info.file: info for info in mask_infos}
-    pairs, complaints = [], {}
-    for info in infos:
-        mask = info_of.get(mask_of[info.file])
-        if mask is None:
-            continue
-        if same_grid(info.shape, info.affine, mask.shape, mask.affine):
-            pairs.append((info, mask.file))
-        else:
-            complaints[info.file] = (
-                f"the mask {mask.file} has another grid (shape or affine) than its "
-                f"volume {info.file}; resample it to that of the volume."
-            )
-    refuse(complaints, len(pairs), skip_bad)
-    if not pairs:
-        raise InputError("no good volume has a good mask; mend those named above.")
-    return map(list, zip(*pairs, strict=True))
+    if channels := plan.source_channels:
+        settings["sources"] = [channels, plan.labels]
+    return cache.make_key(plan.files, settings)
 
 
 def _open(folder, plan):
@@ -298,12 +309,16 @@ def _open(folder, plan):
     cache.hold(folder)
     notes = json.loads((folder / cache.NOTES).read_text("utf-8"))
     refuse(notes["complaints"], len(notes["kept"]), plan.skip_bad)
-    masks = folder / "masks.npy"
+    arrays = {
+        name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _arrays(plan)
+    }
+    infos = plan.infos
     return Volumes(
-        np.load(folder / "images.npy", mmap_mode="r"),
-        np.load(masks, mmap_mode="r") if notes["masks"] else None,
+        arrays["images"],
+        arrays.get("masks"),
         plan.grid.affine,
-        [plan.infos[i].file for i in notes["kept"]],
+        [infos[i].file for i in notes["kept"]],
+        arrays.get("sources"),
     )
 
 
@@ -313,14 +328,13 @@ def _fill(folder, plan, verbose):
     Bad ones are noted there and left out, even if they are not to be skipped: a
     second run, which may skip them, then finds the work done.
     """
-    infos, masks, grid = plan.infos, plan.masks, plan.grid
-    tasks = list(zip(infos, masks or [None] * len(infos), strict=True))
+    tasks = plan.tasks
     kept, complaints = [], {}
     with cache.filling(folder) as partial:
         with ExitStack() as stack:
-            appends = list(map(stack.enter_context, _writers(partial, tasks, grid)))
+            appends = list(map(stack.enter_context, _writers(partial, plan)))
             conformed = _in_order(
-                lambda task: conform_pair(task[0], task[1], grid), tasks
+                lambda task: conform_task(task, plan.grid, plan.labels), tasks
             )
             stack.enter_context(closing(conformed))
             bar = tqdm(conformed, "conform", len(tasks), disable=not verbose)
@@ -328,24 +342,34 @@ def _fill(folder, plan, verbose):
                 try:
                     arrays = future.result()
                 except InputError as error:
-                    complaints[str(infos[i].file)] = str(error)
+                    complaints[str(tasks[i].info.file)] = str(error)
                     continue
                 kept.append(i)
                 for append, array in zip(appends, arrays, strict=True):
                     append(array)
         if not kept:
             refuse(complaints, 0, skip_bad=False)
-        notes = {"kept": kept, "complaints": complaints, "masks": masks is not None}
+        notes = {"kept": kept, "complaints": complaints}
         (partial / cache.NOTES).write_text(json.dumps(notes), "utf-8")
 
 
-def _writers(folder, tasks, grid):
+def _writers(folder, plan):
     """Make the files of the arrays."""
-    (info, mask), n = tasks[0], len(tasks)
-    shape = (*grid.shape, info.channels)
-    yield writing_rows(folder / "images.npy", n, shape, "float32")
-    if mask is not None:
-        yield writing_rows(folder / "masks.npy", n, grid.shape, "uint8")
+    for name, (shape, dtype) in _arrays(plan).items():
+        path = folder / f"{name}.npy"
+        yield writing_rows(path, len(plan.tasks), (*plan.grid.shape, *shape), dtype)
+
+
+def _arrays(plan):
+    """List the arrays: what each voxel has, and of which type."""
+    task = plan.tasks[0]
+    arrays: dict[str, tuple] = {"images": ((task.info.channels,), "float32")}
+    if task.mask is not None:
+        arrays["masks"] = ((), "uint8")
+    if task.source is not None:
+        dtype = "int32" if plan.labels else "float32"
+        arrays["sources"] = ((task.source.channels,), dtype)
+    return arrays
 
 
 def _in_order(function, tasks):

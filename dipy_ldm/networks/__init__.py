@@ -21,7 +21,7 @@ from dipy_ldm.networks.building import (
     seeded,
     sketched,
 )
-from dipy_ldm.networks.denoiser import seeded_unet, unet
+from dipy_ldm.networks.denoiser import Picture, seeded_unet, unet
 from dipy_ldm.networks.memory import Needs, needs
 from dipy_ldm.networks.receptive_field import factor, reach
 
@@ -30,6 +30,7 @@ __all__ = [
     "PRECISIONS",
     "Drawn",
     "Needs",
+    "Picture",
     "autoencoder_parts",
     "check_keras",
     "decoder",

@@ -1,11 +1,12 @@
-"""The network of the denoiser: a U-Net that knows the time, and conditions."""
+"""The network of the denoiser: a U-Net that knows the time, and what it is told."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import keras
 from keras import layers
 
-from dipy_ldm.layers import ConditionFeatures, TimeEmbedding
+from dipy_ldm.layers import ConditionFeatures, SourceFeatures, TimeEmbedding
 from dipy_ldm.networks.blocks import (
     conv,
     enclosed,
@@ -18,6 +19,39 @@ from dipy_ldm.networks.building import Drawn, seeded
 from dipy_ldm.validation import InputError
 
 
+class Picture(NamedTuple):
+    """What an image is like that a network is told.
+
+    Parameters
+    ----------
+    factor : int
+        How many times larger than the latents it is, per side.
+    channels : int
+        Its channels.
+    labels : int
+        Number of its labels; 0 of intensities.
+    """
+
+    factor: int
+    channels: int
+    labels: int = 0
+
+    def shape(self, latents: tuple[int, ...]) -> tuple[int, ...]:
+        """Say what shape it has.
+
+        Parameters
+        ----------
+        latents : tuple of int
+            Shape of the latents, ``(*space, channels)``.
+
+        Returns
+        -------
+        tuple of int
+            ``(*space, channels)``.
+        """
+        return (*(self.factor * side for side in latents[:-1]), self.channels)
+
+
 def unet(
     shape: tuple[int, ...],
     *,
@@ -25,9 +59,10 @@ def unet(
     blocks: int,
     attention: Sequence[bool],
     conditions: Sequence[int] = (),
+    source: Picture | None = None,
     remat: bool = False,
 ) -> keras.Model:
-    """Build the denoiser: a U-Net that knows the time, and conditions.
+    """Build the denoiser: a U-Net that knows the time, and what it is told.
 
     Residual blocks conditioned on the time, self-attention at chosen levels, skip
     connections, and a middle of two residual blocks around attention, after
@@ -46,6 +81,8 @@ def unet(
         Whether a level has self-attention, one entry a level.
     conditions : sequence of int
         Number of levels of each condition; 0 of a continuous one.
+    source : Picture, optional
+        What an image is like that is told, too, beside the noisy latents.
     remat : bool
         Compute the insides of each block again for the gradient, instead of
         keeping them: less memory, more time.
@@ -53,8 +90,9 @@ def unet(
     Returns
     -------
     keras.Model
-        ``[(batch, *shape), (batch,)]`` to ``(batch, *shape)``; where there are
-        conditions, a third input is what is told of them, ``(batch, conditions)``.
+        ``[(batch, *shape), (batch,)]`` to ``(batch, *shape)``. Further inputs are what
+        is told of conditions, ``(batch, conditions)``, and sources, ``(batch, *space,
+        channels)``, each if there are any.
 
     References
     ----------
@@ -67,7 +105,9 @@ def unet(
     latents, times = keras.Input(shape), keras.Input(())
     told = [keras.Input((len(conditions),))] if conditions else []
     time = _embed(times, *told, width=128, sizes=conditions)
-    x = conv(latents, widths[0])
+    seen = [] if source is None else [keras.Input(source.shape(shape))]
+    stems = [_stem(image, source, widths[0], remat) for image in seen]
+    x = conv(layers.Concatenate()([latents, *stems]) if stems else latents, widths[0])
     skips = [x]
     for level, width in enumerate(widths):
         if level > 0:
@@ -86,7 +126,7 @@ def unet(
             x = upsample(x, like=skips[-1])
             x = conv(x, widths[level - 1])
     target = to_output(x, shape[-1], norm_groups, kernel_initializer="zeros")
-    return keras.Model([latents, times, *told], target, name="unet")
+    return keras.Model([latents, times, *told, *seen], target, name="unet")
 
 
 def seeded_unet(
@@ -120,6 +160,15 @@ def seeded_unet(
     attention = attention or [False] * len(widths)
     with seeded(seed):
         return unet(shape, widths=widths, attention=attention, **options)
+
+
+def _stem(image, source, width, remat):
+    """Bring an image to the grid of the latents."""
+    x = SourceFeatures(source.labels)(image)
+    # All voxels of a latent at once, whose positions within it are told apart.
+    size = {"size": source.factor, "strides": source.factor}
+    x = conv(x, width, kernel_initializer=Drawn("LecunNormal"), **size)
+    return residual(x, width, norm_groups, remat)
 
 
 def _block(x, width, time, attention, remat):

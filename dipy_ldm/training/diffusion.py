@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 
 from dipy_ldm import distribution, memory, networks, schedules
-from dipy_ldm.conditions import Condition
 from dipy_ldm.data.batches import noised
-from dipy_ldm.training.listening import Latents, gains
+from dipy_ldm.data.given import inputs
+from dipy_ldm.data.sources import Source
+from dipy_ldm.training.listening import gains
 from dipy_ldm.training.run import Stage
-from dipy_ldm.validation import check_seed, check_sizes, choose
+from dipy_ldm.training.telling import SOURCE, Latents
+from dipy_ldm.training.unets import unet, with_guide
+from dipy_ldm.validation import InputError, check_seed, check_sizes, choose
 
 # The guide is to be worse than the denoiser in the same way: narrower, and trained
 # for a sixteenth of the steps. With fewer than these it would know nothing at all.
-_GUIDE_WIDTH = 4
 _GUIDE_SHARE = 16
 _GUIDE_STEPS = 300
 
@@ -24,7 +26,9 @@ _GUIDE_STEPS = 300
 RATES = 2e-3, 1e-3
 
 
-def check(model: Any, shape: tuple[int, ...], training: Any) -> None:
+def check(
+    model: Any, shape: tuple[int, ...], training: Any, source: Source | None = None
+) -> None:
     """Refuse a training that can't be done, or would not fit into the memory.
 
     Parameters
@@ -35,6 +39,8 @@ def check(model: Any, shape: tuple[int, ...], training: Any) -> None:
         Shape of all images, ``(n, *space, channels)``.
     training : Training
         Options, settled.
+    source : Source, optional
+        What is known of sources.
 
     Raises
     ------
@@ -47,11 +53,16 @@ def check(model: Any, shape: tuple[int, ...], training: Any) -> None:
     choose("target", model.target, schedules.TARGETS)
     training.check(shape[0])
     latent_shape = model.vqvae.latent_shape(shape[1:])
-    needed = needed_memory(model, latent_shape, training)
+    needed = needed_memory(model, latent_shape, training, source)
     memory.check_training("the denoiser", needed, training)
 
 
-def needed_memory(model: Any, latent_shape: tuple[int, ...], training: Any) -> float:
+def needed_memory(
+    model: Any,
+    latent_shape: tuple[int, ...],
+    training: Any,
+    source: Source | None = None,
+) -> float:
     """Estimate what training the denoiser takes.
 
     Parameters
@@ -62,59 +73,60 @@ def needed_memory(model: Any, latent_shape: tuple[int, ...], training: Any) -> f
         Shape of one latent, ``(*space, channels)``.
     training : Training
         Options, settled.
+    source : Source, optional
+        What is known of sources.
 
     Returns
     -------
     float
         Bytes.
     """
-    # What is told of conditions takes next to nothing.
+    chosen = model.hyperparameters()
     build = partial(
-        unet, model.hyperparameters(), latent_shape, {}, remat=training.remat
+        unet,
+        chosen,
+        latent_shape,
+        # What is told of conditions takes next to nothing.
+        {},
+        source,
+        model.vqvae.factor,
+        remat=training.remat,
     )
     denoiser = networks.sketched(training.precision.name, build)
-    guide = len(latent_shape) == 3 if model.guide is None else model.guide
+    guide = with_guide(chosen, latent_shape)
     return memory.estimate_training([denoiser], training.share, before=int(guide))
 
 
-def unet(
-    chosen: dict,
-    latent_shape: tuple[int, ...],
-    conditions: dict[str, Condition],
-    *,
-    guide: bool = False,
-    remat: bool = False,
-) -> Any:
-    """Build the network of the denoiser or of its guide, in the current precision.
+def scale_of(latents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Learn what brings latents to mean 0 and variance 1.
+
+    One scale for all channels: those of little variance are details, and what would be
+    noise in them alone is not to weigh as much as the tissues.
 
     Parameters
     ----------
-    chosen : dict
-        Hyper-parameters of a LatentDiffusion.
-    latent_shape : tuple of int
-        Shape of one latent, ``(*space, channels)``.
-    conditions : dict of str to Condition
-        What it is told of.
-    guide : bool
-        Whether it is the guide's.
-    remat : bool
-        As of :func:`dipy_ldm.networks.unet`.
+    latents : ndarray
+        Latents, ``(n, *space, channels)``.
 
     Returns
     -------
-    keras.Model
-        The network.
+    mean, scale : ndarray
+        Of each channel, ``(channels,)``.
+
+    Raises
+    ------
+    InputError
+        If all latents are the same.
     """
-    widths = chosen["widths"]
-    return networks.seeded_unet(
-        chosen["seed"],
-        latent_shape,
-        widths=[max(1, w // _GUIDE_WIDTH) for w in widths] if guide else widths,
-        blocks=chosen["blocks"],
-        attention=chosen["attention"],
-        conditions=[condition.size for condition in conditions.values()],
-        remat=remat,
-    )
+    axes = tuple(range(latents.ndim - 1))
+    mean = latents.mean(axes)
+    scale = np.maximum(np.sqrt(latents.var(axes).mean()), 1e-6)
+    if scale <= 1e-6:
+        raise InputError(
+            "all latents of the autoencoder are the same: it has learnt nothing of "
+            "the images; train it anew, with a lower learning rate."
+        )
+    return mean, np.full_like(mean, scale)
 
 
 def stages(
@@ -133,8 +145,8 @@ def stages(
         Estimator whose networks are built; those that are trained are others, in the
         precision of the training.
     predict : callable
-        Its denoiser, compiled: noisy latents, times and, if there are any, conditions
-        to what it predicts.
+        Its denoiser, compiled: noisy latents, times and what is told of each to what it
+        predicts.
     latents : Latents
         What is learnt from, of unit variance.
     held_out : Latents or None
@@ -160,7 +172,7 @@ def stages(
         found.append(guide)
     validate = _not_measured
     if held_out is not None:
-        validate = _validation(model, predict, held_out)
+        validate = _validation(model, predict, held_out, training.batch_size)
     denoiser = describe("diffusion", model.denoiser_, training, length, validate)
     return [*found, denoiser]
 
@@ -208,8 +220,8 @@ def _stage(model, latents, settings, title, network, training, length, validate)
 
 def _compile(model, guide, training, steps):
     """Make a network that is trained."""
-    chosen = model.hyperparameters()
-    given = chosen, model.latent_shape_, model.conditions_
+    told = model.conditions_, model.source_, model.vqvae_.factor
+    given = model.hyperparameters(), model.latent_shape_, *told
     network = unet(*given, guide=guide, remat=training.remat)
     trained = distribution.ReplicatedModel(network.inputs, network.outputs)
     optimizer = training.optimizer(
@@ -224,36 +236,39 @@ def _compile(model, guide, training, steps):
     return trained
 
 
-def _noised(model, latents, batch_size, share=None, first_step=0, shift=0, **options):
+def _noised(model, latents, batch_size, share=None, first_step=0, shift=0, **told):
     """Draw what the denoiser learns from; other noise with another shift."""
     return noised(
         latents.clean,
         batch_size,
-        conditions=latents.conditions,
+        **latents.told | told,
         schedule=model.schedule,
         target=model.target,
         seed=model.seed + shift,
         first_step=first_step,
         share=share,
-        **options,
     )
 
 
-def _validation(model, predict, latents):
+def _validation(model, predict, latents, batch_size):
     """Make what measures the denoiser's loss of latents that are held out."""
     latents = latents.numbered()
-    # Noised alike for every round, so that losses compare.
-    batch = _noised(model, latents, len(latents.clean), shift=1, dropped=0.0)
+    # Noised alike for every round, so that losses compare; sources are read later, as
+    # many at once as memory suffices for.
+    once = {"shift": 1, "dropped": 0.0, "sources": None}
+    batch = _noised(model, latents, len(latents.clean), **once)
     (x, times, *tables), target = next(batch.as_numpy_iterator())
     told, who = [t[:, :-1] for t in tables], [t[:, -1] for t in tables]
+    sources = latents.told.get("sources")
+    read, at_once = (sources.read, batch_size) if sources else (None, 256)
+    names = [*model.conditions_, *([SOURCE] if sources else [])]
 
     def squares(*told):
-        given = x, times, *told
-        predicted = distribution.in_batches(
-            lambda numbers: predict(*(array[numbers] for array in given)),
-            np.arange(len(x)),
-            256,
-        )
+        def apply(numbers):
+            given = [array for table in told for array in inputs(table[numbers], read)]
+            return predict(x[numbers], times[numbers], *given)
+
+        predicted = distribution.in_batches(apply, np.arange(len(x)), at_once)
         return (predicted - target) ** 2
 
     def losses(told):
@@ -262,7 +277,6 @@ def _validation(model, predict, latents):
     def validate(last):
         figures = {"val_loss": float(np.mean(squares(*told)))}
         for true, number in zip(told, who):
-            names = list(model.conditions_)
             figures |= gains(losses, true, number, names, warn=last)
         return figures
 

@@ -1,110 +1,17 @@
-"""What a denoiser is told of in training, and whether it listens."""
+"""Whether a denoiser listens to what it is told."""
 
 from collections.abc import Callable, Sequence
-import hashlib
-import json
 import logging
 import math
-from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from dipy_ldm.conditions import UNSPECIFIED, Condition, Told, to_saved
-from dipy_ldm.validation import InputError
+from dipy_ldm.conditions import UNSPECIFIED
 
 logger = logging.getLogger(__name__)
 
-# What is measured of fewer latents is measured several times, with other noise.
-_LEAST = 32
 # A gain of fewer standard errors may be chance.
 _ERRORS = 3.0
-
-
-class Latents(NamedTuple):
-    """Latents, and what is told of them.
-
-    Parameters
-    ----------
-    clean : ndarray
-        Of unit variance, ``(n, *space, channels)``.
-    conditions : ndarray, optional
-        Numbers, ``(n, conditions)``; None where there are no conditions.
-    """
-
-    clean: np.ndarray
-    conditions: np.ndarray | None = None
-
-    def numbered(self) -> Self:
-        """Repeat few of them, and add to their conditions the number of each.
-
-        Returns
-        -------
-        Latents
-            As many as suffice; where there are no conditions, the same.
-        """
-        if self.conditions is None:
-            return self
-        n = len(self.clean)
-        numbers = np.tile(np.arange(n), math.ceil(_LEAST / n))
-        told = np.column_stack([self.conditions[numbers], numbers])
-        return type(self)(self.clean[numbers], told.astype("float32"))
-
-
-def tell_of(
-    known: dict[str, Condition], conditions: Any, images: np.ndarray | None
-) -> np.ndarray | None:
-    """Say what a network is told of images in training.
-
-    Parameters
-    ----------
-    known : dict of str to Condition
-        What is known of each condition.
-    conditions : dict, DataFrame or array_like
-        What is known of the images. Levels that are not in ``known`` are left out.
-    images : ndarray or None
-        Images, ``(n, *space, channels)``.
-
-    Returns
-    -------
-    ndarray or None
-        ``(n, conditions)``, float32; None where there are no images or conditions.
-
-    Raises
-    ------
-    InputError
-        If the conditions can't be those of the images.
-    """
-    if images is None or not known:
-        if conditions is None:
-            return None
-        missing = "validation_data" if known else "conditions"
-        raise InputError(f"validation_conditions are of no use without {missing}.")
-    told = Told.of(known, conditions, len(images), lenient=True)
-    if told.surprises:
-        logger.warning("held-out images: %s", " ".join(told.surprises[:9]))
-    return told.numbers
-
-
-def fingerprint(known: dict[str, Condition], told: np.ndarray | None) -> str | None:
-    """Say what tells conditions from those of another training.
-
-    Parameters
-    ----------
-    known : dict of str to Condition
-        What is known of each.
-    told : ndarray or None
-        As of :func:`tell_of`.
-
-    Returns
-    -------
-    str or None
-        Names, and the start of a hash; None where there are no conditions.
-    """
-    if told is None:
-        return None
-    text = json.dumps(to_saved(known)).encode()
-    digest = hashlib.sha256(text + told.tobytes()).hexdigest()
-    return f"{', '.join(known)} ({digest[:16]})"
 
 
 def gains(

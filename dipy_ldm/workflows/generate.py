@@ -21,6 +21,7 @@ from dipy_ldm.workflows.outputs import (
 )
 from dipy_ldm.workflows.quiet import quiet_start
 from dipy_ldm.workflows.samples import Samples
+from dipy_ldm.workflows.seen import Seen, pieces
 from dipy_ldm.workflows.volumes import affine_of, provenance, write_with_sidecar
 from dipy_ldm.workflows.wanted import read_wanted
 
@@ -60,6 +61,7 @@ class GenerateLDMFlow(Workflow):
         model_file,
         n_samples=None,
         conditions=None,
+        source_files=None,
         table=None,
         same_noise=False,
         strict=False,
@@ -94,12 +96,17 @@ class GenerateLDMFlow(Workflow):
             A model file that dipy_train_ldm wrote, or the word mnist for the
             packaged model of handwritten digits.
         n_samples : int, optional
-            Number of samples. None is for as many as conditions have values or, where
-            each has one, for 64 images or 4 volumes.
+            Number of samples, of each source if there are any. None is for as many as
+            conditions have values or, where each has one, for 64 images or 4 volumes,
+            or 1 of each source.
         conditions : variable string, optional
             What is asked for, as name=value: age=70 sex=F. Several values with commas
             between them are one for each sample: age=50,60,70. What is left out is not
             specified.
+        source_files : variable string or Path, optional
+            Volumes that the samples are made of, of any grid, where the model has
+            learnt from such: NIfTI files, folders of them, wildcards, or lists. Samples
+            lie on the grid of the model and are named after them.
         table : string or Path, optional
             The same as a table (.tsv or .csv) under the names of the conditions, one
             sample a row. What is missing is not specified; other columns make no
@@ -163,17 +170,18 @@ class GenerateLDMFlow(Workflow):
         document = persistence.read_document(path, "latent_diffusion")
         is_volume = len(document["shape"]) == 4
         wanted = _wanted(conditions, table, document)
-        n_samples = _count(n_samples, wanted, is_volume)
+        seen = Seen.of(document, source_files, stem, bids)
+        n_samples = _count(n_samples, wanted, is_volume, seen)
         numbers = range(first_sample, first_sample + n_samples)
         asked = Asked.of(path, wanted, numbers, strict)
         cluster = workers.find(strategy)
-        numbers = workers.part_of(cluster, numbers)
+        numbers, seen = _part_of(cluster, numbers, seen)
         if not numbers:
             return  # there are more workers than samples
         samples = (
             Samples.inside(self, stem.parent, numbers, suffix, document)
             if bids
-            else Samples.beside(stem, numbers, is_volume, cluster is not None)
+            else _beside(stem, numbers, seen, is_volume, cluster is not None)
         )
         refuse_overwriting(self, samples.paths, samples.cure)
         choose("type of voxels", dtype, DTYPES)
@@ -190,18 +198,20 @@ class GenerateLDMFlow(Workflow):
         model.check_sampling(n_samples, first=first_sample, **options)
         model.check_memory(1 if is_volume else batch_size, tile, strategy)
         workers.keep_log(cluster, samples.log)
-        options |= {"strategy": strategy, "verbose": workers.is_first(cluster)}
-        options["same_noise"] = same_noise
+        options |= {
+            "same_noise": same_noise,
+            "strategy": strategy,
+            "verbose": workers.is_first(cluster),
+        }
         facts = provenance(path, **{_SAMPLING[o]: options[o] for o in _SAMPLING})
-        if bids:
-            facts["SkullStripped"] = skull_stripped
+        facts |= {"SkullStripped": skull_stripped} if bids else {}
         with samples.being_written():
             if is_volume:
-                self._write(model, samples, numbers, asked, options, dtype, facts)
+                self._write(model, samples, numbers, seen, asked, options, dtype, facts)
             else:
                 _write_images(model, samples, numbers, asked, options, facts)
 
-    def _write(self, model, samples, numbers, asked, options, dtype, facts):
+    def _write(self, model, samples, numbers, seen, asked, options, dtype, facts):
         """Generate and write volume after volume, and draw planes of the first."""
         from dipy_ldm import distribution, plots
 
@@ -211,11 +221,13 @@ class GenerateLDMFlow(Workflow):
         quiet = not options["verbose"]
         options = options | {"batch_size": 1, "verbose": False}
         at_once = distribution.count_replicas(options["strategy"])
-        for start in tqdm(range(0, len(numbers), at_once), "generate", disable=quiet):
-            some = numbers[start : start + at_once]
-            volumes = _generate(model, some, asked, options)
-            for number, name, volume in zip(some, samples.names[start:], volumes):
+        work = [*pieces(seen, samples.names, numbers, at_once)]
+        for file, names, some in tqdm(work, "generate", disable=quiet):
+            source = {"source": seen.read(file)} if seen else {}
+            volumes = _generate(model, some, asked, options | source)
+            for number, name, volume in zip(some, names, volumes):
                 own = {"Sample": number} | asked.facts(range(number, number + 1))
+                own |= {"Sources": [str(file)]} if seen else {}
                 write_with_sidecar(name, volume, affine, dtype, facts | own)
                 self.written += 1
                 if self.written <= 20:
@@ -236,11 +248,27 @@ def _wanted(words, table, document):
     return wanted | rows
 
 
-def _count(n_samples, wanted, is_volume):
-    """Count the samples that are wanted."""
+def _count(n_samples, wanted, is_volume, seen):
+    """Count the samples that are wanted, of each source if there are any."""
     if n_samples is None:
-        return count_of(wanted) or (4 if is_volume else 64)
+        usual = 4 if is_volume else 64
+        return count_of(wanted) or (1 if seen else usual)
     return at_least("n_samples", n_samples, 1)
+
+
+def _part_of(cluster, numbers, seen):
+    """Choose what this of several workers generates: some samples, or sources."""
+    if seen is None:
+        return workers.part_of(cluster, numbers), None
+    seen = seen.part_of(cluster)
+    return (numbers if seen.outputs else range(0)), seen
+
+
+def _beside(stem, numbers, seen, is_volume, one_of_several):
+    """Name the files of the samples, after their sources if there are any."""
+    if seen is None:
+        return Samples.beside(stem, numbers, is_volume, one_of_several)
+    return Samples.named_after([*seen.outputs.values()], stem, numbers, one_of_several)
 
 
 def _write_images(model, samples, numbers, asked, options, facts):

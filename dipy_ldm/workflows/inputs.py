@@ -14,6 +14,7 @@ from dipy_ldm.data.covariates import read_covariates
 from dipy_ldm.data.entities import common_suffix, entity
 from dipy_ldm.data.images import read_images
 from dipy_ldm.data.paths import holds_volumes, listed_rows
+from dipy_ldm.data.sources import Source
 from dipy_ldm.data.summary import summarise
 from dipy_ldm.data.volumes import conform_volumes, plan_volumes
 from dipy_ldm.validation import InputError
@@ -28,13 +29,14 @@ class Plan(NamedTuple):
     ``shape`` is that of all images, ``affine`` is None for images, ``known`` is the
     cohort with numbers in place of its images, and ``load`` takes the further arguments
     of :func:`dipy_ldm.data.volumes.conform_volumes` and returns the
-    :class:`dipy_ldm.data.cohort.Cohort`.
+    :class:`dipy_ldm.data.cohort.Cohort`. ``source`` is what headers tell of sources.
     """
 
     shape: tuple
     affine: np.ndarray | None
     known: Cohort
     load: Callable
+    source: Source | None = None
 
 
 def plan(
@@ -76,7 +78,9 @@ def plan(
         known = known._replace(subjects=planned.subjects, suffix=common_suffix(files))
         known = _look_up(known, conditions, files, listed_rows(input_files), steps)
         load = partial(_load, planned, known)
-        return Plan(planned.shape, planned.affine, known, load)
+        channels = planned.source_channels
+        source = Source(channels, (0.0, 1.0), [], "") if channels else None
+        return Plan(planned.shape, planned.affine, known, load, source)
     for name, value in options.items():
         if value:
             raise InputError(f"`{name}` is for volumes; leave it out for images.")
@@ -125,7 +129,8 @@ def _load(planned, known, **options):
     # Some may have turned out to be bad.
     numbers = {info.file: i for i, info in enumerate(planned.infos)}
     known = known.knowing(numbers[file] for file in volumes.files)
-    return known._replace(images=volumes.images, masks=volumes.masks)
+    arrays = {name: getattr(volumes, name) for name in ("images", "masks", "sources")}
+    return known._replace(**arrays)
 
 
 def rehearse(planned: Plan, validation: float, seed: int, batch_size: int) -> None:
@@ -167,6 +172,8 @@ def survey(data: Cohort, verbose: bool = False) -> None:
     """
     if data.affine is not None:
         arrays.survey(data.images, verbose=verbose)
+        if data.sources is not None:
+            arrays.survey(data.sources, "source image", verbose=verbose)
 
 
 def check_conditions(train: Cohort) -> dict[str, Condition]:

@@ -1,7 +1,9 @@
-"""Options that are one word: names, and names with numbers."""
+"""Options of the commands: how they are written, and what they may be."""
+
+from typing import Any
 
 from dipy_ldm.data.cells import as_number
-from dipy_ldm.validation import InputError
+from dipy_ldm.validation import InputError, check_rate, check_seed, check_shares
 
 
 def steps_of(text: str | None) -> dict[str, float]:
@@ -49,3 +51,51 @@ def names_of(text: str | None) -> list[str]:
     """
     names = (name.strip() for name in (text or "").split(","))
     return list(dict.fromkeys(filter(None, names)))
+
+
+def check(
+    mask_files: Any,
+    background: float,
+    validation: float,
+    learning_rate: float | None,
+    seed: int,
+) -> None:
+    """Refuse numbers that make no sense, whatever the inputs of a training are.
+
+    Parameters
+    ----------
+    mask_files, background, validation, learning_rate, seed
+        As of ``dipy_train_ldm``.
+
+    Raises
+    ------
+    InputError
+        If one does not.
+    """
+    if mask_files and background == 1:
+        raise InputError(
+            "--mask_files make no difference with --background 1; give the weight of "
+            "what lies outside of them, such as --background 0.1."
+        )
+    check_shares(background=background)
+    if not 0 <= validation < 1:
+        raise InputError(f"validation must lie from 0 to below 1, not {validation}.")
+    if learning_rate is not None:
+        check_rate(learning_rate)
+    check_seed(seed)
+
+
+def one_or_more(numbers: list | None) -> Any:
+    """Take what was given as a list of one for the number.
+
+    Parameters
+    ----------
+    numbers : list or None
+        What was given.
+
+    Returns
+    -------
+    object
+        The number, the list, or None.
+    """
+    return numbers[0] if numbers and len(numbers) == 1 else numbers

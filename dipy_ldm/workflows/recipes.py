@@ -110,7 +110,12 @@ class Recipe(NamedTuple):
     of_vqvae: dict
     of_model: dict
 
-    def check(self, shape: tuple[int, ...], patch: int | Sequence[int] | None) -> None:
+    def check(
+        self,
+        shape: tuple[int, ...],
+        patch: int | Sequence[int] | None,
+        source: Any = None,
+    ) -> None:
         """Refuse what can't be done in either stage, before the first takes hours.
 
         Parameters
@@ -119,6 +124,8 @@ class Recipe(NamedTuple):
             Shape of all images, ``(n, *space, channels)``.
         patch : int or sequence of int or None
             As of :meth:`dipy_ldm.VQVAE.fit`.
+        source : Source, optional
+            What is known of sources.
 
         Raises
         ------
@@ -126,7 +133,7 @@ class Recipe(NamedTuple):
             If something can't.
         """
         self.vqvae.check(shape, patch=patch, **self.of_vqvae)
-        self.model.check(shape, **self.of_model)
+        self.model.check(shape, source, **self.of_model)
 
     def fit(
         self,
@@ -169,8 +176,10 @@ class Recipe(NamedTuple):
         return self.model.fit(
             cohort.images,
             cohort.conditions,
+            source=cohort.sources,
             validation_data=others,
             validation_conditions=held_out and held_out.conditions,
+            validation_source=held_out and held_out.sources,
             units=cohort.units,
             meanings=cohort.meanings,
             checkpoint=checkpoints[1],

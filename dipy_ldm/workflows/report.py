@@ -22,6 +22,8 @@ class Report:
         Images that are reconstructed for the picture.
     affine : ndarray or None
         Where the voxels of volumes are; None for images.
+    sources : ndarray, optional
+        What these images are made of.
     """
 
     # Drawing the picture shall take no more than this share of the time.
@@ -33,11 +35,13 @@ class Report:
         picture_path: Path,
         images: np.ndarray,
         affine: np.ndarray | None,
+        sources: np.ndarray | None = None,
     ) -> None:
         self.history_path = history_path
         self.picture_path = picture_path
         self.images = images if affine is None else images[:4]
         self.affine = affine
+        self.sources = None if sources is None else sources[: len(self.images)]
         self.histories: dict[str, dict] = {}
         self.pairs: tuple | None = None
         self.samples: np.ndarray | None = None
@@ -73,7 +77,8 @@ class Report:
 
     def _sample(self, model):
         n = 36 if self.affine is None else 4
-        self.samples = self._flat(model.predict(n, steps=10))
+        n = n if self.sources is None else len(self.sources)
+        self.samples = self._flat(model.predict(n, source=self.sources, steps=10))
 
     def _flat(self, images):
         from dipy_ldm import plots

@@ -66,6 +66,11 @@ def find_model(model_file: str | Path, act: str) -> tuple[Path, Grid, int]:
             f"{model_file} is a model of two-dimensional images; {act} them with "
             f"LatentDiffusion.{act}, or give a model of volumes."
         )
+    if document["source"]:
+        raise InputError(
+            f"{model_file} makes volumes of others, which this command has no option "
+            f"for; {act} them with LatentDiffusion.{act}(..., source=...)."
+        )
     return path, Grid(tuple(shape[:3]), known_affine(affine)), shape[-1]
 
 
@@ -168,7 +173,7 @@ def find_inputs(
         If all volumes are bad, or are not for this model, or something is in the way.
     """
     (end,) = output_paths(flow, files[0], out_dir, **name)
-    names = _name_outputs(files, end, verb)
+    names = name_outputs(files, end, verb)
     outputs = {file: outputs_of(name) for file, name in names.items()}
     cluster = workers.find(strategy)
     files = list(workers.part_of(cluster, _without_outputs(outputs)))
@@ -189,8 +194,28 @@ def find_inputs(
     return Inputs(infos, outputs, bad, end, cluster)
 
 
-def _name_outputs(files, end, verb):
-    """Name an output after each volume; where names are equal, folders are kept."""
+def name_outputs(files: list[Path], end: Path, verb: str) -> dict[Path, Path]:
+    """Name an output after each volume; where names are equal, folders are kept.
+
+    Parameters
+    ----------
+    files : list of Path
+        Volumes.
+    end : Path
+        Folder of the outputs, and what is appended to the names of the volumes.
+    verb : str
+        What is done, such as ``denoise``.
+
+    Returns
+    -------
+    dict of Path to Path
+        Output of each, which ends in ``.nii.gz``.
+
+    Raises
+    ------
+    InputError
+        If two would be the same.
+    """
     places = [Path(os.path.abspath(file)).parent for file in files]
     names = [Path(f"{_stem(file)}_{end.name}.nii.gz") for file in files]
     if len(set(names)) < len(names):

@@ -11,6 +11,7 @@ from dipy_ldm.conditions import from_saved
 from dipy_ldm.files import make_folder
 from dipy_ldm.validation import InputError
 from dipy_ldm.workflows import bids
+from dipy_ldm.workflows.restoring import beside
 from dipy_ldm.workflows.volumes import sidecar
 
 
@@ -66,6 +67,35 @@ class Samples(NamedTuple):
             else [_beside(own, ".npz")]
         )
         return cls(names, stem, _beside(own, ".png"))
+
+    @classmethod
+    def named_after(
+        cls, outputs: list[Path], stem: Path, numbers: range, one_of_several: bool
+    ) -> Self:
+        """Name files after the sources that volumes are made of.
+
+        Parameters
+        ----------
+        outputs : list of Path
+            A file for each source.
+        stem : Path
+            What the names of logs and the picture begin with.
+        numbers : range
+            Numbers of the samples of each.
+        one_of_several : bool
+            Whether other processes write further ones.
+
+        Returns
+        -------
+        Samples
+            Volumes, those of a source one after the other, and a picture.
+        """
+        names = (
+            [beside(name, f"-{number:04d}") for name in outputs for number in numbers]
+            if len(numbers) > 1
+            else outputs
+        )
+        return cls(names, stem, None if one_of_several else _beside(stem, ".png"))
 
     @classmethod
     def inside(

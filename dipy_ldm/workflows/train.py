@@ -6,13 +6,7 @@ from dipy.workflows.workflow import Workflow
 
 from dipy_ldm.data.cohort import split
 from dipy_ldm.files import make_folder
-from dipy_ldm.validation import (
-    InputError,
-    check_rate,
-    check_seed,
-    check_shares,
-    check_sizes,
-)
+from dipy_ldm.validation import InputError, check_sizes
 from dipy_ldm.workflows import inputs, options, recipes, workers
 from dipy_ldm.workflows.outputs import output_paths, refuse_overwriting
 from dipy_ldm.workflows.quiet import quiet_start
@@ -75,6 +69,8 @@ class TrainLDMFlow(Workflow):
         shape=None,
         channels=False,
         mask_files=None,
+        source_files=None,
+        source_labels=False,
         background=1.0,
         skip_bad=False,
         patch=None,
@@ -192,6 +188,13 @@ class TrainLDMFlow(Workflow):
             Volumes: take the fourth axis of the files for channels.
         mask_files : variable string or Path, optional
             Volumes: what matters on each, in the order of the inputs.
+        source_files : variable string or Path, optional
+            Volumes: what the diffusion model shall make each of, such as another
+            contrast of the same head. They are given as the inputs are, on any grid,
+            and belong to the input of the same sub- and ses- in their names or, where
+            names have none, in the same order.
+        source_labels : bool, optional
+            Sources are segmentations.
         background : float, optional
             Weight in the autoencoder's loss of what lies outside of the masks or,
             without masks, of the darkest voxels; 1 for no difference.
@@ -246,21 +249,23 @@ class TrainLDMFlow(Workflow):
             "n_codes": n_codes,
             "n_codebooks": n_codebooks,
             "code_dim": code_dim,
-            "patch": _one_or_more(patch),
+            "patch": options.one_or_more(patch),
         }
         counts = {"accumulate": accumulate, "checkpoint_steps": checkpoint_steps}
         check_sizes(**given, **counts)
-        _check_options(mask_files, background, validation, learning_rate, seed)
+        options.check(mask_files, background, validation, learning_rate, seed)
         cluster = workers.find(strategy)
         strategy = _join(cluster, strategy, devices, paths[0])
         planned = inputs.plan(
             input_files,
             options.names_of(conditions),
             options.steps_of(coarsen),
-            voxel_size=_one_or_more(voxel_size),
-            shape=_one_or_more(shape),
+            voxel_size=options.one_or_more(voxel_size),
+            shape=options.one_or_more(shape),
             channels=channels,
             mask_files=mask_files,
+            source_files=source_files,
+            source_labels=source_labels,
             skip_bad=skip_bad,
         )
         settings = recipes.settle(planned, loss=loss, **given)
@@ -269,13 +274,14 @@ class TrainLDMFlow(Workflow):
         method = {"schedule": schedule, "target": target, "guide": guide, "seed": seed}
         how = {"learning_rate": learning_rate, "precision": precision, "remat": remat}
         recipe = recipes.make(settings, strategy, **counts, **method, **how)
-        recipe.check(planned.shape, settings.patch)
+        recipe.check(planned.shape, settings.patch, planned.source)
         chief = workers.is_first(cluster)
         data = _load(planned, strategy, chief, cache_dir, cache_limit)
         train, held_out = split(data, validation, seed, settings.batch_size)
         inputs.check_conditions(train)
         self._prepare(paths, resume, chief)
-        report = Report(paths[1], paths[2], train.images[:16], data.affine)
+        shown = train.images[:16], data.affine, train.sources
+        report = Report(paths[1], paths[2], *shown)
         model = recipe.fit(
             train,
             held_out,
@@ -324,21 +330,6 @@ class TrainLDMFlow(Workflow):
             checkpoint.unlink(missing_ok=True)
 
 
-def _check_options(mask_files, background, validation, learning_rate, seed):
-    """Refuse numbers that make no sense, whatever the inputs are."""
-    if mask_files and background == 1:
-        raise InputError(
-            "--mask_files make no difference with --background 1; give the weight of "
-            "what lies outside of them, such as --background 0.1."
-        )
-    check_shares(background=background)
-    if not 0 <= validation < 1:
-        raise InputError(f"validation must lie from 0 to below 1, not {validation}.")
-    if learning_rate is not None:
-        check_rate(learning_rate)
-    check_seed(seed)
-
-
 def _join(cluster, strategy, devices, path):
     """Meet the other workers, if there are any, before the volumes are read.
 
@@ -382,8 +373,3 @@ def _checkpoints(model_path):
         "diffusion-checkpoint.guide",
     )
     return [model_path.with_name(f"{model_path.name}.{end}") for end in ends]
-
-
-def _one_or_more(numbers):
-    """Take what was given as a list of one for the number."""
-    return numbers[0] if numbers and len(numbers) == 1 else numbers

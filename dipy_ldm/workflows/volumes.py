@@ -165,7 +165,9 @@ def describe(facts: dict) -> str:
 
 
 def comment(facts: dict) -> str:
-    """Say in a header what was asked for: its description has room for little.
+    """Say in a header what was asked for and of what it was made.
+
+    Its description has room for little.
 
     Parameters
     ----------
@@ -175,10 +177,11 @@ def comment(facts: dict) -> str:
     Returns
     -------
     str
-        JSON; nothing if nothing was asked for.
+        JSON; nothing if there is neither.
     """
-    asked = facts.get("Conditions")
-    return json.dumps({"Conditions": asked}) if asked else ""
+    said = {name: facts.get(name) for name in ("Conditions", "Sources")}
+    said = {name: value for name, value in said.items() if value}
+    return json.dumps(said) if said else ""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Make a cohort of virtual brains: T1 volumes of many subjects, without a download.
+"""Make a cohort of virtual brains: volumes of many subjects, without a download.
 
 Each subject is the MNI152 template, skull-stripped, which comes with nilearn, after a
 random diffeomorphism: the flow along a smooth random velocity field, in which the
@@ -11,6 +11,10 @@ many people, cortex that is displaced on a finer scale, and texture within tissu
 With covariates, subjects differ more, some have a lesion, and ``participants.tsv`` says
 of each how large the ventricles are, how far they lie off the middle, how bright grey
 matter is beside white, and the group; some of it is missing.
+
+With several contrasts there is a T2 volume of each head, too: tissues that are dark in
+the one are bright in the other. It is another scan, with voxels, bias field and noise
+of its own.
 
 The cohort is for trying things out. Subjects share the folds of the template, so that
 they differ less than people do, and nothing about people can be learnt from them.
@@ -109,9 +113,16 @@ class Traits(NamedTuple):
 
 
 def make_cohort(
-    folder, n, seed=0, first=0, detailed=False, verbose=True, covariates=False
+    folder,
+    n,
+    seed=0,
+    first=0,
+    detailed=False,
+    verbose=True,
+    covariates=False,
+    contrasts=("T1w",),
 ):
-    """Write the T1 volumes of a cohort.
+    """Write the volumes of a cohort.
 
     Volume ``i`` depends on ``(seed, i)`` alone, so that a cohort can be made in parts.
 
@@ -131,6 +142,8 @@ def make_cohort(
         Whether to show a progress bar.
     covariates : bool
         Whether to draw traits and write ``participants.tsv`` and its ``.json``, too.
+    contrasts : sequence of str
+        Of each head: ``T1w``, ``T2w``, or both.
 
     Returns
     -------
@@ -151,11 +164,14 @@ def make_cohort(
     folder, files, known = Path(folder), [], {}
     numbers = range(first, first + n)
     for i in tqdm(numbers, "virtual subjects", disable=not verbose):
-        files.append(folder / f"sub-{i:04d}_T1w.nii.gz")
         traits = draw_traits(i, seed) if covariates else None
-        image, known[f"sub-{i:04d}"] = make_subject(i, seed, detailed, traits)
-        with replacing(files[-1]) as partial:
-            partial.write_bytes(gzip.compress(image.to_bytes(), 1, mtime=0))
+        for contrast in contrasts:
+            files.append(folder / f"sub-{i:04d}_{contrast}.nii.gz")
+            image, facts = make_subject(i, seed, detailed, traits, contrast)
+            # What is known of a head is measured in its T1.
+            known[f"sub-{i:04d}"] = known.get(f"sub-{i:04d}") or facts
+            with replacing(files[-1]) as partial:
+                partial.write_bytes(gzip.compress(image.to_bytes(), 1, mtime=0))
     if covariates:
         rng = np.random.default_rng((seed, first, 2))
         with replacing(folder / "participants.tsv") as partial:
@@ -229,8 +245,8 @@ def make_volume(i, seed=0, detailed=False):
     return make_subject(i, seed, detailed)[0]
 
 
-def make_subject(i, seed=0, detailed=False, traits=None):
-    """Make the T1 volume of a subject, and say what is known of it.
+def make_subject(i, seed=0, detailed=False, traits=None, contrast="T1w"):
+    """Make a volume of a subject, and say what is known of it.
 
     Parameters
     ----------
@@ -238,6 +254,8 @@ def make_subject(i, seed=0, detailed=False, traits=None):
         As of :func:`make_volume`.
     traits : Traits, optional
         What the subject has beside what all have.
+    contrast : {"T1w", "T2w"}
+        What kind of scan it is.
 
     Returns
     -------
@@ -249,13 +267,18 @@ def make_subject(i, seed=0, detailed=False, traits=None):
     rng = np.random.default_rng((seed, i))
     deformation = draw_deformation(rng, detailed, traits)
     pose = draw_pose(rng)
+    if contrast != "T1w":
+        # All but the head itself is of this scan.
+        rng = np.random.default_rng((seed, i, 3))
     grid = draw_grid(rng, detailed)
-    brain = draw_contrast(rng, detailed)
+    brain = CONTRASTS[contrast](rng, detailed)
     known = {}
     if traits:
         known = describe(brain, grid, deformation, pose, detailed)
         known["group"] = "patient" if traits.lesion else "control"
-        brain = brain * (1 - traits.lesion * lesion(detailed))
+        # What is dark in a T1 is bright in a T2.
+        sign = -1 if contrast == "T1w" else 1
+        brain = brain * (1 + sign * traits.lesion * lesion(detailed))
     if detailed:
         brain = add_detail(rng, brain)
     brain = np.clip(brain, 0, 1)
@@ -618,6 +641,32 @@ def draw_contrast(rng, detailed=False):
     return t1**gamma + np.float32(more_grey) * grey + np.float32(more_white) * white
 
 
+def draw_t2(rng, detailed=False):
+    """Draw how bright the tissues are in a T2.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Draws it.
+    detailed : bool
+        Whether the template is a fine one.
+
+    Returns
+    -------
+    ndarray
+        Fluid, grey and white matter, from bright to dark, float32 of the shape of the
+        template; 0 outside.
+    """
+    (t1, grey, white), _ = templates(detailed)
+    inside = np.clip(t1 / 0.1, 0, 1)
+    fluid = np.clip(inside - grey - white, 0, 1)
+    levels = rng.uniform([0.88, 0.5, 0.28], [1.0, 0.6, 0.36]).astype("float32")
+    return levels[0] * fluid + levels[1] * grey + levels[2] * white
+
+
+CONTRASTS = {"T1w": draw_contrast, "T2w": draw_t2}
+
+
 def add_detail(rng, brain):
     """Sharpen the edges of a fine template, and draw texture.
 
@@ -793,6 +842,13 @@ def main(arguments=None):
         action="store_true",
         help="larger differences, known from participants.tsv",
     )
+    parser.add_argument(
+        "--contrasts",
+        nargs="+",
+        choices=CONTRASTS,
+        default=["T1w"],
+        help="a scan of each head in each of them",
+    )
     options = parser.parse_args(arguments)
     try:
         make_cohort(
@@ -802,6 +858,7 @@ def main(arguments=None):
             options.first,
             options.detailed,
             covariates=options.covariates,
+            contrasts=options.contrasts,
         )
     except (InputError, OSError) as error:
         sys.exit(f"{parser.prog}: {error}")

@@ -9,6 +9,8 @@ import pytest
 from dipy_ldm import schedules
 from dipy_ldm.conditions import UNSPECIFIED
 from dipy_ldm.data.batches import Augmentation, Share, batches, noised
+from dipy_ldm.data.given import Sources
+from dipy_ldm.data.sources import Source
 
 IMAGES = np.arange(10, dtype="float32").reshape(10, 1, 1)
 
@@ -120,6 +122,37 @@ def test_which_conditions_are_left_out_follows_from_the_step():
         npt.assert_array_equal(a[0], c[0])
         npt.assert_array_equal(a[1], c[1])
         npt.assert_array_equal(b, d)
+
+
+def test_sources_are_those_of_the_latents_and_left_out_as_conditions_are():
+    latents = np.repeat(np.arange(8, dtype="float32"), 2).reshape(8, 2, 1)
+    images = (10 + np.arange(8.0)).reshape(8, 1, 1)
+    table = np.column_stack([TOLD, np.arange(8)]).astype("float32")
+    options = {
+        "schedule": "cosine",
+        "target": "clean",
+        "seed": 1,
+        "conditions": table,
+        "sources": Sources(images, Source(1, (10.0, 17.0), [], ""), (4,)),
+    }
+
+    def draw(count, batch_size=4, **more):
+        data = noised(latents, batch_size, **options | more)
+        return list(islice(data.as_numpy_iterator(), count))
+
+    drawn = draw(500)
+    which = np.concatenate([clean[:, 0, 0] for _, clean in drawn])
+    told, read = (np.concatenate([given[i] for given, _ in drawn]) for i in (2, 3))
+    assert told.shape == (2000, 3)
+    assert read.shape == (2000, 4, 1)
+    left_out = read[:, 0, 0] == UNSPECIFIED
+    npt.assert_allclose(left_out.mean(), 0.19, atol=0.03)
+    assert (read[left_out] == UNSPECIFIED).all()
+    npt.assert_allclose(read[~left_out, 3, 0], which[~left_out] / 7, rtol=1e-6)
+    # Those of one machine of two, of which each has one replica.
+    half = draw(3, share=Share(1, 2, 2))
+    for ((*_, part), _), ((*_, whole), _) in zip(half, drawn):
+        npt.assert_array_equal(part, whole[2:])
 
 
 def test_each_batch_has_its_share_of_every_time():

@@ -64,7 +64,8 @@ def no_work(monkeypatch):
 
 
 def test_orientation_and_unit_make_no_difference(cohort, load):
-    images, masks, affine, files = load(cohort)
+    images, masks, affine, files, sources = load(cohort)
+    assert sources is None
     assert images.shape == (3, *SHAPE, 1)
     assert images.dtype == np.float32
     assert (images.min(), images.max()) == (0, 1)
@@ -118,14 +119,14 @@ def test_an_interrupted_run_leaves_no_cache(cohort, load, tmp_path, monkeypatch)
     whole = load(cohort).images.copy()
     shutil.rmtree(tmp_path / "cache")
 
-    def interrupt(info, *rest):
-        if info.file.name == "2.nii.gz":
+    def interrupt(task, *rest):
+        if task.info.file.name == "2.nii.gz":
             raise KeyboardInterrupt
-        return conform(info, *rest)
+        return conform(task, *rest)
 
-    conform = volumes.conform_pair
+    conform = volumes.conform_task
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(volumes, "conform_pair", interrupt)
+        patch.setattr(volumes, "conform_task", interrupt)
         load(cohort)
     assert not list((tmp_path / "cache").iterdir())
     npt.assert_array_equal(load(cohort).images, whole)
@@ -150,7 +151,7 @@ def test_threads_keep_the_order(tmp_path, load):
         data[0, 0, 0] = 1 + i / 100
         data[0, 0, 1] = -1000 - i
         save(tmp_path / f"{i:02}.nii", np.roll(data, i % 7, 0))
-    images, *_, files = load(tmp_path / "*.nii")
+    images, *_, files, _ = load(tmp_path / "*.nii")
     for image, file in zip(images, files, strict=True):
         data, _ = read_volume(file)
         assert np.corrcoef(image.ravel(), data.clip(0, 1).ravel())[0, 1] > 0.9
@@ -188,7 +189,7 @@ def test_all_volumes_that_turn_out_bad_are_in_one_report(
         assert str(cohort / sentence) in line
     # What was done is done.
     no_work()
-    images, *_, files = load(cohort, shape=8, skip_bad=True)
+    images, *_, files, _ = load(cohort, shape=8, skip_bad=True)
     assert [file.name for file in files] == ["0.nii.gz", "2.nii.gz"]
     assert images.shape == (2, 8, 8, 8, 1)
     npt.assert_allclose(images[1], images[0], atol=1e-5)
@@ -259,7 +260,7 @@ def test_masks_that_do_not_fit(cohort, masked, load):
         load(cohort, mask_files=[masked])
     for name in ("masks/1.nii ", "cohort/1.nii.gz", "masks/2.nii ", "cohort/2.nii.gz"):
         assert name in str(refusal.value)
-    _, masks, _, files = load(cohort, mask_files=[masked], skip_bad=True)
+    _, masks, _, files, _ = load(cohort, mask_files=[masked], skip_bad=True)
     assert (len(masks), [file.name for file in files]) == (1, ["0.nii.gz"])
 
 
@@ -268,7 +269,7 @@ def test_bad_masks_take_their_volumes_along(cohort, masked, load):
     save(masked / "1.nii", np.zeros(SHAPE, "uint8"), axes="LPS")
     with pytest.raises(InputError, match="masks/0.nii can't be read"):
         load(cohort, mask_files=[masked])
-    _, masks, _, files = load(cohort, mask_files=[masked], skip_bad=True)
+    _, masks, _, files, _ = load(cohort, mask_files=[masked], skip_bad=True)
     assert (len(masks), [file.name for file in files]) == (1, ["2.nii.gz"])
 
 
@@ -309,9 +310,9 @@ def test_a_file_goes_to_a_grid_and_comes_back(tmp_path, load, shape):
     affine[:3, 3] = 90, -126, -72
     file = save(tmp_path / "a.nii", data.astype("float32"), affine)
     own, _ = read_volume(file)
-    _, _, grid_affine, _ = load(file, voxel_size=3)
+    grid_affine = load(file, voxel_size=3).affine
     for voxel_size, tolerance in ((2, 1e-3), (3, 60)):
-        images, _, grid_affine, _ = load(file, voxel_size=voxel_size)
+        images, _, grid_affine, *_ = load(file, voxel_size=voxel_size)
         grid = volumes.Grid(images.shape[1:4], grid_affine)
         image, origin = conform_file(file, grid)
         npt.assert_array_equal(image, images[0])

@@ -1,0 +1,187 @@
+"""Which files belong together: a volume, its mask and its source."""
+
+from collections.abc import Sequence
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+from dipy_ldm.data.entities import entity
+from dipy_ldm.data.grid import same_grid
+from dipy_ldm.data.headers import VolumeInfo, check_headers, refuse
+from dipy_ldm.validation import InputError
+from dipy_ldm.values import listed
+
+logger = logging.getLogger("dipy_ldm")
+
+# Pairs that are shown.
+_SHOWN = 3
+
+
+class Task(NamedTuple):
+    """A volume to be brought to a grid, with what belongs to it.
+
+    ``info`` and ``source`` are what headers say (:class:`VolumeInfo`), ``mask`` is a
+    file on the volume's own grid; each but the first may be None.
+    """
+
+    info: VolumeInfo
+    mask: Path | None = None
+    source: VolumeInfo | None = None
+
+
+def with_masks(
+    tasks: list[Task], files: list[Path], masks: list[Path], skip_bad: bool
+) -> list[Task]:
+    """Give each good volume its mask; without a good mask it is no longer good.
+
+    Parameters
+    ----------
+    tasks : list of Task
+        The good volumes.
+    files, masks : list of Path
+        All volumes, and their masks in the same order.
+    skip_bad : bool
+        Whether to go on without bad masks.
+
+    Returns
+    -------
+    list of Task
+        Those with a good mask.
+
+    Raises
+    ------
+    InputError
+        If there are more or fewer masks, or bad ones.
+    """
+    if len(masks) != len(files):
+        raise InputError(
+            f"there are {len(masks)} masks for {len(files)} volumes; give one for "
+            "each, in the same order."
+        )
+    mask_of = dict(zip(files, masks, strict=True))
+    mask_infos, _ = check_headers(list(dict.fromkeys(masks)), skip_bad=skip_bad)
+    info_of = {info.file: info for info in mask_infos}
+    pairs, complaints = [], {}
+    for task in tasks:
+        info, mask = task.info, info_of.get(mask_of[task.info.file])
+        if mask is None:
+            continue
+        if same_grid(info.shape, info.affine, mask.shape, mask.affine):
+            pairs.append(task._replace(mask=mask.file))
+        else:
+            complaints[info.file] = (
+                f"the mask {mask.file} has another grid (shape or affine) than its "
+                f"volume {info.file}; resample it to that of the volume."
+            )
+    refuse(complaints, len(pairs), skip_bad)
+    if not pairs:
+        raise InputError("no good volume has a good mask; mend those named above.")
+    return pairs
+
+
+def with_sources(
+    tasks: list[Task],
+    files: list[Path],
+    sources: list[Path],
+    *,
+    channels: bool,
+    skip_bad: bool,
+) -> list[Task]:
+    """Give each good volume its source; without a good source it is no longer good.
+
+    Parameters
+    ----------
+    tasks : list of Task
+        The good volumes.
+    files, sources : list of Path
+        All volumes, and all sources.
+    channels : bool
+        Whether a fourth axis of the sources is one of channels.
+    skip_bad : bool
+        Whether to go on without bad sources.
+
+    Returns
+    -------
+    list of Task
+        Those with a good source.
+
+    Raises
+    ------
+    InputError
+        If they can't be paired, or there are bad ones.
+    """
+    source_of = pair(files, sources)
+    used = list(dict.fromkeys(source_of.values()))
+    infos, _ = check_headers(used, channels, skip_bad)
+    info_of = {info.file: info for info in infos}
+    pairs = [
+        task._replace(source=info_of[source_of[task.info.file]])
+        for task in tasks
+        if source_of[task.info.file] in info_of
+    ]
+    if not pairs:
+        raise InputError("no good volume has a good source; mend those named above.")
+    return pairs
+
+
+def pair(files: Sequence[Path], sources: Sequence[Path]) -> dict[Path, Path]:
+    """Find the source of each file, by subject and session or else by order.
+
+    Parameters
+    ----------
+    files, sources : sequence of Path
+        Scans. Where all of their names have a ``sub-``, those of one subject and
+        session belong together; sources without a ``ses-`` are those of all sessions.
+
+    Returns
+    -------
+    dict of Path to Path
+        Source of each file. The first of them are told.
+
+    Raises
+    ------
+    InputError
+        If a file has none or several, or without names there are more or fewer.
+    """
+    named = all(entity(file, "sub") for file in [*files, *sources])
+    found = _by_name(files, sources) if named else _by_order(files, sources)
+    how = "subject and session" if named else "order"
+    shown = "; ".join(f"{a} from {b}" for a, b in [*found.items()][:_SHOWN])
+    logger.info("%d pairs of volume and source, by %s: %s", len(found), how, shown)
+    if unused := len(set(sources) - set(found.values())):
+        logger.info("%d sources belong to no volume, and are left out.", unused)
+    return found
+
+
+def _by_order(files, sources):
+    if len(files) != len(sources):
+        raise InputError(
+            f"there are {len(sources)} sources for {len(files)} volumes, and not all "
+            "of their names have a sub- that tells which belong together; give one for "
+            "each, in the same order."
+        )
+    return dict(zip(files, sources, strict=True))
+
+
+def _by_name(files, sources):
+    sessions = any(entity(source, "ses") for source in sources)
+    candidates: dict[tuple, list[Path]] = {}
+    for source in sources:
+        candidates.setdefault(_key(source, sessions), []).append(source)
+    found = {file: candidates.get(_key(file, sessions), []) for file in files}
+    if missing := [str(file) for file, some in found.items() if not some]:
+        raise InputError(
+            f"{len(missing)} of {len(files)} volumes have no source of their subject "
+            f"and session: {listed(missing)}; add them, or leave these volumes out."
+        )
+    for file, some in found.items():
+        if len(some) > 1:
+            raise InputError(
+                f"{file} has {len(some)} sources of its subject and session, "
+                f"{listed(map(str, some))}; name one for each."
+            )
+    return {file: some[0] for file, some in found.items()}
+
+
+def _key(file, sessions):
+    return entity(file, "sub"), entity(file, "ses") if sessions else None

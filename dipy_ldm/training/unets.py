@@ -1,0 +1,99 @@
+"""The networks of a diffusion model: the denoiser, and its guide."""
+
+from typing import Any
+
+from dipy_ldm import networks
+from dipy_ldm.conditions import Condition
+from dipy_ldm.data.sources import Source
+
+# The guide is to be worse than the denoiser in the same way: narrower.
+_GUIDE_WIDTH = 4
+
+
+def with_guide(chosen: dict, latent_shape: tuple[int, ...]) -> bool:
+    """Say whether there shall be a guide: where it is asked for, or of images.
+
+    Parameters
+    ----------
+    chosen : dict
+        Hyper-parameters of a LatentDiffusion.
+    latent_shape : tuple of int
+        Shape of one latent, ``(*space, channels)``.
+
+    Returns
+    -------
+    bool
+        Whether there shall.
+    """
+    return len(latent_shape) == 3 if chosen["guide"] is None else chosen["guide"]
+
+
+def unet(
+    chosen: dict,
+    latent_shape: tuple[int, ...],
+    conditions: dict[str, Condition],
+    source: Source | None,
+    factor: int,
+    *,
+    guide: bool = False,
+    remat: bool = False,
+) -> Any:
+    """Build the network of the denoiser or of its guide, in the current precision.
+
+    Parameters
+    ----------
+    chosen : dict
+        Hyper-parameters of a LatentDiffusion.
+    latent_shape : tuple of int
+        Shape of one latent, ``(*space, channels)``.
+    conditions : dict of str to Condition
+        What it is told of.
+    source : Source or None
+        What is known of sources, which it sees.
+    factor : int
+        How many times smaller than images latents are, per side.
+    guide : bool
+        Whether it is the guide's.
+    remat : bool
+        As of :func:`dipy_ldm.networks.unet`.
+
+    Returns
+    -------
+    keras.Model
+        The network.
+    """
+    widths = chosen["widths"]
+    seen = source and networks.Picture(factor, source.channels, len(source.labels))
+    return networks.seeded_unet(
+        chosen["seed"],
+        latent_shape,
+        widths=[max(1, w // _GUIDE_WIDTH) for w in widths] if guide else widths,
+        blocks=chosen["blocks"],
+        attention=chosen["attention"],
+        conditions=[condition.size for condition in conditions.values()],
+        source=seen,
+        remat=remat,
+    )
+
+
+def unets(chosen: dict, latent_shape: tuple[int, ...], *told) -> dict:
+    """Build the network of the denoiser and, if there shall be one, of its guide.
+
+    Parameters
+    ----------
+    chosen : dict
+        Hyper-parameters of a LatentDiffusion.
+    latent_shape : tuple of int
+        Shape of one latent, ``(*space, channels)``.
+    *told
+        Conditions, source and factor, as of :func:`unet`.
+
+    Returns
+    -------
+    dict of str to keras.Model
+        ``denoiser`` and maybe ``guide``.
+    """
+    found = {"denoiser": unet(chosen, latent_shape, *told)}
+    if with_guide(chosen, latent_shape):
+        found["guide"] = unet(chosen, latent_shape, *told, guide=True)
+    return found

@@ -1,0 +1,161 @@
+"""Sources of a command that generates: what volumes are made of."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from dipy_ldm.data.conformed import conform_source
+from dipy_ldm.data.grid import Grid
+from dipy_ldm.data.headers import check_headers
+from dipy_ldm.data.paths import find_volumes
+from dipy_ldm.data.sources import Source, from_saved
+from dipy_ldm.validation import InputError
+from dipy_ldm.workflows import workers
+from dipy_ldm.workflows.restoring import name_outputs
+
+
+class Seen(NamedTuple):
+    """Files of sources, and the grid that they are brought to.
+
+    Parameters
+    ----------
+    known : Source
+        What the model knows of sources.
+    outputs : dict of Path to Path
+        What is made of each file, without the numbers of samples.
+    grid : Grid
+        That of the model.
+    """
+
+    known: Source
+    outputs: dict[Path, Path]
+    grid: Grid
+
+    @classmethod
+    def of(
+        cls, document: dict, source_files: list[str] | None, end: Path, bids: bool
+    ) -> Self | None:
+        """Look at the headers of sources.
+
+        Parameters
+        ----------
+        document : dict
+            What the file of the model says.
+        source_files : list of str or None
+            What the user gave.
+        end : Path
+            Folder of the outputs, and what is appended to the names of the sources.
+        bids : bool
+            Whether the outputs are named as BIDS does.
+
+        Returns
+        -------
+        Seen or None
+            None where the model knows of no sources.
+
+        Raises
+        ------
+        InputError
+            If there are some and the model knows of none, or the reverse; or they are
+            bad, or have other channels.
+        """
+        known = from_saved(document["source"])
+        if sentence := _wrong(document, source_files, bids):
+            raise InputError(sentence)
+        if known is None or source_files is None:
+            return None
+        files = find_volumes(source_files)
+        infos, _ = check_headers(files, known.channels > 1)
+        if infos[0].channels != known.channels:
+            raise InputError(
+                f"the model makes volumes of sources with {known.channels} channels, "
+                f"and {infos[0].file} has {infos[0].channels}; give files like those "
+                "that it learnt from."
+            )
+        affine = np.array(document["affine"], "float64")
+        grid = Grid(tuple(document["shape"][:3]), affine)
+        return cls(known, name_outputs(files, end, "generate"), grid)
+
+    def part_of(self, cluster: Any) -> Self:
+        """Choose what this of several workers works on.
+
+        Parameters
+        ----------
+        cluster : Cluster or None
+            The workers.
+
+        Returns
+        -------
+        Seen
+            Some of the files.
+        """
+        some = workers.part_of(cluster, list(self.outputs))
+        return self._replace(outputs={file: self.outputs[file] for file in some})
+
+    def read(self, file: Path) -> np.ndarray:
+        """Read a source, on the grid of the model.
+
+        Parameters
+        ----------
+        file : Path
+            One of the files.
+
+        Returns
+        -------
+        ndarray
+            ``(1, *space, channels)``.
+        """
+        several, labels = self.known.channels > 1, bool(self.known.labels)
+        return conform_source(file, self.grid, several, labels)[None]
+
+
+def _wrong(document, source_files, bids):
+    """Say what is wrong with sources, before they are looked for."""
+    if document["source"] is None:
+        if source_files is None:
+            return None
+        return (
+            "this model knows of no source; leave `source_files` out, or train one "
+            "that does."
+        )
+    if len(document["shape"]) != 4:
+        return (
+            "this model makes images of others; generate them with "
+            "LatentDiffusion.predict(source=...)."
+        )
+    if source_files is None:
+        return "this model makes volumes of others; name them with `source_files`."
+    if bids:
+        return "`bids` is not for samples of sources, which are named after these."
+    return None
+
+
+def pieces(
+    seen: Seen | None, names: list[Path], numbers: range, at_once: int
+) -> Iterator[tuple]:
+    """Say what is generated in what order.
+
+    Parameters
+    ----------
+    seen : Seen or None
+        Sources, each of which a sample of each number is made of.
+    names : list of Path
+        Files of the samples.
+    numbers : range
+        Numbers of the samples.
+    at_once : int
+        How many are generated at once.
+
+    Yields
+    ------
+    tuple
+        The source, or None, and names and numbers of some samples.
+    """
+    files: list[Any] = [None] if seen is None else [*seen.outputs]
+    for i, file in enumerate(files):
+        own = names[i * len(numbers) :]
+        for start in range(0, len(numbers), at_once):
+            some = numbers[start : start + at_once]
+            yield file, own[start : start + len(some)], some

@@ -1,0 +1,75 @@
+"""Images that are told: their scale, their labels, and reading them."""
+
+import numpy as np
+import numpy.testing as npt
+import pytest
+
+from dipy_ldm.conditions import UNSPECIFIED
+from dipy_ldm.data import sources
+from dipy_ldm.data.given import Given, Sources, fitting
+from dipy_ldm.data.sources import Source
+from dipy_ldm.validation import InputError
+
+
+def test_intensities_and_labels_are_scaled_alike():
+    known = Source(1, (100.0, 300.0), [], "")
+    npt.assert_allclose(
+        known.scaled(np.array([[50, 100, 150, 400]])), [[0, 0, 0.25, 1]]
+    )
+    known = Source(1, (-3.0, 40.0), [-3, 0, 40], "")
+    npt.assert_array_equal(
+        known.scaled(np.array([[-3, 40.0, 0, 41, -9, 1]])), [[0, 2, 1, -1, -1, -1]]
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [
+        ([0, 3, 3, 700], [0, 3, 700]),
+        ([-2, 5, 5, -2], [-2, 5]),
+        ([0, 2**40, 7, 7], [0, 7, 2**40]),
+        ([True, False, True, True], [0, 1]),
+    ],
+)
+def test_labels_are_found(values, labels):
+    array = np.array(values).reshape(2, 1, 2)
+    assert sources.learn(array, (2, 1, 2, 1)).labels == labels
+
+
+def test_what_is_known_is_kept_as_json():
+    known = Source(2, (0.5, 3.0), [], "abc")
+    assert sources.from_saved(sources.to_saved(known)) == known
+    assert sources.from_saved(sources.to_saved(None)) is None
+
+
+def test_sources_are_read_by_their_numbers_up_to_the_latents_edge():
+    images = np.arange(30.0).reshape(2, 3, 5, 1)
+    found = fitting(Source(1, (0.0, 29.0), [], ""), images, 4)
+    assert found.size == (4, 8)
+    read = found.read(np.array([1.0, -1.0, 0.0], "float32"))
+    assert read.shape == (3, *found.shape)
+    assert read.dtype == "float32"
+    npt.assert_allclose(read[0, :3, :5], images[1] / 29, rtol=1e-6)
+    npt.assert_array_equal(read[2, 3, :], read[2, 2, :])
+    assert (read[1] == UNSPECIFIED).all()
+    assert fitting(None, None, 4) is None
+
+
+def test_each_example_has_its_source_or_all_have_one():
+    numbers = np.zeros((3, 2), "float32")
+    for count, which in ((3, [0, 1, 2]), (1, [0, 0, 0])):
+        images = np.arange(float(count))[:, None, None, None]
+        seen = Sources(images, Source(1, (0.0, 2.0), [], ""), (1, 1))
+        given = Given.of(numbers, seen)
+        npt.assert_array_equal(given.table[:, 2], which)
+        conditions, read = given.some(np.array([2, 1])).arrays()
+        assert conditions.shape == (2, 2)
+        npt.assert_array_equal(read.ravel(), [which[2] / 2, which[1] / 2])
+    assert [a.shape for a in Given.of(numbers, None).arrays()] == [(3, 2)]
+    assert Given.of(numbers[:, :0], None).arrays() == ()
+
+
+def test_sources_for_a_model_of_none():
+    assert sources.check(None, None, (2, 2)) is None
+    with pytest.raises(InputError, match="leave `other` out"):
+        sources.check(None, np.ones((1, 2, 2)), (2, 2), name="other")

@@ -1,0 +1,291 @@
+"""Models that make images of others: what is learnt, asked for, saved, resumed."""
+
+import copy
+import logging
+import pickle
+
+import keras
+import numpy as np
+import numpy.testing as npt
+import pytest
+
+from dipy_ldm import VQVAE, LatentDiffusion, memory, networks, persistence
+from dipy_ldm.data import load_mnist
+from dipy_ldm.validation import InputError
+
+TINY = {"widths": (8,), "blocks": 1}
+FIT = {"epochs": 6, "batch_size": 16, "verbose": False, "precision": "float32"}
+STEPS = {"seed": 1, "steps": 3}
+
+
+@pytest.fixture(scope="module")
+def others(blobs):
+    """Return another contrast of the blobs, in [100, 350]."""
+    return 300 - 10 * blobs
+
+
+@pytest.fixture(scope="module")
+def seeing(vqvae, blobs, others):
+    model = LatentDiffusion(vqvae, **TINY)
+    held_out = {"validation_data": blobs[:9], "validation_source": others[:9]}
+    return model.fit(blobs, source=others, **held_out, **FIT)
+
+
+def test_what_is_known_of_sources_is_an_attribute(seeing, others):
+    known = seeing.source_
+    assert (known.channels, known.labels) == (1, [])
+    npt.assert_allclose(known.bounds, (others.min(), others.max()))
+    assert [x.shape[1:] for x in seeing.denoiser_.inputs] == [
+        (4, 3, 2),
+        (),
+        (16, 12, 1),
+    ]
+
+
+def test_there_is_a_sample_of_each_source_whatever_the_batch(seeing, others):
+    whole = seeing.predict(source=others[:3], **STEPS)
+    assert whole.shape == (3, 13, 10, 1)
+    pieces = seeing.predict(source=others[:3, ..., 0], batch_size=2, **STEPS)
+    npt.assert_allclose(pieces, whole, atol=1e-3)
+    alone = seeing.predict(1, source=others[2:3], first=2, **STEPS)
+    npt.assert_allclose(alone, whole[2:], atol=1e-3)
+    several = seeing.predict(3, source=others[2:3], **STEPS)
+    npt.assert_allclose(several[2], whole[2], atol=1e-3)
+    assert np.abs(several[0] - whole[0]).max() > 1e-3
+
+
+def test_denoising_inpainting_and_guidance_see_the_source(seeing, blobs, others):
+    hole = np.zeros((13, 10))
+    hole[:6, :5] = 1
+    for make in (
+        lambda source: seeing.denoise(blobs[:2], source=source, strength=0.9),
+        lambda source: seeing.inpaint(blobs[:2], hole, source=source, steps=2),
+        lambda source: seeing.predict(2, source=source, guidance=3, **STEPS),
+    ):
+        one, other = make(others[:2]), make(others[2:4])
+        assert np.abs(one - other).max() > 1e-3
+        npt.assert_allclose(make(others[:1])[0], one[0], atol=1e-3)
+    x = np.random.default_rng(0).standard_normal((3, *seeing.latent_shape_))
+    each = np.asarray(seeing.denoiser(source=others[[5, 5, 2]])(x, 0.6))
+    one = np.asarray(seeing.denoiser(source=others[5:6])(x, 0.6))
+    npt.assert_allclose(each[:2], one[:2], atol=1e-5)
+    assert np.abs(each[2] - one[2]).max() > 1e-5
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda s: None, "makes images of others, and needs them; give them as"),
+        (lambda s: s[:, 1:], r"source must have the size \(13, 10\) of the images"),
+        (lambda s: s[0, ..., 0], r"not the shape \(13, 10\); bring it to their grid"),
+        (lambda s: s[:0], r"images, \(n, \*space, channels\), not the shape \(0, 13"),
+        (lambda s: s[:3], "source must have one image or 2, one for each, not 3"),
+        (lambda s: np.concatenate([s, s], -1), "must have 1 channels, .* not 2"),
+        (lambda s: s + np.inf, "source image 0 has NaN or infinite values"),
+        (lambda s: s.astype(str), "source must be real numbers"),
+    ],
+)
+def test_sources_that_can_not_be_used(seeing, blobs, others, change, sentence):
+    source = change(others if "one image" in sentence else others[:2])
+    for make in (
+        lambda: seeing.predict(2, source=source),
+        lambda: seeing.denoise(blobs[:2], source=source),
+        lambda: seeing.inpaint(blobs[:2], np.eye(13, 10), source=source),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            make()
+
+
+def test_a_model_without_sources(diffusion, blobs, others):
+    assert diffusion.source_ is None
+    assert diffusion.to_document()["source"] is None
+    for make in (
+        lambda: diffusion.predict(2, source=others[:2]),
+        lambda: diffusion.denoise(blobs[:2], source=others[:2]),
+        lambda: diffusion.denoiser(source=others[:2]),
+    ):
+        with pytest.raises(InputError, match="this model knows of no source; leave"):
+            make()
+
+
+def test_what_can_not_be_learnt_from(vqvae, blobs, others):
+    model = LatentDiffusion(vqvae, **TINY)
+    many = np.arange(blobs.size).reshape(blobs.shape)
+    held_out = {"validation_data": blobs[:9]}
+    for source, further, sentence in (
+        (others[:9], {}, "source must have 64 images, one for each, not 9"),
+        (others[:, 1:], {}, r"source must have the size \(13, 10\)"),
+        (np.ones_like(others), {}, "all values of all source images are 1"),
+        (np.ones(others.shape, int), {}, "all values of all source images are 1"),
+        (many, {}, "more than 256 different whole numbers, too many for labels"),
+        (np.stack([many[..., 0]] * 2, -1), {}, "must have one channel, not 2"),
+        (others, {"validation_source": others}, "is of no use without validation_data"),
+        (None, {"validation_source": others}, "is of no use without source"),
+        (others, held_out, "give them as `validation_source`"),
+        (
+            others,
+            held_out | {"validation_source": others[:2]},
+            "validation_source must have one image or 9, one for each, not 2",
+        ),
+        (others, {"conditions": {"source": [*"ab"] * 32}}, "must not be called source"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            model.fit(blobs, source=source, **further, **FIT)
+
+
+@pytest.mark.parametrize("how", ["file", "half", "pickle", "deepcopy"])
+def test_copies_know_the_same(seeing, others, tmp_path, how):
+    if how in ("file", "half"):
+        seeing.save(tmp_path / "m", half=how == "half")
+        model = LatentDiffusion.load(tmp_path / "m")
+    else:
+        model = {"pickle": lambda m: pickle.loads(pickle.dumps(m))}.get(
+            how, copy.deepcopy
+        )(seeing)
+    assert model.source_ == seeing.source_
+    first, second = (m.predict(source=others[:2], **STEPS) for m in (model, seeing))
+    npt.assert_allclose(first, second, atol=0.3 if how == "half" else 1e-4)
+
+
+class StopError(Exception):
+    """Stands for a kill after a round."""
+
+
+def stop(model):
+    raise StopError
+
+
+def test_resumed_training_is_the_uninterrupted(
+    seeing, vqvae, blobs, others, tmp_path, numbered_anew
+):
+    held_out = {"validation_data": blobs[:9], "validation_source": others[:9]}
+    options = held_out | FIT | {"checkpoint": tmp_path / "checkpoint"}
+    model = LatentDiffusion(vqvae, **TINY)
+    with pytest.raises(StopError):
+        model.fit(blobs, source=others, callbacks=[stop], **options)
+    with pytest.raises(InputError, match=r"another training \(source was intensities"):
+        model.fit(blobs, source=others[::-1], **options)
+    model.fit(blobs, source=others, **options)
+    for a, b in zip(
+        model.denoiser_.get_weights(), seeing.denoiser_.get_weights(), strict=True
+    ):
+        npt.assert_allclose(a, b, atol=1e-5)
+    for name, values in seeing.history_.items():
+        npt.assert_allclose(model.history_[name], values, rtol=1e-4, atol=1e-5)
+
+
+def test_whether_it_listens_is_in_the_history(seeing):
+    assert len(seeing.history_["val_gain_source"]) == len(seeing.history_["loss"])
+
+
+def test_digits_are_made_of_their_negatives(caplog):
+    images, labels = load_mnist("train")
+    images = images[:700]
+    negatives = 1 - images
+    vqvae = VQVAE(widths=(8, 16), n_codes=64)
+    vqvae.fit(images, epochs=8, batch_size=32, verbose=False)
+    model = LatentDiffusion(vqvae, widths=(32,), guide=False)
+    held_out = {"validation_data": images[:60], "validation_source": negatives[:60]}
+    options = {"epochs": 20, "batch_size": 32, "verbose": False}
+    with caplog.at_level(logging.WARNING):
+        model.fit(images[60:], source=negatives[60:], **held_out, **options)
+    assert "does not listen" not in caplog.text
+    assert model.history_["val_gain_source"][-1] > 0.1
+    made = model.predict(source=negatives[:30])
+    errors = ((made - images[:30]) ** 2).mean((1, 2, 3))
+    to_others = ((made - images[1:31]) ** 2).mean((1, 2, 3))
+    assert errors.mean() < 0.5 * to_others.mean()
+
+
+def test_volumes_are_made_of_labels_and_conditions(caplog):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, (16, 9, 8, 6))
+    volumes = (labels + 0.1 * rng.random(labels.shape))[..., None].astype("float32")
+    labels = np.array([0, 4, 17])[labels].astype("uint16")
+    options = {"epochs": 1, "batch_size": 4, "verbose": False, "precision": "float32"}
+    vqvae = VQVAE(widths=(4,), n_codes=8, code_dim=2).fit(volumes, **options)
+    model = LatentDiffusion(vqvae, widths=(4,))
+    held_out = {
+        "validation_data": volumes[:4],
+        # A label that the others have not is left out.
+        "validation_source": np.where(labels[:4] == 17, 99, labels[:4]),
+    }
+    sexes = [*"abababababababab"]
+    with caplog.at_level(logging.WARNING):
+        model.fit(
+            volumes, {"sex": sexes}, source=labels, remat=True, **held_out, **options
+        )
+    assert "does not listen to the condition source" in caplog.text
+    assert model.source_.labels == [0, 4, 17]
+    assert list(model.history_)[-2:] == ["val_gain_sex", "val_gain_source"]
+    samples = model.predict(conditions={"sex": "b"}, source=labels[:2], **STEPS)
+    assert samples.shape == (2, 9, 8, 6, 1)
+    # Without a guide, guidance leads away from what is not specified.
+    guided = model.predict(source=labels[:2], guidance=4, **STEPS)
+    assert np.isfinite(guided).all()
+    strange = labels[:2].copy()
+    strange[1, 0, 0, 0] = 5
+    with pytest.raises(InputError, match="source 1 has the label 5, .* 0, 4, 17"):
+        model.predict(source=strange)
+    again = LatentDiffusion.from_saved(model.to_tensors(), model.to_document())
+    assert again.source_ == model.source_
+
+
+@pytest.mark.parametrize(("rank", "labels"), [(2, 0), (3, 3)])
+def test_networks_learn_from_all_that_they_see(rank, labels):
+    shape, picture = (3, 2, 3)[:rank], networks.Picture(4, 1, labels)
+    options = {"widths": (8, 8), "blocks": 1, "conditions": [2], "source": picture}
+    unet = networks.seeded_unet(0, (*shape, 2), **options)
+    again = networks.seeded_unet(0, (*shape, 2), remat=True, **options)
+    for a, b in zip(unet.get_weights(), again.get_weights(), strict=True):
+        npt.assert_array_equal(a, b)
+    rng = np.random.default_rng(0)
+    size = (4, *picture.shape((*shape, 2)))
+    seen = rng.integers(-1, labels, size) if labels else rng.random(size)
+    given = [rng.random((4, *shape, 2)), rng.random(4), np.zeros((4, 1)), seen]
+    # What ends in zeros lets nothing through in the first steps.
+    for weight in unet.weights:
+        weight.assign_add(0.1 * rng.standard_normal(weight.shape))
+    (stem,) = (w for w in unet.weights if w.shape[:rank] == (4,) * rank)
+    assert stem.shape[rank:] == (labels or 2, 8)
+    before = stem.numpy()
+    unet.compile(keras.optimizers.SGD(1.0), "mse")
+    unet.fit(given, 9 * rng.random((4, *shape, 2)), verbose=0)
+    assert (stem.numpy() != before).all()
+
+
+def test_sources_take_memory(seeing):
+    shape, told = seeing.latent_shape_, {"conditions": []}
+    sizes = {"widths": (8,), "blocks": 1}
+    build = networks.seeded_unet
+    plain = networks.sketched("float32", lambda: build(0, shape, **sizes, **told))
+    picture = networks.Picture(4, 1)
+    seen = networks.sketched(
+        "float32", lambda: build(0, shape, **sizes, **told, source=picture)
+    )
+    needed = [memory.estimate_training([unet], 1000) for unet in (plain, seen)]
+    # The source itself, and both of its features.
+    assert needed[1] - needed[0] > 3 * 4 * 16 * 12 * 1000
+
+
+def test_documents_of_sources(seeing, tmp_path):
+    tensors, document = seeing.to_tensors(), seeing.to_document()
+    known = document["source"]
+    for wrong in (
+        [],
+        known | {"channels": 0},
+        known | {"bounds": [2, 1]},
+        known | {"bounds": [1, 1]},
+        known | {"labels": [2, 1]},
+        known | {"labels": [1.5]},
+        known | {"fingerprint": None},
+        known | {"more": 1},
+    ):
+        document["source"] = wrong
+        persistence.save(tmp_path / "m", "latent_diffusion", tensors, document)
+        with pytest.raises(InputError, match="source must be channels, bounds"):
+            LatentDiffusion.load(tmp_path / "m")
+    document["source"] = known | {"channels": 2}
+    persistence.save(tmp_path / "m", "latent_diffusion", tensors, document)
+    with pytest.raises(InputError, match="has the shape"):
+        LatentDiffusion.load(tmp_path / "m")

@@ -1,0 +1,231 @@
+"""Images as conditions on the command line: pairs, training, samples of sources."""
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import numpy.testing as npt
+from processes import run
+import pytest
+from scans import save
+
+from dipy_ldm import LatentDiffusion
+from dipy_ldm.data.conformed import conform_source
+from dipy_ldm.data.grid import Grid
+from dipy_ldm.data.pairs import pair
+from dipy_ldm.validation import InputError
+from dipy_ldm.workflows import inputs, report
+
+SHORT = (
+    "--voxel_size 4 --batch_size 2 --steps_vqvae 3 --steps_ldm 3 --n_codes 8 "
+    "--widths_vqvae 4 --widths_ldm 4 --validation 0.2 --precision float32"
+).split()
+
+
+def blob(sizes, shape, centre, sign=1):
+    """Return a soft blob on a grid of its own, and the affine."""
+    affine = np.diag([*sizes, 1.0])
+    affine[:3, 3] = -np.multiply(sizes, np.subtract(shape, 1)) / 2
+    places = np.moveaxis(np.indices(shape), 0, -1) @ affine[:3, :3].T + affine[:3, 3]
+    data = np.exp(-((places - centre) ** 2).sum(-1) / 200)
+    return (data if sign > 0 else 1.2 - data), affine
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Return a folder with volumes of eight subjects, and others on other grids."""
+    folder = tmp_path_factory.mktemp("sources")
+    rng = np.random.default_rng(0)
+    for name in ("T1", "T2", "seg"):
+        (folder / name).mkdir()
+    for i in range(8):
+        centre = rng.uniform(-8, 8, 3)
+        image = blob((4, 4, 4), (10, 9, 8), centre)
+        other, affine = blob((3, 5, 4), (17, 9, 11), centre, -1)
+        flip = np.diag([-1.0, 1, 1, 1])
+        flip[0, 3] = 16
+        save(folder / "T2" / f"sub-{i}_T2w.nii.gz", 500 * image[0], image[1])
+        save(folder / "T1" / f"sub-{i}_T1w.nii.gz", 90 * other[::-1], affine @ flip)
+        labels = np.where(other < 0.45, 41, 3)
+        save(folder / "seg" / f"sub-{i}_dseg.nii.gz", labels, affine)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(folder):
+    arguments = ("T2", *SHORT, "--cache_dir", "cache", "--source_files", "T1")
+    status, stdout, stderr = run("dipy_train_ldm", *arguments, cwd=folder)
+    assert status == 0, stderr
+    return folder, stdout
+
+
+def test_training_tells_what_belongs_together(trained):
+    folder, stdout = trained
+    assert "8 pairs of volume and source, by subject and session: " in stdout
+    assert "T2/sub-0_T2w.nii.gz from T1/sub-0_T1w.nii.gz; " in stdout
+    model = LatentDiffusion.load(folder / "ldm.safetensors")
+    assert model.source_.channels == 1
+    assert model.source_.labels == []
+    assert "val_gain_source" in model.history_
+    assert (folder / "training.png").is_file()
+
+
+def test_samples_are_named_after_their_sources(trained):
+    folder, _ = trained
+    arguments = ("ldm.safetensors", "--steps", 2, "--n_samples", 2, "--seed", 3)
+    files = ("T1/sub-1_T1w.nii.gz", "T1/sub-5_T1w.nii.gz")
+    status, _, stderr = run(
+        "dipy_generate_ldm", *arguments, "--source_files", *files, cwd=folder
+    )
+    assert status == 0, stderr
+    model = LatentDiffusion.load(folder / "ldm.safetensors")
+    grid = Grid(model.vqvae.shape_[:3], model.vqvae.affine_)
+    for file in files:
+        stem = f"{Path(file).name.removesuffix('.nii.gz')}_samples"
+        source = conform_source(folder / file, grid)[None]
+        wanted = model.predict(2, source=source, steps=2, seed=3)
+        for number in range(2):
+            image = nib.load(folder / f"{stem}-000{number}.nii.gz")
+            npt.assert_allclose(image.affine, model.vqvae.affine_)
+            npt.assert_allclose(image.get_fdata(), wanted[number, ..., 0], atol=1e-4)
+            facts = json.loads((folder / f"{stem}-000{number}.json").read_text())
+            assert facts["Sources"] == [file]
+            assert facts["Sample"] == number
+            (comment,) = image.header.extensions
+            assert json.loads(comment.get_content().decode()) == {"Sources": [file]}
+    assert (folder / "samples.png").is_file()
+
+
+BAD = {
+    "none": ([], "makes volumes of others; name them with --source_files"),
+    "not there": (["--source_files", "T3"], "there is no file T3"),
+    "bids": (
+        ["--bids", "--source_files", "T1"],
+        "--bids is not for samples of sources",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_can_not_be_generated(trained, command, monkeypatch, case):
+    arguments, sentence = BAD[case]
+    monkeypatch.chdir(trained[0])
+    status, stderr = command("generate", "ldm.safetensors", *arguments)
+    assert status == 1
+    assert sentence in stderr
+
+
+def test_sources_for_a_model_without(command):
+    older = Path(__file__).parent / "data" / "format-2.safetensors"
+    status, stderr = command("generate", older, "--source_files", "x.nii.gz")
+    assert status == 1
+    assert "this model knows of no source; leave --source_files out" in stderr
+
+
+def test_other_commands_say_that_they_have_no_sources(trained, command, monkeypatch):
+    monkeypatch.chdir(trained[0])
+    for name, further in (("denoise", []), ("inpaint", ["--mask_files", "m.nii.gz"])):
+        scan = "T2/sub-1_T2w.nii.gz"
+        status, stderr = command(name, "ldm.safetensors", scan, *further)
+        assert status == 1
+        assert f"LatentDiffusion.{name}(..., source=...)" in stderr
+
+
+def plan(folder, **options):
+    return inputs.plan([str(folder / "T2")], voxel_size=4, **options)
+
+
+@pytest.mark.parametrize("kind", ["T1", "seg"])
+def test_sources_lie_on_the_grid_of_their_volumes(folder, kind):
+    labels = kind == "seg"
+    planned = plan(folder, source_files=[str(folder / kind)], source_labels=labels)
+    assert planned.source.channels == 1
+    data = planned.load(cache_dir=folder / "cache")
+    again = planned.load(cache_dir=folder / "cache")
+    npt.assert_array_equal(again.sources, data.sources)
+    assert data.sources.shape == data.images.shape
+    assert data.sources.dtype == ("int32" if labels else "float32")
+    if labels:
+        # Beyond the files there is nothing.
+        assert set(np.unique(data.sources)) <= {0, 3, 41}
+        inside = data.sources == 41
+    else:
+        inside = (data.sources < 0.5) & (data.sources > 0)
+    for image, mask in zip(data.images, inside):
+        places = np.moveaxis(np.indices(mask.shape[:3]), 0, -1)
+        centre = places[mask[..., 0]].mean(0)
+        bright = np.unravel_index(image[..., 0].argmax(), image.shape[:3])
+        npt.assert_allclose(centre, bright, atol=1.5)
+
+
+def test_sources_are_held_out_with_their_volumes(folder):
+    planned = plan(folder, source_files=[str(folder / "T1")])
+    data = planned.load(cache_dir=folder / "cache")
+    train, held_out = inputs.split(data, 0.3, 0, 2)
+    assert (len(train.sources), len(held_out.sources)) == (5, 3)
+    npt.assert_array_equal(held_out.sources, data.sources[5:])
+
+
+def test_bad_sources_are_left_out_with_their_volumes(folder, tmp_path):
+    files = sorted(map(str, (folder / "T1").iterdir()))
+    whole = Path(files[2]).read_bytes()
+    cut = tmp_path / "sub-2_T1w.nii.gz"
+    cut.write_bytes(whole[:-20])
+    options = {"source_files": [*files[:2], str(cut), *files[3:]]}
+    data = plan(folder, skip_bad=True, **options).load(cache_dir=tmp_path / "cache")
+    assert len(data.images) == len(data.sources) == 7
+    assert "sub-2" not in data.subjects
+    with pytest.raises(InputError, match="sub-2_T1w.nii.gz"):
+        plan(folder, **options).load(cache_dir=tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"source_labels": True}, "`source_labels` is for `source_files`"),
+        ({"source_files": ["T1/sub-[0-5]*"]}, r"2 of 8 .* no source .*sub-6.*sub-7"),
+        ({"source_files": ["T1", "seg"]}, "sub-0_T2w.nii.gz has 2 sources"),
+    ],
+)
+def test_what_can_not_be_paired(folder, monkeypatch, options, sentence):
+    monkeypatch.chdir(folder)
+    with pytest.raises(InputError, match=sentence):
+        plan(folder, **options)
+
+
+def test_labels_are_whole(folder, tmp_path):
+    options = {"source_files": [str(folder / "T1")], "source_labels": True}
+    with pytest.raises(InputError, match="numbers that are not whole"):
+        plan(folder, **options).load(cache_dir=tmp_path)
+
+
+def names(*stems):
+    return [Path(f"{stem}.nii.gz") for stem in stems]
+
+
+def test_pairs():
+    images = names("sub-1_ses-a_T2w", "sub-1_ses-b_T2w", "sub-2_ses-a_T2w")
+    sources = names(
+        "sub-2_ses-a_T1w", "sub-1_ses-b_T1w", "sub-1_ses-a_T1w", "sub-3_T1w"
+    )
+    assert list(pair(images, sources).values()) == [sources[i] for i in (2, 1, 0)]
+    whole = names("sub-2_T1w", "sub-1_T1w")
+    assert list(pair(images, whole).values()) == [whole[i] for i in (1, 1, 0)]
+    others = names("c", "a", "b")
+    assert list(pair(images, others).values()) == others
+    with pytest.raises(InputError, match="there are 2 sources for 3 volumes"):
+        pair(images, others[:2])
+
+
+def test_pictures_of_a_training_are_of_sources(tmp_path):
+    class Model:
+        def predict(self, n, source, steps):
+            assert n == len(source)
+            return source
+
+    sources = np.random.default_rng(0).random((9, 6, 6, 6, 1))
+    paths = tmp_path / "h.csv", tmp_path / "t.png"
+    shown = report.Report(*paths, sources[:5], np.eye(4), sources)
+    shown._sample(Model())
+    assert len(shown.samples) == 4
