@@ -163,10 +163,9 @@ def test_patches_inside_are_told_by_the_texture(rng):
     heads[:, :, 3:-3, 3:-3, 3:-3] = 0.6
     heads += 0.05 * rng.standard_normal(heads.shape)
     patches = np.kron(rng.standard_normal((20, 6, 6, 6, 1)), np.ones((1, 4, 4, 4, 1)))
-    found = measure_texture(
-        Sets(heads[0], heads[1], heads[2] + 0.05 * patches, heads[3])
-    )
-    assert found["generated"][2].low > 2 > 1.2 > found["real"][2].high
+    heads[2] += 0.15 * patches
+    found = measure_texture(Sets(*heads))
+    assert found["generated"][1].low > 2 > 1.2 > found["real"][1].high
     assert interior(np.zeros((9, 9, 9, 1))).all()
     assert interior(heads[0, 0]).sum() < 18**3
 
