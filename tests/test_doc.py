@@ -50,7 +50,7 @@ SHORTER = [
 # Pages that go on with the model that an earlier page trains.
 GO_ON = {"denoising", "generating", "inpainting", "quality"}
 # Pages that take so long that they are left to `make test-pages`.
-LONG = GO_ON | {"conditions", "ethics", "tables", "volumes"}
+LONG = GO_ON | {"conditions", "ethics", "sources", "tables", "volumes"}
 
 
 class Block(NamedTuple):
@@ -168,6 +168,9 @@ def test_readme(first_volumes, tmp_path):
             shutil.copy(file, scan)
             (tmp_path / "bids").mkdir(exist_ok=True)
             shutil.copytree(scan.parents[1], tmp_path / f"bids/sub-{i:02}")
+            for name in ("T1", "T2"):
+                (tmp_path / name).mkdir(exist_ok=True)
+                shutil.copy(file, tmp_path / name / f"sub-{i:02}_{name}w.nii.gz")
         shutil.copy(files[0], "scan.nii.gz")
         people = [f"sub-{i:02}\t{50 + i}\t{'FM'[i % 2]}" for i in range(len(files))]
         table = "\n".join(["participant_id\tage\tsex", *people]) + "\n"

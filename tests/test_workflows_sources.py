@@ -16,6 +16,7 @@ from dipy_ldm.data.grid import Grid
 from dipy_ldm.data.pairs import pair
 from dipy_ldm.validation import InputError
 from dipy_ldm.workflows import inputs, report
+from dipy_ldm.workflows.volumes import sidecar
 
 SHORT = (
     "--voxel_size 4 --batch_size 2 --steps_vqvae 3 --steps_ldm 3 --n_codes 8 "
@@ -123,13 +124,42 @@ def test_sources_for_a_model_without(command):
     assert "this model knows of no source; leave --source_files out" in stderr
 
 
-def test_other_commands_say_that_they_have_no_sources(trained, command, monkeypatch):
-    monkeypatch.chdir(trained[0])
-    for name, further in (("denoise", []), ("inpaint", ["--mask_files", "m.nii.gz"])):
-        scan = "T2/sub-1_T2w.nii.gz"
+def test_other_commands_take_sources_too(trained, command, monkeypatch):
+    folder, _ = trained
+    monkeypatch.chdir(folder)
+    scan, source = "T2/sub-1_T2w.nii.gz", "T1/sub-1_T1w.nii.gz"
+    mask = np.zeros((10, 9, 8))
+    mask[:4] = 1
+    save(folder / "m.nii.gz", mask, nib.load(scan).affine)
+    for name, further, sources in (
+        ("denoise", ["--strength", 0.9, "--steps", 2], [scan, source]),
+        ("inpaint", ["--mask_files", "m.nii.gz"], [scan, "m.nii.gz", source]),
+    ):
         status, stderr = command(name, "ldm.safetensors", scan, *further)
         assert status == 1
-        assert f"LatentDiffusion.{name}(..., source=...)" in stderr
+        assert "makes volumes of others; name them with --source_files" in stderr
+        made = []
+        for number, file in enumerate((source, "T1/sub-2_T1w.nii.gz")):
+            if number:
+                # The other's, by another name.
+                (folder / source).rename("kept")
+                (folder / file).rename(source)
+            arguments = (
+                *further,
+                "--source_files",
+                "T1",
+                "--out_dir",
+                f"{name}{number}",
+            )
+            status, stderr = command(name, "ldm.safetensors", scan, *arguments)
+            assert status == 0, stderr
+            (path,) = (folder / f"{name}{number}").glob("*ed.nii.gz")
+            made.append(nib.load(path).get_fdata())
+            facts = json.loads(str(sidecar(path).read_text()))
+            assert facts["Sources"] == sources
+        (folder / source).rename(file)
+        Path("kept").rename(source)
+        assert np.abs(made[1] - made[0]).max() > 0
 
 
 def plan(folder, **options):

@@ -127,7 +127,7 @@ def _findings(found):
             finding.copies,
             finding.share,
             finding.by_distance,
-            finding.chance,
+            "< 0.001" if finding.chance < 1e-3 else finding.chance,
             float(np.median(found.searches[name].generated.distance)),
             float(np.median(found.searches[name].held_out.distance)),
         ]

@@ -164,11 +164,14 @@ def seeded_unet(
 
 def _stem(image, source, width, remat):
     """Bring an image to the grid of the latents."""
-    x = SourceFeatures(source.labels)(image)
-    # All voxels of a latent at once, whose positions within it are told apart.
-    size = {"size": source.factor, "strides": source.factor}
-    x = conv(x, width, kernel_initializer=Drawn("LecunNormal"), **size)
-    return residual(x, width, norm_groups, remat)
+
+    def build(x):
+        x = SourceFeatures(source.labels)(x)
+        # All voxels of a latent at once, whose positions within it are told apart.
+        size = {"size": source.factor, "strides": source.factor}
+        return conv(x, width, kernel_initializer=Drawn("LecunNormal"), **size)
+
+    return residual(enclosed(build, [image], remat), width, norm_groups, remat)
 
 
 def _block(x, width, time, attention, remat):

@@ -12,6 +12,7 @@ from dipy_ldm.values import from_words
 from dipy_ldm.workflows import restoring
 from dipy_ldm.workflows.asked import Asked
 from dipy_ldm.workflows.outputs import interrupted
+from dipy_ldm.workflows.seen import Partners
 from dipy_ldm.workflows.volumes import provenance, write_with_sidecar
 
 
@@ -40,6 +41,7 @@ class DenoiseLDMFlow(Workflow):
         model_file,
         input_files,
         conditions=None,
+        source_files=None,
         strength=0.1,
         sampler="dpm++",
         steps=None,
@@ -74,6 +76,10 @@ class DenoiseLDMFlow(Workflow):
         conditions : variable string, optional
             What the volumes shall look like, as name=value: group=control. What is left
             out is not specified.
+        source_files : variable string or Path, optional
+            What the volumes were made of, where the model has learnt from such: each
+            belongs to the volume of the same sub- and ses- in its name or, where names
+            have none, in the same order.
         strength : float, optional
             Level of the noise, from 0 to 1. At 0 the result is what the autoencoder
             makes of the volume; the higher, the more is made up anew.
@@ -119,9 +125,11 @@ class DenoiseLDMFlow(Workflow):
         path, grid, n_channels = restoring.find_model(model_file, "denoise")
         _check_options(repeats, dtype, strategy)
         asked = Asked.of(path, from_words(conditions or []), range(1))
+        files = find_volumes(input_files)
+        partners = Partners.of(path, files, source_files)
         inputs = restoring.find_inputs(
             self,
-            find_volumes(input_files),
+            files,
             lambda name: _outputs(name, repeats, difference),
             verb="denoise",
             channels=channels,
@@ -142,7 +150,7 @@ class DenoiseLDMFlow(Workflow):
         }
         facts = provenance(path, Strength=strength, Repeats=repeats, **told)
         tasks = [
-            restoring.Task(file, paths, facts | {"Sources": [str(file)]})
+            restoring.Task(file, paths, facts | {"Sources": partners.names(file)})
             for file, paths in inputs.outputs.items()
         ]
         options |= {
@@ -153,9 +161,9 @@ class DenoiseLDMFlow(Workflow):
 
         def denoise(task):
             image, origin = conform_file(task.file, grid, channels)
+            given = options | partners.given(task.file)
             repeated = [
-                model.denoise(image[None], first=i, **options)[0]
-                for i in range(repeats)
+                model.denoise(image[None], first=i, **given)[0] for i in range(repeats)
             ]
             _write(task, repeated, origin, dtype, difference)
 

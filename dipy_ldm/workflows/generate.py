@@ -170,7 +170,7 @@ class GenerateLDMFlow(Workflow):
         document = persistence.read_document(path, "latent_diffusion")
         is_volume = len(document["shape"]) == 4
         wanted = _wanted(conditions, table, document)
-        seen = Seen.of(document, source_files, stem, bids)
+        seen = _look(document, source_files, bids)
         n_samples = _count(n_samples, wanted, is_volume, seen)
         numbers = range(first_sample, first_sample + n_samples)
         asked = Asked.of(path, wanted, numbers, strict)
@@ -256,19 +256,29 @@ def _count(n_samples, wanted, is_volume, seen):
     return at_least("n_samples", n_samples, 1)
 
 
+def _look(document, source_files, bids):
+    """Find the sources that samples are made of; None if there are none."""
+    seen = Seen.of(document, source_files)
+    if seen and bids:
+        raise InputError(
+            "`bids` is not for samples of sources, which are named after these."
+        )
+    return seen
+
+
 def _part_of(cluster, numbers, seen):
     """Choose what this of several workers generates: some samples, or sources."""
     if seen is None:
         return workers.part_of(cluster, numbers), None
     seen = seen.part_of(cluster)
-    return (numbers if seen.outputs else range(0)), seen
+    return (numbers if seen.own else range(0)), seen
 
 
 def _beside(stem, numbers, seen, is_volume, one_of_several):
     """Name the files of the samples, after their sources if there are any."""
     if seen is None:
         return Samples.beside(stem, numbers, is_volume, one_of_several)
-    return Samples.named_after([*seen.outputs.values()], stem, numbers, one_of_several)
+    return Samples.named_after(seen, stem, numbers, one_of_several)
 
 
 def _write_images(model, samples, numbers, asked, options, facts):

@@ -18,6 +18,7 @@ from dipy_ldm.values import from_words
 from dipy_ldm.workflows import restoring
 from dipy_ldm.workflows.asked import Asked
 from dipy_ldm.workflows.outputs import interrupted
+from dipy_ldm.workflows.seen import Partners
 from dipy_ldm.workflows.volumes import (
     describe,
     provenance,
@@ -55,6 +56,7 @@ class InpaintLDMFlow(Workflow):
         input_files,
         mask_files=None,
         conditions=None,
+        source_files=None,
         dilate=0.0,
         n_samples=1,
         sampler="dpm++",
@@ -93,6 +95,10 @@ class InpaintLDMFlow(Workflow):
         conditions : variable string, optional
             What the volumes shall look like, as name=value: group=control. What is left
             out is not specified.
+        source_files : variable string or Path, optional
+            What the volumes were made of, where the model has learnt from such: each
+            belongs to the volume of the same sub- and ses- in its name or, where names
+            have none, in the same order.
         dilate : float, optional
             How much farther than the mask, in mm, the volume is made anew.
         n_samples : int, optional
@@ -131,6 +137,7 @@ class InpaintLDMFlow(Workflow):
         asked = Asked.of(path, from_words(conditions or []), range(1))
         files = find_volumes(input_files)
         masks = _pair(files, mask_files)
+        partners = Partners.of(path, files, source_files)
         inputs = restoring.find_inputs(
             self,
             files,
@@ -161,13 +168,16 @@ class InpaintLDMFlow(Workflow):
         options |= {"tile": tile, "conditions": asked.of_some(asked.numbers)}
         facts = provenance(path, Samples=n_samples, DilatedBy=dilate, **told)
         tasks = [
-            restoring.Task(file, paths, facts | _sources(file, masks[file]))
+            restoring.Task(
+                file, paths, facts | {"Sources": partners.names(file, masks[file])}
+            )
             for file, paths in inputs.outputs.items()
         ]
 
         def inpaint(task):
             scan = _read(task.file, masks[task.file], dilate, channels)
-            made = _fill_in(model, scan, grid, n_samples, options)
+            given = options | partners.given(task.file)
+            made = _fill_in(model, scan, grid, n_samples, given)
             _write(task, scan, made)
 
         restoring.work(
@@ -314,7 +324,3 @@ def _write(task, scan, made):
 def _write_changed(path, scan, values, facts):
     with sidecar_first(path, facts):
         write_changed(path, scan.file, scan.hole, values, describe(facts))
-
-
-def _sources(file, mask_file):
-    return {"Sources": [str(file), str(mask_file)]}

@@ -66,11 +66,6 @@ def find_model(model_file: str | Path, act: str) -> tuple[Path, Grid, int]:
             f"{model_file} is a model of two-dimensional images; {act} them with "
             f"LatentDiffusion.{act}, or give a model of volumes."
         )
-    if document["source"]:
-        raise InputError(
-            f"{model_file} makes volumes of others, which this command has no option "
-            f"for; {act} them with LatentDiffusion.{act}(..., source=...)."
-        )
     return path, Grid(tuple(shape[:3]), known_affine(affine)), shape[-1]
 
 

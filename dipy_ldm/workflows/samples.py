@@ -11,7 +11,8 @@ from dipy_ldm.conditions import from_saved
 from dipy_ldm.files import make_folder
 from dipy_ldm.validation import InputError
 from dipy_ldm.workflows import bids
-from dipy_ldm.workflows.restoring import beside
+from dipy_ldm.workflows.restoring import beside, name_outputs
+from dipy_ldm.workflows.seen import Seen
 from dipy_ldm.workflows.volumes import sidecar
 
 
@@ -70,14 +71,14 @@ class Samples(NamedTuple):
 
     @classmethod
     def named_after(
-        cls, outputs: list[Path], stem: Path, numbers: range, one_of_several: bool
+        cls, seen: Seen, stem: Path, numbers: range, one_of_several: bool
     ) -> Self:
         """Name files after the sources that volumes are made of.
 
         Parameters
         ----------
-        outputs : list of Path
-            A file for each source.
+        seen : Seen
+            Sources.
         stem : Path
             What the names of logs and the picture begin with.
         numbers : range
@@ -90,11 +91,10 @@ class Samples(NamedTuple):
         Samples
             Volumes, those of a source one after the other, and a picture.
         """
-        names = (
-            [beside(name, f"-{number:04d}") for name in outputs for number in numbers]
-            if len(numbers) > 1
-            else outputs
-        )
+        outputs = name_outputs(seen.files, stem, "generate")
+        names = [outputs[file] for file in seen.own]
+        if len(numbers) > 1:
+            names = [beside(n, f"-{i:04d}") for n in names for i in numbers]
         return cls(names, stem, None if one_of_several else _beside(stem, ".png"))
 
     @classmethod

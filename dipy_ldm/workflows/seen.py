@@ -1,4 +1,4 @@
-"""Sources of a command that generates: what volumes are made of."""
+"""Sources of a command: what volumes are made of."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,14 +6,15 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from dipy_ldm import persistence
 from dipy_ldm.data.conformed import conform_source
 from dipy_ldm.data.grid import Grid
 from dipy_ldm.data.headers import check_headers
+from dipy_ldm.data.pairs import pair
 from dipy_ldm.data.paths import find_volumes
 from dipy_ldm.data.sources import Source, from_saved
 from dipy_ldm.validation import InputError
 from dipy_ldm.workflows import workers
-from dipy_ldm.workflows.restoring import name_outputs
 
 
 class Seen(NamedTuple):
@@ -23,20 +24,21 @@ class Seen(NamedTuple):
     ----------
     known : Source
         What the model knows of sources.
-    outputs : dict of Path to Path
-        What is made of each file, without the numbers of samples.
     grid : Grid
         That of the model.
+    files : list of Path
+        All files.
+    own : list of Path
+        Those that this of several workers works on.
     """
 
     known: Source
-    outputs: dict[Path, Path]
     grid: Grid
+    files: list[Path]
+    own: list[Path]
 
     @classmethod
-    def of(
-        cls, document: dict, source_files: list[str] | None, end: Path, bids: bool
-    ) -> Self | None:
+    def of(cls, document: dict, source_files: list[str] | None) -> Self | None:
         """Look at the headers of sources.
 
         Parameters
@@ -45,10 +47,6 @@ class Seen(NamedTuple):
             What the file of the model says.
         source_files : list of str or None
             What the user gave.
-        end : Path
-            Folder of the outputs, and what is appended to the names of the sources.
-        bids : bool
-            Whether the outputs are named as BIDS does.
 
         Returns
         -------
@@ -62,7 +60,7 @@ class Seen(NamedTuple):
             bad, or have other channels.
         """
         known = from_saved(document["source"])
-        if sentence := _wrong(document, source_files, bids):
+        if sentence := _wrong(document, source_files):
             raise InputError(sentence)
         if known is None or source_files is None:
             return None
@@ -76,7 +74,7 @@ class Seen(NamedTuple):
             )
         affine = np.array(document["affine"], "float64")
         grid = Grid(tuple(document["shape"][:3]), affine)
-        return cls(known, name_outputs(files, end, "generate"), grid)
+        return cls(known, grid, files, files)
 
     def part_of(self, cluster: Any) -> Self:
         """Choose what this of several workers works on.
@@ -89,10 +87,9 @@ class Seen(NamedTuple):
         Returns
         -------
         Seen
-            Some of the files.
+            With some of the files as its own.
         """
-        some = workers.part_of(cluster, list(self.outputs))
-        return self._replace(outputs={file: self.outputs[file] for file in some})
+        return self._replace(own=workers.part_of(cluster, self.files))
 
     def read(self, file: Path) -> np.ndarray:
         """Read a source, on the grid of the model.
@@ -111,7 +108,7 @@ class Seen(NamedTuple):
         return conform_source(file, self.grid, several, labels)[None]
 
 
-def _wrong(document, source_files, bids):
+def _wrong(document, source_files):
     """Say what is wrong with sources, before they are looked for."""
     if document["source"] is None:
         if source_files is None:
@@ -127,9 +124,82 @@ def _wrong(document, source_files, bids):
         )
     if source_files is None:
         return "this model makes volumes of others; name them with `source_files`."
-    if bids:
-        return "`bids` is not for samples of sources, which are named after these."
     return None
+
+
+class Partners(NamedTuple):
+    """Volumes, and the source that each belongs to.
+
+    Parameters
+    ----------
+    seen : Seen or None
+        Sources; None where there are none.
+    source_of : dict of Path to Path
+        Source of each volume.
+    """
+
+    seen: Seen | None
+    source_of: dict[Path, Path]
+
+    @classmethod
+    def of(
+        cls, model_path: Path, files: list[Path], source_files: list[str] | None
+    ) -> Self:
+        """Find the source of each volume.
+
+        Parameters
+        ----------
+        model_path : Path
+            File of the model.
+        files : list of Path
+            Volumes.
+        source_files : list of str or None
+            What the user gave.
+
+        Returns
+        -------
+        Partners
+            Without sources where the model knows of none.
+
+        Raises
+        ------
+        InputError
+            As of :meth:`Seen.of`, or if they can't be paired.
+        """
+        document = persistence.read_document(model_path, "latent_diffusion")
+        seen = Seen.of(document, source_files)
+        return cls(seen, pair(files, seen.files) if seen else {})
+
+    def given(self, file: Path) -> dict[str, np.ndarray]:
+        """Read the source of a volume.
+
+        Parameters
+        ----------
+        file : Path
+            The volume.
+
+        Returns
+        -------
+        dict of str to ndarray
+            As an argument of a ``LatentDiffusion``; empty where there are none.
+        """
+        return {"source": self.seen.read(self.source_of[file])} if self.seen else {}
+
+    def names(self, *files: Path) -> list[str]:
+        """Name all that something is made of.
+
+        Parameters
+        ----------
+        *files : Path
+            A volume, and further files.
+
+        Returns
+        -------
+        list of str
+            With the source of the volume.
+        """
+        own = [self.source_of[files[0]]] if self.seen else []
+        return [str(file) for file in [*files, *own]]
 
 
 def pieces(
@@ -153,7 +223,7 @@ def pieces(
     tuple
         The source, or None, and names and numbers of some samples.
     """
-    files: list[Any] = [None] if seen is None else [*seen.outputs]
+    files: list[Any] = [None] if seen is None else [*seen.own]
     for i, file in enumerate(files):
         own = names[i * len(numbers) :]
         for start in range(0, len(numbers), at_once):

@@ -1,0 +1,176 @@
+"""Make T2 volumes of T1 volumes, and measure how near they come.
+
+One command does all of it, in a folder: virtual heads in both contrasts, a training
+that goes on from its checkpoints if it was interrupted, and the scores of held-out
+heads as lines of JSON, beside those of a copy of the input and of the mean volume::
+
+    python benchmarks/source.py heads --n 80 --voxel_size 6
+
+What is there is left as it is.
+"""
+
+import json
+import os
+from pathlib import Path
+import subprocess
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from common import Parser, run, tell
+import numpy as np
+from volumes_quality import load_model
+
+from dipy_ldm.data.volumes import load_volumes
+from dipy_ldm.metrics import multiscale_ssim, psnr
+
+COHORT = Path(__file__).parents[1] / "doc" / "examples" / "virtual_cohort.py"
+TRAIN = "from dipy_ldm.workflows import cli; cli.train()"
+# Brighter, as a share of the range, is brain.
+BRAIN = 0.1
+
+
+def make_parser():
+    """Describe the command line.
+
+    Returns
+    -------
+    Parser
+        Parser of the options.
+    """
+    parser = Parser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", type=Path, help="where all of it is, or will be")
+    parser.add_argument("--n", type=int, default=80, help="heads to learn from")
+    parser.add_argument("--n_held_out", type=int, default=16)
+    parser.add_argument("--voxel_size", type=float, default=6.0, help="in mm")
+    parser.add_argument("--detailed", action="store_true", help="heads with detail")
+    parser.add_argument("--steps_vqvae", type=int, default=800)
+    parser.add_argument("--steps_ldm", type=int, default=1500)
+    parser.add_argument("--widths_ldm", type=int, nargs="+", default=[64, 128])
+    parser.add_argument("--batch_size", type=int, default=4)
+    parser.add_argument("--n_samples", type=int, default=4, help="of each head")
+    parser.add_argument("--guidance", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def prepare(options):
+    """Make the heads that are not there yet.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+        As of :func:`make_parser`.
+    """
+    for name, n, first in (
+        ("train", options.n, 0),
+        ("held_out", options.n_held_out, 5000),
+    ):
+        folder = options.folder / name
+        if len(list(folder.glob("*.nii.gz"))) >= 2 * n:
+            continue
+        arguments = [folder, "--n", n, "--first", first, "--contrasts", "T1w", "T2w"]
+        arguments += ["--detailed"] if options.detailed else []
+        call(COHORT, *arguments)
+
+
+def train(options):
+    """Train the model if it is not there, from its last checkpoint on.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+        As of :func:`make_parser`.
+
+    Returns
+    -------
+    Path
+        Its file.
+    """
+    model = options.folder / "ldm.safetensors"
+    if not model.exists():
+        names = ("voxel_size", "steps_vqvae", "steps_ldm", "batch_size", "seed")
+        given = [f"--{name}={getattr(options, name)}" for name in names]
+        call(
+            *("-c", TRAIN, *files(options, "train", "T2w"), *given),
+            *("--widths_ldm", *options.widths_ldm),
+            *("--out_dir", options.folder, "--resume"),
+            *("--source_files", *files(options, "train", "T1w")),
+        )
+    return model
+
+
+def files(options, name, contrast):
+    """List the volumes of a contrast."""
+    return sorted((options.folder / name).glob(f"*_{contrast}.nii.gz"))
+
+
+def call(*arguments):
+    """Run Python with some arguments."""
+    subprocess.run([sys.executable, *map(str, arguments)], check=True)
+
+
+def compare(options):
+    """Make, train and measure, and print the scores.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+        As of :func:`make_parser`.
+    """
+    prepare(options)
+    model, grid = load_model(train(options))
+    known = load_volumes(files(options, "train", "T2w"), grid=grid).images
+    pairs = load_volumes(
+        files(options, "held_out", "T2w"),
+        source_files=files(options, "held_out", "T1w"),
+        grid=grid,
+    )
+    truth, sources = (np.asarray(array) for array in (pairs.images, pairs.sources))
+    tell(f"making {options.n_samples} samples of each of {len(sources)} heads")
+    how = {"guidance": options.guidance, "verbose": True}
+    made = [
+        model.predict(source=sources, seed=options.seed + i, **how)
+        for i in range(options.n_samples)
+    ]
+    mean = np.mean(known, 0, dtype="float64").astype("float32")
+    ways = {
+        "copy of the input": sources,
+        "mean volume": np.broadcast_to(mean, truth.shape),
+        "one sample": made[0],
+        f"mean of {len(made)} samples": np.mean(made, 0),
+        "of another head": np.roll(made[0], 1, 0),
+        "autoencoder of the truth": model.vqvae.predict(truth),
+    }
+    for name, images in ways.items():
+        print(json.dumps({"by": name} | score(images, truth)), flush=True)
+    last = {name: values[-1] for name, values in model.history_.items()}
+    print(json.dumps({name: last[name] for name in ("val_gain_source", "val_loss")}))
+
+
+def score(images, truth):
+    """Say how near images are to the truth.
+
+    Parameters
+    ----------
+    images, truth : ndarray
+        ``(n, x, y, z, 1)`` in [0, 1].
+
+    Returns
+    -------
+    dict
+        PSNR in dB, of all voxels and of the brain's, and multi-scale SSIM: means and
+        standard errors.
+    """
+    each = {
+        "psnr": psnr(images, truth),
+        "psnr_brain": psnr(images, truth, truth[..., 0] > BRAIN),
+        "ssim": multiscale_ssim(images, truth),
+    }
+    spread = {name: np.std(v, ddof=1) / len(v) ** 0.5 for name, v in each.items()}
+    found = {name: round(float(np.mean(v)), 3) for name, v in each.items()}
+    return found | {f"{name}_error": round(float(v), 3) for name, v in spread.items()}
+
+
+if __name__ == "__main__":
+    run(make_parser(), compare)
