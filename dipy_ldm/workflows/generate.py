@@ -216,8 +216,9 @@ class GenerateLDMFlow(Workflow):
         }
         facts = provenance(path, **{_SAMPLING[o]: options[o] for o in _SAMPLING})
         facts |= {"SkullStripped": skull_stripped} if bids else {}
-        alone = not (same_noise or cluster or seen)
-        self._know_copies(no_copies, facts, first_sample + n_samples, alone)
+        self._know_copies(
+            no_copies, facts, numbers.stop, alone=not (same_noise or cluster or seen)
+        )
         with samples.being_written():
             if is_volume:
                 self._write(model, samples, numbers, seen, asked, options, dtype, facts)
