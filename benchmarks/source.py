@@ -106,8 +106,9 @@ def files(options, name, contrast):
 
 
 def call(*arguments):
-    """Run Python with some arguments."""
-    subprocess.run([sys.executable, *map(str, arguments)], check=True)
+    """Run Python with some arguments; what it says is no score."""
+    command = [sys.executable, *map(str, arguments)]
+    subprocess.run(command, check=True, stdout=sys.stderr)
 
 
 def compare(options):

@@ -1,0 +1,44 @@
+"""The benchmark of volumes that are made of others: what it scores."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scripts
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def source():
+    return scripts.load(BENCHMARKS / "source.py")
+
+
+def test_scores_are_of_the_images_and_of_the_brain(source):
+    rng = np.random.default_rng(0)
+    truth = np.zeros((3, 20, 20, 20, 1))
+    truth[:, 5:15, 5:15, 5:15] = rng.uniform(0.4, 0.6, (3, 10, 10, 10, 1))
+    inside = truth > 0
+    scores = source.score(truth + 0.1 * inside, truth)
+    assert scores["psnr_brain"] == pytest.approx(20)
+    assert scores["psnr"] == pytest.approx(20 + 10 * np.log10(8), abs=1e-3)
+    assert scores["psnr_error"] == 0
+    assert scores["ssim"] < source.score(truth, truth)["ssim"] == 1
+
+
+def test_heads_that_are_there_are_not_made_again(source, tmp_path, monkeypatch):
+    options = source.make_parser().parse_args([str(tmp_path), "--n", "1"])
+    options.n_held_out = 2
+    called = []
+    monkeypatch.setattr(source, "call", lambda *arguments: called.append(arguments))
+    (tmp_path / "train").mkdir()
+    for contrast in ("T1w", "T2w"):
+        (tmp_path / "train" / f"sub-0000_{contrast}.nii.gz").touch()
+    source.prepare(options)
+    assert [arguments[1] for arguments in called] == [tmp_path / "held_out"]
+    source.train(options)
+    assert [Path(p).name for p in called[1][2:3]] == ["sub-0000_T2w.nii.gz"]
+    assert [Path(p).name for p in called[1][-1:]] == ["sub-0000_T1w.nii.gz"]
+    (tmp_path / "ldm.safetensors").touch()
+    source.train(options)
+    assert len(called) == 2
