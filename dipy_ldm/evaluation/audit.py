@@ -228,10 +228,11 @@ def _count(train, held_out, generated, n):
     if n is not None:
         whole("n_samples", n, copies.LEAST)
     there = held_out if generated is None else len(generated)
-    if max(held_out, there) > _MOST_RATIO * min(held_out, there):
+    if n is None and max(held_out, there) > _MOST_RATIO * min(held_out, there):
         raise InputError(
             f"there are {held_out} held-out and {there} generated images, and as many "
-            "of both are compared; give sets whose sizes differ less than tenfold."
+            "of both are compared; give sets whose sizes differ less than tenfold, or "
+            "say how many to compare with `n_samples`."
         )
     count = min(x for x in (held_out, there, n, _MOST) if x is not None)
     copies.check_counts(train, count)
