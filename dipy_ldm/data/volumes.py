@@ -17,9 +17,10 @@ from tqdm import tqdm
 from dipy_ldm.data import cache
 from dipy_ldm.data.cohort import draw_order
 from dipy_ldm.data.conformed import conform_pair
-from dipy_ldm.data.grid import Grid, choose_grid, same_grid
+from dipy_ldm.data.grid import Grid, choose_grid
 from dipy_ldm.data.headers import check_headers, refuse
 from dipy_ldm.data.lookup import find_subjects
+from dipy_ldm.data.pairs import pair_masks
 from dipy_ldm.data.paths import expand, find_volumes, listed_rows
 from dipy_ldm.data.rows import writing_rows
 from dipy_ldm.validation import InputError, at_least
@@ -181,10 +182,35 @@ def plan_volumes(
     infos, _ = check_headers(files, channels, skip_bad)
     masks = None
     if mask_files is not None:
-        infos, masks = _pair_masks(files, infos, expand(mask_files), skip_bad)
+        infos, masks = pair_masks(files, infos, expand(mask_files), skip_bad)
     if grid is None:
         grid = choose_grid(infos, voxel_size, shape)
-    subjects = find_subjects([info.file for info in infos], listed_rows(paths))
+    listed = listed_rows(paths)
+    return arrange(infos, masks, grid, listed, skip_bad=skip_bad, shuffle=shuffle)
+
+
+def arrange(infos, masks, grid, listed, *, skip_bad=False, shuffle=False) -> Plan:
+    """Put volumes whose headers were read in the order of a plan.
+
+    Parameters
+    ----------
+    infos : list of VolumeInfo
+        Of each volume.
+    masks : list of Path or None
+        Their masks.
+    grid : Grid
+        Where they are to be brought.
+    listed : dict of str to list of Row
+        As of :func:`dipy_ldm.data.paths.listed_rows`.
+    skip_bad, shuffle
+        As of :func:`load_volumes`.
+
+    Returns
+    -------
+    Plan
+        As of :func:`plan_volumes`.
+    """
+    subjects = find_subjects([info.file for info in infos], listed)
     order = draw_order(subjects, seed=0) if shuffle else range(len(infos))
     infos, subjects = [infos[i] for i in order], [subjects[i] for i in order]
     masks = masks and [masks[i] for i in order]
@@ -263,34 +289,6 @@ def _key(plan):
     }
     sources = [info.file for info in plan.infos]
     return cache.make_key(sources + (plan.masks or []), settings)
-
-
-def _pair_masks(files, infos, mask_files, skip_bad):
-    """Give each good volume its mask; without a good mask it is no longer good."""
-    if len(mask_files) != len(files):
-        raise InputError(
-            f"there are {len(mask_files)} masks for {len(files)} volumes; give one for "
-            "each, in the same order."
-        )
-    mask_of = dict(zip(files, mask_files, strict=True))
-    mask_infos, _ = check_headers(list(dict.fromkeys(mask_files)), skip_bad=skip_bad)
-    info_of = {info.file: info for info in mask_infos}
-    pairs, complaints = [], {}
-    for info in infos:
-        mask = info_of.get(mask_of[info.file])
-        if mask is None:
-            continue
-        if same_grid(info.shape, info.affine, mask.shape, mask.affine):
-            pairs.append((info, mask.file))
-        else:
-            complaints[info.file] = (
-                f"the mask {mask.file} has another grid (shape or affine) than its "
-                f"volume {info.file}; resample it to that of the volume."
-            )
-    refuse(complaints, len(pairs), skip_bad)
-    if not pairs:
-        raise InputError("no good volume has a good mask; mend those named above.")
-    return map(list, zip(*pairs, strict=True))
 
 
 def _open(folder, plan):

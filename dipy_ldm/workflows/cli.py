@@ -44,6 +44,13 @@ def inpaint() -> None:
     run(InpaintLDMFlow())
 
 
+def check() -> None:
+    """Run ``dipy_check_ldm``."""
+    from dipy_ldm.workflows.check import CheckLDMFlow
+
+    run(CheckLDMFlow())
+
+
 def run(flow: Any) -> None:
     """Run a workflow on the command line; answer what users can mend with a sentence.
 

@@ -1,4 +1,6 @@
-"""Options that are one word: names, and names with numbers."""
+"""Options that are one word: names, and names with numbers; or one number or more."""
+
+from collections.abc import Sequence
 
 from dipy_ldm.data.cells import as_number
 from dipy_ldm.validation import InputError
@@ -49,3 +51,19 @@ def names_of(text: str | None) -> list[str]:
     """
     names = (name.strip() for name in (text or "").split(","))
     return list(dict.fromkeys(filter(None, names)))
+
+
+def one_or_more(numbers: Sequence | None) -> Sequence | float | None:
+    """Take what was given as a list of one for the number.
+
+    Parameters
+    ----------
+    numbers : sequence or None
+        What was given.
+
+    Returns
+    -------
+    sequence or float or None
+        The number, if there is one.
+    """
+    return numbers[0] if numbers and len(numbers) == 1 else numbers

@@ -246,7 +246,7 @@ class TrainLDMFlow(Workflow):
             "n_codes": n_codes,
             "n_codebooks": n_codebooks,
             "code_dim": code_dim,
-            "patch": _one_or_more(patch),
+            "patch": options.one_or_more(patch),
         }
         counts = {"accumulate": accumulate, "checkpoint_steps": checkpoint_steps}
         check_sizes(**given, **counts)
@@ -257,8 +257,8 @@ class TrainLDMFlow(Workflow):
             input_files,
             options.names_of(conditions),
             options.steps_of(coarsen),
-            voxel_size=_one_or_more(voxel_size),
-            shape=_one_or_more(shape),
+            voxel_size=options.one_or_more(voxel_size),
+            shape=options.one_or_more(shape),
             channels=channels,
             mask_files=mask_files,
             skip_bad=skip_bad,
@@ -382,8 +382,3 @@ def _checkpoints(model_path):
         "diffusion-checkpoint.guide",
     )
     return [model_path.with_name(f"{model_path.name}.{end}") for end in ends]
-
-
-def _one_or_more(numbers):
-    """Take what was given as a list of one for the number."""
-    return numbers[0] if numbers and len(numbers) == 1 else numbers
