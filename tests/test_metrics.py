@@ -12,6 +12,7 @@ from dipy_ldm.metrics import (
     halve,
     multiscale_ssim,
     nearest_distance,
+    octave_correlations,
     octave_energies,
     precision_recall,
     psnr,
@@ -309,7 +310,10 @@ def test_halve_takes_the_mean_of_blocks():
             "differ at most in n",
         ),
         (lambda: frechet_distance(np.ones(9), np.ones(9)), "n, \\*shape"),
-        (lambda: frechet_distance(np.eye(4), np.eye(4)), "at least 5, not 4"),
+        (
+            lambda: frechet_distance(np.eye(4), np.eye(4)),
+            "needs 5 samples of each",
+        ),
         (lambda: precision_recall(np.eye(3), np.eye(3)), "at least 4, not 3"),
         (lambda: precision_recall(np.eye(3), np.eye(3), k=0), "k must be at least 1"),
         (lambda: nearest_distance(np.eye(3), np.ones((0, 3))), "at least 1, not 0"),
@@ -343,3 +347,15 @@ def test_halve_takes_the_mean_of_blocks():
 def test_what_can_not_be_measured_is_refused_in_one_sentence(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_octave_correlation_is_that_of_what_is_true(rng):
+    truth = rng.standard_normal((3, 32, 32, 1))
+    coarse = gaussian_filter(truth, [0, 2, 2, 0])
+    invented = coarse + 0.3 * rng.standard_normal(truth.shape)
+    found = octave_correlations(invented, truth).mean(0)
+    assert found.shape == (3,)
+    assert abs(found[0]) < 0.15
+    assert found[2] > 0.85
+    np.testing.assert_allclose(octave_correlations(2 * truth, truth), 1)
+    np.testing.assert_array_equal(octave_correlations(0 * truth, truth), 0)

@@ -69,8 +69,8 @@ def _part(finding):
     return html.part(finding.title, *pieces)
 
 
-def in_short(found: Mapping[str, Sequence[Finding]]) -> str:
-    """Write a line for each finding, and the cures.
+def in_short(found: Mapping[str, Sequence[Finding]]) -> list[str]:
+    """Write a line for each finding, and one for each cure.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def in_short(found: Mapping[str, Sequence[Finding]]) -> str:
 
     Returns
     -------
-    str
+    list of str
         Lines.
     """
     lines = []
@@ -88,4 +88,4 @@ def in_short(found: Mapping[str, Sequence[Finding]]) -> str:
             lines.append(f"{finding.state:5}  {finding.title}: {finding.what}")
             if finding.cure:
                 lines.append(f"       {finding.cure}")
-    return "\n".join(lines)
+    return lines

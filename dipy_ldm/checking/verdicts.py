@@ -184,7 +184,7 @@ def latents(found: ByHeart) -> Finding:
     table += [(i + 1, *map(float, pair)) for i, pair in enumerate(zip(means, spreads))]
     what = (
         f"Standard deviations of the {len(spreads)} channels are {spreads.min():.2g} "
-        f"to {spreads.max():.2g}; they are divided by {scale:.2g} before noise is added."
+        f"to {spreads.max():.2g}; all are divided by {scale:.2g}, to add noise to."
     )
     if scale <= 1e-6:
         cure = "See that the images differ, and give a lower --learning_rate."

@@ -1,31 +1,48 @@
 """Quality of images and of sets of them: arrays in, floats out; no models."""
 
 from dipy_ldm.metrics.distributions import (
+    density_coverage,
     energy_distance,
     frechet_distance,
     nearest_distance,
+    nearest_neighbours,
+    neighbourhoods,
     precision_recall,
 )
 from dipy_ldm.metrics.images import (
-    band_energies,
     detail_correlation,
     detail_energy,
     halve,
     multiscale_ssim,
-    octave_energies,
     psnr,
+)
+from dipy_ldm.metrics.intervals import Interval, binomial, bootstrap, subsample
+from dipy_ldm.metrics.kernels import kernel_distance
+from dipy_ldm.metrics.spectra import (
+    band_energies,
+    octave_correlations,
+    octave_energies,
 )
 
 __all__ = [
+    "Interval",
     "band_energies",
+    "binomial",
+    "bootstrap",
+    "density_coverage",
     "detail_correlation",
     "detail_energy",
     "energy_distance",
     "frechet_distance",
     "halve",
+    "kernel_distance",
     "multiscale_ssim",
     "nearest_distance",
+    "nearest_neighbours",
+    "neighbourhoods",
+    "octave_correlations",
     "octave_energies",
     "precision_recall",
     "psnr",
+    "subsample",
 ]

@@ -45,7 +45,12 @@ def frechet_distance(features_a: npt.ArrayLike, features_b: npt.ArrayLike) -> fl
     a, b = as_rows(features_a, features_b, minimum=2)
     features = a.shape[1]
     for rows in (a, b):
-        at_least("the number of samples for a covariance", len(rows), features + 1)
+        if len(rows) <= features:
+            raise InputError(
+                f"a Fréchet distance of {features} features needs {features + 1} "
+                f"samples of each kind, and there are {len(rows)}; give more, or take "
+                "kernel_distance, which needs fewer."
+            )
     (mean_a, cov_a), (mean_b, cov_b) = _moments(a), _moments(b)
     distance = np.sum((mean_a - mean_b) ** 2) + _bures(cov_a, cov_b)
     # What the rounding of the covariances alone can cause is no difference.
@@ -86,8 +91,88 @@ def precision_recall(
     ----------
     .. footbibliography::
     """
-    real, fake = as_rows(real, fake, minimum=at_least("k", k, 1) + 1)
-    return _covered(fake, real, k), _covered(real, fake, k)
+    of_fake, _, covered = neighbourhoods(real, fake, k)
+    return float(np.mean(of_fake > 0)), float(np.mean(covered > 0))
+
+
+def density_coverage(
+    real: npt.ArrayLike, fake: npt.ArrayLike, k: int = 5
+) -> tuple[float, float]:
+    """Tell how realistic and how complete samples are, whatever outliers there are.
+
+    Around each real sample is the ball that reaches to its ``k``-th nearest real
+    neighbour. Density counts in how many of these balls a generated sample is, over
+    ``k``; coverage is the share of the balls in which there is any
+    :footcite:p:`Naeem2020`. One odd real sample, whose ball is huge, makes precision
+    and recall better, but not these.
+
+    Parameters
+    ----------
+    real, fake : array_like
+        Features of real and generated samples, ``(n, *shape)``.
+    k : int
+        Which neighbour a ball reaches to, at least 1.
+
+    Returns
+    -------
+    density : float
+        About 1 for sets of one distribution; above, samples are too near to the middle.
+    coverage : float
+        Share of the real samples, from 0 to 1. About ``1 - 0.5 ** k`` for equally large
+        sets of one distribution.
+
+    Raises
+    ------
+    InputError
+        If shapes differ, numbers are not finite, or samples are too few.
+
+    References
+    ----------
+    .. footbibliography::
+    """
+    of_fake, of_real = neighbourhoods(real, fake, k)[:2]
+    return float(np.mean(of_fake) / k), float(np.mean(of_real > 0))
+
+
+def neighbourhoods(
+    real: npt.ArrayLike, fake: npt.ArrayLike, k: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Count who is in whose ball, of which precision, recall and so on are means.
+
+    Parameters
+    ----------
+    real, fake : array_like
+        Features of real and generated samples, ``(n, *shape)``.
+    k : int
+        Which neighbour of its own set a ball reaches to, at least 1.
+
+    Returns
+    -------
+    of_fake : ndarray of int
+        In how many balls of real samples each generated one is, ``(fakes,)``.
+    of_real : ndarray of int
+        How many generated samples are in the ball of each real one, ``(reals,)``.
+    covered : ndarray of int
+        In how many balls of generated samples each real one is, ``(reals,)``.
+
+    Raises
+    ------
+    InputError
+        If shapes differ, numbers are not finite, or samples are too few.
+    """
+    rows = as_rows(real, fake, minimum=at_least("k", k, 1) + 1)
+    reals, fakes = (some.astype(float) for some in rows)
+    real_radii, fake_radii = _radii(reals, k), _radii(fakes, k)
+    of_fake, of_real, covered = [], *np.zeros((2, len(reals)), int)
+    blocks = zip(
+        _blocks(fake_radii, 256), _squared_distances(fakes, reals), strict=True
+    )
+    for radii, squared in blocks:
+        inside = squared <= real_radii
+        of_fake.append(inside.sum(1))
+        of_real += inside.sum(0)
+        covered += (squared <= radii[:, None]).sum(0)
+    return np.concatenate(of_fake), of_real, covered
 
 
 def nearest_distance(
@@ -115,18 +200,51 @@ def nearest_distance(
     InputError
         If shapes differ, numbers are not finite, or there are no samples.
     """
+    return nearest_neighbours(queries, references, 1, block_size)[0][:, 0]
+
+
+def nearest_neighbours(
+    queries: npt.ArrayLike, references: npt.ArrayLike, k: int, block_size: int = 256
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find the nearest of other samples, and how far they are.
+
+    Parameters
+    ----------
+    queries, references : array_like
+        Samples, ``(n, *shape)``.
+    k : int
+        How many, from the nearest.
+    block_size : int
+        Queries compared at once; it changes memory and speed alone.
+
+    Returns
+    -------
+    distances : ndarray
+        Euclidean distances of each query, ``(n, k)``.
+    rows : ndarray of int
+        Which references these are, ``(n, k)``.
+
+    Raises
+    ------
+    InputError
+        If shapes differ, numbers are not finite, or there are fewer than k references.
+    """
     some, others = as_rows(queries, references, minimum=1)
-    nearest = [
-        squared.argmin(axis=1)
-        for squared in _squared_distances(some, others, block_size)
-    ]
-    # Differences are exact where the expanded square has lost digits: 0 for copies.
-    return np.concatenate(
-        [
-            np.linalg.norm(block - others[rows], axis=1)
-            for block, rows in zip(_blocks(some, block_size), nearest, strict=True)
-        ]
+    at_least("the number of references", len(others), at_least("k", k, 1))
+    distances, rows = [], []
+    blocks = zip(
+        _blocks(some, block_size),
+        _squared_distances(some, others, block_size),
+        strict=True,
     )
+    for block, squared in blocks:
+        near = np.argpartition(squared, k - 1, axis=1)[:, :k]
+        # Differences are exact where the expanded square has lost digits: 0 for copies.
+        exact = np.linalg.norm(block[:, None] - others[near], axis=-1)
+        order = np.argsort(exact, axis=1, kind="stable")
+        distances.append(np.take_along_axis(exact, order, 1))
+        rows.append(np.take_along_axis(near, order, 1))
+    return np.concatenate(distances), np.concatenate(rows)
 
 
 def energy_distance(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
@@ -221,21 +339,11 @@ def _squared_distances(queries, references, block_size=256):
         yield np.maximum(squared, 0)
 
 
-def _covered(queries, references, k):
-    """Return the share of the queries inside a ball around a reference."""
-    queries, references = queries.astype(float), references.astype(float)
-    # Each sample is its own nearest, so that the k-th other one stands at k.
-    radii = np.concatenate(
-        [
-            np.partition(squared, k, axis=1)[:, k]
-            for squared in _squared_distances(references, references)
-        ]
-    )
-    inside = [
-        (squared <= radii).any(axis=1)
-        for squared in _squared_distances(queries, references)
-    ]
-    return float(np.concatenate(inside).mean())
+def _radii(samples, k):
+    """Return the squared distance of each sample to the k-th nearest other one."""
+    # Each is its own nearest, so that the k-th other one stands at k.
+    squared = _squared_distances(samples, samples)
+    return np.concatenate([np.partition(some, k, axis=1)[:, k] for some in squared])
 
 
 def _mean_distance(a, b):

@@ -1,6 +1,6 @@
 """How alike images are, pair by pair, and how much detail they have."""
 
-from itertools import pairwise, product
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +14,6 @@ _SCALE_WEIGHTS = np.array([0.0448, 0.2856, 0.3001, 0.2363, 0.1333])
 _WINDOW, _WINDOW_DEVIATION = 11, 1.5
 # Voxels: what a blur by so much takes away is detail.
 _BLUR = 1.0
-# Voxels: blurs between which bands of texture lie.
-_BANDS = 0.7, 1.4, 2.8, 5.6
 
 
 def multiscale_ssim(a: npt.ArrayLike, b: npt.ArrayLike) -> np.ndarray:
@@ -51,7 +49,7 @@ def multiscale_ssim(a: npt.ArrayLike, b: npt.ArrayLike) -> np.ndarray:
     ----------
     .. footbibliography::
     """
-    pairs = zip(*_pairs(a, b), strict=True)
+    pairs = zip(*as_pairs(a, b), strict=True)
     # One pair after the other, which keeps volumes from filling the memory.
     return np.array([_similarity(*pair) for pair in pairs])
 
@@ -105,7 +103,7 @@ def psnr(
         If shapes differ, numbers are not finite, a mask is empty, or there are no
         images.
     """
-    pairs = _masked(a, b, masks)
+    pairs = masked(a, b, masks)
     with np.errstate(divide="ignore"):
         return np.array([-10 * np.log10(np.mean((x - y) ** 2)) for x, y in pairs])
 
@@ -170,88 +168,7 @@ def detail_correlation(
     return np.array(found)
 
 
-def octave_energies(images: npt.ArrayLike) -> np.ndarray:
-    """Measure how much there is of each octave of spatial frequencies.
-
-    Parameters
-    ----------
-    images : array_like
-        Images, ``(n, *space, channels)``.
-
-    Returns
-    -------
-    ndarray
-        Mean square, ``(n, octaves)``, from the finest: of half to a quarter of the
-        sampling frequency (cycles a voxel, in any direction), of a quarter to an
-        eighth, and so on, while the shortest side has two cycles of the lower bound.
-
-    Raises
-    ------
-    InputError
-        If there are no images, they are smaller than 8 voxels a side, or numbers are
-        not finite.
-    """
-    stack, _ = _pairs(images, images)
-    shortest = min(stack.shape[1:-1])
-    if shortest < 8:
-        raise InputError(
-            f"octaves need images of 8 voxels a side, not {stack.shape[1:-1]}."
-        )
-    axes = tuple(range(stack.ndim - 2))
-    grids = np.meshgrid(*map(np.fft.fftfreq, stack.shape[1:-1]), indexing="ij")
-    frequencies = np.sqrt(sum(grid**2 for grid in grids))
-    # The octave that each frequency is in; 0 is the finest. The mean is in none.
-    with np.errstate(divide="ignore"):
-        octaves = np.ceil(-np.log2(2 * frequencies)) - 1
-    octaves[frequencies == 0.5] = 0
-    count = int(np.log2(shortest)) - 2
-    found = []
-    for image in stack:
-        power = np.abs(np.fft.fftn(image, axes=axes)) ** 2
-        power = power.sum(-1) / image[..., 0].size / image.size
-        found.append([power[octaves == octave].sum() for octave in range(count)])
-    return np.array(found)
-
-
-def band_energies(
-    images: npt.ArrayLike, masks: npt.ArrayLike | None = None
-) -> np.ndarray:
-    """Measure how much texture images have at each scale, within masks.
-
-    A band is what one Gaussian blur leaves and another, twice as wide, takes away; the
-    finest is all that the first takes away. Masks that keep away from strong edges show
-    what these would hide in :func:`octave_energies`: noise, or patches of the size of a
-    latent.
-
-    Parameters
-    ----------
-    images : array_like
-        Images, ``(n, *space, channels)``.
-    masks : array_like, optional
-        Where to measure, ``(n, *space)``; everywhere if None.
-
-    Returns
-    -------
-    ndarray
-        Mean square, ``(n, 4)``, from the finest: between blurs by 0, 0.7, 1.4, 2.8 and
-        5.6 voxels.
-
-    Raises
-    ------
-    InputError
-        As of :func:`psnr`.
-    """
-    stack, _ = _pairs(images, images)
-    space = len(stack.shape) - 2
-    blurred = [stack.astype(float)]
-    for blur in _BANDS:
-        deviations = [0.0, *[blur] * space, 0.0]
-        blurred.append(gaussian_filter(blurred[0], deviations))
-    bands = (_masked(a, b, masks) for a, b in pairwise(blurred))
-    return np.array([[np.mean((x - y) ** 2) for x, y in pairs] for pairs in bands]).T
-
-
-def _pairs(a, b):
+def as_pairs(a, b):
     """Return two equally large sets of images, checked."""
     a, b = np.asarray(a), np.asarray(b)
     if a.shape != b.shape or a.ndim < 3:
@@ -264,9 +181,9 @@ def _pairs(a, b):
     return a, b
 
 
-def _masked(a, b, masks):
+def masked(a, b, masks):
     """Yield the voxels of each pair that lie in its mask."""
-    a, b = _pairs(a, b)
+    a, b = as_pairs(a, b)
     masks = np.ones(a.shape[:-1], bool) if masks is None else np.asarray(masks) > 0
     if masks.shape != a.shape[:-1] or not masks.any(tuple(range(1, masks.ndim))).all():
         raise InputError(
@@ -278,10 +195,10 @@ def _masked(a, b, masks):
 
 def _details(a, b, masks):
     """Yield what a blur takes away of each pair, within its mask."""
-    a, b = _pairs(a, b)
+    a, b = as_pairs(a, b)
     deviations = [0.0, *(_BLUR for _ in a.shape[1:-1]), 0.0]
     a, b = (x - gaussian_filter(x, deviations) for x in (a, b))
-    return _masked(a, b, masks)
+    return masked(a, b, masks)
 
 
 def _energy(truth):

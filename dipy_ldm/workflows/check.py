@@ -1,7 +1,5 @@
 """The workflow behind ``dipy_check_ldm``."""
 
-import sys
-
 from dipy.workflows.workflow import Workflow
 
 from dipy_ldm.validation import (
@@ -18,6 +16,8 @@ from dipy_ldm.workflows.quiet import quiet_start
 
 class CheckLDMFlow(Workflow):
     """Look at images and machine before a long training."""
+
+    must_be_mended = False
 
     @classmethod
     def get_short_name(cls):
@@ -218,8 +218,7 @@ class CheckLDMFlow(Workflow):
             seconds=seconds,
         )
         found = looked.findings | tried
-        if checks.write(outputs, input_files, found) == "red":
-            sys.exit(1)
+        self.must_be_mended = checks.write(outputs, input_files, found) == "red"
 
 
 def _check_options(strategy, learning_rate, seed, validation):

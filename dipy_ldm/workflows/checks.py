@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import json
+import logging
 from pathlib import Path
 import time
 from typing import Any, NamedTuple
@@ -23,6 +24,8 @@ from dipy_ldm.data.summary import summarise
 from dipy_ldm.files import make_folder, replacing
 from dipy_ldm.validation import InputError
 from dipy_ldm.workflows import inputs, recipes
+
+logger = logging.getLogger(__name__)
 
 _TRIALS = "time", "learning by heart", "codes", "latents"
 
@@ -233,6 +236,7 @@ def write(
         partial.write_text(json.dumps(told, indent=2) + "\n")
     with replacing(outputs[1]) as partial:
         partial.write_text(report.page(input_files, found), "utf-8")
-    print(report.in_short(found))
-    print(f"See {outputs[1]}.")
+    for line in report.in_short(found):
+        logger.info("%s", line)
+    logger.info("the page is %s", outputs[1])
     return state

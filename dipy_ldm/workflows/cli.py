@@ -45,10 +45,30 @@ def inpaint() -> None:
 
 
 def check() -> None:
-    """Run ``dipy_check_ldm``."""
+    """Run ``dipy_check_ldm``; the status is 1 if something must be mended."""
     from dipy_ldm.workflows.check import CheckLDMFlow
 
-    run(CheckLDMFlow())
+    flow = CheckLDMFlow()
+    run(flow)
+    if flow.must_be_mended:
+        sys.exit(1)
+
+
+def evaluate() -> None:
+    """Run ``dipy_evaluate_ldm``."""
+    from dipy_ldm.workflows.evaluate import EvaluateLDMFlow
+
+    run(EvaluateLDMFlow())
+
+
+def audit() -> None:
+    """Run ``dipy_audit_ldm``; the status is 1 if there are copies."""
+    from dipy_ldm.workflows.audit import AuditLDMFlow
+
+    flow = AuditLDMFlow()
+    run(flow)
+    if flow.found_copies:
+        sys.exit(1)
 
 
 def run(flow: Any) -> None:

@@ -1,0 +1,1 @@
+"""Judging what a model makes: fidelity, sharpness, anatomy, copies, and their pages."""

@@ -1,0 +1,266 @@
+"""Auditing a model: whether it generates images of its training set."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from dipy_ldm.evaluation import copies, membership
+from dipy_ldm.evaluation.evaluate import of_some, scaled
+from dipy_ldm.evaluation.features import encoder, voxels
+from dipy_ldm.evaluation.invariant import choose_images, learn_invariant, small
+from dipy_ldm.validation import InputError, whole
+
+# Images of each kind, at most: with more, the chance of missing any hardly changes.
+_MOST = 2000
+# Of which membership is inferred.
+_MEMBERS = 500
+# Pairs that are shown.
+_SHOWN = 12
+_MOST_RATIO = 10
+# Numbers of images that are looked at together, about.
+_AT_ONCE = 2**24
+
+
+class Pair(NamedTuple):
+    """A suspicious pair: numbers of the images, nearness, and by which features."""
+
+    generated: int
+    train: int
+    nearness: float
+    features: str
+
+
+class Audit(NamedTuple):
+    """What was found.
+
+    Parameters
+    ----------
+    n : int
+        Generated images, and as many held-out ones.
+    searches : dict of str to Search
+        Neighbours, by the name of the features.
+    findings : dict of str to Finding
+        What they say.
+    dar : Dar
+        The threshold of Dar, in invariant features.
+    members : dict of str to Membership
+        By the denoising loss, and by the error of the autoencoder.
+    pairs : list of Pair
+        The most suspicious ones first.
+    generated : ndarray
+        Generated images in [0, 1], ``(n, *space, channels)``.
+    notes : list of str
+        Sentences on what was done.
+    """
+
+    n: int
+    searches: dict[str, copies.Search]
+    findings: dict[str, copies.Finding]
+    dar: copies.Dar
+    members: dict[str, membership.Membership]
+    pairs: list[Pair]
+    generated: np.ndarray
+    notes: list[str]
+
+    @property
+    def found_copies(self):
+        """Names of the features in which there are copies beyond chance."""
+        limit = copies.ALARM / len(self.findings)
+        return [name for name, f in self.findings.items() if f.chance < limit]
+
+
+def audit(
+    model: Any,
+    train: np.ndarray,
+    held_out: np.ndarray,
+    generated: np.ndarray | None = None,
+    *,
+    n: int | None = None,
+    conditions: Mapping[str, Sequence] | None = None,
+    seed: int = 0,
+    verbose: bool = False,
+    **sampling: Any,
+) -> Audit:
+    """Look for training images among what a model generates.
+
+    Parameters
+    ----------
+    model : LatentDiffusion
+        Fitted model.
+    train : ndarray
+        All images that it was trained on, ``(n, *space, channels)``, in their range.
+    held_out : ndarray
+        Others, of other subjects.
+    generated : ndarray, optional
+        What it generated. None is for generating now, as many as held-out ones.
+    n : int, optional
+        How many of each kind; as many as there are, up to 2000, if None.
+    conditions : dict of str to sequence, optional
+        Of the training images. Generated ones are asked for with those of the first,
+        which is how a model that knows them by heart is asked for them.
+    seed : int
+        Of the noise, and of all that is drawn.
+    verbose : bool
+        Show progress bars.
+    **sampling
+        As of :meth:`dipy_ldm.LatentDiffusion.predict`.
+
+    Returns
+    -------
+    Audit
+        What was found.
+
+    Raises
+    ------
+    InputError
+        If there are too few images, or they are not of the model.
+    """
+    vqvae = model.vqvae_
+    count = _count(len(train), len(held_out), generated, n)
+    if generated is None:
+        asked = asked_for(conditions, count)
+        generated = model.predict(
+            count, conditions=asked, seed=seed, verbose=verbose, **sampling
+        )
+    real = np.asarray(held_out[:count], "float32")
+    compared = train, vqvae.predict(real), np.asarray(generated[:count], "float32")
+    searches: dict[str, copies.Search] = {}
+    members: dict[str, membership.Membership] = {}
+
+    def look(name, make):
+        features = make()
+        rows = (in_pieces(features.compute, images, vqvae) for images in compared)
+        searches[name] = copies.search(features, *rows)
+
+    def infer(name, losses):
+        some = slice(0, min(_MEMBERS, len(train), len(held_out)))
+        known, others = (
+            losses(model, np.asarray(images[some])) for images in (train, held_out)
+        )
+        members[name] = membership.infer_membership(known, others, seed)
+
+    tasks: list[tuple[str, Callable]] = [
+        ("voxels", partial(look, "voxels", voxels)),
+        ("latents", partial(look, "latents", lambda: encoder(model))),
+        ("invariant", partial(look, "invariant", lambda: _learn(train, vqvae, seed))),
+        ("membership", partial(infer, "denoiser", membership.denoising_losses)),
+        ("membership", partial(infer, "autoencoder", membership.reconstruction_losses)),
+    ]
+    bar = tqdm(tasks, disable=not verbose)
+    for title, task in bar:
+        bar.set_description(title)
+        task()
+    findings = {name: copies.judge(found) for name, found in searches.items()}
+    return Audit(
+        count,
+        searches,
+        findings,
+        copies.dar(searches["invariant"], seed),
+        members,
+        suspicious(searches),
+        scaled(compared[-1], vqvae),
+        _notes(count, len(train)),
+    )
+
+
+def in_pieces(function: Callable, images: np.ndarray, vqvae: Any) -> np.ndarray:
+    """Apply a function to images in [0, 1], of which there may be more than memory has.
+
+    Parameters
+    ----------
+    function : callable
+        From images to rows.
+    images : ndarray
+        ``(n, *space, channels)``, in the range of the training images.
+    vqvae : VQVAE
+        It knows that range.
+
+    Returns
+    -------
+    ndarray
+        All rows.
+    """
+    size = max(1, _AT_ONCE // int(np.prod(images.shape[1:])))
+    starts = range(0, len(images), size)
+    return np.concatenate(
+        [function(scaled(images[i : i + size], vqvae)) for i in starts]
+    )
+
+
+def _learn(train, vqvae, seed):
+    """Learn invariant features of some of the training images."""
+    chosen = choose_images(len(train), seed)
+    some = [small(scaled(train[[i]], vqvae)) for i in chosen]
+    return learn_invariant(np.concatenate(some), seed)
+
+
+def asked_for(
+    conditions: Mapping[str, Sequence] | None, n: int
+) -> dict[str, list] | None:
+    """Repeat the conditions of the training images until they are n."""
+    known = of_some(conditions, slice(0, n))
+    if not known:
+        return None
+    return {
+        name: [values[i % len(values)] for i in range(n)]
+        for name, values in known.items()
+    }
+
+
+def _count(train, held_out, generated, n):
+    """Count the images of each kind that are compared."""
+    copies.check_counts(train, held_out)
+    if n is not None:
+        whole("n_samples", n, copies.LEAST)
+    there = held_out if generated is None else len(generated)
+    if max(held_out, there) > _MOST_RATIO * min(held_out, there):
+        raise InputError(
+            f"there are {held_out} held-out and {there} generated images, and as many "
+            "of both are compared; give sets whose sizes differ less than tenfold."
+        )
+    count = min(x for x in (held_out, there, n, _MOST) if x is not None)
+    copies.check_counts(train, count)
+    return count
+
+
+def _notes(n, train):
+    compared = (
+        f"{n} generated images, and as many held-out ones as the autoencoder "
+        f"reconstructs them, were each compared with all {train} training images."
+    )
+    told = (
+        f"Of {n} images, fewer than {copies.fewest_told(n)} copies can't be told from "
+        "chance, even if they are exact."
+    )
+    return [compared, told]
+
+
+def suspicious(searches: Mapping[str, copies.Search]) -> list[Pair]:
+    """List the most suspicious pairs, each generated image once.
+
+    Parameters
+    ----------
+    searches : dict of str to Search
+        Neighbours, by the name of the features.
+
+    Returns
+    -------
+    list of Pair
+        Twelve at most, by how near they are for what held-out images are.
+    """
+    scores = np.stack(
+        [
+            found.generated.nearness / max(copies.judge(found).threshold, 1e-12)
+            for found in searches.values()
+        ]
+    )
+    names, best = list(searches), scores.argmin(0)
+    pairs = []
+    for i in np.argsort(scores.min(0), kind="stable")[:_SHOWN]:
+        of = searches[names[best[i]]].generated
+        row, nearness = int(of.nearest[i]), float(of.nearness[i])
+        pairs.append(Pair(int(i), row, nearness, names[best[i]]))
+    return pairs

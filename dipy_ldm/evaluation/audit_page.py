@@ -1,0 +1,206 @@
+"""The page of an audit."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from dipy_ldm.evaluation import charts, page
+from dipy_ldm.evaluation.audit import Audit
+from dipy_ldm.evaluation.page import number
+
+_HELP = """
+Nearness is the distance of an image to the nearest training image over that to the
+tenth nearest: a copy has one training image by itself near to it, and a typical image
+has many. Held-out images tell what is usual. They were reconstructed by the
+autoencoder, as samples come from its decoder, too, and search the same training images.
+
+“Nearer” is the share of the generated images below the 1 % quantile of the held-out
+ones, which is 1 % by chance; its interval is exact. “By chance” is the probability of
+as many, or of as many below half of the least of the held-out ones, if generated images
+were further held-out ones. Copies are reported where it is below 1 % for the whole
+audit. “Nearer by distance” is the same by the distance itself, which finds typical
+samples as well.
+
+A pass proves nothing. It says that this search did not find copies among these
+samples. Copies that were changed in other ways, parts of a patient, and rare patients
+among many samples are not found; and what was learnt of a patient may be told from the
+model in other ways. If you need a guarantee, you need training with differential
+privacy.
+""".strip().split("\n\n")
+
+
+def write_page(
+    found: Audit,
+    train: Callable[[int], np.ndarray],
+    names: Mapping[int, str],
+    affine: np.ndarray | None,
+    about: Mapping[str, Any],
+) -> str:
+    """Write the page of an audit.
+
+    Parameters
+    ----------
+    found : Audit
+        What was found.
+    train : callable
+        From the number of a training image to the image in [0, 1].
+    names : dict of int to str
+        From where these are.
+    affine : ndarray or None
+        Where the voxels of volumes are.
+    about : dict
+        What was audited, and how, under the names that the page shall give.
+
+    Returns
+    -------
+    str
+        HTML.
+    """
+    pairs = page.row(_pair(found, p, train, names, affine) for p in found.pairs)
+    return page.page(
+        "Audit of a latent diffusion model",
+        *(page.note(sentence, kind) for sentence, kind in conclude(found)),
+        page.note("A pass proves nothing: see below what is not found."),
+        page.facts(about),
+        page.text(*found.notes),
+        page.section("Copies", _findings(found), _histograms(found)),
+        page.section("The threshold of Dar", _dar(found)),
+        page.section(
+            "The most suspicious pairs",
+            page.text(
+                "First a generated image, then its nearest training "
+                "image. Look at them: where they are the same patient, it is a copy, "
+                "whatever the figures say."
+            ),
+            pairs,
+        ),
+        page.section("Membership", _members(found)),
+        page.section("How to read this", page.text(*_HELP)),
+    )
+
+
+def conclude(found: Audit) -> list[tuple[str, str]]:
+    """Say in sentences what was found.
+
+    Parameters
+    ----------
+    found : Audit
+        What was found.
+
+    Returns
+    -------
+    list of tuple of str
+        Sentences, each with how to take it: good, bad or plain.
+    """
+    said = []
+    for name, finding in found.findings.items():
+        share, low, high = (f"{100 * x:.1f}" for x in finding.share)
+        start = f"In {name}, {share} % (95 %: {low} to {high}) of {found.n} samples are"
+        if name in found.found_copies:
+            end = "nearer to a training image than 99 % of held-out ones: copies"
+            said.append((f"{start} {end}, beyond chance.", "bad"))
+        else:
+            end = "nearer to a training image than 99 % of held-out ones"
+            said.append((f"{start} {end}; that is chance.", "good"))
+    auc = found.members["denoiser"].auc
+    if auc.low > 0.5:
+        sentence = (
+            "Training images can be told from others by the loss of the denoiser "
+            f"(AUC {number(auc.value)}): that is no copy, but it is a leak."
+        )
+        said.append((sentence, "bad"))
+    return said
+
+
+def _findings(found):
+    rows = [
+        [
+            name,
+            finding.share,
+            finding.by_distance,
+            finding.close,
+            finding.chance,
+            float(np.median(found.searches[name].generated.distance)),
+            float(np.median(found.searches[name].held_out.distance)),
+        ]
+        for name, finding in found.findings.items()
+    ]
+    head = [
+        "features",
+        "nearer",
+        "nearer by distance",
+        "below half the least",
+        "by chance",
+        "median distance",
+        "of held-out",
+    ]
+    says = (f"{n}: {s.features.says}" for n, s in found.searches.items())
+    return page.table(head, rows) + page.folded("The features", page.text(*says))
+
+
+def _histograms(found):
+    return page.row(
+        page.part(
+            f"Nearness in {name}",
+            charts.histograms(
+                {
+                    "generated": search.generated.nearness,
+                    "held-out": search.held_out.nearness,
+                },
+                "nearness",
+            ),
+        )
+        for name, search in found.searches.items()
+    )
+
+
+def _dar(found):
+    threshold, generated, held_out = found.dar
+    return page.text(
+        "The published test calls an image a copy that correlates with a training "
+        "image more than 95 % of the training images do with a held-out one. It finds "
+        "copies among held-out images as well, of which there are none: what matters "
+        "is whether it finds more among generated ones."
+    ) + page.table(
+        ["threshold (correlation)", "generated", "held-out"],
+        [[number(threshold), generated, held_out]],
+        "In the invariant features, with equally large sets for the threshold.",
+    )
+
+
+def _members(found):
+    names = {"denoiser": "loss of the denoiser", "autoencoder": "error of the encoder"}
+    rows = [[names[name], m.auc, m.found] for name, m in found.members.items()]
+    losses = found.members["denoiser"]
+    drawn = {"training": losses.train, "held-out": losses.held_out}
+    return (
+        page.text(
+            "How well training images are told from held-out ones by how well the "
+            "model denoises them at middle times. By guessing, the AUC is 0.5, and 1 % "
+            "of the training images are found where 1 % of the others are taken for "
+            "such."
+        )
+        + page.table(["by the", "AUC", "found at 1 % false"], rows)
+        + charts.histograms(drawn, "loss of the denoiser")
+        + page.text(
+            "Held-out images that are harder for other reasons, such as another "
+            "scanner, are told by these."
+        )
+    )
+
+
+def _pair(found, pair, train, names, affine):
+    """Show a generated image beside its nearest training image."""
+    from dipy_ldm.plots import montage, planes
+
+    images = np.stack([found.generated[pair.generated], train(pair.train)])
+    shown = images if affine is None else planes(images, affine)
+    scale = 3 if affine is None and shown.shape[2] <= 40 else 1
+    caption = (
+        f"Sample {pair.generated} and {names[pair.train]}: nearness "
+        f"{number(pair.nearness)} in {pair.features}."
+    )
+    return page.picture(
+        montage(shown, columns=2 if affine is None else 1), caption, scale
+    )

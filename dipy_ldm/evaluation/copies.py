@@ -1,0 +1,316 @@
+"""Whether samples are copies of training images, beyond what chance makes near.
+
+The measure is the *nearness* of a sample: the distance to the nearest training image
+over that to the tenth nearest. It is small where one image stands out, and not where a
+sample is just typical: such samples are near to all images. Held-out real images, as
+the autoencoder reconstructs them, tell what chance makes of it. They and the samples
+search the same training images, and are as many: the more there are to search, the
+nearer the nearest is.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from dipy_ldm.evaluation.features import Features, shrunk
+from dipy_ldm.metrics import Interval, binomial, nearest_neighbours
+from dipy_ldm.validation import InputError
+
+# The neighbour whose distance tells how dense training images are around a sample.
+FAR = 10
+# Held-out images without which nothing can be said.
+LEAST = 20
+# The quantile of held-out images, below which a sample is suspicious.
+_QUANTILE = 0.01
+# A sample below so much of the least of the held-out ones is a copy, and so many such
+# are there by chance at most: distances of n dimensions fall with the power of n, and
+# images have more than five.
+_CLOSE, _CHANCE = 0.5, 0.5**5
+# Chance of a false alarm of one audit, over all that is tested.
+ALARM = 0.01
+_DAR_QUANTILE = 0.95
+# Of fingerprints: blocks at most, and how far those of one image are apart.
+_BLOCKS, _SAME = 1024, 1e-3
+
+
+class Neighbours(NamedTuple):
+    """Of each of some images: distances, nearness, and row of the nearest."""
+
+    distance: np.ndarray
+    nearness: np.ndarray
+    nearest: np.ndarray
+
+
+class Search(NamedTuple):
+    """Neighbours of generated and of held-out images among the training images.
+
+    ``rows`` are the features of the training, held-out and generated images.
+    """
+
+    features: Features
+    generated: Neighbours
+    held_out: Neighbours
+    rows: tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def search(
+    features: Features, train: np.ndarray, held_out: np.ndarray, generated: np.ndarray
+) -> Search:
+    """Find the nearest training image of each generated and each held-out one.
+
+    Parameters
+    ----------
+    features : Features
+        What images are compared in.
+    train : ndarray
+        Features of the training images, ``(n, features)``.
+    held_out, generated : ndarray
+        Those of equally many images of each kind.
+
+    Returns
+    -------
+    Search
+        Neighbours.
+
+    Raises
+    ------
+    InputError
+        If there are too few.
+    """
+    if len(held_out) != len(generated):
+        raise InputError(
+            f"{len(held_out)} held-out and {len(generated)} generated images can't be "
+            "compared; give as many of both."
+        )
+    check_counts(len(train), len(held_out))
+    return Search(
+        features,
+        neighbours(generated, train),
+        neighbours(held_out, train),
+        (train, held_out, generated),
+    )
+
+
+def check_counts(train: int, held_out: int) -> None:
+    """Refuse sets of which nothing could be said.
+
+    Parameters
+    ----------
+    train, held_out : int
+        Numbers of images.
+
+    Raises
+    ------
+    InputError
+        If they are too few.
+    """
+    if held_out < LEAST:
+        raise InputError(
+            f"there are {held_out} held-out images, and an audit needs {LEAST}, as "
+            "many as are generated; give more."
+        )
+    if train <= FAR:
+        raise InputError(
+            f"there are {train} training images, and an audit needs {FAR + 1}; give "
+            "all that the model was trained on."
+        )
+
+
+def neighbours(queries: np.ndarray, train: np.ndarray) -> Neighbours:
+    """Find nearest training images by their features.
+
+    Parameters
+    ----------
+    queries, train : ndarray
+        Features, ``(n, features)``.
+
+    Returns
+    -------
+    Neighbours
+        Of each query.
+    """
+    distances, rows = nearest_neighbours(queries, train, FAR)
+    nearness = distances[:, 0] / np.maximum(distances[:, -1], 1e-12)
+    return Neighbours(distances[:, 0], nearness, rows[:, 0])
+
+
+class Finding(NamedTuple):
+    """What a search says.
+
+    Parameters
+    ----------
+    share : Interval
+        Share of the generated images that are nearer, by their nearness, than the 1 %
+        quantile of the held-out ones, with its exact binomial interval.
+    by_distance : Interval
+        The same by the distance itself, which is small for typical samples, too.
+    close : int
+        Generated images with less than half the least nearness of held-out ones.
+    chance : float
+        Probability of as many, or more, if generated images were further real ones.
+    threshold : float
+        The quantile.
+    """
+
+    share: Interval
+    by_distance: Interval
+    close: int
+    chance: float
+    threshold: float
+
+
+def judge(found: Search) -> Finding:
+    """Count what is suspicious, and say how likely that is by chance.
+
+    Parameters
+    ----------
+    found : Search
+        Neighbours.
+
+    Returns
+    -------
+    Finding
+        Shares and the probability that further held-out images would have as many.
+    """
+    nearness, held_out = found.generated.nearness, found.held_out.nearness
+    n = len(nearness)
+    threshold, rank = _quantile(held_out)
+    count = int(np.sum(nearness < threshold))
+    close = int(np.sum(nearness < _CLOSE * held_out.min()))
+    limit = _quantile(found.held_out.distance)[0]
+    return Finding(
+        binomial(count, n),
+        binomial(int(np.sum(found.generated.distance < limit)), n),
+        close,
+        min(1.0, 2 * min(_chance(count, n, rank), _chance_of_close(close, n))),
+        threshold,
+    )
+
+
+def _quantile(values):
+    """Return the 1 % quantile, one of the values, and the rank that it has."""
+    rank = max(1, int(_QUANTILE * len(values)))
+    return float(np.sort(values)[rank - 1]), rank
+
+
+def _chance(count, n, rank):
+    """Return how likely so many of n are below the value of a rank of n others."""
+    return float(stats.betabinom(n, rank, n + 1 - rank).sf(count - 1))
+
+
+def _chance_of_close(count, n):
+    """Return at most how likely so many of n are below half the least of n others."""
+    # Of the least of n, the share that is below it is drawn from this.
+    middles = (np.arange(2000) + 0.5) / 2000
+    shares = stats.beta(1, n).ppf(middles) * _CHANCE
+    return float(np.mean(stats.binom(n, shares).sf(count - 1)))
+
+
+def fewest_told(n: int, spaces: int = 3) -> int:
+    """Say how many exact copies are the fewest that are told from chance.
+
+    Parameters
+    ----------
+    n : int
+        Images of each kind.
+    spaces : int
+        In how many kinds of features is searched.
+
+    Returns
+    -------
+    int
+        That many, or more than n if none are.
+    """
+    chances = (2 * _chance_of_close(count, n) for count in range(1, n + 1))
+    limit = ALARM / spaces
+    return next((i for i, chance in enumerate(chances, 1) if chance < limit), n + 1)
+
+
+class Dar(NamedTuple):
+    """What the test of Dar finds: its threshold, and shares above it."""
+
+    threshold: float
+    generated: Interval
+    held_out: Interval
+
+
+def dar(found: Search, seed: int = 0) -> Dar:
+    """Count copies as Dar does :footcite:p:`Dar2024`, also among held-out images.
+
+    Images are copies that correlate more with their nearest training image than 95 % of
+    the training images do with their nearest held-out one. Here both sets are equally
+    large for the threshold; that images are searched for among more training images
+    finds copies also among held-out ones, of which there are none.
+
+    Parameters
+    ----------
+    found : Search
+        Features.
+    seed : int
+        Of the draw of training images.
+
+    Returns
+    -------
+    Dar
+        Threshold, a correlation, and shares above it.
+
+    References
+    ----------
+    .. footbibliography::
+    """
+    train, held_out, generated = (_standard(rows) for rows in found.rows)
+    chosen = np.random.default_rng(seed).permutation(len(train))[: len(held_out)]
+    null = _highest(train[chosen], held_out)
+    threshold = float(np.quantile(null, _DAR_QUANTILE))
+    counts = [
+        int(np.sum(_highest(rows, train) > threshold)) for rows in (generated, held_out)
+    ]
+    n = len(held_out)
+    return Dar(threshold, binomial(counts[0], n), binomial(counts[1], n))
+
+
+def _standard(rows):
+    centred = rows - rows.mean(1, keepdims=True)
+    return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
+
+
+def _highest(rows, others):
+    """Return the highest correlation of each row with others."""
+    starts = range(0, len(rows), 256)
+    return np.concatenate([(rows[i : i + 256] @ others.T).max(1) for i in starts])
+
+
+def fingerprints(images: np.ndarray) -> np.ndarray:
+    """Say of images what their type and rounding in a file do not change.
+
+    Parameters
+    ----------
+    images : ndarray
+        ``(n, *space, channels)`` in [0, 1].
+
+    Returns
+    -------
+    ndarray
+        Means of up to 1024 blocks, ``(n, blocks)``.
+    """
+    return shrunk(images, _BLOCKS).reshape(len(images), -1)
+
+
+def duplicates(train: np.ndarray, held_out: np.ndarray) -> list[tuple[int, int]]:
+    """Find held-out images that are training images.
+
+    Parameters
+    ----------
+    train, held_out : ndarray
+        Fingerprints, ``(n, blocks)``.
+
+    Returns
+    -------
+    list of tuple of int
+        Numbers of a held-out image and of the training image that it is: whose blocks
+        differ by a thousandth of the range of intensities at most.
+    """
+    distances, rows = nearest_neighbours(held_out, train, 1)
+    same = distances[:, 0] < _SAME * np.sqrt(train.shape[1])
+    return [(int(i), int(rows[i, 0])) for i in np.flatnonzero(same)]

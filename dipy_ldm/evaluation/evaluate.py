@@ -1,0 +1,283 @@
+"""Evaluating a model: all figures of what it makes, beside those of real images."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from dipy_ldm.evaluation import anatomy
+from dipy_ldm.evaluation.features import Features, classify, features_of
+from dipy_ldm.evaluation.fidelity import LEAST, Sets, measure_fidelity, measure_variety
+from dipy_ldm.evaluation.sharpness import measure_reconstruction, measure_sharpness
+from dipy_ldm.metrics import Interval
+from dipy_ldm.validation import InputError, whole
+
+# Sets whose sizes differ more than so much are taken for a mistake.
+_MOST_RATIO = 10
+# A set with more than so many is cut: figures hardly change any more.
+MOST = 5000
+
+
+class Evaluation(NamedTuple):
+    """What was found.
+
+    Parameters
+    ----------
+    figures : dict
+        All figures, as nested dictionaries of intervals, numbers and text.
+    sets : Sets
+        The images that were compared.
+    measured : dict of str to dict
+        Of volumes, measurements ``(n,)`` by their names, by the name of the set.
+    affine : ndarray or None
+        Where the voxels of volumes are.
+    notes : list of str
+        Sentences on what was done to the images before they were compared.
+    """
+
+    figures: dict
+    sets: Sets
+    measured: dict[str, dict]
+    affine: np.ndarray | None
+    notes: list[str]
+
+
+def evaluate(
+    model: Any,
+    real: npt.ArrayLike,
+    generated: npt.ArrayLike | None = None,
+    *,
+    n: int | None = None,
+    conditions: Mapping[str, Sequence] | None = None,
+    features: Sequence[Features] | None = None,
+    seed: int = 0,
+    verbose: bool = False,
+    **sampling: Any,
+) -> Evaluation:
+    """Compare what a model generates with real images.
+
+    Half of the real images is what all others are compared with. The other half is the
+    floor, and as many are generated.
+
+    Parameters
+    ----------
+    model : LatentDiffusion
+        Fitted model.
+    real : array_like
+        Images that it was not trained on, ``(n, *space, channels)``, in the range of
+        the training images; in a drawn order, with those of a subject side by side.
+    generated : array_like, optional
+        What it generated. None is for generating them now.
+    n : int, optional
+        How many of each kind to compare; as many as there are, up to 5000, if None.
+    conditions : dict of str to sequence, optional
+        Of each real image. The generated ones are asked for with those of the floor.
+    features : sequence of Features, optional
+        What to compare in; those of :func:`dipy_ldm.evaluation.features.features_of` if
+        None.
+    seed : int
+        Of the noise, and of the bootstrap.
+    verbose : bool
+        Show progress bars.
+    **sampling
+        As of :meth:`dipy_ldm.LatentDiffusion.predict`.
+
+    Returns
+    -------
+    Evaluation
+        Figures and images.
+
+    Raises
+    ------
+    InputError
+        If there are too few images, or they are not of the model.
+    """
+    images = model._check_images(real, model.vqvae_)
+    given = None
+    if generated is not None:
+        given = model._check_images(generated, model.vqvae_)
+        _refuse_unequal(len(images), len(given))
+    count, notes = count_compared(len(images), None if given is None else len(given), n)
+    asked = of_some(conditions, slice(count, 2 * count))
+    if given is None:
+        given = model.predict(
+            count, conditions=asked, seed=seed, verbose=verbose, **sampling
+        )
+    sets = _sets(model.vqvae_, images, given, count)
+    chosen = features_of(model) if features is None else list(features)
+    affine = model.vqvae_.affine_ if sets.real.ndim == 5 else None
+    found: dict[str, Any] = {"n": count, "features": {}}
+    measured: dict[str, dict] = {}
+    tasks = _tasks(model, sets, chosen, affine, found, measured, seed)
+    if generated is None and asked:
+        tasks.append(("as asked", lambda: _look_at_digits(sets, asked, found)))
+    bar = tqdm(tasks, disable=not verbose)
+    for title, task in bar:
+        bar.set_description(title)
+        task()
+    return Evaluation(found, sets, measured, affine, notes)
+
+
+def count_compared(
+    real: int, generated: int | None = None, n: int | None = None
+) -> tuple[int, list[str]]:
+    """Count how many images of each kind are compared.
+
+    Parameters
+    ----------
+    real : int
+        Real images.
+    generated : int, optional
+        Those that there are; None if they are to be made.
+    n : int, optional
+        How many the user wants.
+
+    Returns
+    -------
+    count : int
+        As many of each kind.
+    notes : list of str
+        What is to be said about it.
+
+    Raises
+    ------
+    InputError
+        If there are too few.
+    """
+    if n is not None:
+        whole("n_samples", n, LEAST)
+    if real < 2 * LEAST:
+        raise InputError(
+            f"there are {real} real images, and an evaluation needs {2 * LEAST}: half "
+            "of them to compare with, and half to say what is good; give more."
+        )
+    if generated is not None and generated < LEAST:
+        raise InputError(
+            f"there are {generated} generated images, and an evaluation needs {LEAST}; "
+            "give more."
+        )
+    limits = [real // 2, MOST] + [x for x in (generated, n) if x is not None]
+    count = min(limits)
+    said = f"{count} of the {real} real images are what all others are compared with, "
+    notes = [f"{said}and {count} others are the floor."]
+    if generated is not None and generated > count:
+        notes.append(f"Of {generated} generated images, {count} are compared.")
+    return count, notes
+
+
+def _refuse_unequal(real, generated):
+    if max(real, generated) > _MOST_RATIO * min(real, generated):
+        raise InputError(
+            f"there are {real} real and {generated} generated images, and all that can "
+            "be compared is as many as the fewer; give sets whose sizes differ less "
+            "than tenfold."
+        )
+
+
+def of_some(
+    conditions: Mapping[str, Sequence] | None, some: slice
+) -> dict[str, list] | None:
+    """Take the conditions of some images; None if there are none."""
+    if not conditions:
+        return None
+    return {name: list(values[some]) for name, values in conditions.items()}
+
+
+def _sets(vqvae, images, generated, n):
+    """Make sets of equal sizes, in [0, 1], with reconstructions."""
+    real = np.asarray(images[n : 2 * n], "float32")
+    parts = images[:n], real, generated[:n], vqvae.predict(real)
+    return Sets(*(scaled(part, vqvae) for part in parts))
+
+
+def scaled(images: np.ndarray, vqvae: Any) -> np.ndarray:
+    """Bring images from the range of the training images to [0, 1]."""
+    return np.clip(vqvae._scaled(np.asarray(images, "float32")), 0, 1)
+
+
+def _tasks(
+    model, sets, features, affine, found, measured, seed
+) -> list[tuple[str, Callable]]:
+    """List what is to be done, by what it is called; each adds to what was found."""
+
+    def compare(kind):
+        figures = measure_fidelity(sets, kind, seed)
+        said = {"version": kind.version, "says": kind.says, "figures": figures}
+        found["features"][kind.name] = said
+
+    def add(name, measure, *arguments):
+        return lambda: found.update({name: measure(*arguments)})
+
+    tasks: list[tuple[str, Callable]] = [
+        (kind.name, partial(compare, kind)) for kind in features
+    ]
+    tasks += [
+        ("variety", add("variety", measure_variety, sets, seed)),
+        ("sharpness", add("sharpness", measure_sharpness, sets, seed)),
+        (
+            "reconstruction",
+            add("reconstruction", measure_reconstruction, model.vqvae_, sets),
+        ),
+    ]
+    if affine is not None:
+        for name in ("reference", *sets.compared):
+            measure = partial(_measure, sets, name, affine, measured)
+            tasks.append((f"anatomy, {name}", measure))
+        tasks.append(("anatomy", lambda: _compare_anatomy(measured, found, seed)))
+    return tasks
+
+
+def _measure(sets, name, affine, measured):
+    """Measure the volumes of one set."""
+    volumes = getattr(sets, name)
+    tissues = anatomy.tissue_fractions(volumes).T
+    measured[name] = anatomy.measure_anatomy(volumes, affine)
+    measured[name] |= {
+        f"{tissue} tissue": values
+        for tissue, values in zip(anatomy.TISSUES, tissues, strict=True)
+    }
+
+
+def _compare_anatomy(measured, found, seed):
+    reference = measured["reference"]
+    found["anatomy"] = {
+        name: anatomy.compare(some, reference, seed)
+        for name, some in measured.items()
+        if name != "reference"
+    }
+
+
+def _look_at_digits(sets, asked, found):
+    """Ask the packaged classifier whether digits are those that were asked for."""
+    labels = asked.get("label")
+    if sets.real.shape[1:] != (28, 28, 1) or labels is None or None in labels:
+        return
+    found["as_asked"] = {
+        name: anatomy.as_asked(labels, classify(images).argmax(1))
+        for name, images in sets.compared.items()
+    }
+
+
+def as_json(found: Any) -> Any:
+    """Say figures as JSON can: intervals become dictionaries.
+
+    Parameters
+    ----------
+    found : object
+        Figures.
+
+    Returns
+    -------
+    object
+        The same, of dictionaries, lists, numbers and text.
+    """
+    if isinstance(found, Interval):
+        return found._asdict()
+    if isinstance(found, Mapping):
+        return {name: as_json(value) for name, value in found.items()}
+    if isinstance(found, list | tuple):
+        return [as_json(value) for value in found]
+    return found.tolist() if isinstance(found, np.generic | np.ndarray) else found

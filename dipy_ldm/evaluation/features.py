@@ -1,0 +1,353 @@
+"""Features in which sets of images are compared: stated, versioned, without a network.
+
+Images are ``(n, *space, channels)`` in [0, 1] here. A further kind of features is a
+:class:`Features` with a function of one's own.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+
+from dipy_ldm import distribution, persistence
+from dipy_ldm.metrics import halve
+from dipy_ldm.validation import InputError
+
+# Numbers of a sample, at most, of voxels and of latents.
+_MOST_VOXELS, _MOST_LATENTS = 4096, 512
+# Channels of the network of random weights, and what they are drawn from.
+_RANDOM_WIDTHS, _RANDOM_SEED = (8, 16, 32), 20240229
+# Images of blurred noise that tell their units, and pixels a side of these.
+_NOISE, _NOISE_SIDE = 32, 24
+# Pixels or voxels that the networks are given at once, about.
+_AT_ONCE = 2**18
+
+
+class Features(NamedTuple):
+    """What images are compared in.
+
+    Parameters
+    ----------
+    name : str
+        In a word or two.
+    version : int
+        Counted up when the same images get other features: compare figures of one
+        version only.
+    says : str
+        What it is, as a sentence.
+    of : callable
+        From images ``(n, *space, channels)`` in [0, 1] to features ``(n, *shape)``.
+    """
+
+    name: str
+    version: int
+    says: str
+    of: Callable[[np.ndarray], np.ndarray]
+
+    def compute(self, images: np.ndarray) -> np.ndarray:
+        """Return the features of images, one row each, checked.
+
+        Parameters
+        ----------
+        images : ndarray
+            ``(n, *space, channels)`` in [0, 1].
+
+        Returns
+        -------
+        ndarray
+            ``(n, features)``.
+
+        Raises
+        ------
+        InputError
+            If they are not finite, or not one row for each image.
+        """
+        found = np.asarray(self.of(images))
+        if found.ndim < 2 or len(found) != len(images):
+            raise InputError(
+                f"the features {self.name!r} must be (n, features) for n images, not "
+                f"{found.shape} for {len(images)}."
+            )
+        if not np.isfinite(found).all():
+            raise InputError(f"the features {self.name!r} have NaN or infinite values.")
+        return found.reshape(len(found), -1)
+
+
+def features_of(model: Any) -> list[Features]:
+    """Choose the features for the images of a model.
+
+    Parameters
+    ----------
+    model : LatentDiffusion
+        Fitted model.
+
+    Returns
+    -------
+    list of Features
+        The first is the one to look at first.
+    """
+    shape = tuple(model.vqvae_.shape_)
+    first = digits() if shape == (28, 28, 1) else random_network(shape)
+    return [first, voxels(), encoder(model)]
+
+
+def own(function: Callable[[np.ndarray], np.ndarray], name: str = "own") -> Features:
+    """Make features of a function.
+
+    Parameters
+    ----------
+    function : callable
+        From images ``(n, *space, channels)`` in [0, 1] to features ``(n, *shape)``.
+    name : str
+        What to call them.
+
+    Returns
+    -------
+    Features
+        To compare images in.
+    """
+    return Features(name, 1, "A function of the user's.", function)
+
+
+def voxels() -> Features:
+    """Take the voxels themselves, at a resolution that leaves at most 4096.
+
+    Returns
+    -------
+    Features
+        Of images of any size.
+    """
+    says = "Voxels, averaged over blocks until there are at most 4096."
+    return Features("voxels", 1, says, lambda x: shrunk(x, _MOST_VOXELS))
+
+
+def shrunk(images: np.ndarray, most: int) -> np.ndarray:
+    """Halve images until they have few enough numbers.
+
+    Parameters
+    ----------
+    images : ndarray
+        ``(n, *space, channels)``.
+    most : int
+        How many a side of 1 pixel does not allow for is all the same.
+
+    Returns
+    -------
+    ndarray
+        ``(n, *smaller space, channels)``, float32.
+    """
+
+    def small(image):
+        while image.size > most and min(image.shape[:-1]) > 1:
+            image = halve(image)
+        return image
+
+    # One by one: they may be mapped from a file larger than memory.
+    return np.stack([small(image) for image in images]).astype("float32")
+
+
+def encoder(model: Any) -> Features:
+    """Take the latents of a model's own autoencoder.
+
+    What the autoencoder does not see can't be found in them: they are no independent
+    judge, but the one that tells what the diffusion itself does.
+
+    Parameters
+    ----------
+    model : LatentDiffusion
+        Fitted model.
+
+    Returns
+    -------
+    Features
+        Of images of the model's shape.
+    """
+    vqvae = model.vqvae_
+    low, high = vqvae.intensity_
+
+    def of(images):
+        latents = vqvae.encode(images * np.float32(high - low) + np.float32(low))
+        return shrunk(model._scaled(latents), _MOST_LATENTS)
+
+    says = "Latents of the model's own encoder, averaged until there are at most 512."
+    return Features("encoder", 1, says, of)
+
+
+def digits() -> Features:
+    """Take the last hidden layer of a packaged classifier of handwritten digits.
+
+    It was trained by ``benchmarks/mnist_quality.py`` on the last 50,000 training digits
+    of MNIST, shifted and with dropout, and is right for 99.3 % of the test digits.
+
+    Returns
+    -------
+    Features
+        128 numbers of images ``(n, 28, 28, 1)``.
+    """
+    says = "The 128 features of a packaged classifier of MNIST (99.3 % right)."
+    return Features("classifier", 1, says, lambda x: _apply(_digits(), x)[0])
+
+
+@cache
+def _digits():
+    """Return the packaged classifier, compiled once."""
+    return _compiled(classifier())
+
+
+def classifier() -> Any:
+    """Load the packaged classifier of handwritten digits.
+
+    Returns
+    -------
+    keras.Model
+        Images ``(n, 28, 28, 1)`` in [0, 1] to features ``(n, 128)`` and probabilities
+        ``(n, 10)``.
+    """
+    path = persistence.find("digits-classifier")
+    tensors, document = persistence.load(path, "classifier")
+    network = build_classifier(document["recipe"])
+    persistence.set_weights(network, "classifier", tensors)
+    return network
+
+
+def build_classifier(recipe: dict) -> Any:
+    """Build a classifier of digits with fresh weights.
+
+    Parameters
+    ----------
+    recipe : dict
+        With ``widths`` (of two convolutions each), ``features`` and ``dropout``.
+
+    Returns
+    -------
+    keras.Model
+        Images to features and probabilities.
+    """
+    import keras
+    from keras import layers
+
+    images = keras.Input((28, 28, 1))
+    x = images
+    for width in recipe["widths"]:
+        for _ in range(2):
+            x = layers.Conv2D(width, 3, padding="same", activation="relu")(x)
+        x = layers.MaxPooling2D()(x)
+    x = layers.Flatten()(x)
+    features = layers.Dense(recipe["features"], activation="relu")(x)
+    x = layers.Dropout(recipe["dropout"])(features)
+    return keras.Model(images, [features, layers.Dense(10, activation="softmax")(x)])
+
+
+def classify(images: np.ndarray) -> np.ndarray:
+    """Tell what digits images are.
+
+    Parameters
+    ----------
+    images : ndarray
+        ``(n, 28, 28, 1)`` in [0, 1].
+
+    Returns
+    -------
+    ndarray
+        Probability of each digit, ``(n, 10)``.
+    """
+    return _apply(_digits(), images)[1]
+
+
+def random_network(shape: tuple[int, ...]) -> Features:
+    """Take what a convolutional network makes whose weights were never trained.
+
+    Random filters tell edges, texture and their scale apart, and know nothing that
+    would favour one kind of images :footcite:p:`Naeem2020`. The weights are drawn by
+    numpy from a stated seed: the same on each machine and with each version of Keras.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of an image, ``(*space, channels)``.
+
+    Returns
+    -------
+    Features
+        112 numbers: mean and standard deviation of each channel at three resolutions.
+
+    References
+    ----------
+    .. footbibliography::
+    """
+    network = _compiled(_build_random(shape))
+    known = _apply(network, _noise(shape))
+    middle, spread = known.mean(0), known.std(0)
+    says = (
+        "Means and standard deviations of the 56 channels of a convolutional network "
+        f"of random weights (numpy, seed {_RANDOM_SEED}), in units of their spread "
+        "among blurred noise."
+    )
+    return Features(
+        "random network", 1, says, lambda x: (_apply(network, x) - middle) / spread
+    )
+
+
+def _noise(shape):
+    """Return images that tell in what units features of random filters are."""
+    rng = np.random.default_rng(_RANDOM_SEED)
+    rank = len(shape) - 1
+    noise = rng.standard_normal((_NOISE, *(_NOISE_SIDE,) * rank, shape[-1]))
+    blurs = np.linspace(0.5, 3, _NOISE)
+    images = np.stack(
+        [gaussian_filter(x, [b] * rank + [0]) for x, b in zip(noise, blurs)]
+    )
+    axes = tuple(range(1, rank + 2))
+    low, high = images.min(axes, keepdims=True), images.max(axes, keepdims=True)
+    return (images - low) / (high - low)
+
+
+def _build_random(shape):
+    import keras
+    from keras import layers, ops
+
+    rank = len(shape) - 1
+    rng = np.random.default_rng(_RANDOM_SEED)
+    conv = {2: layers.Conv2D, 3: layers.Conv3D}[rank]
+    pool = {2: layers.AveragePooling2D, 3: layers.AveragePooling3D}[rank]
+    images = keras.Input((*(None,) * rank, shape[-1]))
+    x, found, convolutions = images, [], []
+    for width in _RANDOM_WIDTHS:
+        convolutions.append(conv(width, 3, padding="same"))
+        # Both signs of an edge count, as both are there.
+        x = layers.Activation(ops.abs)(convolutions[-1](x))
+        found += [_pooled(x, ops.mean, rank), _pooled(x, ops.std, rank)]
+        x = pool(2, padding="same")(x)
+    network = keras.Model(images, layers.Concatenate()(found))
+    widths = pairwise((shape[-1], *_RANDOM_WIDTHS))
+    for layer, (before, width) in zip(convolutions, widths, strict=True):
+        kernel = rng.standard_normal((*(3,) * rank, before, width))
+        if layer is convolutions[0]:  # edges, not brightness, which voxels tell
+            kernel -= kernel.mean(tuple(range(rank)), keepdims=True)
+        kernel *= np.sqrt(2 / (3**rank * before))
+        layer.set_weights([kernel.astype("float32"), np.zeros(width, "float32")])
+    return network
+
+
+def _pooled(x, statistic, rank):
+    from keras import layers
+
+    axes = tuple(range(1, rank + 1))
+    return layers.Lambda(lambda y: statistic(y, axes), output_shape=(x.shape[-1],))(x)
+
+
+def _compiled(network):
+    return distribution.compiled(lambda x: network(x), network.inputs)
+
+
+def _apply(run, images):
+    """Let a compiled network look at images, a part of them at once."""
+    size = max(1, _AT_ONCE // int(np.prod(images.shape[1:-1])))
+    starts = range(0, len(images), size)
+    parts = [run(np.asarray(images[i : i + size], "float32")) for i in starts]
+    if not isinstance(parts[0], list):
+        return np.concatenate(parts)
+    return [np.concatenate(some) for some in zip(*parts)]

@@ -1,0 +1,202 @@
+"""How like real images samples are, and how varied, beside what they could be.
+
+Every figure is measured three times, each time against the same real images and with
+the same number: of generated images, of further real ones (the *floor*: nothing can be
+nearer than real to real) and of reconstructions of these (the *ceiling*: samples are
+decoded, and can't be sharper than what is decoded).
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from dipy_ldm.evaluation.features import Features
+from dipy_ldm.metrics import (
+    Interval,
+    bootstrap,
+    frechet_distance,
+    kernel_distance,
+    multiscale_ssim,
+    neighbourhoods,
+    subsample,
+)
+from dipy_ldm.validation import InputError
+
+# Which neighbour balls reach to, as in the paper on density and coverage.
+K = 5
+# With fewer, a ball of five neighbours is most of the set.
+LEAST = 4 * K
+# Features up to which a covariance, and intervals of it, take seconds.
+_MOST_COVARIANCE = 256
+_FRECHET_RESAMPLES = 40
+# Pairs of images that are compared for their variety.
+_PAIRS = 400
+
+
+class Sets(NamedTuple):
+    """Images to be compared, as many of each kind, ``(n, *space, channels)`` in [0, 1].
+
+    ``reference`` and ``real`` are different real ones, ``reconstructed`` is made of
+    ``real``, and ``generated`` of noise.
+    """
+
+    reference: np.ndarray
+    real: np.ndarray
+    generated: np.ndarray
+    reconstructed: np.ndarray
+
+    @property
+    def compared(self):
+        """What is measured against the reference, by what it is."""
+        return {
+            "generated": self.generated,
+            "real": self.real,
+            "reconstructed": self.reconstructed,
+        }
+
+
+def measure_fidelity(sets: Sets, features: Features, seed: int = 0) -> dict[str, dict]:
+    """Compare all sets with the reference in some features.
+
+    Parameters
+    ----------
+    sets : Sets
+        The images.
+    features : Features
+        What they are compared in.
+    seed : int
+        Of the bootstrap.
+
+    Returns
+    -------
+    dict of str to dict
+        Figures of each set, as of :func:`distances`.
+
+    Raises
+    ------
+    InputError
+        If there are too few images.
+    """
+    reference = features.compute(sets.reference)
+    return {
+        name: distances(reference, features.compute(images), seed)
+        for name, images in sets.compared.items()
+    }
+
+
+def distances(
+    real: np.ndarray, fake: np.ndarray, seed: int = 0
+) -> dict[str, Interval | None]:
+    """Measure how far samples are from real images, and how varied they are.
+
+    Parameters
+    ----------
+    real, fake : ndarray
+        Features, ``(n, features)``, as many of both.
+    seed : int
+        Of the bootstrap.
+
+    Returns
+    -------
+    dict of str to Interval or None
+        ``kernel``, ``frechet`` (None with fewer samples than features, or more than 256
+        features), ``precision``, ``recall``, ``density`` and ``coverage``.
+
+    Raises
+    ------
+    InputError
+        If there are too few images.
+    """
+    if min(len(real), len(fake)) < LEAST:
+        raise InputError(
+            f"figures of {min(len(real), len(fake))} images would be chance alone; "
+            f"give at least {LEAST} of each kind."
+        )
+    far: dict[str, Interval | None] = {
+        "kernel": kernel_distance(real, fake, seed=seed),
+        "frechet": _frechet(real, fake, seed),
+    }
+    n = min(len(real), len(fake))
+    near = subsample(_shares, real[:n], fake[:n], seed=seed)
+    names = ("precision", "recall", "density", "coverage")
+    return far | dict(zip(names, near, strict=True))
+
+
+def _shares(real, fake):
+    """Return precision, recall, density and coverage."""
+    of_fake, of_real, covered = neighbourhoods(real, fake, K)
+    counted = of_fake > 0, covered > 0, of_fake / K, of_real > 0
+    return [float(np.mean(some)) for some in counted]
+
+
+def _frechet(real, fake, seed):
+    size = real.shape[1]
+    if size > _MOST_COVARIANCE or size >= min(len(real), len(fake)):
+        return None
+    resamples = _FRECHET_RESAMPLES
+    return bootstrap(frechet_distance, real, fake, resamples=resamples, seed=seed)
+
+
+def measure_variety(sets: Sets, seed: int = 0) -> dict[str, Interval]:
+    """Say how alike the images of each set are among themselves.
+
+    Parameters
+    ----------
+    sets : Sets
+        The images.
+    seed : int
+        Of the pairs.
+
+    Returns
+    -------
+    dict of str to Interval
+        Mean multi-scale similarity of pairs. Samples that are more alike than real
+        images vary too little.
+    """
+    return {name: pair_similarity(x, seed) for name, x in sets.compared.items()}
+
+
+def pair_similarity(images: np.ndarray, seed: int = 0) -> Interval:
+    """Measure the mean multi-scale similarity of random pairs of a set.
+
+    Parameters
+    ----------
+    images : ndarray
+        ``(n, *space, channels)`` in [0, 1].
+    seed : int
+        Of the pairs.
+
+    Returns
+    -------
+    Interval
+        Of at most 400 pairs, in which all images are equally often.
+    """
+    order = np.random.default_rng(seed).permutation(len(images))
+    # Round in a circle: nothing meets itself.
+    pairs = list(zip(order, np.roll(order, 1), strict=True))[:_PAIRS]
+    found = [multiscale_ssim(images[[i]], images[[j]])[0] for i, j in pairs]
+    return bootstrap(np.mean, found, seed=seed)
+
+
+def outside(figures: Mapping[str, Mapping[str, Interval | None]], name: str) -> bool:
+    """Say whether a figure of generated images is worse than of real ones.
+
+    Parameters
+    ----------
+    figures : dict of str to dict
+        As of :func:`measure_fidelity`.
+    name : str
+        Of the figure.
+
+    Returns
+    -------
+    bool
+        True if the intervals do not overlap, on the wrong side.
+    """
+    generated, real = figures["generated"][name], figures["real"][name]
+    if generated is None or real is None:
+        return False
+    if name in ("kernel", "frechet"):
+        return generated.low > real.high
+    return generated.high < real.low

@@ -1,0 +1,209 @@
+"""Features learnt so that a patient stays near, however the copy was changed."""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import linalg, ndimage
+
+from dipy_ldm.evaluation.features import Features, shrunk
+
+# Numbers of a sample before, and after what was learnt.
+_SMALL, _MOST, _KEPT = 32768, 4096, 32
+# Training images that it is learnt from, and copies of each.
+_IMAGES, _COPIES = 400, 4
+# What copies are changed by: degrees, voxels, exponents, noise, and blur in voxels.
+_TURN, _MOVE, _GAMMA, _NOISE, _BLUR = 5.0, 1.5, (0.6, 1.6), 0.03, 0.8
+# Of the directions that hardly vary, which would be divided by nothing.
+_RIDGE = 0.05
+
+
+class Projection(NamedTuple):
+    """What was learnt: the mean of the descriptors, and the directions that tell."""
+
+    mean: np.ndarray
+    directions: np.ndarray
+
+    def of(self, images: np.ndarray) -> np.ndarray:
+        """Return features of images.
+
+        Parameters
+        ----------
+        images : ndarray
+            ``(n, *space, channels)`` in [0, 1].
+
+        Returns
+        -------
+        ndarray
+            ``(n, 32)`` or fewer, in units of what a changed copy is off by.
+        """
+        return (describe(images) - self.mean) @ self.directions
+
+
+def choose_images(n: int, seed: int = 0) -> list[int]:
+    """Choose the training images that features are learnt from.
+
+    Parameters
+    ----------
+    n : int
+        How many there are.
+    seed : int
+        Of the draw.
+
+    Returns
+    -------
+    list of int
+        Numbers of at most 400.
+    """
+    drawn = np.random.default_rng(seed).permutation(n)[:_IMAGES]
+    return sorted(drawn.tolist())
+
+
+def small(images: np.ndarray) -> np.ndarray:
+    """Halve images until they are small enough to be changed many times.
+
+    Parameters
+    ----------
+    images : ndarray
+        ``(n, *space, channels)``.
+
+    Returns
+    -------
+    ndarray
+        Images of at most 32,768 numbers.
+    """
+    return shrunk(images, _SMALL)
+
+
+def learn_invariant(images: np.ndarray, seed: int = 0) -> Features:
+    """Learn features that tell training images apart, and not an image from its copies.
+
+    A linear discriminant :footcite:p:`Fisher1936` with a class for each image: of the
+    principal components of the images those directions are kept in which images differ
+    most for how far copies of one differ, which were turned by up to 5 degrees, moved,
+    blurred, noised and given another contrast. That a mirror image has the same
+    features is by construction.
+
+    Parameters
+    ----------
+    images : ndarray
+        Training images, ``(n, *space, channels)`` in [0, 1]; as of :func:`small`, for
+        time and memory.
+    seed : int
+        Of the changes.
+
+    Returns
+    -------
+    Features
+        At most 32 numbers.
+
+    References
+    ----------
+    .. footbibliography::
+    """
+    rng = np.random.default_rng(seed)
+    found = describe(images)
+    mean = found.mean(0)
+    _, spread, components = np.linalg.svd(found - mean, full_matrices=False)
+    # With all of them, each image would be told by its noise alone.
+    told = int(np.count_nonzero(spread > 1e-6 * spread[0]))
+    count = max(1, min(told, len(images) // 2))
+    components = components[:count].T
+    off = [_changed(images, rng) - found for _ in range(_COPIES)]
+    within = np.concatenate(off) @ components
+    within = within.T @ within / len(within)
+    between = np.diag(spread[:count] ** 2 / len(images))
+    within += _RIDGE * np.trace(within) / count * np.eye(count) + 1e-12 * between
+    # Vectors for which the copies differ by 1, from those that tell most.
+    _, vectors = linalg.eigh(between, within)
+    directions = components @ vectors[:, ::-1][:, :_KEPT]
+    says = (
+        "Linear discriminant of the training images against copies that were mirrored, "
+        "turned, moved, blurred, noised and given another contrast."
+    )
+    return Features("invariant", 1, says, Projection(mean, directions).of)
+
+
+def describe(images: np.ndarray) -> np.ndarray:
+    """Describe images so that mirror images are described alike.
+
+    By the mean of an image and its mirror image, and by the size of their difference.
+
+    Parameters
+    ----------
+    images : ndarray
+        ``(n, *space, channels)``, mirrored along the first axis of volumes, which is
+        from left to right, and along the rows of images.
+
+    Returns
+    -------
+    ndarray
+        ``(n, features)``, of mean 0 and variance 1 in each image: brightness and
+        linear contrast make no difference.
+    """
+    some = _standard(shrunk(images, _MOST))
+    mirrored = np.flip(some, 2 if some.ndim == 4 else 1)
+    parts = (some + mirrored) / 2, np.abs(some - mirrored) / 2
+    return np.concatenate([part.reshape(len(part), -1) for part in parts], 1)
+
+
+def _standard(images):
+    axes = tuple(range(1, images.ndim))
+    centred = images - images.mean(axes, keepdims=True)
+    return centred / np.maximum(centred.std(axes, keepdims=True), 1e-6)
+
+
+def _changed(images, rng):
+    """Describe a changed copy of each image."""
+    return describe(np.stack([change(image, rng) for image in images]))
+
+
+def change(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Make a copy that a model might make of a patient.
+
+    Parameters
+    ----------
+    image : ndarray
+        ``(*space, channels)`` in [0, 1].
+    rng : numpy.random.Generator
+        Draws the changes.
+
+    Returns
+    -------
+    ndarray
+        Turned, moved, blurred, of another contrast, and with noise.
+    """
+    rank = image.ndim - 1
+    turn = _rotation(rng.uniform(-_TURN, _TURN, 3 if rank == 3 else 1))
+    middle = (np.array(image.shape[:-1]) - 1) / 2
+    offset = middle - turn @ middle + rng.uniform(-_MOVE, _MOVE, rank)
+    blur = rng.uniform(0, _BLUR)
+    moved = np.stack(
+        [
+            ndimage.gaussian_filter(
+                ndimage.affine_transform(
+                    image[..., c], turn, offset, order=1, mode="nearest"
+                ),
+                blur,
+            )
+            for c in range(image.shape[-1])
+        ],
+        -1,
+    )
+    contrast = np.clip(moved, 0, 1) ** np.exp(rng.uniform(*np.log(_GAMMA)))
+    return contrast + rng.uniform(0, _NOISE) * rng.standard_normal(image.shape)
+
+
+def _rotation(degrees):
+    """Return a rotation about one axis of a plane or three of space."""
+    radians = np.radians(degrees)
+    if len(radians) == 1:
+        (c,), (s,) = np.cos(radians), np.sin(radians)
+        return np.array([[c, -s], [s, c]])
+    turn = np.eye(3)
+    for axis, angle in enumerate(radians):
+        i, j = (k for k in range(3) if k != axis)
+        one = np.eye(3)
+        one[i, i] = one[j, j] = np.cos(angle)
+        one[i, j], one[j, i] = -np.sin(angle), np.sin(angle)
+        turn = turn @ one
+    return turn

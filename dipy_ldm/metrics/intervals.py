@@ -1,0 +1,205 @@
+"""How far a figure can be trusted: intervals of it."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from dipy_ldm.validation import InputError, at_least, whole
+
+
+class Interval(NamedTuple):
+    """A figure, and the bounds between which it is confidently."""
+
+    value: float
+    low: float
+    high: float
+
+
+def bootstrap(
+    statistic: Callable[..., float],
+    *samples: npt.ArrayLike,
+    resamples: int = 200,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Say how far a figure would change if the samples were drawn anew.
+
+    The bootstrap :footcite:p:`Efron1993`: the figure of samples that are drawn, with
+    replacement, from the given ones. Distances of resampled sets are too large by what
+    chance adds twice, so that the interval is as wide as the middle of the resampled
+    figures, but lies around the figure as these lie around their own median.
+
+    Parameters
+    ----------
+    statistic : callable
+        From samples to a figure. Of what depends on nearest neighbours, resample the
+        figure of each sample: one that is drawn twice is its own neighbour.
+    *samples : array_like
+        Samples, ``(n, *shape)``; each set is resampled by itself.
+    resamples : int
+        How often.
+    confidence : float
+        Share of the resampled figures that the interval holds, between 0 and 1.
+    seed : int
+        Of the draws.
+
+    Returns
+    -------
+    Interval
+        The figure of the samples themselves, and its bounds.
+
+    Raises
+    ------
+    InputError
+        If a set has fewer than two samples, or a number makes no sense.
+
+    References
+    ----------
+    .. footbibliography::
+    """
+    whole("resamples", resamples, 2)
+    sets = [np.asarray(some) for some in samples]
+    for some in sets:
+        at_least("the number of samples", len(some), 2)
+
+    def of_rows(*rows):
+        return statistic(*(some[r] for some, r in zip(sets, rows, strict=True)))
+
+    value = float(statistic(*sets))
+    # Of rows and not of the samples, which scipy would take apart.
+    found = stats.bootstrap(
+        tuple(np.arange(len(some)) for some in sets),
+        of_rows,
+        n_resamples=resamples,
+        vectorized=False,
+        method="percentile",
+        confidence_level=_checked(confidence),
+        rng=np.random.default_rng(seed),
+    ).bootstrap_distribution
+    return around(value, found, confidence)
+
+
+def subsample(
+    statistic: Callable[..., npt.ArrayLike],
+    *samples: npt.ArrayLike,
+    most: int = 500,
+    resamples: int = 100,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> list[Interval]:
+    """Say how far figures of nearest neighbours would change, were samples drawn anew.
+
+    They can't be bootstrapped: a sample that is drawn twice would be its own neighbour.
+    Half of the samples are drawn instead, none of them twice, or fewer of large sets,
+    and the spread of their figures is scaled to sets of all samples
+    :footcite:p:`Politis1994`.
+
+    Parameters
+    ----------
+    statistic : callable
+        From samples to figures, ``(figures,)``.
+    *samples : array_like
+        Samples, ``(n, *shape)``, as many in each set.
+    most : int
+        Samples that are drawn at most.
+    resamples : int
+        How often.
+    confidence : float
+        Share of the resampled figures that an interval holds.
+    seed : int
+        Of the draws.
+
+    Returns
+    -------
+    list of Interval
+        Figures of the samples themselves, and their bounds.
+
+    Raises
+    ------
+    InputError
+        If sets differ in size, or a number makes no sense.
+
+    References
+    ----------
+    .. footbibliography::
+    """
+    whole("resamples", resamples, 2)
+    sets = [np.asarray(some) for some in samples]
+    n = at_least("the number of samples", min(map(len, sets)), 4)
+    if max(map(len, sets)) > n:
+        raise InputError("give sets of equal sizes.")
+    size, rng = min(n // 2, most), np.random.default_rng(seed)
+    values = np.asarray(statistic(*sets), float)
+    drawn = (
+        statistic(*(some[rng.permutation(n)[:size]] for some in sets))
+        for _ in range(resamples)
+    )
+    found = np.array([np.asarray(figures, float) for figures in drawn])
+    # Figures of so many vary more than those of n, and less for being of a part of n.
+    centred = (found - np.median(found, axis=0)) * np.sqrt(size / (n - size))
+    return [
+        around(float(value), value + spread, confidence)
+        for value, spread in zip(values, centred.T, strict=True)
+    ]
+
+
+def around(value: float, resampled: npt.ArrayLike, confidence: float) -> Interval:
+    """Put the spread of resampled figures around a figure.
+
+    Parameters
+    ----------
+    value : float
+        The figure.
+    resampled : array_like
+        The same of resampled sets.
+    confidence : float
+        Share of them that the interval holds.
+
+    Returns
+    -------
+    Interval
+        The figure and its bounds.
+    """
+    tail = (1 - _checked(confidence)) / 2
+    low, middle, high = np.quantile(np.asarray(resampled), [tail, 0.5, 1 - tail])
+    return Interval(value, float(value + low - middle), float(value + high - middle))
+
+
+def binomial(count: int, n: int, confidence: float = 0.95) -> Interval:
+    """Give the exact interval of a share :footcite:p:`Clopper1934`.
+
+    Parameters
+    ----------
+    count, n : int
+        How many of how many.
+    confidence : float
+        Probability that the interval holds the true share is at least this.
+
+    Returns
+    -------
+    Interval
+        Share and its bounds, from 0 to 1.
+
+    Raises
+    ------
+    InputError
+        If a number makes no sense.
+
+    References
+    ----------
+    .. footbibliography::
+    """
+    whole("n", n, 1)
+    whole("count", count, 0)
+    test = stats.binomtest(min(count, n), n)
+    low, high = test.proportion_ci(_checked(confidence), method="exact")
+    return Interval(count / n, float(low), float(high))
+
+
+def _checked(confidence):
+    if not 0 < confidence < 1:
+        raise InputError(f"confidence must lie between 0 and 1, not {confidence}.")
+    return confidence

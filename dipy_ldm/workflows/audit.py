@@ -1,0 +1,129 @@
+"""The workflow behind ``dipy_audit_ldm``."""
+
+import time
+
+from dipy.workflows.workflow import Workflow
+
+from dipy_ldm import persistence
+from dipy_ldm.workflows import restoring
+from dipy_ldm.workflows.evaluate import json_and_page, settled
+from dipy_ldm.workflows.judged import read_for
+from dipy_ldm.workflows.quiet import quiet_start
+from dipy_ldm.workflows.volumes import provenance
+
+
+class AuditLDMFlow(Workflow):
+    """Look for training images among what a latent diffusion model generates."""
+
+    found_copies = False
+
+    @classmethod
+    def get_short_name(cls):
+        """Return the prefix of the workflow's options in combined workflows."""
+        return "audit_ldm"
+
+    def run(
+        self,
+        model_file,
+        train_files=None,
+        held_out=None,
+        generated_files=None,
+        n_samples=None,
+        sampler="dpm++",
+        steps=None,
+        eta=0.0,
+        guidance=None,
+        seed=0,
+        batch_size=None,
+        channels=False,
+        devices=None,
+        out_dir="",
+        out_audit="audit",
+    ):
+        """Look for training images among what a latent diffusion model generates.
+
+        Each generated image is compared with all training images, and so are held-out
+        ones: in voxels, in latents, and in learnt features that flips and small
+        motions do not change. Writes all figures (.json) and a page with the most
+        suspicious pairs (.html). The exit status is 1 if there are copies beyond
+        chance. A pass proves nothing.
+
+        Parameters
+        ----------
+        model_file : string or Path
+            A model file that dipy_train_ldm wrote, or the word mnist for the
+            packaged model of handwritten digits.
+        train_files : variable string or Path, optional
+            All images that the model was trained on: NIfTI volumes, folders, wildcards
+            or lists of them, or arrays (.npy, .npz) and PNG files for a model of
+            images, or the word mnist for the training digits.
+        held_out : variable string or Path, optional
+            Images of other subjects, 20 at least and better hundreds, or the word mnist
+            for the test digits.
+        generated_files : variable string or Path, optional
+            What the model generated, such as what shall be published. None is for
+            generating now, as many as there are held-out images; a model with
+            conditions is asked for those of the training images.
+        n_samples : int, optional
+            Images of each kind that are compared. None is for as many as there are, up
+            to 2000.
+        sampler : string, optional
+            How to walk back from noise: ddpm, ddim or dpm++.
+        steps : int, optional
+            Calls of the network for each sample. None is for the usual number.
+        eta : float, optional
+            Share of fresh noise in each step of ddim, from 0 to 1.
+        guidance : float, optional
+            How far to follow the network away from its smaller guide. None is for 2, or
+            1 for volumes.
+        seed : int, optional
+            Seed of the noise, and of all that is drawn.
+        batch_size : int, optional
+            Images that are generated at once. None is for as many as memory surely
+            allows.
+        channels : bool, optional
+            Take the fourth axis of the files for channels.
+        devices : variable string, optional
+            Device of this machine to use, such as GPU:1 or CPU:0. None is for the first
+            GPU or, where there is none, for the processor.
+        out_dir : string or Path, optional
+            Output directory.
+        out_audit : string, optional
+            Stem of the names of the files.
+        """
+        start = time.monotonic()
+        outputs = json_and_page(self, model_file, out_dir, out_audit=out_audit)
+        path = persistence.find(model_file)
+        document = persistence.read_document(path, "latent_diffusion")
+        train = read_for(
+            document, train_files, "train_files", split="train", channels=channels
+        )
+        others = read_for(document, held_out, "held_out", channels=channels)
+        generated = generated_files and read_for(
+            document, generated_files, "generated_files", channels=channels
+        )
+        with quiet_start():
+            from dipy_ldm.workflows import judgement
+
+        model, place = restoring.load(path, devices, None)
+        judgement.refuse_known(model, train, others)
+        options = {"sampler": sampler, "steps": steps, "eta": eta, "guidance": guidance}
+        facts = provenance(
+            path,
+            Seed=seed,
+            TrainFiles=list(map(str, train_files)),
+            HeldOutFiles=list(map(str, held_out)),
+        )
+        if generated:
+            facts["GeneratedFiles"] = list(map(str, generated_files))
+        else:
+            options = settled(model, options, seed=seed, batch_size=batch_size)
+            facts |= {name.capitalize(): value for name, value in options.items()}
+            options["batch_size"] = batch_size
+        found = judgement.audit_on(
+            place, model, (train, others, generated), options, n=n_samples, seed=seed
+        )
+        facts["Seconds"] = round(time.monotonic() - start, 1)
+        figures, html = judgement.audit_outputs(found, model, train, facts)
+        judgement.write(outputs, facts | {"Notes": found.notes} | figures, html)
+        self.found_copies = bool(found.found_copies)

@@ -1,0 +1,189 @@
+"""The workflow behind ``dipy_evaluate_ldm``."""
+
+from pathlib import Path
+import time
+from typing import Any
+
+from dipy.workflows.workflow import Workflow
+
+from dipy_ldm import persistence
+from dipy_ldm.validation import InputError
+from dipy_ldm.workflows import restoring
+from dipy_ldm.workflows.judged import read_for
+from dipy_ldm.workflows.outputs import output_paths, refuse_overwriting
+from dipy_ldm.workflows.quiet import quiet_start
+from dipy_ldm.workflows.volumes import provenance
+
+
+class EvaluateLDMFlow(Workflow):
+    """Judge what a latent diffusion model generates beside real images."""
+
+    @classmethod
+    def get_short_name(cls):
+        """Return the prefix of the workflow's options in combined workflows."""
+        return "evaluate_ldm"
+
+    def run(
+        self,
+        model_file,
+        real_files=None,
+        generated_files=None,
+        measurements=None,
+        n_samples=None,
+        sampler="dpm++",
+        steps=None,
+        eta=0.0,
+        guidance=None,
+        seed=0,
+        batch_size=None,
+        channels=False,
+        devices=None,
+        out_dir="",
+        out_evaluation="evaluation",
+    ):
+        """Judge what a latent diffusion model generates beside real images.
+
+        Writes all figures (.json) and a page with pictures that explains them (.html),
+        one file that needs no network. Each figure stands beside that of real images
+        and that of reconstructions.
+
+        Parameters
+        ----------
+        model_file : string or Path
+            A model file that dipy_train_ldm wrote, or the word mnist for the
+            packaged model of handwritten digits.
+        real_files : variable string or Path, optional
+            Images that the model was not trained on, 40 at least: NIfTI volumes,
+            folders, wildcards or lists of them, or arrays (.npy, .npz) and PNG files
+            for a model of images, or the word mnist for the test digits. They are
+            brought to the grid of the model. Half of them is what all others are
+            compared with.
+        generated_files : variable string or Path, optional
+            What the model generated. None is for generating now, half as many as there
+            are real images; a model with conditions is asked for those that tables
+            around the real files tell.
+        measurements : string or Path, optional
+            A list (.tsv or .csv) of generated volumes with a column for each condition
+            that was measured on them, by tools of yours. What was asked for is in the
+            JSON files beside the volumes.
+        n_samples : int, optional
+            Images of each kind that are compared. None is for as many as there are, up
+            to 5000.
+        sampler : string, optional
+            How to walk back from noise: ddpm, ddim or dpm++.
+        steps : int, optional
+            Calls of the network for each sample. None is for the usual number.
+        eta : float, optional
+            Share of fresh noise in each step of ddim, from 0 to 1.
+        guidance : float, optional
+            How far to follow the network away from its smaller guide. None is for 2, or
+            1 for volumes.
+        seed : int, optional
+            Seed of the noise, and of all that is drawn.
+        batch_size : int, optional
+            Images that are generated at once. None is for as many as memory surely
+            allows.
+        channels : bool, optional
+            Take the fourth axis of the files for channels.
+        devices : variable string, optional
+            Device of this machine to use, such as GPU:1 or CPU:0. None is for the first
+            GPU or, where there is none, for the processor.
+        out_dir : string or Path, optional
+            Output directory.
+        out_evaluation : string, optional
+            Stem of the names of the files.
+        """
+        start = time.monotonic()
+        names = {"out_evaluation": out_evaluation}
+        outputs = json_and_page(self, model_file, out_dir, **names)
+        path = persistence.find(model_file)
+        document = persistence.read_document(path, "latent_diffusion")
+        if measurements is not None and not generated_files:
+            raise InputError(
+                "`measurements` are of generated volumes; give these, too, as "
+                "`generated_files`."
+            )
+        real = read_for(document, real_files, "real_files", channels=channels)
+        generated = generated_files and read_for(
+            document, generated_files, "generated_files", channels=channels
+        )
+        with quiet_start():
+            from dipy_ldm.workflows import judgement
+
+        followed = judgement.read_measurements(document, measurements)
+        model, place = restoring.load(path, devices, None)
+        options = {"sampler": sampler, "steps": steps, "eta": eta, "guidance": guidance}
+        facts = provenance(path, Seed=seed, RealFiles=list(map(str, real_files)))
+        if generated:
+            facts["GeneratedFiles"] = list(map(str, generated_files))
+        else:
+            options = settled(model, options, seed=seed, batch_size=batch_size)
+            facts |= {name.capitalize(): value for name, value in options.items()}
+            options["batch_size"] = batch_size
+        found = judgement.evaluate_on(
+            place, model, real, generated, options, n=n_samples, seed=seed
+        )
+        facts["Seconds"] = round(time.monotonic() - start, 1)
+        figures, html = judgement.evaluation_outputs(found, facts, followed)
+        judgement.write(outputs, facts | {"Notes": found.notes} | figures, html)
+
+
+def settled(model: Any, options: dict, **further: Any) -> dict:
+    """Choose the usual steps and guidance where none are given, and check all.
+
+    Parameters
+    ----------
+    model : LatentDiffusion
+        Fitted model.
+    options : dict
+        ``sampler``, ``steps``, ``eta`` and ``guidance``.
+    **further
+        More of :meth:`dipy_ldm.LatentDiffusion.check_sampling`.
+
+    Returns
+    -------
+    dict
+        The same, without None.
+
+    Raises
+    ------
+    InputError
+        If nothing could be generated with them.
+    """
+    options = dict(options)
+    if options["steps"] is None:
+        options["steps"] = model.default_steps(options["sampler"])
+    if options["guidance"] is None:
+        options["guidance"] = model.default_guidance
+    model.check_sampling(**options, **further)
+    return options
+
+
+def json_and_page(
+    flow: Any, model_file: str | Path, out_dir: str | Path, **name: str
+) -> list[Path]:
+    """Name both outputs, and refuse to overwrite them unasked.
+
+    Parameters
+    ----------
+    flow : dipy.workflows.workflow.Workflow
+        Workflow that knows whether to force.
+    model_file, out_dir : str or Path
+        As of :func:`dipy_ldm.workflows.outputs.output_paths`.
+    **name : str
+        Stem, by the parameter's name.
+
+    Returns
+    -------
+    list of Path
+        A JSON file and a page.
+
+    Raises
+    ------
+    InputError
+        If they are there, or can't be written.
+    """
+    (stem,) = output_paths(flow, model_file, out_dir, **name)
+    paths = [stem.with_name(f"{stem.name}{end}") for end in (".json", ".html")]
+    refuse_overwriting(flow, paths)
+    return paths

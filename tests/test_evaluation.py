@@ -1,0 +1,247 @@
+"""What evaluations say of sets of which the answer is known."""
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from dipy_ldm.data import load_mnist
+from dipy_ldm.evaluation import anatomy
+from dipy_ldm.evaluation.evaluate import as_json, count_compared, evaluate
+from dipy_ldm.evaluation.features import (
+    classify,
+    digits,
+    encoder,
+    features_of,
+    own,
+    random_network,
+    shrunk,
+    voxels,
+)
+from dipy_ldm.evaluation.fidelity import (
+    Sets,
+    distances,
+    measure_fidelity,
+    measure_variety,
+    outside,
+)
+from dipy_ldm.evaluation.sharpness import measure_sharpness
+from dipy_ldm.evaluation.summary import conclude, write_page
+from dipy_ldm.metrics import Interval
+from dipy_ldm.validation import InputError
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def balls(n, seed, shape=(16, 15, 14)):
+    """Draw soft balls of different sizes and places, in [0, 1]."""
+    rng = np.random.default_rng(seed)
+    centre = np.array(shape) / 2 + rng.uniform(-2, 2, (n, 1, 1, 1, 3))
+    radius = rng.uniform(3, 5, (n, 1, 1, 1))
+    distance = np.linalg.norm(np.stack(np.indices(shape), -1) - centre, axis=-1)
+    return np.float32(1 / (1 + np.exp(distance - radius)))[..., None]
+
+
+@pytest.fixture(scope="module")
+def sets():
+    real = balls(40, 1)
+    blurred = np.stack([gaussian_filter(x, [2, 2, 2, 0]) for x in real])
+    return Sets(balls(40, 0), real, balls(40, 2), blurred)
+
+
+def test_the_packaged_classifier_knows_digits():
+    images, labels = load_mnist("test")
+    assert np.mean(classify(images[:2000]).argmax(1) == labels[:2000]) > 0.985
+    assert digits().compute(images[:3]).shape == (3, 128)
+
+
+@pytest.mark.parametrize("shape", [(20, 17, 1), (12, 11, 10, 2)])
+def test_random_features_are_the_same_everywhere(shape, rng):
+    images = rng.uniform(size=(3, *shape)).astype("float32")
+    found = random_network(shape).compute(images)
+    assert found.shape == (3, 112)
+    np.testing.assert_allclose(random_network(shape).compute(images), found, rtol=1e-4)
+    # In units of their spread among blurred noise.
+    assert 0.01 < np.abs(found).mean() < 100
+
+
+def test_random_features_tell_blur_and_few_others(sets):
+    features = random_network(sets.real.shape[1:])
+    found = measure_fidelity(sets, features)
+    assert outside({"generated": found["reconstructed"]} | found, "kernel") is False
+    assert found["reconstructed"]["kernel"].low > found["real"]["kernel"].high
+    assert not outside(found, "kernel")
+
+
+def test_random_weights_do_not_change():
+    # Numbers of an earlier run: other features need another version.
+    image = np.linspace(0, 1, 16**2).reshape(1, 16, 16, 1).astype("float32") ** 2
+    features = random_network((16, 16, 1))
+    assert features.version == 1
+    first = features.compute(image)[0, [0, 20, 60, 111]]
+    np.testing.assert_allclose(first, RANDOM, rtol=1e-3)
+
+
+RANDOM = [-0.8648, -1.7464, -0.6607, 2.2446]
+
+
+def test_shrunk_halves_until_it_is_small(rng):
+    images = rng.uniform(size=(2, 33, 16, 8, 1))
+    small = shrunk(images, 4096)
+    assert small.shape == (2, 16, 8, 4, 1)
+    np.testing.assert_allclose(
+        small[0, 0, 0, 0, 0], images[0, :2, :2, :2].mean(), rtol=1e-5
+    )
+    assert voxels().compute(images[:, :4, :4, :4]).shape == (2, 64)
+
+
+def test_the_encoder_is_that_of_the_model(diffusion, blobs):
+    low, high = diffusion.vqvae_.intensity_
+    found = encoder(diffusion).compute((blobs - low) / (high - low))
+    latents = diffusion._scaled(diffusion.vqvae_.encode(blobs))
+    np.testing.assert_allclose(found, latents.reshape(len(blobs), -1), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x: x.mean(), "must be \\(n, features\\) for n images, not \\(\\)"),
+        (lambda x: x[:2], "for 3"),
+        (lambda x: np.full((3, 2), np.nan), "NaN"),
+    ],
+    ids=["number", "fewer", "not finite"],
+)
+def test_features_of_ones_own_are_checked(function, message):
+    with pytest.raises(InputError, match=message):
+        own(function).compute(np.zeros((3, 4, 4, 1)))
+
+
+def test_two_samples_of_one_gaussian_are_at_the_floor(rng):
+    a, b, c = rng.standard_normal((3, 200, 8))
+    found = {"generated": distances(a, b), "real": distances(a, c)}
+    assert not any(outside(found, name) for name in found["real"])
+    assert found["generated"]["frechet"].value == pytest.approx(0.3, abs=0.2)
+
+
+def test_shifted_and_narrow_gaussians_are_told(rng):
+    a, b, c = rng.standard_normal((3, 300, 6))
+    floor = distances(a, c)
+    shifted = {"generated": distances(a, b + 1), "real": floor}
+    assert shifted["generated"]["frechet"].value == pytest.approx(6, rel=0.15)
+    assert outside(shifted, "kernel") and outside(shifted, "precision")
+    narrow = {"generated": distances(a, b / 3), "real": floor}
+    assert outside(narrow, "recall") and outside(narrow, "coverage")
+    assert not outside(narrow, "precision")
+
+
+def test_no_frechet_distance_without_enough_samples(rng):
+    assert distances(*rng.standard_normal((2, 30, 40)))["frechet"] is None
+    with pytest.raises(InputError, match="at least 20 of each kind"):
+        distances(*rng.standard_normal((2, 19, 4)))
+
+
+def test_what_hardly_varies_is_alike(sets):
+    same = sets._replace(generated=np.repeat(sets.generated[:2], 20, 0))
+    found = measure_variety(same)
+    assert found["generated"].low > found["real"].high
+
+
+def test_blur_takes_the_finest_octave(rng):
+    texture = rng.standard_normal((4, 20, 24, 24, 1))
+    texture[3] = gaussian_filter(texture[1], [0, 1, 1, 0])
+    found = measure_sharpness(Sets(*texture))
+    assert found["reconstructed"][0].value < 0.5 * found["real"][0].low
+    assert found["true"][0].value > 0.6
+    small = Sets(*np.zeros((4, 20, 7, 9, 1)))
+    assert measure_sharpness(small) == {}
+
+
+def test_anatomy_of_a_ball():
+    volume = np.zeros((30, 20, 20, 1), "float32")
+    place = np.indices(volume.shape[:3])
+    radius = np.linalg.norm(place - np.array([18, 10, 10])[:, None, None, None], axis=0)
+    volume[radius < 6] = 1
+    volume[(radius < 3) & (place[0] > 18)] = 0.5
+    found = anatomy.measure_anatomy(volume[None], np.diag([2, 2, 2, 1]))
+    inside = np.count_nonzero(radius < 6)
+    assert found["foreground"] == pytest.approx([inside * 8 / 1000])
+    assert 0.9 < found["intensity"][0] < 1
+    # Not in the middle of the grid, and not quite symmetric.
+    assert 0.8 < found["symmetry"][0] < 0.999
+    assert anatomy.symmetry(np.zeros((4, 4, 4, 1))) == 0
+
+
+def test_tissues_are_told_apart(rng):
+    volume = np.zeros((24, 24, 24, 1))
+    for slab, value in zip((slice(2, 12), slice(12, 17), slice(17, 22)), (3, 6, 9)):
+        volume[slab, 2:22, 2:22] = value / 10
+    volume += 0.06 * rng.standard_normal(volume.shape)
+    found = anatomy.tissue_fractions(np.clip(volume, 0, 1)[None])
+    np.testing.assert_allclose(found, [[0.5, 0.25, 0.25]], atol=0.05)
+    assert anatomy.tissue_fractions(np.zeros((2, 8, 8, 8, 1))).shape == (0, 3)
+
+
+def test_what_was_asked_for_is_followed(rng):
+    asked = rng.uniform(20, 80, 200)
+    found = anatomy.follow(asked, 50 + 0.5 * (asked - 50) + rng.standard_normal(200))
+    assert found["slope"].low < 0.5 < found["slope"].high
+    assert found["r"].value > 0.98
+    assert found["error"].value == pytest.approx(np.abs(0.5 * (asked - 50)).mean(), 0.1)
+    nothing = anatomy.follow(asked, rng.uniform(20, 80, 200))
+    assert nothing["r"].low < 0 < nothing["r"].high
+    with pytest.raises(InputError, match="at least 4, not 2"):
+        anatomy.follow([1, 2, np.nan], [1, 2, 3])
+    with pytest.raises(InputError, match="all numbers are the same"):
+        anatomy.follow([1, 1, 1, 1], [1, 2, 3, 4])
+    assert anatomy.as_asked([1, "b"], ["1", "c"]).value == 0.5
+
+
+def test_counts():
+    assert count_compared(100)[0] == 50
+    assert count_compared(100, 30)[0] == 30
+    assert count_compared(100, None, 20)[0] == 20
+    assert count_compared(100_000)[0] == 5000
+    with pytest.raises(InputError, match="needs 40"):
+        count_compared(39)
+    with pytest.raises(InputError, match="there are 19 generated .* needs 20"):
+        count_compared(100, 19)
+    with pytest.raises(InputError, match="n_samples must be at least 20"):
+        count_compared(100, None, 5)
+
+
+def test_an_evaluation_of_images(diffusion, blobs):
+    found = evaluate(diffusion, blobs, steps=2)
+    assert found.figures["n"] == 32 == len(found.sets.generated)
+    names = [kind.name for kind in features_of(diffusion)]
+    assert list(found.figures["features"]) == names
+    assert "anatomy" not in found.figures
+    json = as_json(found.figures)
+    kernel = json["features"]["voxels"]["figures"]["real"]["kernel"]
+    assert set(kernel) == {"value", "low", "high"}
+    html = write_page(found, {"model": "tiny"})
+    assert all(sentence in html for sentence, _ in conclude(found.figures)[:1])
+    assert "Anatomy" not in html
+    # Images of another model that are given instead: a model of two epochs is told.
+    assert any(how == "bad" for _, how in conclude(found.figures))
+
+
+def test_real_images_as_samples_are_not_told_from_real_ones(diffusion, blobs, rng):
+    real = np.concatenate([blobs] * 2)[rng.permutation(128)]
+    found = evaluate(
+        diffusion, real[:96], real[96:], features=[own(lambda x: x[:, ::4, ::4])]
+    )
+    assert [how for _, how in conclude(found.figures)] == ["good"]
+    assert list(found.figures["features"]) == ["own"]
+
+
+def test_sizes_that_differ_tenfold_are_refused(diffusion, blobs):
+    many = np.repeat(blobs, 7, 0)
+    with pytest.raises(InputError, match="448 real and 40 generated images, .*tenfold"):
+        evaluate(diffusion, many, blobs[:40])
+
+
+def test_json_of_what_is_nested():
+    found = as_json({"a": [Interval(1, 0, 2), np.float32(0.5)], "b": (np.arange(2),)})
+    assert found == {"a": [{"value": 1, "low": 0, "high": 2}, 0.5], "b": [[0, 1]]}

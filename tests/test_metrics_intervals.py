@@ -1,0 +1,198 @@
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from dipy_ldm.metrics import (
+    binomial,
+    bootstrap,
+    density_coverage,
+    frechet_distance,
+    kernel_distance,
+    nearest_neighbours,
+    neighbourhoods,
+    precision_recall,
+    subsample,
+)
+from dipy_ldm.validation import InputError
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def kernel_mean(a, b):
+    """Return E (X.Y / d + 1)^3 of Gaussians of variance 1 with the means a and b."""
+    d, ab, aa, bb = len(a), a @ b, a @ a, b @ b
+    first, second = ab, d + aa + bb + ab**2
+    third = ab**3 + 3 * ab * aa + 3 * ab * (bb + d + 2)
+    return 1 + 3 * first / d + 3 * second / d**2 + third / d**3
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.3, 1.0])
+def test_kernel_distance_of_gaussians_is_the_closed_form(rng, shift):
+    d = 8
+    mean = np.full(d, shift)
+    a = rng.standard_normal((4000, d))
+    b = rng.standard_normal((4000, d)) + mean
+    zero = np.zeros(d)
+    wanted = kernel_mean(zero, zero) + kernel_mean(mean, mean)
+    wanted -= 2 * kernel_mean(zero, mean)
+    found = kernel_distance(a, b)
+    assert found.low <= wanted <= found.high
+    assert found.value == pytest.approx(wanted, rel=0.1, abs=0.003)
+
+
+def test_kernel_distance_is_the_mean_over_pairs_of_different_samples(rng):
+    a, b = rng.standard_normal((20, 3)), rng.standard_normal((30, 3)) + 0.5
+    of_a, of_b, of_both = ((x @ y.T / 3 + 1) ** 3 for x, y in ((a, a), (b, b), (a, b)))
+    wanted = (of_a.sum() - np.trace(of_a)) / (20 * 19)
+    wanted += (of_b.sum() - np.trace(of_b)) / (30 * 29) - 2 * of_both.mean()
+    assert kernel_distance(a, b).value == pytest.approx(wanted, rel=1e-5)
+
+
+def test_kernel_distance_does_not_depend_on_the_number_of_samples(rng):
+    few = [
+        kernel_distance(*rng.standard_normal((2, 12, 4)), resamples=2).value
+        for _ in range(400)
+    ]
+    assert abs(np.mean(few)) < 3 * np.std(few) / 20
+
+
+def test_intervals_of_one_distribution_hold_zero(rng):
+    intervals = [kernel_distance(*rng.standard_normal((2, 60, 5))) for _ in range(40)]
+    holding = sum(found.low <= 0 <= found.high for found in intervals)
+    # 95 % and more: they are too wide where there is no difference.
+    assert holding >= 37
+
+
+def test_bootstrap_has_the_width_of_the_normal_interval(rng):
+    x = rng.standard_normal(2000) + 3
+    found = bootstrap(np.mean, x, resamples=1000)
+    assert found.value == x.mean()
+    assert found.high - found.low == pytest.approx(2 * 1.96 / np.sqrt(2000), rel=0.1)
+    assert found == bootstrap(np.mean, x, resamples=1000)
+    assert found != bootstrap(np.mean, x, resamples=1000, seed=1)
+
+
+def test_bootstrap_resamples_rows_and_does_not_add_the_bias_of_few(rng):
+    a, b = rng.standard_normal((2, 300, 10))
+    found = bootstrap(frechet_distance, a, b, resamples=50)
+    assert found.low < found.value == frechet_distance(a, b) < found.high
+
+
+@pytest.mark.parametrize("most", [500, 100])
+def test_subsamples_have_the_width_of_the_normal_interval(rng, most):
+    x, y = rng.standard_normal((2, 1000)) + 3
+    found = subsample(
+        lambda a, b: [a.mean(), b.mean() - a.mean()], x, y, most=most, resamples=1000
+    )
+    assert [f.value for f in found] == [x.mean(), y.mean() - x.mean()]
+    widths = [f.high - f.low for f in found]
+    wanted = 2 * 1.96 / np.sqrt(1000)
+    assert widths == pytest.approx([wanted, np.sqrt(2) * wanted], rel=0.15)
+
+
+def test_intervals_of_precision_and_so_on_hold_what_others_draw(rng):
+    def shares(real, fake):
+        return [*precision_recall(real, fake, 5), *density_coverage(real, fake, 5)]
+
+    found = subsample(shares, *rng.standard_normal((2, 200, 4)))
+    others = [shares(*rng.standard_normal((2, 200, 4))) for _ in range(200)]
+    widths = np.array([f.high - f.low for f in found])
+    wanted = np.quantile(others, 0.975, 0) - np.quantile(others, 0.025, 0)
+    np.testing.assert_allclose(widths, wanted, rtol=0.6)
+
+
+def test_binomial_interval_is_exact():
+    # The rule of three: none of n is less than 3 / n.
+    assert binomial(0, 100)[:2] == (0, 0)
+    assert binomial(0, 100, 0.9).high == pytest.approx(3 / 100, rel=0.02)
+    share, low, high = binomial(5, 100)
+    assert share == 0.05
+    # The tails beyond the bounds have 2.5 % each.
+    assert binomtest(5, 100, low, "greater").pvalue == pytest.approx(0.025)
+    assert binomtest(5, 100, high, "less").pvalue == pytest.approx(0.025)
+
+
+def test_identical_gaussians_have_the_published_values(rng):
+    # Of 10,000 samples of 1,000 features: .48, .47, 1.06 and .97 (Naeem 2020). With
+    # the number, precision and recall fall, and those of 2,000 are somewhat higher.
+    real, fake = rng.standard_normal((2, 2000, 1000), "float32")
+    precision, recall = precision_recall(real, fake, k=5)
+    density, coverage = density_coverage(real, fake, k=5)
+    assert (precision, recall) == pytest.approx((0.52, 0.52), abs=0.06)
+    assert density == pytest.approx(1.0, abs=0.1)
+    assert coverage == pytest.approx(1 - 0.5**5, abs=0.015)
+
+
+def test_what_others_compute(rng):
+    prdc = pytest.importorskip("prdc")
+    real, fake = rng.standard_normal((300, 6)), 0.8 * rng.standard_normal((250, 6))
+    theirs = prdc.compute_prdc(real, fake, nearest_k=5)
+    precision, recall = precision_recall(real, fake, k=5)
+    density, coverage = density_coverage(real, fake, k=5)
+    ours = {"precision": precision, "recall": recall}
+    ours |= {"density": density, "coverage": coverage}
+    assert ours == pytest.approx(theirs, abs=1e-6)
+
+
+def test_dropped_modes_lower_recall_and_coverage_but_not_precision(rng):
+    modes = np.repeat(10 * np.eye(4), 200, axis=0)
+    real, fake = (modes + rng.standard_normal(modes.shape) for _ in range(2))
+    half = fake[:400]
+    assert precision_recall(real, half)[0] > 0.95 * precision_recall(real, fake)[0]
+    assert precision_recall(real, half)[1] < 0.6
+    density, coverage = density_coverage(real, half)
+    assert density == pytest.approx(1, abs=0.15)
+    assert coverage < 0.55
+
+
+def test_an_outlier_makes_precision_better_but_not_density(rng):
+    real = rng.standard_normal((200, 3))
+    bad = rng.standard_normal((200, 3)) + 8
+    # It is so far away that its ball holds all that lies between.
+    outliers = np.concatenate([real, [[20.0, 20, 20]]])
+    assert precision_recall(outliers, bad, k=5)[0] == 1
+    assert density_coverage(outliers, bad, k=5)[0] < 0.25
+
+
+def test_counts_by_brute_force(rng):
+    real, fake, k = rng.standard_normal((30, 2)), rng.standard_normal((20, 2)), 4
+    between = np.linalg.norm(real[:, None] - fake, axis=-1)
+    balls = np.sort(np.linalg.norm(real[:, None] - real, axis=-1))[:, k]
+    fakes = np.sort(np.linalg.norm(fake[:, None] - fake, axis=-1))[:, k]
+    of_fake, of_real, covered = neighbourhoods(real, fake, k)
+    np.testing.assert_array_equal(of_fake, (between <= balls[:, None]).sum(0))
+    np.testing.assert_array_equal(of_real, (between <= balls[:, None]).sum(1))
+    np.testing.assert_array_equal(covered, (between <= fakes).sum(1))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x: frechet_distance(x[:8], x), "needs 9 samples .* there are 8; give"),
+        (lambda x: density_coverage(x, x[:5]), "at least 6, not 5"),
+        (lambda x: kernel_distance(x, x[:1]), "at least 2, not 1"),
+        (lambda x: kernel_distance(x, x, resamples=1), "resamples must be at least 2"),
+        (lambda x: bootstrap(np.mean, x[:1]), "samples must be at least 2"),
+        (lambda x: bootstrap(np.mean, x, confidence=1), "between 0 and 1"),
+        (lambda x: subsample(np.mean, x, x[1:]), "equal sizes"),
+        (lambda x: binomial(0, 0), "n must be at least 1"),
+    ],
+)
+def test_what_cant_be_measured_is_refused(rng, call, message):
+    with pytest.raises(InputError, match=message):
+        call(rng.standard_normal((20, 8)))
+
+
+def test_nearest_neighbours_by_brute_force(rng):
+    some, others = rng.standard_normal((30, 3, 2)), rng.standard_normal((40, 3, 2))
+    others[7] = some[3]
+    far = np.linalg.norm((some[:, None] - others).reshape(30, 40, -1), axis=-1)
+    distances, rows = nearest_neighbours(some, others, 4, block_size=7)
+    np.testing.assert_array_equal(rows, np.argsort(far, 1)[:, :4])
+    np.testing.assert_allclose(distances, np.sort(far, 1)[:, :4], atol=1e-12)
+    assert (distances[3, 0], rows[3, 0]) == (0, 7)
+    with pytest.raises(InputError, match="at least 41, not 40"):
+        nearest_neighbours(some, others, 41)
