@@ -79,6 +79,8 @@ class LatentDiffusion(Inpainter):
         model does not listen to it.
     fingerprint_ : str
         Hash of the training images.
+    step_seconds_ : dict of str to list of float
+        How long each step took, by the name of the stage, in this process.
     precision_ : Precision or None
         What training computed in, and why; None if the file does not say.
 

@@ -1,7 +1,7 @@
 """Findings: what is told of data and training, and how bad it is."""
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +10,8 @@ import numpy.typing as npt
 STATES = ("red", "amber", "green", "grey")
 # A standard deviation, by the median of absolute deviations of normal numbers.
 _DEVIATION = 1.4826
+# Of so many values also by the width in which 95 % of normal numbers lie.
+_MANY, _WIDTH = 1000, 3.92
 
 
 class Picture(NamedTuple):
@@ -45,6 +47,25 @@ class Finding(NamedTuple):
     pictures: Sequence[Picture] = ()
     table: Sequence[Sequence] = ()
 
+    def reworded(self, say: Callable[[str], str]) -> Self:
+        """Say it in other words.
+
+        Parameters
+        ----------
+        say : callable
+            From a sentence to what is said instead.
+
+        Returns
+        -------
+        Finding
+            The same finding.
+        """
+        table = [
+            tuple(say(cell) if isinstance(cell, str) else cell for cell in row)
+            for row in self.table
+        ]
+        return self._replace(what=say(self.what), cure=say(self.cure), table=table)
+
     def to_saved(self) -> dict:
         """Say it as JSON can, without the pictures.
 
@@ -53,7 +74,8 @@ class Finding(NamedTuple):
         dict
             All others by their names.
         """
-        told = {"title": self.title, "state": self.state, "what": self.what}
+        told: dict[str, Any] = {"title": self.title, "state": self.state}
+        told["what"] = self.what
         if self.cure:
             told["cure"] = self.cure
         if self.table:
@@ -162,4 +184,8 @@ def robust_scores(values: npt.ArrayLike, least: npt.ArrayLike) -> np.ndarray:
     values = np.asarray(values, "float64")
     away = values - np.median(values, axis=0)
     spread = _DEVIATION * np.median(np.abs(away), axis=0)
+    if len(values) >= _MANY:
+        # What is the same for most and not for some, as the strokes of digits.
+        low, high = np.percentile(values, (2.5, 97.5), axis=0)
+        spread = np.maximum(spread, (high - low) / _WIDTH)
     return away / np.maximum(spread, least)

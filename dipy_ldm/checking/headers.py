@@ -123,14 +123,8 @@ def whole(complaints: Sequence[str], n: int) -> Finding:
         "files",
         f"{len(complaints)} of {counted(n, 'file')} can't be used.",
         "Mend these files as the table says, or train without them (--skip_bad).",
-        table=[("what is wrong", "cure"), *map(_halves, complaints)],
+        table=[("what is wrong, and what to do",), *((c,) for c in complaints)],
     )
-
-
-def _halves(sentence):
-    """Part a sentence from its cure."""
-    what, _, cure = sentence.rpartition("; ")
-    return (what, cure) if what else (sentence, "")
 
 
 def units(headers: Sequence[Header]) -> tuple[Finding, list[int]]:
@@ -267,11 +261,11 @@ def sizes(headers: Sequence[Header]) -> Finding:
     widest = np.array([header.sizes.max() for header in headers])
     thick = widest / np.array([header.sizes.min() for header in headers])
     coarse = widest > _COARSE * np.median(widest)
-    bad = np.flatnonzero(coarse | (thick > _THICK))
+    bad = np.flatnonzero(coarse | (thick > _THICK)).tolist()
     what = f"Voxels are {_range(np.array([h.sizes for h in headers]))} mm wide (median "
     what += f"{np.median([h.sizes for h in headers]):.3g}), volumes "
     what += f"{_range(np.array([h.shape for h in headers]))} voxels a side."
-    if not bad.size:
+    if not bad:
         return green("sizes", what)
     rows = [(str(headers[i].file), *map(float, headers[i].sizes)) for i in bad]
     return amber(

@@ -24,9 +24,13 @@ FEWEST = 6
 # virtual brains none comes nearer than -0.065, and with axes swapped all come to 0.066
 # and more; mirrored left to right they come to 0.001, which can't be told.
 _TURNED = 0.02
-# Correlation of what two volumes have beside the mean. Of 200 virtual brains no pair
-# comes above 0.79; copies moved by half a voxel, with noise of 5 % or of another
-# contrast (to the power of 1.2) come to 0.92 and more.
+# What a further change of axes must be worth, in correlation.
+_PLAIN = 0.003
+# Correlation of two volumes, and of one with the median: what is like no other may have
+# in common that it differs.
+_LIKE, _FAMILIAR = 0.98, 0.8
+# Of 200 virtual brains no pair comes above 0.79; copies moved by half a voxel, with
+# noise of 5 % or of another contrast (to the power of 1.2) come to 0.92 and more.
 _EQUAL = 0.9
 # So that copies on another grid, which blurs them a little, are as blurred: in voxels.
 _BLUR = 1.0
@@ -42,6 +46,12 @@ class View(NamedTuple):
     order: tuple[int, ...]
     signs: tuple[int, ...]
 
+    @property
+    def changes(self):
+        """Number of axes that are elsewhere or mirrored."""
+        moved = sum(axis != place for place, axis in enumerate(self.order))
+        return moved + self.signs.count(-1)
+
     def of(self, cube: np.ndarray) -> np.ndarray:
         """Turn a cube, ``(side, side, side)``."""
         flips = tuple(slice(None, None, sign) for sign in self.signs)
@@ -52,7 +62,11 @@ class View(NamedTuple):
         moved = [axis for axis in range(3) if self.order[axis] != axis]
         mirrored = [axis for axis in range(3) if self.signs[axis] < 0]
         parts = []
-        if moved:
+        if len(moved) == 3:
+            parts.append(
+                f"axes in the order {', '.join(_NAMES[a] for a in self.order)}"
+            )
+        elif moved:
             parts.append(f"{' and '.join(_NAMES[axis] for axis in moved)} exchanged")
         if mirrored:
             parts.append(f"{' and '.join(_DIRECTIONS[a] for a in mirrored)} mirrored")
@@ -131,7 +145,9 @@ def turned(small: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     median = np.median(small, axis=0)
     views = unit_vectors(np.stack([view.of(median) for view in VIEWS]))
     found = unit_vectors(small) @ views.T
-    best = found[:, 1:].argmax(axis=1) + 1
+    # Of those that fit about as well, the one that changes least.
+    changes = np.array([view.changes for view in VIEWS])
+    best = (found - _PLAIN * changes)[:, 1:].argmax(axis=1) + 1
     return found[np.arange(len(found)), best] - found[:, 0], best
 
 
@@ -164,14 +180,14 @@ def orientation(small: np.ndarray, names: Sequence[str], show: Callable) -> Find
             "No volume is more like the median of all when that is mirrored or turned "
             "(swapped left and right can't be told where both sides are alike).",
         )
-    rows = [(names[i], str(VIEWS[best[i]]), float(margins[i])) for i in bad]
+    rows = [(f"{names[i]}: {VIEWS[best[i]]}", float(margins[i])) for i in bad]
     return red(
         title,
         f"{counted(len(bad), 'volume')} with axes that are swapped beside the others: "
         f"{listed([f'{names[i]} ({VIEWS[best[i]]})' for i in bad], 3)}.",
         "Correct the orientation in the headers of these files, from their DICOM files "
         "if there are any.",
-        table=[("file", "it looks like", "more alike by (correlation)"), *rows],
+        table=[("file, and how it lies", "more alike by (correlation)"), *rows],
         pictures=show(bad[:4], "As their headers say; the last is a usual one"),
     )
 
@@ -200,10 +216,10 @@ def doubled(
     title = "doubled subjects"
     if len(small) < FEWEST:
         return too_few(title, len(small), FEWEST)
-    found = pairs(beside_the_mean(small))
+    found = pairs(small)
     if not found:
         return green(title, "No two volumes are equal, or nearly so.")
-    rows = [(names[i], names[j], alike) for i, j, alike in found]
+    rows = [(f"{names[i]} and {names[j]}", alike) for i, j, alike in found]
     across = [(i, j) for i, j, _ in found if subjects[i] != subjects[j]]
     told = listed([f"{names[i]} and {names[j]}" for i, j, _ in found], 3)
     finding = Finding(
@@ -214,14 +230,18 @@ def doubled(
         "names): one may be learnt from and the other held out."
         if across
         else "Leave repetitions out, unless all subjects have as many.",
-        pictures=show(across[0] if across else found[0][:2], "The first pair"),
-        table=[("file", "other file", "alike (correlation)"), *rows],
+        pictures=show(
+            across[0] if across else found[0][:2], "The first pair, and a usual one"
+        ),
+        table=[("files", "alike (correlation)"), *rows],
     )
     return finding
 
 
-def beside_the_mean(small: np.ndarray) -> np.ndarray:
-    """Leave what each cube has beside the median of all, at any brightness.
+def pairs(small: np.ndarray) -> list[tuple[int, int, float]]:
+    """Find pairs that are alike, and differ from the median of all in the same way.
+
+    At any brightness.
 
     Parameters
     ----------
@@ -230,31 +250,20 @@ def beside_the_mean(small: np.ndarray) -> np.ndarray:
 
     Returns
     -------
-    ndarray
-        Vectors of length 1, float32 ``(n, voxels)``.
+    list of tuple
+        Numbers of both, and the correlation of what they have beside the median, the
+        most alike first.
     """
     rows = unit_vectors(np.stack([gaussian_filter(cube, _BLUR) for cube in small]))
     median = unit_vectors(np.median(rows, axis=0)[None])[0]
-    return unit_vectors(rows - (rows @ median)[:, None] * median)
-
-
-def pairs(rows: np.ndarray) -> list[tuple[int, int, float]]:
-    """Find pairs that differ from the mean in the same way.
-
-    Parameters
-    ----------
-    rows : ndarray
-        As of :func:`beside_the_mean`.
-
-    Returns
-    -------
-    list of tuple
-        Numbers of both, and the correlation, the most alike first.
-    """
+    away = unit_vectors(rows - (rows @ median)[:, None] * median)
+    familiar = rows @ median > _FAMILIAR
     found = []
     for start in range(0, len(rows), _BLOCK):
-        alike = rows[start : start + _BLOCK] @ rows.T
-        for i, j in np.argwhere(alike > _EQUAL):
+        block = slice(start, start + _BLOCK)
+        own = away[block] @ away.T
+        alike = (own > _EQUAL) & (rows[block] @ rows.T > _LIKE) & familiar
+        for i, j in np.argwhere(alike):
             if i + start < j:
-                found.append((int(i + start), int(j), float(alike[i, j])))
+                found.append((int(i + start), int(j), float(own[i, j])))
     return sorted(found, key=lambda pair: -pair[2])

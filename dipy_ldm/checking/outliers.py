@@ -22,7 +22,7 @@ from dipy_ldm.checking.headers import too_few
 from dipy_ldm.checking.likeness import FEWEST, unit_vectors
 
 # Standard deviations. Of 200 virtual brains the farthest lies 3 of them out.
-_FAR = 6.0
+_FAR = 7.0
 # How many of the farthest are shown.
 _SHOWN = 3
 # A background that is brighter than this, between the darkest and the brightest.
@@ -35,30 +35,28 @@ _QUANTILES = 0.05, 0.25, 0.5, 0.75, 0.95
 class Brightness(NamedTuple):
     """How bright images are, and where any of them is.
 
-    ``figures`` ``(n, 8)`` of each image: quantiles within what is shown, share of it
-    that is as bright as can be, roughness, and the background at the edge; ``most`` is
-    the brightest of all images at each place, ``(*space)``.
+    ``figures`` ``(n, figures)`` are of each image, the last one the background at its
+    edge. Before it come, of volumes, quantiles within what is shown, the share of it
+    that is as bright as can be, and roughness; of images, which show different things,
+    mean and contrast. ``most`` is the brightest of all images at each place,
+    ``(*space)``.
     """
 
     figures: np.ndarray
     most: np.ndarray
 
 
-_OF_BRIGHTNESS = (
+_OF_VOLUMES = (
     *(f"{q:.0%} quantile of brightness" for q in _QUANTILES),
     "share at the highest brightness",
     "roughness",
     "background",
 )
+_OF_IMAGES = "mean brightness", "contrast", "background"
 # What a difference must be to count, of brightness from 0 to 1.
-_LEAST_BRIGHTNESS = (*[0.02] * len(_QUANTILES), 0.01, 0.01, 0.02)
-_OF_SHAPE = (
-    "size (log)",
-    "width",
-    "depth",
-    "height",
-    "likeness to the median",
-)
+_LEAST_OF_VOLUMES = (*[0.02] * len(_QUANTILES), 0.01, 0.01, 0.02)
+_LEAST_OF_IMAGES = 0.02, 0.02, 0.02
+_OF_SHAPE = "size (log)", "width", "depth", "height", "likeness to the median"
 # In the log of a volume, in voxels of the cubes, and in correlation.
 _LEAST_SHAPE = 0.05, 0.15, 0.15, 0.15, 0.01
 
@@ -97,18 +95,25 @@ def _bounds(images):
 
 def _brightness(image):
     """Measure one image in [0, 1]."""
-    edge = np.concatenate(
-        [
-            np.take(image, end, axis).ravel()
-            for axis in range(image.ndim)
-            for end in (0, -1)
-        ]
-    )
-    background = float(np.median(edge))
+    background = float(np.median(_edge(image)))
+    if image.ndim == 2:
+        return [image.mean(), image.std(), background]
     shown = image[np.abs(image - background) > 0.02]
     shown = shown if shown.size else image.ravel()
     rough = np.abs(image - gaussian_filter(image, 1.0)).mean()
     return [*np.quantile(shown, _QUANTILES), np.mean(shown > 0.999), rough, background]
+
+
+def _edge(image):
+    """Return the edge of an image; of a volume, of what it has beside 0.
+
+    Where its file has no voxels there is 0, whatever its background is.
+    """
+    places = np.nonzero(image)
+    if image.ndim == 3 and places[0].size:
+        image = image[tuple(slice(p.min(), p.max() + 1) for p in places)]
+    ends = [np.take(image, end, a) for a in range(image.ndim) for end in (0, -1)]
+    return np.concatenate([end.ravel() for end in ends])
 
 
 def intensities(found: Brightness, names: Sequence[str], show: Callable) -> Finding:
@@ -128,10 +133,12 @@ def intensities(found: Brightness, names: Sequence[str], show: Callable) -> Find
     Finding
         Amber if there are some.
     """
+    of_volumes = found.most.ndim == 3
+    least = _LEAST_OF_VOLUMES if of_volumes else _LEAST_OF_IMAGES
     return _judge(
         "intensities",
-        robust_scores(found.figures, _LEAST_BRIGHTNESS),
-        _OF_BRIGHTNESS,
+        robust_scores(found.figures, least),
+        _OF_VOLUMES if of_volumes else _OF_IMAGES,
         names,
         show,
         "Look at these images: another contrast or modality, artefacts, or a few very "
@@ -151,7 +158,13 @@ def measure_shape(small: np.ndarray) -> np.ndarray:
     -------
     ndarray
         Figures, ``(n, 5)``: the logarithm of the volume, standard deviations along the
-        three axes in voxels, and the correlation with the median of all.
+        three axes in voxels, and the correlation with the median of all. What is shown
+        is told from the background by the threshold of :footcite:p:`Otsu1979` of the
+        median.
+
+    References
+    ----------
+    .. footbibliography::
     """
     median = np.median(small, axis=0)
     inside = small > _threshold(median)
@@ -162,7 +175,7 @@ def measure_shape(small: np.ndarray) -> np.ndarray:
 
 
 def _threshold(image):
-    """Part what is shown from the background :footcite:p:`Otsu1979`."""
+    """Part what is shown from the background, by Otsu's threshold."""
     return otsu(image) if np.ptp(image) > 0 else 0.5
 
 
@@ -209,7 +222,7 @@ def _judge(title, scores, figures, names, show, cure):
     order = np.argsort(-far)
     bad = [int(i) for i in order if far[i] > _FAR]
     shown = [int(i) for i in order[: max(_SHOWN, min(len(bad), 8))]]
-    table = [("image", "farthest out in", "standard deviations (robust)")]
+    table: list[tuple] = [("image", "farthest out in", "standard deviations (robust)")]
     for i in shown:
         place = np.abs(scores[i]).argmax()
         table.append((names[i], figures[place], float(scores[i, place])))

@@ -19,9 +19,10 @@ _TIGHT = 0.8
 # Pieces that are drawn; one whose voxels all are darker than this shows nothing, and
 # with more such pieces than that share most of the time is spent on nothing.
 _PIECES, _DARK, _EMPTY = 64, 0.05, 0.5
-# Signal rate at the end of a schedule: above the first samples are those of a schedule
-# that ends too early, and the second is that of 1,000 steps of the usual betas.
-_SIGNAL, _USUAL = 0.05, 0.0065
+# Signal rate at the end of a schedule. The usual betas end with 0.006 after 1,000
+# steps, and with 0.08 after 500, where volumes stay noise.
+_SIGNAL = 0.05
+_STAGES = {"autoencoder": "The autoencoder", "diffusion": "The diffusion model"}
 
 
 def settled(recipe: Any, rank: int) -> tuple[Training, Training]:
@@ -73,7 +74,7 @@ def parts(cohort: Any, share: float, seed: int, batch_size: int) -> Finding:
         return green("held out", f"{what}, and none held out to validate.")
     what += f", {len(held_out.images)} held out to validate"
     if cohort.subjects:
-        people, apart = set(cohort.subjects), set(held_out.subjects)
+        people, apart = set(cohort.subjects), set(held_out.subjects or ())
         what += f" ({len(apart)} of {len(people)} subjects)"
     return green("held out", f"{what}.")
 
@@ -175,12 +176,12 @@ def judge_memory(needed: dict[str, float], free: float) -> Finding:
     Finding
         Red if one needs more, amber if it is tight.
     """
-    table = [("stage", "needed (GiB)", "free (GiB)")]
+    table: list[tuple] = [("stage", "needed (GiB)", "free (GiB)")]
     table += [(s, n / 2**30, free / 2**30) for s, n in needed.items()]
     most = max(needed, key=lambda stage: needed[stage])
     what = (
-        f"The {most} needs {needed[most] / 2**30:.2g} GiB, the most of both stages, "
-        f"and {free / 2**30:.2g} GiB are free."
+        f"{_STAGES[most]} needs {needed[most] / 2**30:.2g} GiB, more than the other "
+        f"stage, and {free / 2**30:.2g} GiB are free."
     )
     cure = (
         "Give a smaller --batch_size (with --accumulate, to the same result), --remat, "
@@ -223,7 +224,7 @@ def pieces(
     rows = np.sort(rng.integers(0, len(images), _PIECES))
     slack = np.maximum(np.subtract(space, size), 0)
     corners = rng.integers(0, slack + 1, (_PIECES, len(size)))
-    drawn = read_windows(images, rows, corners, size)
+    drawn = read_windows(images, rows.tolist(), corners, size)
     empty = float(np.mean(drawn.reshape(_PIECES, -1).max(axis=1) < _DARK))
     what = f"Pieces of {side} of {' x '.join(map(str, space))}; {empty:.0%} are empty."
     if empty > _EMPTY:

@@ -70,7 +70,7 @@ def _part(finding):
 
 
 def in_short(found: Mapping[str, Sequence[Finding]]) -> list[str]:
-    """Write a line for each finding, and one for each cure.
+    """Write what is wrong and how to mend it, and name the rest.
 
     Parameters
     ----------
@@ -82,10 +82,14 @@ def in_short(found: Mapping[str, Sequence[Finding]]) -> list[str]:
     list of str
         Lines.
     """
+    every = [finding for some in found.values() for finding in some]
     lines = []
-    for some in found.values():
-        for finding in some:
-            lines.append(f"{finding.state:5}  {finding.title}: {finding.what}")
-            if finding.cure:
-                lines.append(f"       {finding.cure}")
+    for state in STATES[:2]:
+        for finding in (f for f in every if f.state == state):
+            lines.append(f"{state}: {finding.title}: {finding.what}")
+            lines.append(f"  {finding.cure}")
+    for state in STATES[2:]:
+        titles = [finding.title for finding in every if finding.state == state]
+        if titles:
+            lines.append(f"{state}: {', '.join(titles)}")
     return lines

@@ -1,12 +1,12 @@
 """What trials tell: time, whether images are learnt, codes and latents."""
 
-from collections.abc import Callable
 import math
 from typing import Any
 
 import numpy as np
 
 from dipy_ldm.checking.findings import Finding, Picture, amber, green, grey, red
+from dipy_ldm.checking.pictures import reconstructed
 from dipy_ldm.checking.trials import ByHeart, Paces
 from dipy_ldm.training import Training
 from dipy_ldm.training.diffusion import guide_steps
@@ -62,8 +62,8 @@ def time(
     table.append((start, None, None, duration(encoding), 100 * encoding / total))
     measured = ", ".join(f"{stage} {count:,}" for stage, count in steps.items())
     what = (
-        f"About {duration(total)} for these steps ({measured}), and up to a fifth more "
-        "for validation, pictures and checkpoints."
+        f"About {duration(total)} for these steps ({measured}) on a machine as busy as "
+        "now, and some more for validation, pictures and checkpoints."
     )
     if total > _LONG * 3600:
         cure = (
@@ -93,15 +93,15 @@ def duration(seconds: float) -> str:
     return f"{math.ceil(seconds)} s"
 
 
-def by_heart(found: ByHeart, show: Callable) -> Finding:
+def by_heart(found: ByHeart, affine: np.ndarray | None) -> Finding:
     """Say whether a few images could be learnt by heart.
 
     Parameters
     ----------
     found : ByHeart
         What came of it.
-    show : callable
-        ``show(images, made)`` makes a picture.
+    affine : ndarray or None
+        From voxels to millimetres, ``(4, 4)``; None for images.
 
     Returns
     -------
@@ -113,11 +113,14 @@ def by_heart(found: ByHeart, show: Callable) -> Finding:
     share = found.mse / found.nothing if found.nothing else math.inf
     what = (
         f"After {found.steps} steps on {n} images, their reconstructions have a mean "
-        f"squared error of {found.mse:.2g} ({share:.0%} of that of their mean, "
+        f"squared error of {found.mse:.2g} ({share:.1%} of that of their mean, "
         f"{found.nothing:.2g}), and a correlation of {alike:.3f}"
     )
     pictures = [
-        Picture(show(found.images, found.made), f"{n} images, reconstructed below")
+        Picture(
+            reconstructed(found.images, found.made, affine),
+            f"{n} images, reconstructed below",
+        )
     ]
     if share < _LEARNT:
         return green(title, f"{what}: they are learnt.", pictures=pictures)

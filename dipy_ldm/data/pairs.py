@@ -60,4 +60,4 @@ def pair_masks(
     refuse(complaints, len(pairs), skip_bad)
     if not pairs:
         raise InputError("no good volume has a good mask; mend those named above.")
-    return map(list, zip(*pairs, strict=True))
+    return [info for info, _ in pairs], [mask for _, mask in pairs]

@@ -167,7 +167,7 @@ class _Clock(keras.callbacks.Callback):
     def __init__(self, estimator, title):
         super().__init__()
         self.title = title
-        self.each = []
+        self.each: list[float] = []
         known = getattr(estimator, "step_seconds_", {})
         estimator.step_seconds_ = known | {title: self.each}
 

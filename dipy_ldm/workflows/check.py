@@ -1,5 +1,7 @@
 """The workflow behind ``dipy_check_ldm``."""
 
+from functools import partial
+
 from dipy.workflows.workflow import Workflow
 
 from dipy_ldm.validation import (
@@ -9,7 +11,7 @@ from dipy_ldm.validation import (
     check_seed,
     check_sizes,
 )
-from dipy_ldm.workflows import options
+from dipy_ldm.workflows import cli, options
 from dipy_ldm.workflows.outputs import output_paths, refuse_overwriting
 from dipy_ldm.workflows.quiet import quiet_start
 
@@ -217,7 +219,11 @@ class CheckLDMFlow(Workflow):
             changes=(flip, no_augment),
             seconds=seconds,
         )
-        found = looked.findings | tried
+        known = cli.options_of(self)
+        found = {
+            title: [f.reworded(partial(cli.as_options, options=known)) for f in some]
+            for title, some in (looked.findings | tried).items()
+        }
         self.must_be_mended = checks.write(outputs, input_files, found) == "red"
 
 

@@ -13,7 +13,6 @@ from dipy_ldm import __version__, distribution
 from dipy_ldm.checking import plans, report, verdicts
 from dipy_ldm.checking.findings import Finding, green, grey, red, worst
 from dipy_ldm.checking.images import look_at
-from dipy_ldm.checking.pictures import reconstructed
 from dipy_ldm.checking.reading import Material, read_volumes
 from dipy_ldm.checking.trials import EIGHT, learn_by_heart, measure_paces
 from dipy_ldm.conditions import learn, summary
@@ -71,7 +70,7 @@ def look(
         return _look_at_images(input_files, conditions, steps, options)
     if steps and not conditions:
         raise InputError("`coarsen` is for `conditions`; give these, too.")
-    caching = {"cache_dir": cache_dir, "cache_limit": cache_limit}
+    caching: dict[str, Any] = {"cache_dir": cache_dir, "cache_limit": cache_limit}
     files, material = read_volumes(input_files, verbose=True, **caching, **options)
     found = {"Files": files}
     if material is not None:
@@ -193,7 +192,7 @@ def _by_heart(recipe, images, affine, seconds):
     """Let a few images be learnt by heart, and tell what came of it."""
     found = learn_by_heart(recipe, images, affine, seconds)
     return [
-        verdicts.by_heart(found, lambda *pair: reconstructed(*pair, affine)),
+        verdicts.by_heart(found, affine),
         verdicts.codes(found, recipe.vqvae.n_codes),
         verdicts.latents(found),
     ]
