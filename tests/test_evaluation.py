@@ -24,7 +24,7 @@ from dipy_ldm.evaluation.fidelity import (
     measure_variety,
     outside,
 )
-from dipy_ldm.evaluation.sharpness import measure_sharpness
+from dipy_ldm.evaluation.sharpness import interior, measure_sharpness, measure_texture
 from dipy_ldm.evaluation.summary import conclude, write_page
 from dipy_ldm.metrics import Interval
 from dipy_ldm.validation import InputError
@@ -156,6 +156,18 @@ def test_blur_takes_the_finest_octave(rng):
     assert found["true"][0].value > 0.6
     small = Sets(*np.zeros((4, 20, 7, 9, 1)))
     assert measure_sharpness(small) == {}
+
+
+def test_patches_inside_are_told_by_the_texture(rng):
+    heads = np.zeros((4, 20, 24, 24, 24, 1))
+    heads[:, :, 3:-3, 3:-3, 3:-3] = 0.6
+    heads += 0.05 * rng.standard_normal(heads.shape)
+    patches = np.kron(rng.standard_normal((20, 6, 6, 6, 1)), np.ones((1, 4, 4, 4, 1)))
+    heads[2] += 0.15 * patches
+    found = measure_texture(Sets(*heads))
+    assert found["generated"][1].low > 2 > 1.2 > found["real"][1].high
+    assert interior(np.zeros((9, 9, 9, 1))).all()
+    assert interior(heads[0, 0]).sum() < 18**3
 
 
 def test_anatomy_of_a_ball():

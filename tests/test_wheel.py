@@ -21,6 +21,8 @@ COMMANDS = (
     "dipy_generate_ldm",
     "dipy_denoise_ldm",
     "dipy_inpaint_ldm",
+    "dipy_evaluate_ldm",
+    "dipy_audit_ldm",
 )
 # What is in use here must not be found there.
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}

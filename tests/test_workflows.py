@@ -266,7 +266,14 @@ def test_a_place_that_cant_be_written(trained, tmp_path):
 
 @pytest.mark.parametrize(
     "command",
-    ["dipy_train_ldm", "dipy_generate_ldm", "dipy_denoise_ldm", "dipy_inpaint_ldm"],
+    [
+        "dipy_train_ldm",
+        "dipy_generate_ldm",
+        "dipy_denoise_ldm",
+        "dipy_inpaint_ldm",
+        "dipy_evaluate_ldm",
+        "dipy_audit_ldm",
+    ],
 )
 def test_help_and_version(command, tmp_path):
     status, stdout, _ = run(command, "--version", cwd=tmp_path)
@@ -277,7 +284,9 @@ def test_help_and_version(command, tmp_path):
     assert stderr == ""
 
 
-@pytest.mark.parametrize("module", ["train", "generate", "denoise", "inpaint"])
+@pytest.mark.parametrize(
+    "module", ["train", "generate", "denoise", "inpaint", "evaluate", "audit"]
+)
 def test_help_needs_neither_keras_nor_tensorflow(module):
     code = (
         f"import dipy_ldm.workflows.cli, dipy_ldm.workflows.{module}, sys; "

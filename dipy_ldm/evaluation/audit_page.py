@@ -15,12 +15,13 @@ tenth nearest: a copy has one training image by itself near to it, and a typical
 has many. Held-out images tell what is usual. They were reconstructed by the
 autoencoder, as samples come from its decoder, too, and search the same training images.
 
-“Nearer” is the share of the generated images below the 1 % quantile of the held-out
-ones, which is 1 % by chance; its interval is exact. “By chance” is the probability of
-as many, or of as many below half of the least of the held-out ones, if generated images
+“Copies” are the generated images with less than half of the least nearness of the
+held-out ones. “Nearer” is the share below the 1 % quantile of the held-out ones, which
+is about 1 % by chance, and “nearer by distance” the same by the distance itself, which
+finds typical samples as well. Below each share is its exact 95 % interval. “By chance”
+is the probability of as many copies, or of as many that are nearer, if generated images
 were further held-out ones. Copies are reported where it is below 1 % for the whole
-audit. “Nearer by distance” is the same by the distance itself, which finds typical
-samples as well.
+audit.
 
 A pass proves nothing. It says that this search did not find copies among these
 samples. Copies that were changed in other ways, parts of a patient, and rare patients
@@ -93,16 +94,7 @@ def conclude(found: Audit) -> list[tuple[str, str]]:
     list of tuple of str
         Sentences, each with how to take it: good, bad or plain.
     """
-    said = []
-    for name, finding in found.findings.items():
-        share, low, high = (f"{100 * x:.1f}" for x in finding.share)
-        start = f"In {name}, {share} % (95 %: {low} to {high}) of {found.n} samples are"
-        if name in found.found_copies:
-            end = "nearer to a training image than 99 % of held-out ones: copies"
-            said.append((f"{start} {end}, beyond chance.", "bad"))
-        else:
-            end = "nearer to a training image than 99 % of held-out ones"
-            said.append((f"{start} {end}; that is chance.", "good"))
+    said = [_said(found, name, finding) for name, finding in found.findings.items()]
     auc = found.members["denoiser"].auc
     if auc.low > 0.5:
         sentence = (
@@ -113,14 +105,29 @@ def conclude(found: Audit) -> list[tuple[str, str]]:
     return said
 
 
+def _said(found, name, finding):
+    """Say in a sentence what was found in some features."""
+    nearer = f"{_percent(finding.share)} are nearer than 99 % of held-out images"
+    if name not in found.found_copies:
+        return f"In {name}, {nearer}: that is chance.", "good"
+    share = _percent(finding.copies)
+    start = f"In {name}, there are copies beyond chance among {found.n} samples"
+    return f"{start}: {share} are far nearer than any held-out image, {nearer}.", "bad"
+
+
+def _percent(share):
+    value, low, high = (f"{100 * x:.1f}" for x in share)
+    return f"{value} % ({low} to {high})"
+
+
 def _findings(found):
     rows = [
         [
             name,
+            finding.copies,
             finding.share,
             finding.by_distance,
-            finding.close,
-            finding.chance,
+            "< 0.001" if finding.chance < 1e-3 else finding.chance,
             float(np.median(found.searches[name].generated.distance)),
             float(np.median(found.searches[name].held_out.distance)),
         ]
@@ -128,9 +135,9 @@ def _findings(found):
     ]
     head = [
         "features",
+        "copies",
         "nearer",
         "nearer by distance",
-        "below half the least",
         "by chance",
         "median distance",
         "of held-out",

@@ -145,8 +145,9 @@ class Finding(NamedTuple):
         quantile of the held-out ones, with its exact binomial interval.
     by_distance : Interval
         The same by the distance itself, which is small for typical samples, too.
-    close : int
-        Generated images with less than half the least nearness of held-out ones.
+    copies : Interval
+        Share of the generated images with less than half the least nearness of held-out
+        ones, with its exact interval: copies, and next to nothing else.
     chance : float
         Probability of as many, or more, if generated images were further real ones.
     threshold : float
@@ -155,7 +156,7 @@ class Finding(NamedTuple):
 
     share: Interval
     by_distance: Interval
-    close: int
+    copies: Interval
     chance: float
     threshold: float
 
@@ -182,7 +183,7 @@ def judge(found: Search) -> Finding:
     return Finding(
         binomial(count, n),
         binomial(int(np.sum(found.generated.distance < limit)), n),
-        close,
+        binomial(close, n),
         min(1.0, 2 * min(_chance(count, n, rank), _chance_of_close(close, n))),
         threshold,
     )

@@ -11,7 +11,11 @@ from tqdm import tqdm
 from dipy_ldm.evaluation import anatomy
 from dipy_ldm.evaluation.features import Features, classify, features_of
 from dipy_ldm.evaluation.fidelity import LEAST, Sets, measure_fidelity, measure_variety
-from dipy_ldm.evaluation.sharpness import measure_reconstruction, measure_sharpness
+from dipy_ldm.evaluation.sharpness import (
+    measure_reconstruction,
+    measure_sharpness,
+    measure_texture,
+)
 from dipy_ldm.metrics import Interval
 from dipy_ldm.validation import InputError, whole
 
@@ -226,6 +230,7 @@ def _tasks(
         for name in ("reference", *sets.compared):
             measure = partial(_measure, sets, name, affine, measured)
             tasks.append((f"anatomy, {name}", measure))
+        tasks.append(("texture", add("texture", measure_texture, sets, seed)))
         tasks.append(("anatomy", lambda: _compare_anatomy(measured, found, seed)))
     return tasks
 

@@ -5,7 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import linalg, ndimage
 
-from dipy_ldm.evaluation.features import Features, shrunk
+from dipy_ldm.evaluation.features import Features
+from dipy_ldm.metrics import halve
 
 # Numbers of a sample before, and after what was learnt.
 _SMALL, _MOST, _KEPT = 32768, 4096, 32
@@ -71,7 +72,28 @@ def small(images: np.ndarray) -> np.ndarray:
     ndarray
         Images of at most 32,768 numbers.
     """
-    return shrunk(images, _SMALL)
+    return _symmetrically(images, _SMALL)
+
+
+def _symmetrically(images, most):
+    """Halve images until they are small, so that mirror images stay such."""
+    return np.concatenate([_halved(image, most) for image in images])
+
+
+def _halved(image, most):
+    while image.size > most and min(image.shape[:-1]) > 2:
+        for axis, size in enumerate(image.shape[:-1]):
+            if size % 2:  # of which halving would leave out the last
+                image = (_without(image, axis, -1) + _without(image, axis, 0)) / 2
+        image = halve(image)
+    return image[None].astype("float32")
+
+
+def _without(image, axis, end):
+    """Leave out the first or the last voxels along an axis."""
+    places = [slice(None)] * image.ndim
+    places[axis] = slice(1, None) if end == 0 else slice(None, -1)
+    return image[tuple(places)]
 
 
 def learn_invariant(images: np.ndarray, seed: int = 0) -> Features:
@@ -140,7 +162,7 @@ def describe(images: np.ndarray) -> np.ndarray:
         ``(n, features)``, of mean 0 and variance 1 in each image: brightness and
         linear contrast make no difference.
     """
-    some = _standard(shrunk(images, _MOST))
+    some = _standard(_symmetrically(images, _MOST))
     mirrored = np.flip(some, 2 if some.ndim == 4 else 1)
     parts = (some + mirrored) / 2, np.abs(some - mirrored) / 2
     return np.concatenate([part.reshape(len(part), -1) for part in parts], 1)

@@ -48,7 +48,7 @@ td small { display: block; color: var(--soft); white-space: nowrap; }
 .note.good { border-color: var(--good); } .note.bad { border-color: var(--bad); }
 .note.fair { border-color: var(--third); }
 .pair { display: inline-block; margin: .3rem .8rem .3rem 0; vertical-align: top;
-  max-width: 100%; }
+  width: 21rem; max-width: 100%; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem;
   margin: 0; }
 dt { color: var(--soft); } dd { margin: 0; min-width: 0; }

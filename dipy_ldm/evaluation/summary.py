@@ -67,7 +67,11 @@ def write_page(
             _variety(figures["variety"]),
             _as_asked(figures),
         ),
-        page.section("Sharpness", _sharpness(figures["sharpness"])),
+        page.section(
+            "Sharpness",
+            _sharpness(figures["sharpness"]),
+            _texture(figures.get("texture")),
+        ),
         page.section("Anatomy", _anatomy(found)),
         page.section("Asked and measured", *followed),
         page.section("Reconstruction", _reconstruction(figures["reconstruction"])),
@@ -214,6 +218,22 @@ def _sharpness(sharpness):
         + charts.curves(drawn, "octave (1 is the finest)", "energy over real")
         + page.table(head, rows)
     )
+
+
+def _texture(texture):
+    if not texture:
+        return ""
+    scales = ("finest", "0.7 to 1.4 voxels", "1.4 to 2.8 voxels", "2.8 to 5.6 voxels")
+    rows = [
+        [title, *(texture[name][i] for name in _SETS)] for i, title in enumerate(scales)
+    ]
+    caption = (
+        "Energy of texture over that of real volumes, inside of the head and away from "
+        "its rim, between blurs by so many voxels. Much more than 1 at the size of a "
+        "latent is patches."
+    )
+    table = page.table(["texture", *_SETS.values()], rows, caption)
+    return page.part("Texture inside", table)
 
 
 def _anatomy(found):

@@ -15,7 +15,7 @@ from dipy_ldm.workflows.volumes import provenance
 class AuditLDMFlow(Workflow):
     """Look for training images among what a latent diffusion model generates."""
 
-    found_copies = False
+    verdict = ""  # what was found, if there are copies
 
     @classmethod
     def get_short_name(cls):
@@ -126,4 +126,9 @@ class AuditLDMFlow(Workflow):
         facts["Seconds"] = round(time.monotonic() - start, 1)
         figures, html = judgement.audit_outputs(found, model, train, facts)
         judgement.write(outputs, facts | {"Notes": found.notes} | figures, html)
-        self.found_copies = bool(found.found_copies)
+        if found.found_copies:
+            where = ", ".join(found.found_copies)
+            self.verdict = (
+                f"there are copies of training images beyond chance (in {where}); look "
+                f"at {outputs[1]}, and publish neither these samples nor the model."
+            )

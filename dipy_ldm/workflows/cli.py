@@ -67,8 +67,8 @@ def audit() -> None:
 
     flow = AuditLDMFlow()
     run(flow)
-    if flow.found_copies:
-        sys.exit(1)
+    if flow.verdict:
+        _leave(flow.verdict, 1)
 
 
 def run(flow: Any) -> None:

@@ -74,6 +74,7 @@ def read_for(
     of_volumes = len(document["shape"]) == 4
     if paths == ["mnist"] and not of_volumes:
         return _digits(document, split)
+    listed_rows(paths)  # says what is not there
     if holds_volumes(paths) != of_volumes:
         kinds = "two-dimensional images", "volumes"
         raise InputError(

@@ -50,3 +50,13 @@ nib.save(nib.Nifti1Image(box, scan.affine), 'box.nii.gz')"
 dipy_inpaint_ldm brains/ldm.safetensors others/sub-1000_T1w.nii.gz \
     --mask_files box.nii.gz --dilate 2 --n_samples 2 --out_dir inpainted
 ls inpainted
+
+#: evaluate
+dipy_evaluate_ldm mnist --real mnist --n_samples 100
+
+#: audit
+python doc/examples/virtual_cohort.py held --n 24 --first 2000
+dipy_generate_ldm brains/ldm.safetensors --n_samples 22 --out_samples made/sample
+cp cohort/sub-0003_T1w.nii.gz cohort/sub-0007_T1w.nii.gz made
+dipy_audit_ldm brains/ldm.safetensors --train cohort --held_out held --generated made \
+    || echo "status $?"

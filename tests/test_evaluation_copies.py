@@ -1,0 +1,216 @@
+"""Copies that were planted are found, and among others none are."""
+
+import numpy as np
+import pytest
+from scipy import ndimage, stats
+
+from dipy_ldm.evaluation import copies, membership
+from dipy_ldm.evaluation.audit import asked_for, audit
+from dipy_ldm.evaluation.audit_page import conclude, write_page
+from dipy_ldm.evaluation.features import voxels
+from dipy_ldm.evaluation.invariant import change, describe, learn_invariant
+from dipy_ldm.validation import InputError
+
+SHAPE = (17, 16, 15)
+
+
+def patients(n, seed):
+    """Draw volumes that differ in more ways than in five."""
+    noise = np.random.default_rng(seed).standard_normal((n, *SHAPE))
+    smooth = ndimage.gaussian_filter(noise, [0, 2.5, 2.5, 2.5])
+    smooth += np.indices(SHAPE)[0] / 200  # what all have in common
+    low, high = (f(smooth, (1, 2, 3), keepdims=True) for f in (np.min, np.max))
+    return np.float32((smooth - low) / (high - low))[..., None]
+
+
+@pytest.fixture(scope="module")
+def train():
+    return patients(100, 0)
+
+
+@pytest.fixture(scope="module")
+def invariant(train):
+    return learn_invariant(train)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(1)
+
+
+def look(features, train, held_out, generated):
+    rows = (features.compute(images) for images in (train, held_out, generated))
+    return copies.search(features, *rows)
+
+
+def planted(train, n, kind, rng):
+    """Draw n patients, and plant 5 % copies of training images among them."""
+    changes = {
+        "exact": lambda x: x,
+        "flipped": lambda x: x[::-1],
+        "shifted": lambda x: np.roll(x, 1, 1),
+        "noise": lambda x: x + 0.02 * rng.standard_normal(x.shape),
+        "contrast": lambda x: x**0.6,
+    }
+    generated = patients(n, 2)
+    for i in range(n // 20):
+        generated[3 * i] = changes[kind](train[7 * i])
+    return generated
+
+
+@pytest.mark.parametrize("kind", ["exact", "flipped", "shifted", "noise", "contrast"])
+def test_planted_copies_are_found_as_many(train, invariant, rng, kind):
+    n = 80
+    found = look(invariant, train, patients(n, 3), planted(train, n, kind, rng))
+    finding = copies.judge(found)
+    assert finding.copies.low < 0.05 < finding.copies.high
+    assert finding.chance < copies.ALARM / 3
+    # And which they are.
+    np.testing.assert_array_equal(found.generated.nearest[[0, 3, 6, 9]], [0, 7, 14, 21])
+
+
+@pytest.mark.parametrize("kind", ["exact", "noise"])
+def test_copies_that_were_not_moved_are_found_in_voxels(train, rng, kind):
+    found = look(voxels(), train, patients(80, 3), planted(train, 80, kind, rng))
+    assert copies.judge(found).copies.value == 0.05
+    assert copies.judge(found).chance < copies.ALARM / 3
+
+
+def test_none_are_found_among_held_out_images_in_ten_repetitions(train, invariant):
+    for seed in range(10):
+        held_out, others = patients(60, 10 + seed), patients(60, 50 + seed)
+        for features in (voxels(), invariant):
+            finding = copies.judge(look(features, train, held_out, others))
+            assert finding.chance > copies.ALARM / 3
+            assert finding.copies.value == 0
+
+
+def test_the_chance_is_the_chance():
+    # Of uniform numbers, half of which play the generated ones.
+    rng = np.random.default_rng(0)
+    counts = []
+    for _ in range(4000):
+        a, b = rng.uniform(size=(2, 300))
+        counts.append(np.sum(a < np.sort(b)[2]))
+    for count in (2, 6, 9):
+        wanted = np.mean(np.array(counts) >= count)
+        assert copies._chance(count, 300, 3) == pytest.approx(wanted, abs=0.02)
+    assert copies._chance(0, 300, 3) == 1
+    assert copies._chance_of_close(0, 300) == pytest.approx(1)
+    # On average 1 / 32 of one image.
+    mean = sum(copies._chance_of_close(count, 300) for count in range(1, 50))
+    assert mean == pytest.approx(300 / 301 / 32, rel=0.05)
+
+
+def test_typical_samples_are_no_copies(train, rng):
+    # Near to the mean of all, as guidance makes them, they are near to each image.
+    typical = patients(60, 4) * 0.5 + train.mean(0) * 0.5
+    finding = copies.judge(look(voxels(), train, patients(60, 5), typical))
+    assert finding.by_distance.value > 0.5
+    assert finding.share.value < 0.1
+    assert finding.chance > copies.ALARM / 3
+
+
+def test_mirror_images_are_described_alike(train):
+    np.testing.assert_allclose(describe(train), describe(train[:, ::-1]), atol=1e-5)
+    images = train[:, :, :, 0]
+    np.testing.assert_allclose(
+        describe(images), describe(images[:, :, ::-1]), atol=1e-5
+    )
+    # So are brighter ones.
+    np.testing.assert_allclose(describe(train), describe(train / 2 + 0.1), atol=1e-4)
+
+
+def test_changed_copies_keep_their_place_and_range(train, rng):
+    assert change(train[0], rng).shape == train[0].shape
+    flat = change(np.full((9, 8, 1), 0.5, "float32"), rng)
+    assert 0.2 < flat.mean() < 0.8
+
+
+def test_the_threshold_of_dar_finds_copies_where_there_are_none(train, invariant, rng):
+    held_out = patients(80, 3)
+    found = copies.dar(
+        look(invariant, train, held_out, planted(train, 80, "exact", rng))
+    )
+    assert found.generated.value >= 0.05
+    assert found.held_out.value > 0.03
+    few = look(invariant, train, held_out[:20], patients(20, 9))
+    # The more there is to search, the more it finds.
+    assert copies.dar(few).held_out.value > 0.1
+
+
+def test_held_out_images_that_are_training_images_are_found(train):
+    prints = copies.fingerprints(train)
+    saved_again = np.round(train[[5, 9]] * 4095) / 4095
+    others = copies.fingerprints(np.concatenate([patients(3, 8), saved_again]))
+    assert copies.duplicates(prints, others) == [(3, 5), (4, 9)]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ((30, 19, 19), "there are 19 held-out images, and an audit needs 20"),
+        ((10, 20, 20), "there are 10 training images, and an audit needs 11"),
+        ((30, 20, 25), "20 held-out and 25 generated images can't be compared"),
+    ],
+    ids=["held-out", "training", "unequal"],
+)
+def test_too_few_are_refused(numbers, message):
+    with pytest.raises(InputError, match=message):
+        copies.search(voxels(), *(np.zeros((n, 3)) for n in numbers))
+
+
+def test_few_copies_can_be_told(train):
+    assert copies.fewest_told(80) == 2
+    assert copies.fewest_told(20) < 5
+
+
+def test_membership_of_known_losses(rng):
+    others = rng.standard_normal(300)
+    same = membership.infer_membership(rng.standard_normal(300), others)
+    assert same.auc.low < 0.5 < same.auc.high
+    assert same.found.low < 0.02
+    lower = membership.infer_membership(others - 1.5, others)
+    # Of two normal distributions.
+    assert lower.auc.value == pytest.approx(stats.norm.cdf(1.5 / 2**0.5), abs=0.03)
+    assert lower.found.low > 0.05
+    assert membership.area(np.zeros(3), np.zeros(4)) == 0.5
+    assert membership.area(np.zeros(3), np.ones(4)) == 1
+
+
+def test_losses_are_lower_without_noise_to_learn(diffusion, blobs):
+    losses = membership.denoising_losses(diffusion, blobs[:8])
+    assert losses.shape == (8,)
+    again = membership.denoising_losses(diffusion, blobs[:8])
+    np.testing.assert_allclose(losses, again, rtol=1e-5)
+    assert (membership.reconstruction_losses(diffusion, blobs[:4]) > 0).all()
+
+
+def test_conditions_of_the_training_images_are_asked_for():
+    assert asked_for(None, 3) is None
+    asked = asked_for({"age": [1, 2], "sex": ["F", None]}, 3)
+    assert asked == {"age": [1, 2, 1], "sex": ["F", None, "F"]}
+
+
+def test_an_audit_of_copies(diffusion, blobs):
+    train, held_out = blobs[:36], blobs[36:]
+    generated = np.concatenate([train[:14], held_out[:14]])
+    found = audit(diffusion, train, held_out, generated)
+    assert found.n == 28
+    assert "voxels" in found.found_copies
+    assert found.findings["voxels"].copies.value >= 0.5
+    copied = {pair.generated: pair.train for pair in found.pairs[:6]}
+    assert all(i == row for i, row in copied.items())
+    assert conclude(found)[0][1] == "bad"
+    names = {pair.train: f"image {pair.train}" for pair in found.pairs}
+    html = write_page(found, lambda i: train[i], names, None, {"model": "tiny"})
+    assert "A pass proves nothing" in html
+    assert f"image {found.pairs[0].train}" in html
+
+
+def test_an_audit_that_generates(diffusion, blobs):
+    found = audit(diffusion, blobs[:40], blobs[40:], n=20, steps=2)
+    assert found.n == len(found.generated) == 20
+    assert set(found.members) == {"denoiser", "autoencoder"}
+    with pytest.raises(InputError, match="differ less than tenfold"):
+        audit(diffusion, blobs[:20], np.concatenate([blobs] * 4), blobs[:20])

@@ -1,0 +1,220 @@
+"""The commands that judge a model: files in, a page and figures out, exit statuses."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+from processes import answer
+import pytest
+
+from dipy_ldm import VQVAE, LatentDiffusion
+
+AFFINE = np.diag([2.0, 2, 2, 1])
+
+
+def draw(n, seed, shape=(13, 12, 11)):
+    """Draw soft balls of different sizes and places, in [0, 1]."""
+    rng = np.random.default_rng(seed)
+    centre = np.array(shape) / 2 + rng.uniform(-2, 2, (n, 1, 1, 1, 3))
+    radius = rng.uniform(2, 4, (n, 1, 1, 1))
+    distance = np.linalg.norm(np.stack(np.indices(shape), -1) - centre, axis=-1)
+    return np.float32(1 / (1 + np.exp(distance - radius)))[..., None]
+
+
+def write(folder, volumes, affine=AFFINE):
+    folder.mkdir()
+    for i, volume in enumerate(volumes):
+        image = nib.Nifti1Image(100 * volume[..., 0], affine)
+        nib.save(image, folder / f"{folder.name}-{i:03d}.nii.gz")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory):
+    """Return a folder of training, held-out and generated volumes, and a model."""
+    folder = tmp_path_factory.mktemp("judged")
+    images = draw(40, 2)
+    vqvae = VQVAE(widths=(4, 4), blocks=1, n_codes=8, code_dim=2)
+    vqvae.fit(images, affine=AFFINE, epochs=1, batch_size=8, verbose=False)
+    model = LatentDiffusion(vqvae, widths=(4,), blocks=1)
+    ages = list(np.linspace(20, 80, 40))
+    model.fit(images, {"age": ages}, epochs=1, batch_size=8, verbose=False)
+    model.save(folder / "ldm.safetensors")
+    write(folder / "train", images)
+    write(folder / "real", draw(44, 1))
+    write(folder / "copies", np.concatenate([images[:12], draw(12, 5)]))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_real_cache(monkeypatch, tmp_path_factory):
+    cache = tmp_path_factory.getbasetemp() / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+
+
+@pytest.fixture
+def image_model(diffusion, tmp_path):
+    path = tmp_path / "images.safetensors"
+    diffusion.save(path)
+    return path
+
+
+def test_an_evaluation_of_volumes(command, volumes, tmp_path):
+    further = write(tmp_path / "further", draw(1, 7), np.diag([1.0, 1, 1, 1]))
+    status, stderr = command(
+        *("evaluate", volumes / "ldm.safetensors"),
+        *("--real", volumes / "real", further, "--steps", 2),
+    )
+    assert status == 0, stderr
+    found = json.loads((tmp_path / "evaluation.json").read_text())
+    figures = found["Figures"]
+    assert figures["n"] == 22
+    assert set(figures["features"]) == {"random network", "voxels", "encoder"}
+    assert set(figures["anatomy"]["generated"]) >= {"foreground", "symmetry"}
+    assert (found["Steps"], found["Seed"], found["Synthetic"]) == (2, 0, True)
+    assert "1 of 45 volumes of --real_files were on other grids" in found["Notes"][0]
+    assert "conditions of the model are not known" in found["Notes"][1]
+    page = (tmp_path / "evaluation.html").read_text()
+    assert found["Conclusions"][0] in page
+    assert "Anatomy" in page and "ldm.safetensors" in page
+
+
+def test_what_was_asked_for_is_compared_with_measurements(command, volumes, tmp_path):
+    rng = np.random.default_rng(0)
+    ages = rng.uniform(20, 80, 20).round(1)
+    made = write(tmp_path / "made", draw(20, 6))
+    lines = ["path\tage"]
+    for i, age in enumerate(ages):
+        file = made / f"made-{i:03d}.nii.gz"
+        sidecar = {"Conditions": {"age": age}}
+        (made / f"made-{i:03d}.json").write_text(json.dumps(sidecar))
+        lines.append(f"{file}\t{age + rng.normal():.2f}")
+    (tmp_path / "measured.tsv").write_text("\n".join(lines) + "\n")
+    status, stderr = command(
+        *("evaluate", volumes / "ldm.safetensors", "--real", volumes / "real"),
+        *("--generated", made, "--measurements", "measured.tsv"),
+    )
+    assert status == 0, stderr
+    found = json.loads((tmp_path / "evaluation.json").read_text())
+    age = found["Figures"]["followed"]["age"]
+    assert age["r"]["value"] > 0.99
+    assert age["slope"]["low"] < 1 < age["slope"]["high"]
+    assert "Steps" not in found
+    assert "Asked and measured" in (tmp_path / "evaluation.html").read_text()
+
+
+def test_an_evaluation_of_images_beside_a_file(
+    command, image_model, blobs, folder, tmp_path
+):
+    arguments = "evaluate", image_model, "--real", folder / "blobs.npy", "--steps", 1
+    status, stderr = command(*arguments, "--out_dir", "out")
+    assert status == 0, stderr
+    assert json.loads((tmp_path / "out/evaluation.json").read_text())["Figures"]["n"]
+    status, stderr = command(*arguments, "--out_dir", "out")
+    assert status == 1
+    assert "exist already; add --force to overwrite" in answer(stderr)
+
+
+def test_an_audit_finds_copies_and_says_so_by_its_status(command, volumes, tmp_path):
+    status, stderr = command(
+        *("audit", volumes / "ldm.safetensors", "--train", volumes / "train"),
+        *("--held_out", volumes / "real", "--generated", volumes / "copies"),
+    )
+    assert status == 1, stderr
+    assert "there are copies of training images beyond chance (in" in answer(stderr)
+    found = json.loads((tmp_path / "audit.json").read_text())
+    figures = found["Figures"]
+    assert figures["n"] == 24
+    assert "voxels" in figures["copies_beyond_chance"]
+    assert figures["copies"]["voxels"]["copies"]["value"] >= 0.4
+    assert figures["pairs"][0]["file"].startswith("train-")
+    assert "A pass proves nothing" in (tmp_path / "audit.html").read_text()
+
+
+def test_an_audit_that_finds_none(command, image_model, blobs, tmp_path):
+    np.save(tmp_path / "train.npy", blobs[:40])
+    np.save(tmp_path / "held.npy", blobs[40:])
+    status, stderr = command(
+        *("audit", image_model, "--train", "train.npy", "--held_out", "held.npy"),
+        *("--steps", 1),
+    )
+    # A model of two epochs makes nothing that is like its training images.
+    assert status == 0, stderr
+    assert json.loads((tmp_path / "audit.json").read_text())["Steps"] == 1
+
+
+def test_held_out_volumes_that_are_training_volumes_are_named(
+    command, volumes, tmp_path
+):
+    both = write(tmp_path / "both", np.concatenate([draw(25, 1), draw(40, 2)[[3]]]))
+    status, stderr = command(
+        *("audit", volumes / "ldm.safetensors", "--train", volumes / "train"),
+        *("--held_out", both),
+    )
+    assert status == 1
+    assert "1 of the held-out images are training images, too" in answer(stderr)
+    assert "both-025.nii.gz (train-003.nii.gz)" in answer(stderr)
+    assert "leave them out of --held_out" in answer(stderr)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "mnist"], "give images to compare with: --real_files"),
+        (["evaluate", "no.file", "--real", "mnist"], "there is no model file no.file"),
+        (
+            ["evaluate", "mnist", "--real", "V/real"],
+            "is of two-dimensional images, and",
+        ),
+        (
+            ["evaluate", "V/ldm.safetensors", "--real", "mnist"],
+            "there is no file mnist",
+        ),
+        (["evaluate", "V/ldm.safetensors", "--real", "V/copies"], "needs 40: half"),
+        (
+            ["evaluate", "mnist", "--real", "mnist", "--measurements", "x.tsv"],
+            "give these, too, as --generated_files",
+        ),
+        (
+            ["evaluate", "mnist", "--real", "mnist", "--n_samples", "5"],
+            "--n_samples must be at least 20, not 5",
+        ),
+        (
+            ["evaluate", "mnist", "--real", "mnist", "--sampler", "x"],
+            "unknown sampler 'x'",
+        ),
+        (["audit", "mnist", "--train", "mnist"], "compare with: --held_out"),
+        (["audit", "mnist", "--held_out", "mnist"], "compare with: --train_files"),
+        (
+            ["audit", "V/ldm.safetensors", "--train", "V/train", "--held_out", "V/few"],
+            "there are 3 held-out images, and an audit needs 20",
+        ),
+    ],
+    ids=str,
+)
+def test_what_can_not_be_judged_gets_one_sentence(command, volumes, arguments, message):
+    if not (volumes / "few").exists():
+        write(volumes / "few", draw(3, 9))
+    words = [word.replace("V/", f"{volumes}/") for word in arguments]
+    status, stderr = command(*words)
+    assert status == 1
+    assert message in answer(stderr)
+
+
+def test_images_of_another_shape_are_refused(command, folder):
+    status, stderr = command("evaluate", "mnist", "--real", folder / "blobs.npy")
+    assert status == 1
+    assert "images of shape (28, 28, 1), and those of --real_files have" in (
+        answer(stderr)
+    )
+
+
+def test_the_packaged_model_beside_the_test_digits(command, tmp_path):
+    status, stderr = command(
+        *("evaluate", "mnist", "--real", "mnist", "--n_samples", 40, "--steps", 4)
+    )
+    assert status == 0, stderr
+    figures = json.loads((tmp_path / "evaluation.json").read_text())["Figures"]
+    assert figures["features"]["classifier"]["figures"]["generated"]["frechet"] is None
+    assert figures["as_asked"]["real"]["value"] > 0.9
+    assert figures["as_asked"]["generated"]["value"] > 0.7
