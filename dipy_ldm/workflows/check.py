@@ -19,7 +19,7 @@ from dipy_ldm.workflows.quiet import quiet_start
 class CheckLDMFlow(Workflow):
     """Look at images and machine before a long training."""
 
-    must_be_mended = False
+    verdict = ""  # what is to be said in the end, if something must be mended
 
     @classmethod
     def get_short_name(cls):
@@ -224,7 +224,7 @@ class CheckLDMFlow(Workflow):
             title: [f.reworded(partial(cli.as_options, options=known)) for f in some]
             for title, some in (looked.findings | tried).items()
         }
-        self.must_be_mended = checks.write(outputs, input_files, found) == "red"
+        self.verdict = checks.write(outputs, input_files, found)
 
 
 def _check_options(strategy, learning_rate, seed, validation):

@@ -217,14 +217,15 @@ def write(
     Returns
     -------
     str
-        The worst state.
+        What must be mended, in a sentence; nothing if nothing must.
     """
-    state = worst(finding for some in found.values() for finding in some)
+    every = [finding for some in found.values() for finding in some]
+    bad = [finding.title for finding in every if finding.state == "red"]
     told = {
         "GeneratedBy": {"Name": "dipy_ldm", "Version": __version__},
         "Time": time.strftime("%Y-%m-%dT%H:%M:%S"),
         "Inputs": list(map(str, input_files)),
-        "State": state,
+        "State": worst(every),
         "Findings": {
             title: [finding.to_saved() for finding in some]
             for title, some in found.items()
@@ -238,4 +239,6 @@ def write(
     for line in report.in_short(found):
         logger.info("%s", line)
     logger.info("the page is %s", outputs[1])
-    return state
+    if not bad:
+        return ""
+    return f"mend what is red before you train: {', '.join(bad)}; see {outputs[1]}."

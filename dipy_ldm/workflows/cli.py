@@ -50,8 +50,8 @@ def check() -> None:
 
     flow = CheckLDMFlow()
     run(flow)
-    if flow.must_be_mended:
-        sys.exit(1)
+    if flow.verdict:
+        _leave(flow.verdict, 1)
 
 
 def evaluate() -> None:
