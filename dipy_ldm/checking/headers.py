@@ -147,8 +147,8 @@ def units(headers: Sequence[Header]) -> tuple[Finding, list[int]]:
     """
     extents = np.array([header.extent for header in headers])
     widths = np.array([np.median(header.sizes) for header in headers])
-    larger = np.minimum(*(np.log(v / np.median(v)) for v in (extents, widths)))
-    smaller = np.maximum(*(np.log(v / np.median(v)) for v in (extents, widths)))
+    ratios = [np.log(v / _middle(v)) for v in (extents, widths)]
+    larger, smaller = np.minimum(*ratios), np.maximum(*ratios)
     limit = np.log(_OTHER_UNIT)
     bad = np.flatnonzero((larger > limit) | (smaller < -limit)).tolist()
     if len(headers) < FEWEST:
@@ -157,6 +157,14 @@ def units(headers: Sequence[Header]) -> tuple[Finding, list[int]]:
     if bad:
         return _wrong_units(headers, bad, extents / np.median(rest)), bad
     return _usual_size(headers, float(np.median(rest))), []
+
+
+def _middle(values):
+    """Return the one of the values that is nearest to their median, from below.
+
+    There is a volume that has it, even if half of all are of another unit.
+    """
+    return np.percentile(values, 50, method="lower")
 
 
 def _wrong_units(headers, bad, ratios):
@@ -224,7 +232,9 @@ def places(headers: Sequence[Header]) -> tuple[Finding, list[int]]:
         np.array([getattr(h, end) for h in headers]) for end in ("low", "high")
     )
     centres, sides = (low + high) / 2, high - low
-    usual = np.median(centres, axis=0)
+    # That of a volume, even if there are two groups.
+    away = np.linalg.norm(centres - np.median(centres, axis=0), axis=1)
+    usual = centres[away.argmin()]
     # Boxes that don't even reach over the common centre have nothing in common.
     apart = (np.abs(centres - usual) > sides / 2).any(axis=1)
     bad = np.flatnonzero(apart).tolist() if len(headers) >= FEWEST else []

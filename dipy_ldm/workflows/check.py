@@ -193,9 +193,13 @@ class CheckLDMFlow(Workflow):
         check_sizes(**given, accumulate=accumulate)
         at_least("seconds", seconds, 0)
         _check_options(strategy, learning_rate, seed, validation)
+        method = {"schedule": schedule, "target": target, "guide": guide, "seed": seed}
+        method |= {"learning_rate": learning_rate, "precision": precision}
+        method |= {"remat": remat, "accumulate": accumulate, "checkpoint_steps": 1000}
         with quiet_start():
             from dipy_ldm.workflows import checks
 
+            place = checks.start(strategy, devices, loss, **method)
         looked = checks.look(
             input_files,
             options.names_of(conditions),
@@ -207,14 +211,11 @@ class CheckLDMFlow(Workflow):
             cache_dir=cache_dir,
             cache_limit=cache_limit,
         )
-        method = {"schedule": schedule, "target": target, "guide": guide, "seed": seed}
-        method |= {"learning_rate": learning_rate, "precision": precision}
-        method |= {"remat": remat, "accumulate": accumulate, "checkpoint_steps": 1000}
         tried = checks.try_out(
             looked.material,
             given | {"loss": loss},
             method,
-            devices=(strategy, devices),
+            strategy=place,
             validation=validation,
             changes=(flip, no_augment),
             seconds=seconds,

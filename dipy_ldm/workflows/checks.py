@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dipy_ldm import __version__, distribution
+from dipy_ldm import __version__, distribution, losses, networks, schedules
 from dipy_ldm.checking import plans, report, verdicts
 from dipy_ldm.checking.findings import Finding, green, grey, red, worst
 from dipy_ldm.checking.images import look_at
@@ -21,7 +21,7 @@ from dipy_ldm.data.covariates import read_covariates
 from dipy_ldm.data.paths import holds_volumes, listed_rows
 from dipy_ldm.data.summary import summarise
 from dipy_ldm.files import make_folder, replacing
-from dipy_ldm.validation import InputError
+from dipy_ldm.validation import InputError, choose
 from dipy_ldm.workflows import inputs, recipes
 
 logger = logging.getLogger(__name__)
@@ -34,6 +34,38 @@ class Looked(NamedTuple):
 
     findings: dict[str, list[Finding]]
     material: Material | None
+
+
+def start(
+    strategy: str, devices: Sequence[str] | None, loss: str | None, **method: Any
+) -> Any:
+    """Choose the devices, and refuse names that there are not, before files are read.
+
+    Parameters
+    ----------
+    strategy, devices
+        As of :func:`dipy_ldm.distribution.make_strategy`; other machines don't count.
+    loss : str or None
+        Name of a loss; None is for the usual one.
+    **method
+        As of :func:`dipy_ldm.workflows.recipes.make`.
+
+    Returns
+    -------
+    tf.distribute.Strategy or None
+        None is for the one device that TensorFlow chooses.
+
+    Raises
+    ------
+    InputError
+        If there is no such device, schedule, target, loss or precision.
+    """
+    choose("schedule", method["schedule"], schedules.SCHEDULES)
+    choose("target", method["target"], schedules.TARGETS)
+    choose("precision", method["precision"], {"auto": None, **networks.PRECISIONS})
+    if loss is not None:
+        choose("loss", loss, losses.LOSSES)
+    return distribution.make_strategy(strategy, devices, alone=True)
 
 
 def look(
@@ -111,7 +143,7 @@ def try_out(
     given: Mapping[str, Any],
     method: Mapping[str, Any],
     *,
-    devices: tuple,
+    strategy: Any,
     validation: float,
     changes: tuple[bool, bool],
     seconds: float,
@@ -126,8 +158,8 @@ def try_out(
         As of :func:`dipy_ldm.workflows.recipes.settle`.
     method : dict
         As of :func:`dipy_ldm.workflows.recipes.make`.
-    devices : tuple
-        As of :func:`dipy_ldm.distribution.make_strategy`.
+    strategy : tf.distribute.Strategy or None
+        As of :func:`start`.
     validation : float
         Share that is held out.
     changes : tuple of bool
@@ -145,7 +177,6 @@ def try_out(
     InputError
         If an option makes no sense.
     """
-    strategy = distribution.make_strategy(*devices, alone=True)
     if material is None:
         why = "Not looked at: there is no file to learn from."
         return {"Training": [grey("training", why)]}

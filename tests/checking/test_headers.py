@@ -90,6 +90,15 @@ def test_who_lies_elsewhere_is_found(files):
     assert "sub-5.nii" in finding.what
 
 
+def test_of_two_groups_one_is_left(files):
+    for file in files[::2]:
+        save(file, np.ones((16, 16, 16)), scaled(0.01))
+    assert len(headers.units(read(files))[1]) == N / 2
+    for file in files[::2]:
+        save(file, np.ones((16, 16, 16)), scaled(10, origin=(900, 0, 0)))
+    assert len(headers.places(read(files))[1]) == N / 2
+
+
 def test_two_volumes_alone_accuse_nobody(files):
     save(files[0], np.ones((16, 16, 16)), scaled(0.01))
     heads = read(files[:2])
