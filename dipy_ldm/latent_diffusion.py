@@ -83,6 +83,8 @@ class LatentDiffusion(Inpainter):
         0 where the model does not listen to it.
     fingerprint_ : str
         Hash of the training images.
+    step_seconds_ : dict of str to list of float
+        How long each step took, by the name of the stage, in this process.
     precision_ : Precision or None
         What training computed in, and why; None if the file does not say.
 

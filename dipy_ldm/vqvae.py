@@ -75,6 +75,8 @@ class VQVAE(Codec):
         ``val_mse`` and ``val_detail``, the share of detail that is true.
     fingerprint_ : str
         Hash of the training images.
+    step_seconds_ : dict of str to list of float
+        How long each step took, by the name of the stage, in this process.
 
     References
     ----------

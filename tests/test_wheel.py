@@ -21,6 +21,7 @@ COMMANDS = (
     "dipy_generate_ldm",
     "dipy_denoise_ldm",
     "dipy_inpaint_ldm",
+    "dipy_check_ldm",
     "dipy_evaluate_ldm",
     "dipy_audit_ldm",
 )

@@ -271,6 +271,7 @@ def test_a_place_that_cant_be_written(trained, tmp_path):
         "dipy_generate_ldm",
         "dipy_denoise_ldm",
         "dipy_inpaint_ldm",
+        "dipy_check_ldm",
         "dipy_evaluate_ldm",
         "dipy_audit_ldm",
     ],
@@ -285,7 +286,7 @@ def test_help_and_version(command, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "module", ["train", "generate", "denoise", "inpaint", "evaluate", "audit"]
+    "module", ["train", "generate", "denoise", "inpaint", "check", "evaluate", "audit"]
 )
 def test_help_needs_neither_keras_nor_tensorflow(module):
     code = (

@@ -73,13 +73,7 @@ def check_headers(
         If a file is bad and not to be skipped, or if all are. A compressed file
         that is cut off has a good header, so that only reading it tells.
     """
-    infos, complaints = [], {}
-    for file in files:
-        try:
-            infos.append(inspect(file, channels))
-        except InputError as error:
-            complaints[file] = str(error)
-    infos = _with_equal_channels(infos, complaints)
+    infos, complaints = read_headers(files, channels)
     refuse(complaints, len(infos), skip_bad)
     unsure = [str(info.file) for info in infos if not info.oriented]
     if unsure:
@@ -90,6 +84,32 @@ def check_headers(
             unsure[0],
         )
     return infos, complaints
+
+
+def read_headers(
+    files: Sequence[Path], channels: bool = False
+) -> tuple[list[VolumeInfo], dict[Path, str]]:
+    """Read the headers of all files, and refuse none.
+
+    Parameters
+    ----------
+    files, channels
+        As of :func:`check_headers`.
+
+    Returns
+    -------
+    infos : list of VolumeInfo
+        Of the good files.
+    complaints : dict of Path to str
+        A sentence on each bad file.
+    """
+    infos, complaints = [], {}
+    for file in files:
+        try:
+            infos.append(inspect(file, channels))
+        except InputError as error:
+            complaints[file] = str(error)
+    return _with_equal_channels(infos, complaints), complaints
 
 
 def refuse(complaints: Mapping[Any, str], n_good: int, skip_bad: bool) -> None:

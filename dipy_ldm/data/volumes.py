@@ -15,13 +15,12 @@ import numpy as np
 from tqdm import tqdm
 
 from dipy_ldm.data import cache
-from dipy_ldm.data.cohort import draw_order
 from dipy_ldm.data.conformed import conform_task
 from dipy_ldm.data.grid import Grid, choose_grid
 from dipy_ldm.data.headers import check_headers, refuse
-from dipy_ldm.data.lookup import find_subjects
 from dipy_ldm.data.pairs import Task, with_masks, with_sources
 from dipy_ldm.data.paths import expand, find_volumes, listed_rows
+from dipy_ldm.data.plans import Plan, arrange
 from dipy_ldm.data.rows import writing_rows
 from dipy_ldm.validation import InputError, at_least
 
@@ -47,49 +46,6 @@ class Volumes(NamedTuple):
     affine: np.ndarray
     files: list
     sources: np.ndarray | None = None
-
-
-class Plan(NamedTuple):
-    """Volumes of which only the headers were read.
-
-    ``tasks`` tell of each volume and what belongs to it, ``subjects`` whose it is;
-    ``grid`` is where they are to be brought, and ``labels`` says whether sources are
-    segmentations.
-    """
-
-    tasks: list[Task]
-    subjects: list
-    grid: Grid
-    skip_bad: bool
-    labels: bool = False
-
-    @property
-    def infos(self):
-        """What the header of each volume says."""
-        return [task.info for task in self.tasks]
-
-    @property
-    def files(self):
-        """All files that are read."""
-        masks = [task.mask for task in self.tasks if task.mask]
-        sources = [task.source.file for task in self.tasks if task.source]
-        return [info.file for info in self.infos] + masks + sources
-
-    @property
-    def source_channels(self):
-        """Channels of sources; 0 where there are none."""
-        source = self.tasks[0].source
-        return source.channels if source else 0
-
-    @property
-    def shape(self):
-        """Shape of all images, ``(n, x, y, z, channels)``, if none turns out bad."""
-        return (len(self.infos), *self.grid.shape, self.infos[0].channels)
-
-    @property
-    def affine(self):
-        """From voxel indices to millimetres, ``(4, 4)``."""
-        return self.grid.affine
 
 
 def load_volumes(
@@ -220,13 +176,10 @@ def plan_volumes(
     if source_files is not None:
         how = {"channels": channels, "skip_bad": skip_bad}
         tasks = with_sources(tasks, files, find_volumes(source_files), **how)
-    infos = [task.info for task in tasks]
     if grid is None:
-        grid = choose_grid(infos, voxel_size, shape)
-    subjects = find_subjects([info.file for info in infos], listed_rows(paths))
-    order = draw_order(subjects, seed=0) if shuffle else range(len(infos))
-    tasks, subjects = [tasks[i] for i in order], [subjects[i] for i in order]
-    return Plan(tasks, subjects, grid, skip_bad, source_labels)
+        grid = choose_grid([task.info for task in tasks], voxel_size, shape)
+    how = {"skip_bad": skip_bad, "shuffle": shuffle, "labels": source_labels}
+    return arrange(tasks, grid, listed_rows(paths), **how)
 
 
 def conform_volumes(

@@ -46,6 +46,7 @@ td small { display: block; color: var(--soft); white-space: nowrap; }
 .note { background: var(--card); border-left: 5px solid var(--second);
   padding: .7rem 1rem; margin: 1rem 0; border-radius: 4px; }
 .note.good { border-color: var(--good); } .note.bad { border-color: var(--bad); }
+.note.fair { border-color: var(--third); }
 .pair { display: inline-block; margin: .3rem .8rem .3rem 0; vertical-align: top;
   width: 21rem; max-width: 100%; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem;
@@ -103,7 +104,7 @@ def note(sentence: str, kind: str = "plain") -> str:
     ----------
     sentence : str
         What to say.
-    kind : {"good", "bad", "plain"}
+    kind : {"good", "fair", "bad", "plain"}
         How to take it.
 
     Returns
@@ -111,7 +112,7 @@ def note(sentence: str, kind: str = "plain") -> str:
     str
         A box.
     """
-    mark = {"good": "✓ ", "bad": "✗ ", "plain": ""}[kind]
+    mark = {"good": "✓ ", "fair": "! ", "bad": "✗ ", "plain": ""}[kind]
     return f'<div class="note {kind}">{escape(mark + sentence)}</div>\n'
 
 

@@ -165,7 +165,7 @@ def stages(
     length = training.length(len(latents.clean))
     found = []
     if model.guide_ is not None:
-        shorter = length._replace(total=_guide_steps(length.total))
+        shorter = length._replace(total=guide_steps(length.total))
         path = of_guide(training.checkpoint)
         guided = training._replace(checkpoint=path, callbacks=())
         guide = describe("guide", model.guide_, guided, shorter, _not_measured)
@@ -193,8 +193,19 @@ def of_guide(checkpoint: str | Path | None) -> str | None:
     return f"{checkpoint}.guide" if checkpoint else None
 
 
-def _guide_steps(steps):
-    """Say for how many steps the guide is trained, by those of the denoiser."""
+def guide_steps(steps: int) -> int:
+    """Say for how many steps the guide is trained, by those of the denoiser.
+
+    Parameters
+    ----------
+    steps : int
+        Of the denoiser.
+
+    Returns
+    -------
+    int
+        Of the guide.
+    """
     return min(steps, max(steps // _GUIDE_SHARE, _GUIDE_STEPS))
 
 

@@ -121,7 +121,7 @@ def _fit(estimator, model, data, stage, record):
     verbose = training.verbose and distribution.is_chief()
     progress = Progress(stage.title, stage.length, record.done, disable=not verbose)
     callbacks = [
-        _Clock(stage.title),
+        _Clock(estimator, stage.title),
         _Publish(stage),
         Watch(stage.title, stage.length, figure, nothing, record.done),
         record,
@@ -159,21 +159,26 @@ def _fit(estimator, model, data, stage, record):
 
 
 class _Clock(keras.callbacks.Callback):
-    """Let the log know how much of the time training proper took."""
+    """Let the log know how much of the time training proper took.
 
-    def __init__(self, title):
+    And the estimator, how long each step of this process took: ``step_seconds_``.
+    """
+
+    def __init__(self, estimator, title):
         super().__init__()
         self.title = title
+        self.each: list[float] = []
+        known = getattr(estimator, "step_seconds_", {})
+        estimator.step_seconds_ = known | {title: self.each}
 
     def on_train_begin(self, logs=None):
         self.began = time.monotonic()
-        self.steps = 0.0
 
     def on_train_batch_begin(self, batch, logs=None):
         self.step_began = time.monotonic()
 
     def on_train_batch_end(self, batch, logs=None):
-        self.steps += time.monotonic() - self.step_began
+        self.each.append(time.monotonic() - self.step_began)
 
     def on_train_end(self, logs=None):
         took = time.monotonic() - self.began
@@ -181,7 +186,7 @@ class _Clock(keras.callbacks.Callback):
             "%s: %.0f s, %.0f %% of it in steps",
             self.title,
             took,
-            100 * self.steps / took,
+            100 * sum(self.each) / took,
         )
 
 

@@ -44,6 +44,16 @@ def inpaint() -> None:
     run(InpaintLDMFlow())
 
 
+def check() -> None:
+    """Run ``dipy_check_ldm``; the status is 1 if something must be mended."""
+    from dipy_ldm.workflows.check import CheckLDMFlow
+
+    flow = CheckLDMFlow()
+    run(flow)
+    if flow.verdict:
+        _leave(flow.verdict, 1)
+
+
 def evaluate() -> None:
     """Run ``dipy_evaluate_ldm``."""
     from dipy_ldm.workflows.evaluate import EvaluateLDMFlow

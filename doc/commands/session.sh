@@ -13,6 +13,25 @@ dipy_generate_ldm mnist --n_samples 40 --out_samples digits || echo "status $?"
 python doc/examples/virtual_cohort.py cohort --n 40 --covariates
 head -n 3 cohort/participants.tsv
 
+#: check
+dipy_check_ldm cohort --voxel_size 8 --widths_vqvae 16 32 --widths_ldm 32 64 \
+    --n_codes 256 --out_check cohort-check
+
+#: faults
+mkdir faults
+cp cohort/*.nii.gz faults
+cp faults/sub-0004_T1w.nii.gz faults/sub-9004_T1w.nii.gz
+head -c 20000 cohort/sub-0005_T1w.nii.gz > faults/sub-0005_T1w.nii.gz
+python -c "import nibabel as nib, numpy as np
+names = 'faults/sub-0006_T1w.nii.gz', 'faults/sub-0007_T1w.nii.gz'
+scan, other = map(nib.load, names)
+mirrored = scan.get_fdata(dtype='float32')[::-1, ::-1, ::-1]
+nib.save(nib.Nifti1Image(mirrored, scan.affine), names[0])
+metres = np.diag([.001, .001, .001, 1]) @ other.affine
+nib.save(nib.Nifti1Image(other.get_fdata(dtype='float32'), metres), names[1])"
+dipy_check_ldm faults --voxel_size 8 --seconds 0 --out_check faults-check \
+    || echo "status $?"
+
 #: train
 dipy_train_ldm cohort --conditions ventricles,group --coarsen ventricles=2 \
     --voxel_size 8 --epochs_vqvae 40 --epochs_ldm 60 \

@@ -1,0 +1,191 @@
+"""Findings: what is told of data and training, and how bad it is."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+
+# From the worst; grey is for what could not be looked at.
+STATES = ("red", "amber", "green", "grey")
+# A standard deviation, by the median of absolute deviations of normal numbers.
+_DEVIATION = 1.4826
+# Of so many values also by the width in which 95 % of normal numbers lie.
+_MANY, _WIDTH = 1000, 3.92
+
+
+class Picture(NamedTuple):
+    """A picture, ``(height, width, channels)`` in [0, 1], and what it shows."""
+
+    image: np.ndarray
+    caption: str
+
+
+class Finding(NamedTuple):
+    """What was found in one respect.
+
+    Parameters
+    ----------
+    title : str
+        In which respect.
+    state : {"red", "amber", "green", "grey"}
+        How bad it is.
+    what : str
+        What was found, in sentences.
+    cure : str
+        What to do, in one sentence; every red finding has one.
+    pictures : sequence of Picture
+        What it looks like.
+    table : sequence of sequence
+        Figures: the names of the columns, and rows.
+    """
+
+    title: str
+    state: str
+    what: str
+    cure: str = ""
+    pictures: Sequence[Picture] = ()
+    table: Sequence[Sequence] = ()
+
+    def reworded(self, say: Callable[[str], str]) -> Self:
+        """Say it in other words.
+
+        Parameters
+        ----------
+        say : callable
+            From a sentence to what is said instead.
+
+        Returns
+        -------
+        Finding
+            The same finding.
+        """
+        table = [
+            tuple(say(cell) if isinstance(cell, str) else cell for cell in row)
+            for row in self.table
+        ]
+        return self._replace(what=say(self.what), cure=say(self.cure), table=table)
+
+    def to_saved(self) -> dict:
+        """Say it as JSON can, without the pictures.
+
+        Returns
+        -------
+        dict
+            All others by their names.
+        """
+        told: dict[str, Any] = {"title": self.title, "state": self.state}
+        told["what"] = self.what
+        if self.cure:
+            told["cure"] = self.cure
+        if self.table:
+            names, *rows = self.table
+            told["table"] = [dict(zip(names, row, strict=True)) for row in rows]
+        return told
+
+
+def green(title: str, what: str, **further) -> Finding:
+    """Find nothing wrong."""
+    return Finding(title, "green", what, **further)
+
+
+def amber(title: str, what: str, cure: str, **further) -> Finding:
+    """Find what is to be looked at."""
+    return Finding(title, "amber", what, cure, **further)
+
+
+def red(title: str, what: str, cure: str, **further) -> Finding:
+    """Find what must be mended."""
+    return Finding(title, "red", what, cure, **further)
+
+
+def grey(title: str, why: str) -> Finding:
+    """Say that something could not be looked at, and why."""
+    return Finding(title, "grey", why)
+
+
+def worst(findings: Iterable[Finding]) -> str:
+    """Return the worst state of some findings.
+
+    Parameters
+    ----------
+    findings : iterable of Finding
+        At least one.
+
+    Returns
+    -------
+    str
+        One of ``STATES``.
+    """
+    return min((finding.state for finding in findings), key=STATES.index)
+
+
+def listed(names: Sequence, most: int = 5) -> str:
+    """Name the first of some things, and count the others.
+
+    Parameters
+    ----------
+    names : sequence
+        Names.
+    most : int
+        How many are named.
+
+    Returns
+    -------
+    str
+        Such as ``"a, b and 3 more"``.
+    """
+    shown = ", ".join(map(str, names[:most]))
+    more = len(names) - most
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def counted(number: int, noun: str) -> str:
+    """Write a number of things.
+
+    Parameters
+    ----------
+    number : int
+        How many.
+    noun : str
+        What one of them is.
+
+    Returns
+    -------
+    str
+        Such as ``"3 volumes"``.
+    """
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def robust_scores(values: npt.ArrayLike, least: npt.ArrayLike) -> np.ndarray:
+    """Say how far values lie from most, in standard deviations.
+
+    By the median and the median of absolute deviations, on which a few outliers have no
+    influence :footcite:p:`Iglewicz1993`.
+
+    Parameters
+    ----------
+    values : array_like
+        Figures of each image, ``(n, figures)``.
+    least : array_like
+        Of each figure, the standard deviation that is counted on at least,
+        ``(figures,)``: where all are nearly equal, small differences are no outliers.
+
+    Returns
+    -------
+    ndarray
+        Scores, with their sign, ``(n, figures)``.
+
+    References
+    ----------
+    .. footbibliography::
+    """
+    values = np.asarray(values, "float64")
+    away = values - np.median(values, axis=0)
+    spread = _DEVIATION * np.median(np.abs(away), axis=0)
+    if len(values) >= _MANY:
+        # What is the same for most and not for some, as the strokes of digits.
+        low, high = np.percentile(values, (2.5, 97.5), axis=0)
+        spread = np.maximum(spread, (high - low) / _WIDTH)
+    return away / np.maximum(spread, least)

@@ -1,0 +1,133 @@
+"""What headers tell beside one another: each fault is found, and named."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scans import save
+
+from dipy_ldm.checking import headers
+from dipy_ldm.data.headers import read_headers
+
+N = 8
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Return paths of volumes of 160 mm with voxels of 10 mm."""
+    files = [tmp_path / f"sub-{i}.nii" for i in range(N)]
+    for file in files:
+        save(file, np.ones((16, 16, 16)), scaled(10))
+    return files
+
+
+def scaled(size, origin=0.0):
+    affine = np.diag([size, size, size, 1.0])
+    affine[:3, 3] = origin
+    return affine
+
+
+def read(files):
+    infos, complaints = read_headers(files)
+    assert not complaints
+    return headers.read(infos)
+
+
+def test_equal_headers_are_green(files):
+    heads = read(files)
+    for finding in (
+        headers.units(heads)[0],
+        headers.places(heads)[0],
+        headers.sizes(heads),
+        headers.axes(heads),
+    ):
+        assert finding.state == "green", finding
+
+
+@pytest.mark.parametrize(
+    ("factor", "unit"),
+    [(1e-3, "metres"), (1e3, "micrometres"), (0.1, "centimetres"), (10, "")],
+)
+def test_another_unit_is_found_and_guessed(files, factor, unit):
+    save(files[3], np.ones((16, 16, 16)), scaled(10 * factor))
+    finding, bad = headers.units(read(files))
+    assert (finding.state, bad) == ("red", [3])
+    assert f"as if in {unit}" in finding.what if unit else "as if" not in finding.what
+    assert "sub-3.nii" in finding.what
+    assert "affine" in finding.cure
+
+
+def test_a_crop_or_fine_voxels_are_no_other_unit(files):
+    save(files[0], np.ones((3, 3, 3)), scaled(10))
+    save(files[1], np.ones((80, 80, 80)), scaled(2))
+    assert headers.units(read(files))[1] == []
+
+
+@pytest.mark.parametrize(
+    ("size", "state"), [(0.01, "red"), (1, "amber"), (10, "green"), (1e3, "red")]
+)
+def test_the_size_of_all_is_judged(files, size, state):
+    for file in files:
+        save(file, np.ones((16, 16, 16)), scaled(size))
+    finding, bad = headers.units(read(files))
+    assert (finding.state, bad) == (state, [])
+
+
+def test_a_header_that_names_metres_is_believed_where_that_makes_people(files):
+    for file in files:
+        image = nib.Nifti1Image(np.ones((16, 16, 16), "f4"), scaled(0.01))
+        image.header.set_xyzt_units("meter")
+        nib.save(image, file)
+    finding, _ = headers.units(read(files))
+    assert finding.state == "red"
+    assert "metres" in finding.what
+    assert "1000" in finding.cure
+
+
+def test_who_lies_elsewhere_is_found(files):
+    save(files[5], np.ones((16, 16, 16)), scaled(10, origin=(0, 300, 0)))
+    finding, bad = headers.places(read(files))
+    assert (finding.state, bad) == ("red", [5])
+    assert "sub-5.nii" in finding.what
+
+
+def test_of_two_groups_one_is_left(files):
+    for file in files[::2]:
+        save(file, np.ones((16, 16, 16)), scaled(0.01))
+    assert len(headers.units(read(files))[1]) == N / 2
+    for file in files[::2]:
+        save(file, np.ones((16, 16, 16)), scaled(10, origin=(900, 0, 0)))
+    assert len(headers.places(read(files))[1]) == N / 2
+
+
+def test_two_volumes_alone_accuse_nobody(files):
+    save(files[0], np.ones((16, 16, 16)), scaled(0.01))
+    heads = read(files[:2])
+    assert headers.units(heads)[1] == headers.places(heads)[1] == []
+
+
+def test_thick_slices_and_wide_voxels_are_told(files):
+    save(files[2], np.ones((16, 16, 4)), np.diag([10, 10, 40, 1.0]))
+    save(files[4], np.ones((8, 8, 8)), scaled(20))
+    finding = headers.sizes(read(files))
+    assert finding.state == "amber"
+    assert [row[0] for row in finding.table[1:]] == [str(files[i]) for i in (2, 4)]
+
+
+def test_missing_and_contradicting_orientations_are_told(files):
+    nib.save(nib.Nifti1Image(np.ones((4, 4, 4), "f4"), None), files[0])
+    image = nib.Nifti1Image(np.ones((4, 4, 4), "f4"), None)
+    image.set_sform(np.diag([10, 10, 10, 1.0]), 1)
+    image.set_qform(np.diag([-10, 10, 10, 1.0]), 1)
+    nib.save(image, files[1])
+    finding = headers.axes(read(files))
+    assert finding.state == "amber"
+    assert "sub-0.nii" in finding.what
+    assert "sub-1.nii (RAS, LAS)" in finding.what
+
+
+def test_bad_files_are_listed_with_their_cures():
+    finding = headers.whole(["a.nii is empty; copy it anew."], 3)
+    assert finding.state == "red"
+    assert finding.what == "1 of 3 files can't be used."
+    assert finding.table[1] == ("a.nii is empty; copy it anew.",)
+    assert headers.whole([], 3).state == "green"

@@ -1,0 +1,114 @@
+"""Volumes beside their median: turned and doubled ones are found, and no others."""
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter, shift
+
+from dipy_ldm.checking import likeness
+from dipy_ldm.checking.likeness import VIEWS
+
+AFFINE = np.diag([8.0, 8.0, 8.0, 1.0])
+N = 12
+
+
+def no_pictures(numbers, caption):
+    return []
+
+
+@pytest.fixture(scope="module")
+def heads():
+    """Return volumes (16, 20, 18) of one shape, each with details of its own."""
+    rng = np.random.default_rng(0)
+    x, y, z = np.ogrid[:16, :20, :18]
+
+    def ball(centre, radii):
+        away = [(a - c) / r for a, c, r in zip((x, y, z), centre, radii, strict=True)]
+        return sum(a**2 for a in away) < 1
+
+    head = ball((8, 10, 9), (5, 8, 6)) + 0.5 * ball((8, 15, 11), (3, 3, 3))
+    head = head - 0.6 * ball((8, 6, 6), (3, 2, 2))
+    details = gaussian_filter(rng.standard_normal((N, 16, 20, 18)), (0, 1.5, 1.5, 1.5))
+    images = np.clip(head * (0.6 + 0.8 * details), 0, 1)
+    return images.astype("float32")[..., None]
+
+
+@pytest.fixture(scope="module")
+def small(heads):
+    return likeness.cubes(heads, AFFINE)
+
+
+@pytest.fixture(scope="module")
+def names():
+    return [f"sub-{i}" for i in range(N)]
+
+
+def test_cubes_are_centred_wherever_the_content_lies(heads):
+    cube, moved = likeness.cubes(np.stack([heads[0], np.roll(heads[0], 1, 1)]), AFFINE)
+    assert cube.shape == (20, 20, 20)
+    np.testing.assert_allclose(cube, moved, atol=0.02)
+
+
+def test_all_views_are_different_and_the_first_is_none(small):
+    turned = {view.of(small[0]).tobytes() for view in VIEWS}
+    assert len(VIEWS) == len(turned) == len(set(map(str, VIEWS))) == 48
+    assert str(VIEWS[0]) == "as it is"
+    np.testing.assert_array_equal(VIEWS[0].of(small[0]), small[0])
+
+
+def test_a_cohort_as_it_should_be_is_green(small, names):
+    finding = likeness.orientation(small, names, no_pictures)
+    assert finding.state == "green", finding
+    assert likeness.doubled(small, names, names, no_pictures).state == "green"
+
+
+@pytest.mark.parametrize("view", [VIEWS[i] for i in (1, 2, 9, 20, 33, 47)])
+def test_swapped_axes_are_found_and_named(small, names, view):
+    changed = small.copy()
+    changed[5] = view.of(small[5])
+    finding = likeness.orientation(changed, names, no_pictures)
+    assert finding.state == "red"
+    (row,) = finding.table[1:]
+    found = VIEWS[likeness.turned(changed)[1][5]]
+    assert row[0] == f"sub-5: {found}"
+    # But for left and right, which are alike in these.
+    pair = likeness.unit_vectors(np.stack([v.of(small[5]) for v in (found, view)]))
+    assert pair[0] @ pair[1] > 0.9
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [
+        lambda image, noise: image,
+        lambda image, noise: 0.7 * image,
+        lambda image, noise: np.roll(image, 1, 0),
+        lambda image, noise: shift(image, (0.5, 0.5, 0, 0), order=1),
+        lambda image, noise: image + 0.02 * noise * (image > 0),
+    ],
+    ids=["equal", "darker", "moved", "interpolated", "noisy"],
+)
+def test_copies_are_found(heads, names, copied):
+    images = heads.copy()
+    noise = np.random.default_rng(1).standard_normal(heads[2].shape)
+    images[7] = copied(heads[2], noise)
+    small = likeness.cubes(images, AFFINE)
+    finding = likeness.doubled(small, names, names, no_pictures)
+    assert finding.state == "red"
+    assert [row[0] for row in finding.table[1:]] == ["sub-2 and sub-7"]
+    assert finding.cure
+
+
+def test_repetitions_of_one_subject_are_amber(small, names):
+    twice = small.copy()
+    twice[1] = twice[0]
+    subjects = ["sub-0", *names[:-1]]
+    assert likeness.doubled(twice, names, subjects, no_pictures).state == "amber"
+
+
+def test_few_volumes_are_not_judged(small, names):
+    few = small[:5]
+    for finding in (
+        likeness.orientation(few, names, no_pictures),
+        likeness.doubled(few, names, names, no_pictures),
+    ):
+        assert finding.state == "grey"
+        assert "6" in finding.what

@@ -1,0 +1,114 @@
+"""Outliers: what is unlike the others is named, and what is alike is not."""
+
+import numpy as np
+import pytest
+
+from dipy_ldm.checking import outliers
+from dipy_ldm.checking.findings import robust_scores
+
+N = 20
+
+
+def no_pictures(numbers, caption):
+    return []
+
+
+@pytest.fixture
+def volumes():
+    """Return balls of noise in the middle of dark volumes (10, 12, 11)."""
+    rng = np.random.default_rng(0)
+    x, y, z = np.ogrid[:10, :12, :11]
+    ball = ((x - 4.5) / 3.5) ** 2 + ((y - 5) / 4) ** 2 + ((z - 5) / 4) ** 2 < 1
+    images = rng.uniform(0.3, 0.9, (N, 10, 12, 11)) * ball
+    return images.astype("float32")[..., None]
+
+
+@pytest.fixture
+def names():
+    return [f"sub-{i}" for i in range(N)]
+
+
+def judged(volumes, names):
+    found = outliers.measure_brightness(volumes)
+    return outliers.intensities(found, names, no_pictures)
+
+
+def test_scores_are_standard_deviations_of_normal_numbers():
+    numbers = np.random.default_rng(0).normal(5, 2, (2000, 1))
+    scores = robust_scores(numbers, [0])
+    assert scores.std() == pytest.approx(1, abs=0.1)
+    # Three wild ones change nothing.
+    numbers[:3] = 1e6
+    np.testing.assert_allclose(robust_scores(numbers, [0])[3:], scores[3:], atol=0.02)
+
+
+def test_equal_numbers_are_no_outliers():
+    numbers = np.array([[1.0]] * 9 + [[1.001]])
+    assert np.abs(robust_scores(numbers, [0.01])).max() < 1
+
+
+def test_like_volumes_are_green(volumes, names):
+    assert judged(volumes, names).state == "green"
+    assert outliers.shapes(volumes[..., 0], names, no_pictures).state == "green"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda image: (image > 0).astype("float32"),
+        lambda image: 0.2 * image,
+        lambda image: np.where(image > 0, image, 0.5),
+    ],
+    ids=["a mask", "few bright voxels set the range", "a bright background"],
+)
+def test_another_brightness_is_found(volumes, names, change):
+    volumes[4] = change(volumes[4])
+    finding = judged(volumes, names)
+    assert finding.state == "amber"
+    assert finding.what.endswith("sub-4.")
+    assert finding.table[1][0] == "sub-4"
+    assert abs(finding.table[1][2]) > 7
+
+
+def test_another_shape_is_found(volumes, names):
+    cubes = volumes[..., 0]
+    cubes[9] = 0
+    cubes[9, 4:6, 4:6, 4:6] = 0.8
+    finding = outliers.shapes(cubes, names, no_pictures)
+    assert finding.state == "amber"
+    assert finding.what.endswith("sub-9.")
+
+
+def test_a_background_amid_the_range_is_told(volumes):
+    found = outliers.measure_brightness(np.where(volumes > 0, volumes, 0.5))
+    assert outliers.background(found, of_volumes=True).state == "amber"
+    assert (
+        outliers.background(outliers.measure_brightness(volumes), True).state == "green"
+    )
+
+
+def test_a_grid_that_is_empty_for_the_most_part_is_to_be_cropped(volumes):
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    found = outliers.measure_brightness(
+        np.pad(volumes, [(0, 0), *[(6, 6)] * 3, (0, 0)])
+    )
+    finding = outliers.grid(found, affine)
+    assert finding.state == "amber"
+    assert "--shape 8 9 9" in finding.cure
+    assert "22 x 24 x 23 voxels of 2 mm" in finding.what
+    finding = outliers.grid(outliers.measure_brightness(volumes[:, 1:9, 1:10]), affine)
+    assert finding.state == "green"
+
+
+def test_equal_images_are_found():
+    images = np.random.default_rng(0).random((30, 8, 8, 1))
+    names = [f"image {i}" for i in range(30)]
+    assert outliers.equal_images(images, names).state == "green"
+    images[20] = images[3]
+    finding = outliers.equal_images(images, names)
+    assert finding.state == "amber"
+    assert "image 3 and image 20" in finding.what
+
+
+def test_few_are_not_judged(volumes, names):
+    assert judged(volumes[:5], names[:5]).state == "grey"

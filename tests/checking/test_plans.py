@@ -1,0 +1,83 @@
+"""What a training would be: held out, memory, pieces, and the end of the schedule."""
+
+import numpy as np
+import pytest
+
+from dipy_ldm import schedules
+from dipy_ldm.checking import plans
+from dipy_ldm.data.cohort import Cohort
+from dipy_ldm.training import Training
+from dipy_ldm.workflows import recipes
+
+IMAGES = np.zeros((20, 16, 16, 1), "float32")
+METHOD = {"schedule": "cosine", "target": "v", "guide": False, "seed": 0}
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    settings = recipes.settle(Cohort(IMAGES), batch_size=4, widths_ldm=(8, 8))
+    return recipes.make(settings, None, precision="float32", **METHOD)
+
+
+def test_who_is_held_out_is_told():
+    cohort = Cohort(IMAGES, subjects=[i // 2 for i in range(20)])
+    finding = plans.parts(cohort, 0.05, 0, 4)
+    assert finding.state == "green"
+    assert "18 images to learn from" in finding.what
+    assert "1 of 10 subjects" in finding.what
+    assert "none held out" in plans.parts(cohort, 0, 0, 4).what
+
+
+def test_too_few_images_are_red():
+    finding = plans.parts(Cohort(IMAGES), 0.05, 0, 64)
+    assert finding.state == "red"
+    assert finding.what.startswith("Of 20 images, 19 are left")
+    assert "batch_size" in finding.cure
+
+
+def test_devices_and_precision_are_told_with_the_reason(recipe):
+    chosen = plans.settled(recipe, 2)
+    assert all(isinstance(training, Training) for training in chosen)
+    assert plans.precision(chosen).what == "float32: as asked for."
+    assert plans.device(chosen).what.startswith("Training is on ")
+    finding = plans.memory(recipe, chosen, IMAGES.shape, None)
+    assert finding.state == "green"
+    assert [row[0] for row in finding.table[1:]] == ["autoencoder", "diffusion"]
+
+
+@pytest.mark.parametrize(
+    ("free", "state"), [(10.0, "green"), (3.5, "amber"), (2.5, "red")]
+)
+def test_memory_is_compared_with_what_is_free(free, state):
+    needed = {"autoencoder": 3 * 2**30, "diffusion": 2**30}
+    finding = plans.judge_memory(needed, free * 2**30)
+    assert finding.state == state
+    assert finding.what.startswith("The autoencoder needs 3 GiB")
+    assert ("--patch" in finding.cure) == (state == "red")
+
+
+def test_empty_pieces_are_counted():
+    volumes = np.zeros((6, 32, 32, 32, 1), "float32")
+    assert plans.pieces(volumes, 8, 4).state == "amber"
+    volumes[:] = 0.5
+    finding = plans.pieces(volumes, 8, 4)
+    assert finding.state == "green"
+    assert finding.what == "Pieces of 8 x 8 x 8 of 32 x 32 x 32; 0% are empty."
+    assert plans.pieces(volumes, 48, 4).what.startswith("Whole images (32 x 32 x 32")
+
+
+@pytest.mark.parametrize("name", schedules.SCHEDULES)
+def test_every_schedule_of_the_package_ends_in_noise(name):
+    assert plans.schedule(name).state == "green"
+
+
+def test_a_schedule_that_ends_too_early_is_red(monkeypatch):
+    # As betas from 0.0001 to 0.02 do within 200 steps.
+    def early(t):
+        alpha, _ = schedules.linear(0.45 * t)
+        return alpha, (1 - alpha**2) ** 0.5
+
+    monkeypatch.setitem(schedules.SCHEDULES, "early", early)
+    finding = plans.schedule("early")
+    assert finding.state == "red"
+    assert "cosine" in finding.cure

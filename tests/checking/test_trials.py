@@ -1,0 +1,61 @@
+"""Trials: real steps of both stages are timed, and few images are learnt by heart."""
+
+import logging
+
+import numpy as np
+import pytest
+
+from dipy_ldm.checking import trials
+from dipy_ldm.data.batches import Augmentation
+from dipy_ldm.data.cohort import Cohort
+from dipy_ldm.workflows import recipes
+
+TINY = {
+    "batch_size": 4,
+    "widths_vqvae": (8, 8),
+    "widths_ldm": (8,),
+    "n_codes": 16,
+    "code_dim": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def recipe(blobs):
+    settings = recipes.settle(Cohort(blobs), **TINY)
+    method = {"schedule": "cosine", "target": "v", "guide": False, "seed": 0}
+    how = {"precision": "float32", "learning_rate": 0.01}
+    return recipes.make(settings, None, **method, **how)
+
+
+def test_steps_of_all_networks_are_timed(recipe, blobs, caplog):
+    options = {"patch": 8, "augment": Augmentation(flip=True)}
+    with caplog.at_level(logging.WARNING):
+        paces = trials.measure_paces(recipe, blobs[:4], 5, **options)
+    assert set(paces.each) == {"autoencoder", "guide", "diffusion"}
+    assert all(0 < seconds < 5 for seconds in paces.each.values())
+    assert paces.start > 0 < paces.encoding
+    # That nothing was learnt in so few steps is no news.
+    assert not caplog.records
+    assert len(recipe.model.step_seconds_["diffusion"]) <= 12
+
+
+def test_the_time_ends_a_trial(recipe, blobs):
+    trials.measure_paces(recipe, blobs[:4], 0.0)
+    assert len(recipe.vqvae.step_seconds_["autoencoder"]) == 4
+
+
+def test_blobs_are_learnt_by_heart(recipe, blobs):
+    found = trials.learn_by_heart(recipe, blobs[:8], None, 60)
+    assert found.mse < 0.5 * found.nothing
+    assert found.images.shape == found.made.shape == (8, 13, 10, 1)
+    assert found.latents.shape == (8, 4, 3, 2)
+    assert 0 < found.usage <= 1 <= found.perplexity <= 16
+
+
+def test_large_volumes_are_made_smaller_in_place():
+    images = np.zeros((2, 64, 40, 70, 1), "float32")
+    images[:, 32:, 20:, 35:] = 1
+    small = trials._reduced(images, np.diag([2.0, 2.0, 2.0, 1.0]))
+    assert small.shape == (2, 30, 19, 32, 1)
+    assert small[0, :14, :, :].max() < 0.01
+    assert small[0, 16:-1, 11:-1, 17:-1].min() > 0.99

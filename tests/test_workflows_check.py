@@ -1,0 +1,230 @@
+"""``dipy_check_ldm``: faults that are planted are found, and told on one page."""
+
+from html.parser import HTMLParser
+import json
+import re
+import signal
+
+import nibabel as nib
+import numpy as np
+from processes import answer, run, start, wait_for
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from dipy_ldm.data.volumes import load_volumes
+
+N = 12
+TINY = (
+    "--voxel_size 8 --batch_size 2 --n_codes 16 --code_dim 2 --widths_vqvae 8 8 "
+    "--widths_ldm 8 --precision float32"
+).split()
+
+
+def write(folder, number, image, affine=None):
+    affine = np.diag([8.0, 8.0, 8.0, 1.0]) if affine is None else affine
+    image = nib.Nifti1Image(np.float32(image), affine)
+    image.set_sform(affine, 1)
+    image.set_qform(affine, 1)
+    nib.save(image, folder / f"sub-{number:02d}_T1w.nii.gz")
+
+
+def head(number):
+    """Make a head (16, 20, 18) with details of its own."""
+    rng = np.random.default_rng(number)
+    x, y, z = np.ogrid[:16, :20, :18]
+
+    def ball(centre, radii):
+        away = [(a - c) / r for a, c, r in zip((x, y, z), centre, radii, strict=True)]
+        return sum(a**2 for a in away) < 1
+
+    shape = ball((8, 10, 9), (6, 9, 7)) + 0.5 * ball((8, 15, 11), (3, 3, 3))
+    shape = shape - 0.8 * ball((8, 5, 6), (4, 4, 4))
+    details = gaussian_filter(rng.standard_normal(shape.shape), 1.5)
+    return np.clip(shape * (0.6 + 0.8 * details), 0, 1)
+
+
+@pytest.fixture
+def cohort(tmp_path):
+    folder = tmp_path / "cohort"
+    folder.mkdir()
+    for i in range(N):
+        write(folder, i, head(i))
+    return folder
+
+
+@pytest.fixture
+def check(command, tmp_path):
+    """Return what runs the command without trials, and reads what it wrote."""
+
+    def check(*arguments):
+        options = ("--seconds", 0, "--cache_dir", tmp_path / "cache", "--force")
+        status, stderr = command("check", *TINY, *options, *arguments)
+        told = json.loads((tmp_path / "check.json").read_text())
+        sections = told["Findings"].values()
+        return status, {f["title"]: f for some in sections for f in some}, stderr
+
+    return check
+
+
+class Links(HTMLParser):
+    """Collect what a page would load."""
+
+    found = ()
+
+    def handle_starttag(self, tag, attributes):
+        told = dict(attributes)
+        self.found += tuple(told[n] for n in ("src", "href") if n in told)
+
+
+def test_a_cohort_as_it_should_be_is_not_red(cohort, check, tmp_path):
+    status, found, _ = check(cohort)
+    assert status == 0
+    states = {title: finding["state"] for title, finding in found.items()}
+    assert set(states.values()) == {"green", "grey"}, states
+    # The training finds what was conformed.
+    (kept,) = (tmp_path / "cache").iterdir()
+    load_volumes([cohort], voxel_size=8, shuffle=True, cache_dir=tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == [kept]
+    html = (tmp_path / "check.html").read_text("utf-8")
+    links = Links()
+    links.feed(html)
+    assert all(link.startswith("data:image/png") for link in links.found)
+    assert not re.search("<script|https?://", html)
+
+
+def test_each_planted_fault_is_found(cohort, check, tmp_path):
+    affine = np.diag([8.0, 8.0, 8.0, 1.0])
+    write(cohort, 1, head(1)[:, ::-1])
+    write(cohort, 2, head(2), np.diag([0.008, 0.008, 0.008, 1.0]))
+    write(cohort, 3, np.stack([head(3)] * 4, -1))
+    write(cohort, 4, head(5))
+    far = affine.copy()
+    far[0, 3] = 900
+    write(cohort, 12, head(12), far)
+    broken = head(13)
+    broken[3, 3, 3] = np.nan
+    write(cohort, 13, broken)
+    write(cohort, 14, head(14))
+    whole = (cohort / "sub-14_T1w.nii.gz").read_bytes()
+    (cohort / "sub-14_T1w.nii.gz").write_bytes(whole[: len(whole) // 2])
+    (cohort / "sub-15_T1w.nii.gz").write_text("no volume")
+    (cohort / "sub-16_T1w.nii.gz").write_text("")
+    status, found, _ = check(cohort)
+    assert status == 1
+    told = json.dumps(found)
+    blamed = {
+        "files": (3, 13, 14, 15, 16),
+        "units": (2,),
+        "places": (12,),
+        "orientation of what is seen": (1,),
+        "doubled subjects": (4, 5),
+    }
+    for title, numbers in blamed.items():
+        assert found[title]["state"] == "red", title
+        assert found[title]["cure"].endswith("."), title
+        named = set(re.findall(r"sub-(\d\d)", json.dumps(found[title])))
+        assert named == {f"{i:02d}" for i in numbers}, title
+    # As options, for who gives options.
+    assert "--channels" in told
+    assert "`" not in told
+    html = (tmp_path / "check.html").read_text("utf-8")
+    assert html.count('class="note bad"') == 2 * len(blamed)
+
+
+def test_conditions_are_told_or_refused(cohort, check):
+    rows = [f"sub-{i:02d}\t{20 + i}\n" for i in range(N)]
+    (cohort / "participants.tsv").write_text("participant_id\tage\n" + "".join(rows))
+    status, found, _ = check(cohort, "--conditions", "age")
+    assert status == 0
+    assert "age (years): 20 to 31" in found["conditions"]["what"]
+    status, found, _ = check(cohort, "--conditions", "weight")
+    assert status == 1
+    assert found["conditions"]["state"] == "red"
+
+
+def test_masks_are_looked_at(cohort, check, tmp_path):
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for i in range(N):
+        write(masks, i, head(i) > 0)
+    _, found, _ = check(cohort, "--mask_files", masks)
+    assert found["masks"]["state"] == "green"
+    write(masks, 3, np.ones((4, 4, 4)))
+    status, found, _ = check(cohort, "--mask_files", masks)
+    assert (status, found["masks"]["state"]) == (1, "red")
+    assert "another grid" in found["masks"]["what"]
+
+
+def test_few_volumes_are_grey_where_nothing_can_be_told(cohort, check):
+    files = sorted(cohort.iterdir())[:4]
+    status, found, _ = check(*files)
+    assert status == 0
+    grey = {title for title, finding in found.items() if finding["state"] == "grey"}
+    assert {"orientation of what is seen", "doubled subjects", "shapes"} < grey
+    assert found["files"]["state"] == "green"
+
+
+def test_too_few_for_a_batch_is_red(cohort, check):
+    status, found, _ = check(cohort, "--batch_size", 32)
+    assert status == 1
+    assert found["held out"]["state"] == "red"
+    assert found["time"]["state"] == "grey"
+
+
+def test_no_good_file_is_told_on_the_page(tmp_path, check):
+    (tmp_path / "sub-1.nii.gz").write_text("no volume")
+    status, found, _ = check(tmp_path / "sub-1.nii.gz")
+    assert status == 1
+    assert found["files"]["state"] == "red"
+    assert found["training"]["state"] == "grey"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("cohort", "--seconds", -1), "seconds must be at least 0"),
+        (("cohort", "--strategy", "multi_worker"), "the check is for one machine"),
+        (("cohort", "--schedule", "quadratic"), "unknown schedule"),
+        (("cohort", "--coarsen", "age=5"), "--coarsen is for --conditions"),
+        (("cohort", "--validation", 1), "validation must lie"),
+    ],
+)
+def test_wrong_input_gets_a_sentence(cohort, command, tmp_path, arguments, words):
+    cache = ("--cache_dir", tmp_path / "cache")
+    status, stderr = command("check", *arguments, *TINY, *cache)
+    assert status == 1
+    assert words in answer(stderr)
+    assert not (tmp_path / "check.html").exists()
+
+
+def test_nothing_is_overwritten_unasked(cohort, command, tmp_path):
+    (tmp_path / "check.html").write_text("mine")
+    status, stderr = command("check", cohort)
+    assert status == 1
+    assert "--force" in answer(stderr)
+
+
+def test_images_with_trials_as_a_process(folder, tmp_path):
+    tiny = [*TINY[2:], "--steps_vqvae", 50, "--steps_ldm", 100, "--seconds", 2]
+    arguments = (folder / "blobs.npy", *tiny, "--learning_rate", 0.01)
+    status, stdout, stderr = run("dipy_check_ldm", *arguments, cwd=tmp_path)
+    assert status == 0, stderr
+    assert "green: " in stdout + stderr
+    told = json.loads((tmp_path / "check.json").read_text())
+    time, by_heart, codes, latents = told["Findings"]["Trials"]
+    steps = {row["part"]: row["steps"] for row in time["table"]}
+    assert (steps["autoencoder"], steps["diffusion"]) == (50, 100)
+    assert by_heart["title"] == "learning by heart"
+    assert "of 16 codes" in codes["what"]
+    assert len(latents["table"]) == 2
+
+
+def test_interrupted_it_leaves_nothing(cohort, tmp_path):
+    options = ("--cache_dir", tmp_path / "cache", "--seconds", 500)
+    process = start("dipy_check_ldm", cohort, *TINY, *options, cwd=tmp_path)
+    wait_for(tmp_path / "cache", process)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 130
+    assert "no page was written" in answer(stderr)
+    assert not list(tmp_path.glob("check*"))
