@@ -8,6 +8,7 @@ import pytest
 from dipy_ldm.checking import trials
 from dipy_ldm.data.batches import Augmentation
 from dipy_ldm.data.cohort import Cohort
+from dipy_ldm.validation import InputError
 from dipy_ldm.workflows import recipes
 
 TINY = {
@@ -50,6 +51,19 @@ def test_blobs_are_learnt_by_heart(recipe, blobs):
     assert found.images.shape == found.made.shape == (8, 13, 10, 1)
     assert found.latents.shape == (8, 4, 3, 2)
     assert 0 < found.usage <= 1 <= found.perplexity <= 16
+
+
+def test_a_training_that_stops_itself_is_judged_by_what_it_made(recipe, blobs):
+    wild = recipe._replace(of_vqvae=recipe.of_vqvae | {"learning_rate": 1e6})
+    found = trials.learn_by_heart(wild, blobs[:8], None, 60)
+    assert found.steps >= 1
+    assert not found.mse < found.nothing
+
+
+def test_an_option_that_makes_no_sense_is_refused(recipe, blobs):
+    wild = recipe._replace(of_vqvae=recipe.of_vqvae | {"precision": "decimal"})
+    with pytest.raises(InputError, match="unknown precision"):
+        trials.learn_by_heart(wild, blobs[:8], None, 60)
 
 
 def test_large_volumes_are_made_smaller_in_place():
