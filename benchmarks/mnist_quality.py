@@ -21,12 +21,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from common import Parser, add_sampling, generate, picture, print_scores, sampling, tell
 import keras
-from keras import layers
 import numpy as np
 
 import dipy_ldm
 from dipy_ldm import persistence
 from dipy_ldm.data import load_mnist
+from dipy_ldm.evaluation import features
 from dipy_ldm.metrics import frechet_distance, nearest_distance, precision_recall
 from dipy_ldm.plots import save_montage
 from dipy_ldm.validation import InputError, at_least
@@ -87,16 +87,7 @@ def build_classifier():
         Images to features and probabilities.
     """
     keras.utils.set_random_seed(RECIPE["seed"])
-    images = keras.Input((28, 28, 1))
-    x = images
-    for width in RECIPE["widths"]:
-        for _ in range(2):
-            x = layers.Conv2D(width, 3, padding="same", activation="relu")(x)
-        x = layers.MaxPooling2D()(x)
-    x = layers.Flatten()(x)
-    features = layers.Dense(RECIPE["features"], activation="relu")(x)
-    x = layers.Dropout(RECIPE["dropout"])(features)
-    return keras.Model(images, [features, layers.Dense(10, activation="softmax")(x)])
+    return features.build_classifier(RECIPE)
 
 
 def train_classifier(network, images, labels):
@@ -207,16 +198,16 @@ class Judge:
         dict
             Figures by their names.
         """
-        features, probabilities = self.look(images)
+        found, probabilities = self.look(images)
         of_labels = {}
         if asked is not None:
             of_labels = {"as_asked": share_of(probabilities, asked)}
-            of_labels |= self.score_classes(features, asked)
+            of_labels |= self.score_classes(found, asked)
         # As many as there are samples, since both measures depend on the number.
         held_out = self.held_out_features[: len(images)]
-        frechet = frechet_distance(features, self.features)
+        frechet = frechet_distance(found, self.features)
         floor = frechet_distance(held_out, self.features)
-        precision, recall = precision_recall(self.features, features)
+        precision, recall = precision_recall(self.features, found)
         precision_real, recall_real = precision_recall(self.features, held_out)
         shares = np.bincount(probabilities.argmax(axis=1), minlength=10) / len(images)
         return {

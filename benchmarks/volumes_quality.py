@@ -13,11 +13,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from common import Parser, add_sampling, generate, picture, print_scores, sampling, tell
 import numpy as np
-from scipy import ndimage
 
 import dipy_ldm
 from dipy_ldm.data.grid import Grid
 from dipy_ldm.data.volumes import load_volumes
+from dipy_ldm.evaluation.fidelity import pair_similarity
+from dipy_ldm.evaluation.sharpness import interior
 from dipy_ldm.metrics import (
     band_energies,
     detail_correlation,
@@ -211,23 +212,14 @@ def score_diversity(generated, held_out):
         Mean similarity in pairs of generated and in pairs of held-out volumes, and by
         how much that of the generated ones is greater.
     """
-    samples, real = pair_similarity(generated), pair_similarity(held_out)
+    samples, real = (
+        pair_similarity(kind, SEED).value for kind in (generated, held_out)
+    )
     return {
         "ms_ssim": samples,
         "ms_ssim_real": real,
         "ms_ssim_excess": samples - real,
     }
-
-
-def pair_similarity(volumes):
-    """Return the mean multi-scale similarity of as many random pairs as volumes."""
-    order = np.random.default_rng(SEED).permutation(len(volumes))
-    # Round in a circle: nothing meets itself, and all are in equally many pairs.
-    similarities = [
-        multiscale_ssim(volumes[[i]], volumes[[j]])
-        for i, j in zip(order, np.roll(order, 1), strict=True)
-    ]
-    return float(np.mean(similarities))
 
 
 def score_octaves(volumes, held_out):
@@ -265,25 +257,6 @@ def score_bands(volumes, held_out):
         for kind in (volumes, held_out)
     )
     return [round(float(ratio), 3) for ratio in found / wanted]
-
-
-def interior(volume):
-    """Find the inside of a head, away from its rim, whose contrast hides all else.
-
-    Parameters
-    ----------
-    volume : ndarray
-        In [0, 1], ``(x, y, z, channels)``.
-
-    Returns
-    -------
-    ndarray
-        Mask, ``(x, y, z)``; of what is too thin, all of it.
-    """
-    blurred = ndimage.gaussian_filter(volume.mean(-1), 1.5)
-    head = ndimage.binary_fill_holes(blurred > 0.3 * blurred.max())
-    inside = ndimage.binary_erosion(head, iterations=3)
-    return inside if inside.any() else head
 
 
 def score_detail(reconstructed, held_out):

@@ -1,5 +1,7 @@
 """Copies that were planted are found, and among others none are."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from scipy import ndimage, stats
@@ -8,7 +10,13 @@ from dipy_ldm.evaluation import copies, membership
 from dipy_ldm.evaluation.audit import asked_for, audit
 from dipy_ldm.evaluation.audit_page import conclude, write_page
 from dipy_ldm.evaluation.features import voxels
-from dipy_ldm.evaluation.invariant import change, describe, learn_invariant
+from dipy_ldm.evaluation.guard import Guard, generate_new
+from dipy_ldm.evaluation.invariant import (
+    change,
+    describe,
+    learn_invariant,
+    learn_projection,
+)
 from dipy_ldm.validation import InputError
 
 SHAPE = (17, 16, 15)
@@ -206,6 +214,39 @@ def test_an_audit_of_copies(diffusion, blobs):
     html = write_page(found, lambda i: train[i], names, None, {"model": "tiny"})
     assert "A pass proves nothing" in html
     assert f"image {found.pairs[0].train}" in html
+
+
+def test_copies_are_made_anew_with_the_next_numbers():
+    def generate(places, first):
+        # Numbers that end in 3 are copies, and each sample is its number.
+        return np.arange(first, first + len(places))
+
+    def find(images):
+        return np.flatnonzero(images % 10 == 3)
+
+    images, used, spare = generate_new(generate, find, range(2, 12), 12)
+    # 3 is replaced by 12, and is none.
+    assert used == images.tolist() == [2, 12, *range(4, 12)]
+    assert spare == 13
+    images, used, spare = generate_new(generate, find, range(3, 4), 13)
+    assert (used, spare) == ([14], 15)
+    with pytest.raises(InputError, match="the model knows these by heart"):
+        generate_new(generate, lambda x: np.arange(len(x)), range(5), 5)
+
+
+def test_fingerprints_know_copies(train, rng, diffusion, tmp_path):
+    projection = learn_projection(train)
+    guard = Guard(projection, projection.of(train), 0.5, "a" * 64)
+    guard.save(tmp_path / "guard.safetensors")
+    again = Guard.load(tmp_path / "guard.safetensors", "a" * 64)
+    vqvae = SimpleNamespace(_scaled=lambda images: images)
+    images = np.concatenate([patients(3, 6), train[[5], ::-1], patients(2, 7)])
+    np.testing.assert_array_equal(again.copies(images, vqvae), [3])
+    with pytest.raises(InputError, match="of another model; make them for this one"):
+        Guard.load(tmp_path / "guard.safetensors", "b" * 64)
+    diffusion.save(tmp_path / "ldm.safetensors")
+    with pytest.raises(InputError, match="not a fingerprints; name another file"):
+        Guard.load(tmp_path / "ldm.safetensors", "a" * 64)
 
 
 def test_an_audit_that_generates(diffusion, blobs):

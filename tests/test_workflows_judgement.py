@@ -8,6 +8,8 @@ from processes import answer
 import pytest
 
 from dipy_ldm import VQVAE, LatentDiffusion
+from dipy_ldm.evaluation.guard import Guard
+from dipy_ldm.workflows.volumes import fingerprint
 
 AFFINE = np.diag([2.0, 2, 2, 1])
 
@@ -141,6 +143,40 @@ def test_an_audit_that_finds_none(command, image_model, blobs, tmp_path):
     # A model of two epochs makes nothing that is like its training images.
     assert status == 0, stderr
     assert json.loads((tmp_path / "audit.json").read_text())["Steps"] == 1
+
+
+def test_a_model_that_knows_images_by_heart_generates_no_copies(
+    command, image_model, blobs, tmp_path
+):
+    np.save(tmp_path / "train.npy", blobs[:40])
+    np.save(tmp_path / "held.npy", blobs[40:])
+    judged = "audit", image_model, "--train", "train.npy", "--held_out", "held.npy"
+    status, stderr = command(*judged, "--steps", 1, "--fingerprints")
+    assert (tmp_path / "audit.safetensors").exists(), stderr
+    generate = "generate", image_model, "--n_samples", 30, "--steps", 1
+    assert command(*generate, "--out_samples", "all")[0] == 0
+    # What it makes is taken for training images.
+    made = np.load(tmp_path / "all.npz")["images"]
+    guard = Guard.load(tmp_path / "audit.safetensors", fingerprint(image_model))
+    low, high = LatentDiffusion.load(image_model).vqvae_.intensity_
+    rows = guard.projection.of((made[:2] - low) / (high - low))
+    Guard(guard.projection, np.concatenate([guard.train, rows]), 0.3, guard.model).save(
+        tmp_path / "audit.safetensors"
+    )
+    status, stderr = command(*generate, "--no_copies", "audit.safetensors")
+    assert status == 0, stderr
+    found = np.load(tmp_path / "samples.npz")
+    refused = json.loads(str(found["description"]))["Refused"]
+    assert refused >= 2
+    assert found["sample"][:2].min() >= 30
+    kept = found["sample"] == np.arange(30)
+    np.testing.assert_allclose(found["images"][kept], made[kept], atol=1e-4)
+    status, stderr = command(
+        *generate, "--no_copies", "audit.safetensors", "--same_noise", "--force"
+    )
+    assert (status, "leave out --same_noise" in answer(stderr)) == (1, True)
+    status, stderr = command(*generate, "--no_copies", "nothing", "--force")
+    assert (status, "there is no model file nothing" in answer(stderr)) == (1, True)
 
 
 def test_held_out_volumes_that_are_training_volumes_are_named(

@@ -10,7 +10,13 @@ from tqdm import tqdm
 from dipy_ldm.evaluation import copies, membership
 from dipy_ldm.evaluation.evaluate import of_some, scaled
 from dipy_ldm.evaluation.features import encoder, voxels
-from dipy_ldm.evaluation.invariant import choose_images, learn_invariant, small
+from dipy_ldm.evaluation.invariant import (
+    Projection,
+    choose_images,
+    invariant,
+    learn_projection,
+    small,
+)
 from dipy_ldm.validation import InputError, whole
 
 # Images of each kind, at most: with more, the chance of missing any hardly changes.
@@ -52,6 +58,8 @@ class Audit(NamedTuple):
         The most suspicious ones first.
     generated : ndarray
         Generated images in [0, 1], ``(n, *space, channels)``.
+    projection : Projection
+        To the invariant features.
     notes : list of str
         Sentences on what was done.
     """
@@ -63,6 +71,7 @@ class Audit(NamedTuple):
     members: dict[str, membership.Membership]
     pairs: list[Pair]
     generated: np.ndarray
+    projection: Projection
     notes: list[str]
 
     @property
@@ -130,6 +139,8 @@ def audit(
     searches: dict[str, copies.Search] = {}
     members: dict[str, membership.Membership] = {}
 
+    projection = _learn(train, vqvae, seed)
+
     def look(name, make):
         features = make()
         rows = (in_pieces(features.compute, images, vqvae) for images in compared)
@@ -145,7 +156,7 @@ def audit(
     tasks: list[tuple[str, Callable]] = [
         ("voxels", partial(look, "voxels", voxels)),
         ("latents", partial(look, "latents", lambda: encoder(model))),
-        ("invariant", partial(look, "invariant", lambda: _learn(train, vqvae, seed))),
+        ("invariant", partial(look, "invariant", lambda: invariant(projection))),
         ("membership", partial(infer, "denoiser", membership.denoising_losses)),
         ("membership", partial(infer, "autoencoder", membership.reconstruction_losses)),
     ]
@@ -162,6 +173,7 @@ def audit(
         members,
         suspicious(searches),
         scaled(compared[-1], vqvae),
+        projection,
         _notes(count, len(train)),
     )
 
@@ -191,10 +203,10 @@ def in_pieces(function: Callable, images: np.ndarray, vqvae: Any) -> np.ndarray:
 
 
 def _learn(train, vqvae, seed):
-    """Learn invariant features of some of the training images."""
+    """Learn what tells some of the training images from others."""
     chosen = choose_images(len(train), seed)
     some = [small(scaled(train[[i]], vqvae)) for i in chosen]
-    return learn_invariant(np.concatenate(some), seed)
+    return learn_projection(np.concatenate(some), seed)
 
 
 def asked_for(
@@ -216,10 +228,11 @@ def _count(train, held_out, generated, n):
     if n is not None:
         whole("n_samples", n, copies.LEAST)
     there = held_out if generated is None else len(generated)
-    if max(held_out, there) > _MOST_RATIO * min(held_out, there):
+    if n is None and max(held_out, there) > _MOST_RATIO * min(held_out, there):
         raise InputError(
             f"there are {held_out} held-out and {there} generated images, and as many "
-            "of both are compared; give sets whose sizes differ less than tenfold."
+            "of both are compared; give sets whose sizes differ less than tenfold, or "
+            "say how many to compare with `n_samples`."
         )
     count = min(x for x in (held_out, there, n, _MOST) if x is not None)
     copies.check_counts(train, count)

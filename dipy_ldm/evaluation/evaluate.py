@@ -103,7 +103,8 @@ def evaluate(
     given = None
     if generated is not None:
         given = model._check_images(generated, model.vqvae_)
-        _refuse_unequal(len(images), len(given))
+        if n is None:
+            _refuse_unequal(len(images), len(given))
     count, notes = count_compared(len(images), None if given is None else len(given), n)
     asked = of_some(conditions, slice(count, 2 * count))
     if given is None:
@@ -177,7 +178,7 @@ def _refuse_unequal(real, generated):
         raise InputError(
             f"there are {real} real and {generated} generated images, and all that can "
             "be compared is as many as the fewer; give sets whose sizes differ less "
-            "than tenfold."
+            "than tenfold, or say how many to compare with `n_samples`."
         )
 
 

@@ -96,8 +96,8 @@ def _without(image, axis, end):
     return image[tuple(places)]
 
 
-def learn_invariant(images: np.ndarray, seed: int = 0) -> Features:
-    """Learn features that tell training images apart, and not an image from its copies.
+def learn_projection(images: np.ndarray, seed: int = 0) -> Projection:
+    """Learn what tells training images apart, and not an image from its copies.
 
     A linear discriminant :footcite:p:`Fisher1936` with a class for each image: of the
     principal components of the images those directions are kept in which images differ
@@ -115,8 +115,8 @@ def learn_invariant(images: np.ndarray, seed: int = 0) -> Features:
 
     Returns
     -------
-    Features
-        At most 32 numbers.
+    Projection
+        On at most 32 directions.
 
     References
     ----------
@@ -138,11 +138,43 @@ def learn_invariant(images: np.ndarray, seed: int = 0) -> Features:
     # Vectors for which the copies differ by 1, from those that tell most.
     _, vectors = linalg.eigh(between, within)
     directions = components @ vectors[:, ::-1][:, :_KEPT]
+    return Projection(mean, directions)
+
+
+def learn_invariant(images: np.ndarray, seed: int = 0) -> Features:
+    """Learn features as :func:`learn_projection` does.
+
+    Parameters
+    ----------
+    images, seed
+        As of :func:`learn_projection`.
+
+    Returns
+    -------
+    Features
+        At most 32 numbers.
+    """
+    return invariant(learn_projection(images, seed))
+
+
+def invariant(projection: Projection) -> Features:
+    """Take what was learnt for features.
+
+    Parameters
+    ----------
+    projection : Projection
+        What was learnt.
+
+    Returns
+    -------
+    Features
+        At most 32 numbers.
+    """
     says = (
         "Linear discriminant of the training images against copies that were mirrored, "
         "turned, moved, blurred, noised and given another contrast."
     )
-    return Features("invariant", 1, says, Projection(mean, directions).of)
+    return Features("invariant", 1, says, projection.of)
 
 
 def describe(images: np.ndarray) -> np.ndarray:

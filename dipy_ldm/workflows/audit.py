@@ -37,6 +37,7 @@ class AuditLDMFlow(Workflow):
         batch_size=None,
         channels=False,
         devices=None,
+        fingerprints=False,
         out_dir="",
         out_audit="audit",
     ):
@@ -86,13 +87,19 @@ class AuditLDMFlow(Workflow):
         devices : variable string, optional
             Device of this machine to use, such as GPU:1 or CPU:0. None is for the first
             GPU or, where there is none, for the processor.
+        fingerprints : bool, optional
+            Write also a file (.safetensors) of what dipy_generate_ldm --no_copies needs
+            to know training images again: 32 numbers of each. They tell of an image
+            whether it was in the training set; keep them as the data are kept.
         out_dir : string or Path, optional
             Output directory.
         out_audit : string, optional
             Stem of the names of the files.
         """
         start = time.monotonic()
-        outputs = json_and_page(self, model_file, out_dir, out_audit=out_audit)
+        outputs = json_and_page(
+            self, model_file, out_dir, fingerprints, out_audit=out_audit
+        )
         path = persistence.find(model_file)
         document = persistence.read_document(path, "latent_diffusion")
         train = read_for(
@@ -125,7 +132,9 @@ class AuditLDMFlow(Workflow):
         )
         facts["Seconds"] = round(time.monotonic() - start, 1)
         figures, html = judgement.audit_outputs(found, model, train, facts)
-        judgement.write(outputs, facts | {"Notes": found.notes} | figures, html)
+        judgement.write(outputs[:2], facts | {"Notes": found.notes} | figures, html)
+        if fingerprints:
+            judgement.guard(found, facts["ModelFingerprint"]).save(outputs[2])
         if found.found_copies:
             where = ", ".join(found.found_copies)
             self.verdict = (

@@ -160,9 +160,13 @@ def settled(model: Any, options: dict, **further: Any) -> dict:
 
 
 def json_and_page(
-    flow: Any, model_file: str | Path, out_dir: str | Path, **name: str
+    flow: Any,
+    model_file: str | Path,
+    out_dir: str | Path,
+    tensors: bool = False,
+    **name: str,
 ) -> list[Path]:
-    """Name both outputs, and refuse to overwrite them unasked.
+    """Name the outputs, and refuse to overwrite them unasked.
 
     Parameters
     ----------
@@ -170,13 +174,15 @@ def json_and_page(
         Workflow that knows whether to force.
     model_file, out_dir : str or Path
         As of :func:`dipy_ldm.workflows.outputs.output_paths`.
+    tensors : bool
+        Whether there is a third one.
     **name : str
         Stem, by the parameter's name.
 
     Returns
     -------
     list of Path
-        A JSON file and a page.
+        A JSON file, a page and, if there is, a file of tensors.
 
     Raises
     ------
@@ -184,6 +190,7 @@ def json_and_page(
         If they are there, or can't be written.
     """
     (stem,) = output_paths(flow, model_file, out_dir, **name)
-    paths = [stem.with_name(f"{stem.name}{end}") for end in (".json", ".html")]
+    ends = [".json", ".html"] + [".safetensors"] * tensors
+    paths = [stem.with_name(f"{stem.name}{end}") for end in ends]
     refuse_overwriting(flow, paths)
     return paths

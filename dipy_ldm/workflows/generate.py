@@ -1,6 +1,8 @@
 """The workflow behind ``dipy_generate_ldm``."""
 
 import json
+import logging
+from typing import Any
 
 from dipy.workflows.workflow import Workflow
 import numpy as np
@@ -24,6 +26,8 @@ from dipy_ldm.workflows.samples import Samples
 from dipy_ldm.workflows.volumes import affine_of, provenance, write_with_sidecar
 from dipy_ldm.workflows.wanted import read_wanted
 
+logger = logging.getLogger(__name__)
+
 # What a sample depends on, beside the model and its number.
 _SAMPLING = {
     "sampler": "Sampler",
@@ -39,6 +43,8 @@ class GenerateLDMFlow(Workflow):
     """Generate images with a latent diffusion model."""
 
     written = 0  # volumes
+    guard: Any = None  # what knows copies
+    spare = 0  # the next number of a sample in place of a copy
 
     @classmethod
     def get_short_name(cls):
@@ -63,6 +69,7 @@ class GenerateLDMFlow(Workflow):
         table=None,
         same_noise=False,
         strict=False,
+        no_copies=None,
         sampler="dpm++",
         steps=None,
         eta=0.0,
@@ -110,6 +117,10 @@ class GenerateLDMFlow(Workflow):
         strict : bool, optional
             Refuse numbers outside of those that the model has learnt from, which are
             otherwise taken for the nearest of them with a warning.
+        no_copies : string or Path, optional
+            Fingerprints of the training images, which dipy_audit_ldm --fingerprints
+            wrote. Samples that are as near to a training image as hardly any held-out
+            one are made anew, with numbers after those of the others, and counted.
         sampler : string, optional
             How to walk back from noise: ddpm, ddim or dpm++.
         steps : int, optional
@@ -190,16 +201,22 @@ class GenerateLDMFlow(Workflow):
         model.check_sampling(n_samples, first=first_sample, **options)
         model.check_memory(1 if is_volume else batch_size, tile, strategy)
         workers.keep_log(cluster, samples.log)
-        options |= {"strategy": strategy, "verbose": workers.is_first(cluster)}
-        options["same_noise"] = same_noise
+        options |= {
+            "strategy": strategy,
+            "verbose": workers.is_first(cluster),
+            "same_noise": same_noise,
+        }
         facts = provenance(path, **{_SAMPLING[o]: options[o] for o in _SAMPLING})
+        self._know_copies(
+            no_copies, facts, first_sample + n_samples, not (same_noise or cluster)
+        )
         if bids:
             facts["SkullStripped"] = skull_stripped
         with samples.being_written():
             if is_volume:
                 self._write(model, samples, numbers, asked, options, dtype, facts)
             else:
-                _write_images(model, samples, numbers, asked, options, facts)
+                self._write_images(model, samples, numbers, asked, options, facts)
 
     def _write(self, model, samples, numbers, asked, options, dtype, facts):
         """Generate and write volume after volume, and draw planes of the first."""
@@ -213,14 +230,58 @@ class GenerateLDMFlow(Workflow):
         at_once = distribution.count_replicas(options["strategy"])
         for start in tqdm(range(0, len(numbers), at_once), "generate", disable=quiet):
             some = numbers[start : start + at_once]
-            volumes = _generate(model, some, asked, options)
-            for number, name, volume in zip(some, samples.names[start:], volumes):
-                own = {"Sample": number} | asked.facts(range(number, number + 1))
+            volumes, used = self._generate(model, some, asked, options)
+            names = samples.names[start:]
+            for number, sample, name, volume in zip(some, used, names, volumes):
+                own = {"Sample": sample} | asked.facts(range(number, number + 1))
                 write_with_sidecar(name, volume, affine, dtype, facts | own)
                 self.written += 1
                 if self.written <= 20:
                     pictures.append(plots.planes(volume[None], affine)[0])
         samples.draw(np.stack(pictures), columns=2)
+
+    def _write_images(self, model, samples, numbers, asked, options, facts):
+        """Generate, write and draw all images."""
+        images, used = self._generate(model, numbers, asked, options)
+        arrays = {"images": images, "sample": used, "seed": options["seed"]}
+        facts |= asked.facts(numbers)
+        if self.guard:
+            facts["Refused"] = self.spare - numbers.stop
+        _save(samples.names[0], facts, **arrays, **asked.arrays(numbers))
+        samples.draw(images)
+
+    def _generate(self, model, numbers, asked, options):
+        """Generate some of the samples; return their numbers as well."""
+        if self.guard is None:
+            return _generate(model, numbers, asked, options), [*numbers]
+        from dipy_ldm.evaluation.guard import generate_new
+
+        known = asked.of_some(numbers)
+
+        def generate(places, first):
+            some = known and {n: [v[i] for i in places] for n, v in known.items()}
+            return model.predict(len(places), conditions=some, first=first, **options)
+
+        def find(images):
+            return self.guard.copies(images, model.vqvae_)
+
+        before = self.spare
+        images, used, self.spare = generate_new(generate, find, numbers, before)
+        if self.spare > before:
+            text = "%d samples were copies, and made anew with other numbers."
+            logger.info(text, self.spare - before)
+        return images, used
+
+    def _know_copies(self, path, facts, spare, alone):
+        """Read what knows copies, if there shall be none."""
+        if path is None:
+            return
+        if not alone:
+            raise InputError(
+                "`no_copies` makes samples anew from other noise, one after the other; "
+                "leave out `same_noise`, and generate on one machine."
+            )
+        self.guard, self.spare = _guard(path, facts["ModelFingerprint"]), spare
 
 
 def _wanted(words, table, document):
@@ -243,20 +304,19 @@ def _count(n_samples, wanted, is_volume):
     return at_least("n_samples", n_samples, 1)
 
 
-def _write_images(model, samples, numbers, asked, options, facts):
-    """Generate, write and draw all images."""
-    images = _generate(model, numbers, asked, options)
-    arrays = {"images": images, "sample": [*numbers], "seed": options["seed"]}
-    facts |= asked.facts(numbers)
-    _save(samples.names[0], facts, **arrays, **asked.arrays(numbers))
-    samples.draw(images)
-
-
 def _generate(model, numbers, asked, options):
     """Generate some of the samples."""
     first = asked.numbers.start if options["same_noise"] else numbers.start
     conditions = asked.of_some(numbers)
     return model.predict(len(numbers), conditions=conditions, first=first, **options)
+
+
+def _guard(path, model_fingerprint):
+    """Read the fingerprints of the training images."""
+    with quiet_start():
+        from dipy_ldm.evaluation.guard import Guard
+
+        return Guard.load(path, model_fingerprint)
 
 
 def _load(path, strategy, devices):

@@ -12,6 +12,7 @@ from dipy_ldm.distribution import spread
 from dipy_ldm.evaluation import anatomy, audit_page, copies, summary
 from dipy_ldm.evaluation.audit import Audit, audit, in_pieces
 from dipy_ldm.evaluation.evaluate import Evaluation, as_json, evaluate, scaled
+from dipy_ldm.evaluation.guard import Guard
 from dipy_ldm.files import make_folder, replacing
 from dipy_ldm.validation import InputError
 from dipy_ldm.values import listed
@@ -255,6 +256,26 @@ def audit_outputs(
     }
     written = {"Conclusions": conclusions, "Figures": as_json(figures)}
     return written, audit_page.write_page(found, image, names, affine, about(facts))
+
+
+def guard(found: Audit, model_fingerprint: str) -> Guard:
+    """Keep what knows training images again.
+
+    Parameters
+    ----------
+    found : Audit
+        An audit of all training images.
+    model_fingerprint : str
+        SHA-256 of the model's file.
+
+    Returns
+    -------
+    Guard
+        To be saved.
+    """
+    train = found.searches["invariant"].rows[0]
+    threshold = found.findings["invariant"].threshold
+    return Guard(found.projection, train, threshold, model_fingerprint)
 
 
 def read_measurements(document: dict, table: str | Path | None) -> dict[str, tuple]:
