@@ -1,6 +1,8 @@
 """Trials: real steps of both stages are timed, and few images are learnt by heart."""
 
+from contextlib import nullcontext
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -40,9 +42,22 @@ def test_steps_of_all_networks_are_timed(recipe, blobs, caplog):
     assert len(recipe.model.step_seconds_["diffusion"]) <= 12
 
 
-def test_the_time_ends_a_trial(recipe, blobs):
-    trials.measure_paces(recipe, blobs[:4], 0.0)
-    assert len(recipe.vqvae.step_seconds_["autoencoder"]) == 4
+@pytest.mark.parametrize(
+    ("taken", "ends"),
+    [
+        ([9.0, 1.0, 1.0, 1.0], False),
+        # The first does not count: networks are compiled in it.
+        ([1.0, 3.0, 3.0], False),
+        ([1.0, 3.0, 3.0, 3.0], True),
+        ([1.0] + [0.1] * 11, True),
+    ],
+    ids=["compiled", "too few", "late", "enough"],
+)
+def test_the_time_or_the_steps_end_a_trial(taken, ends):
+    until = trials._Until(steps=12, seconds=5.0)
+    estimator = SimpleNamespace(step_seconds_={"guide": [1.0] * 99, "diffusion": taken})
+    with pytest.raises(trials._EnoughError) if ends else nullcontext():
+        until(estimator)
 
 
 def test_blobs_are_learnt_by_heart(recipe, blobs):
