@@ -10,6 +10,7 @@ import numpy as np
 
 from dipy_ldm import VQVAE
 from dipy_ldm.data.grid import Grid, conform
+from dipy_ldm.validation import InputError
 
 # Real steps of each stage at most; the first, for which networks are compiled, is none
 # that counts.
@@ -75,8 +76,11 @@ class _Until:
 
 
 @contextmanager
-def _cut_short() -> Iterator[None]:
-    """Let a training be stopped, and judge it not: it was never meant to be good."""
+def _cut_short(estimator: Any) -> Iterator[None]:
+    """Let a training be stopped, also by itself where nothing is learnt.
+
+    What it is worth is judged by what it has made.
+    """
     judge = logging.getLogger("dipy_ldm.training.run")
     level = judge.level
     judge.setLevel(logging.ERROR)
@@ -84,6 +88,10 @@ def _cut_short() -> Iterator[None]:
         yield
     except _EnoughError:
         pass
+    except InputError:
+        # Of an option, or of the images, before there was a step.
+        if not any(getattr(estimator, "step_seconds_", {}).values()):
+            raise
     finally:
         judge.setLevel(level)
 
@@ -111,9 +119,9 @@ def measure_paces(
     """
     begin, given = time.monotonic(), {"steps": _STEPS, "epochs": 1}
     until = [_Until(_STEPS, seconds)]
-    with _cut_short():
+    with _cut_short(recipe.vqvae):
         recipe.vqvae.fit(images, callbacks=until, **options, **recipe.of_vqvae | given)
-    with _cut_short():
+    with _cut_short(recipe.model):
         recipe.model.fit(images, callbacks=until, **recipe.of_model | given)
     taken = recipe.vqvae.step_seconds_ | recipe.model.step_seconds_
     all_steps = sum(sum(some[1:]) for some in taken.values())
@@ -121,7 +129,7 @@ def measure_paces(
     begin = time.monotonic()
     recipe.vqvae.encode(images)
     encoding = (time.monotonic() - begin) / len(images)
-    each = {title: float(np.median(some[1:])) for title, some in taken.items()}
+    each = {title: float(np.median(some[1:] or some)) for title, some in taken.items()}
     return Paces(start, each, encoding)
 
 
@@ -155,18 +163,21 @@ def learn_by_heart(
         "strategy": None,
         "batch_size": min(recipe.of_vqvae["batch_size"], len(images)),
     }
-    with _cut_short():
+    with _cut_short(vqvae):
         until = _Until(_BY_HEART, seconds)
         vqvae.fit(images, callbacks=[until], **recipe.of_vqvae | given)
     latents, (low, high) = vqvae.encode(images), vqvae.intensity_
     scale = (high - low) or 1
-    made = vqvae.decode(latents)
+    finite = np.isfinite(latents).all()
+    made = vqvae.decode(latents) if finite else np.full_like(images, np.nan)
+    # Where training stopped in its first round there is none yet.
+    history = getattr(vqvae, "history_", {"perplexity": [np.nan], "usage": [np.nan]})
     return ByHeart(
         len(vqvae.step_seconds_["autoencoder"]),
         float(np.mean((made - images) ** 2) / scale**2),
         float(np.mean((images - images.mean(axis=0)) ** 2) / scale**2),
-        vqvae.history_["perplexity"][-1],
-        vqvae.history_["usage"][-1],
+        history["perplexity"][-1],
+        history["usage"][-1],
         images,
         made,
         latents,

@@ -109,6 +109,12 @@ def by_heart(found: ByHeart, affine: np.ndarray | None) -> Finding:
         Red if nothing was learnt in many steps, grey if there were few.
     """
     title, n = "learning by heart", len(found.images)
+    if not math.isfinite(found.mse):
+        return red(
+            title,
+            f"Within {found.steps} steps numbers were no longer finite.",
+            "Give a lower --learning_rate, or --precision float32.",
+        )
     alike = float(np.corrcoef(found.images.ravel(), found.made.ravel())[0, 1])
     share = found.mse / found.nothing if found.nothing else math.inf
     what = (
@@ -151,6 +157,8 @@ def codes(found: ByHeart, n_codes: int) -> Finding:
     Finding
         Red if all latents have one code, amber if most codes are idle.
     """
+    if not math.isfinite(found.perplexity):
+        return grey("codes", "Not counted: the trial stopped before that.")
     latents = math.prod(found.latents.shape[:-1])
     what = (
         f"{found.usage:.0%} of {n_codes:,} codes were used by {latents:,} latents of "
@@ -181,6 +189,8 @@ def latents(found: ByHeart) -> Finding:
         Red if none does, amber if some do not.
     """
     rows = found.latents.reshape(-1, found.latents.shape[-1])
+    if not np.isfinite(rows).all():
+        return grey("latents", "Not measured: their numbers are not finite.")
     means, spreads = rows.mean(axis=0), rows.std(axis=0)
     scale = float(np.sqrt(np.mean(spreads**2)))
     table: list[tuple[Any, ...]] = [("channel", "mean", "standard deviation")]

@@ -1,6 +1,8 @@
 """Trials: real steps of both stages are timed, and few images are learnt by heart."""
 
+from contextlib import nullcontext
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from dipy_ldm.checking import trials
 from dipy_ldm.data.batches import Augmentation
 from dipy_ldm.data.cohort import Cohort
+from dipy_ldm.validation import InputError
 from dipy_ldm.workflows import recipes
 
 TINY = {
@@ -39,9 +42,22 @@ def test_steps_of_all_networks_are_timed(recipe, blobs, caplog):
     assert len(recipe.model.step_seconds_["diffusion"]) <= 12
 
 
-def test_the_time_ends_a_trial(recipe, blobs):
-    trials.measure_paces(recipe, blobs[:4], 0.0)
-    assert len(recipe.vqvae.step_seconds_["autoencoder"]) == 4
+@pytest.mark.parametrize(
+    ("taken", "ends"),
+    [
+        ([9.0, 1.0, 1.0, 1.0], False),
+        # The first does not count: networks are compiled in it.
+        ([1.0, 3.0, 3.0], False),
+        ([1.0, 3.0, 3.0, 3.0], True),
+        ([1.0] + [0.1] * 11, True),
+    ],
+    ids=["compiled", "too few", "late", "enough"],
+)
+def test_the_time_or_the_steps_end_a_trial(taken, ends):
+    until = trials._Until(steps=12, seconds=5.0)
+    estimator = SimpleNamespace(step_seconds_={"guide": [1.0] * 99, "diffusion": taken})
+    with pytest.raises(trials._EnoughError) if ends else nullcontext():
+        until(estimator)
 
 
 def test_blobs_are_learnt_by_heart(recipe, blobs):
@@ -50,6 +66,19 @@ def test_blobs_are_learnt_by_heart(recipe, blobs):
     assert found.images.shape == found.made.shape == (8, 13, 10, 1)
     assert found.latents.shape == (8, 4, 3, 2)
     assert 0 < found.usage <= 1 <= found.perplexity <= 16
+
+
+def test_a_training_that_stops_itself_is_judged_by_what_it_made(recipe, blobs):
+    wild = recipe._replace(of_vqvae=recipe.of_vqvae | {"learning_rate": 1e6})
+    found = trials.learn_by_heart(wild, blobs[:8], None, 60)
+    assert found.steps >= 1
+    assert not found.mse < found.nothing
+
+
+def test_an_option_that_makes_no_sense_is_refused(recipe, blobs):
+    wild = recipe._replace(of_vqvae=recipe.of_vqvae | {"precision": "decimal"})
+    with pytest.raises(InputError, match="unknown precision"):
+        trials.learn_by_heart(wild, blobs[:8], None, 60)
 
 
 def test_large_volumes_are_made_smaller_in_place():

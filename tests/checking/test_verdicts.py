@@ -60,6 +60,15 @@ def test_what_is_not_learnt_depends_on_the_steps(steps, mse, state):
     assert bool(finding.cure) == (state in ("red", "amber"))
 
 
+def test_numbers_that_are_not_finite_are_red():
+    broken = {"mse": np.nan, "perplexity": np.nan, "made": np.nan * IMAGES}
+    found = GOOD._replace(latents=np.nan * GOOD.latents, **broken)
+    finding = verdicts.by_heart(found, None)
+    assert finding.state == "red"
+    assert "--learning_rate" in finding.cure
+    assert verdicts.codes(found, 256).state == verdicts.latents(found).state == "grey"
+
+
 def test_a_dead_codebook_is_found():
     assert verdicts.codes(GOOD, 256).state == "green"
     # As where codes start at random and are not revived.
