@@ -217,8 +217,7 @@ class LatentDiffusion(Inpainter):
             latents = Latents(self._learn_latents(images), told)
             self._learnt_with = self.hyperparameters()
             self._build()
-            held_out = self._held_out(others, told_others)
-            given = latents, held_out, chosen, settings
+            given = latents, self._held_out(others, told_others), chosen, settings
             for stage in diffusion.stages(self, self._predict, *given):
                 train(self, stage)
         return self
