@@ -10,7 +10,6 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
 
 from dipy_ldm import distribution, persistence
 from dipy_ldm.metrics import halve
@@ -20,8 +19,6 @@ from dipy_ldm.validation import InputError
 _MOST_VOXELS, _MOST_LATENTS = 4096, 512
 # Channels of the network of random weights, and what they are drawn from.
 _RANDOM_WIDTHS, _RANDOM_SEED = (8, 16, 32), 20240229
-# Images of blurred noise that tell their units, and pixels a side of these.
-_NOISE, _NOISE_SIDE = 32, 24
 # Pixels or voxels that the networks are given at once, about.
 _AT_ONCE = 2**18
 
@@ -40,12 +37,16 @@ class Features(NamedTuple):
         What it is, as a sentence.
     of : callable
         From images ``(n, *space, channels)`` in [0, 1] to features ``(n, *shape)``.
+    standardised : bool
+        Whether each is brought to mean 0 and variance 1 among the reference first,
+        since they have no unit of their own.
     """
 
     name: str
     version: int
     says: str
     of: Callable[[np.ndarray], np.ndarray]
+    standardised: bool = False
 
     def compute(self, images: np.ndarray) -> np.ndarray:
         """Return the features of images, one row each, checked.
@@ -279,30 +280,12 @@ def random_network(shape: tuple[int, ...]) -> Features:
     .. footbibliography::
     """
     network = _compiled(_build_random(shape))
-    known = _apply(network, _noise(shape))
-    middle, spread = known.mean(0), known.std(0)
     says = (
         "Means and standard deviations of the 56 channels of a convolutional network "
         f"of random weights (numpy, seed {_RANDOM_SEED}), in units of their spread "
-        "among blurred noise."
+        "among the real images that all others are compared with."
     )
-    return Features(
-        "random network", 1, says, lambda x: (_apply(network, x) - middle) / spread
-    )
-
-
-def _noise(shape):
-    """Return images that tell in what units features of random filters are."""
-    rng = np.random.default_rng(_RANDOM_SEED)
-    rank = len(shape) - 1
-    noise = rng.standard_normal((_NOISE, *(_NOISE_SIDE,) * rank, shape[-1]))
-    blurs = np.linspace(0.5, 3, _NOISE)
-    images = np.stack(
-        [gaussian_filter(x, [b] * rank + [0]) for x, b in zip(noise, blurs)]
-    )
-    axes = tuple(range(1, rank + 2))
-    low, high = images.min(axes, keepdims=True), images.max(axes, keepdims=True)
-    return (images - low) / (high - low)
+    return Features("random network", 1, says, lambda x: _apply(network, x), True)
 
 
 def _build_random(shape):

@@ -79,8 +79,15 @@ def measure_fidelity(sets: Sets, features: Features, seed: int = 0) -> dict[str,
         If there are too few images.
     """
     reference = features.compute(sets.reference)
+    middle, spread = np.zeros(1), np.ones(1)
+    if features.standardised:
+        middle, spread = reference.mean(0), np.maximum(reference.std(0), 1e-6)
     return {
-        name: distances(reference, features.compute(images), seed)
+        name: distances(
+            (reference - middle) / spread,
+            (features.compute(images) - middle) / spread,
+            seed,
+        )
         for name, images in sets.compared.items()
     }
 
