@@ -82,11 +82,12 @@ def test_each_sample_has_its_own_conditions_whatever_the_batch(told):
 
 
 def test_one_noise_for_all(told):
-    rows = {"row": [2, 5, 2]}
-    images = told.predict(3, conditions=rows, same_noise=True, first=4, steps=3)
+    options = {"first": 4, "steps": 3}
+    asked = {"row": [3, 8, 3], "side": ["left", "right", "left"]}
+    images = told.predict(3, conditions=asked, same_noise=True, **options)
     npt.assert_allclose(images[0], images[2], atol=1e-4)
     assert np.abs(images[0] - images[1]).max() > 1e-3
-    alone = told.predict(1, conditions={"row": 5}, first=4, steps=3)
+    alone = told.predict(1, conditions={"row": 8, "side": "right"}, **options)
     npt.assert_allclose(images[1:2], alone, atol=1e-3)
 
 

@@ -122,9 +122,10 @@ def test_training_writes_model_history_and_picture(trained):
 
 
 def test_generated_volumes_lie_where_the_training_volumes_do(trained, generated):
-    images, _, affine, _ = load_volumes(
+    volumes = load_volumes(
         [trained / "cohort"], voxel_size=VOXEL_SIZE, cache_dir=trained / "cache"
     )
+    images, affine = volumes.images, volumes.affine
     for i in range(3):
         image = nib.load(generated / f"samples-{i:04d}.nii.gz")
         assert image.shape == images.shape[1:4]
