@@ -16,6 +16,7 @@ import subprocess
 from typing import NamedTuple
 
 from PIL import Image
+import nibabel as nib
 import numpy as np
 from processes import SCRIPTS
 import pytest
@@ -35,8 +36,8 @@ SHORTER = [
         r"^(dipy_train_ldm .*)$",
         r"\1 --epochs_vqvae 1 --epochs_ldm 1 --n_codes 32 --widths_ldm 8 16",
     ),
-    # 640 digits in place of 60,000.
-    (r"^dipy_train_ldm mnist", "dipy_train_ldm few_digits.npy"),
+    # 640 digits in place of 60,000, whose labels no table knows.
+    (r"^dipy_train_ldm mnist( --conditions label)?", "dipy_train_ldm few_digits.npy"),
     # Twelve virtual subjects, of large voxels.
     (r"(virtual_cohort.py \w+) --n \d{2,}", r"\1 --n 12"),
     (r"^(dipy_check_ldm .*)$", r"\1 --seconds 1 --widths_ldm 8 16"),
@@ -176,6 +177,10 @@ def test_readme(first_volumes, tmp_path):
                 (tmp_path / name).mkdir(exist_ok=True)
                 shutil.copy(file, tmp_path / name / f"sub-{i:02}_{name}w.nii.gz")
         shutil.copy(files[0], "scan.nii.gz")
+        scan = nib.load("scan.nii.gz")
+        lesion = np.zeros(scan.shape, "uint8")
+        lesion[tuple(slice(n // 2, n // 2 + 8) for n in scan.shape)] = 1
+        nib.save(nib.Nifti1Image(lesion, scan.affine), "lesion.nii.gz")
         people = [f"sub-{i:02}\t{50 + i}\t{'FM'[i % 2]}" for i in range(len(files))]
         table = "\n".join(["participant_id\tage\tsex", *people]) + "\n"
         (tmp_path / "bids/participants.tsv").write_text(table)
