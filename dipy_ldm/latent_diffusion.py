@@ -8,13 +8,7 @@ from typing import Any, Self, Unpack, cast
 import numpy as np
 import numpy.typing as npt
 
-from dipy_ldm import (
-    distribution,
-    documents,
-    networks,
-    persistence,
-    schedules,
-)
+from dipy_ldm import distribution, documents, networks, persistence, schedules
 from dipy_ldm.conditions import from_saved, to_saved
 from dipy_ldm.data import sources
 from dipy_ldm.data.arrays import learnable, survey
