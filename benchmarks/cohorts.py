@@ -1,20 +1,19 @@
 """Measure how much of a training's time is steps, for cohorts of any size.
 
-Trains by the command, in this process, and prints one line of JSON for each cohort:
-the seconds that it took in all, until the first step began, in the first step of each
-network (which is compiled there), and in all others; and which share of the time, but
-for the first steps, was steps. Scans are variants of a real one that comes with DIPY;
-cohorts larger than a few are links to the same files.
+Trains by the command, in this process, and prints one line of JSON for each cohort: the
+seconds that it took in all and in the steps of each network, of which the first
+compiles it; and which share of the time was steps. Scans are variants of a real one
+that comes with DIPY; cohorts larger than a few are links to the same files.
 """
 
 import argparse
 import contextlib
 import json
+import logging
 import os
 from pathlib import Path
 import tempfile
 import time
-from typing import NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -29,11 +28,18 @@ from dipy_ldm.validation import InputError
 DIFFERENT = 12
 
 
-class Clock(NamedTuple):
-    """When each step of each network began, and how long it took."""
+class Listener(logging.Handler):
+    """Hears how much of the time of each network the training says was steps."""
 
-    began: list
-    took: list
+    def __init__(self):
+        super().__init__(logging.DEBUG)
+        self.steps = {}
+
+    def emit(self, record):
+        """Take the seconds of steps from what is said at the end of a network."""
+        if str(record.msg).endswith("in steps"):
+            title, seconds, percent = record.args
+            self.steps[title] = round(seconds * percent / 100, 1)
 
 
 def write_cohort(folder, n):
@@ -57,34 +63,6 @@ def write_cohort(folder, n):
         (folder / f"sub-{number:04}_T1w.nii.gz").symlink_to(original)
 
 
-def watch():
-    """Take the time of all steps from now on, whatever Keras trains.
-
-    Returns
-    -------
-    dict of int to Clock
-        A clock for each network that is trained.
-    """
-    from keras.callbacks import CallbackList
-
-    clocks = {}
-    begin, end = CallbackList.on_train_batch_begin, CallbackList.on_train_batch_end
-
-    def on_begin(self, batch, logs=None):
-        begin(self, batch, logs)
-        clock = clocks.setdefault(id(self._model), Clock([], []))
-        clock.began.append(time.perf_counter())
-
-    def on_end(self, batch, logs=None):
-        clock = clocks[id(self._model)]
-        clock.took.append(time.perf_counter() - clock.began[-1])
-        end(self, batch, logs)
-
-    CallbackList.on_train_batch_begin = on_begin
-    CallbackList.on_train_batch_end = on_end
-    return clocks
-
-
 def measure(n, options):
     """Train on a cohort, and take the time.
 
@@ -102,11 +80,13 @@ def measure(n, options):
     """
     from dipy_ldm.workflows.train import TrainLDMFlow
 
+    listener, logger = Listener(), logging.getLogger("dipy_ldm")
+    logger.setLevel(logging.DEBUG)
+    logger.addHandler(listener)
     with tempfile.TemporaryDirectory() as folder:
         scans = Path(folder, "scans")
         scans.mkdir()
         write_cohort(scans, n)
-        clocks = watch()
         start = time.perf_counter()
         flow = TrainLDMFlow(mix_names=False, force=True)
         # A training that is too short to come to anything says so at its end.
@@ -120,38 +100,10 @@ def measure(n, options):
                 out_dir=folder,
             )
         whole = time.perf_counter() - start
-    return summarise(n, whole, start, list(clocks.values()))
-
-
-def summarise(n, whole, start, clocks):
-    """Say where the time went.
-
-    Parameters
-    ----------
-    n : int
-        Number of volumes.
-    whole : float
-        Seconds of the command.
-    start : float
-        When it began.
-    clocks : list of Clock
-        Of each network.
-
-    Returns
-    -------
-    dict
-        Seconds, and the share of steps.
-    """
-    first = sum(clock.took[0] for clock in clocks)
-    steps = sum(sum(clock.took[1:]) for clock in clocks)
-    before = clocks[0].began[0] - start
-    figures = {"whole": whole, "before": before, "first steps": first, "steps": steps}
-    rounded = {name: round(value, 1) for name, value in figures.items()}
-    shares = {
-        "share": round(steps / (whole - first), 3),
-        "share after the start": round(steps / (whole - first - before), 3),
-    }
-    return {"n": n} | rounded | shares
+    logger.removeHandler(listener)
+    steps = listener.steps
+    share = round(sum(steps.values()) / whole, 3)
+    return {"n": n, "whole": round(whole, 1), "steps": steps, "share": share}
 
 
 def make_parser():
