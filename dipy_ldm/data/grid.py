@@ -197,18 +197,7 @@ def conform_labels(data: np.ndarray, affine: np.ndarray, grid: Grid) -> np.ndarr
     ndarray
         ``(*grid.shape, channels)``; 0 where the data are not.
     """
-    from dipy.align.imaffine import AffineMap
-
-    nearest = AffineMap(
-        _index_map(affine, grid.shape, grid.affine),
-        domain_grid_shape=grid.shape,
-        codomain_grid_shape=data.shape[:3],
-    )
-    channels = [
-        nearest.transform(data[..., i], interpolation="nearest")
-        for i in range(data.shape[-1])
-    ]
-    return np.stack(channels, -1)
+    return _resample(data, affine, grid.shape, grid.affine, _take_nearest)
 
 
 def restore(
@@ -245,14 +234,15 @@ def restore(
     return (inside + (1 - weight) * outside).astype("float32", copy=False)
 
 
-def _resample(data, affine, shape, new_affine):
+def _resample(data, affine, shape, new_affine, take=None):
     """Interpolate each channel at the voxels of another grid."""
+    take = take or _interpolate
     step = _index_map(affine, shape, new_affine)
     if data.shape[:3] == tuple(shape) and (step == np.eye(4)).all():
         return data.astype("float32")
     result = np.empty((*shape, data.shape[-1]), "float32")
     for i in range(data.shape[-1]):
-        result[..., i] = _interpolate(data[..., i], step, shape)
+        result[..., i] = take(data[..., i], step, shape)
     return result
 
 
@@ -273,18 +263,25 @@ def _farthest(difference, shape):
     return (np.abs(difference) @ reach).max()
 
 
-def _interpolate(channel, step, shape):
-    # They take most of a second to import.
+def _map(channel, step, shape):
+    # It takes most of a second to import.
     from dipy.align.imaffine import AffineMap
+
+    return AffineMap(step, domain_grid_shape=shape, codomain_grid_shape=channel.shape)
+
+
+def _take_nearest(channel, step, shape):
+    return _map(channel, step, shape).transform(channel, interpolation="nearest")
+
+
+def _interpolate(channel, step, shape):
+    # As slow to import as DIPY's.
     from scipy.ndimage import gaussian_filter
 
     # How many voxels of the data one of the new voxels takes, along each axis.
     width = np.linalg.norm(step[:3, :3], axis=1)
     sigma = np.sqrt(np.maximum(width**2 - 1, 0) / _WIDTH_TO_VARIANCE)
     smooth = gaussian_filter(channel.astype("float32"), sigma, mode="nearest")
-    transform = AffineMap(
-        step, domain_grid_shape=shape, codomain_grid_shape=channel.shape
-    )
-    result = transform.transform(smooth)
+    result = _map(channel, step, shape).transform(smooth)
     # The weights add up to 1 but for rounding.
     return result.clip(min(channel.min(), 0), max(channel.max(), 0))
