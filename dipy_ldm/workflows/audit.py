@@ -6,8 +6,9 @@ from dipy.workflows.workflow import Workflow
 
 from dipy_ldm import persistence
 from dipy_ldm.workflows import restoring
-from dipy_ldm.workflows.evaluate import json_and_page, settled
+from dipy_ldm.workflows.evaluate import settled
 from dipy_ldm.workflows.judged import read_for
+from dipy_ldm.workflows.outputs import json_and_page, write_page
 from dipy_ldm.workflows.quiet import quiet_start
 from dipy_ldm.workflows.volumes import provenance
 
@@ -121,18 +122,16 @@ class AuditLDMFlow(Workflow):
             TrainFiles=list(map(str, train_files)),
             HeldOutFiles=list(map(str, held_out)),
         )
-        if generated:
-            facts["GeneratedFiles"] = list(map(str, generated_files))
-        else:
-            options = settled(model, options, seed=seed, batch_size=batch_size)
-            facts |= {name.capitalize(): value for name, value in options.items()}
-            options["batch_size"] = batch_size
+        options, told = settled(
+            model, generated_files, options, seed=seed, batch_size=batch_size
+        )
+        facts |= told
         found = judgement.audit_on(
             place, model, (train, others, generated), options, n=n_samples, seed=seed
         )
         facts["Seconds"] = round(time.monotonic() - start, 1)
         figures, html = judgement.audit_outputs(found, model, train, facts)
-        judgement.write(outputs[:2], facts | {"Notes": found.notes} | figures, html)
+        write_page(outputs[:2], facts | {"Notes": found.notes} | figures, html)
         if fingerprints:
             judgement.guard(found, facts["ModelFingerprint"]).save(outputs[2])
         if found.found_copies:

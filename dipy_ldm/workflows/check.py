@@ -4,15 +4,9 @@ from functools import partial
 
 from dipy.workflows.workflow import Workflow
 
-from dipy_ldm.validation import (
-    InputError,
-    at_least,
-    check_rate,
-    check_seed,
-    check_sizes,
-)
+from dipy_ldm.validation import InputError, at_least, check_sizes
 from dipy_ldm.workflows import cli, options
-from dipy_ldm.workflows.outputs import output_paths, refuse_overwriting
+from dipy_ldm.workflows.outputs import json_and_page
 from dipy_ldm.workflows.quiet import quiet_start
 
 
@@ -174,9 +168,7 @@ class CheckLDMFlow(Workflow):
         out_check : string, optional
             Stem of the names of both files.
         """
-        (stem,) = output_paths(self, input_files[0], out_dir, out_check=out_check)
-        outputs = [stem.with_name(f"{stem.name}{end}") for end in (".json", ".html")]
-        refuse_overwriting(self, outputs)
+        outputs = json_and_page(self, input_files[0], out_dir, out_check=out_check)
         given = {
             "epochs_vqvae": epochs_vqvae,
             "epochs_ldm": epochs_ldm,
@@ -192,7 +184,12 @@ class CheckLDMFlow(Workflow):
         }
         check_sizes(**given, accumulate=accumulate)
         at_least("seconds", seconds, 0)
-        _check_options(strategy, learning_rate, seed, validation)
+        if strategy == "multi_worker":
+            raise InputError(
+                "the check is for one machine; leave out `strategy`, or give mirrored "
+                "or none."
+            )
+        options.check(validation, learning_rate, seed)
         method = {"schedule": schedule, "target": target, "guide": guide, "seed": seed}
         method |= {"learning_rate": learning_rate, "precision": precision}
         method |= {"remat": remat, "accumulate": accumulate, "checkpoint_steps": 1000}
@@ -226,17 +223,3 @@ class CheckLDMFlow(Workflow):
             for title, some in (looked.findings | tried).items()
         }
         self.verdict = checks.write(outputs, input_files, found)
-
-
-def _check_options(strategy, learning_rate, seed, validation):
-    """Refuse what makes no sense, whatever the inputs are."""
-    if strategy == "multi_worker":
-        raise InputError(
-            "the check is for one machine; leave out `strategy`, or give mirrored or "
-            "none."
-        )
-    if learning_rate is not None:
-        check_rate(learning_rate)
-    check_seed(seed)
-    if not 0 <= validation < 1:
-        raise InputError(f"validation must lie from 0 to below 1, not {validation}.")

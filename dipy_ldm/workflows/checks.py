@@ -1,7 +1,6 @@
 """What ``dipy_check_ldm`` looks at, in which order, and how it tells of it."""
 
 from collections.abc import Mapping, Sequence
-import json
 import logging
 from pathlib import Path
 import time
@@ -20,9 +19,9 @@ from dipy_ldm.data.cohort import Cohort, split
 from dipy_ldm.data.covariates import read_covariates
 from dipy_ldm.data.paths import holds_volumes, listed_rows
 from dipy_ldm.data.summary import summarise
-from dipy_ldm.files import make_folder, replacing
 from dipy_ldm.validation import InputError, choose
 from dipy_ldm.workflows import inputs, recipes
+from dipy_ldm.workflows.outputs import write_page
 
 logger = logging.getLogger(__name__)
 
@@ -262,14 +261,9 @@ def write(
             for title, some in found.items()
         },
     }
-    make_folder(outputs[0].parent)
-    with replacing(outputs[0]) as partial:
-        partial.write_text(json.dumps(told, indent=2) + "\n")
-    with replacing(outputs[1]) as partial:
-        partial.write_text(report.page(input_files, found), "utf-8")
     for line in report.in_short(found):
         logger.info("%s", line)
-    logger.info("the page is %s", outputs[1])
+    write_page(outputs, told, report.page(input_files, found))
     if not bad:
         return ""
     return f"mend what is red before you train: {', '.join(bad)}; see {outputs[1]}."

@@ -1,5 +1,6 @@
 """The workflow behind ``dipy_evaluate_ldm``."""
 
+from collections.abc import Sequence
 from pathlib import Path
 import time
 from typing import Any
@@ -10,7 +11,7 @@ from dipy_ldm import persistence
 from dipy_ldm.validation import InputError
 from dipy_ldm.workflows import restoring
 from dipy_ldm.workflows.judged import read_for
-from dipy_ldm.workflows.outputs import output_paths, refuse_overwriting
+from dipy_ldm.workflows.outputs import json_and_page, write_page
 from dipy_ldm.workflows.quiet import quiet_start
 from dipy_ldm.workflows.volumes import provenance
 
@@ -114,83 +115,58 @@ class EvaluateLDMFlow(Workflow):
         model, place = restoring.load(path, devices, None)
         options = {"sampler": sampler, "steps": steps, "eta": eta, "guidance": guidance}
         facts = provenance(path, Seed=seed, RealFiles=list(map(str, real_files)))
-        if generated:
-            facts["GeneratedFiles"] = list(map(str, generated_files))
-        else:
-            options = settled(model, options, seed=seed, batch_size=batch_size)
-            facts |= {name.capitalize(): value for name, value in options.items()}
-            options["batch_size"] = batch_size
+        options, told = settled(
+            model, generated_files, options, seed=seed, batch_size=batch_size
+        )
+        facts |= told
         found = judgement.evaluate_on(
             place, model, real, generated, options, n=n_samples, seed=seed
         )
         facts["Seconds"] = round(time.monotonic() - start, 1)
         figures, html = judgement.evaluation_outputs(found, facts, followed)
-        judgement.write(outputs, facts | {"Notes": found.notes} | figures, html)
+        write_page(outputs, facts | {"Notes": found.notes} | figures, html)
 
 
-def settled(model: Any, options: dict, **further: Any) -> dict:
+def settled(
+    model: Any,
+    generated_files: Sequence[str | Path] | None,
+    options: dict,
+    *,
+    seed: int,
+    batch_size: int | None,
+) -> tuple[dict, dict]:
     """Choose the usual steps and guidance where none are given, and check all.
 
     Parameters
     ----------
     model : LatentDiffusion
         Fitted model.
+    generated_files : sequence of str or Path, optional
+        Where samples are read from; None are generated.
     options : dict
         ``sampler``, ``steps``, ``eta`` and ``guidance``.
-    **further
-        More of :meth:`dipy_ldm.LatentDiffusion.check_sampling`.
+    seed, batch_size : int
+        As of :meth:`dipy_ldm.LatentDiffusion.check_sampling`.
 
     Returns
     -------
-    dict
-        The same, without None.
+    options : dict
+        The same without None, and the size of batches.
+    facts : dict
+        What is to be said of the samples.
 
     Raises
     ------
     InputError
         If nothing could be generated with them.
     """
+    if generated_files:
+        return options, {"GeneratedFiles": list(map(str, generated_files))}
     options = dict(options)
     if options["steps"] is None:
         options["steps"] = model.default_steps(options["sampler"])
     if options["guidance"] is None:
         options["guidance"] = model.default_guidance
-    model.check_sampling(**options, **further)
-    return options
-
-
-def json_and_page(
-    flow: Any,
-    model_file: str | Path,
-    out_dir: str | Path,
-    tensors: bool = False,
-    **name: str,
-) -> list[Path]:
-    """Name the outputs, and refuse to overwrite them unasked.
-
-    Parameters
-    ----------
-    flow : dipy.workflows.workflow.Workflow
-        Workflow that knows whether to force.
-    model_file, out_dir : str or Path
-        As of :func:`dipy_ldm.workflows.outputs.output_paths`.
-    tensors : bool
-        Whether there is a third one.
-    **name : str
-        Stem, by the parameter's name.
-
-    Returns
-    -------
-    list of Path
-        A JSON file, a page and, if there is, a file of tensors.
-
-    Raises
-    ------
-    InputError
-        If they are there, or can't be written.
-    """
-    (stem,) = output_paths(flow, model_file, out_dir, **name)
-    ends = [".json", ".html"] + [".safetensors"] * tensors
-    paths = [stem.with_name(f"{stem.name}{end}") for end in ends]
-    refuse_overwriting(flow, paths)
-    return paths
+    model.check_sampling(**options, seed=seed, batch_size=batch_size)
+    facts = {name.capitalize(): value for name, value in options.items()}
+    return options | {"batch_size": batch_size}, facts

@@ -13,7 +13,6 @@ from dipy_ldm.evaluation import anatomy, audit_page, copies, summary
 from dipy_ldm.evaluation.audit import Audit, audit, in_pieces
 from dipy_ldm.evaluation.evaluate import Evaluation, as_json, evaluate, scaled
 from dipy_ldm.evaluation.guard import Guard
-from dipy_ldm.files import make_folder, replacing
 from dipy_ldm.validation import InputError
 from dipy_ldm.values import listed
 from dipy_ldm.workflows.judged import Judged
@@ -329,31 +328,6 @@ def _asked(file):
         return json.loads(sidecar(file).read_text("utf-8")).get("Conditions", {})
     except (OSError, ValueError):
         return {}
-
-
-def write(paths: list[Path], facts: dict, html: str) -> None:
-    """Write what is known as JSON, and the page.
-
-    Parameters
-    ----------
-    paths : list of Path
-        Both files; their folder is made.
-    facts : dict
-        What is known.
-    html : str
-        The page.
-
-    Raises
-    ------
-    OSError
-        If they can't be written, as one sentence.
-    """
-    make_folder(paths[0].parent)
-    texts = json.dumps(facts, indent=2) + "\n", html
-    for path, text in zip(paths, texts, strict=True):
-        with replacing(path) as partial:
-            partial.write_text(text, "utf-8")
-    logger.info("the page is %s", paths[1])
 
 
 def _number(value):

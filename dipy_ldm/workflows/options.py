@@ -54,17 +54,17 @@ def names_of(text: str | None) -> list[str]:
 
 
 def check(
-    mask_files: Any,
-    background: float,
     validation: float,
     learning_rate: float | None,
     seed: int,
+    mask_files: Any = None,
+    background: float = 1.0,
 ) -> None:
     """Refuse numbers that make no sense, whatever the inputs of a training are.
 
     Parameters
     ----------
-    mask_files, background, validation, learning_rate, seed
+    validation, learning_rate, seed, mask_files, background
         As of ``dipy_train_ldm``.
 
     Raises

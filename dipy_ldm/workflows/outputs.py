@@ -1,13 +1,18 @@
 """Where outputs go, that they can, and that none is overwritten unasked."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
 
 from dipy.workflows.multi_io import connect_output_paths
 
+from dipy_ldm.files import make_folder, replacing
 from dipy_ldm.validation import InputError
+
+logger = logging.getLogger(__name__)
 
 
 def output_paths(
@@ -96,6 +101,68 @@ def refuse_overwriting(
     if there and not flow._force_overwrite:
         verb = "exists" if len(there) == 1 else "exist"
         raise InputError(f"{', '.join(there)} {verb} already; {cure}.")
+
+
+def json_and_page(
+    flow: Any,
+    first: str | Path,
+    out_dir: str | Path,
+    tensors: bool = False,
+    **name: str,
+) -> list[Path]:
+    """Name the outputs, and refuse to overwrite them unasked.
+
+    Parameters
+    ----------
+    flow : dipy.workflows.workflow.Workflow
+        Workflow that knows whether to force.
+    first, out_dir : str or Path
+        As of :func:`output_paths`.
+    tensors : bool
+        Whether there is a third one.
+    **name : str
+        Stem, by the parameter's name.
+
+    Returns
+    -------
+    list of Path
+        A JSON file, a page and, if there is, a file of tensors.
+
+    Raises
+    ------
+    InputError
+        If they are there, or can't be written.
+    """
+    (stem,) = output_paths(flow, first, out_dir, **name)
+    ends = [".json", ".html"] + [".safetensors"] * tensors
+    paths = [stem.with_name(f"{stem.name}{end}") for end in ends]
+    refuse_overwriting(flow, paths)
+    return paths
+
+
+def write_page(paths: Sequence[Path], facts: dict, html: str) -> None:
+    """Write what is known as JSON, and the page.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        Both files; their folder is made.
+    facts : dict
+        What is known.
+    html : str
+        The page.
+
+    Raises
+    ------
+    OSError
+        If they can't be written, as one sentence.
+    """
+    make_folder(paths[0].parent)
+    texts = json.dumps(facts, indent=2) + "\n", html
+    for path, text in zip(paths, texts, strict=True):
+        with replacing(path) as partial:
+            partial.write_text(text, "utf-8")
+    logger.info("the page is %s", paths[1])
 
 
 def interrupted(written: int, cure: str = "") -> str:

@@ -253,7 +253,7 @@ class TrainLDMFlow(Workflow):
         }
         counts = {"accumulate": accumulate, "checkpoint_steps": checkpoint_steps}
         check_sizes(**given, **counts)
-        options.check(mask_files, background, validation, learning_rate, seed)
+        options.check(validation, learning_rate, seed, mask_files, background)
         cluster = workers.find(strategy)
         strategy = _join(cluster, strategy, devices, paths[0])
         planned = inputs.plan(
