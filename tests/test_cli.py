@@ -1,11 +1,14 @@
 """The command line: what the library says, in the words of the command."""
 
 import logging
+import sys
 
+from dipy.workflows.workflow import Workflow
 import pytest
+from tqdm import tqdm
 
 from dipy_ldm.validation import InputError
-from dipy_ldm.workflows.cli import as_options, level, options_of
+from dipy_ldm.workflows.cli import as_options, level, options_of, run
 from dipy_ldm.workflows.denoise import DenoiseLDMFlow
 
 OPTIONS = ["seed", "shape", "batch_size", "skip_bad", "cache_dir"]
@@ -39,3 +42,27 @@ def test_levels_of_the_log_are_known_by_name():
     assert level("debug") == logging.DEBUG
     with pytest.raises(InputError, match="unknown log_level 'LOUD'; choose .* DEBUG"):
         level("loud")
+
+
+class Interrupted(Workflow):
+    """A command that Ctrl-C ends while it shows a bar."""
+
+    def run(self, out_dir=""):
+        """Begin, and be interrupted.
+
+        Parameters
+        ----------
+        out_dir : str, optional
+            Where nothing is written.
+
+        """
+        rows = iter(tqdm(range(3), "rows"))
+        next(rows)
+        raise KeyboardInterrupt
+
+
+def test_nothing_is_drawn_below_the_last_word(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["command"])
+    with pytest.raises(SystemExit, match="130"):
+        run(Interrupted())
+    assert capsys.readouterr().err.endswith("\ncommand: interrupted.\n")

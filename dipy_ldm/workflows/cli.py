@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import sys
+import traceback
 from typing import Any
 
 from dipy.workflows import flow_runner
@@ -205,6 +206,9 @@ def _give_less(options):
 def _leave(sentence, status, at_once=False):
     # Of several workers, each keeps the whole story in a file of its own.
     logging.getLogger("dipy_ldm").debug(sentence, exc_info=True)
+    if error := sys.exception():
+        # A bar that its frames hold would be drawn once more, below the last word.
+        traceback.clear_frames(error.__traceback__)
     sys.stderr.write(f"\n{os.path.basename(sys.argv[0])}: {sentence}\n")
     if at_once:
         # What TensorFlow still has open to a machine that is gone would have the last
