@@ -4,10 +4,10 @@ BIN := .venv/bin
 
 .DEFAULT_GOAL := help
 .PHONY: help .venv demo demo-volumes peers doc doc-text test test-pages test-lowest \
-	test-newest lint clean
+	test-newest test-jax test-torch lint clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z.-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z. -]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 24
 
 .venv: .venv/installed  ## install the package and its test tools into .venv
 
@@ -15,7 +15,7 @@ help:  ## list the targets
 	@echo "Installing into .venv (TensorFlow is large: minutes the first time)"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --upgrade pip  # --group is new in pip 25.1
-	@$(BIN)/python -m pip install --quiet --editable . --group test
+	@$(BIN)/python -m pip install --quiet --editable . --group test --group backends
 	@touch $@
 
 demo: .venv/installed  ## train on MNIST for some minutes and generate 100 digits
@@ -91,6 +91,18 @@ test-newest: .venv-newest/installed  ## the same with Python 3.13 and the newest
 		--editable . --group test
 	@.venv-newest/bin/$(TEST)
 
+# Without TensorFlow, which dipy_ldm brings otherwise.
+.venv-jax/installed .venv-torch/installed: .venv/installed
+	@$(PYTHON) -m venv --clear $(@D)
+	@$(@D)/bin/python -m pip install --quiet $(@D:.venv-%=%)
+	@echo "tensorflow; python_version < '3'" > $(@D)/overrides
+	@$(BIN)/uv pip install --quiet --python $(@D) --overrides $(@D)/overrides \
+		--editable . --group test
+	@touch $@
+
+test-jax test-torch: test-%: .venv-%/installed  ## the same with another back-end, without TensorFlow
+	@KERAS_BACKEND=$* .venv-$*/bin/$(TEST)
+
 lint: .venv/installed  ## check style, spelling, types and the direction of imports
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/ruff format --check --quiet
@@ -99,7 +111,7 @@ lint: .venv/installed  ## check style, spelling, types and the direction of impo
 	@$(BIN)/mypy --no-error-summary
 
 clean:  ## remove .venv, caches and build outputs
-	@rm -rf .venv .venv-peers .venv-lowest .venv-newest build dist demo demo-volumes
+	@rm -rf .venv .venv-peers .venv-lowest .venv-newest .venv-jax .venv-torch build dist demo demo-volumes
 	@rm -rf .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	@rm -rf doc/_build doc/gallery doc/api/generated doc/commands/ran doc/sg_execution_times.rst
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

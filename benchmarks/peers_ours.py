@@ -29,7 +29,6 @@ from peers_common import (
     speed_of_product,
     time_calls,
 )
-import tensorflow as tf
 
 from dipy_ldm import VQVAE, LatentDiffusion, networks
 from dipy_ldm.layers import Sum
@@ -305,6 +304,8 @@ def measure_machine(network, precision, **options):
     dict
         Billions of operations a second, and versions.
     """
+    import tensorflow as tf
+
     a = tf.cast(tf.random.normal((SIDE, SIDE)), precision)
     multiply = tf.function(tf.matmul)
     versions = {"tensorflow": tf.__version__, "keras": keras.__version__}

@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 __all__ = ["VQVAE", "LatentDiffusion", "__version__"]
 
 # What Keras may be told to compute with, and need not be there.
-_BACKENDS = ("jax", "torch", "openvino")
+_BACKENDS = ("tensorflow", "jax", "torch", "openvino")
 _HOMES = {"VQVAE": ".vqvae", "LatentDiffusion": ".latent_diffusion"}
 
 
@@ -34,9 +34,9 @@ def __getattr__(name):
 
             # Keras' own words would have us install it.
             raise InputError(
-                f"Keras is set to a backend of {error.name}, and dipy_ldm needs "
-                "'tensorflow'; change that in ~/.keras/keras.json, or the variable "
-                "KERAS_BACKEND, and start Python again."
+                f"Keras is set to a backend of {error.name}, which is not installed; "
+                "install it, or choose another in ~/.keras/keras.json or by the "
+                "variable KERAS_BACKEND, and start Python again."
             ) from error
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -160,7 +160,7 @@ class Codebook(keras.layers.Layer):
             Rows of the codes that are hardly used.
         """
         counts = ops.convert_to_numpy(self.counts)
-        self.counts.assign(ops.zeros_like(counts))
+        self.counts.assign(np.zeros_like(counts))
         # All codebooks are used equally often.
         share = counts / (counts.sum() / self.n_codebooks)
         entropy = -np.sum(share * np.log(share + 1e-12)) / self.n_codebooks

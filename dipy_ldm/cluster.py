@@ -55,9 +55,24 @@ def find_cluster() -> Cluster | None:
     if (config := os.environ.get("TF_CONFIG")) is not None:
         return _of_several(_from_tf_config(config))
     # Of the step that srun started; a batch script itself is alone.
-    if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
-        return _of_several(_from_slurm())
-    return None
+    return _of_several(_from_slurm()) if _slurm_tasks() > 1 else None
+
+
+def in_company() -> bool:
+    """Say whether this process was started together with others.
+
+    Returns
+    -------
+    bool
+        Whether :func:`find_cluster` would find some; TensorFlow need not be there.
+    """
+    if "TF_CONFIG" in os.environ:
+        return find_cluster() is not None
+    return _slurm_tasks() > 1
+
+
+def _slurm_tasks():
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
 
 
 def _of_several(cluster):

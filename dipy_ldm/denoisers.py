@@ -10,6 +10,7 @@ which they are. It is all that a sampler sees of networks, targets and guidance.
 
 from collections.abc import Callable
 
+from keras import ops
 import numpy as np
 
 from dipy_ldm.schedules import rates, to_clean
@@ -35,7 +36,8 @@ def from_network(predict: Callable, schedule: str, target: str) -> Callable:
     """
 
     def denoise(x, t):
-        prediction = predict(x, np.full(len(x), t, "float32"))
+        x = ops.convert_to_tensor(x)
+        prediction = ops.cast(predict(x, np.full(len(x), t, "float32")), x.dtype)
         alpha, sigma = map(float, rates(schedule, t))
         return to_clean(target, prediction, x, alpha, sigma)
 

@@ -21,6 +21,7 @@ from itertools import pairwise
 import math
 from typing import Any
 
+from keras import ops
 import numpy as np
 import numpy.typing as npt
 
@@ -62,7 +63,7 @@ def inpainted(denoise: Callable, known: np.ndarray, freedom: np.ndarray) -> Call
     ----------
     .. footbibliography::
     """
-    return lambda x, t: np.where(t <= freedom, denoise(x, t), known)
+    return lambda x, t: ops.where(t <= freedom, denoise(x, t), known)
 
 
 def walk(
@@ -95,7 +96,8 @@ def walk(
     ndarray
         Latents at the last level.
     """
-    before = None
+    x, before = ops.convert_to_tensor(x), None
+    noise = samplers.on_device(noise, x.dtype)
     for (t, now), (_, after) in pairwise(path):
         for again in range(resamplings):
             if again:
@@ -103,7 +105,7 @@ def walk(
             # What a sampler remembers is of the level before, whatever was tried here.
             x, state = step(x, denoise(x, t), now, after, noise, before)
         before = state
-    return x
+    return ops.convert_to_numpy(x)
 
 
 def renoised(

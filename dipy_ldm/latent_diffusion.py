@@ -392,4 +392,4 @@ def _parameters(document):
 
 
 def _compiled(unet):
-    return distribution.compiled(lambda *given: unet([*given]), unet.inputs)
+    return distribution.compiled(lambda *given: unet([*given]), unet.inputs, [unet])

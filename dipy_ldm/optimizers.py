@@ -125,7 +125,9 @@ class FlatAdam(keras.optimizers.Optimizer):
             return
         # Keras would take them for the optimizer's own if they were set as usual.
         vars(self)["_trainable_variables"] = list(variables)
-        with self._distribution_strategy.scope():
+        # TensorFlow's alone have one.
+        strategy = getattr(self, "_distribution_strategy", None)
+        with distribution.scope(strategy):
             groups = [self._group(some) for some in _grouped(variables)]
         vars(self)["_groups"] = groups
         self.built = True
@@ -187,7 +189,7 @@ class FlatAdam(keras.optimizers.Optimizer):
         ):
             raise ValueError("the weights are not those that the optimizer is for.")
         # What has no part in the loss has no gradient.
-        grads = [ops.zeros_like(w) if g is None else g for g, w in zip(grads, known)]
+        grads = [ops.zeros(w.shape) if g is None else g for g, w in zip(grads, known)]
         gradients = distribution.sum_of_replicas(
             [_joined(some) for some in _alike(grads, self._groups)]
         )
@@ -196,8 +198,8 @@ class FlatAdam(keras.optimizers.Optimizer):
             self._iterations.assign_add(1)
             return
         gradients = [gradient / self._scale for gradient in gradients]
-        good = ops.all([ops.all(ops.isfinite(gradient)) for gradient in gradients])
-        ops.cond(good, lambda: self._learn(gradients), lambda: None)
+        good = ops.all(ops.stack([ops.all(ops.isfinite(some)) for some in gradients]))
+        self._if(good, lambda: self._learn(gradients), lambda: None)
         self._rescale(good)
         # As if what is left out had not been. Replicas meet here: not in a branch.
         self._iterations.assign_add(ops.cast(good, self._iterations.dtype))
@@ -209,10 +211,19 @@ class FlatAdam(keras.optimizers.Optimizer):
             self._step(gradients)
             return
         sums = [group.sum + some for group, some in zip(self._groups, gradients)]
-        ops.cond(
-            (self._iterations + 1) % batches == 0,
+        self._if(
+            ops.equal((self._iterations + 1) % batches, 0),
             lambda: self._step_of_sums(sums),
             lambda: self._keep(sums),
+        )
+
+    def _if(self, condition, change, otherwise):
+        """Change weights, and what is kept of them, in one way or in another."""
+        distribution.conditionally(
+            condition,
+            change,
+            otherwise,
+            lambda: [*self._trainable_variables, *self.variables],
         )
 
     def _keep(self, sums):
@@ -222,7 +233,7 @@ class FlatAdam(keras.optimizers.Optimizer):
 
     def _step_of_sums(self, sums):
         for group in self._groups:
-            group.sum.assign(ops.zeros_like(group.sum))
+            group.sum.assign(ops.zeros(group.sum.shape))
         self._step([some / self.gradient_accumulation_steps for some in sums])
 
     def _step(self, gradients):

@@ -33,8 +33,9 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import pairwise
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from keras import ops
 import numpy as np
 
 from dipy_ldm.schedules import half_log_snr, uniform_log_snr, uniform_time
@@ -194,10 +195,29 @@ def sample(
     ndarray
         Latents at the last level.
     """
-    state = None
+    x, state = ops.convert_to_tensor(x), None
+    fresh = noise and on_device(noise, x.dtype)
     for (t, now), (_, after) in pairwise(path):
-        x, state = step(x, denoise(x, t), now, after, noise, state)
-    return x
+        x, state = step(x, denoise(x, t), now, after, fresh, state)
+    return ops.convert_to_numpy(x)
+
+
+def on_device(noise: Callable, dtype: Any) -> Callable:
+    """Let a source of noise give tensors.
+
+    Parameters
+    ----------
+    noise : callable
+        As of :func:`noise_of`.
+    dtype : dtype
+        Their type.
+
+    Returns
+    -------
+    callable
+        Each call gives new numbers, where the back-end of Keras has its tensors.
+    """
+    return lambda: ops.cast(noise(), dtype)
 
 
 def noise_of(seed: int, numbers: Iterable[int], shape: tuple[int, ...]) -> Callable:

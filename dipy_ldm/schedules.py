@@ -23,7 +23,6 @@ from collections.abc import Callable
 import math
 from typing import Any, NamedTuple
 
-from keras import ops
 import numpy as np
 import numpy.typing as npt
 
@@ -36,7 +35,7 @@ _SIGMA_START = 0.01
 _ALPHA_END = 0.0065
 
 
-def cosine(t: Any) -> tuple[Any, Any]:
+def cosine(t: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Mix signal and noise along a quarter of a circle.
 
     The schedule of :footcite:p:`Nichol2021` in continuous time, cut at both
@@ -49,7 +48,7 @@ def cosine(t: Any) -> tuple[Any, Any]:
 
     Returns
     -------
-    alpha, sigma : tensor
+    alpha, sigma : ndarray
         Signal and noise rates, of the shape of ``t``.
 
     References
@@ -57,11 +56,11 @@ def cosine(t: Any) -> tuple[Any, Any]:
     .. footbibliography::
     """
     first, last = math.asin(_SIGMA_START), math.acos(_ALPHA_END)
-    angle = first + (last - first) * ops.convert_to_tensor(t)
-    return ops.cos(angle), ops.sin(angle)
+    angle = first + (last - first) * np.asarray(t)
+    return np.cos(angle), np.sin(angle)
 
 
-def linear(t: Any) -> tuple[Any, Any]:
+def linear(t: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Let the rate at which noise is added grow linearly.
 
     The variance-preserving schedule of :footcite:p:`Ho2020` in the continuous
@@ -76,16 +75,16 @@ def linear(t: Any) -> tuple[Any, Any]:
 
     Returns
     -------
-    alpha, sigma : tensor
+    alpha, sigma : ndarray
         Signal and noise rates, of the shape of ``t``.
 
     References
     ----------
     .. footbibliography::
     """
-    t = 1e-3 + (1 - 1e-3) * ops.convert_to_tensor(t)
+    t = 1e-3 + (1 - 1e-3) * np.asarray(t)
     log_alpha = -0.25 * (20 - 0.1) * t**2 - 0.5 * 0.1 * t
-    return ops.exp(log_alpha), ops.sqrt(-ops.expm1(2 * log_alpha))
+    return np.exp(log_alpha), np.sqrt(-np.expm1(2 * log_alpha))
 
 
 SCHEDULES = {"cosine": cosine, "linear": linear}
@@ -106,8 +105,7 @@ def rates(schedule: str, t: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     alpha, sigma : ndarray
         Signal and noise rates, float64, of the shape of ``t``.
     """
-    pair = choose("schedule", schedule, SCHEDULES)(np.asarray(t, "float64"))
-    return tuple(ops.convert_to_numpy(rate) for rate in pair)
+    return choose("schedule", schedule, SCHEDULES)(np.asarray(t, "float64"))
 
 
 def loss_of_nothing(

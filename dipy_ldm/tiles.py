@@ -5,6 +5,7 @@ from itertools import product
 import math
 from typing import Any
 
+from keras import ops
 import numpy as np
 
 # Voxels that are encoded or decoded at once: a gibibyte or two with the widths of the
@@ -79,7 +80,7 @@ def in_tiles(
     """
     space = [size // given for size in array.shape[1:-1]]
     if all(size <= tile + 2 * margin for size in space):
-        return np.asarray(function(array))
+        return ops.convert_to_numpy(function(array))
     result: Any = None
     for corner in product(*(range(0, size, tile) for size in space)):
         inner = [slice(c, min(c + tile, size)) for c, size in zip(corner, space)]
@@ -88,7 +89,7 @@ def in_tiles(
             for i, size in zip(inner, space)
         ]
         source = [slice(o.start * given, o.stop * given) for o in outer]
-        piece = np.asarray(function(array[(slice(None), *source)]))
+        piece = ops.convert_to_numpy(function(array[(slice(None), *source)]))
         if result is None:
             whole = [size * made for size in space]
             result = np.empty((len(array), *whole, piece.shape[-1]), piece.dtype)

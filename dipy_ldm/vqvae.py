@@ -276,11 +276,13 @@ class VQVAE(Codec):
             self.encoder_, self.quantizer_, self.decoder_ = autoencoder.parts(
                 self, self._any_size()
             )
-        quantizer, decoder = self.quantizer_, self.decoder_
-        self._encode = distribution.compiled(self.encoder_, self.encoder_.inputs)
+        encoder, quantizer, decoder = self.encoder_, self.quantizer_, self.decoder_
+        self._encode = distribution.compiled(encoder, encoder.inputs, [encoder])
         # Of these networks, also in a copy that outlives the next fit.
         self._decode = distribution.compiled(
-            lambda latents: decoder(quantizer.quantise(latents)), decoder.inputs
+            lambda latents: decoder(quantizer.quantise(latents)),
+            decoder.inputs,
+            [quantizer, decoder],
         )
 
 

@@ -10,6 +10,18 @@ for name in list(os.environ):
     if name.startswith(("SLURM", "TF_CONFIG")):
         del os.environ[name]
 
+BACKEND = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+collect_ignore = []
+if BACKEND != "tensorflow":
+    # As if it were not installed; and what is about nothing else is not asked for.
+    sys.modules["tensorflow"] = None
+    collect_ignore = [
+        "test_distribution.py",
+        "test_upstream.py",
+        "test_workers.py",
+        "test_xla.py",
+    ]
+
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
@@ -18,6 +30,15 @@ import dipy_ldm  # noqa: E402, F401
 
 TINY_VQVAE = {"widths": (8, 8), "blocks": 1, "n_codes": 16, "code_dim": 2}
 TINY_LDM = {"widths": (8, 16), "blocks": 1}
+
+
+def pytest_collection_modifyitems(items):
+    """Leave out what TensorFlow alone does, where there is another back-end."""
+    if BACKEND != "tensorflow":
+        reason = f"Keras computes with {BACKEND}"
+        for item in items:
+            if item.get_closest_marker("tensorflow"):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture

@@ -165,6 +165,7 @@ assert np.linalg.norm(full - half) < 0.1 * np.linalg.norm(full)
 """
 
 
+@pytest.mark.tensorflow
 @pytest.mark.xfail(reason="oneDNN's gradient of few voxels is wrong", strict=False)
 def test_tensorflow_needs_no_help_with_few_voxels():
     """If this passes on every processor, ``conv`` may trust bfloat16 again."""

@@ -5,7 +5,6 @@ from keras import ops
 import numpy as np
 import numpy.testing as npt
 import pytest
-import tensorflow as tf
 
 from dipy_ldm import optimizers
 from dipy_ldm.optimizers import FlatAdam
@@ -42,7 +41,11 @@ def train(optimizer, steps=20, model=None, **compiled):
     return model
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+# Of PyTorch it would need a compiler of C++.
+JIT = [False] if keras.config.backend() == "torch" else [False, True]
+
+
+@pytest.mark.parametrize("jit_compile", JIT)
 @pytest.mark.parametrize(
     "options",
     [
@@ -65,8 +68,10 @@ def test_training_is_that_of_keras(options, jit_compile):
         npt.assert_allclose(own, other, atol=1e-6)
 
 
+@pytest.mark.tensorflow
 def test_gradients_of_a_weight_that_is_used_in_part_are_whole():
     """Keras squares what each use of a row adds to its gradient, not their sum."""
+    tf = pytest.importorskip("tensorflow")
     table = keras.Variable(np.ones((4, 2), "float32"))
     gradients = []
     for take in (

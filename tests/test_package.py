@@ -35,6 +35,7 @@ print(_pywrap_util_port.IsMklEnabled())
 """
 
 
+@pytest.mark.tensorflow
 @pytest.mark.parametrize(
     ("before", "said", "enabled", "warned"),
     [
@@ -79,6 +80,8 @@ def test_the_changelog_knows_this_version():
 
 
 KERAS = """
+import sys
+sys.modules["jax"] = None  # as if it were not installed
 import dipy_ldm, numpy as np
 try:
     vqvae = dipy_ldm.VQVAE()
@@ -90,14 +93,15 @@ except ValueError as error:
 """
 
 
+@pytest.mark.tensorflow
 @pytest.mark.parametrize(
     ("backend", "before", "sentence"),
     [
-        ("torch", "", "and dipy_ldm needs 'tensorflow'; change that"),
+        ("jax", "", "a backend of jax, which is not installed; install it, or"),
         (
             "tensorflow",
-            "keras.config.backend = lambda: 'jax'",
-            "the backend 'jax', and dipy_ldm needs 'tensorflow'; change that",
+            "keras.config.backend = lambda: 'numpy'",
+            "the backend 'numpy', and dipy_ldm needs 'tensorflow', 'jax' or 'torch'; ",
         ),
         (
             "tensorflow",

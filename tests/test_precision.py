@@ -24,7 +24,7 @@ def pretend_processor(monkeypatch, seconds):
             return self.seconds
 
     precision._of_processor.cache_clear()
-    monkeypatch.setattr(distribution, "Convolution", Convolution)
+    monkeypatch.setattr(precision, "_Convolution", Convolution)
     monkeypatch.setattr(distribution, "gpu_capabilities", lambda strategy: [])
 
 

@@ -111,7 +111,6 @@ def test_tensorflow_tells_the_memory_of_a_gpu():
 @pytest.mark.parametrize(
     ("home", "name"),
     [
-        (tf.random, "index_shuffle"),
         (tf.data, "assert_cardinality"),
         (tf.distribute.Strategy, "distribute_values_from_function"),
     ],
@@ -122,7 +121,7 @@ def test_tensorflow_keeps(home, name):
 
 
 def test_numbers_without_end_are_known_to_have_none():
-    """While this passes, ``_endless`` need not promise it."""
+    """While this passes, ``_dataset`` need not promise it."""
     numbers = tf.data.Dataset.range(16, np.iinfo("int64").max).map(tf.abs).batch(2)
     assert numbers.prefetch(1).cardinality() == tf.data.INFINITE_CARDINALITY
 

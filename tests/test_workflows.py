@@ -94,6 +94,7 @@ def test_generating_writes_array_and_picture(trained, blobs, monkeypatch):
     assert status == 0, stderr
 
 
+@pytest.mark.tensorflow
 def test_one_sample_alone(trained, tmp_path):
     model_file = trained / "ldm.safetensors"
     model = LatentDiffusion.load(model_file)

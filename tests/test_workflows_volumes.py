@@ -459,7 +459,7 @@ def test_memory_and_devices_are_checked_before_volumes_are_read(
     arguments = ("train", "volumes", "--validation", 0, "--cache_dir", "cache")
     monkeypatch.setattr(distribution, "free_memory", lambda strategy: 1e6)
     assert "GiB of memory" in answer(command(*arguments)[1])
-    monkeypatch.setattr(distribution.strategy, "count_replicas", lambda strategy: 3)
+    monkeypatch.setattr(distribution.sharing, "count_replicas", lambda strategy: 3)
     assert "give a --batch_size of 3 or 6" in answer(command(*arguments)[1])
     assert [path.name for path in tmp_path.iterdir()] == ["volumes"]
 
@@ -620,6 +620,7 @@ def test_volumes_of_one_name_keep_their_folders(trained, command, tmp_path):
     assert (tmp_path / "T1_denoised.nii.gz").is_file()
 
 
+@pytest.mark.tensorflow
 def test_workers_share_the_volumes(trained, volumes, tmp_path):
     model = trained / "out" / "ldm.safetensors"
     cluster = {"worker": [f"localhost:{port}" for port in (8001, 8002, 8003)]}

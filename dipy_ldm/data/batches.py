@@ -2,13 +2,15 @@
 
 Nothing here has a state: which examples are in a batch and which noise they get
 follows from the number of the step alone. A run that is stopped and resumed, or
-spread over devices, or accumulated from smaller batches, sees the same numbers.
+spread over devices, or accumulated from smaller batches, or computed by another
+back-end of Keras, sees the same numbers.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
 
 from dipy_ldm import schedules
 from dipy_ldm.conditions import UNSPECIFIED
@@ -43,21 +45,36 @@ class Augmentation(NamedTuple):
     noise: float = 0.0
 
 
-class Share(NamedTuple):
-    """What of each batch a machine needs for its replicas.
+class Batches(NamedTuple):
+    """Batches without end.
 
     Parameters
     ----------
-    machine, machines : int
-        Number of this machine, and count of them.
-    replicas : int
-        Count of the replicas of all machines. Each gets a piece of the batch, and
-        those of this machine come one after the other.
+    size : int
+        Examples in a batch.
+    draw : callable
+        ``draw(step, places)`` makes the examples that are at some places of the batch
+        of a step, counted through all epochs: tuples of arrays, whose first axis is as
+        long as ``places``. Threads may call it at once.
     """
 
-    machine: int = 0
-    machines: int = 1
-    replicas: int = 1
+    size: int
+    draw: Callable
+
+    def of(self, step: int) -> tuple:
+        """Make the batch of a step.
+
+        Parameters
+        ----------
+        step : int
+            Its number.
+
+        Returns
+        -------
+        tuple
+            Tuples of arrays.
+        """
+        return self.draw(step, range(self.size))
 
 
 def batches(
@@ -65,14 +82,12 @@ def batches(
     batch_size: int,
     *,
     seed: int,
-    first_step: int = 0,
-    share: Share | None = None,
     size: tuple[int, ...] | None = None,
     bounds: tuple[float, ...] = (0.0, 1.0),
     masks: np.ndarray | None = None,
     background: float = 1.0,
     augment: Augmentation | None = None,
-) -> Any:
+) -> Batches:
     """Draw batches without end, in a new order every epoch.
 
     Images are read when their batch is drawn, and only what is needed of them: a
@@ -87,10 +102,6 @@ def batches(
         images are left out changes from epoch to epoch.
     seed : int
         Seed of the order, the places and the changes.
-    first_step : int
-        Batch to begin with, counted through all epochs.
-    share : Share, optional
-        What is drawn of each batch; all of it if None.
     size : tuple of int, optional
         Voxels of the piece that is drawn of each image, along each axis; from a
         random place where it is smaller than the image, and with the edge
@@ -107,81 +118,76 @@ def batches(
 
     Returns
     -------
-    tf.data.Dataset
-        Pairs ``(images, images)`` of shape ``(batch_size, *size, channels)``, or of a
-        replica's piece of it, the first with noise; the weights, if they are not all
-        1, are one more channel of the second.
+    Batches
+        Of pairs ``(images, images)``, float32 ``(batch_size, *size, channels)``, the
+        first with noise; the weights, if they are not all 1, are one more channel of
+        the second.
     """
-    share = share or Share()
-    each = batch_size // share.replicas
     *space, channels = images.shape[1:]
     size = tuple(size or space)
     augment = augment or Augmentation()
+    slack = np.maximum(np.subtract(space, size), 0) + 2 * augment.shift
+    low, high = bounds
 
-    def draw(epoch, position, index):
-        key = tf.stack([_fold(seed, epoch), index])
-        numbers = tf.random.stateless_uniform((len(space) + 3,), key)
-        slack = np.maximum(np.subtract(space, size), 0) + 2 * augment.shift
-        corner = tf.floor(numbers[3:] * np.float32(slack + 1)) - augment.shift
-        noise = _draw_noise(key, (*size, channels), augment.noise)
-        return index, tf.cast(corner, "int64"), numbers[:3], noise
-
-    def look_up(index, corners, numbers, noise):
-        def read(array):
-            windows = tf.numpy_function(
-                lambda i, c: read_windows(array, i, c, size),
-                [index, corners],
-                "float32",
-                stateful=False,
-            )
-            return tf.ensure_shape(windows, (each, *size, array.shape[-1]))
-
-        low, high = bounds
-        batch = (read(images) - low) / (high - low or 1)
+    def draw(step, places):
+        epoch, _, index = _examples(len(images), batch_size, seed, step, places)
+        streams = [_stream(seed, epoch, i) for i in index]
+        drawn = [stream.random(3 + len(space)) for stream in streams]
+        numbers = np.array(drawn).reshape(-1, 3 + len(space))
+        corners = np.floor(numbers[:, 3:] * (slack + 1)).astype(int) - augment.shift
+        windows = read_windows(images, index, corners, size)
+        batch = (windows - np.float32(low)) / np.float32(high - low or 1)
         batch = _mirror(_brighten(batch, numbers, augment.intensity), numbers, augment)
-        given = batch if augment.noise == 0 else tf.clip_by_value(batch + noise, 0, 1)
+        given = batch
+        if augment.noise > 0:
+            noise = _noise(streams, (*size, channels), augment.noise)
+            given = np.clip(batch + noise, 0, 1)
         if background == 1:
             return given, batch
         if masks is None:
-            inside = tf.reduce_any(batch > 0, -1, keepdims=True)
+            inside = (batch > 0).any(-1, keepdims=True)
         else:
-            inside = _mirror(read(masks), numbers, augment) > 0
-        return given, tf.concat([batch, tf.where(inside, 1.0, background)], -1)
+            windows = read_windows(masks, index, corners, size)
+            inside = _mirror(windows, numbers, augment) > 0
+        weights = np.where(inside, np.float32(1), np.float32(background))
+        return given, np.concatenate([batch, weights], -1)
 
-    numbered = _numbered(len(images), batch_size, seed, first_step, share)
-    drawn = numbered.map(draw).batch(each, drop_remainder=True)
-    return _endless(drawn.map(look_up, num_parallel_calls=2))
+    return Batches(batch_size, draw)
 
 
-def _draw_noise(key, shape, most):
-    """Draw the noise of an image, of a standard deviation up to the most."""
-    if most == 0:
-        return tf.zeros(())
-    keys = tf.random.split(key, 2)
-    spread = tf.random.stateless_uniform((), keys[0], 0, most)
-    return spread * tf.random.stateless_normal(shape, keys[1])
+def _noise(streams, shape, most):
+    """Draw noise of a standard deviation up to the most, for each image another."""
+    spreads = [most * stream.random(dtype="float32") for stream in streams]
+    noise = _normal(streams, shape)
+    return np.reshape(spreads, (-1, *(1,) * len(shape))).astype("float32") * noise
+
+
+def _normal(streams, shape):
+    """Draw standard normal numbers from each stream."""
+    numbers = np.empty((len(streams), *shape), "float32")
+    for stream, row in zip(streams, numbers):
+        stream.standard_normal(dtype="float32", out=row)
+    return numbers
 
 
 def _brighten(batch, numbers, most):
     """Change brightness and contrast of each image, within [0, 1]."""
     if most == 0:
         return batch
-    ones = (1,) * (batch.shape.rank - 1)
-    gain, exponent = (
-        tf.reshape(1 + most * (2 * numbers[:, i] - 1), (-1, *ones)) for i in (0, 1)
-    )
-    return tf.clip_by_value(gain * tf.clip_by_value(batch, 0, 1) ** exponent, 0, 1)
+    changes = 1 + most * (2 * numbers[:, :2] - 1).astype("float32")
+    gain, exponent = changes.T.reshape(2, -1, *(1,) * (batch.ndim - 1))
+    return np.clip(gain * np.clip(batch, 0, 1) ** exponent, 0, 1)
 
 
 def _mirror(batch, numbers, augment):
     """Mirror half of the images left to right."""
     if not augment.flip:
         return batch
-    rank = batch.shape.rank - 2
+    rank = batch.ndim - 2
     # Volumes are (x, y, z), from left to right along x; images are (h, w).
     axis = 1 if rank == 3 else rank
-    half = tf.reshape(numbers[:, 2] < 0.5, (-1, *(1,) * (rank + 1)))
-    return tf.where(half, tf.reverse(batch, [axis]), batch)
+    half = np.reshape(numbers[:, 2] < 0.5, (-1, *(1,) * (rank + 1)))
+    return np.where(half, np.flip(batch, axis), batch)
 
 
 def noised(
@@ -191,12 +197,10 @@ def noised(
     schedule: str,
     target: str,
     seed: int,
-    first_step: int = 0,
-    share: Share | None = None,
     conditions: np.ndarray | None = None,
     sources: Sources | None = None,
     dropped: float = 0.1,
-) -> Any:
+) -> Batches:
     """Draw noised latents without end: what the denoiser learns from.
 
     Within an epoch the times are those of a low-discrepancy sequence, so that
@@ -214,10 +218,6 @@ def noised(
         What the network shall predict.
     seed : int
         Seed of the order, the times and the noise.
-    first_step : int
-        Batch to begin with, counted through all epochs.
-    share : Share, optional
-        What is drawn of each batch; all of it if None.
     conditions : ndarray, optional
         What is told of each latent, ``(n, conditions)``.
     sources : Sources, optional
@@ -228,92 +228,57 @@ def noised(
 
     Returns
     -------
-    tf.data.Dataset
-        Pairs ``((noisy latents, times, ...), target)``, with conditions and sources,
-        each if there are any.
+    Batches
+        Of pairs ``((noisy latents, times, ...), target)``, float32, with conditions and
+        sources, each if there are any.
     """
-    share = share or Share()
     mix = choose("schedule", schedule, schedules.SCHEDULES)
     ones = (1,) * (latents.ndim - 1)
-    look = None if sources is None else _reader(sources)
+    read = None if sources is None else sources.read
 
-    def read(index):
-        # Where they are: a tensor would be a copy, and on a GPU if there is one.
-        rows = tf.numpy_function(lambda i: latents[i], [index], "float32", False)
-        return tf.ensure_shape(rows, (None, *latents.shape[1:]))
-
-    def draw(epoch, position, index):
-        key = tf.stack([_fold(seed, epoch), index])
-        noise = tf.random.stateless_normal(latents.shape[1:], key)
-        start = tf.random.stateless_uniform(
-            (), [_fold(seed, epoch), -1], dtype="float64"
-        )
-        time = (start + _GOLDEN * tf.cast(position, "float64")) % 1.0
+    def draw(step, places):
+        epoch, position, index = _examples(len(latents), batch_size, seed, step, places)
+        streams = [_stream(seed, epoch, i) for i in index]
+        clean, noise = latents[index], _normal(streams, latents.shape[1:])
+        start = _stream(seed, epoch).random()
+        times = ((start + _GOLDEN * position) % 1.0).astype("float32")
         told: tuple = ()
         if conditions is not None:
-            # Keys of noise are not negative.
-            key = [_fold(seed, epoch), -2 - index]
-            told = (_leave_out(tf.gather(conditions, index), key, dropped),)
-        return index, noise, tf.cast(time, "float32"), *told
-
-    def mixture(index, noise, time, *told):
-        clean = read(index)
-        told = inputs(told[0], look) if told else ()
-        alpha, sigma = (tf.reshape(rate, (-1, *ones)) for rate in mix(time))
+            told = inputs(_leave_out(conditions[index], streams, dropped), read)
+        alpha, sigma = (rate.reshape(-1, *ones) for rate in mix(times))
         wanted = schedules.to_target(target, clean, noise, alpha, sigma)
-        return (alpha * clean + sigma * noise, time, *told), wanted
+        return (alpha * clean + sigma * noise, times, *told), wanted
 
-    examples = _numbered(len(latents), batch_size, seed, first_step, share)
-    examples = examples.map(draw, num_parallel_calls=tf.data.AUTOTUNE)
-    pieces = examples.batch(batch_size // share.replicas)
-    return _endless(pieces.map(mixture))
+    return Batches(batch_size, draw)
 
 
-def _reader(sources):
-    """Make what reads sources by their numbers."""
-
-    def look(numbers):
-        images = tf.numpy_function(sources.read, [numbers], "float32", False)
-        return tf.ensure_shape(images, (None, *sources.shape))
-
-    return look
-
-
-def _leave_out(told, key, share):
+def _leave_out(told, streams, share):
     """Leave out all conditions of an example, each of several, or none."""
-    n = told.shape[0]
-    numbers = tf.random.stateless_uniform((n + 1,), key)
-    left_out = numbers[:1] < share
+    n = told.shape[1]
+    numbers = np.array([s.random(n + 1) for s in streams]).reshape(-1, n + 1)
+    left_out = numbers[:, :1] < share
     if n > 1:
-        left_out |= numbers[1:] < share
-    return tf.where(left_out, UNSPECIFIED, told)
+        left_out = left_out | (numbers[:, 1:] < share)
+    return np.where(left_out, np.float32(UNSPECIFIED), told)
 
 
-def _numbered(n, batch_size, seed, first_step, share):
-    """Count through the epochs: ``(epoch, position, index)`` of every example."""
-    length = n // batch_size * batch_size
-    here = batch_size // share.machines
-
-    def shuffle(number):
-        step, place = number // here, number % here
-        count = step * batch_size + share.machine * here + place
-        epoch, position = count // length, count % length
-        key = tf.stack([tf.constant(seed, "int64"), epoch])
-        index = tf.random.experimental.index_shuffle(position, key, n - 1)
-        return epoch, position, index
-
-    return tf.data.Dataset.range(first_step * here, np.iinfo("int64").max).map(shuffle)
+def _examples(
+    n: int, batch_size: int, seed: int, step: int, places: Sequence[int]
+) -> tuple[int, np.ndarray, np.ndarray]:
+    """Find epoch, positions in it, and numbers, of examples of a step."""
+    epoch, step = divmod(step, n // batch_size)
+    position = step * batch_size + np.asarray(places, int)
+    return epoch, position, _order(n, seed, epoch)[position]
 
 
-def _endless(data):
-    """Prefetch batches, and promise that there is no end of them.
-
-    Or else several machines ask one another at each step whether all have a batch.
-    """
-    endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
-    return data.prefetch(tf.data.AUTOTUNE).apply(endless)
+@lru_cache(maxsize=4)
+def _order(n, seed, epoch):
+    """Shuffle the numbers of all examples, for an epoch."""
+    # Not from the stream that has the epoch's first time.
+    return np.random.default_rng([seed, epoch, 0, 1]).permutation(n)
 
 
-def _fold(seed, epoch):
-    """Make one number of two; a prime keeps small seeds and epochs apart."""
-    return seed * 1_000_003 + epoch
+def _stream(seed, epoch, example=-1):
+    """Return what is random about an example in an epoch, or about the epoch."""
+    # Numbers of zero at the end would make no other stream.
+    return np.random.default_rng([seed, epoch, example + 1])

@@ -29,7 +29,10 @@ def window_size(
 
 
 def read_windows(
-    images: np.ndarray, index: Sequence[int], corners: np.ndarray, size: tuple[int, ...]
+    images: np.ndarray,
+    index: Sequence[int] | np.ndarray,
+    corners: np.ndarray,
+    size: tuple[int, ...],
 ) -> np.ndarray:
     """Read one window of each of some images.
 

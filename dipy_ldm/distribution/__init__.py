@@ -1,47 +1,77 @@
-"""Devices and machines: how networks are trained on many, to the result of one."""
+"""Devices and machines: how networks are trained on many, to the result of one.
+
+TensorFlow alone spreads work. With another back-end of Keras there is one device, and
+the same functions do what is to be done there.
+"""
 
 import logging
 import os
 import platform
+from typing import TYPE_CHECKING
 
-from dipy_ldm.distribution.arrays import (
-    Convolution,
-    compiled,
-    in_batches,
-    in_turn,
-)
-from dipy_ldm.distribution.keras_tensorflow import ReplicatedModel, onednn_is_on
-from dipy_ldm.distribution.strategy import (
-    STRATEGIES,
-    count_replicas,
-    free_memory,
-    gpu_capabilities,
-    make_strategy,
-    scope,
-    share_of,
-)
-from dipy_ldm.distribution.workers import (
-    agree,
-    chief_first,
-    gathered,
-    is_chief,
-    of_chief,
-    shared,
-    spread,
-    sum_of_replicas,
-)
+import keras
+
+from dipy_ldm.distribution.sharing import STRATEGIES, count_replicas, share_of
+
+if TYPE_CHECKING or keras.config.backend() == "tensorflow":
+    from dipy_ldm.distribution.arrays import (
+        compiled,
+        conditionally,
+        gradients,
+        in_batches,
+        in_turn,
+    )
+    from dipy_ldm.distribution.keras_tensorflow import ReplicatedModel, onednn_is_on
+    from dipy_ldm.distribution.strategy import (
+        free_memory,
+        gpu_capabilities,
+        make_strategy,
+        scope,
+    )
+    from dipy_ldm.distribution.workers import (
+        agree,
+        chief_first,
+        gathered,
+        is_chief,
+        of_chief,
+        shared,
+        spread,
+        sum_of_replicas,
+    )
+else:
+    from dipy_ldm.distribution.alone import (
+        ReplicatedModel,
+        agree,
+        chief_first,
+        compiled,
+        conditionally,
+        free_memory,
+        gathered,
+        gpu_capabilities,
+        gradients,
+        in_batches,
+        in_turn,
+        is_chief,
+        make_strategy,
+        of_chief,
+        scope,
+        shared,
+        spread,
+        sum_of_replicas,
+    )
 
 __all__ = [
     "STRATEGIES",
-    "Convolution",
     "ReplicatedModel",
     "agree",
     "chief_first",
     "compiled",
+    "conditionally",
     "count_replicas",
     "free_memory",
     "gathered",
     "gpu_capabilities",
+    "gradients",
     "in_batches",
     "in_turn",
     "is_chief",
@@ -54,9 +84,11 @@ __all__ = [
     "sum_of_replicas",
 ]
 
-if os.environ["TF_ENABLE_ONEDNN_OPTS"] == "1" and not onednn_is_on():
+if keras.config.backend() == "tensorflow" and not onednn_is_on():
     # It is on for whoever imports dipy_ldm before TensorFlow; only x86 has it.
-    if platform.machine() in ("x86_64", "AMD64") and platform.system() != "Darwin":
+    asked = os.environ["TF_ENABLE_ONEDNN_OPTS"] == "1"
+    has_it = platform.machine() in ("x86_64", "AMD64") and platform.system() != "Darwin"
+    if asked and has_it:
         logging.getLogger(__name__).warning(
             "TensorFlow was imported before dipy_ldm, and oneDNN, which makes training "
             "on this processor several times faster, is off; import dipy_ldm first, or "

@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 import math
 from queue import SimpleQueue
-import time
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from tqdm import tqdm
 from dipy_ldm.distribution.workers import all_reduce, place, spread, spread_over
 
 
-def compiled(function: Callable, inputs: list[Any]) -> Callable:
+def compiled(function: Callable, inputs: list[Any], networks: list[Any]) -> Callable:
     """Compile a function of tensors.
 
     Many times faster per call than ``keras.Model.predict``, and traced once
@@ -27,6 +26,8 @@ def compiled(function: Callable, inputs: list[Any]) -> Callable:
         Takes and returns tensors.
     inputs : list of keras.KerasTensor
         Shape and type of each argument.
+    networks : list of keras.Model or keras.layers.Layer
+        What it computes with, whose weights may change.
 
     Returns
     -------
@@ -128,54 +129,49 @@ def _in_batches(function, array, batch_size, title):
     return np.concatenate(results)
 
 
-class Convolution:
-    """A convolution, forward and backward, of which a machine shows how fast it is.
+def gradients(function: Callable) -> Callable:
+    """Compile the gradients of a function's sum.
 
     Parameters
     ----------
-    precision : str
-        Type of its numbers.
-    rank : int
-        Number of spatial dimensions.
+    function : callable
+        Takes tensors, and returns one.
 
-    Attributes
-    ----------
-    works : bool
-        Whether this machine can compute it at all.
+    Returns
+    -------
+    callable
+        Takes tensors, and returns the gradient of each.
     """
 
-    def __init__(self, precision: str, rank: int) -> None:
-        # Some milliseconds in float32; up to thirty times that where it is emulated.
-        shape = {2: (8, 28, 28, 32), 3: (1, 12, 12, 12, 32)}[rank]
-        kernel = (*(3,) * rank, 32, 32)
-        self._inputs = [tf.cast(tf.ones(s), precision) for s in (shape, kernel)]
-        self._strides = [1] * len(shape)
-        try:
-            # Which compiles it, too.
-            self.time()
-        except tf.errors.OpError:
-            self.works = False
-        else:
-            self.works = True
-
-    def time(self) -> float:
-        """Compute it.
-
-        Returns
-        -------
-        float
-            Seconds.
-        """
-        start = time.perf_counter()
-        for gradient in self._gradients(*self._inputs):
-            gradient.numpy()
-        return time.perf_counter() - start
-
     @tf.function
-    def _gradients(self, x, kernel):
-        convolve = tf.nn.conv2d if len(x.shape) == 4 else tf.nn.conv3d
+    def compute(*tensors):
         with tf.GradientTape() as tape:
-            tape.watch([x, kernel])
-            y = convolve(x, kernel, self._strides, "SAME")
-            y = convolve(tf.nn.swish(y), kernel, self._strides, "SAME")
-        return tape.gradient(y, [x, kernel])
+            tape.watch(tensors)
+            value = function(*tensors)
+        return tape.gradient(value, tensors)
+
+    return compute
+
+
+def conditionally(
+    condition: Any, change: Callable, otherwise: Callable, variables: Callable
+) -> None:
+    """Change variables in one way or in another, within a step of training.
+
+    Parameters
+    ----------
+    condition : tensor of bool
+        What decides.
+    change, otherwise : callable
+        Assign to variables.
+    variables : callable
+        Lists all that they read or assign to, which some back-ends must know.
+    """
+    tf.cond(condition, _without_result(change), _without_result(otherwise))
+
+
+def _without_result(function):
+    def call():
+        function()
+
+    return call

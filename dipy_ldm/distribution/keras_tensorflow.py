@@ -5,9 +5,13 @@ The others are in the optimizer (``FlatAdam``) and in how Slurm's machines are f
 (``cluster.py``).
 """
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 from tensorflow.python.util import _pywrap_util_port
+
+from dipy_ldm.distribution.sharing import sketched
 
 
 def onednn_is_on() -> bool:
@@ -34,20 +38,30 @@ class ReplicatedModel(keras.Model):
 
     asked = ends = False
 
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Make the metrics from what the dataset says of its batches.
+    def prepare(self, batches: Any) -> None:
+        """Make the metrics from what the batches look like.
 
-        Before the first step, so that a checkpoint can be brought back; and under a
-        strategy Keras takes a batch from the data, which is never trained on then, and
-        the result would not be that without a strategy. Of several machines' batches
-        it can't make one ("Attempt to convert a value (PerReplica) to a Tensor").
+        Before the first step, so that a checkpoint can be brought back; Keras does so
+        in the first step.
+
+        Parameters
+        ----------
+        batches : dipy_ldm.data.batches.Batches
+            From which it learns.
         """
-        pieces = tf.nest.map_structure(
-            lambda spec: getattr(spec, "_value_specs", [spec])[0],
-            iterator._distributed_dataset.element_spec,
-        )
-        with self.distribute_strategy.scope():
-            self._symbolic_build(data_batch=pieces)
+        strategy = self.distribute_strategy
+        with strategy.scope():
+            piece = sketched(batches, strategy.num_replicas_in_sync)
+            self._symbolic_build(data_batch=piece)
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Do nothing, since it is done.
+
+        Under a strategy Keras takes a batch from the data, which is never trained on
+        then, and the result would not be that without a strategy. Of several machines'
+        batches it can't make one ("Attempt to convert a value (PerReplica) to a
+        Tensor").
+        """
 
     def make_train_function(self, force=False) -> None:
         """Make what trains for a step, and hear whether the training shall end.
@@ -86,3 +100,9 @@ class ReplicatedModel(keras.Model):
             return dict(zip(names, figures))
 
         self.train_function = step_of_all
+
+    def settle(self) -> None:
+        """Do nothing: the weights are those of the last step.
+
+        With another back-end ``fit`` has weights of its own.
+        """

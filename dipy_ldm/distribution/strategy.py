@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cache
 import logging
-import math
 import os
 from pathlib import Path
 import platform
@@ -15,13 +14,11 @@ import tensorflow as tf
 
 from dipy_ldm import __version__, cluster, signals
 from dipy_ldm.distribution import memory
+from dipy_ldm.distribution.sharing import STRATEGIES
 from dipy_ldm.distribution.workers import GONE, gone
 from dipy_ldm.validation import InputError, choose
 
 logger = logging.getLogger(__name__)
-
-# From how many devices of a machine on each of them has a replica.
-STRATEGIES = {"auto": 2, "none": math.inf, "mirrored": 1, "multi_worker": math.inf}
 
 _TOO_LATE = (
     "several machines must be joined before TensorFlow is used for anything else; call "
@@ -255,53 +252,6 @@ def _start(devices):
     # Where machines are joined, those of all are listed, under the same names.
     names = dict.fromkeys(gpu.name.rpartition("device:")[2] for gpu in gpus)
     return list(names) or ["CPU:0"]
-
-
-def count_replicas(strategy: Any) -> int:
-    """Count the replicas of a strategy.
-
-    Parameters
-    ----------
-    strategy : tf.distribute.Strategy or None
-        As of :func:`make_strategy`.
-
-    Returns
-    -------
-    int
-        At least 1.
-    """
-    return 1 if strategy is None else strategy.num_replicas_in_sync
-
-
-def share_of(batch_size: int, strategy: Any) -> int:
-    """Share a batch evenly among the replicas.
-
-    Parameters
-    ----------
-    batch_size : int
-        Examples in a batch of all replicas.
-    strategy : tf.distribute.Strategy or None
-        As of :func:`make_strategy`.
-
-    Returns
-    -------
-    int
-        Examples for each replica.
-
-    Raises
-    ------
-    InputError
-        If the replicas don't divide the batch.
-    """
-    n = count_replicas(strategy)
-    each, left = divmod(batch_size, n)
-    if left:
-        near = f"{each * n} or {(each + 1) * n}" if each else f"at least {n}"
-        raise InputError(
-            f"a batch of {batch_size} can't be shared evenly by {n} replicas; give a "
-            f"`batch_size` of {near}."
-        )
-    return each
 
 
 def scope(strategy: Any) -> AbstractContextManager:

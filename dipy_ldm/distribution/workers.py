@@ -1,6 +1,6 @@
 """Machines that work as one: who is who, and what they tell one another."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 import json
@@ -10,10 +10,14 @@ import numpy as np
 import tensorflow as tf
 
 from dipy_ldm import cluster
+from dipy_ldm.distribution.sharing import sketched
 from dipy_ldm.validation import InputError
 
 # Numbers that workers exchange at once: more take more memory, fewer more time.
 _AT_ONCE = 2**24
+
+# Batches that are drawn at the same time.
+_DRAWN_AT_ONCE = 2
 
 # What TensorFlow raises where a worker is gone, or the others gave up on it.
 GONE = (
@@ -215,33 +219,62 @@ def all_reduce(array: np.ndarray) -> np.ndarray:
     return result
 
 
-def shared(make: Callable, strategy: Any) -> Any:
+def shared(batches: Any, first_step: int, strategy: Any) -> Any:
     """Let the replicas share each batch.
 
     Parameters
     ----------
-    make : callable
-        ``make(machine, machines, replicas)`` gives a dataset of what one of the
-        machines needs of each batch, a piece for each of its replicas.
+    batches : dipy_ldm.data.batches.Batches
+        Batches.
+    first_step : int
+        Number of the first that is drawn.
     strategy : tf.distribute.Strategy or None
         As of :func:`make_strategy`.
 
     Returns
     -------
     tf.data.Dataset or tf.distribute.DistributedDataset
-        Batches for ``keras.Model.fit``.
+        Batches for ``keras.Model.fit``, of which each machine draws what its replicas
+        need.
     """
     if strategy is None:
-        return make(0, 1, 1)
+        return _dataset(batches, first_step, 0, 1, 1)
 
     def make_part(context):
-        return make(
+        return _dataset(
+            batches,
+            first_step,
             context.input_pipeline_id,
             context.num_input_pipelines,
             context.num_replicas_in_sync,
         )
 
     return strategy.distribute_datasets_from_function(make_part)
+
+
+def _dataset(batches, first_step, machine, machines, replicas):
+    """Draw what a machine needs of each batch, a piece for each of its replicas."""
+    each, here = batches.size // replicas, replicas // machines
+    whole = sketched(batches, replicas)
+    flat = tf.nest.flatten(whole)
+
+    def draw(number):
+        step, replica = divmod(int(number), here)
+        first = (machine * here + replica) * each
+        piece = batches.draw(first_step + step, range(first, first + each))
+        return tf.nest.flatten(piece)
+
+    def look_up(number):
+        types = [spec.dtype for spec in flat]
+        arrays = tf.numpy_function(draw, [number], types, stateful=False)
+        shaped = [tf.ensure_shape(a, spec.shape) for a, spec in zip(arrays, flat)]
+        return tf.nest.pack_sequence_as(whole, shaped)
+
+    numbers = tf.data.Dataset.range(np.iinfo("int64").max)
+    data = numbers.map(look_up, num_parallel_calls=_DRAWN_AT_ONCE)
+    # Or else several machines ask one another at each step whether all have a batch.
+    endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+    return data.prefetch(tf.data.AUTOTUNE).apply(endless)
 
 
 def sum_of_replicas(tensors: list) -> list:

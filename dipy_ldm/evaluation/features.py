@@ -323,7 +323,7 @@ def _pooled(x, statistic, rank):
 
 
 def _compiled(network):
-    return distribution.compiled(lambda x: network(x), network.inputs)
+    return distribution.compiled(lambda x: network(x), network.inputs, [network])
 
 
 def _apply(run, images):

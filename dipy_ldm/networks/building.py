@@ -5,9 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import count
+import math
+import random
 from typing import Any
 
 import keras
+from keras import ops
 import numpy as np
 
 from dipy_ldm.validation import InputError, choose
@@ -48,7 +51,7 @@ def seeded(seed: int) -> Iterator[None]:
 
     What is drawn elsewhere, in this thread or in others, makes no difference and is not
     disturbed, as it would be by ``keras.utils.set_random_seed``. Outside of such a
-    context, weights are drawn as Keras does.
+    context, a seed is drawn for each, as Keras does.
 
     Parameters
     ----------
@@ -64,35 +67,66 @@ def seeded(seed: int) -> Iterator[None]:
 
 @keras.saving.register_keras_serializable("dipy_ldm")
 class Drawn(keras.initializers.Initializer):
-    """An initializer of Keras whose seed is the next one of :func:`seeded`.
+    """An initializer that draws the next weight of :func:`seeded`.
+
+    By numpy: the same on every back-end of Keras, and whatever its version.
 
     Parameters
     ----------
-    name : str
-        Name of the class of ``keras.initializers``.
+    name : {"GlorotUniform", "LecunNormal", "RandomNormal", "RandomUniform"}
+        Distribution, as Keras calls it.
     **options
-        Its arguments but for the seed.
+        Arguments of Keras' initializer of that name.
     """
 
     def __init__(self, name: str = "GlorotUniform", **options) -> None:
         self.name = name
         self.options = options
         # Taken once: on several devices, Keras may call more than once for one weight.
-        self._seed: int | None = None
+        self._seed: list | None = None
 
     def __call__(self, shape, dtype=None):
         """Draw a weight."""
-        context = _drawn_from.get()
-        if self._seed is None and context is not None:
-            seed, numbers = context
-            source = np.random.SeedSequence([seed, next(numbers)])
-            self._seed = int(source.generate_state(1)[0])
-        draw = getattr(keras.initializers, self.name)(**self.options, seed=self._seed)
-        return draw(shape, dtype)
+        if self._seed is None:
+            # Otherwise as Keras does: keras.utils.set_random_seed makes it the same.
+            seed, numbers = _drawn_from.get() or (random.getrandbits(32), count())
+            self._seed = [seed, next(numbers)]
+        rng = np.random.default_rng(self._seed)
+        weight = _DISTRIBUTIONS[self.name](rng, shape, **self.options)
+        return ops.convert_to_tensor(weight, dtype or keras.config.floatx())
 
     def get_config(self):
         """Return the arguments of the constructor."""
         return {"name": self.name, **self.options}
+
+
+def _glorot_uniform(rng, shape):
+    limit = math.sqrt(6 / sum(_fans(shape)))
+    return rng.uniform(-limit, limit, shape)
+
+
+def _lecun_normal(rng, shape):
+    weight = rng.standard_normal(shape)
+    while (far := np.abs(weight) > 2).any():
+        weight[far] = rng.standard_normal(far.sum())
+    # 0.88 is the standard deviation of what is left.
+    return weight / (0.87962566103423978 * math.sqrt(_fans(shape)[0]))
+
+
+def _fans(shape):
+    """Count the inputs of each output of a kernel, and the outputs of each input."""
+    field = math.prod(shape[:-2])
+    return shape[-2] * field, shape[-1] * field
+
+
+_DISTRIBUTIONS: dict[str, Callable] = {
+    "GlorotUniform": _glorot_uniform,
+    "LecunNormal": _lecun_normal,
+    "RandomNormal": lambda rng, shape, stddev: rng.normal(0, stddev, shape),
+    "RandomUniform": lambda rng, shape, minval, maxval: rng.uniform(
+        minval, maxval, shape
+    ),
+}
 
 
 def check_keras() -> None:
@@ -101,16 +135,18 @@ def check_keras() -> None:
     Raises
     ------
     InputError
-        If the backend is not TensorFlow, or channels come first.
+        If the backend is one that can't train, or channels come first.
     """
     settings = {
-        "backend": (keras.config.backend(), "tensorflow"),
-        "image_data_format": (keras.config.image_data_format(), "channels_last"),
+        "backend": (keras.config.backend(), ("tensorflow", "jax", "torch")),
+        "image_data_format": (keras.config.image_data_format(), ("channels_last",)),
     }
-    for name, (found, wanted) in settings.items():
-        if found != wanted:
+    for name, (found, able) in settings.items():
+        if found not in able:
+            *some, last = map(repr, able)
+            wanted = f"{', '.join(some)} or {last}" if some else last
             raise InputError(
-                f"Keras is set to the {name} {found!r}, and dipy_ldm needs {wanted!r}; "
+                f"Keras is set to the {name} {found!r}, and dipy_ldm needs {wanted}; "
                 "change that in ~/.keras/keras.json, or the variable KERAS_BACKEND, "
                 "and start Python again."
             )

@@ -226,7 +226,7 @@ def stage(vqvae: Any, lessons: Lessons, training: Any) -> Stage:
         length,
         settings,
         build=partial(_compile, vqvae, lessons, training, length),
-        batches=partial(_batches, vqvae, lessons, training.batch_size),
+        batches=_batches(vqvae, lessons, training.batch_size),
         begin=partial(_begin, vqvae, lessons),
         take=partial(_take_weights, vqvae),
         publish=partial(_publish, vqvae, lessons),
@@ -267,14 +267,12 @@ def _compile(vqvae, lessons, training, length):
     return model
 
 
-def _batches(vqvae, lessons, batch_size, share, first_step):
+def _batches(vqvae, lessons, batch_size):
     """Draw what the autoencoder learns from."""
     return batches(
         lessons.images,
         batch_size,
         seed=vqvae.seed,
-        first_step=first_step,
-        share=share,
         size=lessons.size,
         bounds=vqvae.intensity_,
         masks=lessons.masks,

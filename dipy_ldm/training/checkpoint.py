@@ -190,6 +190,7 @@ class Record(keras.callbacks.Callback):
         if self.path is None:
             return
         start = time.monotonic()
+        self.model.settle()
         variables = [
             *_variables(self.model),
             *_named("metric", self.model.metrics_variables),

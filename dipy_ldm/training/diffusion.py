@@ -221,7 +221,7 @@ def _stage(model, latents, settings, title, network, training, length, validate)
         length,
         settings,
         build=partial(_compile, model, guide, training, length.total),
-        batches=partial(_noised, model, latents, training.batch_size),
+        batches=_noised(model, latents, training.batch_size),
         take=partial(_take_weights, network),
         publish=partial(_publish, network, validate),
         lesson=("loss", nothing),
@@ -247,7 +247,7 @@ def _compile(model, guide, training, steps):
     return trained
 
 
-def _noised(model, latents, batch_size, share=None, first_step=0, shift=0, **told):
+def _noised(model, latents, batch_size, shift=0, **told):
     """Draw what the denoiser learns from; other noise with another shift."""
     return noised(
         latents.clean,
@@ -256,8 +256,6 @@ def _noised(model, latents, batch_size, share=None, first_step=0, shift=0, **tol
         schedule=model.schedule,
         target=model.target,
         seed=model.seed + shift,
-        first_step=first_step,
-        share=share,
     )
 
 
@@ -268,7 +266,7 @@ def _validation(model, predict, latents, batch_size):
     # many at once as memory suffices for.
     once = {"shift": 1, "dropped": 0.0, "sources": None}
     batch = _noised(model, latents, len(latents.clean), **once)
-    (x, times, *tables), target = next(batch.as_numpy_iterator())
+    (x, times, *tables), target = batch.of(0)
     told, who = [t[:, :-1] for t in tables], [t[:, -1] for t in tables]
     sources = latents.told.get("sources")
     read, at_once = (sources.read, batch_size) if sources else (None, 256)

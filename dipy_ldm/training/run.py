@@ -11,7 +11,7 @@ import keras
 from tqdm import tqdm
 
 from dipy_ldm import distribution, networks
-from dipy_ldm.data.batches import Share
+from dipy_ldm.data.batches import Batches
 from dipy_ldm.signals import deferred
 from dipy_ldm.training.checkpoint import Record
 from dipy_ldm.training.options import Length, Training
@@ -40,8 +40,8 @@ class Stage(NamedTuple):
         On what the result depends beside these, as JSON can say it.
     build : callable
         ``build()`` makes the compiled model, a :class:`distribution.ReplicatedModel`.
-    batches : callable
-        ``batches(share, first_step)`` makes the dataset from which it learns.
+    batches : Batches
+        From which it learns.
     take : callable
         ``take(model)`` copies the trained weights into the estimator's networks.
     publish : callable
@@ -61,7 +61,7 @@ class Stage(NamedTuple):
     length: Length
     settings: dict
     build: Callable
-    batches: Callable
+    batches: Batches
     take: Callable
     publish: Callable
     lesson: tuple
@@ -102,11 +102,8 @@ def train(estimator: Any, stage: Stage) -> None:
     record.restore(model)
     if stage.begin and record.done == 0:
         stage.begin(model)
-
-    def batches(*share):
-        return stage.batches(Share(*share), record.done)
-
-    data = distribution.shared(batches, training.strategy)
+    model.prepare(stage.batches)
+    data = distribution.shared(stage.batches, record.done, training.strategy)
     _fit(estimator, model, data, stage, record)
 
 

@@ -80,7 +80,7 @@ def run(flow: Any) -> None:
     flow : dipy.workflows.workflow.Workflow
         Its ``run`` says what the command line is.
     """
-    for talkative in ("matplotlib", "PIL", "h5py", "absl", "tensorflow"):
+    for talkative in ("matplotlib", "PIL", "h5py", "absl", "tensorflow", "jax"):
         logging.getLogger(talkative).setLevel(logging.WARNING)
     # DIPY's own answers every name with INFO; when this may go, tests/test_upstream.py
     # tells.

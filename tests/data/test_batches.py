@@ -1,23 +1,26 @@
 """Batches: functions of seed, epoch and example."""
 
-from itertools import islice
-
 import numpy as np
 import numpy.testing as npt
 import pytest
 
 from dipy_ldm import schedules
 from dipy_ldm.conditions import UNSPECIFIED
-from dipy_ldm.data.batches import Augmentation, Share, batches, noised
+from dipy_ldm.data.batches import Augmentation, batches, noised
 from dipy_ldm.data.given import Sources
 from dipy_ldm.data.sources import Source
+from dipy_ldm.distribution import make_strategy, shared
 
 IMAGES = np.arange(10, dtype="float32").reshape(10, 1, 1)
 
 
-def order(n_batches, **kwargs):
+def order(n_batches, first_step=0, **kwargs):
     data = batches(IMAGES, 3, **kwargs)
-    return [x.ravel().tolist() for x, _ in islice(data.as_numpy_iterator(), n_batches)]
+    return [x.ravel().tolist() for x, _ in some(data, n_batches, first_step)]
+
+
+def some(data, n_batches, first_step=0):
+    return [data.of(first_step + step) for step in range(n_batches)]
 
 
 def test_an_epoch_has_every_image_at_most_once():
@@ -34,16 +37,12 @@ def test_training_can_be_entered_in_the_middle_of_an_epoch():
     assert order(6, seed=4) != order(6, seed=5)
 
 
-def noisy(n_batches, batch_size=4, **kwargs):
+def noisy(n_batches, batch_size=4, first_step=0, **kwargs):
     latents = np.random.default_rng(0).standard_normal((8, 3, 2)).astype("float32")
     options = {"schedule": "cosine", "target": "noise", "seed": 1} | kwargs
     data = noised(latents, batch_size, **options)
-    return [
-        np.concatenate(part)
-        for part in zip(
-            *((x, t, y) for (x, t), y in islice(data.as_numpy_iterator(), n_batches))
-        )
-    ]
+    drawn = some(data, n_batches, first_step)
+    return [np.concatenate(part) for part in zip(*((x, t, y) for (x, t), y in drawn))]
 
 
 def test_noise_does_not_depend_on_the_batch():
@@ -56,23 +55,32 @@ def test_noise_can_be_entered_in_the_middle_of_training():
         npt.assert_array_equal(whole[12:], later)
 
 
-@pytest.mark.parametrize("first_step", [0, 7])
-def test_shares_put_together_are_the_batch(first_step):
-    options = {"schedule": "cosine", "target": "v", "seed": 1}
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("strategy", [None, "mirrored"])
+def test_datasets_have_each_batch_whole_and_with_its_shapes(strategy):
+    if strategy:
+        strategy = make_strategy("mirrored", ["CPU:0"])
     latents = np.random.default_rng(0).standard_normal((13, 2, 1)).astype("float32")
+    data = noised(latents, 4, schedule="cosine", target="v", seed=1)
+    dataset = shared(data, 7, strategy)
+    (x, times), target = dataset.element_spec
+    assert (x.shape, times.shape, target.shape) == ((4, 2, 1), (4,), (4, 2, 1))
+    for step, ((x, times), target) in zip(range(7, 12), dataset):
+        (right, at), wanted = data.of(step)
+        npt.assert_array_equal(x, right)
+        npt.assert_array_equal(times, at)
+        npt.assert_array_equal(target, wanted)
 
-    def pieces(share, count):
-        drawn = noised(latents, 4, first_step=first_step, share=share, **options)
-        return list(islice(drawn.as_numpy_iterator(), count))
 
-    whole = pieces(None, 6)
-    # Two machines of two replicas each, with one latent for each replica.
-    parts = [pieces(Share(machine, 2, 4), 12) for machine in (0, 1)]
-    for step, ((x, times), target) in enumerate(whole):
-        both = [part[i] for part in parts for i in (2 * step, 2 * step + 1)]
-        npt.assert_array_equal(np.concatenate([p[0][0] for p in both]), x)
-        npt.assert_array_equal(np.concatenate([p[0][1] for p in both]), times)
-        npt.assert_array_equal(np.concatenate([p[1] for p in both]), target)
+def test_pieces_put_together_are_the_batch():
+    latents = np.random.default_rng(0).standard_normal((13, 2, 1)).astype("float32")
+    data = noised(latents, 4, schedule="cosine", target="v", seed=1)
+    for step in range(6):
+        (x, times), target = data.of(step)
+        parts = [data.draw(step, range(first, first + 2)) for first in (0, 2)]
+        npt.assert_array_equal(np.concatenate([p[0][0] for p in parts]), x)
+        npt.assert_array_equal(np.concatenate([p[0][1] for p in parts]), times)
+        npt.assert_array_equal(np.concatenate([p[1] for p in parts]), target)
 
 
 def test_noise_is_new_every_epoch_and_standard_normal():
@@ -84,11 +92,11 @@ def test_noise_is_new_every_epoch_and_standard_normal():
 TOLD = np.arange(24, dtype="float32").reshape(8, 3)
 
 
-def told(n_batches, conditions=TOLD, **kwargs):
+def told(n_batches, conditions=TOLD, first_step=0, **kwargs):
     latents = np.repeat(np.arange(8, dtype="float32"), 2).reshape(8, 2, 1)
     options = {"schedule": "cosine", "target": "clean", "seed": 1} | kwargs
     data = noised(latents, 4, conditions=conditions, **options)
-    drawn = list(islice(data.as_numpy_iterator(), n_batches))
+    drawn = some(data, n_batches, first_step)
     which = np.concatenate([clean[:, 0, 0] for _, clean in drawn]).astype(int)
     return which, np.concatenate([given[2] for given, _ in drawn])
 
@@ -118,7 +126,7 @@ def test_which_conditions_are_left_out_follows_from_the_step():
     also = noised(
         TOLD[..., None], 4, schedule="cosine", target="v", seed=1, conditions=TOLD
     )
-    for (a, b), (c, d) in islice(zip(plain, also), 2):
+    for (a, b), (c, d) in zip(some(plain, 2), some(also, 2)):
         npt.assert_array_equal(a[0], c[0])
         npt.assert_array_equal(a[1], c[1])
         npt.assert_array_equal(b, d)
@@ -136,11 +144,8 @@ def test_sources_are_those_of_the_latents_and_left_out_as_conditions_are():
         "sources": Sources(images, Source(1, (10.0, 17.0), [], ""), (4,)),
     }
 
-    def draw(count, batch_size=4, **more):
-        data = noised(latents, batch_size, **options | more)
-        return list(islice(data.as_numpy_iterator(), count))
-
-    drawn = draw(500)
+    data = noised(latents, 4, **options)
+    drawn = some(data, 500)
     which = np.concatenate([clean[:, 0, 0] for _, clean in drawn])
     told, read = (np.concatenate([given[i] for given, _ in drawn]) for i in (2, 3))
     assert told.shape == (2000, 3)
@@ -149,10 +154,8 @@ def test_sources_are_those_of_the_latents_and_left_out_as_conditions_are():
     npt.assert_allclose(left_out.mean(), 0.19, atol=0.03)
     assert (read[left_out] == UNSPECIFIED).all()
     npt.assert_allclose(read[~left_out, 3, 0], which[~left_out] / 7, rtol=1e-6)
-    # Those of one machine of two, of which each has one replica.
-    half = draw(3, share=Share(1, 2, 2))
-    for ((*_, part), _), ((*_, whole), _) in zip(half, drawn):
-        npt.assert_array_equal(part, whole[2:])
+    (*_, part), _ = data.draw(0, range(2, 4))
+    npt.assert_array_equal(part, drawn[0][0][-1][2:])
 
 
 def test_each_batch_has_its_share_of_every_time():
@@ -175,8 +178,7 @@ def test_mixture_and_target_agree(target):
 
 
 def pieces(images, n_batches=20, batch_size=4, **kwargs):
-    data = batches(images, batch_size, seed=0, **kwargs)
-    return zip(*islice(data.as_numpy_iterator(), n_batches))
+    return zip(*some(batches(images, batch_size, seed=0, **kwargs), n_batches))
 
 
 def test_patches_are_pieces_from_everywhere():

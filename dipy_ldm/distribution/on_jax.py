@@ -1,0 +1,81 @@
+"""What JAX is asked for directly."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import keras
+
+
+def compiled(function: Callable, inputs: list[Any], networks: list[Any]) -> Callable:
+    """Compile a function of tensors; see ``dipy_ldm.distribution.arrays``."""
+    variables = [v for network in networks for v in network.variables]
+
+    @jax.jit
+    def traced(values, *arrays):
+        # What is not an argument would stay what it was when this was compiled.
+        with keras.StatelessScope(state_mapping=zip(variables, values)):
+            return function(*arrays)
+
+    def call(*arrays):
+        cast = [keras.ops.cast(a, x.dtype) for a, x in zip(arrays, inputs)]
+        return traced([v.value for v in variables], *cast)
+
+    return call
+
+
+def gradients(function: Callable) -> Callable:
+    """Compile the gradients of a function's sum."""
+
+    def total(*tensors):
+        return function(*tensors).sum()
+
+    def compute(*tensors):
+        return jax.block_until_ready(differentiated[len(tensors)](*tensors))
+
+    differentiated = {
+        n: jax.jit(jax.grad(total, argnums=tuple(range(n)))) for n in range(1, 3)
+    }
+    return compute
+
+
+def conditionally(
+    condition: Any, change: Callable, otherwise: Callable, variables: Callable
+) -> None:
+    """Change variables in one way or in another, within a step of training."""
+    known = variables()
+
+    def after(function):
+        def values():
+            # Within a branch nothing may be assigned to what is outside of it.
+            mapping = [(v, v.value) for v in known]
+            with keras.StatelessScope(state_mapping=mapping) as scope:
+                function()
+            return [scope.get_current_value(v) for v in known]
+
+        return values
+
+    for variable, value in zip(
+        known, jax.lax.cond(condition, after(change), after(otherwise))
+    ):
+        variable.assign(value)
+
+
+def settle(model: Any) -> None:
+    """Bring what ``fit`` has of the weights back into the model."""
+    model.jax_state_sync()
+
+
+def gpu_capabilities() -> list[tuple[int, ...]]:
+    """Say what the GPU can do, if there is one."""
+    device = jax.devices()[0]
+    if device.platform != "gpu":
+        return []
+    return [tuple(map(int, str(device.compute_capability).split(".")))]
+
+
+def gpu_memory() -> float | None:
+    """Say how many bytes of the GPU are free; None if there is none."""
+    device = jax.devices()[0]
+    told = device.memory_stats() if device.platform == "gpu" else None
+    return None if not told else told["bytes_limit"] - told["bytes_in_use"]

@@ -1,0 +1,80 @@
+"""How many replicas there are, and what each of them has of a batch."""
+
+import math
+from typing import Any
+
+import keras
+
+from dipy_ldm.validation import InputError
+
+# From how many devices of a machine on each of them has a replica.
+STRATEGIES = {"auto": 2, "none": math.inf, "mirrored": 1, "multi_worker": math.inf}
+
+
+def count_replicas(strategy: Any) -> int:
+    """Count the replicas of a strategy.
+
+    Parameters
+    ----------
+    strategy : tf.distribute.Strategy or None
+        As of :func:`make_strategy`.
+
+    Returns
+    -------
+    int
+        At least 1.
+    """
+    return 1 if strategy is None else strategy.num_replicas_in_sync
+
+
+def share_of(batch_size: int, strategy: Any) -> int:
+    """Share a batch evenly among the replicas.
+
+    Parameters
+    ----------
+    batch_size : int
+        Examples in a batch of all replicas.
+    strategy : tf.distribute.Strategy or None
+        As of :func:`make_strategy`.
+
+    Returns
+    -------
+    int
+        Examples for each replica.
+
+    Raises
+    ------
+    InputError
+        If the replicas don't divide the batch.
+    """
+    n = count_replicas(strategy)
+    each, left = divmod(batch_size, n)
+    if left:
+        near = f"{each * n} or {(each + 1) * n}" if each else f"at least {n}"
+        raise InputError(
+            f"a batch of {batch_size} can't be shared evenly by {n} replicas; give a "
+            f"`batch_size` of {near}."
+        )
+    return each
+
+
+def sketched(batches: Any, replicas: int) -> Any:
+    """Say what a replica is given at each step.
+
+    Parameters
+    ----------
+    batches : dipy_ldm.data.batches.Batches
+        Batches.
+    replicas : int
+        How many there are.
+
+    Returns
+    -------
+    tuple
+        Tuples of ``keras.KerasTensor``, which have shapes and types alone.
+    """
+    each = batches.size // replicas
+    return keras.tree.map_structure(
+        lambda array: keras.KerasTensor((each, *array.shape[1:]), str(array.dtype)),
+        batches.draw(0, range(0)),
+    )

@@ -1,0 +1,104 @@
+"""Other back-ends of Keras, without TensorFlow: the same numbers and tests."""
+
+from importlib.util import find_spec
+import os
+from pathlib import Path
+import subprocess
+import sys
+
+import numpy as np
+import numpy.testing as npt
+import pytest
+
+from dipy_ldm import distribution
+from dipy_ldm.validation import InputError
+
+HERE = Path(__file__).parent
+OTHERS = [
+    pytest.param(
+        name, marks=pytest.mark.skipif(not find_spec(name), reason="not installed")
+    )
+    for name in ("jax", "torch")
+]
+STEPS = 50
+# Of what lies next to a back-end, and takes little time.
+SELECTED = (
+    "test_layers.py",
+    "test_losses.py",
+    "test_optimizers.py",
+    "test_samplers.py",
+)
+
+
+def run(backend, *arguments):
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"KERAS_BACKEND": backend},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Return a folder with what TensorFlow learnt and made, and its model files."""
+    folder = tmp_path_factory.mktemp("backends")
+    run("tensorflow", HERE / "train_on_backend.py", STEPS, folder)
+    return folder
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("backend", OTHERS)
+def test_losses_and_samples_are_those_of_tensorflow(trained, backend):
+    run(backend, HERE / "train_on_backend.py", STEPS, trained)
+    with (
+        np.load(trained / "tensorflow.npz") as wanted,
+        np.load(trained / f"{backend}.npz") as found,
+    ):
+        for rank in (2, 3):
+            for stage in ("vqvae", "ldm"):
+                name = f"{stage}{rank}"
+                assert len(found[name]) == 13  # rounds
+                npt.assert_allclose(found[name], wanted[name], rtol=1e-3)
+            for made in ("samples", "denoised"):
+                name = f"{made}{rank}"
+                npt.assert_allclose(found[name], wanted[name], atol=1e-4)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("backend", OTHERS)
+def test_the_tests_that_lie_next_to_it_pass(backend):
+    tests = [HERE / name for name in SELECTED]
+    said = run(backend, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests)
+    assert " passed" in said
+
+
+@pytest.mark.skipif(
+    os.environ["KERAS_BACKEND"] == "tensorflow", reason="TensorFlow has strategies"
+)
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        ({"name": "mirrored"}, "the strategy mirrored is for TensorFlow"),
+        ({"name": "multi_worker"}, "the strategy multi_worker is for TensorFlow"),
+        ({"name": "x"}, "auto, none, mirrored, multi_worker"),
+        ({"devices": ["GPU:0"]}, "devices are chosen for TensorFlow alone"),
+        ({"name": object()}, "a strategy of TensorFlow can't be used"),
+    ],
+)
+def test_what_one_device_can_not_do_is_refused(asked, sentence):
+    with pytest.raises(InputError, match=sentence):
+        distribution.make_strategy(**asked)
+
+
+@pytest.mark.skipif(
+    os.environ["KERAS_BACKEND"] == "tensorflow", reason="TensorFlow has strategies"
+)
+def test_tasks_that_would_each_train_by_themselves_are_refused(monkeypatch):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    with pytest.raises(InputError, match="several tasks were started"):
+        distribution.make_strategy()
+    assert distribution.make_strategy(alone=True) is None
+    assert distribution.make_strategy("none") is None

@@ -1,0 +1,41 @@
+"""Train and generate by one back-end of Keras, without TensorFlow if it is another.
+
+Arguments: steps of each training, a folder, and whether it has model files to generate
+by or is given some. In the folder then lies ``BACKEND.npz``: losses of each round, and
+samples.
+"""
+
+import os
+from pathlib import Path
+import sys
+
+backend = os.environ["KERAS_BACKEND"]
+if backend != "tensorflow":
+    # As if it were not installed.
+    sys.modules["tensorflow"] = None
+
+import numpy as np  # noqa: E402
+
+from dipy_ldm import VQVAE, LatentDiffusion  # noqa: E402
+
+steps, folder = int(sys.argv[1]), Path(sys.argv[2])
+told = {"batch_size": 4, "steps": steps, "precision": "float32", "verbose": False}
+found = {}
+for rank, side in {2: 16, 3: 12}.items():
+    grid = np.indices((side,) * rank).reshape(rank, 1, *(side,) * rank)
+    centres = np.random.default_rng(0).uniform(4, side - 4, (rank, 16, *(1,) * rank))
+    images = np.exp(-np.sum((grid - centres) ** 2, 0) / 8)[..., None].astype("float32")
+    vqvae = VQVAE(widths=(8, 8), n_codes=16, code_dim=4)
+    vqvae.fit(images, **told)
+    found[f"vqvae{rank}"] = vqvae.history_["loss"]
+    model = LatentDiffusion(vqvae, widths=(8, 16))
+    model.fit(images, np.arange(16) % 2, **told)
+    found[f"ldm{rank}"] = model.history_["loss"]
+    path = folder / f"{rank}.safetensors"
+    if backend == "tensorflow":
+        model.save(path)
+    model = LatentDiffusion.load(path)
+    samples = model.predict(2, steps=4, seed=1, guidance=2, conditions={"label": 1})
+    found[f"samples{rank}"] = samples
+    found[f"denoised{rank}"] = model.denoise(images[:2], steps=2)
+np.savez(folder / f"{backend}.npz", **found)
