@@ -97,7 +97,7 @@ class Codebook(keras.layers.Layer):
         tensor of int
             Rows of the codes, shape ``(batch, *space, n_codebooks)``.
         """
-        rest, rows = vectors, []
+        rest, rows = ops.convert_to_tensor(vectors), []
         for first in range(0, self.n_codebooks * self.n_codes, self.n_codes):
             codes = self.codebook[first : first + self.n_codes]
             # |v - c|^2 without |v|^2, which is the same for every code.

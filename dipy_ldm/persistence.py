@@ -63,7 +63,9 @@ def save(
         ) from error
     with replacing(path) as partial:
         try:
-            save_file(tensors, partial, metadata={"dipy_ldm": text})
+            # Of what does not lie in order, it would write the numbers as they lie.
+            ordered = {name: np.ascontiguousarray(x) for name, x in tensors.items()}
+            save_file(ordered, partial, metadata={"dipy_ldm": text})
         except SafetensorError as error:
             raise OSError(str(error)) from error
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import numpy.testing as npt
 import pytest
@@ -76,7 +77,7 @@ def test_the_tests_that_lie_next_to_it_pass(backend):
 
 
 @pytest.mark.skipif(
-    os.environ["KERAS_BACKEND"] == "tensorflow", reason="TensorFlow has strategies"
+    keras.config.backend() == "tensorflow", reason="TensorFlow has strategies"
 )
 @pytest.mark.parametrize(
     ("asked", "sentence"),
@@ -94,7 +95,7 @@ def test_what_one_device_can_not_do_is_refused(asked, sentence):
 
 
 @pytest.mark.skipif(
-    os.environ["KERAS_BACKEND"] == "tensorflow", reason="TensorFlow has strategies"
+    keras.config.backend() == "tensorflow", reason="TensorFlow has strategies"
 )
 def test_tasks_that_would_each_train_by_themselves_are_refused(monkeypatch):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
@@ -102,3 +103,22 @@ def test_tasks_that_would_each_train_by_themselves_are_refused(monkeypatch):
         distribution.make_strategy()
     assert distribution.make_strategy(alone=True) is None
     assert distribution.make_strategy("none") is None
+
+
+@pytest.mark.skipif(keras.config.backend() != "jax", reason="of JAX alone")
+def test_fewer_examples_need_no_other_program():
+    layer = keras.layers.Dense(2)
+    layer.build((None, 3))
+    traced = []
+
+    def function(x):
+        traced.append(x.shape)
+        return layer(x)
+
+    apply = distribution.compiled(function, [keras.Input((3,))], [layer])
+    x = np.random.default_rng(0).standard_normal((8, 3)).astype("float32")
+    for n in (8, 5, 2, 1):
+        npt.assert_allclose(apply(x[:n]), layer(x[:n]), rtol=1e-6)
+    assert traced == [(8, 3), (1, 3)]
+    layer.set_weights([np.ones((3, 2)), np.zeros(2)])
+    npt.assert_allclose(apply(x)[:, 0], x.sum(1), rtol=1e-5)

@@ -15,6 +15,8 @@ from dipy_ldm.bottlenecks import BOTTLENECKS, Codebook
 
 SHAPES = [(5, 6, 3), (5, 4, 6, 3), (2, 4, 5, 6, 3)]
 
+to_numpy = ops.convert_to_numpy
+
 
 def codebook(**kwargs):
     layer = Codebook(11, **kwargs)
@@ -27,11 +29,15 @@ def codebook(**kwargs):
 def test_nearest_code_against_brute_force(shape):
     vectors = np.random.default_rng(1).standard_normal(shape).astype("float32")
     layer = codebook()
-    codes = np.asarray(layer.codebook)
+    codes = to_numpy(layer.codebook)
     distances = np.linalg.norm(vectors[..., None, :] - codes, axis=-1)
-    npt.assert_array_equal(layer.nearest(vectors)[..., 0], distances.argmin(-1))
-    npt.assert_allclose(layer.quantise(vectors), codes[distances.argmin(-1)])
-    npt.assert_allclose(layer(vectors), layer.quantise(vectors), atol=1e-6)
+    npt.assert_array_equal(
+        to_numpy(layer.nearest(vectors))[..., 0], distances.argmin(-1)
+    )
+    npt.assert_allclose(to_numpy(layer.quantise(vectors)), codes[distances.argmin(-1)])
+    npt.assert_allclose(
+        to_numpy(layer(vectors)), to_numpy(layer.quantise(vectors)), atol=1e-6
+    )
 
 
 def test_gradient_goes_straight_through():
@@ -40,10 +46,10 @@ def test_gradient_goes_straight_through():
     probe = keras.Sequential([keras.layers.Dense(3, use_bias=False), model])
     x = np.random.default_rng(2).standard_normal((8, 4, 3)).astype("float32")
     probe(x)
-    start = np.asarray(probe.layers[0].kernel)
+    start = to_numpy(probe.layers[0].kernel)
     probe.compile(keras.optimizers.SGD(1.0), loss=_total)
     probe.fit(x, x, batch_size=8, verbose=0)
-    moved = start - np.asarray(probe.layers[0].kernel)
+    moved = start - to_numpy(probe.layers[0].kernel)
     # The derivative of sum(x @ kernel) as if there were no quantizer.
     npt.assert_allclose(moved, np.repeat(x.sum((0, 1))[:, None], 3, 1), rtol=1e-4)
 
@@ -80,8 +86,10 @@ def test_losses_pull_codes_and_vectors():
     layer = codebook(commitment=0.25)
     vectors = np.random.default_rng(3).standard_normal((4, 5, 3)).astype("float32")
     layer(vectors)
-    square = np.mean((np.asarray(layer.quantise(vectors)) - vectors) ** 2)
-    npt.assert_allclose(layer.losses, [square, 0.25 * square], rtol=1e-5)
+    square = np.mean((to_numpy(layer.quantise(vectors)) - vectors) ** 2)
+    npt.assert_allclose(
+        [float(x) for x in layer.losses], [square, 0.25 * square], rtol=1e-5
+    )
 
 
 def test_codes_are_counted_in_training_only():
@@ -118,8 +126,8 @@ def books(n_codebooks, n_codes=6):
 def test_each_codebook_stands_for_what_is_left(shape):
     vectors = np.random.default_rng(1).standard_normal(shape).astype("float32")
     layer = books(3)
-    codes = np.asarray(layer.codebook)
-    rows = np.asarray(layer.nearest(vectors))
+    codes = to_numpy(layer.codebook)
+    rows = to_numpy(layer.nearest(vectors))
     assert rows.shape == (*shape[:-1], 3)
     left = vectors
     for book in range(3):
@@ -127,20 +135,20 @@ def test_each_codebook_stands_for_what_is_left(shape):
         distances = np.linalg.norm(left[..., None, :] - own, axis=-1)
         npt.assert_array_equal(rows[..., book], 6 * book + distances.argmin(-1))
         left = left - codes[rows[..., book]]
-    npt.assert_allclose(layer.quantise(vectors), vectors - left, atol=1e-6)
-    npt.assert_allclose(layer(vectors), vectors - left, atol=1e-6)
+    npt.assert_allclose(to_numpy(layer.quantise(vectors)), vectors - left, atol=1e-6)
+    npt.assert_allclose(to_numpy(layer(vectors)), vectors - left, atol=1e-6)
 
 
 def test_losses_of_codebooks_pull_each_code_to_what_is_left():
     layer = books(2)
     vectors = np.random.default_rng(3).standard_normal((4, 5, 3)).astype("float32")
     layer(vectors)
-    codes = np.asarray(layer.codebook)[np.asarray(layer.nearest(vectors))]
+    codes = to_numpy(layer.codebook)[to_numpy(layer.nearest(vectors))]
     first, second = codes[..., 0, :], codes[..., 1, :]
     squares = [np.mean((first - vectors) ** 2)]
     squares.append(np.mean((second - (vectors - first)) ** 2))
     wanted = [sum(squares), 0.25 * squares[1]]
-    npt.assert_allclose(layer.losses, wanted, rtol=1e-5)
+    npt.assert_allclose([float(x) for x in layer.losses], wanted, rtol=1e-5)
 
 
 def test_more_codebooks_leave_less():
@@ -153,18 +161,18 @@ def test_more_codebooks_leave_less():
     for n_codebooks in (1, 2, 4):
         layer = books(n_codebooks, n_codes=16)
         layer.codebook.assign(layer.initial(draw, rng))
-        errors.append(np.mean((np.asarray(layer.quantise(vectors)) - vectors) ** 2))
+        errors.append(np.mean((to_numpy(layer.quantise(vectors)) - vectors) ** 2))
     assert errors[1] < 0.4 * errors[0]
     assert errors[2] < 0.2 * errors[1]
 
 
 def test_codes_of_later_codebooks_are_revived_at_what_is_left():
     layer = books(2)
-    before = np.asarray(layer.codebook)
+    before = to_numpy(layer.codebook)
     vectors = np.random.default_rng(4).standard_normal((2, 3)).astype("float32")
     after = layer.revived(np.array([1, 8]), lambda n: vectors[:n], None)
     npt.assert_allclose(after[1], vectors[0], rtol=1e-6)
-    first = before[np.asarray(layer.nearest(vectors))[1, 0]]
+    first = before[to_numpy(layer.nearest(vectors))[1, 0]]
     npt.assert_allclose(after[8], vectors[1] - first, rtol=1e-5)
     rest = np.delete(np.arange(12), [1, 8])
     npt.assert_array_equal(after[rest], before[rest])
@@ -195,7 +203,7 @@ def test_codes_start_at_the_centres_of_the_vectors():
 
 def test_only_dead_codes_are_revived():
     layer = codebook()
-    before = np.asarray(layer.codebook)
+    before = to_numpy(layer.codebook)
     after = layer.revived(np.array([2, 5]), lambda n: np.full((n, 3), 7.0), None)
     npt.assert_array_equal(after[[2, 5]], 7)
     rest = np.delete(np.arange(11), [2, 5])

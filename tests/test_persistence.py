@@ -6,7 +6,7 @@ import json
 import numpy as np
 import numpy.testing as npt
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from dipy_ldm import persistence
 from dipy_ldm.files import replacing
@@ -139,3 +139,9 @@ def test_a_packaged_name_and_a_path_are_found(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mnist").write_text("mine")
     assert str(persistence.find("mnist")) == "mnist"
+
+
+def test_arrays_that_do_not_lie_in_order_are_written_in_order(tmp_path):
+    array = np.arange(6, dtype="float32").reshape(2, 3).T
+    persistence.save(tmp_path / "x.safetensors", "vqvae", {"x": array}, {})
+    npt.assert_array_equal(load_file(tmp_path / "x.safetensors")["x"], array)
