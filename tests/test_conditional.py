@@ -6,6 +6,7 @@ import logging
 import pickle
 
 import keras
+from keras import ops
 import numpy as np
 import numpy.testing as npt
 import pytest
@@ -332,14 +333,14 @@ def test_every_weight_of_a_network_that_is_told_gets_a_gradient(rank, remat):
 def test_features_of_a_condition_have_length_one():
     layer = ConditionFeatures([3, 0])
     told = np.array([[0, 0.0], [2, 1.0], [-1, 0.4], [1, -1]], "float32")
-    features = np.asarray(layer(told))
+    features = ops.convert_to_numpy(layer(told))
     assert features.shape == layer.compute_output_shape((4, 2)) == (4, 21)
     npt.assert_allclose(np.linalg.norm(features[:, :4], axis=1), 1, rtol=1e-6)
     npt.assert_allclose(np.linalg.norm(features[:, 4:], axis=1), 1, rtol=1e-6)
     npt.assert_array_equal(features[:, :4].argmax(1), [1, 3, 0, 2])
     npt.assert_array_equal(features[:, 4], [0, 0, 0, 1])
     again = ConditionFeatures.from_config(json.loads(json.dumps(layer.get_config())))
-    npt.assert_array_equal(np.asarray(again(told)), features)
+    npt.assert_array_equal(ops.convert_to_numpy(again(told)), features)
 
 
 def test_documents_of_conditions(told, tmp_path):

@@ -1,5 +1,6 @@
 """Inpainting, held against the exact denoiser of a Gaussian; and of images."""
 
+from keras import ops
 import numpy as np
 import numpy.testing as npt
 import pytest
@@ -16,7 +17,7 @@ def denoise(x, t):
     """Return the exact expectation of pairs of N(0, COVARIANCE) behind ``x``."""
     alpha, sigma = map(float, schedules.rates("cosine", t))
     noisy = alpha**2 * COVARIANCE + sigma**2 * np.eye(2)
-    return x @ (alpha * COVARIANCE @ np.linalg.inv(noisy)).T
+    return ops.convert_to_numpy(x) @ (alpha * COVARIANCE @ np.linalg.inv(noisy)).T
 
 
 def fill_in(resamplings, n=5_000):

@@ -19,7 +19,7 @@ from dipy_ldm.workflows import inputs, report
 from dipy_ldm.workflows.volumes import sidecar
 
 SHORT = (
-    "--voxel_size 4 --batch_size 2 --steps_vqvae 3 --steps_ldm 3 --n_codes 8 "
+    "--voxel_size 4 --batch_size 2 --steps_vqvae 3 --steps_ldm 20 --n_codes 64 "
     "--widths_vqvae 4 --widths_ldm 4 --validation 0.2 --precision float32"
 ).split()
 
