@@ -17,6 +17,7 @@ from dipy_ldm.evaluation.invariant import (
     learn_invariant,
     learn_projection,
 )
+from dipy_ldm.metrics import Interval
 from dipy_ldm.validation import InputError
 
 SHAPE = (17, 16, 15)
@@ -108,6 +109,22 @@ def test_the_chance_is_the_chance():
     # On average 1 / 32 of one image.
     mean = sum(copies._chance_of_close(count, 300) for count in range(1, 50))
     assert mean == pytest.approx(300 / 301 / 32, rel=0.05)
+
+
+def test_copies_of_one_class_are_counted_as_its_own(train, invariant, rng):
+    n = 80
+    generated = planted(train, n, "exact", rng)
+    found = look(invariant, train, patients(n, 3), generated)
+    # Copies are every third of the first twelve, and those were asked to be 10.
+    asked = [10.0 if i in (0, 3, 6, 9, 20) else "b" if i % 2 else 2 for i in range(n)]
+    asked[1] = None
+    levels = copies.judge_levels({"invariant": found}, asked)
+    assert list(levels) == ["2", "10", "b"]
+    assert [level.n for level in levels.values()] == [37, 5, 37]
+    shares = [level.copies["invariant"].value for level in levels.values()]
+    assert shares == [0, 0.8, 0]
+    assert levels["10"].nearer["invariant"].value >= 0.8
+    assert levels["10"].copies["invariant"].low < 0.5
 
 
 def test_typical_samples_are_no_copies(train, rng):
@@ -247,6 +264,23 @@ def test_fingerprints_know_copies(train, rng, diffusion, tmp_path):
     diffusion.save(tmp_path / "ldm.safetensors")
     with pytest.raises(InputError, match="not a fingerprints; name another file"):
         Guard.load(tmp_path / "ldm.safetensors", "a" * 64)
+
+
+def test_a_reference_that_tells_as_much_is_no_leak():
+    def of(value):
+        interval = Interval(value, value - 0.05, value + 0.05)
+        return membership.Membership(interval, interval, np.zeros(2), np.zeros(2))
+
+    def said(**members):
+        return conclude(SimpleNamespace(findings={}, members=members))
+
+    assert said(denoiser=of(0.52)) == []
+    ((sentence, how),) = said(denoiser=of(0.8))
+    assert (how, sentence.endswith("it is a leak.")) == ("bad", True)
+    ((sentence, how),) = said(denoiser=of(0.8), reference=of(0.75))
+    assert (how, "no leak is shown" in sentence) == ("plain", True)
+    ((sentence, how),) = said(denoiser=of(0.8), reference=of(0.5))
+    assert (how, "tells less (0.5)" in sentence) == ("bad", True)
 
 
 def test_an_audit_that_generates(diffusion, blobs):

@@ -39,6 +39,14 @@ class Pair(NamedTuple):
     features: str
 
 
+class Reference(NamedTuple):
+    """A model that saw no training image, and the same images on its own grid."""
+
+    model: Any
+    train: np.ndarray
+    held_out: np.ndarray
+
+
 class Audit(NamedTuple):
     """What was found.
 
@@ -53,7 +61,10 @@ class Audit(NamedTuple):
     dar : Dar
         The threshold of Dar, in invariant features.
     members : dict of str to Membership
-        By the denoising loss, and by the error of the autoencoder.
+        By the denoising loss, by that of the reference if there is one, and by the
+        error of the autoencoder.
+    classes : dict of str to dict
+        Of each class that samples were asked for, what was found of its levels.
     pairs : list of Pair
         The most suspicious ones first.
     generated : ndarray
@@ -69,6 +80,7 @@ class Audit(NamedTuple):
     findings: dict[str, copies.Finding]
     dar: copies.Dar
     members: dict[str, membership.Membership]
+    classes: dict[str, dict[str, copies.Level]]
     pairs: list[Pair]
     generated: np.ndarray
     projection: Projection
@@ -89,6 +101,8 @@ def audit(
     *,
     n: int | None = None,
     conditions: Mapping[str, Sequence] | None = None,
+    asked: Mapping[str, Sequence] | None = None,
+    reference: Reference | None = None,
     seed: int = 0,
     verbose: bool = False,
     **sampling: Any,
@@ -110,6 +124,11 @@ def audit(
     conditions : dict of str to sequence, optional
         Of the training images. Generated ones are asked for with those of the first,
         which is how a model that knows them by heart is asked for them.
+    asked : dict of str to sequence, optional
+        What images that are given as generated were asked to be.
+    reference : Reference, optional
+        A model that saw none of these images. What it tells of them by its loss is no
+        leak.
     seed : int
         Of the noise, and of all that is drawn.
     verbose : bool
@@ -137,8 +156,6 @@ def audit(
     real = np.asarray(held_out[:count], "float32")
     compared = train, vqvae.predict(real), np.asarray(generated[:count], "float32")
     searches: dict[str, copies.Search] = {}
-    members: dict[str, membership.Membership] = {}
-
     projection = _learn(train, vqvae, seed)
 
     def look(name, make):
@@ -146,19 +163,12 @@ def audit(
         rows = (in_pieces(features.compute, images, vqvae) for images in compared)
         searches[name] = copies.search(features, *rows)
 
-    def infer(name, losses):
-        some = slice(0, min(_MEMBERS, len(train), len(held_out)))
-        known, others = (
-            losses(model, np.asarray(images[some])) for images in (train, held_out)
-        )
-        members[name] = membership.infer_membership(known, others, seed)
-
+    members: dict[str, membership.Membership] = {}
     tasks: list[tuple[str, Callable]] = [
         ("voxels", partial(look, "voxels", voxels)),
         ("latents", partial(look, "latents", lambda: encoder(model))),
         ("invariant", partial(look, "invariant", lambda: invariant(projection))),
-        ("membership", partial(infer, "denoiser", membership.denoising_losses)),
-        ("membership", partial(infer, "autoencoder", membership.reconstruction_losses)),
+        *_inferences(Reference(model, train, held_out), reference, members, seed),
     ]
     bar = tqdm(tasks, disable=not verbose)
     for title, task in bar:
@@ -171,11 +181,45 @@ def audit(
         findings,
         copies.dar(searches["invariant"], seed),
         members,
+        _classes(model, searches, asked, count),
         suspicious(searches),
         scaled(compared[-1], vqvae),
         projection,
         _notes(count, len(train)),
     )
+
+
+def _inferences(own, reference, members, seed):
+    """List what is to be done to infer membership, by what it is called."""
+
+    def infer(name, losses, of):
+        some = slice(0, min(_MEMBERS, len(of.train), len(of.held_out)))
+        known, others = (
+            losses(of.model, np.asarray(images[some]))
+            for images in (of.train, of.held_out)
+        )
+        members[name] = membership.infer_membership(known, others, seed)
+
+    by = {
+        "denoiser": (membership.denoising_losses, own),
+        "reference": (membership.denoising_losses, reference),
+        "autoencoder": (membership.reconstruction_losses, own),
+    }
+    return [
+        ("membership", partial(infer, name, losses, of))
+        for name, (losses, of) in by.items()
+        if of is not None
+    ]
+
+
+def _classes(model, searches, asked, count):
+    """Judge the levels of each class that samples were asked for."""
+    kinds = {name: known.kind for name, known in model.conditions_.items()}
+    return {
+        name: copies.judge_levels(searches, values[:count])
+        for name, values in (asked or {}).items()
+        if kinds.get(name) == "class" and any(v is not None for v in values[:count])
+    }
 
 
 def in_pieces(function: Callable, images: np.ndarray, vqvae: Any) -> np.ndarray:

@@ -8,7 +8,8 @@ search the same training images, and are as many: the more there are to search, 
 nearer the nearest is.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -16,6 +17,7 @@ from scipy import stats
 from dipy_ldm.evaluation.features import Features, shrunk
 from dipy_ldm.metrics import Interval, binomial, nearest_neighbours
 from dipy_ldm.validation import InputError
+from dipy_ldm.values import in_order, level_of
 
 # The neighbour whose distance tells how dense training images are around a sample.
 FAR = 10
@@ -174,11 +176,9 @@ def judge(found: Search) -> Finding:
     Finding
         Shares and the probability that further held-out images would have as many.
     """
-    nearness, held_out = found.generated.nearness, found.held_out.nearness
-    n = len(nearness)
-    threshold, rank = _quantile(held_out)
-    count = int(np.sum(nearness < threshold))
-    close = int(np.sum(nearness < _CLOSE * held_out.min()))
+    n = len(found.generated.nearness)
+    threshold, rank = _quantile(found.held_out.nearness)
+    count, close = (int(np.sum(which)) for which in _suspicious(found))
     limit = _quantile(found.held_out.distance)[0]
     return Finding(
         binomial(count, n),
@@ -187,6 +187,57 @@ def judge(found: Search) -> Finding:
         min(1.0, 2 * min(_chance(count, n, rank), _chance_of_close(close, n))),
         threshold,
     )
+
+
+def _suspicious(found):
+    """Say which generated images are nearer than usual, and which are copies."""
+    nearness, held_out = found.generated.nearness, found.held_out.nearness
+    return nearness < _quantile(held_out)[0], nearness < _CLOSE * held_out.min()
+
+
+class Level(NamedTuple):
+    """Of the samples that were asked to be of one level of a class, what is suspicious.
+
+    ``n`` is how many they are; ``copies`` and ``nearer`` are shares of them as of
+    :class:`Finding`, by the name of the features.
+    """
+
+    n: int
+    copies: dict[str, Interval]
+    nearer: dict[str, Interval]
+
+
+def judge_levels(
+    searches: Mapping[str, Search], asked: Sequence[Any]
+) -> dict[str, Level]:
+    """Count what is suspicious for each level of a class.
+
+    Parameters
+    ----------
+    searches : dict of str to Search
+        Neighbours, by the name of the features.
+    asked : sequence
+        Level of each generated image; None is for not specified.
+
+    Returns
+    -------
+    dict of str to Level
+        By the names of the levels, in order.
+    """
+    levels = np.array(["" if value is None else level_of(value) for value in asked])
+    found = {}
+    for level in in_order(set(levels.tolist()) - {""}):
+        some = levels == level
+        n = int(some.sum())
+        nearer, close = (
+            {
+                name: binomial(int(np.sum(_suspicious(search)[i][some])), n)
+                for name, search in searches.items()
+            }
+            for i in (0, 1)
+        )
+        found[level] = Level(n, close, nearer)
+    return found
 
 
 def _quantile(values):
