@@ -120,6 +120,34 @@ def test_what_was_asked_for_is_compared_with_measurements(command, volumes, tmp_
     assert "Asked and measured" in (tmp_path / "evaluation.html").read_text()
 
 
+def test_what_was_asked_for_is_told_by_a_probe(command, volumes, tmp_path):
+    sizes = draw(44, 1).sum((1, 2, 3, 4)) / 10
+    lines = ["path\tage\tsex"]
+    for i, size in enumerate(sizes):
+        file = volumes / "real" / f"real-{i:03d}.nii.gz"
+        lines.append(f"{file}\t{size:.3f}\t{'F' if size > np.median(sizes) else 'M'}")
+    (tmp_path / "real.tsv").write_text("\n".join(lines) + "\n")
+    arguments = "evaluate", volumes / "ldm.safetensors", "--real", "real.tsv"
+    status, stderr = command(*arguments, "--steps", 2)
+    assert status == 0, stderr
+    found = json.loads((tmp_path / "evaluation.json").read_text())
+    age, sex = (found["Figures"]["probes"][name] for name in ("age", "sex"))
+    assert age["figures"]["real"]["r"]["value"] > 0.8
+    assert sex["figures"]["real"]["right"]["value"] > 0.7
+    # A model of one epoch does not listen.
+    assert age["figures"]["generated"]["r"]["low"] < 0.5
+    assert any(sentence.startswith("age: ") for sentence in found["Conclusions"])
+    page = (tmp_path / "evaluation.html").read_text()
+    assert "told by the probe" in page
+    # Samples that were not asked for anything are not asked about it.
+    status, stderr = command(
+        *arguments, "--generated", volumes / "copies", "--out_evaluation", "others"
+    )
+    assert status == 0, stderr
+    found = json.loads((tmp_path / "others.json").read_text())
+    assert "probes" not in found["Figures"]
+
+
 def test_an_evaluation_of_images_beside_a_file(
     command, image_model, blobs, folder, tmp_path
 ):

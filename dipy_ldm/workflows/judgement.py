@@ -98,6 +98,7 @@ def evaluate_on(
             real.images,
             generated.images if generated else None,
             conditions=real.conditions,
+            asked=generated.conditions if generated else None,
             verbose=True,
             **options,
             **further,
