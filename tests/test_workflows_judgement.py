@@ -186,9 +186,15 @@ def test_an_audit_beside_a_reference_and_by_class(command, volumes, tmp_path):
     status, stderr = command(
         *("audit", volumes / "ldm.safetensors", "--train", volumes / "train"),
         *("--held_out", volumes / "real", "--generated", made),
-        *("--reference", volumes / "other.safetensors"),
+        *("--reference", volumes / "other.safetensors", "--fingerprints"),
     )
     assert status == 1, stderr
+    status, stderr = command(
+        *("generate", volumes / "ldm.safetensors", "--n_samples", 2, "--steps", 1),
+        *("--no_copies", "audit.safetensors"),
+    )
+    assert status == 0, stderr
+    assert json.loads((tmp_path / "samples-0001.json").read_text())["Refused"] >= 0
     found = json.loads((tmp_path / "audit.json").read_text())
     assert set(found["Figures"]["membership"]) == {
         *("denoiser", "reference", "autoencoder"),
@@ -237,15 +243,19 @@ def test_a_model_that_knows_images_by_heart_generates_no_copies(
     guard = Guard.load(tmp_path / "audit.safetensors", fingerprint(image_model))
     low, high = LatentDiffusion.load(image_model).vqvae_.intensity_
     rows = guard.projection.of((made[:2] - low) / (high - low))
-    Guard(guard.projection, np.concatenate([guard.train, rows]), 0.3, guard.model).save(
-        tmp_path / "audit.safetensors"
-    )
+    train = np.concatenate([guard.invariant.train, rows])
+    guard = guard._replace(invariant=guard.invariant._replace(train=train))
+    guard.save(tmp_path / "audit.safetensors")
     status, stderr = command(*generate, "--no_copies", "audit.safetensors")
     assert status == 0, stderr
     found = np.load(tmp_path / "samples.npz")
     refused = json.loads(str(found["description"]))["Refused"]
     assert refused >= 2
     assert found["sample"][:2].min() >= 30
+    status, stderr = command(*judged, "--generated", "samples.npz", "--force")
+    assert status == 0, stderr
+    notes = json.loads((tmp_path / "audit.json").read_text())["Notes"]
+    assert f"{refused} samples were refused as copies when these were" in notes[0]
     kept = found["sample"] == np.arange(30)
     np.testing.assert_allclose(found["images"][kept], made[kept], atol=1e-4)
     status, stderr = command(

@@ -52,8 +52,8 @@ class Audit(NamedTuple):
 
     Parameters
     ----------
-    n : int
-        Generated images, and as many held-out ones.
+    n, n_held_out : int
+        Generated images, and held-out ones.
     searches : dict of str to Search
         Neighbours, by the name of the features.
     findings : dict of str to Finding
@@ -76,6 +76,7 @@ class Audit(NamedTuple):
     """
 
     n: int
+    n_held_out: int
     searches: dict[str, copies.Search]
     findings: dict[str, copies.Finding]
     dar: copies.Dar
@@ -120,7 +121,7 @@ def audit(
     generated : ndarray, optional
         What it generated. None is for generating now, as many as held-out ones.
     n : int, optional
-        How many of each kind; as many as there are, up to 2000, if None.
+        How many of each kind at most; as many as there are, up to 2000, if None.
     conditions : dict of str to sequence, optional
         Of the training images. Generated ones are asked for with those of the first,
         which is how a model that knows them by heart is asked for them.
@@ -147,13 +148,13 @@ def audit(
         If there are too few images, or they are not of the model.
     """
     vqvae = model.vqvae_
-    count = _count(len(train), len(held_out), generated, n)
+    count, others = _count(len(train), len(held_out), generated, n)
     if generated is None:
         asked = asked_for(conditions, count)
         generated = model.predict(
             count, conditions=asked, seed=seed, verbose=verbose, **sampling
         )
-    real = np.asarray(held_out[:count], "float32")
+    real = np.asarray(held_out[:others], "float32")
     compared = train, vqvae.predict(real), np.asarray(generated[:count], "float32")
     searches: dict[str, copies.Search] = {}
     projection = _learn(train, vqvae, seed)
@@ -177,6 +178,7 @@ def audit(
     findings = {name: copies.judge(found) for name, found in searches.items()}
     return Audit(
         count,
+        others,
         searches,
         findings,
         copies.dar(searches["invariant"], seed),
@@ -185,7 +187,7 @@ def audit(
         suspicious(searches),
         scaled(compared[-1], vqvae),
         projection,
-        _notes(count, len(train)),
+        _notes(count, others, len(train)),
     )
 
 
@@ -267,32 +269,35 @@ def asked_for(
 
 
 def _count(train, held_out, generated, n):
-    """Count the images of each kind that are compared."""
-    copies.check_counts(train, held_out)
+    """Count the generated and the held-out images that are compared."""
     if n is not None:
         whole("n_samples", n, copies.LEAST)
     there = held_out if generated is None else len(generated)
     if n is None and max(held_out, there) > _MOST_RATIO * min(held_out, there):
         raise InputError(
-            f"there are {held_out} held-out and {there} generated images, and as many "
-            "of both are compared; give sets whose sizes differ less than tenfold, or "
+            f"there are {held_out} held-out and {there} generated images, and so few "
+            "say little of so many; give sets whose sizes differ less than tenfold, or "
             "say how many to compare with `n_samples`."
         )
-    count = min(x for x in (held_out, there, n, _MOST) if x is not None)
-    copies.check_counts(train, count)
-    return count
+    most = _MOST if n is None else n
+    if generated is None and n is not None:
+        there = n
+    counts = min(there, most), min(held_out, most)
+    copies.check_counts(train, counts[1], counts[0])
+    return counts
 
 
-def _notes(n, train):
+def _notes(n, others, train):
     compared = (
-        f"{n} generated images, and as many held-out ones as the autoencoder "
+        f"{n} generated images, and {others} held-out ones as the autoencoder "
         f"reconstructs them, were each compared with all {train} training images."
     )
+    fewest = copies.fewest_told(n, others)
     told = (
-        f"Of {n} images, fewer than {copies.fewest_told(n)} copies can't be told from "
-        "chance, even if they are exact."
+        f"Of {n} images, fewer than {fewest} copies can't be told from chance, even if "
+        "they are exact."
     )
-    return [compared, told]
+    return [compared, told] if fewest > 1 else [compared]
 
 
 def suspicious(searches: Mapping[str, copies.Search]) -> list[Pair]:

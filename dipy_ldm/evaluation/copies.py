@@ -4,8 +4,8 @@ The measure is the *nearness* of a sample: the distance to the nearest training 
 over that to the tenth nearest. It is small where one image stands out, and not where a
 sample is just typical: such samples are near to all images. Held-out real images, as
 the autoencoder reconstructs them, tell what chance makes of it. They and the samples
-search the same training images, and are as many: the more there are to search, the
-nearer the nearest is.
+search the same training images: the more there are to search, the nearer the nearest
+is.
 """
 
 from collections.abc import Mapping, Sequence
@@ -68,7 +68,7 @@ def search(
     train : ndarray
         Features of the training images, ``(n, features)``.
     held_out, generated : ndarray
-        Those of equally many images of each kind.
+        Those of the others.
 
     Returns
     -------
@@ -80,12 +80,7 @@ def search(
     InputError
         If there are too few.
     """
-    if len(held_out) != len(generated):
-        raise InputError(
-            f"{len(held_out)} held-out and {len(generated)} generated images can't be "
-            "compared; give as many of both."
-        )
-    check_counts(len(train), len(held_out))
+    check_counts(len(train), len(held_out), len(generated))
     return Search(
         features,
         neighbours(generated, train),
@@ -94,12 +89,12 @@ def search(
     )
 
 
-def check_counts(train: int, held_out: int) -> None:
+def check_counts(train: int, held_out: int, generated: int) -> None:
     """Refuse sets of which nothing could be said.
 
     Parameters
     ----------
-    train, held_out : int
+    train, held_out, generated : int
         Numbers of images.
 
     Raises
@@ -107,11 +102,12 @@ def check_counts(train: int, held_out: int) -> None:
     InputError
         If they are too few.
     """
-    if held_out < LEAST:
-        raise InputError(
-            f"there are {held_out} held-out images, and an audit needs {LEAST}, as "
-            "many as are generated; give more."
-        )
+    for kind, count in {"held-out": held_out, "generated": generated}.items():
+        if count < LEAST:
+            raise InputError(
+                f"there are {count} {kind} images, and an audit needs {LEAST}; give "
+                "more."
+            )
     if train <= FAR:
         raise InputError(
             f"there are {train} training images, and an audit needs {FAR + 1}; give "
@@ -176,15 +172,16 @@ def judge(found: Search) -> Finding:
     Finding
         Shares and the probability that further held-out images would have as many.
     """
-    n = len(found.generated.nearness)
+    n, others = len(found.generated.nearness), len(found.held_out.nearness)
     threshold, rank = _quantile(found.held_out.nearness)
     count, close = (int(np.sum(which)) for which in _suspicious(found))
     limit = _quantile(found.held_out.distance)[0]
+    chances = _chance(count, n, rank, others), _chance_of_close(close, n, others)
     return Finding(
         binomial(count, n),
         binomial(int(np.sum(found.generated.distance < limit)), n),
         binomial(close, n),
-        min(1.0, 2 * min(_chance(count, n, rank), _chance_of_close(close, n))),
+        min(1.0, 2 * min(chances)),
         threshold,
     )
 
@@ -246,26 +243,26 @@ def _quantile(values):
     return float(np.sort(values)[rank - 1]), rank
 
 
-def _chance(count, n, rank):
-    """Return how likely so many of n are below the value of a rank of n others."""
-    return float(stats.betabinom(n, rank, n + 1 - rank).sf(count - 1))
+def _chance(count, n, rank, others):
+    """Return how likely so many of n are below the value of a rank of others."""
+    return float(stats.betabinom(n, rank, others + 1 - rank).sf(count - 1))
 
 
-def _chance_of_close(count, n):
-    """Return at most how likely so many of n are below half the least of n others."""
-    # Of the least of n, the share that is below it is drawn from this.
+def _chance_of_close(count, n, others):
+    """Return at most how likely so many of n are below half the least of others."""
+    # Of the least of the others, the share that is below it is drawn from this.
     middles = (np.arange(2000) + 0.5) / 2000
-    shares = stats.beta(1, n).ppf(middles) * _CHANCE
+    shares = stats.beta(1, others).ppf(middles) * _CHANCE
     return float(np.mean(stats.binom(n, shares).sf(count - 1)))
 
 
-def fewest_told(n: int, spaces: int = 3) -> int:
+def fewest_told(n: int, others: int, spaces: int = 3) -> int:
     """Say how many exact copies are the fewest that are told from chance.
 
     Parameters
     ----------
-    n : int
-        Images of each kind.
+    n, others : int
+        Generated images, and held-out ones.
     spaces : int
         In how many kinds of features is searched.
 
@@ -274,7 +271,7 @@ def fewest_told(n: int, spaces: int = 3) -> int:
     int
         That many, or more than n if none are.
     """
-    chances = (2 * _chance_of_close(count, n) for count in range(1, n + 1))
+    chances = (2 * _chance_of_close(count, n, others) for count in range(1, n + 1))
     limit = ALARM / spaces
     return next((i for i, chance in enumerate(chances, 1) if chance < limit), n + 1)
 
@@ -318,8 +315,8 @@ def dar(found: Search, seed: int = 0) -> Dar:
     counts = [
         int(np.sum(_highest(rows, train) > threshold)) for rows in (generated, held_out)
     ]
-    n = len(held_out)
-    return Dar(threshold, binomial(counts[0], n), binomial(counts[1], n))
+    shares = (binomial(counts[i], len(x)) for i, x in enumerate((generated, held_out)))
+    return Dar(threshold, *shares)
 
 
 def _standard(rows):

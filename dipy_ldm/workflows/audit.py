@@ -7,7 +7,7 @@ from dipy.workflows.workflow import Workflow
 from dipy_ldm import persistence
 from dipy_ldm.workflows import restoring
 from dipy_ldm.workflows.evaluate import settled
-from dipy_ldm.workflows.judged import read_for, read_for_reference
+from dipy_ldm.workflows.judged import read_for, reference_document
 from dipy_ldm.workflows.outputs import json_and_page, write_page
 from dipy_ldm.workflows.quiet import quiet_start
 from dipy_ldm.workflows.volumes import fingerprint, provenance
@@ -72,8 +72,8 @@ class AuditLDMFlow(Workflow):
             these. How well it tells training images from held-out ones stands beside
             the same of the model, and is no leak.
         n_samples : int, optional
-            Images of each kind that are compared. None is for as many as there are, up
-            to 2000.
+            Images of each kind that are compared, at most. None is for as many as there
+            are, up to 2000.
         sampler : string, optional
             How to walk back from noise: ddpm, ddim or dpm++.
         steps : int, optional
@@ -95,7 +95,7 @@ class AuditLDMFlow(Workflow):
             GPU or, where there is none, for the processor.
         fingerprints : bool, optional
             Write also a file (.safetensors) of what dipy_generate_ldm --no_copies needs
-            to know training images again: 32 numbers of each. They tell of an image
+            to know training images again: 96 numbers of each. They tell of an image
             whether it was in the training set; keep them as the data are kept.
         out_dir : string or Path, optional
             Output directory.
@@ -108,15 +108,14 @@ class AuditLDMFlow(Workflow):
         )
         path = persistence.find(model_file)
         document = persistence.read_document(path, "latent_diffusion")
+        beside = reference_document(path, reference)
         images = _read(document, train_files, held_out, generated_files, channels)
-        seen = reference and read_for_reference(
-            path, reference, (train_files, held_out), channels
-        )
+        seen = beside and _read(beside, train_files, held_out, None, channels)
         with quiet_start():
             from dipy_ldm.workflows import judgement
 
         model, place = restoring.load(path, devices, None)
-        other = seen and judgement.load_reference(reference, seen, devices)
+        other = seen and judgement.load_reference(reference, seen[:2], devices)
         judgement.refuse_known(model, *images[:2])
         options = {"sampler": sampler, "steps": steps, "eta": eta, "guidance": guidance}
         facts = provenance(path, Seed=seed) | _facts(train_files, held_out, reference)

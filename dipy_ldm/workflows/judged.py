@@ -16,7 +16,7 @@ from dipy_ldm.data.images import read_images
 from dipy_ldm.data.paths import holds_volumes, listed_rows
 from dipy_ldm.data.volumes import conform_volumes, plan_volumes
 from dipy_ldm.validation import InputError
-from dipy_ldm.workflows.made import asked_of
+from dipy_ldm.workflows.made import asked_of, refused_in
 from dipy_ldm.workflows.volumes import fingerprint, known_affine
 
 logger = logging.getLogger(__name__)
@@ -88,8 +88,17 @@ def read_for(
             f"{kinds[not of_volumes]}; give files like those that it learnt from."
         )
     if of_volumes:
-        return _volumes(document, paths, option, channels, made)
-    return _images(document, paths, option, made)
+        found = _volumes(document, paths, option, channels, made)
+    else:
+        found = _images(document, paths, option, made)
+    return _with_refused(found) if made else found
+
+
+def _with_refused(found):
+    """Say how many samples were refused, in whose place these were made."""
+    count = refused_in(found.files)
+    note = f"{count} samples were refused as copies when these were made (--no_copies)."
+    return found._replace(notes=[*found.notes, note] if count else found.notes)
 
 
 def _digits(document, split):
@@ -175,35 +184,28 @@ def _conditions(document, places, paths, made):
         return None, [note]
 
 
-def read_for_reference(
-    path: Path,
-    reference: str | Path,
-    files: tuple[Sequence[str | Path], Sequence[str | Path]],
-    channels: bool = False,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Read training and held-out images for the reference of an audit.
+def reference_document(path: Path, reference: str | Path | None) -> dict | None:
+    """Look at the file of a reference, before images are read.
 
     Parameters
     ----------
     path : Path
         File of the audited model.
-    reference : str or Path
+    reference : str or Path or None
         What the user gave.
-    files : tuple of sequence
-        Training and held-out images, as the user gave them.
-    channels : bool
-        As of :func:`read_for`.
 
     Returns
     -------
-    train, held_out : ndarray
-        Images on the grid of the reference.
+    dict or None
+        What the file says; None if there is none.
 
     Raises
     ------
     InputError
         If there is no such model, it is the audited one, or of other images.
     """
+    if reference is None:
+        return None
     other = persistence.find(reference)
     document = persistence.read_document(other, "latent_diffusion")
     if fingerprint(other) == fingerprint(path):
@@ -213,13 +215,7 @@ def read_for_reference(
         )
     check_reference(persistence.read_document(path, "latent_diffusion"), document)
     # Conditions are of no use to it.
-    document = document | {"conditions": {}}
-    options = {"train_files": "train", "held_out": "test"}
-    train, held_out = (
-        read_for(document, some, option, split=split, channels=channels).images
-        for some, (option, split) in zip(files, options.items(), strict=True)
-    )
-    return train, held_out
+    return document | {"conditions": {}}
 
 
 def check_reference(document: dict, other: dict) -> None:

@@ -12,7 +12,7 @@ from dipy_ldm.distribution import spread
 from dipy_ldm.evaluation import anatomy, audit_page, copies, summary
 from dipy_ldm.evaluation.audit import Audit, Reference, audit, in_pieces
 from dipy_ldm.evaluation.evaluate import Evaluation, as_json, evaluate, scaled
-from dipy_ldm.evaluation.guard import Guard
+from dipy_ldm.evaluation.guard import Guard, Known, sketch
 from dipy_ldm.validation import InputError
 from dipy_ldm.values import listed
 from dipy_ldm.workflows import restoring
@@ -169,7 +169,7 @@ def refuse_known(model: Any, train: Judged, held_out: Judged) -> None:
 
 
 def load_reference(
-    path: str | Path, images: tuple, devices: list[str] | None
+    path: str | Path, images: tuple[Judged, Judged], devices: list[str] | None
 ) -> Reference:
     """Load the model that stands beside an audited one.
 
@@ -177,7 +177,7 @@ def load_reference(
     ----------
     path : str or Path
         What the user gave.
-    images : tuple of ndarray
+    images : tuple of Judged
         Training and held-out images on its grid.
     devices : list of str or None
         What the user chose.
@@ -188,7 +188,7 @@ def load_reference(
         The model and these.
     """
     model, _ = restoring.load(persistence.find(path), devices, None)
-    return Reference(model, *images)
+    return Reference(model, *(judged.images for judged in images))
 
 
 def audit_on(
@@ -274,6 +274,7 @@ def audit_outputs(
     }
     figures = {
         "n": found.n,
+        "n_held_out": found.n_held_out,
         "copies_beyond_chance": found.found_copies,
         "copies": {n: f._asdict() for n, f in found.findings.items()},
         "dar": found.dar._asdict(),
@@ -303,9 +304,9 @@ def guard(found: Audit, model_fingerprint: str) -> Guard:
     Guard
         To be saved.
     """
-    train = found.searches["invariant"].rows[0]
-    threshold = found.findings["invariant"].threshold
-    return Guard(found.projection, train, threshold, model_fingerprint)
+    invariant = Known.of(*found.searches["invariant"].rows[:2])
+    voxels = Known.of(*map(sketch, found.searches["voxels"].rows[:2]))
+    return Guard(found.projection, invariant, voxels, model_fingerprint)
 
 
 def read_measurements(document: dict, table: str | Path | None) -> dict[str, tuple]:

@@ -1,6 +1,6 @@
-"""What generated images were asked to be, by the files of ``dipy_generate_ldm``."""
+"""What the files of ``dipy_generate_ldm`` say of the images in them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import json
 from pathlib import Path
 
@@ -59,6 +59,34 @@ def asked_in(file: Path) -> dict[str, object]:
         return json.loads(sidecar(file).read_text("utf-8")).get("Conditions", {})
     except (OSError, ValueError):
         return {}
+
+
+def refused_in(files: Iterable[Path]) -> int:
+    """Count the samples that were refused as copies in place of those of some files.
+
+    Parameters
+    ----------
+    files : iterable of Path
+        Volumes, or array files.
+
+    Returns
+    -------
+    int
+        As the files say; 0 if they say nothing.
+    """
+    return sum(_refused(file) for file in set(files))
+
+
+def _refused(file):
+    try:
+        if file.suffix == ".npz":
+            with np.load(file) as arrays:
+                told = json.loads(str(arrays["description"]))
+        else:
+            told = json.loads(sidecar(file).read_text("utf-8"))
+        return int(told.get("Refused", 0))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return 0
 
 
 def _value(told, number):
