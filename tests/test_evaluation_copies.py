@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage, stats
 
+from dipy_ldm import VQVAE, LatentDiffusion
 from dipy_ldm.evaluation import copies, membership
 from dipy_ldm.evaluation.audit import asked_for, audit
 from dipy_ldm.evaluation.audit_page import conclude, write_page
@@ -19,6 +20,7 @@ from dipy_ldm.evaluation.invariant import (
 )
 from dipy_ldm.metrics import Interval
 from dipy_ldm.validation import InputError
+from dipy_ldm.workflows.judgement import guard
 
 SHAPE = (17, 16, 15)
 
@@ -261,10 +263,10 @@ def test_copies_are_made_anew_with_the_next_numbers():
 def test_fingerprints_know_copies(train, rng, diffusion, tmp_path):
     projection = learn_projection(train)
     seen = sketch(voxels().compute(train))
-    guard = Guard(
+    known = Guard(
         projection, Known(projection.of(train), 0.5), Known(seen, 0.5), "a" * 64
     )
-    guard.save(tmp_path / "guard.safetensors")
+    known.save(tmp_path / "guard.safetensors")
     again = Guard.load(tmp_path / "guard.safetensors", "a" * 64)
     vqvae = SimpleNamespace(_scaled=lambda images: images)
     images = np.concatenate([patients(3, 6), train[[5], ::-1], patients(2, 7)])
@@ -321,3 +323,35 @@ def test_an_audit_that_generates(diffusion, blobs):
     assert set(found.members) == {"denoiser", "autoencoder"}
     with pytest.raises(InputError, match="differ less than tenfold"):
         audit(diffusion, blobs[:20], np.concatenate([blobs] * 4), blobs[:20])
+
+
+def pictures(n, seed):
+    """Draw smooth images."""
+    noise = np.random.default_rng(seed).standard_normal((n, 16, 16))
+    smooth = ndimage.gaussian_filter(noise, [0, 2, 2])
+    low, high = (f(smooth, (1, 2), keepdims=True) for f in (np.min, np.max))
+    return np.float32((smooth - low) / (high - low))[..., None]
+
+
+def test_a_model_that_was_trained_too_long_is_found_out():
+    train, held_out = pictures(20, 0), pictures(60, 1)
+    vqvae = VQVAE(widths=(8, 16), blocks=1, n_codes=64, code_dim=3)
+    vqvae.fit(train, steps=300, batch_size=20, verbose=False)
+    model = LatentDiffusion(vqvae, widths=(32,), blocks=1)
+    model.fit(train, steps=500, batch_size=20, verbose=False)
+    found = audit(model, train, held_out, steps=10)
+    assert "voxels" in found.found_copies
+    assert found.findings["voxels"].share.value > 0.5
+    assert found.members["denoiser"].auc.low > 0.9
+    # What its fingerprints leave is clean, in what they look at.
+    known = guard(found, "a" * 64)
+
+    def generate(places, first):
+        return model.predict(len(places), first=first, steps=10)
+
+    images, _, spare = generate_new(
+        generate, lambda x: known.copies(x, vqvae), range(20), 20, most=2000
+    )
+    assert spare - 20 > 20
+    again = audit(model, train, held_out, images)
+    assert not {"voxels", "invariant"} & set(again.found_copies)

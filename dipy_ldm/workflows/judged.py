@@ -180,7 +180,7 @@ def _conditions(document, places, paths, made):
     except InputError as error:
         if made:
             return None, []
-        note = f"The conditions of the model are not known of the real images ({error})"
+        note = f"The conditions of the model are not known of the real images: {error}"
         return None, [note]
 
 

@@ -232,7 +232,7 @@ def audit_on(
             **further,
         )
     notes = [note for judged in images if judged for note in judged.notes]
-    return found._replace(notes=notes + found.notes)
+    return found._replace(notes=[*dict.fromkeys(notes), *found.notes])
 
 
 def audit_outputs(
