@@ -227,6 +227,7 @@ def test_an_audit_of_copies(diffusion, blobs):
     generated = np.concatenate([train[:14], held_out[:14]])
     found = audit(diffusion, train, held_out, generated)
     assert (found.n, found.n_held_out) == (28, 28)
+    assert [len(x) for x in found.members["denoiser"][2:]] == [36, 28]
     # As many held-out ones as there are, whatever is generated.
     fewer = audit(diffusion, train, held_out, generated[:20])
     assert (fewer.n, fewer.n_held_out) == (20, 28)

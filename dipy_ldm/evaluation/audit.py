@@ -195,9 +195,8 @@ def _inferences(own, reference, members, seed):
     """List what is to be done to infer membership, by what it is called."""
 
     def infer(name, losses, of):
-        some = slice(0, min(_MEMBERS, len(of.train), len(of.held_out)))
         known, others = (
-            losses(of.model, np.asarray(images[some]))
+            losses(of.model, np.asarray(images[:_MEMBERS]))
             for images in (of.train, of.held_out)
         )
         members[name] = membership.infer_membership(known, others, seed)
