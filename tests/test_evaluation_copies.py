@@ -259,6 +259,13 @@ def test_copies_are_made_anew_with_the_next_numbers():
     assert (used, spare) == ([14], 15)
     with pytest.raises(InputError, match="the model knows these by heart"):
         generate_new(generate, lambda x: np.arange(len(x)), range(5), 5)
+    # One after the other, they may be as many in all.
+    images, *_ = generate_new(
+        generate, lambda x: np.flatnonzero(x < 90), range(1), 2, range(2)
+    )
+    assert images.tolist() == [90]
+    with pytest.raises(InputError, match="100 samples in place of 2 are"):
+        generate_new(generate, lambda x: 0 * x, range(1, 2), 90, range(2))
 
 
 def test_fingerprints_know_copies(train, rng, diffusion, tmp_path):
@@ -351,7 +358,7 @@ def test_a_model_that_was_trained_too_long_is_found_out():
         return model.predict(len(places), first=first, steps=10)
 
     images, _, spare = generate_new(
-        generate, lambda x: known.copies(x, vqvae), range(20), 20, most=2000
+        generate, lambda x: known.copies(x, vqvae), range(20), 20
     )
     assert spare - 20 > 20
     again = audit(model, train, held_out, images)

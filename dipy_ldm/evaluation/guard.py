@@ -15,7 +15,7 @@ from dipy_ldm.validation import InputError
 
 _KIND = "fingerprints"
 # Samples that are refused for each that is wanted, before there is no end to it.
-MOST = 50
+_MOST = 50
 # Samples are refused that are nearer than this share of the held-out images.
 QUANTILE = 0.05
 # Numbers that are kept of the voxels, and what the sums are drawn from.
@@ -173,7 +173,7 @@ def generate_new(
     find: Callable[[np.ndarray], np.ndarray],
     numbers: range,
     spare: int,
-    most: int | None = None,
+    whole: range | None = None,
 ) -> tuple[np.ndarray, list[int], int]:
     """Generate images, and those anew that are copies.
 
@@ -188,8 +188,9 @@ def generate_new(
         Of the samples.
     spare : int
         The first of the numbers that are used instead.
-    most : int, optional
-        How many may be refused; fifty for each that is wanted if None.
+    whole : range, optional
+        All samples that are wanted, of which these are some: fifty times as many may
+        be refused, whose numbers follow on theirs. None is for no others.
 
     Returns
     -------
@@ -207,13 +208,12 @@ def generate_new(
     """
     places = list(range(len(numbers)))
     images, used = generate(places, numbers.start), list(numbers)
-    first = spare
-    most = MOST * len(numbers) if most is None else most
+    first, wanted = (whole.stop, len(whole)) if whole else (spare, len(numbers))
     while (bad := find(images[places])).size:
         places = [places[row] for row in bad]
-        if spare + len(places) - first > most:
+        if spare + len(places) - first > _MOST * wanted:
             raise InputError(
-                f"{spare - first} samples in place of {len(numbers)} are copies of "
+                f"{spare - first} samples in place of {wanted} are copies of "
                 "training images: the model knows these by heart; train it on more of "
                 "them, or for a shorter time."
             )

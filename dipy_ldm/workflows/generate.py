@@ -46,7 +46,7 @@ class GenerateLDMFlow(Workflow):
     written = 0  # volumes
     guard: Any = None  # what knows copies
     spare = 0  # the next number of a sample in place of a copy
-    last = 0  # the last that may be used so
+    whole: range | None = None  # all samples in whose place there may be others
 
     @classmethod
     def get_short_name(cls):
@@ -281,7 +281,7 @@ class GenerateLDMFlow(Workflow):
 
         spare = self.spare
         images, used, self.spare = generate_new(
-            generate, find, numbers, spare, self.last - spare
+            generate, find, numbers, spare, self.whole
         )
         return images, used
 
@@ -302,8 +302,8 @@ class GenerateLDMFlow(Workflow):
                 "`no_copies` makes samples anew from other noise, one after the other; "
                 "leave out `same_noise` and sources, and generate on one machine."
             )
-        self.guard, most = _guard(path, facts["ModelFingerprint"])
-        self.spare, self.last = numbers.stop, numbers.stop + most * len(numbers)
+        self.guard = _guard(path, facts["ModelFingerprint"])
+        self.whole, self.spare = numbers, numbers.stop
 
 
 def _wanted(words, table, document):
@@ -360,11 +360,11 @@ def _generate(model, numbers, asked, options):
 
 
 def _guard(path, model_fingerprint):
-    """Read the fingerprints of training images, and how many may be refused of each."""
+    """Read the fingerprints of the training images."""
     with quiet_start():
-        from dipy_ldm.evaluation import guard
+        from dipy_ldm.evaluation.guard import Guard
 
-        return guard.Guard.load(path, model_fingerprint), guard.MOST
+        return Guard.load(path, model_fingerprint)
 
 
 def _load(path, strategy, devices):
