@@ -318,7 +318,7 @@ def _probes(probes):
 
 
 _TOLD = {
-    "right": "share taken for what they are, or shall be",
+    "right": "share that is right",
     "r": "correlation (r)",
     "slope": "slope (1 is ideal)",
     "error": "mean error",
@@ -334,7 +334,10 @@ def _probed(name, probed):
         f"from {probed.n} real images, by none of which it is judged."
     )
     if probed.guessing is not None:
-        caption += f" By guessing, {number(probed.guessing)} are right."
+        caption += (
+            " Right are those that are taken for what they are or, if generated, shall "
+            f"be; by guessing, {number(probed.guessing)} are."
+        )
     drawn = ""
     if probed.kind != "class":
         asked, found = (x["generated"] for x in (probed.asked, probed.found))
