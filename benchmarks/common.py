@@ -7,6 +7,9 @@ from pathlib import Path
 import sys
 import time
 
+import numpy as np
+
+from dipy_ldm.metrics import nearest_distance
 from dipy_ldm.samplers import SAMPLERS
 from dipy_ldm.validation import InputError
 
@@ -74,6 +77,32 @@ def generate(model, options, conditions=None):
     given = sampling(options) | {"batch_size": options.batch_size}
     images = model.predict(options.n_samples, conditions=conditions, **given)
     return images, time.perf_counter() - start
+
+
+def score_novelty(samples, train, real):
+    """Measure how far samples are from the training images.
+
+    Parameters
+    ----------
+    samples, train : ndarray
+        Images, ``(n, *space, channels)``.
+    real : ndarray
+        The same distances of real images that are no training images, ``(n,)``.
+
+    Returns
+    -------
+    dict
+        Median and minimum of the distance to the nearest training image, of samples and
+        of real images, and the ratio of the minima.
+    """
+    near = nearest_distance(samples, train)
+    return {
+        "nearest_median": float(np.median(near)),
+        "nearest_median_real": float(np.median(real)),
+        "nearest_min": float(near.min()),
+        "nearest_min_real": float(real.min()),
+        "nearest_min_ratio": float(near.min() / real.min()),
+    }
 
 
 def picture(path):

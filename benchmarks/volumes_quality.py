@@ -11,23 +11,33 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from common import Parser, add_sampling, generate, picture, print_scores, sampling, tell
+from common import (
+    Parser,
+    add_sampling,
+    generate,
+    picture,
+    print_scores,
+    sampling,
+    score_novelty,
+    tell,
+)
 import numpy as np
 
 import dipy_ldm
 from dipy_ldm.data.grid import Grid
 from dipy_ldm.data.volumes import load_volumes
-from dipy_ldm.evaluation.fidelity import pair_similarity
-from dipy_ldm.evaluation.sharpness import interior
+from dipy_ldm.evaluation.fidelity import Sets, pair_similarity
+from dipy_ldm.evaluation.sharpness import (
+    measure_reconstruction,
+    measure_sharpness,
+    measure_texture,
+)
 from dipy_ldm.metrics import (
-    band_energies,
     detail_correlation,
     detail_energy,
     energy_distance,
     halve,
-    multiscale_ssim,
     nearest_distance,
-    octave_energies,
     psnr,
 )
 from dipy_ldm.plots import planes, save_montage
@@ -172,32 +182,6 @@ def measure_novelty(held_out, train):
     return distances
 
 
-def score_novelty(generated, train, real):
-    """Compare how far generated and real volumes are from the training volumes.
-
-    Parameters
-    ----------
-    generated, train : ndarray
-        Volumes, ``(n, x, y, z, channels)``.
-    real : ndarray
-        The distances of as many held-out volumes, of :func:`measure_novelty`.
-
-    Returns
-    -------
-    dict
-        Median and minimum of the distance to the nearest training volume, of
-        generated and of held-out volumes, and the ratio of the minima.
-    """
-    samples = nearest_distance(generated, train)
-    return {
-        "nearest_median": float(np.median(samples)),
-        "nearest_median_real": float(np.median(real)),
-        "nearest_min": float(samples.min()),
-        "nearest_min_real": float(real.min()),
-        "nearest_min_ratio": float(samples.min() / real.min()),
-    }
-
-
 def score_diversity(generated, held_out):
     """Measure how alike the volumes of a set are.
 
@@ -222,96 +206,61 @@ def score_diversity(generated, held_out):
     }
 
 
-def score_octaves(volumes, held_out):
-    """Compare how much there is of each octave of spatial frequencies.
+def score_structure(generated, held_out, reconstructed):
+    """Compare how much there is of each octave and, inside of heads, of each texture.
 
     Parameters
     ----------
-    volumes, held_out : ndarray
-        Volumes, ``(n, x, y, z, channels)``.
-
-    Returns
-    -------
-    list of float
-        Energy over that of the held-out volumes, from the finest octave.
-    """
-    found, wanted = (octave_energies(kind).mean(0) for kind in (volumes, held_out))
-    return [round(float(ratio), 3) for ratio in found / wanted]
-
-
-def score_bands(volumes, held_out):
-    """Compare how much texture there is at each scale, inside of the heads.
-
-    Parameters
-    ----------
-    volumes, held_out : ndarray
-        Volumes in [0, 1], ``(n, x, y, z, channels)``.
-
-    Returns
-    -------
-    list of float
-        Energy over that of the held-out volumes, from the finest band.
-    """
-    found, wanted = (
-        band_energies(kind, np.stack([interior(volume) for volume in kind])).mean(0)
-        for kind in (volumes, held_out)
-    )
-    return [round(float(ratio), 3) for ratio in found / wanted]
-
-
-def score_detail(reconstructed, held_out):
-    """Score the detail of reconstructions, inside of the heads.
-
-    Parameters
-    ----------
-    reconstructed, held_out : ndarray
-        Equally many volumes, ``(n, x, y, z, channels)``.
+    generated, held_out, reconstructed : ndarray
+        Equally many volumes in [0, 1], ``(n, x, y, z, channels)``.
 
     Returns
     -------
     dict
-        Figures by their names.
+        Energies over those of the held-out volumes, from the finest octave or band.
     """
-    # Where there is anything: virtual brains and most scans lie on black.
-    inside = (held_out > held_out.min() + 0.05 * np.ptp(held_out)).any(-1)
-    arguments = reconstructed, held_out, inside
-    return {
-        "vqvae_psnr": float(psnr(*arguments).mean()),
-        "vqvae_detail_energy": float(detail_energy(*arguments).mean()),
-        "vqvae_detail_correlation": float(detail_correlation(*arguments).mean()),
-        "vqvae_octaves": score_octaves(reconstructed, held_out),
-        "vqvae_bands": score_bands(reconstructed, held_out),
-    }
+    sets = Sets(held_out, held_out, generated, reconstructed)
+    found = {}
+    for name, energies in {
+        "octaves": measure_sharpness(sets),
+        "bands": measure_texture(sets),
+    }.items():
+        for kind, start in {"generated": "", "reconstructed": "vqvae_"}.items():
+            values = energies.get(kind, [])
+            found[start + name] = [round(ratio.value, 3) for ratio in values]
+    return found
 
 
-def score_vqvae(vqvae, held_out):
+def score_vqvae(vqvae, held_out, reconstructed):
     """Score an autoencoder: samples can't be better than what it reconstructs.
 
     Parameters
     ----------
     vqvae : dipy_ldm.VQVAE
         Fitted autoencoder.
-    held_out : ndarray
-        Volumes, ``(n, x, y, z, channels)``.
+    held_out, reconstructed : ndarray
+        Volumes in [0, 1] and what it makes of them, ``(n, x, y, z, channels)``.
 
     Returns
     -------
-    scores : dict
+    dict
         Figures by their names.
-    reconstructed : ndarray
-        The volumes as the autoencoder reconstructs them.
     """
-    reconstructed = vqvae.predict(held_out)
-    used = np.unique(vqvae.codes(vqvae.encode(held_out)))
-    scores = {
-        "vqvae_mse": float(np.mean((reconstructed - held_out) ** 2)),
+    sets = Sets(held_out, held_out, reconstructed, reconstructed)
+    found = measure_reconstruction(vqvae, sets)
+    # Where there is anything: virtual brains and most scans lie on black.
+    inside = (held_out > held_out.min() + 0.05 * np.ptp(held_out)).any(-1)
+    detail = reconstructed, held_out, inside
+    return {
+        "vqvae_mse": found["mse"].value,
         "vqvae_mae": float(np.mean(np.abs(reconstructed - held_out))),
-        "vqvae_ms_ssim": float(multiscale_ssim(reconstructed, held_out).mean()),
-        **score_detail(reconstructed, held_out),
-        "codes_used": len(used),
-        "n_codes": len(vqvae.codebook_),
+        "vqvae_ms_ssim": found["ms_ssim"].value,
+        "vqvae_psnr": float(psnr(*detail).mean()),
+        "vqvae_detail_energy": float(detail_energy(*detail).mean()),
+        "vqvae_detail_correlation": float(detail_correlation(*detail).mean()),
+        "codes_used": found["codes_used"],
+        "n_codes": found["n_codes"],
     }
-    return scores, reconstructed
 
 
 def measure(options):
@@ -335,7 +284,7 @@ def measure(options):
     generated = generated[: len(held_out)]
     small = coarse(generated)
     tell("scoring")
-    scores, reconstructed = score_vqvae(model.vqvae, held_out)
+    reconstructed = model.vqvae.predict(held_out)
     if options.montage:
         show(options.montage, held_out, reconstructed, generated, grid.affine)
     return {
@@ -347,9 +296,8 @@ def measure(options):
         **score_distribution(small, small_held_out, small_train),
         **score_novelty(small, small_train, novelty),
         **score_diversity(generated, held_out),
-        "octaves": score_octaves(generated, held_out),
-        "bands": score_bands(generated, held_out),
-        **scores,
+        **score_structure(generated, held_out, reconstructed),
+        **score_vqvae(model.vqvae, held_out, reconstructed),
     }
 
 

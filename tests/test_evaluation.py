@@ -1,5 +1,7 @@
 """What evaluations say of sets of which the answer is known."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
@@ -23,7 +25,9 @@ from dipy_ldm.evaluation.fidelity import (
     measure_fidelity,
     measure_variety,
     outside,
+    rows_of,
 )
+from dipy_ldm.evaluation.probe import fit_ridge, probe, probe_all
 from dipy_ldm.evaluation.sharpness import interior, measure_sharpness, measure_texture
 from dipy_ldm.evaluation.summary import conclude, write_page
 from dipy_ldm.metrics import Interval
@@ -67,7 +71,7 @@ def test_random_features_are_the_same_everywhere(shape, rng):
 
 def test_random_features_tell_blur_and_few_others(sets):
     features = random_network(sets.real.shape[1:])
-    found = measure_fidelity(sets, features)
+    found = measure_fidelity(rows_of(sets, features))
     assert outside({"generated": found["reconstructed"]} | found, "kernel") is False
     assert found["reconstructed"]["kernel"].low > found["real"]["kernel"].high
     assert not outside(found, "kernel")
@@ -206,6 +210,122 @@ def test_what_was_asked_for_is_followed(rng):
     with pytest.raises(InputError, match="all numbers are the same"):
         anatomy.follow([1, 1, 1, 1], [1, 2, 3, 4])
     assert anatomy.as_asked([1, "b"], ["1", "c"]).value == 0.5
+
+
+def test_a_ridge_tells_what_was_left_out(rng):
+    rows = rng.standard_normal((60, 8)) * [5, 1, 1, 1, 1, 1, 1, 0]
+    slopes = rng.standard_normal((8, 2))
+    targets = rows @ slopes + 3
+    ridge = fit_ridge(rows, targets + 0.01 * rng.standard_normal((60, 2)))
+    assert ridge.told > 0.999
+    others = rng.standard_normal((5, 8)) * ([1] * 7 + [0])
+    np.testing.assert_allclose(ridge.predict(others), others @ slopes + 3, atol=0.05)
+    # Of noise, in more features than there are samples, it tells nothing.
+    wide = fit_ridge(rng.standard_normal((40, 300)), rng.standard_normal((40, 1)))
+    assert -0.2 < wide.told < 0.3
+    same = fit_ridge(np.ones((9, 3)), np.arange(9.0)[:, None])
+    assert same.predict(np.ones((2, 3))).tolist() == [[4], [4]]
+
+
+def test_leaving_out_is_what_it_says(rng):
+    rows, targets = rng.standard_normal((25, 5)), rng.standard_normal((25, 1))
+    targets += rows[:, :1]
+    told = fit_ridge(rows, targets).told
+
+    def off(penalty, i):
+        x, y = np.delete(rows, i, 0), np.delete(targets, i, 0)
+        centred = x - x.mean(0)
+        a = centred.T @ centred + penalty * np.eye(5)
+        b = np.linalg.solve(a, centred.T @ (y - y.mean(0)))
+        return targets[i] - y.mean(0) - (rows[i] - x.mean(0)) @ b
+
+    largest = np.linalg.svd(rows - rows.mean(0), compute_uv=False)[0] ** 2
+    errors = [
+        np.mean([off(penalty, i) ** 2 for i in range(25)])
+        for penalty in largest * np.logspace(-7, 1, 17)
+    ]
+    # Each one's own mean is left out as well, but for what the penalty does to that.
+    assert told == pytest.approx(1 - min(errors) / targets.var(), abs=0.02)
+
+
+@pytest.fixture
+def sizes(rng):
+    """Return features of four sets that tell sizes, and sizes; some are missing."""
+    names = ("reference", "real", "reconstructed", "generated")
+    known = {name: rng.uniform(10, 20, 60).tolist() for name in names}
+    known["reference"][3] = known["generated"][0] = None
+    rows = {
+        name: np.array([np.nan_to_num(np.array(values, float))] * 3).T
+        + 0.3 * rng.standard_normal((60, 3))
+        for name, values in known.items()
+    }
+    noise = {name: rng.standard_normal((60, 4)) for name in names}
+    return {"noise": noise, "size": rows}, known
+
+
+def test_numbers_that_were_asked_for_are_told(sizes):
+    rows, known = sizes
+    found = probe("continuous", rows, known)
+    assert (found.features, found.n) == ("size", 59)
+    assert len(found.asked["generated"]) == len(found.found["generated"]) == 59
+    assert found.figures["generated"]["r"].value > 0.99
+    assert found.figures["real"]["error"].value < 0.3
+    # A model that does not listen.
+    known["generated"] = known["generated"][::-1]
+    assert probe("continuous", rows, known).figures["generated"]["r"].low < 0.2
+
+
+def test_classes_that_were_asked_for_are_told(sizes):
+    rows, known = sizes
+    known = {
+        of: [v if v is None else "large" if v > 15 else 7.0 for v in values]
+        for of, values in known.items()
+    }
+    found = probe("class", rows, known)
+    assert set(found.found["generated"]) == {"7", "large"}
+    assert found.figures["real"]["right"].value > 0.9
+    assert found.figures["generated"]["right"].value > 0.9
+    assert 0.5 <= found.guessing < 0.7
+    assert found.as_figures()["guessing"] == found.guessing
+
+
+def test_what_no_probe_can_tell_gets_a_sentence(sizes):
+    rows, known = sizes
+    number = SimpleNamespace(kind="continuous")
+    few = {of: {"size": [None] * 50 + v[50:]} for of, v in known.items()}
+    probes, (note,) = probe_all({"size": number}, few, rows)
+    assert probes == {}
+    assert "size is what was asked for can't be told: it is known of 10 of" in note
+    same = {of: {"size": [5.0] * 60} for of in known}
+    assert "the same of all" in probe_all({"size": number}, same, rows)[1][0]
+    alone = {of: {"size": ["F"] * 60} for of in known}
+    classes = {"size": SimpleNamespace(kind="class")}
+    assert "are of one level" in probe_all(classes, alone, rows)[1][0]
+    # And nothing where nothing was asked for.
+    none = {of: {"size": v} for of, v in known.items()} | {"generated": None}
+    assert probe_all({"size": number}, none, rows) == ({}, [])
+
+
+def test_the_page_says_whether_a_model_listens():
+    def told(real, generated, kind="continuous", key="r"):
+        figures = {
+            of: {key: Interval(v, v - 0.1, v + 0.1)}
+            for of, v in (("real", real), ("generated", generated))
+        }
+        told = {"kind": kind, "guessing": 0.5, "figures": figures}
+        alike = {"generated": Interval(0, 0, 0), "real": Interval(0, 0, 0)}
+        found = {"n": 9, "features": {}, "variety": alike, "probes": {"age": told}}
+        ((sentence, how),) = conclude(found)
+        assert "age" in sentence
+        return how, sentence
+
+    assert told(0.8, 0.75)[0] == "good"
+    how, sentence = told(0.8, 0.4)
+    assert how == "bad"
+    assert "but less than real ones (0.4, and real ones 0.8)." in sentence
+    assert "as by chance" in told(0.8, 0.05)[1]
+    assert told(0.05, 0.8)[0] == "plain"
+    assert "as by chance" in told(0.9, 0.55, "class", "right")[1]
 
 
 def test_counts():

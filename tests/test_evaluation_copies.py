@@ -6,18 +6,21 @@ import numpy as np
 import pytest
 from scipy import ndimage, stats
 
+from dipy_ldm import VQVAE, LatentDiffusion
 from dipy_ldm.evaluation import copies, membership
 from dipy_ldm.evaluation.audit import asked_for, audit
 from dipy_ldm.evaluation.audit_page import conclude, write_page
 from dipy_ldm.evaluation.features import voxels
-from dipy_ldm.evaluation.guard import Guard, generate_new
+from dipy_ldm.evaluation.guard import Guard, Known, generate_new, sketch
 from dipy_ldm.evaluation.invariant import (
     change,
     describe,
     learn_invariant,
     learn_projection,
 )
+from dipy_ldm.metrics import Interval
 from dipy_ldm.validation import InputError
+from dipy_ldm.workflows.judgement import guard
 
 SHAPE = (17, 16, 15)
 
@@ -93,21 +96,38 @@ def test_none_are_found_among_held_out_images_in_ten_repetitions(train, invarian
             assert finding.copies.value == 0
 
 
-def test_the_chance_is_the_chance():
-    # Of uniform numbers, half of which play the generated ones.
+@pytest.mark.parametrize("others", [300, 900])
+def test_the_chance_is_the_chance(others):
+    # Of uniform numbers, some of which play the generated ones.
     rng = np.random.default_rng(0)
     counts = []
     for _ in range(4000):
-        a, b = rng.uniform(size=(2, 300))
+        a, b = rng.uniform(size=300), rng.uniform(size=others)
         counts.append(np.sum(a < np.sort(b)[2]))
     for count in (2, 6, 9):
         wanted = np.mean(np.array(counts) >= count)
-        assert copies._chance(count, 300, 3) == pytest.approx(wanted, abs=0.02)
-    assert copies._chance(0, 300, 3) == 1
-    assert copies._chance_of_close(0, 300) == pytest.approx(1)
-    # On average 1 / 32 of one image.
-    mean = sum(copies._chance_of_close(count, 300) for count in range(1, 50))
-    assert mean == pytest.approx(300 / 301 / 32, rel=0.05)
+        assert copies._chance(count, 300, 3, others) == pytest.approx(wanted, abs=0.02)
+    assert copies._chance(0, 300, 3, others) == 1
+    assert copies._chance_of_close(0, 300, others) == pytest.approx(1)
+    # On average 1 / 32 of what is below the least of the others.
+    mean = sum(copies._chance_of_close(count, 300, others) for count in range(1, 50))
+    assert mean == pytest.approx(300 / (others + 1) / 32, rel=0.05)
+
+
+def test_copies_of_one_class_are_counted_as_its_own(train, invariant, rng):
+    n = 80
+    generated = planted(train, n, "exact", rng)
+    found = look(invariant, train, patients(n, 3), generated)
+    # Copies are every third of the first twelve, and those were asked to be 10.
+    asked = [10.0 if i in (0, 3, 6, 9, 20) else "b" if i % 2 else 2 for i in range(n)]
+    asked[1] = None
+    levels = copies.judge_levels({"invariant": found}, asked)
+    assert list(levels) == ["2", "10", "b"]
+    assert [level.n for level in levels.values()] == [37, 5, 37]
+    shares = [level.copies["invariant"].value for level in levels.values()]
+    assert shares == [0, 0.8, 0]
+    assert levels["10"].nearer["invariant"].value >= 0.8
+    assert levels["10"].copies["invariant"].low < 0.5
 
 
 def test_typical_samples_are_no_copies(train, rng):
@@ -159,9 +179,9 @@ def test_held_out_images_that_are_training_images_are_found(train):
     [
         ((30, 19, 19), "there are 19 held-out images, and an audit needs 20"),
         ((10, 20, 20), "there are 10 training images, and an audit needs 11"),
-        ((30, 20, 25), "20 held-out and 25 generated images can't be compared"),
+        ((30, 20, 19), "there are 19 generated images, and an audit needs 20"),
     ],
-    ids=["held-out", "training", "unequal"],
+    ids=["held-out", "training", "generated"],
 )
 def test_too_few_are_refused(numbers, message):
     with pytest.raises(InputError, match=message):
@@ -169,8 +189,10 @@ def test_too_few_are_refused(numbers, message):
 
 
 def test_few_copies_can_be_told(train):
-    assert copies.fewest_told(80) == 2
-    assert copies.fewest_told(20) < 5
+    assert copies.fewest_told(80, 80) == 2
+    assert copies.fewest_told(20, 20) < 5
+    # The more held-out images there are, the less chance has to say.
+    assert copies.fewest_told(20, 400) == 1
 
 
 def test_membership_of_known_losses(rng):
@@ -204,7 +226,12 @@ def test_an_audit_of_copies(diffusion, blobs):
     train, held_out = blobs[:36], blobs[36:]
     generated = np.concatenate([train[:14], held_out[:14]])
     found = audit(diffusion, train, held_out, generated)
-    assert found.n == 28
+    assert (found.n, found.n_held_out) == (28, 28)
+    assert [len(x) for x in found.members["denoiser"][2:]] == [36, 28]
+    # As many held-out ones as there are, whatever is generated.
+    fewer = audit(diffusion, train, held_out, generated[:20])
+    assert (fewer.n, fewer.n_held_out) == (20, 28)
+    assert "voxels" in fewer.found_copies
     assert "voxels" in found.found_copies
     assert found.findings["voxels"].copies.value >= 0.5
     copied = {pair.generated: pair.train for pair in found.pairs[:6]}
@@ -232,16 +259,30 @@ def test_copies_are_made_anew_with_the_next_numbers():
     assert (used, spare) == ([14], 15)
     with pytest.raises(InputError, match="the model knows these by heart"):
         generate_new(generate, lambda x: np.arange(len(x)), range(5), 5)
+    # One after the other, they may be as many in all.
+    images, *_ = generate_new(
+        generate, lambda x: np.flatnonzero(x < 90), range(1), 2, range(2)
+    )
+    assert images.tolist() == [90]
+    with pytest.raises(InputError, match="100 samples in place of 2 are"):
+        generate_new(generate, lambda x: 0 * x, range(1, 2), 90, range(2))
 
 
 def test_fingerprints_know_copies(train, rng, diffusion, tmp_path):
     projection = learn_projection(train)
-    guard = Guard(projection, projection.of(train), 0.5, "a" * 64)
-    guard.save(tmp_path / "guard.safetensors")
+    seen = sketch(voxels().compute(train))
+    known = Guard(
+        projection, Known(projection.of(train), 0.5), Known(seen, 0.5), "a" * 64
+    )
+    known.save(tmp_path / "guard.safetensors")
     again = Guard.load(tmp_path / "guard.safetensors", "a" * 64)
     vqvae = SimpleNamespace(_scaled=lambda images: images)
     images = np.concatenate([patients(3, 6), train[[5], ::-1], patients(2, 7)])
     np.testing.assert_array_equal(again.copies(images, vqvae), [3])
+    # What is known by its voxels alone is known, too, and mirror images are not.
+    blind = again._replace(invariant=again.invariant._replace(threshold=0.0))
+    np.testing.assert_array_equal(blind.copies(images, vqvae), [])
+    np.testing.assert_array_equal(blind.copies(train[:2] ** 1.05, vqvae), [0, 1])
     with pytest.raises(InputError, match="of another model; make them for this one"):
         Guard.load(tmp_path / "guard.safetensors", "b" * 64)
     diffusion.save(tmp_path / "ldm.safetensors")
@@ -249,9 +290,76 @@ def test_fingerprints_know_copies(train, rng, diffusion, tmp_path):
         Guard.load(tmp_path / "ldm.safetensors", "a" * 64)
 
 
+def test_a_reference_that_tells_as_much_is_no_leak():
+    def of(value):
+        interval = Interval(value, value - 0.05, value + 0.05)
+        return membership.Membership(interval, interval, np.zeros(2), np.zeros(2))
+
+    def said(**members):
+        return conclude(SimpleNamespace(findings={}, members=members))
+
+    assert said(denoiser=of(0.52)) == []
+    ((sentence, how),) = said(denoiser=of(0.8))
+    assert (how, sentence.endswith("it is a leak.")) == ("bad", True)
+    ((sentence, how),) = said(denoiser=of(0.8), reference=of(0.75))
+    assert (how, "no leak is shown" in sentence) == ("plain", True)
+    ((sentence, how),) = said(denoiser=of(0.8), reference=of(0.5))
+    assert (how, "tells less (0.5)" in sentence) == ("bad", True)
+
+
+def test_thresholds_are_those_of_a_twentieth_of_held_out_images(train):
+    rows = [sketch(voxels().compute(x)) for x in (train, patients(100, 3))]
+    known = Known.of(*rows)
+    assert known.has(rows[1]).sum() == 5
+    assert known.has(rows[0]).all()
+
+
+def test_sketches_keep_distances_and_no_image(train):
+    rows = voxels().compute(train)
+    small = sketch(rows)
+    assert small.shape == (100, 64)
+    np.testing.assert_allclose(sketch(rows[3:5]), small[3:5], atol=1e-4)
+    far, near = (np.linalg.norm(x[1:] - x[0], axis=1) for x in (rows, small))
+    assert np.abs(near / far - 1).max() < 0.4
+    assert np.abs(near / far - 1).mean() < 0.12
+    np.testing.assert_array_equal(sketch(rows[:, :64]), rows[:, :64])
+
+
 def test_an_audit_that_generates(diffusion, blobs):
     found = audit(diffusion, blobs[:40], blobs[40:], n=20, steps=2)
-    assert found.n == len(found.generated) == 20
+    assert found.n == len(found.generated) == found.n_held_out == 20
     assert set(found.members) == {"denoiser", "autoencoder"}
     with pytest.raises(InputError, match="differ less than tenfold"):
         audit(diffusion, blobs[:20], np.concatenate([blobs] * 4), blobs[:20])
+
+
+def pictures(n, seed):
+    """Draw smooth images."""
+    noise = np.random.default_rng(seed).standard_normal((n, 16, 16))
+    smooth = ndimage.gaussian_filter(noise, [0, 2, 2])
+    low, high = (f(smooth, (1, 2), keepdims=True) for f in (np.min, np.max))
+    return np.float32((smooth - low) / (high - low))[..., None]
+
+
+def test_a_model_that_was_trained_too_long_is_found_out():
+    train, held_out = pictures(20, 0), pictures(60, 1)
+    vqvae = VQVAE(widths=(8, 16), blocks=1, n_codes=64, code_dim=3)
+    vqvae.fit(train, steps=300, batch_size=20, verbose=False)
+    model = LatentDiffusion(vqvae, widths=(32,), blocks=1)
+    model.fit(train, steps=500, batch_size=20, verbose=False)
+    found = audit(model, train, held_out, steps=10)
+    assert "voxels" in found.found_copies
+    assert found.findings["voxels"].share.value > 0.5
+    assert found.members["denoiser"].auc.low > 0.9
+    # What its fingerprints leave is clean, in what they look at.
+    known = guard(found, "a" * 64)
+
+    def generate(places, first):
+        return model.predict(len(places), first=first, steps=10)
+
+    images, _, spare = generate_new(
+        generate, lambda x: known.copies(x, vqvae), range(20), 20
+    )
+    assert spare - 20 > 20
+    again = audit(model, train, held_out, images)
+    assert not {"voxels", "invariant"} & set(again.found_copies)

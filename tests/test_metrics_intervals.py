@@ -137,6 +137,30 @@ def test_what_others_compute(rng):
     assert ours == pytest.approx(theirs, abs=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # in what others call
+@pytest.mark.parametrize(("n", "features"), [(200, 6), (600, 128)])
+def test_distances_that_others_compute(rng, n, features):
+    fidelity = pytest.importorskip("torch_fidelity", exc_type=ImportError)
+    torch = pytest.importorskip("torch")
+    fid = pytest.importorskip("pytorch_fid.fid_score", exc_type=ImportError)
+    mixed = rng.standard_normal((features, features))
+    a, b = rng.standard_normal((2, n, features)) @ mixed + 2 * rng.random((2, 1, 1))
+    moments = [(x.mean(0), np.cov(x, rowvar=False)) for x in (a, b)]
+    theirs = fid.calculate_frechet_distance(*moments[0], *moments[1])
+    assert frechet_distance(a, b) == pytest.approx(theirs, rel=1e-6)
+    tensors = torch.tensor(a), torch.tensor(b)
+    stated = (fidelity.metric_fid.fid_features_to_statistics(x) for x in tensors)
+    theirs = fidelity.metric_fid.fid_statistics_to_metric(*stated, verbose=False)
+    (theirs,) = theirs.values()
+    assert frechet_distance(a, b) == pytest.approx(theirs, rel=1e-6)
+    # All samples at once: their subsets are drawn, and ours are not.
+    theirs = fidelity.metric_kid.kid_features_to_metric(
+        *tensors, kid_subsets=1, kid_subset_size=n, verbose=False
+    )
+    wanted = theirs["kernel_inception_distance_mean"]
+    assert kernel_distance(a, b).value == pytest.approx(wanted, rel=1e-6)
+
+
 def test_dropped_modes_lower_recall_and_coverage_but_not_precision(rng):
     modes = np.repeat(10 * np.eye(4), 200, axis=0)
     real, fake = (modes + rng.standard_normal(modes.shape) for _ in range(2))

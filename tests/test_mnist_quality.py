@@ -66,22 +66,16 @@ class FakeModel:
 
 
 @pytest.fixture(autouse=True)
-def small_world(quality, monkeypatch, tmp_path):
-    """Use few digits and a model that needs no training, and no real cache."""
+def small_world(quality, monkeypatch):
+    """Use few digits, and a model and a classifier that need no training."""
     splits = {"train": draw_digits(400, 10), "test": draw_digits(300, 11)}
     monkeypatch.setattr(quality, "load_mnist", splits.get)
     monkeypatch.setattr(dipy_ldm, "LatentDiffusion", FakeModel, raising=False)
-    monkeypatch.setitem(quality.RECIPE, "held_out", 200)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(quality, "HELD_OUT", 200)
+    monkeypatch.setattr(quality.features, "classifier", Brightness)
 
 
-@pytest.fixture
-def ready(quality, monkeypatch):
-    """Have a trained classifier."""
-    monkeypatch.setattr(quality, "classifier", Brightness)
-
-
-def test_one_line_of_json_and_a_picture(quality, ready, tmp_path, capsys):
+def test_one_line_of_json_and_a_picture(quality, tmp_path, capsys):
     picture = tmp_path / "samples.png"
     quality.main(["fake", "--n_samples", "150", "--montage", str(picture)])
     scores = json.loads(capsys.readouterr().out)
@@ -111,9 +105,9 @@ class ObedientModel(FakeModel):
         return images[places]
 
 
-def test_samples_by_label(quality, ready, monkeypatch, capsys):
+def test_samples_by_label(quality, monkeypatch, capsys):
     monkeypatch.setattr(dipy_ldm, "LatentDiffusion", ObedientModel)
-    monkeypatch.setitem(quality.RECIPE, "features", 25)
+    monkeypatch.setattr(quality, "FEATURES", 25)
     # Of thirty of each digit no covariance of 128 features can be told.
     monkeypatch.setattr(quality, "frechet_distance", lambda a, b: len(a) - len(b))
     quality.main(["fake", "--n_samples", "300"])
@@ -126,7 +120,7 @@ def test_samples_by_label(quality, ready, monkeypatch, capsys):
     assert "as_asked" not in json.loads(capsys.readouterr().out)
 
 
-def test_samples_in_a_file_are_scored_without_a_model(quality, ready, tmp_path, capsys):
+def test_samples_in_a_file_are_scored_without_a_model(quality, tmp_path, capsys):
     path = tmp_path / "samples.npz"
     np.savez(path, images=draw_digits(150, 12)[0][..., 0])
     quality.main([str(path)])
@@ -135,66 +129,32 @@ def test_samples_in_a_file_are_scored_without_a_model(quality, ready, tmp_path, 
     assert not {"vqvae_mse", "frechet_ceiling", "seconds"} & set(scores)
 
 
-def test_held_out_training_digits_score_as_the_floor(quality, ready):
-    scores = quality.score_samples(draw_digits(400, 10)[0][:200])
+def test_held_out_training_digits_score_as_the_floor(quality):
+    scores = quality.Judge().score_samples(draw_digits(400, 10)[0][:200])
     assert scores["frechet_ratio"] == 1
     assert scores["precision"] == scores["precision_real"]
     assert scores["recall"] == scores["recall_real"]
 
 
-def test_copies_of_training_digits_are_found_out(quality, ready):
-    scores = quality.score_samples(draw_digits(400, 10)[0][:150])
+def test_copies_of_training_digits_are_found_out(quality):
+    scores = quality.Judge().score_samples(draw_digits(400, 10)[0][:150])
     assert scores["nearest_median"] == scores["nearest_min"] == 0
     assert scores["nearest_median_real"] >= scores["nearest_min_real"] > 0
 
 
-def test_collapsed_samples_score_badly(quality, ready):
+def test_collapsed_samples_score_badly(quality):
     images, labels = draw_digits(2000, 13)
-    scores = quality.score_samples(images[labels == 3])
+    scores = quality.Judge().score_samples(images[labels == 3])
     assert scores["class_shares"] == [0, 0, 0, 1, 0, 0, 0, 0, 0, 0]
     assert scores["frechet_ratio"] > 10
     assert scores["recall"] < 0.2
-
-
-def test_a_classifier_that_does_not_know_the_digits_is_refused(quality, monkeypatch):
-    monkeypatch.setattr(quality, "train_classifier", lambda *ignored: None)
-    with pytest.raises(InputError, match="not 99%; delete .*safetensors"):
-        quality.Judge()
-
-
-def test_the_classifier_is_trained_once(quality, monkeypatch):
-    for name, value in {"epochs": 1, "widths": [2, 2], "batch_size": 100}.items():
-        monkeypatch.setitem(quality.RECIPE, name, value)
-    images, _ = draw_digits(10, 14)
-    first = quality.classifier().predict(images, verbose=0)
-    monkeypatch.setattr(quality, "train_classifier", None)
-    again = quality.classifier().predict(images, verbose=0)
-    np.testing.assert_array_equal(first[1], again[1])
-    assert first[0].shape == (10, 128)
-    np.testing.assert_allclose(first[1].sum(axis=1), 1, rtol=1e-5)
-
-
-def test_another_recipe_has_another_file(quality, monkeypatch):
-    before = quality.cache_path()
-    monkeypatch.setitem(quality.RECIPE, "epochs", 5)
-    assert quality.cache_path() != before
-
-
-def test_shift_moves_whole_images(quality):
-    image = np.zeros((200, 9, 9, 1), np.float32)
-    image[:, 4, 3] = 1
-    shifted = quality.shift(image, 2, np.random.default_rng(0))
-    _, rows, columns, _ = np.nonzero(shifted)
-    assert len(rows) == 200
-    assert set(rows) == {2, 3, 4, 5, 6}
-    assert set(columns) == {1, 2, 3, 4, 5}
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["nowhere"], "there is no model nowhere."),
-        (["nowhere.npz"], "give an .npz file with an array named images"),
+        (["nowhere.npz"], "there is no file nowhere.npz"),
         (["fake", "--n_samples", "100"], "n_samples must be at least 129, not 100"),
         (["fake", "--sampler", "magic"], "invalid choice: 'magic'"),
         (["fake", "--montage", "samples.txt"], "must end in .png"),
@@ -213,7 +173,7 @@ def test_bad_arguments_get_one_sentence(quality, capsys, arguments, message):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"digits": np.zeros((200, 28, 28))}, "an array named images"),
+        ({"a": np.zeros((2, 28, 28)), "b": np.zeros(2)}, "several arrays .a, b."),
         ({"images": np.zeros((200, 32, 32))}, "must be \\(n, 28, 28, 1\\)"),
         ({"images": np.full((200, 28, 28), 255)}, "must lie in \\[0, 1\\]"),
     ],

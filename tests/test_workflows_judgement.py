@@ -12,6 +12,10 @@ from dipy_ldm.evaluation.guard import Guard
 from dipy_ldm.workflows.volumes import fingerprint
 
 AFFINE = np.diag([2.0, 2, 2, 1])
+AUDIT = (
+    *("audit", "V/ldm.safetensors", "--train", "V/train", "--held_out", "V/real"),
+    *("--generated", "V/copies"),
+)
 
 
 def draw(n, seed, shape=(13, 12, 11)):
@@ -31,6 +35,15 @@ def write(folder, volumes, affine=AFFINE):
     return folder
 
 
+def save_other(path, shape, affine):
+    """Train a model on other volumes, and save it."""
+    images = draw(12, 8, shape)
+    vqvae = VQVAE(widths=(4, 4), blocks=1, n_codes=8, code_dim=2)
+    vqvae.fit(images, affine=affine, epochs=1, batch_size=4, verbose=False)
+    model = LatentDiffusion(vqvae, widths=(4,), blocks=1)
+    model.fit(images, epochs=1, batch_size=4, verbose=False).save(path)
+
+
 @pytest.fixture(scope="module")
 def volumes(tmp_path_factory):
     """Return a folder of training, held-out and generated volumes, and a model."""
@@ -39,9 +52,11 @@ def volumes(tmp_path_factory):
     vqvae = VQVAE(widths=(4, 4), blocks=1, n_codes=8, code_dim=2)
     vqvae.fit(images, affine=AFFINE, epochs=1, batch_size=8, verbose=False)
     model = LatentDiffusion(vqvae, widths=(4,), blocks=1)
-    ages = list(np.linspace(20, 80, 40))
-    model.fit(images, {"age": ages}, epochs=1, batch_size=8, verbose=False)
+    known = {"age": list(np.linspace(20, 80, 40)), "sex": ["F", "M"] * 20}
+    model.fit(images, known, epochs=1, batch_size=8, verbose=False)
     model.save(folder / "ldm.safetensors")
+    save_other(folder / "other.safetensors", (12, 12, 11), AFFINE)
+    save_other(folder / "coarse.safetensors", (12, 12, 11), np.diag([4.0, 4, 4, 1]))
     write(folder / "train", images)
     write(folder / "real", draw(44, 1))
     write(folder / "copies", np.concatenate([images[:12], draw(12, 5)]))
@@ -105,6 +120,34 @@ def test_what_was_asked_for_is_compared_with_measurements(command, volumes, tmp_
     assert "Asked and measured" in (tmp_path / "evaluation.html").read_text()
 
 
+def test_what_was_asked_for_is_told_by_a_probe(command, volumes, tmp_path):
+    sizes = draw(44, 1).sum((1, 2, 3, 4)) / 10
+    lines = ["path\tage\tsex"]
+    for i, size in enumerate(sizes):
+        file = volumes / "real" / f"real-{i:03d}.nii.gz"
+        lines.append(f"{file}\t{size:.3f}\t{'F' if size > np.median(sizes) else 'M'}")
+    (tmp_path / "real.tsv").write_text("\n".join(lines) + "\n")
+    arguments = "evaluate", volumes / "ldm.safetensors", "--real", "real.tsv"
+    status, stderr = command(*arguments, "--steps", 2)
+    assert status == 0, stderr
+    found = json.loads((tmp_path / "evaluation.json").read_text())
+    age, sex = (found["Figures"]["probes"][name] for name in ("age", "sex"))
+    assert age["figures"]["real"]["r"]["value"] > 0.8
+    assert sex["figures"]["real"]["right"]["value"] > 0.7
+    # A model of one epoch does not listen.
+    assert age["figures"]["generated"]["r"]["low"] < 0.5
+    assert any(sentence.startswith("age: ") for sentence in found["Conclusions"])
+    page = (tmp_path / "evaluation.html").read_text()
+    assert "told by the probe" in page
+    # Samples that were not asked for anything are not asked about it.
+    status, stderr = command(
+        *arguments, "--generated", volumes / "copies", "--out_evaluation", "others"
+    )
+    assert status == 0, stderr
+    found = json.loads((tmp_path / "others.json").read_text())
+    assert "probes" not in found["Figures"]
+
+
 def test_an_evaluation_of_images_beside_a_file(
     command, image_model, blobs, folder, tmp_path
 ):
@@ -133,6 +176,42 @@ def test_an_audit_finds_copies_and_says_so_by_its_status(command, volumes, tmp_p
     assert "A pass proves nothing" in (tmp_path / "audit.html").read_text()
 
 
+def test_an_audit_beside_a_reference_and_by_class(command, volumes, tmp_path):
+    # The first twelve are copies, and were asked to be F.
+    images = np.concatenate([draw(40, 2)[:12], draw(12, 5)])
+    made = write(tmp_path / "made", images)
+    for i in range(24):
+        asked = {"sex": "F" if i < 12 else "M", "age": 30}
+        (made / f"made-{i:03d}.json").write_text(json.dumps({"Conditions": asked}))
+    status, stderr = command(
+        *("audit", volumes / "ldm.safetensors", "--train", volumes / "train"),
+        *("--held_out", volumes / "real", "--generated", made),
+        *("--reference", volumes / "other.safetensors", "--fingerprints"),
+    )
+    assert status == 1, stderr
+    status, stderr = command(
+        *("generate", volumes / "ldm.safetensors", "--n_samples", 2, "--steps", 1),
+        *("--no_copies", "audit.safetensors"),
+    )
+    assert status == 0, stderr
+    assert json.loads((tmp_path / "samples-0001.json").read_text())["Refused"] >= 0
+    found = json.loads((tmp_path / "audit.json").read_text())
+    assert set(found["Figures"]["membership"]) == {
+        *("denoiser", "reference", "autoencoder"),
+    }
+    assert found["Reference"].endswith("other.safetensors")
+    assert len(found["ReferenceFingerprint"]) == 64
+    sexes = found["Figures"]["classes"]["sex"]
+    assert list(found["Figures"]["classes"]) == ["sex"]
+    assert [sexes[sex]["n"] for sex in "FM"] == [12, 12]
+    assert sexes["F"]["copies"]["voxels"]["value"] > 0.8
+    assert sexes["M"]["copies"]["voxels"]["value"] == 0
+    page = (tmp_path / "audit.html").read_text()
+    assert "Copies by sex" in page
+    assert "the same of the reference" in page
+    assert "--reference" not in page
+
+
 def test_an_audit_that_finds_none(command, image_model, blobs, tmp_path):
     np.save(tmp_path / "train.npy", blobs[:40])
     np.save(tmp_path / "held.npy", blobs[40:])
@@ -143,6 +222,10 @@ def test_an_audit_that_finds_none(command, image_model, blobs, tmp_path):
     # A model of two epochs makes nothing that is like its training images.
     assert status == 0, stderr
     assert json.loads((tmp_path / "audit.json").read_text())["Steps"] == 1
+    assert (
+        "No model that never saw the training images"
+        in (tmp_path / "audit.html").read_text()
+    )
 
 
 def test_a_model_that_knows_images_by_heart_generates_no_copies(
@@ -160,15 +243,19 @@ def test_a_model_that_knows_images_by_heart_generates_no_copies(
     guard = Guard.load(tmp_path / "audit.safetensors", fingerprint(image_model))
     low, high = LatentDiffusion.load(image_model).vqvae_.intensity_
     rows = guard.projection.of((made[:2] - low) / (high - low))
-    Guard(guard.projection, np.concatenate([guard.train, rows]), 0.3, guard.model).save(
-        tmp_path / "audit.safetensors"
-    )
+    train = np.concatenate([guard.invariant.train, rows])
+    guard = guard._replace(invariant=guard.invariant._replace(train=train))
+    guard.save(tmp_path / "audit.safetensors")
     status, stderr = command(*generate, "--no_copies", "audit.safetensors")
     assert status == 0, stderr
     found = np.load(tmp_path / "samples.npz")
     refused = json.loads(str(found["description"]))["Refused"]
     assert refused >= 2
     assert found["sample"][:2].min() >= 30
+    status, stderr = command(*judged, "--generated", "samples.npz", "--force")
+    assert status == 0, stderr
+    notes = json.loads((tmp_path / "audit.json").read_text())["Notes"]
+    assert f"{refused} samples were refused as copies when these were" in notes[0]
     kept = found["sample"] == np.arange(30)
     np.testing.assert_allclose(found["images"][kept], made[kept], atol=1e-4)
     status, stderr = command(
@@ -224,6 +311,19 @@ def test_held_out_volumes_that_are_training_volumes_are_named(
         (
             ["audit", "V/ldm.safetensors", "--train", "V/train", "--held_out", "V/few"],
             "there are 3 held-out images, and an audit needs 20",
+        ),
+        (
+            [*AUDIT, "--reference", "V/ldm.safetensors"],
+            "--reference is the audited model itself",
+        ),
+        ([*AUDIT, "--reference", "nothing"], "there is no model file nothing"),
+        (
+            [*AUDIT, "--reference", "mnist"],
+            "the reference of images of shape (28, 28, 1); give as --reference a model",
+        ),
+        (
+            [*AUDIT, "--reference", "V/coarse.safetensors"],
+            "voxels of 2 x 2 x 2 mm, and the reference of 4 x 4 x 4 mm; train the",
         ),
     ],
     ids=str,

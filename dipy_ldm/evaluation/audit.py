@@ -39,13 +39,21 @@ class Pair(NamedTuple):
     features: str
 
 
+class Reference(NamedTuple):
+    """A model that saw no training image, and the same images on its own grid."""
+
+    model: Any
+    train: np.ndarray
+    held_out: np.ndarray
+
+
 class Audit(NamedTuple):
     """What was found.
 
     Parameters
     ----------
-    n : int
-        Generated images, and as many held-out ones.
+    n, n_held_out : int
+        Generated images, and held-out ones.
     searches : dict of str to Search
         Neighbours, by the name of the features.
     findings : dict of str to Finding
@@ -53,7 +61,10 @@ class Audit(NamedTuple):
     dar : Dar
         The threshold of Dar, in invariant features.
     members : dict of str to Membership
-        By the denoising loss, and by the error of the autoencoder.
+        By the denoising loss, by that of the reference if there is one, and by the
+        error of the autoencoder.
+    classes : dict of str to dict
+        Of each class that samples were asked for, what was found of its levels.
     pairs : list of Pair
         The most suspicious ones first.
     generated : ndarray
@@ -65,10 +76,12 @@ class Audit(NamedTuple):
     """
 
     n: int
+    n_held_out: int
     searches: dict[str, copies.Search]
     findings: dict[str, copies.Finding]
     dar: copies.Dar
     members: dict[str, membership.Membership]
+    classes: dict[str, dict[str, copies.Level]]
     pairs: list[Pair]
     generated: np.ndarray
     projection: Projection
@@ -89,6 +102,8 @@ def audit(
     *,
     n: int | None = None,
     conditions: Mapping[str, Sequence] | None = None,
+    asked: Mapping[str, Sequence] | None = None,
+    reference: Reference | None = None,
     seed: int = 0,
     verbose: bool = False,
     **sampling: Any,
@@ -106,10 +121,15 @@ def audit(
     generated : ndarray, optional
         What it generated. None is for generating now, as many as held-out ones.
     n : int, optional
-        How many of each kind; as many as there are, up to 2000, if None.
+        How many of each kind at most; as many as there are, up to 2000, if None.
     conditions : dict of str to sequence, optional
         Of the training images. Generated ones are asked for with those of the first,
         which is how a model that knows them by heart is asked for them.
+    asked : dict of str to sequence, optional
+        What images that are given as generated were asked to be.
+    reference : Reference, optional
+        A model that saw none of these images. What it tells of them by its loss is no
+        leak.
     seed : int
         Of the noise, and of all that is drawn.
     verbose : bool
@@ -128,17 +148,15 @@ def audit(
         If there are too few images, or they are not of the model.
     """
     vqvae = model.vqvae_
-    count = _count(len(train), len(held_out), generated, n)
+    count, others = _count(len(train), len(held_out), generated, n)
     if generated is None:
         asked = asked_for(conditions, count)
         generated = model.predict(
             count, conditions=asked, seed=seed, verbose=verbose, **sampling
         )
-    real = np.asarray(held_out[:count], "float32")
+    real = np.asarray(held_out[:others], "float32")
     compared = train, vqvae.predict(real), np.asarray(generated[:count], "float32")
     searches: dict[str, copies.Search] = {}
-    members: dict[str, membership.Membership] = {}
-
     projection = _learn(train, vqvae, seed)
 
     def look(name, make):
@@ -146,19 +164,12 @@ def audit(
         rows = (in_pieces(features.compute, images, vqvae) for images in compared)
         searches[name] = copies.search(features, *rows)
 
-    def infer(name, losses):
-        some = slice(0, min(_MEMBERS, len(train), len(held_out)))
-        known, others = (
-            losses(model, np.asarray(images[some])) for images in (train, held_out)
-        )
-        members[name] = membership.infer_membership(known, others, seed)
-
+    members: dict[str, membership.Membership] = {}
     tasks: list[tuple[str, Callable]] = [
         ("voxels", partial(look, "voxels", voxels)),
         ("latents", partial(look, "latents", lambda: encoder(model))),
         ("invariant", partial(look, "invariant", lambda: invariant(projection))),
-        ("membership", partial(infer, "denoiser", membership.denoising_losses)),
-        ("membership", partial(infer, "autoencoder", membership.reconstruction_losses)),
+        *_inferences(Reference(model, train, held_out), reference, members, seed),
     ]
     bar = tqdm(tasks, disable=not verbose)
     for title, task in bar:
@@ -167,15 +178,49 @@ def audit(
     findings = {name: copies.judge(found) for name, found in searches.items()}
     return Audit(
         count,
+        others,
         searches,
         findings,
         copies.dar(searches["invariant"], seed),
         members,
+        _classes(model, searches, asked, count),
         suspicious(searches),
         scaled(compared[-1], vqvae),
         projection,
-        _notes(count, len(train)),
+        _notes(count, others, len(train)),
     )
+
+
+def _inferences(own, reference, members, seed):
+    """List what is to be done to infer membership, by what it is called."""
+
+    def infer(name, losses, of):
+        known, others = (
+            losses(of.model, np.asarray(images[:_MEMBERS]))
+            for images in (of.train, of.held_out)
+        )
+        members[name] = membership.infer_membership(known, others, seed)
+
+    by = {
+        "denoiser": (membership.denoising_losses, own),
+        "reference": (membership.denoising_losses, reference),
+        "autoencoder": (membership.reconstruction_losses, own),
+    }
+    return [
+        ("membership", partial(infer, name, losses, of))
+        for name, (losses, of) in by.items()
+        if of is not None
+    ]
+
+
+def _classes(model, searches, asked, count):
+    """Judge the levels of each class that samples were asked for."""
+    kinds = {name: known.kind for name, known in model.conditions_.items()}
+    return {
+        name: copies.judge_levels(searches, values[:count])
+        for name, values in (asked or {}).items()
+        if kinds.get(name) == "class" and any(v is not None for v in values[:count])
+    }
 
 
 def in_pieces(function: Callable, images: np.ndarray, vqvae: Any) -> np.ndarray:
@@ -223,32 +268,35 @@ def asked_for(
 
 
 def _count(train, held_out, generated, n):
-    """Count the images of each kind that are compared."""
-    copies.check_counts(train, held_out)
+    """Count the generated and the held-out images that are compared."""
     if n is not None:
         whole("n_samples", n, copies.LEAST)
     there = held_out if generated is None else len(generated)
     if n is None and max(held_out, there) > _MOST_RATIO * min(held_out, there):
         raise InputError(
-            f"there are {held_out} held-out and {there} generated images, and as many "
-            "of both are compared; give sets whose sizes differ less than tenfold, or "
+            f"there are {held_out} held-out and {there} generated images, and so few "
+            "say little of so many; give sets whose sizes differ less than tenfold, or "
             "say how many to compare with `n_samples`."
         )
-    count = min(x for x in (held_out, there, n, _MOST) if x is not None)
-    copies.check_counts(train, count)
-    return count
+    most = _MOST if n is None else n
+    if generated is None and n is not None:
+        there = n
+    counts = min(there, most), min(held_out, most)
+    copies.check_counts(train, counts[1], counts[0])
+    return counts
 
 
-def _notes(n, train):
+def _notes(n, others, train):
     compared = (
-        f"{n} generated images, and as many held-out ones as the autoencoder "
+        f"{n} generated images, and {others} held-out ones as the autoencoder "
         f"reconstructs them, were each compared with all {train} training images."
     )
+    fewest = copies.fewest_told(n, others)
     told = (
-        f"Of {n} images, fewer than {copies.fewest_told(n)} copies can't be told from "
-        "chance, even if they are exact."
+        f"Of {n} images, fewer than {fewest} copies can't be told from chance, even if "
+        "they are exact."
     )
-    return [compared, told]
+    return [compared, told] if fewest > 1 else [compared]
 
 
 def suspicious(searches: Mapping[str, copies.Search]) -> list[Pair]:

@@ -30,6 +30,24 @@ model in other ways. If you need a guarantee, you need training with differentia
 privacy.
 """.strip().split("\n\n")
 
+_LOSSES = {
+    "denoiser": "loss of the denoiser",
+    "reference": "the same of the reference",
+    "autoencoder": "error of the autoencoder",
+}
+_BESIDE = {
+    "alone": (
+        "Held-out images that are harder for other reasons, such as another scanner, "
+        "are told by these. No model that never saw the training images stands beside "
+        "this one (--reference), which would say how much that is."
+    ),
+    "reference": (
+        "Held-out images that are harder for other reasons, such as another scanner, "
+        "are told by these. The reference, which is said to have never seen these "
+        "images, tells as much as that: only what the model tells beyond it is a leak."
+    ),
+}
+
 
 def write_page(
     found: Audit,
@@ -65,7 +83,9 @@ def write_page(
         page.note("A pass proves nothing: see below what is not found."),
         page.facts(about),
         page.text(*found.notes),
-        page.section("Copies", _findings(found), _histograms(found)),
+        page.section(
+            "Copies", _findings(found), _histograms(found), _classes(found.classes)
+        ),
         page.section("The threshold of Dar", _dar(found)),
         page.section(
             "The most suspicious pairs",
@@ -95,14 +115,27 @@ def conclude(found: Audit) -> list[tuple[str, str]]:
         Sentences, each with how to take it: good, bad or plain.
     """
     said = [_said(found, name, finding) for name, finding in found.findings.items()]
-    auc = found.members["denoiser"].auc
-    if auc.low > 0.5:
-        sentence = (
-            "Training images can be told from others by the loss of the denoiser "
-            f"(AUC {number(auc.value)}): that is no copy, but it is a leak."
-        )
-        said.append((sentence, "bad"))
-    return said
+    return said + _leak(found.members)
+
+
+def _leak(members):
+    """Say whether training images can be told from others, and why."""
+    auc = members["denoiser"].auc
+    if auc.low <= 0.5:
+        return []
+    start = (
+        "Training images can be told from others by the loss of the denoiser "
+        f"(AUC {number(auc.value)})"
+    )
+    if "reference" not in members:
+        return [(f"{start}: that is no copy, but it is a leak.", "bad")]
+    other = members["reference"].auc
+    if other.high >= auc.low:
+        end = "the images differ by themselves, and no leak is shown"
+        why = f"so they can by that of a model that never saw them ({{}}): {end}."
+        return [(f"{start}, and {why.format(number(other.value))}", "plain")]
+    end = f"a model that never saw them tells less ({number(other.value)})"
+    return [(f"{start}, and {end}: that is no copy, but it is a leak.", "bad")]
 
 
 def _said(found, name, finding):
@@ -162,6 +195,30 @@ def _histograms(found):
     )
 
 
+def _classes(classes):
+    """Tabulate what was found of each level of each class."""
+    return "".join(
+        page.part(f"Copies by {name}", _levels(name, levels))
+        for name, levels in classes.items()
+    )
+
+
+def _levels(name, levels):
+    spaces = list(next(iter(levels.values())).copies)
+    head = [name, "samples", *(f"copies, {space}" for space in spaces)]
+    head += [f"nearer, {space}" for space in spaces]
+    rows = [
+        [title, level.n, *level.copies.values(), *level.nearer.values()]
+        for title, level in levels.items()
+    ]
+    return page.table(
+        head,
+        rows,
+        "Shares of the samples that were asked for with each. Of few samples they are "
+        "uncertain, and of many classes one is high by chance.",
+    )
+
+
 def _dar(found):
     threshold, generated, held_out = found.dar
     return page.text(
@@ -177,10 +234,10 @@ def _dar(found):
 
 
 def _members(found):
-    names = {"denoiser": "loss of the denoiser", "autoencoder": "error of the encoder"}
-    rows = [[names[name], m.auc, m.found] for name, m in found.members.items()]
+    rows = [[_LOSSES[name], m.auc, m.found] for name, m in found.members.items()]
     losses = found.members["denoiser"]
     drawn = {"training": losses.train, "held-out": losses.held_out}
+    why = "reference" if "reference" in found.members else "alone"
     return (
         page.text(
             "How well training images are told from held-out ones by how well the "
@@ -190,10 +247,7 @@ def _members(found):
         )
         + page.table(["by the", "AUC", "found at 1 % false"], rows)
         + charts.histograms(drawn, "loss of the denoiser")
-        + page.text(
-            "Held-out images that are harder for other reasons, such as another "
-            "scanner, are told by these."
-        )
+        + page.text(_BESIDE[why])
     )
 
 

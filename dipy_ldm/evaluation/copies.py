@@ -4,11 +4,12 @@ The measure is the *nearness* of a sample: the distance to the nearest training 
 over that to the tenth nearest. It is small where one image stands out, and not where a
 sample is just typical: such samples are near to all images. Held-out real images, as
 the autoencoder reconstructs them, tell what chance makes of it. They and the samples
-search the same training images, and are as many: the more there are to search, the
-nearer the nearest is.
+search the same training images: the more there are to search, the nearer the nearest
+is.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -16,6 +17,7 @@ from scipy import stats
 from dipy_ldm.evaluation.features import Features, shrunk
 from dipy_ldm.metrics import Interval, binomial, nearest_neighbours
 from dipy_ldm.validation import InputError
+from dipy_ldm.values import in_order, level_of
 
 # The neighbour whose distance tells how dense training images are around a sample.
 FAR = 10
@@ -66,7 +68,7 @@ def search(
     train : ndarray
         Features of the training images, ``(n, features)``.
     held_out, generated : ndarray
-        Those of equally many images of each kind.
+        Those of the others.
 
     Returns
     -------
@@ -78,12 +80,7 @@ def search(
     InputError
         If there are too few.
     """
-    if len(held_out) != len(generated):
-        raise InputError(
-            f"{len(held_out)} held-out and {len(generated)} generated images can't be "
-            "compared; give as many of both."
-        )
-    check_counts(len(train), len(held_out))
+    check_counts(len(train), len(held_out), len(generated))
     return Search(
         features,
         neighbours(generated, train),
@@ -92,12 +89,12 @@ def search(
     )
 
 
-def check_counts(train: int, held_out: int) -> None:
+def check_counts(train: int, held_out: int, generated: int) -> None:
     """Refuse sets of which nothing could be said.
 
     Parameters
     ----------
-    train, held_out : int
+    train, held_out, generated : int
         Numbers of images.
 
     Raises
@@ -105,11 +102,12 @@ def check_counts(train: int, held_out: int) -> None:
     InputError
         If they are too few.
     """
-    if held_out < LEAST:
-        raise InputError(
-            f"there are {held_out} held-out images, and an audit needs {LEAST}, as "
-            "many as are generated; give more."
-        )
+    for kind, count in {"held-out": held_out, "generated": generated}.items():
+        if count < LEAST:
+            raise InputError(
+                f"there are {count} {kind} images, and an audit needs {LEAST}; give "
+                "more."
+            )
     if train <= FAR:
         raise InputError(
             f"there are {train} training images, and an audit needs {FAR + 1}; give "
@@ -174,19 +172,69 @@ def judge(found: Search) -> Finding:
     Finding
         Shares and the probability that further held-out images would have as many.
     """
-    nearness, held_out = found.generated.nearness, found.held_out.nearness
-    n = len(nearness)
-    threshold, rank = _quantile(held_out)
-    count = int(np.sum(nearness < threshold))
-    close = int(np.sum(nearness < _CLOSE * held_out.min()))
+    n, others = len(found.generated.nearness), len(found.held_out.nearness)
+    threshold, rank = _quantile(found.held_out.nearness)
+    count, close = (int(np.sum(which)) for which in _suspicious(found))
     limit = _quantile(found.held_out.distance)[0]
+    chances = _chance(count, n, rank, others), _chance_of_close(close, n, others)
     return Finding(
         binomial(count, n),
         binomial(int(np.sum(found.generated.distance < limit)), n),
         binomial(close, n),
-        min(1.0, 2 * min(_chance(count, n, rank), _chance_of_close(close, n))),
+        min(1.0, 2 * min(chances)),
         threshold,
     )
+
+
+def _suspicious(found):
+    """Say which generated images are nearer than usual, and which are copies."""
+    nearness, held_out = found.generated.nearness, found.held_out.nearness
+    return nearness < _quantile(held_out)[0], nearness < _CLOSE * held_out.min()
+
+
+class Level(NamedTuple):
+    """Of the samples that were asked to be of one level of a class, what is suspicious.
+
+    ``n`` is how many they are; ``copies`` and ``nearer`` are shares of them as of
+    :class:`Finding`, by the name of the features.
+    """
+
+    n: int
+    copies: dict[str, Interval]
+    nearer: dict[str, Interval]
+
+
+def judge_levels(
+    searches: Mapping[str, Search], asked: Sequence[Any]
+) -> dict[str, Level]:
+    """Count what is suspicious for each level of a class.
+
+    Parameters
+    ----------
+    searches : dict of str to Search
+        Neighbours, by the name of the features.
+    asked : sequence
+        Level of each generated image; None is for not specified.
+
+    Returns
+    -------
+    dict of str to Level
+        By the names of the levels, in order.
+    """
+    levels = np.array(["" if value is None else level_of(value) for value in asked])
+    found = {}
+    for level in in_order(set(levels.tolist()) - {""}):
+        some = levels == level
+        n = int(some.sum())
+        nearer, close = (
+            {
+                name: binomial(int(np.sum(_suspicious(search)[i][some])), n)
+                for name, search in searches.items()
+            }
+            for i in (0, 1)
+        )
+        found[level] = Level(n, close, nearer)
+    return found
 
 
 def _quantile(values):
@@ -195,26 +243,26 @@ def _quantile(values):
     return float(np.sort(values)[rank - 1]), rank
 
 
-def _chance(count, n, rank):
-    """Return how likely so many of n are below the value of a rank of n others."""
-    return float(stats.betabinom(n, rank, n + 1 - rank).sf(count - 1))
+def _chance(count, n, rank, others):
+    """Return how likely so many of n are below the value of a rank of others."""
+    return float(stats.betabinom(n, rank, others + 1 - rank).sf(count - 1))
 
 
-def _chance_of_close(count, n):
-    """Return at most how likely so many of n are below half the least of n others."""
-    # Of the least of n, the share that is below it is drawn from this.
+def _chance_of_close(count, n, others):
+    """Return at most how likely so many of n are below half the least of others."""
+    # Of the least of the others, the share that is below it is drawn from this.
     middles = (np.arange(2000) + 0.5) / 2000
-    shares = stats.beta(1, n).ppf(middles) * _CHANCE
+    shares = stats.beta(1, others).ppf(middles) * _CHANCE
     return float(np.mean(stats.binom(n, shares).sf(count - 1)))
 
 
-def fewest_told(n: int, spaces: int = 3) -> int:
+def fewest_told(n: int, others: int, spaces: int = 3) -> int:
     """Say how many exact copies are the fewest that are told from chance.
 
     Parameters
     ----------
-    n : int
-        Images of each kind.
+    n, others : int
+        Generated images, and held-out ones.
     spaces : int
         In how many kinds of features is searched.
 
@@ -223,7 +271,7 @@ def fewest_told(n: int, spaces: int = 3) -> int:
     int
         That many, or more than n if none are.
     """
-    chances = (2 * _chance_of_close(count, n) for count in range(1, n + 1))
+    chances = (2 * _chance_of_close(count, n, others) for count in range(1, n + 1))
     limit = ALARM / spaces
     return next((i for i, chance in enumerate(chances, 1) if chance < limit), n + 1)
 
@@ -267,8 +315,8 @@ def dar(found: Search, seed: int = 0) -> Dar:
     counts = [
         int(np.sum(_highest(rows, train) > threshold)) for rows in (generated, held_out)
     ]
-    n = len(held_out)
-    return Dar(threshold, binomial(counts[0], n), binomial(counts[1], n))
+    shares = (binomial(counts[i], len(x)) for i, x in enumerate((generated, held_out)))
+    return Dar(threshold, *shares)
 
 
 def _standard(rows):

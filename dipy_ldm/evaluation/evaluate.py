@@ -10,7 +10,14 @@ from tqdm import tqdm
 
 from dipy_ldm.evaluation import anatomy
 from dipy_ldm.evaluation.features import Features, classify, features_of
-from dipy_ldm.evaluation.fidelity import LEAST, Sets, measure_fidelity, measure_variety
+from dipy_ldm.evaluation.fidelity import (
+    LEAST,
+    Sets,
+    measure_fidelity,
+    measure_variety,
+    rows_of,
+)
+from dipy_ldm.evaluation.probe import Probed, probe_all
 from dipy_ldm.evaluation.sharpness import (
     measure_reconstruction,
     measure_sharpness,
@@ -23,6 +30,8 @@ from dipy_ldm.validation import InputError, whole
 _MOST_RATIO = 10
 # A set with more than so many is cut: figures hardly change any more.
 MOST = 5000
+# Share of real digits that the packaged classifier must be right about.
+_KNOWS = 0.9
 
 
 class Evaluation(NamedTuple):
@@ -36,6 +45,8 @@ class Evaluation(NamedTuple):
         The images that were compared.
     measured : dict of str to dict
         Of volumes, measurements ``(n,)`` by their names, by the name of the set.
+    probes : dict of str to Probed
+        What probes say of the conditions that were asked for.
     affine : ndarray or None
         Where the voxels of volumes are.
     notes : list of str
@@ -45,6 +56,7 @@ class Evaluation(NamedTuple):
     figures: dict
     sets: Sets
     measured: dict[str, dict]
+    probes: dict[str, Probed]
     affine: np.ndarray | None
     notes: list[str]
 
@@ -56,6 +68,7 @@ def evaluate(
     *,
     n: int | None = None,
     conditions: Mapping[str, Sequence] | None = None,
+    asked: Mapping[str, Sequence] | None = None,
     features: Sequence[Features] | None = None,
     seed: int = 0,
     verbose: bool = False,
@@ -79,6 +92,8 @@ def evaluate(
         How many of each kind to compare; as many as there are, up to 5000, if None.
     conditions : dict of str to sequence, optional
         Of each real image. The generated ones are asked for with those of the floor.
+    asked : dict of str to sequence, optional
+        What images that are given as generated were asked to be.
     features : sequence of Features, optional
         What to compare in; those of :func:`dipy_ldm.evaluation.features.features_of` if
         None.
@@ -106,24 +121,24 @@ def evaluate(
         if n is None:
             _refuse_unequal(len(images), len(given))
     count, notes = count_compared(len(images), None if given is None else len(given), n)
-    asked = of_some(conditions, slice(count, 2 * count))
+    known = _known(conditions, asked, count, generated is None)
     if given is None:
         given = model.predict(
-            count, conditions=asked, seed=seed, verbose=verbose, **sampling
+            count, conditions=known["real"], seed=seed, verbose=verbose, **sampling
         )
     sets = _sets(model.vqvae_, images, given, count)
     chosen = features_of(model) if features is None else list(features)
     affine = model.vqvae_.affine_ if sets.real.ndim == 5 else None
     found: dict[str, Any] = {"n": count, "features": {}}
     measured: dict[str, dict] = {}
-    tasks = _tasks(model, sets, chosen, affine, found, measured, seed)
-    if generated is None and asked:
-        tasks.append(("as asked", lambda: _look_at_digits(sets, asked, found)))
+    rows: dict[str, dict] = {}
+    tasks = _tasks(model, sets, chosen, affine, (found, measured, rows), seed)
     bar = tqdm(tasks, disable=not verbose)
     for title, task in bar:
         bar.set_description(title)
         task()
-    return Evaluation(found, sets, measured, affine, notes)
+    probes, said = _probe(model, sets, known, rows, found, seed)
+    return Evaluation(found, sets, measured, probes, affine, notes + said)
 
 
 def count_compared(
@@ -191,6 +206,17 @@ def of_some(
     return {name: list(values[some]) for name, values in conditions.items()}
 
 
+def _known(conditions, asked, n, now):
+    """Say what the images of each set are or, if generated, shall be."""
+    real = of_some(conditions, slice(n, 2 * n))
+    return {
+        "reference": of_some(conditions, slice(0, n)),
+        "real": real,
+        "reconstructed": real,
+        "generated": real if now else of_some(asked, slice(0, n)),
+    }
+
+
 def _sets(vqvae, images, generated, n):
     """Make sets of equal sizes, in [0, 1], with reconstructions."""
     real = np.asarray(images[n : 2 * n], "float32")
@@ -203,13 +229,13 @@ def scaled(images: np.ndarray, vqvae: Any) -> np.ndarray:
     return np.clip(vqvae._scaled(np.asarray(images, "float32")), 0, 1)
 
 
-def _tasks(
-    model, sets, features, affine, found, measured, seed
-) -> list[tuple[str, Callable]]:
+def _tasks(model, sets, features, affine, results, seed) -> list[tuple[str, Callable]]:
     """List what is to be done, by what it is called; each adds to what was found."""
+    found, measured, rows = results
 
     def compare(kind):
-        figures = measure_fidelity(sets, kind, seed)
+        rows[kind.name] = rows_of(sets, kind)
+        figures = measure_fidelity(rows[kind.name], seed)
         said = {"version": kind.version, "says": kind.says, "figures": figures}
         found["features"][kind.name] = said
 
@@ -256,15 +282,32 @@ def _compare_anatomy(measured, found, seed):
     }
 
 
-def _look_at_digits(sets, asked, found):
+def _probe(model, sets, known, rows, found, seed):
+    """Compare what was asked for with what images seem to be."""
+    _look_at_digits(sets, known, found)
+    done = ["label"] if "as_asked" in found else []
+    others = {n: c for n, c in model.conditions_.items() if n not in done}
+    # What the model's own encoder sees is no independent judge.
+    judges = {name: some for name, some in rows.items() if name != "encoder"}
+    probes, notes = probe_all(others, known, judges, seed)
+    if probes:
+        found["probes"] = {name: probed.as_figures() for name, probed in probes.items()}
+    return probes, notes
+
+
+def _look_at_digits(sets, known, found):
     """Ask the packaged classifier whether digits are those that were asked for."""
-    labels = asked.get("label")
-    if sets.real.shape[1:] != (28, 28, 1) or labels is None or None in labels:
+    labels = {name: (known[name] or {}).get("label", [None]) for name in sets.compared}
+    unknown = any(None in some for some in labels.values())
+    if sets.real.shape[1:] != (28, 28, 1) or unknown:
         return
-    found["as_asked"] = {
-        name: anatomy.as_asked(labels, classify(images).argmax(1))
+    right = {
+        name: anatomy.as_asked(labels[name], classify(images).argmax(1))
         for name, images in sets.compared.items()
     }
+    # Other images of this size are no digits, and their labels something else.
+    if right["real"].value > _KNOWS:
+        found["as_asked"] = right
 
 
 def as_json(found: Any) -> Any:

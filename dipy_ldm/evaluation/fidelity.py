@@ -56,15 +56,40 @@ class Sets(NamedTuple):
         }
 
 
-def measure_fidelity(sets: Sets, features: Features, seed: int = 0) -> dict[str, dict]:
-    """Compare all sets with the reference in some features.
+def rows_of(sets: Sets, features: Features) -> dict[str, np.ndarray]:
+    """Compute the features of all sets.
 
     Parameters
     ----------
     sets : Sets
         The images.
     features : Features
-        What they are compared in.
+        What to compute.
+
+    Returns
+    -------
+    dict of str to ndarray
+        ``(n, features)`` of each set, the ``reference`` among them; in units of the
+        spread among this, if they have none of their own.
+    """
+    reference = features.compute(sets.reference)
+    found = {"reference": reference}
+    found |= {name: features.compute(x) for name, x in sets.compared.items()}
+    if not features.standardised:
+        return found
+    middle, spread = reference.mean(0), np.maximum(reference.std(0), 1e-6)
+    return {name: (rows - middle) / spread for name, rows in found.items()}
+
+
+def measure_fidelity(
+    rows: Mapping[str, np.ndarray], seed: int = 0
+) -> dict[str, dict[str, Interval | None]]:
+    """Compare all sets with the reference in some features.
+
+    Parameters
+    ----------
+    rows : dict of str to ndarray
+        As of :func:`rows_of`.
     seed : int
         Of the bootstrap.
 
@@ -78,17 +103,10 @@ def measure_fidelity(sets: Sets, features: Features, seed: int = 0) -> dict[str,
     InputError
         If there are too few images.
     """
-    reference = features.compute(sets.reference)
-    middle, spread = np.zeros(1), np.ones(1)
-    if features.standardised:
-        middle, spread = reference.mean(0), np.maximum(reference.std(0), 1e-6)
     return {
-        name: distances(
-            (reference - middle) / spread,
-            (features.compute(images) - middle) / spread,
-            seed,
-        )
-        for name, images in sets.compared.items()
+        name: distances(rows["reference"].astype(float), some.astype(float), seed)
+        for name, some in rows.items()
+        if name != "reference"
     }
 
 

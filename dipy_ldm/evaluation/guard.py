@@ -9,12 +9,60 @@ import numpy as np
 from dipy_ldm import persistence
 from dipy_ldm.evaluation.copies import neighbours
 from dipy_ldm.evaluation.evaluate import scaled
+from dipy_ldm.evaluation.features import voxels
 from dipy_ldm.evaluation.invariant import Projection
 from dipy_ldm.validation import InputError
 
 _KIND = "fingerprints"
 # Samples that are refused for each that is wanted, before there is no end to it.
 _MOST = 50
+# Samples are refused that are nearer than this share of the held-out images.
+QUANTILE = 0.05
+# Numbers that are kept of the voxels, and what the sums are drawn from.
+_KEPT, _SEED = 64, 20261126
+
+
+def sketch(rows: np.ndarray) -> np.ndarray:
+    """Take random sums of voxels, which keep distances and no image.
+
+    By the lemma of Johnson and Lindenstrauss distances of 64 sums are those of all
+    voxels, but for a tenth or so.
+
+    Parameters
+    ----------
+    rows : ndarray
+        Voxels, ``(n, voxels)``.
+
+    Returns
+    -------
+    ndarray
+        ``(n, 64)``, or all voxels if there are fewer.
+    """
+    size = rows.shape[1]
+    if size <= _KEPT:
+        return rows
+    drawn = np.random.default_rng(_SEED).standard_normal((size, _KEPT), "float32")
+    return rows @ (drawn / np.float32(_KEPT**0.5))
+
+
+class Known(NamedTuple):
+    """Features of the training images, and the nearness below which a sample is one.
+
+    ``train`` is ``(n, features)``.
+    """
+
+    train: np.ndarray
+    threshold: float
+
+    @classmethod
+    def of(cls, train: np.ndarray, held_out: np.ndarray) -> Self:
+        """Choose the threshold by the features of held-out images."""
+        nearness = neighbours(held_out, train).nearness
+        return cls(train, float(np.quantile(nearness, QUANTILE)))
+
+    def has(self, rows: np.ndarray) -> np.ndarray:
+        """Say of which images the features are too near to one of these."""
+        return neighbours(rows, self.train).nearness < self.threshold
 
 
 class Guard(NamedTuple):
@@ -24,18 +72,18 @@ class Guard(NamedTuple):
     ----------
     projection : Projection
         From images to features that flips and small motions do not change.
-    train : ndarray
-        Features of the training images, ``(n, 32)``: no image can be made of them, but
-        they tell of an image whether it was there.
-    threshold : float
-        Nearness of the nearest hundredth of held-out images.
+    invariant : Known
+        What is known in these, 32 numbers of each training image.
+    voxels : Known
+        What is known by 64 sums of the voxels of each. No image can be made of these
+        numbers, but they tell of an image whether it was there.
     model : str
         SHA-256 of the file of the model.
     """
 
     projection: Projection
-    train: np.ndarray
-    threshold: float
+    invariant: Known
+    voxels: Known
     model: str
 
     def save(self, path: str | Path) -> None:
@@ -54,10 +102,15 @@ class Guard(NamedTuple):
         tensors = {
             "mean": self.projection.mean,
             "directions": self.projection.directions,
-            "train": self.train,
+            "train": self.invariant.train,
+            "voxels": self.voxels.train,
         }
         small = {n: np.ascontiguousarray(x, "float32") for n, x in tensors.items()}
-        document = {"threshold": self.threshold, "model": self.model}
+        document = {
+            "threshold": self.invariant.threshold,
+            "threshold_voxels": self.voxels.threshold,
+            "model": self.model,
+        }
         persistence.save(path, _KIND, small, document)
 
     @classmethod
@@ -82,13 +135,17 @@ class Guard(NamedTuple):
             If they are not there, or of another model.
         """
         tensors, document = persistence.load(path, _KIND)
-        if document.get("model") != model:
+        if document.get("model") != model or "threshold_voxels" not in document:
             raise InputError(
                 f"{path} has the fingerprints of another model; make them for this one "
                 "with dipy_audit_ldm --fingerprints."
             )
-        projection = Projection(tensors["mean"], tensors["directions"])
-        return cls(projection, tensors["train"], float(document["threshold"]), model)
+        return cls(
+            Projection(tensors["mean"], tensors["directions"]),
+            Known(tensors["train"], float(document["threshold"])),
+            Known(tensors["voxels"], float(document["threshold_voxels"])),
+            model,
+        )
 
     def copies(self, images: np.ndarray, vqvae: Any) -> np.ndarray:
         """Say which images are too near to a training image.
@@ -105,8 +162,10 @@ class Guard(NamedTuple):
         ndarray of int
             Their rows.
         """
-        rows = self.projection.of(scaled(images, vqvae))
-        return np.flatnonzero(neighbours(rows, self.train).nearness < self.threshold)
+        images = scaled(images, vqvae)
+        near = self.invariant.has(self.projection.of(images))
+        near |= self.voxels.has(sketch(voxels().compute(images)))
+        return np.flatnonzero(near)
 
 
 def generate_new(
@@ -114,6 +173,7 @@ def generate_new(
     find: Callable[[np.ndarray], np.ndarray],
     numbers: range,
     spare: int,
+    whole: range | None = None,
 ) -> tuple[np.ndarray, list[int], int]:
     """Generate images, and those anew that are copies.
 
@@ -128,6 +188,9 @@ def generate_new(
         Of the samples.
     spare : int
         The first of the numbers that are used instead.
+    whole : range, optional
+        All samples that are wanted, of which these are some: fifty times as many may
+        be refused, whose numbers follow on theirs. None is for no others.
 
     Returns
     -------
@@ -141,16 +204,16 @@ def generate_new(
     Raises
     ------
     InputError
-        If fifty times as many as are wanted were copies.
+        If more were copies.
     """
     places = list(range(len(numbers)))
     images, used = generate(places, numbers.start), list(numbers)
-    first = spare
+    first, wanted = (whole.stop, len(whole)) if whole else (spare, len(numbers))
     while (bad := find(images[places])).size:
         places = [places[row] for row in bad]
-        if spare + len(places) - first > _MOST * len(numbers):
+        if spare + len(places) - first > _MOST * wanted:
             raise InputError(
-                f"{spare - first} samples in place of {len(numbers)} are copies of "
+                f"{spare - first} samples in place of {wanted} are copies of "
                 "training images: the model knows these by heart; train it on more of "
                 "them, or for a shorter time."
             )

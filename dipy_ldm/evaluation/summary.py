@@ -8,6 +8,7 @@ import numpy as np
 from dipy_ldm.evaluation import charts, page
 from dipy_ldm.evaluation.evaluate import Evaluation
 from dipy_ldm.evaluation.fidelity import outside
+from dipy_ldm.evaluation.page import number
 from dipy_ldm.metrics import Interval
 
 TITLES = {
@@ -74,6 +75,7 @@ def write_page(
         ),
         page.section("Anatomy", _anatomy(found)),
         page.section("Asked and measured", *followed),
+        page.section("Asked and told by a probe", _probes(found.probes)),
         page.section("Reconstruction", _reconstruction(figures["reconstruction"])),
         page.section("How to read this", page.text(*_HELP)),
     )
@@ -126,7 +128,36 @@ def conclude(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
     alike, real = figures["variety"]["generated"], figures["variety"]["real"]
     if alike.low > real.high:
         said.append(("Generated images are more alike than real ones are.", "bad"))
-    return said
+    probes = figures.get("probes", {})
+    return said + [_obeys(name, told) for name, told in probes.items()]
+
+
+def _obeys(name, told):
+    """Say whether generated images are what was asked for, as far as a probe tells."""
+    if told["kind"] == "class":
+        key, chance, what = (
+            "right",
+            told["guessing"],
+            "are taken for what they shall be",
+        )
+    else:
+        key, chance, what = "r", 0.0, "correlate with what is asked for"
+    real, generated = (told["figures"][of][key] for of in ("real", "generated"))
+    if real.low <= chance:
+        sentence = (
+            f"A probe can't tell {name} of real images, and says nothing of generated "
+            "ones."
+        )
+        return sentence, "plain"
+    values = f"({number(generated.value)}, and real ones {number(real.value)})"
+    if generated.low <= chance:
+        return f"{name}: generated images {what} as by chance {values}.", "bad"
+    if generated.high < real.low:
+        return (
+            f"{name}: generated images {what}, but less than real ones {values}.",
+            "bad",
+        )
+    return f"{name}: generated images {what} as real ones do {values}.", "good"
 
 
 def _pictures(found):
@@ -272,6 +303,47 @@ def _reconstruction(figures: Mapping[str, Any]) -> str:
     }
     return page.table(
         ["figure", "of real images"], [[n, figures[key]] for key, n in names.items()]
+    )
+
+
+def _probes(probes):
+    if not probes:
+        return ""
+    pieces = [_probed(name, probed) for name, probed in probes.items()]
+    return page.text(
+        "What images are asked to be, told from the images by a ridge regression that "
+        "learnt it from real ones. How well it tells that of other real images is the "
+        "most that can be expected of generated ones."
+    ) + "".join(pieces)
+
+
+_TOLD = {
+    "right": "share that is right",
+    "r": "correlation (r)",
+    "slope": "slope (1 is ideal)",
+    "error": "mean error",
+}
+
+
+def _probed(name, probed):
+    """Write the piece of a page on what a probe says of a condition."""
+    keys = probed.figures["generated"]
+    rows = [[_TOLD[key], *(probed.figures[of][key] for of in _SETS)] for key in keys]
+    caption = (
+        f"In the features “{probed.features}”, of those that tell most of it; learnt "
+        f"from {probed.n} real images, by none of which it is judged."
+    )
+    if probed.guessing is not None:
+        caption += (
+            " Right are those that are taken for what they are or, if generated, shall "
+            f"be; by guessing, {number(probed.guessing)} are."
+        )
+    drawn = ""
+    if probed.kind != "class":
+        asked, found = (x["generated"] for x in (probed.asked, probed.found))
+        drawn = charts.scatter(asked, found, f"asked {name}", "told by the probe")
+    return page.part(
+        name, drawn, page.table(["figure", *_SETS.values()], rows, caption)
     )
 
 

@@ -7,10 +7,10 @@ from dipy.workflows.workflow import Workflow
 from dipy_ldm import persistence
 from dipy_ldm.workflows import restoring
 from dipy_ldm.workflows.evaluate import settled
-from dipy_ldm.workflows.judged import read_for
+from dipy_ldm.workflows.judged import read_for, reference_document
 from dipy_ldm.workflows.outputs import json_and_page, write_page
 from dipy_ldm.workflows.quiet import quiet_start
-from dipy_ldm.workflows.volumes import provenance
+from dipy_ldm.workflows.volumes import fingerprint, provenance
 
 
 class AuditLDMFlow(Workflow):
@@ -29,6 +29,7 @@ class AuditLDMFlow(Workflow):
         train_files=None,
         held_out=None,
         generated_files=None,
+        reference=None,
         n_samples=None,
         sampler="dpm++",
         steps=None,
@@ -66,9 +67,13 @@ class AuditLDMFlow(Workflow):
             What the model generated, such as what shall be published. None is for
             generating now, as many as there are held-out images; a model with
             conditions is asked for those of the training images.
+        reference : string or Path, optional
+            File of another model, of images of the same kind and size, that saw none of
+            these. How well it tells training images from held-out ones stands beside
+            the same of the model, and is no leak.
         n_samples : int, optional
-            Images of each kind that are compared. None is for as many as there are, up
-            to 2000.
+            Images of each kind that are compared, at most. None is for as many as there
+            are, up to 2000.
         sampler : string, optional
             How to walk back from noise: ddpm, ddim or dpm++.
         steps : int, optional
@@ -90,7 +95,7 @@ class AuditLDMFlow(Workflow):
             GPU or, where there is none, for the processor.
         fingerprints : bool, optional
             Write also a file (.safetensors) of what dipy_generate_ldm --no_copies needs
-            to know training images again: 32 numbers of each. They tell of an image
+            to know training images again: 96 numbers of each. They tell of an image
             whether it was in the training set; keep them as the data are kept.
         out_dir : string or Path, optional
             Output directory.
@@ -103,34 +108,26 @@ class AuditLDMFlow(Workflow):
         )
         path = persistence.find(model_file)
         document = persistence.read_document(path, "latent_diffusion")
-        train = read_for(
-            document, train_files, "train_files", split="train", channels=channels
-        )
-        others = read_for(document, held_out, "held_out", channels=channels)
-        generated = generated_files and read_for(
-            document, generated_files, "generated_files", channels=channels
-        )
+        beside = reference_document(path, reference)
+        images = _read(document, train_files, held_out, generated_files, channels)
+        seen = beside and _read(beside, train_files, held_out, None, channels)
         with quiet_start():
             from dipy_ldm.workflows import judgement
 
         model, place = restoring.load(path, devices, None)
-        judgement.refuse_known(model, train, others)
+        other = seen and judgement.load_reference(reference, seen[:2], devices)
+        judgement.refuse_known(model, *images[:2])
         options = {"sampler": sampler, "steps": steps, "eta": eta, "guidance": guidance}
-        facts = provenance(
-            path,
-            Seed=seed,
-            TrainFiles=list(map(str, train_files)),
-            HeldOutFiles=list(map(str, held_out)),
-        )
+        facts = provenance(path, Seed=seed) | _facts(train_files, held_out, reference)
         options, told = settled(
             model, generated_files, options, seed=seed, batch_size=batch_size
         )
         facts |= told
         found = judgement.audit_on(
-            place, model, (train, others, generated), options, n=n_samples, seed=seed
+            place, model, images, options, reference=other, n=n_samples, seed=seed
         )
         facts["Seconds"] = round(time.monotonic() - start, 1)
-        figures, html = judgement.audit_outputs(found, model, train, facts)
+        figures, html = judgement.audit_outputs(found, model, images[0], facts)
         write_page(outputs[:2], facts | {"Notes": found.notes} | figures, html)
         if fingerprints:
             judgement.guard(found, facts["ModelFingerprint"]).save(outputs[2])
@@ -140,3 +137,27 @@ class AuditLDMFlow(Workflow):
                 f"there are copies of training images beyond chance (in {where}); look "
                 f"at {outputs[1]}, and publish neither these samples nor the model."
             )
+
+
+def _read(document, train_files, held_out, generated_files, channels):
+    """Read training and held-out images, and generated ones if there are any."""
+    train = read_for(
+        document, train_files, "train_files", split="train", channels=channels
+    )
+    others = read_for(document, held_out, "held_out", channels=channels)
+    generated = generated_files and read_for(
+        document, generated_files, "generated_files", channels=channels, made=True
+    )
+    return train, others, generated
+
+
+def _facts(train_files, held_out, reference):
+    """Say what a model was audited with."""
+    facts = {
+        "TrainFiles": list(map(str, train_files)),
+        "HeldOutFiles": list(map(str, held_out)),
+    }
+    if reference is None:
+        return facts
+    other = fingerprint(persistence.find(reference))
+    return facts | {"Reference": str(reference), "ReferenceFingerprint": other}

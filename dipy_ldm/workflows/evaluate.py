@@ -106,7 +106,7 @@ class EvaluateLDMFlow(Workflow):
             )
         real = read_for(document, real_files, "real_files", channels=channels)
         generated = generated_files and read_for(
-            document, generated_files, "generated_files", channels=channels
+            document, generated_files, "generated_files", channels=channels, made=True
         )
         with quiet_start():
             from dipy_ldm.workflows import judgement

@@ -46,6 +46,7 @@ class GenerateLDMFlow(Workflow):
     written = 0  # volumes
     guard: Any = None  # what knows copies
     spare = 0  # the next number of a sample in place of a copy
+    whole: range | None = None  # all samples in whose place there may be others
 
     @classmethod
     def get_short_name(cls):
@@ -217,7 +218,7 @@ class GenerateLDMFlow(Workflow):
         facts = provenance(path, **{_SAMPLING[o]: options[o] for o in _SAMPLING})
         facts |= {"SkullStripped": skull_stripped} if bids else {}
         self._know_copies(
-            no_copies, facts, numbers.stop, alone=not (same_noise or cluster or seen)
+            no_copies, facts, numbers, alone=not (same_noise or cluster or seen)
         )
         with samples.being_written():
             if is_volume:
@@ -238,15 +239,20 @@ class GenerateLDMFlow(Workflow):
         work = [*pieces(seen, samples.names, numbers, at_once)]
         for file, names, some in tqdm(work, "generate", disable=quiet):
             source = {"source": seen.read(file)} if seen else {}
+            before = self.spare
             volumes, used = self._generate(model, some, asked, options | source)
+            refused = {"Refused": self.spare - before} if self.guard else {}
             for number, sample, name, volume in zip(some, used, names, volumes):
                 own = {"Sample": sample} | asked.facts(range(number, number + 1))
                 own |= {"Sources": [str(file)]} if seen else {}
+                # Of all that are made together, beside the first.
+                own |= refused if name == names[0] else {}
                 write_with_sidecar(name, volume, affine, dtype, facts | own)
                 self.written += 1
                 if self.written <= 20:
                     pictures.append(plots.planes(volume[None], affine)[0])
         samples.draw(np.stack(pictures), columns=2)
+        self._tell_refused(numbers)
 
     def _write_images(self, model, samples, numbers, asked, options, facts):
         """Generate, write and draw all images."""
@@ -254,7 +260,7 @@ class GenerateLDMFlow(Workflow):
         arrays = {"images": images, "sample": used, "seed": options["seed"]}
         facts |= asked.facts(numbers)
         if self.guard:
-            facts["Refused"] = self.spare - numbers.stop
+            facts["Refused"] = self._tell_refused(numbers)
         _save(samples.names[0], facts, **arrays, **asked.arrays(numbers))
         samples.draw(images)
 
@@ -273,14 +279,21 @@ class GenerateLDMFlow(Workflow):
         def find(images):
             return self.guard.copies(images, model.vqvae_)
 
-        before = self.spare
-        images, used, self.spare = generate_new(generate, find, numbers, before)
-        if self.spare > before:
-            text = "%d samples were copies, and made anew with other numbers."
-            logger.info(text, self.spare - before)
+        spare = self.spare
+        images, used, self.spare = generate_new(
+            generate, find, numbers, spare, self.whole
+        )
         return images, used
 
-    def _know_copies(self, path, facts, spare, alone):
+    def _tell_refused(self, numbers):
+        """Say how many samples were copies, if any were looked for."""
+        refused = self.spare - numbers.stop
+        if self.guard:
+            text = "%d samples were copies, and were made anew with other numbers."
+            logger.info(text, refused)
+        return refused
+
+    def _know_copies(self, path, facts, numbers, alone):
         """Read what knows copies, if there shall be none."""
         if path is None:
             return
@@ -289,7 +302,8 @@ class GenerateLDMFlow(Workflow):
                 "`no_copies` makes samples anew from other noise, one after the other; "
                 "leave out `same_noise` and sources, and generate on one machine."
             )
-        self.guard, self.spare = _guard(path, facts["ModelFingerprint"]), spare
+        self.guard = _guard(path, facts["ModelFingerprint"])
+        self.whole, self.spare = numbers, numbers.stop
 
 
 def _wanted(words, table, document):

@@ -5,8 +5,10 @@ import logging
 from pathlib import Path
 from typing import NamedTuple
 
+from nibabel.affines import voxel_sizes
 import numpy as np
 
+from dipy_ldm import persistence
 from dipy_ldm.data import load_mnist
 from dipy_ldm.data.covariates import read_covariates
 from dipy_ldm.data.grid import Grid, same_grid
@@ -14,7 +16,8 @@ from dipy_ldm.data.images import read_images
 from dipy_ldm.data.paths import holds_volumes, listed_rows
 from dipy_ldm.data.volumes import conform_volumes, plan_volumes
 from dipy_ldm.validation import InputError
-from dipy_ldm.workflows.volumes import known_affine
+from dipy_ldm.workflows.made import asked_of, refused_in
+from dipy_ldm.workflows.volumes import fingerprint, known_affine
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +45,7 @@ def read_for(
     *,
     split: str = "test",
     channels: bool = False,
+    made: bool = False,
 ) -> Judged:
     """Read images for a model.
 
@@ -57,6 +61,8 @@ def read_for(
         Which digits the word stands for.
     channels : bool
         Whether a fourth axis of volumes is one of channels.
+    made : bool
+        Whether a model made them: conditions are what they were asked to be, then.
 
     Returns
     -------
@@ -82,8 +88,17 @@ def read_for(
             f"{kinds[not of_volumes]}; give files like those that it learnt from."
         )
     if of_volumes:
-        return _volumes(document, paths, option, channels)
-    return _images(document, paths, option)
+        found = _volumes(document, paths, option, channels, made)
+    else:
+        found = _images(document, paths, option, made)
+    return _with_refused(found) if made else found
+
+
+def _with_refused(found):
+    """Say how many samples were refused, in whose place these were made."""
+    count = refused_in(found.files)
+    note = f"{count} samples were refused as copies when these were made (--no_copies)."
+    return found._replace(notes=[*found.notes, note] if count else found.notes)
 
 
 def _digits(document, split):
@@ -96,18 +111,20 @@ def _digits(document, split):
     return Judged(images[order], names, None, conditions, [])
 
 
-def _images(document, paths, option):
+def _images(document, paths, option, made):
     images, files = read_images(paths)
     _check_shape(document, images, f"`{option}`")
     order = np.random.default_rng(0).permutation(len(images))
     counts: dict[Path, int] = {}
-    names = []
+    places = []
     for file in files:
         counts[file] = counts.get(file, -1) + 1
-        names.append(f"{file.name}, image {counts[file]}")
-    found = [files[i] for i in order]
-    conditions, notes = _conditions(document, found, paths)
-    return Judged(images[order], [names[i] for i in order], found, conditions, notes)
+        places.append((file, counts[file]))
+    places = [places[i] for i in order]
+    names = [f"{file.name}, image {number}" for file, number in places]
+    conditions, notes = _conditions(document, places, paths, made)
+    found = [file for file, _ in places]
+    return Judged(images[order], names, found, conditions, notes)
 
 
 def _check_shape(document, images, option):
@@ -119,7 +136,7 @@ def _check_shape(document, images, option):
         )
 
 
-def _volumes(document, paths, option, channels):
+def _volumes(document, paths, option, channels, made):
     shape = document["shape"]
     grid = Grid(tuple(shape[:3]), known_affine(document["affine"]))
     plan = plan_volumes(paths, grid=grid, channels=channels, shuffle=True)
@@ -143,20 +160,101 @@ def _volumes(document, paths, option, channels):
         )
         logger.info("%s", notes[0])
     volumes = conform_volumes(plan, verbose=True)
-    conditions, further = _conditions(document, volumes.files, paths)
-    names = [Path(file).name for file in volumes.files]
     files = [Path(file) for file in volumes.files]
+    places = [(file, 0) for file in files]
+    conditions, further = _conditions(document, places, paths, made)
+    names = [file.name for file in files]
     return Judged(volumes.images, names, files, conditions, notes + further)
 
 
-def _conditions(document, files, paths):
-    """Look up the model's conditions in the tables around files."""
+def _conditions(document, places, paths, made):
+    """Look up the model's conditions in the files of images or in tables around."""
     names = list(document["conditions"])
     if not names:
         return None, []
+    if made and (asked := asked_of(names, places)):
+        return asked, []
+    files = [file for file, _ in places]
     try:
-        listed = listed_rows(paths)
-        return read_covariates(names, files, listed).values, []
+        return read_covariates(names, files, listed_rows(paths)).values, []
     except InputError as error:
-        note = f"The conditions of the model are not known of the real images ({error})"
+        if made:
+            return None, []
+        note = f"The conditions of the model are not known of the real images: {error}"
         return None, [note]
+
+
+def reference_document(path: Path, reference: str | Path | None) -> dict | None:
+    """Look at the file of a reference, before images are read.
+
+    Parameters
+    ----------
+    path : Path
+        File of the audited model.
+    reference : str or Path or None
+        What the user gave.
+
+    Returns
+    -------
+    dict or None
+        What the file says; None if there is none.
+
+    Raises
+    ------
+    InputError
+        If there is no such model, it is the audited one, or of other images.
+    """
+    if reference is None:
+        return None
+    other = persistence.find(reference)
+    document = persistence.read_document(other, "latent_diffusion")
+    if fingerprint(other) == fingerprint(path):
+        raise InputError(
+            "`reference` is the audited model itself; give one that did not learn from "
+            "these images."
+        )
+    check_reference(persistence.read_document(path, "latent_diffusion"), document)
+    # Conditions are of no use to it.
+    return document | {"conditions": {}}
+
+
+def check_reference(document: dict, other: dict) -> None:
+    """Refuse a reference whose losses can't stand beside those of a model.
+
+    Parameters
+    ----------
+    document, other : dict
+        What the files of the model and of the reference say.
+
+    Raises
+    ------
+    InputError
+        If it is of other images, or makes images of others.
+    """
+    shape, others = document["shape"], other["shape"]
+    alike = shape[3:] == others[3:] if len(shape) == 4 else shape == others
+    if len(shape) != len(others) or not alike:
+        kinds = {3: "images", 4: "volumes"}
+        raise InputError(
+            f"the model is of {kinds[len(shape)]} of shape {tuple(shape)}, and the "
+            f"reference of {kinds[len(others)]} of shape {tuple(others)}; give as "
+            "`reference` a model of images like those that it learnt from."
+        )
+    if other["source"] is not None or document["source"] is not None:
+        raise InputError(
+            "a model that makes images of others can't be compared with a reference; "
+            "leave `reference` out."
+        )
+    if len(shape) == 4:
+        sizes, theirs = (
+            voxel_sizes(known_affine(some["affine"])) for some in (document, other)
+        )
+        if np.abs(theirs / sizes - 1).max() > 0.01:
+            raise InputError(
+                f"the model is of voxels of {_words(sizes)} mm, and the reference of "
+                f"{_words(theirs)} mm; train the reference with the same `voxel_size`."
+            )
+
+
+def _words(sizes):
+    return " x ".join(f"{size:.3g}" for size in sizes)

@@ -1,22 +1,23 @@
 """What the commands write that judge a model: figures and pages."""
 
-import json
 import logging
 import math
 from pathlib import Path
 from typing import Any
 
+from dipy_ldm import persistence
 from dipy_ldm.data.cells import as_number
 from dipy_ldm.data.paths import listed_rows
 from dipy_ldm.distribution import spread
 from dipy_ldm.evaluation import anatomy, audit_page, copies, summary
-from dipy_ldm.evaluation.audit import Audit, audit, in_pieces
+from dipy_ldm.evaluation.audit import Audit, Reference, audit, in_pieces
 from dipy_ldm.evaluation.evaluate import Evaluation, as_json, evaluate, scaled
-from dipy_ldm.evaluation.guard import Guard
+from dipy_ldm.evaluation.guard import Guard, Known, sketch
 from dipy_ldm.validation import InputError
 from dipy_ldm.values import listed
+from dipy_ldm.workflows import restoring
 from dipy_ldm.workflows.judged import Judged
-from dipy_ldm.workflows.volumes import sidecar
+from dipy_ldm.workflows.made import asked_in
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ _ABOUT = {
     "GeneratedFiles": "generated images",
     "TrainFiles": "training images",
     "HeldOutFiles": "held-out images",
+    "Reference": "reference",
     "Sampler": "sampler",
     "Steps": "steps",
     "Guidance": "guidance",
@@ -96,6 +98,7 @@ def evaluate_on(
             real.images,
             generated.images if generated else None,
             conditions=real.conditions,
+            asked=generated.conditions if generated else None,
             verbose=True,
             **options,
             **further,
@@ -165,6 +168,29 @@ def refuse_known(model: Any, train: Judged, held_out: Judged) -> None:
         )
 
 
+def load_reference(
+    path: str | Path, images: tuple[Judged, Judged], devices: list[str] | None
+) -> Reference:
+    """Load the model that stands beside an audited one.
+
+    Parameters
+    ----------
+    path : str or Path
+        What the user gave.
+    images : tuple of Judged
+        Training and held-out images on its grid.
+    devices : list of str or None
+        What the user chose.
+
+    Returns
+    -------
+    Reference
+        The model and these.
+    """
+    model, _ = restoring.load(persistence.find(path), devices, None)
+    return Reference(model, *(judged.images for judged in images))
+
+
 def audit_on(
     place: Any,
     model: Any,
@@ -200,12 +226,13 @@ def audit_on(
             held_out.images,
             generated.images if generated else None,
             conditions=train.conditions,
+            asked=generated.conditions if generated else None,
             verbose=True,
             **options,
             **further,
         )
     notes = [note for judged in images if judged for note in judged.notes]
-    return found._replace(notes=notes + found.notes)
+    return found._replace(notes=[*dict.fromkeys(notes), *found.notes])
 
 
 def audit_outputs(
@@ -247,10 +274,15 @@ def audit_outputs(
     }
     figures = {
         "n": found.n,
+        "n_held_out": found.n_held_out,
         "copies_beyond_chance": found.found_copies,
         "copies": {n: f._asdict() for n, f in found.findings.items()},
         "dar": found.dar._asdict(),
         "membership": members,
+        "classes": {
+            name: {level: one._asdict() for level, one in levels.items()}
+            for name, levels in found.classes.items()
+        },
         "pairs": [p._asdict() | {"file": names[p.train]} for p in found.pairs],
     }
     written = {"Conclusions": conclusions, "Figures": as_json(figures)}
@@ -272,9 +304,9 @@ def guard(found: Audit, model_fingerprint: str) -> Guard:
     Guard
         To be saved.
     """
-    train = found.searches["invariant"].rows[0]
-    threshold = found.findings["invariant"].threshold
-    return Guard(found.projection, train, threshold, model_fingerprint)
+    invariant = Known.of(*found.searches["invariant"].rows[:2])
+    voxels = Known.of(*map(sketch, found.searches["voxels"].rows[:2]))
+    return Guard(found.projection, invariant, voxels, model_fingerprint)
 
 
 def read_measurements(document: dict, table: str | Path | None) -> dict[str, tuple]:
@@ -309,7 +341,7 @@ def read_measurements(document: dict, table: str | Path | None) -> dict[str, tup
             f"({there}); give a list of generated volumes with one column for each "
             "that was measured."
         )
-    told = {file: _asked(file) for file in rows}
+    told = {file: asked_in(file) for file in rows}
     found = {}
     for name in names:
         asked = [_number(told[file].get(name)) for file in rows]
@@ -320,14 +352,6 @@ def read_measurements(document: dict, table: str | Path | None) -> dict[str, tup
             )
         found[name] = asked, [_number(cells.get(name)) for cells in rows.values()]
     return found
-
-
-def _asked(file):
-    """Read what a volume was asked to be from the file beside it."""
-    try:
-        return json.loads(sidecar(file).read_text("utf-8")).get("Conditions", {})
-    except (OSError, ValueError):
-        return {}
 
 
 def _number(value):
