@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+from keras import ops
 import numpy as np
 
 from dipy_ldm import samplers, schedules
@@ -73,7 +74,8 @@ def denoising_losses(model: Any, images: np.ndarray, seed: int = 0) -> np.ndarra
         for time in np.repeat(_TIMES, _DRAWS):
             alpha, sigma = (float(x) for x in schedules.rates(schedule, time))
             noisy = np.float32(alpha) * clean + np.float32(sigma) * draw()
-            error = np.asarray(denoise(noisy, np.float32(time))) - clean
+            found = denoise(noisy, np.float32(time))
+            error = ops.convert_to_numpy(found) - clean
             losses[start : start + len(clean)] += _means(error**2)
     return losses / (len(_TIMES) * _DRAWS)
 
