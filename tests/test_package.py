@@ -81,7 +81,8 @@ def test_the_changelog_knows_this_version():
 
 KERAS = """
 import sys
-sys.modules["jax"] = None  # as if it were not installed
+if sys.argv[1:] == ["without"]:
+    sys.modules["jax"] = None  # as if it were not installed
 import dipy_ldm, numpy as np
 try:
     vqvae = dipy_ldm.VQVAE()
@@ -98,11 +99,7 @@ except ValueError as error:
     ("backend", "before", "sentence"),
     [
         ("jax", "", "a backend of jax, which is not installed; install it, or"),
-        (
-            "tensorflow",
-            "keras.config.backend = lambda: 'numpy'",
-            "the backend 'numpy', and dipy_ldm needs 'tensorflow', 'jax' or 'torch'; ",
-        ),
+        ("numpy", "", "the backend 'numpy', and dipy_ldm needs 'tensorflow', 'jax' or"),
         (
             "tensorflow",
             "keras.config.set_image_data_format('channels_first')",
@@ -111,8 +108,10 @@ except ValueError as error:
     ],
 )
 def test_other_settings_of_keras_are_refused(backend, before, sentence):
+    # Keras' numpy needs it, too.
+    without = ["without"] if backend == "jax" else []
     run = subprocess.run(
-        [sys.executable, "-c", KERAS.format(before=before)],
+        [sys.executable, "-c", KERAS.format(before=before), *without],
         capture_output=True,
         text=True,
         check=True,

@@ -12,6 +12,14 @@ from typing import TYPE_CHECKING
 import keras
 
 from dipy_ldm.distribution.sharing import STRATEGIES, count_replicas, share_of
+from dipy_ldm.validation import InputError
+
+if keras.config.backend() not in ("tensorflow", "jax", "torch"):
+    raise InputError(
+        f"Keras is set to the backend {keras.config.backend()!r}, and dipy_ldm needs "
+        "'tensorflow', 'jax' or 'torch'; choose one in ~/.keras/keras.json or by the "
+        "variable KERAS_BACKEND, and start Python again."
+    )
 
 if TYPE_CHECKING or keras.config.backend() == "tensorflow":
     from dipy_ldm.distribution.arrays import (

@@ -130,26 +130,19 @@ _DISTRIBUTIONS: dict[str, Callable] = {
 
 
 def check_keras() -> None:
-    """Refuse settings of Keras that networks, or their training, can't do with.
+    """Refuse a setting of Keras that networks can't do with.
 
     Raises
     ------
     InputError
-        If the backend is one that can't train, or channels come first.
+        If channels come first.
     """
-    settings = {
-        "backend": (keras.config.backend(), ("tensorflow", "jax", "torch")),
-        "image_data_format": (keras.config.image_data_format(), ("channels_last",)),
-    }
-    for name, (found, able) in settings.items():
-        if found not in able:
-            *some, last = map(repr, able)
-            wanted = f"{', '.join(some)} or {last}" if some else last
-            raise InputError(
-                f"Keras is set to the {name} {found!r}, and dipy_ldm needs {wanted}; "
-                "change that in ~/.keras/keras.json, or the variable KERAS_BACKEND, "
-                "and start Python again."
-            )
+    if (found := keras.config.image_data_format()) != "channels_last":
+        raise InputError(
+            f"Keras is set to the image_data_format {found!r}, and dipy_ldm needs "
+            "'channels_last'; change that in ~/.keras/keras.json, and start Python "
+            "again."
+        )
 
 
 def sketched(name: str, build: Callable) -> Any:
