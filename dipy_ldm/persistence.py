@@ -64,7 +64,7 @@ def save(
     with replacing(path) as partial:
         try:
             # Of what does not lie in order, it would write the numbers as they lie.
-            ordered = {name: np.ascontiguousarray(x) for name, x in tensors.items()}
+            ordered = {name: np.asarray(x, order="C") for name, x in tensors.items()}
             save_file(ordered, partial, metadata={"dipy_ldm": text})
         except SafetensorError as error:
             raise OSError(str(error)) from error

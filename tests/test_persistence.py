@@ -143,5 +143,8 @@ def test_a_packaged_name_and_a_path_are_found(tmp_path, monkeypatch):
 
 def test_arrays_that_do_not_lie_in_order_are_written_in_order(tmp_path):
     array = np.arange(6, dtype="float32").reshape(2, 3).T
-    persistence.save(tmp_path / "x.safetensors", "vqvae", {"x": array}, {})
-    npt.assert_array_equal(load_file(tmp_path / "x.safetensors")["x"], array)
+    arrays = {"x": array, "one": np.float32(1)[()]}
+    persistence.save(tmp_path / "x.safetensors", "vqvae", arrays, {})
+    found = load_file(tmp_path / "x.safetensors")
+    npt.assert_array_equal(found["x"], array)
+    assert found["one"].shape == ()
