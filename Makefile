@@ -15,7 +15,7 @@ help:  ## list the targets
 	@echo "Installing into .venv (TensorFlow is large: minutes the first time)"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --upgrade pip  # --group is new in pip 25.1
-	@$(BIN)/python -m pip install --quiet --editable . --group test --group backends
+	@$(BIN)/python -m pip install --quiet --editable ".[jax,torch]" --group test
 	@touch $@
 
 demo: .venv/installed  ## train on MNIST for some minutes and generate 100 digits

@@ -22,6 +22,7 @@ from dipy_ldm.validation import InputError, at_least
 
 HERE = Path(__file__).resolve().parent
 OURS = "dipy_ldm"
+OURS_COMMAND = [sys.executable, HERE / "peers_ours.py"]
 # Of the processor, what decides which kernels there are.
 FLAGS = ("avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni")
 # What limits the kernels, where it is set.
@@ -41,14 +42,7 @@ def make_parser():
         Parser of the options.
     """
     parser = Parser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
-    parser.add_argument(
-        "--precision", choices=["float32", "bfloat16"], default="float32"
-    )
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument(
-        "--steps", type=int, default=8, help="steps that are measured in each round"
-    )
+    add_measuring(parser)
     parser.add_argument(
         "--batch_size", type=int, help="that of each network's own if left out"
     )
@@ -58,6 +52,24 @@ def make_parser():
         help="Python that has diffusers and MONAI",
     )
     return parser
+
+
+def add_measuring(parser):
+    """Add the options of what is measured, and how often.
+
+    Parameters
+    ----------
+    parser : Parser
+        Is added to.
+    """
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
+    parser.add_argument(
+        "--precision", choices=["float32", "bfloat16"], default="float32"
+    )
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument(
+        "--steps", type=int, default=8, help="steps that are measured in each round"
+    )
 
 
 def main(arguments=None):
@@ -78,8 +90,7 @@ def compare(options):
     InputError
         If a number makes no sense, or one side can't be measured.
     """
-    for name in ("rounds", "steps"):
-        at_least(name, getattr(options, name), 1)
+    check_measuring(options)
     if options.batch_size is not None:
         at_least("batch_size", options.batch_size, 1)
     if not Path(options.python_peers).exists():
@@ -92,6 +103,23 @@ def compare(options):
         for peer in NETWORKS[name].peers:
             line = summarise(figures[OURS], figures[peer], peer, peak)
             print(json.dumps({"network": name, **line}), flush=True)
+
+
+def check_measuring(options):
+    """Refuse numbers that make no sense.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+        As of :func:`add_measuring`.
+
+    Raises
+    ------
+    InputError
+        If there are some.
+    """
+    for name in ("rounds", "steps"):
+        at_least(name, getattr(options, name), 1)
 
 
 def measure_in_turn(name, options):
@@ -110,15 +138,41 @@ def measure_in_turn(name, options):
         Figures of each library, one dict a round.
     """
     network = NETWORKS[name]
-    libraries = (OURS, *network.peers)
-    figures = {library: [] for library in libraries}
     batch_size = options.batch_size or network.batch_size
-    for number in range(options.rounds):
-        for library in libraries:
-            tell(f"{name}, round {number + 1} of {options.rounds}: {library}")
-            task = {"batch_size": batch_size, "steps": options.steps}
-            found = work(library, name, options, **task)
-            figures[library].append(found)
+    task = {"batch_size": batch_size, "steps": options.steps}
+    return in_rounds(
+        name,
+        options.rounds,
+        (OURS, *network.peers),
+        lambda library: work(library, name, options, **task),
+    )
+
+
+def in_rounds(name, rounds, sides, measure):
+    """Measure each side in turn, for several rounds.
+
+    Parameters
+    ----------
+    name : str
+        Name of the network.
+    rounds : int
+        How often.
+    sides : sequence of str
+        What is compared.
+    measure : callable
+        ``measure(side)`` gives its figures.
+
+    Returns
+    -------
+    dict of str to list of dict
+        Figures of each side, one dict a round.
+    """
+    figures = {side: [] for side in sides}
+    for number in range(rounds):
+        for side in sides:
+            tell(f"{name}, round {number + 1} of {rounds}: {side}")
+            found = measure(side)
+            figures[side].append(found)
             tell(f"  {np.median(found['step']):.3f} seconds a step")
     return figures
 
@@ -149,16 +203,46 @@ def work(library, name, options, **task):
     """
     task |= {"network": name, "precision": options.precision}
     if library == OURS:
-        command = [sys.executable, HERE / "peers_ours.py"]
+        command = OURS_COMMAND
     else:
         command = [options.python_peers, HERE / "peers_torch.py"]
         task["library"] = library
+    return do(command, task, f"{library} failed with {name or 'a product of matrices'}")
+
+
+def do(command, task, failure, **environment):
+    """Let a script do a task in a process of its own.
+
+    Parameters
+    ----------
+    command : list of str or Path
+        Python and the script.
+    task : dict
+        As of :func:`peers_common.answer`.
+    failure : str
+        What a failure is called.
+    **environment
+        Further variables of its environment.
+
+    Returns
+    -------
+    dict
+        Figures.
+
+    Raises
+    ------
+    InputError
+        If it fails.
+    """
     done = subprocess.run(
-        [*map(str, command), json.dumps(task)], capture_output=True, text=True
+        [*map(str, command), json.dumps(task)],
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
     )
     if done.returncode:
         tell(done.stderr)
-        raise InputError(f"{library} failed with {name or 'a product of matrices'}.")
+        raise InputError(f"{failure}.")
     return json.loads(done.stdout)
 
 

@@ -18,7 +18,12 @@ from tqdm import tqdm
 
 from dipy_ldm import cluster
 from dipy_ldm.distribution import memory
-from dipy_ldm.distribution.sharing import STRATEGIES, sketched
+from dipy_ldm.distribution.sharing import (
+    DRAWN_AT_ONCE,
+    STRATEGIES,
+    AskableModel,
+    sketched,
+)
 from dipy_ldm.validation import InputError, choose
 
 backend: Any = import_module(f"{__package__}.on_{keras.config.backend()}")
@@ -26,9 +31,6 @@ backend: Any = import_module(f"{__package__}.on_{keras.config.backend()}")
 compiled = backend.compiled
 conditionally = backend.conditionally
 gradients = backend.gradients
-
-# Batches that are drawn while another is learnt from.
-_AHEAD = 2
 
 
 def make_strategy(name: Any = "auto", devices: Any = None, *, alone: bool = False):
@@ -130,34 +132,12 @@ def in_batches(
     return np.concatenate(results)
 
 
-class ReplicatedModel(keras.Model):
-    """A model that ``fit`` trains, and that can be asked to end.
-
-    Attributes
-    ----------
-    asked, ends : bool
-        Set the first to ask for an end; the second says so from the next step on.
-    """
-
-    asked = ends = False
-    train_function: Any
+class ReplicatedModel(AskableModel):
+    """A model that ``fit`` trains on the one device."""
 
     def prepare(self, batches: Any) -> None:
         """Make the metrics, before Keras would take a batch to learn of its shape."""
         self._symbolic_build(data_batch=sketched(batches, 1))
-
-    def make_train_function(self, force=False) -> None:
-        """Make what trains for a step, and hear whether the training shall end."""
-        if self.train_function is not None and not force:
-            return
-        super().make_train_function(force)
-        train = self.train_function
-
-        def step(*given):
-            self.ends = self.asked
-            return train(*given)
-
-        self.train_function = step
 
     def settle(self) -> None:
         """Let the weights be those of the last step, in the middle of a round."""
@@ -166,10 +146,12 @@ class ReplicatedModel(keras.Model):
 
 def shared(batches: Any, first_step: int, strategy: None) -> Iterator:
     """Draw batches on threads that run ahead."""
-    pool = ThreadPoolExecutor(_AHEAD)
+    pool = ThreadPoolExecutor(DRAWN_AT_ONCE)
     try:
         steps = count(first_step)
-        coming = deque(pool.submit(batches.of, next(steps)) for _ in range(_AHEAD))
+        coming = deque(
+            pool.submit(batches.of, next(steps)) for _ in range(DRAWN_AT_ONCE)
+        )
         while True:
             batch = coming.popleft()
             coming.append(pool.submit(batches.of, next(steps)))

@@ -7,11 +7,10 @@ The others are in the optimizer (``FlatAdam``) and in how Slurm's machines are f
 
 from typing import Any
 
-import keras
 import tensorflow as tf
 from tensorflow.python.util import _pywrap_util_port
 
-from dipy_ldm.distribution.sharing import sketched
+from dipy_ldm.distribution.sharing import AskableModel, sketched
 
 
 def onednn_is_on() -> bool:
@@ -25,18 +24,11 @@ def onednn_is_on() -> bool:
     return _pywrap_util_port.IsMklEnabled()
 
 
-class ReplicatedModel(keras.Model):
+class ReplicatedModel(AskableModel):
     """A model that ``fit`` trains alike on any number of replicas and machines.
 
-    Attributes
-    ----------
-    asked : bool
-        Set it to ask for an end of the training.
-    ends : bool
-        Whether an end was asked for before the last step, on any of the machines.
+    It ends on all machines if an end is asked for on any.
     """
-
-    asked = ends = False
 
     def prepare(self, batches: Any) -> None:
         """Make the metrics from what the batches look like.
@@ -69,18 +61,11 @@ class ReplicatedModel(keras.Model):
         Keras averages the figures of several machines along an axis that single
         numbers don't have ("Invalid reduction dimension 0").
         """
-        if self.train_function is not None and not force:
-            return
         strategy = self.distribute_strategy
         if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
             super().make_train_function(force)
-            train = self.train_function
-
-            def step(iterator):
-                self.ends = self.asked
-                return train(iterator)
-
-            self.train_function = step
+            return
+        if self.train_function is not None and not force:
             return
         names = []
 

@@ -40,17 +40,8 @@ def compiled(function: Callable, inputs: list[Any], networks: list[Any]) -> Call
 
 def gradients(function: Callable) -> Callable:
     """Compile the gradients of a function's sum."""
-
-    def total(*tensors):
-        return function(*tensors).sum()
-
-    def compute(*tensors):
-        return jax.block_until_ready(differentiated[len(tensors)](*tensors))
-
-    differentiated = {
-        n: jax.jit(jax.grad(total, argnums=tuple(range(n)))) for n in range(1, 3)
-    }
-    return compute
+    differentiated = jax.jit(jax.grad(lambda tensors: function(*tensors).sum()))
+    return lambda *tensors: differentiated(tensors)
 
 
 def conditionally(

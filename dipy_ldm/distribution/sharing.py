@@ -10,6 +10,37 @@ from dipy_ldm.validation import InputError
 # From how many devices of a machine on each of them has a replica.
 STRATEGIES = {"auto": 2, "none": math.inf, "mirrored": 1, "multi_worker": math.inf}
 
+# Batches that are drawn at the same time.
+DRAWN_AT_ONCE = 2
+
+
+class AskableModel(keras.Model):
+    """A model whose training can be asked to end between two steps.
+
+    Attributes
+    ----------
+    asked : bool
+        Set it to ask for an end of the training.
+    ends : bool
+        Whether an end was asked for before the last step.
+    """
+
+    asked = ends = False
+    train_function: Any
+
+    def make_train_function(self, force=False) -> None:
+        """Make what trains for a step, and hear whether the training shall end."""
+        if self.train_function is not None and not force:
+            return
+        super().make_train_function(force)
+        train = self.train_function
+
+        def step(*given):
+            self.ends = self.asked
+            return train(*given)
+
+        self.train_function = step
+
 
 def count_replicas(strategy: Any) -> int:
     """Count the replicas of a strategy.

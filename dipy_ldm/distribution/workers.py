@@ -10,14 +10,11 @@ import numpy as np
 import tensorflow as tf
 
 from dipy_ldm import cluster
-from dipy_ldm.distribution.sharing import sketched
+from dipy_ldm.distribution.sharing import DRAWN_AT_ONCE, sketched
 from dipy_ldm.validation import InputError
 
 # Numbers that workers exchange at once: more take more memory, fewer more time.
 _AT_ONCE = 2**24
-
-# Batches that are drawn at the same time.
-_DRAWN_AT_ONCE = 2
 
 # What TensorFlow raises where a worker is gone, or the others gave up on it.
 GONE = (
@@ -271,7 +268,7 @@ def _dataset(batches, first_step, machine, machines, replicas):
         return tf.nest.pack_sequence_as(whole, shaped)
 
     numbers = tf.data.Dataset.range(np.iinfo("int64").max)
-    data = numbers.map(look_up, num_parallel_calls=_DRAWN_AT_ONCE)
+    data = numbers.map(look_up, num_parallel_calls=DRAWN_AT_ONCE)
     # Or else several machines ask one another at each step whether all have a batch.
     endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
     return data.prefetch(tf.data.AUTOTUNE).apply(endless)

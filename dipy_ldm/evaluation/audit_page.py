@@ -130,11 +130,14 @@ def _leak(members):
     if "reference" not in members:
         return [(f"{start}: that is no copy, but it is a leak.", "bad")]
     other = members["reference"].auc
+    value = number(other.value)
     if other.high >= auc.low:
-        end = "the images differ by themselves, and no leak is shown"
-        why = f"so they can by that of a model that never saw them ({{}}): {end}."
-        return [(f"{start}, and {why.format(number(other.value))}", "plain")]
-    end = f"a model that never saw them tells less ({number(other.value)})"
+        end = (
+            f"so they can by that of a model that never saw them ({value}): the images "
+            "differ by themselves, and no leak is shown."
+        )
+        return [(f"{start}, and {end}", "plain")]
+    end = f"a model that never saw them tells less ({value})"
     return [(f"{start}, and {end}: that is no copy, but it is a leak.", "bad")]
 
 

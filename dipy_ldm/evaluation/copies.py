@@ -222,14 +222,15 @@ def judge_levels(
         By the names of the levels, in order.
     """
     levels = np.array(["" if value is None else level_of(value) for value in asked])
+    suspicious = {name: _suspicious(search) for name, search in searches.items()}
     found = {}
     for level in in_order(set(levels.tolist()) - {""}):
         some = levels == level
         n = int(some.sum())
         nearer, close = (
             {
-                name: binomial(int(np.sum(_suspicious(search)[i][some])), n)
-                for name, search in searches.items()
+                name: binomial(int(np.sum(which[i][some])), n)
+                for name, which in suspicious.items()
             }
             for i in (0, 1)
         )

@@ -225,7 +225,7 @@ def _targets(values, levels):
         return numbers
     if len(levels) < 2:
         raise InputError("all real images to learn from are of one level.")
-    named = np.array([level_of(value) for value in values])
+    named = np.array(values)
     return np.stack([named == level for level in levels], 1).astype(float)
 
 
