@@ -163,10 +163,10 @@ def status(name):
 
 
 def start():
-    """Let TensorFlow make what it makes once."""
-    import tensorflow as tf
+    """Let the back-end make what it makes once."""
+    import keras
 
-    tf.zeros(1).numpy()
+    keras.ops.convert_to_numpy(keras.ops.zeros(1))
 
 
 def train(folder, what, space, batch_size, precision, extra=None):

@@ -8,14 +8,17 @@ from functools import lru_cache, partial, reduce
 import math
 from typing import Any
 
+import keras
+
 from dipy_ldm import distribution, networks
 from dipy_ldm.networks import Needs
 from dipy_ldm.optimizers import AT_ONCE
 from dipy_ldm.validation import InputError
 
-# What is made once, whatever the network: compiled functions, kernels, buffers.
-_TRAINING = 100 * 2**20
-_APPLYING = 20 * 2**20
+# What each back-end makes once, whatever the network: compiled functions, kernels,
+# buffers; to train and to apply.
+_ONCE = {"tensorflow": (100, 20), "jax": (350, 0), "torch": (50, 30)}
+_TRAINING, _APPLYING = (2**20 * mib for mib in _ONCE[keras.config.backend()])
 _BEFORE = 120 * 2**20
 # Copies of the weights: those that are used and trained, two moments, an average and
 # the gradient; more while the weights are changed, and of those changed at once.

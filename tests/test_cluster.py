@@ -64,6 +64,7 @@ def test_malformed_tf_config(environment, text):
         find_cluster()
 
 
+@pytest.mark.tensorflow
 def test_slurm(environment):
     environment(
         SLURM_JOB_ID=20,

@@ -56,6 +56,9 @@ SHORTER = [
 GO_ON = {"denoising", "generating", "inpainting", "quality"}
 # Pages that take so long that they are left to `make test-pages`.
 LONG = GO_ON | {"conditions", "ethics", "sources", "tables", "volumes"}
+# What pytest is told of pages: those that take long, and what asks TensorFlow itself.
+MARKS = dict.fromkeys(LONG, pytest.mark.pages)
+MARKS["installation"] = pytest.mark.tensorflow
 
 
 class Block(NamedTuple):
@@ -191,7 +194,7 @@ def test_readme(first_volumes, tmp_path):
 @pytest.mark.parametrize(
     "path",
     [
-        pytest.param(path, marks=pytest.mark.pages if path.stem in LONG else ())
+        pytest.param(path, marks=MARKS.get(path.stem, ()))
         for path in GUIDE
         if path.stem != "first-volumes"  # on which others go on
     ],

@@ -129,7 +129,7 @@ def test_sketches_are_not_made_real_later(saved, tmp_path):
 def test_half_weights_are_read(saved, diffusion, tmp_path, dtype):
     tensors, document = saved
     kind = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}[dtype]
-    tensors = {name: tensor.astype(kind) for name, tensor in tensors.items()}
+    tensors = {name: tensor.astype(kind, "C") for name, tensor in tensors.items()}
     tensors["codebook"] = tensors["codebook"].astype("float32")
     path = tmp_path / "m"
     # numpy can't say whether these are finite, which is asked before files are written.

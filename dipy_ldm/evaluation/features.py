@@ -329,9 +329,12 @@ def _compiled(network):
 
 def _apply(run, images):
     """Let a compiled network look at images, a part of them at once."""
+    from keras import ops, tree
+
+    def joined(*parts):
+        return np.concatenate([ops.convert_to_numpy(part) for part in parts])
+
     size = max(1, _AT_ONCE // int(np.prod(images.shape[1:-1])))
     starts = range(0, len(images), size)
     parts = [run(np.asarray(images[i : i + size], "float32")) for i in starts]
-    if not isinstance(parts[0], list):
-        return np.concatenate(parts)
-    return [np.concatenate(some) for some in zip(*parts)]
+    return tree.map_structure(joined, *parts)
