@@ -1,5 +1,6 @@
 """The console scripts as processes, for the tests that run them."""
 
+import os
 from pathlib import Path
 import signal
 import socket
@@ -10,6 +11,13 @@ import time
 # Seconds: generous, since a machine may have other work to do.
 TIMEOUT = 900
 SCRIPTS = Path(sys.executable).parent
+# What is answered to "--devices GPU:9", and to machines that nothing names.
+if os.environ["KERAS_BACKEND"] == "tensorflow":
+    NO_DEVICE = "there is no device GPU:9; this machine has"
+    NO_MACHINES = "neither TF_CONFIG nor Slurm names them"
+else:
+    NO_DEVICE = "devices are chosen for TensorFlow alone"
+    NO_MACHINES = "the strategy multi_worker is for TensorFlow"
 
 
 def heed_ctrl_c():

@@ -17,12 +17,14 @@ def denoise(x, t):
     """Return the exact expectation of pairs of N(0, COVARIANCE) behind ``x``."""
     alpha, sigma = map(float, schedules.rates("cosine", t))
     noisy = alpha**2 * COVARIANCE + sigma**2 * np.eye(2)
-    return ops.convert_to_numpy(x) @ (alpha * COVARIANCE @ np.linalg.inv(noisy)).T
+    weights = (alpha * COVARIANCE @ np.linalg.inv(noisy)).T
+    return ops.convert_to_numpy(x) @ weights.astype("float32")
 
 
 def fill_in(resamplings, n=5_000):
     """Make the second of each pair anew; return both."""
-    known = np.stack([np.random.default_rng(1).standard_normal(n), np.zeros(n)], -1)
+    first = np.random.default_rng(1).standard_normal(n)
+    known = np.stack([first, np.zeros(n)], -1).astype("float32")
     step, grid = samplers.make_sampler("dpm++")
     path = schedules.path("cosine", grid("cosine", inpainting.STEPS))
     noise = samplers.noise_of(0, range(n), (2,))

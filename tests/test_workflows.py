@@ -9,7 +9,7 @@ import sys
 from PIL import Image
 import numpy as np
 import numpy.testing as npt
-from processes import answer, kill_when, run, start
+from processes import NO_DEVICE, NO_MACHINES, answer, kill_when, run, start
 import pytest
 
 from dipy_ldm import LatentDiffusion, __version__
@@ -192,7 +192,7 @@ BAD_TRAINING = {
     ),
     "no such device": (
         ["blobs.npy", *TINY, "--devices", "GPU:9"],
-        "there is no device GPU:9; this machine has",
+        NO_DEVICE,
     ),
     "no epochs": (["blobs.npy", *TINY, "--epochs_ldm", "0"], "at least 1"),
     "no batch": (["blobs.npy", "--batch_size", "0"], "at least 1"),
@@ -201,7 +201,7 @@ BAD_TRAINING = {
     "no checkpoints": (["blobs.npy", *TINY, "--checkpoint_steps", "0"], "at least 1"),
     "several machines": (
         ["blobs.npy", *TINY, "--strategy", "multi_worker"],
-        "neither TF_CONFIG nor Slurm names them",
+        NO_MACHINES,
     ),
 }
 

@@ -11,7 +11,7 @@ from PIL import Image
 import nibabel as nib
 import numpy as np
 import numpy.testing as npt
-from processes import answer, kill_when, run, start
+from processes import NO_DEVICE, answer, kill_when, run, start
 import pytest
 from scans import save
 
@@ -426,7 +426,7 @@ def test_bad_input_to_training(command, volumes, case, tmp_path):
 
 WRONG_WHATEVER_THE_VOLUMES = {
     "loss": ("spectrall", "squared, absolute, spectral, structural"),
-    "devices": ("GPU:9", "there is no device GPU:9; this machine has"),
+    "devices": ("GPU:9", NO_DEVICE),
     "seed": (5_000_000_000, "seed must be a whole number from 0 to 4294967295, not"),
     "schedule": ("cosin", "cosine, linear"),
     "target": ("w", "v, noise, clean"),
@@ -542,7 +542,7 @@ BAD_DENOISING = {
     "another strategy": (["MODEL", "volumes", "--strategy", "x"], "one of auto, none"),
     "no such device": (
         ["MODEL", "volumes/0.nii", "--devices", "GPU:9"],
-        "there is no device GPU:9; this machine has",
+        NO_DEVICE,
     ),
     "a result in the way": (["MODEL", "volumes/1.nii.gz"], "or --force to overwrite"),
     "channels": (
