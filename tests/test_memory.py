@@ -49,13 +49,21 @@ def test_more_at_once_takes_more(diffusion):
     assert tiled < whole / 2
 
 
-def test_where_memory_is_used_up_a_sentence_says_so(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes."),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9"),
+    ],
+)
+def test_where_memory_is_used_up_a_sentence_says_so(monkeypatch, capsys, error):
     class Flow:
         def run(self, model_file, batch_size=1, tile=None):
             """Do nothing."""
 
     def fail(flow, **options):
-        raise MemoryError
+        raise error
 
     monkeypatch.setattr(cli.flow_runner, "run_flow", fail)
     with pytest.raises(SystemExit) as end:

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from dipy_ldm import persistence
+from dipy_ldm import LatentDiffusion, persistence
 from dipy_ldm.optimizers import FlatAdam
 from dipy_ldm.training.checkpoint import Record
 from dipy_ldm.training.options import Length, Training
@@ -81,3 +81,13 @@ def test_a_loss_that_is_no_number_stops_the_training_at_once(loss):
     watch.on_train_batch_end(0, {"loss": 1.0})
     with pytest.raises(InputError, match="of the guide became .* checkpoint before"):
         watch.on_train_batch_end(1, {"loss": loss})
+
+
+def test_what_goes_wrong_in_the_first_step_is_what_is_told(vqvae, blobs, monkeypatch):
+    def fail(optimizer, gradients):
+        raise RuntimeError("there is no such convolution")
+
+    monkeypatch.setattr(FlatAdam, "_step", fail)
+    model = LatentDiffusion(vqvae, widths=(8,), blocks=1, guide=False)
+    with pytest.raises(RuntimeError, match="there is no such convolution"):
+        model.fit(blobs, epochs=1, verbose=False)

@@ -23,9 +23,13 @@ class AskableModel(keras.Model):
         Set it to ask for an end of the training.
     ends : bool
         Whether an end was asked for before the last step.
+    failure : BaseException or None
+        What the last step ended with, if it failed. In JAX the values of all variables
+        are gone then, so that ``fit`` fails once more as it ends.
     """
 
     asked = ends = False
+    failure: BaseException | None = None
     train_function: Any
 
     def make_train_function(self, force=False) -> None:
@@ -36,8 +40,12 @@ class AskableModel(keras.Model):
         train = self.train_function
 
         def step(*given):
-            self.ends = self.asked
-            return train(*given)
+            self.ends, self.failure = self.asked, None
+            try:
+                return train(*given)
+            except BaseException as error:
+                self.failure = error
+                raise
 
         self.train_function = step
 

@@ -138,6 +138,12 @@ def _fit(estimator, model, data, stage, record):
                 callbacks=callbacks,
                 verbose=0,
             )
+    except BaseException as error:
+        first = model.failure
+        if first and error.__context__ is first:
+            # Of two failures the first is what matters.
+            raise first from first.__cause__
+        raise
     finally:
         # Or else an interrupted bar is drawn once more, below the last word.
         progress.on_train_end()

@@ -15,6 +15,12 @@ from dipy_ldm.signals import STATUS, Terminated, deferred
 from dipy_ldm.validation import InputError, choose
 
 _RESUME = "Add --resume to go on."
+# How oneDNN, JAX and PyTorch say that memory is used up.
+_NO_MEMORY = (
+    "could not create a primitive",
+    "RESOURCE_EXHAUSTED",
+    "DefaultCPUAllocator: can't allocate memory",
+)
 
 
 def train() -> None:
@@ -188,12 +194,11 @@ def _leave_interrupted(sentence, error):
 
 
 def _lacks_memory(error):
-    """Say whether an error is that memory is used up, of Python's or TensorFlow's."""
+    """Say whether an error is that memory is used up, whoever needed it."""
     return (
         isinstance(error, MemoryError)
-        or type(error).__name__ == "ResourceExhaustedError"
-        # So says oneDNN.
-        or "could not create a primitive" in str(error)
+        or type(error).__name__ in ("ResourceExhaustedError", "OutOfMemoryError")
+        or any(words in str(error) for words in _NO_MEMORY)
     )
 
 
