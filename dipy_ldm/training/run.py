@@ -139,11 +139,11 @@ def _fit(estimator, model, data, stage, record):
                 verbose=0,
             )
     except BaseException as error:
-        first = model.failure
-        if first and error.__context__ is first:
-            # Of two failures the first is what matters.
-            raise first from first.__cause__
-        raise
+        if error.__context__ not in (None, model.failure):
+            raise
+        # Of two failures the first is what matters.
+        first = error.__context__ or error
+        raise first from first.__cause__
     finally:
         # Or else an interrupted bar is drawn once more, below the last word.
         progress.on_train_end()
