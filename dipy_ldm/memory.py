@@ -17,7 +17,7 @@ from dipy_ldm.validation import InputError
 
 # What each back-end makes once, whatever the network: compiled functions, kernels,
 # buffers; to train and to apply.
-_ONCE = {"tensorflow": (100, 20), "jax": (350, 0), "torch": (50, 30)}
+_ONCE = {"tensorflow": (100, 20), "jax": (350, 0), "torch": (50, 50)}
 _TRAINING, _APPLYING = (2**20 * mib for mib in _ONCE[keras.config.backend()])
 _BEFORE = 120 * 2**20
 # Copies of the weights: those that are used and trained, two moments, an average and
