@@ -23,14 +23,25 @@ class AskableModel(keras.Model):
         Set it to ask for an end of the training.
     ends : bool
         Whether an end was asked for before the last step.
-    failure : BaseException or None
-        What the last step ended with, if it failed. In JAX the values of all variables
-        are gone then, so that ``fit`` fails once more as it ends.
     """
 
     asked = ends = False
-    failure: BaseException | None = None
     train_function: Any
+    _failure: Any = None
+
+    def fit(self, *args, **options):
+        """Train; if a step fails, end with what it failed with.
+
+        In JAX the values of all variables are gone then, and ``keras.Model.fit`` fails
+        once more, as it ends.
+        """
+        try:
+            return super().fit(*args, **options)
+        except BaseException as error:
+            first = error.__context__
+            if first is None or first != self._failure:
+                raise
+            raise first from first.__cause__
 
     def make_train_function(self, force=False) -> None:
         """Make what trains for a step, and hear whether the training shall end."""
@@ -40,11 +51,11 @@ class AskableModel(keras.Model):
         train = self.train_function
 
         def step(*given):
-            self.ends, self.failure = self.asked, None
+            self.ends = self.asked
             try:
                 return train(*given)
             except BaseException as error:
-                self.failure = error
+                self._failure = error
                 raise
 
         self.train_function = step

@@ -138,12 +138,6 @@ def _fit(estimator, model, data, stage, record):
                 callbacks=callbacks,
                 verbose=0,
             )
-    except BaseException as error:
-        if error.__context__ not in (None, model.failure):
-            raise
-        # Of two failures the first is what matters.
-        first = error.__context__ or error
-        raise first from first.__cause__
     finally:
         # Or else an interrupted bar is drawn once more, below the last word.
         progress.on_train_end()
