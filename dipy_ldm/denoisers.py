@@ -9,6 +9,7 @@ which they are. It is all that a sampler sees of networks, targets and guidance.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from keras import ops
 import numpy as np
@@ -16,18 +17,23 @@ import numpy as np
 from dipy_ldm.schedules import rates, to_clean
 
 
-def from_network(predict: Callable, schedule: str, target: str) -> Callable:
+def from_network(
+    predict: Callable, schedule: str, target: str, expected: Any = None
+) -> Callable:
     """Make a denoiser of a network.
 
     Parameters
     ----------
     predict : callable
         Network: ``(batch, *space, channels)`` and times ``(batch,)`` to what it was
-        trained to predict.
+        trained to predict; and, if anything is expected, that at the level of signal.
     schedule : str
         Name of the schedule that it was trained with.
     target : {"v", "noise", "clean"}
         What it predicts.
+    expected : array_like, optional
+        What was taken from the clean latents that it was trained with, broadcast
+        against ``x``; nothing if None.
 
     Returns
     -------
@@ -37,9 +43,18 @@ def from_network(predict: Callable, schedule: str, target: str) -> Callable:
 
     def denoise(x, t):
         x = ops.convert_to_tensor(x)
-        prediction = ops.cast(predict(x, np.full(len(x), t, "float32")), x.dtype)
+        times = np.full(len(x), t, "float32")
         alpha, sigma = map(float, rates(schedule, t))
-        return to_clean(target, prediction, x, alpha, sigma)
+
+        def estimate(x, *known):
+            prediction = ops.cast(predict(x, times, *known), x.dtype)
+            return to_clean(target, prediction, x, alpha, sigma)
+
+        if expected is None:
+            return estimate(x)
+        known = ops.convert_to_tensor(expected, x.dtype)
+        known = ops.broadcast_to(known, ops.shape(x))
+        return known + estimate(x - alpha * known, alpha * known)
 
     return denoise
 

@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from dipy_ldm import denoisers, samplers
+from dipy_ldm import denoisers, distribution, networks, samplers
 from dipy_ldm.codec import Codec
 from dipy_ldm.conditions import UNSPECIFIED, Condition, Told
 from dipy_ldm.data import sources
 from dipy_ldm.data.given import Given, fitting
 from dipy_ldm.data.sources import Source
 from dipy_ldm.estimators import Estimator
+from dipy_ldm.expectation import Expectation
+from dipy_ldm.training.unets import unets
 
 logger = logging.getLogger(__name__)
 
@@ -21,11 +23,14 @@ logger = logging.getLogger(__name__)
 _GUIDED = (0.2, 0.95)
 
 
-def _telling(predict, told, x, times):
+def _telling(predict, told, x, *given):
     """Let a network predict, told the same of all latents or something of each."""
-    return predict(
-        x, times, *(np.broadcast_to(some, (len(x), *some.shape[1:])) for some in told)
-    )
+    each = (np.broadcast_to(some, (len(x), *some.shape[1:])) for some in told)
+    return predict(x, *given, *each)
+
+
+def _compiled(unet):
+    return distribution.compiled(lambda *given: unet([*given]), unet.inputs, [unet])
 
 
 class Denoising(Estimator):
@@ -41,6 +46,8 @@ class Denoising(Estimator):
         What is known of each condition.
     source_ : Source or None
         What is known of sources.
+    expectation_ : Expectation or None
+        What is to be expected of latents, by what is told.
     latent_mean_, latent_scale_ : ndarray
         Mean of each channel of the latents, and what each is divided by.
     latent_shape_ : tuple of int
@@ -52,6 +59,7 @@ class Denoising(Estimator):
     guide_: Any
     conditions_: dict[str, Condition]
     source_: Source | None
+    expectation_: Expectation | None
     latent_mean_: np.ndarray
     latent_scale_: np.ndarray
     latent_shape_: tuple[int, ...]
@@ -132,19 +140,24 @@ class Denoising(Estimator):
         """Return what samplers walk with where the networks are told this."""
         chosen, told = self._described(), given.arrays()
 
-        def of(predict, told):
+        expectation = self.expectation_
+        expected = None if expectation is None else expectation.of(given.table)
+
+        def of(predict, told, expected):
             if told:
                 predict = partial(_telling, predict, told)
-            return denoisers.from_network(predict, chosen["schedule"], chosen["target"])
+            trained = chosen["schedule"], chosen["target"]
+            return denoisers.from_network(predict, *trained, expected)
 
         # A guide is told the same; without one, the network itself is told nothing.
         nothing = [np.full_like(some, UNSPECIFIED) for some in told]
         weak = (
-            of(self._predict, nothing)
+            of(self._predict, nothing, None if expected is None else 0 * expected)
             if self.guide_ is None
-            else of(self._predict_guide, told)
+            else of(self._predict_guide, told, expected)
         )
-        return denoisers.guided(of(self._predict, told), weak, guidance, _GUIDED)
+        strong = of(self._predict, told, expected)
+        return denoisers.guided(strong, weak, guidance, _GUIDED)
 
     def check_conditions(self, conditions: Any, n: int | None = None) -> list[str]:
         """Refuse conditions that the model does not know.
@@ -210,6 +223,24 @@ class Denoising(Estimator):
             logger.warning("%s", sentence)
         seen = fitting(self.source_, images, self.vqvae_.factor)
         return Given.of(told.numbers, seen)
+
+    def _networks(self):
+        both = [("denoiser", self.denoiser_), ("guide", self.guide_)]
+        return [(name, network) for name, network in both if network is not None]
+
+    def _make_unets(self, expects):
+        """Build the denoiser and, if there shall be one, its guide."""
+        told = self.conditions_, self.source_, self.vqvae_.factor
+        given = self._described(), self.latent_shape_, *told
+        return unets(*given, expects=expects)
+
+    def _build(self):
+        """Make the networks that generate, in full precision."""
+        with networks.precision("float32"):
+            made = self._make_unets(self.expectation_ is not None)
+        self.denoiser_, self.guide_ = made["denoiser"], made.get("guide")
+        self._predict = _compiled(self.denoiser_)
+        self._predict_guide = self.guide_ and _compiled(self.guide_)
 
     def _is_fitted(self):
         return hasattr(self, "denoiser_")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import copy
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, Unpack, cast
 
@@ -13,13 +14,16 @@ from dipy_ldm.conditions import from_saved, to_saved
 from dipy_ldm.data import sources
 from dipy_ldm.data.arrays import learnable, survey
 from dipy_ldm.estimators import Entry
+from dipy_ldm.expectation import Expectation
 from dipy_ldm.inpainting import Inpainter
 from dipy_ldm.precision import Precision, tell
 from dipy_ldm.training import Options, Training, diffusion, train
 from dipy_ldm.training.telling import Known, Latents
-from dipy_ldm.training.unets import unets
 from dipy_ldm.validation import choose, scalars
 from dipy_ldm.vqvae import VQVAE
+
+# Its tensor in a model file.
+_EXPECTATION = "expectation"
 
 
 def _float32(numbers):
@@ -67,6 +71,9 @@ class LatentDiffusion(Inpainter):
         Levels with their counts or quantiles, units, and the share that was missing.
     source_ : Source or None
         Channels and range of sources, or their labels; None if there are none.
+    expectation_ : Expectation or None
+        What is to be expected of latents, by what is told; None if there are no
+        conditions, or the file is older.
     latent_mean_, latent_scale_ : ndarray
         Mean of each channel of the latents, and the standard deviation of all of them
         (of each, in earlier model files) once for each.
@@ -208,7 +215,7 @@ class LatentDiffusion(Inpainter):
         with distribution.spread(chosen.strategy):
             # Before anything is exchanged.
             distribution.agree(settings | chosen.settings())
-            latents = Latents(self._learn_latents(images), told)
+            latents = self._learn_latents(images, told)
             self._learnt_with = self.hyperparameters()
             self._build()
             given = latents, self._held_out(others, told_others), chosen, settings
@@ -269,7 +276,10 @@ class LatentDiffusion(Inpainter):
         return type(self)(cast(VQVAE, self.vqvae_), **_parameters(document))
 
     def _tensors(self):
-        return self.vqvae_._tensors() | super()._tensors()
+        tensors = self.vqvae_._tensors() | super()._tensors()
+        if self.expectation_ is not None:
+            tensors[_EXPECTATION] = self.expectation_.weights
+        return tensors
 
     def _document(self):
         return self.vqvae_._document() | super()._document()
@@ -278,6 +288,11 @@ class LatentDiffusion(Inpainter):
         # A copy or a pickle comes with its parameters alone.
         if not hasattr(self, "vqvae_"):
             self.vqvae_ = VQVAE.from_saved(tensors, document)
+        # Before networks are built, to which it is given.
+        weights, known = tensors.get(_EXPECTATION), document.get("conditions")
+        self.expectation_ = (
+            None if weights is None else Expectation(from_saved(known), weights)
+        )
         return super()._restore(tensors, document)
 
     @classmethod
@@ -291,13 +306,14 @@ class LatentDiffusion(Inpainter):
         choose("target", model.target, schedules.TARGETS)
         documents.check_sizes(document["latent_diffusion"], shapes)
         documents.check_latents(document, vqvae.latent_shape(vqvae.shape_))
-        for name, unet in networks.sketched("float32", model._make_unets).items():
+        # Earlier versions had none.
+        if expects := _EXPECTATION in shapes:
+            told = model.conditions_, model.latent_shape_
+            wanted[_EXPECTATION] = Expectation.shape(*told)
+        make = partial(model._make_unets, expects)
+        for name, unet in networks.sketched("float32", make).items():
             wanted |= persistence.shapes(unet, name)
         documents.check_shapes(shapes, wanted)
-
-    def _networks(self):
-        both = [("denoiser", self.denoiser_), ("guide", self.guide_)]
-        return [(name, network) for name, network in both if network is not None]
 
     def hyperparameters(self) -> dict:
         """Say the parameters as JSON can, but for the autoencoder.
@@ -345,19 +361,6 @@ class LatentDiffusion(Inpainter):
         chosen = _training(training).settled(len(shape) - 2, rates=diffusion.RATES)
         diffusion.check(self, shape, chosen, source)
 
-    def _make_unets(self):
-        """Build the denoiser and, if there shall be one, its guide."""
-        told = self.conditions_, self.source_, self.vqvae_.factor
-        return unets(self._described(), self.latent_shape_, *told)
-
-    def _build(self):
-        """Make the networks that generate, in full precision."""
-        with networks.precision("float32"):
-            made = self._make_unets()
-        self.denoiser_, self.guide_ = made["denoiser"], made.get("guide")
-        self._predict = _compiled(self.denoiser_)
-        self._predict_guide = self.guide_ and _compiled(self.guide_)
-
     def _check_held_out(self, images: Any) -> Any:
         """Return images for validation as an array; None if there are none."""
         if images is not None:
@@ -365,19 +368,24 @@ class LatentDiffusion(Inpainter):
             survey(images, "validation image")
         return images
 
-    def _learn_latents(self, images):
-        """Encode images, and learn the scale of their latents."""
+    def _learn_latents(self, images, told):
+        """Encode images, learn the scale of their latents, and what to expect."""
         latents = self.vqvae_.encode(images)
         self.latent_mean_, self.latent_scale_ = diffusion.scale_of(latents)
         self.latent_shape_ = latents.shape[1:]
         # The only copy: of thousands of volumes they take gigabytes.
-        return self._scaled(latents)
+        latents = self._scaled(latents)
+        known = self.conditions_
+        self.expectation_ = (
+            Expectation.learn(latents, told.table, known) if known else None
+        )
+        return Latents(latents, told, self.expectation_)
 
     def _held_out(self, images, told):
         """Encode images for validation; None if there are none."""
-        if images is None:
-            return None
-        return Latents(self._scaled(self.vqvae_.encode(images)), told)
+        if images is not None:
+            latents = self._scaled(self.vqvae_.encode(images))
+            return Latents(latents, told, self.expectation_)
 
 
 def _training(options: Options) -> Training:
@@ -389,7 +397,3 @@ def _parameters(document):
     """Return the hyper-parameters that a document tells of."""
     # Earlier versions trained a guide in any case.
     return {"guide": True} | document["latent_diffusion"]
-
-
-def _compiled(unet):
-    return distribution.compiled(lambda *given: unet([*given]), unet.inputs, [unet])

@@ -166,6 +166,8 @@ def test_copies_know_the_same(told, tmp_path, how):
         )(told)
     assert model.conditions_ == told.conditions_
     assert model.history_ == told.history_
+    both = (m.expectation_.of(np.array([[0.2, 1]])) for m in (model, told))
+    npt.assert_allclose(*both, atol=1e-2 if how == "half" else 0)
     asked = {"row": [2, None], "side": "right"}
     first, second = (m.predict(conditions=asked, steps=3) for m in (model, told))
     npt.assert_allclose(first, second, atol=0.3 if how == "half" else 1e-4)
@@ -368,6 +370,38 @@ def test_documents_of_conditions(told, tmp_path):
         persistence.save(tmp_path / "m", "latent_diffusion", tensors, changed)
         with pytest.raises(InputError, match="is damaged"):
             LatentDiffusion.load(tmp_path / "m")
+
+
+def test_files_without_an_expectation_are_read():
+    older = LatentDiffusion.load("mnist")
+    assert list(older.conditions_) == ["label"]
+    assert older.expectation_ is None
+    both = [older.predict(1, conditions={"label": n}, steps=2) for n in (0, 1)]
+    assert np.abs(both[0] - both[1]).max() > 0.5
+
+
+def test_an_expectation_that_does_not_fit_is_refused(told, tmp_path):
+    tensors, path = told.to_tensors(), tmp_path / "m"
+    weights = tensors.pop("expectation")
+    assert weights.shape == (5, *told.latent_shape_)
+    # Without it, the networks would be others.
+    for changed, sentence in (
+        ({}, "the tensor denoiser.003 has the shape"),
+        ({"expectation": weights[:4]}, "the tensor expectation has the shape"),
+        ({"expectation": weights[..., :1]}, "the tensor expectation has the shape"),
+    ):
+        document = told.to_document()
+        persistence.save(path, "latent_diffusion", tensors | changed, document)
+        with pytest.raises(InputError, match=sentence):
+            LatentDiffusion.load(path)
+
+
+def test_what_is_expected_is_told_from_the_first_step_on(vqvae, blobs, known_of):
+    model = LatentDiffusion(vqvae, guide=False, **TINY)
+    others = {"validation_data": blobs, "validation_conditions": known_of}
+    model.fit(blobs, known_of, **others, **(FIT | {"epochs": 1}))
+    assert model.history_["val_gain_row"][0] > 0.01
+    assert model.history_["val_gain_side"][0] > 0.01
 
 
 def test_conditions_say_themselves():

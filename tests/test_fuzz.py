@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from dipy_ldm import VQVAE, LatentDiffusion, persistence
+from dipy_ldm.expectation import Expectation
 from dipy_ldm.validation import InputError
 
 # As an autoencoder and a diffusion model say it.
@@ -85,6 +86,8 @@ def whole(request, tmp_path_factory):
         described = LatentDiffusion(model, **DOCUMENT["latent_diffusion"])
         described.vqvae_ = model
         model = described._describe(DOCUMENT)
+        sizes = Expectation.shape(model.conditions_, model.latent_shape_)
+        model.expectation_ = Expectation(model.conditions_, np.zeros(sizes))
         model._build()
     tensors = {
         name: rng.standard_normal(tensor.shape).astype("float32")

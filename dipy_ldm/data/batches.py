@@ -199,6 +199,7 @@ def noised(
     seed: int,
     conditions: np.ndarray | None = None,
     sources: Sources | None = None,
+    expected: Callable | None = None,
     dropped: float = 0.1,
 ) -> Batches:
     """Draw noised latents without end: what the denoiser learns from.
@@ -222,6 +223,9 @@ def noised(
         What is told of each latent, ``(n, conditions)``.
     sources : Sources, optional
         Images that are told, whose numbers are a last column of ``conditions``.
+    expected : callable, optional
+        From what is told of some latents to what is taken from them, and given beside
+        what is left, at the level of signal; nothing if None.
     dropped : float
         Share of the latents of which all conditions are left out; and share of those of
         which one is, if there are several: so that it can do without any of them.
@@ -229,8 +233,8 @@ def noised(
     Returns
     -------
     Batches
-        Of pairs ``((noisy latents, times, ...), target)``, float32, with conditions and
-        sources, each if there are any.
+        Of pairs ``((noisy latents, times, ...), target)``, float32, with what is
+        expected, conditions and sources, each if there are any.
     """
     mix = choose("schedule", schedule, schedules.SCHEDULES)
     ones = (1,) * (latents.ndim - 1)
@@ -244,8 +248,12 @@ def noised(
         times = ((start + _GOLDEN * position) % 1.0).astype("float32")
         told: tuple = ()
         if conditions is not None:
-            told = inputs(_leave_out(conditions[index], streams, dropped), read)
+            table = _leave_out(conditions[index], streams, dropped)
+            told = inputs(table, read)
         alpha, sigma = (rate.reshape(-1, *ones) for rate in mix(times))
+        if expected is not None:
+            known = expected(table)
+            clean, told = clean - known, (alpha * known, *told)
         wanted = schedules.to_target(target, clean, noise, alpha, sigma)
         return (alpha * clean + sigma * noise, times, *told), wanted
 

@@ -60,6 +60,7 @@ def unet(
     attention: Sequence[bool],
     conditions: Sequence[int] = (),
     source: Picture | None = None,
+    expects: bool = False,
     remat: bool = False,
 ) -> keras.Model:
     """Build the denoiser: a U-Net that knows the time, and what it is told.
@@ -83,6 +84,8 @@ def unet(
         Number of levels of each condition; 0 of a continuous one.
     source : Picture, optional
         What an image is like that is told, too, beside the noisy latents.
+    expects : bool
+        Whether it is given what was taken from the latents, as it is to be expected.
     remat : bool
         Compute the insides of each block again for the gradient, instead of
         keeping them: less memory, more time.
@@ -91,8 +94,9 @@ def unet(
     -------
     keras.Model
         ``[(batch, *shape), (batch,)]`` to ``(batch, *shape)``. Further inputs are what
-        is told of conditions, ``(batch, conditions)``, and sources, ``(batch, *space,
-        channels)``, each if there are any.
+        is expected, ``(batch, *shape)``, what is told of conditions, ``(batch,
+        conditions)``, and sources, ``(batch, *space, channels)``, each if there are
+        any.
 
     References
     ----------
@@ -103,11 +107,13 @@ def unet(
             f"attention needs one entry a level: {len(widths)}, not {len(attention)}."
         )
     latents, times = keras.Input(shape), keras.Input(())
+    known = [keras.Input(shape)] if expects else []
     told = [keras.Input((len(conditions),))] if conditions else []
     time = _embed(times, *told, width=128, sizes=conditions)
     seen = [] if source is None else [keras.Input(source.shape(shape))]
     stems = [_stem(image, source, widths[0], remat) for image in seen]
-    x = conv(layers.Concatenate()([latents, *stems]) if stems else latents, widths[0])
+    both = [latents, *known, *stems]
+    x = conv(layers.Concatenate()(both) if len(both) > 1 else latents, widths[0])
     skips = [x]
     for level, width in enumerate(widths):
         if level > 0:
@@ -126,7 +132,8 @@ def unet(
             x = upsample(x, like=skips[-1])
             x = conv(x, widths[level - 1])
     target = to_output(x, shape[-1], norm_groups, kernel_initializer="zeros")
-    return keras.Model([latents, times, *told, *seen], target, name="unet")
+    given = [latents, times, *known, *told, *seen]
+    return keras.Model(given, target, name="unet")
 
 
 def seeded_unet(

@@ -211,8 +211,7 @@ def guide_steps(steps: int) -> int:
 
 def _stage(model, latents, settings, title, network, training, length, validate):
     """Describe how one of the two networks is trained."""
-    axes = tuple(range(latents.clean.ndim - 1))
-    spreads = latents.clean.std(axes)
+    spreads = latents.spreads()
     nothing = schedules.loss_of_nothing(model.schedule, model.target, spreads)
     guide = network is model.guide_
     return Stage(
@@ -233,7 +232,9 @@ def _compile(model, guide, training, steps):
     """Make a network that is trained."""
     told = model.conditions_, model.source_, model.vqvae_.factor
     given = model.hyperparameters(), model.latent_shape_, *told
-    network = unet(*given, guide=guide, remat=training.remat)
+    options = {"guide": guide, "remat": training.remat}
+    expects = model.expectation_ is not None
+    network = unet(*given, expects=expects, **options)
     trained = distribution.ReplicatedModel(network.inputs, network.outputs)
     optimizer = training.optimizer(
         steps,
@@ -263,19 +264,32 @@ def _validation(model, predict, latents, batch_size):
     """Make what measures the denoiser's loss of latents that are held out."""
     latents = latents.numbered()
     # Noised alike for every round, so that losses compare; sources are read later, as
-    # many at once as memory suffices for.
-    once = {"shift": 1, "dropped": 0.0, "sources": None}
+    # many at once as memory suffices for, and what is to be expected is taken away
+    # by what is told each time.
+    once = {"shift": 1, "dropped": 0.0, "sources": None, "expected": None}
     batch = _noised(model, latents, len(latents.clean), **once)
     (x, times, *tables), target = batch.of(0)
     told, who = [t[:, :-1] for t in tables], [t[:, -1] for t in tables]
     sources = latents.told.get("sources")
     read, at_once = (sources.read, batch_size) if sources else (None, 256)
     names = [*model.conditions_, *([SOURCE] if sources else [])]
+    ones = (1,) * (x.ndim - 1)
+    alpha, sigma = (
+        rate.astype("float32").reshape(-1, *ones)
+        for rate in schedules.rates(model.schedule, times)
+    )
 
     def squares(*told):
         def apply(numbers):
             given = [array for table in told for array in inputs(table[numbers], read)]
-            return predict(x[numbers], times[numbers], *given)
+            noisy, when, levels = x[numbers], times[numbers], alpha[numbers]
+            if latents.expectation is None:
+                return predict(noisy, when, *given)
+            known = latents.expectation.of(told[0][numbers])
+            left = noisy - levels * known
+            predicted = predict(left, when, levels * known, *given)
+            mixed = known, 0.0, levels, sigma[numbers]
+            return predicted + schedules.to_target(model.target, *mixed)
 
         predicted = distribution.in_batches(apply, np.arange(len(x)), at_once)
         return (predicted - target) ** 2

@@ -12,12 +12,14 @@ from dipy_ldm.conditions import Condition, Told, learn, to_saved
 from dipy_ldm.data import sources
 from dipy_ldm.data.given import Given, fitting
 from dipy_ldm.data.sources import Source
+from dipy_ldm.expectation import Expectation
 from dipy_ldm.validation import InputError
 
 logger = logging.getLogger(__name__)
 
 # What is measured of fewer latents is measured several times, with other noise.
 _LEAST = 32
+_AT_ONCE = 64
 # What the gain of sources is called, beside those of conditions.
 SOURCE = "source"
 
@@ -31,17 +33,42 @@ class Latents(NamedTuple):
         Of unit variance, ``(n, *space, channels)``.
     given : Given, optional
         Of each; None where nothing is told.
+    expectation : Expectation, optional
+        What is to be expected of them; None where there are no conditions.
     """
 
     clean: np.ndarray
     given: Given | None = None
+    expectation: Expectation | None = None
 
     @property
     def told(self):
         """What is told, as arguments of :func:`dipy_ldm.data.batches.noised`."""
         if self.given is None:
             return {}
-        return {"conditions": self.given.table, "sources": self.given.sources}
+        of = self.expectation and self.expectation.of
+        told = {"conditions": self.given.table, "sources": self.given.sources}
+        return told | {"expected": of}
+
+    def spreads(self) -> np.ndarray:
+        """Return the standard deviation of each channel, of what is not expected.
+
+        Returns
+        -------
+        ndarray
+            ``(channels,)``.
+        """
+        sums = np.zeros((2, self.clean.shape[-1]))
+        # Of some at once: of thousands of volumes they take gigabytes.
+        for start in range(0, len(self.clean), _AT_ONCE):
+            few = slice(start, start + _AT_ONCE)
+            left = self.clean[few]
+            if self.given is not None and self.expectation is not None:
+                left = left - self.expectation.of(self.given.table[few])
+            flat = left.reshape(-1, left.shape[-1]).astype("float64")
+            sums += flat.sum(0), (flat**2).sum(0)
+        mean, square = sums * self.clean.shape[-1] / self.clean.size
+        return np.sqrt(np.maximum(square - mean**2, 0))
 
     def numbered(self) -> Self:
         """Repeat few of them, and add to what is told the number of each.
@@ -56,7 +83,8 @@ class Latents(NamedTuple):
         n = len(self.clean)
         numbers = np.tile(np.arange(n), math.ceil(_LEAST / n))
         table = np.column_stack([self.given.table[numbers], numbers]).astype("float32")
-        return type(self)(self.clean[numbers], self.given._replace(table=table))
+        given = self.given._replace(table=table)
+        return self._replace(clean=self.clean[numbers], given=given)
 
 
 class Known(NamedTuple):

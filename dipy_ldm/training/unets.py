@@ -35,6 +35,7 @@ def unet(
     source: Source | None,
     factor: int,
     *,
+    expects: bool = False,
     guide: bool = False,
     remat: bool = False,
 ) -> Any:
@@ -52,10 +53,10 @@ def unet(
         What is known of sources, which it sees.
     factor : int
         How many times smaller than images latents are, per side.
+    expects, remat : bool
+        As of :func:`dipy_ldm.networks.unet`.
     guide : bool
         Whether it is the guide's.
-    remat : bool
-        As of :func:`dipy_ldm.networks.unet`.
 
     Returns
     -------
@@ -72,11 +73,14 @@ def unet(
         attention=chosen["attention"],
         conditions=[condition.size for condition in conditions.values()],
         source=seen,
+        expects=expects,
         remat=remat,
     )
 
 
-def unets(chosen: dict, latent_shape: tuple[int, ...], *told) -> dict:
+def unets(
+    chosen: dict, latent_shape: tuple[int, ...], *told, expects: bool = False
+) -> dict:
     """Build the network of the denoiser and, if there shall be one, of its guide.
 
     Parameters
@@ -87,13 +91,16 @@ def unets(chosen: dict, latent_shape: tuple[int, ...], *told) -> dict:
         Shape of one latent, ``(*space, channels)``.
     *told
         Conditions, source and factor, as of :func:`unet`.
+    expects : bool
+        As of :func:`unet`.
 
     Returns
     -------
     dict of str to keras.Model
         ``denoiser`` and maybe ``guide``.
     """
-    found = {"denoiser": unet(chosen, latent_shape, *told)}
+    given = chosen, latent_shape, *told
+    found = {"denoiser": unet(*given, expects=expects)}
     if with_guide(chosen, latent_shape):
-        found["guide"] = unet(chosen, latent_shape, *told, guide=True)
+        found["guide"] = unet(*given, expects=expects, guide=True)
     return found

@@ -1,0 +1,149 @@
+"""What is to be expected of latents: learnt, taken away, and added again."""
+
+import numpy as np
+import numpy.testing as npt
+import pytest
+
+from dipy_ldm import expectation
+from dipy_ldm.conditions import Told, learn
+from dipy_ldm.data.batches import noised
+from dipy_ldm.data.given import Given
+from dipy_ldm.denoisers import from_network
+from dipy_ldm.expectation import Expectation
+from dipy_ldm.schedules import SCHEDULES, TARGETS, rates, to_target
+from dipy_ldm.training.telling import Latents
+
+SHAPE = (4, 3, 2)
+
+
+def cohort(n, effect=1.0, seed=0):
+    """Make latents that an age and a sex change, and say what they are."""
+    rng = np.random.default_rng(seed)
+    given = {
+        "age": rng.uniform(20, 80, n).tolist(),
+        "sex": rng.choice(["F", "M"], n, p=[0.7, 0.3]).tolist(),
+    }
+    given["age"][0] = given["sex"][1] = None
+    given["sex"][2:4] = "F", "M"
+    known = learn(given, n)
+    numbers = Told.of(known, given, n).numbers
+    of_age, of_sex, latents = rng.standard_normal((3, n, *SHAPE)).astype("float32")
+    truth = np.zeros_like(latents)
+    for row, (age, sex) in enumerate(numbers):
+        if age >= 0:
+            truth[row] += of_age[0] * (2 * age - 1)
+        if sex >= 0:
+            truth[row] += of_sex[0] * (sex - 0.3)
+    return latents + effect * truth, numbers, known, effect * truth
+
+
+def test_what_is_told_makes_is_found():
+    latents, numbers, known, truth = cohort(600, effect=2.0)
+    found = Expectation.learn(latents, numbers, known).of(numbers)
+    assert found.dtype == np.float32
+    assert ((found - truth) ** 2).mean() < 0.02 * (truth**2).mean()
+
+
+def test_nothing_is_expected_where_nothing_is_told():
+    latents, numbers, known, _ = cohort(60)
+    learnt = Expectation.learn(latents, numbers, known)
+    npt.assert_array_equal(learnt.of(np.full((2, 2), -1.0)), 0)
+    both, age, sex = (
+        learnt.of(np.array([told])) for told in ([0.4, 1], [0.4, -1], [-1, 1])
+    )
+    npt.assert_allclose(age + sex, both, atol=1e-6)
+
+
+def test_nothing_is_expected_of_levels_that_few_have():
+    latents, _, _, _ = cohort(60)
+    given = {"site": ["A"] * 30 + ["B"] * 26 + ["C"] * 4}
+    latents[:30] += 2
+    latents[56:] -= 5
+    known = learn(given, 60)
+    numbers = Told.of(known, given, 60).numbers
+    of_a, of_b, of_c = Expectation.learn(latents, numbers, known).of(
+        numbers[[0, 30, 59]]
+    )
+    assert (of_a - of_b).mean() > 1.5
+    npt.assert_array_equal(of_c, 0)
+
+
+@pytest.mark.parametrize("n", [6, 60])
+def test_of_conditions_that_mean_nothing_next_to_nothing_is_expected(n):
+    shares = []
+    for seed in range(20):
+        latents, numbers, known, _ = cohort(n, effect=0.0, seed=seed)
+        found = Expectation.learn(latents, numbers, known).of(numbers)
+        shares.append((found**2).mean() / (latents**2).mean())
+    assert np.mean(shares) < 0.02
+
+
+def test_errors_are_those_of_fits_to_all_others(monkeypatch):
+    latents, numbers, known, _ = cohort(12)
+    rows, errors = latents.reshape(12, -1).astype("float64"), []
+    ridges = (1e-3, 0.1, 3.0)
+    features = expectation._features(numbers, known)
+    for ridge in ridges:
+        error = 0.0
+        for one in range(12):
+            others = np.arange(12) != one
+            terms = np.c_[np.ones(11), features[others]]
+            # The mean is not made smaller.
+            penalty = 12 * ridge * np.diag([0.0, *np.ones(features.shape[1])])
+            wanted = terms.T @ rows[others]
+            weights = np.linalg.solve(terms.T @ terms + penalty, wanted)
+            error += ((np.r_[1, features[one]] @ weights - rows[one]) ** 2).sum()
+        errors.append(error)
+    found = []
+    kept = expectation._LeftOut.of
+    monkeypatch.setattr(expectation, "_RIDGES", ridges)
+    monkeypatch.setattr(
+        expectation._LeftOut, "of", lambda *given: found.append(kept(*given)) or 0
+    )
+    Expectation.learn(latents, numbers, known)
+    npt.assert_allclose(found, errors, rtol=1e-4)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("target", TARGETS)
+def test_what_was_taken_away_is_added_again(schedule, target):
+    rng = np.random.default_rng(0)
+    left, noise = rng.standard_normal((2, 5, *SHAPE))
+    expected = rng.standard_normal((1, *SHAPE))
+    alpha, sigma = rates(schedule, 0.6)
+
+    def predict(x, times, known):
+        npt.assert_allclose(x, alpha * left + sigma * noise, atol=1e-6)
+        npt.assert_allclose(known, alpha * np.repeat(expected, 5, 0), atol=1e-6)
+        return to_target(target, left, noise, alpha, sigma)
+
+    denoise = from_network(predict, schedule, target, expected)
+    clean = left + expected
+    npt.assert_allclose(denoise(alpha * clean + sigma * noise, 0.6), clean, atol=1e-5)
+
+
+def test_batches_have_what_is_left():
+    latents, numbers, known, _ = cohort(8)
+    learnt = Expectation.learn(latents, numbers, known)
+    options = {"schedule": "cosine", "target": "clean", "seed": 0}
+    plain = noised(latents, 4, conditions=numbers, **options).of(0)
+    data = noised(latents, 4, conditions=numbers, expected=learnt.of, **options).of(0)
+    (x, times, known, told), clean = data
+    npt.assert_array_equal(told, plain[0][2])
+    npt.assert_allclose(clean, plain[1] - learnt.of(told), atol=1e-6)
+    alpha, _ = rates("cosine", times)
+    taken = alpha.reshape(-1, 1, 1, 1) * learnt.of(told)
+    npt.assert_allclose(known, taken, atol=1e-6)
+    assert known.dtype == np.float32
+    npt.assert_allclose(x, plain[0][0] - taken, atol=1e-5)
+
+
+def test_spreads_are_those_of_what_is_left():
+    latents, numbers, known, _ = cohort(200)
+    learnt = Expectation.learn(latents, numbers, known)
+    left = latents - learnt.of(numbers)
+    # A last column, as sources have it, makes no difference.
+    given = Given(np.c_[numbers, np.arange(200)])
+    found = Latents(latents, given, learnt).spreads()
+    npt.assert_allclose(found, left.std((0, 1, 2)), rtol=1e-5)
+    npt.assert_allclose(Latents(latents).spreads(), latents.std((0, 1, 2)), rtol=1e-5)
