@@ -33,8 +33,9 @@ from dipy_ldm.conditions import UNSPECIFIED, Condition
 _DEGREES = 3
 # Of a level with fewer examples nothing is expected: it would be nearly one of them.
 _FEW = 5
-# Ridges that are tried, in variances of a feature. The last leaves nothing.
-_RIDGES = (*np.logspace(-4, 2, 25), math.inf)
+# Ridges that are tried, in variances of a feature. The last leaves nothing; of smaller
+# ones than the first, float32 has not the digits that tell how good they are.
+_RIDGES = (*np.logspace(-2, 2, 17), math.inf)
 
 
 class Expectation(NamedTuple):

