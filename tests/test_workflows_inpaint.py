@@ -272,8 +272,8 @@ def test_ctrl_c_leaves_whole_volumes(model_path, tmp_path):
         *("--mask_files", "lesion.nii", "--n_samples", 30),
         cwd=tmp_path,
     )
-    # The last file of the first volume.
-    last = tmp_path / "0_inpainted_mask.json"
+    # The last file of the second volume: the first is counted then.
+    last = tmp_path / "1_inpainted_mask.json"
     _, stderr = kill_when(process, last, signal.SIGINT)
     assert process.returncode == 130
     assert "add --resume to go on" in answer(stderr)

@@ -266,8 +266,8 @@ def test_ctrl_c_leaves_whole_volumes(trained, tmp_path):
         *("--repeats", 40, "--strength", 1),
         cwd=tmp_path,
     )
-    # The last file of the first volume: it is counted then.
-    last = tmp_path / "sub-00_denoised_std.json"
+    # The last file of the second volume: the first is counted then.
+    last = tmp_path / "sub-01_denoised_std.json"
     _, stderr = kill_when(process, last, signal.SIGINT)
     assert process.returncode == 130
     assert "the volumes that are written" in answer(stderr)
