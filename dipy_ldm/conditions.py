@@ -32,7 +32,7 @@ _TEXT_NUMBERS = 100
 # Equal shares of the examples between which ranks are told.
 _SHARES = 32
 # With fewer examples, a level may be one person's.
-_FEW = 5
+FEW = 5
 
 
 class Condition(NamedTuple):
@@ -284,8 +284,8 @@ def summary(known: dict[str, Condition]) -> list[str]:
     """
     lines = []
     for name, condition in known.items():
-        few = [level for level, n in condition.levels.items() if n < _FEW]
-        warning = f"; fewer than {_FEW} images have {listed(few)}" if few else ""
+        few = [level for level, n in condition.levels.items() if n < FEW]
+        warning = f"; fewer than {FEW} images have {listed(few)}" if few else ""
         lines.append(f"{name}, {condition.kind}: {condition}{warning}")
     return lines
 

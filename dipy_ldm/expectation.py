@@ -26,13 +26,11 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.polynomial import legendre
 
-from dipy_ldm.conditions import UNSPECIFIED, Condition
+from dipy_ldm.conditions import FEW, UNSPECIFIED, Condition
 
 # Of each continuous condition; the higher ones are smaller, and so fitted with less
 # trust.
 _DEGREES = 3
-# Of a level with fewer examples nothing is expected: it would be nearly one of them.
-_FEW = 5
 # Ridges that are tried, in variances of a feature. The last leaves nothing; of smaller
 # ones than the first, float32 has not the digits that tell how good they are.
 _RIDGES = (*np.logspace(-2, 2, 17), math.inf)
@@ -181,7 +179,8 @@ def _features(numbers, conditions):
 def _of_one(column, condition):
     if condition.size:
         counts = np.array(list(condition.levels.values()))
-        counts = np.where(counts >= _FEW, counts, 0)
+        # Of rare levels nothing is expected: it would be nearly one of their examples.
+        counts = np.where(counts >= FEW, counts, 0)
         levels = (column[:, None] == np.arange(condition.size)) & (counts > 0)
         said = levels.any(1, keepdims=True)
         return said * (levels - counts / max(counts.sum(), 1))

@@ -383,9 +383,10 @@ class LatentDiffusion(Inpainter):
 
     def _held_out(self, images, told):
         """Encode images for validation; None if there are none."""
-        if images is not None:
-            latents = self._scaled(self.vqvae_.encode(images))
-            return Latents(latents, told, self.expectation_)
+        if images is None:
+            return None
+        latents = self._scaled(self.vqvae_.encode(images))
+        return Latents(latents, told, self.expectation_)
 
 
 def _training(options: Options) -> Training:

@@ -3,11 +3,10 @@
 from collections import Counter
 from collections.abc import Sequence
 
+from dipy_ldm.conditions import FEW
 from dipy_ldm.data.cells import as_text
 from dipy_ldm.data.covariates import Covariates
 
-# A class of fewer subjects points to persons.
-_FEW = 5
 # More classes than these are not shown one by one.
 _MOST_CLASSES = 20
 # Whole numbers, so few of them: they may be codes of classes.
@@ -102,10 +101,10 @@ def _warnings(covariates):
         for value, subject in zip(values, covariates.subjects):
             if isinstance(value, str):
                 whose.setdefault(value, set()).add(subject)
-        few = sorted(level for level, some in whose.items() if len(some) < _FEW)
+        few = sorted(level for level, some in whose.items() if len(some) < FEW)
         if few:
             lines.append(
-                f"{name} has classes of fewer than {_FEW} subjects, which can point to "
+                f"{name} has classes of fewer than {FEW} subjects, which can point to "
                 f"persons: {_list(few)}"
             )
     alone = _count_alone(covariates)

@@ -161,7 +161,10 @@ def stages(
     list of Stage
         That of the guide, if there is one, and that of the denoiser.
     """
-    describe = partial(_stage, model, latents, settings)
+    # Over all latents, and so once for both.
+    spreads = latents.spreads()
+    nothing = schedules.loss_of_nothing(model.schedule, model.target, spreads)
+    describe = partial(_stage, model, latents, settings, nothing)
     length = training.length(len(latents.clean))
     found = []
     if model.guide_ is not None:
@@ -209,10 +212,10 @@ def guide_steps(steps: int) -> int:
     return min(steps, max(steps // _GUIDE_SHARE, _GUIDE_STEPS))
 
 
-def _stage(model, latents, settings, title, network, training, length, validate):
+def _stage(
+    model, latents, settings, nothing, title, network, training, length, validate
+):
     """Describe how one of the two networks is trained."""
-    spreads = latents.spreads()
-    nothing = schedules.loss_of_nothing(model.schedule, model.target, spreads)
     guide = network is model.guide_
     return Stage(
         title,
