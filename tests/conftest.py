@@ -106,8 +106,8 @@ def command(monkeypatch, capsys, tmp_path):
     from dipy_ldm.workflows import cli
 
     monkeypatch.chdir(tmp_path)
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    loggers = [logging.getLogger(), logging.getLogger("dipy_ldm")]
+    before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
 
     def command(name, *arguments):
         monkeypatch.setattr(sys, "argv", [f"dipy_{name}_ldm", *map(str, arguments)])
@@ -118,7 +118,10 @@ def command(monkeypatch, capsys, tmp_path):
         return 0, capsys.readouterr().err
 
     yield command
-    # DIPY puts a handler of its own there, for the standard output of this test.
-    for handler in {*root.handlers} - {*handlers}:
-        root.removeHandler(handler)
-    root.setLevel(level)
+    # DIPY has a handler for the standard output of this test, a worker one for its file.
+    for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+        for handler in {*logger.handlers} - {*handlers}:
+            logger.removeHandler(handler)
+            handler.close()
+        logger.setLevel(level)
+        logger.propagate = propagate
