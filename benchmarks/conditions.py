@@ -185,10 +185,18 @@ def load_known(folder, grid):
         As of :func:`features`.
     values : dict of str to list
         Covariates.
+    variance : float
+        As of :func:`differences`.
     """
     volumes = load_volumes([folder], grid=grid, verbose=True)
     found = read_covariates([*NUMBERS, "group"], volumes.files)
-    return features(volumes.images, grid.affine), found.values
+    images = np.asarray(volumes.images)
+    return features(images, grid.affine), found.values, differences(images)
+
+
+def differences(images):
+    """Return the mean variance of a voxel among images, ``(n, x, y, z, 1)``."""
+    return float(np.var(images, 0, dtype="float64").mean())
 
 
 def draw(name, values, n, rng):
@@ -229,19 +237,20 @@ def measure(options):
     -------
     dict
         As of :class:`Measure`, by the name of the covariate: ``real_`` for held-out
-        volumes, ``both_`` where two were asked for.
+        volumes, ``both_`` where two were asked for. ``variety`` is how much samples
+        differ, held-out volumes being 1.
     """
     model, grid = load_model(options.model)
-    train, values = load_known(options.train, grid)
+    train, values, _ = load_known(options.train, grid)
     measures = {
         name: Measure(train[name], values[name], RIDGES[name]) for name in values
     }
-    real, known = load_known(options.real, grid)
+    real, known, variance = load_known(options.real, grid)
     scores = {
         f"real_{name}": measure(real[name], known[name])
         for name, measure in measures.items()
     }
-    rng = np.random.default_rng(options.seed)
+    rng, variety = np.random.default_rng(options.seed), []
     for names in [*((name,) for name in measures), ("ventricles", "contrast")]:
         tell(f"asking for {' and '.join(names)}")
         asked = {name: draw(name, values, options.n_samples, rng) for name in names}
@@ -251,11 +260,12 @@ def measure(options):
             batch_size=options.batch_size,
             **sampling(options),
         )
+        variety.append(differences(images) / variance)
         found = features(images, grid.affine)
         for name in names:
             title = name if len(names) == 1 else f"both_{name}"
             scores[title] = measures[name](found[name], asked[name])
-    return scores
+    return scores | {"variety": float(np.mean(variety))}
 
 
 def make_parser():

@@ -8,17 +8,11 @@ from functools import lru_cache, partial, reduce
 import math
 from typing import Any
 
-import keras
-
 from dipy_ldm import distribution, networks
 from dipy_ldm.networks import Needs
 from dipy_ldm.optimizers import AT_ONCE
 from dipy_ldm.validation import InputError
 
-# What each back-end makes once, whatever the network: compiled functions, kernels,
-# buffers; to train and to apply.
-_ONCE = {"tensorflow": (100, 20), "jax": (350, 0), "torch": (50, 50)}
-_TRAINING, _APPLYING = (2**20 * mib for mib in _ONCE[keras.config.backend()])
 _BEFORE = 120 * 2**20
 # Copies of the weights: those that are used and trained, two moments, an average and
 # the gradient; more while the weights are changed, and of those changed at once.
@@ -67,7 +61,7 @@ def estimate_training(
     at_once = min(weights, 4 * AT_ONCE)
     changing = _MORE_COPIES * weights + _CHANGED_COPIES * at_once
     working = max(changing, batch_size * step)
-    return _TRAINING + before * _BEFORE + _COPIES * weights + working
+    return distribution.ONCE_TRAINING + before * _BEFORE + _COPIES * weights + working
 
 
 def estimate_sampling(unets: list[Any], batch_size: int, coding: float) -> float:
@@ -134,7 +128,7 @@ def estimate_coding(
     whole = 8 * channels * math.prod(space)
     piece = math.prod(_largest(size, tile, margin) for size in space)
     encoding, decoding = (
-        _APPLYING + batch_size * (each * piece + whole)
+        distribution.ONCE_APPLYING + batch_size * (each * piece + whole)
         for each in (per_voxel[0], max(codes, per_voxel[1]))
     )
     return encoding, decoding

@@ -1,5 +1,6 @@
 """What several tests share: tiny images and tiny fitted models."""
 
+import gc
 import logging
 import os
 import sys
@@ -39,6 +40,12 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if item.get_closest_marker("tensorflow"):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_collection_finish():
+    """Spare Python's collector what is there to the end, as all of TensorFlow."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
@@ -107,7 +114,9 @@ def command(monkeypatch, capsys, tmp_path):
 
     monkeypatch.chdir(tmp_path)
     loggers = [logging.getLogger(), logging.getLogger("dipy_ldm")]
-    before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    before = [
+        (logger.handlers[:], logger.level, logger.propagate) for logger in loggers
+    ]
 
     def command(name, *arguments):
         monkeypatch.setattr(sys, "argv", [f"dipy_{name}_ldm", *map(str, arguments)])
@@ -118,7 +127,7 @@ def command(monkeypatch, capsys, tmp_path):
         return 0, capsys.readouterr().err
 
     yield command
-    # DIPY has a handler for the standard output of this test, a worker one for its file.
+    # DIPY has one for the standard output of this test, a worker one for its file.
     for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
         for handler in {*logger.handlers} - {*handlers}:
             logger.removeHandler(handler)

@@ -124,30 +124,27 @@ def assert_same_model(folder, other):
     assert tables[0] == tables[1]
 
 
-@pytest.mark.parametrize(
-    ("checkpoint", "sent", "expected"),
-    [
+def test_stopped_three_times_and_resumed_is_the_uninterrupted(trained, tmp_path):
+    # Checkpoints within the epochs too, so that it is stopped in the middle of one.
+    arguments = (trained.parent / "blobs.npy", *TINY, "--checkpoint_steps", 1)
+    resume = ()
+    for checkpoint, sent, expected in (
         ("autoencoder-checkpoint", signal.SIGKILL, -signal.SIGKILL),
         ("diffusion-checkpoint.guide", signal.SIGTERM, 143),
         ("diffusion-checkpoint", signal.SIGKILL, -signal.SIGKILL),
-    ],
-)
-def test_stopped_and_resumed_is_the_uninterrupted(
-    trained, tmp_path, checkpoint, sent, expected
-):
-    # Checkpoints within the epochs too, so that it is stopped in the middle of one.
-    arguments = (trained.parent / "blobs.npy", *TINY, "--checkpoint_steps", 1)
-    process = start("dipy_train_ldm", *arguments, cwd=tmp_path)
-    _, stderr = kill_when(process, tmp_path / f"ldm.safetensors.{checkpoint}", sent)
-    assert process.returncode == expected
-    if sent == signal.SIGTERM:
-        assert "--resume" in answer(stderr)
-        assert "Traceback" not in stderr
-    assert not (tmp_path / "ldm.safetensors").exists()
+    ):
+        process = start("dipy_train_ldm", *arguments, *resume, cwd=tmp_path)
+        _, stderr = kill_when(process, tmp_path / f"ldm.safetensors.{checkpoint}", sent)
+        assert process.returncode == expected
+        if sent == signal.SIGTERM:
+            assert "--resume" in answer(stderr)
+            assert "Traceback" not in stderr
+        assert not (tmp_path / "ldm.safetensors").exists()
+        resume = ("--resume",)
     status, _, stderr = run("dipy_train_ldm", *arguments, cwd=tmp_path)
     assert status == 1
     assert "--resume" in answer(stderr)
-    status, _, stderr = run("dipy_train_ldm", *arguments, "--resume", cwd=tmp_path)
+    status, _, stderr = run("dipy_train_ldm", *arguments, *resume, cwd=tmp_path)
     assert status == 0, stderr
     assert_same_model(trained, tmp_path)
     assert not list(tmp_path.glob("*checkpoint*"))

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 
 import keras
 
-from dipy_ldm.distribution.sharing import STRATEGIES, count_replicas, share_of
+from dipy_ldm.distribution.sharing import (
+    ONCE_APPLYING,
+    ONCE_TRAINING,
+    STRATEGIES,
+    count_replicas,
+    share_of,
+)
 from dipy_ldm.validation import InputError
 
 if keras.config.backend() not in ("tensorflow", "jax", "torch"):
@@ -69,6 +75,8 @@ else:
     )
 
 __all__ = [
+    "ONCE_APPLYING",
+    "ONCE_TRAINING",
     "STRATEGIES",
     "ReplicatedModel",
     "agree",

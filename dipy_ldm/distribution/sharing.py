@@ -13,6 +13,13 @@ STRATEGIES = {"auto": 2, "none": math.inf, "mirrored": 1, "multi_worker": math.i
 # Batches that are drawn at the same time.
 DRAWN_AT_ONCE = 2
 
+# Bytes that each back-end takes once to train and to apply, whatever the network is:
+# compiled functions, kernels, buffers.
+_ONCE = {"tensorflow": (100, 20), "jax": (350, 0), "torch": (50, 50)}
+ONCE_TRAINING, ONCE_APPLYING = (
+    2**20 * mib for mib in _ONCE.get(keras.config.backend(), (0, 0))
+)
+
 
 class AskableModel(keras.Model):
     """A model whose training can be asked to end between two steps.
