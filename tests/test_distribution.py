@@ -14,6 +14,7 @@ from processes import TIMEOUT, free_ports
 import pytest
 
 from dipy_ldm import distribution
+from dipy_ldm.data.batches import Batches
 from dipy_ldm.validation import InputError
 
 
@@ -301,6 +302,14 @@ def test_replicas_train_and_generate_the_same(outcomes, kind):
         rounding = 1e-6 if "loss" in name or "mse" in name else 5e-4
         close = rounding * max(np.abs(values).max(), 0.1)
         npt.assert_allclose(replicas[name], values, atol=close, err_msg=name)
+
+
+def test_the_end_of_a_training_waits_for_no_thread_that_sleeps():
+    # What tunes tf.data sleeps for up to a minute, and the iterator's end waits for it.
+    drawn = Batches(4, lambda step, places: (np.zeros((len(places), 2), "float32"),))
+    data = distribution.shared(drawn, 0, None)
+    assert data.options().autotune.enabled is False
+    assert next(iter(data))[0].shape == (4, 2)
 
 
 def test_strategies_are_chosen():

@@ -271,7 +271,11 @@ def _dataset(batches, first_step, machine, machines, replicas):
     data = numbers.map(look_up, num_parallel_calls=DRAWN_AT_ONCE)
     # Or else several machines ask one another at each step whether all have a batch.
     endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
-    return data.prefetch(tf.data.AUTOTUNE).apply(endless)
+    options = tf.data.Options()
+    # What tunes itself does so in a thread that sleeps for up to a minute, and that the
+    # end of the training waits for: there is nothing to tune.
+    options.autotune.enabled = False
+    return data.prefetch(DRAWN_AT_ONCE).apply(endless).with_options(options)
 
 
 def sum_of_replicas(tensors: list) -> list:
