@@ -60,15 +60,45 @@ def test_generated_volumes_say_what_was_asked_for(brains):
         npt.assert_allclose(image.get_fdata(), wanted[0, ..., 0], atol=1e-4)
 
 
-def test_denoised_volumes_say_what_was_asked_for(brains):
-    status, _, stderr = run(
-        "dipy_denoise_ldm",
-        *("m.safetensors", "scan.nii.gz", "--conditions", "group=control"),
-        cwd=brains,
+def test_denoised_volumes_say_what_was_asked_for_and_what_it_changed(brains):
+    given = ("m.safetensors", "scan.nii.gz", "--strength", 1, "--difference")
+    for name, more in {
+        "plain": (),
+        "asked": ("--conditions", "age=50", "group=control", "--repeats", 2),
+    }.items():
+        command = ("dipy_denoise_ldm", *given, "--out_denoised", name, *more)
+        status, _, stderr = run(*command, cwd=brains)
+        assert status == 0, stderr
+    facts = json.loads((brains / "scan_asked.json").read_text())
+    assert facts["Conditions"] == {"age": 50, "group": "control"}
+    assert "Difference" not in facts
+    facts = json.loads((brains / "scan_asked_difference.json").read_text())
+    assert facts["Difference"] == "result without conditions minus result"
+    facts = json.loads((brains / "scan_plain_difference.json").read_text())
+    assert facts["Difference"] == "scan minus result"
+
+    def read(name):
+        return nib.load(brains / f"{name}.nii.gz").get_fdata()
+
+    taken = read("scan") - read("scan_plain")
+    npt.assert_allclose(read("scan_plain_difference"), taken, atol=1e-5)
+    model = LatentDiffusion.load(brains / "m.safetensors")
+    image = read("scan")[None, ..., None]
+    plain, asked = (
+        np.mean(
+            [
+                model.denoise(image, first=i, strength=1, conditions=asked)
+                for i in range(2)
+            ],
+            axis=0,
+        )[0, ..., 0]
+        for asked in (None, {"age": 50, "group": "control"})
     )
-    assert status == 0, stderr
-    facts = json.loads((brains / "scan_denoised.json").read_text())
-    assert facts["Conditions"] == {"age": "n/a", "group": "control"}
+    changed = plain - asked
+    assert np.abs(changed).max() > 1e-3
+    # In the intensities of the scan, which are those of the model but for a percentile.
+    found = read("scan_asked_difference")
+    npt.assert_allclose(found, changed, rtol=0.02, atol=1e-4)
 
 
 BAD = {

@@ -75,6 +75,11 @@ class Asked(NamedTuple):
             table[name] = read * n if len(read) == 1 else read
         return cls(table, told.surprises, numbers)
 
+    @property
+    def specified(self) -> bool:
+        """Whether anything is asked for of any image."""
+        return any(v is not None for values in self.table.values() for v in values)
+
     def of_some(self, numbers: range) -> dict[str, list] | None:
         """Return what some of the images are asked to be.
 

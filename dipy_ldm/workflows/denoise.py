@@ -97,9 +97,10 @@ class DenoiseLDMFlow(Workflow):
             result is the mean; of two and more, the standard deviation is written
             too.
         difference : bool, optional
-            Write the scan minus the result, too: all that was taken away, noise and
-            fine detail as well as what the model would not have expected. Small lesions
-            do not stand out in it.
+            Write what was taken away, too. Without conditions that is the scan minus
+            the result: noise and fine detail as well as what the model would not have
+            expected; small lesions do not stand out in it. With conditions it is what
+            comes of the same noise without them minus the result: what they changed.
         channels : bool, optional
             Take the fourth axis of the files for channels.
         tile : int, optional
@@ -159,13 +160,20 @@ class DenoiseLDMFlow(Workflow):
             "conditions": asked.of_some(asked.numbers),
         }
 
+        def made(image, **given):
+            return [
+                model.denoise(image[None], first=i, **given)[0] for i in range(repeats)
+            ]
+
         def denoise(task):
             image, origin = conform_file(task.file, grid, channels)
             given = options | partners.given(task.file)
-            repeated = [
-                model.denoise(image[None], first=i, **given)[0] for i in range(repeats)
-            ]
-            _write(task, repeated, origin, dtype, difference)
+            repeated = made(image, **given)
+            before = None
+            if difference and asked.specified:
+                # Of the same noise, so that all else is alike.
+                before = made(image, **(given | {"conditions": None}))
+            _write(task, repeated, before, origin, dtype, difference)
 
         restoring.work(
             self, tasks, denoise, inputs, verb="denoise", resume=resume, place=place
@@ -188,14 +196,21 @@ def _outputs(name, repeats, difference):
     return [name, *further]
 
 
-def _write(task, repeated, origin, dtype, difference):
-    """Write the mean of what was made of a volume, and how far it varies."""
+def _write(task, repeated, before, origin, dtype, difference):
+    """Write the mean of what was made of a volume, how far it varies and what it lacks.
+
+    ``before`` is what was made of it without conditions, or None.
+    """
     make_folder(task.outputs[0].parent)
     mean = restore_file(np.mean(repeated, 0), origin)
-    volumes = [mean]
+    volumes = [(mean, {})]
     if len(repeated) > 1:
-        volumes.append(restore_spread(np.std(repeated, 0, ddof=1), origin))
-    if difference:
-        volumes.append(origin.data - mean)
-    for path, volume in zip(task.outputs, volumes, strict=True):
-        write_with_sidecar(path, volume, origin.affine, dtype, task.facts)
+        volumes.append((restore_spread(np.std(repeated, 0, ddof=1), origin), {}))
+    if difference and before is None:
+        volumes.append((origin.data - mean, {"Difference": "scan minus result"}))
+    elif difference:
+        plain = restore_file(np.mean(before, 0), origin)
+        said = "result without conditions minus result"
+        volumes.append((plain - mean, {"Difference": said}))
+    for path, (volume, more) in zip(task.outputs, volumes, strict=True):
+        write_with_sidecar(path, volume, origin.affine, dtype, task.facts | more)
