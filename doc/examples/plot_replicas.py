@@ -24,7 +24,9 @@ two = [tf.config.LogicalDeviceConfiguration()] * 2
 tf.config.set_logical_device_configuration(processor, two)
 
 # %%
-# The batch size is that of all replicas: each of two gets 32 of 64 digits.
+# The batch size is that of all replicas: each of two gets 32 of 64 digits. In float32,
+# so that the rounding by which they differ stays small on every processor; over many
+# steps it adds up, until a latent between two codes takes the other one.
 
 digits, _ = load_mnist("train")
 
@@ -32,9 +34,10 @@ digits, _ = load_mnist("train")
 def train(strategy):
     vqvae = VQVAE(widths=(16, 16), n_codes=64)
     return vqvae.fit(
-        digits[:3200],
+        digits[:800],
         validation_data=digits[-333:],
         epochs=4,
+        precision="float32",
         strategy=strategy,
         verbose=False,
     )
@@ -53,11 +56,11 @@ for name in ("loss", "mse", "val_mse", "usage"):
 
 epochs = range(1, 5)
 plt.figure(figsize=(6, 4))
-plt.plot(epochs, one.history_["loss"], "o-", label="one replica")
-plt.plot(epochs, both.history_["loss"], "x--", label="two replicas")
+plt.plot(epochs, one.history_["val_mse"], "o-", label="one replica")
+plt.plot(epochs, both.history_["val_mse"], "x--", label="two replicas")
 plt.xticks(epochs)
 plt.xlabel("epoch")
-plt.ylabel("loss")
+plt.ylabel("error of digits that were held out")
 plt.legend()
 plt.show()
 
@@ -65,3 +68,4 @@ plt.show()
 # So are the reconstructions.
 
 np.testing.assert_allclose(one.predict(digits[:8]), both.predict(digits[:8]), atol=1e-3)
+np.abs(one.predict(digits[:8]) - both.predict(digits[:8])).max()
