@@ -233,3 +233,13 @@ def test_links_that_lead_nowhere_are_found(tmp_path):
     n_links, broken = check_links.check(tmp_path)
     assert n_links == 5
     assert broken == ["a.html: below/b.html#gone", "a.html: gone.png"]
+
+
+def test_commands_of_the_session_are_whole():
+    pytest.importorskip("sphinx")
+    session = scripts.load(ROOT / "doc/extensions/session.py")
+    parts = session.read_parts("#: a\necho 'one\ntwo' \\\n  three\nls\n#: b\nls\n")
+    assert parts == {"a": ["echo 'one\ntwo' \\\n  three", "ls"], "b": ["ls"]}
+    for commands in session.read_parts(session.SCRIPT.read_text()).values():
+        for command in commands:
+            subprocess.run(["bash", "-n", "-c", command], check=True)

@@ -8,7 +8,7 @@ through the years. To keep this page short, the cohort is small, the voxels are 
 and training ends after minutes.
 """
 
-# sphinx_gallery_thumbnail_number = 1
+# sphinx_gallery_thumbnail_number = 2
 
 from pathlib import Path
 import tempfile

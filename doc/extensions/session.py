@@ -10,6 +10,7 @@ import json
 import os
 from pathlib import Path
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -83,13 +84,26 @@ def read_parts(text):
     Returns
     -------
     dict of str to list of str
-        Commands of each part; a command may go on after a backslash.
+        Commands of each part; a command goes on after a backslash, and within quotes.
     """
     _, *pieces = re.split(r"^#: (\w+)\n", text, flags=re.MULTILINE)
     return {
-        name: re.split(r"(?<!\\)\n", body.strip())
+        name: list(_commands(body.strip()))
         for name, body in zip(pieces[::2], pieces[1::2])
     }
+
+
+def _commands(body):
+    command = ""
+    for line in body.split("\n"):
+        command += line
+        try:
+            shlex.split(command)
+        except ValueError:  # a quote or a backslash is open
+            command += "\n"
+        else:
+            yield command
+            command = ""
 
 
 def answer(command):
