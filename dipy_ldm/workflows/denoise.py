@@ -203,7 +203,7 @@ def _write(task, repeated, before, origin, dtype, difference):
     """
     make_folder(task.outputs[0].parent)
     mean = restore_file(np.mean(repeated, 0), origin)
-    volumes = [(mean, {})]
+    volumes: list[tuple[np.ndarray, dict]] = [(mean, {})]
     if len(repeated) > 1:
         volumes.append((restore_spread(np.std(repeated, 0, ddof=1), origin), {}))
     if difference and before is None:
