@@ -113,10 +113,13 @@ def command(monkeypatch, capsys, tmp_path):
     from dipy_ldm.workflows import cli
 
     monkeypatch.chdir(tmp_path)
-    loggers = [logging.getLogger(), logging.getLogger("dipy_ldm")]
+    _, ours = loggers = logging.getLogger(), logging.getLogger("dipy_ldm")
     before = [
         (logger.handlers[:], logger.level, logger.propagate) for logger in loggers
     ]
+    # As in a process of its own, whatever ran before.
+    ours.handlers.clear()
+    ours.setLevel(logging.NOTSET)
 
     def command(name, *arguments):
         monkeypatch.setattr(sys, "argv", [f"dipy_{name}_ldm", *map(str, arguments)])
@@ -127,10 +130,8 @@ def command(monkeypatch, capsys, tmp_path):
         return 0, capsys.readouterr().err
 
     yield command
-    # DIPY has one for the standard output of this test, a worker one for its file.
+    # DIPY has a handler for the standard output of this test, a worker one of its own.
     for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
-        for handler in {*logger.handlers} - {*handlers}:
-            logger.removeHandler(handler)
-            handler.close()
+        logger.handlers[:] = handlers
         logger.setLevel(level)
         logger.propagate = propagate
