@@ -15,6 +15,7 @@ import tempfile
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from common import Parser, run, tell
+from inpainting import dice
 import nibabel as nib
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -79,13 +80,6 @@ def make_pairs(n, first, grid):
     return images[::2], images[1::2]
 
 
-def dice(found, lesions):
-    """Return the overlap of each scan, ``(n, x, y, z)`` each."""
-    axes = (1, 2, 3)
-    both = found.sum(axes) + lesions.sum(axes)
-    return 2 * (found & lesions).sum(axes) / np.maximum(both, 1)
-
-
 def score(changed, lesions):
     """Compare what was changed with the lesions.
 
@@ -107,22 +101,21 @@ def score(changed, lesions):
     """
     n = len(lesions)
     smooth = gaussian_filter(changed, (0, 1, 1, 1))
-    dices = np.array([dice(smooth[:n] > t, lesions) for t in THRESHOLDS])
-    sizes = np.array([(smooth > t).sum((1, 2, 3)) for t in THRESHOLDS])
+    found = [smooth > threshold for threshold in THRESHOLDS]
+    dices = np.array([list(map(dice, some[:n], lesions)) for some in found])
+    sizes = np.array([some.sum((1, 2, 3)) for some in found])
+    where = [c[m].mean() for c, m in zip(changed, [*lesions, *lesions])]
     halves = np.arange(n) % 2
     best = [dices[:, halves == half].mean(1).argmax() for half in (1, 0)]
-    of_others = [best[half] for half in halves]
-    each = np.arange(n)
+    of_others, each = [best[half] for half in halves], np.arange(n)
     return {
         "dice": float(dices[of_others, each].mean()),
         "threshold": [float(THRESHOLDS[i]) for i in best],
         "lesion_voxels": float(lesions.sum((1, 2, 3)).mean()),
         "found_voxels": float(sizes[of_others, each].mean()),
         "alarm_voxels": float(sizes[of_others, n + each].mean()),
-        "change": float(np.mean([c[m].mean() for c, m in zip(changed, lesions)])),
-        "change_healthy": float(
-            np.mean([c[m].mean() for c, m in zip(changed[n:], lesions)])
-        ),
+        "change": float(np.mean(where[:n])),
+        "change_healthy": float(np.mean(where[n:])),
     }
 
 
@@ -141,27 +134,31 @@ def measure(options):
     images = np.concatenate([patients, healthy])
     tell(f"a lesion takes {np.mean((healthy - patients)[..., 0][lesions]):.3f}")
     for strength in options.strengths:
-        made = {
-            group: np.mean(
-                [
-                    model.denoise(
-                        images,
-                        strength=strength,
-                        conditions={"group": group},
-                        seed=options.seed,
-                        first=2 * options.n * i,
-                    )
-                    for i in range(options.repeats)
-                ],
-                axis=0,
-            )[..., 0]
+        healed, plain = (
+            denoised(model, images, {"group": group}, strength, options)
             for group in ("control", None)
-        }
+        )
         # Lesions are dark: what is healthy is brighter there.
-        plain = score(made["control"] - images[..., 0], lesions)
-        figures = score(made["control"] - made[None], lesions)
-        figures |= {"strength": strength, "dice_of_scan": plain["dice"]}
+        figures = score(healed - plain, lesions) | {
+            "strength": strength,
+            "dice_of_scan": score(healed - images[..., 0], lesions)["dice"],
+        }
         print(json.dumps(figures), flush=True)
+
+
+def denoised(model, images, conditions, strength, options):
+    """Denoise scans several times, and return the mean, ``(n, x, y, z)``."""
+    every = [
+        model.denoise(
+            images,
+            strength=strength,
+            conditions=conditions,
+            seed=options.seed,
+            first=len(images) * i,
+        )
+        for i in range(options.repeats)
+    ]
+    return np.mean(every, axis=0)[..., 0]
 
 
 if __name__ == "__main__":

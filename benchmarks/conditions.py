@@ -185,13 +185,12 @@ def load_known(folder, grid):
         As of :func:`features`.
     values : dict of str to list
         Covariates.
-    variance : float
-        As of :func:`differences`.
+    images : ndarray
+        The volumes.
     """
     volumes = load_volumes([folder], grid=grid, verbose=True)
     found = read_covariates([*NUMBERS, "group"], volumes.files)
-    images = np.asarray(volumes.images)
-    return features(images, grid.affine), found.values, differences(images)
+    return features(volumes.images, grid.affine), found.values, volumes.images
 
 
 def differences(images):
@@ -245,7 +244,8 @@ def measure(options):
     measures = {
         name: Measure(train[name], values[name], RIDGES[name]) for name in values
     }
-    real, known, variance = load_known(options.real, grid)
+    real, known, images = load_known(options.real, grid)
+    variance = differences(images)
     scores = {
         f"real_{name}": measure(real[name], known[name])
         for name, measure in measures.items()

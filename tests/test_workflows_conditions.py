@@ -60,7 +60,18 @@ def test_generated_volumes_say_what_was_asked_for(brains):
         npt.assert_allclose(image.get_fdata(), wanted[0, ..., 0], atol=1e-4)
 
 
-def test_denoised_volumes_say_what_was_asked_for_and_what_it_changed(brains):
+def test_denoised_volumes_say_what_was_asked_for(brains):
+    status, _, stderr = run(
+        "dipy_denoise_ldm",
+        *("m.safetensors", "scan.nii.gz", "--conditions", "group=control"),
+        cwd=brains,
+    )
+    assert status == 0, stderr
+    facts = json.loads((brains / "scan_denoised.json").read_text())
+    assert facts["Conditions"] == {"age": "n/a", "group": "control"}
+
+
+def test_the_difference_is_what_conditions_changed(brains):
     given = ("m.safetensors", "scan.nii.gz", "--strength", 1, "--difference")
     for name, more in {
         "plain": (),

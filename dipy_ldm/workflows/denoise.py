@@ -206,11 +206,11 @@ def _write(task, repeated, before, origin, dtype, difference):
     volumes: list[tuple[np.ndarray, dict]] = [(mean, {})]
     if len(repeated) > 1:
         volumes.append((restore_spread(np.std(repeated, 0, ddof=1), origin), {}))
-    if difference and before is None:
-        volumes.append((origin.data - mean, {"Difference": "scan minus result"}))
-    elif difference:
-        plain = restore_file(np.mean(before, 0), origin)
-        said = "result without conditions minus result"
-        volumes.append((plain - mean, {"Difference": said}))
+    if difference:
+        name, minuend = "scan", origin.data
+        if before is not None:
+            name = "result without conditions"
+            minuend = restore_file(np.mean(before, 0), origin)
+        volumes.append((minuend - mean, {"Difference": f"{name} minus result"}))
     for path, (volume, more) in zip(task.outputs, volumes, strict=True):
         write_with_sidecar(path, volume, origin.affine, dtype, task.facts | more)

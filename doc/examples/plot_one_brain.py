@@ -78,7 +78,6 @@ print(model.conditions_["ventricles"])
 
 SIZES = [8, 14, 20, 26, 32]
 
-
 brains = model.predict(conditions={"ventricles": SIZES}, seed=3, same_noise=True)
 figure, axes = plt.subplots(5, 1, figsize=(4.4, 7.2), layout="constrained")
 for ax, picture, size in zip(axes, planes(brains, volumes.affine), SIZES):
