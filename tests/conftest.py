@@ -132,6 +132,8 @@ def command(monkeypatch, capsys, tmp_path):
     yield command
     # DIPY has a handler for the standard output of this test, a worker one of its own.
     for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+        for handler in set(logger.handlers) - set(handlers):
+            handler.close()
         logger.handlers[:] = handlers
         logger.setLevel(level)
         logger.propagate = propagate
