@@ -84,11 +84,9 @@ class Denoising(Estimator):
         Returns
         -------
         int
-            10 of ``dpm++``, 20 for volumes; 50 of the others.
+            10 of ``dpm++``, 50 of the others.
         """
-        if sampler != "dpm++":
-            return 50
-        return 10 if self._of_images() else 20
+        return 10 if sampler == "dpm++" else 50
 
     def default_denoising_steps(self, sampler: str, strength: float) -> int:
         """Return how many steps suffice to walk back from a strength.

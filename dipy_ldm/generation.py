@@ -100,7 +100,7 @@ class Generator(Denoising):
         n = self._count(conditions, source) if n is None else n
         steps = self.default_steps(sampler) if steps is None else steps
         guidance = self.default_guidance if guidance is None else guidance
-        step, grid = self.check_sampling(
+        chosen = self.check_sampling(
             n,
             sampler=sampler,
             steps=steps,
@@ -112,6 +112,8 @@ class Generator(Denoising):
             tile=tile,
         )
         schedule = self._described()["schedule"]
+        # Of images, quantisation takes what is as fine as that.
+        grid = chosen.grid if self._of_images() else chosen.fine or chosen.grid
         path = schedules.path(schedule, grid(schedule, steps))
         given = self._given(conditions, source, n)
         nothing = (given.table == UNSPECIFIED).all()
@@ -125,7 +127,7 @@ class Generator(Denoising):
             of = np.full_like(numbers, first) if same_noise else numbers
             noise = samplers.noise_of(seed, of, self.latent_shape_)
             denoise = self._denoiser(guidance, given.some(numbers - first))
-            latents = samplers.sample(denoise, noise(), path, step, noise)
+            latents = samplers.sample(denoise, noise(), path, chosen.step, noise)
             return self.vqvae_.decode(self._unscaled(latents), tile=tile)
 
         numbers = np.arange(first, first + n)
@@ -158,7 +160,7 @@ class Generator(Denoising):
         Returns
         -------
         Sampler
-            Step function and grid.
+            Step function and grids.
 
         Raises
         ------
@@ -246,7 +248,7 @@ class Generator(Denoising):
         check_shares(strength=strength)
         if steps is None:
             steps = self.default_denoising_steps(sampler, strength)
-        step, grid = self.check_sampling(
+        step, grid, _ = self.check_sampling(
             sampler=sampler,
             steps=steps,
             eta=eta,

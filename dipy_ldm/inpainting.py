@@ -210,7 +210,7 @@ class Inpainter(Generator):
         images = self._check_images(images, self.vqvae_)
         given = self._given(conditions, source, len(images))
         check_counts(n_samples=n_samples, resamplings=resamplings)
-        step, grid = self.check_sampling(
+        step, grid, _ = self.check_sampling(
             sampler=sampler,
             steps=steps,
             eta=eta,

@@ -123,17 +123,19 @@ class Sampler(NamedTuple):
     """A step function and the time grid on which it is at its best.
 
     ``grid(schedule, steps)`` gives times from 1 on; ``grid(schedule, steps, start)``,
-    which denoising needs, from another on.
+    which denoising needs, from another on. ``fine(schedule, steps)`` is the grid for
+    samples with details that little noise hides, if it is another one.
     """
 
     step: Callable
     grid: Callable
+    fine: Callable | None = None
 
 
 SAMPLERS = {
     "ddpm": Sampler(partial(ddim, eta=1.0), uniform_time),
     "ddim": Sampler(ddim, uniform_time),
-    "dpm++": Sampler(dpm_solver, uniform_log_snr),
+    "dpm++": Sampler(dpm_solver, uniform_log_snr, partial(uniform_log_snr, end=0.02)),
 }
 
 
@@ -150,7 +152,7 @@ def make_sampler(name: str, eta: float = 0.0) -> Sampler:
     Returns
     -------
     Sampler
-        Its step function and its grid.
+        Its step function and its grids.
 
     Raises
     ------

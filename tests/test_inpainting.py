@@ -25,7 +25,7 @@ def fill_in(resamplings, n=5_000):
     """Make the second of each pair anew; return both."""
     first = np.random.default_rng(1).standard_normal(n)
     known = np.stack([first, np.zeros(n)], -1).astype("float32")
-    step, grid = samplers.make_sampler("dpm++")
+    step, grid, _ = samplers.make_sampler("dpm++")
     path = schedules.path("cosine", grid("cosine", inpainting.STEPS))
     noise = samplers.noise_of(0, range(n), (2,))
     alpha, sigma = path[0][1]

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm import VQVAE, LatentDiffusion
+from dipy_ldm import VQVAE, LatentDiffusion, samplers
 from dipy_ldm.validation import InputError
 
 # One level: what takes the time is that networks are compiled.
@@ -140,6 +140,24 @@ def test_every_target_and_schedule_trains(vqvae, blobs, target, schedule):
     model = LatentDiffusion(vqvae, target=target, schedule=schedule, **TINY)
     model.fit(blobs, **FIT)
     assert np.isfinite(model.predict(2, steps=4)).all()
+
+
+@pytest.mark.parametrize(("images", "noise"), [(True, 0.2), (False, 0.02)])
+def test_samples_of_volumes_are_taken_to_finer_details(
+    diffusion, monkeypatch, images, noise
+):
+    paths, sample = [], samplers.sample
+
+    def watched(denoise, x, path, *others):
+        paths.append(path)
+        return sample(denoise, x, path, *others)
+
+    monkeypatch.setattr(samplers, "sample", watched)
+    monkeypatch.setattr(type(diffusion), "_of_images", lambda self: images)
+    diffusion.predict(1, guidance=1)
+    # The last level of all is clean.
+    assert len(paths[0]) == 11
+    assert paths[0][-2][1][1] == pytest.approx(noise, rel=0.01)
 
 
 def test_learns_the_latents_of_eight_images():

@@ -28,7 +28,7 @@ def exact(x, first, last):
 
 
 def draw(name, n, steps, eta=0.0, seed=0):
-    step, grid = samplers.make_sampler(name, eta)
+    step, grid, _ = samplers.make_sampler(name, eta)
     noise = samplers.noise_of(seed, range(n), (1,))
     path = schedules.path("cosine", grid("cosine", steps))
     return samplers.sample(denoise, noise().astype("float64"), path, step, noise)
@@ -51,6 +51,16 @@ def test_the_grids_keep_the_spread_of_unit_variance_latents(name):
     last = samplers.SAMPLERS[name].grid("cosine", 20)[-1]
     alpha, sigma = schedules.rates("cosine", last)
     assert alpha / np.hypot(alpha, sigma) > 0.975
+
+
+def test_the_fine_grid_keeps_details_that_the_other_takes_for_noise():
+    def kept(grid, spread):
+        alpha, sigma = schedules.rates("cosine", grid("cosine", 10)[-1])
+        return alpha * spread / np.hypot(alpha * spread, sigma)
+
+    _, grid, fine = samplers.make_sampler("dpm++")
+    assert kept(grid, 0.1) < 0.5
+    assert kept(fine, 0.1) > 0.97
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
