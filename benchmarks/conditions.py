@@ -181,16 +181,14 @@ def load_known(folder, grid):
 
     Returns
     -------
-    table : dict of str to ndarray
-        As of :func:`features`.
-    values : dict of str to list
-        Covariates.
     images : ndarray
         The volumes.
+    values : dict of str to list
+        Covariates.
     """
     volumes = load_volumes([folder], grid=grid, verbose=True)
     found = read_covariates([*NUMBERS, "group"], volumes.files)
-    return features(volumes.images, grid.affine), found.values, volumes.images
+    return volumes.images, found.values
 
 
 def differences(images):
@@ -240,12 +238,13 @@ def measure(options):
         differ, held-out volumes being 1.
     """
     model, grid = load_model(options.model)
-    train, values, _ = load_known(options.train, grid)
+    images, values = load_known(options.train, grid)
+    train = features(images, grid.affine)
     measures = {
         name: Measure(train[name], values[name], RIDGES[name]) for name in values
     }
-    real, known, images = load_known(options.real, grid)
-    variance = differences(images)
+    images, known = load_known(options.real, grid)
+    real, variance = features(images, grid.affine), differences(images)
     scores = {
         f"real_{name}": measure(real[name], known[name])
         for name, measure in measures.items()

@@ -58,8 +58,8 @@ def measure(options):
 
 def encode(model, folder, grid):
     """Return latents of unit variance, and the numbers that are told of them."""
-    _, values, images = load_known(folder, grid)
-    latents = (model.vqvae_.encode(images) - model.latent_mean_) / model.latent_scale_
+    images, values = load_known(folder, grid)
+    latents = model._scaled(model.vqvae_.encode(images))
     return latents, Told.of(model.conditions_, values, len(images)).numbers
 
 

@@ -112,7 +112,7 @@ class Generator(Denoising):
             tile=tile,
         )
         schedule = self._described()["schedule"]
-        # Of images, quantisation takes what is as fine as that.
+        # The details of images are no finer than what quantisation takes anyway.
         grid = chosen.grid if self._of_images() else chosen.fine or chosen.grid
         path = schedules.path(schedule, grid(schedule, steps))
         given = self._given(conditions, source, n)

@@ -132,10 +132,16 @@ class Sampler(NamedTuple):
     fine: Callable | None = None
 
 
+# Noise rate at which samples with details end. Latents have one scale, and of those of
+# volumes the last channels a tenth of its deviation.
+_DETAILS = 0.02
+
 SAMPLERS = {
     "ddpm": Sampler(partial(ddim, eta=1.0), uniform_time),
     "ddim": Sampler(ddim, uniform_time),
-    "dpm++": Sampler(dpm_solver, uniform_log_snr, partial(uniform_log_snr, end=0.02)),
+    "dpm++": Sampler(
+        dpm_solver, uniform_log_snr, partial(uniform_log_snr, end=_DETAILS)
+    ),
 }
 
 
