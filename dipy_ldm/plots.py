@@ -180,7 +180,7 @@ def _curves(ax, stage, history):
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if "perplexity" in history:
         twin = ax.twinx()
-        twin.plot(epochs, history["perplexity"], "k:", label="perplexity")
+        twin.plot(epochs, history["perplexity"], "k.:", label="perplexity")
         twin.set_ylabel("perplexity of the codes (dotted)")
         # Or else its curve would be drawn over the legend.
         ax.set_zorder(twin.get_zorder() + 1)
