@@ -48,6 +48,14 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    """Draw the same weights each time, where a test says no seed."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+
+
 @pytest.fixture
 def numbered_anew():
     """Return what makes Keras number its layers from the beginning again.
