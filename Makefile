@@ -109,6 +109,7 @@ lint: .venv/installed  ## check style, spelling, types and the direction of impo
 	@$(BIN)/codespell
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/mypy --no-error-summary doc/*.py doc/examples doc/figures
 
 clean:  ## remove .venv, caches and build outputs
 	@rm -rf .venv .venv-peers .venv-lowest .venv-newest .venv-jax .venv-torch build dist demo demo-volumes

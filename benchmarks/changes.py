@@ -68,7 +68,8 @@ def make_pairs(n, first, grid):
         ``(n, x, y, z, 1)`` in [0, 1].
     """
     with tempfile.TemporaryDirectory() as folder:
-        files, subject = [], first
+        files: list[Path] = []
+        subject = first
         while len(files) < 2 * n:
             traits = draw_traits(subject)
             for lesion in (True, False) if traits.lesion else ():

@@ -7,6 +7,7 @@ test digits. The file has its weights in 16 bits.
 
 import math
 import os
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -18,7 +19,7 @@ from dipy_ldm import persistence
 from dipy_ldm.data import load_mnist
 from dipy_ldm.evaluation import features
 
-RECIPE = {
+RECIPE: dict[str, Any] = {
     "version": 1,  # Count up when the code below trains another classifier.
     "held_out": 10_000,
     "widths": [16, 32],

@@ -45,7 +45,7 @@ def measure(options):
     train, real = (encode(model, at, grid) for at in (options.train, options.real))
     rng = np.random.default_rng(options.seed)
     for n in options.n:
-        found = {"left": [], "permuted": []}
+        found: dict[str, list] = {"left": [], "permuted": []}
         for _ in range(options.draws if n < len(train[0]) else 1):
             some = rng.permutation(len(train[0]))[:n]
             latents, numbers = (array[some] for array in train)

@@ -75,14 +75,15 @@ def compare(options):
             augment=Augmentation(shift=2, intensity=0.05, noise=options.noise),
             learning_rate=options.learning_rate,
         )
-        scores, reconstructed = score_vqvae(vqvae, held_out)
+        reconstructed = vqvae.predict(held_out)
+        scores = score_vqvae(vqvae, held_out, reconstructed)
         scores["sharpness"] = float(sharpness(reconstructed) / sharpness(held_out))
         scores["seconds"] = time.perf_counter() - start
         pictures.append(reconstructed[:1])
         print(json.dumps({"loss": loss} | sizes | scores), flush=True)
     if options.montage:
-        pictures = planes(np.concatenate(pictures), train.affine)
-        save_montage(options.montage, pictures, columns=1, scale=4)
+        slices = planes(np.concatenate(pictures), train.affine)
+        save_montage(options.montage, slices, columns=1, scale=4)
 
 
 if __name__ == "__main__":

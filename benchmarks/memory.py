@@ -4,6 +4,7 @@ Each case runs in a process of its own. Its peak of resident memory is measured 
 what it had when the libraries were there, and the images.
 """
 
+from collections.abc import Callable
 import contextlib
 import json
 import os
@@ -17,6 +18,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from common import Parser, tell
 import numpy as np
+from peers import read_processor
 
 STEPS = 3
 PRECISIONS = ("float32", "bfloat16")
@@ -111,15 +113,10 @@ def main(arguments=None):
 
 def processor():
     """Name the processor, and which of its instructions may be used."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    facts = dict(line.split("\t: ", 1) for line in lines if "\t: " in line)
-    flags = {"avx2", "avx512f", "avx512_vnni", "amx_bf16", "amx_tile"}
-    flags = sorted(
-        flags.intersection(facts.get("flags\t", facts.get("flags", "")).split())
-    )
+    found = read_processor(Path("/proc/cpuinfo").read_text())
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "none")
-    name = next((v for k, v in facts.items() if k.startswith("model name")), "unknown")
-    return f"{name} ({', '.join(flags)}); ONEDNN_MAX_CPU_ISA: {limit}\n"
+    flags = ", ".join(found["flags"])
+    return f"{found['processor']} ({flags}); ONEDNN_MAX_CPU_ISA: {limit}\n"
 
 
 def apart(case):
@@ -145,7 +142,8 @@ def measure(what, *case):
         Mebibytes.
     """
     with tempfile.TemporaryDirectory() as folder:
-        prepare = {"train": train, "code": code, "generate": generate}[what]
+        ways: dict[str, Callable] = {"train": train, "code": code, "generate": generate}
+        prepare = ways[what]
         announced, work = prepare(Path(folder), *case)
         with contextlib.redirect_stdout(sys.stderr):
             before = status("VmRSS")

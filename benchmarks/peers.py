@@ -167,7 +167,7 @@ def in_rounds(name, rounds, sides, measure):
     dict of str to list of dict
         Figures of each side, one dict a round.
     """
-    figures = {side: [] for side in sides}
+    figures: dict[str, list] = {side: [] for side in sides}
     for number in range(rounds):
         for side in sides:
             tell(f"{name}, round {number + 1} of {rounds}: {side}")
@@ -291,11 +291,11 @@ def read_processor(text):
         ``processor``, and ``flags``: those that decide which kernels there are.
     """
     pairs = (line.split(":", 1) for line in text.splitlines() if ":" in line)
-    facts = {}
+    facts: dict[str, str] = {}
     for name, value in pairs:
         facts.setdefault(name.strip(), value.strip())
     # ARM's processors call them features.
-    flags = facts.get("flags", facts.get("Features", "")).split()
+    flags = (facts.get("flags") or facts.get("Features", "")).split()
     chosen = [f for f in flags if f in FLAGS or f.startswith(("amx_", "asimd", "sve"))]
     name = facts.get("model name", platform.machine())
     return {"processor": name, "flags": sorted(chosen)}

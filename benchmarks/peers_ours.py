@@ -111,7 +111,8 @@ def split_steps(moments, each):
     between : list of float
         Seconds of the first steps of later epochs, with what follows an epoch.
     """
-    steps, between = [], []
+    steps: list[float] = []
+    between: list[float] = []
     for step in range(WARM_UP + 1, max(moments) + 1):
         seconds = moments[step] - moments[step - 1]
         (between if step % each == 1 else steps).append(seconds)

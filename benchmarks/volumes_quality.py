@@ -8,6 +8,7 @@ so that every set that is compared has equally many.
 """
 
 import os
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -247,7 +248,7 @@ def score_vqvae(vqvae, held_out, reconstructed):
         Figures by their names.
     """
     sets = Sets(held_out, held_out, reconstructed, reconstructed)
-    found = measure_reconstruction(vqvae, sets)
+    found: dict[str, Any] = measure_reconstruction(vqvae, sets)
     # Where there is anything: virtual brains and most scans lie on black.
     inside = (held_out > held_out.min() + 0.05 * np.ptp(held_out)).any(-1)
     detail = reconstructed, held_out, inside

@@ -163,7 +163,7 @@ html_theme_options = {
     "footer_end": [],
 }
 # One page has no use for a list of its chapters.
-html_sidebars = {"index": [], "search": []}
+html_sidebars: dict[str, list] = {"index": [], "search": []}
 copybutton_prompt_text = r"\$ |>>> |\.\.\. "
 copybutton_prompt_is_regexp = True
 copybutton_line_continuation_character = "\\"

@@ -55,7 +55,7 @@ NUMBERS = (5, 10, 20, 40, 80, 160)
 
 
 def error(name, steps):
-    step, _ = samplers.SAMPLERS[name]
+    step = samplers.SAMPLERS[name].step
     levels = path("cosine", uniform_log_snr("cosine", steps, end=0.02))[:-1]
     rates = dict(levels)
 

@@ -161,7 +161,8 @@ def make_cohort(
     at_least("seed", seed, 0)
     at_least("first", first, 0)
     make_folder(folder)
-    folder, files, known = Path(folder), [], {}
+    folder, files = Path(folder), []
+    known: dict[str, dict] = {}
     numbers = range(first, first + n)
     for i in tqdm(numbers, "virtual subjects", disable=not verbose):
         traits = draw_traits(i, seed) if covariates else None
@@ -357,7 +358,7 @@ def places(shape, affine):
     ndarray
         In mm, ``(*shape, 3)``.
     """
-    return np.stack(np.indices(shape), -1) @ affine[:3, :3].T + affine[:3, 3]
+    return np.moveaxis(np.indices(shape), 0, -1) @ affine[:3, :3].T + affine[:3, 3]
 
 
 def spacing(detailed):

@@ -50,10 +50,10 @@ def last_time(steps):
 
 def samples_from(model, end):
     """Take pure noise for the latent at a time, as sampling with that schedule does."""
-    step, grid = SAMPLERS["ddim"]
-    path = levels(model, end * grid(model.schedule, 10))
+    chosen = SAMPLERS["ddim"]
+    path = levels(model, end * chosen.grid(model.schedule, 10))
     noise = noise_of(0, range(25), model.latent_shape_)
-    clean = sample(model.denoiser(), noise(), path, step, noise)
+    clean = sample(model.denoiser(), noise(), path, chosen.step, noise)
     return decoded(model, clean.astype("float32"))
 
 

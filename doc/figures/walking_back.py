@@ -11,8 +11,8 @@ STEPS = 10
 def draw():
     """Draw each step: the noisy latent above, the estimate below, both decoded."""
     model = packaged()
-    step, grid = SAMPLERS["dpm++"]
-    path = levels(model, grid(model.schedule, STEPS))
+    chosen = SAMPLERS["dpm++"]
+    path = levels(model, chosen.grid(model.schedule, STEPS))
     denoise = model.denoiser(model.default_guidance)
     seen = []
 
@@ -22,7 +22,7 @@ def draw():
         return clean
 
     noise = noise_of(0, [4], model.latent_shape_)
-    sample(watch, noise(), path, step, noise)
+    sample(watch, noise(), path, chosen.step, noise)
     figure, axes = plt.subplots(2, STEPS, figsize=(11, 2.8), layout="constrained")
     for (above, below), (x, clean), (_, (alpha, sigma)) in zip(axes.T, seen, path):
         show(
