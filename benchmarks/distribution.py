@@ -76,7 +76,7 @@ def make_strategy(kind):
     if not tf.config.list_physical_devices("GPU"):
         two = [tf.config.LogicalDeviceConfiguration()] * 2
         tf.config.set_logical_device_configuration(cpu, two)
-    return distribution.make_strategy("mirrored", [str(number) for number in range(count)])
+    return distribution.make_strategy("mirrored", list(map(str, range(count))))
 
 
 def time_of_sum(strategy, network):
