@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import math
+from typing import Any
 
 import keras
 from keras import ops
@@ -136,6 +137,58 @@ def _waves(t, count, fastest):
     )
     angles = t[:, None] * frequencies
     return ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=-1)
+
+
+def _convolved(layer: Any, inputs, usual):
+    """Convolve so that the biases learn in any precision.
+
+    Their gradients are sums over all positions. On processors TensorFlow's of
+    ``bias_add``, by which Keras adds them, and JAX's are summed in the precision of the
+    computation: in bfloat16, 16,384 ones come to 256. ``tests/test_upstream.py`` tells
+    when this may go.
+    """
+    if layer.compute_dtype == "float32" or not layer.use_bias:
+        return usual(inputs)
+    x = layer.convolution_op(inputs, layer.kernel)
+    bias = ops.reshape(layer.bias, (*(1,) * (layer.rank + 1), layer.filters))
+    if keras.config.backend() == "tensorflow":
+        # What is added to something, and not what something is added to, is for Keras a
+        # bias; a plain addition's gradient is summed in float32.
+        return layer.activation(ops.add(bias, x))
+    # XLA makes one loop of it.
+    total = ops.cast(x, "float32") + ops.cast(bias, "float32")
+    return layer.activation(ops.cast(total, layer.compute_dtype))
+
+
+@keras.saving.register_keras_serializable("dipy_ldm")
+class Conv1D(keras.layers.Conv1D):
+    """``keras.layers.Conv1D`` whose biases learn in any precision."""
+
+    def call(self, inputs):
+        """Convolve."""
+        return _convolved(self, inputs, super().call)
+
+
+@keras.saving.register_keras_serializable("dipy_ldm")
+class Conv2D(keras.layers.Conv2D):
+    """``keras.layers.Conv2D`` whose biases learn in any precision."""
+
+    def call(self, inputs):
+        """Convolve."""
+        return _convolved(self, inputs, super().call)
+
+
+@keras.saving.register_keras_serializable("dipy_ldm")
+class Conv3D(keras.layers.Conv3D):
+    """``keras.layers.Conv3D`` whose biases learn in any precision."""
+
+    def call(self, inputs):
+        """Convolve."""
+        return _convolved(self, inputs, super().call)
+
+
+# By the number of spatial dimensions.
+CONVOLUTIONS: dict[int, type] = {1: Conv1D, 2: Conv2D, 3: Conv3D}
 
 
 @keras.saving.register_keras_serializable("dipy_ldm")

@@ -8,7 +8,7 @@ import pytest
 
 from dipy_ldm import networks
 from dipy_ldm.bottlenecks import Codebook
-from dipy_ldm.layers import DepthToSpace, Sum, TimeEmbedding
+from dipy_ldm.layers import CONVOLUTIONS, DepthToSpace, Sum, TimeEmbedding
 
 
 def test_times_are_in_full_precision_under_a_mixed_policy():
@@ -23,6 +23,26 @@ def test_time_embedding_tells_times_apart():
     npt.assert_allclose((features**2).sum(-1), 16, rtol=1e-5)
     distances = np.linalg.norm(features[:, None] - features[None], axis=-1)
     assert distances[~np.eye(101, dtype=bool)].min() > 0.1
+
+
+@pytest.mark.parametrize("space", [(4096,), (64, 64), (16, 16, 16)])
+def test_biases_learn_the_same_in_bfloat16(space, bfloat16):
+    x = np.random.default_rng(0).standard_normal((4, *space, 2)).astype("float32")
+    biases = []
+    for precision in ("float32", bfloat16):
+        keras.utils.set_random_seed(0)
+        with networks.precision(precision):
+            images = keras.Input((*space, 2))
+            inner = CONVOLUTIONS[len(space)](4, 3, padding="same")(images)
+            outer = CONVOLUTIONS[len(space)](1, 1, dtype="float32")(inner)
+            model = keras.Model(images, outer)
+        model.compile(keras.optimizers.SGD(0.1), loss="mse")
+        model.fit(x, np.ones((4, *space, 1)), batch_size=4, verbose=0)
+        biases.append(
+            np.concatenate([model.layers[i].get_weights()[1] for i in (1, 2)])
+        )
+    assert np.abs(biases[0]).min() > 0.01
+    npt.assert_allclose(biases[1], biases[0], rtol=0.02, atol=1e-3)
 
 
 @pytest.mark.parametrize("space", [(3,), (3, 2), (2, 3, 4)])

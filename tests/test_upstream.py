@@ -142,3 +142,9 @@ def test_tensorflow_says_in_private_whether_onednn_is_on():
 @pytest.mark.xfail(reason="DIPY looks for names of levels where Python 2 had them")
 def test_dipy_knows_the_levels_of_logs():
     assert get_level("DEBUG") == logging.DEBUG
+
+
+@pytest.mark.xfail(reason="TensorFlow sums gradients of biases in bfloat16")
+def test_tensorflow_sums_gradients_of_biases():
+    ones = tf.ones((4, 16, 16, 16, 1), "bfloat16")
+    assert tf.raw_ops.BiasAddGrad(out_backprop=ones) == 4 * 16**3

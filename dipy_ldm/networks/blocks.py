@@ -9,7 +9,7 @@ from typing import Any
 import keras
 from keras import layers
 
-from dipy_ldm.layers import Recomputed
+from dipy_ldm.layers import CONVOLUTIONS, Recomputed
 from dipy_ldm.networks.building import Drawn
 
 
@@ -25,7 +25,7 @@ def by_rank(name, rank):
 
 def conv(x, width, size=3, strides=1, **kwargs):
     """Convolve a tensor of any rank; the result is as large, divided by the strides."""
-    convolution = by_rank("Conv", rank_of(x))
+    convolution = CONVOLUTIONS[rank_of(x)]
     kwargs = {"kernel_initializer": Drawn()} | kwargs
     # In bfloat16, TensorFlow's gradients for so few voxels are wrong on processors, up
     # to NaN: tests/test_networks.py tells when this is no longer needed.
