@@ -209,6 +209,8 @@ def test_what_was_asked_for_is_followed(rng):
         anatomy.follow([1, 2, np.nan], [1, 2, 3])
     with pytest.raises(InputError, match="all numbers are the same"):
         anatomy.follow([1, 1, 1, 1], [1, 2, 3, 4])
+    with pytest.raises(InputError, match="have the same measure"):
+        anatomy.follow([1, 2, 3, 4], [1, 1, 1, 1])
     assert anatomy.as_asked([1, "b"], ["1", "c"]).value == 0.5
 
 

@@ -50,7 +50,7 @@ def volumes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("judged")
     images = draw(40, 2)
     vqvae = VQVAE(widths=(4, 4), blocks=1, n_codes=8, code_dim=2)
-    vqvae.fit(images, affine=AFFINE, epochs=1, batch_size=8, verbose=False)
+    vqvae.fit(images, affine=AFFINE, epochs=3, batch_size=8, verbose=False)
     model = LatentDiffusion(vqvae, widths=(4,), blocks=1)
     known = {"age": list(np.linspace(20, 80, 40)), "sex": ["F", "M"] * 20}
     model.fit(images, known, epochs=1, batch_size=8, verbose=False)

@@ -190,14 +190,18 @@ def follow(
     Raises
     ------
     InputError
-        If fewer than four are known, or all were asked to be the same.
+        If fewer than four are known, or all were asked or measured to be the same.
     """
     a, b = np.asarray(asked, float), np.asarray(measured, float)
     known = np.isfinite(a) & np.isfinite(b)
     at_least("the number of samples with both numbers", int(known.sum()), 4)
     a, b = a[known], b[known]
-    if np.ptp(a) == 0 or np.ptp(b) == 0:
+    if np.ptp(a) == 0:
         raise InputError("all numbers are the same; ask for different ones.")
+    if np.ptp(b) == 0:
+        raise InputError(
+            "all samples have the same measure, whatever was asked for; look at them."
+        )
 
     def pairs(statistic):
         return bootstrap(lambda p: statistic(*p.T), np.stack([a, b], 1), seed=seed)
