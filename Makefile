@@ -103,6 +103,7 @@ test-newest: .venv-newest/installed  ## the same with Python 3.13 and the newest
 test-jax test-torch: test-%: .venv-%/installed  ## the same with another back-end, without TensorFlow
 	@KERAS_BACKEND=$* .venv-$*/bin/$(TEST)
 
+# Figures have names that benchmarks have, too: mypy takes one of each at a time.
 lint: .venv/installed  ## check style, spelling, types and the direction of imports
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/ruff format --check --quiet

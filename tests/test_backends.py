@@ -118,7 +118,7 @@ def test_fewer_examples_need_no_other_program():
     apply = distribution.compiled(function, [keras.Input((3,))], [layer])
     x = np.random.default_rng(0).standard_normal((8, 3)).astype("float32")
     for n in (8, 5, 2, 1):
-        npt.assert_allclose(apply(x[:n]), layer(x[:n]), rtol=1e-5, atol=1e-6)
+        npt.assert_allclose(apply(x[:n]), layer(x[:n]), rtol=1e-6, atol=1e-6)
     assert traced == [(8, 3), (1, 3)]
     layer.set_weights([np.ones((3, 2)), np.zeros(2)])
     npt.assert_allclose(apply(x)[:, 0], x.sum(1), rtol=1e-5)
