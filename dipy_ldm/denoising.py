@@ -15,6 +15,7 @@ from dipy_ldm.data.given import Given, fitting
 from dipy_ldm.data.sources import Source
 from dipy_ldm.estimators import Estimator
 from dipy_ldm.expectation import Expectation
+from dipy_ldm.gaussian import Gaussian
 from dipy_ldm.training.unets import unets
 
 logger = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class Denoising(Estimator):
     conditions_: dict[str, Condition]
     source_: Source | None
     expectation_: Expectation | None
+    gaussian_: Gaussian | None
     latent_mean_: np.ndarray
     latent_scale_: np.ndarray
     latent_shape_: tuple[int, ...]
@@ -157,6 +159,13 @@ class Denoising(Estimator):
         strong = of(self._predict, told, expected)
         return denoisers.guided(strong, weak, guidance, _GUIDED)
 
+    def _mean(self, given):
+        """Return the mean of latents of which this is told; 0 where it is not known."""
+        if self.gaussian_ is None:
+            return 0
+        known = self.expectation_
+        return self.gaussian_.mean + (0 if known is None else known.of(given.table))
+
     def check_conditions(self, conditions: Any, n: int | None = None) -> list[str]:
         """Refuse conditions that the model does not know.
 
@@ -226,16 +235,20 @@ class Denoising(Estimator):
         both = [("denoiser", self.denoiser_), ("guide", self.guide_)]
         return [(name, network) for name, network in both if network is not None]
 
-    def _make_unets(self, expects):
+    def _make_unets(self, expects, directions):
         """Build the denoiser and, if there shall be one, its guide."""
         told = self.conditions_, self.source_, self.vqvae_.factor
         given = self._described(), self.latent_shape_, *told
-        return unets(*given, expects=expects)
+        return unets(*given, expects=expects, directions=directions)
 
     def _build(self):
         """Make the networks that generate, in full precision."""
         with networks.precision("float32"):
-            made = self._make_unets(self.expectation_ is not None)
+            known = self.gaussian_
+            directions = None if known is None else len(known.loadings)
+            made = self._make_unets(self.expectation_ is not None, directions)
+        for network in made.values():
+            networks.know(network, known)
         self.denoiser_, self.guide_ = made["denoiser"], made.get("guide")
         self._predict = _compiled(self.denoiser_)
         self._predict_guide = self.guide_ and _compiled(self.guide_)

@@ -15,15 +15,13 @@ from dipy_ldm.data import sources
 from dipy_ldm.data.arrays import learnable, survey
 from dipy_ldm.estimators import Entry
 from dipy_ldm.expectation import Expectation
+from dipy_ldm.gaussian import Gaussian, enough
 from dipy_ldm.inpainting import Inpainter
 from dipy_ldm.precision import Precision, tell
 from dipy_ldm.training import Options, Training, diffusion, train
 from dipy_ldm.training.telling import Known, Latents
 from dipy_ldm.validation import choose, scalars
 from dipy_ldm.vqvae import VQVAE
-
-# Its tensor in a model file.
-_EXPECTATION = "expectation"
 
 
 def _float32(numbers):
@@ -74,6 +72,9 @@ class LatentDiffusion(Inpainter):
     expectation_ : Expectation or None
         What is to be expected of latents, by what is told; None if there are no
         conditions, or the file is older.
+    gaussian_ : Gaussian or None
+        Mean and covariance of latents of volumes, beside what is expected; None of
+        images, or if the file is older.
     latent_mean_, latent_scale_ : ndarray
         Mean of each channel of the latents, and the standard deviation of all of them
         (of each, in earlier model files) once for each.
@@ -277,8 +278,8 @@ class LatentDiffusion(Inpainter):
 
     def _tensors(self):
         tensors = self.vqvae_._tensors() | super()._tensors()
-        if self.expectation_ is not None:
-            tensors[_EXPECTATION] = self.expectation_.weights
+        for known in (self.expectation_, self.gaussian_):
+            tensors |= {} if known is None else known.to_tensors()
         return tensors
 
     def _document(self):
@@ -289,10 +290,9 @@ class LatentDiffusion(Inpainter):
         if not hasattr(self, "vqvae_"):
             self.vqvae_ = VQVAE.from_saved(tensors, document)
         # Before networks are built, to which it is given.
-        weights, known = tensors.get(_EXPECTATION), document.get("conditions")
-        self.expectation_ = (
-            None if weights is None else Expectation(from_saved(known), weights)
-        )
+        known = from_saved(document.get("conditions"))
+        self.expectation_ = Expectation.from_tensors(tensors, known)
+        self.gaussian_ = Gaussian.from_tensors(tensors)
         return super()._restore(tensors, document)
 
     @classmethod
@@ -306,11 +306,11 @@ class LatentDiffusion(Inpainter):
         choose("target", model.target, schedules.TARGETS)
         documents.check_sizes(document["latent_diffusion"], shapes)
         documents.check_latents(document, vqvae.latent_shape(vqvae.shape_))
-        # Earlier versions had none.
-        if expects := _EXPECTATION in shapes:
-            told = model.conditions_, model.latent_shape_
-            wanted[_EXPECTATION] = Expectation.shape(*told)
-        make = partial(model._make_unets, expects)
+        given = shapes, model.latent_shape_
+        expects = Expectation.shapes(*given, model.conditions_)
+        knows = Gaussian.shapes(*given)
+        make = partial(model._make_unets, bool(expects), Gaussian.directions(knows))
+        wanted |= expects | knows
         for name, unet in networks.sketched("float32", make).items():
             wanted |= persistence.shapes(unet, name)
         documents.check_shapes(shapes, wanted)
@@ -379,7 +379,11 @@ class LatentDiffusion(Inpainter):
         self.expectation_ = (
             Expectation.learn(latents, told.table, known) if known else None
         )
-        return Latents(latents, told, self.expectation_)
+        found = Latents(latents, told, self.expectation_)
+        self.gaussian_ = None
+        if not self._of_images():
+            self.gaussian_ = Gaussian.learn(found.left(enough(latents.shape)))
+        return found
 
     def _held_out(self, images, told):
         """Encode images for validation; None if there are none."""

@@ -15,7 +15,7 @@ from dipy_ldm import __version__, documents
 from dipy_ldm.files import replacing
 from dipy_ldm.validation import InputError, plain
 
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 # The oldest that can be read, but for checkpoints: they go on with the same package.
 _OLDEST = 2
 # Types of the numbers of networks; optimizers count in integers, too.
@@ -218,7 +218,7 @@ def read_document(path: str | Path, kind: str | None = None) -> dict:
 
 
 def shapes(network: Any, prefix: str) -> dict[str, tuple[int, ...]]:
-    """Say what shapes the weights of a network have.
+    """Say what shapes the weights of a network have that were trained.
 
     Parameters
     ----------
@@ -234,12 +234,12 @@ def shapes(network: Any, prefix: str) -> dict[str, tuple[int, ...]]:
     """
     return {
         f"{prefix}.{i:03d}": tuple(variable.shape)
-        for i, variable in enumerate(network.weights)
+        for i, variable in enumerate(network.trainable_variables)
     }
 
 
 def weights(network: Any, prefix: str) -> dict[str, np.ndarray]:
-    """Name the weights of a network.
+    """Name the weights of a network that were trained.
 
     Parameters
     ----------
@@ -256,7 +256,7 @@ def weights(network: Any, prefix: str) -> dict[str, np.ndarray]:
     """
     return {
         f"{prefix}.{i:03d}": np.asarray(variable)
-        for i, variable in enumerate(network.weights)
+        for i, variable in enumerate(network.trainable_variables)
     }
 
 
@@ -272,7 +272,7 @@ def set_weights(network: Any, prefix: str, tensors: dict[str, np.ndarray]) -> No
     tensors : dict of str to ndarray
         Contents of the file.
     """
-    for i, variable in enumerate(network.weights):
+    for i, variable in enumerate(network.trainable_variables):
         variable.assign(tensors[f"{prefix}.{i:03d}"])
 
 

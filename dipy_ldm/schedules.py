@@ -35,7 +35,7 @@ _SIGMA_START = 0.01
 _ALPHA_END = 0.0065
 
 
-def cosine(t: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def cosine(t: Any, xp: Any = np) -> tuple[Any, Any]:
     """Mix signal and noise along a quarter of a circle.
 
     The schedule of :footcite:p:`Nichol2021` in continuous time, cut at both
@@ -43,12 +43,14 @@ def cosine(t: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
 
     Parameters
     ----------
-    t : array_like
+    t : array_like or tensor
         Times in [0, 1].
+    xp : module
+        Where functions of arrays are: ``numpy``, or ``keras.ops`` for tensors.
 
     Returns
     -------
-    alpha, sigma : ndarray
+    alpha, sigma : ndarray or tensor
         Signal and noise rates, of the shape of ``t``.
 
     References
@@ -56,11 +58,11 @@ def cosine(t: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     .. footbibliography::
     """
     first, last = math.asin(_SIGMA_START), math.acos(_ALPHA_END)
-    angle = first + (last - first) * np.asarray(t)
-    return np.cos(angle), np.sin(angle)
+    angle = first + (last - first) * xp.array(t)
+    return xp.cos(angle), xp.sin(angle)
 
 
-def linear(t: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def linear(t: Any, xp: Any = np) -> tuple[Any, Any]:
     """Let the rate at which noise is added grow linearly.
 
     The variance-preserving schedule of :footcite:p:`Ho2020` in the continuous
@@ -70,21 +72,23 @@ def linear(t: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
 
     Parameters
     ----------
-    t : array_like
+    t : array_like or tensor
         Times in [0, 1].
+    xp : module
+        Where functions of arrays are: ``numpy``, or ``keras.ops`` for tensors.
 
     Returns
     -------
-    alpha, sigma : ndarray
+    alpha, sigma : ndarray or tensor
         Signal and noise rates, of the shape of ``t``.
 
     References
     ----------
     .. footbibliography::
     """
-    t = 1e-3 + (1 - 1e-3) * np.asarray(t)
+    t = 1e-3 + (1 - 1e-3) * xp.array(t)
     log_alpha = -0.25 * (20 - 0.1) * t**2 - 0.5 * 0.1 * t
-    return np.exp(log_alpha), np.sqrt(-np.expm1(2 * log_alpha))
+    return xp.exp(log_alpha), xp.sqrt(-xp.expm1(2 * log_alpha))
 
 
 SCHEDULES = {"cosine": cosine, "linear": linear}

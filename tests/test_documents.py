@@ -145,10 +145,10 @@ def test_half_weights_are_read(saved, diffusion, tmp_path, dtype):
 def test_weights_too_large_for_half_are_not_written(vqvae, saved, tmp_path):
     tensors, document = saved
     model = LatentDiffusion.from_saved(tensors, document)
-    model.denoiser_.weights[0].assign_add(1e6 * np.ones((128, 128)))
+    model.denoiser_.trainable_variables[0].assign_add(1e6 * np.ones((128, 128)))
     with pytest.raises(InputError, match="denoiser.000 are too large for 16 bits"):
         model.save(tmp_path / "m", half=True)
-    model.denoiser_.weights[0].assign_add(np.nan * np.ones((128, 128)))
+    model.denoiser_.trainable_variables[0].assign_add(np.nan * np.ones((128, 128)))
     with pytest.raises(InputError, match="denoiser.000 has NaN or infinite values"):
         model.save(tmp_path / "m")
     assert not list(tmp_path.iterdir())

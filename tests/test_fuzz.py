@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 
 from dipy_ldm import VQVAE, LatentDiffusion, persistence
 from dipy_ldm.expectation import Expectation
+from dipy_ldm.gaussian import Gaussian
 from dipy_ldm.validation import InputError
 
 # As an autoencoder and a diffusion model say it.
@@ -86,8 +87,13 @@ def whole(request, tmp_path_factory):
         described = LatentDiffusion(model, **DOCUMENT["latent_diffusion"])
         described.vqvae_ = model
         model = described._describe(DOCUMENT)
-        sizes = Expectation.shape(model.conditions_, model.latent_shape_)
+        told = model.latent_shape_, model.conditions_
+        (sizes,) = Expectation.shapes({"expectation": ()}, *told).values()
         model.expectation_ = Expectation(model.conditions_, np.zeros(sizes))
+        parts = Gaussian.shapes(
+            {"gaussian.mean": (), "gaussian.loadings": (2,)}, told[0]
+        )
+        model.gaussian_ = Gaussian(*map(np.zeros, parts.values()))
         model._build()
     tensors = {
         name: rng.standard_normal(tensor.shape).astype("float32")

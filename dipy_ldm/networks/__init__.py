@@ -21,7 +21,13 @@ from dipy_ldm.networks.building import (
     seeded,
     sketched,
 )
-from dipy_ldm.networks.denoiser import Picture, seeded_unet, unet
+from dipy_ldm.networks.denoiser import (
+    Picture,
+    know,
+    linear_estimate,
+    seeded_unet,
+    unet,
+)
 from dipy_ldm.networks.memory import Needs, needs
 from dipy_ldm.networks.receptive_field import factor, reach
 
@@ -38,6 +44,8 @@ __all__ = [
     "encoder_and_decoder",
     "factor",
     "factor_of",
+    "know",
+    "linear_estimate",
     "needs",
     "precision",
     "reach",

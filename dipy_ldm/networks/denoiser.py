@@ -6,7 +6,13 @@ from typing import NamedTuple
 import keras
 from keras import layers
 
-from dipy_ldm.layers import ConditionFeatures, SourceFeatures, TimeEmbedding
+from dipy_ldm.gaussian import Gaussian
+from dipy_ldm.layers import (
+    ConditionFeatures,
+    LinearEstimate,
+    SourceFeatures,
+    TimeEmbedding,
+)
 from dipy_ldm.networks.blocks import (
     conv,
     enclosed,
@@ -61,6 +67,7 @@ def unet(
     conditions: Sequence[int] = (),
     source: Picture | None = None,
     expects: bool = False,
+    estimate: tuple | None = None,
     remat: bool = False,
 ) -> keras.Model:
     """Build the denoiser: a U-Net that knows the time, and what it is told.
@@ -86,6 +93,10 @@ def unet(
         What an image is like that is told, too, beside the noisy latents.
     expects : bool
         Whether it is given what was taken from the latents, as it is to be expected.
+    estimate : tuple, optional
+        Arguments of a :class:`dipy_ldm.layers.LinearEstimate`: the network is given
+        what a linear function knows, once :func:`know` was called, and its weights are
+        for what is left. Nothing if None.
     remat : bool
         Compute the insides of each block again for the gradient, instead of
         keeping them: less memory, more time.
@@ -112,28 +123,48 @@ def unet(
     time = _embed(times, *told, width=128, sizes=conditions)
     seen = [] if source is None else [keras.Input(source.shape(shape))]
     stems = [_stem(image, source, widths[0], remat) for image in seen]
-    both = [latents, *known, *stems]
+    linear = [] if estimate is None else LinearEstimate(*estimate)(latents, times)
+    both = [*(linear[:2] or [latents]), *known, *stems]
     x = conv(layers.Concatenate()(both) if len(both) > 1 else latents, widths[0])
-    skips = [x]
-    for level, width in enumerate(widths):
-        if level > 0:
-            x = conv(x, width, strides=2)
-            skips.append(x)
-        for _ in range(blocks):
-            x = _block(x, width, time, attention[level], remat)
-            skips.append(x)
-    x = _block(x, widths[-1], time, True, remat)
-    x = _block(x, widths[-1], time, False, remat)
-    for level, width in reversed(list(enumerate(widths))):
-        for _ in range(blocks + 1):
-            x = layers.Concatenate()([x, skips.pop()])
-            x = _block(x, width, time, attention[level], remat)
-        if level > 0:
-            x = upsample(x, like=skips[-1])
-            x = conv(x, widths[level - 1])
+    x = _down_and_up(x, time, widths, blocks, attention, remat)
     target = to_output(x, shape[-1], norm_groups, kernel_initializer="zeros")
+    if linear:
+        wanted, spread = linear[2:]
+        target = layers.Multiply(dtype="float32")([target, spread])
+        target = layers.Add(dtype="float32")([target, wanted])
     given = [latents, times, *known, *told, *seen]
     return keras.Model(given, target, name="unet")
+
+
+def know(network: keras.Model, gaussian: Gaussian | None) -> None:
+    """Give a network what is known of the latents.
+
+    Parameters
+    ----------
+    network : keras.Model
+        Of :func:`unet`.
+    gaussian : Gaussian or None
+        Of as many directions as its estimate; None for a network that makes none.
+    """
+    if gaussian is not None:
+        linear_estimate(network).know(gaussian)
+
+
+def linear_estimate(network: keras.Model) -> LinearEstimate:
+    """Find the estimate of a network that makes one.
+
+    Parameters
+    ----------
+    network : keras.Model
+        Of :func:`unet`.
+
+    Returns
+    -------
+    LinearEstimate
+        The layer.
+    """
+    (layer,) = (x for x in network.layers if isinstance(x, LinearEstimate))
+    return layer
 
 
 def seeded_unet(
@@ -179,6 +210,28 @@ def _stem(image, source, width, remat):
         return conv(x, width, kernel_initializer=Drawn("LecunNormal"), **size)
 
     return residual(enclosed(build, [image], remat), width, norm_groups, remat)
+
+
+def _down_and_up(x, time, widths, blocks, attention, remat):
+    """Apply the levels of a U-Net: what is seen on the way down is given on that up."""
+    skips = [x]
+    for level, width in enumerate(widths):
+        if level > 0:
+            x = conv(x, width, strides=2)
+            skips.append(x)
+        for _ in range(blocks):
+            x = _block(x, width, time, attention[level], remat)
+            skips.append(x)
+    x = _block(x, widths[-1], time, True, remat)
+    x = _block(x, widths[-1], time, False, remat)
+    for level, width in reversed(list(enumerate(widths))):
+        for _ in range(blocks + 1):
+            x = layers.Concatenate()([x, skips.pop()])
+            x = _block(x, width, time, attention[level], remat)
+        if level > 0:
+            x = upsample(x, like=skips[-1])
+            x = conv(x, widths[level - 1])
+    return x
 
 
 def _block(x, width, time, attention, remat):

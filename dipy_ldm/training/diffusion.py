@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from functools import partial
+import math
 from pathlib import Path
 from typing import Any
 
+from keras import ops
 import numpy as np
 
 from dipy_ldm import distribution, memory, networks, schedules
@@ -21,9 +23,14 @@ from dipy_ldm.validation import InputError, check_seed, check_sizes, choose
 # for a sixteenth of the steps. With fewer than these it would know nothing at all.
 _GUIDE_SHARE = 16
 _GUIDE_STEPS = 300
+# Noised latents of which the loss before any training is measured, and their numbers at
+# most; some at once.
+_MEASURED = 1024
+_NUMBERS = 2**27
+_AT_ONCE = 32
 
 # Highest learning rates of images and of volumes, where none is given.
-RATES = 2e-3, 1e-3
+RATES = 2e-3, 5e-4
 
 
 def check(
@@ -163,8 +170,9 @@ def stages(
     """
     # Over all latents, and so once for both.
     spreads = latents.spreads()
-    nothing = schedules.loss_of_nothing(model.schedule, model.target, spreads)
-    describe = partial(_stage, model, latents, settings, nothing)
+    noise = schedules.loss_of_nothing(model.schedule, model.target, spreads)
+    linear = noise if model.gaussian_ is None else _loss_of_linear(model, latents)
+    describe = partial(_stage, model, latents, settings, linear, noise)
     length = training.length(len(latents.clean))
     found = []
     if model.guide_ is not None:
@@ -213,7 +221,7 @@ def guide_steps(steps: int) -> int:
 
 
 def _stage(
-    model, latents, settings, nothing, title, network, training, length, validate
+    model, latents, settings, linear, noise, title, network, training, length, validate
 ):
     """Describe how one of the two networks is trained."""
     guide = network is model.guide_
@@ -222,27 +230,31 @@ def _stage(
         training,
         length,
         settings,
-        build=partial(_compile, model, guide, training, length.total),
+        build=partial(_compile, model, guide, training, length.total, linear / noise),
         batches=_noised(model, latents, training.batch_size),
         take=partial(_take_weights, network),
         publish=partial(_publish, network, validate),
-        lesson=("loss", nothing),
-        verdict=partial(_verdict, nothing),
+        lesson=("loss", linear),
+        verdict=partial(_verdict, linear, noise),
     )
 
 
-def _compile(model, guide, training, steps):
+def _compile(model, guide, training, steps, clip):
     """Make a network that is trained."""
     told = model.conditions_, model.source_, model.vqvae_.factor
     given = model.hyperparameters(), model.latent_shape_, *told
     options = {"guide": guide, "remat": training.remat}
     expects = model.expectation_ is not None
-    network = unet(*given, expects=expects, **options)
+    known = model.gaussian_
+    directions = None if known is None else len(known.loadings)
+    network = unet(*given, expects=expects, directions=directions, **options)
+    networks.know(network, known)
     trained = distribution.ReplicatedModel(network.inputs, network.outputs)
+    # The less is left to learn, the smaller gradients are, but for some.
     optimizer = training.optimizer(
         steps,
         weight_decay=1e-4,
-        global_clipnorm=1.0,
+        global_clipnorm=clip,
         use_ema=True,
         # A short training must not average over what it began with.
         ema_momentum=max(0.0, min(0.999, 1 - 10 / steps)),
@@ -315,7 +327,9 @@ def _not_measured(last):
 
 def _take_weights(network, trained):
     """Copy the averages of trained weights into the network that generates."""
-    network.set_weights(trained.optimizer.averages())
+    pairs = zip(network.trainable_variables, trained.optimizer.averages(), strict=True)
+    for weight, average in pairs:
+        weight.assign(average)
 
 
 def _publish(network, validate, trained, number, last):
@@ -324,13 +338,27 @@ def _publish(network, validate, trained, number, last):
     return validate(last)
 
 
-def _verdict(nothing, figures):
+def _loss_of_linear(model, latents):
+    """Measure the loss before anything is trained: what a linear function knows."""
+    estimate = networks.linear_estimate(model.denoiser_)
+    size = min(len(latents.clean), _AT_ONCE)
+    batches = _noised(model, latents, size, shift=2)
+    losses = []
+    enough = min(_MEASURED, _NUMBERS // math.prod(latents.clean.shape[1:]))
+    for step in range(max(1, enough // size)):
+        (noisy, times, *_), wanted = batches.of(step)
+        _, _, found, _ = estimate(noisy, times)
+        losses.append(np.mean((ops.convert_to_numpy(found) - wanted) ** 2))
+    return float(np.mean(losses))
+
+
+def _verdict(linear, noise, figures):
     """Say what is wrong with a denoiser, by its last figures."""
-    loss = figures.get("val_loss", figures["loss"])
-    if loss < nothing:
-        return None
-    return (
-        f"the denoiser knows nothing of the images (its loss is {loss:.3g}, and "
-        f"{nothing:.3g} without any knowledge of them); train for more steps, or with "
-        "a lower learning rate."
-    )
+    for name, nothing in (("val_loss", noise), ("loss", linear)):
+        if (loss := figures.get(name, 0)) >= nothing:
+            return (
+                f"the denoiser has learnt nothing of the images (its {name} is "
+                f"{loss:.3g}, and {nothing:.3g} without any training); train for more "
+                "steps, or with a lower learning rate."
+            )
+    return None

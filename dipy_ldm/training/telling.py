@@ -50,6 +50,23 @@ class Latents(NamedTuple):
         told = {"conditions": self.given.table, "sources": self.given.sources}
         return told | {"expected": of}
 
+    def left(self, numbers: Any) -> np.ndarray:
+        """Return what is not expected of some.
+
+        Parameters
+        ----------
+        numbers : slice or ndarray
+            Their numbers.
+
+        Returns
+        -------
+        ndarray
+            ``(n, *space, channels)``.
+        """
+        if self.given is None or self.expectation is None:
+            return self.clean[numbers]
+        return self.clean[numbers] - self.expectation.of(self.given.table[numbers])
+
     def spreads(self) -> np.ndarray:
         """Return the standard deviation of each channel, of what is not expected.
 
@@ -61,10 +78,7 @@ class Latents(NamedTuple):
         sums = np.zeros((2, self.clean.shape[-1]))
         # Of some at once: of thousands of volumes they take gigabytes.
         for start in range(0, len(self.clean), _AT_ONCE):
-            few = slice(start, start + _AT_ONCE)
-            left = self.clean[few]
-            if self.given is not None and self.expectation is not None:
-                left = left - self.expectation.of(self.given.table[few])
+            left = self.left(slice(start, start + _AT_ONCE))
             flat = left.reshape(-1, left.shape[-1]).astype("float64")
             sums += flat.sum(0), (flat**2).sum(0)
         mean, square = sums * self.clean.shape[-1] / self.clean.size

@@ -36,6 +36,7 @@ def unet(
     factor: int,
     *,
     expects: bool = False,
+    directions: int | None = None,
     guide: bool = False,
     remat: bool = False,
 ) -> Any:
@@ -55,6 +56,8 @@ def unet(
         How many times smaller than images latents are, per side.
     expects, remat : bool
         As of :func:`dipy_ldm.networks.unet`.
+    directions : int, optional
+        Of the Gaussian that it shall know; None if there is none.
     guide : bool
         Whether it is the guide's.
 
@@ -64,6 +67,7 @@ def unet(
         The network.
     """
     widths = chosen["widths"]
+    estimate = (directions, chosen["schedule"], chosen["target"])
     seen = source and networks.Picture(factor, source.channels, len(source.labels))
     return networks.seeded_unet(
         chosen["seed"],
@@ -74,13 +78,12 @@ def unet(
         conditions=[condition.size for condition in conditions.values()],
         source=seen,
         expects=expects,
+        estimate=None if directions is None else estimate,
         remat=remat,
     )
 
 
-def unets(
-    chosen: dict, latent_shape: tuple[int, ...], *told, expects: bool = False
-) -> dict:
+def unets(chosen: dict, latent_shape: tuple[int, ...], *told, **knows: Any) -> dict:
     """Build the network of the denoiser and, if there shall be one, of its guide.
 
     Parameters
@@ -91,8 +94,8 @@ def unets(
         Shape of one latent, ``(*space, channels)``.
     *told
         Conditions, source and factor, as of :func:`unet`.
-    expects : bool
-        As of :func:`unet`.
+    **knows
+        ``expects`` and ``directions``, as of :func:`unet`.
 
     Returns
     -------
@@ -100,7 +103,7 @@ def unets(
         ``denoiser`` and maybe ``guide``.
     """
     given = chosen, latent_shape, *told
-    found = {"denoiser": unet(*given, expects=expects)}
+    found = {"denoiser": unet(*given, **knows)}
     if with_guide(chosen, latent_shape):
-        found["guide"] = unet(*given, expects=expects, guide=True)
+        found["guide"] = unet(*given, **knows, guide=True)
     return found

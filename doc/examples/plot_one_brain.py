@@ -68,7 +68,6 @@ model.fit(
     validation_conditions=known_of_them,
     epochs=60,
     batch_size=8,
-    learning_rate=1e-3,
     verbose=False,
 )
 print(model.conditions_["ventricles"])

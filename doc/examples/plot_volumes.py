@@ -92,7 +92,6 @@ model.fit(
     validation_data=held_out,
     epochs=60,
     batch_size=8,
-    learning_rate=1e-3,
     verbose=False,
 )
 

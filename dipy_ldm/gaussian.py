@@ -1,0 +1,208 @@
+r"""What latents are like as a Gaussian: what a linear function knows of them.
+
+Until a network knows how brains are built, most of its training goes by. What a mean
+and a covariance tell of it needs no training: of latents :math:`z` with mean
+:math:`\mu` and covariance :math:`\Sigma` that were noised to
+:math:`x = \alpha z + \sigma \epsilon`, the best linear estimate is Wiener's,
+
+.. math::
+
+    L(x) = \mu + \alpha \Sigma (\alpha^2 \Sigma + \sigma^2 I)^{-1} (x - \alpha \mu) ,
+
+and at much noise nothing else is to be known: there, denoisers that were trained for
+long are hardly better :footcite:p:`Wang2024`. It is given to the network, which learns
+what is left.
+
+The covariance is that of probabilistic principal components, with a variance of its
+own for each number beside them :footcite:p:`Tipping1999`: a few directions in which
+latents vary most, and how much they do there.
+
+References
+----------
+.. footbibliography::
+"""
+
+import math
+from typing import NamedTuple, Self
+
+import numpy as np
+
+# Directions: not more, and for each not fewer examples, so that none is an example's.
+_MOST = 64
+_EXAMPLES = 8
+# What is learnt from suffices then, and fits into the memory.
+_ENOUGH = 1024
+_NUMBERS = 2**27
+# Parts of the examples, each of which is measured along the directions of the others.
+_PARTS = 5
+# Of its variance, what is left of each number beside the directions at least.
+_LEFT = 0.05
+_TINY = 1e-6
+
+
+class Gaussian(NamedTuple):
+    """Mean and covariance of latents.
+
+    Parameters
+    ----------
+    mean : ndarray
+        ``(*space, channels)``.
+    loadings : ndarray
+        Directions in which they vary most, orthogonal, as long as the standard
+        deviation there, ``(directions, *space, channels)``.
+    rest : ndarray
+        Variance of each number beside that, ``(*space, channels)``.
+    """
+
+    mean: np.ndarray
+    loadings: np.ndarray
+    rest: np.ndarray
+
+    @classmethod
+    def learn(cls, latents: np.ndarray) -> Self:
+        """Learn it from examples.
+
+        Variances along directions are those of examples that had no part in finding
+        the directions: the fewer examples, the less is claimed to be known.
+
+        Parameters
+        ----------
+        latents : ndarray
+            ``(n, *space, channels)``, of which an even choice suffices, that of
+            :func:`enough`.
+
+        Returns
+        -------
+        Gaussian
+            float32. Of one example, white noise of unit variance: it does not tell how
+            others differ from it.
+        """
+        n, *shape = latents.shape
+        rows = latents.reshape(n, -1)
+        if n == 1:
+            nothing, ones = np.zeros(shape, "float32"), np.ones(shape, "float32")
+            return cls(nothing, nothing[None][:0], ones)
+        mean = rows.mean(0)
+        rows = rows - mean
+        products = (rows @ rows.T).astype("float64")
+        # About the mean of the others, each.
+        total = np.einsum("ij,ij->j", rows, rows) * n / (n - 1) ** 2
+        known = _variances(products, min(_MOST, n // _EXAMPLES))
+        known = known[: int((known > total.mean()).sum())]
+        spreads, vectors = _largest(products, len(known))
+        loadings = (vectors * np.sqrt(known / spreads)).T.astype("float32") @ rows
+        rest = np.maximum(total - (loadings**2).sum(0), _LEFT * total) + _TINY
+        loadings = loadings.reshape(-1, *shape)
+        return cls(mean.reshape(shape), loadings, rest.reshape(shape))
+
+    def to_tensors(self) -> dict[str, np.ndarray]:
+        """Name the parts, as they are saved.
+
+        Returns
+        -------
+        dict of str to ndarray
+            Parts by their names.
+        """
+        return dict(zip(_NAMES, self))
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, np.ndarray]) -> Self | None:
+        """Take it from a model file.
+
+        Parameters
+        ----------
+        tensors : dict of str to ndarray
+            What the file has.
+
+        Returns
+        -------
+        Gaussian or None
+            None if the file is older.
+        """
+        return cls(*(tensors[n] for n in _NAMES)) if _NAMES[0] in tensors else None
+
+    @staticmethod
+    def directions(shapes: dict[str, tuple[int, ...]]) -> int | None:
+        """Count the directions.
+
+        Parameters
+        ----------
+        shapes : dict of str to tuple of int
+            As of :meth:`shapes`.
+
+        Returns
+        -------
+        int or None
+            None if there are no parts.
+        """
+        return shapes[_NAMES[1]][0] if shapes else None
+
+    @staticmethod
+    def shapes(
+        found: dict[str, tuple[int, ...]], latent_shape: tuple[int, ...]
+    ) -> dict[str, tuple[int, ...]]:
+        """Say which shapes the parts in a model file must have.
+
+        Parameters
+        ----------
+        found : dict of str to tuple of int
+            Shapes in the file, of which the number of directions is taken.
+        latent_shape : tuple of int
+            Shape of a latent, ``(*space, channels)``.
+
+        Returns
+        -------
+        dict of str to tuple of int
+            Shapes by the names of the parts; none if the file is older.
+        """
+        if _NAMES[0] not in found:
+            return {}
+        directions, *_ = found.get(_NAMES[1]) or (0,)
+        shapes = latent_shape, (directions, *latent_shape), latent_shape
+        return dict(zip(_NAMES, shapes))
+
+
+# Of the parts, in a model file.
+_NAMES = tuple(f"gaussian.{name}" for name in Gaussian._fields)
+
+
+def enough(shape: tuple[int, ...]) -> np.ndarray:
+    """Choose examples that suffice to learn from, evenly.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Shape of all, ``(n, *space, channels)``.
+
+    Returns
+    -------
+    ndarray
+        Their numbers.
+    """
+    n, *sizes = shape
+    count = min(n, _ENOUGH, max(2, _NUMBERS // math.prod(sizes)))
+    return np.linspace(0, n - 1, count).round().astype(int)
+
+
+def _variances(products, count):
+    """Measure how much examples vary along the directions of others.
+
+    From inner products of all alone: ``(n, n)``.
+    """
+    n = len(products)
+    found = np.zeros(count)
+    # Neighbours may be scans of one subject: not to be parted.
+    for part in np.array_split(np.arange(n), min(_PARTS, n)):
+        others = np.setdiff1d(np.arange(n), part)
+        # About the mean of the others.
+        away = np.eye(n) - np.isin(np.arange(n), others) / len(others)
+        spreads, vectors = _largest(away[others] @ products @ away[others].T, count)
+        along = away[part] @ products @ away[others].T @ vectors / np.sqrt(spreads)
+        found += (along**2).sum(0) / n
+    return np.minimum.accumulate(found)
+
+
+def _largest(products, count):
+    """Return the largest eigenvalues of a symmetric matrix, with their vectors."""
+    values, vectors = np.linalg.eigh(products)
+    return np.maximum(values[::-1][:count], 1e-12), vectors[:, ::-1][:, :count]

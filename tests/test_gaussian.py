@@ -1,0 +1,328 @@
+"""What latents are like as a Gaussian, and what a linear function makes of it."""
+
+from functools import partial
+
+from keras import ops
+import numpy as np
+import numpy.testing as npt
+import pytest
+
+from dipy_ldm import VQVAE, LatentDiffusion, gaussian, networks, persistence
+from dipy_ldm.gaussian import Gaussian, enough
+from dipy_ldm.layers import LinearEstimate
+from dipy_ldm.schedules import SCHEDULES, TARGETS, rates, to_clean, to_target
+from dipy_ldm.training.diffusion import _loss_of_linear, _noised, _verdict
+from dipy_ldm.training.telling import Latents
+from dipy_ldm.validation import InputError
+
+SHAPE = (4, 5, 3)
+SIZE = 60
+
+
+def drawn(n, seed=0, strength=3.0):
+    """Draw latents that vary along two directions, and by themselves."""
+    fixed, rng = np.random.default_rng(1), np.random.default_rng(seed)
+    mean = fixed.standard_normal(SIZE)
+    along = np.linalg.qr(fixed.standard_normal((SIZE, 2)))[0].T
+    alone = fixed.uniform(0.1, 0.3, SIZE)
+    parts = rng.standard_normal((n, 2)) * [strength, strength / 2]
+    rows = mean + parts @ along + alone * rng.standard_normal((n, SIZE))
+    return rows.reshape(n, *SHAPE).astype("float32"), mean, along
+
+
+def flat(array):
+    return np.asarray(array, "float64").reshape(-1, SIZE)
+
+
+def test_mean_directions_and_variances_are_found():
+    latents, mean, along = drawn(800)
+    learnt = Gaussian.learn(latents)
+    assert all(part.dtype == np.float32 for part in learnt)
+    assert [part.shape for part in learnt] == [SHAPE, (2, *SHAPE), SHAPE]
+    npt.assert_allclose(flat(learnt.mean)[0], mean, atol=0.35)
+    lengths = np.linalg.norm(flat(learnt.loadings), axis=1)
+    npt.assert_allclose(lengths, [3.0, 1.5], rtol=0.1)
+    directions = flat(learnt.loadings) / lengths[:, None]
+    npt.assert_allclose(np.abs((directions * along).sum(1)), 1, atol=0.01)
+    total = flat(latents).var(0)
+    found = flat(learnt.rest)[0] + (flat(learnt.loadings) ** 2).sum(0)
+    npt.assert_allclose(found, total, rtol=0.2)
+
+
+@pytest.mark.parametrize("n", [40, 100, 200])
+def test_no_more_is_claimed_than_others_show(n):
+    # Of much more numbers than examples, any directions but the first are chance.
+    rng = np.random.default_rng(0)
+
+    def examples(count):
+        shared = rng.standard_normal((count, 1)) * 4 * np.sin(np.arange(900))[None] / 3
+        rows = shared + rng.standard_normal((count, 900))
+        return rows.reshape(count, 30, 30, 1).astype("float32")
+
+    learnt = Gaussian.learn(examples(n))
+    loadings = learnt.loadings.reshape(-1, 900)
+    power = (loadings**2).sum(1)
+    along = (examples(500).reshape(500, -1) - learnt.mean.ravel()) @ loadings.T
+    truly = (along**2).mean(0) / power
+    assert len(power) > 0
+    assert truly.sum() > 0.7 * power.sum()
+
+
+def test_directions_are_of_many_examples_each():
+    learnt = Gaussian.learn(drawn(15)[0])
+    assert len(learnt.loadings) == 1
+    few = Gaussian.learn(drawn(7)[0])
+    assert len(few.loadings) == 0
+    npt.assert_allclose(few.mean, drawn(7)[0].mean(0), rtol=1e-5)
+
+
+def test_neighbours_do_not_bear_each_other_witness():
+    # Four scans of each subject: what tells subjects apart is found all the same, and
+    # no more of it is claimed than other subjects have.
+    rng = np.random.default_rng(0)
+    subjects = np.repeat(rng.standard_normal((10, SIZE)), 4, axis=0)
+    scans = subjects + 0.01 * rng.standard_normal((40, SIZE))
+    learnt = Gaussian.learn(scans.reshape(-1, *SHAPE).astype("float32"))
+    # Each direction of ten subjects in 60 dimensions: 4 and more, were they believed.
+    assert (flat(learnt.loadings) ** 2).sum(1).max(initial=0) < 3
+
+
+def test_one_example_does_not_tell_how_others_differ():
+    learnt = Gaussian.learn(drawn(1)[0])
+    npt.assert_array_equal(learnt.mean, 0)
+    npt.assert_array_equal(learnt.rest, 1)
+    assert learnt.loadings.shape == (0, *SHAPE)
+
+
+@pytest.mark.parametrize("n", [2, 9, 40])
+def test_examples_that_are_all_the_same(n):
+    latents = np.repeat(drawn(1)[0], n, axis=0)
+    learnt = Gaussian.learn(latents)
+    npt.assert_allclose(learnt.mean, latents[0], rtol=1e-5)
+    assert np.isfinite(learnt.rest).all()
+    assert (learnt.rest > 0).all()
+
+
+def test_an_even_choice_is_enough(monkeypatch):
+    npt.assert_array_equal(enough((3, *SHAPE)), range(3))
+    many = enough((5000, *SHAPE))
+    assert (len(many), many[0], many[-1]) == (1024, 0, 4999)
+    assert set(np.diff(many)) == {4, 5}
+    monkeypatch.setattr(gaussian, "_NUMBERS", 10 * SIZE)
+    assert len(enough((5000, *SHAPE))) == 10
+    monkeypatch.setattr(gaussian, "_NUMBERS", 1)
+    npt.assert_array_equal(enough((9, *SHAPE)), [0, 8])
+
+
+def outputs(learnt, x, times, schedule="cosine", target="v"):
+    layer = LinearEstimate(len(learnt.loadings), schedule, target)
+    layer.build((None, *SHAPE), (None,))
+    layer.know(learnt)
+    given = x.astype("float32"), np.array(times, "float32")
+    return [ops.convert_to_numpy(part) for part in layer(*given)]
+
+
+def estimate(learnt, x, times, schedule="cosine", target="v"):
+    wanted = outputs(learnt, x, times, schedule, target)[2]
+    levels = [rate.reshape(-1, 1, 1, 1) for rate in rates(schedule, times)]
+    return to_clean(target, wanted, x, *levels)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_estimate_is_wieners(schedule, target):
+    learnt = Gaussian.learn(drawn(400)[0])
+    # Where what remains is the same everywhere, nothing is approximated.
+    learnt = learnt._replace(rest=np.full(SHAPE, 0.05, "float32"))
+    directions = flat(learnt.loadings)
+    units = directions / np.linalg.norm(directions, axis=1, keepdims=True)
+    covariance = directions.T @ directions + 0.05 * (np.eye(SIZE) - units.T @ units)
+    times = np.array([0.0, 0.2, 0.6, 0.9], "float32")
+    x = np.random.default_rng(2).standard_normal((4, *SHAPE)).astype("float32")
+    clean = estimate(learnt, x, times, schedule, target)
+    mean = flat(learnt.mean)[0]
+    for found, at, a, s in zip(clean, x, *rates(schedule, times)):
+        noisy = a**2 * covariance + s**2 * np.eye(SIZE)
+        off = flat(at)[0] - a * mean
+        best = mean + a * covariance @ np.linalg.solve(noisy, off)
+        npt.assert_allclose(flat(found)[0], best, atol=2e-3)
+
+
+def test_without_directions_each_number_is_estimated_alone():
+    learnt = Gaussian.learn(drawn(6)[0])
+    x = np.random.default_rng(2).standard_normal((1, *SHAPE))
+    alpha, sigma = rates("cosine", 0.5)
+    share = alpha * learnt.rest / (alpha**2 * learnt.rest + sigma**2)
+    best = learnt.mean + share * (x[0] - alpha * learnt.mean)
+    npt.assert_allclose(estimate(learnt, x, [0.5])[0], best, atol=1e-5)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_networks_see_and_say_numbers_of_unit_variance(target):
+    learnt = Gaussian.learn(drawn(400)[0])
+    others, rng = drawn(300, seed=5)[0], np.random.default_rng(2)
+    noise = rng.standard_normal(others.shape)
+    for t in (0.1, 0.5, 0.9):
+        alpha, sigma = rates("cosine", t)
+        x, times = alpha * others + sigma * noise, np.full(300, t)
+        noisy, clean, wanted, spread = outputs(learnt, x, times, target=target)
+        npt.assert_allclose(noisy.mean(), 0, atol=0.1)
+        npt.assert_allclose(noisy.var(), 1, rtol=0.1)
+        assert 0.01 < clean.var() < 1.1
+        # But along the directions, of which there is more the more noise there is.
+        truth = to_target(target, others, noise, alpha, sigma)
+        assert 0.8 < ((truth - wanted) / spread).var() < 2 + 10 * t
+
+
+def test_what_never_varied_in_training_is_no_extreme():
+    latents = drawn(40)[0]
+    latents[:, 0] = 2
+    learnt = Gaussian.learn(latents)
+    other = latents[:1].copy()
+    other[:, 0] = 3
+    noisy, _, _, spread = outputs(learnt, other, [0.0])
+    assert np.abs(noisy).max() < 20
+    assert spread.min() > 0.5
+
+
+def test_it_errs_less_than_what_knows_less():
+    latents, *_ = drawn(400)
+    others, *_ = drawn(300, seed=5)
+    learnt = Gaussian.learn(latents)
+    alone = learnt._replace(loadings=learnt.loadings[:0], rest=latents.var(0))
+    white = Gaussian(0 * learnt.mean, learnt.loadings[:0], 0 * learnt.rest + 1)
+    for t in (0.3, 0.6, 0.9):
+        alpha, sigma = rates("cosine", t)
+        noise = np.random.default_rng(2).standard_normal(others.shape)
+        x, times = alpha * others + sigma * noise, np.full(300, t)
+        errors = [
+            np.mean((estimate(known, x, times) - others) ** 2)
+            for known in (learnt, alone, white)
+        ]
+        assert errors == sorted(errors)
+        assert errors[0] < 0.95 * errors[1]
+
+
+def test_the_estimate_is_made_of_its_configuration():
+    layer = LinearEstimate(3, "linear", "noise")
+    assert LinearEstimate.from_config(layer.get_config()).get_config() == (
+        layer.get_config()
+    )
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_an_untrained_network_is_the_estimate(target):
+    learnt = Gaussian.learn(drawn(40)[0])
+    options = {"widths": (8, 8), "blocks": 1, "attention": (False, True)}
+    given = (len(learnt.loadings), "cosine", target)
+    network = networks.unet(SHAPE, **options, estimate=given)
+    networks.know(network, learnt)
+    x = np.random.default_rng(0).standard_normal((3, *SHAPE)).astype("float32")
+    times = np.array([0.1, 0.5, 0.9], "float32")
+    found = ops.convert_to_numpy(network([x, times]))
+    wanted = outputs(learnt, x, times, "cosine", target)[2]
+    npt.assert_allclose(found, wanted, atol=1e-5)
+    # What is known is not trained.
+    assert len(network.weights) == len(network.trainable_weights) + 3
+
+
+@pytest.fixture(scope="module")
+def volumes():
+    rng = np.random.default_rng(0)
+    places = np.moveaxis(np.indices((8, 8, 8)), 0, -1)
+    centres, widths = rng.uniform(3, 4, (16, 3)), rng.uniform(2, 3, 16)
+    distances = [np.linalg.norm(places - centre, axis=-1) for centre in centres]
+    balls = [np.clip(width - d, 0, 1) for width, d in zip(widths, distances)]
+    return np.stack(balls)[..., None].astype("float32")
+
+
+@pytest.fixture(scope="module")
+def trained(volumes):
+    options = {"batch_size": 4, "verbose": False}
+    vqvae = VQVAE(widths=(8,), n_codes=16, code_dim=2)
+    vqvae.fit(volumes, epochs=10, **options)
+    return LatentDiffusion(vqvae, widths=(8,)).fit(volumes, epochs=3, **options)
+
+
+def test_volumes_begin_where_a_linear_function_ends(trained, volumes):
+    assert trained.gaussian_.loadings.shape[1:] == trained.latent_shape_
+    assert len(trained.gaussian_.loadings) <= 2
+    latents = trained._scaled(trained.vqvae_.encode(volumes))
+    npt.assert_allclose(trained.gaussian_.mean, latents.mean(0), atol=1e-5)
+    # White noise of unit variance, which a network without it begins with, has 1.
+    assert trained.history_["loss"][0] < 0.8
+
+
+def test_images_have_none(diffusion):
+    assert diffusion.gaussian_ is None
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_model_file_has_it(trained, tmp_path, half):
+    trained.save(tmp_path / "model.safetensors", half=half)
+    loaded = LatentDiffusion.load(tmp_path / "model.safetensors")
+    for one, other in zip(loaded.gaussian_, trained.gaussian_, strict=True):
+        npt.assert_allclose(one, other, atol=2e-3 * half, rtol=2e-3 * half)
+    layer = networks.linear_estimate(loaded.denoiser_)
+    for weight, part in zip(layer.weights, loaded.gaussian_, strict=True):
+        npt.assert_array_equal(ops.convert_to_numpy(weight), part)
+    samples = (model.predict(2, steps=3) for model in (loaded, trained))
+    npt.assert_allclose(*samples, atol=0.05 * half)
+
+
+def test_models_without_it_are_read(trained, tmp_path):
+    older = LatentDiffusion.from_saved(trained.to_tensors(), trained.to_document())
+    older.gaussian_ = None
+    older._build()
+    older.save(tmp_path / "older.safetensors")
+    again = LatentDiffusion.load(tmp_path / "older.safetensors")
+    assert again.gaussian_ is None
+    npt.assert_array_equal(again.predict(1, steps=2), older.predict(1, steps=2))
+
+
+@pytest.mark.parametrize("part", ["mean", "loadings", "rest"])
+@pytest.mark.parametrize(
+    "change",
+    [lambda x: x[..., :1], lambda x: x[0, 0], lambda x: None],
+    ids=["fewer channels", "fewer axes", "missing"],
+)
+def test_parts_that_do_not_fit_are_refused(trained, tmp_path, part, change):
+    tensors, name = trained.to_tensors(), f"gaussian.{part}"
+    changed = change(tensors.pop(name))
+    tensors |= {} if changed is None else {name: changed}
+    path = tmp_path / "model.safetensors"
+    persistence.save(path, "latent_diffusion", tensors, trained.to_document())
+    with pytest.raises(InputError, match="is damaged"):
+        LatentDiffusion.load(path)
+
+
+def test_samples_begin_with_the_signal_that_all_have(trained, monkeypatch):
+    untrained = LatentDiffusion.from_saved(trained.to_tensors(), trained.to_document())
+    untrained._build()
+    # A large mean, as brains have, along the direction in which they vary.
+    along = trained.gaussian_.loadings[0]
+    mean = 150 * along / np.linalg.norm(along)
+    untrained.gaussian_ = trained.gaussian_._replace(mean=mean)
+    networks.know(untrained.denoiser_, untrained.gaussian_)
+    monkeypatch.setattr(VQVAE, "decode", lambda self, latents, tile=None: latents)
+    found = untrained._scaled(untrained.predict(300, seed=0)).mean(0)
+    off = ((found - mean) * along).sum() / (along**2).sum()
+    assert abs(off) < 0.25  # of a standard deviation; 1 from pure noise
+
+
+def test_the_loss_before_any_training_is_known(trained, volumes):
+    latents = Latents(trained._scaled(trained.vqvae_.encode(np.repeat(volumes, 9, 0))))
+    untrained = LatentDiffusion.from_saved(trained.to_tensors(), trained.to_document())
+    untrained._build()
+    linear = _loss_of_linear(untrained, latents)
+    (x, times), wanted = _noised(trained, latents, 144).of(7)
+    found = ops.convert_to_numpy(untrained.denoiser_([x, times]))
+    npt.assert_allclose(np.mean((found - wanted) ** 2), linear, rtol=0.2)
+
+
+def test_a_training_that_learns_nothing_beyond_it_is_refused():
+    verdict = partial(_verdict, 0.08, 0.9)
+    assert verdict({"loss": 0.07}) is verdict({"loss": 0.07, "val_loss": 0.2}) is None
+    assert "learnt nothing of the images (its loss is 0.08" in verdict({"loss": 0.08})
+    late = verdict({"loss": 0.01, "val_loss": 0.95})
+    assert "(its val_loss is 0.95, and 0.9 without any training)" in late
