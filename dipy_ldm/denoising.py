@@ -139,9 +139,7 @@ class Denoising(Estimator):
     def _denoiser(self, guidance, given):
         """Return what samplers walk with where the networks are told this."""
         chosen, told = self._described(), given.arrays()
-
-        expectation = self.expectation_
-        expected = None if expectation is None else expectation.of(given.table)
+        expected = self._expected(given)
 
         def of(predict, told, expected):
             if told:
@@ -159,12 +157,17 @@ class Denoising(Estimator):
         strong = of(self._predict, told, expected)
         return denoisers.guided(strong, weak, guidance, _GUIDED)
 
+    def _expected(self, given):
+        """Return what is to be expected where this is told; None if nothing is."""
+        known = self.expectation_
+        return None if known is None else known.of(given.table)
+
     def _mean(self, given):
         """Return the mean of latents of which this is told; 0 where it is not known."""
         if self.gaussian_ is None:
             return 0
-        known = self.expectation_
-        return self.gaussian_.mean + (0 if known is None else known.of(given.table))
+        expected = self._expected(given)
+        return self.gaussian_.mean + (0 if expected is None else expected)
 
     def check_conditions(self, conditions: Any, n: int | None = None) -> list[str]:
         """Refuse conditions that the model does not know.

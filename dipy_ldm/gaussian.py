@@ -80,8 +80,8 @@ class Gaussian(NamedTuple):
         n, *shape = latents.shape
         rows = latents.reshape(n, -1)
         if n == 1:
-            nothing, ones = np.zeros(shape, "float32"), np.ones(shape, "float32")
-            return cls(nothing, nothing[None][:0], ones)
+            nothing, none, ones = np.zeros(shape), np.zeros((0, *shape)), np.ones(shape)
+            return cls(*(part.astype("float32") for part in (nothing, none, ones)))
         mean = rows.mean(0)
         rows = rows - mean
         products = (rows @ rows.T).astype("float64")
