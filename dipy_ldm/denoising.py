@@ -16,7 +16,7 @@ from dipy_ldm.data.sources import Source
 from dipy_ldm.estimators import Estimator
 from dipy_ldm.expectation import Expectation
 from dipy_ldm.gaussian import Gaussian
-from dipy_ldm.training.unets import unets
+from dipy_ldm.training.unets import known, unets
 
 logger = logging.getLogger(__name__)
 
@@ -238,20 +238,18 @@ class Denoising(Estimator):
         both = [("denoiser", self.denoiser_), ("guide", self.guide_)]
         return [(name, network) for name, network in both if network is not None]
 
-    def _make_unets(self, expects, directions):
+    def _make_unets(self, **knows):
         """Build the denoiser and, if there shall be one, its guide."""
         told = self.conditions_, self.source_, self.vqvae_.factor
         given = self._described(), self.latent_shape_, *told
-        return unets(*given, expects=expects, directions=directions)
+        return unets(*given, **knows)
 
     def _build(self):
         """Make the networks that generate, in full precision."""
         with networks.precision("float32"):
-            known = self.gaussian_
-            directions = None if known is None else len(known.loadings)
-            made = self._make_unets(self.expectation_ is not None, directions)
+            made = self._make_unets(**known(self.expectation_, self.gaussian_))
         for network in made.values():
-            networks.know(network, known)
+            networks.know(network, self.gaussian_)
         self.denoiser_, self.guide_ = made["denoiser"], made.get("guide")
         self._predict = _compiled(self.denoiser_)
         self._predict_guide = self.guide_ and _compiled(self.guide_)

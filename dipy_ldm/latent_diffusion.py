@@ -15,7 +15,7 @@ from dipy_ldm.data import sources
 from dipy_ldm.data.arrays import learnable, survey
 from dipy_ldm.estimators import Entry
 from dipy_ldm.expectation import Expectation
-from dipy_ldm.gaussian import Gaussian, enough
+from dipy_ldm.gaussian import Gaussian, aligned, enough
 from dipy_ldm.inpainting import Inpainter
 from dipy_ldm.precision import Precision, tell
 from dipy_ldm.training import Options, Training, diffusion, train
@@ -74,15 +74,16 @@ class LatentDiffusion(Inpainter):
         conditions, or the file is older.
     gaussian_ : Gaussian or None
         Mean and covariance of latents of volumes, beside what is expected; None of
-        images, or if the file is older.
+        images, of volumes that are not aligned, or if the file is older.
     latent_mean_, latent_scale_ : ndarray
         Mean of each channel of the latents, and the standard deviation of all of them
         (of each, in earlier model files) once for each.
     history_ : dict of str to list
         Figures of each round (an epoch, or several short ones): ``step``, ``epoch``,
-        ``loss``, and ``val_loss`` with averaged weights; ``val_gain_name`` is how much
-        higher that is where the condition ``name``, or ``source``, is another image's:
-        0 where the model does not listen to it.
+        ``loss``, and ``val_loss`` with averaged weights, which the model has of the
+        round where it was lowest; ``val_gain_name`` is how much higher that is where
+        the condition ``name``, or ``source``, is another image's: 0 where the model
+        does not listen to it.
     fingerprint_ : str
         Hash of the training images.
     step_seconds_ : dict of str to list of float
@@ -171,7 +172,8 @@ class LatentDiffusion(Inpainter):
             scan or a segmentation, ``(n, *space, channels)`` or ``(n, *space)``. Whole
             numbers are labels, others intensities.
         validation_data : array_like, optional
-            Images on which the loss is measured after each round.
+            Images on which the loss is measured after each round. In the end the
+            networks have the weights with which it was lowest.
         validation_conditions : dict, DataFrame or array_like, optional
             What is known of these. Levels that ``conditions`` have not are left out.
         validation_source : array_like, optional
@@ -307,10 +309,11 @@ class LatentDiffusion(Inpainter):
         documents.check_sizes(document["latent_diffusion"], shapes)
         documents.check_latents(document, vqvae.latent_shape(vqvae.shape_))
         given = shapes, model.latent_shape_
-        expects = Expectation.shapes(*given, model.conditions_)
-        knows = Gaussian.shapes(*given)
-        make = partial(model._make_unets, bool(expects), Gaussian.directions(knows))
-        wanted |= expects | knows
+        expected = Expectation.shapes(*given, model.conditions_)
+        found = Gaussian.shapes(*given)
+        knows = {"expects": bool(expected), "directions": Gaussian.directions(found)}
+        wanted |= expected | found
+        make = partial(model._make_unets, **knows)
         for name, unet in networks.sketched("float32", make).items():
             wanted |= persistence.shapes(unet, name)
         documents.check_shapes(shapes, wanted)
@@ -375,14 +378,14 @@ class LatentDiffusion(Inpainter):
         self.latent_shape_ = latents.shape[1:]
         # The only copy: of thousands of volumes they take gigabytes.
         latents = self._scaled(latents)
-        known = self.conditions_
-        self.expectation_ = (
-            Expectation.learn(latents, told.table, known) if known else None
-        )
+        self.expectation_ = self.gaussian_ = None
+        if self.conditions_:
+            given = latents, told.table, self.conditions_
+            self.expectation_ = Expectation.learn(*given)
         found = Latents(latents, told, self.expectation_)
-        self.gaussian_ = None
-        if not self._of_images():
-            self.gaussian_ = Gaussian.learn(found.left(enough(latents.shape)))
+        some = found.left(enough(latents.shape))
+        if not self._of_images() and aligned(some):
+            self.gaussian_ = Gaussian.learn(some)
         return found
 
     def _held_out(self, images, told):

@@ -183,8 +183,9 @@ class LinearEstimate(keras.layers.Layer):
         """Map latents ``(batch, *shape)`` and times ``(batch,)`` to four tensors.
 
         Of the shape of the latents: these, and the clean ones as they are estimated,
-        both about 0 and of unit variance; what a network would predict for the
-        estimate; and the standard deviation of its error, but along the directions.
+        both about 0 and of unit variance on average; and what a network would predict
+        for the estimate. For each of the batch, ``(batch, 1, ...)``, the standard
+        deviation of its error, but along the directions.
         """
         rates = schedules.SCHEDULES[self.schedule](times, ops)
         alpha, sigma = (ops.expand_dims(rate, 1) for rate in rates)
@@ -204,7 +205,8 @@ class LinearEstimate(keras.layers.Layer):
             there = ops.matmul(clean, ops.transpose(loadings)) / lengths
             clean = clean + ops.matmul(along - there, loadings)
             power = rest + ops.sum(squares, 0)
-        rest, power = _at_least(rest), _at_least(power)
+        # One scale for all: what is the same elsewhere looks the same to the network.
+        power = ops.mean(power)
         seen = off / ops.sqrt(alpha**2 * power + sigma**2), clean / ops.sqrt(power)
         clean = mean + clean
         noise = (flat - alpha * clean) / sigma
@@ -212,12 +214,16 @@ class LinearEstimate(keras.layers.Layer):
         # What clean latents lack, the noise has too much.
         error = sigma * ops.sqrt(rest / (alpha**2 * rest + sigma**2))
         both = error, -error * alpha / sigma
-        spread = ops.abs(schedules.to_target(self.target, *both, alpha, sigma))
-        return [ops.reshape(x, ops.shape(noisy)) for x in (*seen, wanted, spread)]
+        error = schedules.to_target(self.target, *both, alpha, sigma)
+        spread = ops.sqrt(ops.mean(ops.square(error), 1))
+        ones = (1,) * len(self.mean.shape)
+        found = [ops.reshape(x, ops.shape(noisy)) for x in (*seen, wanted)]
+        return [*found, ops.reshape(spread, (-1, *ones))]
 
     def compute_output_shape(self, noisy_shape, times_shape):
-        """Return the shape of the latents, four times."""
-        return [noisy_shape] * 4
+        """Return the shape of the latents, three times, and that of the error."""
+        ones = (1,) * len(noisy_shape[1:])
+        return [*[noisy_shape] * 3, (noisy_shape[0], *ones)]
 
     def get_config(self):
         """Return the arguments of the constructor."""
@@ -226,11 +232,6 @@ class LinearEstimate(keras.layers.Layer):
             "schedule": self.schedule,
             "target": self.target,
         }
-
-
-def _at_least(variances):
-    """Raise those that are far below the mean: what never varied in training may."""
-    return ops.maximum(variances, 0.1 * ops.mean(variances))
 
 
 def _waves(t, count, fastest):

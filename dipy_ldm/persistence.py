@@ -15,9 +15,11 @@ from dipy_ldm import __version__, documents
 from dipy_ldm.files import replacing
 from dipy_ldm.validation import InputError, plain
 
-FORMAT_VERSION = 7
+FORMAT_VERSION = 8
 # The oldest that can be read, but for checkpoints: they go on with the same package.
 _OLDEST = 2
+# Was in no release, and had denoisers of volumes that saw latents in other units.
+_UNREAD = 7
 # Types of the numbers of networks; optimizers count in integers, too.
 _FLOATS = ("F32", "F16", "BF16")
 _TYPES = ("F32", "F16", "F64", "I64", "I32", "U32", "BOOL")
@@ -197,7 +199,7 @@ def read_document(path: str | Path, kind: str | None = None) -> dict:
         document = _parse(metadata["dipy_ldm"])
     version = document["format_version"]
     oldest = FORMAT_VERSION if document["kind"] == "checkpoint" else _OLDEST
-    if not oldest <= version <= FORMAT_VERSION:
+    if version == _UNREAD or not oldest <= version <= FORMAT_VERSION:
         age, cure = (
             ("newer", "upgrade dipy_ldm")
             if version > FORMAT_VERSION

@@ -7,6 +7,7 @@ import pytest
 from dipy_ldm import LatentDiffusion, persistence
 from dipy_ldm.optimizers import FlatAdam
 from dipy_ldm.training.checkpoint import Record
+from dipy_ldm.training.lowest import Lowest
 from dipy_ldm.training.options import Length, Training
 from dipy_ldm.training.run import Progress
 from dipy_ldm.training.watch import Watch
@@ -33,7 +34,7 @@ def test_checkpoints_of_other_optimizers_are_refused(tmp_path):
     model = keras.Model(inputs, keras.layers.Dense(1)(inputs))
     model.compile(FlatAdam(), "mse")
     with pytest.raises(InputError, match="earlier version"):
-        Record(path, {}, Length(epoch=4, total=4)).restore(model)
+        Record(path, {}, Length(epoch=4, total=4), Lowest("", None)).restore(model)
 
 
 @pytest.mark.parametrize(

@@ -95,8 +95,8 @@ def unet(
         Whether it is given what was taken from the latents, as it is to be expected.
     estimate : tuple, optional
         Arguments of a :class:`dipy_ldm.layers.LinearEstimate`: the network is given
-        what a linear function knows, once :func:`know` was called, and its weights are
-        for what is left. Nothing if None.
+        what a linear function knows, too, once :func:`know` was called, and its weights
+        are for what is left. Nothing if None.
     remat : bool
         Compute the insides of each block again for the gradient, instead of
         keeping them: less memory, more time.
@@ -124,7 +124,7 @@ def unet(
     seen = [] if source is None else [keras.Input(source.shape(shape))]
     stems = [_stem(image, source, widths[0], remat) for image in seen]
     linear = [] if estimate is None else LinearEstimate(*estimate)(latents, times)
-    both = [*(linear[:2] or [latents]), *known, *stems]
+    both = [latents, *linear[:2], *known, *stems]
     x = conv(layers.Concatenate()(both) if len(both) > 1 else latents, widths[0])
     x = _down_and_up(x, time, widths, blocks, attention, remat)
     target = to_output(x, shape[-1], norm_groups, kernel_initializer="zeros")

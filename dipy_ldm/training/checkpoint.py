@@ -12,6 +12,7 @@ import numpy as np
 
 from dipy_ldm import distribution, persistence
 from dipy_ldm.signals import Terminated
+from dipy_ldm.training.lowest import Lowest
 from dipy_ldm.validation import InputError
 
 logger = logging.getLogger(__name__)
@@ -21,7 +22,8 @@ class Record(keras.callbacks.Callback):
     """Keep the history, and a checkpoint from which training goes on.
 
     A checkpoint holds the weights, the optimizer's state (the averaged weights
-    are part of it), the figures of the epoch so far and the history; with batches
+    are part of it), those of the lowest loss of held-out images, the figures of the
+    epoch so far and the history; with batches
     that are functions of the step, a resumed training is the uninterrupted one.
 
     Parameters
@@ -34,6 +36,8 @@ class Record(keras.callbacks.Callback):
         other settings is refused, and so are other machines' other settings.
     length : Length
         How long the training is.
+    lowest : Lowest
+        Weights that are kept beside the last ones.
     every : int
         Steps after which a checkpoint is written within a round.
 
@@ -49,12 +53,18 @@ class Record(keras.callbacks.Callback):
     FREE = 5.0
 
     def __init__(
-        self, path: str | Path | None, settings: dict, length: Any, every: int = 1000
+        self,
+        path: str | Path | None,
+        settings: dict,
+        length: Any,
+        lowest: Lowest,
+        every: int = 1000,
     ) -> None:
         super().__init__()
         self.path = Path(path) if path else None
         self.settings = json.loads(json.dumps(settings))
         self.length = length
+        self.lowest = lowest
         self.every = every
         self.history: dict[str, list] = {}
         self.done = 0
@@ -115,6 +125,7 @@ class Record(keras.callbacks.Callback):
         if self.done:
             for name, variable in state.items():
                 variable.assign(tensors[name])
+            self.lowest.restore(tensors, self.history)
             # The metrics are made when training begins, and are given these then.
             self._figures = [
                 tensors[name] for name in sorted(tensors) if name.startswith("metric.")
@@ -196,6 +207,7 @@ class Record(keras.callbacks.Callback):
             *_named("metric", self.model.metrics_variables),
         ]
         tensors = {name: ops.convert_to_numpy(v) for name, v in variables}
+        tensors |= self.lowest.to_tensors()
         document = {
             "settings": self.settings,
             "steps": done,

@@ -16,7 +16,7 @@ from dipy_ldm.data.sources import Source
 from dipy_ldm.training.listening import gains
 from dipy_ldm.training.run import Stage
 from dipy_ldm.training.telling import SOURCE, Latents
-from dipy_ldm.training.unets import unet, with_guide
+from dipy_ldm.training.unets import known, unet, with_guide
 from dipy_ldm.validation import InputError, check_seed, check_sizes, choose
 
 # The guide is to be worse than the denoiser in the same way: narrower, and trained
@@ -30,7 +30,7 @@ _NUMBERS = 2**27
 _AT_ONCE = 32
 
 # Highest learning rates of images and of volumes, where none is given.
-RATES = 2e-3, 5e-4
+RATES = 2e-3, 1e-3
 
 
 def check(
@@ -236,6 +236,7 @@ def _stage(
         publish=partial(_publish, network, validate),
         lesson=("loss", linear),
         verdict=partial(_verdict, linear, noise),
+        network=network,
     )
 
 
@@ -244,11 +245,9 @@ def _compile(model, guide, training, steps, clip):
     told = model.conditions_, model.source_, model.vqvae_.factor
     given = model.hyperparameters(), model.latent_shape_, *told
     options = {"guide": guide, "remat": training.remat}
-    expects = model.expectation_ is not None
-    known = model.gaussian_
-    directions = None if known is None else len(known.loadings)
-    network = unet(*given, expects=expects, directions=directions, **options)
-    networks.know(network, known)
+    knows = known(model.expectation_, model.gaussian_)
+    network = unet(*given, **knows, **options)
+    networks.know(network, model.gaussian_)
     trained = distribution.ReplicatedModel(network.inputs, network.outputs)
     # The less is left to learn, the smaller gradients are, but for some.
     optimizer = training.optimizer(

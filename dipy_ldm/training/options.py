@@ -83,8 +83,7 @@ class Training(NamedTuple):
         that many times larger, in the memory of one.
     learning_rate : float, optional
         Highest learning rate; it warms up and falls to zero. None is for 0.004 of the
-        autoencoder and 0.002 of the denoiser of images, and for 0.002 and 0.0005 of
-        volumes.
+        autoencoder and 0.002 of the denoiser of images, and for half of it of volumes.
     precision : {"auto", "float32", "bfloat16", "float16"}
         Precision of the computations; ``"auto"`` is for the fastest that the devices
         compute well, or that of the checkpoint. float16 is for GPUs alone.

@@ -14,6 +14,7 @@ from dipy_ldm import distribution, networks
 from dipy_ldm.data.batches import Batches
 from dipy_ldm.signals import deferred
 from dipy_ldm.training.checkpoint import Record
+from dipy_ldm.training.lowest import Lowest
 from dipy_ldm.training.options import Length, Training
 from dipy_ldm.training.watch import Watch
 from dipy_ldm.validation import InputError
@@ -50,10 +51,13 @@ class Stage(NamedTuple):
     lesson : tuple of str and float
         Name of a figure, and what it is of a network that has learnt nothing.
     verdict : callable
-        ``verdict(figures)`` is given the last round's, and says in a sentence what is
-        wrong with them; None if nothing is.
+        ``verdict(figures)`` is given the last round's, and those of the weights that
+        were kept, and says in a sentence what is wrong with them; None if nothing is.
     begin : callable, optional
         ``begin(model)`` is called before the first step of all.
+    network : keras.Model, optional
+        Of the estimator, if it shall have the weights of the lowest ``val_loss`` in the
+        end.
     """
 
     title: str
@@ -67,6 +71,7 @@ class Stage(NamedTuple):
     lesson: tuple
     verdict: Callable
     begin: Callable | None = None
+    network: keras.Model | None = None
 
 
 def train(estimator: Any, stage: Stage) -> None:
@@ -92,9 +97,9 @@ def train(estimator: Any, stage: Stage) -> None:
     training = stage.training
     settings = stage.settings | training.settings()
     settings |= {"steps of an epoch": stage.length.epoch}
-    record = Record(
-        training.checkpoint, settings, stage.length, training.checkpoint_steps
-    )
+    lowest = Lowest(stage.title, stage.network)
+    given = settings, stage.length, lowest, training.checkpoint_steps
+    record = Record(training.checkpoint, *given)
     distribution.agree(record.facts())
     precision = networks.precision(training.settings()["precision"])
     with distribution.scope(training.strategy), precision:
@@ -120,6 +125,7 @@ def _fit(estimator, model, data, stage, record):
     callbacks = [
         _Clock(estimator, stage.title),
         _Publish(stage),
+        record.lowest,
         Watch(stage.title, stage.length, figure, nothing, record.done),
         record,
         _Tell(estimator, stage.title, record, training.callbacks),
@@ -143,11 +149,13 @@ def _fit(estimator, model, data, stage, record):
         progress.on_train_end()
     # Not with the last round alone: of a training that had ended there is none.
     stage.take(model)
+    record.lowest.give_back(record.history)
     estimator.history_ = record.history
     if any(distribution.gathered(model.asked)):
         # After the last step.
         record.end()
-    figures = {name: values[-1] for name, values in record.history.items()}
+    last = {name: values[-1] for name, values in record.history.items()}
+    figures = last | record.lowest.figures()
     if sentence := stage.verdict(figures):
         sentence = f"after {stage.length.total} steps {sentence}"
         if stage.length.total >= _TRIAL:

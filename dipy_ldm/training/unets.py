@@ -1,13 +1,22 @@
 """The networks of a diffusion model: the denoiser, and its guide."""
 
-from typing import Any
+from typing import Any, TypedDict
 
 from dipy_ldm import networks
 from dipy_ldm.conditions import Condition
 from dipy_ldm.data.sources import Source
+from dipy_ldm.expectation import Expectation
+from dipy_ldm.gaussian import Gaussian
 
 # The guide is to be worse than the denoiser in the same way: narrower.
 _GUIDE_WIDTH = 4
+
+
+class Knows(TypedDict):
+    """What networks are given of that which is known before they are trained."""
+
+    expects: bool
+    directions: int | None
 
 
 def with_guide(chosen: dict, latent_shape: tuple[int, ...]) -> bool:
@@ -81,6 +90,25 @@ def unet(
         estimate=None if directions is None else estimate,
         remat=remat,
     )
+
+
+def known(expectation: Expectation | None, gaussian: Gaussian | None) -> Knows:
+    """Say what is known before networks are trained, as far as they have room for it.
+
+    Parameters
+    ----------
+    expectation : Expectation or None
+        What is to be expected of latents.
+    gaussian : Gaussian or None
+        What they are like.
+
+    Returns
+    -------
+    dict
+        ``expects`` and ``directions``, as of :func:`unet`.
+    """
+    directions = None if gaussian is None else len(gaussian.loadings)
+    return {"expects": expectation is not None, "directions": directions}
 
 
 def unets(chosen: dict, latent_shape: tuple[int, ...], *told, **knows: Any) -> dict:

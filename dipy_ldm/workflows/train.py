@@ -113,8 +113,8 @@ class TrainLDMFlow(Workflow):
             larger batch, in the memory of one.
         learning_rate : float, optional
             Highest learning rate; it warms up and falls to zero. None is for 0.004 of
-            the autoencoder and 0.002 of the denoiser of images, and for 0.002 and
-            0.0005 of volumes.
+            the autoencoder and 0.002 of the denoiser of images, and for half of it of
+            volumes.
         n_codes : int, optional
             Number of codes in a codebook of the autoencoder.
         n_codebooks : int, optional
