@@ -191,9 +191,11 @@ def aligned(latents: np.ndarray) -> bool:
     bool
         Whether most of their variance is that of their mean.
     """
-    axes = tuple(range(latents.ndim - 1))
-    left = latents.var(0, dtype="float64", ddof=min(1, len(latents) - 1)).mean()
-    return bool(left < _UNALIGNED * latents.var(axes, dtype="float64").mean())
+    n, *_, channels = latents.shape
+    left = latents.var(0).mean()
+    # All of it is that about the mean of each place, and that of these means.
+    whole = left + latents.mean(0).reshape(-1, channels).var(0).mean()
+    return bool(left * n / max(1, n - 1) < _UNALIGNED * whole)
 
 
 def enough(shape: tuple[int, ...]) -> np.ndarray:

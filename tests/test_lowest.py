@@ -54,10 +54,10 @@ def test_without_such_a_loss_the_last_weights_stay(figures):
     lowest.give_back({"step": [1]})
     assert keras.ops.convert_to_numpy(weight)[0, 0] == 8
     assert lowest.figures() == {}
-    assert lowest.to_tensors() == {}
+    assert lowest.tensors == {}
 
 
-def test_a_checkpoint_of_an_earlier_version_has_none():
+def test_a_checkpoint_of_no_round_has_none():
     network, weight = dense()
     lowest = Lowest("diffusion", network)
     lowest.restore({"model.00000": np.zeros(1)}, {"val_loss": [0.1]})

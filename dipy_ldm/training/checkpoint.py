@@ -23,8 +23,8 @@ class Record(keras.callbacks.Callback):
 
     A checkpoint holds the weights, the optimizer's state (the averaged weights
     are part of it), those of the lowest loss of held-out images, the figures of the
-    epoch so far and the history; with batches
-    that are functions of the step, a resumed training is the uninterrupted one.
+    epoch so far and the history; with batches that are functions of the step, a
+    resumed training is the uninterrupted one.
 
     Parameters
     ----------
@@ -207,7 +207,7 @@ class Record(keras.callbacks.Callback):
             *_named("metric", self.model.metrics_variables),
         ]
         tensors = {name: ops.convert_to_numpy(v) for name, v in variables}
-        tensors |= self.lowest.to_tensors()
+        tensors |= self.lowest.tensors
         document = {
             "settings": self.settings,
             "steps": done,

@@ -4,8 +4,9 @@ import logging
 from typing import Any
 
 import keras
-from keras import ops
 import numpy as np
+
+from dipy_ldm import persistence
 
 logger = logging.getLogger(__name__)
 
@@ -25,17 +26,22 @@ class Lowest(keras.callbacks.Callback):
     ----------
     title : str
         Name of what is trained.
-    network : keras.Model
+    network : keras.Model or None
         The network that is used, which has the averaged weights after each round. Of
         the autoencoder, whose detail grows on when its error does not fall any more,
         there is none.
+
+    Attributes
+    ----------
+    tensors : dict of str to ndarray
+        The weights, as they are named in a checkpoint.
     """
 
     def __init__(self, title: str, network: keras.Model | None) -> None:
         super().__init__()
         self.title = title
         self.network = network
-        self.weights: list[np.ndarray] = []
+        self.tensors: dict[str, np.ndarray] = {}
         self.loss = np.inf
 
     def on_epoch_end(self, epoch, logs=None) -> None:
@@ -43,19 +49,9 @@ class Lowest(keras.callbacks.Callback):
         loss = logs.get(_FIGURE, np.inf)
         if self.network is not None and loss < self.loss:
             self.loss = loss
-            variables = self.network.trainable_variables
+            found = persistence.weights(self.network, _NAME)
             # Copies: the weights may be changed in place.
-            self.weights = [np.array(ops.convert_to_numpy(v)) for v in variables]
-
-    def to_tensors(self) -> dict[str, np.ndarray]:
-        """Name the weights, as they stand in a checkpoint.
-
-        Returns
-        -------
-        dict of str to ndarray
-            Weights by their names.
-        """
-        return {f"{_NAME}.{i:05d}": weight for i, weight in enumerate(self.weights)}
+            self.tensors = {name: np.array(weight) for name, weight in found.items()}
 
     def restore(self, tensors: dict[str, np.ndarray], history: dict[str, list]) -> None:
         """Take the weights from a checkpoint.
@@ -63,13 +59,13 @@ class Lowest(keras.callbacks.Callback):
         Parameters
         ----------
         tensors : dict of str to ndarray
-            What the checkpoint has; an earlier version's has no such weights.
+            What the checkpoint has; before the first round there are no such weights.
         history : dict of str to list
             Figures of all rounds until then.
         """
-        names = sorted(name for name in tensors if name.startswith(f"{_NAME}."))
-        self.weights = [tensors[name] for name in names]
-        if self.weights:
+        ours = (name for name in tensors if name.startswith(f"{_NAME}."))
+        self.tensors = {name: tensors[name] for name in ours}
+        if self.tensors:
             self.loss = min(history[_FIGURE])
 
     def figures(self) -> dict[str, float]:
@@ -80,7 +76,7 @@ class Lowest(keras.callbacks.Callback):
         dict of str to float
             ``val_loss``; nothing if there are none.
         """
-        return {_FIGURE: self.loss} if self.weights else {}
+        return {_FIGURE: self.loss} if self.tensors else {}
 
     def give_back(self, history: dict[str, list[Any]]) -> None:
         """Give the network the weights that were kept, and say if others were left.
@@ -90,12 +86,9 @@ class Lowest(keras.callbacks.Callback):
         history : dict of str to list
             Figures of all rounds.
         """
-        if not self.weights or self.network is None:
+        if not self.tensors:
             return
-        for variable, weight in zip(
-            self.network.trainable_variables, self.weights, strict=True
-        ):
-            variable.assign(weight)
+        persistence.set_weights(self.network, _NAME, self.tensors)
         losses, steps = history[_FIGURE], history["step"]
         if losses[-1] > _RISE * self.loss:
             logger.warning(
