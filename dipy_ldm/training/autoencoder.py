@@ -13,6 +13,7 @@ from dipy_ldm.data.arrays import Survey, survey
 from dipy_ldm.data.batches import Augmentation, batches
 from dipy_ldm.data.windows import read_windows, window_size
 from dipy_ldm.training.assessment import affordable, score, verdict
+from dipy_ldm.training.options import BASE_FAN_IN
 from dipy_ldm.training.run import Stage
 from dipy_ldm.validation import check_patch, check_seed, check_sizes, choose, plain
 
@@ -21,10 +22,6 @@ _PIECES = 16
 
 # Highest learning rates of images and of volumes, where none is given.
 RATES = 4e-3, 2e-3
-
-# Inputs of a convolution over 3 x 3 pixels of 32 channels: up to there rates are those
-# that are given. Over voxels there are many more.
-_BASE_FAN_IN = 288
 
 
 class Lessons(NamedTuple):
@@ -257,7 +254,7 @@ def _compile(vqvae, lessons, training, length):
             length.total,
             # Without a bound, few early batches would rule Adam's moments for long.
             global_clipnorm=1.0,
-            base_fan_in=_BASE_FAN_IN,
+            base_fan_in=BASE_FAN_IN,
         ),
         # Of images in [0, 1].
         loss=losses.reconstruction(vqvae.loss, channels, _variance(lessons.found)),

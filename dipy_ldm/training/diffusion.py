@@ -14,6 +14,7 @@ from dipy_ldm.data.batches import noised
 from dipy_ldm.data.given import inputs
 from dipy_ldm.data.sources import Source
 from dipy_ldm.training.listening import gains
+from dipy_ldm.training.options import BASE_FAN_IN
 from dipy_ldm.training.run import Stage
 from dipy_ldm.training.telling import SOURCE, Latents
 from dipy_ldm.training.unets import known, unet, with_guide
@@ -30,7 +31,7 @@ _NUMBERS = 2**27
 _AT_ONCE = 32
 
 # Highest learning rates of images and of volumes, where none is given.
-RATES = 2e-3, 1e-3
+RATES = 2e-3, 2e-3
 
 
 def check(
@@ -254,6 +255,9 @@ def _compile(model, guide, training, steps, clip):
         steps,
         weight_decay=1e-4,
         global_clipnorm=clip,
+        # Kernels over voxels, with as many inputs as they have, let what is the same
+        # everywhere grow until nothing else is seen.
+        base_fan_in=BASE_FAN_IN if len(model.latent_shape_) == 4 else None,
         use_ema=True,
         # A short training must not average over what it began with.
         ema_momentum=max(0.0, min(0.999, 1 - 10 / steps)),

@@ -17,6 +17,10 @@ from dipy_ldm.validation import InputError, check_counts, check_rate
 _ROUND = 100
 _ROUNDS = 10
 
+# Inputs of a convolution over 3 x 3 pixels of 32 channels: up to there rates are those
+# that are given. Over voxels there are many more.
+BASE_FAN_IN = 288
+
 
 class Length(NamedTuple):
     """How long a training is.
@@ -82,8 +86,8 @@ class Training(NamedTuple):
         Batches whose gradients are averaged for one step of the weights: as one batch
         that many times larger, in the memory of one.
     learning_rate : float, optional
-        Highest learning rate; it warms up and falls to zero. None is for 0.004 of the
-        autoencoder and 0.002 of the denoiser of images, and for half of it of volumes.
+        Highest learning rate; it warms up and falls to zero. None is for 0.002, and of
+        the autoencoder of images for 0.004.
     precision : {"auto", "float32", "bfloat16", "float16"}
         Precision of the computations; ``"auto"`` is for the fastest that the devices
         compute well, or that of the checkpoint. float16 is for GPUs alone.

@@ -112,9 +112,8 @@ class TrainLDMFlow(Workflow):
             Batches whose gradients are averaged for one step of the weights: as one
             larger batch, in the memory of one.
         learning_rate : float, optional
-            Highest learning rate; it warms up and falls to zero. None is for 0.004 of
-            the autoencoder and 0.002 of the denoiser of images, and for half of it of
-            volumes.
+            Highest learning rate; it warms up and falls to zero. None is for 0.002, and
+            of the autoencoder of images for 0.004.
         n_codes : int, optional
             Number of codes in a codebook of the autoencoder.
         n_codebooks : int, optional
