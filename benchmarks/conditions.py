@@ -1,10 +1,11 @@
 """Measure how well volumes are what was asked for, as one line of JSON.
 
 For models of a virtual cohort with covariates (``virtual_cohort.py --covariates``).
-Each covariate is measured in the volumes themselves: from a few features of a volume,
-by a linear fit to the exact values of the training cohort. What such a measurement is
-worth is shown on volumes that were held out, whose values are exact too. Then volumes
-are generated, asked for one covariate with the others left open, and for two at once.
+Each covariate is measured in the volumes themselves: from their brightness at a few
+places, by a fit to the exact values of the training cohort. What such a measurement is
+worth is shown on volumes that were held out, whose values are exact too, and on their
+reconstructions. Then volumes are generated, asked for one covariate with the others
+left open, and for two at once.
 """
 
 import os
@@ -19,21 +20,23 @@ from volumes_quality import load_model
 from dipy_ldm.data.covariates import read_covariates
 from dipy_ldm.data.volumes import load_volumes
 
-# Relative to the centre of the brain, in mm: where lesions are, and how far they reach.
-LESION = np.array([26.0, 46.0, 15.0]), np.array([15.0, 15.0, 15.0])
-# How far ventricles reach, with room for subjects of all sizes.
-VENTRICLES = np.array([34.0, 42.0, 26.0])
-# The same for the box around the ventricles, and how far apart its places are.
-BOX, STEP = ((-40, 41), (-44, 57), (-24, 37)), 6
-# How much smaller than they fit best weights are, for the many places of the box and
-# for the few other features.
-RIDGES = {"ventricles": 1.0, "offset": 1e-3, "contrast": 1e-3, "group": 1e-3}
+# Places at which volumes are looked at, in mm from the middle of the brain, and how far
+# they are apart: around the ventricles, where the lesion is, too, and everywhere.
+NEAR = ((-40, 41), (-44, 57), (-24, 37)), 6
+WHOLE = ((-66, 67), (-84, 85), (-60, 61)), 8
+# Blurred first, in mm: how sharp a volume is makes no difference.
+BLUR = 4
+# The brightness of tissues is found everywhere.
+LOOK = {"ventricles": NEAR, "offset": NEAR, "contrast": WHOLE, "group": NEAR}
+# What is tried: ridges, in mean products, and shares of squares of products.
+RIDGES = np.logspace(-6, 0, 13)
+SQUARES = 0.0, 0.5
 NUMBERS = ("ventricles", "offset", "contrast")
 GROUPS = ("control", "patient")
 
 
 def features(images, affine):
-    """Describe volumes by a few numbers.
+    """Describe volumes by their brightness at a few places.
 
     Parameters
     ----------
@@ -49,65 +52,30 @@ def features(images, affine):
     """
     places = np.moveaxis(np.indices(images.shape[1:4]), 0, -1)
     world = places @ affine[:3, :3].T + affine[:3, 3]
-    rows = [_describe(image[..., 0], world, affine) for image in images]
-    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    found: dict[tuple, list] = {look: [] for look in (NEAR, WHOLE)}
+    for image in images[..., 0]:
+        inside = image > 0.2 * np.quantile(image, 0.99)
+        blurred = gaussian_filter(image, BLUR / np.linalg.norm(affine[:3, :3], axis=0))
+        # Beside white matter.
+        blurred = blurred / np.quantile(blurred[inside], 0.9)
+        for look, rows in found.items():
+            rows.append(_at(blurred, world[inside].mean(axis=0), affine, *look))
+    return {name: np.array(found[look]) for name, look in LOOK.items()}
 
 
-def _describe(image, world, affine):
-    inside = image > 0.2 * np.quantile(image, 0.99)
-    white = np.quantile(image[inside], 0.9)
-    relative, centre = image / white, world[inside].mean(axis=0)
-    tissue = np.quantile(relative[inside], np.linspace(0.1, 0.8, 8))
-    around = _box(relative, centre, affine)
-    return {
-        "ventricles": around,
-        "offset": _offsets(relative, inside, world - centre),
-        "contrast": tissue,
-        "group": _lesion(relative, world - centre),
-    }
-
-
-def _offsets(relative, inside, off):
-    """Find the middle of what is dark around the ventricles, from left to right."""
-    found = []
-    for reach in (VENTRICLES, 1.2 * VENTRICLES):
-        near = _near(off, np.array([0.0, 6.0, 5.0]), reach) * inside
-        for limit in (0.6, 0.65, 0.7, 0.75):
-            dark = np.clip((limit - relative) / 0.1, 0, 1) * near
-            found.append((dark * off[..., 0]).sum() / max(dark.sum(), 1e-6))
-    return found
-
-
-def _box(relative, centre, affine):
-    """Look at places around the ventricles, whatever the voxels are."""
-    axes = [np.arange(low, high, STEP) for low, high in BOX]
+def _at(image, centre, affine, box, step):
+    """Look at places, whatever the voxels are."""
+    axes = [np.arange(low, high, step) for low, high in box]
     places = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3) + centre
     indices = (places - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T
-    sizes = np.linalg.norm(affine[:3, :3], axis=0)
-    smooth = gaussian_filter(relative, 4 / sizes)
-    return map_coordinates(smooth, indices.T, order=1)
-
-
-def _lesion(relative, off):
-    """Compare where a lesion may be with the other side."""
-    found = []
-    for side in (1, -1):
-        place, reach = LESION
-        weights = _near(off, place * [side, 1, 1], reach)
-        values = relative[weights > 0.3]
-        found += [np.average(relative, weights=weights)]
-        found += [*np.quantile(values, [0.02, 0.1, 0.3])]
-    return found
-
-
-def _near(off, place, reach):
-    """Return weights that fall from 1 at a place to 0 where the reach ends."""
-    squared = (((off - place) / reach) ** 2).sum(-1)
-    return np.clip(2 - 2 * squared, 0, 1)
+    return map_coordinates(image, indices.T, order=1)
 
 
 class Measure:
-    """A linear fit from features to what is known exactly.
+    """A kernel ridge regression from features to what is known exactly.
+
+    Its ridge, and whether products of features have a part, are those with which each
+    volume is measured best by a fit to the others.
 
     Parameters
     ----------
@@ -115,34 +83,39 @@ class Measure:
         Features, ``(n, k)``.
     values : sequence
         Exact values, numbers or the names of two groups; None where not known.
-    ridge : float
-        How much smaller than they fit best the weights are.
     """
 
-    def __init__(self, table, values, ridge):
+    def __init__(self, table, values):
         known = [i for i, value in enumerate(values) if value is not None]
         self.of_groups = isinstance(values[known[0]], str)
         wanted = np.array([self.code(values[i]) for i in known])
-        self.centre, self.mean = table[known].mean(0), wanted.mean()
-        self.scale = 1.0 if table.shape[1] > len(known) else table[known].std(0) + 1e-9
-        terms = self.terms(table[known])
-        products = terms @ terms.T
-        more = ridge * products.trace() / len(known) * np.eye(len(known))
+        self.centre = table[known].mean(0)
+        self.scale = np.sqrt(((table[known] - self.centre) ** 2).sum(1).mean())
+        self.terms = (table[known] - self.centre) / self.scale
+        tried = [
+            self._fit(wanted, ridge, share) for share in SQUARES for ridge in RIDGES
+        ]
+        self.share, weights, offset, left_out = min(
+            tried, key=lambda fit: np.mean((fit[-1] - wanted) ** 2)
+        )
+        # What is measured lies too near to the mean, which is made up for.
+        slope, start = np.polyfit(wanted, left_out, 1)
+        self.weights, self.offset = weights / slope, (offset - start) / slope
+
+    def _fit(self, wanted, ridge, share):
+        """Fit, and measure each by a fit to the others."""
+        products = _products(self.terms, self.terms, share)
+        more = ridge * products.trace() / len(wanted) * np.eye(len(wanted))
         inverse = np.linalg.inv(products + more)
-        weights = inverse @ (wanted - self.mean)
-        # Each as it is measured by a fit to the others: too near to the mean, which is
-        # made up for.
-        left_out = wanted - weights / inverse.diagonal()
-        slope, _ = np.polyfit(wanted, left_out, 1)
-        self.weights = terms.T @ weights / slope
+        sums = inverse.sum(1)
+        offset = sums @ wanted / sums.sum()
+        inverse -= np.outer(sums, sums) / sums.sum()
+        weights = inverse @ wanted
+        return share, weights, offset, wanted - weights / inverse.diagonal()
 
     def code(self, value):
         """Return a number for a value: groups are -1 and 1."""
         return 2.0 * GROUPS.index(value) - 1 if self.of_groups else value
-
-    def terms(self, table):
-        """Return features whose mean is 0."""
-        return (table - self.centre) / self.scale
 
     def __call__(self, table, values):
         """Compare what is measured with what is known or was asked for.
@@ -162,11 +135,18 @@ class Measure:
         """
         there = [i for i, value in enumerate(values) if value is not None]
         asked = np.array([self.code(values[i]) for i in there])
-        measured = self.terms(table[there]) @ self.weights + self.mean
+        terms = (table[there] - self.centre) / self.scale
+        products = _products(terms, self.terms, self.share)
+        measured = products @ self.weights + self.offset
         if self.of_groups:
             return {"right": float(np.mean(np.sign(measured) == asked))}
         slope, _ = np.polyfit(asked, measured, 1)
         return {"r": float(np.corrcoef(asked, measured)[0, 1]), "slope": float(slope)}
+
+
+def _products(some, others, share):
+    products = some @ others.T
+    return products + share * products**2
 
 
 def load_known(folder, grid):
@@ -234,19 +214,20 @@ def measure(options):
     -------
     dict
         As of :class:`Measure`, by the name of the covariate: ``real_`` for held-out
-        volumes, ``both_`` where two were asked for. ``variety`` is how much samples
+        volumes, ``reconstructed_`` for what the autoencoder makes of them, ``both_``
+        where two were asked for. ``variety`` is how much samples
         differ, held-out volumes being 1.
     """
     model, grid = load_model(options.model)
     images, values = load_known(options.train, grid)
     train = features(images, grid.affine)
-    measures = {
-        name: Measure(train[name], values[name], RIDGES[name]) for name in values
-    }
+    measures = {name: Measure(train[name], values[name]) for name in values}
     images, known = load_known(options.real, grid)
     real, variance = features(images, grid.affine), differences(images)
+    made = features(model.vqvae_.predict(images), grid.affine)
     scores = {
-        f"real_{name}": measure(real[name], known[name])
+        f"{title}_{name}": measure(found[name], known[name])
+        for title, found in (("real", real), ("reconstructed", made))
         for name, measure in measures.items()
     }
     rng, variety = np.random.default_rng(options.seed), []

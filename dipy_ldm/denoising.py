@@ -16,6 +16,7 @@ from dipy_ldm.data.sources import Source
 from dipy_ldm.estimators import Estimator
 from dipy_ldm.expectation import Expectation
 from dipy_ldm.gaussian import Gaussian
+from dipy_ldm.readings import Readings
 from dipy_ldm.training.unets import known, unets
 
 logger = logging.getLogger(__name__)
@@ -49,6 +50,10 @@ class Denoising(Estimator):
         What is known of sources.
     expectation_ : Expectation or None
         What is to be expected of latents, by what is told.
+    gaussian_ : Gaussian or None
+        What they are like beside that.
+    readings_ : Readings or None
+        What is read in them of what is told.
     latent_mean_, latent_scale_ : ndarray
         Mean of each channel of the latents, and what each is divided by.
     latent_shape_ : tuple of int
@@ -62,6 +67,7 @@ class Denoising(Estimator):
     source_: Source | None
     expectation_: Expectation | None
     gaussian_: Gaussian | None
+    readings_: Readings | None
     latent_mean_: np.ndarray
     latent_scale_: np.ndarray
     latent_shape_: tuple[int, ...]
@@ -155,7 +161,11 @@ class Denoising(Estimator):
             else of(self._predict_guide, told, expected)
         )
         strong = of(self._predict, told, expected)
-        return denoisers.guided(strong, weak, guidance, _GUIDED)
+        denoise = denoisers.guided(strong, weak, guidance, _GUIDED)
+        if self.readings_ is None or self.gaussian_ is None:
+            return denoise
+        known = self.gaussian_, chosen["schedule"], given.table
+        return self.readings_.hold(denoise, *known)
 
     def _expected(self, given):
         """Return what is to be expected where this is told; None if nothing is."""

@@ -105,6 +105,33 @@ class Gaussian(NamedTuple):
         loadings = loadings.reshape(-1, *shape)
         return cls(mean.reshape(shape), loadings, rest.reshape(shape))
 
+    def left(self, ways: np.ndarray, alpha: float, sigma: float) -> np.ndarray:
+        """Multiply with the covariance that clean latents have, given noisy ones.
+
+        Parameters
+        ----------
+        ways : ndarray
+            ``(n, *space, channels)``.
+        alpha, sigma : float
+            Rates of signal and noise.
+
+        Returns
+        -------
+        ndarray
+            Products, float64 ``(n, numbers)``.
+        """
+
+        def share(power):
+            return power * sigma**2 / (alpha**2 * power + sigma**2)
+
+        ways = ways.reshape(len(ways), -1).astype("float64")
+        found = share(self.rest.ravel().astype("float64")) * ways
+        loadings = self.loadings.reshape(len(self.loadings), -1).astype("float64")
+        lengths = (loadings**2).sum(1)
+        # Along the directions instead of what is there already.
+        along = ways @ loadings.T / lengths * share(lengths)
+        return found + (along - found @ loadings.T / lengths) @ loadings
+
     def to_tensors(self) -> dict[str, np.ndarray]:
         """Name the parts, as they are saved.
 
@@ -145,7 +172,7 @@ class Gaussian(NamedTuple):
         int or None
             None if there are no parts.
         """
-        return shapes[_NAMES[1]][0] if shapes else None
+        return shapes[_NAMES[1]][0] if _NAMES[1] in shapes else None
 
     @staticmethod
     def shapes(

@@ -15,8 +15,9 @@ from dipy_ldm.data import sources
 from dipy_ldm.data.arrays import learnable, survey
 from dipy_ldm.estimators import Entry
 from dipy_ldm.expectation import Expectation
-from dipy_ldm.gaussian import Gaussian, aligned, enough
+from dipy_ldm.gaussian import Gaussian
 from dipy_ldm.inpainting import Inpainter
+from dipy_ldm.linear import Linear
 from dipy_ldm.precision import Precision, tell
 from dipy_ldm.training import Options, Training, diffusion, train
 from dipy_ldm.training.telling import Known, Latents
@@ -75,6 +76,9 @@ class LatentDiffusion(Inpainter):
     gaussian_ : Gaussian or None
         Mean and covariance of latents of volumes, beside what is expected; None of
         images, of volumes that are not aligned, or if the file is older.
+    readings_ : Readings or None
+        What is read in such latents of conditions, to which samples are held; None
+        where one of the two is missing, or if the file is older.
     latent_mean_, latent_scale_ : ndarray
         Mean of each channel of the latents, and the standard deviation of all of them
         (of each, in earlier model files) once for each.
@@ -280,9 +284,8 @@ class LatentDiffusion(Inpainter):
 
     def _tensors(self):
         tensors = self.vqvae_._tensors() | super()._tensors()
-        for known in (self.expectation_, self.gaussian_):
-            tensors |= {} if known is None else known.to_tensors()
-        return tensors
+        known = Linear(self.expectation_, self.gaussian_, self.readings_)
+        return tensors | known.to_tensors()
 
     def _document(self):
         return self.vqvae_._document() | super()._document()
@@ -293,8 +296,8 @@ class LatentDiffusion(Inpainter):
             self.vqvae_ = VQVAE.from_saved(tensors, document)
         # Before networks are built, to which it is given.
         known = from_saved(document.get("conditions"))
-        self.expectation_ = Expectation.from_tensors(tensors, known)
-        self.gaussian_ = Gaussian.from_tensors(tensors)
+        found = Linear.from_tensors(tensors, known)
+        self.expectation_, self.gaussian_, self.readings_ = found
         return super()._restore(tensors, document)
 
     @classmethod
@@ -308,11 +311,12 @@ class LatentDiffusion(Inpainter):
         choose("target", model.target, schedules.TARGETS)
         documents.check_sizes(document["latent_diffusion"], shapes)
         documents.check_latents(document, vqvae.latent_shape(vqvae.shape_))
-        given = shapes, model.latent_shape_
-        expected = Expectation.shapes(*given, model.conditions_)
-        found = Gaussian.shapes(*given)
-        knows = {"expects": bool(expected), "directions": Gaussian.directions(found)}
-        wanted |= expected | found
+        found = Linear.shapes(shapes, model.latent_shape_, model.conditions_)
+        wanted |= found
+        knows = {
+            "expects": Expectation.is_in(found),
+            "directions": Gaussian.directions(found),
+        }
         make = partial(model._make_unets, **knows)
         for name, unet in networks.sketched("float32", make).items():
             wanted |= persistence.shapes(unet, name)
@@ -378,15 +382,11 @@ class LatentDiffusion(Inpainter):
         self.latent_shape_ = latents.shape[1:]
         # The only copy: of thousands of volumes they take gigabytes.
         latents = self._scaled(latents)
-        self.expectation_ = self.gaussian_ = None
-        if self.conditions_:
-            given = latents, told.table, self.conditions_
-            self.expectation_ = Expectation.learn(*given)
-        found = Latents(latents, told, self.expectation_)
-        some = found.left(enough(latents.shape))
-        if not self._of_images() and aligned(some):
-            self.gaussian_ = Gaussian.learn(some)
-        return found
+        numbers = None if told is None else told.table
+        given = latents, numbers, self.conditions_
+        known = Linear.learn(*given, volumes=not self._of_images())
+        self.expectation_, self.gaussian_, self.readings_ = known
+        return Latents(latents, told, self.expectation_)
 
     def _held_out(self, images, told):
         """Encode images for validation; None if there are none."""

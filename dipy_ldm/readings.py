@@ -1,0 +1,307 @@
+r"""What can be read in latents of what is told of them, and samples held to it.
+
+A network that is told how wide ventricles shall be makes such, but for an error that is
+larger than that with which a straight line reads their width in the latents. What is
+asked for is therefore taken for an observation of the clean latents,
+
+.. math::
+
+    y = w^T z + b + \epsilon ,
+
+with a reading :math:`w`, :math:`b` and the variance :math:`\tau^2` of its error
+:math:`\epsilon`. Of what is known of latents that were noised, the clean ones have the
+covariance :math:`P = \sigma^2 \Sigma (\alpha^2 \Sigma + \sigma^2 I)^{-1}`, and a
+denoiser's estimate :math:`z` of them becomes
+
+.. math::
+
+    z + P w\, (w^T P w + \tau^2)^{-1} (y - w^T z - b) ,
+
+as that of a Kalman filter by a measurement :footcite:p:`Kalman1960`; that a denoiser
+may be guided by an observation this way is due to :footcite:p:`Boys2023`. What is not
+told changes nothing, nor does what can't be read.
+
+References
+----------
+.. footbibliography::
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Self
+
+from keras import ops
+import numpy as np
+
+from dipy_ldm.conditions import FEW, UNSPECIFIED, Condition
+from dipy_ldm.gaussian import Gaussian
+from dipy_ldm.schedules import rates
+
+# Of the parts, in a model file.
+_NAMES = "reading.weights", "reading.offsets", "reading.errors"
+# Ridges that are tried, in variances of the latents of an example.
+_RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+# Correlation with what is told, of what is read by a fit to the others, without which
+# nothing is held to it. Of 16 examples one in 40 has as much by chance.
+_READABLE = 0.5
+# Examples that it takes.
+_LEAST = 16
+# Samples are held so many times as firmly as the variance of the error allows, to which
+# what makes one brain's reading err belongs, too: so they are measured to be nearer to
+# what was asked for, and vary as much.
+_FIRMNESS = 10
+
+
+class Readings(NamedTuple):
+    """What a straight line reads in latents: numbers from -1 to 1, by their ranks.
+
+    One reading for each continuous condition, and one for each level of the others,
+    which is 1 where an example has that level, and -1 where it has another.
+
+    Parameters
+    ----------
+    conditions : dict of str to Condition
+        What is known of each.
+    weights : ndarray
+        ``(readings, *space, channels)``.
+    offsets : ndarray
+        ``(readings,)``.
+    errors : ndarray
+        Standard deviations, ``(readings,)``; 0 of what can't be read.
+    """
+
+    conditions: dict[str, Condition]
+    weights: np.ndarray
+    offsets: np.ndarray
+    errors: np.ndarray
+
+    @classmethod
+    def learn(
+        cls,
+        latents: np.ndarray,
+        numbers: np.ndarray,
+        conditions: dict[str, Condition],
+    ) -> Self:
+        """Learn to read by ridge regression.
+
+        Ridges and errors are those of what is read by a fit to the other examples.
+
+        Parameters
+        ----------
+        latents : ndarray
+            Latents, ``(n, *space, channels)``.
+        numbers : ndarray
+            What is told of each, ``(n, conditions)``, as of
+            :class:`dipy_ldm.conditions.Told`; further columns are ignored.
+        conditions : dict of str to Condition
+            What is known of each.
+
+        Returns
+        -------
+        Readings
+            What was learnt.
+        """
+        rows = latents.reshape(len(latents), -1)
+        mean = rows.mean(0)
+        rows = rows - mean
+        products = (rows @ rows.T).astype("float64")
+        values, told = _told(numbers, conditions)
+        found = [_read(products, *column) for column in zip(values.T, told.T)]
+        shares, offsets, errors = (np.array(parts) for parts in zip(*found))
+        weights = shares.astype("float32") @ rows
+        offsets = offsets - weights @ mean
+        return cls(
+            conditions,
+            weights.reshape(-1, *latents.shape[1:]),
+            offsets.astype("float32"),
+            errors.astype("float32"),
+        )
+
+    def to_tensors(self) -> dict[str, np.ndarray]:
+        """Name the parts, as they are saved.
+
+        Returns
+        -------
+        dict of str to ndarray
+            Parts by their names.
+        """
+        return dict(zip(_NAMES, self[1:]))
+
+    @classmethod
+    def from_tensors(
+        cls, tensors: dict[str, np.ndarray], conditions: dict[str, Condition]
+    ) -> Self | None:
+        """Take them from a model file.
+
+        Parameters
+        ----------
+        tensors : dict of str to ndarray
+            What the file has.
+        conditions : dict of str to Condition
+            What is known of each.
+
+        Returns
+        -------
+        Readings or None
+            None if there are none, or the file is older.
+        """
+        if _NAMES[0] not in tensors:
+            return None
+        return cls(conditions, *(tensors[name] for name in _NAMES))
+
+    @staticmethod
+    def shapes(
+        found: dict[str, tuple[int, ...]],
+        latent_shape: tuple[int, ...],
+        conditions: dict[str, Condition],
+    ) -> dict[str, tuple[int, ...]]:
+        """Say which shapes the parts in a model file must have.
+
+        Parameters
+        ----------
+        found : dict of str to tuple of int
+            Shapes in the file.
+        latent_shape : tuple of int
+            Shape of a latent, ``(*space, channels)``.
+        conditions : dict of str to Condition
+            What is known of each.
+
+        Returns
+        -------
+        dict of str to tuple of int
+            Shapes by the names of the parts; none if the file has none.
+        """
+        if _NAMES[0] not in found:
+            return {}
+        n = sum(condition.size or 1 for condition in conditions.values())
+        return dict(zip(_NAMES, [(n, *latent_shape), (n,), (n,)]))
+
+    def of(self, latents: Any) -> Any:
+        """Read latents.
+
+        Parameters
+        ----------
+        latents : tensor
+            ``(batch, *space, channels)``.
+
+        Returns
+        -------
+        tensor
+            ``(batch, readings)``.
+        """
+        weights = self.weights.reshape(len(self.weights), -1)
+        rows = ops.reshape(latents, (-1, weights.shape[1]))
+        return ops.matmul(rows, weights.T) + self.offsets
+
+    def hold(
+        self, denoise: Callable, gaussian: Gaussian, schedule: str, numbers: np.ndarray
+    ) -> Callable:
+        """Hold a denoiser to what is told.
+
+        Parameters
+        ----------
+        denoise : callable
+            As of :mod:`dipy_ldm.denoisers`.
+        gaussian : Gaussian
+            What is known of latents of which as much is told.
+        schedule : str
+            Name of the schedule.
+        numbers : ndarray
+            What is told, as of :meth:`learn`, of all latents that are denoised
+            together or of each.
+
+        Returns
+        -------
+        callable
+            Another such denoiser; the same where nothing that can be read is told.
+        """
+        wanted, told = _told(numbers, self.conditions)
+        # Another level says no more than the one that is asked for.
+        told &= (self.errors > 0) & ((wanted > -1) | self._continuous())
+        if not told.any():
+            return denoise
+        wanted = np.where(told, wanted, 0)
+
+        def held(x, t):
+            clean = denoise(x, t)
+            alpha, sigma = map(float, rates(schedule, t))
+            ways = gaussian.left(self.weights, alpha, sigma)
+            off = wanted.astype("float32") - self.of(clean)
+            off = ops.matmul(off[:, None, :], self._gains(ways, told))[:, 0]
+            change = ops.matmul(off, ways.astype("float32"))
+            return clean + ops.reshape(change, ops.shape(clean))
+
+        return held
+
+    def _continuous(self):
+        """Say of each reading whether it is that of a continuous condition."""
+        sizes = [condition.size for condition in self.conditions.values()]
+        return np.concatenate([[size == 0] * (size or 1) for size in sizes])
+
+    def _gains(self, ways, told):
+        """Say how far to go each way, for what is off by 1 in what is told.
+
+        ``(batch, readings, readings)``.
+        """
+        weights = self.weights.reshape(len(self.weights), -1)
+        seen = weights.astype("float64") @ ways.T
+        power = self.errors.astype("float64") ** 2 / _FIRMNESS
+        seen = (seen + seen.T) / 2 + np.diag(power)
+        gains = np.zeros((*told.shape, told.shape[1]))
+        for gain, which in zip(gains, told):
+            some = np.ix_(which, which)
+            gain[some] = np.linalg.inv(seen[some])
+        return gains.astype("float32")
+
+
+def _told(numbers, conditions):
+    """Say what readings should be, and of which that is told: ``(n, readings)``."""
+    values, told = [], []
+    for column, condition in zip(numbers.T, conditions.values()):
+        said = column != UNSPECIFIED
+        if condition.size:
+            levels = column[:, None] == np.arange(condition.size)
+            counts = np.array(list(condition.levels.values()))
+            values.append(np.where(levels, 1.0, -1.0))
+            told.append(said[:, None] & (counts >= FEW))
+        else:
+            values.append(2.0 * column[:, None] - 1)
+            told.append(said[:, None])
+    return np.concatenate(values, 1), np.concatenate(told, 1)
+
+
+def _read(products, values, told):
+    """Learn to read one number by the products of examples.
+
+    Returns what each example has in the weights, the offset and the error.
+    """
+    n, known = len(products), np.flatnonzero(told)
+    nothing = np.zeros(n), 0.0, 0.0
+    if len(known) < _LEAST or np.ptp(values[known]) == 0:
+        return nothing
+    wanted, some = values[known], products[np.ix_(known, known)]
+    mean = some.trace() / len(known)
+    fits = [_fit(some, wanted, ridge * mean) for ridge in _RIDGES]
+    errors = [np.square(fit[2] - wanted).mean() for fit in fits]
+    shares, offset, left_out = fits[int(np.argmin(errors))]
+    if np.ptp(left_out) == 0 or np.corrcoef(left_out, wanted)[0, 1] < _READABLE:
+        return nothing
+    # What is read lies too near to the mean, which is made up for.
+    slope, start = np.polyfit(wanted, left_out, 1)
+    error = np.std(left_out - slope * wanted - start) / slope
+    found = np.zeros(n)
+    found[known] = shares / slope
+    return found, (offset - start) / slope, error
+
+
+def _fit(products, wanted, ridge):
+    """Fit a ridge regression with a free offset.
+
+    Returns what each example has in the weights, the offset, and what is read of each
+    by a fit to the others.
+    """
+    inverse = np.linalg.inv(products + ridge * np.eye(len(products)))
+    sums = inverse.sum(1)
+    offset = sums @ wanted / sums.sum()
+    inverse -= np.outer(sums, sums) / sums.sum()
+    shares = inverse @ wanted
+    return shares, offset, wanted - shares / inverse.diagonal()

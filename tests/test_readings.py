@@ -1,0 +1,234 @@
+"""What is read in latents of what is told of them, and denoisers held to it."""
+
+from keras import ops
+import numpy as np
+import numpy.testing as npt
+import pytest
+
+from dipy_ldm import VQVAE, LatentDiffusion, persistence
+from dipy_ldm.conditions import Told, learn
+from dipy_ldm.gaussian import Gaussian
+from dipy_ldm.readings import _FIRMNESS, Readings, _told
+from dipy_ldm.schedules import SCHEDULES, rates
+from dipy_ldm.validation import InputError
+
+SHAPE = (4, 5, 3)
+SIZE = 60
+
+
+def cohort(n, effect=3.0, seed=0, **more):
+    """Make latents in which an age and a sex can be read, and say what is told."""
+    fixed, rng = np.random.default_rng(1), np.random.default_rng(seed)
+    along = np.linalg.qr(fixed.standard_normal((SIZE, 2)))[0].T
+    age, sex = rng.uniform(20, 80, n), rng.integers(0, 2, n)
+    parts = effect * np.stack([(age - 50) / 30, 2 * sex - 1], -1)
+    rows = 5 + parts @ along + 0.5 * rng.standard_normal((n, SIZE))
+    given = {"age": age.tolist(), "sex": np.where(sex, "M", "F").tolist(), **more}
+    given["age"][0] = given["sex"][1] = None
+    known = learn(given, n)
+    latents = rows.reshape(n, *SHAPE).astype("float32")
+    return latents, Told.of(known, given, n).numbers, known
+
+
+def flat(array):
+    return np.asarray(array, "float64").reshape(-1, SIZE)
+
+
+def test_others_are_read_as_well_as_is_said():
+    latents, numbers, known = cohort(600)
+    learnt = Readings.learn(latents[:200], numbers[:200], known)
+    assert learnt.weights.shape == (3, *SHAPE)
+    assert all(part.dtype == np.float32 for part in learnt[1:])
+    values, told = _told(numbers[200:], known)
+    off = ops.convert_to_numpy(learnt.of(latents[200:])) - values
+    for errors, which, said in zip(off.T, told.T, learnt.errors):
+        npt.assert_allclose(errors[which].mean(), 0, atol=0.05)
+        npt.assert_allclose(errors[which].std(), said, rtol=0.15)
+        assert 0.1 < said < 0.3
+
+
+def test_readings_are_not_nearer_to_the_mean_than_the_truth():
+    latents, numbers, known = cohort(2000, effect=2.0)
+    learnt = Readings.learn(latents[:60], numbers[:60], known)
+    values, told = _told(numbers, known)
+    found = ops.convert_to_numpy(learnt.of(latents))
+    for read, value, which in zip(found.T, values.T, told.T):
+        slope, _ = np.polyfit(value[which], read[which], 1)
+        npt.assert_allclose(slope, 1, atol=0.15)
+
+
+def test_what_can_not_be_read_is_not_held_to():
+    latents, numbers, known = cohort(100, effect=0.0)
+    learnt = Readings.learn(latents, numbers, known)
+    npt.assert_array_equal(learnt.errors, 0)
+    npt.assert_array_equal(learnt.weights, 0)
+    gaussian = Gaussian.learn(latents)
+    assert learnt.hold(denoise, gaussian, "cosine", numbers) is denoise
+
+
+def test_of_few_examples_nothing_is_read():
+    latents, numbers, known = cohort(15)
+    npt.assert_array_equal(Readings.learn(latents, numbers, known).errors, 0)
+    # One of each is missing.
+    latents, numbers, known = cohort(17)
+    assert (Readings.learn(latents, numbers, known).errors > 0).all()
+
+
+def test_levels_that_few_have_are_not_read():
+    sites = ["A"] * 50 + ["B"] * 46 + ["C"] * 4
+    latents, numbers, known = cohort(100, site=sites)
+    latents[50:96, 0] += 2
+    latents[96:, 1] += 5
+    learnt = Readings.learn(latents, numbers, known)
+    npt.assert_array_equal(learnt.errors > 0, [True] * 5 + [False])
+
+
+def denoise(x, t):
+    return 0.9 * ops.convert_to_tensor(x)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_held_estimates_are_those_of_a_joint_gaussian(schedule):
+    latents, numbers, known = cohort(400)
+    learnt = Readings.learn(latents, numbers, known)
+    gaussian = Gaussian.learn(latents)
+    # Where what remains is the same everywhere, nothing is approximated.
+    gaussian = gaussian._replace(rest=np.full(SHAPE, 0.25, "float32"))
+    directions = flat(gaussian.loadings)
+    units = directions / np.linalg.norm(directions, axis=1, keepdims=True)
+    prior = directions.T @ directions + 0.25 * (np.eye(SIZE) - units.T @ units)
+    mean, t = flat(gaussian.mean)[0], 0.7
+    alpha, sigma = map(float, rates(schedule, t))
+
+    def wiener(x, t):
+        off = flat(x) - alpha * mean
+        noisy = alpha**2 * prior + sigma**2 * np.eye(SIZE)
+        clean = mean + alpha * off @ np.linalg.solve(noisy, prior)
+        return ops.convert_to_tensor(clean.reshape(x.shape).astype("float32"))
+
+    table = np.array([[0.9, 1], [0.1, -1], [-1, -1]], "float32")
+    x = np.random.default_rng(2).standard_normal((3, *SHAPE)).astype("float32")
+    held = learnt.hold(wiener, gaussian, schedule, table)
+    found = ops.convert_to_numpy(held(ops.convert_to_tensor(x), t))
+    # Noisy latents and what is read of clean ones, observed together.
+    weights = flat(learnt.weights)
+    seen = [[0, 2], [0], []]
+    values = [[0.8, 1.0], [-0.8], []]
+    for one, at, which, value in zip(found, x, seen, values):
+        maps = np.concatenate([alpha * np.eye(SIZE), weights[which]])
+        powers = np.r_[np.full(SIZE, sigma**2), learnt.errors[which] ** 2 / _FIRMNESS]
+        given = np.r_[flat(at)[0], value - learnt.offsets[which]]
+        whole = maps @ prior @ maps.T + np.diag(powers)
+        best = mean + prior @ maps.T @ np.linalg.solve(whole, given - maps @ mean)
+        npt.assert_allclose(flat(one)[0], best, atol=2e-3)
+
+
+def test_what_is_told_once_is_told_of_all():
+    latents, numbers, known = cohort(100)
+    learnt, gaussian = Readings.learn(latents, numbers, known), Gaussian.learn(latents)
+    x = np.random.default_rng(0).standard_normal((3, *SHAPE)).astype("float32")
+    one = np.array([[0.3, 1]], "float32")
+    found = [
+        ops.convert_to_numpy(learnt.hold(denoise, gaussian, "cosine", table)(x, 0.6))
+        for table in (one, np.repeat(one, 3, 0))
+    ]
+    npt.assert_allclose(*found, atol=1e-5)
+    # Further columns say where sources are.
+    more = np.c_[one, [[7]]]
+    held = learnt.hold(denoise, gaussian, "cosine", more)(x, 0.6)
+    npt.assert_allclose(ops.convert_to_numpy(held), found[0], atol=1e-5)
+
+
+def test_the_less_noise_the_less_is_changed():
+    latents, numbers, known = cohort(100)
+    learnt, gaussian = Readings.learn(latents, numbers, known), Gaussian.learn(latents)
+    held = learnt.hold(denoise, gaussian, "cosine", np.array([[0.3, 1]], "float32"))
+    x = np.random.default_rng(0).standard_normal((1, *SHAPE)).astype("float32")
+    changes = [
+        np.abs(ops.convert_to_numpy(held(x, t) - denoise(x, t))).max()
+        for t in (0.0, 0.2, 0.5, 1.0)
+    ]
+    assert changes == sorted(changes)
+    assert changes[0] < 0.05 * changes[-1]
+
+
+@pytest.fixture(scope="module")
+def balls():
+    rng = np.random.default_rng(0)
+    places = np.moveaxis(np.indices((8, 8, 8)), 0, -1)
+    distances = [
+        np.linalg.norm(places - centre, axis=-1)
+        for centre in rng.uniform(3.3, 3.7, (32, 3))
+    ]
+    widths = rng.uniform(2.0, 3.5, 32)
+    balls = [np.clip(width - d, 0, 1) for width, d in zip(widths, distances)]
+    return np.stack(balls)[..., None].astype("float32"), {"width": widths.tolist()}
+
+
+@pytest.fixture(scope="module")
+def trained(balls):
+    images, told = balls
+    options = {"batch_size": 4, "verbose": False}
+    vqvae = VQVAE(widths=(8,), n_codes=16, code_dim=2)
+    vqvae.fit(images, epochs=10, **options)
+    return LatentDiffusion(vqvae, widths=(8,)).fit(images, told, epochs=3, **options)
+
+
+def test_samples_are_what_was_asked_for(trained, monkeypatch):
+    readings = trained.readings_
+    assert 0 < readings.errors[0] < 0.3
+    monkeypatch.setattr(VQVAE, "decode", lambda self, latents, tile=None: latents)
+    # Otherwise a network that was hardly trained makes it, too.
+    expected = trained.expectation_
+    nothing = expected._replace(weights=0 * expected.weights)
+    monkeypatch.setattr(trained, "expectation_", nothing)
+    asked = {"width": np.linspace(2.1, 3.4, 24).tolist()}
+    wanted = 2 * Told.of(trained.conditions_, asked, 24).numbers - 1
+    off = []
+    for known in (readings, None):
+        monkeypatch.setattr(trained, "readings_", known)
+        latents = trained._scaled(trained.predict(conditions=asked))
+        off.append(np.abs(ops.convert_to_numpy(readings.of(latents)) - wanted).mean())
+    assert off[0] < 0.85 * off[1]
+
+
+def test_only_aligned_volumes_of_which_something_is_told_are_read(
+    trained, balls, diffusion
+):
+    images, _ = balls
+    options = {"epochs": 1, "batch_size": 4, "verbose": False}
+    model = LatentDiffusion(trained.vqvae_, widths=(8,))
+    assert model.fit(images, **options).readings_ is None
+    assert diffusion.readings_ is None
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_model_file_has_them(trained, tmp_path, half):
+    trained.save(tmp_path / "m", half=half)
+    loaded = LatentDiffusion.load(tmp_path / "m")
+    for one, other in zip(loaded.readings_[1:], trained.readings_[1:], strict=True):
+        npt.assert_allclose(one, other, atol=2e-3 * half, rtol=2e-3 * half)
+    asked = {"conditions": {"width": 3.0}, "steps": 3}
+    samples = (model.predict(2, **asked) for model in (loaded, trained))
+    npt.assert_allclose(*samples, atol=0.05 * half)
+
+
+def test_models_without_them_are_read(trained, tmp_path):
+    older = LatentDiffusion.from_saved(trained.to_tensors(), trained.to_document())
+    older.readings_ = None
+    older.save(tmp_path / "m")
+    again = LatentDiffusion.load(tmp_path / "m")
+    assert again.readings_ is None
+    assert again.predict(conditions={"width": 3.0}, steps=2).shape == (1, 8, 8, 8, 1)
+
+
+@pytest.mark.parametrize("part", ["weights", "offsets", "errors"])
+@pytest.mark.parametrize("there", [True, False])
+def test_parts_that_do_not_fit_are_refused(trained, tmp_path, part, there):
+    tensors, name = trained.to_tensors(), f"reading.{part}"
+    changed = tensors.pop(name)[:0]
+    tensors |= {name: changed} if there else {}
+    document = trained.to_document()
+    persistence.save(tmp_path / "m", "latent_diffusion", tensors, document)
+    with pytest.raises(InputError, match="is damaged"):
+        LatentDiffusion.load(tmp_path / "m")
