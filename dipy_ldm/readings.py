@@ -190,7 +190,7 @@ class Readings(NamedTuple):
         """
         weights = self.weights.reshape(len(self.weights), -1)
         rows = ops.reshape(latents, (-1, weights.shape[1]))
-        return ops.matmul(rows, weights.T) + self.offsets
+        return ops.add(ops.matmul(rows, weights.T), self.offsets)
 
     def hold(
         self, denoise: Callable, gaussian: Gaussian, schedule: str, numbers: np.ndarray
@@ -225,7 +225,7 @@ class Readings(NamedTuple):
             clean = denoise(x, t)
             alpha, sigma = map(float, rates(schedule, t))
             ways = gaussian.left(self.weights, alpha, sigma)
-            off = wanted.astype("float32") - self.of(clean)
+            off = ops.subtract(wanted.astype("float32"), self.of(clean))
             off = ops.matmul(off[:, None, :], self._gains(ways, told))[:, 0]
             change = ops.matmul(off, ways.astype("float32"))
             return clean + ops.reshape(change, ops.shape(clean))
