@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from dipy_ldm import VQVAE, LatentDiffusion, persistence
 from dipy_ldm.expectation import Expectation
 from dipy_ldm.gaussian import Gaussian
+from dipy_ldm.readings import Readings
 from dipy_ldm.validation import InputError
 
 # As an autoencoder and a diffusion model say it.
@@ -94,6 +95,8 @@ def whole(request, tmp_path_factory):
             {"gaussian.mean": (), "gaussian.loadings": (2,)}, told[0]
         )
         model.gaussian_ = Gaussian(*map(np.zeros, parts.values()))
+        parts = Readings.shapes({"reading.weights": ()}, *told)
+        model.readings_ = Readings(told[1], *map(np.zeros, parts.values()))
         model._build()
     tensors = {
         name: rng.standard_normal(tensor.shape).astype("float32")
