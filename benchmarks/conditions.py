@@ -19,6 +19,7 @@ from volumes_quality import load_model
 
 from dipy_ldm.data.covariates import read_covariates
 from dipy_ldm.data.volumes import load_volumes
+from dipy_ldm.readings import ridge_regression
 
 # Places at which volumes are looked at, in mm from the middle of the brain, and how far
 # they are apart: around the ventricles, where the lesion is, too, and everywhere.
@@ -105,13 +106,8 @@ class Measure:
     def _fit(self, wanted, ridge, share):
         """Fit, and measure each by a fit to the others."""
         products = _products(self.terms, self.terms, share)
-        more = ridge * products.trace() / len(wanted) * np.eye(len(wanted))
-        inverse = np.linalg.inv(products + more)
-        sums = inverse.sum(1)
-        offset = sums @ wanted / sums.sum()
-        inverse -= np.outer(sums, sums) / sums.sum()
-        weights = inverse @ wanted
-        return share, weights, offset, wanted - weights / inverse.diagonal()
+        more = ridge * products.trace() / len(wanted)
+        return share, *ridge_regression(products, wanted, more)
 
     def code(self, value):
         """Return a number for a value: groups are -1 and 1."""

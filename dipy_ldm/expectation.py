@@ -149,22 +149,6 @@ class Expectation(NamedTuple):
         sizes = (condition.size or _DEGREES for condition in conditions.values())
         return {_NAME: (sum(sizes), *latent_shape)} if _NAME in found else {}
 
-    @staticmethod
-    def is_in(shapes: dict[str, tuple[int, ...]]) -> bool:
-        """Say whether anything is expected.
-
-        Parameters
-        ----------
-        shapes : dict of str to tuple of int
-            As of :meth:`shapes`.
-
-        Returns
-        -------
-        bool
-            Whether there are weights.
-        """
-        return _NAME in shapes
-
     def of(self, numbers: np.ndarray) -> np.ndarray:
         """Say what to expect.
 

@@ -118,16 +118,17 @@ class Gaussian(NamedTuple):
         Returns
         -------
         ndarray
-            Products, float64 ``(n, numbers)``.
+            Products, float32 ``(n, numbers)``.
         """
 
         def share(power):
             return power * sigma**2 / (alpha**2 * power + sigma**2)
 
-        ways = ways.reshape(len(ways), -1).astype("float64")
-        found = share(self.rest.ravel().astype("float64")) * ways
-        loadings = self.loadings.reshape(len(self.loadings), -1).astype("float64")
-        lengths = (loadings**2).sum(1)
+        ways = ways.reshape(len(ways), -1)
+        found = share(self.rest.ravel()) * ways
+        loadings = self.loadings.reshape(len(self.loadings), -1)
+        # No copy of them: of large volumes they take hundreds of megabytes.
+        lengths = np.einsum("ij,ij->i", loadings, loadings)
         # Along the directions instead of what is there already.
         along = ways @ loadings.T / lengths * share(lengths)
         return found + (along - found @ loadings.T / lengths) @ loadings

@@ -311,12 +311,11 @@ class LatentDiffusion(Inpainter):
         choose("target", model.target, schedules.TARGETS)
         documents.check_sizes(document["latent_diffusion"], shapes)
         documents.check_latents(document, vqvae.latent_shape(vqvae.shape_))
-        found = Linear.shapes(shapes, model.latent_shape_, model.conditions_)
+        given = shapes, model.latent_shape_, model.conditions_
+        found = Linear.shapes(*given)
         wanted |= found
-        knows = {
-            "expects": Expectation.is_in(found),
-            "directions": Gaussian.directions(found),
-        }
+        expects = bool(Expectation.shapes(*given))
+        knows = {"expects": expects, "directions": Gaussian.directions(found)}
         make = partial(model._make_unets, **knows)
         for name, unet in networks.sketched("float32", make).items():
             wanted |= persistence.shapes(unet, name)

@@ -58,11 +58,13 @@ class Linear(NamedTuple):
         expectation = None
         if conditions:
             expectation = Expectation.learn(latents, numbers, conditions)
+        if not volumes:
+            return cls(expectation)
         some = enough(latents.shape)
         left = latents[some]
         if expectation is not None:
             left = left - expectation.of(numbers[some])
-        if not volumes or not aligned(left):
+        if not aligned(left):
             return cls(expectation)
         gaussian, readings = Gaussian.learn(left), None
         # Of large volumes both would take gigabytes.

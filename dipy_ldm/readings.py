@@ -227,7 +227,7 @@ class Readings(NamedTuple):
             ways = gaussian.left(self.weights, alpha, sigma)
             off = ops.subtract(wanted.astype("float32"), self.of(clean))
             off = ops.matmul(off[:, None, :], self._gains(ways, told))[:, 0]
-            change = ops.matmul(off, ways.astype("float32"))
+            change = ops.matmul(off, ways)
             return clean + ops.reshape(change, ops.shape(clean))
 
         return held
@@ -243,7 +243,7 @@ class Readings(NamedTuple):
         ``(batch, readings, readings)``.
         """
         weights = self.weights.reshape(len(self.weights), -1)
-        seen = weights.astype("float64") @ ways.T
+        seen = (weights @ ways.T).astype("float64")
         power = self.errors.astype("float64") ** 2 / _FIRMNESS
         seen = (seen + seen.T) / 2 + np.diag(power)
         gains = np.zeros((*told.shape, told.shape[1]))
@@ -251,6 +251,42 @@ class Readings(NamedTuple):
             some = np.ix_(which, which)
             gain[some] = np.linalg.inv(seen[some])
         return gains.astype("float32")
+
+
+def ridge_regression(
+    products: np.ndarray, wanted: np.ndarray, ridge: float
+) -> tuple[np.ndarray, float, np.ndarray]:
+    """Fit a ridge regression with a free offset, by the products of examples.
+
+    Parameters
+    ----------
+    products : ndarray
+        Of each example's features with each other's, ``(n, n)``.
+    wanted : ndarray
+        What shall be told of each, ``(n,)``.
+    ridge : float
+        What is added to each product with itself.
+
+    Returns
+    -------
+    shares : ndarray
+        What each example has in the weights, ``(n,)``.
+    offset : float
+        What is added.
+    left_out : ndarray
+        What is told of each example by a fit to the others, ``(n,)``, after
+        :footcite:p:`Allen1974`.
+
+    References
+    ----------
+    .. footbibliography::
+    """
+    inverse = np.linalg.inv(products + ridge * np.eye(len(products)))
+    sums = inverse.sum(1)
+    offset = sums @ wanted / sums.sum()
+    inverse -= np.outer(sums, sums) / sums.sum()
+    shares = inverse @ wanted
+    return shares, offset, wanted - shares / inverse.diagonal()
 
 
 def _told(numbers, conditions):
@@ -280,7 +316,7 @@ def _read(products, values, told):
         return nothing
     wanted, some = values[known], products[np.ix_(known, known)]
     mean = some.trace() / len(known)
-    fits = [_fit(some, wanted, ridge * mean) for ridge in _RIDGES]
+    fits = [ridge_regression(some, wanted, ridge * mean) for ridge in _RIDGES]
     errors = [np.square(fit[2] - wanted).mean() for fit in fits]
     shares, offset, left_out = fits[int(np.argmin(errors))]
     if np.ptp(left_out) == 0 or np.corrcoef(left_out, wanted)[0, 1] < _READABLE:
@@ -291,17 +327,3 @@ def _read(products, values, told):
     found = np.zeros(n)
     found[known] = shares / slope
     return found, (offset - start) / slope, error
-
-
-def _fit(products, wanted, ridge):
-    """Fit a ridge regression with a free offset.
-
-    Returns what each example has in the weights, the offset, and what is read of each
-    by a fit to the others.
-    """
-    inverse = np.linalg.inv(products + ridge * np.eye(len(products)))
-    sums = inverse.sum(1)
-    offset = sums @ wanted / sums.sum()
-    inverse -= np.outer(sums, sums) / sums.sum()
-    shares = inverse @ wanted
-    return shares, offset, wanted - shares / inverse.diagonal()
