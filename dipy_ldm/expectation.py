@@ -31,8 +31,6 @@ from dipy_ldm.conditions import FEW, UNSPECIFIED, Condition
 # Of each continuous condition; the higher ones are smaller, and so fitted with less
 # trust.
 _DEGREES = 3
-# Of the weights, in a model file.
-_NAME = "expectation"
 # Ridges that are tried, in variances of a feature. The last leaves nothing; of smaller
 # ones than the first, float32 has not the digits that tell how good they are.
 _RIDGES = (*np.logspace(-2, 2, 17), math.inf)
@@ -94,48 +92,14 @@ class Expectation(NamedTuple):
         weights = (right.T * (best / spreads)).astype("float32") @ parts
         return cls(conditions, weights.reshape(-1, *latents.shape[1:]))
 
-    def to_tensors(self) -> dict[str, np.ndarray]:
-        """Name the weights, as they are saved.
-
-        Returns
-        -------
-        dict of str to ndarray
-            Weights by their name.
-        """
-        return {_NAME: self.weights}
-
-    @classmethod
-    def from_tensors(
-        cls, tensors: dict[str, np.ndarray], conditions: dict[str, Condition]
-    ) -> Self | None:
-        """Take it from a model file.
-
-        Parameters
-        ----------
-        tensors : dict of str to ndarray
-            What the file has.
-        conditions : dict of str to Condition
-            What is known of each.
-
-        Returns
-        -------
-        Expectation or None
-            None if there is none, or the file is older.
-        """
-        return cls(conditions, tensors[_NAME]) if _NAME in tensors else None
-
     @staticmethod
     def shapes(
-        found: dict[str, tuple[int, ...]],
-        latent_shape: tuple[int, ...],
-        conditions: dict[str, Condition],
-    ) -> dict[str, tuple[int, ...]]:
-        """Say which shape the weights in a model file must have.
+        latent_shape: tuple[int, ...], conditions: dict[str, Condition]
+    ) -> list[tuple[int, ...]]:
+        """Say which shape the weights have.
 
         Parameters
         ----------
-        found : dict of str to tuple of int
-            Shapes in the file.
         latent_shape : tuple of int
             Shape of a latent, ``(*space, channels)``.
         conditions : dict of str to Condition
@@ -143,11 +107,11 @@ class Expectation(NamedTuple):
 
         Returns
         -------
-        dict of str to tuple of int
-            ``(features, *latent_shape)`` by their name; nothing if the file has none.
+        list of tuple of int
+            ``(features, *latent_shape)``.
         """
         sizes = (condition.size or _DEGREES for condition in conditions.values())
-        return {_NAME: (sum(sizes), *latent_shape)} if _NAME in found else {}
+        return [(sum(sizes), *latent_shape)]
 
     def of(self, numbers: np.ndarray) -> np.ndarray:
         """Say what to expect.

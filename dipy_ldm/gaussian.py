@@ -133,75 +133,23 @@ class Gaussian(NamedTuple):
         along = ways @ loadings.T / lengths * share(lengths)
         return found + (along - found @ loadings.T / lengths) @ loadings
 
-    def to_tensors(self) -> dict[str, np.ndarray]:
-        """Name the parts, as they are saved.
-
-        Returns
-        -------
-        dict of str to ndarray
-            Parts by their names.
-        """
-        return dict(zip(_NAMES, self))
-
-    @classmethod
-    def from_tensors(cls, tensors: dict[str, np.ndarray]) -> Self | None:
-        """Take it from a model file.
-
-        Parameters
-        ----------
-        tensors : dict of str to ndarray
-            What the file has.
-
-        Returns
-        -------
-        Gaussian or None
-            None if the file is older.
-        """
-        return cls(*(tensors[n] for n in _NAMES)) if _NAMES[0] in tensors else None
-
     @staticmethod
-    def directions(shapes: dict[str, tuple[int, ...]]) -> int | None:
-        """Count the directions.
+    def shapes(latent_shape: tuple[int, ...], directions: int) -> list[tuple[int, ...]]:
+        """Say which shapes mean, loadings and rest have.
 
         Parameters
         ----------
-        shapes : dict of str to tuple of int
-            As of :meth:`shapes`.
-
-        Returns
-        -------
-        int or None
-            None if there are no parts.
-        """
-        return shapes[_NAMES[1]][0] if _NAMES[1] in shapes else None
-
-    @staticmethod
-    def shapes(
-        found: dict[str, tuple[int, ...]], latent_shape: tuple[int, ...]
-    ) -> dict[str, tuple[int, ...]]:
-        """Say which shapes the parts in a model file must have.
-
-        Parameters
-        ----------
-        found : dict of str to tuple of int
-            Shapes in the file, of which the number of directions is taken.
         latent_shape : tuple of int
             Shape of a latent, ``(*space, channels)``.
+        directions : int
+            Number of directions.
 
         Returns
         -------
-        dict of str to tuple of int
-            Shapes by the names of the parts; none if the file is older.
+        list of tuple of int
+            Of each.
         """
-        if _NAMES[0] not in found:
-            return {}
-        directions, *_ = found.get(_NAMES[1]) or (0,)
-        shapes = latent_shape, (directions, *latent_shape), latent_shape
-        return dict(zip(_NAMES, shapes))
-
-
-# Of the parts, in a model file.
-_NAMES = tuple(f"gaussian.{name}" for name in Gaussian._fields)
+        return [latent_shape, (directions, *latent_shape), latent_shape]
 
 
 def aligned(latents: np.ndarray) -> bool:

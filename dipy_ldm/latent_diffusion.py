@@ -14,8 +14,6 @@ from dipy_ldm.conditions import from_saved, to_saved
 from dipy_ldm.data import sources
 from dipy_ldm.data.arrays import learnable, survey
 from dipy_ldm.estimators import Entry
-from dipy_ldm.expectation import Expectation
-from dipy_ldm.gaussian import Gaussian
 from dipy_ldm.inpainting import Inpainter
 from dipy_ldm.linear import Linear
 from dipy_ldm.precision import Precision, tell
@@ -311,11 +309,11 @@ class LatentDiffusion(Inpainter):
         choose("target", model.target, schedules.TARGETS)
         documents.check_sizes(document["latent_diffusion"], shapes)
         documents.check_latents(document, vqvae.latent_shape(vqvae.shape_))
-        given = shapes, model.latent_shape_, model.conditions_
-        found = Linear.shapes(*given)
-        wanted |= found
-        expects = bool(Expectation.shapes(*given))
-        knows = {"expects": expects, "directions": Gaussian.directions(found)}
+        wanted |= Linear.shapes(shapes, model.latent_shape_, model.conditions_)
+        knows = {
+            "expects": Linear.expects(shapes),
+            "directions": Linear.directions(shapes),
+        }
         make = partial(model._make_unets, **knows)
         for name, unet in networks.sketched("float32", make).items():
             wanted |= persistence.shapes(unet, name)

@@ -9,6 +9,13 @@ from dipy_ldm.expectation import Expectation
 from dipy_ldm.gaussian import Gaussian, aligned, enough
 from dipy_ldm.readings import Readings
 
+# Of what each part has learnt, in a model file.
+_NAMES = (
+    ("expectation",),
+    ("gaussian.mean", "gaussian.loadings", "gaussian.rest"),
+    ("reading.weights", "reading.offsets", "reading.errors"),
+)
+
 
 class Linear(NamedTuple):
     """What linear functions know of latents; each part may be missing.
@@ -74,15 +81,20 @@ class Linear(NamedTuple):
         return cls(expectation, gaussian, readings)
 
     def to_tensors(self) -> dict[str, np.ndarray]:
-        """Name the parts, as they are saved.
+        """Name all that was learnt, as it is saved.
 
         Returns
         -------
         dict of str to ndarray
-            Tensors of those that there are, by their names.
+            Tensors of the parts that there are, by their names.
         """
-        there = (part for part in self if part is not None)
-        return {k: tensor for part in there for k, tensor in part.to_tensors().items()}
+        tensors: dict[str, np.ndarray] = {}
+        part: Any
+        for names, part in zip(_NAMES, self):
+            if part is not None:
+                # What is known of conditions, which comes first, is no tensor.
+                tensors |= zip(names, part[-len(names) :])
+        return tensors
 
     @classmethod
     def from_tensors(
@@ -102,10 +114,16 @@ class Linear(NamedTuple):
         Linear
             Those that the file has.
         """
+
+        def take(kind, names, *given):
+            there = names[0] in tensors
+            return kind(*given, *(tensors[name] for name in names)) if there else None
+
+        expectation, gaussian, readings = _NAMES
         return cls(
-            Expectation.from_tensors(tensors, conditions),
-            Gaussian.from_tensors(tensors),
-            Readings.from_tensors(tensors, conditions),
+            take(Expectation, expectation, conditions),
+            take(Gaussian, gaussian),
+            take(Readings, readings, conditions),
         )
 
     @staticmethod
@@ -119,7 +137,7 @@ class Linear(NamedTuple):
         Parameters
         ----------
         found : dict of str to tuple of int
-            Shapes in the file.
+            Shapes in the file, of which the number of directions is taken.
         latent_shape : tuple of int
             Shape of a latent, ``(*space, channels)``.
         conditions : dict of str to Condition
@@ -130,9 +148,43 @@ class Linear(NamedTuple):
         dict of str to tuple of int
             Shapes by the names of the tensors, of those parts that the file has.
         """
-        given = found, latent_shape
-        return {
-            **Expectation.shapes(*given, conditions),
-            **Gaussian.shapes(*given),
-            **Readings.shapes(*given, conditions),
-        }
+        parts = (
+            Expectation.shapes(latent_shape, conditions),
+            Gaussian.shapes(latent_shape, Linear.directions(found) or 0),
+            Readings.shapes(latent_shape, conditions),
+        )
+        pairs = (pair for pair in zip(_NAMES, parts) if pair[0][0] in found)
+        return {name: shape for some in pairs for name, shape in zip(*some)}
+
+    @staticmethod
+    def expects(found: dict[str, tuple[int, ...]]) -> bool:
+        """Say whether a model file says what is to be expected.
+
+        Parameters
+        ----------
+        found : dict of str to tuple of int
+            Shapes in the file.
+
+        Returns
+        -------
+        bool
+            Whether it does.
+        """
+        return _NAMES[0][0] in found
+
+    @staticmethod
+    def directions(found: dict[str, tuple[int, ...]]) -> int | None:
+        """Count the directions of the Gaussian in a model file.
+
+        Parameters
+        ----------
+        found : dict of str to tuple of int
+            Shapes in the file.
+
+        Returns
+        -------
+        int or None
+            None if there is no Gaussian.
+        """
+        mean, loadings, _ = _NAMES[1]
+        return (found.get(loadings) or (0,))[0] if mean in found else None

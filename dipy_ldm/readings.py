@@ -36,8 +36,6 @@ from dipy_ldm.conditions import FEW, UNSPECIFIED, Condition
 from dipy_ldm.gaussian import Gaussian
 from dipy_ldm.schedules import rates
 
-# Of the parts, in a model file.
-_NAMES = "reading.weights", "reading.offsets", "reading.errors"
 # Ridges that are tried, in variances of the latents of an example.
 _RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 # Correlation with what is told, of what is read by a fit to the others, without which
@@ -116,50 +114,14 @@ class Readings(NamedTuple):
             errors.astype("float32"),
         )
 
-    def to_tensors(self) -> dict[str, np.ndarray]:
-        """Name the parts, as they are saved.
-
-        Returns
-        -------
-        dict of str to ndarray
-            Parts by their names.
-        """
-        return dict(zip(_NAMES, self[1:]))
-
-    @classmethod
-    def from_tensors(
-        cls, tensors: dict[str, np.ndarray], conditions: dict[str, Condition]
-    ) -> Self | None:
-        """Take them from a model file.
-
-        Parameters
-        ----------
-        tensors : dict of str to ndarray
-            What the file has.
-        conditions : dict of str to Condition
-            What is known of each.
-
-        Returns
-        -------
-        Readings or None
-            None if there are none, or the file is older.
-        """
-        if _NAMES[0] not in tensors:
-            return None
-        return cls(conditions, *(tensors[name] for name in _NAMES))
-
     @staticmethod
     def shapes(
-        found: dict[str, tuple[int, ...]],
-        latent_shape: tuple[int, ...],
-        conditions: dict[str, Condition],
-    ) -> dict[str, tuple[int, ...]]:
-        """Say which shapes the parts in a model file must have.
+        latent_shape: tuple[int, ...], conditions: dict[str, Condition]
+    ) -> list[tuple[int, ...]]:
+        """Say which shapes weights, offsets and errors have.
 
         Parameters
         ----------
-        found : dict of str to tuple of int
-            Shapes in the file.
         latent_shape : tuple of int
             Shape of a latent, ``(*space, channels)``.
         conditions : dict of str to Condition
@@ -167,13 +129,11 @@ class Readings(NamedTuple):
 
         Returns
         -------
-        dict of str to tuple of int
-            Shapes by the names of the parts; none if the file has none.
+        list of tuple of int
+            Of each.
         """
-        if _NAMES[0] not in found:
-            return {}
         n = sum(condition.size or 1 for condition in conditions.values())
-        return dict(zip(_NAMES, [(n, *latent_shape), (n,), (n,)]))
+        return [(n, *latent_shape), (n,), (n,)]
 
     def of(self, latents: Any) -> Any:
         """Read latents.

@@ -89,14 +89,12 @@ def whole(request, tmp_path_factory):
         described.vqvae_ = model
         model = described._describe(DOCUMENT)
         told = model.latent_shape_, model.conditions_
-        (sizes,) = Expectation.shapes({"expectation": ()}, *told).values()
+        (sizes,) = Expectation.shapes(*told)
         model.expectation_ = Expectation(model.conditions_, np.zeros(sizes))
-        parts = Gaussian.shapes(
-            {"gaussian.mean": (), "gaussian.loadings": (2,)}, told[0]
-        )
-        model.gaussian_ = Gaussian(*map(np.zeros, parts.values()))
-        parts = Readings.shapes({"reading.weights": ()}, *told)
-        model.readings_ = Readings(told[1], *map(np.zeros, parts.values()))
+        parts = Gaussian.shapes(told[0], directions=2)
+        model.gaussian_ = Gaussian(*map(np.zeros, parts))
+        parts = Readings.shapes(*told)
+        model.readings_ = Readings(told[1], *map(np.zeros, parts))
         model._build()
     tensors = {
         name: rng.standard_normal(tensor.shape).astype("float32")
