@@ -5,7 +5,7 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm import VQVAE, LatentDiffusion, persistence
+from dipy_ldm import VQVAE, LatentDiffusion, persistence, readings
 from dipy_ldm.conditions import Told, learn
 from dipy_ldm.gaussian import Gaussian
 from dipy_ldm.readings import _FIRMNESS, Readings, _told
@@ -55,6 +55,26 @@ def test_readings_are_not_nearer_to_the_mean_than_the_truth():
     for read, value, which in zip(found.T, values.T, told.T):
         slope, _ = np.polyfit(value[which], read[which], 1)
         npt.assert_allclose(slope, 1, atol=0.15)
+
+
+def test_what_few_places_tell_of_is_read_there(monkeypatch):
+    rng = np.random.default_rng(0)
+    ages = rng.uniform(20, 80, 500)
+    latents = rng.standard_normal((500, 12, 12, 3)).astype("float32")
+    # Each place has something to do with its neighbours.
+    latents[:, :, 1:] += latents[:, :, :-1]
+    latents[:, 3:5, 6, 1] += (ages[:, None] - 50) / 10
+    given = {"age": ages.tolist()}
+    known = learn(given, 500)
+    numbers = Told.of(known, given, 500).numbers
+    errors = []
+    for free in (readings._free, lambda weights, space: np.ones(weights.size, "f4")):
+        monkeypatch.setattr(readings, "_free", free)
+        learnt = Readings.learn(latents[:100], numbers[:100], known)
+        read = ops.convert_to_numpy(learnt.of(latents[100:]))
+        errors.append(np.std(read - _told(numbers[100:], known)[0]))
+        npt.assert_allclose(errors[-1], learnt.errors[0], rtol=0.25)
+    assert errors[0] < 0.75 * errors[1]
 
 
 def test_what_can_not_be_read_is_not_held_to():
@@ -175,8 +195,8 @@ def trained(balls):
 
 
 def test_samples_are_what_was_asked_for(trained, monkeypatch):
-    readings = trained.readings_
-    assert 0 < readings.errors[0] < 0.3
+    learnt = trained.readings_
+    assert 0 < learnt.errors[0] < 0.3
     monkeypatch.setattr(VQVAE, "decode", lambda self, latents, tile=None: latents)
     # Otherwise a network that was hardly trained makes it, too.
     expected = trained.expectation_
@@ -185,10 +205,10 @@ def test_samples_are_what_was_asked_for(trained, monkeypatch):
     asked = {"width": np.linspace(2.1, 3.4, 24).tolist()}
     wanted = 2 * Told.of(trained.conditions_, asked, 24).numbers - 1
     off = []
-    for known in (readings, None):
+    for known in (learnt, None):
         monkeypatch.setattr(trained, "readings_", known)
         latents = trained._scaled(trained.predict(conditions=asked))
-        off.append(np.abs(ops.convert_to_numpy(readings.of(latents)) - wanted).mean())
+        off.append(np.abs(ops.convert_to_numpy(learnt.of(latents)) - wanted).mean())
     assert off[0] < 0.85 * off[1]
 
 
