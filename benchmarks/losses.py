@@ -1,7 +1,8 @@
 """Compare the autoencoder's losses, or bottlenecks, on volumes.
 
-Prints one line of JSON for each loss: how near the reconstructions of held-out volumes
-come to them, and how sharp they are. All see the same patches in the same order.
+Prints lines of JSON for each loss, of reconstructions without and with sharpening: how
+near those of held-out volumes come to them, and how sharp they are. All see the same
+patches in the same order.
 """
 
 import json
@@ -12,7 +13,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from common import Parser, picture, run
 import numpy as np
-from volumes_quality import score_vqvae
+from volumes_quality import score_structure, score_vqvae
 
 from dipy_ldm import VQVAE
 from dipy_ldm.data.batches import Augmentation
@@ -75,12 +76,18 @@ def compare(options):
             augment=Augmentation(shift=2, intensity=0.05, noise=options.noise),
             learning_rate=options.learning_rate,
         )
-        reconstructed = vqvae.predict(held_out)
-        scores = score_vqvae(vqvae, held_out, reconstructed)
-        scores["sharpness"] = float(sharpness(reconstructed) / sharpness(held_out))
-        scores["seconds"] = time.perf_counter() - start
+        seconds = time.perf_counter() - start
+        # As they err least, and as they are decoded.
+        for gain in dict.fromkeys([0.0, vqvae.sharpening_]):
+            vqvae.sharpening_ = gain
+            reconstructed = vqvae.predict(held_out)
+            scores = score_vqvae(vqvae, held_out, reconstructed)
+            structure = score_structure(held_out, held_out, reconstructed)
+            scores["octaves"] = structure["vqvae_octaves"]
+            scores["sharpness"] = float(sharpness(reconstructed) / sharpness(held_out))
+            told = {"loss": loss} | sizes | {"sharpening": gain} | scores
+            print(json.dumps(told | {"seconds": seconds}), flush=True)
         pictures.append(reconstructed[:1])
-        print(json.dumps({"loss": loss} | sizes | scores), flush=True)
     if options.montage:
         slices = planes(np.concatenate(pictures), train.affine)
         save_montage(options.montage, slices, columns=1, scale=4)

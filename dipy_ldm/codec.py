@@ -11,6 +11,7 @@ from dipy_ldm import distribution, memory, networks, tiles
 from dipy_ldm.data.arrays import as_array, check_channels, check_finite, check_latents
 from dipy_ldm.data.windows import read_whole, window_size
 from dipy_ldm.estimators import Estimator
+from dipy_ldm.sharpening import REACH, sharpened
 from dipy_ldm.validation import check_counts, check_sizes, check_space
 
 
@@ -27,6 +28,8 @@ class Codec(Estimator):
         Shape of an image, ``(*space, channels)``.
     intensity_ : tuple of float
         Values that become 0 and 1.
+    sharpening_ : float
+        How much sharper what is decoded is made.
     """
 
     widths: Sequence[int]
@@ -35,6 +38,7 @@ class Codec(Estimator):
     decoder_: Any
     shape_: tuple[int, ...]
     intensity_: tuple[float, float]
+    sharpening_: float
     # Compiled: arrays in [0, 1] to latents, and latents to such arrays.
     _encode: Callable
     _decode: Callable
@@ -157,8 +161,11 @@ class Codec(Estimator):
         cut = tuple(map(slice, space))
         low, high = self.intensity_
 
+        def sharply(piece):
+            return sharpened(self._decode(piece), self.sharpening_)
+
         def decode(piece):
-            images = tiles.in_tiles(self._decode, piece, **tiling)[(slice(None), *cut)]
+            images = tiles.in_tiles(sharply, piece, **tiling)[(slice(None), *cut)]
             return np.clip(images, 0, 1) * np.float32(high - low) + np.float32(low)
 
         batch_size = batch_size or tiles.safe_batch(space)
@@ -270,7 +277,8 @@ class Codec(Estimator):
 
     def _tiling(self, network, tile, **sizes):
         """Say how large tiles are and how far they overlap, for a network's sizes."""
-        margin = networks.reach(network, **sizes)
+        beyond = REACH if network is self.decoder_ and self.sharpening_ else 0
+        margin = networks.reach(network, beyond=beyond, **sizes)
         side = tiles.safe_side(len(self.shape_) - 1)
         tile = tile or side - 2 * margin * self.factor
         return {"tile": max(1, tile // self.factor), "margin": margin, **sizes}

@@ -75,7 +75,10 @@ def upgraded(document: dict) -> dict:
     """
     if document["kind"] == "latent_diffusion":
         document = {"conditions": {}, "source": None} | document
-    if "shape" not in document or "design" in document:
+    if "shape" not in document:
+        return document
+    document = {"sharpening": 0.0} | document
+    if "design" in document:
         return document
     return document | {"design": 1 if document.get("normed_output", True) else 2}
 
@@ -327,6 +330,9 @@ _VQVAE = {
     # Earlier versions said it otherwise, if at all.
     "design": Rule("1, 2 or 3", lambda v: _is_whole(v, 1) and v <= 3, True),
     "normed_output": Rule("true or false", lambda v: isinstance(v, bool), True),
+    "sharpening": Rule(
+        "a number from 0 to 1", lambda v: _is_number(v) and 0 <= v <= 1, True
+    ),
 }
 
 # Of each kind of file.

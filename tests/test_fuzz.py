@@ -30,6 +30,7 @@ DOCUMENT = {
         "seed": 0,
     },
     "design": 3,
+    "sharpening": 0.25,
     "shape": [4, 5, 1],
     "intensity": [0.0, 1.0],
     "affine": np.diag([2.0, 2, 3, 1]).tolist(),

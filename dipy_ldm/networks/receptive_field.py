@@ -38,7 +38,9 @@ def factor(decoder: keras.Model) -> int:
     return decoder.compute_output_shape(one)[1]
 
 
-def reach(network: keras.Model, *, given: int = 1, made: int = 1) -> int:
+def reach(
+    network: keras.Model, *, given: int = 1, made: int = 1, beyond: int = 0
+) -> int:
     """Tell how far a network looks.
 
     Its layers are taken as if one followed the other, which is not too little for
@@ -51,6 +53,8 @@ def reach(network: keras.Model, *, given: int = 1, made: int = 1) -> int:
     given, made : int
         How many times larger what it is given and its result are than the latents, per
         side: the factor of the autoencoder before an encoder, and after a decoder.
+    beyond : int
+        Places of the result to each side that are needed, too.
 
     Returns
     -------
@@ -64,7 +68,7 @@ def reach(network: keras.Model, *, given: int = 1, made: int = 1) -> int:
         If it has another layer, of which it is not known how far it looks.
     """
     # The result's first and last position in the place of one latent.
-    first, last = _needed(network, 0, made - 1)
+    first, last = _needed(network, -beyond, made - 1 + beyond)
     return math.ceil(max(-first, last - (given - 1)) / given)
 
 

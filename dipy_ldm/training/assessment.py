@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from dipy_ldm import distribution, tiles
+from dipy_ldm import distribution, sharpening, tiles
 from dipy_ldm.data.arrays import Survey
 from dipy_ldm.metrics import detail_correlation
 
@@ -74,6 +74,31 @@ def score(vqvae: Any, images: np.ndarray) -> dict[str, float]:
     mse, detail = found.mean(axis=0)
     low, high = vqvae.intensity_
     return {"mse": float(mse / ((high - low) ** 2 or 1)), "detail": float(detail)}
+
+
+def missing_detail(vqvae: Any, images: np.ndarray) -> float:
+    """Say how much sharper reconstructions should be.
+
+    Parameters
+    ----------
+    vqvae : VQVAE
+        What reconstructs them, without any sharpening.
+    images : ndarray
+        Images, ``(n, *space, channels)``.
+
+    Returns
+    -------
+    float
+        Gain, as of :func:`dipy_ldm.sharpening.sharpened`.
+    """
+
+    def look(numbers):
+        piece = np.asarray(images[numbers], "float32")
+        return sharpening.measured(piece, vqvae.predict(piece))
+
+    batch = tiles.safe_batch(images.shape[1:-1])
+    found = distribution.in_batches(look, np.arange(len(images)), batch)
+    return sharpening.gain_of(found.sum(axis=0))
 
 
 def verdict(

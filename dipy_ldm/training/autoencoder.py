@@ -12,7 +12,7 @@ from dipy_ldm.bottlenecks import BOTTLENECKS
 from dipy_ldm.data.arrays import Survey, survey
 from dipy_ldm.data.batches import Augmentation, batches
 from dipy_ldm.data.windows import read_windows, window_size
-from dipy_ldm.training.assessment import affordable, score, verdict
+from dipy_ldm.training.assessment import affordable, missing_detail, score, verdict
 from dipy_ldm.training.options import BASE_FAN_IN
 from dipy_ldm.training.run import Stage
 from dipy_ldm.validation import check_patch, check_seed, check_sizes, choose, plain
@@ -229,6 +229,28 @@ def stage(vqvae: Any, lessons: Lessons, training: Any) -> Stage:
         publish=partial(_publish, vqvae, lessons),
         lesson=("mse", _variance(lessons.found)),
         verdict=partial(verdict, vqvae, lessons.found, few(lessons.images)),
+    )
+
+
+def sharpening(vqvae: Any, lessons: Lessons, training: Any) -> float:
+    """Say how much sharper what a trained autoencoder makes of volumes should be.
+
+    Parameters
+    ----------
+    vqvae, lessons, training
+        As of :func:`stage`.
+
+    Returns
+    -------
+    float
+        Gain, as of :func:`dipy_ldm.sharpening.sharpened`; 0 of images, whose detail is
+        all there.
+    """
+    if lessons.images.ndim < 5:
+        return 0.0
+    length = training.length(len(lessons.images))
+    return missing_detail(
+        vqvae, affordable(lessons.images, lessons.size, training, length)
     )
 
 

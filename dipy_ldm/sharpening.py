@@ -1,0 +1,138 @@
+r"""How much sharper decoded volumes are made, to be as sharp as those learnt from.
+
+An autoencoder that errs as little as it can is smoother than what it reconstructs: of
+detail that latents do not tell, the mean is the best guess, and in that there is none.
+What they do tell is in the right place; it is only less in all. So detail, what is left
+when a blur is taken away twice,
+
+.. math::
+
+    H x = x - B x , \qquad y = x + g\, H H x
+
+with a binomial blur :math:`B` over three voxels per axis, is made stronger, by the
+:math:`g` with which reconstructions have as much of it as the images that they are of.
+Where all is Gaussian, estimates of least error need no more than a linear transform to
+be distributed as the truth is :footcite:p:`Freirich2021`. Nothing is invented: how well
+detail correlates with the truth hardly changes. The squared error grows by a twentieth
+at most, or less is done.
+
+References
+----------
+.. footbibliography::
+"""
+
+import math
+from typing import Any
+
+from keras import ops
+import numpy as np
+
+# Of the squared error, what may be added.
+_COST = 0.05
+# The finest detail is at most half as strong again: of scans that are noise above all,
+# nothing is to be had by more of what is no noise.
+MOST = 0.5
+# Voxels to each side on which a sharpened one depends.
+REACH = 2
+
+
+def detail(images: Any) -> Any:
+    """Return what two blurs take away.
+
+    Parameters
+    ----------
+    images : tensor
+        Images, ``(n, *space, channels)``; beyond their edges they go on as they end.
+
+    Returns
+    -------
+    tensor
+        Of the same shape.
+    """
+    for _ in range(2):
+        blurred = images
+        for axis in range(1, len(images.shape) - 1):
+            blurred = _blurred(blurred, axis)
+        images = ops.subtract(images, blurred)
+    return images
+
+
+def _blurred(images, axis):
+    """Blur along an axis, over three voxels."""
+    size = images.shape[axis]
+
+    def part(start, stop):
+        where = [slice(None)] * len(images.shape)
+        where[axis] = slice(start, stop)
+        return images[tuple(where)]
+
+    before = ops.concatenate([part(0, 1), part(0, size - 1)], axis)
+    after = ops.concatenate([part(1, size), part(size - 1, size)], axis)
+    return 0.25 * before + 0.5 * images + 0.25 * after
+
+
+def sharpened(images: Any, gain: float) -> Any:
+    """Make the detail of images stronger.
+
+    Parameters
+    ----------
+    images : tensor
+        Images, ``(n, *space, channels)``.
+    gain : float
+        How much of what two blurs take away is added.
+
+    Returns
+    -------
+    tensor
+        Of the same shape.
+    """
+    return ops.add(images, gain * detail(images)) if gain else images
+
+
+def measured(images: np.ndarray, reconstructed: np.ndarray) -> np.ndarray:
+    """Measure how much detail reconstructions have, and what more of it would cost.
+
+    Parameters
+    ----------
+    images, reconstructed : ndarray
+        Images and what is made of them, ``(n, *space, channels)``, of one range.
+
+    Returns
+    -------
+    ndarray
+        Figures that can be added up, ``(n, 6)``.
+    """
+    there = detail(ops.convert_to_tensor(images))
+    made = detail(ops.convert_to_tensor(reconstructed))
+    parts = there, made, detail(made)
+    there, made, more = map(ops.convert_to_numpy, parts)
+    off = reconstructed - images
+    pairs = (there, there), (made, made), (made, more), (more, more)
+    axes = tuple(range(1, images.ndim))
+    sums = [
+        np.sum(a * b, axes, "float64") for a, b in (*pairs, (made, off), (off, off))
+    ]
+    return np.stack(sums, -1)
+
+
+def gain_of(figures: np.ndarray) -> float:
+    """Say how much of their detail is to be added to reconstructions.
+
+    Parameters
+    ----------
+    figures : ndarray
+        Those of :func:`measured`, of all images together, ``(6,)``.
+
+    Returns
+    -------
+    float
+        From 0 to 0.5; 0 if none is missing.
+    """
+    there, made, mixed, more, along, off = figures
+    if not (there > made > 0 and more > 0):
+        return 0.0
+    # Where made + 2 g mixed + g^2 more is what is there, and where the error has grown
+    # by 2 g along + g^2 made to what it may cost.
+    enough = (math.sqrt(mixed**2 + more * (there - made)) - mixed) / more
+    cost = (math.sqrt(along**2 + made * _COST * off) - along) / made
+    return float(min(enough, cost, MOST))

@@ -1,0 +1,138 @@
+"""Decoded volumes that are as sharp as those that were learnt from."""
+
+from keras import ops
+import numpy as np
+import numpy.testing as npt
+import pytest
+from scipy.ndimage import convolve1d, gaussian_filter
+
+from dipy_ldm import VQVAE, persistence
+from dipy_ldm.sharpening import MOST, detail, gain_of, measured, sharpened
+from dipy_ldm.validation import InputError
+
+
+def textured(n=3, side=16, seed=0, width=1.0):
+    noise = np.random.default_rng(seed).standard_normal((n, side, side, side, 1))
+    return gaussian_filter(noise, (0, width, width, width, 0)).astype("float32")
+
+
+def found(images, reconstructed):
+    return gain_of(measured(images, reconstructed).sum(0))
+
+
+@pytest.mark.parametrize("shape", [(2, 7, 5, 1), (1, 5, 6, 7, 2)])
+def test_detail_is_what_two_binomial_blurs_take_away(shape):
+    images = np.random.default_rng(0).standard_normal(shape).astype("float32")
+    expected = images.astype("float64")
+    for _ in range(2):
+        blurred = expected
+        for axis in range(1, len(shape) - 1):
+            blurred = convolve1d(blurred, [0.25, 0.5, 0.25], axis, mode="nearest")
+        expected = expected - blurred
+    made = ops.convert_to_numpy(detail(ops.convert_to_tensor(images)))
+    npt.assert_allclose(made, expected, atol=1e-6)
+
+
+def test_what_is_the_same_everywhere_stays_the_same_up_to_the_edges():
+    images = np.full((1, 4, 5, 6, 1), 0.7, "float32")
+    npt.assert_allclose(ops.convert_to_numpy(sharpened(images, 0.5)), 0.7, atol=1e-6)
+
+
+def test_as_much_detail_is_added_as_is_missing():
+    images = textured()
+    # By a tenth too weak: hardly any error, so that it may grow.
+    made = images - 0.08 * ops.convert_to_numpy(detail(ops.convert_to_tensor(images)))
+    rest = 0.3 * textured(seed=1)
+    made, images = made + gaussian_filter(rest, (0, 2, 2, 2, 0)), images
+    gain = found(images, made)
+    assert 0.02 < gain < MOST
+    both = images, sharpened(made, gain)
+    energies = [
+        np.mean(ops.convert_to_numpy(detail(ops.convert_to_tensor(some))) ** 2)
+        for some in both
+    ]
+    npt.assert_allclose(*energies, rtol=1e-3)
+
+
+def test_the_error_grows_by_a_twentieth_at_most():
+    rng = np.random.default_rng(0)
+    made, rest = rng.standard_normal((2, 3, 16, 16, 16, 1)).astype("float32")
+    # What is told, and what is not.
+    images = made + 0.6 * rest
+    gain = found(images, made)
+    assert 0 < gain < MOST
+    errors = [
+        np.mean((ops.convert_to_numpy(some) - images) ** 2)
+        for some in (made, sharpened(made, gain))
+    ]
+    npt.assert_allclose(errors[1], 1.05 * errors[0], rtol=1e-3)
+
+
+def test_of_noise_not_more_than_half_is_added():
+    images = gaussian_filter(textured(side=24), (0, 3, 3, 3, 0)) * 20
+    noise = np.random.default_rng(1).standard_normal(images.shape)
+    assert found((images + noise).astype("float32"), images) == MOST
+
+
+@pytest.mark.parametrize("made", ["zeros", "rough", "the same"])
+def test_where_nothing_is_missing_nothing_is_added(made):
+    images = textured()
+    others = {"zeros": 0 * images, "rough": 2 * images, "the same": images}[made]
+    assert found(images, others) == 0
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    volumes = textured(24, 24, width=0.6) + textured(24, 24, seed=1, width=2.0)
+    options = {"batch_size": 4, "verbose": False}
+    vqvae = VQVAE(widths=(8, 8), n_codes=64, n_codebooks=2, code_dim=8)
+    return vqvae.fit(volumes, steps=120, **options), volumes
+
+
+def test_reconstructions_of_volumes_are_as_sharp_as_they_may_be(fitted):
+    vqvae, volumes = fitted
+    assert 0 < vqvae.sharpening_ <= MOST
+    made = vqvae.predict(volumes)
+    smooth = vqvae._as_it_is()
+    smooth.sharpening_ = 0.0
+    before = smooth.predict(volumes)
+    there, without, more = (
+        np.mean(ops.convert_to_numpy(detail(ops.convert_to_tensor(x))) ** 2)
+        for x in (volumes, before, made)
+    )
+    assert without < more < 1.01 * there
+    errors = [np.mean((some - volumes) ** 2) for some in (before, made)]
+    assert errors[0] < errors[1] < 1.06 * errors[0]
+
+
+def test_tiles_make_no_difference(fitted):
+    vqvae, volumes = fitted
+    latents = vqvae.encode(volumes[:1])
+    tiles = [vqvae.decode(latents, tile=tile) for tile in (4, 200)]
+    npt.assert_allclose(*tiles, atol=2e-5)
+
+
+def test_images_are_decoded_as_they_were():
+    images = textured(8)[:, 0]
+    vqvae = VQVAE(widths=(4,), n_codes=8).fit(images, epochs=1, batch_size=4)
+    assert vqvae.sharpening_ == 0.0
+
+
+def test_a_model_file_says_it_and_an_older_one_needs_not(fitted, tmp_path):
+    vqvae, volumes = fitted
+    vqvae.save(tmp_path / "m")
+    loaded = VQVAE.load(tmp_path / "m")
+    assert loaded.sharpening_ == vqvae.sharpening_
+    npt.assert_allclose(loaded.predict(volumes[:2]), vqvae.predict(volumes[:2]))
+    document = {k: v for k, v in vqvae.to_document().items() if k != "sharpening"}
+    persistence.save(tmp_path / "older", "vqvae", vqvae.to_tensors(), document)
+    assert VQVAE.load(tmp_path / "older").sharpening_ == 0.0
+
+
+@pytest.mark.parametrize("gain", [-0.1, 1.1, "much", None])
+def test_other_values_are_refused(fitted, tmp_path, gain):
+    vqvae, _ = fitted
+    document = vqvae.to_document() | {"sharpening": gain}
+    persistence.save(tmp_path / "m", "vqvae", vqvae.to_tensors(), document)
+    with pytest.raises(InputError, match="sharpening"):
+        VQVAE.load(tmp_path / "m")
