@@ -55,6 +55,10 @@ class FlatAdam(keras.optimizers.Optimizer):
         parametrisation :footcite:p:`Yang2021`: what all steps together add to an
         output does not grow with its inputs, of which three dimensions have many.
         Kernels of all sizes have the same rate if None.
+    unnormalised : sequence of str, optional
+        Paths of the kernels whose inputs may have much in common. The rate of all
+        others falls with the square root alone, as what is added from inputs without
+        a mean grows. All are such if None.
     use_ema : bool
         Keep an average of the weights, which they become when training ends.
     ema_momentum : float
@@ -85,6 +89,7 @@ class FlatAdam(keras.optimizers.Optimizer):
         weight_decay=None,
         global_clipnorm=None,
         base_fan_in=None,
+        unnormalised=None,
         use_ema=False,
         ema_momentum=0.99,
         gradient_accumulation_steps=None,
@@ -105,6 +110,7 @@ class FlatAdam(keras.optimizers.Optimizer):
         self.beta_2 = beta_2
         self.epsilon = epsilon
         self.base_fan_in = base_fan_in
+        self.unnormalised = unnormalised
         self.initial_scale = initial_scale
         self.growth_steps = growth_steps
         if initial_scale:
@@ -264,7 +270,8 @@ class FlatAdam(keras.optimizers.Optimizer):
             change = change + weights * (self.weight_decay * rate)
         parts = _parts(change, group.weights)
         if self.base_fan_in:
-            parts = [part * self._share(part.shape) for part in parts]
+            shares = map(self._share, group.weights)
+            parts = [part * share for part, share in zip(parts, shares)]
             change = _joined(parts)
         for variable, part in zip(group.weights, parts):
             variable.assign_sub(part)
@@ -279,11 +286,14 @@ class FlatAdam(keras.optimizers.Optimizer):
             share = ops.where(self.iterations == 0, 1.0, 1 - self.ema_momentum)
             group.average.assign_add((weights - group.average) * share)
 
-    def _share(self, shape):
-        """Say how much of the rate a weight of some shape has."""
+    def _share(self, weight):
+        """Say how much of the rate a weight has."""
         # Kernels of convolutions have three axes and more, biases and tables fewer.
-        fan_in = math.prod(shape[:-1]) if len(shape) > 2 else 1
-        return min(1.0, self.base_fan_in / fan_in)
+        fan_in = math.prod(weight.shape[:-1]) if len(weight.shape) > 2 else 1
+        share = min(1.0, self.base_fan_in / fan_in)
+        if self.unnormalised is None or weight.path in self.unnormalised:
+            return share
+        return math.sqrt(share)
 
     def _rescale(self, good):
         """Halve the scale of the loss, or double it now and then."""
@@ -330,6 +340,7 @@ class FlatAdam(keras.optimizers.Optimizer):
             "beta_2": self.beta_2,
             "epsilon": self.epsilon,
             "base_fan_in": self.base_fan_in,
+            "unnormalised": self.unnormalised,
             "initial_scale": self.initial_scale,
             "growth_steps": self.growth_steps,
         }

@@ -395,4 +395,8 @@ def test_kernels_over_voxels_learn_the_slower_the_more_inputs_they_have(
         training = Training(epochs=1).settled(rank, rates=RATES)
         network = _compile(model, False, training, 600, 0.1)
         found.append(network.optimizer.base_fan_in)
+        paths = set(network.optimizer.unnormalised)
+        kernels = [w for w in network.trainable_weights if w.path in paths]
+        # The first and the last, and two from one level to the next.
+        assert len(kernels) == len(paths) == 2 * len(model.widths)
     assert found == [288, None]

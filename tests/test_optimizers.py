@@ -108,6 +108,17 @@ def test_kernels_of_many_inputs_are_changed_more_slowly(averaged):
         npt.assert_allclose(one, other, rtol=1e-4)
 
 
+def test_kernels_of_normalised_inputs_are_slowed_by_the_root():
+    def changed(**options):
+        before = network().get_weights()[0]
+        return train(FlatAdam(**SETTINGS, **options), steps=1).get_weights()[0] - before
+
+    full = changed()
+    for paths in (["another/kernel"], []):
+        found = changed(base_fan_in=2, unnormalised=paths)
+        npt.assert_allclose(found, full / 3**0.5, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     "options",
     [

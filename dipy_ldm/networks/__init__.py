@@ -27,6 +27,7 @@ from dipy_ldm.networks.denoiser import (
     linear_estimate,
     seeded_unet,
     unet,
+    unnormalised,
 )
 from dipy_ldm.networks.memory import Needs, needs
 from dipy_ldm.networks.receptive_field import factor, reach
@@ -53,4 +54,5 @@ __all__ = [
     "seeded_unet",
     "sketched",
     "unet",
+    "unnormalised",
 ]

@@ -1,13 +1,14 @@
 """The network of the denoiser: a U-Net that knows the time, and what it is told."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 from keras import layers
 
 from dipy_ldm.gaussian import Gaussian
 from dipy_ldm.layers import (
+    CONVOLUTIONS,
     ConditionFeatures,
     LinearEstimate,
     SourceFeatures,
@@ -165,6 +166,24 @@ def linear_estimate(network: keras.Model) -> LinearEstimate:
     """
     (layer,) = (x for x in network.layers if isinstance(x, LinearEstimate))
     return layer
+
+
+def unnormalised(network: keras.Model) -> list[str]:
+    """Name the kernels that work on what no block has normalised.
+
+    Parameters
+    ----------
+    network : keras.Model
+        Of :func:`unet`.
+
+    Returns
+    -------
+    list of str
+        Paths of the kernels: of the first convolution and the last, and of those from
+        one level to another.
+    """
+    kinds: tuple[Any, ...] = tuple(CONVOLUTIONS.values())
+    return [x.kernel.path for x in network.layers if isinstance(x, kinds)]
 
 
 def seeded_unet(

@@ -255,9 +255,10 @@ def _compile(model, guide, training, steps, clip):
         steps,
         weight_decay=1e-4,
         global_clipnorm=clip,
-        # Kernels over voxels, with as many inputs as they have, let what is the same
-        # everywhere grow until nothing else is seen.
+        # With as many inputs as there are over voxels, kernels between blocks let what
+        # is the same everywhere grow until nothing else is seen; blocks take it away.
         base_fan_in=BASE_FAN_IN if len(model.latent_shape_) == 4 else None,
+        unnormalised=networks.unnormalised(trained),
         use_ema=True,
         # A short training must not average over what it began with.
         ema_momentum=max(0.0, min(0.999, 1 - 10 / steps)),
