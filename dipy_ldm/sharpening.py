@@ -49,6 +49,7 @@ def detail(images: Any) -> Any:
     tensor
         Of the same shape.
     """
+    images = ops.convert_to_tensor(images)
     for _ in range(2):
         blurred = images
         for axis in range(1, len(images.shape) - 1):
@@ -102,9 +103,8 @@ def measured(images: np.ndarray, reconstructed: np.ndarray) -> np.ndarray:
     ndarray
         Figures that can be added up, ``(n, 6)``.
     """
-    there = detail(ops.convert_to_tensor(images))
-    made = detail(ops.convert_to_tensor(reconstructed))
-    parts = there, made, detail(made)
+    made = detail(reconstructed)
+    parts = detail(images), made, detail(made)
     there, made, more = map(ops.convert_to_numpy, parts)
     off = reconstructed - images
     pairs = (there, there), (made, made), (made, more), (more, more)

@@ -29,7 +29,7 @@ def test_detail_is_what_two_binomial_blurs_take_away(shape):
         for axis in range(1, len(shape) - 1):
             blurred = convolve1d(blurred, [0.25, 0.5, 0.25], axis, mode="nearest")
         expected = expected - blurred
-    made = ops.convert_to_numpy(detail(ops.convert_to_tensor(images)))
+    made = ops.convert_to_numpy(detail(images))
     npt.assert_allclose(made, expected, atol=1e-6)
 
 
@@ -41,16 +41,13 @@ def test_what_is_the_same_everywhere_stays_the_same_up_to_the_edges():
 def test_as_much_detail_is_added_as_is_missing():
     images = textured()
     # By a tenth too weak: hardly any error, so that it may grow.
-    made = images - 0.08 * ops.convert_to_numpy(detail(ops.convert_to_tensor(images)))
+    made = images - 0.08 * ops.convert_to_numpy(detail(images))
     rest = 0.3 * textured(seed=1)
     made, images = made + gaussian_filter(rest, (0, 2, 2, 2, 0)), images
     gain = found(images, made)
     assert 0.02 < gain < MOST
     both = images, sharpened(made, gain)
-    energies = [
-        np.mean(ops.convert_to_numpy(detail(ops.convert_to_tensor(some))) ** 2)
-        for some in both
-    ]
+    energies = [np.mean(ops.convert_to_numpy(detail(some)) ** 2) for some in both]
     npt.assert_allclose(*energies, rtol=1e-3)
 
 
@@ -97,8 +94,7 @@ def test_reconstructions_of_volumes_are_as_sharp_as_they_may_be(fitted):
     smooth.sharpening_ = 0.0
     before = smooth.predict(volumes)
     there, without, more = (
-        np.mean(ops.convert_to_numpy(detail(ops.convert_to_tensor(x))) ** 2)
-        for x in (volumes, before, made)
+        np.mean(ops.convert_to_numpy(detail(x)) ** 2) for x in (volumes, before, made)
     )
     assert without < more < 1.01 * there
     errors = [np.mean((some - volumes) ** 2) for some in (before, made)]
