@@ -46,7 +46,7 @@ VOLUMES = Settings(
     epochs_vqvae=1,
     epochs_ldm=1,
     # Sets of volumes are of very different sizes.
-    steps_vqvae=2000,
+    steps_vqvae=4000,
     steps_ldm=6000,
     batch_size=4,
     widths_vqvae=(32, 64),

@@ -97,7 +97,7 @@ class TrainLDMFlow(Workflow):
             (n, h, w) or (n, h, w, channels) in .npy or .npz files, PNG files, or
             folders of these.
         epochs_vqvae : int, optional
-            Passes over the images for the autoencoder. None is for 5, or for 2000
+            Passes over the images for the autoencoder. None is for 5, or for 4000
             steps of volumes.
         epochs_ldm : int, optional
             Passes over the images for the diffusion model. None is for 10, or for
