@@ -310,11 +310,7 @@ class LatentDiffusion(Inpainter):
         documents.check_sizes(document["latent_diffusion"], shapes)
         documents.check_latents(document, vqvae.latent_shape(vqvae.shape_))
         wanted |= Linear.shapes(shapes, model.latent_shape_, model.conditions_)
-        knows = {
-            "expects": Linear.expects(shapes),
-            "directions": Linear.directions(shapes),
-        }
-        make = partial(model._make_unets, **knows)
+        make = partial(model._make_unets, **Linear.known(shapes))
         for name, unet in networks.sketched("float32", make).items():
             wanted |= persistence.shapes(unet, name)
         documents.check_shapes(shapes, wanted)

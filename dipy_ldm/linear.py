@@ -150,15 +150,15 @@ class Linear(NamedTuple):
         """
         parts = (
             Expectation.shapes(latent_shape, conditions),
-            Gaussian.shapes(latent_shape, Linear.directions(found) or 0),
+            Gaussian.shapes(latent_shape, Linear.known(found)["directions"] or 0),
             Readings.shapes(latent_shape, conditions),
         )
         pairs = (pair for pair in zip(_NAMES, parts) if pair[0][0] in found)
         return {name: shape for some in pairs for name, shape in zip(*some)}
 
     @staticmethod
-    def expects(found: dict[str, tuple[int, ...]]) -> bool:
-        """Say whether a model file says what is to be expected.
+    def known(found: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+        """Say what networks of a model file are given of it.
 
         Parameters
         ----------
@@ -167,24 +167,10 @@ class Linear(NamedTuple):
 
         Returns
         -------
-        bool
-            Whether it does.
+        dict
+            ``expects``, whether it says what is to be expected, and ``directions``,
+            those of the Gaussian, or None if there is none.
         """
-        return _NAMES[0][0] in found
-
-    @staticmethod
-    def directions(found: dict[str, tuple[int, ...]]) -> int | None:
-        """Count the directions of the Gaussian in a model file.
-
-        Parameters
-        ----------
-        found : dict of str to tuple of int
-            Shapes in the file.
-
-        Returns
-        -------
-        int or None
-            None if there is no Gaussian.
-        """
-        mean, loadings, _ = _NAMES[1]
-        return (found.get(loadings) or (0,))[0] if mean in found else None
+        (expectation,), (mean, loadings, _), _ = _NAMES
+        directions = (found.get(loadings) or (0,))[0] if mean in found else None
+        return {"expects": expectation in found, "directions": directions}

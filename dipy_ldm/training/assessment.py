@@ -58,9 +58,7 @@ def score(vqvae: Any, images: np.ndarray) -> dict[str, float]:
     """
     axes = tuple(range(1, images.ndim))
 
-    def scores(numbers):
-        piece = np.asarray(images[numbers], "float32")
-        made = vqvae.predict(piece)
+    def scores(piece, made):
         detail = np.zeros(len(piece))
         # In an image of one value there is none.
         some = np.ptp(piece, axes) > 0
@@ -69,11 +67,21 @@ def score(vqvae: Any, images: np.ndarray) -> dict[str, float]:
         squares = np.mean((made - piece) ** 2, axes, dtype="float64")
         return np.stack([squares, detail], -1)
 
-    batch = tiles.safe_batch(images.shape[1:-1])
-    found = distribution.in_batches(scores, np.arange(len(images)), batch)
+    found = _of_each(scores, vqvae, images)
     mse, detail = found.mean(axis=0)
     low, high = vqvae.intensity_
     return {"mse": float(mse / ((high - low) ** 2 or 1)), "detail": float(detail)}
+
+
+def _of_each(measure, vqvae, images):
+    """Measure images beside their reconstructions, as many at once as fit."""
+
+    def measured(numbers):
+        piece = np.asarray(images[numbers], "float32")
+        return measure(piece, vqvae.predict(piece))
+
+    batch = tiles.safe_batch(images.shape[1:-1])
+    return distribution.in_batches(measured, np.arange(len(images)), batch)
 
 
 def missing_detail(vqvae: Any, images: np.ndarray) -> float:
@@ -91,13 +99,7 @@ def missing_detail(vqvae: Any, images: np.ndarray) -> float:
     float
         Gain, as of :func:`dipy_ldm.sharpening.sharpened`.
     """
-
-    def look(numbers):
-        piece = np.asarray(images[numbers], "float32")
-        return sharpening.measured(piece, vqvae.predict(piece))
-
-    batch = tiles.safe_batch(images.shape[1:-1])
-    found = distribution.in_batches(look, np.arange(len(images)), batch)
+    found = _of_each(sharpening.measured, vqvae, images)
     return sharpening.gain_of(found.sum(axis=0))
 
 
