@@ -76,7 +76,7 @@ test: lint  ## check the style, then run the tests
 .venv-lowest/installed: .venv/installed
 	@$(BIN)/uv venv --quiet --clear --python 3.11 $(@D)
 	@$(BIN)/uv pip install --quiet --python $(@D) --resolution lowest-direct \
-		--editable . --group test
+		--compile-bytecode --editable . --group test
 	@touch $@
 
 .venv-newest/installed: .venv/installed
@@ -88,7 +88,7 @@ test-lowest: .venv-lowest/installed  ## run the tests with Python 3.11 and the l
 
 test-newest: .venv-newest/installed  ## the same with Python 3.13 and the newest
 	@$(BIN)/uv pip install --quiet --python .venv-newest --upgrade \
-		--editable . --group test
+		--compile-bytecode --editable . --group test
 	@.venv-newest/bin/$(TEST)
 
 # Without TensorFlow, which dipy_ldm brings otherwise.
@@ -97,7 +97,7 @@ test-newest: .venv-newest/installed  ## the same with Python 3.13 and the newest
 	@$(@D)/bin/python -m pip install --quiet $(@D:.venv-%=%)
 	@echo "tensorflow; python_version < '3'" > $(@D)/overrides
 	@$(BIN)/uv pip install --quiet --python $(@D) --overrides $(@D)/overrides \
-		--editable . --group test
+		--compile-bytecode --editable . --group test
 	@touch $@
 
 test-jax test-torch: test-%: .venv-%/installed  ## the same with another back-end, without TensorFlow
