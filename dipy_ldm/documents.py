@@ -15,6 +15,8 @@ from dipy_ldm.validation import LARGEST, InputError, is_affine
 
 # Voxels of an image; of one channel, eight gibibytes.
 _VOXELS = 2**31
+# Characters of a value that a sentence has room for.
+_LONG = 160
 # No training halves the resolution so often.
 _LEVELS = 32
 
@@ -170,7 +172,8 @@ def _check_entries(where, entries, rules):
 
 def _short(value):
     """Write a value in some words, however long and deep it is."""
-    return reprlib.repr(value).replace("\n", " ")
+    text = reprlib.repr(value).replace("\n", " ")
+    return text if len(text) <= _LONG else f"{text[:_LONG]}..."
 
 
 def _is_whole(value, least=0):

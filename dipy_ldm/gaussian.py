@@ -94,7 +94,7 @@ class Gaussian(NamedTuple):
         rows = rows - mean
         products = (rows @ rows.T).astype("float64")
         # About the mean of the others, each.
-        total = np.einsum("ij,ij->j", rows, rows) * n / (n - 1) ** 2
+        total = np.einsum("ij,ij->j", rows, rows) * (n / (n - 1) ** 2)
         known = _variances(products, min(_MOST, n // _EXAMPLES))
         spreads, vectors = _largest(products, len(known))
         shown = known > np.maximum(total.mean(), _OTHERS * spreads / (n - 1))

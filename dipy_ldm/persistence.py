@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 import json
 from pathlib import Path
+import reprlib
 import struct
 from typing import Any
 
@@ -206,8 +207,8 @@ def read_document(path: str | Path, kind: str | None = None) -> dict:
             else ("older", "train it again")
         )
         raise InputError(
-            f"{path} has format {version}, {age} than the {FORMAT_VERSION} that this "
-            f"version of dipy_ldm knows; {cure}."
+            f"{path} has format {reprlib.repr(version)}, {age} than the "
+            f"{FORMAT_VERSION} that this version of dipy_ldm knows; {cure}."
         )
     if kind is not None and document["kind"] != kind:
         raise InputError(
