@@ -35,7 +35,8 @@ def compiled(function: Callable, inputs: list[Any], networks: list[Any]) -> Call
         Takes tensors or ndarrays, and returns tensors, which stay on their device.
     """
     signature = [tf.TensorSpec(x.shape, x.dtype) for x in inputs]
-    traced = tf.function(function, input_signature=signature)
+    # Nothing branches by what is in tensors: there is nothing to transform.
+    traced = tf.function(function, signature, autograph=False)
 
     def call(*arrays):
         return traced(*(tf.cast(a, x.dtype) for a, x in zip(arrays, inputs)))
@@ -143,7 +144,7 @@ def gradients(function: Callable) -> Callable:
         Takes tensors, and returns the gradient of each.
     """
 
-    @tf.function
+    @tf.function(autograph=False)
     def compute(*tensors):
         with tf.GradientTape() as tape:
             tape.watch(tensors)

@@ -74,7 +74,7 @@ class ReplicatedModel(AskableModel):
             names[:] = figures
             return tf.stack([asked, *figures.values()])
 
-        @tf.function
+        @tf.function(autograph=False)
         def all_replicas(iterator, asked):
             figures = strategy.run(replica, (next(iterator), asked))
             return strategy.reduce(tf.distribute.ReduceOp.MEAN, figures, axis=None)

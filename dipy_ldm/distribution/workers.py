@@ -261,6 +261,7 @@ def _dataset(batches, first_step, machine, machines, replicas):
         piece = batches.draw(first_step + step, range(first, first + each))
         return tf.nest.flatten(piece)
 
+    @tf.autograph.experimental.do_not_convert
     def look_up(number):
         types = [spec.dtype for spec in flat]
         arrays = tf.numpy_function(draw, [number], types, stateful=False)
