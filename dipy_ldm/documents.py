@@ -7,7 +7,7 @@ found before anything is made of it.
 from collections.abc import Callable
 import math
 import reprlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -59,7 +59,7 @@ def check(document: dict) -> None:
         rules = HYPERPARAMETERS[name]
         _check_entries(f"{name}: ", document[name], rules)
         if unknown := sorted(set(document[name]) - set(rules)):
-            raise InputError(f"{name} has the unknown entry {_short(unknown[0])}")
+            raise InputError(f"{name} has the unknown entry {short(unknown[0])}")
 
 
 def upgraded(document: dict) -> dict:
@@ -151,7 +151,7 @@ def check_shapes(
         if name not in found:
             raise InputError(f"the tensor {name} is missing")
         if name not in wanted:
-            raise InputError(f"there is no place for the tensor {_short(name)}")
+            raise InputError(f"there is no place for the tensor {short(name)}")
         if found[name] != wanted[name]:
             raise InputError(
                 f"the tensor {name} has the shape {found[name]}, not {wanted[name]}"
@@ -166,12 +166,23 @@ def _check_entries(where, entries, rules):
             raise InputError(f"{where}{name} is missing")
         if not rule.fits(entries[name]):
             raise InputError(
-                f"{where}{name} must be {rule.wanted}, not {_short(entries[name])}"
+                f"{where}{name} must be {rule.wanted}, not {short(entries[name])}"
             )
 
 
-def _short(value):
-    """Write a value in some words, however long and deep it is."""
+def short(value: Any) -> str:
+    """Write a value in some words, however long and deep it is.
+
+    Parameters
+    ----------
+    value : object
+        What a document has.
+
+    Returns
+    -------
+    str
+        One line.
+    """
     text = reprlib.repr(value).replace("\n", " ")
     return text if len(text) <= _LONG else f"{text[:_LONG]}..."
 

@@ -93,7 +93,8 @@ class Gaussian(NamedTuple):
         mean = rows.mean(0)
         rows = rows - mean
         products = (rows @ rows.T).astype("float64")
-        # About the mean of the others, each.
+        # About the mean of the others, each. By a float: over a large whole number,
+        # float32 is float64 before NumPy 2.
         total = np.einsum("ij,ij->j", rows, rows) * (n / (n - 1) ** 2)
         known = _variances(products, min(_MOST, n // _EXAMPLES))
         spreads, vectors = _largest(products, len(known))

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from contextlib import contextmanager
 import json
 from pathlib import Path
-import reprlib
 import struct
 from typing import Any
 
@@ -207,7 +206,7 @@ def read_document(path: str | Path, kind: str | None = None) -> dict:
             else ("older", "train it again")
         )
         raise InputError(
-            f"{path} has format {reprlib.repr(version)}, {age} than the "
+            f"{path} has format {documents.short(version)}, {age} than the "
             f"{FORMAT_VERSION} that this version of dipy_ldm knows; {cure}."
         )
     if kind is not None and document["kind"] != kind:
