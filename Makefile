@@ -28,7 +28,7 @@ demo: .venv/installed  ## train on MNIST for some minutes and generate 100 digit
 demo-volumes: .venv/installed  ## train on 200 virtual brains and generate 8
 	@$(BIN)/python doc/examples/virtual_cohort.py demo-volumes/cohort --n 200
 	@$(BIN)/dipy_train_ldm demo-volumes/cohort --voxel_size 4 --patch 32 \
-		--epochs_vqvae 40 --epochs_ldm 60 --widths_ldm 32 64 128 \
+		--epochs_vqvae 40 --epochs_ldm 40 --widths_ldm 32 64 128 \
 		--out_dir demo-volumes --force
 	@$(BIN)/dipy_generate_ldm demo-volumes/ldm.safetensors --n_samples 8 \
 		--out_dir demo-volumes --force

@@ -106,6 +106,12 @@ class Gaussian(NamedTuple):
         loadings = loadings.reshape(-1, *shape)
         return cls(mean.reshape(shape), loadings, rest.reshape(shape))
 
+    @property
+    def deviation(self) -> float:
+        """Root mean square of what numbers differ by from their means."""
+        along = float(np.linalg.norm(self.loadings)) ** 2
+        return math.sqrt((float(self.rest.sum()) + along) / self.rest.size)
+
     def left(self, ways: np.ndarray, alpha: float, sigma: float) -> np.ndarray:
         """Multiply with the covariance that clean latents have, given noisy ones.
 

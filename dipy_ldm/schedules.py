@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import ndtri
 
 from dipy_ldm.validation import choose
 
@@ -33,6 +34,10 @@ _SIGMA_START = 0.01
 # At t = 1 a little signal remains (SNR of 4e-5), so that a noise prediction can be
 # divided by alpha; it is far below what a network or an eye can find.
 _ALPHA_END = 0.0065
+
+# Of the times of :func:`around`: where most are, by the logarithm of noise over signal,
+# how widely they are spread there, and the share of those that are drawn anywhere.
+_CENTRE, _WIDTH, _ANYWHERE = 0.6, 0.7, 0.2
 
 
 def cosine(t: Any, xp: Any = np) -> tuple[Any, Any]:
@@ -112,8 +117,46 @@ def rates(schedule: str, t: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     return choose("schedule", schedule, SCHEDULES)(np.asarray(t, "float64"))
 
 
+def around(schedule: str, shares: npt.ArrayLike, deviation: float) -> np.ndarray:
+    """Turn even shares into times, most of which are where most is to be learnt.
+
+    At far less noise than what latents differ by, all is seen; at far more, nothing
+    is. Most times are about where noise is a little stronger, normally in its
+    logarithm as of :footcite:p:`Karras2022`; a fifth of them are anywhere.
+
+    Parameters
+    ----------
+    schedule : str
+        Name of a schedule.
+    shares : array_like
+        Numbers in [0, 1), spread evenly.
+    deviation : float
+        Standard deviation of what latents differ by.
+
+    Returns
+    -------
+    ndarray
+        Times, float64, of the shape of ``shares``.
+
+    References
+    ----------
+    .. footbibliography::
+    """
+    shares = np.asarray(shares, "float64")
+    others = (shares - _ANYWHERE) / (1 - _ANYWHERE)
+    # Of the first ones there is no logarithm.
+    normal = ndtri(np.clip(others, 1e-6, 1 - 1e-6))
+    wanted = math.log(deviation) + _CENTRE + _WIDTH * normal
+    fine = np.linspace(0, 1, 10_001)
+    found = np.interp(wanted, -half_log_snr(*rates(schedule, fine)), fine)
+    return np.where(shares < _ANYWHERE, shares / _ANYWHERE, found)
+
+
 def loss_of_nothing(
-    schedule: str, target: str, spreads: npt.ArrayLike = (1.0,)
+    schedule: str,
+    target: str,
+    spreads: npt.ArrayLike = (1.0,),
+    times: Callable | None = None,
 ) -> float:
     """Say what the loss is of the best network that knows nothing of the latents.
 
@@ -127,13 +170,16 @@ def loss_of_nothing(
         What is predicted.
     spreads : array_like
         Standard deviation of each channel of the latents.
+    times : callable, optional
+        From numbers that are spread evenly over [0, 1) to times; the same if None.
 
     Returns
     -------
     float
         Mean squared error over all times and channels.
     """
-    alpha, sigma = rates(schedule, np.linspace(0, 1, 1001))
+    shares = np.linspace(0, 1, 1001)
+    alpha, sigma = rates(schedule, shares if times is None else times(shares))
     power = np.square(np.asarray(spreads, "float64"))[:, None]
     left = power / (alpha**2 * power + sigma**2)
     errors = {"v": left, "noise": left * alpha**2, "clean": left * sigma**2}

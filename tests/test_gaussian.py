@@ -1,5 +1,6 @@
 """What latents are like as a Gaussian, and what a linear function makes of it."""
 
+import copy
 from functools import partial
 
 from keras import ops
@@ -8,6 +9,7 @@ import numpy.testing as npt
 import pytest
 
 from dipy_ldm import VQVAE, LatentDiffusion, gaussian, networks, persistence
+from dipy_ldm.data.sources import Source
 from dipy_ldm.gaussian import Gaussian, aligned, enough
 from dipy_ldm.layers import LinearEstimate
 from dipy_ldm.schedules import SCHEDULES, TARGETS, rates, to_clean, to_target
@@ -54,6 +56,32 @@ def test_mean_directions_and_variances_are_found():
     total = flat(latents).var(0)
     found = flat(learnt.rest)[0] + (flat(learnt.loadings) ** 2).sum(0)
     npt.assert_allclose(found, total, rtol=0.2)
+
+
+def test_the_deviation_is_that_about_the_mean_of_each_place():
+    latents, *_ = drawn(800)
+    deviation = np.sqrt(np.mean(flat(latents).var(0)))
+    assert Gaussian.learn(latents).deviation == pytest.approx(deviation, rel=0.1)
+    assert Gaussian.learn(latents[:1]).deviation == pytest.approx(1)
+
+
+def test_most_is_learnt_where_noise_is_about_as_strong_as_what_differs(trained):
+    latents = Latents(np.zeros((400, *trained.latent_shape_), "float32"))
+    (_, times), _ = _noised(trained, latents, 400).of(0)
+    alpha, sigma = rates(trained.schedule, times)
+    strength = sigma / alpha / trained.gaussian_.deviation
+    assert np.mean((strength > 0.5) & (strength < 7)) > 0.8
+
+
+def test_images_and_what_is_made_of_others_are_learnt_at_all_times_alike(
+    trained, diffusion
+):
+    of_others = copy.copy(trained)
+    of_others.source_ = Source(1, (0.0, 1.0), [], "")
+    for model in (diffusion, of_others):
+        latents = Latents(np.zeros((400, *model.latent_shape_), "float32"))
+        (_, times), _ = _noised(model, latents, 400).of(0)
+        npt.assert_allclose(np.sort(times), np.linspace(0, 1, 400), atol=0.01)
 
 
 @pytest.mark.parametrize("n", [40, 100, 200])

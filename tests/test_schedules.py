@@ -114,3 +114,29 @@ def test_the_loss_of_nothing_is_that_of_the_best_line_through_white_noise(target
             errors.append(np.mean((wanted - slope * noisy) ** 2))
     found = schedules.loss_of_nothing("cosine", target, [2, 0.4])
     assert found == pytest.approx(np.mean(errors), rel=0.05)
+
+
+@pytest.mark.parametrize("schedule", schedules.SCHEDULES)
+@pytest.mark.parametrize("deviation", [0.26, 1.0])
+def test_times_are_about_where_noise_is_as_strong_as_what_differs(schedule, deviation):
+    shares = (np.arange(4000) + 0.5) / 4000
+    times = schedules.around(schedule, shares, deviation)
+    assert times.min() >= 0 and times.max() <= 1
+    # A fifth of them is anywhere, so that nothing is forgotten.
+    npt.assert_allclose(times[:800], np.linspace(0, 1, 800), atol=0.002)
+    alpha, sigma = schedules.rates(schedule, times[800:])
+    strength = np.log(sigma / alpha / deviation)
+    assert np.mean(strength) == pytest.approx(0.6, abs=0.02)
+    assert np.std(strength) == pytest.approx(0.7, rel=0.02)
+
+
+def test_times_are_within_bounds_whatever_latents_differ_by():
+    for deviation in (1e-9, 1e9):
+        times = schedules.around("cosine", [0, 0.1, 0.2, 0.5, 1 - 1e-9], deviation)
+        assert np.all((times >= 0) & (times <= 1))
+
+
+def test_the_loss_of_nothing_is_that_at_the_times_of_the_training():
+    late = schedules.loss_of_nothing("cosine", "v", [2], lambda t: 0.8 + 0 * t)
+    alpha, sigma = schedules.rates("cosine", 0.8)
+    assert late == pytest.approx(4 / (4 * alpha**2 + sigma**2))

@@ -197,6 +197,7 @@ def noised(
     schedule: str,
     target: str,
     seed: int,
+    times: Callable | None = None,
     conditions: np.ndarray | None = None,
     sources: Sources | None = None,
     expected: Callable | None = None,
@@ -219,6 +220,8 @@ def noised(
         What the network shall predict.
     seed : int
         Seed of the order, the times and the noise.
+    times : callable, optional
+        From numbers that are spread evenly over [0, 1) to times; the same if None.
     conditions : ndarray, optional
         What is told of each latent, ``(n, conditions)``.
     sources : Sources, optional
@@ -245,17 +248,18 @@ def noised(
         streams = [_stream(seed, epoch, i) for i in index]
         clean, noise = latents[index], _normal(streams, latents.shape[1:])
         start = _stream(seed, epoch).random()
-        times = ((start + _GOLDEN * position) % 1.0).astype("float32")
+        shares = (start + _GOLDEN * position) % 1.0
+        when = (shares if times is None else times(shares)).astype("float32")
         told: tuple = ()
         if conditions is not None:
             table = _leave_out(conditions[index], streams, dropped)
             told = inputs(table, read)
-        alpha, sigma = (rate.reshape(-1, *ones) for rate in mix(times))
+        alpha, sigma = (rate.reshape(-1, *ones) for rate in mix(when))
         if expected is not None:
             known = expected(table)
             clean, told = clean - known, (alpha * known, *told)
         wanted = schedules.to_target(target, clean, noise, alpha, sigma)
-        return (alpha * clean + sigma * noise, times, *told), wanted
+        return (alpha * clean + sigma * noise, when, *told), wanted
 
     return Batches(batch_size, draw)
 

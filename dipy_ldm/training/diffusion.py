@@ -171,7 +171,8 @@ def stages(
     """
     # Over all latents, and so once for both.
     spreads = latents.spreads()
-    noise = schedules.loss_of_nothing(model.schedule, model.target, spreads)
+    given = model.schedule, model.target, spreads, _times(model)
+    noise = schedules.loss_of_nothing(*given)
     linear = noise if model.gaussian_ is None else _loss_of_linear(model, latents)
     describe = partial(_stage, model, latents, settings, linear, noise)
     length = training.length(len(latents.clean))
@@ -267,6 +268,17 @@ def _compile(model, guide, training, steps, clip):
     return trained
 
 
+def _times(model):
+    """Return from which times the denoiser learns; None for all alike."""
+    # Sources tell at the strongest noise all that is to be known.
+    if len(model.latent_shape_) < 4 or model.source_ is not None:
+        return None
+    # Where places are not alike, latents differ by all that they vary.
+    gaussian = model.gaussian_
+    deviation = 1.0 if gaussian is None else gaussian.deviation
+    return partial(schedules.around, model.schedule, deviation=deviation)
+
+
 def _noised(model, latents, batch_size, shift=0, **told):
     """Draw what the denoiser learns from; other noise with another shift."""
     return noised(
@@ -276,6 +288,7 @@ def _noised(model, latents, batch_size, shift=0, **told):
         schedule=model.schedule,
         target=model.target,
         seed=model.seed + shift,
+        times=_times(model),
     )
 
 

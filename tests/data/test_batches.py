@@ -55,6 +55,13 @@ def test_noise_can_be_entered_in_the_middle_of_training():
         npt.assert_array_equal(whole[12:], later)
 
 
+def test_times_may_be_others_than_all_alike():
+    _, alike, _ = noisy(4)
+    x, times, noise = noisy(4, times=lambda shares: shares**2)
+    npt.assert_allclose(times, alike**2, rtol=1e-6)
+    assert x.dtype == times.dtype == noise.dtype == np.float32
+
+
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("strategy", [None, "mirrored"])
 def test_datasets_have_each_batch_whole_and_with_its_shapes(strategy):
