@@ -20,6 +20,7 @@ the schedule.
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 import math
 from typing import Any, NamedTuple
 
@@ -144,11 +145,11 @@ def around(schedule: str, shares: npt.ArrayLike, deviation: float) -> np.ndarray
     """
     shares = np.asarray(shares, "float64")
     others = (shares - _ANYWHERE) / (1 - _ANYWHERE)
-    # Of the first ones there is no logarithm.
+    # Those that are drawn anywhere are below 0 here.
     normal = ndtri(np.clip(others, 1e-6, 1 - 1e-6))
     wanted = math.log(deviation) + _CENTRE + _WIDTH * normal
-    fine = np.linspace(0, 1, 10_001)
-    found = np.interp(wanted, -half_log_snr(*rates(schedule, fine)), fine)
+    fine, _, increasing = _table(schedule)
+    found = np.interp(wanted, increasing, fine)
     return np.where(shares < _ANYWHERE, shares / _ANYWHERE, found)
 
 
@@ -205,6 +206,19 @@ def half_log_snr(
         return np.log(alpha) - np.log(sigma)
 
 
+def _table(schedule):
+    """Tabulate times, noise rates, and logarithms of noise over signal."""
+    return _tabulated(choose("schedule", schedule, SCHEDULES))
+
+
+# By the function, since a name may be given to another one.
+@lru_cache(maxsize=8)
+def _tabulated(mix):
+    fine = np.linspace(0, 1, 10_001)
+    alpha, sigma = mix(fine)
+    return fine, sigma, -half_log_snr(alpha, sigma)
+
+
 def uniform_time(schedule: str, steps: int, start: float = 1.0) -> np.ndarray:
     """Space times evenly.
 
@@ -248,9 +262,7 @@ def uniform_log_snr(
     ndarray
         Decreasing times, shape ``(steps,)``.
     """
-    fine = np.linspace(0, 1, 10_001)
-    alpha, sigma = rates(schedule, fine)
-    increasing = -half_log_snr(alpha, sigma)
+    fine, sigma, increasing = _table(schedule)
     end = max(sigma[0], min(end, 0.8 * np.interp(start, fine, sigma)))
     stop = -half_log_snr(math.sqrt(1 - end**2), end)
     first = np.interp(start, fine, increasing)

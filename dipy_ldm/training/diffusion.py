@@ -258,7 +258,7 @@ def _compile(model, guide, training, steps, clip):
         global_clipnorm=clip,
         # With as many inputs as there are over voxels, kernels between blocks let what
         # is the same everywhere grow until nothing else is seen; blocks take it away.
-        base_fan_in=BASE_FAN_IN if len(model.latent_shape_) == 4 else None,
+        base_fan_in=BASE_FAN_IN if _of_volumes(model) else None,
         unnormalised=networks.unnormalised(trained),
         use_ema=True,
         # A short training must not average over what it began with.
@@ -268,10 +268,14 @@ def _compile(model, guide, training, steps, clip):
     return trained
 
 
+def _of_volumes(model):
+    return len(model.latent_shape_) == 4
+
+
 def _times(model):
     """Return from which times the denoiser learns; None for all alike."""
     # Sources tell at the strongest noise all that is to be known.
-    if len(model.latent_shape_) < 4 or model.source_ is not None:
+    if not _of_volumes(model) or model.source_ is not None:
         return None
     # Where places are not alike, latents differ by all that they vary.
     gaussian = model.gaussian_
