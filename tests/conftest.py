@@ -27,7 +27,7 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 # Before any test imports TensorFlow, as a user is told to.
-import dipy_ldm  # noqa: E402, F401
+import dipy_ldm  # noqa: E402
 
 TINY_VQVAE = {"widths": (8, 8), "blocks": 1, "n_codes": 16, "code_dim": 2}
 TINY_LDM = {"widths": (8, 16), "blocks": 1}
@@ -54,6 +54,13 @@ def seeded():
     import keras
 
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture
+def undecoded(monkeypatch):
+    """Let samples be latents, as those near two codes become voxels of either."""
+    decode = lambda self, latents, tile=None: latents  # noqa: E731
+    monkeypatch.setattr(dipy_ldm.VQVAE, "decode", decode)
 
 
 @pytest.fixture

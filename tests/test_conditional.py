@@ -156,7 +156,7 @@ def test_what_can_not_be_learnt_from(vqvae, blobs, known_of):
 
 
 @pytest.mark.parametrize("how", ["file", "half", "pickle", "deepcopy"])
-def test_copies_know_the_same(told, tmp_path, how):
+def test_copies_know_the_same(told, tmp_path, how, undecoded):
     if how in ("file", "half"):
         told.save(tmp_path / "m", half=how == "half")
         model = LatentDiffusion.load(tmp_path / "m")
@@ -170,7 +170,7 @@ def test_copies_know_the_same(told, tmp_path, how):
     npt.assert_allclose(*both, atol=1e-2 if how == "half" else 0)
     asked = {"row": [2, None], "side": "right"}
     first, second = (m.predict(conditions=asked, steps=3) for m in (model, told))
-    npt.assert_allclose(first, second, atol=0.3 if how == "half" else 1e-4)
+    npt.assert_allclose(first, second, atol=5e-3 if how == "half" else 1e-4)
 
 
 def test_clones_and_further_fits_know_nothing_of_it(told, blobs):

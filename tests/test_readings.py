@@ -194,10 +194,9 @@ def trained(balls):
     return LatentDiffusion(vqvae, widths=(8,)).fit(images, told, epochs=3, **options)
 
 
-def test_samples_are_what_was_asked_for(trained, monkeypatch):
+def test_samples_are_what_was_asked_for(trained, monkeypatch, undecoded):
     learnt = trained.readings_
     assert 0 < learnt.errors[0] < 0.3
-    monkeypatch.setattr(VQVAE, "decode", lambda self, latents, tile=None: latents)
     # Otherwise a network that was hardly trained makes it, too.
     expected = trained.expectation_
     nothing = expected._replace(weights=0 * expected.weights)
@@ -223,14 +222,14 @@ def test_only_aligned_volumes_of_which_something_is_told_are_read(
 
 
 @pytest.mark.parametrize("half", [False, True])
-def test_a_model_file_has_them(trained, tmp_path, half):
+def test_a_model_file_has_them(trained, tmp_path, half, undecoded):
     trained.save(tmp_path / "m", half=half)
     loaded = LatentDiffusion.load(tmp_path / "m")
     for one, other in zip(loaded.readings_[1:], trained.readings_[1:], strict=True):
         npt.assert_allclose(one, other, atol=2e-3 * half, rtol=2e-3 * half)
     asked = {"conditions": {"width": 3.0}, "steps": 3}
     samples = (model.predict(2, **asked) for model in (loaded, trained))
-    npt.assert_allclose(*samples, atol=0.05 * half)
+    npt.assert_allclose(*samples, atol=5e-3 * half)
 
 
 def test_models_without_them_are_read(trained, tmp_path):

@@ -134,7 +134,7 @@ def test_what_can_not_be_learnt_from(vqvae, blobs, others):
 
 
 @pytest.mark.parametrize("how", ["file", "half", "pickle", "deepcopy"])
-def test_copies_know_the_same(seeing, others, tmp_path, how):
+def test_copies_know_the_same(seeing, others, tmp_path, how, undecoded):
     if how in ("file", "half"):
         seeing.save(tmp_path / "m", half=how == "half")
         model = LatentDiffusion.load(tmp_path / "m")
@@ -144,7 +144,7 @@ def test_copies_know_the_same(seeing, others, tmp_path, how):
         )(seeing)
     assert model.source_ == seeing.source_
     first, second = (m.predict(source=others[:2], **STEPS) for m in (model, seeing))
-    npt.assert_allclose(first, second, atol=0.3 if how == "half" else 1e-4)
+    npt.assert_allclose(first, second, atol=5e-3 if how == "half" else 1e-4)
 
 
 class StopError(Exception):
