@@ -1,4 +1,4 @@
-"""The optimizer of both stages: Adam, on many weights as one vector."""
+"""The optimizer of both stages: Adam and Muon, on many weights as one vector."""
 
 from functools import partial
 import math
@@ -14,13 +14,26 @@ from dipy_ldm import distribution
 # more than these are changed at once.
 AT_ONCE = 2**22
 
+# What takes all singular values of a matrix, between 0 and 1, to about 1 in few rounds:
+# of a value s, each makes a s + b s^3 + c s^5.
+_ROUNDS = 5
+_POLYNOMIAL = 3.4445, -4.7750, 2.0315
+# Of the mean square of singular values, what is added to each: in directions that have
+# next to none of the gradient, rounding would become as large as all the rest.
+_DAMPING = 0.03
+
 
 class _Group(NamedTuple):
-    """Weights that are changed as one vector, and what is kept of them."""
+    """Weights that are changed as one vector, and what is kept of them.
+
+    ``places`` are theirs among all weights; without a ``velocity``, they are kernels
+    that change by orthogonal matrices.
+    """
 
     weights: list
+    places: list
     momentum: Any
-    velocity: Any
+    velocity: Any = None
     average: Any = None
     sum: Any = None
 
@@ -36,6 +49,12 @@ class FlatAdam(keras.optimizers.Optimizer):
     first, or to a few where there are many, one after the other. The gradients of all
     replicas are summed before anything is done with them: the replicas go on as if each
     of them were alone, and come to the same.
+
+    If asked to, the kernels of convolutions change as by Muon :footcite:p:`Jordan2024`
+    instead: by the orthogonal matrix that is next to the momentum, of which each entry
+    is 1 in the mean of squares, times the rate. All directions are learnt in which
+    gradients agree, not only those in which they are large, and nothing but the
+    momentum is kept of these weights.
 
     Parameters
     ----------
@@ -59,6 +78,8 @@ class FlatAdam(keras.optimizers.Optimizer):
         Paths of the kernels whose inputs may have much in common. The rate of all
         others falls with the square root alone, as what is added from inputs without
         a mean grows. All are such if None.
+    orthogonal : bool
+        Whether kernels of convolutions change by orthogonal matrices.
     use_ema : bool
         Keep an average of the weights, which they become when training ends.
     ema_momentum : float
@@ -90,6 +111,7 @@ class FlatAdam(keras.optimizers.Optimizer):
         global_clipnorm=None,
         base_fan_in=None,
         unnormalised=None,
+        orthogonal=False,
         use_ema=False,
         ema_momentum=0.99,
         gradient_accumulation_steps=None,
@@ -111,6 +133,7 @@ class FlatAdam(keras.optimizers.Optimizer):
         self.epsilon = epsilon
         self.base_fan_in = base_fan_in
         self.unnormalised = unnormalised
+        self.orthogonal = orthogonal
         self.initial_scale = initial_scale
         self.growth_steps = growth_steps
         if initial_scale:
@@ -134,16 +157,29 @@ class FlatAdam(keras.optimizers.Optimizer):
         # TensorFlow's alone have one.
         strategy = getattr(self, "_distribution_strategy", None)
         with distribution.scope(strategy):
-            groups = [self._group(some) for some in _grouped(variables)]
+            groups = [self._group(*some) for some in self._divided(variables)]
         vars(self)["_groups"] = groups
         self.built = True
 
-    def _group(self, weights):
+    def _divided(self, variables):
+        """Divide weights, with their places, into groups that are changed alike."""
+        kernels = [
+            place
+            for place, weight in enumerate(variables)
+            if self.orthogonal and _is_kernel(weight)
+        ]
+        others = [place for place in range(len(variables)) if place not in kernels]
+        for alike in (kernels, others):
+            for places in _grouped(variables, alike):
+                weights = [variables[place] for place in places]
+                yield weights, places, alike is others
+
+    def _group(self, weights, places, scaled):
         """Make what is kept of some weights."""
         shape = (sum(math.prod(weight.shape) for weight in weights),)
         kept = {
             "momentum": True,
-            "velocity": True,
+            "velocity": scaled,
             "average": self.use_ema,
             "sum": bool(self.gradient_accumulation_steps),
         }
@@ -152,7 +188,7 @@ class FlatAdam(keras.optimizers.Optimizer):
             for name, wanted in kept.items()
             if wanted
         }
-        return _Group(weights, **made)
+        return _Group(weights, places, **made)
 
     def scale_loss(self, loss):
         """Multiply the loss, as Keras asks before it takes the gradients.
@@ -197,7 +233,7 @@ class FlatAdam(keras.optimizers.Optimizer):
         # What has no part in the loss has no gradient.
         grads = [ops.zeros(w.shape) if g is None else g for g, w in zip(grads, known)]
         gradients = distribution.sum_of_replicas(
-            [_joined(some) for some in _alike(grads, self._groups)]
+            [_joined([grads[i] for i in group.places]) for group in self._groups]
         )
         if not self.initial_scale:
             self._learn(gradients)
@@ -263,9 +299,14 @@ class FlatAdam(keras.optimizers.Optimizer):
             gradient = gradient * clip
         momentum, velocity = group.momentum, group.velocity
         momentum.assign_add((gradient - momentum) * (1 - self.beta_1))
-        velocity.assign_add((ops.square(gradient) - velocity) * (1 - self.beta_2))
-        change = momentum * (rate * unbiased) / (ops.sqrt(velocity) + self.epsilon)
         weights = _joined(group.weights)
+        if velocity is None:
+            # As momentum will be if the next gradient is the same: as of Nesterov.
+            ahead = momentum + (gradient - momentum) * (1 - self.beta_1)
+            change = rate * _joined(_orthogonal(_parts(ahead, group.weights)))
+        else:
+            velocity.assign_add((ops.square(gradient) - velocity) * (1 - self.beta_2))
+            change = momentum * (rate * unbiased) / (ops.sqrt(velocity) + self.epsilon)
         if self.weight_decay:
             change = change + weights * (self.weight_decay * rate)
         parts = _parts(change, group.weights)
@@ -288,8 +329,7 @@ class FlatAdam(keras.optimizers.Optimizer):
 
     def _share(self, weight):
         """Say how much of the rate a weight has."""
-        # Kernels of convolutions have three axes and more, biases and tables fewer.
-        fan_in = math.prod(weight.shape[:-1]) if len(weight.shape) > 2 else 1
+        fan_in = math.prod(weight.shape[:-1]) if _is_kernel(weight) else 1
         share = min(1.0, self.base_fan_in / fan_in)
         if self.unnormalised is None or weight.path in self.unnormalised:
             return share
@@ -311,8 +351,11 @@ class FlatAdam(keras.optimizers.Optimizer):
         list of ndarray
             One for each weight, in their order.
         """
-        parts = [_parts(group.average, group.weights) for group in self._groups]
-        return [ops.convert_to_numpy(part) for some in parts for part in some]
+        found = {}
+        for group in self._groups:
+            parts = _parts(group.average, group.weights)
+            found |= zip(group.places, map(ops.convert_to_numpy, parts))
+        return [found[place] for place in sorted(found)]
 
     def finalize_variable_values(self, var_list):
         """Let the weights become their averages, if there are any.
@@ -341,6 +384,7 @@ class FlatAdam(keras.optimizers.Optimizer):
             "epsilon": self.epsilon,
             "base_fan_in": self.base_fan_in,
             "unnormalised": self.unnormalised,
+            "orthogonal": self.orthogonal,
             "initial_scale": self.initial_scale,
             "growth_steps": self.growth_steps,
         }
@@ -359,19 +403,62 @@ def _parts(vector, weights):
     return [ops.reshape(part, shape) for part, shape in zip(parts, shapes)]
 
 
-def _grouped(weights):
-    """Divide weights, in their order, into groups that are not too large."""
-    groups, size = [[]], 0
-    for weight in weights:
-        size += math.prod(weight.shape)
-        if size > AT_ONCE and groups[-1]:
+def _is_kernel(weight):
+    """Say whether a weight is the kernel of a convolution."""
+    # Which have three axes and more; biases and tables have fewer.
+    return len(weight.shape) > 2
+
+
+def _grouped(weights, places):
+    """Divide the places of weights into groups of weights that are not too large."""
+    groups, size = [], AT_ONCE
+    for place in places:
+        size += math.prod(weights[place].shape)
+        if size > AT_ONCE:
             groups.append([])
-            size = math.prod(weight.shape)
-        groups[-1].append(weight)
+            size = math.prod(weights[place].shape)
+        groups[-1].append(place)
     return groups
 
 
-def _alike(tensors, groups):
-    """Divide tensors as their weights are."""
-    rest = iter(tensors)
-    return [[next(rest) for _ in group.weights] for group in groups]
+def _orthogonal(kernels):
+    """Return the orthogonal matrices next to kernels, with entries of about 1.
+
+    A kernel is a matrix of inputs and outputs. Of a matrix M that has more rows than
+    columns it is M (M' M + e)^(-1/2), with a small e. These roots are found by
+    Newton-Schulz iterations of small matrices, all that are of one size together, so
+    that there are two large products of each kernel and no more.
+    """
+    matrices, roots = [], {}
+    for kernel in kernels:
+        matrix = ops.reshape(kernel, (-1, kernel.shape[-1]))
+        wide = matrix.shape[0] < matrix.shape[1]
+        matrices.append((ops.transpose(matrix) if wide else matrix, wide))
+    for size in sorted({matrix.shape[1] for matrix, _ in matrices}):
+        alike = [i for i, (matrix, _) in enumerate(matrices) if matrix.shape[1] == size]
+        squares = [ops.transpose(matrices[i][0]) @ matrices[i][0] for i in alike]
+        roots |= zip(alike, ops.unstack(_inverse_roots(ops.stack(squares)), len(alike)))
+    found = []
+    for i, (kernel, (matrix, wide)) in enumerate(zip(kernels, matrices)):
+        changed = matrix @ roots[i] * math.sqrt(matrix.shape[0])
+        found.append(
+            ops.reshape(ops.transpose(changed) if wide else changed, kernel.shape)
+        )
+    return found
+
+
+def _inverse_roots(squares):
+    """Return the inverse roots of positive semidefinite matrices, nearly."""
+    size = squares.shape[-1]
+    a, b, c = _POLYNOMIAL
+    one = ops.eye(size)
+    # Singular values are at most as large as all of them together, which become 1.
+    powers = ops.trace(squares, axis1=-2, axis2=-1)[:, None, None]
+    scales = ops.rsqrt(powers + 1e-30)
+    squares = squares * scales**2 + one * (_DAMPING / size)
+    roots = one * scales
+    for _ in range(_ROUNDS):
+        factor = a * one + b * squares + c * (squares @ squares)
+        roots = roots @ factor
+        squares = factor @ squares @ factor
+    return roots

@@ -25,6 +25,17 @@ def network():
     return keras.Model(images, keras.layers.Dense(1)(keras.layers.Flatten()(x)))
 
 
+def between():
+    """Return one with kernels between other weights, of more inputs and of fewer."""
+    keras.utils.set_random_seed(0)
+    images = keras.Input((6, 2))
+    x = keras.layers.Dense(5)(images)
+    x = keras.layers.Conv1D(4, 3, activation="tanh")(x)
+    x = keras.layers.Conv1D(8, 1, activation="tanh")(x)
+    x = keras.layers.Conv1D(4, 2, activation="tanh")(x)
+    return keras.Model(images, keras.layers.Dense(1)(keras.layers.Flatten()(x)))
+
+
 def pairs(steps):
     rng = np.random.default_rng(1)
     # The targets are far away at first, so that gradients are clipped.
@@ -119,13 +130,76 @@ def test_kernels_of_normalised_inputs_are_slowed_by_the_root():
         npt.assert_allclose(found, full / 3**0.5, rtol=1e-4)
 
 
+def polar(kernel):
+    """Return what becomes of a kernel by its singular values, one by one."""
+    matrix = kernel.reshape(-1, kernel.shape[-1]).astype("float64")
+    rows, values, columns = np.linalg.svd(matrix, full_matrices=False)
+    values /= np.linalg.norm(values)
+    squares, factor = values**2 + 0.03 / len(values), 1.0
+    for _ in range(5):
+        more = 3.4445 - 4.775 * squares + 2.0315 * squares**2
+        factor, squares = factor * more, more**2 * squares
+    found = (rows * (factor * values)) @ columns
+    return (found * max(matrix.shape) ** 0.5).reshape(kernel.shape)
+
+
+def test_directions_with_next_to_no_gradient_are_not_learnt_from():
+    rng = np.random.default_rng(0)
+    before = rng.standard_normal((3, 8, 8)).astype("float32")
+    gradient = rng.standard_normal((3, 8, 8)).astype("float32")
+    gradient[..., -1] = 0
+    found = []
+    for noise in (0, 1e-5):
+        kernel = keras.Variable(before)
+        optimizer = FlatAdam(**SETTINGS, orthogonal=True)
+        some = gradient + noise * rng.standard_normal(gradient.shape)
+        optimizer.apply([ops.convert_to_tensor(some, "float32")], [kernel])
+        found.append(np.abs(ops.convert_to_numpy(kernel) - before)[..., -1].max())
+    assert found[0] < 1e-6
+    assert found[1] < 3e-4 * SETTINGS["learning_rate"]
+
+
+def test_kernels_are_changed_by_orthogonal_matrices():
+    before = between()
+    model = between()
+    model.compile(keras.optimizers.SGD(1.0), loss="mse")
+    x, y = pairs(1)
+    model.train_on_batch(x[0], y[0])
+    weights = [m.get_weights() for m in (before, model)]
+    gradients = [one - other for one, other in zip(*weights)]
+    adam, muon = (
+        train(FlatAdam(**SETTINGS, orthogonal=orthogonal), steps=1, model=between())
+        for orthogonal in (False, True)
+    )
+    for gradient, old, plain, new in zip(
+        gradients, before.get_weights(), adam.get_weights(), muon.get_weights()
+    ):
+        if gradient.ndim < 3:
+            npt.assert_allclose(new, plain, atol=1e-6)
+            continue
+        change = (old - new) / SETTINGS["learning_rate"]
+        npt.assert_allclose(change, polar(gradient), atol=2e-3)
+        values = np.linalg.svd(change.reshape(-1, change.shape[-1]), compute_uv=False)
+        values /= max(change.size // change.shape[-1], change.shape[-1]) ** 0.5
+        assert 0.6 < values[0] < 1.3
+    assert len(muon.optimizer.variables) == len(adam.optimizer.variables) + 1
+
+
+def test_kernels_without_a_gradient_stay():
+    kernel = keras.Variable(np.ones((3, 2, 4), "float32"))
+    optimizer = FlatAdam(**SETTINGS, orthogonal=True)
+    optimizer.apply([ops.zeros(kernel.shape)], [kernel])
+    npt.assert_array_equal(kernel, np.ones(kernel.shape))
+
+
 @pytest.mark.parametrize(
     "options",
     [
         {"weight_decay": 0.1, "gradient_accumulation_steps": 2, **AVERAGED},
         {"global_clipnorm": 1.0, "initial_scale": 8.0, **AVERAGED},
+        {"orthogonal": True, "weight_decay": 0.1, **AVERAGED},
     ],
-    ids=["accumulated", "scaled"],
+    ids=["accumulated", "scaled", "orthogonal"],
 )
 def test_weights_in_groups_learn_the_same(options, monkeypatch):
     whole = train(FlatAdam(**SETTINGS, **options), auto_scale_loss=False)
@@ -137,19 +211,24 @@ def test_weights_in_groups_learn_the_same(options, monkeypatch):
         npt.assert_allclose(one, other, atol=1e-6)
 
 
-def test_averages_are_those_that_the_weights_become():
-    optimizer = FlatAdam(**SETTINGS, **AVERAGED)
-    model = train(optimizer)
+@pytest.mark.parametrize("orthogonal", [False, True])
+def test_averages_are_those_that_the_weights_become(orthogonal):
+    optimizer = FlatAdam(**SETTINGS, **AVERAGED, orthogonal=orthogonal)
+    model = train(optimizer, model=between())
     averages = optimizer.averages()
     for average, weight in zip(averages, model.get_weights(), strict=True):
         npt.assert_array_equal(average, weight)
 
 
-@pytest.mark.parametrize("scaled", [{}, {"initial_scale": 8.0, "growth_steps": 7}])
-def test_training_that_is_resumed_is_the_same(scaled):
+@pytest.mark.parametrize(
+    "further",
+    [{}, {"initial_scale": 8.0, "growth_steps": 7}, {"orthogonal": True}],
+    ids=["plain", "scaled", "orthogonal"],
+)
+def test_training_that_is_resumed_is_the_same(further):
     def make():
         return FlatAdam(
-            **SETTINGS, gradient_accumulation_steps=2, global_clipnorm=1.0, **scaled
+            **SETTINGS, gradient_accumulation_steps=2, global_clipnorm=1.0, **further
         )
 
     whole, first, then = network(), network(), network()

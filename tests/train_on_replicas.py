@@ -12,7 +12,8 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 import numpy as np
 import tensorflow as tf
 
-FIT = {"precision": "float32", "batch_size": 8, "learning_rate": 2e-3, "verbose": False}
+# With a higher rate rounding grows, until a latent gets another code.
+FIT = {"precision": "float32", "batch_size": 8, "learning_rate": 5e-4, "verbose": False}
 
 
 def images(rank):

@@ -243,6 +243,7 @@ class Training(NamedTuple):
             gradient_accumulation_steps=self.accumulate
             if self.accumulate > 1
             else None,
+            orthogonal=True,
             # Of other precisions no gradient is too small.
             initial_scale=2.0**15 if precision == "float16" else None,
             **options,
