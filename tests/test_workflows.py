@@ -46,7 +46,7 @@ def test_training_writes_model_history_and_picture(trained):
 
 
 def test_a_training_that_comes_to_nothing_ends_with_status_1(folder, tmp_path):
-    nothing = [*TINY[4:], "--steps_vqvae", 240, "--learning_rate", 10]
+    nothing = [*TINY[4:], "--steps_vqvae", 240, "--learning_rate", 1]
     arguments = (folder / "blobs.npy", *nothing, "--steps_ldm", 1)
     status, _, stderr = run("dipy_train_ldm", *arguments, cwd=tmp_path)
     assert status == 1

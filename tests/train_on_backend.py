@@ -20,6 +20,8 @@ from dipy_ldm import VQVAE, LatentDiffusion  # noqa: E402
 
 steps, folder = int(sys.argv[1]), Path(sys.argv[2])
 told = {"batch_size": 4, "steps": steps, "precision": "float32", "verbose": False}
+# With a higher rate rounding grows, until a latent gets another code.
+told |= {"learning_rate": 5e-4}
 found = {}
 for rank, side in {2: 16, 3: 12}.items():
     grid = np.indices((side,) * rank).reshape(rank, 1, *(side,) * rank)
