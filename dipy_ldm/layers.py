@@ -319,11 +319,16 @@ class Recomputed(keras.layers.Layer):
         super().__init__(**kwargs)
         self.block = block
 
-    def call(self, inputs):
+    def call(self, inputs, training=False):
         """Apply the network to a list of tensors."""
-        return keras.remat(lambda *tensors: self.block(list(tensors)))(*inputs)
 
-    def compute_output_spec(self, inputs):
+        # When it is computed again, Keras knows no more what for.
+        def apply(*tensors):
+            return self.block(list(tensors), training=training)
+
+        return keras.remat(apply)(*inputs)
+
+    def compute_output_spec(self, inputs, training=False):
         """Return the network's own output."""
         return self.block.compute_output_spec(inputs)
 
@@ -378,6 +383,39 @@ class DepthToSpace(keras.layers.Layer):
 
     def _channels(self, shape):
         return shape[-1] // self.times ** (len(shape) - 2)
+
+
+@keras.saving.register_keras_serializable("dipy_ldm")
+class Cut(keras.layers.Layer):
+    """Cut an image to a size, at the end of each axis.
+
+    TensorFlow takes sixty times as long for the gradient of what ``keras.layers`` have
+    for it, in bfloat16 on processors.
+
+    Parameters
+    ----------
+    space : sequence of int
+        The size.
+    **kwargs
+        Arguments of :class:`keras.layers.Layer`.
+    """
+
+    def __init__(self, space: Sequence[int], **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.space = tuple(space)
+
+    def call(self, x):
+        """Map ``(batch, *larger, channels)`` to ``(batch, *space, channels)``."""
+        batch, *_, channels = ops.shape(x)
+        return ops.slice(x, (0,) * len(x.shape), (batch, *self.space, channels))
+
+    def compute_output_shape(self, input_shape):
+        """Return the smaller shape."""
+        return (input_shape[0], *self.space, input_shape[-1])
+
+    def get_config(self):
+        """Return the arguments of the constructor."""
+        return super().get_config() | {"space": self.space}
 
 
 @keras.saving.register_keras_serializable("dipy_ldm")

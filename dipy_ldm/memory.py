@@ -24,8 +24,8 @@ _DISTANCES = 2.7
 # What a further compiled network takes, and what lies beside a U-Net's largest layer.
 _COMPILED = 40 * 2**20
 _SKIPS = 2
-# Gradients of the largest layer, beside what is kept.
-_GRADIENTS = 1.5
+# What the gradient of the largest layer is made of, beside what is kept.
+_GRADIENTS = 2.5
 
 
 def estimate_training(

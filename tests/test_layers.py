@@ -8,7 +8,13 @@ import pytest
 
 from dipy_ldm import networks
 from dipy_ldm.bottlenecks import Codebook
-from dipy_ldm.layers import CONVOLUTIONS, DepthToSpace, Sum, TimeEmbedding
+from dipy_ldm.layers import (
+    CONVOLUTIONS,
+    DepthToSpace,
+    Recomputed,
+    Sum,
+    TimeEmbedding,
+)
 
 
 def test_times_are_in_full_precision_under_a_mixed_policy():
@@ -78,3 +84,31 @@ def test_a_sum_of_networks():
     npt.assert_allclose(found, sum(each), rtol=1e-6)
     assert len(total.weights) == 6
     assert total.compute_output_shape((None, 4, 3)) == (None, 4, 2)
+
+
+@pytest.mark.tensorflow
+def test_what_is_computed_again_is_told_that_it_is_for_training():
+    import tensorflow as tf
+
+    told = []
+
+    class Told(keras.layers.Layer):
+        def call(self, x, training=False):
+            told.append(training)
+            return 2 * x
+
+    x = keras.Input((3,))
+    block = keras.Model([x], Told()(x))
+    network = keras.Model(x, Recomputed(block)([x]))
+    told.clear()
+
+    @tf.function
+    def slope(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = network(x, training=True)
+        return tape.gradient(y, x)
+
+    npt.assert_array_equal(slope(tf.ones((2, 3))), np.full((2, 3), 2))
+    assert len(told) > 1
+    assert all(told)

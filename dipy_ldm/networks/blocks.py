@@ -4,13 +4,12 @@ The number of spatial dimensions is that of the tensor they are given; nothing e
 tells two from three.
 """
 
-from typing import Any
-
 import keras
 from keras import layers
 
-from dipy_ldm.layers import CONVOLUTIONS, Recomputed
+from dipy_ldm.layers import CONVOLUTIONS, Cut, Recomputed
 from dipy_ldm.networks.building import Drawn
+from dipy_ldm.normalisation import Activated, GroupScale, PositionActivated
 
 
 def rank_of(x):
@@ -43,29 +42,36 @@ def some_bias():
     return Drawn("RandomUniform", minval=-0.1, maxval=0.1)
 
 
-def norm_groups(x):
-    """Normalise over groups of channels and all positions."""
+def norm_groups(x, time=None):
+    """Normalise over groups of channels and all positions, and activate.
+
+    Between, channels are scaled and shifted by the time.
+    """
+    gain, offset = group_scale(x)
+    if time is not None:
+        gain, offset = _modulate(gain, offset, time)
+    return Activated()([x, gain, offset])
+
+
+def group_scale(x):
+    """Say by how much normalisation over groups scales and shifts each channel."""
     # The largest number of groups up to 8 that divides the channels, and leaves at
     # least two of them in each: alone, a channel would lose its mean.
     channels = x.shape[-1]
     most = max(1, min(8, channels // 2))
     groups = next(n for n in range(most, 0, -1) if channels % n == 0)
-    return layers.GroupNormalization(groups, epsilon=1e-5)(x)
+    return GroupScale(groups)(x)
 
 
 def norm_position(x):
-    """Normalise over the channels of each position alone."""
-    return layers.RMSNormalization(epsilon=1e-5)(x)
-
-
-def _swish(x):
-    return layers.Activation("swish")(x)
+    """Normalise over the channels of each position alone, and activate."""
+    return PositionActivated()(x)
 
 
 def to_output(x, channels, norm, **kwargs):
     """Normalise if there is a way to, activate and project, in full precision."""
-    x = x if norm is None else norm(x)
-    return conv(_swish(x), channels, dtype="float32", **kwargs)
+    x = layers.Activation("swish")(x) if norm is None else norm(x)
+    return conv(x, channels, dtype="float32", **kwargs)
 
 
 def residual(x, width, norm, remat, time=None):
@@ -73,11 +79,9 @@ def residual(x, width, norm, remat, time=None):
 
     def build(x, time=None):
         shortcut = x if x.shape[-1] == width else conv(x, width, size=1)
-        x = conv(_swish(norm(x)), width)
-        x = norm(x)
-        if time is not None:
-            x = _modulate(x, time)
-        x = conv(_swish(x), width, kernel_initializer="zeros")
+        x = conv(norm(x), width)
+        x = norm(x) if time is None else norm(x, time)
+        x = conv(x, width, kernel_initializer="zeros")
         return layers.Add()([shortcut, x])
 
     return enclosed(build, [x] if time is None else [x, time], remat)
@@ -91,15 +95,19 @@ def enclosed(build, inputs, remat):
     return (Recomputed(block) if remat else block)(inputs)
 
 
-def _modulate(x, time):
-    rank, width = rank_of(x), x.shape[-1]
+def _modulate(gain, offset, time):
+    shape = gain.shape[1:]
 
     def project():
-        features = layers.Dense(width, kernel_initializer="zeros")(time)
-        return layers.Reshape((*(1,) * rank, width))(features)
+        features = layers.Dense(shape[-1], kernel_initializer="zeros")(time)
+        return layers.Reshape(shape)(features)
 
-    scaled = layers.Multiply()([x, project()])
-    return layers.Add()([x, scaled, project()])
+    def add(*tensors):
+        return layers.Add(dtype="float32")(tensors)
+
+    scale = project()
+    more = [layers.Multiply(dtype="float32")([x, scale]) for x in (gain, offset)]
+    return add(gain, more[0]), add(offset, more[1], project())
 
 
 def upsample(x, like=None):
@@ -107,7 +115,4 @@ def upsample(x, like=None):
     x = by_rank("UpSampling", rank_of(x))(2)(x)
     if like is None or x.shape[1:-1] == like.shape[1:-1]:
         return x
-    excess: Any = [(0, a - b) for a, b in zip(x.shape[1:-1], like.shape[1:-1])]
-    # Keras wants the pair itself for one dimension.
-    excess = excess[0] if len(excess) == 1 else excess
-    return by_rank("Cropping", rank_of(x))(excess)(x)
+    return Cut(like.shape[1:-1])(x)

@@ -17,6 +17,7 @@ from dipy_ldm.layers import (
 from dipy_ldm.networks.blocks import (
     conv,
     enclosed,
+    group_scale,
     norm_groups,
     residual,
     to_output,
@@ -261,7 +262,10 @@ def _block(x, width, time, attention, remat):
 def _attend(x):
     """Add self-attention over all positions."""
     space, width = x.shape[1:-1], x.shape[-1]
-    tokens = layers.Reshape((-1, width))(norm_groups(x))
+    gain, offset = group_scale(x)
+    scaled = layers.Multiply(dtype="float32")([x, gain])
+    scaled = layers.Add(dtype="float32")([scaled, offset])
+    tokens = layers.Reshape((-1, width))(scaled)
     heads = max(1, width // 32)
     attend = layers.MultiHeadAttention(
         heads, width // heads, kernel_initializer=Drawn()

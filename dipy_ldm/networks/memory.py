@@ -8,7 +8,6 @@ from keras import layers
 
 from dipy_ldm.layers import Recomputed, Sum
 
-_NORMALISATIONS = layers.RMSNormalization, layers.GroupNormalization
 # Their result takes the place of what they are given.
 _IN_PLACE = layers.Add, layers.Multiply, layers.Activation
 # An upsampled image is made by one axis after the other: how much of it there is at
@@ -90,11 +89,9 @@ def _of_layer(layer):
         inside = needs(layer.block)
         live = given + inside.live
         return Needs(made, inside.kept + inside.again, live)
-    # In 16 bits, too, they compute in 32, and keep that.
-    in_full = isinstance(layer, _NORMALISATIONS) and _width(layer.output) == 2
     times = next((n for kind, n in _UPSAMPLINGS.items() if isinstance(layer, kind)), 1)
     live = given + (0 if isinstance(layer, _IN_PLACE) else times * made)
-    return Needs(made * (3 if in_full else 1), 0, live)
+    return Needs(made, 0, live)
 
 
 def _listed(tensors: Any) -> list:

@@ -7,6 +7,7 @@ from keras import layers
 import numpy as np
 
 from dipy_ldm.layers import DepthToSpace, Recomputed, Sum
+from dipy_ldm.normalisation import PositionActivated
 
 _CONVOLUTIONS = layers.Conv1D, layers.Conv2D, layers.Conv3D
 _UPSAMPLINGS = layers.UpSampling1D, layers.UpSampling2D, layers.UpSampling3D
@@ -16,7 +17,7 @@ _POINTWISE = (
     layers.Activation,
     layers.Add,
     layers.Multiply,
-    layers.RMSNormalization,
+    PositionActivated,
 )
 
 

@@ -1,0 +1,131 @@
+"""Normalisation and activation in one go are what Keras' layers are one by one."""
+
+import keras
+from keras import layers, ops
+import numpy as np
+import numpy.testing as npt
+import pytest
+
+from dipy_ldm import fusion
+from dipy_ldm.layers import Cut
+from dipy_ldm.normalisation import Activated, GroupScale, PositionActivated
+
+SPACES = [(5,), (4, 5), (3, 4, 5)]
+
+
+def by_groups(x):
+    return Activated()([x, *GroupScale(4)(x)])
+
+
+def by_groups_of_keras(x):
+    return layers.Activation("swish")(layers.GroupNormalization(4, epsilon=1e-5)(x))
+
+
+def by_position(x):
+    return PositionActivated()(x)
+
+
+def by_position_of_keras(x):
+    return layers.Activation("swish")(layers.RMSNormalization(epsilon=1e-5)(x))
+
+
+WAYS = {
+    "groups": (by_groups, by_groups_of_keras),
+    "position": (by_position, by_position_of_keras),
+}
+
+
+def both(name, space):
+    """Build a network of our layers and one of Keras' with the same weights."""
+    x = keras.Input((*space, 8))
+    ours, theirs = (keras.Model(x, way(x)) for way in WAYS[name])
+    rng = np.random.default_rng(0)
+    values = [rng.normal(1, 0.3, weight.shape) for weight in ours.weights]
+    for network in (ours, theirs):
+        network.set_weights(values)
+    return ours, theirs
+
+
+def example(space, dtype="float32"):
+    """Draw what is far from normal: another mean and size in each channel."""
+    rng = np.random.default_rng(1)
+    x = rng.normal(rng.normal(0, 2, 8), rng.uniform(0.1, 3, 8), (2, *space, 8))
+    return ops.convert_to_tensor(x.astype("float32"), dtype=dtype)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("name", WAYS)
+def test_normalised_and_activated_as_by_keras(name, space, training):
+    ours, theirs = both(name, space)
+    x = example(space)
+    found, expected = (
+        ops.convert_to_numpy(network(x, training=training))
+        for network in (ours, theirs)
+    )
+    npt.assert_allclose(found, expected, atol=2e-6)
+
+
+def gradients(network, x, upstream):
+    """Differentiate a network by what it is given, and by its weights."""
+    import tensorflow as tf
+
+    @tf.function
+    def differentiate(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = network(x, training=True)
+        return tape.gradient(y, [x, *network.trainable_variables], upstream)
+
+    return [ops.convert_to_numpy(ops.cast(g, "float32")) for g in differentiate(x)]
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("name", WAYS)
+def test_gradients_are_those_that_tensorflow_finds(name, space):
+    ours, theirs = both(name, space)
+    x = example(space)
+    upstream = ops.convert_to_tensor(np.random.default_rng(2).normal(size=x.shape))
+    upstream = ops.cast(upstream, "float32")
+    found, expected = (gradients(network, x, upstream) for network in (ours, theirs))
+    for one, other in zip(found, expected, strict=True):
+        npt.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("name", WAYS)
+def test_gradients_in_bfloat16_are_as_good_as_its_digits(name):
+    ours, _ = both(name, (4, 5))
+    x = example((4, 5), "bfloat16")
+    upstream = ops.cast(np.random.default_rng(2).normal(size=x.shape), "bfloat16")
+    exact = gradients(ours, *(ops.cast(part, "float32") for part in (x, upstream)))
+    inputs = keras.Input((4, 5, 8), dtype="bfloat16")
+    rounded = keras.Model(inputs, WAYS[name][0](inputs))
+    rounded.set_weights(ours.get_weights())
+    assert keras.backend.standardize_dtype(rounded(x).dtype) == "bfloat16"
+    for one, other in zip(gradients(rounded, x, upstream), exact, strict=True):
+        npt.assert_allclose(one, other, atol=0.02 * np.abs(other).max())
+
+
+@pytest.mark.tensorflow
+def test_with_a_gpu_the_back_end_finds_gradients_itself(monkeypatch):
+    import tensorflow as tf
+
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["GPU:0"])
+    fusion._gains.cache_clear()
+    try:
+        called = []
+        fusion.with_gradient(called.append, None)("what it is given")
+        fusion.fused(called.append)("and once more")
+    finally:
+        fusion._gains.cache_clear()
+    assert called == ["what it is given", "and once more"]
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_cut_at_the_end_of_each_axis(space):
+    x = example(space)
+    smaller = (space[0] - 1, *space[1:])
+    found = Cut(smaller)(x)
+    npt.assert_array_equal(ops.convert_to_numpy(found), ops.convert_to_numpy(x)[:, :-1])
