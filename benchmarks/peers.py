@@ -28,7 +28,7 @@ FLAGS = ("avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnn
 # What limits the kernels, where it is set.
 LIMITS = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "TF_ENABLE_ONEDNN_OPTS")
 # Figures of which the ratio is printed, ours to the peer's.
-COMPARED = ("step", "first_step", "peak_gib", "sample_step", "decode")
+COMPARED = ("step", "first_step", "peak_gib", "own_gib", "sample_step", "decode")
 # Figures that are the same in each round: they follow from the layers' shapes.
 FIXED = ("weights", "gflop")
 

@@ -116,10 +116,37 @@ def cores():
 
 def peak_gib():
     """Return the most memory that this process has had so far, in GiB."""
-    # In kibibytes. What the system counts as the process's usage can be that of the
-    # process that started it.
+    # What the system counts as the process's usage can be that of the process that
+    # started it.
+    return _status("VmHWM")
+
+
+def memory_since(start):
+    """Tell how much memory this process has had.
+
+    Parameters
+    ----------
+    start : float
+        The most that it had had before the work, in GiB.
+
+    Returns
+    -------
+    dict
+        In GiB: that, the most until now, and the most but for pages of files, such as
+        those of libraries, which the system can drop and read again.
+    """
+    peak = peak_gib()
+    return {
+        "start_gib": start,
+        "peak_gib": peak,
+        "own_gib": peak - _status("RssFile"),
+    }
+
+
+def _status(name):
+    """Read what the system says of this process, in GiB."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(x.split()[1]) for x in lines if x.startswith("VmHWM")) / 2**20
+    return next(int(x.split()[1]) for x in lines if x.startswith(name)) / 2**20
 
 
 def time_calls(function, n):

@@ -25,6 +25,7 @@ from peers_common import (
     answer,
     cores,
     draw_images,
+    memory_since,
     peak_gib,
     speed_of_product,
     time_calls,
@@ -173,7 +174,7 @@ def measure_autoencoder(network, batch_size, steps, precision):
     watch = watch_fit(vqvae, images, batch_size=batch_size, precision=precision)
     figures = summarise_training(watch, "autoencoder", each)
     figures["first_step"] = watch.times["autoencoder"][1]
-    figures |= {"start_gib": start, "peak_gib": peak_gib()}
+    figures |= memory_since(start)
     shape = vqvae.latent_shape(images.shape[1:])
     latents = np.random.default_rng(0).normal(size=(batch_size, *shape))
     latents = latents.astype("float32")
@@ -219,7 +220,7 @@ def measure_unet(network, batch_size, steps, precision):
         # All that is done once is in it: the guide's first step too, not its others.
         figures["first_step"] -= guide[max(guide)] - guide[1]
         figures["guide_step"] = split_steps(guide, len(guide))[0]
-    figures |= {"start_gib": start, "peak_gib": peak_gib()}
+    figures |= memory_since(start)
     figures |= time_sampling(model, batch_size)
     flop = 3 * count_flop(model.denoiser_) - count_flop(model.denoiser_, first=True)
     weights = model.denoiser_.count_params()

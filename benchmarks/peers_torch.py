@@ -22,6 +22,7 @@ from peers_common import (
     answer,
     cores,
     draw_images,
+    memory_since,
     peak_gib,
     speed_of_product,
     time_calls,
@@ -88,7 +89,7 @@ def measure_autoencoder(network, library, batch_size, steps, precision):
         return loss.item()
 
     figures = train(step, images, batch_size, begin)
-    figures |= {"start_gib": start, "peak_gib": peak_gib()}
+    figures |= memory_since(start)
     with torch.no_grad(), autocast(precision):
         model.eval()
         latents = model.encode(images[:batch_size])
@@ -120,7 +121,7 @@ def measure_unet(network, library, batch_size, steps, precision):
     model, predict_noise, sample = SIDES[library](network)
     step = make_step(model, predict_noise, n, precision)
     figures = train(step, latents, batch_size, begin)
-    figures |= {"start_gib": start, "peak_gib": peak_gib()}
+    figures |= memory_since(start)
     with torch.no_grad(), autocast(precision):
         model.eval()
         noise = torch.randn_like(latents[:batch_size])
