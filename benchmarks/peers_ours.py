@@ -32,7 +32,7 @@ from peers_common import (
 )
 
 from dipy_ldm import VQVAE, LatentDiffusion, networks
-from dipy_ldm.layers import Sum
+from dipy_ldm.layers import LinearEstimate, Sum
 
 EPOCHS = 2
 
@@ -278,15 +278,22 @@ def count_flop(network, first=False):
             total += sum(count_flop(part, first) for part in layer.networks)
         elif isinstance(layer, keras.Model):
             total += count_flop(layer, first)
-        elif not isinstance(layer, keras.layers.InputLayer):
+        elif kernels := _kernels(layer):
             positions = math.prod(layer.output.shape[1:-1])
-            kernels = [w.shape for w in layer.weights if len(w.shape) > 1]
-            if isinstance(layer, keras.layers.MultiHeadAttention):
-                kernels = [shape for shape in kernels if len(shape) > 2]
             total += 2 * positions * sum(map(math.prod, kernels))
         if first and total:
             break
     return total
+
+
+def _kernels(layer):
+    """List the shapes of what a layer multiplies each position by."""
+    if isinstance(layer, LinearEstimate):
+        return []
+    kernels = [w.shape for w in layer.weights if len(w.shape) > 1]
+    if isinstance(layer, keras.layers.MultiHeadAttention):
+        kernels = [shape for shape in kernels if len(shape) > 2]
+    return kernels
 
 
 def measure_machine(network, precision, **options):

@@ -12,7 +12,8 @@ import pytest
 import scripts
 
 from dipy_ldm import VQVAE, networks
-from dipy_ldm.layers import Sum
+from dipy_ldm.layers import LinearEstimate, Sum
+from dipy_ldm.normalisation import Activated, GroupScale
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 CPU_INFO = """processor\t: 0
@@ -168,6 +169,14 @@ def test_operations_are_those_of_the_layers(ours):
     assert ours.count_flop(inner) == first
     assert ours.count_flop(network) == first + 2 * (4 * 4) * 5 * 7
     assert ours.count_flop(network, first=True) == first
+
+
+def test_operations_of_what_scales_and_of_a_linear_estimate_are_none(ours):
+    latents, times = keras.Input((4, 4, 2)), keras.Input(())
+    _, clean, *_ = LinearEstimate(1, "cosine", "v")(latents, times)
+    x = Activated()([clean, *GroupScale(1)(clean)])
+    network = keras.Model([latents, times], layers.Dense(3)(x))
+    assert ours.count_flop(network) == 2 * 16 * 2 * 3
 
 
 def test_operations_of_a_sum_are_those_of_its_networks(ours):
