@@ -15,7 +15,7 @@ DRAWN_AT_ONCE = 2
 
 # Bytes that each back-end takes once to train and to apply, whatever the network is:
 # compiled functions, kernels, buffers.
-_ONCE = {"tensorflow": (140, 20), "jax": (350, 0), "torch": (50, 50)}
+_ONCE = {"tensorflow": (140, 20), "jax": (350, 0), "torch": (50, 40)}
 ONCE_TRAINING, ONCE_APPLYING = (
     2**20 * mib for mib in _ONCE.get(keras.config.backend(), (0, 0))
 )
