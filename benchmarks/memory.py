@@ -19,6 +19,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 from common import Parser, tell
 import numpy as np
 from peers import read_processor
+from peers_common import status_gib
 
 STEPS = 3
 PRECISIONS = ("float32", "bfloat16")
@@ -146,18 +147,11 @@ def measure(what, *case):
         prepare = ways[what]
         announced, work = prepare(Path(folder), *case)
         with contextlib.redirect_stdout(sys.stderr):
-            before = status("VmRSS")
+            before = status_gib("VmRSS")
             # The highest so far is forgotten.
             Path("/proc/self/clear_refs").write_text("5")
             work()
-            return announced / 2**20, status("VmHWM") - before
-
-
-def status(name):
-    """Read how many mebibytes this process has."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    line = next(line for line in lines if line.startswith(f"{name}:"))
-    return int(line.split()[1]) / 2**10
+            return announced / 2**20, 2**10 * (status_gib("VmHWM") - before)
 
 
 def start():

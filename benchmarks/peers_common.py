@@ -118,7 +118,7 @@ def peak_gib():
     """Return the most memory that this process has had so far, in GiB."""
     # What the system counts as the process's usage can be that of the process that
     # started it.
-    return _status("VmHWM")
+    return status_gib("VmHWM")
 
 
 def memory_since(start):
@@ -139,12 +139,12 @@ def memory_since(start):
     return {
         "start_gib": start,
         "peak_gib": peak,
-        "own_gib": peak - _status("RssFile"),
+        "own_gib": peak - status_gib("RssFile"),
     }
 
 
-def _status(name):
-    """Read what the system says of this process, in GiB."""
+def status_gib(name):
+    """Read what the system says of this process, such as ``VmRSS``, in GiB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(x.split()[1]) for x in lines if x.startswith(name)) / 2**20
 

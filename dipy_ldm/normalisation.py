@@ -166,6 +166,8 @@ def _moments_slope(x, mean, square):
 def _moments_gradient(tensors, *upstream):
     (x,) = tensors
     count = math.prod(ops.shape(x)[axis] for axis in _positions(x))
+    # A size that is known only when it runs is a whole number, which nothing divides.
+    count = ops.cast(count, "float32")
     return _moments_slope(x, *(part / count for part in upstream))
 
 

@@ -95,6 +95,25 @@ def test_gradients_are_those_that_tensorflow_finds(name, space):
 
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("name", WAYS)
+def test_sizes_may_be_known_only_when_it_runs(name):
+    import tensorflow as tf
+
+    ours, _ = both(name, (None, None))
+    x = example((4, 5))
+
+    @tf.function(input_signature=[tf.TensorSpec((None, None, None, 8))])
+    def slope(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = ours(x, training=True)
+        return tape.gradient(y, x)
+
+    expected, *_ = gradients(ours, x, ops.ones_like(x))
+    npt.assert_allclose(ops.convert_to_numpy(slope(x)), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("name", WAYS)
 def test_gradients_in_bfloat16_are_as_good_as_its_digits(name):
     ours, _ = both(name, (4, 5))
     x = example((4, 5), "bfloat16")
