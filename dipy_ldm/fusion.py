@@ -37,7 +37,7 @@ def fused(function: Callable) -> Callable:
     Parameters
     ----------
     function : callable
-        Maps tensors to tensors.
+        Maps tensors, variables and numbers to tensors.
 
     Returns
     -------
@@ -46,7 +46,12 @@ def fused(function: Callable) -> Callable:
     """
 
     def apply(*tensors):
-        return (_compiled(function) if _gains() else function)(*tensors)
+        if not _gains():
+            return function(*tensors)
+        import tensorflow as tf
+
+        # What variables are now: as such they would be kept with what is compiled.
+        return _compiled(function)(*map(tf.convert_to_tensor, tensors))
 
     return apply
 

@@ -2,6 +2,7 @@
 
 from functools import partial
 import math
+import operator
 from typing import Any, NamedTuple
 
 import keras
@@ -9,6 +10,7 @@ from keras import ops
 import numpy as np
 
 from dipy_ldm import distribution
+from dipy_ldm.fusion import fused
 
 # What lives while weights are changed is several times as large as they are, so that no
 # more than these are changed at once.
@@ -42,10 +44,9 @@ class _Group(NamedTuple):
 class FlatAdam(keras.optimizers.Optimizer):
     """Adam :footcite:p:`Kingma2015` that works on many weights at once.
 
-    To the same as ``keras.optimizers.Adam``, or ``AdamW`` with a weight decay
-    :footcite:p:`Loshchilov2019`. Keras' own takes dozens of operations for each
-    weight of a network, and TensorFlow as much time to trace and to optimise them as
-    for all the rest of the first step; here the gradients are joined to one vector
+    To the same as ``keras.optimizers.Adam``. Keras' own takes dozens of operations for
+    each weight of a network, and TensorFlow as much time to trace and to optimise them
+    as for all the rest of the first step; here the gradients are joined to one vector
     first, or to a few where there are many, one after the other. The gradients of all
     replicas are summed before anything is done with them: the replicas go on as if each
     of them were alone, and come to the same.
@@ -64,8 +65,6 @@ class FlatAdam(keras.optimizers.Optimizer):
         How slowly the moments change.
     epsilon : float
         What keeps the division by the second moment from zero.
-    weight_decay : float, optional
-        Share of each weight, times the rate, that is taken away at each step.
     global_clipnorm : float, optional
         Largest norm of all gradients together.
     base_fan_in : int, optional
@@ -107,7 +106,6 @@ class FlatAdam(keras.optimizers.Optimizer):
         beta_1=0.9,
         beta_2=0.999,
         epsilon=1e-7,
-        weight_decay=None,
         global_clipnorm=None,
         base_fan_in=None,
         unnormalised=None,
@@ -121,7 +119,6 @@ class FlatAdam(keras.optimizers.Optimizer):
     ):
         super().__init__(
             learning_rate,
-            weight_decay=weight_decay,
             global_clipnorm=global_clipnorm,
             use_ema=use_ema,
             ema_momentum=ema_momentum,
@@ -271,7 +268,7 @@ class FlatAdam(keras.optimizers.Optimizer):
     def _keep(self, sums):
         for group, some in zip(self._groups, sums):
             group.sum.assign(some)
-            self._follow(group, _joined(group.weights))
+            self._follow(group)
 
     def _step_of_sums(self, sums):
         for group in self._groups:
@@ -281,7 +278,7 @@ class FlatAdam(keras.optimizers.Optimizer):
     def _step(self, gradients):
         """Make a step."""
         rate = ops.cast(self.learning_rate, "float32")
-        clip = None
+        clip = 1.0
         if self.global_clipnorm:
             norm = ops.sqrt(sum(ops.sum(ops.square(some)) for some in gradients))
             # NaN where the norm is not finite.
@@ -294,41 +291,37 @@ class FlatAdam(keras.optimizers.Optimizer):
         )
 
     def _change(self, group, gradient, rate, clip, unbiased):
-        """Change the weights of a group, and return them."""
-        if clip is not None:
-            gradient = gradient * clip
+        """Change the weights of a group, and return something that is then there."""
         momentum, velocity = group.momentum, group.velocity
-        momentum.assign_add((gradient - momentum) * (1 - self.beta_1))
-        weights = _joined(group.weights)
+        rates = [rate * self._share(weight) for weight in group.weights]
+        given = momentum, gradient, clip, 1 - self.beta_1
         if velocity is None:
-            # As momentum will be if the next gradient is the same: as of Nesterov.
-            ahead = momentum + (gradient - momentum) * (1 - self.beta_1)
-            change = rate * _joined(_orthogonal(_parts(ahead, group.weights)))
+            moved, ahead = _ahead(*given)
+            changes = _orthogonal(_parts(ahead, group.weights), rates)
         else:
-            velocity.assign_add((ops.square(gradient) - velocity) * (1 - self.beta_2))
-            change = momentum * (rate * unbiased) / (ops.sqrt(velocity) + self.epsilon)
-        if self.weight_decay:
-            change = change + weights * (self.weight_decay * rate)
-        parts = _parts(change, group.weights)
-        if self.base_fan_in:
-            shares = map(self._share, group.weights)
-            parts = [part * share for part, share in zip(parts, shares)]
-            change = _joined(parts)
-        for variable, part in zip(group.weights, parts):
-            variable.assign_sub(part)
-        weights = weights - change
-        self._follow(group, weights)
-        return weights
+            further = 1 - self.beta_2, unbiased, self.epsilon
+            moved, squares, direction = _adam(*given, velocity, *further)
+            velocity.assign(squares)
+            changes = map(operator.mul, _parts(direction, group.weights), rates)
+        momentum.assign(moved)
+        for variable, change in zip(group.weights, changes):
+            variable.assign_sub(change)
+        return self._follow(group)
 
-    def _follow(self, group, weights):
+    def _follow(self, group):
         """Let the average go towards the weights, if there is one."""
-        if self.use_ema:
-            # The first step's weights are their own average.
-            share = ops.where(self.iterations == 0, 1.0, 1 - self.ema_momentum)
-            group.average.assign_add((weights - group.average) * share)
+        if not self.use_ema:
+            return _joined(group.weights[-1:])
+        # The first step's weights are their own average.
+        share = ops.where(self.iterations == 0, 1.0, 1 - self.ema_momentum)
+        average = _nearer(group.average, _joined(group.weights), share)
+        group.average.assign(average)
+        return average
 
     def _share(self, weight):
         """Say how much of the rate a weight has."""
+        if not self.base_fan_in:
+            return 1.0
         fan_in = math.prod(weight.shape[:-1]) if _is_kernel(weight) else 1
         share = min(1.0, self.base_fan_in / fan_in)
         if self.unnormalised is None or weight.path in self.unnormalised:
@@ -372,7 +365,7 @@ class FlatAdam(keras.optimizers.Optimizer):
     def get_config(self):
         """Return the arguments of the constructor."""
         config = super().get_config()
-        for name in ("clipnorm", "clipvalue"):
+        for name in ("clipnorm", "clipvalue", "weight_decay"):
             del config[name]
         return {
             name: value
@@ -421,8 +414,34 @@ def _grouped(weights, places):
     return groups
 
 
-def _orthogonal(kernels):
-    """Return the orthogonal matrices next to kernels, with entries of about 1.
+@fused
+def _nearer(value, aim, share):
+    """Go a share of the way."""
+    return value + (aim - value) * share
+
+
+@fused
+def _ahead(momentum, gradient, clip, share):
+    """Return the momentum, and what it will be if the next gradient is the same.
+
+    The latter is as of Nesterov.
+    """
+    gradient = gradient * clip
+    momentum = momentum + (gradient - momentum) * share
+    return momentum, momentum + (gradient - momentum) * share
+
+
+@fused
+def _adam(momentum, gradient, clip, share, squares, of_squares, unbiased, epsilon):
+    """Return the two moments, and where to go."""
+    gradient = gradient * clip
+    momentum = momentum + (gradient - momentum) * share
+    squares = squares + (ops.square(gradient) - squares) * of_squares
+    return momentum, squares, momentum * unbiased / (ops.sqrt(squares) + epsilon)
+
+
+def _orthogonal(kernels, scales):
+    """Return the orthogonal matrices next to kernels, with entries of about a scale.
 
     A kernel is a matrix of inputs and outputs. Of a matrix M that has more rows than
     columns it is M (M' M + e)^(-1/2), with a small e. These roots are found by
@@ -440,7 +459,9 @@ def _orthogonal(kernels):
         roots |= zip(alike, ops.unstack(_inverse_roots(ops.stack(squares)), len(alike)))
     found = []
     for i, (kernel, (matrix, wide)) in enumerate(zip(kernels, matrices)):
-        changed = matrix @ roots[i] * math.sqrt(matrix.shape[0])
+        # Which is the smaller of the two.
+        root = roots[i] * (scales[i] * math.sqrt(matrix.shape[0]))
+        changed = matrix @ root
         found.append(
             ops.reshape(ops.transpose(changed) if wide else changed, kernel.shape)
         )
@@ -457,8 +478,9 @@ def _inverse_roots(squares):
     scales = ops.rsqrt(powers + 1e-30)
     squares = squares * scales**2 + one * (_DAMPING / size)
     roots = one * scales
-    for _ in range(_ROUNDS):
+    for left in reversed(range(_ROUNDS)):
         factor = a * one + b * squares + c * (squares @ squares)
         roots = roots @ factor
-        squares = factor @ squares @ factor
+        if left:
+            squares = factor @ squares @ factor
     return roots

@@ -254,7 +254,6 @@ def _compile(model, guide, training, steps, clip):
     # The less is left to learn, the smaller gradients are, but for some.
     optimizer = training.optimizer(
         steps,
-        weight_decay=1e-4,
         global_clipnorm=clip,
         # With as many inputs as there are over voxels, kernels between blocks let what
         # is the same everywhere grow until nothing else is seen; blocks take it away.
