@@ -24,12 +24,13 @@ from volumes_quality import load_model
 from dipy_ldm.data.volumes import load_volumes
 
 sys.path.append(str(Path(__file__).parents[1] / "doc" / "examples"))
-from virtual_cohort import draw_traits, make_subject
+from virtual_cohort import LESION, Lesion, draw_traits, make_subject
 
 # Of the smoothed difference, as shares of the range.
 THRESHOLDS = np.linspace(0.01, 0.5, 99)
-# A voxel is in the lesion where that takes so much of it, of the same range.
-LESION = 0.1
+# A voxel is in the lesion where that takes so much of it: white matter, which has most
+# of the range, loses four times as much.
+EDGE = 0.2
 
 
 def make_parser():
@@ -46,11 +47,19 @@ def make_parser():
     parser.add_argument("--first", type=int, default=1000, help="subject to begin with")
     parser.add_argument("--strengths", type=float, nargs="+", default=[0.4, 0.6, 0.8])
     parser.add_argument("--repeats", type=int, default=2, help="noises for each scan")
+    parser.add_argument(
+        "--lesion",
+        nargs=2,
+        type=float,
+        metavar=("DIAMETER", "DARKNESS"),
+        default=LESION,
+        help="that of the cohort, in mm and as a share of the brightness",
+    )
     parser.add_argument("--seed", type=int, default=0)
     return parser
 
 
-def make_pairs(n, first, grid):
+def make_pairs(n, first, grid, lesion):
     """Make patients with their lesion, and the same scans without it.
 
     Parameters
@@ -61,6 +70,8 @@ def make_pairs(n, first, grid):
         Number of the subject from which on patients are looked for.
     grid : Grid
         Of the model.
+    lesion : Lesion
+        That of patients.
 
     Returns
     -------
@@ -71,10 +82,10 @@ def make_pairs(n, first, grid):
         files: list[Path] = []
         subject = first
         while len(files) < 2 * n:
-            traits = draw_traits(subject)
-            for lesion in (True, False) if traits.lesion else ():
-                image, _ = make_subject(subject, traits=traits._replace(lesion=lesion))
-                files.append(Path(folder) / f"{subject}-{'with' * lesion}.nii.gz")
+            traits = draw_traits(subject, lesion=lesion)
+            for some in (lesion, None) if traits.lesion else ():
+                image, _ = make_subject(subject, traits=traits._replace(lesion=some))
+                files.append(Path(folder) / f"{subject}-{'with' * bool(some)}.nii.gz")
                 nib.save(image, files[-1])
             subject += 1
         images = np.asarray(load_volumes(files, grid=grid).images, "float32")
@@ -129,9 +140,10 @@ def measure(options):
         As of :func:`make_parser`.
     """
     model, grid = load_model(options.model)
+    lesion = Lesion(*options.lesion)
     tell("making patients")
-    patients, healthy = make_pairs(options.n, options.first, grid)
-    lesions = np.abs(patients - healthy)[..., 0] > LESION
+    patients, healthy = make_pairs(options.n, options.first, grid, lesion)
+    lesions = np.abs(patients - healthy)[..., 0] > EDGE * lesion.darkness
     images = np.concatenate([patients, healthy])
     tell(f"a lesion takes {np.mean((healthy - patients)[..., 0][lesions]):.3f}")
     for strength in options.strengths:

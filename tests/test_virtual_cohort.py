@@ -308,7 +308,10 @@ def test_covariates_are_written_beside_the_volumes(cohort, tmp_path):
 
 
 def test_what_covariates_say_is_what_is_seen(cohort):
-    few, many = (cohort.Traits(-0.2, -8, False), cohort.Traits(0.4, 8, True))
+    few, many = (
+        cohort.Traits(-0.2, -8, None),
+        cohort.Traits(0.4, 8, cohort.Lesion()),
+    )
     (thin, a), (wide, b) = (cohort.make_subject(5, traits=t) for t in (few, many))
     assert b["ventricles"] > 1.3 * a["ventricles"]
     assert b["offset"] > a["offset"] + 6
@@ -318,6 +321,15 @@ def test_what_covariates_say_is_what_is_seen(cohort):
     place = np.linalg.solve(GRID.affine, [*cohort.LESION_CENTRE, 1])[:3].astype(int)
     around = tuple(slice(i - 3, i + 4) for i in place)
     assert wide[around].min() < thin[around].min() - 0.1
+
+
+def test_lesions_are_as_large_and_as_dark_as_asked_for(cohort):
+    _, affine = cohort.templates()
+    for lesion in (cohort.Lesion(), cohort.Lesion(10, 0.2)):
+        shares = cohort.darkness(lesion)
+        assert np.isclose(shares.max(), lesion.darkness)
+        volume = (shares > lesion.darkness / 2).sum() * abs(np.linalg.det(affine))
+        assert np.isclose(volume, np.pi / 6 * lesion.diameter**3, rtol=0.05)
 
 
 def test_without_traits_nothing_is_known(cohort, images):

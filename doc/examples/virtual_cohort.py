@@ -67,10 +67,8 @@ TEXTURE = 0.8, 2.5
 # Each squaring doubles the time of the flow; before, no voxel moves by 0.2 voxels.
 SQUARINGS = 6
 
-# What lesions of patients are like, in the white matter of the right frontal lobe.
+# Where lesions of patients are, in the white matter of the right frontal lobe.
 LESION_CENTRE = np.array([26.0, 24.0, 24.0])
-LESION_RADIUS = 10.0
-LESION_DARKNESS = 0.5
 # How often a covariate is missing.
 MISSING = 0.1
 COVARIATES = {
@@ -85,7 +83,7 @@ COVARIATES = {
     },
     "group": {
         "Description": "whether there is a lesion in the right frontal lobe",
-        "Levels": {"control": "no lesion", "patient": "a dark lesion of 20 mm"},
+        "Levels": {"control": "no lesion", "patient": "a dark lesion"},
     },
 }
 
@@ -100,16 +98,26 @@ class Deformation(NamedTuple):
     affine: np.ndarray
 
 
+class Lesion(NamedTuple):
+    """What a lesion is like: its ``diameter`` in mm, and the share that it takes."""
+
+    diameter: float = 20.0
+    darkness: float = 0.5
+
+
+LESION = Lesion()
+
+
 class Traits(NamedTuple):
     """What subjects with covariates have beside what all are drawn.
 
     ``swelling`` of the ventricles and their ``shift`` to the right, in mm, are terms of
-    the velocity; ``lesion`` says whether there is one.
+    the velocity; ``lesion`` is None where there is none.
     """
 
     swelling: float
     shift: float
-    lesion: bool
+    lesion: Lesion | None
 
 
 def make_cohort(
@@ -121,6 +129,7 @@ def make_cohort(
     verbose=True,
     covariates=False,
     contrasts=("T1w",),
+    lesion=LESION,
 ):
     """Write the volumes of a cohort.
 
@@ -144,6 +153,8 @@ def make_cohort(
         Whether to draw traits and write ``participants.tsv`` and its ``.json``, too.
     contrasts : sequence of str
         Of each head: ``T1w``, ``T2w``, or both.
+    lesion : Lesion
+        That of patients.
 
     Returns
     -------
@@ -165,7 +176,7 @@ def make_cohort(
     known: dict[str, dict] = {}
     numbers = range(first, first + n)
     for i in tqdm(numbers, "virtual subjects", disable=not verbose):
-        traits = draw_traits(i, seed) if covariates else None
+        traits = draw_traits(i, seed, lesion) if covariates else None
         for contrast in contrasts:
             files.append(folder / f"sub-{i:04d}_{contrast}.nii.gz")
             image, facts = make_subject(i, seed, detailed, traits, contrast)
@@ -207,7 +218,7 @@ def make_table(rng, known):
     return "".join("\t".join(line) + "\n" for line in lines)
 
 
-def draw_traits(i, seed=0):
+def draw_traits(i, seed=0, lesion=LESION):
     """Draw the traits of a subject.
 
     Parameters
@@ -216,6 +227,8 @@ def draw_traits(i, seed=0):
         Number of the subject.
     seed : int
         Seed of the cohort.
+    lesion : Lesion
+        That of patients, which half of the subjects are.
 
     Returns
     -------
@@ -223,7 +236,8 @@ def draw_traits(i, seed=0):
         They are drawn by themselves, so that all else is that of a subject without.
     """
     rng = np.random.default_rng((seed, i, 1))
-    return Traits(rng.uniform(-0.2, 0.4), rng.uniform(-8, 8), bool(rng.random() < 0.5))
+    swelling, shift = rng.uniform(-0.2, 0.4), rng.uniform(-8, 8)
+    return Traits(swelling, shift, lesion if rng.random() < 0.5 else None)
 
 
 def make_volume(i, seed=0, detailed=False):
@@ -277,9 +291,10 @@ def make_subject(i, seed=0, detailed=False, traits=None, contrast="T1w"):
     if traits:
         known = describe(brain, grid, deformation, pose, detailed)
         known["group"] = "patient" if traits.lesion else "control"
+    if traits and traits.lesion:
         # What is dark in a T1 is bright in a T2.
         sign = -1 if contrast == "T1w" else 1
-        brain = brain * (1 + sign * traits.lesion * lesion(detailed))
+        brain = brain * (1 + sign * darkness(traits.lesion, detailed))
     if detailed:
         brain = add_detail(rng, brain)
     brain = np.clip(brain, 0, 1)
@@ -324,23 +339,26 @@ def describe(brain, grid, deformation, pose, detailed=False):
     }
 
 
-def lesion(detailed=False):
-    """Return how much darker each place of the template is where there is a lesion.
+def darkness(lesion, detailed=False):
+    """Return how much darker each place of the template is where a lesion is.
 
     Parameters
     ----------
+    lesion : Lesion
+        Which.
     detailed : bool
         Whether the template is a fine one.
 
     Returns
     -------
     ndarray
-        Shares, float32, of the shape of the template, that fall off over 4 mm.
+        Shares, float32, of the shape of the template, that fall off over a fifth of the
+        diameter.
     """
     (t1, *_), affine = templates(detailed)
     distance = np.linalg.norm(places(t1.shape, affine) - LESION_CENTRE, axis=-1)
-    edge = np.clip((LESION_RADIUS + 2 - distance) / 4, 0, 1)
-    return (LESION_DARKNESS * edge).astype("float32")
+    edge = np.clip(0.5 + (lesion.diameter / 2 - distance) / (lesion.diameter / 5), 0, 1)
+    return (lesion.darkness * edge).astype("float32")
 
 
 def places(shape, affine):
@@ -850,6 +868,14 @@ def main(arguments=None):
         default=["T1w"],
         help="a scan of each head in each of them",
     )
+    parser.add_argument(
+        "--lesion",
+        nargs=2,
+        type=float,
+        metavar=("DIAMETER", "DARKNESS"),
+        default=LESION,
+        help="of patients, in mm and as a share of the brightness (default: 20 0.5)",
+    )
     options = parser.parse_args(arguments)
     try:
         make_cohort(
@@ -860,6 +886,7 @@ def main(arguments=None):
             options.detailed,
             covariates=options.covariates,
             contrasts=options.contrasts,
+            lesion=Lesion(*options.lesion),
         )
     except (InputError, OSError) as error:
         sys.exit(f"{parser.prog}: {error}")
