@@ -292,6 +292,10 @@ def test_a_place_that_can_not_be_written_gets_one_sentence(cohort, tmp_path):
 def test_numbers_are_checked(cohort, tmp_path):
     with pytest.raises(InputError, match="n must be at least 1"):
         cohort.make_cohort(tmp_path, 0)
+    with pytest.raises(InputError, match="diameter must be at least 1"):
+        cohort.make_cohort(tmp_path, 1, lesion=cohort.Lesion(0))
+    with pytest.raises(InputError, match="darkness"):
+        cohort.make_cohort(tmp_path, 1, lesion=cohort.Lesion(10, 2))
 
 
 def test_covariates_are_written_beside_the_volumes(cohort, tmp_path):

@@ -43,7 +43,7 @@ from tqdm import tqdm
 
 from dipy_ldm.data.grid import Grid, conform
 from dipy_ldm.files import make_folder, replacing
-from dipy_ldm.validation import InputError, at_least
+from dipy_ldm.validation import InputError, at_least, check_shares
 
 # The world is that of the template, in mm to the right, the front and the top.
 BRAIN_CENTRE = np.array([0.0, -22.0, 9.0])
@@ -171,6 +171,8 @@ def make_cohort(
     at_least("n", n, 1)
     at_least("seed", seed, 0)
     at_least("first", first, 0)
+    at_least("lesion's diameter", lesion.diameter, 1)
+    check_shares(darkness=lesion.darkness)
     make_folder(folder)
     folder, files = Path(folder), []
     known: dict[str, dict] = {}
@@ -877,6 +879,8 @@ def main(arguments=None):
         help="of patients, in mm and as a share of the brightness (default: 20 0.5)",
     )
     options = parser.parse_args(arguments)
+    if options.lesion != LESION and not options.covariates:
+        parser.error("only subjects with --covariates have a --lesion.")
     try:
         make_cohort(
             options.folder,
