@@ -9,7 +9,7 @@ from dipy_ldm.plots import montage
 
 def draw():
     """Draw the losses left, and samples of each model right."""
-    models = {"unit variance": good(), "thirty times smaller": without_scale()}
+    models = {"unit variance": good(), "ten times smaller": without_scale()}
     figure = plt.figure(figsize=(11, 3.5), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(1, 1.7))
     ax = left.subplots()

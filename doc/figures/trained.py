@@ -65,13 +65,13 @@ def good():
 
 
 class WithoutScale(LatentDiffusion):
-    """Takes latents as they come, here thirty times smaller than unit variance."""
+    """Takes latents as they come, here ten times smaller than unit variance."""
 
     def _scaled(self, latents):
-        return super()._scaled(latents) / 30
+        return super()._scaled(latents) / 10
 
     def _unscaled(self, latents):
-        return super()._unscaled(latents * 30)
+        return super()._unscaled(latents * 10)
 
 
 @cache
