@@ -24,7 +24,7 @@ from volumes_quality import load_model
 from dipy_ldm.data.volumes import load_volumes
 
 sys.path.append(str(Path(__file__).parents[1] / "doc" / "examples"))
-from virtual_cohort import LESION, Lesion, draw_traits, make_subject
+from virtual_cohort import Lesion, add_lesion, draw_traits, make_subject
 
 # Of the smoothed difference, as shares of the range.
 THRESHOLDS = np.linspace(0.01, 0.5, 99)
@@ -47,14 +47,7 @@ def make_parser():
     parser.add_argument("--first", type=int, default=1000, help="subject to begin with")
     parser.add_argument("--strengths", type=float, nargs="+", default=[0.4, 0.6, 0.8])
     parser.add_argument("--repeats", type=int, default=2, help="noises for each scan")
-    parser.add_argument(
-        "--lesion",
-        nargs=2,
-        type=float,
-        metavar=("DIAMETER", "DARKNESS"),
-        default=LESION,
-        help="that of the cohort, in mm and as a share of the brightness",
-    )
+    add_lesion(parser)
     parser.add_argument("--seed", type=int, default=0)
     return parser
 

@@ -268,7 +268,7 @@ class FlatAdam(keras.optimizers.Optimizer):
     def _keep(self, sums):
         for group, some in zip(self._groups, sums):
             group.sum.assign(some)
-            self._follow(group)
+            self._follow(group, _joined(group.weights))
 
     def _step_of_sums(self, sums):
         for group in self._groups:
@@ -291,7 +291,7 @@ class FlatAdam(keras.optimizers.Optimizer):
         )
 
     def _change(self, group, gradient, rate, clip, unbiased):
-        """Change the weights of a group, and return something that is then there."""
+        """Change the weights of a group, and return them."""
         momentum, velocity = group.momentum, group.velocity
         rates = [rate * self._share(weight) for weight in group.weights]
         given = momentum, gradient, clip, 1 - self.beta_1
@@ -306,17 +306,16 @@ class FlatAdam(keras.optimizers.Optimizer):
         momentum.assign(moved)
         for variable, change in zip(group.weights, changes):
             variable.assign_sub(change)
-        return self._follow(group)
+        weights = _joined(group.weights)
+        self._follow(group, weights)
+        return weights
 
-    def _follow(self, group):
+    def _follow(self, group, weights):
         """Let the average go towards the weights, if there is one."""
-        if not self.use_ema:
-            return _joined(group.weights[-1:])
-        # The first step's weights are their own average.
-        share = ops.where(self.iterations == 0, 1.0, 1 - self.ema_momentum)
-        average = _nearer(group.average, _joined(group.weights), share)
-        group.average.assign(average)
-        return average
+        if self.use_ema:
+            # The first step's weights are their own average.
+            share = ops.where(self.iterations == 0, 1.0, 1 - self.ema_momentum)
+            group.average.assign(_averaged(group.average, weights, share))
 
     def _share(self, weight):
         """Say how much of the rate a weight has."""
@@ -414,10 +413,12 @@ def _grouped(weights, places):
     return groups
 
 
-@fused
 def _nearer(value, aim, share):
     """Go a share of the way."""
     return value + (aim - value) * share
+
+
+_averaged = fused(_nearer)
 
 
 @fused
@@ -427,16 +428,16 @@ def _ahead(momentum, gradient, clip, share):
     The latter is as of Nesterov.
     """
     gradient = gradient * clip
-    momentum = momentum + (gradient - momentum) * share
-    return momentum, momentum + (gradient - momentum) * share
+    momentum = _nearer(momentum, gradient, share)
+    return momentum, _nearer(momentum, gradient, share)
 
 
 @fused
 def _adam(momentum, gradient, clip, share, squares, of_squares, unbiased, epsilon):
     """Return the two moments, and where to go."""
     gradient = gradient * clip
-    momentum = momentum + (gradient - momentum) * share
-    squares = squares + (ops.square(gradient) - squares) * of_squares
+    momentum = _nearer(momentum, gradient, share)
+    squares = _nearer(squares, ops.square(gradient), of_squares)
     return momentum, squares, momentum * unbiased / (ops.sqrt(squares) + epsilon)
 
 

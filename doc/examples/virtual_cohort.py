@@ -293,10 +293,10 @@ def make_subject(i, seed=0, detailed=False, traits=None, contrast="T1w"):
     if traits:
         known = describe(brain, grid, deformation, pose, detailed)
         known["group"] = "patient" if traits.lesion else "control"
-    if traits and traits.lesion:
-        # What is dark in a T1 is bright in a T2.
-        sign = -1 if contrast == "T1w" else 1
-        brain = brain * (1 + sign * darkness(traits.lesion, detailed))
+        if traits.lesion:
+            # What is dark in a T1 is bright in a T2.
+            sign = -1 if contrast == "T1w" else 1
+            brain = brain * (1 + sign * darkness(traits.lesion, detailed))
     if detailed:
         brain = add_detail(rng, brain)
     brain = np.clip(brain, 0, 1)
@@ -842,6 +842,24 @@ def draw_image(rng, brain, affine):
     return image
 
 
+def add_lesion(parser):
+    """Add the option of what lesions are like, two numbers of a :class:`Lesion`.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        Is added to.
+    """
+    parser.add_argument(
+        "--lesion",
+        nargs=2,
+        type=float,
+        metavar=("DIAMETER", "DARKNESS"),
+        default=LESION,
+        help="of patients, in mm and as a share of the brightness (default: 20 0.5)",
+    )
+
+
 def main(arguments=None):
     """Make the cohort that the command line describes.
 
@@ -870,14 +888,7 @@ def main(arguments=None):
         default=["T1w"],
         help="a scan of each head in each of them",
     )
-    parser.add_argument(
-        "--lesion",
-        nargs=2,
-        type=float,
-        metavar=("DIAMETER", "DARKNESS"),
-        default=LESION,
-        help="of patients, in mm and as a share of the brightness (default: 20 0.5)",
-    )
+    add_lesion(parser)
     options = parser.parse_args(arguments)
     if options.lesion != LESION and not options.covariates:
         parser.error("only subjects with --covariates have a --lesion.")
