@@ -15,13 +15,13 @@ import tempfile
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from common import Parser, run, tell
-from inpainting import dice
 import nibabel as nib
 import numpy as np
 from scipy.ndimage import gaussian_filter
 from volumes_quality import load_model
 
 from dipy_ldm.data.volumes import load_volumes
+from dipy_ldm.metrics import dice
 
 sys.path.append(str(Path(__file__).parents[1] / "doc" / "examples"))
 from virtual_cohort import Lesion, add_lesion, draw_traits, make_subject

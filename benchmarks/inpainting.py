@@ -20,7 +20,7 @@ from dipy_ldm.data.conformed import conform_voxels, restore_file
 from dipy_ldm.data.nifti import read_volume
 from dipy_ldm.data.paths import find_volumes
 from dipy_ldm.data.volumes import load_volumes
-from dipy_ldm.metrics import psnr
+from dipy_ldm.metrics import dice, psnr
 
 # Brighter, as a share of the range, is brain; of a sphere, so much must be in it.
 _BRAIN, _INSIDE = 0.1, 0.95
@@ -327,12 +327,10 @@ def look(model, grid, file, number, strength, options):
         lesion, and the share of the lesion that the result has still.
     """
     data, affine = read_volume(file)
-    brain = data[..., 0] > _BRAIN * np.percentile(data[data > 0], 99.5)
+    brain = tissue_of(data)
     rng = np.random.default_rng((options.seed, number))
-    lesion = sphere(rng, brain, affine, options.lesion)
-    sign = 1 if number % 2 == 0 else -1
-    changed = data * (1 + sign * options.contrast * lesion[..., None])
-    changed = changed.astype("float32")
+    sizes = options.lesion, options.contrast
+    changed, lesion = plant(rng, number, data, affine, *sizes)
     maps = [
         difference(model, grid, scan, affine, strength, options)
         for scan in (data, changed)
@@ -350,6 +348,42 @@ def look(model, grid, file, number, strength, options):
         "lesion": lesion.sum() * millilitres,
         "kept": 1 - taken / planted,
     }
+
+
+def tissue_of(data):
+    """Say what of a scan ``(x, y, z, 1)`` is brain, ``(x, y, z)``."""
+    return data[..., 0] > _BRAIN * np.percentile(data[data > 0], 99.5)
+
+
+def plant(rng, number, data, affine, diameter, contrast):
+    """Plant a lesion in a scan.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Draws where.
+    number : int
+        That of the scan: lesions are brighter and darker by turns.
+    data : ndarray
+        The scan, ``(x, y, z, 1)``.
+    affine : ndarray
+        From its voxels to millimetres, ``(4, 4)``.
+    diameter : float
+        In mm.
+    contrast : float
+        As a share of what is there.
+
+    Returns
+    -------
+    changed : ndarray
+        The scan with a lesion, float32.
+    lesion : ndarray of bool
+        ``(x, y, z)``.
+    """
+    lesion = sphere(rng, tissue_of(data), affine, diameter)
+    sign = 1 if number % 2 == 0 else -1
+    changed = data * (1 + sign * contrast * lesion[..., None])
+    return changed.astype("float32"), lesion
 
 
 def difference(model, grid, data, affine, strength, options):
@@ -380,11 +414,6 @@ def difference(model, grid, data, affine, strength, options):
 def scale_of(data):
     """Return the range of a scan that becomes 0 to 1."""
     return float(np.percentile(data[data != 0], 99.5))
-
-
-def dice(found, wanted):
-    """Return the Dice coefficient of two masks."""
-    return float(2 * (found & wanted).sum() / (found.sum() + wanted.sum()))
 
 
 if __name__ == "__main__":

@@ -132,6 +132,29 @@ def check_latents(document: dict, shape: tuple[int, ...]) -> None:
             raise InputError(f"{name} must have {shape[-1]} numbers")
 
 
+def check_detector(document: dict) -> None:
+    """Refuse a detector in a document of a model, if it is of other images.
+
+    Parameters
+    ----------
+    document : dict
+        That of a diffusion model which has one.
+
+    Raises
+    ------
+    InputError
+        If it is, or its own document does not say what it must; the sentence is about
+        the entry alone.
+    """
+    described = document["lesion_detector"]
+    check(described | {"kind": "detector"})
+    if described["shape"] != document["shape"]:
+        raise InputError(
+            f"the detector is of images of the shape {short(described['shape'])}, and "
+            f"the model of {document['shape']}"
+        )
+
+
 def check_shapes(
     found: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]
 ) -> None:
@@ -314,6 +337,7 @@ HYPERPARAMETERS = {
         "bottleneck": _TEXT._replace(optional=True),
         "seed": _SEED,
     },
+    "detector": {"widths": _SIZES, "blocks": _SIZE, "seed": _SEED},
     "latent_diffusion": {
         "widths": _SIZES,
         "blocks": _SIZE,
@@ -331,16 +355,21 @@ HYPERPARAMETERS = {
     },
 }
 
-_VQVAE = {
-    "vqvae": Rule("a dictionary", lambda value: isinstance(value, dict)),
+# Of what is learnt from images.
+_IMAGES = {
     "shape": Rule("the size of an image of two or three dimensions", _is_shape),
     "intensity": Rule("two numbers, the lower first", _are_bounds),
-    "affine": Rule("4 x 4 numbers that tell places, or null", _or_none(_is_affine)),
-    # Earlier versions did not know it.
-    "suffix": Rule("text or null", _or_none(_is_text), True),
     "history": _HISTORY,
     "fingerprint": _TEXT,
     "precision": _PRECISION,
+}
+_DICTIONARY = Rule("a dictionary", lambda value: isinstance(value, dict))
+
+_VQVAE = _IMAGES | {
+    "vqvae": _DICTIONARY,
+    "affine": Rule("4 x 4 numbers that tell places, or null", _or_none(_is_affine)),
+    # Earlier versions did not know it.
+    "suffix": Rule("text or null", _or_none(_is_text), True),
     # Earlier versions said it otherwise, if at all.
     "design": Rule("1, 2 or 3", lambda v: _is_whole(v, 1) and v <= 3, True),
     "normed_output": Rule("true or false", lambda v: isinstance(v, bool), True),
@@ -354,7 +383,7 @@ RULES = {
     "vqvae": _VQVAE,
     "latent_diffusion": _VQVAE
     | {
-        "latent_diffusion": _VQVAE["vqvae"],
+        "latent_diffusion": _DICTIONARY,
         "latent_mean": _NUMBERS,
         "latent_scale": Rule(
             "a list of numbers above 0",
@@ -376,9 +405,12 @@ RULES = {
         "latent_diffusion_history": _HISTORY,
         "latent_diffusion_fingerprint": _TEXT,
         "latent_diffusion_precision": _PRECISION,
+        # Most have none.
+        "lesion_detector": _DICTIONARY._replace(optional=True),
     },
+    "detector": _IMAGES | {"detector": _DICTIONARY},
     "checkpoint": {
-        "settings": Rule("a dictionary", lambda value: isinstance(value, dict)),
+        "settings": _DICTIONARY,
         "history": _HISTORY,
         # Earlier versions did not count them.
         "steps": _COUNT._replace(optional=True),

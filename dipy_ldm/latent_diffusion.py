@@ -13,8 +13,9 @@ from dipy_ldm import distribution, documents, networks, persistence, schedules
 from dipy_ldm.conditions import from_saved, to_saved
 from dipy_ldm.data import sources
 from dipy_ldm.data.arrays import learnable, survey
+from dipy_ldm.detecting import Finder
+from dipy_ldm.detector import Detector
 from dipy_ldm.estimators import Entry
-from dipy_ldm.inpainting import Inpainter
 from dipy_ldm.linear import Linear
 from dipy_ldm.precision import Precision, tell
 from dipy_ldm.training import Options, Training, diffusion, train
@@ -27,7 +28,7 @@ def _float32(numbers):
     return np.array(numbers, "float32")
 
 
-class LatentDiffusion(Inpainter):
+class LatentDiffusion(Finder):
     """Diffusion model of the latents of an autoencoder :footcite:p:`Rombach2022`.
 
     A U-Net learns to take noise away from the latents; sampling starts from pure
@@ -77,6 +78,8 @@ class LatentDiffusion(Inpainter):
     readings_ : Readings or None
         What is read in such latents of conditions, to which samples are held; None
         where one of the two is missing, or if the file is older.
+    detector_ : Detector or None
+        What finds lesions; None before :meth:`fit_detector`, or if the file has none.
     latent_mean_, latent_scale_ : ndarray
         Mean of each channel of the latents, and the standard deviation of all of them
         (of each, in earlier model files) once for each.
@@ -210,6 +213,7 @@ class LatentDiffusion(Inpainter):
         self.fingerprint_ = learnable(images).fingerprint
         self.conditions_, self.source_ = known.conditions, known.source
         self.vqvae_ = self.vqvae._as_it_is()
+        self.detector_ = None
         self.precision_ = tell(chosen.precision)
         settings = self.hyperparameters() | {
             "images": self.fingerprint_,
@@ -283,10 +287,14 @@ class LatentDiffusion(Inpainter):
     def _tensors(self):
         tensors = self.vqvae_._tensors() | super()._tensors()
         known = Linear(self.expectation_, self.gaussian_, self.readings_)
-        return tensors | known.to_tensors()
+        tensors |= known.to_tensors()
+        return tensors | (self.detector_.to_tensors() if self.detector_ else {})
 
     def _document(self):
-        return self.vqvae_._document() | super()._document()
+        document = self.vqvae_._document() | super()._document()
+        if self.detector_ is None:
+            return document
+        return document | {"lesion_detector": self.detector_.to_document()}
 
     def _restore(self, tensors, document):
         # A copy or a pickle comes with its parameters alone.
@@ -296,6 +304,9 @@ class LatentDiffusion(Inpainter):
         known = from_saved(document.get("conditions"))
         found = Linear.from_tensors(tensors, known)
         self.expectation_, self.gaussian_, self.readings_ = found
+        self.detector_ = None
+        if described := document.get("lesion_detector"):
+            self.detector_ = Detector.from_saved(tensors, described)
         return super()._restore(tensors, document)
 
     @classmethod
@@ -313,6 +324,9 @@ class LatentDiffusion(Inpainter):
         make = partial(model._make_unets, **Linear.known(shapes))
         for name, unet in networks.sketched("float32", make).items():
             wanted |= persistence.shapes(unet, name)
+        if described := document.get("lesion_detector"):
+            documents.check_detector(document)
+            wanted |= Detector._saved_shapes(described, shapes)
         documents.check_shapes(shapes, wanted)
 
     def hyperparameters(self) -> dict:

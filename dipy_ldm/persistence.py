@@ -15,7 +15,7 @@ from dipy_ldm import __version__, documents
 from dipy_ldm.files import replacing
 from dipy_ldm.validation import InputError, plain
 
-FORMAT_VERSION = 10
+FORMAT_VERSION = 11
 # The oldest that can be read, but for checkpoints: they go on with the same package.
 _OLDEST = 2
 # Was in no release, and had denoisers of volumes that saw latents in other units.

@@ -141,15 +141,16 @@ def save_training(
     samples : ndarray, optional
         Generated images, ``(n, h, w, channels)``.
     """
-    figure = Figure(figsize=(12, 8), layout="constrained")
-    axes = figure.subplots(2, 2)
+    columns = max(2, len(histories))
+    figure = Figure(figsize=(6 * columns, 8), layout="constrained")
+    axes = figure.subplots(2, columns)
     for ax, (stage, history) in zip(axes[0], histories.items()):
         _curves(ax, stage, history)
     if pairs is not None:
         # Wide pictures, as planes of volumes are, go two to a row.
-        columns = 8 if pairs[0].shape[2] < 2 * pairs[0].shape[1] else 2
-        rows = [half for pair in _rows(pairs[0], pairs[1], columns) for half in pair]
-        picture = montage(np.concatenate(rows), columns=columns)
+        each = 8 if pairs[0].shape[2] < 2 * pairs[0].shape[1] else 2
+        rows = [half for pair in _rows(pairs[0], pairs[1], each) for half in pair]
+        picture = montage(np.concatenate(rows), columns=each)
         _show(axes[1, 0], picture, "images, and reconstructed below")
     if samples is not None:
         _show(axes[1, 1], montage(samples), "samples")
@@ -170,7 +171,7 @@ def _rows(images, reconstructed, columns):
 def _curves(ax, stage, history):
     # Earlier versions did not say.
     epochs = history.get("epoch", range(1, len(history["loss"]) + 1))
-    for name in ("loss", "val_loss", "mse", "val_mse", "val_detail"):
+    for name in ("loss", "val_loss", "mse", "val_mse", "val_detail", "val_dice"):
         if name in history:
             ax.plot(epochs, history[name], marker=".", label=name)
     ax.set(title=stage, xlabel="epoch")

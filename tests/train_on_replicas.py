@@ -58,6 +58,9 @@ def train(rank, accumulate, **options):
         fit["validation_source"], fit["source"] = np.split(sources(data), [3])
     model.fit(data[3:], epochs=7, **fit)
     assert (model.gaussian_ is None) == (rank == 2)
+    if rank == 3:
+        fit = FIT | options | {"accumulate": accumulate, "validation_data": data[:3]}
+        model.fit_detector(data[3:], epochs=2, **fit)
     return model
 
 
@@ -66,10 +69,13 @@ def outcome(model, **options):
     seen = sources(images(3)[:5]) if model.source_ else None
     options |= {"conditions": asked, "source": seen, "batch_size": 2}
     result = {"samples": model.predict(5, steps=4, **options)}
-    for stage in (model.vqvae, model):
+    for stage in filter(None, (model.vqvae, model, model.detector_)):
         for name, values in stage.history_.items():
             result[f"{type(stage).__name__} {name}"] = values
     networks = model.vqvae.encoder_, model.vqvae.decoder_, model.denoiser_, model.guide_
+    if model.detector_:
+        result["likely"] = model.detect(images(3)[:5])
+        networks = *networks, model.detector_.network_
     for network in filter(None, networks):
         for i, weight in enumerate(network.get_weights()):
             result[f"{network.name} {len(result)} {i}"] = weight

@@ -130,8 +130,8 @@ def batches(
     low, high = bounds
 
     def draw(step, places):
-        epoch, _, index = _examples(len(images), batch_size, seed, step, places)
-        streams = [_stream(seed, epoch, i) for i in index]
+        epoch, _, index = examples_of(len(images), batch_size, seed, step, places)
+        streams = [stream_of(seed, epoch, i) for i in index]
         drawn = [stream.random(3 + len(space)) for stream in streams]
         numbers = np.array(drawn).reshape(-1, 3 + len(space))
         corners = np.floor(numbers[:, 3:] * (slack + 1)).astype(int) - augment.shift
@@ -244,10 +244,12 @@ def noised(
     read = None if sources is None else sources.read
 
     def draw(step, places):
-        epoch, position, index = _examples(len(latents), batch_size, seed, step, places)
-        streams = [_stream(seed, epoch, i) for i in index]
+        epoch, position, index = examples_of(
+            len(latents), batch_size, seed, step, places
+        )
+        streams = [stream_of(seed, epoch, i) for i in index]
         clean, noise = latents[index], _normal(streams, latents.shape[1:])
-        start = _stream(seed, epoch).random()
+        start = stream_of(seed, epoch).random()
         shares = (start + _GOLDEN * position) % 1.0
         when = (shares if times is None else times(shares)).astype("float32")
         told: tuple = ()
@@ -274,10 +276,31 @@ def _leave_out(told, streams, share):
     return np.where(left_out, np.float32(UNSPECIFIED), told)
 
 
-def _examples(
+def examples_of(
     n: int, batch_size: int, seed: int, step: int, places: Sequence[int]
 ) -> tuple[int, np.ndarray, np.ndarray]:
-    """Find epoch, positions in it, and numbers, of examples of a step."""
+    """Find epoch, positions in it, and numbers, of examples of a step.
+
+    Parameters
+    ----------
+    n : int
+        Number of all examples.
+    batch_size : int
+        Examples in a batch.
+    seed : int
+        Seed of the order.
+    step : int
+        Number of the step, counted through all epochs.
+    places : sequence of int
+        Places in the batch.
+
+    Returns
+    -------
+    epoch : int
+        Number of the epoch.
+    positions, numbers : ndarray of int
+        Positions of the examples within the epoch, and which they are.
+    """
     epoch, step = divmod(step, n // batch_size)
     position = step * batch_size + np.asarray(places, int)
     return epoch, position, _order(n, seed, epoch)[position]
@@ -290,7 +313,22 @@ def _order(n, seed, epoch):
     return np.random.default_rng([seed, epoch, 0, 1]).permutation(n)
 
 
-def _stream(seed, epoch, example=-1):
-    """Return what is random about an example in an epoch, or about the epoch."""
+def stream_of(seed, epoch, example=-1):
+    """Return what is random about an example in an epoch, or about the epoch.
+
+    Parameters
+    ----------
+    seed : int
+        Seed of everything random.
+    epoch : int
+        Number of the epoch.
+    example : int
+        Number of the example; the epoch itself is -1.
+
+    Returns
+    -------
+    numpy.random.Generator
+        Always the same.
+    """
     # Numbers of zero at the end would make no other stream.
     return np.random.default_rng([seed, epoch, example + 1])

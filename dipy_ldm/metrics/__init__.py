@@ -12,6 +12,7 @@ from dipy_ldm.metrics.distributions import (
 from dipy_ldm.metrics.images import (
     detail_correlation,
     detail_energy,
+    dice,
     halve,
     multiscale_ssim,
     psnr,
@@ -32,6 +33,7 @@ __all__ = [
     "density_coverage",
     "detail_correlation",
     "detail_energy",
+    "dice",
     "energy_distance",
     "frechet_distance",
     "halve",

@@ -108,6 +108,24 @@ def psnr(
         return np.array([-10 * np.log10(np.mean((x - y) ** 2)) for x, y in pairs])
 
 
+def dice(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
+    """Return the Dice coefficient of two masks: how much of them is in both.
+
+    Parameters
+    ----------
+    a, b : array_like of bool
+        Masks of the same shape.
+
+    Returns
+    -------
+    float
+        From 0 to 1; 1 if both are empty.
+    """
+    a, b = np.asarray(a, bool), np.asarray(b, bool)
+    either = np.count_nonzero(a) + np.count_nonzero(b)
+    return 2 * np.count_nonzero(a & b) / either if either else 1.0
+
+
 def detail_energy(
     images: npt.ArrayLike, truth: npt.ArrayLike, masks: npt.ArrayLike | None = None
 ) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Networks: encoder, decoder and U-Net, for any number of spatial dimensions.
+"""Networks: encoder, decoder, U-Net and detector, for any number of spatial dimensions.
 
 All are functional Keras graphs over tensors ``(batch, *space, channels)``. The
 number of spatial dimensions is that of the shape they are given; nothing else
@@ -29,6 +29,7 @@ from dipy_ldm.networks.denoiser import (
     unet,
     unnormalised,
 )
+from dipy_ldm.networks.detector import seeded_detector
 from dipy_ldm.networks.memory import Needs, needs
 from dipy_ldm.networks.receptive_field import factor, reach
 
@@ -51,6 +52,7 @@ __all__ = [
     "precision",
     "reach",
     "seeded",
+    "seeded_detector",
     "seeded_unet",
     "sketched",
     "unet",

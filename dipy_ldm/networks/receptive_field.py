@@ -16,6 +16,7 @@ _POINTWISE = (
     layers.InputLayer,
     layers.Activation,
     layers.Add,
+    layers.Concatenate,
     layers.Multiply,
     PositionActivated,
 )
@@ -45,7 +46,8 @@ def reach(
     """Tell how far a network looks.
 
     Its layers are taken as if one followed the other, which is not too little for
-    those that are side by side, as long as none of these changes the resolution.
+    those that are side by side, as long as none of these changes the resolution, or
+    all that is beside them is a connection that skips them.
 
     Parameters
     ----------

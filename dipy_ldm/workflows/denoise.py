@@ -1,19 +1,26 @@
 """The workflow behind ``dipy_denoise_ldm``."""
 
+from functools import partial
+from typing import Any, NamedTuple
+
 from dipy.workflows.workflow import Workflow
 import numpy as np
 
+from dipy_ldm import persistence
 from dipy_ldm.data.conformed import conform_file, restore_file, restore_spread
+from dipy_ldm.data.grid import Grid
 from dipy_ldm.data.nifti import DTYPES
 from dipy_ldm.data.paths import find_volumes
 from dipy_ldm.files import make_folder
-from dipy_ldm.validation import at_least, choose
+from dipy_ldm.validation import InputError, at_least, check_shares, choose
 from dipy_ldm.values import from_words
-from dipy_ldm.workflows import restoring
+from dipy_ldm.workflows import healing, restoring
 from dipy_ldm.workflows.asked import Asked
 from dipy_ldm.workflows.outputs import interrupted
 from dipy_ldm.workflows.seen import Partners
 from dipy_ldm.workflows.volumes import provenance, write_with_sidecar
+
+_STRENGTH, _THRESHOLD = 0.1, 0.5
 
 
 class DenoiseLDMFlow(Workflow):
@@ -42,13 +49,15 @@ class DenoiseLDMFlow(Workflow):
         input_files,
         conditions=None,
         source_files=None,
-        strength=0.1,
+        strength=_STRENGTH,
         sampler="dpm++",
         steps=None,
         eta=0.0,
         seed=0,
         repeats=1,
         difference=False,
+        lesions=False,
+        threshold=_THRESHOLD,
         channels=False,
         tile=None,
         strategy="auto",
@@ -101,6 +110,14 @@ class DenoiseLDMFlow(Workflow):
             the result: noise and fine detail as well as what the model would not have
             expected; small lesions do not stand out in it. With conditions it is what
             comes of the same noise without them minus the result: what they changed.
+            With lesions it is the scan minus the result: 0 but in lesions.
+        lesions : bool, optional
+            Make anew only what the model's detector takes for lesions, as
+            dipy_inpaint_ldm does with a mask; all else stays as it is, to the bit.
+            Which voxels these are is written, too. The model must have been trained
+            with steps_detector.
+        threshold : float, optional
+            Probability from which on a voxel is taken for one of a lesion.
         channels : bool, optional
             Take the fourth axis of the files for channels.
         tile : int, optional
@@ -124,14 +141,16 @@ class DenoiseLDMFlow(Workflow):
             What is appended to the name of a volume.
         """
         path, grid, n_channels = restoring.find_model(model_file, "denoise")
-        _check_options(repeats, dtype, strategy)
+        _check_options(repeats, dtype, strategy, strength, lesions, threshold)
+        if lesions:
+            _check_detector(path)
         asked = Asked.of(path, from_words(conditions or []), range(1))
         files = find_volumes(input_files)
         partners = Partners.of(path, files, source_files)
         inputs = restoring.find_inputs(
             self,
             files,
-            lambda name: _outputs(name, repeats, difference),
+            lambda name: _outputs(name, repeats, difference, lesions),
             verb="denoise",
             channels=channels,
             n_channels=n_channels,
@@ -144,56 +163,136 @@ class DenoiseLDMFlow(Workflow):
             return
         model, place = restoring.load(path, devices, tile)
         if steps is None:
-            steps = model.default_denoising_steps(sampler, strength)
+            steps = _default_steps(model, sampler, strength, lesions)
         options = {"sampler": sampler, "steps": steps, "eta": eta, "seed": seed}
         told = asked.facts(asked.numbers) | {
             name.capitalize(): value for name, value in options.items()
         }
-        facts = provenance(path, Strength=strength, Repeats=repeats, **told)
+        how = {"Threshold": threshold} if lesions else {"Strength": strength}
+        facts = provenance(path, **how, Repeats=repeats, **told)
         tasks = [
             restoring.Task(file, paths, facts | {"Sources": partners.names(file)})
             for file, paths in inputs.outputs.items()
         ]
-        options |= {
-            "strength": strength,
-            "tile": tile,
-            "conditions": asked.of_some(asked.numbers),
-        }
-
-        def made(image, **given):
-            return [
-                model.denoise(image[None], first=i, **given)[0] for i in range(repeats)
-            ]
-
-        def denoise(task):
-            image, origin = conform_file(task.file, grid, channels)
-            given = options | partners.given(task.file)
-            repeated = made(image, **given)
-            before = None
-            if difference and asked.specified:
-                # Of the same noise, so that all else is alike.
-                before = made(image, **(given | {"conditions": None}))
-            _write(task, repeated, before, origin, dtype, difference)
-
+        options |= {"tile": tile, "conditions": asked.of_some(asked.numbers)}
+        given = model, grid, channels, partners, options, repeats, difference, dtype
+        if lesions:
+            act = partial(_heal, _Job(*given), threshold)
+        else:
+            act = partial(
+                _denoise, _Job(*given), strength, difference and asked.specified
+            )
         restoring.work(
-            self, tasks, denoise, inputs, verb="denoise", resume=resume, place=place
+            self, tasks, act, inputs, verb="denoise", resume=resume, place=place
         )
 
 
-def _check_options(repeats, dtype, strategy):
+class _Job(NamedTuple):
+    """What is the same for all volumes."""
+
+    model: Any
+    grid: Grid
+    channels: bool
+    partners: Partners
+    options: dict
+    repeats: int
+    difference: bool
+    dtype: str
+
+
+def _default_steps(model, sampler, strength, lesions):
+    if not lesions:
+        return model.default_denoising_steps(sampler, strength)
+    # Which imports Keras.
+    from dipy_ldm.inpainting import STEPS
+
+    return STEPS
+
+
+def _check_options(repeats, dtype, strategy, strength, lesions, threshold):
     at_least("repeats", repeats, 1)
+    check_shares(threshold=threshold)
+    if not lesions and threshold != _THRESHOLD:
+        raise InputError("a threshold is for lesions alone; add --lesions.")
+    if lesions and strength != _STRENGTH:
+        raise InputError(
+            "lesions are made anew altogether, whatever the strength; leave --strength "
+            "or --lesions out."
+        )
     choose("type of voxels", dtype, DTYPES)
     choose("strategy", strategy, dict.fromkeys(("auto", "none")))
 
 
-def _outputs(name, repeats, difference):
+def _check_detector(path):
+    """Refuse a model without a detector; nothing but its document is read."""
+    if not persistence.read_document(path).get("lesion_detector"):
+        raise InputError(
+            f"the model {path} has no detector of lesions; train one with "
+            "--steps_detector of dipy_train_ldm, or leave --lesions out."
+        )
+
+
+def _outputs(name, repeats, difference, lesions):
     """List all volumes that are written of one, in order."""
     further = [
         restoring.beside(name, end)
-        for end, wanted in (("_std", repeats > 1), ("_difference", difference))
+        for end, wanted in (
+            ("_std", repeats > 1),
+            ("_difference", difference),
+            ("_mask", lesions),
+        )
         if wanted
     ]
     return [name, *further]
+
+
+def _denoise(job, strength, compare, task):
+    """Denoise a volume and, to compare, do so without conditions."""
+    image, origin = conform_file(task.file, job.grid, job.channels)
+    given = job.options | job.partners.given(task.file) | {"strength": strength}
+
+    def made(**others):
+        return [
+            job.model.denoise(image[None], first=i, **given | others)[0]
+            for i in range(job.repeats)
+        ]
+
+    repeated = made()
+    # Of the same noise, so that all else is alike.
+    before = made(conditions=None) if compare else None
+    _write(task, repeated, before, origin, job.dtype, job.difference)
+
+
+def _heal(job, threshold, task):
+    """Make anew what is taken for lesions in a volume."""
+    tile = job.options["tile"]
+    scan = healing.find_lesions(
+        job.model, task.file, job.grid, job.channels, threshold, tile
+    )
+    given = job.options | job.partners.given(task.file)
+    made = healing.fill_in(job.model, scan, job.grid, job.repeats, given)
+    _write_healed(task, scan, made, job.dtype, job.difference)
+
+
+def _write_healed(task, scan, made, dtype, difference):
+    """Write a volume with its lesions made anew, and where they are."""
+    path, *others, mask = task.outputs
+    make_folder(path.parent)
+    millilitres = np.count_nonzero(scan.hole) * abs(np.linalg.det(scan.affine)) / 1000
+    facts = task.facts | {"LesionMillilitres": round(float(millilitres), 6)}
+    mean = made.mean(0)
+    healing.write(path, scan, mean, facts)
+    volumes: list[tuple[np.ndarray, dict]] = []
+    if len(made) > 1:
+        volumes.append((made.std(0, ddof=1, dtype=float), {}))
+    if difference:
+        told = {"Difference": "scan minus result"}
+        volumes.append((scan.data[scan.hole] - mean, told))
+    for other, (values, told) in zip(others, volumes, strict=True):
+        volume = np.zeros_like(scan.data)
+        volume[scan.hole] = values
+        write_with_sidecar(other, volume, scan.affine, dtype, facts | told)
+    write_with_sidecar(mask, scan.hole, scan.affine, "uint8", facts)
 
 
 def _write(task, repeated, before, origin, dtype, difference):

@@ -1,33 +1,21 @@
 """The workflow behind ``dipy_inpaint_ldm``."""
 
-from pathlib import Path
-from typing import NamedTuple
-
 from dipy.workflows.workflow import Workflow
 import numpy as np
 
 from dipy_ldm import holes
-from dipy_ldm.data.conformed import conform_voxels, restore_file
 from dipy_ldm.data.grid import conform, same_grid
 from dipy_ldm.data.headers import check_headers
-from dipy_ldm.data.nifti import read_mask, read_volume, write_changed
+from dipy_ldm.data.nifti import read_mask, read_volume
 from dipy_ldm.data.paths import expand, find_volumes
 from dipy_ldm.files import make_folder
 from dipy_ldm.validation import InputError, at_least, choose, whole
 from dipy_ldm.values import from_words
-from dipy_ldm.workflows import restoring
+from dipy_ldm.workflows import healing, restoring
 from dipy_ldm.workflows.asked import Asked
 from dipy_ldm.workflows.outputs import interrupted
 from dipy_ldm.workflows.seen import Partners
-from dipy_ldm.workflows.volumes import (
-    describe,
-    provenance,
-    sidecar_first,
-    write_with_sidecar,
-)
-
-# Of a voxel of the model: with less of it in the mask, none of it is made anew.
-_TOUCHED = 0.05
+from dipy_ldm.workflows.volumes import provenance, write_with_sidecar
 
 
 class InpaintLDMFlow(Workflow):
@@ -177,21 +165,12 @@ class InpaintLDMFlow(Workflow):
         def inpaint(task):
             scan = _read(task.file, masks[task.file], dilate, channels)
             given = options | partners.given(task.file)
-            made = _fill_in(model, scan, grid, n_samples, given)
+            made = healing.fill_in(model, scan, grid, n_samples, given)
             _write(task, scan, made)
 
         restoring.work(
             self, tasks, inpaint, inputs, verb="inpaint", resume=resume, place=place
         )
-
-
-class _Scan(NamedTuple):
-    """A volume ``(x, y, z, channels)``, its affine, and where it is made anew."""
-
-    file: Path
-    data: np.ndarray
-    affine: np.ndarray
-    hole: np.ndarray
 
 
 def _check_options(dilate, n_samples, strategy):
@@ -237,7 +216,7 @@ def _check_masks(infos, masks, dilate, grid, factor):
     affine_of = {masks[info.file]: info.affine for info in infos}
     for file, affine in affine_of.items():
         hole = _read_hole(file, affine, dilate)
-        on_grid = _on_grid(hole, affine, grid)
+        on_grid = healing.on_grid(hole, affine, grid)
         if not on_grid.any():
             raise InputError(
                 f"the mask {file} has nothing on the grid of the model, which has the "
@@ -265,30 +244,9 @@ def _read_hole(file, affine, dilate):
     return holes.dilated(hole, dilate, np.linalg.norm(affine[:3, :3], axis=0))
 
 
-def _on_grid(hole, affine, grid):
-    """Say which voxels of the model's grid are not known."""
-    return conform(hole[..., None].astype("float32"), affine, grid)[..., 0] > _TOUCHED
-
-
 def _read(file, mask_file, dilate, channels):
     data, affine = read_volume(file, channels)
-    return _Scan(file, data, affine, _read_hole(mask_file, affine, dilate))
-
-
-def _fill_in(model, scan, grid, n_samples, options):
-    """Make what is in the hole; return ``(n_samples, voxels, channels)``."""
-    # First of all: what is in the hole shall change neither the range of the
-    # intensities nor, by the blur of larger voxels, what is around it.
-    filled = holes.fill(scan.data[None], scan.hole[None])[0]
-    image, origin = conform_voxels(scan.file, filled, scan.affine, grid)
-    unknown = _on_grid(scan.hole, scan.affine, grid)
-    made = []
-    for number in range(n_samples):
-        sample = model.inpaint(image[None], unknown[None], first=number, **options)[0]
-        restored = restore_file(sample, origin)
-        blended = holes.blend(scan.data[None], restored[None], scan.hole[None])[0]
-        made.append(blended[scan.hole])
-    return np.stack(made)
+    return healing.Scan(file, data, affine, _read_hole(mask_file, affine, dilate))
 
 
 def _outputs(name, n_samples):
@@ -311,16 +269,11 @@ def _write(task, scan, made):
     make_folder(mask.parent)
     n_samples = len(made)
     for number, (path, values) in enumerate(zip(volumes, made)):
-        _write_changed(path, scan, values, task.facts | {"Sample": number})
+        healing.write(path, scan, values, task.facts | {"Sample": number})
     if n_samples > 1:
         mean, std = volumes[n_samples:]
-        _write_changed(mean, scan, made.mean(0), task.facts)
+        healing.write(mean, scan, made.mean(0), task.facts)
         spread = np.zeros_like(scan.data)
         spread[scan.hole] = made.std(0, ddof=1, dtype=float)
         write_with_sidecar(std, spread, scan.affine, "float32", task.facts)
     write_with_sidecar(mask, scan.hole, scan.affine, "uint8", task.facts)
-
-
-def _write_changed(path, scan, values, facts):
-    with sidecar_first(path, facts):
-        write_changed(path, scan.file, scan.hole, values, describe(facts))

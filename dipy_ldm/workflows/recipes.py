@@ -1,6 +1,7 @@
 """Recipes: what suits the kind of the data, and both estimators made and trained so."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from dipy_ldm.validation import InputError
@@ -103,12 +104,15 @@ class Recipe(NamedTuple):
         The diffusion model of its latents.
     of_vqvae, of_model : dict
         Options of :class:`dipy_ldm.training.Training`.
+    of_detector : dict or None
+        The same of a detector of lesions; None if there shall be none.
     """
 
     vqvae: Any
     model: Any
     of_vqvae: dict
     of_model: dict
+    of_detector: dict | None = None
 
     def check(
         self,
@@ -134,6 +138,10 @@ class Recipe(NamedTuple):
         """
         self.vqvae.check(shape, patch=patch, **self.of_vqvae)
         self.model.check(shape, source, **self.of_model)
+        if self.of_detector is not None:
+            from dipy_ldm.detector import Detector
+
+            Detector().check(shape, **self.of_detector)
 
     def fit(
         self,
@@ -143,7 +151,7 @@ class Recipe(NamedTuple):
         callbacks: Sequence,
         **options,
     ) -> Any:
-        """Train both, one after the other.
+        """Train both, one after the other, and the detector, if there shall be one.
 
         Parameters
         ----------
@@ -152,7 +160,7 @@ class Recipe(NamedTuple):
         held_out : Cohort or None
             Images on which both are validated.
         checkpoints, callbacks : sequence
-            One of each for each stage.
+            One of each for each stage; the last callback is given the model, too.
         **options
             Further ones of :meth:`dipy_ldm.VQVAE.fit`.
 
@@ -173,7 +181,7 @@ class Recipe(NamedTuple):
             **options,
             **self.of_vqvae,
         )
-        return self.model.fit(
+        model = self.model.fit(
             cohort.images,
             cohort.conditions,
             source=cohort.sources,
@@ -186,6 +194,15 @@ class Recipe(NamedTuple):
             callbacks=[callbacks[1]],
             **self.of_model,
         )
+        if self.of_detector is None:
+            return model
+        return model.fit_detector(
+            cohort.images,
+            validation_data=others,
+            checkpoint=checkpoints[2],
+            callbacks=[partial(callbacks[2], model)],
+            **self.of_detector,
+        )
 
 
 def make(
@@ -196,6 +213,7 @@ def make(
     target,
     guide,
     seed,
+    steps_detector=None,
     **training,
 ) -> Recipe:
     """Make both estimators, and say how they are trained.
@@ -208,6 +226,8 @@ def make(
         Devices that both are trained on.
     schedule, target, guide, seed
         As of the estimators; a guide that is not asked for is left to the default.
+    steps_detector : int, optional
+        Steps of a detector of lesions; there is none if None.
     **training
         Further options of the training of both.
 
@@ -236,7 +256,9 @@ def make(
     )
     training |= {"batch_size": settings.batch_size, "strategy": strategy}
     lengths = map(settings.length, ("vqvae", "ldm"))
-    return Recipe(vqvae, model, *(training | length for length in lengths))
+    of_vqvae, of_model = (training | length for length in lengths)
+    of_detector = training | {"steps": steps_detector} if steps_detector else None
+    return Recipe(vqvae, model, of_vqvae, of_model, of_detector)
 
 
 def augmentation(flip: bool, of_volumes: bool, unchanged: bool) -> Any:

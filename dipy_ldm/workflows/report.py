@@ -71,6 +71,28 @@ class Report:
             self._reconstruct(model.vqvae)
         self._tell("diffusion", model, self._sample)
 
+    def detector(self, model: Any, detector: Any) -> None:
+        """Report on the last stage, if there is one.
+
+        Parameters
+        ----------
+        model : LatentDiffusion
+            Fitted.
+        detector : Detector
+            As far as it is trained.
+        """
+        self.histories = {
+            "autoencoder": model.vqvae.history_,
+            "diffusion": model.history_,
+        }
+
+        def look(_):
+            if self.samples is None:
+                self._reconstruct(model.vqvae)
+                self._sample(model)
+
+        self._tell("detector", detector, look)
+
     def _reconstruct(self, vqvae):
         pair = self.images, vqvae.predict(self.images)
         self.pairs = tuple(map(self._flat, pair))
@@ -107,6 +129,8 @@ class Report:
             "autoencoder": model.vqvae.history_,
             "diffusion": model.history_,
         }
+        if model.detector_ is not None:
+            self.histories["detector"] = model.detector_.history_
         write_table(self.history_path, self.histories)
         self._reconstruct(model.vqvae)
         self._sample(model)

@@ -42,6 +42,7 @@ class TrainLDMFlow(Workflow):
         epochs_ldm=None,
         steps_vqvae=None,
         steps_ldm=None,
+        steps_detector=None,
         batch_size=None,
         accumulate=1,
         learning_rate=None,
@@ -106,6 +107,11 @@ class TrainLDMFlow(Workflow):
             Steps of the autoencoder, instead of passes over the images.
         steps_ldm : int, optional
             Steps of the diffusion model, instead of passes over the images.
+        steps_detector : int, optional
+            Train a detector, too, for so many steps: by parts of the images that are
+            made brighter or darker it learns to tell where an image is not as the
+            others are, for --lesions of dipy_denoise_ldm. For volumes 8000 is a good
+            number. None is for no detector.
         batch_size : int, optional
             Images in a batch. None is for 64, or 4 volumes.
         accumulate : int, optional
@@ -250,7 +256,11 @@ class TrainLDMFlow(Workflow):
             "code_dim": code_dim,
             "patch": options.one_or_more(patch),
         }
-        counts = {"accumulate": accumulate, "checkpoint_steps": checkpoint_steps}
+        counts = {
+            "accumulate": accumulate,
+            "checkpoint_steps": checkpoint_steps,
+            "steps_detector": steps_detector,
+        }
         check_sizes(**given, **counts)
         options.check(validation, learning_rate, seed, mask_files, background)
         cluster = workers.find(strategy)
@@ -285,7 +295,7 @@ class TrainLDMFlow(Workflow):
             train,
             held_out,
             self.checkpoints,
-            (report.autoencoder, report.diffusion),
+            (report.autoencoder, report.diffusion, report.detector),
             patch=settings.patch,
             background=background,
             augment=recipes.augmentation(flip, data.affine is not None, no_augment),
@@ -369,6 +379,7 @@ def _checkpoints(model_path):
     ends = (
         "autoencoder-checkpoint",
         "diffusion-checkpoint",
+        "detector-checkpoint",
         "diffusion-checkpoint.guide",
     )
     return [model_path.with_name(f"{model_path.name}.{end}") for end in ends]

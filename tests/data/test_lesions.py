@@ -1,0 +1,78 @@
+"""Lesions are planted where there is tissue, and nothing else is changed."""
+
+import numpy as np
+import numpy.testing as npt
+import pytest
+
+from dipy_ldm.data.lesions import Atlas, features, plant, planted
+
+SPACES = [(52, 60), (52, 50, 56)]
+
+
+def brains(space, n=5):
+    """Draw images of another brightness each, with nothing around them."""
+    rng = np.random.default_rng(0)
+    places = np.stack(np.meshgrid(*(np.linspace(-1, 1, s) for s in space)), -1)
+    inside = (np.linalg.norm(np.moveaxis(places, 0, 1), axis=-1) < 0.8)[..., None]
+    return (inside * rng.uniform(0.4, 0.9, (n, *(1,) * (len(space) + 1)))).astype("f4")
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_what_is_changed_is_in_the_mask_and_of_tissue(space):
+    image = brains(space, 1)[0]
+    strengths = []
+    for seed in range(20):
+        window, mask = image.copy(), np.zeros(space, "float32")
+        plant(window, mask, np.random.default_rng(seed))
+        assert mask.min() == 0 and 0.5 < mask.max() <= 1
+        npt.assert_array_equal(window[mask == 0], image[mask == 0])
+        assert (mask[image[..., 0] == 0] == 0).all()
+        # Lesions may meet, so that one undoes another.
+        inside = np.abs(window / np.maximum(image, 0.1) - 1)[mask == 1]
+        strengths.append(np.median(inside))
+        assert 0.001 < mask.mean() < 0.35
+    assert 0.14 < min(strengths) < 0.3 and 0.3 < max(strengths) < 0.7
+
+
+def test_nothing_is_planted_where_there_is_no_tissue():
+    window, mask = np.zeros((9, 9, 9, 1), "float32"), np.zeros((9, 9, 9), "float32")
+    plant(window, mask, np.random.default_rng(0))
+    assert not window.any() and not mask.any()
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_an_atlas_is_mean_and_spread_and_tells_places(space):
+    images = 7 + 2 * brains(space)
+    atlas = Atlas.learn(images, (7.0, 9.0))
+    scaled = (images - 7) / 2
+    npt.assert_allclose(atlas.mean, scaled.mean(0), atol=1e-6)
+    npt.assert_allclose(atlas.spread, scaled.std(0), atol=1e-3)
+    size, corner = (16,) * len(space), np.arange(len(space)) + 3
+    cut = tuple(slice(c, c + 16) for c in corner)
+    given = atlas.beside(scaled[:1][(slice(None), *cut)], corner[None])
+    assert given.shape == (1, *size, features(len(space), 1))
+    npt.assert_array_equal(given[0, ..., 0], scaled[0][cut][..., 0])
+    npt.assert_array_equal(given[0, ..., 2], atlas.mean[cut][..., 0])
+    places = np.moveaxis(given[0, ..., 4:], -1, 0)
+    for axis, (place, whole) in enumerate(zip(places, space)):
+        wanted = np.linspace(-1, 1, whole)[cut[axis]]
+        found = np.moveaxis(place, axis, 0).reshape(16, -1)[:, 0]
+        npt.assert_allclose(found, wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_what_is_drawn_follows_from_seed_step_and_place(space):
+    images = brains(space)
+    atlas = Atlas.learn(images, (0.0, 1.0))
+    options = {"size": (24,) * len(space), "bounds": (0.0, 1.0), "atlas": atlas}
+    given, masks = planted(images, 4, seed=1, **options).of(3)
+    assert given.dtype == masks.dtype == np.float32
+    assert given.shape[:-1] == masks.shape[:-1] == (4, *options["size"])
+    again, some = planted(images, 4, seed=1, **options).draw(3, [2, 0])
+    npt.assert_array_equal(again, given[[2, 0]])
+    npt.assert_array_equal(some, masks[[2, 0]])
+    other, _ = planted(images, 4, seed=2, **options).of(3)
+    assert (other != given).any()
+    # A replica may have no example of a batch.
+    none, _ = planted(images, 4, seed=1, **options).draw(0, range(0))
+    assert none.shape == (0, *given.shape[1:])

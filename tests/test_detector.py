@@ -1,0 +1,170 @@
+"""The detector finds what was planted, in images that it has not seen."""
+
+import pickle
+
+import keras
+import numpy as np
+import numpy.testing as npt
+import pytest
+from test_xla import compile_all
+
+from dipy_ldm import VQVAE, LatentDiffusion, losses
+from dipy_ldm.data.lesions import plant
+from dipy_ldm.detector import Detector
+from dipy_ldm.metrics import dice
+from dipy_ldm.validation import InputError
+
+SMALL = {"widths": (8, 8), "blocks": 1}
+FIT = {"steps": 4, "batch_size": 4, "verbose": False, "precision": "float32"}
+
+
+def images(rank, n=12, side=40):
+    """Draw smooth images that differ, of some noise."""
+    rng = np.random.default_rng(0)
+    places = np.meshgrid(*(np.linspace(-1, 1, side + 3 * i) for i in range(rank)))
+    distance = np.sqrt(sum(place**2 for place in places))
+    size = rng.uniform(0.8, 0.95, (n, *(1,) * rank))
+    brightness = rng.uniform(0.5, 0.8, size.shape) - 0.2 * distance
+    clean = np.where(distance < size, brightness, 0)
+    noise = 0.02 * rng.standard_normal(clean.shape)
+    return np.maximum(clean + noise * (clean > 0), 0)[..., None].astype("float32")
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def fitted(request):
+    data = images(request.param)
+    return Detector(**SMALL).fit(data, **FIT), data
+
+
+def test_it_finds_lesions_in_images_that_it_has_not_seen():
+    data = images(2, n=48)
+    options = FIT | {"steps": 500, "batch_size": 8, "learning_rate": 5e-3}
+    detector = Detector(widths=(16, 16), blocks=1)
+    detector.fit(data[8:], validation_data=data[:8], **options)
+    found = detector.history_
+    assert found["val_dice"][-1] > 0.7 > 0.3 > found["val_dice"][0]
+    changed, masks = data[:8].copy(), np.zeros(data[:8].shape[:-1], "float32")
+    for number, (window, mask) in enumerate(zip(changed, masks)):
+        plant(window, mask, np.random.default_rng(number))
+    likely = detector.predict(changed)
+    assert dice(likely > 0.5, masks > 0.5) > 0.7
+    assert (detector.predict(data[:8]) > 0.5).mean() < 0.02
+
+
+def test_shape_and_range_of_what_is_said(fitted):
+    detector, data = fitted
+    likely = detector.predict(data)
+    assert likely.shape == data.shape[:-1] and likely.dtype == np.float32
+    assert 0 < likely.min() <= likely.max() < 1
+    # The range of the images is that of the training.
+    scaled = Detector(**SMALL).fit(7 * data - 3, **FIT).predict(7 * data - 3)
+    npt.assert_allclose(scaled, likely, atol=1e-4)
+
+
+def test_tiles_and_batches_make_no_difference(fitted):
+    detector, data = fitted
+    whole = detector.predict(data[:3])
+    npt.assert_allclose(detector.predict(data[:3], tile=4), whole, atol=1e-6)
+    npt.assert_allclose(detector.predict(data[:3], batch_size=2), whole, atol=1e-6)
+
+
+def test_file_and_pickle_say_the_same(fitted, tmp_path):
+    detector, data = fitted
+    detector.save(tmp_path / "a.safetensors")
+    for other in (
+        Detector.load(tmp_path / "a.safetensors"),
+        pickle.loads(pickle.dumps(detector)),
+    ):
+        npt.assert_array_equal(other.predict(data), detector.predict(data))
+        assert other.history_ == detector.history_
+
+
+def test_what_goes_on_is_what_was_not_interrupted(fitted, tmp_path):
+    detector, data = fitted
+
+    def stop(estimator):
+        raise KeyboardInterrupt
+
+    options = FIT | {"checkpoint": tmp_path / "checkpoint"}
+    with pytest.raises(KeyboardInterrupt):
+        Detector(**SMALL).fit(data, **options, callbacks=[stop])
+    again = Detector(**SMALL).fit(data, **options)
+    npt.assert_allclose(again.predict(data), detector.predict(data), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"steps": 0}, "steps must"),
+        ({"patch": 0}, "patch"),
+        ({"batch_size": 50}, "fewer than a batch"),
+        ({"validation_data": np.ones((2, 9, 9, 1))}, "must have the shape"),
+    ],
+)
+def test_refused_at_once(given, said):
+    detector = Detector(**SMALL)
+    with pytest.raises(InputError, match=said):
+        detector.fit(images(2), **FIT | given)
+    with pytest.raises(InputError, match="not fitted"):
+        detector.predict(images(2))
+
+
+def test_images_of_another_shape_are_refused(fitted):
+    detector, data = fitted
+    with pytest.raises(InputError, match="of those that the detector was fitted to"):
+        detector.predict(data[:, 1:])
+
+
+def test_the_loss_of_nothing_is_that_of_the_best_constant():
+    masks = np.zeros((2, 8, 8, 1), "float32")
+    masks[:, :2, :2] = 1
+    found = [
+        float(keras.ops.mean(losses.detection(masks, np.full_like(masks, odds))))
+        for odds in np.linspace(-5, 5, 401)
+    ]
+    npt.assert_allclose(min(found), losses.detection_of_nothing(4 / 64), rtol=1e-4)
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+def test_compiled_by_xla(rank, monkeypatch):
+    models = compile_all(monkeypatch)
+    precision = {"precision": "auto", "remat": rank == 3}
+    detector = Detector(**SMALL).fit(images(rank, 4, 16), **FIT | precision)
+    assert [model.jit_compile for model in models]
+    assert np.isfinite(detector.history_["loss"]).all()
+
+
+@pytest.fixture(scope="module")
+def model():
+    data = images(2)
+    vqvae = VQVAE(widths=(4,), n_codes=16, code_dim=2).fit(data, **FIT)
+    return LatentDiffusion(vqvae, widths=(8,), seed=3).fit(data, **FIT), data
+
+
+def test_a_model_has_one_when_it_was_trained(model, tmp_path):
+    model, data = model
+    with pytest.raises(InputError, match="has no detector; train one"):
+        model.detect(data)
+    before = model.predict(2, steps=2)
+    model.save(tmp_path / "without.safetensors")
+    assert model.fit_detector(data, **FIT) is model
+    assert model.detector_.seed == 3
+    npt.assert_array_equal(model.predict(2, steps=2), before)
+    likely = model.detect(data)
+    for half in (False, True):
+        model.save(tmp_path / "with.safetensors", half=half)
+        other = LatentDiffusion.load(tmp_path / "with.safetensors")
+        npt.assert_allclose(other.detect(data), likely, atol=1e-3 if half else 0)
+    assert LatentDiffusion.load(tmp_path / "without.safetensors").detector_ is None
+    # What is learnt anew is of other images, perhaps.
+    model.fit(data, **FIT)
+    assert model.detector_ is None
+
+
+def test_a_detector_of_other_images_is_refused(model, tmp_path):
+    model, data = model
+    model.fit_detector(data, **FIT)
+    model.detector_.shape_ = (9, 9, 1)
+    model.save(tmp_path / "bad.safetensors")
+    with pytest.raises(InputError, match="the detector is of images of the shape"):
+        LatentDiffusion.load(tmp_path / "bad.safetensors")

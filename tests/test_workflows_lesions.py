@@ -1,0 +1,122 @@
+"""``dipy_denoise_ldm --lesions``: what is found is made anew, and nothing else."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import numpy.testing as npt
+import pytest
+from test_workflows_inpaint import grid_affine, make_scan, raw_voxels
+
+from dipy_ldm import VQVAE, LatentDiffusion
+from dipy_ldm.data.conformed import conform_file
+from dipy_ldm.data.grid import Grid
+
+
+def threshold_for(model_path, scan):
+    """Say from which probability on a few voxels of a scan are taken for lesions."""
+    image, _ = conform_file(scan, Grid((12, 11, 13), grid_affine()))
+    likely = LatentDiffusion.load(model_path).detect(image[None])
+    return float(np.quantile(likely, 0.97))
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory):
+    """Return the file of a model whose detector has learnt hardly anything."""
+    blocks = np.random.default_rng(0).random((8, 3, 3, 4, 1))
+    volumes = np.kron(blocks, np.ones((1, 4, 4, 4, 1)))[:, :12, :11, :13]
+    options = {"epochs": 1, "batch_size": 4, "verbose": False}
+    vqvae = VQVAE(widths=(4, 4), n_codes=64, code_dim=2, n_codebooks=1)
+    vqvae.fit(volumes, affine=grid_affine(), **options)
+    model = LatentDiffusion(vqvae, widths=(4, 8)).fit(volumes, **options)
+    model.fit_detector(volumes, **options)
+    path = tmp_path_factory.mktemp("model") / "ldm.safetensors"
+    model.save(path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["int16", "float64"])
+def test_only_lesions_are_made_anew(command, model_path, tmp_path, kind):
+    path, raw, affine = make_scan(tmp_path, kind)
+    threshold = threshold_for(model_path, path)
+    find = ("--lesions", "--threshold", threshold, "--difference")
+    often = ("--repeats", 2, "--steps", 2)
+    status, stderr = command("denoise", model_path, path, *find, *often)
+    assert status == 0, stderr
+
+    def read(end):
+        return nib.load(tmp_path / f"scan_denoised{end}.nii.gz")
+
+    found = np.asanyarray(read("_mask").dataobj) > 0
+    assert 0 < found.mean() < 1
+    voxels = raw_voxels(tmp_path / "scan_denoised.nii.gz")
+    npt.assert_array_equal(voxels[~found], raw[~found])
+    difference, spread = (read(end).get_fdata() for end in ("_difference", "_std"))
+    for volume in (difference, spread):
+        assert not volume[~found].any()
+        assert (volume[found] != 0).mean() > 0.8
+    # To what the type of the file can hold.
+    before, after = (nib.load(p).get_fdata() for p in (path, read("").get_filename()))
+    npt.assert_allclose(difference, before - after, atol=0.3)
+    for end in ("", "_mask", "_difference", "_std"):
+        npt.assert_allclose(read(end).affine, nib.load(path).affine, atol=1e-5)
+    facts = json.loads((tmp_path / "scan_denoised_difference.json").read_text())
+    assert facts["Threshold"] == threshold and "Strength" not in facts
+    assert facts["Difference"] == "scan minus result"
+    volume = found.sum() * np.abs(np.linalg.det(affine)) / 1000
+    npt.assert_allclose(facts["LesionMillilitres"], volume, rtol=1e-4)
+
+
+def test_where_nothing_is_found_the_scan_stays(command, model_path, tmp_path):
+    path, raw, _ = make_scan(tmp_path)
+    status, stderr = command(
+        *("denoise", model_path, path, "--lesions", "--threshold", 1, "--difference")
+    )
+    assert status == 0, stderr
+    npt.assert_array_equal(raw_voxels(tmp_path / "scan_denoised.nii.gz"), raw)
+    for end in ("_mask", "_difference"):
+        assert not nib.load(tmp_path / f"scan_denoised{end}.nii.gz").get_fdata().any()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--lesions", "--threshold", 2), "must lie between 0 and 1"),
+        (("--lesions", "--strength", 0.2), "whatever the strength; leave --strength"),
+        (("--lesions", "--threshold", 0), "is taken for a lesion in most places"),
+        (("--threshold", 0.2), "a threshold is for lesions alone; add --lesions."),
+    ],
+)
+def test_what_makes_no_sense_is_refused(command, model_path, tmp_path, options, said):
+    path, *_ = make_scan(tmp_path)
+    status, stderr = command("denoise", model_path, path, *options)
+    assert status == 1 and said in stderr
+    assert not list(tmp_path.glob("*denoised*"))
+
+
+def test_a_model_without_a_detector_is_refused(command, model_path, tmp_path):
+    model = LatentDiffusion.load(model_path)
+    model.detector_ = None
+    model.save(tmp_path / "old.safetensors")
+    path, *_ = make_scan(tmp_path)
+    status, stderr = command("denoise", "old.safetensors", path, "--lesions")
+    assert status == 1 and "has no detector of lesions; train one" in stderr
+
+
+def test_a_detector_is_trained_by_the_command(command, tmp_path):
+    for number in range(6):
+        make_scan(tmp_path, name=f"sub-{number}")
+    sizes = ("--widths_vqvae", 4, 4, "--widths_ldm", 4, 8, "--code_dim", 2)
+    steps = ("--steps_vqvae", 3, "--steps_ldm", 3, "--steps_detector", 3)
+    places = ("--voxel_size", 8, "--cache_dir", "cache", "--batch_size", 2)
+    status, stderr = command(
+        *("train", tmp_path, *sizes, *steps, *places, "--validation", 0.3)
+    )
+    assert status == 0, stderr
+    history = (tmp_path / "history.csv").read_text().splitlines()
+    assert "val_dice" in history[0]
+    stages = [line.partition(",")[0] for line in history[1:]]
+    assert list(dict.fromkeys(stages)) == ["autoencoder", "diffusion", "detector"]
+    model = LatentDiffusion.load(tmp_path / "ldm.safetensors")
+    assert model.detector_.history_["step"][-1] == 3
+    assert not list(tmp_path.glob("*checkpoint*"))
