@@ -1,9 +1,9 @@
 """Measure whether lesions that are planted in scans are found by the detector.
 
-In each scan, in its own space, a sphere is made brighter or darker, by turns. What
-``dipy_denoise_ldm --lesions --difference`` changes is compared with it, and with what
-it changes in the same scans as they are. Prints a line of JSON for each contrast and
-diameter.
+In each scan, in its own space, a sphere is made brighter or darker, by turns. It is
+compared with where the difference is not 0 that ``dipy_denoise_ldm --lesions --dilate 0
+--difference`` writes, beside what is found in the same scans as they are. Prints a line
+of JSON for each contrast and diameter.
 """
 
 import itertools

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from dipy_ldm import distribution, memory, networks, tiles
 from dipy_ldm.data.arrays import as_array, check_channels, check_finite, check_latents
-from dipy_ldm.data.windows import read_whole, window_size
+from dipy_ldm.data.windows import read_whole, scaled_to, window_size
 from dipy_ldm.estimators import Estimator
 from dipy_ldm.sharpening import REACH, sharpened
 from dipy_ldm.validation import check_counts, check_sizes, check_space
@@ -286,8 +286,4 @@ class Codec(Estimator):
     def _to_network(self, images):
         """Bring images to [0, 1], and their sizes to multiples of the factor."""
         size = window_size(images.shape[1:-1], self.factor)
-        return self._scaled(read_whole(images, size))
-
-    def _scaled(self, images):
-        low, high = self.intensity_
-        return (images - np.float32(low)) / np.float32(high - low or 1)
+        return scaled_to(read_whole(images, size), self.intensity_)

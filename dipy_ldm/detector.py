@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from dipy_ldm import distribution, documents, losses, networks, persistence, tiles
 from dipy_ldm.data.arrays import as_array, check_alike, check_finite, learnable
-from dipy_ldm.data.lesions import Atlas, scaled_to
-from dipy_ldm.data.windows import read_whole, window_size
+from dipy_ldm.data.lesions import Atlas
+from dipy_ldm.data.windows import read_whole, scaled_to, window_size
 from dipy_ldm.estimators import Entry, Estimator
 from dipy_ldm.precision import Precision, tell
 from dipy_ldm.training import Options, Training, detector as learning, train

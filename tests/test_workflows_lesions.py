@@ -11,6 +11,8 @@ from test_workflows_inpaint import grid_affine, make_scan, raw_voxels
 from dipy_ldm import VQVAE, LatentDiffusion
 from dipy_ldm.data.conformed import conform_file
 from dipy_ldm.data.grid import Grid
+from dipy_ldm.detector import Detector
+from dipy_ldm.holes import dilated
 
 
 def threshold_for(model_path, scan):
@@ -29,7 +31,7 @@ def model_path(tmp_path_factory):
     vqvae = VQVAE(widths=(4, 4), n_codes=64, code_dim=2, n_codebooks=1)
     vqvae.fit(volumes, affine=grid_affine(), **options)
     model = LatentDiffusion(vqvae, widths=(4, 8)).fit(volumes, **options)
-    model.fit_detector(volumes, **options)
+    model.detector_ = Detector(widths=(4, 4), blocks=1).fit(volumes, **options)
     path = tmp_path_factory.mktemp("model") / "ldm.safetensors"
     model.save(path)
     return path
@@ -39,7 +41,7 @@ def model_path(tmp_path_factory):
 def test_only_lesions_are_made_anew(command, model_path, tmp_path, kind):
     path, raw, affine = make_scan(tmp_path, kind)
     threshold = threshold_for(model_path, path)
-    find = ("--lesions", "--threshold", threshold, "--difference")
+    find = ("--lesions", "--threshold", threshold, "--difference", "--dilate", 4)
     often = ("--repeats", 2, "--steps", 2)
     status, stderr = command("denoise", model_path, path, *find, *often)
     assert status == 0, stderr
@@ -48,20 +50,22 @@ def test_only_lesions_are_made_anew(command, model_path, tmp_path, kind):
         return nib.load(tmp_path / f"scan_denoised{end}.nii.gz")
 
     found = np.asanyarray(read("_mask").dataobj) > 0
-    assert 0 < found.mean() < 1
+    changed = dilated(found, 4, np.linalg.norm(affine[:3, :3], axis=0))
+    assert 0 < found.sum() < changed.sum() < changed.size
     voxels = raw_voxels(tmp_path / "scan_denoised.nii.gz")
-    npt.assert_array_equal(voxels[~found], raw[~found])
+    npt.assert_array_equal(voxels[~changed], raw[~changed])
     difference, spread = (read(end).get_fdata() for end in ("_difference", "_std"))
     for volume in (difference, spread):
-        assert not volume[~found].any()
-        assert (volume[found] != 0).mean() > 0.8
+        assert not volume[~changed].any()
+        assert (volume[changed] != 0).mean() > 0.8
     # To what the type of the file can hold.
     before, after = (nib.load(p).get_fdata() for p in (path, read("").get_filename()))
     npt.assert_allclose(difference, before - after, atol=0.3)
     for end in ("", "_mask", "_difference", "_std"):
         npt.assert_allclose(read(end).affine, nib.load(path).affine, atol=1e-5)
     facts = json.loads((tmp_path / "scan_denoised_difference.json").read_text())
-    assert facts["Threshold"] == threshold and "Strength" not in facts
+    assert facts["Threshold"] == threshold and facts["DilatedBy"] == 4
+    assert "Strength" not in facts
     assert facts["Difference"] == "scan minus result"
     volume = found.sum() * np.abs(np.linalg.det(affine)) / 1000
     npt.assert_allclose(facts["LesionMillilitres"], volume, rtol=1e-4)
@@ -84,7 +88,9 @@ def test_where_nothing_is_found_the_scan_stays(command, model_path, tmp_path):
         (("--lesions", "--threshold", 2), "must lie between 0 and 1"),
         (("--lesions", "--strength", 0.2), "whatever the strength; leave --strength"),
         (("--lesions", "--threshold", 0), "is taken for a lesion in most places"),
-        (("--threshold", 0.2), "a threshold is for lesions alone; add --lesions."),
+        (("--threshold", 0.2), "--threshold is for lesions alone; add --lesions."),
+        (("--dilate", 1), "--dilate is for lesions alone; add --lesions."),
+        (("--lesions", "--dilate", -1), "dilate must be at least 0"),
     ],
 )
 def test_what_makes_no_sense_is_refused(command, model_path, tmp_path, options, said):

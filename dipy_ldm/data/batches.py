@@ -15,7 +15,7 @@ import numpy as np
 from dipy_ldm import schedules
 from dipy_ldm.conditions import UNSPECIFIED
 from dipy_ldm.data.given import Sources, inputs
-from dipy_ldm.data.windows import read_windows
+from dipy_ldm.data.windows import read_windows, scaled_to
 from dipy_ldm.validation import choose
 
 # The golden ratio: its multiples, modulo one, cover [0, 1] evenly at any count.
@@ -127,7 +127,6 @@ def batches(
     size = tuple(size or space)
     augment = augment or Augmentation()
     slack = np.maximum(np.subtract(space, size), 0) + 2 * augment.shift
-    low, high = bounds
 
     def draw(step, places):
         epoch, _, index = examples_of(len(images), batch_size, seed, step, places)
@@ -136,7 +135,7 @@ def batches(
         numbers = np.array(drawn).reshape(-1, 3 + len(space))
         corners = np.floor(numbers[:, 3:] * (slack + 1)).astype(int) - augment.shift
         windows = read_windows(images, index, corners, size)
-        batch = (windows - np.float32(low)) / np.float32(high - low or 1)
+        batch = scaled_to(windows, bounds)
         batch = _mirror(_brighten(batch, numbers, augment.intensity), numbers, augment)
         given = batch
         if augment.noise > 0:

@@ -15,7 +15,7 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from dipy_ldm.data.batches import Batches, examples_of, stream_of
-from dipy_ldm.data.windows import read_windows
+from dipy_ldm.data.windows import read_windows, scaled_to
 
 # Pixels or voxels along the mean axis of a lesion, of which each may be longer or
 # shorter by a share, and how wide its edge is.
@@ -88,7 +88,8 @@ class Atlas(NamedTuple):
         ndarray
             The windows, how far they are from the mean in standard deviations, mean,
             standard deviation, and where each voxel is along each axis, from -1 to 1;
-            float32 ``(n, *size, :func:`features`)``.
+            float32 ``(n, *size, features)``, of which :func:`features` says how many
+            there are.
         """
         size = windows.shape[1:-1]
         none = np.zeros(len(windows), int)
@@ -99,9 +100,8 @@ class Atlas(NamedTuple):
         away = (windows - mean) / (spread + np.float32(_LEAST_SPREAD))
         places = np.empty((*windows.shape[:-1], len(size)), "float32")
         for axis, (length, whole) in enumerate(zip(size, self.mean.shape)):
-            at = (corners[:, axis, None] + np.arange(length)) * 2 / max(
-                whole - 1, 1
-            ) - 1
+            step = 2 / max(whole - 1, 1)
+            at = (corners[:, axis, None] + np.arange(length)) * step - 1
             sides = [1] * len(size)
             sides[axis] = length
             places[..., axis] = at.reshape(-1, *sides)
@@ -125,25 +125,6 @@ def features(rank: int, channels: int) -> int:
         Those of :meth:`Atlas.beside`.
     """
     return 4 * channels + rank
-
-
-def scaled_to(images: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
-    """Bring images to [0, 1].
-
-    Parameters
-    ----------
-    images : ndarray
-        Of any shape.
-    bounds : tuple of float
-        Intensities that become 0 and 1.
-
-    Returns
-    -------
-    ndarray
-        float32.
-    """
-    low, high = bounds
-    return (images - np.float32(low)) / np.float32(high - low or 1)
 
 
 def planted(

@@ -97,3 +97,22 @@ def read_whole(images: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     """
     corners = np.zeros((len(images), len(size)), int)
     return read_windows(images, range(len(images)), corners, size)
+
+
+def scaled_to(images: np.ndarray, bounds: tuple[float, ...]) -> np.ndarray:
+    """Bring images to [0, 1].
+
+    Parameters
+    ----------
+    images : ndarray
+        Of any shape.
+    bounds : tuple of float
+        Intensities that become 0 and 1.
+
+    Returns
+    -------
+    ndarray
+        float32.
+    """
+    low, high = bounds
+    return (images - np.float32(low)) / np.float32(high - low or 1)

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from dipy_ldm.data.windows import scaled_to
 from dipy_ldm.evaluation import anatomy
 from dipy_ldm.evaluation.features import Features, classify, features_of
 from dipy_ldm.evaluation.fidelity import (
@@ -226,7 +227,7 @@ def _sets(vqvae, images, generated, n):
 
 def scaled(images: np.ndarray, vqvae: Any) -> np.ndarray:
     """Bring images from the range of the training images to [0, 1]."""
-    return np.clip(vqvae._scaled(np.asarray(images, "float32")), 0, 1)
+    return np.clip(scaled_to(np.asarray(images, "float32"), vqvae.intensity_), 0, 1)
 
 
 def _tasks(model, sets, features, affine, results, seed) -> list[tuple[str, Callable]]:

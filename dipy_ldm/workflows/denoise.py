@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from dipy.workflows.workflow import Workflow
 import numpy as np
 
-from dipy_ldm import persistence
+from dipy_ldm import holes, persistence
 from dipy_ldm.data.conformed import conform_file, restore_file, restore_spread
 from dipy_ldm.data.grid import Grid
 from dipy_ldm.data.nifti import DTYPES
@@ -20,7 +20,7 @@ from dipy_ldm.workflows.outputs import interrupted
 from dipy_ldm.workflows.seen import Partners
 from dipy_ldm.workflows.volumes import provenance, write_with_sidecar
 
-_STRENGTH, _THRESHOLD = 0.1, 0.5
+_STRENGTH, _THRESHOLD, _DILATED = 0.1, 0.5, 2.0
 
 
 class DenoiseLDMFlow(Workflow):
@@ -58,6 +58,7 @@ class DenoiseLDMFlow(Workflow):
         difference=False,
         lesions=False,
         threshold=_THRESHOLD,
+        dilate=_DILATED,
         channels=False,
         tile=None,
         strategy="auto",
@@ -112,12 +113,15 @@ class DenoiseLDMFlow(Workflow):
             comes of the same noise without them minus the result: what they changed.
             With lesions it is the scan minus the result: 0 but in lesions.
         lesions : bool, optional
-            Make anew only what the model's detector takes for lesions, as
-            dipy_inpaint_ldm does with a mask; all else stays as it is, to the bit.
-            Which voxels these are is written, too. The model must have been trained
-            with steps_detector.
+            Make anew only what the model's detector takes for lesions, and what is
+            near them, as dipy_inpaint_ldm does with a mask; all else stays as it is, to
+            the bit. Which voxels are taken for lesions is written, too. The model must
+            have been trained with steps_detector.
         threshold : float, optional
             Probability from which on a voxel is taken for one of a lesion.
+        dilate : float, optional
+            How much farther than a lesion, in mm, the volume is made anew: edges of
+            lesions are soft, and what is left of one would be continued.
         channels : bool, optional
             Take the fourth axis of the files for channels.
         tile : int, optional
@@ -141,9 +145,8 @@ class DenoiseLDMFlow(Workflow):
             What is appended to the name of a volume.
         """
         path, grid, n_channels = restoring.find_model(model_file, "denoise")
-        _check_options(repeats, dtype, strategy, strength, lesions, threshold)
-        if lesions:
-            _check_detector(path)
+        _check_options(repeats, dtype, strategy)
+        _check_lesions(path, lesions, strength, threshold, dilate)
         asked = Asked.of(path, from_words(conditions or []), range(1))
         files = find_volumes(input_files)
         partners = Partners.of(path, files, source_files)
@@ -168,7 +171,9 @@ class DenoiseLDMFlow(Workflow):
         told = asked.facts(asked.numbers) | {
             name.capitalize(): value for name, value in options.items()
         }
-        how = {"Threshold": threshold} if lesions else {"Strength": strength}
+        how = {"Strength": strength}
+        if lesions:
+            how = {"Threshold": threshold, "DilatedBy": dilate}
         facts = provenance(path, **how, Repeats=repeats, **told)
         tasks = [
             restoring.Task(file, paths, facts | {"Sources": partners.names(file)})
@@ -177,7 +182,7 @@ class DenoiseLDMFlow(Workflow):
         options |= {"tile": tile, "conditions": asked.of_some(asked.numbers)}
         given = model, grid, channels, partners, options, repeats, difference, dtype
         if lesions:
-            act = partial(_heal, _Job(*given), threshold)
+            act = partial(_heal, _Job(*given), threshold, dilate)
         else:
             act = partial(
                 _denoise, _Job(*given), strength, difference and asked.specified
@@ -209,22 +214,30 @@ def _default_steps(model, sampler, strength, lesions):
     return STEPS
 
 
-def _check_options(repeats, dtype, strategy, strength, lesions, threshold):
+def _check_options(repeats, dtype, strategy):
     at_least("repeats", repeats, 1)
-    check_shares(threshold=threshold)
-    if not lesions and threshold != _THRESHOLD:
-        raise InputError("a threshold is for lesions alone; add --lesions.")
-    if lesions and strength != _STRENGTH:
-        raise InputError(
-            "lesions are made anew altogether, whatever the strength; leave --strength "
-            "or --lesions out."
-        )
     choose("type of voxels", dtype, DTYPES)
     choose("strategy", strategy, dict.fromkeys(("auto", "none")))
 
 
-def _check_detector(path):
-    """Refuse a model without a detector; nothing but its document is read."""
+def _check_lesions(path, lesions, strength, threshold, dilate):
+    """Refuse what has no effect, and a model without a detector."""
+    check_shares(threshold=threshold)
+    at_least("dilate", dilate, 0)
+    if not lesions:
+        for name, value, default in (
+            ("threshold", threshold, _THRESHOLD),
+            ("dilate", dilate, _DILATED),
+        ):
+            if value != default:
+                raise InputError(f"`{name}` is for lesions alone; add --lesions.")
+        return
+    if strength != _STRENGTH:
+        raise InputError(
+            "lesions are made anew altogether, whatever the strength; leave --strength "
+            "or --lesions out."
+        )
+    # Nothing but its document is read.
     if not persistence.read_document(path).get("lesion_detector"):
         raise InputError(
             f"the model {path} has no detector of lesions; train one with "
@@ -263,22 +276,26 @@ def _denoise(job, strength, compare, task):
     _write(task, repeated, before, origin, job.dtype, job.difference)
 
 
-def _heal(job, threshold, task):
-    """Make anew what is taken for lesions in a volume."""
+def _heal(job, threshold, dilate, task):
+    """Make anew what is taken for lesions in a volume, and what is near."""
     tile = job.options["tile"]
     scan = healing.find_lesions(
         job.model, task.file, job.grid, job.channels, threshold, tile
     )
+    lesions = scan.hole
+    if lesions.any():
+        sizes = np.linalg.norm(scan.affine[:3, :3], axis=0)
+        scan = scan._replace(hole=holes.dilated(lesions, dilate, sizes))
     given = job.options | job.partners.given(task.file)
     made = healing.fill_in(job.model, scan, job.grid, job.repeats, given)
-    _write_healed(task, scan, made, job.dtype, job.difference)
+    _write_healed(task, scan, lesions, made, job.dtype, job.difference)
 
 
-def _write_healed(task, scan, made, dtype, difference):
+def _write_healed(task, scan, lesions, made, dtype, difference):
     """Write a volume with its lesions made anew, and where they are."""
     path, *others, mask = task.outputs
     make_folder(path.parent)
-    millilitres = np.count_nonzero(scan.hole) * abs(np.linalg.det(scan.affine)) / 1000
+    millilitres = np.count_nonzero(lesions) * abs(np.linalg.det(scan.affine)) / 1000
     facts = task.facts | {"LesionMillilitres": round(float(millilitres), 6)}
     mean = made.mean(0)
     healing.write(path, scan, mean, facts)
@@ -292,7 +309,7 @@ def _write_healed(task, scan, made, dtype, difference):
         volume = np.zeros_like(scan.data)
         volume[scan.hole] = values
         write_with_sidecar(other, volume, scan.affine, dtype, facts | told)
-    write_with_sidecar(mask, scan.hole, scan.affine, "uint8", facts)
+    write_with_sidecar(mask, lesions, scan.affine, "uint8", facts)
 
 
 def _write(task, repeated, before, origin, dtype, difference):
