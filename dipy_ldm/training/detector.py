@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from functools import partial
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from dipy_ldm import distribution, losses, memory, networks
+from dipy_ldm import distribution, losses, memory, networks, tiles
 from dipy_ldm.data.batches import Batches
 from dipy_ldm.data.lesions import features, planted
 from dipy_ldm.data.windows import window_size
@@ -145,13 +144,13 @@ def network(
     keras.Model
         The network.
     """
-    names = ("widths", "blocks")
     return networks.seeded_detector(
         chosen["seed"],
         space,
         features(len(space), channels),
+        widths=chosen["widths"],
+        blocks=chosen["blocks"],
         remat=remat,
-        **{name: chosen[name] for name in names},
     )
 
 
@@ -212,6 +211,8 @@ def _share(batches):
 
 def _windows(detector, images, size):
     """Draw windows of images with lesions, the same each time."""
+    # They stay in memory, and are looked at after each round.
+    images = images[:_WINDOWS]
     batches = _batches(detector, images, size, len(images), shift=1)
     steps = range(-(-_WINDOWS // len(images)))
     given, masks = zip(*(batches.of(step) for step in steps))
@@ -241,7 +242,7 @@ def _publish(detector, held_out, model, number, last):
     if held_out is None:
         return {}
     given, masks = held_out
-    most = max(1, math.ceil(_WINDOWS / 4))
+    most = tiles.safe_batch(given.shape[1:-1])
     found = distribution.in_batches(detector.odds, given, most) > 0
     return {"val_dice": dice(found, masks)}
 
