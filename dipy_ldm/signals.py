@@ -33,7 +33,7 @@ def reinstall() -> None:
 
     TensorFlow does when it joins other machines, and then nothing heeds it.
     """
-    if threading.current_thread() is threading.main_thread():
+    if _may_set():
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
@@ -46,8 +46,7 @@ def deferred(ask: Callable) -> Iterator[None]:
     ask : callable
         Called without arguments when the signal comes.
     """
-    # Python lets no other thread have a say in signals.
-    if threading.current_thread() is not threading.main_thread():
+    if not _may_set():
         yield
         return
     before = signal.signal(signal.SIGTERM, lambda number, frame: ask())
@@ -55,3 +54,37 @@ def deferred(ask: Callable) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def noted(note: Callable) -> Iterator[None]:
+    """Within this context, note Ctrl-C as it is heeded.
+
+    Python drops what is raised in a finalizer, and with it an interruption that comes
+    there; who has it noted can heed it a little later.
+
+    Parameters
+    ----------
+    note : callable
+        Called without arguments when the signal comes.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    # In the background, shells let jobs ignore it.
+    if not (_may_set() and callable(before)):
+        yield
+        return
+
+    def heed(number, frame):
+        note()
+        before(number, frame)
+
+    signal.signal(signal.SIGINT, heed)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _may_set():
+    """Say whether this is the thread that Python lets have a say in signals."""
+    return threading.current_thread() is threading.main_thread()

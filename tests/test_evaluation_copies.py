@@ -276,7 +276,7 @@ def test_fingerprints_know_copies(train, rng, diffusion, tmp_path):
     )
     known.save(tmp_path / "guard.safetensors")
     again = Guard.load(tmp_path / "guard.safetensors", "a" * 64)
-    vqvae = SimpleNamespace(_scaled=lambda images: images)
+    vqvae = SimpleNamespace(intensity_=(0.0, 1.0))
     images = np.concatenate([patients(3, 6), train[[5], ::-1], patients(2, 7)])
     np.testing.assert_array_equal(again.copies(images, vqvae), [3])
     # What is known by its voxels alone is known, too, and mirror images are not.

@@ -1,10 +1,12 @@
 """Training: what both stages share."""
 
+import signal
+
 import keras
 import numpy as np
 import pytest
 
-from dipy_ldm import LatentDiffusion, persistence
+from dipy_ldm import VQVAE, LatentDiffusion, persistence
 from dipy_ldm.optimizers import FlatAdam
 from dipy_ldm.training.checkpoint import Record
 from dipy_ldm.training.lowest import Lowest
@@ -92,3 +94,26 @@ def test_what_goes_wrong_in_the_first_step_is_what_is_told(vqvae, blobs, monkeyp
     model = LatentDiffusion(vqvae, widths=(8,), blocks=1, guide=False)
     with pytest.raises(RuntimeError, match="there is no such convolution"):
         model.fit(blobs, epochs=1, verbose=False)
+
+
+class Swallowing:
+    """What is interrupted as it goes, and Python drops what is raised then."""
+
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interruption_that_python_drops_is_heeded_at_the_next_step(blobs):
+    rounds = []
+
+    def tell(vqvae):
+        rounds.append(vqvae.history_["step"][-1])
+        Swallowing()
+
+    vqvae = VQVAE(widths=(8, 8), blocks=1, n_codes=16, code_dim=2)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        vqvae.fit(blobs, epochs=9, callbacks=[tell], verbose=False)
+    assert rounds == [1]
+    assert signal.getsignal(signal.SIGINT) is before

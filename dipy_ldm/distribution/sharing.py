@@ -30,9 +30,11 @@ class AskableModel(keras.Model):
         Set it to ask for an end of the training.
     ends : bool
         Whether an end was asked for before the last step.
+    interrupted : bool
+        Set it to end with an interruption before the next step.
     """
 
-    asked = ends = False
+    asked = ends = interrupted = False
     train_function: Any
     _failure: Any = None
 
@@ -59,6 +61,8 @@ class AskableModel(keras.Model):
 
         def step(*given):
             self.ends = self.asked
+            if self.interrupted:
+                raise KeyboardInterrupt
             try:
                 return train(*given)
             except BaseException as error:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from dipy_ldm import distribution, networks
 from dipy_ldm.data.batches import Batches
-from dipy_ldm.signals import deferred
+from dipy_ldm.signals import deferred, noted
 from dipy_ldm.training.checkpoint import Record
 from dipy_ldm.training.lowest import Lowest
 from dipy_ldm.training.options import Length, Training
@@ -119,6 +119,9 @@ def _fit(estimator, model, data, stage, record):
     def ask():
         model.asked = True
 
+    def interrupt():
+        model.interrupted = True
+
     figure, nothing = stage.lesson
     verbose = training.verbose and distribution.is_chief()
     progress = Progress(stage.title, stage.length, record.done, disable=not verbose)
@@ -133,7 +136,7 @@ def _fit(estimator, model, data, stage, record):
     ]
     heeded = nullcontext() if record.path is None else deferred(ask)
     try:
-        with heeded:
+        with heeded, noted(interrupt):
             model.fit(
                 data,
                 # Keras' epochs are our rounds.
