@@ -279,9 +279,7 @@ class Codec(Estimator):
         """Say how large tiles are and how far they overlap, for a network's sizes."""
         beyond = REACH if network is self.decoder_ and self.sharpening_ else 0
         margin = networks.reach(network, beyond=beyond, **sizes)
-        side = tiles.safe_side(len(self.shape_) - 1)
-        tile = tile or side - 2 * margin * self.factor
-        return {"tile": max(1, tile // self.factor), "margin": margin, **sizes}
+        return tiles.tiling(tile, len(self.shape_) - 1, margin, self.factor) | sizes
 
     def _to_network(self, images):
         """Bring images to [0, 1], and their sizes to multiples of the factor."""

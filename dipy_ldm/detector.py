@@ -9,13 +9,23 @@ import numpy as np
 import numpy.typing as npt
 
 from dipy_ldm import distribution, documents, losses, networks, persistence, tiles
-from dipy_ldm.data.arrays import as_array, check_alike, check_finite, learnable
+from dipy_ldm.data.arrays import (
+    as_array,
+    as_fitted,
+    check_alike,
+    check_finite,
+    learnable,
+)
 from dipy_ldm.data.lesions import Atlas
-from dipy_ldm.data.windows import read_whole, scaled_to, window_size
+from dipy_ldm.data.windows import read_windows, scaled_to, window_size
 from dipy_ldm.estimators import Entry, Estimator
 from dipy_ldm.precision import Precision, tell
 from dipy_ldm.training import Options, Training, detector as learning, train
-from dipy_ldm.validation import InputError, check_counts, scalars
+from dipy_ldm.validation import check_counts, scalars
+
+# The network halves what it is given, so that what it says of an image changes a
+# little where that is moved by a voxel: the mean of both is better than either.
+_MOVED = 0, 1
 
 
 class Detector(Estimator):
@@ -185,24 +195,25 @@ class Detector(Estimator):
         """
         self._check_fitted()
         check_counts(batch_size=batch_size, tile=tile)
-        images = as_array(images)
-        if images.shape[1:] != tuple(self.shape_):
-            raise InputError(
-                f"images must have the shape {self.shape_} of those that the detector "
-                f"was fitted to, not {images.shape[1:]}."
-            )
+        images = as_fitted(images, self.shape_, "detector")
         space = images.shape[1:-1]
-        cut = tuple(map(slice, space))
         tiling = self._tiling(tile)
+        wider = tuple(length + max(_MOVED) for length in space)
+        size = window_size(wider, tiling["given"])
+
+        def moved(some, by):
+            corners = np.full((len(some), len(space)), -by)
+            windows = read_windows(some, range(len(some)), corners, size)
+            windows = scaled_to(windows, self.intensity_)
+            given = self.atlas_.beside(windows, corners)
+            cut = tuple(slice(by, by + length) for length in space)
+            odds = tiles.in_tiles(self.odds, given, **tiling)[..., 0]
+            return odds[(slice(None), *cut)]
 
         def detect(numbers):
-            size = window_size(space, tiling["given"])
-            windows = check_finite(read_whole(images[numbers], size), numbers)
-            windows = scaled_to(windows, self.intensity_)
-            corners = np.zeros((len(windows), len(size)), int)
-            given = self.atlas_.beside(windows, corners)
-            odds = tiles.in_tiles(self.odds, given, **tiling)[..., 0]
-            return 1 / (1 + np.exp(-odds[(slice(None), *cut)]))
+            some = check_finite(images[numbers], numbers)
+            mean = sum(moved(some, by) for by in _MOVED) / len(_MOVED)
+            return 1 / (1 + np.exp(-mean))
 
         batch_size = batch_size or tiles.safe_batch(space)
         return distribution.in_batches(detect, np.arange(len(images)), batch_size)
@@ -229,11 +240,9 @@ class Detector(Estimator):
     def _tiling(self, tile):
         """Say how large tiles are and how far they overlap."""
         factor = 2 ** len(self._described()["widths"])
-        margin = networks.reach(self.network_, given=factor, made=factor)
-        side = tiles.safe_side(len(self.shape_) - 1)
-        tile = tile or side - 2 * margin * factor
         sizes = {"given": factor, "made": factor}
-        return {"tile": max(1, tile // factor), "margin": margin, **sizes}
+        margin = networks.reach(self.network_, **sizes)
+        return tiles.tiling(tile, len(self.shape_) - 1, margin, factor) | sizes
 
     def _tensors(self):
         atlas = {f"atlas.{name}": x for name, x in self.atlas_._asdict().items()}

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from dipy_ldm import distribution, memory, samplers, schedules, tiles
 from dipy_ldm.codec import Codec
 from dipy_ldm.conditions import UNSPECIFIED
-from dipy_ldm.data.arrays import as_array
+from dipy_ldm.data.arrays import as_fitted
 from dipy_ldm.denoising import Denoising
 from dipy_ldm.validation import InputError, at_least, check_counts, check_shares, whole
 
@@ -323,10 +323,4 @@ class Generator(Denoising):
     def _check_images(self, images: npt.ArrayLike, vqvae: Codec) -> np.ndarray:
         """Return images as an array, of the shape that the autoencoder knows."""
         vqvae._check_fitted()
-        images = as_array(images)
-        if images.shape[1:] != tuple(vqvae.shape_):
-            raise InputError(
-                f"images must have the shape {vqvae.shape_} of those that the "
-                f"autoencoder was fitted to, not {images.shape[1:]}."
-            )
-        return images
+        return as_fitted(images, vqvae.shape_, "autoencoder")

@@ -48,6 +48,30 @@ def safe_side(rank: int) -> int:
     return round(TILE_VOXELS ** (1 / rank))
 
 
+def tiling(tile: int | None, rank: int, margin: int, factor: int) -> dict[str, int]:
+    """Say how large tiles are and how far they overlap, as :func:`in_tiles` takes it.
+
+    Parameters
+    ----------
+    tile : int or None
+        Voxels along a side of the tiles; as large as memory surely allows, with what
+        they overlap, if None.
+    rank : int
+        Number of spatial dimensions.
+    margin : int
+        Positions around a tile on which its result depends.
+    factor : int
+        Voxels along a side of a position.
+
+    Returns
+    -------
+    dict
+        Its ``tile`` and ``margin``, in positions.
+    """
+    voxels = tile or safe_side(rank) - 2 * margin * factor
+    return {"tile": max(1, voxels // factor), "margin": margin}
+
+
 def in_tiles(
     function: Callable,
     array: np.ndarray,

@@ -96,6 +96,14 @@ def test_what_goes_wrong_in_the_first_step_is_what_is_told(vqvae, blobs, monkeyp
         model.fit(blobs, epochs=1, verbose=False)
 
 
+@pytest.fixture
+def ctrl_c():
+    """Heed Ctrl-C, which a shell lets the jobs ignore that it starts beside others."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Swallowing:
     """What is interrupted as it goes, and Python drops what is raised then."""
 
@@ -104,7 +112,7 @@ class Swallowing:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_an_interruption_that_python_drops_is_heeded_at_the_next_step(blobs):
+def test_an_interruption_that_python_drops_is_heeded_at_the_next_step(blobs, ctrl_c):
     rounds = []
 
     def tell(vqvae):
@@ -112,8 +120,18 @@ def test_an_interruption_that_python_drops_is_heeded_at_the_next_step(blobs):
         Swallowing()
 
     vqvae = VQVAE(widths=(8, 8), blocks=1, n_codes=16, code_dim=2)
-    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         vqvae.fit(blobs, epochs=9, callbacks=[tell], verbose=False)
     assert rounds == [1]
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_job_that_ignores_ctrl_c_goes_on(blobs, ctrl_c):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    vqvae = VQVAE(widths=(8, 8), blocks=1, n_codes=16, code_dim=2)
+
+    def tell(vqvae):
+        signal.raise_signal(signal.SIGINT)
+
+    vqvae.fit(blobs, epochs=3, callbacks=[tell], verbose=False)
+    assert vqvae.history_["epoch"][-1] == 3

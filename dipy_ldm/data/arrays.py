@@ -204,6 +204,37 @@ def check_finite(images: np.ndarray, numbers: Sequence[int]) -> np.ndarray:
     return images
 
 
+def as_fitted(images: npt.ArrayLike, shape: tuple[int, ...], what: str) -> np.ndarray:
+    """Return images as an array, if they are of the shape that something knows.
+
+    Parameters
+    ----------
+    images : array_like
+        Images, ``(n, *space, channels)``.
+    shape : tuple of int
+        That of an image that it was fitted to, ``(*space, channels)``.
+    what : str
+        What was fitted, in the user's words.
+
+    Returns
+    -------
+    ndarray
+        The same, not copied if it is an array.
+
+    Raises
+    ------
+    InputError
+        If their shape is another.
+    """
+    images = as_array(images)
+    if images.shape[1:] != tuple(shape):
+        raise InputError(
+            f"images must have the shape {tuple(shape)} of those that the {what} was "
+            f"fitted to, not {images.shape[1:]}."
+        )
+    return images
+
+
 def check_channels(what: str, array: npt.ArrayLike, channels: int) -> None:
     """Refuse arrays of other channels than an autoencoder knows.
 

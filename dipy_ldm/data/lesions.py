@@ -9,7 +9,7 @@ References
 .. footbibliography::
 """
 
-from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -18,16 +18,24 @@ from dipy_ldm.data.batches import Batches, examples_of, stream_of
 from dipy_ldm.data.windows import read_windows, scaled_to
 
 # Pixels or voxels along the mean axis of a lesion, of which each may be longer or
-# shorter by a share, and how wide its edge is.
+# shorter by a share, and how wide its edge is. So many are small that in all sizes
+# there are as many voxels: or else the loss would be that of the largest.
 DIAMETERS = 4.0, 12.0
 _STRETCH = 0.25
 _EDGES = 1.0, 2.5
 # By which share of what is there a lesion is brighter or darker: the strongest are
 # learnt first.
-_STRENGTHS = 0.15, 0.6
+_STRENGTHS = 0.12, 0.5
 # Pixels or voxels along each side for one lesion: as many as go into a window are the
 # most that are planted there. With few in each, most of a step would be in vain.
-_ROOM = 20
+_ROOM = 16
+# Brains are bent so that none is learnt by heart, whose own shape would be taken for
+# what is normal: points so far apart are moved by so many pixels or voxels at most,
+# and what lies between them by about a fifth of that.
+_BENT_EVERY = 12
+_BENT_BY = 8.0
+# Read around a window, for what is moved into it.
+_AROUND = 4
 # What is brighter, as a share of the range, is no background.
 _TISSUE = 0.1
 # Added to how much images differ at a place, as a share of the range.
@@ -135,6 +143,7 @@ def planted(
     size: tuple[int, ...],
     bounds: tuple[float, float],
     atlas: Atlas,
+    bent: bool = True,
 ) -> Batches:
     """Draw windows of images with lesions without end: what a detector learns from.
 
@@ -152,6 +161,8 @@ def planted(
         Intensities that become 0 and 1.
     atlas : Atlas
         What is known of the images.
+    bent : bool
+        Whether images are bent, each time otherwise.
 
     Returns
     -------
@@ -167,13 +178,66 @@ def planted(
         streams = [stream_of(seed, epoch, i) for i in index]
         drawn = np.array([stream.random(len(size)) for stream in streams])
         corners = np.floor(drawn.reshape(-1, len(size)) * (slack + 1)).astype(int)
-        windows = scaled_to(read_windows(images, index, corners, size), bounds)
+        wider = tuple(length + 2 * _AROUND for length in size)
+        read = read_windows(images, index, corners - _AROUND, wider)
+        read = scaled_to(read, bounds)
+        windows = np.empty((len(index), *size, images.shape[-1]), "float32")
         masks = np.zeros((*windows.shape[:-1], 1), "float32")
-        for window, mask, stream in zip(windows, masks, streams):
+        for wide, window, mask, stream in zip(read, windows, masks, streams):
+            by = _BENT_BY if bent else 0.0
+            window[...] = bend(wide, size, by, stream)
             plant(window, mask[..., 0], stream)
         return atlas.beside(windows, corners), masks
 
     return Batches(batch_size, draw)
+
+
+def bend(
+    window: np.ndarray,
+    size: tuple[int, ...],
+    by: float,
+    stream: np.random.Generator,
+) -> np.ndarray:
+    """Bend a window smoothly, as if it were of another brain.
+
+    Parameters
+    ----------
+    window : ndarray
+        Window, ``(*wider, channels)``.
+    size : tuple of int
+        Voxels along each axis of the middle, which is what is left.
+    by : float
+        Voxels by which the points are moved at most that decide what is moved.
+    stream : numpy.random.Generator
+        Source of everything random.
+
+    Returns
+    -------
+    ndarray
+        Of the same type, ``(*size, channels)``.
+    """
+    from scipy.ndimage import map_coordinates
+
+    rank = len(size)
+    splines = [_splines(length) for length in size]
+    moved = stream.uniform(-1, 1, (rank, *(len(some) for some in splines)))
+    moved *= stream.uniform(0, by)
+    for axis, some in enumerate(splines, 1):
+        moved = np.moveaxis(np.tensordot(moved, some, (axis, 0)), -1, axis)
+    around = [(wide - length) / 2 for wide, length in zip(window.shape, size)]
+    places = np.indices(size) + moved + np.reshape(around, (-1, *[1] * rank))
+    channels = np.moveaxis(window, -1, 0)
+    bent = [map_coordinates(x, places, order=1, mode="nearest") for x in channels]
+    return np.stack(bent, -1)
+
+
+@cache
+def _splines(length):
+    """Return cubic B-splines along an axis: how far each point moves each voxel."""
+    points = np.arange(-1, -(-length // _BENT_EVERY) + 2)
+    far = np.abs(np.arange(length) / _BENT_EVERY - points[:, None])
+    near = 2 / 3 - far**2 + far**3 / 2
+    return np.where(far < 1, near, np.maximum(2 - far, 0) ** 3 / 6)
 
 
 def plant(window: np.ndarray, mask: np.ndarray, stream: np.random.Generator) -> None:
@@ -197,7 +261,7 @@ def plant(window: np.ndarray, mask: np.ndarray, stream: np.random.Generator) -> 
         centre = np.unravel_index(stream.choice(candidates), mask.shape)
         within, share = _ellipsoid(np.array(centre), mask.shape, stream)
         share = share * tissue[within]
-        strength = _spread_evenly(stream, _STRENGTHS) * stream.choice([-1, 1])
+        strength = np.exp(stream.uniform(*np.log(_STRENGTHS))) * stream.choice([-1, 1])
         window[within] *= (1 + strength * share[..., None]).astype("float32")
         mask[within] = np.maximum(mask[within], share)
 
@@ -206,7 +270,8 @@ def _ellipsoid(centre, shape, stream):
     """Draw an ellipsoid: the box around it, and how much of each voxel it has."""
     rank = len(shape)
     centre = centre + stream.uniform(-0.5, 0.5, rank)
-    radius = _spread_evenly(stream, DIAMETERS) / 2
+    small, large = (1 / diameter**rank for diameter in DIAMETERS)
+    radius = stream.uniform(large, small) ** (-1 / rank) / 2
     radii = radius * np.exp(stream.uniform(-_STRETCH, _STRETCH, rank))
     edge = stream.uniform(*_EDGES)
     low = np.maximum(np.ceil(centre - radii - edge), 0).astype(int)
@@ -215,8 +280,3 @@ def _ellipsoid(centre, shape, stream):
     distance = np.sqrt(sum(((a - c) / r) ** 2 for a, c, r in zip(axes, centre, radii)))
     share = np.clip((1 - distance) * radius / edge + 0.5, 0, 1)
     return tuple(map(slice, low, high)), share.astype("float32")
-
-
-def _spread_evenly(stream, bounds: Sequence[float]) -> float:
-    """Draw a number whose logarithm is spread evenly."""
-    return float(np.exp(stream.uniform(*np.log(bounds))))

@@ -192,14 +192,15 @@ def stage(detector: Any, lessons: Lessons, training: Any) -> Stage:
     )
 
 
-def _batches(detector, images, size, batch_size, shift=0) -> Batches:
+def _batches(detector, images, size, batch_size, held_out=False) -> Batches:
     return planted(
         images,
         batch_size,
-        seed=detector.seed + shift,
+        seed=detector.seed + int(held_out),
         size=size,
         bounds=detector.intensity_,
         atlas=detector.atlas_,
+        bent=not held_out,
     )
 
 
@@ -213,7 +214,7 @@ def _windows(detector, images, size):
     """Draw windows of images with lesions, the same each time."""
     # They stay in memory, and are looked at after each round.
     images = images[:_WINDOWS]
-    batches = _batches(detector, images, size, len(images), shift=1)
+    batches = _batches(detector, images, size, len(images), held_out=True)
     steps = range(-(-_WINDOWS // len(images)))
     given, masks = zip(*(batches.of(step) for step in steps))
     return np.concatenate(given), np.concatenate(masks) >= _INSIDE

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm.data.lesions import Atlas, features, plant, planted
+from dipy_ldm.data.lesions import Atlas, bend, features, plant, planted
 
 SPACES = [(52, 60), (52, 50, 56)]
 
@@ -76,3 +76,34 @@ def test_what_is_drawn_follows_from_seed_step_and_place(space):
     # A replica may have no example of a batch.
     none, _ = planted(images, 4, seed=1, **options).draw(0, range(0))
     assert none.shape == (0, *given.shape[1:])
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_images_are_bent_a_little_and_smoothly(space):
+    # Of voxels that know where they are.
+    places = np.stack(np.indices(space), -1).astype("float32")
+    size = tuple(length - 8 for length in space)
+    middle = places[tuple(slice(4, -4) for _ in space)]
+    streams = [np.random.default_rng(seed) for seed in range(20)]
+    for stream in streams:
+        npt.assert_array_equal(bend(places, size, 0.0, stream), middle)
+    moved = np.stack([bend(places, size, 8.0, s) - middle for s in streams])
+    assert moved.dtype == np.float32
+    assert 0.5 < moved.std() < 2.5
+    assert 2 < np.abs(moved).max() < 8
+    npt.assert_allclose(moved.mean(), 0, atol=0.3)
+    for axis in range(1, len(space) + 1):
+        assert np.abs(np.diff(moved, axis=axis)).max() < 1.2
+    npt.assert_array_equal(bend(0 * places + 3, size, 8.0, streams[0]), 3)
+
+
+def test_no_image_is_shown_twice_unless_it_is_held_out():
+    images = brains(SPACES[0], 1).repeat(2, axis=0)
+    atlas = Atlas.learn(images, (0.0, 1.0))
+    options = {"size": SPACES[0], "bounds": (0.0, 1.0), "atlas": atlas}
+    shown = planted(images, 2, seed=0, **options).of(0)
+    given, masks = planted(images, 2, seed=0, bent=False, **options).of(0)
+    outside = masks[..., 0] == 0
+    both = outside[0] & outside[1]
+    npt.assert_array_equal(given[0, both, 0], given[1, both, 0])
+    assert (shown[0][0, ..., 0] != shown[0][1, ..., 0]).mean() > 0.05
