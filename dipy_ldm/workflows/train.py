@@ -110,7 +110,7 @@ class TrainLDMFlow(Workflow):
         steps_detector : int, optional
             Train a detector, too, for so many steps: by parts of the images that are
             made brighter or darker it learns to tell where an image is not as the
-            others are, for --lesions of dipy_denoise_ldm. For volumes 12000 is a good
+            others are, for --lesions of dipy_denoise_ldm. For volumes 10000 is a good
             number. None is for no detector.
         batch_size : int, optional
             Images in a batch. None is for 64, or 4 volumes.
