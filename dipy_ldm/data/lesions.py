@@ -20,7 +20,7 @@ from dipy_ldm.data.windows import read_windows, scaled_to
 # Pixels or voxels along the mean axis of a lesion, of which each may be longer or
 # shorter by a share, and how wide its edge is. So many are small that in all sizes
 # there are as many voxels: or else the loss would be that of the largest.
-DIAMETERS = 4.0, 12.0
+_DIAMETERS = 4.0, 12.0
 _STRETCH = 0.25
 _EDGES = 1.0, 2.5
 # By which share of what is there a lesion is brighter or darker: the strongest are
@@ -270,7 +270,7 @@ def _ellipsoid(centre, shape, stream):
     """Draw an ellipsoid: the box around it, and how much of each voxel it has."""
     rank = len(shape)
     centre = centre + stream.uniform(-0.5, 0.5, rank)
-    small, large = (1 / diameter**rank for diameter in DIAMETERS)
+    small, large = (1 / diameter**rank for diameter in _DIAMETERS)
     radius = stream.uniform(large, small) ** (-1 / rank) / 2
     radii = radius * np.exp(stream.uniform(-_STRETCH, _STRETCH, rank))
     edge = stream.uniform(*_EDGES)
