@@ -172,19 +172,18 @@ def planted(
         1)``.
     """
     slack = np.maximum(np.subtract(images.shape[1:-1], size), 0)
+    wider = tuple(length + 2 * _AROUND for length in size)
+    by = _BENT_BY if bent else 0.0
 
     def draw(step, places):
         epoch, _, index = examples_of(len(images), batch_size, seed, step, places)
         streams = [stream_of(seed, epoch, i) for i in index]
         drawn = np.array([stream.random(len(size)) for stream in streams])
         corners = np.floor(drawn.reshape(-1, len(size)) * (slack + 1)).astype(int)
-        wider = tuple(length + 2 * _AROUND for length in size)
-        read = read_windows(images, index, corners - _AROUND, wider)
-        read = scaled_to(read, bounds)
+        read = scaled_to(read_windows(images, index, corners - _AROUND, wider), bounds)
         windows = np.empty((len(index), *size, images.shape[-1]), "float32")
         masks = np.zeros((*windows.shape[:-1], 1), "float32")
         for wide, window, mask, stream in zip(read, windows, masks, streams):
-            by = _BENT_BY if bent else 0.0
             window[...] = bend(wide, size, by, stream)
             plant(window, mask[..., 0], stream)
         return atlas.beside(windows, corners), masks
