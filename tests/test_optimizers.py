@@ -128,14 +128,36 @@ def test_kernels_of_normalised_inputs_are_slowed_by_the_root():
         npt.assert_allclose(found, full / 3**0.5, rtol=1e-4)
 
 
+# The polynomials of which each is the best after the one before.
+ROUNDS = [
+    (7.979602, -22.610975, 16.211823),
+    (3.644063, -2.727332, 0.537161),
+    (2.672219, -1.986095, 0.453609),
+]
+
+
+def test_rounds_are_the_best_that_three_can_be():
+    # The best has its largest error once more than it has numbers, its signs in turn.
+    low, high = 0.01, 1.015
+    for a, b, c in ROUNDS:
+        x = np.geomspace(low, high, 100_001)
+        error = a * x + b * x**3 + c * x**5 - 1
+        largest = np.abs(error).max()
+        (near,) = np.nonzero(np.abs(error) > 0.999 * largest)
+        signs = np.sign(error[near])
+        assert np.sum(signs[1:] != signs[:-1]) + 1 == 4
+        low, high = 1 - largest, 1 + largest
+    assert largest < 0.28
+
+
 def polar(kernel):
     """Return what becomes of a kernel by its singular values, one by one."""
     matrix = kernel.reshape(-1, kernel.shape[-1]).astype("float64")
     rows, values, columns = np.linalg.svd(matrix, full_matrices=False)
     values /= np.linalg.norm(values)
     squares, factor = values**2 + 0.03 / len(values), 1.0
-    for _ in range(5):
-        more = 3.4445 - 4.775 * squares + 2.0315 * squares**2
+    for a, b, c in ROUNDS:
+        more = a + b * squares + c * squares**2
         factor, squares = factor * more, more**2 * squares
     found = (rows * (factor * values)) @ columns
     return (found * max(matrix.shape) ** 0.5).reshape(kernel.shape)
@@ -216,6 +238,27 @@ def test_averages_are_those_that_the_weights_become(orthogonal):
     averages = optimizer.averages()
     for average, weight in zip(averages, model.get_weights(), strict=True):
         npt.assert_array_equal(average, weight)
+
+
+@pytest.mark.parametrize(
+    "momentum, batches, followed",
+    [(0.9, 1, range(13)), (0.99, 1, [0, 4, 8, 12]), (0.99, 2, [0, 1, 4, 8, 12])],
+)
+def test_averages_follow_every_few_batches(momentum, batches, followed):
+    model = network()
+    options = {"gradient_accumulation_steps": batches} if batches > 1 else {}
+    optimizer = FlatAdam(**SETTINGS, use_ema=True, ema_momentum=momentum, **options)
+    model.compile(optimizer, loss="mse")
+    average = None
+    for number, batch in enumerate(zip(*pairs(13))):
+        model.train_on_batch(*batch)
+        if number in followed:
+            weights = model.get_weights()
+            share = 1 - momentum ** (followed[-1] - followed[-2])
+            old = weights if number < batches else average
+            average = [a + share * (w - a) for a, w in zip(old, weights)]
+        for found, expected in zip(optimizer.averages(), average, strict=True):
+            npt.assert_allclose(found, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -45,19 +45,20 @@ def compiled(function: Callable, inputs: list[Any], networks: list[Any]) -> Call
 
 
 def in_turn(tasks: Iterable[Callable]) -> None:
-    """Do one thing after the other, so that what the first takes is there for the next.
+    """Do two things at once, so that what the first take is there for the next.
 
-    Within a compiled function all would be begun at once.
+    Within a compiled function all would be begun at once; one alone does not keep all
+    cores busy.
 
     Parameters
     ----------
     tasks : iterable of callable
-        Each takes nothing, and returns a tensor that is there when it is done.
+        Each takes nothing, and returns tensors that are there when it is done.
     """
-    done: list = []
+    done: list = [[], []]
     for task in tasks:
-        with tf.control_dependencies(done):
-            done = [task()]
+        with tf.control_dependencies(done[-2]):
+            done.append(task())
 
 
 def in_batches(
