@@ -22,7 +22,7 @@ from dipy_ldm.training.unets import known, unets
 logger = logging.getLogger(__name__)
 
 # Times at which the guide guides: before and after, samples are better without.
-_GUIDED = (0.2, 0.95)
+_GUIDED = (0.4, 0.9)
 
 
 def _telling(predict, told, x, *given):

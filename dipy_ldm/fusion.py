@@ -56,7 +56,7 @@ def fused(function: Callable) -> Callable:
     return apply
 
 
-def power(x):
+def sum_of_squares(x):
     """Sum the squares of a tensor, where TensorFlow would write them first.
 
     Parameters

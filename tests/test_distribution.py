@@ -268,29 +268,24 @@ def outcomes(request, tmp_path_factory):
         }
         for i, task in enumerate(tasks)
     }
-    found = {}
-    for together in (["none"], ["one"], ["two"], list(environments)):
+    kinds = ["none", "one", "two"]
+    for together in ({"alone": kinds}, {name: [name] for name in environments}):
         processes = [
             subprocess.Popen(
-                [
-                    sys.executable,
-                    REPLICAS,
-                    name.partition(" ")[0],
-                    *map(str, request.param),
-                    folder / f"{name}.npz",
-                ],
+                [sys.executable, REPLICAS, *map(str, request.param), folder, *some],
                 # Sums are split over threads: with another number of cores another
                 # rounding, by which now and then a latent gets another code.
                 env=os.environ
                 | {"TF_NUM_INTRAOP_THREADS": "2"}
                 | environments.get(name, {}),
             )
-            for name in together
+            for name, some in together.items()
         ]
         assert [process.wait(TIMEOUT) for process in processes] == [0] * len(processes)
-        for name in together:
-            with np.load(folder / f"{name}.npz") as file:
-                found[name] = dict(file)
+    found = {}
+    for kind in (*kinds, *environments):
+        with np.load(folder / f"{kind}.npz") as file:
+            found[kind] = dict(file)
     return found
 
 

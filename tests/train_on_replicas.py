@@ -1,7 +1,8 @@
-"""Train both stages on some number of replicas, and write what came out.
+"""Train both stages on some numbers of replicas, and write what came out of each.
 
-A process for each number of replicas: how many devices a processor poses as is
-settled when TensorFlow starts.
+Arguments: dimensions, batches of a step, a folder and the kinds of replicas, of each of
+which ``KIND.npz`` lies in the folder then: ``none``, ``one`` and ``two`` devices of one
+processor, or ``worker I`` of those in ``TF_CONFIG``.
 """
 
 import os
@@ -9,6 +10,7 @@ import sys
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -85,19 +87,24 @@ def outcome(model, **options):
 def strategy_of(kind):
     from dipy_ldm.distribution import make_strategy
 
-    if kind == "worker":  # as TF_CONFIG says
+    if kind.startswith("worker"):  # as TF_CONFIG says
         return make_strategy("auto")
-    (cpu,) = tf.config.list_physical_devices("CPU")
-    two = [tf.config.LogicalDeviceConfiguration()] * 2
-    tf.config.set_logical_device_configuration(cpu, two)
     devices = {"none": None, "one": ["CPU:0"], "two": ["CPU:0", "CPU:1"]}[kind]
     return make_strategy("none" if kind == "none" else "mirrored", devices)
 
 
-def main(kind, rank, accumulate, path):
-    strategy = strategy_of(kind)
-    model = train(int(rank), int(accumulate), strategy=strategy)
-    np.savez(path, **outcome(model, strategy=strategy))
+def main(rank, accumulate, folder, *kinds):
+    if not os.environ.get("TF_CONFIG"):
+        # As what a processor poses is settled when TensorFlow starts.
+        (cpu,) = tf.config.list_physical_devices("CPU")
+        two = [tf.config.LogicalDeviceConfiguration()] * 2
+        tf.config.set_logical_device_configuration(cpu, two)
+    for kind in kinds:
+        # Sums are in the order of names, and these are numbered.
+        keras.utils.clear_session()
+        strategy = strategy_of(kind)
+        model = train(int(rank), int(accumulate), strategy=strategy)
+        np.savez(f"{folder}/{kind}.npz", **outcome(model, strategy=strategy))
 
 
 if __name__ == "__main__":
