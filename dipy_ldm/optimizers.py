@@ -13,7 +13,7 @@ from dipy_ldm import distribution
 from dipy_ldm.fusion import fused, sum_of_squares
 
 # What lives while weights are changed is several times as large as they are, so that no
-# more than these are changed at once.
+# more than twice these are changed at once: two groups of them.
 AT_ONCE = 2**22
 
 # What takes singular values between 0.01 and 1 to about 1 in few rounds: of a value s,
@@ -344,7 +344,9 @@ class FlatAdam(keras.optimizers.Optimizer):
         # The first step's weights are their own average.
         share = 1 - self.ema_momentum**batches
         share = ops.where(self._is_first(), 1.0, share)
-        distribution.in_turn(partial(_follow, group, share) for group in self._groups)
+        distribution.in_turn(
+            partial(_follow_weights, group, share) for group in self._groups
+        )
 
     def _share(self, weight):
         """Say how much of the rate a weight has."""
@@ -450,7 +452,7 @@ def _nearer(value, aim, share):
 _averaged = fused(_nearer)
 
 
-def _follow(group, share):
+def _follow_weights(group, share):
     """Let the average of a group go towards its weights."""
     average = _averaged(group.average, _joined(group.weights), share)
     group.average.assign(average)
