@@ -42,19 +42,13 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
-def pytest_collection_finish():
-    """Spare Python's collector what is there to the end, as all of TensorFlow."""
-    gc.collect()
-    gc.freeze()
-
-
 @pytest.fixture(scope="module", autouse=True)
 def collected():
-    """Spare the collector, too, what the tests of a file leave in TensorFlow's caches.
+    """Spare Python's collector what is there to the end, before the tests of each file.
 
-    It would go through all of that again and again, for a fifth of the time.
+    All of TensorFlow, and what earlier files left in its caches: it would go through
+    that again and again, for a twentieth to a sixth of the time.
     """
-    yield
     gc.collect()
     gc.freeze()
 
