@@ -245,8 +245,8 @@ def test_tiles_make_no_difference(volume_vqvae, space, tile):
 @pytest.mark.parametrize(
     "options",
     [
-        {"patch": 4},
-        {"patch": (4, 8, 5), "remat": True},
+        {"patch": 8},
+        {"patch": (6, 8, 5), "remat": True},
         {"augment": Augmentation(flip=True, shift=2, intensity=0.1, noise=0.1)},
         {"background": 0.1},
     ],
@@ -545,16 +545,17 @@ def test_an_autoencoder_that_learnt_nothing_is_not_passed_over(
     monkeypatch.setitem(BOTTLENECKS, "mistaken", Mistaken)
     options = {"batch_size": 2, "learning_rate": 1e-9, "verbose": False}
     lost = TINY | {"bottleneck": "mistaken"}
-    VQVAE(**lost).fit(scans, steps=2, **options)
+    VQVAE(**lost).fit(scans, steps=2, patch=16, **options)
     assert "after 2 steps the autoencoder's reconstructions are no nearer" in (
         caplog.text
     )
+    assert "train for more steps, with larger patches, or with" in caplog.text
     with pytest.raises(InputError, match="learnt nothing in 1.. steps .* learning"):
         VQVAE(**lost).fit(scans, steps=120, **options)
 
 
 def test_codes_that_are_all_the_same_are_told_of(vqvae, blobs):
-    sentence = verdict(vqvae, survey(blobs), blobs, {"perplexity": 1.2})
+    sentence = verdict(vqvae, survey(blobs), blobs, False, {"perplexity": 1.2})
     assert sentence.startswith("nearly all latents have the same code")
 
 

@@ -104,7 +104,11 @@ def missing_detail(vqvae: Any, images: np.ndarray) -> float:
 
 
 def verdict(
-    vqvae: Any, found: Survey, images: np.ndarray, figures: dict[str, float]
+    vqvae: Any,
+    found: Survey,
+    images: np.ndarray,
+    in_parts: bool,
+    figures: dict[str, float],
 ) -> str | None:
     """Say what is wrong with what was learnt.
 
@@ -116,6 +120,8 @@ def verdict(
         What is known of all images.
     images : ndarray
         Some of them.
+    in_parts : bool
+        Whether windows of the images were learnt from, not the whole of each.
     figures : dict of str to float
         Those of the last round.
 
@@ -136,9 +142,12 @@ def verdict(
     mean = max(found.spread, 0.05 * found.variance) / found.scale**2
     if mse < mean:
         return None
+    # What is learnt from windows of a few voxels, which are border all around, does not
+    # hold for whole images.
+    larger = "with larger patches, " if in_parts else ""
     return (
         f"the autoencoder's reconstructions are no nearer to the images than the "
-        f"mean of all images is (mean squared error {mse:.2g} and {mean:.2g}); "
-        "train for more steps, or with another learning rate (0.001 to 0.002 for "
-        "volumes)."
+        f"mean of all images is (mean squared error {mse:.3g} and {mean:.3g}); "
+        f"train for more steps, {larger}or with another learning rate (0.001 to "
+        "0.002 for volumes)."
     )

@@ -215,6 +215,8 @@ def stage(vqvae: Any, lessons: Lessons, training: Any) -> Stage:
     length = training.length(len(lessons.images))
     settings = vqvae.hyperparameters() | lessons.settings()
     few = partial(affordable, size=lessons.size, training=training, length=length)
+    some = few(lessons.images)
+    in_parts = any(np.less(lessons.size, some.shape[1:-1]))
     if lessons.held_out is not None:
         lessons = lessons._replace(held_out=few(lessons.held_out))
     return Stage(
@@ -228,7 +230,7 @@ def stage(vqvae: Any, lessons: Lessons, training: Any) -> Stage:
         take=partial(_take_weights, vqvae),
         publish=partial(_publish, vqvae, lessons),
         lesson=("mse", _variance(lessons.found)),
-        verdict=partial(verdict, vqvae, lessons.found, few(lessons.images)),
+        verdict=partial(verdict, vqvae, lessons.found, some, in_parts),
     )
 
 
