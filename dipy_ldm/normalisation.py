@@ -8,8 +8,9 @@ import math
 
 import keras
 from keras import ops
+import numpy as np
 
-from dipy_ldm.fusion import fused, with_gradient
+from dipy_ldm.fusion import fused, traced_once, with_gradient
 
 # Added to mean squares.
 EPSILON = 1e-5
@@ -47,11 +48,8 @@ class GroupScale(keras.layers.Layer):
 
     def call(self, x, training=False):
         """Map ``(batch, *space, channels)`` to two ``(batch, 1, ..., channels)``."""
-        moments = (_fast_moments if training else _moments)(x)
-        mean, square = (self._over_groups(moment) for moment in moments)
-        variance = ops.maximum(square - ops.square(mean), 0)
-        gain = self.gamma * ops.rsqrt(variance + EPSILON)
-        return gain, self.beta - mean * gain
+        learnt = (ops.reshape(w, (self.groups, -1)) for w in (self.gamma, self.beta))
+        return _scales_of_groups(x, *learnt)
 
     def compute_output_spec(self, x, training=False):
         """Return two tensors of one number for each channel."""
@@ -61,13 +59,6 @@ class GroupScale(keras.layers.Layer):
     def get_config(self):
         """Return the arguments of the constructor."""
         return super().get_config() | {"groups": self.groups}
-
-    def _over_groups(self, moment):
-        """Average over the channels of each group."""
-        channels = moment.shape[-1]
-        each = ops.reshape(moment, (-1, self.groups, channels // self.groups))
-        each = ops.broadcast_to(ops.mean(each, -1, keepdims=True), ops.shape(each))
-        return ops.reshape(each, ops.shape(moment))
 
 
 @keras.saving.register_keras_serializable("dipy_ldm")
@@ -150,25 +141,62 @@ def _swish_slope(y):
     return sigmoid * (1 + y * (1 - sigmoid))
 
 
-def _moments(x):
-    """Return the mean of each channel, and that of its squares."""
+@traced_once
+def _scales(x, gamma, beta):
+    """Return the scale and the shift of each channel.
+
+    After them the mean of each group, its variance, and what it is divided by.
+    """
     (full,) = _full(x)
-    both = (full, ops.square(full))
-    return tuple(ops.mean(part, _positions(x), keepdims=True) for part in both)
+    shape, axes = (-1, *gamma.shape), _positions(x)
+    moments = [ops.mean(of, axes, keepdims=True) for of in (full, ops.square(full))]
+    mean, square = (
+        ops.mean(ops.reshape(moment, shape), -1, keepdims=True) for moment in moments
+    )
+    variance = square - ops.square(mean)
+    rate = ops.rsqrt(ops.maximum(variance, 0) + EPSILON)
+    gain = gamma * rate
+    like = ops.shape(moments[0])
+    return (
+        *(ops.reshape(of, like) for of in (gain, beta - mean * gain)),
+        mean,
+        variance,
+        rate,
+    )
+
+
+@traced_once
+def _scales_slopes(of_gain, of_offset, gamma, mean, variance, rate):
+    """Return slopes of the two moments of each channel, and of what is learnt."""
+    like, shape = ops.shape(of_gain), (-1, *gamma.shape)
+    of_gain, of_offset = ops.reshape(of_gain, shape), ops.reshape(of_offset, shape)
+    of_gain = of_gain - mean * of_offset
+    of_rate, of_mean = (
+        ops.sum(gamma * of, -1, keepdims=True) for of in (of_gain, of_offset)
+    )
+    # Rounding may make of no variance less than none, which is none.
+    slope = ops.where(variance > 0, -0.5 * rate * rate * rate, 0.0)
+    of_square = slope * of_rate
+    of_mean = -rate * of_mean - 2 * mean * of_square
+    # Of all channels of a group alike.
+    alike = np.full(gamma.shape, 1 / gamma.shape[1], "float32")
+    of_moments = (ops.reshape(of * alike, like) for of in (of_mean, of_square))
+    return *of_moments, ops.sum(of_gain * rate, 0), ops.sum(of_offset, 0)
 
 
 @fused
-def _moments_slope(x, mean, square):
+def _moments_slope(x, of_mean, of_square):
     (full,) = _full(x)
-    return ops.cast(mean + 2 * square * full, x.dtype)
-
-
-def _moments_gradient(tensors, *upstream):
-    (x,) = tensors
     count = math.prod(ops.shape(x)[axis] for axis in _positions(x))
     # A size that is known only when it runs is a whole number, which nothing divides.
     count = ops.cast(count, "float32")
-    return _moments_slope(x, *(part / count for part in upstream))
+    return ops.cast(of_mean / count + 2 * (of_square / count) * full, x.dtype)
+
+
+def _scales_gradient(tensors, *upstream):
+    x, gamma, _, *kept = tensors
+    *of_moments, of_gamma, of_beta = _scales_slopes(*upstream, gamma, *kept)
+    return _moments_slope(x, *of_moments), of_gamma, of_beta
 
 
 def _activated(x, gain, offset):
@@ -214,7 +242,7 @@ def _position_gradient(tensors, upstream):
     return of_x, _sum(of_scale, (0, *_positions(of_x)))
 
 
+_scales_of_groups = with_gradient(_scales, _scales_gradient, kept=3)
 # Compiled for each shape, which only pays where many steps are taken.
-_fast_moments = with_gradient(_moments, _moments_gradient)
 _fast_activated = with_gradient(fused(_activated), _activated_gradient)
 _fast_position = with_gradient(fused(_position), _position_gradient)

@@ -10,7 +10,7 @@ from keras import ops
 import numpy as np
 
 from dipy_ldm import distribution
-from dipy_ldm.fusion import fused, sum_of_squares
+from dipy_ldm.fusion import fused, sum_of_squares, traced_once
 
 # What lives while weights are changed is several times as large as they are, so that no
 # more than twice these are changed at once: two groups of them.
@@ -173,11 +173,14 @@ class FlatAdam(keras.optimizers.Optimizer):
             for place, weight in enumerate(variables)
             if self.orthogonal and _is_kernel(weight)
         ]
-        others = [place for place in range(len(variables)) if place not in kernels]
-        for alike in (kernels, others):
+        others: dict[float, list] = {}
+        for place, weight in enumerate(variables):
+            if place not in kernels:
+                others.setdefault(self._share(weight), []).append(place)
+        for alike in (kernels, *others.values()):
             for places in _grouped(variables, alike):
                 weights = [variables[place] for place in places]
-                yield weights, places, alike is others
+                yield weights, places, alike is not kernels
 
     def _group(self, weights, places, scaled):
         """Make what is kept of some weights."""
@@ -304,24 +307,25 @@ class FlatAdam(keras.optimizers.Optimizer):
         )
 
     def _change(self, group, gradient, rate, clip, unbiased):
-        """Change the weights of a group, and return by how much."""
+        """Change the weights of a group, and return what they are then."""
         momentum, velocity = group.momentum, group.velocity
         shares = [self._share(weight) for weight in group.weights]
         each = {share: rate * share for share in set(shares)}
-        rates = [each[share] for share in shares]
         given = momentum, gradient, clip, 1 - self.beta_1
         if velocity is None:
             moved, ahead = _ahead(*given)
-            changes = _orthogonal(_parts(ahead, group.weights), rates)
+            changed = _turned(group.weights, ahead, [each[share] for share in shares])
         else:
-            further = 1 - self.beta_2, unbiased, self.epsilon
-            moved, squares, direction = _adam(*given, velocity, *further)
+            (rate,) = each.values()
+            further = 1 - self.beta_2, unbiased, self.epsilon, rate
+            moved, squares, change = _adam(*given, velocity, *further)
             velocity.assign(squares)
-            changes = list(map(operator.mul, _parts(direction, group.weights), rates))
+            parts = _parts(change, [weight.shape for weight in group.weights])
+            changed = list(map(operator.sub, group.weights, parts))
         momentum.assign(moved)
-        for variable, change in zip(group.weights, changes):
-            variable.assign_sub(change)
-        return changes
+        for variable, value in zip(group.weights, changed):
+            variable.assign(value)
+        return changed
 
     def _follow(self):
         """Let the averages go towards the weights, every few batches."""
@@ -376,7 +380,7 @@ class FlatAdam(keras.optimizers.Optimizer):
         """
         found = {}
         for group in self._groups:
-            parts = _parts(group.average, group.weights)
+            parts = _parts(group.average, [weight.shape for weight in group.weights])
             found |= zip(group.places, map(ops.convert_to_numpy, parts))
         return [found[place] for place in sorted(found)]
 
@@ -415,15 +419,20 @@ class FlatAdam(keras.optimizers.Optimizer):
 
 def _joined(tensors):
     """Join tensors, whatever their shapes, to one vector."""
-    return ops.concatenate([ops.reshape(tensor, (-1,)) for tensor in tensors])
+    # Most have one axis already, and what need not be done takes no time to trace.
+    return ops.concatenate(
+        [t if len(t.shape) == 1 else ops.reshape(t, (-1,)) for t in tensors]
+    )
 
 
-def _parts(vector, weights):
-    """Cut a vector of weights into tensors of their shapes."""
-    shapes = [weight.shape for weight in weights]
+def _parts(vector, shapes):
+    """Cut a vector into tensors of these shapes."""
     ends = np.cumsum([math.prod(shape) for shape in shapes])
     parts = ops.split(vector, ends.tolist())  # and nothing after the last
-    return [ops.reshape(part, shape) for part, shape in zip(parts, shapes)]
+    return [
+        part if len(shape) == 1 else ops.reshape(part, shape)
+        for part, shape in zip(parts, shapes)
+    ]
 
 
 def _is_kernel(weight):
@@ -471,48 +480,63 @@ def _ahead(momentum, gradient, clip, share):
 
 
 @fused
-def _adam(momentum, gradient, clip, share, squares, of_squares, unbiased, epsilon):
-    """Return the two moments, and where to go."""
+def _adam(
+    momentum, gradient, clip, share, squares, of_squares, unbiased, epsilon, rate
+):
+    """Return the two moments, and the change."""
     gradient = gradient * clip
     momentum = _nearer(momentum, gradient, share)
     squares = _nearer(squares, ops.square(gradient), of_squares)
-    return momentum, squares, momentum * unbiased / (ops.sqrt(squares) + epsilon)
+    direction = momentum * unbiased / (ops.sqrt(squares) + epsilon)
+    return momentum, squares, direction * rate
 
 
-def _orthogonal(kernels, scales):
-    """Return the orthogonal matrices next to kernels, with entries of about a scale.
+def _turned(kernels, vector, rates):
+    """Return kernels, changed by the orthogonal matrices next to those in a vector.
 
     A kernel is a matrix of inputs and outputs. Of a matrix M that has more rows than
-    columns it is M (M' M + e)^(-1/2), with a small e. These roots are found by
-    Newton-Schulz iterations of small matrices, all that are of one size together, so
-    that there are two large products of each kernel and no more.
+    columns that is M (M' M + e)^(-1/2), with a small e, and (M M' + e)^(-1/2) M of
+    others. These roots are found by Newton-Schulz iterations of small matrices, all
+    that are of one size together, so that there are two large products of each kernel
+    and no more.
     """
-    matrices, roots = [], {}
-    for kernel in kernels:
-        matrix = ops.reshape(kernel, (-1, kernel.shape[-1]))
-        wide = matrix.shape[0] < matrix.shape[1]
-        matrices.append((ops.transpose(matrix) if wide else matrix, wide))
-    for size in sorted({matrix.shape[1] for matrix, _ in matrices}):
-        alike = [i for i, (matrix, _) in enumerate(matrices) if matrix.shape[1] == size]
-        squares = [ops.transpose(matrices[i][0]) @ matrices[i][0] for i in alike]
-        roots |= zip(alike, ops.unstack(_inverse_roots(ops.stack(squares)), len(alike)))
-    found = []
-    for i, (kernel, (matrix, wide)) in enumerate(zip(kernels, matrices)):
-        # Which is the smaller of the two.
-        root = roots[i] * (scales[i] * math.sqrt(matrix.shape[0]))
-        changed = matrix @ root
-        found.append(
-            ops.reshape(ops.transpose(changed) if wide else changed, kernel.shape)
-        )
-    return found
+    shapes = [(math.prod(kernel.shape[:-1]), kernel.shape[-1]) for kernel in kernels]
+    matrices, roots = _parts(vector, shapes), {}
+    for size in sorted(set(map(min, shapes))):
+        alike = [i for i, shape in enumerate(shapes) if min(shape) == size]
+        squares = ops.stack([_square(matrices[i]) for i in alike])
+        roots |= zip(alike, ops.unstack(_inverse_roots(squares), len(alike)))
+    return [
+        _changed(kernel, matrix, roots[i], rate)
+        for i, (kernel, matrix, rate) in enumerate(zip(kernels, matrices, rates))
+    ]
 
 
+@traced_once
+def _square(matrix):
+    """Multiply a matrix with itself, so that the result is as small as it can be."""
+    rows, columns = matrix.shape
+    other = ops.transpose(matrix)
+    return matrix @ other if rows < columns else other @ matrix
+
+
+@traced_once
+def _changed(kernel, matrix, root, rate):
+    """Return a kernel, changed by an orthogonal matrix with entries of about a rate."""
+    rows, columns = matrix.shape
+    # The root is the smaller of the two.
+    root = root * (rate * math.sqrt(max(rows, columns)))
+    change = root @ matrix if rows < columns else matrix @ root
+    return kernel - ops.reshape(change, kernel.shape)
+
+
+@traced_once
 def _inverse_roots(squares):
     """Return the inverse roots of positive semidefinite matrices, nearly."""
     size = squares.shape[-1]
-    one = ops.eye(size)
+    one = ops.convert_to_tensor(np.eye(size, dtype="float32"))
     # Singular values are at most as large as all of them together, which become 1.
-    powers = ops.trace(squares, axis1=-2, axis2=-1)[:, None, None]
+    powers = ops.sum(squares * one, (-2, -1), keepdims=True)
     scales = ops.rsqrt(powers + 1e-30)
     squares = squares * scales**2 + one * (_DAMPING / size)
     roots = scales

@@ -137,9 +137,30 @@ def test_with_a_gpu_the_back_end_finds_gradients_itself(monkeypatch):
         called = []
         fusion.with_gradient(called.append, None)("what it is given")
         fusion.fused(called.append)("and once more")
+        fusion.traced_once(called.append)("and again")
     finally:
         fusion._gains.cache_clear()
-    assert called == ["what it is given", "and once more"]
+    assert called == ["what it is given", "and once more", "and again"]
+
+
+@pytest.mark.tensorflow
+def test_what_is_traced_once_is_called_for_each_of_the_same_shape():
+    import tensorflow as tf
+
+    traced = []
+
+    @fusion.traced_once
+    def doubled(x):
+        traced.append(x.shape.as_list())
+        return 2 * x
+
+    @tf.function
+    def four_times(x, y):
+        return doubled(x), doubled(doubled(x)), doubled(y)
+
+    found = four_times(tf.ones(3), tf.ones((2, 2)))
+    assert [ops.convert_to_numpy(of).flat[0] for of in found] == [2, 4, 2]
+    assert traced == [[3], [2, 2]]
 
 
 @pytest.mark.parametrize("space", SPACES)

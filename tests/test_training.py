@@ -3,10 +3,12 @@
 import signal
 
 import keras
+from keras import ops
 import numpy as np
 import pytest
 
-from dipy_ldm import VQVAE, LatentDiffusion, persistence
+from dipy_ldm import VQVAE, LatentDiffusion, distribution, persistence
+from dipy_ldm.data.batches import Batches
 from dipy_ldm.optimizers import FlatAdam
 from dipy_ldm.training.checkpoint import Record
 from dipy_ldm.training.lowest import Lowest
@@ -37,6 +39,32 @@ def test_checkpoints_of_other_optimizers_are_refused(tmp_path):
     model.compile(FlatAdam(), "mse")
     with pytest.raises(InputError, match="earlier version"):
         Record(path, {}, Length(epoch=4, total=4), Lowest("", None)).restore(model)
+
+
+def test_metrics_are_made_without_applying_the_network():
+    applied = []
+
+    class Watched(keras.layers.Dense):
+        def call(self, inputs, training=None):
+            applied.append(training)
+            return super().call(inputs)
+
+    inputs = keras.Input((3,))
+    # A list of one output is no other thing than the output.
+    model = distribution.ReplicatedModel(inputs, [Watched(2)(inputs)])
+    model.compile(FlatAdam(), "mse", metrics=["mae"])
+    drawn = np.random.default_rng(0).random((2, 4, 3)).astype("float32")
+    batch = drawn[0], drawn[1, :, :2]
+    assert not applied
+    model.prepare(Batches(4, lambda step, places: [part[places] for part in batch]))
+    assert not applied
+    assert model.optimizer.built
+    assert len(model.metrics_variables) == 4  # sum and count of loss and metric
+    loss, mae = model.evaluate(*batch, verbose=0)
+    difference = ops.convert_to_numpy(model(batch[0])) - batch[1]
+    assert loss == pytest.approx(np.mean(difference**2))
+    assert mae == pytest.approx(np.mean(np.abs(difference)))
+    assert applied
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,6 @@ from dipy_ldm.distribution.sharing import (
     DRAWN_AT_ONCE,
     STRATEGIES,
     AskableModel,
-    sketched,
 )
 from dipy_ldm.validation import InputError, choose
 
@@ -137,7 +136,7 @@ class ReplicatedModel(AskableModel):
 
     def prepare(self, batches: Any) -> None:
         """Make the metrics, before Keras would take a batch to learn of its shape."""
-        self._symbolic_build(data_batch=sketched(batches, 1))
+        self.sketch(batches, 1)
 
     def settle(self) -> None:
         """Let the weights be those of the last step, in the middle of a round."""

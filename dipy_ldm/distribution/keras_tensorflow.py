@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.util import _pywrap_util_port
 
-from dipy_ldm.distribution.sharing import AskableModel, sketched
+from dipy_ldm.distribution.sharing import AskableModel
 
 
 def onednn_is_on() -> bool:
@@ -43,8 +43,7 @@ class ReplicatedModel(AskableModel):
         """
         strategy = self.distribute_strategy
         with strategy.scope():
-            piece = sketched(batches, strategy.num_replicas_in_sync)
-            self._symbolic_build(data_batch=piece)
+            self.sketch(batches, strategy.num_replicas_in_sync)
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         """Do nothing, since it is done.

@@ -37,6 +37,40 @@ class AskableModel(keras.Model):
     asked = ends = interrupted = False
     train_function: Any
     _failure: Any = None
+    _sketching = False
+
+    def sketch(self, batches: Any, replicas: int) -> None:
+        """Make metrics and optimizer from what the batches look like.
+
+        Keras does so in the first step, and has all of the network traced once more, to
+        know the shapes of what it returns; which its layers know.
+
+        Parameters
+        ----------
+        batches : dipy_ldm.data.batches.Batches
+            From which it learns.
+        replicas : int
+            How many there are.
+        """
+        self._sketching = True
+        try:
+            self._symbolic_build(data_batch=sketched(batches, replicas))
+        finally:
+            self._sketching = False
+
+    def call(self, inputs, training=None, mask=None):
+        """Apply the network; while it is sketched, return what is as large."""
+        if not self._sketching:
+            return super().call(inputs, training=training, mask=mask)
+        given = keras.tree.map_structure(
+            lambda x: keras.KerasTensor(
+                x.shape, keras.backend.standardize_dtype(x.dtype)
+            ),
+            inputs,
+        )
+        # Of one output the network, too, returns no list.
+        (made,) = keras.tree.flatten(self.compute_output_spec(given))
+        return keras.ops.zeros(made.shape, made.dtype)
 
     def fit(self, *args, **options):
         """Train; if a step fails, end with what it failed with.
