@@ -174,7 +174,8 @@ def _curves(ax, stage, history):
     for name in ("loss", "val_loss", "mse", "val_mse", "val_detail", "val_dice"):
         if name in history:
             ax.plot(epochs, history[name], marker=".", label=name)
-    ax.set(title=stage, xlabel="epoch")
+    ax.set_title(stage, pad=24)
+    ax.set_xlabel("epoch")
     if "mse" in history:  # falls by orders of magnitude
         ax.set_yscale("log")
     ax.grid(alpha=0.3)
@@ -183,10 +184,8 @@ def _curves(ax, stage, history):
         twin = ax.twinx()
         twin.plot(epochs, history["perplexity"], "k.:", label="perplexity")
         twin.set_ylabel("perplexity of the codes (dotted)")
-        # Or else its curve would be drawn over the legend.
-        ax.set_zorder(twin.get_zorder() + 1)
-        ax.patch.set_visible(False)
-    ax.legend()
+    # Under the title: within the axes there may be no place without a curve.
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=5, frameon=False)
 
 
 def _show(ax, picture, title):

@@ -6,6 +6,10 @@ import os
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Each of pytest's workers has its share of the cores: PyTorch's threads wait for each
+# other in loops, and with more of them take five times as long.
+workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 # Tests that are run on a cluster are not meant to train on it.
 for name in list(os.environ):
     if name.startswith(("SLURM", "TF_CONFIG")):
