@@ -1,8 +1,8 @@
-"""All that is used of Keras' and TensorFlow's private parts, but for two.
+"""All that is used of Keras' and TensorFlow's private parts, but for three.
 
 Note 15 of ``doc/decisions`` says what each is for, and which test tells when it may go.
-The others are in the optimizer (``FlatAdam``) and in how Slurm's machines are found
-(``cluster.py``).
+The others are in the optimizer (``FlatAdam``), in how metrics are made on all back-ends
+(``AskableModel.sketch``) and in how Slurm's machines are found (``cluster.py``).
 """
 
 from typing import Any
