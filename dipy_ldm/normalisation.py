@@ -46,12 +46,12 @@ class GroupScale(keras.layers.Layer):
         self.gamma = self.add_weight((shape[-1],), name="gamma", initializer="ones")
         self.beta = self.add_weight((shape[-1],), name="beta", initializer="zeros")
 
-    def call(self, x, training=False):
+    def call(self, x):
         """Map ``(batch, *space, channels)`` to two ``(batch, 1, ..., channels)``."""
         learnt = (ops.reshape(w, (self.groups, -1)) for w in (self.gamma, self.beta))
         return _scales_of_groups(x, *learnt)
 
-    def compute_output_spec(self, x, training=False):
+    def compute_output_spec(self, x):
         """Return two tensors of one number for each channel."""
         shape = (x.shape[0], *(1 for _ in x.shape[1:-1]), x.shape[-1])
         return keras.KerasTensor(shape), keras.KerasTensor(shape)

@@ -18,11 +18,7 @@ from tqdm import tqdm
 
 from dipy_ldm import cluster
 from dipy_ldm.distribution import memory
-from dipy_ldm.distribution.sharing import (
-    DRAWN_AT_ONCE,
-    STRATEGIES,
-    AskableModel,
-)
+from dipy_ldm.distribution.sharing import DRAWN_AT_ONCE, STRATEGIES, AskableModel
 from dipy_ldm.validation import InputError, choose
 
 backend: Any = import_module(f"{__package__}.on_{keras.config.backend()}")
