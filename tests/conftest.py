@@ -6,10 +6,12 @@ import os
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# Each of pytest's workers has its share of the cores: PyTorch's threads wait for each
-# other in loops, and with more of them take five times as long.
-workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+# Each of pytest's workers has its share of the cores: threads of PyTorch and of numpy's
+# products wait for each other in loops, and with more of them take many times as long.
+# Not what starts the workers, whose share they would inherit.
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    share = max(1, (os.cpu_count() or 1) // int(workers))
+    os.environ.setdefault("OMP_NUM_THREADS", str(share))
 # Tests that are run on a cluster are not meant to train on it.
 for name in list(os.environ):
     if name.startswith(("SLURM", "TF_CONFIG")):
