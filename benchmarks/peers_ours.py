@@ -10,6 +10,7 @@ import math
 import os
 import re
 import time
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # The bar is drawn after each step.
@@ -32,7 +33,7 @@ from peers_common import (
 )
 
 from dipy_ldm import VQVAE, LatentDiffusion, networks
-from dipy_ldm.layers import LinearEstimate, Sum
+from dipy_ldm.layers import CONVOLUTIONS, LinearEstimate, Sum
 
 EPOCHS = 2
 
@@ -280,7 +281,12 @@ def count_flop(network, first=False):
             total += count_flop(layer, first)
         elif kernels := _kernels(layer):
             positions = math.prod(layer.output.shape[1:-1])
-            total += 2 * positions * sum(map(math.prod, kernels))
+            flop = 2 * positions * sum(map(math.prod, kernels))
+            kinds: tuple[Any, ...] = tuple(CONVOLUTIONS.values())
+            if isinstance(layer, kinds) and layer.transposed(layer.input.shape):
+                # Of three products along each axis two are left.
+                flop = flop * 2**layer.rank // 3**layer.rank
+            total += flop
         if first and total:
             break
     return total

@@ -1,11 +1,13 @@
 """The layers that Keras lacks."""
 
 from collections.abc import Sequence
+from functools import reduce
 import math
 from typing import Any
 
 import keras
 from keras import ops
+import numpy as np
 
 from dipy_ldm import schedules
 from dipy_ldm.gaussian import Gaussian
@@ -243,52 +245,123 @@ def _waves(t, count, fastest):
     return ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=-1)
 
 
-def _convolved(layer: Any, inputs, usual):
-    """Convolve so that the biases learn in any precision.
+class _Convolution(keras.layers.Layer):
+    """What the convolutions here have beside what those of Keras have.
 
-    Their gradients are sums over all positions. On processors TensorFlow's of
-    ``bias_add``, by which Keras adds them, and JAX's are summed in the precision of the
-    computation: in bfloat16, 16,384 ones come to 256. ``tests/test_upstream.py`` tells
-    when this may go.
+    Parameters
+    ----------
+    *args, **kwargs
+        Arguments of Keras' layer.
+    upsampled : bool
+        Convolve what is given as if each side were doubled, by repeating positions. The
+        kernel has three positions a side, and is moved by one.
     """
-    if layer.compute_dtype == "float32" or not layer.use_bias:
-        return usual(inputs)
-    x = layer.convolution_op(inputs, layer.kernel)
-    bias = ops.reshape(layer.bias, (*(1,) * (layer.rank + 1), layer.filters))
-    if keras.config.backend() == "tensorflow":
-        # What is added to something, and not what something is added to, is for Keras a
-        # bias; a plain addition's gradient is summed in float32.
-        return layer.activation(ops.add(bias, x))
-    # XLA makes one loop of it.
-    total = ops.cast(x, "float32") + ops.cast(bias, "float32")
-    return layer.activation(ops.cast(total, layer.compute_dtype))
+
+    # Along an axis, the kernel of three that sees each position twice, as one of four
+    # that is moved by two.
+    _TWICE = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], "float32")
+
+    rank: int
+    filters: int
+    bias: Any
+    activation: Any
+
+    def __init__(self, *args, upsampled: bool = False, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.upsampled = upsampled
+
+    def call(self, inputs):
+        """Convolve so that the biases learn in any precision.
+
+        Their gradients are sums over all positions. On processors TensorFlow's of
+        ``bias_add``, by which Keras adds them, and JAX's are summed in the precision of
+        the computation: in bfloat16, 16,384 ones come to 256.
+        ``tests/test_upstream.py`` tells when this may go.
+        """
+        x = self.convolution_op(inputs, self.kernel)
+        if self.use_bias:
+            x = self._biased(x)
+        return self.activation(x)
+
+    def convolution_op(self, inputs, kernel):
+        """Convolve, without the biases."""
+        if not self.upsampled:
+            return super().convolution_op(inputs, kernel)
+        if self.transposed(inputs.shape):
+            return ops.conv_transpose(inputs, self._twice(kernel), 2, padding="same")
+        for axis in range(1, self.rank + 1):
+            inputs = ops.repeat(inputs, 2, axis)
+        return super().convolution_op(inputs, kernel)
+
+    def transposed(self, input_shape: Sequence[int | None]) -> bool:
+        """Say whether this is computed as a transposed convolution.
+
+        Weights that meet the same position are added first then, and of the 27 products
+        of each position of a volume 8 are left.
+
+        Parameters
+        ----------
+        input_shape : sequence of int or None
+            Of what is given, ``(batch, *space, channels)``.
+
+        Returns
+        -------
+        bool
+            For what is upsampled, unless it is so small that adding takes longer. JAX's
+            on processors are slow.
+        """
+        few = any(side is not None and side < 4 for side in input_shape[1:-1])
+        return self.upsampled and not few and keras.config.backend() != "jax"
+
+    def compute_output_shape(self, input_shape):
+        """Return the shape, twice as large if it is upsampled."""
+        if self.upsampled:
+            batch, *space, channels = input_shape
+            doubled = (None if side is None else 2 * side for side in space)
+            input_shape = (batch, *doubled, channels)
+        return super().compute_output_shape(input_shape)
+
+    def get_config(self):
+        """Return the arguments of the constructor."""
+        return super().get_config() | {"upsampled": self.upsampled}
+
+    def _biased(self, x):
+        bias = ops.reshape(self.bias, (*(1,) * (self.rank + 1), self.filters))
+        if self.compute_dtype == "float32":
+            return ops.add(x, bias)
+        if keras.config.backend() == "tensorflow":
+            # What is added to something, and not what something is added to, is for
+            # Keras a bias; a plain addition's gradient is summed in float32.
+            return ops.add(bias, x)
+        # XLA makes one loop of it.
+        total = ops.cast(x, "float32") + ops.cast(bias, "float32")
+        return ops.cast(total, self.compute_dtype)
+
+    def _twice(self, kernel):
+        """Make the kernel of a transposed convolution of stride 2."""
+        axes = range(self.rank)
+        # Transposed ones are given to which channel before from which.
+        kernel = ops.transpose(kernel, (*axes, self.rank + 1, self.rank))
+        *_, to, given = kernel.shape
+        sums = reduce(np.kron, [self._TWICE for _ in axes])
+        sums = ops.convert_to_tensor(sums, kernel.dtype)
+        kernel = ops.matmul(sums, ops.reshape(kernel, (-1, to * given)))
+        return ops.reshape(kernel, (*(4 for _ in axes), to, given))
 
 
 @keras.saving.register_keras_serializable("dipy_ldm")
-class Conv1D(keras.layers.Conv1D):
+class Conv1D(_Convolution, keras.layers.Conv1D):
     """``keras.layers.Conv1D`` whose biases learn in any precision."""
 
-    def call(self, inputs):
-        """Convolve."""
-        return _convolved(self, inputs, super().call)
-
 
 @keras.saving.register_keras_serializable("dipy_ldm")
-class Conv2D(keras.layers.Conv2D):
+class Conv2D(_Convolution, keras.layers.Conv2D):
     """``keras.layers.Conv2D`` whose biases learn in any precision."""
 
-    def call(self, inputs):
-        """Convolve."""
-        return _convolved(self, inputs, super().call)
-
 
 @keras.saving.register_keras_serializable("dipy_ldm")
-class Conv3D(keras.layers.Conv3D):
+class Conv3D(_Convolution, keras.layers.Conv3D):
     """``keras.layers.Conv3D`` whose biases learn in any precision."""
-
-    def call(self, inputs):
-        """Convolve."""
-        return _convolved(self, inputs, super().call)
 
 
 # By the number of spatial dimensions.

@@ -16,6 +16,8 @@ from dipy_ldm.layers import (
     TimeEmbedding,
 )
 
+to_numpy = ops.convert_to_numpy
+
 
 def test_times_are_in_full_precision_under_a_mixed_policy():
     with networks.precision("bfloat16"):
@@ -49,6 +51,45 @@ def test_biases_learn_the_same_in_bfloat16(space, bfloat16):
         )
     assert np.abs(biases[0]).min() > 0.01
     npt.assert_allclose(biases[1], biases[0], rtol=0.02, atol=1e-3)
+
+
+def repeated(x):
+    for axis in range(1, len(x.shape) - 1):
+        x = ops.repeat(x, 2, axis)
+    return x
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("space", [(9,), (5, 4), (5, 4, 6), (2, 3, 5)])
+def test_upsampled_is_as_if_positions_were_repeated(space, known):
+    rng = np.random.default_rng(0)
+    kind = CONVOLUTIONS[len(space)]
+    x = rng.standard_normal((2, *space, 3)).astype("float32")
+    sides = space if known else [None for _ in space]
+    before, after = keras.Input((*sides, 3)), keras.Input((*(2 * n for n in space), 3))
+    layer = kind(4, 3, padding="same", upsampled=True, bias_initializer="ones")
+    fast = keras.Model(before, layer(before))
+    plain = keras.Model(after, kind(4, 3, padding="same")(after))
+    plain.set_weights(fast.get_weights())
+    assert fast.output_shape == (None, *(n and 2 * n for n in sides), 4)
+    wanted = to_numpy(plain(repeated(ops.convert_to_tensor(x))))
+    npt.assert_allclose(to_numpy(fast(x)), wanted, atol=2e-6)
+    # So do the weights learn.
+    goal = np.zeros((2, *(2 * n for n in space), 4), "float32")
+    for network, given in ((fast, x), (plain, to_numpy(repeated(x)))):
+        network.compile(keras.optimizers.SGD(0.5), loss="mse")
+        network.fit(given, goal, batch_size=2, verbose=0)
+    for found, other in zip(fast.get_weights(), plain.get_weights(), strict=True):
+        npt.assert_allclose(found, other, atol=2e-6)
+
+
+def test_few_positions_are_repeated():
+    layer = CONVOLUTIONS[3](4, 3, padding="same", upsampled=True)
+    many = keras.config.backend() != "jax"
+    assert layer.transposed((2, 4, 4, 4, 3)) == many
+    assert layer.transposed((2, None, None, None, 3)) == many
+    assert not layer.transposed((2, 4, 4, 3, 3))
+    assert not CONVOLUTIONS[3](4, 3).transposed((2, 4, 4, 4, 3))
 
 
 @pytest.mark.parametrize("space", [(3,), (3, 2), (2, 3, 4)])

@@ -14,7 +14,6 @@ from dipy_ldm.networks.blocks import (
     residual,
     some_bias,
     to_output,
-    upsample,
 )
 from dipy_ldm.networks.building import seeded, sketched
 from dipy_ldm.networks.cosines import Cosines
@@ -141,9 +140,10 @@ def decoder(
         for _ in range(blocks):
             x = residual(x, width, norm_position, remat)
         if finer:
-            x = conv(upsample(x), finer, bias_initializer=some_bias())
+            x = conv(x, finer, upsampled=True, bias_initializer=some_bias())
     if design < 3:
-        x = conv(upsample(x), max(1, widths[0] // 2), bias_initializer=some_bias())
+        options = {"upsampled": True, "bias_initializer": some_bias()}
+        x = conv(x, max(1, widths[0] // 2), **options)
         images = to_output(x, channels, norm_position if design < 2 else None)
         return keras.Model(latents, images, name="decoder")
     rank = len(space)

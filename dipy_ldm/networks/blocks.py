@@ -22,13 +22,17 @@ def by_rank(name, rank):
     return getattr(layers, f"{name}{rank}D")
 
 
-def conv(x, width, size=3, strides=1, **kwargs):
-    """Convolve a tensor of any rank; the result is as large, divided by the strides."""
+def conv(x, width, size=3, strides=1, upsampled=False, **kwargs):
+    """Convolve a tensor of any rank; the result is as large, divided by the strides.
+
+    Or twice as large: what is convolved has each side doubled first.
+    """
     convolution = CONVOLUTIONS[rank_of(x)]
-    kwargs = {"kernel_initializer": Drawn()} | kwargs
+    kwargs = {"kernel_initializer": Drawn(), "upsampled": upsampled} | kwargs
     # In bfloat16, TensorFlow's gradients for so few voxels are wrong on processors, up
     # to NaN: tests/test_networks.py tells when this is no longer needed.
-    if rank_of(x) == 3 and any(n is not None and n < 3 for n in x.shape[1:-1]):
+    least = 2 if upsampled else 3
+    if rank_of(x) == 3 and any(n is not None and n < least for n in x.shape[1:-1]):
         kwargs = kwargs | {"dtype": "float32"}
     return convolution(width, size, strides=strides, padding="same", **kwargs)(x)
 
@@ -110,9 +114,10 @@ def _modulate(gain, offset, time):
     return add(gain, more[0]), add(offset, more[1], project())
 
 
-def upsample(x, like=None):
-    """Double each side, and cut to the size of another tensor."""
+def upsample_to(x, like, width):
+    """Double each side, cut to the size of another tensor, and convolve."""
+    space = like.shape[1:-1]
+    if space == tuple(2 * n for n in x.shape[1:-1]):
+        return conv(x, width, upsampled=True)
     x = by_rank("UpSampling", rank_of(x))(2)(x)
-    if like is None or x.shape[1:-1] == like.shape[1:-1]:
-        return x
-    return Cut(like.shape[1:-1])(x)
+    return conv(Cut(space)(x), width)

@@ -21,7 +21,7 @@ from dipy_ldm.networks.blocks import (
     norm_groups,
     residual,
     to_output,
-    upsample,
+    upsample_to,
 )
 from dipy_ldm.networks.building import Drawn, seeded
 from dipy_ldm.validation import InputError
@@ -249,8 +249,7 @@ def _down_and_up(x, time, widths, blocks, attention, remat):
             x = layers.Concatenate()([x, skips.pop()])
             x = _block(x, width, time, attention[level], remat)
         if level > 0:
-            x = upsample(x, like=skips[-1])
-            x = conv(x, widths[level - 1])
+            x = upsample_to(x, skips[-1], widths[level - 1])
     return x
 
 

@@ -12,7 +12,6 @@ from dipy_ldm.networks.blocks import (
     residual,
     some_bias,
     to_output,
-    upsample,
 )
 from dipy_ldm.networks.building import seeded
 
@@ -78,7 +77,7 @@ def _detector(space, channels, widths, blocks, remat):
         skips.append(x)
     skips.pop()
     for width in reversed(widths[:-1]):
-        x = conv(upsample(x), width, bias_initializer=some_bias())
+        x = conv(x, width, upsampled=True, bias_initializer=some_bias())
         x = several(layers.Concatenate()([x, skips.pop()]), width)
     start = keras.initializers.Constant(_RARELY)
     options = {"kernel_initializer": "zeros", "bias_initializer": start}

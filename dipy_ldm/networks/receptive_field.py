@@ -102,7 +102,9 @@ def _seen(layer, first, last):
         size = max((k - 1) * d for k, d in zip(layer.kernel_size, layer.dilation_rate))
         # As padding "same" has it where the stride divides the size.
         before = max(size + 1 - stride, 0) // 2
-        return first * stride - before, last * stride - before + size
+        first, last = first * stride - before, last * stride - before + size
+        times = 2 if getattr(layer, "upsampled", False) else 1
+        return first // times, last // times
     if isinstance(layer, _UPSAMPLINGS):
         times = int(np.max(layer.size))
         return first // times, last // times
