@@ -242,6 +242,37 @@ def _position_gradient(tensors, upstream):
     return of_x, _sum(of_scale, (0, *_positions(of_x)))
 
 
+@keras.saving.register_keras_serializable("dipy_ldm")
+def swish(x):
+    """Activate a tensor :footcite:p:`Ramachandran2017`.
+
+    As Keras does, but for its gradient in TensorFlow, with which each graph is kept for
+    ever.
+
+    Parameters
+    ----------
+    x : tensor
+        Any.
+
+    Returns
+    -------
+    tensor
+        Of the same shape.
+
+    References
+    ----------
+    .. footbibliography::
+    """
+    return _fast_swish(x)
+
+
+@fused
+def _swish_gradient(x, upstream):
+    full, upstream = _full(x, upstream)
+    return ops.cast(upstream * _swish_slope(full), x.dtype)
+
+
+_fast_swish = with_gradient(_swish, lambda of, upstream: _swish_gradient(*of, upstream))
 _scales_of_groups = with_gradient(_scales, _scales_gradient, kept=3)
 # Compiled for each shape, which only pays where many steps are taken.
 _fast_activated = with_gradient(fused(_activated), _activated_gradient)

@@ -1,5 +1,6 @@
 """Memory: what is announced is what is taken, and what is not there is asked for."""
 
+import gc
 import json
 from pathlib import Path
 import resource
@@ -8,7 +9,7 @@ import sys
 
 import pytest
 
-from dipy_ldm import distribution
+from dipy_ldm import VQVAE, LatentDiffusion, distribution, networks
 from dipy_ldm.validation import InputError
 from dipy_ldm.workflows import cli
 
@@ -28,6 +29,39 @@ def test_announced_memory_is_within_a_third_of_what_is_taken(case):
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     announced, taken = json.loads(result.stdout.splitlines()[-1])
     assert 2 / 3 < announced / taken < 4 / 3
+
+
+def graphs():
+    import tensorflow as tf
+
+    gc.collect()
+    return {id(found) for found in gc.get_objects() if isinstance(found, tf.Graph)}
+
+
+@pytest.mark.tensorflow
+def test_nothing_is_left_of_models_that_are_gone(blobs):
+    def train():
+        options = {"epochs": 1, "batch_size": 16, "verbose": False}
+        sizes = {"widths": (8,), "n_codes": 8, "code_dim": 1}
+        vqvae = VQVAE(**sizes).fit(blobs[:32], **options)
+        model = LatentDiffusion(vqvae, widths=(8,), guide=False)
+        model.fit(blobs[:32], **options)
+        model.predict(2, steps=2)
+
+    # What is traced once, for all trainings, stays.
+    train()
+    before = graphs()
+    train()
+    assert graphs() <= before
+
+
+@pytest.mark.tensorflow
+def test_variables_do_not_have_names_of_their_own():
+    # TensorFlow keeps something for each name, and takes a millisecond.
+    unet = networks.seeded_unet(0, (4, 4, 2), widths=(4,), blocks=1)
+    names = {weight.value.name for weight in unet.weights}
+    assert {name.split("/")[0] for name in names} == {"weights"}
+    assert len({weight.path for weight in unet.weights}) == len(unet.weights)
 
 
 def test_work_that_does_not_fit_is_refused(diffusion, monkeypatch):

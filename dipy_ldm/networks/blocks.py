@@ -9,7 +9,7 @@ from keras import layers
 
 from dipy_ldm.layers import CONVOLUTIONS, Cut, Recomputed
 from dipy_ldm.networks.building import Drawn
-from dipy_ldm.normalisation import Activated, GroupScale, PositionActivated
+from dipy_ldm.normalisation import Activated, GroupScale, PositionActivated, swish
 
 
 def rank_of(x):
@@ -74,7 +74,7 @@ def norm_position(x):
 
 def to_output(x, channels, norm, **kwargs):
     """Normalise if there is a way to, activate and project, in full precision."""
-    x = layers.Activation("swish")(x) if norm is None else norm(x)
+    x = layers.Activation(swish)(x) if norm is None else norm(x)
     return conv(x, channels, dtype="float32", **kwargs)
 
 

@@ -13,6 +13,7 @@ import keras
 from keras import ops
 import numpy as np
 
+from dipy_ldm.fusion import named_alike
 from dipy_ldm.validation import InputError, choose
 
 PRECISIONS = {
@@ -60,7 +61,8 @@ def seeded(seed: int) -> Iterator[None]:
     """
     token = _drawn_from.set((seed, count()))
     try:
-        yield
+        with named_alike():
+            yield
     finally:
         _drawn_from.reset(token)
 

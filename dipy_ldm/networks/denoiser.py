@@ -24,6 +24,7 @@ from dipy_ldm.networks.blocks import (
     upsample_to,
 )
 from dipy_ldm.networks.building import Drawn, seeded
+from dipy_ldm.normalisation import swish
 from dipy_ldm.validation import InputError
 
 
@@ -277,7 +278,7 @@ def _embed(times, told=None, *, width, sizes):
     """Turn times and conditions into the features that every block is told."""
     x = TimeEmbedding(width)(times)
     for _ in range(2):
-        x = layers.Dense(width, activation="swish", kernel_initializer=Drawn())(x)
+        x = layers.Dense(width, activation=swish, kernel_initializer=Drawn())(x)
         if told is not None:
             # Before the last layer, in which what they mean together is learnt.
             draw = Drawn("RandomNormal", stddev=0.5)
