@@ -11,6 +11,7 @@ import time
 # Seconds: generous, since a machine may have other work to do.
 TIMEOUT = 900
 SCRIPTS = Path(sys.executable).parent
+ABSENT = Path(__file__).parent / "absent"
 # What is answered to "--devices GPU:9", and to machines that nothing names.
 if os.environ["KERAS_BACKEND"] == "tensorflow":
     NO_DEVICE = "there is no device GPU:9; this machine has"
@@ -25,10 +26,15 @@ def heed_ctrl_c():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def start(command, *arguments, cwd, **kwargs):
+def start(command, *arguments, cwd, env=None, **kwargs):
+    env = os.environ if env is None else env
+    if os.environ["KERAS_BACKEND"] != "jax":
+        # As pip installs the package, without what tests need: a second sooner.
+        env = env | {"PYTHONPATH": f"{ABSENT}:{env.get('PYTHONPATH', '')}"}
     return subprocess.Popen(
         [SCRIPTS / command, *map(str, arguments)],
         cwd=cwd,
+        env=env,
         text=True,
         preexec_fn=heed_ctrl_c,
         stdout=subprocess.PIPE,
