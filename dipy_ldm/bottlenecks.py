@@ -13,7 +13,6 @@ training, and between rounds, it says where its codes should be:
 import keras
 from keras import ops
 import numpy as np
-from scipy.spatial import cKDTree
 
 # A code used less than this share of the average is as good as dead.
 _RARE = 0.01
@@ -245,6 +244,9 @@ def _nearest(vectors, codes):
     With more channels, trees come to look at nearly all codes.
     """
     if codes.shape[1] <= _TREE_CHANNELS:
+        # Not where there is nothing to learn: it takes a quarter of a second.
+        from scipy.spatial import cKDTree
+
         return cKDTree(codes).query(vectors)[1]
     squares = (codes**2).sum(1)
     pieces = np.array_split(vectors, max(1, len(vectors) * len(codes) // _DISTANCES))

@@ -256,23 +256,29 @@ def test_a_gpu_that_does_not_start_is_named(monkeypatch):
 REPLICAS = Path(__file__).with_name("train_on_replicas.py")
 
 
-@pytest.fixture(scope="module", params=[(2, 1), (3, 2)], ids=["2-D", "3-D accumulated"])
+# Of each number of dimensions, how many batches make a step, and what is compared.
+TRAININGS = {2: (1, ["none", "one", "two"]), 3: (2, ["none", "two"])}
+WORKERS = ["worker 0", "worker 1"]
+
+
+@pytest.fixture(scope="module")
 def outcomes(request, tmp_path_factory):
-    """Train without a strategy, on one and two replicas, and on two workers."""
+    """Train without a strategy, on one or two replicas, and on two workers."""
+    accumulate, kinds = TRAININGS[request.param]
     folder = tmp_path_factory.mktemp("replicas")
     addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
     tasks = ({"type": "worker", "index": index} for index in range(2))
     environments = {
-        f"worker {i}": {
+        worker: {
             "TF_CONFIG": json.dumps({"cluster": {"worker": addresses}, "task": task})
         }
-        for i, task in enumerate(tasks)
+        for worker, task in zip(WORKERS, tasks)
     }
-    kinds = ["none", "one", "two"]
+    sizes = request.param, accumulate
     for together in ({"alone": kinds}, {name: [name] for name in environments}):
         processes = [
             subprocess.Popen(
-                [sys.executable, REPLICAS, *map(str, request.param), folder, *some],
+                [sys.executable, REPLICAS, *map(str, sizes), folder, *some],
                 # Sums are split over threads: with another number of cores another
                 # rounding, by which now and then a latent gets another code.
                 env=os.environ
@@ -283,13 +289,21 @@ def outcomes(request, tmp_path_factory):
         ]
         assert [process.wait(TIMEOUT) for process in processes] == [0] * len(processes)
     found = {}
-    for kind in (*kinds, *environments):
+    for kind in (*kinds, *WORKERS):
         with np.load(folder / f"{kind}.npz") as file:
             found[kind] = dict(file)
     return found
 
 
-@pytest.mark.parametrize("kind", ["one", "two", "worker 0", "worker 1"])
+@pytest.mark.parametrize(
+    ("outcomes", "kind"),
+    [
+        (rank, kind)
+        for rank, (_, kinds) in TRAININGS.items()
+        for kind in (*kinds[1:], *WORKERS)
+    ],
+    indirect=["outcomes"],
+)
 def test_replicas_train_and_generate_the_same(outcomes, kind):
     alone, replicas = outcomes["none"], outcomes[kind]
     assert alone.keys() == replicas.keys()

@@ -137,8 +137,8 @@ def test_as_many_steps_suffice_as_lie_below_the_strength(diffusion):
     ("target", "schedule"), [("v", "linear"), ("noise", "linear"), ("clean", "cosine")]
 )
 def test_every_target_and_schedule_trains(vqvae, blobs, target, schedule):
-    model = LatentDiffusion(vqvae, target=target, schedule=schedule, **TINY)
-    model.fit(blobs, **FIT)
+    options = {"target": target, "schedule": schedule, "guide": False}
+    model = LatentDiffusion(vqvae, **options, **TINY).fit(blobs, **FIT)
     assert np.isfinite(model.predict(2, steps=4)).all()
 
 
@@ -183,7 +183,7 @@ def test_fitting_again_starts_afresh(vqvae, blobs, numbered_anew):
 
 def test_weights_are_averaged(vqvae, blobs):
     raw = []
-    model = LatentDiffusion(vqvae, **TINY)
+    model = LatentDiffusion(vqvae, guide=False, **TINY)
     model.fit(blobs, callbacks=[lambda m: raw.append(m.denoiser_.get_weights())], **FIT)
     # What callbacks see is what fit ends with: the average after the last step.
     for a, b in zip(raw[-1], model.denoiser_.get_weights(), strict=True):

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from dipy_ldm.validation import InputError, at_least, whole
 
@@ -60,6 +59,9 @@ def bootstrap(
     ----------
     .. footbibliography::
     """
+    # Not where nothing is judged: it takes a quarter of a second.
+    from scipy import stats
+
     whole("resamples", resamples, 2)
     sets = [np.asarray(some) for some in samples]
     for some in sets:
@@ -192,6 +194,8 @@ def binomial(count: int, n: int, confidence: float = 0.95) -> Interval:
     ----------
     .. footbibliography::
     """
+    from scipy import stats
+
     whole("n", n, 1)
     whole("count", count, 0)
     test = stats.binomtest(min(count, n), n)
