@@ -17,11 +17,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # The bar is drawn after each step.
 os.environ["TQDM_MININTERVAL"] = "0"
 # As pip installs the package. TensorFlow and Keras import what tests bring, too.
-sys.modules |= dict.fromkeys(["jax", "sklearn"])
+for name in ("jax", "sklearn"):
+    sys.modules[name] = None  # type: ignore[assignment]
 
-import keras
-import numpy as np
-from peers_common import (
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+from peers_common import (  # noqa: E402
     CODE_DIM,
     N_CODES,
     SIDE,
@@ -35,8 +36,8 @@ from peers_common import (
     time_calls,
 )
 
-from dipy_ldm import VQVAE, LatentDiffusion, networks
-from dipy_ldm.layers import CONVOLUTIONS, LinearEstimate, Sum
+from dipy_ldm import VQVAE, LatentDiffusion, networks  # noqa: E402
+from dipy_ldm.layers import CONVOLUTIONS, LinearEstimate, Sum  # noqa: E402
 
 EPOCHS = 2
 
