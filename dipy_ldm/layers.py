@@ -351,17 +351,17 @@ class _Convolution(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("dipy_ldm")
 class Conv1D(_Convolution, keras.layers.Conv1D):
-    """``keras.layers.Conv1D`` whose biases learn in any precision."""
+    """``keras.layers.Conv1D`` that may upsample; biases learn in any precision."""
 
 
 @keras.saving.register_keras_serializable("dipy_ldm")
 class Conv2D(_Convolution, keras.layers.Conv2D):
-    """``keras.layers.Conv2D`` whose biases learn in any precision."""
+    """``keras.layers.Conv2D`` that may upsample; biases learn in any precision."""
 
 
 @keras.saving.register_keras_serializable("dipy_ldm")
 class Conv3D(_Convolution, keras.layers.Conv3D):
-    """``keras.layers.Conv3D`` whose biases learn in any precision."""
+    """``keras.layers.Conv3D`` that may upsample; biases learn in any precision."""
 
 
 # By the number of spatial dimensions.
