@@ -16,9 +16,10 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # The bar is drawn after each step.
 os.environ["TQDM_MININTERVAL"] = "0"
-# As pip installs the package. TensorFlow and Keras import what tests bring, too.
-for name in ("jax", "sklearn"):
-    sys.modules[name] = None  # type: ignore[assignment]
+if __name__ == "__main__":
+    # As pip installs the package. TensorFlow and Keras import what tests bring, too.
+    for name in ("jax", "sklearn"):
+        sys.modules[name] = None  # type: ignore[assignment]
 
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
