@@ -30,7 +30,9 @@ def start(command, *arguments, cwd, env=None, **kwargs):
     env = os.environ if env is None else env
     if os.environ["KERAS_BACKEND"] != "jax":
         # As pip installs the package, without what tests need: a second sooner.
-        env = env | {"PYTHONPATH": f"{ABSENT}:{env.get('PYTHONPATH', '')}"}
+        # Nothing after the last colon would be the folder in which it runs.
+        paths = filter(None, [str(ABSENT), env.get("PYTHONPATH")])
+        env = env | {"PYTHONPATH": os.pathsep.join(paths)}
     return subprocess.Popen(
         [SCRIPTS / command, *map(str, arguments)],
         cwd=cwd,
