@@ -7,9 +7,12 @@ them. When a step ended is read off the progress bar of ``fit``.
 import contextlib
 import io
 import math
+from multiprocessing import get_context
 import os
+from pathlib import Path
 import re
 import sys
+import tempfile
 import time
 from typing import Any
 
@@ -18,7 +21,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["TQDM_MININTERVAL"] = "0"
 if __name__ == "__main__":
     # As pip installs the package. TensorFlow and Keras import what tests bring, too.
-    for name in ("jax", "sklearn"):
+    for name in ("jax", "pandas", "sklearn"):
         sys.modules[name] = None  # type: ignore[assignment]
 
 import keras  # noqa: E402
@@ -199,7 +202,8 @@ def measure_autoencoder(network, batch_size, steps, precision):
 def measure_unet(network, batch_size, steps, precision):
     """Train a denoiser, and generate.
 
-    The autoencoder before it is as small as can be, so that it takes no time.
+    The autoencoder before it is as small as can be, so that it takes no time, and comes
+    from another process, so that it takes no memory: the peers have none.
 
     Parameters
     ----------
@@ -214,8 +218,14 @@ def measure_unet(network, batch_size, steps, precision):
     each = steps_an_epoch(steps)
     space = tuple(2 * size for size in network.space)
     images = draw_images(each * batch_size, space, 1)
-    vqvae = VQVAE(widths=(2,), n_codes=16, code_dim=network.channels)
-    vqvae.fit(images, epochs=1, batch_size=batch_size, verbose=False)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "vqvae.safetensors"
+        child = get_context("spawn").Process(
+            target=train_smallest, args=(images, network.channels, file)
+        )
+        child.start()
+        child.join()
+        vqvae = VQVAE.load(file)
     start = peak_gib()
     model = LatentDiffusion(vqvae, widths=network.widths)
     options = {"batch_size": batch_size, "precision": precision}
@@ -231,6 +241,23 @@ def measure_unet(network, batch_size, steps, precision):
     flop = 3 * count_flop(model.denoiser_) - count_flop(model.denoiser_, first=True)
     weights = model.denoiser_.count_params()
     return figures | {"gflop": round(batch_size * flop / 1e9, 3), "weights": weights}
+
+
+def train_smallest(images, code_dim, file):
+    """Train an autoencoder that is as small as can be, for one batch.
+
+    Parameters
+    ----------
+    images : ndarray
+        Images, ``(n, *space, channels)``.
+    code_dim : int
+        Channels of its latents.
+    file : Path
+        Where it is saved.
+    """
+    vqvae = VQVAE(widths=(2,), n_codes=16, code_dim=code_dim)
+    vqvae.fit(images, epochs=1, batch_size=len(images), verbose=False)
+    vqvae.save(file)
 
 
 def time_sampling(model, n):

@@ -184,12 +184,15 @@ class Codebook(keras.layers.Layer):
         ndarray
             All codes, ``(n_codebooks * n_codes, channels)``.
         """
-        codes = ops.convert_to_numpy(self.codebook).copy()
-        vectors = draw(len(dead))
-        rows = ops.convert_to_numpy(self.nearest(vectors.astype("float32")))
-        # A code of the first codebook stands for the vector itself.
-        before = np.arange(self.n_codebooks) < (dead // self.n_codes)[:, None]
-        codes[dead] = vectors - np.sum(codes[rows] * before[..., None], axis=1)
+        known = ops.convert_to_numpy(self.codebook)
+        codes, rest = known.copy(), draw(len(dead))
+        for first in range(0, len(codes), self.n_codes):
+            # A code of the first codebook stands for the vector itself.
+            later = dead >= first + self.n_codes
+            codes[dead[~later]] = rest[~later]
+            dead, rest = dead[later], rest[later]
+            book = known[first : first + self.n_codes]
+            rest = rest - book[_nearest(rest, book)] if len(rest) else rest
         return codes
 
     def call(self, vectors, training=False):

@@ -263,7 +263,8 @@ class Generator(Denoising):
         schedule = self._described()["schedule"]
         path = schedules.path(schedule, grid(schedule, steps, strength))
         alpha, sigma = path[0][1]
-        encoded = self.vqvae_.encode(images, batch_size=batch_size, tile=tile)
+        at_once = self._coded_at_once(batch_size)
+        encoded = self.vqvae_.encode(images, batch_size=at_once, tile=tile)
         latents = self._scaled(encoded)
 
         def walk(numbers):
@@ -289,8 +290,9 @@ class Generator(Denoising):
             Bytes, beside the images.
         """
         self._check_fitted()
+        at_once = self._coded_at_once(batch_size)
+        coding = self.vqvae_.needed_memory(batch_size=at_once, tile=tile)
         batch_size = self._batch(batch_size)
-        coding = self.vqvae_.needed_memory(batch_size=batch_size, tile=tile)
         unets = [net for net in (self.denoiser_, self.guide_) if net is not None]
         return memory.estimate_sampling(unets, batch_size, max(coding))
 
@@ -318,7 +320,13 @@ class Generator(Denoising):
         memory.check("the work on images", needed, f"a smaller {cure}", strategy)
 
     def _batch(self, batch_size):
-        return batch_size or tiles.safe_batch(self.vqvae_.shape_[:-1])
+        space = self.vqvae_.shape_[:-1]
+        return batch_size or tiles.safe_batch(space, tiles.SAFE_LATENTS)
+
+    def _coded_at_once(self, batch_size):
+        """Say how many images are encoded or decoded at once, of those of a batch."""
+        space = self.vqvae_.shape_[:-1]
+        return min(self._batch(batch_size), tiles.safe_batch(space))
 
     def _check_images(self, images: npt.ArrayLike, vqvae: Codec) -> np.ndarray:
         """Return images as an array, of the shape that the autoencoder knows."""

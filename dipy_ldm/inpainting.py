@@ -226,7 +226,8 @@ class Inpainter(Generator):
         schedule = self._described()["schedule"]
         path = schedules.path(schedule, grid(schedule, steps))
         filled = holes.fill(images, inside)
-        encoded = self.vqvae_.encode(filled, batch_size=batch_size, tile=tile)
+        at_once = self._coded_at_once(batch_size)
+        encoded = self.vqvae_.encode(filled, batch_size=at_once, tile=tile)
         known = self._scaled(encoded)
         alpha, sigma = path[0][1]
 

@@ -13,11 +13,11 @@ from dipy_ldm.networks import Needs
 from dipy_ldm.optimizers import AT_ONCE
 from dipy_ldm.validation import InputError
 
-_BEFORE = 120 * 2**20
+_BEFORE = 20 * 2**20
 # Copies of the weights: those that are used and trained, a moment, an average and the
 # gradient; more while the weights are changed, and of those changed at once.
 _COPIES = 5
-_MORE_COPIES = 5
+_MORE_COPIES = 2.5
 _CHANGED_COPIES = 3.5
 # Distances of latents to codes: their products, and what is made of these.
 _DISTANCES = 2.7

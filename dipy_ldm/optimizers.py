@@ -2,7 +2,6 @@
 
 from functools import partial
 import math
-import operator
 from typing import Any, NamedTuple
 
 import keras
@@ -307,25 +306,26 @@ class FlatAdam(keras.optimizers.Optimizer):
         )
 
     def _change(self, group, gradient, rate, clip, unbiased):
-        """Change the weights of a group, and return what they are then."""
-        momentum, velocity = group.momentum, group.velocity
+        """Change the weights of a group, and return by how much."""
         shares = [self._share(weight) for weight in group.weights]
         each = {share: rate * share for share in set(shares)}
-        given = momentum, gradient, clip, 1 - self.beta_1
-        if velocity is None:
+        shapes = [weight.shape for weight in group.weights]
+        given = group.momentum, gradient, clip, 1 - self.beta_1
+        # All is added to where it is. TensorFlow's pool would give what is assigned
+        # other pieces of memory in each step, up to twice as large as they need be.
+        if group.velocity is None:
             moved, ahead = _ahead(*given)
-            changed = _turned(group.weights, ahead, [each[share] for share in shares])
+            changes = _turned(shapes, ahead, [each[share] for share in shares])
         else:
             (rate,) = each.values()
             further = 1 - self.beta_2, unbiased, self.epsilon, rate
-            moved, squares, change = _adam(*given, velocity, *further)
-            velocity.assign(squares)
-            parts = _parts(change, [weight.shape for weight in group.weights])
-            changed = list(map(operator.sub, group.weights, parts))
-        momentum.assign(moved)
-        for variable, value in zip(group.weights, changed):
-            variable.assign(value)
-        return changed
+            moved, squares, change = _adam(*given, group.velocity, *further)
+            distribution.add_to(group.velocity, squares)
+            changes = _parts(change, shapes)
+        distribution.add_to(group.momentum, moved)
+        for weight, change in zip(group.weights, changes):
+            distribution.add_to(weight, change)
+        return changes
 
     def _follow(self):
         """Let the averages go towards the weights, every few batches."""
@@ -370,19 +370,18 @@ class FlatAdam(keras.optimizers.Optimizer):
         self._scale.assign(self._scale * factor)
         self._good.assign(ops.where(grows, 0, count))
 
-    def averages(self):
-        """Return the averages of the weights.
+    def assign_averages(self, variables):
+        """Give variables the averages of the weights, so many at once as are changed.
 
-        Returns
-        -------
-        list of ndarray
+        Parameters
+        ----------
+        variables : list of keras.Variable
             One for each weight, in their order.
         """
-        found = {}
         for group in self._groups:
             parts = _parts(group.average, [weight.shape for weight in group.weights])
-            found |= zip(group.places, map(ops.convert_to_numpy, parts))
-        return [found[place] for place in sorted(found)]
+            for place, part in zip(group.places, parts):
+                variables[place].assign(part)
 
     def finalize_variable_values(self, var_list):
         """Let the weights become their averages, if there are any.
@@ -393,8 +392,7 @@ class FlatAdam(keras.optimizers.Optimizer):
             The weights.
         """
         if self.use_ema:
-            for variable, average in zip(var_list, self.averages(), strict=True):
-                variable.assign(average)
+            self.assign_averages(var_list)
 
     def get_config(self):
         """Return the arguments of the constructor."""
@@ -453,46 +451,45 @@ def _grouped(weights, places):
     return groups
 
 
+@fused
 def _nearer(value, aim, share):
-    """Go a share of the way."""
-    return value + (aim - value) * share
-
-
-_averaged = fused(_nearer)
+    """Return the change by which a value goes a share of the way."""
+    return (aim - value) * share
 
 
 def _follow_weights(group, share):
     """Let the average of a group go towards its weights."""
-    average = _averaged(group.average, _joined(group.weights), share)
-    group.average.assign(average)
-    return [average]
+    change = _nearer(group.average, _joined(group.weights), share)
+    distribution.add_to(group.average, change)
+    return [change]
 
 
 @fused
 def _ahead(momentum, gradient, clip, share):
-    """Return the momentum, and what it will be if the next gradient is the same.
+    """Return the change of the momentum, and what it will be after the next.
 
-    The latter is as of Nesterov.
+    The latter is as of Nesterov: as if the next gradient were the same.
     """
     gradient = gradient * clip
-    momentum = _nearer(momentum, gradient, share)
-    return momentum, _nearer(momentum, gradient, share)
+    change = (gradient - momentum) * share
+    momentum = momentum + change
+    return change, momentum + (gradient - momentum) * share
 
 
 @fused
 def _adam(
     momentum, gradient, clip, share, squares, of_squares, unbiased, epsilon, rate
 ):
-    """Return the two moments, and the change."""
+    """Return the changes of the two moments, and of the weights."""
     gradient = gradient * clip
-    momentum = _nearer(momentum, gradient, share)
-    squares = _nearer(squares, ops.square(gradient), of_squares)
-    direction = momentum * unbiased / (ops.sqrt(squares) + epsilon)
-    return momentum, squares, direction * rate
+    moved = (gradient - momentum) * share
+    squared = (ops.square(gradient) - squares) * of_squares
+    direction = (momentum + moved) * unbiased
+    return moved, squared, direction * -rate / (ops.sqrt(squares + squared) + epsilon)
 
 
-def _turned(kernels, vector, rates):
-    """Return kernels, changed by the orthogonal matrices next to those in a vector.
+def _turned(shapes, vector, rates):
+    """Return changes of kernels: the orthogonal matrices next to those in a vector.
 
     A kernel is a matrix of inputs and outputs. Of a matrix M that has more rows than
     columns that is M (M' M + e)^(-1/2), with a small e, and (M M' + e)^(-1/2) M of
@@ -500,15 +497,15 @@ def _turned(kernels, vector, rates):
     that are of one size together, so that there are two large products of each kernel
     and no more.
     """
-    shapes = [(math.prod(kernel.shape[:-1]), kernel.shape[-1]) for kernel in kernels]
-    matrices, roots = _parts(vector, shapes), {}
-    for size in sorted(set(map(min, shapes))):
-        alike = [i for i, shape in enumerate(shapes) if min(shape) == size]
+    flat = [(math.prod(shape[:-1]), shape[-1]) for shape in shapes]
+    matrices, roots = _parts(vector, flat), {}
+    for size in sorted(set(map(min, flat))):
+        alike = [i for i, shape in enumerate(flat) if min(shape) == size]
         squares = ops.stack([_square(matrices[i]) for i in alike])
         roots |= zip(alike, ops.unstack(_inverse_roots(squares), len(alike)))
     return [
-        _changed(kernel, matrix, roots[i], rate)
-        for i, (kernel, matrix, rate) in enumerate(zip(kernels, matrices, rates))
+        ops.reshape(_orthogonal(matrix, roots[i], -rate), shape)
+        for i, (shape, matrix, rate) in enumerate(zip(shapes, matrices, rates))
     ]
 
 
@@ -521,13 +518,12 @@ def _square(matrix):
 
 
 @traced_once
-def _changed(kernel, matrix, root, rate):
-    """Return a kernel, changed by an orthogonal matrix with entries of about a rate."""
+def _orthogonal(matrix, root, rate):
+    """Return an orthogonal matrix with entries of about a rate."""
     rows, columns = matrix.shape
     # The root is the smaller of the two.
     root = root * (rate * math.sqrt(max(rows, columns)))
-    change = root @ matrix if rows < columns else matrix @ root
-    return kernel - ops.reshape(change, kernel.shape)
+    return root @ matrix if rows < columns else matrix @ root
 
 
 @traced_once

@@ -1,9 +1,11 @@
 """Distribution: the same result on any number of devices and machines."""
 
+import ctypes
 import json
 import math
 import os
 from pathlib import Path
+import platform
 import subprocess
 import sys
 import threading
@@ -225,6 +227,39 @@ def test_the_driver_tells_the_memory_of_gpus(monkeypatch):
     assert distribution.memory.gpu_memory([0]) == 8 * GIB
     assert distribution.memory.gpu_memory([0, 1]) == 6 * GIB
     assert distribution.memory.gpu_memory([5]) == math.inf
+
+
+def own_memory():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(x.split()[1]) for x in lines if x.startswith("RssAnon"))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="GNU's library alone can")
+def test_what_nothing_lies_in_is_given_back():
+    library = ctypes.CDLL(None)
+    library.malloc.restype = ctypes.c_void_p
+    blocks = [ctypes.c_void_p(library.malloc(2**16)) for _ in range(1000)]
+    for block in blocks:
+        ctypes.memset(block, 1, 2**16)
+    # One is left above the others.
+    last = blocks.pop()
+    for block in blocks:
+        library.free(block)
+    before = own_memory()
+    distribution.give_back()
+    assert own_memory() < before - 2**25
+    library.free(last)
+
+
+@pytest.mark.parametrize("error", [OSError, TypeError])
+def test_where_the_system_takes_nothing_back_nothing_happens(monkeypatch, error):
+    def fail(name):
+        raise error
+
+    monkeypatch.setattr(distribution.memory.ctypes, "CDLL", fail)
+    distribution.give_back()
+    monkeypatch.setattr(distribution.memory.ctypes, "CDLL", lambda name: object())
+    distribution.give_back()
 
 
 def test_a_gpu_that_can_not_be_used_is_named(monkeypatch, caplog):

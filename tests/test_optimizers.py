@@ -227,13 +227,35 @@ def test_weights_in_groups_learn_the_same(options, monkeypatch):
         npt.assert_allclose(one, other, atol=1e-6)
 
 
+def averages(optimizer, model):
+    """Return the averages that an optimizer keeps of a model's weights."""
+    model = keras.models.clone_model(model)
+    optimizer.assign_averages(model.trainable_variables)
+    return model.get_weights()
+
+
 @pytest.mark.parametrize("orthogonal", [False, True])
 def test_averages_are_those_that_the_weights_become(orthogonal):
     optimizer = FlatAdam(**SETTINGS, **AVERAGED, orthogonal=orthogonal)
     model = train(optimizer, model=between())
-    averages = optimizer.averages()
-    for average, weight in zip(averages, model.get_weights(), strict=True):
+    for average, weight in zip(
+        averages(optimizer, model), model.get_weights(), strict=True
+    ):
         npt.assert_array_equal(average, weight)
+
+
+def test_averages_that_were_taken_stay_while_training_goes_on():
+    optimizer = FlatAdam(**SETTINGS, **AVERAGED)
+    model = train(optimizer)
+    taken = keras.models.clone_model(model)
+    optimizer.assign_averages(taken.trainable_variables)
+    before = taken.get_weights()
+    model.train_on_batch(*(part[0] for part in pairs(1)))
+    for weight, average, other in zip(
+        taken.get_weights(), before, averages(optimizer, model), strict=True
+    ):
+        npt.assert_array_equal(weight, average)
+        assert np.any(other != average)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +275,7 @@ def test_averages_follow_every_few_batches(momentum, batches, followed):
             share = 1 - momentum ** (followed[-1] - followed[-2])
             old = weights if number < batches else average
             average = [a + share * (w - a) for a, w in zip(old, weights)]
-        for found, expected in zip(optimizer.averages(), average, strict=True):
+        for found, expected in zip(averages(optimizer, model), average, strict=True):
             npt.assert_allclose(found, expected, atol=1e-6)
 
 

@@ -41,6 +41,7 @@ def test_tiles_are_as_small_as_promised():
 
 def test_safe_sizes():
     assert tiles.safe_batch((28, 28)) == 256
-    assert tiles.safe_batch((100, 100, 100)) == 4
+    assert tiles.safe_batch((64, 64, 64)) == 4
+    assert tiles.safe_batch((100, 100, 100), tiles.SAFE_LATENTS) == 4
     assert tiles.safe_batch((1000, 1000, 1000)) == 1
     assert tiles.safe_side(3) == 200

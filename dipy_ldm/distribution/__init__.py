@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import keras
 
+from dipy_ldm.distribution.memory import give_back
 from dipy_ldm.distribution.sharing import (
     ONCE_APPLYING,
     ONCE_TRAINING,
@@ -29,6 +30,7 @@ if keras.config.backend() not in ("tensorflow", "jax", "torch"):
 
 if TYPE_CHECKING or keras.config.backend() == "tensorflow":
     from dipy_ldm.distribution.arrays import (
+        add_to,
         compiled,
         conditionally,
         gradients,
@@ -55,6 +57,7 @@ if TYPE_CHECKING or keras.config.backend() == "tensorflow":
 else:
     from dipy_ldm.distribution.alone import (
         ReplicatedModel,
+        add_to,
         agree,
         chief_first,
         compiled,
@@ -79,6 +82,7 @@ __all__ = [
     "ONCE_TRAINING",
     "STRATEGIES",
     "ReplicatedModel",
+    "add_to",
     "agree",
     "chief_first",
     "compiled",
@@ -86,6 +90,7 @@ __all__ = [
     "count_replicas",
     "free_memory",
     "gathered",
+    "give_back",
     "gpu_capabilities",
     "gradients",
     "in_batches",

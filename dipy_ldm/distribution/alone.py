@@ -113,6 +113,11 @@ def in_turn(tasks: Iterable[Callable]) -> None:
         task()
 
 
+def add_to(variable: Any, change: Any) -> None:
+    """Add to a variable."""
+    variable.assign_add(change)
+
+
 def in_batches(
     function: Callable, array: np.ndarray, batch_size: int, title: str | None = None
 ) -> np.ndarray:

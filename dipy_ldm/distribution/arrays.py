@@ -61,6 +61,19 @@ def in_turn(tasks: Iterable[Callable]) -> None:
             done.append(task())
 
 
+def add_to(variable: Any, change: Any) -> None:
+    """Add to a variable, in the memory that it has.
+
+    Parameters
+    ----------
+    variable : keras.Variable
+        Is changed.
+    change : tensor
+        Of the same shape and type.
+    """
+    variable.value.assign_add(change)
+
+
 def in_batches(
     function: Callable, array: np.ndarray, batch_size: int, title: str | None = None
 ) -> np.ndarray:

@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from dipy_ldm.distribution import memory
 from dipy_ldm.validation import InputError
 
 # From how many devices of a machine on each of them has a replica.
@@ -92,16 +93,22 @@ class AskableModel(keras.Model):
             return
         super().make_train_function(force)
         train = self.train_function
+        begun = False
 
         def step(*given):
+            nonlocal begun
             self.ends = self.asked
             if self.interrupted:
                 raise KeyboardInterrupt
             try:
-                return train(*given)
+                made = train(*given)
             except BaseException as error:
                 self._failure = error
                 raise
+            if not begun:
+                memory.give_back()
+            begun = True
+            return made
 
         self.train_function = step
 

@@ -6,13 +6,16 @@ from typing import Any, NamedTuple, Self
 import keras
 from keras import layers
 
-from dipy_ldm.layers import Recomputed, Sum
+from dipy_ldm.layers import CONVOLUTIONS, Recomputed, Sum
 
 # Their result takes the place of what they are given.
 _IN_PLACE = layers.Add, layers.Multiply, layers.Activation
 # An upsampled image is made by one axis after the other: how much of it there is at
 # once, by its number of axes.
 _UPSAMPLINGS = {layers.UpSampling2D: 1.5, layers.UpSampling3D: 1.8}
+# In 16 bits, the gradients of convolutions of volumes are made of copies with all
+# channels that a processor multiplies at once, however few there are.
+_HALVED = 4
 
 
 class Needs(NamedTuple):
@@ -91,6 +94,9 @@ def _of_layer(layer):
         return Needs(made, inside.kept + inside.again, live)
     times = next((n for kind, n in _UPSAMPLINGS.items() if isinstance(layer, kind)), 1)
     live = given + (0 if isinstance(layer, _IN_PLACE) else times * made)
+    halved = all(_width(tensor) == 2 for tensor in _listed(layer.output))
+    if halved and isinstance(layer, CONVOLUTIONS[3]):
+        live *= _HALVED
     return Needs(made, 0, live)
 
 

@@ -11,6 +11,8 @@ from dipy_ldm.metrics import detail_correlation
 
 # With less perplexity all latents have one code, and nearly so with little more.
 _PERPLEXITY = 1.5
+# Voxels that are measured at once: so few that the training before took more memory.
+_AT_ONCE = 2**18
 
 
 def affordable(
@@ -74,13 +76,13 @@ def score(vqvae: Any, images: np.ndarray) -> dict[str, float]:
 
 
 def _of_each(measure, vqvae, images):
-    """Measure images beside their reconstructions, as many at once as fit."""
+    """Measure images beside their reconstructions, few at once."""
 
     def measured(numbers):
         piece = np.asarray(images[numbers], "float32")
         return measure(piece, vqvae.predict(piece))
 
-    batch = tiles.safe_batch(images.shape[1:-1])
+    batch = tiles.safe_batch(images.shape[1:-1], _AT_ONCE)
     return distribution.in_batches(measured, np.arange(len(images)), batch)
 
 

@@ -347,9 +347,7 @@ def _not_measured(last):
 
 def _take_weights(network, trained):
     """Copy the averages of trained weights into the network that generates."""
-    pairs = zip(network.trainable_variables, trained.optimizer.averages(), strict=True)
-    for weight, average in pairs:
-        weight.assign(average)
+    trained.optimizer.assign_averages(network.trainable_variables)
 
 
 def _publish(network, validate, trained, number, last):

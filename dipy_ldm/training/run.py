@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
+import gc
 import logging
 import math
 import time
@@ -109,6 +110,9 @@ def train(estimator: Any, stage: Stage) -> None:
         stage.begin(model)
     model.prepare(stage.batches)
     data = distribution.shared(stage.batches, record.done, training.strategy)
+    # What was trained before refers to itself in circles, which Python finds late.
+    gc.collect()
+    distribution.give_back()
     _fit(estimator, model, data, stage, record)
 
 
