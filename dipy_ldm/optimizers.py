@@ -381,7 +381,8 @@ class FlatAdam(keras.optimizers.Optimizer):
         for group in self._groups:
             parts = _parts(group.average, [weight.shape for weight in group.weights])
             for place, part in zip(group.places, parts):
-                variables[place].assign(part)
+                # In memory of its own: a part may lie in that of the average.
+                variables[place].assign(part + 0)
 
     def finalize_variable_values(self, var_list):
         """Let the weights become their averages, if there are any.
