@@ -268,12 +268,14 @@ class Generator(Denoising):
         latents = self._scaled(encoded)
 
         def walk(numbers):
+            if strength == 0:
+                # As they are: scaled there and back, rounding chooses between codes
+                # that are as near.
+                return self.vqvae_.decode(encoded[numbers], tile=tile)
             denoise = self._denoiser(1.0, given.some(numbers))
-            clean = latents[numbers]
-            if strength > 0:
-                noise = samplers.noise_of(seed, first + numbers, self.latent_shape_)
-                x = alpha * clean + sigma * noise()
-                clean = samplers.sample(denoise, x, path, step, noise)
+            noise = samplers.noise_of(seed, first + numbers, self.latent_shape_)
+            x = alpha * latents[numbers] + sigma * noise()
+            clean = samplers.sample(denoise, x, path, step, noise)
             return self.vqvae_.decode(self._unscaled(clean), tile=tile)
 
         numbers = np.arange(len(images))
