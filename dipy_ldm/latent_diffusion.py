@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 import copy
 from functools import partial
+import gc
 from pathlib import Path
 from typing import Any, Self, Unpack, cast
 
@@ -228,7 +229,13 @@ class LatentDiffusion(Finder):
             self._learnt_with = self.hyperparameters()
             self._build()
             given = latents, self._held_out(others, told_others), chosen, settings
-            for stage in diffusion.stages(self, self._predict, *given):
+            for number, stage in enumerate(
+                diffusion.stages(self, self._predict, *given)
+            ):
+                if number:
+                    # What is left of the first refers to itself in circles, which
+                    # Python finds late.
+                    gc.collect()
                 train(self, stage)
         return self
 

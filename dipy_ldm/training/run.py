@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
-import gc
 import logging
 import math
 import time
@@ -110,8 +109,6 @@ def train(estimator: Any, stage: Stage) -> None:
         stage.begin(model)
     model.prepare(stage.batches)
     data = distribution.shared(stage.batches, record.done, training.strategy)
-    # What was trained before refers to itself in circles, which Python finds late.
-    gc.collect()
     distribution.give_back()
     _fit(estimator, model, data, stage, record)
 
