@@ -452,15 +452,17 @@ def _grouped(weights, places):
     return groups
 
 
-@fused
 def _nearer(value, aim, share):
     """Return the change by which a value goes a share of the way."""
     return (aim - value) * share
 
 
+_averaged = fused(_nearer)
+
+
 def _follow_weights(group, share):
     """Let the average of a group go towards its weights."""
-    change = _nearer(group.average, _joined(group.weights), share)
+    change = _averaged(group.average, _joined(group.weights), share)
     distribution.add_to(group.average, change)
     return [change]
 
@@ -472,9 +474,9 @@ def _ahead(momentum, gradient, clip, share):
     The latter is as of Nesterov: as if the next gradient were the same.
     """
     gradient = gradient * clip
-    change = (gradient - momentum) * share
+    change = _nearer(momentum, gradient, share)
     momentum = momentum + change
-    return change, momentum + (gradient - momentum) * share
+    return change, momentum + _nearer(momentum, gradient, share)
 
 
 @fused
@@ -483,8 +485,8 @@ def _adam(
 ):
     """Return the changes of the two moments, and of the weights."""
     gradient = gradient * clip
-    moved = (gradient - momentum) * share
-    squared = (ops.square(gradient) - squares) * of_squares
+    moved = _nearer(momentum, gradient, share)
+    squared = _nearer(squares, ops.square(gradient), of_squares)
     direction = (momentum + moved) * unbiased
     return moved, squared, direction * -rate / (ops.sqrt(squares + squared) + epsilon)
 
