@@ -265,7 +265,6 @@ class Generator(Denoising):
         alpha, sigma = path[0][1]
         at_once = self._coded_at_once(batch_size)
         encoded = self.vqvae_.encode(images, batch_size=at_once, tile=tile)
-        latents = self._scaled(encoded)
 
         def walk(numbers):
             if strength == 0:
@@ -274,7 +273,7 @@ class Generator(Denoising):
                 return self.vqvae_.decode(encoded[numbers], tile=tile)
             denoise = self._denoiser(1.0, given.some(numbers))
             noise = samplers.noise_of(seed, first + numbers, self.latent_shape_)
-            x = alpha * latents[numbers] + sigma * noise()
+            x = alpha * self._scaled(encoded[numbers]) + sigma * noise()
             clean = samplers.sample(denoise, x, path, step, noise)
             return self.vqvae_.decode(self._unscaled(clean), tile=tile)
 

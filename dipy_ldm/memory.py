@@ -14,9 +14,9 @@ from dipy_ldm.optimizers import AT_ONCE
 from dipy_ldm.validation import InputError
 
 _BEFORE = 20 * 2**20
-# Copies of the weights: those that are used and trained, a moment, an average and the
-# gradient; more while the weights are changed, and of those changed at once.
-_COPIES = 5
+# Copies of the weights: those that are trained and used, a moment and the gradient;
+# more while the weights are changed, and of those changed at once.
+_COPIES = 4
 _MORE_COPIES = 2.5
 _CHANGED_COPIES = 3.5
 # Distances of latents to codes: their products, and what is made of these.

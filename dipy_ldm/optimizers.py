@@ -42,7 +42,6 @@ class _Group(NamedTuple):
     places: list
     momentum: Any
     velocity: Any = None
-    average: Any = None
     sum: Any = None
 
 
@@ -85,11 +84,12 @@ class FlatAdam(keras.optimizers.Optimizer):
         a mean grows. All are such if None.
     orthogonal : bool
         Whether kernels of convolutions change by orthogonal matrices.
-    use_ema : bool
-        Keep an average of the weights, which they become when training ends. Where it
-        goes over hundreds of batches, every fourth is taken into it.
+    averages : sequence of keras.Variable, optional
+        What shall be the average of each weight, in their order: those of the network
+        that is used, so that there is no other copy. Where it goes over hundreds of
+        batches, every fourth is taken into it. They are no part of the configuration.
     ema_momentum : float
-        How slowly the average changes.
+        How slowly the averages change.
     gradient_accumulation_steps : int, optional
         Batches whose gradients are averaged for one step; at least 2.
     initial_scale : float, optional
@@ -117,7 +117,7 @@ class FlatAdam(keras.optimizers.Optimizer):
         base_fan_in=None,
         unnormalised=None,
         orthogonal=False,
-        use_ema=False,
+        averages=None,
         ema_momentum=0.99,
         gradient_accumulation_steps=None,
         initial_scale=None,
@@ -127,7 +127,6 @@ class FlatAdam(keras.optimizers.Optimizer):
         super().__init__(
             learning_rate,
             global_clipnorm=global_clipnorm,
-            use_ema=use_ema,
             ema_momentum=ema_momentum,
             gradient_accumulation_steps=gradient_accumulation_steps,
             name=name,
@@ -140,6 +139,8 @@ class FlatAdam(keras.optimizers.Optimizer):
         self.orthogonal = orthogonal
         self.initial_scale = initial_scale
         self.growth_steps = growth_steps
+        # By which Keras counts them among what the optimizer changes.
+        self.averages = list(averages or ())
         if initial_scale:
             # Which Keras asks for before it asks for anything else.
             start = keras.initializers.Constant(initial_scale)
@@ -187,7 +188,6 @@ class FlatAdam(keras.optimizers.Optimizer):
         kept = {
             "momentum": True,
             "velocity": scaled,
-            "average": self.use_ema,
             "sum": bool(self.gradient_accumulation_steps),
         }
         made = {
@@ -259,7 +259,7 @@ class FlatAdam(keras.optimizers.Optimizer):
             self._accumulate(gradients)
         else:
             self._step(gradients)
-        if self.use_ema:
+        if self.averages and distribution.is_first_replica():
             self._follow()
 
     def _accumulate(self, gradients):
@@ -349,8 +349,19 @@ class FlatAdam(keras.optimizers.Optimizer):
         share = 1 - self.ema_momentum**batches
         share = ops.where(self._is_first(), 1.0, share)
         distribution.in_turn(
-            partial(_follow_weights, group, share) for group in self._groups
+            partial(self._follow_weights, group, share) for group in self._groups
         )
+
+    def _follow_weights(self, group, share):
+        """Let the averages of a group go to its weights, and return by how much."""
+        averages = [self.averages[place] for place in group.places]
+        changes = [
+            _nearer(average, weight, share)
+            for average, weight in zip(averages, group.weights)
+        ]
+        for average, change in zip(averages, changes):
+            distribution.add_to(average, change)
+        return changes
 
     def _share(self, weight):
         """Say how much of the rate a weight has."""
@@ -370,40 +381,15 @@ class FlatAdam(keras.optimizers.Optimizer):
         self._scale.assign(self._scale * factor)
         self._good.assign(ops.where(grows, 0, count))
 
-    def assign_averages(self, variables):
-        """Give variables the averages of the weights, so many at once as are changed.
-
-        Parameters
-        ----------
-        variables : list of keras.Variable
-            One for each weight, in their order.
-        """
-        for group in self._groups:
-            parts = _parts(group.average, [weight.shape for weight in group.weights])
-            for place, part in zip(group.places, parts):
-                # In memory of its own: a part may lie in that of the average.
-                variables[place].assign(part + 0)
-
-    def finalize_variable_values(self, var_list):
-        """Let the weights become their averages, if there are any.
-
-        Parameters
-        ----------
-        var_list : list of keras.Variable
-            The weights.
-        """
-        if self.use_ema:
-            self.assign_averages(var_list)
-
     def get_config(self):
-        """Return the arguments of the constructor."""
+        """Return the arguments of the constructor, but for the averages."""
         config = super().get_config()
         for name in ("clipnorm", "clipvalue", "weight_decay"):
             del config[name]
         return {
             name: value
             for name, value in config.items()
-            if name not in ("ema_overwrite_frequency", "loss_scale_factor")
+            if name not in ("use_ema", "ema_overwrite_frequency", "loss_scale_factor")
         } | {
             "beta_1": self.beta_1,
             "beta_2": self.beta_2,
@@ -455,16 +441,6 @@ def _grouped(weights, places):
 def _nearer(value, aim, share):
     """Return the change by which a value goes a share of the way."""
     return (aim - value) * share
-
-
-_averaged = fused(_nearer)
-
-
-def _follow_weights(group, share):
-    """Let the average of a group go towards its weights."""
-    change = _averaged(group.average, _joined(group.weights), share)
-    distribution.add_to(group.average, change)
-    return [change]
 
 
 @fused

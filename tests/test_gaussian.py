@@ -420,7 +420,7 @@ def test_kernels_over_voxels_learn_the_slower_the_more_inputs_they_have(
     for model in (trained, diffusion):
         rank = len(model.latent_shape_) - 1
         training = Training(epochs=1).settled(rank, rates=RATES)
-        network = _compile(model, False, training, 600, 0.1)
+        network = _compile(model, model.denoiser_, training, 600, 0.1)
         found.append(network.optimizer.base_fan_in)
         paths = set(network.optimizer.unnormalised)
         kernels = [w for w in network.trainable_weights if w.path in paths]

@@ -1,5 +1,7 @@
 """The optimizer: to the same as Keras' own, which works weight by weight."""
 
+from functools import partial
+
 import keras
 from keras import ops
 import numpy as np
@@ -13,7 +15,7 @@ from dipy_ldm.training import Training
 from dipy_ldm.training.options import cosine_decay
 
 SETTINGS = {"learning_rate": 1e-2}
-AVERAGED = {"use_ema": True, "ema_momentum": 0.8}
+AVERAGED = {"ema_momentum": 0.8}
 
 
 def network():
@@ -43,6 +45,16 @@ def pairs(steps):
     return rng.normal(size=(steps, 4, 6, 2)), scale * rng.normal(size=(steps, 4, 1))
 
 
+def averaging(model, **options):
+    """Return an optimizer that averages the weights of a model, in a copy of it."""
+    copy = keras.models.clone_model(model)
+    return FlatAdam(averages=copy.trainable_variables, **options)
+
+
+def averages(optimizer):
+    return [ops.convert_to_numpy(average) for average in optimizer.averages]
+
+
 def train(optimizer, steps=20, model=None, **compiled):
     model = model or network()
     model.compile(optimizer, loss="mse", **compiled)
@@ -70,10 +82,17 @@ JIT = [False] if keras.config.backend() == "torch" else [False, True]
 )
 def test_training_is_that_of_keras(options, jit_compile):
     rate = cosine_decay(1e-2, 20)
-    theirs = train(keras.optimizers.Adam(rate, **options), jit_compile=jit_compile)
-    ours = train(FlatAdam(rate, **options), jit_compile=jit_compile)
-    assert ours.optimizer.iterations == theirs.optimizer.iterations
-    for own, other in zip(ours.get_weights(), theirs.get_weights()):
+    averaged = "ema_momentum" in options
+    theirs = keras.optimizers.Adam(rate, use_ema=averaged, **options)
+    theirs = train(theirs, jit_compile=jit_compile)
+    model = network()
+    make = partial(averaging, model) if averaged else FlatAdam
+    optimizer = make(learning_rate=rate, **options)
+    train(optimizer, model=model, jit_compile=jit_compile)
+    assert optimizer.iterations == theirs.optimizer.iterations
+    # Which Keras makes of the weights in the end.
+    ours = averages(optimizer) if averaged else model.get_weights()
+    for own, other in zip(ours, theirs.get_weights(), strict=True):
         npt.assert_allclose(own, other, atol=1e-6)
 
 
@@ -102,13 +121,15 @@ def test_gradients_of_a_weight_that_is_used_in_part_are_whole():
         npt.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("averaged", [{}, AVERAGED], ids=["plain", "averaged"])
+@pytest.mark.parametrize("averaged", [False, True], ids=["plain", "averaged"])
 def test_kernels_of_many_inputs_are_changed_more_slowly(averaged):
     changes = []
     for base_fan_in in (None, 2):
-        optimizer = FlatAdam(**SETTINGS, **averaged, base_fan_in=base_fan_in)
-        before = network().get_weights()
-        after = train(optimizer, steps=1).get_weights()
+        model = network()
+        before = model.get_weights()
+        optimizer = averaging(model, **SETTINGS, **AVERAGED, base_fan_in=base_fan_in)
+        train(optimizer, steps=1, model=model)
+        after = averages(optimizer) if averaged else model.get_weights()
         changes.append([a - b for a, b in zip(after, before)])
     full, some = changes
     # The convolution takes three places of two channels.
@@ -218,44 +239,17 @@ def test_kernels_without_a_gradient_stay():
     ids=["accumulated", "scaled", "orthogonal"],
 )
 def test_weights_in_groups_learn_the_same(options, monkeypatch):
-    whole = train(FlatAdam(**SETTINGS, **options), auto_scale_loss=False)
-    monkeypatch.setattr(optimizers, "AT_ONCE", 15)
-    parted = train(FlatAdam(**SETTINGS, **options), auto_scale_loss=False)
-    kept = [len(model.optimizer.variables) for model in (whole, parted)]
+    found, kept = [], []
+    for at_once in (optimizers.AT_ONCE, 15):
+        monkeypatch.setattr(optimizers, "AT_ONCE", at_once)
+        model = network()
+        optimizer = averaging(model, **SETTINGS, **options)
+        train(optimizer, model=model, auto_scale_loss=False)
+        found.append(model.get_weights() + averages(optimizer))
+        kept.append(len(optimizer.variables))
     assert kept[1] > kept[0]
-    for one, other in zip(whole.get_weights(), parted.get_weights()):
+    for one, other in zip(*found, strict=True):
         npt.assert_allclose(one, other, atol=1e-6)
-
-
-def averages(optimizer, model):
-    """Return the averages that an optimizer keeps of a model's weights."""
-    model = keras.models.clone_model(model)
-    optimizer.assign_averages(model.trainable_variables)
-    return model.get_weights()
-
-
-@pytest.mark.parametrize("orthogonal", [False, True])
-def test_averages_are_those_that_the_weights_become(orthogonal):
-    optimizer = FlatAdam(**SETTINGS, **AVERAGED, orthogonal=orthogonal)
-    model = train(optimizer, model=between())
-    for average, weight in zip(
-        averages(optimizer, model), model.get_weights(), strict=True
-    ):
-        npt.assert_array_equal(average, weight)
-
-
-def test_averages_that_were_taken_stay_while_training_goes_on():
-    optimizer = FlatAdam(**SETTINGS, **AVERAGED)
-    model = train(optimizer)
-    taken = keras.models.clone_model(model)
-    optimizer.assign_averages(taken.trainable_variables)
-    before = taken.get_weights()
-    model.train_on_batch(*(part[0] for part in pairs(1)))
-    for weight, average, other in zip(
-        taken.get_weights(), before, averages(optimizer, model), strict=True
-    ):
-        npt.assert_array_equal(weight, average)
-        assert np.any(other != average)
 
 
 @pytest.mark.parametrize(
@@ -265,7 +259,7 @@ def test_averages_that_were_taken_stay_while_training_goes_on():
 def test_averages_follow_every_few_batches(momentum, batches, followed):
     model = network()
     options = {"gradient_accumulation_steps": batches} if batches > 1 else {}
-    optimizer = FlatAdam(**SETTINGS, use_ema=True, ema_momentum=momentum, **options)
+    optimizer = averaging(model, **SETTINGS, ema_momentum=momentum, **options)
     model.compile(optimizer, loss="mse")
     average = None
     for number, batch in enumerate(zip(*pairs(13))):
@@ -275,7 +269,7 @@ def test_averages_follow_every_few_batches(momentum, batches, followed):
             share = 1 - momentum ** (followed[-1] - followed[-2])
             old = weights if number < batches else average
             average = [a + share * (w - a) for a, w in zip(old, weights)]
-        for found, expected in zip(averages(optimizer, model), average, strict=True):
+        for found, expected in zip(averages(optimizer), average, strict=True):
             npt.assert_allclose(found, expected, atol=1e-6)
 
 
@@ -285,48 +279,41 @@ def test_averages_follow_every_few_batches(momentum, batches, followed):
     ids=["plain", "scaled", "orthogonal"],
 )
 def test_training_that_is_resumed_is_the_same(further):
-    def make():
-        return FlatAdam(
-            **SETTINGS, gradient_accumulation_steps=2, global_clipnorm=1.0, **further
-        )
-
+    further |= {"gradient_accumulation_steps": 2, "global_clipnorm": 1.0}
     whole, first, then = network(), network(), network()
     x, y = pairs(10)
     for model, part in ((whole, slice(None)), (first, slice(5)), (then, slice(5, 10))):
-        model.compile(make(), loss="mse", auto_scale_loss=False)
-        model.optimizer.build(model.trainable_variables)
+        optimizer = averaging(model, **SETTINGS, **AVERAGED, **further)
+        model.compile(optimizer, loss="mse", auto_scale_loss=False)
+        optimizer.build(model.trainable_variables)
         if model is then:
             model.set_weights(first.get_weights())
-            model.optimizer.set_weights([v.numpy() for v in first.optimizer.variables])
+            optimizer.set_weights([v.numpy() for v in first.optimizer.variables])
         for batch in zip(x[part], y[part]):
             model.train_on_batch(*batch)
-    for one, other in zip(whole.get_weights(), then.get_weights()):
-        npt.assert_array_equal(one, other)
+    one, other = (m.get_weights() + averages(m.optimizer) for m in (whole, then))
+    for found, expected in zip(other, one, strict=True):
+        npt.assert_array_equal(found, expected)
 
 
 def test_loss_is_scaled_as_by_keras():
     """To the same where some gradients are too large for the scale."""
     scales = {"initial_scale": 2.0**126, "growth_steps": 4}
-    models = {}
-    for name in ("ours", "theirs"):
-        model = network()
-        options = {**SETTINGS, **AVERAGED, "global_clipnorm": 1.0}
-        if name == "ours":
-            optimizer = FlatAdam(**options, **scales)
-        else:
-            optimizer = keras.optimizers.LossScaleOptimizer(
-                keras.optimizers.Adam(**options),
-                initial_scale=scales["initial_scale"],
-                dynamic_growth_steps=scales["growth_steps"],
-            )
-        models[name] = train(optimizer, steps=30, model=model, auto_scale_loss=False)
-    ours, theirs = models["ours"].optimizer, models["theirs"].optimizer
+    options = {**SETTINGS, **AVERAGED, "global_clipnorm": 1.0}
+    one, other = network(), network()
+    ours = averaging(one, **options, **scales)
+    theirs = keras.optimizers.LossScaleOptimizer(
+        keras.optimizers.Adam(**options, use_ema=True),
+        initial_scale=scales["initial_scale"],
+        dynamic_growth_steps=scales["growth_steps"],
+    )
+    for optimizer, model in ((ours, one), (theirs, other)):
+        train(optimizer, steps=30, model=model, auto_scale_loss=False)
     assert 0 < int(ours.iterations) < 30
     assert ours.iterations == theirs.iterations
     assert ours._scale == theirs.dynamic_scale
-    weights = (model.get_weights() for model in models.values())
-    for own, other in zip(*weights):
-        npt.assert_allclose(own, other, atol=1e-6)
+    for found, expected in zip(averages(ours), other.get_weights(), strict=True):
+        npt.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_gradients_that_are_not_finite_are_left_out():
@@ -334,6 +321,7 @@ def test_gradients_that_are_not_finite_are_left_out():
     optimizer = FlatAdam(
         **SETTINGS,
         **AVERAGED,
+        averages=[keras.Variable([0.0, 0.0])],
         gradient_accumulation_steps=2,
         initial_scale=16.0,
         growth_steps=3,

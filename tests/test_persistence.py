@@ -53,6 +53,10 @@ def text(path):
     path.write_text("once upon a time")
 
 
+def word(path):
+    path.write_text("once\n")
+
+
 def foreign(path):
     save_file({"a": np.zeros(1)}, path)
 
@@ -78,6 +82,7 @@ unread = partial(of_format, 7)
         (empty, "is truncated"),
         (remove, "there is no model file"),
         (text, "is not a model file"),
+        (word, "is not a model file"),
         (foreign, "not of dipy_ldm"),
         (newer, "upgrade dipy_ldm"),
         (older, "train it again"),

@@ -91,7 +91,7 @@ def strategy_of(kind):
 
     if kind.startswith("worker"):  # as TF_CONFIG says
         return make_strategy("auto")
-    devices = {"none": None, "one": ["CPU:0"], "two": ["CPU:0", "CPU:1"]}[kind]
+    devices = {"none": None, "one": ["CPU:1"], "two": ["CPU:0", "CPU:1"]}[kind]
     return make_strategy("none" if kind == "none" else "mirrored", devices)
 
 

@@ -77,6 +77,9 @@ def is_chief() -> bool:
     return True
 
 
+is_first_replica = is_chief
+
+
 def of_chief(array: np.ndarray) -> np.ndarray:
     """Return what was computed."""
     return np.asarray(array)

@@ -37,7 +37,6 @@ class AskableModel(keras.Model):
 
     asked = ends = interrupted = False
     train_function: Any
-    _failure: Any = None
     _sketching = False
 
     def sketch(self, batches: Any, replicas: int) -> None:
@@ -73,20 +72,6 @@ class AskableModel(keras.Model):
         (made,) = keras.tree.flatten(self.compute_output_spec(given))
         return keras.ops.zeros(made.shape, made.dtype)
 
-    def fit(self, *args, **options):
-        """Train; if a step fails, end with what it failed with.
-
-        In JAX the values of all variables are gone then, and ``keras.Model.fit`` fails
-        once more, as it ends.
-        """
-        try:
-            return super().fit(*args, **options)
-        except BaseException as error:
-            first = error.__context__
-            if first is None or first != self._failure:
-                raise
-            raise first from first.__cause__
-
     def make_train_function(self, force=False) -> None:
         """Make what trains for a step, and hear whether the training shall end."""
         if self.train_function is not None and not force:
@@ -100,11 +85,7 @@ class AskableModel(keras.Model):
             self.ends = self.asked
             if self.interrupted:
                 raise KeyboardInterrupt
-            try:
-                made = train(*given)
-            except BaseException as error:
-                self._failure = error
-                raise
+            made = train(*given)
             if not begun:
                 memory.give_back()
             begun = True

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from dipy_ldm import cluster
+from dipy_ldm.distribution import memory
 from dipy_ldm.distribution.sharing import DRAWN_AT_ONCE, sketched
 from dipy_ldm.validation import InputError
 
@@ -206,14 +207,33 @@ def all_reduce(array: np.ndarray) -> np.ndarray:
 
         def own(context, piece=piece):
             # Once per machine, not once per replica.
-            local = len(strategy.extended.worker_devices)
-            first = context.replica_id_in_sync_group % local == 0
+            first = _is_first(context, strategy)
             return tf.constant(piece if first else np.zeros_like(piece))
 
         values = strategy.experimental_distribute_values_from_function(own)
         total = strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None)
         result[start : start + rows] = total
     return result
+
+
+def _is_first(context, strategy):
+    """Say whether a replica is the first of its machine."""
+    # Which is known when a graph is made.
+    number = tf.get_static_value(context.replica_id_in_sync_group)
+    return number % len(strategy.extended.worker_devices) == 0
+
+
+def is_first_replica() -> bool:
+    """Say whether this is the first replica of its machine, within a step of training.
+
+    Returns
+    -------
+    bool
+        What is kept of all replicas in one place is changed by it alone.
+    """
+    context = tf.distribute.get_replica_context()
+    # Without a strategy TensorFlow names no devices.
+    return context.num_replicas_in_sync == 1 or _is_first(context, context.strategy)
 
 
 def shared(batches: Any, first_step: int, strategy: Any) -> Any:
@@ -256,6 +276,9 @@ def _dataset(batches, first_step, machine, machines, replicas):
     flat = tf.nest.flatten(whole)
 
     def draw(number):
+        if not number:
+            # Asked for when the graph of a step is there, in memory of its own.
+            memory.give_back()
         step, replica = divmod(int(number), here)
         first = (machine * here + replica) * each
         piece = batches.draw(first_step + step, range(first, first + each))

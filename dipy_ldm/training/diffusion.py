@@ -226,27 +226,25 @@ def _stage(
     model, latents, settings, linear, noise, title, network, training, length, validate
 ):
     """Describe how one of the two networks is trained."""
-    guide = network is model.guide_
     return Stage(
         title,
         training,
         length,
         settings,
-        build=partial(_compile, model, guide, training, length.total, linear / noise),
+        build=partial(_compile, model, network, training, length.total, linear / noise),
         batches=_noised(model, latents, training.batch_size),
-        take=partial(_take_weights, network),
-        publish=partial(_publish, network, validate),
+        publish=partial(_publish, validate),
         lesson=("loss", linear),
         verdict=partial(_verdict, linear, noise),
         network=network,
     )
 
 
-def _compile(model, guide, training, steps, clip):
-    """Make a network that is trained."""
+def _compile(model, used, training, steps, clip):
+    """Make a network that is trained, and whose average one is that is used."""
     told = model.conditions_, model.source_, model.vqvae_.factor
     given = model.hyperparameters(), model.latent_shape_, *told
-    options = {"guide": guide, "remat": training.remat}
+    options = {"guide": used is model.guide_, "remat": training.remat}
     knows = known(model.expectation_, model.gaussian_)
     network = unet(*given, **knows, **options)
     networks.know(network, model.gaussian_)
@@ -259,7 +257,7 @@ def _compile(model, guide, training, steps, clip):
         # is the same everywhere grow until nothing else is seen; blocks take it away.
         base_fan_in=BASE_FAN_IN if _of_volumes(model) else None,
         unnormalised=networks.unnormalised(trained),
-        use_ema=True,
+        averages=used.trainable_variables,
         # A short training must not average over what it began with.
         ema_momentum=max(0.0, min(0.999, 1 - 10 / steps)),
     )
@@ -345,14 +343,8 @@ def _not_measured(last):
     return {}
 
 
-def _take_weights(network, trained):
-    """Copy the averages of trained weights into the network that generates."""
-    trained.optimizer.assign_averages(network.trainable_variables)
-
-
-def _publish(network, validate, trained, number, last):
-    """After a round: take the averaged weights, and validate with them."""
-    _take_weights(network, trained)
+def _publish(validate, trained, number, last):
+    """After a round: validate with the averaged weights."""
     return validate(last)
 
 

@@ -43,8 +43,6 @@ class Stage(NamedTuple):
         ``build()`` makes the compiled model, a :class:`distribution.ReplicatedModel`.
     batches : Batches
         From which it learns.
-    take : callable
-        ``take(model)`` copies the trained weights into the estimator's networks.
     publish : callable
         ``publish(model, round, last)`` is called after each round, makes the estimator
         ready for use, and returns further figures of the round by their names.
@@ -53,6 +51,9 @@ class Stage(NamedTuple):
     verdict : callable
         ``verdict(figures)`` is given the last round's, and those of the weights that
         were kept, and says in a sentence what is wrong with them; None if nothing is.
+    take : callable, optional
+        ``take(model)`` copies the trained weights into the estimator's networks, where
+        they are not the averages that the optimizer keeps.
     begin : callable, optional
         ``begin(model)`` is called before the first step of all.
     network : keras.Model, optional
@@ -66,10 +67,10 @@ class Stage(NamedTuple):
     settings: dict
     build: Callable
     batches: Batches
-    take: Callable
     publish: Callable
     lesson: tuple
     verdict: Callable
+    take: Callable | None = None
     begin: Callable | None = None
     network: keras.Model | None = None
 
@@ -152,7 +153,8 @@ def _fit(estimator, model, data, stage, record):
         # Or else an interrupted bar is drawn once more, below the last word.
         progress.on_train_end()
     # Not with the last round alone: of a training that had ended there is none.
-    stage.take(model)
+    if stage.take:
+        stage.take(model)
     record.lowest.give_back(record.history)
     estimator.history_ = record.history
     if any(distribution.gathered(model.asked)):
