@@ -26,17 +26,20 @@ def heed_ctrl_c():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+def as_installed(env):
+    """Return an environment without what tests alone need: a second sooner."""
+    if os.environ["KERAS_BACKEND"] == "jax":
+        return env
+    # Nothing after the last colon would be the folder in which it runs.
+    paths = filter(None, [str(ABSENT), env.get("PYTHONPATH")])
+    return env | {"PYTHONPATH": os.pathsep.join(paths)}
+
+
 def start(command, *arguments, cwd, env=None, **kwargs):
-    env = os.environ if env is None else env
-    if os.environ["KERAS_BACKEND"] != "jax":
-        # As pip installs the package, without what tests need: a second sooner.
-        # Nothing after the last colon would be the folder in which it runs.
-        paths = filter(None, [str(ABSENT), env.get("PYTHONPATH")])
-        env = env | {"PYTHONPATH": os.pathsep.join(paths)}
     return subprocess.Popen(
         [SCRIPTS / command, *map(str, arguments)],
         cwd=cwd,
-        env=env,
+        env=as_installed(os.environ if env is None else env),
         text=True,
         preexec_fn=heed_ctrl_c,
         stdout=subprocess.PIPE,
