@@ -279,11 +279,11 @@ def test_averages_follow_every_few_batches(momentum, batches, followed):
     ids=["plain", "scaled", "orthogonal"],
 )
 def test_training_that_is_resumed_is_the_same(further):
-    further |= {"gradient_accumulation_steps": 2, "global_clipnorm": 1.0}
+    options = {"gradient_accumulation_steps": 2, "global_clipnorm": 1.0, **further}
     whole, first, then = network(), network(), network()
     x, y = pairs(10)
     for model, part in ((whole, slice(None)), (first, slice(5)), (then, slice(5, 10))):
-        optimizer = averaging(model, **SETTINGS, **AVERAGED, **further)
+        optimizer = averaging(model, **SETTINGS, **AVERAGED, **options)
         model.compile(optimizer, loss="mse", auto_scale_loss=False)
         optimizer.build(model.trainable_variables)
         if model is then:

@@ -277,7 +277,7 @@ def _dataset(batches, first_step, machine, machines, replicas):
 
     def draw(number):
         if not number:
-            # Asked for when the graph of a step is there, in memory of its own.
+            # The graph of a step is made and optimised when it asks for the first.
             memory.give_back()
         step, replica = divmod(int(number), here)
         first = (machine * here + replica) * each
