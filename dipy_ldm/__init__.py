@@ -25,8 +25,11 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 def __getattr__(name):
     # Keras takes seconds to import: it waits until an estimator is asked for (PEP 562).
     if name in _HOMES:
+        from dipy_ldm.collector import uncollected
+
         try:
-            return getattr(import_module(_HOMES[name], __name__), name)
+            with uncollected():
+                return getattr(import_module(_HOMES[name], __name__), name)
         except ModuleNotFoundError as error:
             if error.name not in _BACKENDS:
                 raise

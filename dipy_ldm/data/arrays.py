@@ -14,6 +14,9 @@ from dipy_ldm.data import cache
 from dipy_ldm.files import replacing
 from dipy_ldm.validation import LARGEST, InputError, check_shares
 
+# Values that are looked at together.
+_AT_ONCE = 2**17
+
 
 def as_array(images: npt.ArrayLike, rank: int | None = None) -> np.ndarray:
     """Return images as an array, or say what is wrong with them.
@@ -78,7 +81,7 @@ class Survey(NamedTuple):
 
 
 def survey(images: np.ndarray, name: str = "image", verbose: bool = False) -> Survey:
-    """Look at every image once, one at a time.
+    """Look at every image once, and never at many of them at a time.
 
     What is found of volumes that are kept in the cache is kept beside them: they may
     be thousands, and training, resuming and every worker ask for it.
@@ -119,15 +122,21 @@ def _look(images, name, verbose):
     digest = hashlib.sha256(str(images.shape).encode())
     total, square = np.zeros(images.shape[1:]), 0.0
     low, high, bad = np.inf, -np.inf, []
-    for number, image in enumerate(tqdm(images, "survey", disable=not verbose)):
-        image = np.ascontiguousarray(image, "float32")
-        digest.update(image.data)
-        if not np.isfinite(image).all():
-            bad.append(number)
-            continue
-        total += image
-        square += np.square(image, dtype="float64").mean()
-        low, high = min(low, image.min()), max(high, image.max())
+    # Small ones together: each call of numpy has a price of its own.
+    together = max(1, _AT_ONCE // total.size)
+    with tqdm(total=len(images), desc="survey", disable=not verbose) as progress:
+        for first in range(0, len(images), together):
+            some = np.ascontiguousarray(images[first : first + together], "float32")
+            progress.update(len(some))
+            digest.update(some.data)
+            lowest, highest = some.min(), some.max()
+            if not np.isfinite([lowest, highest]).all():
+                finite = np.isfinite(some.reshape(len(some), -1)).all(1)
+                bad += [first + int(i) for i in np.flatnonzero(~finite)]
+                continue
+            total += some.sum(0, dtype="float64")
+            square += np.square(some, dtype="float64").sum()
+            low, high = min(low, lowest), max(high, highest)
     if bad:
         raise InputError(
             f"{name} {bad[0]} has NaN or infinite values ({len(bad)} of {len(images)} "
@@ -135,7 +144,7 @@ def _look(images, name, verbose):
         )
     n = len(images)
     mean = total / n
-    square /= n
+    square /= images.size
     # By the images themselves the mean is found too near to them: (n - 1) / n of the
     # variance away instead of (n + 1) / n.
     spread = (square - np.square(mean).mean()) * (n + 1) / max(n - 1, 1)

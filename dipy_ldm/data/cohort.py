@@ -72,8 +72,11 @@ def draw_order(subjects: Sequence, seed: int) -> list[int]:
         Numbers of the images. Where each is of a subject of its own, any order is
         equally likely.
     """
+    order = np.random.default_rng(seed).permutation(len(subjects)).tolist()
+    if isinstance(subjects, range):  # all are others
+        return order
     places: dict[Any, list[int]] = {}
-    for i in np.random.default_rng(seed).permutation(len(subjects)).tolist():
+    for i in order:
         places.setdefault(subjects[i], []).append(i)
     return [i for some in places.values() for i in some]
 

@@ -44,4 +44,5 @@ def load_mnist(split: str = "train") -> tuple[np.ndarray, np.ndarray]:
     images_name, labels_name = choose("split", split, _SPLITS)
     with np.load(_PATH) as arrays:
         images, labels = arrays[images_name], arrays[labels_name]
-    return images[..., None].astype(np.float32) / 255, labels.astype(np.int64)
+    # Divided as they are converted: 190 MB less to be written.
+    return np.divide(images[..., None], 255, dtype=np.float32), labels.astype(np.int64)

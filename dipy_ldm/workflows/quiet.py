@@ -1,10 +1,11 @@
 """TensorFlow's start, without its greetings."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 import os
 import sys
 
+from dipy_ldm.collector import uncollected
 from dipy_ldm.validation import InputError
 
 try:
@@ -32,9 +33,13 @@ def quiet_start() -> Iterator[None]:
     """
     _refuse_too_tight()
     # A command comes here more than once.
-    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") != "3":
+    spoken = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") != "3"
+    with uncollected(for_good=True), nullcontext() if spoken else _silence():
         yield
-        return
+
+
+@contextmanager
+def _silence():
     sys.stderr.flush()
     stderr = os.dup(2)
     try:

@@ -1,0 +1,33 @@
+"""Python's collector, while TensorFlow is imported."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+import gc
+
+
+@contextmanager
+def uncollected(for_good: bool = False) -> Iterator[None]:
+    """Import without looking for what can be collected.
+
+    Keras and TensorFlow are half a million objects that stay, and the collector would
+    go through all that are there again and again as they come: a fifth of the time.
+
+    Parameters
+    ----------
+    for_good : bool
+        Never look at what is there now, either: for a process of one's own. In others
+        it could be what its user wants collected.
+    """
+    if not gc.isenabled() or gc.get_freeze_count():
+        # Somebody has cared for it, such as this function.
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        # What is thawed is counted among what is old, and not looked at soon.
+        gc.freeze()
+        if not for_good:
+            gc.unfreeze()
+        gc.enable()

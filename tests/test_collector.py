@@ -1,0 +1,71 @@
+"""Python's collector while what is large is imported."""
+
+import gc
+import os
+import subprocess
+import sys
+
+import pytest
+
+from dipy_ldm.collector import uncollected
+
+LOOKS = """
+import gc
+looks = [0, 0]
+gc.callbacks.append(lambda phase, info: count(phase, info))
+def count(phase, info):
+    looks[info["generation"] == 2] += phase == "start"
+"""
+AS_A_LIBRARY = """
+from dipy_ldm import VQVAE
+"""
+AS_A_COMMAND = """
+from dipy_ldm.workflows.quiet import quiet_start
+with quiet_start():
+    from dipy_ldm import VQVAE
+"""
+
+
+@pytest.mark.parametrize("code", [AS_A_LIBRARY, AS_A_COMMAND])
+def test_imports_are_not_gone_through_again_and_again(code):
+    tell = "print(looks[1], gc.isenabled(), gc.get_freeze_count())"
+    done = subprocess.run(
+        [sys.executable, "-c", LOOKS + code + tell],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
+    looks, enabled, frozen = done.stdout.split()
+    assert int(looks) == 0
+    assert enabled == "True"
+    assert (int(frozen) > 100_000) is (code == AS_A_COMMAND)
+
+
+@pytest.fixture
+def thawed():
+    """Undo for a test what conftest has frozen."""
+    gc.unfreeze()
+    yield
+    gc.freeze()
+
+
+@pytest.mark.parametrize("for_good", [True, False])
+def test_it_goes_on_whatever_happens(thawed, for_good):
+    with pytest.raises(ImportError), uncollected(for_good):
+        assert not gc.isenabled()
+        raise ImportError
+    assert gc.isenabled()
+    assert (gc.get_freeze_count() > 0) is for_good
+
+
+def test_what_its_user_has_set_stays(thawed):
+    gc.disable()
+    with uncollected():
+        pass
+    assert not gc.isenabled()
+    gc.enable()
+    gc.freeze()
+    with uncollected():
+        assert gc.isenabled()
+    assert gc.get_freeze_count() > 0
