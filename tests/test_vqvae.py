@@ -565,6 +565,8 @@ def test_to_validate_takes_a_tenth_of_the_time():
     kept = partial(affordable, images, training=training, length=Length(20, 100))
     assert len(kept(size=(8, 8, 8))) == 25  # 24 and a bit
     assert len(kept(size=(4, 4, 4))) == 4
+    # Of all the time there is, where a training ends before its first round does.
+    assert len(kept(size=(8, 8, 8), length=Length(20, 4))) == 5
 
 
 def test_few_dead_codes_are_revived_from_few_pieces(volumes, volume_vqvae):

@@ -36,7 +36,7 @@ def affordable(
     ndarray
         The first of them, at least one.
     """
-    learnt = length.round * training.batch_size * math.prod(size)
+    learnt = length.end(0) * training.batch_size * math.prod(size)
     # A step takes as long as three reconstructions.
     most = 0.1 * 3 * learnt / math.prod(images.shape[1:-1])
     return images[: max(1, math.ceil(most))]
