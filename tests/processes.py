@@ -26,20 +26,19 @@ def heed_ctrl_c():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def as_installed(env):
-    """Return an environment without what tests alone need: a second sooner."""
-    if os.environ["KERAS_BACKEND"] == "jax":
-        return env
-    # Nothing after the last colon would be the folder in which it runs.
-    paths = filter(None, [str(ABSENT), env.get("PYTHONPATH")])
-    return env | {"PYTHONPATH": os.pathsep.join(paths)}
+def with_all(env):
+    """Return an environment with what tests alone need, and conftest hides."""
+    paths = env.get("PYTHONPATH", "").split(os.pathsep)
+    # Nothing before or after a colon would be the folder in which it runs.
+    kept = [path for path in paths if path not in ("", str(ABSENT))]
+    return {**env, "PYTHONPATH": os.pathsep.join(kept)}
 
 
 def start(command, *arguments, cwd, env=None, **kwargs):
     return subprocess.Popen(
         [SCRIPTS / command, *map(str, arguments)],
         cwd=cwd,
-        env=as_installed(os.environ if env is None else env),
+        env=env,
         text=True,
         preexec_fn=heed_ctrl_c,
         stdout=subprocess.PIPE,

@@ -9,6 +9,7 @@ import sys
 import keras
 import numpy as np
 import numpy.testing as npt
+from processes import with_all
 import pytest
 
 from dipy_ldm import distribution
@@ -32,13 +33,13 @@ SELECTED = (
 
 
 def run(backend, *arguments):
+    env = with_all(os.environ) if backend == "jax" else os.environ
     done = subprocess.run(
         [sys.executable, *map(str, arguments)],
         capture_output=True,
         text=True,
         # JAX compiles for longer than it computes.
-        env=os.environ
-        | {"KERAS_BACKEND": backend, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+        env=env | {"KERAS_BACKEND": backend, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

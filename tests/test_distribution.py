@@ -12,7 +12,7 @@ import threading
 
 import numpy as np
 import numpy.testing as npt
-from processes import TIMEOUT, as_installed, free_ports
+from processes import TIMEOUT, free_ports
 import pytest
 
 from dipy_ldm import distribution
@@ -316,7 +316,7 @@ def outcomes(request, tmp_path_factory):
                 [sys.executable, REPLICAS, *map(str, sizes), folder, *some],
                 # Sums are split over threads: with another number of cores another
                 # rounding, by which now and then a latent gets another code.
-                env=as_installed(os.environ)
+                env=os.environ
                 | {"TF_NUM_INTRAOP_THREADS": "2"}
                 | environments.get(name, {}),
             )

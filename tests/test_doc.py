@@ -18,7 +18,7 @@ from typing import NamedTuple
 from PIL import Image
 import nibabel as nib
 import numpy as np
-from processes import SCRIPTS
+from processes import SCRIPTS, with_all
 import pytest
 import scripts
 
@@ -150,6 +150,8 @@ def user_in(folder):
         Image.fromarray(np.uint8(digit * 255)).save(folder / f"my_images/{i}.png")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        # Pages make cohorts of what comes with the tests.
+        patch.setenv("PYTHONPATH", with_all(os.environ)["PYTHONPATH"])
         patch.setenv("PATH", f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}")
         # Where volumes are kept as the networks need them.
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))

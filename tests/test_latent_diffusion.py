@@ -167,7 +167,7 @@ def test_learns_the_latents_of_eight_images():
     images = np.repeat(rng.integers(0, 2, (256, 1, 1, 1)), 8, 1).repeat(8, 2)
     vqvae = VQVAE(widths=(8, 8), n_codes=8, code_dim=1)
     vqvae.fit(images, epochs=8, batch_size=16, learning_rate=3e-3, verbose=False)
-    model = LatentDiffusion(vqvae, widths=(16,))
+    model = LatentDiffusion(vqvae, widths=(16,), guide=False)
     model.fit(images, epochs=40, batch_size=32, learning_rate=3e-3, verbose=False)
     means = model.predict(64, steps=20).mean((1, 2, 3))
     npt.assert_array_less(np.minimum(means, 1 - means), 0.2)
@@ -192,7 +192,7 @@ def test_weights_are_averaged(vqvae, blobs):
 
 
 def test_accumulated_batches_are_as_one_larger(diffusion, vqvae, blobs):
-    parts = LatentDiffusion(vqvae, widths=diffusion.widths)
+    parts = LatentDiffusion(vqvae, widths=diffusion.widths, guide=False)
     parts.fit(blobs, **(FIT | {"batch_size": 8, "accumulate": 2}))
     x = np.random.default_rng(0).standard_normal((16, *diffusion.latent_shape_))
     whole, others = (m._predict(x, np.linspace(0, 1, 16)) for m in (diffusion, parts))

@@ -3,6 +3,7 @@ from pathlib import Path
 import subprocess
 import sys
 
+from processes import with_all
 import pytest
 
 import dipy_ldm
@@ -116,6 +117,6 @@ def test_other_settings_of_keras_are_refused(backend, before, sentence):
         capture_output=True,
         text=True,
         check=True,
-        env=os.environ | {"KERAS_BACKEND": backend},
+        env=with_all(os.environ) | {"KERAS_BACKEND": backend},
     )
     assert sentence in run.stdout

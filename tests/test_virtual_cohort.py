@@ -1,10 +1,12 @@
 from collections import Counter
+import os
 from pathlib import Path
 import subprocess
 import sys
 
 import nibabel as nib
 import numpy as np
+from processes import with_all
 import pytest
 from scipy.ndimage import map_coordinates
 import scripts
@@ -263,7 +265,9 @@ def test_detailed_subjects_fold_differently_and_tear_nowhere(cohort):
 
 def test_the_command(tmp_path):
     command = [sys.executable, SCRIPT, tmp_path / "cohort", "--n", "1", "--first", "7"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    # nilearn comes with the tests, too.
+    env = with_all(os.environ)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
     assert (tmp_path / "cohort" / "sub-0007_T1w.nii.gz").is_file()
     assert "virtual subjects" in done.stderr
 
