@@ -263,7 +263,7 @@ def test_ctrl_c_leaves_whole_volumes(trained, tmp_path):
     process = start(
         "dipy_denoise_ldm",
         *(trained / "out" / "ldm.safetensors", trained / "cohort"),
-        *("--repeats", 40, "--strength", 1),
+        *("--repeats", 12, "--strength", 1),
         cwd=tmp_path,
     )
     # The last file of the second volume: the first is counted then.
