@@ -101,11 +101,13 @@ def time_stages(arguments):
     with tempfile.TemporaryDirectory() as folder:
         for name in ABSENT:
             Path(folder, f"{name}.py").write_text("raise ImportError\n")
+        paths = [folder, *filter(None, [os.environ.get("PYTHONPATH")])]
         few = [f"--steps_{stage}={STEPS}" for stage in ("vqvae", "ldm")]
         begun, ended = watch(
             [COMMAND, *arguments, *few, "--out_dir", folder],
             # The bar is drawn after each step.
-            os.environ | {"PYTHONPATH": folder, "TQDM_MININTERVAL": "0"},
+            os.environ
+            | {"PYTHONPATH": os.pathsep.join(paths), "TQDM_MININTERVAL": "0"},
         )
     # All that comes before belongs to the first.
     begun[next(iter(ended))] = 0

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 import gc
+import sys
 
 
 @contextmanager
@@ -18,16 +19,17 @@ def uncollected(for_good: bool = False) -> Iterator[None]:
         Never look at what is there now, either: for a process of one's own. In others
         it could be what its user wants collected.
     """
-    if not gc.isenabled() or gc.get_freeze_count():
-        # Somebody has cared for it, such as this function.
+    if "keras" in sys.modules or not gc.isenabled():
+        # All that is large is there, or somebody else has cared for it.
         yield
         return
+    others = gc.get_freeze_count()
     gc.disable()
     try:
         yield
     finally:
         # What is thawed is counted among what is old, and not looked at soon.
         gc.freeze()
-        if not for_good:
+        if not (for_good or others):
             gc.unfreeze()
         gc.enable()
