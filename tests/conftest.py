@@ -57,19 +57,6 @@ def as_installed():
         os.environ["PYTHONPATH"] = os.pathsep.join(paths)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def as_traced():
-    """Let TensorFlow compute what it is told, and not optimise each graph before.
-
-    That takes longer than the few steps of a test do: a fifth of the time. The commands
-    that tests start, and what they train in processes of their own, are as for users.
-    """
-    if BACKEND == "tensorflow":
-        import tensorflow as tf
-
-        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-
-
 @pytest.fixture(scope="module", autouse=True)
 def collected():
     """Spare Python's collector what is there to the end, before the tests of each file.
