@@ -8,7 +8,6 @@ of its own, in turn. The networks are those of ``peers.py``.
 
 from functools import partial
 import json
-from pathlib import Path
 
 from common import Parser, run
 from peers import (
@@ -16,11 +15,11 @@ from peers import (
     add_measuring,
     check_measuring,
     collect,
+    describe_processor,
     do,
     in_rounds,
-    read_processor,
 )
-from peers_common import NETWORKS, cores
+from peers_common import NETWORKS
 
 BACKENDS = ("tensorflow", "jax", "torch")
 FIGURES = ("step", "first_step", "sample_step", "decode", "peak_gib")
@@ -54,8 +53,7 @@ def compare(options):
         If a number makes no sense, or a back-end can't be measured.
     """
     check_measuring(options)
-    processor = read_processor(Path("/proc/cpuinfo").read_text())
-    machine = {**processor, "cores": cores(), "precision": options.precision}
+    machine = {**describe_processor(), "precision": options.precision}
     print(json.dumps(machine), flush=True)
     for name in options.networks:
         measured = partial(measure, name=name, options=options)

@@ -16,14 +16,12 @@ import tempfile
 import time
 
 from common import Parser, print_scores, tell
-from peers import LIMITS, read_processor, spread
-from peers_common import cores
+from peers import describe_processor, spread
+from peers_common import ABSENT
 
 from dipy_ldm.validation import InputError, at_least
 
 COMMAND = Path(sys.executable).with_name("dipy_train_ldm")
-# Keras and TensorFlow import them where they are.
-ABSENT = ("jax", "pandas", "sklearn")
 STEPS = 3
 BEGUN = re.compile(r"(\w+): preparing the first step")
 STEPPED = re.compile(rf"(\w+), epoch 1/\d+:[^\r]* [1-9]\d*/{STEPS} \[")
@@ -72,9 +70,7 @@ def measure(options):
         tell(f"round {number + 1} of {options.rounds}")
         rounds.append(time_stages(arguments))
     return {
-        **read_processor(Path("/proc/cpuinfo").read_text()),
-        "cores": cores(),
-        "limits": {name: os.environ[name] for name in LIMITS if name in os.environ},
+        **describe_processor(),
         "arguments": " ".join(arguments),
         **{stage: spread([some[stage] for some in rounds]) for stage in rounds[0]},
     }
@@ -96,7 +92,7 @@ def time_stages(arguments):
     Raises
     ------
     InputError
-        If the command fails.
+        If the command fails, or ends without having trained.
     """
     with tempfile.TemporaryDirectory() as folder:
         for name in ABSENT:
@@ -108,6 +104,10 @@ def time_stages(arguments):
             # The bar is drawn after each step.
             os.environ
             | {"PYTHONPATH": os.pathsep.join(paths), "TQDM_MININTERVAL": "0"},
+        )
+    if not ended:
+        raise InputError(
+            "the command ended without a training; give files to train on."
         )
     # All that comes before belongs to the first.
     begun[next(iter(ended))] = 0

@@ -267,13 +267,27 @@ def describe_machine(options):
         versions |= side["versions"]
     speed = {name: round_to(side["gflop_a_second"]) for name, side in found.items()}
     return {
-        **read_processor(Path("/proc/cpuinfo").read_text()),
-        "cores": cores(),
+        **describe_processor(),
         "threads": {name: side["threads"] for name, side in found.items()},
-        "limits": {name: os.environ[name] for name in LIMITS if name in os.environ},
         "precision": options.precision,
         "gflop_a_second": speed,
         "versions": versions,
+    }
+
+
+def describe_processor():
+    """Tell which processor there is, and what is used of it.
+
+    Returns
+    -------
+    dict
+        As of :func:`read_processor`; ``cores``, and ``limits``: what is set of those
+        variables that limit the kernels.
+    """
+    return {
+        **read_processor(Path("/proc/cpuinfo").read_text()),
+        "cores": cores(),
+        "limits": {name: os.environ[name] for name in LIMITS if name in os.environ},
     }
 
 

@@ -25,6 +25,9 @@ GROUPS = 8
 # are measured.
 DDIM_STEPS = 50
 SAMPLED_STEPS = 10
+# What tests bring, an installed package does not have, and Keras and TensorFlow import
+# where it is.
+ABSENT = ("jax", "pandas", "sklearn")
 # Side of the matrices whose product tells what the machine can do.
 SIDE = 2048
 

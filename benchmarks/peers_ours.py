@@ -19,9 +19,11 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # The bar is drawn after each step.
 os.environ["TQDM_MININTERVAL"] = "0"
+from peers_common import ABSENT  # noqa: E402
+
 if __name__ == "__main__":
-    # As pip installs the package. TensorFlow and Keras import what tests bring, too.
-    for name in ("jax", "pandas", "sklearn"):
+    # As pip installs the package.
+    for name in ABSENT:
         sys.modules[name] = None  # type: ignore[assignment]
 
 import keras  # noqa: E402

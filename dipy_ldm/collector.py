@@ -11,7 +11,7 @@ def uncollected(for_good: bool = False) -> Iterator[None]:
     """Import without looking for what can be collected.
 
     Keras and TensorFlow are half a million objects that stay, and the collector would
-    go through all that are there again and again as they come: a fifth of the time.
+    go through all that are there again and again as they come: a quarter of the time.
 
     Parameters
     ----------

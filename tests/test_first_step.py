@@ -56,6 +56,12 @@ def test_what_comes_before_belongs_to_the_first_stage(first_step, monkeypatch):
     assert first_step.time_stages(["mnist"]) == {"autoencoder": 5, "diffusion": 3}
 
 
+def test_what_trains_nothing_is_told(first_step, monkeypatch):
+    monkeypatch.setattr(first_step, "watch", lambda command, environment: ({}, {}))
+    with pytest.raises(InputError, match="ended without a training"):
+        first_step.time_stages(["--help"])
+
+
 def test_a_command_that_fails_is_told(first_step):
     with pytest.raises(InputError, match="the command failed: there is no such thing"):
         first_step.watch(fake("'there is no such thing'"), os.environ)

@@ -20,6 +20,8 @@ def affordable(
 ) -> np.ndarray:
     """Keep so many images that to validate takes a tenth of a round's time, about.
 
+    Of all the time there is, where a training ends before its first round does.
+
     Parameters
     ----------
     images : ndarray
