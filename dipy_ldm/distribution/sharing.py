@@ -1,6 +1,8 @@
 """How many replicas there are, and what each of them has of a batch."""
 
+from contextlib import nullcontext
 import math
+from threading import Lock
 from typing import Any
 
 import keras
@@ -20,6 +22,11 @@ _ONCE = {"tensorflow": (140, 20), "jax": (350, 0), "torch": (50, 40)}
 ONCE_TRAINING, ONCE_APPLYING = (
     2**20 * mib for mib in _ONCE.get(keras.config.backend(), (0, 0))
 )
+
+
+# Held while a step is traced: of what is traced once for all networks, TensorFlow makes
+# gradients when they are asked for, and fails where two threads ask at once.
+_TRACING = Lock()
 
 
 class AskableModel(keras.Model):
@@ -85,7 +92,8 @@ class AskableModel(keras.Model):
             self.ends = self.asked
             if self.interrupted:
                 raise KeyboardInterrupt
-            made = train(*given)
+            with nullcontext() if begun else _TRACING:
+                made = train(*given)
             if not begun:
                 memory.give_back()
             begun = True
