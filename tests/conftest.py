@@ -62,10 +62,12 @@ def collected():
     """Spare Python's collector what is there to the end, before the tests of each file.
 
     All of TensorFlow, and what earlier files left in its caches: it would go through
-    that again and again, for a twentieth to a sixth of the time.
+    that again and again, for a twentieth to a sixth of the time. And what a graph is
+    made of is there as long as its model, however often that is looked at.
     """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000)
 
 
 @pytest.fixture(autouse=True)

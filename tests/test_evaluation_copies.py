@@ -345,7 +345,7 @@ def test_a_model_that_was_trained_too_long_is_found_out():
     train, held_out = pictures(20, 0), pictures(60, 1)
     vqvae = VQVAE(widths=(8, 16), blocks=1, n_codes=64, code_dim=3)
     vqvae.fit(train, steps=300, batch_size=20, verbose=False)
-    model = LatentDiffusion(vqvae, widths=(32,), blocks=1)
+    model = LatentDiffusion(vqvae, widths=(32,), blocks=1, guide=False)
     model.fit(train, steps=450, batch_size=20, verbose=False)
     found = audit(model, train, held_out, steps=10)
     assert "voxels" in found.found_copies
