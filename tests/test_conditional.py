@@ -286,11 +286,11 @@ def test_digits_are_those_that_are_asked_for(caplog):
     vqvae.fit(images, epochs=8, batch_size=32, verbose=False)
     others = {"validation_data": images[:100], "validation_conditions": names[:100]}
     model = LatentDiffusion(vqvae, widths=(32,), guide=False)
-    options = {"epochs": 10, "batch_size": 32, "verbose": False}
+    options = {"epochs": 6, "batch_size": 32, "verbose": False}
     with caplog.at_level(logging.WARNING):
         model.fit(images[100:], names[100:], **others, **options)
     assert "does not listen" not in caplog.text
-    assert model.history_["val_gain_label"][-1] > 0.01
+    assert model.history_["val_gain_label"][-1] > 0.1
     asked = np.repeat(["naught", "one", "two"], 20)
     samples = model.predict(conditions=asked).reshape(60, -1)
     means = np.stack([images[names == name].mean(0).ravel() for name in asked[::20]])

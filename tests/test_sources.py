@@ -186,15 +186,15 @@ def test_digits_are_made_of_their_negatives(caplog):
     vqvae.fit(images, epochs=8, batch_size=32, verbose=False)
     model = LatentDiffusion(vqvae, widths=(32,), guide=False)
     held_out = {"validation_data": images[:60], "validation_source": negatives[:60]}
-    options = {"epochs": 20, "batch_size": 32, "verbose": False}
+    options = {"epochs": 8, "batch_size": 32, "verbose": False}
     with caplog.at_level(logging.WARNING):
         model.fit(images[60:], source=negatives[60:], **held_out, **options)
     assert "does not listen" not in caplog.text
-    assert model.history_["val_gain_source"][-1] > 0.1
+    assert model.history_["val_gain_source"][-1] > 1
     made = model.predict(source=negatives[:30])
     errors = ((made - images[:30]) ** 2).mean((1, 2, 3))
     to_others = ((made - images[1:31]) ** 2).mean((1, 2, 3))
-    assert errors.mean() < 0.5 * to_others.mean()
+    assert errors.mean() < 0.2 * to_others.mean()
 
 
 def test_volumes_are_made_of_labels_and_conditions(caplog):
