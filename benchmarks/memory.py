@@ -18,7 +18,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from common import Parser, tell
 import numpy as np
-from peers import read_processor
+from peers import describe_processor
 from peers_common import status_gib
 
 STEPS = 3
@@ -114,10 +114,10 @@ def main(arguments=None):
 
 def processor():
     """Name the processor, and which of its instructions may be used."""
-    found = read_processor(Path("/proc/cpuinfo").read_text())
-    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "none")
+    found = describe_processor()
     flags = ", ".join(found["flags"])
-    return f"{found['processor']} ({flags}); ONEDNN_MAX_CPU_ISA: {limit}\n"
+    limits = [f"{name}={value}" for name, value in found["limits"].items()]
+    return f"{found['processor']} ({flags}); {' '.join(limits) or 'not limited'}\n"
 
 
 def apart(case):

@@ -26,7 +26,13 @@ OURS_COMMAND = [sys.executable, HERE / "peers_ours.py"]
 # Of the processor, what decides which kernels there are.
 FLAGS = ("avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni")
 # What limits the kernels, where it is set.
-LIMITS = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "TF_ENABLE_ONEDNN_OPTS")
+LIMITS = (
+    "ONEDNN_MAX_CPU_ISA",
+    "TF_ENABLE_ONEDNN_OPTS",
+    "XLA_FLAGS",
+    "ATEN_CPU_CAPABILITY",
+    "MKL_ENABLE_INSTRUCTIONS",
+)
 # Figures of which the ratio is printed, ours to the peer's.
 COMPARED = ("step", "first_step", "peak_gib", "own_gib", "sample_step", "decode")
 # Figures that are the same in each round: they follow from the layers' shapes.
