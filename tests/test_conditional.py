@@ -319,7 +319,6 @@ def test_every_weight_of_a_network_that_is_told_gets_a_gradient(rank, remat):
     )
     for a, b in zip(unet.get_weights(), again.get_weights(), strict=True):
         npt.assert_array_equal(a, b)
-    before = learnt.numpy()
     # Few steps are sooner made than traced.
     unet.compile(keras.optimizers.SGD(1.0), "mse", run_eagerly=True)
     rng = np.random.default_rng(0)

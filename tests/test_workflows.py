@@ -140,10 +140,10 @@ def test_stopped_three_times_and_resumed_is_the_uninterrupted(trained, tmp_path)
             assert "--resume" in answer(stderr)
             assert "Traceback" not in stderr
         assert not (tmp_path / "ldm.safetensors").exists()
+        status, _, stderr = run("dipy_train_ldm", *arguments, cwd=tmp_path)
+        assert status == 1
+        assert "--resume" in answer(stderr)
         resume = ("--resume",)
-    status, _, stderr = run("dipy_train_ldm", *arguments, cwd=tmp_path)
-    assert status == 1
-    assert "--resume" in answer(stderr)
     status, _, stderr = run("dipy_train_ldm", *arguments, *resume, cwd=tmp_path)
     assert status == 0, stderr
     assert_same_model(trained, tmp_path)
