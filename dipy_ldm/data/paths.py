@@ -134,10 +134,20 @@ def _files(path):
 
 
 def _search(folder):
-    """Find the NIfTI files in a folder, at any depth."""
-    for place, folders, names in os.walk(folder):
-        # Hidden are copies by git-annex, and what macOS puts beside each file.
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    """Find the NIfTI files in a folder, at any depth, through links, each once."""
+    visited = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        status = os.stat(place)
+        if (status.st_dev, status.st_ino) in visited:
+            folders.clear()
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        # Hidden are copies by git-annex, and what macOS puts beside each file. What is
+        # there and in a link, too, has the name without it.
+        folders[:] = sorted(
+            (name for name in folders if not name.startswith(".")),
+            key=lambda name: (os.path.islink(os.path.join(place, name)), name),
+        )
         for name in names:
             if name.lower().endswith(_NIFTI) and not name.startswith("."):
                 yield Path(place, name)

@@ -14,6 +14,8 @@ _INHERITING = ("scans", "sessions")
 # A comma for a point, as spreadsheets write it in the languages whose columns stand
 # between semicolons.
 _DECIMAL_COMMA = re.compile(r"([+-]?\d+),(\d+)")
+# How spreadsheets declare what stands between columns, in the first line.
+_DECLARED = re.compile(r'"?sep=([;,\t])"?')
 _MOST_COMPLAINTS = 50
 
 
@@ -126,7 +128,7 @@ def read_cells(path: Path) -> list[tuple[int, list[str]]]:
     Raises
     ------
     InputError
-        If it can't be read.
+        If it can't be read, or a quote stands alone.
     """
     try:
         # Spreadsheets put a byte-order mark at the beginning.
@@ -140,16 +142,42 @@ def read_cells(path: Path) -> list[tuple[int, list[str]]]:
         for number, line in enumerate(text.splitlines(), 1)
         if line.strip() and not line.startswith("#")
     ]
-    lines = [line for _, line in numbered]
-    separator = _separator(path, lines)
+    separator = _separator(path, [line for _, line in numbered])
     if separator is None:
         return [(number, [line]) for number, line in numbered]
-    reader = csv.reader(lines, delimiter=separator)
-    # A quoted cell may hold the end of a line: then the reader takes several.
-    cells = [(numbered[reader.line_num - 1][0], row) for row in reader]
+    if numbered and _DECLARED.fullmatch(numbered[0][1]):
+        del numbered[0]
+    cells = _split(path, numbered, separator)
     if separator == ";":
         cells = [(n, [_DECIMAL_COMMA.sub(_point, c) for c in row]) for n, row in cells]
     return cells
+
+
+def _split(path, numbered, separator):
+    """Split numbered lines into cells, and refuse quotes that swallow others."""
+    reader = csv.reader(
+        (line for _, line in numbered), delimiter=separator, strict=True
+    )
+    cells = []
+    while (first := reader.line_num) < len(numbered):
+        number = numbered[first][0]
+        try:
+            row = next(reader)
+        except csv.Error as error:
+            raise _stray_quote(path, number) from error
+        # In .csv a quoted text may hold the end of a line; in .tsv it never does, and
+        # a quote that stands alone would take the lines up to the next one for a text.
+        if separator == "\t" and reader.line_num > first + 1:
+            raise _stray_quote(path, number)
+        cells.append((numbered[reader.line_num - 1][0], row))
+    return cells
+
+
+def _stray_quote(path, number):
+    return InputError(
+        f'{path}, line {number}: a cell begins with a quote (") that does not end it; '
+        "remove the quote, or write the cell in quotes and each quote within it twice."
+    )
 
 
 def _point(match):
@@ -161,7 +189,13 @@ def _point(match):
 def _separator(path, lines):
     """Tell what stands between columns; None if each line is a path, commas and all."""
     if path.suffix.lower() == ".csv":
-        return max(";,", key=lambda sign: sum(map(_occurs(sign), lines)))
+        if lines and (declared := _DECLARED.fullmatch(lines[0])):
+            return declared[1]
+        # Names of columns seldom have the sign that is not between them.
+        first = lines[0] if lines else ""
+        return max(
+            ",;", key=lambda sign: (sum(map(_occurs(sign), lines)), first.count(sign))
+        )
     tabs = path.suffix.lower() == ".tsv" or any(map(_occurs("\t"), lines))
     return "\t" if tabs else None
 

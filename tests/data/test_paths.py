@@ -26,6 +26,22 @@ def test_folders_are_searched_and_sorted_and_hidden_files_left_out(folder):
     assert names(find_volumes([folder / "a"])) == ["1.nii", "2.NII.GZ", "3.nii.gz"]
 
 
+def test_folders_that_are_links_are_searched_once(folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "7.nii").touch()
+    (folder / "a" / "linked").symlink_to(elsewhere)
+    (folder / "a" / "again").symlink_to(elsewhere)
+    (folder / "a" / "aa_back").symlink_to(folder / "a")
+    (folder / "a" / "aa_b").symlink_to(folder / "a" / "b")
+    (folder / "a" / "gone").symlink_to(folder / "nothing")
+    found = find_volumes([folder / "a"])
+    assert names(found) == ["1.nii", "2.NII.GZ", "7.nii", "3.nii.gz"]
+    assert folder / "a" / "b" / "3.nii.gz" in found
+    (folder / "links").mkdir()
+    (folder / "links" / "sub-01").symlink_to(elsewhere)
+    assert holds_volumes([folder / "links"])
+
+
 def test_files_wildcards_and_folders_keep_their_order_and_count_once(folder):
     paths = [folder / "b" / "5.nii", folder / "a" / "*.nii", str(folder)]
     found = names(find_volumes(paths))

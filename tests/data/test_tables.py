@@ -33,6 +33,51 @@ def test_tables_of_every_kind(tmp_path, name, text):
 
 
 @pytest.mark.parametrize(
+    "quoted",
+    [
+        ['"see form', '"repeat'],
+        ['"', '"'],
+        ['"see form', ""],
+        ['"12" screen', ""],
+        ['"' + 140_000 * "x", ""],
+    ],
+)
+def test_a_stray_quote_gives_no_row_the_cells_of_another(tmp_path, quoted):
+    first, second = quoted
+    rows = f"04\t32\t{first}\n05\t7\t\n06\t8\t\n07\t41\t{second}\n08\t9\t\n"
+    path = write(tmp_path / "t.tsv", f"id\tage\tnotes\n03\t3\tfine\n{rows}")
+    with pytest.raises(InputError, match=f"{path}, line 3: .*quote.*; remove"):
+        read_table(path)
+
+
+def test_quotes_that_belong_to_a_cell_are_read(tmp_path):
+    text = 'id\tnote\na\t5" screen\nb\t"tab\there"\nc\t"""so"" he said"\n'
+    notes = [row.cells["note"] for row in read_table(write(tmp_path / "t.tsv", text))]
+    assert notes == ['5" screen', "tab\there", '"so" he said']
+    text = 'id,note\na,"two\nlines, of it"\nb,\n'
+    rows = read_table(write(tmp_path / "t.csv", text))
+    assert [(row.line, row.cells["id"]) for row in rows] == [(3, "a"), (4, "b")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "id,age,note (a;b)\nx,61,one; two\ny,62,three; four\n",
+        "sep=;\nid;age;note\nx;61;one, a\ny;62;two, b\n",
+        '"sep=;"\nid;age\nx;61\ny;62\n',
+        "sep=,\nid,age\nx,61\ny,62\n",
+        "sep=\t\nid\tage\nx\t61\ny\t62\n",
+    ],
+)
+def test_what_stands_between_columns_is_told_from_the_first_line(tmp_path, text):
+    rows = read_table(write(tmp_path / "t.csv", text))
+    assert [(row.cells["id"], row.cells["age"]) for row in rows] == [
+        ("x", "61"),
+        ("y", "62"),
+    ]
+
+
+@pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
         ("t.tsv", "id\tage\n", "has no rows"),
