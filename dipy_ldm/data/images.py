@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from glob import glob
 from pathlib import Path
-import zipfile
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 import numpy as np
 
 from dipy_ldm.validation import InputError
@@ -30,7 +29,7 @@ def load_images(paths: Sequence[str | Path]) -> np.ndarray:
     ------
     InputError
         If a path is not there, a folder has no images, a file can't be read, or
-        the images differ in shape.
+        the images differ in shape, or PNG files in their bits, or some are transparent.
     """
     return read_images(paths)[0]
 
@@ -56,6 +55,7 @@ def read_images(paths: Sequence[str | Path]) -> tuple[np.ndarray, list[Path]]:
         As of :func:`load_images`.
     """
     pieces = {file: _read(file) for path in paths for file in _files(Path(path))}
+    _refuse_mixed(pieces)
     first = next(iter(pieces))
     for file, images in pieces.items():
         if images.shape[1:] != pieces[first].shape[1:]:
@@ -64,7 +64,36 @@ def read_images(paths: Sequence[str | Path]) -> tuple[np.ndarray, list[Path]]:
                 f"{pieces[first].shape[1:]}; give images of one shape."
             )
     files = [file for file, images in pieces.items() for _ in images]
-    return np.concatenate(list(pieces.values())), files
+    # What float32 can't hold becomes infinite, and is refused as such.
+    with np.errstate(over="ignore"):
+        images = np.concatenate([*pieces.values()], dtype="float32", casting="unsafe")
+    _refuse_infinite(images, files)
+    return images, files
+
+
+def _refuse_mixed(pieces):
+    """Refuse PNG files of which one is white where another is dark grey."""
+    first: dict[np.dtype, Path] = {}
+    for file, images in pieces.items():
+        if file.suffix.lower() == ".png":
+            first.setdefault(images.dtype, file)
+    if len(first) > 1:
+        (kind, file), (other, another) = [*first.items()][:2]
+        raise InputError(
+            f"{file} has {_BITS[kind]} bits a pixel and {another} has {_BITS[other]}: "
+            "their intensities mean different things; save all with as many bits."
+        )
+
+
+def _refuse_infinite(images, files):
+    bad = np.flatnonzero(~np.isfinite(images).all(axis=(1, 2, 3)))
+    if bad.size:
+        file = files[bad[0]]
+        count, first = sum(files[i] == file for i in bad), bad[0] - files.index(file)
+        raise InputError(
+            f"{file} has NaN or infinite values in {count} of {files.count(file)} "
+            f"images (the first is number {first}); remove or replace them."
+        )
 
 
 def _files(path):
@@ -95,12 +124,14 @@ def _read(file):
         )
     try:
         images = reader(file)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{file} can't be read; is it whole, and of that kind?") from (
-            error
-        )
+    except InputError:
+        raise
+    # Readers of damaged files raise what they please.
+    except Exception as error:
+        why = str(error).partition("\n")[0] or type(error).__name__
+        raise InputError(
+            f"{file} can't be read ({why}); is it whole, and of that kind?"
+        ) from error
     return _checked(file, images)
 
 
@@ -119,13 +150,6 @@ def _checked(file, images):
             f"{file} has shape {images.shape}; give an array (n, h, w) or "
             "(n, h, w, channels)."
         )
-    images = images.astype("float32")
-    bad = np.flatnonzero(~np.isfinite(images).all(axis=(1, 2, 3)))
-    if bad.size:
-        raise InputError(
-            f"{file} has NaN or infinite values in {bad.size} of {len(images)} images "
-            f"(the first is number {bad[0]}); remove or replace them."
-        )
     return images
 
 
@@ -134,7 +158,8 @@ def _read_npy(file):
 
 
 def _read_npz(file):
-    with np.load(file, allow_pickle=False) as arrays:
+    # Of a damaged file, NumPy would leave open what it opened.
+    with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as arrays:
         if not arrays.files:
             raise InputError(f"{file} holds no array; give one named 'images'.")
         name = "images" if "images" in arrays else arrays.files[0]
@@ -147,14 +172,19 @@ def _read_npz(file):
 
 
 def _read_png(file):
-    try:
-        with Image.open(file) as image:
-            # A palette's numbers are no intensities.
-            return np.asarray(image.convert("RGB") if image.mode == "P" else image)[
-                None
-            ]
-    except UnidentifiedImageError as error:
-        raise OSError(str(error)) from error
+    with Image.open(file) as image:
+        mode = _WITHOUT_ALPHA.get(image.mode, image.mode)
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            if image.getchannel("A").getextrema()[0] < 255:
+                raise InputError(
+                    f"{file} is transparent in parts; save it without transparency."
+                )
+        return np.asarray(image if mode == image.mode else image.convert(mode))[None]
 
 
+# Those of the same colours; the numbers of a palette are no intensities.
+_WITHOUT_ALPHA = {"P": "RGB", "PA": "RGB", "RGBA": "RGB", "LA": "L"}
+# Of which type arrays of PNG files are.
+_BITS = {np.dtype(kind): n for kind, n in zip(("?", "u1", "u2", "i4"), (1, 8, 16, 16))}
 _READERS = {".npy": _read_npy, ".npz": _read_npz, ".png": _read_png}

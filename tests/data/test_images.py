@@ -32,6 +32,84 @@ def test_folder_of_png(tmp_path, mode):
     npt.assert_array_equal(images[..., 0], IMAGES)
 
 
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "P"])
+def test_an_opaque_alpha_is_no_channel(tmp_path, mode):
+    for i, image in enumerate(IMAGES):
+        picture = Image.fromarray(image)
+        if mode == "P":
+            picture.convert(mode).save(tmp_path / f"{i}.png", transparency=b"\xff")
+        else:
+            picture.convert(mode).save(tmp_path / f"{i}.png")
+    images = load_images([tmp_path])
+    assert images.shape == (4, 6, 5, 1 if mode == "LA" else 3)
+    npt.assert_array_equal(images[..., 0], IMAGES)
+
+
+def write_transparent(path):
+    picture = Image.fromarray(IMAGES[0]).convert("RGBA")
+    picture.putpixel((1, 2), (0, 0, 0, 254))
+    picture.save(path / "a.png")
+
+
+def write_transparent_grey(path):
+    Image.fromarray(IMAGES[0]).save(path / "a.png", transparency=int(IMAGES[0, 0, 0]))
+
+
+def write_transparent_palette(path):
+    Image.fromarray(IMAGES[0]).convert("P").save(path / "a.png", transparency=b"\0")
+
+
+def write_depths(path, modes):
+    for mode in modes:
+        Image.fromarray(IMAGES[0]).convert(mode).save(path / f"{mode[0]}.png")
+
+
+def write_encrypted(path):
+    np.savez(path / "a.npz", images=IMAGES)
+    data = bytearray((path / "a.npz").read_bytes())
+    data[6] |= 1
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    (path / "a.npz").write_bytes(data)
+
+
+def write_damaged_npz(path):
+    np.savez_compressed(path / "a.npz", images=IMAGES)
+    data = (path / "a.npz").read_bytes()
+    (path / "a.npz").write_bytes(data[:50] + bytes(255 - b for b in data[50:90]))
+
+
+def write_another_compression(path):
+    np.savez_compressed(path / "a.npz", images=IMAGES)
+    data = bytearray((path / "a.npz").read_bytes())
+    data[8] = data[data.index(b"PK\x01\x02") + 10] = 99
+    (path / "a.npz").write_bytes(data)
+
+
+def write_damaged_stream(path):
+    np.savez_compressed(path / "a.npz", images=IMAGES)
+    data = bytearray((path / "a.npz").read_bytes())
+    for i in range(70, 90):
+        data[i] ^= 255
+    (path / "a.npz").write_bytes(data)
+
+
+def write_header(path, shape):
+    np.save(path / "a.npy", IMAGES)
+    data = (path / "a.npy").read_bytes()
+    old = b"(4, 6, 5), }" + 40 * b" "
+    (path / "a.npy").write_bytes(data.replace(old, shape.ljust(len(old)), 1))
+
+
+def write_bomb(path):
+    Image.new("1", (20_000, 20_000)).save(path / "a.png")
+
+
+def write_png_chunk(path):
+    Image.fromarray(IMAGES[0]).save(path / "a.png")
+    data = (path / "a.png").read_bytes()
+    (path / "a.png").write_bytes(data.replace(b"IDAT", b"\0\0\0\0"))
+
+
 def write_text(path):
     (path / "a.png").write_text("no picture")
 
@@ -87,6 +165,19 @@ def write_none(path):
         (write_truncated, "can't be read"),
         (write_truncated_png, "can't be read"),
         (write_objects, "can't be read"),
+        (write_encrypted, "can't be read"),
+        (write_damaged_npz, "can't be read"),
+        (write_damaged_stream, "can't be read"),
+        (write_another_compression, "can't be read"),
+        (lambda path: write_header(path, b"(4, 6, 5), "), "can't be read"),
+        (lambda path: write_header(path, b"(4, 6000000000, 500000), }"), "Unable to"),
+        (write_bomb, "can't be read"),
+        (write_png_chunk, "can't be read"),
+        (write_transparent, "transparent in parts; save it"),
+        (write_transparent_grey, "transparent in parts; save it"),
+        (write_transparent_palette, "transparent in parts; save it"),
+        (lambda path: write_depths(path, ["1", "L"]), "1 bits .* 8: .* as many bits"),
+        (lambda path: write_depths(path, ["I;16", "L"]), "16 bits .* has 8"),
         (write_strings, "give real numbers"),
         (write_nan, "NaN or infinite"),
         (write_two_shapes, "of one shape"),
