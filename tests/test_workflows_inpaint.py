@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from pathlib import Path
 import signal
 
 import nibabel as nib
@@ -13,6 +14,7 @@ from scans import save
 
 from dipy_ldm import VQVAE, LatentDiffusion, persistence
 from dipy_ldm.data.headers import is_whole
+from dipy_ldm.workflows import restoring
 
 SPACE, SIZE = (12, 11, 13), 8.0
 FAST = ("--steps", 2, "--resamplings", 2)
@@ -118,15 +120,64 @@ def test_outside_of_the_mask_all_is_equal_to_the_bit(
 def test_what_the_mask_hides_makes_no_difference(command, model_path, tmp_path):
     path, raw, affine = make_scan(tmp_path, "float64", "a")
     spoilt = np.where(ball(), 1e4, raw)
-    nib.save(nib.Nifti1Image(spoilt, affine), tmp_path / "b.nii.gz")
+    # Of the same name, and thus of the same noise.
+    (tmp_path / "b").mkdir()
+    nib.save(nib.Nifti1Image(spoilt, affine), tmp_path / "b/a.nii.gz")
     save(tmp_path / "lesion.nii", ball(), affine)
-    for name in (path, "b.nii.gz"):
+    for name, place in ((path, "."), ("b/a.nii.gz", "b")):
         status, stderr = command(
-            *("inpaint", model_path, name, "--mask_files", "lesion.nii", *FAST)
+            *("inpaint", model_path, name, "--mask_files", "lesion.nii", *FAST),
+            *("--out_dir", place),
         )
         assert status == 0, stderr
-    a, b = (raw_voxels(tmp_path / f"{name}_inpainted.nii.gz") for name in "ab")
+    a, b = (raw_voxels(tmp_path / f"{at}a_inpainted.nii.gz") for at in ("", "b/"))
     npt.assert_allclose(a[ball()], b[ball()], rtol=1e-5)
+
+
+NOISY = {
+    "denoise": ("--strength", 0.9, "--steps", 2, "--repeats", 2),
+    "inpaint": ("--mask_files", "lesion.nii", *FAST),
+}
+
+
+@pytest.mark.parametrize("name", NOISY)
+def test_each_volume_has_noise_of_its_own(command, model_path, tmp_path, name):
+    for stem in "abc":
+        path, _, affine = make_scan(tmp_path, "float64", stem)
+    save(tmp_path / "lesion.nii", ball(), affine)
+
+    def made(*stems, to):
+        files = [f"{stem}.nii.gz" for stem in stems]
+        options = (*NOISY[name], "--out_dir", to)
+        status, stderr = command(name, model_path, *files, *options)
+        assert status == 0, stderr
+        ends = [f"{stem}_{name.removesuffix('e')}ed" for stem in stems]
+        facts = [json.loads((tmp_path / to / f"{e}.json").read_text()) for e in ends]
+        voxels = [raw_voxels(tmp_path / to / f"{end}.nii.gz") for end in ends]
+        return voxels, [fact["Noise"] for fact in facts]
+
+    # One scan under three names.
+    (a, b, c), noise = made(*"abc", to="all")
+    assert len(set(noise)) == 3
+    assert not np.allclose(a, b) and not np.allclose(b, c)
+    # Wherever a volume stands, and beside whatever others.
+    (again, others), numbers = made(*"ba", to="two")
+    assert numbers == noise[1::-1]
+    npt.assert_array_equal(again, b)
+    npt.assert_array_equal(others, a)
+
+
+def test_noise_is_numbered_by_the_name_within_the_inputs():
+    files = [Path(f"/data/sub-{i}/T1.nii.gz") for i in range(500)]
+    noise = restoring.number_noise(files)
+    assert len(set(noise.values())) == 500
+    assert restoring.number_noise(files[::-1]) == noise
+    # Wherever the cohort lies, and whatever results are called.
+    moved = [Path("/copy", *file.parts[2:]) for file in files]
+    assert [*restoring.number_noise(moved).values()] == [*noise.values()]
+    # Without others of its name, it needs no folder.
+    one, other = (restoring.number_noise([file]) for file in files[:2])
+    assert [*one.values()] == [*other.values()]
 
 
 def test_samples_their_mean_and_spread_and_a_wider_mask(command, model_path, tmp_path):

@@ -101,7 +101,7 @@ class DenoiseLDMFlow(Workflow):
         eta : float, optional
             Share of fresh noise in each step of ddim, from 0 to 1.
         seed : int, optional
-            Seed of the noise.
+            Seed of the noise, which depends on the name of each volume, too.
         repeats : int, optional
             Times that each volume is denoised, from other noise each time. The
             result is the mean; of two and more, the standard deviation is written
@@ -175,8 +175,13 @@ class DenoiseLDMFlow(Workflow):
         if lesions:
             how = {"Threshold": threshold, "DilatedBy": dilate}
         facts = provenance(path, **how, Repeats=repeats, **told)
+        noise = restoring.number_noise(files)
         tasks = [
-            restoring.Task(file, paths, facts | {"Sources": partners.names(file)})
+            restoring.Task(
+                file,
+                paths,
+                facts | {"Noise": noise[file], "Sources": partners.names(file)},
+            )
             for file, paths in inputs.outputs.items()
         ]
         options |= {"tile": tile, "conditions": asked.of_some(asked.numbers)}
@@ -264,9 +269,11 @@ def _denoise(job, strength, compare, task):
     image, origin = conform_file(task.file, job.grid, job.channels)
     given = job.options | job.partners.given(task.file) | {"strength": strength}
 
+    first = task.facts["Noise"]
+
     def made(**others):
         return [
-            job.model.denoise(image[None], first=i, **given | others)[0]
+            job.model.denoise(image[None], first=first + i, **given | others)[0]
             for i in range(job.repeats)
         ]
 
@@ -287,6 +294,7 @@ def _heal(job, threshold, dilate, task):
         sizes = np.linalg.norm(scan.affine[:3, :3], axis=0)
         scan = scan._replace(hole=holes.dilated(lesions, dilate, sizes))
     given = job.options | job.partners.given(task.file)
+    given |= {"first": task.facts["Noise"]}
     made = healing.fill_in(job.model, scan, job.grid, job.repeats, given)
     _write_healed(task, scan, lesions, made, job.dtype, job.difference)
 

@@ -22,6 +22,7 @@ from dipy_ldm.workflows.outputs import (
     refuse_overwriting,
 )
 from dipy_ldm.workflows.quiet import quiet_start
+from dipy_ldm.workflows.restoring import number_noise
 from dipy_ldm.workflows.samples import Samples
 from dipy_ldm.workflows.seen import Seen, pieces
 from dipy_ldm.workflows.volumes import affine_of, provenance, write_with_sidecar
@@ -96,7 +97,7 @@ class GenerateLDMFlow(Workflow):
         (.png). Volumes become a NIfTI file each, at the place and with the voxel size
         of those that the model learnt from, with a JSON file that tells how it was
         made, and a picture of three planes of each. A sample depends on the seed and on
-        its number alone.
+        its number alone; one of a source on the name of its source, too.
 
         Parameters
         ----------
@@ -120,8 +121,8 @@ class GenerateLDMFlow(Workflow):
             sample a row. What is missing is not specified; other columns make no
             difference.
         same_noise : bool, optional
-            Make all samples from the noise of the first: what differs between them is
-            due to their conditions.
+            Make all samples, those of each source, from the noise of the first: what
+            differs between them is due to their conditions.
         strict : bool, optional
             Refuse numbers outside of those that the model has learnt from, which are
             otherwise taken for the nearest of them with a warning.
@@ -237,14 +238,17 @@ class GenerateLDMFlow(Workflow):
         options = options | {"batch_size": 1, "verbose": False}
         at_once = distribution.count_replicas(options["strategy"])
         work = [*pieces(seen, samples.names, numbers, at_once)]
+        noise = number_noise(seen.files) if seen else {}
         for file, names, some in tqdm(work, "generate", disable=quiet):
             source = {"source": seen.read(file)} if seen else {}
             before = self.spare
-            volumes, used = self._generate(model, some, asked, options | source)
+            volumes, used = self._generate(
+                model, some, asked, options | source, noise.get(file, 0)
+            )
             refused = {"Refused": self.spare - before} if self.guard else {}
             for number, sample, name, volume in zip(some, used, names, volumes):
                 own = {"Sample": sample} | asked.facts(range(number, number + 1))
-                own |= {"Sources": [str(file)]} if seen else {}
+                own |= {"Noise": noise[file], "Sources": [str(file)]} if seen else {}
                 # Of all that are made together, beside the first.
                 own |= refused if name == names[0] else {}
                 write_with_sidecar(name, volume, affine, dtype, facts | own)
@@ -264,10 +268,10 @@ class GenerateLDMFlow(Workflow):
         _save(samples.names[0], facts, **arrays, **asked.arrays(numbers))
         samples.draw(images)
 
-    def _generate(self, model, numbers, asked, options):
+    def _generate(self, model, numbers, asked, options, noise=0):
         """Generate some of the samples; return their numbers as well."""
         if self.guard is None:
-            return _generate(model, numbers, asked, options), [*numbers]
+            return _generate(model, numbers, asked, options, noise), [*numbers]
         from dipy_ldm.evaluation.guard import generate_new
 
         known = asked.of_some(numbers)
@@ -352,9 +356,10 @@ def _beside(stem, numbers, seen, is_volume, one_of_several):
     return Samples.named_after(seen, stem, numbers, one_of_several)
 
 
-def _generate(model, numbers, asked, options):
-    """Generate some of the samples."""
+def _generate(model, numbers, asked, options, noise):
+    """Generate some of the samples, of noise that is numbered from ``noise`` on."""
     first = asked.numbers.start if options["same_noise"] else numbers.start
+    first += noise
     conditions = asked.of_some(numbers)
     return model.predict(len(numbers), conditions=conditions, first=first, **options)
 

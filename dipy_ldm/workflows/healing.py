@@ -115,7 +115,7 @@ def fill_in(
     n_samples : int
         How many ways it is filled in.
     options : dict
-        Further ones of :meth:`dipy_ldm.LatentDiffusion.inpaint`.
+        Further ones of :meth:`dipy_ldm.LatentDiffusion.inpaint`, with ``first``.
 
     Returns
     -------
@@ -130,7 +130,7 @@ def fill_in(
     made = []
     for number in range(n_samples):
         if unknown.any():
-            given = options | {"first": number}
+            given = options | {"first": options["first"] + number}
             image_made = model.inpaint(image[None], unknown[None], **given)[0]
             restored = restore_file(image_made, origin)
         else:

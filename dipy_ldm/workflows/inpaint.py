@@ -100,7 +100,7 @@ class InpaintLDMFlow(Workflow):
         eta : float, optional
             Share of fresh noise in each step of ddim, from 0 to 1.
         seed : int, optional
-            Seed of the noise.
+            Seed of the noise, which depends on the name of each volume, too.
         channels : bool, optional
             Take the fourth axis of the files for channels.
         tile : int, optional
@@ -155,9 +155,16 @@ class InpaintLDMFlow(Workflow):
         }
         options |= {"tile": tile, "conditions": asked.of_some(asked.numbers)}
         facts = provenance(path, Samples=n_samples, DilatedBy=dilate, **told)
+        noise = restoring.number_noise(files)
         tasks = [
             restoring.Task(
-                file, paths, facts | {"Sources": partners.names(file, masks[file])}
+                file,
+                paths,
+                facts
+                | {
+                    "Noise": noise[file],
+                    "Sources": partners.names(file, masks[file]),
+                },
             )
             for file, paths in inputs.outputs.items()
         ]
@@ -165,6 +172,7 @@ class InpaintLDMFlow(Workflow):
         def inpaint(task):
             scan = _read(task.file, masks[task.file], dilate, channels)
             given = options | partners.given(task.file)
+            given |= {"first": task.facts["Noise"]}
             made = healing.fill_in(model, scan, grid, n_samples, given)
             _write(task, scan, made)
 

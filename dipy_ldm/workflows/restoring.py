@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+import hashlib
 import json
 import logging
 import os
@@ -211,11 +212,8 @@ def name_outputs(files: list[Path], end: Path, verb: str) -> dict[Path, Path]:
     InputError
         If two would be the same.
     """
-    places = [Path(os.path.abspath(file)).parent for file in files]
-    names = [Path(f"{_stem(file)}_{end.name}.nii.gz") for file in files]
-    if len(set(names)) < len(names):
-        common = os.path.commonpath(places)
-        names = [place.relative_to(common) / n for place, n in zip(places, names)]
+    stems = _stems(files)
+    names = [stem.with_name(f"{stem.name}_{end.name}.nii.gz") for stem in stems]
     name, count = Counter(names).most_common(1)[0]
     if count > 1:
         raise InputError(
@@ -223,6 +221,28 @@ def name_outputs(files: list[Path], end: Path, verb: str) -> dict[Path, Path]:
             "them one after the other, with another --out_dir each."
         )
     return {file: end.parent / name for file, name in zip(files, names)}
+
+
+def number_noise(files: list[Path]) -> dict[Path, int]:
+    """Return the number of each volume's first noise, by its name within the inputs.
+
+    So that no two volumes have the same noise, and each keeps its own in another order,
+    under ``resume``, and on several workers.
+    """
+    return {
+        file: int.from_bytes(hashlib.sha256(stem.as_posix().encode()).digest()[:6])
+        for file, stem in zip(files, _stems(files), strict=True)
+    }
+
+
+def _stems(files):
+    """Return the volumes' names without their ends; with folders if any are equal."""
+    stems = [Path(_stem(file)) for file in files]
+    if len(set(stems)) == len(stems):
+        return stems
+    places = [Path(os.path.abspath(file)).parent for file in files]
+    common = os.path.commonpath(places)
+    return [place.relative_to(common) / s for place, s in zip(places, stems)]
 
 
 def _without_outputs(outputs):
