@@ -133,7 +133,8 @@ class Gaussian(NamedTuple):
 
         ways = ways.reshape(len(ways), -1)
         found = share(self.rest.ravel()) * ways
-        loadings = self.loadings.reshape(len(self.loadings), -1)
+        # There may be no directions, of which -1 would not tell the size.
+        loadings = self.loadings.reshape(len(self.loadings), self.rest.size)
         # No copy of them: of large volumes they take hundreds of megabytes.
         lengths = np.einsum("ij,ij->i", loadings, loadings)
         # Along the directions instead of what is there already.
@@ -177,7 +178,8 @@ def aligned(latents: np.ndarray) -> bool:
     n, *_, channels = latents.shape
     left = latents.var(0).mean()
     # All of it is that about the mean of each place, and that of these means.
-    whole = left + latents.mean(0).reshape(-1, channels).var(0).mean()
+    means = latents.mean(0).reshape(-1, channels)
+    whole = left + means.var(0, dtype="float64").mean()
     return bool(left * n / max(1, n - 1) < _UNALIGNED * whole)
 
 

@@ -90,7 +90,7 @@ def halved(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         If one is larger than that.
     """
     for name, weights in tensors.items():
-        if np.abs(weights).max() > np.finfo("float16").max:
+        if np.abs(weights).max(initial=0) > np.finfo("float16").max:
             raise InputError(
                 f"the weights {name} are too large for 16 bits; save with half=False."
             )

@@ -108,10 +108,12 @@ def denoise(x, t):
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_held_estimates_are_those_of_a_joint_gaussian(schedule):
+@pytest.mark.parametrize("directions", [None, 0], ids=["all", "none"])
+def test_held_estimates_are_those_of_a_joint_gaussian(schedule, directions):
     latents, numbers, known = cohort(400)
     learnt = Readings.learn(latents, numbers, known)
     gaussian = Gaussian.learn(latents)
+    gaussian = gaussian._replace(loadings=gaussian.loadings[:directions])
     # Where what remains is the same everywhere, nothing is approximated.
     gaussian = gaussian._replace(rest=np.full(SHAPE, 0.25, "float32"))
     directions = flat(gaussian.loadings)
@@ -230,6 +232,18 @@ def test_a_model_file_has_them(trained, tmp_path, half, undecoded):
     asked = {"conditions": {"width": 3.0}, "steps": 3}
     samples = (model.predict(2, **asked) for model in (loaded, trained))
     npt.assert_allclose(*samples, atol=5e-3 * half)
+
+
+def test_a_model_without_directions_is_saved_and_held_to(trained, tmp_path):
+    model = LatentDiffusion.from_saved(trained.to_tensors(), trained.to_document())
+    model.gaussian_ = model.gaussian_._replace(loadings=model.gaussian_.loadings[:0])
+    model._build()
+    model.save(tmp_path / "m", half=True)
+    loaded = LatentDiffusion.load(tmp_path / "m")
+    assert len(loaded.gaussian_.loadings) == 0
+    assert loaded.readings_.errors[0] > 0
+    sample = loaded.predict(conditions={"width": 3.0}, steps=2)
+    assert np.isfinite(sample).all()
 
 
 def test_models_without_them_are_read(trained, tmp_path):
