@@ -148,6 +148,9 @@ def test_spreads_are_those_of_what_is_left():
     left = latents - learnt.of(numbers)
     # A last column, as sources have it, makes no difference.
     given = Given(np.c_[numbers, np.arange(200)])
-    found = Latents(latents, given, learnt).spreads()
+    _, found = Latents(latents, given, learnt).moments()
     npt.assert_allclose(found, left.std((0, 1, 2)), rtol=1e-5)
-    npt.assert_allclose(Latents(latents).spreads(), latents.std((0, 1, 2)), rtol=1e-5)
+    axes = (0, 1, 2)
+    mean, spread = Latents(latents).moments()
+    npt.assert_allclose(mean, latents.mean(axes), atol=1e-6)
+    npt.assert_allclose(spread, latents.std(axes), rtol=1e-5)

@@ -5,6 +5,7 @@ import numpy.testing as npt
 import pytest
 
 from dipy_ldm import VQVAE, LatentDiffusion, samplers
+from dipy_ldm.training.diffusion import scale_of
 from dipy_ldm.validation import InputError
 
 # One level: what takes the time is that networks are compiled.
@@ -41,6 +42,18 @@ def test_latents_have_unit_variance_and_channels_keep_theirs(diffusion, vqvae, b
     npt.assert_allclose(scaled.var((0, 1, 2)).mean(), 1, atol=1e-4)
     spreads, kept = (x.std((0, 1, 2)) for x in (latents, scaled))
     npt.assert_allclose(kept / kept[0], spreads / spreads[0], rtol=1e-4)
+
+
+def test_the_scale_of_very_many_latents_is_exact():
+    # In float32, sums of so many numbers stop growing; in memory there is one latent.
+    rng = np.random.default_rng(0)
+    one = 0.5 * rng.standard_normal((1, 40, 48, 40, 2), "float32") + 1.7
+    mean, scale = scale_of(np.broadcast_to(one, (300, *one.shape[1:])))
+    assert mean.dtype == scale.dtype == np.float32
+    exact = one.astype("float64")
+    axes = (0, 1, 2, 3)
+    npt.assert_allclose(mean, exact.mean(axes), rtol=1e-6)
+    npt.assert_allclose(scale, np.sqrt(exact.var(axes).mean()), rtol=1e-6)
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm++"])

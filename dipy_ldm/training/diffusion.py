@@ -126,15 +126,14 @@ def scale_of(latents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     InputError
         If all latents are the same.
     """
-    axes = tuple(range(latents.ndim - 1))
-    mean = latents.mean(axes)
-    scale = np.maximum(np.sqrt(latents.var(axes).mean()), 1e-6)
+    mean, spreads = Latents(latents).moments()
+    scale = np.sqrt(np.square(spreads).mean())
     if scale <= 1e-6:
         raise InputError(
             "all latents of the autoencoder are the same: it has learnt nothing of "
             "the images; train it anew, with a lower learning rate."
         )
-    return mean, np.full_like(mean, scale)
+    return mean.astype("float32"), np.full(mean.shape, scale, "float32")
 
 
 def stages(
@@ -170,7 +169,7 @@ def stages(
         That of the guide, if there is one, and that of the denoiser.
     """
     # Over all latents, and so once for both.
-    spreads = latents.spreads()
+    _, spreads = latents.moments()
     given = model.schedule, model.target, spreads, _times(model)
     noise = schedules.loss_of_nothing(*given)
     linear = noise if model.gaussian_ is None else _loss_of_linear(model, latents)

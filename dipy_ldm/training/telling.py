@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 # What is measured of fewer latents is measured several times, with other noise.
 _LEAST = 32
-_AT_ONCE = 64
+_AT_ONCE = 16
 # What the gain of sources is called, beside those of conditions.
 SOURCE = "source"
 
@@ -67,22 +67,25 @@ class Latents(NamedTuple):
             return self.clean[numbers]
         return self.clean[numbers] - self.expectation.of(self.given.table[numbers])
 
-    def spreads(self) -> np.ndarray:
-        """Return the standard deviation of each channel, of what is not expected.
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Measure mean and standard deviation of each channel of what is not expected.
 
         Returns
         -------
-        ndarray
-            ``(channels,)``.
+        mean, spread : ndarray
+            float64, ``(channels,)``.
         """
-        sums = np.zeros((2, self.clean.shape[-1]))
-        # Of some at once: of thousands of volumes they take gigabytes.
-        for start in range(0, len(self.clean), _AT_ONCE):
-            left = self.left(slice(start, start + _AT_ONCE))
-            flat = left.reshape(-1, left.shape[-1]).astype("float64")
-            sums += flat.sum(0), (flat**2).sum(0)
-        mean, square = sums * self.clean.shape[-1] / self.clean.size
-        return np.sqrt(np.maximum(square - mean**2, 0))
+        # About a first guess of the mean, so that no digits cancel.
+        start = self.left([0]).reshape(-1, self.clean.shape[-1])[0].astype("float64")
+        sums = np.zeros((2, len(start)))
+        # In float32, sums of more than some millions stop growing; in float64, all of
+        # thousands of volumes take gigabytes, and so some are at once.
+        for first in range(0, len(self.clean), _AT_ONCE):
+            left = self.left(slice(first, first + _AT_ONCE))
+            flat = left.reshape(-1, len(start)).astype("float64") - start
+            sums += flat.sum(0), np.square(flat).sum(0)
+        mean, square = sums * len(start) / self.clean.size
+        return start + mean, np.sqrt(np.maximum(square - mean**2, 0))
 
     def numbered(self) -> Self:
         """Repeat few of them, and add to what is told the number of each.
