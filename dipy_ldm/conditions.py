@@ -7,17 +7,16 @@ among those that were learnt from, and ``UNSPECIFIED`` where nothing is said.
 """
 
 from collections import Counter
-from itertools import count, takewhile
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from dipy_ldm.validation import InputError
 from dipy_ldm.values import (
+    are_codes,
     as_table,
     columns_of,
     in_order,
-    is_whole,
     level_of,
     listed,
     number_of,
@@ -25,8 +24,6 @@ from dipy_ldm.values import (
 )
 
 UNSPECIFIED = -1.0
-# Whole numbers without gaps up to this one are taken for codes of classes.
-_LARGEST_CODE = 32
 # More levels than these that are numbers written as text are a mistake.
 _TEXT_NUMBERS = 100
 # Equal shares of the examples between which ranks are told.
@@ -230,7 +227,8 @@ def learn(
     """Find out what there is to be known of the conditions of images.
 
     Text and truth values are classes, and so are whole numbers without gaps from 0 or 1
-    on (of the type of whole numbers, up to 32); other numbers are continuous.
+    on (of the type of whole numbers, up to 32; where some are missing, arrays have them
+    as floats); other numbers are continuous.
 
     Parameters
     ----------
@@ -363,25 +361,13 @@ def _learn(name, values):
             f"{name} is {what} for all images, and there is nothing to learn from it; "
             "leave it out."
         )
-    if numbers and not _are_codes(numbers):
+    if numbers and not are_codes(numbers):
         quantiles = np.quantile(numbers, np.linspace(0, 1, _SHARES + 1))
         return "continuous", {}, quantiles.tolist(), missing
     counts = Counter(map(level_of, present))
     _refuse_numbers_as_text(name, counts)
     levels = {level: counts[level] for level in in_order(counts)}
     return "class", levels, [], missing
-
-
-def _are_codes(numbers):
-    """Say whether numbers are those of classes: all from 0 or 1 up to a small one."""
-    if not all(map(is_whole, numbers)):
-        return False
-    found = set(numbers)
-    first = min(found)
-    without_gaps = sum(1 for _ in takewhile(found.__contains__, count(first)))
-    return (
-        first in (0, 1) and max(found) <= _LARGEST_CODE and without_gaps == len(found)
-    )
 
 
 def _refuse_numbers_as_text(name, counts):

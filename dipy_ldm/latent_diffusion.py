@@ -171,8 +171,9 @@ class LatentDiffusion(Finder):
             What is known of each image: values by the names of the conditions, or one
             array of labels, which is called ``label``. Text and truth values are
             classes, and so are whole numbers without gaps from 0 or 1 on and all of an
-            array of whole numbers given alone; other numbers are continuous. None, NaN,
-            ``""`` and ``n/a`` are missing.
+            array of whole numbers given alone, also where an array has them as floats
+            since some are missing; other numbers are continuous. None, NaN, ``""`` and
+            ``n/a`` are missing.
         source : array_like, optional
             What each image shall be made of, on its grid: another contrast, a coarser
             scan or a segmentation, ``(n, *space, channels)`` or ``(n, *space)``. Whole

@@ -1,6 +1,7 @@
 """Values of conditions, as users give them: text, numbers, and what is missing."""
 
 from collections.abc import Iterable
+import logging
 import math
 from numbers import Integral, Real
 import reprlib
@@ -10,8 +11,12 @@ import numpy as np
 
 from dipy_ldm.validation import InputError
 
+logger = logging.getLogger(__name__)
+
 # Name of the one condition whose values are given alone.
 ALONE = "label"
+# Whole numbers without gaps up to this one are taken for codes of classes.
+_LARGEST_CODE = 32
 # Text that says that there is nothing to say.
 _MISSING = ("", "n/a")
 
@@ -36,8 +41,8 @@ def as_table(given: Any) -> dict[str, list]:
         If it is something else.
     """
     if columns := columns_of(given):
-        return {name: values_of(name, values) for name, values in columns.items()}
-    values = values_of(ALONE, given) if is_many(given) else []
+        return {name: _with_codes(name, values) for name, values in columns.items()}
+    values = _with_codes(ALONE, given) if is_many(given) else []
     if not values:
         raise InputError(
             "conditions must be values by the names of the conditions, such as "
@@ -177,6 +182,26 @@ def is_whole(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
+def are_codes(numbers: list) -> bool:
+    """Say whether numbers are those of classes: all from 0 or 1 up to a small one.
+
+    Parameters
+    ----------
+    numbers : list
+        As of :func:`values_of`, none of them missing.
+
+    Returns
+    -------
+    bool
+        Whether they are of the type of whole numbers, too.
+    """
+    if not all(map(is_whole, numbers)):
+        return False
+    levels, first, last = set(numbers), min(numbers), max(numbers)
+    without_gaps = len(levels) == last - first + 1
+    return first in (0, 1) and last <= _LARGEST_CODE and without_gaps
+
+
 def level_of(value: Any) -> str:
     """Name a level of a class: 7 and 7.0 are the same.
 
@@ -256,6 +281,23 @@ def listed(names: Iterable[str]) -> str:
     names = list(names)
     more = f" and {len(names) - 20} others" if len(names) > 20 else ""
     return ", ".join(names[:20]) + more
+
+
+def _with_codes(name, values):
+    """Make whole numbers again of those that an array has as floats beside NaN."""
+    table = values_of(name, values)
+    present = [value for value in table if value is not None]
+    kind = getattr(getattr(values, "dtype", None), "kind", None)
+    some_missing = 0 < len(present) < len(table)
+    if kind != "f" or not some_missing or any(value % 1 for value in present):
+        return table
+    if are_codes(list(map(int, present))):
+        logger.warning(
+            "%s is taken for a class with codes, of which some are missing; if it is "
+            "an amount, give a list of floats, and None for what is missing.",
+            name,
+        )
+    return [value if value is None else int(value) for value in table]
 
 
 def _is_missing(value):

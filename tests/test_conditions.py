@@ -65,6 +65,34 @@ def test_which_numbers_are_codes(values, kind):
     assert learn({"it": values}, len(values))["it"].kind == kind
 
 
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (pd.Series([0, 1, None, 2]), "class"),  # pandas makes it float64
+        (np.array([1, 2, np.nan, 1]), "class"),
+        (np.array([70, 61, np.nan, 55]), "continuous"),
+        (np.array([0, 1, np.nan, 1.5]), "continuous"),
+        (np.array([0.0, 1.0, 2.0, 1.0]), "continuous"),
+        ([0.0, 1.0, None, 2.0], "continuous"),
+        ([0.0, 1.0, np.nan, 2.0], "continuous"),
+    ],
+)
+def test_codes_stay_codes_where_some_are_missing(values, kind, caplog):
+    assert learn({"it": values}, 4)["it"].kind == kind
+    warned = kind == "class"
+    assert ("it is taken for a class with codes, of which some are" in caplog.text) == (
+        warned
+    )
+
+
+def test_labels_alone_of_which_some_are_missing():
+    assert learn(np.array([7, 100, np.nan, 3]), 4)["label"].levels == {
+        "3": 1,
+        "7": 1,
+        "100": 1,
+    }
+
+
 def test_labels_alone():
     labels = np.array([7, 100, 7, 3])
     known = learn(labels, 4)
