@@ -43,7 +43,8 @@ from peers_common import (  # noqa: E402
 )
 
 from dipy_ldm import VQVAE, LatentDiffusion, networks  # noqa: E402
-from dipy_ldm.layers import CONVOLUTIONS, LinearEstimate, Sum  # noqa: E402
+from dipy_ldm.layers import CONVOLUTIONS, Sum  # noqa: E402
+from dipy_ldm.networks.wiener import LinearEstimate  # noqa: E402
 
 EPOCHS = 2
 

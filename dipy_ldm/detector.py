@@ -8,7 +8,7 @@ from keras import ops
 import numpy as np
 import numpy.typing as npt
 
-from dipy_ldm import distribution, documents, losses, networks, persistence, tiles
+from dipy_ldm import distribution, documents, networks, persistence, tiles
 from dipy_ldm.data.arrays import (
     as_array,
     as_fitted,
@@ -235,7 +235,7 @@ class Detector(Estimator):
         """
         # In training, lesions count more than they are.
         weighted = ops.convert_to_numpy(self._detect(given))
-        return weighted - np.float32(math.log(losses.LESION_WEIGHT))
+        return weighted - np.float32(math.log(learning.LESION_WEIGHT))
 
     def _tiling(self, tile):
         """Say how large tiles are and how far they overlap."""

@@ -126,47 +126,6 @@ def error(channels):
     return mse
 
 
-# How many times a voxel of a lesion counts: few voxels are.
-LESION_WEIGHT = 20.0
-
-
-def detection(y_true, y_pred):
-    """Return the cross entropy of lesions, whose voxels count more than others.
-
-    Parameters
-    ----------
-    y_true : tensor
-        How much of each voxel is in a lesion, ``(batch, *space, 1)``.
-    y_pred : tensor
-        Logarithms of the odds that it is, ``LESION_WEIGHT`` times as high.
-
-    Returns
-    -------
-    tensor
-        One number for each image, ``(batch,)``.
-    """
-    inside = LESION_WEIGHT * y_true * ops.softplus(-y_pred)
-    return _mean(inside + (1 - y_true) * ops.softplus(y_pred))
-
-
-def detection_of_nothing(share: float) -> float:
-    """Return the least loss of a detector that says the same of all voxels.
-
-    Parameters
-    ----------
-    share : float
-        Of the voxels, those in lesions; above 0.
-
-    Returns
-    -------
-    float
-        The loss.
-    """
-    inside, outside = LESION_WEIGHT * share, 1 - share
-    both = inside + outside
-    return -inside * math.log(inside / both) - outside * math.log(outside / both)
-
-
 def _split(y_true, channels):
     """Part images from the weights behind them, of mean 1, if there are any."""
     images, weights = y_true[..., :channels], y_true[..., channels:]

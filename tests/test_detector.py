@@ -8,10 +8,11 @@ import numpy.testing as npt
 import pytest
 from test_xla import compile_all
 
-from dipy_ldm import VQVAE, LatentDiffusion, losses
+from dipy_ldm import VQVAE, LatentDiffusion
 from dipy_ldm.data.lesions import plant
 from dipy_ldm.detector import Detector
 from dipy_ldm.metrics import dice
+from dipy_ldm.training.detector import detection, detection_of_nothing
 from dipy_ldm.validation import InputError
 
 SMALL = {"widths": (8, 8), "blocks": 1}
@@ -119,10 +120,10 @@ def test_the_loss_of_nothing_is_that_of_the_best_constant():
     masks = np.zeros((2, 8, 8, 1), "float32")
     masks[:, :2, :2] = 1
     found = [
-        float(keras.ops.mean(losses.detection(masks, np.full_like(masks, odds))))
+        float(keras.ops.mean(detection(masks, np.full_like(masks, odds))))
         for odds in np.linspace(-5, 5, 401)
     ]
-    npt.assert_allclose(min(found), losses.detection_of_nothing(4 / 64), rtol=1e-4)
+    npt.assert_allclose(min(found), detection_of_nothing(4 / 64), rtol=1e-4)
 
 
 def test_compiled_by_xla(monkeypatch):

@@ -6,11 +6,11 @@ import pytest
 
 from dipy_ldm import expectation
 from dipy_ldm.conditions import Told, learn
-from dipy_ldm.data.batches import noised
 from dipy_ldm.data.given import Given
 from dipy_ldm.denoisers import from_network
 from dipy_ldm.expectation import Expectation
 from dipy_ldm.schedules import SCHEDULES, TARGETS, rates, to_target
+from dipy_ldm.training.noising import noised
 from dipy_ldm.training.telling import Latents
 
 SHAPE = (4, 3, 2)

@@ -11,7 +11,7 @@ import pytest
 from dipy_ldm import VQVAE, LatentDiffusion, gaussian, networks, persistence
 from dipy_ldm.data.sources import Source
 from dipy_ldm.gaussian import Gaussian, aligned, enough
-from dipy_ldm.layers import LinearEstimate
+from dipy_ldm.networks.wiener import LinearEstimate
 from dipy_ldm.schedules import SCHEDULES, TARGETS, rates, to_clean, to_target
 from dipy_ldm.training import Training
 from dipy_ldm.training.diffusion import (

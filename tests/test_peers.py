@@ -12,7 +12,8 @@ import pytest
 import scripts
 
 from dipy_ldm import VQVAE, networks
-from dipy_ldm.layers import LinearEstimate, Sum
+from dipy_ldm.layers import Sum
+from dipy_ldm.networks.wiener import LinearEstimate
 from dipy_ldm.normalisation import Activated, GroupScale
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"

@@ -10,7 +10,6 @@ from dipy_ldm.gaussian import Gaussian
 from dipy_ldm.layers import (
     CONVOLUTIONS,
     ConditionFeatures,
-    LinearEstimate,
     SourceFeatures,
     TimeEmbedding,
 )
@@ -24,6 +23,7 @@ from dipy_ldm.networks.blocks import (
     upsample_to,
 )
 from dipy_ldm.networks.building import Drawn, seeded
+from dipy_ldm.networks.wiener import LinearEstimate
 from dipy_ldm.normalisation import swish
 from dipy_ldm.validation import InputError
 
@@ -97,9 +97,9 @@ def unet(
     expects : bool
         Whether it is given what was taken from the latents, as it is to be expected.
     estimate : tuple, optional
-        Arguments of a :class:`dipy_ldm.layers.LinearEstimate`: the network is given
-        what a linear function knows, too, once :func:`know` was called, and its weights
-        are for what is left. Nothing if None.
+        Arguments of a :class:`dipy_ldm.networks.wiener.LinearEstimate`: the network is
+        given what a linear function knows, too, once :func:`know` was called, and its
+        weights are for what is left. Nothing if None.
     remat : bool
         Compute the insides of each block again for the gradient, instead of
         keeping them: less memory, more time.

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from functools import partial
+import math
 from typing import Any, NamedTuple
 
+from keras import ops
 import numpy as np
 
-from dipy_ldm import distribution, losses, memory, networks, tiles
+from dipy_ldm import distribution, memory, networks, tiles
 from dipy_ldm.data.batches import Batches
 from dipy_ldm.data.lesions import features, planted
 from dipy_ldm.data.windows import window_size
@@ -24,6 +26,8 @@ PATCH = 48
 _WINDOWS = 16
 # A voxel is in a lesion where that takes at least this share of it.
 _INSIDE = 0.5
+# How many times a voxel of a lesion counts: few voxels are.
+LESION_WEIGHT = 20.0
 
 
 class Lessons(NamedTuple):
@@ -174,7 +178,7 @@ def stage(detector: Any, lessons: Lessons, training: Any) -> Stage:
     """
     length = training.length(len(lessons.images))
     batches = _batches(detector, lessons.images, lessons.size, training.batch_size)
-    nothing = losses.detection_of_nothing(_share(batches))
+    nothing = detection_of_nothing(_share(batches))
     held_out = None
     if lessons.held_out is not None:
         held_out = _windows(detector, lessons.held_out, lessons.size)
@@ -228,7 +232,7 @@ def _compile(detector, size, training, length):
     optimizer = training.optimizer(
         length.total, global_clipnorm=1.0, base_fan_in=BASE_FAN_IN
     )
-    model.compile(optimizer, loss=losses.detection, auto_scale_loss=False)
+    model.compile(optimizer, loss=detection, auto_scale_loss=False)
     return model
 
 
@@ -257,3 +261,43 @@ def _verdict(nothing, figures):
         f"{figures['loss']:.3g}, and {nothing:.3g} without any training); train for "
         "more steps, or with a lower learning rate."
     )
+
+
+def detection(y_true, y_pred):
+    """Return the cross entropy of lesions, whose voxels count more than others.
+
+    Parameters
+    ----------
+    y_true : tensor
+        How much of each voxel is in a lesion, ``(batch, *space, 1)``.
+    y_pred : tensor
+        Logarithms of the odds that it is, ``LESION_WEIGHT`` times as high.
+
+    Returns
+    -------
+    tensor
+        One number for each image, ``(batch,)``.
+    """
+    inside = LESION_WEIGHT * y_true * ops.softplus(-y_pred)
+    return ops.mean(
+        inside + (1 - y_true) * ops.softplus(y_pred),
+        axis=tuple(range(1, len(y_true.shape))),
+    )
+
+
+def detection_of_nothing(share: float) -> float:
+    """Return the least loss of a detector that says the same of all voxels.
+
+    Parameters
+    ----------
+    share : float
+        Of the voxels, those in lesions; above 0.
+
+    Returns
+    -------
+    float
+        The loss.
+    """
+    inside, outside = LESION_WEIGHT * share, 1 - share
+    both = inside + outside
+    return -inside * math.log(inside / both) - outside * math.log(outside / both)

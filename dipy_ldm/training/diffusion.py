@@ -10,10 +10,10 @@ from keras import ops
 import numpy as np
 
 from dipy_ldm import distribution, memory, networks, schedules
-from dipy_ldm.data.batches import noised
 from dipy_ldm.data.given import inputs
 from dipy_ldm.data.sources import Source
 from dipy_ldm.training.listening import gains
+from dipy_ldm.training.noising import noised
 from dipy_ldm.training.options import BASE_FAN_IN
 from dipy_ldm.training.run import Stage
 from dipy_ldm.training.telling import SOURCE, Latents

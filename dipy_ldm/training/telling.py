@@ -43,7 +43,7 @@ class Latents(NamedTuple):
 
     @property
     def told(self):
-        """What is told, as arguments of :func:`dipy_ldm.data.batches.noised`."""
+        """What is told, as arguments of :func:`dipy_ldm.training.noising.noised`."""
         if self.given is None:
             return {}
         of = self.expectation and self.expectation.of

@@ -6,10 +6,11 @@ import pytest
 
 from dipy_ldm import schedules
 from dipy_ldm.conditions import UNSPECIFIED
-from dipy_ldm.data.batches import Augmentation, batches, noised
+from dipy_ldm.data.batches import Augmentation, batches
 from dipy_ldm.data.given import Sources
 from dipy_ldm.data.sources import Source
 from dipy_ldm.distribution import make_strategy, shared
+from dipy_ldm.training.noising import noised
 
 IMAGES = np.arange(10, dtype="float32").reshape(10, 1, 1)
 
