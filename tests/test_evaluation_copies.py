@@ -130,6 +130,53 @@ def test_copies_of_one_class_are_counted_as_its_own(train, invariant, rng):
     assert levels["10"].copies["invariant"].low < 0.5
 
 
+def repeated(k, rng):
+    """Draw features of which one training image is there k times, and half copies."""
+    base = rng.standard_normal((300, 60))
+    scans = base[:1] + 0.02 * rng.standard_normal((k, 60))
+    copied = base[:1] + 0.02 * rng.standard_normal((50, 60))
+    others = rng.standard_normal((150, 60))
+    train = np.concatenate([scans, base[1:]])
+    return train, others[:100], np.concatenate([copied, others[100:]])
+
+
+@pytest.mark.parametrize("k", [1, 9, 10, 12, 30])
+def test_copies_of_what_was_learnt_many_times_are_found(rng, k):
+    train, held_out, generated = repeated(k, rng)
+    finding = copies.judge(copies.search(voxels(), train, held_out, generated))
+    assert finding.copies.value == 0.5
+    assert finding.share.value >= 0.5
+    assert finding.chance < copies.ALARM / 3
+    refused = Known.of(train, held_out).has(generated)
+    assert refused[:50].all()
+    assert refused[50:].mean() < 0.2
+
+
+def test_copies_are_found_where_no_two_training_images_are_distinct(rng):
+    # Hardly an image by itself: nearness can't tell, and the distance does.
+    base = rng.standard_normal((300, 60))
+    train = np.repeat(base[:20], 15, 0) + 0.5 * rng.standard_normal((300, 60))
+    generated = np.concatenate([train[:10], base[100:150]])
+    found = copies.search(voxels(), train, base[150:], generated)
+    assert copies.judge(found).copies.value == pytest.approx(10 / 60)
+    alone = np.repeat(base[:1], 12, 0)
+    near = copies.neighbours(base[:2], alone, 1.0)
+    np.testing.assert_allclose(near.nearness, [0, 1], atol=1e-6)
+
+
+@pytest.mark.parametrize("repeats", [1, 15])
+def test_no_alarm_where_images_are_there_many_times(repeats):
+    alarms = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        base = np.repeat(rng.standard_normal((300 // repeats, 12)), repeats, 0)
+        train = base + 0.05 * rng.standard_normal(base.shape)
+        held_out, others = rng.standard_normal((2, 60, 12))
+        found = copies.search(voxels(), train, held_out, others)
+        alarms += copies.judge(found).chance < copies.ALARM / 3
+    assert alarms <= 2
+
+
 def test_typical_samples_are_no_copies(train, rng):
     # Near to the mean of all, as guidance makes them, they are near to each image.
     typical = patients(60, 4) * 0.5 + train.mean(0) * 0.5
@@ -192,7 +239,7 @@ def test_few_copies_can_be_told(train):
     assert copies.fewest_told(80, 80) == 2
     assert copies.fewest_told(20, 20) < 5
     # The more held-out images there are, the less chance has to say.
-    assert copies.fewest_told(20, 400) == 1
+    assert copies.fewest_told(20, 600) == 1
 
 
 def test_membership_of_known_losses(rng):
@@ -271,9 +318,8 @@ def test_copies_are_made_anew_with_the_next_numbers():
 def test_fingerprints_know_copies(train, rng, diffusion, tmp_path):
     projection = learn_projection(train)
     seen = sketch(voxels().compute(train))
-    known = Guard(
-        projection, Known(projection.of(train), 0.5), Known(seen, 0.5), "a" * 64
-    )
+    features = Known(projection.of(train), 0.5, 0.0)
+    known = Guard(projection, features, Known(seen, 0.5, 0.0), "a" * 64)
     known.save(tmp_path / "guard.safetensors")
     again = Guard.load(tmp_path / "guard.safetensors", "a" * 64)
     vqvae = SimpleNamespace(intensity_=(0.0, 1.0))

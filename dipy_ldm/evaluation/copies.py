@@ -1,11 +1,12 @@
 """Whether samples are copies of training images, beyond what chance makes near.
 
 The measure is the *nearness* of a sample: the distance to the nearest training image
-over that to the tenth nearest. It is small where one image stands out, and not where a
-sample is just typical: such samples are near to all images. Held-out real images, as
-the autoencoder reconstructs them, tell what chance makes of it. They and the samples
-search the same training images: the more there are to search, the nearer the nearest
-is.
+over that to the tenth nearest among distinct images. It is small where one image, or
+several scans of one subject, stand out, and not where a sample is just typical: such
+samples are near to all images. The distance itself is tested, too. Held-out real
+images, as the autoencoder reconstructs them, tell what chance makes of both. They and
+the samples search the same training images: the more there are to search, the nearer
+the nearest is.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,12 @@ import numpy as np
 from scipy import stats
 
 from dipy_ldm.evaluation.features import Features, shrunk
-from dipy_ldm.metrics import Interval, binomial, nearest_neighbours
+from dipy_ldm.metrics import (
+    Interval,
+    binomial,
+    nearest_distance,
+    nearest_neighbours,
+)
 from dipy_ldm.validation import InputError
 from dipy_ldm.values import in_order, level_of
 
@@ -28,9 +34,12 @@ _QUANTILE = 0.01
 # A sample below so much of the least of the held-out ones is a copy, and so many such
 # are there by chance at most: distances of n dimensions fall with the power of n, and
 # images have more than five.
-_CLOSE, _CHANCE = 0.5, 0.5**5
+CLOSE, _CHANCE = 0.5, 0.5**5
 # Chance of a false alarm of one audit, over all that is tested.
 ALARM = 0.01
+# Of each kind of features: how many are nearer, and how many are copies by nearness
+# and by distance.
+_TESTS = 3
 _DAR_QUANTILE = 0.95
 # Of fingerprints: blocks at most, and how far those of one image are apart.
 _BLOCKS, _SAME = 1024, 1e-3
@@ -81,10 +90,11 @@ def search(
         If there are too few.
     """
     check_counts(len(train), len(held_out), len(generated))
+    apart = separation(train, held_out)
     return Search(
         features,
-        neighbours(generated, train),
-        neighbours(held_out, train),
+        neighbours(generated, train, apart),
+        neighbours(held_out, train, apart),
         (train, held_out, generated),
     )
 
@@ -115,22 +125,63 @@ def check_counts(train: int, held_out: int, generated: int) -> None:
         )
 
 
-def neighbours(queries: np.ndarray, train: np.ndarray) -> Neighbours:
+def separation(train: np.ndarray, held_out: np.ndarray) -> float:
+    """Return the distance below which training images count as one.
+
+    Nearer to each other than 1 % of held-out images are to any training image are
+    scans of one subject, or one file twice. Otherwise an image that is there ten times
+    would be near to its tenth neighbour, too, and copies of it would look typical.
+
+    Parameters
+    ----------
+    train, held_out : ndarray
+        Features, ``(n, features)``.
+
+    Returns
+    -------
+    float
+        Distance.
+    """
+    return _quantile(nearest_distance(held_out, train))[0]
+
+
+def neighbours(
+    queries: np.ndarray, train: np.ndarray, apart: float, k: int = FAR
+) -> Neighbours:
     """Find nearest training images by their features.
 
     Parameters
     ----------
     queries, train : ndarray
         Features, ``(n, features)``.
+    apart : float
+        As of :func:`separation`: training images nearer than this to the nearest one
+        are no further neighbours.
+    k : int
+        Neighbours among which distinct ones are looked for at first.
 
     Returns
     -------
     Neighbours
         Of each query.
     """
-    distances, rows = nearest_neighbours(queries, train, FAR)
-    nearness = distances[:, 0] / np.maximum(distances[:, -1], 1e-12)
+    k = min(k, len(train))
+    distances, rows = nearest_neighbours(queries, train, k)
+    distinct = [_distinct(train[some], apart) for some in rows]
+    places = np.array([some[:FAR][-1] for some in distinct])
+    far = np.take_along_axis(distances, places[:, None], 1)[:, 0]
+    nearness = distances[:, 0] / np.maximum(far, 1e-12)
+    lacking = np.array([len(some) < FAR for some in distinct])
+    if k < len(train) and lacking.any():
+        nearness[lacking] = neighbours(queries[lacking], train, apart, 4 * k).nearness
     return Neighbours(distances[:, 0], nearness, rows[:, 0])
+
+
+def _distinct(rows, apart):
+    """Return which neighbours are not the nearest one again, in their order."""
+    far = np.linalg.norm(rows - rows[0], axis=1) >= apart
+    far[0] = True
+    return np.flatnonzero(far)
 
 
 class Finding(NamedTuple):
@@ -144,10 +195,12 @@ class Finding(NamedTuple):
     by_distance : Interval
         The same by the distance itself, which is small for typical samples, too.
     copies : Interval
-        Share of the generated images with less than half the least nearness of held-out
-        ones, with its exact interval: copies, and next to nothing else.
+        Share of the generated images with less than half the least nearness, or half
+        the least distance, of held-out ones, with its exact interval: copies, and next
+        to nothing else.
     chance : float
-        Probability of as many, or more, if generated images were further real ones.
+        Probability of as many, or more, if generated images were further real ones;
+        times the number of tests, which are three.
     threshold : float
         The quantile.
     """
@@ -174,22 +227,33 @@ def judge(found: Search) -> Finding:
     """
     n, others = len(found.generated.nearness), len(found.held_out.nearness)
     threshold, rank = _quantile(found.held_out.nearness)
-    count, close = (int(np.sum(which)) for which in _suspicious(found))
+    nearer, copied = (int(np.sum(which)) for which in _suspicious(found))
     limit = _quantile(found.held_out.distance)[0]
-    chances = _chance(count, n, rank, others), _chance_of_close(close, n, others)
+    chances = [
+        _chance(nearer, n, rank, others),
+        *(_chance_of_close(int(np.sum(x)), n, others) for x in _close(found)),
+    ]
     return Finding(
-        binomial(count, n),
+        binomial(nearer, n),
         binomial(int(np.sum(found.generated.distance < limit)), n),
-        binomial(close, n),
-        min(1.0, 2 * min(chances)),
+        binomial(copied, n),
+        min(1.0, _TESTS * min(chances)),
         threshold,
     )
 
 
 def _suspicious(found):
     """Say which generated images are nearer than usual, and which are copies."""
-    nearness, held_out = found.generated.nearness, found.held_out.nearness
-    return nearness < _quantile(held_out)[0], nearness < _CLOSE * held_out.min()
+    nearer = found.generated.nearness < _quantile(found.held_out.nearness)[0]
+    return nearer, np.logical_or(*_close(found))
+
+
+def _close(found):
+    """Say which generated images are copies by nearness, and which by distance."""
+    return (
+        found.generated.nearness < CLOSE * found.held_out.nearness.min(),
+        found.generated.distance < CLOSE * found.held_out.distance.min(),
+    )
 
 
 class Level(NamedTuple):
@@ -272,7 +336,7 @@ def fewest_told(n: int, others: int, spaces: int = 3) -> int:
     int
         That many, or more than n if none are.
     """
-    chances = (2 * _chance_of_close(count, n, others) for count in range(1, n + 1))
+    chances = (_TESTS * _chance_of_close(i, n, others) for i in range(1, n + 1))
     limit = ALARM / spaces
     return next((i for i, chance in enumerate(chances, 1) if chance < limit), n + 1)
 

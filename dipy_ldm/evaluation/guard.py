@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from dipy_ldm import persistence
-from dipy_ldm.evaluation.copies import neighbours
+from dipy_ldm.evaluation.copies import CLOSE, neighbours, separation
 from dipy_ldm.evaluation.evaluate import scaled
 from dipy_ldm.evaluation.features import voxels
 from dipy_ldm.evaluation.invariant import Projection
@@ -48,21 +48,25 @@ def sketch(rows: np.ndarray) -> np.ndarray:
 class Known(NamedTuple):
     """Features of the training images, and the nearness below which a sample is one.
 
-    ``train`` is ``(n, features)``.
+    ``train`` is ``(n, features)``, and ``apart`` the distance below which two training
+    images count as one.
     """
 
     train: np.ndarray
     threshold: float
+    apart: float
 
     @classmethod
     def of(cls, train: np.ndarray, held_out: np.ndarray) -> Self:
-        """Choose the threshold by the features of held-out images."""
-        nearness = neighbours(held_out, train).nearness
-        return cls(train, float(np.quantile(nearness, QUANTILE)))
+        """Choose the thresholds by the features of held-out images."""
+        apart = separation(train, held_out)
+        nearness = neighbours(held_out, train, apart).nearness
+        return cls(train, float(np.quantile(nearness, QUANTILE)), apart)
 
     def has(self, rows: np.ndarray) -> np.ndarray:
         """Say of which images the features are too near to one of these."""
-        return neighbours(rows, self.train).nearness < self.threshold
+        near = neighbours(rows, self.train, self.apart)
+        return (near.nearness < self.threshold) | (near.distance < CLOSE * self.apart)
 
 
 class Guard(NamedTuple):
@@ -109,6 +113,8 @@ class Guard(NamedTuple):
         document = {
             "threshold": self.invariant.threshold,
             "threshold_voxels": self.voxels.threshold,
+            "apart": self.invariant.apart,
+            "apart_voxels": self.voxels.apart,
             "model": self.model,
         }
         persistence.save(path, _KIND, small, document)
@@ -142,8 +148,8 @@ class Guard(NamedTuple):
             )
         return cls(
             Projection(tensors["mean"], tensors["directions"]),
-            Known(tensors["train"], float(document["threshold"])),
-            Known(tensors["voxels"], float(document["threshold_voxels"])),
+            _known(tensors["train"], document, ""),
+            _known(tensors["voxels"], document, "_voxels"),
             model,
         )
 
@@ -166,6 +172,12 @@ class Guard(NamedTuple):
         near = self.invariant.has(self.projection.of(images))
         near |= self.voxels.has(sketch(voxels().compute(images)))
         return np.flatnonzero(near)
+
+
+def _known(train, document, end):
+    """Read features and their thresholds; older files have no distance."""
+    limits = document[f"threshold{end}"], document.get(f"apart{end}", 0)
+    return Known(train, *map(float, limits))
 
 
 def generate_new(
