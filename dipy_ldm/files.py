@@ -1,14 +1,21 @@
 """Writing files, whole or not at all, the folders for them, and locks on files."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
+import functools
+import hashlib
 import os
 from pathlib import Path
+import secrets
+import stat
 
 try:
     import fcntl
 except ImportError:  # not on this system: nothing is locked
     fcntl = None  # type: ignore[assignment]
+
+# Bytes of a name: longer ones have no room for what names of partial files add.
+_LONG = 200
 
 
 def make_folder(path: str | Path) -> None:
@@ -33,43 +40,150 @@ def make_folder(path: str | Path) -> None:
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """Write a file beside its place, and put it there once it is whole.
+def replacing(path: str | Path, previous: str | Path | None = None) -> Iterator[Path]:
+    """Write a file beside its place, and put it there once it is whole and on the disk.
 
-    A run that is killed, or a disk that is full, leaves what was there before.
+    A process that is killed, a disk that is full and a power cut leave what was there
+    before. Several may write one file at once: the last one's stays. A link stays a
+    link, and a file that is replaced keeps its mode.
 
     Parameters
     ----------
     path : str or Path
         Where the file shall be.
+    previous : str or Path, optional
+        Where to keep what is replaced, if the file system has hard links.
 
     Yields
     ------
     Path
-        Where to write it.
+        Where to write it: an empty file.
 
     Raises
     ------
     OSError
         If it can't be written, as one sentence.
     """
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    place = Path(os.path.realpath(path))
     try:
-        yield partial
-        # As any new file has them; safetensors lets nobody but the owner read.
-        mask = os.umask(0)
-        os.umask(mask)
-        partial.chmod(0o666 & ~mask)
-        os.replace(partial, path)
+        mode = _mode(place)
+        # What is private is so from the beginning, and what is read-only not yet.
+        with _created(place, 0o666 if mode is None else mode | 0o600) as partial:
+            yield partial
+            flush(partial)
+            if mode not in (None, _mode(partial)):
+                partial.chmod(mode)
+            if previous is not None:
+                _keep(place, Path(previous))
+            os.replace(partial, place)
+        _flush_folder(place.parent)
     except OSError as error:
         reason = error.strerror or str(error)
         raise OSError(
             f"can't write {path} ({reason}); free some space there or name another "
             "place."
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
+
+
+def _mode(path):
+    """Return the permissions of a file; None if there is none."""
+    with suppress(FileNotFoundError):
+        return stat.S_IMODE(path.stat().st_mode)
+
+
+@contextmanager
+def _created(place, mode):
+    """Create a file beside a place for this writer alone, and remove it on errors."""
+    partial, stream = _create(place, mode)
+    with closing(stream):
+        try:
+            yield partial
+        except BaseException:
+            # Not once it has its place: its name may be another's by then.
+            partial.unlink(missing_ok=True)
+            raise
+
+
+def _create(place, mode):
+    """Create and lock a file beside a place: what is locked is no leftover."""
+    name = place.name
+    if len(os.fsencode(name)) > _LONG:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    partial = place.with_name(f".{name}.partial")
+    _remove_leftover(partial)
+    while True:
+        try:
+            stream = open(partial, "xb", opener=functools.partial(os.open, mode=mode))
+        except FileExistsError:
+            # Others write the same at this moment.
+            partial = place.with_name(f".{name}.{secrets.token_hex(8)}.partial")
+            continue
+        if not lock(stream.fileno(), exclusively=True):
+            # Systems without locks don't move open files.
+            stream.close()
+            return partial, stream
+        if is_open(partial, stream.fileno()):
+            return partial, stream
+        # Others took it for a leftover before it was locked.
+        stream.close()
+
+
+def _remove_leftover(partial):
+    """Remove what a process left that was killed."""
+    with suppress(OSError), open(partial, "rb+") as stream:
+        locked = lock(stream.fileno(), exclusively=True, wait=False)
+        if locked and is_open(partial, stream.fileno()):
+            partial.unlink()
+
+
+def is_open(path: Path, descriptor: int) -> bool:
+    """Say whether an open file is that of a path, and not one that was removed.
+
+    Parameters
+    ----------
+    path : Path
+        The path.
+    descriptor : int
+        Of the file.
+
+    Returns
+    -------
+    bool
+        Whether it is.
+    """
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _keep(place, previous):
+    """Give what is about to be replaced a second name."""
+    previous.unlink(missing_ok=True)
+    with suppress(OSError):
+        os.link(place, previous)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file is on the disk: its name must not get there before it.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    """
+    with open(path, "rb+") as stream:
+        os.fsync(stream.fileno())
+
+
+def _flush_folder(folder):
+    """Wait until the names in a folder are on the disk, if the system can."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def lock(descriptor: int, exclusively: bool = False, wait: bool = True) -> bool:

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from contextlib import contextmanager
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, deserialize, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save as to_bytes
 
 from dipy_ldm import __version__, documents
 from dipy_ldm.files import replacing
@@ -26,7 +27,11 @@ PRETRAINED = Path(__file__).parent / "pretrained"
 
 
 def save(
-    path: str | Path, kind: str, tensors: dict[str, np.ndarray], document: dict
+    path: str | Path,
+    kind: str,
+    tensors: dict[str, np.ndarray],
+    document: dict,
+    previous: str | Path | None = None,
 ) -> None:
     """Write tensors and a document to a file, all or nothing.
 
@@ -40,6 +45,8 @@ def save(
         Numbers.
     document : dict
         Everything else, as JSON can say it.
+    previous : str or Path, optional
+        Where to keep the file that is replaced.
 
     Raises
     ------
@@ -62,13 +69,12 @@ def save(
             f"a number that shall be written to {path} is NaN or infinite; look for it "
             "in the history and the affine of the model."
         ) from error
-    with replacing(path) as partial:
-        try:
-            # Of what does not lie in order, it would write the numbers as they lie.
-            ordered = {name: np.asarray(x, order="C") for name, x in tensors.items()}
-            save_file(ordered, partial, metadata={"dipy_ldm": text})
-        except SafetensorError as error:
-            raise OSError(str(error)) from error
+    # Of what does not lie in order, the numbers would be written as they lie.
+    ordered = {name: np.asarray(x, order="C") for name, x in tensors.items()}
+    metadata = {"dipy_ldm": text, "sha256": _checksum(ordered)}
+    with replacing(path, previous) as partial:
+        # Not by safetensors, which writes a file of its own that none would remove.
+        partial.write_bytes(to_bytes(ordered, metadata))
 
 
 def halved(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -145,9 +151,11 @@ def load(
     """
     document = read_document(path, kind)
     with safe_open(path, "numpy") as file:
+        # Older versions had none, and what others wrote has none.
+        checksum = file.metadata().get("sha256")
         slices = {name: file.get_slice(name) for name in file.keys()}
         types = {name: piece.get_dtype() for name, piece in slices.items()}
-        with _naming(path):
+        with _naming(path, kind):
             _check_types(types, _TYPES if check is None else _FLOATS)
             if check is not None:
                 check(document, {n: tuple(s.get_shape()) for n, s in slices.items()})
@@ -155,7 +163,9 @@ def load(
             tensors = _read_bfloat16(path)
         else:
             tensors = {name: file.get_tensor(name) for name in slices}
-    with _naming(path):
+    with _naming(path, kind):
+        if checksum not in (None, _checksum(tensors)):
+            raise InputError("its numbers are not those that were written")
         if name := _not_finite(tensors):
             raise InputError(f"the tensor {_word(name)} has NaN or infinite values")
     return tensors, document
@@ -188,13 +198,13 @@ def read_document(path: str | Path, kind: str | None = None) -> dict:
         with safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise InputError(_unreadable(path)) from error
+        raise InputError(_unreadable(path, kind)) from error
     if "dipy_ldm" not in metadata:
         raise InputError(
             f"{path} is a safetensors file, but not of dipy_ldm; "
             "give one that dipy_train_ldm wrote."
         )
-    with _naming(path):
+    with _naming(path, kind):
         document = _parse(metadata["dipy_ldm"])
     version = document["format_version"]
     oldest = FORMAT_VERSION if document["kind"] == "checkpoint" else _OLDEST
@@ -202,7 +212,7 @@ def read_document(path: str | Path, kind: str | None = None) -> dict:
         age, cure = (
             ("newer", "upgrade dipy_ldm")
             if version > FORMAT_VERSION
-            else ("older", "train it again")
+            else ("older", _cure(kind, "train it again"))
         )
         raise InputError(
             f"{path} has format {documents.short(version)}, {age} than the "
@@ -213,7 +223,7 @@ def read_document(path: str | Path, kind: str | None = None) -> dict:
             f"{path} holds a {_word(document['kind'])}, not a {kind}; name another "
             "file."
         )
-    with _naming(path):
+    with _naming(path, kind):
         documents.check(document)
     return documents.upgraded(document)
 
@@ -278,16 +288,21 @@ def set_weights(network: Any, prefix: str, tensors: dict[str, np.ndarray]) -> No
 
 
 @contextmanager
-def _naming(path):
+def _naming(path, kind):
     """Name the file in what is wrong with it, and what to do."""
     try:
         yield
     except InputError as error:
         reason = str(error).removesuffix(".")
         raise InputError(
-            f"{path} is damaged, or was changed by other software ({reason}); copy or "
-            "train it again."
+            f"{path} is damaged, or was changed by other software ({reason}); "
+            f"{_cure(kind)}."
         ) from error
+
+
+def _cure(kind, cure="copy or train it again"):
+    """Say what to do about a file that can't be used."""
+    return "remove it" if kind == "checkpoint" else cure
 
 
 def _parse(text):
@@ -319,6 +334,14 @@ def _check_types(types, allowed):
             )
 
 
+def _checksum(tensors):
+    """Hash the numbers of all tensors, in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(tensors[name].tobytes())
+    return digest.hexdigest()
+
+
 def _not_finite(tensors):
     """Name the first tensor that has NaN or infinite values, if there is one."""
     bad = (name for name, tensor in tensors.items() if not np.isfinite(tensor).all())
@@ -341,12 +364,12 @@ def _read_bfloat16(path):
     return tensors
 
 
-def _unreadable(path):
+def _unreadable(path, kind):
     """Say whether a file was cut off or never was one of ours."""
     with open(path, "rb") as file:
         start = file.read(9)
     # A safetensors file starts with the length of its JSON header.
     length = int.from_bytes(start[:8], "little")
     if start[8:] in (b"", b"{") and length < 100_000_000:
-        return f"{path} is truncated; copy or train it again."
+        return f"{path} is truncated; {_cure(kind)}."
     return f"{path} is not a model file; give one that dipy_train_ldm wrote."

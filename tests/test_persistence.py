@@ -1,11 +1,13 @@
 """Files: round trips, and a sentence for each that is none of ours."""
 
 from functools import partial
+import hashlib
 import json
 
 import numpy as np
 import numpy.testing as npt
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from dipy_ldm import persistence
@@ -123,6 +125,45 @@ def test_what_is_not_finite_is_neither_written_nor_read(tmp_path, bad):
     save_file(tensors, tmp_path / "m", metadata={"dipy_ldm": text})
     with pytest.raises(InputError, match=r"m is damaged.*tensor b has NaN"):
         persistence.load(tmp_path / "m", "notes")
+
+
+def zero(path):
+    content = path.read_bytes()
+    path.write_bytes(content[:-8] + bytes(8))
+
+
+def test_numbers_that_a_crash_left_as_zeros_are_refused(model):
+    zero(model)
+    assert load_file(model)["a"].tolist() == [[0, 1, 2], [3, 0, 0]]
+    with pytest.raises(InputError, match="damaged.* not those that were written.*copy"):
+        persistence.load(model, "notes")
+
+
+def test_the_checksum_is_that_of_all_numbers_in_the_order_of_their_names(tmp_path):
+    tensors = {"b": np.arange(3), "a": np.ones((2, 2), "float32").T}
+    persistence.save(tmp_path / "m", "notes", tensors, {})
+    content = np.ones(4, "float32").tobytes() + np.arange(3).tobytes()
+    with safe_open(tmp_path / "m", "numpy") as file:
+        assert file.metadata()["sha256"] == hashlib.sha256(content).hexdigest()
+
+
+def test_a_file_without_a_checksum_is_read(model):
+    with safe_open(model, "numpy") as file:
+        metadata = file.metadata()
+    del metadata["sha256"]
+    save_file({"a": np.ones(1)}, model, metadata)
+    assert persistence.load(model, "notes")[0]["a"] == 1
+
+
+@pytest.mark.parametrize("spoil", [zero, cut, empty, newer])
+def test_a_damaged_checkpoint_is_to_be_removed(tmp_path, spoil):
+    path = tmp_path / "c"
+    document = {"settings": {}, "history": {}, "steps": 1}
+    persistence.save(path, "checkpoint", {"a": np.ones(9)}, document)
+    spoil(path)
+    cure = "upgrade dipy_ldm" if spoil is newer else "remove it"
+    with pytest.raises(InputError, match=f"; {cure}.$"):
+        persistence.load(path, "checkpoint")
 
 
 def test_a_folder_is_no_model(tmp_path):

@@ -17,7 +17,7 @@ from dipy_ldm.data import load_volumes
 from dipy_ldm.data.arrays import survey
 from dipy_ldm.data.batches import Augmentation
 from dipy_ldm.metrics import detail_correlation
-from dipy_ldm.training import run
+from dipy_ldm.training import checkpoint, run
 from dipy_ldm.training.assessment import affordable, score, verdict
 from dipy_ldm.training.autoencoder import draw_vectors
 from dipy_ldm.training.options import Length, Training
@@ -151,14 +151,12 @@ def test_resumed_training_is_the_uninterrupted(blobs, tmp_path, numbered_anew):
     fit = FIT | {"epochs": 4, "validation_data": blobs[:3]}
     numbered_anew()
     whole = VQVAE(**TINY).fit(blobs, **fit)
-    checkpoint = tmp_path / "checkpoint"
+    fit["checkpoint"] = tmp_path / "checkpoint"
     numbered_anew()
     with pytest.raises(StopError):
-        VQVAE(**TINY).fit(
-            blobs, checkpoint=checkpoint, callbacks=[stop_after(2)], **fit
-        )
+        VQVAE(**TINY).fit(blobs, callbacks=[stop_after(2)], **fit)
     numbered_anew()
-    resumed = VQVAE(**TINY).fit(blobs, checkpoint=checkpoint, **fit)
+    resumed = VQVAE(**TINY).fit(blobs, **fit)
     assert_same(resumed, whole)
     assert resumed.history_ == whole.history_
 
@@ -181,6 +179,33 @@ def test_a_damaged_checkpoint_is_refused(blobs, tmp_path):
     tensors = {n: t for n, t in tensors.items() if not n.startswith("metric")}
     persistence.save(tmp_path / "c", "checkpoint", tensors, document | {"steps": 6})
     with pytest.raises(InputError, match="is damaged; remove it"):
+        VQVAE(**TINY).fit(blobs, **fit)
+
+
+def test_where_the_last_checkpoint_is_damaged_the_one_before_is_taken(
+    blobs, tmp_path, numbered_anew, caplog
+):
+    path = tmp_path / "c"
+    fit = FIT | {"epochs": 4, "validation_data": blobs[:3]}
+    numbered_anew()
+    whole = VQVAE(**TINY).fit(blobs, **fit)
+    fit |= {"checkpoint": path, "checkpoint_steps": 1}
+    numbered_anew()
+    with pytest.raises(StopError):
+        VQVAE(**TINY).fit(blobs, callbacks=[stop_after(2)], **fit)
+    content = path.read_bytes()
+    path.write_bytes(content[: -len(content) // 2] + bytes(len(content) // 2))
+    numbered_anew()
+    resumed = VQVAE(**TINY).fit(blobs, **fit)
+    assert "c is damaged" in caplog.text
+    assert "from the checkpoint before" in caplog.text
+    assert_same(resumed, whole)
+    assert resumed.history_ == whole.history_
+    # Both are whole again, and if neither is, it is said so.
+    for spoilt in (checkpoint.before(path), path):
+        persistence.read_document(spoilt, "checkpoint")
+        spoilt.write_bytes(b"")
+    with pytest.raises(InputError, match="c.previous is truncated; remove it"):
         VQVAE(**TINY).fit(blobs, **fit)
 
 

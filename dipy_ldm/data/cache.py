@@ -17,7 +17,7 @@ import uuid
 
 import numpy as np
 
-from dipy_ldm.files import lock
+from dipy_ldm.files import flush, is_open, lock
 
 # What this process uses, with the descriptor of the lock that says so to others.
 _held: dict[Path, int] = {}
@@ -94,7 +94,7 @@ def hold(folder: Path) -> None:
     """
     descriptor = os.open(folder / NOTES, os.O_RDONLY)
     lock(descriptor)
-    if not _is_there(folder, descriptor):
+    if not is_open(folder / NOTES, descriptor):
         # A cleaner held it until now, and removed it.
         os.close(descriptor)
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
@@ -141,15 +141,6 @@ def name_beside(array: np.ndarray, name: str) -> Path | None:
         return None
     first = array.ctypes.data - whole.ctypes.data
     return file.parent / f"{file.stem}.{name}-{first}-{array.nbytes}.json"
-
-
-def _is_there(folder, descriptor):
-    """Say whether an open file is still that of the folder."""
-    try:
-        there = os.stat(folder / NOTES)
-    except FileNotFoundError:
-        return False
-    return os.path.samestat(there, os.fstat(descriptor))
 
 
 def list_folders(root: Path) -> dict[Path, int]:
@@ -284,7 +275,7 @@ def filling(folder: Path) -> Iterator[Path]:
 def _put(partial, folder):
     files = list(partial.iterdir())
     for file in files:
-        _flush(file)
+        flush(file)
     if not all((folder / file.name).exists() for file in files):
         # Not there, or thinned out by a cleaner of old files.
         shutil.rmtree(folder, ignore_errors=True)
@@ -294,12 +285,6 @@ def _put(partial, folder):
         # Another process was faster, with the same; or the place can't be written.
         if not folder.is_dir():
             raise
-
-
-def _flush(file):
-    """Wait until a file is on the disk: a name must not get there before it."""
-    with open(file, "rb+") as stream:
-        os.fsync(stream.fileno())
 
 
 def _remove_stale(root):

@@ -1,7 +1,9 @@
 """The history of a training, and the file from which it goes on."""
 
+from collections.abc import Callable
 import json
 import logging
+import os
 from pathlib import Path
 import time
 from typing import Any
@@ -24,7 +26,7 @@ class Record(keras.callbacks.Callback):
     A checkpoint holds the weights, the optimizer's state (the averaged weights
     are part of it), those of the lowest loss of held-out images, the figures of the
     epoch so far and the history; with batches that are functions of the step, a
-    resumed training is the uninterrupted one.
+    resumed training is the uninterrupted one. The last but one is kept, too.
 
     Parameters
     ----------
@@ -103,11 +105,12 @@ class Record(keras.callbacks.Callback):
         ------
         InputError
             If the checkpoint is of another training, or another one for another
-            machine.
+            machine, or damaged, and so is the one before it.
         """
         model.optimizer.build(model.trainable_variables)
+        whole = None
         if self.path is not None and self.path.exists():
-            tensors, document = persistence.load(self.path, "checkpoint")
+            whole, (tensors, document) = _read(self.path, persistence.load)
             self._refuse_others(document["settings"])
             # An earlier version did not say how many.
             self.history, self.done = document["history"], document.get("steps", -1)
@@ -122,6 +125,8 @@ class Record(keras.callbacks.Callback):
                 f"the checkpoint {self.path} is not the same for all workers (steps in "
                 f"it: {seen}); write to a folder that all machines share."
             )
+        if self.path and whole == before(self.path) and distribution.is_chief():
+            os.replace(whole, self.path)
         if self.done:
             for name, variable in state.items():
                 variable.assign(tensors[name])
@@ -214,7 +219,8 @@ class Record(keras.callbacks.Callback):
             "history": self.history,
         }
         if distribution.is_chief():
-            persistence.save(self.path, "checkpoint", tensors, document)
+            what = "checkpoint", tensors, document, before(self.path)
+            persistence.save(self.path, *what)
             logger.debug("%s holds %s steps", self.path, document["steps"])
         self._spent += time.monotonic() - start
 
@@ -241,9 +247,37 @@ def began_in(*checkpoints: str | Path | None) -> str | None:
     """
     for path in checkpoints:
         if path and Path(path).exists():
-            settings = persistence.read_document(path, "checkpoint")["settings"]
-            return settings.get("precision")
+            _, document = _read(path, persistence.read_document)
+            return document["settings"].get("precision")
     return None
+
+
+def before(path: str | Path) -> Path:
+    """Name the checkpoint before the last one.
+
+    Parameters
+    ----------
+    path : str or Path
+        The last one.
+
+    Returns
+    -------
+    Path
+        File beside it.
+    """
+    return Path(f"{path}.previous")
+
+
+def _read(path: str | Path, read: Callable) -> tuple:
+    """Read the last checkpoint or, if that is damaged, the one before; say which."""
+    path = Path(path)
+    try:
+        return path, read(path, "checkpoint")
+    except InputError as error:
+        if not before(path).exists():
+            raise
+        logger.warning("%s Training goes on from the checkpoint before.", error)
+        return before(path), read(before(path), "checkpoint")
 
 
 def _fits(tensors, variables):

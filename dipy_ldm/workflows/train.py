@@ -335,7 +335,11 @@ class TrainLDMFlow(Workflow):
         self._forget()
 
     def _forget(self):
+        from dipy_ldm.training.checkpoint import before
+
         for checkpoint in self.checkpoints:
+            # In this order: without the last one, the one before is not asked for.
+            before(checkpoint).unlink(missing_ok=True)
             checkpoint.unlink(missing_ok=True)
 
 

@@ -1,0 +1,169 @@
+"""Files: whole or not at all, for one writer and for many, with the mode they had."""
+
+import os
+from pathlib import Path
+import stat
+import subprocess
+import sys
+from threading import Thread
+
+import pytest
+
+from dipy_ldm import files
+from dipy_ldm.files import replacing
+
+
+def mode(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def write(path, text="new"):
+    with replacing(path) as partial:
+        partial.write_text(text)
+
+
+def test_many_writers_of_one_file_do_not_meet(tmp_path):
+    path, failures = tmp_path / "file", []
+
+    def work(number):
+        try:
+            for _ in range(50):
+                write(path, str(number) * 10_000)
+                assert len(set(path.read_text())) == 1
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_processes_of_one_number_do_not_meet(tmp_path, monkeypatch):
+    # As in containers that share a disk.
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    with replacing(tmp_path / "file") as one, replacing(tmp_path / "file") as two:
+        one.write_text("one")
+        two.write_text("two")
+    assert (tmp_path / "file").read_text() == "one"
+
+
+def test_what_is_private_stays_so_and_is_so_from_the_beginning(tmp_path):
+    path = tmp_path / "file"
+    path.touch(0o600)
+    with replacing(path) as partial:
+        assert mode(partial) == 0o600
+        partial.write_text("new")
+    assert mode(path) == 0o600
+
+
+@pytest.mark.parametrize("kept", [0o444, 0o664])
+def test_the_mode_of_what_is_replaced_is_kept(tmp_path, kept):
+    path = tmp_path / "file"
+    path.touch()
+    path.chmod(kept)
+    write(path)
+    assert mode(path) == kept
+    assert path.read_text() == "new"
+
+
+def test_the_mask_of_other_threads_is_let_be(tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "umask")
+    write(tmp_path / "file")
+
+
+def test_a_link_that_somebody_foresaw_is_not_followed(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    victim.chmod(0o600)
+    for name in (".file.partial", f".file.{os.getpid()}.partial"):
+        (tmp_path / name).symlink_to(victim)
+    write(tmp_path / "file")
+    assert victim.read_text() == "precious"
+    assert mode(victim) == 0o600
+
+
+def test_an_output_that_is_a_link_stays_one(tmp_path):
+    (tmp_path / "scratch").mkdir()
+    path = tmp_path / "file"
+    path.symlink_to(tmp_path / "scratch" / "file")
+    for text in ("first", "second"):
+        write(path, text)
+        assert path.is_symlink()
+        assert (tmp_path / "scratch" / "file").read_text() == text
+
+
+DIE = """
+import os, signal, sys
+from dipy_ldm.files import replacing
+with replacing(sys.argv[1]) as partial:
+    partial.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_write(tmp_path):
+    path = tmp_path / "file"
+    write(path, "old")
+    subprocess.run([sys.executable, "-c", DIE, path])
+    assert len(list(tmp_path.iterdir())) == 2
+    assert path.read_text() == "old"
+    write(path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_another_is_writing_is_let_be(tmp_path):
+    with replacing(tmp_path / "file") as partial:
+        partial.write_text("slow")
+        write(tmp_path / "file", "fast")
+        assert partial.read_text() == "slow"
+    assert (tmp_path / "file").read_text() == "slow"
+
+
+def test_it_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    done = []
+    synchronise, replace = os.fsync, os.replace
+
+    def fsync(descriptor):
+        done.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        synchronise(descriptor)
+
+    def rename(partial, path):
+        done.append("renamed")
+        replace(partial, path)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", rename)
+    write(tmp_path / "file")
+    assert done == [".file.partial", "renamed", tmp_path.name]
+
+
+@pytest.mark.parametrize("length", [200, 240, 255])
+def test_long_names_are_no_longer_while_they_are_written(tmp_path, length):
+    write(tmp_path / ("é" * (length // 2)))
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_name_that_is_too_long_is_one_sentence(tmp_path):
+    with pytest.raises(OSError, match=r"can't write .*\(File name too long\)"):
+        write(tmp_path / ("a" * 256))
+
+
+def test_without_locks_files_are_written_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "fcntl", None)
+    (tmp_path / ".file.partial").write_text("of another")
+    write(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "new"
+    assert (tmp_path / ".file.partial").read_text() == "of another"
+
+
+def test_the_one_before_is_kept(tmp_path):
+    path, previous = tmp_path / "file", tmp_path / "previous"
+    for text in ("first", "second", "third"):
+        with replacing(path, previous) as partial:
+            partial.write_text(text)
+    assert path.read_text() == "third"
+    assert previous.read_text() == "second"
