@@ -87,6 +87,20 @@ def test_conditions_follow_their_volumes(scans, caplog):
     assert data.meanings == {"sex": {"F": "female"}}
 
 
+def test_scans_of_a_dataset_are_chosen_by_their_names(scans):
+    other = scans / "sub-00_ses-0_T2w.nii.gz"
+    (scans / f"{NAMES[3]}.nii.gz").unlink()
+    other.write_bytes((scans / f"{NAMES[0]}.nii.gz").read_bytes())
+    with pytest.raises(InputError, match=r"T1w \(11\), T2w \(1\); choose with"):
+        inputs.plan([str(scans)])
+    planned = inputs.plan([str(scans)], suffix=["T1w"], filter={"ses": ["0"]})
+    assert len(planned.known.subjects) == 6
+    assert planned.known.suffix == "T1w"
+    np.save(scans / "a.npy", np.zeros((3, 4, 4)))
+    with pytest.raises(InputError, match="`suffix` is for volumes"):
+        inputs.plan([str(scans / "a.npy")], suffix=["T1w"])
+
+
 def test_slices_have_conditions_too(tmp_path):
     for name in NAMES:
         Image.new("L", (4, 4)).save(tmp_path / f"{name}.png")

@@ -306,6 +306,14 @@ def test_held_out_volumes_that_are_training_volumes_are_named(
             ["evaluate", "mnist", "--real", "mnist", "--sampler", "x"],
             "unknown sampler 'x'",
         ),
+        (
+            ["evaluate", "mnist", "--real", "mnist", "--suffix", "T1w"],
+            "--suffix is for volumes",
+        ),
+        (
+            [*AUDIT, "--suffix", "T1w"],
+            "no file has the suffix T1w; there are none",
+        ),
         (["audit", "mnist", "--train", "mnist"], "compare with: --held_out"),
         (["audit", "mnist", "--held_out", "mnist"], "compare with: --train_files"),
         (

@@ -400,6 +400,18 @@ BAD_TRAINING = {
         ["volumes", *MASKED, *4 * ["mask.nii"]],
         "mask.nii has another grid (shape or affine) than its volume volumes/0.nii.gz",
     ),
+    "several kinds of scans": (
+        ["volumes", "sub-1_T1w.nii", "sub-1_T2w.nii"],
+        "several kinds, T1w (1), T2w (1); choose with --suffix, such as T1w",
+    ),
+    "an entity without a value": (
+        ["volumes", "--filter", "task"],
+        "filter must be entity=value, such as task=rest, not 'task'",
+    ),
+    "an entity that no name has": (
+        ["volumes", "--filter", "task=rest", "ses=1"],
+        "no file has the task rest; there are none (4).",
+    ),
     "a cache below a file": (
         ["volumes", "--validation", 0, "--cache_dir", "a.mgz/cache"],
         "name another place with --cache_dir",
@@ -413,6 +425,8 @@ def test_bad_input_to_training(command, volumes, case, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "a.mgz").write_text("no folder")
     save(tmp_path / "mask.nii", NOISE[1:] > 0.5)
+    for kind in ("T1w", "T2w"):
+        (tmp_path / f"sub-1_{kind}.nii").touch()
     before = sorted(tmp_path.iterdir())
     if "--cache_dir" not in arguments:
         arguments = [*arguments, "--cache_dir", "cache"]

@@ -1,6 +1,6 @@
 """Volumes as they are: every file is read, and none refused but told of."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 import logging
 from pathlib import Path
@@ -11,6 +11,7 @@ import numpy as np
 from dipy_ldm.checking import headers
 from dipy_ldm.checking.findings import Finding, green, red
 from dipy_ldm.data.conformed import conform_task
+from dipy_ldm.data.entities import choose_files
 from dipy_ldm.data.grid import choose_grid
 from dipy_ldm.data.headers import read_headers
 from dipy_ldm.data.pairs import Task, with_masks
@@ -37,6 +38,8 @@ class Material(NamedTuple):
 def read_volumes(
     paths: Sequence[str | Path],
     *,
+    suffix: str | Sequence[str] | None = None,
+    filter: Mapping[str, str | Sequence[str]] | None = None,
     voxel_size: float | Sequence[float] | None = None,
     shape: int | Sequence[int] | None = None,
     channels: bool = False,
@@ -52,7 +55,9 @@ def read_volumes(
 
     Parameters
     ----------
-    paths, voxel_size, shape, channels, mask_files, cache_dir, cache_limit, verbose
+    paths, suffix, filter, voxel_size, shape, channels, mask_files, cache_dir
+        As of :func:`dipy_ldm.data.load_volumes`.
+    cache_limit, verbose
         As of :func:`dipy_ldm.data.load_volumes`.
 
     Returns
@@ -67,7 +72,7 @@ def read_volumes(
     InputError
         If there are no files, or an option makes no sense.
     """
-    files = find_volumes(paths)
+    files = choose_files(find_volumes(paths), suffix, filter)
     with _quietly():
         infos, complaints = read_headers(files, channels)
         if not infos:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import logging
 import math
 from pathlib import Path
+import re
 from typing import Any, NamedTuple
 import zlib
 
@@ -183,6 +184,12 @@ def inspect(file: str | Path, channels: bool) -> VolumeInfo:
     """
     image = _load(file)
     shape, n_channels = _axes(file, image.shape)
+    if n_channels > 1 and (table := _gradients(file)):
+        raise InputError(
+            f"{file} is a diffusion series ({table.name} is beside it), and a model "
+            "does not learn b-values and directions; give a volume or a map of it, "
+            "such as b = 0 or FA."
+        )
     if n_channels > 1 and not channels:
         raise InputError(
             f"{file} has {n_channels} volumes, shape {image.shape}; add `channels` to "
@@ -193,6 +200,13 @@ def inspect(file: str | Path, channels: bool) -> VolumeInfo:
     _check_size(file, image)
     oriented = image.header["sform_code"] > 0 or image.header["qform_code"] > 0
     return VolumeInfo(Path(file), shape, n_channels, image.affine, bool(oriented))
+
+
+def _gradients(file):
+    """Find the table of b-values or directions beside a file."""
+    stem = re.sub(r"\.nii(\.gz)?$", "", str(file), flags=re.IGNORECASE)
+    tables = (Path(f"{stem}{end}") for end in (".bval", ".bvec", ".bvals", ".bvecs"))
+    return next(filter(Path.is_file, tables), None)
 
 
 def _load(file):

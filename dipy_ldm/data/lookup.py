@@ -99,15 +99,22 @@ def find_subjects(
         Such as ``"sub-01"``; the path where nothing tells, so that each of these is a
         subject of its own.
     """
+    by_name = [entity(file, "sub") for file in files]
+    # All of one, that no name of a file has, is no subject but the study in a folder
+    # such as sub-cortical.
+    if len(set(files)) > 1 and len({*by_name}) == 1:
+        by_name = [entity(Path(file).name, "sub") for file in files]
+    rows = ((listed or {}).get(os.path.abspath(file), ()) for file in files)
     return [
-        _subject(file, (listed or {}).get(os.path.abspath(file), ())) for file in files
+        _listed_subject(some) or name or str(file)
+        for file, name, some in zip(files, by_name, rows, strict=True)
     ]
 
 
-def _subject(file, rows):
+def _listed_subject(rows):
     cells = (row.cells.get(name) for row in rows for name in _SUBJECT_COLUMNS)
     told = next(filter(None, cells), None)
-    return _prefixed("sub", told) if told else entity(file, "sub") or str(file)
+    return told and _prefixed("sub", told)
 
 
 def _prefixed(key, name):

@@ -1,18 +1,26 @@
 """Finding volumes: files, wildcards, folders and lists of NIfTI files."""
 
+from collections import Counter
 from collections.abc import Sequence
 from glob import iglob
+import json
+import logging
 import os
 from pathlib import Path
 
 from dipy_ldm.data.tables import Row, name_cells, read_cells
 from dipy_ldm.validation import InputError
+from dipy_ldm.values import listed
+
+logger = logging.getLogger("dipy_ldm")
 
 _NIFTI = (".nii", ".nii.gz")
 _LISTS = (".txt", ".csv", ".tsv")
+# Folders of BIDS datasets with other files than scans as they were converted.
+_ASIDE = ("derivatives", "sourcedata")
 
 
-def find_volumes(paths: Sequence[str | Path]) -> list[Path]:
+def find_volumes(paths: Sequence[str | Path], generated: bool = False) -> list[Path]:
     """Find NIfTI files.
 
     Parameters
@@ -22,7 +30,10 @@ def find_volumes(paths: Sequence[str | Path]) -> list[Path]:
         of files, ``.txt``, ``.csv`` or ``.tsv``, with or without a header. A text
         file has a path a line or columns between tabs; in a table, the column where
         most entries end as NIfTI files do is the one (the leftmost of equals).
-        Paths in a list are relative to it.
+        Paths in a list are relative to it. What is in a folder ``derivatives`` or
+        ``sourcedata`` that no path names is left out.
+    generated : bool
+        Whether volumes that this package made count in folders of scans, too.
 
     Returns
     -------
@@ -36,36 +47,72 @@ def find_volumes(paths: Sequence[str | Path]) -> list[Path]:
         If a path is not there, or has no NIfTI file.
     """
     # Not resolved: two links to the same content are two volumes.
-    files = {os.path.abspath(file): file for file in expand(paths)}
+    files = {os.path.abspath(file): file for file in expand(paths, generated)}
     return list(files.values())
 
 
-def expand(paths: Sequence[str | Path]) -> list[Path]:
+def expand(paths: Sequence[str | Path], generated: bool = False) -> list[Path]:
     """Find NIfTI files, one that is named repeatedly as often as it is named.
 
     Parameters
     ----------
     paths : sequence of str or Path
         As for :func:`find_volumes`.
+    generated : bool
+        As for :func:`find_volumes`.
 
     Returns
     -------
     list of Path
-        Files, in order.
+        Files, in order. What is left out is logged.
 
     Raises
     ------
     InputError
         If a path is not there, or has no NIfTI file.
     """
-    # One path is a sequence too, of letters.
-    all_paths = [paths] if isinstance(paths, str | Path) else paths
-    files = [
-        file for path in all_paths for found in _match(path) for file in _files(found)
-    ]
+    files, left_out = [], Counter[str]()
+    for path in _sequence(paths):
+        for match in _match(path):
+            reasons = _reasons(match, Path(path).parts, generated)
+            left_out.update(filter(None, reasons.values()))
+            files += [file for file, reason in reasons.items() if not reason]
+    counts = listed(f"{n} {reason}" for reason, n in left_out.items())
+    if not files and left_out:
+        raise InputError(f"there are no volumes but {counts}; name that folder, too.")
     if not files:
         raise InputError("there are no volumes; give NIfTI files or folders of them.")
+    if left_out:
+        logger.info("left out: %s files (name a folder to take what is in it)", counts)
     return files
+
+
+def _reasons(match, named, generated):
+    """Say of each file behind a match why it is left out, or None."""
+    if match.is_file() and match.name.lower().endswith(_LISTS):
+        return dict.fromkeys(_listed(match))
+    reasons = {file: _aside(file, named) for file in _files(match)}
+    if match.is_dir() and not generated:
+        rest = [file for file, reason in reasons.items() if not reason]
+        made = list(filter(_is_made, rest))
+        if len(made) < len(rest):  # else they are what is wanted
+            reasons |= dict.fromkeys(made, "made by dipy_ldm")
+    return reasons
+
+
+def _aside(file, named):
+    aside = [name for name in file.parts if name in _ASIDE and name not in named]
+    return f"in {aside[0]}" if aside else None
+
+
+def _is_made(file):
+    """Say whether this package made a volume, as the JSON file beside it tells."""
+    stem = file.name.partition(".nii")[0]
+    try:
+        told = json.loads(file.with_name(f"{stem}.json").read_text("utf-8"))
+        return told["GeneratedBy"]["Name"] == "dipy_ldm"
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def holds_volumes(paths: Sequence[str | Path]) -> bool:
@@ -123,8 +170,6 @@ def _files(path):
                 "there."
             )
         return files
-    if path.name.lower().endswith(_LISTS):
-        return _listed(path)
     if not path.name.lower().endswith(_NIFTI):
         raise InputError(
             f"{path} is no NIfTI file; give .nii or .nii.gz files, folders of them, or "

@@ -1,7 +1,7 @@
 """Volumes: from NIfTI files to one memory-mapped array on one grid, and back."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 import json
@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from dipy_ldm.data import cache
 from dipy_ldm.data.conformed import conform_task
+from dipy_ldm.data.entities import choose_files
 from dipy_ldm.data.grid import Grid, choose_grid
 from dipy_ldm.data.headers import check_headers, refuse
 from dipy_ldm.data.pairs import Task, with_masks, with_sources
@@ -51,6 +52,8 @@ class Volumes(NamedTuple):
 def load_volumes(
     paths: Sequence[str | Path],
     *,
+    suffix: str | Sequence[str] | None = None,
+    filter: Mapping[str, str | Sequence[str]] | None = None,
     voxel_size: float | Sequence[float] | None = None,
     shape: int | Sequence[int] | None = None,
     grid: Grid | None = None,
@@ -73,7 +76,14 @@ def load_volumes(
     ----------
     paths : sequence of str or Path
         NIfTI files, folders of them, wildcards, or lists in ``.txt``, ``.csv`` or
-        ``.tsv`` files, of any orientation, voxel size and type.
+        ``.tsv`` files, of any orientation, voxel size and type. Of folders, what is in
+        ``derivatives`` or ``sourcedata`` is left out unless a path names that folder.
+    suffix : str or sequence of str, optional
+        Kinds of scans to take, as BIDS names them, such as ``"T1w"``; needed where the
+        names of files have several.
+    filter : dict of str to str or sequence of str, optional
+        Values that names of files must have, such as ``{"task": "rest", "ses": "01"}``;
+        an empty text is for files without that entity.
     voxel_size : float or sequence of float, optional
         Of the grid, one number or three, in mm. None is for the median of the
         volumes.
@@ -122,6 +132,8 @@ def load_volumes(
     """
     plan = plan_volumes(
         paths,
+        suffix=suffix,
+        filter=filter,
         voxel_size=voxel_size,
         shape=shape,
         grid=grid,
@@ -138,6 +150,9 @@ def load_volumes(
 def plan_volumes(
     paths,
     *,
+    suffix=None,
+    filter=None,
+    generated=False,
     voxel_size=None,
     shape=None,
     grid=None,
@@ -152,9 +167,11 @@ def plan_volumes(
 
     Parameters
     ----------
-    paths, voxel_size, shape, grid, channels, mask_files, source_files, source_labels
+    paths, suffix, filter, voxel_size, shape, grid, channels, mask_files, source_files
         As of :func:`load_volumes`.
-    skip_bad, shuffle
+    generated : bool
+        As of :func:`dipy_ldm.data.paths.find_volumes`.
+    source_labels, skip_bad, shuffle
         As of :func:`load_volumes`.
 
     Returns
@@ -167,7 +184,7 @@ def plan_volumes(
     InputError
         If headers are bad or an option makes no sense.
     """
-    files = find_volumes(paths)
+    files = choose_files(find_volumes(paths, generated), suffix, filter)
     tasks = [Task(info) for info in check_headers(files, channels, skip_bad)[0]]
     if mask_files is not None:
         tasks = with_masks(tasks, files, expand(mask_files), skip_bad)

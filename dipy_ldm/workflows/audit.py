@@ -8,6 +8,7 @@ from dipy_ldm import persistence
 from dipy_ldm.workflows import restoring
 from dipy_ldm.workflows.evaluate import settled
 from dipy_ldm.workflows.judged import read_for, reference_document
+from dipy_ldm.workflows.options import values_of
 from dipy_ldm.workflows.outputs import json_and_page, write_page
 from dipy_ldm.workflows.quiet import quiet_start
 from dipy_ldm.workflows.volumes import fingerprint, provenance
@@ -28,6 +29,8 @@ class AuditLDMFlow(Workflow):
         model_file,
         train_files=None,
         held_out=None,
+        suffix=None,
+        filter=None,
         generated_files=None,
         reference=None,
         n_samples=None,
@@ -63,6 +66,13 @@ class AuditLDMFlow(Workflow):
         held_out : variable string or Path, optional
             Images of other subjects, 20 at least and better hundreds, or the word mnist
             for the test digits.
+        suffix : variable string, optional
+            Volumes: kinds of scans to take, by the ends of their names, such as T1w.
+            Needed where they have several. What is in folders derivatives or sourcedata
+            is taken only if these are named.
+        filter : variable string, optional
+            Volumes: values that names of files must have, such as task=rest ses=01,02
+            for any entity of BIDS.
         generated_files : variable string or Path, optional
             What the model generated, such as what shall be published. None is for
             generating now, as many as there are held-out images; a model with
@@ -109,8 +119,9 @@ class AuditLDMFlow(Workflow):
         path = persistence.find(model_file)
         document = persistence.read_document(path, "latent_diffusion")
         beside = reference_document(path, reference)
-        images = _read(document, train_files, held_out, generated_files, channels)
-        seen = beside and _read(beside, train_files, held_out, None, channels)
+        how = {"channels": channels, "suffix": suffix, "filter": values_of(filter)}
+        images = _read(document, train_files, held_out, generated_files, **how)
+        seen = beside and _read(beside, train_files, held_out, None, **how)
         with quiet_start():
             from dipy_ldm.workflows import judgement
 
@@ -139,12 +150,11 @@ class AuditLDMFlow(Workflow):
             )
 
 
-def _read(document, train_files, held_out, generated_files, channels):
+def _read(document, train_files, held_out, generated_files, channels, **choice):
     """Read training and held-out images, and generated ones if there are any."""
-    train = read_for(
-        document, train_files, "train_files", split="train", channels=channels
-    )
-    others = read_for(document, held_out, "held_out", channels=channels)
+    how = {"channels": channels, **choice}
+    train = read_for(document, train_files, "train_files", split="train", **how)
+    others = read_for(document, held_out, "held_out", **how)
     generated = generated_files and read_for(
         document, generated_files, "generated_files", channels=channels, made=True
     )

@@ -33,6 +33,8 @@ class CheckLDMFlow(Workflow):
     def run(
         self,
         input_files,
+        suffix=None,
+        filter=None,
         epochs_vqvae=None,
         epochs_ldm=None,
         steps_vqvae=None,
@@ -83,6 +85,13 @@ class CheckLDMFlow(Workflow):
         input_files : variable string or Path
             What dipy_train_ldm shall be given: NIfTI volumes, folders, wildcards or
             lists of them; the word mnist; or images in .npy, .npz or PNG files.
+        suffix : variable string, optional
+            Volumes: kinds of scans to take, by the ends of their names, such as T1w.
+            Needed where they have several. What is in folders derivatives or sourcedata
+            is taken only if these are named.
+        filter : variable string, optional
+            Volumes: values that names of files must have, such as task=rest ses=01,02
+            for any entity of BIDS.
         epochs_vqvae : int, optional
             Passes over the images for the autoencoder, as of dipy_train_ldm.
         epochs_ldm : int, optional
@@ -201,6 +210,8 @@ class CheckLDMFlow(Workflow):
             input_files,
             options.names_of(conditions),
             options.steps_of(coarsen),
+            suffix=suffix,
+            filter=options.values_of(filter),
             voxel_size=options.one_or_more(voxel_size),
             shape=options.one_or_more(shape),
             channels=channels,

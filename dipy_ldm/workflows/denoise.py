@@ -8,6 +8,7 @@ import numpy as np
 
 from dipy_ldm import holes, persistence
 from dipy_ldm.data.conformed import conform_file, restore_file, restore_spread
+from dipy_ldm.data.entities import choose_files
 from dipy_ldm.data.grid import Grid
 from dipy_ldm.data.nifti import DTYPES
 from dipy_ldm.data.paths import find_volumes
@@ -16,6 +17,7 @@ from dipy_ldm.validation import InputError, at_least, check_shares, choose
 from dipy_ldm.values import from_words
 from dipy_ldm.workflows import healing, restoring
 from dipy_ldm.workflows.asked import Asked
+from dipy_ldm.workflows.options import values_of
 from dipy_ldm.workflows.outputs import interrupted
 from dipy_ldm.workflows.seen import Partners
 from dipy_ldm.workflows.volumes import provenance, write_with_sidecar
@@ -47,6 +49,8 @@ class DenoiseLDMFlow(Workflow):
         self,
         model_file,
         input_files,
+        suffix=None,
+        filter=None,
         conditions=None,
         source_files=None,
         strength=_STRENGTH,
@@ -83,6 +87,13 @@ class DenoiseLDMFlow(Workflow):
         input_files : variable string or Path
             NIfTI volumes, folders of them, wildcards, or lists of them in text, CSV
             or TSV files.
+        suffix : variable string, optional
+            Kinds of scans to take, by the ends of their names, such as T1w.
+            Needed where they have several. What is in folders derivatives or sourcedata
+            is taken only if these are named.
+        filter : variable string, optional
+            Values that names of files must have, such as task=rest ses=01,02
+            for any entity of BIDS.
         conditions : variable string, optional
             What the volumes shall look like, as name=value: group=control. What is left
             out is not specified.
@@ -149,6 +160,7 @@ class DenoiseLDMFlow(Workflow):
         _check_lesions(path, lesions, strength, threshold, dilate)
         asked = Asked.of(path, from_words(conditions or []), range(1))
         files = find_volumes(input_files)
+        files = choose_files(files, suffix, values_of(filter))
         partners = Partners.of(path, files, source_files)
         inputs = restoring.find_inputs(
             self,

@@ -11,6 +11,7 @@ from dipy_ldm import persistence
 from dipy_ldm.validation import InputError
 from dipy_ldm.workflows import restoring
 from dipy_ldm.workflows.judged import read_for
+from dipy_ldm.workflows.options import values_of
 from dipy_ldm.workflows.outputs import json_and_page, write_page
 from dipy_ldm.workflows.quiet import quiet_start
 from dipy_ldm.workflows.volumes import provenance
@@ -28,6 +29,8 @@ class EvaluateLDMFlow(Workflow):
         self,
         model_file,
         real_files=None,
+        suffix=None,
+        filter=None,
         generated_files=None,
         measurements=None,
         n_samples=None,
@@ -59,6 +62,13 @@ class EvaluateLDMFlow(Workflow):
             for a model of images, or the word mnist for the test digits. They are
             brought to the grid of the model. Half of them is what all others are
             compared with.
+        suffix : variable string, optional
+            Volumes: kinds of scans to take, by the ends of their names, such as T1w.
+            Needed where they have several. What is in folders derivatives or sourcedata
+            is taken only if these are named.
+        filter : variable string, optional
+            Volumes: values that names of files must have, such as task=rest ses=01,02
+            for any entity of BIDS.
         generated_files : variable string or Path, optional
             What the model generated. None is for generating now, half as many as there
             are real images; a model with conditions is asked for those that tables
@@ -104,7 +114,14 @@ class EvaluateLDMFlow(Workflow):
                 "`measurements` are of generated volumes; give these, too, as "
                 "`generated_files`."
             )
-        real = read_for(document, real_files, "real_files", channels=channels)
+        real = read_for(
+            document,
+            real_files,
+            "real_files",
+            channels=channels,
+            suffix=suffix,
+            filter=values_of(filter),
+        )
         generated = generated_files and read_for(
             document, generated_files, "generated_files", channels=channels, made=True
         )

@@ -4,6 +4,7 @@ from dipy.workflows.workflow import Workflow
 import numpy as np
 
 from dipy_ldm import holes
+from dipy_ldm.data.entities import choose_files
 from dipy_ldm.data.grid import conform, same_grid
 from dipy_ldm.data.headers import check_headers
 from dipy_ldm.data.nifti import read_mask, read_volume
@@ -13,6 +14,7 @@ from dipy_ldm.validation import InputError, at_least, choose, whole
 from dipy_ldm.values import from_words
 from dipy_ldm.workflows import healing, restoring
 from dipy_ldm.workflows.asked import Asked
+from dipy_ldm.workflows.options import values_of
 from dipy_ldm.workflows.outputs import interrupted
 from dipy_ldm.workflows.seen import Partners
 from dipy_ldm.workflows.volumes import provenance, write_with_sidecar
@@ -42,6 +44,8 @@ class InpaintLDMFlow(Workflow):
         self,
         model_file,
         input_files,
+        suffix=None,
+        filter=None,
         mask_files=None,
         conditions=None,
         source_files=None,
@@ -77,6 +81,13 @@ class InpaintLDMFlow(Workflow):
         input_files : variable string or Path
             NIfTI volumes, folders of them, wildcards, or lists of them in text, CSV
             or TSV files.
+        suffix : variable string, optional
+            Kinds of scans to take, by the ends of their names, such as T1w.
+            Needed where they have several. What is in folders derivatives or sourcedata
+            is taken only if these are named.
+        filter : variable string, optional
+            Values that names of files must have, such as task=rest ses=01,02
+            for any entity of BIDS.
         mask_files : variable string or Path, optional
             Masks, named as the volumes are: one for all of them, or one for each, in
             their order. What is not 0 is made anew. A mask has the grid of its volume.
@@ -124,6 +135,7 @@ class InpaintLDMFlow(Workflow):
         _check_options(dilate, n_samples, strategy)
         asked = Asked.of(path, from_words(conditions or []), range(1))
         files = find_volumes(input_files)
+        files = choose_files(files, suffix, values_of(filter))
         masks = _pair(files, mask_files)
         partners = Partners.of(path, files, source_files)
         inputs = restoring.find_inputs(

@@ -11,8 +11,9 @@ from dipy_ldm.conditions import Condition, learn, summary
 from dipy_ldm.data import arrays, load_mnist
 from dipy_ldm.data.cohort import Cohort, split
 from dipy_ldm.data.covariates import read_covariates
-from dipy_ldm.data.entities import common_suffix, entity
+from dipy_ldm.data.entities import common_suffix
 from dipy_ldm.data.images import read_images
+from dipy_ldm.data.lookup import find_subjects
 from dipy_ldm.data.paths import holds_volumes, listed_rows
 from dipy_ldm.data.sources import Source
 from dipy_ldm.data.summary import summarise
@@ -97,7 +98,10 @@ def _read_images(input_files, conditions, steps):
         return Cohort(images, conditions=_choose(conditions, {ALONE: labels.tolist()}))
     images, files = read_images(input_files)
     # Without a name, each image of an array is of a subject of its own.
-    subjects = [entity(file, "sub") or str(i) for i, file in enumerate(files)]
+    subjects = [
+        str(i) if name == str(file) else name
+        for i, (file, name) in enumerate(zip(files, find_subjects(files)))
+    ]
     data = Cohort(images, subjects=subjects)
     return _look_up(data, conditions, files, {}, steps)
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 import logging
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from nibabel.affines import voxel_sizes
 import numpy as np
@@ -46,6 +46,7 @@ def read_for(
     split: str = "test",
     channels: bool = False,
     made: bool = False,
+    **choice: Any,
 ) -> Judged:
     """Read images for a model.
 
@@ -63,6 +64,8 @@ def read_for(
         Whether a fourth axis of volumes is one of channels.
     made : bool
         Whether a model made them: conditions are what they were asked to be, then.
+    **choice
+        ``suffix`` and ``filter`` as of :func:`dipy_ldm.data.load_volumes`.
 
     Returns
     -------
@@ -78,6 +81,8 @@ def read_for(
         raise InputError(f"give images to compare with: `{option}`.")
     paths = [str(path) for path in paths]
     of_volumes = len(document["shape"]) == 4
+    if not of_volumes and any(choice.values()):
+        raise InputError(f"`{next(filter(choice.get, choice))}` is for volumes.")
     if paths == ["mnist"] and not of_volumes:
         return _digits(document, split)
     listed_rows(paths)  # says what is not there
@@ -88,7 +93,8 @@ def read_for(
             f"{kinds[not of_volumes]}; give files like those that it learnt from."
         )
     if of_volumes:
-        found = _volumes(document, paths, option, channels, made)
+        choice |= {"channels": channels, "generated": made}
+        found = _volumes(document, paths, option, choice)
     else:
         found = _images(document, paths, option, made)
     return _with_refused(found) if made else found
@@ -136,10 +142,10 @@ def _check_shape(document, images, option):
         )
 
 
-def _volumes(document, paths, option, channels, made):
+def _volumes(document, paths, option, choice):
     shape = document["shape"]
     grid = Grid(tuple(shape[:3]), known_affine(document["affine"]))
-    plan = plan_volumes(paths, grid=grid, channels=channels, shuffle=True)
+    plan = plan_volumes(paths, grid=grid, shuffle=True, **choice)
     found = plan.infos[0].channels
     if found != shape[3]:
         raise InputError(
@@ -162,6 +168,7 @@ def _volumes(document, paths, option, channels, made):
     volumes = conform_volumes(plan, verbose=True)
     files = [Path(file) for file in volumes.files]
     places = [(file, 0) for file in files]
+    made = choice["generated"]
     conditions, further = _conditions(document, places, paths, made)
     names = [file.name for file in files]
     return Judged(volumes.images, names, files, conditions, notes + further)

@@ -1,5 +1,6 @@
 """Options of the commands: how they are written, and what they may be."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from dipy_ldm.data.cells import as_number
@@ -51,6 +52,35 @@ def names_of(text: str | None) -> list[str]:
     """
     names = (name.strip() for name in (text or "").split(","))
     return list(dict.fromkeys(filter(None, names)))
+
+
+def values_of(words: Iterable[str] | None) -> dict[str, list[str]]:
+    """Read which values names of files must have.
+
+    Parameters
+    ----------
+    words : iterable of str or None
+        Such as ``["task=rest", "ses=01,02"]``; None is for any.
+
+    Returns
+    -------
+    dict of str to list of str
+        Values of each entity.
+
+    Raises
+    ------
+    InputError
+        If they are written otherwise.
+    """
+    values = {}
+    for word in words or ():
+        key, equals, texts = word.partition("=")
+        if not (key and equals):
+            raise InputError(
+                f"filter must be entity=value, such as task=rest, not {word!r}."
+            )
+        values[key] = texts.split(",")
+    return values
 
 
 def check(

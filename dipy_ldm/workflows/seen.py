@@ -8,6 +8,7 @@ import numpy as np
 
 from dipy_ldm import persistence
 from dipy_ldm.data.conformed import conform_source
+from dipy_ldm.data.entities import choose_files
 from dipy_ldm.data.grid import Grid
 from dipy_ldm.data.headers import check_headers
 from dipy_ldm.data.pairs import pair
@@ -65,6 +66,7 @@ class Seen(NamedTuple):
         if known is None or source_files is None:
             return None
         files = find_volumes(source_files)
+        choose_files(files, cure="name those of one kind, with a wildcard")
         infos, _ = check_headers(files, known.channels > 1)
         if infos[0].channels != known.channels:
             raise InputError(

@@ -38,6 +38,8 @@ class TrainLDMFlow(Workflow):
     def run(
         self,
         input_files,
+        suffix=None,
+        filter=None,
         epochs_vqvae=None,
         epochs_ldm=None,
         steps_vqvae=None,
@@ -97,6 +99,13 @@ class TrainLDMFlow(Workflow):
             or TSV files; the word mnist for the packaged digits; or images: arrays
             (n, h, w) or (n, h, w, channels) in .npy or .npz files, PNG files, or
             folders of these.
+        suffix : variable string, optional
+            Volumes: kinds of scans to take, by the ends of their names, such as T1w.
+            Needed where they have several. What is in folders derivatives or sourcedata
+            is taken only if these are named.
+        filter : variable string, optional
+            Volumes: values that names of files must have, such as task=rest ses=01,02
+            for any entity of BIDS.
         epochs_vqvae : int, optional
             Passes over the images for the autoencoder. None is for 5, or for 4000
             steps of volumes.
@@ -269,6 +278,8 @@ class TrainLDMFlow(Workflow):
             input_files,
             options.names_of(conditions),
             options.steps_of(coarsen),
+            suffix=suffix,
+            filter=options.values_of(filter),
             voxel_size=options.one_or_more(voxel_size),
             shape=options.one_or_more(shape),
             channels=channels,

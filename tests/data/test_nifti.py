@@ -214,6 +214,17 @@ def test_one_report_names_all_bad_headers_and_the_rest_can_go_on(tmp_path, caplo
         check_headers(files[:2], skip_bad=True)
 
 
+@pytest.mark.parametrize("end", ["bval", "bvec"])
+def test_a_diffusion_series_is_no_volume_of_channels(tmp_path, end):
+    file = save(tmp_path / "sub-1_dwi.nii.gz", np.stack([DATA, DATA + 1], -1))
+    check_headers([file], channels=True)
+    (tmp_path / f"sub-1_dwi.{end}").write_text("0 1000")
+    for channels in (True, False):
+        with pytest.raises(InputError, match=rf"{end} is beside it.* give a volume"):
+            check_headers([file], channels)
+    check_headers([save(file, DATA)])
+
+
 def test_the_volume_with_other_channels_than_most_is_named(tmp_path):
     two = np.stack([DATA, DATA], -1)
     files = [save(tmp_path / f"{i}.nii", two) for i in range(2)]

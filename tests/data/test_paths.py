@@ -42,6 +42,51 @@ def test_folders_that_are_links_are_searched_once(folder, tmp_path_factory):
     assert holds_volumes([folder / "links"])
 
 
+@pytest.fixture
+def bids(tmp_path):
+    for name in ("", "derivatives/x/", "sourcedata/"):
+        folder = tmp_path / "bids" / name / "sub-01" / "anat"
+        folder.mkdir(parents=True)
+        (folder / "sub-01_T1w.nii.gz").touch()
+    return tmp_path / "bids"
+
+
+def test_derivatives_and_sourcedata_are_left_out_unless_named(bids, caplog):
+    raw = bids / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
+    with caplog.at_level("INFO", "dipy_ldm"):
+        assert find_volumes([bids]) == [raw]
+    assert "left out: 1 in derivatives, 1 in sourcedata files" in caplog.text
+    assert find_volumes([bids.parent]) == find_volumes([bids / "**" / "*"]) == [raw]
+    derived = bids / "derivatives" / "x" / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
+    for named in (derived, bids / "derivatives", bids / "derivatives/**/*_T1w.nii*"):
+        caplog.clear()
+        assert find_volumes([named]) == [derived]
+        assert not caplog.text
+    assert find_volumes([bids, bids / "derivatives"]) == [raw, derived]
+    (bids / "list.csv").write_text(f"file\n{derived}\n")
+    assert find_volumes([bids / "list.csv"]) == [derived]
+    raw.unlink()
+    with pytest.raises(InputError, match="but 1 in derivatives.*name that folder"):
+        find_volumes([bids])
+
+
+def test_what_was_made_of_scans_is_no_scan(folder, caplog):
+    by = '{"GeneratedBy": {"Name": "dipy_ldm"}}'
+    for name, text in (("1_std", by), ("1_other", "[1]"), ("1_pipe", '{"a": 1}')):
+        (folder / "b" / f"{name}.nii.gz").touch()
+        (folder / "b" / f"{name}.json").write_text(text)
+    with caplog.at_level("INFO", "dipy_ldm"):
+        scans = names(find_volumes([folder / "b"]))
+    assert scans == ["1_other.nii.gz", "1_pipe.nii.gz", "5.nii"]
+    assert "left out: 1 made by dipy_ldm" in caplog.text
+    assert len(find_volumes([folder / "b"], generated=True)) == 4
+    assert names(find_volumes([folder / "b" / "1_std.nii.gz"])) == ["1_std.nii.gz"]
+    (folder / "made").mkdir()
+    for end in ("nii.gz", "json"):
+        (folder / "b" / f"1_std.{end}").rename(folder / "made" / f"1_std.{end}")
+    assert names(find_volumes([folder / "made"])) == ["1_std.nii.gz"]
+
+
 def test_files_wildcards_and_folders_keep_their_order_and_count_once(folder):
     paths = [folder / "b" / "5.nii", folder / "a" / "*.nii", str(folder)]
     found = names(find_volumes(paths))
