@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import nibabel as nib
 from nibabel.orientations import aff2axcodes
+from nibabel.spatialimages import HeaderDataError
 import numpy as np
 from tqdm import tqdm
 
@@ -87,18 +88,28 @@ def _read(info):
         float((sizes * info.shape).max()),
         world.min(axis=0),
         world.max(axis=0),
-        header.get_xyzt_units()[0],
+        _unit(header),
         axes,
         _other_axes(header, axes),
         info.oriented,
     )
 
 
+def _unit(header):
+    try:
+        return header.get_xyzt_units()[0]
+    except KeyError:  # a code of no unit, which affines don't need
+        return "unknown"
+
+
 def _other_axes(header, axes):
     """Tell the axes of the qform where the sform, which counts, has others."""
     if not (header["sform_code"] > 0 and header["qform_code"] > 0):
         return ""
-    others = "".join(aff2axcodes(header.get_qform()))
+    try:
+        others = "".join(aff2axcodes(header.get_qform()))
+    except (ValueError, HeaderDataError):  # rounded quaternions are common
+        return "invalid"
     return "" if others == axes else others
 
 
@@ -318,8 +329,8 @@ def axes(headers: Sequence[Header]) -> Finding:
         )
         what += f"left and right are assumed: {listed(unsure)}."
     if twofold:
-        what += f" {counted(len(twofold), 'file')} whose qform has other axes than the "
-        what += "sform, which counts: "
+        what += f" {counted(len(twofold), 'file')} whose qform is invalid or has other "
+        what += "axes than the sform, which counts: "
         what += listed([f"{h.file.name} ({h.axes}, {h.other_axes})" for h in twofold])
         what += "."
     cure = "Convert these files anew from DICOM, or look up which side is left."

@@ -3,10 +3,17 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from nibabel.affines import voxel_sizes
 import numpy as np
 
 from dipy_ldm.data import intensity
-from dipy_ldm.data.grid import Grid, conform, conform_labels, restore
+from dipy_ldm.data.grid import (
+    Grid,
+    conform,
+    conform_labels,
+    is_within_a_voxel,
+    restore,
+)
 from dipy_ldm.data.intensity import Intensities
 from dipy_ldm.data.nifti import read_mask, read_volume
 from dipy_ldm.validation import InputError
@@ -98,6 +105,12 @@ def conform_voxels(
             f"{file} has values from {data.min():g} to {data.max():g} that can't be "
             "told apart when they are brought to 0 to 1; subtract what they have in "
             "common, and replace a number that marks missing voxels by 0."
+        )
+    if is_within_a_voxel(data.shape, affine, grid):
+        sizes = " x ".join(f"{n:.3g}" for n in voxel_sizes(grid.affine))
+        raise InputError(
+            f"{file} is smaller than a voxel of the grid ({sizes} mm), as if its "
+            "affine were in metres; write it in mm, or give a smaller `voxel_size`."
         )
     image = conform(scaled, affine, grid)
     if image.min() == image.max():

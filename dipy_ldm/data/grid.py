@@ -63,6 +63,12 @@ def choose_grid(
     if shape is None:
         _refuse_scattered(infos, boxes)
     low, high = boxes[:, 0].min(axis=0), boxes[:, 1].max(axis=0)
+    if (sizes > high - low).all():
+        extent = " x ".join(f"{mm:.3g}" for mm in high - low)
+        raise InputError(
+            f"voxel_size {voxel_size} is larger than the volumes, which take {extent} "
+            "mm; give it in mm, such as 2."
+        )
     # An excess of rounding errors is no reason for one more voxel.
     full = np.maximum(np.ceil((high - low) / sizes - 10 * _TOLERANCE), 1).astype(int)
     first = (low + high) / 2 - (full - 1) / 2 * sizes
@@ -142,6 +148,12 @@ def same_grid(
         return False
     difference = np.linalg.solve(affine_a, affine_b) - np.eye(4)
     return _farthest(difference, shape_b) < 0.1
+
+
+def is_within_a_voxel(shape: tuple[int, ...], affine: np.ndarray, grid: Grid) -> bool:
+    """Tell whether a volume is narrower than a voxel of the grid along each axis."""
+    widths = np.linalg.norm(np.linalg.solve(affine, grid.affine)[:3, :3], axis=1)
+    return bool((widths > shape[:3]).all())
 
 
 def conform(data: np.ndarray, affine: np.ndarray, grid: Grid) -> np.ndarray:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 import logging
 import math
+import os
 from pathlib import Path
 import re
 from typing import Any, NamedTuple
@@ -303,13 +304,33 @@ def _check_affine(file, affine):
 
 
 def _check_size(file, image):
-    """Refuse a file that is too small for its voxels, as far as that is cheap."""
+    """Refuse a file that is too small for its voxels or too large for the machine."""
+    # Voxels are read as float32.
+    if math.prod(image.shape) * 4 > _machine_memory():
+        raise InputError(too_large(file))
     voxels = math.prod(image.shape) * image.get_data_dtype().itemsize
     needed = image.dataobj.offset + voxels
     if is_compressed(file):
         needed /= _STRONGEST_COMPRESSION
     if Path(file).stat().st_size < needed:
         raise InputError(cut_off(file))
+
+
+def _machine_memory():
+    """Return all memory of the machine, in bytes; infinite where it can't be told."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return math.inf
+
+
+def too_large(file: str | Path) -> str:
+    """Say in one sentence that a file does not fit into memory."""
+    shape = " x ".join(map(str, nib.load(file).shape))
+    return (
+        f"{file} has more voxels ({shape}) than fit into memory; crop or resample it, "
+        "or mend its header."
+    )
 
 
 def _with_equal_channels(infos, complaints):

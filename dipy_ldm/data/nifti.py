@@ -12,7 +12,13 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
-from dipy_ldm.data.headers import UNREADABLE, cut_off, inspect, is_compressed
+from dipy_ldm.data.headers import (
+    UNREADABLE,
+    cut_off,
+    inspect,
+    is_compressed,
+    too_large,
+)
 from dipy_ldm.files import replacing
 from dipy_ldm.validation import InputError, choose
 
@@ -113,6 +119,8 @@ def _voxels(file):
             return _float32(nib.load(file, mmap=False))
     except UNREADABLE as error:
         raise InputError(cut_off(file)) from error
+    except MemoryError as error:
+        raise InputError(too_large(file)) from error
 
 
 def _decompressed(file):

@@ -125,6 +125,23 @@ def test_missing_and_contradicting_orientations_are_told(files):
     assert "sub-1.nii (RAS, LAS)" in finding.what
 
 
+def test_headers_that_training_reads_are_read(files):
+    """Quaternions are often rounded, beside a good sform, and units of no code."""
+    image = nib.Nifti1Image(np.ones((16, 16, 16), "f4"), scaled(10))
+    image.set_qform(scaled(10), 1)
+    image.header["quatern_b"], image.header["quatern_c"] = 0.70712, 0.70712
+    nib.save(image, files[0])
+    data = bytearray(files[1].read_bytes())
+    data[123] = 7
+    files[1].write_bytes(data)
+    heads = read(files)
+    finding = headers.axes(heads)
+    assert finding.state == "amber"
+    assert "1 file whose qform is invalid or has other axes" in finding.what
+    assert "sub-0.nii (RAS, invalid)" in finding.what
+    assert headers.units(heads)[0].state == "green"
+
+
 def test_bad_files_are_listed_with_their_cures():
     finding = headers.whole(["a.nii is empty; copy it anew."], 3)
     assert finding.state == "red"

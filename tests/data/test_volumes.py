@@ -9,7 +9,7 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm.data import conformed, load_volumes, rows, volumes
+from dipy_ldm.data import conformed, headers, load_volumes, nifti, rows, volumes
 from dipy_ldm.data.conformed import conform_file, restore_file, restore_spread
 from dipy_ldm.data.nifti import read_volume
 from dipy_ldm.validation import InputError
@@ -155,6 +155,38 @@ def test_threads_keep_the_order(tmp_path, load):
     for image, file in zip(images, files, strict=True):
         data, _ = read_volume(file)
         assert np.corrcoef(image.ravel(), data.clip(0, 1).ravel())[0, 1] > 0.9
+
+
+def test_a_volume_in_metres_is_refused_before_it_is_filtered(cohort):
+    """Filtered, this would take minutes, and all memory."""
+    file = save(cohort / "m.nii", template(), np.diag([2e-7, 3e-7, 4e-7, 1]))
+    grid = volumes.Grid((12, 10, 8), np.diag([2.0, 3, 4, 1]))
+    with pytest.raises(InputError, match=r"m.nii is smaller .* \(2 x 3 x 4 mm\)"):
+        conform_file(file, grid)
+    slab = save(cohort / "slab.nii", template()[:, :, 2:4], np.diag([2, 3, 1.0, 1]))
+    assert conform_file(slab, grid)[0].max() > 0
+
+
+def test_a_voxel_size_beyond_the_volumes_is_refused(cohort, load):
+    with pytest.raises(InputError, match="voxel_size 1000000000.0 is larger than"):
+        load(cohort, voxel_size=1e9)
+
+
+def test_what_does_not_fit_into_memory_is_named(tmp_path, monkeypatch):
+    file = save(tmp_path / "large.nii.gz", template())
+    monkeypatch.setattr(headers, "_machine_memory", lambda: 4 * 959)
+    sentence = r"large.nii.gz has more voxels \(12 x 10 x 8\) than fit into memory;"
+    with pytest.raises(InputError, match=sentence):
+        read_volume(file)
+    monkeypatch.setattr(headers, "_machine_memory", lambda: 4 * 960)
+    read_volume(file)
+
+    def lack(*args):
+        raise MemoryError
+
+    monkeypatch.setattr(nifti, "_float32", lack)
+    with pytest.raises(InputError, match=sentence):
+        read_volume(file)
 
 
 def test_channels(tmp_path, load):
