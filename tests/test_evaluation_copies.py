@@ -246,13 +246,27 @@ def test_membership_of_known_losses(rng):
     others = rng.standard_normal(300)
     same = membership.infer_membership(rng.standard_normal(300), others)
     assert same.auc.low < 0.5 < same.auc.high
-    assert same.found.low < 0.02
+    assert same.found.low < same.false_rate == 3 / 301
     lower = membership.infer_membership(others - 1.5, others)
     # Of two normal distributions.
     assert lower.auc.value == pytest.approx(stats.norm.cdf(1.5 / 2**0.5), abs=0.03)
     assert lower.found.low > 0.05
+    assert membership.infer_membership(others[:99], others[:99]).found is None
     assert membership.area(np.zeros(3), np.zeros(4)) == 0.5
     assert membership.area(np.zeros(3), np.ones(4)) == 1
+
+
+def test_guessing_finds_as_many_members_as_it_accuses():
+    rng = np.random.default_rng(0)
+    found = [
+        membership.infer_membership(*map(rng.standard_normal, (200, 100)), seed)
+        for seed in range(100)
+    ]
+    mean = np.mean([one.found.value for one in found])
+    assert mean == pytest.approx(2 / 101, rel=0.25)
+    assert found[0].false_rate == 2 / 101
+    # Both sets are drawn: the limit is not known. By the count alone, 12 % were.
+    assert sum(one.found.low > one.false_rate for one in found) <= 9
 
 
 def test_losses_are_lower_without_noise_to_learn(diffusion, blobs):
@@ -274,7 +288,8 @@ def test_an_audit_of_copies(diffusion, blobs):
     generated = np.concatenate([train[:14], held_out[:14]])
     found = audit(diffusion, train, held_out, generated)
     assert (found.n, found.n_held_out) == (28, 28)
-    assert [len(x) for x in found.members["denoiser"][2:]] == [36, 28]
+    losses = found.members["denoiser"]
+    assert (len(losses.train), len(losses.held_out)) == (36, 28)
     # As many held-out ones as there are, whatever is generated.
     fewer = audit(diffusion, train, held_out, generated[:20])
     assert (fewer.n, fewer.n_held_out) == (20, 28)
@@ -339,7 +354,8 @@ def test_fingerprints_know_copies(train, rng, diffusion, tmp_path):
 def test_a_reference_that_tells_as_much_is_no_leak():
     def of(value):
         interval = Interval(value, value - 0.05, value + 0.05)
-        return membership.Membership(interval, interval, np.zeros(2), np.zeros(2))
+        nothing = np.zeros(2)
+        return membership.Membership(interval, interval, 0.01, nothing, nothing)
 
     def said(**members):
         return conclude(SimpleNamespace(findings={}, members=members))

@@ -239,18 +239,29 @@ def _dar(found):
 
 
 def _members(found):
-    rows = [[_LOSSES[name], m.auc, m.found] for name, m in found.members.items()]
     losses = found.members["denoiser"]
+    rate = f"{100 * losses.false_rate:.2g} %"
+    counted = all(m.found for m in found.members.values())
+    rows = [
+        [_LOSSES[name], m.auc, *([m.found] if counted else [])]
+        for name, m in found.members.items()
+    ]
+    head = ["by the", "AUC", *([f"found at {rate} false"] if counted else [])]
+    guessed = (
+        f"and {rate} of the training images are found where {rate} of the others are "
+        "taken for such."
+        if counted
+        else "and of fewer than 100 held-out images no share that is found can be told."
+    )
     drawn = {"training": losses.train, "held-out": losses.held_out}
     why = "reference" if "reference" in found.members else "alone"
     return (
         page.text(
             "How well training images are told from held-out ones by how well the "
-            "model denoises them at middle times. By guessing, the AUC is 0.5, and 1 % "
-            "of the training images are found where 1 % of the others are taken for "
-            "such."
+            "model denoises them at middle times. By guessing, the AUC is 0.5, "
+            f"{guessed}"
         )
-        + page.table(["by the", "AUC", "found at 1 % false"], rows)
+        + page.table(head, rows)
         + charts.histograms(drawn, "loss of the denoiser")
         + page.text(_BESIDE[why])
     )

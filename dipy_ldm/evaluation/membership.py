@@ -6,7 +6,7 @@ from keras import ops
 import numpy as np
 
 from dipy_ldm import samplers, schedules
-from dipy_ldm.metrics import Interval, binomial, bootstrap
+from dipy_ldm.metrics import Interval, bootstrap
 from dipy_ldm.validation import at_least
 
 # Times in the middle, where models give most away, and draws of noise at each.
@@ -14,7 +14,10 @@ _TIMES = (0.3, 0.4, 0.5, 0.6)
 _DRAWS = 2
 # Numbers of a batch of latents, about.
 _AT_ONCE = 2**18
-_FALSE = 0.01
+# Rate of false positives at which members are counted, and held-out images without
+# which it can't be that small. The limit is the second least of their losses, or a
+# higher one: of the least, which is chance, the bootstrap gives no honest interval.
+_FALSE_RATE, _FEWEST, _LEAST_RANK = 0.01, 100, 2
 
 
 class Membership(NamedTuple):
@@ -25,15 +28,19 @@ class Membership(NamedTuple):
     auc : Interval
         Probability that a training image has the lower loss of two, one of them
         held-out: 0.5 by guessing.
-    found : Interval
-        Share of the training images that are told where 1 % of the held-out ones are
-        taken for such: 0.01 by guessing.
+    found : Interval or None
+        Share of the training images that are told from others where ``false_rate`` of
+        these are taken for training images: as many by guessing. None of fewer than 100
+        held-out images.
+    false_rate : float
+        At most 2 %, and 1 % of 199 held-out images or more.
     train, held_out : ndarray
         Losses.
     """
 
     auc: Interval
-    found: Interval
+    found: Interval | None
+    false_rate: float
     train: np.ndarray
     held_out: np.ndarray
 
@@ -126,11 +133,18 @@ def infer_membership(
         If there are fewer than two of a kind.
     """
     at_least("the number of images of each kind", min(len(train), len(held_out)), 2)
-    rank = max(1, int(_FALSE * len(held_out)))
-    limit = np.sort(held_out)[rank - 1]
+    others = len(held_out)
+    rank = max(_LEAST_RANK, int(_FALSE_RATE * (others + 1)))
+    enough = others >= _FEWEST
+
+    def share_found(members, held_out):
+        return np.mean(members < np.partition(held_out, rank - 1)[rank - 1])
+
     return Membership(
         bootstrap(area, train, held_out, seed=seed),
-        binomial(int(np.sum(train < limit)), len(train)),
+        bootstrap(share_found, train, held_out, seed=seed) if enough else None,
+        # Of another loss it is as likely to have each of the ranks among these.
+        rank / (others + 1),
         train,
         held_out,
     )

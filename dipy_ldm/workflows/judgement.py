@@ -269,7 +269,11 @@ def audit_outputs(
 
     affine = vqvae.affine_ if found.generated.ndim == 5 else None
     members = {
-        name: {"auc": member.auc, "found": member.found}
+        name: {
+            "auc": member.auc,
+            "found": member.found,
+            "false_rate": member.false_rate,
+        }
         for name, member in found.members.items()
     }
     figures = {
