@@ -9,6 +9,8 @@ import pytest
 
 from dipy_ldm import VQVAE, LatentDiffusion
 from dipy_ldm.evaluation.guard import Guard
+from dipy_ldm.validation import InputError
+from dipy_ldm.workflows.judged import read_for, refuse_same_subjects
 from dipy_ldm.workflows.volumes import fingerprint
 
 AFFINE = np.diag([2.0, 2, 2, 1])
@@ -264,6 +266,26 @@ def test_a_model_that_knows_images_by_heart_generates_no_copies(
     assert (status, "leave out --same_noise" in answer(stderr)) == (1, True)
     status, stderr = command(*generate, "--no_copies", "nothing", "--force")
     assert (status, "there is no model file nothing" in answer(stderr)) == (1, True)
+
+
+def test_subjects_on_both_sides_are_refused(tmp_path):
+    affine = np.diag([6.0, 6, 6, 1])
+    document = {"shape": [4, 4, 4, 1], "affine": affine.tolist(), "conditions": {}}
+    for name, subjects in (("train", "abcd"), ("held", "cdef")):
+        (tmp_path / name).mkdir()
+        for subject, volume in zip(subjects, draw(4, 1, (4, 4, 4)), strict=True):
+            file = tmp_path / name / f"sub-{subject}_ses-{name}_T1w.nii.gz"
+            nib.save(nib.Nifti1Image(volume[..., 0], affine), file)
+    train, held_out = (
+        read_for(document, [tmp_path / name], name) for name in ("train", "held")
+    )
+    with pytest.raises(
+        InputError, match=r"same subjects \(sub-c, sub-d\), which hides"
+    ):
+        refuse_same_subjects(train, held_out)
+    # Others are no reason, and nor are images whose subjects nobody knows.
+    refuse_same_subjects(train, held_out._replace(subjects=["sub-e"]))
+    refuse_same_subjects(train, held_out._replace(subjects=None))
 
 
 def test_held_out_volumes_that_are_training_volumes_are_named(

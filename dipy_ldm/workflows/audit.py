@@ -7,7 +7,11 @@ from dipy.workflows.workflow import Workflow
 from dipy_ldm import persistence
 from dipy_ldm.workflows import restoring
 from dipy_ldm.workflows.evaluate import settled
-from dipy_ldm.workflows.judged import read_for, reference_document
+from dipy_ldm.workflows.judged import (
+    read_for,
+    reference_document,
+    refuse_same_subjects,
+)
 from dipy_ldm.workflows.options import values_of
 from dipy_ldm.workflows.outputs import json_and_page, write_page
 from dipy_ldm.workflows.quiet import quiet_start
@@ -121,6 +125,7 @@ class AuditLDMFlow(Workflow):
         beside = reference_document(path, reference)
         how = {"channels": channels, "suffix": suffix, "filter": values_of(filter)}
         images = _read(document, train_files, held_out, generated_files, **how)
+        refuse_same_subjects(*images[:2])
         seen = beside and _read(beside, train_files, held_out, None, **how)
         with quiet_start():
             from dipy_ldm.workflows import judgement

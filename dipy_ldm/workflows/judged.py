@@ -13,9 +13,11 @@ from dipy_ldm.data import load_mnist
 from dipy_ldm.data.covariates import read_covariates
 from dipy_ldm.data.grid import Grid, same_grid
 from dipy_ldm.data.images import read_images
+from dipy_ldm.data.lookup import find_subjects
 from dipy_ldm.data.paths import holds_volumes, listed_rows
 from dipy_ldm.data.volumes import conform_volumes, plan_volumes
 from dipy_ldm.validation import InputError
+from dipy_ldm.values import listed
 from dipy_ldm.workflows.made import asked_of, refused_in
 from dipy_ldm.workflows.volumes import fingerprint, known_affine
 
@@ -27,8 +29,8 @@ class Judged(NamedTuple):
 
     ``images`` are ``(n, *space, channels)``, ``names`` say from where each is,
     ``files`` has the file of each or is None for packaged images, ``conditions`` the
-    values of the model's conditions (None where they are not known), and ``notes`` are
-    sentences.
+    values of the model's conditions (None where they are not known), ``notes`` are
+    sentences, and ``subjects`` say whose each is (None for packaged images).
     """
 
     images: np.ndarray
@@ -36,6 +38,7 @@ class Judged(NamedTuple):
     files: list[Path] | None
     conditions: dict[str, list] | None
     notes: list[str]
+    subjects: list[str] | None = None
 
 
 def read_for(
@@ -130,7 +133,8 @@ def _images(document, paths, option, made):
     names = [f"{file.name}, image {number}" for file, number in places]
     conditions, notes = _conditions(document, places, paths, made)
     found = [file for file, _ in places]
-    return Judged(images[order], names, found, conditions, notes)
+    subjects = find_subjects(found, listed_rows(paths))
+    return Judged(images[order], names, found, conditions, notes, subjects)
 
 
 def _check_shape(document, images, option):
@@ -171,7 +175,8 @@ def _volumes(document, paths, option, choice):
     made = choice["generated"]
     conditions, further = _conditions(document, places, paths, made)
     names = [file.name for file in files]
-    return Judged(volumes.images, names, files, conditions, notes + further)
+    said = notes + further
+    return Judged(volumes.images, names, files, conditions, said, plan.subjects)
 
 
 def _conditions(document, places, paths, made):
@@ -189,6 +194,31 @@ def _conditions(document, places, paths, made):
             return None, []
         note = f"The conditions of the model are not known of the real images: {error}"
         return None, [note]
+
+
+def refuse_same_subjects(train: Judged, held_out: Judged) -> None:
+    """Refuse an audit with a subject among training and held-out images.
+
+    Another scan of a training subject is near to it: copies of training images would
+    be no nearer than held-out images are.
+
+    Parameters
+    ----------
+    train, held_out : Judged
+        The images.
+
+    Raises
+    ------
+    InputError
+        If there are any; the sentence names them.
+    """
+    both = set(train.subjects or ()) & set(held_out.subjects or ())
+    if both:
+        raise InputError(
+            f"training and held-out images are of the same subjects "
+            f"({listed(sorted(both))}), which hides copies of them; leave these out of "
+            "`held_out` or, if they are other people of the same names, rename them."
+        )
 
 
 def reference_document(path: Path, reference: str | Path | None) -> dict | None:
