@@ -7,7 +7,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from dipy_ldm.data import load_mnist
-from dipy_ldm.evaluation import anatomy
+from dipy_ldm.evaluation import anatomy, fidelity
 from dipy_ldm.evaluation.evaluate import as_json, count_compared, evaluate
 from dipy_ldm.evaluation.features import (
     classify,
@@ -25,6 +25,7 @@ from dipy_ldm.evaluation.fidelity import (
     measure_fidelity,
     measure_variety,
     outside,
+    pair_similarity,
     rows_of,
 )
 from dipy_ldm.evaluation.probe import fit_ridge, probe, probe_all
@@ -148,6 +149,17 @@ def test_what_hardly_varies_is_alike(sets):
     same = sets._replace(generated=np.repeat(sets.generated[:2], 20, 0))
     found = measure_variety(same)
     assert found["generated"].low > found["real"].high
+
+
+def test_the_interval_of_variety_is_as_wide_as_draws_differ(monkeypatch):
+    # Each pair is as alike as its two images are large.
+    alike = fidelity, "multiscale_ssim", lambda a, b: a.mean((1, 2)) + b.mean((1, 2))
+    monkeypatch.setattr(*alike)
+    rng = np.random.default_rng(0)
+    found = [pair_similarity(rng.normal(0.5, 0.1, (60, 1, 1)), i) for i in range(100)]
+    claimed = np.mean([one.high - one.low for one in found]) / 2 / 1.96
+    # By pairs that share images it was 0.7 of it.
+    assert claimed == pytest.approx(np.std([one.value for one in found]), rel=0.2)
 
 
 def test_blur_takes_the_finest_octave(rng):

@@ -5,6 +5,7 @@ from scipy.spatial.distance import cdist
 
 from dipy_ldm.metrics import (
     band_energies,
+    density_coverage,
     detail_correlation,
     detail_energy,
     energy_distance,
@@ -279,6 +280,24 @@ def test_a_wave_is_in_its_octave(cycles, octave):
     expected = np.zeros((2, 3))
     expected[:, octave] = 0.5
     np.testing.assert_allclose(octave_energies(images + 7), expected, atol=1e-9)
+
+
+def test_integers_have_the_detail_of_the_same_numbers(rng):
+    truth = gaussian_filter(rng.uniform(0, 100, (2, 20, 18, 1)), (0, 1, 1, 0))
+    images = np.uint8(np.round(truth))
+    for figure in detail_energy, detail_correlation:
+        np.testing.assert_array_equal(
+            figure(images, np.uint8(truth)),
+            figure(images.astype("float32"), np.float32(np.uint8(truth))),
+        )
+
+
+def test_ties_are_no_matter_of_rounding(rng):
+    # The fifth of five equal samples is as far as the first, far from 0, too.
+    samples = np.repeat(1000 + rng.standard_normal((20, 3000)), 5, axis=0)
+    assert precision_recall(samples, rng.permutation(samples)) == (1, 1)
+    density, coverage = density_coverage(samples, rng.permutation(samples), k=4)
+    assert (density, coverage) == (1.25, 1)
 
 
 def test_a_wave_is_in_its_band_and_what_is_masked_counts_not():

@@ -10,6 +10,9 @@ import numpy.typing as npt
 
 from dipy_ldm.validation import InputError, at_least
 
+# Squared distances that differ by so much of the squared lengths are equal.
+_ROUNDING = 1e-12
+
 
 def frechet_distance(features_a: npt.ArrayLike, features_b: npt.ArrayLike) -> float:
     r"""Compare the means and the covariances of two sets.
@@ -162,7 +165,11 @@ def neighbourhoods(
     """
     rows = as_rows(real, fake, minimum=at_least("k", k, 1) + 1)
     reals, fakes = (some.astype(float) for some in rows)
-    real_radii, fake_radii = _radii(reals, k), _radii(fakes, k)
+    centre = reals.mean(axis=0)
+    real_radii, fake_radii = (
+        _radii(some, k) + _ROUNDING * np.sum((some - centre) ** 2, axis=1)
+        for some in (reals, fakes)
+    )
     of_fake, of_real, covered = [], *np.zeros((2, len(reals)), int)
     blocks = zip(
         _blocks(fake_radii, 256), _squared_distances(fakes, reals), strict=True

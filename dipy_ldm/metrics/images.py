@@ -215,6 +215,8 @@ def _details(a, b, masks):
     """Yield what a blur takes away of each pair, within its mask."""
     a, b = as_pairs(a, b)
     deviations = [0.0, *(_BLUR for _ in a.shape[1:-1]), 0.0]
+    # Of integers the filter would round what it blurs.
+    a, b = (x.astype(np.result_type(x, np.float32), copy=False) for x in (a, b))
     a, b = (x - gaussian_filter(x, deviations) for x in (a, b))
     return masked(a, b, masks)
 
