@@ -1,8 +1,9 @@
 """Losses of the autoencoder: how far a reconstruction is from its image.
 
 Each takes images and reconstructions ``(batch, *space, channels)`` of any number
-of spatial dimensions and weights ``(batch, *space, 1)`` of the voxels, and gives
-one number for each image, ``(batch,)``. The images have intensities in [0, 1].
+of spatial dimensions and weights ``(batch, *space, 1)`` of the voxels, of mean 1 over
+the cohort, and gives one number for each image, ``(batch,)``. The images have
+intensities in [0, 1].
 And that of the detector, which says where lesions are.
 """
 
@@ -127,15 +128,15 @@ def error(channels):
 
 
 def _split(y_true, channels):
-    """Part images from the weights behind them, of mean 1, if there are any."""
+    """Part images from the weights behind them, if there are any."""
     images, weights = y_true[..., :channels], y_true[..., channels:]
     if y_true.shape[-1] == channels:
         return images, ops.ones_like(images[..., :1])
-    return images, weights / (_mean(weights, keepdims=True) + 1e-6)
+    return images, weights
 
 
-def _mean(x, keepdims=False):
-    return ops.mean(x, axis=tuple(range(1, len(x.shape))), keepdims=keepdims)
+def _mean(x):
+    return ops.mean(x, axis=tuple(range(1, len(x.shape))))
 
 
 def _pool(x, size, strides=1):

@@ -93,6 +93,16 @@ def test_weights_say_where_errors_count(name):
         npt.assert_allclose(value(name, images, spoilt, weights), 0, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["squared", "absolute"])
+def test_a_piece_with_little_weight_counts_little(name):
+    images = smooth((28, 28))
+    whole, little = (
+        value(name, images, 0.5 * images, share * np.ones_like(images))
+        for share in (1, 0.1)
+    )
+    npt.assert_allclose(little, 0.1 * whole, rtol=1e-5)
+
+
 def test_error_does_not_know_weights():
     images = smooth((28, 28))
     y_true = np.concatenate([images, np.zeros_like(images)], -1)

@@ -13,6 +13,11 @@ from typing import NamedTuple
 import numpy as np
 
 from dipy_ldm.data.windows import read_windows, scaled_to
+from dipy_ldm.validation import InputError
+
+# Images whose voxels inside of masks are counted, at most: by then their share is known
+# to a few hundredths.
+_COUNTED = 64
 
 
 class Augmentation(NamedTuple):
@@ -105,7 +110,7 @@ def batches(
         What matters on the images, ``(n, *space, 1)``; what is brighter than
         ``bounds[0]`` if None.
     background : float
-        Weight of a voxel outside of the mask.
+        Weight of a voxel outside of the mask, relative to one inside.
     augment : Augmentation, optional
         Changes; none if left out.
 
@@ -114,12 +119,20 @@ def batches(
     Batches
         Of pairs ``(images, images)``, float32 ``(batch_size, *size, channels)``, the
         first with noise; the weights, if they are not all 1, are one more channel of
-        the second.
+        the second, and 1 in the mean of all batches.
+
+    Raises
+    ------
+    InputError
+        If no voxel has a weight.
     """
     *space, channels = images.shape[1:]
     size = tuple(size or space)
     augment = augment or Augmentation()
     slack = np.maximum(np.subtract(space, size), 0) + 2 * augment.shift
+    # Not of each piece by itself: one of background alone would weigh as any other.
+    covers = [_cover(*of, augment.shift) for of in zip(space, size, slack)]
+    total = np.float32(_mean_weight(images, masks, bounds, background, covers))
 
     def draw(step, places):
         epoch, _, index = examples_of(len(images), batch_size, seed, step, places)
@@ -142,9 +155,37 @@ def batches(
             windows = read_windows(masks, index, corners, size)
             inside = _mirror(windows, numbers, augment) > 0
         weights = np.where(inside, np.float32(1), np.float32(background))
-        return given, np.concatenate([batch, weights], -1)
+        return given, np.concatenate([batch, weights / total], -1)
 
     return Batches(batch_size, draw)
+
+
+def _cover(length, size, slack, shift):
+    """Return how often pieces hold each voxel along an axis, as shares of all."""
+    starts = np.arange(slack + 1) - shift
+    held = np.clip(starts[:, None] + np.arange(size), 0, length - 1)
+    return np.bincount(held.ravel(), minlength=length) / held.size
+
+
+def _mean_weight(images, masks, bounds, background, covers):
+    """Return the mean weight of the voxels of all pieces, before it is made 1."""
+    if background == 1:
+        return 1.0
+    shares = []
+    for i in np.unique(np.linspace(0, len(images) - 1, _COUNTED).astype(int)):
+        inside = scaled_to(images[i], bounds) > 0 if masks is None else masks[i] > 0
+        share = inside.any(-1)
+        for cover in reversed(covers):
+            share = share @ cover
+        shares.append(share)
+    weight = background + (1 - background) * np.mean(shares)
+    if weight == 0:
+        raise InputError(
+            "nothing of the images lies inside of their masks, or is brighter than "
+            "the darkest voxels: with a `background` of 0 there is nothing to learn; "
+            "give other masks, or a `background` above 0."
+        )
+    return weight
 
 
 def _noise(streams, shape, most):

@@ -11,6 +11,7 @@ from dipy_ldm.data.given import Sources
 from dipy_ldm.data.sources import Source
 from dipy_ldm.distribution import make_strategy, shared
 from dipy_ldm.training.noising import noised
+from dipy_ldm.validation import InputError
 
 IMAGES = np.arange(10, dtype="float32").reshape(10, 1, 1)
 
@@ -269,12 +270,36 @@ def test_weights_follow_the_masks():
     found, wanted = pieces(images, masks=masks, background=0.25, **options)
     found, wanted = np.concatenate(found), np.concatenate(wanted)
     npt.assert_array_equal(wanted[..., :1], found)
-    npt.assert_array_equal(wanted[..., 1:], np.where(found > 0.5, 1, 0.25))
+    weights = wanted[..., 1:]
+    assert len(np.unique(weights[found > 0.5])) == 1
+    npt.assert_array_equal(weights[found <= 0.5], weights[found > 0.5][0] / 4)
 
 
 def test_without_masks_the_darkest_is_background():
     images = np.zeros((8, 6, 5, 1), "float32")
     images[:, :3] = 1
     _, wanted = pieces(images, background=0.5)
-    npt.assert_array_equal(np.concatenate(wanted)[:, :3, :, 1], 1)
-    npt.assert_array_equal(np.concatenate(wanted)[:, 3:, :, 1], 0.5)
+    # Of mean 1.
+    npt.assert_allclose(np.concatenate(wanted)[:, :3, :, 1], 4 / 3, rtol=1e-6)
+    npt.assert_allclose(np.concatenate(wanted)[:, 3:, :, 1], 2 / 3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("size", "shift"), [((4, 4), 0), ((3, 9), 2), ((20, 20), 1)])
+def test_a_piece_of_background_weighs_what_background_weighs(masked, size, shift):
+    # In one corner, so that some pieces have nothing of it and others nothing else.
+    images = np.zeros((40, 12, 10, 1), "float32")
+    images[:, :5, :4] = np.linspace(0.2, 1, 40).reshape(-1, 1, 1, 1)
+    options = {"masks": images > 0.5} if masked else {}
+    augment = Augmentation(flip=True, shift=shift)
+    options |= {"background": 0.1, "size": size, "augment": augment}
+    _, wanted = map(np.concatenate, pieces(images, 800, **options))
+    weights = wanted[..., 1]
+    light, heavy = np.unique(weights)
+    npt.assert_allclose(light, heavy / 10, rtol=1e-6)
+    npt.assert_allclose(weights.mean(), 1, atol=0.05)
+
+
+def test_nothing_but_background_without_weight_is_refused():
+    with pytest.raises(InputError, match="nothing of the images lies inside"):
+        pieces(np.zeros((8, 6, 5, 1), "float32"), background=0.0)
