@@ -211,7 +211,7 @@ def blend(images: np.ndarray, made: np.ndarray, holes: np.ndarray) -> np.ndarray
     around = np.where(inside, 0, images).astype("float32")
     result = np.where(inside, made + fill(around - made, holes), around)
     rank = tuple(range(1, images.ndim - 1))
-    low = np.min(images, rank, keepdims=True, where=~inside, initial=np.inf)
-    high = np.max(images, rank, keepdims=True, where=~inside, initial=-np.inf)
+    low = np.min(around, rank, keepdims=True, where=~inside, initial=np.inf)
+    high = np.max(around, rank, keepdims=True, where=~inside, initial=-np.inf)
     # Neither darker nor brighter than anything around.
     return np.where(inside, np.clip(result, low, high), around)

@@ -198,7 +198,7 @@ class Inpainter(Generator):
         ndarray
             Images, float32 of the shape of ``images`` or, with ``n_samples``,
             ``(n, n_samples, *space, channels)``. Outside of the masks they are equal
-            to ``images``, to the bit.
+            to ``images`` in float32, to the bit.
 
         Raises
         ------

@@ -78,6 +78,17 @@ def test_blending_leaves_no_seam_and_nothing_of_the_hole(space):
     assert blended.max() == image[0][~hole].max()
 
 
+@pytest.mark.parametrize("kind", ["uint8", "int16", "float64"])
+def test_images_of_any_type_are_blended_in_float32(kind):
+    rng = np.random.default_rng(1)
+    image = rng.integers(0, 200, (2, 9, 8, 1)).astype(kind)
+    hole = np.stack([ball((9, 8))] * 2)
+    made = rng.random(image.shape).astype("float32") * 200
+    blended = holes.blend(image, made, hole)
+    assert blended.dtype == "float32"
+    npt.assert_array_equal(blended, holes.blend(image.astype("float32"), made, hole))
+
+
 def test_dilating_is_in_millimetres():
     hole = np.zeros((15, 15, 15), bool)
     hole[7, 7, 1] = True
