@@ -261,7 +261,9 @@ def plant(window: np.ndarray, mask: np.ndarray, stream: np.random.Generator) -> 
         within, share = _ellipsoid(np.array(centre), mask.shape, stream)
         share = share * tissue[within]
         strength = np.exp(stream.uniform(*np.log(_STRENGTHS))) * stream.choice([-1, 1])
-        window[within] *= (1 + strength * share[..., None]).astype("float32")
+        changed = window[within] * (1 + strength * share[..., None]).astype("float32")
+        # As those of scans are, whose brightest voxels are all alike.
+        window[within] = np.clip(changed, 0, 1)
         mask[within] = np.maximum(mask[within], share)
 
 

@@ -34,6 +34,18 @@ def test_what_is_changed_is_in_the_mask_and_of_tissue(space):
     assert 0.14 < min(strengths) < 0.3 and 0.3 < max(strengths) < 0.7
 
 
+@pytest.mark.parametrize("bent", [True, False])
+def test_lesions_are_no_brighter_than_scans_can_be(bent):
+    images = np.minimum(1.6 * brains(SPACES[0]), 1)
+    atlas = Atlas.learn(images, (0.0, 1.0))
+    options = {"size": SPACES[0], "bounds": (0.0, 1.0), "atlas": atlas, "bent": bent}
+    given, masks = planted(images, 4, seed=1, **options).of(0)
+    inside = given[..., :1][masks > 0.5]
+    assert inside.min() >= 0 and inside.max() == 1
+    # Bright ones are there, and others are as before.
+    assert (inside == 1).mean() > 0.1 and (inside < 0.9).mean() > 0.1
+
+
 def test_nothing_is_planted_where_there_is_no_tissue():
     window, mask = np.zeros((9, 9, 9, 1), "float32"), np.zeros((9, 9, 9), "float32")
     plant(window, mask, np.random.default_rng(0))
