@@ -7,6 +7,7 @@ import hashlib
 import os
 from pathlib import Path
 import secrets
+import socket
 import stat
 
 try:
@@ -186,6 +187,92 @@ def _flush_folder(folder):
             os.close(descriptor)
 
 
+@contextmanager
+def claimed(path: str | Path, wait: bool = False) -> Iterator[None]:
+    """Claim a file for this process alone, until it ends at the latest.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file, which need not be there; its folder must.
+    wait : bool
+        Whether to wait for others that have claimed it.
+
+    Raises
+    ------
+    OSError
+        If another process has claimed it, as one sentence that names it.
+    """
+    if fcntl is None:
+        yield
+        return
+    place = _claim(path)
+    with closing(_open_claim(place, path, wait)) as stream:
+        stream.truncate(0)
+        stream.write(f"process {os.getpid()} on {socket.gethostname()}")
+        stream.flush()
+        try:
+            yield
+        finally:
+            place.unlink(missing_ok=True)
+
+
+def refuse_claimed(path: str | Path) -> None:
+    """Refuse a file that another process has claimed.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+
+    Raises
+    ------
+    OSError
+        If it has, as one sentence that names it.
+    """
+    place = _claim(path)
+    with suppress(FileNotFoundError), open(place, errors="replace") as stream:
+        _lock_claim(stream, place, path, exclusively=False, wait=False)
+
+
+def _claim(path):
+    """Name the file whose lock is a claim."""
+    path = Path(os.path.realpath(path))
+    return path.with_name(f".{path.name}.lock")
+
+
+def _open_claim(place, path, wait):
+    """Open and lock the file of a claim, which others may be removing."""
+    while True:
+        stream = open(place, "a+", errors="replace", opener=_open_no_link)
+        try:
+            locked = _lock_claim(stream, place, path, exclusively=True, wait=wait)
+        except OSError:
+            stream.close()
+            raise
+        if not locked or is_open(place, stream.fileno()):
+            return stream
+        stream.close()
+
+
+def _open_no_link(path, flags):
+    """Open a file, but not one that somebody made a link to foresee ours."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
+def _lock_claim(stream, place, path, **how):
+    """Lock the file of a claim, or say who has."""
+    try:
+        return lock(stream.fileno(), **how)
+    except BlockingIOError as error:
+        stream.seek(0)
+        holder = "".join(filter(str.isprintable, stream.read(_LONG)))
+        raise BlockingIOError(
+            f"{path} is being written by {holder or 'another process'}; wait until "
+            f"that ends, or name another place. If it is dead, remove {place}."
+        ) from error
+
+
 def lock(descriptor: int, exclusively: bool = False, wait: bool = True) -> bool:
     """Lock an open file, until it is closed.
 
@@ -202,12 +289,19 @@ def lock(descriptor: int, exclusively: bool = False, wait: bool = True) -> bool:
     -------
     bool
         Whether it is locked; some systems, and some file systems, have no locks.
+
+    Raises
+    ------
+    BlockingIOError
+        If others have locked it, and are not waited for.
     """
     if fcntl is None:
         return False
     how = fcntl.LOCK_EX if exclusively else fcntl.LOCK_SH
     try:
         fcntl.flock(descriptor, how if wait else how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
     except OSError:
         return False
     return True

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+import socket
 import stat
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from threading import Thread
 import pytest
 
 from dipy_ldm import files
-from dipy_ldm.files import replacing
+from dipy_ldm.files import claimed, replacing
 
 
 def mode(path):
@@ -98,7 +99,7 @@ def test_an_output_that_is_a_link_stays_one(tmp_path):
 
 DIE = """
 import os, signal, sys
-from dipy_ldm.files import replacing
+from dipy_ldm.files import claimed, replacing
 with replacing(sys.argv[1]) as partial:
     partial.write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
@@ -167,3 +168,80 @@ def test_the_one_before_is_kept(tmp_path):
             partial.write_text(text)
     assert path.read_text() == "third"
     assert previous.read_text() == "second"
+
+
+CLAIM = """
+import sys
+from dipy_ldm.files import claimed
+with claimed(sys.argv[1]):
+    print("claimed", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def another(tmp_path):
+    """Return a process that has claimed a file."""
+    command = [sys.executable, "-c", CLAIM, tmp_path / "file"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes) as process:
+        assert process.stdout.readline() == b"claimed\n"
+        yield process
+        process.kill()
+
+
+def test_what_another_process_has_claimed_is_refused_with_its_name(tmp_path, another):
+    sentence = (
+        f"file is being written by process {another.pid} on {socket.gethostname()}"
+    )
+    with pytest.raises(OSError, match=sentence):
+        files.refuse_claimed(tmp_path / "file")
+    with pytest.raises(OSError, match=sentence), claimed(tmp_path / "file"):
+        pass
+    files.refuse_claimed(tmp_path / "other")
+    another.communicate()
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_process_has_claimed_is_free(tmp_path, another):
+    another.kill()
+    another.wait()
+    assert [path.name for path in tmp_path.iterdir()] == [".file.lock"]
+    files.refuse_claimed(tmp_path / "file")
+    with claimed(tmp_path / "file"):
+        assert str(os.getpid()) in (tmp_path / ".file.lock").read_text()
+    assert not list(tmp_path.iterdir())
+
+
+def test_claims_that_wait_come_one_after_the_other(tmp_path):
+    inside, most = [], []
+
+    def work():
+        for _ in range(50):
+            with claimed(tmp_path / "file", wait=True):
+                inside.append(1)
+                most.append(len(inside))
+                inside.pop()
+
+    threads = [Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1] * 200
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_claim_follows_no_link_that_somebody_made(tmp_path):
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / ".file.lock").symlink_to(tmp_path / "victim")
+    with pytest.raises(OSError), claimed(tmp_path / "file"):
+        pass
+    assert (tmp_path / "victim").read_text() == "precious"
+
+
+def test_without_locks_nothing_is_claimed(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "fcntl", None)
+    with claimed(tmp_path / "file"), claimed(tmp_path / "file"):
+        files.refuse_claimed(tmp_path / "file")
+    assert not list(tmp_path.iterdir())

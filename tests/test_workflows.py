@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from processes import NO_DEVICE, NO_MACHINES, answer, kill_when, run, start
 import pytest
 
 from dipy_ldm import LatentDiffusion, __version__
+from dipy_ldm.files import claimed
+from dipy_ldm.workflows.train import TrainLDMFlow
 from dipy_ldm.workflows.volumes import fingerprint
 
 TINY = (
@@ -148,6 +151,27 @@ def test_stopped_three_times_and_resumed_is_the_uninterrupted(trained, tmp_path)
     assert status == 0, stderr
     assert_same_model(trained, tmp_path)
     assert not list(tmp_path.glob("*checkpoint*"))
+
+
+@pytest.mark.parametrize("more", [(), ("--resume",), ("--force",)])
+def test_a_second_training_with_the_same_outputs_is_refused_at_once(
+    command, folder, tmp_path, more
+):
+    out = tmp_path / "out"
+    out.mkdir()
+    with claimed(out / "ldm.safetensors"):
+        before = sorted(out.iterdir())
+        options = (folder / "blobs.npy", *TINY, "--out_dir", out, *more)
+        status, told = command("train", *options)
+        assert status
+        assert f"written by process {os.getpid()} on" in answer(told)
+        assert sorted(out.iterdir()) == before
+        # Nor one that began at the same time.
+        flow = TrainLDMFlow(force=True)
+        flow.checkpoints = []
+        with pytest.raises(OSError, match="is being written by"):
+            with flow._alone([out / "ldm.safetensors"], False, chief=True):
+                pass
 
 
 def test_resuming_what_never_began(trained, tmp_path):

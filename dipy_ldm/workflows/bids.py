@@ -10,7 +10,7 @@ from typing import Any
 from dipy_ldm import __version__
 from dipy_ldm.conditions import Condition
 from dipy_ldm.data.cells import as_text
-from dipy_ldm.files import lock, make_folder, replacing
+from dipy_ldm.files import claimed, make_folder, replacing
 from dipy_ldm.validation import InputError
 from dipy_ldm.workflows.volumes import sidecar
 
@@ -196,8 +196,7 @@ def list_participants(root: Path, described: Mapping[str, dict]) -> None:
     OSError
         If it can't be written, as one sentence.
     """
-    with open(root / _MARKS[0], "rb") as file:
-        lock(file.fileno(), exclusively=True)
+    with claimed(root / "participants.tsv", wait=True):
         rows = dict(_samples(root))
         names = list(dict.fromkeys(name for row in rows.values() for name in row))
         names = [_ID, *names]

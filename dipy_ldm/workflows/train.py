@@ -1,11 +1,12 @@
 """The workflow behind ``dipy_train_ldm``."""
 
+from contextlib import ExitStack, contextmanager, suppress
 import logging
 
 from dipy.workflows.workflow import Workflow
 
 from dipy_ldm.data.cohort import split
-from dipy_ldm.files import make_folder
+from dipy_ldm.files import claimed, make_folder, refuse_claimed
 from dipy_ldm.validation import InputError, check_sizes
 from dipy_ldm.workflows import inputs, options, recipes, workers
 from dipy_ldm.workflows.outputs import output_paths, refuse_overwriting
@@ -250,6 +251,8 @@ class TrainLDMFlow(Workflow):
             out_picture=out_picture,
         )
         self.checkpoints = _checkpoints(paths[0])
+        for path in paths:
+            refuse_claimed(path)
         self._check_outputs(paths, resume)
         # What takes least is checked first; volumes are read when all else is right.
         given = {
@@ -296,23 +299,24 @@ class TrainLDMFlow(Workflow):
         recipe = recipes.make(settings, strategy, **counts, **method, **how)
         recipe.check(planned.shape, settings.patch, planned.source)
         chief = workers.is_first(cluster)
-        data = _load(planned, strategy, chief, cache_dir, cache_limit)
-        train, held_out = split(data, validation, seed, settings.batch_size)
-        inputs.check_conditions(train)
-        self._prepare(paths, resume, chief)
-        shown = train.images[:16], data.affine, train.sources
-        report = Report(paths[1], paths[2], *shown)
-        model = recipe.fit(
-            train,
-            held_out,
-            self.checkpoints,
-            (report.autoencoder, report.diffusion, report.detector),
-            patch=settings.patch,
-            background=background,
-            augment=recipes.augmentation(flip, data.affine is not None, no_augment),
-        )
-        if chief:
-            self._finish(model, report, paths[0], half)
+        with self._alone(paths, resume, chief):
+            data = _load(planned, strategy, chief, cache_dir, cache_limit)
+            train, held_out = split(data, validation, seed, settings.batch_size)
+            inputs.check_conditions(train)
+            self._prepare(resume, chief)
+            shown = train.images[:16], data.affine, train.sources
+            report = Report(paths[1], paths[2], *shown)
+            model = recipe.fit(
+                train,
+                held_out,
+                self.checkpoints,
+                (report.autoencoder, report.diffusion, report.detector),
+                patch=settings.patch,
+                background=background,
+                augment=recipes.augmentation(flip, data.affine is not None, no_augment),
+            )
+            if chief:
+                self._finish(model, report, paths[0], half)
 
     def _check_outputs(self, paths, resume):
         """Refuse to overwrite what is there, but for what is to be resumed."""
@@ -331,14 +335,22 @@ class TrainLDMFlow(Workflow):
         )
         refuse_overwriting(self, paths)
 
-    def _prepare(self, paths, resume, chief):
-        """Make room for the outputs, and say where training begins."""
+    @contextmanager
+    def _alone(self, paths, resume, chief):
+        """Claim the outputs, and look at them anew: another may just have ended."""
+        with ExitStack() as stack:
+            if chief:
+                for path in paths:
+                    stack.enter_context(_claimed(path))
+                self._check_outputs(paths, resume)
+            yield
+
+    def _prepare(self, resume, chief):
+        """Say where training begins, and remove what it does not go on from."""
         if resume and not any(checkpoint.exists() for checkpoint in self.checkpoints):
             logger.info("there is no checkpoint to resume from; training begins.")
         if chief and not resume:
             self._forget()
-        for path in paths:
-            make_folder(path.parent)
 
     def _finish(self, model, report, path, half):
         model.save(path, half=half)
@@ -386,6 +398,20 @@ def _load(planned, strategy, chief, cache_dir, cache_limit):
         data = planned.load(**options, verbose=chief)
         inputs.survey(data, chief)
     return data
+
+
+@contextmanager
+def _claimed(path):
+    """Claim an output, in a folder that is made, and removed if it stays empty."""
+    new = not path.parent.exists()
+    make_folder(path.parent)
+    try:
+        with claimed(path):
+            yield
+    finally:
+        if new:
+            with suppress(OSError):
+                path.parent.rmdir()
 
 
 def _checkpoints(model_path):
