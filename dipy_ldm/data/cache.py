@@ -27,6 +27,8 @@ _STALE_SECONDS = 3600
 _FINGERPRINT_BYTES = 2**20
 # The file that a whole folder has; it is locked, and its time is that of the last use.
 NOTES = "volumes.json"
+# What names of folders, and of those that are being filled, are made of.
+_DIGITS = "[0-9a-f]" * 32
 
 
 def cache_root(cache_dir: str | Path | None = None) -> Path:
@@ -40,12 +42,24 @@ def cache_root(cache_dir: str | Path | None = None) -> Path:
     Returns
     -------
     Path
-        That, or ``dipy_ldm/volumes`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
+        That, or ``dipy_ldm/volumes`` in ``$XDG_CACHE_HOME`` or ``~/.cache``, without
+        links.
+
+    Raises
+    ------
+    OSError
+        If it is in a home that nobody knows.
     """
-    if cache_dir is not None:
-        return Path(cache_dir).expanduser()
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "dipy_ldm" / "volumes"
+    try:
+        if cache_dir is not None:
+            return Path(cache_dir).expanduser().resolve()
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError as error:
+        raise OSError(
+            "this user has no home folder; name a place for the cache of volumes with "
+            "`cache_dir`."
+        ) from error
+    return Path(home).resolve() / "dipy_ldm" / "volumes"
 
 
 def make_key(files: Iterable[Path], settings: dict) -> str:
@@ -157,7 +171,7 @@ def list_folders(root: Path) -> dict[Path, int]:
         Bytes that each takes, the least recently used first.
     """
     found = []
-    for folder in root.glob("[0-9a-f]" * 32):
+    for folder in root.glob(_DIGITS):
         # Others may be removing it.
         with suppress(OSError):
             found.append(((folder / NOTES).stat().st_mtime, folder, size_of(folder)))
@@ -216,15 +230,10 @@ def _remove(folder):
     try:
         with open(folder / NOTES, "rb+") as stream:
             # Without locks, nothing is known to be free.
-            if not lock(stream.fileno(), exclusively=True, wait=False):
-                return False
-            # Nobody must find the half of it.
-            doomed = folder.with_name(_partial_name(folder))
-            os.rename(folder, doomed)
+            free = lock(stream.fileno(), exclusively=True, wait=False)
+            return free and discard(folder)
     except OSError:
         return False
-    shutil.rmtree(doomed, ignore_errors=True)
-    return True
 
 
 def _partial_name(folder):
@@ -255,7 +264,7 @@ def filling(folder: Path) -> Iterator[Path]:
     """
     partial = None
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        _make_root(folder.parent)
         _remove_stale(folder.parent)
         partial = folder.with_name(_partial_name(folder))
         partial.mkdir()
@@ -272,24 +281,58 @@ def filling(folder: Path) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
 
 
+def _make_root(root):
+    """Make the folder of all results, for the user alone unless he chose the place."""
+    root.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):
+        if root == cache_root():
+            root.chmod(0o700)
+
+
 def _put(partial, folder):
+    """Give a folder its name, unless another process was faster with the same."""
     files = list(partial.iterdir())
     for file in files:
         flush(file)
-    if not all((folder / file.name).exists() for file in files):
-        # Not there, or thinned out by a cleaner of old files.
-        shutil.rmtree(folder, ignore_errors=True)
     try:
         os.rename(partial, folder)
     except OSError:
-        # Another process was faster, with the same; or the place can't be written.
+        # Or the place can't be written.
         if not folder.is_dir():
             raise
+        if not all((folder / file.name).exists() for file in files):
+            # Thinned out by a cleaner of old files.
+            discard(folder)
+            os.rename(partial, folder)
+
+
+def discard(folder: Path) -> bool:
+    """Remove a folder at once, for those who look for it.
+
+    Parameters
+    ----------
+    folder : Path
+        With results, which may be damaged.
+
+    Returns
+    -------
+    bool
+        Whether it could be.
+    """
+    release(folder)
+    doomed = folder.with_name(_partial_name(folder))
+    try:
+        # Nobody must find the half of it.
+        os.rename(folder, doomed)
+    except OSError:
+        return False
+    shutil.rmtree(doomed, ignore_errors=True)
+    return True
 
 
 def _remove_stale(root):
-    for partial in root.glob(".*.partial"):
-        if time.time() - _last_change(partial) > _STALE_SECONDS:
+    for partial in root.glob(f".{_DIGITS}.{_DIGITS}.partial"):
+        if partial.is_dir() and time.time() - _last_change(partial) > _STALE_SECONDS:
             shutil.rmtree(partial, ignore_errors=True)
 
 

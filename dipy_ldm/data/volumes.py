@@ -29,6 +29,10 @@ logger = logging.getLogger("dipy_ldm")
 
 # To be raised when the same files and settings give other numbers than before.
 _FORMAT = 1
+# Other errors of the system may pass, and are no reason to fill a folder anew.
+_MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+# Times to fill a folder that can't be read.
+_TRIALS = 2
 # Each works on a volume of its own, which takes memory: 0.4 GB for 256 x 256 x 256.
 _MOST_THREADS = 4
 
@@ -226,15 +230,22 @@ def conform_volumes(
     limit = np.inf if cache_limit is None else at_least("cache_limit", cache_limit, 0)
     root = cache.cache_root(cache_dir)
     folder = root / _key(plan)
-    try:
-        volumes = _open(folder, plan)
-        sizes = cache.list_folders(root)
-        removed = cache.make_room(root, limit * 1e9, sizes)
-    except (FileNotFoundError, NotADirectoryError):
-        sizes = cache.list_folders(root)
-        removed = cache.make_room(root, limit * 1e9 - _bytes(plan), sizes)
-        _fill(folder, plan, verbose)
-        volumes = _open(folder, plan)
+    volumes = _open(folder, plan)
+    sizes = cache.list_folders(root)
+    new = 0 if volumes else _bytes(plan)
+    removed = cache.make_room(root, limit * 1e9 - new, sizes)
+    # Another process may find damaged what was only just filled, too.
+    for _ in range(_TRIALS):
+        if volumes is None:
+            cache.discard(folder)
+            _fill(folder, plan, verbose)
+            volumes = _open(folder, plan)
+    if volumes is None:
+        raise OSError(
+            f"can't read the cache of volumes in {folder}; remove it, or name another "
+            "place with `cache_dir`."
+        )
+    if new:
         sizes[folder] = cache.size_of(folder)
     _tell_size(folder, removed, sizes)
     return volumes
@@ -275,21 +286,38 @@ def _key(plan):
 
 
 def _open(folder, plan):
-    """Map what a folder of the cache holds."""
-    cache.hold(folder)
-    notes = json.loads((folder / cache.NOTES).read_text("utf-8"))
-    refuse(notes["complaints"], len(notes["kept"]), plan.skip_bad)
-    arrays = {
-        name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _arrays(plan)
-    }
-    infos = plan.infos
-    return Volumes(
-        arrays["images"],
-        arrays.get("masks"),
-        plan.grid.affine,
-        [infos[i].file for i in notes["kept"]],
-        arrays.get("sources"),
-    )
+    """Map what a folder of the cache holds; None if it is not there, or damaged."""
+    try:
+        cache.hold(folder)
+        notes = json.loads((folder / cache.NOTES).read_text("utf-8"))
+        kept, complaints = notes["kept"], dict(notes["complaints"])
+        files = [plan.infos[i].file for i in kept]
+        arrays = {name: _map(folder, name, len(kept), plan) for name in _arrays(plan)}
+        if any(_is_good(plan.tasks[i], plan) for i in notes.get("unreadable", ())):
+            return None
+    except (*_MISSING, ValueError, EOFError, LookupError, TypeError):
+        return None
+    refuse(complaints, len(kept), plan.skip_bad)
+    masks, sources = arrays.get("masks"), arrays.get("sources")
+    return Volumes(arrays["images"], masks, plan.grid.affine, files, sources)
+
+
+def _map(folder, name, length, plan):
+    """Map an array, if it is what it should be."""
+    array = np.lib.format.open_memmap(folder / f"{name}.npy", "r")
+    shape, dtype = _arrays(plan)[name]
+    if (array.shape, array.dtype) != ((length, *plan.grid.shape, *shape), dtype):
+        raise ValueError(f"{name} is another array")
+    return array
+
+
+def _is_good(task, plan):
+    """Say whether a volume that could not be read can be now."""
+    try:
+        conform_task(task, plan.grid, plan.labels)
+    except InputError:
+        return False
+    return True
 
 
 def _fill(folder, plan, verbose):
@@ -299,7 +327,7 @@ def _fill(folder, plan, verbose):
     second run, which may skip them, then finds the work done.
     """
     tasks = plan.tasks
-    kept, complaints = [], {}
+    kept, complaints, unreadable = [], {}, []
     with cache.filling(folder) as partial:
         with ExitStack() as stack:
             appends = list(map(stack.enter_context, _writers(partial, plan)))
@@ -313,13 +341,16 @@ def _fill(folder, plan, verbose):
                     arrays = future.result()
                 except InputError as error:
                     complaints[str(tasks[i].info.file)] = str(error)
+                    if getattr(error.__cause__, "errno", None):
+                        # The system's trouble may pass, and then the file is good.
+                        unreadable.append(i)
                     continue
                 kept.append(i)
                 for append, array in zip(appends, arrays, strict=True):
                     append(array)
         if not kept:
             refuse(complaints, 0, skip_bad=False)
-        notes = {"kept": kept, "complaints": complaints}
+        notes = {"kept": kept, "complaints": complaints, "unreadable": unreadable}
         (partial / cache.NOTES).write_text(json.dumps(notes), "utf-8")
 
 

@@ -2,9 +2,11 @@
 
 import os
 from pathlib import Path
+import shutil
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import pytest
 
@@ -63,6 +65,22 @@ def test_the_first_of_two_stays(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["key"]
 
 
+def test_what_another_process_fills_at_the_same_time_is_not_removed(
+    tmp_path, monkeypatch
+):
+    remove, others = shutil.rmtree, []
+
+    def rmtree(path, **options):
+        # Others put theirs there at the worst moment.
+        others.append(path.name == "key")
+        remove(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    with cache.filling(tmp_path / "key") as partial:
+        (partial / "a").touch()
+    assert not any(others)
+
+
 def test_a_folder_that_lacks_files_is_replaced(tmp_path):
     (tmp_path / "key").mkdir()
     (tmp_path / "key" / "a").write_text("old")
@@ -75,17 +93,55 @@ def test_a_folder_that_lacks_files_is_replaced(tmp_path):
 def test_what_a_killed_process_left_is_removed_and_what_a_running_one_has_is_not(
     tmp_path,
 ):
-    for name, age in ((".old.partial", 4000), (".running.partial", 1000)):
+    key = f"{7:032x}"
+    old, running = (cache._partial_name(Path(key)) for _ in range(2))
+    # Of other programs, and a file of ours that is no folder of the cache.
+    others = [".rsync.partial", ".ldm.safetensors.partial", "finished"]
+    for name in (old, running, *others):
         (tmp_path / name).mkdir()
         (tmp_path / name / "images.npy").write_text("half")
+        age = 1000 if name == running else 4000
         for path in (tmp_path / name / "images.npy", tmp_path / name):
             os.utime(path, (time.time() - age,) * 2)
-    (tmp_path / "finished").mkdir()
-    os.utime(tmp_path / "finished", (0, 0))
-    with cache.filling(tmp_path / "key"):
+    file = tmp_path / cache._partial_name(Path(key))
+    file.touch()
+    os.utime(file, (0, 0))
+    with cache.filling(tmp_path / key):
         pass
     left = {path.name for path in tmp_path.iterdir()}
-    assert left == {".running.partial", "finished", "key"}
+    assert left == {running, *others, file.name, key}
+    assert all((tmp_path / name / "images.npy").exists() for name in others)
+
+
+def test_only_the_user_looks_into_the_default_place(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    chosen = tmp_path / "chosen"
+    for root in (cache.cache_root(), chosen):
+        with cache.filling(root / "key"):
+            pass
+    assert cache.cache_root().stat().st_mode & 0o777 == 0o700
+    (tmp_path / "any").mkdir()
+    assert chosen.stat().st_mode == (tmp_path / "any").stat().st_mode
+
+
+def test_a_link_and_a_relative_path_are_the_place_that_they_lead_to(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "link").symlink_to("scratch")
+    monkeypatch.chdir(tmp_path)
+    for name in ("scratch", "link", "./link/"):
+        assert cache.cache_root(name) == tmp_path / "scratch"
+
+
+def test_without_a_home_another_place_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    error = RuntimeError("Could not determine home directory.")
+    monkeypatch.setattr(Path, "home", mock.Mock(side_effect=error))
+    with pytest.raises(OSError, match="name a place .* with `cache_dir`"):
+        cache.cache_root()
+    with cache.filling(cache.cache_root(tmp_path) / "key"):
+        pass
 
 
 def fill(root, number, age, size=1000):

@@ -1,8 +1,10 @@
 """Volumes: from files to arrays, once, and back."""
 
+import errno
 import logging
 import shutil
 from threading import Thread
+from unittest import mock
 
 import nibabel as nib
 import numpy as np
@@ -113,6 +115,59 @@ def test_a_thinned_out_cache_is_made_anew(cohort, load, tmp_path):
         (folder,) = (tmp_path / "cache").iterdir()
         (folder / name).unlink()
         npt.assert_array_equal(load(cohort).images, first)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("volumes.json", b""),
+        ("volumes.json", b"[]"),
+        ("volumes.json", b'{"kept": [0, 1, 7], "complaints": {}}'),
+        ("volumes.json", b'{"kept": [0, 1], "complaints": {}}'),
+        ("images.npy", b""),
+        ("images.npy", b"\x93NUMPY"),
+        ("images.npy", None),
+    ],
+)
+def test_a_damaged_cache_is_made_anew(cohort, load, tmp_path, no_work, name, content):
+    first = load(cohort).images.copy()
+    (folder,) = (tmp_path / "cache").iterdir()
+    whole = (folder / name).read_bytes()
+    (folder / name).write_bytes(whole[:-1000] if content is None else content)
+    npt.assert_array_equal(load(cohort).images, first)
+    no_work()
+    npt.assert_array_equal(load(cohort).images, first)
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [folder.name]
+
+
+def test_a_cache_that_can_not_be_read_now_is_let_be(
+    cohort, load, tmp_path, monkeypatch
+):
+    first = load(cohort).images
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="stale"):
+        error = OSError(errno.ESTALE, "stale")
+        patch.setattr(volumes.cache, "hold", mock.Mock(side_effect=error))
+        load(cohort)
+    assert len(load(cohort).images) == len(first)
+
+
+@pytest.mark.parametrize("skip_bad", [True, False])
+def test_an_error_of_the_disk_that_passes_is_not_kept(
+    cohort, load, monkeypatch, no_work, skip_bad
+):
+    def fail(file):
+        if file.name == "1.nii.gz":
+            raise OSError(errno.EIO, "Input/output error")
+        return read(file)
+
+    read = nifti._decompressed
+    with monkeypatch.context() as patch:
+        patch.setattr(nifti, "_decompressed", fail)
+        for _ in range(2):
+            assert len(load(cohort, skip_bad=True).images) == 2
+    assert len(load(cohort, skip_bad=skip_bad).images) == 3
+    no_work()
+    assert len(load(cohort).images) == 3
 
 
 def test_an_interrupted_run_leaves_no_cache(cohort, load, tmp_path, monkeypatch):
