@@ -8,7 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from dipy_ldm import distribution, memory, networks, tiles
-from dipy_ldm.data.arrays import as_array, check_channels, check_finite, check_latents
+from dipy_ldm.data.arrays import (
+    as_array,
+    check_channels,
+    check_finite,
+    check_latents,
+    check_range,
+)
 from dipy_ldm.data.windows import read_whole, scaled_to, window_size
 from dipy_ldm.estimators import Estimator
 from dipy_ldm.sharpening import REACH, sharpened
@@ -106,7 +112,8 @@ class Codec(Estimator):
         tiling = self._tiling(self.encoder_, tile, given=self.factor)
 
         def encode(numbers):
-            windows = check_finite(self._to_network(images[numbers]), numbers)
+            some = check_finite(images[numbers], numbers)
+            windows = self._to_network(check_range(some, self.intensity_, numbers))
             return tiles.in_tiles(self._encode, windows, **tiling)
 
         return distribution.in_batches(

@@ -14,6 +14,7 @@ from dipy_ldm.data.arrays import (
     as_fitted,
     check_alike,
     check_finite,
+    check_range,
     learnable,
 )
 from dipy_ldm.data.lesions import Atlas
@@ -212,6 +213,7 @@ class Detector(Estimator):
 
         def detect(numbers):
             some = check_finite(images[numbers], numbers)
+            check_range(some, self.intensity_, numbers)
             mean = sum(moved(some, by) for by in _MOVED) / len(_MOVED)
             return 1 / (1 + np.exp(-mean))
 

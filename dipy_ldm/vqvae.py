@@ -14,6 +14,7 @@ from dipy_ldm.data.arrays import (
     check_alike,
     check_masks,
     learnable,
+    warn_of_channels,
 )
 from dipy_ldm.data.windows import window_size
 from dipy_ldm.estimators import Entry
@@ -153,7 +154,9 @@ class VQVAE(Codec):
         ----------
         images : array_like
             Images, ``(n, *space, channels)``, of any range. A mapped file is read
-            as it is needed and may be larger than the memory.
+            as it is needed and may be larger than the memory. There is a warning of
+            two-dimensional images with more than four channels: volumes without an
+            axis of channels look like them.
         validation_data : array_like, optional
             Images that are reconstructed after each round, not learnt from; no more of
             them than are done in a tenth of the time.
@@ -196,6 +199,7 @@ class VQVAE(Codec):
         chosen = _training(training).settled(images.ndim - 2, rates=autoencoder.RATES)
         autoencoder.check(self, images.shape, patch, chosen)
         found = learnable(images)
+        warn_of_channels(images.shape)
         # Only now: what is refused leaves an estimator as it was.
         self.precision_ = tell(chosen.precision)
         self.design_ = networks.DESIGN

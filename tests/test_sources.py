@@ -83,6 +83,7 @@ def test_denoising_inpainting_and_guidance_see_the_source(seeing, blobs, others)
         (lambda s: np.concatenate([s, s], -1), "must have 1 channels, .* not 2"),
         (lambda s: s + np.inf, "source image 0 has NaN or infinite values"),
         (lambda s: s.astype(str), "source must be real numbers"),
+        (lambda s: s / 100, "source image 0 has .* 100% .* outside of the 100.* to 35"),
     ],
 )
 def test_sources_that_can_not_be_used(seeing, blobs, others, change, sentence):

@@ -487,6 +487,22 @@ def test_an_image_that_is_not_finite_is_named(vqvae, blobs, call, bad):
         vqvae.decode(np.full((1, 4, 3, 2), bad))
 
 
+def test_volumes_without_channels_are_warned_of(caplog):
+    volumes = np.random.default_rng(0).random((64, 8, 8, 8), "float32")
+    VQVAE(**TINY).fit(volumes, steps=1, batch_size=4, verbose=False)
+    assert "(64, 8, 8, 8) are taken for 64 two-dimensional images" in caplog.text
+    assert "images[..., None]" in caplog.text
+
+
+@pytest.mark.parametrize("call", ["encode", "predict"])
+def test_images_of_another_scale_are_refused(vqvae, blobs, call):
+    images = blobs[:9].copy()
+    images[5] *= 10
+    sentence = "image 5 has values from -50 to .* outside of the -5 to 19.9"
+    with pytest.raises(InputError, match=sentence):
+        getattr(vqvae, call)(images, batch_size=2)
+
+
 def test_numbers_of_numpy_are_as_pythons(blobs, tmp_path, numbered_anew):
     chosen = {name: np.array(value) for name, value in TINY.items()}
     chosen |= {"commitment": np.float32(0.25), "seed": np.int64(0)}

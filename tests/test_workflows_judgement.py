@@ -8,6 +8,9 @@ from processes import answer
 import pytest
 
 from dipy_ldm import VQVAE, LatentDiffusion
+from dipy_ldm.data import load_mnist
+from dipy_ldm.evaluation.audit import audit
+from dipy_ldm.evaluation.evaluate import evaluate
 from dipy_ldm.evaluation.guard import Guard
 from dipy_ldm.validation import InputError
 from dipy_ldm.workflows.judged import read_for, refuse_same_subjects
@@ -373,6 +376,29 @@ def test_images_of_another_shape_are_refused(command, folder):
     assert "images of shape (28, 28, 1), and those of --real_files have" in (
         answer(stderr)
     )
+
+
+@pytest.mark.parametrize("name", ["evaluate", "audit"])
+def test_images_of_another_scale_are_refused(command, name, tmp_path):
+    digits = load_mnist("test")[0][:100]
+    np.save(tmp_path / "bytes.npy", (255 * digits).astype("uint8"))
+    np.save(tmp_path / "digits.npy", digits)
+    files = {
+        "evaluate": ("--real", "bytes.npy"),
+        "audit": ("--train", "bytes.npy", "--held_out", "digits.npy"),
+    }
+    status, stderr = command(name, "mnist", *files[name])
+    assert status == 1
+    sentence = answer(stderr)
+    assert f"{files[name][0]}_files image" in sentence
+    assert "from 0 to 255" in sentence and "outside of the 0 to 1" in sentence
+
+
+@pytest.mark.parametrize("judge", [evaluate, audit])
+def test_images_of_another_scale_are_refused_in_python(judge, diffusion, blobs):
+    real = {evaluate: (blobs,), audit: (blobs[:40], blobs[40:])}[judge]
+    with pytest.raises(InputError, match="outside of the -5 to 19.9"):
+        judge(diffusion, *(10 * images for images in real), n=20, steps=1)
 
 
 def test_the_packaged_model_beside_the_test_digits(command, tmp_path):

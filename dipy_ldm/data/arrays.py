@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 import hashlib
 import json
+import logging
 from typing import NamedTuple
 
 import numpy as np
@@ -14,8 +15,15 @@ from dipy_ldm.data import cache
 from dipy_ldm.files import replacing
 from dipy_ldm.validation import LARGEST, InputError, check_shares
 
+logger = logging.getLogger(__name__)
+
+# Of two-dimensional images: three of colours, and transparency.
+_MAX_USUAL_CHANNELS = 4
 # Values that are looked at together.
 _AT_ONCE = 2**17
+# Share of an image that may lie outside of a model's range, and how far beyond it, in
+# widths of the range, values may lie without being counted: noise and interpolation do.
+_MAX_SHARE_OUTSIDE, _MARGIN = 0.01, 0.25
 
 
 def as_array(images: npt.ArrayLike, rank: int | None = None) -> np.ndarray:
@@ -50,6 +58,20 @@ def as_array(images: npt.ArrayLike, rank: int | None = None) -> np.ndarray:
     if images.dtype.kind not in "biuf":
         raise InputError(f"images must be real numbers, not {images.dtype}.")
     return images
+
+
+def warn_of_channels(shape: tuple[int, ...]) -> None:
+    """Warn of images with so many channels that they may be volumes without any."""
+    n, *space, channels = shape
+    if len(space) == 2 and channels > _MAX_USUAL_CHANNELS:
+        logger.warning(
+            "images of shape %s are taken for %d two-dimensional images of %d x %d "
+            "pixels with %d channels; if they are volumes, give images[..., None].",
+            shape,
+            n,
+            *space,
+            channels,
+        )
 
 
 class Survey(NamedTuple):
@@ -209,6 +231,50 @@ def check_finite(images: np.ndarray, numbers: Sequence[int]) -> np.ndarray:
         raise InputError(
             f"image {numbers[good.argmin()]} has NaN or infinite values; remove or "
             "replace them."
+        )
+    return images
+
+
+def check_range(
+    images: np.ndarray,
+    bounds: tuple[float, ...],
+    numbers: Sequence[int] | range,
+    name: str = "image",
+) -> np.ndarray:
+    """Refuse images on another scale than those that a model was fitted to.
+
+    Parameters
+    ----------
+    images : ndarray
+        Images, ``(n, *space, channels)``.
+    bounds : tuple of float
+        Lowest and highest value of those that it was fitted to.
+    numbers : sequence of int
+        Number of each, for the sentence.
+    name : str
+        What each of them is, in the user's words.
+
+    Returns
+    -------
+    ndarray
+        The same images.
+
+    Raises
+    ------
+    InputError
+        If more than a hundredth of an image lies far outside of the range.
+    """
+    low, high = bounds
+    margin = _MARGIN * (high - low or 1)
+    outside = (images < low - margin) | (images > high + margin)
+    shares = outside.mean(tuple(range(1, images.ndim)))
+    if shares.max(initial=0) > _MAX_SHARE_OUTSIDE:
+        i = int(shares.argmax())
+        raise InputError(
+            f"{name} {numbers[i]} has values from {images[i].min():g} to "
+            f"{images[i].max():g}, {shares[i]:.0%} of them outside of the {low:g} to "
+            f"{high:g} that the model was fitted to; scale {name}s as those of the "
+            f"training were, or clip them with np.clip(images, {low:g}, {high:g})."
         )
     return images
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dipy_ldm.conditions import UNSPECIFIED
-from dipy_ldm.data.arrays import learnable, survey
+from dipy_ldm.data.arrays import check_range, learnable, survey
 from dipy_ldm.validation import InputError, plain
 from dipy_ldm.values import listed
 
@@ -191,8 +191,8 @@ def check(
         wanted = "one image" if n == 1 else f"one image or {n}, one for each"
         raise InputError(f"{name} must have {wanted}, not {len(images)}.")
     survey(images, f"{name} image")
-    if known.labels and not lenient:
-        _refuse_unknown(images, known.labels, name)
+    if not (known.labels and lenient):
+        _check_values(images, known, name)
     return images
 
 
@@ -253,6 +253,15 @@ def _distinct(image):
         if (whole == image.ravel()).all() and whole.max() < _MOST_COUNTED:
             return set(np.flatnonzero(np.bincount(whole)).tolist())
     return set(np.unique(image).tolist())
+
+
+def _check_values(images, known, name):
+    """Refuse labels that were not learnt from, and intensities of another scale."""
+    if known.labels:
+        return _refuse_unknown(images, known.labels, name)
+    # One by one: a mapped file may be larger than the memory.
+    for number, image in enumerate(images):
+        check_range(image[None], known.bounds, [number], f"{name} image")
 
 
 def _refuse_unknown(images, labels, name):

@@ -243,14 +243,14 @@ def in_pieces(function: Callable, images: np.ndarray, vqvae: Any) -> np.ndarray:
     size = max(1, _AT_ONCE // int(np.prod(images.shape[1:])))
     starts = range(0, len(images), size)
     return np.concatenate(
-        [function(scaled(images[i : i + size], vqvae)) for i in starts]
+        [function(scaled(images[i : i + size], vqvae, i)) for i in starts]
     )
 
 
 def _learn(train, vqvae, seed):
     """Learn what tells some of the training images from others."""
     chosen = choose_images(len(train), seed)
-    some = [small(scaled(train[[i]], vqvae)) for i in chosen]
+    some = [small(scaled(train[[i]], vqvae, i)) for i in chosen]
     return learn_projection(np.concatenate(some), seed)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from dipy_ldm.data.arrays import check_range
 from dipy_ldm.data.windows import scaled_to
 from dipy_ldm.evaluation import anatomy
 from dipy_ldm.evaluation.features import Features, classify, features_of
@@ -225,8 +226,29 @@ def _sets(vqvae, images, generated, n):
     return Sets(*(scaled(part, vqvae) for part in parts))
 
 
-def scaled(images: np.ndarray, vqvae: Any) -> np.ndarray:
-    """Bring images from the range of the training images to [0, 1]."""
+def scaled(images: np.ndarray, vqvae: Any, first: int = 0) -> np.ndarray:
+    """Bring images from the range of the training images to [0, 1], or refuse them.
+
+    Parameters
+    ----------
+    images : ndarray
+        ``(n, *space, channels)``.
+    vqvae : VQVAE
+        It knows that range.
+    first : int
+        Number of the first image, for the sentence.
+
+    Returns
+    -------
+    ndarray
+        float32 of the same shape.
+
+    Raises
+    ------
+    InputError
+        If more than a small share of an image lies outside.
+    """
+    check_range(images, vqvae.intensity_, range(first, first + len(images)))
     return np.clip(scaled_to(np.asarray(images, "float32"), vqvae.intensity_), 0, 1)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from dipy_ldm import persistence
 from dipy_ldm.data import load_mnist
+from dipy_ldm.data.arrays import check_range
 from dipy_ldm.data.covariates import read_covariates
 from dipy_ldm.data.grid import Grid, same_grid
 from dipy_ldm.data.images import read_images
@@ -123,6 +124,7 @@ def _digits(document, split):
 def _images(document, paths, option, made):
     images, files = read_images(paths)
     _check_shape(document, images, f"`{option}`")
+    check_range(images, document["intensity"], range(len(images)), f"`{option}` image")
     order = np.random.default_rng(0).permutation(len(images))
     counts: dict[Path, int] = {}
     places = []

@@ -1,10 +1,13 @@
 """What is to be known of images before training."""
 
+import re
+
 import numpy as np
 import numpy.testing as npt
 import pytest
 
 from dipy_ldm.data import arrays, cache
+from dipy_ldm.validation import InputError
 
 
 @pytest.fixture
@@ -68,3 +71,43 @@ def test_a_survey_shows_how_far_it_is(capsys):
     assert not capsys.readouterr().err
     arrays.survey(images, verbose=True)
     assert "survey: 100%" in capsys.readouterr().err
+
+
+def test_noise_and_a_few_bright_voxels_are_within_a_range():
+    images = np.random.default_rng(0).normal(0, 0.08, (4, 20, 20, 1))
+    images[2, 0, :2] = 7
+    assert arrays.check_range(images, (0, 1), range(4)) is images
+    arrays.check_range(images[:0], (0, 1), [])
+    arrays.check_range(images > 0.1, (0, 1), range(4))
+    arrays.check_range(np.full((1, 4, 4, 1), 5.1), (5, 5), [0])
+
+
+@pytest.mark.parametrize(
+    ("change", "values"),
+    [
+        (lambda x: (255 * x).astype("uint8"), "from 0 to 255, 50%"),
+        (lambda x: 2 * x - 1, "from -1 to 1, 50%"),
+        (lambda x: x - 7.5, "from -7.5 to -6.5, 100%"),
+    ],
+)
+def test_images_of_another_scale_are_refused_with_both_ranges(change, values):
+    images = change(np.repeat([0.0, 1.0], 50).reshape(1, 10, 10, 1))
+    inside = np.full((1, 10, 10, 1), 0.5)
+    sentence = f"scan 6 .*{values} .* outside of the 0 to 1 .*scale scans .*clip"
+    with pytest.raises(InputError, match=sentence):
+        arrays.check_range(np.concatenate([inside, images]), (0, 1), [5, 6], "scan")
+
+
+@pytest.mark.parametrize(
+    ("shape", "warned"),
+    [
+        ((64, 8, 9, 7), "64 two-dimensional .* 8 x 9 pixels with 7 channels; .*None"),
+        ((64, 8, 8, 5), "5 channels"),
+        ((64, 8, 8, 4), None),
+        ((64, 8, 8, 8, 8), None),
+    ],
+)
+def test_volumes_without_channels_are_warned_of(shape, warned, caplog):
+    arrays.warn_of_channels(shape)
+    assert bool(caplog.messages) == bool(warned)
+    assert re.search(warned or "", caplog.text)
