@@ -212,24 +212,28 @@ class LatentDiffusion(Finder):
         diffusion.check(self, images.shape, chosen, known.source)
         told = known.tell(images, conditions, source)
         told_others = known.tell(others, validation_conditions, validation_source)
-        self.fingerprint_ = learnable(images).fingerprint
-        self.conditions_, self.source_ = known.conditions, known.source
-        self.vqvae_ = self.vqvae._as_it_is()
-        self.detector_ = None
-        self.precision_ = tell(chosen.precision)
+        # An interruption before the networks are there leaves what was fitted before.
+        new = self._as_it_is()
+        new.fingerprint_ = learnable(images).fingerprint
+        new.conditions_, new.source_ = known.conditions, known.source
+        new.vqvae_ = self.vqvae._as_it_is()
+        new.detector_ = None
+        new.precision_ = tell(chosen.precision)
         settings = self.hyperparameters() | {
-            "images": self.fingerprint_,
+            "images": new.fingerprint_,
             **known.fingerprints(told),
-            "vqvae": survey(self.vqvae_.codebook_).fingerprint,
+            "vqvae": survey(new.vqvae_.codebook_).fingerprint,
             "the shape of the validation data": np.shape(others),
         }
         with distribution.spread(chosen.strategy):
             # Before anything is exchanged.
             distribution.agree(settings | chosen.settings())
-            latents = self._learn_latents(images, told)
-            self._learnt_with = self.hyperparameters()
-            self._build()
-            given = latents, self._held_out(others, told_others), chosen, settings
+            latents = new._learn_latents(images, told)
+            held_out = new._held_out(others, told_others)
+            new._learnt_with = self.hyperparameters()
+            new._build()
+            vars(self).update(vars(new))
+            given = latents, held_out, chosen, settings
             for number, stage in enumerate(
                 diffusion.stages(self, self._predict, *given)
             ):

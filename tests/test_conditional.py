@@ -4,6 +4,7 @@ import copy
 import json
 import logging
 import pickle
+from unittest import mock
 
 import keras
 from keras import ops
@@ -407,3 +408,22 @@ def test_what_is_expected_is_told_from_the_first_step_on(vqvae, blobs, known_of)
 def test_conditions_say_themselves():
     condition = Condition("continuous", {}, [44.0, 60.0, 82.0], 0.25, "years")
     assert str(condition) == "44 to 82 years, median 60; missing 25.0%"
+
+
+@pytest.mark.parametrize("step", ["_learn_latents", "_held_out", "_build"])
+def test_an_interrupted_fit_leaves_what_was_fitted_before(
+    told, blobs, monkeypatch, tmp_path, step
+):
+    model = copy.deepcopy(told)
+    before, facts = model.predict(1, steps=2), model.to_document()
+    ages = np.linspace(20, 80, len(blobs))
+    interrupt = mock.Mock(side_effect=KeyboardInterrupt)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(LatentDiffusion, step, interrupt)
+        model.fit(blobs, {"age": ages}, **FIT)
+    assert model.to_document() == facts
+    npt.assert_array_equal(model.predict(1, steps=2), before)
+    with pytest.raises(InputError, match="age"):
+        model.predict(conditions={"age": 70})
+    model.save(tmp_path / "m")
+    assert list(LatentDiffusion.load(tmp_path / "m").conditions_) == ["row", "side"]
