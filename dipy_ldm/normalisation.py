@@ -145,58 +145,66 @@ def _swish_slope(y):
 def _scales(x, gamma, beta):
     """Return the scale and the shift of each channel.
 
-    After them the mean of each group, its variance, and what it is divided by.
+    After them the mean of each group, and what it is divided by.
     """
     (full,) = _full(x)
-    shape, axes = (-1, *gamma.shape), _positions(x)
-    moments = [ops.mean(of, axes, keepdims=True) for of in (full, ops.square(full))]
-    mean, square = (
-        ops.mean(ops.reshape(moment, shape), -1, keepdims=True) for moment in moments
-    )
-    variance = square - ops.square(mean)
-    rate = ops.rsqrt(ops.maximum(variance, 0) + EPSILON)
+    like = ops.shape(x)[0], *(1 for _ in _positions(x)), x.shape[-1]
+
+    def mean_of_groups(values):
+        of_channels = ops.reshape(ops.mean(values, _positions(x)), (-1, *gamma.shape))
+        return ops.mean(of_channels, -1, keepdims=True)
+
+    mean = mean_of_groups(full)
+    # Squares of what is far from zero would lose all digits of the variance.
+    centred = full - _of_channels(mean, gamma.shape, like)
+    variance = mean_of_groups(ops.square(centred))
+    rate = ops.rsqrt(variance + EPSILON)
     gain = gamma * rate
-    like = ops.shape(moments[0])
     return (
         *(ops.reshape(of, like) for of in (gain, beta - mean * gain)),
         mean,
-        variance,
         rate,
     )
 
 
 @traced_once
-def _scales_slopes(of_gain, of_offset, gamma, mean, variance, rate):
-    """Return slopes of the two moments of each channel, and of what is learnt."""
+def _scales_slopes(of_gain, of_offset, gamma, mean, rate):
+    """Return slopes of mean and variance, the mean, and slopes of what is learnt.
+
+    The first three are of each channel.
+    """
     like, shape = ops.shape(of_gain), (-1, *gamma.shape)
     of_gain, of_offset = ops.reshape(of_gain, shape), ops.reshape(of_offset, shape)
     of_gain = of_gain - mean * of_offset
     of_rate, of_mean = (
         ops.sum(gamma * of, -1, keepdims=True) for of in (of_gain, of_offset)
     )
-    # Rounding may make of no variance less than none, which is none.
-    slope = ops.where(variance > 0, -0.5 * rate * rate * rate, 0.0)
-    of_square = slope * of_rate
-    of_mean = -rate * of_mean - 2 * mean * of_square
-    # Of all channels of a group alike.
-    alike = np.full(gamma.shape, 1 / gamma.shape[1], "float32")
-    of_moments = (ops.reshape(of * alike, like) for of in (of_mean, of_square))
-    return *of_moments, ops.sum(of_gain * rate, 0), ops.sum(of_offset, 0)
+    of_variance = -0.5 * rate * rate * rate * of_rate
+    # Each channel has its part in those of its group.
+    parts = (part / gamma.shape[1] for part in (-rate * of_mean, of_variance))
+    moments = (_of_channels(part, gamma.shape, like) for part in (*parts, mean))
+    return *moments, ops.sum(of_gain * rate, 0), ops.sum(of_offset, 0)
+
+
+def _of_channels(of_groups, shape, like):
+    """Give each channel what its group has."""
+    return ops.reshape(of_groups * np.ones(shape, "float32"), like)
 
 
 @fused
-def _moments_slope(x, of_mean, of_square):
+def _moments_slope(x, of_mean, of_variance, mean):
     (full,) = _full(x)
     count = math.prod(ops.shape(x)[axis] for axis in _positions(x))
     # A size that is known only when it runs is a whole number, which nothing divides.
     count = ops.cast(count, "float32")
-    return ops.cast(of_mean / count + 2 * (of_square / count) * full, x.dtype)
+    slope = of_mean / count + 2 * (of_variance / count) * (full - mean)
+    return ops.cast(slope, x.dtype)
 
 
 def _scales_gradient(tensors, *upstream):
     x, gamma, _, *kept = tensors
-    *of_moments, of_gamma, of_beta = _scales_slopes(*upstream, gamma, *kept)
-    return _moments_slope(x, *of_moments), of_gamma, of_beta
+    *moments, of_gamma, of_beta = _scales_slopes(*upstream, gamma, *kept)
+    return _moments_slope(x, *moments), of_gamma, of_beta
 
 
 def _activated(x, gain, offset):
@@ -273,7 +281,7 @@ def _swish_gradient(x, upstream):
 
 
 _fast_swish = with_gradient(_swish, lambda of, upstream: _swish_gradient(*of, upstream))
-_scales_of_groups = with_gradient(_scales, _scales_gradient, kept=3)
+_scales_of_groups = with_gradient(_scales, _scales_gradient, kept=2)
 # Compiled for each shape, which only pays where many steps are taken.
 _fast_activated = with_gradient(fused(_activated), _activated_gradient)
 _fast_position = with_gradient(fused(_position), _position_gradient)

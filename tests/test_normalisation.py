@@ -66,6 +66,32 @@ def test_normalised_and_activated_as_by_keras(name, space, training):
     npt.assert_allclose(found, expected, atol=2e-6)
 
 
+@pytest.mark.parametrize("offset", [30, 1_000, 30_000])
+def test_digits_are_kept_where_the_mean_is_large(offset):
+    # Each group has a mean of its own.
+    means = offset * np.repeat([1, -1, 0.1, 3], 2)
+    x = (np.random.default_rng(3).normal(means, 1, (2, 9, 8, 8))).astype("float32")
+    exact = x.astype("float64").reshape(2, 72, 4, 2)
+    exact = exact - exact.mean((1, 3), keepdims=True)
+    exact = (exact / exact.std((1, 3), keepdims=True)).reshape(x.shape)
+    gain, shift = GroupScale(4)(x)
+    made = ops.convert_to_numpy(x * gain + shift)
+    # What scaling and shifting in float32 makes of it.
+    npt.assert_allclose(made, exact, atol=1e-5 + 1e-6 * offset)
+
+
+@pytest.mark.tensorflow
+def test_gradients_keep_digits_where_the_mean_is_large():
+    ours, theirs = both("groups", (9, 8))
+    x = np.random.default_rng(3).normal(3_000, 1, (2, 9, 8, 8)).astype("float32")
+    upstream = np.random.default_rng(4).normal(size=x.shape).astype("float32")
+    made, exact = (
+        gradients(network, ops.convert_to_tensor(of), upstream)[0]
+        for network, of in ((ours, x), (theirs, x - np.float32(3_000)))
+    )
+    npt.assert_allclose(made, exact, atol=0.01 * np.abs(exact).max())
+
+
 def gradients(network, x, upstream):
     """Differentiate a network by what it is given, and by its weights."""
     import tensorflow as tf
