@@ -56,11 +56,11 @@ class FlatAdam(keras.optimizers.Optimizer):
     replicas are summed before anything is done with them: the replicas go on as if each
     of them were alone, and come to the same.
 
-    If asked to, the kernels of convolutions change as by Muon :footcite:p:`Jordan2024`
-    instead: by the orthogonal matrix that is next to the momentum, of which each entry
-    is 1 in the mean of squares, times the rate. All directions are learnt in which
-    gradients agree, not only those in which they are large, and nothing but the
-    momentum is kept of these weights.
+    If asked to, the kernels of convolutions and of attention change as by Muon
+    :footcite:p:`Jordan2024` instead: by the orthogonal matrix that is next to the
+    momentum, of which each entry is 1 in the mean of squares, times the rate. All
+    directions are learnt in which gradients agree, not only those in which they are
+    large, and nothing but the momentum is kept of these weights.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ class FlatAdam(keras.optimizers.Optimizer):
         others falls with the square root alone, as what is added from inputs without
         a mean grows. All are such if None.
     orthogonal : bool
-        Whether kernels of convolutions change by orthogonal matrices.
+        Whether kernels of convolutions and attention change by orthogonal matrices.
     averages : sequence of keras.Variable, optional
         What shall be the average of each weight, in their order: those of the network
         that is used, so that there is no other copy. Where it goes over hundreds of
@@ -315,7 +315,9 @@ class FlatAdam(keras.optimizers.Optimizer):
         # other pieces of memory in each step, up to twice as large as they need be.
         if group.velocity is None:
             moved, ahead = _ahead(*given)
-            changes = _turned(shapes, ahead, [each[share] for share in shares])
+            matrices = [_matrix(weight) for weight in group.weights]
+            turned = _turned(matrices, ahead, [each[share] for share in shares])
+            changes = [ops.reshape(of, shape) for of, shape in zip(turned, shapes)]
         else:
             (rate,) = each.values()
             further = 1 - self.beta_2, unbiased, self.epsilon, rate
@@ -367,7 +369,7 @@ class FlatAdam(keras.optimizers.Optimizer):
         """Say how much of the rate a weight has."""
         if not self.base_fan_in:
             return 1.0
-        fan_in = math.prod(weight.shape[:-1]) if _is_kernel(weight) else 1
+        fan_in, _ = _matrix(weight) if _is_kernel(weight) else (1, 1)
         share = min(1.0, self.base_fan_in / fan_in)
         if self.unnormalised is None or weight.path in self.unnormalised:
             return share
@@ -421,9 +423,17 @@ def _parts(vector, shapes):
 
 
 def _is_kernel(weight):
-    """Say whether a weight is the kernel of a convolution."""
+    """Say whether a weight is the kernel of a convolution or of attention."""
     # Which have three axes and more; biases and tables have fewer.
     return len(weight.shape) > 2
+
+
+def _matrix(weight):
+    """Return how many inputs and outputs a kernel has."""
+    # Attention projects a position to (heads, each), and not from there.
+    projects = weight.path.split("/")[-2:-1] in (["query"], ["key"], ["value"])
+    inputs = math.prod(weight.shape[: 1 if projects else -1])
+    return inputs, math.prod(weight.shape) // inputs
 
 
 def _grouped(weights, places):
@@ -470,21 +480,20 @@ def _adam(
 def _turned(shapes, vector, rates):
     """Return changes of kernels: the orthogonal matrices next to those in a vector.
 
-    A kernel is a matrix of inputs and outputs. Of a matrix M that has more rows than
-    columns that is M (M' M + e)^(-1/2), with a small e, and (M M' + e)^(-1/2) M of
-    others. These roots are found by Newton-Schulz iterations of small matrices, all
-    that are of one size together, so that there are two large products of each kernel
-    and no more.
+    Kernels have the shapes of matrices, inputs and outputs. Of a matrix M that has more
+    rows than columns that is M (M' M + e)^(-1/2), with a small e, and
+    (M M' + e)^(-1/2) M of others. These roots are found by Newton-Schulz iterations of
+    small matrices, all that are of one size together, so that there are two large
+    products of each kernel and no more.
     """
-    flat = [(math.prod(shape[:-1]), shape[-1]) for shape in shapes]
-    matrices, roots = _parts(vector, flat), {}
-    for size in sorted(set(map(min, flat))):
-        alike = [i for i, shape in enumerate(flat) if min(shape) == size]
+    matrices, roots = _parts(vector, shapes), {}
+    for size in sorted(set(map(min, shapes))):
+        alike = [i for i, shape in enumerate(shapes) if min(shape) == size]
         squares = ops.stack([_square(matrices[i]) for i in alike])
         roots |= zip(alike, ops.unstack(_inverse_roots(squares), len(alike)))
     return [
-        ops.reshape(_orthogonal(matrix, roots[i], -rate), shape)
-        for i, (shape, matrix, rate) in enumerate(zip(shapes, matrices, rates))
+        _orthogonal(matrix, roots[i], -rate)
+        for i, (matrix, rate) in enumerate(zip(matrices, rates, strict=True))
     ]
 
 

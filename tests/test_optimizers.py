@@ -222,6 +222,26 @@ def test_kernels_are_changed_by_orthogonal_matrices():
     assert len(muon.optimizer.variables) == len(adam.optimizer.variables) + 1
 
 
+def test_kernels_of_attention_have_the_inputs_of_a_position_alone():
+    x = keras.Input((6, 8))
+    attention = keras.layers.MultiHeadAttention(4, 2)
+    model = keras.Model(x, attention(x, x, use_causal_mask=False))
+    optimizer = FlatAdam(**SETTINGS, base_fan_in=8, orthogonal=True)
+    kernels = [w for w in model.trainable_variables if len(w.shape) > 2]
+    # Of queries, keys and values (inputs, heads, each); and what goes back.
+    shapes = [tuple(kernel.shape) for kernel in kernels]
+    assert shapes == [(8, 4, 2)] * 3 + [(4, 2, 8)]
+    assert [optimizer._share(kernel) for kernel in kernels] == [1] * 4
+    before = [ops.convert_to_numpy(kernel) for kernel in kernels]
+    rng = np.random.default_rng(0)
+    gradients = [rng.standard_normal(shape).astype("float32") for shape in shapes]
+    optimizer.apply([ops.convert_to_tensor(of) for of in gradients], kernels)
+    for old, kernel, gradient in zip(before, kernels, gradients, strict=True):
+        change = (old - ops.convert_to_numpy(kernel)) / SETTINGS["learning_rate"]
+        wanted = polar(gradient.reshape(8, 8))
+        npt.assert_allclose(change.reshape(8, 8), wanted, atol=2e-3)
+
+
 def test_kernels_without_a_gradient_stay():
     kernel = keras.Variable(np.ones((3, 2, 4), "float32"))
     optimizer = FlatAdam(**SETTINGS, orthogonal=True)
