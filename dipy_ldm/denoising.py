@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dipy_ldm import denoisers, distribution, networks, samplers
+from dipy_ldm import denoisers, distribution, networks, samplers, schedules
 from dipy_ldm.codec import Codec
 from dipy_ldm.conditions import UNSPECIFIED, Condition, Told
 from dipy_ldm.data import sources
@@ -21,7 +21,8 @@ from dipy_ldm.training.unets import known, unets
 
 logger = logging.getLogger(__name__)
 
-# Times at which the guide guides: before and after, samples are better without.
+# Times at which the guide guides, by the noise that the cosine schedule has then:
+# before and after, samples are better without.
 _GUIDED = (0.4, 0.9)
 
 
@@ -161,7 +162,8 @@ class Denoising(Estimator):
             else of(self._predict_guide, told, expected)
         )
         strong = of(self._predict, told, expected)
-        denoise = denoisers.guided(strong, weak, guidance, _GUIDED)
+        interval = schedules.as_noisy(chosen["schedule"], _GUIDED)
+        denoise = denoisers.guided(strong, weak, guidance, tuple(interval))
         if self.readings_ is None or self.gaussian_ is None:
             return denoise
         known = self.gaussian_, chosen["schedule"], given.table

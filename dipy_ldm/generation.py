@@ -66,7 +66,8 @@ class Generator(Denoising):
             How far to follow the denoiser away from its guide or, if it has none, from
             what it makes where nothing is asked for. 1 is without guidance, and faster;
             the higher, the clearer the images and the less they vary. There is guidance
-            at times from 0.4 to 0.9.
+            at times from 0.4 to 0.9 of the cosine schedule, and where others have the
+            same noise.
             None is for :attr:`default_guidance`.
         seed : int
             Seed of the noise.

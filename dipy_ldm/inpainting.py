@@ -34,7 +34,8 @@ from dipy_ldm.validation import InputError, check_counts
 STEPS, RESAMPLINGS = 10, 5
 # Time to which latents are made anew, by the share of their place that is in a hole:
 # those of which half is are made anew from noise. At the least, so that samples differ
-# in small holes too, and the last steps of every grid are taken.
+# in small holes too, and the last steps of every grid are taken. These are times
+# of the cosine schedule, and stand for its noise.
 _FREEDOM, _LEAST = 2.0, 0.25
 
 
@@ -222,8 +223,8 @@ class Inpainter(Generator):
         inside = holes.as_holes(masks, images.shape[:-1])
         shares = holes.shares(inside, self.vqvae_.factor)[..., None]
         _refuse_nothing_known(shares)
-        freedom = np.clip(_FREEDOM * shares, _LEAST * (shares > 0), 1)
         schedule = self._described()["schedule"]
+        freedom = _freedom(shares, schedule)
         path = schedules.path(schedule, grid(schedule, steps))
         filled = holes.fill(images, inside)
         at_once = self._coded_at_once(batch_size)
@@ -246,6 +247,12 @@ class Inpainter(Generator):
         return (
             made if n_samples is None else made.reshape(-1, n_samples, *made.shape[1:])
         )
+
+
+def _freedom(shares, schedule):
+    """Return the time up to which each latent is made anew; 0 for those not touched."""
+    times = np.clip(_FREEDOM * shares, _LEAST, 1)
+    return np.where(shares > 0, schedules.as_noisy(schedule, times), 0)
 
 
 def _refuse_nothing_known(shares):

@@ -187,6 +187,32 @@ def loss_of_nothing(
     return float(choose("target", target, errors).mean())
 
 
+def as_noisy(schedule: str, times: npt.ArrayLike) -> np.ndarray:
+    """Return the times at which a schedule has the noise of the cosine one.
+
+    What is to be done at some levels of noise is written as times of that one.
+
+    Parameters
+    ----------
+    schedule : str
+        Name of a schedule.
+    times : array_like
+        Times of the cosine schedule.
+
+    Returns
+    -------
+    ndarray
+        Times, float64, of the same shape; the same ones of the cosine schedule. At 1
+        any has as much noise as can be.
+    """
+    times = np.asarray(times, "float64")
+    if schedule == "cosine":
+        return times
+    fine, _, increasing = _table(schedule)
+    found = np.interp(-half_log_snr(*cosine(times)), increasing, fine)
+    return np.where(times < 1, found, 1.0)
+
+
 def half_log_snr(
     alpha: float | np.ndarray, sigma: float | np.ndarray
 ) -> float | np.ndarray:

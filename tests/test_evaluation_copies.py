@@ -3,10 +3,11 @@
 from types import SimpleNamespace
 
 import numpy as np
+import numpy.testing as npt
 import pytest
 from scipy import ndimage, stats
 
-from dipy_ldm import VQVAE, LatentDiffusion
+from dipy_ldm import VQVAE, LatentDiffusion, schedules
 from dipy_ldm.evaluation import copies, membership
 from dipy_ldm.evaluation.audit import asked_for, audit
 from dipy_ldm.evaluation.audit_page import conclude, write_page
@@ -240,6 +241,29 @@ def test_few_copies_can_be_told(train):
     assert copies.fewest_told(20, 20) < 5
     # The more held-out images there are, the less chance has to say.
     assert copies.fewest_told(20, 600) == 1
+
+
+@pytest.mark.parametrize("schedule", schedules.SCHEDULES)
+def test_losses_are_of_the_same_noise_whatever_the_schedule(schedule):
+    spreads = []
+
+    class Model:
+        """Of latents that are 0, so that all is noise."""
+
+        vqvae_ = SimpleNamespace(encode=lambda images: images)
+
+        def _scaled(self, latents):
+            return latents
+
+        def _described(self):
+            return {"schedule": schedule}
+
+        def denoiser(self):
+            return lambda x, t: spreads.append(x.std()) or 0 * x
+
+    membership.denoising_losses(Model(), np.zeros((2, 200, 200, 1)))
+    wanted = schedules.rates("cosine", membership._TIMES)[1]
+    npt.assert_allclose(spreads[::2], wanted, rtol=0.02)
 
 
 def test_membership_of_known_losses(rng):

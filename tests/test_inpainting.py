@@ -54,6 +54,19 @@ def test_what_is_known_in_part_is_held_at_first():
         npt.assert_array_equal(fitting(5 * known, time)[0, :, 0], wanted)
 
 
+def test_latents_are_set_free_at_one_noise_whatever_the_schedule():
+    shares = np.array([0, 0.01, 0.125, 0.3, 0.5, 0.9], "float32")
+    cosine = inpainting._freedom(shares, "cosine")
+    npt.assert_allclose(cosine, [0, 0.25, 0.25, 0.6, 1, 1], atol=1e-6)
+    linear = inpainting._freedom(shares, "linear")
+    npt.assert_array_equal(linear[[0, 4, 5]], [0, 1, 1])
+    found, wanted = (
+        schedules.rates(name, times[1:4])[1]
+        for name, times in (("linear", linear), ("cosine", cosine))
+    )
+    npt.assert_allclose(found, wanted, atol=1e-5)
+
+
 def test_noise_that_is_put_back_is_as_much_as_was_there():
     before, now = schedules.rates("cosine", 0.8), schedules.rates("cosine", 0.3)
     noise = samplers.noise_of(0, range(1000), (20,))

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm import VQVAE, LatentDiffusion, samplers
+from dipy_ldm import VQVAE, LatentDiffusion, denoisers, samplers, schedules
 from dipy_ldm.training.diffusion import scale_of
 from dipy_ldm.validation import InputError
 
@@ -85,6 +85,18 @@ def test_guidance_goes_on_from_the_guide_to_the_denoiser(diffusion):
     npt.assert_allclose(beyond, 3 * alone - 2 * guide, atol=1e-5)
     images = [diffusion.predict(3, guidance=guidance) for guidance in (1, 3)]
     assert np.abs(images[0] - images[1]).max() > 1e-3
+
+
+def test_guidance_is_at_the_same_noise_whatever_the_schedule(diffusion, monkeypatch):
+    described, seen = diffusion._described(), {}
+    for name in schedules.SCHEDULES:
+        chosen = described | {"schedule": name}
+        monkeypatch.setattr(diffusion, "_described", lambda chosen=chosen: chosen)
+        monkeypatch.setattr(denoisers, "guided", lambda *given: given[-1])
+        times = diffusion.denoiser(2.0)
+        seen[name] = schedules.rates(name, times)[1]
+    npt.assert_allclose(seen["cosine"], schedules.rates("cosine", [0.4, 0.9])[1])
+    npt.assert_allclose(seen["linear"], seen["cosine"], atol=1e-5)
 
 
 def test_the_guide_is_smaller_and_trained(diffusion):

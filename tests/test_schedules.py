@@ -40,6 +40,16 @@ def test_linear_is_that_of_a_thousand_steps():
     npt.assert_allclose(alpha, discrete, atol=2e-3)
 
 
+@pytest.mark.parametrize("name", schedules.SCHEDULES)
+def test_times_of_other_schedules_have_the_same_noise(name):
+    times = np.linspace(0.02, 0.98, 97).reshape(-1, 1)
+    other = schedules.as_noisy(name, times)
+    levels = [schedules.rates(*of)[1] for of in ((name, other), ("cosine", times))]
+    npt.assert_allclose(*levels, atol=1e-5)
+    npt.assert_array_equal(schedules.as_noisy(name, [0, 1]), [0, 1])
+    npt.assert_array_equal(schedules.as_noisy("cosine", times), times)
+
+
 @pytest.mark.parametrize("target", schedules.TARGETS)
 @pytest.mark.parametrize("t", [0.0, 0.3, 1.0])
 def test_conversions_are_inverses(target, t):

@@ -9,7 +9,8 @@ from dipy_ldm import samplers, schedules
 from dipy_ldm.metrics import Interval, bootstrap
 from dipy_ldm.validation import at_least
 
-# Times in the middle, where models give most away, and draws of noise at each.
+# Times in the middle, where models give most away, by the noise that the cosine
+# schedule has then; and draws of noise at each.
 _TIMES = (0.3, 0.4, 0.5, 0.6)
 _DRAWS = 2
 # Numbers of a batch of latents, about.
@@ -78,7 +79,7 @@ def denoising_losses(model: Any, images: np.ndarray, seed: int = 0) -> np.ndarra
         clean = latents[start : start + size]
         numbers = range(start, start + len(clean))
         draw = samplers.noise_of(seed, numbers, clean.shape[1:])
-        for time in np.repeat(_TIMES, _DRAWS):
+        for time in np.repeat(schedules.as_noisy(schedule, _TIMES), _DRAWS):
             alpha, sigma = (float(x) for x in schedules.rates(schedule, time))
             noisy = np.float32(alpha) * clean + np.float32(sigma) * draw()
             found = denoise(noisy, np.float32(time))
