@@ -11,6 +11,10 @@ import pytest
 
 from dipy_ldm import VQVAE, LatentDiffusion, memory, networks, persistence
 from dipy_ldm.data import load_mnist
+from dipy_ldm.evaluation import membership
+from dipy_ldm.evaluation.audit import audit
+from dipy_ldm.evaluation.evaluate import evaluate
+from dipy_ldm.evaluation.features import voxels
 from dipy_ldm.validation import InputError
 
 TINY = {"widths": (8,), "blocks": 1}
@@ -70,6 +74,25 @@ def test_denoising_inpainting_and_guidance_see_the_source(seeing, blobs, others)
     one = np.asarray(seeing.denoiser(source=others[5:6])(x, 0.6))
     npt.assert_allclose(each[:2], one[:2], atol=1e-5)
     assert np.abs(each[2] - one[2]).max() > 1e-5
+
+
+def test_models_of_others_are_evaluated_and_audited(seeing, blobs, others):
+    found = evaluate(seeing, blobs, source=others, features=[voxels()], steps=1)
+    assert found.figures["n"] == 32
+    # Each sample is of the source of a real image of the floor.
+    wanted = seeing.predict(source=others[32:], steps=1)
+    low, high = seeing.vqvae_.intensity_
+    wanted = np.clip((wanted - low) / (high - low), 0, 1)
+    npt.assert_allclose(found.sets.generated, wanted, atol=1e-4)
+    sides = blobs[:40], blobs[40:]
+    both = {"source": others[:40], "source_held_out": others[40:]}
+    audited = audit(seeing, *sides, n=24, steps=1, **both)
+    assert np.isfinite(audited.members["denoiser"].train).all()
+    # Losses depend on what the images are made of.
+    of_others = membership.denoising_losses(seeing, blobs[:40], source=others[40:41])
+    assert not np.allclose(audited.members["denoiser"].train, of_others)
+    with pytest.raises(InputError, match="needs them; give them as `source_held_out`"):
+        audit(seeing, *sides, source=others[:40])
 
 
 @pytest.mark.parametrize(

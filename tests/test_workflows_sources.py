@@ -10,12 +10,13 @@ from processes import run
 import pytest
 from scans import save
 
-from dipy_ldm import LatentDiffusion
+from dipy_ldm import LatentDiffusion, persistence
 from dipy_ldm.data.conformed import conform_source
 from dipy_ldm.data.grid import Grid
 from dipy_ldm.data.pairs import pair
 from dipy_ldm.validation import InputError
 from dipy_ldm.workflows import inputs, report
+from dipy_ldm.workflows.judged import read_for, refuse_unnamed
 from dipy_ldm.workflows.volumes import sidecar
 
 SHORT = (
@@ -97,6 +98,42 @@ def test_samples_are_named_after_their_sources(trained):
             (comment,) = image.header.extensions
             assert json.loads(comment.get_content().decode()) == {"Sources": [file]}
     assert (folder / "samples.png").is_file()
+
+
+def test_models_of_volumes_of_others_are_evaluated_and_audited(trained, tmp_path):
+    folder, _ = trained
+    document = persistence.read_document(folder / "ldm.safetensors", "latent_diffusion")
+    kept = {"caching": {"cache_dir": tmp_path / "kept"}}
+    real = read_for(
+        document, [folder / "T2"], "real_files", source_files=[folder / "T1"], **kept
+    )
+    assert (tmp_path / "kept").is_dir()
+    grid = Grid(tuple(document["shape"][:3]), np.array(document["affine"]))
+    for file, source in zip(real.files, real.sources, strict=True):
+        own = folder / "T1" / file.name.replace("T2w", "T1w")
+        npt.assert_allclose(source, conform_source(own, grid), atol=1e-5)
+    for command, options in (
+        ("dipy_evaluate_ldm", ("--real", "T2")),
+        ("dipy_audit_ldm", ("--train", "T2", "--held_out", "T2")),
+    ):
+        arguments = (command, "ldm.safetensors", *options)
+        status, _, stderr = run(*arguments, cwd=folder)
+        assert status
+        assert "makes volumes of others; name them with --source_files" in stderr
+        further = ("--source_files", "T1", "--cache_dir", "kept")
+        status, _, stderr = run(*arguments, *further, cwd=folder)
+        # They go as far as to count the volumes, and to look whose they are.
+        assert "needs 40: half" in stderr or "of the same subjects (sub-0" in stderr
+
+
+def test_sources_of_both_sides_of_an_audit_need_names(tmp_path):
+    for name in ("sub-1_T1w.nii.gz", "one.nii.gz"):
+        save(tmp_path / name, np.zeros((2, 2, 2)), np.eye(4))
+    named, other = (str(tmp_path / n) for n in ("sub-1_T1w.nii.gz", "one.nii.gz"))
+    refuse_unnamed(None, [other])
+    refuse_unnamed([named], [named])
+    with pytest.raises(InputError, match=r"one.nii.gz has no sub- in its name, which"):
+        refuse_unnamed([named], [other], [named])
 
 
 BAD = {

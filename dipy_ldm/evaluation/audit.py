@@ -5,8 +5,10 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from tqdm import tqdm
 
+from dipy_ldm.data import sources
 from dipy_ldm.evaluation import copies, membership
 from dipy_ldm.evaluation.evaluate import of_some, scaled
 from dipy_ldm.evaluation.features import encoder, voxels
@@ -40,11 +42,15 @@ class Pair(NamedTuple):
 
 
 class Reference(NamedTuple):
-    """A model that saw no training image, and the same images on its own grid."""
+    """A model that saw no training image, and the same images on its own grid.
+
+    ``sources`` are what the images of either kind are made of, if of any.
+    """
 
     model: Any
     train: np.ndarray
     held_out: np.ndarray
+    sources: tuple[Any, Any] = (None, None)
 
 
 class Audit(NamedTuple):
@@ -102,6 +108,8 @@ def audit(
     *,
     n: int | None = None,
     conditions: Mapping[str, Sequence] | None = None,
+    source: npt.ArrayLike | None = None,
+    source_held_out: npt.ArrayLike | None = None,
     asked: Mapping[str, Sequence] | None = None,
     reference: Reference | None = None,
     seed: int = 0,
@@ -125,6 +133,10 @@ def audit(
     conditions : dict of str to sequence, optional
         Of the training images. Generated ones are asked for with those of the first,
         which is how a model that knows them by heart is asked for them.
+    source, source_held_out : array_like, optional
+        What each training image, and each held-out one, is made of, where the model
+        makes images of others, as of :meth:`dipy_ldm.LatentDiffusion.predict`.
+        Generated ones are made of the former.
     asked : dict of str to sequence, optional
         What images that are given as generated were asked to be.
     reference : Reference, optional
@@ -148,11 +160,18 @@ def audit(
         If there are too few images, or they are not of the model.
     """
     vqvae = model.vqvae_
+    made_of = _check_sources(model, (train, held_out), (source, source_held_out))
     count, others = _count(len(train), len(held_out), generated, n)
     if generated is None:
         asked = asked_for(conditions, count)
+        rows = np.arange(count) % len(train)
         generated = model.predict(
-            count, conditions=asked, seed=seed, verbose=verbose, **sampling
+            count,
+            conditions=asked,
+            source=None if made_of[0] is None else made_of[0][rows],
+            seed=seed,
+            verbose=verbose,
+            **sampling,
         )
     real = np.asarray(held_out[:others], "float32")
     compared = train, vqvae.predict(real), np.asarray(generated[:count], "float32")
@@ -169,7 +188,9 @@ def audit(
         ("voxels", partial(look, "voxels", voxels)),
         ("latents", partial(look, "latents", lambda: encoder(model))),
         ("invariant", partial(look, "invariant", lambda: invariant(projection))),
-        *_inferences(Reference(model, train, held_out), reference, members, seed),
+        *_inferences(
+            Reference(model, train, held_out, made_of), reference, members, seed
+        ),
     ]
     bar = tqdm(tasks, disable=not verbose)
     for title, task in bar:
@@ -191,20 +212,39 @@ def audit(
     )
 
 
+def _check_sources(model, images, given):
+    """Return sources, one for each training and each held-out image, or refuse them."""
+    space = model.vqvae_.shape_[:-1]
+    checked = []
+    for x, some, name in zip(images, given, ("source", "source_held_out"), strict=True):
+        found = sources.check(model.source_, some, space, n=len(x), name=name)
+        if found is not None:  # one may be that of all
+            found = np.broadcast_to(found, (len(x), *found.shape[1:]))
+        checked.append(found)
+    return tuple(checked)
+
+
 def _inferences(own, reference, members, seed):
     """List what is to be done to infer membership, by what it is called."""
 
+    def denoising(of, images, source):
+        first = None if source is None else source[:_MEMBERS]
+        return membership.denoising_losses(of.model, images, seed, first)
+
+    def reconstruction(of, images, _):
+        return membership.reconstruction_losses(of.model, images)
+
     def infer(name, losses, of):
         known, others = (
-            losses(of.model, np.asarray(images[:_MEMBERS]))
-            for images in (of.train, of.held_out)
+            losses(of, np.asarray(x[:_MEMBERS]), some)
+            for x, some in zip((of.train, of.held_out), of.sources, strict=True)
         )
         members[name] = membership.infer_membership(known, others, seed)
 
     by = {
-        "denoiser": (membership.denoising_losses, own),
-        "reference": (membership.denoising_losses, reference),
-        "autoencoder": (membership.reconstruction_losses, own),
+        "denoiser": (denoising, own),
+        "reference": (denoising, reference),
+        "autoencoder": (reconstruction, own),
     }
     return [
         ("membership", partial(infer, name, losses, of))

@@ -70,6 +70,7 @@ def evaluate(
     *,
     n: int | None = None,
     conditions: Mapping[str, Sequence] | None = None,
+    source: npt.ArrayLike | None = None,
     asked: Mapping[str, Sequence] | None = None,
     features: Sequence[Features] | None = None,
     seed: int = 0,
@@ -94,6 +95,10 @@ def evaluate(
         How many of each kind to compare; as many as there are, up to 5000, if None.
     conditions : dict of str to sequence, optional
         Of each real image. The generated ones are asked for with those of the floor.
+    source : array_like, optional
+        What each real image is made of, where the model makes images of others, as of
+        :meth:`dipy_ldm.LatentDiffusion.predict`. Samples are made of those of the
+        floor; not needed for given ones.
     asked : dict of str to sequence, optional
         What images that are given as generated were asked to be.
     features : sequence of Features, optional
@@ -126,7 +131,12 @@ def evaluate(
     known = _known(conditions, asked, count, generated is None)
     if given is None:
         given = model.predict(
-            count, conditions=known["real"], seed=seed, verbose=verbose, **sampling
+            count,
+            conditions=known["real"],
+            source=None if source is None else np.asarray(source)[count : 2 * count],
+            seed=seed,
+            verbose=verbose,
+            **sampling,
         )
     sets = _sets(model.vqvae_, images, given, count)
     chosen = features_of(model) if features is None else list(features)

@@ -46,7 +46,9 @@ class Membership(NamedTuple):
     held_out: np.ndarray
 
 
-def denoising_losses(model: Any, images: np.ndarray, seed: int = 0) -> np.ndarray:
+def denoising_losses(
+    model: Any, images: np.ndarray, seed: int = 0, source: np.ndarray | None = None
+) -> np.ndarray:
     """Measure how well a model denoises each image at middle times.
 
     The attack of :footcite:p:`Carlini2023` and :footcite:p:`Matsumoto2023`: what was
@@ -60,6 +62,8 @@ def denoising_losses(model: Any, images: np.ndarray, seed: int = 0) -> np.ndarra
         ``(n, *space, channels)``, in the range of the training images.
     seed : int
         Of the noise, which is the same for each image of a number.
+    source : ndarray, optional
+        What each image is made of, where the model makes images of others.
 
     Returns
     -------
@@ -72,12 +76,13 @@ def denoising_losses(model: Any, images: np.ndarray, seed: int = 0) -> np.ndarra
     """
     latents = model._scaled(model.vqvae_.encode(images))
     size = max(1, _AT_ONCE // latents[0].size)
-    denoise = model.denoiser()
     schedule = model._described()["schedule"]
     losses = np.zeros(len(latents))
     for start in range(0, len(latents), size):
         clean = latents[start : start + size]
         numbers = range(start, start + len(clean))
+        some = None if source is None else source[start : start + size]
+        denoise = model.denoiser(source=some)
         draw = samplers.noise_of(seed, numbers, clean.shape[1:])
         for time in np.repeat(schedules.as_noisy(schedule, _TIMES), _DRAWS):
             alpha, sigma = (float(x) for x in schedules.rates(schedule, time))

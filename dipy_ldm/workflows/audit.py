@@ -11,10 +11,12 @@ from dipy_ldm.workflows.judged import (
     read_for,
     reference_document,
     refuse_same_subjects,
+    refuse_unnamed,
 )
 from dipy_ldm.workflows.options import values_of
 from dipy_ldm.workflows.outputs import json_and_page, write_page
 from dipy_ldm.workflows.quiet import quiet_start
+from dipy_ldm.workflows.seen import Seen
 from dipy_ldm.workflows.volumes import fingerprint, provenance
 
 
@@ -36,6 +38,7 @@ class AuditLDMFlow(Workflow):
         suffix=None,
         filter=None,
         generated_files=None,
+        source_files=None,
         reference=None,
         n_samples=None,
         sampler="dpm++",
@@ -45,6 +48,8 @@ class AuditLDMFlow(Workflow):
         seed=0,
         batch_size=None,
         channels=False,
+        cache_dir=None,
+        cache_limit=None,
         devices=None,
         fingerprints=False,
         out_dir="",
@@ -81,6 +86,10 @@ class AuditLDMFlow(Workflow):
             What the model generated, such as what shall be published. None is for
             generating now, as many as there are held-out images; a model with
             conditions is asked for those of the training images.
+        source_files : variable string or Path, optional
+            What the training and the held-out volumes are made of, where the model
+            makes volumes of others; the sub- and ses- of their names tell which belong
+            together.
         reference : string or Path, optional
             File of another model, of images of the same kind and size, that saw none of
             these. How well it tells training images from held-out ones stands beside
@@ -104,6 +113,12 @@ class AuditLDMFlow(Workflow):
             allows.
         channels : bool, optional
             Take the fourth axis of the files for channels.
+        cache_dir : string or Path, optional
+            Where volumes are kept as the networks need them. None is for the user's
+            cache.
+        cache_limit : float, optional
+            Gigabytes that all volumes may take there. Beyond, those that were used
+            least recently are removed, but none that is in use. None is for no limit.
         devices : variable string, optional
             Device of this machine to use, such as GPU:1 or CPU:0. None is for the first
             GPU or, where there is none, for the processor.
@@ -123,10 +138,14 @@ class AuditLDMFlow(Workflow):
         path = persistence.find(model_file)
         document = persistence.read_document(path, "latent_diffusion")
         beside = reference_document(path, reference)
-        how = {"channels": channels, "suffix": suffix, "filter": values_of(filter)}
-        images = _read(document, train_files, held_out, generated_files, **how)
-        refuse_same_subjects(*images[:2])
-        seen = beside and _read(beside, train_files, held_out, None, **how)
+        files = train_files, held_out, generated_files
+        how = {
+            "channels": channels,
+            "caching": {"cache_dir": cache_dir, "cache_limit": cache_limit},
+        }
+        choice = {"suffix": suffix, "filter": values_of(filter)}
+        images = _read(document, files, how, source_files=source_files, **choice)
+        seen = beside and _read(beside, (*files[:2], None), how, **choice)
         with quiet_start():
             from dipy_ldm.workflows import judgement
 
@@ -155,13 +174,17 @@ class AuditLDMFlow(Workflow):
             )
 
 
-def _read(document, train_files, held_out, generated_files, channels, **choice):
+def _read(document, files, how, source_files=None, **choice):
     """Read training and held-out images, and generated ones if there are any."""
-    how = {"channels": channels, **choice}
-    train = read_for(document, train_files, "train_files", split="train", **how)
-    others = read_for(document, held_out, "held_out", **how)
+    train_files, held_out, generated_files = files
+    Seen.of(document, source_files)  # says whether they are what the model needs
+    refuse_unnamed(source_files, train_files, held_out)
+    both = choice | how | {"source_files": source_files}
+    train = read_for(document, train_files, "train_files", split="train", **both)
+    others = read_for(document, held_out, "held_out", **both)
+    refuse_same_subjects(train, others)
     generated = generated_files and read_for(
-        document, generated_files, "generated_files", channels=channels, made=True
+        document, generated_files, "generated_files", made=True, **how
     )
     return train, others, generated
 

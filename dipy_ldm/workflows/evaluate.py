@@ -14,6 +14,7 @@ from dipy_ldm.workflows.judged import read_for
 from dipy_ldm.workflows.options import values_of
 from dipy_ldm.workflows.outputs import json_and_page, write_page
 from dipy_ldm.workflows.quiet import quiet_start
+from dipy_ldm.workflows.seen import Seen
 from dipy_ldm.workflows.volumes import provenance
 
 
@@ -32,6 +33,7 @@ class EvaluateLDMFlow(Workflow):
         suffix=None,
         filter=None,
         generated_files=None,
+        source_files=None,
         measurements=None,
         n_samples=None,
         sampler="dpm++",
@@ -41,6 +43,8 @@ class EvaluateLDMFlow(Workflow):
         seed=0,
         batch_size=None,
         channels=False,
+        cache_dir=None,
+        cache_limit=None,
         devices=None,
         out_dir="",
         out_evaluation="evaluation",
@@ -73,6 +77,10 @@ class EvaluateLDMFlow(Workflow):
             What the model generated. None is for generating now, half as many as there
             are real images; a model with conditions is asked for those that tables
             around the real files tell.
+        source_files : variable string or Path, optional
+            What the real volumes are made of, paired with them as in the training,
+            where the model makes volumes of others: samples are generated of the same.
+            Not needed with generated files.
         measurements : string or Path, optional
             A list (.tsv or .csv) of generated volumes with a column for each condition
             that was measured on them, by tools of yours. What was asked for is in the
@@ -96,6 +104,12 @@ class EvaluateLDMFlow(Workflow):
             allows.
         channels : bool, optional
             Take the fourth axis of the files for channels.
+        cache_dir : string or Path, optional
+            Where volumes are kept as the networks need them. None is for the user's
+            cache.
+        cache_limit : float, optional
+            Gigabytes that all volumes may take there. Beyond, those that were used
+            least recently are removed, but none that is in use. None is for no limit.
         devices : variable string, optional
             Device of this machine to use, such as GPU:1 or CPU:0. None is for the first
             GPU or, where there is none, for the processor.
@@ -114,16 +128,19 @@ class EvaluateLDMFlow(Workflow):
                 "`measurements` are of generated volumes; give these, too, as "
                 "`generated_files`."
             )
+        sources = None if generated_files else source_files
+        if not generated_files:
+            Seen.of(document, sources)  # says whether they are what the model needs
+        how = {
+            "channels": channels,
+            "caching": {"cache_dir": cache_dir, "cache_limit": cache_limit},
+        }
+        choice = {"suffix": suffix, "filter": values_of(filter)}
         real = read_for(
-            document,
-            real_files,
-            "real_files",
-            channels=channels,
-            suffix=suffix,
-            filter=values_of(filter),
+            document, real_files, "real_files", source_files=sources, **choice, **how
         )
         generated = generated_files and read_for(
-            document, generated_files, "generated_files", channels=channels, made=True
+            document, generated_files, "generated_files", made=True, **how
         )
         with quiet_start():
             from dipy_ldm.workflows import judgement

@@ -12,10 +12,11 @@ from dipy_ldm import persistence
 from dipy_ldm.data import load_mnist
 from dipy_ldm.data.arrays import check_range
 from dipy_ldm.data.covariates import read_covariates
+from dipy_ldm.data.entities import entity
 from dipy_ldm.data.grid import Grid, same_grid
 from dipy_ldm.data.images import read_images
 from dipy_ldm.data.lookup import find_subjects
-from dipy_ldm.data.paths import holds_volumes, listed_rows
+from dipy_ldm.data.paths import find_volumes, holds_volumes, listed_rows
 from dipy_ldm.data.volumes import conform_volumes, plan_volumes
 from dipy_ldm.validation import InputError
 from dipy_ldm.values import listed
@@ -31,7 +32,8 @@ class Judged(NamedTuple):
     ``images`` are ``(n, *space, channels)``, ``names`` say from where each is,
     ``files`` has the file of each or is None for packaged images, ``conditions`` the
     values of the model's conditions (None where they are not known), ``notes`` are
-    sentences, and ``subjects`` say whose each is (None for packaged images).
+    sentences, ``subjects`` say whose each is (None for packaged images), and
+    ``sources`` are what each is made of, ``(n, *space, channels)`` (None without).
     """
 
     images: np.ndarray
@@ -40,6 +42,7 @@ class Judged(NamedTuple):
     conditions: dict[str, list] | None
     notes: list[str]
     subjects: list[str] | None = None
+    sources: np.ndarray | None = None
 
 
 def read_for(
@@ -50,6 +53,8 @@ def read_for(
     split: str = "test",
     channels: bool = False,
     made: bool = False,
+    source_files: Sequence[str | Path] | None = None,
+    caching: dict | None = None,
     **choice: Any,
 ) -> Judged:
     """Read images for a model.
@@ -68,6 +73,10 @@ def read_for(
         Whether a fourth axis of volumes is one of channels.
     made : bool
         Whether a model made them: conditions are what they were asked to be, then.
+    source_files : sequence of str or Path, optional
+        What volumes are made of, where the model makes them of others.
+    caching : dict, optional
+        ``cache_dir`` and ``cache_limit`` as of :func:`dipy_ldm.data.load_volumes`.
     **choice
         ``suffix`` and ``filter`` as of :func:`dipy_ldm.data.load_volumes`.
 
@@ -98,7 +107,10 @@ def read_for(
         )
     if of_volumes:
         choice |= {"channels": channels, "generated": made}
-        found = _volumes(document, paths, option, choice)
+        if source_files is not None:
+            labels = bool(document["source"]["labels"])
+            choice |= {"source_files": source_files, "source_labels": labels}
+        found = _volumes(document, paths, option, choice, caching or {})
     else:
         found = _images(document, paths, option, made)
     return _with_refused(found) if made else found
@@ -148,7 +160,7 @@ def _check_shape(document, images, option):
         )
 
 
-def _volumes(document, paths, option, choice):
+def _volumes(document, paths, option, choice, caching):
     shape = document["shape"]
     grid = Grid(tuple(shape[:3]), known_affine(document["affine"]))
     plan = plan_volumes(paths, grid=grid, shuffle=True, **choice)
@@ -171,14 +183,14 @@ def _volumes(document, paths, option, choice):
             f"grids than the model's ({size}), and were brought to it."
         )
         logger.info("%s", notes[0])
-    volumes = conform_volumes(plan, verbose=True)
+    volumes = conform_volumes(plan, **caching, verbose=True)
     files = [Path(file) for file in volumes.files]
     places = [(file, 0) for file in files]
     made = choice["generated"]
     conditions, further = _conditions(document, places, paths, made)
     names = [file.name for file in files]
-    said = notes + further
-    return Judged(volumes.images, names, files, conditions, said, plan.subjects)
+    known = conditions, notes + further, plan.subjects, volumes.sources
+    return Judged(volumes.images, names, files, *known)
 
 
 def _conditions(document, places, paths, made):
@@ -221,6 +233,32 @@ def refuse_same_subjects(train: Judged, held_out: Judged) -> None:
             f"({listed(sorted(both))}), which hides copies of them; leave these out of "
             "`held_out` or, if they are other people of the same names, rename them."
         )
+
+
+def refuse_unnamed(source_files: Sequence[str] | None, *groups: Sequence[str]) -> None:
+    """Refuse sources of several groups of volumes which no name tells apart.
+
+    Parameters
+    ----------
+    source_files : sequence of str or None
+        Sources of all; None where there are none.
+    *groups : sequence of str
+        Volumes.
+
+    Raises
+    ------
+    InputError
+        If a name has no ``sub-``.
+    """
+    if source_files is None:
+        return
+    named = [*source_files, *(path for some in groups for path in some or ())]
+    for file in find_volumes(named):
+        if entity(file, "sub") is None:
+            raise InputError(
+                f"{file} has no sub- in its name, which tells what volume of an audit "
+                "is made of what; rename it."
+            )
 
 
 def reference_document(path: Path, reference: str | Path | None) -> dict | None:

@@ -98,6 +98,7 @@ def evaluate_on(
             real.images,
             generated.images if generated else None,
             conditions=real.conditions,
+            source=real.sources,
             asked=generated.conditions if generated else None,
             verbose=True,
             **options,
@@ -188,7 +189,8 @@ def load_reference(
         The model and these.
     """
     model, _ = restoring.load(persistence.find(path), devices, None)
-    return Reference(model, *(judged.images for judged in images))
+    train, held_out = images
+    return Reference(model, train.images, held_out.images)
 
 
 def audit_on(
@@ -226,6 +228,8 @@ def audit_on(
             held_out.images,
             generated.images if generated else None,
             conditions=train.conditions,
+            source=train.sources,
+            source_held_out=held_out.sources,
             asked=generated.conditions if generated else None,
             verbose=True,
             **options,
