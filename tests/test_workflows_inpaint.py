@@ -235,7 +235,7 @@ BAD = {
     ),
     "too many masks": (
         ["scan.nii.gz", "-m", "good.nii", "empty.nii"],
-        "there are 2 masks for 1 volumes; give one for all, or one for each",
+        "there are 2 masks for 1 volumes, and not all of their names have a sub-",
     ),
     "all of it": (
         ["scan.nii.gz", "-m", "all.nii"],

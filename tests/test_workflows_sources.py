@@ -13,7 +13,7 @@ from scans import save
 from dipy_ldm import LatentDiffusion, persistence
 from dipy_ldm.data.conformed import conform_source
 from dipy_ldm.data.grid import Grid
-from dipy_ldm.data.pairs import pair
+from dipy_ldm.data.pairs import pair, pair_masks
 from dipy_ldm.validation import InputError
 from dipy_ldm.workflows import inputs, report
 from dipy_ldm.workflows.judged import read_for, refuse_unnamed
@@ -65,7 +65,7 @@ def trained(folder):
 def test_training_tells_what_belongs_together(trained):
     folder, stdout = trained
     assert "8 pairs of volume and source, by subject and session: " in stdout
-    assert "T2/sub-0_T2w.nii.gz from T1/sub-0_T1w.nii.gz; " in stdout
+    assert "T2/sub-0_T2w.nii.gz with T1/sub-0_T1w.nii.gz; " in stdout
     model = LatentDiffusion.load(folder / "ldm.safetensors")
     assert model.source_.channels == 1
     assert model.source_.labels == []
@@ -284,6 +284,39 @@ def test_pairs():
     assert list(pair(images, others).values()) == others
     with pytest.raises(InputError, match="there are 2 sources for 3 volumes"):
         pair(images, others[:2])
+
+
+def test_masks_are_paired_by_order_unless_names_tell_otherwise(caplog):
+    images = names("sub-1_ses-a_T2w", "sub-1_ses-b_T2w", "sub-2_T2w")
+    masks = names("sub-1_ses-a_mask", "sub-1_ses-b_mask", "sub-2_mask")
+    for given in (masks, masks[::-1], [*masks, *names("sub-3_mask")]):
+        with caplog.at_level("INFO"):
+            assert list(pair_masks(images, given).values()) == masks
+    assert "sub-1_ses-a_T2w.nii.gz with sub-1_ses-a_mask.nii.gz; sub-1" in caplog.text
+    assert "1 masks belong to no volume" in caplog.text
+    # Two scans of a subject, each with a mask of its own.
+    images, masks = names("sub-1_T1w", "sub-1_T2w"), names("sub-1_a", "sub-1_b")
+    assert list(pair_masks(images, masks).values()) == masks
+    others = names("c", "a")
+    assert list(pair_masks(images, others).values()) == others
+    # One mask of a head, for all scans of it.
+    one = names("sub-1_mask") * 2
+    assert list(pair_masks(images, one).values()) == one
+
+
+@pytest.mark.parametrize(
+    ("masks", "sentence"),
+    [
+        (["sub-2_mask", "other"], "sub-1_T2w.nii.gz would have the mask sub-2_mask"),
+        (["sub-2_mask", "sub-3_mask"], "1 of 2 volumes have no mask of their subject"),
+        (["sub-2_a", "sub-2_b", "sub-1_a"], "has 2 masks of its subject and session"),
+        (["sub-1_mask"] * 2, "1 of 2 volumes have no mask of their subject"),
+        (["a", "b", "c"], "there are 3 masks for 2 volumes"),
+    ],
+)
+def test_masks_of_others_are_refused(masks, sentence):
+    with pytest.raises(InputError, match=sentence):
+        pair_masks(names("sub-1_T2w", "sub-2_T2w"), names(*masks))
 
 
 def test_pictures_of_a_training_are_of_sources(tmp_path):

@@ -14,7 +14,7 @@ from dipy_ldm.data.conformed import conform_task
 from dipy_ldm.data.entities import choose_files
 from dipy_ldm.data.grid import choose_grid
 from dipy_ldm.data.headers import read_headers
-from dipy_ldm.data.pairs import Task, with_masks
+from dipy_ldm.data.pairs import Task, pair_masks, with_masks
 from dipy_ldm.data.paths import expand, find_volumes, listed_rows
 from dipy_ldm.data.plans import arrange
 from dipy_ldm.data.volumes import conform_volumes
@@ -125,18 +125,16 @@ def _with_masks(files, infos, mask_files):
     tasks = [Task(info) for info in infos]
     if not mask_files:
         return [], tasks
-    masks = expand(mask_files)
+    mask_of = pair_masks(files, expand(mask_files))
     try:
-        masked = with_masks(tasks, files, masks, skip_bad=False)
-        sentence = f"{len(masks)} masks, on the grids of their volumes."
+        masked = with_masks(tasks, mask_of, skip_bad=False)
+        sentence = f"{len(mask_of)} masks, on the grids of their volumes."
         return [green("masks", sentence)], masked
     except InputError as error:
-        if len(masks) != len(files):
-            raise
         what, _, _ = str(error).partition("\nAdd ")
     finding = red("masks", what, "Mend these masks, or resample them to their volumes.")
     try:
-        return [finding], with_masks(tasks, files, masks, skip_bad=True)
+        return [finding], with_masks(tasks, mask_of, skip_bad=True)
     except InputError:
         return [finding], []
 

@@ -1,6 +1,6 @@
 """Which files belong together: a volume, its mask and its source."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import logging
 from pathlib import Path
 from typing import NamedTuple
@@ -30,7 +30,7 @@ class Task(NamedTuple):
 
 
 def with_masks(
-    tasks: list[Task], files: list[Path], masks: list[Path], skip_bad: bool
+    tasks: list[Task], mask_of: Mapping[Path, Path], skip_bad: bool
 ) -> list[Task]:
     """Give each good volume its mask; without a good mask it is no longer good.
 
@@ -38,8 +38,8 @@ def with_masks(
     ----------
     tasks : list of Task
         The good volumes.
-    files, masks : list of Path
-        All volumes, and their masks in the same order.
+    mask_of : dict of Path to Path
+        Mask of each volume, as of :func:`pair_masks`.
     skip_bad : bool
         Whether to go on without bad masks.
 
@@ -51,15 +51,10 @@ def with_masks(
     Raises
     ------
     InputError
-        If there are more or fewer masks, or bad ones.
+        If there are bad ones.
     """
-    if len(masks) != len(files):
-        raise InputError(
-            f"there are {len(masks)} masks for {len(files)} volumes; give one for "
-            "each, in the same order."
-        )
-    mask_of = dict(zip(files, masks, strict=True))
-    mask_infos, _ = check_headers(list(dict.fromkeys(masks)), skip_bad=skip_bad)
+    masks = list(dict.fromkeys(mask_of.values()))
+    mask_infos, _ = check_headers(masks, skip_bad=skip_bad)
     info_of = {info.file: info for info in mask_infos}
     pairs, complaints = [], {}
     for task in tasks:
@@ -144,43 +139,87 @@ def pair(files: Sequence[Path], sources: Sequence[Path]) -> dict[Path, Path]:
         If a file has none or several, or without names there are more or fewer.
     """
     named = all(entity(file, "sub") for file in [*files, *sources])
-    found = _by_name(files, sources) if named else _by_order(files, sources)
-    how = "subject and session" if named else "order"
-    shown = "; ".join(f"{a} from {b}" for a, b in [*found.items()][:_SHOWN])
-    logger.info("%d pairs of volume and source, by %s: %s", len(found), how, shown)
-    if unused := len(set(sources) - set(found.values())):
-        logger.info("%d sources belong to no volume, and are left out.", unused)
+    return _by_name(files, sources) if named else _by_order(files, sources)
+
+
+def pair_masks(files: Sequence[Path], masks: Sequence[Path]) -> dict[Path, Path]:
+    """Find the mask of each file, by order where no name says otherwise.
+
+    Where one does, and all names have a ``sub-``, by subject and session.
+
+    Parameters
+    ----------
+    files, masks : sequence of Path
+        Scans and masks, one for each.
+
+    Returns
+    -------
+    dict of Path to Path
+        Mask of each file. The first of them are logged.
+
+    Raises
+    ------
+    InputError
+        If a file has none or several, there are more or fewer without names that
+        tell, or names contradict the order and not all have a ``sub-``.
+    """
+    strangers = [both for both in zip(files, masks) if _contradict(*both)]
+    named = all(entity(file, "sub") for file in [*files, *masks])
+    if named and (strangers or len(files) != len(masks)):
+        return _by_name(files, list(dict.fromkeys(masks)), "mask")
+    if strangers and len(files) == len(masks):
+        file, mask = strangers[0]
+        raise InputError(
+            f"{file} would have the mask {mask}, which is of another subject or "
+            "session; give masks in the order of their volumes, or names with a sub- "
+            "to all."
+        )
+    return _by_order(files, masks, "mask")
+
+
+def _contradict(file, other):
+    """Say whether two names have another subject or session."""
+    keys = [(entity(file, key), entity(other, key)) for key in ("sub", "ses")]
+    return any(a and b and a != b for a, b in keys)
+
+
+def _log_pairs(found, others, kind, how):
+    shown = "; ".join(f"{a} with {b}" for a, b in [*found.items()][:_SHOWN])
+    logger.info("%d pairs of volume and %s, by %s: %s", len(found), kind, how, shown)
+    if unused := len(set(others) - set(found.values())):
+        logger.info("%d %ss belong to no volume, and are left out.", unused, kind)
     return found
 
 
-def _by_order(files, sources):
-    if len(files) != len(sources):
+def _by_order(files, others, kind="source"):
+    if len(files) != len(others):
         raise InputError(
-            f"there are {len(sources)} sources for {len(files)} volumes, and not all "
+            f"there are {len(others)} {kind}s for {len(files)} volumes, and not all "
             "of their names have a sub- that tells which belong together; give one for "
             "each, in the same order."
         )
-    return dict(zip(files, sources, strict=True))
+    return _log_pairs(dict(zip(files, others, strict=True)), others, kind, "order")
 
 
-def _by_name(files, sources):
-    sessions = any(entity(source, "ses") for source in sources)
+def _by_name(files, others, kind="source"):
+    sessions = any(entity(other, "ses") for other in others)
     candidates: dict[tuple, list[Path]] = {}
-    for source in sources:
-        candidates.setdefault(_key(source, sessions), []).append(source)
+    for other in others:
+        candidates.setdefault(_key(other, sessions), []).append(other)
     found = {file: candidates.get(_key(file, sessions), []) for file in files}
     if missing := [str(file) for file, some in found.items() if not some]:
         raise InputError(
-            f"{len(missing)} of {len(files)} volumes have no source of their subject "
+            f"{len(missing)} of {len(files)} volumes have no {kind} of their subject "
             f"and session: {listed(missing)}; add them, or leave these volumes out."
         )
     for file, some in found.items():
         if len(some) > 1:
             raise InputError(
-                f"{file} has {len(some)} sources of its subject and session, "
+                f"{file} has {len(some)} {kind}s of its subject and session, "
                 f"{listed(map(str, some))}; name one for each."
             )
-    return {file: some[0] for file, some in found.items()}
+    pairs = {file: some[0] for file, some in found.items()}
+    return _log_pairs(pairs, others, kind, "subject and session")
 
 
 def _key(file, sessions):

@@ -19,7 +19,7 @@ from dipy_ldm.data.conformed import conform_task
 from dipy_ldm.data.entities import choose_files
 from dipy_ldm.data.grid import Grid, choose_grid
 from dipy_ldm.data.headers import check_headers, refuse
-from dipy_ldm.data.pairs import Task, with_masks, with_sources
+from dipy_ldm.data.pairs import Task, pair_masks, with_masks, with_sources
 from dipy_ldm.data.paths import expand, find_volumes, listed_rows
 from dipy_ldm.data.plans import Plan, arrange
 from dipy_ldm.data.rows import writing_rows
@@ -98,7 +98,8 @@ def load_volumes(
     channels : bool
         Whether a fourth axis of the files is one of channels.
     mask_files : sequence of str or Path, optional
-        Masks, as `paths`: one for each volume, in order, on the grid of its volume.
+        Masks, as `paths`: one for each volume, on its grid, in order or, where the
+        ``sub-`` and ``ses-`` of all names tell otherwise, by these.
     source_files : sequence of str or Path, optional
         What each volume shall be made of, as `paths`, of any grid: paired by the
         ``sub-`` and ``ses-`` of their names or, without, by order.
@@ -191,7 +192,8 @@ def plan_volumes(
     files = choose_files(find_volumes(paths, generated), suffix, filter)
     tasks = [Task(info) for info in check_headers(files, channels, skip_bad)[0]]
     if mask_files is not None:
-        tasks = with_masks(tasks, files, expand(mask_files), skip_bad)
+        mask_of = pair_masks(files, expand(mask_files))
+        tasks = with_masks(tasks, mask_of, skip_bad)
     if source_labels and source_files is None:
         raise InputError("`source_labels` is for `source_files`; give these, too.")
     if source_files is not None:

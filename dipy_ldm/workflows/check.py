@@ -155,7 +155,8 @@ class CheckLDMFlow(Workflow):
         channels : bool, optional
             Volumes: take the fourth axis of the files for channels.
         mask_files : variable string or Path, optional
-            Volumes: what matters on each, in the order of the inputs.
+            Volumes: what matters on each, in the order of the inputs or, where the
+            sub- and ses- of all names tell otherwise, by these.
         patch : variable int, optional
             Voxels along each side of the pieces that the autoencoder learns from.
             None is for whole images, or 48 voxels of volumes.

@@ -8,6 +8,7 @@ from dipy_ldm.data.entities import choose_files
 from dipy_ldm.data.grid import conform, same_grid
 from dipy_ldm.data.headers import check_headers
 from dipy_ldm.data.nifti import read_mask, read_volume
+from dipy_ldm.data.pairs import pair_masks
 from dipy_ldm.data.paths import expand, find_volumes
 from dipy_ldm.files import make_folder
 from dipy_ldm.validation import InputError, at_least, choose, whole
@@ -89,8 +90,9 @@ class InpaintLDMFlow(Workflow):
             Values that names of files must have, such as task=rest ses=01,02
             for any entity of BIDS.
         mask_files : variable string or Path, optional
-            Masks, named as the volumes are: one for all of them, or one for each, in
-            their order. What is not 0 is made anew. A mask has the grid of its volume.
+            Masks, given as the volumes are: one for all of them, or one for each, in
+            their order or, where the sub- and ses- of all names tell otherwise, by
+            these. What is not 0 is made anew. A mask has the grid of its volume.
         conditions : variable string, optional
             What the volumes shall look like, as name=value: group=control. What is left
             out is not specified.
@@ -208,12 +210,7 @@ def _pair(files, mask_files):
     masks = expand(mask_files)
     if len(masks) == 1:
         masks *= len(files)
-    if len(masks) != len(files):
-        raise InputError(
-            f"there are {len(masks)} masks for {len(files)} volumes; give one for all, "
-            "or one for each, in the same order."
-        )
-    return dict(zip(files, masks))
+    return pair_masks(files, masks)
 
 
 def _check_grids(infos, masks):

@@ -202,7 +202,8 @@ class TrainLDMFlow(Workflow):
         channels : bool, optional
             Volumes: take the fourth axis of the files for channels.
         mask_files : variable string or Path, optional
-            Volumes: what matters on each, in the order of the inputs.
+            Volumes: what matters on each, in the order of the inputs or, where the
+            sub- and ses- of all names tell otherwise, by these.
         source_files : variable string or Path, optional
             Volumes: what the diffusion model shall make each of, such as another
             contrast of the same head. They are given as the inputs are, on any grid,
