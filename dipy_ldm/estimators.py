@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from dipy_ldm import persistence
+from dipy_ldm import networks, persistence
 from dipy_ldm.validation import InputError, plain
 
 
@@ -161,8 +161,11 @@ class Estimator:
         Raises
         ------
         InputError
-            If the file is of another kind, or damaged.
+            If the file is of another kind, or damaged, or Keras is set up for other
+            networks.
         """
+        # What is wrong with Keras is not wrong with the file.
+        networks.check_keras()
         return cls.from_saved(*persistence.load(path, cls._kind, cls._check_saved))
 
     def to_tensors(self) -> dict[str, np.ndarray]:

@@ -85,13 +85,18 @@ import sys
 if sys.argv[1:] == ["without"]:
     sys.modules["jax"] = None  # as if it were not installed
 import dipy_ldm, numpy as np
+from dipy_ldm.validation import InputError
 try:
     vqvae = dipy_ldm.VQVAE()
     import keras
     {before}
+    try:
+        dipy_ldm.LatentDiffusion.load("mnist")
+    except InputError as error:
+        print("load:", error)
     vqvae.fit(np.random.default_rng(0).random((64, 8, 8, 1)))
-except ValueError as error:
-    print(error)
+except InputError as error:
+    print("fit:", error)
 """
 
 
@@ -101,10 +106,16 @@ except ValueError as error:
     [
         ("jax", "", "a backend of jax, which is not installed; install it, or"),
         ("numpy", "", "the backend 'numpy', and dipy_ldm needs 'tensorflow', 'jax' or"),
+        ("foo", "", "backend : foo); choose 'tensorflow', 'jax' or 'torch' in"),
         (
             "tensorflow",
             "keras.config.set_image_data_format('channels_first')",
             "image_data_format 'channels_first', and dipy_ldm needs 'channels_last'",
+        ),
+        (
+            "tensorflow",
+            "keras.config.set_floatx('float16')",
+            "floatx 'float16', and dipy_ldm needs 'float32'",
         ),
     ],
 )
@@ -119,4 +130,8 @@ def test_other_settings_of_keras_are_refused(backend, before, sentence):
         check=True,
         env=with_all(os.environ) | {"KERAS_BACKEND": backend},
     )
-    assert sentence in run.stdout
+    lines = run.stdout.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["load", "fit"][not before :]
+    for line in lines:
+        assert sentence in line
+        assert "damaged" not in line

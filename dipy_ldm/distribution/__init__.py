@@ -9,7 +9,15 @@ import os
 import platform
 from typing import TYPE_CHECKING
 
-import keras
+from dipy_ldm.validation import InputError
+
+try:
+    import keras
+except ValueError as error:  # a backend that Keras does not know, either
+    raise InputError(
+        f"Keras can't be imported ({error}); choose 'tensorflow', 'jax' or 'torch' in "
+        "~/.keras/keras.json or by the variable KERAS_BACKEND, and start Python again."
+    ) from error
 
 from dipy_ldm.distribution.memory import give_back
 from dipy_ldm.distribution.sharing import (
@@ -19,7 +27,6 @@ from dipy_ldm.distribution.sharing import (
     count_replicas,
     share_of,
 )
-from dipy_ldm.validation import InputError
 
 if keras.config.backend() not in ("tensorflow", "jax", "torch"):
     raise InputError(

@@ -137,14 +137,19 @@ def check_keras() -> None:
     Raises
     ------
     InputError
-        If channels come first.
+        If channels come first, or numbers are of 16 bits by default: losses and
+        optimizers are too coarse then, and layers that get float32 fail.
     """
-    if (found := keras.config.image_data_format()) != "channels_last":
-        raise InputError(
-            f"Keras is set to the image_data_format {found!r}, and dipy_ldm needs "
-            "'channels_last'; change that in ~/.keras/keras.json, and start Python "
-            "again."
-        )
+    for setting, found, good in (
+        ("image_data_format", keras.config.image_data_format(), ["channels_last"]),
+        ("floatx", keras.config.floatx(), ["float32", "float64"]),
+    ):
+        if found not in good:
+            raise InputError(
+                f"Keras is set to the {setting} {found!r}, and dipy_ldm needs "
+                f"{good[0]!r}; change that in ~/.keras/keras.json, and start Python "
+                "again."
+            )
 
 
 def sketched(name: str, build: Callable) -> Any:
