@@ -27,6 +27,7 @@ import numpy as np
 from numpy.polynomial import legendre
 
 from dipy_ldm.conditions import FEW, UNSPECIFIED, Condition
+from dipy_ldm.subjects import blocks
 
 # Of each continuous condition; the higher ones are smaller, and so fitted with less
 # trust.
@@ -56,11 +57,13 @@ class Expectation(NamedTuple):
         latents: np.ndarray,
         numbers: np.ndarray,
         conditions: dict[str, Condition],
+        subjects: np.ndarray | None = None,
     ) -> Self:
         """Learn it by ridge regression.
 
-        The ridge is that with which each latent is predicted best by the others: the
-        fewer there are, and the less conditions say, the less is expected.
+        The ridge is that with which each latent is predicted best by those of other
+        subjects: the fewer there are, and the less conditions say, the less is
+        expected.
 
         Parameters
         ----------
@@ -71,6 +74,8 @@ class Expectation(NamedTuple):
             :class:`dipy_ldm.conditions.Told`; further columns are ignored.
         conditions : dict of str to Condition
             What is known of each.
+        subjects : ndarray of int, optional
+            Whose each is, ``(n,)``. None is for others all.
 
         Returns
         -------
@@ -86,8 +91,11 @@ class Expectation(NamedTuple):
         there = spreads > 1e-6 * max(spreads.max(initial=0), 1)
         left, spreads, right = left[:, there], spreads[there], right[there]
         parts = left.T.astype("float32") @ rows
-        errors = _LeftOut(rows, left, parts)
-        shares = [_shares(spreads, ridge * len(rows)) for ridge in _RIDGES]
+        subjects = np.arange(len(rows)) if subjects is None else subjects
+        errors = _LeftOut(rows, left, parts, blocks(subjects))
+        # Of one subject alone nothing is to be known of others.
+        ridges = _RIDGES if np.ptp(subjects) else _RIDGES[-1:]
+        shares = [_shares(spreads, ridge * len(rows)) for ridge in ridges]
         best = min(shares, key=errors.of)
         weights = (right.T * (best / spreads)).astype("float32") @ parts
         return cls(conditions, weights.reshape(-1, *latents.shape[1:]))
@@ -132,7 +140,7 @@ class Expectation(NamedTuple):
 
 
 class _LeftOut:
-    """How well each row is predicted by a fit to the others.
+    """How well the rows of each subject are predicted by a fit to all others.
 
     Parameters
     ----------
@@ -142,25 +150,42 @@ class _LeftOut:
         Orthonormal features of mean 0, ``(n, features)``.
     parts : ndarray
         What the rows have of each, ``(features, numbers)``.
+    subjects : list of ndarray
+        Numbers of their rows, as of :func:`dipy_ldm.subjects.blocks`.
     """
 
-    def __init__(self, rows, left, parts):
+    def __init__(self, rows, left, parts, subjects):
         mean = rows.mean(0)
-        self.left, self.n = left, len(rows)
-        self.squares = (
-            np.einsum("ij,ij->i", rows, rows) - 2 * rows @ mean + mean @ mean
-        ).astype("float64")
+        self.left, self.n, self.subjects = left, len(rows), subjects
         self.along = ((rows @ parts.T) - mean @ parts.T).astype("float64")
         self.products = (parts @ parts.T).astype("float64")
+        self.squares = [_products(rows, mean, some) for some in subjects]
 
     def of(self, shares):
         """Return the sum of squared errors where so much of each feature is taken."""
-        taken = shares * self.left
-        errors = self.squares - 2 * (taken * self.along).sum(1)
-        errors += ((taken @ self.products) * taken).sum(1)
-        # Of each prediction what the row itself has said, with the mean of all.
-        own = 1 / self.n + (taken * self.left).sum(1)
-        return (errors / np.maximum(1 - own, 1e-6) ** 2).sum()
+        errors = 0.0
+        for some, squares in zip(self.subjects, self.squares):
+            left, along = self.left[some], np.swapaxes(self.along[some], 1, 2)
+            taken = shares * left
+            mixed = taken @ along
+            # Products of what is left of the rows of a subject with each other.
+            squares = squares - mixed - np.swapaxes(mixed, 1, 2)
+            squares += taken @ self.products @ np.swapaxes(taken, 1, 2)
+            # Of each prediction what the subject's own rows have said, with the mean.
+            own = 1 / self.n + taken @ np.swapaxes(left, 1, 2)
+            back = np.linalg.inv((1 + 1e-6) * np.eye(some.shape[1]) - own)
+            errors += ((back @ squares) * back).sum()
+        return errors
+
+
+def _products(rows, mean, some):
+    """Multiply rows of each subject, about the mean: ``(subjects, rows, rows)``."""
+    found = np.empty((*some.shape, some.shape[1]))
+    # One by one: copies of all of them may not fit into the memory.
+    for products, numbers in zip(found, some):
+        off = rows[numbers] - mean
+        products[:] = off @ off.T
+    return found
 
 
 def _shares(spreads, ridge):

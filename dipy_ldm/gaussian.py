@@ -67,7 +67,7 @@ class Gaussian(NamedTuple):
     rest: np.ndarray
 
     @classmethod
-    def learn(cls, latents: np.ndarray) -> Self:
+    def learn(cls, latents: np.ndarray, subjects: np.ndarray | None = None) -> Self:
         """Learn it from examples.
 
         Variances along directions are those of examples that had no part in finding
@@ -78,6 +78,8 @@ class Gaussian(NamedTuple):
         latents : ndarray
             ``(n, *space, channels)``, of which an even choice suffices, that of
             :func:`enough`.
+        subjects : ndarray of int, optional
+            Whose each is, ``(n,)``. None is for others all.
 
         Returns
         -------
@@ -96,7 +98,8 @@ class Gaussian(NamedTuple):
         # About the mean of the others, each. By a float: over a large whole number,
         # float32 is float64 before NumPy 2.
         total = np.einsum("ij,ij->j", rows, rows) * (n / (n - 1) ** 2)
-        known = _variances(products, min(_MOST, n // _EXAMPLES))
+        subjects = np.arange(n) if subjects is None else subjects
+        known = _variances(products, min(_MOST, n // _EXAMPLES), subjects)
         spreads, vectors = _largest(products, len(known))
         shown = known > np.maximum(total.mean(), _OTHERS * spreads / (n - 1))
         kept = 1 + max(np.flatnonzero(shown), default=-1)
@@ -201,15 +204,17 @@ def enough(shape: tuple[int, ...]) -> np.ndarray:
     return np.linspace(0, n - 1, count).round().astype(int)
 
 
-def _variances(products, count):
-    """Measure how much examples vary along the directions of others.
+def _variances(products, count, subjects):
+    """Measure how much examples vary along the directions of other subjects.
 
     From inner products of all alone: ``(n, n)``.
     """
-    n = len(products)
-    found = np.zeros(count)
-    # Neighbours may be scans of one subject: not to be parted.
-    for part in np.array_split(np.arange(n), min(_PARTS, n)):
+    n, found, people = len(products), np.zeros(count), np.unique(subjects)
+    if len(people) == 1:
+        return found
+    # Neighbours may be of one subject even if none is known: not to be parted.
+    for some in np.array_split(people, min(_PARTS, len(people))):
+        part = np.flatnonzero(np.isin(subjects, some))
         others = np.setdiff1d(np.arange(n), part)
         # About the mean of the others.
         away = np.eye(n) - np.isin(np.arange(n), others) / len(others)

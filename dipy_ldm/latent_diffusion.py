@@ -19,6 +19,7 @@ from dipy_ldm.detector import Detector
 from dipy_ldm.estimators import Entry
 from dipy_ldm.linear import Linear
 from dipy_ldm.precision import Precision, tell
+from dipy_ldm.subjects import fingerprint, number_both
 from dipy_ldm.training import Options, Training, diffusion, train
 from dipy_ldm.training.telling import Known, Latents
 from dipy_ldm.validation import choose, scalars
@@ -153,9 +154,11 @@ class LatentDiffusion(Finder):
         conditions: Any = None,
         *,
         source: npt.ArrayLike | None = None,
+        subjects: npt.ArrayLike | None = None,
         validation_data: npt.ArrayLike | None = None,
         validation_conditions: Any = None,
         validation_source: npt.ArrayLike | None = None,
+        validation_subjects: npt.ArrayLike | None = None,
         units: dict[str, str] | None = None,
         meanings: dict[str, dict[str, str]] | None = None,
         **training: Unpack[Options],
@@ -178,6 +181,10 @@ class LatentDiffusion(Finder):
             What each image shall be made of, on its grid: another contrast, a coarser
             scan or a segmentation, ``(n, *space, channels)`` or ``(n, *space)``. Whole
             numbers are labels, others intensities.
+        subjects : array_like, optional
+            Whose each image is, such as ``"sub-01"``. What conditions tell is learnt of
+            subjects and not of images: where some have several, what holds for others
+            can't be told without. None is for one image of each.
         validation_data : array_like, optional
             Images on which the loss is measured after each round. In the end the
             networks have the weights with which it was lowest.
@@ -185,6 +192,8 @@ class LatentDiffusion(Finder):
             What is known of these. Levels that ``conditions`` have not are left out.
         validation_source : array_like, optional
             Their sources. Labels that ``source`` has not are left out.
+        validation_subjects : array_like, optional
+            Whose these are; none of ``subjects``.
         units, meanings : dict of str, optional
             For ``conditions_``: units of numbers, and meanings of levels.
         **training
@@ -204,6 +213,9 @@ class LatentDiffusion(Finder):
         """
         images = self._check_images(images, self.vqvae)
         others = self._check_held_out(validation_data)
+        people, other_people = number_both(
+            (images, subjects), (others, validation_subjects)
+        )
         chosen = _training(training)
         guides = diffusion.of_guide(chosen.checkpoint)
         chosen = chosen.settled(images.ndim - 2, guides, rates=diffusion.RATES)
@@ -222,14 +234,15 @@ class LatentDiffusion(Finder):
         settings = self.hyperparameters() | {
             "images": new.fingerprint_,
             **known.fingerprints(told),
+            "subjects": fingerprint(people),
             "vqvae": survey(new.vqvae_.codebook_).fingerprint,
             "the shape of the validation data": np.shape(others),
         }
         with distribution.spread(chosen.strategy):
             # Before anything is exchanged.
             distribution.agree(settings | chosen.settings())
-            latents = new._learn_latents(images, told)
-            held_out = new._held_out(others, told_others)
+            latents = new._learn_latents(images, told, people)
+            held_out = new._held_out(others, told_others, other_people)
             new._learnt_with = self.hyperparameters()
             new._build()
             vars(self).update(vars(new))
@@ -394,7 +407,7 @@ class LatentDiffusion(Finder):
             survey(images, "validation image")
         return images
 
-    def _learn_latents(self, images, told):
+    def _learn_latents(self, images, told, subjects):
         """Encode images, learn the scale of their latents, and what to expect."""
         latents = self.vqvae_.encode(images)
         self.latent_mean_, self.latent_scale_ = diffusion.scale_of(latents)
@@ -403,16 +416,17 @@ class LatentDiffusion(Finder):
         latents = self._scaled(latents)
         numbers = None if told is None else told.table
         given = latents, numbers, self.conditions_
-        known = Linear.learn(*given, volumes=not self._of_images())
+        options = {"volumes": not self._of_images(), "subjects": subjects}
+        known = Linear.learn(*given, **options)
         self.expectation_, self.gaussian_, self.readings_ = known
         return Latents(latents, told, self.expectation_)
 
-    def _held_out(self, images, told):
+    def _held_out(self, images, told, subjects):
         """Encode images for validation; None if there are none."""
         if images is None:
             return None
         latents = self._scaled(self.vqvae_.encode(images))
-        return Latents(latents, told, self.expectation_)
+        return Latents(latents, told, self.expectation_, subjects)
 
 
 def _training(options: Options) -> Training:

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from dipy_ldm.conditions import Condition
+from dipy_ldm.conditions import FEW, UNSPECIFIED, Condition
 from dipy_ldm.expectation import Expectation
 from dipy_ldm.gaussian import Gaussian, aligned, enough
 from dipy_ldm.readings import Readings
@@ -42,6 +42,7 @@ class Linear(NamedTuple):
         conditions: dict[str, Condition],
         *,
         volumes: bool,
+        subjects: np.ndarray | None = None,
     ) -> Self:
         """Learn what there is to be known.
 
@@ -56,15 +57,20 @@ class Linear(NamedTuple):
             What is known of each.
         volumes : bool
             Whether they are those of volumes: of images there is an expectation alone.
+        subjects : ndarray of int, optional
+            Whose each is, ``(n,)``. None is for others all.
 
         Returns
         -------
         Linear
             What was learnt.
         """
+        if subjects is None:
+            subjects = np.arange(len(latents))
         expectation = None
         if conditions:
-            expectation = Expectation.learn(latents, numbers, conditions)
+            shared = _of_several(numbers, conditions, subjects)
+            expectation = Expectation.learn(latents, shared, conditions, subjects)
         if not volumes:
             return cls(expectation)
         some = enough(latents.shape)
@@ -73,11 +79,12 @@ class Linear(NamedTuple):
             left = left - expectation.of(numbers[some])
         if not aligned(left):
             return cls(expectation)
-        gaussian, readings = Gaussian.learn(left), None
+        gaussian, readings = Gaussian.learn(left, subjects[some]), None
         # Of large volumes both would take gigabytes.
         del left
         if conditions:
-            readings = Readings.learn(latents[some], numbers[some], conditions)
+            given = latents[some], shared[some], conditions, subjects[some]
+            readings = Readings.learn(*given)
         return cls(expectation, gaussian, readings)
 
     def to_tensors(self) -> dict[str, np.ndarray]:
@@ -174,3 +181,14 @@ class Linear(NamedTuple):
         (expectation,), (mean, loadings, _), _ = _NAMES
         directions = (found.get(loadings) or (0,))[0] if mean in found else None
         return {"expects": expectation in found, "directions": directions}
+
+
+def _of_several(numbers, conditions, subjects):
+    """Leave levels out that few subjects have, however many images they have."""
+    numbers = numbers.copy()
+    for column, condition in enumerate(conditions.values()):
+        for level in range(condition.size):
+            having = numbers[:, column] == level
+            if len(np.unique(subjects[having])) < FEW:
+                numbers[having, column] = UNSPECIFIED
+    return numbers

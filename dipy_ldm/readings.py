@@ -41,6 +41,7 @@ from scipy.ndimage import gaussian_filter
 from dipy_ldm.conditions import FEW, UNSPECIFIED, Condition
 from dipy_ldm.gaussian import Gaussian
 from dipy_ldm.schedules import rates
+from dipy_ldm.subjects import solve_within
 
 # Ridges that are tried, in variances of the latents of an example.
 _RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
@@ -51,10 +52,13 @@ _REACH = 1.0
 # Numbers of each example of which products are taken at once.
 _NUMBERS = 2**14
 # Correlation with what is told, of what is read alike everywhere by a fit to others,
-# without which nothing is held to it. Of 16 examples one in 40 has as much by chance.
+# without which nothing is held to it. Of 16 subjects one in 40 has as much by chance.
 _READABLE = 0.5
-# Examples that it takes.
+# Subjects that it takes.
 _LEAST = 16
+# Where weights are free was found by all examples, those left out among them, so that
+# errors of few are larger than they seem: by such a part, over the number of subjects.
+_FREE_OF_ALL = 4
 # Samples are held so many times as firmly as the variance of the error allows, to which
 # what makes one brain's reading err belongs, too: so they are measured to be nearer to
 # what was asked for, and vary as much.
@@ -90,10 +94,11 @@ class Readings(NamedTuple):
         latents: np.ndarray,
         numbers: np.ndarray,
         conditions: dict[str, Condition],
+        subjects: np.ndarray | None = None,
     ) -> Self:
         """Learn to read by ridge regression.
 
-        Ridges and errors are those of what is read by a fit to the other examples.
+        Ridges and errors are those of what is read by a fit to the other subjects.
 
         Parameters
         ----------
@@ -104,19 +109,23 @@ class Readings(NamedTuple):
             :class:`dipy_ldm.conditions.Told`; further columns are ignored.
         conditions : dict of str to Condition
             What is known of each.
+        subjects : ndarray of int, optional
+            Whose each is, ``(n,)``. None is for others all.
 
         Returns
         -------
         Readings
             What was learnt.
         """
+        subjects = np.arange(len(latents)) if subjects is None else subjects
         rows = latents.reshape(len(latents), -1)
         mean = rows.mean(0)
         rows = rows - mean
         values, told = _told(numbers, conditions)
         alike = _products(rows, np.ones(rows.shape[1], "float32"))
         space = latents.shape[1:-1]
-        found = [_read(rows, alike, space, *pair) for pair in zip(values.T, told.T)]
+        given = rows, alike, space, subjects
+        found = [_read(*given, *pair) for pair in zip(values.T, told.T)]
         weights, offsets, errors = (np.array(p, "float32") for p in zip(*found))
         return cls(
             conditions,
@@ -225,7 +234,10 @@ class Readings(NamedTuple):
 
 
 def ridge_regression(
-    products: np.ndarray, wanted: np.ndarray, ridge: float
+    products: np.ndarray,
+    wanted: np.ndarray,
+    ridge: float,
+    subjects: np.ndarray | None = None,
 ) -> tuple[np.ndarray, float, np.ndarray]:
     """Fit a ridge regression with a free offset, by the products of examples.
 
@@ -237,6 +249,8 @@ def ridge_regression(
         What shall be told of each, ``(n,)``.
     ridge : float
         What is added to each product with itself.
+    subjects : ndarray of int, optional
+        Whose each example is, ``(n,)``. None is for others all.
 
     Returns
     -------
@@ -245,8 +259,8 @@ def ridge_regression(
     offset : float
         What is added.
     left_out : ndarray
-        What is told of each example by a fit to the others, ``(n,)``, after
-        :footcite:p:`Allen1974`.
+        What is told of each example by a fit to those of all other subjects, ``(n,)``,
+        after :footcite:p:`Allen1974`.
 
     References
     ----------
@@ -257,7 +271,9 @@ def ridge_regression(
     offset = sums @ wanted / sums.sum()
     inverse -= np.outer(sums, sums) / sums.sum()
     shares = inverse @ wanted
-    return shares, offset, wanted - shares / inverse.diagonal()
+    subjects = np.arange(len(wanted)) if subjects is None else subjects
+    errors = solve_within(inverse, shares[:, None], subjects)[:, 0]
+    return shares, offset, wanted - errors
 
 
 def _told(numbers, conditions):
@@ -276,33 +292,35 @@ def _told(numbers, conditions):
     return np.concatenate(values, 1), np.concatenate(told, 1)
 
 
-def _read(rows, alike, space, values, told):
+def _read(rows, alike, space, subjects, values, told):
     """Learn to read one number: weights, offset and error."""
     known = np.flatnonzero(told)
+    people = len(np.unique(subjects[known]))
     nothing = np.zeros(rows.shape[1]), 0.0, 0.0
-    if len(known) < _LEAST or np.ptp(values[known]) == 0:
+    if people < _LEAST or np.ptp(values[known]) == 0:
         return nothing
-    shares, _, left_out = _fit(alike, values, known)
+    shares, _, left_out = _fit(alike, values, known, subjects)
     wanted = values[known]
     if np.ptp(left_out) == 0 or np.corrcoef(left_out, wanted)[0, 1] < _READABLE:
         return nothing
     free = _free(shares.astype("float32") @ rows, space)
-    shares, offset, left_out = _fit(_products(rows, free), values, known)
+    shares, offset, left_out = _fit(_products(rows, free), values, known, subjects)
     # What is read lies too near to the mean, which is made up for.
     slope, start = np.polyfit(wanted, left_out, 1)
     error = np.std(left_out - slope * wanted - start) / slope
+    error *= 1 + _FREE_OF_ALL / people
     weights = (shares / slope).astype("float32") @ rows * free
     return weights, (offset - start) / slope, error
 
 
-def _fit(products, values, known):
+def _fit(products, values, known, subjects):
     """Fit with the ridge that is best for what is left out.
 
     Shares are those of all examples, 0 of those of which nothing is known.
     """
     some, wanted = products[np.ix_(known, known)], values[known]
-    mean = some.trace() / len(known)
-    fits = [ridge_regression(some, wanted, ridge * mean) for ridge in _RIDGES]
+    ridges = np.multiply(_RIDGES, some.trace() / len(known))
+    fits = [ridge_regression(some, wanted, r, subjects[known]) for r in ridges]
     errors = [np.square(fit[2] - wanted).mean() for fit in fits]
     found, offset, left_out = fits[int(np.argmin(errors))]
     shares = np.zeros(len(products))

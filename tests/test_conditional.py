@@ -18,6 +18,7 @@ from dipy_ldm.conditions import Condition
 from dipy_ldm.data import load_mnist
 from dipy_ldm.data.given import Given
 from dipy_ldm.layers import ConditionFeatures
+from dipy_ldm.training import diffusion
 from dipy_ldm.training.listening import gains
 from dipy_ldm.training.telling import Latents
 from dipy_ldm.validation import InputError
@@ -245,6 +246,45 @@ def test_whether_it_listens_is_in_the_history(told, tmp_path):
     assert saved["val_gain_row"] == told.history_["val_gain_row"]
 
 
+def test_fit_knows_whose_images_are(vqvae, blobs, known_of, monkeypatch):
+    class StoppedError(Exception):
+        pass
+
+    def stop(model, predict, latents, held_out, *further):
+        raise StoppedError(held_out.subjects)
+
+    monkeypatch.setattr(diffusion, "stages", stop)
+    options = FIT | {
+        "validation_data": blobs[:4],
+        "validation_conditions": some(known_of, 4),
+    }
+    whose = ["sub-1"] * 64
+    for subjects, known in ((None, True), (whose, False)):
+        model = LatentDiffusion(vqvae, **TINY)
+        with pytest.raises(StoppedError) as found:
+            model.fit(
+                blobs,
+                known_of,
+                subjects=subjects,
+                validation_subjects=["a", "b", "a", "c"],
+                **options,
+            )
+        npt.assert_array_equal(found.value.args[0], [0, 1, 0, 2])
+        # Of one subject nothing is known of others.
+        assert model.expectation_.weights.any() == known
+    model = LatentDiffusion(vqvae, **TINY)
+    with pytest.raises(InputError, match="`subjects` must tell of each of 64 images"):
+        model.fit(blobs, known_of, subjects=["a"], **options)
+    with pytest.raises(InputError, match="^sub-1 of `validation_subjects` are learnt"):
+        model.fit(
+            blobs,
+            known_of,
+            subjects=whose,
+            validation_subjects=["a", "sub-1", None, None],
+            **options,
+        )
+
+
 def test_what_is_not_listened_to_is_said(caplog):
     rng = np.random.default_rng(0)
     told = np.column_stack([rng.random(40), np.arange(40) % 2, np.full(40, -1.0)])
@@ -262,11 +302,11 @@ def test_what_is_not_listened_to_is_said(caplog):
         "val_gain_b": pytest.approx(0.2),
         "val_gain_c": 0,
     }
-    assert "does not listen to the condition a, as far as can be told from 20" in (
+    assert "condition a, as far as can be told from held-out images of 20" in (
         caplog.text
     )
     assert "condition b" not in caplog.text
-    assert "condition c, as far as can be told from 0 held-out" in caplog.text
+    assert "condition c, as far as can be told from held-out images of 0" in caplog.text
 
 
 def test_few_are_measured_with_several_noises():
@@ -275,6 +315,9 @@ def test_few_are_measured_with_several_noises():
     assert numbered.clean.shape == (35, 2, 1)
     table = numbered.given.table
     npt.assert_array_equal(table[:, 0], table[:, 1])
+    # Those of a subject are one of which the mean is taken.
+    latents = latents._replace(subjects=np.array([0, 1, 1, 0, 2]))
+    npt.assert_array_equal(latents.numbered().given.table[:5, 1], [0, 1, 1, 0, 2])
     plain = Latents(np.zeros((5, 2, 1)))
     assert plain.numbered() is plain
 

@@ -79,7 +79,8 @@ def test_of_conditions_that_mean_nothing_next_to_nothing_is_expected(n):
 
 
 @pytest.mark.parametrize("n", [6, 12])
-def test_errors_are_those_of_fits_to_all_others(n, monkeypatch):
+@pytest.mark.parametrize("scans", [1, 2])
+def test_errors_are_those_of_fits_to_all_others(n, scans, monkeypatch):
     # Of six, six features know all; and as brains, they have most in common.
     rng = np.random.default_rng(0)
     latents = rng.standard_normal((n, 20, 20, 20, 1), "float32") + 5
@@ -87,25 +88,52 @@ def test_errors_are_those_of_fits_to_all_others(n, monkeypatch):
     known = learn(given, n)
     numbers = Told.of(known, given, n).numbers
     rows, errors = latents.reshape(n, -1).astype("float64"), []
+    # One is alone, and scans of a subject are no neighbours.
+    whose = np.r_[n, np.arange(1, n) % (n // scans)]
     features = expectation._features(numbers, known)
     for ridge in expectation._RIDGES[:-1]:
         error = 0.0
-        for one in range(n):
-            others = np.arange(n) != one
-            terms = np.c_[np.ones(n - 1), features[others]]
+        for person in set(whose):
+            one, others = whose == person, whose != person
+            terms = np.c_[np.ones(others.sum()), features[others]]
             # The mean is not made smaller.
             penalty = n * ridge * np.diag([0.0, *np.ones(features.shape[1])])
             wanted = terms.T @ rows[others]
             weights = np.linalg.solve(terms.T @ terms + penalty, wanted)
-            error += ((np.r_[1, features[one]] @ weights - rows[one]) ** 2).sum()
+            terms = np.c_[np.ones(one.sum()), features[one]]
+            error += ((terms @ weights - rows[one]) ** 2).sum()
         errors.append(error)
     found = []
     kept = expectation._LeftOut.of
     monkeypatch.setattr(
         expectation._LeftOut, "of", lambda *given: found.append(kept(*given)) or 0
     )
-    Expectation.learn(latents, numbers, known)
+    Expectation.learn(latents, numbers, known, whose)
     npt.assert_allclose(found[:-1], errors, rtol=0.05)
+
+
+def test_of_what_subjects_have_by_chance_nothing_is_expected_of_others():
+    shares = []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        whose = np.repeat(np.arange(20), 2)
+        people = rng.standard_normal((20, *SHAPE)).astype("float32")
+        latents = people[whose] - people.mean(0)
+        given = {"age": rng.uniform(20, 80, 20)[whose].tolist()}
+        known = learn(given, 40)
+        numbers = Told.of(known, given, 40).numbers
+        for subjects in (whose, None):
+            learnt = Expectation.learn(latents, numbers, known, subjects)
+            shares.append((learnt.of(numbers) ** 2).mean() / (latents**2).mean())
+    by_subject, by_image = np.reshape(shares, (12, 2)).mean(0)
+    assert by_subject < 0.02
+    assert by_image > 0.05
+
+
+def test_of_one_subject_nothing_is_expected_of_others():
+    latents, numbers, known, _ = cohort(30)
+    learnt = Expectation.learn(latents, numbers, known, np.zeros(30, int))
+    npt.assert_array_equal(learnt.weights, 0)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

@@ -162,6 +162,20 @@ def test_neighbours_do_not_bear_each_other_witness():
     assert (flat(learnt.loadings) ** 2).sum(1).max(initial=0) < 3
 
 
+def test_scans_of_a_subject_do_not_bear_each_other_witness_wherever_they_are():
+    rng = np.random.default_rng(0)
+    whose = np.tile(np.arange(10), 4)
+    scans = rng.standard_normal((10, SIZE))[whose] + 0.01 * rng.standard_normal(SIZE)
+    latents = scans.reshape(-1, *SHAPE).astype("float32")
+    powers = [
+        (flat(Gaussian.learn(latents, subjects).loadings) ** 2).sum(1).max(initial=0)
+        for subjects in (whose, None)
+    ]
+    assert powers[0] < 3 < powers[1]
+    # Of one subject nothing is known of how others differ.
+    assert len(Gaussian.learn(latents, 0 * whose).loadings) == 0
+
+
 def test_one_example_does_not_tell_how_others_differ():
     learnt = Gaussian.learn(drawn(1)[0])
     npt.assert_array_equal(learnt.mean, 0)

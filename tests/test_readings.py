@@ -94,6 +94,59 @@ def test_of_few_examples_nothing_is_read():
     assert (Readings.learn(latents, numbers, known).errors > 0).all()
 
 
+def scans(seed, effect, sessions=2):
+    """Make scans of 24 subjects, who differ, and a number that each of them has."""
+    rng = np.random.default_rng(seed)
+    along = np.linalg.qr(np.random.default_rng(1).standard_normal((SIZE, 1)))[0].T
+    ages = rng.uniform(20, 80, 200)
+    people = rng.standard_normal((200, SIZE)) + effect * (ages[:, None] - 50) * along
+    whose = np.r_[np.repeat(np.arange(24), sessions), np.arange(24, 200)]
+    rows = people[whose] + 0.1 * rng.standard_normal((len(whose), SIZE))
+    given = {"age": ages[whose].tolist()}
+    n = 24 * sessions
+    known = learn({"age": given["age"][:n]}, n)
+    numbers = Told.of(known, given).numbers
+    return rows.reshape(-1, *SHAPE).astype("float32"), numbers, known, whose
+
+
+def test_scans_of_a_subject_do_not_bear_each_other_witness():
+    read, believed = [], []
+    for seed in range(12):
+        latents, numbers, known, whose = scans(seed, effect=0.0)
+        given = latents[:48], numbers[:48], known
+        read.append(Readings.learn(*given, whose[:48]).errors[0] > 0)
+        believed.append(Readings.learn(*given).errors[0] > 0)
+    assert sum(read) <= 1
+    # As images of others all, a number without any meaning is read.
+    assert all(believed)
+
+
+@pytest.mark.parametrize("sessions", [1, 2, 4])
+def test_what_is_claimed_is_true_of_other_subjects(sessions):
+    claimed, true = [], []
+    for seed in range(8):
+        latents, numbers, known, whose = scans(seed, 0.2, sessions)
+        n = 24 * sessions
+        learnt = Readings.learn(latents[:n], numbers[:n], known, whose[:n])
+        off = ops.convert_to_numpy(learnt.of(latents)) - _told(numbers, known)[0]
+        claimed.append(learnt.errors[0])
+        true.append(off[n:].std())
+    npt.assert_allclose(np.median(claimed), np.median(true), rtol=0.3)
+
+
+def test_what_is_left_out_is_told_by_fits_to_other_subjects():
+    rng = np.random.default_rng(0)
+    rows, wanted = rng.standard_normal((9, 4)), rng.standard_normal(9)
+    whose = np.array([0, 1, 1, 2, 0, 3, 3, 3, 4])
+    _, _, found = readings.ridge_regression(rows @ rows.T, wanted, 0.5, whose)
+    for one in range(5):
+        others = rows[whose != one]
+        given = others @ others.T, wanted[whose != one], 0.5
+        shares, offset, _ = readings.ridge_regression(*given)
+        told = rows[whose == one] @ others.T @ shares + offset
+        npt.assert_allclose(found[whose == one], told)
+
+
 def test_levels_that_few_have_are_not_read():
     sites = ["A"] * 50 + ["B"] * 46 + ["C"] * 4
     latents, numbers, known = cohort(100, site=sites)

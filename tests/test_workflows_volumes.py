@@ -723,3 +723,18 @@ def test_volumes_are_learnt_from_in_steps_if_no_epochs_are_given():
     assert chosen.length("ldm") == {"epochs": 7, "steps": None}
     with pytest.raises(InputError, match="--epochs_ldm or --steps_ldm, not both"):
         recipes.settle(data, epochs_ldm=7, steps_ldm=10)
+
+
+def test_estimators_are_told_whose_volumes_are():
+    class Fitted:
+        def fit(self, *images, **options):
+            self.options = options
+            return self
+
+    cohort = Cohort(np.zeros((3, 9, 9, 9, 1)), subjects=["a", "a", "b"])
+    held_out = Cohort(np.zeros((1, 9, 9, 9, 1)), subjects=["c"])
+    for others, whose in ((held_out, ["c"]), (None, None)):
+        recipe = recipes.Recipe(Fitted(), Fitted(), {}, {})
+        options = recipe.fit(cohort, others, (None, None), (None, None)).options
+        assert options["subjects"] == ["a", "a", "b"]
+        assert options["validation_subjects"] == whose

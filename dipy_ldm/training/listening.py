@@ -31,7 +31,7 @@ def gains(
     told : ndarray
         True conditions.
     who : ndarray
-        Number of each latent, equal for those that were repeated.
+        Whose each latent is: a number of the subject.
     names : sequence of str
         Names of the conditions.
     warn : bool
@@ -50,8 +50,8 @@ def gains(
         if warn and not gain > _ERRORS * error:
             logger.warning(
                 "the model does not listen to the condition %s, as far as can be told "
-                "from %d held-out images: with others' values its loss is %.2g higher "
-                "(standard error %.2g).",
+                "from held-out images of %d subjects: with others' values its loss is "
+                "%.2g higher (standard error %.2g).",
                 name,
                 len(np.unique(who[known])),
                 gain,

@@ -35,11 +35,14 @@ class Latents(NamedTuple):
         Of each; None where nothing is told.
     expectation : Expectation, optional
         What is to be expected of them; None where there are no conditions.
+    subjects : ndarray of int, optional
+        Whose each is, ``(n,)``. None is for others all.
     """
 
     clean: np.ndarray
     given: Given | None = None
     expectation: Expectation | None = None
+    subjects: np.ndarray | None = None
 
     @property
     def told(self):
@@ -88,7 +91,7 @@ class Latents(NamedTuple):
         return start + mean, np.sqrt(np.maximum(square - mean**2, 0))
 
     def numbered(self) -> Self:
-        """Repeat few of them, and add to what is told the number of each.
+        """Repeat few of them, and add to what is told the number of the subject.
 
         Returns
         -------
@@ -98,8 +101,10 @@ class Latents(NamedTuple):
         if self.given is None:
             return self
         n = len(self.clean)
+        subjects = np.arange(n) if self.subjects is None else self.subjects
         numbers = np.tile(np.arange(n), math.ceil(_LEAST / n))
-        table = np.column_stack([self.given.table[numbers], numbers]).astype("float32")
+        columns = self.given.table[numbers], subjects[numbers]
+        table = np.column_stack(columns).astype("float32")
         given = self.given._replace(table=table)
         return self._replace(clean=self.clean[numbers], given=given)
 

@@ -1,0 +1,32 @@
+"""All that linear functions know of latents, learnt of subjects."""
+
+import numpy as np
+import numpy.testing as npt
+
+from dipy_ldm.conditions import Told, learn
+from dipy_ldm.linear import Linear
+
+SHAPE = (3, 4, 5, 1)
+
+
+def test_of_levels_that_few_subjects_have_nothing_is_known():
+    # However many scans they have: it would be nearly one of these subjects.
+    rng = np.random.default_rng(0)
+    whose = np.repeat(np.arange(40), 3)
+    sites = np.array(["A"] * 20 + ["B"] * 18 + ["C"] * 2)[whose]
+    people = rng.standard_normal((40, *SHAPE)) + 8 * np.linspace(-1, 1, 60).reshape(
+        SHAPE
+    )
+    latents = people[whose] + 0.1 * rng.standard_normal((120, *SHAPE))
+    latents[sites == "A", 0] += 2
+    latents = (latents - latents.mean()).astype("float32")
+    known = learn({"site": sites}, 120)
+    numbers = Told.of(known, {"site": sites}, 120).numbers
+    given = latents, numbers, known
+    of_subjects = Linear.learn(*given, volumes=True, subjects=whose)
+    of_images = Linear.learn(*given, volumes=True)
+    for found, expected in ((of_subjects, False), (of_images, True)):
+        levels = found.expectation.of(np.arange(3.0)[:, None])
+        assert np.abs(levels[0] - levels[1]).max() > 1
+        assert (np.abs(levels[2]).max() > 0.5) == expected
+    npt.assert_array_equal(of_subjects.readings.errors > 0, [True, True, False])

@@ -1,0 +1,73 @@
+"""Whose images are: numbered, gathered, and left out together."""
+
+import numpy as np
+import numpy.testing as npt
+import pandas as pd
+import pytest
+
+from dipy_ldm.subjects import (
+    blocks,
+    fingerprint,
+    number_both,
+    number_subjects,
+    solve_within,
+)
+from dipy_ldm.validation import InputError
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["sub-2", "sub-1", "sub-2", "sub-7"],
+        np.array([9, 1, 9, 3]),
+        pd.Series(["b", "a", "b", "c"]),
+    ],
+)
+def test_subjects_are_numbered(names):
+    npt.assert_array_equal(number_subjects(names, 4), [0, 1, 0, 2])
+
+
+def test_those_of_whom_nothing_is_known_are_others():
+    npt.assert_array_equal(number_subjects(None, 3), [0, 1, 2])
+    names = ["a", None, "a", np.nan, "n/a"]
+    npt.assert_array_equal(number_subjects(names, 5), [0, 1, 0, 2, 3])
+
+
+@pytest.mark.parametrize("names", ["sub", 3, ["a", "b"], [["a"], ["b"], ["c"]], {}])
+def test_what_names_no_subjects_is_refused(names):
+    with pytest.raises(InputError, match="subjects"):
+        number_subjects(names, 3)
+
+
+def test_nobody_is_on_both_sides():
+    images = np.zeros((3, 4))
+    found = number_both((images, ["a", "b", "a"]), (images[:2], ["c", None]))
+    npt.assert_array_equal(np.concatenate(found), [0, 1, 0, 0, 1])
+    assert len(number_both((images, None), (None, None))[1]) == 0
+    with pytest.raises(InputError, match="^b of `validation_subjects` are learnt from"):
+        number_both((images, ["a", "b", "a"]), (images[:2], ["c", "b"]))
+    with pytest.raises(InputError, match="each of 0 images"):
+        number_both((images, None), (None, ["a"]))
+
+
+def test_a_fingerprint_tells_who_has_several_images():
+    assert fingerprint(np.arange(5)) is None
+    one, other = (fingerprint(np.array(who)) for who in ([0, 0, 1], [0, 1, 1]))
+    assert one.startswith("2 of 3 images (")
+    assert one != other
+
+
+def test_images_of_a_subject_are_gathered():
+    found = blocks(np.array([4, 1, 4, 2, 1, 0]))
+    assert [part.tolist() for part in found] == [[[5], [3]], [[1, 4], [0, 2]]]
+
+
+def test_equations_of_each_subject_are_solved():
+    rng = np.random.default_rng(0)
+    subjects, right = np.array([0, 1, 0, 2, 1, 0]), rng.standard_normal((6, 2))
+    matrix = rng.standard_normal((6, 6)) + 9 * np.eye(6)
+    found = solve_within(matrix, right, subjects)
+    alike = subjects[:, None] == subjects
+    npt.assert_allclose((matrix * alike) @ found, right)
+    alone = solve_within(matrix, right, np.arange(6))
+    npt.assert_allclose(alone, right / matrix.diagonal()[:, None])
