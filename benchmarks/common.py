@@ -58,8 +58,8 @@ def generate(model, options, conditions=None):
         Fitted model.
     options : argparse.Namespace
         With those of :func:`add_sampling`.
-    conditions : dict, optional
-        What is asked for.
+    conditions : dict or str, optional
+        What is asked for; drawn if None.
 
     Returns
     -------

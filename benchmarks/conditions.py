@@ -5,7 +5,7 @@ Each covariate is measured in the volumes themselves: from their brightness at a
 places, by a fit to the exact values of the training cohort. What such a measurement is
 worth is shown on volumes that were held out, whose values are exact too, and on their
 reconstructions. Then volumes are generated, asked for one covariate with the others
-left open, and for two at once.
+drawn, and for two at once.
 """
 
 import os

@@ -226,10 +226,11 @@ def measure(options):
     else:
         model = dipy_ldm.LatentDiffusion.load(options.model)
         at_least("n_samples", options.n_samples, FEATURES + 1)
+        conditions = "none" if options.unspecified else None
         if "label" in model.conditions_ and not options.unspecified:
-            # In the proportions of the digits that the samples are compared with.
-            asked = np.resize(load_mnist("test")[1], options.n_samples)
-        conditions = None if asked is None else {"label": asked}
+            # As without any option.
+            conditions = model.draw_conditions(options.n_samples, seed=options.seed)
+            asked = np.array(conditions["label"], int)
         images, seconds = generate(model, options, conditions)
         scores |= sampling(options) | {"seconds": seconds}
     # A covariance needs more samples than there are features.
@@ -256,7 +257,7 @@ def make_parser():
     parser.add_argument(
         "--unspecified",
         action="store_true",
-        help="don't ask for labels, even if the model knows them",
+        help="leave labels unspecified, which are otherwise drawn",
     )
     parser.add_argument(
         "--montage", metavar="FILE", type=picture, help="picture of 100 samples"

@@ -17,6 +17,7 @@ from dipy_ldm.values import (
     as_table,
     columns_of,
     in_order,
+    is_none,
     level_of,
     listed,
     number_of,
@@ -75,6 +76,10 @@ class Condition(NamedTuple):
             said = f"{low:g} to {high:g}{units}, median {median:g}"
         return said + (f"; missing {self.missing:.1%}" if self.missing else "")
 
+    def leaves_out(self, value: Any) -> bool:
+        """Return whether a value is for what is not specified."""
+        return value is None or (is_none(value) and value not in self.levels)
+
     def number(self, name: str, value: Any, lenient: bool = False) -> float:
         """Turn a value into what a network is told.
 
@@ -83,7 +88,8 @@ class Condition(NamedTuple):
         name : str
             Name of the condition.
         value : object
-            A level, or a number; None is for what is not specified.
+            A level, or a number; None and ``"none"``, where that is no level, are for
+            what is not specified.
         lenient : bool
             Whether an unknown level is taken for unspecified.
 
@@ -97,7 +103,7 @@ class Condition(NamedTuple):
         InputError
             If there is no such level, or it is no number.
         """
-        if value is None:
+        if self.leaves_out(value):
             return UNSPECIFIED
         if self.kind == "class":
             levels = list(self.levels)
@@ -130,7 +136,7 @@ class Condition(NamedTuple):
             A sentence if the level was not learnt from, or the number lies outside of
             those that were.
         """
-        if value is None:
+        if self.leaves_out(value):
             return None
         if self.kind == "class":
             level = level_of(value)
@@ -177,9 +183,7 @@ class Told(NamedTuple):
         known : dict of str to Condition
             What is known of each condition.
         given : dict, DataFrame or object, optional
-            One value for all, or one for each example, by the names of the conditions;
-            of a single condition also the values alone. What is left out is not
-            specified.
+            As of :func:`requested`.
         n : int, optional
             Number of examples. None is for as many as there are values.
         lenient : bool
@@ -196,26 +200,57 @@ class Told(NamedTuple):
             If a name or a level is unknown (the sentence lists the known ones), or
             there are more or fewer values than examples.
         """
-        table = {
-            name: values_of(name, values)
-            for name, values in _asked(known, given).items()
-        }
-        if n is None:
-            n = max(map(len, table.values()), default=1)
+        table = requested(known, given, n)
+        n = len(next(iter(table.values()), [None])) if n is None else n
         numbers = np.full((n, len(known)), UNSPECIFIED, "float32")
         surprises: list[str] = []
         for name, values in table.items():
-            if len(values) not in (1, n):
-                raise InputError(
-                    f"{name} must have one value or {n}, one for each image, not "
-                    f"{len(values)}."
-                )
             condition, column = known[name], list(known).index(name)
             said = dict.fromkeys(condition.surprise(name, value) for value in values)
             surprises += filter(None, said)
             ranks = {v: condition.number(name, v, lenient) for v in set(values)}
             numbers[:, column] = [ranks[value] for value in values]
         return cls(numbers, surprises)
+
+
+def requested(
+    known: dict[str, Condition], given: Any, n: int | None = None
+) -> dict[str, list]:
+    """Read which values the user asks for.
+
+    Parameters
+    ----------
+    known : dict of str to Condition
+        What is known of each condition.
+    given : dict, DataFrame or object
+        One value for all, or one for each example, by the names of the conditions; of a
+        single condition also the values alone. Nothing is specified if None or
+        ``"none"``.
+    n : int, optional
+        Number of examples. None is for as many as there are values.
+
+    Returns
+    -------
+    dict of str to list
+        A value for each example, None where there is none, of the names in ``given``.
+
+    Raises
+    ------
+    InputError
+        If a name is unknown, or there are more or fewer values than examples.
+    """
+    table = {
+        name: values_of(name, values) for name, values in _asked(known, given).items()
+    }
+    if n is None:
+        n = max(map(len, table.values()), default=1)
+    for name, values in table.items():
+        if len(values) not in (1, n):
+            raise InputError(
+                f"{name} must have one value or {n}, one for each image, not "
+                f"{len(values)}."
+            )
+    return {name: v * n if len(v) == 1 else v for name, v in table.items()}
 
 
 def learn(
@@ -322,7 +357,7 @@ def from_saved(saved: dict[str, dict] | None) -> dict[str, Condition]:
 
 def _asked(known, given):
     """Return a new table of what is asked for, whose names are known."""
-    if given is None:
+    if given is None or is_none(given):
         return {}
     if not known:
         raise InputError(

@@ -99,3 +99,21 @@ def guided(
         return poor + weight * (clean - poor)
 
     return denoise
+
+
+def mixed(one: Callable, other: Callable, share: float) -> Callable:
+    """Return a denoiser that estimates the mean of two.
+
+    Parameters
+    ----------
+    one, other : callable
+        Denoisers.
+    share : float
+        Weight of the other one, from 0 to 1.
+
+    Returns
+    -------
+    callable
+        ``denoise(x, t)``.
+    """
+    return lambda x, t: (1 - share) * one(x, t) + share * other(x, t)

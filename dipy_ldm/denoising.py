@@ -16,6 +16,7 @@ from dipy_ldm.data.sources import Source
 from dipy_ldm.estimators import Estimator
 from dipy_ldm.expectation import Expectation
 from dipy_ldm.gaussian import Gaussian
+from dipy_ldm.population import Population, draw
 from dipy_ldm.readings import Readings
 from dipy_ldm.training.unets import known, unets
 
@@ -24,6 +25,9 @@ logger = logging.getLogger(__name__)
 # Times at which the guide guides, by the noise that the cosine schedule has then:
 # before and after, samples are better without.
 _GUIDED = (0.4, 0.9)
+# Share of the guide's estimate without conditions: what is made is surer to be what was
+# asked for than where the guide is told all (doc/decisions/0024-conditions.md).
+_UNTOLD = 0.06
 
 
 def _telling(predict, told, x, *given):
@@ -47,6 +51,8 @@ class Denoising(Estimator):
         The U-Nets; no guide is None.
     conditions_ : dict of str to Condition
         What is known of each condition.
+    population_ : Population or None
+        How often conditions came together.
     source_ : Source or None
         What is known of sources.
     expectation_ : Expectation or None
@@ -65,6 +71,7 @@ class Denoising(Estimator):
     denoiser_: Any
     guide_: Any
     conditions_: dict[str, Condition]
+    population_: Population | None
     source_: Source | None
     expectation_: Expectation | None
     gaussian_: Gaussian | None
@@ -129,7 +136,7 @@ class Denoising(Estimator):
             As of :meth:`predict`.
         conditions : dict, DataFrame or object, optional
             As of :meth:`predict`, for all latents, or with one value for each of those
-            that are denoised together.
+            that are denoised together; what is left out is not specified.
         source : array_like, optional
             As of :meth:`predict`, one for all latents, or one for each.
 
@@ -154,13 +161,16 @@ class Denoising(Estimator):
             trained = chosen["schedule"], chosen["target"]
             return denoisers.from_network(predict, *trained, expected)
 
-        # A guide is told the same; without one, the network itself is told nothing.
-        nothing = [np.full_like(some, UNSPECIFIED) for some in told]
-        weak = (
-            of(self._predict, nothing, None if expected is None else 0 * expected)
-            if self.guide_ is None
-            else of(self._predict_guide, told, expected)
-        )
+        untold = None if expected is None else 0 * expected
+        if self.guide_ is None:
+            nothing = [np.full_like(some, UNSPECIFIED) for some in told]
+            weak = of(self._predict, nothing, untold)
+        else:
+            weak = of(self._predict_guide, told, expected)
+        if self.guide_ is not None and self._specified(given):
+            less = (np.full_like(told[0], UNSPECIFIED), *told[1:])
+            other = of(self._predict_guide, less, untold)
+            weak = denoisers.mixed(weak, other, _UNTOLD)
         strong = of(self._predict, told, expected)
         interval = schedules.as_noisy(chosen["schedule"], _GUIDED)
         denoise = denoisers.guided(strong, weak, guidance, tuple(interval))
@@ -168,6 +178,10 @@ class Denoising(Estimator):
             return denoise
         known = self.gaussian_, chosen["schedule"], given.table
         return self.readings_.hold(denoise, *known)
+
+    def _specified(self, given):
+        """Return whether any condition is specified."""
+        return (given.table[:, : len(self.conditions_)] != UNSPECIFIED).any()
 
     def _expected(self, given):
         """Return what is to be expected where this is told; None if nothing is."""
@@ -204,6 +218,43 @@ class Denoising(Estimator):
         """
         self._check_fitted()
         return Told.of(self.conditions_, conditions, n).surprises
+
+    def draw_conditions(
+        self,
+        n: int,
+        conditions: Any = None,
+        *,
+        seed: int = 0,
+        first: int = 0,
+        same_noise: bool = False,
+    ) -> Any:
+        """Draw the conditions that are not given, as :meth:`predict` does.
+
+        They come from the distribution of the training images: of several conditions
+        together where enough images had them, and such as go with what is given.
+
+        Parameters
+        ----------
+        n : int
+            Number of images.
+        conditions, seed, first, same_noise
+            As of :meth:`predict`.
+
+        Returns
+        -------
+        dict of str to list, str or None
+            A value of each condition for each image; ``"none"`` if that was given, and
+            None of a model without conditions.
+
+        Raises
+        ------
+        InputError
+            If a name or a level is unknown, or there are more or fewer values than
+            images.
+        """
+        self._check_fitted()
+        asked = self.conditions_, self.population_, conditions, n
+        return draw(*asked, seed=seed, first=first, same=same_noise)
 
     def check_source(self, source: Any, n: int | None = None) -> np.ndarray | None:
         """Refuse sources that are not like those that the model has learnt from.

@@ -60,6 +60,8 @@ def check(document: dict) -> None:
         _check_entries(f"{name}: ", document[name], rules)
         if unknown := sorted(set(document[name]) - set(rules)):
             raise InputError(f"{name} has the unknown entry {short(unknown[0])}")
+    if population := document.get("population"):
+        _check_population(population, document.get("conditions", {}))
 
 
 def upgraded(document: dict) -> dict:
@@ -193,6 +195,19 @@ def _check_entries(where, entries, rules):
             )
 
 
+def _check_population(population, conditions):
+    """Refuse cells of other conditions than those of the document."""
+    bins, cells, counts = (population[name] for name in _OF_POPULATIONS)
+    sizes = [len(facts["levels"]) or bins for facts in conditions.values()]
+    fits = len(cells) == len(counts) > 0 and all(
+        len(cell) == len(sizes) and all(map(int.__lt__, cell, sizes)) for cell in cells
+    )
+    if not fits:
+        raise InputError(
+            f"population must have cells of the conditions, not {short(cells)}"
+        )
+
+
 def short(value: Any) -> str:
     """Write a value in some words, however long and deep it is.
 
@@ -294,6 +309,19 @@ def _is_condition(facts):
     return facts["kind"] == "continuous" and not levels and rises
 
 
+def _is_population(facts):
+    """Say whether it has shares, and cells with counts."""
+    return (
+        isinstance(facts, dict)
+        and set(facts) == set(_OF_POPULATIONS)
+        and _is_whole(facts["bins"], 1)
+        and _is_list(
+            facts["cells"], lambda c: _is_list(c, lambda code: _is_whole(code, -1))
+        )
+        and _is_list(facts["counts"], lambda count: _is_whole(count, 1))
+    )
+
+
 def _is_source(facts):
     """Say whether it has channels and bounds, and labels that rise, or none."""
     if not isinstance(facts, dict) or set(facts) != _OF_SOURCES:
@@ -313,6 +341,7 @@ def _or_none(fits):
     return lambda value: value is None or fits(value)
 
 
+_OF_POPULATIONS = ("bins", "cells", "counts")
 _OF_SOURCES = {"channels", "bounds", "labels", "fingerprint"}
 _SIZE = Rule("a whole number above 0", lambda value: _is_whole(value, 1))
 _SIZES = Rule(f"1 to {_LEVELS} whole numbers above 0", _are_sizes)
@@ -395,6 +424,10 @@ RULES = {
             "classes with levels and counts, or numbers with quantiles, by their names",
             _are_conditions,
             True,
+        ),
+        # Earlier versions did not count.
+        "population": Rule(
+            "cells with counts, or null", _or_none(_is_population), True
         ),
         # Earlier versions knew of none, either.
         "source": Rule(

@@ -47,7 +47,8 @@ class Generator(Denoising):
         conditions : dict, DataFrame or object, optional
             What is asked for, by the names in ``conditions_``: one value for all
             images, or a list with one for each; of a single condition also the values
-            alone. What is left out, or None, is not specified.
+            alone. What is left out, or None, is drawn as of :meth:`draw_conditions`.
+            ``"none"``, for all or as a value, leaves conditions unspecified.
         source : array_like, optional
             What images are made of, where the model has learnt from such: one for all,
             or one for each, ``(n, *space, channels)`` or ``(n, *space)``, with the
@@ -63,8 +64,9 @@ class Generator(Denoising):
         eta : float
             Share of fresh noise in each step of ``ddim``, from 0 to 1.
         guidance : float, optional
-            How far to follow the denoiser away from its guide or, if it has none, from
-            what it makes where nothing is asked for. 1 is without guidance, and faster;
+            How far to follow the denoiser away from its guide, a little of whose
+            estimate is without conditions, or, if it has none, from what it makes where
+            nothing is specified. 1 is without guidance, and faster;
             the higher, the clearer the images and the less they vary. There is guidance
             at times from 0.4 to 0.9 of the cosine schedule, and where others have the
             same noise.
@@ -116,12 +118,15 @@ class Generator(Denoising):
         # The details of images are no finer than what quantisation takes anyway.
         grid = chosen.grid if self._of_images() else chosen.fine or chosen.grid
         path = schedules.path(schedule, grid(schedule, steps))
+        conditions = self.draw_conditions(
+            n, conditions, seed=seed, first=first, same_noise=same_noise
+        )
         given = self._given(conditions, source, n)
         nothing = (given.table == UNSPECIFIED).all()
         if guidance != 1 and self.guide_ is None and nothing:
             raise InputError(
                 f"this model has no guide for a guidance of {guidance}, and nothing is "
-                "asked for; leave it out, or give `conditions`."
+                "specified; leave it out, or give `conditions`."
             )
 
         def generate(numbers):
@@ -208,7 +213,8 @@ class Generator(Denoising):
         images : array_like
             Images, ``(n, *space, channels)``, of the shape of the training images.
         conditions : dict, DataFrame or object, optional
-            What the images shall look like, as of :meth:`predict`.
+            What the images shall look like, as of :meth:`predict`; what is left out is
+            not specified.
         source : array_like, optional
             As of :meth:`predict`.
         strength : float

@@ -168,7 +168,8 @@ class Inpainter(Generator):
             Where they are made anew: ``(n, *space)`` or, for all of them, ``(*space)``;
             everything above 0 is inside.
         conditions : dict, DataFrame or object, optional
-            What the images shall look like, as of :meth:`predict`.
+            What the images shall look like, as of :meth:`predict`; what is left out is
+            not specified.
         source : array_like, optional
             As of :meth:`predict`: one for all images, or one for each.
         n_samples : int, optional

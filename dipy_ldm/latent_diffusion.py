@@ -18,6 +18,7 @@ from dipy_ldm.detecting import Finder
 from dipy_ldm.detector import Detector
 from dipy_ldm.estimators import Entry
 from dipy_ldm.linear import Linear
+from dipy_ldm.population import Population
 from dipy_ldm.precision import Precision, tell
 from dipy_ldm.subjects import fingerprint, number_both
 from dipy_ldm.training import Options, Training, diffusion, train
@@ -69,6 +70,9 @@ class LatentDiffusion(Finder):
         The U-Nets, with averaged weights; no guide is None.
     conditions_ : dict of str to Condition
         Levels with their counts or quantiles, units, and the share that was missing.
+    population_ : Population or None
+        How often conditions came together; None if there are less than two, or the file
+        is older.
     source_ : Source or None
         Channels and range of sources, or their labels; None if there are none.
     expectation_ : Expectation or None
@@ -116,6 +120,12 @@ class LatentDiffusion(Finder):
         Entry("latent_scale", "latent_scale_", _float32),
         Entry("latent_shape", "latent_shape_", tuple),
         Entry("conditions", "conditions_", from_saved, to_saved),
+        Entry(
+            "population",
+            "population_",
+            Population.from_saved,
+            lambda population: population and population.to_saved(),
+        ),
         Entry("source", "source_", sources.from_saved, sources.to_saved),
         Entry("latent_diffusion_history", "history_", dict),
         Entry("latent_diffusion_fingerprint", "fingerprint_", str),
@@ -415,6 +425,7 @@ class LatentDiffusion(Finder):
         # The only copy: of thousands of volumes they take gigabytes.
         latents = self._scaled(latents)
         numbers = None if told is None else told.table
+        self.population_ = Population.learn(numbers, self.conditions_)
         given = latents, numbers, self.conditions_
         options = {"volumes": not self._of_images(), "subjects": subjects}
         known = Linear.learn(*given, **options)

@@ -15,6 +15,8 @@ logger = logging.getLogger(__name__)
 
 # Name of the one condition whose values are given alone.
 ALONE = "label"
+# The user's word for conditions that are not specified.
+NONE = "none"
 # Whole numbers without gaps up to this one are taken for codes of classes.
 _LARGEST_CODE = 32
 # Text that says that there is nothing to say.
@@ -54,18 +56,19 @@ def as_table(given: Any) -> dict[str, list]:
     }
 
 
-def from_words(words: Iterable[str]) -> dict[str, Any]:
+def from_words(words: Iterable[str]) -> dict[str, Any] | str:
     """Read conditions as they are written on a command line.
 
     Parameters
     ----------
     words : iterable of str
-        ``name=value``, or ``name=value,value,...`` with one value for each image.
+        ``name=value``, or ``name=value,value,...`` with one value for each image; or
+        ``none`` alone.
 
     Returns
     -------
-    dict
-        A value, or a list of them, by the names.
+    dict or str
+        A value, or a list of them, by the names; or that word.
 
     Raises
     ------
@@ -73,6 +76,9 @@ def from_words(words: Iterable[str]) -> dict[str, Any]:
         If a word is not of this form, or a name comes twice.
     """
     found: dict[str, Any] = {}
+    words = list(words)
+    if len(words) == 1 and is_none(words[0]):
+        return NONE
     for word in words:
         name, equals, values = word.partition("=")
         if not (name and equals) or name in found:
@@ -108,6 +114,11 @@ def columns_of(given: Any) -> dict[str, Any] | None:
     if not all(isinstance(name, str) and name for name in names):
         raise InputError("names of conditions must be text; name them all.")
     return {name: given[name] for name in names}
+
+
+def is_none(given: Any) -> bool:
+    """Return whether something is the word for conditions that are not specified."""
+    return isinstance(given, str) and given.strip().casefold() == NONE
 
 
 def is_many(values: Any) -> bool:

@@ -13,7 +13,7 @@ import numpy.testing as npt
 import pytest
 from sklearn.base import clone
 
-from dipy_ldm import VQVAE, LatentDiffusion, networks, persistence
+from dipy_ldm import VQVAE, LatentDiffusion, denoising, networks, persistence
 from dipy_ldm.conditions import Condition
 from dipy_ldm.data import load_mnist
 from dipy_ldm.data.given import Given
@@ -58,17 +58,40 @@ def test_what_is_known_is_an_attribute(told, known_of):
 
 def test_what_is_asked_for_makes_a_difference(told):
     options = {"seed": 1, "steps": 3}
-    unspecified = told.predict(2, **options)
+    unspecified = told.predict(2, conditions="none", **options)
     asked = told.predict(2, conditions={"side": "left", "row": 3}, **options)
     assert np.abs(asked - unspecified).max() > 1e-3
-    for nothing in (None, {}, {"side": None}, {"side": ["n/a", ""], "row": np.nan}):
-        same = told.predict(2, conditions=nothing, **options)
-        npt.assert_array_equal(same, unspecified)
+    nothing = {"side": "none", "row": ["none", "none"]}
+    npt.assert_array_equal(told.predict(2, conditions=nothing, **options), unspecified)
     denoised = [
         told.denoise(np.zeros((2, 13, 10, 1)), conditions=conditions, strength=1)
         for conditions in (None, {"side": "left"})
     ]
     assert np.abs(denoised[0] - denoised[1]).max() > 1e-3
+
+
+def test_what_is_not_asked_for_is_drawn(told):
+    options = {"seed": 1, "steps": 3}
+    drawn = told.draw_conditions(4, seed=1)
+    assert set(drawn["side"]) <= {"left", "right"} and len(set(drawn["row"])) == 4
+    whole = told.predict(4, conditions=drawn, **options)
+    assert np.abs(whole - told.predict(4, conditions="none", **options)).max() > 1e-3
+    for nothing in (None, {}, {"side": None}, {"side": ["n/a"] * 4, "row": np.nan}):
+        same = told.predict(4, conditions=nothing, **options)
+        npt.assert_array_equal(same, whole)
+    alone = told.predict(1, first=2, **options)
+    npt.assert_allclose(alone, whole[2:3], atol=1e-3)
+    one = told.draw_conditions(4, {"row": 3}, seed=1, same_noise=True)
+    assert len(set(one["side"])) == 1
+
+
+def test_denoising_draws_nothing(told, blobs):
+    made = [
+        told.denoise(blobs[:2], conditions=conditions, strength=0.5)
+        for conditions in (None, "none", {"row": "none"})
+    ]
+    npt.assert_array_equal(made[1], made[0])
+    npt.assert_array_equal(made[2], made[0])
 
 
 def test_each_sample_has_its_own_conditions_whatever_the_batch(told):
@@ -100,6 +123,20 @@ def test_denoisers_know_conditions(told):
     each = np.asarray(told.denoiser(conditions={"row": [5, 5, 2]})(x, 0.6))
     npt.assert_allclose(each[:2], one[:2], atol=1e-5)
     assert np.abs(each[2] - one[2]).max() > 1e-4
+
+
+def test_guidance_leads_away_from_a_guide_that_is_told_less(told, monkeypatch):
+    x = np.random.default_rng(0).standard_normal((2, *told.latent_shape_))
+    asked = {"row": 5, "side": "left"}
+    alone, guided, guide, untold = (
+        np.asarray(told.denoiser(guidance, conditions)(x, 0.6))
+        for guidance, conditions in ((1, asked), (3, asked), (0, asked), (0, "none"))
+    )
+    npt.assert_allclose(guided, 3 * alone - 2 * guide, atol=1e-4)
+    monkeypatch.setattr(denoising, "_UNTOLD", 0)
+    all_told = np.asarray(told.denoiser(0, asked)(x, 0.6))
+    npt.assert_allclose(guide, 0.94 * all_told + 0.06 * untold, atol=1e-4)
+    assert np.abs(all_told - untold).max() > 1e-3
 
 
 def test_numbers_outside_of_the_training_are_warned_of(told, caplog):
@@ -167,6 +204,7 @@ def test_copies_know_the_same(told, tmp_path, how, undecoded):
             how, copy.deepcopy
         )(told)
     assert model.conditions_ == told.conditions_
+    assert model.population_ == told.population_ is not None
     assert model.history_ == told.history_
     both = (m.expectation_.of(np.array([[0.2, 1]])) for m in (model, told))
     npt.assert_allclose(*both, atol=1e-2 if how == "half" else 0)
@@ -193,8 +231,8 @@ def test_clones_and_further_fits_know_nothing_of_it(told, blobs):
     )
     npt.assert_allclose(guided, 3 * alone - 2 * nothing, atol=1e-5)
     assert np.abs(guided - alone).max() > 1e-6
-    with pytest.raises(InputError, match="a guidance of 3, and nothing is asked for"):
-        again.predict(2, guidance=3)
+    with pytest.raises(InputError, match="a guidance of 3, and nothing is specified"):
+        again.predict(2, conditions="none", guidance=3)
     assert list(told.conditions_) == ["row", "side"]
 
 
@@ -413,6 +451,24 @@ def test_documents_of_conditions(told, tmp_path):
         changed = document | {"conditions": conditions}
         persistence.save(tmp_path / "m", "latent_diffusion", tensors, changed)
         with pytest.raises(InputError, match="is damaged"):
+            LatentDiffusion.load(tmp_path / "m")
+
+
+def test_documents_of_populations(told, tmp_path):
+    tensors, document = told.to_tensors(), told.to_document()
+    right = document["population"]
+    for wrong, sentence in (
+        ([], "population must be cells with counts"),
+        (right | {"bins": 0}, "population must be cells with counts"),
+        (right | {"cells": [[0, -2]]}, "population must be cells with counts"),
+        (right | {"counts": right["counts"][1:]}, "must have cells of the conditions"),
+        (right | {"cells": [], "counts": []}, "must have cells of the conditions"),
+        (right | {"cells": [[0]], "counts": [9]}, "must have cells of the conditions"),
+        (right | {"cells": [[0, 2]], "counts": [9]}, "cells of the conditions"),
+    ):
+        changed = document | {"population": wrong}
+        persistence.save(tmp_path / "m", "latent_diffusion", tensors, changed)
+        with pytest.raises(InputError, match=sentence):
             LatentDiffusion.load(tmp_path / "m")
 
 

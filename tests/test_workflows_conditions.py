@@ -60,6 +60,33 @@ def test_generated_volumes_say_what_was_asked_for(brains):
         npt.assert_allclose(image.get_fdata(), wanted[0, ..., 0], atol=1e-4)
 
 
+@pytest.mark.parametrize("words", [(), ("none",), ("group=control",)])
+def test_what_is_drawn_is_said_as_drawn(brains, command, words):
+    stem = f"drawn-{len(words)}{words == ('none',)}"
+    asked = ("--conditions", *words) if words else ()
+    given = (brains / "m.safetensors", "--steps", 2, "--n_samples", 2, "--seed", 5)
+    status, stderr = command("generate", *given, "--out_samples", stem, *asked)
+    assert status == 0, stderr
+    model = LatentDiffusion.load(brains / "m.safetensors")
+    request = {"group": "control"} if len(words) and "=" in words[0] else None
+    drawn = model.draw_conditions(2, request, seed=5)
+    request = "none" if words == ("none",) else request
+    images = model.predict(2, conditions=request, seed=5, steps=2)
+    for number, image in enumerate(images):
+        facts = json.loads(Path(f"{stem}-000{number}.json").read_text())
+        file = nib.load(f"{stem}-000{number}.nii.gz")
+        npt.assert_allclose(file.get_fdata(), image[..., 0], atol=1e-4)
+        (comment,) = file.header.extensions
+        said = json.loads(comment.get_content().decode())["Conditions"]
+        assert said == facts["Conditions"]
+        if request == "none":
+            assert said == {"age": "n/a", "group": "n/a"}
+            assert "DrawnConditions" not in facts
+            continue
+        assert said == {name: values[number] for name, values in drawn.items()}
+        assert facts["DrawnConditions"] == (["age"] if request else ["age", "group"])
+
+
 def test_denoised_volumes_say_what_was_asked_for(brains):
     status, _, stderr = run(
         "dipy_denoise_ldm",
@@ -182,9 +209,11 @@ def test_digits_are_trained_by_label(tmp_path):
     )
     assert status == 0, stderr
     with np.load(tmp_path / "samples.npz") as arrays:
-        assert arrays["condition_label"].tolist() == ["3", "n/a"]
+        three, drawn = arrays["condition_label"].tolist()
         facts = json.loads(arrays["description"].item())
-    assert facts["Conditions"] == {"label": ["3", "n/a"]}
+    assert three == "3" and drawn in "0123456789"
+    assert facts["Conditions"] == {"label": ["3", drawn]}
+    assert facts["DrawnConditions"] == ["label"]
 
 
 @pytest.mark.parametrize("affine", [None, np.eye(4)])
@@ -222,3 +251,10 @@ def test_what_is_asked_for(brains):
     )
     assert count_of({"age": ["60", "70"], "group": "x"}) == 2
     assert count_of({"age": "60"}) is None
+    assert count_of("none") is None
+    nothing = Asked.of(path, "none", range(2), seed=0)
+    assert nothing.of_some(range(1)) == "none"
+    assert nothing.facts(range(1)) == {"Conditions": {"age": "n/a", "group": "n/a"}}
+    some = Asked.of(path, {"age": ["none", "60"]}, range(2), seed=0)
+    assert some.of_some(range(2))["age"] == ["none", 60]
+    assert some.arrays(range(2))["condition_group"].tolist() == some.table["group"]

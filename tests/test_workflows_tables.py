@@ -104,7 +104,10 @@ def test_a_table_asks_for_a_dataset(trained, tmp_path, caplog):
     generate(folder, dataset, table=str(table), bids=True, first_sample=1)
     header, *lines = lines_of(dataset)
     assert header == "participant_id\tage\tsex"
-    assert lines == ["sub-S0001\t70\tF", "sub-S0002\tn/a\tM"]
+    assert lines[0] == "sub-S0001\t70\tF"
+    name, age, sex = lines[1].split("\t")
+    # What the table leaves open is drawn.
+    assert (name, sex) == ("sub-S0002", "M") and 25 <= float(age) <= 80
     assert "iq make no difference" in caplog.text
     scan = dataset / "sub-S0001" / "anat" / "sub-S0001_desc-synthetic_T2w.nii.gz"
     facts = json.loads(sidecar(scan).read_text())
@@ -117,9 +120,10 @@ def test_a_table_asks_for_a_dataset(trained, tmp_path, caplog):
     # Volumes are added, and none is overwritten.
     with pytest.raises(InputError, match="exist already; .* --first_sample"):
         generate(folder, dataset, table=str(table), bids=True, first_sample=2)
-    generate(folder, dataset, n_samples=1, bids=True, first_sample=3)
+    nothing = {"n_samples": 1, "bids": True, "conditions": ["none"]}
+    generate(folder, dataset, first_sample=3, **nothing)
     assert lines_of(dataset)[1:] == [*lines, "sub-S0003\tn/a\tn/a"]
-    generate(folder, dataset, True, n_samples=1, bids=True, first_sample=1)
+    generate(folder, dataset, True, first_sample=1, **nothing)
     assert lines_of(dataset)[1] == "sub-S0001\tn/a\tn/a"
     # The same sample as one that is asked for in words, elsewhere.
     generate(folder, tmp_path, n_samples=1, conditions=["sex=M"], first_sample=2)
@@ -136,6 +140,17 @@ def test_what_can_not_be_a_dataset(trained, tmp_path):
     with pytest.raises(InputError, match="`bids` is for volumes"):
         GenerateLDMFlow().run("mnist", bids=True, out_dir=str(tmp_path))
     (tmp_path / "wanted.tsv").write_text("age\n70\n")
+    for words, sentence in (
+        (["none"], "none is for all of them; leave it or the `table` out"),
+        (["none", "age=70"], "must be name=value"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            generate(
+                folder,
+                tmp_path,
+                conditions=words,
+                table=str(tmp_path / "wanted.tsv"),
+            )
     with pytest.raises(InputError, match="age is in `conditions` and in the `table`"):
         generate(
             folder,

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from dipy_ldm import persistence
-from dipy_ldm.conditions import Told, from_saved
+from dipy_ldm.conditions import Told, from_saved, requested
+from dipy_ldm.population import Population, draw
 from dipy_ldm.validation import InputError
-from dipy_ldm.values import level_of, number_of, values_of
+from dipy_ldm.values import NONE, level_of, number_of
 
 
 class Asked(NamedTuple):
@@ -24,33 +25,45 @@ class Asked(NamedTuple):
         A sentence on each value that the model did not learn from.
     numbers : range
         Numbers of the images.
+    drawn : list of str, optional
+        Names of the conditions that were drawn for some of them. None is where nothing
+        is drawn.
     """
 
     table: dict[str, list]
     surprises: list[str]
     numbers: range
+    drawn: list[str] | None = None
 
     @classmethod
     def of(
         cls,
         model_path: str | Path,
-        given: dict,
+        given: dict | str,
         numbers: range,
         strict: bool = False,
+        seed: int | None = None,
+        same_noise: bool = False,
     ) -> Self:
-        """Look at what is asked for, without a network.
+        """Look at what is asked for, and draw the rest, without a network.
 
         Parameters
         ----------
         model_path : str or Path
             File of the model.
-        given : dict
+        given : dict or str
             One value, or a list with one for each image, by the names of some
-            conditions.
+            conditions; or the word ``none``.
         numbers : range
             Numbers of the images.
         strict : bool
             Whether to refuse numbers that were not learnt from.
+        seed : int, optional
+            Seed with which what is left out is drawn, as of
+            :meth:`dipy_ldm.LatentDiffusion.draw_conditions`. It is not specified if
+            None.
+        same_noise : bool
+            Draw for all what is drawn for the first.
 
         Returns
         -------
@@ -68,19 +81,26 @@ class Asked(NamedTuple):
         told = Told.of(known, given or None, n)
         if strict and told.surprises:
             raise InputError(" ".join(told.surprises))
-        table = {}
-        for name, condition in known.items():
-            values = values_of(name, given.get(name))
-            read = [_plain(name, condition, value) for value in values]
-            table[name] = read * n if len(read) == 1 else read
-        return cls(table, told.surprises, numbers)
+        asked = values = requested(known, given, n)
+        drawn = None
+        if seed is not None:
+            which = Population.from_saved(document.get("population")), given, n
+            first = numbers.start
+            made = draw(known, *which, seed=seed, first=first, same=same_noise)
+            values = requested(known, made, n)
+            drawn = [name for name in values if None in asked.get(name, [None])]
+        table = {
+            name: [_plain(name, condition, v) for v in values.get(name, [None] * n)]
+            for name, condition in known.items()
+        }
+        return cls(table, told.surprises, numbers, drawn)
 
     @property
     def specified(self) -> bool:
         """Whether anything is asked for of any image."""
         return any(v is not None for values in self.table.values() for v in values)
 
-    def of_some(self, numbers: range) -> dict[str, list] | None:
+    def of_some(self, numbers: range) -> dict[str, list] | str | None:
         """Return what some of the images are asked to be.
 
         Parameters
@@ -90,12 +110,23 @@ class Asked(NamedTuple):
 
         Returns
         -------
-        dict of str to list or None
+        dict of str to list, str or None
             As ``conditions`` of :meth:`dipy_ldm.LatentDiffusion.predict`.
         """
+        found = self._of(numbers)
+        if self.drawn is None or not found:
+            return found or None
+        # Left out, it would be drawn.
+        if not self.specified:
+            return NONE
+        return {
+            n: [NONE if v is None else v for v in some] for n, some in found.items()
+        }
+
+    def _of(self, numbers):
         first = self.numbers.start
         places = slice(numbers.start - first, numbers.stop - first)
-        return {name: values[places] for name, values in self.table.items()} or None
+        return {name: values[places] for name, values in self.table.items()}
 
     def facts(self, numbers: range) -> dict[str, Any]:
         """Say what images were asked to be.
@@ -109,14 +140,16 @@ class Asked(NamedTuple):
         -------
         dict
             For the file beside them. Of one image the values, of more a list of them;
-            what is not specified is ``n/a``.
+            what is not specified is ``n/a``. The names of those that were drawn are
+            listed, too.
         """
         found: dict[str, Any] = {}
-        for name, values in (self.of_some(numbers) or {}).items():
+        for name, values in self._of(numbers).items():
             said = ["n/a" if value is None else value for value in values]
             found[name] = said[0] if len(said) == 1 else said
         warnings = {"Warnings": self.surprises} if self.surprises else {}
-        return ({"Conditions": found} if found else {}) | warnings
+        drawn = {"DrawnConditions": self.drawn} if self.drawn else {}
+        return ({"Conditions": found} if found else {}) | drawn | warnings
 
     def arrays(self, numbers: range) -> dict[str, np.ndarray]:
         """Return what images were asked to be, as arrays.
@@ -133,31 +166,33 @@ class Asked(NamedTuple):
             specified.
         """
         found = {}
-        for name, values in (self.of_some(numbers) or {}).items():
+        for name, values in self._of(numbers).items():
             nothing = "n/a" if any(isinstance(v, str) for v in values) else math.nan
             whole = [nothing if value is None else value for value in values]
             found[f"condition_{name}"] = np.array(whole)
         return found
 
 
-def count_of(given: dict) -> int | None:
+def count_of(given: dict | str) -> int | None:
     """Count the images that conditions are for.
 
     Parameters
     ----------
-    given : dict
-        Values of each, or one for all.
+    given : dict or str
+        Values of each, or one for all; or the word ``none``.
 
     Returns
     -------
     int or None
         None if there is one value of each.
     """
+    if isinstance(given, str):
+        return None
     counts = [len(values) for values in given.values() if isinstance(values, list)]
     return max(counts, default=None)
 
 
 def _plain(name, condition, value):
-    if value is None:
+    if condition.leaves_out(value):
         return None
     return level_of(value) if condition.kind == "class" else number_of(name, value)

@@ -96,7 +96,7 @@ def describe(known: Mapping[str, Condition]) -> dict[str, dict]:
         Description, units or levels of each.
     """
     return {
-        name: {"Description": f"{name} that was asked for"}
+        name: {"Description": f"{name} that the sample was made for"}
         | ({"Units": condition.units} if condition.units else {})
         | (
             {

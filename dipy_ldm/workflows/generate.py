@@ -110,16 +110,16 @@ class GenerateLDMFlow(Workflow):
             or 1 of each source.
         conditions : variable string, optional
             What is asked for, as name=value: age=70 sex=F. Several values with commas
-            between them are one for each sample: age=50,60,70. What is left out is not
-            specified.
+            between them are one for each sample: age=50,60,70. What is left out is
+            drawn from the distribution of the training images, and written down;
+            age=none, or none for all, leaves it unspecified.
         source_files : variable string or Path, optional
             Volumes that the samples are made of, of any grid, where the model has
             learnt from such: NIfTI files, folders of them, wildcards, or lists. Samples
             lie on the grid of the model and are named after them.
         table : string or Path, optional
             The same as a table (.tsv or .csv) under the names of the conditions, one
-            sample a row. What is missing is not specified; other columns make no
-            difference.
+            sample a row. What is missing is drawn; other columns make no difference.
         same_noise : bool, optional
             Make all samples, those of each source, from the noise of the first: what
             differs between them is due to their conditions.
@@ -186,7 +186,7 @@ class GenerateLDMFlow(Workflow):
         seen = _look(document, source_files, bids)
         n_samples = _count(n_samples, wanted, is_volume, seen)
         numbers = range(first_sample, first_sample + n_samples)
-        asked = Asked.of(path, wanted, numbers, strict)
+        asked = Asked.of(path, wanted, numbers, strict, seed, same_noise)
         cluster = workers.find(strategy)
         numbers, seen = _part_of(cluster, numbers, seen)
         if not numbers:
@@ -277,7 +277,9 @@ class GenerateLDMFlow(Workflow):
         known = asked.of_some(numbers)
 
         def generate(places, first):
-            some = known and {n: [v[i] for i in places] for n, v in known.items()}
+            some = known
+            if isinstance(known, dict):
+                some = {name: [v[i] for i in places] for name, v in known.items()}
             return model.predict(len(places), conditions=some, first=first, **options)
 
         def find(images):
@@ -315,6 +317,10 @@ def _wanted(words, table, document):
     wanted = from_words(words or [])
     if table is None:
         return wanted
+    if isinstance(wanted, str):
+        raise InputError(
+            "`conditions` none is for all of them; leave it or the `table` out."
+        )
     rows = read_wanted(table, from_saved(document["conditions"]))
     if twice := [name for name in rows if name in wanted]:
         raise InputError(

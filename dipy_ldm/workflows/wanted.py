@@ -22,7 +22,7 @@ def read_wanted(
     ----------
     path : str or Path
         Table as of :func:`dipy_ldm.data.tables.read_table`, such as a
-        ``participants.tsv``. What is missing is not specified. Columns that are no
+        ``participants.tsv``. What is missing is left open. Columns that are no
         conditions make no difference, and a warning says which.
     known : dict of str to Condition
         Conditions of the model.

@@ -40,8 +40,9 @@ ax.set(xticks=middles, xticklabels=labels, yticks=[], xlabel="asked for")
 plt.show()
 
 # %%
-# What is not asked for is left open: the model makes what it likes, in the proportions
-# that it has learnt.
+# What is not asked for is drawn, in the proportions of the training digits.
+
+print(model.draw_conditions(20, seed=1))
 
 figure, ax = plt.subplots(figsize=(7.5, 0.9), layout="constrained")
 ax.imshow(montage(model.predict(20, seed=1), columns=20), cmap="gray")

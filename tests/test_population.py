@@ -1,0 +1,138 @@
+"""Conditions that nobody gave are drawn as the training images had them, together."""
+
+import numpy as np
+import numpy.testing as npt
+import pytest
+
+from dipy_ldm.conditions import UNSPECIFIED, Told, learn
+from dipy_ldm.population import Population, draw
+from dipy_ldm.validation import InputError
+
+
+@pytest.fixture(scope="module")
+def table():
+    """Return ages of which patients have the higher ones, and are seldom women."""
+    rng = np.random.default_rng(0)
+    ill = rng.random(2000) < 0.3
+    ages = np.where(ill, rng.normal(75, 5, 2000), rng.normal(40, 8, 2000))
+    women = rng.random(2000) < np.where(ill, 0.1, 0.6)
+    return {
+        "age": ages,
+        "group": np.where(ill, "patient", "control").tolist(),
+        "sex": np.where(women, "F", "M").tolist(),
+    }
+
+
+@pytest.fixture(scope="module")
+def known(table):
+    return learn(table, 2000)
+
+
+@pytest.fixture(scope="module")
+def population(table, known):
+    return Population.learn(Told.of(known, table).numbers, known)
+
+
+def share(drawn, name, value, where=None):
+    values = np.array(drawn[name])
+    return np.mean((values == value)[slice(None) if where is None else where])
+
+
+def test_what_is_drawn_is_as_in_training_by_itself_and_together(
+    known, population, table
+):
+    drawn = draw(known, population, None, 4000)
+    ill = np.array(drawn["group"]) == "patient"
+    assert ill.mean() == pytest.approx(share(table, "group", "patient"), abs=0.03)
+    assert share(drawn, "sex", "F", ill) == pytest.approx(0.1, abs=0.05)
+    assert share(drawn, "sex", "F", ~ill) == pytest.approx(0.6, abs=0.05)
+    ages = np.array(drawn["age"])
+    npt.assert_allclose(
+        np.quantile(ages, [0.1, 0.5, 0.9]),
+        np.quantile(table["age"], [0.1, 0.5, 0.9]),
+        atol=2,
+    )
+    assert ages[ill].mean() - ages[~ill].mean() == pytest.approx(35, abs=4)
+    # Without a table each is drawn by itself.
+    drawn = draw(known, None, None, 4000)
+    ill = np.array(drawn["group"]) == "patient"
+    assert ill.mean() == pytest.approx(share(table, "group", "patient"), abs=0.03)
+    ages = np.array(drawn["age"])
+    assert abs(ages[ill].mean() - ages[~ill].mean()) < 3
+
+
+def test_what_is_given_stays_and_what_goes_with_it_is_drawn(known, population):
+    drawn = draw(known, population, {"group": "patient"}, 300)
+    assert set(drawn["group"]) == {"patient"}
+    assert np.mean(drawn["age"]) == pytest.approx(75, abs=3)
+    given = {"age": [30, None, "n/a"], "sex": "M"}
+    drawn = draw(known, population, given, 3)
+    assert drawn["age"][0] == 30
+    assert None not in drawn["age"] + drawn["group"]
+    # Nobody had both: the rest is drawn all the same.
+    assert set(draw(known, population, {"age": 95, "sex": "F"}, 9)["group"])
+
+
+def test_it_is_a_function_of_seed_and_sample(known, population):
+    whole = draw(known, population, None, 20, seed=3)
+    part = draw(known, population, None, 5, seed=3, first=10)
+    assert {name: values[10:15] for name, values in whole.items()} == part
+    assert draw(known, population, None, 20, seed=4) != whole
+    same = draw(known, population, {"age": [30, 80]}, 2, seed=3, same=True)
+    assert same["age"] == [30, 80]
+    assert len(set(same["sex"])) == len(set(same["group"])) == 1
+
+
+@pytest.mark.parametrize("word", ["none", " None "])
+def test_none_is_not_drawn(known, population, word):
+    assert draw(known, population, word, 3) == word
+    assert (Told.of(known, word, 3).numbers == UNSPECIFIED).all()
+    drawn = draw(known, population, {"age": word, "sex": ["F", word]}, 2)
+    numbers = Told.of(known, drawn).numbers
+    npt.assert_array_equal(numbers[:, 0], [UNSPECIFIED] * 2)
+    npt.assert_array_equal(numbers[:, 2] == UNSPECIFIED, [False, True])
+    assert (numbers[:, 1] != UNSPECIFIED).all()
+
+
+def test_a_level_may_have_that_name():
+    known = learn({"drug": ["none", "some"] * 10}, 20)
+    assert Told.of(known, {"drug": "none"}).numbers.tolist() == [[0]]
+    assert Told.of(known, "none").numbers.tolist() == [[UNSPECIFIED]]
+
+
+def test_no_cell_has_fewer_than_five_images(known, population, table):
+    assert min(population.counts) >= 5
+    assert population.bins == 8
+    few = {name: values[:40] for name, values in table.items()}
+    of_few = learn(few, 40)
+    coarse = Population.learn(Told.of(of_few, few).numbers, of_few)
+    assert coarse.bins < 8 and min(coarse.counts) >= 5
+    few = {name: values[:8] for name, values in table.items()}
+    of_few = learn(few, 8)
+    assert Population.learn(Told.of(of_few, few).numbers, of_few) is None
+    assert len(draw(of_few, None, None, 9)["sex"]) == 9
+    alone = learn({"age": table["age"]}, 2000)
+    assert Population.learn(Told.of(alone, table["age"]).numbers, alone) is None
+
+
+def test_what_is_missing_in_training_is_drawn_too(table):
+    holes = table | {"sex": [None if i % 3 else s for i, s in enumerate(table["sex"])]}
+    known = learn(holes, 2000)
+    population = Population.learn(Told.of(known, holes).numbers, known)
+    assert -1 in np.array(population.cells)
+    assert set(draw(known, population, None, 200)["sex"]) == {"F", "M"}
+
+
+def test_what_can_not_be_asked_for(known, population):
+    with pytest.raises(InputError, match="sex has no level 'x'"):
+        draw(known, population, {"sex": "x"}, 2)
+    with pytest.raises(InputError, match="age must have one value or 2"):
+        draw(known, population, {"age": [1, 2, 3]}, 2)
+    assert draw({}, None, None, 2) is None
+    with pytest.raises(InputError, match="knows of no conditions"):
+        Told.of({}, draw({}, None, {"age": 7}, 2))
+
+
+def test_it_is_read_as_it_was_written(population):
+    assert Population.from_saved(population.to_saved()) == population
+    assert Population.from_saved(None) is None
