@@ -239,7 +239,7 @@ def test_volumes_are_made_of_labels_and_conditions(caplog):
         model.fit(
             volumes, {"sex": sexes}, source=labels, remat=True, **held_out, **options
         )
-    assert "does not listen to the condition source" in caplog.text
+    assert "does not listen" not in caplog.text, "four can't carry a verdict"
     assert model.source_.labels == [0, 4, 17]
     assert list(model.history_)[-2:] == ["val_gain_sex", "val_gain_source"]
     samples = model.predict(conditions={"sex": "b"}, source=labels[:2], **STEPS)

@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 
 from dipy_ldm.data.volumes import load_volumes
 
-N = 12
+N = 24
 TINY = (
     "--voxel_size 8 --batch_size 2 --n_codes 16 --code_dim 2 --widths_vqvae 8 8 "
     "--widths_ldm 8 --precision float32"
@@ -48,7 +48,7 @@ def cohort(tmp_path):
     folder = tmp_path / "cohort"
     folder.mkdir()
     for i in range(N):
-        write(folder, i, head(i))
+        write(folder, i, head(i if i < 12 else 100 + i))  # none an outlier
     return folder
 
 
@@ -80,6 +80,8 @@ def test_a_cohort_as_it_should_be_is_not_red(cohort, check, tmp_path):
     status, found, _ = check(cohort)
     assert status == 0
     states = {title: finding["state"] for title, finding in found.items()}
+    # All is well but that there are few.
+    assert (states.pop("subjects"), states.pop("held out")) == ("amber", "amber")
     assert set(states.values()) == {"green", "grey"}, states
     # The training finds what was conformed.
     (kept,) = (tmp_path / "cache").iterdir()
@@ -118,6 +120,7 @@ def test_each_planted_fault_is_found(cohort, check, tmp_path):
         "places": (12,),
         "orientation of what is seen": (1,),
         "doubled subjects": (4, 5),
+        "subjects": (),  # that are left
     }
     for title, numbers in blamed.items():
         assert found[title]["state"] == "red", title
@@ -136,7 +139,12 @@ def test_conditions_are_told_or_refused(cohort, check):
     (cohort / "participants.tsv").write_text("participant_id\tage\n" + "".join(rows))
     status, found, _ = check(cohort, "--conditions", "age")
     assert status == 0
-    assert "age (years): 20 to 31" in found["conditions"]["what"]
+    assert "age (years): 20 to 43" in found["conditions"]["what"]
+    unique = found["unique combinations"]
+    assert unique["state"] == "amber"
+    assert "24 of 24 subjects are alone" in unique["what"]
+    _, found, _ = check(cohort, "--conditions", "age", "--coarsen", "age=12")
+    assert found["unique combinations"]["state"] == "green"
     status, found, _ = check(cohort, "--conditions", "weight")
     assert status == 1
     assert found["conditions"]["state"] == "red"
@@ -158,7 +166,9 @@ def test_masks_are_looked_at(cohort, check, tmp_path):
 def test_few_volumes_are_grey_where_nothing_can_be_told(cohort, check):
     files = sorted(cohort.iterdir())[:4]
     status, found, _ = check(*files)
-    assert status == 0
+    assert status == 1
+    (red,) = (title for title, finding in found.items() if finding["state"] == "red")
+    assert red == "subjects"
     grey = {title for title, finding in found.items() if finding["state"] == "grey"}
     assert {"orientation of what is seen", "doubled subjects", "shapes"} < grey
     assert found["files"]["state"] == "green"

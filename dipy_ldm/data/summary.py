@@ -107,7 +107,7 @@ def _warnings(covariates):
                 f"{name} has classes of fewer than {FEW} subjects, which can point to "
                 f"persons: {_list(few)}"
             )
-    alone = _count_alone(covariates)
+    alone = count_alone(covariates)
     if alone:
         lines.append(
             f"{_count(alone, 'subject')} can be told from all others by these "
@@ -116,7 +116,7 @@ def _warnings(covariates):
     return lines
 
 
-def _count_alone(covariates):
+def count_alone(covariates: Covariates) -> int:
     """Count the subjects who share what is known of them with nobody."""
     whose: dict[tuple, set] = {}
     for subject, *values in zip(covariates.subjects, *covariates.values.values()):

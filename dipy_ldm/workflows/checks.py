@@ -10,15 +10,15 @@ import numpy as np
 
 from dipy_ldm import __version__, distribution, losses, networks, schedules
 from dipy_ldm.checking import plans, report, verdicts
-from dipy_ldm.checking.findings import Finding, green, grey, red, worst
+from dipy_ldm.checking.findings import Finding, amber, green, grey, red, worst
 from dipy_ldm.checking.images import look_at
 from dipy_ldm.checking.reading import Material, read_volumes
 from dipy_ldm.checking.trials import EIGHT, learn_by_heart, measure_paces
 from dipy_ldm.conditions import learn, summary
 from dipy_ldm.data.cohort import Cohort, split
-from dipy_ldm.data.covariates import read_covariates
+from dipy_ldm.data.covariates import Covariates, read_covariates
 from dipy_ldm.data.paths import holds_volumes, listed_rows
-from dipy_ldm.data.summary import summarise
+from dipy_ldm.data.summary import count_alone, summarise
 from dipy_ldm.validation import InputError, choose
 from dipy_ldm.workflows import inputs, recipes
 from dipy_ldm.workflows.outputs import write_page
@@ -107,9 +107,8 @@ def look(
     if material is not None:
         if conditions:
             listed = listed_rows(input_files)
-            found["Conditions"] = [
-                _of_tables(conditions, material.files, listed, steps)
-            ]
+            given = conditions, material.files, listed, steps
+            found["Conditions"] = _of_tables(*given)
         found["Images"] = look_at(material, verbose=True)
     return Looked(found, material)
 
@@ -122,7 +121,9 @@ def _look_at_images(input_files, conditions, steps, options):
     found = {"Images": look_at(material, verbose=True)}
     if conditions:
         known = learn(data.conditions, len(names))
-        found["Conditions"] = [green("conditions", " ".join(summary(known)))]
+        values = Covariates(data.conditions or {}, {}, {}, list(subjects))
+        findings = [green("conditions", " ".join(summary(known))), _unique(values)]
+        found["Conditions"] = findings
     return Looked(found, material)
 
 
@@ -133,8 +134,22 @@ def _of_tables(names, files, listed, steps):
         learn(found.values, len(files))
     except InputError as error:
         what, _, cure = str(error).rpartition("; ")
-        return red("conditions", what, f"{cure[:1].upper()}{cure[1:]}")
-    return green("conditions", summarise(found))
+        return [red("conditions", what, f"{cure[:1].upper()}{cure[1:]}")]
+    return [green("conditions", summarise(found)), _unique(found)]
+
+
+def _unique(covariates):
+    """Say how many subjects could be known again by their conditions."""
+    n, alone = len(set(covariates.subjects)), count_alone(covariates)
+    title = "unique combinations"
+    if not alone:
+        return green(title, "No subject is alone with a combination of conditions.")
+    return amber(
+        title,
+        f"{alone} of {n} subjects are alone with their combination of conditions, and "
+        "could be known again by it.",
+        "Take fewer conditions or coarser ones, --coarsen age=5 say.",
+    )
 
 
 def try_out(
@@ -186,13 +201,16 @@ def try_out(
     recipe = recipes.make(settings, strategy, **method)
     parts = plans.parts(cohort, validation, method["seed"], settings.batch_size)
     end = plans.schedule(method["schedule"])
+    people = plans.people(cohort)
     if parts.state == "red":
-        return {"Training": [parts, end, *_not_tried("there are too few images")]}
+        rest = _not_tried("there are too few images")
+        return {"Training": [people, parts, end, *rest]}
     train, _ = split(cohort, validation, method["seed"], settings.batch_size)
     shape, patch = material.images.shape, settings.patch
     chosen = plans.settled(recipe, len(shape) - 2)
     memory = plans.memory(recipe, chosen, train.images.shape, patch)
     found = [
+        people,
         parts,
         plans.device(chosen),
         plans.precision(chosen),

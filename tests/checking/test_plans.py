@@ -22,10 +22,29 @@ def recipe():
 def test_who_is_held_out_is_told():
     cohort = Cohort(IMAGES, subjects=[i // 2 for i in range(20)])
     finding = plans.parts(cohort, 0.05, 0, 4)
-    assert finding.state == "green"
+    assert finding.state == "amber"
     assert "18 images to learn from" in finding.what
     assert "1 of 10 subjects" in finding.what
     assert "none held out" in plans.parts(cohort, 0, 0, 4).what
+
+
+@pytest.mark.parametrize(("n", "state"), [(9, "amber"), (10, "green")])
+def test_few_that_are_held_out_decide_nothing(n, state):
+    subjects = [f"sub-{i}" for i in range(4 * n)]
+    cohort = Cohort(np.zeros((4 * n, 2, 2, 1)), subjects=subjects)
+    finding = plans.parts(cohort, 0.25, 0, 4)
+    assert finding.state == state
+    assert f"({n} of {4 * n} subjects)" in finding.what
+
+
+@pytest.mark.parametrize(
+    ("n", "state"), [(7, "red"), (20, "red"), (21, "amber"), (200, "green")]
+)
+def test_few_subjects_are_told(n, state):
+    images = np.zeros((2 * n, 1))
+    of_two = plans.people(Cohort(images, subjects=[i // 2 for i in range(2 * n)]))
+    assert (of_two.state, plans.people(Cohort(images[:n])).state) == (state, state)
+    assert f"{2 * n} images of {n} subjects" in of_two.what
 
 
 def test_too_few_images_are_red():
