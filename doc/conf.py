@@ -111,7 +111,7 @@ sphinx_gallery_conf = {
     "examples_dirs": "examples",
     "gallery_dirs": "gallery",
     "filename_pattern": "/plot_",
-    "ignore_pattern": "virtual_cohort",
+    "ignore_pattern": "virtual_cohort|label_",
     "within_subsection_order": "reading_order.ReadingOrder",
     "abort_on_example_error": True,
     "capture_repr": ("_repr_html_",),

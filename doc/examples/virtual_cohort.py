@@ -184,40 +184,67 @@ def make_cohort(
             image, facts = make_subject(i, seed, detailed, traits, contrast)
             # What is known of a head is measured in its T1.
             known[f"sub-{i:04d}"] = known.get(f"sub-{i:04d}") or facts
-            with replacing(files[-1]) as partial:
-                partial.write_bytes(gzip.compress(image.to_bytes(), 1, mtime=0))
+            write_image(files[-1], image)
     if covariates:
         rng = np.random.default_rng((seed, first, 2))
-        with replacing(folder / "participants.tsv") as partial:
-            partial.write_text(make_table(rng, known))
-        with replacing(folder / "participants.json") as partial:
-            partial.write_text(json.dumps(COVARIATES, indent=2) + "\n")
+        write_table(folder, omit(rng, known), COVARIATES)
     return files
 
 
-def make_table(rng, known):
-    """Write what is known of subjects, some of it left out.
+def write_image(file, image):
+    """Write an image, compressed, to the same bytes each time.
+
+    Parameters
+    ----------
+    file : Path
+        Where.
+    image : nibabel.Nifti1Image or nibabel.Nifti2Image
+        Which.
+    """
+    with replacing(file) as partial:
+        partial.write_bytes(gzip.compress(image.to_bytes(), 1, mtime=0))
+
+
+def omit(rng, subjects):
+    """Leave out a tenth of what is known of subjects.
 
     Parameters
     ----------
     rng : numpy.random.Generator
         Draws what is missing.
-    known : dict of str to dict
+    subjects : dict of str to dict
         Covariates of each subject.
 
     Returns
     -------
-    str
-        Text of ``participants.tsv``.
+    dict of str to dict
+        The same, without some.
     """
-    lines = [["participant_id", *COVARIATES]]
-    for subject, values in known.items():
-        told = [
-            "n/a" if rng.random() < MISSING else f"{values[name]}"
-            for name in COVARIATES
-        ]
-        lines.append([subject, *told])
-    return "".join("\t".join(line) + "\n" for line in lines)
+    return {
+        subject: {name: values[name] for name in COVARIATES if rng.random() >= MISSING}
+        for subject, values in subjects.items()
+    }
+
+
+def write_table(folder, subjects, columns):
+    """Write ``participants.tsv`` and ``participants.json``.
+
+    Parameters
+    ----------
+    folder : Path
+        Where.
+    subjects : dict of str to dict
+        Values of each subject by the names of columns; the rest is ``n/a``.
+    columns : dict of str to dict
+        What the columns mean, as BIDS has it.
+    """
+    lines = [["participant_id", *columns]]
+    for subject, values in subjects.items():
+        lines.append([subject, *(str(values.get(name, "n/a")) for name in columns)])
+    with replacing(folder / "participants.tsv") as partial:
+        partial.write_text("".join("\t".join(line) + "\n" for line in lines))
+    with replacing(folder / "participants.json") as partial:
+        partial.write_text(json.dumps(columns, indent=2) + "\n")
 
 
 def draw_traits(i, seed=0, lesion=LESION):
@@ -451,8 +478,13 @@ def draw_deformation(rng, detailed=False, traits=None):
     return Deformation(integrate(velocity), affine)
 
 
-def field_grid():
+def field_grid(low=BRAIN_LOW, high=BRAIN_HIGH):
     """Place the voxels of deformations and bias fields.
+
+    Parameters
+    ----------
+    low, high : ndarray
+        Corners of what is deformed, in mm, ``(3,)``.
 
     Returns
     -------
@@ -461,7 +493,7 @@ def field_grid():
     affine : ndarray
         From voxels to millimetres, ``(4, 4)``.
     """
-    low, high = BRAIN_LOW - FIELD_MARGIN, BRAIN_HIGH + FIELD_MARGIN
+    low, high = low - FIELD_MARGIN, high + FIELD_MARGIN
     affine = np.diag([FIELD_SPACING] * 3 + [1.0])
     affine[:3, 3] = low
     return tuple(np.ceil((high - low) / FIELD_SPACING).astype(int) + 1), affine
@@ -605,9 +637,7 @@ def draw_grid(rng, detailed=False):
     """
     finest = spacing(detailed)
     coarsest = FINE_COARSEST if detailed else COARSEST
-    sizes = np.round(np.repeat(rng.uniform(finest, coarsest), 3), 2)
-    if rng.random() < 0.4:
-        sizes[rng.integers(3)] = np.round(rng.uniform(finest, coarsest), 2)
+    sizes = draw_sizes(rng, finest, coarsest)
     low = BRAIN_LOW - rng.uniform(0, 8, 3)
     high = BRAIN_HIGH + rng.uniform(0, 8, 3)
     shape = np.ceil((high - low) / sizes).astype(int)
@@ -615,6 +645,27 @@ def draw_grid(rng, detailed=False):
     affine[:3, 3] = low
     axes = axcodes2ornt(rng.choice(ORIENTATIONS))
     return turn_axes(shape, affine, axes)
+
+
+def draw_sizes(rng, finest, coarsest):
+    """Draw the sides of voxels.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Draws them.
+    finest, coarsest : float
+        Between which they are, in mm.
+
+    Returns
+    -------
+    ndarray
+        In mm, ``(3,)``; those of four in ten scans are not all equal.
+    """
+    sizes = np.round(np.repeat(rng.uniform(finest, coarsest), 3), 2)
+    if rng.random() < 0.4:
+        sizes[rng.integers(3)] = np.round(rng.uniform(finest, coarsest), 2)
+    return sizes
 
 
 def turn_axes(shape, affine, axes):

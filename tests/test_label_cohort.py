@@ -1,0 +1,378 @@
+import json
+import os
+from pathlib import Path
+import re
+import subprocess
+import sys
+
+import nibabel as nib
+from nibabel.affines import apply_affine
+import numpy as np
+from processes import with_all
+import pytest
+import scripts
+
+from dipy_ldm.data.covariates import read_covariates
+
+SCRIPT = Path(__file__).parents[1] / "doc" / "examples" / "label_cohort.py"
+AFFINE = nib.affines.from_matvec(np.eye(3) * 4, [-58, -58, -58])
+
+
+@pytest.fixture(scope="module")
+def cohort():
+    return scripts.load(SCRIPT)
+
+
+def draw_head(left=2):
+    """Return a small head of 104 mm, axes to the right, the front and the top.
+
+    It stands on a neck; the hippocampus has `left` layers on the left, and 2 on the
+    right.
+    """
+    x, y, z = np.indices((30, 30, 30)) - 14.5
+    radius = np.sqrt(x**2 + y**2 + z**2)
+    right = x > 0
+    labels = np.zeros(radius.shape, "int16")
+    labels[(radius < 13) | ((np.hypot(x, y) < 8) & (z < 0))] = 507
+    labels[radius < 11] = 515
+    labels[radius < 10] = 24
+    labels[radius < 9] = np.where(right, 42, 3)[radius < 9]
+    labels[radius < 6] = np.where(right, 41, 2)[radius < 6]
+    labels[12:15, 12:18, 12:18], labels[15:18, 12:18, 12:18] = 4, 43
+    labels[10 - left : 10, 12:18, 10:16], labels[20:22, 12:18, 10:16] = 17, 53
+    return labels
+
+
+def save(labels, folder, name="head_01", affine=AFFINE, kind=nib.Nifti1Image):
+    folder.mkdir(exist_ok=True)
+    file = folder / f"{name}{'.mgz' if kind is nib.MGHImage else '.nii.gz'}"
+    nib.save(kind(labels, affine), file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def heads(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("maps") / "heads"
+    for number in (1, 2, 3):
+        save(draw_head(), folder, f"head_{number:02d}")
+    return folder
+
+
+def canonical(file):
+    image = nib.as_closest_canonical(nib.load(file))
+    return image.get_fdata(), image.affine
+
+
+def rows_of(folder):
+    lines = (folder / "participants.tsv").read_text().splitlines()
+    names = lines[0].split("\t")
+    return [dict(zip(names, line.split("\t"))) for line in lines[1:]]
+
+
+def brightness(cohort, folder, maps, contrast, **options):
+    """Return the brightness of white matter, cortex and ventricles of a scan each."""
+    files = cohort.make_cohort(
+        folder, 4, maps, contrasts=[contrast], dseg=True, voxel_size=(2, 2), **options
+    )
+    found = []
+    for file in files:
+        scan, _ = canonical(file)
+        labels, _ = canonical(str(file).replace(".nii", "_dseg.nii"))
+        groups = (2, 41), (3, 42), (4, 43)
+        found.append([np.median(scan[np.isin(labels, group)]) for group in groups])
+    return np.array(found)
+
+
+def test_a_subject_depends_on_seed_and_number_alone(cohort, heads, tmp_path):
+    options = {"voxel_size": (3, 4), "contrasts": ("T1w", "random")}
+    files = cohort.make_cohort(tmp_path / "all", 2, heads, seed=5, **options)
+    part = cohort.make_cohort(tmp_path / "part", 1, heads, seed=5, first=1, **options)
+    other = cohort.make_cohort(tmp_path / "other", 1, heads, seed=6, first=1, **options)
+    assert [file.name for file in files] == [
+        f"sub-{i:04d}_{kind}.nii.gz" for i in range(2) for kind in options["contrasts"]
+    ]
+    for one, again, differs in zip(files[2:], part, other):
+        assert one.read_bytes() == again.read_bytes() != differs.read_bytes()
+    assert rows_of(tmp_path / "all")[1:] == rows_of(tmp_path / "part")
+    # And a scan not on which others there are.
+    (alone,) = cohort.make_cohort(
+        tmp_path / "alone", 1, heads, seed=5, voxel_size=(3, 4), contrasts=["random"]
+    )
+    assert alone.read_bytes() == files[1].read_bytes()
+
+
+def test_volumes_are_those_of_the_labels(cohort, heads, tmp_path):
+    numbers = {"ventricles": (4, 43), "hippocampi": (17, 53)}
+    numbers["brain"] = (2, 3, 17, 41, 42, 53)
+    for size, tolerance in ((1, 0), (2, 0.06)):
+        folder = tmp_path / str(size)
+        files = cohort.make_cohort(folder, 2, heads, voxel_size=(size,) * 2, dseg=True)
+        for file, row in zip(files, rows_of(folder)):
+            labels, _ = canonical(str(file).replace(".nii", "_dseg.nii"))
+            for name, group in numbers.items():
+                counted = np.isin(labels, group).sum() * size**3 / 1000
+                assert np.isclose(counted, float(row[name]), tolerance, atol=0.006)
+
+
+def test_volumes_are_covariates(cohort, heads, tmp_path):
+    files = cohort.make_cohort(tmp_path, 3, heads, voxel_size=(4, 4))
+    found = read_covariates(["brain", "ventricles", "hippocampi"], files)
+    assert set(found.units.values()) == {"mL"}
+    # 14 mL in the map, and subjects differ.
+    assert np.ptp(found.values["ventricles"]) > 1
+    assert 7 < np.mean(found.values["ventricles"]) < 28
+    assert set(json.loads((tmp_path / "participants.json").read_text())) == set(
+        cohort.COLUMNS
+    )
+
+
+def test_white_matter_is_bright_in_t1_and_dark_in_t2(cohort, heads, tmp_path):
+    white, grey, fluid = brightness(cohort, tmp_path / "a", heads, "T1w").T
+    assert (white > 1.1 * grey).all()
+    assert (grey > 1.5 * fluid).all()
+    white, grey, fluid = brightness(cohort, tmp_path / "b", heads, "T2w").T
+    assert (fluid > 1.3 * grey).all()
+    assert (grey > 1.1 * white).all()
+
+
+def test_random_contrasts_have_any_order(cohort, heads, tmp_path):
+    values = brightness(cohort, tmp_path, heads, "random", seed=1)
+    assert len({tuple(np.argsort(row)) for row in values}) > 1
+
+
+def test_t1_is_as_priors_have_it(cohort, tmp_path):
+    folder = tmp_path / "maps"
+    save(draw_head(), folder)
+    arrays = {
+        "generation_labels": [2, 41, 3, 42],
+        "generation_classes_contrast_specific": [0, 0, 1, 1],
+        # Cortex is the brighter one, and by how much hardly differs.
+        "prior_means_t1": [[60, 200], [1, 1]],
+        "prior_stds_t1": [[1, 1], [0, 0]],
+    }
+    for name, values in arrays.items():
+        np.save(folder / f"{name}.npy", np.array(values))
+    white, grey, _ = brightness(cohort, tmp_path / "out", folder, "T1w").T
+    assert (grey > 1.8 * white).all()
+
+
+def test_left_stays_left_where_subjects_are_mirrored(cohort, tmp_path):
+    save(draw_head(left=6), tmp_path / "maps")
+    files = cohort.make_cohort(
+        tmp_path / "out", 6, tmp_path / "maps", voxel_size=(2, 2), dseg=True
+    )
+    rows = rows_of(tmp_path / "out")
+    assert {row["mirrored"] for row in rows} == {"True", "False"}
+    for file, row in zip(files, rows):
+        labels, affine = canonical(str(file).replace(".nii", "_dseg.nii"))
+        middle = {
+            label: apply_affine(affine, np.argwhere(labels == label).mean(0))[0]
+            for label in (2, 3, 4, 17, 41, 42, 43, 53)
+        }
+        assert max(middle[n] for n in (2, 3, 4, 17)) < -1
+        assert min(middle[n] for n in (41, 42, 43, 53)) > 1
+        larger = 53 if row["mirrored"] == "True" else 17
+        smaller = 70 - larger
+        assert (labels == larger).sum() > 1.4 * (labels == smaller).sum()
+
+
+def test_stripped_brains_are_alone(cohort, heads, tmp_path):
+    files = cohort.make_cohort(
+        tmp_path, 2, heads, voxel_size=(2, 2), stripped=1, dseg=True
+    )
+    for file in files:
+        scan, _ = canonical(file)
+        labels, _ = canonical(str(file).replace(".nii", "_dseg.nii"))
+        brain = np.isin(labels, (2, 3, 4, 17, 41, 42, 43, 53))
+        assert not scan[labels == 0].any()
+        assert (labels == 507).sum() < 0.02 * brain.sum()
+        assert (scan[brain] > 0).mean() > 0.99
+    assert {row["stripped"] for row in rows_of(tmp_path)} == {"True"}
+
+
+def test_heads_end_in_air_but_for_the_neck(cohort, heads, tmp_path):
+    (file,) = cohort.make_cohort(tmp_path, 1, heads, voxel_size=(2, 2), dseg=True)
+    labels, _ = canonical(str(file).replace(".nii", "_dseg.nii"))
+    assert (labels[:, :, 0] == 507).mean() > 0.05
+    for axis in range(3):
+        assert not np.take(labels, -1, axis).any()
+    assert not labels[0].any() and not labels[:, 0].any()
+
+
+def test_files_are_of_many_kinds(cohort, heads, tmp_path):
+    files = cohort.make_cohort(tmp_path, 8, heads, voxel_size=(2, 6), dseg=True)
+    images = [nib.load(file) for file in files]
+    assert len({nib.aff2axcodes(image.affine) for image in images}) > 2
+    assert len({image.get_data_dtype() for image in images}) > 1
+    sizes = np.array([image.header.get_zooms() for image in images])
+    assert 2 <= sizes.min() < sizes.max() <= 6
+    for file, image in zip(files, images):
+        labels = nib.load(str(file).replace(".nii", "_dseg.nii"))
+        assert labels.shape == image.shape
+        np.testing.assert_allclose(labels.affine, image.affine, atol=1e-4)
+
+
+def test_each_map_comes_once_before_one_comes_again(cohort, heads, tmp_path):
+    cohort.make_cohort(tmp_path, 6, heads, voxel_size=(6, 6))
+    names = [row["map"] for row in rows_of(tmp_path)]
+    assert sorted(names[:3]) == sorted(names[3:]) == ["head_01", "head_02", "head_03"]
+
+
+def test_maps_are_kept_apart_by_the_ends_of_their_names(cohort, heads):
+    def names(*sides):
+        return [file.name[:7] for file in cohort.find_maps(heads, *sides)]
+
+    assert names(["01", "3"]) == ["head_01", "head_03"]
+    assert names([], ["01", "3"]) == ["head_02"]
+
+
+@pytest.mark.parametrize("axes", ["RAS", "LIA", "PSR"])
+def test_maps_may_have_any_axes_and_pose(cohort, tmp_path, axes):
+    turns = nib.orientations.axcodes2ornt(axes)
+    angle = np.deg2rad(12)
+    tilt = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, 0, 0]])
+    tilt[2] = 0, np.sin(angle), np.cos(angle)
+    tilted = nib.affines.from_matvec(tilt, [40, -70, 9]) @ AFFINE
+    # Structures are where the template has them, but half as far apart.
+    labels = draw_head()
+    landmarks = scripts.load(SCRIPT.with_name("label_maps.py")).LANDMARKS
+    for number, place in landmarks.items():
+        spot = np.rint(apply_affine(np.linalg.inv(AFFINE), np.array(place) / 2))
+        labels[tuple(slice(int(i) - 1, int(i) + 1) for i in spot)] = number
+    image = nib.Nifti1Image(labels, tilted).as_reoriented(
+        nib.orientations.ornt_transform(turns, nib.orientations.axcodes2ornt("RAS"))
+    )
+    file = save(np.asarray(image.dataobj), tmp_path, "a", image.affine, nib.MGHImage)
+    source = cohort.read_map(file)
+    back = np.linalg.inv(source.to_voxels)
+    # Their axes are straight again, and left is left.
+    np.testing.assert_allclose(back[:3, :3] @ back[:3, :3].T, np.eye(3) * 16, atol=1e-3)
+    thalami = [
+        apply_affine(back, np.argwhere(source.labels == cohort.INDEX[n]).mean(0))
+        for n in (10, 49)
+    ]
+    up = apply_affine(back, np.argwhere(source.labels == cohort.INDEX[11]).mean(0))
+    assert thalami[0][0] < -2 and thalami[1][0] > 2
+    np.testing.assert_allclose(thalami[0][1:], thalami[1][1:], atol=2)
+    assert up[1] > thalami[0][1] + 8
+
+
+def test_parcels_are_what_they_are_parcels_of(cohort, tmp_path):
+    labels = draw_head()
+    parcels = labels.copy()
+    for whole, parcel in ((3, 1024), (42, 12175), (2, 3001), (41, 5002)):
+        parcels[labels == whole] = parcel
+    plain, cut = (
+        cohort.read_map(save(data, tmp_path, name)).labels
+        for data, name in ((labels, "a"), (parcels, "b"))
+    )
+    np.testing.assert_array_equal(plain, cut)
+
+
+def test_islands_outside_of_the_head_are_gone(cohort, tmp_path):
+    labels = draw_head()
+    labels[1, 1, 1] = 24
+    source = cohort.read_map(save(labels, tmp_path))
+    fluid = source.labels == cohort.INDEX[24]
+    assert fluid.sum() == (labels == 24).sum() - 1
+
+
+def test_shapes_are_no_heads(cohort, tmp_path):
+    files = cohort.make_cohort(tmp_path, 2, voxel_size=(4, 4))
+    assert [file.name for file in files] == [
+        "sub-0000_shapes.nii.gz",
+        "sub-0001_shapes.nii.gz",
+    ]
+    assert not (tmp_path / "participants.tsv").exists()
+    for file in files:
+        scan, _ = canonical(file)
+        inside = scan > 0.1 * scan.max()
+        assert 0.05 < inside.mean() < 0.9
+        assert scan[inside].std() > 0.05 * scan.max()
+
+
+def test_interpolation_and_means_are_exact_where_they_must_be(cohort):
+    axes = [np.arange(0, side, 1.0) for side in (20, 16, 12)]
+    coarse = [np.arange(-4, side + 5, 4.0) for side in (20, 16, 12)]
+    weights = [cohort.linear(a, c) for a, c in zip(axes, coarse)]
+    ramp = np.add.outer(np.add.outer(coarse[0], 2 * coarse[1]), -coarse[2])
+    fine = np.stack(list(cohort.planes(ramp.astype("float32"), weights)))
+    expected = np.add.outer(np.add.outer(axes[0], 2 * axes[1]), -axes[2])
+    np.testing.assert_allclose(fine, expected, atol=1e-5)
+    centres = [np.arange(3, side - 3, 2.0) for side in (20, 16, 12)]
+    weights = [cohort.gaussian(c, a, 0.8) for c, a in zip(centres, axes)]
+    means = cohort.average(iter(fine), weights)
+    expected = np.add.outer(np.add.outer(centres[0], 2 * centres[1]), -centres[2])
+    np.testing.assert_allclose(means, expected, atol=1e-4)
+
+
+def refusal(cohort, folder, maps, *options):
+    with pytest.raises(SystemExit) as error:
+        cohort.main([str(folder), "--n", "1", "--maps", str(maps), *options])
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda labels: labels * 1.5, "numbers that are not whole"),
+        (lambda labels: np.where(labels == 2, np.nan, labels), "not whole"),
+        (lambda labels: np.stack([labels] * 2, -1), "has 4 dimensions"),
+        (lambda labels: np.where(labels == 2, 9999, labels), r"table \(9999\); add"),
+        (lambda labels: np.where(labels == 2, -7, labels), r"table \(-7\); add"),
+        (lambda labels: labels * (labels > 500), "has no label of a brain"),
+        (lambda labels: labels * 0, "is empty"),
+    ],
+)
+def test_bad_maps_get_one_sentence(cohort, tmp_path, change, message):
+    save(np.asarray(change(draw_head()), "float32"), tmp_path / "maps")
+    said = refusal(cohort, tmp_path / "out", tmp_path / "maps")
+    assert re.search(message, said)
+    assert said.endswith(".") and "head_01" in said
+
+
+def test_a_folder_without_maps_gets_one_sentence(cohort, heads, tmp_path):
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        assert "there are no label maps" in refusal(cohort, tmp_path / "out", folder)
+    assert "ends in 07; the first is head_01" in refusal(
+        cohort, tmp_path / "out", heads, "--except", "07"
+    )
+    assert "leave out fewer" in refusal(
+        cohort, tmp_path / "out", heads, "--except", "1", "2", "3"
+    )
+    (tmp_path / "bad.nii.gz").write_bytes(b"no image")
+    assert "bad.nii.gz can't be read" in refusal(cohort, tmp_path / "out", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--n", "0"], "n must be at least 1"),
+        (["--seed", "-1"], "seed must be at least 0"),
+        (["--voxel_size", "3", "2"], "the smaller first, not 3.0 and 2.0"),
+        (["--voxel_size", "nan", "2"], "two numbers from 0.5 to 10 mm"),
+        (["--stripped", "2"], "stripped"),
+    ],
+)
+def test_bad_numbers_get_one_sentence(cohort, heads, tmp_path, options, message):
+    assert message in refusal(cohort, tmp_path, heads, *options)
+
+
+def test_shapes_have_no_label_maps(cohort, tmp_path):
+    for option in (["--dseg"], ["--only", "1"], ["--stripped", "1"]):
+        with pytest.raises(SystemExit, match="random shapes have no label maps; name"):
+            cohort.main([str(tmp_path), "--n", "1", *option])
+
+
+def test_the_command(heads, tmp_path):
+    command = [sys.executable, SCRIPT, tmp_path / "cohort", "--n", "1", "--first", "7"]
+    command += ["--maps", heads, "--only", "02", "--voxel_size", "4", "4", "--dseg"]
+    env = with_all(os.environ)
+    subprocess.run(command, capture_output=True, text=True, check=True, env=env)
+    assert sorted(file.name for file in (tmp_path / "cohort").iterdir()) == [
+        "participants.json",
+        "participants.tsv",
+        "sub-0007_T1w.nii.gz",
+        "sub-0007_T1w_dseg.nii.gz",
+    ]
+    assert rows_of(tmp_path / "cohort")[0]["map"] == "head_02"
