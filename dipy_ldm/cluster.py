@@ -9,6 +9,7 @@ from contextlib import ExitStack, suppress
 import json
 import os
 import re
+import selectors
 import socket
 import time
 from typing import NamedTuple
@@ -17,6 +18,8 @@ from dipy_ldm.validation import InputError
 
 # Seconds within which all workers must be there.
 LIMIT = 300
+# Bytes of what a worker says of itself, at most.
+_LONGEST = 2**20
 
 _EXAMPLE = (
     '{"cluster": {"worker": ["host1:8888", "host2:8888"]}, '
@@ -50,9 +53,11 @@ def find_cluster() -> Cluster | None:
     Raises
     ------
     InputError
-        If ``TF_CONFIG`` can't be understood.
+        If ``TF_CONFIG``, or Slurm's variables, can't be understood.
     """
     if (config := os.environ.get("TF_CONFIG")) is not None:
+        if config.strip() in ("", "{}"):
+            return None  # as to TensorFlow
         return _of_several(_from_tf_config(config))
     # Of the step that srun started; a batch script itself is alone.
     return _of_several(_from_slurm()) if _slurm_tasks() > 1 else None
@@ -72,7 +77,19 @@ def in_company() -> bool:
 
 
 def _slurm_tasks():
-    return int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
+    return _number("SLURM_STEP_NUM_TASKS", 1)
+
+
+def _number(name, default):
+    """Read a whole number from the environment, where empty is not there."""
+    text = os.environ.get(name) or str(default)
+    try:
+        return int(text)
+    except ValueError as error:
+        raise InputError(
+            f"{name} must be a whole number, not {text!r}; start the command with "
+            "srun, or unset it."
+        ) from error
 
 
 def _of_several(cluster):
@@ -119,21 +136,26 @@ def _from_slurm():
     resolve = tf.distribute.cluster_resolver.SlurmClusterResolver
     try:
         resolver = resolve(gpus_per_node=1, gpus_per_task=0)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, LookupError, TypeError) as error:
         raise InputError(
             f"Slurm's variables can't be understood ({error}); start the command with "
             "srun, or name the machines in TF_CONFIG."
         ) from error
     # Jobs and steps that share a node must not share ports; below 30000 no system
     # gives them to others.
-    job, step = (int(os.environ.get(f"SLURM_{x}_ID", 0)) for x in ("JOB", "STEP"))
+    job, step = _number("SLURM_JOB_ID", 0), _number("SLURM_STEP_ID", 0)
     port = 10_000 + (61 * job + 17 * step) % 19_000
     addresses = (
         f"{node}:{port + task}"
         for node, tasks in resolver._task_configuration.items()
         for task in range(tasks)
     )
-    cluster = Cluster(tuple(addresses), int(os.environ["SLURM_PROCID"]))
+    cluster = Cluster(tuple(addresses), _number("SLURM_PROCID", -1))
+    if not 0 <= cluster.index < len(cluster.addresses):
+        raise InputError(
+            f"SLURM_PROCID must be from 0 to {len(cluster.addresses) - 1}, the number "
+            f"of this task among all, not {cluster.index}; start the command with srun."
+        )
     here = os.environ.get("SLURMD_NODENAME")
     if here and cluster.addresses[cluster.index].rpartition(":")[0] != here:
         raise InputError(
@@ -152,11 +174,11 @@ def share_of_node() -> tuple[int, int]:
         Of all GPUs that are seen, ``[first::step]``.
     """
     # Where Slurm gives a task GPUs of its own, no others are seen.
-    if "SLURM_GPUS_PER_TASK" in os.environ or "SLURM_LOCALID" not in os.environ:
+    if os.environ.get("SLURM_GPUS_PER_TASK") or not os.environ.get("SLURM_LOCALID"):
         return 0, 1
-    counts = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "1")
-    most = max(int(count) for count in re.findall(r"(\d+)(?:\(x\d+\))?", counts))
-    return int(os.environ["SLURM_LOCALID"]), most
+    text = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")
+    counts = re.findall(r"(\d+)(?:\(x\d+\))?", text)
+    return _number("SLURM_LOCALID", 0), max(map(int, counts), default=1)
 
 
 def meet(cluster: Cluster, facts: dict, limit: float = LIMIT) -> None:
@@ -202,48 +224,108 @@ def _listen(address):
 def _report(cluster, facts, end, limit):
     """Tell the chief that this worker is there, and take its answer."""
     host, _, port = cluster.addresses[0].rpartition(":")
-    message = json.dumps({"worker": cluster.index, "facts": facts}) + "\n"
+    hello = {"job": _job(), "worker": cluster.index, "facts": facts}
+    message = json.dumps(hello) + "\n"
     reason = "could not be reached"
     while (left := end - time.monotonic()) > 0:
         try:
             with socket.create_connection((host, int(port)), timeout=left) as link:
                 reason = "did not answer, since others are missing or it is not one"
                 link.sendall(message.encode())
-                return json.loads(link.makefile().readline())["refusal"]
-        except (OSError, ValueError, KeyError, TypeError):
-            # Not started yet, restarted, or not this program.
-            time.sleep(max(0, min(0.2, left)))
+                answer = json.loads(link.makefile().readline(_LONGEST))
+                if answer["job"] == _job():
+                    return answer["refusal"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            pass
+        # Not started yet, restarted, or not this program.
+        time.sleep(max(0, min(0.2, left)))
     return (
         f"the chief at {cluster.addresses[0]} {reason} (within {limit} s); see that "
         "all workers were started, and that the port is open."
     )
 
 
+def _job():
+    """Say what workers of one job agree on, and others on the network do not know."""
+    if "TF_CONFIG" in os.environ:
+        return None
+    return [os.environ.get(f"SLURM_{name}_ID") for name in ("JOB", "STEP")]
+
+
 def _receive(cluster, facts, server, end, limit):
     """Wait as the chief for all others, compare what they say, and answer."""
     others = set(range(1, len(cluster.addresses)))
-    links: dict = {}
-    said: dict = {}
+    hellos: dict = {}
     refusal = None
     with ExitStack() as stack:
-        while missing := others - links.keys():
-            server.settimeout(max(0.01, end - time.monotonic()))
-            try:
-                link = stack.enter_context(server.accept()[0])
-            except TimeoutError:
+        selector = stack.enter_context(selectors.DefaultSelector())
+        server.setblocking(False)
+        selector.register(server, selectors.EVENT_READ)
+        while missing := others - {hello["worker"] for hello in hellos.values()}:
+            ready = selector.select(max(0, end - time.monotonic()))
+            if not ready:
                 refusal = _say_missing(cluster, missing, limit)
                 break
-            hello = _read(link)
-            if hello and hello["worker"] in others:
-                links[hello["worker"]], said[hello["worker"]] = link, hello["facts"]
-            # Those that gave up meanwhile, or ended, are missing again.
-            links = {i: link for i, link in links.items() if _is_open(link)}
-        for worker in sorted(links):
-            refusal = refusal or difference(facts, said[worker], worker)
-        for link in links.values():
+            for key, _ in ready:
+                if key.fileobj is server:
+                    _accept(server, selector, stack)
+                else:
+                    _heed(key, selector, hellos, others)
+        for hello in sorted(hellos.values(), key=lambda hello: hello["worker"]):
+            refusal = refusal or difference(facts, hello["facts"], hello["worker"])
+        answer = json.dumps({"job": _job(), "refusal": refusal}) + "\n"
+        for link in hellos:
             with suppress(OSError):
-                link.sendall((json.dumps({"refusal": refusal}) + "\n").encode())
+                link.settimeout(10)
+                link.sendall(answer.encode())
     return refusal
+
+
+def _accept(server, selector, stack):
+    """Take a link, of which nobody knows yet whose it is, and don't wait for it."""
+    with suppress(OSError):
+        link = stack.enter_context(server.accept()[0])
+        link.setblocking(False)
+        selector.register(link, selectors.EVENT_READ, bytearray())
+
+
+def _heed(key, selector, hellos, others):
+    """Read what has come on a link: a worker's hello, its end, or a stranger's word."""
+    link, text = key.fileobj, key.data
+    try:
+        part = link.recv(2**16)
+    except BlockingIOError:
+        return
+    except OSError:
+        part = b""
+    text += part
+    if part and link not in hellos and len(text) < _LONGEST:
+        if b"\n" not in text:
+            return
+        if hello := _hello(text, others):
+            hellos[link] = hello
+            return
+    # Those that gave up, or ended, are missing again.
+    hellos.pop(link, None)
+    selector.unregister(link)
+    link.close()
+
+
+def _hello(text, others):
+    """Read what a worker says of itself; None if it is none of this job."""
+    try:
+        said = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    types = {"worker": int, "facts": dict}
+    good = (
+        isinstance(said, dict)
+        # Not isinstance: to Python, True is an int.
+        and all(type(said.get(name)) is kind for name, kind in types.items())
+        and said["worker"] in others
+        and said.get("job") == _job()
+    )
+    return said if good else None
 
 
 def _say_missing(cluster, missing, limit):
@@ -252,29 +334,6 @@ def _say_missing(cluster, missing, limit):
         f"within {limit} s there came no {', '.join(named)}; see that each was started "
         "and reaches the chief's port."
     )
-
-
-def _is_open(link):
-    """Say whether the other side still waits, from whom nothing more is to come."""
-    link.setblocking(False)
-    try:
-        return link.recv(1, socket.MSG_PEEK) != b""
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    finally:
-        link.settimeout(10)
-
-
-def _read(link):
-    """Take what a worker says; None if it is something else that came."""
-    link.settimeout(10)
-    try:
-        said = json.loads(link.makefile().readline())
-        return {"worker": said["worker"], "facts": said["facts"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def difference(chief: dict, other: dict, worker: int) -> str | None:

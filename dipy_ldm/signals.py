@@ -1,26 +1,31 @@
-"""Signals: a scheduler's wish that a process should end, heeded at a good moment."""
+"""Signals: the wish that a process should end, heeded at a good moment.
+
+A scheduler says it by SIGTERM, and a terminal whose connection is lost by SIGHUP.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 import signal
 import threading
 
-# What a shell gives a process that SIGTERM killed; schedulers take it for a reason to
-# start again, not for a failure.
-STATUS = 128 + signal.SIGTERM
+# Not every system has the second one.
+_ENDS = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 
 
 class Terminated(SystemExit):
-    """The end that SIGTERM asked for, after all that matters was written.
+    """The end that a signal asked for, after all that matters was written.
 
     Parameters
     ----------
     sentence : str
         What was written, and how to go on.
+    number : int
+        Of the signal. The status is what a shell gives a process that it killed, which
+        schedulers take for a reason to start again, not for a failure.
     """
 
-    def __init__(self, sentence: str) -> None:
-        super().__init__(STATUS)
+    def __init__(self, sentence: str, number: int = signal.SIGTERM) -> None:
+        super().__init__(128 + number)
         self.sentence = sentence
 
     def __str__(self):
@@ -33,27 +38,39 @@ def reinstall() -> None:
 
     TensorFlow does when it joins other machines, and then nothing heeds it.
     """
-    if _may_set():
-        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    if _may_set() and before is not None:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
 def deferred(ask: Callable) -> Iterator[None]:
-    """Within this context, let SIGTERM only ask for an end.
+    """Within this context, let SIGTERM and SIGHUP only ask for an end.
 
     Parameters
     ----------
     ask : callable
-        Called without arguments when the signal comes.
+        ``ask(number)`` is called with that of the signal when it comes.
     """
-    if not _may_set():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: ask())
+    before = {number: signal.getsignal(number) for number in _ENDS if _is_ours(number)}
+    for number in before:
+        signal.signal(number, lambda number, frame: ask(number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _is_ours(number):
+    """Say whether a signal may be heeded here.
+
+    None is the handler of a program that Python runs in, such as MATLAB, and could not
+    be given back; and with ``nohup`` a process shall go on.
+    """
+    handler = signal.getsignal(number)
+    ignored = number != signal.SIGTERM and handler == signal.SIG_IGN
+    return _may_set() and handler is not None and not ignored
 
 
 @contextmanager

@@ -23,7 +23,8 @@ else:
 
 def heed_ctrl_c():
     """Undo what a shell does to the jobs that it starts in the background."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def with_all(env):

@@ -1,5 +1,6 @@
 """Clusters: read from the environment; workers meet, or hear why not."""
 
+from contextlib import ExitStack, suppress
 import json
 import socket
 from threading import Thread
@@ -36,6 +37,12 @@ def test_alone(environment):
     assert find_cluster() is None
 
 
+@pytest.mark.parametrize("text", ["", " ", "{}"])
+def test_an_empty_tf_config_is_that_of_who_is_alone(environment, text):
+    environment(TF_CONFIG=text, SLURM_STEP_NUM_TASKS=2)
+    assert find_cluster() is None
+
+
 def test_tf_config(environment):
     environment(TF_CONFIG=config({"worker": ["a:1", "b:2"]}, index=1))
     assert find_cluster() == Cluster(("a:1", "b:2"), 1)
@@ -46,10 +53,8 @@ def test_tf_config(environment):
 @pytest.mark.parametrize(
     "text",
     [
-        "",
         "{",
         "[]",
-        "{}",
         '{"cluster": ["a:1"], "task": {"type": "worker", "index": 0}}',
         config({"worker": ["a:1", "b:2"]}, index=2),
         config({"worker": ["a:1", "b"]}),
@@ -79,6 +84,38 @@ def test_slurm(environment):
     with pytest.raises(InputError, match="distribution=block"):
         find_cluster()
     environment(SLURM_STEP_TASKS_PER_NODE="1(x2)")
+    with pytest.raises(InputError, match="Slurm's variables"):
+        find_cluster()
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("number", [3, -1, "", "x"])
+def test_a_task_that_is_none_is_refused(environment, number):
+    environment(
+        SLURM_JOB_ID="",
+        SLURM_STEP_NUM_TASKS=3,
+        SLURM_STEP_NODELIST="n[9-10]",
+        SLURM_STEP_TASKS_PER_NODE="2,1",
+        SLURM_PROCID=number,
+    )
+    with pytest.raises(InputError, match="(SLURM_PROCID must|Slurm's var).* srun"):
+        find_cluster()
+
+
+def test_variables_of_slurm_may_be_empty_and_malformed_ones_are_named(environment):
+    environment(SLURM_STEP_NUM_TASKS="", SLURM_LOCALID="", SLURM_STEP_TASKS_PER_NODE="")
+    assert find_cluster() is None
+    assert share_of_node() == (0, 1)
+    environment(SLURM_LOCALID=1)
+    assert share_of_node() == (1, 1)
+    environment(SLURM_STEP_NUM_TASKS="two")
+    with pytest.raises(InputError, match="SLURM_STEP_NUM_TASKS must be .* not 'two'"):
+        find_cluster()
+
+
+@pytest.mark.tensorflow
+def test_half_of_slurms_variables_is_one_sentence(environment):
+    environment(SLURM_STEP_NUM_TASKS=2, SLURM_PROCID=0)
     with pytest.raises(InputError, match="Slurm's variables"):
         find_cluster()
 
@@ -138,16 +175,84 @@ def test_a_chief_that_does_not_come():
     assert f"the chief at {addresses[0]} could not be reached (within 1 s)" in told[1]
 
 
-def test_what_else_comes_to_the_port_is_ignored():
+@pytest.fixture
+def chief(environment):
+    """Return a port where a chief waits for a worker, and that worker's cluster."""
+    environment(SLURM_JOB_ID=7, SLURM_STEP_ID=0)
     (port, other) = free_ports(2)
     cluster = Cluster((f"127.0.0.1:{port}", f"127.0.0.1:{other}"), 0)
-    chief = Thread(target=meet, args=(cluster, {}, 10))
-    chief.start()
+    refusals = []
+
+    def wait():
+        try:
+            meet(cluster, {"a": 1}, 20)
+        except BaseException as error:
+            refusals.append(error)
+
+    thread = Thread(target=wait)
+    thread.start()
     time.sleep(0.2)
+    yield port, cluster._replace(index=1)
+    thread.join()
+    assert not refusals
+
+
+STRANGERS = {
+    "http": b"GET / HTTP/1.1\r\n\r\n",
+    "a list for a worker": b'{"job": ["7", "0"], "worker": [], "facts": {}}\n',
+    "a number for facts": b'{"job": ["7", "0"], "worker": 1, "facts": 1}\n',
+    "true": b'{"job": ["7", "0"], "worker": true, "facts": {}}\n',
+    "another job": b'{"job": ["8", "0"], "worker": 1, "facts": {"a": 1}}\n',
+    "no job": b'{"worker": 1, "facts": {"a": 1}}\n',
+    "depth": b"[" * 100_000 + b"\n",
+    "no text": b"\xff\xfe\n",
+    "no end": b"x" * 2_000_000,
+}
+
+
+@pytest.mark.parametrize("word", STRANGERS.values(), ids=STRANGERS)
+def test_what_else_comes_to_the_port_is_ignored(chief, word):
+    port, cluster = chief
     with socket.create_connection(("127.0.0.1", port)) as link:
-        link.sendall(b"GET / HTTP/1.1\r\n\r\n")
-    meet(cluster._replace(index=1), {}, 10)
-    chief.join()
+        with suppress(ConnectionError):
+            link.sendall(word)
+        meet(cluster, {"a": 1}, 20)
+
+
+def test_the_silent_hold_nobody_up(chief):
+    port, cluster = chief
+    with ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+        # Less than any of them would be waited for.
+        meet(cluster, {"a": 1}, 20)
+
+
+def test_a_hello_may_come_in_pieces_and_a_worker_again(chief):
+    port, cluster = chief
+    hello = b'{"job": ["7", "0"], "worker": 1, "facts": {"a": 2}}\n'
+    with socket.create_connection(("127.0.0.1", port)) as link:
+        for piece in (hello[:9], hello[9:-1]):
+            link.sendall(piece)
+            time.sleep(0.05)
+    meet(cluster, {"a": 1}, 20)
+
+
+def test_a_chief_of_another_job_is_not_listened_to():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            with server.accept()[0] as link:
+                link.recv(1000)
+                link.sendall(b'{"job": ["8", "0"], "refusal": null}\n')
+
+        thread = Thread(target=answer)
+        thread.start()
+        port, own = server.getsockname()[1], free_ports(1)[0]
+        cluster = Cluster((f"127.0.0.1:{port}", f"127.0.0.1:{own}"), 1)
+        with pytest.raises(InputError, match="did not answer"):
+            meet(cluster, {}, 1)
+        thread.join()
 
 
 def test_a_port_that_is_taken():

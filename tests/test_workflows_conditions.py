@@ -2,7 +2,10 @@
 
 import csv
 import json
+import os
 from pathlib import Path
+import subprocess
+import sys
 
 import nibabel as nib
 import numpy as np
@@ -258,3 +261,27 @@ def test_what_is_asked_for(brains):
     some = Asked.of(path, {"age": ["none", "60"]}, range(2), seed=0)
     assert some.of_some(range(2))["age"] == ["none", 60]
     assert some.arrays(range(2))["condition_group"].tolist() == some.table["group"]
+
+
+WRITE = """
+import locale
+from pathlib import Path
+from dipy_ldm.workflows.bids import _write
+from dipy_ldm.workflows.outputs import write_page
+from dipy_ldm.workflows.report import write_table
+assert locale.getpreferredencoding(False) != "utf-8"
+history = {"loss": [1], "val_gain_\\u5e74\\u9f62": [2]}
+write_table(Path("history.csv"), {"diffusion": history})
+file = b"scan\\xe9.nii.gz".decode("utf-8", "surrogateescape")
+write_page([Path("page.json"), Path("page.html")], {"file": file}, file)
+_write(Path("participants.tsv"), file)
+"""
+
+
+def test_names_are_written_whatever_the_locale_and_if_they_are_no_text(tmp_path):
+    environment = os.environ | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-X", "utf8=0", "-c", WRITE]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True)
+    assert "val_gain_年齢" in (tmp_path / "history.csv").read_text("utf-8")
+    for name in ("page.json", "page.html", "participants.tsv"):
+        assert r"scan\udce9.nii.gz" in (tmp_path / name).read_text("utf-8")

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 from pathlib import Path
+import signal
 import time
 from typing import Any
 
@@ -47,6 +48,8 @@ class Record(keras.callbacks.Callback):
     ----------
     done : int
         Steps that are in the checkpoint.
+    signal : int
+        Number of the signal that asks for an end, if one does.
     """
 
     # Checkpoints after rounds shall take no more than this share of the time, and
@@ -70,6 +73,8 @@ class Record(keras.callbacks.Callback):
         self.every = every
         self.history: dict[str, list] = {}
         self.done = 0
+        # That which asks other workers to end is not told.
+        self.signal = int(signal.SIGTERM)
         self._figures: list[np.ndarray] = []
         self._spent = 0.0
 
@@ -225,10 +230,11 @@ class Record(keras.callbacks.Callback):
         self._spent += time.monotonic() - start
 
     def end(self) -> None:
-        """End early, since SIGTERM asked for it."""
+        """End early, since a signal asked for it."""
         raise Terminated(
-            "stopped by SIGTERM; the checkpoint is written, and the same training goes "
-            "on from it."
+            f"stopped by {signal.Signals(self.signal).name}; the checkpoint is "
+            "written, and the same training goes on from it.",
+            self.signal,
         )
 
 

@@ -93,7 +93,7 @@ def train(estimator: Any, stage: Stage) -> None:
         otherwise, the loss is no number any more, or nothing is learnt. What was
         learnt before is in the checkpoint.
     Terminated
-        If SIGTERM came and there is a checkpoint to go on from.
+        If SIGTERM or SIGHUP came and there is a checkpoint to go on from.
     """
     training = stage.training
     settings = stage.settings | training.settings()
@@ -118,8 +118,8 @@ def _fit(estimator, model, data, stage, record):
     """Run ``keras.Model.fit`` with the callbacks that a stage wants around it."""
     training = stage.training
 
-    def ask():
-        model.asked = True
+    def ask(number):
+        model.asked, record.signal = True, number
 
     def interrupt():
         model.interrupted = True

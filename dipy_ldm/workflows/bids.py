@@ -243,4 +243,4 @@ def _write_json(path, document):
 
 def _write(path, text):
     with replacing(path) as partial:
-        partial.write_text(text, "utf-8")
+        partial.write_text(text, "utf-8", errors="backslashreplace")

@@ -1,9 +1,11 @@
 """The console scripts."""
 
+from contextlib import suppress
 import inspect
 import logging
 import os
 import re
+import signal
 import sys
 import traceback
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 from dipy.workflows import flow_runner
 
 from dipy_ldm import __version__
-from dipy_ldm.signals import STATUS, Terminated, deferred
+from dipy_ldm.signals import Terminated, deferred
 from dipy_ldm.validation import InputError, choose
 
 _RESUME = "Add --resume to go on."
@@ -101,7 +103,7 @@ def run(flow: Any) -> None:
     except (InputError, OSError) as error:
         _leave(as_options(str(error), options), 1)
     except Terminated as end:
-        _leave(f"{end} {_RESUME}", STATUS)
+        _leave(f"{end} {_RESUME}", end.code)
     except Exception as error:
         if not _lacks_memory(error):
             raise
@@ -179,17 +181,19 @@ def as_options(sentence: str, options: list[str]) -> str:
 
 
 class _Stopped(KeyboardInterrupt):
-    """The end that SIGTERM asks for where there is no better moment to wait for."""
+    """The end that a signal asks for where there is no better moment to wait for."""
 
 
-def _stop():
-    raise _Stopped
+def _stop(number):
+    raise _Stopped(number)
 
 
 def _leave_interrupted(sentence, error):
-    """End as Ctrl-C or SIGTERM asked for, once what is half done is cleared away."""
+    """End as Ctrl-C or a signal asked for, once what is half done is cleared away."""
     if isinstance(error, _Stopped):
-        _leave(sentence.replace("interrupted", "stopped by SIGTERM", 1), STATUS)
+        (number,) = error.args
+        stopped = f"stopped by {signal.Signals(number).name}"
+        _leave(sentence.replace("interrupted", stopped, 1), 128 + number)
     _leave(sentence, 130)
 
 
@@ -214,7 +218,8 @@ def _leave(sentence, status, at_once=False):
     if error := sys.exception():
         # A bar that its frames hold would be drawn once more, below the last word.
         traceback.clear_frames(error.__traceback__)
-    sys.stderr.write(f"\n{os.path.basename(sys.argv[0])}: {sentence}\n")
+    with suppress(OSError):  # where the terminal is gone
+        sys.stderr.write(f"\n{os.path.basename(sys.argv[0])}: {sentence}\n")
     if at_once:
         # What TensorFlow still has open to a machine that is gone would have the last
         # word, or none.

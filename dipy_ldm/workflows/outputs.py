@@ -161,7 +161,8 @@ def write_page(paths: Sequence[Path], facts: dict, html: str) -> None:
     texts = json.dumps(facts, indent=2) + "\n", html
     for path, text in zip(paths, texts, strict=True):
         with replacing(path) as partial:
-            partial.write_text(text, "utf-8")
+            # Names of files need not be text.
+            partial.write_text(text, "utf-8", errors="backslashreplace")
     logger.info("the page is %s", paths[1])
 
 

@@ -163,4 +163,4 @@ def write_table(path: Path, histories: dict[str, dict]) -> None:
             values = [history[n][number] if n in history else "" for n in names]
             writer.writerow([stage, *values])
     with replacing(path) as partial:
-        partial.write_text(table.getvalue())
+        partial.write_text(table.getvalue(), "utf-8")

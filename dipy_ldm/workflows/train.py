@@ -186,8 +186,8 @@ class TrainLDMFlow(Workflow):
         checkpoint_steps : int, optional
             Batches after which a checkpoint is written within a round of validation;
             there are others after rounds, as long as they take no more than a
-            twentieth of the time, one at the end, and one when SIGTERM comes, after
-            which the exit status is 143.
+            twentieth of the time, one at the end, and one when SIGTERM or SIGHUP comes,
+            after which the exit status is 143 or 129.
         resume : bool, optional
             Go on with a training that was interrupted, given the same inputs and
             options, or begin it if there is no checkpoint.

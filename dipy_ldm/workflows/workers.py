@@ -82,7 +82,7 @@ def keep_log(cluster: Any, path: Path) -> None:
         return
     make_folder(path.parent)
     log = path.with_name(f"{path.name}.worker-{cluster.index}.log")
-    handler = logging.FileHandler(log)
+    handler = logging.FileHandler(log, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     logger = logging.getLogger("dipy_ldm")
     logger.addHandler(handler)

@@ -1,0 +1,62 @@
+"""Signals: heeded at a good moment, and given back as they were."""
+
+import signal
+
+import pytest
+
+from dipy_ldm import VQVAE, persistence
+from dipy_ldm.signals import Terminated, deferred, reinstall
+
+ENDS = [signal.SIGTERM, signal.SIGHUP]
+
+
+@pytest.fixture
+def heeded():
+    """Heed both signals, which who started the tests may have let them ignore."""
+    calls = []
+    handler = lambda number, frame: calls.append(number)  # noqa: E731
+    before = {number: signal.signal(number, handler) for number in ENDS}
+    yield calls
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", ENDS)
+def test_a_signal_asks_meanwhile_and_is_given_back(heeded, number):
+    asked = []
+    with deferred(asked.append):
+        signal.raise_signal(number)
+    assert asked == [number]
+    assert not heeded
+    signal.raise_signal(number)
+    assert heeded == [number]
+
+
+def test_what_shall_survive_its_terminal_does(heeded):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    asked = []
+    with deferred(asked.append):
+        signal.raise_signal(signal.SIGHUP)
+    assert not asked
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+
+
+def test_the_handler_of_a_program_that_python_runs_in_is_let_be(monkeypatch):
+    monkeypatch.setattr(signal, "getsignal", lambda number: None)
+    monkeypatch.delattr(signal, "signal")
+    with deferred(None):
+        pass
+    reinstall()
+
+
+def test_a_lost_connection_leaves_a_checkpoint(heeded, blobs, tmp_path):
+    path = tmp_path / "checkpoint"
+
+    def hang_up(vqvae):
+        signal.raise_signal(signal.SIGHUP)
+
+    vqvae = VQVAE(widths=(8, 8), blocks=1, n_codes=16, code_dim=2)
+    with pytest.raises(Terminated, match="stopped by SIGHUP; the checkpoint") as end:
+        vqvae.fit(blobs, epochs=9, checkpoint=path, callbacks=[hang_up], verbose=False)
+    assert end.value.code == 129
+    assert persistence.read_document(path, "checkpoint")["steps"] > 0
