@@ -61,6 +61,51 @@ class Interrupted(Workflow):
         raise KeyboardInterrupt
 
 
+class Broken(Workflow):
+    """A command that has a bug."""
+
+    def run(self, out_dir=""):
+        """Do what can't be done.
+
+        Parameters
+        ----------
+        out_dir : str, optional
+            Where nothing is written.
+
+        """
+        raise ZeroDivisionError("a bug")
+
+
+class Refused(Workflow):
+    """A command that refuses what users gave."""
+
+    def run(self, out_dir=""):
+        """Refuse it.
+
+        Parameters
+        ----------
+        out_dir : str, optional
+            Where nothing is written.
+
+        """
+        raise InputError("give another `out_dir`.")
+
+
+@pytest.mark.parametrize(
+    ("flow", "last"),
+    [
+        (Broken(), "ZeroDivisionError: a bug\n"),
+        (Refused(), "command: give another --out_dir.\n"),
+    ],
+)
+def test_errors_are_told_from_bad_news_by_their_status(flow, last, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["command"])
+    with pytest.raises(SystemExit) as end:
+        run(flow)
+    assert end.value.code == 2
+    assert capsys.readouterr().err.endswith(last)
+
+
 def test_nothing_is_drawn_below_the_last_word(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["command"])
     with pytest.raises(SystemExit, match="130"):

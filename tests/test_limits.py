@@ -94,7 +94,7 @@ def test_a_home_that_can_not_be_written(cohort, tmp_path):
         MPLCONFIGDIR=str(tmp_path),
     )
     _, stderr = process.communicate(timeout=TIMEOUT)
-    assert process.returncode == 1
+    assert process.returncode == 2
     assert f"can't write the cache of volumes in {home}" in answer(stderr)
     assert "name another place with --cache_dir" in answer(stderr)
     assert "Traceback" not in stderr

@@ -104,7 +104,7 @@ def test_where_memory_is_used_up_a_sentence_says_so(monkeypatch, capsys, error):
     monkeypatch.setattr(cli.flow_runner, "run_flow", fail)
     with pytest.raises(SystemExit) as end:
         cli.run(Flow())
-    assert end.value.code == 1
+    assert end.value.code == 2
     said = capsys.readouterr().err.strip()
     assert "the memory is used up; free some, or give a smaller --batch_size" in said
     assert "\n" not in said
@@ -124,7 +124,7 @@ def test_a_limit_of_the_address_space(tmp_path, gibibytes):
     if gibibytes > 2:
         assert result.returncode == 0, result.stderr
         return
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert "raise the limit (ulimit -v 2621440" in result.stderr
     assert "Traceback" not in result.stderr
     assert not list(tmp_path.iterdir())

@@ -114,7 +114,7 @@ def test_workers_of_other_options_are_refused(folder, tmp_path):
     others = ("--learning_rate", "0.5")
     processes = start_both("dipy_train_ldm", *arguments, cwd=tmp_path, others=others)
     for process, told in zip(processes, end_both(processes)):
-        assert process.returncode == 1
+        assert process.returncode == 2
         assert "learning_rate is 0.5 there and 0.004 for the chief" in answer(told)
         assert "Traceback" not in told
 
@@ -124,7 +124,7 @@ def test_a_worker_that_refuses_ends_the_other(folder, tmp_path):
     others = ("--batch_size", 7)  # which two don't divide
     processes = start_both("dipy_train_ldm", *arguments, cwd=tmp_path, others=others)
     told = end_both(processes)
-    assert [process.returncode for process in processes] == [1, 1]
+    assert [process.returncode for process in processes] == [2, 2]
     assert "another worker stopped" in answer(told[0])
     assert "6 or 8" in answer(told[1])
 
@@ -140,7 +140,7 @@ def test_a_killed_worker_ends_the_other_and_both_resume(
     start_of_wait = time.monotonic()
     told = end_both(processes)
     assert time.monotonic() - start_of_wait < 60
-    assert processes[1 - killed].returncode == 1
+    assert processes[1 - killed].returncode == 2
     assert "another worker stopped" in answer(told[1 - killed])
     assert "Traceback" not in told[1 - killed]
     if killed == 0:

@@ -52,7 +52,7 @@ def test_a_training_that_comes_to_nothing_ends_with_status_1(folder, tmp_path):
     nothing = [*TINY[4:], "--steps_vqvae", 240, "--learning_rate", 1]
     arguments = (folder / "blobs.npy", *nothing, "--steps_ldm", 1)
     status, _, stderr = run("dipy_train_ldm", *arguments, cwd=tmp_path)
-    assert status == 1
+    assert status == 2
     assert "the autoencoder has learnt nothing in" in answer(stderr)
     assert "Traceback" not in stderr
     # Figures and pictures show it, and there is no model.
@@ -88,7 +88,7 @@ def test_generating_writes_array_and_picture(trained, blobs, monkeypatch):
     # Once more: nothing is overwritten unless forced.
     before = (trained.parent / "samples.npz").stat().st_mtime_ns
     status, _, stderr = run("dipy_generate_ldm", *arguments, cwd=trained.parent)
-    assert status == 1
+    assert status == 2
     assert "--force" in answer(stderr)
     assert (trained.parent / "samples.npz").stat().st_mtime_ns == before
     status, _, stderr = run(
@@ -144,7 +144,7 @@ def test_stopped_three_times_and_resumed_is_the_uninterrupted(trained, tmp_path)
             assert "Traceback" not in stderr
         assert not (tmp_path / "ldm.safetensors").exists()
         status, _, stderr = run("dipy_train_ldm", *arguments, cwd=tmp_path)
-        assert status == 1
+        assert status == 2
         assert "--resume" in answer(stderr)
         resume = ("--resume",)
     status, _, stderr = run("dipy_train_ldm", *arguments, *resume, cwd=tmp_path)
@@ -182,7 +182,7 @@ def test_resuming_what_never_began(trained, tmp_path):
     assert "there is no checkpoint to resume from" in stdout
     assert_same_model(trained, tmp_path)
     status, _, stderr = run("dipy_train_ldm", *arguments, cwd=tmp_path)
-    assert status == 1
+    assert status == 2
     assert "that training ended" in answer(stderr)
 
 
@@ -245,7 +245,7 @@ def test_bad_input_to_training(bad, case):
     status, _, stderr = run(
         "dipy_train_ldm", *arguments, "--out_dir", "bad_out", cwd=bad
     )
-    assert status == 1, stderr
+    assert status == 2, stderr
     assert sentence in answer(stderr)
     assert "Traceback" not in stderr
     out = bad / "bad_out"
@@ -268,7 +268,7 @@ def test_bad_input_to_generating(trained, bad, case):
     status, _, stderr = run(
         "dipy_generate_ldm", *arguments, "--out_samples", "bad_samples", cwd=bad
     )
-    assert status == 1, stderr
+    assert status == 2, stderr
     assert sentence in answer(stderr)
     assert "Traceback" not in stderr
     assert not list(bad.glob("bad_samples*"))
@@ -282,7 +282,7 @@ def test_a_place_that_cant_be_written(trained, tmp_path):
         *("--n_samples", 1, "--steps", 1, "--out_dir", "file/below"),
         cwd=tmp_path,
     )
-    assert status == 1
+    assert status == 2
     assert "is a file; name another place" in answer(stderr)
 
 

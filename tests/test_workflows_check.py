@@ -202,7 +202,7 @@ def test_no_good_file_is_told_on_the_page(tmp_path, check):
 def test_wrong_input_gets_a_sentence(cohort, command, tmp_path, arguments, words):
     cache = ("--cache_dir", tmp_path / "cache")
     status, stderr = command("check", *arguments, *TINY, *cache)
-    assert status == 1
+    assert status == 2
     assert words in answer(stderr)
     assert not (tmp_path / "check.html").exists()
 
@@ -210,7 +210,7 @@ def test_wrong_input_gets_a_sentence(cohort, command, tmp_path, arguments, words
 def test_nothing_is_overwritten_unasked(cohort, command, tmp_path):
     (tmp_path / "check.html").write_text("mine")
     status, stderr = command("check", cohort)
-    assert status == 1
+    assert status == 2
     assert "--force" in answer(stderr)
 
 

@@ -163,7 +163,7 @@ def test_what_can_not_be_asked_for(brains, case):
         *("m.safetensors", "--out_samples", "bad", "--conditions", *arguments),
         cwd=brains,
     )
-    assert status == 1, stderr
+    assert status == 2, stderr
     assert sentence in answer(stderr)
     assert "Traceback" not in stderr
     assert not list(brains.glob("bad*"))
@@ -176,7 +176,7 @@ def test_conditions_of_a_model_without(tmp_path):
         ("dipy_train_ldm", "mnist", "--conditions", "age"),
     ):
         status, _, stderr = run(*command, cwd=tmp_path)
-        assert status == 1
+        assert status == 2
         assert ("knows of no conditions" if "label=7" in command else "label") in (
             answer(stderr)
         )

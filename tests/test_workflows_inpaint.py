@@ -286,7 +286,7 @@ def test_bad_input(command, model_path, tmp_path, case):
         model_path = persistence.find("mnist")
     before = sorted(tmp_path.iterdir())
     status, stderr = command("inpaint", model_path, *arguments)
-    assert status == 1
+    assert status == 2
     assert sentence in answer(stderr)
     assert "Traceback" not in stderr
     assert sorted(tmp_path.iterdir()) == before
@@ -344,7 +344,7 @@ def test_a_bad_volume_does_not_stop_the_others(command, model_path, tmp_path):
         *("inpaint", model_path, "a.nii.gz", "b.nii.gz", *FAST),
         *("--mask_files", "lesion.nii"),
     )
-    assert status == 1
+    assert status == 2
     lines = stderr.strip().splitlines()
     assert "a.nii.gz is cut off" in lines[-2]
     assert lines[-1] == "The 1 other volumes are inpainted."

@@ -161,7 +161,7 @@ def test_an_evaluation_of_images_beside_a_file(
     assert status == 0, stderr
     assert json.loads((tmp_path / "out/evaluation.json").read_text())["Figures"]["n"]
     status, stderr = command(*arguments, "--out_dir", "out")
-    assert status == 1
+    assert status == 2
     assert "exist already; add --force to overwrite" in answer(stderr)
 
 
@@ -266,9 +266,9 @@ def test_a_model_that_knows_images_by_heart_generates_no_copies(
     status, stderr = command(
         *generate, "--no_copies", "audit.safetensors", "--same_noise", "--force"
     )
-    assert (status, "leave out --same_noise" in answer(stderr)) == (1, True)
+    assert (status, "leave out --same_noise" in answer(stderr)) == (2, True)
     status, stderr = command(*generate, "--no_copies", "nothing", "--force")
-    assert (status, "there is no model file nothing" in answer(stderr)) == (1, True)
+    assert (status, "there is no model file nothing" in answer(stderr)) == (2, True)
 
 
 def test_subjects_on_both_sides_are_refused(tmp_path):
@@ -299,7 +299,7 @@ def test_held_out_volumes_that_are_training_volumes_are_named(
         *("audit", volumes / "ldm.safetensors", "--train", volumes / "train"),
         *("--held_out", both),
     )
-    assert status == 1
+    assert status == 2
     assert "1 of the held-out images are training images, too" in answer(stderr)
     assert "both-025.nii.gz (train-003.nii.gz)" in answer(stderr)
     assert "leave them out of --held_out" in answer(stderr)
@@ -366,13 +366,13 @@ def test_what_can_not_be_judged_gets_one_sentence(command, volumes, arguments, m
         write(volumes / "few", draw(3, 9))
     words = [word.replace("V/", f"{volumes}/") for word in arguments]
     status, stderr = command(*words)
-    assert status == 1
+    assert status == 2
     assert message in answer(stderr)
 
 
 def test_images_of_another_shape_are_refused(command, folder):
     status, stderr = command("evaluate", "mnist", "--real", folder / "blobs.npy")
-    assert status == 1
+    assert status == 2
     assert "images of shape (28, 28, 1), and those of --real_files have" in (
         answer(stderr)
     )
@@ -388,7 +388,7 @@ def test_images_of_another_scale_are_refused(command, name, tmp_path):
         "audit": ("--train", "bytes.npy", "--held_out", "digits.npy"),
     }
     status, stderr = command(name, "mnist", *files[name])
-    assert status == 1
+    assert status == 2
     sentence = answer(stderr)
     assert f"{files[name][0]}_files image" in sentence
     assert "from 0 to 255" in sentence and "outside of the 0 to 1" in sentence

@@ -96,7 +96,7 @@ def test_where_nothing_is_found_the_scan_stays(command, model_path, tmp_path):
 def test_what_makes_no_sense_is_refused(command, model_path, tmp_path, options, said):
     path, *_ = make_scan(tmp_path)
     status, stderr = command("denoise", model_path, path, *options)
-    assert status == 1 and said in stderr
+    assert status == 2 and said in stderr
     assert not list(tmp_path.glob("*denoised*"))
 
 
@@ -106,7 +106,7 @@ def test_a_model_without_a_detector_is_refused(command, model_path, tmp_path):
     model.save(tmp_path / "old.safetensors")
     path, *_ = make_scan(tmp_path)
     status, stderr = command("denoise", "old.safetensors", path, "--lesions")
-    assert status == 1 and "has no detector of lesions; train one" in stderr
+    assert status == 2 and "has no detector of lesions; train one" in stderr
 
 
 def test_a_detector_is_trained_by_the_command(command, tmp_path):

@@ -151,14 +151,14 @@ def test_what_can_not_be_generated(trained, command, monkeypatch, case):
     arguments, sentence = BAD[case]
     monkeypatch.chdir(trained[0])
     status, stderr = command("generate", "ldm.safetensors", *arguments)
-    assert status == 1
+    assert status == 2
     assert sentence in stderr
 
 
 def test_sources_for_a_model_without(command):
     older = Path(__file__).parent / "data" / "format-2.safetensors"
     status, stderr = command("generate", older, "--source_files", "x.nii.gz")
-    assert status == 1
+    assert status == 2
     assert "this model knows of no source; leave --source_files out" in stderr
 
 
@@ -174,7 +174,7 @@ def test_other_commands_take_sources_too(trained, command, monkeypatch):
         ("inpaint", ["--mask_files", "m.nii.gz"], [scan, "m.nii.gz", source]),
     ):
         status, stderr = command(name, "ldm.safetensors", scan, *further)
-        assert status == 1
+        assert status == 2
         assert "makes volumes of others; name them with --source_files" in stderr
         made = []
         for number, file in enumerate((source, "T1/sub-2_T1w.nii.gz")):

@@ -356,7 +356,7 @@ def test_training_names_a_bad_volume_and_the_cure(command, volumes, case, tmp_pa
     sentence = spoil(volumes / "bad.nii.gz", case)
     before = sorted(tmp_path.rglob("*"))
     status, stderr = command("train", "volumes", "--cache_dir", "cache")
-    assert status == 1
+    assert status == 2
     assert "volumes/bad.nii.gz " in stderr
     assert sentence in stderr
     assert "--skip_bad to go on without it (4 good)" in answer(stderr)
@@ -371,7 +371,7 @@ def test_training_names_a_bad_volume_and_the_cure(command, volumes, case, tmp_pa
     # Alone it leaves nothing at all.
     alone = "--batch_size 1 --validation 0 --cache_dir other".split()
     status, stderr = command("train", "volumes/bad.nii.gz", *alone)
-    assert status == 1
+    assert status == 2
     assert sentence in answer(stderr)
     assert not list(tmp_path.glob("other/*"))
 
@@ -431,7 +431,7 @@ def test_bad_input_to_training(command, volumes, case, tmp_path):
     if "--cache_dir" not in arguments:
         arguments = [*arguments, "--cache_dir", "cache"]
     status, stderr = command("train", *arguments)
-    assert status == 1
+    assert status == 2
     assert sentence in stderr
     assert "Traceback" not in stderr
     assert {*tmp_path.iterdir()} - {*before} <= {tmp_path / "cache"}
@@ -462,7 +462,7 @@ def test_options_are_checked_before_volumes_are_read(
     value, sentence = WRONG_WHATEVER_THE_VOLUMES[option]
     arguments = ("--validation", 0, "--cache_dir", "cache", f"--{option}", value)
     status, stderr = command("train", "volumes", *arguments)
-    assert status == 1
+    assert status == 2
     assert sentence in answer(stderr)
     assert [path.name for path in tmp_path.iterdir()] == ["volumes"]
 
@@ -493,7 +493,7 @@ def test_a_disk_too_full_for_the_cache(command, volumes, tmp_path):
     arguments = ("volumes", "--validation", 0, "--cache_dir", "cache")
     with small_files(4000):
         status, stderr = command("train", *arguments)
-    assert status == 1
+    assert status == 2
     assert "free some space there or name another place" in answer(stderr)
     assert "Traceback" not in stderr
     assert not list((tmp_path / "cache").iterdir())
@@ -506,7 +506,7 @@ def assert_refused(command, name, arguments, sentence, model_path, folder):
     status, stderr = command(
         name, *(model_path if word == "MODEL" else word for word in arguments)
     )
-    assert status == 1
+    assert status == 2
     assert sentence in answer(stderr)
     assert "Traceback" not in stderr
     assert sorted(folder.iterdir()) == before
@@ -608,7 +608,7 @@ def test_an_interrupted_denoising_goes_on(trained, command, volumes, tmp_path):
     assert "add --resume to go on, or --force to overwrite" in answer(stderr)
     # Those of other options are not taken for its own.
     status, stderr = denoise(command, trained, *arguments, "--seed", 5)
-    assert status == 1
+    assert status == 2
     assert "of another run (Seed was 0 and is 5); resume with the" in answer(stderr)
     status, stderr = denoise(command, trained, *arguments, "--seed", 5, "--force")
     assert status == 0, stderr
@@ -660,7 +660,7 @@ def test_denoising_names_a_bad_volume(trained, command, tmp_path, case):
     sentence = spoil(tmp_path / "bad.nii.gz", case)
     path = trained / "out" / "ldm.safetensors"
     status, stderr = command("denoise", path, "bad.nii.gz")
-    assert status == 1
+    assert status == 2
     assert "bad.nii.gz" in answer(stderr)
     assert sentence in answer(stderr)
     assert [path.name for path in tmp_path.iterdir()] == ["bad.nii.gz"]
@@ -671,7 +671,7 @@ def test_a_bad_volume_does_not_stop_the_others(trained, command, volumes, tmp_pa
     spoil(volumes / "2.nii.gz", "a zero affine")
     path = trained / "out" / "ldm.safetensors"
     status, stderr = command("denoise", path, "volumes", "--strength", 0)
-    assert status == 1
+    assert status == 2
     lines = stderr.strip().splitlines()[-3:]
     assert any("1.nii.gz has NaN" in line for line in lines)
     assert any("2.nii.gz has an affine" in line for line in lines)
@@ -702,7 +702,7 @@ def test_a_disk_too_full_for_results(trained, command, tmp_path):
     path = trained / "out" / "ldm.safetensors"
     with small_files(500):
         status, stderr = command("generate", path, "--n_samples", 1, "--steps", 1)
-    assert status == 1
+    assert status == 2
     assert "samples-0000.nii.gz (File too large); free some space" in answer(stderr)
     assert "Traceback" not in stderr
     assert not list(tmp_path.iterdir())
@@ -712,7 +712,7 @@ def test_an_autoencoder_alone_is_no_model_to_sample(model, command, tmp_path):
     model.vqvae.save(tmp_path / "vqvae.safetensors")
     assert VQVAE.load(tmp_path / "vqvae.safetensors").shape_ == model.vqvae.shape_
     status, stderr = command("generate", "vqvae.safetensors")
-    assert status == 1
+    assert status == 2
     assert "holds a vqvae, not a latent_diffusion; name another" in answer(stderr)
 
 

@@ -16,6 +16,8 @@ from dipy_ldm import __version__
 from dipy_ldm.signals import Terminated, deferred
 from dipy_ldm.validation import InputError, choose
 
+# 1 is the answer of a check that found something red, and of an audit, copies.
+_FOUND, _ERROR = 1, 2
 _RESUME = "Add --resume to go on."
 # How oneDNN, JAX and PyTorch say that memory is used up.
 _NO_MEMORY = (
@@ -60,7 +62,7 @@ def check() -> None:
     flow = CheckLDMFlow()
     run(flow)
     if flow.verdict:
-        _leave(flow.verdict, 1)
+        _leave(flow.verdict, _FOUND)
 
 
 def evaluate() -> None:
@@ -77,7 +79,7 @@ def audit() -> None:
     flow = AuditLDMFlow()
     run(flow)
     if flow.verdict:
-        _leave(flow.verdict, 1)
+        _leave(flow.verdict, _FOUND)
 
 
 def run(flow: Any) -> None:
@@ -99,15 +101,17 @@ def run(flow: Any) -> None:
         with deferred(_stop):
             flow_runner.run_flow(flow, extra_args={"version": version})
     except ConnectionError as error:
-        _leave(f"{error} {_RESUME}", 1, at_once=True)
+        _leave(f"{error} {_RESUME}", _ERROR, at_once=True)
     except (InputError, OSError) as error:
-        _leave(as_options(str(error), options), 1)
+        _leave(as_options(str(error), options), _ERROR)
     except Terminated as end:
         _leave(f"{end} {_RESUME}", end.code)
     except Exception as error:
         if not _lacks_memory(error):
-            raise
-        _leave(_give_less(options), 1)
+            # As Python would, but for the status.
+            sys.excepthook(type(error), error, error.__traceback__)
+            sys.exit(_ERROR)
+        _leave(_give_less(options), _ERROR)
     except KeyboardInterrupt as error:
         say = getattr(flow, "when_interrupted", lambda: "interrupted.")
         _leave_interrupted(say(), error)
