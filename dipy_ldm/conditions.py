@@ -7,6 +7,7 @@ among those that were learnt from, and ``UNSPECIFIED`` where nothing is said.
 """
 
 from collections import Counter
+import math
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -27,7 +28,7 @@ from dipy_ldm.values import (
 UNSPECIFIED = -1.0
 # More levels than these that are numbers written as text are a mistake.
 _TEXT_NUMBERS = 100
-# Equal shares of the examples between which ranks are told.
+# Equal shares of the examples between which ranks are told, at most.
 _SHARES = 32
 # With fewer examples, a level may be one person's.
 FEW = 5
@@ -397,12 +398,28 @@ def _learn(name, values):
             "leave it out."
         )
     if numbers and not are_codes(numbers):
-        quantiles = np.quantile(numbers, np.linspace(0, 1, _SHARES + 1))
-        return "continuous", {}, quantiles.tolist(), missing
+        return "continuous", {}, _quantiles(numbers), missing
     counts = Counter(map(level_of, present))
     _refuse_numbers_as_text(name, counts)
     levels = {level: counts[level] for level in in_order(counts)}
     return "class", levels, [], missing
+
+
+def _quantiles(numbers):
+    """Return quantiles which are nobody's own values, but for those at the ends.
+
+    Between two of them are 5 examples at least, and each is the mean of the two or
+    three that are nearest to it.
+    """
+    ordered = np.sort(np.array(numbers, float))
+    shares = min(_SHARES, 2 * max(1, len(ordered) // (2 * FEW)))
+    inner = np.arange(1, shares) / shares * (len(ordered) - 1)
+    around = (
+        ordered[math.floor(place - 0.5) : math.ceil(place + 0.5) + 1] for place in inner
+    )
+    # Of equal values the mean is the same to the bit.
+    means = [some[0] + np.mean(some - some[0]) for some in around]
+    return np.sort([ordered[0], *means, ordered[-1]]).tolist()
 
 
 def _refuse_numbers_as_text(name, counts):

@@ -48,6 +48,28 @@ def test_text_truth_values_and_codes_are_classes_and_numbers_are_not(known):
     assert known["age"].units == "years"
 
 
+@pytest.mark.parametrize("n", [3, 12, 21, 60, 161, 500])
+def test_quantiles_of_few_are_not_their_values(n):
+    values = np.random.default_rng(n).normal(50, 20, n)
+    condition = learn({"age": values}, n)["age"]
+    first, *inner, last = condition.quantiles
+    assert (first, last) == (values.min(), values.max())
+    assert not set(inner) & set(values)
+    # Five examples lie between two of them, where there are ten or more.
+    counts = np.histogram(values, condition.quantiles)[0]
+    assert n < 10 or counts.min() >= 4
+    # Ranks are what they were, but for a few examples.
+    ranks = np.argsort(np.argsort(values)) / (n - 1)
+    told = [condition.number("age", value) for value in values]
+    assert n < 10 or np.abs(told - ranks).max() < max(0.15, 2 / n)
+
+
+def test_quantiles_of_equal_values_are_that_value():
+    condition = learn({"dose": [0.1] * 30 + [0.7] * 30}, 60)["dose"]
+    assert set(condition.quantiles) == {0.1, 0.7} | set(condition.quantiles[6:7])
+    assert len(condition.quantiles) == 13
+
+
 @pytest.mark.parametrize(
     ("values", "kind"),
     [
@@ -135,7 +157,7 @@ def test_numbers_become_ranks(known):
     npt.assert_array_equal(told.numbers[:, 2:], UNSPECIFIED)
     assert told.surprises == []
     # Of many that are the same the mean rank.
-    tied = learn({"it": [0.0] * 50 + list(np.linspace(1, 2, 51))}, 101)
+    tied = learn({"it": [0.0] * 500 + list(np.linspace(1, 2, 501))}, 1001)
     ranks = Told.of(tied, {"it": [0.0, 1.0, 2.0]}).numbers[:, 0]
     npt.assert_allclose(ranks, [0.25, 0.5, 1], atol=0.03)
 
