@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 import hashlib
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from safetensors.numpy import save as to_bytes
 from dipy_ldm import __version__, documents
 from dipy_ldm.files import replacing
 from dipy_ldm.validation import InputError, plain
+
+logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 11
 # The oldest that can be read, but for checkpoints: they go on with the same package.
@@ -169,6 +172,54 @@ def load(
         if name := _not_finite(tensors):
             raise InputError(f"the tensor {_word(name)} has NaN or infinite values")
     return tensors, document
+
+
+def before(checkpoint: str | Path) -> Path:
+    """Name the checkpoint before the last one.
+
+    Parameters
+    ----------
+    checkpoint : str or Path
+        The last one.
+
+    Returns
+    -------
+    Path
+        File beside it.
+    """
+    return Path(f"{checkpoint}.previous")
+
+
+def newest(checkpoint: str | Path, read: Callable = load) -> tuple:
+    """Read the last checkpoint or, if that is damaged, the one before.
+
+    Parameters
+    ----------
+    checkpoint : str or Path
+        The last one.
+    read : callable
+        :func:`load`, or :func:`read_document`.
+
+    Returns
+    -------
+    path : Path
+        Which of them.
+    content : object
+        What ``read`` returns.
+
+    Raises
+    ------
+    InputError
+        If neither can be read.
+    """
+    path, previous = Path(checkpoint), before(checkpoint)
+    try:
+        return path, read(path, "checkpoint")
+    except InputError as error:
+        if not previous.exists():
+            raise
+        logger.warning("%s Training goes on from the checkpoint before.", error)
+        return previous, read(previous, "checkpoint")
 
 
 def read_document(path: str | Path, kind: str | None = None) -> dict:

@@ -17,7 +17,7 @@ from dipy_ldm.data import load_volumes
 from dipy_ldm.data.arrays import survey
 from dipy_ldm.data.batches import Augmentation
 from dipy_ldm.metrics import detail_correlation
-from dipy_ldm.training import checkpoint, run
+from dipy_ldm.training import run
 from dipy_ldm.training.assessment import affordable, score, verdict
 from dipy_ldm.training.autoencoder import draw_vectors
 from dipy_ldm.training.options import Length, Training
@@ -202,7 +202,7 @@ def test_where_the_last_checkpoint_is_damaged_the_one_before_is_taken(
     assert_same(resumed, whole)
     assert resumed.history_ == whole.history_
     # Both are whole again, and if neither is, it is said so.
-    for spoilt in (checkpoint.before(path), path):
+    for spoilt in (persistence.before(path), path):
         persistence.read_document(spoilt, "checkpoint")
         spoilt.write_bytes(b"")
     with pytest.raises(InputError, match="c.previous is truncated; remove it"):

@@ -1,6 +1,5 @@
 """The history of a training, and the file from which it goes on."""
 
-from collections.abc import Callable
 import json
 import logging
 import os
@@ -115,7 +114,7 @@ class Record(keras.callbacks.Callback):
         model.optimizer.build(model.trainable_variables)
         whole = None
         if self.path is not None and self.path.exists():
-            whole, (tensors, document) = _read(self.path, persistence.load)
+            whole, (tensors, document) = persistence.newest(self.path)
             self._refuse_others(document["settings"])
             # An earlier version did not say how many.
             self.history, self.done = document["history"], document.get("steps", -1)
@@ -130,7 +129,11 @@ class Record(keras.callbacks.Callback):
                 f"the checkpoint {self.path} is not the same for all workers (steps in "
                 f"it: {seen}); write to a folder that all machines share."
             )
-        if self.path and whole == before(self.path) and distribution.is_chief():
+        if (
+            self.path
+            and whole == persistence.before(self.path)
+            and distribution.is_chief()
+        ):
             os.replace(whole, self.path)
         if self.done:
             for name, variable in state.items():
@@ -224,7 +227,7 @@ class Record(keras.callbacks.Callback):
             "history": self.history,
         }
         if distribution.is_chief():
-            what = "checkpoint", tensors, document, before(self.path)
+            what = "checkpoint", tensors, document, persistence.before(self.path)
             persistence.save(self.path, *what)
             logger.debug("%s holds %s steps", self.path, document["steps"])
         self._spent += time.monotonic() - start
@@ -253,37 +256,9 @@ def began_in(*checkpoints: str | Path | None) -> str | None:
     """
     for path in checkpoints:
         if path and Path(path).exists():
-            _, document = _read(path, persistence.read_document)
+            _, document = persistence.newest(path, persistence.read_document)
             return document["settings"].get("precision")
     return None
-
-
-def before(path: str | Path) -> Path:
-    """Name the checkpoint before the last one.
-
-    Parameters
-    ----------
-    path : str or Path
-        The last one.
-
-    Returns
-    -------
-    Path
-        File beside it.
-    """
-    return Path(f"{path}.previous")
-
-
-def _read(path: str | Path, read: Callable) -> tuple:
-    """Read the last checkpoint or, if that is damaged, the one before; say which."""
-    path = Path(path)
-    try:
-        return path, read(path, "checkpoint")
-    except InputError as error:
-        if not before(path).exists():
-            raise
-        logger.warning("%s Training goes on from the checkpoint before.", error)
-        return before(path), read(before(path), "checkpoint")
 
 
 def _fits(tensors, variables):

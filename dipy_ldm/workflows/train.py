@@ -5,6 +5,7 @@ import logging
 
 from dipy.workflows.workflow import Workflow
 
+from dipy_ldm import persistence
 from dipy_ldm.data.cohort import split
 from dipy_ldm.files import claimed, make_folder, refuse_claimed
 from dipy_ldm.validation import InputError, check_sizes
@@ -359,11 +360,9 @@ class TrainLDMFlow(Workflow):
         self._forget()
 
     def _forget(self):
-        from dipy_ldm.training.checkpoint import before
-
         for checkpoint in self.checkpoints:
             # In this order: without the last one, the one before is not asked for.
-            before(checkpoint).unlink(missing_ok=True)
+            persistence.before(checkpoint).unlink(missing_ok=True)
             checkpoint.unlink(missing_ok=True)
 
 

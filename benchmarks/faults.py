@@ -1,0 +1,341 @@
+"""Kill what writes files at each of its system calls, and look at what is left.
+
+Prints one line of JSON: for training (checkpoints and a model), denoising with other
+options over older results, and filling the cache of volumes, how many system calls
+change or open files, at how many of them the process was killed, and after how many of
+these a file was half written, a name held what is not its own, the work could not be
+gone on with to the result of an uninterrupted one, or a file was left over after that.
+All but the first two must be 0. It needs Linux, strace, and the right to trace.
+"""
+
+import contextlib
+import ctypes
+import hashlib
+import json
+import logging
+import os
+from pathlib import Path
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+from common import Parser, print_scores, tell
+import nibabel as nib
+import numpy as np
+
+from dipy_ldm import persistence
+from dipy_ldm.data import cache, load_volumes
+from dipy_ldm.data.nifti import read_volume
+from dipy_ldm.files import claimed
+from dipy_ldm.validation import InputError, at_least
+from dipy_ldm.workflows import restoring
+from dipy_ldm.workflows.volumes import sidecar, write_with_sidecar
+
+CALLS = (
+    "openat,write,pwrite64,writev,ftruncate,fallocate,fsync,rename,renameat,renameat2,"
+    "link,linkat,unlink,unlinkat,mkdir,mkdirat,rmdir,chmod,fchmod,fchmodat,flock"
+)
+SHAPE = (4, 5, 6)
+# Of each work, about 200 calls.
+STEPS, SCANS, COHORT = 13, 7, 40
+SEIZE = 0x59616D61  # PR_SET_PTRACER, with which a process says who may trace it
+
+
+def make_parser():
+    """Describe the command line.
+
+    Returns
+    -------
+    Parser
+        Parser of the options.
+    """
+    parser = Parser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--points", type=int, default=200, help="calls of each work")
+    return parser
+
+
+class Training:
+    """Checkpoints and a model, over an older model, as a training writes them."""
+
+    def __init__(self, folder):
+        self.model = folder / "ldm.safetensors"
+        self.checkpoint = folder / "ldm.safetensors.checkpoint"
+
+    def prepare(self):
+        """Leave an older model."""
+        self._save({"w": np.zeros(9)})
+
+    def work(self):
+        """Go on from the checkpoint, as ``training.checkpoint.Record`` does."""
+        with claimed(self.model):
+            done, state = 0, np.ones(999)
+            if self.checkpoint.exists():
+                path, (tensors, document) = persistence.newest(self.checkpoint)
+                if path != self.checkpoint:
+                    os.replace(path, self.checkpoint)
+                done, state = document["steps"], tensors["w"]
+            for step in range(done, STEPS):
+                state = np.cos(state * (step + 1.5))
+                facts = {"settings": {}, "history": {}, "steps": step + 1}
+                written = self.checkpoint, "checkpoint", {"w": state}, facts
+                persistence.save(*written, persistence.before(self.checkpoint))
+            self._save({"w": state})
+            for path in (persistence.before(self.checkpoint), self.checkpoint):
+                path.unlink(missing_ok=True)
+
+    def _save(self, tensors):
+        persistence.save(self.model, "notes", tensors, {})
+
+    def result(self):
+        """Read the model."""
+        return persistence.load(self.model, "notes")[0]["w"].tobytes()
+
+    def look(self):
+        """Count what is half written, and what is under a name that is not its own."""
+        kinds = {self.model: "notes", self.checkpoint: "checkpoint"}
+        kinds[persistence.before(self.checkpoint)] = "checkpoint"
+        half = 0
+        for path, kind in kinds.items():
+            with contextlib.suppress(InputError):
+                persistence.load(path, kind)
+                continue
+            half += path.exists()
+        return half, 0
+
+
+class Denoising:
+    """Volumes and their JSON, made with other options than those that are there."""
+
+    class Flow:
+        """What a command counts."""
+
+        written = 0
+        _force_overwrite = True
+
+    def __init__(self, folder):
+        outputs = [folder / f"{number}_denoised.nii.gz" for number in range(SCANS)]
+        self.files = dict(enumerate(outputs))
+
+    def prepare(self):
+        """Leave what another strength gave."""
+        self._run(0.3, resume=False)
+
+    def work(self):
+        """Go on, as the command does."""
+        self._run(0.8, resume=True)
+
+    def _run(self, strength, resume):
+        def make(task):
+            number = int(task.file.name)
+            volume = content(number, strength)
+            write_with_sidecar(
+                task.outputs[0], volume, np.eye(4), "float32", task.facts
+            )
+
+        facts = {"Strength": strength, "Seed": 0, "ModelFingerprint": "abc"}
+        tasks = [
+            restoring.Task(Path(str(number)), [path], facts)
+            for number, path in self.files.items()
+        ]
+        if resume:
+            tasks = restoring._left(self.Flow, tasks, "denoise")
+        for task in tasks:
+            make(task)
+
+    def result(self):
+        """Hash all volumes."""
+        return self._hash(self.files.values())
+
+    def _hash(self, files):
+        return [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+
+    def look(self):
+        """Count what is half written, and what is under a name that is not its own."""
+        half = old = 0
+        for number, path in self.files.items():
+            try:
+                told = json.loads(sidecar(path).read_text())
+                volume, _ = read_volume(path)
+            except (OSError, ValueError):
+                half += 1
+                continue
+            old += not np.allclose(volume[..., 0], content(number, told["Strength"]))
+        return half, old
+
+
+def content(number, strength):
+    """Make up a volume.
+
+    Parameters
+    ----------
+    number : int
+        Which one.
+    strength : float
+        On which it depends, too.
+
+    Returns
+    -------
+    ndarray
+        ``SHAPE``.
+    """
+    rng = np.random.default_rng(number)
+    return (strength + rng.random(SHAPE)).astype("float32")
+
+
+class Cache:
+    """Volumes on a grid, kept on disk."""
+
+    def __init__(self, folder):
+        self.cohort, self.root = folder.with_name("cohort"), folder
+        if self.cohort.exists():
+            return
+        self.cohort.mkdir()
+        for number in range(COHORT):
+            image = nib.Nifti1Image(content(number, 0.5), np.eye(4))
+            nib.save(image, self.cohort / f"{number}.nii")
+
+    def prepare(self):
+        """Leave nothing."""
+
+    def work(self):
+        """Fill the cache, or find it filled; what was left over is old enough to go."""
+        cache._STALE_SECONDS = -1
+        load_volumes([self.cohort], cache_dir=self.root)
+
+    def result(self):
+        """Hash what there is in the end."""
+        (folder,) = self.root.glob("*/")
+        return hashlib.sha256((folder / "images.npy").read_bytes()).hexdigest()
+
+    def look(self):
+        """Count what is half there under the name of the whole."""
+        folders = [path for path in self.root.glob("[0-9a-f]*") if path.is_dir()]
+        names = [sorted(file.name for file in folder.iterdir()) for folder in folders]
+        return sum(name != ["images.npy", "volumes.json"] for name in names), 0
+
+
+WORKS = {"training": Training, "denoising": Denoising, "cache": Cache}
+
+
+def measure(options):
+    """Kill each work at so many of its calls.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+        From :func:`make_parser`.
+
+    Returns
+    -------
+    dict
+        What was found of each work.
+
+    Raises
+    ------
+    InputError
+        If processes can't be traced.
+    """
+    at_least("points", options.points, 1)
+    if shutil.which("strace") is None:
+        raise InputError("there is no strace; install it.")
+    logging.getLogger("dipy_ldm").setLevel(logging.ERROR)
+    with tempfile.TemporaryDirectory() as folder:
+        return {
+            name: _matrix(kind, Path(folder) / name, name, options.points)
+            for name, kind in WORKS.items()
+        }
+
+
+def _matrix(kind, place, name, points):
+    """Kill one work at some calls, spread evenly over all."""
+    place.mkdir()
+    calls = _list_calls(kind, place / "all")
+    wanted = kind(place / "all").result()
+    counts = {"calls": len(calls), "killed": 0, "half": 0, "old": 0}
+    counts |= {"not resumed": 0, "left over": 0}
+    at = np.linspace(0, len(calls) - 1, min(points, len(calls))).astype(int)
+    for number in np.unique(at):
+        folder = place / str(number)
+        # strace counts each call by itself.
+        call, nth = calls[number], calls[: number + 1].count(calls[number])
+        inject = f"inject={call}:signal=KILL:when={nth}"
+        status = _run(kind, folder, "-e", inject)
+        counts["killed"] += os.WIFSIGNALED(status)
+        work = kind(folder)
+        half, old = work.look()
+        counts["half"] += half > 0
+        counts["old"] += old > 0
+        # In a process of its own, as a user would.
+        resumed = os.WEXITSTATUS(_forked(work.work)) == 0 and work.result() == wanted
+        counts["not resumed"] += not resumed
+        counts["left over"] += any(folder.glob(".*"))
+        shutil.rmtree(folder)
+        tell(f"{name}: killed at call {number} of {len(calls)}, {call}")
+    return counts
+
+
+def _list_calls(kind, folder):
+    """List the calls of a work that is not killed, in order."""
+    log = folder.with_name("calls.txt")
+    _run(kind, folder, "-o", log)
+    return re.findall(r"^(\w+)\(", log.read_text(), re.MULTILINE)
+
+
+def _run(kind, folder, *options):
+    """Do a work under strace, with options that may kill it; return its status."""
+    folder.mkdir()
+    work = kind(folder)
+    work.prepare()
+    child = os.fork()
+    if child == 0:
+        _do(work.work, stopped=True)
+    os.waitpid(child, os.WUNTRACED)
+    command = ["strace", "-q", "-e", f"trace={CALLS}", *options, "-p", child]
+    with subprocess.Popen(
+        [*map(str, command)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    ) as tracer:
+        while tracer.poll() is None and not _is_traced(child):
+            time.sleep(0.001)
+        if tracer.poll() is not None:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            raise InputError("strace may not trace processes here; run it as root.")
+        os.kill(child, signal.SIGCONT)
+        _, status = os.waitpid(child, 0)
+    return status
+
+
+def _is_traced(process):
+    status = Path(f"/proc/{process}/status").read_text()
+    return "TracerPid:\t0\n" not in status
+
+
+def _forked(function):
+    """Call a function in a process of its own; return its status."""
+    child = os.fork()
+    if child == 0:
+        _do(function)
+    return os.waitpid(child, 0)[1]
+
+
+def _do(function, stopped=False):
+    """Be the process that does a work, and end."""
+    status = 1
+    try:
+        if stopped:
+            ctypes.CDLL(None).prctl(SEIZE, -1, 0, 0, 0)
+            os.kill(os.getpid(), signal.SIGSTOP)
+        function()
+        status = 0
+    except BaseException as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    finally:
+        os._exit(status)
+
+
+if __name__ == "__main__":
+    print_scores(make_parser(), measure)
