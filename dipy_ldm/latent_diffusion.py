@@ -425,7 +425,7 @@ class LatentDiffusion(Finder):
         # The only copy: of thousands of volumes they take gigabytes.
         latents = self._scaled(latents)
         numbers = None if told is None else told.table
-        self.population_ = Population.learn(numbers, self.conditions_)
+        self.population_ = Population.learn(numbers, self.conditions_, subjects)
         given = latents, numbers, self.conditions_
         options = {"volumes": not self._of_images(), "subjects": subjects}
         known = Linear.learn(*given, **options)

@@ -2,7 +2,7 @@
 
 What a model file remembers of the training images gives nobody away: of each condition
 the counts of its levels or its quantiles, and of several together a table of counts in
-coarse cells, none of which has fewer than five images.
+coarse cells, none of which has fewer than five subjects.
 """
 
 from typing import Any, NamedTuple, Self
@@ -30,7 +30,7 @@ class Population(NamedTuple):
     cells : list of list of int
         Numbers of levels or shares of all conditions, -1 where one is missing.
     counts : list of int
-        Images in each cell, at least five.
+        Images in each cell, of at least five subjects.
     """
 
     bins: int
@@ -39,7 +39,10 @@ class Population(NamedTuple):
 
     @classmethod
     def learn(
-        cls, numbers: np.ndarray | None, conditions: dict[str, Condition]
+        cls,
+        numbers: np.ndarray | None,
+        conditions: dict[str, Condition],
+        subjects: np.ndarray | None = None,
     ) -> Self | None:
         """Count, as finely as at least nine tenths of the images allow.
 
@@ -49,6 +52,8 @@ class Population(NamedTuple):
             Encoded conditions, ``(n, conditions)``; further columns are ignored.
         conditions : dict of str to Condition
             Of each.
+        subjects : ndarray of int, optional
+            Whose each image is, ``(n,)``; of others all if None.
 
         Returns
         -------
@@ -60,8 +65,12 @@ class Population(NamedTuple):
             return None
         for bins in _BINS:
             codes = _codes(numbers[:, : len(conditions)], conditions, bins)
-            cells, counts = np.unique(codes, axis=0, return_counts=True)
-            kept = counts >= FEW
+            cells, cell_of, counts = np.unique(
+                codes, axis=0, return_inverse=True, return_counts=True
+            )
+            whose = np.arange(len(codes)) if subjects is None else subjects
+            pairs = np.unique(np.column_stack([cell_of.ravel(), whose]), axis=0)
+            kept = np.bincount(pairs[:, 0], minlength=len(cells)) >= FEW
             if counts[kept].sum() >= _MIN_KEPT * len(codes):
                 return cls(bins, cells[kept].tolist(), counts[kept].tolist())
         return None

@@ -115,6 +115,18 @@ def test_no_cell_has_fewer_than_five_images(known, population, table):
     assert Population.learn(Told.of(alone, table["age"]).numbers, alone) is None
 
 
+def test_scans_of_one_subject_are_no_crowd():
+    table = {"sex": ["F", "M"] * 20 + ["F"] * 9, "site": ["a"] * 40 + ["b"] * 9}
+    known = learn(table, 49)
+    numbers = Told.of(known, table).numbers
+    assert len(Population.learn(numbers, known).cells) == 3
+    scans = np.minimum(np.arange(49), 40)
+    assert Population.learn(numbers, known, scans) is None
+    few = np.minimum(np.arange(44), 40)
+    of_few = Population.learn(numbers[:44], known, few)
+    assert of_few.cells == [[0, 0], [1, 0]] and of_few.counts == [20, 20]
+
+
 def test_what_is_missing_in_training_is_drawn_too(table):
     holes = table | {"sex": [None if i % 3 else s for i, s in enumerate(table["sex"])]}
     known = learn(holes, 2000)
