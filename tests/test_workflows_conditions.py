@@ -182,6 +182,15 @@ def test_conditions_of_a_model_without(tmp_path):
         )
 
 
+@pytest.mark.parametrize("given", [{}, "none"])
+@pytest.mark.parametrize("seed", [None, 0])
+def test_nothing_is_asked_of_a_model_without(given, seed):
+    older = Path(__file__).parent / "data" / "format-4.safetensors"
+    asked = Asked.of(older, given, range(2), seed=seed)
+    assert asked.of_some(range(1)) is None
+    assert asked.facts(range(1)) == asked.arrays(range(1)) == {}
+
+
 def test_packaged_digits_are_made_by_label(tmp_path):
     asked = ("dipy_generate_ldm", "mnist", "--conditions", "label=7")
     status, _, stderr = run(*asked, "--n_samples", 2, "--steps", 2, cwd=tmp_path)

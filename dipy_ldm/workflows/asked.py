@@ -39,7 +39,7 @@ class Asked(NamedTuple):
     def of(
         cls,
         model_path: str | Path,
-        given: dict | str,
+        given: dict | str | None,
         numbers: range,
         strict: bool = False,
         seed: int | None = None,
@@ -51,7 +51,7 @@ class Asked(NamedTuple):
         ----------
         model_path : str or Path
             File of the model.
-        given : dict or str
+        given : dict, str or None
             One value, or a list with one for each image, by the names of some
             conditions; or the word ``none``.
         numbers : range
@@ -78,7 +78,8 @@ class Asked(NamedTuple):
         document = persistence.read_document(model_path, "latent_diffusion")
         known = from_saved(document["conditions"])
         n = len(numbers)
-        told = Told.of(known, given or None, n)
+        given = given or None
+        told = Told.of(known, given, n)
         if strict and told.surprises:
             raise InputError(" ".join(told.surprises))
         asked = values = requested(known, given, n)
