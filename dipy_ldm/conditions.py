@@ -8,12 +8,14 @@ among those that were learnt from, and ``UNSPECIFIED`` where nothing is said.
 
 from collections import Counter
 import math
+import re
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from dipy_ldm.validation import InputError
 from dipy_ldm.values import (
+    IDENTIFIERS,
     are_codes,
     as_table,
     columns_of,
@@ -28,6 +30,9 @@ from dipy_ldm.values import (
 UNSPECIFIED = -1.0
 # More levels than these that are numbers written as text are a mistake.
 _TEXT_NUMBERS = 100
+# More levels than these, and than half of the subjects, are names rather than classes.
+_FEW_LEVELS = 10
+_NAME = re.compile("sub-.")
 # Equal shares of the examples between which ranks are told, at most.
 _SHARES = 32
 # With fewer examples, a level may be one person's.
@@ -259,6 +264,7 @@ def learn(
     n: int,
     units: dict[str, str] | None = None,
     meanings: dict[str, dict[str, str]] | None = None,
+    n_subjects: int | None = None,
 ) -> dict[str, Condition]:
     """Find out what there is to be known of the conditions of images.
 
@@ -276,6 +282,8 @@ def learn(
         Units of continuous conditions, by their names.
     meanings : dict of str to dict, optional
         What the levels of classes mean, by the names of the conditions.
+    n_subjects : int, optional
+        How many subjects the images are of. None is for as many as images.
 
     Returns
     -------
@@ -285,7 +293,8 @@ def learn(
     Raises
     ------
     InputError
-        If there are not ``n`` values of each, or nothing can be learnt from them.
+        If there are not ``n`` values of each, nothing can be learnt from them, or they
+        tell subjects apart.
     """
     if given is None:
         return {}
@@ -297,10 +306,13 @@ def learn(
                 "give None for those that are not known."
             )
     said = (units or {}).get, (meanings or {}).get
-    return {
+    known = {
         name: Condition(*_learn(name, values), *(of(name) for of in said))
         for name, values in table.items()
     }
+    for name, condition in known.items():
+        _refuse_identifiers(name, condition, n_subjects or n)
+    return known
 
 
 def summary(known: dict[str, Condition]) -> list[str]:
@@ -420,6 +432,21 @@ def _quantiles(numbers):
     # Of equal values the mean is the same to the bit.
     means = [some[0] + np.mean(some - some[0]) for some in around]
     return np.sort([ordered[0], *means, ordered[-1]]).tolist()
+
+
+def _refuse_identifiers(name, condition, n):
+    """Refuse what tells subjects apart, and would bring their names into the model."""
+    levels = condition.levels
+    many = len(levels) > _FEW_LEVELS and len(levels) > n / 2
+    named = name.lower() in IDENTIFIERS or any(map(_NAME.match, levels))
+    if named or many:
+        what = (
+            f"has {len(levels)} levels for {n} subjects" if many else "names subjects"
+        )
+        raise InputError(
+            f"{name} {what}, so that the model would know them by name; leave it out, "
+            "or join levels."
+        )
 
 
 def _refuse_numbers_as_text(name, counts):

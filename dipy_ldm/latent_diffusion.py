@@ -14,6 +14,7 @@ from dipy_ldm import distribution, documents, networks, persistence, schedules
 from dipy_ldm.conditions import from_saved, to_saved
 from dipy_ldm.data import sources
 from dipy_ldm.data.arrays import learnable, survey
+from dipy_ldm.data.joining import in_order
 from dipy_ldm.detecting import Finder
 from dipy_ldm.detector import Detector
 from dipy_ldm.estimators import Entry
@@ -186,7 +187,8 @@ class LatentDiffusion(Finder):
             classes, and so are whole numbers without gaps from 0 or 1 on and all of an
             array of whole numbers given alone, also where an array has them as floats
             since some are missing; other numbers are continuous. None, NaN, ``""`` and
-            ``n/a`` are missing.
+            ``n/a`` are missing. Rows with names, in a column ``participant_id`` or an
+            index, are joined to ``subjects``; others are in the order of the images.
         source : array_like, optional
             What each image shall be made of, on its grid: another contrast, a coarser
             scan or a segmentation, ``(n, *space, channels)`` or ``(n, *space)``. Whole
@@ -226,11 +228,21 @@ class LatentDiffusion(Finder):
         people, other_people = number_both(
             (images, subjects), (others, validation_subjects)
         )
+        conditions, validation_conditions = in_order(
+            (conditions, subjects), (validation_conditions, validation_subjects)
+        )
         chosen = _training(training)
         guides = diffusion.of_guide(chosen.checkpoint)
         chosen = chosen.settled(images.ndim - 2, guides, rates=diffusion.RATES)
-        sizes = images.shape, self.vqvae.factor
-        known = Known.learn(conditions, source, *sizes, units, meanings)
+        known = Known.learn(
+            conditions,
+            source,
+            images.shape,
+            self.vqvae.factor,
+            units,
+            meanings,
+            people,
+        )
         diffusion.check(self, images.shape, chosen, known.source)
         told = known.tell(images, conditions, source)
         told_others = known.tell(others, validation_conditions, validation_source)

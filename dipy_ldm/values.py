@@ -1,6 +1,6 @@
 """Values of conditions, as users give them: text, numbers, and what is missing."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 import logging
 import math
 from numbers import Integral, Real
@@ -19,8 +19,26 @@ ALONE = "label"
 NONE = "none"
 # Whole numbers without gaps up to this one are taken for codes of classes.
 _LARGEST_CODE = 32
+# Columns that tell whose a row is, and all that tell rows apart: no conditions.
+SUBJECT_COLUMNS = ("participant_id", "subject_id", "participant", "subject")
+KEYS = (*SUBJECT_COLUMNS, "session_id", "filename")
+# How columns are called that are of one person each.
+IDENTIFIERS = (*KEYS, "id", "sub_id", "record_id", "eid", "rid", "ptid")
 # Text that says that there is nothing to say.
 _MISSING = ("", "n/a")
+
+
+class Table(dict):
+    """Values of conditions by their names, ``units``, and ``meanings`` of levels."""
+
+    def __init__(
+        self,
+        values: Mapping[str, list],
+        units: dict[str, str] | None = None,
+        meanings: dict[str, dict[str, str]] | None = None,
+    ) -> None:
+        super().__init__(values)
+        self.units, self.meanings = units, meanings
 
 
 def as_table(given: Any) -> dict[str, list]:
@@ -95,7 +113,7 @@ def columns_of(given: Any) -> dict[str, Any] | None:
 
     Parameters
     ----------
-    given : dict, DataFrame or object
+    given : dict, DataFrame, Series or object
         What the user gave.
 
     Returns
@@ -108,6 +126,8 @@ def columns_of(given: Any) -> dict[str, Any] | None:
     InputError
         If a name is no text.
     """
+    if isinstance(getattr(given, "name", None), str) and is_many(given):
+        return {given.name: given}  # a Series
     if not isinstance(given, dict) and not hasattr(given, "columns"):
         return None
     names = list(given if isinstance(given, dict) else given.columns)

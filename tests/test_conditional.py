@@ -10,6 +10,7 @@ import keras
 from keras import ops
 import numpy as np
 import numpy.testing as npt
+import pandas as pd
 import pytest
 from sklearn.base import clone
 
@@ -530,3 +531,22 @@ def test_an_interrupted_fit_leaves_what_was_fitted_before(
         model.predict(conditions={"age": 70})
     model.save(tmp_path / "m")
     assert list(LatentDiffusion.load(tmp_path / "m").conditions_) == ["row", "side"]
+
+
+def test_rows_of_a_table_follow_the_subjects():
+    rng = np.random.default_rng(0)
+    images = rng.random((12, 8, 8, 1)).astype("float32")
+    subjects = [f"sub-{i:02}" for i in rng.permutation(12)]
+    frame = pd.DataFrame({"ink": [float(name[-2:]) for name in subjects]}, subjects)
+    options = {"epochs": 1, "batch_size": 4, "verbose": False, "precision": "float32"}
+    vqvae = VQVAE(widths=(4,), n_codes=8, code_dim=2).fit(images, **options)
+    model = LatentDiffusion(vqvae, widths=(4,), guide=False)
+    in_order = {"ink": [float(name[-2:]) for name in subjects]}
+    model.fit(images, in_order, subjects=subjects, **options)
+    expected = model.history_["loss"]
+    model.fit(images, frame.sort_index(), subjects=subjects, **options)
+    assert model.history_["loss"] == expected
+    with pytest.raises(InputError, match="give `subjects`"):
+        model.fit(images, frame, **options)
+    with pytest.raises(InputError, match="1 of 12 images have no row"):
+        model.fit(images, frame[1:], subjects=subjects, **options)

@@ -15,8 +15,9 @@ from dipy_ldm.conditions import (
     summary,
     to_saved,
 )
+from dipy_ldm.training.telling import Known
 from dipy_ldm.validation import InputError
-from dipy_ldm.values import as_table, from_words
+from dipy_ldm.values import Table, as_table, from_words
 
 AGES = np.linspace(20, 80, 61)
 TABLE = {
@@ -138,6 +139,49 @@ def test_tables_of_pandas():
     numbers = Told.of(known, frame, 4).numbers
     npt.assert_array_equal(numbers[:, 1:], [[0, 0], [-1, 1], [1, -1], [0, 0]])
     npt.assert_array_equal(numbers[:, 0] == UNSPECIFIED, [False, True, False, False])
+
+
+def test_what_is_learnt_is_said_in_python_too(caplog):
+    ages = pd.Series([70, 61, 55, 80], name="age")
+    how = None, (4, 8, 8, 1), 4
+    people = np.arange(4)
+    with caplog.at_level("INFO", "dipy_ldm"):
+        frame = pd.DataFrame({"age": ages, "sex": list("FMFF")})
+        Known.learn(frame, *how, None, None, people)
+    assert "conditions of 4 images of 4 subjects:\n  age: 55 to 80" in caplog.text
+    assert "4 subjects can be told from all others" in caplog.text
+    caplog.clear()
+    with caplog.at_level("INFO", "dipy_ldm"):
+        table = Table({"age": [*ages]}, {"age": "years"})
+        known = Known.learn(table, *how, None, None, people)
+    assert known.conditions["age"].units == "years"
+    assert not caplog.text, "it was said when it was read"
+
+
+def test_a_series_keeps_its_name():
+    ages = pd.Series([70, 61, 55, 80], name="age")
+    assert learn(ages, 4)["age"].kind == "continuous"
+    assert learn(pd.Series([70, 61, 55, 80]), 4)["label"].kind == "class"
+    known = learn(ages, 4)
+    assert Told.of(known, ages, 4).numbers.shape == (4, 1)
+
+
+@pytest.mark.parametrize(
+    ("table", "n_subjects"),
+    [
+        ({"participant_id": ["a", "b"] * 10}, None),
+        ({"Participant_ID": list(range(100, 120))}, None),
+        ({"who": [f"sub-{i // 5}" for i in range(20)]}, None),
+        ({"code": [f"x{i % 11}" for i in range(20)]}, None),
+        ({"code": [f"x{i % 11}" for i in range(40)]}, 20),
+    ],
+)
+def test_what_tells_subjects_apart_is_refused(table, n_subjects):
+    n = len(next(iter(table.values())))
+    (name,) = table
+    with pytest.raises(InputError, match=f"{name} .* by name; leave it out"):
+        learn(table, n, n_subjects=n_subjects)
+    assert learn({"site": [f"x{i % 10}" for i in range(20)]}, 20)
 
 
 @pytest.mark.parametrize("missing", [None, np.nan, "", " ", "n/a", "N/A"])

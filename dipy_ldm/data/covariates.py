@@ -54,7 +54,7 @@ class Covariates(NamedTuple):
 def read_covariates(
     names: Sequence[str],
     files: Sequence[Path],
-    listed: dict[str, list[Row]] | None = None,
+    listed: Mapping[str, list[Row]] | None = None,
     steps: Mapping[str, float] | None = None,
 ) -> Covariates:
     """Look up what tables say of scans.

@@ -4,7 +4,7 @@ As BIDS has them: ``scans.tsv``, then ``sessions.tsv``, then ``participants.tsv`
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -12,10 +12,7 @@ from typing import NamedTuple
 from dipy_ldm.data.entities import entity
 from dipy_ldm.data.tables import Row, read_table, refuse_rows
 from dipy_ldm.validation import InputError
-
-_SUBJECT_COLUMNS = ("participant_id", "subject_id", "participant", "subject")
-# What tells rows apart is no covariate.
-_KEYS = {*_SUBJECT_COLUMNS, "session_id", "filename"}
+from dipy_ldm.values import KEYS, SUBJECT_COLUMNS
 
 
 class Found(NamedTuple):
@@ -33,11 +30,11 @@ class Found(NamedTuple):
     def columns(self):
         """Names of the columns that these tables have, but for those of names."""
         names = (name for some in self.rows for row in some for name in row.cells)
-        return [name for name in dict.fromkeys(names) if name and name not in _KEYS]
+        return [name for name in dict.fromkeys(names) if name and name not in KEYS]
 
 
 def find_rows(
-    files: Sequence[Path], listed: dict[str, list[Row]] | None = None
+    files: Sequence[Path], listed: Mapping[str, list[Row]] | None = None
 ) -> Found:
     """Find the rows about files.
 
@@ -81,7 +78,7 @@ def _twice(file, rows):
 
 
 def find_subjects(
-    files: Sequence[Path], listed: dict[str, list[Row]] | None = None
+    files: Sequence[Path], listed: Mapping[str, list[Row]] | None = None
 ) -> list[str]:
     """Tell whose scan each file is.
 
@@ -112,7 +109,7 @@ def find_subjects(
 
 
 def _listed_subject(rows):
-    cells = (row.cells.get(name) for row in rows for name in _SUBJECT_COLUMNS)
+    cells = (row.cells.get(name) for row in rows for name in SUBJECT_COLUMNS)
     told = next(filter(None, cells), None)
     return told and _prefixed("sub", told)
 

@@ -1,11 +1,14 @@
 """Volumes of which only the headers were read."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from dipy_ldm.data.cohort import draw_order
 from dipy_ldm.data.grid import Grid
 from dipy_ldm.data.lookup import find_subjects
 from dipy_ldm.data.pairs import Task
+from dipy_ldm.data.tables import Row
 
 
 class Plan(NamedTuple):
@@ -13,7 +16,7 @@ class Plan(NamedTuple):
 
     ``tasks`` tell of each volume and what belongs to it, ``subjects`` whose it is;
     ``grid`` is where they are to be brought, and ``labels`` says whether sources are
-    segmentations.
+    segmentations. ``listed`` are the rows of lists that named the volumes.
     """
 
     tasks: list[Task]
@@ -21,6 +24,7 @@ class Plan(NamedTuple):
     grid: Grid
     skip_bad: bool
     labels: bool = False
+    listed: Mapping[str, list[Row]] = MappingProxyType({})
 
     @property
     def infos(self):
@@ -75,4 +79,4 @@ def arrange(tasks, grid, listed, *, skip_bad=False, shuffle=False, labels=False)
     subjects = find_subjects([task.info.file for task in tasks], listed)
     order = draw_order(subjects, seed=0) if shuffle else range(len(tasks))
     tasks, subjects = [tasks[i] for i in order], [subjects[i] for i in order]
-    return Plan(tasks, subjects, grid, skip_bad, labels)
+    return Plan(tasks, subjects, grid, skip_bad, labels, listed)

@@ -1,16 +1,35 @@
 """What is known of scans, in some lines to be read before a training."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from dipy_ldm.conditions import FEW
+from dipy_ldm.conditions import FEW, Condition
 from dipy_ldm.data.cells import as_text
 from dipy_ldm.data.covariates import Covariates
+from dipy_ldm.values import as_table, level_of
 
 # More classes than these are not shown one by one.
 _MOST_CLASSES = 20
 # Whole numbers, so few of them: they may be codes of classes.
 _MOST_CODES = 10
+
+
+def as_covariates(
+    given: Any, known: Mapping[str, Condition], subjects: Iterable
+) -> Covariates:
+    """Bring what ``fit`` is given of images into the form of covariates."""
+    values = {
+        name: [_as_learnt(value, known[name]) for value in some]
+        for name, some in as_table(given).items()
+    }
+    units = {name: some.units for name, some in known.items() if some.units}
+    meanings = {name: some.meanings or {} for name, some in known.items()}
+    return Covariates(values, units, meanings, list(subjects))
+
+
+def _as_learnt(value, condition):
+    return level_of(value) if condition.levels and value is not None else value
 
 
 def summarise(covariates: Covariates) -> str:
@@ -31,8 +50,9 @@ def summarise(covariates: Covariates) -> str:
     subjects = covariates.subjects
     images = _count(len(subjects), "image")
     people = _count(len(set(subjects)), "subject")
-    tables = _some(covariates.tables, "table")
-    lines = [f"conditions of {images} of {people}, from {tables}:"]
+    tables = covariates.tables
+    source = f", from {_some(tables, 'table')}" if tables else ""
+    lines = [f"conditions of {images} of {people}{source}:"]
     lines += [f"  {_line(name, covariates)}" for name in covariates.values]
     if covariates.without_row:
         lines.append(f"no table has a row for {_some(covariates.without_row, 'image')}")
@@ -83,7 +103,8 @@ def _hints(covariates):
         elif _may_be_codes(name, kinds, covariates):
             lines.append(
                 f"{name} is taken for a number; if its {len(kinds)} values are codes "
-                "of classes, name these under Levels in the JSON beside the table"
+                "of classes, name these under Levels in the JSON beside the table, or "
+                "write them as text"
             )
     return lines
 

@@ -9,21 +9,28 @@ import logging
 import math
 import os
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from dipy_ldm.data import cache
 from dipy_ldm.data.conformed import conform_task
-from dipy_ldm.data.entities import choose_files
+from dipy_ldm.data.covariates import Covariates, coarsened, read_covariates
+from dipy_ldm.data.entities import choose_files, entity
 from dipy_ldm.data.grid import Grid, choose_grid
 from dipy_ldm.data.headers import check_headers, refuse
+from dipy_ldm.data.joining import join
+from dipy_ldm.data.lookup import find_subjects
 from dipy_ldm.data.pairs import Task, pair_masks, with_masks, with_sources
 from dipy_ldm.data.paths import expand, find_volumes, listed_rows
 from dipy_ldm.data.plans import Plan, arrange
 from dipy_ldm.data.rows import writing_rows
+from dipy_ldm.data.summary import summarise
+from dipy_ldm.data.tables import Row
 from dipy_ldm.validation import InputError, at_least
+from dipy_ldm.values import Table, as_table, listed
 
 logger = logging.getLogger("dipy_ldm")
 
@@ -37,7 +44,15 @@ _TRIALS = 2
 _MOST_THREADS = 4
 
 
-class Volumes(NamedTuple):
+class _Fields(NamedTuple):
+    images: np.ndarray
+    masks: np.ndarray | None
+    affine: np.ndarray
+    files: list
+    sources: np.ndarray | None = None
+
+
+class Volumes(_Fields):
     """Volumes on one grid.
 
     ``images`` are float32 ``(n, x, y, z, channels)`` in [0, 1], ``masks`` uint8
@@ -46,11 +61,78 @@ class Volumes(NamedTuple):
     ``sources`` are as the images, or int32 if they are labels, or None.
     """
 
-    images: np.ndarray
-    masks: np.ndarray | None
-    affine: np.ndarray
-    files: list
-    sources: np.ndarray | None = None
+    # Rows of lists that named the volumes, by absolute paths.
+    listed: Mapping[str, list[Row]] = MappingProxyType({})
+
+    @property
+    def subjects(self):
+        """Whose each volume is, such as ``"sub-01"``, in the order of the images."""
+        return find_subjects(self.files, self.listed)
+
+    def conditions(
+        self,
+        *names: str,
+        table: Any = None,
+        coarsen: Mapping[str, float] | None = None,
+    ) -> Table:
+        """Look up what tables say of the volumes, in the order of the images.
+
+        ::
+
+            volumes = load_volumes("bids", suffix="T1w", shuffle=True)
+            known = volumes.conditions("age", "sex")
+            model.fit(volumes.images, known, subjects=volumes.subjects)
+
+        Parameters
+        ----------
+        *names : str
+            Columns, of the list that named the volumes or of the ``scans.tsv``,
+            ``sessions.tsv`` and ``participants.tsv`` around them. Of a `table`, none is
+            for all but those of names.
+        table : dict or DataFrame, optional
+            Rows to look them up in instead. A column of paths, or else of
+            ``participant_id`` (and ``session_id``, if there is one), or an index of
+            these, tells which volume each is of.
+        coarsen : dict of str to float, optional
+            Steps to multiples of which numbers are rounded, in their unit.
+
+        Returns
+        -------
+        Table
+            Values by the names, None where they are missing, for the ``conditions`` of
+            :meth:`dipy_ldm.LatentDiffusion.fit`, with ``units`` and ``meanings`` of
+            levels. A summary is logged.
+
+        Raises
+        ------
+        InputError
+            If a column is not there or bad, or rows can't be told to volumes.
+        """
+        if table is None and not names:
+            raise InputError('name the columns to look up, such as "age", "sex".')
+        if table is None:
+            found = read_covariates(names, self.files, self.listed, coarsen)
+        else:
+            found = Covariates(self._joined(names, table), {}, {}, self.subjects)
+            for name, step in (coarsen or {}).items():
+                found.values[name] = coarsened(name, found.values, step)
+        logger.info("%s", summarise(found))
+        return Table(found.values, found.units, found.levels)
+
+    def _joined(self, names, table):
+        """Bring columns of a table into the order of the volumes."""
+        sessions = [entity(file, "ses") for file in self.files]
+        rows = join(table, self.subjects, sessions, self.files)
+        if not isinstance(rows, dict):
+            raise InputError(
+                "nothing tells which volume a row of the table is of; give it a column "
+                "participant_id or one of paths, or an index of these."
+            )
+        if unknown := [name for name in names if name not in rows]:
+            raise InputError(
+                f"the table has no column {unknown[0]}; it has {listed(rows)}."
+            )
+        return as_table({name: rows[name] for name in names or rows})
 
 
 def load_volumes(
@@ -301,7 +383,9 @@ def _open(folder, plan):
         return None
     refuse(complaints, len(kept), plan.skip_bad)
     masks, sources = arrays.get("masks"), arrays.get("sources")
-    return Volumes(arrays["images"], masks, plan.grid.affine, files, sources)
+    volumes = Volumes(arrays["images"], masks, plan.grid.affine, files, sources)
+    volumes.listed = plan.listed
+    return volumes
 
 
 def _map(folder, name, length, plan):

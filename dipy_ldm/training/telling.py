@@ -12,8 +12,10 @@ from dipy_ldm.conditions import Condition, Told, learn, to_saved
 from dipy_ldm.data import sources
 from dipy_ldm.data.given import Given, fitting
 from dipy_ldm.data.sources import Source
+from dipy_ldm.data.summary import as_covariates, summarise
 from dipy_ldm.expectation import Expectation
 from dipy_ldm.validation import InputError
+from dipy_ldm.values import Table
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +137,7 @@ class Known(NamedTuple):
         factor: int,
         units: dict[str, str] | None,
         meanings: dict[str, dict[str, str]] | None,
+        subjects: np.ndarray,
     ) -> Self:
         """Find it out.
 
@@ -146,6 +149,8 @@ class Known(NamedTuple):
             Shape of the images.
         factor : int
             How many times smaller latents are, per side.
+        subjects : ndarray of int
+            Whose each image is.
 
         Returns
         -------
@@ -157,7 +162,12 @@ class Known(NamedTuple):
         InputError
             If there is nothing to learn.
         """
-        known = learn(conditions, shape[0], units, meanings)
+        if isinstance(conditions, Table):
+            units, meanings = conditions.units, conditions.meanings
+        n_subjects = len(set(subjects.tolist()))
+        known = learn(conditions, shape[0], units, meanings, n_subjects)
+        if known and units is None:
+            logger.info("%s", summarise(as_covariates(conditions, known, subjects)))
         if source is not None and SOURCE in known:
             raise InputError(
                 f"a condition must not be called {SOURCE} where there are sources; "

@@ -198,4 +198,5 @@ def check_conditions(train: Cohort) -> dict[str, Condition]:
     InputError
         If there is one.
     """
-    return learn(train.conditions, len(train.images))
+    people = len(set(train.subjects)) if train.subjects else None
+    return learn(train.conditions, len(train.images), n_subjects=people)

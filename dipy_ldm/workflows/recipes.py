@@ -190,7 +190,7 @@ class Recipe(NamedTuple):
             validation_conditions=held_out and held_out.conditions,
             validation_source=held_out and held_out.sources,
             validation_subjects=held_out and held_out.subjects,
-            units=cohort.units,
+            units=cohort.units or {},  # what is known has been logged
             meanings=cohort.meanings,
             checkpoint=checkpoints[1],
             callbacks=[callbacks[1]],

@@ -244,6 +244,34 @@ def test_what_does_not_fit_into_memory_is_named(tmp_path, monkeypatch):
         read_volume(file)
 
 
+def test_conditions_follow_the_volumes(tmp_path, load, caplog):
+    folder = tmp_path / "bids"
+    folder.mkdir()
+    for i in range(6):
+        save(folder / f"sub-{i}_T1w.nii", template(1.0 + i) + 0.1 * (i % 2))
+    rows = "".join(f"sub-{i}\t{60 + i}\t{'FM'[i % 2]}\n" for i in range(6))
+    (folder / "participants.tsv").write_text(f"participant_id\tage\tsex\n{rows}")
+    loaded = load(folder, shuffle=True)
+    order = [int(name[-1]) for name in loaded.subjects]
+    assert order != sorted(order)
+    with caplog.at_level("INFO", "dipy_ldm"):
+        known = loaded.conditions("age", "sex", coarsen={"age": 5})
+    assert "6 subjects, from" in caplog.text
+    assert known == {
+        "age": [60 if i < 3 else 65 for i in order],
+        "sex": ["FM"[i % 2] for i in order],
+    }
+    assert known.units == {"age": "years"}
+    table = {"participant_id": [f"{i}" for i in range(6)], "iq": [*range(90, 96)]}
+    assert loaded.conditions(table=table) == {"iq": [90 + i for i in order]}
+    paths = {"path": [f"sub-{i}_T1w.nii" for i in range(6)], "iq": table["iq"]}
+    assert loaded.conditions("iq", table=paths) == {"iq": [90 + i for i in order]}
+    with pytest.raises(InputError, match="no column age; it has iq"):
+        loaded.conditions("age", table=table)
+    with pytest.raises(InputError, match="nothing tells which volume a row"):
+        loaded.conditions(table={"iq": table["iq"]})
+
+
 def test_channels(tmp_path, load):
     both = np.stack([template(), template(50)[::-1]], -1)
     nib.save(nib.Nifti1Image(both, np.diag([2, 3, 4, 1.0])), tmp_path / "a.nii.gz")

@@ -1,0 +1,78 @@
+"""Rows of tables are brought into the order of images, or refused."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dipy_ldm.data.joining import in_order, join
+from dipy_ldm.validation import InputError
+from dipy_ldm.values import Table
+
+SUBJECTS = ["sub-02", "sub-01", "sub-02"]
+SESSIONS = ["ses-b", None, "ses-a"]
+FILES = ["bids/sub-02/b.nii.gz", "/bids/sub-01/a.nii", "bids/sub-02/a.nii.gz"]
+TABLE = {"participant_id": ["sub-01", "sub-02", "sub-03"], "age": [61, 52, 43]}
+FRAME = pd.DataFrame(TABLE)
+INDEXED = FRAME.set_index("participant_id")
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        TABLE,
+        FRAME,
+        FRAME.sample(frac=1, random_state=1),
+        INDEXED,
+        INDEXED.rename_axis(None),
+        INDEXED["age"],
+        FRAME.assign(participant_id=["01", "02", "03"]),
+        FRAME.rename(columns={"participant_id": "Subject"}),
+    ],
+    ids=range(8),
+)
+def test_rows_follow_the_subjects(table):
+    assert join(table, SUBJECTS) == {"age": [52, 61, 52]}
+
+
+def test_rows_follow_sessions_and_files_where_they_tell():
+    several = {
+        "participant_id": ["sub-02", "sub-02", "sub-01"],
+        "session_id": ["a", "ses-b", None],
+        "age": [1, 2, 3],
+    }
+    assert join(several, SUBJECTS, SESSIONS) == {"age": [2, 3, 1]}
+    paths = {"age": [1, 2, 3], "file": ["sub-02/a.nii.gz", "b.nii.gz", FILES[1]]}
+    assert join(paths, SUBJECTS, SESSIONS, FILES) == {"age": [2, 3, 1]}
+    labels = pd.Series([7, 8], index=["sub-01", "sub-02"])
+    assert join(labels, SUBJECTS) == [8, 7, 8]
+
+
+@pytest.mark.parametrize(
+    "table", [{"age": [1, 2, 3]}, np.arange(3), FRAME[["age"]], FRAME.age, [1, 2, 3]]
+)
+def test_rows_without_names_stay_in_their_order(table):
+    assert join(table, SUBJECTS) is None
+    assert join(table, None) is None
+
+
+@pytest.mark.parametrize(
+    ("table", "subjects", "sentence"),
+    [
+        (TABLE, None, "participant_id: sub-01.*; give `subjects`"),
+        (INDEXED, None, "the index: sub-01.*; give `subjects`"),
+        (TABLE, ["sub-01", "sub-7"], "1 of 2 images have no row .*7 first; rows are"),
+        (pd.concat([FRAME, FRAME]), SUBJECTS, "02 has 2 rows .*; leave one"),
+        (FRAME.set_index(["participant_id", "age"]), SUBJECTS, "reset_index"),
+    ],
+)
+def test_what_can_not_be_joined_is_refused(table, subjects, sentence):
+    with pytest.raises(InputError, match=sentence):
+        join(table, subjects)
+
+
+def test_tables_of_both_sides_are_joined_each_to_its_own():
+    known = Table(TABLE, {"age": "years"})
+    first, second = in_order((known, SUBJECTS), ([1, 2], ["sub-01", "sub-02"]))
+    assert (first, first.units) == ({"age": [52, 61, 52]}, {"age": "years"})
+    assert second == [1, 2]
+    assert in_order((None, SUBJECTS), (None, None)) == [None, None]
