@@ -277,6 +277,17 @@ def test_islands_outside_of_the_head_are_gone(cohort, tmp_path):
     assert fluid.sum() == (labels == 24).sum() - 1
 
 
+def test_brains_without_fluid_get_some(cohort, tmp_path):
+    labels = draw_head()
+    labels[(labels > 500) | (labels == 24)] = 0
+    # A deep fold.
+    labels[5:12, 14] = 0
+    source = cohort.read_map(save(labels, tmp_path))
+    fluid = source.labels == cohort.INDEX[24]
+    assert fluid[6, 10].any()
+    assert 0.02 < fluid.sum() / (labels > 0).sum() < 0.5
+
+
 def test_shapes_are_no_heads(cohort, tmp_path):
     files = cohort.make_cohort(tmp_path, 2, voxel_size=(4, 4))
     assert [file.name for file in files] == [

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import nibabel as nib
-from nibabel.affines import apply_affine, from_matvec
+from nibabel.affines import apply_affine, from_matvec, voxel_sizes
 import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
@@ -179,7 +179,8 @@ def read_map(file):
     Returns
     -------
     LabelMap
-        Parcels are what they are parcels of, and islands outside of the head are gone.
+        Parcels are what they are parcels of, islands outside of the head are gone, and
+        a brain without fluid around it has some.
 
     Raises
     ------
@@ -195,6 +196,11 @@ def read_map(file):
             "FreeSurfer's numbers."
         )
     labels[inside & ~largest(inside)] = 0
+    fluid = labels == INDEX[24]
+    if fluid.sum() < 0.05 * inside.sum():
+        sigma = 5 / voxel_sizes(affine)
+        near = ndimage.gaussian_filter(inside.astype("float32"), sigma) > 0.3
+        labels[near & (labels == 0)] = INDEX[24]
     return place(labels, align(labels, affine))
 
 
