@@ -7,7 +7,8 @@ training, and between rounds, it says where its codes should be:
 - ``figures()`` after each round, with the numbers of the codes that are dead,
 - ``revived(dead, draw, rng)`` for these.
 
-``draw(n)`` gives so many encoded vectors, ``(n, channels)``.
+``draw(n)`` gives so many encoded vectors, ``(n, channels)``. Draw as many whatever is
+dead: by rounding, a code may be dead on one device and in use on two.
 """
 
 import keras
@@ -185,7 +186,8 @@ class Codebook(keras.layers.Layer):
             All codes, ``(n_codebooks * n_codes, channels)``.
         """
         known = ops.convert_to_numpy(self.codebook)
-        codes, rest = known.copy(), draw(len(dead))
+        # A vector for each code, so that it is the same whichever others are dead.
+        codes, rest = known.copy(), draw(len(known))[dead]
         for first in range(0, len(codes), self.n_codes):
             # A code of the first codebook stands for the vector itself.
             later = dead >= first + self.n_codes

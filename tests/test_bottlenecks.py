@@ -169,13 +169,27 @@ def test_more_codebooks_leave_less():
 def test_codes_of_later_codebooks_are_revived_at_what_is_left():
     layer = books(2)
     before = to_numpy(layer.codebook)
-    vectors = np.random.default_rng(4).standard_normal((2, 3)).astype("float32")
+    vectors = np.random.default_rng(4).standard_normal((12, 3)).astype("float32")
     after = layer.revived(np.array([1, 8]), lambda n: vectors[:n], None)
-    npt.assert_allclose(after[1], vectors[0], rtol=1e-6)
-    first = before[to_numpy(layer.nearest(vectors))[1, 0]]
-    npt.assert_allclose(after[8], vectors[1] - first, rtol=1e-5)
+    npt.assert_allclose(after[1], vectors[1], rtol=1e-6)
+    first = before[to_numpy(layer.nearest(vectors))[8, 0]]
+    npt.assert_allclose(after[8], vectors[8] - first, rtol=1e-5)
     rest = np.delete(np.arange(12), [1, 8])
     npt.assert_array_equal(after[rest], before[rest])
+
+
+@pytest.mark.parametrize("n_codebooks", [1, 2])
+def test_where_a_code_is_revived_depends_on_no_other(n_codebooks):
+    # Of two replicas one more may be dead than of one: rounding decides on ties.
+    def revived(*dead):
+        rng = np.random.default_rng(5)
+        return layer.revived(np.array(dead), lambda n: rng.standard_normal((n, 3)), rng)
+
+    layer = books(n_codebooks)
+    last = 6 * n_codebooks - 1
+    one, more = revived(2, last), revived(1, 2, last - 1, last)
+    npt.assert_array_equal(more[[2, last]], one[[2, last]])
+    assert np.abs(one[[2, last]] - to_numpy(layer.codebook)[[2, last]]).min() > 0
 
 
 def test_figures_of_several_codebooks():

@@ -307,7 +307,7 @@ def outcomes(request, tmp_path_factory):
         worker: {
             "TF_CONFIG": json.dumps({"cluster": {"worker": addresses}, "task": task})
         }
-        for worker, task in zip(WORKERS, tasks)
+        for worker, task in zip(WORKERS, tasks, strict=True)
     }
     sizes = request.param, accumulate
     for together in ({"alone": kinds}, {name: [name] for name in environments}):
@@ -330,19 +330,23 @@ def outcomes(request, tmp_path_factory):
     return found
 
 
+def relative(values, others, least):
+    """Return the largest difference, over the largest value, or over ``least``."""
+    return np.abs(values - others).max() / max(np.abs(values).max(), least)
+
+
 def test_replicas_train_and_generate_the_same(outcomes):
     alone = outcomes["none"]
-    assert len(alone["VQVAE loss"]) * 8 > 50  # steps
+    assert min(v[-1] for name, v in alone.items() if name.endswith(" step")) > 50
     assert sum(alone["VQVAE revived"]) > 0
     for kind, replicas in outcomes.items():
         assert replicas.keys() == alone.keys()
         for name, values in alone.items():
-            # Some weights have no gradient but what is left of rounding, which Adam
-            # takes for one.
-            rounding = 1e-6 if "loss" in name or "mse" in name else 5e-4
-            close = rounding * max(np.abs(values).max(), 0.1)
-            message = f"{name}, {kind}"
-            npt.assert_allclose(replicas[name], values, atol=close, err_msg=message)
+            figure = "loss" in name or "mse" in name
+            # Or over the learning rate: biases of keys have no gradient but rounding,
+            # and are less than one step in the end.
+            most, least = (1e-6, 0.1) if figure else (1e-3, 5e-4)
+            assert relative(values, replicas[name], least) < most, f"{name}, {kind}"
 
 
 def test_the_end_of_a_training_waits_for_no_thread_that_sleeps():

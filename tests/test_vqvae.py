@@ -624,3 +624,40 @@ def test_few_dead_codes_are_revived_from_few_pieces(volumes, volume_vqvae):
     assert draw(np.random.default_rng(0), 1).shape == (1, 2)
     assert 0 < Counted.read <= 16
     assert draw(np.random.default_rng(0), 200).shape == (200, 2)
+
+
+class Rounded:
+    """Encodes images as their numbers, with a rounding that depends on how many."""
+
+    code_dim = 1
+
+    def latent_shape(self, shape):
+        return (1, 1, self.code_dim)
+
+    def encode(self, images):
+        return images[:, :1, :1] + np.float32(1e-6 * len(images))
+
+
+def numbered(n):
+    return np.tile(np.arange(n, dtype="float32")[:, None, None, None], (1, 4, 4, 1))
+
+
+def test_codes_start_alike_on_any_number_of_devices():
+    class Two:
+        class extended:  # noqa: N801 (TensorFlow's name)
+            worker_devices = ("CPU:0", "CPU:0")
+
+    def draw():
+        rng = np.random.default_rng(0)
+        return draw_vectors(Rounded(), numbered(40), (4, 4), rng, 30)
+
+    one = draw()
+    with distribution.spread(Two):
+        npt.assert_array_equal(draw(), one)
+
+
+def test_no_vector_is_drawn_twice_before_all_others():
+    rng = np.random.default_rng(0)
+    drawn = draw_vectors(Rounded(), numbered(40), (4, 4), rng, 90)
+    times = np.bincount(np.rint(drawn[:, 0]).astype(int), minlength=40)
+    assert set(times) == {2, 3}

@@ -64,7 +64,7 @@ def train(rank, accumulate, **options):
     if rank == 3:
         fit = FIT | options | {"accumulate": accumulate, "validation_data": data[:3]}
         model.detector_ = Detector(widths=(8,), blocks=1)
-        model.detector_.fit(data[3:], epochs=2, **fit)
+        model.detector_.fit(data[3:], steps=46, **fit)
     return model
 
 

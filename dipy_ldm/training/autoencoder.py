@@ -367,11 +367,16 @@ def draw_vectors(
         pieces = read_windows(images, chosen[places], corners[places], size)
         return vqvae.encode(pieces)
 
-    latents = distribution.in_batches(
-        encode, np.arange(len(chosen)), tiles.safe_batch(size)
-    )
+    # On one device, however many there are: with other pieces the last bit is another,
+    # and with that k-means may come to other codes.
+    with distribution.spread(None):
+        latents = distribution.in_batches(
+            encode, np.arange(len(chosen)), tiles.safe_batch(size)
+        )
     vectors = latents.reshape(-1, vqvae.code_dim)
-    vectors = vectors[rng.choice(len(vectors), count, len(vectors) < count)]
+    order = rng.choice(len(vectors), min(count, len(vectors)), False)
+    # Where there are too few, each is drawn as often as any other.
+    vectors = vectors[np.resize(order, count)]
     # Backgrounds encode to equal vectors; codes must differ.
     spread = 1e-3 * (vectors.std() or 1)
     return vectors + spread * rng.standard_normal(vectors.shape)
