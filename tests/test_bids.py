@@ -85,7 +85,10 @@ def test_our_own_and_an_empty_folder_are_not_refused(tmp_path):
     bids.refuse_others(CALM, tmp_path / "new")
     bids.begin(tmp_path / "new")
     put(tmp_path / "new", 1)
+    before = sorted(tmp_path.rglob("*"))
     bids.refuse_others(CALM, tmp_path / "new")
+    bids.begin(tmp_path / "new")
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_the_suffix_is_the_users_or_that_of_the_model():

@@ -253,13 +253,17 @@ def test_what_nothing_lies_in_is_given_back():
 
 @pytest.mark.parametrize("error", [OSError, TypeError])
 def test_where_the_system_takes_nothing_back_nothing_happens(monkeypatch, error):
+    asked = []
+
     def fail(name):
+        asked.append(name)
         raise error
 
     monkeypatch.setattr(distribution.memory.ctypes, "CDLL", fail)
     distribution.give_back()
-    monkeypatch.setattr(distribution.memory.ctypes, "CDLL", lambda name: object())
+    monkeypatch.setattr(distribution.memory.ctypes, "CDLL", asked.append)
     distribution.give_back()
+    assert len(asked) == 2
 
 
 def test_a_gpu_that_can_not_be_used_is_named(monkeypatch, caplog):

@@ -1,10 +1,18 @@
 """LatentDiffusion: an estimator that generates, denoises, saves and resumes."""
 
+import keras
 import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm import VQVAE, LatentDiffusion, denoisers, samplers, schedules
+from dipy_ldm import (
+    VQVAE,
+    LatentDiffusion,
+    denoisers,
+    distribution,
+    samplers,
+    schedules,
+)
 from dipy_ldm.training.diffusion import scale_of
 from dipy_ldm.validation import InputError
 
@@ -207,13 +215,31 @@ def test_fitting_again_starts_afresh(vqvae, blobs, numbered_anew):
     assert_same(again.fit(blobs, **FIT), first)
 
 
-def test_weights_are_averaged(vqvae, blobs):
-    raw = []
+@pytest.mark.tensorflow  # others bring weights back at the end of a round
+def test_weights_are_averaged(vqvae, blobs, monkeypatch):
+    raw, published = [], []
+    fit = distribution.ReplicatedModel.fit
+
+    def watched(network, *args, callbacks, **kwargs):
+        note = keras.callbacks.LambdaCallback(
+            on_train_batch_end=lambda batch, logs: raw.append(network.get_weights())
+        )
+        return fit(network, *args, callbacks=[*callbacks, note], **kwargs)
+
+    monkeypatch.setattr(distribution.ReplicatedModel, "fit", watched)
     model = LatentDiffusion(vqvae, guide=False, **TINY)
-    model.fit(blobs, callbacks=[lambda m: raw.append(m.denoiser_.get_weights())], **FIT)
+    callbacks = [lambda m: published.append(m.denoiser_.get_weights())]
+    model.fit(blobs, callbacks=callbacks, **(FIT | {"epochs": 6}))
+    share, average = 10 / len(raw), raw[0]
+    assert 0.2 < share < 0.8
+    for weights in raw:
+        average = [a + share * (w - a) for a, w in zip(average, weights, strict=True)]
     # What callbacks see is what fit ends with: the average after the last step.
-    for a, b in zip(raw[-1], model.denoiser_.get_weights(), strict=True):
+    final = model.denoiser_.get_weights()
+    for a, b, expected in zip(published[-1], final, average, strict=True):
         npt.assert_array_equal(a, b)
+        npt.assert_allclose(b, expected, atol=1e-6)
+    assert max(np.abs(a - b).max() for a, b in zip(final, raw[-1], strict=True)) > 1e-4
 
 
 def test_accumulated_batches_are_as_one_larger(diffusion, vqvae, blobs):

@@ -149,18 +149,11 @@ def test_kernels_of_normalised_inputs_are_slowed_by_the_root():
         npt.assert_allclose(found, full / 3**0.5, rtol=1e-4)
 
 
-ROUNDS = [
-    (5.2509, -12.1041, 7.3445),
-    (3.9194, -5.5138, 2.0506),
-    (3.2046, -3.1869, 1.0079),
-]
-
-
 def test_rounds_take_values_to_about_1_and_rounding_not_far():
     # The least that there is of 256 values, by what is added to each.
-    values = np.geomspace((0.03 / 256) ** 0.5, 1.015, 10_001)
+    values = np.geomspace((optimizers._DAMPING / 256) ** 0.5, 1.015, 10_001)
     found, slope = values, 1.0
-    for a, b, c in ROUNDS:
+    for a, b, c in optimizers._ROUNDS:
         slope = slope * (a + 3 * b * found**2 + 5 * c * found**4)
         found = a * found + b * found**3 + c * found**5
     assert 0.67 < found.min() and found.max() < 1.33
@@ -172,8 +165,8 @@ def polar(kernel):
     matrix = kernel.reshape(-1, kernel.shape[-1]).astype("float64")
     rows, values, columns = np.linalg.svd(matrix, full_matrices=False)
     values /= np.linalg.norm(values)
-    squares, factor = values**2 + 0.03 / len(values), 1.0
-    for a, b, c in ROUNDS:
+    squares, factor = values**2 + optimizers._DAMPING / len(values), 1.0
+    for a, b, c in optimizers._ROUNDS:
         more = a + b * squares + c * squares**2
         factor, squares = factor * more, more**2 * squares
     found = (rows * (factor * values)) @ columns

@@ -217,4 +217,5 @@ def test_images_are_of_the_size(ours):
 
 def test_what_both_sides_import_needs_no_framework():
     code = "import sys, peers_common; sys.exit('keras' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], cwd=BENCHMARKS, check=True)
+    status = subprocess.run([sys.executable, "-c", code], cwd=BENCHMARKS).returncode
+    assert status == 0

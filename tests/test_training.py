@@ -101,9 +101,15 @@ def test_a_training_that_learns_nothing_for_a_fifth_of_its_length_stops():
 
 
 def test_short_trials_are_not_stopped():
-    watch = Watch("autoencoder", Length(1, 90), "mse", nothing=0.1)
-    for number in range(watch.length.rounds):
-        watch.on_epoch_end(number, {"mse": 0.2})
+    def learn_nothing(steps):
+        watch = Watch("autoencoder", Length(1, steps), "mse", nothing=0.1)
+        for number in range(watch.length.rounds):
+            watch.on_epoch_end(number, {"mse": 0.2})
+        return watch.good_until
+
+    assert learn_nothing(90) == 9  # the first round
+    with pytest.raises(InputError, match="learnt nothing in 108 steps"):
+        learn_nothing(120)
 
 
 @pytest.mark.parametrize("loss", [np.nan, np.inf])

@@ -49,7 +49,7 @@ def test_autoencoder(loss, monkeypatch):
     models = compile_all(monkeypatch)
     rank, options = AUTOENCODERS[loss]
     vqvae = VQVAE(**VQ, loss=loss).fit(images(rank), **FIT, **options)
-    assert [model.jit_compile for model in models]
+    assert models and all(model.jit_compile for model in models)
     assert np.isfinite(vqvae.history_["loss"]).all()
     assert 0 < vqvae.history_["usage"][0] <= 1
 
@@ -61,6 +61,6 @@ def test_denoiser(rank, monkeypatch):
     widths, options = DENOISERS[rank]
     model = LatentDiffusion(vqvae, widths=widths)
     model.fit(images(rank), **FIT, **options)
-    assert [model.jit_compile for model in models]
+    assert models and all(model.jit_compile for model in models)
     assert np.isfinite(model.history_["loss"]).all()
     assert (model.gaussian_ is None) == (rank == 2)
