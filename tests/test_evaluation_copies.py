@@ -1,5 +1,6 @@
 """Copies that were planted are found, and among others none are."""
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,7 @@ from scipy import ndimage, stats
 from dipy_ldm import VQVAE, LatentDiffusion, schedules
 from dipy_ldm.evaluation import copies, membership
 from dipy_ldm.evaluation.audit import asked_for, audit
-from dipy_ldm.evaluation.audit_page import conclude, write_page
+from dipy_ldm.evaluation.audit_page import conclude, write_page, write_pairs
 from dipy_ldm.evaluation.features import voxels
 from dipy_ldm.evaluation.guard import Guard, Known, generate_new, sketch
 from dipy_ldm.evaluation.invariant import (
@@ -324,9 +325,14 @@ def test_an_audit_of_copies(diffusion, blobs):
     assert all(i == row for i, row in copied.items())
     assert conclude(found)[0][1] == "bad"
     names = {pair.train: f"image {pair.train}" for pair in found.pairs}
-    html = write_page(found, lambda i: train[i], names, None, {"model": "tiny"})
+    html = write_page(found, {"model": "tiny"})
     assert "A pass proves nothing" in html
+    assert "<img" not in html
+    html = write_pairs(found, lambda i: train[i], names, None, {"model": "tiny"})
+    assert "Keep it as you keep the data" in html
     assert f"image {found.pairs[0].train}" in html
+    widths = [int(width) for width in re.findall(r'<img[^>]* width="(\d+)"', html)]
+    assert len(widths) == len(found.pairs) and min(widths) >= 320
 
 
 def test_copies_are_made_anew_with_the_next_numbers():

@@ -1,6 +1,7 @@
 """The commands that judge a model: files in, a page and figures out, exit statuses."""
 
 import json
+import re
 
 import nibabel as nib
 import numpy as np
@@ -169,16 +170,25 @@ def test_an_audit_finds_copies_and_says_so_by_its_status(command, volumes, tmp_p
     status, stderr = command(
         *("audit", volumes / "ldm.safetensors", "--train", volumes / "train"),
         *("--held_out", volumes / "real", "--generated", volumes / "copies"),
+        "--pictures",
     )
     assert status == 1, stderr
     assert "there are copies of training images beyond chance (in" in answer(stderr)
+    assert "audit-private.html, and publish neither" in answer(stderr)
     found = json.loads((tmp_path / "audit.json").read_text())
     figures = found["Figures"]
     assert figures["n"] == 24
     assert "voxels" in figures["copies_beyond_chance"]
     assert figures["copies"]["voxels"]["copies"]["value"] >= 0.4
-    assert figures["pairs"][0]["file"].startswith("train-")
-    assert "A pass proves nothing" in (tmp_path / "audit.html").read_text()
+    assert found["TrainImages"] == 40
+    public = [(tmp_path / f"audit.{end}").read_text() for end in ("html", "json")]
+    assert "A pass proves nothing" in public[0]
+    for text in public:
+        # Neither names nor pictures of training images.
+        assert not re.search(r"train-\d|/train|real-\d|/real|<img", text)
+    private = tmp_path / "audit-private.html"
+    assert re.search(r"Sample \d+ and train-\d+.nii.gz: nearness", private.read_text())
+    assert private.stat().st_mode & 0o077 == 0
 
 
 def test_an_audit_beside_a_reference_and_by_class(command, volumes, tmp_path):

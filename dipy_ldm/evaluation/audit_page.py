@@ -32,6 +32,8 @@ samples are not found; and what was learnt of a patient may be told from the mod
 other ways. If you need a guarantee, you need training with differential privacy.
 """.strip().split("\n\n")
 
+# Pixels of a pair on the page, at least.
+_WIDTH = 320
 _LOSSES = {
     "denoiser": "loss of the denoiser",
     "reference": "the same of the reference",
@@ -51,14 +53,45 @@ _BESIDE = {
 }
 
 
-def write_page(
+def write_page(found: Audit, about: Mapping[str, Any]) -> str:
+    """Write the page of an audit, which neither shows nor names a training image.
+
+    Parameters
+    ----------
+    found : Audit
+        What was found.
+    about : dict
+        What was audited, and how, under the names that the page shall give.
+
+    Returns
+    -------
+    str
+        HTML.
+    """
+    return page.page(
+        "Audit of a latent diffusion model",
+        *(page.note(sentence, kind) for sentence, kind in conclude(found)),
+        page.note("A pass proves nothing: see below what is not found."),
+        page.facts(about),
+        page.text(*found.notes),
+        page.section(
+            "Copies", _findings(found), _histograms(found), _classes(found.classes)
+        ),
+        page.section("The threshold of Dar", _dar(found)),
+        page.section("The most suspicious samples", _suspects(found)),
+        page.section("Membership", _members(found)),
+        page.section("How to read this", page.text(*_HELP)),
+    )
+
+
+def write_pairs(
     found: Audit,
     train: Callable[[int], np.ndarray],
     names: Mapping[int, str],
     affine: np.ndarray | None,
     about: Mapping[str, Any],
 ) -> str:
-    """Write the page of an audit.
+    """Write a page of the most suspicious pairs, which is not to be published.
 
     Parameters
     ----------
@@ -78,28 +111,22 @@ def write_page(
     str
         HTML.
     """
-    pairs = page.row(_pair(found, p, train, names, affine) for p in found.pairs)
     return page.page(
-        "Audit of a latent diffusion model",
-        *(page.note(sentence, kind) for sentence, kind in conclude(found)),
-        page.note("A pass proves nothing: see below what is not found."),
+        "Private: the most suspicious pairs of an audit",
+        page.note(
+            "This page shows training images and names them. Keep it as you keep the "
+            "data; what may be published is the other page.",
+            "bad",
+        ),
         page.facts(about),
-        page.text(*found.notes),
-        page.section(
-            "Copies", _findings(found), _histograms(found), _classes(found.classes)
+        page.text(
+            "First a generated image, then its nearest training image. Look at them: "
+            "where they are the same patient, it is a copy, whatever the figures say."
         ),
-        page.section("The threshold of Dar", _dar(found)),
-        page.section(
-            "The most suspicious pairs",
-            page.text(
-                "First a generated image, then its nearest training "
-                "image. Look at them: where they are the same patient, it is a copy, "
-                "whatever the figures say."
-            ),
-            pairs,
+        # Three planes are wider than what stands side by side.
+        (page.row if affine is None else "".join)(
+            _pair(found, p, train, names, affine) for p in found.pairs
         ),
-        page.section("Membership", _members(found)),
-        page.section("How to read this", page.text(*_HELP)),
     )
 
 
@@ -267,17 +294,27 @@ def _members(found):
     )
 
 
+def _suspects(found):
+    """Tabulate the most suspicious samples, without what they are near to."""
+    rows = [[f"{p.generated}", p.nearness, p.features] for p in found.pairs]
+    caption = (
+        "By their number, in the order in which they were compared. Their nearest "
+        "training images are on a second page, if it was asked for (--pictures): look "
+        "at them."
+    )
+    return page.table(["sample", "nearness", "features"], rows, caption)
+
+
 def _pair(found, pair, train, names, affine):
     """Show a generated image beside its nearest training image."""
     from dipy_ldm.plots import montage, planes
 
     images = np.stack([found.generated[pair.generated], train(pair.train)])
     shown = images if affine is None else planes(images, affine)
-    scale = 3 if affine is None and shown.shape[2] <= 40 else 1
+    both = montage(shown, columns=2 if affine is None else 1)
+    scale = -(-_WIDTH // both.shape[1])
     caption = (
         f"Sample {pair.generated} and {names[pair.train]}: nearness "
         f"{number(pair.nearness)} in {pair.features}."
     )
-    return page.picture(
-        montage(shown, columns=2 if affine is None else 1), caption, scale
-    )
+    return page.picture(both, caption, scale)

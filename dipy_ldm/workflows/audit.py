@@ -14,7 +14,7 @@ from dipy_ldm.workflows.judged import (
     refuse_unnamed,
 )
 from dipy_ldm.workflows.options import values_of
-from dipy_ldm.workflows.outputs import json_and_page, write_page
+from dipy_ldm.workflows.outputs import json_and_page, write_page, write_private
 from dipy_ldm.workflows.quiet import quiet_start
 from dipy_ldm.workflows.seen import Seen
 from dipy_ldm.workflows.volumes import fingerprint, provenance
@@ -52,6 +52,7 @@ class AuditLDMFlow(Workflow):
         cache_limit=None,
         devices=None,
         fingerprints=False,
+        pictures=False,
         out_dir="",
         out_audit="audit",
     ):
@@ -59,9 +60,9 @@ class AuditLDMFlow(Workflow):
 
         Each generated image is compared with all training images, and so are held-out
         ones: in voxels, in latents, and in learnt features that flips and small
-        motions do not change. Writes all figures (.json) and a page with the most
-        suspicious pairs (.html). The exit status is 1 if there are copies beyond
-        chance. A pass proves nothing.
+        motions do not change. Writes all figures (.json) and a page (.html), which
+        neither show nor name a training image. The exit status is 1 if there are copies
+        beyond chance. A pass proves nothing.
 
         Parameters
         ----------
@@ -126,24 +127,26 @@ class AuditLDMFlow(Workflow):
             Write also a file (.safetensors) of what dipy_generate_ldm --no_copies needs
             to know training images again: 96 numbers of each. They tell of an image
             whether it was in the training set; keep them as the data are kept.
+        pictures : bool, optional
+            Write also a private page of the most suspicious pairs (-private.html),
+            which shows training images and names them: keep it as the data are kept.
         out_dir : string or Path, optional
             Output directory.
         out_audit : string, optional
             Stem of the names of the files.
         """
         start = time.monotonic()
-        outputs = json_and_page(
-            self, model_file, out_dir, fingerprints, out_audit=out_audit
-        )
+        ends = [".safetensors"] * fingerprints + ["-private.html"] * pictures
+        outputs = json_and_page(self, model_file, out_dir, ends, out_audit=out_audit)
         path = persistence.find(model_file)
         document = persistence.read_document(path, "latent_diffusion")
-        beside = reference_document(path, reference)
         files = train_files, held_out, generated_files
         how = {
             "channels": channels,
             "caching": {"cache_dir": cache_dir, "cache_limit": cache_limit},
         }
         choice = {"suffix": suffix, "filter": values_of(filter)}
+        beside = reference_document(path, reference)
         images = _read(document, files, how, source_files=source_files, **choice)
         seen = beside and _read(beside, (*files[:2], None), how, **choice)
         with quiet_start():
@@ -152,26 +155,27 @@ class AuditLDMFlow(Workflow):
         model, place = restoring.load(path, devices, None)
         other = seen and judgement.load_reference(reference, seen[:2], devices)
         judgement.refuse_known(model, *images[:2])
-        options = {"sampler": sampler, "steps": steps, "eta": eta, "guidance": guidance}
-        facts = provenance(path, Seed=seed) | _facts(train_files, held_out, reference)
         options, told = settled(
-            model, generated_files, options, seed=seed, batch_size=batch_size
+            model,
+            generated_files,
+            {"sampler": sampler, "steps": steps, "eta": eta, "guidance": guidance},
+            seed=seed,
+            batch_size=batch_size,
         )
-        facts |= told
+        facts = provenance(path, Seed=seed) | _facts(images, reference) | told
         found = judgement.audit_on(
             place, model, images, options, reference=other, n=n_samples, seed=seed
         )
         facts["Seconds"] = round(time.monotonic() - start, 1)
-        figures, html = judgement.audit_outputs(found, model, images[0], facts)
+        figures, html = judgement.audit_outputs(found, facts)
         write_page(outputs[:2], facts | {"Notes": found.notes} | figures, html)
         if fingerprints:
             judgement.guard(found, facts["ModelFingerprint"]).save(outputs[2])
-        if found.found_copies:
-            where = ", ".join(found.found_copies)
-            self.verdict = (
-                f"there are copies of training images beyond chance (in {where}); look "
-                f"at {outputs[1]}, and publish neither these samples nor the model."
-            )
+        if pictures:
+            named = facts | _names(files)
+            pairs = judgement.pairs_page(found, model, images[0], named)
+            write_private(outputs[-1], pairs)
+        self.verdict = _verdict(found, outputs[-1] if pictures else None)
 
 
 def _read(document, files, how, source_files=None, **choice):
@@ -189,13 +193,29 @@ def _read(document, files, how, source_files=None, **choice):
     return train, others, generated
 
 
-def _facts(train_files, held_out, reference):
-    """Say what a model was audited with."""
-    facts = {
-        "TrainFiles": list(map(str, train_files)),
-        "HeldOutFiles": list(map(str, held_out)),
-    }
+def _verdict(found, pairs):
+    """Say what to do if there are copies; nothing if there are none."""
+    if not found.found_copies:
+        return ""
+    where = ", ".join(found.found_copies)
+    return (
+        f"there are copies of training images beyond chance (in {where}); look at "
+        f"{pairs or 'the pairs (--pictures)'}, and publish neither these samples nor "
+        "the model."
+    )
+
+
+def _facts(images, reference):
+    """Say what a model was audited with, without names: they may be those of people."""
+    names = "TrainImages", "HeldOutImages", "GeneratedImages"
+    facts: dict = {n: len(x.images) for n, x in zip(names, images, strict=True) if x}
     if reference is None:
         return facts
-    other = fingerprint(persistence.find(reference))
-    return facts | {"Reference": str(reference), "ReferenceFingerprint": other}
+    other = persistence.find(reference)
+    return facts | {"Reference": other.name, "ReferenceFingerprint": fingerprint(other)}
+
+
+def _names(files):
+    """Say what files a model was audited with."""
+    names = "TrainFiles", "HeldOutFiles", "GeneratedFiles"
+    return {n: list(map(str, x)) for n, x in zip(names, files, strict=True) if x}

@@ -148,7 +148,9 @@ class EvaluateLDMFlow(Workflow):
         followed = judgement.read_measurements(document, measurements)
         model, place = restoring.load(path, devices, None)
         options = {"sampler": sampler, "steps": steps, "eta": eta, "guidance": guidance}
-        facts = provenance(path, Seed=seed, RealFiles=list(map(str, real_files)))
+        files = {"RealFiles": real_files, "GeneratedFiles": generated_files}
+        named = {name: list(map(str, some)) for name, some in files.items() if some}
+        facts = provenance(path, Seed=seed, **named)
         options, told = settled(
             model, generated_files, options, seed=seed, batch_size=batch_size
         )
@@ -195,7 +197,7 @@ def settled(
         If nothing could be generated with them.
     """
     if generated_files:
-        return options, {"GeneratedFiles": list(map(str, generated_files))}
+        return options, {}
     options = dict(options)
     if options["steps"] is None:
         options["steps"] = model.default_steps(options["sampler"])

@@ -206,7 +206,9 @@ def _conditions(document, places, paths, made):
     except InputError as error:
         if made:
             return None, []
-        note = f"The conditions of the model are not known of the real images: {error}"
+        # Which may name subjects, and pages are published.
+        logger.info("%s", error)
+        note = "The conditions of the model are not known of the real images."
         return None, [note]
 
 

@@ -27,8 +27,11 @@ _ABOUT = {
     "ModelFingerprint": "fingerprint",
     "RealFiles": "real images",
     "GeneratedFiles": "generated images",
-    "TrainFiles": "training images",
-    "HeldOutFiles": "held-out images",
+    "TrainImages": "training images",
+    "HeldOutImages": "held-out images",
+    "GeneratedImages": "generated images",
+    "TrainFiles": "training files",
+    "HeldOutFiles": "held-out files",
     "Reference": "reference",
     "Sampler": "sampler",
     "Steps": "steps",
@@ -239,19 +242,13 @@ def audit_on(
     return found._replace(notes=[*dict.fromkeys(notes), *found.notes])
 
 
-def audit_outputs(
-    found: Audit, model: Any, train: Judged, facts: dict
-) -> tuple[dict, str]:
-    """Make the figures and the page of an audit.
+def audit_outputs(found: Audit, facts: dict) -> tuple[dict, str]:
+    """Make the figures and the page of an audit, without names of training images.
 
     Parameters
     ----------
     found : Audit
         What was found.
-    model : LatentDiffusion
-        The model.
-    train : Judged
-        Training images.
     facts : dict
         What is known of the audit.
 
@@ -265,13 +262,6 @@ def audit_outputs(
     conclusions = [sentence for sentence, _ in audit_page.conclude(found)]
     for sentence in conclusions:
         logger.info("%s", sentence)
-    names = {pair.train: train.names[pair.train] for pair in found.pairs}
-    vqvae = model.vqvae_
-
-    def image(number):
-        return scaled(train.images[[number]], vqvae)[0]
-
-    affine = vqvae.affine_ if found.generated.ndim == 5 else None
     members = {
         name: {
             "auc": member.auc,
@@ -291,10 +281,43 @@ def audit_outputs(
             name: {level: one._asdict() for level, one in levels.items()}
             for name, levels in found.classes.items()
         },
-        "pairs": [p._asdict() | {"file": names[p.train]} for p in found.pairs],
+        # Where in its set a training image is would tell it to who has them.
+        "pairs": [
+            {name: value for name, value in pair._asdict().items() if name != "train"}
+            for pair in found.pairs
+        ],
     }
     written = {"Conclusions": conclusions, "Figures": as_json(figures)}
-    return written, audit_page.write_page(found, image, names, affine, about(facts))
+    return written, audit_page.write_page(found, about(facts))
+
+
+def pairs_page(found: Audit, model: Any, train: Judged, facts: dict) -> str:
+    """Make the page of the most suspicious pairs, which shows training images.
+
+    Parameters
+    ----------
+    found : Audit
+        What was found.
+    model : LatentDiffusion
+        The model.
+    train : Judged
+        Training images.
+    facts : dict
+        What is known of the audit.
+
+    Returns
+    -------
+    str
+        HTML.
+    """
+    names = {pair.train: train.names[pair.train] for pair in found.pairs}
+    vqvae = model.vqvae_
+
+    def image(number):
+        return scaled(train.images[[number]], vqvae)[0]
+
+    affine = vqvae.affine_ if found.generated.ndim == 5 else None
+    return audit_page.write_pairs(found, image, names, affine, about(facts))
 
 
 def guard(found: Audit, model_fingerprint: str) -> Guard:

@@ -107,7 +107,7 @@ def json_and_page(
     flow: Any,
     first: str | Path,
     out_dir: str | Path,
-    tensors: bool = False,
+    further: Iterable[str] = (),
     **name: str,
 ) -> list[Path]:
     """Name the outputs, and refuse to overwrite them unasked.
@@ -118,15 +118,15 @@ def json_and_page(
         Workflow that knows whether to force.
     first, out_dir : str or Path
         As of :func:`output_paths`.
-    tensors : bool
-        Whether there is a third one.
+    further : iterable of str
+        Ends of the names of others.
     **name : str
         Stem, by the parameter's name.
 
     Returns
     -------
     list of Path
-        A JSON file, a page and, if there is, a file of tensors.
+        A JSON file, a page, and the others.
 
     Raises
     ------
@@ -134,7 +134,7 @@ def json_and_page(
         If they are there, or can't be written.
     """
     (stem,) = output_paths(flow, first, out_dir, **name)
-    ends = [".json", ".html"] + [".safetensors"] * tensors
+    ends = [".json", ".html", *further]
     paths = [stem.with_name(f"{stem.name}{end}") for end in ends]
     refuse_overwriting(flow, paths)
     return paths
@@ -164,6 +164,27 @@ def write_page(paths: Sequence[Path], facts: dict, html: str) -> None:
             # Names of files need not be text.
             partial.write_text(text, "utf-8", errors="backslashreplace")
     logger.info("the page is %s", paths[1])
+
+
+def write_private(path: Path, html: str) -> None:
+    """Write a page that others shall not read.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    html : str
+        The page.
+
+    Raises
+    ------
+    OSError
+        If it can't be written, as one sentence.
+    """
+    with replacing(path) as partial:
+        partial.chmod(0o600)
+        partial.write_text(html, "utf-8")
+    logger.info("the private page is %s", path)
 
 
 def interrupted(written: int, cure: str = "") -> str:
