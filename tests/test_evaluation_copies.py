@@ -381,6 +381,27 @@ def test_fingerprints_know_copies(train, rng, diffusion, tmp_path):
         Guard.load(tmp_path / "ldm.safetensors", "a" * 64)
 
 
+@pytest.mark.parametrize(
+    ("others", "than", "expected"),
+    [(20, "any held-out image is", "4.8"), (200, "99 % of held-out images", "1.0")],
+)
+def test_what_is_expected_by_chance_is_told(train, others, than, expected):
+    found = look(voxels(), train, patients(others, 3), patients(40, 4))
+    finding = copies.judge(found)
+    told = SimpleNamespace(
+        findings={"voxels": finding},
+        members={"denoiser": SimpleNamespace(auc=Interval(0.5, 0.4, 0.6))},
+        found_copies=[],
+        n=40,
+        n_held_out=others,
+    )
+    ((sentence, how),) = conclude(told)
+    assert how == "good"
+    assert sentence.startswith("Voxels: ")
+    assert f"than {than} ({expected} % expected; p = " in sentence
+    assert sentence.endswith(": not significant).")
+
+
 def test_a_reference_that_tells_as_much_is_no_leak():
     def of(value):
         interval = Interval(value, value - 0.05, value + 0.05)

@@ -19,12 +19,13 @@ from its decoder, too, and search the same training images.
 
 “Copies” are the generated images with less than half of the least nearness, or of the
 least distance, of the held-out ones. “Nearer” is the share below the 1 % quantile of
-the held-out ones, which is about 1 % by chance, and “nearer by distance” the same by
-the distance itself, which finds typical samples as well. Below each share is its exact
-95 % interval. “By chance” is the probability of as many copies by nearness, by
-distance, or of as many that are nearer, if generated images were further held-out ones,
-times three for the three tests. Copies are reported where it is below 1 % for the whole
-audit.
+the held-out ones, which is their least with fewer than 200 of them, and “nearer by
+distance” the same by the distance itself, which finds typical samples as well; beside
+it is the share that is expected by chance. Below each share is its exact 95 % interval.
+“p” is the probability of as many copies by nearness, by distance, or of as many that
+are nearer, if generated images were further held-out ones, times three for the three
+tests. Copies are reported where it is below 1 % for the whole audit: below 0.33 % for
+one of three kinds of features.
 
 A pass proves nothing. It says that this search did not find copies among these samples.
 Copies that were changed in other ways, parts of a patient, and rare patients among many
@@ -172,12 +173,19 @@ def _leak(members):
 
 def _said(found, name, finding):
     """Say in a sentence what was found in some features."""
-    nearer = f"{_percent(finding.share)} are nearer than 99 % of held-out images"
+    # Of few held-out images, the 1 % quantile is the least.
+    least = finding.expected * (found.n_held_out + 1) < 1.5
+    nearer = (
+        f"{_percent(finding.share)} of {found.n} samples are nearer to a training "
+        f"image than {'any held-out image is' if least else '99 % of held-out images'} "
+        f"({100 * finding.expected:.1f} % expected"
+    )
+    p = "p < 0.001" if finding.chance < 1e-3 else f"p = {number(finding.chance)}"
+    start = f"{name.capitalize()}:"
     if name not in found.found_copies:
-        return f"In {name}, {nearer}: that is chance.", "good"
-    share = _percent(finding.copies)
-    start = f"In {name}, there are copies beyond chance among {found.n} samples"
-    return f"{start}: {share} are far nearer than any held-out image, {nearer}.", "bad"
+        return f"{start} {nearer}; {p}: not significant).", "good"
+    copied = f"{_percent(finding.copies)} are far nearer than any held-out image"
+    return f"{start} there are copies beyond chance. {copied}, {nearer}; {p}).", "bad"
 
 
 def _percent(share):
@@ -192,7 +200,8 @@ def _findings(found):
             finding.copies,
             finding.share,
             finding.by_distance,
-            "< 0.001" if finding.chance < 1e-3 else finding.chance,
+            finding.expected,
+            "<\N{NO-BREAK SPACE}0.001" if finding.chance < 1e-3 else finding.chance,
             float(np.median(found.searches[name].generated.distance)),
             float(np.median(found.searches[name].held_out.distance)),
         ]
@@ -203,7 +212,8 @@ def _findings(found):
         "copies",
         "nearer",
         "nearer by distance",
-        "by chance",
+        "nearer, expected",
+        "p",
         "median distance",
         "of held-out",
     ]

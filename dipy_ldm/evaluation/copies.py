@@ -203,6 +203,9 @@ class Finding(NamedTuple):
         times the number of tests, which are three.
     threshold : float
         The quantile.
+    expected : float
+        Share that is nearer by chance, on average: 1 % or less with 199 held-out images
+        or more, and one over their number, or nearly, with fewer.
     """
 
     share: Interval
@@ -210,6 +213,7 @@ class Finding(NamedTuple):
     copies: Interval
     chance: float
     threshold: float
+    expected: float
 
 
 def judge(found: Search) -> Finding:
@@ -239,6 +243,7 @@ def judge(found: Search) -> Finding:
         binomial(copied, n),
         min(1.0, _TESTS * min(chances)),
         threshold,
+        rank / (others + 1),
     )
 
 

@@ -26,7 +26,7 @@ _ABOUT = {
     "Model": "model",
     "ModelFingerprint": "fingerprint",
     "RealFiles": "real images",
-    "GeneratedFiles": "generated images",
+    "GeneratedFiles": "generated files",
     "TrainImages": "training images",
     "HeldOutImages": "held-out images",
     "GeneratedImages": "generated images",
