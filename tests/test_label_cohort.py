@@ -226,6 +226,14 @@ def test_maps_are_kept_apart_by_the_ends_of_their_names(cohort, heads):
     assert names([], ["01", "3"]) == ["head_02"]
 
 
+def test_names_may_have_dots(cohort, tmp_path):
+    names = ["a.01.nii.gz", "a.02.mgz", "a.02.nii"]
+    for name in (*names, "a.02.txt"):
+        (tmp_path / name).write_bytes(b"")
+    assert [file.name for file in cohort.find_maps(tmp_path)] == names
+    assert len(cohort.find_maps(tmp_path, ["02"])) == 2
+
+
 @pytest.mark.parametrize("axes", ["RAS", "LIA", "PSR"])
 def test_maps_may_have_any_axes_and_pose(cohort, tmp_path, axes):
     turns = nib.orientations.axcodes2ornt(axes)

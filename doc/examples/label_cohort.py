@@ -46,6 +46,7 @@ from label_maps import (
     find_maps,
     largest,
     members,
+    name_of,
     read_map,
     read_priors,
 )
@@ -270,7 +271,7 @@ def draw_subject(i, seed, files, stripped):
         name: round(float(members(numbers) @ counts) * FINE**3 / 1000, 2)
         for name, numbers in MEASURED.items()
     }
-    facts = {"map": file.name.split(".")[0], "mirrored": mirrored, "stripped": alone}
+    facts = {"map": name_of(file), "mirrored": mirrored, "stripped": alone}
     return anatomy, facts | volumes
 
 

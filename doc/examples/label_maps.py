@@ -7,6 +7,7 @@ that SynthSeg was trained on.
 
 from functools import lru_cache
 from pathlib import Path
+import re
 from typing import NamedTuple
 
 import nibabel as nib
@@ -97,6 +98,8 @@ LANDMARKS = {
 }
 LANDMARKS |= {SIDES[n]: (-x, y, z) for n, (x, y, z) in LANDMARKS.items()}
 
+EXTENSION = re.compile(r"\.(nii(\.gz)?|mg[hz])$")
+
 # In memory labels are indices of these, in one byte each.
 NUMBERS = np.array([number for tissue in TISSUES.values() for number in tissue.numbers])
 INDEX = {number: index for index, number in enumerate(NUMBERS.tolist())}
@@ -140,31 +143,34 @@ def find_maps(folder, only=(), without=()):
     InputError
         If none are left, or no name ends as one was asked for.
     """
-    names = {
-        file.name.split(".")[0]: file
-        for file in sorted(Path(folder).glob("*"))
-        if file.name.endswith((".nii", ".nii.gz", ".mgz", ".mgh"))
-    }
-    if not names:
+    files = [
+        file for file in sorted(Path(folder).glob("*")) if EXTENSION.search(file.name)
+    ]
+    if not files:
         raise InputError(
             f"there are no label maps (.nii, .nii.gz, .mgz) in {folder}; name the "
             "folder that has them."
         )
     for end in (*only, *without):
-        if not any(name.endswith(end) for name in names):
+        if not any(name_of(file).endswith(end) for file in files):
             raise InputError(
                 f"no label map in {folder} has a name that ends in {end}; the first is "
-                f"{next(iter(names))}."
+                f"{name_of(files[0])}."
             )
-    kept = [
+    files = [
         file
-        for name, file in names.items()
-        if (not only or name.endswith(tuple(only)))
-        and not name.endswith(tuple(without))
+        for file in files
+        if name_of(file).endswith(tuple(only) or "")
+        and not name_of(file).endswith(tuple(without))
     ]
-    if not kept:
+    if not files:
         raise InputError("all label maps are left out; leave out fewer.")
-    return kept
+    return files
+
+
+def name_of(file):
+    """Return the name of a file without what it ends in."""
+    return EXTENSION.sub("", file.name)
 
 
 @lru_cache(maxsize=32)
