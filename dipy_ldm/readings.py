@@ -272,7 +272,11 @@ def ridge_regression(
     inverse -= np.outer(sums, sums) / sums.sum()
     shares = inverse @ wanted
     subjects = np.arange(len(wanted)) if subjects is None else subjects
-    errors = solve_within(inverse, shares[:, None], subjects)[:, 0]
+
+    def block(rows):
+        return inverse[rows[:, :, None], rows[:, None, :]]
+
+    errors = solve_within(block, shares[:, None], subjects)[:, 0]
     return shares, offset, wanted - errors
 
 

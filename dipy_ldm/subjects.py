@@ -1,5 +1,6 @@
 """Whose each image is: images of one subject do not bear each other witness."""
 
+from collections.abc import Callable
 import hashlib
 from typing import Any
 
@@ -121,7 +122,7 @@ def blocks(subjects: np.ndarray) -> list[np.ndarray]:
 
 
 def solve_within(
-    matrix: np.ndarray, right: np.ndarray, subjects: np.ndarray
+    block: Callable[[np.ndarray], np.ndarray], right: np.ndarray, subjects: np.ndarray
 ) -> np.ndarray:
     """Solve linear equations of the images of each subject by themselves.
 
@@ -130,8 +131,9 @@ def solve_within(
 
     Parameters
     ----------
-    matrix : ndarray
-        ``(n, n)``, of which what belongs to two subjects is ignored.
+    block : callable
+        From numbers of images, ``(subjects, images of each)``, to the matrices of these
+        subjects, ``(subjects, images of each, images of each)``.
     right : ndarray
         ``(n, m)``.
     subjects : ndarray of int
@@ -144,7 +146,5 @@ def solve_within(
     """
     found = np.empty_like(right)
     for rows in blocks(subjects):
-        found[rows] = np.linalg.solve(
-            matrix[rows[:, :, None], rows[:, None, :]], right[rows]
-        )
+        found[rows] = np.linalg.solve(block(rows), right[rows])
     return found

@@ -7,8 +7,8 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from dipy_ldm.data import load_mnist
-from dipy_ldm.evaluation import anatomy, fidelity
-from dipy_ldm.evaluation.evaluate import as_json, count_compared, evaluate
+from dipy_ldm.evaluation import anatomy, fidelity, probe as probes
+from dipy_ldm.evaluation.evaluate import _apart, as_json, count_compared, evaluate
 from dipy_ldm.evaluation.features import (
     classify,
     digits,
@@ -224,6 +224,17 @@ def test_what_was_asked_for_is_followed(rng):
     with pytest.raises(InputError, match="have the same measure"):
         anatomy.follow([1, 2, 3, 4], [1, 1, 1, 1])
     assert anatomy.as_asked([1, "b"], ["1", "c"]).value == 0.5
+    # Of two subjects little is known, however many images they have.
+    many, whose = list("ab") * 50, np.arange(100) // 50
+    narrow, wide = (anatomy.as_asked(many, many, who) for who in (None, whose))
+    assert narrow.value == wide.value == 1
+    assert wide.low < 0.5 < 0.9 < narrow.low
+    pairs = asked[:20].repeat(10), rng.uniform(20, 80, 20).repeat(10)
+    narrow, wide = (
+        anatomy.follow(*pairs, subjects=who)["r"]
+        for who in (None, np.arange(20).repeat(10))
+    )
+    assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
 
 
 def test_a_ridge_tells_what_was_left_out(rng):
@@ -239,6 +250,69 @@ def test_a_ridge_tells_what_was_left_out(rng):
     assert -0.2 < wide.told < 0.3
     same = fit_ridge(np.ones((9, 3)), np.arange(9.0)[:, None])
     assert same.predict(np.ones((2, 3))).tolist() == [[4], [4]]
+
+
+def test_scans_of_a_subject_do_not_tell_a_ridge_what_it_is(rng):
+    whose = np.repeat(np.arange(40), 3)
+    people, numbers = rng.standard_normal((40, 200)), rng.standard_normal((40, 1))
+    rows = people[whose] + 0.1 * rng.standard_normal((120, 200))
+    assert fit_ridge(rows, numbers[whose]).told > 0.8
+    assert fit_ridge(rows, numbers[whose], whose).told < 0.2
+    true = people[:, :1] * 3 + people[:, 1:2]
+    ridge = fit_ridge(rows, true[whose], whose)
+    others = rng.standard_normal((400, 200))
+    wanted = others[:, :1] * 3 + others[:, 1:2]
+    told = 1 - np.mean((ridge.predict(others) - wanted) ** 2) / wanted.var()
+    assert ridge.told == pytest.approx(told, abs=0.2)
+
+
+def test_probes_know_whose_images_are(sizes, monkeypatch):
+    rows, known = sizes
+    seen = []
+    fit = probes.fit_ridge
+
+    def see(rows, targets, subjects=None):
+        seen.append(subjects)
+        return fit(rows, targets, subjects)
+
+    monkeypatch.setattr(probes, "fit_ridge", see)
+    whose = np.arange(60) // 2
+    found = probe("continuous", rows, known, subjects={"reference": whose})
+    # Nothing is known of the fourth.
+    np.testing.assert_array_equal(seen[0], np.delete(whose, 3))
+    of_pairs = probe("continuous", rows, known, subjects={"real": whose})
+    narrow, wide = (p.figures["real"]["error"] for p in (found, of_pairs))
+    assert narrow.value == wide.value
+    assert narrow != wide
+
+
+def test_nobody_is_on_both_sides_of_an_evaluation():
+    whose = np.r_[np.repeat(np.arange(15), 3), np.arange(15, 20)]
+    halves, subjects, (note,) = _apart(whose, 25)
+    first, second = halves
+    assert len(first) == len(second) == 24
+    assert not set(whose[first]) & set(whose[second])
+    np.testing.assert_array_equal(subjects["real"], whose[second])
+    assert "of 20 subjects, none of whom is on both sides; 24 images" in note
+    halves, subjects, notes = _apart(np.arange(50), 25)
+    np.testing.assert_array_equal(np.concatenate(halves), range(50))
+    assert (subjects, notes) == ({}, [])
+    for few in (np.repeat([0, 1, 2], 30), np.zeros(60, int)):
+        with pytest.raises(InputError, match="needs 20 images of 4 subjects at least"):
+            _apart(few, 30)
+
+
+def test_figures_are_those_of_subjects(sets):
+    whose = {"real": np.arange(40) // 2, "reconstructed": np.arange(40) // 2}
+    of_pairs = sets._replace(subjects=whose)
+    for measure in (measure_variety, measure_sharpness, measure_texture):
+        alone, found = measure(sets), measure(of_pairs)
+        assert found["generated"] == alone["generated"]
+        assert found["real"] != alone["real"]
+    rows = rows_of(sets, random_network(sets.real.shape[1:]))
+    one, other = (measure_fidelity(rows, 0, who) for who in ({}, whose))
+    assert one["generated"] == other["generated"]
+    assert one["real"]["density"] != other["real"]["density"]
 
 
 def test_leaving_out_is_what_it_says(rng):

@@ -75,6 +75,37 @@ def test_bootstrap_has_the_width_of_the_normal_interval(rng):
     assert found != bootstrap(np.mean, x, resamples=1000, seed=1)
 
 
+@pytest.mark.parametrize("scans", [1, 4])
+def test_intervals_are_those_of_subjects_however_many_scans_they_have(rng, scans):
+    people = rng.standard_normal((2, 120, 2))
+    a, b = np.repeat(people, scans, axis=1)
+    whose = np.repeat(np.arange(120), scans)
+    of_a, of_b = people
+
+    def difference(x, y):
+        return x.mean() - y.mean()
+
+    def width(interval):
+        return interval.high - interval.low
+
+    for measure in (
+        lambda *sets, **whose: bootstrap(difference, *sets, **whose),
+        lambda *sets, **whose: kernel_distance(*sets, **whose),
+        lambda *sets, **whose: subsample(lambda *s: [difference(*s)], *sets, **whose)[
+            0
+        ],
+    ):
+        alone, found = measure(of_a, of_b), measure(a, b, subjects=(whose, whose))
+        assert found.value == pytest.approx(alone.value, abs=1e-5)
+        assert width(found) == pytest.approx(width(alone), rel=0.3)
+        if scans == 4:
+            assert width(measure(a, b)) < 0.7 * width(alone)
+    with pytest.raises(InputError, match="at least 2, not 1"):
+        bootstrap(np.mean, a, subjects=[0 * whose])
+    with pytest.raises(InputError, match="at least 2, not 1"):
+        kernel_distance(a, b, subjects=(0 * whose, None))
+
+
 def test_bootstrap_resamples_rows_and_does_not_add_the_bias_of_few(rng):
     a, b = rng.standard_normal((2, 300, 10))
     found = bootstrap(frechet_distance, a, b, resamples=50)

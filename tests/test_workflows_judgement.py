@@ -14,7 +14,8 @@ from dipy_ldm.evaluation.audit import audit
 from dipy_ldm.evaluation.evaluate import evaluate
 from dipy_ldm.evaluation.guard import Guard
 from dipy_ldm.validation import InputError
-from dipy_ldm.workflows.judged import read_for, refuse_same_subjects
+from dipy_ldm.workflows import judgement
+from dipy_ldm.workflows.judged import Judged, read_for, refuse_same_subjects
 from dipy_ldm.workflows.volumes import fingerprint
 
 AFFINE = np.diag([2.0, 2, 2, 1])
@@ -279,6 +280,21 @@ def test_a_model_that_knows_images_by_heart_generates_no_copies(
     assert (status, "leave out --same_noise" in answer(stderr)) == (2, True)
     status, stderr = command(*generate, "--no_copies", "nothing", "--force")
     assert (status, "there is no model file nothing" in answer(stderr)) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("subjects", "named"),
+    [(["sub-1", "slices.npy", "sub-1"], ["sub-1", None, "sub-1"]), (None, None)],
+)
+def test_evaluations_know_whose_real_images_are(monkeypatch, subjects, named):
+    def stop(*images, **options):
+        raise InputError(str(options["subjects"]))
+
+    monkeypatch.setattr(judgement, "evaluate", stop)
+    real = Judged(np.zeros((3, 8, 8, 1)), [], None, None, [], subjects)
+    with pytest.raises(InputError) as found:
+        judgement.evaluate_on(None, None, real, None, {})
+    assert str(found.value) == str(named)
 
 
 def test_subjects_on_both_sides_are_refused(tmp_path):

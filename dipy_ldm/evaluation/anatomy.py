@@ -10,6 +10,7 @@ from scipy import stats
 
 from dipy_ldm.evaluation.features import shrunk
 from dipy_ldm.metrics import Interval, binomial, bootstrap
+from dipy_ldm.subjects import number_subjects
 from dipy_ldm.validation import InputError, at_least
 
 # Of the brightest, above which a voxel counts as foreground.
@@ -142,7 +143,10 @@ def _fractions(volume):
 
 
 def compare(
-    found: Mapping[str, npt.ArrayLike], real: Mapping[str, npt.ArrayLike], seed: int = 0
+    found: Mapping[str, npt.ArrayLike],
+    real: Mapping[str, npt.ArrayLike],
+    seed: int = 0,
+    subjects: Sequence[np.ndarray | None] = (None, None),
 ) -> dict[str, Interval]:
     """Say how far measurements are from those of real volumes.
 
@@ -152,6 +156,8 @@ def compare(
         Measurements by their names, ``(n,)``.
     seed : int
         Of the bootstrap.
+    subjects : sequence of ndarray or None
+        Whose each volume is, ``(n,)`` of both; None for others all.
 
     Returns
     -------
@@ -162,15 +168,25 @@ def compare(
     def difference(x, y):
         return (x.mean() - y.mean()) / max(y.std(), 1e-12)
 
-    return {
-        name: bootstrap(difference, np.asarray(values), np.asarray(real[name]))
-        for name, values in found.items()
-        if min(len(np.asarray(values)), len(np.asarray(real[name]))) > 1
-    }
+    intervals = {}
+    for name, values in found.items():
+        pair = np.asarray(values), np.asarray(real[name])
+        # Of tissues the first volumes are measured.
+        whose = [s if s is None else s[: len(x)] for s, x in zip(subjects, pair)]
+        if min(map(_count, pair, whose)) > 1:
+            intervals[name] = bootstrap(difference, *pair, seed=seed, subjects=whose)
+    return intervals
+
+
+def _count(samples, subjects):
+    return len(samples if subjects is None else np.unique(subjects))
 
 
 def follow(
-    asked: Sequence[float], measured: Sequence[float], seed: int = 0
+    asked: Sequence[float],
+    measured: Sequence[float],
+    seed: int = 0,
+    subjects: np.ndarray | None = None,
 ) -> dict[str, Interval]:
     """Say whether what was measured is what was asked for.
 
@@ -180,6 +196,8 @@ def follow(
         Of each sample, in one unit; NaN where it is not known.
     seed : int
         Of the bootstrap.
+    subjects : ndarray, optional
+        Whose each sample is, ``(n,)``. None is for others all.
 
     Returns
     -------
@@ -194,7 +212,8 @@ def follow(
     """
     a, b = np.asarray(asked, float), np.asarray(measured, float)
     known = np.isfinite(a) & np.isfinite(b)
-    at_least("the number of samples with both numbers", int(known.sum()), 4)
+    whose = number_subjects(subjects, len(a))[known]
+    at_least("the number of samples with both numbers", len(np.unique(whose)), 4)
     a, b = a[known], b[known]
     if np.ptp(a) == 0:
         raise InputError("all numbers are the same; ask for different ones.")
@@ -204,7 +223,8 @@ def follow(
         )
 
     def pairs(statistic):
-        return bootstrap(lambda p: statistic(*p.T), np.stack([a, b], 1), seed=seed)
+        both = np.stack([a, b], 1)
+        return bootstrap(lambda p: statistic(*p.T), both, seed=seed, subjects=[whose])
 
     return {
         "r": pairs(_correlation),
@@ -221,18 +241,23 @@ def _slope(x, y):
     return 0.0 if np.ptp(x) == 0 else stats.linregress(x, y).slope
 
 
-def as_asked(asked: Sequence[Any], found: Sequence[Any]) -> Interval:
+def as_asked(
+    asked: Sequence[Any], found: Sequence[Any], subjects: np.ndarray | None = None
+) -> Interval:
     """Count how often a class is the one that was asked for.
 
     Parameters
     ----------
     asked, found : sequence
         Classes, of each sample.
+    subjects : ndarray, optional
+        Whose each sample is, ``(n,)``. None is for others all.
 
     Returns
     -------
     Interval
-        Share.
+        Share. Its bounds are those of as many samples as there are subjects.
     """
     right = [str(a) == str(b) for a, b in zip(asked, found, strict=True)]
-    return binomial(sum(right), len(right))
+    share, n = np.mean(right), _count(right, subjects)
+    return binomial(round(share * n), n)._replace(value=float(share))

@@ -26,12 +26,15 @@ from dipy_ldm.evaluation.sharpness import (
     measure_texture,
 )
 from dipy_ldm.metrics import Interval
+from dipy_ldm.subjects import number_subjects
 from dipy_ldm.validation import InputError, whole
 
 # Sets whose sizes differ more than so much are taken for a mistake.
 _MOST_RATIO = 10
 # A set with more than so many is cut: figures hardly change any more.
 MOST = 5000
+# Subjects on each side, with fewer of whom no interval can be told.
+_SUBJECTS = 4
 # Share of real digits that the packaged classifier must be right about.
 _KNOWS = 0.9
 
@@ -72,6 +75,7 @@ def evaluate(
     conditions: Mapping[str, Sequence] | None = None,
     source: npt.ArrayLike | None = None,
     asked: Mapping[str, Sequence] | None = None,
+    subjects: npt.ArrayLike | None = None,
     features: Sequence[Features] | None = None,
     seed: int = 0,
     verbose: bool = False,
@@ -88,7 +92,7 @@ def evaluate(
         Fitted model.
     real : array_like
         Images that it was not trained on, ``(n, *space, channels)``, in the range of
-        the training images; in a drawn order, with those of a subject side by side.
+        the training images, in a drawn order.
     generated : array_like, optional
         What it generated. None is for generating them now.
     n : int, optional
@@ -101,6 +105,9 @@ def evaluate(
         floor; not needed for given ones.
     asked : dict of str to sequence, optional
         What images that are given as generated were asked to be.
+    subjects : array_like, optional
+        Whose each real image is, such as ``"sub-01"``, so that no subject is on both
+        sides, and intervals are those of other subjects. None is for others all.
     features : sequence of Features, optional
         What to compare in; those of :func:`dipy_ldm.evaluation.features.features_of` if
         None.
@@ -128,17 +135,19 @@ def evaluate(
         if n is None:
             _refuse_unequal(len(images), len(given))
     count, notes = count_compared(len(images), None if given is None else len(given), n)
-    known = _known(conditions, asked, count, generated is None)
+    halves, whose, further = _apart(number_subjects(subjects, len(images)), count)
+    count = len(halves[0])
+    known = _known(conditions, asked, halves, generated is None)
     if given is None:
         given = model.predict(
             count,
             conditions=known["real"],
-            source=None if source is None else np.asarray(source)[count : 2 * count],
+            source=None if source is None else np.asarray(source)[halves[1]],
             seed=seed,
             verbose=verbose,
             **sampling,
         )
-    sets = _sets(model.vqvae_, images, given, count)
+    sets = _sets(model.vqvae_, images, given, halves, whose)
     chosen = features_of(model) if features is None else list(features)
     affine = model.vqvae_.affine_ if sets.real.ndim == 5 else None
     found: dict[str, Any] = {"n": count, "features": {}}
@@ -150,7 +159,7 @@ def evaluate(
         bar.set_description(title)
         task()
     probes, said = _probe(model, sets, known, rows, found, seed)
-    return Evaluation(found, sets, measured, probes, affine, notes + said)
+    return Evaluation(found, sets, measured, probes, affine, notes + further + said)
 
 
 def count_compared(
@@ -218,22 +227,53 @@ def of_some(
     return {name: list(values[some]) for name, values in conditions.items()}
 
 
-def _known(conditions, asked, n, now):
+def _apart(whose, count):
+    """Choose real images of both sides: their numbers, subjects, and what to say."""
+    sizes = range(count, 0, -1)
+    others = ((n, np.flatnonzero(~np.isin(whose, whose[:n]))) for n in sizes)
+    n, rest = next((pair for pair in others if len(pair[1]) >= pair[0]), (0, whose[:0]))
+    halves = np.arange(n), rest[:n]
+    people = min(len(np.unique(whose[half])) for half in halves)
+    if n < LEAST or people < _SUBJECTS:
+        raise InputError(
+            f"the real images are of {len(np.unique(whose))} subjects, and an "
+            f"evaluation needs {LEAST} images of {_SUBJECTS} subjects at least, and as "
+            "many of others; give images of more subjects."
+        )
+    if len(np.unique(whose)) == len(whose):
+        return halves, {}, []
+    subjects = dict(zip(("reference", "real"), (whose[half] for half in halves)))
+    note = (
+        f"They are of {len(np.unique(whose))} subjects, none of whom is on both sides; "
+        f"{n} images of each side are compared, and intervals are those of subjects."
+    )
+    return halves, subjects | {"reconstructed": subjects["real"]}, [note]
+
+
+def _known(conditions, asked, halves, now):
     """Say what the images of each set are or, if generated, shall be."""
-    real = of_some(conditions, slice(n, 2 * n))
+    reference, real = (_at(conditions, half) for half in halves)
     return {
-        "reference": of_some(conditions, slice(0, n)),
+        "reference": reference,
         "real": real,
         "reconstructed": real,
-        "generated": real if now else of_some(asked, slice(0, n)),
+        "generated": real if now else of_some(asked, slice(0, len(halves[0]))),
     }
 
 
-def _sets(vqvae, images, generated, n):
+def _at(conditions, numbers):
+    """Take the conditions of images by their numbers; None if there are none."""
+    if not conditions:
+        return None
+    return {name: [values[i] for i in numbers] for name, values in conditions.items()}
+
+
+def _sets(vqvae, images, generated, halves, whose):
     """Make sets of equal sizes, in [0, 1], with reconstructions."""
-    real = np.asarray(images[n : 2 * n], "float32")
-    parts = images[:n], real, generated[:n], vqvae.predict(real)
-    return Sets(*(scaled(part, vqvae) for part in parts))
+    reference, real = (np.asarray(images[half], "float32") for half in halves)
+    parts = reference, real, generated[: len(real)], vqvae.predict(real)
+    first, second, third, fourth = (scaled(part, vqvae) for part in parts)
+    return Sets(first, second, third, fourth, whose)
 
 
 def scaled(images: np.ndarray, vqvae: Any, first: int = 0) -> np.ndarray:
@@ -268,7 +308,7 @@ def _tasks(model, sets, features, affine, results, seed) -> list[tuple[str, Call
 
     def compare(kind):
         rows[kind.name] = rows_of(sets, kind)
-        figures = measure_fidelity(rows[kind.name], seed)
+        figures = measure_fidelity(rows[kind.name], seed, sets.subjects)
         said = {"version": kind.version, "says": kind.says, "figures": figures}
         found["features"][kind.name] = said
 
@@ -291,7 +331,7 @@ def _tasks(model, sets, features, affine, results, seed) -> list[tuple[str, Call
             measure = partial(_measure, sets, name, affine, measured)
             tasks.append((f"anatomy, {name}", measure))
         tasks.append(("texture", add("texture", measure_texture, sets, seed)))
-        tasks.append(("anatomy", lambda: _compare_anatomy(measured, found, seed)))
+        tasks.append(("anatomy", lambda: _compare_anatomy(measured, sets, found, seed)))
     return tasks
 
 
@@ -306,10 +346,10 @@ def _measure(sets, name, affine, measured):
     }
 
 
-def _compare_anatomy(measured, found, seed):
+def _compare_anatomy(measured, sets, found, seed):
     reference = measured["reference"]
     found["anatomy"] = {
-        name: anatomy.compare(some, reference, seed)
+        name: anatomy.compare(some, reference, seed, sets.whose(name, "reference"))
         for name, some in measured.items()
         if name != "reference"
     }
@@ -322,7 +362,7 @@ def _probe(model, sets, known, rows, found, seed):
     others = {n: c for n, c in model.conditions_.items() if n not in done}
     # What the model's own encoder sees is no independent judge.
     judges = {name: some for name, some in rows.items() if name != "encoder"}
-    probes, notes = probe_all(others, known, judges, seed)
+    probes, notes = probe_all(others, known, judges, seed, sets.subjects)
     if probes:
         found["probes"] = {name: probed.as_figures() for name, probed in probes.items()}
     return probes, notes

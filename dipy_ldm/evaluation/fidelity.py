@@ -7,6 +7,7 @@ decoded, and can't be sharper than what is decoded).
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from dipy_ldm.metrics import (
     neighbourhoods,
     subsample,
 )
+from dipy_ldm.subjects import number_subjects
 from dipy_ldm.validation import InputError
 
 # Which neighbour balls reach to, as in the paper on density and coverage.
@@ -38,13 +40,20 @@ class Sets(NamedTuple):
     """Images to be compared, as many of each kind, ``(n, *space, channels)`` in [0, 1].
 
     ``reference`` and ``real`` are different real ones, ``reconstructed`` is made of
-    ``real``, and ``generated`` of noise.
+    ``real``, and ``generated`` of noise. ``subjects`` says of sets whose each image is,
+    ``(n,)``, if some are of one subject.
     """
 
     reference: np.ndarray
     real: np.ndarray
     generated: np.ndarray
     reconstructed: np.ndarray
+    subjects: Mapping[str, np.ndarray] = MappingProxyType({})
+
+    def whose(self, *names, first=None):
+        """Say whose the first images of some sets are; None for others all."""
+        found = map(self.subjects.get, names)
+        return [None if some is None else some[:first] for some in found]
 
     @property
     def compared(self):
@@ -82,7 +91,9 @@ def rows_of(sets: Sets, features: Features) -> dict[str, np.ndarray]:
 
 
 def measure_fidelity(
-    rows: Mapping[str, np.ndarray], seed: int = 0
+    rows: Mapping[str, np.ndarray],
+    seed: int = 0,
+    subjects: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> dict[str, dict[str, Interval | None]]:
     """Compare all sets with the reference in some features.
 
@@ -92,6 +103,8 @@ def measure_fidelity(
         As of :func:`rows_of`.
     seed : int
         Of the bootstrap.
+    subjects : dict of str to ndarray, optional
+        As of :class:`Sets`.
 
     Returns
     -------
@@ -103,15 +116,19 @@ def measure_fidelity(
     InputError
         If there are too few images.
     """
+    real, of_real = rows["reference"].astype(float), subjects.get("reference")
     return {
-        name: distances(rows["reference"].astype(float), some.astype(float), seed)
+        name: distances(real, some.astype(float), seed, (of_real, subjects.get(name)))
         for name, some in rows.items()
         if name != "reference"
     }
 
 
 def distances(
-    real: np.ndarray, fake: np.ndarray, seed: int = 0
+    real: np.ndarray,
+    fake: np.ndarray,
+    seed: int = 0,
+    subjects: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
 ) -> dict[str, Interval | None]:
     """Measure how far samples are from real images, and how varied they are.
 
@@ -121,6 +138,8 @@ def distances(
         Features, ``(n, features)``, as many of both.
     seed : int
         Of the bootstrap.
+    subjects : tuple of ndarray or None
+        Whose each sample is, ``(n,)`` of both; None for others all.
 
     Returns
     -------
@@ -139,11 +158,12 @@ def distances(
             f"give at least {LEAST} of each kind."
         )
     far: dict[str, Interval | None] = {
-        "kernel": kernel_distance(real, fake, seed=seed),
-        "frechet": _frechet(real, fake, seed),
+        "kernel": kernel_distance(real, fake, seed=seed, subjects=subjects),
+        "frechet": _frechet(real, fake, seed, subjects),
     }
     n = min(len(real), len(fake))
-    near = subsample(_shares, real[:n], fake[:n], seed=seed)
+    whose = [None if some is None else some[:n] for some in subjects]
+    near = subsample(_shares, real[:n], fake[:n], seed=seed, subjects=whose)
     names = ("precision", "recall", "density", "coverage")
     return far | dict(zip(names, near, strict=True))
 
@@ -155,12 +175,12 @@ def _shares(real, fake):
     return [float(np.mean(some)) for some in counted]
 
 
-def _frechet(real, fake, seed):
+def _frechet(real, fake, seed, subjects):
     size = real.shape[1]
     if size > _MOST_COVARIANCE or size >= min(len(real), len(fake)):
         return None
-    resamples = _FRECHET_RESAMPLES
-    return bootstrap(frechet_distance, real, fake, resamples=resamples, seed=seed)
+    options = {"resamples": _FRECHET_RESAMPLES, "seed": seed, "subjects": subjects}
+    return bootstrap(frechet_distance, real, fake, **options)
 
 
 def measure_variety(sets: Sets, seed: int = 0) -> dict[str, Interval]:
@@ -179,7 +199,13 @@ def measure_variety(sets: Sets, seed: int = 0) -> dict[str, Interval]:
         Mean multi-scale similarity of pairs. Samples that are more alike than real
         images vary too little.
     """
-    return {name: pair_similarity(x, seed) for name, x in sets.compared.items()}
+    found = {}
+    for name, images in sets.compared.items():
+        whose = number_subjects(sets.subjects.get(name), len(images))
+        # Scans of one subject are alike, whatever others are.
+        _, each = np.unique(whose, return_index=True)
+        found[name] = pair_similarity(images[np.sort(each)], seed)
+    return found
 
 
 def pair_similarity(images: np.ndarray, seed: int = 0) -> Interval:

@@ -6,6 +6,8 @@ they are what was asked for.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +16,7 @@ import numpy.typing as npt
 from dipy_ldm.conditions import Condition
 from dipy_ldm.evaluation.anatomy import as_asked, follow
 from dipy_ldm.metrics import Interval
+from dipy_ldm.subjects import number_subjects, solve_within
 from dipy_ldm.validation import InputError
 from dipy_ldm.values import in_order, level_of
 
@@ -75,10 +78,13 @@ class Probed(NamedTuple):
         return told | {"guessing": self.guessing, "figures": self.figures}
 
 
-def fit_ridge(rows: npt.ArrayLike, targets: npt.ArrayLike) -> Ridge:
+def fit_ridge(
+    rows: npt.ArrayLike, targets: npt.ArrayLike, subjects: np.ndarray | None = None
+) -> Ridge:
     """Learn numbers from features, with the penalty that is best for those left out.
 
-    Each sample is told by the others, for which a ridge regression needs no other fit.
+    Each sample is told by those of all other subjects, for which a ridge regression
+    needs no other fit.
 
     Parameters
     ----------
@@ -86,6 +92,8 @@ def fit_ridge(rows: npt.ArrayLike, targets: npt.ArrayLike) -> Ridge:
         Features, ``(n, features)``.
     targets : array_like
         Numbers, ``(n, targets)``.
+    subjects : ndarray of int, optional
+        Whose each sample is, ``(n,)``. None is for others all.
 
     Returns
     -------
@@ -93,6 +101,7 @@ def fit_ridge(rows: npt.ArrayLike, targets: npt.ArrayLike) -> Ridge:
         What was learnt.
     """
     x, y = np.asarray(rows, float), np.asarray(targets, float)
+    whose = number_subjects(subjects, len(x))
     middle, level = x.mean(0), y.mean(0)
     u, s, v = np.linalg.svd(x - middle, full_matrices=False)
     some = s > 1e-9 * max(s[0], 1e-12)
@@ -101,9 +110,8 @@ def fit_ridge(rows: npt.ArrayLike, targets: npt.ArrayLike) -> Ridge:
     best = np.inf, np.zeros((x.shape[1], y.shape[1]))
     for penalty in (s[0] ** 2 if s.size else 1) * _PENALTIES:
         shrunk = s**2 / (s**2 + penalty)
-        leverage = 1 / len(x) + u**2 @ shrunk
         off = y - level - u @ (shrunk[:, None] * turned)
-        left_out = off / np.maximum(1 - leverage, 1e-9)[:, None]
+        left_out = solve_within(partial(_others, u, shrunk), off, whose)
         error = float(np.mean(left_out**2))
         if error < best[0]:
             best = error, v.T @ ((shrunk / s)[:, None] * turned)
@@ -112,11 +120,18 @@ def fit_ridge(rows: npt.ArrayLike, targets: npt.ArrayLike) -> Ridge:
     )
 
 
+def _others(u, shrunk, rows):
+    """Say how far predictions are not those by the samples of the same subjects."""
+    own = 1 / len(u) + (u[rows] * shrunk) @ np.swapaxes(u[rows], 1, 2)
+    return (1 + 1e-9) * np.eye(rows.shape[1]) - own
+
+
 def probe_all(
     conditions: Mapping[str, Condition],
     known: Mapping[str, Mapping[str, Sequence] | None],
     rows: Mapping[str, Mapping[str, np.ndarray]],
     seed: int = 0,
+    subjects: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> tuple[dict[str, Probed], list[str]]:
     """Probe for all conditions of which enough is known.
 
@@ -126,7 +141,7 @@ def probe_all(
         Those that a model knows.
     known : dict of str to dict or None
         What the images of each set are, or shall be, by the names of the conditions.
-    rows, seed
+    rows, seed, subjects
         As of :func:`probe`.
 
     Returns
@@ -142,7 +157,7 @@ def probe_all(
         if not all(told.values()):
             continue
         try:
-            probes[name] = probe(condition.kind, rows, told, seed)
+            probes[name] = probe(condition.kind, rows, told, seed, subjects)
         except InputError as error:
             notes.append(f"Whether {name} is what was asked for can't be told: {error}")
     return probes, notes
@@ -153,6 +168,7 @@ def probe(
     rows: Mapping[str, Mapping[str, np.ndarray]],
     known: Mapping[str, Sequence[Any]],
     seed: int = 0,
+    subjects: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> Probed:
     """Learn a condition from real images, and tell it from others.
 
@@ -167,6 +183,8 @@ def probe(
         Of each set: what its images are, or shall be; None where nothing is known.
     seed : int
         Of the bootstrap.
+    subjects : dict of str to ndarray, optional
+        Whose each image is, ``(n,)``, of sets with several of a subject.
 
     Returns
     -------
@@ -188,11 +206,14 @@ def probe(
     }
     if kind == "class":
         asked = {name: list(map(level_of, some)) for name, some in asked.items()}
+    whose = {name: some[places[name]] for name, some in subjects.items()}
     taught, learnt = asked.pop("reference")[:_MOST], places.pop("reference")[:_MOST]
+    teachers = whose.get("reference")
+    teachers = teachers if teachers is None else teachers[:_MOST]
     levels = in_order(set(taught)) if kind == "class" else []
     targets = _targets(taught, levels)
     ridges = {
-        name: fit_ridge(some["reference"][learnt], targets)
+        name: fit_ridge(some["reference"][learnt], targets, teachers)
         for name, some in rows.items()
     }
     best = max(ridges, key=lambda name: ridges[name].told)
@@ -201,9 +222,9 @@ def probe(
         for name, at in places.items()
     }
     figures = {
-        name: {"right": as_asked(some, found[name])}
+        name: {"right": as_asked(some, found[name], whose.get(name))}
         if levels
-        else follow(some, found[name], seed)
+        else follow(some, found[name], seed, whose.get(name))
         for name, some in asked.items()
     }
     commonest = max(map(asked["real"].count, levels), default=0)

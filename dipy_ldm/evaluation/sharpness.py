@@ -41,11 +41,13 @@ def measure_sharpness(sets: Sets, seed: int = 0) -> dict[str, list]:
         return {}
     reference = octave_energies(sets.reference[:_MOST])
     found = {
-        name: _ratios(octave_energies(images[:_MOST]), reference, seed)
+        name: _ratios(octave_energies(images[:_MOST]), reference, sets, name, seed)
         for name, images in sets.compared.items()
     }
     true = octave_correlations(sets.reconstructed[:_MOST], sets.real[:_MOST])
-    return found | {"true": [bootstrap(np.mean, octave) for octave in true.T]}
+    whose = sets.whose("real", first=_MOST)
+    means = [bootstrap(np.mean, octave, subjects=whose) for octave in true.T]
+    return found | {"true": means}
 
 
 def measure_texture(sets: Sets, seed: int = 0) -> dict[str, list]:
@@ -69,7 +71,7 @@ def measure_texture(sets: Sets, seed: int = 0) -> dict[str, list]:
     """
     reference = _textures(sets.reference)
     return {
-        name: _ratios(_textures(volumes), reference, seed)
+        name: _ratios(_textures(volumes), reference, sets, name, seed)
         for name, volumes in sets.compared.items()
     }
 
@@ -101,9 +103,10 @@ def interior(volume: np.ndarray) -> np.ndarray:
     return head if head.any() else np.ones(head.shape, bool)
 
 
-def _ratios(found, wanted, seed):
+def _ratios(found, wanted, sets, name, seed):
+    options = {"seed": seed, "subjects": sets.whose(name, "reference", first=_MOST)}
     return [
-        bootstrap(lambda x, y: x.mean() / y.mean(), a, b, seed=seed)
+        bootstrap(lambda x, y: x.mean() / y.mean(), a, b, **options)
         for a, b in zip(found.T, wanted.T, strict=True)
     ]
 
@@ -128,10 +131,14 @@ def measure_reconstruction(vqvae: Any, sets: Sets) -> dict[str, Interval | int |
     real, made = sets.real[:_MOST], sets.reconstructed[:_MOST]
     errors = [np.mean((a - b) ** 2, dtype=float) for a, b in zip(real, made)]
     decibels = psnr(made, real)
+    # Of none that is reconstructed to the bit.
+    finite = np.isfinite(decibels)
+    whose = sets.whose("real", first=_MOST)
+    of_finite = [None if some is None else some[finite] for some in whose]
     return {
-        "mse": bootstrap(np.mean, errors),
-        "psnr": bootstrap(np.mean, decibels[np.isfinite(decibels)]),
-        "ms_ssim": bootstrap(np.mean, multiscale_ssim(made, real)),
+        "mse": bootstrap(np.mean, errors, subjects=whose),
+        "psnr": bootstrap(np.mean, decibels[finite], subjects=of_finite),
+        "ms_ssim": bootstrap(np.mean, multiscale_ssim(made, real), subjects=whose),
         **_usage(vqvae, real),
     }
 

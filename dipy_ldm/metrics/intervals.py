@@ -1,11 +1,12 @@
 """How far a figure can be trusted: intervals of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from dipy_ldm.subjects import blocks
 from dipy_ldm.validation import InputError, at_least, whole
 
 
@@ -23,6 +24,7 @@ def bootstrap(
     resamples: int = 200,
     confidence: float = 0.95,
     seed: int = 0,
+    subjects: Sequence[npt.ArrayLike | None] | None = None,
 ) -> Interval:
     """Say how far a figure would change if the samples were drawn anew.
 
@@ -44,6 +46,9 @@ def bootstrap(
         Share of the resampled figures that the interval holds, between 0 and 1.
     seed : int
         Of the draws.
+    subjects : sequence of array_like or None, optional
+        Whose each sample is, ``(n,)`` for each set; None is for others all. Subjects
+        are drawn, with all of their samples.
 
     Returns
     -------
@@ -53,7 +58,7 @@ def bootstrap(
     Raises
     ------
     InputError
-        If a set has fewer than two samples, or a number makes no sense.
+        If a set has samples of fewer than two subjects, or a number makes no sense.
 
     References
     ----------
@@ -64,17 +69,19 @@ def bootstrap(
 
     whole("resamples", resamples, 2)
     sets = [np.asarray(some) for some in samples]
-    for some in sets:
+    drawn = [_rows(*pair) for pair in zip(sets, subjects or [None] * len(sets))]
+    for some in drawn:
         at_least("the number of samples", len(some), 2)
 
-    def of_rows(*rows):
+    def of_subjects(*numbers):
+        rows = map(_taken, drawn, numbers)
         return statistic(*(some[r] for some, r in zip(sets, rows, strict=True)))
 
     value = float(statistic(*sets))
     # Of rows and not of the samples, which scipy would take apart.
     found = stats.bootstrap(
-        tuple(np.arange(len(some)) for some in sets),
-        of_rows,
+        tuple(np.arange(len(some)) for some in drawn),
+        of_subjects,
         n_resamples=resamples,
         vectorized=False,
         method="percentile",
@@ -91,6 +98,7 @@ def subsample(
     resamples: int = 100,
     confidence: float = 0.95,
     seed: int = 0,
+    subjects: Sequence[npt.ArrayLike | None] | None = None,
 ) -> list[Interval]:
     """Say how far figures of nearest neighbours would change, were samples drawn anew.
 
@@ -113,6 +121,8 @@ def subsample(
         Share of the resampled figures that an interval holds.
     seed : int
         Of the draws.
+    subjects : sequence of array_like or None, optional
+        As of :func:`bootstrap`; the last that is drawn of each set may be so in part.
 
     Returns
     -------
@@ -135,8 +145,13 @@ def subsample(
         raise InputError("give sets of equal sizes.")
     size, rng = min(n // 2, most), np.random.default_rng(seed)
     values = np.asarray(statistic(*sets), float)
+    groups = [_rows(*pair) for pair in zip(sets, subjects or [None] * len(sets))]
+
+    def draw(rows):
+        return _taken(rows, rng.permutation(len(rows)))[:size]
+
     drawn = (
-        statistic(*(some[rng.permutation(n)[:size]] for some in sets))
+        statistic(*(some[draw(rows)] for some, rows in zip(sets, groups)))
         for _ in range(resamples)
     )
     found = np.array([np.asarray(figures, float) for figures in drawn])
@@ -146,6 +161,20 @@ def subsample(
         around(float(value), value + spread, confidence)
         for value, spread in zip(values, centred.T, strict=True)
     ]
+
+
+def _rows(samples, subjects):
+    """Return the numbers of each subject's samples."""
+    if subjects is None:
+        return np.arange(len(samples))[:, None]
+    return [rows for some in blocks(np.asarray(subjects)) for rows in some]
+
+
+def _taken(rows, numbers):
+    """Return the numbers of the samples of some subjects, one after the other."""
+    if isinstance(rows, np.ndarray):
+        return rows[numbers].ravel()
+    return np.concatenate([rows[i] for i in numbers])
 
 
 def around(value: float, resampled: npt.ArrayLike, confidence: float) -> Interval:

@@ -5,7 +5,8 @@ import numpy.typing as npt
 
 from dipy_ldm.metrics.distributions import as_rows
 from dipy_ldm.metrics.intervals import Interval, around
-from dipy_ldm.validation import whole
+from dipy_ldm.subjects import blocks, number_subjects
+from dipy_ldm.validation import at_least, whole
 
 
 def kernel_distance(
@@ -15,6 +16,7 @@ def kernel_distance(
     resamples: int = 200,
     confidence: float = 0.95,
     seed: int = 0,
+    subjects: tuple[npt.ArrayLike | None, npt.ArrayLike | None] = (None, None),
 ) -> Interval:
     r"""Compare two sets by all moments of their features up to the third.
 
@@ -40,6 +42,9 @@ def kernel_distance(
         Share of the draws that the interval holds.
     seed : int
         Of the draws.
+    subjects : tuple of array_like or None
+        Whose each sample is, ``(n,)`` of both sets; None is for others all. Subjects
+        are drawn, with all of their samples, and these make no pairs with each other.
 
     Returns
     -------
@@ -60,36 +65,42 @@ def kernel_distance(
     whole("resamples", resamples, 2)
     rng = np.random.default_rng(seed)
     # The first draw has each sample once.
-    drawn_a, drawn_b = (_draws(len(rows), resamples, rng) for rows in (a, b))
+    of_a, of_b = map(number_subjects, subjects, map(len, (a, b)))
+    drawn_a, drawn_b = (_draws(whose, resamples, rng) for whose in (of_a, of_b))
     distances = (
-        _mean_kernel(a, a, drawn_a, drawn_a)
-        + _mean_kernel(b, b, drawn_b, drawn_b)
+        _mean_kernel(a, a, drawn_a, drawn_a, of_a)
+        + _mean_kernel(b, b, drawn_b, drawn_b, of_b)
         - 2 * _mean_kernel(a, b, drawn_a, drawn_b)
     )
     return around(float(distances[0]), distances[1:], confidence)
 
 
-def _draws(n, resamples, rng):
+def _draws(subjects, resamples, rng):
     """Return how often each sample is drawn, ``(1 + resamples, n)``."""
+    n = int(at_least("the number of subjects", 1 + subjects.max(), 2))
     drawn = rng.multinomial(n, np.full(n, 1 / n), resamples)
-    return np.concatenate([np.ones((1, n)), drawn]).astype("float32")
+    drawn = np.concatenate([np.ones((1, n)), drawn]).astype("float32")
+    return drawn[:, subjects]
 
 
-def _mean_kernel(a, b, drawn_a, drawn_b, block_size=512):
-    """Return the mean of the kernel over the pairs of each draw, ``(draws,)``."""
-    alike = a is b
+def _mean_kernel(a, b, drawn_a, drawn_b, subjects=None, block_size=512):
+    """Return the mean of the kernel over the pairs of each draw, ``(draws,)``.
+
+    Of one set by itself, over those of different subjects.
+    """
     sums = np.zeros(len(drawn_a))
     for start in range(0, len(a), block_size):
         rows = slice(start, start + block_size)
         inner = a[rows] @ b.T / a.shape[1] + 1
         kernel = inner * inner * inner  # many times faster than a power
-        if alike:
-            kernel[np.arange(len(kernel)), np.arange(start, start + len(kernel))] = 0
+        if subjects is not None:
+            kernel[subjects[rows, None] == subjects] = 0
         sums += np.einsum(
             "dr,dr->d", drawn_a[:, rows].astype(float), drawn_b @ kernel.T
         )
     pairs = drawn_a.sum(1, float) * drawn_b.sum(1, float)
-    if alike:
+    if subjects is not None:
         # A sample that was drawn several times would be compared with itself.
-        pairs -= np.sum(drawn_a.astype(float) ** 2, 1)
+        for some in blocks(subjects):
+            pairs -= np.square(drawn_a[:, some].sum(2, float)).sum(1)
     return sums / pairs

@@ -44,6 +44,12 @@ class Judged(NamedTuple):
     subjects: list[str] | None = None
     sources: np.ndarray | None = None
 
+    @property
+    def named(self):
+        """Whose each is, where a name tells: images of one array share its path."""
+        names = self.subjects or []
+        return [name if name.startswith("sub-") else None for name in names] or None
+
 
 def read_for(
     document: dict,

@@ -103,6 +103,7 @@ def evaluate_on(
             conditions=real.conditions,
             source=real.sources,
             asked=generated.conditions if generated else None,
+            subjects=real.named,
             verbose=True,
             **options,
             **further,
