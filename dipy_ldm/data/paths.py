@@ -77,13 +77,15 @@ def expand(paths: Sequence[str | Path], generated: bool = False) -> list[Path]:
             reasons = _reasons(match, Path(path).parts, generated)
             left_out.update(filter(None, reasons.values()))
             files += [file for file, reason in reasons.items() if not reason]
-    counts = listed(f"{n} {reason}" for reason, n in left_out.items())
+    counts = listed(f"{reason} ({n})" for reason, n in left_out.items())
     if not files and left_out:
-        raise InputError(f"there are no volumes but {counts}; name that folder, too.")
+        raise InputError(
+            f"there are no volumes but those {counts}; name that folder, too."
+        )
     if not files:
         raise InputError("there are no volumes; give NIfTI files or folders of them.")
     if left_out:
-        logger.info("left out: %s files (name a folder to take what is in it)", counts)
+        logger.info("left out: files %s; name a folder to take what is in it", counts)
     return files
 
 
