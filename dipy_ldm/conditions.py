@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from dipy_ldm.validation import InputError
+from dipy_ldm.validation import InputError, is_label
 from dipy_ldm.values import (
     IDENTIFIERS,
     are_codes,
@@ -312,7 +312,18 @@ def learn(
     }
     for name, condition in known.items():
         _refuse_identifiers(name, condition, n_subjects or n)
+        _refuse_more_than_text(name, condition)
     return known
+
+
+def _refuse_more_than_text(name, condition):
+    """Refuse what terminals and tables take for more than names."""
+    for text in (name, *condition.levels, condition.units or ""):
+        if not is_label(text):
+            raise InputError(
+                f"the condition {name!r} has {text!r} for a name, level or unit; "
+                "rename it, without control characters, nor = at its beginning."
+            )
 
 
 def summary(known: dict[str, Condition]) -> list[str]:

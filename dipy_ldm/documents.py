@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dipy_ldm.validation import LARGEST, InputError, is_affine
+from dipy_ldm.validation import LARGEST, InputError, is_affine, is_label
 
 # Voxels of an image; of one channel, eight gibibytes.
 _VOXELS = 2**31
@@ -279,7 +279,10 @@ def _is_precision(value):
 
 def _are_conditions(value):
     return isinstance(value, dict) and all(
-        name != "" and isinstance(facts, dict) and _is_condition(facts)
+        name != ""
+        and is_label(name)
+        and isinstance(facts, dict)
+        and _is_condition(facts)
         for name, facts in value.items()
     )
 
@@ -295,11 +298,12 @@ def _is_condition(facts):
     levels, quantiles = facts["levels"], facts["quantiles"]
     if not (
         isinstance(levels, dict)
+        and all(map(is_label, levels))
         and all(map(_is_whole, levels.values()))
         and _is_list(quantiles, _is_number)
         and _is_number(facts["missing"])
         and 0 <= facts["missing"] <= 1
-        and _or_none(_is_text)(facts["units"])
+        and _or_none(lambda text: _is_text(text) and is_label(text))(facts["units"])
         and _or_none(_are_texts)(facts["meanings"])
     ):
         return False

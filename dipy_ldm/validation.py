@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 import math
 from numbers import Integral, Real
 from typing import Any
+import unicodedata
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +45,24 @@ def choose(what: str, name: str, table: dict) -> Any:
     if isinstance(name, str) and name in table:
         return table[name]
     raise InputError(f"unknown {what} {name!r}; choose one of {', '.join(table)}.")
+
+
+def is_label(text: str) -> bool:
+    """Say whether terminals and tables take a text for nothing but text.
+
+    Parameters
+    ----------
+    text : str
+        Such as the name of a condition, from a file that may be anybody's.
+
+    Returns
+    -------
+    bool
+        Whether it has no control characters nor halves of characters, and is no
+        formula.
+    """
+    kinds = set(map(unicodedata.category, text))
+    return not text.startswith("=") and not kinds & {"Cc", "Cs"}
 
 
 def at_least(what: str, value: int | float, minimum: int | float) -> int | float:

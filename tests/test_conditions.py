@@ -300,3 +300,26 @@ def test_tables_are_of_pythons_own_types():
     table = as_table({"n": np.arange(2, dtype="int8"), "b": np.array([True, False])})
     assert table == {"n": [0, 1], "b": [True, False]}
     assert [type(value) for value in table["n"]] == [int, int]
+
+
+@pytest.mark.parametrize(
+    "conditions",
+    [
+        {"=HYPERLINK(1)": ["a", "b"]},
+        {"\x1b[2J": ["a", "b"]},
+        {"group": ["a", "b\nc"]},
+        {"group": ["a", "=1+1"]},
+        {"group": ["a", "\udce9"]},
+    ],
+)
+def test_names_that_are_more_than_text_are_refused(conditions):
+    with pytest.raises(InputError, match=r"rename it, without control") as refusal:
+        learn(conditions, 2)
+    assert str(refusal.value).isprintable()
+
+
+def test_names_in_any_script_are_text():
+    names = {"年齢": ["sí", "a\xa0b"], "o'n + -1": ["-1", "+"]}
+    assert list(learn(names, 2)) == list(names)
+    with pytest.raises(InputError, match="rename it"):
+        learn({"age": [1.5, 2.5]}, 2, units={"age": "\x9b31m"})

@@ -11,7 +11,7 @@ import numpy.testing as npt
 import pytest
 from safetensors.numpy import save_file
 
-from dipy_ldm import VQVAE, LatentDiffusion, persistence
+from dipy_ldm import VQVAE, LatentDiffusion, documents, persistence
 from dipy_ldm.validation import InputError
 
 
@@ -67,6 +67,24 @@ def test_wrong_entries_are_refused(saved, tmp_path, name, value, part, sentence)
         LatentDiffusion.load(path)
     assert str(refusal.value).startswith(f"{path} is damaged")
     assert str(refusal.value).endswith("copy or train it again.")
+
+
+@pytest.mark.parametrize(
+    ("name", "level", "units"),
+    [
+        ("\x1b[2Jgroup", "a", None),
+        ("=HYPERLINK(1)", "a", None),
+        ("group", "=1+1", None),
+        ("group", "a\rb", None),
+        ("group", "a", "\x07"),
+    ],
+)
+def test_names_of_strangers_that_are_more_than_text_are_refused(name, level, units):
+    facts = {"kind": "class", "levels": {level: 2, "b": 2}, "quantiles": []}
+    facts |= {"missing": 0, "units": units, "meanings": None}
+    rule = documents.RULES["latent_diffusion"]["conditions"]
+    assert not rule.fits({name: facts})
+    assert rule.fits({"group": facts | {"levels": {"-1": 2, "+": 2}, "units": "%"}})
 
 
 @pytest.mark.parametrize("name", ["shape", "history", "vqvae", "latent_mean"])

@@ -174,6 +174,14 @@ def test_a_second_training_with_the_same_outputs_is_refused_at_once(
                 pass
 
 
+@pytest.mark.parametrize("name", ["a" * 244, "é" * 130])
+def test_a_name_that_is_too_long_is_refused_at_once(command, folder, name):
+    options = (folder / "blobs.npy", *TINY, "--out_model", name)
+    status, told = command("train", *options)
+    assert status
+    assert "and may have 240; give a shorter one" in answer(told)
+
+
 def test_resuming_what_never_began(trained, tmp_path):
     arguments = (trained.parent / "blobs.npy", *TINY, "--resume")
     status, stdout, stderr = run("dipy_train_ldm", *arguments, cwd=tmp_path)

@@ -14,6 +14,9 @@ from dipy_ldm.validation import InputError
 
 logger = logging.getLogger(__name__)
 
+# Bytes of a name; 255 less what is added while it is written, or beside it.
+_LONGEST = 240
+
 
 def output_paths(
     flow: Any, input_path: str | Path, out_dir: str | Path, **names: str
@@ -62,6 +65,7 @@ def output_paths(
 
 def _refuse_unwritable(path):
     """Say so now, and not after the hours that making it takes."""
+    _refuse_long(path)
     place = next(folder for folder in path.absolute().parents if folder.exists())
     if not place.is_dir():
         raise InputError(
@@ -71,6 +75,16 @@ def _refuse_unwritable(path):
         raise InputError(
             f"{path} can't be written, since {place} may not be changed; ask for the "
             "permission or name another place."
+        )
+
+
+def _refuse_long(path):
+    """Refuse a name for which file systems have no room, or none for what is added."""
+    size = len(os.fsencode(path.name))
+    if size > _LONGEST:
+        raise InputError(
+            f"the name {path.name[:40]}... has {size} bytes, and may have {_LONGEST}; "
+            "give a shorter one."
         )
 
 
@@ -95,6 +109,7 @@ def refuse_overwriting(
     """
     paths = list(paths)
     for path in paths:
+        _refuse_long(path)
         if path.is_dir():
             raise InputError(f"{path} is a folder; give the output another name.")
     there = [str(path) for path in paths if path.exists()]
