@@ -14,9 +14,11 @@ from dipy_ldm import LatentDiffusion, persistence
 from dipy_ldm.data.conformed import conform_source
 from dipy_ldm.data.grid import Grid
 from dipy_ldm.data.pairs import pair, pair_masks
+from dipy_ldm.data.sources import Source, to_saved
 from dipy_ldm.validation import InputError
 from dipy_ldm.workflows import inputs, report
 from dipy_ldm.workflows.judged import read_for, refuse_unnamed
+from dipy_ldm.workflows.seen import Seen
 from dipy_ldm.workflows.volumes import sidecar
 
 SHORT = (
@@ -330,3 +332,14 @@ def test_pictures_of_a_training_are_of_sources(tmp_path):
     shown = report.Report(*paths, sources[:5], np.eye(4), sources)
     shown._sample(Model())
     assert len(shown.samples) == 4
+
+
+def test_sources_of_several_kinds_are_refused(tmp_path):
+    known = to_saved(Source(1, (0.0, 1.0), [], ""))
+    document = {"source": known, "shape": [8, 8, 8, 1], "affine": np.eye(4).tolist()}
+    for kind in ("T1w", "T2w"):
+        save(tmp_path / f"sub-1_{kind}.nii", np.ones((4, 4, 4)), np.eye(4))
+    one = Seen.of(document, [str(tmp_path / "*_T1w.nii")])
+    assert [file.name for file in one.files] == ["sub-1_T1w.nii"]
+    with pytest.raises(InputError, match=r"T1w \(1\), T2w \(1\); name those of one"):
+        Seen.of(document, [str(tmp_path)])
