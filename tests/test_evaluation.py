@@ -7,7 +7,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from dipy_ldm.data import load_mnist
-from dipy_ldm.evaluation import anatomy, fidelity, probe as probes
+from dipy_ldm.evaluation import anatomy, fidelity, membership, probe as probes
 from dipy_ldm.evaluation.evaluate import _apart, as_json, count_compared, evaluate
 from dipy_ldm.evaluation.features import (
     classify,
@@ -29,7 +29,12 @@ from dipy_ldm.evaluation.fidelity import (
     rows_of,
 )
 from dipy_ldm.evaluation.probe import fit_ridge, probe, probe_all
-from dipy_ldm.evaluation.sharpness import interior, measure_sharpness, measure_texture
+from dipy_ldm.evaluation.sharpness import (
+    interior,
+    measure_reconstruction,
+    measure_sharpness,
+    measure_texture,
+)
 from dipy_ldm.evaluation.summary import conclude, write_page
 from dipy_ldm.metrics import Interval
 from dipy_ldm.validation import InputError
@@ -156,10 +161,47 @@ def test_the_interval_of_variety_is_as_wide_as_draws_differ(monkeypatch):
     alike = fidelity, "multiscale_ssim", lambda a, b: a.mean((1, 2)) + b.mean((1, 2))
     monkeypatch.setattr(*alike)
     rng = np.random.default_rng(0)
-    found = [pair_similarity(rng.normal(0.5, 0.1, (60, 1, 1)), i) for i in range(100)]
+    found = [pair_similarity(rng.normal(0.2, 0.05, (60, 1, 1)), i) for i in range(100)]
     claimed = np.mean([one.high - one.low for one in found]) / 2 / 1.96
     # By pairs that share images it was 0.7 of it.
     assert claimed == pytest.approx(np.std([one.value for one in found]), rel=0.2)
+
+
+def test_intervals_of_shares_are_shares(rng):
+    # So few are among the others that recall would go below 0, and precision above 1.
+    real, fake = rng.standard_normal((24, 3)), 0.2 * rng.standard_normal((24, 3))
+    figures = distances(real, fake)
+    for name in ("precision", "recall", "density", "coverage"):
+        _, low, high = figures[name]
+        assert 0 <= low <= high
+        assert name == "density" or high <= 1
+    assert figures["frechet"].low >= 0
+    assert Interval(0.1, -0.4, 0.6).within(0, 1) == Interval(0.1, 0, 0.6)
+    r = anatomy.follow(np.arange(9), np.arange(9) + 0.01 * rng.standard_normal(9))["r"]
+    assert r.high <= 1
+    told = membership.infer_membership(np.arange(120.0), np.arange(120) + 100.0)
+    assert told.auc.high <= 1 and told.found.high <= 1
+
+
+def test_all_intervals_depend_on_the_seed(rng):
+    images = np.float32(rng.uniform(0, 1, (24, 16, 16, 1)))
+    sets = Sets(images, images[::-1], images, gaussian_filter(images, (0, 1, 1, 0)))
+    vqvae = SimpleNamespace(
+        intensity_=(0.0, 1.0),
+        codebook_=np.zeros(2),
+        encode=lambda x: x,
+        codes=lambda x: (x > 0.5).astype(int),
+    )
+    measured = [{"a": images[:, i, 0, 0]} for i in (0, 1)]
+    measures = (
+        lambda seed: measure_sharpness(sets, seed)["true"][0],
+        lambda seed: measure_sharpness(sets, seed)["generated"][0],
+        lambda seed: measure_reconstruction(vqvae, sets, seed)["mse"],
+        lambda seed: measure_reconstruction(vqvae, sets, seed)["ms_ssim"],
+        lambda seed: anatomy.compare(*measured, seed)["a"],
+    )
+    for measure in measures:
+        assert measure(0) == measure(0) != measure(1)
 
 
 def test_blur_takes_the_finest_octave(rng):

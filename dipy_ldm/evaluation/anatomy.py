@@ -227,9 +227,9 @@ def follow(
         return bootstrap(lambda p: statistic(*p.T), both, seed=seed, subjects=[whose])
 
     return {
-        "r": pairs(_correlation),
+        "r": pairs(_correlation).within(-1, 1),
         "slope": pairs(_slope),
-        "error": pairs(lambda x, y: np.mean(np.abs(y - x))),
+        "error": pairs(lambda x, y: np.mean(np.abs(y - x))).within(0, np.inf),
     }
 
 

@@ -323,7 +323,7 @@ def _tasks(model, sets, features, affine, results, seed) -> list[tuple[str, Call
         ("sharpness", add("sharpness", measure_sharpness, sets, seed)),
         (
             "reconstruction",
-            add("reconstruction", measure_reconstruction, model.vqvae_, sets),
+            add("reconstruction", measure_reconstruction, model.vqvae_, sets, seed),
         ),
     ]
     if affine is not None:

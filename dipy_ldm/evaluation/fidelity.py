@@ -165,6 +165,9 @@ def distances(
     whose = [None if some is None else some[:n] for some in subjects]
     near = subsample(_shares, real[:n], fake[:n], seed=seed, subjects=whose)
     names = ("precision", "recall", "density", "coverage")
+    # Only density may be above 1.
+    highest = (1, 1, np.inf, 1)
+    near = [some.within(0, high) for some, high in zip(near, highest, strict=True)]
     return far | dict(zip(names, near, strict=True))
 
 
@@ -180,7 +183,7 @@ def _frechet(real, fake, seed, subjects):
     if size > _MOST_COVARIANCE or size >= min(len(real), len(fake)):
         return None
     options = {"resamples": _FRECHET_RESAMPLES, "seed": seed, "subjects": subjects}
-    return bootstrap(frechet_distance, real, fake, **options)
+    return bootstrap(frechet_distance, real, fake, **options).within(0, np.inf)
 
 
 def measure_variety(sets: Sets, seed: int = 0) -> dict[str, Interval]:
@@ -227,7 +230,7 @@ def pair_similarity(images: np.ndarray, seed: int = 0) -> Interval:
     order = np.random.default_rng(seed).permutation(len(images))
     pairs = list(zip(order[::2], order[1::2], strict=False))[:_PAIRS]
     found = [multiscale_ssim(images[[i]], images[[j]])[0] for i, j in pairs]
-    return bootstrap(np.mean, found, seed=seed)
+    return bootstrap(np.mean, found, seed=seed).within(0, 1)
 
 
 def outside(figures: Mapping[str, Mapping[str, Interval | None]], name: str) -> bool:

@@ -146,9 +146,12 @@ def infer_membership(
     def share_found(members, held_out):
         return np.mean(members < np.partition(held_out, rank - 1)[rank - 1])
 
+    def interval(statistic):
+        return bootstrap(statistic, train, held_out, seed=seed).within(0, 1)
+
     return Membership(
-        bootstrap(area, train, held_out, seed=seed),
-        bootstrap(share_found, train, held_out, seed=seed) if enough else None,
+        interval(area),
+        interval(share_found) if enough else None,
         # Of another loss it is as likely to have each of the ranks among these.
         rank / (others + 1),
         train,

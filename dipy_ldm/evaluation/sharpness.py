@@ -45,9 +45,9 @@ def measure_sharpness(sets: Sets, seed: int = 0) -> dict[str, list]:
         for name, images in sets.compared.items()
     }
     true = octave_correlations(sets.reconstructed[:_MOST], sets.real[:_MOST])
-    whose = sets.whose("real", first=_MOST)
-    means = [bootstrap(np.mean, octave, subjects=whose) for octave in true.T]
-    return found | {"true": means}
+    options = {"seed": seed, "subjects": sets.whose("real", first=_MOST)}
+    means = [bootstrap(np.mean, octave, **options) for octave in true.T]
+    return found | {"true": [mean.within(-1, 1) for mean in means]}
 
 
 def measure_texture(sets: Sets, seed: int = 0) -> dict[str, list]:
@@ -106,12 +106,14 @@ def interior(volume: np.ndarray) -> np.ndarray:
 def _ratios(found, wanted, sets, name, seed):
     options = {"seed": seed, "subjects": sets.whose(name, "reference", first=_MOST)}
     return [
-        bootstrap(lambda x, y: x.mean() / y.mean(), a, b, **options)
+        bootstrap(lambda x, y: x.mean() / y.mean(), a, b, **options).within(0, np.inf)
         for a, b in zip(found.T, wanted.T, strict=True)
     ]
 
 
-def measure_reconstruction(vqvae: Any, sets: Sets) -> dict[str, Interval | int | float]:
+def measure_reconstruction(
+    vqvae: Any, sets: Sets, seed: int = 0
+) -> dict[str, Interval | int | float]:
     """Say how near reconstructions are to what they are made of.
 
     Parameters
@@ -120,6 +122,8 @@ def measure_reconstruction(vqvae: Any, sets: Sets) -> dict[str, Interval | int |
         The autoencoder.
     sets : Sets
         Real images and their reconstructions.
+    seed : int
+        Of the bootstrap.
 
     Returns
     -------
@@ -135,10 +139,14 @@ def measure_reconstruction(vqvae: Any, sets: Sets) -> dict[str, Interval | int |
     finite = np.isfinite(decibels)
     whose = sets.whose("real", first=_MOST)
     of_finite = [None if some is None else some[finite] for some in whose]
+
+    def mean(values, subjects=whose):
+        return bootstrap(np.mean, values, seed=seed, subjects=subjects)
+
     return {
-        "mse": bootstrap(np.mean, errors, subjects=whose),
-        "psnr": bootstrap(np.mean, decibels[finite], subjects=of_finite),
-        "ms_ssim": bootstrap(np.mean, multiscale_ssim(made, real), subjects=whose),
+        "mse": mean(errors).within(0, np.inf),
+        "psnr": mean(decibels[finite], of_finite),
+        "ms_ssim": mean(multiscale_ssim(made, real)).within(0, 1),
         **_usage(vqvae, real),
     }
 

@@ -1,7 +1,7 @@
 """How far a figure can be trusted: intervals of it."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,10 @@ class Interval(NamedTuple):
     value: float
     low: float
     high: float
+
+    def within(self, low: float, high: float) -> Self:
+        """Leave out of the bounds what a figure can't be, such as a share below 0."""
+        return self._replace(low=max(self.low, low), high=min(self.high, high))
 
 
 def bootstrap(
