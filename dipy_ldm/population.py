@@ -16,7 +16,7 @@ from dipy_ldm.values import is_none
 # may be kept.
 _BINS = (8, 4, 2, 1)
 _MIN_KEPT = 0.9
-# Second key of the random streams, beside those of the noise.
+# Second key of the random numbers, which are not those of the noise.
 _STREAM = 1
 
 
@@ -149,22 +149,35 @@ def draw(
     table = {name: [None] * n for name in conditions}
     table |= requested(conditions, given, n)
     rows = [list(row) for row in zip(*table.values(), strict=True)]
-    who = [rows[0]] if same else rows
-    streams = (np.random.default_rng([seed, first + i, _STREAM]) for i in range(n))
-    drawn = [_draw(row, conditions, population, rng) for row, rng in zip(who, streams)]
+    who = rows[:1] if same else rows
+    # One of each condition and, where there are cells, one for the cell.
+    count = len(conditions) + (population is not None)
+    chances = _chances(seed, np.arange(first, first + len(who)), count)
+    drawn = [_draw(row, conditions, population, c) for row, c in zip(who, chances)]
     for row, others in zip(rows, drawn * n if same else drawn):
         row[:] = [other if v is None else v for v, other in zip(row, others)]
     return {name: list(values) for name, values in zip(table, zip(*rows))}
 
 
-def _draw(row, conditions, population, rng):
+def _chances(seed, numbers, count):
+    """Return numbers from 0 to 1 of each sample, ``(n, count)``.
+
+    Any samples in a row are spread more evenly than by chance: multiples of powers of
+    the generalised golden ratio, from a start that the seed draws.
+    """
+    ratio = 2.0
+    for _ in range(64):
+        ratio = (1 + ratio) ** (1 / (count + 1))
+    start = np.random.default_rng([seed, _STREAM]).random(count)
+    return (start + np.outer(numbers, ratio ** -np.arange(1, count + 1))) % 1
+
+
+def _draw(row, conditions, population, chances):
     """Draw a value of each condition, to which those that are given belong."""
-    chance, *chances = rng.random(1 + len(conditions))
     given = [c.number(name, v) for v, (name, c) in zip(row, conditions.items())]
-    if population is None:
-        cell, bins = [-1] * len(given), 1
-    else:
-        bins = population.bins
+    cell, bins = [-1] * len(given), 1
+    if population is not None:
+        bins, (chance, *chances) = population.bins, chances
         codes = _codes(np.array([given]), conditions, bins)[0]
         cell = population.choose(codes, chance)
     parts = zip(conditions.values(), cell, chances)

@@ -83,6 +83,20 @@ def test_it_is_a_function_of_seed_and_sample(known, population):
     assert len(set(same["sex"])) == len(set(same["group"])) == 1
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("first", [0, 12345])
+def test_few_samples_are_spread_as_all_are(known, population, seed, first):
+    where = {"seed": seed, "first": first}
+    drawn = draw(known, None, None, 50, **where)
+    ages = [known["age"].number("age", age) for age in drawn["age"]]
+    npt.assert_allclose(np.sort(ages), (np.arange(50) + 0.5) / 50, atol=0.08)
+    women = share(drawn, "sex", "F")
+    counts = known["sex"].levels
+    assert abs(women - counts["F"] / sum(counts.values())) < 0.05
+    ill = share(draw(known, population, None, 50, **where), "group", "patient")
+    assert abs(ill - 0.3) < 0.08
+
+
 @pytest.mark.parametrize("word", ["none", " None "])
 def test_none_is_not_drawn(known, population, word):
     assert draw(known, population, word, 3) == word
