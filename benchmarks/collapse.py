@@ -18,13 +18,12 @@ from common import Parser, run
 from dipy.data import get_fnames
 import numpy as np
 
-from dipy_ldm import VQVAE
+from dipy_ldm import VQVAE, presets
 from dipy_ldm.data import load_volumes
 from dipy_ldm.data.arrays import survey
 from dipy_ldm.data.batches import Augmentation
 from dipy_ldm.losses import LOSSES
 from dipy_ldm.validation import InputError
-from dipy_ldm.workflows import recipes
 
 
 def variants(image, n, seed=0):
@@ -119,7 +118,7 @@ def score(volumes, loss, seed, steps, rate, batch_size):
     """
     start = time.perf_counter()
     sizes = {
-        name: getattr(recipes.VOLUMES, name) for name in ("code_dim", "n_codebooks")
+        name: getattr(presets.VOLUMES, name) for name in ("code_dim", "n_codebooks")
     }
     vqvae, said = VQVAE(loss=loss, seed=seed, **sizes), None
     try:

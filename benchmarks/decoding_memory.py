@@ -15,10 +15,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 from common import Parser, print_scores, tell
 import numpy as np
 
-from dipy_ldm import VQVAE
+from dipy_ldm import VQVAE, presets
 from dipy_ldm.data.cohort import Cohort
 from dipy_ldm.validation import InputError
-from dipy_ldm.workflows import recipes
 
 
 def main(arguments=None):
@@ -69,7 +68,7 @@ def build(side):
     """Build the autoencoder of the defaults, with random weights."""
     shape = (side, side, side, 1)
     data = Cohort(np.broadcast_to(np.float32(0), (1, *shape)), affine=np.eye(4))
-    chosen = recipes.settle(data)
+    chosen = presets.settle(data)
     sizes = {name: getattr(chosen, name) for name in ("code_dim", "n_codebooks")}
     patches = np.random.default_rng(0).random((2, 16, 16, 16, 1), "float32")
     vqvae = VQVAE(widths=chosen.widths_vqvae, **sizes)

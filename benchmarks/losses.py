@@ -15,13 +15,12 @@ from common import Parser, picture, run
 import numpy as np
 from volumes_quality import score_structure, score_vqvae
 
-from dipy_ldm import VQVAE
+from dipy_ldm import VQVAE, presets
 from dipy_ldm.data.batches import Augmentation
 from dipy_ldm.data.grid import Grid
 from dipy_ldm.data.volumes import load_volumes
 from dipy_ldm.losses import LOSSES
 from dipy_ldm.plots import planes, save_montage
-from dipy_ldm.workflows import recipes
 
 
 def sharpness(volumes):
@@ -44,8 +43,8 @@ def make_parser():
     parser.add_argument("--patch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--learning_rate", type=float)
-    parser.add_argument("--code_dim", type=int, default=recipes.VOLUMES.code_dim)
-    parser.add_argument("--n_codebooks", type=int, default=recipes.VOLUMES.n_codebooks)
+    parser.add_argument("--code_dim", type=int, default=presets.VOLUMES.code_dim)
+    parser.add_argument("--n_codebooks", type=int, default=presets.VOLUMES.n_codebooks)
     parser.add_argument("--noise", type=float, default=0.1, help="as it is learnt with")
     parser.add_argument("--n_held_out", type=int, default=20)
     parser.add_argument("--losses", nargs="+", choices=LOSSES, default=[*LOSSES])

@@ -1,13 +1,13 @@
 """A fitted autoencoder at work: images to latents and back."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from keras import ops
 import numpy as np
 import numpy.typing as npt
 
-from dipy_ldm import distribution, memory, networks, tiles
+from dipy_ldm import distribution, memory, networks, presets, tiles
 from dipy_ldm.data.arrays import (
     as_array,
     check_channels,
@@ -38,7 +38,6 @@ class Codec(Estimator):
         How much sharper what is decoded is made.
     """
 
-    widths: Sequence[int]
     encoder_: Any
     quantizer_: Any
     decoder_: Any
@@ -71,6 +70,7 @@ class Codec(Estimator):
         """
         window = window_size(shape[:-1], self.factor)
         channels = self._described()["code_dim"]
+        channels = channels or presets.of_rank(len(window)).code_dim
         return (*(size // self.factor for size in window), channels)
 
     def encode(

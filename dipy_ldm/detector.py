@@ -8,7 +8,14 @@ from keras import ops
 import numpy as np
 import numpy.typing as npt
 
-from dipy_ldm import distribution, documents, networks, persistence, tiles
+from dipy_ldm import (
+    distribution,
+    documents,
+    networks,
+    persistence,
+    presets,
+    tiles,
+)
 from dipy_ldm.data.arrays import (
     as_array,
     as_fitted,
@@ -122,7 +129,7 @@ class Detector(Estimator):
         images = as_array(images)
         if validation_data is not None:
             validation_data = check_alike(validation_data, images.shape)
-        chosen = _training(training).settled(images.ndim - 2, rates=learning.RATES)
+        chosen = _training(training, images.ndim - 2)
         learning.check(self, images.shape, patch, chosen)
         found = learnable(images)
         # Only now: what is refused leaves an estimator as it was.
@@ -160,7 +167,7 @@ class Detector(Estimator):
         InputError
             If the memory is too small, or a number makes no sense.
         """
-        chosen = _training(training).settled(len(shape) - 2, rates=learning.RATES)
+        chosen = _training(training, len(shape) - 2)
         learning.check(self, shape, patch, chosen)
 
     def predict(
@@ -294,6 +301,7 @@ class Detector(Estimator):
         self._detect = distribution.compiled(network, network.inputs, [network])
 
 
-def _training(options: Options) -> Training:
+def _training(options: Options, rank: int) -> Training:
     """Collect the options of the training, with the stage's own defaults."""
-    return Training(**{"epochs": 10} | scalars(options))
+    usual = {"epochs": 10, "batch_size": presets.of_rank(rank).batch_size}
+    return Training(**usual | scalars(options)).settled(rank, rates=learning.RATES)

@@ -1,14 +1,37 @@
 """What both estimators share: parameters by their names, files, and copies."""
 
 from collections.abc import Callable, Sequence
+from functools import wraps
 import inspect
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from dipy_ldm import networks, persistence
+from dipy_ldm import networks, persistence, presets
 from dipy_ldm.validation import InputError, plain
+
+
+def by_kind(method: Callable) -> Callable:
+    """Let parameters that are None be those that suit images or volumes, for a call.
+
+    The method's first argument must be the images, or their shape.
+    """
+
+    @wraps(method)
+    def call(self, images, *args, **options):
+        rank = (len(images) if isinstance(images, tuple) else np.ndim(images)) - 2
+        usual = presets.of_rank(rank)
+        left = [name for name in self._by_kind if getattr(self, name) is None]
+        for name in left:
+            setattr(self, name, getattr(usual, self._by_kind[name]))
+        try:
+            return method(self, images, *args, **options)
+        finally:
+            for name in left:
+                setattr(self, name, None)
+
+    return call
 
 
 class Entry(NamedTuple):
@@ -43,7 +66,9 @@ class Estimator:
     (``_build()``) once all entries are there.
     """
 
-    widths: Sequence[int]
+    widths: Sequence[int] | None
+    # Parameters of which None is for what suits the data, and their presets.
+    _by_kind: dict[str, str] = {}
     # The parameters of the last fit: they may have been changed since.
     _learnt_with: dict | None = None
     _kind: str
@@ -67,7 +92,9 @@ class Estimator:
             for name, value in self.get_params(deep=False).items()
             if not isinstance(value, Estimator)
         }
-        return plain(chosen | {"widths": np.atleast_1d(self.widths)})
+        if self.widths is not None:
+            chosen["widths"] = np.atleast_1d(self.widths)
+        return plain(chosen)
 
     def _described(self):
         """Say the parameters of what is fitted or, if nothing is, of the next fit."""

@@ -10,14 +10,21 @@ from typing import Any, Self, Unpack, cast
 import numpy as np
 import numpy.typing as npt
 
-from dipy_ldm import distribution, documents, networks, persistence, schedules
+from dipy_ldm import (
+    distribution,
+    documents,
+    networks,
+    persistence,
+    presets,
+    schedules,
+)
 from dipy_ldm.conditions import from_saved, to_saved
 from dipy_ldm.data import sources
 from dipy_ldm.data.arrays import learnable, survey
 from dipy_ldm.data.joining import in_order
 from dipy_ldm.detecting import Finder
 from dipy_ldm.detector import Detector
-from dipy_ldm.estimators import Entry
+from dipy_ldm.estimators import Entry, by_kind
 from dipy_ldm.linear import Linear
 from dipy_ldm.population import Population
 from dipy_ldm.precision import Precision, tell
@@ -45,8 +52,9 @@ class LatentDiffusion(Finder):
     ----------
     vqvae : VQVAE
         A fitted autoencoder. Clones of scikit-learn keep it fitted.
-    widths : sequence of int
+    widths : sequence of int, optional
         Channels of the U-Net's levels; each but the first halves the resolution.
+        Default: 128 and 128 for images; 64, 128 and 256 for volumes.
     blocks : int
         Residual blocks of each level.
     attention : sequence of bool, optional
@@ -116,6 +124,7 @@ class LatentDiffusion(Finder):
     """
 
     _kind = "latent_diffusion"
+    _by_kind = {"widths": "widths_ldm"}
     _entries = (
         Entry("latent_mean", "latent_mean_", _float32),
         Entry("latent_scale", "latent_scale_", _float32),
@@ -142,7 +151,7 @@ class LatentDiffusion(Finder):
         self,
         vqvae: VQVAE,
         *,
-        widths: Sequence[int] = (128, 128),
+        widths: Sequence[int] | None = None,
         blocks: int = 1,
         attention: Sequence[bool] | None = None,
         schedule: str = "cosine",
@@ -159,6 +168,7 @@ class LatentDiffusion(Finder):
         self.guide = guide
         self.seed = seed
 
+    @by_kind
     def fit(
         self,
         images: npt.ArrayLike,
@@ -209,9 +219,9 @@ class LatentDiffusion(Finder):
         units, meanings : dict of str, optional
             For ``conditions_``: units of numbers, and meanings of levels.
         **training
-            Options of :class:`dipy_ldm.training.Training`; ``epochs`` is 10 if left
-            out. The guide, which is trained first, has a checkpoint of the same name
-            and ``.guide``.
+            Options of :class:`dipy_ldm.training.Training`. Default: 10 epochs in
+            batches of 64 images, or 6,000 steps of 4 volumes. The guide, which is
+            trained first, has a checkpoint of the same name and ``.guide``.
 
         Returns
         -------
@@ -231,7 +241,7 @@ class LatentDiffusion(Finder):
         conditions, validation_conditions = in_order(
             (conditions, subjects), (validation_conditions, validation_subjects)
         )
-        chosen = _training(training)
+        chosen = _training(training, images.ndim - 2)
         guides = diffusion.of_guide(chosen.checkpoint)
         chosen = chosen.settled(images.ndim - 2, guides, rates=diffusion.RATES)
         known = Known.learn(
@@ -394,6 +404,7 @@ class LatentDiffusion(Finder):
         vqvae = params.pop("vqvae")
         return type(self)(vqvae, **copy.deepcopy(params))
 
+    @by_kind
     def check(
         self,
         shape: tuple[int, ...],
@@ -419,7 +430,9 @@ class LatentDiffusion(Finder):
             If a name is unknown (the sentence lists the known ones), a number makes
             no sense, or the memory is too small.
         """
-        chosen = _training(training).settled(len(shape) - 2, rates=diffusion.RATES)
+        chosen = _training(training, len(shape) - 2).settled(
+            len(shape) - 2, rates=diffusion.RATES
+        )
         diffusion.check(self, shape, chosen, source)
 
     def _check_held_out(self, images: Any) -> Any:
@@ -452,9 +465,9 @@ class LatentDiffusion(Finder):
         return Latents(latents, told, self.expectation_, subjects)
 
 
-def _training(options: Options) -> Training:
+def _training(options: Options, rank: int) -> Training:
     """Collect the options of the training, with the stage's own defaults."""
-    return Training(**{"epochs": 10} | scalars(options))
+    return Training(**presets.of_rank(rank).training("ldm", scalars(options)))
 
 
 def _parameters(document):

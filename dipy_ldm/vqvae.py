@@ -6,7 +6,7 @@ from typing import Any, Self, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from dipy_ldm import distribution, documents, networks, persistence
+from dipy_ldm import distribution, documents, networks, persistence, presets
 from dipy_ldm.bottlenecks import BOTTLENECKS
 from dipy_ldm.codec import Codec
 from dipy_ldm.data.arrays import (
@@ -17,7 +17,7 @@ from dipy_ldm.data.arrays import (
     warn_of_channels,
 )
 from dipy_ldm.data.windows import window_size
-from dipy_ldm.estimators import Entry
+from dipy_ldm.estimators import Entry, by_kind
 from dipy_ldm.precision import Precision, tell
 from dipy_ldm.training import Options, Training, autoencoder, train
 from dipy_ldm.validation import (
@@ -43,10 +43,11 @@ class VQVAE(Codec):
         Residual blocks of each level.
     n_codes : int
         Number of codes in a codebook.
-    n_codebooks : int
+    n_codebooks : int, optional
         Number of codebooks; each has codes for what those before it leave of a latent.
-    code_dim : int
-        Channels of the latents.
+        Default: 1 for images, 4 for volumes.
+    code_dim : int, optional
+        Channels of the latents. Default: 3 for images, 8 for volumes.
     commitment : float
         Weight of the loss that keeps the latents near their codes.
     loss : {"squared", "absolute", "spectral", "structural"}
@@ -97,6 +98,7 @@ class VQVAE(Codec):
     """
 
     _kind = "vqvae"
+    _by_kind = {"n_codebooks": "n_codebooks", "code_dim": "code_dim"}
     _entries = (
         Entry("shape", "shape_", tuple),
         Entry("intensity", "intensity_", tuple),
@@ -118,8 +120,8 @@ class VQVAE(Codec):
         widths: Sequence[int] = (32, 64),
         blocks: int = 1,
         n_codes: int = 1024,
-        n_codebooks: int = 1,
-        code_dim: int = 3,
+        n_codebooks: int | None = None,
+        code_dim: int | None = None,
         commitment: float = 0.25,
         loss: str = "squared",
         bottleneck: str = "codebook",
@@ -135,6 +137,7 @@ class VQVAE(Codec):
         self.bottleneck = bottleneck
         self.seed = seed
 
+    @by_kind
     def fit(
         self,
         images: npt.ArrayLike,
@@ -171,12 +174,14 @@ class VQVAE(Codec):
             Weight in the loss of a voxel outside of the mask; inside it is 1.
         patch : int or sequence of int, optional
             Voxels along each side of the piece that is drawn of an image, from a
-            random place; the whole side if there are no more. The whole image if
-            None.
+            random place; the whole side if there are no more. Default: the whole
+            image, and 48 voxels of volumes.
         augment : Augmentation, optional
-            How images are changed before they are seen; not at all if None.
+            How images are changed before they are seen; ``Augmentation()`` is for not
+            at all. Default: volumes are moved, brightened and noised a little.
         **training
-            Options of :class:`dipy_ldm.training.Training`; ``epochs`` is 5 if left out.
+            Options of :class:`dipy_ldm.training.Training`. Default: 5 epochs in batches
+            of 64 images, or 4,000 steps of 4 volumes.
 
         Returns
         -------
@@ -196,7 +201,10 @@ class VQVAE(Codec):
             validation_data = check_alike(validation_data, images.shape)
         affine = None if affine is None else check_affine(affine)
         masks = check_masks(masks, background, images.shape[:-1])
-        chosen = _training(training).settled(images.ndim - 2, rates=autoencoder.RATES)
+        usual = presets.of_rank(images.ndim - 2)
+        patch = usual.patch if patch is None else patch
+        augment = usual.augment if augment is None else augment
+        chosen = _training(training, images.ndim - 2)
         autoencoder.check(self, images.shape, patch, chosen)
         found = learnable(images)
         warn_of_channels(images.shape)
@@ -240,16 +248,18 @@ class VQVAE(Codec):
         No network is sketched that has far more of them.
         """
         choose("bottleneck", self.bottleneck, BOTTLENECKS)
-        documents.check_sizes(self.hyperparameters(), found)
+        chosen = self.hyperparameters()
+        documents.check_sizes(chosen, found)
         encoder, decoder = autoencoder.sketch(
             self, "float32", self._any_size(), self.shape_[-1]
         )
         return {
-            "codebook": (self.n_codebooks * self.n_codes, self.code_dim),
+            "codebook": (chosen["n_codebooks"] * self.n_codes, chosen["code_dim"]),
             **persistence.shapes(encoder, "encoder"),
             **persistence.shapes(decoder, "decoder"),
         }
 
+    @by_kind
     def check(
         self,
         shape: tuple[int, ...],
@@ -272,7 +282,9 @@ class VQVAE(Codec):
             If the memory is too small, there is no such loss or precision, or a
             number makes no sense.
         """
-        chosen = _training(training).settled(len(shape) - 2, rates=autoencoder.RATES)
+        usual = presets.of_rank(len(shape) - 2)
+        patch = usual.patch if patch is None else patch
+        chosen = _training(training, len(shape) - 2)
         autoencoder.check(self, shape, patch, chosen)
 
     def _networks(self):
@@ -297,6 +309,7 @@ class VQVAE(Codec):
         )
 
 
-def _training(options: Options) -> Training:
+def _training(options: Options, rank: int) -> Training:
     """Collect the options of the training, with the stage's own defaults."""
-    return Training(**{"epochs": 5} | scalars(options))
+    given = presets.of_rank(rank).training("vqvae", scalars(options))
+    return Training(**given).settled(rank, rates=autoencoder.RATES)

@@ -81,7 +81,7 @@ class Training(NamedTuple):
     steps : int, optional
         Steps of the weights, instead of epochs. None is for what the epochs make.
     batch_size : int
-        Images in a batch.
+        Images in a batch. Default: 64 images, or 4 volumes.
     accumulate : int
         Batches whose gradients are averaged for one step of the weights: as one batch
         that many times larger, in the memory of one.

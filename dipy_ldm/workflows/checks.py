@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dipy_ldm import __version__, distribution, losses, networks, schedules
+from dipy_ldm import __version__, distribution, losses, networks, presets, schedules
 from dipy_ldm.checking import plans, report, verdicts
 from dipy_ldm.checking.findings import Finding, amber, green, grey, red, worst
 from dipy_ldm.checking.images import look_at
@@ -169,7 +169,7 @@ def try_out(
     material : Material or None
         As of :func:`look`.
     given : dict
-        As of :func:`dipy_ldm.workflows.recipes.settle`.
+        As of :func:`dipy_ldm.presets.settle`.
     method : dict
         As of :func:`dipy_ldm.workflows.recipes.make`.
     strategy : tf.distribute.Strategy or None
@@ -197,7 +197,7 @@ def try_out(
     cohort = Cohort(
         material.images, affine=material.affine, subjects=list(material.subjects)
     )
-    settings = recipes.settle(cohort, **given)
+    settings = presets.settle(cohort, **given)
     recipe = recipes.make(settings, strategy, **method)
     parts = plans.parts(cohort, validation, method["seed"], settings.batch_size)
     end = plans.schedule(method["schedule"])
@@ -223,7 +223,7 @@ def try_out(
     recipe.check(train.images.shape, patch)
     if not seconds:
         return {"Training": found, "Trials": _not_tried("no time was given for it")}
-    augment = recipes.augmentation(changes[0], material.affine is not None, changes[1])
+    augment = recipes.augmentation(changes[0], settings, changes[1])
     few = np.asarray(train.images[: settings.batch_size], "float32")
     paces = measure_paces(recipe, few, seconds / 2, patch=patch, augment=augment)
     n = len(train.images), len(material.images)

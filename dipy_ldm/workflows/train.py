@@ -5,7 +5,7 @@ import logging
 
 from dipy.workflows.workflow import Workflow
 
-from dipy_ldm import persistence
+from dipy_ldm import persistence, presets
 from dipy_ldm.data.cohort import split
 from dipy_ldm.files import claimed, make_folder, refuse_claimed
 from dipy_ldm.validation import InputError, check_sizes
@@ -293,7 +293,7 @@ class TrainLDMFlow(Workflow):
             source_labels=source_labels,
             skip_bad=skip_bad,
         )
-        settings = recipes.settle(planned, loss=loss, **given)
+        settings = presets.settle(planned, loss=loss, **given)
         inputs.rehearse(planned, validation, seed, settings.batch_size)
         strategy = _make_strategy(strategy, devices)
         method = {"schedule": schedule, "target": target, "guide": guide, "seed": seed}
@@ -315,7 +315,7 @@ class TrainLDMFlow(Workflow):
                 (report.autoencoder, report.diffusion, report.detector),
                 patch=settings.patch,
                 background=background,
-                augment=recipes.augmentation(flip, data.affine is not None, no_augment),
+                augment=recipes.augmentation(flip, settings, no_augment),
             )
             if chief:
                 self._finish(model, report, paths[0], half)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dipy_ldm import schedules
+from dipy_ldm import presets, schedules
 from dipy_ldm.checking import plans
 from dipy_ldm.data.cohort import Cohort
 from dipy_ldm.training import Training
@@ -15,7 +15,7 @@ METHOD = {"schedule": "cosine", "target": "v", "guide": False, "seed": 0}
 
 @pytest.fixture(scope="module")
 def recipe():
-    settings = recipes.settle(Cohort(IMAGES), batch_size=4, widths_ldm=(8, 8))
+    settings = presets.settle(Cohort(IMAGES), batch_size=4, widths_ldm=(8, 8))
     return recipes.make(settings, None, precision="float32", **METHOD)
 
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from dipy_ldm import presets
 from dipy_ldm.checking import trials
 from dipy_ldm.data.batches import Augmentation
 from dipy_ldm.data.cohort import Cohort
@@ -24,7 +25,7 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def recipe(blobs):
-    settings = recipes.settle(Cohort(blobs), **TINY)
+    settings = presets.settle(Cohort(blobs), **TINY)
     method = {"schedule": "cosine", "target": "v", "guide": False, "seed": 0}
     how = {"precision": "float32", "learning_rate": 0.01}
     return recipes.make(settings, None, **method, **how)

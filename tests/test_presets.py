@@ -1,0 +1,77 @@
+"""Defaults that suit the kind of the data, of classes and commands alike."""
+
+import pickle
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+
+from dipy_ldm import VQVAE, LatentDiffusion, presets
+from dipy_ldm.data.batches import Augmentation
+from dipy_ldm.training import autoencoder
+
+SMALL = {"widths": (4,), "n_codes": 8}
+FIT = {"steps": 2, "verbose": False, "precision": "float32"}
+
+
+def draw(rank, n=70):
+    return np.random.default_rng(0).random((n, *(8,) * rank, 1), "float32")
+
+
+@pytest.fixture
+def lessons(monkeypatch):
+    """Return what autoencoders are trained with."""
+    seen = []
+    stage = autoencoder.stage
+
+    def spy(vqvae, lessons, training):
+        seen.append((lessons, training))
+        return stage(vqvae, lessons, training)
+
+    monkeypatch.setattr(autoencoder, "stage", spy)
+    return seen
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+def test_a_fit_takes_the_defaults_of_its_data(rank, lessons, tmp_path):
+    usual = presets.of_rank(rank)
+    images = draw(rank)
+    vqvae = VQVAE(**SMALL).fit(images, **FIT)
+    chosen = vqvae.to_document()["vqvae"]
+    assert chosen["code_dim"] == usual.code_dim == {2: 3, 3: 8}[rank]
+    assert chosen["n_codebooks"] == usual.n_codebooks == {2: 1, 3: 4}[rank]
+    (lesson, training), *_ = lessons
+    assert training.batch_size == usual.batch_size == {2: 64, 3: 4}[rank]
+    assert lesson.augment == usual.augment
+    assert (lesson.augment is None) == (rank == 2)
+    assert lesson.size == (8,) * rank
+    # They stay open for the next fit, which may be to other data.
+    assert vqvae.code_dim is vqvae.n_codebooks is None
+    for copy in (pickle.loads(pickle.dumps(vqvae)), clone(vqvae)):
+        assert copy.code_dim is None
+    vqvae.save(tmp_path / "m")
+    assert VQVAE.load(tmp_path / "m").code_dim == usual.code_dim
+    assert vqvae.predict(images[:2]).shape == images[:2].shape
+    model = LatentDiffusion(vqvae)
+    widths = []
+    model.fit(images, callbacks=[lambda m: widths.append(m.widths)], **FIT)
+    assert set(widths) == {usual.widths_ldm} and model.widths is None
+    assert model.to_document()["latent_diffusion"]["widths"] == list(usual.widths_ldm)
+
+
+def test_what_is_given_is_taken(lessons):
+    images = draw(3, 6)
+    vqvae = VQVAE(**SMALL, code_dim=2, n_codebooks=1)
+    vqvae.fit(images, batch_size=3, augment=Augmentation(), patch=6, **FIT)
+    (lesson, training), *_ = lessons
+    assert vqvae.to_document()["vqvae"]["code_dim"] == 2
+    assert (training.batch_size, lesson.size) == (3, (6, 6, 6))
+    assert lesson.augment == Augmentation()
+
+
+def test_lengths():
+    volumes = presets.VOLUMES
+    assert volumes.training("vqvae", {})["steps"] == 4000
+    assert volumes.training("ldm", {})["steps"] == 6000
+    assert volumes.training("ldm", {"epochs": 3})["steps"] is None
+    assert presets.IMAGES.training("ldm", {"steps": 9})["epochs"] == 10
