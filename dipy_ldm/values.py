@@ -126,8 +126,9 @@ def columns_of(given: Any) -> dict[str, Any] | None:
     InputError
         If a name is no text.
     """
-    if isinstance(getattr(given, "name", None), str) and is_many(given):
-        return {given.name: given}  # a Series
+    # A Series; arrays of h5py have names, too, which are places in a file.
+    if hasattr(given, "to_frame") and isinstance(given.name, str):
+        return {given.name: given}
     if not isinstance(given, dict) and not hasattr(given, "columns"):
         return None
     names = list(given if isinstance(given, dict) else given.columns)
