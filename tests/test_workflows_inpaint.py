@@ -1,7 +1,9 @@
 """``dipy_inpaint_ldm``: what changes in a volume, and what must not."""
 
+import errno
 import gzip
 import json
+import os
 from pathlib import Path
 import signal
 
@@ -14,7 +16,9 @@ from scans import save
 
 from dipy_ldm import VQVAE, LatentDiffusion, persistence
 from dipy_ldm.data.headers import is_whole
+from dipy_ldm.validation import InputError
 from dipy_ldm.workflows import restoring
+from dipy_ldm.workflows.volumes import sidecar, write_with_sidecar
 
 SPACE, SIZE = (12, 11, 13), 8.0
 FAST = ("--steps", 2, "--resamplings", 2)
@@ -223,6 +227,106 @@ def test_an_interrupted_inpainting_goes_on(command, model_path, tmp_path):
     assert "add --resume to go on, or --force to overwrite" in answer(stderr)
     _, stderr = command(*arguments, "--dilate", 1)
     assert "of another run (DilatedBy was 0.0 and is 1.0)" in answer(stderr)
+    save(tmp_path / "lesion.nii", ball(2), affine)
+    _, stderr = command(*arguments)
+    assert "of another run (lesion.nii has changed)" in answer(stderr)
+
+
+def fail(patch, at):
+    """Let writing a volume fail at some point."""
+    replace, write = os.replace, Path.write_text
+
+    def failing_replace(source, target):
+        if at == "its place" and str(target).endswith(".nii.gz"):
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    def failing_write(path, text, *more):
+        if at == "the sidecar":
+            raise OSError(errno.ENOSPC, "no space left")
+        return write(path, text, *more)
+
+    patch.setattr(os, "replace", failing_replace)
+    patch.setattr(Path, "write_text", failing_write)
+    if at == "the volume":
+        patch.setattr(nib.Nifti1Image, "to_stream", lambda *given: 1 / 0)
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Return a task that is done, as the command leaves it, and how to do it."""
+    scan = tmp_path / "scan.nii"
+    scan.write_bytes(b"voxels")
+    outputs = [tmp_path / "out.nii.gz", tmp_path / "out_mask.nii.gz"]
+    facts = {"Strength": 0.3, "Sources": [str(scan)]}
+    task = restoring.Task(scan, outputs, facts | {"Seed": 0, "ModelFingerprint": "0"})
+
+    def make(task, value=1.0):
+        facts = restoring._identified(task).facts
+        for path in outputs:
+            write_with_sidecar(
+                path, np.full((4, 5, 6), value), np.eye(4), "int8", facts
+            )
+
+    make(task)
+    return task, make
+
+
+def with_strength(task, strength):
+    return task._replace(facts=task.facts | {"Strength": strength})
+
+
+@pytest.mark.parametrize("at", ["the volume", "its place", "the sidecar"])
+def test_a_volume_has_no_sidecar_of_another(written, monkeypatch, at):
+    task, make = written
+    other = with_strength(task, 0.8)
+    made, facts = task.outputs[0], sidecar(task.outputs[0])
+    before = made.read_bytes(), facts.read_text()
+    with monkeypatch.context() as patch:
+        fail(patch, at)
+        failure = (KeyboardInterrupt, ZeroDivisionError, OSError)
+        with pytest.raises(failure, match="^$|zero|gz \\(no space left\\); free"):
+            make(other, 2.0)
+    assert not list(made.parent.glob(".*"))
+    if at == "its place":
+        # The old one is gone, and the new one not there.
+        assert not made.exists()
+        assert not restoring._is_done(other, force=False)
+    else:
+        assert (made.read_bytes(), facts.read_text()) == before
+        with pytest.raises(InputError, match="Strength was 0.3 and is 0.8"):
+            restoring._is_done(other, force=False)
+        assert not restoring._is_done(other, force=True)
+        assert restoring._is_done(task, force=False)
+
+
+def test_outputs_of_two_runs_are_not_taken_for_one(written):
+    task, _ = written
+    # As if a second run had ended after its first volume.
+    facts = sidecar(task.outputs[0])
+    facts.write_text(facts.read_text().replace("0.3", "0.8"))
+    for strength, said in ((0.3, "was 0.8 and is 0.3"), (0.8, "was 0.3 and is 0.8")):
+        with pytest.raises(InputError, match=f"of another run .Strength {said}"):
+            restoring._is_done(with_strength(task, strength), force=False)
+
+
+def test_an_input_that_has_changed_is_noticed(written):
+    task, make = written
+    assert restoring._is_done(task, force=False)
+    content = task.file.read_bytes()
+    task.file.unlink()
+    # A copy of the same is none.
+    task.file.write_bytes(content)
+    assert restoring._is_done(task, force=False)
+    task.file.write_bytes(content[::-1])
+    with pytest.raises(InputError, match=r"scan.nii has changed\); resume with"):
+        restoring._is_done(task, force=False)
+    assert not restoring._is_done(task, force=True)
+    make(task)
+    assert restoring._is_done(task, force=False)
+    task.file.unlink()
+    with pytest.raises(InputError, match="scan.nii can't be read .No such file"):
+        restoring._is_done(task, force=False)
 
 
 BAD = {

@@ -686,10 +686,11 @@ def test_a_volume_that_is_there_has_a_sidecar_and_none_is_left_alone(tmp_path):
     path = tmp_path / "a.nii.gz"
 
     def write(done):
-        with sidecar_first(path, {"Seed": 0}):
-            assert sidecar(path).exists()
+        with sidecar_first(path, {"Seed": 0}) as put:
             if not done:
                 raise OSError("no space left")
+            put()
+            assert sidecar(path).exists() and not path.exists()
             path.touch()
 
     for done, there in ((False, False), (True, True), (False, True)):

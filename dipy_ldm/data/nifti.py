@@ -4,6 +4,7 @@ Voxels are given as ``(x, y, z, channels)`` in the order of the file; its affine
 their indices to millimetres, x to the right, y to the front, z to the top.
 """
 
+from collections.abc import Callable
 from contextlib import contextmanager
 import gzip
 from pathlib import Path
@@ -19,7 +20,7 @@ from dipy_ldm.data.headers import (
     is_compressed,
     too_large,
 )
-from dipy_ldm.files import replacing
+from dipy_ldm.files import flush, replacing
 from dipy_ldm.validation import InputError, choose
 
 # The field has 80 bytes, and some readers look for a zero at the end.
@@ -143,6 +144,7 @@ def write_volume(
     dtype: str = "float32",
     description: str = "",
     comment: str = "",
+    ready: Callable | None = None,
 ) -> None:
     """Write a volume to a NIfTI-1 file, whole or not at all.
 
@@ -164,6 +166,8 @@ def write_volume(
         Text for the header, cut to 79 bytes.
     comment : str
         Longer text for an extension of the header.
+    ready : callable, optional
+        Called once the volume is on the disk, before it takes its place.
 
     Raises
     ------
@@ -181,7 +185,7 @@ def write_volume(
     if comment:
         extension = nib.nifti1.Nifti1Extension("comment", comment.encode())
         image.header.extensions.append(extension)
-    with _writing(path) as stream:
+    with _writing(path, ready) as stream:
         image.to_stream(stream)
 
 
@@ -191,6 +195,7 @@ def write_changed(
     inside: np.ndarray,
     values: np.ndarray,
     description: str,
+    ready: Callable | None = None,
 ) -> None:
     """Write a volume of which some voxels are changed, and nothing else.
 
@@ -209,6 +214,8 @@ def write_changed(
         Theirs, ``(voxels, channels)``, rounded to what the file can hold.
     description : str
         Text for the header, cut to 79 bytes.
+    ready : callable, optional
+        As of :func:`write_volume`.
 
     Raises
     ------
@@ -235,7 +242,7 @@ def write_changed(
     voxels[inside] = _unscaled(values, proxy.slope, proxy.inter, voxels.dtype)
     text = _description(description)
     content[place[1] : place[1] + place[0].itemsize] = text.ljust(80, b"\0")
-    with _writing(path) as stream:
+    with _writing(path, ready) as stream:
         stream.write(content)
 
 
@@ -244,15 +251,19 @@ def _description(text):
 
 
 @contextmanager
-def _writing(path):
+def _writing(path, ready):
     """Give a stream for a file, which is whole in the end or not there."""
-    with replacing(path) as partial, open(partial, "wb") as file:
-        if is_compressed(path):
-            # No name and no time: the same volume makes the same bytes.
-            with gzip.GzipFile("", "wb", 1, file, mtime=0) as packed:
-                yield packed
-        else:
-            yield file
+    with replacing(path) as partial:
+        with open(partial, "wb") as file:
+            if is_compressed(path):
+                # No name and no time: the same volume makes the same bytes.
+                with gzip.GzipFile("", "wb", 1, file, mtime=0) as packed:
+                    yield packed
+            else:
+                yield file
+        if ready is not None:
+            flush(partial)
+            ready()
 
 
 def _image(data, affine, dtype):

@@ -154,5 +154,5 @@ def write(path: Path, scan: Scan, values: np.ndarray, facts: dict) -> None:
     facts : dict
         As of :func:`dipy_ldm.workflows.volumes.provenance`.
     """
-    with sidecar_first(path, facts):
-        write_changed(path, scan.file, scan.hole, values, describe(facts))
+    with sidecar_first(path, facts) as ready:
+        write_changed(path, scan.file, scan.hole, values, describe(facts), ready)

@@ -19,9 +19,12 @@ from dipy_ldm.validation import InputError
 from dipy_ldm.workflows import workers
 from dipy_ldm.workflows.outputs import output_paths, refuse_overwriting
 from dipy_ldm.workflows.quiet import quiet_start
-from dipy_ldm.workflows.volumes import known_affine, sidecar
+from dipy_ldm.workflows.volumes import fingerprint, known_affine, sidecar
 
 logger = logging.getLogger(__name__)
+
+# What sidecars have of the inputs.
+_MARKS = "SourceFingerprints"
 
 
 class Task(NamedTuple):
@@ -320,7 +323,7 @@ def work(
     with spread(place):
         for task in tqdm(remaining, verb, disable=not workers.is_first(inputs.cluster)):
             try:
-                make(task)
+                make(_identified(task))
             except InputError as error:
                 # What only reading finds must not stop the hours that others take.
                 bad[task.file] = str(error)
@@ -347,11 +350,12 @@ def _left(flow, tasks, verb):
 def _is_done(task, force):
     """Say whether all outputs are there and whole; refuse those of others."""
     try:
-        # What is written last.
-        found = json.loads(sidecar(task.outputs[-1]).read_text("utf-8"))
+        sidecars = [json.loads(sidecar(o).read_text("utf-8")) for o in task.outputs]
     except (OSError, ValueError):
         return False
-    other = _difference(found, task.facts)
+    others = (_difference(made, task.facts) for made in sidecars)
+    # Which reads the inputs, so that it comes last.
+    other = next(filter(None, others), "") or _changed(sidecars, task)
     if other and not force:
         raise InputError(
             f"{task.outputs[0]} is of another run ({other}); resume with the same "
@@ -366,4 +370,26 @@ def _difference(found, facts):
     for name in sorted(facts.keys() - {"GeneratedBy", "Model"}):
         if found.get(name) != facts[name]:
             return f"{name} was {found.get(name)} and is {facts[name]}"
+    return ""
+
+
+def _identified(task):
+    """Add to what is said of a task what its inputs hold now."""
+    try:
+        marks = [fingerprint(file) for file in task.facts["Sources"]]
+    except OSError as error:
+        raise InputError(
+            f"{error.filename} can't be read ({error.strerror}); copy it anew."
+        ) from error
+    return task._replace(facts=task.facts | {_MARKS: marks})
+
+
+def _changed(sidecars, task):
+    """Say which input has changed since outputs were made, if any has."""
+    marks = _identified(task).facts[_MARKS]
+    for made in sidecars:
+        before = made.get(_MARKS) or [None] * len(marks)
+        for file, old, new in zip(task.facts["Sources"], before, marks):
+            if old != new:
+                return f"{file} has changed"
     return ""

@@ -1,9 +1,10 @@
 """What the commands say about the volumes they write."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ import numpy.typing as npt
 
 from dipy_ldm import __version__
 from dipy_ldm.data.nifti import write_volume
-from dipy_ldm.files import replacing
+from dipy_ldm.files import flush, replacing
 from dipy_ldm.validation import InputError
 
 
 def fingerprint(path: str | Path) -> str:
-    """Hash a model file.
+    """Hash a file.
 
     Parameters
     ----------
@@ -138,8 +139,9 @@ def write_with_sidecar(
     facts : dict
         As of :func:`provenance`.
     """
-    with sidecar_first(path, facts):
-        write_volume(path, volume, affine, dtype, describe(facts), comment(facts))
+    with sidecar_first(path, facts) as ready:
+        told = describe(facts), comment(facts)
+        write_volume(path, volume, affine, dtype, *told, ready)
 
 
 def describe(facts: dict) -> str:
@@ -185,10 +187,11 @@ def comment(facts: dict) -> str:
 
 
 @contextmanager
-def sidecar_first(path: Path, facts: dict) -> Iterator[None]:
-    """Write beside a volume as JSON what is known of it, before the volume itself.
+def sidecar_first(path: Path, facts: dict) -> Iterator[Callable]:
+    """Put beside a volume as JSON what is known of it, before the volume itself.
 
-    A volume that is there has a sidecar, then, even where the disk is full.
+    A volume that is there has its own sidecar, then, even where the disk is full or
+    the process is killed: what it replaces is removed first.
 
     Parameters
     ----------
@@ -196,12 +199,26 @@ def sidecar_first(path: Path, facts: dict) -> Iterator[None]:
         File of the volume.
     facts : dict
         As of :func:`provenance`.
+
+    Yields
+    ------
+    callable
+        To be called once the volume is written, but not yet in its place.
     """
-    with replacing(sidecar(path)) as partial:
-        partial.write_text(json.dumps(facts, indent=2) + "\n")
+
+    def put():
+        try:
+            with replacing(sidecar(path)) as partial:
+                partial.write_text(json.dumps(facts, indent=2) + "\n")
+                flush(partial)
+                Path(os.path.realpath(path)).unlink(missing_ok=True)
+        except OSError as error:
+            # Whoever writes the volume says it in a sentence.
+            raise error.__cause__ or error from None
+
     try:
-        yield
+        yield put
     except BaseException:
         if not path.exists():
-            sidecar(path).unlink()
+            sidecar(path).unlink(missing_ok=True)
         raise
