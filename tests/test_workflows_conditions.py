@@ -111,6 +111,7 @@ def test_the_difference_is_what_conditions_changed(brains):
         status, _, stderr = run(*command, cwd=brains)
         assert status == 0, stderr
     facts = json.loads((brains / "scan_asked.json").read_text())
+    first = facts["Noise"]
     assert facts["Conditions"] == {"age": 50, "group": "control"}
     assert "Difference" not in facts
     facts = json.loads((brains / "scan_asked_difference.json").read_text())
@@ -128,7 +129,7 @@ def test_the_difference_is_what_conditions_changed(brains):
     plain, asked = (
         np.mean(
             [
-                model.denoise(image, first=i, strength=1, conditions=asked)
+                model.denoise(image, first=first + i, strength=1, conditions=asked)
                 for i in range(2)
             ],
             axis=0,

@@ -171,6 +171,35 @@ def test_each_volume_has_noise_of_its_own(command, model_path, tmp_path, name):
     npt.assert_array_equal(others, a)
 
 
+@pytest.mark.parametrize(
+    ("stem", "end", "name", "mask"),
+    [
+        ("scan", "denoised", "scan_denoised", "scan_denoised_mask"),
+        (
+            "sub-1_ses-a_T1w",
+            "denoised",
+            "sub-1_ses-a_desc-denoised_T1w",
+            "sub-1_ses-a_desc-denoisedMask_T1w",
+        ),
+        (
+            "sub-1_desc-preproc_bold",
+            "inpainted",
+            "sub-1_desc-preprocInpainted_bold",
+            "sub-1_desc-preprocInpaintedMask_bold",
+        ),
+        ("sub-1_T1w", "my_own", "sub-1_T1w_my_own", "sub-1_T1w_my_own_mask"),
+        ("sub-1", "denoised", "sub-1_denoised", "sub-1_denoised_mask"),
+    ],
+)
+def test_volumes_of_bids_get_names_of_bids(stem, end, name, mask):
+    file = Path(f"cohort/{stem}.nii.gz")
+    names = restoring.name_outputs([file], Path("out", end), "x", restoring.described)
+    assert names == {file: Path(f"out/{name}.nii.gz")}
+    assert restoring.beside(names[file], "_mask") == Path(f"out/{mask}.nii.gz")
+    numbered = restoring.beside(names[file], "-0002").name
+    assert numbered.endswith(("-0002.nii.gz", "0002_T1w.nii.gz", "0002_bold.nii.gz"))
+
+
 def test_noise_is_numbered_by_the_name_within_the_inputs():
     files = [Path(f"/data/sub-{i}/T1.nii.gz") for i in range(500)]
     noise = restoring.number_noise(files)

@@ -193,7 +193,7 @@ def test_other_commands_take_sources_too(trained, command, monkeypatch):
             )
             status, stderr = command(name, "ldm.safetensors", scan, *arguments)
             assert status == 0, stderr
-            (path,) = (folder / f"{name}{number}").glob("*ed.nii.gz")
+            (path,) = (folder / f"{name}{number}").glob("*ed_T2w.nii.gz")
             made.append(nib.load(path).get_fdata())
             facts = json.loads(str(sidecar(path).read_text()))
             assert facts["Sources"] == sources

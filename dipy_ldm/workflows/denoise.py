@@ -153,7 +153,8 @@ class DenoiseLDMFlow(Workflow):
         out_dir : string or Path, optional
             Output directory.
         out_denoised : string, optional
-            What is appended to the name of a volume.
+            What is appended to the name of a volume or, where that is a name of BIDS,
+            its desc-.
         """
         path, grid, n_channels = restoring.find_model(model_file, "denoise")
         _check_options(repeats, dtype, strategy)

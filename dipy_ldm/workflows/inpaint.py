@@ -131,7 +131,8 @@ class InpaintLDMFlow(Workflow):
         out_dir : string or Path, optional
             Output directory.
         out_inpainted : string, optional
-            What is appended to the name of a volume.
+            What is appended to the name of a volume or, where that is a name of BIDS,
+            its desc-.
         """
         path, grid, n_channels = restoring.find_model(model_file, "inpaint")
         _check_options(dilate, n_samples, strategy)

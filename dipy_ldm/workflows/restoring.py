@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from dipy_ldm import persistence
+from dipy_ldm.data.entities import suffix
 from dipy_ldm.data.grid import Grid
 from dipy_ldm.data.headers import VolumeInfo, check_headers, is_whole
 from dipy_ldm.validation import InputError
@@ -172,7 +173,7 @@ def find_inputs(
         If all volumes are bad, or are not for this model, or something is in the way.
     """
     (end,) = output_paths(flow, files[0], out_dir, **name)
-    names = name_outputs(files, end, verb)
+    names = name_outputs(files, end, verb, described)
     outputs = {file: outputs_of(name) for file, name in names.items()}
     cluster = workers.find(strategy)
     files = list(workers.part_of(cluster, _without_outputs(outputs)))
@@ -193,7 +194,31 @@ def find_inputs(
     return Inputs(infos, outputs, bad, end, cluster)
 
 
-def name_outputs(files: list[Path], end: Path, verb: str) -> dict[Path, Path]:
+def _appended(stem, end):
+    return f"{stem}_{end}.nii.gz"
+
+
+def described(stem: str, end: str) -> str:
+    """Name an output by the ``desc-`` of BIDS, if its volume has a name of BIDS.
+
+    ``sub-01_T1w`` becomes ``sub-01_desc-denoised_T1w.nii.gz``.
+    """
+    kind = suffix(stem)
+    if kind is None or not end.isalnum():
+        return _appended(stem, end)
+    entities = stem.removesuffix(f"_{kind}")
+    before, is_described, label = entities.partition("_desc-")
+    # There is one such entity in a name, and it is the last.
+    return f"{before}_desc-{label + _camel(end) if is_described else end}_{kind}.nii.gz"
+
+
+def _camel(text):
+    return text[:1].upper() + text[1:]
+
+
+def name_outputs(
+    files: list[Path], end: Path, verb: str, named: Callable = _appended
+) -> dict[Path, Path]:
     """Name an output after each volume; where names are equal, folders are kept.
 
     Parameters
@@ -204,6 +229,8 @@ def name_outputs(files: list[Path], end: Path, verb: str) -> dict[Path, Path]:
         Folder of the outputs, and what is appended to the names of the volumes.
     verb : str
         What is done, such as ``denoise``.
+    named : callable
+        From the stem of a volume, and the name of ``end``, to the name of an output.
 
     Returns
     -------
@@ -216,7 +243,7 @@ def name_outputs(files: list[Path], end: Path, verb: str) -> dict[Path, Path]:
         If two would be the same.
     """
     stems = _stems(files)
-    names = [stem.with_name(f"{stem.name}_{end.name}.nii.gz") for stem in stems]
+    names = [stem.with_name(named(stem.name, end.name)) for stem in stems]
     name, count = Counter(names).most_common(1)[0]
     if count > 1:
         raise InputError(
@@ -271,13 +298,16 @@ def beside(name: Path, end: str) -> Path:
     name : Path
         File that ends in ``.nii.gz``.
     end : str
-        What is appended to its name, before that.
+        What is appended to its name before that or, with a ``desc-`` of BIDS, to that.
 
     Returns
     -------
     Path
         File in the same folder.
     """
+    found = re.fullmatch(r"(.*_desc-[A-Za-z0-9]+)(_[A-Za-z0-9]+\.nii\.gz)", name.name)
+    if found:
+        return name.with_name(found[1] + _camel(end.strip("_-")) + found[2])
     return name.with_name(f"{name.name.removesuffix('.nii.gz')}{end}.nii.gz")
 
 
