@@ -8,7 +8,7 @@ import numpy.testing as npt
 import pytest
 from scipy import ndimage, stats
 
-from dipy_ldm import VQVAE, LatentDiffusion, schedules
+from dipy_ldm import VQVAE, LatentDiffusion, persistence, schedules
 from dipy_ldm.evaluation import copies, membership
 from dipy_ldm.evaluation.audit import asked_for, audit
 from dipy_ldm.evaluation.audit_page import conclude, write_page, write_pairs
@@ -476,3 +476,14 @@ def test_a_model_that_was_trained_too_long_is_found_out():
     assert spare - 20 > 20
     again = audit(model, train, held_out, images)
     assert not {"voxels", "invariant"} & set(again.found_copies)
+
+
+def test_fingerprints_of_before_are_read(tmp_path):
+    rows = np.random.default_rng(0).standard_normal((30, 4)).astype("float32")
+    tensors = {"mean": rows[0], "directions": rows[:2], "train": rows, "voxels": rows}
+    document = {"threshold": 0.5, "threshold_voxels": 0.25, "model": "a" * 64}
+    path = tmp_path / "guard.safetensors"
+    persistence.save(path, "fingerprints", tensors, document)
+    again = Guard.load(path, "a" * 64)
+    assert (again.voxels.threshold, again.voxels.apart) == (0.25, 0.0)
+    np.testing.assert_array_equal(again.voxels.has(rows[:5]), True)
