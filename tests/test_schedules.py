@@ -92,6 +92,19 @@ def test_uniform_log_snr_is_uniform_in_log_snr():
     npt.assert_allclose(steps, steps[0], rtol=1e-3)
 
 
+def test_uniform_log_snr_ends_where_it_is_asked_to():
+    def strengths(*arguments):
+        times = schedules.uniform_log_snr("cosine", 5, *arguments)
+        return schedules.rates("cosine", times)[1]
+
+    npt.assert_allclose(strengths()[-1], 0.2, rtol=1e-3)
+    npt.assert_allclose(strengths(1.0, 0.05)[-1], 0.05, rtol=1e-3)
+    # From less noise than that it goes to four fifths, but not beyond the end.
+    few = strengths(0.05)
+    npt.assert_allclose(few[-1], 0.8 * few[0], rtol=1e-3)
+    npt.assert_allclose(strengths(1e-9)[-1], schedules.rates("cosine", 0.0)[1])
+
+
 def test_path_ends_clean():
     path = schedules.path("cosine", schedules.uniform_time("cosine", 4))
     assert len(path) == 5
