@@ -45,7 +45,7 @@ def test_it_finds_lesions_in_images_that_it_has_not_seen():
     found = detector.history_
     assert found["val_dice"][-1] > 0.7 > 0.3 > found["val_dice"][0]
     changed, masks = data[:8].copy(), np.zeros(data[:8].shape[:-1], "float32")
-    for number, (window, mask) in enumerate(zip(changed, masks)):
+    for number, (window, mask) in enumerate(zip(changed, masks, strict=True)):
         plant(window, mask, np.random.default_rng(number))
     likely = detector.predict(changed)
     assert dice(likely > 0.5, masks > 0.5) > 0.7

@@ -243,7 +243,9 @@ def test_anatomy_of_a_ball():
 
 def test_tissues_are_told_apart(rng):
     volume = np.zeros((24, 24, 24, 1))
-    for slab, value in zip((slice(2, 12), slice(12, 17), slice(17, 22)), (3, 6, 9)):
+    for slab, value in zip(
+        (slice(2, 12), slice(12, 17), slice(17, 22)), (3, 6, 9), strict=True
+    ):
         volume[slab, 2:22, 2:22] = value / 10
     volume += 0.06 * rng.standard_normal(volume.shape)
     found = anatomy.tissue_fractions(np.clip(volume, 0, 1)[None])

@@ -230,7 +230,7 @@ def test_the_estimate_is_wieners(schedule, target):
     x = np.random.default_rng(2).standard_normal((4, *SHAPE)).astype("float32")
     clean = estimate(learnt, x, times, schedule, target)
     mean = flat(learnt.mean)[0]
-    for found, at, a, s in zip(clean, x, *rates(schedule, times)):
+    for found, at, a, s in zip(clean, x, *rates(schedule, times), strict=True):
         noisy = a**2 * covariance + s**2 * np.eye(SIZE)
         off = flat(at)[0] - a * mean
         best = mean + a * covariance @ np.linalg.solve(noisy, off)
@@ -322,7 +322,9 @@ def volumes():
     places = np.moveaxis(np.indices((8, 8, 8)), 0, -1)
     centres, widths = rng.uniform(3.3, 3.7, (16, 3)), rng.uniform(2.5, 3.5, 16)
     distances = [np.linalg.norm(places - centre, axis=-1) for centre in centres]
-    balls = [np.clip(width - d, 0, 1) for width, d in zip(widths, distances)]
+    balls = [
+        np.clip(width - d, 0, 1) for width, d in zip(widths, distances, strict=True)
+    ]
     return np.stack(balls)[..., None].astype("float32")
 
 

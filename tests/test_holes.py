@@ -11,7 +11,9 @@ SPACES = [(15, 12), (9, 11, 10)]
 
 
 def ball(space, radius=3.2):
-    distance = sum((x - n / 2) ** 2 for x, n in zip(np.indices(space), space))
+    distance = sum(
+        (x - n / 2) ** 2 for x, n in zip(np.indices(space), space, strict=True)
+    )
     return distance <= radius**2
 
 

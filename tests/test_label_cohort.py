@@ -66,7 +66,7 @@ def canonical(file):
 def rows_of(folder):
     lines = (folder / "participants.tsv").read_text().splitlines()
     names = lines[0].split("\t")
-    return [dict(zip(names, line.split("\t"))) for line in lines[1:]]
+    return [dict(zip(names, line.split("\t"), strict=True)) for line in lines[1:]]
 
 
 def brightness(cohort, folder, maps, contrast, **options):
@@ -91,7 +91,7 @@ def test_a_subject_depends_on_seed_and_number_alone(cohort, heads, tmp_path):
     assert [file.name for file in files] == [
         f"sub-{i:04d}_{kind}.nii.gz" for i in range(2) for kind in options["contrasts"]
     ]
-    for one, again, differs in zip(files[2:], part, other):
+    for one, again, differs in zip(files[2:], part, other, strict=True):
         assert one.read_bytes() == again.read_bytes() != differs.read_bytes()
     assert rows_of(tmp_path / "all")[1:] == rows_of(tmp_path / "part")
     # And a scan not on which others there are.
@@ -107,7 +107,7 @@ def test_volumes_are_those_of_the_labels(cohort, heads, tmp_path):
     for size, tolerance in ((1, 0), (2, 0.06)):
         folder = tmp_path / str(size)
         files = cohort.make_cohort(folder, 2, heads, voxel_size=(size,) * 2, dseg=True)
-        for file, row in zip(files, rows_of(folder)):
+        for file, row in zip(files, rows_of(folder), strict=True):
             labels, _ = canonical(str(file).replace(".nii", "_dseg.nii"))
             for name, group in numbers.items():
                 counted = np.isin(labels, group).sum() * size**3 / 1000
@@ -163,7 +163,7 @@ def test_left_stays_left_where_subjects_are_mirrored(cohort, tmp_path):
     )
     rows = rows_of(tmp_path / "out")
     assert {row["mirrored"] for row in rows} == {"True", "False"}
-    for file, row in zip(files, rows):
+    for file, row in zip(files, rows, strict=True):
         labels, affine = canonical(str(file).replace(".nii", "_dseg.nii"))
         middle = {
             label: apply_affine(affine, np.argwhere(labels == label).mean(0))[0]
@@ -206,7 +206,7 @@ def test_files_are_of_many_kinds(cohort, heads, tmp_path):
     assert len({image.get_data_dtype() for image in images}) > 1
     sizes = np.array([image.header.get_zooms() for image in images])
     assert 2 <= sizes.min() < sizes.max() <= 6
-    for file, image in zip(files, images):
+    for file, image in zip(files, images, strict=True):
         labels = nib.load(str(file).replace(".nii", "_dseg.nii"))
         assert labels.shape == image.shape
         np.testing.assert_allclose(labels.affine, image.affine, atol=1e-4)
@@ -313,13 +313,13 @@ def test_shapes_are_no_heads(cohort, tmp_path):
 def test_interpolation_and_means_are_exact_where_they_must_be(cohort):
     axes = [np.arange(0, side, 1.0) for side in (20, 16, 12)]
     coarse = [np.arange(-4, side + 5, 4.0) for side in (20, 16, 12)]
-    weights = [cohort.linear(a, c) for a, c in zip(axes, coarse)]
+    weights = [cohort.linear(a, c) for a, c in zip(axes, coarse, strict=True)]
     ramp = np.add.outer(np.add.outer(coarse[0], 2 * coarse[1]), -coarse[2])
     fine = np.stack(list(cohort.planes(ramp.astype("float32"), weights)))
     expected = np.add.outer(np.add.outer(axes[0], 2 * axes[1]), -axes[2])
     np.testing.assert_allclose(fine, expected, atol=1e-5)
     centres = [np.arange(3, side - 3, 2.0) for side in (20, 16, 12)]
-    weights = [cohort.gaussian(c, a, 0.8) for c, a in zip(centres, axes)]
+    weights = [cohort.gaussian(c, a, 0.8) for c, a in zip(centres, axes, strict=True)]
     means = cohort.average(iter(fine), weights)
     expected = np.add.outer(np.add.outer(centres[0], 2 * centres[1]), -centres[2])
     np.testing.assert_allclose(means, expected, atol=1e-4)

@@ -289,7 +289,9 @@ def test_half_is_half_the_size(diffusion, tmp_path):
     ]
     assert sizes[1] < 0.65 * sizes[0]
     loaded = LatentDiffusion.load(tmp_path / "True.safetensors")
-    for a, b in zip(loaded.denoiser_.get_weights(), diffusion.denoiser_.get_weights()):
+    for a, b in zip(
+        loaded.denoiser_.get_weights(), diffusion.denoiser_.get_weights(), strict=True
+    ):
         npt.assert_allclose(a, b, rtol=1e-3, atol=1e-6)
 
 

@@ -103,7 +103,7 @@ def test_channels_become_the_voxels_of_their_place(space, times):
     assert layer.compute_output_shape(x.shape) == found.shape
     place, within = (1,) * rank, (0,) * (rank - 1) + (1,)
     channel = np.ravel_multi_index((*within, 1), (*(times,) * rank, 2))
-    at = tuple(times * p + w for p, w in zip(place, within))
+    at = tuple(times * p + w for p, w in zip(place, within, strict=True))
     npt.assert_allclose(found[(0, *at, 1)], x[(0, *place, channel)], rtol=1e-6)
     # Nothing is lost, and each place keeps what is its own.
     first = found[(slice(None), *(slice(times) for _ in space))]

@@ -88,7 +88,7 @@ def test_a_model_is_that_of_its_lowest_loss(fit):
     assert len(weights) == 10
     for found, kept in zip(model.denoiser_.get_weights(), weights[4], strict=True):
         npt.assert_array_equal(found, kept)
-    assert any((a != b).any() for a, b in zip(weights[4], weights[9]))
+    assert any((a != b).any() for a, b in zip(weights[4], weights[9], strict=True))
 
 
 def test_what_was_kept_is_in_the_checkpoint(fit, tmp_path):
@@ -103,6 +103,8 @@ def test_what_was_kept_is_in_the_checkpoint(fit, tmp_path):
     again = fit(done=7, checkpoint=path)
     for name, figures in whole.history_.items():
         npt.assert_allclose(again.history_[name], figures, rtol=1e-5)
-    pairs = zip(again.denoiser_.get_weights(), whole.denoiser_.get_weights())
+    pairs = zip(
+        again.denoiser_.get_weights(), whole.denoiser_.get_weights(), strict=True
+    )
     for found, kept in pairs:
         npt.assert_allclose(found, kept, atol=1e-5)

@@ -92,7 +92,7 @@ def test_every_weight_of_the_unet_learns(shape):
     # One step is sooner made than traced.
     model.compile(keras.optimizers.SGD(1.0), loss="mse", run_eagerly=True)
     model.fit([x, np.linspace(0, 1, 8)], x, batch_size=8, verbose=0)
-    for weight, old in zip(model.weights, before):
+    for weight, old in zip(model.weights, before, strict=True):
         # A key's bias shifts every score alike: softmax does not feel it.
         if "key/bias" not in weight.path:
             assert not np.array_equal(weight, old), weight.path
@@ -134,7 +134,7 @@ def gradients(model, x):
     # One step is sooner made than traced.
     model.compile(keras.optimizers.SGD(1.0), loss="mse", run_eagerly=True)
     model.fit([x, np.linspace(0, 1, len(x))], x, batch_size=len(x), verbose=0)
-    return [old - new for old, new in zip(before, model.get_weights())]
+    return [old - new for old, new in zip(before, model.get_weights(), strict=True)]
 
 
 def test_few_voxels_learn_the_same_in_bfloat16(bfloat16):

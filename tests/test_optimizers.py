@@ -117,7 +117,7 @@ def test_gradients_of_a_weight_that_is_used_in_part_are_whole():
         for _ in range(2):
             optimizer.apply([gradient], [table])
         found.append([table.numpy(), *(v.numpy() for v in optimizer.variables)])
-    for one, other in zip(*found):
+    for one, other in zip(*found, strict=True):
         npt.assert_array_equal(one, other)
 
 
@@ -130,7 +130,7 @@ def test_kernels_of_many_inputs_are_changed_more_slowly(averaged):
         optimizer = averaging(model, **SETTINGS, **AVERAGED, base_fan_in=base_fan_in)
         train(optimizer, steps=1, model=model)
         after = averages(optimizer) if averaged else model.get_weights()
-        changes.append([a - b for a, b in zip(after, before)])
+        changes.append([a - b for a, b in zip(after, before, strict=True)])
     full, some = changes
     # The convolution takes three places of two channels.
     npt.assert_allclose(some[0], full[0] / 3, rtol=1e-4)
@@ -196,13 +196,17 @@ def test_kernels_are_changed_by_orthogonal_matrices():
     x, y = pairs(1)
     model.train_on_batch(x[0], y[0])
     weights = [m.get_weights() for m in (before, model)]
-    gradients = [one - other for one, other in zip(*weights)]
+    gradients = [one - other for one, other in zip(*weights, strict=True)]
     adam, muon = (
         train(FlatAdam(**SETTINGS, orthogonal=orthogonal), steps=1, model=between())
         for orthogonal in (False, True)
     )
     for gradient, old, plain, new in zip(
-        gradients, before.get_weights(), adam.get_weights(), muon.get_weights()
+        gradients,
+        before.get_weights(),
+        adam.get_weights(),
+        muon.get_weights(),
+        strict=True,
     ):
         if gradient.ndim < 3:
             npt.assert_allclose(new, plain, atol=1e-6)
@@ -275,13 +279,13 @@ def test_averages_follow_every_few_batches(momentum, batches, followed):
     optimizer = averaging(model, **SETTINGS, ema_momentum=momentum, **options)
     model.compile(optimizer, loss="mse")
     average = None
-    for number, batch in enumerate(zip(*pairs(13))):
+    for number, batch in enumerate(zip(*pairs(13), strict=True)):
         model.train_on_batch(*batch)
         if number in followed:
             weights = model.get_weights()
             share = 1 - momentum ** (followed[-1] - followed[-2])
             old = weights if number < batches else average
-            average = [a + share * (w - a) for a, w in zip(old, weights)]
+            average = [a + share * (w - a) for a, w in zip(old, weights, strict=True)]
         for found, expected in zip(averages(optimizer), average, strict=True):
             npt.assert_allclose(found, expected, atol=1e-6)
 
@@ -302,7 +306,7 @@ def test_training_that_is_resumed_is_the_same(further):
         if model is then:
             model.set_weights(first.get_weights())
             optimizer.set_weights([v.numpy() for v in first.optimizer.variables])
-        for batch in zip(x[part], y[part]):
+        for batch in zip(x[part], y[part], strict=True):
             model.train_on_batch(*batch)
     one, other = (m.get_weights() + averages(m.optimizer) for m in (whole, then))
     for found, expected in zip(other, one, strict=True):
@@ -345,7 +349,7 @@ def test_gradients_that_are_not_finite_are_left_out():
     optimizer.apply([ops.convert_to_tensor([1.0, np.inf])])
     assert optimizer.scale_loss(ops.ones(())) == 8
     npt.assert_array_equal(weight, [1, 2])
-    for old, variable in zip(before, optimizer.variables):
+    for old, variable in zip(before, optimizer.variables, strict=True):
         if variable.name != "scale":
             npt.assert_array_equal(variable, old)
     for _ in range(3):

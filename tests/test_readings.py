@@ -41,7 +41,7 @@ def test_others_are_read_as_well_as_is_said():
     assert all(part.dtype == np.float32 for part in learnt[1:])
     values, told = _told(numbers[200:], known)
     off = ops.convert_to_numpy(learnt.of(latents[200:])) - values
-    for errors, which, said in zip(off.T, told.T, learnt.errors):
+    for errors, which, said in zip(off.T, told.T, learnt.errors, strict=True):
         npt.assert_allclose(errors[which].mean(), 0, atol=0.05)
         npt.assert_allclose(errors[which].std(), said, rtol=0.15)
         assert 0.1 < said < 0.3
@@ -52,7 +52,7 @@ def test_readings_are_not_nearer_to_the_mean_than_the_truth():
     learnt = Readings.learn(latents[:60], numbers[:60], known)
     values, told = _told(numbers, known)
     found = ops.convert_to_numpy(learnt.of(latents))
-    for read, value, which in zip(found.T, values.T, told.T):
+    for read, value, which in zip(found.T, values.T, told.T, strict=True):
         slope, _ = np.polyfit(value[which], read[which], 1)
         npt.assert_allclose(slope, 1, atol=0.15)
 
@@ -189,7 +189,7 @@ def test_held_estimates_are_those_of_a_joint_gaussian(schedule, directions):
     weights = flat(learnt.weights)
     seen = [[0, 2], [0], []]
     values = [[0.8, 1.0], [-0.8], []]
-    for one, at, which, value in zip(found, x, seen, values):
+    for one, at, which, value in zip(found, x, seen, values, strict=True):
         maps = np.concatenate([alpha * np.eye(SIZE), weights[which]])
         powers = np.r_[np.full(SIZE, sigma**2), learnt.errors[which] ** 2 / _FIRMNESS]
         given = np.r_[flat(at)[0], value - learnt.offsets[which]]
@@ -236,7 +236,9 @@ def balls():
         for centre in rng.uniform(3.3, 3.7, (32, 3))
     ]
     widths = rng.uniform(2.0, 3.5, 32)
-    balls = [np.clip(width - d, 0, 1) for width, d in zip(widths, distances)]
+    balls = [
+        np.clip(width - d, 0, 1) for width, d in zip(widths, distances, strict=True)
+    ]
     return np.stack(balls)[..., None].astype("float32"), {"width": widths.tolist()}
 
 

@@ -255,7 +255,9 @@ def test_detailed_subjects_have_more_detail(cohort):
 
 def test_detailed_subjects_fold_differently_and_tear_nowhere(cohort):
     for whole, fine in zip(
-        draw(cohort, "draw_deformation", 4), draw(cohort, "draw_deformation", 4, True)
+        draw(cohort, "draw_deformation", 4),
+        draw(cohort, "draw_deformation", 4, True),
+        strict=True,
     ):
         determinants = jacobian_determinants(fine.displacement, cohort.FIELD_SPACING)
         assert determinants.min() > 0.1

@@ -113,7 +113,7 @@ def test_workers_of_other_options_are_refused(folder, tmp_path):
     arguments = (folder / "blobs.npy", *TINY)
     others = ("--learning_rate", "0.5")
     processes = start_both("dipy_train_ldm", *arguments, cwd=tmp_path, others=others)
-    for process, told in zip(processes, end_both(processes)):
+    for process, told in zip(processes, end_both(processes), strict=True):
         assert process.returncode == 2
         assert "learning_rate is 0.5 there and 0.004 for the chief" in answer(told)
         assert "Traceback" not in told
@@ -158,7 +158,7 @@ def test_sigterm_to_one_worker_ends_both_with_a_checkpoint(folder, tmp_path):
     checkpoint = tmp_path / "ldm.safetensors.autoencoder-checkpoint"
     wait_for(checkpoint, processes[0])
     processes[1].send_signal(signal.SIGTERM)
-    for process, told in zip(processes, end_both(processes)):
+    for process, told in zip(processes, end_both(processes), strict=True):
         assert process.returncode == 143
         # gRPC may have a word of its own after the last.
         assert "the checkpoint is written" in told

@@ -119,7 +119,7 @@ def assert_same_model(folder, other):
     networks = [
         (m.denoiser_, m.guide_, m.vqvae.encoder_, m.vqvae.decoder_) for m in models
     ]
-    for pair in zip(*networks):
+    for pair in zip(*networks, strict=True):
         for a, b in zip(*(network.get_weights() for network in pair), strict=True):
             npt.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
     assert models[0].history_ == models[1].history_

@@ -251,7 +251,10 @@ def test_an_interrupted_inpainting_goes_on(command, model_path, tmp_path):
     before = [written(name) for name in "ab"]
     (tmp_path / "b_inpainted_mask.json").unlink()
     assert command(*arguments)[0] == 0
-    assert [written(name) == t for name, t in zip("ab", before)] == [True, False]
+    assert [written(name) == t for name, t in zip("ab", before, strict=True)] == [
+        True,
+        False,
+    ]
     _, stderr = command(*(word for word in arguments if word != "--resume"))
     assert "add --resume to go on, or --force to overwrite" in answer(stderr)
     _, stderr = command(*arguments, "--dilate", 1)

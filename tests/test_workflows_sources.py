@@ -222,7 +222,7 @@ def test_sources_lie_on_the_grid_of_their_volumes(folder, kind):
         inside = data.sources == 41
     else:
         inside = (data.sources < 0.5) & (data.sources > 0)
-    for image, mask in zip(data.images, inside):
+    for image, mask in zip(data.images, inside, strict=True):
         places = np.moveaxis(np.indices(mask.shape[:3]), 0, -1)
         centre = places[mask[..., 0]].mean(0)
         bright = np.unravel_index(image[..., 0].argmax(), image.shape[:3])

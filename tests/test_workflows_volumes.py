@@ -622,7 +622,7 @@ def test_volumes_of_one_name_keep_their_folders(trained, command, tmp_path):
         save(file, np.random.default_rng(i).random((9, 8, 7)))
     status, stderr = denoise(command, trained, "fs", "--out_dir", "clean")
     assert status == 0, stderr
-    for name, file in zip("ab", files):
+    for name, file in zip("ab", files, strict=True):
         facts = (tmp_path / "clean" / name / "mri" / "T1_denoised.json").read_text()
         assert json.loads(facts)["Sources"] == [str(file.relative_to(tmp_path))]
     # Results among the inputs are not denoised once more.

@@ -44,16 +44,19 @@ def noisy(n_batches, batch_size=4, first_step=0, **kwargs):
     options = {"schedule": "cosine", "target": "noise", "seed": 1} | kwargs
     data = noised(latents, batch_size, **options)
     drawn = some(data, n_batches, first_step)
-    return [np.concatenate(part) for part in zip(*((x, t, y) for (x, t), y in drawn))]
+    return [
+        np.concatenate(part)
+        for part in zip(*((x, t, y) for (x, t), y in drawn), strict=True)
+    ]
 
 
 def test_noise_does_not_depend_on_the_batch():
-    for large, small in zip(noisy(4, 4), noisy(8, 2)):
+    for large, small in zip(noisy(4, 4), noisy(8, 2), strict=True):
         npt.assert_allclose(large, small, rtol=1e-6)
 
 
 def test_noise_can_be_entered_in_the_middle_of_training():
-    for whole, later in zip(noisy(6), noisy(3, first_step=3)):
+    for whole, later in zip(noisy(6), noisy(3, first_step=3), strict=True):
         npt.assert_array_equal(whole[12:], later)
 
 
@@ -74,7 +77,7 @@ def test_datasets_have_each_batch_whole_and_with_its_shapes(strategy):
     dataset = shared(data, 7, strategy)
     (x, times), target = dataset.element_spec
     assert (x.shape, times.shape, target.shape) == ((4, 2, 1), (4,), (4, 2, 1))
-    for step, ((x, times), target) in zip(range(7, 12), dataset):
+    for step, ((x, times), target) in zip(range(7, 12), dataset, strict=False):
         (right, at), wanted = data.of(step)
         npt.assert_array_equal(x, right)
         npt.assert_array_equal(times, at)
@@ -135,7 +138,7 @@ def test_which_conditions_are_left_out_follows_from_the_step():
     also = noised(
         TOLD[..., None], 4, schedule="cosine", target="v", seed=1, conditions=TOLD
     )
-    for (a, b), (c, d) in zip(some(plain, 2), some(also, 2)):
+    for (a, b), (c, d) in zip(some(plain, 2), some(also, 2), strict=True):
         npt.assert_array_equal(a[0], c[0])
         npt.assert_array_equal(a[1], c[1])
         npt.assert_array_equal(b, d)
@@ -187,7 +190,9 @@ def test_mixture_and_target_agree(target):
 
 
 def pieces(images, n_batches=20, batch_size=4, **kwargs):
-    return zip(*some(batches(images, batch_size, seed=0, **kwargs), n_batches))
+    return zip(
+        *some(batches(images, batch_size, seed=0, **kwargs), n_batches), strict=True
+    )
 
 
 def test_patches_are_pieces_from_everywhere():

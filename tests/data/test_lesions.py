@@ -66,7 +66,7 @@ def test_an_atlas_is_mean_and_spread_and_tells_places(space):
     npt.assert_array_equal(given[0, ..., 0], scaled[0][cut][..., 0])
     npt.assert_array_equal(given[0, ..., 2], atlas.mean[cut][..., 0])
     places = np.moveaxis(given[0, ..., 4:], -1, 0)
-    for axis, (place, whole) in enumerate(zip(places, space)):
+    for axis, (place, whole) in enumerate(zip(places, space, strict=True)):
         wanted = np.linspace(-1, 1, whole)[cut[axis]]
         found = np.moveaxis(place, axis, 0).reshape(16, -1)[:, 0]
         npt.assert_allclose(found, wanted, atol=1e-6)

@@ -37,7 +37,7 @@ def test_windows_anywhere_hold_the_nearest_voxels(space):
         (window,) = read_windows(images, [1], corner[None], size)
         nearest = [
             np.clip(np.arange(first, first + length), 0, end - 1)
-            for first, length, end in zip(corner, size, space)
+            for first, length, end in zip(corner, size, space, strict=True)
         ]
         npt.assert_array_equal(window, images[1][np.ix_(*nearest)].astype("float32"))
 
