@@ -197,3 +197,13 @@ def test_arrays_that_do_not_lie_in_order_are_written_in_order(tmp_path):
     found = load_file(tmp_path / "x.safetensors")
     npt.assert_array_equal(found["x"], array)
     assert found["one"].shape == ()
+
+
+def test_weights_that_16_bits_can_not_hold_are_refused():
+    most = np.float32(np.finfo("float16").max)
+    weights = {"a": np.array([most, -most]), "none": np.zeros((0, 3), "float32")}
+    half = persistence.halved(weights)
+    assert half["a"].dtype == half["none"].dtype == "float16"
+    npt.assert_array_equal(half["a"], weights["a"])
+    with pytest.raises(InputError, match="weights b are too large for 16 bits"):
+        persistence.halved(weights | {"b": -2 * weights["a"]})
