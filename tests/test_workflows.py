@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import numpy.testing as npt
 from processes import NO_DEVICE, NO_MACHINES, answer, kill_when, run, start
 import pytest
 
-from dipy_ldm import LatentDiffusion, __version__
+from dipy_ldm import LatentDiffusion, __version__, persistence
 from dipy_ldm.files import claimed
 from dipy_ldm.workflows.train import TrainLDMFlow
 from dipy_ldm.workflows.volumes import fingerprint
@@ -189,9 +190,18 @@ def test_resuming_what_never_began(trained, tmp_path):
     # DIPY sends what is logged to the standard output.
     assert "there is no checkpoint to resume from" in stdout
     assert_same_model(trained, tmp_path)
-    status, _, stderr = run("dipy_train_ldm", *arguments, cwd=tmp_path)
+
+
+def test_resuming_what_has_ended_is_no_error(command, tmp_path):
+    path = tmp_path / "ldm.safetensors"
+    shutil.copy(persistence.find("mnist"), path)
+    before = path.read_bytes()
+    # As a job does that is put into the queue again.
+    assert command("train", "mnist", "--resume") == (0, "")
+    status, stderr = command("train", "mnist", "--resume", "--seed", 5)
     assert status == 2
-    assert "that training ended" in answer(stderr)
+    assert "is of another training (seed was 0 and is 5); name" in answer(stderr)
+    assert [*tmp_path.iterdir()] == [path] and path.read_bytes() == before
 
 
 def test_ctrl_c_says_how_to_go_on(trained, tmp_path):

@@ -133,8 +133,8 @@ class GenerateLDMFlow(Workflow):
         sampler : string, optional
             How to walk back from noise: ddpm, ddim or dpm++.
         steps : int, optional
-            Calls of the network for each sample. None is for 10 of dpm++ (20 for
-            volumes), and 50 of the others.
+            Calls of the network for each sample. None is for 10 of dpm++, and 50 of
+            the others.
         eta : float, optional
             Share of fresh noise in each step of ddim, from 0 to 1.
         guidance : float, optional

@@ -253,9 +253,9 @@ class TrainLDMFlow(Workflow):
             out_picture=out_picture,
         )
         self.checkpoints = _checkpoints(paths[0])
-        for path in paths:
-            refuse_claimed(path)
-        self._check_outputs(paths, resume)
+        method = {"schedule": schedule, "target": target, "guide": guide, "seed": seed}
+        if not self._is_needed(paths, resume, method):
+            return
         # What takes least is checked first; volumes are read when all else is right.
         given = {
             "epochs_vqvae": epochs_vqvae,
@@ -296,7 +296,6 @@ class TrainLDMFlow(Workflow):
         settings = presets.settle(planned, loss=loss, **given)
         inputs.rehearse(planned, validation, seed, settings.batch_size)
         strategy = _make_strategy(strategy, devices)
-        method = {"schedule": schedule, "target": target, "guide": guide, "seed": seed}
         how = {"learning_rate": learning_rate, "precision": precision, "remat": remat}
         recipe = recipes.make(settings, strategy, **counts, **method, **how)
         recipe.check(planned.shape, settings.patch, planned.source)
@@ -319,6 +318,15 @@ class TrainLDMFlow(Workflow):
             )
             if chief:
                 self._finish(model, report, paths[0], half)
+
+    def _is_needed(self, paths, resume, method):
+        """Say whether there is something to train; refuse what is in the way."""
+        for path in paths:
+            refuse_claimed(path)
+        if resume and _has_ended(paths[0], method):
+            return False
+        self._check_outputs(paths, resume)
+        return True
 
     def _check_outputs(self, paths, resume):
         """Refuse to overwrite what is there, but for what is to be resumed."""
@@ -364,6 +372,22 @@ class TrainLDMFlow(Workflow):
             # In this order: without the last one, the one before is not asked for.
             persistence.before(checkpoint).unlink(missing_ok=True)
             checkpoint.unlink(missing_ok=True)
+
+
+def _has_ended(path, method):
+    """Say whether the model is there that shall be trained; refuse one of others."""
+    if not path.exists():
+        return False
+    document = persistence.read_document(path, "latent_diffusion")
+    for name in ("seed", "schedule", "target"):
+        value, other = method[name], document["latent_diffusion"][name]
+        if value != other:
+            raise InputError(
+                f"{path} is of another training ({name} was {other} and is {value}); "
+                "name another --out_dir, or give --force and no --resume to replace it."
+            )
+    logger.info("%s is there: that training ended; nothing to resume.", path)
+    return True
 
 
 def _join(cluster, strategy, devices, path):
