@@ -137,6 +137,7 @@ class Denoising:
             )
 
         facts = {"Strength": strength, "Seed": 0, "ModelFingerprint": "abc"}
+        facts["Sources"] = []
         tasks = [
             restoring.Task(Path(str(number)), [path], facts)
             for number, path in self.files.items()
@@ -157,6 +158,9 @@ class Denoising:
         """Count what is half written, and what is under a name that is not its own."""
         half = old = 0
         for number, path in self.files.items():
+            if not path.exists():
+                # It is being replaced.
+                continue
             try:
                 told = json.loads(sidecar(path).read_text())
                 volume, _ = read_volume(path)
