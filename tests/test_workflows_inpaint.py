@@ -211,6 +211,8 @@ def test_noise_is_numbered_by_the_name_within_the_inputs():
     # Without others of its name, it needs no folder.
     one, other = (restoring.number_noise([file]) for file in files[:2])
     assert [*one.values()] == [*other.values()]
+    # Nor need a name be text.
+    assert restoring.number_noise([Path(os.fsdecode(b"scan\xe9.nii.gz"))])
 
 
 def test_samples_their_mean_and_spread_and_a_wider_mask(command, model_path, tmp_path):

@@ -260,7 +260,8 @@ def number_noise(files: list[Path]) -> dict[Path, int]:
     under ``resume``, and on several workers.
     """
     return {
-        file: int.from_bytes(hashlib.sha256(stem.as_posix().encode()).digest()[:6])
+        # Names of files need not be text.
+        file: int.from_bytes(hashlib.sha256(os.fsencode(stem.as_posix())).digest()[:6])
         for file, stem in zip(files, _stems(files), strict=True)
     }
 
