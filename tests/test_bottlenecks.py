@@ -215,6 +215,15 @@ def test_codes_start_at_the_centres_of_the_vectors():
     assert np.median(nearest) < 0.2
 
 
+@pytest.mark.parametrize("channels", [1, 12])
+def test_a_code_that_no_vector_is_nearest_to_stays(channels):
+    def alike(*numbers):
+        return np.repeat(np.array(numbers)[:, None], channels, 1)
+
+    codes = bottlenecks._to_centres(alike(1.0, 100.0), alike(1.0, 2.0))
+    npt.assert_allclose(codes, alike(1.5, 100.0))
+
+
 def test_only_dead_codes_are_revived():
     layer = codebook()
     before = to_numpy(layer.codebook)
