@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 _GUIDED = (0.4, 0.9)
 # Share of the guide's estimate without conditions: what is made is surer to be what was
 # asked for than where the guide is told all (doc/decisions/0024-conditions.md).
-_UNTOLD = 0.06
+_UNTOLD = 0.1
 
 
 def _telling(predict, told, x, *given):
