@@ -487,3 +487,7 @@ def test_fingerprints_of_before_are_read(tmp_path):
     again = Guard.load(path, "a" * 64)
     assert (again.voxels.threshold, again.voxels.apart) == (0.25, 0.0)
     np.testing.assert_array_equal(again.voxels.has(rows[:5]), True)
+    del document["threshold"]
+    persistence.save(path, "fingerprints", tensors, document)
+    with pytest.raises(InputError, match="make them for this one"):
+        Guard.load(path, "a" * 64)

@@ -141,7 +141,8 @@ class Guard(NamedTuple):
             If they are not there, or of another model.
         """
         tensors, document = persistence.load(path, _KIND)
-        if document.get("model") != model or "threshold_voxels" not in document:
+        thresholds = {"threshold", "threshold_voxels"}
+        if document.get("model") != model or not thresholds <= document.keys():
             raise InputError(
                 f"{path} has the fingerprints of another model; make them for this one "
                 "with dipy_audit_ldm --fingerprints."
