@@ -163,7 +163,7 @@ def start():
 
 def train(folder, what, space, batch_size, precision, extra=None):
     """Train for some steps."""
-    from dipy_ldm import VQVAE, LatentDiffusion
+    from dipy_ldm import VQVAE, LatentDiffusion, presets
     from dipy_ldm.training import Training, autoencoder, diffusion
 
     start()
@@ -174,9 +174,12 @@ def train(folder, what, space, batch_size, precision, extra=None):
     settled = chosen.settled(len(space), rates=(1e-4, 1e-4))
     if what == "autoencoder":
         images = noise((batch_size, *space, 1))
-        vqvae = VQVAE(n_codes=extra if isinstance(extra, int) else 1024)
+        n_codes = extra if isinstance(extra, int) else 1024
+        usual = presets.of_rank(len(space))
+        sizes = {"code_dim": usual.code_dim, "n_codebooks": usual.n_codebooks}
+        vqvae = VQVAE(n_codes=n_codes, **sizes)
         needed = autoencoder.needed_memory(vqvae, images.shape, None, settled)
-        return needed, lambda: vqvae.fit(images, **options)
+        return needed, lambda: vqvae.fit(images, patch=space, **options)
     images = noise((batch_size, *(2 * n for n in space), 1))
     vqvae = VQVAE(widths=(2,), n_codes=4)
     vqvae.fit(images, steps=1, batch_size=1, patch=8, verbose=False)

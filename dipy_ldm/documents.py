@@ -81,7 +81,8 @@ def upgraded(document: dict) -> dict:
         document = {"conditions": {}, "source": None} | document
     if "shape" not in document:
         return document
-    document = {"sharpening": 0.0} | document
+    vqvae = {"n_codebooks": 1} | document["vqvae"]
+    document = {"sharpening": 0.0} | document | {"vqvae": vqvae}
     if "design" in document:
         return document
     return document | {"design": 1 if document.get("normed_output", True) else 2}

@@ -8,7 +8,6 @@ import math
 
 import keras
 from keras import ops
-import numpy as np
 
 from dipy_ldm.fusion import fused, traced_once, with_gradient
 
@@ -188,7 +187,7 @@ def _scales_slopes(of_gain, of_offset, gamma, mean, rate):
 
 def _of_channels(of_groups, shape, like):
     """Give each channel what its group has."""
-    return ops.reshape(of_groups * np.ones(shape, "float32"), like)
+    return ops.reshape(of_groups * ops.ones(shape, "float32"), like)
 
 
 @fused

@@ -259,7 +259,7 @@ def test_losses_are_of_the_same_noise_whatever_the_schedule(schedule):
         def _described(self):
             return {"schedule": schedule}
 
-        def denoiser(self):
+        def denoiser(self, source=None):
             return lambda x, t: spreads.append(x.std()) or 0 * x
 
     membership.denoising_losses(Model(), np.zeros((2, 200, 200, 1)))

@@ -182,7 +182,7 @@ def test_other_commands_take_sources_too(trained, command, monkeypatch):
         for number, file in enumerate((source, "T1/sub-2_T1w.nii.gz")):
             if number:
                 # The other's, by another name.
-                (folder / source).rename("kept")
+                (folder / source).rename("aside")
                 (folder / file).rename(source)
             arguments = (
                 *further,
@@ -198,7 +198,7 @@ def test_other_commands_take_sources_too(trained, command, monkeypatch):
             facts = json.loads(str(sidecar(path).read_text()))
             assert facts["Sources"] == sources
         (folder / source).rename(file)
-        Path("kept").rename(source)
+        Path("aside").rename(source)
         assert np.abs(made[1] - made[0]).max() > 0
 
 
