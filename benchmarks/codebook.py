@@ -17,7 +17,7 @@ from dipy_ldm import VQVAE  # before Keras, so that oneDNN is on
 from keras import ops
 import numpy as np
 
-from dipy_ldm.bottlenecks import BOTTLENECKS, Codebook
+from dipy_ldm.autoencoder.quantizers import BOTTLENECKS, Codebook
 from dipy_ldm.data import load_mnist
 
 

@@ -23,7 +23,7 @@ from dipy.data import get_fnames
 import nibabel as nib
 import numpy as np
 
-from dipy_ldm.validation import InputError
+from dipy_ldm._utils.checks import InputError
 
 DIFFERENT = 12
 

@@ -19,11 +19,11 @@ from dipy.data import get_fnames
 import numpy as np
 
 from dipy_ldm import VQVAE, presets
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm.autoencoder.losses import LOSSES
 from dipy_ldm.data import load_volumes
-from dipy_ldm.data.arrays import survey
-from dipy_ldm.data.batches import Augmentation
-from dipy_ldm.losses import LOSSES
-from dipy_ldm.validation import InputError
+from dipy_ldm.data._batches import Augmentation
+from dipy_ldm.data._checks import survey
 
 
 def variants(image, n, seed=0):

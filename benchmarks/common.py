@@ -9,9 +9,9 @@ import time
 
 import numpy as np
 
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm.diffusion.samplers import SAMPLERS
 from dipy_ldm.metrics import nearest_distance
-from dipy_ldm.samplers import SAMPLERS
-from dipy_ldm.validation import InputError
 
 
 class Parser(argparse.ArgumentParser):

@@ -17,9 +17,9 @@ import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
 from volumes_quality import load_model
 
-from dipy_ldm.data.covariates import read_covariates
+from dipy_ldm.data._covariates import read_covariates
 from dipy_ldm.data.volumes import load_volumes
-from dipy_ldm.readings import ridge_regression
+from dipy_ldm.prior._probe import ridge_regression
 
 # Places at which volumes are looked at, in mm from the middle of the brain, and how far
 # they are apart: around the ventricles, where the lesion is, too, and everywhere.

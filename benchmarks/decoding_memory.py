@@ -16,8 +16,8 @@ from common import Parser, print_scores, tell
 import numpy as np
 
 from dipy_ldm import VQVAE, presets
+from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data.cohort import Cohort
-from dipy_ldm.validation import InputError
 
 
 def main(arguments=None):

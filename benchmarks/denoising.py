@@ -14,9 +14,9 @@ import numpy as np
 from volumes_quality import load_model
 
 from dipy_ldm import LatentDiffusion
+from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data import load_mnist
 from dipy_ldm.data.volumes import load_volumes
-from dipy_ldm.validation import InputError
 
 
 def make_parser():

@@ -20,10 +20,10 @@ import nibabel as nib
 import numpy as np
 from volumes_quality import load_model
 
-from dipy_ldm.data.nifti import read_volume
-from dipy_ldm.data.paths import find_volumes
+from dipy_ldm.data._nifti import read_volume
+from dipy_ldm.data._paths import find_volumes
 from dipy_ldm.metrics import dice
-from dipy_ldm.workflows import healing
+from dipy_ldm.workflows import _native_space as healing
 
 
 def make_parser():

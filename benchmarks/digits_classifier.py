@@ -15,7 +15,7 @@ from common import Parser, run, tell
 import keras
 import numpy as np
 
-from dipy_ldm import persistence
+from dipy_ldm import _serialization as persistence
 from dipy_ldm.data import load_mnist
 from dipy_ldm.evaluation import features
 

@@ -67,7 +67,7 @@ def make_strategy(kind):
     """Return the strategy of a kind."""
     import tensorflow as tf
 
-    from dipy_ldm import distribution
+    from dipy_ldm import _backend as distribution
 
     count = int(kind.split()[0])
     if "worker" in kind:

@@ -17,7 +17,7 @@ import numpy as np
 from volumes_quality import load_model
 
 from dipy_ldm.conditions import Told
-from dipy_ldm.expectation import Expectation
+from dipy_ldm.prior._conditional_mean import Expectation
 
 
 def make_parser():

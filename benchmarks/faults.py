@@ -27,13 +27,13 @@ from common import Parser, print_scores, tell
 import nibabel as nib
 import numpy as np
 
-from dipy_ldm import persistence
-from dipy_ldm.data import cache, load_volumes
-from dipy_ldm.data.nifti import read_volume
-from dipy_ldm.files import claimed
-from dipy_ldm.validation import InputError, at_least
-from dipy_ldm.workflows import restoring
-from dipy_ldm.workflows.volumes import sidecar, write_with_sidecar
+from dipy_ldm import _serialization as persistence
+from dipy_ldm._utils.checks import InputError, at_least
+from dipy_ldm._utils.files import claimed
+from dipy_ldm.data import _cache as cache, load_volumes
+from dipy_ldm.data._nifti import read_volume
+from dipy_ldm.workflows import _restoring as restoring
+from dipy_ldm.workflows._provenance import sidecar, write_with_sidecar
 
 CALLS = (
     "openat,write,pwrite64,writev,ftruncate,fallocate,fsync,rename,renameat,renameat2,"

@@ -19,7 +19,7 @@ from common import Parser, print_scores, tell
 from peers import describe_processor, spread
 from peers_common import ABSENT
 
-from dipy_ldm.validation import InputError, at_least
+from dipy_ldm._utils.checks import InputError, at_least
 
 COMMAND = Path(sys.executable).with_name("dipy_train_ldm")
 STEPS = 3

@@ -15,11 +15,11 @@ from scipy.interpolate import LinearNDInterpolator
 from scipy.ndimage import binary_dilation, gaussian_filter
 from volumes_quality import load_model
 
-from dipy_ldm import holes
-from dipy_ldm.data.conformed import conform_voxels, restore_file
-from dipy_ldm.data.nifti import read_volume
-from dipy_ldm.data.paths import find_volumes
+from dipy_ldm.data._nifti import read_volume
+from dipy_ldm.data._paths import find_volumes
+from dipy_ldm.data._preprocessing import conform_voxels, restore_file
 from dipy_ldm.data.volumes import load_volumes
+from dipy_ldm.diffusion import masks as holes
 from dipy_ldm.metrics import dice, psnr
 
 # Brighter, as a share of the range, is brain; of a sphere, so much must be in it.

@@ -16,10 +16,10 @@ import numpy as np
 from volumes_quality import score_structure, score_vqvae
 
 from dipy_ldm import VQVAE, presets
-from dipy_ldm.data.batches import Augmentation
-from dipy_ldm.data.grid import Grid
+from dipy_ldm.autoencoder.losses import LOSSES
+from dipy_ldm.data._batches import Augmentation
+from dipy_ldm.data._grid import Grid
 from dipy_ldm.data.volumes import load_volumes
-from dipy_ldm.losses import LOSSES
 from dipy_ldm.plots import planes, save_montage
 
 

@@ -164,7 +164,9 @@ def start():
 def train(folder, what, space, batch_size, precision, extra=None):
     """Train for some steps."""
     from dipy_ldm import VQVAE, LatentDiffusion, presets
-    from dipy_ldm.training import Training, autoencoder, diffusion
+    from dipy_ldm.autoencoder import _training as autoencoder
+    from dipy_ldm.denoiser import _training as diffusion
+    from dipy_ldm.training import Training
 
     start()
     space = tuple(map(int, space.split()))
@@ -192,7 +194,8 @@ def train(folder, what, space, batch_size, precision, extra=None):
 
 def code(folder, how, space, n, tile):
     """Encode or decode with the autoencoder of the defaults, learnt from noise."""
-    from dipy_ldm import VQVAE, tiles
+    from dipy_ldm import VQVAE
+    from dipy_ldm._utils import tiling as tiles
 
     space = tuple(map(int, space.split()))
     file = folder / "vqvae.safetensors"

@@ -28,12 +28,12 @@ from common import (
 import numpy as np
 
 import dipy_ldm
+from dipy_ldm._utils.checks import InputError, at_least
 from dipy_ldm.data import load_mnist
 from dipy_ldm.data.images import load_images
 from dipy_ldm.evaluation import features
 from dipy_ldm.metrics import frechet_distance, nearest_distance, precision_recall
 from dipy_ldm.plots import save_montage
-from dipy_ldm.validation import InputError, at_least
 
 # Of the classifier: training digits that it has not seen, and numbers of a digit.
 HELD_OUT, FEATURES = 10_000, 128

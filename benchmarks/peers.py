@@ -18,7 +18,7 @@ from common import Parser, run, tell
 import numpy as np
 from peers_common import NETWORKS, cores
 
-from dipy_ldm.validation import InputError, at_least
+from dipy_ldm._utils.checks import InputError, at_least
 
 HERE = Path(__file__).resolve().parent
 OURS = "dipy_ldm"

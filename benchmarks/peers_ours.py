@@ -42,9 +42,10 @@ from peers_common import (  # noqa: E402
     time_calls,
 )
 
-from dipy_ldm import VQVAE, LatentDiffusion, networks  # noqa: E402
-from dipy_ldm.layers import CONVOLUTIONS, Sum  # noqa: E402
-from dipy_ldm.networks.wiener import LinearEstimate  # noqa: E402
+from dipy_ldm import VQVAE, LatentDiffusion
+from dipy_ldm.autoencoder import _network as autoencoder_network  # noqa: E402
+from dipy_ldm.denoiser._wiener import LinearEstimate  # noqa: E402
+from dipy_ldm.nn.layers import CONVOLUTIONS, Sum  # noqa: E402
 
 EPOCHS = 2
 
@@ -192,8 +193,8 @@ def measure_autoencoder(network, batch_size, steps, precision):
     latents = latents.astype("float32")
     figures["decode"] = time_calls(lambda: vqvae.decode(latents), 5)
     parts = {"widths": network.widths, "blocks": 1, "code_dim": CODE_DIM}
-    encoder = networks.encoder(network.space, network.channels, **parts)
-    decoder = networks.decoder(shape[:-1], network.channels, **parts)
+    encoder = autoencoder_network.encoder(network.space, network.channels, **parts)
+    decoder = autoencoder_network.decoder(shape[:-1], network.channels, **parts)
     flop = count_flop(encoder) + count_flop(decoder)
     # The nearest code is sought for each vector, and no gradient goes through that.
     search = 2 * math.prod(shape) * N_CODES

@@ -25,10 +25,11 @@ from common import (
 import numpy as np
 
 import dipy_ldm
-from dipy_ldm.data.grid import Grid
+from dipy_ldm._utils.checks import InputError, at_least
+from dipy_ldm.data._grid import Grid
 from dipy_ldm.data.volumes import load_volumes
-from dipy_ldm.evaluation.fidelity import Sets, pair_similarity
-from dipy_ldm.evaluation.sharpness import (
+from dipy_ldm.evaluation._fidelity import Sets, pair_similarity
+from dipy_ldm.evaluation._sharpness import (
     measure_reconstruction,
     measure_sharpness,
     measure_texture,
@@ -42,7 +43,6 @@ from dipy_ldm.metrics import (
     psnr,
 )
 from dipy_ldm.plots import planes, save_montage
-from dipy_ldm.validation import InputError, at_least
 
 # Pairs of real volumes, and training volumes beside the held-out ones, are drawn.
 SEED = 0

@@ -9,23 +9,28 @@ import os
 
 __version__ = "0.1.0"
 
-__all__ = ["VQVAE", "LatentDiffusion", "__version__"]
+__all__ = ["VQVAE", "InputError", "LatentDiffusion", "__version__", "make_strategy"]
 
 # What Keras may be told to compute with, and need not be there.
 _BACKENDS = ("tensorflow", "jax", "torch", "openvino")
-_HOMES = {"VQVAE": ".vqvae", "LatentDiffusion": ".latent_diffusion"}
+_HOMES = {
+    "VQVAE": ".vqvae",
+    "LatentDiffusion": ".latent_diffusion",
+    "InputError": "._utils.checks",
+    "make_strategy": "._backend",
+}
 
 
 # TensorFlow reads this when it is imported, and leaves oneDNN off on processors without
 # AVX512: convolutions then take up to ten times as long, and twice the memory. What the
-# user set stays. dipy_ldm.distribution says so where it is too late.
+# user set stays. dipy_ldm._backend says so where it is too late.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
 def __getattr__(name):
     # Keras takes seconds to import: it waits until an estimator is asked for (PEP 562).
     if name in _HOMES:
-        from dipy_ldm.collector import uncollected
+        from dipy_ldm._utils.startup import uncollected
 
         try:
             with uncollected():
@@ -33,7 +38,7 @@ def __getattr__(name):
         except ModuleNotFoundError as error:
             if error.name not in _BACKENDS:
                 raise
-            from dipy_ldm.validation import InputError
+            from dipy_ldm._utils.checks import InputError
 
             # Keras' own words would have us install it.
             raise InputError(

@@ -7,18 +7,22 @@ from keras import ops
 import numpy as np
 import numpy.typing as npt
 
-from dipy_ldm import distribution, memory, networks, presets, tiles
-from dipy_ldm.data.arrays import (
+from dipy_ldm import _backend as distribution, presets
+from dipy_ldm._base import Estimator
+from dipy_ldm._utils import tiling as tiles
+from dipy_ldm._utils.checks import check_counts, check_sizes, check_space
+from dipy_ldm.autoencoder import _network as autoencoder_network
+from dipy_ldm.autoencoder._memory import estimate_coding
+from dipy_ldm.autoencoder._sharpening import REACH, sharpened
+from dipy_ldm.data._checks import (
     as_array,
     check_channels,
     check_finite,
     check_latents,
     check_range,
 )
-from dipy_ldm.data.windows import read_whole, scaled_to, window_size
-from dipy_ldm.estimators import Estimator
-from dipy_ldm.sharpening import REACH, sharpened
-from dipy_ldm.validation import check_counts, check_sizes, check_space
+from dipy_ldm.data._patches import read_whole, scaled_to, window_size
+from dipy_ldm.nn import receptive_field
 
 
 class Codec(Estimator):
@@ -53,7 +57,7 @@ class Codec(Estimator):
         """How many times smaller than images latents are, per side."""
         chosen = self._described()
         check_sizes(widths=chosen["widths"], blocks=chosen["blocks"])
-        return networks.factor_of(tuple(chosen["widths"]), chosen["blocks"])
+        return autoencoder_network.factor_of(tuple(chosen["widths"]), chosen["blocks"])
 
     def latent_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Say what shape the latents have.
@@ -261,7 +265,7 @@ class Codec(Estimator):
         into = self._tiling(self.encoder_, tile, given=self.factor)
         back = self._tiling(self.decoder_, tile, made=self.factor)
         encoding, decoding = (
-            memory.estimate_coding(
+            estimate_coding(
                 self._described(),
                 space,
                 self.shape_[-1],
@@ -285,7 +289,7 @@ class Codec(Estimator):
     def _tiling(self, network, tile, **sizes):
         """Say how large tiles are and how far they overlap, for a network's sizes."""
         beyond = REACH if network is self.decoder_ and self.sharpening_ else 0
-        margin = networks.reach(network, beyond=beyond, **sizes)
+        margin = receptive_field.reach(network, beyond=beyond, **sizes)
         return tiles.tiling(tile, len(self.shape_) - 1, margin, self.factor) | sizes
 
     def _to_network(self, images):

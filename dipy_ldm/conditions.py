@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from dipy_ldm.validation import InputError, is_label
-from dipy_ldm.values import (
+from dipy_ldm._utils.checks import InputError, is_label
+from dipy_ldm._utils.values import (
     IDENTIFIERS,
     are_codes,
     as_table,

@@ -7,18 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from dipy_ldm import denoisers, distribution, networks, samplers, schedules
+from dipy_ldm import _backend as distribution
+from dipy_ldm._base import Estimator
 from dipy_ldm.codec import Codec
 from dipy_ldm.conditions import UNSPECIFIED, Condition, Told
-from dipy_ldm.data import sources
-from dipy_ldm.data.given import Given, fitting
-from dipy_ldm.data.sources import Source
-from dipy_ldm.estimators import Estimator
-from dipy_ldm.expectation import Expectation
-from dipy_ldm.gaussian import Gaussian
-from dipy_ldm.population import Population, draw
-from dipy_ldm.readings import Readings
-from dipy_ldm.training.unets import known, unets
+from dipy_ldm.data import _sources as sources
+from dipy_ldm.data._conditioning_inputs import Given, fitting
+from dipy_ldm.data._sources import Source
+from dipy_ldm.denoiser import _unet as unet_network
+from dipy_ldm.denoiser._networks import known, unets
+from dipy_ldm.diffusion import guidance as denoisers, samplers, schedules
+from dipy_ldm.nn import building
+from dipy_ldm.prior._conditional_mean import Expectation
+from dipy_ldm.prior._gaussian import Gaussian
+from dipy_ldm.prior._population import Population, draw
+from dipy_ldm.prior._probe import Readings
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +148,7 @@ class Denoising(Estimator):
         callable
             ``denoise(x, t)``: from latents of unit variance with noise,
             ``(batch, *space, channels)``, and their time to an estimate of the clean
-            ones, as of :mod:`dipy_ldm.denoisers`.
+            ones, as of :mod:`dipy_ldm.diffusion.guidance`.
         """
         given = self._given(conditions, source, self._count(conditions, source))
         return self._denoiser(guidance, given)
@@ -309,10 +312,10 @@ class Denoising(Estimator):
 
     def _build(self):
         """Make the networks that generate, in full precision."""
-        with networks.precision("float32"):
+        with building.precision("float32"):
             made = self._make_unets(**known(self.expectation_, self.gaussian_))
         for network in made.values():
-            networks.know(network, self.gaussian_)
+            unet_network.know(network, self.gaussian_)
         self.denoiser_, self.guide_ = made["denoiser"], made.get("guide")
         self._predict = _compiled(self.denoiser_)
         self._predict_guide = self.guide_ and _compiled(self.guide_)

@@ -6,10 +6,10 @@ from typing import Any, Self, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from dipy_ldm.detector import Detector
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm.anomaly_detector import Detector
 from dipy_ldm.inpainting import Inpainter
 from dipy_ldm.training import Options
-from dipy_ldm.validation import InputError
 
 
 class Finder(Inpainter):
@@ -34,8 +34,9 @@ class Finder(Inpainter):
     ) -> Self:
         """Learn where images are not as those of the cohort.
 
-        By lesions that are planted in them (:class:`dipy_ldm.detector.Detector`): none
-        need be marked. The rest of a fitted model stays as it is.
+        By lesions that are planted in them
+        (:class:`dipy_ldm.anomaly_detector.Detector`): none need be marked. The rest of
+        a fitted model stays as it is.
 
         Parameters
         ----------

@@ -5,12 +5,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dipy_ldm import distribution, memory, samplers, schedules, tiles
+from dipy_ldm import _backend as distribution
+from dipy_ldm._utils import tiling as tiles
+from dipy_ldm._utils.checks import (
+    InputError,
+    at_least,
+    check_counts,
+    check_shares,
+    whole,
+)
 from dipy_ldm.codec import Codec
 from dipy_ldm.conditions import UNSPECIFIED
-from dipy_ldm.data.arrays import as_fitted
+from dipy_ldm.data._checks import as_fitted
 from dipy_ldm.denoising import Denoising
-from dipy_ldm.validation import InputError, at_least, check_counts, check_shares, whole
+from dipy_ldm.diffusion import samplers, schedules
+from dipy_ldm.training import _memory as memory
 
 
 class Generator(Denoising):
@@ -83,7 +92,7 @@ class Generator(Denoising):
             of :meth:`dipy_ldm.VQVAE.decode`.
         strategy : str or tf.distribute.Strategy or None
             How the work is spread over devices, as of
-            :func:`dipy_ldm.distribution.make_strategy`; ``"auto"`` is for this
+            :func:`dipy_ldm.make_strategy`; ``"auto"`` is for this
             machine alone. The result is the same.
         verbose : bool
             Show a progress bar.

@@ -25,9 +25,10 @@ from keras import ops
 import numpy as np
 import numpy.typing as npt
 
-from dipy_ldm import distribution, holes, samplers, schedules
+from dipy_ldm import _backend as distribution
+from dipy_ldm._utils.checks import InputError, check_counts
+from dipy_ldm.diffusion import masks as holes, samplers, schedules
 from dipy_ldm.generation import Generator
-from dipy_ldm.validation import InputError, check_counts
 
 # Calls of the network, and how often each is made. With these the distribution of what
 # is missing of a Gaussian is met, and more of either brought nothing.
@@ -48,7 +49,7 @@ def inpainted(denoise: Callable, known: np.ndarray, freedom: np.ndarray) -> Call
     Parameters
     ----------
     denoise : callable
-        ``denoise(x, t)``, as of :mod:`dipy_ldm.denoisers`.
+        ``denoise(x, t)``, as of :mod:`dipy_ldm.diffusion.guidance`.
     known : ndarray
         Clean latents, ``(batch, *space, channels)``.
     freedom : ndarray
@@ -84,7 +85,7 @@ def walk(
     x : ndarray
         Latents at the first level, ``(batch, *space, channels)``.
     path : list of tuple
-        As of :func:`dipy_ldm.schedules.path`.
+        As of :func:`dipy_ldm.diffusion.schedules.path`.
     step : callable
         The step function of a sampler.
     noise : callable

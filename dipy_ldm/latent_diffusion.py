@@ -11,27 +11,28 @@ import numpy as np
 import numpy.typing as npt
 
 from dipy_ldm import (
-    distribution,
-    documents,
-    networks,
-    persistence,
+    _backend as distribution,
+    _documents as documents,
+    _serialization as persistence,
     presets,
-    schedules,
 )
+from dipy_ldm._base import Entry, by_kind
+from dipy_ldm._utils.checks import choose, scalars
+from dipy_ldm._utils.subjects import fingerprint, number_both
+from dipy_ldm.anomaly_detector import Detector
 from dipy_ldm.conditions import from_saved, to_saved
-from dipy_ldm.data import sources
-from dipy_ldm.data.arrays import learnable, survey
+from dipy_ldm.data import _sources as sources
+from dipy_ldm.data._checks import learnable, survey
 from dipy_ldm.data.joining import in_order
+from dipy_ldm.denoiser import _training as diffusion
+from dipy_ldm.denoiser._conditioning import Known, Latents
 from dipy_ldm.detecting import Finder
-from dipy_ldm.detector import Detector
-from dipy_ldm.estimators import Entry, by_kind
-from dipy_ldm.linear import Linear
-from dipy_ldm.population import Population
-from dipy_ldm.precision import Precision, tell
-from dipy_ldm.subjects import fingerprint, number_both
-from dipy_ldm.training import Options, Training, diffusion, train
-from dipy_ldm.training.telling import Known, Latents
-from dipy_ldm.validation import choose, scalars
+from dipy_ldm.diffusion import schedules
+from dipy_ldm.nn import building
+from dipy_ldm.prior._latent_prior import Linear
+from dipy_ldm.prior._population import Population
+from dipy_ldm.training import Options, Training, train
+from dipy_ldm.training._precision import Precision, tell
 from dipy_ldm.vqvae import VQVAE
 
 
@@ -379,7 +380,7 @@ class LatentDiffusion(Finder):
         documents.check_latents(document, vqvae.latent_shape(vqvae.shape_))
         wanted |= Linear.shapes(shapes, model.latent_shape_, model.conditions_)
         make = partial(model._make_unets, **Linear.known(shapes))
-        for name, unet in networks.sketched("float32", make).items():
+        for name, unet in building.sketched("float32", make).items():
             wanted |= persistence.shapes(unet, name)
         if described := document.get("lesion_detector"):
             documents.check_detector(document)

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 import numpy as np
 
-from dipy_ldm.files import replacing
+from dipy_ldm._utils.files import replacing
 
 # Pixels along a side, up to which pictures are enlarged, and compressed as well as can
 # be: 16 images of 1024 x 1024 took 42 s.

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from dipy_ldm.data.batches import Augmentation
-from dipy_ldm.validation import InputError
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm.data._batches import Augmentation
 
 
 class Settings(NamedTuple):

@@ -6,25 +6,31 @@ from typing import Any, Self, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from dipy_ldm import distribution, documents, networks, persistence, presets
-from dipy_ldm.bottlenecks import BOTTLENECKS
+from dipy_ldm import (
+    _backend as distribution,
+    _documents as documents,
+    _serialization as persistence,
+    presets,
+)
+from dipy_ldm._base import Entry, by_kind
+from dipy_ldm._utils.checks import check_affine, choose, scalars
+from dipy_ldm.autoencoder import (
+    _network as autoencoder_network,
+    _training as autoencoder,
+)
+from dipy_ldm.autoencoder.quantizers import BOTTLENECKS
 from dipy_ldm.codec import Codec
-from dipy_ldm.data.arrays import (
+from dipy_ldm.data._checks import (
     as_array,
     check_alike,
     check_masks,
     learnable,
     warn_of_channels,
 )
-from dipy_ldm.data.windows import window_size
-from dipy_ldm.estimators import Entry, by_kind
-from dipy_ldm.precision import Precision, tell
-from dipy_ldm.training import Options, Training, autoencoder, train
-from dipy_ldm.validation import (
-    check_affine,
-    choose,
-    scalars,
-)
+from dipy_ldm.data._patches import window_size
+from dipy_ldm.nn import building
+from dipy_ldm.training import Options, Training, train
+from dipy_ldm.training._precision import Precision, tell
 
 
 class VQVAE(Codec):
@@ -51,9 +57,10 @@ class VQVAE(Codec):
     commitment : float
         Weight of the loss that keeps the latents near their codes.
     loss : {"squared", "absolute", "spectral", "structural"}
-        How reconstructions are compared with images; see :mod:`dipy_ldm.losses`.
+        How reconstructions are compared with images; see
+        :mod:`dipy_ldm.autoencoder.losses`.
     bottleneck : {"codebook"}
-        What quantises the latents; see :mod:`dipy_ldm.bottlenecks`.
+        What quantises the latents; see :mod:`dipy_ldm.autoencoder.quantizers`.
     seed : int
         Seed of everything random.
 
@@ -77,8 +84,9 @@ class VQVAE(Codec):
         ``val_mse`` and ``val_detail``, the share of detail that is true.
     sharpening_ : float
         How much of their finest detail is added to decoded volumes, so that they have
-        as much of it as the training volumes (:mod:`dipy_ldm.sharpening`); 0 of images,
-        or if the file is older. Set to 0, errors are least.
+        as much of it as the training volumes
+        (:mod:`dipy_ldm.autoencoder._sharpening`); 0 of images, or if the file is
+        older. Set to 0, errors are least.
     fingerprint_ : str
         Hash of the training images.
     step_seconds_ : dict of str to list of float
@@ -112,7 +120,7 @@ class VQVAE(Codec):
     )
 
     # How new networks are built.
-    design_ = networks.DESIGN
+    design_ = autoencoder_network.DESIGN
 
     def __init__(
         self,
@@ -210,7 +218,7 @@ class VQVAE(Codec):
         warn_of_channels(images.shape)
         # Only now: what is refused leaves an estimator as it was.
         self.precision_ = tell(chosen.precision)
-        self.design_ = networks.DESIGN
+        self.design_ = autoencoder_network.DESIGN
         self.sharpening_ = 0.0
         self.shape_ = images.shape[1:]
         self.affine_ = affine
@@ -295,7 +303,7 @@ class VQVAE(Codec):
 
     def _build(self):
         """Make the networks that encode and decode, in full precision."""
-        with networks.precision("float32"):
+        with building.precision("float32"):
             self.encoder_, self.quantizer_, self.decoder_ = autoencoder.parts(
                 self, self._any_size()
             )

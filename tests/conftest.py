@@ -100,8 +100,8 @@ def numbered_anew():
 @pytest.fixture(scope="session")
 def bfloat16():
     """Return the name of this precision, on a machine that has it."""
-    from dipy_ldm.precision import settle
-    from dipy_ldm.validation import InputError
+    from dipy_ldm._utils.checks import InputError
+    from dipy_ldm.training._precision import settle
 
     try:
         return settle("bfloat16", 3).name

@@ -12,8 +12,8 @@ import numpy.testing as npt
 from processes import with_all
 import pytest
 
-from dipy_ldm import distribution
-from dipy_ldm.validation import InputError
+from dipy_ldm import _backend as distribution
+from dipy_ldm._utils.checks import InputError
 
 HERE = Path(__file__).parent
 OTHERS = [

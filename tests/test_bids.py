@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from dipy_ldm._utils.checks import InputError
 from dipy_ldm.conditions import Condition
-from dipy_ldm.validation import InputError
-from dipy_ldm.workflows import bids
-from dipy_ldm.workflows.volumes import sidecar
+from dipy_ldm.workflows import _bids as bids
+from dipy_ldm.workflows._provenance import sidecar
 
 CALM, FORCED = (SimpleNamespace(_force_overwrite=force) for force in (False, True))
 DESCRIBED = {"age": {"Description": "asked for", "Units": "years"}}

@@ -10,8 +10,9 @@ import numpy.testing as npt
 import pytest
 from scipy.cluster.vq import kmeans2
 
-from dipy_ldm import VQVAE, bottlenecks
-from dipy_ldm.bottlenecks import BOTTLENECKS, Codebook
+from dipy_ldm import VQVAE
+from dipy_ldm.autoencoder import quantizers as bottlenecks
+from dipy_ldm.autoencoder.quantizers import BOTTLENECKS, Codebook
 
 SHAPES = [(5, 6, 3), (5, 4, 6, 3), (2, 4, 5, 6, 3)]
 

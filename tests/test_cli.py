@@ -7,7 +7,7 @@ from dipy.workflows.workflow import Workflow
 import pytest
 from tqdm import tqdm
 
-from dipy_ldm.validation import InputError
+from dipy_ldm._utils.checks import InputError
 from dipy_ldm.workflows.cli import as_options, level, options_of, run
 from dipy_ldm.workflows.denoise import DenoiseLDMFlow
 

@@ -9,8 +9,14 @@ import time
 from processes import free_ports
 import pytest
 
-from dipy_ldm.cluster import Cluster, difference, find_cluster, meet, share_of_node
-from dipy_ldm.validation import InputError
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.cluster import (
+    Cluster,
+    difference,
+    find_cluster,
+    meet,
+    share_of_node,
+)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from dipy_ldm.collector import uncollected
+from dipy_ldm._utils.startup import uncollected
 
 LOOKS = """
 import gc
@@ -20,7 +20,7 @@ AS_A_LIBRARY = """
 from dipy_ldm import VQVAE
 """
 AS_A_COMMAND = """
-from dipy_ldm.workflows.quiet import quiet_start
+from dipy_ldm.workflows._quiet_start import quiet_start
 with quiet_start():
     from dipy_ldm import VQVAE
 """

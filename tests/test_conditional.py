@@ -14,15 +14,15 @@ import pandas as pd
 import pytest
 from sklearn.base import clone
 
-from dipy_ldm import VQVAE, LatentDiffusion, denoising, networks, persistence
+from dipy_ldm import VQVAE, LatentDiffusion, _serialization as persistence, denoising
+from dipy_ldm._utils.checks import InputError
 from dipy_ldm.conditions import Condition
 from dipy_ldm.data import load_mnist
-from dipy_ldm.data.given import Given
-from dipy_ldm.layers import ConditionFeatures
-from dipy_ldm.training import diffusion
-from dipy_ldm.training.listening import gains
-from dipy_ldm.training.telling import Latents
-from dipy_ldm.validation import InputError
+from dipy_ldm.data._conditioning_inputs import Given
+from dipy_ldm.denoiser import _training as diffusion, _unet as unet_network
+from dipy_ldm.denoiser._ablation import gains
+from dipy_ldm.denoiser._conditioning import Latents
+from dipy_ldm.nn.layers import ConditionFeatures
 
 TINY = {"widths": (8,), "blocks": 1}
 FIT = {"epochs": 12, "batch_size": 16, "verbose": False, "precision": "float32"}
@@ -395,13 +395,15 @@ def test_digits_are_those_that_are_asked_for(caplog):
 @pytest.mark.parametrize("remat", [False, True])
 def test_every_weight_of_a_network_that_is_told_gets_a_gradient(rank, remat):
     shape = (5, 6, 4)[:rank]
-    unet = networks.seeded_unet(
+    unet = unet_network.seeded_unet(
         0, (*shape, 2), widths=(8, 8), blocks=1, conditions=[3, 0], remat=remat
     )
-    plain = networks.seeded_unet(0, (*shape, 2), widths=(8, 8), blocks=1, remat=remat)
+    plain = unet_network.seeded_unet(
+        0, (*shape, 2), widths=(8, 8), blocks=1, remat=remat
+    )
     assert len(unet.weights) == len(plain.weights) + 1
     (learnt,) = (w for w in unet.weights if tuple(w.shape) == (4 + 17, 128))
-    again = networks.seeded_unet(
+    again = unet_network.seeded_unet(
         0, (*shape, 2), widths=(8, 8), blocks=1, conditions=[3, 0], remat=remat
     )
     for a, b in zip(unet.get_weights(), again.get_weights(), strict=True):

@@ -7,17 +7,10 @@ import numpy.testing as npt
 import pandas as pd
 import pytest
 
-from dipy_ldm.conditions import (
-    UNSPECIFIED,
-    Told,
-    from_saved,
-    learn,
-    summary,
-    to_saved,
-)
-from dipy_ldm.training.telling import Known
-from dipy_ldm.validation import InputError
-from dipy_ldm.values import Table, as_table, from_words
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.values import Table, as_table, from_words
+from dipy_ldm.conditions import UNSPECIFIED, Told, from_saved, learn, summary, to_saved
+from dipy_ldm.denoiser._conditioning import Known
 
 AGES = np.linspace(20, 80, 61)
 TABLE = {

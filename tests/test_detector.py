@@ -9,11 +9,11 @@ import pytest
 from test_xla import compile_all
 
 from dipy_ldm import VQVAE, LatentDiffusion
-from dipy_ldm.data.lesions import plant
-from dipy_ldm.detector import Detector
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm.anomaly._lesions import plant
+from dipy_ldm.anomaly._training import detection, detection_of_nothing
+from dipy_ldm.anomaly_detector import Detector
 from dipy_ldm.metrics import dice
-from dipy_ldm.training.detector import detection, detection_of_nothing
-from dipy_ldm.validation import InputError
 
 SMALL = {"widths": (8, 8), "blocks": 1}
 FIT = {"steps": 4, "batch_size": 4, "verbose": False, "precision": "float32"}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scripts
 
-from dipy_ldm import persistence
+from dipy_ldm import _serialization as persistence
 from dipy_ldm.evaluation import features
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "digits_classifier.py"

@@ -15,9 +15,9 @@ import numpy.testing as npt
 from processes import TIMEOUT, free_ports
 import pytest
 
-from dipy_ldm import distribution
-from dipy_ldm.data.batches import Batches
-from dipy_ldm.validation import InputError
+from dipy_ldm import _backend as distribution
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm.data._batches import Batches
 
 
 def test_free_memory_is_some_and_not_more_than_there_is():

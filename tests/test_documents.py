@@ -11,8 +11,13 @@ import numpy.testing as npt
 import pytest
 from safetensors.numpy import save_file
 
-from dipy_ldm import VQVAE, LatentDiffusion, documents, persistence
-from dipy_ldm.validation import InputError
+from dipy_ldm import (
+    VQVAE,
+    LatentDiffusion,
+    _documents as documents,
+    _serialization as persistence,
+)
+from dipy_ldm._utils.checks import InputError
 
 
 @pytest.fixture(scope="module")

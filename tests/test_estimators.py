@@ -9,7 +9,7 @@ import pytest
 from sklearn.base import clone
 
 from dipy_ldm import VQVAE, LatentDiffusion
-from dipy_ldm.validation import InputError
+from dipy_ldm._utils.checks import InputError
 
 COPIES = {
     "pickle": lambda estimator: pickle.loads(pickle.dumps(estimator)),

@@ -6,8 +6,31 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data import load_mnist
-from dipy_ldm.evaluation import anatomy, fidelity, membership, probe as probes
+from dipy_ldm.evaluation import (
+    _anatomy as anatomy,
+    _fidelity as fidelity,
+    _membership as membership,
+    _probe as probes,
+)
+from dipy_ldm.evaluation._evaluation_report import conclude, write_page
+from dipy_ldm.evaluation._fidelity import (
+    Sets,
+    distances,
+    measure_fidelity,
+    measure_variety,
+    outside,
+    pair_similarity,
+    rows_of,
+)
+from dipy_ldm.evaluation._probe import fit_ridge, probe, probe_all
+from dipy_ldm.evaluation._sharpness import (
+    interior,
+    measure_reconstruction,
+    measure_sharpness,
+    measure_texture,
+)
 from dipy_ldm.evaluation.evaluate import _apart, as_json, count_compared, evaluate
 from dipy_ldm.evaluation.features import (
     classify,
@@ -19,25 +42,7 @@ from dipy_ldm.evaluation.features import (
     shrunk,
     voxels,
 )
-from dipy_ldm.evaluation.fidelity import (
-    Sets,
-    distances,
-    measure_fidelity,
-    measure_variety,
-    outside,
-    pair_similarity,
-    rows_of,
-)
-from dipy_ldm.evaluation.probe import fit_ridge, probe, probe_all
-from dipy_ldm.evaluation.sharpness import (
-    interior,
-    measure_reconstruction,
-    measure_sharpness,
-    measure_texture,
-)
-from dipy_ldm.evaluation.summary import conclude, write_page
 from dipy_ldm.metrics import Interval
-from dipy_ldm.validation import InputError
 
 
 @pytest.fixture

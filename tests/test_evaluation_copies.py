@@ -8,21 +8,22 @@ import numpy.testing as npt
 import pytest
 from scipy import ndimage, stats
 
-from dipy_ldm import VQVAE, LatentDiffusion, persistence, schedules
-from dipy_ldm.evaluation import copies, membership
-from dipy_ldm.evaluation.audit import asked_for, audit
-from dipy_ldm.evaluation.audit_page import conclude, write_page, write_pairs
-from dipy_ldm.evaluation.features import voxels
-from dipy_ldm.evaluation.guard import Guard, Known, generate_new, sketch
-from dipy_ldm.evaluation.invariant import (
+from dipy_ldm import VQVAE, LatentDiffusion, _serialization as persistence
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm.diffusion import schedules
+from dipy_ldm.evaluation import _membership as membership, _memorization as copies
+from dipy_ldm.evaluation._audit_report import conclude, write_page, write_pairs
+from dipy_ldm.evaluation._copy_filter import Guard, Known, generate_new, sketch
+from dipy_ldm.evaluation._learned_features import (
     change,
     describe,
     learn_invariant,
     learn_projection,
 )
+from dipy_ldm.evaluation.audit import asked_for, audit
+from dipy_ldm.evaluation.features import voxels
 from dipy_ldm.metrics import Interval
-from dipy_ldm.validation import InputError
-from dipy_ldm.workflows.judgement import guard
+from dipy_ldm.workflows._reports import guard
 
 SHAPE = (17, 16, 15)
 

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from dipy_ldm.evaluation import charts, page
+from dipy_ldm.evaluation import _charts as charts, _html as page
 from dipy_ldm.metrics import Interval
 
 VOID = {"meta", "img", "br"}

@@ -4,14 +4,14 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm import expectation
 from dipy_ldm.conditions import Told, learn
-from dipy_ldm.data.given import Given
-from dipy_ldm.denoisers import from_network
-from dipy_ldm.expectation import Expectation
-from dipy_ldm.schedules import SCHEDULES, TARGETS, rates, to_target
-from dipy_ldm.training.noising import noised
-from dipy_ldm.training.telling import Latents
+from dipy_ldm.data._conditioning_inputs import Given
+from dipy_ldm.denoiser._conditioning import Latents
+from dipy_ldm.denoiser._noising import noised
+from dipy_ldm.diffusion.guidance import from_network
+from dipy_ldm.diffusion.schedules import SCHEDULES, TARGETS, rates, to_target
+from dipy_ldm.prior import _conditional_mean as expectation
+from dipy_ldm.prior._conditional_mean import Expectation
 
 SHAPE = (4, 3, 2)
 

@@ -7,10 +7,10 @@ import numpy as np
 import numpy.testing as npt
 
 from dipy_ldm import VQVAE
-from dipy_ldm.bottlenecks import BOTTLENECKS, Codebook
-from dipy_ldm.losses import LOSSES
-from dipy_ldm.samplers import SAMPLERS, Sampler
-from dipy_ldm.schedules import uniform_time
+from dipy_ldm.autoencoder.losses import LOSSES
+from dipy_ldm.autoencoder.quantizers import BOTTLENECKS, Codebook
+from dipy_ldm.diffusion.samplers import SAMPLERS, Sampler
+from dipy_ldm.diffusion.schedules import uniform_time
 from dipy_ldm.workflows import cli
 
 TINY = {"widths": (8,), "n_codes": 8, "code_dim": 2}

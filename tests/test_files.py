@@ -10,8 +10,8 @@ from threading import Thread
 
 import pytest
 
-from dipy_ldm import files
-from dipy_ldm.files import claimed, replacing
+from dipy_ldm._utils import files
+from dipy_ldm._utils.files import claimed, replacing
 
 
 def mode(path):
@@ -99,7 +99,7 @@ def test_an_output_that_is_a_link_stays_one(tmp_path):
 
 DIE = """
 import os, signal, sys
-from dipy_ldm.files import claimed, replacing
+from dipy_ldm._utils.files import (claimed, replacing)
 with replacing(sys.argv[1]) as partial:
     partial.write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
@@ -172,7 +172,7 @@ def test_the_one_before_is_kept(tmp_path):
 
 CLAIM = """
 import sys
-from dipy_ldm.files import claimed
+from dipy_ldm._utils.files import claimed
 with claimed(sys.argv[1]):
     print("claimed", flush=True)
     sys.stdin.read()

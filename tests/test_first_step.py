@@ -7,7 +7,7 @@ import sys
 import pytest
 import scripts
 
-from dipy_ldm.validation import InputError
+from dipy_ldm._utils.checks import InputError
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 # As a training draws its bars, each over the last.

@@ -10,11 +10,11 @@ import numpy.testing as npt
 import pytest
 from safetensors.numpy import load_file
 
-from dipy_ldm import VQVAE, LatentDiffusion, persistence
-from dipy_ldm.expectation import Expectation
-from dipy_ldm.gaussian import Gaussian
-from dipy_ldm.readings import Readings
-from dipy_ldm.validation import InputError
+from dipy_ldm import VQVAE, LatentDiffusion, _serialization as persistence
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm.prior._conditional_mean import Expectation
+from dipy_ldm.prior._gaussian import Gaussian
+from dipy_ldm.prior._probe import Readings
 
 # As an autoencoder and a diffusion model say it.
 DOCUMENT = {

@@ -8,21 +8,23 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm import VQVAE, LatentDiffusion, gaussian, networks, persistence
-from dipy_ldm.data.sources import Source
-from dipy_ldm.gaussian import Gaussian, aligned, enough
-from dipy_ldm.networks.wiener import LinearEstimate
-from dipy_ldm.schedules import SCHEDULES, TARGETS, rates, to_clean, to_target
-from dipy_ldm.training import Training
-from dipy_ldm.training.diffusion import (
+from dipy_ldm import VQVAE, LatentDiffusion, _serialization as persistence
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm.data._sources import Source
+from dipy_ldm.denoiser import _unet as unet_network
+from dipy_ldm.denoiser._conditioning import Latents
+from dipy_ldm.denoiser._training import (
     RATES,
     _compile,
     _loss_of_linear,
     _noised,
     _verdict,
 )
-from dipy_ldm.training.telling import Latents
-from dipy_ldm.validation import InputError
+from dipy_ldm.denoiser._wiener import LinearEstimate
+from dipy_ldm.diffusion.schedules import SCHEDULES, TARGETS, rates, to_clean, to_target
+from dipy_ldm.prior import _gaussian as gaussian
+from dipy_ldm.prior._gaussian import Gaussian, aligned, enough
+from dipy_ldm.training import Training
 
 SHAPE = (4, 5, 3)
 SIZE = 60
@@ -305,8 +307,8 @@ def test_an_untrained_network_is_the_estimate(target):
     learnt = Gaussian.learn(drawn(40)[0])
     options = {"widths": (8, 8), "blocks": 1, "attention": (False, True)}
     given = (len(learnt.loadings), "cosine", target)
-    network = networks.unet(SHAPE, **options, estimate=given)
-    networks.know(network, learnt)
+    network = unet_network.unet(SHAPE, **options, estimate=given)
+    unet_network.know(network, learnt)
     x = np.random.default_rng(0).standard_normal((3, *SHAPE)).astype("float32")
     times = np.array([0.1, 0.5, 0.9], "float32")
     found = ops.convert_to_numpy(network([x, times]))
@@ -364,7 +366,7 @@ def test_a_model_file_has_it(trained, tmp_path, half, undecoded):
     loaded = LatentDiffusion.load(tmp_path / "model.safetensors")
     for one, other in zip(loaded.gaussian_, trained.gaussian_, strict=True):
         npt.assert_allclose(one, other, atol=2e-3 * half, rtol=2e-3 * half)
-    layer = networks.linear_estimate(loaded.denoiser_)
+    layer = unet_network.linear_estimate(loaded.denoiser_)
     for weight, part in zip(layer.weights, loaded.gaussian_, strict=True):
         npt.assert_array_equal(ops.convert_to_numpy(weight), part)
     samples = (model.predict(2, steps=3) for model in (loaded, trained))
@@ -404,7 +406,7 @@ def test_samples_begin_with_the_signal_that_all_have(trained, undecoded):
     along = trained.gaussian_.loadings[0]
     mean = 150 * along / np.linalg.norm(along)
     untrained.gaussian_ = trained.gaussian_._replace(mean=mean)
-    networks.know(untrained.denoiser_, untrained.gaussian_)
+    unet_network.know(untrained.denoiser_, untrained.gaussian_)
     found = untrained._scaled(untrained.predict(300, seed=0)).mean(0)
     off = ((found - mean) * along).sum() / (along**2).sum()
     assert abs(off) < 0.25  # of a standard deviation; 1 from pure noise

@@ -4,8 +4,8 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm import holes
-from dipy_ldm.validation import InputError
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm.diffusion import masks as holes
 
 SPACES = [(15, 12), (9, 11, 10)]
 

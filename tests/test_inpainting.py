@@ -5,8 +5,9 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm import inpainting, samplers, schedules
-from dipy_ldm.validation import InputError
+from dipy_ldm import inpainting
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm.diffusion import samplers, schedules
 
 CORRELATION = 0.9
 COVARIANCE = np.array([[1, CORRELATION], [CORRELATION, 1]])

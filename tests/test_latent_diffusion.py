@@ -5,16 +5,10 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm import (
-    VQVAE,
-    LatentDiffusion,
-    denoisers,
-    distribution,
-    samplers,
-    schedules,
-)
-from dipy_ldm.training.diffusion import scale_of
-from dipy_ldm.validation import InputError
+from dipy_ldm import VQVAE, LatentDiffusion, _backend as distribution
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm.denoiser._training import scale_of
+from dipy_ldm.diffusion import guidance as denoisers, samplers, schedules
 
 # One level: what takes the time is that networks are compiled.
 TINY = {"widths": (8,), "blocks": 1}

@@ -6,9 +6,9 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm import networks
-from dipy_ldm.bottlenecks import Codebook
-from dipy_ldm.layers import (
+from dipy_ldm.autoencoder.quantizers import Codebook
+from dipy_ldm.nn import building
+from dipy_ldm.nn.layers import (
     CONVOLUTIONS,
     DepthToSpace,
     Recomputed,
@@ -20,7 +20,7 @@ to_numpy = ops.convert_to_numpy
 
 
 def test_times_are_in_full_precision_under_a_mixed_policy():
-    with networks.precision("bfloat16"):
+    with building.precision("bfloat16"):
         assert TimeEmbedding(8).compute_dtype == "float32"
         assert Codebook(4).compute_dtype == "float32"
 
@@ -39,7 +39,7 @@ def test_biases_learn_the_same_in_bfloat16(space, bfloat16):
     biases = []
     for precision in ("float32", bfloat16):
         keras.utils.set_random_seed(0)
-        with networks.precision(precision):
+        with building.precision(precision):
             images = keras.Input((*space, 2))
             inner = CONVOLUTIONS[len(space)](4, 3, padding="same")(images)
             outer = CONVOLUTIONS[len(space)](1, 1, dtype="float32")(inner)

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.testing as npt
 
 from dipy_ldm.conditions import Told, learn
-from dipy_ldm.linear import Linear
+from dipy_ldm.prior._latent_prior import Linear
 
 SHAPE = (3, 4, 5, 1)
 

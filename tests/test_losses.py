@@ -6,8 +6,8 @@ import numpy.testing as npt
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from dipy_ldm import losses
-from dipy_ldm.validation import InputError
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm.autoencoder import losses
 
 SPACES = [(28, 28), (12, 16, 14)]
 

@@ -6,8 +6,8 @@ import numpy.testing as npt
 import pytest
 
 from dipy_ldm import LatentDiffusion
-from dipy_ldm.training import diffusion
-from dipy_ldm.training.lowest import Lowest
+from dipy_ldm.denoiser import _training as diffusion
+from dipy_ldm.training._best_weights import Lowest
 
 LOSSES = [0.5, 0.3, 0.31, 0.4]
 

@@ -9,8 +9,9 @@ import sys
 
 import pytest
 
-from dipy_ldm import VQVAE, LatentDiffusion, distribution, networks
-from dipy_ldm.validation import InputError
+from dipy_ldm import VQVAE, LatentDiffusion, _backend as distribution
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm.denoiser import _unet as unet_network
 from dipy_ldm.workflows import cli
 
 BENCHMARK = Path(__file__).parent.parent / "benchmarks" / "memory.py"
@@ -60,7 +61,7 @@ def test_nothing_is_left_of_models_that_are_gone(blobs):
 @pytest.mark.tensorflow
 def test_variables_do_not_have_names_of_their_own():
     # TensorFlow keeps something for each name, and takes a millisecond.
-    unet = networks.seeded_unet(0, (4, 4, 2), widths=(4,), blocks=1)
+    unet = unet_network.seeded_unet(0, (4, 4, 2), widths=(4,), blocks=1)
     names = {weight.value.name for weight in unet.weights}
     assert {name.split("/")[0] for name in names} == {"weights"}
     assert len({weight.path for weight in unet.weights}) == len(unet.weights)

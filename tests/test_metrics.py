@@ -3,6 +3,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.distance import cdist
 
+from dipy_ldm._utils.checks import InputError
 from dipy_ldm.metrics import (
     band_energies,
     density_coverage,
@@ -18,7 +19,6 @@ from dipy_ldm.metrics import (
     precision_recall,
     psnr,
 )
-from dipy_ldm.validation import InputError
 
 
 @pytest.fixture

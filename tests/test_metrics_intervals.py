@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
+from dipy_ldm._utils.checks import InputError
 from dipy_ldm.metrics import (
     binomial,
     bootstrap,
@@ -13,7 +14,6 @@ from dipy_ldm.metrics import (
     precision_recall,
     subsample,
 )
-from dipy_ldm.validation import InputError
 
 
 @pytest.fixture

@@ -9,9 +9,12 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm import networks, tiles
-from dipy_ldm.networks.cosines import cosines
-from dipy_ldm.validation import InputError
+from dipy_ldm._utils import tiling as tiles
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm.autoencoder import _network as autoencoder_network
+from dipy_ldm.autoencoder._initializers import cosines
+from dipy_ldm.denoiser import _unet as unet_network
+from dipy_ldm.nn import building, receptive_field
 
 to_numpy = ops.convert_to_numpy
 
@@ -21,13 +24,13 @@ LATENTS = [(9, 2), (7, 7, 2), (5, 6, 2), (3, 5, 4, 2)]
 
 
 def unet(shape, attention=(False, True)):
-    return networks.unet(shape, widths=(8, 16), blocks=1, attention=attention)
+    return unet_network.unet(shape, widths=(8, 16), blocks=1, attention=attention)
 
 
 @pytest.mark.parametrize("space", SPACES)
 def test_autoencoder_shapes(space):
-    encoder = networks.encoder(space, 2, **AUTOENCODER)
-    decoder = networks.decoder((None,) * len(space), 2, **AUTOENCODER)
+    encoder = autoencoder_network.encoder(space, 2, **AUTOENCODER)
+    decoder = autoencoder_network.decoder((None,) * len(space), 2, **AUTOENCODER)
     images = np.zeros((2, *space, 2), "float32")
     latents = encoder(images)
     assert latents.shape == (2, *(size // 4 for size in space), 3)
@@ -44,7 +47,9 @@ def test_unet_shapes_for_odd_and_even_sizes(shape):
 @pytest.mark.parametrize("channels", [1, 2])
 def test_the_autoencoder_starts_at_the_slowest_waves(space, channels):
     options = {"widths": (4, 4), "blocks": 1, "code_dim": 3, "seed": 0}
-    encoder, decoder = networks.encoder_and_decoder(space, channels, **options)
+    encoder, decoder = autoencoder_network.encoder_and_decoder(
+        space, channels, **options
+    )
     images = np.random.default_rng(0).random((2, *space, channels)).astype("float32")
     latents = encoder(images)
     # The first is how bright a piece is, and these are all that a smooth image has.
@@ -114,14 +119,14 @@ def test_attention_needs_an_entry_a_level():
 
 
 def test_precision_is_set_and_restored():
-    with networks.precision("bfloat16"):
+    with building.precision("bfloat16"):
         assert keras.config.dtype_policy().compute_dtype == "bfloat16"
         model = unet((7, 7, 2))
     assert keras.config.dtype_policy().name == "float32"
     assert {weight.dtype for weight in model.weights} == {"float32"}
     assert model.outputs[0].dtype == "float32"
     with pytest.raises(InputError, match="float32, bfloat16"):
-        with networks.precision("float8"):
+        with building.precision("float8"):
             pass
 
 
@@ -142,8 +147,8 @@ def test_few_voxels_learn_the_same_in_bfloat16(bfloat16):
     found = []
     for precision in ("float32", bfloat16):
         keras.utils.set_random_seed(0)
-        with networks.precision(precision):
-            model = networks.unet(
+        with building.precision(precision):
+            model = unet_network.unet(
                 x.shape[1:], widths=(32, 32, 32), blocks=1, attention=[False] * 3
             )
         found.append(gradients(model, x))
@@ -186,7 +191,7 @@ def test_recomputing_changes_memory_and_not_the_result():
     trained = []
     for remat in (False, True):
         keras.utils.set_random_seed(0)
-        model = networks.unet(
+        model = unet_network.unet(
             (7, 6, 2), widths=(8, 16), blocks=1, attention=(False, True), remat=remat
         )
         model.compile(keras.optimizers.SGD(0.1), loss="mse")
@@ -199,17 +204,19 @@ def test_recomputing_changes_memory_and_not_the_result():
 
 @pytest.mark.parametrize(("widths", "blocks"), [((8, 8), 1), ((8, 8, 8), 2)])
 def test_reach_is_how_far_the_decoder_looks(widths, blocks):
-    decoder = networks.decoder((None,), 1, widths=widths, blocks=blocks, code_dim=1)
+    decoder = autoencoder_network.decoder(
+        (None,), 1, widths=widths, blocks=blocks, code_dim=1
+    )
     rng = np.random.default_rng(0)
     for weight in decoder.weights:
         weight.assign_add(0.1 * rng.standard_normal(weight.shape))
     latents = rng.standard_normal((1, 64, 1)).astype("float32")
     changed = latents.copy()
     changed[0, 32] += 100
-    factor = networks.factor(decoder)
+    factor = receptive_field.factor(decoder)
     difference = to_numpy(decoder(changed) - decoder(latents))[0, :, 0]
     touched = np.flatnonzero(difference) / factor
-    reach = networks.reach(decoder, made=factor)
+    reach = receptive_field.reach(decoder, made=factor)
     assert touched.min() >= 32 - reach
     assert touched.max() < 33 + reach
     # And no farther than need be.
@@ -226,7 +233,7 @@ def upsampled(latents):
 
 def with_more_blocks(latents):
     options = {"widths": (4, 4), "blocks": 3, "code_dim": latents.shape[-1]}
-    return networks.decoder(latents.shape[1:-1], 1, **options)(latents)
+    return autoencoder_network.decoder(latents.shape[1:-1], 1, **options)(latents)
 
 
 @pytest.mark.parametrize(
@@ -238,8 +245,8 @@ def test_tiles_of_other_decoders_give_the_whole(build, factor, reach):
     rng = np.random.default_rng(0)
     for weight in decoder.weights:
         weight.assign_add(0.1 * rng.standard_normal(weight.shape))
-    assert networks.factor(decoder) == factor
-    assert networks.reach(decoder, made=factor) == reach
+    assert receptive_field.factor(decoder) == factor
+    assert receptive_field.reach(decoder, made=factor) == reach
     x = rng.standard_normal((1, 31, 5, 2)).astype("float32")
     whole = to_numpy(decoder(x))
     tiled = tiles.in_tiles(decoder, x, tile=4, margin=reach, made=factor)
@@ -252,12 +259,12 @@ def test_tiles_of_other_decoders_give_the_whole(build, factor, reach):
 @pytest.mark.parametrize(("widths", "blocks"), [((8, 8), 1), ((8, 4, 8), 2)])
 def test_tiles_of_an_encoder_give_the_whole(widths, blocks):
     options = {"widths": widths, "blocks": blocks, "code_dim": 2}
-    encoder = networks.encoder((None, None), 1, **options)
+    encoder = autoencoder_network.encoder((None, None), 1, **options)
     rng = np.random.default_rng(0)
     for weight in encoder.weights:
         weight.assign_add(0.1 * rng.standard_normal(weight.shape))
     factor = 2 ** len(widths)
-    reach = networks.reach(encoder, given=factor)
+    reach = receptive_field.reach(encoder, given=factor)
     images = rng.standard_normal((1, 31 * factor, 3 * factor, 1)).astype("float32")
     whole = to_numpy(encoder(images))
     tiled = tiles.in_tiles(encoder, images, tile=4, margin=reach, given=factor)
@@ -271,8 +278,8 @@ def test_reach_of_layers_that_look_anywhere_is_not_known():
     latents = keras.Input((None, None, 2))
     decoder = keras.Model(latents, keras.layers.GroupNormalization(1)(latents))
     with pytest.raises(TypeError, match="how far does the layer"):
-        networks.reach(decoder)
+        receptive_field.reach(decoder)
 
 
 def test_the_factor_is_known_without_weights():
-    assert networks.factor_of((8, 8, 8), 2) == 8
+    assert autoencoder_network.factor_of((8, 8, 8), 2) == 8

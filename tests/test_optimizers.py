@@ -8,11 +8,10 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm import optimizers
-from dipy_ldm.optimizers import FlatAdam
-from dipy_ldm.precision import Precision
-from dipy_ldm.training import Training
-from dipy_ldm.training.options import cosine_decay
+from dipy_ldm.training import Training, _optimizer as optimizers
+from dipy_ldm.training._optimizer import FlatAdam
+from dipy_ldm.training._options import cosine_decay
+from dipy_ldm.training._precision import Precision
 
 SETTINGS = {"learning_rate": 1e-2}
 AVERAGED = {"ema_momentum": 0.8}

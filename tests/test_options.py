@@ -2,8 +2,8 @@
 
 import pytest
 
-from dipy_ldm.validation import InputError
-from dipy_ldm.workflows.options import names_of, steps_of
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm.workflows._options import names_of, steps_of
 
 
 def test_names_are_between_commas_and_count_once():

@@ -30,7 +30,7 @@ from tensorflow.python.util import _pywrap_util_port
 _pywrap_util_port.IsMklEnabled = lambda: False
 """
 IMPORT = """
-import dipy_ldm.distribution
+import dipy_ldm._backend
 from tensorflow.python.util import _pywrap_util_port
 print(_pywrap_util_port.IsMklEnabled())
 """
@@ -67,7 +67,8 @@ def test_estimators_are_one_import_away(name):
 
 
 def test_dir_shows_the_public_names():
-    assert set(dipy_ldm.__all__) == {*ESTIMATORS, "__version__"}
+    others = {"InputError", "__version__", "make_strategy"}
+    assert set(dipy_ldm.__all__) == {*ESTIMATORS, *others}
     assert set(dipy_ldm.__all__) <= set(dir(dipy_ldm))
 
 
@@ -85,7 +86,7 @@ import sys
 if sys.argv[1:] == ["without"]:
     sys.modules["jax"] = None  # as if it were not installed
 import dipy_ldm, numpy as np
-from dipy_ldm.validation import InputError
+from dipy_ldm._utils.checks import InputError
 try:
     vqvae = dipy_ldm.VQVAE()
     import keras

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import scripts
 
-from dipy_ldm import VQVAE, networks
-from dipy_ldm.layers import Sum
-from dipy_ldm.networks.wiener import LinearEstimate
-from dipy_ldm.normalisation import Activated, GroupScale
+from dipy_ldm import VQVAE
+from dipy_ldm.autoencoder import _network as autoencoder_network
+from dipy_ldm.denoiser._wiener import LinearEstimate
+from dipy_ldm.nn.layers import Sum
+from dipy_ldm.nn.normalization import Activated, GroupScale
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 CPU_INFO = """processor\t: 0
@@ -148,7 +149,7 @@ def test_steps_are_read_off_the_bar(ours):
 def test_the_bar_of_fit_names_every_step(ours, blobs, monkeypatch):
     monkeypatch.setenv("TQDM_MININTERVAL", "0")
     tqdm = importlib.import_module("tqdm").tqdm
-    bar_of = importlib.import_module("dipy_ldm.training.run")
+    bar_of = importlib.import_module("dipy_ldm.training._trainer")
     # As in the benchmark's process, where the variable is set before tqdm is imported.
     monkeypatch.setattr(
         bar_of, "tqdm", lambda *args, **kwargs: tqdm(*args, mininterval=0, **kwargs)
@@ -202,7 +203,7 @@ def test_operations_of_attention_are_its_projections(ours):
 def test_operations_of_a_whole_network_are_counted(ours):
     options = {"widths": (4, 8), "blocks": 1, "code_dim": 2}
     small, large = (
-        ours.count_flop(networks.encoder((side, side, side), 1, **options))
+        ours.count_flop(autoencoder_network.encoder((side, side, side), 1, **options))
         for side in (8, 16)
     )
     assert large == 8 * small > 0

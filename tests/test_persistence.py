@@ -10,9 +10,9 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from dipy_ldm import persistence
-from dipy_ldm.files import replacing
-from dipy_ldm.validation import InputError
+from dipy_ldm import _serialization as persistence
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.files import replacing
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
+from dipy_ldm._utils.checks import InputError
 from dipy_ldm.conditions import UNSPECIFIED, Told, learn
-from dipy_ldm.population import Population, draw
-from dipy_ldm.validation import InputError
+from dipy_ldm.prior._population import Population, draw
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,10 @@ import keras
 import numpy as np
 import pytest
 
-from dipy_ldm import VQVAE, LatentDiffusion, distribution, precision
-from dipy_ldm.precision import Precision, settle
-from dipy_ldm.validation import InputError
+from dipy_ldm import VQVAE, LatentDiffusion, _backend as distribution
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm.training import _precision as precision
+from dipy_ldm.training._precision import Precision, settle
 
 
 def pretend_processor(monkeypatch, seconds):
@@ -93,7 +94,9 @@ def test_machines_of_different_kinds_train_together(monkeypatch):
 
 
 def test_a_processor_without_avx512_trains_in_float32():
-    code = "from dipy_ldm.precision import settle; print(settle('auto', 3).name)"
+    code = (
+        "from dipy_ldm.training._precision import settle; print(settle('auto', 3).name)"
+    )
     environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
     run = subprocess.run(
         [sys.executable, "-c", code],

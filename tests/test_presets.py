@@ -7,8 +7,8 @@ import pytest
 from sklearn.base import clone
 
 from dipy_ldm import VQVAE, LatentDiffusion, presets
-from dipy_ldm.data.batches import Augmentation
-from dipy_ldm.training import autoencoder
+from dipy_ldm.autoencoder import _training as autoencoder
+from dipy_ldm.data._batches import Augmentation
 
 SMALL = {"widths": (4,), "n_codes": 8}
 FIT = {"steps": 2, "verbose": False, "precision": "float32"}

@@ -9,7 +9,10 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm import VQVAE, LatentDiffusion, fusion, networks
+from dipy_ldm import VQVAE, LatentDiffusion
+from dipy_ldm._backend import fusion
+from dipy_ldm.denoiser import _unet as unet_network
+from dipy_ldm.nn import building
 
 # None with another back-end.
 tf = sys.modules["tensorflow"]
@@ -66,9 +69,9 @@ def test_others_draw_what_they_would_have_drawn(blobs, call):
 def unet(seed=None):
     options = {"widths": (32,), "blocks": 1, "attention": [True]}
     if seed is None:
-        return networks.unet((4, 4, 32), **options)
-    with networks.seeded(seed):
-        return networks.unet((4, 4, 32), **options)
+        return unet_network.unet((4, 4, 32), **options)
+    with building.seeded(seed):
+        return unet_network.unet((4, 4, 32), **options)
 
 
 def test_weights_follow_from_the_seed_and_the_place():
@@ -97,7 +100,7 @@ def test_without_a_seed_weights_are_drawn_as_keras_does():
 
 
 def test_precision_is_of_one_thread():
-    with networks.precision("bfloat16"), ThreadPoolExecutor(1) as pool:
+    with building.precision("bfloat16"), ThreadPoolExecutor(1) as pool:
         policy = pool.submit(keras.config.dtype_policy).result()
     assert policy.name == "float32"
 

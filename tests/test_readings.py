@@ -5,12 +5,13 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm import VQVAE, LatentDiffusion, persistence, readings
+from dipy_ldm import VQVAE, LatentDiffusion, _serialization as persistence
+from dipy_ldm._utils.checks import InputError
 from dipy_ldm.conditions import Told, learn
-from dipy_ldm.gaussian import Gaussian
-from dipy_ldm.readings import _FIRMNESS, Readings, _told
-from dipy_ldm.schedules import SCHEDULES, rates
-from dipy_ldm.validation import InputError
+from dipy_ldm.diffusion.schedules import SCHEDULES, rates
+from dipy_ldm.prior import _probe as readings
+from dipy_ldm.prior._gaussian import Gaussian
+from dipy_ldm.prior._probe import _FIRMNESS, Readings, _told
 
 SHAPE = (4, 5, 3)
 SIZE = 60

@@ -4,8 +4,8 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm import samplers, schedules
-from dipy_ldm.validation import InputError
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm.diffusion import samplers, schedules
 
 MEAN, SPREAD = 0.7, 0.3
 ORDERS = {"ddim": 1, "dpm++": 2}

@@ -4,8 +4,8 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm import schedules
-from dipy_ldm.validation import InputError
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm.diffusion import schedules
 
 TIMES = np.linspace(0, 1, 1001)
 

@@ -6,9 +6,9 @@ import numpy.testing as npt
 import pytest
 from scipy.ndimage import convolve1d, gaussian_filter
 
-from dipy_ldm import VQVAE, persistence
-from dipy_ldm.sharpening import MOST, detail, gain_of, measured, sharpened
-from dipy_ldm.validation import InputError
+from dipy_ldm import VQVAE, _serialization as persistence
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm.autoencoder._sharpening import MOST, detail, gain_of, measured, sharpened
 
 
 def textured(n=3, side=16, seed=0, width=1.0):

@@ -4,8 +4,8 @@ import signal
 
 import pytest
 
-from dipy_ldm import VQVAE, persistence
-from dipy_ldm.signals import Terminated, deferred, reinstall
+from dipy_ldm import VQVAE, _serialization as persistence
+from dipy_ldm._utils.signals import Terminated, deferred, reinstall
 
 ENDS = [signal.SIGTERM, signal.SIGHUP]
 

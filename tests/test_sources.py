@@ -9,13 +9,16 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm import VQVAE, LatentDiffusion, memory, networks, persistence
+from dipy_ldm import VQVAE, LatentDiffusion, _serialization as persistence
+from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data import load_mnist
-from dipy_ldm.evaluation import membership
+from dipy_ldm.denoiser import _unet as unet_network
+from dipy_ldm.evaluation import _membership as membership
 from dipy_ldm.evaluation.audit import audit
 from dipy_ldm.evaluation.evaluate import evaluate
 from dipy_ldm.evaluation.features import voxels
-from dipy_ldm.validation import InputError
+from dipy_ldm.nn import building
+from dipy_ldm.training import _memory as memory
 
 TINY = {"widths": (8,), "blocks": 1}
 FIT = {"epochs": 6, "batch_size": 16, "verbose": False, "precision": "float32"}
@@ -257,10 +260,10 @@ def test_volumes_are_made_of_labels_and_conditions(caplog):
 
 @pytest.mark.parametrize(("rank", "labels"), [(2, 0), (3, 3)])
 def test_networks_learn_from_all_that_they_see(rank, labels):
-    shape, picture = (3, 2, 3)[:rank], networks.Picture(4, 1, labels)
+    shape, picture = (3, 2, 3)[:rank], unet_network.Picture(4, 1, labels)
     options = {"widths": (8, 8), "blocks": 1, "conditions": [2], "source": picture}
-    unet = networks.seeded_unet(0, (*shape, 2), **options)
-    again = networks.seeded_unet(0, (*shape, 2), remat=True, **options)
+    unet = unet_network.seeded_unet(0, (*shape, 2), **options)
+    again = unet_network.seeded_unet(0, (*shape, 2), remat=True, **options)
     for a, b in zip(unet.get_weights(), again.get_weights(), strict=True):
         npt.assert_array_equal(a, b)
     rng = np.random.default_rng(0)
@@ -282,10 +285,10 @@ def test_networks_learn_from_all_that_they_see(rank, labels):
 def test_sources_take_memory(seeing):
     shape, told = seeing.latent_shape_, {"conditions": []}
     sizes = {"widths": (8,), "blocks": 1}
-    build = networks.seeded_unet
-    plain = networks.sketched("float32", lambda: build(0, shape, **sizes, **told))
-    picture = networks.Picture(4, 1)
-    seen = networks.sketched(
+    build = unet_network.seeded_unet
+    plain = building.sketched("float32", lambda: build(0, shape, **sizes, **told))
+    picture = unet_network.Picture(4, 1)
+    seen = building.sketched(
         "float32", lambda: build(0, shape, **sizes, **told, source=picture)
     )
     needed = [memory.estimate_training([unet], 1000) for unet in (plain, seen)]

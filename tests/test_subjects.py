@@ -5,14 +5,14 @@ import numpy.testing as npt
 import pandas as pd
 import pytest
 
-from dipy_ldm.subjects import (
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.subjects import (
     blocks,
     fingerprint,
     number_both,
     number_subjects,
     solve_within,
 )
-from dipy_ldm.validation import InputError
 
 
 @pytest.mark.parametrize(

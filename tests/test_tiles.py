@@ -5,7 +5,7 @@ import numpy.testing as npt
 import pytest
 from scipy.ndimage import uniform_filter
 
-from dipy_ldm import tiles
+from dipy_ldm._utils import tiling as tiles
 
 
 def doubled(array):

@@ -7,15 +7,20 @@ from keras import ops
 import numpy as np
 import pytest
 
-from dipy_ldm import VQVAE, LatentDiffusion, distribution, persistence
-from dipy_ldm.data.batches import Batches
-from dipy_ldm.optimizers import FlatAdam
-from dipy_ldm.training.checkpoint import Record
-from dipy_ldm.training.lowest import Lowest
-from dipy_ldm.training.options import Length, Training
-from dipy_ldm.training.run import Progress
-from dipy_ldm.training.watch import Watch
-from dipy_ldm.validation import InputError
+from dipy_ldm import (
+    VQVAE,
+    LatentDiffusion,
+    _backend as distribution,
+    _serialization as persistence,
+)
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm.data._batches import Batches
+from dipy_ldm.training._best_weights import Lowest
+from dipy_ldm.training._checkpoint import Record
+from dipy_ldm.training._divergence import Watch
+from dipy_ldm.training._optimizer import FlatAdam
+from dipy_ldm.training._options import Length, Training
+from dipy_ldm.training._trainer import Progress
 
 
 def test_the_bar_says_what_goes_on_before_the_first_step(capsys):

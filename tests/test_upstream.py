@@ -18,7 +18,7 @@ from processes import TIMEOUT, free_ports
 import pytest
 import tensorflow as tf
 
-from dipy_ldm.cluster import find_cluster
+from dipy_ldm._utils.cluster import find_cluster
 
 STOCK = Path(__file__).with_name("train_stock_keras.py")
 

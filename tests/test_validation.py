@@ -1,6 +1,6 @@
 import pytest
 
-from dipy_ldm.validation import InputError, at_least, check_seed, check_sizes, choose
+from dipy_ldm._utils.checks import InputError, at_least, check_seed, check_sizes, choose
 
 TABLE = {"ddpm": 1, "ddim": 2, "dpm++": 3}
 

@@ -11,11 +11,11 @@ import pytest
 from scipy.ndimage import map_coordinates
 import scripts
 
-from dipy_ldm.data.covariates import read_covariates
-from dipy_ldm.data.grid import Grid, conform
-from dipy_ldm.data.headers import check_headers
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm.data._covariates import read_covariates
+from dipy_ldm.data._grid import Grid, conform
+from dipy_ldm.data._headers import check_headers
 from dipy_ldm.metrics import octave_energies
-from dipy_ldm.validation import InputError
 
 SCRIPT = Path(__file__).parents[1] / "doc" / "examples" / "virtual_cohort.py"
 GRID = Grid((48, 56, 48), nib.affines.from_matvec(np.eye(3) * 4, [-94, -130, -90]))

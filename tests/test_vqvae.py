@@ -11,17 +11,17 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm import VQVAE, distribution, persistence
-from dipy_ldm.bottlenecks import BOTTLENECKS, Codebook
+from dipy_ldm import VQVAE, _backend as distribution, _serialization as persistence
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm.autoencoder._assessment import affordable, score, verdict
+from dipy_ldm.autoencoder._training import draw_vectors
+from dipy_ldm.autoencoder.quantizers import BOTTLENECKS, Codebook
 from dipy_ldm.data import load_volumes
-from dipy_ldm.data.arrays import survey
-from dipy_ldm.data.batches import Augmentation
+from dipy_ldm.data._batches import Augmentation
+from dipy_ldm.data._checks import survey
 from dipy_ldm.metrics import detail_correlation
-from dipy_ldm.training import run
-from dipy_ldm.training.assessment import affordable, score, verdict
-from dipy_ldm.training.autoencoder import draw_vectors
-from dipy_ldm.training.options import Length, Training
-from dipy_ldm.validation import InputError
+from dipy_ldm.training import _trainer as run
+from dipy_ldm.training._options import Length, Training
 
 TINY = {"widths": (8, 8), "blocks": 1, "n_codes": 16, "code_dim": 2}
 FIT = {"epochs": 2, "batch_size": 16, "verbose": False}

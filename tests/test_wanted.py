@@ -4,9 +4,9 @@ import logging
 
 import pytest
 
+from dipy_ldm._utils.checks import InputError
 from dipy_ldm.conditions import Condition
-from dipy_ldm.validation import InputError
-from dipy_ldm.workflows.wanted import read_wanted
+from dipy_ldm.workflows._condition_table import read_wanted
 
 KNOWN = {
     "age": Condition("continuous", {}, [20.0, 80.0], units="years"),

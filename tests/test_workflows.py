@@ -14,10 +14,10 @@ import numpy.testing as npt
 from processes import NO_DEVICE, NO_MACHINES, answer, kill_when, run, start
 import pytest
 
-from dipy_ldm import LatentDiffusion, __version__, persistence
-from dipy_ldm.files import claimed
+from dipy_ldm import LatentDiffusion, __version__, _serialization as persistence
+from dipy_ldm._utils.files import claimed
+from dipy_ldm.workflows._provenance import fingerprint
 from dipy_ldm.workflows.train import TrainLDMFlow
-from dipy_ldm.workflows.volumes import fingerprint
 
 TINY = (
     "--epochs_vqvae 2 --epochs_ldm 3 --batch_size 16 --n_codes 16 --code_dim 2 "

@@ -14,10 +14,10 @@ from processes import answer, run
 import pytest
 
 from dipy_ldm import VQVAE, LatentDiffusion
+from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data.cohort import Cohort, split
-from dipy_ldm.validation import InputError
-from dipy_ldm.workflows.asked import Asked, count_of
-from dipy_ldm.workflows.inputs import plan
+from dipy_ldm.workflows._conditions import Asked, count_of
+from dipy_ldm.workflows._inputs import plan
 
 AFFINE = np.diag([2.0, 2, 2, 1])
 FIT = {"steps": 4, "batch_size": 4, "verbose": False, "precision": "float32"}
@@ -277,9 +277,9 @@ def test_what_is_asked_for(brains):
 WRITE = """
 import locale
 from pathlib import Path
-from dipy_ldm.workflows.bids import _write
-from dipy_ldm.workflows.outputs import write_page
-from dipy_ldm.workflows.report import write_table
+from dipy_ldm.workflows._bids import _write
+from dipy_ldm.workflows._outputs import write_page
+from dipy_ldm.workflows._progress import write_table
 assert locale.getpreferredencoding(False) != "utf-8"
 history = {"loss": [1], "val_gain_\\u5e74\\u9f62": [2]}
 write_table(Path("history.csv"), {"diffusion": history})

@@ -14,11 +14,11 @@ from processes import answer, kill_when, start
 import pytest
 from scans import save
 
-from dipy_ldm import VQVAE, LatentDiffusion, persistence
-from dipy_ldm.data.headers import is_whole
-from dipy_ldm.validation import InputError
-from dipy_ldm.workflows import restoring
-from dipy_ldm.workflows.volumes import sidecar, write_with_sidecar
+from dipy_ldm import VQVAE, LatentDiffusion, _serialization as persistence
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm.data._headers import is_whole
+from dipy_ldm.workflows import _restoring as restoring
+from dipy_ldm.workflows._provenance import sidecar, write_with_sidecar
 
 SPACE, SIZE = (12, 11, 13), 8.0
 FAST = ("--steps", 2, "--resamplings", 2)

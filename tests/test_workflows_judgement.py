@@ -9,14 +9,14 @@ from processes import answer
 import pytest
 
 from dipy_ldm import VQVAE, LatentDiffusion
+from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data import load_mnist
+from dipy_ldm.evaluation._copy_filter import Guard
 from dipy_ldm.evaluation.audit import audit
 from dipy_ldm.evaluation.evaluate import evaluate
-from dipy_ldm.evaluation.guard import Guard
-from dipy_ldm.validation import InputError
-from dipy_ldm.workflows import judgement
-from dipy_ldm.workflows.judged import Judged, read_for, refuse_same_subjects
-from dipy_ldm.workflows.volumes import fingerprint
+from dipy_ldm.workflows import _reports as judgement
+from dipy_ldm.workflows._evaluation_images import Judged, read_for, refuse_same_subjects
+from dipy_ldm.workflows._provenance import fingerprint
 
 AFFINE = np.diag([2.0, 2, 2, 1])
 AUDIT = (

@@ -9,10 +9,10 @@ import pytest
 from test_workflows_inpaint import grid_affine, make_scan, raw_voxels
 
 from dipy_ldm import VQVAE, LatentDiffusion
-from dipy_ldm.data.conformed import conform_file
-from dipy_ldm.data.grid import Grid
-from dipy_ldm.detector import Detector
-from dipy_ldm.holes import dilated
+from dipy_ldm.anomaly_detector import Detector
+from dipy_ldm.data._grid import Grid
+from dipy_ldm.data._preprocessing import conform_file
+from dipy_ldm.diffusion.masks import dilated
 
 
 def threshold_for(model_path, scan):

@@ -10,16 +10,16 @@ from processes import run
 import pytest
 from scans import save
 
-from dipy_ldm import LatentDiffusion, persistence
-from dipy_ldm.data.conformed import conform_source
-from dipy_ldm.data.grid import Grid
-from dipy_ldm.data.pairs import pair, pair_masks
-from dipy_ldm.data.sources import Source, to_saved
-from dipy_ldm.validation import InputError
-from dipy_ldm.workflows import inputs, report
-from dipy_ldm.workflows.judged import read_for, refuse_unnamed
-from dipy_ldm.workflows.seen import Seen
-from dipy_ldm.workflows.volumes import sidecar
+from dipy_ldm import LatentDiffusion, _serialization as persistence
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm.data._grid import Grid
+from dipy_ldm.data._pairing import pair, pair_masks
+from dipy_ldm.data._preprocessing import conform_source
+from dipy_ldm.data._sources import Source, to_saved
+from dipy_ldm.workflows import _inputs as inputs, _progress as report
+from dipy_ldm.workflows._evaluation_images import read_for, refuse_unnamed
+from dipy_ldm.workflows._provenance import sidecar
+from dipy_ldm.workflows._sources import Seen
 
 SHORT = (
     "--voxel_size 4 --batch_size 2 --steps_vqvae 3 --steps_ldm 20 --n_codes 64 "

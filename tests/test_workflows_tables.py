@@ -8,11 +8,11 @@ import numpy.testing as npt
 from processes import answer, run
 import pytest
 
-from dipy_ldm import persistence
-from dipy_ldm.data.nifti import read_volume
-from dipy_ldm.validation import InputError
+from dipy_ldm import _serialization as persistence
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm.data._nifti import read_volume
+from dipy_ldm.workflows._provenance import sidecar
 from dipy_ldm.workflows.generate import GenerateLDMFlow
-from dipy_ldm.workflows.volumes import sidecar
 
 TINY = (
     "--batch_size 2 --n_codes 16 --code_dim 2 --widths_vqvae 8 8 --widths_ldm 8 16 "

@@ -15,15 +15,21 @@ from processes import NO_DEVICE, answer, kill_when, run, start
 import pytest
 from scans import save
 
-from dipy_ldm import VQVAE, LatentDiffusion, distribution, persistence, presets
+from dipy_ldm import (
+    VQVAE,
+    LatentDiffusion,
+    _backend as distribution,
+    _serialization as persistence,
+    presets,
+)
+from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data import load_volumes
+from dipy_ldm.data._grid import Grid
+from dipy_ldm.data._nifti import read_volume
+from dipy_ldm.data._preprocessing import conform_file, restore_file
 from dipy_ldm.data.cohort import Cohort
-from dipy_ldm.data.conformed import conform_file, restore_file
-from dipy_ldm.data.grid import Grid
-from dipy_ldm.data.nifti import read_volume
-from dipy_ldm.validation import InputError
-from dipy_ldm.workflows import recipes
-from dipy_ldm.workflows.volumes import fingerprint, sidecar, sidecar_first
+from dipy_ldm.workflows import _recipes as recipes
+from dipy_ldm.workflows._provenance import fingerprint, sidecar, sidecar_first
 
 VOXEL_SIZE = 8
 # Where the brightest place of all volumes is, up to a few millimetres.

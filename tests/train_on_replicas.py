@@ -44,7 +44,7 @@ def sources(data):
 
 def train(rank, accumulate, **options):
     from dipy_ldm import VQVAE, LatentDiffusion
-    from dipy_ldm.detector import Detector
+    from dipy_ldm.anomaly_detector import Detector
 
     data = images(rank)
     # Three to validate, which no number of replicas but 1 and 3 divides.
@@ -90,7 +90,7 @@ def outcome(model, **options):
 
 
 def strategy_of(kind):
-    from dipy_ldm.distribution import make_strategy
+    from dipy_ldm._backend import make_strategy
 
     if kind.startswith("worker"):  # as TF_CONFIG says
         return make_strategy("auto")

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from dipy_ldm.validation import InputError
+from dipy_ldm._utils.checks import InputError
 
 
 class Cohort(NamedTuple):

@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 import numpy as np
 
-from dipy_ldm.validation import InputError
+from dipy_ldm._utils.checks import InputError
 
 
 def load_images(paths: Sequence[str | Path]) -> np.ndarray:

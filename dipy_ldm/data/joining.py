@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from dipy_ldm.validation import InputError
-from dipy_ldm.values import SUBJECT_COLUMNS, Table, columns_of, listed
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.values import SUBJECT_COLUMNS, Table, columns_of, listed
 
 logger = logging.getLogger("dipy_ldm")
 

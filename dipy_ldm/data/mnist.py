@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dipy_ldm.validation import choose
+from dipy_ldm._utils.checks import choose
 
 _PATH = Path(__file__).with_name("mnist.npz")
 _SPLITS = {

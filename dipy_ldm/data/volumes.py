@@ -15,22 +15,22 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from dipy_ldm.data import cache
-from dipy_ldm.data.conformed import conform_task
-from dipy_ldm.data.covariates import Covariates, coarsened, read_covariates
-from dipy_ldm.data.entities import choose_files, entity
-from dipy_ldm.data.grid import Grid, choose_grid
-from dipy_ldm.data.headers import check_headers, refuse
+from dipy_ldm._utils.checks import InputError, at_least
+from dipy_ldm._utils.values import Table, as_table, listed
+from dipy_ldm.data import _cache as cache
+from dipy_ldm.data._covariates import Covariates, coarsened, read_covariates
+from dipy_ldm.data._entities import choose_files, entity
+from dipy_ldm.data._grid import Grid, choose_grid
+from dipy_ldm.data._headers import check_headers, refuse
+from dipy_ldm.data._pairing import Task, pair_masks, with_masks, with_sources
+from dipy_ldm.data._paths import expand, find_volumes, listed_rows
+from dipy_ldm.data._plan import Plan, arrange
+from dipy_ldm.data._preprocessing import conform_task
+from dipy_ldm.data._row_writer import writing_rows
+from dipy_ldm.data._summary import summarise
+from dipy_ldm.data._table_rows import find_subjects
+from dipy_ldm.data._tables import Row
 from dipy_ldm.data.joining import join
-from dipy_ldm.data.lookup import find_subjects
-from dipy_ldm.data.pairs import Task, pair_masks, with_masks, with_sources
-from dipy_ldm.data.paths import expand, find_volumes, listed_rows
-from dipy_ldm.data.plans import Plan, arrange
-from dipy_ldm.data.rows import writing_rows
-from dipy_ldm.data.summary import summarise
-from dipy_ldm.data.tables import Row
-from dipy_ldm.validation import InputError, at_least
-from dipy_ldm.values import Table, as_table, listed
 
 logger = logging.getLogger("dipy_ldm")
 
@@ -257,7 +257,7 @@ def plan_volumes(
     paths, suffix, filter, voxel_size, shape, grid, channels, mask_files, source_files
         As of :func:`load_volumes`.
     generated : bool
-        As of :func:`dipy_ldm.data.paths.find_volumes`.
+        As of :func:`dipy_ldm.data._paths.find_volumes`.
     source_labels, skip_bad, shuffle
         As of :func:`load_volumes`.
 

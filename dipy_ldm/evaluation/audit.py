@@ -8,18 +8,18 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from dipy_ldm.data import sources
-from dipy_ldm.evaluation import copies, membership
-from dipy_ldm.evaluation.evaluate import of_some, scaled
-from dipy_ldm.evaluation.features import encoder, voxels
-from dipy_ldm.evaluation.invariant import (
+from dipy_ldm._utils.checks import InputError, whole
+from dipy_ldm.data import _sources as sources
+from dipy_ldm.evaluation import _membership as membership, _memorization as copies
+from dipy_ldm.evaluation._learned_features import (
     Projection,
     choose_images,
     invariant,
     learn_projection,
     small,
 )
-from dipy_ldm.validation import InputError, whole
+from dipy_ldm.evaluation.evaluate import of_some, scaled
+from dipy_ldm.evaluation.features import encoder, voxels
 
 # Images of each kind, at most: with more, the chance of missing any hardly changes.
 _MOST = 2000

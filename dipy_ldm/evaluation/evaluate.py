@@ -8,26 +8,26 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from dipy_ldm.data.arrays import check_range
-from dipy_ldm.data.windows import scaled_to
-from dipy_ldm.evaluation import anatomy
-from dipy_ldm.evaluation.features import Features, classify, features_of
-from dipy_ldm.evaluation.fidelity import (
+from dipy_ldm._utils.checks import InputError, whole
+from dipy_ldm._utils.subjects import number_subjects
+from dipy_ldm.data._checks import check_range
+from dipy_ldm.data._patches import scaled_to
+from dipy_ldm.evaluation import _anatomy as anatomy
+from dipy_ldm.evaluation._fidelity import (
     LEAST,
     Sets,
     measure_fidelity,
     measure_variety,
     rows_of,
 )
-from dipy_ldm.evaluation.probe import Probed, probe_all
-from dipy_ldm.evaluation.sharpness import (
+from dipy_ldm.evaluation._probe import Probed, probe_all
+from dipy_ldm.evaluation._sharpness import (
     measure_reconstruction,
     measure_sharpness,
     measure_texture,
 )
+from dipy_ldm.evaluation.features import Features, classify, features_of
 from dipy_ldm.metrics import Interval
-from dipy_ldm.subjects import number_subjects
-from dipy_ldm.validation import InputError, whole
 
 # Sets whose sizes differ more than so much are taken for a mistake.
 _MOST_RATIO = 10

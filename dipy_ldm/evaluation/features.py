@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dipy_ldm import distribution, persistence
+from dipy_ldm import _backend as distribution, _serialization as persistence
+from dipy_ldm._utils.checks import InputError
 from dipy_ldm.metrics import halve
-from dipy_ldm.validation import InputError
 
 # Numbers of a sample, at most, of voxels and of latents.
 _MOST_VOXELS, _MOST_LATENTS = 4096, 512

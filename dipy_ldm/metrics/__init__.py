@@ -19,11 +19,7 @@ from dipy_ldm.metrics.images import (
 )
 from dipy_ldm.metrics.intervals import Interval, binomial, bootstrap, subsample
 from dipy_ldm.metrics.kernels import kernel_distance
-from dipy_ldm.metrics.spectra import (
-    band_energies,
-    octave_correlations,
-    octave_energies,
-)
+from dipy_ldm.metrics.spectra import band_energies, octave_correlations, octave_energies
 
 __all__ = [
     "Interval",

@@ -8,7 +8,7 @@ flattened. Distances are computed block by block, so that those between 10,000 a
 import numpy as np
 import numpy.typing as npt
 
-from dipy_ldm.validation import InputError, at_least
+from dipy_ldm._utils.checks import InputError, at_least
 
 # Squared distances that differ by so much of the squared lengths are equal.
 _ROUNDING = 1e-12

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import gaussian_filter
 
+from dipy_ldm._utils.checks import InputError
 from dipy_ldm.metrics.distributions import as_rows
-from dipy_ldm.validation import InputError
 
 # Of the five scales, from the finest, and of the window, in pixels (Wang 2003).
 _SCALE_WEIGHTS = np.array([0.0448, 0.2856, 0.3001, 0.2363, 0.1333])

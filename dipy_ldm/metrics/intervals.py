@@ -6,8 +6,8 @@ from typing import NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from dipy_ldm.subjects import blocks
-from dipy_ldm.validation import InputError, at_least, whole
+from dipy_ldm._utils.checks import InputError, at_least, whole
+from dipy_ldm._utils.subjects import blocks
 
 
 class Interval(NamedTuple):

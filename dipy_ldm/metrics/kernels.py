@@ -3,10 +3,10 @@
 import numpy as np
 import numpy.typing as npt
 
+from dipy_ldm._utils.checks import at_least, whole
+from dipy_ldm._utils.subjects import blocks, number_subjects
 from dipy_ldm.metrics.distributions import as_rows
 from dipy_ldm.metrics.intervals import Interval, around
-from dipy_ldm.subjects import blocks, number_subjects
-from dipy_ldm.validation import at_least, whole
 
 
 def kernel_distance(

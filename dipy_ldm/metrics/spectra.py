@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import gaussian_filter
 
+from dipy_ldm._utils.checks import InputError
 from dipy_ldm.metrics.images import as_pairs, masked
-from dipy_ldm.validation import InputError
 
 # Voxels: blurs between which bands of texture lie.
 _BANDS = 0.7, 1.4, 2.8, 5.6

@@ -4,20 +4,20 @@ import time
 
 from dipy.workflows.workflow import Workflow
 
-from dipy_ldm import persistence
-from dipy_ldm.workflows import restoring
-from dipy_ldm.workflows.evaluate import settled
-from dipy_ldm.workflows.judged import (
+from dipy_ldm import _serialization as persistence
+from dipy_ldm.workflows import _restoring as restoring
+from dipy_ldm.workflows._evaluation_images import (
     read_for,
     reference_document,
     refuse_same_subjects,
     refuse_unnamed,
 )
-from dipy_ldm.workflows.options import values_of
-from dipy_ldm.workflows.outputs import json_and_page, write_page, write_private
-from dipy_ldm.workflows.quiet import quiet_start
-from dipy_ldm.workflows.seen import Seen
-from dipy_ldm.workflows.volumes import fingerprint, provenance
+from dipy_ldm.workflows._options import values_of
+from dipy_ldm.workflows._outputs import json_and_page, write_page, write_private
+from dipy_ldm.workflows._provenance import fingerprint, provenance
+from dipy_ldm.workflows._quiet_start import quiet_start
+from dipy_ldm.workflows._sources import Seen
+from dipy_ldm.workflows.evaluate import settled
 
 
 class AuditLDMFlow(Workflow):
@@ -150,7 +150,7 @@ class AuditLDMFlow(Workflow):
         images = _read(document, files, how, source_files=source_files, **choice)
         seen = beside and _read(beside, (*files[:2], None), how, **choice)
         with quiet_start():
-            from dipy_ldm.workflows import judgement
+            from dipy_ldm.workflows import _reports as judgement
 
         model, place = restoring.load(path, devices, None)
         other = seen and judgement.load_reference(reference, seen[:2], devices)

@@ -4,10 +4,10 @@ from functools import partial
 
 from dipy.workflows.workflow import Workflow
 
-from dipy_ldm.validation import InputError, at_least, check_sizes
-from dipy_ldm.workflows import cli, options
-from dipy_ldm.workflows.outputs import json_and_page
-from dipy_ldm.workflows.quiet import quiet_start
+from dipy_ldm._utils.checks import InputError, at_least, check_sizes
+from dipy_ldm.workflows import _options as options, cli
+from dipy_ldm.workflows._outputs import json_and_page
+from dipy_ldm.workflows._quiet_start import quiet_start
 
 
 class CheckLDMFlow(Workflow):
@@ -204,7 +204,7 @@ class CheckLDMFlow(Workflow):
         method |= {"learning_rate": learning_rate, "precision": precision}
         method |= {"remat": remat, "accumulate": accumulate, "checkpoint_steps": 1000}
         with quiet_start():
-            from dipy_ldm.workflows import checks
+            from dipy_ldm.workflows import _checks as checks
 
             place = checks.start(strategy, devices, loss, **method)
         looked = checks.look(

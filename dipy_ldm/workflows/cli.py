@@ -13,8 +13,8 @@ from typing import Any
 from dipy.workflows import flow_runner
 
 from dipy_ldm import __version__
-from dipy_ldm.signals import Terminated, deferred
-from dipy_ldm.validation import InputError, choose
+from dipy_ldm._utils.checks import InputError, choose
+from dipy_ldm._utils.signals import Terminated, deferred
 
 # 1 is the answer of a check that found something red, and of an audit, copies.
 _FOUND, _ERROR = 1, 2

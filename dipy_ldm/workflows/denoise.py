@@ -6,21 +6,22 @@ from typing import Any, NamedTuple
 from dipy.workflows.workflow import Workflow
 import numpy as np
 
-from dipy_ldm import holes, persistence
-from dipy_ldm.data.conformed import conform_file, restore_file, restore_spread
-from dipy_ldm.data.entities import choose_files
-from dipy_ldm.data.grid import Grid
-from dipy_ldm.data.nifti import DTYPES
-from dipy_ldm.data.paths import find_volumes
-from dipy_ldm.files import make_folder
-from dipy_ldm.validation import InputError, at_least, check_shares, choose
-from dipy_ldm.values import from_words
-from dipy_ldm.workflows import healing, restoring
-from dipy_ldm.workflows.asked import Asked
-from dipy_ldm.workflows.options import values_of
-from dipy_ldm.workflows.outputs import interrupted
-from dipy_ldm.workflows.seen import Partners
-from dipy_ldm.workflows.volumes import provenance, write_with_sidecar
+from dipy_ldm import _serialization as persistence
+from dipy_ldm._utils.checks import InputError, at_least, check_shares, choose
+from dipy_ldm._utils.files import make_folder
+from dipy_ldm._utils.values import from_words
+from dipy_ldm.data._entities import choose_files
+from dipy_ldm.data._grid import Grid
+from dipy_ldm.data._nifti import DTYPES
+from dipy_ldm.data._paths import find_volumes
+from dipy_ldm.data._preprocessing import conform_file, restore_file, restore_spread
+from dipy_ldm.diffusion import masks as holes
+from dipy_ldm.workflows import _native_space as healing, _restoring as restoring
+from dipy_ldm.workflows._conditions import Asked
+from dipy_ldm.workflows._options import values_of
+from dipy_ldm.workflows._outputs import interrupted
+from dipy_ldm.workflows._provenance import provenance, write_with_sidecar
+from dipy_ldm.workflows._sources import Partners
 
 _STRENGTH, _THRESHOLD, _DILATED = 0.1, 0.5, 2.0
 

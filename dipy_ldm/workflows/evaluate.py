@@ -7,15 +7,15 @@ from typing import Any
 
 from dipy.workflows.workflow import Workflow
 
-from dipy_ldm import persistence
-from dipy_ldm.validation import InputError
-from dipy_ldm.workflows import restoring
-from dipy_ldm.workflows.judged import read_for
-from dipy_ldm.workflows.options import values_of
-from dipy_ldm.workflows.outputs import json_and_page, write_page
-from dipy_ldm.workflows.quiet import quiet_start
-from dipy_ldm.workflows.seen import Seen
-from dipy_ldm.workflows.volumes import provenance
+from dipy_ldm import _serialization as persistence
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm.workflows import _restoring as restoring
+from dipy_ldm.workflows._evaluation_images import read_for
+from dipy_ldm.workflows._options import values_of
+from dipy_ldm.workflows._outputs import json_and_page, write_page
+from dipy_ldm.workflows._provenance import provenance
+from dipy_ldm.workflows._quiet_start import quiet_start
+from dipy_ldm.workflows._sources import Seen
 
 
 class EvaluateLDMFlow(Workflow):
@@ -143,7 +143,7 @@ class EvaluateLDMFlow(Workflow):
             document, generated_files, "generated_files", made=True, **how
         )
         with quiet_start():
-            from dipy_ldm.workflows import judgement
+            from dipy_ldm.workflows import _reports as judgement
 
         followed = judgement.read_measurements(document, measurements)
         model, place = restoring.load(path, devices, None)

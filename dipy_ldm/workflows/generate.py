@@ -8,25 +8,21 @@ from dipy.workflows.workflow import Workflow
 import numpy as np
 from tqdm import tqdm
 
-from dipy_ldm import persistence
+from dipy_ldm import _serialization as persistence
+from dipy_ldm._utils.checks import InputError, at_least, choose
+from dipy_ldm._utils.files import replacing
+from dipy_ldm._utils.values import from_words
 from dipy_ldm.conditions import from_saved
-from dipy_ldm.data.nifti import DTYPES
-from dipy_ldm.files import replacing
-from dipy_ldm.validation import InputError, at_least, choose
-from dipy_ldm.values import from_words
-from dipy_ldm.workflows import workers
-from dipy_ldm.workflows.asked import Asked, count_of
-from dipy_ldm.workflows.outputs import (
-    interrupted,
-    output_paths,
-    refuse_overwriting,
-)
-from dipy_ldm.workflows.quiet import quiet_start
-from dipy_ldm.workflows.restoring import number_noise
-from dipy_ldm.workflows.samples import Samples
-from dipy_ldm.workflows.seen import Seen, pieces
-from dipy_ldm.workflows.volumes import affine_of, provenance, write_with_sidecar
-from dipy_ldm.workflows.wanted import read_wanted
+from dipy_ldm.data._nifti import DTYPES
+from dipy_ldm.workflows import _workers as workers
+from dipy_ldm.workflows._condition_table import read_wanted
+from dipy_ldm.workflows._conditions import Asked, count_of
+from dipy_ldm.workflows._outputs import interrupted, output_paths, refuse_overwriting
+from dipy_ldm.workflows._provenance import affine_of, provenance, write_with_sidecar
+from dipy_ldm.workflows._quiet_start import quiet_start
+from dipy_ldm.workflows._restoring import number_noise
+from dipy_ldm.workflows._samples import Samples
+from dipy_ldm.workflows._sources import Seen, pieces
 
 logger = logging.getLogger(__name__)
 
@@ -229,7 +225,7 @@ class GenerateLDMFlow(Workflow):
 
     def _write(self, model, samples, numbers, seen, asked, options, dtype, facts):
         """Generate and write volume after volume, and draw planes of the first."""
-        from dipy_ldm import distribution, plots
+        from dipy_ldm import _backend as distribution, plots
 
         affine = affine_of(model)
         pictures = []
@@ -272,7 +268,7 @@ class GenerateLDMFlow(Workflow):
         """Generate some of the samples; return their numbers as well."""
         if self.guard is None:
             return _generate(model, numbers, asked, options, noise), [*numbers]
-        from dipy_ldm.evaluation.guard import generate_new
+        from dipy_ldm.evaluation._copy_filter import generate_new
 
         known = asked.of_some(numbers)
 
@@ -373,7 +369,7 @@ def _generate(model, numbers, asked, options, noise):
 def _guard(path, model_fingerprint):
     """Read the fingerprints of the training images."""
     with quiet_start():
-        from dipy_ldm.evaluation.guard import Guard
+        from dipy_ldm.evaluation._copy_filter import Guard
 
         return Guard.load(path, model_fingerprint)
 
@@ -381,7 +377,7 @@ def _guard(path, model_fingerprint):
 def _load(path, strategy, devices):
     """Load the model; return the devices as well, as a strategy or None."""
     with quiet_start():
-        from dipy_ldm import LatentDiffusion, distribution
+        from dipy_ldm import LatentDiffusion, _backend as distribution
 
         # Each worker uses its own devices: they don't meet.
         strategy = distribution.make_strategy(strategy, devices, alone=True)

@@ -3,22 +3,22 @@
 from dipy.workflows.workflow import Workflow
 import numpy as np
 
-from dipy_ldm import holes
-from dipy_ldm.data.entities import choose_files
-from dipy_ldm.data.grid import conform, same_grid
-from dipy_ldm.data.headers import check_headers
-from dipy_ldm.data.nifti import read_mask, read_volume
-from dipy_ldm.data.pairs import pair_masks
-from dipy_ldm.data.paths import expand, find_volumes
-from dipy_ldm.files import make_folder
-from dipy_ldm.validation import InputError, at_least, choose, whole
-from dipy_ldm.values import from_words
-from dipy_ldm.workflows import healing, restoring
-from dipy_ldm.workflows.asked import Asked
-from dipy_ldm.workflows.options import values_of
-from dipy_ldm.workflows.outputs import interrupted
-from dipy_ldm.workflows.seen import Partners
-from dipy_ldm.workflows.volumes import provenance, write_with_sidecar
+from dipy_ldm._utils.checks import InputError, at_least, choose, whole
+from dipy_ldm._utils.files import make_folder
+from dipy_ldm._utils.values import from_words
+from dipy_ldm.data._entities import choose_files
+from dipy_ldm.data._grid import conform, same_grid
+from dipy_ldm.data._headers import check_headers
+from dipy_ldm.data._nifti import read_mask, read_volume
+from dipy_ldm.data._pairing import pair_masks
+from dipy_ldm.data._paths import expand, find_volumes
+from dipy_ldm.diffusion import masks as holes
+from dipy_ldm.workflows import _native_space as healing, _restoring as restoring
+from dipy_ldm.workflows._conditions import Asked
+from dipy_ldm.workflows._options import values_of
+from dipy_ldm.workflows._outputs import interrupted
+from dipy_ldm.workflows._provenance import provenance, write_with_sidecar
+from dipy_ldm.workflows._sources import Partners
 
 
 class InpaintLDMFlow(Workflow):

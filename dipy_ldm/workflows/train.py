@@ -5,14 +5,19 @@ import logging
 
 from dipy.workflows.workflow import Workflow
 
-from dipy_ldm import persistence, presets
+from dipy_ldm import _serialization as persistence, presets
+from dipy_ldm._utils.checks import InputError, check_sizes
+from dipy_ldm._utils.files import claimed, make_folder, refuse_claimed
 from dipy_ldm.data.cohort import split
-from dipy_ldm.files import claimed, make_folder, refuse_claimed
-from dipy_ldm.validation import InputError, check_sizes
-from dipy_ldm.workflows import inputs, options, recipes, workers
-from dipy_ldm.workflows.outputs import output_paths, refuse_overwriting
-from dipy_ldm.workflows.quiet import quiet_start
-from dipy_ldm.workflows.report import Report
+from dipy_ldm.workflows import (
+    _inputs as inputs,
+    _options as options,
+    _recipes as recipes,
+    _workers as workers,
+)
+from dipy_ldm.workflows._outputs import output_paths, refuse_overwriting
+from dipy_ldm.workflows._progress import Report
+from dipy_ldm.workflows._quiet_start import quiet_start
 
 logger = logging.getLogger(__name__)
 
@@ -405,7 +410,7 @@ def _join(cluster, strategy, devices, path):
 def _make_strategy(name, devices):
     """Choose the devices, which starts TensorFlow."""
     with quiet_start():
-        from dipy_ldm import distribution
+        from dipy_ldm import _backend as distribution
 
         return distribution.make_strategy(name, devices)
 
@@ -415,7 +420,7 @@ def _load(planned, strategy, chief, cache_dir, cache_limit):
 
     Some may turn out to be bad, so that there are fewer than was planned.
     """
-    from dipy_ldm import distribution
+    from dipy_ldm import _backend as distribution
 
     with distribution.chief_first(strategy):
         options = {"cache_dir": cache_dir, "cache_limit": cache_limit}

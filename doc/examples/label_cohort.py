@@ -79,8 +79,8 @@ from virtual_cohort import (
     write_table,
 )
 
-from dipy_ldm.files import make_folder
-from dipy_ldm.validation import InputError, at_least, check_shares
+from dipy_ldm._utils.checks import InputError, at_least, check_shares
+from dipy_ldm._utils.files import make_folder
 
 # Side in mm of the voxels of labels, of which those of scans are means.
 FINE = 1.0

@@ -17,7 +17,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from virtual_cohort import BRAIN_CENTRE
 
-from dipy_ldm.validation import InputError
+from dipy_ldm._utils.checks import InputError
 
 
 class Tissue(NamedTuple):

@@ -18,8 +18,7 @@ import numpy as np
 from virtual_cohort import make_cohort
 
 from dipy_ldm import VQVAE, LatentDiffusion
-from dipy_ldm.data import load_volumes
-from dipy_ldm.data.covariates import read_covariates
+from dipy_ldm.data import load_volumes, read_covariates
 from dipy_ldm.plots import planes
 
 # %%

@@ -7,9 +7,8 @@ that the example runs anywhere; with GPUs leave out the first lines, and the def
 ``strategy="auto"`` uses all of them.
 """
 
-from dipy_ldm import VQVAE
+from dipy_ldm import VQVAE, make_strategy
 from dipy_ldm.data import load_mnist
-from dipy_ldm.distribution import make_strategy
 
 # isort: split
 import matplotlib.pyplot as plt

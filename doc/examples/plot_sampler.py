@@ -9,9 +9,10 @@ one. We write one, try it where the right answer is known, and generate digits w
 import matplotlib.pyplot as plt
 import numpy as np
 
-from dipy_ldm import LatentDiffusion, samplers
+from dipy_ldm import LatentDiffusion
+from dipy_ldm.diffusion import samplers
+from dipy_ldm.diffusion.schedules import path, uniform_log_snr
 from dipy_ldm.plots import montage
-from dipy_ldm.schedules import path, uniform_log_snr
 
 # %%
 # DDIM assumes that the noise ``eps`` in the latent stays as it is until the next level.
@@ -93,6 +94,6 @@ for ax, name in zip(axes, ("ddim", "dpm++", "ab2")):
 plt.show()
 
 # %%
-# To give it to others: write it into ``dipy_ldm/samplers.py`` with its equation and its
-# source, add the line to ``SAMPLERS``, and name its order of convergence in
-# ``tests/test_samplers.py``, which holds it to that.
+# To give it to others: write it into ``dipy_ldm/diffusion/samplers.py`` with its
+# equation and its source, add the line to ``SAMPLERS``, and name its order of
+# convergence in ``tests/test_samplers.py``, which holds it to that.

@@ -19,8 +19,7 @@ import numpy as np
 from virtual_cohort import make_cohort
 
 from dipy_ldm import VQVAE, LatentDiffusion
-from dipy_ldm.data import load_volumes
-from dipy_ldm.data.nifti import write_volume
+from dipy_ldm.data import load_volumes, write_volume
 from dipy_ldm.metrics import multiscale_ssim
 from dipy_ldm.plots import montage, planes
 

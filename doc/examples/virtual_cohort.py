@@ -41,9 +41,9 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
-from dipy_ldm.data.grid import Grid, conform
-from dipy_ldm.files import make_folder, replacing
-from dipy_ldm.validation import InputError, at_least, check_shares
+from dipy_ldm._utils.checks import InputError, at_least, check_shares
+from dipy_ldm._utils.files import make_folder, replacing
+from dipy_ldm.data._grid import Grid, conform
 
 # The world is that of the template, in mm to the right, the front and the top.
 BRAIN_CENTRE = np.array([0.0, -22.0, 9.0])

@@ -13,9 +13,9 @@ from panels import (
 )
 
 from dipy_ldm.data import load_mnist
+from dipy_ldm.diffusion.samplers import SAMPLERS, noise_of, sample
+from dipy_ldm.diffusion.schedules import rates
 from dipy_ldm.plots import montage
-from dipy_ldm.samplers import SAMPLERS, noise_of, sample
-from dipy_ldm.schedules import rates
 
 STEPS = (50, 100, 200, 1000)
 

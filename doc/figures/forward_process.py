@@ -4,8 +4,8 @@ from matplotlib import pyplot as plt
 from panels import as_colours, decoded, packaged, scaled, show
 
 from dipy_ldm.data import load_mnist
-from dipy_ldm.samplers import noise_of
-from dipy_ldm.schedules import rates
+from dipy_ldm.diffusion.samplers import noise_of
+from dipy_ldm.diffusion.schedules import rates
 
 TIMES = (0, 0.2, 0.4, 0.6, 0.8, 1)
 

@@ -4,8 +4,8 @@ from matplotlib import pyplot as plt
 import numpy as np
 from panels import packaged, show
 
-from dipy_ldm import holes
 from dipy_ldm.data import load_mnist
+from dipy_ldm.diffusion import masks as holes
 
 
 def draw():

@@ -4,8 +4,10 @@ from matplotlib import pyplot as plt
 import numpy as np
 from panels import BLUE, ORANGE
 
-from dipy_ldm import networks
-from dipy_ldm.memory import estimate_training
+from dipy_ldm.autoencoder import _network as autoencoder_network
+from dipy_ldm.denoiser import _unet as unet_network
+from dipy_ldm.nn import building
+from dipy_ldm.training._memory import estimate_training
 
 BATCH = 4
 CODES = 1024
@@ -27,7 +29,7 @@ def draw():
 
 def draw_lines(ax, sides, estimate):
     for label, (precision, remat, colour, line) in STYLES.items():
-        with networks.precision(precision):
+        with building.precision(precision):
             gibibytes = [estimate(int(side), remat) / 2**30 for side in sides]
         ax.loglog(sides, gibibytes, line, marker=".", color=colour, label=label)
     ax.set_xticks(sides, sides)
@@ -42,8 +44,8 @@ def draw_lines(ax, sides, estimate):
 
 def autoencoder(side, remat):
     options = {"widths": (32, 64), "blocks": 1, "code_dim": 8, "remat": remat}
-    encoder = networks.encoder((side,) * 3, 1, **options)
-    decoder = networks.decoder(encoder.output.shape[1:-1], 1, **options)
+    encoder = autoencoder_network.encoder((side,) * 3, 1, **options)
+    decoder = autoencoder_network.decoder(encoder.output.shape[1:-1], 1, **options)
     distances = 4 * CODES * (side // 4) ** 3
     return estimate_training([encoder, decoder], BATCH, distances)
 
@@ -52,7 +54,7 @@ def denoiser(side, remat):
     widths = (64, 128, 256)
     attention = [False] * len(widths)
     shape = (side, side, side, 8)
-    unet = networks.unet(
+    unet = unet_network.unet(
         shape, widths=widths, blocks=1, attention=attention, remat=remat
     )
     return estimate_training([unet], BATCH)

@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 import numpy as np
 
 from dipy_ldm import LatentDiffusion
-from dipy_ldm.schedules import path
+from dipy_ldm.diffusion.schedules import path
 
 BLUE, ORANGE, GREEN, GREY = "#1f77b4", "#e8710a", "#2a9d4a", "#888888"
 

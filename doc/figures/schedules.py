@@ -4,8 +4,8 @@ from matplotlib import pyplot as plt
 import numpy as np
 from panels import BLUE, GREEN, GREY, ORANGE
 
-from dipy_ldm.samplers import SAMPLERS
-from dipy_ldm.schedules import SCHEDULES, rates
+from dipy_ldm.diffusion.samplers import SAMPLERS
+from dipy_ldm.diffusion.schedules import SCHEDULES, rates
 
 COLOURS = {"cosine": BLUE, "linear": ORANGE}
 STEPS = 10

@@ -9,7 +9,7 @@ import numpy as np
 from panels import packaged
 
 from dipy_ldm import VQVAE, LatentDiffusion
-from dipy_ldm.bottlenecks import BOTTLENECKS, Codebook
+from dipy_ldm.autoencoder.quantizers import BOTTLENECKS, Codebook
 from dipy_ldm.data import load_mnist
 
 

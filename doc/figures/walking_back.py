@@ -3,7 +3,7 @@
 from matplotlib import pyplot as plt
 from panels import decoded, levels, packaged, show
 
-from dipy_ldm.samplers import SAMPLERS, noise_of, sample
+from dipy_ldm.diffusion.samplers import SAMPLERS, noise_of, sample
 
 STEPS = 10
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from dipy_ldm.checking import findings
-from dipy_ldm.checking.findings import Finding, amber, green, grey, red
+from dipy_ldm.checking import _findings as findings
+from dipy_ldm.checking._findings import Finding, amber, green, grey, red
 
 
 def test_the_worst_state_counts():

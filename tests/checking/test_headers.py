@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from scans import save
 
-from dipy_ldm.checking import headers
-from dipy_ldm.data.headers import read_headers
+from dipy_ldm.checking import _headers as headers
+from dipy_ldm.data._headers import read_headers
 
 N = 8
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter, shift
 
-from dipy_ldm.checking import likeness
-from dipy_ldm.checking.likeness import VIEWS
+from dipy_ldm.checking import _similarity as likeness
+from dipy_ldm.checking._similarity import VIEWS
 
 AFFINE = np.diag([8.0, 8.0, 8.0, 1.0])
 N = 12

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from dipy_ldm.checking import outliers
-from dipy_ldm.checking.findings import robust_scores
+from dipy_ldm.checking import _outliers as outliers
+from dipy_ldm.checking._findings import robust_scores
 
 N = 20
 

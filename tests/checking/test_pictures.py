@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dipy_ldm.checking.pictures import Gallery, flat, reconstructed
+from dipy_ldm.checking._pictures import Gallery, flat, reconstructed
 
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
 IMAGES = np.random.default_rng(0).random((6, 28, 20, 1))

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from dipy_ldm import presets, schedules
-from dipy_ldm.checking import plans
+from dipy_ldm import presets
+from dipy_ldm.checking import _plan as plans
 from dipy_ldm.data.cohort import Cohort
+from dipy_ldm.diffusion import schedules
 from dipy_ldm.training import Training
-from dipy_ldm.workflows import recipes
+from dipy_ldm.workflows import _recipes as recipes
 
 IMAGES = np.zeros((20, 16, 16, 1), "float32")
 METHOD = {"schedule": "cosine", "target": "v", "guide": False, "seed": 0}

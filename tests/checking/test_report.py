@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from dipy_ldm.checking import report
-from dipy_ldm.checking.findings import Picture, amber, green, grey, red
+from dipy_ldm.checking import _report as report
+from dipy_ldm.checking._findings import Picture, amber, green, grey, red
 
 FOUND = {
     "Files": [

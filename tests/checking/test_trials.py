@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from dipy_ldm import presets
-from dipy_ldm.checking import trials
-from dipy_ldm.data.batches import Augmentation
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm.checking import _dry_run as trials
+from dipy_ldm.data._batches import Augmentation
 from dipy_ldm.data.cohort import Cohort
-from dipy_ldm.validation import InputError
-from dipy_ldm.workflows import recipes
+from dipy_ldm.workflows import _recipes as recipes
 
 TINY = {
     "batch_size": 4,

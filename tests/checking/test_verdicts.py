@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from dipy_ldm.checking import verdicts
-from dipy_ldm.checking.trials import ByHeart, Paces
+from dipy_ldm.checking import _dry_run_findings as verdicts
+from dipy_ldm.checking._dry_run import ByHeart, Paces
 from dipy_ldm.training import Training
 
 RNG = np.random.default_rng(0)

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm.data import arrays, cache
-from dipy_ldm.validation import InputError
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm.data import _cache as cache, _checks as arrays
 
 
 @pytest.fixture

@@ -4,14 +4,14 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm import schedules
+from dipy_ldm._backend import make_strategy, shared
+from dipy_ldm._utils.checks import InputError
 from dipy_ldm.conditions import UNSPECIFIED
-from dipy_ldm.data.batches import Augmentation, batches
-from dipy_ldm.data.given import Sources
-from dipy_ldm.data.sources import Source
-from dipy_ldm.distribution import make_strategy, shared
-from dipy_ldm.training.noising import noised
-from dipy_ldm.validation import InputError
+from dipy_ldm.data._batches import Augmentation, batches
+from dipy_ldm.data._conditioning_inputs import Sources
+from dipy_ldm.data._sources import Source
+from dipy_ldm.denoiser._noising import noised
+from dipy_ldm.diffusion import schedules
 
 IMAGES = np.arange(10, dtype="float32").reshape(10, 1, 1)
 

@@ -10,8 +10,8 @@ from unittest import mock
 
 import pytest
 
-from dipy_ldm import files
-from dipy_ldm.data import cache
+from dipy_ldm._utils import files
+from dipy_ldm.data import _cache as cache
 
 
 def test_the_place_is_the_users(tmp_path, monkeypatch):
@@ -157,8 +157,8 @@ def fill(root, number, age, size=1000):
 HOLD = """
 import sys
 from pathlib import Path
-from dipy_ldm import files
-from dipy_ldm.data import cache
+from dipy_ldm._utils import files
+from dipy_ldm.data import _cache as cache
 cache.hold(Path(sys.argv[1]))
 print("holds", flush=True)
 sys.stdin.read()

@@ -4,8 +4,8 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
+from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data.cohort import Cohort, count_held_out, draw_order, split
-from dipy_ldm.validation import InputError
 
 SCANS = [f"sub-{i}" for i in range(10) for _ in range(i % 3 + 1)]  # 19
 

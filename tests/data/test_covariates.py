@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from dipy_ldm.data.cells import as_text
-from dipy_ldm.data.covariates import read_covariates
-from dipy_ldm.data.entities import common_suffix, entity, suffix
-from dipy_ldm.data.lookup import find_subjects
-from dipy_ldm.data.paths import find_volumes, listed_rows
-from dipy_ldm.data.summary import summarise
-from dipy_ldm.validation import InputError
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm.data._cells import as_text
+from dipy_ldm.data._covariates import read_covariates
+from dipy_ldm.data._entities import common_suffix, entity, suffix
+from dipy_ldm.data._paths import find_volumes, listed_rows
+from dipy_ldm.data._summary import summarise
+from dipy_ldm.data._table_rows import find_subjects
 
 PEOPLE = (
     "participant_id\tage\tsex\tgroup\n"

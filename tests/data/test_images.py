@@ -5,8 +5,8 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
+from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data import load_images
-from dipy_ldm.validation import InputError
 
 IMAGES = np.random.default_rng(0).integers(0, 255, (4, 6, 5)).astype("uint8")
 

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm.data.intensity import is_flattened, measure, scale, unscale
+from dipy_ldm.data._intensity import is_flattened, measure, scale, unscale
 
 RNG = np.random.default_rng(0)
 

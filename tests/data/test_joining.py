@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.values import Table
 from dipy_ldm.data.joining import in_order, join
-from dipy_ldm.validation import InputError
-from dipy_ldm.values import Table
 
 SUBJECTS = ["sub-02", "sub-01", "sub-02"]
 SESSIONS = ["ses-b", None, "ses-a"]

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm.data.lesions import Atlas, bend, features, plant, planted
+from dipy_ldm.anomaly._lesions import Atlas, bend, features, plant, planted
 
 SPACES = [(52, 60), (52, 50, 56)]
 

@@ -4,8 +4,8 @@ import struct
 import numpy as np
 import pytest
 
+from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data.mnist import load_mnist
-from dipy_ldm.validation import InputError
 
 # The four files as their authors published them, decompressed.
 PUBLISHED = {

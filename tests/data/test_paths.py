@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from dipy_ldm.data.paths import expand, find_volumes, holds_volumes
-from dipy_ldm.validation import InputError
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm.data._paths import expand, find_volumes, holds_volumes
 
 FILES = ["a/b/3.nii.gz", "a/1.nii", "a/2.NII.GZ", "a/notes.json", "a/._1.nii"]
 

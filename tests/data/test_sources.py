@@ -4,11 +4,11 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
+from dipy_ldm._utils.checks import InputError
 from dipy_ldm.conditions import UNSPECIFIED
-from dipy_ldm.data import sources
-from dipy_ldm.data.given import Given, Sources, fitting
-from dipy_ldm.data.sources import Source
-from dipy_ldm.validation import InputError
+from dipy_ldm.data import _sources as sources
+from dipy_ldm.data._conditioning_inputs import Given, Sources, fitting
+from dipy_ldm.data._sources import Source
 
 
 def test_intensities_and_labels_are_scaled_alike():

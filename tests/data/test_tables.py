@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from dipy_ldm.data.tables import read_descriptions, read_table
-from dipy_ldm.validation import InputError
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm.data._tables import read_descriptions, read_table
 
 
 def write(path, content):

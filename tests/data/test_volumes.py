@@ -11,10 +11,17 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm.data import conformed, headers, load_volumes, nifti, rows, volumes
-from dipy_ldm.data.conformed import conform_file, restore_file, restore_spread
-from dipy_ldm.data.nifti import read_volume
-from dipy_ldm.validation import InputError
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm.data import (
+    _headers as headers,
+    _nifti as nifti,
+    _preprocessing as conformed,
+    _row_writer as rows,
+    load_volumes,
+    volumes,
+)
+from dipy_ldm.data._nifti import read_volume
+from dipy_ldm.data._preprocessing import conform_file, restore_file, restore_spread
 
 SHAPE = (12, 10, 8)
 ORIENTATIONS = ["RAS", "LPS", "PIR"]

@@ -1,0 +1,127 @@
+"""Devices and machines: how networks are trained on many, to the result of one.
+
+TensorFlow alone spreads work. With another back-end of Keras there is one device, and
+the same functions do what is to be done there.
+"""
+
+import logging
+import os
+import platform
+from typing import TYPE_CHECKING
+
+from dipy_ldm._utils.checks import InputError
+
+try:
+    import keras
+except ValueError as error:  # a backend that Keras does not know, either
+    raise InputError(
+        f"Keras can't be imported ({error}); choose 'tensorflow', 'jax' or 'torch' in "
+        "~/.keras/keras.json or by the variable KERAS_BACKEND, and start Python again."
+    ) from error
+
+from dipy_ldm._backend.memory import give_back
+from dipy_ldm._backend.sharing import (
+    ONCE_APPLYING,
+    ONCE_TRAINING,
+    STRATEGIES,
+    count_replicas,
+    share_of,
+)
+
+if keras.config.backend() not in ("tensorflow", "jax", "torch"):
+    raise InputError(
+        f"Keras is set to the backend {keras.config.backend()!r}, and dipy_ldm needs "
+        "'tensorflow', 'jax' or 'torch'; choose one in ~/.keras/keras.json or by the "
+        "variable KERAS_BACKEND, and start Python again."
+    )
+
+if TYPE_CHECKING or keras.config.backend() == "tensorflow":
+    from dipy_ldm._backend.arrays import (
+        add_to,
+        compiled,
+        conditionally,
+        gradients,
+        in_batches,
+        in_turn,
+    )
+    from dipy_ldm._backend.keras_tensorflow import ReplicatedModel, onednn_is_on
+    from dipy_ldm._backend.strategy import (
+        free_memory,
+        gpu_capabilities,
+        make_strategy,
+        scope,
+    )
+    from dipy_ldm._backend.workers import (
+        agree,
+        chief_first,
+        gathered,
+        is_chief,
+        is_first_replica,
+        of_chief,
+        shared,
+        spread,
+        sum_of_replicas,
+    )
+else:
+    from dipy_ldm._backend.single_device import (
+        ReplicatedModel,
+        add_to,
+        agree,
+        chief_first,
+        compiled,
+        conditionally,
+        free_memory,
+        gathered,
+        gpu_capabilities,
+        gradients,
+        in_batches,
+        in_turn,
+        is_chief,
+        is_first_replica,
+        make_strategy,
+        of_chief,
+        scope,
+        shared,
+        spread,
+        sum_of_replicas,
+    )
+
+__all__ = [
+    "ONCE_APPLYING",
+    "ONCE_TRAINING",
+    "STRATEGIES",
+    "ReplicatedModel",
+    "add_to",
+    "agree",
+    "chief_first",
+    "compiled",
+    "conditionally",
+    "count_replicas",
+    "free_memory",
+    "gathered",
+    "give_back",
+    "gpu_capabilities",
+    "gradients",
+    "in_batches",
+    "in_turn",
+    "is_chief",
+    "is_first_replica",
+    "make_strategy",
+    "of_chief",
+    "scope",
+    "share_of",
+    "shared",
+    "spread",
+    "sum_of_replicas",
+]
+
+if keras.config.backend() == "tensorflow" and not onednn_is_on():
+    # It is on for whoever imports dipy_ldm before TensorFlow; only x86 has it.
+    asked = os.environ["TF_ENABLE_ONEDNN_OPTS"] == "1"
+    has_it = platform.machine() in ("x86_64", "AMD64") and platform.system() != "Darwin"
+    if asked and has_it:
+        logging.getLogger(__name__).warning(
+            "TensorFlow was imported before dipy_ldm, and oneDNN, which makes training "
+            "on this processor several times faster, is off; import dipy_ldm first, or "
+            "set TF_ENABLE_ONEDNN_OPTS=1."
+        )

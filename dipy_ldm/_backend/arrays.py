@@ -1,0 +1,192 @@
+"""Arrays, piece by piece on devices and machines, by compiled functions."""
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+import math
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from dipy_ldm._backend.workers import all_reduce, place, spread, spread_over
+
+
+def compiled(function: Callable, inputs: list[Any], networks: list[Any]) -> Callable:
+    """Compile a function of tensors.
+
+    Many times faster per call than ``keras.Model.predict``, and traced once
+    whatever the size of the batch.
+
+    Parameters
+    ----------
+    function : callable
+        Takes and returns tensors.
+    inputs : list of keras.KerasTensor
+        Shape and type of each argument.
+    networks : list of keras.Model or keras.layers.Layer
+        What it computes with, whose weights may change.
+
+    Returns
+    -------
+    callable
+        Takes tensors or ndarrays, and returns tensors, which stay on their device.
+    """
+    signature = [tf.TensorSpec(x.shape, x.dtype) for x in inputs]
+    # Nothing branches by what is in tensors: there is nothing to transform.
+    traced = tf.function(function, signature, autograph=False)
+
+    def call(*arrays):
+        return traced(*(tf.cast(a, x.dtype) for a, x in zip(arrays, inputs)))
+
+    return call
+
+
+def in_turn(tasks: Iterable[Callable]) -> None:
+    """Do two things at once, so that what the first take is there for the next.
+
+    Within a compiled function all would be begun at once; one alone does not keep all
+    cores busy.
+
+    Parameters
+    ----------
+    tasks : iterable of callable
+        Each takes nothing, and returns tensors that are there when it is done.
+    """
+    done: list = [[], []]
+    for task in tasks:
+        with tf.control_dependencies(done[-2]):
+            done.append(task())
+
+
+def add_to(variable: Any, change: Any) -> None:
+    """Add to a variable, in the memory that it has.
+
+    Parameters
+    ----------
+    variable : keras.Variable
+        Is changed.
+    change : tensor
+        Of the same shape and type.
+    """
+    variable.value.assign_add(change)
+
+
+def in_batches(
+    function: Callable, array: np.ndarray, batch_size: int, title: str | None = None
+) -> np.ndarray:
+    """Apply a function to an array piece by piece, so that memory suffices.
+
+    Several devices and machines (see :func:`spread`) work on pieces of their own at
+    once; each machine is given all results.
+
+    Parameters
+    ----------
+    function : callable
+        Takes an ndarray, and returns an array or a tensor of the same length.
+    array : ndarray
+        Argument, ``(n, ...)``.
+    batch_size : int
+        Largest length that the function is given.
+    title : str, optional
+        Name of a progress bar; None for no bar.
+
+    Returns
+    -------
+    ndarray
+        Results, ``(n, ...)``.
+    """
+    worker, workers = place()
+    n = len(array)
+    if n < workers:
+        return _in_batches(function, array, batch_size, title)
+    own = slice(n * worker // workers, n * (worker + 1) // workers)
+    part = _in_batches(function, array[own], batch_size, title)
+    if workers == 1:
+        return part
+    whole = np.zeros((n, *part.shape[1:]), part.dtype)
+    whole[own] = part
+    return all_reduce(whole)
+
+
+def _in_batches(function, array, batch_size, title):
+    """Do so on the devices of this machine."""
+    strategy = spread_over.get()
+    devices = (None,) if strategy is None else strategy.extended.worker_devices
+    # Work for all of them, even if there is little.
+    batch_size = min(batch_size, math.ceil(len(array) / len(devices)))
+    free: SimpleQueue = SimpleQueue()
+    for device in devices:
+        free.put(device)
+    pool = ThreadPoolExecutor(len(devices))
+    with tqdm(total=len(array), desc=title, disable=title is None) as bar:
+
+        def work(start):
+            piece = array[start : start + batch_size]
+            device = free.get()
+            try:
+                # What the function itself would spread stays on its device, which
+                # tf.device(None) would leave.
+                with spread(None), tf.device(device) if device else nullcontext():
+                    return np.asarray(function(piece))
+            finally:
+                free.put(device)
+                bar.update(len(piece))
+
+        starts = range(0, len(array), batch_size)
+        try:
+            results = list((pool.map if len(devices) > 1 else map)(work, starts))
+        finally:
+            # An interrupt must not wait for what has not begun.
+            pool.shutdown(cancel_futures=True)
+    return np.concatenate(results)
+
+
+def gradients(function: Callable) -> Callable:
+    """Compile the gradients of a function's sum.
+
+    Parameters
+    ----------
+    function : callable
+        Takes tensors, and returns one.
+
+    Returns
+    -------
+    callable
+        Takes tensors, and returns the gradient of each.
+    """
+
+    @tf.function(autograph=False)
+    def compute(*tensors):
+        with tf.GradientTape() as tape:
+            tape.watch(tensors)
+            value = function(*tensors)
+        return tape.gradient(value, tensors)
+
+    return compute
+
+
+def conditionally(
+    condition: Any, change: Callable, otherwise: Callable, variables: Callable
+) -> None:
+    """Change variables in one way or in another, within a step of training.
+
+    Parameters
+    ----------
+    condition : tensor of bool
+        What decides.
+    change, otherwise : callable
+        Assign to variables.
+    variables : callable
+        Lists all that they read or assign to, which some back-ends must know.
+    """
+    tf.cond(condition, _without_result(change), _without_result(otherwise))
+
+
+def _without_result(function):
+    def call():
+        function()
+
+    return call

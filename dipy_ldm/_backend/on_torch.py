@@ -1,0 +1,56 @@
+"""What PyTorch is asked for directly."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import torch
+
+
+def compiled(function: Callable, inputs: list[Any], networks: list[Any]) -> Callable:
+    """Make a function of tensors work on arrays; see ``dipy_ldm._backend.arrays``.
+
+    It is not compiled: ``torch.compile`` takes a minute for a network, and needs a
+    compiler of C++.
+    """
+
+    def call(*arrays):
+        with torch.no_grad():
+            cast = [keras.ops.cast(a, x.dtype) for a, x in zip(arrays, inputs)]
+            return function(*cast)
+
+    return call
+
+
+def gradients(function: Callable) -> Callable:
+    """Make what computes the gradients of a function's sum."""
+
+    def compute(*tensors):
+        leaves = [tensor.detach().requires_grad_() for tensor in tensors]
+        found = torch.autograd.grad(function(*leaves).sum(), leaves)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return found
+
+    return compute
+
+
+def conditionally(
+    condition: Any, change: Callable, otherwise: Callable, variables: Callable
+) -> None:
+    """Change variables in one way or in another, within a step of training."""
+    (change if bool(condition) else otherwise)()
+
+
+def settle(model: Any) -> None:
+    """Do nothing: the weights are those of the last step."""
+
+
+def gpu_capabilities() -> list[tuple[int, ...]]:
+    """Say what the GPU can do, if there is one."""
+    return [torch.cuda.get_device_capability()] if torch.cuda.is_available() else []
+
+
+def gpu_memory() -> float | None:
+    """Say how many bytes of the GPU are free; None if there is none."""
+    return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else None

@@ -1,0 +1,171 @@
+"""How many replicas there are, and what each of them has of a batch."""
+
+from contextlib import nullcontext
+import math
+from threading import Lock
+from typing import Any
+
+import keras
+
+from dipy_ldm._backend import memory
+from dipy_ldm._utils.checks import InputError
+
+# From how many devices of a machine on each of them has a replica.
+STRATEGIES = {"auto": 2, "none": math.inf, "mirrored": 1, "multi_worker": math.inf}
+
+# Batches that are drawn at the same time.
+DRAWN_AT_ONCE = 2
+
+# Bytes that each back-end takes once to train and to apply, whatever the network is:
+# compiled functions, kernels, buffers.
+_ONCE = {"tensorflow": (140, 20), "jax": (350, 0), "torch": (50, 40)}
+ONCE_TRAINING, ONCE_APPLYING = (
+    2**20 * mib for mib in _ONCE.get(keras.config.backend(), (0, 0))
+)
+
+
+# Held while a step is traced: of what is traced once for all networks, TensorFlow makes
+# gradients when they are asked for, and fails where two threads ask at once.
+_TRACING = Lock()
+
+
+class AskableModel(keras.Model):
+    """A model whose training can be asked to end between two steps.
+
+    Attributes
+    ----------
+    asked : bool
+        Set it to ask for an end of the training.
+    ends : bool
+        Whether an end was asked for before the last step.
+    interrupted : bool
+        Set it to end with an interruption before the next step.
+    """
+
+    asked = ends = interrupted = False
+    train_function: Any
+    _sketching = False
+
+    def sketch(self, batches: Any, replicas: int) -> None:
+        """Make metrics and optimizer from what the batches look like.
+
+        Keras does so in the first step, and has all of the network traced once more, to
+        know the shapes of what it returns; which its layers know.
+
+        Parameters
+        ----------
+        batches : dipy_ldm.data._batches.Batches
+            From which it learns.
+        replicas : int
+            How many there are.
+        """
+        self._sketching = True
+        try:
+            self._symbolic_build(data_batch=sketched(batches, replicas))
+        finally:
+            self._sketching = False
+
+    def call(self, inputs, training=None, mask=None):
+        """Apply the network; while it is sketched, return what is as large."""
+        if not self._sketching:
+            return super().call(inputs, training=training, mask=mask)
+        given = keras.tree.map_structure(
+            lambda x: keras.KerasTensor(
+                x.shape, keras.backend.standardize_dtype(x.dtype)
+            ),
+            inputs,
+        )
+        # Of one output the network, too, returns no list.
+        (made,) = keras.tree.flatten(self.compute_output_spec(given))
+        return keras.ops.zeros(made.shape, made.dtype)
+
+    def make_train_function(self, force=False) -> None:
+        """Make what trains for a step, and hear whether the training shall end."""
+        if self.train_function is not None and not force:
+            return
+        super().make_train_function(force)
+        train = self.train_function
+        begun = False
+
+        def step(*given):
+            nonlocal begun
+            self.ends = self.asked
+            if self.interrupted:
+                raise KeyboardInterrupt
+            with nullcontext() if begun else _TRACING:
+                made = train(*given)
+            if not begun:
+                memory.give_back()
+            begun = True
+            return made
+
+        self.train_function = step
+
+
+def count_replicas(strategy: Any) -> int:
+    """Count the replicas of a strategy.
+
+    Parameters
+    ----------
+    strategy : tf.distribute.Strategy or None
+        As of :func:`make_strategy`.
+
+    Returns
+    -------
+    int
+        At least 1.
+    """
+    return 1 if strategy is None else strategy.num_replicas_in_sync
+
+
+def share_of(batch_size: int, strategy: Any) -> int:
+    """Share a batch evenly among the replicas.
+
+    Parameters
+    ----------
+    batch_size : int
+        Examples in a batch of all replicas.
+    strategy : tf.distribute.Strategy or None
+        As of :func:`make_strategy`.
+
+    Returns
+    -------
+    int
+        Examples for each replica.
+
+    Raises
+    ------
+    InputError
+        If the replicas don't divide the batch.
+    """
+    n = count_replicas(strategy)
+    each, left = divmod(batch_size, n)
+    if left:
+        near = f"{each * n} or {(each + 1) * n}" if each else f"at least {n}"
+        raise InputError(
+            f"a batch of {batch_size} can't be shared evenly by {n} replicas; give a "
+            f"`batch_size` of {near}."
+        )
+    return each
+
+
+def sketched(batches: Any, replicas: int) -> Any:
+    """Say what a replica is given at each step.
+
+    Parameters
+    ----------
+    batches : dipy_ldm.data._batches.Batches
+        Batches.
+    replicas : int
+        How many there are.
+
+    Returns
+    -------
+    tuple
+        Tuples of ``keras.KerasTensor``, which have shapes and types alone.
+    """
+    each = batches.size // replicas
+    return keras.tree.map_structure(
+        lambda array: keras.KerasTensor((each, *array.shape[1:]), str(array.dtype)),
+        batches.draw(0, range(0)),
+    )

@@ -1,0 +1,163 @@
+"""One device, by a back-end of Keras that is not TensorFlow.
+
+What is asked of many devices and machines elsewhere is answered here for the one that
+JAX or PyTorch chooses.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib import import_module
+from itertools import count
+from typing import Any
+
+import keras
+import numpy as np
+from tqdm import tqdm
+
+from dipy_ldm._backend import memory
+from dipy_ldm._backend.sharing import DRAWN_AT_ONCE, STRATEGIES, AskableModel
+from dipy_ldm._utils import cluster
+from dipy_ldm._utils.checks import InputError, choose
+
+backend: Any = import_module(f"{__package__}.on_{keras.config.backend()}")
+
+compiled = backend.compiled
+conditionally = backend.conditionally
+gradients = backend.gradients
+
+
+def make_strategy(name: Any = "auto", devices: Any = None, *, alone: bool = False):
+    """Refuse to spread the work; see ``dipy_ldm._backend.strategy``."""
+    backend_name = keras.config.backend()
+    if name is None:
+        return None
+    if not isinstance(name, str):
+        raise InputError(
+            f"a strategy of TensorFlow can't be used while Keras computes with "
+            f"{backend_name}; leave it out, or set KERAS_BACKEND=tensorflow."
+        )
+    choose("strategy", name, STRATEGIES)
+    if name in ("mirrored", "multi_worker"):
+        raise InputError(
+            f"the strategy {name} is for TensorFlow, and Keras computes with "
+            f"{backend_name}; set KERAS_BACKEND=tensorflow, or leave out strategy."
+        )
+    if devices is not None:
+        raise InputError(
+            f"devices are chosen for TensorFlow alone, and Keras computes with "
+            f"{backend_name}; leave out devices, and hide those that are not to be "
+            "used (CUDA_VISIBLE_DEVICES)."
+        )
+    if name == "auto" and not alone and cluster.in_company():
+        raise InputError(
+            f"several tasks were started, and with {backend_name} each would train "
+            "all by itself; start one, or set KERAS_BACKEND=tensorflow."
+        )
+    return None
+
+
+def scope(strategy: None) -> AbstractContextManager:
+    """Make networks where they are always made."""
+    return nullcontext()
+
+
+@contextmanager
+def spread(strategy: None) -> Iterator[None]:
+    """Do what is done in this context on the one device."""
+    yield
+
+
+chief_first = spread
+
+
+def is_chief() -> bool:
+    """Say that nobody else writes and shows things."""
+    return True
+
+
+is_first_replica = is_chief
+
+
+def of_chief(array: np.ndarray) -> np.ndarray:
+    """Return what was computed."""
+    return np.asarray(array)
+
+
+def gathered(facts: Any) -> list:
+    """Return what this process says."""
+    return [facts]
+
+
+def agree(facts: dict) -> None:
+    """Agree with oneself."""
+
+
+def sum_of_replicas(tensors: list) -> list:
+    """Return the tensors of the only replica."""
+    return tensors
+
+
+def gpu_capabilities(strategy: None) -> list[tuple[int, ...]]:
+    """Say what the GPU can do, if there is one."""
+    return backend.gpu_capabilities()
+
+
+def free_memory(strategy: None = None) -> float:
+    """Say how many bytes there are for training."""
+    free = backend.gpu_memory()
+    return memory.host_memory() if free is None else free
+
+
+def in_turn(tasks: Iterable[Callable]) -> None:
+    """Do one thing after the other."""
+    for task in tasks:
+        task()
+
+
+def add_to(variable: Any, change: Any) -> None:
+    """Add to a variable."""
+    variable.assign_add(change)
+
+
+def in_batches(
+    function: Callable, array: np.ndarray, batch_size: int, title: str | None = None
+) -> np.ndarray:
+    """Apply a function to an array piece by piece, so that memory suffices."""
+    starts = range(0, len(array), batch_size)
+    results = []
+    with tqdm(total=len(array), desc=title, disable=title is None) as bar:
+        for start in starts:
+            piece = array[start : start + batch_size]
+            results.append(keras.ops.convert_to_numpy(function(piece)))
+            bar.update(len(piece))
+    return np.concatenate(results)
+
+
+class ReplicatedModel(AskableModel):
+    """A model that ``fit`` trains on the one device."""
+
+    def prepare(self, batches: Any) -> None:
+        """Make the metrics, before Keras would take a batch to learn of its shape."""
+        self.sketch(batches, 1)
+
+    def settle(self) -> None:
+        """Let the weights be those of the last step, in the middle of a round."""
+        backend.settle(self)
+
+
+def shared(batches: Any, first_step: int, strategy: None) -> Iterator:
+    """Draw batches on threads that run ahead."""
+    pool = ThreadPoolExecutor(DRAWN_AT_ONCE)
+    try:
+        steps = count(first_step)
+        coming = deque(
+            pool.submit(batches.of, next(steps)) for _ in range(DRAWN_AT_ONCE)
+        )
+        while True:
+            batch = coming.popleft()
+            coming.append(pool.submit(batches.of, next(steps)))
+            yield batch.result()
+    finally:
+        pool.shutdown(cancel_futures=True)

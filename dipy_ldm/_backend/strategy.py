@@ -1,0 +1,318 @@
+"""Which devices and machines the work is spread over."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import cache
+import logging
+import os
+from pathlib import Path
+import platform
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from dipy_ldm import __version__
+from dipy_ldm._backend import memory
+from dipy_ldm._backend.sharing import STRATEGIES
+from dipy_ldm._backend.workers import GONE, gone
+from dipy_ldm._utils import cluster, signals
+from dipy_ldm._utils.checks import InputError, choose
+
+logger = logging.getLogger(__name__)
+
+_TOO_LATE = (
+    "several machines must be joined before TensorFlow is used for anything else; call "
+    "dipy_ldm.make_strategy() first and give its result as strategy."
+)
+
+
+def make_strategy(
+    name: Any = "auto", devices: Sequence[str] | None = None, *, alone: bool = False
+) -> Any:
+    """Choose how the work is spread over devices and machines.
+
+    Parameters
+    ----------
+    name : str or tf.distribute.Strategy or None
+        ``"auto"`` is for all machines that ``TF_CONFIG`` or Slurm names, or else for
+        all GPUs of this one, and none for a single device. ``"multi_worker"`` is for
+        several machines, ``"mirrored"`` for a replica of the network on each device
+        of this one, ``"none"`` for one device. A strategy, or None, is returned as
+        it is.
+    devices : sequence of str, optional
+        Devices of this machine such as ``"GPU:0"``, or their numbers. None is for all
+        GPUs or, where there are none, for the processor.
+    alone : bool
+        Whether ``"auto"`` is for this machine only, whatever others there are.
+
+    Returns
+    -------
+    tf.distribute.Strategy or None
+        None is for the one device that TensorFlow chooses. One of several machines
+        is returned once all of them are there.
+
+    Raises
+    ------
+    InputError
+        If there is no such strategy or device (the sentence lists those there are), if
+        there is a GPU that can't be used and no device was chosen, or if a machine does
+        not come, or differs from the chief.
+    """
+    if not isinstance(name, str):
+        return name
+    least = choose("strategy", name, STRATEGIES)
+    if devices is None:
+        _refuse_idle_gpus(alone)
+        _share_gpus()
+    workers = cluster.find_cluster()
+    if devices is not None:
+        devices = _match(devices)
+        _show_gpus(devices)
+    _grow_as_needed()
+    if name == "multi_worker" or (name == "auto" and workers and not alone):
+        return _multi_worker(workers)
+    chosen = _start(devices)
+    if name == "none" and len(chosen) > 1 and devices is not None:
+        raise InputError(
+            f"the strategy none is for one device, not {len(chosen)}; leave out "
+            "strategy or all devices but one."
+        )
+    if len(chosen) >= least:
+        return _mirrored(tuple(chosen))
+    return None if devices is None else tf.distribute.OneDeviceStrategy(chosen[0])
+
+
+@cache
+def _multi_worker(workers):
+    """Return the one strategy of all machines."""
+    if workers is None:
+        raise InputError(
+            "the strategy multi_worker is for several machines, and neither TF_CONFIG "
+            "nor Slurm names them; start the command with srun, set TF_CONFIG, or "
+            "leave out strategy."
+        )
+    gpus = len(tf.config.get_visible_devices("GPU"))
+    facts = {
+        "dipy_ldm": __version__,
+        "TensorFlow": tf.__version__,
+        "Keras": keras.__version__,
+        "Python": platform.python_version(),
+        "the number of GPUs": gpus,
+    }
+    cluster.meet(workers, facts)
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec({"worker": list(workers.addresses)}),
+        task_type="worker",
+        task_id=workers.index,
+        num_accelerators={"GPU": gpus},
+        rpc_layer="grpc",
+    )
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy(resolver)
+    except GONE as error:
+        raise ConnectionError(gone(error)) from error
+    except RuntimeError as error:
+        raise InputError(_TOO_LATE) from error
+    finally:
+        signals.reinstall()
+
+
+def _refuse_idle_gpus(alone):
+    """Refuse to train on the processor beside a GPU that TensorFlow can't use.
+
+    Where little is to be computed (``alone``) a warning does.
+    """
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1", "NoDevFiles")
+    if hidden or tf.config.list_physical_devices("GPU") or not _has_gpu():
+        return
+    sentence = (
+        "this machine has an NVIDIA GPU that TensorFlow can't use, since its driver is "
+        "too old or CUDA is not installed; update the driver, or install with "
+        'pip install "dipy_ldm[cuda]"'
+    )
+    if not alone:
+        raise InputError(f"{sentence}, or choose the device CPU:0.")
+    logger.warning("%s. The processor is used.", sentence)
+
+
+def _has_gpu():
+    """Say whether Linux lets this process have an NVIDIA GPU."""
+    for file in Path("/dev").glob("nvidia[0-9]*"):
+        with suppress(OSError), open(file, "rb"):
+            return True
+    return False
+
+
+def _share_gpus():
+    """Hide the GPUs of other workers of this machine.
+
+    Without asking for logical devices: that would start TensorFlow, and then it is
+    too late to join others.
+    """
+    first, step = cluster.share_of_node()
+    gpus = tf.config.list_physical_devices("GPU")
+    # Fewer GPUs than workers: they were shared out already.
+    if step > 1 and len(gpus) >= step:
+        # What is started already keeps what it has.
+        with suppress(RuntimeError):
+            tf.config.set_visible_devices(gpus[first::step], "GPU")
+
+
+def _owners(kind):
+    """List the devices of a kind; one that poses as several, as often as it does."""
+    return [
+        device
+        for device in tf.config.list_physical_devices(kind)
+        for _ in tf.config.get_logical_device_configuration(device) or [None]
+    ]
+
+
+def _known():
+    """Name all devices of this machine, without starting any."""
+    kinds = ("GPU", "CPU")
+    return [f"{kind}:{i}" for kind in kinds for i in range(len(_owners(kind)))]
+
+
+def _match(names):
+    """Return those of the known devices that were asked for."""
+    known = _known()
+    kind = known[0].partition(":")[0]  # GPUs come first
+    asked = [f"{kind}:{n}" if str(n).isdigit() else str(n).upper() for n in names]
+    missing = [name for name in asked if name not in known]
+    if missing or not asked:
+        raise InputError(
+            f"there is no device {', '.join(missing) or 'given'}; this machine has "
+            f"{', '.join(known)}."
+        )
+    return list(dict.fromkeys(asked))
+
+
+def _show_gpus(devices):
+    """Hide all GPUs but those that were asked for: no other is started."""
+    owners = _owners("GPU")
+    wanted = {f"GPU:{i}": gpu for i, gpu in enumerate(owners)}
+    shown = list(dict.fromkeys(wanted[name] for name in devices if name in wanted))
+    # What is started already keeps what it has.
+    with suppress(RuntimeError):
+        tf.config.set_visible_devices(shown, "GPU")
+
+
+def _grow_as_needed():
+    """Take memory of the GPUs when it is needed: others may work there too."""
+    for gpu in tf.config.get_visible_devices("GPU"):
+        # Too late, or the user divided its memory.
+        with suppress(RuntimeError, ValueError):
+            tf.config.experimental.set_memory_growth(gpu, True)
+
+
+def _hidden(devices):
+    """Return those of the devices that TensorFlow was started without."""
+    owners, visible = _owners("GPU"), tf.config.get_visible_devices("GPU")
+    gpus = {f"GPU:{i}" for i, gpu in enumerate(owners) if gpu not in visible}
+    return [name for name in devices if name in gpus]
+
+
+def _renumbered(devices):
+    """Return the names that TensorFlow has for devices, where some GPUs are hidden."""
+    visible = tf.config.get_visible_devices("GPU")
+    shown = [f"GPU:{i}" for i, gpu in enumerate(_owners("GPU")) if gpu in visible]
+    names = {name: f"GPU:{i}" for i, name in enumerate(shown)}
+    return [names.get(device, device) for device in devices]
+
+
+@cache
+def _mirrored(devices):
+    """Return the one strategy of some devices.
+
+    What TensorFlow sums with mistakes two mirrored strategies in a process for one,
+    except for that which does it on one device, which is slow between GPUs.
+    """
+    on_gpu = all("GPU" in device for device in devices)
+    reduction = None if on_gpu else tf.distribute.ReductionToOneDevice()
+    return tf.distribute.MirroredStrategy(devices, cross_device_ops=reduction)
+
+
+def _start(devices):
+    """Start TensorFlow; return the names of the chosen devices, as it has them."""
+    if devices is not None and (hidden := _hidden(devices)):
+        raise InputError(
+            f"TensorFlow was started without {', '.join(hidden)} in this process; name "
+            "all devices at first, or start another process."
+        )
+    try:
+        gpus = tf.config.list_logical_devices("GPU")
+    except (tf.errors.OpError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0][:200]
+        raise InputError(
+            f"TensorFlow can't start the GPU ({reason}); end what else uses it, update "
+            "its driver, or choose the device CPU:0."
+        ) from error
+    if devices is not None:
+        return _renumbered(devices)
+    # Where machines are joined, those of all are listed, under the same names.
+    names = dict.fromkeys(gpu.name.rpartition("device:")[2] for gpu in gpus)
+    return list(names) or ["CPU:0"]
+
+
+def scope(strategy: Any) -> AbstractContextManager:
+    """Make networks for the replicas of a strategy.
+
+    Parameters
+    ----------
+    strategy : tf.distribute.Strategy or None
+        As of :func:`make_strategy`.
+
+    Returns
+    -------
+    context manager
+        Within it, weights are created for all replicas.
+    """
+    return nullcontext() if strategy is None else strategy.scope()
+
+
+def gpu_capabilities(strategy: Any) -> list[tuple[int, ...]]:
+    """Say what the GPUs can do that the work is spread over.
+
+    Parameters
+    ----------
+    strategy : tf.distribute.Strategy or None
+        As of :func:`make_strategy`.
+
+    Returns
+    -------
+    list of tuple of int
+        Compute capability of each, such as ``(8, 0)``; empty for a processor.
+    """
+    details = map(tf.config.experimental.get_device_details, _gpus_of(strategy))
+    return [tuple(d.get("compute_capability", (0, 0))) for d in details]
+
+
+def free_memory(strategy: Any = None) -> float:
+    """Say how much memory there is for training.
+
+    Parameters
+    ----------
+    strategy : tf.distribute.Strategy or None
+        As of :func:`make_strategy`.
+
+    Returns
+    -------
+    float
+        Bytes of the smallest GPU that the work is spread over, or those that this
+        process can still have; infinite where it can't be told.
+    """
+    gpus = _gpus_of(strategy)
+    if not gpus:
+        return memory.host_memory()
+    return memory.gpu_memory(int(gpu.name.rpartition(":")[2]) for gpu in gpus)
+
+
+def _gpus_of(strategy):
+    """List the GPUs of this machine that the work is spread over."""
+    visible = tf.config.get_visible_devices("GPU")
+    shown = [gpu for gpu in _owners("GPU") if gpu in visible]
+    if strategy is None:
+        return shown[:1]
+    names = [d.rpartition("device:")[2] for d in strategy.extended.worker_devices]
+    return [gpu for i, gpu in enumerate(shown) if f"GPU:{i}" in names]

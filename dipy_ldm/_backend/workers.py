@@ -1,0 +1,321 @@
+"""Machines that work as one: who is who, and what they tell one another."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+import json
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from dipy_ldm._backend import memory
+from dipy_ldm._backend.sharing import DRAWN_AT_ONCE, sketched
+from dipy_ldm._utils import cluster
+from dipy_ldm._utils.checks import InputError
+
+# Numbers that workers exchange at once: more take more memory, fewer more time.
+_AT_ONCE = 2**24
+
+# What TensorFlow raises where a worker is gone, or the others gave up on it.
+GONE = (
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.FailedPreconditionError,
+    tf.errors.InternalError,
+    tf.errors.UnavailableError,
+)
+
+# What arrays are spread over; None is for the device that TensorFlow chooses.
+spread_over: ContextVar[Any] = ContextVar("spread", default=None)
+
+
+@contextmanager
+def spread(strategy: Any) -> Iterator[None]:
+    """Within this context, spread the pieces of arrays over devices and machines.
+
+    All machines must go through it alike.
+
+    Parameters
+    ----------
+    strategy : tf.distribute.Strategy or None
+        As of :func:`make_strategy`.
+
+    Raises
+    ------
+    ConnectionError
+        If another machine stopped.
+    """
+    token = spread_over.set(strategy)
+    try:
+        yield
+    except GONE as error:
+        if place()[1] == 1:
+            raise
+        raise ConnectionError(gone(error)) from error
+    finally:
+        spread_over.reset(token)
+
+
+def gone(error: Any) -> str:
+    """Say what it means that another machine can't be reached.
+
+    Parameters
+    ----------
+    error : tf.errors.OpError
+        One of ``GONE``.
+
+    Returns
+    -------
+    str
+        A sentence.
+    """
+    reason = str(error.message).partition("\n")[0][:200]
+    return (
+        "another worker stopped, or can't be reached any more; its own last lines say "
+        f"why ({reason}). Start the same on all machines again: training goes on from "
+        "its checkpoint."
+    )
+
+
+def place() -> tuple[int, int]:
+    """Tell who this machine is among those that work is spread over.
+
+    Returns
+    -------
+    worker, workers : int
+        Its number, and how many there are.
+    """
+    strategy = spread_over.get()
+    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        known = strategy.cluster_resolver
+        return known.task_id, known.cluster_spec().num_tasks("worker")
+    return 0, 1
+
+
+def is_chief() -> bool:
+    """Say whether this machine is the one that writes and shows things.
+
+    Returns
+    -------
+    bool
+        True for the first of those that work is spread over, and for a single one.
+    """
+    return place()[0] == 0
+
+
+@contextmanager
+def chief_first(strategy: Any) -> Iterator[None]:
+    """Let the others wait until the chief is through with what is in this context.
+
+    Parameters
+    ----------
+    strategy : tf.distribute.Strategy or None
+        As of :func:`make_strategy`.
+    """
+    with spread(strategy):
+        if not is_chief():
+            all_reduce(np.zeros(1))
+        yield
+        if is_chief():
+            all_reduce(np.zeros(1))
+
+
+def of_chief(array: np.ndarray) -> np.ndarray:
+    """Let all machines have what the chief computed, to the last bit.
+
+    Parameters
+    ----------
+    array : ndarray
+        What each has computed, of one shape.
+
+    Returns
+    -------
+    ndarray
+        That of the chief.
+    """
+    array = np.asarray(array)
+    return all_reduce(array if is_chief() else np.zeros_like(array))
+
+
+def agree(facts: dict) -> None:
+    """Refuse to go on unless all machines were started alike.
+
+    Parameters
+    ----------
+    facts : dict
+        What must be the same, as JSON can say it.
+
+    Raises
+    ------
+    InputError
+        If another worker differs from the chief.
+    """
+    said = gathered(facts)
+    for other in range(1, len(said)):
+        if refusal := cluster.difference(said[0], said[other], other):
+            raise InputError(refusal)
+
+
+def gathered(facts: Any) -> list:
+    """Let all machines know what each of them says.
+
+    Parameters
+    ----------
+    facts : object
+        What this one says, as JSON can.
+
+    Returns
+    -------
+    list
+        What each says, the chief first.
+    """
+    worker, workers = place()
+    text = np.frombuffer(json.dumps(facts).encode(), "uint8")
+    lengths = np.zeros(workers, "int32")
+    lengths[worker] = len(text)
+    lengths = all_reduce(lengths)
+    table = np.zeros((workers, lengths.max()), "int32")
+    table[worker, : len(text)] = text
+    return [
+        json.loads(row[:length].astype("uint8").tobytes())
+        for row, length in zip(all_reduce(table), lengths)
+    ]
+
+
+def all_reduce(array: np.ndarray) -> np.ndarray:
+    """Sum the arrays of all machines; with zeros elsewhere, copy one's own to all.
+
+    Parameters
+    ----------
+    array : ndarray
+        That of this machine; all are of one shape.
+
+    Returns
+    -------
+    ndarray
+        The sum.
+    """
+    if place()[1] == 1:
+        return array
+    strategy = spread_over.get()
+    result = np.empty_like(array)
+    rows = max(1, _AT_ONCE // max(1, array[:1].size))
+    for start in range(0, len(array), rows):
+        piece = array[start : start + rows]
+
+        def own(context, piece=piece):
+            # Once per machine, not once per replica.
+            first = _is_first(context, strategy)
+            return tf.constant(piece if first else np.zeros_like(piece))
+
+        values = strategy.experimental_distribute_values_from_function(own)
+        total = strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None)
+        result[start : start + rows] = total
+    return result
+
+
+def _is_first(context, strategy):
+    """Say whether a replica is the first of its machine."""
+    # Which is known when a graph is made.
+    number = tf.get_static_value(context.replica_id_in_sync_group)
+    return number % len(strategy.extended.worker_devices) == 0
+
+
+def is_first_replica() -> bool:
+    """Say whether this is the first replica of its machine, within a step of training.
+
+    Returns
+    -------
+    bool
+        What is kept of all replicas in one place is changed by it alone.
+    """
+    context = tf.distribute.get_replica_context()
+    # Without a strategy TensorFlow names no devices.
+    return context.num_replicas_in_sync == 1 or _is_first(context, context.strategy)
+
+
+def shared(batches: Any, first_step: int, strategy: Any) -> Any:
+    """Let the replicas share each batch.
+
+    Parameters
+    ----------
+    batches : dipy_ldm.data._batches.Batches
+        Batches.
+    first_step : int
+        Number of the first that is drawn.
+    strategy : tf.distribute.Strategy or None
+        As of :func:`make_strategy`.
+
+    Returns
+    -------
+    tf.data.Dataset or tf.distribute.DistributedDataset
+        Batches for ``keras.Model.fit``, of which each machine draws what its replicas
+        need.
+    """
+    if strategy is None:
+        return _dataset(batches, first_step, 0, 1, 1)
+
+    def make_part(context):
+        return _dataset(
+            batches,
+            first_step,
+            context.input_pipeline_id,
+            context.num_input_pipelines,
+            context.num_replicas_in_sync,
+        )
+
+    return strategy.distribute_datasets_from_function(make_part)
+
+
+def _dataset(batches, first_step, machine, machines, replicas):
+    """Draw what a machine needs of each batch, a piece for each of its replicas."""
+    each, here = batches.size // replicas, replicas // machines
+    whole = sketched(batches, replicas)
+    flat = tf.nest.flatten(whole)
+
+    def draw(number):
+        if not number:
+            # The graph of a step is made and optimised when it asks for the first.
+            memory.give_back()
+        step, replica = divmod(int(number), here)
+        first = (machine * here + replica) * each
+        piece = batches.draw(first_step + step, range(first, first + each))
+        return tf.nest.flatten(piece)
+
+    @tf.autograph.experimental.do_not_convert
+    def look_up(number):
+        types = [spec.dtype for spec in flat]
+        arrays = tf.numpy_function(draw, [number], types, stateful=False)
+        shaped = [tf.ensure_shape(a, spec.shape) for a, spec in zip(arrays, flat)]
+        return tf.nest.pack_sequence_as(whole, shaped)
+
+    numbers = tf.data.Dataset.range(np.iinfo("int64").max)
+    data = numbers.map(look_up, num_parallel_calls=DRAWN_AT_ONCE)
+    # Or else several machines ask one another at each step whether all have a batch.
+    endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+    options = tf.data.Options()
+    # What tunes itself does so in a thread that sleeps for up to a minute, and that the
+    # end of the training waits for: there is nothing to tune.
+    options.autotune.enabled = False
+    return data.prefetch(DRAWN_AT_ONCE).apply(endless).with_options(options)
+
+
+def sum_of_replicas(tensors: list) -> list:
+    """Sum what the replicas have, within a step of training.
+
+    Parameters
+    ----------
+    tensors : list of tensor
+        Those of this replica.
+
+    Returns
+    -------
+    list of tensor
+        The sums, the same for all.
+    """
+    replica = tf.distribute.get_replica_context()
+    if replica.num_replicas_in_sync == 1:
+        return tensors
+    return replica.all_reduce(tf.distribute.ReduceOp.SUM, tensors)

@@ -1,0 +1,426 @@
+"""One model, one file: tensors and a JSON document in a safetensors file."""
+
+from collections.abc import Callable
+from contextlib import contextmanager
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, deserialize, safe_open
+from safetensors.numpy import save as to_bytes
+
+from dipy_ldm import __version__, _documents as documents
+from dipy_ldm._utils.checks import InputError, plain
+from dipy_ldm._utils.files import replacing
+
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION = 11
+# The oldest that can be read, but for checkpoints: they go on with the same package.
+_OLDEST = 2
+# Was in no release, and had denoisers of volumes that saw latents in other units.
+_UNREAD = 7
+# Types of the numbers of networks; optimizers count in integers, too.
+_FLOATS = ("F32", "F16", "BF16")
+_TYPES = ("F32", "F16", "F64", "I64", "I32", "U32", "BOOL")
+PRETRAINED = Path(__file__).parent / "pretrained"
+
+
+def save(
+    path: str | Path,
+    kind: str,
+    tensors: dict[str, np.ndarray],
+    document: dict,
+    previous: str | Path | None = None,
+) -> None:
+    """Write tensors and a document to a file, all or nothing.
+
+    Parameters
+    ----------
+    path : str or Path
+        File to write; one that is there is replaced once the new one is whole.
+    kind : str
+        What the file holds, such as ``"vqvae"``.
+    tensors : dict of str to ndarray
+        Numbers.
+    document : dict
+        Everything else, as JSON can say it.
+    previous : str or Path, optional
+        Where to keep the file that is replaced.
+
+    Raises
+    ------
+    InputError
+        If a number is not finite: nobody could use the file.
+    OSError
+        If the file can't be written; what was there before is left alone.
+    """
+    versions = {"format_version": FORMAT_VERSION, "package_version": __version__}
+    header = versions | {"kind": kind} | document
+    if name := _not_finite(tensors):
+        raise InputError(
+            f"the tensor {name} has NaN or infinite values, and is not written to "
+            f"{path}; train again, with a lower learning rate or in float32."
+        )
+    try:
+        text = json.dumps(plain(header), allow_nan=False)
+    except ValueError as error:
+        raise InputError(
+            f"a number that shall be written to {path} is NaN or infinite; look for it "
+            "in the history and the affine of the model."
+        ) from error
+    # Of what does not lie in order, the numbers would be written as they lie.
+    ordered = {name: np.asarray(x, order="C") for name, x in tensors.items()}
+    metadata = {"dipy_ldm": text, "sha256": _checksum(ordered)}
+    with replacing(path, previous) as partial:
+        # Not by safetensors, which writes a file of its own that none would remove.
+        partial.write_bytes(to_bytes(ordered, metadata))
+
+
+def halved(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Round weights to 16 bits, which reach as far as 65504.
+
+    Parameters
+    ----------
+    tensors : dict of str to ndarray
+        Weights by their names.
+
+    Returns
+    -------
+    dict of str to ndarray
+        The same as float16.
+
+    Raises
+    ------
+    InputError
+        If one is larger than that.
+    """
+    for name, weights in tensors.items():
+        if np.abs(weights).max(initial=0) > np.finfo("float16").max:
+            raise InputError(
+                f"the weights {name} are too large for 16 bits; save with half=False."
+            )
+    return {name: weights.astype("float16") for name, weights in tensors.items()}
+
+
+def find(name: str | Path) -> Path:
+    """Find a model by its path or, if it is packaged, by its name.
+
+    Parameters
+    ----------
+    name : str or Path
+        Path, or the name of a packaged model.
+
+    Returns
+    -------
+    Path
+        Its file.
+    """
+    packaged = PRETRAINED / f"{name}.safetensors"
+    return packaged if packaged.is_file() and not Path(name).is_file() else Path(name)
+
+
+def load(
+    path: str | Path, kind: str, check: Callable | None = None
+) -> tuple[dict[str, np.ndarray], dict]:
+    """Read what :func:`save` wrote.
+
+    Parameters
+    ----------
+    path : str or Path
+        File to read.
+    kind : str
+        What the file must hold.
+    check : callable, optional
+        ``check(document, shapes)`` raises :class:`InputError` if the tensors, whose
+        shapes it is given by their names, are not what the document says. They must be
+        floating-point numbers then, and are read after that.
+
+    Returns
+    -------
+    tensors : dict of str to ndarray
+        Numbers.
+    document : dict
+        Everything else.
+
+    Raises
+    ------
+    InputError
+        If the file is not there, truncated, foreign, damaged, of another format or of
+        another kind.
+    """
+    document = read_document(path, kind)
+    with safe_open(path, "numpy") as file:
+        # Older versions had none, and what others wrote has none.
+        checksum = file.metadata().get("sha256")
+        slices = {name: file.get_slice(name) for name in file.keys()}
+        types = {name: piece.get_dtype() for name, piece in slices.items()}
+        with _naming(path, kind):
+            _check_types(types, _TYPES if check is None else _FLOATS)
+            if check is not None:
+                check(document, {n: tuple(s.get_shape()) for n, s in slices.items()})
+        if "BF16" in types.values():
+            tensors = _read_bfloat16(path)
+        else:
+            tensors = {name: file.get_tensor(name) for name in slices}
+    with _naming(path, kind):
+        if checksum not in (None, _checksum(tensors)):
+            raise InputError("its numbers are not those that were written")
+        if name := _not_finite(tensors):
+            raise InputError(f"the tensor {_word(name)} has NaN or infinite values")
+    return tensors, document
+
+
+def before(checkpoint: str | Path) -> Path:
+    """Name the checkpoint before the last one.
+
+    Parameters
+    ----------
+    checkpoint : str or Path
+        The last one.
+
+    Returns
+    -------
+    Path
+        File beside it.
+    """
+    return Path(f"{checkpoint}.previous")
+
+
+def newest(checkpoint: str | Path, read: Callable = load) -> tuple:
+    """Read the last checkpoint or, if that is damaged, the one before.
+
+    Parameters
+    ----------
+    checkpoint : str or Path
+        The last one.
+    read : callable
+        :func:`load`, or :func:`read_document`.
+
+    Returns
+    -------
+    path : Path
+        Which of them.
+    content : object
+        What ``read`` returns.
+
+    Raises
+    ------
+    InputError
+        If neither can be read.
+    """
+    path, previous = Path(checkpoint), before(checkpoint)
+    try:
+        return path, read(path, "checkpoint")
+    except InputError as error:
+        if not previous.exists():
+            raise
+        logger.warning("%s Training goes on from the checkpoint before.", error)
+        return previous, read(previous, "checkpoint")
+
+
+def read_document(path: str | Path, kind: str | None = None) -> dict:
+    """Read the document of a file without its tensors.
+
+    Parameters
+    ----------
+    path : str or Path
+        File to read.
+    kind : str, optional
+        What the file must hold; anything if None.
+
+    Returns
+    -------
+    dict
+        The document.
+
+    Raises
+    ------
+    InputError
+        If the file is not there, truncated, foreign, damaged, of another format or of
+        another kind.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"there is no model file {path}; check the path.")
+    try:
+        with safe_open(path, "numpy") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise InputError(_unreadable(path, kind)) from error
+    if "dipy_ldm" not in metadata:
+        raise InputError(
+            f"{path} is a safetensors file, but not of dipy_ldm; "
+            "give one that dipy_train_ldm wrote."
+        )
+    with _naming(path, kind):
+        document = _parse(metadata["dipy_ldm"])
+    version = document["format_version"]
+    oldest = FORMAT_VERSION if document["kind"] == "checkpoint" else _OLDEST
+    if version == _UNREAD or not oldest <= version <= FORMAT_VERSION:
+        age, cure = (
+            ("newer", "upgrade dipy_ldm")
+            if version > FORMAT_VERSION
+            else ("older", _cure(kind, "train it again"))
+        )
+        raise InputError(
+            f"{path} has format {documents.short(version)}, {age} than the "
+            f"{FORMAT_VERSION} that this version of dipy_ldm knows; {cure}."
+        )
+    if kind is not None and document["kind"] != kind:
+        raise InputError(
+            f"{path} holds a {_word(document['kind'])}, not a {kind}; name another "
+            "file."
+        )
+    with _naming(path, kind):
+        documents.check(document)
+    return documents.upgraded(document)
+
+
+def shapes(network: Any, prefix: str) -> dict[str, tuple[int, ...]]:
+    """Say what shapes the weights of a network have that were trained.
+
+    Parameters
+    ----------
+    network : keras.Model
+        Network; one without weights, of :func:`dipy_ldm.nn.building.sketched`, does.
+    prefix : str
+        Its name in the file.
+
+    Returns
+    -------
+    dict of str to tuple of int
+        Shapes, by the names of :func:`weights`.
+    """
+    return {
+        f"{prefix}.{i:03d}": tuple(variable.shape)
+        for i, variable in enumerate(network.trainable_variables)
+    }
+
+
+def weights(network: Any, prefix: str) -> dict[str, np.ndarray]:
+    """Name the weights of a network that were trained.
+
+    Parameters
+    ----------
+    network : keras.Model
+        Network.
+    prefix : str
+        Its name in the file.
+
+    Returns
+    -------
+    dict of str to ndarray
+        Weights by ``prefix.position``, in the order in which the network was
+        built; Keras numbers its layers per process, so their names can't serve.
+    """
+    return {
+        f"{prefix}.{i:03d}": np.asarray(variable)
+        for i, variable in enumerate(network.trainable_variables)
+    }
+
+
+def set_weights(network: Any, prefix: str, tensors: dict[str, np.ndarray]) -> None:
+    """Give a network the weights that :func:`weights` named.
+
+    Parameters
+    ----------
+    network : keras.Model
+        Network of the same structure.
+    prefix : str
+        Its name in the file.
+    tensors : dict of str to ndarray
+        Contents of the file.
+    """
+    for i, variable in enumerate(network.trainable_variables):
+        variable.assign(tensors[f"{prefix}.{i:03d}"])
+
+
+@contextmanager
+def _naming(path, kind):
+    """Name the file in what is wrong with it, and what to do."""
+    try:
+        yield
+    except InputError as error:
+        reason = str(error).removesuffix(".")
+        raise InputError(
+            f"{path} is damaged, or was changed by other software ({reason}); "
+            f"{_cure(kind)}."
+        ) from error
+
+
+def _cure(kind, cure="copy or train it again"):
+    """Say what to do about a file that can't be used."""
+    return "remove it" if kind == "checkpoint" else cure
+
+
+def _parse(text):
+    """Read a document that is at least one of ours."""
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError("its document is not JSON that can be read") from error
+    if not isinstance(document, dict):
+        raise InputError("its document is no dictionary")
+    for name, kind in (("format_version", int), ("kind", str)):
+        # Not isinstance: to Python, True is an int.
+        if type(document.get(name)) is not kind:
+            raise InputError(f"{name} is missing, or of another type")
+    return document
+
+
+def _word(text):
+    """Keep what fits into a sentence, of a text that may be anything."""
+    return " ".join(text.split())[:40]
+
+
+def _check_types(types, allowed):
+    for name, found in types.items():
+        if found not in allowed:
+            raise InputError(
+                f"the tensor {_word(name)} is of {found} instead of "
+                f"{', '.join(allowed)}"
+            )
+
+
+def _checksum(tensors):
+    """Hash the numbers of all tensors, in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(tensors[name].tobytes())
+    return digest.hexdigest()
+
+
+def _not_finite(tensors):
+    """Name the first tensor that has NaN or infinite values, if there is one."""
+    bad = (name for name, tensor in tensors.items() if not np.isfinite(tensor).all())
+    return next(bad, None)
+
+
+def _read_bfloat16(path):
+    """Read floats of 16 and 32 bits, of which numpy does not know all types."""
+    tensors = {}
+    for name, found in deserialize(Path(path).read_bytes()):
+        if found["dtype"] == "BF16":
+            # The upper half of a float32.
+            bits = np.frombuffer(found["data"], "<u2").astype("<u4") << 16
+            array = bits.view("<f4")
+        else:
+            array = np.frombuffer(
+                found["data"], {"F16": "<f2", "F32": "<f4"}[found["dtype"]]
+            )
+        tensors[name] = array.reshape(found["shape"])
+    return tensors
+
+
+def _unreadable(path, kind):
+    """Say whether a file was cut off or never was one of ours."""
+    with open(path, "rb") as file:
+        start = file.read(9)
+    # A safetensors file starts with the length of its JSON header.
+    length = int.from_bytes(start[:8], "little")
+    if start[8:] in (b"", b"{") and length < 100_000_000:
+        return f"{path} is truncated; {_cure(kind)}."
+    return f"{path} is not a model file; give one that dipy_train_ldm wrote."

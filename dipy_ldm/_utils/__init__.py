@@ -1,0 +1,1 @@
+"""Checks, files, signals, tiles, plots and values: what all folders use."""

@@ -1,0 +1,364 @@
+"""Clusters: which machines train together, and whether they agree to.
+
+What ``TF_CONFIG`` or Slurm says of the workers is read here, and the workers meet
+before TensorFlow makes them wait for each other: it does so without a limit, and can't
+be interrupted.
+"""
+
+from contextlib import ExitStack, suppress
+import json
+import os
+import re
+import selectors
+import socket
+import time
+from typing import NamedTuple
+
+from dipy_ldm._utils.checks import InputError
+
+# Seconds within which all workers must be there.
+LIMIT = 300
+# Bytes of what a worker says of itself, at most.
+_LONGEST = 2**20
+
+_EXAMPLE = (
+    '{"cluster": {"worker": ["host1:8888", "host2:8888"]}, '
+    '"task": {"type": "worker", "index": 0}}'
+)
+
+
+class Cluster(NamedTuple):
+    """The workers that train together.
+
+    Parameters
+    ----------
+    addresses : tuple of str
+        ``host:port`` of each worker, the chief first.
+    index : int
+        Which of them this process is.
+    """
+
+    addresses: tuple
+    index: int  # type: ignore[assignment]  # tuples have a method of this name
+
+
+def find_cluster() -> Cluster | None:
+    """Read from the environment who works together.
+
+    Returns
+    -------
+    Cluster or None
+        None is for this machine alone.
+
+    Raises
+    ------
+    InputError
+        If ``TF_CONFIG``, or Slurm's variables, can't be understood.
+    """
+    if (config := os.environ.get("TF_CONFIG")) is not None:
+        if config.strip() in ("", "{}"):
+            return None  # as to TensorFlow
+        return _of_several(_from_tf_config(config))
+    # Of the step that srun started; a batch script itself is alone.
+    return _of_several(_from_slurm()) if _slurm_tasks() > 1 else None
+
+
+def in_company() -> bool:
+    """Say whether this process was started together with others.
+
+    Returns
+    -------
+    bool
+        Whether :func:`find_cluster` would find some; TensorFlow need not be there.
+    """
+    if "TF_CONFIG" in os.environ:
+        return find_cluster() is not None
+    return _slurm_tasks() > 1
+
+
+def _slurm_tasks():
+    return _number("SLURM_STEP_NUM_TASKS", 1)
+
+
+def _number(name, default):
+    """Read a whole number from the environment, where empty is not there."""
+    text = os.environ.get(name) or str(default)
+    try:
+        return int(text)
+    except ValueError as error:
+        raise InputError(
+            f"{name} must be a whole number, not {text!r}; start the command with "
+            "srun, or unset it."
+        ) from error
+
+
+def _of_several(cluster):
+    return cluster if len(cluster.addresses) > 1 else None
+
+
+def _from_tf_config(text):
+    """Read the cluster from TensorFlow's own variable."""
+    try:
+        config = json.loads(text)
+        jobs, task = config["cluster"], config["task"]
+        unknown = set(jobs) - {"chief", "worker"}
+        # The chief, if it has a name of its own, comes first.
+        addresses = {
+            (job, index): address
+            for job in ("chief", "worker")
+            for index, address in enumerate(jobs.get(job, ()))
+        }
+        index = list(addresses).index((task["type"], int(task["index"])))
+        good = all(map(_is_address, addresses.values()))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        unknown, good = set(), False
+    if not good or unknown:
+        raise InputError(
+            f"TF_CONFIG must list chief and worker addresses and name this task's "
+            f"among them, like {_EXAMPLE}; it is {text}"
+        )
+    return Cluster(tuple(addresses.values()), index)
+
+
+def _is_address(text):
+    host, _, port = text.rpartition(":")
+    return bool(host) and port.isdigit() and 0 < int(port) < 2**16
+
+
+def _from_slurm():
+    """Let TensorFlow read the cluster from Slurm's variables.
+
+    Only the nodes: its addresses are sorted as text, so that n10 comes before n9, and
+    for nodes without a GPU it fails.
+    """
+    import tensorflow as tf
+
+    resolve = tf.distribute.cluster_resolver.SlurmClusterResolver
+    try:
+        resolver = resolve(gpus_per_node=1, gpus_per_task=0)
+    except (RuntimeError, ValueError, LookupError, TypeError) as error:
+        raise InputError(
+            f"Slurm's variables can't be understood ({error}); start the command with "
+            "srun, or name the machines in TF_CONFIG."
+        ) from error
+    # Jobs and steps that share a node must not share ports; below 30000 no system
+    # gives them to others.
+    job, step = _number("SLURM_JOB_ID", 0), _number("SLURM_STEP_ID", 0)
+    port = 10_000 + (61 * job + 17 * step) % 19_000
+    addresses = (
+        f"{node}:{port + task}"
+        for node, tasks in resolver._task_configuration.items()
+        for task in range(tasks)
+    )
+    cluster = Cluster(tuple(addresses), _number("SLURM_PROCID", -1))
+    if not 0 <= cluster.index < len(cluster.addresses):
+        raise InputError(
+            f"SLURM_PROCID must be from 0 to {len(cluster.addresses) - 1}, the number "
+            f"of this task among all, not {cluster.index}; start the command with srun."
+        )
+    here = os.environ.get("SLURMD_NODENAME")
+    if here and cluster.addresses[cluster.index].rpartition(":")[0] != here:
+        raise InputError(
+            "Slurm's tasks must fill one node after the other; start the command with "
+            "srun --distribution=block."
+        )
+    return cluster
+
+
+def share_of_node() -> tuple[int, int]:
+    """Say which GPUs of a node are for this worker, where Slurm leaves that open.
+
+    Returns
+    -------
+    first, step : int
+        Of all GPUs that are seen, ``[first::step]``.
+    """
+    # Where Slurm gives a task GPUs of its own, no others are seen.
+    if os.environ.get("SLURM_GPUS_PER_TASK") or not os.environ.get("SLURM_LOCALID"):
+        return 0, 1
+    text = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")
+    counts = re.findall(r"(\d+)(?:\(x\d+\))?", text)
+    return _number("SLURM_LOCALID", 0), max(map(int, counts), default=1)
+
+
+def meet(cluster: Cluster, facts: dict, limit: float = LIMIT) -> None:
+    """Wait until all workers are there, and agree.
+
+    Parameters
+    ----------
+    cluster : Cluster
+        The workers.
+    facts : dict
+        What must be the same for all, as JSON can say it.
+    limit : float
+        Seconds to wait.
+
+    Raises
+    ------
+    InputError
+        If a worker does not come within the limit, or was started with other facts;
+        the sentence names its address.
+    """
+    end = time.monotonic() + limit
+    with _listen(cluster.addresses[cluster.index]) as server:
+        if cluster.index > 0:
+            refusal = _report(cluster, facts, end, limit)
+        else:
+            refusal = _receive(cluster, facts, server, end, limit)
+    if refusal:
+        raise InputError(refusal)
+
+
+def _listen(address):
+    """Open the port that TensorFlow will use."""
+    port = int(address.rpartition(":")[2])
+    try:
+        return socket.create_server(("", port))
+    except OSError as error:
+        raise InputError(
+            f"port {port} of this machine can't be used ({error.strerror}); end what "
+            "uses it, or choose another in TF_CONFIG."
+        ) from error
+
+
+def _report(cluster, facts, end, limit):
+    """Tell the chief that this worker is there, and take its answer."""
+    host, _, port = cluster.addresses[0].rpartition(":")
+    hello = {"job": _job(), "worker": cluster.index, "facts": facts}
+    message = json.dumps(hello) + "\n"
+    reason = "could not be reached"
+    while (left := end - time.monotonic()) > 0:
+        try:
+            with socket.create_connection((host, int(port)), timeout=left) as link:
+                reason = "did not answer, since others are missing or it is not one"
+                link.sendall(message.encode())
+                answer = json.loads(link.makefile().readline(_LONGEST))
+                if answer["job"] == _job():
+                    return answer["refusal"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            pass
+        # Not started yet, restarted, or not this program.
+        time.sleep(max(0, min(0.2, left)))
+    return (
+        f"the chief at {cluster.addresses[0]} {reason} (within {limit} s); see that "
+        "all workers were started, and that the port is open."
+    )
+
+
+def _job():
+    """Say what workers of one job agree on, and others on the network do not know."""
+    if "TF_CONFIG" in os.environ:
+        return None
+    return [os.environ.get(f"SLURM_{name}_ID") for name in ("JOB", "STEP")]
+
+
+def _receive(cluster, facts, server, end, limit):
+    """Wait as the chief for all others, compare what they say, and answer."""
+    others = set(range(1, len(cluster.addresses)))
+    hellos: dict = {}
+    refusal = None
+    with ExitStack() as stack:
+        selector = stack.enter_context(selectors.DefaultSelector())
+        server.setblocking(False)
+        selector.register(server, selectors.EVENT_READ)
+        while missing := others - {hello["worker"] for hello in hellos.values()}:
+            ready = selector.select(max(0, end - time.monotonic()))
+            if not ready:
+                refusal = _say_missing(cluster, missing, limit)
+                break
+            for key, _ in ready:
+                if key.fileobj is server:
+                    _accept(server, selector, stack)
+                else:
+                    _heed(key, selector, hellos, others)
+        for hello in sorted(hellos.values(), key=lambda hello: hello["worker"]):
+            refusal = refusal or difference(facts, hello["facts"], hello["worker"])
+        answer = json.dumps({"job": _job(), "refusal": refusal}) + "\n"
+        for link in hellos:
+            with suppress(OSError):
+                link.settimeout(10)
+                link.sendall(answer.encode())
+    return refusal
+
+
+def _accept(server, selector, stack):
+    """Take a link, of which nobody knows yet whose it is, and don't wait for it."""
+    with suppress(OSError):
+        link = stack.enter_context(server.accept()[0])
+        link.setblocking(False)
+        selector.register(link, selectors.EVENT_READ, bytearray())
+
+
+def _heed(key, selector, hellos, others):
+    """Read what has come on a link: a worker's hello, its end, or a stranger's word."""
+    link, text = key.fileobj, key.data
+    try:
+        part = link.recv(2**16)
+    except BlockingIOError:
+        return
+    except OSError:
+        part = b""
+    text += part
+    if part and link not in hellos and len(text) < _LONGEST:
+        if b"\n" not in text:
+            return
+        if hello := _hello(text, others):
+            hellos[link] = hello
+            return
+    # Those that gave up, or ended, are missing again.
+    hellos.pop(link, None)
+    selector.unregister(link)
+    link.close()
+
+
+def _hello(text, others):
+    """Read what a worker says of itself; None if it is none of this job."""
+    try:
+        said = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    types = {"worker": int, "facts": dict}
+    good = (
+        isinstance(said, dict)
+        # Not isinstance: to Python, True is an int.
+        and all(type(said.get(name)) is kind for name, kind in types.items())
+        and said["worker"] in others
+        and said.get("job") == _job()
+    )
+    return said if good else None
+
+
+def _say_missing(cluster, missing, limit):
+    named = (f"worker {i} at {cluster.addresses[i]}" for i in sorted(missing))
+    return (
+        f"within {limit} s there came no {', '.join(named)}; see that each was started "
+        "and reaches the chief's port."
+    )
+
+
+def difference(chief: dict, other: dict, worker: int) -> str | None:
+    """Say how a worker differs from the chief.
+
+    Parameters
+    ----------
+    chief, other : dict
+        What each of them says.
+    worker : int
+        Number of the other.
+
+    Returns
+    -------
+    str or None
+        A sentence; None if they agree.
+    """
+    differ = [
+        f"{name} is {other.get(name)} there and {chief.get(name)} for the chief"
+        for name in sorted(chief | other)
+        if chief.get(name) != other.get(name)
+    ]
+    if not differ:
+        return None
+    return (
+        f"worker {worker} was not started as the chief was ({'; '.join(differ)}); "
+        "start the same command in the same environment on all machines."
+    )

@@ -1,0 +1,150 @@
+"""Whose each image is: images of one subject do not bear each other witness."""
+
+from collections.abc import Callable
+import hashlib
+from typing import Any
+
+import numpy as np
+
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.values import is_many, listed, values_of
+
+
+def number_subjects(subjects: Any, n: int, name: str = "subjects") -> np.ndarray:
+    """Return the number of each image's subject.
+
+    Parameters
+    ----------
+    subjects : array_like or None
+        Whose each image is: text or whole numbers. Of None each is of a subject of its
+        own, and so are those of which it is missing.
+    n : int
+        Number of images.
+    name : str
+        Name of the parameter.
+
+    Returns
+    -------
+    ndarray of int
+        From 0 on, in the order of the images, ``(n,)``.
+
+    Raises
+    ------
+    InputError
+        If there are not ``n``.
+    """
+    if subjects is None:
+        return np.arange(n)
+    names = values_of(name, subjects) if is_many(subjects) else []
+    if len(names) != n:
+        raise InputError(
+            f"`{name}` must tell of each of {n} images whose it is, such as 'sub-01', "
+            f"and has {len(names)}; give None for those of which it is not known."
+        )
+    numbers: dict[Any, int] = {}
+    keys = ((i,) if own is None else own for i, own in enumerate(names))
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys])
+
+
+def number_both(
+    learnt: tuple[Any, Any], held_out: tuple[Any, Any]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return those of images and of validation data, which must be of others.
+
+    Parameters
+    ----------
+    learnt, held_out : tuple
+        Images, or None, and whose they are, as of :func:`number_subjects`.
+
+    Returns
+    -------
+    learnt, held_out : ndarray of int
+        As of :func:`number_subjects`.
+
+    Raises
+    ------
+    InputError
+        If one is missing, or is on both sides; the sentence names those.
+    """
+    names = "subjects", "validation_subjects"
+    found, known = [], []
+    for name, (images, subjects) in zip(names, (learnt, held_out)):
+        n = 0 if images is None else len(images)
+        found.append(number_subjects(subjects, n, name))
+        known.append(set() if subjects is None else set(values_of(name, subjects)))
+    if both := (known[0] & known[1]) - {None}:
+        raise InputError(
+            f"{listed(map(str, both))} of `validation_subjects` are learnt from, too "
+            "(`subjects`), so that nothing is validated by them; leave them out of one "
+            "of both."
+        )
+    return found[0], found[1]
+
+
+def fingerprint(subjects: np.ndarray) -> str | None:
+    """Say which images are of one subject.
+
+    Parameters
+    ----------
+    subjects : ndarray of int
+        As of :func:`number_subjects`.
+
+    Returns
+    -------
+    str or None
+        How many there are, and the start of a hash; None if each has one image.
+    """
+    count = len(np.unique(subjects))
+    if count == len(subjects):
+        return None
+    digest = hashlib.sha256(subjects.astype("int64").tobytes()).hexdigest()
+    return f"{count} of {len(subjects)} images ({digest[:16]})"
+
+
+def blocks(subjects: np.ndarray) -> list[np.ndarray]:
+    """Gather the images of each subject.
+
+    Parameters
+    ----------
+    subjects : ndarray of int
+        Whose each image is, ``(n,)``.
+
+    Returns
+    -------
+    list of ndarray
+        Numbers of the images, ``(subjects, images of each)``: one array for all
+        subjects with as many images.
+    """
+    _, groups, counts = np.unique(subjects, return_inverse=True, return_counts=True)
+    order = np.argsort(groups, kind="stable")
+    sizes = counts[groups[order]]
+    return [order[sizes == size].reshape(-1, size) for size in np.unique(sizes)]
+
+
+def solve_within(
+    block: Callable[[np.ndarray], np.ndarray], right: np.ndarray, subjects: np.ndarray
+) -> np.ndarray:
+    """Solve linear equations of the images of each subject by themselves.
+
+    Errors of fits to all other subjects are such solutions, as those of fits to all
+    other images are quotients.
+
+    Parameters
+    ----------
+    block : callable
+        From numbers of images, ``(subjects, images of each)``, to the matrices of these
+        subjects, ``(subjects, images of each, images of each)``.
+    right : ndarray
+        ``(n, m)``.
+    subjects : ndarray of int
+        Whose each image is, ``(n,)``.
+
+    Returns
+    -------
+    ndarray
+        ``(n, m)``.
+    """
+    found = np.empty_like(right)
+    for rows in blocks(subjects):
+        found[rows] = np.linalg.solve(block(rows), right[rows])
+    return found

@@ -1,0 +1,341 @@
+"""Values of conditions, as users give them: text, numbers, and what is missing."""
+
+from collections.abc import Iterable, Mapping
+import logging
+import math
+from numbers import Integral, Real
+import reprlib
+from typing import Any
+
+import numpy as np
+
+from dipy_ldm._utils.checks import InputError
+
+logger = logging.getLogger(__name__)
+
+# Name of the one condition whose values are given alone.
+ALONE = "label"
+# The user's word for conditions that are not specified.
+NONE = "none"
+# Whole numbers without gaps up to this one are taken for codes of classes.
+_LARGEST_CODE = 32
+# Columns that tell whose a row is, and all that tell rows apart: no conditions.
+SUBJECT_COLUMNS = ("participant_id", "subject_id", "participant", "subject")
+KEYS = (*SUBJECT_COLUMNS, "session_id", "filename")
+# How columns are called that are of one person each.
+IDENTIFIERS = (*KEYS, "id", "sub_id", "record_id", "eid", "rid", "ptid")
+# Text that says that there is nothing to say.
+_MISSING = ("", "n/a")
+
+
+class Table(dict):
+    """Values of conditions by their names, ``units``, and ``meanings`` of levels."""
+
+    def __init__(
+        self,
+        values: Mapping[str, list],
+        units: dict[str, str] | None = None,
+        meanings: dict[str, dict[str, str]] | None = None,
+    ) -> None:
+        super().__init__(values)
+        self.units, self.meanings = units, meanings
+
+
+def as_table(given: Any) -> dict[str, list]:
+    """Bring what the user knows of images into the form of a table.
+
+    Parameters
+    ----------
+    given : dict, DataFrame or array_like
+        Values by the names of the conditions, or those of one condition alone, which is
+        called ``label`` then, and of which whole numbers are the levels of a class.
+
+    Returns
+    -------
+    dict of str to list
+        Values of each condition, None where they are missing.
+
+    Raises
+    ------
+    InputError
+        If it is something else.
+    """
+    if columns := columns_of(given):
+        return {name: _with_codes(name, values) for name, values in columns.items()}
+    values = _with_codes(ALONE, given) if is_many(given) else []
+    if not values:
+        raise InputError(
+            "conditions must be values by the names of the conditions, such as "
+            "{'age': ages}, or one label for each image."
+        )
+    whole = all(value is None or is_whole(value) for value in values)
+    return {
+        ALONE: [v if v is None else level_of(v) for v in values] if whole else values
+    }
+
+
+def from_words(words: Iterable[str]) -> dict[str, Any] | str:
+    """Read conditions as they are written on a command line.
+
+    Parameters
+    ----------
+    words : iterable of str
+        ``name=value``, or ``name=value,value,...`` with one value for each image; or
+        ``none`` alone.
+
+    Returns
+    -------
+    dict or str
+        A value, or a list of them, by the names; or that word.
+
+    Raises
+    ------
+    InputError
+        If a word is not of this form, or a name comes twice.
+    """
+    found: dict[str, Any] = {}
+    words = list(words)
+    if len(words) == 1 and is_none(words[0]):
+        return NONE
+    for word in words:
+        name, equals, values = word.partition("=")
+        if not (name and equals) or name in found:
+            raise InputError(
+                f"conditions must be name=value, each name once, such as age=70; "
+                f"{word!r} is not."
+            )
+        found[name] = values.split(",") if "," in values else values
+    return found
+
+
+def columns_of(given: Any) -> dict[str, Any] | None:
+    """Return what was given by names, or None if it was given without.
+
+    Parameters
+    ----------
+    given : dict, DataFrame, Series or object
+        What the user gave.
+
+    Returns
+    -------
+    dict of str to object
+        Values by their names.
+
+    Raises
+    ------
+    InputError
+        If a name is no text.
+    """
+    # A Series; arrays of h5py have names, too, which are places in a file.
+    if hasattr(given, "to_frame") and isinstance(given.name, str):
+        return {given.name: given}
+    if not isinstance(given, dict) and not hasattr(given, "columns"):
+        return None
+    names = list(given if isinstance(given, dict) else given.columns)
+    if not all(isinstance(name, str) and name for name in names):
+        raise InputError("names of conditions must be text; name them all.")
+    return {name: given[name] for name in names}
+
+
+def is_none(given: Any) -> bool:
+    """Return whether something is the word for conditions that are not specified."""
+    return isinstance(given, str) and given.strip().casefold() == NONE
+
+
+def is_many(values: Any) -> bool:
+    """Say whether there is one value for each image, not one for all.
+
+    Parameters
+    ----------
+    values : object
+        What the user gave for a condition.
+
+    Returns
+    -------
+    bool
+        Whether it is a sequence other than text.
+    """
+    if hasattr(values, "dtype"):
+        return np.ndim(values) > 0
+    return hasattr(values, "__len__") and not isinstance(values, str)
+
+
+def values_of(name: str, values: Any) -> list:
+    """Make Python's own of values, and None of those that are missing.
+
+    Parameters
+    ----------
+    name : str
+        Name of the condition.
+    values : sequence or object
+        Text, numbers and truth values; None, NaN, ``""`` and ``n/a`` are missing.
+
+    Returns
+    -------
+    list
+        As many values.
+
+    Raises
+    ------
+    InputError
+        If one is something else, or infinite.
+    """
+    values = values.tolist() if hasattr(values, "tolist") else values
+    values = list(values) if is_many(values) else [values]
+    found: list = []
+    for value in values:
+        if _is_missing(value):
+            found.append(None)
+        elif isinstance(value, str):
+            found.append(value.strip())
+        elif isinstance(value, Real | np.bool_) and math.isfinite(value):
+            found.append(value.item() if isinstance(value, np.generic) else value)
+        else:
+            raise InputError(
+                f"{name} must have text or finite numbers for values, not "
+                f"{reprlib.repr(value)}."
+            )
+    return found
+
+
+def is_whole(value: Any) -> bool:
+    """Say whether a value is a number of the type of whole numbers.
+
+    Parameters
+    ----------
+    value : object
+        As of :func:`values_of`.
+
+    Returns
+    -------
+    bool
+        False also for truth values, which are numbers to Python.
+    """
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def are_codes(numbers: list) -> bool:
+    """Say whether numbers are those of classes: all from 0 or 1 up to a small one.
+
+    Parameters
+    ----------
+    numbers : list
+        As of :func:`values_of`, none of them missing.
+
+    Returns
+    -------
+    bool
+        Whether they are of the type of whole numbers, too.
+    """
+    if not all(map(is_whole, numbers)):
+        return False
+    levels, first, last = set(numbers), min(numbers), max(numbers)
+    without_gaps = len(levels) == last - first + 1
+    return first in (0, 1) and last <= _LARGEST_CODE and without_gaps
+
+
+def level_of(value: Any) -> str:
+    """Name a level of a class: 7 and 7.0 are the same.
+
+    Parameters
+    ----------
+    value : object
+        As of :func:`values_of`.
+
+    Returns
+    -------
+    str
+        Its name.
+    """
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def number_of(name: str, value: Any) -> float:
+    """Read a number, which on a command line is text.
+
+    Parameters
+    ----------
+    name : str
+        Name of the condition.
+    value : object
+        As of :func:`values_of`.
+
+    Returns
+    -------
+    float
+        The number, finite.
+
+    Raises
+    ------
+    InputError
+        If it is none.
+    """
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(f"{name} must be a number, not {value!r}.")
+    return number
+
+
+def in_order(levels: Iterable[str]) -> list[str]:
+    """Sort levels: numbers by their size, and before text.
+
+    Parameters
+    ----------
+    levels : iterable of str
+        Names of levels.
+
+    Returns
+    -------
+    list of str
+        The same.
+    """
+    return sorted(levels, key=lambda n: (0, int(n), "") if n.isdecimal() else (1, 0, n))
+
+
+def listed(names: Iterable[str]) -> str:
+    """List names in a sentence, the first twenty of many.
+
+    Parameters
+    ----------
+    names : iterable of str
+        Names.
+
+    Returns
+    -------
+    str
+        With commas between them.
+    """
+    names = list(names)
+    more = f" and {len(names) - 20} others" if len(names) > 20 else ""
+    return ", ".join(names[:20]) + more
+
+
+def _with_codes(name, values):
+    """Make whole numbers again of those that an array has as floats beside NaN."""
+    table = values_of(name, values)
+    present = [value for value in table if value is not None]
+    kind = getattr(getattr(values, "dtype", None), "kind", None)
+    some_missing = 0 < len(present) < len(table)
+    if kind != "f" or not some_missing or any(value % 1 for value in present):
+        return table
+    if are_codes(list(map(int, present))):
+        logger.warning(
+            "%s is taken for a class with codes, of which some are missing; if it is "
+            "an amount, give a list of floats, and None for what is missing.",
+            name,
+        )
+    return [value if value is None else int(value) for value in table]
+
+
+def _is_missing(value):
+    if isinstance(value, str):
+        return value.strip().casefold() in _MISSING
+    if isinstance(value, Real):
+        return value != value
+    # Those of pandas, which can't be compared.
+    return value is None or type(value).__name__ in ("NAType", "NaTType")

@@ -1,0 +1,1 @@
+"""The anomaly detector: its network, synthetic lesions and its training."""

@@ -1,0 +1,283 @@
+"""Lesions that are planted in images: what a detector learns from.
+
+Nobody has marked the lesions of most cohorts, and most images have none. So parts of
+images are made brighter or darker, and a network learns to say where: it has to learn
+what images of the cohort look like elsewhere :footcite:p:`Tan2022`.
+
+References
+----------
+.. footbibliography::
+"""
+
+from functools import cache
+from typing import NamedTuple, Self
+
+import numpy as np
+
+from dipy_ldm.data._batches import Batches, examples_of, stream_of
+from dipy_ldm.data._patches import read_windows, scaled_to
+
+# Pixels or voxels along the mean axis of a lesion, of which each may be longer or
+# shorter by a share, and how wide its edge is. So many are small that in all sizes
+# there are as many voxels: or else the loss would be that of the largest.
+_DIAMETERS = 4.0, 12.0
+_STRETCH = 0.25
+_EDGES = 1.0, 2.5
+# By which share of what is there a lesion is brighter or darker: the strongest are
+# learnt first.
+_STRENGTHS = 0.12, 0.5
+# Pixels or voxels along each side for one lesion: as many as go into a window are the
+# most that are planted there. With few in each, most of a step would be in vain.
+_ROOM = 16
+# Brains are bent so that none is learnt by heart, whose own shape would be taken for
+# what is normal: points so far apart are moved by so many pixels or voxels at most,
+# and what lies between them by about a fifth of that.
+_BENT_EVERY = 12
+_BENT_BY = 8.0
+# Read around a window, for what is moved into it.
+_AROUND = 4
+# What is brighter, as a share of the range, is no background.
+_TISSUE = 0.1
+# Added to how much images differ at a place, as a share of the range.
+_LEAST_SPREAD = 0.03
+
+
+class Atlas(NamedTuple):
+    """What images of a cohort are like at each place.
+
+    Parameters
+    ----------
+    mean, spread : ndarray
+        Mean and standard deviation of images in [0, 1], float32 ``(*space, channels)``.
+    """
+
+    mean: np.ndarray
+    spread: np.ndarray
+
+    @classmethod
+    def learn(cls, images: np.ndarray, bounds: tuple[float, float]) -> Self:
+        """Learn it from images, one at a time.
+
+        Parameters
+        ----------
+        images : ndarray
+            Images, ``(n, *space, channels)``; a mapped file may be larger than the
+            memory.
+        bounds : tuple of float
+            Intensities that become 0 and 1.
+
+        Returns
+        -------
+        Atlas
+            Of these images.
+        """
+        total = np.zeros(images.shape[1:])
+        squares = np.zeros(images.shape[1:])
+        for image in images:
+            scaled = scaled_to(image, bounds)
+            total += scaled
+            squares += np.square(scaled)
+        mean = total / len(images)
+        variance = np.maximum(squares / len(images) - np.square(mean), 0)
+        return cls(mean.astype("float32"), np.sqrt(variance).astype("float32"))
+
+    def beside(self, windows: np.ndarray, corners: np.ndarray) -> np.ndarray:
+        """Put beside windows of images what is known of their places.
+
+        Parameters
+        ----------
+        windows : ndarray
+            In [0, 1], ``(n, *size, channels)``.
+        corners : ndarray of int
+            First voxel of each, ``(n, rank)``.
+
+        Returns
+        -------
+        ndarray
+            The windows, how far they are from the mean in standard deviations, mean,
+            standard deviation, and where each voxel is along each axis, from -1 to 1;
+            float32 ``(n, *size, features)``, of which :func:`features` says how many
+            there are.
+        """
+        size = windows.shape[1:-1]
+        none = np.zeros(len(windows), int)
+        mean, spread = (
+            read_windows(some[None], none, corners, size)
+            for some in (self.mean, self.spread)
+        )
+        away = (windows - mean) / (spread + np.float32(_LEAST_SPREAD))
+        places = np.empty((*windows.shape[:-1], len(size)), "float32")
+        for axis, (length, whole) in enumerate(zip(size, self.mean.shape)):
+            step = 2 / max(whole - 1, 1)
+            at = (corners[:, axis, None] + np.arange(length)) * step - 1
+            sides = [1] * len(size)
+            sides[axis] = length
+            places[..., axis] = at.reshape(-1, *sides)
+        # All of about the same size.
+        return np.concatenate([windows, away / 2, mean, 5 * spread, places], -1)
+
+
+def features(rank: int, channels: int) -> int:
+    """Say how many channels a detector is given.
+
+    Parameters
+    ----------
+    rank : int
+        Number of spatial dimensions.
+    channels : int
+        Channels of the images.
+
+    Returns
+    -------
+    int
+        Those of :meth:`Atlas.beside`.
+    """
+    return 4 * channels + rank
+
+
+def planted(
+    images: np.ndarray,
+    batch_size: int,
+    *,
+    seed: int,
+    size: tuple[int, ...],
+    bounds: tuple[float, float],
+    atlas: Atlas,
+    bent: bool = True,
+) -> Batches:
+    """Draw windows of images with lesions without end: what a detector learns from.
+
+    Parameters
+    ----------
+    images : ndarray
+        Images, ``(n, *space, channels)``.
+    batch_size : int
+        Windows in a batch.
+    seed : int
+        Seed of everything random.
+    size : tuple of int
+        Voxels of a window along each axis.
+    bounds : tuple of float
+        Intensities that become 0 and 1.
+    atlas : Atlas
+        What is known of the images.
+    bent : bool
+        Whether images are bent, each time otherwise.
+
+    Returns
+    -------
+    Batches
+        Of pairs: what the detector is given, float32 ``(batch_size, *size,
+        features)``, and how much of each voxel is in a lesion, ``(batch_size, *size,
+        1)``.
+    """
+    slack = np.maximum(np.subtract(images.shape[1:-1], size), 0)
+    wider = tuple(length + 2 * _AROUND for length in size)
+    by = _BENT_BY if bent else 0.0
+
+    def draw(step, places):
+        epoch, _, index = examples_of(len(images), batch_size, seed, step, places)
+        streams = [stream_of(seed, epoch, i) for i in index]
+        drawn = np.array([stream.random(len(size)) for stream in streams])
+        corners = np.floor(drawn.reshape(-1, len(size)) * (slack + 1)).astype(int)
+        read = scaled_to(read_windows(images, index, corners - _AROUND, wider), bounds)
+        windows = np.empty((len(index), *size, images.shape[-1]), "float32")
+        masks = np.zeros((*windows.shape[:-1], 1), "float32")
+        for wide, window, mask, stream in zip(read, windows, masks, streams):
+            window[...] = bend(wide, size, by, stream)
+            plant(window, mask[..., 0], stream)
+        return atlas.beside(windows, corners), masks
+
+    return Batches(batch_size, draw)
+
+
+def bend(
+    window: np.ndarray,
+    size: tuple[int, ...],
+    by: float,
+    stream: np.random.Generator,
+) -> np.ndarray:
+    """Bend a window smoothly, as if it were of another brain.
+
+    Parameters
+    ----------
+    window : ndarray
+        Window, ``(*wider, channels)``.
+    size : tuple of int
+        Voxels along each axis of the middle, which is what is left.
+    by : float
+        Voxels by which the points are moved at most that decide what is moved.
+    stream : numpy.random.Generator
+        Source of everything random.
+
+    Returns
+    -------
+    ndarray
+        Of the same type, ``(*size, channels)``.
+    """
+    from scipy.ndimage import map_coordinates
+
+    rank = len(size)
+    splines = [_splines(length) for length in size]
+    moved = stream.uniform(-1, 1, (rank, *(len(some) for some in splines)))
+    moved *= stream.uniform(0, by)
+    for axis, some in enumerate(splines, 1):
+        moved = np.moveaxis(np.tensordot(moved, some, (axis, 0)), -1, axis)
+    around = [(wide - length) / 2 for wide, length in zip(window.shape, size)]
+    places = np.indices(size) + moved + np.reshape(around, (-1, *[1] * rank))
+    channels = np.moveaxis(window, -1, 0)
+    bent = [map_coordinates(x, places, order=1, mode="nearest") for x in channels]
+    return np.stack(bent, -1)
+
+
+@cache
+def _splines(length):
+    """Return cubic B-splines along an axis: how far each point moves each voxel."""
+    points = np.arange(-1, -(-length // _BENT_EVERY) + 2)
+    far = np.abs(np.arange(length) / _BENT_EVERY - points[:, None])
+    near = 2 / 3 - far**2 + far**3 / 2
+    return np.where(far < 1, near, np.maximum(2 - far, 0) ** 3 / 6)
+
+
+def plant(window: np.ndarray, mask: np.ndarray, stream: np.random.Generator) -> None:
+    """Plant lesions in a window: ellipsoids that are brighter or darker.
+
+    Parameters
+    ----------
+    window : ndarray
+        In [0, 1], ``(*size, channels)``; changed.
+    mask : ndarray
+        How much of each voxel is in a lesion, ``(*size)``; changed.
+    stream : numpy.random.Generator
+        Source of everything random.
+    """
+    tissue = window.max(-1) > _TISSUE
+    candidates = np.flatnonzero(tissue)
+    if not len(candidates):
+        return
+    most = max(1, round(mask.size / _ROOM**mask.ndim))
+    for _ in range(stream.integers(1, most, endpoint=True)):
+        centre = np.unravel_index(stream.choice(candidates), mask.shape)
+        within, share = _ellipsoid(np.array(centre), mask.shape, stream)
+        share = share * tissue[within]
+        strength = np.exp(stream.uniform(*np.log(_STRENGTHS))) * stream.choice([-1, 1])
+        changed = window[within] * (1 + strength * share[..., None]).astype("float32")
+        # As those of scans are, whose brightest voxels are all alike.
+        window[within] = np.clip(changed, 0, 1)
+        mask[within] = np.maximum(mask[within], share)
+
+
+def _ellipsoid(centre, shape, stream):
+    """Draw an ellipsoid: the box around it, and how much of each voxel it has."""
+    rank = len(shape)
+    centre = centre + stream.uniform(-0.5, 0.5, rank)
+    small, large = (1 / diameter**rank for diameter in _DIAMETERS)
+    radius = stream.uniform(large, small) ** (-1 / rank) / 2
+    radii = radius * np.exp(stream.uniform(-_STRETCH, _STRETCH, rank))
+    edge = stream.uniform(*_EDGES)
+    low = np.maximum(np.ceil(centre - radii - edge), 0).astype(int)
+    high = np.minimum(np.floor(centre + radii + edge) + 1, shape).astype(int)
+    axes = np.ogrid[tuple(map(slice, low, high))]
+    distance = np.sqrt(sum(((a - c) / r) ** 2 for a, c, r in zip(axes, centre, radii)))
+    share = np.clip((1 - distance) * radius / edge + 0.5, 0, 1)
+    return tuple(map(slice, low, high)), share.astype("float32")

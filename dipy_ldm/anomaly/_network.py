@@ -1,0 +1,79 @@
+"""The network of the detector: which parts of an image are not as they should be."""
+
+from collections.abc import Sequence
+
+import keras
+from keras import layers
+
+from dipy_ldm.nn.blocks import conv, norm_position, residual, some_bias, to_output
+from dipy_ldm.nn.building import seeded
+from dipy_ldm.nn.layers import DepthToSpace
+
+# Where lesions are rare, what is said of each voxel before anything is learnt.
+_RARELY = -3.0
+
+
+def seeded_detector(
+    seed: int,
+    space: tuple[int | None, ...],
+    channels: int,
+    *,
+    widths: Sequence[int],
+    blocks: int,
+    remat: bool = False,
+) -> keras.Model:
+    """Build the network of the detector, with weights that follow from a seed.
+
+    A U-Net :footcite:p:`Ronneberger2015` of the autoencoder's blocks, down first: most
+    of the time would be spent at the full resolution. What is said of a place depends
+    on its neighbourhood alone, whether a window, a tile or all is given.
+
+    Parameters
+    ----------
+    seed : int
+        Seed, as of :func:`dipy_ldm.nn.building.seeded`.
+    space : tuple of int or None
+        Spatial size of the images; None for any multiple of ``2 ** len(widths)``.
+    channels : int
+        Channels that it is given.
+    widths : sequence of int
+        Channels of each level; each halves the resolution.
+    blocks : int
+        Residual blocks of each level, on the way down and on the way up.
+    remat : bool
+        Compute the insides of each block again for the gradient, instead of
+        keeping them: less memory, more time.
+
+    Returns
+    -------
+    keras.Model
+        ``(batch, *space, channels)`` to ``(batch, *space, 1)``: logarithms of odds.
+
+    References
+    ----------
+    .. footbibliography::
+    """
+    with seeded(seed):
+        return _detector(space, channels, widths, blocks, remat)
+
+
+def _detector(space, channels, widths, blocks, remat):
+    def several(x, width):
+        for _ in range(blocks):
+            x = residual(x, width, norm_position, remat)
+        return x
+
+    given = keras.Input((*space, channels))
+    x, skips = given, []
+    for width in widths:
+        x = conv(x, width, size=4, strides=2, bias_initializer=some_bias())
+        x = several(x, width)
+        skips.append(x)
+    skips.pop()
+    for width in reversed(widths[:-1]):
+        x = conv(x, width, upsampled=True, bias_initializer=some_bias())
+        x = several(layers.Concatenate()([x, skips.pop()]), width)
+    start = keras.initializers.Constant(_RARELY)
+    options = {"kernel_initializer": "zeros", "bias_initializer": start}
+    x = to_output(x, 2 ** len(space), norm_position, **options)
+    return keras.Model(given, DepthToSpace(2)(x), name="detector")

@@ -1,0 +1,1 @@
+"""The autoencoder: quantizers, losses, networks and their training."""

@@ -1,0 +1,159 @@
+"""What a trained autoencoder is worth: its figures, and the verdict on it."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from dipy_ldm import _backend as distribution
+from dipy_ldm._utils import tiling as tiles
+from dipy_ldm.autoencoder import _sharpening as sharpening
+from dipy_ldm.data._checks import Survey
+from dipy_ldm.metrics import detail_correlation
+
+# With less perplexity all latents have one code, and nearly so with little more.
+_PERPLEXITY = 1.5
+# Voxels that are measured at once: so few that the training before took more memory.
+_AT_ONCE = 2**18
+
+
+def affordable(
+    images: np.ndarray, size: tuple[int, ...], training: Any, length: Any
+) -> np.ndarray:
+    """Keep so many images that to validate takes a tenth of a round's time, about.
+
+    Of all the time there is, where a training ends before its first round does.
+
+    Parameters
+    ----------
+    images : ndarray
+        Images, ``(n, *space, channels)``.
+    size : tuple of int
+        Voxels along each side of the pieces that are learnt from.
+    training : Training
+        Options.
+    length : Length
+        How long training is.
+
+    Returns
+    -------
+    ndarray
+        The first of them, at least one.
+    """
+    learnt = length.end(0) * training.batch_size * math.prod(size)
+    # A step takes as long as three reconstructions.
+    most = 0.1 * 3 * learnt / math.prod(images.shape[1:-1])
+    return images[: max(1, math.ceil(most))]
+
+
+def score(vqvae: Any, images: np.ndarray) -> dict[str, float]:
+    """Measure how near reconstructions come to images.
+
+    Parameters
+    ----------
+    vqvae : VQVAE
+        What reconstructs them.
+    images : ndarray
+        Images, ``(n, *space, channels)``.
+
+    Returns
+    -------
+    dict of str to float
+        ``mse``, the mean squared error of images in [0, 1]; and ``detail``, how much of
+        their detail is true (:func:`dipy_ldm.metrics.detail_correlation`).
+    """
+    axes = tuple(range(1, images.ndim))
+
+    def scores(piece, made):
+        detail = np.zeros(len(piece))
+        # In an image of one value there is none.
+        some = np.ptp(piece, axes) > 0
+        if some.any():
+            detail[some] = detail_correlation(made[some], piece[some])
+        squares = np.mean((made - piece) ** 2, axes, dtype="float64")
+        return np.stack([squares, detail], -1)
+
+    found = _of_each(scores, vqvae, images)
+    mse, detail = found.mean(axis=0)
+    low, high = vqvae.intensity_
+    return {"mse": float(mse / ((high - low) ** 2 or 1)), "detail": float(detail)}
+
+
+def _of_each(measure, vqvae, images):
+    """Measure images beside their reconstructions, few at once."""
+
+    def measured(numbers):
+        piece = np.asarray(images[numbers], "float32")
+        return measure(piece, vqvae.predict(piece))
+
+    batch = tiles.safe_batch(images.shape[1:-1], _AT_ONCE)
+    return distribution.in_batches(measured, np.arange(len(images)), batch)
+
+
+def missing_detail(vqvae: Any, images: np.ndarray) -> float:
+    """Say how much sharper reconstructions should be.
+
+    Parameters
+    ----------
+    vqvae : VQVAE
+        What reconstructs them, without any sharpening.
+    images : ndarray
+        Images, ``(n, *space, channels)``.
+
+    Returns
+    -------
+    float
+        Gain, as of :func:`dipy_ldm.autoencoder._sharpening.sharpened`.
+    """
+    found = _of_each(sharpening.measured, vqvae, images)
+    return sharpening.gain_of(found.sum(axis=0))
+
+
+def verdict(
+    vqvae: Any,
+    found: Survey,
+    images: np.ndarray,
+    in_parts: bool,
+    figures: dict[str, float],
+) -> str | None:
+    """Say what is wrong with what was learnt.
+
+    Parameters
+    ----------
+    vqvae : VQVAE
+        What was trained.
+    found : Survey
+        What is known of all images.
+    images : ndarray
+        Some of them.
+    in_parts : bool
+        Whether windows of the images were learnt from, not the whole of each.
+    figures : dict of str to float
+        Those of the last round.
+
+    Returns
+    -------
+    str or None
+        A sentence; None if nothing is.
+    """
+    if figures["perplexity"] < _PERPLEXITY:
+        return (
+            f"nearly all latents have the same code (perplexity "
+            f"{figures['perplexity']:.1f}): nothing of the images is left in them; "
+            "train for more steps, or with a lower learning rate."
+        )
+    # Not by the figures of the last round, which are means over all its steps.
+    mse = score(vqvae, images)["mse"]
+    # Where images hardly differ, their mean is hard to beat, and need not be.
+    mean = max(found.spread, 0.05 * found.variance) / found.scale**2
+    if mse < mean:
+        return None
+    # What is learnt from windows of a few voxels, which are border all around, does not
+    # hold for whole images.
+    larger = "with larger patches, " if in_parts else ""
+    return (
+        f"the autoencoder's reconstructions are no nearer to the images than the "
+        f"mean of all images is (mean squared error {mse:.3g} and {mean:.3g}); "
+        f"train for more steps, {larger}or with another learning rate (0.001 to "
+        "0.002 for volumes)."
+    )

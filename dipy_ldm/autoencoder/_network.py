@@ -1,0 +1,258 @@
+"""The networks of the autoencoder: images to latents, and back."""
+
+from collections.abc import Sequence
+from functools import lru_cache, partial
+import math
+
+import keras
+
+from dipy_ldm.autoencoder._initializers import Cosines
+from dipy_ldm.autoencoder.quantizers import BOTTLENECKS
+from dipy_ldm.nn.blocks import conv, norm_position, residual, some_bias, to_output
+from dipy_ldm.nn.building import seeded, sketched
+from dipy_ldm.nn.layers import DepthToSpace, Sum
+from dipy_ldm.nn.receptive_field import factor
+
+# The networks of this version. Those of 1 normalise before the decoder's last
+# convolution, those of 1 and 2 have no linear transforms, and decode at the full
+# resolution.
+DESIGN = 3
+
+
+def encoder(
+    space: tuple[int | None, ...],
+    channels: int,
+    *,
+    widths: Sequence[int],
+    blocks: int,
+    code_dim: int,
+    remat: bool = False,
+    design: int = DESIGN,
+) -> keras.Model:
+    """Build the network that maps images to latents.
+
+    A convolution of stride 2 and residual blocks at each width: the latents are
+    ``2 ** len(widths)`` times smaller per side. Normalisation is over the channels
+    of one position :footcite:p:`Zhang2019`, so that what comes out at a place
+    depends on its neighbourhood alone, whether a patch, a tile or all is given.
+
+    Beside it, a linear transform of the voxels of each latent is added, which starts
+    as the slowest waves of the cosine transform while the rest starts at zero: from
+    the first step on latents tell what is in the images, and the rest learns what is
+    missing. :footcite:p:`Chen2025` have such shortcuts without weights.
+
+    Parameters
+    ----------
+    space : tuple of int or None
+        Spatial size of the images; None for any.
+    channels : int
+        Channels of the images.
+    widths : sequence of int
+        Channels of each level.
+    blocks : int
+        Residual blocks of each level.
+    code_dim : int
+        Channels of the latents.
+    remat : bool
+        Compute the insides of each block again for the gradient, instead of
+        keeping them: less memory, more time.
+    design : int
+        Which networks: those of this version, or of an older one.
+
+    Returns
+    -------
+    keras.Model
+        ``(batch, *space, channels)`` to ``(batch, *space / factor, code_dim)``.
+
+    References
+    ----------
+    .. footbibliography::
+    """
+    images = keras.Input((*space, channels))
+    x = images
+    for width in widths:
+        # Down first: the full resolution is where the time goes.
+        x = conv(x, width, size=4, strides=2, bias_initializer=some_bias())
+        for _ in range(blocks):
+            x = residual(x, width, norm_position, remat)
+    if design < 3:
+        latents = to_output(x, code_dim, norm_position)
+        return keras.Model(images, latents, name="encoder")
+    latents = to_output(x, code_dim, norm_position, kernel_initializer="zeros")
+    times = 2 ** len(widths)
+    piece = (*(times for _ in space), channels)
+    waves = _linear(images, code_dim, Cosines(piece), size=times, strides=times)
+    return _sum("encoder", images, latents, waves)
+
+
+def decoder(
+    space: tuple[int | None, ...],
+    channels: int,
+    *,
+    widths: Sequence[int],
+    blocks: int,
+    code_dim: int,
+    remat: bool = False,
+    design: int = DESIGN,
+) -> keras.Model:
+    """Build the network that maps (quantised) latents to images.
+
+    The mirror image of :func:`encoder`, but that nothing is normalised before the last
+    convolution: how bright an image is, is in the size of what comes before. That
+    convolution works at half the resolution, and gives all voxels of a position at
+    once :footcite:p:`Shi2016`: at the full one most of the time would be spent.
+
+    Parameters
+    ----------
+    space : tuple of int or None
+        Spatial size of the latents; None for any.
+    channels : int
+        Channels of the images.
+    widths : sequence of int
+        Channels of each level, as given to the encoder.
+    blocks : int
+        Residual blocks of each level.
+    code_dim : int
+        Channels of the latents.
+    remat : bool
+        As of the encoder.
+    design : int
+        As of the encoder.
+
+    Returns
+    -------
+    keras.Model
+        ``(batch, *space / factor, code_dim)`` to ``(batch, *space, channels)``.
+
+    References
+    ----------
+    .. footbibliography::
+    """
+    latents = keras.Input((*space, code_dim))
+    x = conv(latents, widths[-1], bias_initializer=some_bias())
+    for width, finer in zip(reversed(widths), [*reversed(widths[:-1]), None]):
+        for _ in range(blocks):
+            x = residual(x, width, norm_position, remat)
+        if finer:
+            x = conv(x, finer, upsampled=True, bias_initializer=some_bias())
+    if design < 3:
+        options = {"upsampled": True, "bias_initializer": some_bias()}
+        x = conv(x, max(1, widths[0] // 2), **options)
+        images = to_output(x, channels, norm_position if design < 2 else None)
+        return keras.Model(latents, images, name="decoder")
+    rank = len(space)
+    x = to_output(x, channels * 2**rank, None, kernel_initializer="zeros")
+    times = 2 ** len(widths)
+    piece = (*(times for _ in space), channels)
+    waves = _linear(latents, math.prod(piece), Cosines(piece, back=True), size=1)
+    return _sum("decoder", latents, DepthToSpace(2)(x), DepthToSpace(times)(waves))
+
+
+def _linear(x, channels, initializer, **kwargs):
+    """Transform the channels of each position, or of a piece."""
+    options = {"use_bias": False, "dtype": "float32"} | kwargs
+    return conv(x, channels, kernel_initializer=initializer, **options)
+
+
+def _sum(name, given, *results):
+    """Make one network of those that lead to several results."""
+    networks = [keras.Model(given, result) for result in results]
+    return keras.Model(given, Sum(networks)(given), name=name)
+
+
+def encoder_and_decoder(
+    space: tuple[int | None, ...],
+    channels: int,
+    *,
+    seed: int,
+    **options,
+) -> tuple[keras.Model, keras.Model]:
+    """Build both networks for images of a size, with weights that follow from a seed.
+
+    Parameters
+    ----------
+    space : tuple of int or None
+        Spatial size of the images; None for any.
+    channels : int
+        Channels of the images.
+    seed : int
+        Seed, as of :func:`seeded`.
+    **options
+        As of :func:`encoder`.
+
+    Returns
+    -------
+    encoder, decoder : keras.Model
+        The networks.
+    """
+    with seeded(seed):
+        first = encoder(space, channels, **options)
+        second = decoder(first.output.shape[1:-1], channels, **options)
+    return first, second
+
+
+def autoencoder_parts(
+    space: tuple[int | None, ...],
+    channels: int,
+    *,
+    bottleneck: str,
+    n_codes: int,
+    n_codebooks: int,
+    commitment: float,
+    **options,
+) -> tuple[keras.Model, keras.layers.Layer, keras.Model]:
+    """Build all parts of an autoencoder.
+
+    Parameters
+    ----------
+    space : tuple of int or None
+        Spatial size of the images; None for any.
+    channels : int
+        Channels of the images.
+    bottleneck : str
+        Name of what quantises the latents, of :mod:`dipy_ldm.autoencoder.quantizers`.
+    n_codes : int
+        Number of codes in a codebook.
+    n_codebooks : int
+        Number of codebooks.
+    commitment : float
+        Weight of the loss that keeps the latents near their codes.
+    **options
+        As of :func:`encoder_and_decoder`.
+
+    Returns
+    -------
+    encoder : keras.Model
+        From images to latents.
+    quantizer : keras.layers.Layer
+        From latents to codes.
+    decoder : keras.Model
+        From codes to images.
+    """
+    first, second = encoder_and_decoder(space, channels, **options)
+    quantizer = BOTTLENECKS[bottleneck](
+        n_codes, commitment, n_codebooks, name="quantizer"
+    )
+    quantizer.build(first.output.shape)
+    return first, quantizer, second
+
+
+@lru_cache
+def factor_of(widths: tuple[int, ...], blocks: int) -> int:
+    """Tell how many times smaller than images latents are, without any weights.
+
+    Parameters
+    ----------
+    widths : tuple of int
+        As of :func:`decoder`.
+    blocks : int
+        As of :func:`decoder`.
+
+    Returns
+    -------
+    int
+        Voxels of an image for each position of its latents, per side.
+    """
+    # All sides are alike, so that one does.
+    build = partial(decoder, (None,), 1, widths=widths, blocks=blocks, code_dim=1)
+    return factor(sketched("float32", build))

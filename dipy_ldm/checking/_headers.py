@@ -1,0 +1,358 @@
+"""What headers tell beside one another: units, places, sizes, orientation."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import nibabel as nib
+from nibabel.orientations import aff2axcodes
+from nibabel.spatialimages import HeaderDataError
+import numpy as np
+from tqdm import tqdm
+
+from dipy_ldm.checking._findings import (
+    Finding,
+    amber,
+    counted,
+    green,
+    grey,
+    listed,
+    red,
+)
+from dipy_ldm.data._headers import VolumeInfo
+
+# So many are needed for one to be other than most.
+FEWEST = 3
+# How many times larger or smaller than most a volume must be for another unit.
+_OTHER_UNIT = 4.0
+# Longest sides of volumes, in mm: beyond the inner limits is no person, beyond the
+# outer ones no animal.
+_PEOPLE = 60.0, 2500.0
+_ANYTHING = 2.0, 10_000.0
+# Of what a unit in the header makes millimetres, and their names.
+_UNITS = {"meter": ("metres", 1000.0), "micron": ("micrometres", 0.001)}
+# How many times wider than most, or than its own narrowest side, a voxel is coarse.
+_COARSE, _THICK = 1.75, 3.0
+
+
+class Header(NamedTuple):
+    """What a header tells, in the terms in which volumes are compared.
+
+    ``sizes`` and ``extent`` are those of a voxel and of the volume, in mm, in the order
+    of the file's axes; ``low`` and ``high`` are the corners of its box in the world;
+    ``unit`` is the word of NIfTI; ``axes`` tell where the file's axes lead to, such as
+    RAS; ``other_axes`` are those of its qform where that differs from its sform.
+    """
+
+    file: Path
+    shape: tuple
+    sizes: np.ndarray
+    extent: float
+    low: np.ndarray
+    high: np.ndarray
+    unit: str
+    axes: str
+    other_axes: str
+    oriented: bool
+
+
+def read(infos: Iterable[VolumeInfo], verbose: bool = False) -> list[Header]:
+    """Read what is compared.
+
+    Parameters
+    ----------
+    infos : iterable of VolumeInfo
+        Volumes whose headers are good, each by itself.
+    verbose : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    list of Header
+        In their order.
+    """
+    return [_read(info) for info in tqdm(infos, "headers", disable=not verbose)]
+
+
+def _read(info):
+    header = nib.load(info.file).header
+    sizes = np.linalg.norm(info.affine[:3, :3], axis=0)
+    corners = np.stack(np.meshgrid(*([-0.5, n - 0.5] for n in info.shape)), -1)
+    world = corners.reshape(-1, 3) @ info.affine[:3, :3].T + info.affine[:3, 3]
+    axes = "".join(aff2axcodes(info.affine))
+    return Header(
+        info.file,
+        info.shape,
+        sizes,
+        float((sizes * info.shape).max()),
+        world.min(axis=0),
+        world.max(axis=0),
+        _unit(header),
+        axes,
+        _other_axes(header, axes),
+        info.oriented,
+    )
+
+
+def _unit(header):
+    try:
+        return header.get_xyzt_units()[0]
+    except KeyError:  # a code of no unit, which affines don't need
+        return "unknown"
+
+
+def _other_axes(header, axes):
+    """Tell the axes of the qform where the sform, which counts, has others."""
+    if not (header["sform_code"] > 0 and header["qform_code"] > 0):
+        return ""
+    try:
+        others = "".join(aff2axcodes(header.get_qform()))
+    except (ValueError, HeaderDataError):  # rounded quaternions are common
+        return "invalid"
+    return "" if others == axes else others
+
+
+def whole(complaints: Sequence[str], n: int) -> Finding:
+    """Tell of files that can't be used.
+
+    Parameters
+    ----------
+    complaints : sequence of str
+        A sentence on each of these, with its cure.
+    n : int
+        Number of all files.
+
+    Returns
+    -------
+    Finding
+        Red if there is one.
+    """
+    if not complaints:
+        return green("files", f"All {counted(n, 'file')} can be read, to their end.")
+    return red(
+        "files",
+        f"{len(complaints)} of {counted(n, 'file')} can't be used.",
+        "Mend these files as the table says, or train without them (--skip_bad).",
+        table=[("what is wrong, and what to do",), *((c,) for c in complaints)],
+    )
+
+
+def units(headers: Sequence[Header]) -> tuple[Finding, list[int]]:
+    """Find volumes whose header is in another unit than millimetres.
+
+    Voxels and volume are then larger or smaller than those of most others by the same
+    factor.
+
+    Parameters
+    ----------
+    headers : sequence of Header
+        Of all volumes.
+
+    Returns
+    -------
+    finding : Finding
+        Red if there are some, amber if all are of an unusual size.
+    bad : list of int
+        Which these are.
+    """
+    extents = np.array([header.extent for header in headers])
+    widths = np.array([np.median(header.sizes) for header in headers])
+    ratios = [np.log(v / _middle(v)) for v in (extents, widths)]
+    larger, smaller = np.minimum(*ratios), np.maximum(*ratios)
+    limit = np.log(_OTHER_UNIT)
+    bad = np.flatnonzero((larger > limit) | (smaller < -limit)).tolist()
+    if len(headers) < FEWEST:
+        bad = []
+    rest = np.delete(extents, bad)
+    if bad:
+        return _wrong_units(headers, bad, extents / np.median(rest)), bad
+    return _usual_size(headers, float(np.median(rest))), []
+
+
+def _middle(values):
+    """Return the one of the values that is nearest to their median, from below.
+
+    There is a volume that has it, even if half of all are of another unit.
+    """
+    return np.percentile(values, 50, method="lower")
+
+
+def _wrong_units(headers, bad, ratios):
+    rows = [(str(headers[i].file), headers[i].extent, ratios[i]) for i in bad]
+    return red(
+        "units",
+        f"{counted(len(bad), 'volume')} of another size than most: "
+        f"{listed([_sized(headers[i], ratios[i]) for i in bad], 3)}.",
+        "Write the affine of these files in millimetres (multiply its first three "
+        "rows), or convert them anew.",
+        table=[("file", "longest side (mm)", "times the others"), *rows],
+    )
+
+
+def _sized(header, ratio):
+    """Say how long a volume is, and which unit would explain it."""
+    guesses = {1e-3: "metres", 1e-2: "decimetres", 1e-1: "centimetres"}
+    guesses |= {1e3: "micrometres"}
+    near = min(guesses, key=lambda factor: abs(np.log(ratio / factor)))
+    why = f", as if in {guesses[near]}" if 0.4 < ratio / near < 2.5 else ""
+    return f"{header.file.name} has a longest side of {header.extent:.3g} mm{why}"
+
+
+def _usual_size(headers, extent):
+    """Judge sizes that are about the same for all."""
+    what = f"The volumes have a longest side of {extent:.3g} mm (median)"
+    told = [header for header in headers if header.unit in _UNITS]
+    if told:
+        name, factor = _UNITS[told[0].unit]
+        what += f", and {len(told)} headers say that they are in {name}"
+        cure = (
+            f"If so, multiply the first three rows of their affines by {factor:g}; "
+            "affines are taken for millimetres whatever unit the header names."
+        )
+        bad = _PEOPLE[0] < extent * factor < _PEOPLE[1]
+        return (red if bad else amber)("units", f"{what}.", cure)
+    inner, outer = (low < extent < high for low, high in (_PEOPLE, _ANYTHING))
+    cure = (
+        "See that the affines are in millimetres; for heads of people they are not, or "
+        "the voxel sizes are wrong."
+    )
+    if not outer:
+        return red("units", f"{what}.", cure)
+    if not inner:
+        return amber("units", f"{what}, which no person has.", cure)
+    return green("units", f"{what}, and none is of another unit.")
+
+
+def places(headers: Sequence[Header]) -> tuple[Finding, list[int]]:
+    """Find volumes that lie far from the others.
+
+    Parameters
+    ----------
+    headers : sequence of Header
+        Of volumes in one unit.
+
+    Returns
+    -------
+    finding : Finding
+        Red if there are some.
+    bad : list of int
+        Which these are.
+    """
+    low, high = (
+        np.array([getattr(h, end) for h in headers]) for end in ("low", "high")
+    )
+    centres, sides = (low + high) / 2, high - low
+    # That of a volume, even if there are two groups.
+    away = np.linalg.norm(centres - np.median(centres, axis=0), axis=1)
+    usual = centres[away.argmin()]
+    # Boxes that don't even reach over the common centre have nothing in common.
+    apart = (np.abs(centres - usual) > sides / 2).any(axis=1)
+    bad = np.flatnonzero(apart).tolist() if len(headers) >= FEWEST else []
+    middle = " x ".join(f"{mm:.0f}" for mm in np.median(sides, axis=0))
+    if not bad:
+        return green("places", f"The volumes overlap; most are {middle} mm."), []
+    far = np.linalg.norm(centres - usual, axis=1)
+    rows = [(str(headers[i].file), far[i]) for i in bad]
+    return (
+        red(
+            "places",
+            f"{counted(len(bad), 'volume')} elsewhere than most: "
+            f"{listed([headers[i].file.name for i in bad])}.",
+            "Align them with the others, or mend the last column of their affines.",
+            table=[("file", "from the others (mm)"), *rows],
+        ),
+        bad,
+    )
+
+
+def sizes(headers: Sequence[Header]) -> Finding:
+    """Compare voxel sizes and shapes.
+
+    Parameters
+    ----------
+    headers : sequence of Header
+        Of volumes in one unit.
+
+    Returns
+    -------
+    Finding
+        Amber if some have much larger voxels, or thick slices.
+    """
+    widest = np.array([header.sizes.max() for header in headers])
+    thick = widest / np.array([header.sizes.min() for header in headers])
+    coarse = widest > _COARSE * np.median(widest)
+    bad = np.flatnonzero(coarse | (thick > _THICK)).tolist()
+    what = f"Voxels are {_range(np.array([h.sizes for h in headers]))} mm wide (median "
+    what += f"{np.median([h.sizes for h in headers]):.3g}), volumes "
+    what += f"{_range(np.array([h.shape for h in headers]))} voxels a side."
+    if not bad:
+        return green("sizes", what)
+    rows = [(str(headers[i].file), *map(float, headers[i].sizes)) for i in bad]
+    return amber(
+        "sizes",
+        f"{what} {counted(len(bad), 'file')} with voxels much wider than most, or "
+        f"thick slices: {listed([headers[i].file.name for i in bad])}.",
+        "The model learns their blur, too; leave them out, or choose a --voxel_size "
+        "that all have.",
+        table=[("file", "x (mm)", "y (mm)", "z (mm)"), *rows],
+    )
+
+
+def _range(values):
+    low, high = f"{values.min():.3g}", f"{values.max():.3g}"
+    return low if low == high else f"{low} to {high}"
+
+
+def axes(headers: Sequence[Header]) -> Finding:
+    """Tell which orientations headers claim, and whether they contradict themselves.
+
+    Parameters
+    ----------
+    headers : sequence of Header
+        Of all volumes.
+
+    Returns
+    -------
+    Finding
+        Amber if some have none, or two.
+    """
+    counts = Counter(header.axes for header in headers).most_common()
+    what = f"Axes of the files: {', '.join(f'{a} ({n})' for a, n in counts)}."
+    unsure = [header.file.name for header in headers if not header.oriented]
+    twofold = [h for h in headers if h.other_axes]
+    if not unsure and not twofold:
+        return green("orientation in the headers", what)
+    if unsure:
+        what += (
+            f" {counted(len(unsure), 'file')} with neither sform nor qform, so that "
+        )
+        what += f"left and right are assumed: {listed(unsure)}."
+    if twofold:
+        what += f" {counted(len(twofold), 'file')} whose qform is invalid or has other "
+        what += "axes than the sform, which counts: "
+        what += listed([f"{h.file.name} ({h.axes}, {h.other_axes})" for h in twofold])
+        what += "."
+    cure = "Convert these files anew from DICOM, or look up which side is left."
+    return amber("orientation in the headers", what, cure)
+
+
+def too_few(title: str, n: int, least: int) -> Finding:
+    """Say that there is nothing to compare with.
+
+    Parameters
+    ----------
+    title : str
+        What was to be looked at.
+    n, least : int
+        Images that there are, and that it takes.
+
+    Returns
+    -------
+    Finding
+        Grey.
+    """
+    return grey(
+        title,
+        f"Not looked at: of {n} images, none is other than most ({least} are needed).",
+    )

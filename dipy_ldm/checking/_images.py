@@ -1,0 +1,63 @@
+"""All that can be told of images by looking at every one of them."""
+
+import numpy as np
+
+from dipy_ldm.checking import _outliers as outliers, _similarity as likeness
+from dipy_ldm.checking._findings import Finding, grey, robust_scores
+from dipy_ldm.checking._pictures import Gallery
+from dipy_ldm.checking._reading import Material
+
+
+def look_at(material: Material, verbose: bool = False) -> list[Finding]:
+    """Look at every image.
+
+    Parameters
+    ----------
+    material : Material
+        Images, or volumes on one grid.
+    verbose : bool
+        Show progress bars.
+
+    Returns
+    -------
+    list of Finding
+        On the grid, brightness, orientation, shape and repetitions.
+    """
+    found = outliers.measure_brightness(material.images, verbose)
+    if material.affine is None:
+        return [*_of_images(material, found), _only_volumes()]
+    small = likeness.cubes(material.images, material.affine, verbose)
+    names, subjects = material.names, material.subjects
+    show = Gallery(material.images, material.affine, _usual(small))
+    return [
+        outliers.grid(found, material.affine),
+        outliers.background(found, of_volumes=True),
+        likeness.orientation(small, names, show),
+        likeness.doubled(small, names, subjects, show),
+        outliers.intensities(found, names, show),
+        outliers.shapes(small, names, show),
+    ]
+
+
+def _usual(small):
+    """Return the number of the volume that is most like the median."""
+    median = likeness.unit_vectors(np.median(small, axis=0)[None])[0]
+    return int((likeness.unit_vectors(small) @ median).argmax())
+
+
+def _of_images(material, found):
+    """Judge images of two dimensions, of which no place is the same for all."""
+    scores = robust_scores(found.figures, 0.01)
+    usual = int(np.abs(scores).max(axis=1).argmin())
+    show = Gallery(material.images, None, usual)
+    return [
+        outliers.grid(found, None),
+        outliers.intensities(found, material.names, show),
+        outliers.equal_images(material.images, material.names),
+    ]
+
+
+def _only_volumes():
+    return grey(
+        "orientation and shape", "Not looked at: these are told of volumes alone."
+    )

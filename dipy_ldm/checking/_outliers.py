@@ -1,0 +1,334 @@
+"""Images that are brighter, larger or otherwise unlike most, by robust scores."""
+
+from collections.abc import Callable, Sequence
+import hashlib
+import math
+from typing import Any, NamedTuple
+
+from dipy.segment.threshold import otsu
+import numpy as np
+from scipy.ndimage import gaussian_filter
+from tqdm import tqdm
+
+from dipy_ldm.checking._findings import (
+    Finding,
+    amber,
+    counted,
+    green,
+    listed,
+    robust_scores,
+)
+from dipy_ldm.checking._headers import too_few
+from dipy_ldm.checking._similarity import FEWEST, unit_vectors
+
+# Standard deviations. Of 200 virtual brains the farthest lies 3 of them out.
+_FAR = 7.0
+# How many of the farthest are shown.
+_SHOWN = 3
+# A background that is brighter than this, between the darkest and the brightest.
+_BRIGHT = 0.1
+# Of the grid, what holds all that any image shows: with less, most of it is empty.
+_FULL = 0.35
+_QUANTILES = 0.05, 0.25, 0.5, 0.75, 0.95
+
+
+class Brightness(NamedTuple):
+    """How bright images are, and where any of them is.
+
+    ``figures`` ``(n, figures)`` are of each image, the last one the background at its
+    edge. Before it come, of volumes, quantiles within what is shown, the share of it
+    that is as bright as can be, and roughness; of images, which show different things,
+    mean and contrast. ``most`` is the brightest of all images at each place,
+    ``(*space)``.
+    """
+
+    figures: np.ndarray
+    most: np.ndarray
+
+
+_OF_VOLUMES = (
+    *(f"{q:.0%} quantile of brightness" for q in _QUANTILES),
+    "share at the highest brightness",
+    "roughness",
+    "background",
+)
+_OF_IMAGES = "mean brightness", "contrast", "background"
+# What a difference must be to count, of brightness from 0 to 1.
+_LEAST_OF_VOLUMES = (*[0.02] * len(_QUANTILES), 0.01, 0.01, 0.02)
+_LEAST_OF_IMAGES = 0.02, 0.02, 0.02
+_OF_SHAPE = "size (log)", "width", "depth", "height", "likeness to the median"
+# In the log of a volume, in voxels of the cubes, and in correlation.
+_LEAST_SHAPE = 0.05, 0.15, 0.15, 0.15, 0.01
+
+
+def measure_brightness(images: np.ndarray, verbose: bool = False) -> Brightness:
+    """Look at the brightness of every image.
+
+    Parameters
+    ----------
+    images : ndarray
+        ``(n, *space, channels)``, of any range; the first channel counts.
+    verbose : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    Brightness
+        Of images brought to [0, 1] by the lowest and the highest value of all.
+    """
+    low, high = _bounds(images)
+    most = np.zeros(images.shape[1:-1], "float32")
+    figures = []
+    for image in tqdm(images, "brightness", disable=not verbose):
+        scaled = (np.asarray(image[..., 0], "float32") - low) / (high - low or 1)
+        np.maximum(most, scaled, out=most)
+        figures.append(_brightness(scaled))
+    return Brightness(np.array(figures), most)
+
+
+def _bounds(images):
+    """Return the range of images; volumes have been brought to [0, 1]."""
+    if images.ndim == 5:
+        return np.float32(0), np.float32(1)
+    return np.float32(images.min()), np.float32(images.max())
+
+
+def _brightness(image):
+    """Measure one image in [0, 1]."""
+    background = float(np.median(_edge(image)))
+    if image.ndim == 2:
+        return [image.mean(), image.std(), background]
+    shown = image[np.abs(image - background) > 0.02]
+    shown = shown if shown.size else image.ravel()
+    rough = np.abs(image - gaussian_filter(image, 1.0)).mean()
+    return [*np.quantile(shown, _QUANTILES), np.mean(shown > 0.999), rough, background]
+
+
+def _edge(image):
+    """Return the edge of an image; of a volume, of what it has beside 0.
+
+    Where its file has no voxels there is 0, whatever its background is.
+    """
+    places = np.nonzero(image)
+    if image.ndim == 3 and places[0].size:
+        image = image[tuple(slice(p.min(), p.max() + 1) for p in places)]
+    ends = [np.take(image, end, a) for a in range(image.ndim) for end in (0, -1)]
+    return np.concatenate([end.ravel() for end in ends])
+
+
+def intensities(found: Brightness, names: Sequence[str], show: Callable) -> Finding:
+    """Find images of unusual brightness.
+
+    Parameters
+    ----------
+    found : Brightness
+        Of all images.
+    names : sequence of str
+        Of the images.
+    show : callable
+        ``show(numbers, caption)`` makes pictures of some of them.
+
+    Returns
+    -------
+    Finding
+        Amber if there are some.
+    """
+    of_volumes = found.most.ndim == 3
+    least = _LEAST_OF_VOLUMES if of_volumes else _LEAST_OF_IMAGES
+    return _judge(
+        "intensities",
+        robust_scores(found.figures, least),
+        _OF_VOLUMES if of_volumes else _OF_IMAGES,
+        names,
+        show,
+        "Look at these images: another contrast or modality, artefacts, or a few very "
+        "bright voxels that set the range; leave out what is not meant.",
+    )
+
+
+def measure_shape(small: np.ndarray) -> np.ndarray:
+    """Measure size and extent of what volumes show.
+
+    Parameters
+    ----------
+    small : ndarray
+        As of :func:`dipy_ldm.checking._similarity.cubes`.
+
+    Returns
+    -------
+    ndarray
+        Figures, ``(n, 5)``: the logarithm of the volume, standard deviations along the
+        three axes in voxels, and the correlation with the median of all. What is shown
+        is told from the background by the threshold of :footcite:p:`Otsu1979` of the
+        median.
+
+    References
+    ----------
+    .. footbibliography::
+    """
+    median = np.median(small, axis=0)
+    inside = small > _threshold(median)
+    alike = unit_vectors(small) @ unit_vectors(median[None])[0]
+    return np.array(
+        [[*_extent(mask), a] for mask, a in zip(inside, alike, strict=True)]
+    )
+
+
+def _threshold(image):
+    """Part what is shown from the background, by Otsu's threshold."""
+    return otsu(image) if np.ptp(image) > 0 else 0.5
+
+
+def _extent(mask):
+    places = np.argwhere(mask)
+    if len(places) < 2:
+        return [0.0] * 4
+    return [math.log(len(places)), *places.std(axis=0)]
+
+
+def shapes(small: np.ndarray, names: Sequence[str], show: Callable) -> Finding:
+    """Find volumes of unusual size or shape.
+
+    Parameters
+    ----------
+    small : ndarray
+        As of :func:`dipy_ldm.checking._similarity.cubes`.
+    names, show
+        As of :func:`intensities`.
+
+    Returns
+    -------
+    Finding
+        Amber if there are some.
+    """
+    if len(small) < FEWEST:
+        return too_few("shapes", len(small), FEWEST)
+    return _judge(
+        "shapes",
+        robust_scores(measure_shape(small), _LEAST_SHAPE),
+        _OF_SHAPE,
+        names,
+        show,
+        "Look at these volumes: cut off, not skull-stripped as the others are, of "
+        "another part of the body, or rare anatomy; leave out what is not meant.",
+    )
+
+
+def _judge(title, scores, figures, names, show, cure):
+    """Tell of those that lie far out in some figure, and show the farthest."""
+    if len(scores) < FEWEST:
+        return too_few(title, len(scores), FEWEST)
+    far = np.abs(scores).max(axis=1)
+    order = np.argsort(-far)
+    bad = [int(i) for i in order if far[i] > _FAR]
+    shown = [int(i) for i in order[: max(_SHOWN, min(len(bad), 8))]]
+    table: list[tuple] = [("image", "farthest out in", "standard deviations (robust)")]
+    for i in shown:
+        place = np.abs(scores[i]).argmax()
+        table.append((names[i], figures[place], float(scores[i, place])))
+    further: dict[str, Any] = {"table": table}
+    further["pictures"] = show(shown[:4], "The farthest out; the last is a usual one")
+    if not bad:
+        what = f"None lies {_FAR:g} robust standard deviations from most."
+        return green(title, what, **further)
+    what = f"{counted(len(bad), 'image')} far from most: "
+    return amber(title, what + listed([names[i] for i in bad]) + ".", cure, **further)
+
+
+def background(found: Brightness, of_volumes: bool) -> Finding:
+    """Say whether what surrounds the content is dark, as it should be.
+
+    Parameters
+    ----------
+    found : Brightness
+        Of all images.
+    of_volumes : bool
+        Whether they are volumes.
+
+    Returns
+    -------
+    Finding
+        Amber if it is not.
+    """
+    level = float(np.median(found.figures[:, -1]))
+    if level <= _BRIGHT or not of_volumes:
+        return green(
+            "background", f"The edge of a usual image has a level of {level:.2g}."
+        )
+    return amber(
+        "background",
+        f"The edge of a usual volume has a level of {level:.2g}, amid the range from 0 "
+        "to 1: values below 0, as of standardised volumes, or content that is cut off.",
+        "Give volumes as the scanner made them, not standardised, or a larger --shape.",
+    )
+
+
+def grid(found: Brightness, affine: np.ndarray | None) -> Finding:
+    """Say how large the grid is, and how much of it is used.
+
+    Parameters
+    ----------
+    found : Brightness
+        Of all images.
+    affine : ndarray or None
+        From voxels to millimetres, ``(4, 4)``; None for images.
+
+    Returns
+    -------
+    Finding
+        Amber if most of it is empty.
+    """
+    space = found.most.shape
+    what = f"{' x '.join(map(str, space))} {'pixels' if affine is None else 'voxels'}"
+    if affine is not None:
+        sizes = [f"{mm:.3g}" for mm in np.diag(affine)[:3]]
+        what += f" of {' x '.join(dict.fromkeys(sizes))} mm, axes RAS"
+    used = _used(found.most)
+    share = math.prod(used) / math.prod(space)
+    what += f"; what any image shows takes {' x '.join(map(str, used))} ({share:.0%})."
+    if share >= _FULL:
+        return green("grid", what)
+    cure = f"Crop the rest away with --shape {' '.join(str(n + 2) for n in used)}."
+    if affine is None:
+        cure = "Crop the images: the rest costs time and memory for nothing."
+    return amber("grid", what, cure)
+
+
+def _used(most):
+    """Return the sides of the box that holds all that is brighter than the edge."""
+    places = np.argwhere(most > max(_BRIGHT, float(most.min()) + _BRIGHT))
+    if not len(places):
+        return most.shape
+    return tuple(map(int, np.ptp(places, axis=0) + 1))
+
+
+def equal_images(images: np.ndarray, names: Sequence[str]) -> Finding:
+    """Find images that are there twice, to the bit.
+
+    Parameters
+    ----------
+    images : ndarray
+        ``(n, *space, channels)``.
+    names : sequence of str
+        Of the images.
+
+    Returns
+    -------
+    Finding
+        Amber if there are some.
+    """
+    first: dict[bytes, int] = {}
+    found = []
+    for i, image in enumerate(images):
+        content = hashlib.sha256(np.ascontiguousarray(image).data).digest()
+        j = first.setdefault(content, i)
+        if j != i:
+            found.append((names[j], names[i]))
+    if not found:
+        return green("doubled images", "No two images are equal.")
+    told = listed([f"{a} and {b}" for a, b in found], 3)
+    return amber(
+        "doubled images",
+        f"{counted(len(found), 'pair')} of equal images: {told}.",
+        "Leave repetitions out: one may be learnt from and the other held out.",
+    )

@@ -1,0 +1,85 @@
+"""Pictures of findings."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dipy_ldm import plots
+from dipy_ldm.checking._findings import Picture
+
+# Images are enlarged to about so many pixels on a page.
+_LEAST = 90
+
+
+def flat(images: np.ndarray, affine: np.ndarray | None) -> np.ndarray:
+    """Make pictures of images: volumes are cut through their middle.
+
+    Parameters
+    ----------
+    images : ndarray
+        ``(n, *space, channels)``.
+    affine : ndarray or None
+        From voxels to millimetres, ``(4, 4)``; None for images.
+
+    Returns
+    -------
+    ndarray
+        ``(n, h, w, channels)``.
+    """
+    images = np.asarray(images, "float32")
+    images = images if affine is None else plots.planes(images, affine)
+    times = max(1, round(_LEAST / images.shape[1]))
+    return images.repeat(times, axis=1).repeat(times, axis=2)
+
+
+class Gallery:
+    """What shows some of many images, beside a usual one.
+
+    Parameters
+    ----------
+    images : ndarray
+        ``(n, *space, channels)``.
+    affine : ndarray or None
+        As of :func:`flat`.
+    usual : int
+        Number of the usual one.
+    """
+
+    def __init__(self, images: np.ndarray, affine: np.ndarray | None, usual: int):
+        self.images = images
+        self.affine = affine
+        self.usual = usual
+
+    def __call__(self, numbers: Sequence[int], caption: str) -> list[Picture]:
+        """Show some images by their numbers, and a usual one as the last."""
+        chosen = np.stack([self.images[i] for i in [*numbers, self.usual]])
+        picture = plots.montage(flat(chosen, self.affine), columns=self._columns())
+        return [Picture(picture, caption)]
+
+    def _columns(self):
+        return 5 if self.affine is None else 1
+
+
+def reconstructed(
+    images: np.ndarray, made: np.ndarray, affine: np.ndarray | None
+) -> np.ndarray:
+    """Show images, and their reconstructions below.
+
+    Parameters
+    ----------
+    images, made : ndarray
+        ``(n, *space, channels)``; of volumes the first four are shown.
+    affine : ndarray or None
+        As of :func:`flat`.
+
+    Returns
+    -------
+    ndarray
+        Picture, ``(height, width, channels)`` in [0, 1].
+    """
+    if affine is not None:
+        images, made = images[:3], made[:3]
+        pairs = np.stack([flat(images, affine), flat(made, affine)], axis=1)
+        return plots.montage(pairs.reshape(-1, *pairs.shape[2:]), columns=1)
+    both = np.concatenate([flat(images, affine), flat(made, affine)])
+    return plots.montage(both, columns=len(images))

@@ -1,0 +1,302 @@
+"""What a training would be: devices, precision, memory, pieces and noise."""
+
+from collections.abc import Sequence
+import math
+import os
+from typing import Any
+
+import numpy as np
+
+from dipy_ldm import _backend as distribution
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm.autoencoder import _training as autoencoder
+from dipy_ldm.checking._findings import Finding, amber, counted, green, red
+from dipy_ldm.data._patches import read_windows, window_size
+from dipy_ldm.data.cohort import split
+from dipy_ldm.denoiser import _training as diffusion
+from dipy_ldm.denoiser._ablation import FEWEST_SUBJECTS
+from dipy_ldm.diffusion import schedules
+from dipy_ldm.training import Training
+
+# Share of the memory that is free beyond which other programs are to be kept away.
+_TIGHT = 0.8
+# Pieces that are drawn; one whose voxels all are darker than this shows nothing, and
+# with more such pieces than that share most of the time is spent on nothing.
+_PIECES, _DARK, _EMPTY = 64, 0.05, 0.5
+# Signal rate at the end of a schedule. The usual betas end with 0.006 after 1,000
+# steps, and with 0.08 after 500, where volumes stay noise.
+_SIGNAL = 0.05
+# Of 20 volumes four fifths of the samples were copies, by a denoiser of 5,000 steps
+# (doc/decisions/0028-judging.md); the guide's 200 are learnt without.
+_FEW_SUBJECTS, _ENOUGH_SUBJECTS = 20, 200
+_STAGES = {"autoencoder": "The autoencoder", "diffusion": "The diffusion model"}
+
+
+def settled(recipe: Any, rank: int) -> tuple[Training, Training]:
+    """Choose precision, devices and learning rates of both stages.
+
+    Parameters
+    ----------
+    recipe : dipy_ldm.workflows._recipes.Recipe
+        Both estimators, and how each is trained.
+    rank : int
+        Spatial dimensions of the images.
+
+    Returns
+    -------
+    tuple of Training
+        Of the autoencoder and of the denoiser.
+
+    Raises
+    ------
+    InputError
+        If there is no such precision here.
+    """
+    return (
+        Training(**recipe.of_vqvae).settled(rank, rates=autoencoder.RATES),
+        Training(**recipe.of_model).settled(rank, rates=diffusion.RATES),
+    )
+
+
+def people(cohort: Any) -> Finding:
+    """Say how many subjects the images are of; red where they would be copied."""
+    n = len(set(cohort.subjects) if cohort.subjects else cohort.images)
+    what = f"{counted(len(cohort.images), 'image')} of {counted(n, 'subject')}"
+    if n >= _ENOUGH_SUBJECTS:
+        return green("subjects", f"{what}.")
+    cure = (
+        "Add subjects, train for fewer steps (--steps_ldm), and look for copies "
+        "(dipy_audit_ldm) before anything is published."
+    )
+    if n > _FEW_SUBJECTS:
+        return amber("subjects", f"{what}: so few may be learnt by heart.", cure)
+    what += ": a model of so few copies them (of 20, four fifths of the samples)."
+    return red("subjects", what, cure)
+
+
+def parts(cohort: Any, share: float, seed: int, batch_size: int) -> Finding:
+    """Say how many images are learnt from, and how many are held out.
+
+    Parameters
+    ----------
+    cohort, share, seed, batch_size
+        As of :func:`dipy_ldm.data.cohort.split`.
+
+    Returns
+    -------
+    Finding
+        Red if too few are left, amber if too few are held out.
+    """
+    try:
+        train, held_out = split(cohort, share, seed, batch_size)
+    except InputError as error:
+        what, _, cure = str(error).partition("; ")
+        return red("held out", f"{what[0].upper()}{what[1:]}.", _sentence(cure))
+    what = f"{counted(len(train.images), 'image')} to learn from"
+    if held_out is None:
+        return green("held out", f"{what}, and none held out to validate.")
+    what += f", {len(held_out.images)} held out to validate"
+    n = len(held_out.images)
+    if cohort.subjects:
+        n = len(set(held_out.subjects or ()))
+        what += f" ({n} of {len(set(cohort.subjects))} subjects)"
+    if n < FEWEST_SUBJECTS:
+        return amber(
+            "held out",
+            f"{what}. When to stop is chosen by chance of so few, and below "
+            f"{FEWEST_SUBJECTS} nothing is said of what conditions change.",
+            "Hold more out (--validation 0.2), or add subjects.",
+        )
+    return green("held out", f"{what}.")
+
+
+def _sentence(words):
+    return words[:1].upper() + words[1:]
+
+
+def device(trainings: Sequence[Training]) -> Finding:
+    """Say on what is trained.
+
+    Parameters
+    ----------
+    trainings : sequence of Training
+        Settled.
+
+    Returns
+    -------
+    Finding
+        Green.
+    """
+    strategy = trainings[0].strategy
+    gpus = distribution.gpu_capabilities(strategy)
+    if gpus:
+        able = ", ".join(sorted({".".join(map(str, gpu)) for gpu in gpus}))
+        what = f"{counted(len(gpus), 'GPU')} of compute capability {able}"
+    else:
+        what = f"this processor ({os.cpu_count()} cores), since there is no GPU"
+    replicas = distribution.count_replicas(strategy)
+    if replicas > 1:
+        what += f", {replicas} replicas that share each batch"
+    return green("device", f"Training is on {what}.")
+
+
+def precision(trainings: Sequence[Training]) -> Finding:
+    """Say in what is computed, and why.
+
+    Parameters
+    ----------
+    trainings : sequence of Training
+        Settled.
+
+    Returns
+    -------
+    Finding
+        Green.
+    """
+    chosen: Any = trainings[0].precision
+    return green("precision", f"{chosen.name}: {chosen.reason}.")
+
+
+def memory(
+    recipe: Any,
+    trainings: Sequence[Training],
+    shape: tuple[int, ...],
+    patch: int | Sequence[int] | None,
+) -> Finding:
+    """Compare what both stages need with what is free.
+
+    Parameters
+    ----------
+    recipe : dipy_ldm.workflows._recipes.Recipe
+        Both estimators.
+    trainings : sequence of Training
+        Settled.
+    shape : tuple of int
+        Shape of all images, ``(n, *space, channels)``.
+    patch : int or sequence of int or None
+        As of :meth:`dipy_ldm.VQVAE.fit`.
+
+    Returns
+    -------
+    Finding
+        Red if one needs more, amber if it is tight.
+    """
+    latent_shape = recipe.vqvae.latent_shape(shape[1:])
+    needed = {
+        "autoencoder": autoencoder.needed_memory(
+            recipe.vqvae, shape, patch, trainings[0]
+        ),
+        "diffusion": diffusion.needed_memory(recipe.model, latent_shape, trainings[1]),
+    }
+    free = distribution.free_memory(trainings[0].strategy)
+    return judge_memory(needed, free)
+
+
+def judge_memory(needed: dict[str, float], free: float) -> Finding:
+    """Judge whether what is needed is free.
+
+    Parameters
+    ----------
+    needed : dict of str to float
+        Bytes that each stage needs.
+    free : float
+        Bytes.
+
+    Returns
+    -------
+    Finding
+        Red if one needs more, amber if it is tight.
+    """
+    table: list[tuple] = [("stage", "needed (GiB)", "free (GiB)")]
+    table += [(s, n / 2**30, free / 2**30) for s, n in needed.items()]
+    most = max(needed, key=lambda stage: needed[stage])
+    what = (
+        f"{_STAGES[most]} needs {needed[most] / 2**30:.2g} GiB, more than the other "
+        f"stage, and {free / 2**30:.2g} GiB are free."
+    )
+    cure = (
+        "Give a smaller --batch_size (with --accumulate, to the same result), --remat, "
+        + ("a smaller --patch" if most == "autoencoder" else "or a larger --voxel_size")
+        + "."
+    )
+    if needed[most] > free:
+        return red("memory", what, cure, table=table)
+    if needed[most] > _TIGHT * free:
+        cure = "Let nothing else run beside it, or see --batch_size and --accumulate."
+        return amber("memory", what, cure, table=table)
+    return green("memory", what, table=table)
+
+
+def pieces(
+    images: np.ndarray, patch: int | Sequence[int] | None, factor: int
+) -> Finding:
+    """Say from what pieces the autoencoder learns, and how many of them are empty.
+
+    Parameters
+    ----------
+    images : ndarray
+        In [0, 1], ``(n, *space, channels)``.
+    patch : int or sequence of int or None
+        As of :meth:`dipy_ldm.VQVAE.fit`.
+    factor : int
+        How many times smaller latents are.
+
+    Returns
+    -------
+    Finding
+        Amber if most are.
+    """
+    space = images.shape[1:-1]
+    size = window_size(space, factor, patch)
+    side = " x ".join(map(str, size))
+    if all(n >= most for n, most in zip(size, space)):
+        return green("patch", f"Whole images ({side}, with what is padded).")
+    rng = np.random.default_rng(0)
+    rows = np.sort(rng.integers(0, len(images), _PIECES))
+    slack = np.maximum(np.subtract(space, size), 0)
+    corners = rng.integers(0, slack + 1, (_PIECES, len(size)))
+    drawn = read_windows(images, rows.tolist(), corners, size)
+    empty = float(np.mean(drawn.reshape(_PIECES, -1).max(axis=1) < _DARK))
+    what = f"Pieces of {side} of {' x '.join(map(str, space))}; {empty:.0%} are empty."
+    if empty > _EMPTY:
+        return amber(
+            "patch",
+            what,
+            "Crop what is empty with --shape, or let it weigh less with --background.",
+        )
+    return green("patch", what)
+
+
+def schedule(name: str) -> Finding:
+    """Say how much of an image is left at the end of a schedule.
+
+    Sampling starts from pure noise; where training has never seen it, coarse shapes are
+    never learnt :footcite:p:`Lin2024`.
+
+    Parameters
+    ----------
+    name : str
+        Name of the schedule.
+
+    Returns
+    -------
+    Finding
+        Red if too much is.
+
+    References
+    ----------
+    .. footbibliography::
+    """
+    alpha, sigma = (float(rate) for rate in schedules.rates(name, 1.0))
+    ratio = (alpha / sigma) ** 2 if sigma else math.inf
+    what = (
+        f"The schedule {name} ends with a signal rate of {alpha:.2g} (signal-to-noise "
+        f"ratio {ratio:.1g})"
+    )
+    if alpha > _SIGNAL:
+        return red(
+            "end of the schedule",
+            f"{what}: sampling would start from noise that training has never seen.",
+            "Take the schedule cosine or linear.",
+        )
+    return green("end of the schedule", f"{what}, next to pure noise.")

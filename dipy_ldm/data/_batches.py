@@ -1,0 +1,281 @@
+"""Batches for training, as functions of (seed, epoch, example).
+
+Nothing here has a state: which examples are in a batch and which noise they get
+follows from the number of the step alone. A run that is stopped and resumed, or
+spread over devices, or accumulated from smaller batches, or computed by another
+back-end of Keras, sees the same numbers.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm.data._patches import read_windows, scaled_to
+
+# Images whose voxels inside of masks are counted, at most: by then their share is known
+# to a few hundredths.
+_COUNTED = 64
+
+
+class Augmentation(NamedTuple):
+    """How images are changed before an autoencoder sees them.
+
+    Parameters
+    ----------
+    flip : bool
+        Whether half of the images are mirrored left to right.
+    shift : int
+        Voxels by which an image is moved at most, along each axis.
+    intensity : float
+        Largest relative change of brightness, and of the exponent of contrast.
+    noise : float
+        Largest standard deviation of noise, of intensities from 0 to 1. It is in what
+        the autoencoder is given and not in what it shall answer, and is between 0 and
+        this for each image.
+    """
+
+    flip: bool = False
+    shift: int = 0
+    intensity: float = 0.0
+    noise: float = 0.0
+
+
+class Batches(NamedTuple):
+    """Batches without end.
+
+    Parameters
+    ----------
+    size : int
+        Examples in a batch.
+    draw : callable
+        ``draw(step, places)`` makes the examples that are at some places of the batch
+        of a step, counted through all epochs: tuples of arrays, whose first axis is as
+        long as ``places``. Threads may call it at once.
+    """
+
+    size: int
+    draw: Callable
+
+    def of(self, step: int) -> tuple:
+        """Make the batch of a step.
+
+        Parameters
+        ----------
+        step : int
+            Its number.
+
+        Returns
+        -------
+        tuple
+            Tuples of arrays.
+        """
+        return self.draw(step, range(self.size))
+
+
+def batches(
+    images: np.ndarray,
+    batch_size: int,
+    *,
+    seed: int,
+    size: tuple[int, ...] | None = None,
+    bounds: tuple[float, ...] = (0.0, 1.0),
+    masks: np.ndarray | None = None,
+    background: float = 1.0,
+    augment: Augmentation | None = None,
+) -> Batches:
+    """Draw batches without end, in a new order every epoch.
+
+    Images are read when their batch is drawn, and only what is needed of them: a
+    mapped file may be far larger than the memory.
+
+    Parameters
+    ----------
+    images : ndarray
+        Images, ``(n, *space, channels)``.
+    batch_size : int
+        Images in a batch. An epoch has ``n // batch_size`` batches; which
+        images are left out changes from epoch to epoch.
+    seed : int
+        Seed of the order, the places and the changes.
+    size : tuple of int, optional
+        Voxels of the piece that is drawn of each image, along each axis; from a
+        random place where it is smaller than the image, and with the edge
+        repeated where it is larger. All of the image if None.
+    bounds : tuple of float
+        Intensities that become 0 and 1.
+    masks : ndarray, optional
+        What matters on the images, ``(n, *space, 1)``; what is brighter than
+        ``bounds[0]`` if None.
+    background : float
+        Weight of a voxel outside of the mask, relative to one inside.
+    augment : Augmentation, optional
+        Changes; none if left out.
+
+    Returns
+    -------
+    Batches
+        Of pairs ``(images, images)``, float32 ``(batch_size, *size, channels)``, the
+        first with noise; the weights, if they are not all 1, are one more channel of
+        the second, and 1 in the mean of all batches.
+
+    Raises
+    ------
+    InputError
+        If no voxel has a weight.
+    """
+    *space, channels = images.shape[1:]
+    size = tuple(size or space)
+    augment = augment or Augmentation()
+    slack = np.maximum(np.subtract(space, size), 0) + 2 * augment.shift
+    # Not of each piece by itself: one of background alone would weigh as any other.
+    covers = [_cover(*of, augment.shift) for of in zip(space, size, slack)]
+    total = np.float32(_mean_weight(images, masks, bounds, background, covers))
+
+    def draw(step, places):
+        epoch, _, index = examples_of(len(images), batch_size, seed, step, places)
+        streams = [stream_of(seed, epoch, i) for i in index]
+        drawn = [stream.random(3 + len(space)) for stream in streams]
+        numbers = np.array(drawn).reshape(-1, 3 + len(space))
+        corners = np.floor(numbers[:, 3:] * (slack + 1)).astype(int) - augment.shift
+        windows = read_windows(images, index, corners, size)
+        batch = scaled_to(windows, bounds)
+        batch = _mirror(_brighten(batch, numbers, augment.intensity), numbers, augment)
+        given = batch
+        if augment.noise > 0:
+            noise = _noise(streams, (*size, channels), augment.noise)
+            given = np.clip(batch + noise, 0, 1)
+        if background == 1:
+            return given, batch
+        if masks is None:
+            inside = (batch > 0).any(-1, keepdims=True)
+        else:
+            windows = read_windows(masks, index, corners, size)
+            inside = _mirror(windows, numbers, augment) > 0
+        weights = np.where(inside, np.float32(1), np.float32(background))
+        return given, np.concatenate([batch, weights / total], -1)
+
+    return Batches(batch_size, draw)
+
+
+def _cover(length, size, slack, shift):
+    """Return how often pieces hold each voxel along an axis, as shares of all."""
+    starts = np.arange(slack + 1) - shift
+    held = np.clip(starts[:, None] + np.arange(size), 0, length - 1)
+    return np.bincount(held.ravel(), minlength=length) / held.size
+
+
+def _mean_weight(images, masks, bounds, background, covers):
+    """Return the mean weight of the voxels of all pieces, before it is made 1."""
+    if background == 1:
+        return 1.0
+    shares = []
+    for i in np.unique(np.linspace(0, len(images) - 1, _COUNTED).astype(int)):
+        inside = scaled_to(images[i], bounds) > 0 if masks is None else masks[i] > 0
+        share = inside.any(-1)
+        for cover in reversed(covers):
+            share = share @ cover
+        shares.append(share)
+    weight = background + (1 - background) * np.mean(shares)
+    if weight == 0:
+        raise InputError(
+            "nothing of the images lies inside of their masks, or is brighter than "
+            "the darkest voxels: with a `background` of 0 there is nothing to learn; "
+            "give other masks, or a `background` above 0."
+        )
+    return weight
+
+
+def _noise(streams, shape, most):
+    """Draw noise of a standard deviation up to the most, for each image another."""
+    spreads = [most * stream.random(dtype="float32") for stream in streams]
+    noise = normal_numbers(streams, shape)
+    return np.reshape(spreads, (-1, *(1,) * len(shape))).astype("float32") * noise
+
+
+def normal_numbers(streams, shape):
+    """Draw standard normal numbers ``(streams, *shape)`` from each stream."""
+    numbers = np.empty((len(streams), *shape), "float32")
+    for stream, row in zip(streams, numbers):
+        stream.standard_normal(dtype="float32", out=row)
+    return numbers
+
+
+def _brighten(batch, numbers, most):
+    """Change brightness and contrast of each image, within [0, 1]."""
+    if most == 0:
+        return batch
+    changes = 1 + most * (2 * numbers[:, :2] - 1).astype("float32")
+    gain, exponent = changes.T.reshape(2, -1, *(1,) * (batch.ndim - 1))
+    return np.clip(gain * np.clip(batch, 0, 1) ** exponent, 0, 1)
+
+
+def _mirror(batch, numbers, augment):
+    """Mirror half of the images left to right."""
+    if not augment.flip:
+        return batch
+    rank = batch.ndim - 2
+    # Volumes are (x, y, z), from left to right along x; images are (h, w).
+    axis = 1 if rank == 3 else rank
+    half = np.reshape(numbers[:, 2] < 0.5, (-1, *(1,) * (rank + 1)))
+    return np.where(half, np.flip(batch, axis), batch)
+
+
+def examples_of(
+    n: int, batch_size: int, seed: int, step: int, places: Sequence[int]
+) -> tuple[int, np.ndarray, np.ndarray]:
+    """Find epoch, positions in it, and numbers, of examples of a step.
+
+    Parameters
+    ----------
+    n : int
+        Number of all examples.
+    batch_size : int
+        Examples in a batch.
+    seed : int
+        Seed of the order.
+    step : int
+        Number of the step, counted through all epochs.
+    places : sequence of int
+        Places in the batch.
+
+    Returns
+    -------
+    epoch : int
+        Number of the epoch.
+    positions, numbers : ndarray of int
+        Positions of the examples within the epoch, and which they are.
+    """
+    epoch, step = divmod(step, n // batch_size)
+    position = step * batch_size + np.asarray(places, int)
+    return epoch, position, _order(n, seed, epoch)[position]
+
+
+@lru_cache(maxsize=4)
+def _order(n, seed, epoch):
+    """Shuffle the numbers of all examples, for an epoch."""
+    # Not from the stream that has the epoch's first time.
+    return np.random.default_rng([seed, epoch, 0, 1]).permutation(n)
+
+
+def stream_of(seed, epoch, example=-1):
+    """Return what is random about an example in an epoch, or about the epoch.
+
+    Parameters
+    ----------
+    seed : int
+        Seed of everything random.
+    epoch : int
+        Number of the epoch.
+    example : int
+        Number of the example; the epoch itself is -1.
+
+    Returns
+    -------
+    numpy.random.Generator
+        Always the same.
+    """
+    # Numbers of zero at the end would make no other stream.
+    return np.random.default_rng([seed, epoch, example + 1])

@@ -1,0 +1,344 @@
+"""Folders of results on disk that are there whole or not at all.
+
+Whoever uses a folder holds a lock on its notes (``NOTES``) until the process ends; what
+makes room lets such folders be.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+import errno
+import hashlib
+import json
+import os
+from pathlib import Path
+import shutil
+import time
+import uuid
+
+import numpy as np
+
+from dipy_ldm._utils.files import flush, is_open, lock
+
+# What this process uses, with the descriptor of the lock that says so to others.
+_held: dict[Path, int] = {}
+# Much longer than the work on one volume takes: who has not written for so long is
+# dead. A process number would say so at once, but not for processes of other machines.
+_STALE_SECONDS = 3600
+_FINGERPRINT_BYTES = 2**20
+# The file that a whole folder has; it is locked, and its time is that of the last use.
+NOTES = "volumes.json"
+# What names of folders, and of those that are being filled, are made of.
+_DIGITS = "[0-9a-f]" * 32
+
+
+def cache_root(cache_dir: str | Path | None = None) -> Path:
+    """Tell where conformed volumes are kept.
+
+    Parameters
+    ----------
+    cache_dir : str or Path, optional
+        The user's choice.
+
+    Returns
+    -------
+    Path
+        That, or ``dipy_ldm/volumes`` in ``$XDG_CACHE_HOME`` or ``~/.cache``, without
+        links.
+
+    Raises
+    ------
+    OSError
+        If it is in a home that nobody knows.
+    """
+    try:
+        if cache_dir is not None:
+            return Path(cache_dir).expanduser().resolve()
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError as error:
+        raise OSError(
+            "this user has no home folder; name a place for the cache of volumes with "
+            "`cache_dir`."
+        ) from error
+    return Path(home).resolve() / "dipy_ldm" / "volumes"
+
+
+def make_key(files: Iterable[Path], settings: dict) -> str:
+    """Name a result by what it is made of.
+
+    A file counts with its size, the time of its last change and its first mebibyte.
+    That is read at once even for thousands of files; it holds the header and the first
+    voxels, and whoever changes later ones changes the time too. Names don't count, so
+    that a folder may be moved.
+
+    Parameters
+    ----------
+    files : iterable of Path
+        Sources, in order.
+    settings : dict
+        Whatever else the result depends on, for JSON.
+
+    Returns
+    -------
+    str
+        Hexadecimal number of 32 digits.
+    """
+    text = json.dumps([list(map(_fingerprint, files)), settings], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _fingerprint(file):
+    status = os.stat(file)
+    with open(file, "rb") as stream:
+        start = hashlib.sha256(stream.read(_FINGERPRINT_BYTES)).hexdigest()
+    return status.st_size, status.st_mtime_ns, start
+
+
+def hold(folder: Path) -> None:
+    """Mark a folder as in use until this process ends, and as used just now.
+
+    Parameters
+    ----------
+    folder : Path
+        With results.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there are none, or others are removing them.
+    """
+    descriptor = os.open(folder / NOTES, os.O_RDONLY)
+    lock(descriptor)
+    if not is_open(folder / NOTES, descriptor):
+        # A cleaner held it until now, and removed it.
+        os.close(descriptor)
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
+    release(folder)
+    _held[folder] = descriptor
+    # What belongs to others may be used, and not changed.
+    with suppress(OSError):
+        os.utime(folder / NOTES)
+
+
+def release(folder: Path) -> None:
+    """Use a folder no longer.
+
+    Parameters
+    ----------
+    folder : Path
+        One that is held, or not.
+    """
+    descriptor = _held.pop(folder, None)
+    if descriptor is not None:
+        os.close(descriptor)
+
+
+def name_beside(array: np.ndarray, name: str) -> Path | None:
+    """Name a file for what was found of rows of an array that is kept here.
+
+    Parameters
+    ----------
+    array : ndarray
+        Rows of an array in a folder that is held, one after the other; or any other.
+    name : str
+        What was found.
+
+    Returns
+    -------
+    Path or None
+        In the folder; None for other arrays.
+    """
+    whole = array
+    while isinstance(whole.base, np.ndarray):
+        whole = whole.base
+    file = Path(getattr(whole, "filename", None) or "")
+    if file.parent not in _held or not array.flags.c_contiguous:
+        return None
+    first = array.ctypes.data - whole.ctypes.data
+    return file.parent / f"{file.stem}.{name}-{first}-{array.nbytes}.json"
+
+
+def list_folders(root: Path) -> dict[Path, int]:
+    """List all folders of results.
+
+    Parameters
+    ----------
+    root : Path
+        As of :func:`cache_root`.
+
+    Returns
+    -------
+    dict of Path to int
+        Bytes that each takes, the least recently used first.
+    """
+    found = []
+    for folder in root.glob(_DIGITS):
+        # Others may be removing it.
+        with suppress(OSError):
+            found.append(((folder / NOTES).stat().st_mtime, folder, size_of(folder)))
+    return {folder: size for _, folder, size in sorted(found)}
+
+
+def size_of(folder: Path) -> int:
+    """Say how much a folder takes.
+
+    Parameters
+    ----------
+    folder : Path
+        With results.
+
+    Returns
+    -------
+    int
+        Bytes.
+    """
+    return sum(file.stat().st_size for file in folder.iterdir())
+
+
+def make_room(
+    root: Path, limit: float, sizes: dict[Path, int] | None = None
+) -> list[Path]:
+    """Remove what was used least recently, until the rest is small enough.
+
+    Parameters
+    ----------
+    root : Path
+        As of :func:`cache_root`.
+    limit : float
+        Bytes that all folders may take. What is in use stays, however large.
+    sizes : dict of Path to int, optional
+        As of :func:`list_folders`, if they are listed already; what is removed is taken
+        out of it.
+
+    Returns
+    -------
+    list of Path
+        Folders that were removed.
+    """
+    sizes = list_folders(root) if sizes is None else sizes
+    total, removed = sum(sizes.values()), []
+    for folder in list(sizes):
+        if total <= limit:
+            break
+        if _remove(folder):
+            total -= sizes.pop(folder)
+            removed.append(folder)
+    return removed
+
+
+def _remove(folder):
+    """Remove a folder, unless it is in use or may not be changed."""
+    try:
+        with open(folder / NOTES, "rb+") as stream:
+            # Without locks, nothing is known to be free.
+            free = lock(stream.fileno(), exclusively=True, wait=False)
+            return free and discard(folder)
+    except OSError:
+        return False
+
+
+def _partial_name(folder):
+    return f".{folder.name}.{uuid.uuid4().hex}.partial"
+
+
+@contextmanager
+def filling(folder: Path) -> Iterator[Path]:
+    """Fill a folder that appears under its name once all is in it.
+
+    Several processes may do so at once: the first one's stays. A folder that lacks
+    files is replaced. What killed ones left is removed.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the results shall be.
+
+    Yields
+    ------
+    Path
+        Where to write them.
+
+    Raises
+    ------
+    OSError
+        If it can't be written, as one sentence.
+    """
+    partial = None
+    try:
+        _make_root(folder.parent)
+        _remove_stale(folder.parent)
+        partial = folder.with_name(_partial_name(folder))
+        partial.mkdir()
+        yield partial
+        _put(partial, folder)
+    except OSError as error:
+        raise OSError(
+            f"can't write the cache of volumes in {folder.parent} "
+            f"({error.strerror or error}); free some space there or name another place "
+            "with `cache_dir`."
+        ) from error
+    finally:
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _make_root(root):
+    """Make the folder of all results, for the user alone unless he chose the place."""
+    root.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):
+        if root == cache_root():
+            root.chmod(0o700)
+
+
+def _put(partial, folder):
+    """Give a folder its name, unless another process was faster with the same."""
+    files = list(partial.iterdir())
+    for file in files:
+        flush(file)
+    try:
+        os.rename(partial, folder)
+    except OSError:
+        # Or the place can't be written.
+        if not folder.is_dir():
+            raise
+        if not all((folder / file.name).exists() for file in files):
+            # Thinned out by a cleaner of old files.
+            discard(folder)
+            os.rename(partial, folder)
+
+
+def discard(folder: Path) -> bool:
+    """Remove a folder at once, for those who look for it.
+
+    Parameters
+    ----------
+    folder : Path
+        With results, which may be damaged.
+
+    Returns
+    -------
+    bool
+        Whether it could be.
+    """
+    release(folder)
+    doomed = folder.with_name(_partial_name(folder))
+    try:
+        # Nobody must find the half of it.
+        os.rename(folder, doomed)
+    except OSError:
+        return False
+    shutil.rmtree(doomed, ignore_errors=True)
+    return True
+
+
+def _remove_stale(root):
+    for partial in root.glob(f".{_DIGITS}.{_DIGITS}.partial"):
+        if partial.is_dir() and time.time() - _last_change(partial) > _STALE_SECONDS:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _last_change(folder):
+    """Return when a folder or a file in it was written to; now, if it has just gone."""
+    try:
+        return max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+    except FileNotFoundError:
+        return time.time()

@@ -1,0 +1,439 @@
+"""Arrays of images: what they must be, and what is to be known of them."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+import hashlib
+import json
+import logging
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from dipy_ldm._utils.checks import LARGEST, InputError, check_shares
+from dipy_ldm._utils.files import replacing
+from dipy_ldm.data import _cache as cache
+
+logger = logging.getLogger(__name__)
+
+# Of two-dimensional images: three of colours, and transparency.
+_MAX_USUAL_CHANNELS = 4
+# Values that are looked at together.
+_AT_ONCE = 2**17
+# Share of an image that may lie outside of a model's range, and how far beyond it, in
+# widths of the range, values may lie without being counted: noise and interpolation do.
+_MAX_SHARE_OUTSIDE, _MARGIN = 0.01, 0.25
+
+
+def as_array(images: npt.ArrayLike, rank: int | None = None) -> np.ndarray:
+    """Return images as an array, or say what is wrong with them.
+
+    Parameters
+    ----------
+    images : array_like
+        Images, ``(n, *space, channels)``.
+    rank : int, optional
+        Spatial dimensions they must have.
+
+    Returns
+    -------
+    ndarray
+        The same, not copied if it is an array.
+
+    Raises
+    ------
+    InputError
+        If the shape is another, or there is none.
+    """
+    images = np.asarray(images)
+    # One dimension is refused: two-dimensional images without channels look like it.
+    ranks = (2, 3) if rank is None else (rank,)
+    if images.ndim - 2 not in ranks or 0 in images.shape:
+        space = " or ".join({2: "h, w", 3: "x, y, z"}[r] for r in ranks)
+        raise InputError(
+            f"images must have the shape (n, {space}, channels), not {images.shape}; "
+            "add the channels with images[..., None]."
+        )
+    if images.dtype.kind not in "biuf":
+        raise InputError(f"images must be real numbers, not {images.dtype}.")
+    return images
+
+
+def warn_of_channels(shape: tuple[int, ...]) -> None:
+    """Warn of images with so many channels that they may be volumes without any."""
+    n, *space, channels = shape
+    if len(space) == 2 and channels > _MAX_USUAL_CHANNELS:
+        logger.warning(
+            "images of shape %s are taken for %d two-dimensional images of %d x %d "
+            "pixels with %d channels; if they are volumes, give images[..., None].",
+            shape,
+            n,
+            *space,
+            channels,
+        )
+
+
+class Survey(NamedTuple):
+    """What is to be known of images before training on them.
+
+    Parameters
+    ----------
+    fingerprint : str
+        SHA-256 of shape and values, hexadecimal.
+    low, high : float
+        Lowest and highest value.
+    variance : float
+        Variance of all values.
+    spread : float
+        Mean squared difference that is to be expected between another image and the
+        mean of these.
+    """
+
+    fingerprint: str
+    low: float
+    high: float
+    variance: float
+    spread: float
+
+    @property
+    def scale(self):
+        """From the lowest to the highest value; 1 if they are the same."""
+        return self.high - self.low or 1.0
+
+
+def survey(images: np.ndarray, name: str = "image", verbose: bool = False) -> Survey:
+    """Look at every image once, and never at many of them at a time.
+
+    What is found of volumes that are kept in the cache is kept beside them: they may
+    be thousands, and training, resuming and every worker ask for it.
+
+    Parameters
+    ----------
+    images : ndarray
+        Images, ``(n, *space, channels)``; a mapped file may be larger than the
+        memory.
+    name : str
+        What each of them is, in the user's words.
+    verbose : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    Survey
+        Hash, range and variance.
+
+    Raises
+    ------
+    InputError
+        If a value is not finite.
+    """
+    file = cache.name_beside(images, "survey")
+    if file is not None:
+        with suppress(OSError, ValueError, TypeError):
+            return Survey(**json.loads(file.read_text("utf-8")))
+    found = _look(images, name, verbose)
+    if file is not None:
+        # What belongs to others may be used, and not changed.
+        with suppress(OSError), replacing(file) as partial:
+            partial.write_text(json.dumps(found._asdict()), "utf-8")
+    return found
+
+
+def _look(images, name, verbose):
+    digest = hashlib.sha256(str(images.shape).encode())
+    total, square = np.zeros(images.shape[1:]), 0.0
+    low, high, bad = np.inf, -np.inf, []
+    # Small ones together: each call of numpy has a price of its own.
+    together = max(1, _AT_ONCE // total.size)
+    with tqdm(total=len(images), desc="survey", disable=not verbose) as progress:
+        for first in range(0, len(images), together):
+            some = np.ascontiguousarray(images[first : first + together], "float32")
+            progress.update(len(some))
+            digest.update(some.data)
+            lowest, highest = some.min(), some.max()
+            if not np.isfinite([lowest, highest]).all():
+                finite = np.isfinite(some.reshape(len(some), -1)).all(1)
+                bad += [first + int(i) for i in np.flatnonzero(~finite)]
+                continue
+            total += some.sum(0, dtype="float64")
+            square += np.square(some, dtype="float64").sum()
+            low, high = min(low, lowest), max(high, highest)
+    if bad:
+        raise InputError(
+            f"{name} {bad[0]} has NaN or infinite values ({len(bad)} of {len(images)} "
+            f"{name}s have); remove or replace them."
+        )
+    n = len(images)
+    mean = total / n
+    square /= images.size
+    # By the images themselves the mean is found too near to them: (n - 1) / n of the
+    # variance away instead of (n + 1) / n.
+    spread = (square - np.square(mean).mean()) * (n + 1) / max(n - 1, 1)
+    variance = square - mean.mean() ** 2
+    return Survey(digest.hexdigest(), *map(float, (low, high, variance, spread)))
+
+
+def learnable(images: np.ndarray, name: str = "image") -> Survey:
+    """Survey images, and refuse those of which nothing can be learnt.
+
+    Parameters
+    ----------
+    images, name
+        As of :func:`survey`.
+
+    Returns
+    -------
+    Survey
+        What is to be known of them.
+
+    Raises
+    ------
+    InputError
+        If a value is not finite or too large, or all are the same.
+    """
+    found = survey(images, name)
+    if found.low == found.high:
+        raise InputError(
+            f"all values of all {name}s are {found.low:g}, and there is nothing to "
+            "learn; look at how they were read."
+        )
+    if max(-found.low, found.high) > LARGEST:
+        raise InputError(
+            f"intensities must lie within {LARGEST:g}, and {name}s have some from "
+            f"{found.low:g} to {found.high:g}; divide them by a number."
+        )
+    return found
+
+
+def check_finite(images: np.ndarray, numbers: Sequence[int]) -> np.ndarray:
+    """Refuse images that are not finite.
+
+    Parameters
+    ----------
+    images : ndarray
+        Images, ``(n, *space, channels)``.
+    numbers : sequence of int
+        Number of each, for the sentence.
+
+    Returns
+    -------
+    ndarray
+        The same images.
+
+    Raises
+    ------
+    InputError
+        If a value is not finite.
+    """
+    good = np.isfinite(images).all(tuple(range(1, images.ndim)))
+    if not good.all():
+        raise InputError(
+            f"image {numbers[good.argmin()]} has NaN or infinite values; remove or "
+            "replace them."
+        )
+    return images
+
+
+def check_range(
+    images: np.ndarray,
+    bounds: tuple[float, ...],
+    numbers: Sequence[int] | range,
+    name: str = "image",
+) -> np.ndarray:
+    """Refuse images on another scale than those that a model was fitted to.
+
+    Parameters
+    ----------
+    images : ndarray
+        Images, ``(n, *space, channels)``.
+    bounds : tuple of float
+        Lowest and highest value of those that it was fitted to.
+    numbers : sequence of int
+        Number of each, for the sentence.
+    name : str
+        What each of them is, in the user's words.
+
+    Returns
+    -------
+    ndarray
+        The same images.
+
+    Raises
+    ------
+    InputError
+        If more than a hundredth of an image lies far outside of the range.
+    """
+    low, high = bounds
+    margin = _MARGIN * (high - low or 1)
+    outside = (images < low - margin) | (images > high + margin)
+    shares = outside.mean(tuple(range(1, images.ndim)))
+    if shares.max(initial=0) > _MAX_SHARE_OUTSIDE:
+        i = int(shares.argmax())
+        raise InputError(
+            f"{name} {numbers[i]} has values from {images[i].min():g} to "
+            f"{images[i].max():g}, {shares[i]:.0%} of them outside of the {low:g} to "
+            f"{high:g} that the model was fitted to; scale {name}s as those of the "
+            f"training were, or clip them with np.clip(images, {low:g}, {high:g})."
+        )
+    return images
+
+
+def as_fitted(images: npt.ArrayLike, shape: tuple[int, ...], what: str) -> np.ndarray:
+    """Return images as an array, if they are of the shape that something knows.
+
+    Parameters
+    ----------
+    images : array_like
+        Images, ``(n, *space, channels)``.
+    shape : tuple of int
+        That of an image that it was fitted to, ``(*space, channels)``.
+    what : str
+        What was fitted, in the user's words.
+
+    Returns
+    -------
+    ndarray
+        The same, not copied if it is an array.
+
+    Raises
+    ------
+    InputError
+        If their shape is another.
+    """
+    images = as_array(images)
+    if images.shape[1:] != tuple(shape):
+        raise InputError(
+            f"images must have the shape {tuple(shape)} of those that the {what} was "
+            f"fitted to, not {images.shape[1:]}."
+        )
+    return images
+
+
+def check_channels(what: str, array: npt.ArrayLike, channels: int) -> None:
+    """Refuse arrays of other channels than an autoencoder knows.
+
+    Parameters
+    ----------
+    what : str
+        What they are, in the user's words.
+    array : array_like
+        ``(n, *space, channels)``.
+    channels : int
+        Wanted number of channels.
+
+    Raises
+    ------
+    InputError
+        If there are others.
+    """
+    if np.shape(array)[-1:] != (channels,):
+        raise InputError(
+            f"{what} must have {channels} channels, along the last axis, and not "
+            f"the shape {np.shape(array)}; this autoencoder was fitted to such."
+        )
+
+
+def check_latents(
+    latents: npt.ArrayLike, shape: tuple[int, ...], space: tuple[int, ...]
+) -> np.ndarray:
+    """Return latents as an array that can be decoded, or say what is wrong with them.
+
+    Parameters
+    ----------
+    latents : array_like
+        Latents, ``(n, *shape)``.
+    shape : tuple of int
+        Shape that each must have.
+    space : tuple of int
+        Size of the images that they are of.
+
+    Returns
+    -------
+    ndarray
+        The same, not copied if it is an array.
+
+    Raises
+    ------
+    InputError
+        If the shape is another, or a value is not finite.
+    """
+    latents = np.asarray(latents)
+    if len(latents) == 0 or latents.shape[1:] != shape:
+        raise InputError(
+            f"latents of images of the size {space} have the shape "
+            f"{('n', *shape)}, not {latents.shape}; give what encode returned, "
+            "and as space the size of the images."
+        )
+    if not np.isfinite(latents).all():
+        raise InputError("latents have NaN or infinite values; encode them again.")
+    return latents
+
+
+def check_alike(images: npt.ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
+    """Return images for validation as an array, or say what is wrong with them.
+
+    Parameters
+    ----------
+    images : array_like
+        Images, ``(n, *space, channels)``.
+    shape : tuple of int
+        Shape of those that are learnt from.
+
+    Returns
+    -------
+    ndarray
+        The same, not copied if it is an array.
+
+    Raises
+    ------
+    InputError
+        If they are of another size, or a value is not finite.
+    """
+    images = as_array(images, rank=len(shape) - 2)
+    if images.shape[1:] != shape[1:]:
+        raise InputError(
+            f"validation_data must have the shape {('n', *shape[1:])} of the images, "
+            f"not {images.shape}."
+        )
+    survey(images, "validation image")
+    return images
+
+
+def check_masks(
+    masks: npt.ArrayLike | None, background: float, shape: tuple[int, ...]
+) -> np.ndarray | None:
+    """Return masks with one channel, or say what is wrong with them.
+
+    Parameters
+    ----------
+    masks : array_like or None
+        What matters on the images, ``(n, *space)``.
+    background : float
+        Weight of what lies outside of them, from 0 to 1.
+    shape : tuple of int
+        Shape of the images without their channels.
+
+    Returns
+    -------
+    ndarray or None
+        ``(n, *space, 1)``.
+
+    Raises
+    ------
+    InputError
+        If they have another shape, or make no difference.
+    """
+    check_shares(background=background)
+    if masks is None:
+        return None
+    if np.shape(masks) != shape:
+        raise InputError(
+            f"masks must have the shape {shape} of the images, not {np.shape(masks)}."
+        )
+    if background == 1:
+        raise InputError(
+            "masks make no difference with a background of 1; give the weight of what "
+            "lies outside of them, such as 0.1, as background."
+        )
+    return np.asarray(masks)[..., None]

@@ -1,0 +1,164 @@
+"""What networks are told of examples: numbers of conditions, and sources.
+
+Never more than a batch of the sources is read at once: a mapped file may be far larger
+than the memory.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from dipy_ldm.conditions import UNSPECIFIED
+from dipy_ldm.data._patches import read_windows, window_size
+from dipy_ldm.data._sources import Source
+
+
+class Sources(NamedTuple):
+    """Sources, as networks are given them.
+
+    Parameters
+    ----------
+    images : ndarray
+        ``(n, *space, channels)``.
+    known : Source
+        What is known of them.
+    size : tuple of int
+        Size that networks are given; beyond an image its edge is repeated.
+    """
+
+    images: np.ndarray
+    known: Source
+    size: tuple[int, ...]
+
+    @property
+    def shape(self):
+        """Shape of one, ``(*size, channels)``."""
+        return (*self.size, self.known.channels)
+
+    def read(self, numbers: np.ndarray) -> np.ndarray:
+        """Read some of them.
+
+        Parameters
+        ----------
+        numbers : ndarray
+            Their numbers, ``(n,)``; ``UNSPECIFIED`` is for none.
+
+        Returns
+        -------
+        ndarray
+            float32 ``(n, *size, channels)``.
+        """
+        which = [max(0, int(number)) for number in numbers]
+        corners = np.zeros((len(which), len(self.size)), int)
+        told = self.known.scaled(read_windows(self.images, which, corners, self.size))
+        told[np.asarray(numbers) < 0] = UNSPECIFIED
+        return told
+
+
+class Given(NamedTuple):
+    """What networks are told of some examples.
+
+    Parameters
+    ----------
+    table : ndarray
+        Numbers of conditions, ``(n, conditions)``, float32. Where there are sources, a
+        last column has the number of each example's.
+    sources : Sources, optional
+        Of the examples.
+    """
+
+    table: np.ndarray
+    sources: Sources | None = None
+
+    @classmethod
+    def of(cls, numbers: np.ndarray, sources: Sources | None) -> Self:
+        """Join conditions and sources.
+
+        Parameters
+        ----------
+        numbers : ndarray
+            Of conditions, ``(n, conditions)``, float32.
+        sources : Sources or None
+            One for all examples, or one for each.
+
+        Returns
+        -------
+        Given
+            Of ``n`` examples.
+        """
+        if sources is None:
+            return cls(numbers)
+        n, count = len(numbers), len(sources.images)
+        which = np.arange(n) if count == n else np.zeros(n)
+        return cls(np.column_stack([numbers, which]).astype("float32"), sources)
+
+    def some(self, numbers: np.ndarray) -> Self:
+        """Choose some of the examples.
+
+        Parameters
+        ----------
+        numbers : ndarray
+            Their numbers.
+
+        Returns
+        -------
+        Given
+            Of these.
+        """
+        return self._replace(table=self.table[numbers])
+
+    def arrays(self) -> tuple:
+        """Return what networks are given beside latents and times.
+
+        Returns
+        -------
+        tuple of ndarray
+            Conditions and sources, each if there are any.
+        """
+        read = None if self.sources is None else self.sources.read
+        return inputs(self.table, read)
+
+
+def fitting(
+    known: Source | None, images: np.ndarray | None, factor: int
+) -> Sources | None:
+    """Say how networks are given sources.
+
+    Parameters
+    ----------
+    known : Source or None
+        What is known of them.
+    images : ndarray or None
+        As of :func:`dipy_ldm.data._sources.check`.
+    factor : int
+        How many times smaller latents are, per side.
+
+    Returns
+    -------
+    Sources or None
+        As large as the latents, times the factor; None where there are none.
+    """
+    if known is None or images is None:
+        return None
+    return Sources(images, known, window_size(images.shape[1:-1], factor))
+
+
+def inputs(table: Any, read: Callable | None) -> tuple:
+    """Split a table of :class:`Given` into what networks are given.
+
+    Parameters
+    ----------
+    table : array or tensor
+        ``(n, columns)``.
+    read : callable or None
+        From numbers of sources to these; None where there are no sources.
+
+    Returns
+    -------
+    tuple of array or tensor
+        Conditions and sources, each if there are any.
+    """
+    conditions = table if read is None else table[:, :-1]
+    told = (conditions,) if conditions.shape[1] else ()
+    return told if read is None else (*told, read(table[:, -1]))

@@ -1,0 +1,222 @@
+"""Covariates: what tables say of scans, as numbers and classes."""
+
+from collections.abc import Mapping, Sequence
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm.data._cells import SEX_COLUMNS, as_number, is_missing, spelled
+from dipy_ldm.data._table_rows import Found, find_rows, find_subjects
+from dipy_ldm.data._tables import Description, Row, read_descriptions, refuse_rows
+
+# Units that BIDS and people write in several ways.
+_UNITS = dict.fromkeys(("year", "years", "y", "yr", "yrs"), "years")
+_UNITS |= dict.fromkeys(("month", "months"), "months")
+
+
+class Covariates(NamedTuple):
+    """What is known of scans.
+
+    Parameters
+    ----------
+    values : dict of str to list
+        Of each covariate, in the order of the scans: numbers, or the names of classes,
+        or None where it is missing.
+    units : dict of str to str
+        Those that are known.
+    levels : dict of str to dict
+        What the classes mean, as far as that is known.
+    subjects : list of str
+        Whose scan each is.
+    without_row : list of Path
+        Scans that no table knows.
+    tables : list of Path
+        Where the values are from.
+    unused : int
+        Rows of participants without a scan.
+    """
+
+    values: dict
+    units: dict
+    levels: dict
+    subjects: list
+    without_row: Sequence = ()
+    tables: Sequence = ()
+    unused: int = 0
+
+    def take(self, kept: Sequence[int]) -> "Covariates":
+        """Return those of some scans, by their numbers."""
+        values = {name: [some[i] for i in kept] for name, some in self.values.items()}
+        return self._replace(values=values, subjects=[self.subjects[i] for i in kept])
+
+
+def read_covariates(
+    names: Sequence[str],
+    files: Sequence[Path],
+    listed: Mapping[str, list[Row]] | None = None,
+    steps: Mapping[str, float] | None = None,
+) -> Covariates:
+    """Look up what tables say of scans.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Columns.
+    files : sequence of Path
+        Scans.
+    listed : dict of str to list of Row, optional
+        Rows of the lists that named the scans, as of
+        :func:`dipy_ldm.data._paths.listed_rows`. They count first, then ``scans.tsv``,
+        ``sessions.tsv`` and ``participants.tsv`` around the scans: the first of these
+        that has a row for the scan and the column.
+    steps : dict of str to float, optional
+        Numbers that are rounded to multiples of a step, in their unit.
+
+    Returns
+    -------
+    Covariates
+        A column of numbers is one of numbers, unless ``Levels`` in the JSON beside the
+        table say that they name classes. Spellings of sex are made M, F and O.
+
+    Raises
+    ------
+    InputError
+        If a column is not there, has texts among its numbers, two units or no values,
+        or if tables are bad. All bad rows are in one report.
+    """
+    found = find_rows(files, listed)
+    _refuse_unknown(names, found)
+    described = {table: read_descriptions(table) for table in found.tables}
+    values, units, levels = {}, {}, {}
+    complaints: list[str] = []
+    for name in names:
+        rows = [_nearest(some, name) for some in found.rows]
+        meant = _merged(name, rows, described)
+        values[name] = _typed(name, rows, meant, complaints)
+        if meant.unit is not None:
+            units[name] = meant.unit
+        if meant.levels:
+            levels[name] = {spelled(name, k): v for k, v in meant.levels.items()}
+    refuse_rows(complaints, _CURE)
+    for name, step in (steps or {}).items():
+        values[name] = coarsened(name, values, step)
+    return Covariates(
+        values,
+        units,
+        levels,
+        find_subjects(files, listed),
+        [file for file, rows in zip(files, found.rows) if not rows],
+        found.tables,
+        found.unused,
+    )
+
+
+_CURE = (
+    "write numbers (89 for 89+) or n/a there, or, where the column has classes, name "
+    "them under Levels in the JSON beside the table"
+)
+
+
+def _refuse_unknown(names, found: Found):
+    if not found.tables:
+        raise InputError(
+            "no table knows the files; put a participants.tsv into their folder or "
+            "one above, whose participant_id is the sub- of their names, or give a "
+            ".csv of their paths with further columns."
+        )
+    unknown = [name for name in names if name not in found.columns]
+    if unknown:
+        known = ", ".join(found.columns) or "no column of a name"
+        where = ", ".join(map(str, found.tables[:3]))
+        raise InputError(
+            f"there is no column {', '.join(unknown)} in the tables of the files "
+            f"({where}); they have {known}."
+        )
+
+
+def _nearest(rows, name):
+    """Choose the row that decides; the nearest may know that it is missing."""
+    return next((row for row in rows if name in row.cells), None)
+
+
+def _merged(name, rows, described):
+    """Put together what the JSON files of all tables say of a column."""
+    tables = dict.fromkeys(row.table for row in rows if row is not None)
+    units: dict[str, Path] = {}
+    levels: dict[str, str] = {}
+    for table in tables:
+        meant = described[table].get(name, Description())
+        unit = _unit(name, meant.unit, table)
+        if unit is not None:
+            units.setdefault(unit, table)
+        levels = meant.levels | levels
+    if len(units) > 1:
+        each = " and ".join(f"{unit} in {table}" for unit, table in units.items())
+        raise InputError(f"{name} is in {each}; bring it to one unit first.")
+    return Description(next(iter(units), None), levels)
+
+
+def _unit(name, told, table):
+    if told is None:
+        # BIDS says so of its own tables.
+        of_bids = name == "age" and table.name.endswith(
+            ("participants.tsv", "sessions.tsv")
+        )
+        return "years" if of_bids else None
+    return _UNITS.get(told.strip().lower(), told.strip())
+
+
+def _typed(name, rows, meant, complaints):
+    """Make numbers of the texts, or classes, and complain of what is neither."""
+    texts = [None if row is None else row.cells[name] for row in rows]
+    texts = [None if is_missing(text) else text for text in texts]
+    numbers = [None if text is None else as_number(text) for text in texts]
+    there = sum(text is not None for text in texts)
+    good = sum(number is not None for number in numbers)
+    if not there:
+        raise InputError(f"{name} is missing for all images; leave it out.")
+    classes = name.lower() in SEX_COLUMNS or (meant.levels and meant.unit is None)
+    if classes or (meant.unit is None and 2 * good < there):
+        return [text and spelled(name, text, meant.levels) for text in texts]
+    complaints += [
+        f"{row}: {name} is {text!r}, no number"
+        for row, text, number in zip(rows, texts, numbers)
+        if text is not None and number is None
+    ]
+    return numbers
+
+
+def coarsened(name: str, values: Mapping[str, list], step: float) -> list:
+    """Round numbers to multiples of a step.
+
+    Parameters
+    ----------
+    name : str
+        The covariate.
+    values : dict of str to list
+        As of :class:`Covariates`.
+    step : float
+        In the unit of the numbers.
+
+    Returns
+    -------
+    list
+        Multiples, and None where there was no number.
+
+    Raises
+    ------
+    InputError
+        If there is no such covariate, or it has classes.
+    """
+    if name not in values:
+        raise InputError(
+            f"`coarsen` names {name}, which is none of the conditions "
+            f"({', '.join(values)}); name one of them."
+        )
+    if any(isinstance(value, str) for value in values[name]):
+        raise InputError(f"{name} has classes and can't be coarsened; leave it out.")
+    return [
+        None if value is None else step * math.floor(value / step + 0.5)
+        for value in values[name]
+    ]

@@ -1,0 +1,299 @@
+"""The one grid that volumes are brought to, and the way back to a file's own.
+
+A grid has its axes along right, front and top (RAS). Between grids, values are
+interpolated linearly, which never overshoots, after a low-pass filter where the new
+grid is the coarser one.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dipy_ldm._utils.checks import InputError
+
+# In voxels: what is nearer than this to a voxel lies on it.
+_TOLERANCE = 1e-3
+# Full width at half maximum of a Gaussian, squared, by its variance.
+_WIDTH_TO_VARIANCE = 8 * np.log(2)
+
+
+class Grid(NamedTuple):
+    """Shape ``(x, y, z)``, and the affine from indices to millimetres, ``(4, 4)``."""
+
+    shape: tuple
+    affine: np.ndarray
+
+
+def choose_grid(
+    infos: Sequence[Any],
+    voxel_size: float | Sequence[float] | None = None,
+    shape: int | Sequence[int] | None = None,
+) -> Grid:
+    """Choose the grid for a set of volumes.
+
+    Parameters
+    ----------
+    infos : sequence of VolumeInfo
+        Shape and affine of each volume.
+    voxel_size : float or sequence of float, optional
+        One size or three, in mm. None is for the median of the volumes, along each
+        axis; those of oblique volumes count for the axes that they are next to.
+    shape : int or sequence of int, optional
+        One number of voxels or three. The grid is then centred, to half a voxel, on
+        the box that holds all volumes. None is for what holds that box.
+
+    Returns
+    -------
+    Grid
+        Volumes that lie on one grid of this orientation and voxel size lie on this
+        one too, voxel by voxel, so that nothing is interpolated.
+
+    Raises
+    ------
+    InputError
+        If an option makes no sense, or the volumes lie so far apart that hardly
+        anything would be in the grid that holds them all.
+    """
+    if voxel_size is None:
+        sizes = np.median([_sizes(info.affine) for info in infos], axis=0)
+    else:
+        sizes = _three("voxel_size", voxel_size, float)
+    boxes = np.array([_box(info.shape, info.affine) for info in infos])
+    if shape is None:
+        _refuse_scattered(infos, boxes)
+    low, high = boxes[:, 0].min(axis=0), boxes[:, 1].max(axis=0)
+    if (sizes > high - low).all():
+        extent = " x ".join(f"{mm:.3g}" for mm in high - low)
+        raise InputError(
+            f"voxel_size {voxel_size} is larger than the volumes, which take {extent} "
+            "mm; give it in mm, such as 2."
+        )
+    # An excess of rounding errors is no reason for one more voxel.
+    full = np.maximum(np.ceil((high - low) / sizes - 10 * _TOLERANCE), 1).astype(int)
+    first = (low + high) / 2 - (full - 1) / 2 * sizes
+    if shape is not None:
+        wanted = np.array(_three("shape", shape, int))
+        # By whole voxels, so that those of the data stay in their places.
+        first -= (wanted - full) // 2 * sizes
+        full = wanted
+    affine = np.diag([*sizes, 1.0])
+    affine[:3, 3] = first
+    return Grid(tuple(map(int, full)), affine)
+
+
+def _three(name, value, kind):
+    """Make three positive numbers of one or three."""
+    values = list(value) if isinstance(value, Iterable) else [value]
+    # Written so that NaN is refused too; 64.0 is a number of voxels, 64.5 is none.
+    if len(values) not in (1, 3) or not all(
+        0 < v < np.inf and kind(v) == v for v in values
+    ):
+        raise InputError(f"{name} must be one positive number or three, not {value}.")
+    return [kind(v) for v in values] * (3 // len(values))
+
+
+def _sizes(affine):
+    """Return the voxel sizes of a volume, in the order right, front, top."""
+    from nibabel.orientations import io_orientation
+
+    order = io_orientation(affine)[:, 0].astype(int)
+    sizes = np.empty(3)
+    sizes[order] = np.linalg.norm(affine[:3, :3], axis=0)
+    return sizes
+
+
+def _box(shape, affine):
+    """Return the lowest and highest corner, in mm, edges of voxels included."""
+    corners = np.stack(np.meshgrid(*([-0.5, n - 0.5] for n in shape)), -1)
+    world = corners.reshape(-1, 3) @ affine[:3, :3].T + affine[:3, 3]
+    return world.min(axis=0), world.max(axis=0)
+
+
+def _refuse_scattered(infos, boxes):
+    """Refuse volumes whose common box is twice as long as the largest of theirs."""
+    extent = boxes[:, 1].max(axis=0) - boxes[:, 0].min(axis=0)
+    if (extent <= 2 * (boxes[:, 1] - boxes[:, 0]).max(axis=0)).all():
+        return
+    centres = boxes.mean(axis=1)
+    far = np.linalg.norm(centres - np.median(centres, axis=0), axis=1).argmax()
+    raise InputError(
+        f"the volumes lie far apart, {infos[far].file} farthest off, and all of them "
+        f"take {' x '.join(f'{mm:.0f}' for mm in extent)} mm; align them, leave that "
+        "one out, or give a `shape`."
+    )
+
+
+def same_grid(
+    shape_a: tuple[int, ...],
+    affine_a: np.ndarray,
+    shape_b: tuple[int, ...],
+    affine_b: np.ndarray,
+) -> bool:
+    """Tell whether two grids have their voxels in the same places.
+
+    Parameters
+    ----------
+    shape_a, shape_b : tuple of int
+        Shapes, ``(x, y, z)``.
+    affine_a, affine_b : ndarray
+        From voxel indices to millimetres, ``(4, 4)``.
+
+    Returns
+    -------
+    bool
+        True if the shapes are equal and no voxel is off by a tenth of its size.
+    """
+    if tuple(shape_a) != tuple(shape_b):
+        return False
+    difference = np.linalg.solve(affine_a, affine_b) - np.eye(4)
+    return _farthest(difference, shape_b) < 0.1
+
+
+def is_within_a_voxel(shape: tuple[int, ...], affine: np.ndarray, grid: Grid) -> bool:
+    """Tell whether a volume is narrower than a voxel of the grid along each axis."""
+    widths = np.linalg.norm(np.linalg.solve(affine, grid.affine)[:3, :3], axis=1)
+    return bool((widths > shape[:3]).all())
+
+
+def conform(data: np.ndarray, affine: np.ndarray, grid: Grid) -> np.ndarray:
+    r"""Bring a volume to the grid.
+
+    Parameters
+    ----------
+    data : ndarray
+        ``(x, y, z, channels)``.
+    affine : ndarray
+        From voxel indices to millimetres, ``(4, 4)``.
+    grid : Grid
+        Where to.
+
+    Returns
+    -------
+    ndarray
+        float32 ``(*grid.shape, channels)``: within the range of the data, and 0
+        where the data are not.
+
+    Notes
+    -----
+    A voxel is taken for the Gaussian whose full width at half maximum is the voxel's
+    size. Where the new voxels are :math:`k > 1` times as wide as those of the data,
+    along an axis of the data, a Gaussian filter makes up the difference
+    :footcite:p:`Cardoso2015`. Its standard deviation, in voxels of the data, is
+
+    .. math::
+
+        \sigma = \sqrt{(k^2 - 1) / (8 \ln 2)}.
+
+    References
+    ----------
+    .. footbibliography::
+    """
+    return _resample(data, affine, grid.shape, grid.affine)
+
+
+def conform_labels(data: np.ndarray, affine: np.ndarray, grid: Grid) -> np.ndarray:
+    """Bring a segmentation to the grid: each voxel has the label of the nearest.
+
+    Parameters
+    ----------
+    data : ndarray
+        ``(x, y, z, channels)``.
+    affine : ndarray
+        From voxel indices to millimetres, ``(4, 4)``.
+    grid : Grid
+        Where to.
+
+    Returns
+    -------
+    ndarray
+        ``(*grid.shape, channels)``; 0 where the data are not.
+    """
+    return _resample(data, affine, grid.shape, grid.affine, _take_nearest)
+
+
+def restore(
+    data: np.ndarray,
+    grid: Grid,
+    affine: np.ndarray,
+    shape: tuple[int, ...],
+    outside: np.ndarray | float,
+) -> np.ndarray:
+    """Bring a volume on the grid back to a file's own.
+
+    Parameters
+    ----------
+    data : ndarray
+        On the grid, ``(*grid.shape, channels)``.
+    grid : Grid
+        Where from.
+    affine : ndarray
+        The file's, ``(4, 4)``.
+    shape : tuple of int
+        The file's, ``(x, y, z)``.
+    outside : ndarray or float
+        Values for where the grid does not reach, ``(*shape, channels)``. They are
+        blended in over the last voxel.
+
+    Returns
+    -------
+    ndarray
+        float32 ``(*shape, channels)``.
+    """
+    inside = _resample(data, grid.affine, shape, affine)
+    ones = np.ones((*grid.shape, 1), "float32")
+    weight = _resample(ones, grid.affine, shape, affine)
+    return (inside + (1 - weight) * outside).astype("float32", copy=False)
+
+
+def _resample(data, affine, shape, new_affine, take=None):
+    """Interpolate each channel at the voxels of another grid."""
+    take = take or _interpolate
+    step = _index_map(affine, shape, new_affine)
+    if data.shape[:3] == tuple(shape) and (step == np.eye(4)).all():
+        return data.astype("float32")
+    result = np.empty((*shape, data.shape[-1]), "float32")
+    for i in range(data.shape[-1]):
+        result[..., i] = take(data[..., i], step, shape)
+    return result
+
+
+def _index_map(affine, shape, new_affine):
+    """Return the affine from the new grid's indices to those of the data."""
+    step = np.linalg.solve(affine, new_affine)
+    # Voxels that only rounding moves are copied, not interpolated.
+    if _farthest(step - np.round(step), shape) < _TOLERANCE:
+        step = np.round(step)
+    # Exactly what it is by its meaning, which DIPY checks.
+    step[3] = 0, 0, 0, 1
+    return step
+
+
+def _farthest(difference, shape):
+    """Return an upper bound of how far indices are moved, in voxels."""
+    reach = np.array([*shape, 1.0])
+    return (np.abs(difference) @ reach).max()
+
+
+def _map(channel, step, shape):
+    # It takes most of a second to import.
+    from dipy.align.imaffine import AffineMap
+
+    return AffineMap(step, domain_grid_shape=shape, codomain_grid_shape=channel.shape)
+
+
+def _take_nearest(channel, step, shape):
+    return _map(channel, step, shape).transform(channel, interpolation="nearest")
+
+
+def _interpolate(channel, step, shape):
+    # As slow to import as DIPY's.
+    from scipy.ndimage import gaussian_filter
+
+    # How many voxels of the data one of the new voxels takes, along each axis.
+    width = np.linalg.norm(step[:3, :3], axis=1)
+    sigma = np.sqrt(np.maximum(width**2 - 1, 0) / _WIDTH_TO_VARIANCE)
+    smooth = gaussian_filter(channel.astype("float32"), sigma, mode="nearest")
+    result = _map(channel, step, shape).transform(smooth)
+    # The weights add up to 1 but for rounding.
+    return result.clip(min(channel.min(), 0), max(channel.max(), 0))

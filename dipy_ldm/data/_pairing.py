@@ -1,0 +1,226 @@
+"""Which files belong together: a volume, its mask and its source."""
+
+from collections.abc import Mapping, Sequence
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.values import listed
+from dipy_ldm.data._entities import entity
+from dipy_ldm.data._grid import same_grid
+from dipy_ldm.data._headers import VolumeInfo, check_headers, refuse
+
+logger = logging.getLogger("dipy_ldm")
+
+# Pairs that are shown.
+_SHOWN = 3
+
+
+class Task(NamedTuple):
+    """A volume to be brought to a grid, with what belongs to it.
+
+    ``info`` and ``source`` are what headers say (:class:`VolumeInfo`), ``mask`` is a
+    file on the volume's own grid; each but the first may be None.
+    """
+
+    info: VolumeInfo
+    mask: Path | None = None
+    source: VolumeInfo | None = None
+
+
+def with_masks(
+    tasks: list[Task], mask_of: Mapping[Path, Path], skip_bad: bool
+) -> list[Task]:
+    """Give each good volume its mask; without a good mask it is no longer good.
+
+    Parameters
+    ----------
+    tasks : list of Task
+        The good volumes.
+    mask_of : dict of Path to Path
+        Mask of each volume, as of :func:`pair_masks`.
+    skip_bad : bool
+        Whether to go on without bad masks.
+
+    Returns
+    -------
+    list of Task
+        Those with a good mask.
+
+    Raises
+    ------
+    InputError
+        If there are bad ones.
+    """
+    masks = list(dict.fromkeys(mask_of.values()))
+    mask_infos, _ = check_headers(masks, skip_bad=skip_bad)
+    info_of = {info.file: info for info in mask_infos}
+    pairs, complaints = [], {}
+    for task in tasks:
+        info, mask = task.info, info_of.get(mask_of[task.info.file])
+        if mask is None:
+            continue
+        if same_grid(info.shape, info.affine, mask.shape, mask.affine):
+            pairs.append(task._replace(mask=mask.file))
+        else:
+            complaints[info.file] = (
+                f"the mask {mask.file} has another grid (shape or affine) than its "
+                f"volume {info.file}; resample it to that of the volume."
+            )
+    refuse(complaints, len(pairs), skip_bad)
+    if not pairs:
+        raise InputError("no good volume has a good mask; mend those named above.")
+    return pairs
+
+
+def with_sources(
+    tasks: list[Task],
+    files: list[Path],
+    sources: list[Path],
+    *,
+    channels: bool,
+    skip_bad: bool,
+) -> list[Task]:
+    """Give each good volume its source; without a good source it is no longer good.
+
+    Parameters
+    ----------
+    tasks : list of Task
+        The good volumes.
+    files, sources : list of Path
+        All volumes, and all sources.
+    channels : bool
+        Whether a fourth axis of the sources is one of channels.
+    skip_bad : bool
+        Whether to go on without bad sources.
+
+    Returns
+    -------
+    list of Task
+        Those with a good source.
+
+    Raises
+    ------
+    InputError
+        If they can't be paired, or there are bad ones.
+    """
+    source_of = pair(files, sources)
+    used = list(dict.fromkeys(source_of.values()))
+    infos, _ = check_headers(used, channels, skip_bad)
+    info_of = {info.file: info for info in infos}
+    pairs = [
+        task._replace(source=info_of[source_of[task.info.file]])
+        for task in tasks
+        if source_of[task.info.file] in info_of
+    ]
+    if not pairs:
+        raise InputError("no good volume has a good source; mend those named above.")
+    return pairs
+
+
+def pair(files: Sequence[Path], sources: Sequence[Path]) -> dict[Path, Path]:
+    """Find the source of each file, by subject and session or else by order.
+
+    Parameters
+    ----------
+    files, sources : sequence of Path
+        Scans. Where all of their names have a ``sub-``, those of one subject and
+        session belong together; sources without a ``ses-`` are those of all sessions.
+
+    Returns
+    -------
+    dict of Path to Path
+        Source of each file. The first of them are told.
+
+    Raises
+    ------
+    InputError
+        If a file has none or several, or without names there are more or fewer.
+    """
+    named = all(entity(file, "sub") for file in [*files, *sources])
+    return _by_name(files, sources) if named else _by_order(files, sources)
+
+
+def pair_masks(files: Sequence[Path], masks: Sequence[Path]) -> dict[Path, Path]:
+    """Find the mask of each file, by order where no name says otherwise.
+
+    Where one does, and all names have a ``sub-``, by subject and session.
+
+    Parameters
+    ----------
+    files, masks : sequence of Path
+        Scans and masks, one for each.
+
+    Returns
+    -------
+    dict of Path to Path
+        Mask of each file. The first of them are logged.
+
+    Raises
+    ------
+    InputError
+        If a file has none or several, there are more or fewer without names that
+        tell, or names contradict the order and not all have a ``sub-``.
+    """
+    strangers = [both for both in zip(files, masks) if _contradict(*both)]
+    named = all(entity(file, "sub") for file in [*files, *masks])
+    if named and (strangers or len(files) != len(masks)):
+        return _by_name(files, list(dict.fromkeys(masks)), "mask")
+    if strangers and len(files) == len(masks):
+        file, mask = strangers[0]
+        raise InputError(
+            f"{file} would have the mask {mask}, which is of another subject or "
+            "session; give masks in the order of their volumes, or names with a sub- "
+            "to all."
+        )
+    return _by_order(files, masks, "mask")
+
+
+def _contradict(file, other):
+    """Say whether two names have another subject or session."""
+    keys = [(entity(file, key), entity(other, key)) for key in ("sub", "ses")]
+    return any(a and b and a != b for a, b in keys)
+
+
+def _log_pairs(found, others, kind, how):
+    shown = "; ".join(f"{a} with {b}" for a, b in [*found.items()][:_SHOWN])
+    logger.info("%d pairs of volume and %s, by %s: %s", len(found), kind, how, shown)
+    if unused := len(set(others) - set(found.values())):
+        logger.info("%d %ss belong to no volume, and are left out.", unused, kind)
+    return found
+
+
+def _by_order(files, others, kind="source"):
+    if len(files) != len(others):
+        raise InputError(
+            f"there are {len(others)} {kind}s for {len(files)} volumes, and not all "
+            "of their names have a sub- that tells which belong together; give one for "
+            "each, in the same order."
+        )
+    return _log_pairs(dict(zip(files, others, strict=True)), others, kind, "order")
+
+
+def _by_name(files, others, kind="source"):
+    sessions = any(entity(other, "ses") for other in others)
+    candidates: dict[tuple, list[Path]] = {}
+    for other in others:
+        candidates.setdefault(_key(other, sessions), []).append(other)
+    found = {file: candidates.get(_key(file, sessions), []) for file in files}
+    if missing := [str(file) for file, some in found.items() if not some]:
+        raise InputError(
+            f"{len(missing)} of {len(files)} volumes have no {kind} of their subject "
+            f"and session: {listed(missing)}; add them, or leave these volumes out."
+        )
+    for file, some in found.items():
+        if len(some) > 1:
+            raise InputError(
+                f"{file} has {len(some)} {kind}s of its subject and session, "
+                f"{listed(map(str, some))}; name one for each."
+            )
+    pairs = {file: some[0] for file, some in found.items()}
+    return _log_pairs(pairs, others, kind, "subject and session")
+
+
+def _key(file, sessions):
+    return entity(file, "sub"), entity(file, "ses") if sessions else None

@@ -1,0 +1,270 @@
+"""Finding volumes: files, wildcards, folders and lists of NIfTI files."""
+
+from collections import Counter
+from collections.abc import Sequence
+from glob import iglob
+import json
+import logging
+import os
+from pathlib import Path
+
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.values import listed
+from dipy_ldm.data._tables import Row, name_cells, read_cells
+
+logger = logging.getLogger("dipy_ldm")
+
+_NIFTI = (".nii", ".nii.gz")
+_LISTS = (".txt", ".csv", ".tsv")
+# Folders of BIDS datasets with other files than scans as they were converted.
+_ASIDE = ("derivatives", "sourcedata")
+
+
+def find_volumes(paths: Sequence[str | Path], generated: bool = False) -> list[Path]:
+    """Find NIfTI files.
+
+    Parameters
+    ----------
+    paths : sequence of str or Path
+        NIfTI files; folders, searched with all that is in them; wildcards; or lists
+        of files, ``.txt``, ``.csv`` or ``.tsv``, with or without a header. A text
+        file has a path a line or columns between tabs; in a table, the column where
+        most entries end as NIfTI files do is the one (the leftmost of equals).
+        Paths in a list are relative to it. What is in a folder ``derivatives`` or
+        ``sourcedata`` that no path names is left out.
+    generated : bool
+        Whether volumes that this package made count in folders of scans, too.
+
+    Returns
+    -------
+    list of Path
+        Files in the order of the paths, sorted within folders and wildcards, each
+        once. Whether those that a list names are there, reading will tell.
+
+    Raises
+    ------
+    InputError
+        If a path is not there, or has no NIfTI file.
+    """
+    # Not resolved: two links to the same content are two volumes.
+    files = {os.path.abspath(file): file for file in expand(paths, generated)}
+    return list(files.values())
+
+
+def expand(paths: Sequence[str | Path], generated: bool = False) -> list[Path]:
+    """Find NIfTI files, one that is named repeatedly as often as it is named.
+
+    Parameters
+    ----------
+    paths : sequence of str or Path
+        As for :func:`find_volumes`.
+    generated : bool
+        As for :func:`find_volumes`.
+
+    Returns
+    -------
+    list of Path
+        Files, in order. What is left out is logged.
+
+    Raises
+    ------
+    InputError
+        If a path is not there, or has no NIfTI file.
+    """
+    files, left_out = [], Counter[str]()
+    for path in _sequence(paths):
+        for match in _match(path):
+            reasons = _reasons(match, Path(path).parts, generated)
+            left_out.update(filter(None, reasons.values()))
+            files += [file for file, reason in reasons.items() if not reason]
+    counts = listed(f"{reason} ({n})" for reason, n in left_out.items())
+    if not files and left_out:
+        raise InputError(
+            f"there are no volumes but those {counts}; name that folder, too."
+        )
+    if not files:
+        raise InputError("there are no volumes; give NIfTI files or folders of them.")
+    if left_out:
+        logger.info("left out: files %s; name a folder to take what is in it", counts)
+    return files
+
+
+def _reasons(match, named, generated):
+    """Say of each file behind a match why it is left out, or None."""
+    if match.is_file() and match.name.lower().endswith(_LISTS):
+        return dict.fromkeys(_listed(match))
+    reasons = {file: _aside(file, named) for file in _files(match)}
+    if match.is_dir() and not generated:
+        rest = [file for file, reason in reasons.items() if not reason]
+        made = list(filter(_is_made, rest))
+        if len(made) < len(rest):  # else they are what is wanted
+            reasons |= dict.fromkeys(made, "made by dipy_ldm")
+    return reasons
+
+
+def _aside(file, named):
+    aside = [name for name in file.parts if name in _ASIDE and name not in named]
+    return f"in {aside[0]}" if aside else None
+
+
+def _is_made(file):
+    """Say whether this package made a volume, as the JSON file beside it tells."""
+    stem = file.name.partition(".nii")[0]
+    try:
+        told = json.loads(file.with_name(f"{stem}.json").read_text("utf-8"))
+        return told["GeneratedBy"]["Name"] == "dipy_ldm"
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def holds_volumes(paths: Sequence[str | Path]) -> bool:
+    """Tell whether inputs are volumes rather than two-dimensional images.
+
+    Only names are looked at.
+
+    Parameters
+    ----------
+    paths : sequence of str or Path
+        What the user gave, as for :func:`find_volumes`.
+
+    Returns
+    -------
+    bool
+        True if there is a NIfTI file, a folder with one, or a list.
+    """
+    candidates = (
+        Path(name)
+        for path in _sequence(paths)
+        for name in _names(Path(path).expanduser())
+    )
+    return any(
+        path.name.lower().endswith(_NIFTI + _LISTS)
+        or next(_search(path), None) is not None
+        for path in candidates
+    )
+
+
+def _sequence(paths):
+    """Take one path for a sequence of one: a string is one of letters."""
+    return [paths] if isinstance(paths, str | Path) else paths
+
+
+def _names(path):
+    """Give what stands behind a path: itself, or what a wildcard matches."""
+    return [path] if path.exists() else iglob(str(path), recursive=True)
+
+
+def _match(path):
+    """List the files and folders behind a path."""
+    path = Path(path).expanduser()
+    found = sorted(map(Path, _names(path)))
+    if not found:
+        raise InputError(f"there is no file {path}; check the path.")
+    return found
+
+
+def _files(path):
+    if path.is_dir():
+        files = sorted(_search(path))
+        if not files:
+            raise InputError(
+                f"the folder {path} has no NIfTI files; put .nii or .nii.gz files "
+                "there."
+            )
+        return files
+    if not path.name.lower().endswith(_NIFTI):
+        raise InputError(
+            f"{path} is no NIfTI file; give .nii or .nii.gz files, folders of them, or "
+            "a list of them in a .txt, .csv or .tsv file."
+        )
+    return [path]
+
+
+def _search(folder):
+    """Find the NIfTI files in a folder, at any depth, through links, each once."""
+    visited = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        status = os.stat(place)
+        if (status.st_dev, status.st_ino) in visited:
+            folders.clear()
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        # Hidden are copies by git-annex, and what macOS puts beside each file. What is
+        # there and in a link, too, has the name without it.
+        folders[:] = sorted(
+            (name for name in folders if not name.startswith(".")),
+            key=lambda name: (os.path.islink(os.path.join(place, name)), name),
+        )
+        for name in names:
+            if name.lower().endswith(_NIFTI) and not name.startswith("."):
+                yield Path(place, name)
+
+
+def _listed(path):
+    """Read the files that a list names."""
+    return _read_list(path)[0]
+
+
+def listed_rows(paths: Sequence[str | Path]) -> dict[str, list[Row]]:
+    """Find what lists say beside the paths of volumes.
+
+    Parameters
+    ----------
+    paths : sequence of str or Path
+        As for :func:`find_volumes`.
+
+    Returns
+    -------
+    dict of str to list of Row
+        Rows of each file that lists name, by its absolute path; a list without a line
+        of names has rows without cells.
+
+    Raises
+    ------
+    InputError
+        If a list can't be read, or its columns have no proper names.
+    """
+    found: dict[str, list[Row]] = {}
+    for path in (match for given in _sequence(paths) for match in _match(given)):
+        if path.is_file() and path.name.lower().endswith(_LISTS):
+            files, lines, named = _read_list(path)
+            rows = (
+                name_cells(path, lines)
+                if named
+                else [Row(path, number, {}) for number, _ in lines]
+            )
+            for file, row in zip(files, rows, strict=True):
+                found.setdefault(os.path.abspath(file), []).append(row)
+    return found
+
+
+def _read_list(path):
+    """Read a list: its files, all lines, and whether the first one has names."""
+    lines = read_cells(path)
+    column = _column(path, [cells for _, cells in lines])
+    named = not _looks_like_nifti(lines[0][1], column)
+    files = []
+    for _, cells in lines[named:]:
+        if not _looks_like_nifti(cells, column):
+            raise InputError(
+                f"{path} has a line without the path of a NIfTI file "
+                f"({', '.join(cells)}); complete or remove it."
+            )
+        files.append(path.parent / Path(cells[column].strip()).expanduser())
+    return files, lines, named
+
+
+def _column(path, rows):
+    """Find the column that holds NIfTI files."""
+    width = max(map(len, rows), default=0)
+    hits = [sum(_looks_like_nifti(row, i) for row in rows) for i in range(width)]
+    if not any(hits):
+        raise InputError(
+            f"{path} names no NIfTI files; give it a column of paths that end in "
+            ".nii or .nii.gz."
+        )
+    return hits.index(max(hits))
+
+
+def _looks_like_nifti(row, column):
+    return column < len(row) and row[column].strip().lower().endswith(_NIFTI)

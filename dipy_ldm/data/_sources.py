@@ -1,0 +1,273 @@
+"""Sources: images as conditions, such as another contrast, or a segmentation.
+
+A source has the grid of the images that are made of it. Networks are given its
+intensities from 0 to 1, or the numbers of its labels, and ``UNSPECIFIED`` where nothing
+is told.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from dipy_ldm._utils.checks import InputError, plain
+from dipy_ldm._utils.values import listed
+from dipy_ldm.conditions import UNSPECIFIED
+from dipy_ldm.data._checks import check_range, learnable, survey
+
+# More different whole numbers than these are no labels.
+_MOST_LABELS = 256
+# Up to this one, there is a count of each number.
+_MOST_COUNTED = 2**20
+
+
+class Source(NamedTuple):
+    """What is known of sources.
+
+    Parameters
+    ----------
+    channels : int
+        Channels of each.
+    bounds : tuple of float
+        Intensities that become 0 and 1.
+    labels : list of int
+        Labels of segmentations; none of intensities.
+    fingerprint : str
+        Hash of those that were learnt from.
+    """
+
+    channels: int
+    bounds: tuple[float, float]
+    labels: list[int]
+    fingerprint: str
+
+    def scaled(self, images: np.ndarray) -> np.ndarray:
+        """Bring intensities to [0, 1], or labels to their numbers.
+
+        Parameters
+        ----------
+        images : ndarray
+            ``(n, *space, channels)``.
+
+        Returns
+        -------
+        ndarray
+            float32 of the same shape; ``UNSPECIFIED`` where a label is not known.
+        """
+        if not self.labels:
+            low, high = map(np.float32, self.bounds)
+            return np.clip((images - low) / (high - low), 0, 1).astype("float32")
+        labels = np.array(self.labels)
+        numbers = np.searchsorted(labels, images).clip(max=len(labels) - 1)
+        known = labels[numbers] == images
+        return np.where(known, numbers, UNSPECIFIED).astype("float32")
+
+
+def learn(source: npt.ArrayLike | None, shape: tuple[int, ...]) -> Source | None:
+    """Find out what there is to be known of sources.
+
+    Parameters
+    ----------
+    source : array_like or None
+        One for each image, ``(n, *space, channels)`` or ``(n, *space)``. Whole numbers
+        and truth values are labels, other numbers intensities.
+    shape : tuple of int
+        Shape of the images.
+
+    Returns
+    -------
+    Source or None
+        None where there are none.
+
+    Raises
+    ------
+    InputError
+        If they are not those of the images, or there is nothing to learn from them.
+    """
+    if source is None:
+        return None
+    images = as_source(source, shape[1:-1])
+    if len(images) != shape[0]:
+        raise InputError(
+            f"source must have {shape[0]} images, one for each, not {len(images)}."
+        )
+    labels = [] if images.dtype.kind == "f" else _labels(images)
+    found = learnable(images, "source image")
+    return Source(images.shape[-1], (found.low, found.high), labels, found.fingerprint)
+
+
+def as_source(
+    source: npt.ArrayLike, space: tuple[int, ...], name: str = "source"
+) -> np.ndarray:
+    """Return sources as an array, or say what is wrong with them.
+
+    Parameters
+    ----------
+    source : array_like
+        As of :func:`learn`.
+    space : tuple of int
+        Size of the images.
+    name : str
+        What they are called.
+
+    Returns
+    -------
+    ndarray
+        ``(n, *space, channels)``, not copied if it is an array.
+
+    Raises
+    ------
+    InputError
+        If they have another size, or are no real numbers.
+    """
+    images = np.asarray(source)
+    images = images[..., None] if images.ndim == len(space) + 1 else images
+    if images.shape[1:-1] != tuple(space) or 0 in images.shape:
+        raise InputError(
+            f"{name} must have the size {tuple(space)} of the images, (n, *space, "
+            f"channels), not the shape {np.shape(source)}; bring it to their grid."
+        )
+    if images.dtype.kind not in "biuf":
+        raise InputError(f"{name} must be real numbers, not {images.dtype}.")
+    return images
+
+
+def check(
+    known: Source | None,
+    source: Any,
+    space: tuple[int, ...],
+    *,
+    n: int | None = None,
+    name: str = "source",
+    lenient: bool = False,
+) -> np.ndarray | None:
+    """Refuse sources that are not like those that were learnt from.
+
+    Parameters
+    ----------
+    known : Source or None
+        What a model knows of sources.
+    source : array_like or None
+        As of :func:`learn`, of any number.
+    space : tuple of int
+        Size of the images.
+    n : int, optional
+        Number of images that they are for, each or all of which may have one. None is
+        for any.
+    name : str
+        What they are called.
+    lenient : bool
+        Whether labels may be unknown, and are left out.
+
+    Returns
+    -------
+    ndarray or None
+        ``(n, *space, channels)``; None where there are none.
+
+    Raises
+    ------
+    InputError
+        If there is one and the model knows of none, or the reverse, there are more or
+        fewer than images, or it has other channels or labels, or is not finite.
+    """
+    if known is None and source is None:
+        return None
+    if known is None:
+        raise InputError(
+            f"this model knows of no source; leave `{name}` out, or train one that "
+            "does."
+        )
+    if source is None:
+        raise InputError(
+            f"this model makes images of others, and needs them; give them as `{name}`."
+        )
+    images = as_source(source, space, name)
+    if images.shape[-1] != known.channels:
+        raise InputError(
+            f"{name} must have {known.channels} channels, as those that the model has "
+            f"learnt from, not {images.shape[-1]}."
+        )
+    if n is not None and len(images) not in (1, n):
+        wanted = "one image" if n == 1 else f"one image or {n}, one for each"
+        raise InputError(f"{name} must have {wanted}, not {len(images)}.")
+    survey(images, f"{name} image")
+    if not (known.labels and lenient):
+        _check_values(images, known, name)
+    return images
+
+
+def to_saved(known: Source | None) -> dict | None:
+    """Say what is known of sources as JSON can.
+
+    Parameters
+    ----------
+    known : Source or None
+        What is known.
+
+    Returns
+    -------
+    dict or None
+        The same.
+    """
+    return known and plain(known._asdict())
+
+
+def from_saved(saved: dict | None) -> Source | None:
+    """Read what :func:`to_saved` said.
+
+    Parameters
+    ----------
+    saved : dict or None
+        None is for no sources: of those earlier versions did not know.
+
+    Returns
+    -------
+    Source or None
+        What is known.
+    """
+    return Source(**saved | {"bounds": tuple(saved["bounds"])}) if saved else None
+
+
+def _labels(images):
+    """Find the labels of segmentations."""
+    if images.shape[-1] != 1:
+        raise InputError(
+            f"a source of whole numbers is a segmentation, and must have one channel, "
+            f"not {images.shape[-1]}; give intensities as float32."
+        )
+    labels: set[int] = set()
+    for image in images:
+        labels |= _distinct(image)
+        if len(labels) > _MOST_LABELS:
+            raise InputError(
+                f"source has more than {_MOST_LABELS} different whole numbers, too "
+                "many for labels; give intensities as float32."
+            )
+    return sorted(labels)
+
+
+def _distinct(image):
+    """Find the numbers of a segmentation; to count is far faster than to sort."""
+    if image.dtype.kind in "ub" or image.min() >= 0:
+        whole = image.astype("int64", casting="unsafe").ravel()
+        if (whole == image.ravel()).all() and whole.max() < _MOST_COUNTED:
+            return set(np.flatnonzero(np.bincount(whole)).tolist())
+    return set(np.unique(image).tolist())
+
+
+def _check_values(images, known, name):
+    """Refuse labels that were not learnt from, and intensities of another scale."""
+    if known.labels:
+        return _refuse_unknown(images, known.labels, name)
+    # One by one: a mapped file may be larger than the memory.
+    for number, image in enumerate(images):
+        check_range(image[None], known.bounds, [number], f"{name} image")
+
+
+def _refuse_unknown(images, labels, name):
+    for number, image in enumerate(images):
+        if unknown := sorted(_distinct(image) - set(labels)):
+            raise InputError(
+                f"{name} {number} has the label {unknown[0]:g}, which the model has "
+                f"not learnt from; it knows {listed(map(str, labels))}."
+            )

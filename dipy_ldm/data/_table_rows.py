@@ -1,0 +1,191 @@
+"""Rows about scans, in the tables around them, by the names of their files.
+
+As BIDS has them: ``scans.tsv``, then ``sessions.tsv``, then ``participants.tsv``.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.values import KEYS, SUBJECT_COLUMNS
+from dipy_ldm.data._entities import entity
+from dipy_ldm.data._tables import Row, read_table, refuse_rows
+
+
+class Found(NamedTuple):
+    """Rows about each of some files, the nearest table first; how many have no file."""
+
+    rows: list[list[Row]]
+    unused: int
+
+    @property
+    def tables(self):
+        """Tables of these rows."""
+        return list(dict.fromkeys(row.table for some in self.rows for row in some))
+
+    @property
+    def columns(self):
+        """Names of the columns that these tables have, but for those of names."""
+        names = (name for some in self.rows for row in some for name in row.cells)
+        return [name for name in dict.fromkeys(names) if name and name not in KEYS]
+
+
+def find_rows(
+    files: Sequence[Path], listed: Mapping[str, list[Row]] | None = None
+) -> Found:
+    """Find the rows about files.
+
+    In the folder of a file and in each above it, up to the first with a
+    ``participants.tsv``, there may be tables of its scans, sessions and participants.
+
+    Parameters
+    ----------
+    files : sequence of Path
+        Scans, with ``sub-`` and maybe ``ses-`` in their names.
+    listed : dict of str to list of Row, optional
+        As of :func:`dipy_ldm.data._paths.listed_rows`; these rows are the nearest.
+
+    Returns
+    -------
+    Found
+        Rows of each file, none for those that no table knows.
+
+    Raises
+    ------
+    InputError
+        If a table can't be read, has no names of what its rows are about, or has two
+        rows about the same; all of these are in one report.
+    """
+    tables, complaints, rows = _Tables(), [], []
+    for file in files:
+        candidates = [
+            (listed or {}).get(os.path.abspath(file), []),
+            *tables.about(file),
+        ]
+        rows.append([some[0] for some in candidates if some])
+        complaints += [_twice(file, some) for some in candidates if len(some) > 1]
+    refuse_rows(complaints, "leave one row for each")
+    return Found(rows, tables.count_unused(rows))
+
+
+def _twice(file, rows):
+    numbers = " and ".join(str(row.line) for row in rows)
+    about = entity(file, "sub") or file
+    return f"{rows[0].table} has {len(rows)} rows for {about} (lines {numbers})"
+
+
+def find_subjects(
+    files: Sequence[Path], listed: Mapping[str, list[Row]] | None = None
+) -> list[str]:
+    """Tell whose scan each file is.
+
+    Parameters
+    ----------
+    files : sequence of Path
+        Scans.
+    listed : dict of str to list of Row, optional
+        As of :func:`dipy_ldm.data._paths.listed_rows`; a column ``participant_id`` or
+        ``subject`` tells whose they are.
+
+    Returns
+    -------
+    list of str
+        Such as ``"sub-01"``; the path where nothing tells, so that each of these is a
+        subject of its own.
+    """
+    by_name = [entity(file, "sub") for file in files]
+    # All of one, that no name of a file has, is no subject but the study in a folder
+    # such as sub-cortical.
+    if len(set(files)) > 1 and len({*by_name}) == 1:
+        by_name = [entity(Path(file).name, "sub") for file in files]
+    rows = ((listed or {}).get(os.path.abspath(file), ()) for file in files)
+    return [
+        _listed_subject(some) or name or str(file)
+        for file, name, some in zip(files, by_name, rows, strict=True)
+    ]
+
+
+def _listed_subject(rows):
+    cells = (row.cells.get(name) for row in rows for name in SUBJECT_COLUMNS)
+    told = next(filter(None, cells), None)
+    return told and _prefixed("sub", told)
+
+
+def _prefixed(key, name):
+    """Write a name as those of files have it: many tables leave the prefix out."""
+    return name if name.startswith(f"{key}-") else f"{key}-{name}"
+
+
+class _Tables:
+    """Tables that were read, each once, with their rows by what they are about."""
+
+    def __init__(self) -> None:
+        self._found: dict[Path, dict | None] = {}
+
+    def about(self, file: Path) -> Iterator[list[Row]]:
+        """Yield the rows about a file of each table, the nearest first."""
+        subject, session = entity(file, "sub"), entity(file, "ses")
+        if subject is None:
+            return
+        scan = os.path.abspath(file)
+        for folder in Path(scan).parents:
+            for stem in (f"{subject}_{session}", subject):
+                yield self._rows(folder / f"{stem}_scans.tsv", _scan, scan)
+            yield self._rows(folder / f"{subject}_sessions.tsv", _session, session)
+            participants = folder / "participants.tsv"
+            yield _of_session(self._rows(participants, _participant, subject), session)
+            if self._found[participants] is not None:
+                return
+
+    def _rows(self, path: Path, key_of: Callable, key: str | None) -> list[Row]:
+        if path not in self._found:
+            self._found[path] = _indexed(path, key_of) if path.is_file() else None
+        return (self._found[path] or {}).get(key, [])
+
+    def count_unused(self, rows):
+        """Count the participants that no file is about."""
+        used = {(row.table, row.line) for some in rows for row in some}
+        return sum(
+            (row.table, row.line) not in used
+            for path, index in self._found.items()
+            if index and path.name == "participants.tsv"
+            for some in index.values()
+            for row in some
+        )
+
+
+def _indexed(path, key_of):
+    index = defaultdict(list)
+    for row in read_table(path):
+        index[key_of(row)].append(row)
+    return dict(index)
+
+
+def _of_session(rows, session):
+    """Choose among rows for the sessions of one participant."""
+    if len(rows) > 1 and "session_id" in rows[0].cells:
+        return [row for row in rows if _session(row) == session]
+    return rows
+
+
+def _scan(row):
+    return os.path.abspath(row.table.parent / _cell(row, "filename"))
+
+
+def _session(row):
+    return _prefixed("ses", _cell(row, "session_id"))
+
+
+def _participant(row):
+    return _prefixed("sub", _cell(row, "participant_id"))
+
+
+def _cell(row, name):
+    if name not in row.cells:
+        raise InputError(
+            f"{row.table} has no column {name}; it tells what the rows are about."
+        )
+    return row.cells[name]

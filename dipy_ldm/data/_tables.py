@@ -1,0 +1,283 @@
+"""Tables of text: rows under the names of their columns, and what a JSON adds."""
+
+from collections.abc import Iterable, Sequence
+import csv
+import json
+from pathlib import Path
+import re
+from typing import NamedTuple
+
+from dipy_ldm._utils.checks import InputError
+
+# Tables of these kinds may have their JSON in a folder above (BIDS: inheritance).
+_INHERITING = ("scans", "sessions")
+# A comma for a point, as spreadsheets write it in the languages whose columns stand
+# between semicolons.
+_DECIMAL_COMMA = re.compile(r"([+-]?\d+),(\d+)")
+# How spreadsheets declare what stands between columns, in the first line.
+_DECLARED = re.compile(r'"?sep=([;,\t])"?')
+_MOST_COMPLAINTS = 50
+
+
+class Row(NamedTuple):
+    """A row of a table: its file, the number of its line, and cells by columns."""
+
+    table: Path
+    line: int
+    cells: dict
+
+    def __str__(self) -> str:
+        """Say where it stands."""
+        return f"{self.table}, line {self.line}"
+
+
+class Description(NamedTuple):
+    """What a JSON says of a column: its unit, or None, and what its levels mean."""
+
+    unit: str | None = None
+    levels: dict = {}
+
+
+def read_table(path: str | Path) -> list[Row]:
+    """Read a table whose first line has the names of the columns.
+
+    Parameters
+    ----------
+    path : str or Path
+        Text in UTF-8: columns between tabs in ``.tsv``, between commas or semicolons
+        in ``.csv`` files. Empty lines, and those that begin with ``#``, don't count.
+
+    Returns
+    -------
+    list of Row
+        Their cells are without spaces at the ends.
+
+    Raises
+    ------
+    InputError
+        If it can't be read, has no rows or no tabs, or a name stands over two columns,
+        or rows are too short or too long; all of these are in one report.
+    """
+    path = Path(path)
+    lines = read_cells(path)
+    if len(lines) < 2:
+        raise InputError(f"{path} has no rows; give a line of names and rows below it.")
+    if path.suffix.lower() == ".tsv" and len(lines[0][1]) == 1:
+        (name,) = lines[0][1]
+        if re.search("[,;]", name):
+            raise InputError(
+                f"{path} has no tabs between its columns; write it with tabs, or name "
+                "it .csv."
+            )
+    return name_cells(path, lines)
+
+
+def name_cells(path: Path, lines: Sequence[tuple[int, list[str]]]) -> list[Row]:
+    """Bring cells under the names that stand in the first line.
+
+    Parameters
+    ----------
+    path : Path
+        Their file.
+    lines : sequence
+        As of :func:`read_cells`.
+
+    Returns
+    -------
+    list of Row
+        One for each line but the first.
+
+    Raises
+    ------
+    InputError
+        As of :func:`read_table`.
+    """
+    names = [name.strip() for name in lines[0][1]]
+    twice = sorted({name for name in names if name and names.count(name) > 1})
+    if twice:
+        raise InputError(
+            f"{path} has two columns of the name {', '.join(twice)}; rename or remove "
+            "one of them."
+        )
+    complaints = [
+        f"{path}, line {line}: {len(cells)} cells for {len(names)} columns"
+        for line, cells in lines[1:]
+        if len(cells) < len(names) or any(map(str.strip, cells[len(names) :]))
+    ]
+    refuse_rows(complaints, "complete these rows, or put texts with commas in quotes")
+    return [
+        Row(path, line, {name: cell.strip() for name, cell in zip(names, cells)})
+        for line, cells in lines[1:]
+    ]
+
+
+def read_cells(path: Path) -> list[tuple[int, list[str]]]:
+    """Read the cells of a text.
+
+    Parameters
+    ----------
+    path : Path
+        As of :func:`read_table`; other files have columns between tabs or, without
+        tabs, one cell a line.
+
+    Returns
+    -------
+    list of tuple
+        Number and cells of each line that is neither empty nor a comment.
+
+    Raises
+    ------
+    InputError
+        If it can't be read, or a quote stands alone.
+    """
+    try:
+        # Spreadsheets put a byte-order mark at the beginning.
+        text = path.read_text("utf-8-sig")
+    except FileNotFoundError as error:
+        raise InputError(f"there is no file {path}; check the path.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} can't be read as text; save it as UTF-8.") from error
+    numbered = [
+        (number, line)
+        for number, line in enumerate(text.splitlines(), 1)
+        if line.strip() and not line.startswith("#")
+    ]
+    separator = _separator(path, [line for _, line in numbered])
+    if separator is None:
+        return [(number, [line]) for number, line in numbered]
+    if numbered and _DECLARED.fullmatch(numbered[0][1]):
+        del numbered[0]
+    cells = _split(path, numbered, separator)
+    if separator == ";":
+        cells = [(n, [_DECIMAL_COMMA.sub(_point, c) for c in row]) for n, row in cells]
+    return cells
+
+
+def _split(path, numbered, separator):
+    """Split numbered lines into cells, and refuse quotes that swallow others."""
+    reader = csv.reader(
+        (line for _, line in numbered), delimiter=separator, strict=True
+    )
+    cells = []
+    while (first := reader.line_num) < len(numbered):
+        number = numbered[first][0]
+        try:
+            row = next(reader)
+        except csv.Error as error:
+            raise _stray_quote(path, number) from error
+        # In .csv a quoted text may hold the end of a line; in .tsv it never does, and
+        # a quote that stands alone would take the lines up to the next one for a text.
+        if separator == "\t" and reader.line_num > first + 1:
+            raise _stray_quote(path, number)
+        cells.append((numbered[reader.line_num - 1][0], row))
+    return cells
+
+
+def _stray_quote(path, number):
+    return InputError(
+        f'{path}, line {number}: a cell begins with a quote (") that does not end it; '
+        "remove the quote, or write the cell in quotes and each quote within it twice."
+    )
+
+
+def _point(match):
+    """Write a number with a point; other texts with commas stay what they are."""
+    whole = match.span() == (0, len(match.string))
+    return ".".join(match.groups()) if whole else match.group()
+
+
+def _separator(path, lines):
+    """Tell what stands between columns; None if each line is a path, commas and all."""
+    if path.suffix.lower() == ".csv":
+        if lines and (declared := _DECLARED.fullmatch(lines[0])):
+            return declared[1]
+        # Names of columns seldom have the sign that is not between them.
+        first = lines[0] if lines else ""
+        return max(
+            ",;", key=lambda sign: (sum(map(_occurs(sign), lines)), first.count(sign))
+        )
+    tabs = path.suffix.lower() == ".tsv" or any(map(_occurs("\t"), lines))
+    return "\t" if tabs else None
+
+
+def _occurs(sign):
+    return lambda line: sign in line
+
+
+def refuse_rows(complaints: Iterable[str], cure: str) -> None:
+    """Refuse all bad rows in one report.
+
+    Parameters
+    ----------
+    complaints : iterable of str
+        What is wrong with each; none is for no refusal.
+    cure : str
+        What to do about them.
+
+    Raises
+    ------
+    InputError
+        If there are any.
+    """
+    all_of_them = list(dict.fromkeys(complaints))
+    if not all_of_them:
+        return
+    shown = all_of_them[:_MOST_COMPLAINTS]
+    more = len(all_of_them) - len(shown)
+    report = "\n".join([*shown, *([f"and {more} more"] if more else [])])
+    raise InputError(f"{report}\n{cure[0].upper()}{cure[1:]}.")
+
+
+def read_descriptions(path: Path) -> dict[str, Description]:
+    """Read what the JSON beside a table says of its columns.
+
+    Parameters
+    ----------
+    path : Path
+        The table. Its JSON has the same stem; that of ``sub-01_scans.tsv`` may also be
+        ``scans.json`` there or in one of the folders above.
+
+    Returns
+    -------
+    dict of str to Description
+        ``Units`` and ``Levels`` of each column that has any, as BIDS writes them.
+
+    Raises
+    ------
+    InputError
+        If the JSON can't be read.
+    """
+    found: dict[str, Description] = {}
+    for file in filter(Path.is_file, _beside(path)):
+        for name, entry in _read_json(file).items():
+            if isinstance(entry, dict):
+                found.setdefault(name, _describe(entry))
+    return found
+
+
+def _beside(path):
+    """Name the JSON files that may describe a table, the nearest first."""
+    kind = path.stem.rpartition("_")[-1]
+    above = list(path.absolute().parents)[:3] if kind in _INHERITING else []
+    return [path.with_suffix(".json"), *(folder / f"{kind}.json" for folder in above)]
+
+
+def _read_json(file):
+    try:
+        document = json.loads(file.read_text("utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{file} can't be read as JSON; mend it, or take it away."
+        ) from error
+    return document if isinstance(document, dict) else {}
+
+
+def _describe(entry):
+    unit, levels = entry.get("Units"), entry.get("Levels")
+    texts = {}
+    if isinstance(levels, dict):
+        # A text or, in later versions of BIDS, a dictionary that has one.
+        for level, meaning in levels.items():
+            text = meaning.get("Description") if isinstance(meaning, dict) else meaning
+            texts[str(level)] = str(text or "")
+    return Description(unit if isinstance(unit, str) else None, texts)

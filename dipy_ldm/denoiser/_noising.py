@@ -1,0 +1,100 @@
+"""Noised latents for training, as functions of (seed, epoch, example)."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from dipy_ldm._utils.checks import choose
+from dipy_ldm.conditions import UNSPECIFIED
+from dipy_ldm.data._batches import Batches, examples_of, normal_numbers, stream_of
+from dipy_ldm.data._conditioning_inputs import Sources, inputs
+from dipy_ldm.diffusion import schedules
+
+# The golden ratio: its multiples, modulo one, cover [0, 1] evenly at any count.
+_GOLDEN = (5**0.5 - 1) / 2
+
+
+def noised(
+    latents: np.ndarray,
+    batch_size: int,
+    *,
+    schedule: str,
+    target: str,
+    seed: int,
+    times: Callable | None = None,
+    conditions: np.ndarray | None = None,
+    sources: Sources | None = None,
+    expected: Callable | None = None,
+    dropped: float = 0.1,
+) -> Batches:
+    """Draw noised latents without end: what the denoiser learns from.
+
+    Within an epoch the times are those of a low-discrepancy sequence, so that
+    each batch has its share of every noise level.
+
+    Parameters
+    ----------
+    latents : ndarray
+        Clean latents of unit variance, ``(n, *space, channels)``.
+    batch_size : int
+        Latents in a batch.
+    schedule : str
+        Name of a schedule.
+    target : {"v", "noise", "clean"}
+        What the network shall predict.
+    seed : int
+        Seed of the order, the times and the noise.
+    times : callable, optional
+        From numbers that are spread evenly over [0, 1) to times; the same if None.
+    conditions : ndarray, optional
+        What is told of each latent, ``(n, conditions)``.
+    sources : Sources, optional
+        Images that are told, whose numbers are a last column of ``conditions``.
+    expected : callable, optional
+        From what is told of some latents to what is taken from them, and given beside
+        what is left, at the level of signal; nothing if None.
+    dropped : float
+        Share of the latents of which all conditions are left out; and share of those of
+        which one is, if there are several: so that it can do without any of them.
+
+    Returns
+    -------
+    Batches
+        Of pairs ``((noisy latents, times, ...), target)``, float32, with what is
+        expected, conditions and sources, each if there are any.
+    """
+    mix = choose("schedule", schedule, schedules.SCHEDULES)
+    ones = (1,) * (latents.ndim - 1)
+    read = None if sources is None else sources.read
+
+    def draw(step, places):
+        epoch, position, index = examples_of(
+            len(latents), batch_size, seed, step, places
+        )
+        streams = [stream_of(seed, epoch, i) for i in index]
+        clean, noise = latents[index], normal_numbers(streams, latents.shape[1:])
+        start = stream_of(seed, epoch).random()
+        shares = (start + _GOLDEN * position) % 1.0
+        when = (shares if times is None else times(shares)).astype("float32")
+        told: tuple = ()
+        if conditions is not None:
+            table = _leave_out(conditions[index], streams, dropped)
+            told = inputs(table, read)
+        alpha, sigma = (rate.reshape(-1, *ones) for rate in mix(when))
+        if expected is not None:
+            known = expected(table)
+            clean, told = clean - known, (alpha * known, *told)
+        wanted = schedules.to_target(target, clean, noise, alpha, sigma)
+        return (alpha * clean + sigma * noise, when, *told), wanted
+
+    return Batches(batch_size, draw)
+
+
+def _leave_out(told, streams, share):
+    """Leave out all conditions of an example, each of several, or none."""
+    n = told.shape[1]
+    numbers = np.array([s.random(n + 1) for s in streams]).reshape(-1, n + 1)
+    left_out = numbers[:, :1] < share
+    if n > 1:
+        left_out = left_out | (numbers[:, 1:] < share)
+    return np.where(left_out, np.float32(UNSPECIFIED), told)

@@ -1,0 +1,1 @@
+"""The method: schedules, samplers, guidance, masks, in numpy and keras.ops."""

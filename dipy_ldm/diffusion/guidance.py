@@ -1,0 +1,119 @@
+r"""Denoisers: estimate the clean latents behind noisy ones.
+
+A denoiser is one function
+
+``denoise(x, t) -> clean``
+
+of noisy latents ``x``, ``(batch, *space, channels)``, and the time ``t`` in [0, 1] at
+which they are. It is all that a sampler sees of networks, targets and guidance.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from keras import ops
+import numpy as np
+
+from dipy_ldm.diffusion.schedules import rates, to_clean
+
+
+def from_network(
+    predict: Callable, schedule: str, target: str, expected: Any = None
+) -> Callable:
+    """Make a denoiser of a network.
+
+    Parameters
+    ----------
+    predict : callable
+        Network: ``(batch, *space, channels)`` and times ``(batch,)`` to what it was
+        trained to predict; and, if anything is expected, that at the level of signal.
+    schedule : str
+        Name of the schedule that it was trained with.
+    target : {"v", "noise", "clean"}
+        What it predicts.
+    expected : array_like, optional
+        What was taken from the clean latents that it was trained with, broadcast
+        against ``x``; nothing if None.
+
+    Returns
+    -------
+    callable
+        ``denoise(x, t)``.
+    """
+
+    def denoise(x, t):
+        x = ops.convert_to_tensor(x)
+        times = np.full(len(x), t, "float32")
+        alpha, sigma = map(float, rates(schedule, t))
+
+        def estimate(x, *known):
+            prediction = ops.cast(predict(x, times, *known), x.dtype)
+            return to_clean(target, prediction, x, alpha, sigma)
+
+        if expected is None:
+            return estimate(x)
+        known = ops.convert_to_tensor(expected, x.dtype)
+        known = ops.broadcast_to(known, ops.shape(x))
+        return known + estimate(x - alpha * known, alpha * known)
+
+    return denoise
+
+
+def guided(
+    strong: Callable,
+    weak: Callable,
+    weight: float,
+    interval: tuple[float, ...] = (0.0, 1.0),
+) -> Callable:
+    """Follow a denoiser away from a worse one.
+
+    Where the two differ, ``weight`` times the way from the weak to the strong one is
+    gone :footcite:p:`Karras2024`; within an interval of times alone
+    :footcite:p:`Kynkaanniemi2024`, and outside of it the strong one is followed.
+
+    Parameters
+    ----------
+    strong, weak : callable
+        Denoisers.
+    weight : float
+        0 is for the weak one, 1 for the strong one, more for beyond.
+    interval : tuple of float
+        First and last time at which there is guidance.
+
+    Returns
+    -------
+    callable
+        ``denoise(x, t)``.
+
+    References
+    ----------
+    .. footbibliography::
+    """
+    first, last = interval
+
+    def denoise(x, t):
+        clean = strong(x, t)
+        if weight == 1 or not first <= t <= last:
+            return clean
+        poor = weak(x, t)
+        return poor + weight * (clean - poor)
+
+    return denoise
+
+
+def mixed(one: Callable, other: Callable, share: float) -> Callable:
+    """Return a denoiser that estimates the mean of two.
+
+    Parameters
+    ----------
+    one, other : callable
+        Denoisers.
+    share : float
+        Weight of the other one, from 0 to 1.
+
+    Returns
+    -------
+    callable
+        ``denoise(x, t)``.
+    """
+    return lambda x, t: (1 - share) * one(x, t) + share * other(x, t)

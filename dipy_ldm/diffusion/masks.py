@@ -1,0 +1,217 @@
+"""Holes in images: what stands in them first, which latents they touch, and their rims.
+
+A hole is an array of bool beside an image, ``(*space)``, True where the image is not
+known.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from dipy_ldm._utils.checks import InputError
+
+# Of neighbours: enough that what touches nothing known has a value, and no more.
+_PULL = 1e-6
+# Of the differences between neighbours, relative to those around the hole.
+_TOLERANCE = 1e-4
+
+
+def as_holes(masks: npt.ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
+    """Return masks as holes, or say what is wrong with them.
+
+    Parameters
+    ----------
+    masks : array_like
+        ``(n, *space)`` or ``(*space)``, with or without an axis for one channel;
+        everything above 0 is inside.
+    shape : tuple of int
+        Of the images, ``(n, *space)``.
+
+    Returns
+    -------
+    ndarray of bool
+        ``(n, *space)``.
+
+    Raises
+    ------
+    InputError
+        If the shape is another, there is NaN, or a mask is empty.
+    """
+    masks = np.asarray(masks)
+    if masks.shape in (shape[1:] + (1,), shape + (1,)):
+        masks = masks[..., 0]
+    if masks.shape not in (shape[1:], shape) or masks.dtype.kind not in "biuf":
+        raise InputError(
+            f"masks must be numbers of the shape {shape} of the images, or {shape[1:]} "
+            f"for all of them, not {masks.dtype} {masks.shape}."
+        )
+    if np.isnan(masks).any():
+        raise InputError("masks have NaN; replace it by 0.")
+    holes = np.broadcast_to(masks > 0, shape)
+    empty = ~holes.any(tuple(range(1, holes.ndim)))
+    if empty.any():
+        raise InputError(
+            f"mask {empty.argmax()} is empty; give one that holds what shall be made "
+            "anew."
+        )
+    return holes
+
+
+def dilated(hole: np.ndarray, reach: float, sizes: npt.ArrayLike) -> np.ndarray:
+    """Make a hole larger.
+
+    Parameters
+    ----------
+    hole : ndarray of bool
+        ``(*space)``; something must be inside.
+    reach : float
+        How far, in mm.
+    sizes : array_like
+        Of the voxels, in mm.
+
+    Returns
+    -------
+    ndarray of bool
+        All voxels whose centre is no farther than that from the centre of one inside.
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    # Not of the whole image: it would take seconds, and many times its memory.
+    margins = np.floor(reach / np.asarray(sizes)).astype(int) + 1
+    box = _box_around(hole, margins)
+    result = hole.copy()
+    result[box] = distance_transform_edt(~hole[box], sampling=sizes) <= reach
+    return result
+
+
+def fill(images: np.ndarray, holes: np.ndarray) -> np.ndarray:
+    """Fill holes as smoothly as can be from what is around them.
+
+    Each voxel of a hole is the mean of its neighbours (the Laplace equation), so that
+    nothing of what was there is left, and nothing overshoots what is around.
+
+    Parameters
+    ----------
+    images : ndarray
+        Images, ``(n, *space, channels)``.
+    holes : ndarray of bool
+        Where each is not known, ``(n, *space)``.
+
+    Returns
+    -------
+    ndarray
+        float32 ``(n, *space, channels)``: the images outside of the holes.
+    """
+    filled = np.array(images, "float32")
+    for image, hole in zip(filled, holes):
+        if hole.any() and not hole.all():
+            box = _box_around(hole, [1] * hole.ndim)
+            image[box][hole[box]] = _harmonic(image[box], hole[box])
+    return filled
+
+
+def _box_around(hole, margins):
+    """Return slices of all that is in a hole, and of some voxels around it."""
+    indices = np.nonzero(hole)
+    return tuple(
+        slice(max(0, i.min() - margin), i.max() + margin + 1)
+        for i, margin in zip(indices, margins)
+    )
+
+
+def _harmonic(image, hole):
+    """Solve the Laplace equation in a hole; return ``(voxels, channels)``."""
+    from scipy.sparse import coo_array, diags_array
+    from scipy.sparse.linalg import cg
+
+    here, there = _neighbours(hole)
+    inside = hole.flat[there]
+    number = np.cumsum(hole.ravel()) - 1
+    values = image.reshape(-1, image.shape[-1]).astype(float)
+    n = np.count_nonzero(hole)
+    links = number[here[inside]], number[there[inside]]
+    between = coo_array((np.ones(len(links[0])), links), (n, n)).tocsr()
+    own = np.bincount(number[here], minlength=n) + _PULL
+    matrix = diags_array(own) - between
+    result = np.empty((n, values.shape[1]))
+    for channel, column in zip(values.T, result.T):
+        around = channel[there[~inside]]
+        mean = around.mean()
+        # Of what deviates from the mean, to which the pull leads.
+        known = np.bincount(number[here[~inside]], around - mean, minlength=n)
+        column[:] = mean + cg(matrix, known, rtol=_TOLERANCE)[0]
+    return result
+
+
+def _neighbours(hole):
+    """List voxels of a hole and all their neighbours, as indices of the flat array."""
+    index = np.arange(hole.size).reshape(hole.shape)
+    ranks = range(hole.ndim)
+    lower = [
+        index.take(range(n - 1), axis).ravel() for axis, n in zip(ranks, hole.shape)
+    ]
+    upper = [
+        index.take(range(1, n), axis).ravel() for axis, n in zip(ranks, hole.shape)
+    ]
+    here, there = np.concatenate(lower + upper), np.concatenate(upper + lower)
+    wanted = hole.flat[here]
+    return here[wanted], there[wanted]
+
+
+def shares(holes: np.ndarray, factor: int) -> np.ndarray:
+    """Say how much of the place of each latent is in a hole.
+
+    Parameters
+    ----------
+    holes : ndarray of bool
+        ``(n, *space)``.
+    factor : int
+        How many times smaller than images latents are, per side.
+
+    Returns
+    -------
+    ndarray
+        From 0 to 1, float32 ``(n, *ceil(space / factor))``.
+    """
+    space = holes.shape[1:]
+    # As the images are padded, by their edge.
+    padded = np.pad(
+        holes, [(0, 0), *((0, -size % factor) for size in space)], mode="edge"
+    )
+    sides = [n for size in padded.shape[1:] for n in (size // factor, factor)]
+    blocks = padded.reshape(len(holes), *sides)
+    return blocks.mean(tuple(range(2, blocks.ndim, 2)), dtype="float32")
+
+
+def blend(images: np.ndarray, made: np.ndarray, holes: np.ndarray) -> np.ndarray:
+    """Put what was made into holes, without a seam.
+
+    What it differs by from the image around a hole is continued into the hole as
+    smoothly as can be, and taken away :footcite:p:`Perez2003`.
+
+    Parameters
+    ----------
+    images : ndarray
+        ``(n, *space, channels)``; what they have in the holes makes no difference.
+    made : ndarray
+        Of the same shape.
+    holes : ndarray of bool
+        ``(n, *space)``.
+
+    Returns
+    -------
+    ndarray
+        float32: the images outside of the holes, to the bit where they are float32.
+
+    References
+    ----------
+    .. footbibliography::
+    """
+    inside = holes[..., None]
+    # What stands in the holes may be anything, NaN too.
+    around = np.where(inside, 0, images).astype("float32")
+    result = np.where(inside, made + fill(around - made, holes), around)
+    rank = tuple(range(1, images.ndim - 1))
+    low = np.min(around, rank, keepdims=True, where=~inside, initial=np.inf)
+    high = np.max(around, rank, keepdims=True, where=~inside, initial=-np.inf)
+    # Neither darker nor brighter than anything around.
+    return np.where(inside, np.clip(result, low, high), around)

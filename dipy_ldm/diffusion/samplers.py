@@ -1,0 +1,257 @@
+r"""Samplers: walk back from noise to a clean latent.
+
+A sampler is one function
+
+``step(x, clean, now, after, noise, state) -> (x, state)``
+
+that takes the noisy latent ``x`` at the level ``now = (alpha, sigma)`` and the
+network's estimate ``clean`` of what is behind it to the lower level ``after``.
+``noise()`` draws standard normal numbers of the shape of ``x``; ``state`` is
+whatever the sampler wants to remember, None at first. There is one loop,
+:func:`sample`, for all of them.
+
+With ``eps = (x - alpha * clean) / sigma`` and levels ``t`` (now) and ``s``
+(after), DDIM :footcite:p:`Song2021ddim` is
+
+.. math::
+
+    x_s = \alpha_s z + \sigma_s \sqrt{1 - \tau}\, \epsilon
+          + \sigma_s \sqrt{\tau}\, \epsilon', \qquad
+    \tau = \eta^2 \left(1 - \frac{\alpha_t^2 \sigma_s^2}
+                                 {\alpha_s^2 \sigma_t^2}\right)
+
+and DDPM :footcite:p:`Ho2020` is DDIM with ``eta = 1``. DPM-Solver++(2M)
+:footcite:p:`Lu2022` integrates the same equation to second order in
+``lambda = log(alpha / sigma)``.
+
+References
+----------
+.. footbibliography::
+"""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from itertools import pairwise
+import math
+from typing import Any, NamedTuple
+
+from keras import ops
+import numpy as np
+
+from dipy_ldm._utils.checks import InputError, at_least, check_shares, choose
+from dipy_ldm.diffusion.schedules import half_log_snr, uniform_log_snr, uniform_time
+
+
+def ddim(
+    x: np.ndarray,
+    clean: np.ndarray,
+    now: tuple[float, ...],
+    after: tuple[float, ...],
+    noise: Callable,
+    state: None,
+    eta: float = 0.0,
+) -> tuple[np.ndarray, None]:
+    """Step to a lower noise level, along the mean and a share of fresh noise.
+
+    Parameters
+    ----------
+    x, clean : ndarray
+        Noisy latent and estimate of the clean one, ``(batch, *space, channels)``.
+    now, after : tuple of float
+        ``(alpha, sigma)`` of ``x`` and of the result.
+    noise : callable
+        Draws standard normal numbers of the shape of ``x``.
+    state : None
+        Not used.
+    eta : float
+        Share of fresh noise: none at 0 (deterministic), all of it at 1 (DDPM).
+
+    Returns
+    -------
+    x : ndarray
+        Latent at the level ``after``.
+    state : None
+        Nothing is remembered.
+    """
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = now, after
+    tau = eta**2 * (1 - (alpha_t * sigma_s / (alpha_s * sigma_t)) ** 2)
+    eps = (x - alpha_t * clean) / sigma_t
+    x = alpha_s * clean + sigma_s * math.sqrt(1 - tau) * eps
+    return (x + sigma_s * math.sqrt(tau) * noise() if tau > 0 else x), state
+
+
+def dpm_solver(
+    x: np.ndarray,
+    clean: np.ndarray,
+    now: tuple[float, ...],
+    after: tuple[float, ...],
+    noise: Callable,
+    state: tuple | None,
+) -> tuple[np.ndarray, tuple]:
+    """Step with DPM-Solver++(2M): second order, one network call a step.
+
+    Parameters
+    ----------
+    x, clean : ndarray
+        Noisy latent and estimate of the clean one, ``(batch, *space, channels)``.
+    now, after : tuple of float
+        ``(alpha, sigma)`` of ``x`` and of the result.
+    noise : callable
+        Not used.
+    state : tuple or None
+        Estimate and lambda of the step before.
+
+    Returns
+    -------
+    x : ndarray
+        Latent at the level ``after``.
+    state : tuple
+        This step's estimate and lambda.
+    """
+    (_, sigma_t), (alpha_s, sigma_s) = now, after
+    here, width = half_log_snr(*now), half_log_snr(*after) - half_log_snr(*now)
+    slope = 0.0
+    # The last step goes to lambda = infinity: only the first order is defined there.
+    if state is not None and math.isfinite(width):
+        clean_before, there = state
+        slope = 0.5 * width / (here - there) * (clean - clean_before)
+    x = (sigma_s / sigma_t) * x - alpha_s * math.expm1(-width) * (clean + slope)
+    return x, (clean, here)
+
+
+class Sampler(NamedTuple):
+    """A step function and the time grid on which it is at its best.
+
+    ``grid(schedule, steps)`` gives times from 1 on; ``grid(schedule, steps, start)``,
+    which denoising needs, from another on. ``fine(schedule, steps)`` is the grid for
+    samples with details that little noise hides, if it is another one.
+    """
+
+    step: Callable
+    grid: Callable
+    fine: Callable | None = None
+
+
+# Noise rate at which samples with details end. Latents have one scale, and of those of
+# volumes the last channels a tenth of its deviation.
+_DETAILS = 0.02
+
+SAMPLERS = {
+    "ddpm": Sampler(partial(ddim, eta=1.0), uniform_time),
+    "ddim": Sampler(ddim, uniform_time),
+    "dpm++": Sampler(
+        dpm_solver, uniform_log_snr, partial(uniform_log_snr, end=_DETAILS)
+    ),
+}
+
+
+def make_sampler(name: str, eta: float = 0.0) -> Sampler:
+    """Look a sampler up by its name.
+
+    Parameters
+    ----------
+    name : str
+        A key of ``SAMPLERS``.
+    eta : float
+        Share of fresh noise in [0, 1], for ``ddim`` alone.
+
+    Returns
+    -------
+    Sampler
+        Its step function and its grids.
+
+    Raises
+    ------
+    InputError
+        If there is no such sampler, or ``eta`` is not for it.
+    """
+    sampler = choose("sampler", name, SAMPLERS)
+    check_shares(eta=eta)
+    if eta == 0:
+        return sampler
+    if name != "ddim":
+        raise InputError(f"eta is an option of ddim; leave it out for {name}.")
+    return sampler._replace(step=partial(ddim, eta=eta))
+
+
+def sample(
+    denoise: Callable,
+    x: np.ndarray,
+    path: list[tuple],
+    step: Callable,
+    noise: Callable | None = None,
+) -> np.ndarray:
+    """Walk from the first level of a path to its last.
+
+    Parameters
+    ----------
+    denoise : callable
+        ``denoise(x, t)`` estimates the clean latent behind ``x`` at time ``t``.
+    x : ndarray
+        Latents at the first level, ``(batch, *space, channels)``.
+    path : list of tuple
+        ``(t, (alpha, sigma))`` with falling noise, as of
+        :func:`dipy_ldm.diffusion.schedules.path`.
+    step : callable
+        The step function of a sampler.
+    noise : callable, optional
+        Draws standard normal numbers of the shape of ``x``; deterministic
+        samplers need none.
+
+    Returns
+    -------
+    ndarray
+        Latents at the last level.
+    """
+    x, state = ops.convert_to_tensor(x), None
+    fresh = noise and on_device(noise, x.dtype)
+    for (t, now), (_, after) in pairwise(path):
+        x, state = step(x, denoise(x, t), now, after, fresh, state)
+    return ops.convert_to_numpy(x)
+
+
+def on_device(noise: Callable, dtype: Any) -> Callable:
+    """Let a source of noise give tensors.
+
+    Parameters
+    ----------
+    noise : callable
+        As of :func:`noise_of`.
+    dtype : dtype
+        Their type.
+
+    Returns
+    -------
+    callable
+        Each call gives new numbers, where the back-end of Keras has its tensors.
+    """
+    return lambda: ops.cast(noise(), dtype)
+
+
+def noise_of(seed: int, numbers: Iterable[int], shape: tuple[int, ...]) -> Callable:
+    """Return a source of noise in which each sample has a stream of its own.
+
+    What sample ``i`` gets depends on ``(seed, i)`` and on how often it was drawn
+    before, and on nothing else: not on its batch, not on the other samples.
+
+    Parameters
+    ----------
+    seed : int
+        Seed, at least 0.
+    numbers : iterable of int
+        Numbers of the samples.
+    shape : tuple of int
+        Shape of one sample, ``(*space, channels)``.
+
+    Returns
+    -------
+    callable
+        Each call gives new numbers, float32 ``(len(numbers), *shape)``.
+    """
+    at_least("seed", seed, 0)
+    streams = [np.random.default_rng([seed, number]) for number in numbers]
+
+    def draw():
+        return np.stack([s.standard_normal(shape, "float32") for s in streams])
+
+    return draw

@@ -1,0 +1,383 @@
+r"""Schedules: how much signal and how much noise there is at a time.
+
+A schedule maps a time ``t`` in [0, 1] to a pair ``(alpha, sigma)`` with
+``alpha**2 + sigma**2 = 1``. A clean latent ``z`` and standard normal noise
+``eps`` are mixed to
+
+.. math:: x = \alpha(t)\, z + \sigma(t)\, \epsilon .
+
+``t = 0`` is (almost) clean and ``t = 1`` is (almost) pure noise: there the
+signal-to-noise ratio ``alpha**2 / sigma**2`` is so small that sampling may
+start from pure noise. ``lambda = log(alpha / sigma)`` is half the log-SNR.
+
+A network learns one of three *targets*: the ``noise`` eps, the ``clean``
+latent z, or the velocity ``v = alpha * eps - sigma * z``. Each can be turned
+into the clean latent, which is all that a sampler ever sees.
+
+A *grid* is a decreasing sequence of times, at which a sampler calls the network. It
+begins at 1, or where images are denoised at their strength, and is chosen apart from
+the schedule.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import ndtri
+
+from dipy_ldm._utils.checks import choose
+
+# At t = 0 a little noise remains (sigma of about 0.01), so that lambda is finite.
+_SIGMA_START = 0.01
+# At t = 1 a little signal remains (SNR of 4e-5), so that a noise prediction can be
+# divided by alpha; it is far below what a network or an eye can find.
+_ALPHA_END = 0.0065
+
+# Of the times of :func:`around`: where most are, by the logarithm of noise over signal,
+# how widely they are spread there, and the share of those that are drawn anywhere.
+_CENTRE, _WIDTH, _ANYWHERE = 0.6, 0.7, 0.2
+
+
+def cosine(t: Any, xp: Any = np) -> tuple[Any, Any]:
+    """Mix signal and noise along a quarter of a circle.
+
+    The schedule of :footcite:p:`Nichol2021` in continuous time, cut at both
+    ends so that the log-SNR is finite.
+
+    Parameters
+    ----------
+    t : array_like or tensor
+        Times in [0, 1].
+    xp : module
+        Where functions of arrays are: ``numpy``, or ``keras.ops`` for tensors.
+
+    Returns
+    -------
+    alpha, sigma : ndarray or tensor
+        Signal and noise rates, of the shape of ``t``.
+
+    References
+    ----------
+    .. footbibliography::
+    """
+    first, last = math.asin(_SIGMA_START), math.acos(_ALPHA_END)
+    angle = first + (last - first) * xp.array(t)
+    return xp.cos(angle), xp.sin(angle)
+
+
+def linear(t: Any, xp: Any = np) -> tuple[Any, Any]:
+    """Let the rate at which noise is added grow linearly.
+
+    The variance-preserving schedule of :footcite:p:`Ho2020` in the continuous
+    limit of :footcite:p:`Song2021`, with rates from 0.1 to 20: whatever the
+    number of steps, it ends at the noise level that 1,000 steps of the betas
+    1e-4 to 0.02 reach.
+
+    Parameters
+    ----------
+    t : array_like or tensor
+        Times in [0, 1].
+    xp : module
+        Where functions of arrays are: ``numpy``, or ``keras.ops`` for tensors.
+
+    Returns
+    -------
+    alpha, sigma : ndarray or tensor
+        Signal and noise rates, of the shape of ``t``.
+
+    References
+    ----------
+    .. footbibliography::
+    """
+    t = 1e-3 + (1 - 1e-3) * xp.array(t)
+    log_alpha = -0.25 * (20 - 0.1) * t**2 - 0.5 * 0.1 * t
+    return xp.exp(log_alpha), xp.sqrt(-xp.expm1(2 * log_alpha))
+
+
+SCHEDULES = {"cosine": cosine, "linear": linear}
+
+
+def rates(schedule: str, t: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Evaluate a schedule in double precision.
+
+    Parameters
+    ----------
+    schedule : str
+        Name of a schedule.
+    t : array_like
+        Times in [0, 1].
+
+    Returns
+    -------
+    alpha, sigma : ndarray
+        Signal and noise rates, float64, of the shape of ``t``.
+    """
+    return choose("schedule", schedule, SCHEDULES)(np.asarray(t, "float64"))
+
+
+def around(schedule: str, shares: npt.ArrayLike, deviation: float) -> np.ndarray:
+    """Turn even shares into times, most of which are where most is to be learnt.
+
+    At far less noise than what latents differ by, all is seen; at far more, nothing
+    is. Most times are about where noise is a little stronger, normally in its
+    logarithm as of :footcite:p:`Karras2022`; a fifth of them are anywhere.
+
+    Parameters
+    ----------
+    schedule : str
+        Name of a schedule.
+    shares : array_like
+        Numbers in [0, 1), spread evenly.
+    deviation : float
+        Standard deviation of what latents differ by.
+
+    Returns
+    -------
+    ndarray
+        Times, float64, of the shape of ``shares``.
+
+    References
+    ----------
+    .. footbibliography::
+    """
+    shares = np.asarray(shares, "float64")
+    others = (shares - _ANYWHERE) / (1 - _ANYWHERE)
+    # Those that are drawn anywhere are below 0 here.
+    normal = ndtri(np.clip(others, 1e-6, 1 - 1e-6))
+    wanted = math.log(deviation) + _CENTRE + _WIDTH * normal
+    fine, _, increasing = _table(schedule)
+    found = np.interp(wanted, increasing, fine)
+    return np.where(shares < _ANYWHERE, shares / _ANYWHERE, found)
+
+
+def loss_of_nothing(
+    schedule: str,
+    target: str,
+    spreads: npt.ArrayLike = (1.0,),
+    times: Callable | None = None,
+) -> float:
+    """Say what the loss is of the best network that knows nothing of the latents.
+
+    But for the mean and variance of each channel: it takes them for white noise.
+
+    Parameters
+    ----------
+    schedule : str
+        Name of a schedule.
+    target : {"v", "noise", "clean"}
+        What is predicted.
+    spreads : array_like
+        Standard deviation of each channel of the latents.
+    times : callable, optional
+        From numbers that are spread evenly over [0, 1) to times; the same if None.
+
+    Returns
+    -------
+    float
+        Mean squared error over all times and channels.
+    """
+    shares = np.linspace(0, 1, 1001)
+    alpha, sigma = rates(schedule, shares if times is None else times(shares))
+    power = np.square(np.asarray(spreads, "float64"))[:, None]
+    left = power / (alpha**2 * power + sigma**2)
+    errors = {"v": left, "noise": left * alpha**2, "clean": left * sigma**2}
+    return float(choose("target", target, errors).mean())
+
+
+def as_noisy(schedule: str, times: npt.ArrayLike) -> np.ndarray:
+    """Return the times at which a schedule has the noise of the cosine one.
+
+    What is to be done at some levels of noise is written as times of that one.
+
+    Parameters
+    ----------
+    schedule : str
+        Name of a schedule.
+    times : array_like
+        Times of the cosine schedule.
+
+    Returns
+    -------
+    ndarray
+        Times, float64, of the same shape; the same ones of the cosine schedule. At 1
+        any has as much noise as can be.
+    """
+    times = np.asarray(times, "float64")
+    if schedule == "cosine":
+        return times
+    fine, _, increasing = _table(schedule)
+    found = np.interp(-half_log_snr(*cosine(times)), increasing, fine)
+    return np.where(times < 1, found, 1.0)
+
+
+def half_log_snr(
+    alpha: float | np.ndarray, sigma: float | np.ndarray
+) -> float | np.ndarray:
+    """Return lambda = log(alpha / sigma), infinite where there is no noise.
+
+    Parameters
+    ----------
+    alpha, sigma : float or ndarray
+        Signal and noise rates.
+
+    Returns
+    -------
+    float or ndarray
+        Half the logarithm of the signal-to-noise ratio.
+    """
+    with np.errstate(divide="ignore"):
+        return np.log(alpha) - np.log(sigma)
+
+
+def _table(schedule):
+    """Tabulate times, noise rates, and logarithms of noise over signal."""
+    return _tabulated(choose("schedule", schedule, SCHEDULES))
+
+
+# By the function, since a name may be given to another one.
+@lru_cache(maxsize=8)
+def _tabulated(mix):
+    fine = np.linspace(0, 1, 10_001)
+    alpha, sigma = mix(fine)
+    return fine, sigma, -half_log_snr(alpha, sigma)
+
+
+def uniform_time(schedule: str, steps: int, start: float = 1.0) -> np.ndarray:
+    """Space times evenly.
+
+    Parameters
+    ----------
+    schedule : str
+        Name of a schedule; it makes no difference here.
+    steps : int
+        Number of times.
+    start : float
+        The first of them.
+
+    Returns
+    -------
+    ndarray
+        Decreasing times, shape ``(steps,)``.
+    """
+    return np.linspace(start, 0, steps, endpoint=False)
+
+
+def uniform_log_snr(
+    schedule: str, steps: int, start: float = 1.0, end: float = 0.2
+) -> np.ndarray:
+    """Space times so that the log-SNR grows evenly.
+
+    Parameters
+    ----------
+    schedule : str
+        Name of a schedule.
+    steps : int
+        Number of times.
+    start : float
+        The first time.
+    end : float
+        Noise rate of the last time; from there the sampler goes to the clean
+        latent at once. Where it begins with little more noise than that, or less, the
+        end is four fifths of what it begins with.
+
+    Returns
+    -------
+    ndarray
+        Decreasing times, shape ``(steps,)``.
+    """
+    fine, sigma, increasing = _table(schedule)
+    end = max(sigma[0], min(end, 0.8 * np.interp(start, fine, sigma)))
+    stop = -half_log_snr(math.sqrt(1 - end**2), end)
+    first = np.interp(start, fine, increasing)
+    return np.interp(np.linspace(first, stop, steps), increasing, fine)
+
+
+def path(schedule: str, times: np.ndarray) -> list[tuple]:
+    """Pair each time with its rates, and end where there is no noise.
+
+    Parameters
+    ----------
+    schedule : str
+        Name of a schedule.
+    times : ndarray
+        Decreasing times, shape ``(steps,)``.
+
+    Returns
+    -------
+    list of tuple
+        ``(t, (alpha, sigma))``, ``steps + 1`` of them, the last one clean.
+    """
+    levels = zip(*(rate.tolist() for rate in rates(schedule, times)))
+    return [*zip(np.asarray(times).tolist(), levels), (0.0, (1.0, 0.0))]
+
+
+def to_target(target: str, clean: Any, noise: Any, alpha: Any, sigma: Any) -> Any:
+    """Return what the network shall predict.
+
+    Parameters
+    ----------
+    target : {"v", "noise", "clean"}
+        Kind of prediction; ``v`` is due to :footcite:p:`Salimans2022`.
+    clean, noise : tensor
+        Clean latents and the noise mixed into them.
+    alpha, sigma : tensor
+        Rates, broadcast against ``clean``.
+
+    Returns
+    -------
+    tensor
+        The target, of the shape of ``clean``.
+
+    References
+    ----------
+    .. footbibliography::
+    """
+    return choose("target", target, TARGETS).make(clean, noise, alpha, sigma)
+
+
+def to_clean(target: str, prediction: Any, x: Any, alpha: Any, sigma: Any) -> Any:
+    """Turn what the network predicts into the clean latent.
+
+    Parameters
+    ----------
+    target : {"v", "noise", "clean"}
+        Kind of prediction.
+    prediction : tensor
+        Output of the network.
+    x : tensor
+        Noisy latent that the network saw.
+    alpha, sigma : tensor
+        Rates, broadcast against ``x``.
+
+    Returns
+    -------
+    tensor
+        The clean latent, of the shape of ``x``.
+    """
+    return choose("target", target, TARGETS).undo(prediction, x, alpha, sigma)
+
+
+class Target(NamedTuple):
+    """What a network predicts: how it is made, and how it is undone."""
+
+    make: Callable
+    undo: Callable
+
+
+TARGETS = {
+    "v": Target(
+        lambda clean, noise, alpha, sigma: alpha * noise - sigma * clean,
+        lambda v, x, alpha, sigma: alpha * x - sigma * v,
+    ),
+    "noise": Target(
+        lambda clean, noise, alpha, sigma: noise,
+        lambda eps, x, alpha, sigma: (x - sigma * eps) / alpha,
+    ),
+    "clean": Target(
+        lambda clean, noise, alpha, sigma: clean,
+        lambda clean, x, alpha, sigma: clean,
+    ),
+}

@@ -1,0 +1,263 @@
+"""What can be measured of volumes, as distributions beside those of real ones."""
+
+from collections.abc import Mapping, Sequence
+import logging
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from dipy_ldm._utils.checks import InputError, at_least
+from dipy_ldm._utils.subjects import number_subjects
+from dipy_ldm.evaluation.features import shrunk
+from dipy_ldm.metrics import Interval, binomial, bootstrap
+
+# Of the brightest, above which a voxel counts as foreground.
+_FOREGROUND = 0.1
+TISSUES = ("dark", "middle", "bright")
+# Tissues take seconds a volume: of so many, at so many voxels each.
+_VOLUMES, _VOXELS = 16, 64**3
+# Of the Markov random field, and its steps: the usual ones of DIPY's examples.
+_SMOOTHNESS, _STEPS = 0.1, 20
+
+
+def measure_anatomy(volumes: np.ndarray, affine: np.ndarray) -> dict[str, np.ndarray]:
+    """Measure each volume.
+
+    Parameters
+    ----------
+    volumes : ndarray
+        ``(n, x, y, z, channels)`` in [0, 1], with the first axis from left to right;
+        the first channel is measured.
+    affine : ndarray
+        From voxels to millimetres, ``(4, 4)``.
+
+    Returns
+    -------
+    dict of str to ndarray
+        A number of each volume, ``(n,)``: ``foreground`` (millilitres of voxels above a
+        tenth of the brightest), their mean ``intensity``, and ``symmetry`` (the
+        correlation with the mirror image).
+    """
+    inside = [foreground(volume) for volume in volumes]
+    size = abs(np.linalg.det(np.asarray(affine)[:3, :3])) / 1000
+    return {
+        "foreground": np.array([mask.sum() * size for mask in inside]),
+        "intensity": np.array(
+            [v[..., 0][m].mean() if m.any() else 0 for v, m in zip(volumes, inside)]
+        ),
+        "symmetry": np.array([symmetry(volume) for volume in volumes]),
+    }
+
+
+def foreground(volume: np.ndarray) -> np.ndarray:
+    """Find where a volume is not dark.
+
+    Parameters
+    ----------
+    volume : ndarray
+        ``(x, y, z, channels)``.
+
+    Returns
+    -------
+    ndarray of bool
+        Voxels above a tenth of the brightest but for 1 % of outliers, ``(x, y, z)``.
+    """
+    first = volume[..., 0]
+    return first > _FOREGROUND * max(np.quantile(first, 0.99), 1e-6)
+
+
+def symmetry(volume: np.ndarray) -> float:
+    """Correlate a volume with its mirror image.
+
+    About the plane in the middle of what is not dark: a head need not lie in the middle
+    of its grid.
+
+    Parameters
+    ----------
+    volume : ndarray
+        ``(x, y, z, channels)``, with x from left to right.
+
+    Returns
+    -------
+    float
+        1 for a volume that is its own mirror image; 0 if there is nothing.
+    """
+    inside = foreground(volume).any((1, 2))
+    if not inside.any():
+        return 0.0
+    first, last = np.flatnonzero(inside)[[0, -1]]
+    part = volume[first : last + 1, ..., 0]
+    if part.std() == 0:
+        return 0.0
+    return float(np.corrcoef(part.ravel(), part[::-1].ravel())[0, 1])
+
+
+def tissue_fractions(volumes: np.ndarray) -> np.ndarray:
+    """Divide the foreground of volumes into three tissues by their intensity.
+
+    By DIPY's ``TissueClassifierHMRF``, a hidden Markov random field
+    :footcite:p:`Zhang2001`, of at most 16 volumes and at most 64³ voxels each.
+
+    Parameters
+    ----------
+    volumes : ndarray
+        ``(n, x, y, z, channels)`` in [0, 1].
+
+    Returns
+    -------
+    ndarray
+        Shares of the foreground, ``(n, 3)``, from the darkest tissue. Volumes in which
+        they can't be told apart are left out.
+
+    References
+    ----------
+    .. footbibliography::
+    """
+    found = [_fractions(shrunk(v[None], _VOXELS)[0]) for v in volumes[:_VOLUMES]]
+    return np.array([some for some in found if some is not None]).reshape(-1, 3)
+
+
+def _fractions(volume):
+    from dipy.segment.tissue import TissueClassifierHMRF
+
+    inside = foreground(volume)
+    image = np.where(inside, volume[..., 0], 0).astype(float)
+    if np.unique(image[inside]).size < 10:
+        return None
+    classifier = TissueClassifierHMRF(verbose=False)
+    try:
+        with np.errstate(all="ignore"):
+            first, labels, _ = classifier.classify(
+                image, 3, _SMOOTHNESS, tolerance=1e-3, max_iter=_STEPS
+            )
+    except (ValueError, IndexError, np.linalg.LinAlgError) as error:
+        logging.getLogger(__name__).debug("no tissues: %s", error)
+        return None
+    # Tissues that are too far apart underflow, and then nothing is decided (-1).
+    labels = first if labels.max() < 0 else labels
+    # 0 is the background.
+    counts = np.array([np.sum(labels[inside] == i) for i in (1, 2, 3)])
+    return counts / counts.sum() if counts.sum() else None
+
+
+def compare(
+    found: Mapping[str, npt.ArrayLike],
+    real: Mapping[str, npt.ArrayLike],
+    seed: int = 0,
+    subjects: Sequence[np.ndarray | None] = (None, None),
+) -> dict[str, Interval]:
+    """Say how far measurements are from those of real volumes.
+
+    Parameters
+    ----------
+    found, real : dict of str to array_like
+        Measurements by their names, ``(n,)``.
+    seed : int
+        Of the bootstrap.
+    subjects : sequence of ndarray or None
+        Whose each volume is, ``(n,)`` of both; None for others all.
+
+    Returns
+    -------
+    dict of str to Interval
+        Difference of the means, in standard deviations of the real ones.
+    """
+
+    def difference(x, y):
+        return (x.mean() - y.mean()) / max(y.std(), 1e-12)
+
+    intervals = {}
+    for name, values in found.items():
+        pair = np.asarray(values), np.asarray(real[name])
+        # Of tissues the first volumes are measured.
+        whose = [s if s is None else s[: len(x)] for s, x in zip(subjects, pair)]
+        if min(map(_count, pair, whose)) > 1:
+            intervals[name] = bootstrap(difference, *pair, seed=seed, subjects=whose)
+    return intervals
+
+
+def _count(samples, subjects):
+    return len(samples if subjects is None else np.unique(subjects))
+
+
+def follow(
+    asked: Sequence[float],
+    measured: Sequence[float],
+    seed: int = 0,
+    subjects: np.ndarray | None = None,
+) -> dict[str, Interval]:
+    """Say whether what was measured is what was asked for.
+
+    Parameters
+    ----------
+    asked, measured : sequence of float
+        Of each sample, in one unit; NaN where it is not known.
+    seed : int
+        Of the bootstrap.
+    subjects : ndarray, optional
+        Whose each sample is, ``(n,)``. None is for others all.
+
+    Returns
+    -------
+    dict of str to Interval
+        Pearson's ``r``, the ``slope`` of the measured on the asked (1 is ideal: below,
+        extremes are pulled to the middle), and the mean absolute ``error``.
+
+    Raises
+    ------
+    InputError
+        If fewer than four are known, or all were asked or measured to be the same.
+    """
+    a, b = np.asarray(asked, float), np.asarray(measured, float)
+    known = np.isfinite(a) & np.isfinite(b)
+    whose = number_subjects(subjects, len(a))[known]
+    at_least("the number of samples with both numbers", len(np.unique(whose)), 4)
+    a, b = a[known], b[known]
+    if np.ptp(a) == 0:
+        raise InputError("all numbers are the same; ask for different ones.")
+    if np.ptp(b) == 0:
+        raise InputError(
+            "all samples have the same measure, whatever was asked for; look at them."
+        )
+
+    def pairs(statistic):
+        both = np.stack([a, b], 1)
+        return bootstrap(lambda p: statistic(*p.T), both, seed=seed, subjects=[whose])
+
+    return {
+        "r": pairs(_correlation).within(-1, 1),
+        "slope": pairs(_slope),
+        "error": pairs(lambda x, y: np.mean(np.abs(y - x))).within(0, np.inf),
+    }
+
+
+def _correlation(x, y):
+    return 0.0 if np.ptp(x) == 0 or np.ptp(y) == 0 else np.corrcoef(x, y)[0, 1]
+
+
+def _slope(x, y):
+    return 0.0 if np.ptp(x) == 0 else stats.linregress(x, y).slope
+
+
+def as_asked(
+    asked: Sequence[Any], found: Sequence[Any], subjects: np.ndarray | None = None
+) -> Interval:
+    """Count how often a class is the one that was asked for.
+
+    Parameters
+    ----------
+    asked, found : sequence
+        Classes, of each sample.
+    subjects : ndarray, optional
+        Whose each sample is, ``(n,)``. None is for others all.
+
+    Returns
+    -------
+    Interval
+        Share. Its bounds are those of as many samples as there are subjects.
+    """
+    right = [str(a) == str(b) for a, b in zip(asked, found, strict=True)]
+    share, n = np.mean(right), _count(right, subjects)
+    return binomial(round(share * n), n)._replace(value=float(share))

@@ -1,0 +1,330 @@
+"""The page of an audit."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from dipy_ldm.evaluation import _charts as charts, _html as page
+from dipy_ldm.evaluation._html import number
+from dipy_ldm.evaluation.audit import Audit
+
+_HELP = """
+Nearness is the distance of an image to the nearest training image over that to the
+tenth nearest among distinct ones: a copy has one training image, or the scans of one
+subject, by itself near to it, and a typical image has many. Training images count as
+one that are nearer to each other than 1 % of held-out images are to any. Held-out
+images tell what is usual. They were reconstructed by the autoencoder, as samples come
+from its decoder, too, and search the same training images.
+
+“Copies” are the generated images with less than half of the least nearness, or of the
+least distance, of the held-out ones. “Nearer” is the share below the 1 % quantile of
+the held-out ones, which is their least with fewer than 200 of them, and “nearer by
+distance” the same by the distance itself, which finds typical samples as well; beside
+it is the share that is expected by chance. Below each share is its exact 95 % interval.
+“p” is the probability of as many copies by nearness, by distance, or of as many that
+are nearer, if generated images were further held-out ones, times three for the three
+tests. Copies are reported where it is below 1 % for the whole audit: below 0.33 % for
+one of three kinds of features.
+
+A pass proves nothing. It says that this search did not find copies among these samples.
+Copies that were changed in other ways, parts of a patient, and rare patients among many
+samples are not found; and what was learnt of a patient may be told from the model in
+other ways. If you need a guarantee, you need training with differential privacy.
+""".strip().split("\n\n")
+
+# Pixels of a pair on the page, at least.
+_WIDTH = 320
+_LOSSES = {
+    "denoiser": "loss of the denoiser",
+    "reference": "the same of the reference",
+    "autoencoder": "error of the autoencoder",
+}
+_BESIDE = {
+    "alone": (
+        "Held-out images that are harder for other reasons, such as another scanner, "
+        "are told by these. No model that never saw the training images stands beside "
+        "this one (--reference), which would say how much that is."
+    ),
+    "reference": (
+        "Held-out images that are harder for other reasons, such as another scanner, "
+        "are told by these. The reference, which is said to have never seen these "
+        "images, tells as much as that: only what the model tells beyond it is a leak."
+    ),
+}
+
+
+def write_page(found: Audit, about: Mapping[str, Any]) -> str:
+    """Write the page of an audit, which neither shows nor names a training image.
+
+    Parameters
+    ----------
+    found : Audit
+        What was found.
+    about : dict
+        What was audited, and how, under the names that the page shall give.
+
+    Returns
+    -------
+    str
+        HTML.
+    """
+    return page.page(
+        "Audit of a latent diffusion model",
+        *(page.note(sentence, kind) for sentence, kind in conclude(found)),
+        page.note("A pass proves nothing: see below what is not found."),
+        page.facts(about),
+        page.text(*found.notes),
+        page.section(
+            "Copies", _findings(found), _histograms(found), _classes(found.classes)
+        ),
+        page.section("The threshold of Dar", _dar(found)),
+        page.section("The most suspicious samples", _suspects(found)),
+        page.section("Membership", _members(found)),
+        page.section("How to read this", page.text(*_HELP)),
+    )
+
+
+def write_pairs(
+    found: Audit,
+    train: Callable[[int], np.ndarray],
+    names: Mapping[int, str],
+    affine: np.ndarray | None,
+    about: Mapping[str, Any],
+) -> str:
+    """Write a page of the most suspicious pairs, which is not to be published.
+
+    Parameters
+    ----------
+    found : Audit
+        What was found.
+    train : callable
+        From the number of a training image to the image in [0, 1].
+    names : dict of int to str
+        From where these are.
+    affine : ndarray or None
+        Where the voxels of volumes are.
+    about : dict
+        What was audited, and how, under the names that the page shall give.
+
+    Returns
+    -------
+    str
+        HTML.
+    """
+    return page.page(
+        "Private: the most suspicious pairs of an audit",
+        page.note(
+            "This page shows training images and names them. Keep it as you keep the "
+            "data; what may be published is the other page.",
+            "bad",
+        ),
+        page.facts(about),
+        page.text(
+            "First a generated image, then its nearest training image. Look at them: "
+            "where they are the same patient, it is a copy, whatever the figures say."
+        ),
+        # Three planes are wider than what stands side by side.
+        (page.row if affine is None else "".join)(
+            _pair(found, p, train, names, affine) for p in found.pairs
+        ),
+    )
+
+
+def conclude(found: Audit) -> list[tuple[str, str]]:
+    """Say in sentences what was found.
+
+    Parameters
+    ----------
+    found : Audit
+        What was found.
+
+    Returns
+    -------
+    list of tuple of str
+        Sentences, each with how to take it: good, bad or plain.
+    """
+    said = [_said(found, name, finding) for name, finding in found.findings.items()]
+    return said + _leak(found.members)
+
+
+def _leak(members):
+    """Say whether training images can be told from others, and why."""
+    auc = members["denoiser"].auc
+    if auc.low <= 0.5:
+        return []
+    start = (
+        "Training images can be told from others by the loss of the denoiser "
+        f"(AUC {number(auc.value)})"
+    )
+    if "reference" not in members:
+        return [(f"{start}: that is no copy, but it is a leak.", "bad")]
+    other = members["reference"].auc
+    value = number(other.value)
+    if other.high >= auc.low:
+        end = (
+            f"so they can by that of a model that never saw them ({value}): the images "
+            "differ by themselves, and no leak is shown."
+        )
+        return [(f"{start}, and {end}", "plain")]
+    end = f"a model that never saw them tells less ({value})"
+    return [(f"{start}, and {end}: that is no copy, but it is a leak.", "bad")]
+
+
+def _said(found, name, finding):
+    """Say in a sentence what was found in some features."""
+    # Of few held-out images, the 1 % quantile is the least.
+    least = finding.expected * (found.n_held_out + 1) < 1.5
+    nearer = (
+        f"{_percent(finding.share)} of {found.n} samples are nearer to a training "
+        f"image than {'any held-out image is' if least else '99 % of held-out images'} "
+        f"({100 * finding.expected:.1f} % expected"
+    )
+    p = "p < 0.001" if finding.chance < 1e-3 else f"p = {number(finding.chance)}"
+    start = f"{name.capitalize()}:"
+    if name not in found.found_copies:
+        return f"{start} {nearer}; {p}: not significant).", "good"
+    copied = f"{_percent(finding.copies)} are far nearer than any held-out image"
+    return f"{start} there are copies beyond chance. {copied}, {nearer}; {p}).", "bad"
+
+
+def _percent(share):
+    value, low, high = (f"{100 * x:.1f}" for x in share)
+    return f"{value} % ({low} to {high})"
+
+
+def _findings(found):
+    rows = [
+        [
+            name,
+            finding.copies,
+            finding.share,
+            finding.by_distance,
+            finding.expected,
+            "<\N{NO-BREAK SPACE}0.001" if finding.chance < 1e-3 else finding.chance,
+            float(np.median(found.searches[name].generated.distance)),
+            float(np.median(found.searches[name].held_out.distance)),
+        ]
+        for name, finding in found.findings.items()
+    ]
+    head = [
+        "features",
+        "copies",
+        "nearer",
+        "nearer by distance",
+        "nearer, expected",
+        "p",
+        "median distance",
+        "of held-out",
+    ]
+    says = (f"{n}: {s.features.says}" for n, s in found.searches.items())
+    return page.table(head, rows) + page.folded("The features", page.text(*says))
+
+
+def _histograms(found):
+    return page.row(
+        page.part(
+            f"Nearness in {name}",
+            charts.histograms(
+                {
+                    "generated": search.generated.nearness,
+                    "held-out": search.held_out.nearness,
+                },
+                "nearness",
+            ),
+        )
+        for name, search in found.searches.items()
+    )
+
+
+def _classes(classes):
+    """Tabulate what was found of each level of each class."""
+    return "".join(
+        page.part(f"Copies by {name}", _levels(name, levels))
+        for name, levels in classes.items()
+    )
+
+
+def _levels(name, levels):
+    spaces = list(next(iter(levels.values())).copies)
+    head = [name, "samples", *(f"copies, {space}" for space in spaces)]
+    head += [f"nearer, {space}" for space in spaces]
+    rows = [
+        [title, level.n, *level.copies.values(), *level.nearer.values()]
+        for title, level in levels.items()
+    ]
+    return page.table(
+        head,
+        rows,
+        "Shares of the samples that were asked for with each. Of few samples they are "
+        "uncertain, and of many classes one is high by chance.",
+    )
+
+
+def _dar(found):
+    threshold, generated, held_out = found.dar
+    return page.text(
+        "The published test calls an image a copy that correlates with a training "
+        "image more than 95 % of the training images do with a held-out one. It finds "
+        "copies among held-out images as well, of which there are none: what matters "
+        "is whether it finds more among generated ones."
+    ) + page.table(
+        ["threshold (correlation)", "generated", "held-out"],
+        [[number(threshold), generated, held_out]],
+        "In the invariant features, with equally large sets for the threshold.",
+    )
+
+
+def _members(found):
+    losses = found.members["denoiser"]
+    rate = f"{100 * losses.false_rate:.2g} %"
+    counted = all(m.found for m in found.members.values())
+    rows = [
+        [_LOSSES[name], m.auc, *([m.found] if counted else [])]
+        for name, m in found.members.items()
+    ]
+    head = ["by the", "AUC", *([f"found at {rate} false"] if counted else [])]
+    guessed = (
+        f"and {rate} of the training images are found where {rate} of the others are "
+        "taken for such."
+        if counted
+        else "and of fewer than 100 held-out images no share that is found can be told."
+    )
+    drawn = {"training": losses.train, "held-out": losses.held_out}
+    why = "reference" if "reference" in found.members else "alone"
+    return (
+        page.text(
+            "How well training images are told from held-out ones by how well the "
+            "model denoises them at middle times. By guessing, the AUC is 0.5, "
+            f"{guessed}"
+        )
+        + page.table(head, rows)
+        + charts.histograms(drawn, "loss of the denoiser")
+        + page.text(_BESIDE[why])
+    )
+
+
+def _suspects(found):
+    """Tabulate the most suspicious samples, without what they are near to."""
+    rows = [[f"{p.generated}", p.nearness, p.features] for p in found.pairs]
+    caption = (
+        "By their number, in the order in which they were compared. Their nearest "
+        "training images are on a second page, if it was asked for (--pictures): look "
+        "at them."
+    )
+    return page.table(["sample", "nearness", "features"], rows, caption)
+
+
+def _pair(found, pair, train, names, affine):
+    """Show a generated image beside its nearest training image."""
+    from dipy_ldm.plots import montage, planes
+
+    images = np.stack([found.generated[pair.generated], train(pair.train)])
+    shown = images if affine is None else planes(images, affine)
+    both = montage(shown, columns=2 if affine is None else 1)
+    scale = -(-_WIDTH // both.shape[1])
+    caption = (
+        f"Sample {pair.generated} and {names[pair.train]}: nearness "
+        f"{number(pair.nearness)} in {pair.features}."
+    )
+    return page.picture(both, caption, scale)

@@ -1,0 +1,261 @@
+"""How like real images samples are, and how varied, beside what they could be.
+
+Every figure is measured three times, each time against the same real images and with
+the same number: of generated images, of further real ones (the *floor*: nothing can be
+nearer than real to real) and of reconstructions of these (the *ceiling*: samples are
+decoded, and can't be sharper than what is decoded).
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import norm
+
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.subjects import number_subjects
+from dipy_ldm.evaluation.features import Features
+from dipy_ldm.metrics import (
+    Interval,
+    bootstrap,
+    frechet_distance,
+    kernel_distance,
+    multiscale_ssim,
+    neighbourhoods,
+    subsample,
+)
+
+# Which neighbour balls reach to, as in the paper on density and coverage.
+K = 5
+# With fewer, a ball of five neighbours is most of the set.
+LEAST = 4 * K
+# Features up to which a covariance, and intervals of it, take seconds.
+_MOST_COVARIANCE = 256
+_FRECHET_RESAMPLES = 40
+# Pairs of images that are compared for their variety.
+_PAIRS = 400
+
+
+class Sets(NamedTuple):
+    """Images to be compared, as many of each kind, ``(n, *space, channels)`` in [0, 1].
+
+    ``reference`` and ``real`` are different real ones, ``reconstructed`` is made of
+    ``real``, and ``generated`` of noise. ``subjects`` says of sets whose each image is,
+    ``(n,)``, if some are of one subject.
+    """
+
+    reference: np.ndarray
+    real: np.ndarray
+    generated: np.ndarray
+    reconstructed: np.ndarray
+    subjects: Mapping[str, np.ndarray] = MappingProxyType({})
+
+    def whose(self, *names, first=None):
+        """Say whose the first images of some sets are; None for others all."""
+        found = map(self.subjects.get, names)
+        return [None if some is None else some[:first] for some in found]
+
+    @property
+    def compared(self):
+        """What is measured against the reference, by what it is."""
+        return {
+            "generated": self.generated,
+            "real": self.real,
+            "reconstructed": self.reconstructed,
+        }
+
+
+def rows_of(sets: Sets, features: Features) -> dict[str, np.ndarray]:
+    """Compute the features of all sets.
+
+    Parameters
+    ----------
+    sets : Sets
+        The images.
+    features : Features
+        What to compute.
+
+    Returns
+    -------
+    dict of str to ndarray
+        ``(n, features)`` of each set, the ``reference`` among them; in units of the
+        spread among this, if they have none of their own.
+    """
+    reference = features.compute(sets.reference)
+    found = {"reference": reference}
+    found |= {name: features.compute(x) for name, x in sets.compared.items()}
+    if not features.standardised:
+        return found
+    middle, spread = reference.mean(0), np.maximum(reference.std(0), 1e-6)
+    return {name: (rows - middle) / spread for name, rows in found.items()}
+
+
+def measure_fidelity(
+    rows: Mapping[str, np.ndarray],
+    seed: int = 0,
+    subjects: Mapping[str, np.ndarray] = MappingProxyType({}),
+) -> dict[str, dict[str, Interval | None]]:
+    """Compare all sets with the reference in some features.
+
+    Parameters
+    ----------
+    rows : dict of str to ndarray
+        As of :func:`rows_of`.
+    seed : int
+        Of the bootstrap.
+    subjects : dict of str to ndarray, optional
+        As of :class:`Sets`.
+
+    Returns
+    -------
+    dict of str to dict
+        Figures of each set, as of :func:`distances`.
+
+    Raises
+    ------
+    InputError
+        If there are too few images.
+    """
+    real, of_real = rows["reference"].astype(float), subjects.get("reference")
+    return {
+        name: distances(real, some.astype(float), seed, (of_real, subjects.get(name)))
+        for name, some in rows.items()
+        if name != "reference"
+    }
+
+
+def distances(
+    real: np.ndarray,
+    fake: np.ndarray,
+    seed: int = 0,
+    subjects: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
+) -> dict[str, Interval | None]:
+    """Measure how far samples are from real images, and how varied they are.
+
+    Parameters
+    ----------
+    real, fake : ndarray
+        Features, ``(n, features)``, as many of both.
+    seed : int
+        Of the bootstrap.
+    subjects : tuple of ndarray or None
+        Whose each sample is, ``(n,)`` of both; None for others all.
+
+    Returns
+    -------
+    dict of str to Interval or None
+        ``kernel``, ``frechet`` (None with fewer samples than features, or more than 256
+        features), ``precision``, ``recall``, ``density`` and ``coverage``.
+
+    Raises
+    ------
+    InputError
+        If there are too few images.
+    """
+    if min(len(real), len(fake)) < LEAST:
+        raise InputError(
+            f"figures of {min(len(real), len(fake))} images would be chance alone; "
+            f"give at least {LEAST} of each kind."
+        )
+    far: dict[str, Interval | None] = {
+        "kernel": kernel_distance(real, fake, seed=seed, subjects=subjects),
+        "frechet": _frechet(real, fake, seed, subjects),
+    }
+    n = min(len(real), len(fake))
+    whose = [None if some is None else some[:n] for some in subjects]
+    near = subsample(_shares, real[:n], fake[:n], seed=seed, subjects=whose)
+    names = ("precision", "recall", "density", "coverage")
+    # Only density may be above 1.
+    highest = (1, 1, np.inf, 1)
+    near = [some.within(0, high) for some, high in zip(near, highest, strict=True)]
+    return far | dict(zip(names, near, strict=True))
+
+
+def _shares(real, fake):
+    """Return precision, recall, density and coverage."""
+    of_fake, of_real, covered = neighbourhoods(real, fake, K)
+    counted = of_fake > 0, covered > 0, of_fake / K, of_real > 0
+    return [float(np.mean(some)) for some in counted]
+
+
+def _frechet(real, fake, seed, subjects):
+    size = real.shape[1]
+    if size > _MOST_COVARIANCE or size >= min(len(real), len(fake)):
+        return None
+    options = {"resamples": _FRECHET_RESAMPLES, "seed": seed, "subjects": subjects}
+    return bootstrap(frechet_distance, real, fake, **options).within(0, np.inf)
+
+
+def measure_variety(sets: Sets, seed: int = 0) -> dict[str, Interval]:
+    """Say how alike the images of each set are among themselves.
+
+    Parameters
+    ----------
+    sets : Sets
+        The images.
+    seed : int
+        Of the pairs.
+
+    Returns
+    -------
+    dict of str to Interval
+        Mean multi-scale similarity of pairs. Samples that are more alike than real
+        images vary too little.
+    """
+    found = {}
+    for name, images in sets.compared.items():
+        whose = number_subjects(sets.subjects.get(name), len(images))
+        # Scans of one subject are alike, whatever others are.
+        _, each = np.unique(whose, return_index=True)
+        found[name] = pair_similarity(images[np.sort(each)], seed)
+    return found
+
+
+def pair_similarity(images: np.ndarray, seed: int = 0) -> Interval:
+    """Measure the mean multi-scale similarity of random pairs of a set.
+
+    Parameters
+    ----------
+    images : ndarray
+        ``(n, *space, channels)`` in [0, 1].
+    seed : int
+        Of the pairs.
+
+    Returns
+    -------
+    Interval
+        Of at most 400 pairs, in which all images are equally often.
+    """
+    order = np.random.default_rng(seed).permutation(len(images))
+    # Round in a circle: nothing meets itself.
+    pairs = list(zip(order, np.roll(order, 1), strict=True))[:_PAIRS]
+    similarity = [multiscale_ssim(images[[i]], images[[j]])[0] for i, j in pairs]
+    value, off = np.mean(similarity), similarity - np.mean(similarity)
+    # Neighbours in the circle share an image, and others nothing.
+    variance = np.mean(off**2) + max(0, 2 * np.mean(off * np.roll(off, 1)))
+    margin = norm.ppf(0.975) * np.sqrt(variance / len(off))
+    return Interval(float(value), value - margin, value + margin).within(0, 1)
+
+
+def outside(figures: Mapping[str, Mapping[str, Interval | None]], name: str) -> bool:
+    """Say whether a figure of generated images is worse than of real ones.
+
+    Parameters
+    ----------
+    figures : dict of str to dict
+        As of :func:`measure_fidelity`.
+    name : str
+        Of the figure.
+
+    Returns
+    -------
+    bool
+        True if the intervals do not overlap, on the wrong side.
+    """
+    generated, real = figures["generated"][name], figures["real"][name]
+    if generated is None or real is None:
+        return False
+    if name in ("kernel", "frechet"):
+        return generated.low > real.high
+    return generated.high < real.low

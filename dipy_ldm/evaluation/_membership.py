@@ -1,0 +1,178 @@
+"""Whether a model tells who was in its training set: membership inference."""
+
+from typing import Any, NamedTuple
+
+from keras import ops
+import numpy as np
+
+from dipy_ldm._utils.checks import at_least
+from dipy_ldm.diffusion import samplers, schedules
+from dipy_ldm.metrics import Interval, bootstrap
+
+# Times in the middle, where models give most away, by the noise that the cosine
+# schedule has then; and draws of noise at each.
+_TIMES = (0.3, 0.4, 0.5, 0.6)
+_DRAWS = 2
+# Numbers of a batch of latents, about.
+_AT_ONCE = 2**18
+# Rate of false positives at which members are counted, and held-out images without
+# which it can't be that small. The limit is the second least of their losses, or a
+# higher one: of the least, which is chance, the bootstrap gives no honest interval.
+_FALSE_RATE, _FEWEST, _LEAST_RANK = 0.01, 100, 2
+
+
+class Membership(NamedTuple):
+    """How well members are told from others.
+
+    Parameters
+    ----------
+    auc : Interval
+        Probability that a training image has the lower loss of two, one of them
+        held-out: 0.5 by guessing.
+    found : Interval or None
+        Share of the training images that are told from others where ``false_rate`` of
+        these are taken for training images: as many by guessing. None of fewer than 100
+        held-out images.
+    false_rate : float
+        At most 2 %, and 1 % of 199 held-out images or more.
+    train, held_out : ndarray
+        Losses.
+    """
+
+    auc: Interval
+    found: Interval | None
+    false_rate: float
+    train: np.ndarray
+    held_out: np.ndarray
+
+
+def denoising_losses(
+    model: Any, images: np.ndarray, seed: int = 0, source: np.ndarray | None = None
+) -> np.ndarray:
+    """Measure how well a model denoises each image at middle times.
+
+    The attack of :footcite:p:`Carlini2023` and :footcite:p:`Matsumoto2023`: what was
+    learnt by heart is denoised better.
+
+    Parameters
+    ----------
+    model : LatentDiffusion
+        Fitted model.
+    images : ndarray
+        ``(n, *space, channels)``, in the range of the training images.
+    seed : int
+        Of the noise, which is the same for each image of a number.
+    source : ndarray, optional
+        What each image is made of, where the model makes images of others.
+
+    Returns
+    -------
+    ndarray
+        Mean squared error of the clean latents, in units of their variance, ``(n,)``.
+
+    References
+    ----------
+    .. footbibliography::
+    """
+    latents = model._scaled(model.vqvae_.encode(images))
+    size = max(1, _AT_ONCE // latents[0].size)
+    schedule = model._described()["schedule"]
+    losses = np.zeros(len(latents))
+    for start in range(0, len(latents), size):
+        clean = latents[start : start + size]
+        numbers = range(start, start + len(clean))
+        some = None if source is None else source[start : start + size]
+        denoise = model.denoiser(source=some)
+        draw = samplers.noise_of(seed, numbers, clean.shape[1:])
+        for time in np.repeat(schedules.as_noisy(schedule, _TIMES), _DRAWS):
+            alpha, sigma = (float(x) for x in schedules.rates(schedule, time))
+            noisy = np.float32(alpha) * clean + np.float32(sigma) * draw()
+            found = denoise(noisy, np.float32(time))
+            error = ops.convert_to_numpy(found) - clean
+            losses[start : start + len(clean)] += _means(error**2)
+    return losses / (len(_TIMES) * _DRAWS)
+
+
+def reconstruction_losses(model: Any, images: np.ndarray) -> np.ndarray:
+    """Measure how well the autoencoder reconstructs each image.
+
+    Parameters
+    ----------
+    model : LatentDiffusion
+        Fitted model.
+    images : ndarray
+        ``(n, *space, channels)``, in the range of the training images.
+
+    Returns
+    -------
+    ndarray
+        Mean squared error, ``(n,)``.
+    """
+    return _means((model.vqvae_.predict(images) - images) ** 2)
+
+
+def _means(values):
+    return values.reshape(len(values), -1).mean(1, dtype=float)
+
+
+def infer_membership(
+    train: np.ndarray, held_out: np.ndarray, seed: int = 0
+) -> Membership:
+    """Say how well losses tell training images from others.
+
+    Parameters
+    ----------
+    train, held_out : ndarray
+        Losses, ``(n,)``.
+    seed : int
+        Of the bootstrap.
+
+    Returns
+    -------
+    Membership
+        What is told. Held-out images that are harder for other reasons, such as being
+        of another scanner, are told by these.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than two of a kind.
+    """
+    at_least("the number of images of each kind", min(len(train), len(held_out)), 2)
+    others = len(held_out)
+    rank = max(_LEAST_RANK, int(_FALSE_RATE * (others + 1)))
+    enough = others >= _FEWEST
+
+    def share_found(members, held_out):
+        return np.mean(members < np.partition(held_out, rank - 1)[rank - 1])
+
+    def interval(statistic):
+        return bootstrap(statistic, train, held_out, seed=seed).within(0, 1)
+
+    return Membership(
+        interval(area),
+        interval(share_found) if enough else None,
+        # Of another loss it is as likely to have each of the ranks among these.
+        rank / (others + 1),
+        train,
+        held_out,
+    )
+
+
+def area(train: np.ndarray, held_out: np.ndarray) -> float:
+    """Return the area under the curve of true by false positives.
+
+    Parameters
+    ----------
+    train, held_out : ndarray
+        Losses, ``(n,)``.
+
+    Returns
+    -------
+    float
+        Probability that one of the first is the lower; equals count as half.
+    """
+    ordered = np.sort(held_out)
+    above = len(held_out) - np.searchsorted(ordered, train, "right")
+    equal = len(held_out) - above - np.searchsorted(ordered, train, "left")
+    return float(np.mean(above + equal / 2) / len(held_out))

@@ -1,0 +1,430 @@
+"""Whether samples are copies of training images, beyond what chance makes near.
+
+The measure is the *nearness* of a sample: the distance to the nearest training image
+over that to the tenth nearest among distinct images. It is small where one image, or
+several scans of one subject, stand out, and not where a sample is just typical: such
+samples are near to all images. The distance itself is tested, too. Held-out real
+images, as the autoencoder reconstructs them, tell what chance makes of both. They and
+the samples search the same training images: the more there are to search, the nearer
+the nearest is.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.values import in_order, level_of
+from dipy_ldm.evaluation.features import Features, shrunk
+from dipy_ldm.metrics import Interval, binomial, nearest_distance, nearest_neighbours
+
+# The neighbour whose distance tells how dense training images are around a sample.
+FAR = 10
+# Held-out images without which nothing can be said.
+LEAST = 20
+# The quantile of held-out images, below which a sample is suspicious.
+_QUANTILE = 0.01
+# A sample below so much of the least of the held-out ones is a copy, and so many such
+# are there by chance at most: distances of n dimensions fall with the power of n, and
+# images have more than five.
+CLOSE, _CHANCE = 0.5, 0.5**5
+# Chance of a false alarm of one audit, over all that is tested.
+ALARM = 0.01
+# Of each kind of features: how many are nearer, and how many are copies by nearness
+# and by distance.
+_TESTS = 3
+_DAR_QUANTILE = 0.95
+# Of fingerprints: blocks at most, and how far those of one image are apart.
+_BLOCKS, _SAME = 1024, 1e-3
+
+
+class Neighbours(NamedTuple):
+    """Of each of some images: distances, nearness, and row of the nearest."""
+
+    distance: np.ndarray
+    nearness: np.ndarray
+    nearest: np.ndarray
+
+
+class Search(NamedTuple):
+    """Neighbours of generated and of held-out images among the training images.
+
+    ``rows`` are the features of the training, held-out and generated images.
+    """
+
+    features: Features
+    generated: Neighbours
+    held_out: Neighbours
+    rows: tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def search(
+    features: Features, train: np.ndarray, held_out: np.ndarray, generated: np.ndarray
+) -> Search:
+    """Find the nearest training image of each generated and each held-out one.
+
+    Parameters
+    ----------
+    features : Features
+        What images are compared in.
+    train : ndarray
+        Features of the training images, ``(n, features)``.
+    held_out, generated : ndarray
+        Those of the others.
+
+    Returns
+    -------
+    Search
+        Neighbours.
+
+    Raises
+    ------
+    InputError
+        If there are too few.
+    """
+    check_counts(len(train), len(held_out), len(generated))
+    apart = separation(train, held_out)
+    return Search(
+        features,
+        neighbours(generated, train, apart),
+        neighbours(held_out, train, apart),
+        (train, held_out, generated),
+    )
+
+
+def check_counts(train: int, held_out: int, generated: int) -> None:
+    """Refuse sets of which nothing could be said.
+
+    Parameters
+    ----------
+    train, held_out, generated : int
+        Numbers of images.
+
+    Raises
+    ------
+    InputError
+        If they are too few.
+    """
+    for kind, count in {"held-out": held_out, "generated": generated}.items():
+        if count < LEAST:
+            raise InputError(
+                f"there are {count} {kind} images, and an audit needs {LEAST}; give "
+                "more."
+            )
+    if train <= FAR:
+        raise InputError(
+            f"there are {train} training images, and an audit needs {FAR + 1}; give "
+            "all that the model was trained on."
+        )
+
+
+def separation(train: np.ndarray, held_out: np.ndarray) -> float:
+    """Return the distance below which training images count as one.
+
+    Nearer to each other than 1 % of held-out images are to any training image are
+    scans of one subject, or one file twice. Otherwise an image that is there ten times
+    would be near to its tenth neighbour, too, and copies of it would look typical.
+
+    Parameters
+    ----------
+    train, held_out : ndarray
+        Features, ``(n, features)``.
+
+    Returns
+    -------
+    float
+        Distance.
+    """
+    return _quantile(nearest_distance(held_out, train))[0]
+
+
+def neighbours(
+    queries: np.ndarray, train: np.ndarray, apart: float, k: int = FAR
+) -> Neighbours:
+    """Find nearest training images by their features.
+
+    Parameters
+    ----------
+    queries, train : ndarray
+        Features, ``(n, features)``.
+    apart : float
+        As of :func:`separation`: training images nearer than this to the nearest one
+        are no further neighbours.
+    k : int
+        Neighbours among which distinct ones are looked for at first.
+
+    Returns
+    -------
+    Neighbours
+        Of each query.
+    """
+    k = min(k, len(train))
+    distances, rows = nearest_neighbours(queries, train, k)
+    distinct = [_distinct(train[some], apart) for some in rows]
+    places = np.array([some[:FAR][-1] for some in distinct])
+    far = np.take_along_axis(distances, places[:, None], 1)[:, 0]
+    nearness = distances[:, 0] / np.maximum(far, 1e-12)
+    lacking = np.array([len(some) < FAR for some in distinct])
+    if k < len(train) and lacking.any():
+        nearness[lacking] = neighbours(queries[lacking], train, apart, 4 * k).nearness
+    return Neighbours(distances[:, 0], nearness, rows[:, 0])
+
+
+def _distinct(rows, apart):
+    """Return which neighbours are not the nearest one again, in their order."""
+    far = np.linalg.norm(rows - rows[0], axis=1) >= apart
+    far[0] = True
+    return np.flatnonzero(far)
+
+
+class Finding(NamedTuple):
+    """What a search says.
+
+    Parameters
+    ----------
+    share : Interval
+        Share of the generated images that are nearer, by their nearness, than the 1 %
+        quantile of the held-out ones, with its exact binomial interval.
+    by_distance : Interval
+        The same by the distance itself, which is small for typical samples, too.
+    copies : Interval
+        Share of the generated images with less than half the least nearness, or half
+        the least distance, of held-out ones, with its exact interval: copies, and next
+        to nothing else.
+    chance : float
+        Probability of as many, or more, if generated images were further real ones;
+        times the number of tests, which are three.
+    threshold : float
+        The quantile.
+    expected : float
+        Share that is nearer by chance, on average: 1 % or less with 199 held-out images
+        or more, and one over their number, or nearly, with fewer.
+    """
+
+    share: Interval
+    by_distance: Interval
+    copies: Interval
+    chance: float
+    threshold: float
+    expected: float
+
+
+def judge(found: Search) -> Finding:
+    """Count what is suspicious, and say how likely that is by chance.
+
+    Parameters
+    ----------
+    found : Search
+        Neighbours.
+
+    Returns
+    -------
+    Finding
+        Shares and the probability that further held-out images would have as many.
+    """
+    n, others = len(found.generated.nearness), len(found.held_out.nearness)
+    threshold, rank = _quantile(found.held_out.nearness)
+    nearer, copied = (int(np.sum(which)) for which in _suspicious(found))
+    limit = _quantile(found.held_out.distance)[0]
+    chances = [
+        _chance(nearer, n, rank, others),
+        *(_chance_of_close(int(np.sum(x)), n, others) for x in _close(found)),
+    ]
+    return Finding(
+        binomial(nearer, n),
+        binomial(int(np.sum(found.generated.distance < limit)), n),
+        binomial(copied, n),
+        min(1.0, _TESTS * min(chances)),
+        threshold,
+        rank / (others + 1),
+    )
+
+
+def _suspicious(found):
+    """Say which generated images are nearer than usual, and which are copies."""
+    nearer = found.generated.nearness < _quantile(found.held_out.nearness)[0]
+    return nearer, np.logical_or(*_close(found))
+
+
+def _close(found):
+    """Say which generated images are copies by nearness, and which by distance."""
+    return (
+        found.generated.nearness < CLOSE * found.held_out.nearness.min(),
+        found.generated.distance < CLOSE * found.held_out.distance.min(),
+    )
+
+
+class Level(NamedTuple):
+    """Of the samples that were asked to be of one level of a class, what is suspicious.
+
+    ``n`` is how many they are; ``copies`` and ``nearer`` are shares of them as of
+    :class:`Finding`, by the name of the features.
+    """
+
+    n: int
+    copies: dict[str, Interval]
+    nearer: dict[str, Interval]
+
+
+def judge_levels(
+    searches: Mapping[str, Search], asked: Sequence[Any]
+) -> dict[str, Level]:
+    """Count what is suspicious for each level of a class.
+
+    Parameters
+    ----------
+    searches : dict of str to Search
+        Neighbours, by the name of the features.
+    asked : sequence
+        Level of each generated image; None is for not specified.
+
+    Returns
+    -------
+    dict of str to Level
+        By the names of the levels, in order.
+    """
+    levels = np.array(["" if value is None else level_of(value) for value in asked])
+    suspicious = {name: _suspicious(search) for name, search in searches.items()}
+    found = {}
+    for level in in_order(set(levels.tolist()) - {""}):
+        some = levels == level
+        n = int(some.sum())
+        nearer, close = (
+            {
+                name: binomial(int(np.sum(which[i][some])), n)
+                for name, which in suspicious.items()
+            }
+            for i in (0, 1)
+        )
+        found[level] = Level(n, close, nearer)
+    return found
+
+
+def _quantile(values):
+    """Return the 1 % quantile, one of the values, and the rank that it has."""
+    rank = max(1, int(_QUANTILE * len(values)))
+    return float(np.sort(values)[rank - 1]), rank
+
+
+def _chance(count, n, rank, others):
+    """Return how likely so many of n are below the value of a rank of others."""
+    return float(stats.betabinom(n, rank, others + 1 - rank).sf(count - 1))
+
+
+def _chance_of_close(count, n, others):
+    """Return at most how likely so many of n are below half the least of others."""
+    # Of the least of the others, the share that is below it is drawn from this.
+    middles = (np.arange(2000) + 0.5) / 2000
+    shares = stats.beta(1, others).ppf(middles) * _CHANCE
+    return float(np.mean(stats.binom(n, shares).sf(count - 1)))
+
+
+def fewest_told(n: int, others: int, spaces: int = 3) -> int:
+    """Say how many exact copies are the fewest that are told from chance.
+
+    Parameters
+    ----------
+    n, others : int
+        Generated images, and held-out ones.
+    spaces : int
+        In how many kinds of features is searched.
+
+    Returns
+    -------
+    int
+        That many, or more than n if none are.
+    """
+    chances = (_TESTS * _chance_of_close(i, n, others) for i in range(1, n + 1))
+    limit = ALARM / spaces
+    return next((i for i, chance in enumerate(chances, 1) if chance < limit), n + 1)
+
+
+class Dar(NamedTuple):
+    """What the test of Dar finds: its threshold, and shares above it."""
+
+    threshold: float
+    generated: Interval
+    held_out: Interval
+
+
+def dar(found: Search, seed: int = 0) -> Dar:
+    """Count copies as Dar does :footcite:p:`Dar2024`, also among held-out images.
+
+    Images are copies that correlate more with their nearest training image than 95 % of
+    the training images do with their nearest held-out one. Here both sets are equally
+    large for the threshold; that images are searched for among more training images
+    finds copies also among held-out ones, of which there are none.
+
+    Parameters
+    ----------
+    found : Search
+        Features.
+    seed : int
+        Of the draw of training images.
+
+    Returns
+    -------
+    Dar
+        Threshold, a correlation, and shares above it.
+
+    References
+    ----------
+    .. footbibliography::
+    """
+    train, held_out, generated = (_standard(rows) for rows in found.rows)
+    chosen = np.random.default_rng(seed).permutation(len(train))[: len(held_out)]
+    null = _highest(train[chosen], held_out)
+    threshold = float(np.quantile(null, _DAR_QUANTILE))
+    counts = [
+        int(np.sum(_highest(rows, train) > threshold)) for rows in (generated, held_out)
+    ]
+    shares = (binomial(counts[i], len(x)) for i, x in enumerate((generated, held_out)))
+    return Dar(threshold, *shares)
+
+
+def _standard(rows):
+    centred = rows - rows.mean(1, keepdims=True)
+    return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
+
+
+def _highest(rows, others):
+    """Return the highest correlation of each row with others."""
+    starts = range(0, len(rows), 256)
+    return np.concatenate([(rows[i : i + 256] @ others.T).max(1) for i in starts])
+
+
+def fingerprints(images: np.ndarray) -> np.ndarray:
+    """Say of images what their type and rounding in a file do not change.
+
+    Parameters
+    ----------
+    images : ndarray
+        ``(n, *space, channels)`` in [0, 1].
+
+    Returns
+    -------
+    ndarray
+        Means of up to 1024 blocks, ``(n, blocks)``.
+    """
+    return shrunk(images, _BLOCKS).reshape(len(images), -1)
+
+
+def duplicates(train: np.ndarray, held_out: np.ndarray) -> list[tuple[int, int]]:
+    """Find held-out images that are training images.
+
+    Parameters
+    ----------
+    train, held_out : ndarray
+        Fingerprints, ``(n, blocks)``.
+
+    Returns
+    -------
+    list of tuple of int
+        Numbers of a held-out image and of the training image that it is: whose blocks
+        differ by a thousandth of the range of intensities at most.
+    """
+    distances, rows = nearest_neighbours(held_out, train, 1)
+    same = distances[:, 0] < _SAME * np.sqrt(train.shape[1])
+    return [(int(i), int(rows[i, 0])) for i in np.flatnonzero(same)]

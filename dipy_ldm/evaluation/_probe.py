@@ -1,0 +1,257 @@
+"""Probes: what images are asked to be, told from the images by what real ones teach.
+
+A ridge regression learns a condition from the features of real images. On other real
+images it shows how well the condition can be told at all, and on generated ones whether
+they are what was asked for.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.subjects import number_subjects, solve_within
+from dipy_ldm._utils.values import in_order, level_of
+from dipy_ldm.conditions import Condition
+from dipy_ldm.evaluation._anatomy import as_asked, follow
+from dipy_ldm.metrics import Interval
+
+# Real images without which nothing is learnt, and more than are needed.
+LEAST, _MOST = 20, 2000
+# Penalties of the ridge, in units of the largest variance.
+_PENALTIES = np.logspace(-7, 1, 17)
+
+
+class Ridge(NamedTuple):
+    """A linear map of features, and how well it tells images that were left out.
+
+    ``told`` is the share of the variance of the targets; ``middle`` and ``level`` are
+    means of features and targets, ``slopes`` is ``(features, targets)``.
+    """
+
+    told: float
+    middle: np.ndarray
+    level: np.ndarray
+    slopes: np.ndarray
+
+    def predict(self, rows: np.ndarray) -> np.ndarray:
+        """Return targets ``(n, targets)`` of features ``(n, features)``."""
+        return (rows - self.middle) @ self.slopes + self.level
+
+
+class Probed(NamedTuple):
+    """What a probe says of one condition.
+
+    Parameters
+    ----------
+    kind : {"class", "continuous"}
+        Of the condition.
+    features : str
+        Name of those that tell most of it.
+    n : int
+        Real images that it was learnt from.
+    asked, found : dict of str to list
+        Of each set: what images are or shall be, and what the probe takes them for;
+        where the first is known.
+    figures : dict of str to dict
+        Of each set: ``r``, ``slope`` and mean ``error`` of numbers, or the share of
+        classes that is ``right``.
+    guessing : float or None
+        Share that is right where all are taken for the commonest level.
+    """
+
+    kind: str
+    features: str
+    n: int
+    asked: dict[str, list]
+    found: dict[str, list]
+    figures: dict[str, dict[str, Interval]]
+    guessing: float | None
+
+    def as_figures(self) -> dict[str, Any]:
+        """Say what was found, without the images one by one."""
+        told = {"kind": self.kind, "features": self.features, "n": self.n}
+        return told | {"guessing": self.guessing, "figures": self.figures}
+
+
+def fit_ridge(
+    rows: npt.ArrayLike, targets: npt.ArrayLike, subjects: np.ndarray | None = None
+) -> Ridge:
+    """Learn numbers from features, with the penalty that is best for those left out.
+
+    Each sample is told by those of all other subjects, for which a ridge regression
+    needs no other fit.
+
+    Parameters
+    ----------
+    rows : array_like
+        Features, ``(n, features)``.
+    targets : array_like
+        Numbers, ``(n, targets)``.
+    subjects : ndarray of int, optional
+        Whose each sample is, ``(n,)``. None is for others all.
+
+    Returns
+    -------
+    Ridge
+        What was learnt.
+    """
+    x, y = np.asarray(rows, float), np.asarray(targets, float)
+    whose = number_subjects(subjects, len(x))
+    middle, level = x.mean(0), y.mean(0)
+    u, s, v = np.linalg.svd(x - middle, full_matrices=False)
+    some = s > 1e-9 * max(s[0], 1e-12)
+    u, s, v = u[:, some], s[some], v[some]
+    turned = u.T @ (y - level)
+    best = np.inf, np.zeros((x.shape[1], y.shape[1]))
+    for penalty in (s[0] ** 2 if s.size else 1) * _PENALTIES:
+        shrunk = s**2 / (s**2 + penalty)
+        off = y - level - u @ (shrunk[:, None] * turned)
+        left_out = solve_within(partial(_others, u, shrunk), off, whose)
+        error = float(np.mean(left_out**2))
+        if error < best[0]:
+            best = error, v.T @ ((shrunk / s)[:, None] * turned)
+    return Ridge(
+        1 - best[0] / max(float(y.var(0).mean()), 1e-12), middle, level, best[1]
+    )
+
+
+def _others(u, shrunk, rows):
+    """Say how far predictions are not those by the samples of the same subjects."""
+    own = 1 / len(u) + (u[rows] * shrunk) @ np.swapaxes(u[rows], 1, 2)
+    return (1 + 1e-9) * np.eye(rows.shape[1]) - own
+
+
+def probe_all(
+    conditions: Mapping[str, Condition],
+    known: Mapping[str, Mapping[str, Sequence] | None],
+    rows: Mapping[str, Mapping[str, np.ndarray]],
+    seed: int = 0,
+    subjects: Mapping[str, np.ndarray] = MappingProxyType({}),
+) -> tuple[dict[str, Probed], list[str]]:
+    """Probe for all conditions of which enough is known.
+
+    Parameters
+    ----------
+    conditions : dict of str to Condition
+        Those that a model knows.
+    known : dict of str to dict or None
+        What the images of each set are, or shall be, by the names of the conditions.
+    rows, seed, subjects
+        As of :func:`probe`.
+
+    Returns
+    -------
+    probes : dict of str to Probed
+        By the names of the conditions.
+    notes : list of str
+        Why there is none of others.
+    """
+    probes, notes = {}, []
+    for name, condition in conditions.items():
+        told = {of: list((values or {}).get(name, [])) for of, values in known.items()}
+        if not all(told.values()):
+            continue
+        try:
+            probes[name] = probe(condition.kind, rows, told, seed, subjects)
+        except InputError as error:
+            notes.append(f"Whether {name} is what was asked for can't be told: {error}")
+    return probes, notes
+
+
+def probe(
+    kind: str,
+    rows: Mapping[str, Mapping[str, np.ndarray]],
+    known: Mapping[str, Sequence[Any]],
+    seed: int = 0,
+    subjects: Mapping[str, np.ndarray] = MappingProxyType({}),
+) -> Probed:
+    """Learn a condition from real images, and tell it from others.
+
+    Parameters
+    ----------
+    kind : {"class", "continuous"}
+        Of the condition.
+    rows : dict of str to dict
+        Features ``(n, features)`` of each set, by the name of the features. Those of
+        ``reference`` are learnt from.
+    known : dict of str to sequence
+        Of each set: what its images are, or shall be; None where nothing is known.
+    seed : int
+        Of the bootstrap.
+    subjects : dict of str to ndarray, optional
+        Whose each image is, ``(n,)``, of sets with several of a subject.
+
+    Returns
+    -------
+    Probed
+        What it says.
+
+    Raises
+    ------
+    InputError
+        If too little is known.
+    """
+    places = {
+        name: np.flatnonzero([value is not None for value in values])
+        for name, values in known.items()
+    }
+    asked = {
+        name: [value for value in values if value is not None]
+        for name, values in known.items()
+    }
+    if kind == "class":
+        asked = {name: list(map(level_of, some)) for name, some in asked.items()}
+    whose = {name: some[places[name]] for name, some in subjects.items()}
+    taught, learnt = asked.pop("reference")[:_MOST], places.pop("reference")[:_MOST]
+    teachers = whose.get("reference")
+    teachers = teachers if teachers is None else teachers[:_MOST]
+    levels = in_order(set(taught)) if kind == "class" else []
+    targets = _targets(taught, levels)
+    ridges = {
+        name: fit_ridge(some["reference"][learnt], targets, teachers)
+        for name, some in rows.items()
+    }
+    best = max(ridges, key=lambda name: ridges[name].told)
+    found = {
+        name: _read(ridges[best].predict(rows[best][name][at]), levels)
+        for name, at in places.items()
+    }
+    figures = {
+        name: {"right": as_asked(some, found[name], whose.get(name))}
+        if levels
+        else follow(some, found[name], seed, whose.get(name))
+        for name, some in asked.items()
+    }
+    commonest = max(map(asked["real"].count, levels), default=0)
+    guessing = commonest / len(asked["real"]) if levels else None
+    return Probed(kind, best, len(taught), asked, found, figures, guessing)
+
+
+def _targets(values, levels):
+    """Return what is learnt: numbers, or which of the levels it is."""
+    if len(values) < LEAST:
+        raise InputError(
+            f"it is known of {len(values)} of the real images to learn from, and it "
+            f"takes {LEAST}."
+        )
+    if not levels:
+        numbers = np.array(values, float)[:, None]
+        if np.ptp(numbers) == 0:
+            raise InputError("it is the same of all real images to learn from.")
+        return numbers
+    if len(levels) < 2:
+        raise InputError("all real images to learn from are of one level.")
+    named = np.array(values)
+    return np.stack([named == level for level in levels], 1).astype(float)
+
+
+def _read(predicted, levels):
+    """Return numbers, or the likeliest levels, as a list."""
+    if not levels:
+        return predicted[:, 0].tolist()
+    return [levels[i] for i in predicted.argmax(1)]

@@ -1,0 +1,1 @@
+"""Building blocks of all networks, for any number of spatial dimensions."""

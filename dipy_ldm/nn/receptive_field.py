@@ -1,0 +1,115 @@
+"""How large the result of a network is, and how far it looks, read from its layers."""
+
+import math
+
+import keras
+from keras import layers
+import numpy as np
+
+from dipy_ldm.nn.layers import DepthToSpace, Recomputed, Sum
+from dipy_ldm.nn.normalization import PositionActivated
+
+_CONVOLUTIONS = layers.Conv1D, layers.Conv2D, layers.Conv3D
+_UPSAMPLINGS = layers.UpSampling1D, layers.UpSampling2D, layers.UpSampling3D
+# What comes out at a position depends on what goes in there, and on nothing else.
+_POINTWISE = (
+    layers.InputLayer,
+    layers.Activation,
+    layers.Add,
+    layers.Concatenate,
+    layers.Multiply,
+    PositionActivated,
+)
+
+
+def factor(decoder: keras.Model) -> int:
+    """Tell how many times larger the result of a network is than what it is given.
+
+    Parameters
+    ----------
+    decoder : keras.Model
+        Network of one input, ``(batch, *space, channels)``.
+
+    Returns
+    -------
+    int
+        Positions of the result for each position, per side.
+    """
+    _, *space, channels = decoder.inputs[0].shape
+    one = (1, *(1 for _ in space), channels)
+    return decoder.compute_output_shape(one)[1]
+
+
+def reach(
+    network: keras.Model, *, given: int = 1, made: int = 1, beyond: int = 0
+) -> int:
+    """Tell how far a network looks.
+
+    Its layers are taken as if one followed the other, which is not too little for
+    those that are side by side, as long as none of these changes the resolution, or
+    all that is beside them is a connection that skips them.
+
+    Parameters
+    ----------
+    network : keras.Model
+        Network of convolutions, upsampling, and layers that work on positions alone.
+    given, made : int
+        How many times larger what it is given and its result are than the latents, per
+        side: the factor of the autoencoder before an encoder, and after a decoder.
+    beyond : int
+        Places of the result to each side that are needed, too.
+
+    Returns
+    -------
+    int
+        Latents, or the places of so many, to each side of its own on which a position
+        of the result depends.
+
+    Raises
+    ------
+    TypeError
+        If it has another layer, of which it is not known how far it looks.
+    """
+    # The result's first and last position in the place of one latent.
+    first, last = _needed(network, -beyond, made - 1 + beyond)
+    return math.ceil(max(-first, last - (given - 1)) / given)
+
+
+def _needed(network, first, last):
+    """Tell what a network needs to be given for a range of its result."""
+    for layer in reversed(list(_in_order(network))):
+        first, last = _seen(layer, first, last)
+    return first, last
+
+
+def _in_order(network):
+    """List the layers of a network, and of the networks in it."""
+    for layer in network.layers:
+        inside = layer.block if isinstance(layer, Recomputed) else layer
+        if isinstance(inside, keras.Model):
+            yield from _in_order(inside)
+        else:
+            yield layer
+
+
+def _seen(layer, first, last):
+    """Tell what a layer needs to be given for a range of its result."""
+    if isinstance(layer, Sum):
+        ranges = [_needed(network, first, last) for network in layer.networks]
+        return min(low for low, _ in ranges), max(high for _, high in ranges)
+    if isinstance(layer, _CONVOLUTIONS):
+        stride = max(layer.strides)
+        size = max((k - 1) * d for k, d in zip(layer.kernel_size, layer.dilation_rate))
+        # As padding "same" has it where the stride divides the size.
+        before = max(size + 1 - stride, 0) // 2
+        first, last = first * stride - before, last * stride - before + size
+        times = 2 if getattr(layer, "upsampled", False) else 1
+        return first // times, last // times
+    if isinstance(layer, _UPSAMPLINGS):
+        times = int(np.max(layer.size))
+        return first // times, last // times
+    if isinstance(layer, DepthToSpace):
+        return first // layer.times, last // layer.times
+    if isinstance(layer, _POINTWISE):
+        return first, last
+    raise TypeError(f"how far does the layer {layer.name} look, a {type(layer)}?")

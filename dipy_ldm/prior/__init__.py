@@ -1,0 +1,1 @@
+"""What latents are like before a denoiser is trained: mean, covariance, conditions."""

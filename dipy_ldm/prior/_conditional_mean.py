@@ -1,0 +1,216 @@
+r"""What is to be expected of latents, by what is told of them.
+
+A network hears of conditions late: what an age or a small lesion changes is a hundredth
+of what brains differ by, and less of the loss. But what a straight line knows needs no
+training. It is learnt at once, by ridge regression of the latents on features of the
+conditions, and taken from the latents before they are diffused, so that the network
+learns what is left. The denoiser of all is then
+
+.. math::
+
+    D(x, t, c) = m(c) + D_r(x - \alpha_t\, m(c), t, c)
+
+with the expectation :math:`m(c)`, which is 0 where nothing is told, and the network's
+denoiser :math:`D_r`; nothing else needs to know of it. A mean that follows from what is
+told, instead of one for all, is due to :footcite:p:`Lee2022`, the choice of the ridge
+by what is left out to :footcite:p:`Allen1974`.
+
+References
+----------
+.. footbibliography::
+"""
+
+import math
+from typing import NamedTuple, Self
+
+import numpy as np
+from numpy.polynomial import legendre
+
+from dipy_ldm._utils.subjects import blocks
+from dipy_ldm.conditions import FEW, UNSPECIFIED, Condition
+
+# Of each continuous condition; the higher ones are smaller, and so fitted with less
+# trust.
+_DEGREES = 3
+# Ridges that are tried, in variances of a feature. The last leaves nothing; of smaller
+# ones than the first, float32 has not the digits that tell how good they are.
+_RIDGES = (*np.logspace(-2, 2, 17), math.inf)
+
+
+class Expectation(NamedTuple):
+    """What is to be expected of latents, beside their mean, by what is told of them.
+
+    Parameters
+    ----------
+    conditions : dict of str to Condition
+        What is known of each.
+    weights : ndarray
+        What each feature of them adds, ``(features, *space, channels)``.
+    """
+
+    conditions: dict[str, Condition]
+    weights: np.ndarray
+
+    @classmethod
+    def learn(
+        cls,
+        latents: np.ndarray,
+        numbers: np.ndarray,
+        conditions: dict[str, Condition],
+        subjects: np.ndarray | None = None,
+    ) -> Self:
+        """Learn it by ridge regression.
+
+        The ridge is that with which each latent is predicted best by those of other
+        subjects: the fewer there are, and the less conditions say, the less is
+        expected.
+
+        Parameters
+        ----------
+        latents : ndarray
+            Latents of mean 0, ``(n, *space, channels)``.
+        numbers : ndarray
+            What is told of each, ``(n, conditions)``, as of
+            :class:`dipy_ldm.conditions.Told`; further columns are ignored.
+        conditions : dict of str to Condition
+            What is known of each.
+        subjects : ndarray of int, optional
+            Whose each is, ``(n,)``. None is for others all.
+
+        Returns
+        -------
+        Expectation
+            What was learnt.
+        """
+        rows = latents.reshape(len(latents), -1)
+        features = _features(numbers, conditions)
+        left, spreads, right = np.linalg.svd(
+            features - features.mean(0), full_matrices=False
+        )
+        # Features of levels add up to nothing, and those of rare ones may be all 0.
+        there = spreads > 1e-6 * max(spreads.max(initial=0), 1)
+        left, spreads, right = left[:, there], spreads[there], right[there]
+        parts = left.T.astype("float32") @ rows
+        subjects = np.arange(len(rows)) if subjects is None else subjects
+        errors = _LeftOut(rows, left, parts, blocks(subjects))
+        # Of one subject alone nothing is to be known of others.
+        ridges = _RIDGES if np.ptp(subjects) else _RIDGES[-1:]
+        shares = [_shares(spreads, ridge * len(rows)) for ridge in ridges]
+        best = min(shares, key=errors.of)
+        weights = (right.T * (best / spreads)).astype("float32") @ parts
+        return cls(conditions, weights.reshape(-1, *latents.shape[1:]))
+
+    @staticmethod
+    def shapes(
+        latent_shape: tuple[int, ...], conditions: dict[str, Condition]
+    ) -> list[tuple[int, ...]]:
+        """Say which shape the weights have.
+
+        Parameters
+        ----------
+        latent_shape : tuple of int
+            Shape of a latent, ``(*space, channels)``.
+        conditions : dict of str to Condition
+            What is known of each.
+
+        Returns
+        -------
+        list of tuple of int
+            ``(features, *latent_shape)``.
+        """
+        sizes = (condition.size or _DEGREES for condition in conditions.values())
+        return [(sum(sizes), *latent_shape)]
+
+    def of(self, numbers: np.ndarray) -> np.ndarray:
+        """Say what to expect.
+
+        Parameters
+        ----------
+        numbers : ndarray
+            ``(n, conditions)``, as of :meth:`learn`.
+
+        Returns
+        -------
+        ndarray
+            What to add to the mean, float32 ``(n, *space, channels)``; 0 where nothing
+            is told.
+        """
+        features = _features(numbers, self.conditions).astype("float32")
+        return np.tensordot(features, self.weights, 1)
+
+
+class _LeftOut:
+    """How well the rows of each subject are predicted by a fit to all others.
+
+    Parameters
+    ----------
+    rows : ndarray
+        ``(n, numbers)``.
+    left : ndarray
+        Orthonormal features of mean 0, ``(n, features)``.
+    parts : ndarray
+        What the rows have of each, ``(features, numbers)``.
+    subjects : list of ndarray
+        Numbers of their rows, as of :func:`dipy_ldm._utils.subjects.blocks`.
+    """
+
+    def __init__(self, rows, left, parts, subjects):
+        mean = rows.mean(0)
+        self.left, self.n, self.subjects = left, len(rows), subjects
+        self.along = ((rows @ parts.T) - mean @ parts.T).astype("float64")
+        self.products = (parts @ parts.T).astype("float64")
+        self.squares = [_products(rows, mean, some) for some in subjects]
+
+    def of(self, shares):
+        """Return the sum of squared errors where so much of each feature is taken."""
+        errors = 0.0
+        for some, squares in zip(self.subjects, self.squares):
+            left, along = self.left[some], np.swapaxes(self.along[some], 1, 2)
+            taken = shares * left
+            mixed = taken @ along
+            # Products of what is left of the rows of a subject with each other.
+            squares = squares - mixed - np.swapaxes(mixed, 1, 2)
+            squares += taken @ self.products @ np.swapaxes(taken, 1, 2)
+            # Of each prediction what the subject's own rows have said, with the mean.
+            own = 1 / self.n + taken @ np.swapaxes(left, 1, 2)
+            back = np.linalg.inv((1 + 1e-6) * np.eye(some.shape[1]) - own)
+            errors += ((back @ squares) * back).sum()
+        return errors
+
+
+def _products(rows, mean, some):
+    """Multiply rows of each subject, about the mean: ``(subjects, rows, rows)``."""
+    found = np.empty((*some.shape, some.shape[1]))
+    # One by one: copies of all of them may not fit into the memory.
+    for products, numbers in zip(found, some):
+        off = rows[numbers] - mean
+        products[:] = off @ off.T
+    return found
+
+
+def _shares(spreads, ridge):
+    """Say how much is taken of each feature."""
+    squares = spreads**2
+    return squares / (squares + ridge)
+
+
+def _features(numbers, conditions):
+    """Turn numbers into features whose mean is 0: where nothing is told, all are."""
+    columns = (numbers[:, i] for i in range(len(conditions)))
+    pairs = zip(columns, conditions.values())
+    return np.concatenate([_of_one(*pair) for pair in pairs], 1)
+
+
+def _of_one(column, condition):
+    if condition.size:
+        counts = np.array(list(condition.levels.values()))
+        # Of rare levels nothing is expected: it would be nearly one of their examples.
+        counts = np.where(counts >= FEW, counts, 0)
+        levels = (column[:, None] == np.arange(condition.size)) & (counts > 0)
+        said = levels.any(1, keepdims=True)
+        return said * (levels - counts / max(counts.sum(), 1))
+    said = (column != UNSPECIFIED)[:, None]
+    degrees = np.arange(1, _DEGREES + 1)
+    # Ranks are spread evenly, and so these are orthogonal, of mean 0.
+    values = legendre.legvander(2 * column - 1, _DEGREES)[:, 1:]
+    return said * values * np.sqrt(2 * degrees + 1) / degrees

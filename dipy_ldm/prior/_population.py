@@ -1,0 +1,206 @@
+"""Conditions that nobody gave, drawn as they are in the training images.
+
+What a model file remembers of the training images gives nobody away: of each condition
+the counts of its levels or its quantiles, and of several together a table of counts in
+coarse cells, none of which has fewer than five subjects.
+"""
+
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from dipy_ldm._utils.values import is_none
+from dipy_ldm.conditions import FEW, UNSPECIFIED, Condition, requested
+
+# Equal shares into which numbers are split, as long as enough images are in cells that
+# may be kept.
+_BINS = (8, 4, 2, 1)
+_MIN_KEPT = 0.9
+# Second key of the random numbers, which are not those of the noise.
+_STREAM = 1
+
+
+class Population(NamedTuple):
+    """How often conditions came together.
+
+    Parameters
+    ----------
+    bins : int
+        Equal shares into which each continuous condition is split.
+    cells : list of list of int
+        Numbers of levels or shares of all conditions, -1 where one is missing.
+    counts : list of int
+        Images in each cell, of at least five subjects.
+    """
+
+    bins: int
+    cells: list[list[int]]
+    counts: list[int]
+
+    @classmethod
+    def learn(
+        cls,
+        numbers: np.ndarray | None,
+        conditions: dict[str, Condition],
+        subjects: np.ndarray | None = None,
+    ) -> Self | None:
+        """Count, as finely as at least nine tenths of the images allow.
+
+        Parameters
+        ----------
+        numbers : ndarray or None
+            Encoded conditions, ``(n, conditions)``; further columns are ignored.
+        conditions : dict of str to Condition
+            Of each.
+        subjects : ndarray of int, optional
+            Whose each image is, ``(n,)``; of others all if None.
+
+        Returns
+        -------
+        Population or None
+            None of less than two conditions, or where cells would be too small: then
+            each condition is drawn by itself.
+        """
+        if numbers is None or len(conditions) < 2:
+            return None
+        for bins in _BINS:
+            codes = _codes(numbers[:, : len(conditions)], conditions, bins)
+            cells, cell_of, counts = np.unique(
+                codes, axis=0, return_inverse=True, return_counts=True
+            )
+            whose = np.arange(len(codes)) if subjects is None else subjects
+            pairs = np.unique(np.column_stack([cell_of.ravel(), whose]), axis=0)
+            kept = np.bincount(pairs[:, 0], minlength=len(cells)) >= FEW
+            if counts[kept].sum() >= _MIN_KEPT * len(codes):
+                return cls(bins, cells[kept].tolist(), counts[kept].tolist())
+        return None
+
+    @classmethod
+    def from_saved(cls, saved: dict | None) -> Self | None:
+        """Read what :meth:`to_saved` wrote; None of earlier versions."""
+        return cls(**saved) if saved else None
+
+    def to_saved(self) -> dict:
+        """Return it as JSON can."""
+        return self._asdict()
+
+    def choose(self, codes: np.ndarray, chance: float) -> np.ndarray:
+        """Choose one of the cells with what is given.
+
+        Parameters
+        ----------
+        codes : ndarray of int
+            As in a cell, -1 where nothing is given, ``(conditions,)``.
+        chance : float
+            Which one, from 0 to 1.
+
+        Returns
+        -------
+        ndarray of int
+            A cell; ``codes`` themselves if there is none.
+        """
+        cells = np.array(self.cells)
+        alike = ((codes < 0) | (cells == codes)).all(1)
+        sums = np.cumsum(alike * np.array(self.counts))
+        if sums[-1] == 0:
+            return codes
+        return cells[np.searchsorted(sums, chance * sums[-1], side="right")]
+
+
+def draw(
+    conditions: dict[str, Condition],
+    population: Population | None,
+    given: Any,
+    n: int,
+    *,
+    seed: int = 0,
+    first: int = 0,
+    same: bool = False,
+) -> Any:
+    """Draw what is not given of samples, as a function of seed, sample, and the given.
+
+    Parameters
+    ----------
+    conditions : dict of str to Condition
+        Those of the model.
+    population : Population or None
+        How often they came together; each is drawn by itself if None.
+    given : dict, DataFrame or object
+        As of :meth:`dipy_ldm.LatentDiffusion.predict`.
+    n : int
+        Number of samples.
+    seed, first : int
+        Seed, and number of the first sample.
+    same : bool
+        Draw for all what is drawn for the first.
+
+    Returns
+    -------
+    dict of str to list, or str
+        A value of each condition for each sample. ``"none"`` stays what it is.
+
+    Raises
+    ------
+    InputError
+        If a name or a level is unknown.
+    """
+    if not conditions or is_none(given):
+        return given
+    table = {name: [None] * n for name in conditions}
+    table |= requested(conditions, given, n)
+    rows = [list(row) for row in zip(*table.values(), strict=True)]
+    who = rows[:1] if same else rows
+    # One of each condition and, where there are cells, one for the cell.
+    count = len(conditions) + (population is not None)
+    chances = _chances(seed, np.arange(first, first + len(who)), count)
+    drawn = [_draw(row, conditions, population, c) for row, c in zip(who, chances)]
+    for row, others in zip(rows, drawn * n if same else drawn):
+        row[:] = [other if v is None else v for v, other in zip(row, others)]
+    return {name: list(values) for name, values in zip(table, zip(*rows))}
+
+
+def _chances(seed, numbers, count):
+    """Return numbers from 0 to 1 of each sample, ``(n, count)``.
+
+    Any samples in a row are spread more evenly than by chance: multiples of powers of
+    the generalised golden ratio, from a start that the seed draws.
+    """
+    ratio = 2.0
+    for _ in range(64):
+        ratio = (1 + ratio) ** (1 / (count + 1))
+    start = np.random.default_rng([seed, _STREAM]).random(count)
+    return (start + np.outer(numbers, ratio ** -np.arange(1, count + 1))) % 1
+
+
+def _draw(row, conditions, population, chances):
+    """Draw a value of each condition, to which those that are given belong."""
+    given = [c.number(name, v) for v, (name, c) in zip(row, conditions.items())]
+    cell, bins = [-1] * len(given), 1
+    if population is not None:
+        bins, (chance, *chances) = population.bins, chances
+        codes = _codes(np.array([given]), conditions, bins)[0]
+        cell = population.choose(codes, chance)
+    parts = zip(conditions.values(), cell, chances)
+    return [_value(condition, code, bins, u) for condition, code, u in parts]
+
+
+def _value(condition, code, bins, chance):
+    """Return the level, or a number of the share, that belongs to a chance."""
+    if condition.size:
+        levels = list(condition.levels)
+        sums = np.cumsum(list(condition.levels.values()))
+        by_chance = int(np.searchsorted(sums, chance * sums[-1], side="right"))
+        # Of a file without counts, the last.
+        return levels[code if code >= 0 else min(by_chance, len(levels) - 1)]
+    rank = (code + chance) / bins if code >= 0 else chance
+    ranks = np.linspace(0, 1, len(condition.quantiles))
+    # No more digits than anybody measures.
+    return float(f"{np.interp(rank, ranks, condition.quantiles):.4g}")
+
+
+def _codes(numbers, conditions, bins):
+    """Return numbers of levels and shares, ``(n, conditions)``; -1 where missing."""
+    shares = np.minimum(np.floor(numbers * bins), bins - 1)
+    classes = np.array([condition.size > 0 for condition in conditions.values()])
+    codes = np.where(classes, numbers, shares)
+    return np.where(numbers == UNSPECIFIED, -1, codes).astype(int)

@@ -1,0 +1,103 @@
+"""The weights of the round in which held-out images were predicted best."""
+
+import logging
+from typing import Any
+
+import keras
+import numpy as np
+
+from dipy_ldm import _serialization as persistence
+
+logger = logging.getLogger(__name__)
+
+_FIGURE = "val_loss"
+_NAME = "lowest"
+# A rise by less is hardly one; by more, time was spent on learning images by heart.
+_RISE = 1.02
+
+
+class Lowest(keras.callbacks.Callback):
+    """Keep the weights of the round in which ``val_loss`` was lowest.
+
+    With few images a training that is too long learns them by heart. Where images are
+    held out, it shows in their loss, and what was learnt until then is kept.
+
+    Parameters
+    ----------
+    title : str
+        Name of what is trained.
+    network : keras.Model or None
+        The network that is used, which has the averaged weights after each round. Of
+        the autoencoder, whose detail grows on when its error does not fall any more,
+        there is none.
+
+    Attributes
+    ----------
+    tensors : dict of str to ndarray
+        The weights, as they are named in a checkpoint.
+    """
+
+    def __init__(self, title: str, network: keras.Model | None) -> None:
+        super().__init__()
+        self.title = title
+        self.network = network
+        self.tensors: dict[str, np.ndarray] = {}
+        self.loss = np.inf
+
+    def on_epoch_end(self, epoch, logs=None) -> None:
+        """Take the weights if the loss was never as low."""
+        loss = logs.get(_FIGURE, np.inf)
+        if self.network is not None and loss < self.loss:
+            self.loss = loss
+            found = persistence.weights(self.network, _NAME)
+            # Copies: the weights may be changed in place.
+            self.tensors = {name: np.array(weight) for name, weight in found.items()}
+
+    def restore(self, tensors: dict[str, np.ndarray], history: dict[str, list]) -> None:
+        """Take the weights from a checkpoint.
+
+        Parameters
+        ----------
+        tensors : dict of str to ndarray
+            What the checkpoint has; before the first round there are no such weights.
+        history : dict of str to list
+            Figures of all rounds until then.
+        """
+        ours = (name for name in tensors if name.startswith(f"{_NAME}."))
+        self.tensors = {name: tensors[name] for name in ours}
+        if self.tensors:
+            self.loss = min(history[_FIGURE])
+
+    def figures(self) -> dict[str, float]:
+        """Say what the loss of the weights is.
+
+        Returns
+        -------
+        dict of str to float
+            ``val_loss``; nothing if there are none.
+        """
+        return {_FIGURE: self.loss} if self.tensors else {}
+
+    def give_back(self, history: dict[str, list[Any]]) -> None:
+        """Give the network the weights that were kept, and say if others were left.
+
+        Parameters
+        ----------
+        history : dict of str to list
+            Figures of all rounds.
+        """
+        if not self.tensors:
+            return
+        persistence.set_weights(self.network, _NAME, self.tensors)
+        losses, steps = history[_FIGURE], history["step"]
+        if losses[-1] > _RISE * self.loss:
+            logger.warning(
+                "%s: the loss of held-out images rose from %.3g after %d steps to "
+                "%.3g after %d: the model has the weights of then. More steps would "
+                "learn these images by heart; more images would help.",
+                self.title,
+                self.loss,
+                steps[losses.index(self.loss)],
+                losses[-1],
+                steps[-1],
+            )

@@ -1,0 +1,280 @@
+"""The history of a training, and the file from which it goes on."""
+
+import json
+import logging
+import os
+from pathlib import Path
+import signal
+import time
+from typing import Any
+
+import keras
+from keras import ops
+import numpy as np
+
+from dipy_ldm import _backend as distribution, _serialization as persistence
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.signals import Terminated
+from dipy_ldm.training._best_weights import Lowest
+
+logger = logging.getLogger(__name__)
+
+
+class Record(keras.callbacks.Callback):
+    """Keep the history, and a checkpoint from which training goes on.
+
+    A checkpoint holds the weights, the optimizer's state (the averaged weights
+    are part of it), those of the lowest loss of held-out images, the figures of the
+    epoch so far and the history; with batches that are functions of the step, a
+    resumed training is the uninterrupted one. The last but one is kept, too.
+
+    Parameters
+    ----------
+    path : str or Path or None
+        File that is written by the chief alone, after rounds and every so many steps;
+        None keeps the history only.
+    settings : dict
+        All that the result depends on, as JSON can say it. A checkpoint of
+        other settings is refused, and so are other machines' other settings.
+    length : Length
+        How long the training is.
+    lowest : Lowest
+        Weights that are kept beside the last ones.
+    every : int
+        Steps after which a checkpoint is written within a round.
+
+    Attributes
+    ----------
+    done : int
+        Steps that are in the checkpoint.
+    signal : int
+        Number of the signal that asks for an end, if one does.
+    """
+
+    # Checkpoints after rounds shall take no more than this share of the time, and
+    # some seconds in any case.
+    SHARE = 0.05
+    FREE = 5.0
+
+    def __init__(
+        self,
+        path: str | Path | None,
+        settings: dict,
+        length: Any,
+        lowest: Lowest,
+        every: int = 1000,
+    ) -> None:
+        super().__init__()
+        self.path = Path(path) if path else None
+        self.settings = json.loads(json.dumps(settings))
+        self.length = length
+        self.lowest = lowest
+        self.every = every
+        self.history: dict[str, list] = {}
+        self.done = 0
+        # That which asks other workers to end is not told.
+        self.signal = int(signal.SIGTERM)
+        self._figures: list[np.ndarray] = []
+        self._spent = 0.0
+
+    @property
+    def rounds(self):
+        """Rounds that are done."""
+        if self.done == self.length.total:
+            return self.length.rounds
+        return self.done // self.length.round
+
+    def facts(self) -> dict:
+        """Collect all that machines must agree on that train together.
+
+        Returns
+        -------
+        dict
+            What the result depends on, and what decides when they exchange numbers.
+        """
+        return self.settings | {
+            "checkpoint_steps": self.every,
+            "having a checkpoint": self.path is not None,
+        }
+
+    def restore(self, model: Any) -> None:
+        """Bring a compiled model to the state of the checkpoint, if there is one.
+
+        Parameters
+        ----------
+        model : ReplicatedModel
+            Compiled model, as it was when training began.
+
+        Raises
+        ------
+        InputError
+            If the checkpoint is of another training, or another one for another
+            machine, or damaged, and so is the one before it.
+        """
+        model.optimizer.build(model.trainable_variables)
+        whole = None
+        if self.path is not None and self.path.exists():
+            whole, (tensors, document) = persistence.newest(self.path)
+            self._refuse_others(document["settings"])
+            # An earlier version did not say how many.
+            self.history, self.done = document["history"], document.get("steps", -1)
+        state = dict(_variables(model))
+        if self.done < 0 or (self.done and not _fits(tensors, state)):
+            raise InputError(
+                f"{self.path} was written by an earlier version; remove it."
+            )
+        seen = distribution.gathered(self.done)
+        if len(set(seen)) > 1:
+            raise InputError(
+                f"the checkpoint {self.path} is not the same for all workers (steps in "
+                f"it: {seen}); write to a folder that all machines share."
+            )
+        if (
+            self.path
+            and whole == persistence.before(self.path)
+            and distribution.is_chief()
+        ):
+            os.replace(whole, self.path)
+        if self.done:
+            for name, variable in state.items():
+                variable.assign(tensors[name])
+            self.lowest.restore(tensors, self.history)
+            # The metrics are made when training begins, and are given these then.
+            self._figures = [
+                tensors[name] for name in sorted(tensors) if name.startswith("metric.")
+            ]
+
+    def _refuse_others(self, settings):
+        # With a lower rate goes on what came to no end with a higher one.
+        changed = [
+            f"{name} was {settings.get(name)} and is {self.settings.get(name)}"
+            for name in sorted((settings | self.settings).keys() - {"learning_rate"})
+            if settings.get(name) != self.settings.get(name)
+        ]
+        if changed:
+            raise InputError(
+                f"{self.path} is the checkpoint of another training "
+                f"({'; '.join(changed)}); resume with the same data and options, or "
+                "remove it."
+            )
+
+    def on_train_begin(self, logs=None) -> None:
+        """Find the step to begin with in its round."""
+        self._began = time.monotonic()
+        self._skipped = self.done - self.rounds * self.length.round
+
+    def on_epoch_begin(self, epoch, logs=None) -> None:
+        """Bring back the figures of a round that is done in part."""
+        self._round = epoch
+        if self._skipped:
+            variables = self.model.metrics_variables
+            if len(variables) != len(self._figures):
+                raise InputError(f"{self.path} is damaged; remove it.")
+            for variable, value in zip(variables, self._figures):
+                variable.assign(value)
+
+    def on_train_batch_end(self, batch, logs=None) -> None:
+        """Write the checkpoint every so many steps, and before an early end."""
+        step = self._skipped + batch + 1
+        done = self._round * self.length.round + step
+        if done == self.length.end(self._round):
+            # Of a round whose beginning was skipped, or that is shorter than others.
+            self.model.stop_training = True
+        elif self.model.ends:
+            self._write(done)
+            self.end()
+        elif step % self.every == 0:
+            self._write(done)
+
+    def on_epoch_end(self, number, logs=None) -> None:
+        """Note the round's figures and write the checkpoint."""
+        self.model.stop_training = False
+        self._skipped = 0
+        done = self.length.end(number)
+        passes, rest = divmod(done, self.length.epoch)
+        epoch = done / self.length.epoch if rest else passes
+        figures = {name: float(value) for name, value in logs.items()}
+        for name, value in ({"step": done, "epoch": epoch} | figures).items():
+            self.history.setdefault(name, []).append(value)
+        if self.model.ends or done == self.length.total or self._has_time():
+            self._write(done)
+        if self.model.ends:
+            self.end()
+
+    def _has_time(self):
+        """Say whether a checkpoint may be written; all machines do what the chief says.
+
+        Once the time that they take is up, rounds go by without.
+        """
+        budget = self.FREE + self.SHARE * (time.monotonic() - self._began)
+        return distribution.gathered(self._spent < budget)[0]
+
+    def _write(self, done):
+        """Write the checkpoint; all machines must, since some numbers are sums."""
+        if self.path is None:
+            return
+        start = time.monotonic()
+        self.model.settle()
+        variables = [
+            *_variables(self.model),
+            *_named("metric", self.model.metrics_variables),
+        ]
+        tensors = {name: ops.convert_to_numpy(v) for name, v in variables}
+        tensors |= self.lowest.tensors
+        document = {
+            "settings": self.settings,
+            "steps": done,
+            "history": self.history,
+        }
+        if distribution.is_chief():
+            what = "checkpoint", tensors, document, persistence.before(self.path)
+            persistence.save(self.path, *what)
+            logger.debug("%s holds %s steps", self.path, document["steps"])
+        self._spent += time.monotonic() - start
+
+    def end(self) -> None:
+        """End early, since a signal asked for it."""
+        raise Terminated(
+            f"stopped by {signal.Signals(self.signal).name}; the checkpoint is "
+            "written, and the same training goes on from it.",
+            self.signal,
+        )
+
+
+def began_in(*checkpoints: str | Path | None) -> str | None:
+    """Say in which precision a training began.
+
+    Parameters
+    ----------
+    *checkpoints : str or Path or None
+        Where its checkpoints would be.
+
+    Returns
+    -------
+    str or None
+        Precision of the first that is there; None if none is.
+    """
+    for path in checkpoints:
+        if path and Path(path).exists():
+            _, document = persistence.newest(path, persistence.read_document)
+            return document["settings"].get("precision")
+    return None
+
+
+def _fits(tensors, variables):
+    """Say whether there is a tensor of the right shape for each variable."""
+    return all(
+        name in tensors and tensors[name].shape == tuple(variable.shape)
+        for name, variable in variables.items()
+    )
+
+
+def _variables(model):
+    """Name everything that training changes."""
+    yield from _named("model", model.variables)
+    yield from _named("optimizer", model.optimizer.variables)
+
+
+def _named(kind, variables):
+    """Give variables of a kind names that sort as they do."""
+    return ((f"{kind}.{i:05d}", variable) for i, variable in enumerate(variables))

@@ -1,0 +1,138 @@
+"""What training and applying networks needs of the memory, and what is free.
+
+The numbers were measured on processors: ``benchmarks/memory.py``.
+"""
+
+from functools import reduce
+from typing import Any
+
+from dipy_ldm import _backend as distribution
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm.nn import memory as network_memory
+from dipy_ldm.nn.memory import Needs
+from dipy_ldm.training._optimizer import AT_ONCE
+
+_BEFORE = 20 * 2**20
+# Copies of the weights: those that are trained and used, a moment and the gradient;
+# more while the weights are changed, and of those changed at once.
+_COPIES = 4
+_MORE_COPIES = 2.5
+_CHANGED_COPIES = 3.5
+# Distances of latents to codes: their products, and what is made of these.
+DISTANCES = 2.7
+# What a further compiled network takes, and what lies beside a U-Net's largest layer.
+_COMPILED = 40 * 2**20
+_SKIPS = 2
+# What the gradient of the largest layer is made of, beside what is kept.
+_GRADIENTS = 2.5
+
+
+def estimate_training(
+    parts: list[Any], batch_size: int, distances: float = 0.0, before: int = 0
+) -> float:
+    """Estimate what training takes.
+
+    Parameters
+    ----------
+    parts : list of keras.Model
+        Networks of known spatial size.
+    batch_size : int
+        Examples in a batch.
+    distances : float
+        Bytes of the distances of an example's latents to all codes, behind the first
+        of the networks.
+    before : int
+        Small networks that are trained before.
+
+    Returns
+    -------
+    float
+        Bytes.
+    """
+    weights = 4 * sum(part.count_params() for part in parts)
+    each = [network_memory.needs(part) for part in parts]
+    both = reduce(Needs.beside, each)
+    step = max(
+        both.kept + max(both.again, _GRADIENTS * both.live),
+        each[0].kept + DISTANCES * distances,
+    )
+    # The weights are changed when nothing is kept any more.
+    at_once = min(weights, 4 * AT_ONCE)
+    changing = _MORE_COPIES * weights + _CHANGED_COPIES * at_once
+    working = max(changing, batch_size * step)
+    return distribution.ONCE_TRAINING + before * _BEFORE + _COPIES * weights + working
+
+
+def estimate_sampling(unets: list[Any], batch_size: int, coding: float) -> float:
+    """Estimate what generating images takes.
+
+    Parameters
+    ----------
+    unets : list of keras.Model
+        Denoiser and guide.
+    batch_size : int
+        Latents at once.
+    coding : float
+        Bytes that decoding them takes.
+
+    Returns
+    -------
+    float
+        Bytes.
+    """
+    live = max(network_memory.needs(unet).live for unet in unets)
+    weights = 4 * sum(unet.count_params() for unet in unets)
+    # What the one has used is too small for the other, and not given back.
+    working = coding + batch_size * _SKIPS * live
+    return len(unets) * _COMPILED + weights + working
+
+
+def check(what: str, needed: float, cure: str, strategy: Any = None) -> None:
+    """Refuse what would not fit into the memory.
+
+    Parameters
+    ----------
+    what : str
+        What is to be done, in the user's words.
+    needed : float
+        Bytes.
+    cure : str
+        What to give, such that less is needed.
+    strategy : tf.distribute.Strategy or None
+        Devices that it is done on.
+
+    Raises
+    ------
+    InputError
+        If it needs more than is free.
+    """
+    free = distribution.free_memory(strategy)
+    if needed > free:
+        raise InputError(
+            f"{what} needs about {needed / 2**30:.1f} GiB of memory and "
+            f"{free / 2**30:.1f} GiB are free; give {cure}."
+        )
+
+
+def check_training(what: str, needed: float, training: Any) -> None:
+    """Refuse a training that would not fit into the memory.
+
+    Parameters
+    ----------
+    what : str
+        What is trained, in the user's words.
+    needed : float
+        Bytes, as of :func:`estimate_training`.
+    training : Training
+        Options, settled.
+
+    Raises
+    ------
+    InputError
+        If it needs more than is free.
+    """
+    cure = (
+        f"a smaller `batch_size` (it is {training.batch_size}), images of fewer voxels "
+        "(a smaller `patch` for the autoencoder, a larger voxel size), or `remat`"
+    )
+    check(f"training {what}", needed, cure, training.strategy)

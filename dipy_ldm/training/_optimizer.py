@@ -1,0 +1,532 @@
+"""The optimizer of both stages: Adam and Muon, on many weights as one vector."""
+
+from functools import partial
+import math
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+import numpy as np
+
+from dipy_ldm import _backend as distribution
+from dipy_ldm._backend.fusion import fused, sum_of_squares, traced_once
+
+# What lives while weights are changed is several times as large as they are, so that no
+# more than twice these are changed at once: two groups of them.
+AT_ONCE = 2**22
+
+# What takes singular values between 0.01 and 1 to about 1 in few rounds: of a value s,
+# each makes a s + b s^3 + c s^5. By these it is within 0.33 of 1, and rounding grows
+# eightfold. Others come to within 0.27, but take the largest values down to 0.08 on the
+# way, by which rounding grows a thousandfold.
+_ROUNDS = (
+    (5.2509, -12.1041, 7.3445),
+    (3.9194, -5.5138, 2.0506),
+    (3.2046, -3.1869, 1.0079),
+)
+# Batches after which weights are averaged, which passes over all of them: at most.
+_APART = 4
+# Of the mean square of singular values, what is added to each: in directions that have
+# next to none of the gradient, rounding would become as large as all the rest.
+_DAMPING = 0.03
+
+
+class _Group(NamedTuple):
+    """Weights that are changed as one vector, and what is kept of them.
+
+    ``places`` are theirs among all weights; without a ``velocity``, they are kernels
+    that change by orthogonal matrices.
+    """
+
+    weights: list
+    places: list
+    momentum: Any
+    velocity: Any = None
+    sum: Any = None
+
+
+@keras.saving.register_keras_serializable("dipy_ldm")
+class FlatAdam(keras.optimizers.Optimizer):
+    """Adam :footcite:p:`Kingma2015` that works on many weights at once.
+
+    To the same as ``keras.optimizers.Adam``. Keras' own takes dozens of operations for
+    each weight of a network, and TensorFlow as much time to trace and to optimise them
+    as for all the rest of the first step; here the gradients are joined to one vector
+    first, or to a few where there are many, one after the other. The gradients of all
+    replicas are summed before anything is done with them: the replicas go on as if each
+    of them were alone, and come to the same.
+
+    If asked to, the kernels of convolutions and of attention change as by Muon
+    :footcite:p:`Jordan2024` instead: by the orthogonal matrix that is next to the
+    momentum, of which each entry is 1 in the mean of squares, times the rate. All
+    directions are learnt in which gradients agree, not only those in which they are
+    large, and nothing but the momentum is kept of these weights.
+
+    Parameters
+    ----------
+    learning_rate : float or keras.optimizers.schedules.LearningRateSchedule
+        The rate of each batch.
+    beta_1, beta_2 : float
+        How slowly the moments change.
+    epsilon : float
+        What keeps the division by the second moment from zero.
+    global_clipnorm : float, optional
+        Largest norm of all gradients together.
+    base_fan_in : int, optional
+        Inputs of each output of a convolution up to which its kernel is changed at the
+        full rate. With more, the rate falls in proportion, as of a maximal update
+        parametrisation :footcite:p:`Yang2021`: what all steps together add to an
+        output does not grow with its inputs, of which three dimensions have many.
+        Kernels of all sizes have the same rate if None.
+    unnormalised : sequence of str, optional
+        Paths of the kernels whose inputs may have much in common. The rate of all
+        others falls with the square root alone, as what is added from inputs without
+        a mean grows. All are such if None.
+    orthogonal : bool
+        Whether kernels of convolutions and attention change by orthogonal matrices.
+    averages : sequence of keras.Variable, optional
+        What shall be the average of each weight, in their order: those of the network
+        that is used, so that there is no other copy. Where it goes over hundreds of
+        batches, every fourth is taken into it. They are no part of the configuration.
+    ema_momentum : float
+        How slowly the averages change.
+    gradient_accumulation_steps : int, optional
+        Batches whose gradients are averaged for one step; at least 2.
+    initial_scale : float, optional
+        What the loss is multiplied with at first, so that gradients in float16 are
+        not rounded to zero; not at all if None. A batch whose gradients are not
+        finite is left out, and halves the scale.
+    growth_steps : int
+        Batches in a row with finite gradients after which the scale is doubled.
+    name : str, optional
+        Name.
+
+    References
+    ----------
+    .. footbibliography::
+    """
+
+    def __init__(
+        self,
+        learning_rate=0.001,
+        *,
+        beta_1=0.9,
+        beta_2=0.999,
+        epsilon=1e-7,
+        global_clipnorm=None,
+        base_fan_in=None,
+        unnormalised=None,
+        orthogonal=False,
+        averages=None,
+        ema_momentum=0.99,
+        gradient_accumulation_steps=None,
+        initial_scale=None,
+        growth_steps=2000,
+        name="adam",
+    ):
+        super().__init__(
+            learning_rate,
+            global_clipnorm=global_clipnorm,
+            ema_momentum=ema_momentum,
+            gradient_accumulation_steps=gradient_accumulation_steps,
+            name=name,
+        )
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+        self.base_fan_in = base_fan_in
+        self.unnormalised = unnormalised
+        self.orthogonal = orthogonal
+        self.initial_scale = initial_scale
+        self.growth_steps = growth_steps
+        # By which Keras counts them among what the optimizer changes.
+        self.averages = list(averages or ())
+        if initial_scale:
+            # Which Keras asks for before it asks for anything else.
+            start = keras.initializers.Constant(initial_scale)
+            self._scale = self.add_variable((), start, name="scale")
+            self._good = self.add_variable((), dtype="int32", name="good")
+
+    def build(self, variables):
+        """Make what is kept of the weights, wherever this is called.
+
+        Parameters
+        ----------
+        variables : list of keras.Variable
+            The weights, in float32.
+        """
+        if self.built:
+            return
+        # Keras would take them for the optimizer's own if they were set as usual.
+        vars(self)["_trainable_variables"] = list(variables)
+        # TensorFlow's alone have one.
+        strategy = getattr(self, "_distribution_strategy", None)
+        with distribution.scope(strategy):
+            groups = [self._group(*some) for some in self._divided(variables)]
+        vars(self)["_groups"] = groups
+        self.built = True
+
+    def _divided(self, variables):
+        """Divide weights, with their places, into groups that are changed alike."""
+        kernels = [
+            place
+            for place, weight in enumerate(variables)
+            if self.orthogonal and _is_kernel(weight)
+        ]
+        others: dict[float, list] = {}
+        for place, weight in enumerate(variables):
+            if place not in kernels:
+                others.setdefault(self._share(weight), []).append(place)
+        for alike in (kernels, *others.values()):
+            for places in _grouped(variables, alike):
+                weights = [variables[place] for place in places]
+                yield weights, places, alike is not kernels
+
+    def _group(self, weights, places, scaled):
+        """Make what is kept of some weights."""
+        shape = (sum(math.prod(weight.shape) for weight in weights),)
+        kept = {
+            "momentum": True,
+            "velocity": scaled,
+            "sum": bool(self.gradient_accumulation_steps),
+        }
+        made = {
+            name: self.add_variable(shape, name=name)
+            for name, wanted in kept.items()
+            if wanted
+        }
+        return _Group(weights, places, **made)
+
+    def scale_loss(self, loss):
+        """Multiply the loss, as Keras asks before it takes the gradients.
+
+        Parameters
+        ----------
+        loss : tensor
+            Loss.
+
+        Returns
+        -------
+        tensor
+            The same without ``initial_scale``.
+        """
+        if not self.initial_scale:
+            return loss
+        return loss * ops.cast(self._scale, loss.dtype)
+
+    def apply(self, grads, trainable_variables=None):
+        """Change the weights by their gradients.
+
+        Parameters
+        ----------
+        grads : list of tensor
+            A gradient for each weight.
+        trainable_variables : list of keras.Variable, optional
+            The weights, in the order in which they were given first.
+
+        Raises
+        ------
+        ValueError
+            If the weights are others than before.
+        """
+        if not self.built:
+            self.build(list(trainable_variables))
+        known = self._trainable_variables
+        if trainable_variables is not None and (
+            len(trainable_variables) != len(known)
+            or any(a is not b for a, b in zip(trainable_variables, known))
+        ):
+            raise ValueError("the weights are not those that the optimizer is for.")
+        # What has no part in the loss has no gradient.
+        grads = [ops.zeros(w.shape) if g is None else g for g, w in zip(grads, known)]
+        gradients = distribution.sum_of_replicas(
+            [_joined([grads[i] for i in group.places]) for group in self._groups]
+        )
+        if not self.initial_scale:
+            self._learn(gradients)
+            self._iterations.assign_add(1)
+            return
+        gradients = [gradient / self._scale for gradient in gradients]
+        good = ops.all(ops.stack([ops.all(ops.isfinite(some)) for some in gradients]))
+        self._if(good, lambda: self._learn(gradients), lambda: None)
+        self._rescale(good)
+        # As if what is left out had not been. Replicas meet here: not in a branch.
+        self._iterations.assign_add(ops.cast(good, self._iterations.dtype))
+
+    def _learn(self, gradients):
+        """Take what is to be learnt from a batch, given all its gradients."""
+        if self.gradient_accumulation_steps:
+            self._accumulate(gradients)
+        else:
+            self._step(gradients)
+        if self.averages and distribution.is_first_replica():
+            self._follow()
+
+    def _accumulate(self, gradients):
+        """Make a step if there are gradients enough for it, or keep them."""
+        sums = [group.sum + some for group, some in zip(self._groups, gradients)]
+        batches = self.gradient_accumulation_steps
+        self._if(
+            ops.equal((self._iterations + 1) % batches, 0),
+            lambda: self._step_of_sums(sums),
+            lambda: self._keep(sums),
+        )
+
+    def _if(self, condition, change, otherwise):
+        """Change weights, and what is kept of them, in one way or in another."""
+        distribution.conditionally(
+            condition,
+            change,
+            otherwise,
+            lambda: [*self._trainable_variables, *self.variables],
+        )
+
+    def _keep(self, sums):
+        for group, some in zip(self._groups, sums):
+            group.sum.assign(some)
+
+    def _step_of_sums(self, sums):
+        for group in self._groups:
+            group.sum.assign(ops.zeros(group.sum.shape))
+        self._step([some / self.gradient_accumulation_steps for some in sums])
+
+    def _step(self, gradients):
+        """Make a step."""
+        rate = ops.cast(self.learning_rate, "float32")
+        clip = 1.0
+        if self.global_clipnorm:
+            norm = ops.sqrt(sum(map(sum_of_squares, gradients)))
+            # NaN where the norm is not finite.
+            clip = self.global_clipnorm / ops.maximum(norm, self.global_clipnorm)
+        time = ops.cast(self.iterations + 1, "float32")
+        unbiased = ops.sqrt(1 - self.beta_2**time) / (1 - self.beta_1**time)
+        distribution.in_turn(
+            partial(self._change, group, some, rate, clip, unbiased)
+            for group, some in zip(self._groups, gradients)
+        )
+
+    def _change(self, group, gradient, rate, clip, unbiased):
+        """Change the weights of a group, and return by how much."""
+        shares = [self._share(weight) for weight in group.weights]
+        each = {share: rate * share for share in set(shares)}
+        shapes = [weight.shape for weight in group.weights]
+        given = group.momentum, gradient, clip, 1 - self.beta_1
+        # All is added to where it is. TensorFlow's pool would give what is assigned
+        # other pieces of memory in each step, up to twice as large as they need be.
+        if group.velocity is None:
+            moved, ahead = _ahead(*given)
+            matrices = [_matrix(weight) for weight in group.weights]
+            turned = _turned(matrices, ahead, [each[share] for share in shares])
+            changes = [ops.reshape(of, shape) for of, shape in zip(turned, shapes)]
+        else:
+            (rate,) = each.values()
+            further = 1 - self.beta_2, unbiased, self.epsilon, rate
+            moved, squares, change = _adam(*given, group.velocity, *further)
+            distribution.add_to(group.velocity, squares)
+            changes = _parts(change, shapes)
+        distribution.add_to(group.momentum, moved)
+        for weight, change in zip(group.weights, changes):
+            distribution.add_to(weight, change)
+        return changes
+
+    def _follow(self):
+        """Let the averages go towards the weights, every few batches."""
+        # Few of those over which the average goes, so that it is the same.
+        apart = int(0.04 / (1 - self.ema_momentum) + 0.5)
+        apart = max(1, min(apart, _APART))
+        if apart == 1:
+            self._average(1)
+            return
+        due = ops.equal(self._iterations % apart, 0)
+        due = ops.logical_or(due, self._is_first())
+        self._if(due, lambda: self._average(apart), lambda: None)
+
+    def _is_first(self):
+        """Say whether no step was made before, however many batches it is of."""
+        return ops.equal(self.iterations, 0)
+
+    def _average(self, batches):
+        """Let the averages go towards the weights, as far as in so many batches."""
+        # The first step's weights are their own average.
+        share = 1 - self.ema_momentum**batches
+        share = ops.where(self._is_first(), 1.0, share)
+        distribution.in_turn(
+            partial(self._follow_weights, group, share) for group in self._groups
+        )
+
+    def _follow_weights(self, group, share):
+        """Let the averages of a group go to its weights, and return by how much."""
+        averages = [self.averages[place] for place in group.places]
+        changes = [
+            _nearer(average, weight, share)
+            for average, weight in zip(averages, group.weights)
+        ]
+        for average, change in zip(averages, changes):
+            distribution.add_to(average, change)
+        return changes
+
+    def _share(self, weight):
+        """Say how much of the rate a weight has."""
+        if not self.base_fan_in:
+            return 1.0
+        fan_in, _ = _matrix(weight) if _is_kernel(weight) else (1, 1)
+        share = min(1.0, self.base_fan_in / fan_in)
+        if self.unnormalised is None or weight.path in self.unnormalised:
+            return share
+        return math.sqrt(share)
+
+    def _rescale(self, good):
+        """Halve the scale of the loss, or double it now and then."""
+        count = ops.where(good, self._good + 1, 0)
+        grows = count == self.growth_steps
+        factor = ops.where(good, ops.where(grows, 2.0, 1.0), 0.5)
+        self._scale.assign(self._scale * factor)
+        self._good.assign(ops.where(grows, 0, count))
+
+    def get_config(self):
+        """Return the arguments of the constructor, but for the averages."""
+        config = super().get_config()
+        for name in ("clipnorm", "clipvalue", "weight_decay"):
+            del config[name]
+        return {
+            name: value
+            for name, value in config.items()
+            if name not in ("use_ema", "ema_overwrite_frequency", "loss_scale_factor")
+        } | {
+            "beta_1": self.beta_1,
+            "beta_2": self.beta_2,
+            "epsilon": self.epsilon,
+            "base_fan_in": self.base_fan_in,
+            "unnormalised": self.unnormalised,
+            "orthogonal": self.orthogonal,
+            "initial_scale": self.initial_scale,
+            "growth_steps": self.growth_steps,
+        }
+
+
+def _joined(tensors):
+    """Join tensors, whatever their shapes, to one vector."""
+    # Most have one axis already, and what need not be done takes no time to trace.
+    return ops.concatenate(
+        [t if len(t.shape) == 1 else ops.reshape(t, (-1,)) for t in tensors]
+    )
+
+
+def _parts(vector, shapes):
+    """Cut a vector into tensors of these shapes."""
+    ends = np.cumsum([math.prod(shape) for shape in shapes])
+    parts = ops.split(vector, ends.tolist())  # and nothing after the last
+    return [
+        part if len(shape) == 1 else ops.reshape(part, shape)
+        for part, shape in zip(parts, shapes)
+    ]
+
+
+def _is_kernel(weight):
+    """Say whether a weight is the kernel of a convolution or of attention."""
+    # Which have three axes and more; biases and tables have fewer.
+    return len(weight.shape) > 2
+
+
+def _matrix(weight):
+    """Return how many inputs and outputs a kernel has."""
+    # Attention projects a position to (heads, each), and not from there.
+    projects = weight.path.split("/")[-2:-1] in (["query"], ["key"], ["value"])
+    inputs = math.prod(weight.shape[: 1 if projects else -1])
+    return inputs, math.prod(weight.shape) // inputs
+
+
+def _grouped(weights, places):
+    """Divide the places of weights into groups of weights that are not too large."""
+    groups, size = [], AT_ONCE
+    for place in places:
+        size += math.prod(weights[place].shape)
+        if size > AT_ONCE:
+            groups.append([])
+            size = math.prod(weights[place].shape)
+        groups[-1].append(place)
+    return groups
+
+
+def _nearer(value, aim, share):
+    """Return the change by which a value goes a share of the way."""
+    return (aim - value) * share
+
+
+@fused
+def _ahead(momentum, gradient, clip, share):
+    """Return the change of the momentum, and what it will be after the next.
+
+    The latter is as of Nesterov: as if the next gradient were the same.
+    """
+    gradient = gradient * clip
+    change = _nearer(momentum, gradient, share)
+    momentum = momentum + change
+    return change, momentum + _nearer(momentum, gradient, share)
+
+
+@fused
+def _adam(
+    momentum, gradient, clip, share, squares, of_squares, unbiased, epsilon, rate
+):
+    """Return the changes of the two moments, and of the weights."""
+    gradient = gradient * clip
+    moved = _nearer(momentum, gradient, share)
+    squared = _nearer(squares, ops.square(gradient), of_squares)
+    direction = (momentum + moved) * unbiased
+    return moved, squared, direction * -rate / (ops.sqrt(squares + squared) + epsilon)
+
+
+def _turned(shapes, vector, rates):
+    """Return changes of kernels: the orthogonal matrices next to those in a vector.
+
+    Kernels have the shapes of matrices, inputs and outputs. Of a matrix M that has more
+    rows than columns that is M (M' M + e)^(-1/2), with a small e, and
+    (M M' + e)^(-1/2) M of others. These roots are found by Newton-Schulz iterations of
+    small matrices, all that are of one size together, so that there are two large
+    products of each kernel and no more.
+    """
+    matrices, roots = _parts(vector, shapes), {}
+    for size in sorted(set(map(min, shapes))):
+        alike = [i for i, shape in enumerate(shapes) if min(shape) == size]
+        squares = ops.stack([_square(matrices[i]) for i in alike])
+        roots |= zip(alike, ops.unstack(_inverse_roots(squares), len(alike)))
+    return [
+        _orthogonal(matrix, roots[i], -rate)
+        for i, (matrix, rate) in enumerate(zip(matrices, rates, strict=True))
+    ]
+
+
+@traced_once
+def _square(matrix):
+    """Multiply a matrix with itself, so that the result is as small as it can be."""
+    rows, columns = matrix.shape
+    other = ops.transpose(matrix)
+    return matrix @ other if rows < columns else other @ matrix
+
+
+@traced_once
+def _orthogonal(matrix, root, rate):
+    """Return an orthogonal matrix with entries of about a rate."""
+    rows, columns = matrix.shape
+    # The root is the smaller of the two.
+    root = root * (rate * math.sqrt(max(rows, columns)))
+    return root @ matrix if rows < columns else matrix @ root
+
+
+@traced_once
+def _inverse_roots(squares):
+    """Return the inverse roots of positive semidefinite matrices, nearly."""
+    size = squares.shape[-1]
+    one = ops.convert_to_tensor(np.eye(size, dtype="float32"))
+    # Singular values are at most as large as all of them together, which become 1.
+    powers = ops.sum(squares * one, (-2, -1), keepdims=True)
+    scales = ops.rsqrt(powers + 1e-30)
+    squares = squares * scales**2 + one * (_DAMPING / size)
+    roots = scales
+    for number, (a, b, c) in enumerate(_ROUNDS):
+        factor = a * one + b * squares + c * (squares @ squares)
+        roots = roots @ factor if number else roots * factor
+        if number < len(_ROUNDS) - 1:
+            squares = factor @ squares @ factor
+    return roots

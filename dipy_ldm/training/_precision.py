@@ -1,0 +1,205 @@
+"""Precision: in which numbers a machine computes fast, and well."""
+
+from functools import cache
+import logging
+import time
+from typing import Any, NamedTuple, Self
+
+from keras import ops
+import numpy as np
+
+from dipy_ldm import _backend as distribution
+from dipy_ldm._utils.checks import InputError, choose
+from dipy_ldm.nn.building import PRECISIONS
+
+logger = logging.getLogger(__name__)
+
+# From which compute capability on NVIDIA's GPUs have units for them. Older ones have no
+# algorithm for some convolutions.
+_CAPABILITY = {"bfloat16": (8, 0), "float16": (7, 0)}
+
+# Of the time of a convolution in float32, which it must be worth: the networks also do
+# what bfloat16 does not make faster.
+_WORTH = 0.9
+_TRIES = 7
+
+
+class Precision(NamedTuple):
+    """What a training computes in, and why.
+
+    Parameters
+    ----------
+    name : {"float32", "bfloat16", "float16"}
+        Precision.
+    reason : str
+        Why it was chosen, as a part of a sentence.
+    """
+
+    name: str
+    reason: str
+
+    @classmethod
+    def from_saved(cls, document: dict | None) -> Self | None:
+        """Read what a model file says.
+
+        Parameters
+        ----------
+        document : dict or None
+            Both by their names; None where an earlier version wrote the file.
+
+        Returns
+        -------
+        Precision or None
+            None for None.
+        """
+        return cls(**document) if document else None
+
+    @staticmethod
+    def to_saved(precision: Any) -> dict | None:
+        """Say what :meth:`from_saved` reads.
+
+        Parameters
+        ----------
+        precision : Precision or None
+            None where it is not known.
+
+        Returns
+        -------
+        dict or None
+            Both by their names, as JSON can say them.
+        """
+        return precision and precision._asdict()
+
+
+def settle(
+    name: str, rank: int, strategy: Any = None, began: str | None = None
+) -> Precision:
+    """Choose the precision of a training.
+
+    Parameters
+    ----------
+    name : {"auto", "float32", "bfloat16", "float16"}
+        What the user asked for; ``"auto"`` is for the fastest in which all devices
+        compute well.
+    rank : int
+        Number of spatial dimensions.
+    strategy : tf.distribute.Strategy or None
+        As of :func:`dipy_ldm.make_strategy`.
+    began : str, optional
+        Precision in which the training began that is resumed.
+
+    Returns
+    -------
+    Precision
+        The same for all machines.
+
+    Raises
+    ------
+    InputError
+        If there is no such precision, or a device can't compute in it; the sentence
+        lists those it can.
+    """
+    choose("precision", name, {"auto": None, **PRECISIONS})
+    if began is not None and name in ("auto", began):
+        return Precision(began, "as the training began")
+    if name == "float32":
+        return Precision(name, "as asked for")
+    return _choose(name, rank, strategy)
+
+
+@cache
+def tell(settled: Precision) -> Precision:
+    """Say once what was chosen, and why.
+
+    Parameters
+    ----------
+    settled : Precision
+        As of :func:`settle`.
+
+    Returns
+    -------
+    Precision
+        The same.
+    """
+    logger.info("precision %s: %s.", *settled)
+    return settled
+
+
+def _choose(name, rank, strategy):
+    """Choose among what the devices of all machines can do."""
+    gpus = distribution.gpu_capabilities(strategy)
+    here = _of_gpus(gpus) if gpus else _of_processor(rank)
+    with distribution.spread(strategy):
+        machines = distribution.gathered([here.able, *here.fastest])
+    able = [p for p in PRECISIONS if all(p in machine[0] for machine in machines)]
+    if name == "auto":
+        wanted = {machine[1] for machine in machines}
+        if len(wanted) == 1:
+            return here.fastest
+        return Precision("float32", "the fastest of these machines together")
+    if name not in able:
+        raise InputError(
+            f"this machine does not compute in {name}; choose one of "
+            f"{', '.join(['auto', *able])}."
+        )
+    return Precision(name, "as asked for")
+
+
+class _Ability(NamedTuple):
+    able: list
+    fastest: Precision
+
+
+def _of_gpus(capabilities):
+    """Go by the GPU that can do the least."""
+    least = min(capabilities)
+    able = [p for p in PRECISIONS if least >= _CAPABILITY.get(p, least)]
+    fastest = next((p for p in _CAPABILITY if p in able), "float32")
+    version = ".".join(map(str, least))
+    return _Ability(able, Precision(fastest, f"for a compute capability of {version}"))
+
+
+@cache
+def _of_processor(rank):
+    """Time a convolution, forward and backward."""
+    full, half = (_Convolution(p, rank) for p in ("float32", "bfloat16"))
+    if not half.works:
+        reason = "this processor does not compute convolutions in bfloat16"
+        return _Ability(["float32"], Precision("float32", reason))
+    # The fastest of several: another process may be in the way of some.
+    times = np.array([(full.time(), half.time()) for _ in range(_TRIES)])
+    in_full, in_half = times.min(0)
+    ratio = in_half / in_full
+    fastest = "bfloat16" if ratio < _WORTH else "float32"
+    reason = f"a convolution in bfloat16 takes {ratio:.1f} times as long as in float32"
+    return _Ability(["float32", "bfloat16"], Precision(fastest, reason))
+
+
+class _Convolution:
+    """A convolution, forward and backward, of which a machine shows how fast it is."""
+
+    def __init__(self, precision, rank):
+        # Some milliseconds in float32; up to thirty times that where it is emulated.
+        shape = {2: (8, 28, 28, 32), 3: (1, 12, 12, 12, 32)}[rank]
+        kernel = (*(3,) * rank, 32, 32)
+        self._inputs = [ops.cast(ops.ones(s), precision) for s in (shape, kernel)]
+        self._gradients = distribution.gradients(self._convolve)
+        try:
+            # Which compiles it, too.
+            self.time()
+        except Exception:  # each back-end has its own for what it can't compute
+            self.works = False
+        else:
+            self.works = True
+
+    def time(self):
+        """Compute it, and return the seconds that it took."""
+        start = time.perf_counter()
+        for gradient in self._gradients(*self._inputs):
+            ops.convert_to_numpy(gradient)
+        return time.perf_counter() - start
+
+    @staticmethod
+    def _convolve(x, kernel):
+        y = ops.conv(x, kernel, padding="same")
+        return ops.conv(ops.silu(y), kernel, padding="same")

@@ -1,0 +1,294 @@
+"""What ``dipy_check_ldm`` looks at, in which order, and how it tells of it."""
+
+from collections.abc import Mapping, Sequence
+import logging
+from pathlib import Path
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dipy_ldm import __version__, _backend as distribution, presets
+from dipy_ldm._utils.checks import InputError, choose
+from dipy_ldm.autoencoder import losses
+from dipy_ldm.checking import (
+    _dry_run_findings as verdicts,
+    _plan as plans,
+    _report as report,
+)
+from dipy_ldm.checking._dry_run import EIGHT, learn_by_heart, measure_paces
+from dipy_ldm.checking._findings import Finding, amber, green, grey, red, worst
+from dipy_ldm.checking._images import look_at
+from dipy_ldm.checking._reading import Material, read_volumes
+from dipy_ldm.conditions import learn, summary
+from dipy_ldm.data._covariates import Covariates, read_covariates
+from dipy_ldm.data._paths import holds_volumes, listed_rows
+from dipy_ldm.data._summary import count_alone, summarise
+from dipy_ldm.data.cohort import Cohort, split
+from dipy_ldm.diffusion import schedules
+from dipy_ldm.nn import building
+from dipy_ldm.workflows import _inputs as inputs, _recipes as recipes
+from dipy_ldm.workflows._outputs import write_page
+
+logger = logging.getLogger(__name__)
+
+_TRIALS = "time", "learning by heart", "codes", "latents"
+
+
+class Looked(NamedTuple):
+    """What was found by looking, by sections, and what is left to be trained on."""
+
+    findings: dict[str, list[Finding]]
+    material: Material | None
+
+
+def start(
+    strategy: str, devices: Sequence[str] | None, loss: str | None, **method: Any
+) -> Any:
+    """Choose the devices, and refuse names that there are not, before files are read.
+
+    Parameters
+    ----------
+    strategy, devices
+        As of :func:`dipy_ldm.make_strategy`; other machines don't count.
+    loss : str or None
+        Name of a loss; None is for the usual one.
+    **method
+        As of :func:`dipy_ldm.workflows._recipes.make`.
+
+    Returns
+    -------
+    tf.distribute.Strategy or None
+        None is for the one device that TensorFlow chooses.
+
+    Raises
+    ------
+    InputError
+        If there is no such device, schedule, target, loss or precision.
+    """
+    choose("schedule", method["schedule"], schedules.SCHEDULES)
+    choose("target", method["target"], schedules.TARGETS)
+    choose("precision", method["precision"], {"auto": None, **building.PRECISIONS})
+    if loss is not None:
+        choose("loss", loss, losses.LOSSES)
+    return distribution.make_strategy(strategy, devices, alone=True)
+
+
+def look(
+    input_files: Sequence[str],
+    conditions: Sequence[str],
+    steps: Mapping[str, float],
+    *,
+    cache_dir: str | None,
+    cache_limit: float | None,
+    **options: Any,
+) -> Looked:
+    """Look at files, tables and images.
+
+    Parameters
+    ----------
+    input_files, conditions, steps
+        As of :func:`dipy_ldm.workflows._inputs.plan`.
+    cache_dir, cache_limit
+        As of :func:`dipy_ldm.data.load_volumes`.
+    **options
+        Further ones of it.
+
+    Returns
+    -------
+    Looked
+        Findings, and the images that can be used.
+
+    Raises
+    ------
+    InputError
+        If there are no inputs, or an option makes no sense.
+    """
+    if input_files == ["mnist"] or not holds_volumes(input_files):
+        return _look_at_images(input_files, conditions, steps, options)
+    if steps and not conditions:
+        raise InputError("`coarsen` is for `conditions`; give these, too.")
+    caching: dict[str, Any] = {"cache_dir": cache_dir, "cache_limit": cache_limit}
+    files, material = read_volumes(input_files, verbose=True, **caching, **options)
+    found = {"Files": files}
+    if material is not None:
+        if conditions:
+            listed = listed_rows(input_files)
+            given = conditions, material.files, listed, steps
+            found["Conditions"] = _of_tables(*given)
+        found["Images"] = look_at(material, verbose=True)
+    return Looked(found, material)
+
+
+def _look_at_images(input_files, conditions, steps, options):
+    data = inputs.plan(input_files, conditions, steps, **options).load()
+    names = [f"image {i}" for i in range(len(data.images))]
+    subjects = data.subjects or names
+    material = Material(data.images, None, names, (), subjects)
+    found = {"Images": look_at(material, verbose=True)}
+    if conditions:
+        known = learn(data.conditions, len(names))
+        values = Covariates(data.conditions or {}, {}, {}, list(subjects))
+        findings = [green("conditions", " ".join(summary(known))), _unique(values)]
+        found["Conditions"] = findings
+    return Looked(found, material)
+
+
+def _of_tables(names, files, listed, steps):
+    """Say what tables tell of volumes, as the training does before it begins."""
+    try:
+        found = read_covariates(names, files, listed, steps)
+        learn(found.values, len(files))
+    except InputError as error:
+        what, _, cure = str(error).rpartition("; ")
+        return [red("conditions", what, f"{cure[:1].upper()}{cure[1:]}")]
+    return [green("conditions", summarise(found)), _unique(found)]
+
+
+def _unique(covariates):
+    """Say how many subjects could be known again by their conditions."""
+    n, alone = len(set(covariates.subjects)), count_alone(covariates)
+    title = "unique combinations"
+    if not alone:
+        return green(title, "No subject is alone with a combination of conditions.")
+    return amber(
+        title,
+        f"{alone} of {n} subjects are alone with their combination of conditions, and "
+        "could be known again by it.",
+        "Take fewer conditions or coarser ones, --coarsen age=5 say.",
+    )
+
+
+def try_out(
+    material: Material | None,
+    given: Mapping[str, Any],
+    method: Mapping[str, Any],
+    *,
+    strategy: Any,
+    validation: float,
+    changes: tuple[bool, bool],
+    seconds: float,
+) -> dict[str, list[Finding]]:
+    """Look at what the training would be, and try it.
+
+    Parameters
+    ----------
+    material : Material or None
+        As of :func:`look`.
+    given : dict
+        As of :func:`dipy_ldm.presets.settle`.
+    method : dict
+        As of :func:`dipy_ldm.workflows._recipes.make`.
+    strategy : tf.distribute.Strategy or None
+        As of :func:`start`.
+    validation : float
+        Share that is held out.
+    changes : tuple of bool
+        Whether images are mirrored, and whether they are left unchanged else.
+    seconds : float
+        Time for each trial; 0 for none.
+
+    Returns
+    -------
+    dict of str to list of Finding
+        By sections.
+
+    Raises
+    ------
+    InputError
+        If an option makes no sense.
+    """
+    if material is None:
+        why = "Not looked at: there is no file to learn from."
+        return {"Training": [grey("training", why)]}
+    cohort = Cohort(
+        material.images, affine=material.affine, subjects=list(material.subjects)
+    )
+    settings = presets.settle(cohort, **given)
+    recipe = recipes.make(settings, strategy, **method)
+    parts = plans.parts(cohort, validation, method["seed"], settings.batch_size)
+    end = plans.schedule(method["schedule"])
+    people = plans.people(cohort)
+    if parts.state == "red":
+        rest = _not_tried("there are too few images")
+        return {"Training": [people, parts, end, *rest]}
+    train, _ = split(cohort, validation, method["seed"], settings.batch_size)
+    shape, patch = material.images.shape, settings.patch
+    chosen = plans.settled(recipe, len(shape) - 2)
+    memory = plans.memory(recipe, chosen, train.images.shape, patch)
+    found = [
+        people,
+        parts,
+        plans.device(chosen),
+        plans.precision(chosen),
+        memory,
+        plans.pieces(material.images, patch, recipe.vqvae.factor),
+        end,
+    ]
+    if memory.state == "red":
+        return {"Training": found, "Trials": _not_tried("the memory would not suffice")}
+    recipe.check(train.images.shape, patch)
+    if not seconds:
+        return {"Training": found, "Trials": _not_tried("no time was given for it")}
+    augment = recipes.augmentation(changes[0], settings, changes[1])
+    few = np.asarray(train.images[: settings.batch_size], "float32")
+    paces = measure_paces(recipe, few, seconds / 2, patch=patch, augment=augment)
+    n = len(train.images), len(material.images)
+    trials = [verdicts.time(paces, chosen, *n)]
+    trials += _by_heart(recipe, train.images[:EIGHT], material.affine, seconds)
+    return {"Training": found, "Trials": trials}
+
+
+def _not_tried(why):
+    return [grey(title, f"Not tried: {why}.") for title in _TRIALS]
+
+
+def _by_heart(recipe, images, affine, seconds):
+    """Let a few images be learnt by heart, and tell what came of it."""
+    found = learn_by_heart(recipe, images, affine, seconds)
+    return [
+        verdicts.by_heart(found, affine),
+        verdicts.codes(found, recipe.vqvae.n_codes),
+        verdicts.latents(found),
+    ]
+
+
+def write(
+    outputs: Sequence[Path],
+    input_files: Sequence[str],
+    found: Mapping[str, Sequence[Finding]],
+) -> str:
+    """Write both files, and say in short what is in them.
+
+    Parameters
+    ----------
+    outputs : sequence of Path
+        A JSON file and a page.
+    input_files : sequence of str
+        What was looked at.
+    found : dict of str to sequence of Finding
+        By sections.
+
+    Returns
+    -------
+    str
+        What must be mended, in a sentence; nothing if nothing must.
+    """
+    every = [finding for some in found.values() for finding in some]
+    bad = [finding.title for finding in every if finding.state == "red"]
+    told = {
+        "GeneratedBy": {"Name": "dipy_ldm", "Version": __version__},
+        "Time": time.strftime("%Y-%m-%dT%H:%M:%S"),
+        "Inputs": list(map(str, input_files)),
+        "State": worst(every),
+        "Findings": {
+            title: [finding.to_saved() for finding in some]
+            for title, some in found.items()
+        },
+    }
+    for line in report.in_short(found):
+        logger.info("%s", line)
+    write_page(outputs, told, report.page(input_files, found))
+    if not bad:
+        return ""
+    return f"mend what is red before you train: {', '.join(bad)}; see {outputs[1]}."

@@ -1,0 +1,86 @@
+"""A table of what is wanted: one sample a row."""
+
+from collections.abc import Mapping
+import logging
+from pathlib import Path
+
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.values import listed
+from dipy_ldm.conditions import Condition
+from dipy_ldm.data._cells import as_number, is_missing, spelled
+from dipy_ldm.data._tables import read_table, refuse_rows
+
+logger = logging.getLogger(__name__)
+
+
+def read_wanted(
+    path: str | Path, known: Mapping[str, Condition]
+) -> dict[str, list[str | float | None]]:
+    """Read what is wanted of each sample.
+
+    Parameters
+    ----------
+    path : str or Path
+        Table as of :func:`dipy_ldm.data._tables.read_table`, such as a
+        ``participants.tsv``. What is missing is left open. Columns that are no
+        conditions make no difference, and a warning says which.
+    known : dict of str to Condition
+        Conditions of the model.
+
+    Returns
+    -------
+    dict of str to list
+        Values of each row, by the names of the conditions that are columns.
+
+    Raises
+    ------
+    InputError
+        If the table is bad, no column is a condition, or a cell is neither a number nor
+        a level. All bad cells are in one report.
+    """
+    rows = read_table(path)
+    columns = [name for name in rows[0].cells if name]
+    names = [name for name in columns if name in known]
+    if not names:
+        cure = f"it has {listed(known)}" if known else "train one that has"
+        raise InputError(
+            f"{path} has no column that is a condition of the model ({cure}); its "
+            f"columns are {listed(columns)}."
+        )
+    others = [name for name in columns if name not in known and name != _ID]
+    if others:
+        logger.warning(
+            "of the columns of %s, %s make no difference: the model has %s.",
+            path,
+            listed(others),
+            listed(known),
+        )
+    complaints: list[str] = []
+    table = {
+        name: [_read(name, row, known[name], complaints) for row in rows]
+        for name in names
+    }
+    refuse_rows(complaints, "correct these cells, or leave them empty")
+    return table
+
+
+_ID = "participant_id"
+
+
+def _read(name, row, condition, complaints):
+    """Read a cell, and complain of a bad one."""
+    text = row.cells[name]
+    if is_missing(text):
+        return None
+    if condition.kind == "class":
+        level = spelled(name, text)
+        # A level may be another text than the usual one, where no table was read.
+        level = text if text in condition.levels else level
+        if level not in condition.levels:
+            levels = listed(condition.levels)
+            complaints.append(f"{row}: {name} is {text!r}, not one of {levels}")
+        return level
+    number = as_number(text)
+    if number is None:
+        complaints.append(f"{row}: {name} is {text!r}, no number")
+    return number

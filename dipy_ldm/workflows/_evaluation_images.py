@@ -1,0 +1,345 @@
+"""Images that a model is judged by, on its grid and with what is known of them."""
+
+from collections.abc import Sequence
+import logging
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nibabel.affines import voxel_sizes
+import numpy as np
+
+from dipy_ldm import _serialization as persistence
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.values import listed
+from dipy_ldm.data import load_mnist
+from dipy_ldm.data._checks import check_range
+from dipy_ldm.data._covariates import read_covariates
+from dipy_ldm.data._entities import entity
+from dipy_ldm.data._grid import Grid, same_grid
+from dipy_ldm.data._paths import find_volumes, holds_volumes, listed_rows
+from dipy_ldm.data._table_rows import find_subjects
+from dipy_ldm.data.images import read_images
+from dipy_ldm.data.volumes import conform_volumes, plan_volumes
+from dipy_ldm.workflows._generated import asked_of, refused_in
+from dipy_ldm.workflows._provenance import fingerprint, known_affine
+
+logger = logging.getLogger(__name__)
+
+
+class Judged(NamedTuple):
+    """Images in a drawn order, and what is to be said of them.
+
+    ``images`` are ``(n, *space, channels)``, ``names`` say from where each is,
+    ``files`` has the file of each or is None for packaged images, ``conditions`` the
+    values of the model's conditions (None where they are not known), ``notes`` are
+    sentences, ``subjects`` say whose each is (None for packaged images), and
+    ``sources`` are what each is made of, ``(n, *space, channels)`` (None without).
+    """
+
+    images: np.ndarray
+    names: list[str]
+    files: list[Path] | None
+    conditions: dict[str, list] | None
+    notes: list[str]
+    subjects: list[str] | None = None
+    sources: np.ndarray | None = None
+
+    @property
+    def named(self):
+        """Whose each is, where a name tells: images of one array share its path."""
+        names = self.subjects or []
+        return [name if name.startswith("sub-") else None for name in names] or None
+
+
+def read_for(
+    document: dict,
+    paths: Sequence[str | Path] | None,
+    option: str,
+    *,
+    split: str = "test",
+    channels: bool = False,
+    made: bool = False,
+    source_files: Sequence[str | Path] | None = None,
+    caching: dict | None = None,
+    **choice: Any,
+) -> Judged:
+    """Read images for a model.
+
+    Parameters
+    ----------
+    document : dict
+        What the model's file says.
+    paths : sequence of str or Path or None
+        What the user gave: files, or the word ``mnist``.
+    option : str
+        Name of the parameter that they are from.
+    split : {"train", "test"}
+        Which digits the word stands for.
+    channels : bool
+        Whether a fourth axis of volumes is one of channels.
+    made : bool
+        Whether a model made them: conditions are what they were asked to be, then.
+    source_files : sequence of str or Path, optional
+        What volumes are made of, where the model makes them of others.
+    caching : dict, optional
+        ``cache_dir`` and ``cache_limit`` as of :func:`dipy_ldm.data.load_volumes`.
+    **choice
+        ``suffix`` and ``filter`` as of :func:`dipy_ldm.data.load_volumes`.
+
+    Returns
+    -------
+    Judged
+        The images.
+
+    Raises
+    ------
+    InputError
+        If there are none, they can't be read, or are not for the model.
+    """
+    if not paths:
+        raise InputError(f"give images to compare with: `{option}`.")
+    paths = [str(path) for path in paths]
+    of_volumes = len(document["shape"]) == 4
+    if not of_volumes and any(choice.values()):
+        raise InputError(f"`{next(filter(choice.get, choice))}` is for volumes.")
+    if paths == ["mnist"] and not of_volumes:
+        return _digits(document, split)
+    listed_rows(paths)  # says what is not there
+    if holds_volumes(paths) != of_volumes:
+        kinds = "two-dimensional images", "volumes"
+        raise InputError(
+            f"the model is of {kinds[of_volumes]}, and `{option}` has "
+            f"{kinds[not of_volumes]}; give files like those that it learnt from."
+        )
+    if of_volumes:
+        choice |= {"channels": channels, "generated": made}
+        if source_files is not None:
+            labels = bool(document["source"]["labels"])
+            choice |= {"source_files": source_files, "source_labels": labels}
+        found = _volumes(document, paths, option, choice, caching or {})
+    else:
+        found = _images(document, paths, option, made)
+    return _with_refused(found) if made else found
+
+
+def _with_refused(found):
+    """Say how many samples were refused, in whose place these were made."""
+    count = refused_in(found.files)
+    note = f"{count} samples were refused as copies when these were made (--no_copies)."
+    return found._replace(notes=[*found.notes, note] if count else found.notes)
+
+
+def _digits(document, split):
+    images, labels = load_mnist(split)
+    _check_shape(document, images, "mnist")
+    order = np.random.default_rng(0).permutation(len(images))
+    known = {"label": labels[order].tolist()}
+    conditions = known if document["conditions"].keys() == known.keys() else None
+    names = [f"MNIST, {split} digit {i}" for i in order]
+    return Judged(images[order], names, None, conditions, [])
+
+
+def _images(document, paths, option, made):
+    images, files = read_images(paths)
+    _check_shape(document, images, f"`{option}`")
+    check_range(images, document["intensity"], range(len(images)), f"`{option}` image")
+    order = np.random.default_rng(0).permutation(len(images))
+    counts: dict[Path, int] = {}
+    places = []
+    for file in files:
+        counts[file] = counts.get(file, -1) + 1
+        places.append((file, counts[file]))
+    places = [places[i] for i in order]
+    names = [f"{file.name}, image {number}" for file, number in places]
+    conditions, notes = _conditions(document, places, paths, made)
+    found = [file for file, _ in places]
+    subjects = find_subjects(found, listed_rows(paths))
+    return Judged(images[order], names, found, conditions, notes, subjects)
+
+
+def _check_shape(document, images, option):
+    shape = tuple(document["shape"])
+    if images.shape[1:] != shape:
+        raise InputError(
+            f"the model is of images of shape {shape}, and those of {option} have "
+            f"{images.shape[1:]}; give images like those that it learnt from."
+        )
+
+
+def _volumes(document, paths, option, choice, caching):
+    shape = document["shape"]
+    grid = Grid(tuple(shape[:3]), known_affine(document["affine"]))
+    plan = plan_volumes(paths, grid=grid, shuffle=True, **choice)
+    found = plan.infos[0].channels
+    if found != shape[3]:
+        raise InputError(
+            f"the model is of {shape[3]} channels, and the volumes of `{option}` have "
+            f"{found}; give files like those that it learnt from."
+        )
+    other = [
+        info
+        for info in plan.infos
+        if not same_grid(info.shape[:3], info.affine, grid.shape, grid.affine)
+    ]
+    notes = []
+    if other:
+        size = " x ".join(map(str, grid.shape))
+        notes.append(
+            f"{len(other)} of {len(plan.infos)} volumes of --{option} were on other "
+            f"grids than the model's ({size}), and were brought to it."
+        )
+        logger.info("%s", notes[0])
+    volumes = conform_volumes(plan, **caching, verbose=True)
+    files = [Path(file) for file in volumes.files]
+    places = [(file, 0) for file in files]
+    made = choice["generated"]
+    conditions, further = _conditions(document, places, paths, made)
+    names = [file.name for file in files]
+    known = conditions, notes + further, plan.subjects, volumes.sources
+    return Judged(volumes.images, names, files, *known)
+
+
+def _conditions(document, places, paths, made):
+    """Look up the model's conditions in the files of images or in tables around."""
+    names = list(document["conditions"])
+    if not names:
+        return None, []
+    if made and (asked := asked_of(names, places)):
+        return asked, []
+    files = [file for file, _ in places]
+    try:
+        return read_covariates(names, files, listed_rows(paths)).values, []
+    except InputError as error:
+        if made:
+            return None, []
+        # Which may name subjects, and pages are published.
+        logger.info("%s", error)
+        note = "The conditions of the model are not known of the real images."
+        return None, [note]
+
+
+def refuse_same_subjects(train: Judged, held_out: Judged) -> None:
+    """Refuse an audit with a subject among training and held-out images.
+
+    Another scan of a training subject is near to it: copies of training images would
+    be no nearer than held-out images are.
+
+    Parameters
+    ----------
+    train, held_out : Judged
+        The images.
+
+    Raises
+    ------
+    InputError
+        If there are any; the sentence names them.
+    """
+    both = set(train.subjects or ()) & set(held_out.subjects or ())
+    if both:
+        raise InputError(
+            f"training and held-out images are of the same subjects "
+            f"({listed(sorted(both))}), which hides copies of them; leave these out of "
+            "`held_out` or, if they are other people of the same names, rename them."
+        )
+
+
+def refuse_unnamed(source_files: Sequence[str] | None, *groups: Sequence[str]) -> None:
+    """Refuse sources of several groups of volumes which no name tells apart.
+
+    Parameters
+    ----------
+    source_files : sequence of str or None
+        Sources of all; None where there are none.
+    *groups : sequence of str
+        Volumes.
+
+    Raises
+    ------
+    InputError
+        If a name has no ``sub-``.
+    """
+    if source_files is None:
+        return
+    named = [*source_files, *(path for some in groups for path in some or ())]
+    for file in find_volumes(named):
+        if entity(file, "sub") is None:
+            raise InputError(
+                f"{file} has no sub- in its name, which tells what volume of an audit "
+                "is made of what; rename it."
+            )
+
+
+def reference_document(path: Path, reference: str | Path | None) -> dict | None:
+    """Look at the file of a reference, before images are read.
+
+    Parameters
+    ----------
+    path : Path
+        File of the audited model.
+    reference : str or Path or None
+        What the user gave.
+
+    Returns
+    -------
+    dict or None
+        What the file says; None if there is none.
+
+    Raises
+    ------
+    InputError
+        If there is no such model, it is the audited one, or of other images.
+    """
+    if reference is None:
+        return None
+    other = persistence.find(reference)
+    document = persistence.read_document(other, "latent_diffusion")
+    if fingerprint(other) == fingerprint(path):
+        raise InputError(
+            "`reference` is the audited model itself; give one that did not learn from "
+            "these images."
+        )
+    check_reference(persistence.read_document(path, "latent_diffusion"), document)
+    # Conditions are of no use to it.
+    return document | {"conditions": {}}
+
+
+def check_reference(document: dict, other: dict) -> None:
+    """Refuse a reference whose losses can't stand beside those of a model.
+
+    Parameters
+    ----------
+    document, other : dict
+        What the files of the model and of the reference say.
+
+    Raises
+    ------
+    InputError
+        If it is of other images, or makes images of others.
+    """
+    shape, others = document["shape"], other["shape"]
+    alike = shape[3:] == others[3:] if len(shape) == 4 else shape == others
+    if len(shape) != len(others) or not alike:
+        kinds = {3: "images", 4: "volumes"}
+        raise InputError(
+            f"the model is of {kinds[len(shape)]} of shape {tuple(shape)}, and the "
+            f"reference of {kinds[len(others)]} of shape {tuple(others)}; give as "
+            "`reference` a model of images like those that it learnt from."
+        )
+    if other["source"] is not None or document["source"] is not None:
+        raise InputError(
+            "a model that makes images of others can't be compared with a reference; "
+            "leave `reference` out."
+        )
+    if len(shape) == 4:
+        sizes, theirs = (
+            voxel_sizes(known_affine(some["affine"])) for some in (document, other)
+        )
+        if np.abs(theirs / sizes - 1).max() > 0.01:
+            raise InputError(
+                f"the model is of voxels of {_words(sizes)} mm, and the reference of "
+                f"{_words(theirs)} mm; train the reference with the same `voxel_size`."
+            )
+
+
+def _words(sizes):
+    return " x ".join(f"{size:.3g}" for size in sizes)

@@ -1,0 +1,202 @@
+"""What a training gets: images or volumes."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+import logging
+from typing import NamedTuple
+
+import numpy as np
+
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.values import ALONE
+from dipy_ldm.conditions import Condition, learn, summary
+from dipy_ldm.data import _checks as arrays, load_mnist
+from dipy_ldm.data._covariates import read_covariates
+from dipy_ldm.data._entities import common_suffix
+from dipy_ldm.data._paths import holds_volumes, listed_rows
+from dipy_ldm.data._sources import Source
+from dipy_ldm.data._summary import summarise
+from dipy_ldm.data._table_rows import find_subjects
+from dipy_ldm.data.cohort import Cohort, split
+from dipy_ldm.data.images import read_images
+from dipy_ldm.data.volumes import conform_volumes, plan_volumes
+
+logger = logging.getLogger(__name__)
+
+
+class Plan(NamedTuple):
+    """What the inputs are, before volumes are read.
+
+    ``shape`` is that of all images, ``affine`` is None for images, ``known`` is the
+    cohort with numbers in place of its images, and ``load`` takes the further arguments
+    of :func:`dipy_ldm.data.volumes.conform_volumes` and returns the
+    :class:`dipy_ldm.data.cohort.Cohort`. ``source`` is what headers tell of sources.
+    """
+
+    shape: tuple
+    affine: np.ndarray | None
+    known: Cohort
+    load: Callable
+    source: Source | None = None
+
+
+def plan(
+    input_files: list[str],
+    conditions: Sequence[str] = (),
+    steps: Mapping[str, float] | None = None,
+    **options,
+) -> Plan:
+    """Find out what the inputs are: digits, images of one's own, or volumes.
+
+    Of volumes only the headers and tables are read, images are read at once.
+
+    Parameters
+    ----------
+    input_files : list of str
+        What the user gave.
+    conditions : sequence of str
+        Names of those that shall be learnt: columns of the tables around the files.
+    steps : dict of str to float, optional
+        Numbers that are rounded to multiples of a step.
+    **options
+        As of :func:`dipy_ldm.data.volumes.plan_volumes`.
+
+    Returns
+    -------
+    Plan
+        Shape and affine, and what loads them.
+
+    Raises
+    ------
+    InputError
+        If they can't be read, or an option is not for them.
+    """
+    if input_files != ["mnist"] and holds_volumes(input_files):
+        # In the order of the files, those held out could be all of one site.
+        planned = plan_volumes(input_files, shuffle=True, **options)
+        files = [info.file for info in planned.infos]
+        known = Cohort(np.arange(len(files)), None, planned.affine)
+        known = known._replace(subjects=planned.subjects, suffix=common_suffix(files))
+        known = _look_up(known, conditions, files, listed_rows(input_files), steps)
+        load = partial(_load, planned, known)
+        channels = planned.source_channels
+        source = Source(channels, (0.0, 1.0), [], "") if channels else None
+        return Plan(planned.shape, planned.affine, known, load, source)
+    for name, value in options.items():
+        if value:
+            raise InputError(f"`{name}` is for volumes; leave it out for images.")
+    data = _read_images(input_files, conditions, steps)
+    known = data._replace(images=np.arange(len(data.images)))
+    return Plan(data.shape, None, known, lambda **options: data)
+
+
+def _read_images(input_files, conditions, steps):
+    if input_files == ["mnist"]:
+        images, labels = load_mnist("train")
+        if steps:
+            raise InputError("`coarsen` is for numbers; leave it out for labels.")
+        return Cohort(images, conditions=_choose(conditions, {ALONE: labels.tolist()}))
+    images, files = read_images(input_files)
+    # Without a name, each image of an array is of a subject of its own.
+    subjects = [
+        str(i) if name == str(file) else name
+        for i, (file, name) in enumerate(zip(files, find_subjects(files)))
+    ]
+    data = Cohort(images, subjects=subjects)
+    return _look_up(data, conditions, files, {}, steps)
+
+
+def _choose(names, known):
+    """Take some of the conditions that are known; None if there shall be none."""
+    if unknown := [name for name in names if name not in known]:
+        cure = f"choose one of {', '.join(known)}" if known else "leave it out"
+        raise InputError(f"unknown condition {unknown[0]!r} of these images; {cure}.")
+    return {name: known[name] for name in names} or None
+
+
+def _look_up(data, names, files, listed, steps):
+    """Add what tables say of the conditions, and tell of it."""
+    if not names:
+        if steps:
+            raise InputError("`coarsen` is for `conditions`; give these, too.")
+        return data
+    found = read_covariates(names, files, listed, steps)
+    found = found._replace(subjects=data.subjects)
+    logger.info("%s", summarise(found))
+    return data._replace(
+        conditions=found.values, units=found.units, meanings=found.levels
+    )
+
+
+def _load(planned, known, **options):
+    volumes = conform_volumes(planned, **options)
+    # Some may have turned out to be bad.
+    numbers = {info.file: i for i, info in enumerate(planned.infos)}
+    known = known.knowing(numbers[file] for file in volumes.files)
+    arrays = {name: getattr(volumes, name) for name in ("images", "masks", "sources")}
+    return known._replace(**arrays)
+
+
+def rehearse(planned: Plan, validation: float, seed: int, batch_size: int) -> None:
+    """Refuse what can't be held out or learnt, before volumes are read.
+
+    Parameters
+    ----------
+    planned : Plan
+        What the inputs are.
+    validation, seed, batch_size
+        As of :func:`dipy_ldm.data.cohort.split`.
+
+    Raises
+    ------
+    InputError
+        If too little is left to learn from, or nothing is to be learnt of a condition.
+    """
+    train, held_out = split(planned.known, validation, seed, batch_size)
+    known = check_conditions(train)
+    if planned.known.units is None:
+        # Nothing was said of them yet.
+        for line in summary(known):
+            logger.info("%s", line)
+    if held_out is not None and held_out.subjects:
+        apart, others = set(held_out.subjects), set(train.subjects or ())
+        text = "%d of %d subjects are held out to validate."
+        logger.info(text, len(apart), len(apart | others))
+
+
+def survey(data: Cohort, verbose: bool = False) -> None:
+    """Look at volumes for all workers, who find beside them what the chief found.
+
+    Parameters
+    ----------
+    data : Cohort
+        What is learnt from.
+    verbose : bool
+        Show a progress bar.
+    """
+    if data.affine is not None:
+        arrays.survey(data.images, verbose=verbose)
+        if data.sources is not None:
+            arrays.survey(data.sources, "source image", verbose=verbose)
+
+
+def check_conditions(train: Cohort) -> dict[str, Condition]:
+    """Refuse conditions of which nothing can be learnt.
+
+    Parameters
+    ----------
+    train : Cohort
+        What is learnt from.
+
+    Returns
+    -------
+    dict of str to Condition
+        What is known of each.
+
+    Raises
+    ------
+    InputError
+        If there is one.
+    """
+    people = len(set(train.subjects)) if train.subjects else None
+    return learn(train.conditions, len(train.images), n_subjects=people)

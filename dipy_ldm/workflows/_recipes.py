@@ -1,0 +1,199 @@
+"""Recipes: both estimators made and trained as the commands are told to."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from dipy_ldm.data._batches import Augmentation
+from dipy_ldm.presets import Settings
+
+
+class Recipe(NamedTuple):
+    """Both estimators, and how each is trained.
+
+    Parameters
+    ----------
+    vqvae : VQVAE
+        The autoencoder.
+    model : LatentDiffusion
+        The diffusion model of its latents.
+    of_vqvae, of_model : dict
+        Options of :class:`dipy_ldm.training.Training`.
+    of_detector : dict or None
+        The same of a detector of lesions; None if there shall be none.
+    """
+
+    vqvae: Any
+    model: Any
+    of_vqvae: dict
+    of_model: dict
+    of_detector: dict | None = None
+
+    def check(
+        self,
+        shape: tuple[int, ...],
+        patch: int | Sequence[int] | None,
+        source: Any = None,
+    ) -> None:
+        """Refuse what can't be done in either stage, before the first takes hours.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            Shape of all images, ``(n, *space, channels)``.
+        patch : int or sequence of int or None
+            As of :meth:`dipy_ldm.VQVAE.fit`.
+        source : Source, optional
+            What is known of sources.
+
+        Raises
+        ------
+        InputError
+            If something can't.
+        """
+        self.vqvae.check(shape, patch=patch, **self.of_vqvae)
+        self.model.check(shape, source, **self.of_model)
+        if self.of_detector is not None:
+            from dipy_ldm.anomaly_detector import Detector
+
+            Detector().check(shape, **self.of_detector)
+
+    def fit(
+        self,
+        cohort: Any,
+        held_out: Any,
+        checkpoints: Sequence,
+        callbacks: Sequence,
+        **options,
+    ) -> Any:
+        """Train both, one after the other, and the detector, if there shall be one.
+
+        Parameters
+        ----------
+        cohort : Cohort
+            What is learnt from.
+        held_out : Cohort or None
+            Images on which both are validated.
+        checkpoints, callbacks : sequence
+            One of each for each stage; the last callback is given the model, too.
+        **options
+            Further ones of :meth:`dipy_ldm.VQVAE.fit`.
+
+        Returns
+        -------
+        LatentDiffusion
+            The fitted model.
+        """
+        others = held_out and held_out.images
+        self.vqvae.fit(
+            cohort.images,
+            validation_data=others,
+            affine=cohort.affine,
+            suffix=cohort.suffix,
+            masks=cohort.masks,
+            checkpoint=checkpoints[0],
+            callbacks=[callbacks[0]],
+            **options,
+            **self.of_vqvae,
+        )
+        model = self.model.fit(
+            cohort.images,
+            cohort.conditions,
+            source=cohort.sources,
+            subjects=cohort.subjects,
+            validation_data=others,
+            validation_conditions=held_out and held_out.conditions,
+            validation_source=held_out and held_out.sources,
+            validation_subjects=held_out and held_out.subjects,
+            units=cohort.units or {},  # what is known has been logged
+            meanings=cohort.meanings,
+            checkpoint=checkpoints[1],
+            callbacks=[callbacks[1]],
+            **self.of_model,
+        )
+        if self.of_detector is None:
+            return model
+        return model.fit_detector(
+            cohort.images,
+            validation_data=others,
+            checkpoint=checkpoints[2],
+            callbacks=[partial(callbacks[2], model)],
+            **self.of_detector,
+        )
+
+
+def make(
+    settings: Settings,
+    strategy: Any,
+    *,
+    schedule,
+    target,
+    guide,
+    seed,
+    steps_detector=None,
+    **training,
+) -> Recipe:
+    """Make both estimators, and say how they are trained.
+
+    Parameters
+    ----------
+    settings : Settings
+        What depends on the data.
+    strategy : tf.distribute.Strategy or None
+        Devices that both are trained on.
+    schedule, target, guide, seed
+        As of the estimators; a guide that is not asked for is left to the default.
+    steps_detector : int, optional
+        Steps of a detector of lesions; there is none if None.
+    **training
+        Further options of the training of both.
+
+    Returns
+    -------
+    Recipe
+        Nothing of it is fitted yet.
+    """
+    from dipy_ldm import VQVAE, LatentDiffusion
+
+    vqvae = VQVAE(
+        widths=settings.widths_vqvae,
+        n_codes=settings.n_codes,
+        n_codebooks=settings.n_codebooks,
+        code_dim=settings.code_dim,
+        loss=settings.loss,
+        seed=seed,
+    )
+    model = LatentDiffusion(
+        vqvae,
+        widths=settings.widths_ldm,
+        schedule=schedule,
+        target=target,
+        guide=guide or None,
+        seed=seed,
+    )
+    training |= {"batch_size": settings.batch_size, "strategy": strategy}
+    lengths = map(settings.length, ("vqvae", "ldm"))
+    of_vqvae, of_model = (training | length for length in lengths)
+    of_detector = training | {"steps": steps_detector} if steps_detector else None
+    return Recipe(vqvae, model, of_vqvae, of_model, of_detector)
+
+
+def augmentation(flip: bool, settings: Settings, unchanged: bool) -> Augmentation:
+    """Return how images are changed before the autoencoder sees them.
+
+    Parameters
+    ----------
+    flip : bool
+        Whether half of them are mirrored.
+    settings : Settings
+        Of the kind of data.
+    unchanged : bool
+        Whether they shall not be changed else.
+
+    Returns
+    -------
+    Augmentation
+        The changes.
+    """
+    usual = Augmentation() if unchanged else settings.augment or Augmentation()
+    return usual._replace(flip=flip)

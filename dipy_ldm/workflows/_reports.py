@@ -1,0 +1,396 @@
+"""What the commands write that judge a model: figures and pages."""
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+from dipy_ldm import _serialization as persistence
+from dipy_ldm._backend import spread
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.values import listed
+from dipy_ldm.data._cells import as_number
+from dipy_ldm.data._paths import listed_rows
+from dipy_ldm.evaluation import (
+    _anatomy as anatomy,
+    _audit_report as audit_page,
+    _evaluation_report as summary,
+    _memorization as copies,
+)
+from dipy_ldm.evaluation._copy_filter import Guard, Known, sketch
+from dipy_ldm.evaluation.audit import Audit, Reference, audit, in_pieces
+from dipy_ldm.evaluation.evaluate import Evaluation, as_json, evaluate, scaled
+from dipy_ldm.workflows import _restoring as restoring
+from dipy_ldm.workflows._evaluation_images import Judged
+from dipy_ldm.workflows._generated import asked_in
+
+logger = logging.getLogger(__name__)
+
+# Names on the page, by those in the JSON file.
+_ABOUT = {
+    "Model": "model",
+    "ModelFingerprint": "fingerprint",
+    "RealFiles": "real images",
+    "GeneratedFiles": "generated files",
+    "TrainImages": "training images",
+    "HeldOutImages": "held-out images",
+    "GeneratedImages": "generated images",
+    "TrainFiles": "training files",
+    "HeldOutFiles": "held-out files",
+    "Reference": "reference",
+    "Sampler": "sampler",
+    "Steps": "steps",
+    "Guidance": "guidance",
+    "Seed": "seed",
+    "Seconds": "seconds",
+}
+
+
+def about(facts: dict) -> dict[str, Any]:
+    """Name on a page what was judged, and how.
+
+    Parameters
+    ----------
+    facts : dict
+        As of :func:`dipy_ldm.workflows._provenance.provenance`, and more.
+
+    Returns
+    -------
+    dict
+        Text and numbers.
+    """
+    return {
+        name: _short(key, facts[key]) for key, name in _ABOUT.items() if key in facts
+    }
+
+
+def _short(key, value):
+    if key == "ModelFingerprint":
+        return value[:16]
+    if isinstance(value, list):
+        return " ".join(value[:3]) + (" …" if len(value) > 3 else "")
+    return value
+
+
+def evaluate_on(
+    place: Any,
+    model: Any,
+    real: Judged,
+    generated: Judged | None,
+    options: dict,
+    **further: Any,
+) -> Evaluation:
+    """Evaluate a model on a device, with progress bars.
+
+    Parameters
+    ----------
+    place : tf.distribute.Strategy or None
+        The device.
+    model : LatentDiffusion
+        Fitted model.
+    real, generated : Judged
+        Images; None are generated.
+    options : dict
+        Of sampling.
+    **further
+        As of :func:`dipy_ldm.evaluation.evaluate.evaluate`.
+
+    Returns
+    -------
+    Evaluation
+        With all that is to be said of the images.
+    """
+    with spread(place):
+        found = evaluate(
+            model,
+            real.images,
+            generated.images if generated else None,
+            conditions=real.conditions,
+            source=real.sources,
+            asked=generated.conditions if generated else None,
+            subjects=real.named,
+            verbose=True,
+            **options,
+            **further,
+        )
+    notes = real.notes + (generated.notes if generated else [])
+    return found._replace(notes=notes + found.notes)
+
+
+def evaluation_outputs(
+    found: Evaluation, facts: dict, followed: dict[str, tuple]
+) -> tuple[dict, str]:
+    """Make the figures and the page of an evaluation.
+
+    Parameters
+    ----------
+    found : Evaluation
+        What was found.
+    facts : dict
+        What is known of it.
+    followed : dict of str to tuple
+        As of :func:`read_measurements`.
+
+    Returns
+    -------
+    figures : dict
+        For the JSON file.
+    html : str
+        The page.
+    """
+    pieces, figures = [], dict(found.figures)
+    for name, (asked, measured) in followed.items():
+        figures.setdefault("followed", {})[name] = anatomy.follow(asked, measured)
+        piece = summary.follow_page(name, asked, measured, figures["followed"][name])
+        pieces.append(piece)
+    conclusions = [sentence for sentence, _ in summary.conclude(found.figures)]
+    for sentence in conclusions:
+        logger.info("%s", sentence)
+    written = {"Conclusions": conclusions, "Figures": as_json(figures)}
+    return written, summary.write_page(found, about(facts), pieces)
+
+
+def refuse_known(model: Any, train: Judged, held_out: Judged) -> None:
+    """Refuse held-out images that are training images.
+
+    Parameters
+    ----------
+    model : LatentDiffusion
+        It knows the range of the images.
+    train, held_out : Judged
+        The images.
+
+    Raises
+    ------
+    InputError
+        If there are any; the sentence names the first of them.
+    """
+    known, others = (
+        in_pieces(copies.fingerprints, judged.images, model.vqvae_)
+        for judged in (train, held_out)
+    )
+    if same := copies.duplicates(known, others):
+        some = ", ".join(f"{held_out.names[i]} ({train.names[j]})" for i, j in same[:5])
+        more = f" and {len(same) - 5} more" if len(same) > 5 else ""
+        raise InputError(
+            f"{len(same)} of the held-out images are training images, too: "
+            f"{some}{more}; leave them out of `held_out`."
+        )
+
+
+def load_reference(
+    path: str | Path, images: tuple[Judged, Judged], devices: list[str] | None
+) -> Reference:
+    """Load the model that stands beside an audited one.
+
+    Parameters
+    ----------
+    path : str or Path
+        What the user gave.
+    images : tuple of Judged
+        Training and held-out images on its grid.
+    devices : list of str or None
+        What the user chose.
+
+    Returns
+    -------
+    Reference
+        The model and these.
+    """
+    model, _ = restoring.load(persistence.find(path), devices, None)
+    train, held_out = images
+    return Reference(model, train.images, held_out.images)
+
+
+def audit_on(
+    place: Any,
+    model: Any,
+    images: tuple[Judged, Judged, Judged | None],
+    options: dict,
+    **further: Any,
+) -> Audit:
+    """Audit a model on a device, with progress bars.
+
+    Parameters
+    ----------
+    place : tf.distribute.Strategy or None
+        The device.
+    model : LatentDiffusion
+        Fitted model.
+    images : tuple of Judged
+        Training, held-out and generated images; None of these are generated.
+    options : dict
+        Of sampling.
+    **further
+        As of :func:`dipy_ldm.evaluation.audit.audit`.
+
+    Returns
+    -------
+    Audit
+        With all that is to be said of the images.
+    """
+    train, held_out, generated = images
+    with spread(place):
+        found = audit(
+            model,
+            train.images,
+            held_out.images,
+            generated.images if generated else None,
+            conditions=train.conditions,
+            source=train.sources,
+            source_held_out=held_out.sources,
+            asked=generated.conditions if generated else None,
+            verbose=True,
+            **options,
+            **further,
+        )
+    notes = [note for judged in images if judged for note in judged.notes]
+    return found._replace(notes=[*dict.fromkeys(notes), *found.notes])
+
+
+def audit_outputs(found: Audit, facts: dict) -> tuple[dict, str]:
+    """Make the figures and the page of an audit, without names of training images.
+
+    Parameters
+    ----------
+    found : Audit
+        What was found.
+    facts : dict
+        What is known of the audit.
+
+    Returns
+    -------
+    figures : dict
+        For the JSON file.
+    html : str
+        The page.
+    """
+    conclusions = [sentence for sentence, _ in audit_page.conclude(found)]
+    for sentence in conclusions:
+        logger.info("%s", sentence)
+    members = {
+        name: {
+            "auc": member.auc,
+            "found": member.found,
+            "false_rate": member.false_rate,
+        }
+        for name, member in found.members.items()
+    }
+    figures = {
+        "n": found.n,
+        "n_held_out": found.n_held_out,
+        "copies_beyond_chance": found.found_copies,
+        "copies": {n: f._asdict() for n, f in found.findings.items()},
+        "dar": found.dar._asdict(),
+        "membership": members,
+        "classes": {
+            name: {level: one._asdict() for level, one in levels.items()}
+            for name, levels in found.classes.items()
+        },
+        # Where in its set a training image is would tell it to who has them.
+        "pairs": [
+            {name: value for name, value in pair._asdict().items() if name != "train"}
+            for pair in found.pairs
+        ],
+    }
+    written = {"Conclusions": conclusions, "Figures": as_json(figures)}
+    return written, audit_page.write_page(found, about(facts))
+
+
+def pairs_page(found: Audit, model: Any, train: Judged, facts: dict) -> str:
+    """Make the page of the most suspicious pairs, which shows training images.
+
+    Parameters
+    ----------
+    found : Audit
+        What was found.
+    model : LatentDiffusion
+        The model.
+    train : Judged
+        Training images.
+    facts : dict
+        What is known of the audit.
+
+    Returns
+    -------
+    str
+        HTML.
+    """
+    names = {pair.train: train.names[pair.train] for pair in found.pairs}
+    vqvae = model.vqvae_
+
+    def image(number):
+        return scaled(train.images[[number]], vqvae)[0]
+
+    affine = vqvae.affine_ if found.generated.ndim == 5 else None
+    return audit_page.write_pairs(found, image, names, affine, about(facts))
+
+
+def guard(found: Audit, model_fingerprint: str) -> Guard:
+    """Keep what knows training images again.
+
+    Parameters
+    ----------
+    found : Audit
+        An audit of all training images.
+    model_fingerprint : str
+        SHA-256 of the model's file.
+
+    Returns
+    -------
+    Guard
+        To be saved.
+    """
+    invariant = Known.of(*found.searches["invariant"].rows[:2])
+    voxels = Known.of(*map(sketch, found.searches["voxels"].rows[:2]))
+    return Guard(found.projection, invariant, voxels, model_fingerprint)
+
+
+def read_measurements(document: dict, table: str | Path | None) -> dict[str, tuple]:
+    """Read what was measured of generated volumes, and what was asked for.
+
+    Parameters
+    ----------
+    document : dict
+        What the model's file says.
+    table : str or Path or None
+        List of the volumes with a column for each condition that was measured.
+
+    Returns
+    -------
+    dict of str to tuple
+        Asked and measured numbers, by the names of the conditions; NaN is missing.
+
+    Raises
+    ------
+    InputError
+        If no column is a continuous condition, or nothing was asked for.
+    """
+    if table is None:
+        return {}
+    known = [n for n, c in document["conditions"].items() if c["kind"] != "class"]
+    rows = {Path(file): some[0].cells for file, some in listed_rows([table]).items()}
+    names = [name for name in known if any(name in cells for cells in rows.values())]
+    if not names:
+        there = listed(known) if known else "it has none"
+        raise InputError(
+            f"{table} has no column that is a number the model can be asked for "
+            f"({there}); give a list of generated volumes with one column for each "
+            "that was measured."
+        )
+    told = {file: asked_in(file) for file in rows}
+    found = {}
+    for name in names:
+        asked = [_number(told[file].get(name)) for file in rows]
+        if not any(map(math.isfinite, asked)):
+            raise InputError(
+                f"the files beside the volumes of {table} do not say what {name} was "
+                "asked for; generate them with `conditions` or a `table`."
+            )
+        found[name] = asked, [_number(cells.get(name)) for cells in rows.values()]
+    return found
+
+
+def _number(value):
+    number = as_number(str(value)) if value is not None else None
+    return math.nan if number is None else number

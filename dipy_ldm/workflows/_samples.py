@@ -1,0 +1,193 @@
+"""Where samples go: beside one another, or into a dataset."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.files import make_folder
+from dipy_ldm.conditions import from_saved
+from dipy_ldm.workflows import _bids as bids
+from dipy_ldm.workflows._provenance import sidecar
+from dipy_ldm.workflows._restoring import beside, name_outputs
+from dipy_ldm.workflows._sources import Seen
+
+
+class Samples(NamedTuple):
+    """Files of samples.
+
+    Parameters
+    ----------
+    names : list of Path
+        Of each volume, or of the one array of images.
+    log : Path
+        What the names of logs begin with.
+    picture : Path or None
+        Picture of the first of them.
+    dataset : Path or None
+        Folder of the dataset that they are in.
+    described : dict
+        What the dataset says of conditions.
+    """
+
+    names: list[Path]
+    log: Path
+    picture: Path | None = None
+    dataset: Path | None = None
+    described: dict[str, dict] = {}
+
+    @classmethod
+    def beside(
+        cls, stem: Path, numbers: range, of_volumes: bool, one_of_several: bool
+    ) -> Self:
+        """Name files that begin with a stem.
+
+        Parameters
+        ----------
+        stem : Path
+            What all names begin with.
+        numbers : range
+            Numbers of the samples.
+        of_volumes : bool
+            Whether each has a file of its own.
+        one_of_several : bool
+            Whether other processes write further ones.
+
+        Returns
+        -------
+        Samples
+            Array or volumes, and a picture.
+        """
+        own = _numbered(stem, numbers.start) if one_of_several else stem
+        names = (
+            [_beside(_numbered(stem, number), ".nii.gz") for number in numbers]
+            if of_volumes
+            else [_beside(own, ".npz")]
+        )
+        return cls(names, stem, _beside(own, ".png"))
+
+    @classmethod
+    def named_after(
+        cls, seen: Seen, stem: Path, numbers: range, one_of_several: bool
+    ) -> Self:
+        """Name files after the sources that volumes are made of.
+
+        Parameters
+        ----------
+        seen : Seen
+            Sources.
+        stem : Path
+            What the names of logs and the picture begin with.
+        numbers : range
+            Numbers of the samples of each.
+        one_of_several : bool
+            Whether other processes write further ones.
+
+        Returns
+        -------
+        Samples
+            Volumes, those of a source one after the other, and a picture.
+        """
+        outputs = name_outputs(seen.files, stem, "generate")
+        names = [outputs[file] for file in seen.own]
+        if len(numbers) > 1:
+            names = [beside(n, f"-{i:04d}") for n in names for i in numbers]
+        return cls(names, stem, None if one_of_several else _beside(stem, ".png"))
+
+    @classmethod
+    def inside(
+        cls, flow: Any, root: Path, numbers: range, suffix: str | None, document: dict
+    ) -> Self:
+        """Name files of a dataset, as BIDS has derivatives.
+
+        Parameters
+        ----------
+        flow : dipy.workflows.workflow.Workflow
+            Workflow that knows whether to force.
+        root : Path
+            Folder of the dataset.
+        numbers : range
+            Numbers of the samples.
+        suffix : str or None
+            The user's.
+        document : dict
+            What the file of the model says.
+
+        Returns
+        -------
+        Samples
+            Volumes, without a picture.
+
+        Raises
+        ------
+        InputError
+            If the model is of images, there is a dataset of others, or there is no
+            suffix.
+        """
+        if len(document["shape"]) != 4:
+            raise InputError("`bids` is for volumes; leave it out for images.")
+        suffix = bids.check_suffix(suffix, document.get("suffix"))
+        bids.refuse_others(flow, root)
+        names = [bids.scan_path(root, number, suffix) for number in numbers]
+        described = bids.describe(from_saved(document["conditions"]))
+        return cls(names, root / "code" / "samples", None, root, described)
+
+    @property
+    def paths(self):
+        """All files that will be written and must not be there, but for logs."""
+        volumes = [name for name in self.names if name.suffix == ".gz"]
+        pictures = [] if self.picture is None else [self.picture]
+        return [*self.names, *map(sidecar, volumes), *pictures]
+
+    @property
+    def cure(self):
+        """What to do if one of them is there."""
+        further = " or give another number to --first_sample" if self.dataset else ""
+        return f"add --force to overwrite{further}"
+
+    @contextmanager
+    def being_written(self) -> Iterator[None]:
+        """Make the folders of the files and, in the end, the table of a dataset.
+
+        Raises
+        ------
+        OSError
+            If they can't be made, as one sentence.
+        """
+        if self.dataset is not None:
+            bids.begin(self.dataset)
+        for folder in {name.parent for name in self.names}:
+            make_folder(folder)
+        try:
+            yield
+        finally:
+            # Also of what there is when it is interrupted.
+            if self.dataset is not None:
+                bids.list_participants(self.dataset, self.described)
+
+    def draw(self, images: np.ndarray, columns: int | None = None) -> None:
+        """Draw the first of the samples.
+
+        Parameters
+        ----------
+        images : ndarray
+            Images, or planes of volumes, ``(n, h, w, channels)``.
+        columns : int, optional
+            Number of columns.
+        """
+        if self.picture is not None:
+            from dipy_ldm import plots
+
+            plots.save_montage(self.picture, images[:100], columns=columns)
+
+
+def _beside(stem, suffix):
+    """Add a suffix to a stem, which may have dots of its own."""
+    return stem.with_name(stem.name + suffix)
+
+
+def _numbered(stem, number):
+    return _beside(stem, f"-{number:04d}")

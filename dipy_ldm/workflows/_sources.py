@@ -1,0 +1,233 @@
+"""Sources of a command: what volumes are made of."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from dipy_ldm import _serialization as persistence
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm.data._entities import choose_files
+from dipy_ldm.data._grid import Grid
+from dipy_ldm.data._headers import check_headers
+from dipy_ldm.data._pairing import pair
+from dipy_ldm.data._paths import find_volumes
+from dipy_ldm.data._preprocessing import conform_source
+from dipy_ldm.data._sources import Source, from_saved
+from dipy_ldm.workflows import _workers as workers
+
+
+class Seen(NamedTuple):
+    """Files of sources, and the grid that they are brought to.
+
+    Parameters
+    ----------
+    known : Source
+        What the model knows of sources.
+    grid : Grid
+        That of the model.
+    files : list of Path
+        All files.
+    own : list of Path
+        Those that this of several workers works on.
+    """
+
+    known: Source
+    grid: Grid
+    files: list[Path]
+    own: list[Path]
+
+    @classmethod
+    def of(cls, document: dict, source_files: list[str] | None) -> Self | None:
+        """Look at the headers of sources.
+
+        Parameters
+        ----------
+        document : dict
+            What the file of the model says.
+        source_files : list of str or None
+            What the user gave.
+
+        Returns
+        -------
+        Seen or None
+            None where the model knows of no sources.
+
+        Raises
+        ------
+        InputError
+            If there are some and the model knows of none, or the reverse; or they are
+            bad, or have other channels.
+        """
+        known = from_saved(document["source"])
+        if sentence := _wrong(document, source_files):
+            raise InputError(sentence)
+        if known is None or source_files is None:
+            return None
+        files = find_volumes(source_files)
+        choose_files(files, cure="name those of one kind, with a wildcard")
+        infos, _ = check_headers(files, known.channels > 1)
+        if infos[0].channels != known.channels:
+            raise InputError(
+                f"the model makes volumes of sources with {known.channels} channels, "
+                f"and {infos[0].file} has {infos[0].channels}; give files like those "
+                "that it learnt from."
+            )
+        affine = np.array(document["affine"], "float64")
+        grid = Grid(tuple(document["shape"][:3]), affine)
+        return cls(known, grid, files, files)
+
+    def part_of(self, cluster: Any) -> Self:
+        """Choose what this of several workers works on.
+
+        Parameters
+        ----------
+        cluster : Cluster or None
+            The workers.
+
+        Returns
+        -------
+        Seen
+            With some of the files as its own.
+        """
+        return self._replace(own=workers.part_of(cluster, self.files))
+
+    def read(self, file: Path) -> np.ndarray:
+        """Read a source, on the grid of the model.
+
+        Parameters
+        ----------
+        file : Path
+            One of the files.
+
+        Returns
+        -------
+        ndarray
+            ``(1, *space, channels)``.
+        """
+        several, labels = self.known.channels > 1, bool(self.known.labels)
+        return conform_source(file, self.grid, several, labels)[None]
+
+
+def _wrong(document, source_files):
+    """Say what is wrong with sources, before they are looked for."""
+    if document["source"] is None:
+        if source_files is None:
+            return None
+        return (
+            "this model knows of no source; leave `source_files` out, or train one "
+            "that does."
+        )
+    if len(document["shape"]) != 4:
+        return (
+            "this model makes images of others; generate them with "
+            "LatentDiffusion.predict(source=...)."
+        )
+    if source_files is None:
+        return "this model makes volumes of others; name them with `source_files`."
+    return None
+
+
+class Partners(NamedTuple):
+    """Volumes, and the source that each belongs to.
+
+    Parameters
+    ----------
+    seen : Seen or None
+        Sources; None where there are none.
+    source_of : dict of Path to Path
+        Source of each volume.
+    """
+
+    seen: Seen | None
+    source_of: dict[Path, Path]
+
+    @classmethod
+    def of(
+        cls, model_path: Path, files: list[Path], source_files: list[str] | None
+    ) -> Self:
+        """Find the source of each volume.
+
+        Parameters
+        ----------
+        model_path : Path
+            File of the model.
+        files : list of Path
+            Volumes.
+        source_files : list of str or None
+            What the user gave.
+
+        Returns
+        -------
+        Partners
+            Without sources where the model knows of none.
+
+        Raises
+        ------
+        InputError
+            As of :meth:`Seen.of`, or if they can't be paired.
+        """
+        document = persistence.read_document(model_path, "latent_diffusion")
+        seen = Seen.of(document, source_files)
+        return cls(seen, pair(files, seen.files) if seen else {})
+
+    def given(self, file: Path) -> dict[str, np.ndarray]:
+        """Read the source of a volume.
+
+        Parameters
+        ----------
+        file : Path
+            The volume.
+
+        Returns
+        -------
+        dict of str to ndarray
+            As an argument of a ``LatentDiffusion``; empty where there are none.
+        """
+        return {"source": self.seen.read(self.source_of[file])} if self.seen else {}
+
+    def names(self, *files: Path) -> list[str]:
+        """Name all that something is made of.
+
+        Parameters
+        ----------
+        *files : Path
+            A volume, and further files.
+
+        Returns
+        -------
+        list of str
+            With the source of the volume.
+        """
+        own = [self.source_of[files[0]]] if self.seen else []
+        return [str(file) for file in [*files, *own]]
+
+
+def pieces(
+    seen: Seen | None, names: list[Path], numbers: range, at_once: int
+) -> Iterator[tuple]:
+    """Say what is generated in what order.
+
+    Parameters
+    ----------
+    seen : Seen or None
+        Sources, each of which a sample of each number is made of.
+    names : list of Path
+        Files of the samples.
+    numbers : range
+        Numbers of the samples.
+    at_once : int
+        How many are generated at once.
+
+    Yields
+    ------
+    tuple
+        The source, or None, and names and numbers of some samples.
+    """
+    files: list[Any] = [None] if seen is None else [*seen.own]
+    for i, file in enumerate(files):
+        own = names[i * len(numbers) :]
+        for start in range(0, len(numbers), at_once):
+            some = numbers[start : start + at_once]
+            yield file, own[start : start + len(some)], some
