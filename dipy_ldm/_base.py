@@ -36,19 +36,7 @@ def by_kind(method: Callable) -> Callable:
 
 
 class Entry(NamedTuple):
-    """Something that an estimator has learnt, and how a document says it.
-
-    Parameters
-    ----------
-    name : str
-        Under which the document has it.
-    attribute : str
-        Under which the estimator has it.
-    read : callable
-        From what JSON says to the value.
-    write : callable
-        From the value to what JSON can say.
-    """
+    """Something that an estimator has learnt, and how a document says it."""
 
     name: str
     attribute: str
@@ -81,13 +69,7 @@ class Estimator:
     _check_saved: Callable
 
     def hyperparameters(self) -> dict:
-        """Say the parameters as JSON can, but for those that are estimators.
-
-        Returns
-        -------
-        dict
-            Parameters by their names, ``widths`` always as a list.
-        """
+        """Say the parameters as JSON can, but for those that are estimators."""
         chosen = {
             name: value
             for name, value in self.get_params(deep=False).items()
@@ -102,18 +84,7 @@ class Estimator:
         return self._learnt_with or self.hyperparameters()
 
     def get_params(self, deep: bool = True) -> dict:
-        """Return the parameters.
-
-        Parameters
-        ----------
-        deep : bool
-            With those of parameters that are estimators, as ``name__parameter``.
-
-        Returns
-        -------
-        dict
-            Parameters by their names.
-        """
+        """Return the parameters."""
         names = list(inspect.signature(type(self)).parameters)
         params = {name: getattr(self, name) for name in names}
         nested = {
@@ -125,23 +96,7 @@ class Estimator:
         return params | nested
 
     def set_params(self, **params) -> Self:
-        """Change parameters; what is fitted stays as it is until the next fit.
-
-        Parameters
-        ----------
-        **params
-            As of :meth:`get_params`.
-
-        Returns
-        -------
-        Estimator
-            The estimator itself.
-
-        Raises
-        ------
-        InputError
-            If there is no such parameter.
-        """
+        """Change parameters; what is fitted stays as it is until the next fit."""
         known = self.get_params(deep=False)
         for name, value in params.items():
             outer, _, inner = name.partition("__")
@@ -158,82 +113,29 @@ class Estimator:
         return self
 
     def save(self, path: str | Path) -> None:
-        """Write the fitted estimator to one file.
-
-        Parameters
-        ----------
-        path : str or Path
-            File to write.
-
-        Raises
-        ------
-        OSError
-            If the file can't be written.
-        """
+        """Write the fitted estimator to one file."""
         persistence.save(path, self._kind, self.to_tensors(), self.to_document())
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read what :meth:`save` wrote.
-
-        Parameters
-        ----------
-        path : str or Path
-            File to read.
-
-        Returns
-        -------
-        Estimator
-            The fitted estimator.
-
-        Raises
-        ------
-        InputError
-            If the file is of another kind, or damaged, or Keras is set up for other
-            networks.
-        """
+        """Read what :meth:`save` wrote."""
         # What is wrong with Keras is not wrong with the file.
         building.check_keras()
         return cls.from_saved(*persistence.load(path, cls._kind, cls._check_saved))
 
     def to_tensors(self) -> dict[str, np.ndarray]:
-        """Name the weights, as they are saved.
-
-        Returns
-        -------
-        dict of str to ndarray
-            Weights of all networks.
-        """
+        """Name the weights, as they are saved."""
         self._check_fitted()
         return self._tensors()
 
     def to_document(self) -> dict:
-        """Say all but the weights, as JSON can.
-
-        Returns
-        -------
-        dict
-            Hyper-parameters, and what was learnt of the training images.
-        """
+        """Say all but the weights, as JSON can."""
         self._check_fitted()
         return self._document()
 
     @classmethod
     def from_saved(cls, tensors: dict[str, np.ndarray], document: dict) -> Self:
-        """Build the fitted estimator from what was saved.
-
-        Parameters
-        ----------
-        tensors : dict of str to ndarray
-            As of :meth:`to_tensors`.
-        document : dict
-            As of :meth:`to_document`.
-
-        Returns
-        -------
-        Estimator
-            The fitted estimator.
-        """
+        """Build the fitted estimator from what was saved."""
         return cls._planned(tensors, document)._restore(tensors, document)
 
     @classmethod

@@ -22,17 +22,7 @@ _LEVELS = 32
 
 
 class Rule(NamedTuple):
-    """What an entry of a document must be.
-
-    Parameters
-    ----------
-    wanted : str
-        What, for a sentence.
-    fits : callable
-        ``fits(value)`` says whether a value is that.
-    optional : bool
-        Whether the entry may be missing.
-    """
+    """What an entry of a document must be."""
 
     wanted: str
     fits: Callable
@@ -40,20 +30,7 @@ class Rule(NamedTuple):
 
 
 def check(document: dict) -> None:
-    """Refuse a document that does not say what its kind of file must.
-
-    Parameters
-    ----------
-    document : dict
-        What the file says, with its ``kind``; kinds that are not known may say
-        anything.
-
-    Raises
-    ------
-    InputError
-        If an entry is missing, of another type, or out of range; the sentence is
-        about the entry alone.
-    """
+    """Refuse a document that does not say what its kind of file must."""
     _check_entries("", document, RULES.get(document["kind"], {}))
     for name in set(HYPERPARAMETERS) & set(RULES.get(document["kind"], {})):
         rules = HYPERPARAMETERS[name]
@@ -65,18 +42,7 @@ def check(document: dict) -> None:
 
 
 def upgraded(document: dict) -> dict:
-    """Say what a document of an earlier version leaves out.
-
-    Parameters
-    ----------
-    document : dict
-        One that was checked.
-
-    Returns
-    -------
-    dict
-        The same as this version would say it.
-    """
+    """Say what a document of an earlier version leaves out."""
     if document["kind"] == "latent_diffusion":
         document = {"conditions": {}, "source": None} | document
     if "shape" not in document:
@@ -92,18 +58,6 @@ def check_sizes(settings: dict, shapes: dict[str, tuple[int, ...]]) -> None:
     """Refuse hyper-parameters that ask for more than the tensors are.
 
     A network of them is as cheap to sketch as the file is small, then.
-
-    Parameters
-    ----------
-    settings : dict
-        Hyper-parameters.
-    shapes : dict of str to tuple of int
-        Shape of each tensor of the file.
-
-    Raises
-    ------
-    InputError
-        If they do; the sentence is about them alone.
     """
     largest = max((side for shape in shapes.values() for side in shape), default=0)
     sizes = [*settings["widths"], settings.get("code_dim", 1)]
@@ -113,20 +67,7 @@ def check_sizes(settings: dict, shapes: dict[str, tuple[int, ...]]) -> None:
 
 
 def check_latents(document: dict, shape: tuple[int, ...]) -> None:
-    """Refuse latents that are not those of the autoencoder.
-
-    Parameters
-    ----------
-    document : dict
-        That of a diffusion model.
-    shape : tuple of int
-        Shape of the autoencoder's latents.
-
-    Raises
-    ------
-    InputError
-        If they are others; the sentence is about the entry alone.
-    """
+    """Refuse latents that are not those of the autoencoder."""
     found = tuple(document["latent_shape"])
     if found != shape:
         raise InputError(f"latent_shape must be {shape}, not {found}")
@@ -136,19 +77,7 @@ def check_latents(document: dict, shape: tuple[int, ...]) -> None:
 
 
 def check_detector(document: dict) -> None:
-    """Refuse a detector in a document of a model, if it is of other images.
-
-    Parameters
-    ----------
-    document : dict
-        That of a diffusion model which has one.
-
-    Raises
-    ------
-    InputError
-        If it is, or its own document does not say what it must; the sentence is about
-        the entry alone.
-    """
+    """Refuse a detector in a document of a model, if it is of other images."""
     described = document["lesion_detector"]
     check(described | {"kind": "detector"})
     if described["shape"] != document["shape"]:
@@ -161,18 +90,7 @@ def check_detector(document: dict) -> None:
 def check_shapes(
     found: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]
 ) -> None:
-    """Refuse tensors of other shapes than those of the networks.
-
-    Parameters
-    ----------
-    found, wanted : dict of str to tuple of int
-        Shapes of the tensors, by their names.
-
-    Raises
-    ------
-    InputError
-        If one is missing, misshapen or too many; the sentence is about it alone.
-    """
+    """Refuse tensors of other shapes than those of the networks."""
     for name in sorted(set(found) | set(wanted)):
         if name not in found:
             raise InputError(f"the tensor {name} is missing")
@@ -210,18 +128,7 @@ def _check_population(population, conditions):
 
 
 def short(value: Any) -> str:
-    """Write a value in some words, however long and deep it is.
-
-    Parameters
-    ----------
-    value : object
-        What a document has.
-
-    Returns
-    -------
-    str
-        One line.
-    """
+    """Write a value in some words, however long and deep it is."""
     text = reprlib.repr(value).replace("\n", " ")
     return text if len(text) <= _LONG else f"{text[:_LONG]}..."
 

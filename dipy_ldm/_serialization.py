@@ -36,28 +36,7 @@ def save(
     document: dict,
     previous: str | Path | None = None,
 ) -> None:
-    """Write tensors and a document to a file, all or nothing.
-
-    Parameters
-    ----------
-    path : str or Path
-        File to write; one that is there is replaced once the new one is whole.
-    kind : str
-        What the file holds, such as ``"vqvae"``.
-    tensors : dict of str to ndarray
-        Numbers.
-    document : dict
-        Everything else, as JSON can say it.
-    previous : str or Path, optional
-        Where to keep the file that is replaced.
-
-    Raises
-    ------
-    InputError
-        If a number is not finite: nobody could use the file.
-    OSError
-        If the file can't be written; what was there before is left alone.
-    """
+    """Write tensors and a document to a file, all or nothing."""
     versions = {"format_version": FORMAT_VERSION, "package_version": __version__}
     header = versions | {"kind": kind} | document
     if name := _not_finite(tensors):
@@ -81,23 +60,7 @@ def save(
 
 
 def halved(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Round weights to 16 bits, which reach as far as 65504.
-
-    Parameters
-    ----------
-    tensors : dict of str to ndarray
-        Weights by their names.
-
-    Returns
-    -------
-    dict of str to ndarray
-        The same as float16.
-
-    Raises
-    ------
-    InputError
-        If one is larger than that.
-    """
+    """Round weights to 16 bits, which reach as far as 65504."""
     for name, weights in tensors.items():
         if np.abs(weights).max(initial=0) > np.finfo("float16").max:
             raise InputError(
@@ -107,18 +70,7 @@ def halved(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def find(name: str | Path) -> Path:
-    """Find a model by its path or, if it is packaged, by its name.
-
-    Parameters
-    ----------
-    name : str or Path
-        Path, or the name of a packaged model.
-
-    Returns
-    -------
-    Path
-        Its file.
-    """
+    """Find a model by its path or, if it is packaged, by its name."""
     packaged = PRETRAINED / f"{name}.safetensors"
     return packaged if packaged.is_file() and not Path(name).is_file() else Path(name)
 
@@ -126,32 +78,7 @@ def find(name: str | Path) -> Path:
 def load(
     path: str | Path, kind: str, check: Callable | None = None
 ) -> tuple[dict[str, np.ndarray], dict]:
-    """Read what :func:`save` wrote.
-
-    Parameters
-    ----------
-    path : str or Path
-        File to read.
-    kind : str
-        What the file must hold.
-    check : callable, optional
-        ``check(document, shapes)`` raises :class:`InputError` if the tensors, whose
-        shapes it is given by their names, are not what the document says. They must be
-        floating-point numbers then, and are read after that.
-
-    Returns
-    -------
-    tensors : dict of str to ndarray
-        Numbers.
-    document : dict
-        Everything else.
-
-    Raises
-    ------
-    InputError
-        If the file is not there, truncated, foreign, damaged, of another format or of
-        another kind.
-    """
+    """Read what :func:`save` wrote."""
     document = read_document(path, kind)
     with safe_open(path, "numpy") as file:
         # Older versions had none, and what others wrote has none.
@@ -175,43 +102,12 @@ def load(
 
 
 def before(checkpoint: str | Path) -> Path:
-    """Name the checkpoint before the last one.
-
-    Parameters
-    ----------
-    checkpoint : str or Path
-        The last one.
-
-    Returns
-    -------
-    Path
-        File beside it.
-    """
+    """Name the checkpoint before the last one."""
     return Path(f"{checkpoint}.previous")
 
 
 def newest(checkpoint: str | Path, read: Callable = load) -> tuple:
-    """Read the last checkpoint or, if that is damaged, the one before.
-
-    Parameters
-    ----------
-    checkpoint : str or Path
-        The last one.
-    read : callable
-        :func:`load`, or :func:`read_document`.
-
-    Returns
-    -------
-    path : Path
-        Which of them.
-    content : object
-        What ``read`` returns.
-
-    Raises
-    ------
-    InputError
-        If neither can be read.
-    """
+    """Read the last checkpoint or, if that is damaged, the one before."""
     path, previous = Path(checkpoint), before(checkpoint)
     try:
         return path, read(path, "checkpoint")
@@ -223,26 +119,7 @@ def newest(checkpoint: str | Path, read: Callable = load) -> tuple:
 
 
 def read_document(path: str | Path, kind: str | None = None) -> dict:
-    """Read the document of a file without its tensors.
-
-    Parameters
-    ----------
-    path : str or Path
-        File to read.
-    kind : str, optional
-        What the file must hold; anything if None.
-
-    Returns
-    -------
-    dict
-        The document.
-
-    Raises
-    ------
-    InputError
-        If the file is not there, truncated, foreign, damaged, of another format or of
-        another kind.
-    """
+    """Read the document of a file without its tensors."""
     if not Path(path).is_file():
         raise InputError(f"there is no model file {path}; check the path.")
     try:
@@ -280,20 +157,7 @@ def read_document(path: str | Path, kind: str | None = None) -> dict:
 
 
 def shapes(network: Any, prefix: str) -> dict[str, tuple[int, ...]]:
-    """Say what shapes the weights of a network have that were trained.
-
-    Parameters
-    ----------
-    network : keras.Model
-        Network; one without weights, of :func:`dipy_ldm.nn.building.sketched`, does.
-    prefix : str
-        Its name in the file.
-
-    Returns
-    -------
-    dict of str to tuple of int
-        Shapes, by the names of :func:`weights`.
-    """
+    """Say what shapes the weights of a network have that were trained."""
     return {
         f"{prefix}.{i:03d}": tuple(variable.shape)
         for i, variable in enumerate(network.trainable_variables)
@@ -301,21 +165,7 @@ def shapes(network: Any, prefix: str) -> dict[str, tuple[int, ...]]:
 
 
 def weights(network: Any, prefix: str) -> dict[str, np.ndarray]:
-    """Name the weights of a network that were trained.
-
-    Parameters
-    ----------
-    network : keras.Model
-        Network.
-    prefix : str
-        Its name in the file.
-
-    Returns
-    -------
-    dict of str to ndarray
-        Weights by ``prefix.position``, in the order in which the network was
-        built; Keras numbers its layers per process, so their names can't serve.
-    """
+    """Name the weights of a network that were trained."""
     return {
         f"{prefix}.{i:03d}": np.asarray(variable)
         for i, variable in enumerate(network.trainable_variables)
@@ -323,17 +173,7 @@ def weights(network: Any, prefix: str) -> dict[str, np.ndarray]:
 
 
 def set_weights(network: Any, prefix: str, tensors: dict[str, np.ndarray]) -> None:
-    """Give a network the weights that :func:`weights` named.
-
-    Parameters
-    ----------
-    network : keras.Model
-        Network of the same structure.
-    prefix : str
-        Its name in the file.
-    tensors : dict of str to ndarray
-        Contents of the file.
-    """
+    """Give a network the weights that :func:`weights` named."""
     for i, variable in enumerate(network.trainable_variables):
         variable.assign(tensors[f"{prefix}.{i:03d}"])
 

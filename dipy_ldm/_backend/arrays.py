@@ -19,20 +19,6 @@ def compiled(function: Callable, inputs: list[Any], networks: list[Any]) -> Call
 
     Many times faster per call than ``keras.Model.predict``, and traced once
     whatever the size of the batch.
-
-    Parameters
-    ----------
-    function : callable
-        Takes and returns tensors.
-    inputs : list of keras.KerasTensor
-        Shape and type of each argument.
-    networks : list of keras.Model or keras.layers.Layer
-        What it computes with, whose weights may change.
-
-    Returns
-    -------
-    callable
-        Takes tensors or ndarrays, and returns tensors, which stay on their device.
     """
     signature = [tf.TensorSpec(x.shape, x.dtype) for x in inputs]
     # Nothing branches by what is in tensors: there is nothing to transform.
@@ -49,11 +35,6 @@ def in_turn(tasks: Iterable[Callable]) -> None:
 
     Within a compiled function all would be begun at once; one alone does not keep all
     cores busy.
-
-    Parameters
-    ----------
-    tasks : iterable of callable
-        Each takes nothing, and returns tensors that are there when it is done.
     """
     done: list = [[], []]
     for task in tasks:
@@ -62,15 +43,7 @@ def in_turn(tasks: Iterable[Callable]) -> None:
 
 
 def add_to(variable: Any, change: Any) -> None:
-    """Add to a variable, in the memory that it has.
-
-    Parameters
-    ----------
-    variable : keras.Variable
-        Is changed.
-    change : tensor
-        Of the same shape and type.
-    """
+    """Add to a variable, in the memory that it has."""
     variable.value.assign_add(change)
 
 
@@ -82,21 +55,7 @@ def in_batches(
     Several devices and machines (see :func:`spread`) work on pieces of their own at
     once; each machine is given all results.
 
-    Parameters
-    ----------
-    function : callable
-        Takes an ndarray, and returns an array or a tensor of the same length.
-    array : ndarray
-        Argument, ``(n, ...)``.
-    batch_size : int
-        Largest length that the function is given.
-    title : str, optional
-        Name of a progress bar; None for no bar.
-
-    Returns
-    -------
-    ndarray
-        Results, ``(n, ...)``.
+    Shapes: array ``(n, ...)``, result ``(n, ...)``.
     """
     worker, workers = place()
     n = len(array)
@@ -145,18 +104,7 @@ def _in_batches(function, array, batch_size, title):
 
 
 def gradients(function: Callable) -> Callable:
-    """Compile the gradients of a function's sum.
-
-    Parameters
-    ----------
-    function : callable
-        Takes tensors, and returns one.
-
-    Returns
-    -------
-    callable
-        Takes tensors, and returns the gradient of each.
-    """
+    """Compile the gradients of a function's sum."""
 
     @tf.function(autograph=False)
     def compute(*tensors):
@@ -171,17 +119,7 @@ def gradients(function: Callable) -> Callable:
 def conditionally(
     condition: Any, change: Callable, otherwise: Callable, variables: Callable
 ) -> None:
-    """Change variables in one way or in another, within a step of training.
-
-    Parameters
-    ----------
-    condition : tensor of bool
-        What decides.
-    change, otherwise : callable
-        Assign to variables.
-    variables : callable
-        Lists all that they read or assign to, which some back-ends must know.
-    """
+    """Change variables in one way or in another, within a step of training."""
     tf.cond(condition, _without_result(change), _without_result(otherwise))
 
 

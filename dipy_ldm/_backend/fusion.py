@@ -48,16 +48,6 @@ def fused(function: Callable) -> Callable:
 
     TensorFlow reads and writes whole tensors for each operation. XLA makes one loop of
     all, but is slow at sums over positions, which are to be taken outside.
-
-    Parameters
-    ----------
-    function : callable
-        Maps tensors, variables and numbers to tensors.
-
-    Returns
-    -------
-    callable
-        Does the same.
     """
     return _called(function, True)
 
@@ -68,33 +58,12 @@ def traced_once(function: Callable) -> Callable:
     In TensorFlow a graph takes Python a third of a millisecond for each operation, and
     networks do the same again and again. When it runs, it is as if each had been traced
     by itself.
-
-    Parameters
-    ----------
-    function : callable
-        Maps tensors, variables and numbers to tensors.
-
-    Returns
-    -------
-    callable
-        Does the same.
     """
     return _called(function, False)
 
 
 def sum_of_squares(x):
-    """Sum the squares of a tensor, where TensorFlow would write them first.
-
-    Parameters
-    ----------
-    x : tensor
-        Values.
-
-    Returns
-    -------
-    tensor
-        One number.
-    """
+    """Sum the squares of a tensor, where TensorFlow would write them first."""
     if keras.config.backend() != "tensorflow":
         return ops.sum(ops.square(x))
     import tensorflow as tf
@@ -103,24 +72,7 @@ def sum_of_squares(x):
 
 
 def with_gradient(function: Callable, gradient: Callable, kept: int = 0) -> Callable:
-    """Give a function another gradient than TensorFlow's own, if that is faster.
-
-    Parameters
-    ----------
-    function : callable
-        Maps tensors to a tensor, or to several.
-    gradient : callable
-        Maps the tensors in a list, and the gradient of each result, to a gradient of
-        each tensor: that which the back-end would find by itself.
-    kept : int
-        Of the results, how many of the last are for the gradient alone, which is given
-        them after the tensors.
-
-    Returns
-    -------
-    callable
-        The function with its gradient, and without what is kept.
-    """
+    """Give a function another gradient than TensorFlow's own, if that is faster."""
 
     def apart(made):
         return (made[:-kept], made[-kept:]) if kept else (made, ())

@@ -14,13 +14,7 @@ from dipy_ldm._backend.sharing import AskableModel
 
 
 def onednn_is_on() -> bool:
-    """Say whether TensorFlow uses oneDNN.
-
-    Returns
-    -------
-    bool
-        Settled when TensorFlow is imported.
-    """
+    """Say whether TensorFlow uses oneDNN."""
     return _pywrap_util_port.IsMklEnabled()
 
 
@@ -35,11 +29,6 @@ class ReplicatedModel(AskableModel):
 
         Before the first step, so that a checkpoint can be brought back; Keras does so
         in the first step.
-
-        Parameters
-        ----------
-        batches : dipy_ldm.data._batches.Batches
-            From which it learns.
         """
         strategy = self.distribute_strategy
         with strategy.scope():

@@ -16,20 +16,7 @@ _RECLAIMABLE_V1 = {"total_inactive_file", "total_active_file"}
 
 
 def host_memory(root: str | Path = "/") -> float:
-    """Say how much memory this process can still have.
-
-    Parameters
-    ----------
-    root : str or Path
-        Where ``proc`` and ``sys`` are.
-
-    Returns
-    -------
-    float
-        Bytes, the least of what is free on the machine, what is left to the process
-        (``ulimit -v``), and what is left to its control group and to each group that
-        this one is in; infinite where it can't be told.
-    """
+    """Say how much memory this process can still have."""
     root = Path(root)
     return min(_available(root), _left_to_process(root), *_left_to_groups(root))
 
@@ -109,18 +96,7 @@ def _number(file):
 
 
 def gpu_memory(numbers: Iterable[int]) -> float:
-    """Say how much memory the smallest of some GPUs has.
-
-    Parameters
-    ----------
-    numbers : iterable of int
-        Numbers of the GPUs, as TensorFlow and CUDA count them.
-
-    Returns
-    -------
-    float
-        Bytes in all, whatever is in use; infinite where it can't be told.
-    """
+    """Say how much memory the smallest of some GPUs has."""
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:

@@ -30,17 +30,7 @@ _TRACING = Lock()
 
 
 class AskableModel(keras.Model):
-    """A model whose training can be asked to end between two steps.
-
-    Attributes
-    ----------
-    asked : bool
-        Set it to ask for an end of the training.
-    ends : bool
-        Whether an end was asked for before the last step.
-    interrupted : bool
-        Set it to end with an interruption before the next step.
-    """
+    """A model whose training can be asked to end between two steps."""
 
     asked = ends = interrupted = False
     train_function: Any
@@ -51,13 +41,6 @@ class AskableModel(keras.Model):
 
         Keras does so in the first step, and has all of the network traced once more, to
         know the shapes of what it returns; which its layers know.
-
-        Parameters
-        ----------
-        batches : dipy_ldm.data._batches.Batches
-            From which it learns.
-        replicas : int
-            How many there are.
         """
         self._sketching = True
         try:
@@ -103,41 +86,12 @@ class AskableModel(keras.Model):
 
 
 def count_replicas(strategy: Any) -> int:
-    """Count the replicas of a strategy.
-
-    Parameters
-    ----------
-    strategy : tf.distribute.Strategy or None
-        As of :func:`make_strategy`.
-
-    Returns
-    -------
-    int
-        At least 1.
-    """
+    """Count the replicas of a strategy."""
     return 1 if strategy is None else strategy.num_replicas_in_sync
 
 
 def share_of(batch_size: int, strategy: Any) -> int:
-    """Share a batch evenly among the replicas.
-
-    Parameters
-    ----------
-    batch_size : int
-        Examples in a batch of all replicas.
-    strategy : tf.distribute.Strategy or None
-        As of :func:`make_strategy`.
-
-    Returns
-    -------
-    int
-        Examples for each replica.
-
-    Raises
-    ------
-    InputError
-        If the replicas don't divide the batch.
-    """
+    """Share a batch evenly among the replicas."""
     n = count_replicas(strategy)
     each, left = divmod(batch_size, n)
     if left:
@@ -150,20 +104,7 @@ def share_of(batch_size: int, strategy: Any) -> int:
 
 
 def sketched(batches: Any, replicas: int) -> Any:
-    """Say what a replica is given at each step.
-
-    Parameters
-    ----------
-    batches : dipy_ldm.data._batches.Batches
-        Batches.
-    replicas : int
-        How many there are.
-
-    Returns
-    -------
-    tuple
-        Tuples of ``keras.KerasTensor``, which have shapes and types alone.
-    """
+    """Say what a replica is given at each step."""
     each = batches.size // replicas
     return keras.tree.map_structure(
         lambda array: keras.KerasTensor((each, *array.shape[1:]), str(array.dtype)),

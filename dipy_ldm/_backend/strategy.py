@@ -30,35 +30,7 @@ _TOO_LATE = (
 def make_strategy(
     name: Any = "auto", devices: Sequence[str] | None = None, *, alone: bool = False
 ) -> Any:
-    """Choose how the work is spread over devices and machines.
-
-    Parameters
-    ----------
-    name : str or tf.distribute.Strategy or None
-        ``"auto"`` is for all machines that ``TF_CONFIG`` or Slurm names, or else for
-        all GPUs of this one, and none for a single device. ``"multi_worker"`` is for
-        several machines, ``"mirrored"`` for a replica of the network on each device
-        of this one, ``"none"`` for one device. A strategy, or None, is returned as
-        it is.
-    devices : sequence of str, optional
-        Devices of this machine such as ``"GPU:0"``, or their numbers. None is for all
-        GPUs or, where there are none, for the processor.
-    alone : bool
-        Whether ``"auto"`` is for this machine only, whatever others there are.
-
-    Returns
-    -------
-    tf.distribute.Strategy or None
-        None is for the one device that TensorFlow chooses. One of several machines
-        is returned once all of them are there.
-
-    Raises
-    ------
-    InputError
-        If there is no such strategy or device (the sentence lists those there are), if
-        there is a GPU that can't be used and no device was chosen, or if a machine does
-        not come, or differs from the chief.
-    """
+    """Choose how the work is spread over devices and machines."""
     if not isinstance(name, str):
         return name
     least = choose("strategy", name, STRATEGIES)
@@ -256,52 +228,18 @@ def _start(devices):
 
 
 def scope(strategy: Any) -> AbstractContextManager:
-    """Make networks for the replicas of a strategy.
-
-    Parameters
-    ----------
-    strategy : tf.distribute.Strategy or None
-        As of :func:`make_strategy`.
-
-    Returns
-    -------
-    context manager
-        Within it, weights are created for all replicas.
-    """
+    """Make networks for the replicas of a strategy."""
     return nullcontext() if strategy is None else strategy.scope()
 
 
 def gpu_capabilities(strategy: Any) -> list[tuple[int, ...]]:
-    """Say what the GPUs can do that the work is spread over.
-
-    Parameters
-    ----------
-    strategy : tf.distribute.Strategy or None
-        As of :func:`make_strategy`.
-
-    Returns
-    -------
-    list of tuple of int
-        Compute capability of each, such as ``(8, 0)``; empty for a processor.
-    """
+    """Say what the GPUs can do that the work is spread over."""
     details = map(tf.config.experimental.get_device_details, _gpus_of(strategy))
     return [tuple(d.get("compute_capability", (0, 0))) for d in details]
 
 
 def free_memory(strategy: Any = None) -> float:
-    """Say how much memory there is for training.
-
-    Parameters
-    ----------
-    strategy : tf.distribute.Strategy or None
-        As of :func:`make_strategy`.
-
-    Returns
-    -------
-    float
-        Bytes of the smallest GPU that the work is spread over, or those that this
-        process can still have; infinite where it can't be told.
-    """
+    """Say how much memory there is for training."""
     gpus = _gpus_of(strategy)
     if not gpus:
         return memory.host_memory()

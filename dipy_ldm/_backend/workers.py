@@ -36,16 +36,6 @@ def spread(strategy: Any) -> Iterator[None]:
     """Within this context, spread the pieces of arrays over devices and machines.
 
     All machines must go through it alike.
-
-    Parameters
-    ----------
-    strategy : tf.distribute.Strategy or None
-        As of :func:`make_strategy`.
-
-    Raises
-    ------
-    ConnectionError
-        If another machine stopped.
     """
     token = spread_over.set(strategy)
     try:
@@ -59,18 +49,7 @@ def spread(strategy: Any) -> Iterator[None]:
 
 
 def gone(error: Any) -> str:
-    """Say what it means that another machine can't be reached.
-
-    Parameters
-    ----------
-    error : tf.errors.OpError
-        One of ``GONE``.
-
-    Returns
-    -------
-    str
-        A sentence.
-    """
+    """Say what it means that another machine can't be reached."""
     reason = str(error.message).partition("\n")[0][:200]
     return (
         "another worker stopped, or can't be reached any more; its own last lines say "
@@ -80,13 +59,7 @@ def gone(error: Any) -> str:
 
 
 def place() -> tuple[int, int]:
-    """Tell who this machine is among those that work is spread over.
-
-    Returns
-    -------
-    worker, workers : int
-        Its number, and how many there are.
-    """
+    """Tell who this machine is among those that work is spread over."""
     strategy = spread_over.get()
     if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         known = strategy.cluster_resolver
@@ -95,25 +68,13 @@ def place() -> tuple[int, int]:
 
 
 def is_chief() -> bool:
-    """Say whether this machine is the one that writes and shows things.
-
-    Returns
-    -------
-    bool
-        True for the first of those that work is spread over, and for a single one.
-    """
+    """Say whether this machine is the one that writes and shows things."""
     return place()[0] == 0
 
 
 @contextmanager
 def chief_first(strategy: Any) -> Iterator[None]:
-    """Let the others wait until the chief is through with what is in this context.
-
-    Parameters
-    ----------
-    strategy : tf.distribute.Strategy or None
-        As of :func:`make_strategy`.
-    """
+    """Let the others wait until the chief is through with what is in this context."""
     with spread(strategy):
         if not is_chief():
             all_reduce(np.zeros(1))
@@ -123,35 +84,13 @@ def chief_first(strategy: Any) -> Iterator[None]:
 
 
 def of_chief(array: np.ndarray) -> np.ndarray:
-    """Let all machines have what the chief computed, to the last bit.
-
-    Parameters
-    ----------
-    array : ndarray
-        What each has computed, of one shape.
-
-    Returns
-    -------
-    ndarray
-        That of the chief.
-    """
+    """Let all machines have what the chief computed, to the last bit."""
     array = np.asarray(array)
     return all_reduce(array if is_chief() else np.zeros_like(array))
 
 
 def agree(facts: dict) -> None:
-    """Refuse to go on unless all machines were started alike.
-
-    Parameters
-    ----------
-    facts : dict
-        What must be the same, as JSON can say it.
-
-    Raises
-    ------
-    InputError
-        If another worker differs from the chief.
-    """
+    """Refuse to go on unless all machines were started alike."""
     said = gathered(facts)
     for other in range(1, len(said)):
         if refusal := cluster.difference(said[0], said[other], other):
@@ -159,18 +98,7 @@ def agree(facts: dict) -> None:
 
 
 def gathered(facts: Any) -> list:
-    """Let all machines know what each of them says.
-
-    Parameters
-    ----------
-    facts : object
-        What this one says, as JSON can.
-
-    Returns
-    -------
-    list
-        What each says, the chief first.
-    """
+    """Let all machines know what each of them says."""
     worker, workers = place()
     text = np.frombuffer(json.dumps(facts).encode(), "uint8")
     lengths = np.zeros(workers, "int32")
@@ -185,18 +113,7 @@ def gathered(facts: Any) -> list:
 
 
 def all_reduce(array: np.ndarray) -> np.ndarray:
-    """Sum the arrays of all machines; with zeros elsewhere, copy one's own to all.
-
-    Parameters
-    ----------
-    array : ndarray
-        That of this machine; all are of one shape.
-
-    Returns
-    -------
-    ndarray
-        The sum.
-    """
+    """Sum the arrays of all machines; with zeros elsewhere, copy one's own to all."""
     if place()[1] == 1:
         return array
     strategy = spread_over.get()
@@ -224,36 +141,14 @@ def _is_first(context, strategy):
 
 
 def is_first_replica() -> bool:
-    """Say whether this is the first replica of its machine, within a step of training.
-
-    Returns
-    -------
-    bool
-        What is kept of all replicas in one place is changed by it alone.
-    """
+    """Say whether this is its machine's first replica, within a training step."""
     context = tf.distribute.get_replica_context()
     # Without a strategy TensorFlow names no devices.
     return context.num_replicas_in_sync == 1 or _is_first(context, context.strategy)
 
 
 def shared(batches: Any, first_step: int, strategy: Any) -> Any:
-    """Let the replicas share each batch.
-
-    Parameters
-    ----------
-    batches : dipy_ldm.data._batches.Batches
-        Batches.
-    first_step : int
-        Number of the first that is drawn.
-    strategy : tf.distribute.Strategy or None
-        As of :func:`make_strategy`.
-
-    Returns
-    -------
-    tf.data.Dataset or tf.distribute.DistributedDataset
-        Batches for ``keras.Model.fit``, of which each machine draws what its replicas
-        need.
-    """
+    """Let the replicas share each batch."""
     if strategy is None:
         return _dataset(batches, first_step, 0, 1, 1)
 
@@ -303,18 +198,7 @@ def _dataset(batches, first_step, machine, machines, replicas):
 
 
 def sum_of_replicas(tensors: list) -> list:
-    """Sum what the replicas have, within a step of training.
-
-    Parameters
-    ----------
-    tensors : list of tensor
-        Those of this replica.
-
-    Returns
-    -------
-    list of tensor
-        The sums, the same for all.
-    """
+    """Sum what the replicas have, within a step of training."""
     replica = tf.distribute.get_replica_context()
     if replica.num_replicas_in_sync == 1:
         return tensors

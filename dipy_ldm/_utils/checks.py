@@ -20,27 +20,7 @@ class InputError(ValueError):
 
 
 def choose(what: str, name: str, table: dict) -> Any:
-    """Look a named choice up.
-
-    Parameters
-    ----------
-    what : str
-        What is being chosen, in the user's words.
-    name : str
-        The user's choice.
-    table : dict
-        The choices there are, by name.
-
-    Returns
-    -------
-    object
-        The entry of `table` under `name`.
-
-    Raises
-    ------
-    InputError
-        If `table` has no such entry.
-    """
+    """Look a named choice up."""
     # Only a string is looked up: a list, say, is unhashable and would raise TypeError.
     if isinstance(name, str) and name in table:
         return table[name]
@@ -48,45 +28,13 @@ def choose(what: str, name: str, table: dict) -> Any:
 
 
 def is_label(text: str) -> bool:
-    """Say whether terminals and tables take a text for nothing but text.
-
-    Parameters
-    ----------
-    text : str
-        Such as the name of a condition, from a file that may be anybody's.
-
-    Returns
-    -------
-    bool
-        Whether it has no control characters nor halves of characters, and is no
-        formula.
-    """
+    """Say whether terminals and tables take a text for nothing but text."""
     kinds = set(map(unicodedata.category, text))
     return not text.startswith("=") and not kinds & {"Cc", "Cs"}
 
 
 def at_least(what: str, value: int | float, minimum: int | float) -> int | float:
-    """Check that a number is not too small.
-
-    Parameters
-    ----------
-    what : str
-        The parameter's name.
-    value : int or float
-        The user's number.
-    minimum : int or float
-        The smallest number allowed.
-
-    Returns
-    -------
-    int or float
-        `value` itself.
-
-    Raises
-    ------
-    InputError
-        If `value` is smaller than `minimum`, or not a number.
-    """
+    """Check that a number is not too small."""
     if not isinstance(value, Real):
         raise InputError(f"{what} must be a number, not {value!r}.")
     # Written so that NaN, which is neither smaller nor larger, is refused too.
@@ -96,27 +44,7 @@ def at_least(what: str, value: int | float, minimum: int | float) -> int | float
 
 
 def whole(what: str, value: int, minimum: int) -> int:
-    """Check that a number is whole, and not too small.
-
-    Parameters
-    ----------
-    what : str
-        The parameter's name.
-    value : int
-        The user's number, of Python or of numpy.
-    minimum : int
-        The smallest number allowed.
-
-    Returns
-    -------
-    int
-        `value` itself.
-
-    Raises
-    ------
-    InputError
-        If `value` is smaller than `minimum`, or not a whole number.
-    """
+    """Check that a number is whole, and not too small."""
     at_least(what, value, minimum)
     if not isinstance(value, Integral):
         raise InputError(f"{what} must be a whole number, not {value!r}.")
@@ -124,18 +52,7 @@ def whole(what: str, value: int, minimum: int) -> int:
 
 
 def check_seed(seed: int) -> None:
-    """Refuse what can't be the seed of a training.
-
-    Parameters
-    ----------
-    seed : int
-        Seed.
-
-    Raises
-    ------
-    InputError
-        If it is no whole number, or too small or large.
-    """
+    """Refuse what can't be the seed of a training."""
     if not isinstance(seed, Integral) or not 0 <= seed <= _MOST_SEED:
         raise InputError(
             f"seed must be a whole number from 0 to {_MOST_SEED}, not {seed}."
@@ -143,18 +60,7 @@ def check_seed(seed: int) -> None:
 
 
 def check_sizes(**sizes: int | Sequence[int]) -> None:
-    """Refuse sizes of which nothing can be built.
-
-    Parameters
-    ----------
-    **sizes : int or sequence of int
-        Numbers that must be at least 1, by their names; None is for a default.
-
-    Raises
-    ------
-    InputError
-        If a number is too small or not whole, or a sequence is empty.
-    """
+    """Refuse sizes of which nothing can be built."""
     for name, size in sizes.items():
         numbers = plain([1] if size is None else size)
         numbers = numbers if isinstance(numbers, list) else [numbers]
@@ -164,20 +70,7 @@ def check_sizes(**sizes: int | Sequence[int]) -> None:
 
 
 def check_patch(patch: int | Sequence[int] | None, rank: int) -> None:
-    """Refuse a piece of no size, or of another number of dimensions.
-
-    Parameters
-    ----------
-    patch : int or sequence of int or None
-        Voxels along each side; None is for whole images.
-    rank : int
-        Spatial dimensions of the images.
-
-    Raises
-    ------
-    InputError
-        If it can't be drawn of such images.
-    """
+    """Refuse a piece of no size, or of another number of dimensions."""
     if patch is None:
         return
     check_sizes(patch=patch)
@@ -188,91 +81,34 @@ def check_patch(patch: int | Sequence[int] | None, rank: int) -> None:
 
 
 def check_space(space: tuple[int, ...], rank: int) -> None:
-    """Refuse what is not the size of an image.
-
-    Parameters
-    ----------
-    space : tuple of int
-        Voxels along each side.
-    rank : int
-        Number of sides.
-
-    Raises
-    ------
-    InputError
-        If there are more or fewer, or one is of no length.
-    """
+    """Refuse what is not the size of an image."""
     if len(space) != rank:
         raise InputError(f"space must have {rank} numbers, not {len(space)}.")
     check_sizes(space=space)
 
 
 def check_counts(**counts: int | None) -> None:
-    """Refuse counts of nothing, and what is no count.
-
-    Parameters
-    ----------
-    **counts : int or None
-        Numbers by their names; None is for a default.
-
-    Raises
-    ------
-    InputError
-        If a number is smaller than 1, or not whole.
-    """
+    """Refuse counts of nothing, and what is no count."""
     for name, count in counts.items():
         if count is not None:
             whole(name, count, 1)
 
 
 def check_shares(**shares: float) -> None:
-    """Refuse what is no share.
-
-    Parameters
-    ----------
-    **shares : float
-        Numbers by their names.
-
-    Raises
-    ------
-    InputError
-        If a number does not lie between 0 and 1.
-    """
+    """Refuse what is no share."""
     for name, share in shares.items():
         if not 0 <= share <= 1:
             raise InputError(f"{name} must lie between 0 and 1, not {share}.")
 
 
 def check_rate(rate: float | None) -> None:
-    """Refuse what can't be a learning rate.
-
-    Parameters
-    ----------
-    rate : float
-        Learning rate.
-
-    Raises
-    ------
-    InputError
-        If it is no number, not above 0, or not finite.
-    """
+    """Refuse what can't be a learning rate."""
     if not isinstance(rate, Real) or not 0 < rate < math.inf:
         raise InputError(f"learning_rate must be above 0 and finite, not {rate!r}.")
 
 
 def scalars(options: Mapping[str, Any]) -> dict:
-    """Make Python's own of numpy's numbers among options; the others stay.
-
-    Parameters
-    ----------
-    options : dict
-        Anything by its name.
-
-    Returns
-    -------
-    dict
-        The same.
-    """
+    """Make Python's own of numpy's numbers among options; the others stay."""
     return {
         name: plain(value) if isinstance(value, np.generic | np.ndarray) else value
         for name, value in options.items()
@@ -280,18 +116,7 @@ def scalars(options: Mapping[str, Any]) -> dict:
 
 
 def plain(value: Any) -> Any:
-    """Make Python's own of numpy's numbers and arrays, which JSON does not know.
-
-    Parameters
-    ----------
-    value : object
-        Anything; dictionaries, lists and tuples are gone through.
-
-    Returns
-    -------
-    object
-        The same, with lists for tuples.
-    """
+    """Make Python's own of numpy's numbers and arrays, which JSON does not know."""
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     if isinstance(value, dict):
@@ -302,18 +127,7 @@ def plain(value: Any) -> Any:
 
 
 def is_affine(affine: np.ndarray) -> bool:
-    """Say whether a matrix tells where voxels are.
-
-    Parameters
-    ----------
-    affine : ndarray
-        From voxel indices to millimetres.
-
-    Returns
-    -------
-    bool
-        Whether it is ``(4, 4)``, finite, and no two voxels are at one place.
-    """
+    """Say whether a matrix tells where voxels are."""
     return (
         affine.shape == (4, 4)
         and bool(np.isfinite(affine).all())
@@ -323,23 +137,7 @@ def is_affine(affine: np.ndarray) -> bool:
 
 
 def check_affine(affine: npt.ArrayLike) -> np.ndarray:
-    """Return the user's affine as an array, or say what is wrong with it.
-
-    Parameters
-    ----------
-    affine : array_like
-        From voxel indices to millimetres.
-
-    Returns
-    -------
-    ndarray
-        Float64 ``(4, 4)``.
-
-    Raises
-    ------
-    InputError
-        If :func:`is_affine` says no.
-    """
+    """Return the user's affine as an array, or say what is wrong with it."""
     try:
         array = np.array(affine, "float64")
     except (TypeError, ValueError):

@@ -28,33 +28,14 @@ _EXAMPLE = (
 
 
 class Cluster(NamedTuple):
-    """The workers that train together.
-
-    Parameters
-    ----------
-    addresses : tuple of str
-        ``host:port`` of each worker, the chief first.
-    index : int
-        Which of them this process is.
-    """
+    """The workers that train together."""
 
     addresses: tuple
     index: int  # type: ignore[assignment]  # tuples have a method of this name
 
 
 def find_cluster() -> Cluster | None:
-    """Read from the environment who works together.
-
-    Returns
-    -------
-    Cluster or None
-        None is for this machine alone.
-
-    Raises
-    ------
-    InputError
-        If ``TF_CONFIG``, or Slurm's variables, can't be understood.
-    """
+    """Read from the environment who works together."""
     if (config := os.environ.get("TF_CONFIG")) is not None:
         if config.strip() in ("", "{}"):
             return None  # as to TensorFlow
@@ -64,13 +45,7 @@ def find_cluster() -> Cluster | None:
 
 
 def in_company() -> bool:
-    """Say whether this process was started together with others.
-
-    Returns
-    -------
-    bool
-        Whether :func:`find_cluster` would find some; TensorFlow need not be there.
-    """
+    """Say whether this process was started together with others."""
     if "TF_CONFIG" in os.environ:
         return find_cluster() is not None
     return _slurm_tasks() > 1
@@ -166,13 +141,7 @@ def _from_slurm():
 
 
 def share_of_node() -> tuple[int, int]:
-    """Say which GPUs of a node are for this worker, where Slurm leaves that open.
-
-    Returns
-    -------
-    first, step : int
-        Of all GPUs that are seen, ``[first::step]``.
-    """
+    """Say which GPUs of a node are for this worker, where Slurm leaves that open."""
     # Where Slurm gives a task GPUs of its own, no others are seen.
     if os.environ.get("SLURM_GPUS_PER_TASK") or not os.environ.get("SLURM_LOCALID"):
         return 0, 1
@@ -182,23 +151,7 @@ def share_of_node() -> tuple[int, int]:
 
 
 def meet(cluster: Cluster, facts: dict, limit: float = LIMIT) -> None:
-    """Wait until all workers are there, and agree.
-
-    Parameters
-    ----------
-    cluster : Cluster
-        The workers.
-    facts : dict
-        What must be the same for all, as JSON can say it.
-    limit : float
-        Seconds to wait.
-
-    Raises
-    ------
-    InputError
-        If a worker does not come within the limit, or was started with other facts;
-        the sentence names its address.
-    """
+    """Wait until all workers are there, and agree."""
     end = time.monotonic() + limit
     with _listen(cluster.addresses[cluster.index]) as server:
         if cluster.index > 0:
@@ -337,20 +290,7 @@ def _say_missing(cluster, missing, limit):
 
 
 def difference(chief: dict, other: dict, worker: int) -> str | None:
-    """Say how a worker differs from the chief.
-
-    Parameters
-    ----------
-    chief, other : dict
-        What each of them says.
-    worker : int
-        Number of the other.
-
-    Returns
-    -------
-    str or None
-        A sentence; None if they agree.
-    """
+    """Say how a worker differs from the chief."""
     differ = [
         f"{name} is {other.get(name)} there and {chief.get(name)} for the chief"
         for name in sorted(chief | other)

@@ -20,18 +20,7 @@ _LONG = 200
 
 
 def make_folder(path: str | Path) -> None:
-    """Make a folder, and those that it is in, if it is not there.
-
-    Parameters
-    ----------
-    path : str or Path
-        The folder.
-
-    Raises
-    ------
-    OSError
-        If it can't be made, as one sentence.
-    """
+    """Make a folder, and those that it is in, if it is not there."""
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -47,23 +36,6 @@ def replacing(path: str | Path, previous: str | Path | None = None) -> Iterator[
     A process that is killed, a disk that is full and a power cut leave what was there
     before. Several may write one file at once: the last one's stays. A link stays a
     link, and a file that is replaced keeps its mode.
-
-    Parameters
-    ----------
-    path : str or Path
-        Where the file shall be.
-    previous : str or Path, optional
-        Where to keep what is replaced, if the file system has hard links.
-
-    Yields
-    ------
-    Path
-        Where to write it: an empty file.
-
-    Raises
-    ------
-    OSError
-        If it can't be written, as one sentence.
     """
     place = Path(os.path.realpath(path))
     try:
@@ -138,20 +110,7 @@ def _remove_leftover(partial):
 
 
 def is_open(path: Path, descriptor: int) -> bool:
-    """Say whether an open file is that of a path, and not one that was removed.
-
-    Parameters
-    ----------
-    path : Path
-        The path.
-    descriptor : int
-        Of the file.
-
-    Returns
-    -------
-    bool
-        Whether it is.
-    """
+    """Say whether an open file is that of a path, and not one that was removed."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(descriptor))
     except FileNotFoundError:
@@ -166,13 +125,7 @@ def _keep(place, previous):
 
 
 def flush(path: Path) -> None:
-    """Wait until a file is on the disk: its name must not get there before it.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    """
+    """Wait until a file is on the disk: its name must not get there before it."""
     with open(path, "rb+") as stream:
         os.fsync(stream.fileno())
 
@@ -189,20 +142,7 @@ def _flush_folder(folder):
 
 @contextmanager
 def claimed(path: str | Path, wait: bool = False) -> Iterator[None]:
-    """Claim a file for this process alone, until it ends at the latest.
-
-    Parameters
-    ----------
-    path : str or Path
-        The file, which need not be there; its folder must.
-    wait : bool
-        Whether to wait for others that have claimed it.
-
-    Raises
-    ------
-    OSError
-        If another process has claimed it, as one sentence that names it.
-    """
+    """Claim a file for this process alone, until it ends at the latest."""
     if fcntl is None:
         yield
         return
@@ -218,18 +158,7 @@ def claimed(path: str | Path, wait: bool = False) -> Iterator[None]:
 
 
 def refuse_claimed(path: str | Path) -> None:
-    """Refuse a file that another process has claimed.
-
-    Parameters
-    ----------
-    path : str or Path
-        The file.
-
-    Raises
-    ------
-    OSError
-        If it has, as one sentence that names it.
-    """
+    """Refuse a file that another process has claimed."""
     place = _claim(path)
     with suppress(FileNotFoundError), open(place, errors="replace") as stream:
         _lock_claim(stream, place, path, exclusively=False, wait=False)
@@ -274,27 +203,7 @@ def _lock_claim(stream, place, path, **how):
 
 
 def lock(descriptor: int, exclusively: bool = False, wait: bool = True) -> bool:
-    """Lock an open file, until it is closed.
-
-    Parameters
-    ----------
-    descriptor : int
-        Of the file.
-    exclusively : bool
-        Whether nobody else may have a lock on it.
-    wait : bool
-        Whether to wait until others let it go.
-
-    Returns
-    -------
-    bool
-        Whether it is locked; some systems, and some file systems, have no locks.
-
-    Raises
-    ------
-    BlockingIOError
-        If others have locked it, and are not waited for.
-    """
+    """Lock an open file, until it is closed."""
     if fcntl is None:
         return False
     how = fcntl.LOCK_EX if exclusively else fcntl.LOCK_SH

@@ -13,16 +13,7 @@ _ENDS = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])
 
 
 class Terminated(SystemExit):
-    """The end that a signal asked for, after all that matters was written.
-
-    Parameters
-    ----------
-    sentence : str
-        What was written, and how to go on.
-    number : int
-        Of the signal. The status is what a shell gives a process that it killed, which
-        schedulers take for a reason to start again, not for a failure.
-    """
+    """The end that a signal asked for, after all that matters was written."""
 
     def __init__(self, sentence: str, number: int = signal.SIGTERM) -> None:
         super().__init__(128 + number)
@@ -45,13 +36,7 @@ def reinstall() -> None:
 
 @contextmanager
 def deferred(ask: Callable) -> Iterator[None]:
-    """Within this context, let SIGTERM and SIGHUP only ask for an end.
-
-    Parameters
-    ----------
-    ask : callable
-        ``ask(number)`` is called with that of the signal when it comes.
-    """
+    """Within this context, let SIGTERM and SIGHUP only ask for an end."""
     before = {number: signal.getsignal(number) for number in _ENDS if _is_ours(number)}
     for number in before:
         signal.signal(number, lambda number, frame: ask(number))
@@ -79,11 +64,6 @@ def noted(note: Callable) -> Iterator[None]:
 
     Python drops what is raised in a finalizer, and with it an interruption that comes
     there; who has it noted can heed it a little later.
-
-    Parameters
-    ----------
-    note : callable
-        Called without arguments when the signal comes.
     """
     before = signal.getsignal(signal.SIGINT)
     # In the background, shells let jobs ignore it.

@@ -12,12 +12,6 @@ def uncollected(for_good: bool = False) -> Iterator[None]:
 
     Keras and TensorFlow are half a million objects that stay, and the collector would
     go through all that are there again and again as they come: a quarter of the time.
-
-    Parameters
-    ----------
-    for_good : bool
-        Never look at what is there now, either: for a process of one's own. In others
-        it could be what its user wants collected.
     """
     if "keras" in sys.modules or not gc.isenabled():
         # All that is large is there, or somebody else has cared for it.

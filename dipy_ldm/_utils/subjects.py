@@ -13,25 +13,7 @@ from dipy_ldm._utils.values import is_many, listed, values_of
 def number_subjects(subjects: Any, n: int, name: str = "subjects") -> np.ndarray:
     """Return the number of each image's subject.
 
-    Parameters
-    ----------
-    subjects : array_like or None
-        Whose each image is: text or whole numbers. Of None each is of a subject of its
-        own, and so are those of which it is missing.
-    n : int
-        Number of images.
-    name : str
-        Name of the parameter.
-
-    Returns
-    -------
-    ndarray of int
-        From 0 on, in the order of the images, ``(n,)``.
-
-    Raises
-    ------
-    InputError
-        If there are not ``n``.
+    Shapes: result ``(n,)``.
     """
     if subjects is None:
         return np.arange(n)
@@ -49,23 +31,7 @@ def number_subjects(subjects: Any, n: int, name: str = "subjects") -> np.ndarray
 def number_both(
     learnt: tuple[Any, Any], held_out: tuple[Any, Any]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return those of images and of validation data, which must be of others.
-
-    Parameters
-    ----------
-    learnt, held_out : tuple
-        Images, or None, and whose they are, as of :func:`number_subjects`.
-
-    Returns
-    -------
-    learnt, held_out : ndarray of int
-        As of :func:`number_subjects`.
-
-    Raises
-    ------
-    InputError
-        If one is missing, or is on both sides; the sentence names those.
-    """
+    """Return those of images and of validation data, which must be of others."""
     names = "subjects", "validation_subjects"
     found, known = [], []
     for name, (images, subjects) in zip(names, (learnt, held_out)):
@@ -82,18 +48,7 @@ def number_both(
 
 
 def fingerprint(subjects: np.ndarray) -> str | None:
-    """Say which images are of one subject.
-
-    Parameters
-    ----------
-    subjects : ndarray of int
-        As of :func:`number_subjects`.
-
-    Returns
-    -------
-    str or None
-        How many there are, and the start of a hash; None if each has one image.
-    """
+    """Say which images are of one subject."""
     count = len(np.unique(subjects))
     if count == len(subjects):
         return None
@@ -104,16 +59,7 @@ def fingerprint(subjects: np.ndarray) -> str | None:
 def blocks(subjects: np.ndarray) -> list[np.ndarray]:
     """Gather the images of each subject.
 
-    Parameters
-    ----------
-    subjects : ndarray of int
-        Whose each image is, ``(n,)``.
-
-    Returns
-    -------
-    list of ndarray
-        Numbers of the images, ``(subjects, images of each)``: one array for all
-        subjects with as many images.
+    Shapes: subjects ``(n,)``, result ``(subjects, images of each)``.
     """
     _, groups, counts = np.unique(subjects, return_inverse=True, return_counts=True)
     order = np.argsort(groups, kind="stable")
@@ -129,20 +75,8 @@ def solve_within(
     Errors of fits to all other subjects are such solutions, as those of fits to all
     other images are quotients.
 
-    Parameters
-    ----------
-    block : callable
-        From numbers of images, ``(subjects, images of each)``, to the matrices of these
-        subjects, ``(subjects, images of each, images of each)``.
-    right : ndarray
-        ``(n, m)``.
-    subjects : ndarray of int
-        Whose each image is, ``(n,)``.
-
-    Returns
-    -------
-    ndarray
-        ``(n, m)``.
+    Shapes: block ``(subjects, images of each)``, right ``(n, m)``, subjects ``(n,)``,
+    result ``(n, m)``.
     """
     found = np.empty_like(right)
     for rows in blocks(subjects):

@@ -19,59 +19,17 @@ TILE_VOXELS = 8_000_000
 
 
 def safe_batch(space: tuple[int, ...], voxels: int = SAFE_VOXELS) -> int:
-    """Say how many images memory surely allows at once.
-
-    Parameters
-    ----------
-    space : tuple of int
-        Spatial size of an image.
-    voxels : int
-        Voxels of all of them.
-
-    Returns
-    -------
-    int
-        Number of images, from 1 to 256.
-    """
+    """Say how many images memory surely allows at once."""
     return max(1, min(256, voxels // math.prod(space)))
 
 
 def safe_side(rank: int) -> int:
-    """Say how large a tile memory surely allows.
-
-    Parameters
-    ----------
-    rank : int
-        Number of spatial dimensions.
-
-    Returns
-    -------
-    int
-        Voxels along a side.
-    """
+    """Say how large a tile memory surely allows."""
     return round(TILE_VOXELS ** (1 / rank))
 
 
 def tiling(tile: int | None, rank: int, margin: int, factor: int) -> dict[str, int]:
-    """Say how large tiles are and how far they overlap, as :func:`in_tiles` takes it.
-
-    Parameters
-    ----------
-    tile : int or None
-        Voxels along a side of the tiles; as large as memory surely allows, with what
-        they overlap, if None.
-    rank : int
-        Number of spatial dimensions.
-    margin : int
-        Positions around a tile on which its result depends.
-    factor : int
-        Voxels along a side of a position.
-
-    Returns
-    -------
-    dict
-        Its ``tile`` and ``margin``, in positions.
-    """
+    """Return the size and overlap of tiles, as :func:`in_tiles` takes them."""
     voxels = tile or safe_side(rank) - 2 * margin * factor
     return {"tile": max(1, voxels // factor), "margin": margin}
 
@@ -87,24 +45,8 @@ def in_tiles(
 ) -> np.ndarray:
     """Apply a function that looks only so far to an array, tile by tile.
 
-    Parameters
-    ----------
-    function : callable
-        Takes ``(n, *space * given, channels)`` and returns ``(n, *space * made, ...)``,
-        an array or a tensor.
-    array : ndarray
-        Argument, ``(n, *space * given, channels)``.
-    tile : int
-        Positions of ``space`` along a side of a tile.
-    margin : int
-        Positions around a tile on which its result depends.
-    given, made : int
-        How many times larger argument and result are than ``space``, per side.
-
-    Returns
-    -------
-    ndarray
-        What the function would return for the whole array.
+    Shapes: function ``(n, *space * given, channels)``, array ``(n, *space * given,
+    channels)``.
     """
     space = [size // given for size in array.shape[1:-1]]
     if all(size <= tile + 2 * margin for size in space):

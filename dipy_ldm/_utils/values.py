@@ -42,24 +42,7 @@ class Table(dict):
 
 
 def as_table(given: Any) -> dict[str, list]:
-    """Bring what the user knows of images into the form of a table.
-
-    Parameters
-    ----------
-    given : dict, DataFrame or array_like
-        Values by the names of the conditions, or those of one condition alone, which is
-        called ``label`` then, and of which whole numbers are the levels of a class.
-
-    Returns
-    -------
-    dict of str to list
-        Values of each condition, None where they are missing.
-
-    Raises
-    ------
-    InputError
-        If it is something else.
-    """
+    """Bring what the user knows of images into the form of a table."""
     if columns := columns_of(given):
         return {name: _with_codes(name, values) for name, values in columns.items()}
     values = _with_codes(ALONE, given) if is_many(given) else []
@@ -75,24 +58,7 @@ def as_table(given: Any) -> dict[str, list]:
 
 
 def from_words(words: Iterable[str]) -> dict[str, Any] | str:
-    """Read conditions as they are written on a command line.
-
-    Parameters
-    ----------
-    words : iterable of str
-        ``name=value``, or ``name=value,value,...`` with one value for each image; or
-        ``none`` alone.
-
-    Returns
-    -------
-    dict or str
-        A value, or a list of them, by the names; or that word.
-
-    Raises
-    ------
-    InputError
-        If a word is not of this form, or a name comes twice.
-    """
+    """Read conditions as they are written on a command line."""
     found: dict[str, Any] = {}
     words = list(words)
     if len(words) == 1 and is_none(words[0]):
@@ -109,23 +75,7 @@ def from_words(words: Iterable[str]) -> dict[str, Any] | str:
 
 
 def columns_of(given: Any) -> dict[str, Any] | None:
-    """Return what was given by names, or None if it was given without.
-
-    Parameters
-    ----------
-    given : dict, DataFrame, Series or object
-        What the user gave.
-
-    Returns
-    -------
-    dict of str to object
-        Values by their names.
-
-    Raises
-    ------
-    InputError
-        If a name is no text.
-    """
+    """Return what was given by names, or None if it was given without."""
     # A Series; arrays of h5py have names, too, which are places in a file.
     if hasattr(given, "to_frame") and isinstance(given.name, str):
         return {given.name: given}
@@ -143,43 +93,14 @@ def is_none(given: Any) -> bool:
 
 
 def is_many(values: Any) -> bool:
-    """Say whether there is one value for each image, not one for all.
-
-    Parameters
-    ----------
-    values : object
-        What the user gave for a condition.
-
-    Returns
-    -------
-    bool
-        Whether it is a sequence other than text.
-    """
+    """Say whether there is one value for each image, not one for all."""
     if hasattr(values, "dtype"):
         return np.ndim(values) > 0
     return hasattr(values, "__len__") and not isinstance(values, str)
 
 
 def values_of(name: str, values: Any) -> list:
-    """Make Python's own of values, and None of those that are missing.
-
-    Parameters
-    ----------
-    name : str
-        Name of the condition.
-    values : sequence or object
-        Text, numbers and truth values; None, NaN, ``""`` and ``n/a`` are missing.
-
-    Returns
-    -------
-    list
-        As many values.
-
-    Raises
-    ------
-    InputError
-        If one is something else, or infinite.
-    """
+    """Make Python's own of values, and None of those that are missing."""
     values = values.tolist() if hasattr(values, "tolist") else values
     values = list(values) if is_many(values) else [values]
     found: list = []
@@ -199,34 +120,12 @@ def values_of(name: str, values: Any) -> list:
 
 
 def is_whole(value: Any) -> bool:
-    """Say whether a value is a number of the type of whole numbers.
-
-    Parameters
-    ----------
-    value : object
-        As of :func:`values_of`.
-
-    Returns
-    -------
-    bool
-        False also for truth values, which are numbers to Python.
-    """
+    """Say whether a value is a number of the type of whole numbers."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def are_codes(numbers: list) -> bool:
-    """Say whether numbers are those of classes: all from 0 or 1 up to a small one.
-
-    Parameters
-    ----------
-    numbers : list
-        As of :func:`values_of`, none of them missing.
-
-    Returns
-    -------
-    bool
-        Whether they are of the type of whole numbers, too.
-    """
+    """Say whether numbers are those of classes: all from 0 or 1 up to a small one."""
     if not all(map(is_whole, numbers)):
         return False
     levels, first, last = set(numbers), min(numbers), max(numbers)
@@ -235,43 +134,14 @@ def are_codes(numbers: list) -> bool:
 
 
 def level_of(value: Any) -> str:
-    """Name a level of a class: 7 and 7.0 are the same.
-
-    Parameters
-    ----------
-    value : object
-        As of :func:`values_of`.
-
-    Returns
-    -------
-    str
-        Its name.
-    """
+    """Name a level of a class: 7 and 7.0 are the same."""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)
 
 
 def number_of(name: str, value: Any) -> float:
-    """Read a number, which on a command line is text.
-
-    Parameters
-    ----------
-    name : str
-        Name of the condition.
-    value : object
-        As of :func:`values_of`.
-
-    Returns
-    -------
-    float
-        The number, finite.
-
-    Raises
-    ------
-    InputError
-        If it is none.
-    """
+    """Read a number, which on a command line is text."""
     try:
         number = math.nan if isinstance(value, bool) else float(value)
     except ValueError:
@@ -282,34 +152,12 @@ def number_of(name: str, value: Any) -> float:
 
 
 def in_order(levels: Iterable[str]) -> list[str]:
-    """Sort levels: numbers by their size, and before text.
-
-    Parameters
-    ----------
-    levels : iterable of str
-        Names of levels.
-
-    Returns
-    -------
-    list of str
-        The same.
-    """
+    """Sort levels: numbers by their size, and before text."""
     return sorted(levels, key=lambda n: (0, int(n), "") if n.isdecimal() else (1, 0, n))
 
 
 def listed(names: Iterable[str]) -> str:
-    """List names in a sentence, the first twenty of many.
-
-    Parameters
-    ----------
-    names : iterable of str
-        Names.
-
-    Returns
-    -------
-    str
-        With commas between them.
-    """
+    """List names in a sentence, the first twenty of many."""
     names = list(names)
     more = f" and {len(names) - 20} others" if len(names) > 20 else ""
     return ", ".join(names[:20]) + more

@@ -45,10 +45,7 @@ _LEAST_SPREAD = 0.03
 class Atlas(NamedTuple):
     """What images of a cohort are like at each place.
 
-    Parameters
-    ----------
-    mean, spread : ndarray
-        Mean and standard deviation of images in [0, 1], float32 ``(*space, channels)``.
+    Shapes: mean, spread ``(*space, channels)``.
     """
 
     mean: np.ndarray
@@ -58,18 +55,7 @@ class Atlas(NamedTuple):
     def learn(cls, images: np.ndarray, bounds: tuple[float, float]) -> Self:
         """Learn it from images, one at a time.
 
-        Parameters
-        ----------
-        images : ndarray
-            Images, ``(n, *space, channels)``; a mapped file may be larger than the
-            memory.
-        bounds : tuple of float
-            Intensities that become 0 and 1.
-
-        Returns
-        -------
-        Atlas
-            Of these images.
+        Shapes: images ``(n, *space, channels)``.
         """
         total = np.zeros(images.shape[1:])
         squares = np.zeros(images.shape[1:])
@@ -84,20 +70,8 @@ class Atlas(NamedTuple):
     def beside(self, windows: np.ndarray, corners: np.ndarray) -> np.ndarray:
         """Put beside windows of images what is known of their places.
 
-        Parameters
-        ----------
-        windows : ndarray
-            In [0, 1], ``(n, *size, channels)``.
-        corners : ndarray of int
-            First voxel of each, ``(n, rank)``.
-
-        Returns
-        -------
-        ndarray
-            The windows, how far they are from the mean in standard deviations, mean,
-            standard deviation, and where each voxel is along each axis, from -1 to 1;
-            float32 ``(n, *size, features)``, of which :func:`features` says how many
-            there are.
+        Shapes: windows ``(n, *size, channels)``, corners ``(n, rank)``, result ``(n,
+        *size, features)``.
         """
         size = windows.shape[1:-1]
         none = np.zeros(len(windows), int)
@@ -118,20 +92,7 @@ class Atlas(NamedTuple):
 
 
 def features(rank: int, channels: int) -> int:
-    """Say how many channels a detector is given.
-
-    Parameters
-    ----------
-    rank : int
-        Number of spatial dimensions.
-    channels : int
-        Channels of the images.
-
-    Returns
-    -------
-    int
-        Those of :meth:`Atlas.beside`.
-    """
+    """Say how many channels a detector is given."""
     return 4 * channels + rank
 
 
@@ -147,29 +108,7 @@ def planted(
 ) -> Batches:
     """Draw windows of images with lesions without end: what a detector learns from.
 
-    Parameters
-    ----------
-    images : ndarray
-        Images, ``(n, *space, channels)``.
-    batch_size : int
-        Windows in a batch.
-    seed : int
-        Seed of everything random.
-    size : tuple of int
-        Voxels of a window along each axis.
-    bounds : tuple of float
-        Intensities that become 0 and 1.
-    atlas : Atlas
-        What is known of the images.
-    bent : bool
-        Whether images are bent, each time otherwise.
-
-    Returns
-    -------
-    Batches
-        Of pairs: what the detector is given, float32 ``(batch_size, *size,
-        features)``, and how much of each voxel is in a lesion, ``(batch_size, *size,
-        1)``.
+    Shapes: images ``(n, *space, channels)``.
     """
     slack = np.maximum(np.subtract(images.shape[1:-1], size), 0)
     wider = tuple(length + 2 * _AROUND for length in size)
@@ -199,21 +138,7 @@ def bend(
 ) -> np.ndarray:
     """Bend a window smoothly, as if it were of another brain.
 
-    Parameters
-    ----------
-    window : ndarray
-        Window, ``(*wider, channels)``.
-    size : tuple of int
-        Voxels along each axis of the middle, which is what is left.
-    by : float
-        Voxels by which the points are moved at most that decide what is moved.
-    stream : numpy.random.Generator
-        Source of everything random.
-
-    Returns
-    -------
-    ndarray
-        Of the same type, ``(*size, channels)``.
+    Shapes: window ``(*wider, channels)``, result ``(*size, channels)``.
     """
     from scipy.ndimage import map_coordinates
 
@@ -242,14 +167,7 @@ def _splines(length):
 def plant(window: np.ndarray, mask: np.ndarray, stream: np.random.Generator) -> None:
     """Plant lesions in a window: ellipsoids that are brighter or darker.
 
-    Parameters
-    ----------
-    window : ndarray
-        In [0, 1], ``(*size, channels)``; changed.
-    mask : ndarray
-        How much of each voxel is in a lesion, ``(*size)``; changed.
-    stream : numpy.random.Generator
-        Source of everything random.
+    Shapes: window ``(*size, channels)``.
     """
     tissue = window.max(-1) > _TISSUE
     candidates = np.flatnonzero(tissue)

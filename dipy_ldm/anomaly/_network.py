@@ -28,30 +28,7 @@ def seeded_detector(
     of the time would be spent at the full resolution. What is said of a place depends
     on its neighbourhood alone, whether a window, a tile or all is given.
 
-    Parameters
-    ----------
-    seed : int
-        Seed, as of :func:`dipy_ldm.nn.building.seeded`.
-    space : tuple of int or None
-        Spatial size of the images; None for any multiple of ``2 ** len(widths)``.
-    channels : int
-        Channels that it is given.
-    widths : sequence of int
-        Channels of each level; each halves the resolution.
-    blocks : int
-        Residual blocks of each level, on the way down and on the way up.
-    remat : bool
-        Compute the insides of each block again for the gradient, instead of
-        keeping them: less memory, more time.
-
-    Returns
-    -------
-    keras.Model
-        ``(batch, *space, channels)`` to ``(batch, *space, 1)``: logarithms of odds.
-
-    References
-    ----------
-    .. footbibliography::
+    Shapes: result ``(batch, *space, channels)``.
     """
     with seeded(seed):
         return _detector(space, channels, widths, blocks, remat)

@@ -37,16 +37,7 @@ LESION_WEIGHT = 20.0
 class Lessons(NamedTuple):
     """What a detector learns from.
 
-    Parameters
-    ----------
-    images : ndarray
-        Images, ``(n, *space, channels)``.
-    fingerprint : str
-        Hash of the images.
-    size : tuple of int
-        Voxels along each side of the windows that are drawn of them.
-    held_out : ndarray or None
-        Images on which it is validated.
+    Shapes: images ``(n, *space, channels)``.
     """
 
     images: np.ndarray
@@ -55,13 +46,7 @@ class Lessons(NamedTuple):
     held_out: np.ndarray | None = None
 
     def settings(self) -> dict:
-        """Say on what the result depends.
-
-        Returns
-        -------
-        dict
-            As JSON can say it.
-        """
+        """Say on what the result depends."""
         return {
             "size": plain(self.size),
             "images": self.fingerprint,
@@ -77,21 +62,7 @@ def check(
 ) -> None:
     """Refuse a training that can't be done, or would not fit into the memory.
 
-    Parameters
-    ----------
-    detector : Detector
-        Estimator, fitted or not.
-    shape : tuple of int
-        Shape of all images, ``(n, *space, channels)``.
-    patch : int or sequence of int or None
-        As of :meth:`dipy_ldm.anomaly_detector.Detector.fit`.
-    training : Training
-        Options, settled.
-
-    Raises
-    ------
-    InputError
-        If it can't; the sentence says why.
+    Shapes: shape ``(n, *space, channels)``.
     """
     check_seed(detector.seed)
     check_sizes(widths=detector.widths, blocks=detector.blocks)
@@ -108,22 +79,7 @@ def check(
 def size_of(
     space: tuple[int, ...], chosen: dict, patch: int | Sequence[int] | None = None
 ) -> tuple[int, ...]:
-    """Say how large the windows are that a detector is given.
-
-    Parameters
-    ----------
-    space : tuple of int
-        Spatial size of the images.
-    chosen : dict
-        Hyper-parameters of a Detector.
-    patch : int or sequence of int, optional
-        Voxels along each side; ``PATCH`` if None.
-
-    Returns
-    -------
-    tuple of int
-        As of :func:`dipy_ldm.data._patches.window_size`.
-    """
+    """Say how large the windows are that a detector is given."""
     factor = 2 ** len(chosen["widths"])
     return window_size(space, factor, PATCH if patch is None else patch)
 
@@ -134,24 +90,7 @@ def network(
     channels: int,
     remat: bool = False,
 ) -> Any:
-    """Build the network of a detector, in the current precision.
-
-    Parameters
-    ----------
-    chosen : dict
-        Hyper-parameters of a Detector.
-    space : tuple of int or None
-        Spatial size of what it is given; None for any.
-    channels : int
-        Channels of the images.
-    remat : bool
-        As of :func:`dipy_ldm.anomaly._network.seeded_detector`.
-
-    Returns
-    -------
-    keras.Model
-        The network.
-    """
+    """Build the network of a detector, in the current precision."""
     return anomaly_network.seeded_detector(
         chosen["seed"],
         space,
@@ -163,23 +102,7 @@ def network(
 
 
 def stage(detector: Any, lessons: Lessons, training: Any) -> Stage:
-    """Describe how a detector is trained.
-
-    Parameters
-    ----------
-    detector : Detector
-        Estimator whose network is built; that which is trained is another, in the
-        precision of the training.
-    lessons : Lessons
-        What it learns from.
-    training : Training
-        Options, settled.
-
-    Returns
-    -------
-    Stage
-        For :func:`dipy_ldm.training.train`.
-    """
+    """Describe how a detector is trained."""
     length = training.length(len(lessons.images))
     batches = _batches(detector, lessons.images, lessons.size, training.batch_size)
     nothing = detection_of_nothing(_share(batches))
@@ -270,17 +193,7 @@ def _verdict(nothing, figures):
 def detection(y_true, y_pred):
     """Return the cross entropy of lesions, whose voxels count more than others.
 
-    Parameters
-    ----------
-    y_true : tensor
-        How much of each voxel is in a lesion, ``(batch, *space, 1)``.
-    y_pred : tensor
-        Logarithms of the odds that it is, ``LESION_WEIGHT`` times as high.
-
-    Returns
-    -------
-    tensor
-        One number for each image, ``(batch,)``.
+    Shapes: y_true ``(batch, *space, 1)``, result ``(batch,)``.
     """
     inside = LESION_WEIGHT * y_true * ops.softplus(-y_pred)
     return ops.mean(
@@ -290,18 +203,7 @@ def detection(y_true, y_pred):
 
 
 def detection_of_nothing(share: float) -> float:
-    """Return the least loss of a detector that says the same of all voxels.
-
-    Parameters
-    ----------
-    share : float
-        Of the voxels, those in lesions; above 0.
-
-    Returns
-    -------
-    float
-        The loss.
-    """
+    """Return the least loss of a detector that says the same of all voxels."""
     inside, outside = LESION_WEIGHT * share, 1 - share
     both = inside + outside
     return -inside * math.log(inside / both) - outside * math.log(outside / both)

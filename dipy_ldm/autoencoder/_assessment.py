@@ -24,21 +24,7 @@ def affordable(
 
     Of all the time there is, where a training ends before its first round does.
 
-    Parameters
-    ----------
-    images : ndarray
-        Images, ``(n, *space, channels)``.
-    size : tuple of int
-        Voxels along each side of the pieces that are learnt from.
-    training : Training
-        Options.
-    length : Length
-        How long training is.
-
-    Returns
-    -------
-    ndarray
-        The first of them, at least one.
+    Shapes: images ``(n, *space, channels)``.
     """
     learnt = length.end(0) * training.batch_size * math.prod(size)
     # A step takes as long as three reconstructions.
@@ -49,18 +35,7 @@ def affordable(
 def score(vqvae: Any, images: np.ndarray) -> dict[str, float]:
     """Measure how near reconstructions come to images.
 
-    Parameters
-    ----------
-    vqvae : VQVAE
-        What reconstructs them.
-    images : ndarray
-        Images, ``(n, *space, channels)``.
-
-    Returns
-    -------
-    dict of str to float
-        ``mse``, the mean squared error of images in [0, 1]; and ``detail``, how much of
-        their detail is true (:func:`dipy_ldm.metrics.detail_correlation`).
+    Shapes: images ``(n, *space, channels)``.
     """
     axes = tuple(range(1, images.ndim))
 
@@ -93,17 +68,7 @@ def _of_each(measure, vqvae, images):
 def missing_detail(vqvae: Any, images: np.ndarray) -> float:
     """Say how much sharper reconstructions should be.
 
-    Parameters
-    ----------
-    vqvae : VQVAE
-        What reconstructs them, without any sharpening.
-    images : ndarray
-        Images, ``(n, *space, channels)``.
-
-    Returns
-    -------
-    float
-        Gain, as of :func:`dipy_ldm.autoencoder._sharpening.sharpened`.
+    Shapes: images ``(n, *space, channels)``.
     """
     found = _of_each(sharpening.measured, vqvae, images)
     return sharpening.gain_of(found.sum(axis=0))
@@ -116,26 +81,7 @@ def verdict(
     in_parts: bool,
     figures: dict[str, float],
 ) -> str | None:
-    """Say what is wrong with what was learnt.
-
-    Parameters
-    ----------
-    vqvae : VQVAE
-        What was trained.
-    found : Survey
-        What is known of all images.
-    images : ndarray
-        Some of them.
-    in_parts : bool
-        Whether windows of the images were learnt from, not the whole of each.
-    figures : dict of str to float
-        Those of the last round.
-
-    Returns
-    -------
-    str or None
-        A sentence; None if nothing is.
-    """
+    """Say what is wrong with what was learnt."""
     if figures["perplexity"] < _PERPLEXITY:
         return (
             f"nearly all latents have the same code (perplexity "

@@ -14,21 +14,7 @@ def cosines(space: tuple[int, ...], count: int) -> np.ndarray:
     they are close to the principal components, so that few of them hold most of what
     there is.
 
-    Parameters
-    ----------
-    space : tuple of int
-        Size of a piece.
-    count : int
-        How many waves, the slowest first.
-
-    Returns
-    -------
-    ndarray
-        Waves, ``(*space, count)``; zeros for those beyond ``prod(space)``.
-
-    References
-    ----------
-    .. footbibliography::
+    Shapes: result ``(*space, count)``.
     """
     waves = np.zeros((*space, count))
     # Half the number of periods, along each axis.
@@ -52,13 +38,7 @@ class Cosines(keras.initializers.Initializer):
 
     The channels of the images are taken for one more axis of a piece.
 
-    Parameters
-    ----------
-    piece : tuple of int
-        Size of a piece, ``(*space, channels)``.
-    back : bool
-        Whether coefficients become pieces. The kernel is ``(1, ..., 1, coefficients,
-        voxels * channels)`` then, else ``(*space, channels, coefficients)``.
+    Shapes: piece ``(*space, channels)``, back ``(*space, channels, coefficients)``.
     """
 
     def __init__(self, piece: tuple[int, ...], back: bool = False) -> None:

@@ -19,28 +19,7 @@ def estimate_coding(
     margin: int,
     batch_size: int,
 ) -> tuple[float, float]:
-    """Estimate what encoding and decoding images take.
-
-    Parameters
-    ----------
-    chosen : dict
-        Hyper-parameters of the autoencoder.
-    space : sequence of int
-        Voxels along each side of an image.
-    channels : int
-        Channels of the images.
-    tile : int
-        Voxels along a side of a tile.
-    margin : int
-        By how many voxels tiles overlap, to each side.
-    batch_size : int
-        Images at once.
-
-    Returns
-    -------
-    encoding, decoding : float
-        Bytes.
-    """
+    """Estimate what encoding and decoding images take."""
     names = ("widths", "blocks", "code_dim")
     widths, blocks, code_dim = (chosen[name] for name in names)
     given = (tuple(widths), blocks, code_dim, channels, len(space))

@@ -41,32 +41,7 @@ def encoder(
     the first step on latents tell what is in the images, and the rest learns what is
     missing. :footcite:p:`Chen2025` have such shortcuts without weights.
 
-    Parameters
-    ----------
-    space : tuple of int or None
-        Spatial size of the images; None for any.
-    channels : int
-        Channels of the images.
-    widths : sequence of int
-        Channels of each level.
-    blocks : int
-        Residual blocks of each level.
-    code_dim : int
-        Channels of the latents.
-    remat : bool
-        Compute the insides of each block again for the gradient, instead of
-        keeping them: less memory, more time.
-    design : int
-        Which networks: those of this version, or of an older one.
-
-    Returns
-    -------
-    keras.Model
-        ``(batch, *space, channels)`` to ``(batch, *space / factor, code_dim)``.
-
-    References
-    ----------
-    .. footbibliography::
+    Shapes: result ``(batch, *space, channels)``.
     """
     images = keras.Input((*space, channels))
     x = images
@@ -102,31 +77,7 @@ def decoder(
     convolution works at half the resolution, and gives all voxels of a position at
     once :footcite:p:`Shi2016`: at the full one most of the time would be spent.
 
-    Parameters
-    ----------
-    space : tuple of int or None
-        Spatial size of the latents; None for any.
-    channels : int
-        Channels of the images.
-    widths : sequence of int
-        Channels of each level, as given to the encoder.
-    blocks : int
-        Residual blocks of each level.
-    code_dim : int
-        Channels of the latents.
-    remat : bool
-        As of the encoder.
-    design : int
-        As of the encoder.
-
-    Returns
-    -------
-    keras.Model
-        ``(batch, *space / factor, code_dim)`` to ``(batch, *space, channels)``.
-
-    References
-    ----------
-    .. footbibliography::
+    Shapes: result ``(batch, *space / factor, code_dim)``.
     """
     latents = keras.Input((*space, code_dim))
     x = conv(latents, widths[-1], bias_initializer=some_bias())
@@ -167,24 +118,7 @@ def encoder_and_decoder(
     seed: int,
     **options,
 ) -> tuple[keras.Model, keras.Model]:
-    """Build both networks for images of a size, with weights that follow from a seed.
-
-    Parameters
-    ----------
-    space : tuple of int or None
-        Spatial size of the images; None for any.
-    channels : int
-        Channels of the images.
-    seed : int
-        Seed, as of :func:`seeded`.
-    **options
-        As of :func:`encoder`.
-
-    Returns
-    -------
-    encoder, decoder : keras.Model
-        The networks.
-    """
+    """Build both networks for images of a size, with weights drawn from a seed."""
     with seeded(seed):
         first = encoder(space, channels, **options)
         second = decoder(first.output.shape[1:-1], channels, **options)
@@ -201,34 +135,7 @@ def autoencoder_parts(
     commitment: float,
     **options,
 ) -> tuple[keras.Model, keras.layers.Layer, keras.Model]:
-    """Build all parts of an autoencoder.
-
-    Parameters
-    ----------
-    space : tuple of int or None
-        Spatial size of the images; None for any.
-    channels : int
-        Channels of the images.
-    bottleneck : str
-        Name of what quantises the latents, of :mod:`dipy_ldm.autoencoder.quantizers`.
-    n_codes : int
-        Number of codes in a codebook.
-    n_codebooks : int
-        Number of codebooks.
-    commitment : float
-        Weight of the loss that keeps the latents near their codes.
-    **options
-        As of :func:`encoder_and_decoder`.
-
-    Returns
-    -------
-    encoder : keras.Model
-        From images to latents.
-    quantizer : keras.layers.Layer
-        From latents to codes.
-    decoder : keras.Model
-        From codes to images.
-    """
+    """Build all parts of an autoencoder."""
     first, second = encoder_and_decoder(space, channels, **options)
     quantizer = BOTTLENECKS[bottleneck](
         n_codes, commitment, n_codebooks, name="quantizer"
@@ -239,20 +146,7 @@ def autoencoder_parts(
 
 @lru_cache
 def factor_of(widths: tuple[int, ...], blocks: int) -> int:
-    """Tell how many times smaller than images latents are, without any weights.
-
-    Parameters
-    ----------
-    widths : tuple of int
-        As of :func:`decoder`.
-    blocks : int
-        As of :func:`decoder`.
-
-    Returns
-    -------
-    int
-        Voxels of an image for each position of its latents, per side.
-    """
+    """Tell how many times smaller than images latents are, without any weights."""
     # All sides are alike, so that one does.
     build = partial(decoder, (None,), 1, widths=widths, blocks=blocks, code_dim=1)
     return factor(sketched("float32", build))

@@ -39,15 +39,7 @@ REACH = 2
 def detail(images: Any) -> Any:
     """Return what two blurs take away.
 
-    Parameters
-    ----------
-    images : tensor
-        Images, ``(n, *space, channels)``; beyond their edges they go on as they end.
-
-    Returns
-    -------
-    tensor
-        Of the same shape.
+    Shapes: images ``(n, *space, channels)``.
     """
     images = ops.convert_to_tensor(images)
     for _ in range(2):
@@ -75,17 +67,7 @@ def _blurred(images, axis):
 def sharpened(images: Any, gain: float) -> Any:
     """Make the detail of images stronger.
 
-    Parameters
-    ----------
-    images : tensor
-        Images, ``(n, *space, channels)``.
-    gain : float
-        How much of what two blurs take away is added.
-
-    Returns
-    -------
-    tensor
-        Of the same shape.
+    Shapes: images ``(n, *space, channels)``.
     """
     return ops.add(images, gain * detail(images)) if gain else images
 
@@ -93,15 +75,7 @@ def sharpened(images: Any, gain: float) -> Any:
 def measured(images: np.ndarray, reconstructed: np.ndarray) -> np.ndarray:
     """Measure how much detail reconstructions have, and what more of it would cost.
 
-    Parameters
-    ----------
-    images, reconstructed : ndarray
-        Images and what is made of them, ``(n, *space, channels)``, of one range.
-
-    Returns
-    -------
-    ndarray
-        Figures that can be added up, ``(n, 6)``.
+    Shapes: images, reconstructed ``(n, *space, channels)``, result ``(n, 6)``.
     """
     made = detail(reconstructed)
     parts = detail(images), made, detail(made)
@@ -116,18 +90,7 @@ def measured(images: np.ndarray, reconstructed: np.ndarray) -> np.ndarray:
 
 
 def gain_of(figures: np.ndarray) -> float:
-    """Say how much of their detail is to be added to reconstructions.
-
-    Parameters
-    ----------
-    figures : ndarray
-        Those of :func:`measured`, of all images together, ``(6,)``.
-
-    Returns
-    -------
-    float
-        From 0 to 0.5; 0 if none is missing.
-    """
+    """Say how much of their detail is to be added to reconstructions."""
     there, made, mixed, more, along, off = figures
     if not (there > made > 0 and more > 0):
         return 0.0

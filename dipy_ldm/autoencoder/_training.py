@@ -31,22 +31,7 @@ RATES = 4e-3, 2e-3
 class Lessons(NamedTuple):
     """What an autoencoder learns from.
 
-    Parameters
-    ----------
-    images : ndarray
-        Images, ``(n, *space, channels)``.
-    found : Survey
-        What is known of them.
-    size : tuple of int
-        Voxels along each side of the pieces that are drawn of them.
-    masks : ndarray or None
-        What matters on them, ``(n, *space, 1)``.
-    background : float
-        Weight of what lies outside of the masks.
-    augment : Augmentation or None
-        How pieces are changed.
-    held_out : ndarray or None
-        Images that are reconstructed after each round.
+    Shapes: images ``(n, *space, channels)``, masks ``(n, *space, 1)``.
     """
 
     images: np.ndarray
@@ -58,13 +43,7 @@ class Lessons(NamedTuple):
     held_out: np.ndarray | None = None
 
     def settings(self) -> dict:
-        """Say on what the result depends.
-
-        Returns
-        -------
-        dict
-            As JSON can say it.
-        """
+        """Say on what the result depends."""
         drawn = self.size, self.background, self.augment
         held_out: Any = self.held_out
         return dict(zip(("size", "background", "augment"), plain(drawn))) | {
@@ -79,21 +58,7 @@ def check(
 ) -> None:
     """Refuse a training that can't be done, or would not fit into the memory.
 
-    Parameters
-    ----------
-    vqvae : VQVAE
-        Estimator, fitted or not.
-    shape : tuple of int
-        Shape of all images, ``(n, *space, channels)``.
-    patch : int or sequence of int or None
-        As of :meth:`dipy_ldm.VQVAE.fit`.
-    training : Training
-        Options, settled.
-
-    Raises
-    ------
-    InputError
-        If it can't; the sentence says why.
+    Shapes: shape ``(n, *space, channels)``.
     """
     choose("loss", vqvae.loss, losses.LOSSES)
     choose("bottleneck", vqvae.bottleneck, BOTTLENECKS)
@@ -115,18 +80,7 @@ def check(
 def needed_memory(
     vqvae: Any, shape: tuple[int, ...], patch: int | Sequence[int] | None, training: Any
 ) -> float:
-    """Estimate what training an autoencoder takes.
-
-    Parameters
-    ----------
-    vqvae, shape, patch, training
-        As of :func:`check`.
-
-    Returns
-    -------
-    float
-        Bytes.
-    """
+    """Estimate what training an autoencoder takes."""
     *space, channels = shape[1:]
     chosen = vqvae.hyperparameters()
     # Of the networks to come, where others are fitted already.
@@ -146,26 +100,7 @@ def sketch(
     channels: int,
     remat: bool = False,
 ) -> tuple[Any, Any]:
-    """Sketch encoder and decoder without weights, to learn of their shapes.
-
-    Parameters
-    ----------
-    vqvae : VQVAE
-        Estimator, fitted or not.
-    precision : str
-        As of :func:`dipy_ldm.nn.building.precision`.
-    size : tuple of int or None
-        Spatial size of what is encoded; None for any.
-    channels : int
-        Channels of the images.
-    remat : bool
-        As of :func:`dipy_ldm.autoencoder._network.encoder`.
-
-    Returns
-    -------
-    encoder, decoder : keras.Model
-        The networks.
-    """
+    """Sketch encoder and decoder without weights, to learn of their shapes."""
     chosen = vqvae.hyperparameters()
     names = ("widths", "blocks", "code_dim", "seed")
     options = {name: chosen[name] for name in names}
@@ -177,45 +112,14 @@ def sketch(
 def parts(
     vqvae: Any, size: tuple[int | None, ...], remat: bool = False
 ) -> tuple[Any, Any, Any]:
-    """Build the parts of an autoencoder, in the current precision.
-
-    Parameters
-    ----------
-    vqvae : VQVAE
-        Estimator that knows the shape of its images.
-    size : tuple of int or None
-        As of :func:`sketch`.
-    remat : bool
-        As of :func:`sketch`.
-
-    Returns
-    -------
-    encoder, quantizer, decoder : keras.Model or keras.layers.Layer
-        The parts.
-    """
+    """Build the parts of an autoencoder, in the current precision."""
     chosen = {k: v for k, v in vqvae._described().items() if k != "loss"}
     chosen |= {"remat": remat, "design": vqvae.design_}
     return autoencoder_network.autoencoder_parts(size, vqvae.shape_[-1], **chosen)
 
 
 def stage(vqvae: Any, lessons: Lessons, training: Any) -> Stage:
-    """Describe how an autoencoder is trained.
-
-    Parameters
-    ----------
-    vqvae : VQVAE
-        Estimator whose networks are built; those that are trained are others, in the
-        precision of the training.
-    lessons : Lessons
-        What it learns from.
-    training : Training
-        Options, settled.
-
-    Returns
-    -------
-    Stage
-        For :func:`dipy_ldm.training.train`.
-    """
+    """Describe how an autoencoder is trained."""
     length = training.length(len(lessons.images))
     settings = vqvae.hyperparameters() | lessons.settings()
     few = partial(affordable, size=lessons.size, training=training, length=length)
@@ -239,19 +143,7 @@ def stage(vqvae: Any, lessons: Lessons, training: Any) -> Stage:
 
 
 def sharpening(vqvae: Any, lessons: Lessons, training: Any) -> float:
-    """Say how much sharper what a trained autoencoder makes of volumes should be.
-
-    Parameters
-    ----------
-    vqvae, lessons, training
-        As of :func:`stage`.
-
-    Returns
-    -------
-    float
-        Gain, as of :func:`dipy_ldm.autoencoder._sharpening.sharpened`; 0 of images,
-        whose detail is all there.
-    """
+    """Say how much sharper what a trained autoencoder makes of volumes should be."""
     if lessons.images.ndim < 5:
         return 0.0
     length = training.length(len(lessons.images))
@@ -343,23 +235,7 @@ def draw_vectors(
 ) -> np.ndarray:
     """Encode pieces of images until there are enough vectors, and draw of them.
 
-    Parameters
-    ----------
-    vqvae : VQVAE
-        What encodes.
-    images : ndarray
-        Images, ``(n, *space, channels)``.
-    size : tuple of int
-        Voxels along each side of a piece.
-    rng : numpy.random.Generator
-        Source of everything random.
-    count : int
-        Number of vectors.
-
-    Returns
-    -------
-    ndarray
-        Vectors, ``(count, code_dim)``, no two of them equal.
+    Shapes: images ``(n, *space, channels)``, result ``(count, code_dim)``.
     """
     each = math.prod(vqvae.latent_shape((*size, 1))[:-1])
     needed = max(-(-count // each), _PIECES)

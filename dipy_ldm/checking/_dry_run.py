@@ -101,21 +101,7 @@ def measure_paces(
 ) -> Paces:
     """Train both stages for some steps, as they will be trained.
 
-    Parameters
-    ----------
-    recipe : dipy_ldm.workflows._recipes.Recipe
-        Both estimators, and how each is trained.
-    images : ndarray
-        A batch of images, ``(batch, *space, channels)``.
-    seconds : float
-        Time for the steps of each stage, about.
-    **options
-        Further ones of :meth:`dipy_ldm.VQVAE.fit`, such as the patch.
-
-    Returns
-    -------
-    Paces
-        Medians of the steps.
+    Shapes: images ``(batch, *space, channels)``.
     """
     begin, given = time.monotonic(), {"steps": _STEPS, "epochs": 1}
     until = [_Until(_STEPS, seconds)]
@@ -138,21 +124,7 @@ def learn_by_heart(
 ) -> ByHeart:
     """Let an autoencoder learn eight images by heart: if it can't, it learns nothing.
 
-    Parameters
-    ----------
-    recipe : dipy_ldm.workflows._recipes.Recipe
-        Whose autoencoder is tried, on one device.
-    images : ndarray
-        Some images, ``(n, *space, channels)``; large volumes are made smaller.
-    affine : ndarray or None
-        From voxels to millimetres, ``(4, 4)``; None for images.
-    seconds : float
-        Time for it, about.
-
-    Returns
-    -------
-    ByHeart
-        What came of it.
+    Shapes: images ``(n, *space, channels)``.
     """
     images = _reduced(np.asarray(images, "float32"), affine)
     vqvae = VQVAE(**recipe.vqvae.get_params())

@@ -29,22 +29,7 @@ _LONG = 24.0
 def time(
     paces: Paces, trainings: tuple[Training, Training], n: int, n_all: int
 ) -> Finding:
-    """Say how long the training will take.
-
-    Parameters
-    ----------
-    paces : Paces
-        Of this machine.
-    trainings : tuple of Training
-        Of both stages, settled.
-    n, n_all : int
-        Images that are learnt from, and all of them.
-
-    Returns
-    -------
-    Finding
-        Amber if it is long.
-    """
+    """Say how long the training will take."""
     steps = {
         "autoencoder": trainings[0].length(n).total,
         "diffusion": trainings[1].length(n).total,
@@ -76,18 +61,7 @@ def time(
 
 
 def duration(seconds: float) -> str:
-    """Write a time as people do.
-
-    Parameters
-    ----------
-    seconds : float
-        The time.
-
-    Returns
-    -------
-    str
-        In seconds, minutes, hours or days.
-    """
+    """Write a time as people do."""
     for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * size:
             return f"{float(f'{seconds / size:.2g}'):g} {unit}"
@@ -95,20 +69,7 @@ def duration(seconds: float) -> str:
 
 
 def by_heart(found: ByHeart, affine: np.ndarray | None) -> Finding:
-    """Say whether a few images could be learnt by heart.
-
-    Parameters
-    ----------
-    found : ByHeart
-        What came of it.
-    affine : ndarray or None
-        From voxels to millimetres, ``(4, 4)``; None for images.
-
-    Returns
-    -------
-    Finding
-        Red if nothing was learnt in many steps, grey if there were few.
-    """
+    """Say whether a few images could be learnt by heart."""
     title, n = "learning by heart", len(found.images)
     if not math.isfinite(found.mse):
         return red(
@@ -144,20 +105,7 @@ def by_heart(found: ByHeart, affine: np.ndarray | None) -> Finding:
 
 
 def codes(found: ByHeart, n_codes: int) -> Finding:
-    """Say how many of the codes are used.
-
-    Parameters
-    ----------
-    found : ByHeart
-        As of :func:`by_heart`.
-    n_codes : int
-        Codes in a codebook.
-
-    Returns
-    -------
-    Finding
-        Red if all latents have one code, amber if most codes are idle.
-    """
+    """Say how many of the codes are used."""
     if not math.isfinite(found.perplexity):
         return grey("codes", "Not counted: the trial stopped before that.")
     latents = math.prod(found.latents.shape[:-1])
@@ -177,18 +125,7 @@ def codes(found: ByHeart, n_codes: int) -> Finding:
 
 
 def latents(found: ByHeart) -> Finding:
-    """Say how much each channel of the latents varies.
-
-    Parameters
-    ----------
-    found : ByHeart
-        As of :func:`by_heart`.
-
-    Returns
-    -------
-    Finding
-        Red if none does, amber if some do not.
-    """
+    """Say how much each channel of the latents varies."""
     rows = found.latents.reshape(-1, found.latents.shape[-1])
     if not np.isfinite(rows).all():
         return grey("latents", "Not measured: their numbers are not finite.")

@@ -22,23 +22,7 @@ class Picture(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """What was found in one respect.
-
-    Parameters
-    ----------
-    title : str
-        In which respect.
-    state : {"red", "amber", "green", "grey"}
-        How bad it is.
-    what : str
-        What was found, in sentences.
-    cure : str
-        What to do, in one sentence; every red finding has one.
-    pictures : sequence of Picture
-        What it looks like.
-    table : sequence of sequence
-        Figures: the names of the columns, and rows.
-    """
+    """What was found in one respect."""
 
     title: str
     state: str
@@ -48,18 +32,7 @@ class Finding(NamedTuple):
     table: Sequence[Sequence] = ()
 
     def reworded(self, say: Callable[[str], str]) -> Self:
-        """Say it in other words.
-
-        Parameters
-        ----------
-        say : callable
-            From a sentence to what is said instead.
-
-        Returns
-        -------
-        Finding
-            The same finding.
-        """
+        """Say it in other words."""
         table = [
             tuple(say(cell) if isinstance(cell, str) else cell for cell in row)
             for row in self.table
@@ -67,13 +40,7 @@ class Finding(NamedTuple):
         return self._replace(what=say(self.what), cure=say(self.cure), table=table)
 
     def to_saved(self) -> dict:
-        """Say it as JSON can, without the pictures.
-
-        Returns
-        -------
-        dict
-            All others by their names.
-        """
+        """Say it as JSON can, without the pictures."""
         told: dict[str, Any] = {"title": self.title, "state": self.state}
         told["what"] = self.what
         if self.cure:
@@ -105,56 +72,19 @@ def grey(title: str, why: str) -> Finding:
 
 
 def worst(findings: Iterable[Finding]) -> str:
-    """Return the worst state of some findings.
-
-    Parameters
-    ----------
-    findings : iterable of Finding
-        At least one.
-
-    Returns
-    -------
-    str
-        One of ``STATES``.
-    """
+    """Return the worst state of some findings."""
     return min((finding.state for finding in findings), key=STATES.index)
 
 
 def listed(names: Sequence, most: int = 5) -> str:
-    """Name the first of some things, and count the others.
-
-    Parameters
-    ----------
-    names : sequence
-        Names.
-    most : int
-        How many are named.
-
-    Returns
-    -------
-    str
-        Such as ``"a, b and 3 more"``.
-    """
+    """Name the first of some things, and count the others."""
     shown = ", ".join(map(str, names[:most]))
     more = len(names) - most
     return f"{shown} and {more} more" if more > 0 else shown
 
 
 def counted(number: int, noun: str) -> str:
-    """Write a number of things.
-
-    Parameters
-    ----------
-    number : int
-        How many.
-    noun : str
-        What one of them is.
-
-    Returns
-    -------
-    str
-        Such as ``"3 volumes"``.
-    """
+    """Write a number of things."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
@@ -164,22 +94,7 @@ def robust_scores(values: npt.ArrayLike, least: npt.ArrayLike) -> np.ndarray:
     By the median and the median of absolute deviations, on which a few outliers have no
     influence :footcite:p:`Iglewicz1993`.
 
-    Parameters
-    ----------
-    values : array_like
-        Figures of each image, ``(n, figures)``.
-    least : array_like
-        Of each figure, the standard deviation that is counted on at least,
-        ``(figures,)``: where all are nearly equal, small differences are no outliers.
-
-    Returns
-    -------
-    ndarray
-        Scores, with their sign, ``(n, figures)``.
-
-    References
-    ----------
-    .. footbibliography::
+    Shapes: values ``(n, figures)``, least ``(figures,)``, result ``(n, figures)``.
     """
     values = np.asarray(values, "float64")
     away = values - np.median(values, axis=0)

@@ -58,20 +58,7 @@ class Header(NamedTuple):
 
 
 def read(infos: Iterable[VolumeInfo], verbose: bool = False) -> list[Header]:
-    """Read what is compared.
-
-    Parameters
-    ----------
-    infos : iterable of VolumeInfo
-        Volumes whose headers are good, each by itself.
-    verbose : bool
-        Show a progress bar.
-
-    Returns
-    -------
-    list of Header
-        In their order.
-    """
+    """Read what is compared."""
     return [_read(info) for info in tqdm(infos, "headers", disable=not verbose)]
 
 
@@ -114,20 +101,7 @@ def _other_axes(header, axes):
 
 
 def whole(complaints: Sequence[str], n: int) -> Finding:
-    """Tell of files that can't be used.
-
-    Parameters
-    ----------
-    complaints : sequence of str
-        A sentence on each of these, with its cure.
-    n : int
-        Number of all files.
-
-    Returns
-    -------
-    Finding
-        Red if there is one.
-    """
+    """Tell of files that can't be used."""
     if not complaints:
         return green("files", f"All {counted(n, 'file')} can be read, to their end.")
     return red(
@@ -143,18 +117,6 @@ def units(headers: Sequence[Header]) -> tuple[Finding, list[int]]:
 
     Voxels and volume are then larger or smaller than those of most others by the same
     factor.
-
-    Parameters
-    ----------
-    headers : sequence of Header
-        Of all volumes.
-
-    Returns
-    -------
-    finding : Finding
-        Red if there are some, amber if all are of an unusual size.
-    bad : list of int
-        Which these are.
     """
     extents = np.array([header.extent for header in headers])
     widths = np.array([np.median(header.sizes) for header in headers])
@@ -225,20 +187,7 @@ def _usual_size(headers, extent):
 
 
 def places(headers: Sequence[Header]) -> tuple[Finding, list[int]]:
-    """Find volumes that lie far from the others.
-
-    Parameters
-    ----------
-    headers : sequence of Header
-        Of volumes in one unit.
-
-    Returns
-    -------
-    finding : Finding
-        Red if there are some.
-    bad : list of int
-        Which these are.
-    """
+    """Find volumes that lie far from the others."""
     low, high = (
         np.array([getattr(h, end) for h in headers]) for end in ("low", "high")
     )
@@ -267,18 +216,7 @@ def places(headers: Sequence[Header]) -> tuple[Finding, list[int]]:
 
 
 def sizes(headers: Sequence[Header]) -> Finding:
-    """Compare voxel sizes and shapes.
-
-    Parameters
-    ----------
-    headers : sequence of Header
-        Of volumes in one unit.
-
-    Returns
-    -------
-    Finding
-        Amber if some have much larger voxels, or thick slices.
-    """
+    """Compare voxel sizes and shapes."""
     widest = np.array([header.sizes.max() for header in headers])
     thick = widest / np.array([header.sizes.min() for header in headers])
     coarse = widest > _COARSE * np.median(widest)
@@ -305,18 +243,7 @@ def _range(values):
 
 
 def axes(headers: Sequence[Header]) -> Finding:
-    """Tell which orientations headers claim, and whether they contradict themselves.
-
-    Parameters
-    ----------
-    headers : sequence of Header
-        Of all volumes.
-
-    Returns
-    -------
-    Finding
-        Amber if some have none, or two.
-    """
+    """Tell which orientations headers claim, and whether they contradict themselves."""
     counts = Counter(header.axes for header in headers).most_common()
     what = f"Axes of the files: {', '.join(f'{a} ({n})' for a, n in counts)}."
     unsure = [header.file.name for header in headers if not header.oriented]
@@ -338,20 +265,7 @@ def axes(headers: Sequence[Header]) -> Finding:
 
 
 def too_few(title: str, n: int, least: int) -> Finding:
-    """Say that there is nothing to compare with.
-
-    Parameters
-    ----------
-    title : str
-        What was to be looked at.
-    n, least : int
-        Images that there are, and that it takes.
-
-    Returns
-    -------
-    Finding
-        Grey.
-    """
+    """Say that there is nothing to compare with."""
     return grey(
         title,
         f"Not looked at: of {n} images, none is other than most ({least} are needed).",

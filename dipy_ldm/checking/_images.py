@@ -9,20 +9,7 @@ from dipy_ldm.checking._reading import Material
 
 
 def look_at(material: Material, verbose: bool = False) -> list[Finding]:
-    """Look at every image.
-
-    Parameters
-    ----------
-    material : Material
-        Images, or volumes on one grid.
-    verbose : bool
-        Show progress bars.
-
-    Returns
-    -------
-    list of Finding
-        On the grid, brightness, orientation, shape and repetitions.
-    """
+    """Look at every image."""
     found = outliers.measure_brightness(material.images, verbose)
     if material.affine is None:
         return [*_of_images(material, found), _only_volumes()]

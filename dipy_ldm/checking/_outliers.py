@@ -64,17 +64,7 @@ _LEAST_SHAPE = 0.05, 0.15, 0.15, 0.15, 0.01
 def measure_brightness(images: np.ndarray, verbose: bool = False) -> Brightness:
     """Look at the brightness of every image.
 
-    Parameters
-    ----------
-    images : ndarray
-        ``(n, *space, channels)``, of any range; the first channel counts.
-    verbose : bool
-        Show a progress bar.
-
-    Returns
-    -------
-    Brightness
-        Of images brought to [0, 1] by the lowest and the highest value of all.
+    Shapes: images ``(n, *space, channels)``.
     """
     low, high = _bounds(images)
     most = np.zeros(images.shape[1:-1], "float32")
@@ -117,22 +107,7 @@ def _edge(image):
 
 
 def intensities(found: Brightness, names: Sequence[str], show: Callable) -> Finding:
-    """Find images of unusual brightness.
-
-    Parameters
-    ----------
-    found : Brightness
-        Of all images.
-    names : sequence of str
-        Of the images.
-    show : callable
-        ``show(numbers, caption)`` makes pictures of some of them.
-
-    Returns
-    -------
-    Finding
-        Amber if there are some.
-    """
+    """Find images of unusual brightness."""
     of_volumes = found.most.ndim == 3
     least = _LEAST_OF_VOLUMES if of_volumes else _LEAST_OF_IMAGES
     return _judge(
@@ -149,22 +124,7 @@ def intensities(found: Brightness, names: Sequence[str], show: Callable) -> Find
 def measure_shape(small: np.ndarray) -> np.ndarray:
     """Measure size and extent of what volumes show.
 
-    Parameters
-    ----------
-    small : ndarray
-        As of :func:`dipy_ldm.checking._similarity.cubes`.
-
-    Returns
-    -------
-    ndarray
-        Figures, ``(n, 5)``: the logarithm of the volume, standard deviations along the
-        three axes in voxels, and the correlation with the median of all. What is shown
-        is told from the background by the threshold of :footcite:p:`Otsu1979` of the
-        median.
-
-    References
-    ----------
-    .. footbibliography::
+    Shapes: result ``(n, 5)``.
     """
     median = np.median(small, axis=0)
     inside = small > _threshold(median)
@@ -187,20 +147,7 @@ def _extent(mask):
 
 
 def shapes(small: np.ndarray, names: Sequence[str], show: Callable) -> Finding:
-    """Find volumes of unusual size or shape.
-
-    Parameters
-    ----------
-    small : ndarray
-        As of :func:`dipy_ldm.checking._similarity.cubes`.
-    names, show
-        As of :func:`intensities`.
-
-    Returns
-    -------
-    Finding
-        Amber if there are some.
-    """
+    """Find volumes of unusual size or shape."""
     if len(small) < FEWEST:
         return too_few("shapes", len(small), FEWEST)
     return _judge(
@@ -236,20 +183,7 @@ def _judge(title, scores, figures, names, show, cure):
 
 
 def background(found: Brightness, of_volumes: bool) -> Finding:
-    """Say whether what surrounds the content is dark, as it should be.
-
-    Parameters
-    ----------
-    found : Brightness
-        Of all images.
-    of_volumes : bool
-        Whether they are volumes.
-
-    Returns
-    -------
-    Finding
-        Amber if it is not.
-    """
+    """Say whether what surrounds the content is dark, as it should be."""
     level = float(np.median(found.figures[:, -1]))
     if level <= _BRIGHT or not of_volumes:
         return green(
@@ -264,20 +198,7 @@ def background(found: Brightness, of_volumes: bool) -> Finding:
 
 
 def grid(found: Brightness, affine: np.ndarray | None) -> Finding:
-    """Say how large the grid is, and how much of it is used.
-
-    Parameters
-    ----------
-    found : Brightness
-        Of all images.
-    affine : ndarray or None
-        From voxels to millimetres, ``(4, 4)``; None for images.
-
-    Returns
-    -------
-    Finding
-        Amber if most of it is empty.
-    """
+    """Say how large the grid is, and how much of it is used."""
     space = found.most.shape
     what = f"{' x '.join(map(str, space))} {'pixels' if affine is None else 'voxels'}"
     if affine is not None:
@@ -305,17 +226,7 @@ def _used(most):
 def equal_images(images: np.ndarray, names: Sequence[str]) -> Finding:
     """Find images that are there twice, to the bit.
 
-    Parameters
-    ----------
-    images : ndarray
-        ``(n, *space, channels)``.
-    names : sequence of str
-        Of the images.
-
-    Returns
-    -------
-    Finding
-        Amber if there are some.
+    Shapes: images ``(n, *space, channels)``.
     """
     first: dict[bytes, int] = {}
     found = []

@@ -14,17 +14,7 @@ _LEAST = 90
 def flat(images: np.ndarray, affine: np.ndarray | None) -> np.ndarray:
     """Make pictures of images: volumes are cut through their middle.
 
-    Parameters
-    ----------
-    images : ndarray
-        ``(n, *space, channels)``.
-    affine : ndarray or None
-        From voxels to millimetres, ``(4, 4)``; None for images.
-
-    Returns
-    -------
-    ndarray
-        ``(n, h, w, channels)``.
+    Shapes: images ``(n, *space, channels)``, result ``(n, h, w, channels)``.
     """
     images = np.asarray(images, "float32")
     images = images if affine is None else plots.planes(images, affine)
@@ -35,14 +25,7 @@ def flat(images: np.ndarray, affine: np.ndarray | None) -> np.ndarray:
 class Gallery:
     """What shows some of many images, beside a usual one.
 
-    Parameters
-    ----------
-    images : ndarray
-        ``(n, *space, channels)``.
-    affine : ndarray or None
-        As of :func:`flat`.
-    usual : int
-        Number of the usual one.
+    Shapes: images ``(n, *space, channels)``.
     """
 
     def __init__(self, images: np.ndarray, affine: np.ndarray | None, usual: int):
@@ -65,17 +48,8 @@ def reconstructed(
 ) -> np.ndarray:
     """Show images, and their reconstructions below.
 
-    Parameters
-    ----------
-    images, made : ndarray
-        ``(n, *space, channels)``; of volumes the first four are shown.
-    affine : ndarray or None
-        As of :func:`flat`.
-
-    Returns
-    -------
-    ndarray
-        Picture, ``(height, width, channels)`` in [0, 1].
+    Shapes: images, made ``(n, *space, channels)``, result ``(height, width,
+    channels)``.
     """
     if affine is not None:
         images, made = images[:3], made[:3]

@@ -33,25 +33,7 @@ _STAGES = {"autoencoder": "The autoencoder", "diffusion": "The diffusion model"}
 
 
 def settled(recipe: Any, rank: int) -> tuple[Training, Training]:
-    """Choose precision, devices and learning rates of both stages.
-
-    Parameters
-    ----------
-    recipe : dipy_ldm.workflows._recipes.Recipe
-        Both estimators, and how each is trained.
-    rank : int
-        Spatial dimensions of the images.
-
-    Returns
-    -------
-    tuple of Training
-        Of the autoencoder and of the denoiser.
-
-    Raises
-    ------
-    InputError
-        If there is no such precision here.
-    """
+    """Choose precision, devices and learning rates of both stages."""
     return (
         Training(**recipe.of_vqvae).settled(rank, rates=autoencoder.RATES),
         Training(**recipe.of_model).settled(rank, rates=diffusion.RATES),
@@ -75,18 +57,7 @@ def people(cohort: Any) -> Finding:
 
 
 def parts(cohort: Any, share: float, seed: int, batch_size: int) -> Finding:
-    """Say how many images are learnt from, and how many are held out.
-
-    Parameters
-    ----------
-    cohort, share, seed, batch_size
-        As of :func:`dipy_ldm.data.cohort.split`.
-
-    Returns
-    -------
-    Finding
-        Red if too few are left, amber if too few are held out.
-    """
+    """Say how many images are learnt from, and how many are held out."""
     try:
         train, held_out = split(cohort, share, seed, batch_size)
     except InputError as error:
@@ -115,18 +86,7 @@ def _sentence(words):
 
 
 def device(trainings: Sequence[Training]) -> Finding:
-    """Say on what is trained.
-
-    Parameters
-    ----------
-    trainings : sequence of Training
-        Settled.
-
-    Returns
-    -------
-    Finding
-        Green.
-    """
+    """Say on what is trained."""
     strategy = trainings[0].strategy
     gpus = distribution.gpu_capabilities(strategy)
     if gpus:
@@ -141,18 +101,7 @@ def device(trainings: Sequence[Training]) -> Finding:
 
 
 def precision(trainings: Sequence[Training]) -> Finding:
-    """Say in what is computed, and why.
-
-    Parameters
-    ----------
-    trainings : sequence of Training
-        Settled.
-
-    Returns
-    -------
-    Finding
-        Green.
-    """
+    """Say in what is computed, and why."""
     chosen: Any = trainings[0].precision
     return green("precision", f"{chosen.name}: {chosen.reason}.")
 
@@ -165,21 +114,7 @@ def memory(
 ) -> Finding:
     """Compare what both stages need with what is free.
 
-    Parameters
-    ----------
-    recipe : dipy_ldm.workflows._recipes.Recipe
-        Both estimators.
-    trainings : sequence of Training
-        Settled.
-    shape : tuple of int
-        Shape of all images, ``(n, *space, channels)``.
-    patch : int or sequence of int or None
-        As of :meth:`dipy_ldm.VQVAE.fit`.
-
-    Returns
-    -------
-    Finding
-        Red if one needs more, amber if it is tight.
+    Shapes: shape ``(n, *space, channels)``.
     """
     latent_shape = recipe.vqvae.latent_shape(shape[1:])
     needed = {
@@ -193,20 +128,7 @@ def memory(
 
 
 def judge_memory(needed: dict[str, float], free: float) -> Finding:
-    """Judge whether what is needed is free.
-
-    Parameters
-    ----------
-    needed : dict of str to float
-        Bytes that each stage needs.
-    free : float
-        Bytes.
-
-    Returns
-    -------
-    Finding
-        Red if one needs more, amber if it is tight.
-    """
+    """Judge whether what is needed is free."""
     table: list[tuple] = [("stage", "needed (GiB)", "free (GiB)")]
     table += [(s, n / 2**30, free / 2**30) for s, n in needed.items()]
     most = max(needed, key=lambda stage: needed[stage])
@@ -232,19 +154,7 @@ def pieces(
 ) -> Finding:
     """Say from what pieces the autoencoder learns, and how many of them are empty.
 
-    Parameters
-    ----------
-    images : ndarray
-        In [0, 1], ``(n, *space, channels)``.
-    patch : int or sequence of int or None
-        As of :meth:`dipy_ldm.VQVAE.fit`.
-    factor : int
-        How many times smaller latents are.
-
-    Returns
-    -------
-    Finding
-        Amber if most are.
+    Shapes: images ``(n, *space, channels)``.
     """
     space = images.shape[1:-1]
     size = window_size(space, factor, patch)
@@ -272,20 +182,6 @@ def schedule(name: str) -> Finding:
 
     Sampling starts from pure noise; where training has never seen it, coarse shapes are
     never learnt :footcite:p:`Lin2024`.
-
-    Parameters
-    ----------
-    name : str
-        Name of the schedule.
-
-    Returns
-    -------
-    Finding
-        Red if too much is.
-
-    References
-    ----------
-    .. footbibliography::
     """
     alpha, sigma = (float(rate) for rate in schedules.rates(name, 1.0))
     ratio = (alpha / sigma) ** 2 if sigma else math.inf

@@ -52,25 +52,6 @@ def read_volumes(
 
     Those that can't be used, or that would spoil the grid, are told of and left out.
     Where there are none, the training finds what was made of the volumes.
-
-    Parameters
-    ----------
-    paths, suffix, filter, voxel_size, shape, channels, mask_files, cache_dir
-        As of :func:`dipy_ldm.data.load_volumes`.
-    cache_limit, verbose
-        As of :func:`dipy_ldm.data.load_volumes`.
-
-    Returns
-    -------
-    findings : list of Finding
-        On files and headers.
-    material : Material or None
-        The others; None if there are none.
-
-    Raises
-    ------
-    InputError
-        If there are no files, or an option makes no sense.
     """
     files = choose_files(find_volumes(paths), suffix, filter)
     with _quietly():

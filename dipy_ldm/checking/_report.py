@@ -15,20 +15,7 @@ _MEANINGS = {
 
 
 def page(input_files: Sequence[str], found: Mapping[str, Sequence[Finding]]) -> str:
-    """Write the page.
-
-    Parameters
-    ----------
-    input_files : sequence of str
-        What was looked at.
-    found : dict of str to sequence of Finding
-        By sections.
-
-    Returns
-    -------
-    str
-        The whole file.
-    """
+    """Write the page."""
     every = [finding for some in found.values() for finding in some]
     counts = ", ".join(
         f"{sum(f.state == state for f in every)} {state} ({meaning})"
@@ -70,18 +57,7 @@ def _part(finding):
 
 
 def in_short(found: Mapping[str, Sequence[Finding]]) -> list[str]:
-    """Write what is wrong and how to mend it, and name the rest.
-
-    Parameters
-    ----------
-    found : dict of str to sequence of Finding
-        By sections.
-
-    Returns
-    -------
-    list of str
-        Lines.
-    """
+    """Write what is wrong and how to mend it, and name the rest."""
     every = [finding for some in found.values() for finding in some]
     lines = []
     for state in STATES[:2]:

@@ -80,19 +80,7 @@ VIEWS = [View(p, f) for p in permutations(range(3)) for f in product((1, -1), re
 def cubes(images: np.ndarray, affine: np.ndarray, verbose: bool = False) -> np.ndarray:
     """Make volumes small, each centred on its content.
 
-    Parameters
-    ----------
-    images : ndarray
-        Volumes on one grid, ``(n, x, y, z, channels)``; the first channel counts.
-    affine : ndarray
-        From voxels to millimetres, ``(4, 4)``.
-    verbose : bool
-        Show a progress bar.
-
-    Returns
-    -------
-    ndarray
-        float32 ``(n, side, side, side)``, of equal voxel sizes along all axes.
+    Shapes: images ``(n, x, y, z, channels)``, result ``(n, side, side, side)``.
     """
     extents = np.abs(np.diag(affine)[:3]) * images.shape[1:4]
     width = max(extents.max() / _SIDE, np.abs(np.diag(affine)[:3]).min())
@@ -111,15 +99,7 @@ def _cube(image, affine, width, side):
 def unit_vectors(arrays: np.ndarray) -> np.ndarray:
     """Make vectors of length 1 and mean 0, whose products are correlations.
 
-    Parameters
-    ----------
-    arrays : ndarray
-        ``(n, *shape)``.
-
-    Returns
-    -------
-    ndarray
-        float32 ``(n, voxels)``; zeros for what does not vary.
+    Shapes: arrays ``(n, *shape)``, result ``(n, voxels)``.
     """
     rows = arrays.reshape(len(arrays), -1).astype("float32")
     rows = rows - rows.mean(axis=1, keepdims=True)
@@ -130,18 +110,7 @@ def unit_vectors(arrays: np.ndarray) -> np.ndarray:
 def turned(small: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Compare cubes with their median, turned in all 48 ways.
 
-    Parameters
-    ----------
-    small : ndarray
-        As of :func:`cubes`.
-
-    Returns
-    -------
-    margins : ndarray
-        By how much the best turn is more like each than the median as it is, ``(n,)``:
-        a difference of correlations.
-    best : ndarray of int
-        Which of ``VIEWS`` that is; never the first, which turns nothing.
+    Shapes: margins ``(n,)``.
     """
     median = np.median(small, axis=0)
     views = unit_vectors(np.stack([view.of(median) for view in VIEWS]))
@@ -153,22 +122,7 @@ def turned(small: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def orientation(small: np.ndarray, names: Sequence[str], show: Callable) -> Finding:
-    """Find volumes whose content does not lie as their headers say.
-
-    Parameters
-    ----------
-    small : ndarray
-        As of :func:`cubes`.
-    names : sequence of str
-        Of the volumes.
-    show : callable
-        ``show(numbers, caption)`` makes the pictures of some of them.
-
-    Returns
-    -------
-    Finding
-        Red if there are some.
-    """
+    """Find volumes whose content does not lie as their headers say."""
     title = "orientation of what is seen"
     if len(small) < FEWEST:
         return too_few(title, len(small), FEWEST)
@@ -196,24 +150,7 @@ def orientation(small: np.ndarray, names: Sequence[str], show: Callable) -> Find
 def doubled(
     small: np.ndarray, names: Sequence[str], subjects: Sequence, show: Callable
 ) -> Finding:
-    """Find volumes that are there twice, also on another grid or with other noise.
-
-    Parameters
-    ----------
-    small : ndarray
-        As of :func:`cubes`.
-    names : sequence of str
-        Of the volumes.
-    subjects : sequence
-        Whose each is.
-    show : callable
-        As of :func:`orientation`.
-
-    Returns
-    -------
-    Finding
-        Red if two subjects have equal volumes, amber if one subject has.
-    """
+    """Find volumes that are there twice, also on another grid or with other noise."""
     title = "doubled subjects"
     if len(small) < FEWEST:
         return too_few(title, len(small), FEWEST)
@@ -243,17 +180,6 @@ def pairs(small: np.ndarray) -> list[tuple[int, int, float]]:
     """Find pairs that are alike, and differ from the median of all in the same way.
 
     At any brightness.
-
-    Parameters
-    ----------
-    small : ndarray
-        As of :func:`cubes`.
-
-    Returns
-    -------
-    list of tuple
-        Numbers of both, and the correlation of what they have beside the median, the
-        most alike first.
     """
     rows = unit_vectors(np.stack([gaussian_filter(cube, _BLUR) for cube in small]))
     median = unit_vectors(np.median(rows, axis=0)[None])[0]

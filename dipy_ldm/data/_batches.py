@@ -21,21 +21,7 @@ _COUNTED = 64
 
 
 class Augmentation(NamedTuple):
-    """How images are changed before an autoencoder sees them.
-
-    Parameters
-    ----------
-    flip : bool
-        Whether half of the images are mirrored left to right.
-    shift : int
-        Voxels by which an image is moved at most, along each axis.
-    intensity : float
-        Largest relative change of brightness, and of the exponent of contrast.
-    noise : float
-        Largest standard deviation of noise, of intensities from 0 to 1. It is in what
-        the autoencoder is given and not in what it shall answer, and is between 0 and
-        this for each image.
-    """
+    """How images are changed before an autoencoder sees them."""
 
     flip: bool = False
     shift: int = 0
@@ -44,34 +30,13 @@ class Augmentation(NamedTuple):
 
 
 class Batches(NamedTuple):
-    """Batches without end.
-
-    Parameters
-    ----------
-    size : int
-        Examples in a batch.
-    draw : callable
-        ``draw(step, places)`` makes the examples that are at some places of the batch
-        of a step, counted through all epochs: tuples of arrays, whose first axis is as
-        long as ``places``. Threads may call it at once.
-    """
+    """Batches without end."""
 
     size: int
     draw: Callable
 
     def of(self, step: int) -> tuple:
-        """Make the batch of a step.
-
-        Parameters
-        ----------
-        step : int
-            Its number.
-
-        Returns
-        -------
-        tuple
-            Tuples of arrays.
-        """
+        """Make the batch of a step."""
         return self.draw(step, range(self.size))
 
 
@@ -91,40 +56,8 @@ def batches(
     Images are read when their batch is drawn, and only what is needed of them: a
     mapped file may be far larger than the memory.
 
-    Parameters
-    ----------
-    images : ndarray
-        Images, ``(n, *space, channels)``.
-    batch_size : int
-        Images in a batch. An epoch has ``n // batch_size`` batches; which
-        images are left out changes from epoch to epoch.
-    seed : int
-        Seed of the order, the places and the changes.
-    size : tuple of int, optional
-        Voxels of the piece that is drawn of each image, along each axis; from a
-        random place where it is smaller than the image, and with the edge
-        repeated where it is larger. All of the image if None.
-    bounds : tuple of float
-        Intensities that become 0 and 1.
-    masks : ndarray, optional
-        What matters on the images, ``(n, *space, 1)``; what is brighter than
-        ``bounds[0]`` if None.
-    background : float
-        Weight of a voxel outside of the mask, relative to one inside.
-    augment : Augmentation, optional
-        Changes; none if left out.
-
-    Returns
-    -------
-    Batches
-        Of pairs ``(images, images)``, float32 ``(batch_size, *size, channels)``, the
-        first with noise; the weights, if they are not all 1, are one more channel of
-        the second, and 1 in the mean of all batches.
-
-    Raises
-    ------
-    InputError
-        If no voxel has a weight.
+    Shapes: images ``(n, *space, channels)``, masks ``(n, *space, 1)``, result
+    ``(images, images)``.
     """
     *space, channels = images.shape[1:]
     size = tuple(size or space)
@@ -226,28 +159,7 @@ def _mirror(batch, numbers, augment):
 def examples_of(
     n: int, batch_size: int, seed: int, step: int, places: Sequence[int]
 ) -> tuple[int, np.ndarray, np.ndarray]:
-    """Find epoch, positions in it, and numbers, of examples of a step.
-
-    Parameters
-    ----------
-    n : int
-        Number of all examples.
-    batch_size : int
-        Examples in a batch.
-    seed : int
-        Seed of the order.
-    step : int
-        Number of the step, counted through all epochs.
-    places : sequence of int
-        Places in the batch.
-
-    Returns
-    -------
-    epoch : int
-        Number of the epoch.
-    positions, numbers : ndarray of int
-        Positions of the examples within the epoch, and which they are.
-    """
+    """Find epoch, positions in it, and numbers, of examples of a step."""
     epoch, step = divmod(step, n // batch_size)
     position = step * batch_size + np.asarray(places, int)
     return epoch, position, _order(n, seed, epoch)[position]
@@ -261,21 +173,6 @@ def _order(n, seed, epoch):
 
 
 def stream_of(seed, epoch, example=-1):
-    """Return what is random about an example in an epoch, or about the epoch.
-
-    Parameters
-    ----------
-    seed : int
-        Seed of everything random.
-    epoch : int
-        Number of the epoch.
-    example : int
-        Number of the example; the epoch itself is -1.
-
-    Returns
-    -------
-    numpy.random.Generator
-        Always the same.
-    """
+    """Return what is random about an example in an epoch, or about the epoch."""
     # Numbers of zero at the end would make no other stream.
     return np.random.default_rng([seed, epoch, example + 1])

@@ -32,24 +32,7 @@ _DIGITS = "[0-9a-f]" * 32
 
 
 def cache_root(cache_dir: str | Path | None = None) -> Path:
-    """Tell where conformed volumes are kept.
-
-    Parameters
-    ----------
-    cache_dir : str or Path, optional
-        The user's choice.
-
-    Returns
-    -------
-    Path
-        That, or ``dipy_ldm/volumes`` in ``$XDG_CACHE_HOME`` or ``~/.cache``, without
-        links.
-
-    Raises
-    ------
-    OSError
-        If it is in a home that nobody knows.
-    """
+    """Tell where conformed volumes are kept."""
     try:
         if cache_dir is not None:
             return Path(cache_dir).expanduser().resolve()
@@ -69,18 +52,6 @@ def make_key(files: Iterable[Path], settings: dict) -> str:
     That is read at once even for thousands of files; it holds the header and the first
     voxels, and whoever changes later ones changes the time too. Names don't count, so
     that a folder may be moved.
-
-    Parameters
-    ----------
-    files : iterable of Path
-        Sources, in order.
-    settings : dict
-        Whatever else the result depends on, for JSON.
-
-    Returns
-    -------
-    str
-        Hexadecimal number of 32 digits.
     """
     text = json.dumps([list(map(_fingerprint, files)), settings], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
@@ -94,18 +65,7 @@ def _fingerprint(file):
 
 
 def hold(folder: Path) -> None:
-    """Mark a folder as in use until this process ends, and as used just now.
-
-    Parameters
-    ----------
-    folder : Path
-        With results.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there are none, or others are removing them.
-    """
+    """Mark a folder as in use until this process ends, and as used just now."""
     descriptor = os.open(folder / NOTES, os.O_RDONLY)
     lock(descriptor)
     if not is_open(folder / NOTES, descriptor):
@@ -120,33 +80,14 @@ def hold(folder: Path) -> None:
 
 
 def release(folder: Path) -> None:
-    """Use a folder no longer.
-
-    Parameters
-    ----------
-    folder : Path
-        One that is held, or not.
-    """
+    """Use a folder no longer."""
     descriptor = _held.pop(folder, None)
     if descriptor is not None:
         os.close(descriptor)
 
 
 def name_beside(array: np.ndarray, name: str) -> Path | None:
-    """Name a file for what was found of rows of an array that is kept here.
-
-    Parameters
-    ----------
-    array : ndarray
-        Rows of an array in a folder that is held, one after the other; or any other.
-    name : str
-        What was found.
-
-    Returns
-    -------
-    Path or None
-        In the folder; None for other arrays.
-    """
+    """Name a file for what was found of rows of an array that is kept here."""
     whole = array
     while isinstance(whole.base, np.ndarray):
         whole = whole.base
@@ -158,18 +99,7 @@ def name_beside(array: np.ndarray, name: str) -> Path | None:
 
 
 def list_folders(root: Path) -> dict[Path, int]:
-    """List all folders of results.
-
-    Parameters
-    ----------
-    root : Path
-        As of :func:`cache_root`.
-
-    Returns
-    -------
-    dict of Path to int
-        Bytes that each takes, the least recently used first.
-    """
+    """List all folders of results."""
     found = []
     for folder in root.glob(_DIGITS):
         # Others may be removing it.
@@ -179,41 +109,14 @@ def list_folders(root: Path) -> dict[Path, int]:
 
 
 def size_of(folder: Path) -> int:
-    """Say how much a folder takes.
-
-    Parameters
-    ----------
-    folder : Path
-        With results.
-
-    Returns
-    -------
-    int
-        Bytes.
-    """
+    """Say how much a folder takes."""
     return sum(file.stat().st_size for file in folder.iterdir())
 
 
 def make_room(
     root: Path, limit: float, sizes: dict[Path, int] | None = None
 ) -> list[Path]:
-    """Remove what was used least recently, until the rest is small enough.
-
-    Parameters
-    ----------
-    root : Path
-        As of :func:`cache_root`.
-    limit : float
-        Bytes that all folders may take. What is in use stays, however large.
-    sizes : dict of Path to int, optional
-        As of :func:`list_folders`, if they are listed already; what is removed is taken
-        out of it.
-
-    Returns
-    -------
-    list of Path
-        Folders that were removed.
-    """
+    """Remove what was used least recently, until the rest is small enough."""
     sizes = list_folders(root) if sizes is None else sizes
     total, removed = sum(sizes.values()), []
     for folder in list(sizes):
@@ -246,21 +149,6 @@ def filling(folder: Path) -> Iterator[Path]:
 
     Several processes may do so at once: the first one's stays. A folder that lacks
     files is replaced. What killed ones left is removed.
-
-    Parameters
-    ----------
-    folder : Path
-        Where the results shall be.
-
-    Yields
-    ------
-    Path
-        Where to write them.
-
-    Raises
-    ------
-    OSError
-        If it can't be written, as one sentence.
     """
     partial = None
     try:
@@ -307,18 +195,7 @@ def _put(partial, folder):
 
 
 def discard(folder: Path) -> bool:
-    """Remove a folder at once, for those who look for it.
-
-    Parameters
-    ----------
-    folder : Path
-        With results, which may be damaged.
-
-    Returns
-    -------
-    bool
-        Whether it could be.
-    """
+    """Remove a folder at once, for those who look for it."""
     release(folder)
     doomed = folder.with_name(_partial_name(folder))
     try:

@@ -29,22 +29,7 @@ _MAX_SHARE_OUTSIDE, _MARGIN = 0.01, 0.25
 def as_array(images: npt.ArrayLike, rank: int | None = None) -> np.ndarray:
     """Return images as an array, or say what is wrong with them.
 
-    Parameters
-    ----------
-    images : array_like
-        Images, ``(n, *space, channels)``.
-    rank : int, optional
-        Spatial dimensions they must have.
-
-    Returns
-    -------
-    ndarray
-        The same, not copied if it is an array.
-
-    Raises
-    ------
-    InputError
-        If the shape is another, or there is none.
+    Shapes: images ``(n, *space, channels)``.
     """
     images = np.asarray(images)
     # One dimension is refused: two-dimensional images without channels look like it.
@@ -75,20 +60,7 @@ def warn_of_channels(shape: tuple[int, ...]) -> None:
 
 
 class Survey(NamedTuple):
-    """What is to be known of images before training on them.
-
-    Parameters
-    ----------
-    fingerprint : str
-        SHA-256 of shape and values, hexadecimal.
-    low, high : float
-        Lowest and highest value.
-    variance : float
-        Variance of all values.
-    spread : float
-        Mean squared difference that is to be expected between another image and the
-        mean of these.
-    """
+    """What is to be known of images before training on them."""
 
     fingerprint: str
     low: float
@@ -108,25 +80,7 @@ def survey(images: np.ndarray, name: str = "image", verbose: bool = False) -> Su
     What is found of volumes that are kept in the cache is kept beside them: they may
     be thousands, and training, resuming and every worker ask for it.
 
-    Parameters
-    ----------
-    images : ndarray
-        Images, ``(n, *space, channels)``; a mapped file may be larger than the
-        memory.
-    name : str
-        What each of them is, in the user's words.
-    verbose : bool
-        Show a progress bar.
-
-    Returns
-    -------
-    Survey
-        Hash, range and variance.
-
-    Raises
-    ------
-    InputError
-        If a value is not finite.
+    Shapes: images ``(n, *space, channels)``.
     """
     file = cache.name_beside(images, "survey")
     if file is not None:
@@ -175,23 +129,7 @@ def _look(images, name, verbose):
 
 
 def learnable(images: np.ndarray, name: str = "image") -> Survey:
-    """Survey images, and refuse those of which nothing can be learnt.
-
-    Parameters
-    ----------
-    images, name
-        As of :func:`survey`.
-
-    Returns
-    -------
-    Survey
-        What is to be known of them.
-
-    Raises
-    ------
-    InputError
-        If a value is not finite or too large, or all are the same.
-    """
+    """Survey images, and refuse those of which nothing can be learnt."""
     found = survey(images, name)
     if found.low == found.high:
         raise InputError(
@@ -209,22 +147,7 @@ def learnable(images: np.ndarray, name: str = "image") -> Survey:
 def check_finite(images: np.ndarray, numbers: Sequence[int]) -> np.ndarray:
     """Refuse images that are not finite.
 
-    Parameters
-    ----------
-    images : ndarray
-        Images, ``(n, *space, channels)``.
-    numbers : sequence of int
-        Number of each, for the sentence.
-
-    Returns
-    -------
-    ndarray
-        The same images.
-
-    Raises
-    ------
-    InputError
-        If a value is not finite.
+    Shapes: images ``(n, *space, channels)``.
     """
     good = np.isfinite(images).all(tuple(range(1, images.ndim)))
     if not good.all():
@@ -243,26 +166,7 @@ def check_range(
 ) -> np.ndarray:
     """Refuse images on another scale than those that a model was fitted to.
 
-    Parameters
-    ----------
-    images : ndarray
-        Images, ``(n, *space, channels)``.
-    bounds : tuple of float
-        Lowest and highest value of those that it was fitted to.
-    numbers : sequence of int
-        Number of each, for the sentence.
-    name : str
-        What each of them is, in the user's words.
-
-    Returns
-    -------
-    ndarray
-        The same images.
-
-    Raises
-    ------
-    InputError
-        If more than a hundredth of an image lies far outside of the range.
+    Shapes: images ``(n, *space, channels)``.
     """
     low, high = bounds
     margin = _MARGIN * (high - low or 1)
@@ -282,24 +186,7 @@ def check_range(
 def as_fitted(images: npt.ArrayLike, shape: tuple[int, ...], what: str) -> np.ndarray:
     """Return images as an array, if they are of the shape that something knows.
 
-    Parameters
-    ----------
-    images : array_like
-        Images, ``(n, *space, channels)``.
-    shape : tuple of int
-        That of an image that it was fitted to, ``(*space, channels)``.
-    what : str
-        What was fitted, in the user's words.
-
-    Returns
-    -------
-    ndarray
-        The same, not copied if it is an array.
-
-    Raises
-    ------
-    InputError
-        If their shape is another.
+    Shapes: images ``(n, *space, channels)``, shape ``(*space, channels)``.
     """
     images = as_array(images)
     if images.shape[1:] != tuple(shape):
@@ -313,19 +200,7 @@ def as_fitted(images: npt.ArrayLike, shape: tuple[int, ...], what: str) -> np.nd
 def check_channels(what: str, array: npt.ArrayLike, channels: int) -> None:
     """Refuse arrays of other channels than an autoencoder knows.
 
-    Parameters
-    ----------
-    what : str
-        What they are, in the user's words.
-    array : array_like
-        ``(n, *space, channels)``.
-    channels : int
-        Wanted number of channels.
-
-    Raises
-    ------
-    InputError
-        If there are others.
+    Shapes: array ``(n, *space, channels)``.
     """
     if np.shape(array)[-1:] != (channels,):
         raise InputError(
@@ -339,24 +214,7 @@ def check_latents(
 ) -> np.ndarray:
     """Return latents as an array that can be decoded, or say what is wrong with them.
 
-    Parameters
-    ----------
-    latents : array_like
-        Latents, ``(n, *shape)``.
-    shape : tuple of int
-        Shape that each must have.
-    space : tuple of int
-        Size of the images that they are of.
-
-    Returns
-    -------
-    ndarray
-        The same, not copied if it is an array.
-
-    Raises
-    ------
-    InputError
-        If the shape is another, or a value is not finite.
+    Shapes: latents ``(n, *shape)``.
     """
     latents = np.asarray(latents)
     if len(latents) == 0 or latents.shape[1:] != shape:
@@ -373,22 +231,7 @@ def check_latents(
 def check_alike(images: npt.ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
     """Return images for validation as an array, or say what is wrong with them.
 
-    Parameters
-    ----------
-    images : array_like
-        Images, ``(n, *space, channels)``.
-    shape : tuple of int
-        Shape of those that are learnt from.
-
-    Returns
-    -------
-    ndarray
-        The same, not copied if it is an array.
-
-    Raises
-    ------
-    InputError
-        If they are of another size, or a value is not finite.
+    Shapes: images ``(n, *space, channels)``.
     """
     images = as_array(images, rank=len(shape) - 2)
     if images.shape[1:] != shape[1:]:
@@ -405,24 +248,7 @@ def check_masks(
 ) -> np.ndarray | None:
     """Return masks with one channel, or say what is wrong with them.
 
-    Parameters
-    ----------
-    masks : array_like or None
-        What matters on the images, ``(n, *space)``.
-    background : float
-        Weight of what lies outside of them, from 0 to 1.
-    shape : tuple of int
-        Shape of the images without their channels.
-
-    Returns
-    -------
-    ndarray or None
-        ``(n, *space, 1)``.
-
-    Raises
-    ------
-    InputError
-        If they have another shape, or make no difference.
+    Shapes: masks ``(n, *space)``, result ``(n, *space, 1)``.
     """
     check_shares(background=background)
     if masks is None:

@@ -17,14 +17,7 @@ from dipy_ldm.data._sources import Source
 class Sources(NamedTuple):
     """Sources, as networks are given them.
 
-    Parameters
-    ----------
-    images : ndarray
-        ``(n, *space, channels)``.
-    known : Source
-        What is known of them.
-    size : tuple of int
-        Size that networks are given; beyond an image its edge is repeated.
+    Shapes: images ``(n, *space, channels)``.
     """
 
     images: np.ndarray
@@ -39,15 +32,7 @@ class Sources(NamedTuple):
     def read(self, numbers: np.ndarray) -> np.ndarray:
         """Read some of them.
 
-        Parameters
-        ----------
-        numbers : ndarray
-            Their numbers, ``(n,)``; ``UNSPECIFIED`` is for none.
-
-        Returns
-        -------
-        ndarray
-            float32 ``(n, *size, channels)``.
+        Shapes: numbers ``(n,)``, result ``(n, *size, channels)``.
         """
         which = [max(0, int(number)) for number in numbers]
         corners = np.zeros((len(which), len(self.size)), int)
@@ -59,13 +44,7 @@ class Sources(NamedTuple):
 class Given(NamedTuple):
     """What networks are told of some examples.
 
-    Parameters
-    ----------
-    table : ndarray
-        Numbers of conditions, ``(n, conditions)``, float32. Where there are sources, a
-        last column has the number of each example's.
-    sources : Sources, optional
-        Of the examples.
+    Shapes: table ``(n, conditions)``.
     """
 
     table: np.ndarray
@@ -75,17 +54,7 @@ class Given(NamedTuple):
     def of(cls, numbers: np.ndarray, sources: Sources | None) -> Self:
         """Join conditions and sources.
 
-        Parameters
-        ----------
-        numbers : ndarray
-            Of conditions, ``(n, conditions)``, float32.
-        sources : Sources or None
-            One for all examples, or one for each.
-
-        Returns
-        -------
-        Given
-            Of ``n`` examples.
+        Shapes: numbers ``(n, conditions)``.
         """
         if sources is None:
             return cls(numbers)
@@ -94,28 +63,11 @@ class Given(NamedTuple):
         return cls(np.column_stack([numbers, which]).astype("float32"), sources)
 
     def some(self, numbers: np.ndarray) -> Self:
-        """Choose some of the examples.
-
-        Parameters
-        ----------
-        numbers : ndarray
-            Their numbers.
-
-        Returns
-        -------
-        Given
-            Of these.
-        """
+        """Choose some of the examples."""
         return self._replace(table=self.table[numbers])
 
     def arrays(self) -> tuple:
-        """Return what networks are given beside latents and times.
-
-        Returns
-        -------
-        tuple of ndarray
-            Conditions and sources, each if there are any.
-        """
+        """Return what networks are given beside latents and times."""
         read = None if self.sources is None else self.sources.read
         return inputs(self.table, read)
 
@@ -123,22 +75,7 @@ class Given(NamedTuple):
 def fitting(
     known: Source | None, images: np.ndarray | None, factor: int
 ) -> Sources | None:
-    """Say how networks are given sources.
-
-    Parameters
-    ----------
-    known : Source or None
-        What is known of them.
-    images : ndarray or None
-        As of :func:`dipy_ldm.data._sources.check`.
-    factor : int
-        How many times smaller latents are, per side.
-
-    Returns
-    -------
-    Sources or None
-        As large as the latents, times the factor; None where there are none.
-    """
+    """Say how networks are given sources."""
     if known is None or images is None:
         return None
     return Sources(images, known, window_size(images.shape[1:-1], factor))
@@ -147,17 +84,7 @@ def fitting(
 def inputs(table: Any, read: Callable | None) -> tuple:
     """Split a table of :class:`Given` into what networks are given.
 
-    Parameters
-    ----------
-    table : array or tensor
-        ``(n, columns)``.
-    read : callable or None
-        From numbers of sources to these; None where there are no sources.
-
-    Returns
-    -------
-    tuple of array or tensor
-        Conditions and sources, each if there are any.
+    Shapes: table ``(n, columns)``.
     """
     conditions = table if read is None else table[:, :-1]
     told = (conditions,) if conditions.shape[1] else ()

@@ -16,26 +16,7 @@ _UNITS |= dict.fromkeys(("month", "months"), "months")
 
 
 class Covariates(NamedTuple):
-    """What is known of scans.
-
-    Parameters
-    ----------
-    values : dict of str to list
-        Of each covariate, in the order of the scans: numbers, or the names of classes,
-        or None where it is missing.
-    units : dict of str to str
-        Those that are known.
-    levels : dict of str to dict
-        What the classes mean, as far as that is known.
-    subjects : list of str
-        Whose scan each is.
-    without_row : list of Path
-        Scans that no table knows.
-    tables : list of Path
-        Where the values are from.
-    unused : int
-        Rows of participants without a scan.
-    """
+    """What is known of scans."""
 
     values: dict
     units: dict
@@ -57,34 +38,7 @@ def read_covariates(
     listed: Mapping[str, list[Row]] | None = None,
     steps: Mapping[str, float] | None = None,
 ) -> Covariates:
-    """Look up what tables say of scans.
-
-    Parameters
-    ----------
-    names : sequence of str
-        Columns.
-    files : sequence of Path
-        Scans.
-    listed : dict of str to list of Row, optional
-        Rows of the lists that named the scans, as of
-        :func:`dipy_ldm.data._paths.listed_rows`. They count first, then ``scans.tsv``,
-        ``sessions.tsv`` and ``participants.tsv`` around the scans: the first of these
-        that has a row for the scan and the column.
-    steps : dict of str to float, optional
-        Numbers that are rounded to multiples of a step, in their unit.
-
-    Returns
-    -------
-    Covariates
-        A column of numbers is one of numbers, unless ``Levels`` in the JSON beside the
-        table say that they name classes. Spellings of sex are made M, F and O.
-
-    Raises
-    ------
-    InputError
-        If a column is not there, has texts among its numbers, two units or no values,
-        or if tables are bad. All bad rows are in one report.
-    """
+    """Look up what tables say of scans."""
     found = find_rows(files, listed)
     _refuse_unknown(names, found)
     described = {table: read_descriptions(table) for table in found.tables}
@@ -188,27 +142,7 @@ def _typed(name, rows, meant, complaints):
 
 
 def coarsened(name: str, values: Mapping[str, list], step: float) -> list:
-    """Round numbers to multiples of a step.
-
-    Parameters
-    ----------
-    name : str
-        The covariate.
-    values : dict of str to list
-        As of :class:`Covariates`.
-    step : float
-        In the unit of the numbers.
-
-    Returns
-    -------
-    list
-        Multiples, and None where there was no number.
-
-    Raises
-    ------
-    InputError
-        If there is no such covariate, or it has classes.
-    """
+    """Round numbers to multiples of a step."""
     if name not in values:
         raise InputError(
             f"`coarsen` names {name}, which is none of the conditions "

@@ -13,20 +13,7 @@ logger = logging.getLogger("dipy_ldm")
 
 
 def entity(file: str | Path, key: str) -> str | None:
-    """Look an entity up in the name of a file or, without, of a folder that it is in.
-
-    Parameters
-    ----------
-    file : str or Path
-        The file; it need not be there.
-    key : str
-        Such as ``"sub"``.
-
-    Returns
-    -------
-    str or None
-        Such as ``"sub-01"``; None if no name has it. The nearest counts.
-    """
+    """Look an entity up in the name of a file or else of its folders."""
     pattern = re.compile(rf"(?:^|_)({key}-[^_.]+)")
     for name in reversed(Path(file).parts):
         if found := pattern.search(name):
@@ -35,18 +22,7 @@ def entity(file: str | Path, key: str) -> str | None:
 
 
 def suffix(file: str | Path) -> str | None:
-    """Tell of what kind a scan is.
-
-    Parameters
-    ----------
-    file : str or Path
-        Named as BIDS does.
-
-    Returns
-    -------
-    str or None
-        Such as ``"T1w"``; None for other names.
-    """
+    """Tell of what kind a scan is."""
     stem, _, last = Path(file).name.partition(".")[0].rpartition("_")
     # Dates and numbers at the end of a name are no kind of scan.
     kind = last.isalnum() and last[0].isalpha()
@@ -54,18 +30,7 @@ def suffix(file: str | Path) -> str | None:
 
 
 def common_suffix(files: Iterable[str | Path]) -> str | None:
-    """Tell of what kind all scans are.
-
-    Parameters
-    ----------
-    files : iterable of str or Path
-        Named as BIDS does, or not.
-
-    Returns
-    -------
-    str or None
-        As of :func:`suffix`; None if there are several or none.
-    """
+    """Tell of what kind all scans are."""
     kinds = {suffix(file) for file in files}
     return kinds.pop() if len(kinds) == 1 else None
 
@@ -76,30 +41,7 @@ def choose_files(
     values: Mapping[str, str | Sequence[str]] | None = None,
     cure: str = "choose with `suffix`",
 ) -> list[Path]:
-    """Choose scans of one kind by their names; what is taken is logged.
-
-    Parameters
-    ----------
-    files : sequence of Path
-        Named as BIDS does, or not.
-    suffixes : str or sequence of str, optional
-        Such as ``"T1w"``; several are for kinds that are to be mixed.
-    values : dict of str to str or sequence of str, optional
-        Those of entities, such as ``{"task": "rest", "ses": ["01", "02"]}``; an empty
-        text is for files without that entity.
-    cure : str
-        What to do about several kinds.
-
-    Returns
-    -------
-    list of Path
-        In their order.
-
-    Raises
-    ------
-    InputError
-        If there are none of a suffix or value, or several kinds and no suffix.
-    """
+    """Choose scans of one kind by their names; what is taken is logged."""
     chosen = list(files)
     for key, wanted in (values or {}).items():
         chosen = _choose(chosen, key, wanted, lambda file, k=key: _value(file, k))

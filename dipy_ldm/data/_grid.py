@@ -30,31 +30,7 @@ def choose_grid(
     voxel_size: float | Sequence[float] | None = None,
     shape: int | Sequence[int] | None = None,
 ) -> Grid:
-    """Choose the grid for a set of volumes.
-
-    Parameters
-    ----------
-    infos : sequence of VolumeInfo
-        Shape and affine of each volume.
-    voxel_size : float or sequence of float, optional
-        One size or three, in mm. None is for the median of the volumes, along each
-        axis; those of oblique volumes count for the axes that they are next to.
-    shape : int or sequence of int, optional
-        One number of voxels or three. The grid is then centred, to half a voxel, on
-        the box that holds all volumes. None is for what holds that box.
-
-    Returns
-    -------
-    Grid
-        Volumes that lie on one grid of this orientation and voxel size lie on this
-        one too, voxel by voxel, so that nothing is interpolated.
-
-    Raises
-    ------
-    InputError
-        If an option makes no sense, or the volumes lie so far apart that hardly
-        anything would be in the grid that holds them all.
-    """
+    """Choose the grid for a set of volumes."""
     if voxel_size is None:
         sizes = np.median([_sizes(info.affine) for info in infos], axis=0)
     else:
@@ -132,17 +108,7 @@ def same_grid(
 ) -> bool:
     """Tell whether two grids have their voxels in the same places.
 
-    Parameters
-    ----------
-    shape_a, shape_b : tuple of int
-        Shapes, ``(x, y, z)``.
-    affine_a, affine_b : ndarray
-        From voxel indices to millimetres, ``(4, 4)``.
-
-    Returns
-    -------
-    bool
-        True if the shapes are equal and no voxel is off by a tenth of its size.
+    Shapes: shape_a, shape_b ``(x, y, z)``.
     """
     if tuple(shape_a) != tuple(shape_b):
         return False
@@ -159,35 +125,7 @@ def is_within_a_voxel(shape: tuple[int, ...], affine: np.ndarray, grid: Grid) ->
 def conform(data: np.ndarray, affine: np.ndarray, grid: Grid) -> np.ndarray:
     r"""Bring a volume to the grid.
 
-    Parameters
-    ----------
-    data : ndarray
-        ``(x, y, z, channels)``.
-    affine : ndarray
-        From voxel indices to millimetres, ``(4, 4)``.
-    grid : Grid
-        Where to.
-
-    Returns
-    -------
-    ndarray
-        float32 ``(*grid.shape, channels)``: within the range of the data, and 0
-        where the data are not.
-
-    Notes
-    -----
-    A voxel is taken for the Gaussian whose full width at half maximum is the voxel's
-    size. Where the new voxels are :math:`k > 1` times as wide as those of the data,
-    along an axis of the data, a Gaussian filter makes up the difference
-    :footcite:p:`Cardoso2015`. Its standard deviation, in voxels of the data, is
-
-    .. math::
-
-        \sigma = \sqrt{(k^2 - 1) / (8 \ln 2)}.
-
-    References
-    ----------
-    .. footbibliography::
+    Shapes: data ``(x, y, z, channels)``, result ``(*grid.shape, channels)``.
     """
     return _resample(data, affine, grid.shape, grid.affine)
 
@@ -195,19 +133,7 @@ def conform(data: np.ndarray, affine: np.ndarray, grid: Grid) -> np.ndarray:
 def conform_labels(data: np.ndarray, affine: np.ndarray, grid: Grid) -> np.ndarray:
     """Bring a segmentation to the grid: each voxel has the label of the nearest.
 
-    Parameters
-    ----------
-    data : ndarray
-        ``(x, y, z, channels)``.
-    affine : ndarray
-        From voxel indices to millimetres, ``(4, 4)``.
-    grid : Grid
-        Where to.
-
-    Returns
-    -------
-    ndarray
-        ``(*grid.shape, channels)``; 0 where the data are not.
+    Shapes: data ``(x, y, z, channels)``, result ``(*grid.shape, channels)``.
     """
     return _resample(data, affine, grid.shape, grid.affine, _take_nearest)
 
@@ -221,24 +147,8 @@ def restore(
 ) -> np.ndarray:
     """Bring a volume on the grid back to a file's own.
 
-    Parameters
-    ----------
-    data : ndarray
-        On the grid, ``(*grid.shape, channels)``.
-    grid : Grid
-        Where from.
-    affine : ndarray
-        The file's, ``(4, 4)``.
-    shape : tuple of int
-        The file's, ``(x, y, z)``.
-    outside : ndarray or float
-        Values for where the grid does not reach, ``(*shape, channels)``. They are
-        blended in over the last voxel.
-
-    Returns
-    -------
-    ndarray
-        float32 ``(*shape, channels)``.
+    Shapes: data ``(*grid.shape, channels)``, shape ``(x, y, z)``, outside ``(*shape,
+    channels)``, result ``(*shape, channels)``.
     """
     inside = _resample(data, grid.affine, shape, affine)
     ones = np.ones((*grid.shape, 1), "float32")

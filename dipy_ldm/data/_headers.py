@@ -52,28 +52,7 @@ def check_headers(
 ) -> tuple[list[VolumeInfo], dict[Path, str]]:
     """Read the headers of all files, and report on all the bad ones at once.
 
-    Parameters
-    ----------
-    files : sequence of Path
-        NIfTI files.
-    channels : bool
-        Whether a fourth axis is one of channels; without, volumes have three axes.
-    skip_bad : bool
-        Whether to go on without bad files.
-
-    Returns
-    -------
-    infos : list of VolumeInfo
-        File, shape ``(x, y, z)``, channels, affine ``(4, 4)`` and whether the
-        orientation is in the header, of each good file.
-    complaints : dict of Path to str
-        A sentence on each bad file.
-
-    Raises
-    ------
-    InputError
-        If a file is bad and not to be skipped, or if all are. A compressed file
-        that is cut off has a good header, so that only reading it tells.
+    Shapes: infos ``(x, y, z)``.
     """
     infos, complaints = read_headers(files, channels)
     refuse(complaints, len(infos), skip_bad)
@@ -91,20 +70,7 @@ def check_headers(
 def read_headers(
     files: Sequence[Path], channels: bool = False
 ) -> tuple[list[VolumeInfo], dict[Path, str]]:
-    """Read the headers of all files, and refuse none.
-
-    Parameters
-    ----------
-    files, channels
-        As of :func:`check_headers`.
-
-    Returns
-    -------
-    infos : list of VolumeInfo
-        Of the good files.
-    complaints : dict of Path to str
-        A sentence on each bad file.
-    """
+    """Read the headers of all files, and refuse none."""
     infos, complaints = [], {}
     for file in files:
         try:
@@ -115,22 +81,7 @@ def read_headers(
 
 
 def refuse(complaints: Mapping[Any, str], n_good: int, skip_bad: bool) -> None:
-    """Report on bad files, as an error or, if they are to be skipped, as a warning.
-
-    Parameters
-    ----------
-    complaints : dict of Path to str
-        A sentence on each bad file.
-    n_good : int
-        Number of good files.
-    skip_bad : bool
-        Whether to go on without the bad ones.
-
-    Raises
-    ------
-    InputError
-        If there are bad files and they are not to be skipped, or no good ones.
-    """
+    """Report on bad files, as an error or, if they are to be skipped, as a warning."""
     report = "\n".join(complaints.values())
     if complaints and not n_good:
         raise InputError(report)
@@ -144,18 +95,7 @@ def refuse(complaints: Mapping[Any, str], n_good: int, skip_bad: bool) -> None:
 
 
 def is_whole(file: Path) -> bool:
-    """Say whether a volume is there, as far as its header and size tell.
-
-    Parameters
-    ----------
-    file : Path
-        NIfTI file.
-
-    Returns
-    -------
-    bool
-        Without reading the voxels.
-    """
+    """Say whether a volume is there, as far as its header and size tell."""
     try:
         inspect(file, channels=True)
     except InputError:
@@ -164,25 +104,7 @@ def is_whole(file: Path) -> bool:
 
 
 def inspect(file: str | Path, channels: bool) -> VolumeInfo:
-    """Check what a header tells.
-
-    Parameters
-    ----------
-    file : str or Path
-        NIfTI file.
-    channels : bool
-        As of :func:`check_headers`.
-
-    Returns
-    -------
-    VolumeInfo
-        File, shape, channels, affine, and whether the orientation is told.
-
-    Raises
-    ------
-    InputError
-        If the header can't be read, or is of no volume.
-    """
+    """Check what a header tells."""
     image = _load(file)
     shape, n_channels = _axes(file, image.shape)
     if n_channels > 1 and (table := _gradients(file)):
@@ -235,34 +157,12 @@ def _explain(file):
 
 
 def cut_off(file: str | Path) -> str:
-    """Say that a file is not whole.
-
-    Parameters
-    ----------
-    file : str or Path
-        The file.
-
-    Returns
-    -------
-    str
-        One sentence.
-    """
+    """Say that a file is not whole."""
     return f"{file} is cut off or damaged; copy or convert it anew."
 
 
 def is_compressed(file: str | Path) -> bool:
-    """Tell by its name whether a file is compressed.
-
-    Parameters
-    ----------
-    file : str or Path
-        The file.
-
-    Returns
-    -------
-    bool
-        Whether it ends in ``.gz``.
-    """
+    """Tell by its name whether a file is compressed."""
     return str(file).lower().endswith(".gz")
 
 

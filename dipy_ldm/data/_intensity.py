@@ -25,15 +25,7 @@ def measure(data: np.ndarray) -> Intensities:
     is 0 unless more than a few of them are negative, as those of computed tomography
     are: then the 0.5th percentile.
 
-    Parameters
-    ----------
-    data : ndarray
-        ``(x, y, z, channels)``.
-
-    Returns
-    -------
-    Intensities
-        Lowest and highest value of each channel.
+    Shapes: data ``(x, y, z, channels)``.
     """
     ranges = [_range(data[..., i]) for i in range(data.shape[-1])]
     low, high = np.array(ranges, "float32").T
@@ -53,17 +45,7 @@ def _range(channel):
 def scale(data: np.ndarray, intensities: Intensities) -> np.ndarray:
     """Bring a volume's intensities to [0, 1]; what lies beyond is clipped.
 
-    Parameters
-    ----------
-    data : ndarray
-        ``(x, y, z, channels)``.
-    intensities : Intensities
-        Range of each channel.
-
-    Returns
-    -------
-    ndarray
-        float32 of the same shape.
+    Shapes: data ``(x, y, z, channels)``.
     """
     low, high = intensities
     return np.clip((data - low) / (high - low), 0, 1).astype("float32", copy=False)
@@ -76,17 +58,7 @@ def is_flattened(data: np.ndarray, scaled: np.ndarray) -> bool:
     or a number far from all others marks missing voxels. A label, whose values do not
     differ, is not meant.
 
-    Parameters
-    ----------
-    data : ndarray
-        ``(x, y, z, channels)``.
-    scaled : ndarray
-        The same, as of :func:`scale`.
-
-    Returns
-    -------
-    bool
-        Whether it is so in any of the channels.
+    Shapes: data ``(x, y, z, channels)``.
     """
     return any(
         _is_flattened(data[..., i], scaled[..., i]) for i in range(data.shape[-1])
@@ -106,17 +78,7 @@ def _is_flattened(channel, scaled):
 def unscale(data: np.ndarray, intensities: Intensities) -> np.ndarray:
     """Bring intensities of [0, 1] back to a volume's own range.
 
-    Parameters
-    ----------
-    data : ndarray
-        ``(x, y, z, channels)``.
-    intensities : Intensities
-        Range of each channel.
-
-    Returns
-    -------
-    ndarray
-        float32 of the same shape.
+    Shapes: data ``(x, y, z, channels)``.
     """
     low, high = intensities
     return (low + data * (high - low)).astype("float32", copy=False)

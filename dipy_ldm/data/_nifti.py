@@ -38,24 +38,7 @@ def read_volume(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Read a volume.
 
-    Parameters
-    ----------
-    file : str or Path
-        NIfTI file of any numeric type; its values are scaled as its header says.
-    channels : bool
-        Whether a fourth axis is one of channels; without, volumes have three axes.
-
-    Returns
-    -------
-    data : ndarray
-        float32 ``(x, y, z, channels)``.
-    affine : ndarray
-        From voxel indices to millimetres, ``(4, 4)``.
-
-    Raises
-    ------
-    InputError
-        If the file is bad, has values that are not finite, or is constant.
+    Shapes: data ``(x, y, z, channels)``.
     """
     data, affine = _read(file, channels)
     if data.min() == data.max():
@@ -69,21 +52,7 @@ def read_volume(
 def read_mask(file: str | Path) -> np.ndarray:
     """Read a mask.
 
-    Parameters
-    ----------
-    file : str or Path
-        NIfTI file of numbers from 0 to 1, or of any others, of which all but 0 are
-        inside.
-
-    Returns
-    -------
-    ndarray
-        Share of each voxel that is inside, float32 ``(x, y, z, 1)``.
-
-    Raises
-    ------
-    InputError
-        If the file is bad, or nothing is inside.
+    Shapes: result ``(x, y, z, 1)``.
     """
     data, _ = _read(file, channels=False)
     if data.min() < 0 or data.max() > 1:
@@ -148,33 +117,7 @@ def write_volume(
 ) -> None:
     """Write a volume to a NIfTI-1 file, whole or not at all.
 
-    Parameters
-    ----------
-    path : str or Path
-        File that ends in ``.nii`` or ``.nii.gz``.
-    data : array_like
-        ``(x, y, z)`` or ``(x, y, z, channels)``; one channel makes a
-        three-dimensional file.
-    affine : array_like
-        From voxel indices to millimetres, ``(4, 4)``.
-    dtype : str
-        Type of the voxels in the file: float32, float64, or an integer type, over
-        whose range the values are spread by the header's slope and intercept. 0
-        stays exactly 0, unless values below it meet a type without sign. What is
-        bool is written as 0 and 1.
-    description : str
-        Text for the header, cut to 79 bytes.
-    comment : str
-        Longer text for an extension of the header.
-    ready : callable, optional
-        Called once the volume is on the disk, before it takes its place.
-
-    Raises
-    ------
-    InputError
-        If the name or the type is not one of those above.
-    OSError
-        If it can't be written, as one sentence.
+    Shapes: data ``(x, y, z)``.
     """
     path = Path(path)
     dtype = choose("type of voxels", dtype, DTYPES)
@@ -202,27 +145,7 @@ def write_changed(
     All that is outside, and all of the header but its description, is equal to the
     bit: type, scaling, affine, extensions.
 
-    Parameters
-    ----------
-    path : str or Path
-        File to write, which ends in ``.nii`` or ``.nii.gz``.
-    file : str or Path
-        The volume as it was.
-    inside : ndarray of bool
-        Which voxels are changed, ``(x, y, z)``.
-    values : ndarray
-        Theirs, ``(voxels, channels)``, rounded to what the file can hold.
-    description : str
-        Text for the header, cut to 79 bytes.
-    ready : callable, optional
-        As of :func:`write_volume`.
-
-    Raises
-    ------
-    InputError
-        If the volume can't be read any more.
-    OSError
-        If it can't be written, as one sentence.
+    Shapes: inside ``(x, y, z)``, values ``(voxels, channels)``.
     """
     image = nib.load(file)
     proxy, place = image.dataobj, image.header.structarr.dtype.fields["descrip"]

@@ -32,27 +32,7 @@ class Task(NamedTuple):
 def with_masks(
     tasks: list[Task], mask_of: Mapping[Path, Path], skip_bad: bool
 ) -> list[Task]:
-    """Give each good volume its mask; without a good mask it is no longer good.
-
-    Parameters
-    ----------
-    tasks : list of Task
-        The good volumes.
-    mask_of : dict of Path to Path
-        Mask of each volume, as of :func:`pair_masks`.
-    skip_bad : bool
-        Whether to go on without bad masks.
-
-    Returns
-    -------
-    list of Task
-        Those with a good mask.
-
-    Raises
-    ------
-    InputError
-        If there are bad ones.
-    """
+    """Give each good volume its mask; without a good mask it is no longer good."""
     masks = list(dict.fromkeys(mask_of.values()))
     mask_infos, _ = check_headers(masks, skip_bad=skip_bad)
     info_of = {info.file: info for info in mask_infos}
@@ -82,29 +62,7 @@ def with_sources(
     channels: bool,
     skip_bad: bool,
 ) -> list[Task]:
-    """Give each good volume its source; without a good source it is no longer good.
-
-    Parameters
-    ----------
-    tasks : list of Task
-        The good volumes.
-    files, sources : list of Path
-        All volumes, and all sources.
-    channels : bool
-        Whether a fourth axis of the sources is one of channels.
-    skip_bad : bool
-        Whether to go on without bad sources.
-
-    Returns
-    -------
-    list of Task
-        Those with a good source.
-
-    Raises
-    ------
-    InputError
-        If they can't be paired, or there are bad ones.
-    """
+    """Give each good volume its source; without a good source it is no longer good."""
     source_of = pair(files, sources)
     used = list(dict.fromkeys(source_of.values()))
     infos, _ = check_headers(used, channels, skip_bad)
@@ -120,24 +78,7 @@ def with_sources(
 
 
 def pair(files: Sequence[Path], sources: Sequence[Path]) -> dict[Path, Path]:
-    """Find the source of each file, by subject and session or else by order.
-
-    Parameters
-    ----------
-    files, sources : sequence of Path
-        Scans. Where all of their names have a ``sub-``, those of one subject and
-        session belong together; sources without a ``ses-`` are those of all sessions.
-
-    Returns
-    -------
-    dict of Path to Path
-        Source of each file. The first of them are told.
-
-    Raises
-    ------
-    InputError
-        If a file has none or several, or without names there are more or fewer.
-    """
+    """Find the source of each file, by subject and session or else by order."""
     named = all(entity(file, "sub") for file in [*files, *sources])
     return _by_name(files, sources) if named else _by_order(files, sources)
 
@@ -146,22 +87,6 @@ def pair_masks(files: Sequence[Path], masks: Sequence[Path]) -> dict[Path, Path]
     """Find the mask of each file, by order where no name says otherwise.
 
     Where one does, and all names have a ``sub-``, by subject and session.
-
-    Parameters
-    ----------
-    files, masks : sequence of Path
-        Scans and masks, one for each.
-
-    Returns
-    -------
-    dict of Path to Path
-        Mask of each file. The first of them are logged.
-
-    Raises
-    ------
-    InputError
-        If a file has none or several, there are more or fewer without names that
-        tell, or names contradict the order and not all have a ``sub-``.
     """
     strangers = [both for both in zip(files, masks) if _contradict(*both)]
     named = all(entity(file, "sub") for file in [*files, *masks])

@@ -8,22 +8,7 @@ import numpy as np
 def window_size(
     space: tuple[int, ...], factor: int, patch: int | Sequence[int] | None = None
 ) -> tuple[int, ...]:
-    """Say how large a window the networks are given of an image.
-
-    Parameters
-    ----------
-    space : tuple of int
-        Spatial size of the image.
-    factor : int
-        What sizes must be multiples of.
-    patch : int or sequence of int, optional
-        Voxels along each side, if not all of the image is wanted.
-
-    Returns
-    -------
-    tuple of int
-        Voxels along each side; more than the image has, where that is no multiple.
-    """
+    """Say how large a window the networks are given of an image."""
     sizes = np.minimum(space, space if patch is None else patch)
     return tuple(int(size) + -int(size) % factor for size in sizes)
 
@@ -39,21 +24,8 @@ def read_windows(
     Only what lies inside the windows is read, so that a mapped file may be far
     larger than the memory. Beyond an image its edge is repeated.
 
-    Parameters
-    ----------
-    images : ndarray
-        Images, ``(n, *space, channels)``, of any type.
-    index : sequence of int
-        Numbers of the images, ``(b,)``.
-    corners : ndarray of int
-        First voxel of each window, ``(b, rank)``; it may lie outside.
-    size : tuple of int
-        Voxels of a window along each axis.
-
-    Returns
-    -------
-    ndarray
-        Windows, float32 ``(b, *size, channels)``.
+    Shapes: images ``(n, *space, channels)``, index ``(b,)``, corners ``(b, rank)``,
+    result ``(b, *size, channels)``.
     """
     windows = np.empty((len(index), *size, images.shape[-1]), "float32")
     for window, i, corner in zip(windows, index, corners):
@@ -83,36 +55,13 @@ def _with_edges(inside, axes, corner, size):
 def read_whole(images: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     """Read images as one window each, from their first voxel on.
 
-    Parameters
-    ----------
-    images : ndarray
-        Images, ``(n, *space, channels)``.
-    size : tuple of int
-        Voxels of a window along each axis, at least those of the images.
-
-    Returns
-    -------
-    ndarray
-        Windows, float32 ``(n, *size, channels)``.
+    Shapes: images ``(n, *space, channels)``, result ``(n, *size, channels)``.
     """
     corners = np.zeros((len(images), len(size)), int)
     return read_windows(images, range(len(images)), corners, size)
 
 
 def scaled_to(images: np.ndarray, bounds: tuple[float, ...]) -> np.ndarray:
-    """Bring images to [0, 1].
-
-    Parameters
-    ----------
-    images : ndarray
-        Of any shape.
-    bounds : tuple of float
-        Intensities that become 0 and 1.
-
-    Returns
-    -------
-    ndarray
-        float32.
-    """
+    """Bring images to [0, 1]."""
     low, high = bounds
     return (images - np.float32(low)) / np.float32(high - low or 1)

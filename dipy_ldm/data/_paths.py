@@ -21,56 +21,14 @@ _ASIDE = ("derivatives", "sourcedata")
 
 
 def find_volumes(paths: Sequence[str | Path], generated: bool = False) -> list[Path]:
-    """Find NIfTI files.
-
-    Parameters
-    ----------
-    paths : sequence of str or Path
-        NIfTI files; folders, searched with all that is in them; wildcards; or lists
-        of files, ``.txt``, ``.csv`` or ``.tsv``, with or without a header. A text
-        file has a path a line or columns between tabs; in a table, the column where
-        most entries end as NIfTI files do is the one (the leftmost of equals).
-        Paths in a list are relative to it. What is in a folder ``derivatives`` or
-        ``sourcedata`` that no path names is left out.
-    generated : bool
-        Whether volumes that this package made count in folders of scans, too.
-
-    Returns
-    -------
-    list of Path
-        Files in the order of the paths, sorted within folders and wildcards, each
-        once. Whether those that a list names are there, reading will tell.
-
-    Raises
-    ------
-    InputError
-        If a path is not there, or has no NIfTI file.
-    """
+    """Find NIfTI files."""
     # Not resolved: two links to the same content are two volumes.
     files = {os.path.abspath(file): file for file in expand(paths, generated)}
     return list(files.values())
 
 
 def expand(paths: Sequence[str | Path], generated: bool = False) -> list[Path]:
-    """Find NIfTI files, one that is named repeatedly as often as it is named.
-
-    Parameters
-    ----------
-    paths : sequence of str or Path
-        As for :func:`find_volumes`.
-    generated : bool
-        As for :func:`find_volumes`.
-
-    Returns
-    -------
-    list of Path
-        Files, in order. What is left out is logged.
-
-    Raises
-    ------
-    InputError
-        If a path is not there, or has no NIfTI file.
-    """
+    """Find NIfTI files, one that is named repeatedly as often as it is named."""
     files, left_out = [], Counter[str]()
     for path in _sequence(paths):
         for match in _match(path):
@@ -121,16 +79,6 @@ def holds_volumes(paths: Sequence[str | Path]) -> bool:
     """Tell whether inputs are volumes rather than two-dimensional images.
 
     Only names are looked at.
-
-    Parameters
-    ----------
-    paths : sequence of str or Path
-        What the user gave, as for :func:`find_volumes`.
-
-    Returns
-    -------
-    bool
-        True if there is a NIfTI file, a folder with one, or a list.
     """
     candidates = (
         Path(name)
@@ -206,24 +154,7 @@ def _listed(path):
 
 
 def listed_rows(paths: Sequence[str | Path]) -> dict[str, list[Row]]:
-    """Find what lists say beside the paths of volumes.
-
-    Parameters
-    ----------
-    paths : sequence of str or Path
-        As for :func:`find_volumes`.
-
-    Returns
-    -------
-    dict of str to list of Row
-        Rows of each file that lists name, by its absolute path; a list without a line
-        of names has rows without cells.
-
-    Raises
-    ------
-    InputError
-        If a list can't be read, or its columns have no proper names.
-    """
+    """Find what lists say beside the paths of volumes."""
     found: dict[str, list[Row]] = {}
     for path in (match for given in _sequence(paths) for match in _match(given)):
         if path.is_file() and path.name.lower().endswith(_LISTS):

@@ -56,26 +56,7 @@ class Plan(NamedTuple):
 
 
 def arrange(tasks, grid, listed, *, skip_bad=False, shuffle=False, labels=False):
-    """Put volumes whose headers were read in the order of a plan.
-
-    Parameters
-    ----------
-    tasks : list of Task
-        Each volume, with what belongs to it.
-    grid : Grid
-        Where they are to be brought.
-    listed : dict of str to list of Row
-        As of :func:`dipy_ldm.data._paths.listed_rows`.
-    skip_bad, shuffle
-        As of :func:`dipy_ldm.data.load_volumes`.
-    labels : bool
-        Whether sources are segmentations.
-
-    Returns
-    -------
-    Plan
-        As of :func:`dipy_ldm.data.volumes.plan_volumes`.
-    """
+    """Put volumes whose headers were read in the order of a plan."""
     subjects = find_subjects([task.info.file for task in tasks], listed)
     order = draw_order(subjects, seed=0) if shuffle else range(len(tasks))
     tasks, subjects = [tasks[i] for i in order], [subjects[i] for i in order]

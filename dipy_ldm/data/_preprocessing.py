@@ -45,26 +45,7 @@ def conform_file(
         clean = model.denoise(image[None])[0]
         write_volume(path, restore_file(clean, origin), origin.affine)
 
-    Parameters
-    ----------
-    file : str or Path
-        NIfTI file.
-    grid : Grid
-        Where to; that of a model, for instance.
-    channels : bool
-        Whether a fourth axis of the file is one of channels.
-
-    Returns
-    -------
-    image : ndarray
-        float32 ``(*grid.shape, channels)`` in [0, 1]; 0 where the file has no voxels.
-    origin : Origin
-        What the way back needs.
-
-    Raises
-    ------
-    InputError
-        If the file is bad, or nothing of it is on the grid.
+    Shapes: image ``(*grid.shape, channels)``.
     """
     data, affine = read_volume(file, channels)
     return conform_voxels(file, data, affine, grid)
@@ -75,28 +56,7 @@ def conform_voxels(
 ) -> tuple[np.ndarray, Origin]:
     """Bring voxels that are read already to a grid, as :func:`conform_file` does.
 
-    Parameters
-    ----------
-    file : str or Path
-        Where they are from, for what is said of them.
-    data : ndarray
-        ``(x, y, z, channels)``.
-    affine : ndarray
-        From their indices to millimetres, ``(4, 4)``.
-    grid : Grid
-        Where to.
-
-    Returns
-    -------
-    image : ndarray
-        float32 ``(*grid.shape, channels)`` in [0, 1].
-    origin : Origin
-        What the way back needs.
-
-    Raises
-    ------
-    InputError
-        If they can't be told apart, or nothing of them is on the grid.
+    Shapes: data ``(x, y, z, channels)``, image ``(*grid.shape, channels)``.
     """
     intensities = intensity.measure(data)
     scaled = intensity.scale(data, intensities)
@@ -125,18 +85,7 @@ def conform_voxels(
 def restore_file(image: np.ndarray, origin: Origin) -> np.ndarray:
     """Bring an image on a grid back to the space and intensities of its file.
 
-    Parameters
-    ----------
-    image : ndarray
-        ``(*grid.shape, channels)`` in [0, 1].
-    origin : Origin
-        As :func:`conform_file` gave it.
-
-    Returns
-    -------
-    ndarray
-        float32 ``(x, y, z, channels)`` on the file's own grid, with the file's own
-        voxels where the image does not reach.
+    Shapes: image ``(*grid.shape, channels)``, result ``(x, y, z, channels)``.
     """
     data = intensity.unscale(image, origin.intensities)
     shape = origin.data.shape[:3]
@@ -146,18 +95,7 @@ def restore_file(image: np.ndarray, origin: Origin) -> np.ndarray:
 def restore_spread(spread: np.ndarray, origin: Origin) -> np.ndarray:
     """Bring standard deviations of images on a grid back to the space of their file.
 
-    Parameters
-    ----------
-    spread : ndarray
-        Of images in [0, 1], ``(*grid.shape, channels)``.
-    origin : Origin
-        As :func:`conform_file` gave it.
-
-    Returns
-    -------
-    ndarray
-        float32 ``(x, y, z, channels)`` in the file's own unit, 0 where the image does
-        not reach.
+    Shapes: spread ``(*grid.shape, channels)``, result ``(x, y, z, channels)``.
     """
     low, high = origin.intensities
     shape = origin.data.shape[:3]
@@ -169,26 +107,7 @@ def conform_source(
 ) -> np.ndarray:
     """Read a source and bring it to a grid.
 
-    Parameters
-    ----------
-    file : str or Path
-        NIfTI file.
-    grid : Grid
-        Where to; that of the images.
-    channels : bool
-        Whether a fourth axis of the file is one of channels.
-    labels : bool
-        Whether it is a segmentation.
-
-    Returns
-    -------
-    ndarray
-        float32 ``(*grid.shape, channels)`` in [0, 1], or int32 labels.
-
-    Raises
-    ------
-    InputError
-        If the file is bad, nothing of it is on the grid, or labels are not whole.
+    Shapes: result ``(*grid.shape, channels)``.
     """
     if not labels:
         return conform_file(file, grid, channels)[0]
@@ -204,26 +123,7 @@ def conform_source(
 def conform_task(task: Any, grid: Grid, labels: bool = False) -> tuple[np.ndarray, ...]:
     """Bring a volume and what belongs to it to a grid.
 
-    Parameters
-    ----------
-    task : dipy_ldm.data._pairing.Task
-        The volume, and maybe its mask and its source.
-    grid : Grid
-        Where to.
-    labels : bool
-        Whether the source is a segmentation.
-
-    Returns
-    -------
-    tuple of ndarray
-        float32 ``(*grid.shape, channels)`` in [0, 1]; if there is a mask, uint8
-        ``grid.shape`` of 0 and 1; if there is a source, what :func:`conform_source`
-        returns.
-
-    Raises
-    ------
-    InputError
-        If a file is bad, or nothing of it is on the grid.
+    Shapes: result ``(*grid.shape, channels)``.
     """
     info, mask, source = task
     arrays = [conform_file(info.file, grid, channels=info.channels > 1)[0]]

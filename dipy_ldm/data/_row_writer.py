@@ -22,27 +22,6 @@ def writing_rows(
 
     Through the file rather than a memory map: there, a disk that fills up is not an
     error that can be told but the end of the process.
-
-    Parameters
-    ----------
-    path : Path
-        File.
-    length : int
-        Largest number of rows; their space is reserved at once.
-    shape : tuple of int
-        Shape of a row.
-    dtype : str
-        Type of the numbers.
-
-    Yields
-    ------
-    callable
-        ``append(row)`` writes the next row.
-
-    Raises
-    ------
-    OSError
-        If the disk is full.
     """
     kind = np.dtype(dtype)
     rows = 0

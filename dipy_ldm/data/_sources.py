@@ -22,19 +22,7 @@ _MOST_COUNTED = 2**20
 
 
 class Source(NamedTuple):
-    """What is known of sources.
-
-    Parameters
-    ----------
-    channels : int
-        Channels of each.
-    bounds : tuple of float
-        Intensities that become 0 and 1.
-    labels : list of int
-        Labels of segmentations; none of intensities.
-    fingerprint : str
-        Hash of those that were learnt from.
-    """
+    """What is known of sources."""
 
     channels: int
     bounds: tuple[float, float]
@@ -44,15 +32,7 @@ class Source(NamedTuple):
     def scaled(self, images: np.ndarray) -> np.ndarray:
         """Bring intensities to [0, 1], or labels to their numbers.
 
-        Parameters
-        ----------
-        images : ndarray
-            ``(n, *space, channels)``.
-
-        Returns
-        -------
-        ndarray
-            float32 of the same shape; ``UNSPECIFIED`` where a label is not known.
+        Shapes: images ``(n, *space, channels)``.
         """
         if not self.labels:
             low, high = map(np.float32, self.bounds)
@@ -66,23 +46,7 @@ class Source(NamedTuple):
 def learn(source: npt.ArrayLike | None, shape: tuple[int, ...]) -> Source | None:
     """Find out what there is to be known of sources.
 
-    Parameters
-    ----------
-    source : array_like or None
-        One for each image, ``(n, *space, channels)`` or ``(n, *space)``. Whole numbers
-        and truth values are labels, other numbers intensities.
-    shape : tuple of int
-        Shape of the images.
-
-    Returns
-    -------
-    Source or None
-        None where there are none.
-
-    Raises
-    ------
-    InputError
-        If they are not those of the images, or there is nothing to learn from them.
+    Shapes: source ``(n, *space, channels)``.
     """
     if source is None:
         return None
@@ -101,24 +65,7 @@ def as_source(
 ) -> np.ndarray:
     """Return sources as an array, or say what is wrong with them.
 
-    Parameters
-    ----------
-    source : array_like
-        As of :func:`learn`.
-    space : tuple of int
-        Size of the images.
-    name : str
-        What they are called.
-
-    Returns
-    -------
-    ndarray
-        ``(n, *space, channels)``, not copied if it is an array.
-
-    Raises
-    ------
-    InputError
-        If they have another size, or are no real numbers.
+    Shapes: result ``(n, *space, channels)``.
     """
     images = np.asarray(source)
     images = images[..., None] if images.ndim == len(space) + 1 else images
@@ -143,32 +90,7 @@ def check(
 ) -> np.ndarray | None:
     """Refuse sources that are not like those that were learnt from.
 
-    Parameters
-    ----------
-    known : Source or None
-        What a model knows of sources.
-    source : array_like or None
-        As of :func:`learn`, of any number.
-    space : tuple of int
-        Size of the images.
-    n : int, optional
-        Number of images that they are for, each or all of which may have one. None is
-        for any.
-    name : str
-        What they are called.
-    lenient : bool
-        Whether labels may be unknown, and are left out.
-
-    Returns
-    -------
-    ndarray or None
-        ``(n, *space, channels)``; None where there are none.
-
-    Raises
-    ------
-    InputError
-        If there is one and the model knows of none, or the reverse, there are more or
-        fewer than images, or it has other channels or labels, or is not finite.
+    Shapes: result ``(n, *space, channels)``.
     """
     if known is None and source is None:
         return None
@@ -197,34 +119,12 @@ def check(
 
 
 def to_saved(known: Source | None) -> dict | None:
-    """Say what is known of sources as JSON can.
-
-    Parameters
-    ----------
-    known : Source or None
-        What is known.
-
-    Returns
-    -------
-    dict or None
-        The same.
-    """
+    """Say what is known of sources as JSON can."""
     return known and plain(known._asdict())
 
 
 def from_saved(saved: dict | None) -> Source | None:
-    """Read what :func:`to_saved` said.
-
-    Parameters
-    ----------
-    saved : dict or None
-        None is for no sources: of those earlier versions did not know.
-
-    Returns
-    -------
-    Source or None
-        What is known.
-    """
+    """Read what :func:`to_saved` said."""
     return Source(**saved | {"bounds": tuple(saved["bounds"])}) if saved else None
 
 

@@ -33,20 +33,7 @@ def _as_learnt(value, condition):
 
 
 def summarise(covariates: Covariates) -> str:
-    """Say what is known of scans.
-
-    Parameters
-    ----------
-    covariates : Covariates
-        As of :func:`dipy_ldm.data._covariates.read_covariates`.
-
-    Returns
-    -------
-    str
-        A line for each covariate: classes with their counts, or the range, the unit,
-        and how often it is missing. Further lines on scans without a row and rows
-        without a scan, and on what could point to a person.
-    """
+    """Say what is known of scans."""
     subjects = covariates.subjects
     images = _count(len(subjects), "image")
     people = _count(len(set(subjects)), "subject")

@@ -40,24 +40,6 @@ def find_rows(
 
     In the folder of a file and in each above it, up to the first with a
     ``participants.tsv``, there may be tables of its scans, sessions and participants.
-
-    Parameters
-    ----------
-    files : sequence of Path
-        Scans, with ``sub-`` and maybe ``ses-`` in their names.
-    listed : dict of str to list of Row, optional
-        As of :func:`dipy_ldm.data._paths.listed_rows`; these rows are the nearest.
-
-    Returns
-    -------
-    Found
-        Rows of each file, none for those that no table knows.
-
-    Raises
-    ------
-    InputError
-        If a table can't be read, has no names of what its rows are about, or has two
-        rows about the same; all of these are in one report.
     """
     tables, complaints, rows = _Tables(), [], []
     for file in files:
@@ -80,22 +62,7 @@ def _twice(file, rows):
 def find_subjects(
     files: Sequence[Path], listed: Mapping[str, list[Row]] | None = None
 ) -> list[str]:
-    """Tell whose scan each file is.
-
-    Parameters
-    ----------
-    files : sequence of Path
-        Scans.
-    listed : dict of str to list of Row, optional
-        As of :func:`dipy_ldm.data._paths.listed_rows`; a column ``participant_id`` or
-        ``subject`` tells whose they are.
-
-    Returns
-    -------
-    list of str
-        Such as ``"sub-01"``; the path where nothing tells, so that each of these is a
-        subject of its own.
-    """
+    """Tell whose scan each file is."""
     by_name = [entity(file, "sub") for file in files]
     # All of one, that no name of a file has, is no subject but the study in a folder
     # such as sub-cortical.

@@ -39,25 +39,7 @@ class Description(NamedTuple):
 
 
 def read_table(path: str | Path) -> list[Row]:
-    """Read a table whose first line has the names of the columns.
-
-    Parameters
-    ----------
-    path : str or Path
-        Text in UTF-8: columns between tabs in ``.tsv``, between commas or semicolons
-        in ``.csv`` files. Empty lines, and those that begin with ``#``, don't count.
-
-    Returns
-    -------
-    list of Row
-        Their cells are without spaces at the ends.
-
-    Raises
-    ------
-    InputError
-        If it can't be read, has no rows or no tabs, or a name stands over two columns,
-        or rows are too short or too long; all of these are in one report.
-    """
+    """Read a table whose first line has the names of the columns."""
     path = Path(path)
     lines = read_cells(path)
     if len(lines) < 2:
@@ -73,25 +55,7 @@ def read_table(path: str | Path) -> list[Row]:
 
 
 def name_cells(path: Path, lines: Sequence[tuple[int, list[str]]]) -> list[Row]:
-    """Bring cells under the names that stand in the first line.
-
-    Parameters
-    ----------
-    path : Path
-        Their file.
-    lines : sequence
-        As of :func:`read_cells`.
-
-    Returns
-    -------
-    list of Row
-        One for each line but the first.
-
-    Raises
-    ------
-    InputError
-        As of :func:`read_table`.
-    """
+    """Bring cells under the names that stand in the first line."""
     names = [name.strip() for name in lines[0][1]]
     twice = sorted({name for name in names if name and names.count(name) > 1})
     if twice:
@@ -112,24 +76,7 @@ def name_cells(path: Path, lines: Sequence[tuple[int, list[str]]]) -> list[Row]:
 
 
 def read_cells(path: Path) -> list[tuple[int, list[str]]]:
-    """Read the cells of a text.
-
-    Parameters
-    ----------
-    path : Path
-        As of :func:`read_table`; other files have columns between tabs or, without
-        tabs, one cell a line.
-
-    Returns
-    -------
-    list of tuple
-        Number and cells of each line that is neither empty nor a comment.
-
-    Raises
-    ------
-    InputError
-        If it can't be read, or a quote stands alone.
-    """
+    """Read the cells of a text."""
     try:
         # Spreadsheets put a byte-order mark at the beginning.
         text = path.read_text("utf-8-sig")
@@ -205,20 +152,7 @@ def _occurs(sign):
 
 
 def refuse_rows(complaints: Iterable[str], cure: str) -> None:
-    """Refuse all bad rows in one report.
-
-    Parameters
-    ----------
-    complaints : iterable of str
-        What is wrong with each; none is for no refusal.
-    cure : str
-        What to do about them.
-
-    Raises
-    ------
-    InputError
-        If there are any.
-    """
+    """Refuse all bad rows in one report."""
     all_of_them = list(dict.fromkeys(complaints))
     if not all_of_them:
         return
@@ -229,24 +163,7 @@ def refuse_rows(complaints: Iterable[str], cure: str) -> None:
 
 
 def read_descriptions(path: Path) -> dict[str, Description]:
-    """Read what the JSON beside a table says of its columns.
-
-    Parameters
-    ----------
-    path : Path
-        The table. Its JSON has the same stem; that of ``sub-01_scans.tsv`` may also be
-        ``scans.json`` there or in one of the folders above.
-
-    Returns
-    -------
-    dict of str to Description
-        ``Units`` and ``Levels`` of each column that has any, as BIDS writes them.
-
-    Raises
-    ------
-    InputError
-        If the JSON can't be read.
-    """
+    """Read what the JSON beside a table says of its columns."""
     found: dict[str, Description] = {}
     for file in filter(Path.is_file, _beside(path)):
         for name, entry in _read_json(file).items():

@@ -33,27 +33,7 @@ def join(
     sessions: Sequence | None = None,
     files: Sequence | None = None,
 ) -> Any:
-    """Bring the rows of a table into the order of images, by what they are about.
-
-    Parameters
-    ----------
-    given : dict, DataFrame, Series or object
-        Rows, told apart by a column of paths or of ``participant_id`` (and
-        ``session_id``), or an index of these.
-    subjects, sessions, files : sequence, optional
-        Of each image, as far as they are known.
-
-    Returns
-    -------
-    dict or list or None
-        Values of each image by the names of the other columns, or those of a Series
-        without a name; None if nothing tells rows apart.
-
-    Raises
-    ------
-    InputError
-        If an image has no row or several, or it can't be told which.
-    """
+    """Bring the rows of a table into the order of images, by what they are about."""
     columns = dict(columns_of(given) or {})
     keys = _keys_of_paths(columns, files)
     keys = keys or _keys_of_subjects(given, columns, subjects, sessions)

@@ -27,23 +27,7 @@ def gains(
 ) -> dict[str, float]:
     """Measure what the loss gains where each condition by itself is another's.
 
-    Parameters
-    ----------
-    losses : callable
-        From conditions ``(n, conditions)`` to the loss of each latent, ``(n,)``.
-    told : ndarray
-        True conditions.
-    who : ndarray
-        Whose each latent is: a number of the subject.
-    names : sequence of str
-        Names of the conditions.
-    warn : bool
-        Whether to say of which conditions a gain can't be told from chance.
-
-    Returns
-    -------
-    dict of str to float
-        ``val_gain_name`` of each: 0 where the denoiser does not listen.
+    Shapes: losses ``(n, conditions)``.
     """
     true, figures = losses(told), {}
     for column, name in enumerate(names):

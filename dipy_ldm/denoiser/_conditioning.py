@@ -29,16 +29,7 @@ SOURCE = "source"
 class Latents(NamedTuple):
     """Latents, and what is told of them.
 
-    Parameters
-    ----------
-    clean : ndarray
-        Of unit variance, ``(n, *space, channels)``.
-    given : Given, optional
-        Of each; None where nothing is told.
-    expectation : Expectation, optional
-        What is to be expected of them; None where there are no conditions.
-    subjects : ndarray of int, optional
-        Whose each is, ``(n,)``. None is for others all.
+    Shapes: clean ``(n, *space, channels)``, subjects ``(n,)``.
     """
 
     clean: np.ndarray
@@ -58,15 +49,7 @@ class Latents(NamedTuple):
     def left(self, numbers: Any) -> np.ndarray:
         """Return what is not expected of some.
 
-        Parameters
-        ----------
-        numbers : slice or ndarray
-            Their numbers.
-
-        Returns
-        -------
-        ndarray
-            ``(n, *space, channels)``.
+        Shapes: result ``(n, *space, channels)``.
         """
         if self.given is None or self.expectation is None:
             return self.clean[numbers]
@@ -75,10 +58,7 @@ class Latents(NamedTuple):
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Measure mean and standard deviation of each channel of what is not expected.
 
-        Returns
-        -------
-        mean, spread : ndarray
-            float64, ``(channels,)``.
+        Shapes: mean, spread ``(channels,)``.
         """
         # About a first guess of the mean, so that no digits cancel.
         start = self.left([0]).reshape(-1, self.clean.shape[-1])[0].astype("float64")
@@ -93,13 +73,7 @@ class Latents(NamedTuple):
         return start + mean, np.sqrt(np.maximum(square - mean**2, 0))
 
     def numbered(self) -> Self:
-        """Repeat few of them, and add to what is told the number of the subject.
-
-        Returns
-        -------
-        Latents
-            As many as suffice; where nothing is told, the same.
-        """
+        """Repeat few of them, and add to what is told the number of the subject."""
         if self.given is None:
             return self
         n = len(self.clean)
@@ -112,17 +86,7 @@ class Latents(NamedTuple):
 
 
 class Known(NamedTuple):
-    """What is known of all that a denoiser is told.
-
-    Parameters
-    ----------
-    conditions : dict of str to Condition
-        Of each condition.
-    source : Source or None
-        Of sources.
-    factor : int
-        How many times smaller latents are, per side.
-    """
+    """What is known of all that a denoiser is told."""
 
     conditions: dict[str, Condition]
     source: Source | None
@@ -139,29 +103,7 @@ class Known(NamedTuple):
         meanings: dict[str, dict[str, str]] | None,
         subjects: np.ndarray,
     ) -> Self:
-        """Find it out.
-
-        Parameters
-        ----------
-        conditions, source, units, meanings
-            As of :meth:`dipy_ldm.LatentDiffusion.fit`.
-        shape : tuple of int
-            Shape of the images.
-        factor : int
-            How many times smaller latents are, per side.
-        subjects : ndarray of int
-            Whose each image is.
-
-        Returns
-        -------
-        Known
-            What is known.
-
-        Raises
-        ------
-        InputError
-            If there is nothing to learn.
-        """
+        """Find it out."""
         if isinstance(conditions, Table):
             units, meanings = conditions.units, conditions.meanings
         n_subjects = len(set(subjects.tolist()))
@@ -178,24 +120,7 @@ class Known(NamedTuple):
     def tell(self, images: Any, conditions: Any, source: Any) -> Given | None:
         """Say what a network is told of images in training.
 
-        Parameters
-        ----------
-        images : ndarray or None
-            Images, ``(n, *space, channels)``.
-        conditions : dict, DataFrame or array_like
-            What is known of the images. Unknown levels are left out.
-        source : array_like
-            One for each image.
-
-        Returns
-        -------
-        Given or None
-            None where there are no images, or nothing is told.
-
-        Raises
-        ------
-        InputError
-            If it can't be what is known of the images.
+        Shapes: images ``(n, *space, channels)``.
         """
         if images is None or not (self.conditions or self.source):
             self._refuse_useless(images, conditions, source)
@@ -223,18 +148,7 @@ class Known(NamedTuple):
             raise InputError(f"validation_source is of no use without {missing}.")
 
     def fingerprints(self, told: Given | None) -> dict[str, str | None]:
-        """Say what tells it from that of another training.
-
-        Parameters
-        ----------
-        told : Given or None
-            As of :meth:`tell`.
-
-        Returns
-        -------
-        dict of str to str or None
-            Of conditions and source: what they are, and the start of a hash.
-        """
+        """Say what tells it from that of another training."""
         found: dict[str, str | None] = {"conditions": None, SOURCE: None}
         if told is not None and self.conditions:
             numbers = told.table[:, : len(self.conditions)]

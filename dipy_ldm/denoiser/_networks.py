@@ -22,17 +22,7 @@ class Knows(TypedDict):
 def with_guide(chosen: dict, latent_shape: tuple[int, ...]) -> bool:
     """Say whether there shall be a guide: where it is asked for, or of images.
 
-    Parameters
-    ----------
-    chosen : dict
-        Hyper-parameters of a LatentDiffusion.
-    latent_shape : tuple of int
-        Shape of one latent, ``(*space, channels)``.
-
-    Returns
-    -------
-    bool
-        Whether there shall.
+    Shapes: latent_shape ``(*space, channels)``.
     """
     return len(latent_shape) == 3 if chosen["guide"] is None else chosen["guide"]
 
@@ -51,29 +41,7 @@ def unet(
 ) -> Any:
     """Build the network of the denoiser or of its guide, in the current precision.
 
-    Parameters
-    ----------
-    chosen : dict
-        Hyper-parameters of a LatentDiffusion.
-    latent_shape : tuple of int
-        Shape of one latent, ``(*space, channels)``.
-    conditions : dict of str to Condition
-        What it is told of.
-    source : Source or None
-        What is known of sources, which it sees.
-    factor : int
-        How many times smaller than images latents are, per side.
-    expects, remat : bool
-        As of :func:`dipy_ldm.denoiser._unet.unet`.
-    directions : int, optional
-        Of the Gaussian that it shall know; None if there is none.
-    guide : bool
-        Whether it is the guide's.
-
-    Returns
-    -------
-    keras.Model
-        The network.
+    Shapes: latent_shape ``(*space, channels)``.
     """
     widths = chosen["widths"]
     estimate = (directions, chosen["schedule"], chosen["target"])
@@ -93,20 +61,7 @@ def unet(
 
 
 def known(expectation: Expectation | None, gaussian: Gaussian | None) -> Knows:
-    """Say what is known before networks are trained, as far as they have room for it.
-
-    Parameters
-    ----------
-    expectation : Expectation or None
-        What is to be expected of latents.
-    gaussian : Gaussian or None
-        What they are like.
-
-    Returns
-    -------
-    dict
-        ``expects`` and ``directions``, as of :func:`unet`.
-    """
+    """Return what is learnt before networks are trained, as they take it."""
     directions = None if gaussian is None else len(gaussian.loadings)
     return {"expects": expectation is not None, "directions": directions}
 
@@ -114,21 +69,7 @@ def known(expectation: Expectation | None, gaussian: Gaussian | None) -> Knows:
 def unets(chosen: dict, latent_shape: tuple[int, ...], *told, **knows: Any) -> dict:
     """Build the network of the denoiser and, if there shall be one, of its guide.
 
-    Parameters
-    ----------
-    chosen : dict
-        Hyper-parameters of a LatentDiffusion.
-    latent_shape : tuple of int
-        Shape of one latent, ``(*space, channels)``.
-    *told
-        Conditions, source and factor, as of :func:`unet`.
-    **knows
-        ``expects`` and ``directions``, as of :func:`unet`.
-
-    Returns
-    -------
-    dict of str to keras.Model
-        ``denoiser`` and maybe ``guide``.
+    Shapes: latent_shape ``(*space, channels)``.
     """
     given = chosen, latent_shape, *told
     found = {"denoiser": unet(*given, **knows)}

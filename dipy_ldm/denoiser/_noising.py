@@ -32,36 +32,8 @@ def noised(
     Within an epoch the times are those of a low-discrepancy sequence, so that
     each batch has its share of every noise level.
 
-    Parameters
-    ----------
-    latents : ndarray
-        Clean latents of unit variance, ``(n, *space, channels)``.
-    batch_size : int
-        Latents in a batch.
-    schedule : str
-        Name of a schedule.
-    target : {"v", "noise", "clean"}
-        What the network shall predict.
-    seed : int
-        Seed of the order, the times and the noise.
-    times : callable, optional
-        From numbers that are spread evenly over [0, 1) to times; the same if None.
-    conditions : ndarray, optional
-        What is told of each latent, ``(n, conditions)``.
-    sources : Sources, optional
-        Images that are told, whose numbers are a last column of ``conditions``.
-    expected : callable, optional
-        From what is told of some latents to what is taken from them, and given beside
-        what is left, at the level of signal; nothing if None.
-    dropped : float
-        Share of the latents of which all conditions are left out; and share of those of
-        which one is, if there are several: so that it can do without any of them.
-
-    Returns
-    -------
-    Batches
-        Of pairs ``((noisy latents, times, ...), target)``, float32, with what is
-        expected, conditions and sources, each if there are any.
+    Shapes: latents ``(n, *space, channels)``, conditions ``(n, conditions)``, result
+    ``((noisy latents, times, ...), target)``.
     """
     mix = choose("schedule", schedule, schedules.SCHEDULES)
     ones = (1,) * (latents.ndim - 1)

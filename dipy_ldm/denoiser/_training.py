@@ -43,21 +43,7 @@ def check(
 ) -> None:
     """Refuse a training that can't be done, or would not fit into the memory.
 
-    Parameters
-    ----------
-    model : LatentDiffusion
-        Estimator, fitted or not.
-    shape : tuple of int
-        Shape of all images, ``(n, *space, channels)``.
-    training : Training
-        Options, settled.
-    source : Source, optional
-        What is known of sources.
-
-    Raises
-    ------
-    InputError
-        If it can't; the sentence says why.
+    Shapes: shape ``(n, *space, channels)``.
     """
     check_seed(model.seed)
     check_sizes(widths=model.widths, blocks=model.blocks)
@@ -77,21 +63,7 @@ def needed_memory(
 ) -> float:
     """Estimate what training the denoiser takes.
 
-    Parameters
-    ----------
-    model : LatentDiffusion
-        Estimator, fitted or not.
-    latent_shape : tuple of int
-        Shape of one latent, ``(*space, channels)``.
-    training : Training
-        Options, settled.
-    source : Source, optional
-        What is known of sources.
-
-    Returns
-    -------
-    float
-        Bytes.
+    Shapes: latent_shape ``(*space, channels)``.
     """
     chosen = model.hyperparameters()
     build = partial(
@@ -115,20 +87,7 @@ def scale_of(latents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     One scale for all channels: those of little variance are details, and what would be
     noise in them alone is not to weigh as much as the tissues.
 
-    Parameters
-    ----------
-    latents : ndarray
-        Latents, ``(n, *space, channels)``.
-
-    Returns
-    -------
-    mean, scale : ndarray
-        Of each channel, ``(channels,)``.
-
-    Raises
-    ------
-    InputError
-        If all latents are the same.
+    Shapes: latents ``(n, *space, channels)``, mean, scale ``(channels,)``.
     """
     mean, spreads = Latents(latents).moments()
     scale = np.sqrt(np.square(spreads).mean())
@@ -148,30 +107,7 @@ def stages(
     training: Any,
     settings: dict,
 ) -> list[Stage]:
-    """Describe how the networks of a diffusion model are trained, one after the other.
-
-    Parameters
-    ----------
-    model : LatentDiffusion
-        Estimator whose networks are built; those that are trained are others, in the
-        precision of the training.
-    predict : callable
-        Its denoiser, compiled: noisy latents, times and what is told of each to what it
-        predicts.
-    latents : Latents
-        What is learnt from, of unit variance.
-    held_out : Latents or None
-        On which the denoiser's loss is measured.
-    training : Training
-        Options of the denoiser, settled.
-    settings : dict
-        On what the result depends beside these, as JSON can say it.
-
-    Returns
-    -------
-    list of Stage
-        That of the guide, if there is one, and that of the denoiser.
-    """
+    """Return the stages in which the networks of a diffusion model are trained."""
     # Over all latents, and so once for both.
     _, spreads = latents.moments()
     given = model.schedule, model.target, spreads, _times(model)
@@ -194,34 +130,12 @@ def stages(
 
 
 def of_guide(checkpoint: str | Path | None) -> str | None:
-    """Name the guide's checkpoint after the denoiser's.
-
-    Parameters
-    ----------
-    checkpoint : str or Path or None
-        That of the denoiser.
-
-    Returns
-    -------
-    str or None
-        None if there is none.
-    """
+    """Name the guide's checkpoint after the denoiser's."""
     return f"{checkpoint}.guide" if checkpoint else None
 
 
 def guide_steps(steps: int) -> int:
-    """Say for how many steps the guide is trained, by those of the denoiser.
-
-    Parameters
-    ----------
-    steps : int
-        Of the denoiser.
-
-    Returns
-    -------
-    int
-        Of the guide.
-    """
+    """Say for how many steps the guide is trained, by those of the denoiser."""
     return min(steps, max(steps // _GUIDE_SHARE, _GUIDE_STEPS))
 
 

@@ -29,17 +29,7 @@ from dipy_ldm.prior._gaussian import Gaussian
 
 
 class Picture(NamedTuple):
-    """What an image is like that a network is told.
-
-    Parameters
-    ----------
-    factor : int
-        How many times larger than the latents it is, per side.
-    channels : int
-        Its channels.
-    labels : int
-        Number of its labels; 0 of intensities.
-    """
+    """What an image is like that a network is told."""
 
     factor: int
     channels: int
@@ -48,15 +38,7 @@ class Picture(NamedTuple):
     def shape(self, latents: tuple[int, ...]) -> tuple[int, ...]:
         """Say what shape it has.
 
-        Parameters
-        ----------
-        latents : tuple of int
-            Shape of the latents, ``(*space, channels)``.
-
-        Returns
-        -------
-        tuple of int
-            ``(*space, channels)``.
+        Shapes: latents ``(*space, channels)``, result ``(*space, channels)``.
         """
         return (*(self.factor * side for side in latents[:-1]), self.channels)
 
@@ -80,41 +62,7 @@ def unet(
     :footcite:p:`Ho2020`. The last convolution starts at zero. Sizes need not be
     even: on the way up each level is cut to the size that it had on the way down.
 
-    Parameters
-    ----------
-    shape : tuple of int
-        Shape of one latent, ``(*space, channels)``.
-    widths : sequence of int
-        Channels of each level; each level but the first halves the resolution.
-    blocks : int
-        Residual blocks of each level.
-    attention : sequence of bool
-        Whether a level has self-attention, one entry a level.
-    conditions : sequence of int
-        Number of levels of each condition; 0 of a continuous one.
-    source : Picture, optional
-        What an image is like that is told, too, beside the noisy latents.
-    expects : bool
-        Whether it is given what was taken from the latents, as it is to be expected.
-    estimate : tuple, optional
-        Arguments of a :class:`dipy_ldm.denoiser._wiener.LinearEstimate`: the network is
-        given what a linear function knows, too, once :func:`know` was called, and its
-        weights are for what is left. Nothing if None.
-    remat : bool
-        Compute the insides of each block again for the gradient, instead of
-        keeping them: less memory, more time.
-
-    Returns
-    -------
-    keras.Model
-        ``[(batch, *shape), (batch,)]`` to ``(batch, *shape)``. Further inputs are what
-        is expected, ``(batch, *shape)``, what is told of conditions, ``(batch,
-        conditions)``, and sources, ``(batch, *space, channels)``, each if there are
-        any.
-
-    References
-    ----------
-    .. footbibliography::
+    Shapes: shape ``(*space, channels)``, result ``(batch, *shape)``.
     """
     if len(attention) != len(widths):
         raise InputError(
@@ -140,50 +88,19 @@ def unet(
 
 
 def know(network: keras.Model, gaussian: Gaussian | None) -> None:
-    """Give a network what is known of the latents.
-
-    Parameters
-    ----------
-    network : keras.Model
-        Of :func:`unet`.
-    gaussian : Gaussian or None
-        Of as many directions as its estimate; None for a network that makes none.
-    """
+    """Give a network what is known of the latents."""
     if gaussian is not None:
         linear_estimate(network).know(gaussian)
 
 
 def linear_estimate(network: keras.Model) -> LinearEstimate:
-    """Find the estimate of a network that makes one.
-
-    Parameters
-    ----------
-    network : keras.Model
-        Of :func:`unet`.
-
-    Returns
-    -------
-    LinearEstimate
-        The layer.
-    """
+    """Find the estimate of a network that makes one."""
     (layer,) = (x for x in network.layers if isinstance(x, LinearEstimate))
     return layer
 
 
 def unnormalised(network: keras.Model) -> list[str]:
-    """Name the kernels that work on what no block has normalised.
-
-    Parameters
-    ----------
-    network : keras.Model
-        Of :func:`unet`.
-
-    Returns
-    -------
-    list of str
-        Paths of the kernels: of the first convolution and the last, and of those from
-        one level to another.
-    """
+    """Name the kernels that work on what no block has normalised."""
     kinds: tuple[Any, ...] = tuple(CONVOLUTIONS.values())
     return [x.kernel.path for x in network.layers if isinstance(x, kinds)]
 
@@ -198,23 +115,7 @@ def seeded_unet(
 ) -> keras.Model:
     """Build a U-Net with weights that follow from a seed.
 
-    Parameters
-    ----------
-    seed : int
-        Seed, as of :func:`seeded`.
-    shape : tuple of int
-        Shape of one latent, ``(*space, channels)``.
-    widths : sequence of int
-        As of :func:`unet`.
-    attention : sequence of bool, optional
-        As of :func:`unet`. None is for no level.
-    **options
-        As of :func:`unet`.
-
-    Returns
-    -------
-    keras.Model
-        The network.
+    Shapes: shape ``(*space, channels)``.
     """
     attention = attention or [False] * len(widths)
     with seeded(seed):

@@ -16,17 +16,6 @@ class LinearEstimate(keras.layers.Layer):
     What is known of the latents is a Gaussian, which is no weight that is trained, but
     is given by :meth:`know`. Along its directions the estimate is Wiener's, and what
     remains is estimated number by number.
-
-    Parameters
-    ----------
-    directions : int
-        Directions that the Gaussian has.
-    schedule : str
-        Name of the schedule of times.
-    target : {"v", "noise", "clean"}
-        What a network predicts.
-    **kwargs
-        Arguments of :class:`keras.layers.Layer`.
     """
 
     def __init__(self, directions: int, schedule: str, target: str, **kwargs) -> None:
@@ -45,13 +34,7 @@ class LinearEstimate(keras.layers.Layer):
         self.rest = self.add_weight(shape, name="rest", **options)
 
     def know(self, gaussian: Gaussian) -> None:
-        """Take what is known of the latents.
-
-        Parameters
-        ----------
-        gaussian : Gaussian
-            Of as many directions as the layer.
-        """
+        """Take what is known of the latents."""
         for weight, value in zip(self.weights, gaussian, strict=True):
             weight.assign(value)
 

@@ -18,23 +18,7 @@ _TOLERANCE = 1e-4
 def as_holes(masks: npt.ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
     """Return masks as holes, or say what is wrong with them.
 
-    Parameters
-    ----------
-    masks : array_like
-        ``(n, *space)`` or ``(*space)``, with or without an axis for one channel;
-        everything above 0 is inside.
-    shape : tuple of int
-        Of the images, ``(n, *space)``.
-
-    Returns
-    -------
-    ndarray of bool
-        ``(n, *space)``.
-
-    Raises
-    ------
-    InputError
-        If the shape is another, there is NaN, or a mask is empty.
+    Shapes: masks ``(n, *space)``, shape ``(n, *space)``, result ``(n, *space)``.
     """
     masks = np.asarray(masks)
     if masks.shape in (shape[1:] + (1,), shape + (1,)):
@@ -57,22 +41,7 @@ def as_holes(masks: npt.ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def dilated(hole: np.ndarray, reach: float, sizes: npt.ArrayLike) -> np.ndarray:
-    """Make a hole larger.
-
-    Parameters
-    ----------
-    hole : ndarray of bool
-        ``(*space)``; something must be inside.
-    reach : float
-        How far, in mm.
-    sizes : array_like
-        Of the voxels, in mm.
-
-    Returns
-    -------
-    ndarray of bool
-        All voxels whose centre is no farther than that from the centre of one inside.
-    """
+    """Make a hole larger."""
     from scipy.ndimage import distance_transform_edt
 
     # Not of the whole image: it would take seconds, and many times its memory.
@@ -89,17 +58,8 @@ def fill(images: np.ndarray, holes: np.ndarray) -> np.ndarray:
     Each voxel of a hole is the mean of its neighbours (the Laplace equation), so that
     nothing of what was there is left, and nothing overshoots what is around.
 
-    Parameters
-    ----------
-    images : ndarray
-        Images, ``(n, *space, channels)``.
-    holes : ndarray of bool
-        Where each is not known, ``(n, *space)``.
-
-    Returns
-    -------
-    ndarray
-        float32 ``(n, *space, channels)``: the images outside of the holes.
+    Shapes: images ``(n, *space, channels)``, holes ``(n, *space)``, result ``(n,
+    *space, channels)``.
     """
     filled = np.array(images, "float32")
     for image, hole in zip(filled, holes):
@@ -160,17 +120,7 @@ def _neighbours(hole):
 def shares(holes: np.ndarray, factor: int) -> np.ndarray:
     """Say how much of the place of each latent is in a hole.
 
-    Parameters
-    ----------
-    holes : ndarray of bool
-        ``(n, *space)``.
-    factor : int
-        How many times smaller than images latents are, per side.
-
-    Returns
-    -------
-    ndarray
-        From 0 to 1, float32 ``(n, *ceil(space / factor))``.
+    Shapes: holes ``(n, *space)``, result ``(n, *ceil(space / factor))``.
     """
     space = holes.shape[1:]
     # As the images are padded, by their edge.
@@ -188,23 +138,7 @@ def blend(images: np.ndarray, made: np.ndarray, holes: np.ndarray) -> np.ndarray
     What it differs by from the image around a hole is continued into the hole as
     smoothly as can be, and taken away :footcite:p:`Perez2003`.
 
-    Parameters
-    ----------
-    images : ndarray
-        ``(n, *space, channels)``; what they have in the holes makes no difference.
-    made : ndarray
-        Of the same shape.
-    holes : ndarray of bool
-        ``(n, *space)``.
-
-    Returns
-    -------
-    ndarray
-        float32: the images outside of the holes, to the bit where they are float32.
-
-    References
-    ----------
-    .. footbibliography::
+    Shapes: images ``(n, *space, channels)``, holes ``(n, *space)``.
     """
     inside = holes[..., None]
     # What stands in the holes may be anything, NaN too.

@@ -25,20 +25,7 @@ _SMOOTHNESS, _STEPS = 0.1, 20
 def measure_anatomy(volumes: np.ndarray, affine: np.ndarray) -> dict[str, np.ndarray]:
     """Measure each volume.
 
-    Parameters
-    ----------
-    volumes : ndarray
-        ``(n, x, y, z, channels)`` in [0, 1], with the first axis from left to right;
-        the first channel is measured.
-    affine : ndarray
-        From voxels to millimetres, ``(4, 4)``.
-
-    Returns
-    -------
-    dict of str to ndarray
-        A number of each volume, ``(n,)``: ``foreground`` (millilitres of voxels above a
-        tenth of the brightest), their mean ``intensity``, and ``symmetry`` (the
-        correlation with the mirror image).
+    Shapes: volumes ``(n, x, y, z, channels)``, result ``(n,)``.
     """
     inside = [foreground(volume) for volume in volumes]
     size = abs(np.linalg.det(np.asarray(affine)[:3, :3])) / 1000
@@ -54,15 +41,7 @@ def measure_anatomy(volumes: np.ndarray, affine: np.ndarray) -> dict[str, np.nda
 def foreground(volume: np.ndarray) -> np.ndarray:
     """Find where a volume is not dark.
 
-    Parameters
-    ----------
-    volume : ndarray
-        ``(x, y, z, channels)``.
-
-    Returns
-    -------
-    ndarray of bool
-        Voxels above a tenth of the brightest but for 1 % of outliers, ``(x, y, z)``.
+    Shapes: volume ``(x, y, z, channels)``, result ``(x, y, z)``.
     """
     first = volume[..., 0]
     return first > _FOREGROUND * max(np.quantile(first, 0.99), 1e-6)
@@ -74,15 +53,7 @@ def symmetry(volume: np.ndarray) -> float:
     About the plane in the middle of what is not dark: a head need not lie in the middle
     of its grid.
 
-    Parameters
-    ----------
-    volume : ndarray
-        ``(x, y, z, channels)``, with x from left to right.
-
-    Returns
-    -------
-    float
-        1 for a volume that is its own mirror image; 0 if there is nothing.
+    Shapes: volume ``(x, y, z, channels)``.
     """
     inside = foreground(volume).any((1, 2))
     if not inside.any():
@@ -100,20 +71,7 @@ def tissue_fractions(volumes: np.ndarray) -> np.ndarray:
     By DIPY's ``TissueClassifierHMRF``, a hidden Markov random field
     :footcite:p:`Zhang2001`, of at most 16 volumes and at most 64³ voxels each.
 
-    Parameters
-    ----------
-    volumes : ndarray
-        ``(n, x, y, z, channels)`` in [0, 1].
-
-    Returns
-    -------
-    ndarray
-        Shares of the foreground, ``(n, 3)``, from the darkest tissue. Volumes in which
-        they can't be told apart are left out.
-
-    References
-    ----------
-    .. footbibliography::
+    Shapes: volumes ``(n, x, y, z, channels)``, result ``(n, 3)``.
     """
     found = [_fractions(shrunk(v[None], _VOXELS)[0]) for v in volumes[:_VOLUMES]]
     return np.array([some for some in found if some is not None]).reshape(-1, 3)
@@ -150,19 +108,7 @@ def compare(
 ) -> dict[str, Interval]:
     """Say how far measurements are from those of real volumes.
 
-    Parameters
-    ----------
-    found, real : dict of str to array_like
-        Measurements by their names, ``(n,)``.
-    seed : int
-        Of the bootstrap.
-    subjects : sequence of ndarray or None
-        Whose each volume is, ``(n,)`` of both; None for others all.
-
-    Returns
-    -------
-    dict of str to Interval
-        Difference of the means, in standard deviations of the real ones.
+    Shapes: found, real ``(n,)``, subjects ``(n,)``.
     """
 
     def difference(x, y):
@@ -190,25 +136,7 @@ def follow(
 ) -> dict[str, Interval]:
     """Say whether what was measured is what was asked for.
 
-    Parameters
-    ----------
-    asked, measured : sequence of float
-        Of each sample, in one unit; NaN where it is not known.
-    seed : int
-        Of the bootstrap.
-    subjects : ndarray, optional
-        Whose each sample is, ``(n,)``. None is for others all.
-
-    Returns
-    -------
-    dict of str to Interval
-        Pearson's ``r``, the ``slope`` of the measured on the asked (1 is ideal: below,
-        extremes are pulled to the middle), and the mean absolute ``error``.
-
-    Raises
-    ------
-    InputError
-        If fewer than four are known, or all were asked or measured to be the same.
+    Shapes: subjects ``(n,)``.
     """
     a, b = np.asarray(asked, float), np.asarray(measured, float)
     known = np.isfinite(a) & np.isfinite(b)
@@ -246,17 +174,7 @@ def as_asked(
 ) -> Interval:
     """Count how often a class is the one that was asked for.
 
-    Parameters
-    ----------
-    asked, found : sequence
-        Classes, of each sample.
-    subjects : ndarray, optional
-        Whose each sample is, ``(n,)``. None is for others all.
-
-    Returns
-    -------
-    Interval
-        Share. Its bounds are those of as many samples as there are subjects.
+    Shapes: subjects ``(n,)``.
     """
     right = [str(a) == str(b) for a, b in zip(asked, found, strict=True)]
     share, n = np.mean(right), _count(right, subjects)

@@ -55,20 +55,7 @@ _BESIDE = {
 
 
 def write_page(found: Audit, about: Mapping[str, Any]) -> str:
-    """Write the page of an audit, which neither shows nor names a training image.
-
-    Parameters
-    ----------
-    found : Audit
-        What was found.
-    about : dict
-        What was audited, and how, under the names that the page shall give.
-
-    Returns
-    -------
-    str
-        HTML.
-    """
+    """Write the page of an audit, which neither shows nor names a training image."""
     return page.page(
         "Audit of a latent diffusion model",
         *(page.note(sentence, kind) for sentence, kind in conclude(found)),
@@ -92,26 +79,7 @@ def write_pairs(
     affine: np.ndarray | None,
     about: Mapping[str, Any],
 ) -> str:
-    """Write a page of the most suspicious pairs, which is not to be published.
-
-    Parameters
-    ----------
-    found : Audit
-        What was found.
-    train : callable
-        From the number of a training image to the image in [0, 1].
-    names : dict of int to str
-        From where these are.
-    affine : ndarray or None
-        Where the voxels of volumes are.
-    about : dict
-        What was audited, and how, under the names that the page shall give.
-
-    Returns
-    -------
-    str
-        HTML.
-    """
+    """Write a page of the most suspicious pairs, which is not to be published."""
     return page.page(
         "Private: the most suspicious pairs of an audit",
         page.note(
@@ -132,18 +100,7 @@ def write_pairs(
 
 
 def conclude(found: Audit) -> list[tuple[str, str]]:
-    """Say in sentences what was found.
-
-    Parameters
-    ----------
-    found : Audit
-        What was found.
-
-    Returns
-    -------
-    list of tuple of str
-        Sentences, each with how to take it: good, bad or plain.
-    """
+    """Say in sentences what was found."""
     said = [_said(found, name, finding) for name, finding in found.findings.items()]
     return said + _leak(found.members)
 

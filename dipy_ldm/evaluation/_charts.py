@@ -21,22 +21,7 @@ _DASHES = ("", "5 3", "1.5 2.5")
 
 
 def histograms(series: Mapping[str, npt.ArrayLike], label: str, bins: int = 30) -> str:
-    """Draw how values are distributed, one outline for each set.
-
-    Parameters
-    ----------
-    series : dict of str to array_like
-        Values of up to three sets, by what they are.
-    label : str
-        What the values are.
-    bins : int
-        Number of bins.
-
-    Returns
-    -------
-    str
-        The plot; nothing if there are no values.
-    """
+    """Draw how values are distributed, one outline for each set."""
     values = {name: np.ravel(np.asarray(v, float)) for name, v in series.items()}
     every = np.concatenate(list(values.values()))
     if not every.size:
@@ -58,22 +43,7 @@ def curves(
     *,
     log: bool = False,
 ) -> str:
-    """Draw curves.
-
-    Parameters
-    ----------
-    series : dict of str to tuple
-        Places and heights of each of up to three curves.
-    label, height_label : str
-        What the axes are.
-    log : bool
-        Whether heights are drawn by their logarithm.
-
-    Returns
-    -------
-    str
-        The plot.
-    """
+    """Draw curves."""
     drawn = {
         name: (np.asarray(x, float), np.asarray(y, float))
         for name, (x, y) in series.items()
@@ -89,17 +59,7 @@ def curves(
 def scatter(x: npt.ArrayLike, y: npt.ArrayLike, label: str, height_label: str) -> str:
     """Draw points, and the line where both are equal.
 
-    Parameters
-    ----------
-    x, y : array_like
-        Places and heights, ``(n,)``.
-    label, height_label : str
-        What they are.
-
-    Returns
-    -------
-    str
-        The plot.
+    Shapes: x, y ``(n,)``.
     """
     x, y = np.asarray(x, float), np.asarray(y, float)
     low, high = min(x.min(), y.min()), max(x.max(), y.max())
@@ -115,18 +75,7 @@ def scatter(x: npt.ArrayLike, y: npt.ArrayLike, label: str, height_label: str) -
 
 
 def gauges(rows: Mapping[str, Mapping[str, Interval]]) -> str:
-    """Draw each figure on a scale of its own, beside what it could be at best.
-
-    Parameters
-    ----------
-    rows : dict of str to dict
-        By the name of each figure: intervals of up to three sets, by what they are.
-
-    Returns
-    -------
-    str
-        The plot.
-    """
+    """Draw each figure on a scale of its own, beside what it could be at best."""
     sets = list(dict.fromkeys(name for found in rows.values() for name in found))
     height = 22 + len(rows) * (18 + 11 * len(sets))
     parts, y = [_legend(sets)], 34

@@ -28,15 +28,7 @@ def sketch(rows: np.ndarray) -> np.ndarray:
     By the lemma of Johnson and Lindenstrauss distances of 64 sums are those of all
     voxels, but for a tenth or so.
 
-    Parameters
-    ----------
-    rows : ndarray
-        Voxels, ``(n, voxels)``.
-
-    Returns
-    -------
-    ndarray
-        ``(n, 64)``, or all voxels if there are fewer.
+    Shapes: rows ``(n, voxels)``, result ``(n, 64)``.
     """
     size = rows.shape[1]
     if size <= _KEPT:
@@ -70,20 +62,7 @@ class Known(NamedTuple):
 
 
 class Guard(NamedTuple):
-    """What knows copies of training images.
-
-    Parameters
-    ----------
-    projection : Projection
-        From images to features that flips and small motions do not change.
-    invariant : Known
-        What is known in these, 32 numbers of each training image.
-    voxels : Known
-        What is known by 64 sums of the voxels of each. No image can be made of these
-        numbers, but they tell of an image whether it was there.
-    model : str
-        SHA-256 of the file of the model.
-    """
+    """What knows copies of training images."""
 
     projection: Projection
     invariant: Known
@@ -91,18 +70,7 @@ class Guard(NamedTuple):
     model: str
 
     def save(self, path: str | Path) -> None:
-        """Write the fingerprints to a file.
-
-        Parameters
-        ----------
-        path : str or Path
-            File to write.
-
-        Raises
-        ------
-        OSError
-            If it can't be written.
-        """
+        """Write the fingerprints to a file."""
         tensors = {
             "mean": self.projection.mean,
             "directions": self.projection.directions,
@@ -121,25 +89,7 @@ class Guard(NamedTuple):
 
     @classmethod
     def load(cls, path: str | Path, model: str) -> Self:
-        """Read fingerprints.
-
-        Parameters
-        ----------
-        path : str or Path
-            File that ``dipy_audit_ldm --fingerprints`` wrote.
-        model : str
-            SHA-256 of the model that generates.
-
-        Returns
-        -------
-        Guard
-            The fingerprints.
-
-        Raises
-        ------
-        InputError
-            If they are not there, or of another model.
-        """
+        """Read fingerprints."""
         tensors, document = persistence.load(path, _KIND)
         thresholds = {"threshold", "threshold_voxels"}
         if document.get("model") != model or not thresholds <= document.keys():
@@ -157,17 +107,7 @@ class Guard(NamedTuple):
     def copies(self, images: np.ndarray, vqvae: Any) -> np.ndarray:
         """Say which images are too near to a training image.
 
-        Parameters
-        ----------
-        images : ndarray
-            ``(n, *space, channels)``, in the range of the training images.
-        vqvae : VQVAE
-            It knows that range.
-
-        Returns
-        -------
-        ndarray of int
-            Their rows.
+        Shapes: images ``(n, *space, channels)``.
         """
         images = scaled(images, vqvae)
         near = self.invariant.has(self.projection.of(images))
@@ -190,34 +130,7 @@ def generate_new(
 ) -> tuple[np.ndarray, list[int], int]:
     """Generate images, and those anew that are copies.
 
-    Parameters
-    ----------
-    generate : callable
-        From places in ``numbers``, and the number of the first sample, to images. One
-        that is made anew has the conditions of its place, and another number.
-    find : callable
-        From images to the rows of copies.
-    numbers : range
-        Of the samples.
-    spare : int
-        The first of the numbers that are used instead.
-    whole : range, optional
-        All samples that are wanted, of which these are some: fifty times as many may
-        be refused, whose numbers follow on theirs. None is for no others.
-
-    Returns
-    -------
-    images : ndarray
-        ``(n, *space, channels)``.
-    used : list of int
-        Their numbers.
-    spare : int
-        The first number that was not used.
-
-    Raises
-    ------
-    InputError
-        If more were copies.
+    Shapes: images ``(n, *space, channels)``.
     """
     places = list(range(len(numbers)))
     images, used = generate(places, numbers.start), list(numbers)

@@ -39,22 +39,7 @@ _SHOWN = 40, 4
 def write_page(
     found: Evaluation, about: Mapping[str, Any], followed: Sequence[str] = ()
 ) -> str:
-    """Write the page of an evaluation.
-
-    Parameters
-    ----------
-    found : Evaluation
-        What was found.
-    about : dict
-        What was evaluated, and how, under the names that the page shall give.
-    followed : sequence of str
-        Pieces as of :func:`follow_page`.
-
-    Returns
-    -------
-    str
-        HTML.
-    """
+    """Write the page of an evaluation."""
     figures = found.figures
     return page.page(
         "Evaluation of a latent diffusion model",
@@ -102,18 +87,7 @@ dipy_audit_ldm.
 
 
 def conclude(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Say in sentences what the figures say.
-
-    Parameters
-    ----------
-    figures : dict
-        As of an :class:`~dipy_ldm.evaluation.evaluate.Evaluation`.
-
-    Returns
-    -------
-    list of tuple of str
-        Sentences, each with how to take it: good, bad or plain.
-    """
+    """Say in sentences what the figures say."""
     said = []
     for name, kind in figures["features"].items():
         worse = [
@@ -350,19 +324,7 @@ def _probed(name, probed):
 def follow_page(name: str, asked: Any, measured: Any, found: Mapping) -> str:
     """Write the piece of a page on one number that was asked for.
 
-    Parameters
-    ----------
-    name : str
-        Of the condition.
-    asked, measured : array_like
-        Of each sample, ``(n,)``.
-    found : dict of str to Interval
-        As of :func:`dipy_ldm.evaluation._anatomy.follow`.
-
-    Returns
-    -------
-    str
-        HTML.
+    Shapes: asked, measured ``(n,)``.
     """
     a, b = np.asarray(asked, float), np.asarray(measured, float)
     known = np.isfinite(a) & np.isfinite(b)

@@ -69,18 +69,7 @@ class Sets(NamedTuple):
 def rows_of(sets: Sets, features: Features) -> dict[str, np.ndarray]:
     """Compute the features of all sets.
 
-    Parameters
-    ----------
-    sets : Sets
-        The images.
-    features : Features
-        What to compute.
-
-    Returns
-    -------
-    dict of str to ndarray
-        ``(n, features)`` of each set, the ``reference`` among them; in units of the
-        spread among this, if they have none of their own.
+    Shapes: result ``(n, features)``.
     """
     reference = features.compute(sets.reference)
     found = {"reference": reference}
@@ -96,27 +85,7 @@ def measure_fidelity(
     seed: int = 0,
     subjects: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> dict[str, dict[str, Interval | None]]:
-    """Compare all sets with the reference in some features.
-
-    Parameters
-    ----------
-    rows : dict of str to ndarray
-        As of :func:`rows_of`.
-    seed : int
-        Of the bootstrap.
-    subjects : dict of str to ndarray, optional
-        As of :class:`Sets`.
-
-    Returns
-    -------
-    dict of str to dict
-        Figures of each set, as of :func:`distances`.
-
-    Raises
-    ------
-    InputError
-        If there are too few images.
-    """
+    """Compare all sets with the reference in some features."""
     real, of_real = rows["reference"].astype(float), subjects.get("reference")
     return {
         name: distances(real, some.astype(float), seed, (of_real, subjects.get(name)))
@@ -133,25 +102,7 @@ def distances(
 ) -> dict[str, Interval | None]:
     """Measure how far samples are from real images, and how varied they are.
 
-    Parameters
-    ----------
-    real, fake : ndarray
-        Features, ``(n, features)``, as many of both.
-    seed : int
-        Of the bootstrap.
-    subjects : tuple of ndarray or None
-        Whose each sample is, ``(n,)`` of both; None for others all.
-
-    Returns
-    -------
-    dict of str to Interval or None
-        ``kernel``, ``frechet`` (None with fewer samples than features, or more than 256
-        features), ``precision``, ``recall``, ``density`` and ``coverage``.
-
-    Raises
-    ------
-    InputError
-        If there are too few images.
+    Shapes: real, fake ``(n, features)``, subjects ``(n,)``.
     """
     if min(len(real), len(fake)) < LEAST:
         raise InputError(
@@ -188,21 +139,7 @@ def _frechet(real, fake, seed, subjects):
 
 
 def measure_variety(sets: Sets, seed: int = 0) -> dict[str, Interval]:
-    """Say how alike the images of each set are among themselves.
-
-    Parameters
-    ----------
-    sets : Sets
-        The images.
-    seed : int
-        Of the pairs.
-
-    Returns
-    -------
-    dict of str to Interval
-        Mean multi-scale similarity of pairs. Samples that are more alike than real
-        images vary too little.
-    """
+    """Say how alike the images of each set are among themselves."""
     found = {}
     for name, images in sets.compared.items():
         whose = number_subjects(sets.subjects.get(name), len(images))
@@ -215,17 +152,7 @@ def measure_variety(sets: Sets, seed: int = 0) -> dict[str, Interval]:
 def pair_similarity(images: np.ndarray, seed: int = 0) -> Interval:
     """Measure the mean multi-scale similarity of random pairs of a set.
 
-    Parameters
-    ----------
-    images : ndarray
-        ``(n, *space, channels)`` in [0, 1].
-    seed : int
-        Of the pairs.
-
-    Returns
-    -------
-    Interval
-        Of at most 400 pairs, in which all images are equally often.
+    Shapes: images ``(n, *space, channels)``.
     """
     order = np.random.default_rng(seed).permutation(len(images))
     # Round in a circle: nothing meets itself.
@@ -239,20 +166,7 @@ def pair_similarity(images: np.ndarray, seed: int = 0) -> Interval:
 
 
 def outside(figures: Mapping[str, Mapping[str, Interval | None]], name: str) -> bool:
-    """Say whether a figure of generated images is worse than of real ones.
-
-    Parameters
-    ----------
-    figures : dict of str to dict
-        As of :func:`measure_fidelity`.
-    name : str
-        Of the figure.
-
-    Returns
-    -------
-    bool
-        True if the intervals do not overlap, on the wrong side.
-    """
+    """Say whether a figure of generated images is worse than of real ones."""
     generated, real = figures["generated"][name], figures["real"][name]
     if generated is None or real is None:
         return False

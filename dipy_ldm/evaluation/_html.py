@@ -57,20 +57,7 @@ summary { cursor: pointer; }
 
 
 def page(title: str, *parts: str) -> str:
-    """Put pieces together.
-
-    Parameters
-    ----------
-    title : str
-        Heading.
-    *parts : str
-        Pieces of HTML.
-
-    Returns
-    -------
-    str
-        The whole file.
-    """
+    """Put pieces together."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -98,20 +85,7 @@ def text(*paragraphs: str) -> str:
 
 
 def note(sentence: str, kind: str = "plain") -> str:
-    """Write what must not be overlooked.
-
-    Parameters
-    ----------
-    sentence : str
-        What to say.
-    kind : {"good", "fair", "bad", "plain"}
-        How to take it.
-
-    Returns
-    -------
-    str
-        A box.
-    """
+    """Write what must not be overlooked."""
     mark = {"good": "✓ ", "fair": "! ", "bad": "✗ ", "plain": ""}[kind]
     return f'<div class="note {kind}">{escape(mark + sentence)}</div>\n'
 
@@ -131,22 +105,7 @@ def folded(summary: str, *parts: str) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence], caption: str = "") -> str:
-    """Make a table, which scrolls by itself where it is wider than the page.
-
-    Parameters
-    ----------
-    head : sequence of str
-        Names of the columns.
-    rows : iterable of sequence
-        Cells: text, numbers, or intervals.
-    caption : str
-        What it shows.
-
-    Returns
-    -------
-    str
-        The table.
-    """
+    """Make a table, which scrolls by itself where it is wider than the page."""
     names = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
     lines = (f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
     below = f'<p class="soft">{escape(caption)}</p>' if caption else ""
@@ -164,18 +123,7 @@ def _cell(value):
 
 
 def number(value: float | None) -> str:
-    """Write a number with three digits that matter.
-
-    Parameters
-    ----------
-    value : float or None
-        The number; None is for nothing to say.
-
-    Returns
-    -------
-    str
-        As people write it.
-    """
+    """Write a number with three digits that matter."""
     if value is None or not math.isfinite(value):
         return "–" if value is None or math.isnan(value) else "∞"
     if isinstance(value, int | np.integer):
@@ -193,20 +141,7 @@ def _raised(power):
 def picture(image: np.ndarray, caption: str, scale: int = 1) -> str:
     """Show a picture, which is a part of the page.
 
-    Parameters
-    ----------
-    image : ndarray
-        ``(height, width, channels)`` in [0, 1], with 1 or 3 channels, as
-        :func:`dipy_ldm.plots.montage` makes it.
-    caption : str
-        What it shows; it is read to those who can't see it, too.
-    scale : int
-        Enlargement on the page.
-
-    Returns
-    -------
-    str
-        The picture with its caption.
+    Shapes: image ``(height, width, channels)``.
     """
     height, width = image.shape[:2]
     return (

@@ -27,34 +27,13 @@ class Projection(NamedTuple):
     def of(self, images: np.ndarray) -> np.ndarray:
         """Return features of images.
 
-        Parameters
-        ----------
-        images : ndarray
-            ``(n, *space, channels)`` in [0, 1].
-
-        Returns
-        -------
-        ndarray
-            ``(n, 32)`` or fewer, in units of what a changed copy is off by.
+        Shapes: images ``(n, *space, channels)``, result ``(n, 32)``.
         """
         return (describe(images) - self.mean) @ self.directions
 
 
 def choose_images(n: int, seed: int = 0) -> list[int]:
-    """Choose the training images that features are learnt from.
-
-    Parameters
-    ----------
-    n : int
-        How many there are.
-    seed : int
-        Of the draw.
-
-    Returns
-    -------
-    list of int
-        Numbers of at most 400.
-    """
+    """Choose the training images that features are learnt from."""
     drawn = np.random.default_rng(seed).permutation(n)[:_IMAGES]
     return sorted(drawn.tolist())
 
@@ -62,15 +41,7 @@ def choose_images(n: int, seed: int = 0) -> list[int]:
 def small(images: np.ndarray) -> np.ndarray:
     """Halve images until they are small enough to be changed many times.
 
-    Parameters
-    ----------
-    images : ndarray
-        ``(n, *space, channels)``.
-
-    Returns
-    -------
-    ndarray
-        Images of at most 32,768 numbers.
+    Shapes: images ``(n, *space, channels)``.
     """
     return _symmetrically(images, _SMALL)
 
@@ -105,22 +76,7 @@ def learn_projection(images: np.ndarray, seed: int = 0) -> Projection:
     blurred, noised and given another contrast. That a mirror image has the same
     features is by construction.
 
-    Parameters
-    ----------
-    images : ndarray
-        Training images, ``(n, *space, channels)`` in [0, 1]; as of :func:`small`, for
-        time and memory.
-    seed : int
-        Of the changes.
-
-    Returns
-    -------
-    Projection
-        On at most 32 directions.
-
-    References
-    ----------
-    .. footbibliography::
+    Shapes: images ``(n, *space, channels)``.
     """
     rng = np.random.default_rng(seed)
     found = describe(images)
@@ -142,34 +98,12 @@ def learn_projection(images: np.ndarray, seed: int = 0) -> Projection:
 
 
 def learn_invariant(images: np.ndarray, seed: int = 0) -> Features:
-    """Learn features as :func:`learn_projection` does.
-
-    Parameters
-    ----------
-    images, seed
-        As of :func:`learn_projection`.
-
-    Returns
-    -------
-    Features
-        At most 32 numbers.
-    """
+    """Learn features as :func:`learn_projection` does."""
     return invariant(learn_projection(images, seed))
 
 
 def invariant(projection: Projection) -> Features:
-    """Take what was learnt for features.
-
-    Parameters
-    ----------
-    projection : Projection
-        What was learnt.
-
-    Returns
-    -------
-    Features
-        At most 32 numbers.
-    """
+    """Take what was learnt for features."""
     says = (
         "Linear discriminant of the training images against copies that were mirrored, "
         "turned, moved, blurred, noised and given another contrast."
@@ -182,17 +116,7 @@ def describe(images: np.ndarray) -> np.ndarray:
 
     By the mean of an image and its mirror image, and by the size of their difference.
 
-    Parameters
-    ----------
-    images : ndarray
-        ``(n, *space, channels)``, mirrored along the first axis of volumes, which is
-        from left to right, and along the rows of images.
-
-    Returns
-    -------
-    ndarray
-        ``(n, features)``, of mean 0 and variance 1 in each image: brightness and
-        linear contrast make no difference.
+    Shapes: images ``(n, *space, channels)``, result ``(n, features)``.
     """
     some = _standard(_symmetrically(images, _MOST))
     mirrored = np.flip(some, 2 if some.ndim == 4 else 1)
@@ -214,17 +138,7 @@ def _changed(images, rng):
 def change(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Make a copy that a model might make of a patient.
 
-    Parameters
-    ----------
-    image : ndarray
-        ``(*space, channels)`` in [0, 1].
-    rng : numpy.random.Generator
-        Draws the changes.
-
-    Returns
-    -------
-    ndarray
-        Turned, moved, blurred, of another contrast, and with noise.
+    Shapes: image ``(*space, channels)``.
     """
     rank = image.ndim - 1
     turn = _rotation(rng.uniform(-_TURN, _TURN, 3 if rank == 3 else 1))

@@ -22,22 +22,7 @@ _FALSE_RATE, _FEWEST, _LEAST_RANK = 0.01, 100, 2
 
 
 class Membership(NamedTuple):
-    """How well members are told from others.
-
-    Parameters
-    ----------
-    auc : Interval
-        Probability that a training image has the lower loss of two, one of them
-        held-out: 0.5 by guessing.
-    found : Interval or None
-        Share of the training images that are told from others where ``false_rate`` of
-        these are taken for training images: as many by guessing. None of fewer than 100
-        held-out images.
-    false_rate : float
-        At most 2 %, and 1 % of 199 held-out images or more.
-    train, held_out : ndarray
-        Losses.
-    """
+    """How well members are told from others."""
 
     auc: Interval
     found: Interval | None
@@ -54,25 +39,7 @@ def denoising_losses(
     The attack of :footcite:p:`Carlini2023` and :footcite:p:`Matsumoto2023`: what was
     learnt by heart is denoised better.
 
-    Parameters
-    ----------
-    model : LatentDiffusion
-        Fitted model.
-    images : ndarray
-        ``(n, *space, channels)``, in the range of the training images.
-    seed : int
-        Of the noise, which is the same for each image of a number.
-    source : ndarray, optional
-        What each image is made of, where the model makes images of others.
-
-    Returns
-    -------
-    ndarray
-        Mean squared error of the clean latents, in units of their variance, ``(n,)``.
-
-    References
-    ----------
-    .. footbibliography::
+    Shapes: images ``(n, *space, channels)``, result ``(n,)``.
     """
     latents = model._scaled(model.vqvae_.encode(images))
     size = max(1, _AT_ONCE // latents[0].size)
@@ -96,17 +63,7 @@ def denoising_losses(
 def reconstruction_losses(model: Any, images: np.ndarray) -> np.ndarray:
     """Measure how well the autoencoder reconstructs each image.
 
-    Parameters
-    ----------
-    model : LatentDiffusion
-        Fitted model.
-    images : ndarray
-        ``(n, *space, channels)``, in the range of the training images.
-
-    Returns
-    -------
-    ndarray
-        Mean squared error, ``(n,)``.
+    Shapes: images ``(n, *space, channels)``, result ``(n,)``.
     """
     return _means((model.vqvae_.predict(images) - images) ** 2)
 
@@ -120,23 +77,7 @@ def infer_membership(
 ) -> Membership:
     """Say how well losses tell training images from others.
 
-    Parameters
-    ----------
-    train, held_out : ndarray
-        Losses, ``(n,)``.
-    seed : int
-        Of the bootstrap.
-
-    Returns
-    -------
-    Membership
-        What is told. Held-out images that are harder for other reasons, such as being
-        of another scanner, are told by these.
-
-    Raises
-    ------
-    InputError
-        If there are fewer than two of a kind.
+    Shapes: train, held_out ``(n,)``.
     """
     at_least("the number of images of each kind", min(len(train), len(held_out)), 2)
     others = len(held_out)
@@ -162,15 +103,7 @@ def infer_membership(
 def area(train: np.ndarray, held_out: np.ndarray) -> float:
     """Return the area under the curve of true by false positives.
 
-    Parameters
-    ----------
-    train, held_out : ndarray
-        Losses, ``(n,)``.
-
-    Returns
-    -------
-    float
-        Probability that one of the first is the lower; equals count as half.
+    Shapes: train, held_out ``(n,)``.
     """
     ordered = np.sort(held_out)
     above = len(held_out) - np.searchsorted(ordered, train, "right")

@@ -65,24 +65,7 @@ def search(
 ) -> Search:
     """Find the nearest training image of each generated and each held-out one.
 
-    Parameters
-    ----------
-    features : Features
-        What images are compared in.
-    train : ndarray
-        Features of the training images, ``(n, features)``.
-    held_out, generated : ndarray
-        Those of the others.
-
-    Returns
-    -------
-    Search
-        Neighbours.
-
-    Raises
-    ------
-    InputError
-        If there are too few.
+    Shapes: train ``(n, features)``.
     """
     check_counts(len(train), len(held_out), len(generated))
     apart = separation(train, held_out)
@@ -95,18 +78,7 @@ def search(
 
 
 def check_counts(train: int, held_out: int, generated: int) -> None:
-    """Refuse sets of which nothing could be said.
-
-    Parameters
-    ----------
-    train, held_out, generated : int
-        Numbers of images.
-
-    Raises
-    ------
-    InputError
-        If they are too few.
-    """
+    """Refuse sets of which nothing could be said."""
     for kind, count in {"held-out": held_out, "generated": generated}.items():
         if count < LEAST:
             raise InputError(
@@ -127,15 +99,7 @@ def separation(train: np.ndarray, held_out: np.ndarray) -> float:
     scans of one subject, or one file twice. Otherwise an image that is there ten times
     would be near to its tenth neighbour, too, and copies of it would look typical.
 
-    Parameters
-    ----------
-    train, held_out : ndarray
-        Features, ``(n, features)``.
-
-    Returns
-    -------
-    float
-        Distance.
+    Shapes: train, held_out ``(n, features)``.
     """
     return _quantile(nearest_distance(held_out, train))[0]
 
@@ -145,20 +109,7 @@ def neighbours(
 ) -> Neighbours:
     """Find nearest training images by their features.
 
-    Parameters
-    ----------
-    queries, train : ndarray
-        Features, ``(n, features)``.
-    apart : float
-        As of :func:`separation`: training images nearer than this to the nearest one
-        are no further neighbours.
-    k : int
-        Neighbours among which distinct ones are looked for at first.
-
-    Returns
-    -------
-    Neighbours
-        Of each query.
+    Shapes: queries, train ``(n, features)``.
     """
     k = min(k, len(train))
     distances, rows = nearest_neighbours(queries, train, k)
@@ -180,28 +131,7 @@ def _distinct(rows, apart):
 
 
 class Finding(NamedTuple):
-    """What a search says.
-
-    Parameters
-    ----------
-    share : Interval
-        Share of the generated images that are nearer, by their nearness, than the 1 %
-        quantile of the held-out ones, with its exact binomial interval.
-    by_distance : Interval
-        The same by the distance itself, which is small for typical samples, too.
-    copies : Interval
-        Share of the generated images with less than half the least nearness, or half
-        the least distance, of held-out ones, with its exact interval: copies, and next
-        to nothing else.
-    chance : float
-        Probability of as many, or more, if generated images were further real ones;
-        times the number of tests, which are three.
-    threshold : float
-        The quantile.
-    expected : float
-        Share that is nearer by chance, on average: 1 % or less with 199 held-out images
-        or more, and one over their number, or nearly, with fewer.
-    """
+    """What a search says."""
 
     share: Interval
     by_distance: Interval
@@ -212,18 +142,7 @@ class Finding(NamedTuple):
 
 
 def judge(found: Search) -> Finding:
-    """Count what is suspicious, and say how likely that is by chance.
-
-    Parameters
-    ----------
-    found : Search
-        Neighbours.
-
-    Returns
-    -------
-    Finding
-        Shares and the probability that further held-out images would have as many.
-    """
+    """Count what is suspicious, and say how likely that is by chance."""
     n, others = len(found.generated.nearness), len(found.held_out.nearness)
     threshold, rank = _quantile(found.held_out.nearness)
     nearer, copied = (int(np.sum(which)) for which in _suspicious(found))
@@ -271,20 +190,7 @@ class Level(NamedTuple):
 def judge_levels(
     searches: Mapping[str, Search], asked: Sequence[Any]
 ) -> dict[str, Level]:
-    """Count what is suspicious for each level of a class.
-
-    Parameters
-    ----------
-    searches : dict of str to Search
-        Neighbours, by the name of the features.
-    asked : sequence
-        Level of each generated image; None is for not specified.
-
-    Returns
-    -------
-    dict of str to Level
-        By the names of the levels, in order.
-    """
+    """Count what is suspicious for each level of a class."""
     levels = np.array(["" if value is None else level_of(value) for value in asked])
     suspicious = {name: _suspicious(search) for name, search in searches.items()}
     found = {}
@@ -322,20 +228,7 @@ def _chance_of_close(count, n, others):
 
 
 def fewest_told(n: int, others: int, spaces: int = 3) -> int:
-    """Say how many exact copies are the fewest that are told from chance.
-
-    Parameters
-    ----------
-    n, others : int
-        Generated images, and held-out ones.
-    spaces : int
-        In how many kinds of features is searched.
-
-    Returns
-    -------
-    int
-        That many, or more than n if none are.
-    """
+    """Say how many exact copies are the fewest that are told from chance."""
     chances = (_TESTS * _chance_of_close(i, n, others) for i in range(1, n + 1))
     limit = ALARM / spaces
     return next((i for i, chance in enumerate(chances, 1) if chance < limit), n + 1)
@@ -356,22 +249,6 @@ def dar(found: Search, seed: int = 0) -> Dar:
     the training images do with their nearest held-out one. Here both sets are equally
     large for the threshold; that images are searched for among more training images
     finds copies also among held-out ones, of which there are none.
-
-    Parameters
-    ----------
-    found : Search
-        Features.
-    seed : int
-        Of the draw of training images.
-
-    Returns
-    -------
-    Dar
-        Threshold, a correlation, and shares above it.
-
-    References
-    ----------
-    .. footbibliography::
     """
     train, held_out, generated = (_standard(rows) for rows in found.rows)
     chosen = np.random.default_rng(seed).permutation(len(train))[: len(held_out)]
@@ -398,15 +275,7 @@ def _highest(rows, others):
 def fingerprints(images: np.ndarray) -> np.ndarray:
     """Say of images what their type and rounding in a file do not change.
 
-    Parameters
-    ----------
-    images : ndarray
-        ``(n, *space, channels)`` in [0, 1].
-
-    Returns
-    -------
-    ndarray
-        Means of up to 1024 blocks, ``(n, blocks)``.
+    Shapes: images ``(n, *space, channels)``, result ``(n, blocks)``.
     """
     return shrunk(images, _BLOCKS).reshape(len(images), -1)
 
@@ -414,16 +283,7 @@ def fingerprints(images: np.ndarray) -> np.ndarray:
 def duplicates(train: np.ndarray, held_out: np.ndarray) -> list[tuple[int, int]]:
     """Find held-out images that are training images.
 
-    Parameters
-    ----------
-    train, held_out : ndarray
-        Fingerprints, ``(n, blocks)``.
-
-    Returns
-    -------
-    list of tuple of int
-        Numbers of a held-out image and of the training image that it is: whose blocks
-        differ by a thousandth of the range of intensities at most.
+    Shapes: train, held_out ``(n, blocks)``.
     """
     distances, rows = nearest_neighbours(held_out, train, 1)
     same = distances[:, 0] < _SAME * np.sqrt(train.shape[1])

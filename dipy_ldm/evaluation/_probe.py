@@ -44,25 +44,7 @@ class Ridge(NamedTuple):
 
 
 class Probed(NamedTuple):
-    """What a probe says of one condition.
-
-    Parameters
-    ----------
-    kind : {"class", "continuous"}
-        Of the condition.
-    features : str
-        Name of those that tell most of it.
-    n : int
-        Real images that it was learnt from.
-    asked, found : dict of str to list
-        Of each set: what images are or shall be, and what the probe takes them for;
-        where the first is known.
-    figures : dict of str to dict
-        Of each set: ``r``, ``slope`` and mean ``error`` of numbers, or the share of
-        classes that is ``right``.
-    guessing : float or None
-        Share that is right where all are taken for the commonest level.
-    """
+    """What a probe says of one condition."""
 
     kind: str
     features: str
@@ -86,19 +68,7 @@ def fit_ridge(
     Each sample is told by those of all other subjects, for which a ridge regression
     needs no other fit.
 
-    Parameters
-    ----------
-    rows : array_like
-        Features, ``(n, features)``.
-    targets : array_like
-        Numbers, ``(n, targets)``.
-    subjects : ndarray of int, optional
-        Whose each sample is, ``(n,)``. None is for others all.
-
-    Returns
-    -------
-    Ridge
-        What was learnt.
+    Shapes: rows ``(n, features)``, targets ``(n, targets)``, subjects ``(n,)``.
     """
     x, y = np.asarray(rows, float), np.asarray(targets, float)
     whose = number_subjects(subjects, len(x))
@@ -133,24 +103,7 @@ def probe_all(
     seed: int = 0,
     subjects: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> tuple[dict[str, Probed], list[str]]:
-    """Probe for all conditions of which enough is known.
-
-    Parameters
-    ----------
-    conditions : dict of str to Condition
-        Those that a model knows.
-    known : dict of str to dict or None
-        What the images of each set are, or shall be, by the names of the conditions.
-    rows, seed, subjects
-        As of :func:`probe`.
-
-    Returns
-    -------
-    probes : dict of str to Probed
-        By the names of the conditions.
-    notes : list of str
-        Why there is none of others.
-    """
+    """Probe for all conditions of which enough is known."""
     probes, notes = {}, []
     for name, condition in conditions.items():
         told = {of: list((values or {}).get(name, [])) for of, values in known.items()}
@@ -172,29 +125,7 @@ def probe(
 ) -> Probed:
     """Learn a condition from real images, and tell it from others.
 
-    Parameters
-    ----------
-    kind : {"class", "continuous"}
-        Of the condition.
-    rows : dict of str to dict
-        Features ``(n, features)`` of each set, by the name of the features. Those of
-        ``reference`` are learnt from.
-    known : dict of str to sequence
-        Of each set: what its images are, or shall be; None where nothing is known.
-    seed : int
-        Of the bootstrap.
-    subjects : dict of str to ndarray, optional
-        Whose each image is, ``(n,)``, of sets with several of a subject.
-
-    Returns
-    -------
-    Probed
-        What it says.
-
-    Raises
-    ------
-    InputError
-        If too little is known.
+    Shapes: rows ``(n, features)``, subjects ``(n,)``.
     """
     places = {
         name: np.flatnonzero([value is not None for value in values])

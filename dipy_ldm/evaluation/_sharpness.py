@@ -21,22 +21,7 @@ _MOST = 500
 
 
 def measure_sharpness(sets: Sets, seed: int = 0) -> dict[str, list]:
-    """Compare how much there is of each octave of spatial frequencies.
-
-    Parameters
-    ----------
-    sets : Sets
-        The images.
-    seed : int
-        Of the bootstrap.
-
-    Returns
-    -------
-    dict of str to list of Interval
-        From the finest octave: the energy of each set over that of the reference, and
-        as ``true`` the correlation of reconstructions with what they are made of. Empty
-        for images smaller than 8 pixels a side.
-    """
+    """Compare how much there is of each octave of spatial frequencies."""
     if min(sets.reference.shape[1:-1]) < 8:
         return {}
     reference = octave_energies(sets.reference[:_MOST])
@@ -55,19 +40,6 @@ def measure_texture(sets: Sets, seed: int = 0) -> dict[str, list]:
 
     Away from the rim, whose contrast hides all else in :func:`measure_sharpness`:
     patches of the size of a latent, for instance.
-
-    Parameters
-    ----------
-    sets : Sets
-        Volumes.
-    seed : int
-        Of the bootstrap.
-
-    Returns
-    -------
-    dict of str to list of Interval
-        From the finest of four bands: the energy of each set over that of the
-        reference.
     """
     reference = _textures(sets.reference)
     return {
@@ -85,15 +57,7 @@ def _textures(volumes):
 def interior(volume: np.ndarray) -> np.ndarray:
     """Find the inside of a head, away from its rim.
 
-    Parameters
-    ----------
-    volume : ndarray
-        In [0, 1], ``(x, y, z, channels)``.
-
-    Returns
-    -------
-    ndarray
-        Mask, ``(x, y, z)``; of what is too thin, all of it.
+    Shapes: volume ``(x, y, z, channels)``, result ``(x, y, z)``.
     """
     blurred = ndimage.gaussian_filter(volume.mean(-1), 1.5)
     head = ndimage.binary_fill_holes(blurred > 0.3 * blurred.max())
@@ -114,24 +78,7 @@ def _ratios(found, wanted, sets, name, seed):
 def measure_reconstruction(
     vqvae: Any, sets: Sets, seed: int = 0
 ) -> dict[str, Interval | int | float]:
-    """Say how near reconstructions are to what they are made of.
-
-    Parameters
-    ----------
-    vqvae : VQVAE
-        The autoencoder.
-    sets : Sets
-        Real images and their reconstructions.
-    seed : int
-        Of the bootstrap.
-
-    Returns
-    -------
-    dict of str to Interval or number
-        Mean squared error, peak signal-to-noise ratio in decibels, multi-scale
-        structural similarity, and how many of the codes are used and how evenly
-        (perplexity: as many as would be used if all were equally often).
-    """
+    """Say how near reconstructions are to what they are made of."""
     real, made = sets.real[:_MOST], sets.reconstructed[:_MOST]
     errors = [np.mean((a - b) ** 2, dtype=float) for a, b in zip(real, made)]
     decibels = psnr(made, real)

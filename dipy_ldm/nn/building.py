@@ -28,11 +28,6 @@ def precision(name: str) -> Iterator[None]:
     """Build networks that compute in a precision; weights stay float32.
 
     In this thread alone: Keras keeps its policy for each.
-
-    Parameters
-    ----------
-    name : {"float32", "bfloat16", "float16"}
-        Precision of the computations.
     """
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(choose("precision", name, PRECISIONS))
@@ -53,11 +48,6 @@ def seeded(seed: int) -> Iterator[None]:
     What is drawn elsewhere, in this thread or in others, makes no difference and is not
     disturbed, as it would be by ``keras.utils.set_random_seed``. Outside of such a
     context, a seed is drawn for each, as Keras does.
-
-    Parameters
-    ----------
-    seed : int
-        Seed, of 32 bits.
     """
     token = _drawn_from.set((seed, count()))
     try:
@@ -72,13 +62,6 @@ class Drawn(keras.initializers.Initializer):
     """An initializer that draws the next weight of :func:`seeded`.
 
     By numpy: the same on every back-end of Keras, and whatever its version.
-
-    Parameters
-    ----------
-    name : {"GlorotUniform", "LecunNormal", "RandomNormal", "RandomUniform"}
-        Distribution, as Keras calls it.
-    **options
-        Arguments of Keras' initializer of that name.
     """
 
     def __init__(self, name: str = "GlorotUniform", **options) -> None:
@@ -132,14 +115,7 @@ _DISTRIBUTIONS: dict[str, Callable] = {
 
 
 def check_keras() -> None:
-    """Refuse a setting of Keras that networks can't do with.
-
-    Raises
-    ------
-    InputError
-        If channels come first, or numbers are of 16 bits by default: losses and
-        optimizers are too coarse then, and layers that get float32 fail.
-    """
+    """Refuse a setting of Keras that networks can't do with."""
     for setting, found, good in (
         ("image_data_format", keras.config.image_data_format(), ["channels_last"]),
         ("floatx", keras.config.floatx(), ["float32", "float64"]),
@@ -156,23 +132,6 @@ def sketched(name: str, build: Callable) -> Any:
     """Build networks without weights, to learn of their shapes alone.
 
     Faster than whole ones, and in no memory, whatever their size; they can't be called.
-
-    Parameters
-    ----------
-    name : str
-        Precision, as of :func:`precision`.
-    build : callable
-        Builds them, without arguments.
-
-    Returns
-    -------
-    object
-        What ``build`` returns.
-
-    Raises
-    ------
-    InputError
-        If there is no such precision, or Keras is set up for other networks.
     """
     check_keras()
 

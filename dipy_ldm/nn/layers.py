@@ -15,17 +15,6 @@ class TimeEmbedding(keras.layers.Layer):
     """Turn times into sines and cosines of many frequencies.
 
     The features of :footcite:p:`Vaswani2017`, for times in [0, 1].
-
-    Parameters
-    ----------
-    width : int
-        Number of features, even.
-    **kwargs
-        Arguments of :class:`keras.layers.Layer`.
-
-    References
-    ----------
-    .. footbibliography::
     """
 
     def __init__(self, width: int, **kwargs) -> None:
@@ -53,17 +42,6 @@ class ConditionFeatures(keras.layers.Layer):
     Of a class one feature for each level. Of a continuous one sines and cosines
     :footcite:p:`Tancik2020`, which turn too slowly to tell one example from the next.
     And one of each for what is not specified.
-
-    Parameters
-    ----------
-    sizes : sequence of int
-        Number of levels of each condition; 0 of a continuous one.
-    **kwargs
-        Arguments of :class:`keras.layers.Layer`.
-
-    References
-    ----------
-    .. footbibliography::
     """
 
     # Of each continuous one; from one radian over the whole range to this many.
@@ -103,13 +81,6 @@ class SourceFeatures(keras.layers.Layer):
 
     Of labels one feature for each. Of intensities these, and one that says whether
     there are any. All are 0 where nothing is told.
-
-    Parameters
-    ----------
-    labels : int
-        Number of labels; 0 of intensities.
-    **kwargs
-        Arguments of :class:`keras.layers.Layer`.
     """
 
     def __init__(self, labels: int, **kwargs) -> None:
@@ -142,16 +113,7 @@ def _waves(t, count, fastest):
 
 
 class _Convolution(keras.layers.Layer):
-    """What the convolutions here have beside what those of Keras have.
-
-    Parameters
-    ----------
-    *args, **kwargs
-        Arguments of Keras' layer.
-    upsampled : bool
-        Convolve what is given as if each side were doubled, by repeating positions. The
-        kernel has three positions a side, and is moved by one.
-    """
+    """What the convolutions here have beside what those of Keras have."""
 
     # Along an axis, the kernel of three that sees each position twice, as one of four
     # that is moved by two.
@@ -195,16 +157,7 @@ class _Convolution(keras.layers.Layer):
         Weights that meet the same position are added first then, and of the 27 products
         of each position of a volume 8 are left.
 
-        Parameters
-        ----------
-        input_shape : sequence of int or None
-            Of what is given, ``(batch, *space, channels)``.
-
-        Returns
-        -------
-        bool
-            For what is upsampled, unless it is so small that adding takes longer. JAX's
-            on processors are slow.
+        Shapes: input_shape ``(batch, *space, channels)``.
         """
         few = any(side is not None and side < 4 for side in input_shape[1:-1])
         return self.upsampled and not few and keras.config.backend() != "jax"
@@ -271,17 +224,6 @@ class Recomputed(keras.layers.Layer):
     Gradient checkpointing :footcite:p:`Chen2016`. ``keras.RematScope`` can't do it
     to whole networks in a graph: the argument ``training``, which Keras adds, is
     refused there by TensorFlow's custom gradients.
-
-    Parameters
-    ----------
-    block : keras.Model
-        Network that behaves in training as it does otherwise.
-    **kwargs
-        Arguments of :class:`keras.layers.Layer`.
-
-    References
-    ----------
-    .. footbibliography::
     """
 
     def __init__(self, block: keras.Model, **kwargs) -> None:
@@ -312,17 +254,6 @@ class DepthToSpace(keras.layers.Layer):
     """Make an image of the channels of each position, ``times`` larger per side.
 
     After :footcite:p:`Shi2016`, for any number of spatial dimensions.
-
-    Parameters
-    ----------
-    times : int
-        How many times larger each side becomes.
-    **kwargs
-        Arguments of :class:`keras.layers.Layer`.
-
-    References
-    ----------
-    .. footbibliography::
     """
 
     def __init__(self, times: int, **kwargs) -> None:
@@ -360,13 +291,6 @@ class Cut(keras.layers.Layer):
 
     TensorFlow takes sixty times as long for the gradient of what ``keras.layers`` have
     for it, in bfloat16 on processors.
-
-    Parameters
-    ----------
-    space : sequence of int
-        The size.
-    **kwargs
-        Arguments of :class:`keras.layers.Layer`.
     """
 
     def __init__(self, space: Sequence[int], **kwargs) -> None:
@@ -389,15 +313,7 @@ class Cut(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("dipy_ldm")
 class Sum(keras.layers.Layer):
-    """Add up what several networks make of the same tensor.
-
-    Parameters
-    ----------
-    networks : list of keras.Model
-        Networks of equal inputs and outputs.
-    **kwargs
-        Arguments of :class:`keras.layers.Layer`.
-    """
+    """Add up what several networks make of the same tensor."""
 
     def __init__(self, networks: list[keras.Model], **kwargs) -> None:
         super().__init__(**kwargs | {"dtype": "float32"})

@@ -19,37 +19,14 @@ _HALVED = 4
 
 
 class Needs(NamedTuple):
-    """Bytes that a network needs for one example.
-
-    Parameters
-    ----------
-    kept : int
-        Of what its layers put out, all of which is kept for the gradient; of blocks
-        that are computed again, the output alone.
-    again : int
-        Of the insides of the largest block that is computed again.
-    live : float
-        Of what there must be at once where the most is: what a layer is given, and
-        what it makes of it.
-    """
+    """Bytes that a network needs for one example."""
 
     kept: int = 0
     again: int = 0
     live: float = 0.0
 
     def beside(self, other: Self) -> Self:
-        """Say what two networks need, one after the other.
-
-        Parameters
-        ----------
-        other : Needs
-            Those of the other.
-
-        Returns
-        -------
-        Needs
-            Of both.
-        """
+        """Say what two networks need, one after the other."""
         return self._replace(
             kept=self.kept + other.kept,
             again=max(self.again, other.again),
@@ -58,18 +35,7 @@ class Needs(NamedTuple):
 
 
 def needs(network: keras.Model) -> Needs:
-    """Estimate what a network needs for one example.
-
-    Parameters
-    ----------
-    network : keras.Model
-        Network of known spatial size.
-
-    Returns
-    -------
-    Needs
-        In bytes.
-    """
+    """Estimate what a network needs for one example."""
     found = Needs()
     for layer in network.layers:
         found = found.beside(_of_layer(layer))

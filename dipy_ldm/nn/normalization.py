@@ -23,17 +23,6 @@ class GroupScale(keras.layers.Layer):
     positions, to a mean of 0 and a variance of 1, and then each channel to a scale and
     a shift that are learnt. Both together are one scale and one shift of each channel,
     by which :class:`Activated` computes; a few numbers, which may be changed before.
-
-    Parameters
-    ----------
-    groups : int
-        Number of groups, a divisor of the channels.
-    **kwargs
-        Arguments of :class:`keras.layers.Layer`.
-
-    References
-    ----------
-    .. footbibliography::
     """
 
     def __init__(self, groups: int, **kwargs) -> None:
@@ -65,11 +54,6 @@ class Activated(keras.layers.Layer):
     """Scale and shift each channel by what is given, and activate the result by swish.
 
     It computes in float32, and returns the precision of what it is given.
-
-    Parameters
-    ----------
-    **kwargs
-        Arguments of :class:`keras.layers.Layer`.
     """
 
     def __init__(self, **kwargs) -> None:
@@ -90,15 +74,6 @@ class PositionActivated(keras.layers.Layer):
 
     Root mean square normalisation :footcite:p:`Zhang2019`. It computes in float32, and
     returns the precision of what it is given.
-
-    Parameters
-    ----------
-    **kwargs
-        Arguments of :class:`keras.layers.Layer`.
-
-    References
-    ----------
-    .. footbibliography::
     """
 
     def __init__(self, **kwargs) -> None:
@@ -255,20 +230,6 @@ def swish(x):
 
     As Keras does, but for its gradient in TensorFlow, with which each graph is kept for
     ever.
-
-    Parameters
-    ----------
-    x : tensor
-        Any.
-
-    Returns
-    -------
-    tensor
-        Of the same shape.
-
-    References
-    ----------
-    .. footbibliography::
     """
     return _fast_swish(x)
 

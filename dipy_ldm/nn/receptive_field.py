@@ -25,15 +25,7 @@ _POINTWISE = (
 def factor(decoder: keras.Model) -> int:
     """Tell how many times larger the result of a network is than what it is given.
 
-    Parameters
-    ----------
-    decoder : keras.Model
-        Network of one input, ``(batch, *space, channels)``.
-
-    Returns
-    -------
-    int
-        Positions of the result for each position, per side.
+    Shapes: decoder ``(batch, *space, channels)``.
     """
     _, *space, channels = decoder.inputs[0].shape
     one = (1, *(1 for _ in space), channels)
@@ -48,27 +40,6 @@ def reach(
     Its layers are taken as if one followed the other, which is not too little for
     those that are side by side, as long as none of these changes the resolution, or
     all that is beside them is a connection that skips them.
-
-    Parameters
-    ----------
-    network : keras.Model
-        Network of convolutions, upsampling, and layers that work on positions alone.
-    given, made : int
-        How many times larger what it is given and its result are than the latents, per
-        side: the factor of the autoencoder before an encoder, and after a decoder.
-    beyond : int
-        Places of the result to each side that are needed, too.
-
-    Returns
-    -------
-    int
-        Latents, or the places of so many, to each side of its own on which a position
-        of the result depends.
-
-    Raises
-    ------
-    TypeError
-        If it has another layer, of which it is not known how far it looks.
     """
     # The result's first and last position in the place of one latent.
     first, last = _needed(network, -beyond, made - 1 + beyond)

@@ -40,12 +40,7 @@ _RIDGES = (*np.logspace(-2, 2, 17), math.inf)
 class Expectation(NamedTuple):
     """What is to be expected of latents, beside their mean, by what is told of them.
 
-    Parameters
-    ----------
-    conditions : dict of str to Condition
-        What is known of each.
-    weights : ndarray
-        What each feature of them adds, ``(features, *space, channels)``.
+    Shapes: weights ``(features, *space, channels)``.
     """
 
     conditions: dict[str, Condition]
@@ -65,22 +60,8 @@ class Expectation(NamedTuple):
         subjects: the fewer there are, and the less conditions say, the less is
         expected.
 
-        Parameters
-        ----------
-        latents : ndarray
-            Latents of mean 0, ``(n, *space, channels)``.
-        numbers : ndarray
-            What is told of each, ``(n, conditions)``, as of
-            :class:`dipy_ldm.conditions.Told`; further columns are ignored.
-        conditions : dict of str to Condition
-            What is known of each.
-        subjects : ndarray of int, optional
-            Whose each is, ``(n,)``. None is for others all.
-
-        Returns
-        -------
-        Expectation
-            What was learnt.
+        Shapes: latents ``(n, *space, channels)``, numbers ``(n, conditions)``, subjects
+        ``(n,)``.
         """
         rows = latents.reshape(len(latents), -1)
         features = _features(numbers, conditions)
@@ -106,17 +87,8 @@ class Expectation(NamedTuple):
     ) -> list[tuple[int, ...]]:
         """Say which shape the weights have.
 
-        Parameters
-        ----------
-        latent_shape : tuple of int
-            Shape of a latent, ``(*space, channels)``.
-        conditions : dict of str to Condition
-            What is known of each.
-
-        Returns
-        -------
-        list of tuple of int
-            ``(features, *latent_shape)``.
+        Shapes: latent_shape ``(*space, channels)``, result ``(features,
+        *latent_shape)``.
         """
         sizes = (condition.size or _DEGREES for condition in conditions.values())
         return [(sum(sizes), *latent_shape)]
@@ -124,16 +96,7 @@ class Expectation(NamedTuple):
     def of(self, numbers: np.ndarray) -> np.ndarray:
         """Say what to expect.
 
-        Parameters
-        ----------
-        numbers : ndarray
-            ``(n, conditions)``, as of :meth:`learn`.
-
-        Returns
-        -------
-        ndarray
-            What to add to the mean, float32 ``(n, *space, channels)``; 0 where nothing
-            is told.
+        Shapes: numbers ``(n, conditions)``, result ``(n, *space, channels)``.
         """
         features = _features(numbers, self.conditions).astype("float32")
         return np.tensordot(features, self.weights, 1)
@@ -142,16 +105,8 @@ class Expectation(NamedTuple):
 class _LeftOut:
     """How well the rows of each subject are predicted by a fit to all others.
 
-    Parameters
-    ----------
-    rows : ndarray
-        ``(n, numbers)``.
-    left : ndarray
-        Orthonormal features of mean 0, ``(n, features)``.
-    parts : ndarray
-        What the rows have of each, ``(features, numbers)``.
-    subjects : list of ndarray
-        Numbers of their rows, as of :func:`dipy_ldm._utils.subjects.blocks`.
+    Shapes: rows ``(n, numbers)``, left ``(n, features)``, parts ``(features,
+    numbers)``.
     """
 
     def __init__(self, rows, left, parts, subjects):

@@ -51,15 +51,8 @@ _UNALIGNED = 0.25
 class Gaussian(NamedTuple):
     """Mean and covariance of latents.
 
-    Parameters
-    ----------
-    mean : ndarray
-        ``(*space, channels)``.
-    loadings : ndarray
-        Directions in which they vary most, orthogonal, as long as the standard
-        deviation there, ``(directions, *space, channels)``.
-    rest : ndarray
-        Variance of each number beside that, ``(*space, channels)``.
+    Shapes: mean ``(*space, channels)``, loadings ``(directions, *space, channels)``,
+    rest ``(*space, channels)``.
     """
 
     mean: np.ndarray
@@ -73,19 +66,7 @@ class Gaussian(NamedTuple):
         Variances along directions are those of examples that had no part in finding
         the directions: the fewer examples, the less is claimed to be known.
 
-        Parameters
-        ----------
-        latents : ndarray
-            ``(n, *space, channels)``, of which an even choice suffices, that of
-            :func:`enough`.
-        subjects : ndarray of int, optional
-            Whose each is, ``(n,)``. None is for others all.
-
-        Returns
-        -------
-        Gaussian
-            float32. Of one example, white noise of unit variance: it does not tell how
-            others differ from it.
+        Shapes: latents ``(n, *space, channels)``, subjects ``(n,)``.
         """
         n, *shape = latents.shape
         rows = latents.reshape(n, -1)
@@ -118,17 +99,7 @@ class Gaussian(NamedTuple):
     def left(self, ways: np.ndarray, alpha: float, sigma: float) -> np.ndarray:
         """Multiply with the covariance that clean latents have, given noisy ones.
 
-        Parameters
-        ----------
-        ways : ndarray
-            ``(n, *space, channels)``.
-        alpha, sigma : float
-            Rates of signal and noise.
-
-        Returns
-        -------
-        ndarray
-            Products, float32 ``(n, numbers)``.
+        Shapes: ways ``(n, *space, channels)``, result ``(n, numbers)``.
         """
 
         def share(power):
@@ -148,17 +119,7 @@ class Gaussian(NamedTuple):
     def shapes(latent_shape: tuple[int, ...], directions: int) -> list[tuple[int, ...]]:
         """Say which shapes mean, loadings and rest have.
 
-        Parameters
-        ----------
-        latent_shape : tuple of int
-            Shape of a latent, ``(*space, channels)``.
-        directions : int
-            Number of directions.
-
-        Returns
-        -------
-        list of tuple of int
-            Of each.
+        Shapes: latent_shape ``(*space, channels)``.
         """
         return [latent_shape, (directions, *latent_shape), latent_shape]
 
@@ -168,15 +129,7 @@ def aligned(latents: np.ndarray) -> bool:
 
     Otherwise what was learnt of places holds for these examples alone.
 
-    Parameters
-    ----------
-    latents : ndarray
-        ``(n, *space, channels)``.
-
-    Returns
-    -------
-    bool
-        Whether most of their variance is that of their mean.
+    Shapes: latents ``(n, *space, channels)``.
     """
     n, *_, channels = latents.shape
     left = latents.var(0).mean()
@@ -189,15 +142,7 @@ def aligned(latents: np.ndarray) -> bool:
 def enough(shape: tuple[int, ...]) -> np.ndarray:
     """Choose examples that suffice to learn from, evenly.
 
-    Parameters
-    ----------
-    shape : tuple of int
-        Shape of all, ``(n, *space, channels)``.
-
-    Returns
-    -------
-    ndarray
-        Their numbers.
+    Shapes: shape ``(n, *space, channels)``.
     """
     n, *sizes = shape
     count = min(n, _ENOUGH, max(2, _NUMBERS // math.prod(sizes)))

@@ -18,17 +18,7 @@ _NAMES = (
 
 
 class Linear(NamedTuple):
-    """What linear functions know of latents; each part may be missing.
-
-    Parameters
-    ----------
-    expectation : Expectation, optional
-        What is to be expected of latents, by what is told.
-    gaussian : Gaussian, optional
-        What they are like beside that.
-    readings : Readings, optional
-        What is read in them of what is told.
-    """
+    """What linear functions know of latents; each part may be missing."""
 
     expectation: Expectation | None = None
     gaussian: Gaussian | None = None
@@ -46,24 +36,8 @@ class Linear(NamedTuple):
     ) -> Self:
         """Learn what there is to be known.
 
-        Parameters
-        ----------
-        latents : ndarray
-            Latents of mean 0, ``(n, *space, channels)``.
-        numbers : ndarray or None
-            What is told of each, ``(n, conditions)``, as of
-            :class:`dipy_ldm.conditions.Told`; None where nothing is told.
-        conditions : dict of str to Condition
-            What is known of each.
-        volumes : bool
-            Whether they are those of volumes: of images there is an expectation alone.
-        subjects : ndarray of int, optional
-            Whose each is, ``(n,)``. None is for others all.
-
-        Returns
-        -------
-        Linear
-            What was learnt.
+        Shapes: latents ``(n, *space, channels)``, numbers ``(n, conditions)``, subjects
+        ``(n,)``.
         """
         if subjects is None:
             subjects = np.arange(len(latents))
@@ -88,13 +62,7 @@ class Linear(NamedTuple):
         return cls(expectation, gaussian, readings)
 
     def to_tensors(self) -> dict[str, np.ndarray]:
-        """Name all that was learnt, as it is saved.
-
-        Returns
-        -------
-        dict of str to ndarray
-            Tensors of the parts that there are, by their names.
-        """
+        """Name all that was learnt, as it is saved."""
         tensors: dict[str, np.ndarray] = {}
         part: Any
         for names, part in zip(_NAMES, self):
@@ -107,20 +75,7 @@ class Linear(NamedTuple):
     def from_tensors(
         cls, tensors: dict[str, np.ndarray], conditions: dict[str, Condition]
     ) -> Self:
-        """Take the parts from a model file.
-
-        Parameters
-        ----------
-        tensors : dict of str to ndarray
-            What the file has.
-        conditions : dict of str to Condition
-            What is known of each.
-
-        Returns
-        -------
-        Linear
-            Those that the file has.
-        """
+        """Take the parts from a model file."""
 
         def take(kind, names, *given):
             there = names[0] in tensors
@@ -141,19 +96,7 @@ class Linear(NamedTuple):
     ) -> dict[str, tuple[int, ...]]:
         """Say which shapes the parts in a model file must have.
 
-        Parameters
-        ----------
-        found : dict of str to tuple of int
-            Shapes in the file, of which the number of directions is taken.
-        latent_shape : tuple of int
-            Shape of a latent, ``(*space, channels)``.
-        conditions : dict of str to Condition
-            What is known of each.
-
-        Returns
-        -------
-        dict of str to tuple of int
-            Shapes by the names of the tensors, of those parts that the file has.
+        Shapes: latent_shape ``(*space, channels)``.
         """
         parts = (
             Expectation.shapes(latent_shape, conditions),
@@ -165,19 +108,7 @@ class Linear(NamedTuple):
 
     @staticmethod
     def known(found: dict[str, tuple[int, ...]]) -> dict[str, Any]:
-        """Say what networks of a model file are given of it.
-
-        Parameters
-        ----------
-        found : dict of str to tuple of int
-            Shapes in the file.
-
-        Returns
-        -------
-        dict
-            ``expects``, whether it says what is to be expected, and ``directions``,
-            those of the Gaussian, or None if there is none.
-        """
+        """Say what networks of a model file are given of it."""
         (expectation,), (mean, loadings, _), _ = _NAMES
         directions = (found.get(loadings) or (0,))[0] if mean in found else None
         return {"expects": expectation in found, "directions": directions}

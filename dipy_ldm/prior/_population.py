@@ -21,17 +21,7 @@ _STREAM = 1
 
 
 class Population(NamedTuple):
-    """How often conditions came together.
-
-    Parameters
-    ----------
-    bins : int
-        Equal shares into which each continuous condition is split.
-    cells : list of list of int
-        Numbers of levels or shares of all conditions, -1 where one is missing.
-    counts : list of int
-        Images in each cell, of at least five subjects.
-    """
+    """How often conditions came together."""
 
     bins: int
     cells: list[list[int]]
@@ -46,20 +36,7 @@ class Population(NamedTuple):
     ) -> Self | None:
         """Count, as finely as at least nine tenths of the images allow.
 
-        Parameters
-        ----------
-        numbers : ndarray or None
-            Encoded conditions, ``(n, conditions)``; further columns are ignored.
-        conditions : dict of str to Condition
-            Of each.
-        subjects : ndarray of int, optional
-            Whose each image is, ``(n,)``; of others all if None.
-
-        Returns
-        -------
-        Population or None
-            None of less than two conditions, or where cells would be too small: then
-            each condition is drawn by itself.
+        Shapes: numbers ``(n, conditions)``, subjects ``(n,)``.
         """
         if numbers is None or len(conditions) < 2:
             return None
@@ -87,17 +64,7 @@ class Population(NamedTuple):
     def choose(self, codes: np.ndarray, chance: float) -> np.ndarray:
         """Choose one of the cells with what is given.
 
-        Parameters
-        ----------
-        codes : ndarray of int
-            As in a cell, -1 where nothing is given, ``(conditions,)``.
-        chance : float
-            Which one, from 0 to 1.
-
-        Returns
-        -------
-        ndarray of int
-            A cell; ``codes`` themselves if there is none.
+        Shapes: codes ``(conditions,)``.
         """
         cells = np.array(self.cells)
         alike = ((codes < 0) | (cells == codes)).all(1)
@@ -117,33 +84,7 @@ def draw(
     first: int = 0,
     same: bool = False,
 ) -> Any:
-    """Draw what is not given of samples, as a function of seed, sample, and the given.
-
-    Parameters
-    ----------
-    conditions : dict of str to Condition
-        Those of the model.
-    population : Population or None
-        How often they came together; each is drawn by itself if None.
-    given : dict, DataFrame or object
-        As of :meth:`dipy_ldm.LatentDiffusion.predict`.
-    n : int
-        Number of samples.
-    seed, first : int
-        Seed, and number of the first sample.
-    same : bool
-        Draw for all what is drawn for the first.
-
-    Returns
-    -------
-    dict of str to list, or str
-        A value of each condition for each sample. ``"none"`` stays what it is.
-
-    Raises
-    ------
-    InputError
-        If a name or a level is unknown.
-    """
+    """Draw missing conditions, as a function of seed, sample and the rest."""
     if not conditions or is_none(given):
         return given
     table = {name: [None] * n for name in conditions}

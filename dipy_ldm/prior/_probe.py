@@ -71,16 +71,8 @@ class Readings(NamedTuple):
     One reading for each continuous condition, and one for each level of the others,
     which is 1 where an example has that level, and -1 where it has another.
 
-    Parameters
-    ----------
-    conditions : dict of str to Condition
-        What is known of each.
-    weights : ndarray
-        ``(readings, *space, channels)``.
-    offsets : ndarray
-        ``(readings,)``.
-    errors : ndarray
-        Standard deviations, ``(readings,)``; 0 of what can't be read.
+    Shapes: weights ``(readings, *space, channels)``, offsets ``(readings,)``, errors
+    ``(readings,)``.
     """
 
     conditions: dict[str, Condition]
@@ -100,22 +92,8 @@ class Readings(NamedTuple):
 
         Ridges and errors are those of what is read by a fit to the other subjects.
 
-        Parameters
-        ----------
-        latents : ndarray
-            Latents, ``(n, *space, channels)``.
-        numbers : ndarray
-            What is told of each, ``(n, conditions)``, as of
-            :class:`dipy_ldm.conditions.Told`; further columns are ignored.
-        conditions : dict of str to Condition
-            What is known of each.
-        subjects : ndarray of int, optional
-            Whose each is, ``(n,)``. None is for others all.
-
-        Returns
-        -------
-        Readings
-            What was learnt.
+        Shapes: latents ``(n, *space, channels)``, numbers ``(n, conditions)``, subjects
+        ``(n,)``.
         """
         subjects = np.arange(len(latents)) if subjects is None else subjects
         rows = latents.reshape(len(latents), -1)
@@ -140,17 +118,7 @@ class Readings(NamedTuple):
     ) -> list[tuple[int, ...]]:
         """Say which shapes weights, offsets and errors have.
 
-        Parameters
-        ----------
-        latent_shape : tuple of int
-            Shape of a latent, ``(*space, channels)``.
-        conditions : dict of str to Condition
-            What is known of each.
-
-        Returns
-        -------
-        list of tuple of int
-            Of each.
+        Shapes: latent_shape ``(*space, channels)``.
         """
         n = sum(condition.size or 1 for condition in conditions.values())
         return [(n, *latent_shape), (n,), (n,)]
@@ -158,15 +126,7 @@ class Readings(NamedTuple):
     def of(self, latents: Any) -> Any:
         """Read latents.
 
-        Parameters
-        ----------
-        latents : tensor
-            ``(batch, *space, channels)``.
-
-        Returns
-        -------
-        tensor
-            ``(batch, readings)``.
+        Shapes: latents ``(batch, *space, channels)``, result ``(batch, readings)``.
         """
         weights = self.weights.reshape(len(self.weights), -1)
         rows = ops.reshape(latents, (-1, weights.shape[1]))
@@ -175,25 +135,7 @@ class Readings(NamedTuple):
     def hold(
         self, denoise: Callable, gaussian: Gaussian, schedule: str, numbers: np.ndarray
     ) -> Callable:
-        """Hold a denoiser to what is told.
-
-        Parameters
-        ----------
-        denoise : callable
-            As of :mod:`dipy_ldm.diffusion.guidance`.
-        gaussian : Gaussian
-            What is known of latents of which as much is told.
-        schedule : str
-            Name of the schedule.
-        numbers : ndarray
-            What is told, as of :meth:`learn`, of all latents that are denoised
-            together or of each.
-
-        Returns
-        -------
-        callable
-            Another such denoiser; the same where nothing that can be read is told.
-        """
+        """Hold a denoiser to what is told."""
         wanted, told = _told(numbers, self.conditions)
         # Another level says no more than the one that is asked for.
         told &= (self.errors > 0) & ((wanted > -1) | self._continuous())
@@ -241,30 +183,8 @@ def ridge_regression(
 ) -> tuple[np.ndarray, float, np.ndarray]:
     """Fit a ridge regression with a free offset, by the products of examples.
 
-    Parameters
-    ----------
-    products : ndarray
-        Of each example's features with each other's, ``(n, n)``.
-    wanted : ndarray
-        What shall be told of each, ``(n,)``.
-    ridge : float
-        What is added to each product with itself.
-    subjects : ndarray of int, optional
-        Whose each example is, ``(n,)``. None is for others all.
-
-    Returns
-    -------
-    shares : ndarray
-        What each example has in the weights, ``(n,)``.
-    offset : float
-        What is added.
-    left_out : ndarray
-        What is told of each example by a fit to those of all other subjects, ``(n,)``,
-        after :footcite:p:`Allen1974`.
-
-    References
-    ----------
-    .. footbibliography::
+    Shapes: products ``(n, n)``, wanted ``(n,)``, subjects ``(n,)``, shares ``(n,)``,
+    left_out ``(n,)``.
     """
     inverse = np.linalg.inv(products + ridge * np.eye(len(products)))
     sums = inverse.sum(1)

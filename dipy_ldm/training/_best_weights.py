@@ -21,20 +21,6 @@ class Lowest(keras.callbacks.Callback):
 
     With few images a training that is too long learns them by heart. Where images are
     held out, it shows in their loss, and what was learnt until then is kept.
-
-    Parameters
-    ----------
-    title : str
-        Name of what is trained.
-    network : keras.Model or None
-        The network that is used, which has the averaged weights after each round. Of
-        the autoencoder, whose detail grows on when its error does not fall any more,
-        there is none.
-
-    Attributes
-    ----------
-    tensors : dict of str to ndarray
-        The weights, as they are named in a checkpoint.
     """
 
     def __init__(self, title: str, network: keras.Model | None) -> None:
@@ -54,38 +40,18 @@ class Lowest(keras.callbacks.Callback):
             self.tensors = {name: np.array(weight) for name, weight in found.items()}
 
     def restore(self, tensors: dict[str, np.ndarray], history: dict[str, list]) -> None:
-        """Take the weights from a checkpoint.
-
-        Parameters
-        ----------
-        tensors : dict of str to ndarray
-            What the checkpoint has; before the first round there are no such weights.
-        history : dict of str to list
-            Figures of all rounds until then.
-        """
+        """Take the weights from a checkpoint."""
         ours = (name for name in tensors if name.startswith(f"{_NAME}."))
         self.tensors = {name: tensors[name] for name in ours}
         if self.tensors:
             self.loss = min(history[_FIGURE])
 
     def figures(self) -> dict[str, float]:
-        """Say what the loss of the weights is.
-
-        Returns
-        -------
-        dict of str to float
-            ``val_loss``; nothing if there are none.
-        """
+        """Say what the loss of the weights is."""
         return {_FIGURE: self.loss} if self.tensors else {}
 
     def give_back(self, history: dict[str, list[Any]]) -> None:
-        """Give the network the weights that were kept, and say if others were left.
-
-        Parameters
-        ----------
-        history : dict of str to list
-            Figures of all rounds.
-        """
+        """Give the network the weights that were kept, and say if others were left."""
         if not self.tensors:
             return
         persistence.set_weights(self.network, _NAME, self.tensors)

@@ -27,28 +27,6 @@ class Record(keras.callbacks.Callback):
     are part of it), those of the lowest loss of held-out images, the figures of the
     epoch so far and the history; with batches that are functions of the step, a
     resumed training is the uninterrupted one. The last but one is kept, too.
-
-    Parameters
-    ----------
-    path : str or Path or None
-        File that is written by the chief alone, after rounds and every so many steps;
-        None keeps the history only.
-    settings : dict
-        All that the result depends on, as JSON can say it. A checkpoint of
-        other settings is refused, and so are other machines' other settings.
-    length : Length
-        How long the training is.
-    lowest : Lowest
-        Weights that are kept beside the last ones.
-    every : int
-        Steps after which a checkpoint is written within a round.
-
-    Attributes
-    ----------
-    done : int
-        Steps that are in the checkpoint.
-    signal : int
-        Number of the signal that asks for an end, if one does.
     """
 
     # Checkpoints after rounds shall take no more than this share of the time, and
@@ -85,32 +63,14 @@ class Record(keras.callbacks.Callback):
         return self.done // self.length.round
 
     def facts(self) -> dict:
-        """Collect all that machines must agree on that train together.
-
-        Returns
-        -------
-        dict
-            What the result depends on, and what decides when they exchange numbers.
-        """
+        """Collect all that machines must agree on that train together."""
         return self.settings | {
             "checkpoint_steps": self.every,
             "having a checkpoint": self.path is not None,
         }
 
     def restore(self, model: Any) -> None:
-        """Bring a compiled model to the state of the checkpoint, if there is one.
-
-        Parameters
-        ----------
-        model : ReplicatedModel
-            Compiled model, as it was when training began.
-
-        Raises
-        ------
-        InputError
-            If the checkpoint is of another training, or another one for another
-            machine, or damaged, and so is the one before it.
-        """
+        """Bring a compiled model to the state of the checkpoint, if there is one."""
         model.optimizer.build(model.trainable_variables)
         whole = None
         if self.path is not None and self.path.exists():
@@ -242,18 +202,7 @@ class Record(keras.callbacks.Callback):
 
 
 def began_in(*checkpoints: str | Path | None) -> str | None:
-    """Say in which precision a training began.
-
-    Parameters
-    ----------
-    *checkpoints : str or Path or None
-        Where its checkpoints would be.
-
-    Returns
-    -------
-    str or None
-        Precision of the first that is there; None if none is.
-    """
+    """Say in which precision a training began."""
     for path in checkpoints:
         if path and Path(path).exists():
             _, document = persistence.newest(path, persistence.read_document)

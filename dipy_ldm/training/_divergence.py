@@ -20,19 +20,6 @@ class Watch(keras.callbacks.Callback):
     """Stop a training whose loss is no number any more, or that learns nothing.
 
     Before a checkpoint is written that would have it, too.
-
-    Parameters
-    ----------
-    title : str
-        Name of what is trained.
-    length : Length
-        How long it is trained.
-    figure : str
-        Name of a figure of each round.
-    nothing : float
-        What it is of a network that has learnt nothing.
-    done : int
-        Steps that were done before.
     """
 
     def __init__(

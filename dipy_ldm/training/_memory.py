@@ -30,25 +30,7 @@ _GRADIENTS = 2.5
 def estimate_training(
     parts: list[Any], batch_size: int, distances: float = 0.0, before: int = 0
 ) -> float:
-    """Estimate what training takes.
-
-    Parameters
-    ----------
-    parts : list of keras.Model
-        Networks of known spatial size.
-    batch_size : int
-        Examples in a batch.
-    distances : float
-        Bytes of the distances of an example's latents to all codes, behind the first
-        of the networks.
-    before : int
-        Small networks that are trained before.
-
-    Returns
-    -------
-    float
-        Bytes.
-    """
+    """Estimate what training takes."""
     weights = 4 * sum(part.count_params() for part in parts)
     each = [network_memory.needs(part) for part in parts]
     both = reduce(Needs.beside, each)
@@ -64,22 +46,7 @@ def estimate_training(
 
 
 def estimate_sampling(unets: list[Any], batch_size: int, coding: float) -> float:
-    """Estimate what generating images takes.
-
-    Parameters
-    ----------
-    unets : list of keras.Model
-        Denoiser and guide.
-    batch_size : int
-        Latents at once.
-    coding : float
-        Bytes that decoding them takes.
-
-    Returns
-    -------
-    float
-        Bytes.
-    """
+    """Estimate what generating images takes."""
     live = max(network_memory.needs(unet).live for unet in unets)
     weights = 4 * sum(unet.count_params() for unet in unets)
     # What the one has used is too small for the other, and not given back.
@@ -88,24 +55,7 @@ def estimate_sampling(unets: list[Any], batch_size: int, coding: float) -> float
 
 
 def check(what: str, needed: float, cure: str, strategy: Any = None) -> None:
-    """Refuse what would not fit into the memory.
-
-    Parameters
-    ----------
-    what : str
-        What is to be done, in the user's words.
-    needed : float
-        Bytes.
-    cure : str
-        What to give, such that less is needed.
-    strategy : tf.distribute.Strategy or None
-        Devices that it is done on.
-
-    Raises
-    ------
-    InputError
-        If it needs more than is free.
-    """
+    """Refuse what would not fit into the memory."""
     free = distribution.free_memory(strategy)
     if needed > free:
         raise InputError(
@@ -115,22 +65,7 @@ def check(what: str, needed: float, cure: str, strategy: Any = None) -> None:
 
 
 def check_training(what: str, needed: float, training: Any) -> None:
-    """Refuse a training that would not fit into the memory.
-
-    Parameters
-    ----------
-    what : str
-        What is trained, in the user's words.
-    needed : float
-        Bytes, as of :func:`estimate_training`.
-    training : Training
-        Options, settled.
-
-    Raises
-    ------
-    InputError
-        If it needs more than is free.
-    """
+    """Refuse a training that would not fit into the memory."""
     cure = (
         f"a smaller `batch_size` (it is {training.batch_size}), images of fewer voxels "
         "(a smaller `patch` for the autoencoder, a larger voxel size), or `remat`"

@@ -61,49 +61,6 @@ class FlatAdam(keras.optimizers.Optimizer):
     momentum, of which each entry is 1 in the mean of squares, times the rate. All
     directions are learnt in which gradients agree, not only those in which they are
     large, and nothing but the momentum is kept of these weights.
-
-    Parameters
-    ----------
-    learning_rate : float or keras.optimizers.schedules.LearningRateSchedule
-        The rate of each batch.
-    beta_1, beta_2 : float
-        How slowly the moments change.
-    epsilon : float
-        What keeps the division by the second moment from zero.
-    global_clipnorm : float, optional
-        Largest norm of all gradients together.
-    base_fan_in : int, optional
-        Inputs of each output of a convolution up to which its kernel is changed at the
-        full rate. With more, the rate falls in proportion, as of a maximal update
-        parametrisation :footcite:p:`Yang2021`: what all steps together add to an
-        output does not grow with its inputs, of which three dimensions have many.
-        Kernels of all sizes have the same rate if None.
-    unnormalised : sequence of str, optional
-        Paths of the kernels whose inputs may have much in common. The rate of all
-        others falls with the square root alone, as what is added from inputs without
-        a mean grows. All are such if None.
-    orthogonal : bool
-        Whether kernels of convolutions and attention change by orthogonal matrices.
-    averages : sequence of keras.Variable, optional
-        What shall be the average of each weight, in their order: those of the network
-        that is used, so that there is no other copy. Where it goes over hundreds of
-        batches, every fourth is taken into it. They are no part of the configuration.
-    ema_momentum : float
-        How slowly the averages change.
-    gradient_accumulation_steps : int, optional
-        Batches whose gradients are averaged for one step; at least 2.
-    initial_scale : float, optional
-        What the loss is multiplied with at first, so that gradients in float16 are
-        not rounded to zero; not at all if None. A batch whose gradients are not
-        finite is left out, and halves the scale.
-    growth_steps : int
-        Batches in a row with finite gradients after which the scale is doubled.
-    name : str, optional
-        Name.
-
-    References
-    ----------
-    .. footbibliography::
     """
 
     def __init__(
@@ -148,13 +105,7 @@ class FlatAdam(keras.optimizers.Optimizer):
             self._good = self.add_variable((), dtype="int32", name="good")
 
     def build(self, variables):
-        """Make what is kept of the weights, wherever this is called.
-
-        Parameters
-        ----------
-        variables : list of keras.Variable
-            The weights, in float32.
-        """
+        """Make what is kept of the weights, wherever this is called."""
         if self.built:
             return
         # Keras would take them for the optimizer's own if they were set as usual.
@@ -198,37 +149,13 @@ class FlatAdam(keras.optimizers.Optimizer):
         return _Group(weights, places, **made)
 
     def scale_loss(self, loss):
-        """Multiply the loss, as Keras asks before it takes the gradients.
-
-        Parameters
-        ----------
-        loss : tensor
-            Loss.
-
-        Returns
-        -------
-        tensor
-            The same without ``initial_scale``.
-        """
+        """Multiply the loss, as Keras asks before it takes the gradients."""
         if not self.initial_scale:
             return loss
         return loss * ops.cast(self._scale, loss.dtype)
 
     def apply(self, grads, trainable_variables=None):
-        """Change the weights by their gradients.
-
-        Parameters
-        ----------
-        grads : list of tensor
-            A gradient for each weight.
-        trainable_variables : list of keras.Variable, optional
-            The weights, in the order in which they were given first.
-
-        Raises
-        ------
-        ValueError
-            If the weights are others than before.
-        """
+        """Change the weights by their gradients."""
         if not self.built:
             self.build(list(trainable_variables))
         known = self._trainable_variables

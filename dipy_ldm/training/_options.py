@@ -23,15 +23,7 @@ BASE_FAN_IN = 288
 
 
 class Length(NamedTuple):
-    """How long a training is.
-
-    Parameters
-    ----------
-    epoch : int
-        Batches of an epoch.
-    total : int
-        Batches of the whole training.
-    """
+    """How long a training is."""
 
     epoch: int
     total: int
@@ -53,18 +45,7 @@ class Length(NamedTuple):
         return math.ceil(self.total / self.round)
 
     def end(self, number: int) -> int:
-        """Count the batches up to the end of a round, from 0.
-
-        Parameters
-        ----------
-        number : int
-            Number of the round.
-
-        Returns
-        -------
-        int
-            Batches.
-        """
+        """Count the batches up to the end of a round, from 0."""
         return min(self.total, (number + 1) * self.round)
 
 
@@ -73,41 +54,6 @@ class Training(NamedTuple):
 
     In rounds: epochs, or several where they have few batches. After each the network
     is validated.
-
-    Parameters
-    ----------
-    epochs : int
-        Passes over the images.
-    steps : int, optional
-        Steps of the weights, instead of epochs. None is for what the epochs make.
-    batch_size : int
-        Images in a batch. Default: 64 images, or 4 volumes.
-    accumulate : int
-        Batches whose gradients are averaged for one step of the weights: as one batch
-        that many times larger, in the memory of one.
-    learning_rate : float, optional
-        Highest learning rate; it warms up and falls to zero. None is for 0.002, and of
-        the autoencoder of images for 0.004.
-    precision : {"auto", "float32", "bfloat16", "float16"}
-        Precision of the computations; ``"auto"`` is for the fastest that the devices
-        compute well, or that of the checkpoint. float16 is for GPUs alone.
-    remat : bool
-        Compute parts of the network twice instead of keeping them: less memory, above
-        all of the denoiser, for about a third more time.
-    strategy : str or tf.distribute.Strategy or None
-        How training is spread over devices, as of
-        :func:`dipy_ldm.make_strategy`. The result is the same.
-    checkpoint : str or Path, optional
-        File from which training goes on if it is there. It is written after rounds, in
-        at most a twentieth of the time, and at the end. SIGTERM then ends the training
-        with a checkpoint and status 143.
-    checkpoint_steps : int
-        Batches after which it is written within a round.
-    callbacks : sequence of callable
-        Called as ``callback(estimator)`` after each round; ``history_`` is up to date
-        then, and ``predict`` works.
-    verbose : bool
-        Show a progress bar.
     """
 
     epochs: int
@@ -124,18 +70,7 @@ class Training(NamedTuple):
     verbose: bool = True
 
     def check(self, n: int) -> None:
-        """Refuse options with which nothing could be trained.
-
-        Parameters
-        ----------
-        n : int
-            Number of images.
-
-        Raises
-        ------
-        InputError
-            If a number is too small, or there are fewer images than in a batch.
-        """
+        """Refuse options with which nothing could be trained."""
         check_counts(
             epochs=self.epochs,
             steps=self.steps,
@@ -156,28 +91,7 @@ class Training(NamedTuple):
         *checkpoints: str | Path | None,
         rates: tuple[float, float],
     ) -> Self:
-        """Choose the devices, and the precision that they have.
-
-        Parameters
-        ----------
-        rank : int
-            Number of spatial dimensions.
-        *checkpoints : str or Path or None
-            Where training may have begun, beside ``checkpoint``.
-        rates : tuple of float
-            Learning rates of images and of volumes where none is given.
-
-        Returns
-        -------
-        Training
-            With a strategy (or None), a
-            :class:`dipy_ldm.training._precision.Precision` and a learning rate.
-
-        Raises
-        ------
-        InputError
-            If there is no such strategy, or the devices have no such precision.
-        """
+        """Choose the devices, and the precision that they have."""
         strategy = distribution.make_strategy(self.strategy)
         began = began_in(self.checkpoint, *checkpoints)
         rate = self.learning_rate
@@ -193,50 +107,20 @@ class Training(NamedTuple):
         return distribution.share_of(self.batch_size, self.strategy)
 
     def length(self, n: int) -> Length:
-        """Say how long the training is.
-
-        Parameters
-        ----------
-        n : int
-            Number of images.
-
-        Returns
-        -------
-        Length
-            In batches.
-        """
+        """Say how long the training is."""
         epoch = n // self.batch_size
         if self.steps is None:
             return Length(epoch, self.epochs * epoch)
         return Length(epoch, self.steps * self.accumulate)
 
     def settings(self) -> dict:
-        """Say on what the result depends.
-
-        Returns
-        -------
-        dict
-            As JSON can say it.
-        """
+        """Say on what the result depends."""
         names = ("epochs", "steps", "batch_size", "accumulate", "learning_rate")
         chosen = {name: getattr(self, name) for name in names}
         return chosen | {"precision": cast(Precision, self.precision).name}
 
     def optimizer(self, steps: int, **options) -> FlatAdam:
-        """Make what changes the weights.
-
-        Parameters
-        ----------
-        steps : int
-            Batches of the whole training.
-        **options
-            Further arguments of :class:`dipy_ldm.training._optimizer.FlatAdam`.
-
-        Returns
-        -------
-        dipy_ldm.training._optimizer.FlatAdam
-            Optimizer.
-        """
+        """Make what changes the weights."""
         precision = self.settings()["precision"]
         return FlatAdam(
             cosine_decay(cast(float, self.learning_rate), steps),
@@ -258,21 +142,7 @@ Options = TypedDict("Options", Training.__annotations__, total=False)  # type: i
 def cosine_decay(
     learning_rate: float, steps: int
 ) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Return a learning rate that warms up and falls to zero along a cosine.
-
-    Parameters
-    ----------
-    learning_rate : float
-        Highest rate.
-    steps : int
-        Batches of the whole training: Keras asks for the rate of each batch, also
-        where the gradients of several are accumulated.
-
-    Returns
-    -------
-    keras.optimizers.schedules.LearningRateSchedule
-        The rate of each step.
-    """
+    """Return a learning rate that warms up and falls to zero along a cosine."""
     # Of short trainings a large part: with three dimensions a full first step changes
     # weights by a tenth of their size.
     warmup = min(500, steps // 4)

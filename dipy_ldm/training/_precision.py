@@ -25,80 +25,26 @@ _TRIES = 7
 
 
 class Precision(NamedTuple):
-    """What a training computes in, and why.
-
-    Parameters
-    ----------
-    name : {"float32", "bfloat16", "float16"}
-        Precision.
-    reason : str
-        Why it was chosen, as a part of a sentence.
-    """
+    """What a training computes in, and why."""
 
     name: str
     reason: str
 
     @classmethod
     def from_saved(cls, document: dict | None) -> Self | None:
-        """Read what a model file says.
-
-        Parameters
-        ----------
-        document : dict or None
-            Both by their names; None where an earlier version wrote the file.
-
-        Returns
-        -------
-        Precision or None
-            None for None.
-        """
+        """Read what a model file says."""
         return cls(**document) if document else None
 
     @staticmethod
     def to_saved(precision: Any) -> dict | None:
-        """Say what :meth:`from_saved` reads.
-
-        Parameters
-        ----------
-        precision : Precision or None
-            None where it is not known.
-
-        Returns
-        -------
-        dict or None
-            Both by their names, as JSON can say them.
-        """
+        """Say what :meth:`from_saved` reads."""
         return precision and precision._asdict()
 
 
 def settle(
     name: str, rank: int, strategy: Any = None, began: str | None = None
 ) -> Precision:
-    """Choose the precision of a training.
-
-    Parameters
-    ----------
-    name : {"auto", "float32", "bfloat16", "float16"}
-        What the user asked for; ``"auto"`` is for the fastest in which all devices
-        compute well.
-    rank : int
-        Number of spatial dimensions.
-    strategy : tf.distribute.Strategy or None
-        As of :func:`dipy_ldm.make_strategy`.
-    began : str, optional
-        Precision in which the training began that is resumed.
-
-    Returns
-    -------
-    Precision
-        The same for all machines.
-
-    Raises
-    ------
-    InputError
-        If there is no such precision, or a device can't compute in it; the sentence
-        lists those it can.
-    """
+    """Choose the precision of a training."""
     choose("precision", name, {"auto": None, **PRECISIONS})
     if began is not None and name in ("auto", began):
         return Precision(began, "as the training began")
@@ -109,18 +55,7 @@ def settle(
 
 @cache
 def tell(settled: Precision) -> Precision:
-    """Say once what was chosen, and why.
-
-    Parameters
-    ----------
-    settled : Precision
-        As of :func:`settle`.
-
-    Returns
-    -------
-    Precision
-        The same.
-    """
+    """Say once what was chosen, and why."""
     logger.info("precision %s: %s.", *settled)
     return settled
 

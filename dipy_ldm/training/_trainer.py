@@ -28,39 +28,7 @@ _TRIAL = 100
 
 
 class Stage(NamedTuple):
-    """What is trained: the autoencoder, the guide or the denoiser.
-
-    Parameters
-    ----------
-    title : str
-        Name on the progress bar.
-    training : Training
-        Options, settled.
-    length : Length
-        How long it is trained.
-    settings : dict
-        On what the result depends beside these, as JSON can say it.
-    build : callable
-        ``build()`` makes the compiled model, a :class:`distribution.ReplicatedModel`.
-    batches : Batches
-        From which it learns.
-    publish : callable
-        ``publish(model, round, last)`` is called after each round, makes the estimator
-        ready for use, and returns further figures of the round by their names.
-    lesson : tuple of str and float
-        Name of a figure, and what it is of a network that has learnt nothing.
-    verdict : callable
-        ``verdict(figures)`` is given the last round's, and those of the weights that
-        were kept, and says in a sentence what is wrong with them; None if nothing is.
-    take : callable, optional
-        ``take(model)`` copies the trained weights into the estimator's networks, where
-        they are not the averages that the optimizer keeps.
-    begin : callable, optional
-        ``begin(model)`` is called before the first step of all.
-    network : keras.Model, optional
-        Of the estimator, if it shall have the weights of the lowest ``val_loss`` in the
-        end.
-    """
+    """What is trained: the autoencoder, the guide or the denoiser."""
 
     title: str
     training: Training
@@ -77,25 +45,7 @@ class Stage(NamedTuple):
 
 
 def train(estimator: Any, stage: Stage) -> None:
-    """Train a stage with stock ``keras.Model.fit``, from its checkpoint on.
-
-    Parameters
-    ----------
-    estimator : VQVAE or LatentDiffusion
-        What the stage is of; its networks are given the weights, its ``history_`` is
-        kept up to date, and the callbacks are given it.
-    stage : Stage
-        What is trained.
-
-    Raises
-    ------
-    InputError
-        If the checkpoint is of another training, another machine was started
-        otherwise, the loss is no number any more, or nothing is learnt. What was
-        learnt before is in the checkpoint.
-    Terminated
-        If SIGTERM or SIGHUP came and there is a checkpoint to go on from.
-    """
+    """Train a stage with stock ``keras.Model.fit``, from its checkpoint on."""
     training = stage.training
     settings = stage.settings | training.settings()
     settings |= {"steps of an epoch": stage.length.epoch}
@@ -236,19 +186,7 @@ class _Tell(keras.callbacks.Callback):
 
 
 class Progress(keras.callbacks.Callback):
-    """Show a bar with the loss and the time that is left of all epochs.
-
-    Parameters
-    ----------
-    title : str
-        Name of the bar.
-    length : Length
-        How long the training is.
-    done : int
-        Steps that were done before.
-    disable : bool
-        Show nothing.
-    """
+    """Show a bar with the loss and the time that is left of all epochs."""
 
     def __init__(
         self, title: str, length: Length, done: int, *, disable: bool = False

@@ -28,47 +28,14 @@ model, and with which options, it was made.
 
 
 def scan_path(root: Path, number: int, suffix: str) -> Path:
-    """Name the file of a generated volume.
-
-    Parameters
-    ----------
-    root : Path
-        Folder of the dataset.
-    number : int
-        Number of the sample.
-    suffix : str
-        What kind of scan it is like, such as T1w.
-
-    Returns
-    -------
-    Path
-        Such as ``sub-S0001/anat/sub-S0001_desc-synthetic_T1w.nii.gz``.
-    """
+    """Name the file of a generated volume."""
     name = f"{_LABEL}{number:04d}"
     folder = root / name / _FOLDERS.get(suffix, "anat")
     return folder / f"{name}_desc-synthetic_{suffix}.nii.gz"
 
 
 def check_suffix(suffix: str | None, known: str | None) -> str:
-    """Choose the suffix of the files.
-
-    Parameters
-    ----------
-    suffix : str or None
-        The user's.
-    known : str or None
-        That of the volumes that the model learnt from.
-
-    Returns
-    -------
-    str
-        The user's or, without, that of the model.
-
-    Raises
-    ------
-    InputError
-        If there is none, or BIDS has no such one.
-    """
+    """Choose the suffix of the files."""
     chosen = suffix or known
     if chosen is None:
         raise InputError(
@@ -83,18 +50,7 @@ def check_suffix(suffix: str | None, known: str | None) -> str:
 
 
 def describe(known: Mapping[str, Condition]) -> dict[str, dict]:
-    """Say what the columns of the table are, for the JSON beside it.
-
-    Parameters
-    ----------
-    known : dict of str to Condition
-        Conditions of the model.
-
-    Returns
-    -------
-    dict of str to dict
-        Description, units or levels of each.
-    """
+    """Say what the columns of the table are, for the JSON beside it."""
     return {
         name: {"Description": f"{name} that the sample was made for"}
         | ({"Units": condition.units} if condition.units else {})
@@ -116,20 +72,7 @@ def _meaning(condition, level):
 
 
 def refuse_others(flow: Any, root: Path) -> None:
-    """Refuse a folder with a dataset of others, unless forced.
-
-    Parameters
-    ----------
-    flow : dipy.workflows.workflow.Workflow
-        Workflow that knows whether to force.
-    root : Path
-        Where the dataset is to be.
-
-    Raises
-    ------
-    InputError
-        If there is one that dipy_ldm has not generated.
-    """
+    """Refuse a folder with a dataset of others, unless forced."""
     if flow._force_overwrite or _is_ours(root):
         return
     there = [name for name in _MARKS if any(root.glob(name))]
@@ -153,18 +96,7 @@ def _is_ours(root):
 
 
 def begin(root: Path) -> None:
-    """Make the folder of a dataset, and write what it is, unless that is there.
-
-    Parameters
-    ----------
-    root : Path
-        The folder.
-
-    Raises
-    ------
-    OSError
-        If it can't be written, as one sentence.
-    """
+    """Make the folder of a dataset, and write what it is, unless that is there."""
     make_folder(root)
     if _is_ours(root):
         return
@@ -183,18 +115,6 @@ def list_participants(root: Path, described: Mapping[str, dict]) -> None:
 
     Whoever adds samples writes it anew, so that it is right once the last has, also
     where several add at once or one was killed.
-
-    Parameters
-    ----------
-    root : Path
-        Folder of the dataset.
-    described : dict of str to dict
-        What ``participants.json`` says of each condition.
-
-    Raises
-    ------
-    OSError
-        If it can't be written, as one sentence.
     """
     with claimed(root / "participants.tsv", wait=True):
         rows = dict(_samples(root))

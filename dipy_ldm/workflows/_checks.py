@@ -45,27 +45,7 @@ class Looked(NamedTuple):
 def start(
     strategy: str, devices: Sequence[str] | None, loss: str | None, **method: Any
 ) -> Any:
-    """Choose the devices, and refuse names that there are not, before files are read.
-
-    Parameters
-    ----------
-    strategy, devices
-        As of :func:`dipy_ldm.make_strategy`; other machines don't count.
-    loss : str or None
-        Name of a loss; None is for the usual one.
-    **method
-        As of :func:`dipy_ldm.workflows._recipes.make`.
-
-    Returns
-    -------
-    tf.distribute.Strategy or None
-        None is for the one device that TensorFlow chooses.
-
-    Raises
-    ------
-    InputError
-        If there is no such device, schedule, target, loss or precision.
-    """
+    """Choose the devices, and refuse unknown names before files are read."""
     choose("schedule", method["schedule"], schedules.SCHEDULES)
     choose("target", method["target"], schedules.TARGETS)
     choose("precision", method["precision"], {"auto": None, **building.PRECISIONS})
@@ -83,27 +63,7 @@ def look(
     cache_limit: float | None,
     **options: Any,
 ) -> Looked:
-    """Look at files, tables and images.
-
-    Parameters
-    ----------
-    input_files, conditions, steps
-        As of :func:`dipy_ldm.workflows._inputs.plan`.
-    cache_dir, cache_limit
-        As of :func:`dipy_ldm.data.load_volumes`.
-    **options
-        Further ones of it.
-
-    Returns
-    -------
-    Looked
-        Findings, and the images that can be used.
-
-    Raises
-    ------
-    InputError
-        If there are no inputs, or an option makes no sense.
-    """
+    """Look at files, tables and images."""
     if input_files == ["mnist"] or not holds_volumes(input_files):
         return _look_at_images(input_files, conditions, steps, options)
     if steps and not conditions:
@@ -169,35 +129,7 @@ def try_out(
     changes: tuple[bool, bool],
     seconds: float,
 ) -> dict[str, list[Finding]]:
-    """Look at what the training would be, and try it.
-
-    Parameters
-    ----------
-    material : Material or None
-        As of :func:`look`.
-    given : dict
-        As of :func:`dipy_ldm.presets.settle`.
-    method : dict
-        As of :func:`dipy_ldm.workflows._recipes.make`.
-    strategy : tf.distribute.Strategy or None
-        As of :func:`start`.
-    validation : float
-        Share that is held out.
-    changes : tuple of bool
-        Whether images are mirrored, and whether they are left unchanged else.
-    seconds : float
-        Time for each trial; 0 for none.
-
-    Returns
-    -------
-    dict of str to list of Finding
-        By sections.
-
-    Raises
-    ------
-    InputError
-        If an option makes no sense.
-    """
+    """Look at what the training would be, and try it."""
     if material is None:
         why = "Not looked at: there is no file to learn from."
         return {"Training": [grey("training", why)]}
@@ -258,22 +190,7 @@ def write(
     input_files: Sequence[str],
     found: Mapping[str, Sequence[Finding]],
 ) -> str:
-    """Write both files, and say in short what is in them.
-
-    Parameters
-    ----------
-    outputs : sequence of Path
-        A JSON file and a page.
-    input_files : sequence of str
-        What was looked at.
-    found : dict of str to sequence of Finding
-        By sections.
-
-    Returns
-    -------
-    str
-        What must be mended, in a sentence; nothing if nothing must.
-    """
+    """Write both files, and say in short what is in them."""
     every = [finding for some in found.values() for finding in some]
     bad = [finding.title for finding in every if finding.state == "red"]
     told = {

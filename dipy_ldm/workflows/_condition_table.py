@@ -16,28 +16,7 @@ logger = logging.getLogger(__name__)
 def read_wanted(
     path: str | Path, known: Mapping[str, Condition]
 ) -> dict[str, list[str | float | None]]:
-    """Read what is wanted of each sample.
-
-    Parameters
-    ----------
-    path : str or Path
-        Table as of :func:`dipy_ldm.data._tables.read_table`, such as a
-        ``participants.tsv``. What is missing is left open. Columns that are no
-        conditions make no difference, and a warning says which.
-    known : dict of str to Condition
-        Conditions of the model.
-
-    Returns
-    -------
-    dict of str to list
-        Values of each row, by the names of the conditions that are columns.
-
-    Raises
-    ------
-    InputError
-        If the table is bad, no column is a condition, or a cell is neither a number nor
-        a level. All bad cells are in one report.
-    """
+    """Read what is wanted of each sample."""
     rows = read_table(path)
     columns = [name for name in rows[0].cells if name]
     names = [name for name in columns if name in known]

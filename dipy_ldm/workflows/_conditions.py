@@ -14,21 +14,7 @@ from dipy_ldm.prior._population import Population, draw
 
 
 class Asked(NamedTuple):
-    """Conditions that are asked for, in their own units.
-
-    Parameters
-    ----------
-    table : dict of str to list
-        One value for each image, by the names of all conditions that the model knows:
-        a number, the name of a level, or None.
-    surprises : list of str
-        A sentence on each value that the model did not learn from.
-    numbers : range
-        Numbers of the images.
-    drawn : list of str, optional
-        Names of the conditions that were drawn for some of them. None is where nothing
-        is drawn.
-    """
+    """Conditions that are asked for, in their own units."""
 
     table: dict[str, list]
     surprises: list[str]
@@ -45,36 +31,7 @@ class Asked(NamedTuple):
         seed: int | None = None,
         same_noise: bool = False,
     ) -> Self:
-        """Look at what is asked for, and draw the rest, without a network.
-
-        Parameters
-        ----------
-        model_path : str or Path
-            File of the model.
-        given : dict, str or None
-            One value, or a list with one for each image, by the names of some
-            conditions; or the word ``none``.
-        numbers : range
-            Numbers of the images.
-        strict : bool
-            Whether to refuse numbers that were not learnt from.
-        seed : int, optional
-            Seed with which what is left out is drawn, as of
-            :meth:`dipy_ldm.LatentDiffusion.draw_conditions`. It is not specified if
-            None.
-        same_noise : bool
-            Draw for all what is drawn for the first.
-
-        Returns
-        -------
-        Asked
-            For each of the images.
-
-        Raises
-        ------
-        InputError
-            If something can't be asked for.
-        """
+        """Look at what is asked for, and draw the rest, without a network."""
         document = persistence.read_document(model_path, "latent_diffusion")
         known = from_saved(document["conditions"])
         n = len(numbers)
@@ -102,18 +59,7 @@ class Asked(NamedTuple):
         return any(v is not None for values in self.table.values() for v in values)
 
     def of_some(self, numbers: range) -> dict[str, list] | str | None:
-        """Return what some of the images are asked to be.
-
-        Parameters
-        ----------
-        numbers : range
-            Their numbers.
-
-        Returns
-        -------
-        dict of str to list, str or None
-            As ``conditions`` of :meth:`dipy_ldm.LatentDiffusion.predict`.
-        """
+        """Return what some of the images are asked to be."""
         found = self._of(numbers)
         if self.drawn is None or not found:
             return found or None
@@ -130,20 +76,7 @@ class Asked(NamedTuple):
         return {name: values[places] for name, values in self.table.items()}
 
     def facts(self, numbers: range) -> dict[str, Any]:
-        """Say what images were asked to be.
-
-        Parameters
-        ----------
-        numbers : range
-            Their numbers.
-
-        Returns
-        -------
-        dict
-            For the file beside them. Of one image the values, of more a list of them;
-            what is not specified is ``n/a``. The names of those that were drawn are
-            listed, too.
-        """
+        """Say what images were asked to be."""
         found: dict[str, Any] = {}
         for name, values in self._of(numbers).items():
             said = ["n/a" if value is None else value for value in values]
@@ -153,19 +86,7 @@ class Asked(NamedTuple):
         return ({"Conditions": found} if found else {}) | drawn | warnings
 
     def arrays(self, numbers: range) -> dict[str, np.ndarray]:
-        """Return what images were asked to be, as arrays.
-
-        Parameters
-        ----------
-        numbers : range
-            Their numbers.
-
-        Returns
-        -------
-        dict of str to ndarray
-            ``condition_name``: numbers with NaN, or text with ``n/a``, where nothing is
-            specified.
-        """
+        """Return what images were asked to be, as arrays."""
         found = {}
         for name, values in self._of(numbers).items():
             nothing = "n/a" if any(isinstance(v, str) for v in values) else math.nan
@@ -175,18 +96,7 @@ class Asked(NamedTuple):
 
 
 def count_of(given: dict | str) -> int | None:
-    """Count the images that conditions are for.
-
-    Parameters
-    ----------
-    given : dict or str
-        Values of each, or one for all; or the word ``none``.
-
-    Returns
-    -------
-    int or None
-        None if there is one value of each.
-    """
+    """Count the images that conditions are for."""
     if isinstance(given, str):
         return None
     counts = [len(values) for values in given.values() if isinstance(values, list)]

@@ -63,39 +63,7 @@ def read_for(
     caching: dict | None = None,
     **choice: Any,
 ) -> Judged:
-    """Read images for a model.
-
-    Parameters
-    ----------
-    document : dict
-        What the model's file says.
-    paths : sequence of str or Path or None
-        What the user gave: files, or the word ``mnist``.
-    option : str
-        Name of the parameter that they are from.
-    split : {"train", "test"}
-        Which digits the word stands for.
-    channels : bool
-        Whether a fourth axis of volumes is one of channels.
-    made : bool
-        Whether a model made them: conditions are what they were asked to be, then.
-    source_files : sequence of str or Path, optional
-        What volumes are made of, where the model makes them of others.
-    caching : dict, optional
-        ``cache_dir`` and ``cache_limit`` as of :func:`dipy_ldm.data.load_volumes`.
-    **choice
-        ``suffix`` and ``filter`` as of :func:`dipy_ldm.data.load_volumes`.
-
-    Returns
-    -------
-    Judged
-        The images.
-
-    Raises
-    ------
-    InputError
-        If there are none, they can't be read, or are not for the model.
-    """
+    """Read images for a model."""
     if not paths:
         raise InputError(f"give images to compare with: `{option}`.")
     paths = [str(path) for path in paths]
@@ -223,16 +191,6 @@ def refuse_same_subjects(train: Judged, held_out: Judged) -> None:
 
     Another scan of a training subject is near to it: copies of training images would
     be no nearer than held-out images are.
-
-    Parameters
-    ----------
-    train, held_out : Judged
-        The images.
-
-    Raises
-    ------
-    InputError
-        If there are any; the sentence names them.
     """
     both = set(train.subjects or ()) & set(held_out.subjects or ())
     if both:
@@ -244,20 +202,7 @@ def refuse_same_subjects(train: Judged, held_out: Judged) -> None:
 
 
 def refuse_unnamed(source_files: Sequence[str] | None, *groups: Sequence[str]) -> None:
-    """Refuse sources of several groups of volumes which no name tells apart.
-
-    Parameters
-    ----------
-    source_files : sequence of str or None
-        Sources of all; None where there are none.
-    *groups : sequence of str
-        Volumes.
-
-    Raises
-    ------
-    InputError
-        If a name has no ``sub-``.
-    """
+    """Refuse sources of several groups of volumes which no name tells apart."""
     if source_files is None:
         return
     named = [*source_files, *(path for some in groups for path in some or ())]
@@ -270,25 +215,7 @@ def refuse_unnamed(source_files: Sequence[str] | None, *groups: Sequence[str]) -
 
 
 def reference_document(path: Path, reference: str | Path | None) -> dict | None:
-    """Look at the file of a reference, before images are read.
-
-    Parameters
-    ----------
-    path : Path
-        File of the audited model.
-    reference : str or Path or None
-        What the user gave.
-
-    Returns
-    -------
-    dict or None
-        What the file says; None if there is none.
-
-    Raises
-    ------
-    InputError
-        If there is no such model, it is the audited one, or of other images.
-    """
+    """Look at the file of a reference, before images are read."""
     if reference is None:
         return None
     other = persistence.find(reference)
@@ -304,18 +231,7 @@ def reference_document(path: Path, reference: str | Path | None) -> dict | None:
 
 
 def check_reference(document: dict, other: dict) -> None:
-    """Refuse a reference whose losses can't stand beside those of a model.
-
-    Parameters
-    ----------
-    document, other : dict
-        What the files of the model and of the reference say.
-
-    Raises
-    ------
-    InputError
-        If it is of other images, or makes images of others.
-    """
+    """Refuse a reference whose losses can't stand beside those of a model."""
     shape, others = document["shape"], other["shape"]
     alike = shape[3:] == others[3:] if len(shape) == 4 else shape == others
     if len(shape) != len(others) or not alike:

@@ -13,20 +13,7 @@ from dipy_ldm.workflows._provenance import sidecar
 def asked_of(
     names: Sequence[str], places: Sequence[tuple[Path, int]]
 ) -> dict[str, list] | None:
-    """Look up what images were asked to be.
-
-    Parameters
-    ----------
-    names : sequence of str
-        Conditions of the model.
-    places : sequence of tuple
-        File of each image, and which of the images in it.
-
-    Returns
-    -------
-    dict of str to list
-        Values of the images, None where nothing was asked for; None if there are none.
-    """
+    """Look up what images were asked to be."""
     told = {file: asked_in(file) for file in dict.fromkeys(file for file, _ in places)}
     found = {
         name: values_of(name, [_value(told[file].get(name), i) for file, i in places])
@@ -37,19 +24,7 @@ def asked_of(
 
 
 def asked_in(file: Path) -> dict[str, object]:
-    """Read what the images of a file were asked to be.
-
-    Parameters
-    ----------
-    file : Path
-        A volume, with a JSON file beside it, or an array file.
-
-    Returns
-    -------
-    dict of str to object
-        A value of each condition, or an array with one for each image; nothing if it
-        is not told.
-    """
+    """Read what the images of a file were asked to be."""
     try:
         if file.suffix == ".npz":
             with np.load(file) as arrays:
@@ -62,18 +37,7 @@ def asked_in(file: Path) -> dict[str, object]:
 
 
 def refused_in(files: Iterable[Path]) -> int:
-    """Count the samples that were refused as copies in place of those of some files.
-
-    Parameters
-    ----------
-    files : iterable of Path
-        Volumes, or array files.
-
-    Returns
-    -------
-    int
-        As the files say; 0 if they say nothing.
-    """
+    """Count the samples that were refused as copies in place of those of some files."""
     return sum(_refused(file) for file in set(files))
 
 

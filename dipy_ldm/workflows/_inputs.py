@@ -49,27 +49,6 @@ def plan(
     """Find out what the inputs are: digits, images of one's own, or volumes.
 
     Of volumes only the headers and tables are read, images are read at once.
-
-    Parameters
-    ----------
-    input_files : list of str
-        What the user gave.
-    conditions : sequence of str
-        Names of those that shall be learnt: columns of the tables around the files.
-    steps : dict of str to float, optional
-        Numbers that are rounded to multiples of a step.
-    **options
-        As of :func:`dipy_ldm.data.volumes.plan_volumes`.
-
-    Returns
-    -------
-    Plan
-        Shape and affine, and what loads them.
-
-    Raises
-    ------
-    InputError
-        If they can't be read, or an option is not for them.
     """
     if input_files != ["mnist"] and holds_volumes(input_files):
         # In the order of the files, those held out could be all of one site.
@@ -138,20 +117,7 @@ def _load(planned, known, **options):
 
 
 def rehearse(planned: Plan, validation: float, seed: int, batch_size: int) -> None:
-    """Refuse what can't be held out or learnt, before volumes are read.
-
-    Parameters
-    ----------
-    planned : Plan
-        What the inputs are.
-    validation, seed, batch_size
-        As of :func:`dipy_ldm.data.cohort.split`.
-
-    Raises
-    ------
-    InputError
-        If too little is left to learn from, or nothing is to be learnt of a condition.
-    """
+    """Refuse what can't be held out or learnt, before volumes are read."""
     train, held_out = split(planned.known, validation, seed, batch_size)
     known = check_conditions(train)
     if planned.known.units is None:
@@ -165,15 +131,7 @@ def rehearse(planned: Plan, validation: float, seed: int, batch_size: int) -> No
 
 
 def survey(data: Cohort, verbose: bool = False) -> None:
-    """Look at volumes for all workers, who find beside them what the chief found.
-
-    Parameters
-    ----------
-    data : Cohort
-        What is learnt from.
-    verbose : bool
-        Show a progress bar.
-    """
+    """Look at volumes for all workers, who find beside them what the chief found."""
     if data.affine is not None:
         arrays.survey(data.images, verbose=verbose)
         if data.sources is not None:
@@ -181,22 +139,6 @@ def survey(data: Cohort, verbose: bool = False) -> None:
 
 
 def check_conditions(train: Cohort) -> dict[str, Condition]:
-    """Refuse conditions of which nothing can be learnt.
-
-    Parameters
-    ----------
-    train : Cohort
-        What is learnt from.
-
-    Returns
-    -------
-    dict of str to Condition
-        What is known of each.
-
-    Raises
-    ------
-    InputError
-        If there is one.
-    """
+    """Refuse conditions of which nothing can be learnt."""
     people = len(set(train.subjects)) if train.subjects else None
     return learn(train.conditions, len(train.images), n_subjects=people)

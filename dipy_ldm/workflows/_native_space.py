@@ -39,34 +39,7 @@ def find_lesions(
     threshold: float,
     tile: int | None,
 ) -> Scan:
-    """Read a volume, and find where the detector of a model takes it for a lesion.
-
-    Parameters
-    ----------
-    model : LatentDiffusion
-        A model with a detector.
-    file : Path
-        The volume.
-    grid : Grid
-        That of the model.
-    channels : bool
-        Whether a fourth axis is one of channels.
-    threshold : float
-        Least probability.
-    tile : int or None
-        Voxels along a side of the tiles.
-
-    Returns
-    -------
-    Scan
-        The volume, with its lesions.
-
-    Raises
-    ------
-    InputError
-        If the file is bad, nothing of it is on the grid, or most of it is taken for
-        lesions.
-    """
+    """Read a volume, and find where the detector of a model takes it for a lesion."""
     image, origin = conform_file(file, grid, channels)
     likely = model.detect(image[None], tile=tile)[0, ..., None]
     shape = origin.data.shape[:3]
@@ -82,19 +55,7 @@ def find_lesions(
 def on_grid(hole: np.ndarray, affine: np.ndarray, grid: Grid) -> np.ndarray:
     """Say which voxels of the model's grid are not known.
 
-    Parameters
-    ----------
-    hole : ndarray of bool
-        Voxels of a volume that are made anew, ``(x, y, z)``.
-    affine : ndarray
-        From their indices to millimetres, ``(4, 4)``.
-    grid : Grid
-        That of the model.
-
-    Returns
-    -------
-    ndarray of bool
-        ``grid.shape``.
+    Shapes: hole ``(x, y, z)``.
     """
     return conform(hole[..., None].astype("float32"), affine, grid)[..., 0] > _TOUCHED
 
@@ -104,23 +65,7 @@ def fill_in(
 ) -> np.ndarray:
     """Make anew what is in the hole of a volume.
 
-    Parameters
-    ----------
-    model : LatentDiffusion
-        The model.
-    scan : Scan
-        The volume.
-    grid : Grid
-        That of the model.
-    n_samples : int
-        How many ways it is filled in.
-    options : dict
-        Further ones of :meth:`dipy_ldm.LatentDiffusion.inpaint`, with ``first``.
-
-    Returns
-    -------
-    ndarray
-        Values in the hole, in the volume's own unit, ``(n_samples, voxels, channels)``.
+    Shapes: result ``(n_samples, voxels, channels)``.
     """
     # First of all: what is in the hole shall change neither the range of the
     # intensities nor, by the blur of larger voxels, what is around it.
@@ -143,16 +88,7 @@ def fill_in(
 def write(path: Path, scan: Scan, values: np.ndarray, facts: dict) -> None:
     """Write a volume with other values in its hole, and beside it how it was made.
 
-    Parameters
-    ----------
-    path : Path
-        File that ends in ``.nii.gz``.
-    scan : Scan
-        The volume.
-    values : ndarray
-        ``(voxels, channels)``.
-    facts : dict
-        As of :func:`dipy_ldm.workflows._provenance.provenance`.
+    Shapes: values ``(voxels, channels)``.
     """
     with sidecar_first(path, facts) as ready:
         write_changed(path, scan.file, scan.hole, values, describe(facts), ready)

@@ -8,23 +8,7 @@ from dipy_ldm.data._cells import as_number
 
 
 def steps_of(text: str | None) -> dict[str, float]:
-    """Read how numbers are to be coarsened.
-
-    Parameters
-    ----------
-    text : str or None
-        Such as ``"age=5,weight=10"``; None is for not at all.
-
-    Returns
-    -------
-    dict of str to float
-        Step of each.
-
-    Raises
-    ------
-    InputError
-        If it is written otherwise, or a step is not above 0.
-    """
+    """Read how numbers are to be coarsened."""
     steps = {}
     for part in filter(None, (text or "").split(",")):
         name, _, number = part.partition("=")
@@ -38,40 +22,13 @@ def steps_of(text: str | None) -> dict[str, float]:
 
 
 def names_of(text: str | None) -> list[str]:
-    """Read the names of covariates.
-
-    Parameters
-    ----------
-    text : str or None
-        Such as ``"age,sex"``; None is for none.
-
-    Returns
-    -------
-    list of str
-        Each once.
-    """
+    """Read the names of covariates."""
     names = (name.strip() for name in (text or "").split(","))
     return list(dict.fromkeys(filter(None, names)))
 
 
 def values_of(words: Iterable[str] | None) -> dict[str, list[str]]:
-    """Read which values names of files must have.
-
-    Parameters
-    ----------
-    words : iterable of str or None
-        Such as ``["task=rest", "ses=01,02"]``; None is for any.
-
-    Returns
-    -------
-    dict of str to list of str
-        Values of each entity.
-
-    Raises
-    ------
-    InputError
-        If they are written otherwise.
-    """
+    """Read which values names of files must have."""
     values = {}
     for word in words or ():
         key, equals, texts = word.partition("=")
@@ -90,18 +47,7 @@ def check(
     mask_files: Any = None,
     background: float = 1.0,
 ) -> None:
-    """Refuse numbers that make no sense, whatever the inputs of a training are.
-
-    Parameters
-    ----------
-    validation, learning_rate, seed, mask_files, background
-        As of ``dipy_train_ldm``.
-
-    Raises
-    ------
-    InputError
-        If one does not.
-    """
+    """Refuse numbers that make no sense, whatever the inputs of a training are."""
     if mask_files and background == 1:
         raise InputError(
             "--mask_files make no difference with --background 1; give the weight of "
@@ -116,16 +62,5 @@ def check(
 
 
 def one_or_more(numbers: list | None) -> Any:
-    """Take what was given as a list of one for the number.
-
-    Parameters
-    ----------
-    numbers : list or None
-        What was given.
-
-    Returns
-    -------
-    object
-        The number, the list, or None.
-    """
+    """Take what was given as a list of one for the number."""
     return numbers[0] if numbers and len(numbers) == 1 else numbers

@@ -26,28 +26,6 @@ def output_paths(
     DIPY's own iterator takes every positional word for an existing file, makes
     folders before the inputs are known to be good, and goes on with status 0 where
     outputs exist.
-
-    Parameters
-    ----------
-    flow : dipy.workflows.workflow.Workflow
-        Workflow; its ``last_generated_outputs`` are set.
-    input_path : str or Path
-        First input, beside which the strategies ``append`` and ``prepend`` put
-        outputs.
-    out_dir : str or Path
-        Output folder.
-    **names : str
-        File name of each output, by its parameter's name.
-
-    Returns
-    -------
-    list of Path
-        One path for each name.
-
-    Raises
-    ------
-    InputError
-        If nothing can be written there.
     """
     _, (paths,) = connect_output_paths(
         [[str(input_path)]],
@@ -91,22 +69,7 @@ def _refuse_long(path):
 def refuse_overwriting(
     flow: Any, paths: Iterable[Path], cure: str = "add --force to overwrite"
 ) -> None:
-    """Raise an error if one of the paths exists, unless forced.
-
-    Parameters
-    ----------
-    flow : dipy.workflows.workflow.Workflow
-        Workflow that knows whether to force.
-    paths : iterable of Path
-        Files that are about to be written.
-    cure : str
-        What to do about it.
-
-    Raises
-    ------
-    InputError
-        If one is there, or is a folder even if forced.
-    """
+    """Raise an error if one of the paths exists, unless forced."""
     paths = list(paths)
     for path in paths:
         _refuse_long(path)
@@ -125,29 +88,7 @@ def json_and_page(
     further: Iterable[str] = (),
     **name: str,
 ) -> list[Path]:
-    """Name the outputs, and refuse to overwrite them unasked.
-
-    Parameters
-    ----------
-    flow : dipy.workflows.workflow.Workflow
-        Workflow that knows whether to force.
-    first, out_dir : str or Path
-        As of :func:`output_paths`.
-    further : iterable of str
-        Ends of the names of others.
-    **name : str
-        Stem, by the parameter's name.
-
-    Returns
-    -------
-    list of Path
-        A JSON file, a page, and the others.
-
-    Raises
-    ------
-    InputError
-        If they are there, or can't be written.
-    """
+    """Name the outputs, and refuse to overwrite them unasked."""
     (stem,) = output_paths(flow, first, out_dir, **name)
     ends = [".json", ".html", *further]
     paths = [stem.with_name(f"{stem.name}{end}") for end in ends]
@@ -156,22 +97,7 @@ def json_and_page(
 
 
 def write_page(paths: Sequence[Path], facts: dict, html: str) -> None:
-    """Write what is known as JSON, and the page.
-
-    Parameters
-    ----------
-    paths : sequence of Path
-        Both files; their folder is made.
-    facts : dict
-        What is known.
-    html : str
-        The page.
-
-    Raises
-    ------
-    OSError
-        If they can't be written, as one sentence.
-    """
+    """Write what is known as JSON, and the page."""
     make_folder(paths[0].parent)
     texts = json.dumps(facts, indent=2) + "\n", html
     for path, text in zip(paths, texts, strict=True):
@@ -182,20 +108,7 @@ def write_page(paths: Sequence[Path], facts: dict, html: str) -> None:
 
 
 def write_private(path: Path, html: str) -> None:
-    """Write a page that others shall not read.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    html : str
-        The page.
-
-    Raises
-    ------
-    OSError
-        If it can't be written, as one sentence.
-    """
+    """Write a page that others shall not read."""
     with replacing(path) as partial:
         partial.chmod(0o600)
         partial.write_text(html, "utf-8")
@@ -203,20 +116,7 @@ def write_private(path: Path, html: str) -> None:
 
 
 def interrupted(written: int, cure: str = "") -> str:
-    """Say what Ctrl-C left behind of a command that writes volume after volume.
-
-    Parameters
-    ----------
-    written : int
-        Number of volumes.
-    cure : str
-        How to go on, as the end of the sentence.
-
-    Returns
-    -------
-    str
-        One sentence.
-    """
+    """Say what Ctrl-C left behind of a command that writes volume after volume."""
     if written == 0:
         return "interrupted; nothing was written."
     return f"interrupted; the volumes that are written ({written}) are whole{cure}."

@@ -12,19 +12,7 @@ from dipy_ldm._utils.files import replacing
 
 
 class Report:
-    """Write the figures after every round, and the picture as often as is cheap.
-
-    Parameters
-    ----------
-    history_path, picture_path : Path
-        Where to.
-    images : ndarray
-        Images that are reconstructed for the picture.
-    affine : ndarray or None
-        Where the voxels of volumes are; None for images.
-    sources : ndarray, optional
-        What these images are made of.
-    """
+    """Write the figures after every round, and the picture as often as is cheap."""
 
     # Drawing the picture shall take no more than this share of the time.
     SHARE = 0.05
@@ -48,23 +36,11 @@ class Report:
         self.not_before = 0.0
 
     def autoencoder(self, vqvae: Any) -> None:
-        """Report on the first stage.
-
-        Parameters
-        ----------
-        vqvae : VQVAE
-            As far as it is trained.
-        """
+        """Report on the first stage."""
         self._tell("autoencoder", vqvae, self._reconstruct)
 
     def diffusion(self, model: Any) -> None:
-        """Report on the second stage.
-
-        Parameters
-        ----------
-        model : LatentDiffusion
-            As far as it is trained.
-        """
+        """Report on the second stage."""
         # Where training goes on, the first stage may have ended in another process.
         self.histories["autoencoder"] = model.vqvae.history_
         if self.pairs is None:
@@ -72,15 +48,7 @@ class Report:
         self._tell("diffusion", model, self._sample)
 
     def detector(self, model: Any, detector: Any) -> None:
-        """Report on the last stage, if there is one.
-
-        Parameters
-        ----------
-        model : LatentDiffusion
-            Fitted.
-        detector : Detector
-            As far as it is trained.
-        """
+        """Report on the last stage, if there is one."""
         self.histories = {
             "autoencoder": model.vqvae.history_,
             "diffusion": model.history_,
@@ -118,13 +86,7 @@ class Report:
             self.not_before = end + (end - start) / self.SHARE
 
     def finish(self, model: Any) -> None:
-        """Show how it ended, also what was done by a process before this.
-
-        Parameters
-        ----------
-        model : LatentDiffusion
-            Fitted.
-        """
+        """Show how it ended, also what was done by a process before this."""
         self.histories = {
             "autoencoder": model.vqvae.history_,
             "diffusion": model.history_,
@@ -145,15 +107,7 @@ class Report:
 
 
 def write_table(path: Path, histories: dict[str, dict]) -> None:
-    """Write one line for each round of each stage.
-
-    Parameters
-    ----------
-    path : Path
-        Where to.
-    histories : dict of str to dict
-        Figures of each round, by the names of the stages.
-    """
+    """Write one line for each round of each stage."""
     names = list(dict.fromkeys(name for h in histories.values() for name in h))
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")

@@ -18,37 +18,13 @@ from dipy_ldm.data._nifti import write_volume
 
 
 def fingerprint(path: str | Path) -> str:
-    """Hash a file.
-
-    Parameters
-    ----------
-    path : str or Path
-        The file.
-
-    Returns
-    -------
-    str
-        SHA-256, hexadecimal.
-    """
+    """Hash a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def provenance(model_path: str | Path, **options) -> dict:
-    """Tell by what, and how, an image was made.
-
-    Parameters
-    ----------
-    model_path : str or Path
-        File of the model.
-    **options
-        Sampler, steps, seed and so on.
-
-    Returns
-    -------
-    dict
-        For the file beside the image.
-    """
+    """Tell by what, and how, an image was made."""
     return {
         "Synthetic": True,
         "GeneratedBy": {"Name": "dipy_ldm", "Version": __version__},
@@ -59,44 +35,12 @@ def provenance(model_path: str | Path, **options) -> dict:
 
 
 def affine_of(model: Any) -> np.ndarray:
-    """Return the affine of the volumes that a model learnt from.
-
-    Parameters
-    ----------
-    model : LatentDiffusion
-        Fitted model.
-
-    Returns
-    -------
-    ndarray
-        From voxels to millimetres, ``(4, 4)``.
-
-    Raises
-    ------
-    InputError
-        If it was fitted to arrays without one.
-    """
+    """Return the affine of the volumes that a model learnt from."""
     return known_affine(model.vqvae.affine_)
 
 
 def known_affine(affine: npt.ArrayLike | None) -> np.ndarray:
-    """Return the affine that a model has, or say that it has none.
-
-    Parameters
-    ----------
-    affine : array_like or None
-        From voxels to millimetres, ``(4, 4)``.
-
-    Returns
-    -------
-    ndarray
-        The same.
-
-    Raises
-    ------
-    InputError
-        If there is none.
-    """
+    """Return the affine that a model has, or say that it has none."""
     if affine is None:
         raise InputError(
             "this model does not know where its voxels are; fit the VQVAE with "
@@ -106,18 +50,7 @@ def known_affine(affine: npt.ArrayLike | None) -> np.ndarray:
 
 
 def sidecar(path: Path) -> Path:
-    """Name the file of what is known of a volume.
-
-    Parameters
-    ----------
-    path : Path
-        File of the volume, which ends in ``.nii.gz``.
-
-    Returns
-    -------
-    Path
-        File beside it.
-    """
+    """Name the file of what is known of a volume."""
     return path.with_name(path.name.removesuffix(".nii.gz") + ".json")
 
 
@@ -126,18 +59,7 @@ def write_with_sidecar(
 ) -> None:
     """Write a volume, and beside it as JSON what is known of it.
 
-    Parameters
-    ----------
-    path : Path
-        File that ends in ``.nii.gz``.
-    volume : ndarray
-        ``(x, y, z, channels)``.
-    affine : ndarray
-        From voxels to millimetres, ``(4, 4)``.
-    dtype : str
-        Type of the voxels in the file.
-    facts : dict
-        As of :func:`provenance`.
+    Shapes: volume ``(x, y, z, channels)``.
     """
     with sidecar_first(path, facts) as ready:
         told = describe(facts), comment(facts)
@@ -145,18 +67,7 @@ def write_with_sidecar(
 
 
 def describe(facts: dict) -> str:
-    """Say in short how an image was made, for its header.
-
-    Parameters
-    ----------
-    facts : dict
-        As of :func:`provenance`.
-
-    Returns
-    -------
-    str
-        By which model, and with which seed.
-    """
+    """Say in short how an image was made, for its header."""
     description = (
         f"synthetic: dipy_ldm {__version__}, model {facts['ModelFingerprint'][:8]}, "
         f"seed {facts['Seed']}"
@@ -170,16 +81,6 @@ def comment(facts: dict) -> str:
     """Say in a header what was asked for and of what it was made.
 
     Its description has room for little.
-
-    Parameters
-    ----------
-    facts : dict
-        As of :func:`provenance`.
-
-    Returns
-    -------
-    str
-        JSON; nothing if there is neither.
     """
     said = {name: facts.get(name) for name in ("Conditions", "Sources")}
     said = {name: value for name, value in said.items() if value}
@@ -192,18 +93,6 @@ def sidecar_first(path: Path, facts: dict) -> Iterator[Callable]:
 
     A volume that is there has its own sidecar, then, even where the disk is full or
     the process is killed: what it replaces is removed first.
-
-    Parameters
-    ----------
-    path : Path
-        File of the volume.
-    facts : dict
-        As of :func:`provenance`.
-
-    Yields
-    ------
-    callable
-        To be called once the volume is written, but not yet in its place.
     """
 
     def put():

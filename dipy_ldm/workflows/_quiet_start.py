@@ -25,11 +25,6 @@ def quiet_start() -> Iterator[None]:
     TensorFlow's silences, and that hide the one line a user should read. They come
     with the import and with the first use of a device. Whoever looks for a GPU sees
     them by setting ``TF_CPP_MIN_LOG_LEVEL=0``.
-
-    Raises
-    ------
-    InputError
-        If the process may not have the memory that TensorFlow needs to start.
     """
     _refuse_too_tight()
     # A command comes here more than once.

@@ -9,19 +9,7 @@ from dipy_ldm.presets import Settings
 
 
 class Recipe(NamedTuple):
-    """Both estimators, and how each is trained.
-
-    Parameters
-    ----------
-    vqvae : VQVAE
-        The autoencoder.
-    model : LatentDiffusion
-        The diffusion model of its latents.
-    of_vqvae, of_model : dict
-        Options of :class:`dipy_ldm.training.Training`.
-    of_detector : dict or None
-        The same of a detector of lesions; None if there shall be none.
-    """
+    """Both estimators, and how each is trained."""
 
     vqvae: Any
     model: Any
@@ -37,19 +25,7 @@ class Recipe(NamedTuple):
     ) -> None:
         """Refuse what can't be done in either stage, before the first takes hours.
 
-        Parameters
-        ----------
-        shape : tuple of int
-            Shape of all images, ``(n, *space, channels)``.
-        patch : int or sequence of int or None
-            As of :meth:`dipy_ldm.VQVAE.fit`.
-        source : Source, optional
-            What is known of sources.
-
-        Raises
-        ------
-        InputError
-            If something can't.
+        Shapes: shape ``(n, *space, channels)``.
         """
         self.vqvae.check(shape, patch=patch, **self.of_vqvae)
         self.model.check(shape, source, **self.of_model)
@@ -66,24 +42,7 @@ class Recipe(NamedTuple):
         callbacks: Sequence,
         **options,
     ) -> Any:
-        """Train both, one after the other, and the detector, if there shall be one.
-
-        Parameters
-        ----------
-        cohort : Cohort
-            What is learnt from.
-        held_out : Cohort or None
-            Images on which both are validated.
-        checkpoints, callbacks : sequence
-            One of each for each stage; the last callback is given the model, too.
-        **options
-            Further ones of :meth:`dipy_ldm.VQVAE.fit`.
-
-        Returns
-        -------
-        LatentDiffusion
-            The fitted model.
-        """
+        """Train both, one after the other, and the detector, if there shall be one."""
         others = held_out and held_out.images
         self.vqvae.fit(
             cohort.images,
@@ -133,26 +92,7 @@ def make(
     steps_detector=None,
     **training,
 ) -> Recipe:
-    """Make both estimators, and say how they are trained.
-
-    Parameters
-    ----------
-    settings : Settings
-        What depends on the data.
-    strategy : tf.distribute.Strategy or None
-        Devices that both are trained on.
-    schedule, target, guide, seed
-        As of the estimators; a guide that is not asked for is left to the default.
-    steps_detector : int, optional
-        Steps of a detector of lesions; there is none if None.
-    **training
-        Further options of the training of both.
-
-    Returns
-    -------
-    Recipe
-        Nothing of it is fitted yet.
-    """
+    """Make both estimators, and say how they are trained."""
     from dipy_ldm import VQVAE, LatentDiffusion
 
     vqvae = VQVAE(
@@ -179,21 +119,6 @@ def make(
 
 
 def augmentation(flip: bool, settings: Settings, unchanged: bool) -> Augmentation:
-    """Return how images are changed before the autoencoder sees them.
-
-    Parameters
-    ----------
-    flip : bool
-        Whether half of them are mirrored.
-    settings : Settings
-        Of the kind of data.
-    unchanged : bool
-        Whether they shall not be changed else.
-
-    Returns
-    -------
-    Augmentation
-        The changes.
-    """
+    """Return how images are changed before the autoencoder sees them."""
     usual = Augmentation() if unchanged else settings.augment or Augmentation()
     return usual._replace(flip=flip)

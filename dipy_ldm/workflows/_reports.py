@@ -47,18 +47,7 @@ _ABOUT = {
 
 
 def about(facts: dict) -> dict[str, Any]:
-    """Name on a page what was judged, and how.
-
-    Parameters
-    ----------
-    facts : dict
-        As of :func:`dipy_ldm.workflows._provenance.provenance`, and more.
-
-    Returns
-    -------
-    dict
-        Text and numbers.
-    """
+    """Name on a page what was judged, and how."""
     return {
         name: _short(key, facts[key]) for key, name in _ABOUT.items() if key in facts
     }
@@ -80,26 +69,7 @@ def evaluate_on(
     options: dict,
     **further: Any,
 ) -> Evaluation:
-    """Evaluate a model on a device, with progress bars.
-
-    Parameters
-    ----------
-    place : tf.distribute.Strategy or None
-        The device.
-    model : LatentDiffusion
-        Fitted model.
-    real, generated : Judged
-        Images; None are generated.
-    options : dict
-        Of sampling.
-    **further
-        As of :func:`dipy_ldm.evaluation.evaluate.evaluate`.
-
-    Returns
-    -------
-    Evaluation
-        With all that is to be said of the images.
-    """
+    """Evaluate a model on a device, with progress bars."""
     with spread(place):
         found = evaluate(
             model,
@@ -120,24 +90,7 @@ def evaluate_on(
 def evaluation_outputs(
     found: Evaluation, facts: dict, followed: dict[str, tuple]
 ) -> tuple[dict, str]:
-    """Make the figures and the page of an evaluation.
-
-    Parameters
-    ----------
-    found : Evaluation
-        What was found.
-    facts : dict
-        What is known of it.
-    followed : dict of str to tuple
-        As of :func:`read_measurements`.
-
-    Returns
-    -------
-    figures : dict
-        For the JSON file.
-    html : str
-        The page.
-    """
+    """Make the figures and the page of an evaluation."""
     pieces, figures = [], dict(found.figures)
     for name, (asked, measured) in followed.items():
         figures.setdefault("followed", {})[name] = anatomy.follow(asked, measured)
@@ -151,20 +104,7 @@ def evaluation_outputs(
 
 
 def refuse_known(model: Any, train: Judged, held_out: Judged) -> None:
-    """Refuse held-out images that are training images.
-
-    Parameters
-    ----------
-    model : LatentDiffusion
-        It knows the range of the images.
-    train, held_out : Judged
-        The images.
-
-    Raises
-    ------
-    InputError
-        If there are any; the sentence names the first of them.
-    """
+    """Refuse held-out images that are training images."""
     known, others = (
         in_pieces(copies.fingerprints, judged.images, model.vqvae_)
         for judged in (train, held_out)
@@ -181,22 +121,7 @@ def refuse_known(model: Any, train: Judged, held_out: Judged) -> None:
 def load_reference(
     path: str | Path, images: tuple[Judged, Judged], devices: list[str] | None
 ) -> Reference:
-    """Load the model that stands beside an audited one.
-
-    Parameters
-    ----------
-    path : str or Path
-        What the user gave.
-    images : tuple of Judged
-        Training and held-out images on its grid.
-    devices : list of str or None
-        What the user chose.
-
-    Returns
-    -------
-    Reference
-        The model and these.
-    """
+    """Load the model that stands beside an audited one."""
     model, _ = restoring.load(persistence.find(path), devices, None)
     train, held_out = images
     return Reference(model, train.images, held_out.images)
@@ -209,26 +134,7 @@ def audit_on(
     options: dict,
     **further: Any,
 ) -> Audit:
-    """Audit a model on a device, with progress bars.
-
-    Parameters
-    ----------
-    place : tf.distribute.Strategy or None
-        The device.
-    model : LatentDiffusion
-        Fitted model.
-    images : tuple of Judged
-        Training, held-out and generated images; None of these are generated.
-    options : dict
-        Of sampling.
-    **further
-        As of :func:`dipy_ldm.evaluation.audit.audit`.
-
-    Returns
-    -------
-    Audit
-        With all that is to be said of the images.
-    """
+    """Audit a model on a device, with progress bars."""
     train, held_out, generated = images
     with spread(place):
         found = audit(
@@ -249,22 +155,7 @@ def audit_on(
 
 
 def audit_outputs(found: Audit, facts: dict) -> tuple[dict, str]:
-    """Make the figures and the page of an audit, without names of training images.
-
-    Parameters
-    ----------
-    found : Audit
-        What was found.
-    facts : dict
-        What is known of the audit.
-
-    Returns
-    -------
-    figures : dict
-        For the JSON file.
-    html : str
-        The page.
-    """
+    """Make the figures and the page of an audit, without names of training images."""
     conclusions = [sentence for sentence, _ in audit_page.conclude(found)]
     for sentence in conclusions:
         logger.info("%s", sentence)
@@ -298,24 +189,7 @@ def audit_outputs(found: Audit, facts: dict) -> tuple[dict, str]:
 
 
 def pairs_page(found: Audit, model: Any, train: Judged, facts: dict) -> str:
-    """Make the page of the most suspicious pairs, which shows training images.
-
-    Parameters
-    ----------
-    found : Audit
-        What was found.
-    model : LatentDiffusion
-        The model.
-    train : Judged
-        Training images.
-    facts : dict
-        What is known of the audit.
-
-    Returns
-    -------
-    str
-        HTML.
-    """
+    """Make the page of the most suspicious pairs, which shows training images."""
     names = {pair.train: train.names[pair.train] for pair in found.pairs}
     vqvae = model.vqvae_
 
@@ -327,45 +201,14 @@ def pairs_page(found: Audit, model: Any, train: Judged, facts: dict) -> str:
 
 
 def guard(found: Audit, model_fingerprint: str) -> Guard:
-    """Keep what knows training images again.
-
-    Parameters
-    ----------
-    found : Audit
-        An audit of all training images.
-    model_fingerprint : str
-        SHA-256 of the model's file.
-
-    Returns
-    -------
-    Guard
-        To be saved.
-    """
+    """Keep what knows training images again."""
     invariant = Known.of(*found.searches["invariant"].rows[:2])
     voxels = Known.of(*map(sketch, found.searches["voxels"].rows[:2]))
     return Guard(found.projection, invariant, voxels, model_fingerprint)
 
 
 def read_measurements(document: dict, table: str | Path | None) -> dict[str, tuple]:
-    """Read what was measured of generated volumes, and what was asked for.
-
-    Parameters
-    ----------
-    document : dict
-        What the model's file says.
-    table : str or Path or None
-        List of the volumes with a column for each condition that was measured.
-
-    Returns
-    -------
-    dict of str to tuple
-        Asked and measured numbers, by the names of the conditions; NaN is missing.
-
-    Raises
-    ------
-    InputError
-        If no column is a continuous condition, or nothing was asked for.
-    """
+    """Read what was measured of generated volumes, and what was asked for."""
     if table is None:
         return {}
     known = [n for n, c in document["conditions"].items() if c["kind"] != "class"]

@@ -40,29 +40,7 @@ class Task(NamedTuple):
 
 
 def find_model(model_file: str | Path, act: str) -> tuple[Path, Grid, int]:
-    """Find a model of volumes; nothing but its document is read.
-
-    Parameters
-    ----------
-    model_file : str or Path
-        What the user gave.
-    act : str
-        What is done with it, as the method of a ``LatentDiffusion`` is called.
-
-    Returns
-    -------
-    path : Path
-        The file.
-    grid : Grid
-        That of its volumes.
-    channels : int
-        Theirs.
-
-    Raises
-    ------
-    InputError
-        If it is no such model, or does not know where its voxels are.
-    """
+    """Find a model of volumes; nothing but its document is read."""
     path = persistence.find(model_file)
     document = persistence.read_document(path, "latent_diffusion")
     shape, affine = document["shape"], document["affine"]
@@ -75,29 +53,7 @@ def find_model(model_file: str | Path, act: str) -> tuple[Path, Grid, int]:
 
 
 def load(path: Path, devices: list[str] | None, tile: int | None) -> tuple[Any, Any]:
-    """Load a model, if the memory suffices.
-
-    Parameters
-    ----------
-    path : Path
-        Its file.
-    devices : list of str or None
-        What the user chose.
-    tile : int or None
-        Voxels along a side of the tiles.
-
-    Returns
-    -------
-    model : LatentDiffusion
-        The model.
-    place : tf.distribute.Strategy or None
-        The device to use.
-
-    Raises
-    ------
-    InputError
-        If there is no such device, or too little memory.
-    """
+    """Load a model, if the memory suffices."""
     with quiet_start():
         from dipy_ldm import LatentDiffusion, _backend as distribution
 
@@ -136,42 +92,7 @@ def find_inputs(
     out_dir: str | Path,
     **name: str,
 ) -> Inputs | None:
-    """Find what this worker makes something of, and refuse what is in the way.
-
-    Parameters
-    ----------
-    flow : dipy.workflows.workflow.Workflow
-        Workflow that knows whether to force.
-    files : list of Path
-        All volumes.
-    outputs_of : callable
-        From the name of the first to the list of all outputs of a volume, files that
-        end in ``.nii.gz``.
-    verb : str
-        What is done, such as ``denoise``.
-    channels : bool
-        Whether a fourth axis is one of channels.
-    n_channels : int
-        How many the model knows.
-    strategy : str
-        How the volumes are shared out.
-    resume : bool
-        Whether outputs may be there.
-    out_dir : str or Path
-        Output directory.
-    **name : str
-        What is appended to the name of a volume, by the parameter's name.
-
-    Returns
-    -------
-    Inputs or None
-        None if there is nothing to do for this worker.
-
-    Raises
-    ------
-    InputError
-        If all volumes are bad, or are not for this model, or something is in the way.
-    """
+    """Find what this worker makes something of, and refuse what is in the way."""
     (end,) = output_paths(flow, files[0], out_dir, **name)
     names = name_outputs(files, end, verb, described)
     outputs = {file: outputs_of(name) for file, name in names.items()}
@@ -219,29 +140,7 @@ def _camel(text):
 def name_outputs(
     files: list[Path], end: Path, verb: str, named: Callable = _appended
 ) -> dict[Path, Path]:
-    """Name an output after each volume; where names are equal, folders are kept.
-
-    Parameters
-    ----------
-    files : list of Path
-        Volumes.
-    end : Path
-        Folder of the outputs, and what is appended to the names of the volumes.
-    verb : str
-        What is done, such as ``denoise``.
-    named : callable
-        From the stem of a volume, and the name of ``end``, to the name of an output.
-
-    Returns
-    -------
-    dict of Path to Path
-        Output of each, which ends in ``.nii.gz``.
-
-    Raises
-    ------
-    InputError
-        If two would be the same.
-    """
+    """Name an output after each volume; where names are equal, folders are kept."""
     stems = _stems(files)
     names = [stem.with_name(named(stem.name, end.name)) for stem in stems]
     name, count = Counter(names).most_common(1)[0]
@@ -292,20 +191,7 @@ def _stem(file):
 
 
 def beside(name: Path, end: str) -> Path:
-    """Name a further output of a volume.
-
-    Parameters
-    ----------
-    name : Path
-        File that ends in ``.nii.gz``.
-    end : str
-        What is appended to its name before that or, with a ``desc-`` of BIDS, to that.
-
-    Returns
-    -------
-    Path
-        File in the same folder.
-    """
+    """Name a further output of a volume."""
     found = re.fullmatch(r"(.*_desc-[A-Za-z0-9]+)(_[A-Za-z0-9]+\.nii\.gz)", name.name)
     if found:
         return name.with_name(found[1] + _camel(end.strip("_-")) + found[2])
@@ -322,30 +208,7 @@ def work(
     resume: bool,
     place: Any,
 ) -> None:
-    """Make something of one volume after the other, whatever becomes of some.
-
-    Parameters
-    ----------
-    flow : dipy.workflows.workflow.Workflow
-        Workflow that counts as ``written`` what is done.
-    tasks : list of Task
-        The work.
-    make : callable
-        Takes a task and writes its outputs.
-    inputs : Inputs
-        What the command was given.
-    verb : str
-        What is done, such as ``denoise``.
-    resume : bool
-        Whether to leave what is there and whole.
-    place : tf.distribute.Strategy or None
-        The device to use.
-
-    Raises
-    ------
-    InputError
-        If outputs are of another run; and, in the end, if there were bad volumes.
-    """
+    """Make something of one volume after the other, whatever becomes of some."""
     from dipy_ldm._backend import spread
 
     bad = inputs.bad

@@ -17,21 +17,7 @@ from dipy_ldm.workflows._sources import Seen
 
 
 class Samples(NamedTuple):
-    """Files of samples.
-
-    Parameters
-    ----------
-    names : list of Path
-        Of each volume, or of the one array of images.
-    log : Path
-        What the names of logs begin with.
-    picture : Path or None
-        Picture of the first of them.
-    dataset : Path or None
-        Folder of the dataset that they are in.
-    described : dict
-        What the dataset says of conditions.
-    """
+    """Files of samples."""
 
     names: list[Path]
     log: Path
@@ -43,24 +29,7 @@ class Samples(NamedTuple):
     def beside(
         cls, stem: Path, numbers: range, of_volumes: bool, one_of_several: bool
     ) -> Self:
-        """Name files that begin with a stem.
-
-        Parameters
-        ----------
-        stem : Path
-            What all names begin with.
-        numbers : range
-            Numbers of the samples.
-        of_volumes : bool
-            Whether each has a file of its own.
-        one_of_several : bool
-            Whether other processes write further ones.
-
-        Returns
-        -------
-        Samples
-            Array or volumes, and a picture.
-        """
+        """Name files that begin with a stem."""
         own = _numbered(stem, numbers.start) if one_of_several else stem
         names = (
             [_beside(_numbered(stem, number), ".nii.gz") for number in numbers]
@@ -73,24 +42,7 @@ class Samples(NamedTuple):
     def named_after(
         cls, seen: Seen, stem: Path, numbers: range, one_of_several: bool
     ) -> Self:
-        """Name files after the sources that volumes are made of.
-
-        Parameters
-        ----------
-        seen : Seen
-            Sources.
-        stem : Path
-            What the names of logs and the picture begin with.
-        numbers : range
-            Numbers of the samples of each.
-        one_of_several : bool
-            Whether other processes write further ones.
-
-        Returns
-        -------
-        Samples
-            Volumes, those of a source one after the other, and a picture.
-        """
+        """Name files after the sources that volumes are made of."""
         outputs = name_outputs(seen.files, stem, "generate")
         names = [outputs[file] for file in seen.own]
         if len(numbers) > 1:
@@ -101,32 +53,7 @@ class Samples(NamedTuple):
     def inside(
         cls, flow: Any, root: Path, numbers: range, suffix: str | None, document: dict
     ) -> Self:
-        """Name files of a dataset, as BIDS has derivatives.
-
-        Parameters
-        ----------
-        flow : dipy.workflows.workflow.Workflow
-            Workflow that knows whether to force.
-        root : Path
-            Folder of the dataset.
-        numbers : range
-            Numbers of the samples.
-        suffix : str or None
-            The user's.
-        document : dict
-            What the file of the model says.
-
-        Returns
-        -------
-        Samples
-            Volumes, without a picture.
-
-        Raises
-        ------
-        InputError
-            If the model is of images, there is a dataset of others, or there is no
-            suffix.
-        """
+        """Name files of a dataset, as BIDS has derivatives."""
         if len(document["shape"]) != 4:
             raise InputError("`bids` is for volumes; leave it out for images.")
         suffix = bids.check_suffix(suffix, document.get("suffix"))
@@ -150,13 +77,7 @@ class Samples(NamedTuple):
 
     @contextmanager
     def being_written(self) -> Iterator[None]:
-        """Make the folders of the files and, in the end, the table of a dataset.
-
-        Raises
-        ------
-        OSError
-            If they can't be made, as one sentence.
-        """
+        """Make the folders of the files and, in the end, the table of a dataset."""
         if self.dataset is not None:
             bids.begin(self.dataset)
         for folder in {name.parent for name in self.names}:
@@ -171,12 +92,7 @@ class Samples(NamedTuple):
     def draw(self, images: np.ndarray, columns: int | None = None) -> None:
         """Draw the first of the samples.
 
-        Parameters
-        ----------
-        images : ndarray
-            Images, or planes of volumes, ``(n, h, w, channels)``.
-        columns : int, optional
-            Number of columns.
+        Shapes: images ``(n, h, w, channels)``.
         """
         if self.picture is not None:
             from dipy_ldm import plots

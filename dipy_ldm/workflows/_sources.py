@@ -19,19 +19,7 @@ from dipy_ldm.workflows import _workers as workers
 
 
 class Seen(NamedTuple):
-    """Files of sources, and the grid that they are brought to.
-
-    Parameters
-    ----------
-    known : Source
-        What the model knows of sources.
-    grid : Grid
-        That of the model.
-    files : list of Path
-        All files.
-    own : list of Path
-        Those that this of several workers works on.
-    """
+    """Files of sources, and the grid that they are brought to."""
 
     known: Source
     grid: Grid
@@ -40,26 +28,7 @@ class Seen(NamedTuple):
 
     @classmethod
     def of(cls, document: dict, source_files: list[str] | None) -> Self | None:
-        """Look at the headers of sources.
-
-        Parameters
-        ----------
-        document : dict
-            What the file of the model says.
-        source_files : list of str or None
-            What the user gave.
-
-        Returns
-        -------
-        Seen or None
-            None where the model knows of no sources.
-
-        Raises
-        ------
-        InputError
-            If there are some and the model knows of none, or the reverse; or they are
-            bad, or have other channels.
-        """
+        """Look at the headers of sources."""
         known = from_saved(document["source"])
         if sentence := _wrong(document, source_files):
             raise InputError(sentence)
@@ -79,32 +48,13 @@ class Seen(NamedTuple):
         return cls(known, grid, files, files)
 
     def part_of(self, cluster: Any) -> Self:
-        """Choose what this of several workers works on.
-
-        Parameters
-        ----------
-        cluster : Cluster or None
-            The workers.
-
-        Returns
-        -------
-        Seen
-            With some of the files as its own.
-        """
+        """Choose what this of several workers works on."""
         return self._replace(own=workers.part_of(cluster, self.files))
 
     def read(self, file: Path) -> np.ndarray:
         """Read a source, on the grid of the model.
 
-        Parameters
-        ----------
-        file : Path
-            One of the files.
-
-        Returns
-        -------
-        ndarray
-            ``(1, *space, channels)``.
+        Shapes: result ``(1, *space, channels)``.
         """
         several, labels = self.known.channels > 1, bool(self.known.labels)
         return conform_source(file, self.grid, several, labels)[None]
@@ -130,15 +80,7 @@ def _wrong(document, source_files):
 
 
 class Partners(NamedTuple):
-    """Volumes, and the source that each belongs to.
-
-    Parameters
-    ----------
-    seen : Seen or None
-        Sources; None where there are none.
-    source_of : dict of Path to Path
-        Source of each volume.
-    """
+    """Volumes, and the source that each belongs to."""
 
     seen: Seen | None
     source_of: dict[Path, Path]
@@ -147,59 +89,17 @@ class Partners(NamedTuple):
     def of(
         cls, model_path: Path, files: list[Path], source_files: list[str] | None
     ) -> Self:
-        """Find the source of each volume.
-
-        Parameters
-        ----------
-        model_path : Path
-            File of the model.
-        files : list of Path
-            Volumes.
-        source_files : list of str or None
-            What the user gave.
-
-        Returns
-        -------
-        Partners
-            Without sources where the model knows of none.
-
-        Raises
-        ------
-        InputError
-            As of :meth:`Seen.of`, or if they can't be paired.
-        """
+        """Find the source of each volume."""
         document = persistence.read_document(model_path, "latent_diffusion")
         seen = Seen.of(document, source_files)
         return cls(seen, pair(files, seen.files) if seen else {})
 
     def given(self, file: Path) -> dict[str, np.ndarray]:
-        """Read the source of a volume.
-
-        Parameters
-        ----------
-        file : Path
-            The volume.
-
-        Returns
-        -------
-        dict of str to ndarray
-            As an argument of a ``LatentDiffusion``; empty where there are none.
-        """
+        """Read the source of a volume."""
         return {"source": self.seen.read(self.source_of[file])} if self.seen else {}
 
     def names(self, *files: Path) -> list[str]:
-        """Name all that something is made of.
-
-        Parameters
-        ----------
-        *files : Path
-            A volume, and further files.
-
-        Returns
-        -------
-        list of str
-            With the source of the volume.
-        """
+        """Name all that something is made of."""
         own = [self.source_of[files[0]]] if self.seen else []
         return [str(file) for file in [*files, *own]]
 
@@ -207,24 +107,7 @@ class Partners(NamedTuple):
 def pieces(
     seen: Seen | None, names: list[Path], numbers: range, at_once: int
 ) -> Iterator[tuple]:
-    """Say what is generated in what order.
-
-    Parameters
-    ----------
-    seen : Seen or None
-        Sources, each of which a sample of each number is made of.
-    names : list of Path
-        Files of the samples.
-    numbers : range
-        Numbers of the samples.
-    at_once : int
-        How many are generated at once.
-
-    Yields
-    ------
-    tuple
-        The source, or None, and names and numbers of some samples.
-    """
+    """Say what is generated in what order."""
     files: list[Any] = [None] if seen is None else [*seen.own]
     for i, file in enumerate(files):
         own = names[i * len(numbers) :]

@@ -13,18 +13,7 @@ from dipy_ldm.workflows._quiet_start import quiet_start
 
 
 def find(strategy: str) -> Any:
-    """Find those who run this command together.
-
-    Parameters
-    ----------
-    strategy : str
-        What the user chose.
-
-    Returns
-    -------
-    Cluster or None
-        None is for this process alone.
-    """
+    """Find those who run this command together."""
     if strategy not in ("auto", "multi_worker"):
         return None
     with quiet_start():
@@ -32,20 +21,7 @@ def find(strategy: str) -> Any:
 
 
 def part_of(cluster: Any, items: Any) -> Any:
-    """Take the part of some work that is this worker's.
-
-    Parameters
-    ----------
-    cluster : Cluster or None
-        The workers; None if this process is alone.
-    items : sequence
-        All of the work.
-
-    Returns
-    -------
-    sequence
-        Neighbours; nothing if there are fewer items than workers.
-    """
+    """Take the part of some work that is this worker's."""
     if cluster is None:
         return items
     n, workers = len(items), len(cluster.addresses)
@@ -53,31 +29,12 @@ def part_of(cluster: Any, items: Any) -> Any:
 
 
 def is_first(cluster: Any) -> bool:
-    """Say whether this process shows progress and writes what all have made.
-
-    Parameters
-    ----------
-    cluster : Cluster or None
-        The workers; None if this process is alone.
-
-    Returns
-    -------
-    bool
-        True for the first worker, and for a process that is alone.
-    """
+    """Say whether this process shows progress and writes what all have made."""
     return cluster is None or cluster.index == 0
 
 
 def keep_log(cluster: Any, path: Path) -> None:
-    """Keep what a worker has to say in a file of its own, beside the output.
-
-    Parameters
-    ----------
-    cluster : Cluster or None
-        The workers; None, if this process is alone, is for no log.
-    path : Path
-        Output whose name the log's begins with.
-    """
+    """Keep what a worker has to say in a file of its own, beside the output."""
     if cluster is None:
         return
     make_folder(path.parent)
