@@ -47,8 +47,9 @@ def upgraded(document: dict) -> dict:
         document = {"conditions": {}, "source": None} | document
     if "shape" not in document:
         return document
-    vqvae = {"n_codebooks": 1} | document["vqvae"]
-    document = {"sharpening": 0.0} | document | {"vqvae": vqvae}
+    document = {"sharpening": 0.0} | document
+    if "vqvae" in document:
+        document |= {"vqvae": {"n_codebooks": 1} | document["vqvae"]}
     if "design" in document:
         return document
     return document | {"design": 1 if document.get("normed_output", True) else 2}
