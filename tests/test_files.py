@@ -99,7 +99,7 @@ def test_an_output_that_is_a_link_stays_one(tmp_path):
 
 DIE = """
 import os, signal, sys
-from dipy_ldm._utils.files import (claimed, replacing)
+from dipy_ldm._utils.files import claimed, replacing
 with replacing(sys.argv[1]) as partial:
     partial.write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
