@@ -142,12 +142,10 @@ def check_saved(rank, folder, earlier):
     for path in sorted(earlier.glob("*.safetensors")):
         model = LatentDiffusion.load(path)
         yield from prefixed(f"saved/{path.stem}", apply(model, blobs, contrast))
-    autoencoder = model.vqvae_
     checkpoint = shutil.copy(earlier / "plain.checkpoint", folder / "resumed")
     model = LatentDiffusion(VQVAE(**TINY_VQVAE).fit(blobs, **FIT), **TINY_LDM)
     model.fit(blobs, **FIT, checkpoint=checkpoint)
     yield from prefixed("resumed", weights_of(model))
-    del autoencoder
 
 
 def prefixed(prefix, results):
@@ -282,23 +280,23 @@ def collect(kinds, folder, earlier=None):
             if name in kinds:
                 place = folder / f"{name}-{rank}"
                 place.mkdir(parents=True)
-                results |= prefixed_dict(f"{name}-{rank}", check(rank, place))
+                results |= gathered(f"{name}-{rank}", check(rank, place))
     if "saved" in kinds and earlier:
         for rank in (2, 3):
             place = folder / f"saved-{rank}"
             place.mkdir(parents=True)
             made = check_saved(rank, place, earlier / f"diffusion-{rank}")
-            results |= prefixed_dict(f"diffusion-{rank}", made)
+            results |= gathered(f"diffusion-{rank}", made)
     if "commands" in kinds:
         place = folder / "commands"
         place.mkdir(parents=True)
-        results |= prefixed_dict("commands", check_commands(3, place))
+        results |= gathered("commands", check_commands(3, place))
     return results
 
 
-def prefixed_dict(prefix, pairs):
+def gathered(prefix, pairs):
     """Gather pairs of names and results, and say how far it is."""
-    results = {f"{prefix}/{name}": value for name, value in pairs}
+    results = dict(prefixed(prefix, dict(pairs)))
     print(f"{prefix}: {len(results)} results", flush=True)
     return results
 
