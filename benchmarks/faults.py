@@ -143,7 +143,7 @@ class Denoising:
             for number, path in self.files.items()
         ]
         if resume:
-            tasks = restoring._left(self.Flow, tasks, "denoise")
+            tasks = restoring._remaining(self.Flow, tasks, "denoise")
         for task in tasks:
             make(task)
 

@@ -30,10 +30,10 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 def __getattr__(name):
     # Keras takes seconds to import: it waits until an estimator is asked for (PEP 562).
     if name in _HOMES:
-        from dipy_ldm._utils.startup import uncollected
+        from dipy_ldm._utils.startup import gc_disabled
 
         try:
-            with uncollected():
+            with gc_disabled():
                 return getattr(import_module(_HOMES[name], __name__), name)
         except ModuleNotFoundError as error:
             if error.name not in _BACKENDS:

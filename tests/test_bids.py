@@ -77,16 +77,16 @@ def test_a_dataset_of_others_is_refused(tmp_path, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text('{"Name": "x", "GeneratedBy": [{"Name": "other"}]}')
     with pytest.raises(InputError, match="holds another dataset .* another folder"):
-        bids.refuse_others(CALM, tmp_path)
-    bids.refuse_others(FORCED, tmp_path)
+        bids.refuse_other_dataset(CALM, tmp_path)
+    bids.refuse_other_dataset(FORCED, tmp_path)
 
 
 def test_our_own_and_an_empty_folder_are_not_refused(tmp_path):
-    bids.refuse_others(CALM, tmp_path / "new")
+    bids.refuse_other_dataset(CALM, tmp_path / "new")
     bids.begin(tmp_path / "new")
     put(tmp_path / "new", 1)
     before = sorted(tmp_path.rglob("*"))
-    bids.refuse_others(CALM, tmp_path / "new")
+    bids.refuse_other_dataset(CALM, tmp_path / "new")
     bids.begin(tmp_path / "new")
     assert sorted(tmp_path.rglob("*")) == before
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from dipy_ldm._utils.startup import uncollected
+from dipy_ldm._utils.startup import gc_disabled
 
 LOOKS = """
 import gc
@@ -53,7 +53,7 @@ def not_imported(monkeypatch):
 
 @pytest.mark.parametrize("for_good", [True, False])
 def test_it_goes_on_whatever_happens(not_imported, for_good):
-    with pytest.raises(ImportError), uncollected(for_good):
+    with pytest.raises(ImportError), gc_disabled(for_good):
         assert not gc.isenabled()
         raise ImportError
     assert gc.isenabled()
@@ -62,17 +62,17 @@ def test_it_goes_on_whatever_happens(not_imported, for_good):
 
 def test_what_its_user_has_set_stays(not_imported):
     gc.disable()
-    with uncollected():
+    with gc_disabled():
         pass
     assert not gc.isenabled()
     gc.enable()
     gc.freeze()
-    with uncollected():
+    with gc_disabled():
         pass
     assert gc.get_freeze_count() > 0
 
 
 def test_where_all_is_imported_nothing_is_done():
     pytest.importorskip("keras")
-    with uncollected():
+    with gc_disabled():
         assert gc.isenabled()

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.values import Table, as_table, from_words
+from dipy_ldm._utils.values import Table, as_table, parse_conditions
 from dipy_ldm.conditions import UNSPECIFIED, Told, from_saved, learn, summary, to_saved
 from dipy_ldm.denoiser._conditioning import Known
 
@@ -283,10 +283,10 @@ def test_summaries_name_small_classes(known):
 
 
 def test_words_of_a_command():
-    assert from_words(["age=70", "sex=F,M"]) == {"age": "70", "sex": ["F", "M"]}
+    assert parse_conditions(["age=70", "sex=F,M"]) == {"age": "70", "sex": ["F", "M"]}
     for words in (["age"], ["=70"], ["age=70", "age=60"]):
         with pytest.raises(InputError, match="must be name=value, each name once"):
-            from_words(words)
+            parse_conditions(words)
 
 
 def test_tables_are_of_pythons_own_types():

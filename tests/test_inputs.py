@@ -30,7 +30,7 @@ def scans(tmp_path):
 def test_volumes_know_their_subjects_and_are_held_out_by_them(scans):
     planned = inputs.plan([str(scans)], skip_bad=True)
     data = planned.load(cache_dir=scans / "cache")
-    assert len(planned.known.subjects) == 12
+    assert len(planned.cohort.subjects) == 12
     assert len(data.subjects) == 11
     assert data.subjects.count("sub-01") == 1  # whose other scan is cut off
     train, held_out = split(data, 0.2, 0, 1)
@@ -55,7 +55,7 @@ def test_images_of_an_array_are_of_subjects_of_their_own(tmp_path):
     data = inputs.plan([str(tmp_path)]).load()
     assert len(set(data.subjects)) == 20
     np.save(tmp_path / "sub-01_slices.npy", np.arange(20.0)[:, None, None])
-    assert len(set(inputs.plan([str(tmp_path)]).known.subjects)) == 21
+    assert len(set(inputs.plan([str(tmp_path)]).cohort.subjects)) == 21
 
 
 def table(folder, **columns):
@@ -94,8 +94,8 @@ def test_scans_of_a_dataset_are_chosen_by_their_names(scans):
     with pytest.raises(InputError, match=r"T1w \(11\), T2w \(1\); choose with"):
         inputs.plan([str(scans)])
     planned = inputs.plan([str(scans)], suffix=["T1w"], filter={"ses": ["0"]})
-    assert len(planned.known.subjects) == 6
-    assert planned.known.suffix == "T1w"
+    assert len(planned.cohort.subjects) == 6
+    assert planned.cohort.suffix == "T1w"
     np.save(scans / "a.npy", np.zeros((3, 4, 4)))
     with pytest.raises(InputError, match="`suffix` is for volumes"):
         inputs.plan([str(scans / "a.npy")], suffix=["T1w"])

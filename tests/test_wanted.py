@@ -6,7 +6,7 @@ import pytest
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.conditions import Condition
-from dipy_ldm.workflows._condition_table import read_wanted
+from dipy_ldm.workflows._condition_table import read_requested_table
 
 KNOWN = {
     "age": Condition("continuous", {}, [20.0, 80.0], units="years"),
@@ -18,7 +18,7 @@ KNOWN = {
 def read(tmp_path):
     def read(text, known=KNOWN):
         (tmp_path / "wanted.tsv").write_text(text)
-        return read_wanted(tmp_path / "wanted.tsv", known)
+        return read_requested_table(tmp_path / "wanted.tsv", known)
 
     return read
 

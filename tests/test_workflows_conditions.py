@@ -16,7 +16,7 @@ import pytest
 from dipy_ldm import VQVAE, LatentDiffusion
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data.cohort import Cohort, split
-from dipy_ldm.workflows._conditions import Asked, count_of
+from dipy_ldm.workflows._conditions import RequestedConditions, count_of
 from dipy_ldm.workflows._inputs import plan
 
 AFFINE = np.diag([2.0, 2, 2, 1])
@@ -188,8 +188,8 @@ def test_conditions_of_a_model_without(tmp_path):
 @pytest.mark.parametrize("seed", [None, 0])
 def test_nothing_is_asked_of_a_model_without(given, seed):
     older = Path(__file__).parent / "data" / "format-4.safetensors"
-    asked = Asked.of(older, given, range(2), seed=seed)
-    assert asked.of_some(range(1)) is None
+    asked = RequestedConditions.of(older, given, range(2), seed=seed)
+    assert asked.subset(range(1)) is None
     assert asked.facts(range(1)) == asked.arrays(range(1)) == {}
 
 
@@ -256,9 +256,9 @@ def test_conditions_that_images_have_not(tmp_path):
 
 def test_what_is_asked_for(brains):
     path = brains / "m.safetensors"
-    asked = Asked.of(path, {"age": ["60", "n/a", "70.5"]}, range(5, 8))
+    asked = RequestedConditions.of(path, {"age": ["60", "n/a", "70.5"]}, range(5, 8))
     assert asked.table == {"age": [60, None, 70.5], "group": [None] * 3}
-    assert asked.of_some(range(6, 8)) == {"age": [None, 70.5], "group": [None] * 2}
+    assert asked.subset(range(6, 8)) == {"age": [None, 70.5], "group": [None] * 2}
     assert asked.facts(range(6, 7)) == {"Conditions": {"age": "n/a", "group": "n/a"}}
     npt.assert_array_equal(
         asked.arrays(range(5, 7))["condition_age"], [60, float("nan")]
@@ -266,11 +266,11 @@ def test_what_is_asked_for(brains):
     assert count_of({"age": ["60", "70"], "group": "x"}) == 2
     assert count_of({"age": "60"}) is None
     assert count_of("none") is None
-    nothing = Asked.of(path, "none", range(2), seed=0)
-    assert nothing.of_some(range(1)) == "none"
+    nothing = RequestedConditions.of(path, "none", range(2), seed=0)
+    assert nothing.subset(range(1)) == "none"
     assert nothing.facts(range(1)) == {"Conditions": {"age": "n/a", "group": "n/a"}}
-    some = Asked.of(path, {"age": ["none", "60"]}, range(2), seed=0)
-    assert some.of_some(range(2))["age"] == ["none", 60]
+    some = RequestedConditions.of(path, {"age": ["none", "60"]}, range(2), seed=0)
+    assert some.subset(range(2))["age"] == ["none", 60]
     assert some.arrays(range(2))["condition_group"].tolist() == some.table["group"]
 
 

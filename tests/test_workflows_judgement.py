@@ -15,7 +15,11 @@ from dipy_ldm.evaluation._copy_filter import Guard
 from dipy_ldm.evaluation.audit import audit
 from dipy_ldm.evaluation.evaluate import evaluate
 from dipy_ldm.workflows import _reports as judgement
-from dipy_ldm.workflows._evaluation_images import Judged, read_for, refuse_same_subjects
+from dipy_ldm.workflows._evaluation_images import (
+    EvaluationImages,
+    read_for,
+    refuse_same_subjects,
+)
 from dipy_ldm.workflows._provenance import fingerprint
 
 AFFINE = np.diag([2.0, 2, 2, 1])
@@ -291,7 +295,7 @@ def test_evaluations_know_whose_real_images_are(monkeypatch, subjects, named):
         raise InputError(str(options["subjects"]))
 
     monkeypatch.setattr(judgement, "evaluate", stop)
-    real = Judged(np.zeros((3, 8, 8, 1)), [], None, None, [], subjects)
+    real = EvaluationImages(np.zeros((3, 8, 8, 1)), [], None, None, [], subjects)
     with pytest.raises(InputError) as found:
         judgement.evaluate_on(None, None, real, None, {})
     assert str(found.value) == str(named)

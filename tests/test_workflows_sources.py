@@ -19,7 +19,7 @@ from dipy_ldm.data._sources import Source, to_saved
 from dipy_ldm.workflows import _inputs as inputs, _progress as report
 from dipy_ldm.workflows._evaluation_images import read_for, refuse_unnamed
 from dipy_ldm.workflows._provenance import sidecar
-from dipy_ldm.workflows._sources import Seen
+from dipy_ldm.workflows._sources import SourceInputs
 
 SHORT = (
     "--voxel_size 4 --batch_size 2 --steps_vqvae 3 --steps_ldm 20 --n_codes 64 "
@@ -339,7 +339,7 @@ def test_sources_of_several_kinds_are_refused(tmp_path):
     document = {"source": known, "shape": [8, 8, 8, 1], "affine": np.eye(4).tolist()}
     for kind in ("T1w", "T2w"):
         save(tmp_path / f"sub-1_{kind}.nii", np.ones((4, 4, 4)), np.eye(4))
-    one = Seen.of(document, [str(tmp_path / "*_T1w.nii")])
+    one = SourceInputs.of(document, [str(tmp_path / "*_T1w.nii")])
     assert [file.name for file in one.files] == ["sub-1_T1w.nii"]
     with pytest.raises(InputError, match=r"T1w \(1\), T2w \(1\); name those of one"):
-        Seen.of(document, [str(tmp_path)])
+        SourceInputs.of(document, [str(tmp_path)])

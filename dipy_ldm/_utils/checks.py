@@ -19,12 +19,12 @@ class InputError(ValueError):
     """What the user gave can't be used; the message is one sentence naming the cure."""
 
 
-def choose(what: str, name: str, table: dict) -> Any:
+def choose(kind: str, name: str, table: dict) -> Any:
     """Look a named choice up."""
     # Only a string is looked up: a list, say, is unhashable and would raise TypeError.
     if isinstance(name, str) and name in table:
         return table[name]
-    raise InputError(f"unknown {what} {name!r}; choose one of {', '.join(table)}.")
+    raise InputError(f"unknown {kind} {name!r}; choose one of {', '.join(table)}.")
 
 
 def is_label(text: str) -> bool:
@@ -33,21 +33,21 @@ def is_label(text: str) -> bool:
     return not text.startswith("=") and not kinds & {"Cc", "Cs"}
 
 
-def at_least(what: str, value: int | float, minimum: int | float) -> int | float:
+def at_least(name: str, value: int | float, minimum: int | float) -> int | float:
     """Check that a number is not too small."""
     if not isinstance(value, Real):
-        raise InputError(f"{what} must be a number, not {value!r}.")
+        raise InputError(f"{name} must be a number, not {value!r}.")
     # Written so that NaN, which is neither smaller nor larger, is refused too.
     if not value >= minimum:
-        raise InputError(f"{what} must be at least {minimum}, not {value}.")
+        raise InputError(f"{name} must be at least {minimum}, not {value}.")
     return value
 
 
-def whole(what: str, value: int, minimum: int) -> int:
+def whole(name: str, value: int, minimum: int) -> int:
     """Check that a number is whole, and not too small."""
-    at_least(what, value, minimum)
+    at_least(name, value, minimum)
     if not isinstance(value, Integral):
-        raise InputError(f"{what} must be a whole number, not {value!r}.")
+        raise InputError(f"{name} must be a whole number, not {value!r}.")
     return value
 
 

@@ -131,8 +131,8 @@ def _from_slurm():
             f"SLURM_PROCID must be from 0 to {len(cluster.addresses) - 1}, the number "
             f"of this task among all, not {cluster.index}; start the command with srun."
         )
-    here = os.environ.get("SLURMD_NODENAME")
-    if here and cluster.addresses[cluster.index].rpartition(":")[0] != here:
+    own_node = os.environ.get("SLURMD_NODENAME")
+    if own_node and cluster.addresses[cluster.index].rpartition(":")[0] != own_node:
         raise InputError(
             "Slurm's tasks must fill one node after the other; start the command with "
             "srun --distribution=block."
@@ -180,9 +180,9 @@ def _report(cluster, facts, end, limit):
     hello = {"job": _job(), "worker": cluster.index, "facts": facts}
     message = json.dumps(hello) + "\n"
     reason = "could not be reached"
-    while (left := end - time.monotonic()) > 0:
+    while (remaining := end - time.monotonic()) > 0:
         try:
-            with socket.create_connection((host, int(port)), timeout=left) as link:
+            with socket.create_connection((host, int(port)), timeout=remaining) as link:
                 reason = "did not answer, since others are missing or it is not one"
                 link.sendall(message.encode())
                 answer = json.loads(link.makefile().readline(_LONGEST))
@@ -191,7 +191,7 @@ def _report(cluster, facts, end, limit):
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             pass
         # Not started yet, restarted, or not this program.
-        time.sleep(max(0, min(0.2, left)))
+        time.sleep(max(0, min(0.2, remaining)))
     return (
         f"the chief at {cluster.addresses[0]} {reason} (within {limit} s); see that "
         "all workers were started, and that the port is open."
@@ -207,14 +207,14 @@ def _job():
 
 def _receive(cluster, facts, server, end, limit):
     """Wait as the chief for all others, compare what they say, and answer."""
-    others = set(range(1, len(cluster.addresses)))
+    expected = set(range(1, len(cluster.addresses)))
     hellos: dict = {}
     refusal = None
     with ExitStack() as stack:
         selector = stack.enter_context(selectors.DefaultSelector())
         server.setblocking(False)
         selector.register(server, selectors.EVENT_READ)
-        while missing := others - {hello["worker"] for hello in hellos.values()}:
+        while missing := expected - {hello["worker"] for hello in hellos.values()}:
             ready = selector.select(max(0, end - time.monotonic()))
             if not ready:
                 refusal = _say_missing(cluster, missing, limit)
@@ -223,7 +223,7 @@ def _receive(cluster, facts, server, end, limit):
                 if key.fileobj is server:
                     _accept(server, selector, stack)
                 else:
-                    _heed(key, selector, hellos, others)
+                    _heed(key, selector, hellos, expected)
         for hello in sorted(hellos.values(), key=lambda hello: hello["worker"]):
             refusal = refusal or difference(facts, hello["facts"], hello["worker"])
         answer = json.dumps({"job": _job(), "refusal": refusal}) + "\n"
@@ -242,7 +242,7 @@ def _accept(server, selector, stack):
         selector.register(link, selectors.EVENT_READ, bytearray())
 
 
-def _heed(key, selector, hellos, others):
+def _heed(key, selector, hellos, expected):
     """Read what has come on a link: a worker's hello, its end, or a stranger's word."""
     link, text = key.fileobj, key.data
     try:
@@ -255,7 +255,7 @@ def _heed(key, selector, hellos, others):
     if part and link not in hellos and len(text) < _LONGEST:
         if b"\n" not in text:
             return
-        if hello := _hello(text, others):
+        if hello := _hello(text, expected):
             hellos[link] = hello
             return
     # Those that gave up, or ended, are missing again.
@@ -264,21 +264,21 @@ def _heed(key, selector, hellos, others):
     link.close()
 
 
-def _hello(text, others):
+def _hello(text, expected):
     """Read what a worker says of itself; None if it is none of this job."""
     try:
-        said = json.loads(text)
+        message = json.loads(text)
     except (ValueError, RecursionError):
         return None
     types = {"worker": int, "facts": dict}
     good = (
-        isinstance(said, dict)
+        isinstance(message, dict)
         # Not isinstance: to Python, True is an int.
-        and all(type(said.get(name)) is kind for name, kind in types.items())
-        and said["worker"] in others
-        and said.get("job") == _job()
+        and all(type(message.get(name)) is kind for name, kind in types.items())
+        and message["worker"] in expected
+        and message.get("job") == _job()
     )
-    return said if good else None
+    return message if good else None
 
 
 def _say_missing(cluster, missing, limit):

@@ -7,7 +7,7 @@ import sys
 
 
 @contextmanager
-def uncollected(for_good: bool = False) -> Iterator[None]:
+def gc_disabled(freeze: bool = False) -> Iterator[None]:
     """Import without looking for what can be collected.
 
     Keras and TensorFlow are half a million objects that stay, and the collector would
@@ -17,13 +17,13 @@ def uncollected(for_good: bool = False) -> Iterator[None]:
         # All that is large is there, or somebody else has cared for it.
         yield
         return
-    others = gc.get_freeze_count()
+    frozen = gc.get_freeze_count()
     gc.disable()
     try:
         yield
     finally:
         # What is thawed is counted among what is old, and not looked at soon.
         gc.freeze()
-        if not (for_good or others):
+        if not (freeze or frozen):
             gc.unfreeze()
         gc.enable()

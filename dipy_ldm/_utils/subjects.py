@@ -33,18 +33,20 @@ def number_both(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return those of images and of validation data, which must be of others."""
     names = "subjects", "validation_subjects"
-    found, known = [], []
+    numbers, subject_names = [], []
     for name, (images, subjects) in zip(names, (learnt, held_out)):
         n = 0 if images is None else len(images)
-        found.append(number_subjects(subjects, n, name))
-        known.append(set() if subjects is None else set(values_of(name, subjects)))
-    if both := (known[0] & known[1]) - {None}:
+        numbers.append(number_subjects(subjects, n, name))
+        subject_names.append(
+            set() if subjects is None else set(values_of(name, subjects))
+        )
+    if both := (subject_names[0] & subject_names[1]) - {None}:
         raise InputError(
             f"{listed(map(str, both))} of `validation_subjects` are learnt from, too "
             "(`subjects`), so that nothing is validated by them; leave them out of one "
             "of both."
         )
-    return found[0], found[1]
+    return numbers[0], numbers[1]
 
 
 def fingerprint(subjects: np.ndarray) -> str | None:
@@ -78,7 +80,7 @@ def solve_within(
     Shapes: block ``(subjects, images of each)``, right ``(n, m)``, subjects ``(n,)``,
     result ``(n, m)``.
     """
-    found = np.empty_like(right)
+    solutions = np.empty_like(right)
     for rows in blocks(subjects):
-        found[rows] = np.linalg.solve(block(rows), right[rows])
-    return found
+        solutions[rows] = np.linalg.solve(block(rows), right[rows])
+    return solutions

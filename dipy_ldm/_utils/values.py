@@ -41,11 +41,11 @@ class Table(dict):
         self.units, self.meanings = units, meanings
 
 
-def as_table(given: Any) -> dict[str, list]:
+def as_table(conditions: Any) -> dict[str, list]:
     """Bring what the user knows of images into the form of a table."""
-    if columns := columns_of(given):
+    if columns := columns_of(conditions):
         return {name: _with_codes(name, values) for name, values in columns.items()}
-    values = _with_codes(ALONE, given) if is_many(given) else []
+    values = _with_codes(ALONE, conditions) if is_many(conditions) else []
     if not values:
         raise InputError(
             "conditions must be values by the names of the conditions, such as "
@@ -57,39 +57,39 @@ def as_table(given: Any) -> dict[str, list]:
     }
 
 
-def from_words(words: Iterable[str]) -> dict[str, Any] | str:
+def parse_conditions(words: Iterable[str]) -> dict[str, Any] | str:
     """Read conditions as they are written on a command line."""
-    found: dict[str, Any] = {}
+    conditions: dict[str, Any] = {}
     words = list(words)
     if len(words) == 1 and is_none(words[0]):
         return NONE
     for word in words:
         name, equals, values = word.partition("=")
-        if not (name and equals) or name in found:
+        if not (name and equals) or name in conditions:
             raise InputError(
                 f"conditions must be name=value, each name once, such as age=70; "
                 f"{word!r} is not."
             )
-        found[name] = values.split(",") if "," in values else values
-    return found
+        conditions[name] = values.split(",") if "," in values else values
+    return conditions
 
 
-def columns_of(given: Any) -> dict[str, Any] | None:
+def columns_of(conditions: Any) -> dict[str, Any] | None:
     """Return what was given by names, or None if it was given without."""
     # A Series; arrays of h5py have names, too, which are places in a file.
-    if hasattr(given, "to_frame") and isinstance(given.name, str):
-        return {given.name: given}
-    if not isinstance(given, dict) and not hasattr(given, "columns"):
+    if hasattr(conditions, "to_frame") and isinstance(conditions.name, str):
+        return {conditions.name: conditions}
+    if not isinstance(conditions, dict) and not hasattr(conditions, "columns"):
         return None
-    names = list(given if isinstance(given, dict) else given.columns)
+    names = list(conditions if isinstance(conditions, dict) else conditions.columns)
     if not all(isinstance(name, str) and name for name in names):
         raise InputError("names of conditions must be text; name them all.")
-    return {name: given[name] for name in names}
+    return {name: conditions[name] for name in names}
 
 
-def is_none(given: Any) -> bool:
+def is_none(conditions: Any) -> bool:
     """Return whether something is the word for conditions that are not specified."""
-    return isinstance(given, str) and given.strip().casefold() == NONE
+    return isinstance(conditions, str) and conditions.strip().casefold() == NONE
 
 
 def is_many(values: Any) -> bool:
@@ -103,20 +103,20 @@ def values_of(name: str, values: Any) -> list:
     """Make Python's own of values, and None of those that are missing."""
     values = values.tolist() if hasattr(values, "tolist") else values
     values = list(values) if is_many(values) else [values]
-    found: list = []
+    cleaned: list = []
     for value in values:
         if _is_missing(value):
-            found.append(None)
+            cleaned.append(None)
         elif isinstance(value, str):
-            found.append(value.strip())
+            cleaned.append(value.strip())
         elif isinstance(value, Real | np.bool_) and math.isfinite(value):
-            found.append(value.item() if isinstance(value, np.generic) else value)
+            cleaned.append(value.item() if isinstance(value, np.generic) else value)
         else:
             raise InputError(
                 f"{name} must have text or finite numbers for values, not "
                 f"{reprlib.repr(value)}."
             )
-    return found
+    return cleaned
 
 
 def is_whole(value: Any) -> bool:
@@ -168,8 +168,8 @@ def _with_codes(name, values):
     table = values_of(name, values)
     present = [value for value in table if value is not None]
     kind = getattr(getattr(values, "dtype", None), "kind", None)
-    some_missing = 0 < len(present) < len(table)
-    if kind != "f" or not some_missing or any(value % 1 for value in present):
+    has_gaps = 0 < len(present) < len(table)
+    if kind != "f" or not has_gaps or any(value % 1 for value in present):
         return table
     if are_codes(list(map(int, present))):
         logger.warning(

@@ -34,9 +34,9 @@ def scan_path(root: Path, number: int, suffix: str) -> Path:
     return folder / f"{name}_desc-synthetic_{suffix}.nii.gz"
 
 
-def check_suffix(suffix: str | None, known: str | None) -> str:
+def check_suffix(suffix: str | None, model_suffix: str | None) -> str:
     """Choose the suffix of the files."""
-    chosen = suffix or known
+    chosen = suffix or model_suffix
     if chosen is None:
         raise InputError(
             "the names of the volumes that this model learnt from don't say what they "
@@ -49,7 +49,7 @@ def check_suffix(suffix: str | None, known: str | None) -> str:
     return chosen
 
 
-def describe(known: Mapping[str, Condition]) -> dict[str, dict]:
+def describe(conditions: Mapping[str, Condition]) -> dict[str, dict]:
     """Say what the columns of the table are, for the JSON beside it."""
     return {
         name: {"Description": f"{name} that the sample was made for"}
@@ -63,7 +63,7 @@ def describe(known: Mapping[str, Condition]) -> dict[str, dict]:
             if condition.levels
             else {}
         )
-        for name, condition in known.items()
+        for name, condition in conditions.items()
     }
 
 
@@ -71,14 +71,14 @@ def _meaning(condition, level):
     return (condition.meanings or {}).get(level) or level
 
 
-def refuse_others(flow: Any, root: Path) -> None:
+def refuse_other_dataset(flow: Any, root: Path) -> None:
     """Refuse a folder with a dataset of others, unless forced."""
     if flow._force_overwrite or _is_ours(root):
         return
-    there = [name for name in _MARKS if any(root.glob(name))]
-    if there:
+    marks = [name for name in _MARKS if any(root.glob(name))]
+    if marks:
         raise InputError(
-            f"{root} holds another dataset ({there[0]}); name another folder, or add "
+            f"{root} holds another dataset ({marks[0]}); name another folder, or add "
             "--force to write into it."
         )
 
@@ -88,11 +88,11 @@ _MARKS = ("dataset_description.json", "participants.tsv", "sub-*")
 
 def _is_ours(root):
     try:
-        said = json.loads((root / _MARKS[0]).read_text("utf-8"))
-        names = [entry["Name"] for entry in said["GeneratedBy"]]
+        description = json.loads((root / _MARKS[0]).read_text("utf-8"))
+        names = [entry["Name"] for entry in description["GeneratedBy"]]
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    return said.get("DatasetType") == "derivative" and "dipy_ldm" in names
+    return description.get("DatasetType") == "derivative" and "dipy_ldm" in names
 
 
 def begin(root: Path) -> None:
@@ -126,9 +126,9 @@ def list_participants(root: Path, described: Mapping[str, dict]) -> None:
         ]
         _write(root / "participants.tsv", _table(names, lines))
         path = root / "participants.json"
-        known = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-        known |= {_ID: {"Description": "number of the sample, who is nobody"}}
-        _write_json(path, known | dict(described))
+        columns = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        columns |= {_ID: {"Description": "number of the sample, who is nobody"}}
+        _write_json(path, columns | dict(described))
 
 
 def _samples(root):
@@ -136,10 +136,10 @@ def _samples(root):
     folders = (path for path in root.glob(f"{_LABEL}*") if path.is_dir())
     for folder in sorted(folders, key=lambda path: (len(path.name), path.name)):
         for scan in sorted(folder.glob("*/*_desc-synthetic_*.nii.gz"))[:1]:
-            yield folder.name, _asked(sidecar(scan))
+            yield folder.name, _requested(sidecar(scan))
 
 
-def _asked(path):
+def _requested(path):
     """Read what a sample was asked for; one without its JSON is just being written."""
     try:
         return json.loads(path.read_text("utf-8")).get("Conditions", {})

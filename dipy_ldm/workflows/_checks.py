@@ -70,14 +70,14 @@ def look(
         raise InputError("`coarsen` is for `conditions`; give these, too.")
     caching: dict[str, Any] = {"cache_dir": cache_dir, "cache_limit": cache_limit}
     files, material = read_volumes(input_files, verbose=True, **caching, **options)
-    found = {"Files": files}
+    findings = {"Files": files}
     if material is not None:
         if conditions:
             listed = listed_rows(input_files)
-            given = conditions, material.files, listed, steps
-            found["Conditions"] = _of_tables(*given)
-        found["Images"] = look_at(material, verbose=True)
-    return Looked(found, material)
+            lookup = conditions, material.files, listed, steps
+            findings["Conditions"] = _of_tables(*lookup)
+        findings["Images"] = look_at(material, verbose=True)
+    return Looked(findings, material)
 
 
 def _look_at_images(input_files, conditions, steps, options):
@@ -85,24 +85,24 @@ def _look_at_images(input_files, conditions, steps, options):
     names = [f"image {i}" for i in range(len(data.images))]
     subjects = data.subjects or names
     material = Material(data.images, None, names, (), subjects)
-    found = {"Images": look_at(material, verbose=True)}
+    sections = {"Images": look_at(material, verbose=True)}
     if conditions:
-        known = learn(data.conditions, len(names))
+        learnt = learn(data.conditions, len(names))
         values = Covariates(data.conditions or {}, {}, {}, list(subjects))
-        findings = [green("conditions", " ".join(summary(known))), _unique(values)]
-        found["Conditions"] = findings
-    return Looked(found, material)
+        findings = [green("conditions", " ".join(summary(learnt))), _unique(values)]
+        sections["Conditions"] = findings
+    return Looked(sections, material)
 
 
 def _of_tables(names, files, listed, steps):
     """Say what tables tell of volumes, as the training does before it begins."""
     try:
-        found = read_covariates(names, files, listed, steps)
-        learn(found.values, len(files))
+        covariates = read_covariates(names, files, listed, steps)
+        learn(covariates.values, len(files))
     except InputError as error:
-        what, _, cure = str(error).rpartition("; ")
-        return [red("conditions", what, f"{cure[:1].upper()}{cure[1:]}")]
-    return [green("conditions", summarise(found)), _unique(found)]
+        problem, _, cure = str(error).rpartition("; ")
+        return [red("conditions", problem, f"{cure[:1].upper()}{cure[1:]}")]
+    return [green("conditions", summarise(covariates)), _unique(covariates)]
 
 
 def _unique(covariates):
@@ -121,7 +121,7 @@ def _unique(covariates):
 
 def try_out(
     material: Material | None,
-    given: Mapping[str, Any],
+    sizes: Mapping[str, Any],
     method: Mapping[str, Any],
     *,
     strategy: Any,
@@ -136,7 +136,7 @@ def try_out(
     cohort = Cohort(
         material.images, affine=material.affine, subjects=list(material.subjects)
     )
-    settings = presets.settle(cohort, **given)
+    settings = presets.settle(cohort, **sizes)
     recipe = recipes.make(settings, strategy, **method)
     parts = plans.parts(cohort, validation, method["seed"], settings.batch_size)
     end = plans.schedule(method["schedule"])
@@ -148,7 +148,7 @@ def try_out(
     shape, patch = material.images.shape, settings.patch
     chosen = plans.settled(recipe, len(shape) - 2)
     memory = plans.memory(recipe, chosen, train.images.shape, patch)
-    found = [
+    plan_findings = [
         people,
         parts,
         plans.device(chosen),
@@ -158,17 +158,23 @@ def try_out(
         end,
     ]
     if memory.state == "red":
-        return {"Training": found, "Trials": _not_tried("the memory would not suffice")}
+        return {
+            "Training": plan_findings,
+            "Trials": _not_tried("the memory would not suffice"),
+        }
     recipe.check(train.images.shape, patch)
     if not seconds:
-        return {"Training": found, "Trials": _not_tried("no time was given for it")}
+        return {
+            "Training": plan_findings,
+            "Trials": _not_tried("no time was given for it"),
+        }
     augment = recipes.augmentation(changes[0], settings, changes[1])
     few = np.asarray(train.images[: settings.batch_size], "float32")
     paces = measure_paces(recipe, few, seconds / 2, patch=patch, augment=augment)
     n = len(train.images), len(material.images)
     trials = [verdicts.time(paces, chosen, *n)]
     trials += _by_heart(recipe, train.images[:EIGHT], material.affine, seconds)
-    return {"Training": found, "Trials": trials}
+    return {"Training": plan_findings, "Trials": trials}
 
 
 def _not_tried(why):
@@ -177,35 +183,35 @@ def _not_tried(why):
 
 def _by_heart(recipe, images, affine, seconds):
     """Let a few images be learnt by heart, and tell what came of it."""
-    found = learn_by_heart(recipe, images, affine, seconds)
+    trial = learn_by_heart(recipe, images, affine, seconds)
     return [
-        verdicts.by_heart(found, affine),
-        verdicts.codes(found, recipe.vqvae.n_codes),
-        verdicts.latents(found),
+        verdicts.by_heart(trial, affine),
+        verdicts.codes(trial, recipe.vqvae.n_codes),
+        verdicts.latents(trial),
     ]
 
 
 def write(
     outputs: Sequence[Path],
     input_files: Sequence[str],
-    found: Mapping[str, Sequence[Finding]],
+    sections: Mapping[str, Sequence[Finding]],
 ) -> str:
     """Write both files, and say in short what is in them."""
-    every = [finding for some in found.values() for finding in some]
+    every = [finding for findings in sections.values() for finding in findings]
     bad = [finding.title for finding in every if finding.state == "red"]
-    told = {
+    document = {
         "GeneratedBy": {"Name": "dipy_ldm", "Version": __version__},
         "Time": time.strftime("%Y-%m-%dT%H:%M:%S"),
         "Inputs": list(map(str, input_files)),
         "State": worst(every),
         "Findings": {
-            title: [finding.to_saved() for finding in some]
-            for title, some in found.items()
+            title: [finding.to_saved() for finding in findings]
+            for title, findings in sections.items()
         },
     }
-    for line in report.in_short(found):
+    for line in report.in_short(sections):
         logger.info("%s", line)
-    write_page(outputs, told, report.page(input_files, found))
+    write_page(outputs, document, report.page(input_files, sections))
     if not bad:
         return ""
     return f"mend what is red before you train: {', '.join(bad)}; see {outputs[1]}."

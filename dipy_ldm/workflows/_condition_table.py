@@ -13,30 +13,30 @@ from dipy_ldm.data._tables import read_table, refuse_rows
 logger = logging.getLogger(__name__)
 
 
-def read_wanted(
-    path: str | Path, known: Mapping[str, Condition]
+def read_requested_table(
+    path: str | Path, conditions: Mapping[str, Condition]
 ) -> dict[str, list[str | float | None]]:
     """Read what is wanted of each sample."""
     rows = read_table(path)
     columns = [name for name in rows[0].cells if name]
-    names = [name for name in columns if name in known]
+    names = [name for name in columns if name in conditions]
     if not names:
-        cure = f"it has {listed(known)}" if known else "train one that has"
+        cure = f"it has {listed(conditions)}" if conditions else "train one that has"
         raise InputError(
             f"{path} has no column that is a condition of the model ({cure}); its "
             f"columns are {listed(columns)}."
         )
-    others = [name for name in columns if name not in known and name != _ID]
-    if others:
+    ignored = [name for name in columns if name not in conditions and name != _ID]
+    if ignored:
         logger.warning(
             "of the columns of %s, %s make no difference: the model has %s.",
             path,
-            listed(others),
-            listed(known),
+            listed(ignored),
+            listed(conditions),
         )
     complaints: list[str] = []
     table = {
-        name: [_read(name, row, known[name], complaints) for row in rows]
+        name: [_read(name, row, conditions[name], complaints) for row in rows]
         for name in names
     }
     refuse_rows(complaints, "correct these cells, or leave them empty")

@@ -13,7 +13,7 @@ from dipy_ldm.conditions import Told, from_saved, requested
 from dipy_ldm.prior._population import Population, draw
 
 
-class Asked(NamedTuple):
+class RequestedConditions(NamedTuple):
     """Conditions that are asked for, in their own units."""
 
     table: dict[str, list]
@@ -25,7 +25,7 @@ class Asked(NamedTuple):
     def of(
         cls,
         model_path: str | Path,
-        given: dict | str | None,
+        request: dict | str | None,
         numbers: range,
         strict: bool = False,
         seed: int | None = None,
@@ -33,41 +33,44 @@ class Asked(NamedTuple):
     ) -> Self:
         """Look at what is asked for, and draw the rest, without a network."""
         document = persistence.read_document(model_path, "latent_diffusion")
-        known = from_saved(document["conditions"])
+        conditions = from_saved(document["conditions"])
         n = len(numbers)
-        given = given or None
-        told = Told.of(known, given, n)
-        if strict and told.surprises:
-            raise InputError(" ".join(told.surprises))
-        asked = values = requested(known, given, n)
+        request = request or None
+        batch = Told.of(conditions, request, n)
+        if strict and batch.surprises:
+            raise InputError(" ".join(batch.surprises))
+        explicit = values = requested(conditions, request, n)
         drawn = None
         if seed is not None:
-            which = Population.from_saved(document.get("population")), given, n
+            which = Population.from_saved(document.get("population")), request, n
             first = numbers.start
-            made = draw(known, *which, seed=seed, first=first, same=same_noise)
-            values = requested(known, made, n)
-            drawn = [name for name in values if None in asked.get(name, [None])]
+            completed = draw(
+                conditions, *which, seed=seed, first=first, same=same_noise
+            )
+            values = requested(conditions, completed, n)
+            drawn = [name for name in values if None in explicit.get(name, [None])]
         table = {
             name: [_plain(name, condition, v) for v in values.get(name, [None] * n)]
-            for name, condition in known.items()
+            for name, condition in conditions.items()
         }
-        return cls(table, told.surprises, numbers, drawn)
+        return cls(table, batch.surprises, numbers, drawn)
 
     @property
     def specified(self) -> bool:
         """Whether anything is asked for of any image."""
         return any(v is not None for values in self.table.values() for v in values)
 
-    def of_some(self, numbers: range) -> dict[str, list] | str | None:
+    def subset(self, numbers: range) -> dict[str, list] | str | None:
         """Return what some of the images are asked to be."""
-        found = self._of(numbers)
-        if self.drawn is None or not found:
-            return found or None
+        columns = self._of(numbers)
+        if self.drawn is None or not columns:
+            return columns or None
         # Left out, it would be drawn.
         if not self.specified:
             return NONE
         return {
-            n: [NONE if v is None else v for v in some] for n, some in found.items()
+            n: [NONE if v is None else v for v in values]
+            for n, values in columns.items()
         }
 
     def _of(self, numbers):
@@ -77,29 +80,29 @@ class Asked(NamedTuple):
 
     def facts(self, numbers: range) -> dict[str, Any]:
         """Say what images were asked to be."""
-        found: dict[str, Any] = {}
+        conditions: dict[str, Any] = {}
         for name, values in self._of(numbers).items():
-            said = ["n/a" if value is None else value for value in values]
-            found[name] = said[0] if len(said) == 1 else said
+            shown = ["n/a" if value is None else value for value in values]
+            conditions[name] = shown[0] if len(shown) == 1 else shown
         warnings = {"Warnings": self.surprises} if self.surprises else {}
         drawn = {"DrawnConditions": self.drawn} if self.drawn else {}
-        return ({"Conditions": found} if found else {}) | drawn | warnings
+        return ({"Conditions": conditions} if conditions else {}) | drawn | warnings
 
     def arrays(self, numbers: range) -> dict[str, np.ndarray]:
         """Return what images were asked to be, as arrays."""
-        found = {}
+        columns = {}
         for name, values in self._of(numbers).items():
             nothing = "n/a" if any(isinstance(v, str) for v in values) else math.nan
             whole = [nothing if value is None else value for value in values]
-            found[f"condition_{name}"] = np.array(whole)
-        return found
+            columns[f"condition_{name}"] = np.array(whole)
+        return columns
 
 
-def count_of(given: dict | str) -> int | None:
+def count_of(request: dict | str) -> int | None:
     """Count the images that conditions are for."""
-    if isinstance(given, str):
+    if isinstance(request, str):
         return None
-    counts = [len(values) for values in given.values() if isinstance(values, list)]
+    counts = [len(values) for values in request.values() if isinstance(values, list)]
     return max(counts, default=None)
 
 

@@ -20,13 +20,13 @@ from dipy_ldm.data._paths import find_volumes, holds_volumes, listed_rows
 from dipy_ldm.data._table_rows import find_subjects
 from dipy_ldm.data.images import read_images
 from dipy_ldm.data.volumes import conform_volumes, plan_volumes
-from dipy_ldm.workflows._generated import asked_of, refused_in
-from dipy_ldm.workflows._provenance import fingerprint, known_affine
+from dipy_ldm.workflows._generated import refused_in, requested_conditions_of
+from dipy_ldm.workflows._provenance import fingerprint, require_affine
 
 logger = logging.getLogger(__name__)
 
 
-class Judged(NamedTuple):
+class EvaluationImages(NamedTuple):
     """Images in a drawn order, and what is to be said of them.
 
     ``images`` are ``(n, *space, channels)``, ``names`` say from where each is,
@@ -58,11 +58,11 @@ def read_for(
     *,
     split: str = "test",
     channels: bool = False,
-    made: bool = False,
+    generated: bool = False,
     source_files: Sequence[str | Path] | None = None,
     caching: dict | None = None,
     **choice: Any,
-) -> Judged:
+) -> EvaluationImages:
     """Read images for a model."""
     if not paths:
         raise InputError(f"give images to compare with: `{option}`.")
@@ -80,34 +80,34 @@ def read_for(
             f"{kinds[not of_volumes]}; give files like those that it learnt from."
         )
     if of_volumes:
-        choice |= {"channels": channels, "generated": made}
+        choice |= {"channels": channels, "generated": generated}
         if source_files is not None:
             labels = bool(document["source"]["labels"])
             choice |= {"source_files": source_files, "source_labels": labels}
-        found = _volumes(document, paths, option, choice, caching or {})
+        images = _volumes(document, paths, option, choice, caching or {})
     else:
-        found = _images(document, paths, option, made)
-    return _with_refused(found) if made else found
+        images = _images(document, paths, option, generated)
+    return _with_refused(images) if generated else images
 
 
-def _with_refused(found):
+def _with_refused(images):
     """Say how many samples were refused, in whose place these were made."""
-    count = refused_in(found.files)
+    count = refused_in(images.files)
     note = f"{count} samples were refused as copies when these were made (--no_copies)."
-    return found._replace(notes=[*found.notes, note] if count else found.notes)
+    return images._replace(notes=[*images.notes, note] if count else images.notes)
 
 
 def _digits(document, split):
     images, labels = load_mnist(split)
     _check_shape(document, images, "mnist")
     order = np.random.default_rng(0).permutation(len(images))
-    known = {"label": labels[order].tolist()}
-    conditions = known if document["conditions"].keys() == known.keys() else None
+    values = {"label": labels[order].tolist()}
+    conditions = values if document["conditions"].keys() == values.keys() else None
     names = [f"MNIST, {split} digit {i}" for i in order]
-    return Judged(images[order], names, None, conditions, [])
+    return EvaluationImages(images[order], names, None, conditions, [])
 
 
-def _images(document, paths, option, made):
+def _images(document, paths, option, generated):
     images, files = read_images(paths)
     _check_shape(document, images, f"`{option}`")
     check_range(images, document["intensity"], range(len(images)), f"`{option}` image")
@@ -119,10 +119,12 @@ def _images(document, paths, option, made):
         places.append((file, counts[file]))
     places = [places[i] for i in order]
     names = [f"{file.name}, image {number}" for file, number in places]
-    conditions, notes = _conditions(document, places, paths, made)
-    found = [file for file, _ in places]
-    subjects = find_subjects(found, listed_rows(paths))
-    return Judged(images[order], names, found, conditions, notes, subjects)
+    conditions, notes = _conditions(document, places, paths, generated)
+    image_files = [file for file, _ in places]
+    subjects = find_subjects(image_files, listed_rows(paths))
+    return EvaluationImages(
+        images[order], names, image_files, conditions, notes, subjects
+    )
 
 
 def _check_shape(document, images, option):
@@ -136,13 +138,13 @@ def _check_shape(document, images, option):
 
 def _volumes(document, paths, option, choice, caching):
     shape = document["shape"]
-    grid = Grid(tuple(shape[:3]), known_affine(document["affine"]))
+    grid = Grid(tuple(shape[:3]), require_affine(document["affine"]))
     plan = plan_volumes(paths, grid=grid, shuffle=True, **choice)
-    found = plan.infos[0].channels
-    if found != shape[3]:
+    n_channels = plan.infos[0].channels
+    if n_channels != shape[3]:
         raise InputError(
             f"the model is of {shape[3]} channels, and the volumes of `{option}` have "
-            f"{found}; give files like those that it learnt from."
+            f"{n_channels}; give files like those that it learnt from."
         )
     other = [
         info
@@ -160,25 +162,25 @@ def _volumes(document, paths, option, choice, caching):
     volumes = conform_volumes(plan, **caching, verbose=True)
     files = [Path(file) for file in volumes.files]
     places = [(file, 0) for file in files]
-    made = choice["generated"]
-    conditions, further = _conditions(document, places, paths, made)
+    generated = choice["generated"]
+    conditions, further = _conditions(document, places, paths, generated)
     names = [file.name for file in files]
-    known = conditions, notes + further, plan.subjects, volumes.sources
-    return Judged(volumes.images, names, files, *known)
+    details = conditions, notes + further, plan.subjects, volumes.sources
+    return EvaluationImages(volumes.images, names, files, *details)
 
 
-def _conditions(document, places, paths, made):
+def _conditions(document, places, paths, generated):
     """Look up the model's conditions in the files of images or in tables around."""
     names = list(document["conditions"])
     if not names:
         return None, []
-    if made and (asked := asked_of(names, places)):
-        return asked, []
+    if generated and (requested := requested_conditions_of(names, places)):
+        return requested, []
     files = [file for file, _ in places]
     try:
         return read_covariates(names, files, listed_rows(paths)).values, []
     except InputError as error:
-        if made:
+        if generated:
             return None, []
         # Which may name subjects, and pages are published.
         logger.info("%s", error)
@@ -186,7 +188,7 @@ def _conditions(document, places, paths, made):
         return None, [note]
 
 
-def refuse_same_subjects(train: Judged, held_out: Judged) -> None:
+def refuse_same_subjects(train: EvaluationImages, held_out: EvaluationImages) -> None:
     """Refuse an audit with a subject among training and held-out images.
 
     Another scan of a training subject is near to it: copies of training images would
@@ -205,7 +207,7 @@ def refuse_unnamed(source_files: Sequence[str] | None, *groups: Sequence[str]) -
     """Refuse sources of several groups of volumes which no name tells apart."""
     if source_files is None:
         return
-    named = [*source_files, *(path for some in groups for path in some or ())]
+    named = [*source_files, *(path for group in groups for path in group or ())]
     for file in find_volumes(named):
         if entity(file, "sub") is None:
             raise InputError(
@@ -232,14 +234,14 @@ def reference_document(path: Path, reference: str | Path | None) -> dict | None:
 
 def check_reference(document: dict, other: dict) -> None:
     """Refuse a reference whose losses can't stand beside those of a model."""
-    shape, others = document["shape"], other["shape"]
-    alike = shape[3:] == others[3:] if len(shape) == 4 else shape == others
-    if len(shape) != len(others) or not alike:
+    shape, other_shape = document["shape"], other["shape"]
+    alike = shape[3:] == other_shape[3:] if len(shape) == 4 else shape == other_shape
+    if len(shape) != len(other_shape) or not alike:
         kinds = {3: "images", 4: "volumes"}
         raise InputError(
             f"the model is of {kinds[len(shape)]} of shape {tuple(shape)}, and the "
-            f"reference of {kinds[len(others)]} of shape {tuple(others)}; give as "
-            "`reference` a model of images like those that it learnt from."
+            f"reference of {kinds[len(other_shape)]} of shape {tuple(other_shape)}; "
+            "give as `reference` a model of images like those that it learnt from."
         )
     if other["source"] is not None or document["source"] is not None:
         raise InputError(
@@ -248,7 +250,7 @@ def check_reference(document: dict, other: dict) -> None:
         )
     if len(shape) == 4:
         sizes, theirs = (
-            voxel_sizes(known_affine(some["affine"])) for some in (document, other)
+            voxel_sizes(require_affine(model["affine"])) for model in (document, other)
         )
         if np.abs(theirs / sizes - 1).max() > 0.01:
             raise InputError(

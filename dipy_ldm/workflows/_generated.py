@@ -10,27 +10,34 @@ from dipy_ldm._utils.values import values_of
 from dipy_ldm.workflows._provenance import sidecar
 
 
-def asked_of(
+def requested_conditions_of(
     names: Sequence[str], places: Sequence[tuple[Path, int]]
 ) -> dict[str, list] | None:
     """Look up what images were asked to be."""
-    told = {file: asked_in(file) for file in dict.fromkeys(file for file, _ in places)}
-    found = {
-        name: values_of(name, [_value(told[file].get(name), i) for file, i in places])
+    by_file = {
+        file: requested_conditions_in(file)
+        for file in dict.fromkeys(file for file, _ in places)
+    }
+    columns = {
+        name: values_of(
+            name, [_value(by_file[file].get(name), i) for file, i in places]
+        )
         for name in names
     }
-    known = any(value is not None for values in found.values() for value in values)
-    return found if known else None
+    has_values = any(
+        value is not None for values in columns.values() for value in values
+    )
+    return columns if has_values else None
 
 
-def asked_in(file: Path) -> dict[str, object]:
+def requested_conditions_in(file: Path) -> dict[str, object]:
     """Read what the images of a file were asked to be."""
     try:
         if file.suffix == ".npz":
             with np.load(file) as arrays:
                 start = "condition_"
-                told = [name for name in arrays.files if name.startswith(start)]
-                return {name.removeprefix(start): arrays[name] for name in told}
+                names = [name for name in arrays.files if name.startswith(start)]
+                return {name.removeprefix(start): arrays[name] for name in names}
         return json.loads(sidecar(file).read_text("utf-8")).get("Conditions", {})
     except (OSError, ValueError):
         return {}
@@ -45,13 +52,13 @@ def _refused(file):
     try:
         if file.suffix == ".npz":
             with np.load(file) as arrays:
-                told = json.loads(str(arrays["description"]))
+                facts = json.loads(str(arrays["description"]))
         else:
-            told = json.loads(sidecar(file).read_text("utf-8"))
-        return int(told.get("Refused", 0))
+            facts = json.loads(sidecar(file).read_text("utf-8"))
+        return int(facts.get("Refused", 0))
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return 0
 
 
-def _value(told, number):
-    return told[number] if isinstance(told, np.ndarray) else told
+def _value(values, number):
+    return values[number] if isinstance(values, np.ndarray) else values

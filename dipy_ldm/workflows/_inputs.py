@@ -35,7 +35,7 @@ class Plan(NamedTuple):
 
     shape: tuple
     affine: np.ndarray | None
-    known: Cohort
+    cohort: Cohort
     load: Callable
     source: Source | None = None
 
@@ -54,19 +54,19 @@ def plan(
         # In the order of the files, those held out could be all of one site.
         planned = plan_volumes(input_files, shuffle=True, **options)
         files = [info.file for info in planned.infos]
-        known = Cohort(np.arange(len(files)), None, planned.affine)
-        known = known._replace(subjects=planned.subjects, suffix=common_suffix(files))
-        known = _look_up(known, conditions, files, listed_rows(input_files), steps)
-        load = partial(_load, planned, known)
+        cohort = Cohort(np.arange(len(files)), None, planned.affine)
+        cohort = cohort._replace(subjects=planned.subjects, suffix=common_suffix(files))
+        cohort = _look_up(cohort, conditions, files, listed_rows(input_files), steps)
+        load = partial(_load, planned, cohort)
         channels = planned.source_channels
         source = Source(channels, (0.0, 1.0), [], "") if channels else None
-        return Plan(planned.shape, planned.affine, known, load, source)
+        return Plan(planned.shape, planned.affine, cohort, load, source)
     for name, value in options.items():
         if value:
             raise InputError(f"`{name}` is for volumes; leave it out for images.")
     data = _read_images(input_files, conditions, steps)
-    known = data._replace(images=np.arange(len(data.images)))
-    return Plan(data.shape, None, known, lambda **options: data)
+    cohort = data._replace(images=np.arange(len(data.images)))
+    return Plan(data.shape, None, cohort, lambda **options: data)
 
 
 def _read_images(input_files, conditions, steps):
@@ -85,12 +85,12 @@ def _read_images(input_files, conditions, steps):
     return _look_up(data, conditions, files, {}, steps)
 
 
-def _choose(names, known):
+def _choose(names, available):
     """Take some of the conditions that are known; None if there shall be none."""
-    if unknown := [name for name in names if name not in known]:
-        cure = f"choose one of {', '.join(known)}" if known else "leave it out"
+    if unknown := [name for name in names if name not in available]:
+        cure = f"choose one of {', '.join(available)}" if available else "leave it out"
         raise InputError(f"unknown condition {unknown[0]!r} of these images; {cure}.")
-    return {name: known[name] for name in names} or None
+    return {name: available[name] for name in names} or None
 
 
 def _look_up(data, names, files, listed, steps):
@@ -99,35 +99,35 @@ def _look_up(data, names, files, listed, steps):
         if steps:
             raise InputError("`coarsen` is for `conditions`; give these, too.")
         return data
-    found = read_covariates(names, files, listed, steps)
-    found = found._replace(subjects=data.subjects)
-    logger.info("%s", summarise(found))
+    covariates = read_covariates(names, files, listed, steps)
+    covariates = covariates._replace(subjects=data.subjects)
+    logger.info("%s", summarise(covariates))
     return data._replace(
-        conditions=found.values, units=found.units, meanings=found.levels
+        conditions=covariates.values, units=covariates.units, meanings=covariates.levels
     )
 
 
-def _load(planned, known, **options):
+def _load(planned, cohort, **options):
     volumes = conform_volumes(planned, **options)
     # Some may have turned out to be bad.
     numbers = {info.file: i for i, info in enumerate(planned.infos)}
-    known = known.knowing(numbers[file] for file in volumes.files)
+    cohort = cohort.knowing(numbers[file] for file in volumes.files)
     arrays = {name: getattr(volumes, name) for name in ("images", "masks", "sources")}
-    return known._replace(**arrays)
+    return cohort._replace(**arrays)
 
 
 def rehearse(planned: Plan, validation: float, seed: int, batch_size: int) -> None:
     """Refuse what can't be held out or learnt, before volumes are read."""
-    train, held_out = split(planned.known, validation, seed, batch_size)
-    known = check_conditions(train)
-    if planned.known.units is None:
+    train, held_out = split(planned.cohort, validation, seed, batch_size)
+    conditions = check_conditions(train)
+    if planned.cohort.units is None:
         # Nothing was said of them yet.
-        for line in summary(known):
+        for line in summary(conditions):
             logger.info("%s", line)
     if held_out is not None and held_out.subjects:
-        apart, others = set(held_out.subjects), set(train.subjects or ())
+        apart, training_subjects = set(held_out.subjects), set(train.subjects or ())
         text = "%d of %d subjects are held out to validate."
-        logger.info(text, len(apart), len(apart | others))
+        logger.info(text, len(apart), len(apart | training_subjects))
 
 
 def survey(data: Cohort, verbose: bool = False) -> None:

@@ -43,13 +43,13 @@ def find_lesions(
     image, origin = conform_file(file, grid, channels)
     likely = model.detect(image[None], tile=tile)[0, ..., None]
     shape = origin.data.shape[:3]
-    found = restore(likely, grid, origin.affine, shape, 0.0)[..., 0] >= threshold
-    if found.sum() > _MOST * (origin.data != 0).any(-1).sum():
+    lesions = restore(likely, grid, origin.affine, shape, 0.0)[..., 0] >= threshold
+    if lesions.sum() > _MOST * (origin.data != 0).any(-1).sum():
         raise InputError(
             f"{file} is taken for a lesion in most places; give a higher `threshold`, "
             "or volumes like those that the model learnt from."
         )
-    return Scan(file, origin.data, origin.affine, found)
+    return Scan(file, origin.data, origin.affine, lesions)
 
 
 def on_grid(hole: np.ndarray, affine: np.ndarray, grid: Grid) -> np.ndarray:
@@ -72,17 +72,17 @@ def fill_in(
     filled = holes.fill(scan.data[None], scan.hole[None])[0]
     image, origin = conform_voxels(scan.file, filled, scan.affine, grid)
     unknown = on_grid(scan.hole, scan.affine, grid)
-    made = []
+    samples = []
     for number in range(n_samples):
         if unknown.any():
-            given = options | {"first": options["first"] + number}
-            image_made = model.inpaint(image[None], unknown[None], **given)[0]
-            restored = restore_file(image_made, origin)
+            sample_options = options | {"first": options["first"] + number}
+            inpainted = model.inpaint(image[None], unknown[None], **sample_options)[0]
+            restored = restore_file(inpainted, origin)
         else:
             restored = filled
         blended = holes.blend(scan.data[None], restored[None], scan.hole[None])[0]
-        made.append(blended[scan.hole])
-    return np.stack(made)
+        samples.append(blended[scan.hole])
+    return np.stack(samples)
 
 
 def write(path: Path, scan: Scan, values: np.ndarray, facts: dict) -> None:

@@ -75,10 +75,10 @@ def refuse_overwriting(
         _refuse_long(path)
         if path.is_dir():
             raise InputError(f"{path} is a folder; give the output another name.")
-    there = [str(path) for path in paths if path.exists()]
-    if there and not flow._force_overwrite:
-        verb = "exists" if len(there) == 1 else "exist"
-        raise InputError(f"{', '.join(there)} {verb} already; {cure}.")
+    existing = [str(path) for path in paths if path.exists()]
+    if existing and not flow._force_overwrite:
+        verb = "exists" if len(existing) == 1 else "exist"
+        raise InputError(f"{', '.join(existing)} {verb} already; {cure}.")
 
 
 def json_and_page(

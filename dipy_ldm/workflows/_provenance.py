@@ -36,10 +36,10 @@ def provenance(model_path: str | Path, **options) -> dict:
 
 def affine_of(model: Any) -> np.ndarray:
     """Return the affine of the volumes that a model learnt from."""
-    return known_affine(model.vqvae.affine_)
+    return require_affine(model.vqvae.affine_)
 
 
-def known_affine(affine: npt.ArrayLike | None) -> np.ndarray:
+def require_affine(affine: npt.ArrayLike | None) -> np.ndarray:
     """Return the affine that a model has, or say that it has none."""
     if affine is None:
         raise InputError(
@@ -62,8 +62,8 @@ def write_with_sidecar(
     Shapes: volume ``(x, y, z, channels)``.
     """
     with sidecar_first(path, facts) as ready:
-        told = describe(facts), comment(facts)
-        write_volume(path, volume, affine, dtype, *told, ready)
+        header_texts = describe(facts), comment(facts)
+        write_volume(path, volume, affine, dtype, *header_texts, ready)
 
 
 def describe(facts: dict) -> str:
@@ -82,9 +82,9 @@ def comment(facts: dict) -> str:
 
     Its description has room for little.
     """
-    said = {name: facts.get(name) for name in ("Conditions", "Sources")}
-    said = {name: value for name, value in said.items() if value}
-    return json.dumps(said) if said else ""
+    entries = {name: facts.get(name) for name in ("Conditions", "Sources")}
+    entries = {name: value for name, value in entries.items() if value}
+    return json.dumps(entries) if entries else ""
 
 
 @contextmanager

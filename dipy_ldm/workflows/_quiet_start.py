@@ -6,7 +6,7 @@ import os
 import sys
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.startup import uncollected
+from dipy_ldm._utils.startup import gc_disabled
 
 try:
     import resource
@@ -29,7 +29,7 @@ def quiet_start() -> Iterator[None]:
     _refuse_too_tight()
     # A command comes here more than once.
     spoken = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") != "3"
-    with uncollected(for_good=True), nullcontext() if spoken else _silence():
+    with gc_disabled(freeze=True), nullcontext() if spoken else _silence():
         yield
 
 

@@ -43,10 +43,10 @@ class Recipe(NamedTuple):
         **options,
     ) -> Any:
         """Train both, one after the other, and the detector, if there shall be one."""
-        others = held_out and held_out.images
+        validation_images = held_out and held_out.images
         self.vqvae.fit(
             cohort.images,
-            validation_data=others,
+            validation_data=validation_images,
             affine=cohort.affine,
             suffix=cohort.suffix,
             masks=cohort.masks,
@@ -60,7 +60,7 @@ class Recipe(NamedTuple):
             cohort.conditions,
             source=cohort.sources,
             subjects=cohort.subjects,
-            validation_data=others,
+            validation_data=validation_images,
             validation_conditions=held_out and held_out.conditions,
             validation_source=held_out and held_out.sources,
             validation_subjects=held_out and held_out.subjects,
@@ -74,7 +74,7 @@ class Recipe(NamedTuple):
             return model
         return model.fit_detector(
             cohort.images,
-            validation_data=others,
+            validation_data=validation_images,
             checkpoint=checkpoints[2],
             callbacks=[partial(callbacks[2], model)],
             **self.of_detector,

@@ -21,8 +21,8 @@ from dipy_ldm.evaluation._copy_filter import Guard, Known, sketch
 from dipy_ldm.evaluation.audit import Audit, Reference, audit, in_pieces
 from dipy_ldm.evaluation.evaluate import Evaluation, as_json, evaluate, scaled
 from dipy_ldm.workflows import _restoring as restoring
-from dipy_ldm.workflows._evaluation_images import Judged
-from dipy_ldm.workflows._generated import asked_in
+from dipy_ldm.workflows._evaluation_images import EvaluationImages
+from dipy_ldm.workflows._generated import requested_conditions_in
 
 logger = logging.getLogger(__name__)
 
@@ -64,14 +64,14 @@ def _short(key, value):
 def evaluate_on(
     place: Any,
     model: Any,
-    real: Judged,
-    generated: Judged | None,
+    real: EvaluationImages,
+    generated: EvaluationImages | None,
     options: dict,
     **further: Any,
 ) -> Evaluation:
     """Evaluate a model on a device, with progress bars."""
     with spread(place):
-        found = evaluate(
+        evaluation = evaluate(
             model,
             real.images,
             generated.images if generated else None,
@@ -84,42 +84,50 @@ def evaluate_on(
             **further,
         )
     notes = real.notes + (generated.notes if generated else [])
-    return found._replace(notes=notes + found.notes)
+    return evaluation._replace(notes=notes + evaluation.notes)
 
 
 def evaluation_outputs(
-    found: Evaluation, facts: dict, followed: dict[str, tuple]
+    evaluation: Evaluation, facts: dict, followed: dict[str, tuple]
 ) -> tuple[dict, str]:
     """Make the figures and the page of an evaluation."""
-    pieces, figures = [], dict(found.figures)
-    for name, (asked, measured) in followed.items():
-        figures.setdefault("followed", {})[name] = anatomy.follow(asked, measured)
-        piece = summary.follow_page(name, asked, measured, figures["followed"][name])
+    pieces, figures = [], dict(evaluation.figures)
+    for name, (requested, measured) in followed.items():
+        figures.setdefault("followed", {})[name] = anatomy.follow(requested, measured)
+        piece = summary.follow_page(
+            name, requested, measured, figures["followed"][name]
+        )
         pieces.append(piece)
-    conclusions = [sentence for sentence, _ in summary.conclude(found.figures)]
+    conclusions = [sentence for sentence, _ in summary.conclude(evaluation.figures)]
     for sentence in conclusions:
         logger.info("%s", sentence)
     written = {"Conclusions": conclusions, "Figures": as_json(figures)}
-    return written, summary.write_page(found, about(facts), pieces)
+    return written, summary.write_page(evaluation, about(facts), pieces)
 
 
-def refuse_known(model: Any, train: Judged, held_out: Judged) -> None:
+def refuse_training_images(
+    model: Any, train: EvaluationImages, held_out: EvaluationImages
+) -> None:
     """Refuse held-out images that are training images."""
-    known, others = (
-        in_pieces(copies.fingerprints, judged.images, model.vqvae_)
-        for judged in (train, held_out)
+    train_prints, held_out_prints = (
+        in_pieces(copies.fingerprints, images.images, model.vqvae_)
+        for images in (train, held_out)
     )
-    if same := copies.duplicates(known, others):
-        some = ", ".join(f"{held_out.names[i]} ({train.names[j]})" for i, j in same[:5])
+    if same := copies.duplicates(train_prints, held_out_prints):
+        pairs = ", ".join(
+            f"{held_out.names[i]} ({train.names[j]})" for i, j in same[:5]
+        )
         more = f" and {len(same) - 5} more" if len(same) > 5 else ""
         raise InputError(
             f"{len(same)} of the held-out images are training images, too: "
-            f"{some}{more}; leave them out of `held_out`."
+            f"{pairs}{more}; leave them out of `held_out`."
         )
 
 
 def load_reference(
-    path: str | Path, images: tuple[Judged, Judged], devices: list[str] | None
+    path: str | Path,
+    images: tuple[EvaluationImages, EvaluationImages],
+    devices: list[str] | None,
 ) -> Reference:
     """Load the model that stands beside an audited one."""
     model, _ = restoring.load(persistence.find(path), devices, None)
@@ -130,14 +138,14 @@ def load_reference(
 def audit_on(
     place: Any,
     model: Any,
-    images: tuple[Judged, Judged, Judged | None],
+    images: tuple[EvaluationImages, EvaluationImages, EvaluationImages | None],
     options: dict,
     **further: Any,
 ) -> Audit:
     """Audit a model on a device, with progress bars."""
     train, held_out, generated = images
     with spread(place):
-        found = audit(
+        result = audit(
             model,
             train.images,
             held_out.images,
@@ -150,13 +158,13 @@ def audit_on(
             **options,
             **further,
         )
-    notes = [note for judged in images if judged for note in judged.notes]
-    return found._replace(notes=[*dict.fromkeys(notes), *found.notes])
+    notes = [note for group in images if group for note in group.notes]
+    return result._replace(notes=[*dict.fromkeys(notes), *result.notes])
 
 
-def audit_outputs(found: Audit, facts: dict) -> tuple[dict, str]:
+def audit_outputs(result: Audit, facts: dict) -> tuple[dict, str]:
     """Make the figures and the page of an audit, without names of training images."""
-    conclusions = [sentence for sentence, _ in audit_page.conclude(found)]
+    conclusions = [sentence for sentence, _ in audit_page.conclude(result)]
     for sentence in conclusions:
         logger.info("%s", sentence)
     members = {
@@ -165,73 +173,79 @@ def audit_outputs(found: Audit, facts: dict) -> tuple[dict, str]:
             "found": member.found,
             "false_rate": member.false_rate,
         }
-        for name, member in found.members.items()
+        for name, member in result.members.items()
     }
     figures = {
-        "n": found.n,
-        "n_held_out": found.n_held_out,
-        "copies_beyond_chance": found.found_copies,
-        "copies": {n: f._asdict() for n, f in found.findings.items()},
-        "dar": found.dar._asdict(),
+        "n": result.n,
+        "n_held_out": result.n_held_out,
+        "copies_beyond_chance": result.found_copies,
+        "copies": {n: f._asdict() for n, f in result.findings.items()},
+        "dar": result.dar._asdict(),
         "membership": members,
         "classes": {
             name: {level: one._asdict() for level, one in levels.items()}
-            for name, levels in found.classes.items()
+            for name, levels in result.classes.items()
         },
         # Where in its set a training image is would tell it to who has them.
         "pairs": [
             {name: value for name, value in pair._asdict().items() if name != "train"}
-            for pair in found.pairs
+            for pair in result.pairs
         ],
     }
     written = {"Conclusions": conclusions, "Figures": as_json(figures)}
-    return written, audit_page.write_page(found, about(facts))
+    return written, audit_page.write_page(result, about(facts))
 
 
-def pairs_page(found: Audit, model: Any, train: Judged, facts: dict) -> str:
+def pairs_page(result: Audit, model: Any, train: EvaluationImages, facts: dict) -> str:
     """Make the page of the most suspicious pairs, which shows training images."""
-    names = {pair.train: train.names[pair.train] for pair in found.pairs}
+    names = {pair.train: train.names[pair.train] for pair in result.pairs}
     vqvae = model.vqvae_
 
     def image(number):
         return scaled(train.images[[number]], vqvae)[0]
 
-    affine = vqvae.affine_ if found.generated.ndim == 5 else None
-    return audit_page.write_pairs(found, image, names, affine, about(facts))
+    affine = vqvae.affine_ if result.generated.ndim == 5 else None
+    return audit_page.write_pairs(result, image, names, affine, about(facts))
 
 
-def guard(found: Audit, model_fingerprint: str) -> Guard:
+def guard(result: Audit, model_fingerprint: str) -> Guard:
     """Keep what knows training images again."""
-    invariant = Known.of(*found.searches["invariant"].rows[:2])
-    voxels = Known.of(*map(sketch, found.searches["voxels"].rows[:2]))
-    return Guard(found.projection, invariant, voxels, model_fingerprint)
+    invariant = Known.of(*result.searches["invariant"].rows[:2])
+    voxels = Known.of(*map(sketch, result.searches["voxels"].rows[:2]))
+    return Guard(result.projection, invariant, voxels, model_fingerprint)
 
 
 def read_measurements(document: dict, table: str | Path | None) -> dict[str, tuple]:
     """Read what was measured of generated volumes, and what was asked for."""
     if table is None:
         return {}
-    known = [n for n, c in document["conditions"].items() if c["kind"] != "class"]
-    rows = {Path(file): some[0].cells for file, some in listed_rows([table]).items()}
-    names = [name for name in known if any(name in cells for cells in rows.values())]
+    numeric = [n for n, c in document["conditions"].items() if c["kind"] != "class"]
+    rows = {
+        Path(file): file_rows[0].cells
+        for file, file_rows in listed_rows([table]).items()
+    }
+    names = [name for name in numeric if any(name in cells for cells in rows.values())]
     if not names:
-        there = listed(known) if known else "it has none"
+        available = listed(numeric) if numeric else "it has none"
         raise InputError(
             f"{table} has no column that is a number the model can be asked for "
-            f"({there}); give a list of generated volumes with one column for each "
+            f"({available}); give a list of generated volumes with one column for each "
             "that was measured."
         )
-    told = {file: asked_in(file) for file in rows}
-    found = {}
+    by_file = {file: requested_conditions_in(file) for file in rows}
+    measurements = {}
     for name in names:
-        asked = [_number(told[file].get(name)) for file in rows]
-        if not any(map(math.isfinite, asked)):
+        requested = [_number(by_file[file].get(name)) for file in rows]
+        if not any(map(math.isfinite, requested)):
             raise InputError(
                 f"the files beside the volumes of {table} do not say what {name} was "
                 "asked for; generate them with `conditions` or a `table`."
             )
-        found[name] = asked, [_number(cells.get(name)) for cells in rows.values()]
-    return found
+        measurements[name] = (
+            requested,
+            [_number(cells.get(name)) for cells in rows.values()],
+        )
+    return measurements
 
 
 def _number(value):

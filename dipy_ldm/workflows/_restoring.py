@@ -19,7 +19,7 @@ from dipy_ldm.data._grid import Grid
 from dipy_ldm.data._headers import VolumeInfo, check_headers, is_whole
 from dipy_ldm.workflows import _workers as workers
 from dipy_ldm.workflows._outputs import output_paths, refuse_overwriting
-from dipy_ldm.workflows._provenance import fingerprint, known_affine, sidecar
+from dipy_ldm.workflows._provenance import fingerprint, require_affine, sidecar
 from dipy_ldm.workflows._quiet_start import quiet_start
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ def find_model(model_file: str | Path, act: str) -> tuple[Path, Grid, int]:
             f"{model_file} is a model of two-dimensional images; {act} them with "
             f"LatentDiffusion.{act}, or give a model of volumes."
         )
-    return path, Grid(tuple(shape[:3]), known_affine(affine)), shape[-1]
+    return path, Grid(tuple(shape[:3]), require_affine(affine)), shape[-1]
 
 
 def load(path: Path, devices: list[str] | None, tile: int | None) -> tuple[Any, Any]:
@@ -108,7 +108,11 @@ def find_inputs(
         )
     outputs = {info.file: outputs[info.file] for info in infos}
     if not resume:
-        paths = (path for made in outputs.values() for path in _with_sidecars(made))
+        paths = (
+            path
+            for volume_outputs in outputs.values()
+            for path in _with_sidecars(volume_outputs)
+        )
         refuse_overwriting(
             flow, paths, "add --resume to go on, or --force to overwrite"
         )
@@ -192,9 +196,9 @@ def _stem(file):
 
 def beside(name: Path, end: str) -> Path:
     """Name a further output of a volume."""
-    found = re.fullmatch(r"(.*_desc-[A-Za-z0-9]+)(_[A-Za-z0-9]+\.nii\.gz)", name.name)
-    if found:
-        return name.with_name(found[1] + _camel(end.strip("_-")) + found[2])
+    match = re.fullmatch(r"(.*_desc-[A-Za-z0-9]+)(_[A-Za-z0-9]+\.nii\.gz)", name.name)
+    if match:
+        return name.with_name(match[1] + _camel(end.strip("_-")) + match[2])
     return name.with_name(f"{name.name.removesuffix('.nii.gz')}{end}.nii.gz")
 
 
@@ -213,7 +217,7 @@ def work(
 
     bad = inputs.bad
     workers.keep_log(inputs.cluster, inputs.end)
-    remaining = _left(flow, tasks, verb) if resume else tasks
+    remaining = _remaining(flow, tasks, verb) if resume else tasks
     with spread(place):
         for task in tqdm(remaining, verb, disable=not workers.is_first(inputs.cluster)):
             try:
@@ -225,15 +229,15 @@ def work(
                 flow.written += 1
     if bad:
         good = flow.written + len(tasks) - len(remaining)
-        others = [f"The {good} other volumes are {_past(verb)}."] if good else []
-        raise InputError("\n".join([*bad.values(), *others]))
+        summary = [f"The {good} other volumes are {_past(verb)}."] if good else []
+        raise InputError("\n".join([*bad.values(), *summary]))
 
 
 def _past(verb):
     return f"{verb.removesuffix('e')}ed"
 
 
-def _left(flow, tasks, verb):
+def _remaining(flow, tasks, verb):
     """Return what an interrupted run has not done."""
     remaining = [task for task in tasks if not _is_done(task, flow._force_overwrite)]
     done = len(tasks) - len(remaining)
@@ -247,9 +251,9 @@ def _is_done(task, force):
         sidecars = [json.loads(sidecar(o).read_text("utf-8")) for o in task.outputs]
     except (OSError, ValueError):
         return False
-    others = (_difference(made, task.facts) for made in sidecars)
+    differences = (_difference(document, task.facts) for document in sidecars)
     # Which reads the inputs, so that it comes last.
-    other = next(filter(None, others), "") or _changed(sidecars, task)
+    other = next(filter(None, differences), "") or _changed(sidecars, task)
     if other and not force:
         raise InputError(
             f"{task.outputs[0]} is of another run ({other}); resume with the same "
@@ -258,12 +262,12 @@ def _is_done(task, force):
     return not other and all(map(is_whole, task.outputs))
 
 
-def _difference(found, facts):
+def _difference(earlier, facts):
     """Say in what two runs differ, if that makes a difference."""
     facts = json.loads(json.dumps(facts))  # lists, as in the file
     for name in sorted(facts.keys() - {"GeneratedBy", "Model"}):
-        if found.get(name) != facts[name]:
-            return f"{name} was {found.get(name)} and is {facts[name]}"
+        if earlier.get(name) != facts[name]:
+            return f"{name} was {earlier.get(name)} and is {facts[name]}"
     return ""
 
 
@@ -281,8 +285,8 @@ def _identified(task):
 def _changed(sidecars, task):
     """Say which input has changed since outputs were made, if any has."""
     marks = _identified(task).facts[_MARKS]
-    for made in sidecars:
-        before = made.get(_MARKS) or [None] * len(marks)
+    for document in sidecars:
+        before = document.get(_MARKS) or [None] * len(marks)
         for file, old, new in zip(task.facts["Sources"], before, marks):
             if old != new:
                 return f"{file} has changed"

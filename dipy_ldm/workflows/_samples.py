@@ -13,7 +13,7 @@ from dipy_ldm.conditions import from_saved
 from dipy_ldm.workflows import _bids as bids
 from dipy_ldm.workflows._provenance import sidecar
 from dipy_ldm.workflows._restoring import beside, name_outputs
-from dipy_ldm.workflows._sources import Seen
+from dipy_ldm.workflows._sources import SourceInputs
 
 
 class Samples(NamedTuple):
@@ -40,11 +40,11 @@ class Samples(NamedTuple):
 
     @classmethod
     def named_after(
-        cls, seen: Seen, stem: Path, numbers: range, one_of_several: bool
+        cls, sources: SourceInputs, stem: Path, numbers: range, one_of_several: bool
     ) -> Self:
         """Name files after the sources that volumes are made of."""
-        outputs = name_outputs(seen.files, stem, "generate")
-        names = [outputs[file] for file in seen.own]
+        outputs = name_outputs(sources.files, stem, "generate")
+        names = [outputs[file] for file in sources.own]
         if len(numbers) > 1:
             names = [beside(n, f"-{i:04d}") for n in names for i in numbers]
         return cls(names, stem, None if one_of_several else _beside(stem, ".png"))
@@ -57,7 +57,7 @@ class Samples(NamedTuple):
         if len(document["shape"]) != 4:
             raise InputError("`bids` is for volumes; leave it out for images.")
         suffix = bids.check_suffix(suffix, document.get("suffix"))
-        bids.refuse_others(flow, root)
+        bids.refuse_other_dataset(flow, root)
         names = [bids.scan_path(root, number, suffix) for number in numbers]
         described = bids.describe(from_saved(document["conditions"]))
         return cls(names, root / "code" / "samples", None, root, described)

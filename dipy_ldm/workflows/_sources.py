@@ -18,10 +18,10 @@ from dipy_ldm.data._sources import Source, from_saved
 from dipy_ldm.workflows import _workers as workers
 
 
-class Seen(NamedTuple):
+class SourceInputs(NamedTuple):
     """Files of sources, and the grid that they are brought to."""
 
-    known: Source
+    source: Source
     grid: Grid
     files: list[Path]
     own: list[Path]
@@ -29,23 +29,23 @@ class Seen(NamedTuple):
     @classmethod
     def of(cls, document: dict, source_files: list[str] | None) -> Self | None:
         """Look at the headers of sources."""
-        known = from_saved(document["source"])
+        source = from_saved(document["source"])
         if sentence := _wrong(document, source_files):
             raise InputError(sentence)
-        if known is None or source_files is None:
+        if source is None or source_files is None:
             return None
         files = find_volumes(source_files)
         choose_files(files, cure="name those of one kind, with a wildcard")
-        infos, _ = check_headers(files, known.channels > 1)
-        if infos[0].channels != known.channels:
+        infos, _ = check_headers(files, source.channels > 1)
+        if infos[0].channels != source.channels:
             raise InputError(
-                f"the model makes volumes of sources with {known.channels} channels, "
+                f"the model makes volumes of sources with {source.channels} channels, "
                 f"and {infos[0].file} has {infos[0].channels}; give files like those "
                 "that it learnt from."
             )
         affine = np.array(document["affine"], "float64")
         grid = Grid(tuple(document["shape"][:3]), affine)
-        return cls(known, grid, files, files)
+        return cls(source, grid, files, files)
 
     def part_of(self, cluster: Any) -> Self:
         """Choose what this of several workers works on."""
@@ -56,7 +56,7 @@ class Seen(NamedTuple):
 
         Shapes: result ``(1, *space, channels)``.
         """
-        several, labels = self.known.channels > 1, bool(self.known.labels)
+        several, labels = self.source.channels > 1, bool(self.source.labels)
         return conform_source(file, self.grid, several, labels)[None]
 
 
@@ -79,10 +79,10 @@ def _wrong(document, source_files):
     return None
 
 
-class Partners(NamedTuple):
+class SourcePairs(NamedTuple):
     """Volumes, and the source that each belongs to."""
 
-    seen: Seen | None
+    sources: SourceInputs | None
     source_of: dict[Path, Path]
 
     @classmethod
@@ -91,26 +91,28 @@ class Partners(NamedTuple):
     ) -> Self:
         """Find the source of each volume."""
         document = persistence.read_document(model_path, "latent_diffusion")
-        seen = Seen.of(document, source_files)
-        return cls(seen, pair(files, seen.files) if seen else {})
+        sources = SourceInputs.of(document, source_files)
+        return cls(sources, pair(files, sources.files) if sources else {})
 
-    def given(self, file: Path) -> dict[str, np.ndarray]:
+    def arguments(self, file: Path) -> dict[str, np.ndarray]:
         """Read the source of a volume."""
-        return {"source": self.seen.read(self.source_of[file])} if self.seen else {}
+        return (
+            {"source": self.sources.read(self.source_of[file])} if self.sources else {}
+        )
 
     def names(self, *files: Path) -> list[str]:
         """Name all that something is made of."""
-        own = [self.source_of[files[0]]] if self.seen else []
+        own = [self.source_of[files[0]]] if self.sources else []
         return [str(file) for file in [*files, *own]]
 
 
 def pieces(
-    seen: Seen | None, names: list[Path], numbers: range, at_once: int
+    sources: SourceInputs | None, names: list[Path], numbers: range, at_once: int
 ) -> Iterator[tuple]:
     """Say what is generated in what order."""
-    files: list[Any] = [None] if seen is None else [*seen.own]
+    files: list[Any] = [None] if sources is None else [*sources.own]
     for i, file in enumerate(files):
         own = names[i * len(numbers) :]
         for start in range(0, len(numbers), at_once):
-            some = numbers[start : start + at_once]
-            yield file, own[start : start + len(some)], some
+            batch = numbers[start : start + at_once]
+            yield file, own[start : start + len(batch)], batch

@@ -16,7 +16,7 @@ from dipy_ldm.workflows._options import values_of
 from dipy_ldm.workflows._outputs import json_and_page, write_page, write_private
 from dipy_ldm.workflows._provenance import fingerprint, provenance
 from dipy_ldm.workflows._quiet_start import quiet_start
-from dipy_ldm.workflows._sources import Seen
+from dipy_ldm.workflows._sources import SourceInputs
 from dipy_ldm.workflows.evaluate import settled
 
 
@@ -148,56 +148,60 @@ class AuditLDMFlow(Workflow):
         choice = {"suffix": suffix, "filter": values_of(filter)}
         beside = reference_document(path, reference)
         images = _read(document, files, how, source_files=source_files, **choice)
-        seen = beside and _read(beside, (*files[:2], None), how, **choice)
+        reference_images = beside and _read(beside, (*files[:2], None), how, **choice)
         with quiet_start():
             from dipy_ldm.workflows import _reports as judgement
 
         model, place = restoring.load(path, devices, None)
-        other = seen and judgement.load_reference(reference, seen[:2], devices)
-        judgement.refuse_known(model, *images[:2])
-        options, told = settled(
+        other = reference_images and judgement.load_reference(
+            reference, reference_images[:2], devices
+        )
+        judgement.refuse_training_images(model, *images[:2])
+        options, sampling_facts = settled(
             model,
             generated_files,
             {"sampler": sampler, "steps": steps, "eta": eta, "guidance": guidance},
             seed=seed,
             batch_size=batch_size,
         )
-        facts = provenance(path, Seed=seed) | _facts(images, reference) | told
-        found = judgement.audit_on(
+        facts = provenance(path, Seed=seed) | _facts(images, reference) | sampling_facts
+        result = judgement.audit_on(
             place, model, images, options, reference=other, n=n_samples, seed=seed
         )
         facts["Seconds"] = round(time.monotonic() - start, 1)
-        figures, html = judgement.audit_outputs(found, facts)
-        write_page(outputs[:2], facts | {"Notes": found.notes} | figures, html)
+        figures, html = judgement.audit_outputs(result, facts)
+        write_page(outputs[:2], facts | {"Notes": result.notes} | figures, html)
         if fingerprints:
-            judgement.guard(found, facts["ModelFingerprint"]).save(outputs[2])
+            judgement.guard(result, facts["ModelFingerprint"]).save(outputs[2])
         if pictures:
             named = facts | _names(files)
-            pairs = judgement.pairs_page(found, model, images[0], named)
+            pairs = judgement.pairs_page(result, model, images[0], named)
             write_private(outputs[-1], pairs)
-        self.verdict = _verdict(found, outputs[-1] if pictures else None)
+        self.verdict = _verdict(result, outputs[-1] if pictures else None)
 
 
 def _read(document, files, how, source_files=None, **choice):
     """Read training and held-out images, and generated ones if there are any."""
     train_files, held_out, generated_files = files
-    Seen.of(document, source_files)  # says whether they are what the model needs
+    SourceInputs.of(
+        document, source_files
+    )  # says whether they are what the model needs
     refuse_unnamed(source_files, train_files, held_out)
     both = choice | how | {"source_files": source_files}
     train = read_for(document, train_files, "train_files", split="train", **both)
-    others = read_for(document, held_out, "held_out", **both)
-    refuse_same_subjects(train, others)
+    held_out_images = read_for(document, held_out, "held_out", **both)
+    refuse_same_subjects(train, held_out_images)
     generated = generated_files and read_for(
-        document, generated_files, "generated_files", made=True, **how
+        document, generated_files, "generated_files", generated=True, **how
     )
-    return train, others, generated
+    return train, held_out_images, generated
 
 
-def _verdict(found, pairs):
+def _verdict(result, pairs):
     """Say what to do if there are copies; nothing if there are none."""
-    if not found.found_copies:
+    if not result.found_copies:
         return ""
-    where = ", ".join(found.found_copies)
+    where = ", ".join(result.found_copies)
     return (
         f"there are copies of training images beyond chance (in {where}); look at "
         f"{pairs or 'the pairs (--pictures)'}, and publish neither these samples nor "

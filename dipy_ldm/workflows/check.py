@@ -179,7 +179,7 @@ class CheckLDMFlow(Workflow):
             Stem of the names of both files.
         """
         outputs = json_and_page(self, input_files[0], out_dir, out_check=out_check)
-        given = {
+        sizes = {
             "epochs_vqvae": epochs_vqvae,
             "epochs_ldm": epochs_ldm,
             "steps_vqvae": steps_vqvae,
@@ -192,7 +192,7 @@ class CheckLDMFlow(Workflow):
             "code_dim": code_dim,
             "patch": options.one_or_more(patch),
         }
-        check_sizes(**given, accumulate=accumulate)
+        check_sizes(**sizes, accumulate=accumulate)
         at_least("seconds", seconds, 0)
         if strategy == "multi_worker":
             raise InputError(
@@ -222,16 +222,19 @@ class CheckLDMFlow(Workflow):
         )
         tried = checks.try_out(
             looked.material,
-            given | {"loss": loss},
+            sizes | {"loss": loss},
             method,
             strategy=place,
             validation=validation,
             changes=(flip, no_augment),
             seconds=seconds,
         )
-        known = cli.options_of(self)
-        found = {
-            title: [f.reworded(partial(cli.as_options, options=known)) for f in some]
-            for title, some in (looked.findings | tried).items()
+        own_options = cli.options_of(self)
+        sections = {
+            title: [
+                f.reworded(partial(cli.as_options, options=own_options))
+                for f in findings
+            ]
+            for title, findings in (looked.findings | tried).items()
         }
-        self.verdict = checks.write(outputs, input_files, found)
+        self.verdict = checks.write(outputs, input_files, sections)

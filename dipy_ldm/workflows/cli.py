@@ -17,7 +17,7 @@ from dipy_ldm._utils.checks import InputError, choose
 from dipy_ldm._utils.signals import Terminated, deferred
 
 # 1 is the answer of a check that found something red, and of an audit, copies.
-_FOUND, _ERROR = 1, 2
+_BAD_NEWS, _ERROR = 1, 2
 _RESUME = "Add --resume to go on."
 # How oneDNN, JAX and PyTorch say that memory is used up.
 _NO_MEMORY = (
@@ -62,7 +62,7 @@ def check() -> None:
     flow = CheckLDMFlow()
     run(flow)
     if flow.verdict:
-        _leave(flow.verdict, _FOUND)
+        _leave(flow.verdict, _BAD_NEWS)
 
 
 def evaluate() -> None:
@@ -79,7 +79,7 @@ def audit() -> None:
     flow = AuditLDMFlow()
     run(flow)
     if flow.verdict:
-        _leave(flow.verdict, _FOUND)
+        _leave(flow.verdict, _BAD_NEWS)
 
 
 def run(flow: Any) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from dipy_ldm import _serialization as persistence
 from dipy_ldm._utils.checks import InputError, at_least, check_shares, choose
 from dipy_ldm._utils.files import make_folder
-from dipy_ldm._utils.values import from_words
+from dipy_ldm._utils.values import parse_conditions
 from dipy_ldm.data._entities import choose_files
 from dipy_ldm.data._grid import Grid
 from dipy_ldm.data._nifti import DTYPES
@@ -17,11 +17,11 @@ from dipy_ldm.data._paths import find_volumes
 from dipy_ldm.data._preprocessing import conform_file, restore_file, restore_spread
 from dipy_ldm.diffusion import masks as holes
 from dipy_ldm.workflows import _native_space as healing, _restoring as restoring
-from dipy_ldm.workflows._conditions import Asked
+from dipy_ldm.workflows._conditions import RequestedConditions
 from dipy_ldm.workflows._options import values_of
 from dipy_ldm.workflows._outputs import interrupted
 from dipy_ldm.workflows._provenance import provenance, write_with_sidecar
-from dipy_ldm.workflows._sources import Partners
+from dipy_ldm.workflows._sources import SourcePairs
 
 _STRENGTH, _THRESHOLD, _DILATED = 0.1, 0.5, 2.0
 
@@ -160,10 +160,12 @@ class DenoiseLDMFlow(Workflow):
         path, grid, n_channels = restoring.find_model(model_file, "denoise")
         _check_options(repeats, dtype, strategy)
         _check_lesions(path, lesions, strength, threshold, dilate)
-        asked = Asked.of(path, from_words(conditions or []), range(1))
+        requested = RequestedConditions.of(
+            path, parse_conditions(conditions or []), range(1)
+        )
         files = find_volumes(input_files)
         files = choose_files(files, suffix, values_of(filter))
-        partners = Partners.of(path, files, source_files)
+        partners = SourcePairs.of(path, files, source_files)
         inputs = restoring.find_inputs(
             self,
             files,
@@ -182,13 +184,13 @@ class DenoiseLDMFlow(Workflow):
         if steps is None:
             steps = _default_steps(model, sampler, strength, lesions)
         options = {"sampler": sampler, "steps": steps, "eta": eta, "seed": seed}
-        told = asked.facts(asked.numbers) | {
+        sampling_facts = requested.facts(requested.numbers) | {
             name.capitalize(): value for name, value in options.items()
         }
         how = {"Strength": strength}
         if lesions:
             how = {"Threshold": threshold, "DilatedBy": dilate}
-        facts = provenance(path, **how, Repeats=repeats, **told)
+        facts = provenance(path, **how, Repeats=repeats, **sampling_facts)
         noise = restoring.number_noise(files)
         tasks = [
             restoring.Task(
@@ -198,13 +200,13 @@ class DenoiseLDMFlow(Workflow):
             )
             for file, paths in inputs.outputs.items()
         ]
-        options |= {"tile": tile, "conditions": asked.of_some(asked.numbers)}
-        given = model, grid, channels, partners, options, repeats, difference, dtype
+        options |= {"tile": tile, "conditions": requested.subset(requested.numbers)}
+        shared = model, grid, channels, partners, options, repeats, difference, dtype
         if lesions:
-            act = partial(_heal, _Job(*given), threshold, dilate)
+            act = partial(_heal, _Job(*shared), threshold, dilate)
         else:
             act = partial(
-                _denoise, _Job(*given), strength, difference and asked.specified
+                _denoise, _Job(*shared), strength, difference and requested.specified
             )
         restoring.work(
             self, tasks, act, inputs, verb="denoise", resume=resume, place=place
@@ -217,7 +219,7 @@ class _Job(NamedTuple):
     model: Any
     grid: Grid
     channels: bool
-    partners: Partners
+    partners: SourcePairs
     options: dict
     repeats: int
     difference: bool
@@ -268,12 +270,12 @@ def _outputs(name, repeats, difference, lesions):
     """List all volumes that are written of one, in order."""
     further = [
         restoring.beside(name, end)
-        for end, wanted in (
+        for end, is_written in (
             ("_std", repeats > 1),
             ("_difference", difference),
             ("_mask", lesions),
         )
-        if wanted
+        if is_written
     ]
     return [name, *further]
 
@@ -281,19 +283,19 @@ def _outputs(name, repeats, difference, lesions):
 def _denoise(job, strength, compare, task):
     """Denoise a volume and, to compare, do so without conditions."""
     image, origin = conform_file(task.file, job.grid, job.channels)
-    given = job.options | job.partners.given(task.file) | {"strength": strength}
+    options = job.options | job.partners.arguments(task.file) | {"strength": strength}
 
     first = task.facts["Noise"]
 
-    def made(**others):
+    def denoise_repeatedly(**changes):
         return [
-            job.model.denoise(image[None], first=first + i, **given | others)[0]
+            job.model.denoise(image[None], first=first + i, **options | changes)[0]
             for i in range(job.repeats)
         ]
 
-    repeated = made()
+    repeated = denoise_repeatedly()
     # Of the same noise, so that all else is alike.
-    before = made(conditions=None) if compare else None
+    before = denoise_repeatedly(conditions=None) if compare else None
     _write(task, repeated, before, origin, job.dtype, job.difference)
 
 
@@ -307,30 +309,30 @@ def _heal(job, threshold, dilate, task):
     if lesions.any():
         sizes = np.linalg.norm(scan.affine[:3, :3], axis=0)
         scan = scan._replace(hole=holes.dilated(lesions, dilate, sizes))
-    given = job.options | job.partners.given(task.file)
-    given |= {"first": task.facts["Noise"]}
-    made = healing.fill_in(job.model, scan, job.grid, job.repeats, given)
-    _write_healed(task, scan, lesions, made, job.dtype, job.difference)
+    options = job.options | job.partners.arguments(task.file)
+    options |= {"first": task.facts["Noise"]}
+    samples = healing.fill_in(job.model, scan, job.grid, job.repeats, options)
+    _write_healed(task, scan, lesions, samples, job.dtype, job.difference)
 
 
-def _write_healed(task, scan, lesions, made, dtype, difference):
+def _write_healed(task, scan, lesions, samples, dtype, difference):
     """Write a volume with its lesions made anew, and where they are."""
-    path, *others, mask = task.outputs
+    path, *further, mask = task.outputs
     make_folder(path.parent)
     millilitres = np.count_nonzero(lesions) * abs(np.linalg.det(scan.affine)) / 1000
     facts = task.facts | {"LesionMillilitres": round(float(millilitres), 6)}
-    mean = made.mean(0)
+    mean = samples.mean(0)
     healing.write(path, scan, mean, facts)
     volumes: list[tuple[np.ndarray, dict]] = []
-    if len(made) > 1:
-        volumes.append((made.std(0, ddof=1, dtype=float), {}))
+    if len(samples) > 1:
+        volumes.append((samples.std(0, ddof=1, dtype=float), {}))
     if difference:
-        told = {"Difference": "scan minus result"}
-        volumes.append((scan.data[scan.hole] - mean, told))
-    for other, (values, told) in zip(others, volumes, strict=True):
+        extra = {"Difference": "scan minus result"}
+        volumes.append((scan.data[scan.hole] - mean, extra))
+    for other, (values, extra) in zip(further, volumes, strict=True):
         volume = np.zeros_like(scan.data)
         volume[scan.hole] = values
-        write_with_sidecar(other, volume, scan.affine, dtype, facts | told)
+        write_with_sidecar(other, volume, scan.affine, dtype, facts | extra)
     write_with_sidecar(mask, lesions, scan.affine, "uint8", facts)
 
 

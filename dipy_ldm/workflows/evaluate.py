@@ -15,7 +15,7 @@ from dipy_ldm.workflows._options import values_of
 from dipy_ldm.workflows._outputs import json_and_page, write_page
 from dipy_ldm.workflows._provenance import provenance
 from dipy_ldm.workflows._quiet_start import quiet_start
-from dipy_ldm.workflows._sources import Seen
+from dipy_ldm.workflows._sources import SourceInputs
 
 
 class EvaluateLDMFlow(Workflow):
@@ -130,7 +130,9 @@ class EvaluateLDMFlow(Workflow):
             )
         sources = None if generated_files else source_files
         if not generated_files:
-            Seen.of(document, sources)  # says whether they are what the model needs
+            SourceInputs.of(
+                document, sources
+            )  # says whether they are what the model needs
         how = {
             "channels": channels,
             "caching": {"cache_dir": cache_dir, "cache_limit": cache_limit},
@@ -140,7 +142,7 @@ class EvaluateLDMFlow(Workflow):
             document, real_files, "real_files", source_files=sources, **choice, **how
         )
         generated = generated_files and read_for(
-            document, generated_files, "generated_files", made=True, **how
+            document, generated_files, "generated_files", generated=True, **how
         )
         with quiet_start():
             from dipy_ldm.workflows import _reports as judgement
@@ -149,18 +151,18 @@ class EvaluateLDMFlow(Workflow):
         model, place = restoring.load(path, devices, None)
         options = {"sampler": sampler, "steps": steps, "eta": eta, "guidance": guidance}
         files = {"RealFiles": real_files, "GeneratedFiles": generated_files}
-        named = {name: list(map(str, some)) for name, some in files.items() if some}
+        named = {name: list(map(str, paths)) for name, paths in files.items() if paths}
         facts = provenance(path, Seed=seed, **named)
-        options, told = settled(
+        options, sampling_facts = settled(
             model, generated_files, options, seed=seed, batch_size=batch_size
         )
-        facts |= told
-        found = judgement.evaluate_on(
+        facts |= sampling_facts
+        evaluation = judgement.evaluate_on(
             place, model, real, generated, options, n=n_samples, seed=seed
         )
         facts["Seconds"] = round(time.monotonic() - start, 1)
-        figures, html = judgement.evaluation_outputs(found, facts, followed)
-        write_page(outputs, facts | {"Notes": found.notes} | figures, html)
+        figures, html = judgement.evaluation_outputs(evaluation, facts, followed)
+        write_page(outputs, facts | {"Notes": evaluation.notes} | figures, html)
 
 
 def settled(

@@ -11,18 +11,18 @@ from tqdm import tqdm
 from dipy_ldm import _serialization as persistence
 from dipy_ldm._utils.checks import InputError, at_least, choose
 from dipy_ldm._utils.files import replacing
-from dipy_ldm._utils.values import from_words
+from dipy_ldm._utils.values import parse_conditions
 from dipy_ldm.conditions import from_saved
 from dipy_ldm.data._nifti import DTYPES
 from dipy_ldm.workflows import _workers as workers
-from dipy_ldm.workflows._condition_table import read_wanted
-from dipy_ldm.workflows._conditions import Asked, count_of
+from dipy_ldm.workflows._condition_table import read_requested_table
+from dipy_ldm.workflows._conditions import RequestedConditions, count_of
 from dipy_ldm.workflows._outputs import interrupted, output_paths, refuse_overwriting
 from dipy_ldm.workflows._provenance import affine_of, provenance, write_with_sidecar
 from dipy_ldm.workflows._quiet_start import quiet_start
 from dipy_ldm.workflows._restoring import number_noise
 from dipy_ldm.workflows._samples import Samples
-from dipy_ldm.workflows._sources import Seen, pieces
+from dipy_ldm.workflows._sources import SourceInputs, pieces
 
 logger = logging.getLogger(__name__)
 
@@ -178,19 +178,21 @@ class GenerateLDMFlow(Workflow):
         path = persistence.find(model_file)
         document = persistence.read_document(path, "latent_diffusion")
         is_volume = len(document["shape"]) == 4
-        wanted = _wanted(conditions, table, document)
-        seen = _look(document, source_files, bids)
-        n_samples = _count(n_samples, wanted, is_volume, seen)
+        request = _read_request(conditions, table, document)
+        sources = _look(document, source_files, bids)
+        n_samples = _count(n_samples, request, is_volume, sources)
         numbers = range(first_sample, first_sample + n_samples)
-        asked = Asked.of(path, wanted, numbers, strict, seed, same_noise)
+        requested = RequestedConditions.of(
+            path, request, numbers, strict, seed, same_noise
+        )
         cluster = workers.find(strategy)
-        numbers, seen = _part_of(cluster, numbers, seen)
+        numbers, sources = _part_of(cluster, numbers, sources)
         if not numbers:
             return  # there are more workers than samples
         samples = (
             Samples.inside(self, stem.parent, numbers, suffix, document)
             if bids
-            else _beside(stem, numbers, seen, is_volume, cluster is not None)
+            else _beside(stem, numbers, sources, is_volume, cluster is not None)
         )
         refuse_overwriting(self, samples.paths, samples.cure)
         choose("type of voxels", dtype, DTYPES)
@@ -215,15 +217,19 @@ class GenerateLDMFlow(Workflow):
         facts = provenance(path, **{_SAMPLING[o]: options[o] for o in _SAMPLING})
         facts |= {"SkullStripped": skull_stripped} if bids else {}
         self._know_copies(
-            no_copies, facts, numbers, alone=not (same_noise or cluster or seen)
+            no_copies, facts, numbers, alone=not (same_noise or cluster or sources)
         )
         with samples.being_written():
             if is_volume:
-                self._write(model, samples, numbers, seen, asked, options, dtype, facts)
+                self._write(
+                    model, samples, numbers, sources, requested, options, dtype, facts
+                )
             else:
-                self._write_images(model, samples, numbers, asked, options, facts)
+                self._write_images(model, samples, numbers, requested, options, facts)
 
-    def _write(self, model, samples, numbers, seen, asked, options, dtype, facts):
+    def _write(
+        self, model, samples, numbers, sources, requested, options, dtype, facts
+    ):
         """Generate and write volume after volume, and draw planes of the first."""
         from dipy_ldm import _backend as distribution, plots
 
@@ -233,18 +239,18 @@ class GenerateLDMFlow(Workflow):
         quiet = not options["verbose"]
         options = options | {"batch_size": 1, "verbose": False}
         at_once = distribution.count_replicas(options["strategy"])
-        work = [*pieces(seen, samples.names, numbers, at_once)]
-        noise = number_noise(seen.files) if seen else {}
-        for file, names, some in tqdm(work, "generate", disable=quiet):
-            source = {"source": seen.read(file)} if seen else {}
+        work = [*pieces(sources, samples.names, numbers, at_once)]
+        noise = number_noise(sources.files) if sources else {}
+        for file, names, batch in tqdm(work, "generate", disable=quiet):
+            source = {"source": sources.read(file)} if sources else {}
             before = self.spare
             volumes, used = self._generate(
-                model, some, asked, options | source, noise.get(file, 0)
+                model, batch, requested, options | source, noise.get(file, 0)
             )
             refused = {"Refused": self.spare - before} if self.guard else {}
-            for number, sample, name, volume in zip(some, used, names, volumes):
-                own = {"Sample": sample} | asked.facts(range(number, number + 1))
-                own |= {"Noise": noise[file], "Sources": [str(file)]} if seen else {}
+            for number, sample, name, volume in zip(batch, used, names, volumes):
+                own = {"Sample": sample} | requested.facts(range(number, number + 1))
+                own |= {"Noise": noise[file], "Sources": [str(file)]} if sources else {}
                 # Of all that are made together, beside the first.
                 own |= refused if name == names[0] else {}
                 write_with_sidecar(name, volume, affine, dtype, facts | own)
@@ -254,29 +260,31 @@ class GenerateLDMFlow(Workflow):
         samples.draw(np.stack(pictures), columns=2)
         self._tell_refused(numbers)
 
-    def _write_images(self, model, samples, numbers, asked, options, facts):
+    def _write_images(self, model, samples, numbers, requested, options, facts):
         """Generate, write and draw all images."""
-        images, used = self._generate(model, numbers, asked, options)
+        images, used = self._generate(model, numbers, requested, options)
         arrays = {"images": images, "sample": used, "seed": options["seed"]}
-        facts |= asked.facts(numbers)
+        facts |= requested.facts(numbers)
         if self.guard:
             facts["Refused"] = self._tell_refused(numbers)
-        _save(samples.names[0], facts, **arrays, **asked.arrays(numbers))
+        _save(samples.names[0], facts, **arrays, **requested.arrays(numbers))
         samples.draw(images)
 
-    def _generate(self, model, numbers, asked, options, noise=0):
+    def _generate(self, model, numbers, requested, options, noise=0):
         """Generate some of the samples; return their numbers as well."""
         if self.guard is None:
-            return _generate(model, numbers, asked, options, noise), [*numbers]
+            return _generate(model, numbers, requested, options, noise), [*numbers]
         from dipy_ldm.evaluation._copy_filter import generate_new
 
-        known = asked.of_some(numbers)
+        conditions = requested.subset(numbers)
 
         def generate(places, first):
-            some = known
-            if isinstance(known, dict):
-                some = {name: [v[i] for i in places] for name, v in known.items()}
-            return model.predict(len(places), conditions=some, first=first, **options)
+            subset = conditions
+            if isinstance(conditions, dict):
+                subset = {
+                    name: [v[i] for i in places] for name, v in conditions.items()
+                }
+            return model.predict(len(places), conditions=subset, first=first, **options)
 
         def find(images):
             return self.guard.copies(images, model.vqvae_)
@@ -308,61 +316,61 @@ class GenerateLDMFlow(Workflow):
         self.whole, self.spare = numbers, numbers.stop
 
 
-def _wanted(words, table, document):
+def _read_request(words, table, document):
     """Read what is asked for, in words and in a table."""
-    wanted = from_words(words or [])
+    request = parse_conditions(words or [])
     if table is None:
-        return wanted
-    if isinstance(wanted, str):
+        return request
+    if isinstance(request, str):
         raise InputError(
             "`conditions` none is for all of them; leave it or the `table` out."
         )
-    rows = read_wanted(table, from_saved(document["conditions"]))
-    if twice := [name for name in rows if name in wanted]:
+    rows = read_requested_table(table, from_saved(document["conditions"]))
+    if twice := [name for name in rows if name in request]:
         raise InputError(
             f"{twice[0]} is in `conditions` and in the `table`; leave one of them out."
         )
-    return wanted | rows
+    return request | rows
 
 
-def _count(n_samples, wanted, is_volume, seen):
+def _count(n_samples, request, is_volume, sources):
     """Count the samples that are wanted, of each source if there are any."""
     if n_samples is None:
         usual = 4 if is_volume else 64
-        return count_of(wanted) or (1 if seen else usual)
+        return count_of(request) or (1 if sources else usual)
     return at_least("n_samples", n_samples, 1)
 
 
 def _look(document, source_files, bids):
     """Find the sources that samples are made of; None if there are none."""
-    seen = Seen.of(document, source_files)
-    if seen and bids:
+    sources = SourceInputs.of(document, source_files)
+    if sources and bids:
         raise InputError(
             "`bids` is not for samples of sources, which are named after these."
         )
-    return seen
+    return sources
 
 
-def _part_of(cluster, numbers, seen):
+def _part_of(cluster, numbers, sources):
     """Choose what this of several workers generates: some samples, or sources."""
-    if seen is None:
+    if sources is None:
         return workers.part_of(cluster, numbers), None
-    seen = seen.part_of(cluster)
-    return (numbers if seen.own else range(0)), seen
+    sources = sources.part_of(cluster)
+    return (numbers if sources.own else range(0)), sources
 
 
-def _beside(stem, numbers, seen, is_volume, one_of_several):
+def _beside(stem, numbers, sources, is_volume, one_of_several):
     """Name the files of the samples, after their sources if there are any."""
-    if seen is None:
+    if sources is None:
         return Samples.beside(stem, numbers, is_volume, one_of_several)
-    return Samples.named_after(seen, stem, numbers, one_of_several)
+    return Samples.named_after(sources, stem, numbers, one_of_several)
 
 
-def _generate(model, numbers, asked, options, noise):
+def _generate(model, numbers, requested, options, noise):
     """Generate some of the samples, of noise that is numbered from ``noise`` on."""
-    first = asked.numbers.start if options["same_noise"] else numbers.start
+    first = requested.numbers.start if options["same_noise"] else numbers.start
     first += noise
-    conditions = asked.of_some(numbers)
+    conditions = requested.subset(numbers)
     return model.predict(len(numbers), conditions=conditions, first=first, **options)
 
 

@@ -5,7 +5,7 @@ import numpy as np
 
 from dipy_ldm._utils.checks import InputError, at_least, choose, whole
 from dipy_ldm._utils.files import make_folder
-from dipy_ldm._utils.values import from_words
+from dipy_ldm._utils.values import parse_conditions
 from dipy_ldm.data._entities import choose_files
 from dipy_ldm.data._grid import conform, same_grid
 from dipy_ldm.data._headers import check_headers
@@ -14,11 +14,11 @@ from dipy_ldm.data._pairing import pair_masks
 from dipy_ldm.data._paths import expand, find_volumes
 from dipy_ldm.diffusion import masks as holes
 from dipy_ldm.workflows import _native_space as healing, _restoring as restoring
-from dipy_ldm.workflows._conditions import Asked
+from dipy_ldm.workflows._conditions import RequestedConditions
 from dipy_ldm.workflows._options import values_of
 from dipy_ldm.workflows._outputs import interrupted
 from dipy_ldm.workflows._provenance import provenance, write_with_sidecar
-from dipy_ldm.workflows._sources import Partners
+from dipy_ldm.workflows._sources import SourcePairs
 
 
 class InpaintLDMFlow(Workflow):
@@ -136,11 +136,13 @@ class InpaintLDMFlow(Workflow):
         """
         path, grid, n_channels = restoring.find_model(model_file, "inpaint")
         _check_options(dilate, n_samples, strategy)
-        asked = Asked.of(path, from_words(conditions or []), range(1))
+        requested = RequestedConditions.of(
+            path, parse_conditions(conditions or []), range(1)
+        )
         files = find_volumes(input_files)
         files = choose_files(files, suffix, values_of(filter))
         masks = _pair(files, mask_files)
-        partners = Partners.of(path, files, source_files)
+        partners = SourcePairs.of(path, files, source_files)
         inputs = restoring.find_inputs(
             self,
             files,
@@ -165,11 +167,11 @@ class InpaintLDMFlow(Workflow):
             "eta": eta,
             "seed": seed,
         }
-        told = asked.facts(asked.numbers) | {
+        sampling_facts = requested.facts(requested.numbers) | {
             name.capitalize(): value for name, value in options.items()
         }
-        options |= {"tile": tile, "conditions": asked.of_some(asked.numbers)}
-        facts = provenance(path, Samples=n_samples, DilatedBy=dilate, **told)
+        options |= {"tile": tile, "conditions": requested.subset(requested.numbers)}
+        facts = provenance(path, Samples=n_samples, DilatedBy=dilate, **sampling_facts)
         noise = restoring.number_noise(files)
         tasks = [
             restoring.Task(
@@ -186,10 +188,10 @@ class InpaintLDMFlow(Workflow):
 
         def inpaint(task):
             scan = _read(task.file, masks[task.file], dilate, channels)
-            given = options | partners.given(task.file)
-            given |= {"first": task.facts["Noise"]}
-            made = healing.fill_in(model, scan, grid, n_samples, given)
-            _write(task, scan, made)
+            sample_options = options | partners.arguments(task.file)
+            sample_options |= {"first": task.facts["Noise"]}
+            samples = healing.fill_in(model, scan, grid, n_samples, sample_options)
+            _write(task, scan, samples)
 
         restoring.work(
             self, tasks, inpaint, inputs, verb="inpaint", resume=resume, place=place
@@ -216,11 +218,11 @@ def _pair(files, mask_files):
 
 def _check_grids(infos, masks):
     """Refuse masks of another grid than their volumes'; only headers are read."""
-    wanted = {info.file: masks[info.file] for info in infos}
-    found, _ = check_headers(list(dict.fromkeys(wanted.values())))
-    mask_of = {mask.file: mask for mask in found}
+    mask_of_volume = {info.file: masks[info.file] for info in infos}
+    mask_infos, _ = check_headers(list(dict.fromkeys(mask_of_volume.values())))
+    mask_of = {mask.file: mask for mask in mask_infos}
     for info in infos:
-        mask = mask_of[wanted[info.file]]
+        mask = mask_of[mask_of_volume[info.file]]
         if not same_grid(info.shape, info.affine, mask.shape, mask.affine):
             raise InputError(
                 f"the mask {mask.file} has another grid (shape or affine) than "
@@ -252,8 +254,8 @@ def _check_masks(infos, masks, dilate, grid, factor):
 def _leaves_something(hole, on_grid, affine, grid, factor):
     """Say whether a latent is known: the volume reaches there, the hole does not."""
     reached = conform(np.ones((*hole.shape, 1), "float32"), affine, grid)[..., 0] > 0.5
-    touched, seen = holes.shares(np.stack([on_grid, reached]), factor)
-    return bool(((touched == 0) & (seen > 0)).any())
+    touched, visible = holes.shares(np.stack([on_grid, reached]), factor)
+    return bool(((touched == 0) & (visible > 0)).any())
 
 
 def _read_hole(file, affine, dilate):
@@ -281,17 +283,17 @@ def _outputs(name, n_samples):
     ]
 
 
-def _write(task, scan, made):
+def _write(task, scan, samples):
     """Write samples, their mean and spread, and the mask."""
     *volumes, mask = task.outputs
     make_folder(mask.parent)
-    n_samples = len(made)
-    for number, (path, values) in enumerate(zip(volumes, made)):
+    n_samples = len(samples)
+    for number, (path, values) in enumerate(zip(volumes, samples)):
         healing.write(path, scan, values, task.facts | {"Sample": number})
     if n_samples > 1:
         mean, std = volumes[n_samples:]
-        healing.write(mean, scan, made.mean(0), task.facts)
+        healing.write(mean, scan, samples.mean(0), task.facts)
         spread = np.zeros_like(scan.data)
-        spread[scan.hole] = made.std(0, ddof=1, dtype=float)
+        spread[scan.hole] = samples.std(0, ddof=1, dtype=float)
         write_with_sidecar(std, spread, scan.affine, "float32", task.facts)
     write_with_sidecar(mask, scan.hole, scan.affine, "uint8", task.facts)

@@ -262,7 +262,7 @@ class TrainLDMFlow(Workflow):
         if not self._is_needed(paths, resume, method):
             return
         # What takes least is checked first; volumes are read when all else is right.
-        given = {
+        sizes = {
             "epochs_vqvae": epochs_vqvae,
             "epochs_ldm": epochs_ldm,
             "steps_vqvae": steps_vqvae,
@@ -280,7 +280,7 @@ class TrainLDMFlow(Workflow):
             "checkpoint_steps": checkpoint_steps,
             "steps_detector": steps_detector,
         }
-        check_sizes(**given, **counts)
+        check_sizes(**sizes, **counts)
         options.check(validation, learning_rate, seed, mask_files, background)
         cluster = workers.find(strategy)
         strategy = _join(cluster, strategy, devices, paths[0])
@@ -298,7 +298,7 @@ class TrainLDMFlow(Workflow):
             source_labels=source_labels,
             skip_bad=skip_bad,
         )
-        settings = presets.settle(planned, loss=loss, **given)
+        settings = presets.settle(planned, loss=loss, **sizes)
         inputs.rehearse(planned, validation, seed, settings.batch_size)
         strategy = _make_strategy(strategy, devices)
         how = {"learning_rate": learning_rate, "precision": precision, "remat": remat}
@@ -335,13 +335,13 @@ class TrainLDMFlow(Workflow):
 
     def _check_outputs(self, paths, resume):
         """Refuse to overwrite what is there, but for what is to be resumed."""
-        there = any(checkpoint.exists() for checkpoint in self.checkpoints)
+        resumable = any(checkpoint.exists() for checkpoint in self.checkpoints)
         if resume and paths[0].exists():
             raise InputError(
                 f"{paths[0]} is there: that training ended, and there is nothing to "
                 "resume."
             )
-        if resume and there:
+        if resume and resumable:
             return
         refuse_overwriting(
             self,
