@@ -3,6 +3,14 @@
 import nibabel as nib
 import numpy as np
 
+SPACE, SIZE = (12, 11, 13), 8.0
+# Type, slope and intercept, version of the format, and whether it is compressed.
+KINDS = {
+    "int16": (">i2", 0.5, -3, nib.Nifti1Image, ".nii.gz"),
+    "uint8": ("uint8", 1, 0, nib.Nifti1Image, ".nii"),
+    "float64": ("float64", 1, 0, nib.Nifti2Image, ".nii.gz"),
+}
+
 
 def save(path, data, affine=None):
     data = np.asarray(data, "float32")
@@ -12,3 +20,32 @@ def save(path, data, affine=None):
     # Not by way of an image, which would refuse some of them.
     image.header["qform_code"] = 0
     nib.save(nib.Nifti1Image(data, None, image.header), path)
+
+
+def grid_affine():
+    affine = np.diag([SIZE, SIZE, SIZE, 1])
+    affine[:3, 3] = -SIZE * (np.array(SPACE) - 1) / 2
+    return affine
+
+
+def make_scan(folder, kind="int16", name="scan"):
+    """Write a scan in its own space; return its path and raw voxels."""
+    dtype, slope, intercept, image_type, end = KINDS[kind]
+    shape = (31, 24, 27)
+    affine = np.array([[0, 0, 3.2, -40], [-3.5, 0.2, 0, 50], [0, 3.1, 0, -38.0]])
+    affine = np.vstack([affine, [0, 0, 0, 1]])
+    raw = np.random.default_rng(1).uniform(20, 200, shape).astype(dtype)
+    order = ">" if dtype.startswith(">") else "<"
+    image = image_type(raw, affine, image_type.header_class(endianness=order))
+    image.set_data_dtype(raw.dtype)
+    image.header.set_slope_inter(slope, intercept)
+    image.header["descrip"] = b"echo 2.9"
+    image.header["intent_name"] = b"mine"
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"kept"))
+    path = folder / f"{name}{end}"
+    nib.save(image, path)
+    return path, raw, affine
+
+
+def raw_voxels(path):
+    return np.asanyarray(nib.load(path).dataobj.get_unscaled())

@@ -178,7 +178,7 @@ def test_weights_too_large_for_half_are_not_written(vqvae, saved, tmp_path):
 
 
 def test_models_of_an_older_format_stay_what_they_are(tmp_path):
-    file = Path(__file__).parent / "data" / "format-2.safetensors"
+    file = Path(__file__).parent / "files" / "format-2.safetensors"
     assert persistence.read_document(file)["format_version"] == 2
     model = LatentDiffusion.load(file)
     samples = model.predict(2, steps=2)
@@ -197,7 +197,7 @@ def test_models_of_an_older_format_stay_what_they_are(tmp_path):
 
 
 def test_a_file_of_format_4():
-    file = Path(__file__).parent / "data" / "format-4.safetensors"
+    file = Path(__file__).parent / "files" / "format-4.safetensors"
     assert persistence.read_document(file)["format_version"] == 4
     model = LatentDiffusion.load(file)
     assert model.conditions_ == {}
@@ -208,7 +208,7 @@ def test_a_file_of_format_4():
 
 
 def test_a_file_of_format_3():
-    file = Path(__file__).parent / "data" / "format-3.safetensors"
+    file = Path(__file__).parent / "files" / "format-3.safetensors"
     assert persistence.read_document(file)["format_version"] == 3
     images = np.random.default_rng(0).uniform(size=(8, 8, 8, 1))
     reconstructed = VQVAE.load(file).predict(images[:1])

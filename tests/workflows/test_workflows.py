@@ -11,18 +11,13 @@ import sys
 from PIL import Image
 import numpy as np
 import numpy.testing as npt
-from processes import NO_DEVICE, NO_MACHINES, answer, kill_when, run, start
+from processes import NO_DEVICE, NO_MACHINES, TINY, answer, kill_when, run, start
 import pytest
 
 from dipy_ldm import LatentDiffusion, __version__, _serialization as persistence
 from dipy_ldm._utils.files import claimed
 from dipy_ldm.workflows._provenance import fingerprint
 from dipy_ldm.workflows.train import TrainLDMFlow
-
-TINY = (
-    "--epochs_vqvae 2 --epochs_ldm 3 --batch_size 16 --n_codes 16 --code_dim 2 "
-    "--widths_vqvae 8 8 --widths_ldm 8 --precision float32"
-).split()
 
 
 @pytest.fixture(scope="module")

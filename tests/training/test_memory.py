@@ -14,8 +14,8 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm.denoiser import _unet as unet_network
 from dipy_ldm.workflows import cli
 
-BENCHMARK = Path(__file__).parent.parent / "benchmarks" / "memory.py"
-PATH = f"import sys; sys.path.insert(0, {str(Path(__file__).parent.parent)!r}); "
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "memory.py"
+PATH = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r}); "
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from dipy_ldm import _backend as distribution
 from dipy_ldm._utils.checks import InputError
 
 HERE = Path(__file__).parent
+TESTS = HERE.parent
 OTHERS = [
     pytest.param(
         name, marks=pytest.mark.skipif(not find_spec(name), reason="not installed")
@@ -25,10 +26,10 @@ OTHERS = [
 STEPS = 50
 # Of what lies next to a back-end, and takes little time.
 SELECTED = (
-    "test_backends.py",
-    "test_denoisers.py",
-    "test_layers.py",
-    "test_optimizers.py::test_gradients_that_are_not_finite_are_left_out",
+    "backend/test_backend_others.py",
+    "diffusion/test_guidance.py",
+    "nn/test_layers.py",
+    "training/test_optimizer.py::test_gradients_that_are_not_finite_are_left_out",
 )
 
 
@@ -74,7 +75,7 @@ def test_losses_and_samples_are_those_of_tensorflow(trained, backend):
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("backend", OTHERS)
 def test_the_tests_that_lie_next_to_it_pass(backend):
-    tests = [HERE / name for name in SELECTED]
+    tests = [TESTS / name for name in SELECTED]
     said = run(backend, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests)
     assert " passed" in said
 

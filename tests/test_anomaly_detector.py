@@ -6,7 +6,6 @@ import keras
 import numpy as np
 import numpy.testing as npt
 import pytest
-from test_xla import compile_all
 
 from dipy_ldm import VQVAE, LatentDiffusion
 from dipy_ldm._utils.checks import InputError
@@ -126,8 +125,8 @@ def test_the_loss_of_nothing_is_that_of_the_best_constant():
     npt.assert_allclose(min(found), detection_of_nothing(4 / 64), rtol=1e-4)
 
 
-def test_compiled_by_xla(monkeypatch):
-    models = compile_all(monkeypatch)
+def test_compiled_by_xla(compiled_by_xla):
+    models = compiled_by_xla
     options = FIT | {"precision": "auto", "remat": True}
     detector = Detector(**SMALL).fit(images(3, 4, 16), **options)
     assert models and all(model.jit_compile for model in models)

@@ -17,7 +17,7 @@ from dipy_ldm.denoiser._wiener import LinearEstimate
 from dipy_ldm.nn.layers import Sum
 from dipy_ldm.nn.normalization import Activated, GroupScale
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 CPU_INFO = """processor\t: 0
 model name\t: A Processor: 2 GHz
 flags\t\t: fpu sse2 avx avx2 avx512f avx512_bf16 amx_bf16 amx_tile

@@ -14,7 +14,7 @@ import scripts
 
 from dipy_ldm.data._covariates import read_covariates
 
-SCRIPT = Path(__file__).parents[1] / "doc" / "examples" / "label_cohort.py"
+SCRIPT = Path(__file__).parents[2] / "doc" / "examples" / "label_cohort.py"
 AFFINE = nib.affines.from_matvec(np.eye(3) * 4, [-58, -58, -58])
 
 

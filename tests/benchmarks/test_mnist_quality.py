@@ -8,7 +8,7 @@ import scripts
 import dipy_ldm
 from dipy_ldm._utils.checks import InputError
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "mnist_quality.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "mnist_quality.py"
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import numpy.testing as npt
 import pytest
-from test_workflows_inpaint import grid_affine, make_scan, raw_voxels
+from scans import grid_affine, make_scan, raw_voxels
 
 from dipy_ldm import VQVAE, LatentDiffusion
 from dipy_ldm.anomaly_detector import Detector

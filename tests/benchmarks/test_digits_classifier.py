@@ -7,7 +7,7 @@ import scripts
 from dipy_ldm import _serialization as persistence
 from dipy_ldm.evaluation import features
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "digits_classifier.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "digits_classifier.py"
 
 
 @pytest.fixture(scope="module")

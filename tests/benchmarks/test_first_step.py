@@ -9,7 +9,7 @@ import scripts
 
 from dipy_ldm._utils.checks import InputError
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 # As a training draws its bars, each over the last.
 FAKE = r"""
 import sys, time

@@ -1,6 +1,5 @@
 """Both stages train when XLA compiles them, as Keras has it do on a single GPU."""
 
-import keras
 import numpy as np
 import pytest
 
@@ -24,19 +23,6 @@ DENOISERS = {
 }
 
 
-def compile_all(monkeypatch):
-    """Let Keras decide what it decides with a GPU; return the models it decides for."""
-    models = []
-
-    def resolve(model):
-        models.append(model)
-        return True
-
-    trainer = keras.Model.__mro__[1]
-    monkeypatch.setattr(trainer, "_resolve_auto_jit_compile", resolve)
-    return models
-
-
 def images(rank):
     rng = np.random.default_rng(0)
     shape = (*(8, 9, 10)[:rank], 1)
@@ -45,8 +31,8 @@ def images(rank):
 
 
 @pytest.mark.parametrize("loss", AUTOENCODERS)
-def test_autoencoder(loss, monkeypatch):
-    models = compile_all(monkeypatch)
+def test_autoencoder(loss, compiled_by_xla):
+    models = compiled_by_xla
     rank, options = AUTOENCODERS[loss]
     vqvae = VQVAE(**VQ, loss=loss).fit(images(rank), **FIT, **options)
     assert models and all(model.jit_compile for model in models)
@@ -55,9 +41,9 @@ def test_autoencoder(loss, monkeypatch):
 
 
 @pytest.mark.parametrize("rank", DENOISERS)
-def test_denoiser(rank, monkeypatch):
+def test_denoiser(rank, compiled_by_xla):
     vqvae = VQVAE(**VQ).fit(images(rank), **FIT)
-    models = compile_all(monkeypatch)
+    models = compiled_by_xla
     widths, options = DENOISERS[rank]
     model = LatentDiffusion(vqvae, widths=widths)
     model.fit(images(rank), **FIT, **options)

@@ -17,7 +17,7 @@ from dipy_ldm.data._grid import Grid, conform
 from dipy_ldm.data._headers import check_headers
 from dipy_ldm.metrics import octave_energies
 
-SCRIPT = Path(__file__).parents[1] / "doc" / "examples" / "virtual_cohort.py"
+SCRIPT = Path(__file__).parents[2] / "doc" / "examples" / "virtual_cohort.py"
 GRID = Grid((48, 56, 48), nib.affines.from_matvec(np.eye(3) * 4, [-94, -130, -90]))
 
 

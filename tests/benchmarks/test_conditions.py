@@ -14,7 +14,7 @@ AFFINE[:3, 3] = -90, -110, -90
 
 @pytest.fixture(scope="module")
 def script():
-    return scripts.load(Path(__file__).parents[1] / "benchmarks" / "conditions.py")
+    return scripts.load(Path(__file__).parents[2] / "benchmarks" / "conditions.py")
 
 
 def heads(n, seed=0):

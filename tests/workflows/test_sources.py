@@ -158,7 +158,7 @@ def test_what_can_not_be_generated(trained, command, monkeypatch, case):
 
 
 def test_sources_for_a_model_without(command):
-    older = Path(__file__).parent / "data" / "format-2.safetensors"
+    older = Path(__file__).parents[1] / "files" / "format-2.safetensors"
     status, stderr = command("generate", older, "--source_files", "x.nii.gz")
     assert status == 2
     assert "this model knows of no source; leave --source_files out" in stderr

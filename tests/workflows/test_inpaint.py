@@ -12,7 +12,7 @@ import numpy as np
 import numpy.testing as npt
 from processes import answer, kill_when, start
 import pytest
-from scans import save
+from scans import KINDS, grid_affine, make_scan, raw_voxels, save
 
 from dipy_ldm import VQVAE, LatentDiffusion, _serialization as persistence
 from dipy_ldm._utils.checks import InputError
@@ -20,14 +20,7 @@ from dipy_ldm.data._headers import is_whole
 from dipy_ldm.workflows import _restoring as restoring
 from dipy_ldm.workflows._provenance import sidecar, write_with_sidecar
 
-SPACE, SIZE = (12, 11, 13), 8.0
 FAST = ("--steps", 2, "--resamplings", 2)
-
-
-def grid_affine():
-    affine = np.diag([SIZE, SIZE, SIZE, 1])
-    affine[:3, 3] = -SIZE * (np.array(SPACE) - 1) / 2
-    return affine
 
 
 @pytest.fixture(scope="module")
@@ -45,33 +38,6 @@ def model_path(tmp_path_factory):
     return path
 
 
-# Type, slope and intercept, version of the format, and whether it is compressed.
-KINDS = {
-    "int16": (">i2", 0.5, -3, nib.Nifti1Image, ".nii.gz"),
-    "uint8": ("uint8", 1, 0, nib.Nifti1Image, ".nii"),
-    "float64": ("float64", 1, 0, nib.Nifti2Image, ".nii.gz"),
-}
-
-
-def make_scan(folder, kind="int16", name="scan"):
-    """Write a scan in its own space; return its path and raw voxels."""
-    dtype, slope, intercept, image_type, end = KINDS[kind]
-    shape = (31, 24, 27)
-    affine = np.array([[0, 0, 3.2, -40], [-3.5, 0.2, 0, 50], [0, 3.1, 0, -38.0]])
-    affine = np.vstack([affine, [0, 0, 0, 1]])
-    raw = np.random.default_rng(1).uniform(20, 200, shape).astype(dtype)
-    order = ">" if dtype.startswith(">") else "<"
-    image = image_type(raw, affine, image_type.header_class(endianness=order))
-    image.set_data_dtype(raw.dtype)
-    image.header.set_slope_inter(slope, intercept)
-    image.header["descrip"] = b"echo 2.9"
-    image.header["intent_name"] = b"mine"
-    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"kept"))
-    path = folder / f"{name}{end}"
-    nib.save(image, path)
-    return path, raw, affine
-
-
 def ball(radius=3):
     distance = (np.indices((31, 24, 27)).T - [15, 12, 13]) ** 2
     return distance.sum(-1).T <= radius**2
@@ -83,10 +49,6 @@ def content(path):
         if path.suffix == ".gz"
         else (path.read_bytes())
     )
-
-
-def raw_voxels(path):
-    return np.asanyarray(nib.load(path).dataobj.get_unscaled())
 
 
 @pytest.mark.parametrize("kind", KINDS)
