@@ -25,7 +25,7 @@ from dipy_ldm.data._checks import (
     check_alike,
     check_finite,
     check_range,
-    learnable,
+    check_trainable,
 )
 from dipy_ldm.data._patches import read_windows, scaled_to, window_size
 from dipy_ldm.nn import building, receptive_field
@@ -132,7 +132,7 @@ class Detector(Estimator):
             validation_data = check_alike(validation_data, images.shape)
         chosen = _training(training, images.ndim - 2)
         learning.check(self, images.shape, patch, chosen)
-        found = learnable(images)
+        found = check_trainable(images)
         # Only now: what is refused leaves an estimator as it was.
         self.precision_ = tell(chosen.precision)
         self.shape_ = images.shape[1:]

@@ -12,7 +12,7 @@ from dipy_ldm._base import Estimator
 from dipy_ldm.codec import Codec
 from dipy_ldm.conditions import UNSPECIFIED, Condition, Told
 from dipy_ldm.data import _sources as sources
-from dipy_ldm.data._conditioning_inputs import Given, fitting
+from dipy_ldm.data._conditioning_inputs import ConditioningInputs, prepare_sources
 from dipy_ldm.data._sources import Source
 from dipy_ldm.denoiser import _unet as unet_network
 from dipy_ldm.denoiser._networks import known, unets
@@ -297,8 +297,8 @@ class Denoising(Estimator):
         told = Told.of(self.conditions_, conditions, n)
         for sentence in told.surprises:
             logger.warning("%s", sentence)
-        seen = fitting(self.source_, images, self.vqvae_.factor)
-        return Given.of(told.numbers, seen)
+        seen = prepare_sources(self.source_, images, self.vqvae_.factor)
+        return ConditioningInputs.of(told.numbers, seen)
 
     def _networks(self):
         both = [("denoiser", self.denoiser_), ("guide", self.guide_)]

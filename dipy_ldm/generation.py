@@ -141,7 +141,7 @@ class Generator(Denoising):
         def generate(numbers):
             of = np.full_like(numbers, first) if same_noise else numbers
             noise = samplers.noise_of(seed, of, self.latent_shape_)
-            told = given.some(numbers - first)
+            told = given.take(numbers - first)
             denoise, start = self._denoiser(guidance, told), noise()
             # Of all that latents have in common, hardly any signal is still some.
             start += np.float32(path[0][1][0]) * self._mean(told)
@@ -287,7 +287,7 @@ class Generator(Denoising):
                 # As they are: scaled there and back, rounding chooses between codes
                 # that are as near.
                 return self.vqvae_.decode(encoded[numbers], tile=tile)
-            denoise = self._denoiser(1.0, given.some(numbers))
+            denoise = self._denoiser(1.0, given.take(numbers))
             noise = samplers.noise_of(seed, first + numbers, self.latent_shape_)
             x = alpha * self._scaled(encoded[numbers]) + sigma * noise()
             clean = samplers.sample(denoise, x, path, step, noise)

@@ -238,7 +238,7 @@ class Inpainter(Generator):
             image = numbers // (n_samples or 1)
             noise = samplers.noise_of(seed, first + numbers, self.latent_shape_)
             x = alpha * known[image] + sigma * noise()
-            denoise = self._denoiser(1.0, given.some(image))
+            denoise = self._denoiser(1.0, given.take(image))
             fitting = inpainted(denoise, known[image], freedom[image])
             clean = walk(fitting, x, path, step, noise, resamplings)
             made = self.vqvae_.decode(self._unscaled(clean), tile=tile)

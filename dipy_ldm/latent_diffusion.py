@@ -22,7 +22,7 @@ from dipy_ldm._utils.subjects import fingerprint, number_both
 from dipy_ldm.anomaly_detector import Detector
 from dipy_ldm.conditions import from_saved, to_saved
 from dipy_ldm.data import _sources as sources
-from dipy_ldm.data._checks import learnable, survey
+from dipy_ldm.data._checks import check_trainable, survey
 from dipy_ldm.data.joining import in_order
 from dipy_ldm.denoiser import _training as diffusion
 from dipy_ldm.denoiser._conditioning import Known, Latents
@@ -259,7 +259,7 @@ class LatentDiffusion(Finder):
         told_others = known.tell(others, validation_conditions, validation_source)
         # An interruption before the networks are there leaves what was fitted before.
         new = self._as_it_is()
-        new.fingerprint_ = learnable(images).fingerprint
+        new.fingerprint_ = check_trainable(images).fingerprint
         new.conditions_, new.source_ = known.conditions, known.source
         new.vqvae_ = self.vqvae._as_it_is()
         new.detector_ = None

@@ -24,7 +24,7 @@ from dipy_ldm.data._checks import (
     as_array,
     check_alike,
     check_masks,
-    learnable,
+    check_trainable,
     warn_of_channels,
 )
 from dipy_ldm.data._patches import window_size
@@ -214,7 +214,7 @@ class VQVAE(Codec):
         augment = usual.augment if augment is None else augment
         chosen = _training(training, images.ndim - 2)
         autoencoder.check(self, images.shape, patch, chosen)
-        found = learnable(images)
+        found = check_trainable(images)
         warn_of_channels(images.shape)
         # Only now: what is refused leaves an estimator as it was.
         self.precision_ = tell(chosen.precision)

@@ -18,7 +18,7 @@ from dipy_ldm import VQVAE, LatentDiffusion, _serialization as persistence, deno
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.conditions import Condition
 from dipy_ldm.data import load_mnist
-from dipy_ldm.data._conditioning_inputs import Given
+from dipy_ldm.data._conditioning_inputs import ConditioningInputs
 from dipy_ldm.denoiser import _training as diffusion, _unet as unet_network
 from dipy_ldm.denoiser._ablation import gains
 from dipy_ldm.denoiser._conditioning import Latents
@@ -353,7 +353,7 @@ def test_what_is_not_listened_to_is_said(caplog):
 
 
 def test_few_are_measured_with_several_noises():
-    latents = Latents(np.zeros((5, 2, 1)), Given(np.arange(5)[:, None]))
+    latents = Latents(np.zeros((5, 2, 1)), ConditioningInputs(np.arange(5)[:, None]))
     numbered = latents.numbered()
     assert numbered.clean.shape == (35, 2, 1)
     table = numbered.given.table

@@ -35,7 +35,7 @@ class Paces(NamedTuple):
     encoding: float
 
 
-class ByHeart(NamedTuple):
+class Overfit(NamedTuple):
     """What came of learning eight images by heart.
 
     ``steps`` is how many there were, ``mse`` the mean squared error of reconstructions
@@ -46,11 +46,11 @@ class ByHeart(NamedTuple):
 
     steps: int
     mse: float
-    nothing: float
+    baseline_mse: float
     perplexity: float
     usage: float
     images: np.ndarray
-    made: np.ndarray
+    reconstructed: np.ndarray
     latents: np.ndarray
 
 
@@ -103,32 +103,37 @@ def measure_paces(
 
     Shapes: images ``(batch, *space, channels)``.
     """
-    begin, given = time.monotonic(), {"steps": _STEPS, "epochs": 1}
+    begin, overrides = time.monotonic(), {"steps": _STEPS, "epochs": 1}
     until = [_Until(_STEPS, seconds)]
     with _cut_short(recipe.vqvae):
-        recipe.vqvae.fit(images, callbacks=until, **options, **recipe.of_vqvae | given)
+        recipe.vqvae.fit(
+            images, callbacks=until, **options, **recipe.of_vqvae | overrides
+        )
     with _cut_short(recipe.model):
-        recipe.model.fit(images, callbacks=until, **recipe.of_model | given)
+        recipe.model.fit(images, callbacks=until, **recipe.of_model | overrides)
     taken = recipe.vqvae.step_seconds_ | recipe.model.step_seconds_
-    all_steps = sum(sum(some[1:]) for some in taken.values())
+    all_steps = sum(sum(durations[1:]) for durations in taken.values())
     start = time.monotonic() - begin - all_steps
     begin = time.monotonic()
     recipe.vqvae.encode(images)
     encoding = (time.monotonic() - begin) / len(images)
-    each = {title: float(np.median(some[1:] or some)) for title, some in taken.items()}
+    each = {
+        title: float(np.median(durations[1:] or durations))
+        for title, durations in taken.items()
+    }
     return Paces(start, each, encoding)
 
 
-def learn_by_heart(
+def overfit(
     recipe: Any, images: np.ndarray, affine: np.ndarray | None, seconds: float
-) -> ByHeart:
+) -> Overfit:
     """Let an autoencoder learn eight images by heart: if it can't, it learns nothing.
 
     Shapes: images ``(n, *space, channels)``.
     """
     images = _reduced(np.asarray(images, "float32"), affine)
     vqvae = VQVAE(**recipe.vqvae.get_params())
-    given = {
+    overrides = {
         "steps": _BY_HEART,
         "epochs": 1,
         "accumulate": 1,
@@ -137,21 +142,21 @@ def learn_by_heart(
     }
     with _cut_short(vqvae):
         until = _Until(_BY_HEART, seconds)
-        vqvae.fit(images, callbacks=[until], **recipe.of_vqvae | given)
+        vqvae.fit(images, callbacks=[until], **recipe.of_vqvae | overrides)
     latents, (low, high) = vqvae.encode(images), vqvae.intensity_
     scale = (high - low) or 1
     finite = np.isfinite(latents).all()
-    made = vqvae.decode(latents) if finite else np.full_like(images, np.nan)
+    reconstructed = vqvae.decode(latents) if finite else np.full_like(images, np.nan)
     # Where training stopped in its first round there is none yet.
     history = getattr(vqvae, "history_", {"perplexity": [np.nan], "usage": [np.nan]})
-    return ByHeart(
+    return Overfit(
         len(vqvae.step_seconds_["autoencoder"]),
-        float(np.mean((made - images) ** 2) / scale**2),
+        float(np.mean((reconstructed - images) ** 2) / scale**2),
         float(np.mean((images - images.mean(axis=0)) ** 2) / scale**2),
         history["perplexity"][-1],
         history["usage"][-1],
         images,
-        made,
+        reconstructed,
         latents,
     )
 

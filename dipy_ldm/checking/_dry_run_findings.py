@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from dipy_ldm.checking._dry_run import ByHeart, Paces
+from dipy_ldm.checking._dry_run import Overfit, Paces
 from dipy_ldm.checking._findings import Finding, Picture, amber, green, grey, red
 from dipy_ldm.checking._pictures import reconstructed
 from dipy_ldm.denoiser._training import guide_steps
@@ -47,7 +47,7 @@ def time(
     start = "compiling, encoding"
     table.append((start, None, None, duration(encoding), 100 * encoding / total))
     measured = ", ".join(f"{stage} {count:,}" for stage, count in steps.items())
-    what = (
+    message = (
         f"About {duration(total)} for these steps ({measured}) on a machine as busy as "
         "now, and some more for validation, pictures and checkpoints."
     )
@@ -56,8 +56,8 @@ def time(
             "Begin with larger voxels (twice as wide take an eighth of the time), "
             "fewer --steps_vqvae and --steps_ldm, or a GPU."
         )
-        return amber("time", what, cure, table=table)
-    return green("time", what, table=table)
+        return amber("time", message, cure, table=table)
+    return green("time", message, table=table)
 
 
 def duration(seconds: float) -> str:
@@ -68,72 +68,74 @@ def duration(seconds: float) -> str:
     return f"{math.ceil(seconds)} s"
 
 
-def by_heart(found: ByHeart, affine: np.ndarray | None) -> Finding:
+def by_heart(result: Overfit, affine: np.ndarray | None) -> Finding:
     """Say whether a few images could be learnt by heart."""
-    title, n = "learning by heart", len(found.images)
-    if not math.isfinite(found.mse):
+    title, n = "learning by heart", len(result.images)
+    if not math.isfinite(result.mse):
         return red(
             title,
-            f"Within {found.steps} steps numbers were no longer finite.",
+            f"Within {result.steps} steps numbers were no longer finite.",
             "Give a lower --learning_rate, or --precision float32.",
         )
-    alike = float(np.corrcoef(found.images.ravel(), found.made.ravel())[0, 1])
-    share = found.mse / found.nothing if found.nothing else math.inf
-    what = (
-        f"After {found.steps} steps on {n} images, their reconstructions have a mean "
-        f"squared error of {found.mse:.2g} ({share:.1%} of that of their mean, "
-        f"{found.nothing:.2g}), and a correlation of {alike:.3f}"
+    alike = float(
+        np.corrcoef(result.images.ravel(), result.reconstructed.ravel())[0, 1]
+    )
+    share = result.mse / result.baseline_mse if result.baseline_mse else math.inf
+    message = (
+        f"After {result.steps} steps on {n} images, their reconstructions have a mean "
+        f"squared error of {result.mse:.2g} ({share:.1%} of that of their mean, "
+        f"{result.baseline_mse:.2g}), and a correlation of {alike:.3f}"
     )
     pictures = [
         Picture(
-            reconstructed(found.images, found.made, affine),
+            reconstructed(result.images, result.reconstructed, affine),
             f"{n} images, reconstructed below",
         )
     ]
     if share < _LEARNT:
-        return green(title, f"{what}: they are learnt.", pictures=pictures)
-    if found.steps < _ENOUGH:
-        why = f"{what}; so few steps, in the time there was, tell nothing."
+        return green(title, f"{message}: they are learnt.", pictures=pictures)
+    if result.steps < _ENOUGH:
+        why = f"{message}; so few steps, in the time there was, tell nothing."
         return grey(title, why)._replace(pictures=pictures)
     cure = (
         "Look at the pictures: are images dark but for a few voxels, or all alike? If "
         "not, try another --learning_rate (0.001 to 0.002 is usual for volumes)."
     )
     if share < 1:
-        return amber(title, f"{what}.", cure, pictures=pictures)
-    return red(title, f"{what}: nothing is learnt.", cure, pictures=pictures)
+        return amber(title, f"{message}.", cure, pictures=pictures)
+    return red(title, f"{message}: nothing is learnt.", cure, pictures=pictures)
 
 
-def codes(found: ByHeart, n_codes: int) -> Finding:
+def codes(result: Overfit, n_codes: int) -> Finding:
     """Say how many of the codes are used."""
-    if not math.isfinite(found.perplexity):
+    if not math.isfinite(result.perplexity):
         return grey("codes", "Not counted: the trial stopped before that.")
-    latents = math.prod(found.latents.shape[:-1])
-    what = (
-        f"{found.usage:.0%} of {n_codes:,} codes were used by {latents:,} latents of "
-        f"{len(found.images)} images (perplexity {found.perplexity:.0f})."
+    latents = math.prod(result.latents.shape[:-1])
+    message = (
+        f"{result.usage:.0%} of {n_codes:,} codes were used by {latents:,} latents of "
+        f"{len(result.images)} images (perplexity {result.perplexity:.0f})."
     )
     cure = (
         "Give a smaller --n_codes if reconstructions are good; if they are bad, see "
         "that the images are not empty for the most part (--shape, --background)."
     )
-    if found.perplexity < _PERPLEXITY and found.steps >= _ENOUGH:
-        return red("codes", f"{what} Nearly all latents have the same code.", cure)
-    if found.usage * n_codes < _USED * min(n_codes, latents):
-        return amber("codes", what, cure)
-    return green("codes", what)
+    if result.perplexity < _PERPLEXITY and result.steps >= _ENOUGH:
+        return red("codes", f"{message} Nearly all latents have the same code.", cure)
+    if result.usage * n_codes < _USED * min(n_codes, latents):
+        return amber("codes", message, cure)
+    return green("codes", message)
 
 
-def latents(found: ByHeart) -> Finding:
+def latents(result: Overfit) -> Finding:
     """Say how much each channel of the latents varies."""
-    rows = found.latents.reshape(-1, found.latents.shape[-1])
+    rows = result.latents.reshape(-1, result.latents.shape[-1])
     if not np.isfinite(rows).all():
         return grey("latents", "Not measured: their numbers are not finite.")
     means, spreads = rows.mean(axis=0), rows.std(axis=0)
     scale = float(np.sqrt(np.mean(spreads**2)))
     table: list[tuple[Any, ...]] = [("channel", "mean", "standard deviation")]
     table += [(i + 1, *map(float, pair)) for i, pair in enumerate(zip(means, spreads))]
-    what = (
+    message = (
         f"Standard deviations of the {len(spreads)} channels are {spreads.min():.2g} "
         f"to {spreads.max():.2g}; all are divided by {scale:.2g}, to add noise to."
     )
@@ -143,5 +145,5 @@ def latents(found: ByHeart) -> Finding:
     idle = int((spreads < _IDLE * spreads.max()).sum())
     if idle:
         cure = "Give a smaller --code_dim: these channels hold nothing."
-        return amber("latents", f"{what} {idle} hardly vary.", cure, table=table)
-    return green("latents", what, table=table)
+        return amber("latents", f"{message} {idle} hardly vary.", cure, table=table)
+    return green("latents", message, table=table)

@@ -26,7 +26,7 @@ class Finding(NamedTuple):
 
     title: str
     state: str
-    what: str
+    message: str
     cure: str = ""
     pictures: Sequence[Picture] = ()
     table: Sequence[Sequence] = ()
@@ -37,33 +37,35 @@ class Finding(NamedTuple):
             tuple(say(cell) if isinstance(cell, str) else cell for cell in row)
             for row in self.table
         ]
-        return self._replace(what=say(self.what), cure=say(self.cure), table=table)
+        return self._replace(
+            message=say(self.message), cure=say(self.cure), table=table
+        )
 
     def to_saved(self) -> dict:
         """Say it as JSON can, without the pictures."""
-        told: dict[str, Any] = {"title": self.title, "state": self.state}
-        told["what"] = self.what
+        record: dict[str, Any] = {"title": self.title, "state": self.state}
+        record["what"] = self.message
         if self.cure:
-            told["cure"] = self.cure
+            record["cure"] = self.cure
         if self.table:
             names, *rows = self.table
-            told["table"] = [dict(zip(names, row, strict=True)) for row in rows]
-        return told
+            record["table"] = [dict(zip(names, row, strict=True)) for row in rows]
+        return record
 
 
-def green(title: str, what: str, **further) -> Finding:
+def green(title: str, message: str, **further) -> Finding:
     """Find nothing wrong."""
-    return Finding(title, "green", what, **further)
+    return Finding(title, "green", message, **further)
 
 
-def amber(title: str, what: str, cure: str, **further) -> Finding:
+def amber(title: str, message: str, cure: str, **further) -> Finding:
     """Find what is to be looked at."""
-    return Finding(title, "amber", what, cure, **further)
+    return Finding(title, "amber", message, cure, **further)
 
 
-def red(title: str, what: str, cure: str, **further) -> Finding:
+def red(title: str, message: str, cure: str, **further) -> Finding:
     """Find what must be mended."""
-    return Finding(title, "red", what, cure, **further)
+    return Finding(title, "red", message, cure, **further)
 
 
 def grey(title: str, why: str) -> Finding:

@@ -94,10 +94,10 @@ def _other_axes(header, axes):
     if not (header["sform_code"] > 0 and header["qform_code"] > 0):
         return ""
     try:
-        others = "".join(aff2axcodes(header.get_qform()))
+        qform_axes = "".join(aff2axcodes(header.get_qform()))
     except (ValueError, HeaderDataError):  # rounded quaternions are common
         return "invalid"
-    return "" if others == axes else others
+    return "" if qform_axes == axes else qform_axes
 
 
 def whole(complaints: Sequence[str], n: int) -> Finding:
@@ -163,27 +163,27 @@ def _sized(header, ratio):
 
 def _usual_size(headers, extent):
     """Judge sizes that are about the same for all."""
-    what = f"The volumes have a longest side of {extent:.3g} mm (median)"
-    told = [header for header in headers if header.unit in _UNITS]
-    if told:
-        name, factor = _UNITS[told[0].unit]
-        what += f", and {len(told)} headers say that they are in {name}"
+    message = f"The volumes have a longest side of {extent:.3g} mm (median)"
+    labelled = [header for header in headers if header.unit in _UNITS]
+    if labelled:
+        name, factor = _UNITS[labelled[0].unit]
+        message += f", and {len(labelled)} headers say that they are in {name}"
         cure = (
             f"If so, multiply the first three rows of their affines by {factor:g}; "
             "affines are taken for millimetres whatever unit the header names."
         )
         bad = _PEOPLE[0] < extent * factor < _PEOPLE[1]
-        return (red if bad else amber)("units", f"{what}.", cure)
+        return (red if bad else amber)("units", f"{message}.", cure)
     inner, outer = (low < extent < high for low, high in (_PEOPLE, _ANYTHING))
     cure = (
         "See that the affines are in millimetres; for heads of people they are not, or "
         "the voxel sizes are wrong."
     )
     if not outer:
-        return red("units", f"{what}.", cure)
+        return red("units", f"{message}.", cure)
     if not inner:
-        return amber("units", f"{what}, which no person has.", cure)
-    return green("units", f"{what}, and none is of another unit.")
+        return amber("units", f"{message}, which no person has.", cure)
+    return green("units", f"{message}, and none is of another unit.")
 
 
 def places(headers: Sequence[Header]) -> tuple[Finding, list[int]]:
@@ -221,15 +221,17 @@ def sizes(headers: Sequence[Header]) -> Finding:
     thick = widest / np.array([header.sizes.min() for header in headers])
     coarse = widest > _COARSE * np.median(widest)
     bad = np.flatnonzero(coarse | (thick > _THICK)).tolist()
-    what = f"Voxels are {_range(np.array([h.sizes for h in headers]))} mm wide (median "
-    what += f"{np.median([h.sizes for h in headers]):.3g}), volumes "
-    what += f"{_range(np.array([h.shape for h in headers]))} voxels a side."
+    message = (
+        f"Voxels are {_range(np.array([h.sizes for h in headers]))} mm wide (median "
+    )
+    message += f"{np.median([h.sizes for h in headers]):.3g}), volumes "
+    message += f"{_range(np.array([h.shape for h in headers]))} voxels a side."
     if not bad:
-        return green("sizes", what)
+        return green("sizes", message)
     rows = [(str(headers[i].file), *map(float, headers[i].sizes)) for i in bad]
     return amber(
         "sizes",
-        f"{what} {counted(len(bad), 'file')} with voxels much wider than most, or "
+        f"{message} {counted(len(bad), 'file')} with voxels much wider than most, or "
         f"thick slices: {listed([headers[i].file.name for i in bad])}.",
         "The model learns their blur, too; leave them out, or choose a --voxel_size "
         "that all have.",
@@ -245,23 +247,27 @@ def _range(values):
 def axes(headers: Sequence[Header]) -> Finding:
     """Tell which orientations headers claim, and whether they contradict themselves."""
     counts = Counter(header.axes for header in headers).most_common()
-    what = f"Axes of the files: {', '.join(f'{a} ({n})' for a, n in counts)}."
+    message = f"Axes of the files: {', '.join(f'{a} ({n})' for a, n in counts)}."
     unsure = [header.file.name for header in headers if not header.oriented]
     twofold = [h for h in headers if h.other_axes]
     if not unsure and not twofold:
-        return green("orientation in the headers", what)
+        return green("orientation in the headers", message)
     if unsure:
-        what += (
+        message += (
             f" {counted(len(unsure), 'file')} with neither sform nor qform, so that "
         )
-        what += f"left and right are assumed: {listed(unsure)}."
+        message += f"left and right are assumed: {listed(unsure)}."
     if twofold:
-        what += f" {counted(len(twofold), 'file')} whose qform is invalid or has other "
-        what += "axes than the sform, which counts: "
-        what += listed([f"{h.file.name} ({h.axes}, {h.other_axes})" for h in twofold])
-        what += "."
+        message += (
+            f" {counted(len(twofold), 'file')} whose qform is invalid or has other "
+        )
+        message += "axes than the sform, which counts: "
+        message += listed(
+            [f"{h.file.name} ({h.axes}, {h.other_axes})" for h in twofold]
+        )
+        message += "."
     cure = "Convert these files anew from DICOM, or look up which side is left."
-    return amber("orientation in the headers", what, cure)
+    return amber("orientation in the headers", message, cure)
 
 
 def too_few(title: str, n: int, least: int) -> Finding:

@@ -10,18 +10,18 @@ from dipy_ldm.checking._reading import Material
 
 def look_at(material: Material, verbose: bool = False) -> list[Finding]:
     """Look at every image."""
-    found = outliers.measure_brightness(material.images, verbose)
+    brightness = outliers.measure_brightness(material.images, verbose)
     if material.affine is None:
-        return [*_of_images(material, found), _only_volumes()]
+        return [*_of_images(material, brightness), _only_volumes()]
     small = likeness.cubes(material.images, material.affine, verbose)
     names, subjects = material.names, material.subjects
     show = Gallery(material.images, material.affine, _usual(small))
     return [
-        outliers.grid(found, material.affine),
-        outliers.background(found, of_volumes=True),
+        outliers.grid(brightness, material.affine),
+        outliers.background(brightness, of_volumes=True),
         likeness.orientation(small, names, show),
         likeness.doubled(small, names, subjects, show),
-        outliers.intensities(found, names, show),
+        outliers.intensities(brightness, names, show),
         outliers.shapes(small, names, show),
     ]
 
@@ -32,14 +32,14 @@ def _usual(small):
     return int((likeness.unit_vectors(small) @ median).argmax())
 
 
-def _of_images(material, found):
+def _of_images(material, brightness):
     """Judge images of two dimensions, of which no place is the same for all."""
-    scores = robust_scores(found.figures, 0.01)
+    scores = robust_scores(brightness.figures, 0.01)
     usual = int(np.abs(scores).max(axis=1).argmin())
     show = Gallery(material.images, None, usual)
     return [
-        outliers.grid(found, None),
-        outliers.intensities(found, material.names, show),
+        outliers.grid(brightness, None),
+        outliers.intensities(brightness, material.names, show),
         outliers.equal_images(material.images, material.names),
     ]
 

@@ -106,13 +106,15 @@ def _edge(image):
     return np.concatenate([end.ravel() for end in ends])
 
 
-def intensities(found: Brightness, names: Sequence[str], show: Callable) -> Finding:
+def intensities(
+    brightness: Brightness, names: Sequence[str], show: Callable
+) -> Finding:
     """Find images of unusual brightness."""
-    of_volumes = found.most.ndim == 3
+    of_volumes = brightness.most.ndim == 3
     least = _LEAST_OF_VOLUMES if of_volumes else _LEAST_OF_IMAGES
     return _judge(
         "intensities",
-        robust_scores(found.figures, least),
+        robust_scores(brightness.figures, least),
         _OF_VOLUMES if of_volumes else _OF_IMAGES,
         names,
         show,
@@ -176,15 +178,17 @@ def _judge(title, scores, figures, names, show, cure):
     further: dict[str, Any] = {"table": table}
     further["pictures"] = show(shown[:4], "The farthest out; the last is a usual one")
     if not bad:
-        what = f"None lies {_FAR:g} robust standard deviations from most."
-        return green(title, what, **further)
-    what = f"{counted(len(bad), 'image')} far from most: "
-    return amber(title, what + listed([names[i] for i in bad]) + ".", cure, **further)
+        message = f"None lies {_FAR:g} robust standard deviations from most."
+        return green(title, message, **further)
+    message = f"{counted(len(bad), 'image')} far from most: "
+    return amber(
+        title, message + listed([names[i] for i in bad]) + ".", cure, **further
+    )
 
 
-def background(found: Brightness, of_volumes: bool) -> Finding:
+def background(brightness: Brightness, of_volumes: bool) -> Finding:
     """Say whether what surrounds the content is dark, as it should be."""
-    level = float(np.median(found.figures[:, -1]))
+    level = float(np.median(brightness.figures[:, -1]))
     if level <= _BRIGHT or not of_volumes:
         return green(
             "background", f"The edge of a usual image has a level of {level:.2g}."
@@ -197,22 +201,26 @@ def background(found: Brightness, of_volumes: bool) -> Finding:
     )
 
 
-def grid(found: Brightness, affine: np.ndarray | None) -> Finding:
+def grid(brightness: Brightness, affine: np.ndarray | None) -> Finding:
     """Say how large the grid is, and how much of it is used."""
-    space = found.most.shape
-    what = f"{' x '.join(map(str, space))} {'pixels' if affine is None else 'voxels'}"
+    space = brightness.most.shape
+    message = (
+        f"{' x '.join(map(str, space))} {'pixels' if affine is None else 'voxels'}"
+    )
     if affine is not None:
         sizes = [f"{mm:.3g}" for mm in np.diag(affine)[:3]]
-        what += f" of {' x '.join(dict.fromkeys(sizes))} mm, axes RAS"
-    used = _used(found.most)
+        message += f" of {' x '.join(dict.fromkeys(sizes))} mm, axes RAS"
+    used = _used(brightness.most)
     share = math.prod(used) / math.prod(space)
-    what += f"; what any image shows takes {' x '.join(map(str, used))} ({share:.0%})."
+    message += (
+        f"; what any image shows takes {' x '.join(map(str, used))} ({share:.0%})."
+    )
     if share >= _FULL:
-        return green("grid", what)
+        return green("grid", message)
     cure = f"Crop the rest away with --shape {' '.join(str(n + 2) for n in used)}."
     if affine is None:
         cure = "Crop the images: the rest costs time and memory for nothing."
-    return amber("grid", what, cure)
+    return amber("grid", message, cure)
 
 
 def _used(most):
@@ -229,17 +237,17 @@ def equal_images(images: np.ndarray, names: Sequence[str]) -> Finding:
     Shapes: images ``(n, *space, channels)``.
     """
     first: dict[bytes, int] = {}
-    found = []
+    duplicates = []
     for i, image in enumerate(images):
         content = hashlib.sha256(np.ascontiguousarray(image).data).digest()
         j = first.setdefault(content, i)
         if j != i:
-            found.append((names[j], names[i]))
-    if not found:
+            duplicates.append((names[j], names[i]))
+    if not duplicates:
         return green("doubled images", "No two images are equal.")
-    told = listed([f"{a} and {b}" for a, b in found], 3)
+    listing = listed([f"{a} and {b}" for a, b in duplicates], 3)
     return amber(
         "doubled images",
-        f"{counted(len(found), 'pair')} of equal images: {told}.",
+        f"{counted(len(duplicates), 'pair')} of equal images: {listing}.",
         "Leave repetitions out: one may be learnt from and the other held out.",
     )

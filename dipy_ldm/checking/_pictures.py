@@ -44,7 +44,7 @@ class Gallery:
 
 
 def reconstructed(
-    images: np.ndarray, made: np.ndarray, affine: np.ndarray | None
+    images: np.ndarray, reconstructions: np.ndarray, affine: np.ndarray | None
 ) -> np.ndarray:
     """Show images, and their reconstructions below.
 
@@ -52,8 +52,8 @@ def reconstructed(
     channels)``.
     """
     if affine is not None:
-        images, made = images[:3], made[:3]
-        pairs = np.stack([flat(images, affine), flat(made, affine)], axis=1)
+        images, reconstructions = images[:3], reconstructions[:3]
+        pairs = np.stack([flat(images, affine), flat(reconstructions, affine)], axis=1)
         return plots.montage(pairs.reshape(-1, *pairs.shape[2:]), columns=1)
-    both = np.concatenate([flat(images, affine), flat(made, affine)])
+    both = np.concatenate([flat(images, affine), flat(reconstructions, affine)])
     return plots.montage(both, columns=len(images))

@@ -43,17 +43,17 @@ def settled(recipe: Any, rank: int) -> tuple[Training, Training]:
 def people(cohort: Any) -> Finding:
     """Say how many subjects the images are of; red where they would be copied."""
     n = len(set(cohort.subjects) if cohort.subjects else cohort.images)
-    what = f"{counted(len(cohort.images), 'image')} of {counted(n, 'subject')}"
+    message = f"{counted(len(cohort.images), 'image')} of {counted(n, 'subject')}"
     if n >= _ENOUGH_SUBJECTS:
-        return green("subjects", f"{what}.")
+        return green("subjects", f"{message}.")
     cure = (
         "Add subjects, train for fewer steps (--steps_ldm), and look for copies "
         "(dipy_audit_ldm) before anything is published."
     )
     if n > _FEW_SUBJECTS:
-        return amber("subjects", f"{what}: so few may be learnt by heart.", cure)
-    what += ": a model of so few copies them (of 20, four fifths of the samples)."
-    return red("subjects", what, cure)
+        return amber("subjects", f"{message}: so few may be learnt by heart.", cure)
+    message += ": a model of so few copies them (of 20, four fifths of the samples)."
+    return red("subjects", message, cure)
 
 
 def parts(cohort: Any, share: float, seed: int, batch_size: int) -> Finding:
@@ -61,24 +61,24 @@ def parts(cohort: Any, share: float, seed: int, batch_size: int) -> Finding:
     try:
         train, held_out = split(cohort, share, seed, batch_size)
     except InputError as error:
-        what, _, cure = str(error).partition("; ")
-        return red("held out", f"{what[0].upper()}{what[1:]}.", _sentence(cure))
-    what = f"{counted(len(train.images), 'image')} to learn from"
+        message, _, cure = str(error).partition("; ")
+        return red("held out", f"{message[0].upper()}{message[1:]}.", _sentence(cure))
+    message = f"{counted(len(train.images), 'image')} to learn from"
     if held_out is None:
-        return green("held out", f"{what}, and none held out to validate.")
-    what += f", {len(held_out.images)} held out to validate"
+        return green("held out", f"{message}, and none held out to validate.")
+    message += f", {len(held_out.images)} held out to validate"
     n = len(held_out.images)
     if cohort.subjects:
         n = len(set(held_out.subjects or ()))
-        what += f" ({n} of {len(set(cohort.subjects))} subjects)"
+        message += f" ({n} of {len(set(cohort.subjects))} subjects)"
     if n < FEWEST_SUBJECTS:
         return amber(
             "held out",
-            f"{what}. When to stop is chosen by chance of so few, and below "
+            f"{message}. When to stop is chosen by chance of so few, and below "
             f"{FEWEST_SUBJECTS} nothing is said of what conditions change.",
             "Hold more out (--validation 0.2), or add subjects.",
         )
-    return green("held out", f"{what}.")
+    return green("held out", f"{message}.")
 
 
 def _sentence(words):
@@ -91,13 +91,13 @@ def device(trainings: Sequence[Training]) -> Finding:
     gpus = distribution.gpu_capabilities(strategy)
     if gpus:
         able = ", ".join(sorted({".".join(map(str, gpu)) for gpu in gpus}))
-        what = f"{counted(len(gpus), 'GPU')} of compute capability {able}"
+        message = f"{counted(len(gpus), 'GPU')} of compute capability {able}"
     else:
-        what = f"this processor ({os.cpu_count()} cores), since there is no GPU"
+        message = f"this processor ({os.cpu_count()} cores), since there is no GPU"
     replicas = distribution.count_replicas(strategy)
     if replicas > 1:
-        what += f", {replicas} replicas that share each batch"
-    return green("device", f"Training is on {what}.")
+        message += f", {replicas} replicas that share each batch"
+    return green("device", f"Training is on {message}.")
 
 
 def precision(trainings: Sequence[Training]) -> Finding:
@@ -132,7 +132,7 @@ def judge_memory(needed: dict[str, float], free: float) -> Finding:
     table: list[tuple] = [("stage", "needed (GiB)", "free (GiB)")]
     table += [(s, n / 2**30, free / 2**30) for s, n in needed.items()]
     most = max(needed, key=lambda stage: needed[stage])
-    what = (
+    message = (
         f"{_STAGES[most]} needs {needed[most] / 2**30:.2g} GiB, more than the other "
         f"stage, and {free / 2**30:.2g} GiB are free."
     )
@@ -142,11 +142,11 @@ def judge_memory(needed: dict[str, float], free: float) -> Finding:
         + "."
     )
     if needed[most] > free:
-        return red("memory", what, cure, table=table)
+        return red("memory", message, cure, table=table)
     if needed[most] > _TIGHT * free:
         cure = "Let nothing else run beside it, or see --batch_size and --accumulate."
-        return amber("memory", what, cure, table=table)
-    return green("memory", what, table=table)
+        return amber("memory", message, cure, table=table)
+    return green("memory", message, table=table)
 
 
 def pieces(
@@ -167,14 +167,16 @@ def pieces(
     corners = rng.integers(0, slack + 1, (_PIECES, len(size)))
     drawn = read_windows(images, rows.tolist(), corners, size)
     empty = float(np.mean(drawn.reshape(_PIECES, -1).max(axis=1) < _DARK))
-    what = f"Pieces of {side} of {' x '.join(map(str, space))}; {empty:.0%} are empty."
+    message = (
+        f"Pieces of {side} of {' x '.join(map(str, space))}; {empty:.0%} are empty."
+    )
     if empty > _EMPTY:
         return amber(
             "patch",
-            what,
+            message,
             "Crop what is empty with --shape, or let it weigh less with --background.",
         )
-    return green("patch", what)
+    return green("patch", message)
 
 
 def schedule(name: str) -> Finding:
@@ -185,14 +187,14 @@ def schedule(name: str) -> Finding:
     """
     alpha, sigma = (float(rate) for rate in schedules.rates(name, 1.0))
     ratio = (alpha / sigma) ** 2 if sigma else math.inf
-    what = (
+    message = (
         f"The schedule {name} ends with a signal rate of {alpha:.2g} (signal-to-noise "
         f"ratio {ratio:.1g})"
     )
     if alpha > _SIGNAL:
         return red(
             "end of the schedule",
-            f"{what}: sampling would start from noise that training has never seen.",
+            f"{message}: sampling would start from noise that training has never seen.",
             "Take the schedule cosine or linear.",
         )
-    return green("end of the schedule", f"{what}, next to pure noise.")
+    return green("end of the schedule", f"{message}, next to pure noise.")

@@ -58,7 +58,7 @@ def read_volumes(
         infos, complaints = read_headers(files, channels)
         if not infos:
             return [headers.whole(list(complaints.values()), len(files))], None
-        told, kept = _compare(infos, verbose)
+        header_findings, kept = _compare(infos, verbose)
         masked, kept = _with_masks(files, kept, mask_files)
         if not kept:
             return [headers.whole(list(complaints.values()), len(files)), *masked], None
@@ -66,7 +66,7 @@ def read_volumes(
         plan = arrange(kept, grid, listed_rows(paths), skip_bad=True, shuffle=True)
         volumes, bad = _conform(plan, cache_dir, cache_limit, verbose)
     sentences = [*complaints.values(), *bad]
-    findings = [headers.whole(sentences, len(files)), *told, *masked]
+    findings = [headers.whole(sentences, len(files)), *header_findings, *masked]
     if volumes is None:
         return findings, None
     return findings, _material(plan, volumes)
@@ -112,8 +112,10 @@ def _with_masks(files, infos, mask_files):
         sentence = f"{len(mask_of)} masks, on the grids of their volumes."
         return [green("masks", sentence)], masked
     except InputError as error:
-        what, _, _ = str(error).partition("\nAdd ")
-    finding = red("masks", what, "Mend these masks, or resample them to their volumes.")
+        message, _, _ = str(error).partition("\nAdd ")
+    finding = red(
+        "masks", message, "Mend these masks, or resample them to their volumes."
+    )
     try:
         return [finding], with_masks(tasks, mask_of, skip_bad=True)
     except InputError:

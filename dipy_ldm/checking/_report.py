@@ -14,9 +14,9 @@ _MEANINGS = {
 }
 
 
-def page(input_files: Sequence[str], found: Mapping[str, Sequence[Finding]]) -> str:
+def page(input_files: Sequence[str], findings: Mapping[str, Sequence[Finding]]) -> str:
     """Write the page."""
-    every = [finding for some in found.values() for finding in some]
+    every = [finding for group in findings.values() for finding in group]
     counts = ", ".join(
         f"{sum(f.state == state for f in every)} {state} ({meaning})"
         for state, meaning in _MEANINGS.items()
@@ -27,7 +27,7 @@ def page(input_files: Sequence[str], found: Mapping[str, Sequence[Finding]]) -> 
         "Before a long training",
         html.text(f"Looked at {_shortened(input_files)}: {counts}."),
         *map(_note, bad),
-        *(html.section(title, *map(_part, some)) for title, some in found.items()),
+        *(html.section(title, *map(_part, group)) for title, group in findings.items()),
     )
 
 
@@ -39,14 +39,14 @@ def _shortened(input_files):
 def _note(finding):
     """Write a finding in one box, for the top of the page."""
     return html.note(
-        " ".join([f"{finding.title}: {finding.what}", finding.cure]),
+        " ".join([f"{finding.title}: {finding.message}", finding.cure]),
         _KINDS[finding.state],
     )
 
 
 def _part(finding):
     """Write all of a finding."""
-    pieces = [html.note(finding.what, _KINDS[finding.state])]
+    pieces = [html.note(finding.message, _KINDS[finding.state])]
     if finding.cure:
         pieces.append(html.text(finding.cure))
     pieces += [html.picture(p.image, p.caption) for p in finding.pictures]
@@ -56,13 +56,13 @@ def _part(finding):
     return html.part(finding.title, *pieces)
 
 
-def in_short(found: Mapping[str, Sequence[Finding]]) -> list[str]:
+def in_short(findings: Mapping[str, Sequence[Finding]]) -> list[str]:
     """Write what is wrong and how to mend it, and name the rest."""
-    every = [finding for some in found.values() for finding in some]
+    every = [finding for group in findings.values() for finding in group]
     lines = []
     for state in STATES[:2]:
         for finding in (f for f in every if f.state == state):
-            lines.append(f"{state}: {finding.title}: {finding.what}")
+            lines.append(f"{state}: {finding.title}: {finding.message}")
             lines.append(f"  {finding.cure}")
     for state in STATES[2:]:
         titles = [finding.title for finding in every if finding.state == state]

@@ -114,11 +114,11 @@ def turned(small: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     median = np.median(small, axis=0)
     views = unit_vectors(np.stack([view.of(median) for view in VIEWS]))
-    found = unit_vectors(small) @ views.T
+    correlations = unit_vectors(small) @ views.T
     # Of those that fit about as well, the one that changes least.
     changes = np.array([view.changes for view in VIEWS])
-    best = (found - _PLAIN * changes)[:, 1:].argmax(axis=1) + 1
-    return found[np.arange(len(found)), best] - found[:, 0], best
+    best = (correlations - _PLAIN * changes)[:, 1:].argmax(axis=1) + 1
+    return correlations[np.arange(len(correlations)), best] - correlations[:, 0], best
 
 
 def orientation(small: np.ndarray, names: Sequence[str], show: Callable) -> Finding:
@@ -154,22 +154,22 @@ def doubled(
     title = "doubled subjects"
     if len(small) < FEWEST:
         return too_few(title, len(small), FEWEST)
-    found = pairs(small)
-    if not found:
+    twins = pairs(small)
+    if not twins:
         return green(title, "No two volumes are equal, or nearly so.")
-    rows = [(f"{names[i]} and {names[j]}", alike) for i, j, alike in found]
-    across = [(i, j) for i, j, _ in found if subjects[i] != subjects[j]]
-    told = listed([f"{names[i]} and {names[j]}" for i, j, _ in found], 3)
+    rows = [(f"{names[i]} and {names[j]}", alike) for i, j, alike in twins]
+    across = [(i, j) for i, j, _ in twins if subjects[i] != subjects[j]]
+    listing = listed([f"{names[i]} and {names[j]}" for i, j, _ in twins], 3)
     finding = Finding(
         title,
         "red" if across else "amber",
-        f"{counted(len(found), 'pair')} of equal or nearly equal volumes: {told}.",
+        f"{counted(len(twins), 'pair')} of equal or nearly equal volumes: {listing}.",
         "Keep one of each pair, or say that they are of one subject (the sub- of their "
         "names): one may be learnt from and the other held out."
         if across
         else "Leave repetitions out, unless all subjects have as many.",
         pictures=show(
-            across[0] if across else found[0][:2], "The first pair, and a usual one"
+            across[0] if across else twins[0][:2], "The first pair, and a usual one"
         ),
         table=[("files", "alike (correlation)"), *rows],
     )
@@ -185,12 +185,12 @@ def pairs(small: np.ndarray) -> list[tuple[int, int, float]]:
     median = unit_vectors(np.median(rows, axis=0)[None])[0]
     away = unit_vectors(rows - (rows @ median)[:, None] * median)
     familiar = rows @ median > _FAMILIAR
-    found = []
+    twins = []
     for start in range(0, len(rows), _BLOCK):
         block = slice(start, start + _BLOCK)
         own = away[block] @ away.T
         alike = (own > _EQUAL) & (rows[block] @ rows.T > _LIKE) & familiar
         for i, j in np.argwhere(alike):
             if i + start < j:
-                found.append((int(i + start), int(j), float(own[i, j])))
-    return sorted(found, key=lambda pair: -pair[2])
+                twins.append((int(i + start), int(j), float(own[i, j])))
+    return sorted(twins, key=lambda pair: -pair[2])

@@ -76,19 +76,19 @@ def batches(
         windows = read_windows(images, index, corners, size)
         batch = scaled_to(windows, bounds)
         batch = _mirror(_brighten(batch, numbers, augment.intensity), numbers, augment)
-        given = batch
+        inputs = batch
         if augment.noise > 0:
             noise = _noise(streams, (*size, channels), augment.noise)
-            given = np.clip(batch + noise, 0, 1)
+            inputs = np.clip(batch + noise, 0, 1)
         if background == 1:
-            return given, batch
+            return inputs, batch
         if masks is None:
             inside = (batch > 0).any(-1, keepdims=True)
         else:
             windows = read_windows(masks, index, corners, size)
             inside = _mirror(windows, numbers, augment) > 0
         weights = np.where(inside, np.float32(1), np.float32(background))
-        return given, np.concatenate([batch, weights / total], -1)
+        return inputs, np.concatenate([batch, weights / total], -1)
 
     return Batches(batch_size, draw)
 

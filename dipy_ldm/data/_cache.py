@@ -100,12 +100,12 @@ def name_beside(array: np.ndarray, name: str) -> Path | None:
 
 def list_folders(root: Path) -> dict[Path, int]:
     """List all folders of results."""
-    found = []
+    folders = []
     for folder in root.glob(_DIGITS):
         # Others may be removing it.
         with suppress(OSError):
-            found.append(((folder / NOTES).stat().st_mtime, folder, size_of(folder)))
-    return {folder: size for _, folder, size in sorted(found)}
+            folders.append(((folder / NOTES).stat().st_mtime, folder, size_of(folder)))
+    return {folder: size for _, folder, size in sorted(folders)}
 
 
 def size_of(folder: Path) -> int:

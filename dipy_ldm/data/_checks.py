@@ -86,12 +86,12 @@ def survey(images: np.ndarray, name: str = "image", verbose: bool = False) -> Su
     if file is not None:
         with suppress(OSError, ValueError, TypeError):
             return Survey(**json.loads(file.read_text("utf-8")))
-    found = _look(images, name, verbose)
+    result = _look(images, name, verbose)
     if file is not None:
         # What belongs to others may be used, and not changed.
         with suppress(OSError), replacing(file) as partial:
-            partial.write_text(json.dumps(found._asdict()), "utf-8")
-    return found
+            partial.write_text(json.dumps(result._asdict()), "utf-8")
+    return result
 
 
 def _look(images, name, verbose):
@@ -102,16 +102,16 @@ def _look(images, name, verbose):
     together = max(1, _AT_ONCE // total.size)
     with tqdm(total=len(images), desc="survey", disable=not verbose) as progress:
         for first in range(0, len(images), together):
-            some = np.ascontiguousarray(images[first : first + together], "float32")
-            progress.update(len(some))
-            digest.update(some.data)
-            lowest, highest = some.min(), some.max()
+            chunk = np.ascontiguousarray(images[first : first + together], "float32")
+            progress.update(len(chunk))
+            digest.update(chunk.data)
+            lowest, highest = chunk.min(), chunk.max()
             if not np.isfinite([lowest, highest]).all():
-                finite = np.isfinite(some.reshape(len(some), -1)).all(1)
+                finite = np.isfinite(chunk.reshape(len(chunk), -1)).all(1)
                 bad += [first + int(i) for i in np.flatnonzero(~finite)]
                 continue
-            total += some.sum(0, dtype="float64")
-            square += np.square(some, dtype="float64").sum()
+            total += chunk.sum(0, dtype="float64")
+            square += np.square(chunk, dtype="float64").sum()
             low, high = min(low, lowest), max(high, highest)
     if bad:
         raise InputError(
@@ -128,20 +128,20 @@ def _look(images, name, verbose):
     return Survey(digest.hexdigest(), *map(float, (low, high, variance, spread)))
 
 
-def learnable(images: np.ndarray, name: str = "image") -> Survey:
+def check_trainable(images: np.ndarray, name: str = "image") -> Survey:
     """Survey images, and refuse those of which nothing can be learnt."""
-    found = survey(images, name)
-    if found.low == found.high:
+    summary = survey(images, name)
+    if summary.low == summary.high:
         raise InputError(
-            f"all values of all {name}s are {found.low:g}, and there is nothing to "
+            f"all values of all {name}s are {summary.low:g}, and there is nothing to "
             "learn; look at how they were read."
         )
-    if max(-found.low, found.high) > LARGEST:
+    if max(-summary.low, summary.high) > LARGEST:
         raise InputError(
             f"intensities must lie within {LARGEST:g}, and {name}s have some from "
-            f"{found.low:g} to {found.high:g}; divide them by a number."
+            f"{summary.low:g} to {summary.high:g}; divide them by a number."
         )
-    return found
+    return summary
 
 
 def check_finite(images: np.ndarray, numbers: Sequence[int]) -> np.ndarray:
@@ -183,7 +183,7 @@ def check_range(
     return images
 
 
-def as_fitted(images: npt.ArrayLike, shape: tuple[int, ...], what: str) -> np.ndarray:
+def as_fitted(images: npt.ArrayLike, shape: tuple[int, ...], owner: str) -> np.ndarray:
     """Return images as an array, if they are of the shape that something knows.
 
     Shapes: images ``(n, *space, channels)``, shape ``(*space, channels)``.
@@ -191,20 +191,20 @@ def as_fitted(images: npt.ArrayLike, shape: tuple[int, ...], what: str) -> np.nd
     images = as_array(images)
     if images.shape[1:] != tuple(shape):
         raise InputError(
-            f"images must have the shape {tuple(shape)} of those that the {what} was "
+            f"images must have the shape {tuple(shape)} of those that the {owner} was "
             f"fitted to, not {images.shape[1:]}."
         )
     return images
 
 
-def check_channels(what: str, array: npt.ArrayLike, channels: int) -> None:
+def check_channels(name: str, array: npt.ArrayLike, channels: int) -> None:
     """Refuse arrays of other channels than an autoencoder knows.
 
     Shapes: array ``(n, *space, channels)``.
     """
     if np.shape(array)[-1:] != (channels,):
         raise InputError(
-            f"{what} must have {channels} channels, along the last axis, and not "
+            f"{name} must have {channels} channels, along the last axis, and not "
             f"the shape {np.shape(array)}; this autoencoder was fitted to such."
         )
 

@@ -21,27 +21,27 @@ class Sources(NamedTuple):
     """
 
     images: np.ndarray
-    known: Source
+    info: Source
     size: tuple[int, ...]
 
     @property
     def shape(self):
         """Shape of one, ``(*size, channels)``."""
-        return (*self.size, self.known.channels)
+        return (*self.size, self.info.channels)
 
-    def read(self, numbers: np.ndarray) -> np.ndarray:
+    def read(self, rows: np.ndarray) -> np.ndarray:
         """Read some of them.
 
         Shapes: numbers ``(n,)``, result ``(n, *size, channels)``.
         """
-        which = [max(0, int(number)) for number in numbers]
-        corners = np.zeros((len(which), len(self.size)), int)
-        told = self.known.scaled(read_windows(self.images, which, corners, self.size))
-        told[np.asarray(numbers) < 0] = UNSPECIFIED
-        return told
+        places = [max(0, int(number)) for number in rows]
+        corners = np.zeros((len(places), len(self.size)), int)
+        scaled = self.info.scaled(read_windows(self.images, places, corners, self.size))
+        scaled[np.asarray(rows) < 0] = UNSPECIFIED
+        return scaled
 
 
-class Given(NamedTuple):
+class ConditioningInputs(NamedTuple):
     """What networks are told of some examples.
 
     Shapes: table ``(n, conditions)``.
@@ -62,30 +62,30 @@ class Given(NamedTuple):
         which = np.arange(n) if count == n else np.zeros(n)
         return cls(np.column_stack([numbers, which]).astype("float32"), sources)
 
-    def some(self, numbers: np.ndarray) -> Self:
+    def take(self, numbers: np.ndarray) -> Self:
         """Choose some of the examples."""
         return self._replace(table=self.table[numbers])
 
     def arrays(self) -> tuple:
         """Return what networks are given beside latents and times."""
         read = None if self.sources is None else self.sources.read
-        return inputs(self.table, read)
+        return network_inputs(self.table, read)
 
 
-def fitting(
-    known: Source | None, images: np.ndarray | None, factor: int
+def prepare_sources(
+    info: Source | None, images: np.ndarray | None, factor: int
 ) -> Sources | None:
     """Say how networks are given sources."""
-    if known is None or images is None:
+    if info is None or images is None:
         return None
-    return Sources(images, known, window_size(images.shape[1:-1], factor))
+    return Sources(images, info, window_size(images.shape[1:-1], factor))
 
 
-def inputs(table: Any, read: Callable | None) -> tuple:
+def network_inputs(table: Any, read: Callable | None) -> tuple:
     """Split a table of :class:`Given` into what networks are given.
 
     Shapes: table ``(n, columns)``.
     """
     conditions = table if read is None else table[:, :-1]
-    told = (conditions,) if conditions.shape[1] else ()
-    return told if read is None else (*told, read(table[:, -1]))
+    parts = (conditions,) if conditions.shape[1] else ()
+    return parts if read is None else (*parts, read(table[:, -1]))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._cells import SEX_COLUMNS, as_number, is_missing, spelled
-from dipy_ldm.data._table_rows import Found, find_rows, find_subjects
+from dipy_ldm.data._table_rows import MatchedRows, find_rows, find_subjects
 from dipy_ldm.data._tables import Description, Row, read_descriptions, refuse_rows
 
 # Units that BIDS and people write in several ways.
@@ -28,7 +28,9 @@ class Covariates(NamedTuple):
 
     def take(self, kept: Sequence[int]) -> "Covariates":
         """Return those of some scans, by their numbers."""
-        values = {name: [some[i] for i in kept] for name, some in self.values.items()}
+        values = {
+            name: [column[i] for i in kept] for name, column in self.values.items()
+        }
         return self._replace(values=values, subjects=[self.subjects[i] for i in kept])
 
 
@@ -39,13 +41,13 @@ def read_covariates(
     steps: Mapping[str, float] | None = None,
 ) -> Covariates:
     """Look up what tables say of scans."""
-    found = find_rows(files, listed)
-    _refuse_unknown(names, found)
-    described = {table: read_descriptions(table) for table in found.tables}
+    matched = find_rows(files, listed)
+    _refuse_unknown(names, matched)
+    described = {table: read_descriptions(table) for table in matched.tables}
     values, units, levels = {}, {}, {}
     complaints: list[str] = []
     for name in names:
-        rows = [_nearest(some, name) for some in found.rows]
+        rows = [_nearest(matches, name) for matches in matched.rows]
         meant = _merged(name, rows, described)
         values[name] = _typed(name, rows, meant, complaints)
         if meant.unit is not None:
@@ -60,9 +62,9 @@ def read_covariates(
         units,
         levels,
         find_subjects(files, listed),
-        [file for file, rows in zip(files, found.rows) if not rows],
-        found.tables,
-        found.unused,
+        [file for file, rows in zip(files, matched.rows) if not rows],
+        matched.tables,
+        matched.unused,
     )
 
 
@@ -72,20 +74,20 @@ _CURE = (
 )
 
 
-def _refuse_unknown(names, found: Found):
-    if not found.tables:
+def _refuse_unknown(names, matched: MatchedRows):
+    if not matched.tables:
         raise InputError(
             "no table knows the files; put a participants.tsv into their folder or "
             "one above, whose participant_id is the sub- of their names, or give a "
             ".csv of their paths with further columns."
         )
-    unknown = [name for name in names if name not in found.columns]
+    unknown = [name for name in names if name not in matched.columns]
     if unknown:
-        known = ", ".join(found.columns) or "no column of a name"
-        where = ", ".join(map(str, found.tables[:3]))
+        available = ", ".join(matched.columns) or "no column of a name"
+        where = ", ".join(map(str, matched.tables[:3]))
         raise InputError(
             f"there is no column {', '.join(unknown)} in the tables of the files "
-            f"({where}); they have {known}."
+            f"({where}); they have {available}."
         )
 
 
@@ -111,14 +113,14 @@ def _merged(name, rows, described):
     return Description(next(iter(units), None), levels)
 
 
-def _unit(name, told, table):
-    if told is None:
+def _unit(name, unit, table):
+    if unit is None:
         # BIDS says so of its own tables.
         of_bids = name == "age" and table.name.endswith(
             ("participants.tsv", "sessions.tsv")
         )
         return "years" if of_bids else None
-    return _UNITS.get(told.strip().lower(), told.strip())
+    return _UNITS.get(unit.strip().lower(), unit.strip())
 
 
 def _typed(name, rows, meant, complaints):
@@ -126,12 +128,12 @@ def _typed(name, rows, meant, complaints):
     texts = [None if row is None else row.cells[name] for row in rows]
     texts = [None if is_missing(text) else text for text in texts]
     numbers = [None if text is None else as_number(text) for text in texts]
-    there = sum(text is not None for text in texts)
-    good = sum(number is not None for number in numbers)
-    if not there:
+    n_present = sum(text is not None for text in texts)
+    n_numbers = sum(number is not None for number in numbers)
+    if not n_present:
         raise InputError(f"{name} is missing for all images; leave it out.")
     classes = name.lower() in SEX_COLUMNS or (meant.levels and meant.unit is None)
-    if classes or (meant.unit is None and 2 * good < there):
+    if classes or (meant.unit is None and 2 * n_numbers < n_present):
         return [text and spelled(name, text, meant.levels) for text in texts]
     complaints += [
         f"{row}: {name} is {text!r}, no number"

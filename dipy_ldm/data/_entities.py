@@ -16,8 +16,8 @@ def entity(file: str | Path, key: str) -> str | None:
     """Look an entity up in the name of a file or else of its folders."""
     pattern = re.compile(rf"(?:^|_)({key}-[^_.]+)")
     for name in reversed(Path(file).parts):
-        if found := pattern.search(name):
-            return found[1]
+        if match := pattern.search(name):
+            return match[1]
     return None
 
 
@@ -43,8 +43,8 @@ def choose_files(
 ) -> list[Path]:
     """Choose scans of one kind by their names; what is taken is logged."""
     chosen = list(files)
-    for key, wanted in (values or {}).items():
-        chosen = _choose(chosen, key, wanted, lambda file, k=key: _value(file, k))
+    for key, allowed in (values or {}).items():
+        chosen = _choose(chosen, key, allowed, lambda file, k=key: _value(file, k))
     if suffixes:
         chosen = _choose(chosen, "suffix", suffixes, suffix)
     kinds = Counter(filter(None, map(suffix, chosen)))
@@ -56,21 +56,21 @@ def choose_files(
     if len(files) > 1:
         of = f" ({_counts(kinds)})" if kinds else ""
         logger.info("taken: %d files%s", len(chosen), of)
-    if left_out := Counter(map(suffix, files)) - Counter(map(suffix, chosen)):
-        logger.info("left out by their names: %s", _counts(left_out))
+    if excluded := Counter(map(suffix, files)) - Counter(map(suffix, chosen)):
+        logger.info("left out by their names: %s", _counts(excluded))
     return chosen
 
 
-def _choose(files, key, wanted, value_of):
+def _choose(files, key, allowed, value_of):
     """Choose files by a part of their names, and refuse one that none of them has."""
-    wanted = [wanted] if isinstance(wanted, str) else list(wanted)
-    there = Counter(value_of(file) or "" for file in files)
-    if missing := [value for value in wanted if value not in there]:
+    allowed = [allowed] if isinstance(allowed, str) else list(allowed)
+    counts = Counter(value_of(file) or "" for file in files)
+    if missing := [value for value in allowed if value not in counts]:
         raise InputError(
             f"no file has the {key} {missing[0] or 'of no name'}; there are "
-            f"{_counts(there)}."
+            f"{_counts(counts)}."
         )
-    return [file for file in files if (value_of(file) or "") in wanted]
+    return [file for file in files if (value_of(file) or "") in allowed]
 
 
 def _value(file, key):

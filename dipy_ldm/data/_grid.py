@@ -49,10 +49,10 @@ def choose_grid(
     full = np.maximum(np.ceil((high - low) / sizes - 10 * _TOLERANCE), 1).astype(int)
     first = (low + high) / 2 - (full - 1) / 2 * sizes
     if shape is not None:
-        wanted = np.array(_three("shape", shape, int))
+        requested = np.array(_three("shape", shape, int))
         # By whole voxels, so that those of the data stay in their places.
-        first -= (wanted - full) // 2 * sizes
-        full = wanted
+        first -= (requested - full) // 2 * sizes
+        full = requested
     affine = np.diag([*sizes, 1.0])
     affine[:3, 3] = first
     return Grid(tuple(map(int, full)), affine)

@@ -108,43 +108,43 @@ def _contradict(file, other):
     return any(a and b and a != b for a, b in keys)
 
 
-def _log_pairs(found, others, kind, how):
-    shown = "; ".join(f"{a} with {b}" for a, b in [*found.items()][:_SHOWN])
-    logger.info("%d pairs of volume and %s, by %s: %s", len(found), kind, how, shown)
-    if unused := len(set(others) - set(found.values())):
+def _log_pairs(pairs, partners, kind, how):
+    shown = "; ".join(f"{a} with {b}" for a, b in [*pairs.items()][:_SHOWN])
+    logger.info("%d pairs of volume and %s, by %s: %s", len(pairs), kind, how, shown)
+    if unused := len(set(partners) - set(pairs.values())):
         logger.info("%d %ss belong to no volume, and are left out.", unused, kind)
-    return found
+    return pairs
 
 
-def _by_order(files, others, kind="source"):
-    if len(files) != len(others):
+def _by_order(files, partners, kind="source"):
+    if len(files) != len(partners):
         raise InputError(
-            f"there are {len(others)} {kind}s for {len(files)} volumes, and not all "
+            f"there are {len(partners)} {kind}s for {len(files)} volumes, and not all "
             "of their names have a sub- that tells which belong together; give one for "
             "each, in the same order."
         )
-    return _log_pairs(dict(zip(files, others, strict=True)), others, kind, "order")
+    return _log_pairs(dict(zip(files, partners, strict=True)), partners, kind, "order")
 
 
-def _by_name(files, others, kind="source"):
-    sessions = any(entity(other, "ses") for other in others)
+def _by_name(files, partners, kind="source"):
+    sessions = any(entity(other, "ses") for other in partners)
     candidates: dict[tuple, list[Path]] = {}
-    for other in others:
+    for other in partners:
         candidates.setdefault(_key(other, sessions), []).append(other)
-    found = {file: candidates.get(_key(file, sessions), []) for file in files}
-    if missing := [str(file) for file, some in found.items() if not some]:
+    matches = {file: candidates.get(_key(file, sessions), []) for file in files}
+    if missing := [str(file) for file, matched in matches.items() if not matched]:
         raise InputError(
             f"{len(missing)} of {len(files)} volumes have no {kind} of their subject "
             f"and session: {listed(missing)}; add them, or leave these volumes out."
         )
-    for file, some in found.items():
-        if len(some) > 1:
+    for file, matched in matches.items():
+        if len(matched) > 1:
             raise InputError(
-                f"{file} has {len(some)} {kind}s of its subject and session, "
-                f"{listed(map(str, some))}; name one for each."
+                f"{file} has {len(matched)} {kind}s of its subject and session, "
+                f"{listed(map(str, matched))}; name one for each."
             )
-    pairs = {file: some[0] for file, some in found.items()}
-    return _log_pairs(pairs, others, kind, "subject and session")
+    pairs = {file: matched[0] for file, matched in matches.items()}
+    return _log_pairs(pairs, partners, kind, "subject and session")
 
 
 def _key(file, sessions):

@@ -29,20 +29,20 @@ def find_volumes(paths: Sequence[str | Path], generated: bool = False) -> list[P
 
 def expand(paths: Sequence[str | Path], generated: bool = False) -> list[Path]:
     """Find NIfTI files, one that is named repeatedly as often as it is named."""
-    files, left_out = [], Counter[str]()
+    files, excluded = [], Counter[str]()
     for path in _sequence(paths):
         for match in _match(path):
             reasons = _reasons(match, Path(path).parts, generated)
-            left_out.update(filter(None, reasons.values()))
+            excluded.update(filter(None, reasons.values()))
             files += [file for file, reason in reasons.items() if not reason]
-    counts = listed(f"{reason} ({n})" for reason, n in left_out.items())
-    if not files and left_out:
+    counts = listed(f"{reason} ({n})" for reason, n in excluded.items())
+    if not files and excluded:
         raise InputError(
             f"there are no volumes but those {counts}; name that folder, too."
         )
     if not files:
         raise InputError("there are no volumes; give NIfTI files or folders of them.")
-    if left_out:
+    if excluded:
         logger.info("left out: files %s; name a folder to take what is in it", counts)
     return files
 
@@ -53,10 +53,10 @@ def _reasons(match, named, generated):
         return dict.fromkeys(_listed(match))
     reasons = {file: _aside(file, named) for file in _files(match)}
     if match.is_dir() and not generated:
-        rest = [file for file, reason in reasons.items() if not reason]
-        made = list(filter(_is_made, rest))
-        if len(made) < len(rest):  # else they are what is wanted
-            reasons |= dict.fromkeys(made, "made by dipy_ldm")
+        candidates = [file for file, reason in reasons.items() if not reason]
+        generated_files = list(filter(_is_generated, candidates))
+        if len(generated_files) < len(candidates):  # else they are what is wanted
+            reasons |= dict.fromkeys(generated_files, "made by dipy_ldm")
     return reasons
 
 
@@ -65,12 +65,12 @@ def _aside(file, named):
     return f"in {aside[0]}" if aside else None
 
 
-def _is_made(file):
+def _is_generated(file):
     """Say whether this package made a volume, as the JSON file beside it tells."""
     stem = file.name.partition(".nii")[0]
     try:
-        told = json.loads(file.with_name(f"{stem}.json").read_text("utf-8"))
-        return told["GeneratedBy"]["Name"] == "dipy_ldm"
+        sidecar = json.loads(file.with_name(f"{stem}.json").read_text("utf-8"))
+        return sidecar["GeneratedBy"]["Name"] == "dipy_ldm"
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -105,10 +105,10 @@ def _names(path):
 def _match(path):
     """List the files and folders behind a path."""
     path = Path(path).expanduser()
-    found = sorted(map(Path, _names(path)))
-    if not found:
+    matches = sorted(map(Path, _names(path)))
+    if not matches:
         raise InputError(f"there is no file {path}; check the path.")
-    return found
+    return matches
 
 
 def _files(path):
@@ -155,8 +155,8 @@ def _listed(path):
 
 def listed_rows(paths: Sequence[str | Path]) -> dict[str, list[Row]]:
     """Find what lists say beside the paths of volumes."""
-    found: dict[str, list[Row]] = {}
-    for path in (match for given in _sequence(paths) for match in _match(given)):
+    rows_of: dict[str, list[Row]] = {}
+    for path in (match for pattern in _sequence(paths) for match in _match(pattern)):
         if path.is_file() and path.name.lower().endswith(_LISTS):
             files, lines, named = _read_list(path)
             rows = (
@@ -165,8 +165,8 @@ def listed_rows(paths: Sequence[str | Path]) -> dict[str, list[Row]]:
                 else [Row(path, number, {}) for number, _ in lines]
             )
             for file, row in zip(files, rows, strict=True):
-                found.setdefault(os.path.abspath(file), []).append(row)
-    return found
+                rows_of.setdefault(os.path.abspath(file), []).append(row)
+    return rows_of
 
 
 def _read_list(path):

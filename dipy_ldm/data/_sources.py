@@ -13,7 +13,7 @@ import numpy.typing as npt
 from dipy_ldm._utils.checks import InputError, plain
 from dipy_ldm._utils.values import listed
 from dipy_ldm.conditions import UNSPECIFIED
-from dipy_ldm.data._checks import check_range, learnable, survey
+from dipy_ldm.data._checks import check_range, check_trainable, survey
 
 # More different whole numbers than these are no labels.
 _MOST_LABELS = 256
@@ -39,8 +39,8 @@ class Source(NamedTuple):
             return np.clip((images - low) / (high - low), 0, 1).astype("float32")
         labels = np.array(self.labels)
         numbers = np.searchsorted(labels, images).clip(max=len(labels) - 1)
-        known = labels[numbers] == images
-        return np.where(known, numbers, UNSPECIFIED).astype("float32")
+        is_label = labels[numbers] == images
+        return np.where(is_label, numbers, UNSPECIFIED).astype("float32")
 
 
 def learn(source: npt.ArrayLike | None, shape: tuple[int, ...]) -> Source | None:
@@ -56,8 +56,10 @@ def learn(source: npt.ArrayLike | None, shape: tuple[int, ...]) -> Source | None
             f"source must have {shape[0]} images, one for each, not {len(images)}."
         )
     labels = [] if images.dtype.kind == "f" else _labels(images)
-    found = learnable(images, "source image")
-    return Source(images.shape[-1], (found.low, found.high), labels, found.fingerprint)
+    summary = check_trainable(images, "source image")
+    return Source(
+        images.shape[-1], (summary.low, summary.high), labels, summary.fingerprint
+    )
 
 
 def as_source(
@@ -80,7 +82,7 @@ def as_source(
 
 
 def check(
-    known: Source | None,
+    info: Source | None,
     source: Any,
     space: tuple[int, ...],
     *,
@@ -92,9 +94,9 @@ def check(
 
     Shapes: result ``(n, *space, channels)``.
     """
-    if known is None and source is None:
+    if info is None and source is None:
         return None
-    if known is None:
+    if info is None:
         raise InputError(
             f"this model knows of no source; leave `{name}` out, or train one that "
             "does."
@@ -104,23 +106,23 @@ def check(
             f"this model makes images of others, and needs them; give them as `{name}`."
         )
     images = as_source(source, space, name)
-    if images.shape[-1] != known.channels:
+    if images.shape[-1] != info.channels:
         raise InputError(
-            f"{name} must have {known.channels} channels, as those that the model has "
+            f"{name} must have {info.channels} channels, as those that the model has "
             f"learnt from, not {images.shape[-1]}."
         )
     if n is not None and len(images) not in (1, n):
-        wanted = "one image" if n == 1 else f"one image or {n}, one for each"
-        raise InputError(f"{name} must have {wanted}, not {len(images)}.")
+        counts = "one image" if n == 1 else f"one image or {n}, one for each"
+        raise InputError(f"{name} must have {counts}, not {len(images)}.")
     survey(images, f"{name} image")
-    if not (known.labels and lenient):
-        _check_values(images, known, name)
+    if not (info.labels and lenient):
+        _check_values(images, info, name)
     return images
 
 
-def to_saved(known: Source | None) -> dict | None:
+def to_saved(info: Source | None) -> dict | None:
     """Say what is known of sources as JSON can."""
-    return known and plain(known._asdict())
+    return info and plain(info._asdict())
 
 
 def from_saved(saved: dict | None) -> Source | None:
@@ -155,13 +157,13 @@ def _distinct(image):
     return set(np.unique(image).tolist())
 
 
-def _check_values(images, known, name):
+def _check_values(images, info, name):
     """Refuse labels that were not learnt from, and intensities of another scale."""
-    if known.labels:
-        return _refuse_unknown(images, known.labels, name)
+    if info.labels:
+        return _refuse_unknown(images, info.labels, name)
     # One by one: a mapped file may be larger than the memory.
     for number, image in enumerate(images):
-        check_range(image[None], known.bounds, [number], f"{name} image")
+        check_range(image[None], info.bounds, [number], f"{name} image")
 
 
 def _refuse_unknown(images, labels, name):

@@ -16,15 +16,15 @@ _MOST_CODES = 10
 
 
 def as_covariates(
-    given: Any, known: Mapping[str, Condition], subjects: Iterable
+    table: Any, conditions: Mapping[str, Condition], subjects: Iterable
 ) -> Covariates:
     """Bring what ``fit`` is given of images into the form of covariates."""
     values = {
-        name: [_as_learnt(value, known[name]) for value in some]
-        for name, some in as_table(given).items()
+        name: [_as_learnt(value, conditions[name]) for value in entry]
+        for name, entry in as_table(table).items()
     }
-    units = {name: some.units for name, some in known.items() if some.units}
-    meanings = {name: some.meanings or {} for name, some in known.items()}
+    units = {name: entry.units for name, entry in conditions.items() if entry.units}
+    meanings = {name: entry.meanings or {} for name, entry in conditions.items()}
     return Covariates(values, units, meanings, list(subjects))
 
 
@@ -38,11 +38,13 @@ def summarise(covariates: Covariates) -> str:
     images = _count(len(subjects), "image")
     people = _count(len(set(subjects)), "subject")
     tables = covariates.tables
-    source = f", from {_some(tables, 'table')}" if tables else ""
+    source = f", from {_name_or_count(tables, 'table')}" if tables else ""
     lines = [f"conditions of {images} of {people}{source}:"]
     lines += [f"  {_line(name, covariates)}" for name in covariates.values]
     if covariates.without_row:
-        lines.append(f"no table has a row for {_some(covariates.without_row, 'image')}")
+        lines.append(
+            f"no table has a row for {_name_or_count(covariates.without_row, 'image')}"
+        )
     if covariates.unused:
         lines.append(
             f"{_count(covariates.unused, 'row')} of participants have no image"
@@ -52,14 +54,14 @@ def summarise(covariates: Covariates) -> str:
 
 def _line(name, covariates):
     values = covariates.values[name]
-    there = [value for value in values if value is not None]
+    present = [value for value in values if value is not None]
     unit = covariates.units.get(name)
-    missing = len(values) - len(there)
+    missing = len(values) - len(present)
     content = (
-        _classes(there, covariates.levels.get(name, {}))
-        if isinstance(there[0], str)
-        else f"{as_text(min(there))} to {as_text(max(there))}, mean "
-        f"{sum(there) / len(there):.4g}"
+        _classes(present, covariates.levels.get(name, {}))
+        if isinstance(present[0], str)
+        else f"{as_text(min(present))} to {as_text(max(present))}, mean "
+        f"{sum(present) / len(present):.4g}"
     )
     title = f"{name} ({unit})" if unit else name
     return f"{title}: {content}" + (f"; {missing} missing" if missing else "")
@@ -109,11 +111,11 @@ def _warnings(covariates):
         for value, subject in zip(values, covariates.subjects):
             if isinstance(value, str):
                 whose.setdefault(value, set()).add(subject)
-        few = sorted(level for level, some in whose.items() if len(some) < FEW)
-        if few:
+        rare = sorted(level for level, owners in whose.items() if len(owners) < FEW)
+        if rare:
             lines.append(
                 f"{name} has classes of fewer than {FEW} subjects, which can point to "
-                f"persons: {_list(few)}"
+                f"persons: {_list(rare)}"
             )
     alone = count_alone(covariates)
     if alone:
@@ -129,14 +131,14 @@ def count_alone(covariates: Covariates) -> int:
     whose: dict[tuple, set] = {}
     for subject, *values in zip(covariates.subjects, *covariates.values.values()):
         whose.setdefault(tuple(values), set()).add(subject)
-    return len({next(iter(some)) for some in whose.values() if len(some) == 1})
+    return len({next(iter(owners)) for owners in whose.values() if len(owners) == 1})
 
 
 def _count(number, noun):
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
-def _some(items: Sequence, noun: str) -> str:
+def _name_or_count(items: Sequence, noun: str) -> str:
     """Count items, and name the first."""
     if len(items) == 1:
         return str(items[0])

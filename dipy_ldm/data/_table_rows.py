@@ -15,7 +15,7 @@ from dipy_ldm.data._entities import entity
 from dipy_ldm.data._tables import Row, read_table, refuse_rows
 
 
-class Found(NamedTuple):
+class MatchedRows(NamedTuple):
     """Rows about each of some files, the nearest table first; how many have no file."""
 
     rows: list[list[Row]]
@@ -24,18 +24,20 @@ class Found(NamedTuple):
     @property
     def tables(self):
         """Tables of these rows."""
-        return list(dict.fromkeys(row.table for some in self.rows for row in some))
+        return list(
+            dict.fromkeys(row.table for matches in self.rows for row in matches)
+        )
 
     @property
     def columns(self):
         """Names of the columns that these tables have, but for those of names."""
-        names = (name for some in self.rows for row in some for name in row.cells)
+        names = (name for matches in self.rows for row in matches for name in row.cells)
         return [name for name in dict.fromkeys(names) if name and name not in KEYS]
 
 
 def find_rows(
     files: Sequence[Path], listed: Mapping[str, list[Row]] | None = None
-) -> Found:
+) -> MatchedRows:
     """Find the rows about files.
 
     In the folder of a file and in each above it, up to the first with a
@@ -47,10 +49,12 @@ def find_rows(
             (listed or {}).get(os.path.abspath(file), []),
             *tables.about(file),
         ]
-        rows.append([some[0] for some in candidates if some])
-        complaints += [_twice(file, some) for some in candidates if len(some) > 1]
+        rows.append([matches[0] for matches in candidates if matches])
+        complaints += [
+            _twice(file, matches) for matches in candidates if len(matches) > 1
+        ]
     refuse_rows(complaints, "leave one row for each")
-    return Found(rows, tables.count_unused(rows))
+    return MatchedRows(rows, tables.count_unused(rows))
 
 
 def _twice(file, rows):
@@ -70,15 +74,15 @@ def find_subjects(
         by_name = [entity(Path(file).name, "sub") for file in files]
     rows = ((listed or {}).get(os.path.abspath(file), ()) for file in files)
     return [
-        _listed_subject(some) or name or str(file)
-        for file, name, some in zip(files, by_name, rows, strict=True)
+        _listed_subject(own_rows) or name or str(file)
+        for file, name, own_rows in zip(files, by_name, rows, strict=True)
     ]
 
 
 def _listed_subject(rows):
     cells = (row.cells.get(name) for row in rows for name in SUBJECT_COLUMNS)
-    told = next(filter(None, cells), None)
-    return told and _prefixed("sub", told)
+    subject = next(filter(None, cells), None)
+    return subject and _prefixed("sub", subject)
 
 
 def _prefixed(key, name):
@@ -114,13 +118,13 @@ class _Tables:
 
     def count_unused(self, rows):
         """Count the participants that no file is about."""
-        used = {(row.table, row.line) for some in rows for row in some}
+        used = {(row.table, row.line) for matches in rows for row in matches}
         return sum(
             (row.table, row.line) not in used
             for path, index in self._found.items()
             if index and path.name == "participants.tsv"
-            for some in index.values()
-            for row in some
+            for matches in index.values()
+            for row in matches
         )
 
 

@@ -164,12 +164,12 @@ def refuse_rows(complaints: Iterable[str], cure: str) -> None:
 
 def read_descriptions(path: Path) -> dict[str, Description]:
     """Read what the JSON beside a table says of its columns."""
-    found: dict[str, Description] = {}
+    descriptions: dict[str, Description] = {}
     for file in filter(Path.is_file, _beside(path)):
         for name, entry in _read_json(file).items():
             if isinstance(entry, dict):
-                found.setdefault(name, _describe(entry))
-    return found
+                descriptions.setdefault(name, _describe(entry))
+    return descriptions
 
 
 def _beside(path):

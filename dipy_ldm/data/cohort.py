@@ -34,7 +34,7 @@ class Cohort(NamedTuple):
         """Shape of all images."""
         return self.images.shape
 
-    def knowing(self, numbers: Iterable[int]) -> Self:
+    def take_metadata(self, numbers: Iterable[int]) -> Self:
         """Choose what is known of some images; images and masks stay.
 
         Parameters
@@ -51,7 +51,10 @@ class Cohort(NamedTuple):
         conditions, subjects = self.conditions, self.subjects
         return self._replace(
             conditions=conditions
-            and {name: [some[i] for i in numbers] for name, some in conditions.items()},
+            and {
+                name: [values[i] for i in numbers]
+                for name, values in conditions.items()
+            },
             subjects=subjects and [subjects[i] for i in numbers],
         )
 
@@ -78,7 +81,7 @@ def draw_order(subjects: Sequence, seed: int) -> list[int]:
     places: dict[Any, list[int]] = {}
     for i in order:
         places.setdefault(subjects[i], []).append(i)
-    return [i for some in places.values() for i in some]
+    return [i for neighbours in places.values() for i in neighbours]
 
 
 def count_held_out(cohort: Cohort, share: float, batch_size: int, seed: int) -> int:
@@ -176,14 +179,16 @@ def split(
         # Those held out first, then the others.
         order = np.roll(_order(cohort, seed), -count)
         images = images[order]
-    left = len(images) - count
-    train = cohort.knowing(order[:left])._replace(
-        images=images[:left],
-        masks=None if cohort.masks is None else cohort.masks[:left],
-        sources=None if cohort.sources is None else cohort.sources[:left],
+    n_train = len(images) - count
+    train = cohort.take_metadata(order[:n_train])._replace(
+        images=images[:n_train],
+        masks=None if cohort.masks is None else cohort.masks[:n_train],
+        sources=None if cohort.sources is None else cohort.sources[:n_train],
     )
     if count == 0:
         return train, None
-    sources = None if cohort.sources is None else cohort.sources[left:]
-    held_out = cohort.knowing(order[left:])._replace(sources=sources, masks=None)
-    return train, held_out._replace(images=images[left:])
+    sources = None if cohort.sources is None else cohort.sources[n_train:]
+    held_out = cohort.take_metadata(order[n_train:])._replace(
+        sources=sources, masks=None
+    )
+    return train, held_out._replace(images=images[n_train:])

@@ -14,37 +14,37 @@ logger = logging.getLogger("dipy_ldm")
 
 def in_order(*tables: tuple[Any, Any]) -> list:
     """Join each table with names of rows to the subjects beside it; others stay."""
-    joined = [join(given, subjects) for given, subjects in tables]
+    joined = [join(table, subjects) for table, subjects in tables]
     return [
-        given if rows is None else _with_units(given, rows)
-        for (given, _), rows in zip(tables, joined)
+        table if rows is None else _with_units(table, rows)
+        for (table, _), rows in zip(tables, joined)
     ]
 
 
-def _with_units(given, rows):
-    if isinstance(given, Table):
-        return Table(rows, given.units, given.meanings)
+def _with_units(table, rows):
+    if isinstance(table, Table):
+        return Table(rows, table.units, table.meanings)
     return rows
 
 
 def join(
-    given: Any,
+    table: Any,
     subjects: Sequence | None,
     sessions: Sequence | None = None,
     files: Sequence | None = None,
 ) -> Any:
     """Bring the rows of a table into the order of images, by what they are about."""
-    columns = dict(columns_of(given) or {})
+    columns = dict(columns_of(table) or {})
     keys = _keys_of_paths(columns, files)
-    keys = keys or _keys_of_subjects(given, columns, subjects, sessions)
+    keys = keys or _keys_of_subjects(table, columns, subjects, sessions)
     if keys is None:
         return None
     numbers = _rows_of(*keys)
     if not columns:
-        values = list(given)
+        values = list(table)
         return [values[number] for number in numbers]
     lists = {name: list(values) for name, values in columns.items()}
-    return {name: [some[i] for i in numbers] for name, some in lists.items()}
+    return {name: [column[i] for i in numbers] for name, column in lists.items()}
 
 
 def _keys_of_paths(columns, files):
@@ -60,10 +60,10 @@ def _keys_of_paths(columns, files):
     return None
 
 
-def _keys_of_subjects(given, columns, subjects, sessions):
+def _keys_of_subjects(table, columns, subjects, sessions):
     """Take columns of subjects and sessions away; return keys as for paths."""
     name = next((name for name in columns if name.lower() in SUBJECT_COLUMNS), None)
-    names = _index_of(given) if name is None else list(columns.pop(name))
+    names = _index_of(table) if name is None else list(columns.pop(name))
     if names is None:
         return None
     if subjects is None:
@@ -72,23 +72,23 @@ def _keys_of_subjects(given, columns, subjects, sessions):
             "give `subjects`, whose each image is, to join them, or drop the names if "
             "the rows are in the order of the images."
         )
-    rows: list[tuple] = [(_plain("sub", some),) for some in names]
-    images: list[tuple] = [(_plain("sub", some),) for some in subjects]
+    rows: list[tuple] = [(_plain("sub", label),) for label in names]
+    images: list[tuple] = [(_plain("sub", label),) for label in subjects]
     if sessions is not None and "session_id" in columns:
         own = columns.pop("session_id")
-        rows = [(*key, _plain("ses", some)) for key, some in zip(rows, own)]
-        images = [(*key, _plain("ses", some)) for key, some in zip(images, sessions)]
+        rows = [(*key, _plain("ses", label)) for key, label in zip(rows, own)]
+        images = [(*key, _plain("ses", label)) for key, label in zip(images, sessions)]
     return rows, [[key] for key in images]
 
 
-def _index_of(given):
+def _index_of(table):
     """Return names of rows that are an index of pandas; None if it only counts them."""
-    if not hasattr(given, "iloc"):
+    if not hasattr(table, "iloc"):
         return None
-    names = list(given.index)
+    names = list(table.index)
     if any(isinstance(name, tuple) for name in names):
         raise InputError("the conditions have an index of tuples; reset_index() first.")
-    named = str(given.index.name).lower() in SUBJECT_COLUMNS
+    named = str(table.index.name).lower() in SUBJECT_COLUMNS
     return names if named or all(isinstance(name, str) for name in names) else None
 
 
@@ -101,23 +101,23 @@ def _rows_of(rows, images):
     places: dict[tuple, list[int]] = {}
     for number, key in enumerate(rows):
         places.setdefault(key, []).append(number)
-    found = [
+    matches = [
         next((places[key] for key in keys if key in places), []) for keys in images
     ]
-    if missing := ["/".join(keys[0]) for keys, own in zip(images, found) if not own]:
-        known = listed("/".join(map(str, key)) for key in [*places][:3])
+    if missing := ["/".join(keys[0]) for keys, own in zip(images, matches) if not own]:
+        examples = listed("/".join(map(str, key)) for key in [*places][:3])
         raise InputError(
             f"{len(missing)} of {len(images)} images have no row in the conditions "
-            f"({missing[0]} first; rows are of {known} ...); add rows with missing "
+            f"({missing[0]} first; rows are of {examples} ...); add rows with missing "
             "values, or leave these images out."
         )
-    for own in found:
+    for own in matches:
         if len(own) > 1:
             raise InputError(
                 f"{'/'.join(rows[own[0]])} has {len(own)} rows in the conditions; "
                 "leave one for each image."
             )
-    numbers = [own[0] for own in found]
+    numbers = [own[0] for own in matches]
     unused = len(rows) - len(set(numbers))
     logger.info("%d images have rows, and %d rows no image.", len(images), unused)
     return numbers

@@ -111,13 +111,13 @@ class Volumes(_Fields):
         if table is None and not names:
             raise InputError('name the columns to look up, such as "age", "sex".')
         if table is None:
-            found = read_covariates(names, self.files, self.listed, coarsen)
+            covariates = read_covariates(names, self.files, self.listed, coarsen)
         else:
-            found = Covariates(self._joined(names, table), {}, {}, self.subjects)
+            covariates = Covariates(self._joined(names, table), {}, {}, self.subjects)
             for name, step in (coarsen or {}).items():
-                found.values[name] = coarsened(name, found.values, step)
-        logger.info("%s", summarise(found))
-        return Table(found.values, found.units, found.levels)
+                covariates.values[name] = coarsened(name, covariates.values, step)
+        logger.info("%s", summarise(covariates))
+        return Table(covariates.values, covariates.units, covariates.levels)
 
     def _joined(self, names, table):
         """Bring columns of a table into the order of the volumes."""

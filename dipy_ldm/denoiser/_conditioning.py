@@ -12,7 +12,7 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import Table
 from dipy_ldm.conditions import Condition, Told, learn, to_saved
 from dipy_ldm.data import _sources as sources
-from dipy_ldm.data._conditioning_inputs import Given, fitting
+from dipy_ldm.data._conditioning_inputs import ConditioningInputs, prepare_sources
 from dipy_ldm.data._sources import Source
 from dipy_ldm.data._summary import as_covariates, summarise
 from dipy_ldm.prior._conditional_mean import Expectation
@@ -33,7 +33,7 @@ class Latents(NamedTuple):
     """
 
     clean: np.ndarray
-    given: Given | None = None
+    given: ConditioningInputs | None = None
     expectation: Expectation | None = None
     subjects: np.ndarray | None = None
 
@@ -117,7 +117,9 @@ class Known(NamedTuple):
             )
         return cls(known, sources.learn(source, shape), factor)
 
-    def tell(self, images: Any, conditions: Any, source: Any) -> Given | None:
+    def tell(
+        self, images: Any, conditions: Any, source: Any
+    ) -> ConditioningInputs | None:
         """Say what a network is told of images in training.
 
         Shapes: images ``(n, *space, channels)``.
@@ -136,7 +138,9 @@ class Known(NamedTuple):
             name=f"validation_{SOURCE}",
             lenient=True,
         )
-        return Given.of(told.numbers, fitting(self.source, seen, self.factor))
+        return ConditioningInputs.of(
+            told.numbers, prepare_sources(self.source, seen, self.factor)
+        )
 
     def _refuse_useless(self, images, conditions, source):
         """Refuse what is said of images that are not there, or to nobody."""
@@ -147,7 +151,7 @@ class Known(NamedTuple):
             missing = "validation_data" if self.source else SOURCE
             raise InputError(f"validation_source is of no use without {missing}.")
 
-    def fingerprints(self, told: Given | None) -> dict[str, str | None]:
+    def fingerprints(self, told: ConditioningInputs | None) -> dict[str, str | None]:
         """Say what tells it from that of another training."""
         found: dict[str, str | None] = {"conditions": None, SOURCE: None}
         if told is not None and self.conditions:

@@ -7,7 +7,7 @@ import numpy as np
 from dipy_ldm._utils.checks import choose
 from dipy_ldm.conditions import UNSPECIFIED
 from dipy_ldm.data._batches import Batches, examples_of, normal_numbers, stream_of
-from dipy_ldm.data._conditioning_inputs import Sources, inputs
+from dipy_ldm.data._conditioning_inputs import Sources, network_inputs
 from dipy_ldm.diffusion import schedules
 
 # The golden ratio: its multiples, modulo one, cover [0, 1] evenly at any count.
@@ -51,7 +51,7 @@ def noised(
         told: tuple = ()
         if conditions is not None:
             table = _leave_out(conditions[index], streams, dropped)
-            told = inputs(table, read)
+            told = network_inputs(table, read)
         alpha, sigma = (rate.reshape(-1, *ones) for rate in mix(when))
         if expected is not None:
             known = expected(table)

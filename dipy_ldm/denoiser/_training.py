@@ -11,7 +11,7 @@ import numpy as np
 
 from dipy_ldm import _backend as distribution
 from dipy_ldm._utils.checks import InputError, check_seed, check_sizes, choose
-from dipy_ldm.data._conditioning_inputs import inputs
+from dipy_ldm.data._conditioning_inputs import network_inputs
 from dipy_ldm.data._sources import Source
 from dipy_ldm.denoiser import _unet as unet_network
 from dipy_ldm.denoiser._ablation import gains
@@ -231,7 +231,11 @@ def _validation(model, predict, latents, batch_size):
 
     def squares(*told):
         def apply(numbers):
-            given = [array for table in told for array in inputs(table[numbers], read)]
+            given = [
+                array
+                for table in told
+                for array in network_inputs(table[numbers], read)
+            ]
             noisy, when, levels = x[numbers], times[numbers], alpha[numbers]
             if latents.expectation is None:
                 return predict(noisy, when, *given)

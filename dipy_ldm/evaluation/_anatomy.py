@@ -73,8 +73,10 @@ def tissue_fractions(volumes: np.ndarray) -> np.ndarray:
 
     Shapes: volumes ``(n, x, y, z, channels)``, result ``(n, 3)``.
     """
-    found = [_fractions(shrunk(v[None], _VOXELS)[0]) for v in volumes[:_VOLUMES]]
-    return np.array([some for some in found if some is not None]).reshape(-1, 3)
+    fractions = [_fractions(shrunk(v[None], _VOXELS)[0]) for v in volumes[:_VOLUMES]]
+    return np.array([shares for shares in fractions if shares is not None]).reshape(
+        -1, 3
+    )
 
 
 def _fractions(volume):
@@ -101,7 +103,7 @@ def _fractions(volume):
 
 
 def compare(
-    found: Mapping[str, npt.ArrayLike],
+    measured: Mapping[str, npt.ArrayLike],
     real: Mapping[str, npt.ArrayLike],
     seed: int = 0,
     subjects: Sequence[np.ndarray | None] = (None, None),
@@ -115,7 +117,7 @@ def compare(
         return (x.mean() - y.mean()) / max(y.std(), 1e-12)
 
     intervals = {}
-    for name, values in found.items():
+    for name, values in measured.items():
         pair = np.asarray(values), np.asarray(real[name])
         # Of tissues the first volumes are measured.
         whose = [s if s is None else s[: len(x)] for s, x in zip(subjects, pair)]
@@ -128,8 +130,8 @@ def _count(samples, subjects):
     return len(samples if subjects is None else np.unique(subjects))
 
 
-def follow(
-    asked: Sequence[float],
+def measure_agreement(
+    requested: Sequence[float],
     measured: Sequence[float],
     seed: int = 0,
     subjects: np.ndarray | None = None,
@@ -138,11 +140,11 @@ def follow(
 
     Shapes: subjects ``(n,)``.
     """
-    a, b = np.asarray(asked, float), np.asarray(measured, float)
-    known = np.isfinite(a) & np.isfinite(b)
-    whose = number_subjects(subjects, len(a))[known]
+    a, b = np.asarray(requested, float), np.asarray(measured, float)
+    finite = np.isfinite(a) & np.isfinite(b)
+    whose = number_subjects(subjects, len(a))[finite]
     at_least("the number of samples with both numbers", len(np.unique(whose)), 4)
-    a, b = a[known], b[known]
+    a, b = a[finite], b[finite]
     if np.ptp(a) == 0:
         raise InputError("all numbers are the same; ask for different ones.")
     if np.ptp(b) == 0:
@@ -169,13 +171,15 @@ def _slope(x, y):
     return 0.0 if np.ptp(x) == 0 else stats.linregress(x, y).slope
 
 
-def as_asked(
-    asked: Sequence[Any], found: Sequence[Any], subjects: np.ndarray | None = None
+def class_accuracy(
+    requested: Sequence[Any],
+    predicted: Sequence[Any],
+    subjects: np.ndarray | None = None,
 ) -> Interval:
     """Count how often a class is the one that was asked for.
 
     Shapes: subjects ``(n,)``.
     """
-    right = [str(a) == str(b) for a, b in zip(asked, found, strict=True)]
+    right = [str(a) == str(b) for a, b in zip(requested, predicted, strict=True)]
     share, n = np.mean(right), _count(right, subjects)
     return binomial(round(share * n), n)._replace(value=float(share))

@@ -54,26 +54,26 @@ _BESIDE = {
 }
 
 
-def write_page(found: Audit, about: Mapping[str, Any]) -> str:
+def write_page(audit: Audit, about: Mapping[str, Any]) -> str:
     """Write the page of an audit, which neither shows nor names a training image."""
     return page.page(
         "Audit of a latent diffusion model",
-        *(page.note(sentence, kind) for sentence, kind in conclude(found)),
+        *(page.note(sentence, kind) for sentence, kind in conclude(audit)),
         page.note("A pass proves nothing: see below what is not found."),
         page.facts(about),
-        page.text(*found.notes),
+        page.text(*audit.notes),
         page.section(
-            "Copies", _findings(found), _histograms(found), _classes(found.classes)
+            "Copies", _findings(audit), _histograms(audit), _classes(audit.classes)
         ),
-        page.section("The threshold of Dar", _dar(found)),
-        page.section("The most suspicious samples", _suspects(found)),
-        page.section("Membership", _members(found)),
+        page.section("The threshold of Dar", _dar(audit)),
+        page.section("The most suspicious samples", _suspects(audit)),
+        page.section("Membership", _members(audit)),
         page.section("How to read this", page.text(*_HELP)),
     )
 
 
 def write_pairs(
-    found: Audit,
+    audit: Audit,
     train: Callable[[int], np.ndarray],
     names: Mapping[int, str],
     affine: np.ndarray | None,
@@ -94,15 +94,18 @@ def write_pairs(
         ),
         # Three planes are wider than what stands side by side.
         (page.row if affine is None else "".join)(
-            _pair(found, p, train, names, affine) for p in found.pairs
+            _pair(audit, p, train, names, affine) for p in audit.pairs
         ),
     )
 
 
-def conclude(found: Audit) -> list[tuple[str, str]]:
+def conclude(audit: Audit) -> list[tuple[str, str]]:
     """Say in sentences what was found."""
-    said = [_said(found, name, finding) for name, finding in found.findings.items()]
-    return said + _leak(found.members)
+    sentences = [
+        _conclude_features(audit, name, finding)
+        for name, finding in audit.findings.items()
+    ]
+    return sentences + _leak(audit.members)
 
 
 def _leak(members):
@@ -128,18 +131,18 @@ def _leak(members):
     return [(f"{start}, and {end}: that is no copy, but it is a leak.", "bad")]
 
 
-def _said(found, name, finding):
+def _conclude_features(audit, name, finding):
     """Say in a sentence what was found in some features."""
     # Of few held-out images, the 1 % quantile is the least.
-    least = finding.expected * (found.n_held_out + 1) < 1.5
+    least = finding.expected * (audit.n_held_out + 1) < 1.5
     nearer = (
-        f"{_percent(finding.share)} of {found.n} samples are nearer to a training "
+        f"{_percent(finding.share)} of {audit.n} samples are nearer to a training "
         f"image than {'any held-out image is' if least else '99 % of held-out images'} "
         f"({100 * finding.expected:.1f} % expected"
     )
     p = "p < 0.001" if finding.chance < 1e-3 else f"p = {number(finding.chance)}"
     start = f"{name.capitalize()}:"
-    if name not in found.found_copies:
+    if name not in audit.spaces_with_copies:
         return f"{start} {nearer}; {p}: not significant).", "good"
     copied = f"{_percent(finding.copies)} are far nearer than any held-out image"
     return f"{start} there are copies beyond chance. {copied}, {nearer}; {p}).", "bad"
@@ -150,7 +153,7 @@ def _percent(share):
     return f"{value} % ({low} to {high})"
 
 
-def _findings(found):
+def _findings(audit):
     rows = [
         [
             name,
@@ -159,10 +162,10 @@ def _findings(found):
             finding.by_distance,
             finding.expected,
             "<\N{NO-BREAK SPACE}0.001" if finding.chance < 1e-3 else finding.chance,
-            float(np.median(found.searches[name].generated.distance)),
-            float(np.median(found.searches[name].held_out.distance)),
+            float(np.median(audit.searches[name].generated.distance)),
+            float(np.median(audit.searches[name].held_out.distance)),
         ]
-        for name, finding in found.findings.items()
+        for name, finding in audit.findings.items()
     ]
     head = [
         "features",
@@ -174,11 +177,11 @@ def _findings(found):
         "median distance",
         "of held-out",
     ]
-    says = (f"{n}: {s.features.says}" for n, s in found.searches.items())
+    says = (f"{n}: {s.features.says}" for n, s in audit.searches.items())
     return page.table(head, rows) + page.folded("The features", page.text(*says))
 
 
-def _histograms(found):
+def _histograms(audit):
     return page.row(
         page.part(
             f"Nearness in {name}",
@@ -190,7 +193,7 @@ def _histograms(found):
                 "nearness",
             ),
         )
-        for name, search in found.searches.items()
+        for name, search in audit.searches.items()
     )
 
 
@@ -218,8 +221,8 @@ def _levels(name, levels):
     )
 
 
-def _dar(found):
-    threshold, generated, held_out = found.dar
+def _dar(audit):
+    threshold, generated, held_out = audit.dar
     return page.text(
         "The published test calls an image a copy that correlates with a training "
         "image more than 95 % of the training images do with a held-out one. It finds "
@@ -232,13 +235,13 @@ def _dar(found):
     )
 
 
-def _members(found):
-    losses = found.members["denoiser"]
+def _members(audit):
+    losses = audit.members["denoiser"]
     rate = f"{100 * losses.false_rate:.2g} %"
-    counted = all(m.found for m in found.members.values())
+    counted = all(m.true_positive_rate for m in audit.members.values())
     rows = [
-        [_LOSSES[name], m.auc, *([m.found] if counted else [])]
-        for name, m in found.members.items()
+        [_LOSSES[name], m.auc, *([m.true_positive_rate] if counted else [])]
+        for name, m in audit.members.items()
     ]
     head = ["by the", "AUC", *([f"found at {rate} false"] if counted else [])]
     guessed = (
@@ -248,7 +251,7 @@ def _members(found):
         else "and of fewer than 100 held-out images no share that is found can be told."
     )
     drawn = {"training": losses.train, "held-out": losses.held_out}
-    why = "reference" if "reference" in found.members else "alone"
+    why = "reference" if "reference" in audit.members else "alone"
     return (
         page.text(
             "How well training images are told from held-out ones by how well the "
@@ -261,9 +264,9 @@ def _members(found):
     )
 
 
-def _suspects(found):
+def _suspects(audit):
     """Tabulate the most suspicious samples, without what they are near to."""
-    rows = [[f"{p.generated}", p.nearness, p.features] for p in found.pairs]
+    rows = [[f"{p.generated}", p.nearness, p.features] for p in audit.pairs]
     caption = (
         "By their number, in the order in which they were compared. Their nearest "
         "training images are on a second page, if it was asked for (--pictures): look "
@@ -272,11 +275,11 @@ def _suspects(found):
     return page.table(["sample", "nearness", "features"], rows, caption)
 
 
-def _pair(found, pair, train, names, affine):
+def _pair(audit, pair, train, names, affine):
     """Show a generated image beside its nearest training image."""
     from dipy_ldm.plots import montage, planes
 
-    images = np.stack([found.generated[pair.generated], train(pair.train)])
+    images = np.stack([audit.generated[pair.generated], train(pair.train)])
     shown = images if affine is None else planes(images, affine)
     both = montage(shown, columns=2 if affine is None else 1)
     scale = -(-_WIDTH // both.shape[1])

@@ -76,17 +76,19 @@ def scatter(x: npt.ArrayLike, y: npt.ArrayLike, label: str, height_label: str) -
 
 def gauges(rows: Mapping[str, Mapping[str, Interval]]) -> str:
     """Draw each figure on a scale of its own, beside what it could be at best."""
-    sets = list(dict.fromkeys(name for found in rows.values() for name in found))
+    sets = list(
+        dict.fromkeys(name for intervals in rows.values() for name in intervals)
+    )
     height = 22 + len(rows) * (18 + 11 * len(sets))
     parts, y = [_legend(sets)], 34
-    for title, found in rows.items():
-        bounds = [bound for interval in found.values() for bound in interval]
+    for title, intervals in rows.items():
+        bounds = [bound for interval in intervals.values() for bound in interval]
         span = min([0.0, *bounds]), max([1e-12, *bounds])
         parts.append(f'<text x="8" y="{y}">{escape(title)}</text>')
         parts.append(_words(_WIDTH - 8, y, number(span[1]), "end"))
         parts += [
             _bar(interval, span, y + 10 + 11 * i, sets.index(name))
-            for i, (name, interval) in enumerate(found.items())
+            for i, (name, interval) in enumerate(intervals.items())
         ]
         y += 18 + 11 * len(sets)
     return _svg("".join(parts), height, ", ".join(rows))

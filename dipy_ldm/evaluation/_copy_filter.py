@@ -37,7 +37,7 @@ def sketch(rows: np.ndarray) -> np.ndarray:
     return rows @ (drawn / np.float32(_KEPT**0.5))
 
 
-class Known(NamedTuple):
+class ReferenceSet(NamedTuple):
     """Features of the training images, and the nearness below which a sample is one.
 
     ``train`` is ``(n, features)``, and ``apart`` the distance below which two training
@@ -61,12 +61,12 @@ class Known(NamedTuple):
         return (near.nearness < self.threshold) | (near.distance < CLOSE * self.apart)
 
 
-class Guard(NamedTuple):
+class CopyFilter(NamedTuple):
     """What knows copies of training images."""
 
     projection: Projection
-    invariant: Known
-    voxels: Known
+    invariant: ReferenceSet
+    voxels: ReferenceSet
     model: str
 
     def save(self, path: str | Path) -> None:
@@ -99,8 +99,8 @@ class Guard(NamedTuple):
             )
         return cls(
             Projection(tensors["mean"], tensors["directions"]),
-            _known(tensors["train"], document, ""),
-            _known(tensors["voxels"], document, "_voxels"),
+            _load_reference_set(tensors["train"], document, ""),
+            _load_reference_set(tensors["voxels"], document, "_voxels"),
             model,
         )
 
@@ -115,10 +115,10 @@ class Guard(NamedTuple):
         return np.flatnonzero(near)
 
 
-def _known(train, document, end):
+def _load_reference_set(train, document, end):
     """Read features and their thresholds; older files have no distance."""
     limits = document[f"threshold{end}"], document.get(f"apart{end}", 0)
-    return Known(train, *map(float, limits))
+    return ReferenceSet(train, *map(float, limits))
 
 
 def generate_new(
@@ -134,12 +134,12 @@ def generate_new(
     """
     places = list(range(len(numbers)))
     images, used = generate(places, numbers.start), list(numbers)
-    first, wanted = (whole.stop, len(whole)) if whole else (spare, len(numbers))
+    first, n_requested = (whole.stop, len(whole)) if whole else (spare, len(numbers))
     while (bad := find(images[places])).size:
         places = [places[row] for row in bad]
-        if spare + len(places) - first > _MOST * wanted:
+        if spare + len(places) - first > _MOST * n_requested:
             raise InputError(
-                f"{spare - first} samples in place of {wanted} are copies of "
+                f"{spare - first} samples in place of {n_requested} are copies of "
                 "training images: the model knows these by heart; train it on more of "
                 "them, or for a shorter time."
             )

@@ -37,30 +37,30 @@ _SHOWN = 40, 4
 
 
 def write_page(
-    found: Evaluation, about: Mapping[str, Any], followed: Sequence[str] = ()
+    evaluation: Evaluation, about: Mapping[str, Any], agreements: Sequence[str] = ()
 ) -> str:
     """Write the page of an evaluation."""
-    figures = found.figures
+    figures = evaluation.figures
     return page.page(
         "Evaluation of a latent diffusion model",
         *(page.note(sentence, kind) for sentence, kind in conclude(figures)),
         page.facts(about),
-        page.text(*found.notes),
-        page.section("Pictures", _pictures(found)),
+        page.text(*evaluation.notes),
+        page.section("Pictures", _pictures(evaluation)),
         page.section(
             "Fidelity and variety",
             _fidelity(figures["features"]),
             _variety(figures["variety"]),
-            _as_asked(figures),
+            _class_accuracy(figures),
         ),
         page.section(
             "Sharpness",
             _sharpness(figures["sharpness"]),
             _texture(figures.get("texture")),
         ),
-        page.section("Anatomy", _anatomy(found)),
-        page.section("Asked and measured", *followed),
-        page.section("Asked and told by a probe", _probes(found.probes)),
+        page.section("Anatomy", _anatomy(evaluation)),
+        page.section("Asked and measured", *agreements),
+        page.section("Asked and told by a probe", _probes(evaluation.probes)),
         page.section("Reconstruction", _reconstruction(figures["reconstruction"])),
         page.section("How to read this", page.text(*_HELP)),
     )
@@ -88,7 +88,7 @@ dipy_audit_ldm.
 
 def conclude(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Say in sentences what the figures say."""
-    said = []
+    sentences = []
     for name, kind in figures["features"].items():
         worse = [
             title for key, title in TITLES.items() if outside(kind["figures"], key)
@@ -98,25 +98,25 @@ def conclude(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
         else:
             end, how = "can't be told from real ones", "good"
         start = f"In the features “{name}”, {figures['n']} generated images"
-        said.append((f"{start} {end}.", how))
+        sentences.append((f"{start} {end}.", how))
     alike, real = figures["variety"]["generated"], figures["variety"]["real"]
     if alike.low > real.high:
-        said.append(("Generated images are more alike than real ones are.", "bad"))
+        sentences.append(("Generated images are more alike than real ones are.", "bad"))
     probes = figures.get("probes", {})
-    return said + [_obeys(name, told) for name, told in probes.items()]
+    return sentences + [_obeys(name, probe) for name, probe in probes.items()]
 
 
-def _obeys(name, told):
+def _obeys(name, probe):
     """Say whether generated images are what was asked for, as far as a probe tells."""
-    if told["kind"] == "class":
-        key, chance, what = (
+    if probe["kind"] == "class":
+        key, chance, claim = (
             "right",
-            told["guessing"],
+            probe["guessing"],
             "are taken for what they shall be",
         )
     else:
-        key, chance, what = "r", 0.0, "correlate with what is asked for"
-    real, generated = (told["figures"][of][key] for of in ("real", "generated"))
+        key, chance, claim = "r", 0.0, "correlate with what is asked for"
+    real, generated = (probe["figures"][of][key] for of in ("real", "generated"))
     if real.low <= chance:
         sentence = (
             f"A probe can't tell {name} of real images, and says nothing of generated "
@@ -125,31 +125,33 @@ def _obeys(name, told):
         return sentence, "plain"
     values = f"({number(generated.value)}, and real ones {number(real.value)})"
     if generated.low <= chance:
-        return f"{name}: generated images {what} as by chance {values}.", "bad"
+        return f"{name}: generated images {claim} as by chance {values}.", "bad"
     if generated.high < real.low:
         return (
-            f"{name}: generated images {what}, but less than real ones {values}.",
+            f"{name}: generated images {claim}, but less than real ones {values}.",
             "bad",
         )
-    return f"{name}: generated images {what} as real ones do {values}.", "good"
+    return f"{name}: generated images {claim} as real ones do {values}.", "good"
 
 
-def _pictures(found):
+def _pictures(evaluation):
     from dipy_ldm.plots import montage, planes
 
     def look(images):
-        if found.affine is None:
+        if evaluation.affine is None:
             return montage(images[: _SHOWN[0]], columns=10)
-        return montage(planes(images[: _SHOWN[1]], found.affine), columns=2)
+        return montage(planes(images[: _SHOWN[1]], evaluation.affine), columns=2)
 
-    scale = 1 if found.affine is not None or found.sets.real.shape[2] > 40 else 2
+    scale = (
+        1 if evaluation.affine is not None or evaluation.sets.real.shape[2] > 40 else 2
+    )
     captions = {
         "real": "Real images of the floor.",
         "reconstructed": "The same, reconstructed by the autoencoder.",
         "generated": "Generated images, the first of them and not the best.",
     }
     return "".join(
-        page.picture(look(found.sets.compared[name]), caption, scale)
+        page.picture(look(evaluation.sets.compared[name]), caption, scale)
         for name, caption in captions.items()
     )
 
@@ -164,11 +166,11 @@ def _fidelity(features):
 def _figures(kind):
     """Draw and tabulate the figures in some features."""
     rows = {
-        title: {_SETS[s]: found[key] for s, found in kind["figures"].items()}
+        title: {_SETS[s]: intervals[key] for s, intervals in kind["figures"].items()}
         for key, title in TITLES.items()
         if kind["figures"]["generated"][key] is not None
     }
-    cells = [[title, *found.values()] for title, found in rows.items()]
+    cells = [[title, *intervals.values()] for title, intervals in rows.items()]
     missing = len(rows) < len(TITLES)
     why = "No Fréchet distance: it needs more images than features (at most 256)."
     return charts.gauges(rows) + page.table(
@@ -189,7 +191,7 @@ def _variety(variety):
     )
 
 
-def _as_asked(figures):
+def _class_accuracy(figures):
     if "as_asked" not in figures:
         return ""
     cells = [["share", *(figures["as_asked"][name] for name in _SETS)]]
@@ -241,20 +243,20 @@ def _texture(texture):
     return page.part("Texture inside", table)
 
 
-def _anatomy(found):
-    if not found.measured:
+def _anatomy(evaluation):
+    if not evaluation.measured:
         return ""
     pieces = []
     for name, title in _MEASURES.items():
         shown = {
-            _SETS[kind]: found.measured[kind][name]
+            _SETS[kind]: evaluation.measured[kind][name]
             for kind in _SETS
-            if len(found.measured[kind][name])
+            if len(evaluation.measured[kind][name])
         }
         if shown:
             pieces.append(page.part(title, charts.histograms(shown, title, bins=15)))
     rows = [
-        [title, *(found.figures["anatomy"][kind].get(name) for kind in _SETS)]
+        [title, *(evaluation.figures["anatomy"][kind].get(name) for kind in _SETS)]
         for name, title in _MEASURES.items()
     ]
     caption = (
@@ -291,7 +293,7 @@ def _probes(probes):
     ) + "".join(pieces)
 
 
-_TOLD = {
+_PROBE_FIGURES = {
     "right": "share that is right",
     "r": "correlation (r)",
     "slope": "slope (1 is ideal)",
@@ -302,7 +304,10 @@ _TOLD = {
 def _probed(name, probed):
     """Write the piece of a page on what a probe says of a condition."""
     keys = probed.figures["generated"]
-    rows = [[_TOLD[key], *(probed.figures[of][key] for of in _SETS)] for key in keys]
+    rows = [
+        [_PROBE_FIGURES[key], *(probed.figures[of][key] for of in _SETS)]
+        for key in keys
+    ]
     caption = (
         f"In the features “{probed.features}”, of those that tell most of it; learnt "
         f"from {probed.n} real images, by none of which it is judged."
@@ -314,23 +319,27 @@ def _probed(name, probed):
         )
     drawn = ""
     if probed.kind != "class":
-        asked, found = (x["generated"] for x in (probed.asked, probed.found))
-        drawn = charts.scatter(asked, found, f"asked {name}", "told by the probe")
+        requested, predicted = (
+            x["generated"] for x in (probed.requested, probed.predicted)
+        )
+        drawn = charts.scatter(
+            requested, predicted, f"asked {name}", "told by the probe"
+        )
     return page.part(
         name, drawn, page.table(["figure", *_SETS.values()], rows, caption)
     )
 
 
-def follow_page(name: str, asked: Any, measured: Any, found: Mapping) -> str:
+def follow_page(name: str, requested: Any, measured: Any, agreement: Mapping) -> str:
     """Write the piece of a page on one number that was asked for.
 
     Shapes: asked, measured ``(n,)``.
     """
-    a, b = np.asarray(asked, float), np.asarray(measured, float)
-    known = np.isfinite(a) & np.isfinite(b)
-    figures: list[list[str | Interval]] = [[key, found[key]] for key in found]
+    a, b = np.asarray(requested, float), np.asarray(measured, float)
+    finite = np.isfinite(a) & np.isfinite(b)
+    figures: list[list[str | Interval]] = [[key, agreement[key]] for key in agreement]
     return page.part(
         name,
-        charts.scatter(a[known], b[known], f"asked {name}", "measured"),
+        charts.scatter(a[finite], b[finite], f"asked {name}", "measured"),
         page.table(["figure", "value"], figures),
     )

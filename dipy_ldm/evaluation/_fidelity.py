@@ -53,8 +53,8 @@ class Sets(NamedTuple):
 
     def whose(self, *names, first=None):
         """Say whose the first images of some sets are; None for others all."""
-        found = map(self.subjects.get, names)
-        return [None if some is None else some[:first] for some in found]
+        subjects = map(self.subjects.get, names)
+        return [None if labels is None else labels[:first] for labels in subjects]
 
     @property
     def compared(self):
@@ -72,12 +72,12 @@ def rows_of(sets: Sets, features: Features) -> dict[str, np.ndarray]:
     Shapes: result ``(n, features)``.
     """
     reference = features.compute(sets.reference)
-    found = {"reference": reference}
-    found |= {name: features.compute(x) for name, x in sets.compared.items()}
+    feature_rows = {"reference": reference}
+    feature_rows |= {name: features.compute(x) for name, x in sets.compared.items()}
     if not features.standardised:
-        return found
+        return feature_rows
     middle, spread = reference.mean(0), np.maximum(reference.std(0), 1e-6)
-    return {name: (rows - middle) / spread for name, rows in found.items()}
+    return {name: (rows - middle) / spread for name, rows in feature_rows.items()}
 
 
 def measure_fidelity(
@@ -88,8 +88,8 @@ def measure_fidelity(
     """Compare all sets with the reference in some features."""
     real, of_real = rows["reference"].astype(float), subjects.get("reference")
     return {
-        name: distances(real, some.astype(float), seed, (of_real, subjects.get(name)))
-        for name, some in rows.items()
+        name: distances(real, sample.astype(float), seed, (of_real, subjects.get(name)))
+        for name, sample in rows.items()
         if name != "reference"
     }
 
@@ -114,12 +114,12 @@ def distances(
         "frechet": _frechet(real, fake, seed, subjects),
     }
     n = min(len(real), len(fake))
-    whose = [None if some is None else some[:n] for some in subjects]
+    whose = [None if sample is None else sample[:n] for sample in subjects]
     near = subsample(_shares, real[:n], fake[:n], seed=seed, subjects=whose)
     names = ("precision", "recall", "density", "coverage")
     # Only density may be above 1.
     highest = (1, 1, np.inf, 1)
-    near = [some.within(0, high) for some, high in zip(near, highest, strict=True)]
+    near = [sample.within(0, high) for sample, high in zip(near, highest, strict=True)]
     return far | dict(zip(names, near, strict=True))
 
 
@@ -127,7 +127,7 @@ def _shares(real, fake):
     """Return precision, recall, density and coverage."""
     of_fake, of_real, covered = neighbourhoods(real, fake, K)
     counted = of_fake > 0, covered > 0, of_fake / K, of_real > 0
-    return [float(np.mean(some)) for some in counted]
+    return [float(np.mean(values)) for values in counted]
 
 
 def _frechet(real, fake, seed, subjects):
@@ -140,13 +140,13 @@ def _frechet(real, fake, seed, subjects):
 
 def measure_variety(sets: Sets, seed: int = 0) -> dict[str, Interval]:
     """Say how alike the images of each set are among themselves."""
-    found = {}
+    similarities = {}
     for name, images in sets.compared.items():
         whose = number_subjects(sets.subjects.get(name), len(images))
         # Scans of one subject are alike, whatever others are.
         _, each = np.unique(whose, return_index=True)
-        found[name] = pair_similarity(images[np.sort(each)], seed)
-    return found
+        similarities[name] = pair_similarity(images[np.sort(each)], seed)
+    return similarities
 
 
 def pair_similarity(images: np.ndarray, seed: int = 0) -> Interval:

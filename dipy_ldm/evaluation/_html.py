@@ -90,11 +90,11 @@ def note(sentence: str, kind: str = "plain") -> str:
     return f'<div class="note {kind}">{escape(mark + sentence)}</div>\n'
 
 
-def facts(found: Mapping[str, Any]) -> str:
+def facts(entries: Mapping[str, Any]) -> str:
     """List what is known, each under its name."""
     rows = (
         f"<dt>{escape(name)}</dt><dd>{escape(str(value))}</dd>"
-        for name, value in found.items()
+        for name, value in entries.items()
     )
     return f"<dl>{''.join(rows)}</dl>\n"
 

@@ -79,14 +79,14 @@ def learn_projection(images: np.ndarray, seed: int = 0) -> Projection:
     Shapes: images ``(n, *space, channels)``.
     """
     rng = np.random.default_rng(seed)
-    found = describe(images)
-    mean = found.mean(0)
-    _, spread, components = np.linalg.svd(found - mean, full_matrices=False)
+    descriptors = describe(images)
+    mean = descriptors.mean(0)
+    _, spread, components = np.linalg.svd(descriptors - mean, full_matrices=False)
     # With all of them, each image would be told by its noise alone.
-    told = int(np.count_nonzero(spread > 1e-6 * spread[0]))
-    count = max(1, min(told, len(images) // 2))
+    rank = int(np.count_nonzero(spread > 1e-6 * spread[0]))
+    count = max(1, min(rank, len(images) // 2))
     components = components[:count].T
-    off = [_changed(images, rng) - found for _ in range(_COPIES)]
+    off = [_changed(images, rng) - descriptors for _ in range(_COPIES)]
     within = np.concatenate(off) @ components
     within = within.T @ within / len(within)
     between = np.diag(spread[:count] ** 2 / len(images))
@@ -118,9 +118,9 @@ def describe(images: np.ndarray) -> np.ndarray:
 
     Shapes: images ``(n, *space, channels)``, result ``(n, features)``.
     """
-    some = _standard(_symmetrically(images, _MOST))
-    mirrored = np.flip(some, 2 if some.ndim == 4 else 1)
-    parts = (some + mirrored) / 2, np.abs(some - mirrored) / 2
+    normalized = _standard(_symmetrically(images, _MOST))
+    mirrored = np.flip(normalized, 2 if normalized.ndim == 4 else 1)
+    parts = (normalized + mirrored) / 2, np.abs(normalized - mirrored) / 2
     return np.concatenate([part.reshape(len(part), -1) for part in parts], 1)
 
 

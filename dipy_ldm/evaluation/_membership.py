@@ -25,7 +25,7 @@ class Membership(NamedTuple):
     """How well members are told from others."""
 
     auc: Interval
-    found: Interval | None
+    true_positive_rate: Interval | None
     false_rate: float
     train: np.ndarray
     held_out: np.ndarray
@@ -48,14 +48,14 @@ def denoising_losses(
     for start in range(0, len(latents), size):
         clean = latents[start : start + size]
         numbers = range(start, start + len(clean))
-        some = None if source is None else source[start : start + size]
-        denoise = model.denoiser(source=some)
+        batch_source = None if source is None else source[start : start + size]
+        denoise = model.denoiser(source=batch_source)
         draw = samplers.noise_of(seed, numbers, clean.shape[1:])
         for time in np.repeat(schedules.as_noisy(schedule, _TIMES), _DRAWS):
             alpha, sigma = (float(x) for x in schedules.rates(schedule, time))
             noisy = np.float32(alpha) * clean + np.float32(sigma) * draw()
-            found = denoise(noisy, np.float32(time))
-            error = ops.convert_to_numpy(found) - clean
+            predicted = denoise(noisy, np.float32(time))
+            error = ops.convert_to_numpy(predicted) - clean
             losses[start : start + len(clean)] += _means(error**2)
     return losses / (len(_TIMES) * _DRAWS)
 
@@ -80,11 +80,11 @@ def infer_membership(
     Shapes: train, held_out ``(n,)``.
     """
     at_least("the number of images of each kind", min(len(train), len(held_out)), 2)
-    others = len(held_out)
-    rank = max(_LEAST_RANK, int(_FALSE_RATE * (others + 1)))
-    enough = others >= _FEWEST
+    n_held_out = len(held_out)
+    rank = max(_LEAST_RANK, int(_FALSE_RATE * (n_held_out + 1)))
+    enough = n_held_out >= _FEWEST
 
-    def share_found(members, held_out):
+    def share_detected(members, held_out):
         return np.mean(members < np.partition(held_out, rank - 1)[rank - 1])
 
     def interval(statistic):
@@ -92,9 +92,9 @@ def infer_membership(
 
     return Membership(
         interval(area),
-        interval(share_found) if enough else None,
+        interval(share_detected) if enough else None,
         # Of another loss it is as likely to have each of the ranks among these.
-        rank / (others + 1),
+        rank / (n_held_out + 1),
         train,
         held_out,
     )

@@ -113,11 +113,11 @@ def neighbours(
     """
     k = min(k, len(train))
     distances, rows = nearest_neighbours(queries, train, k)
-    distinct = [_distinct(train[some], apart) for some in rows]
-    places = np.array([some[:FAR][-1] for some in distinct])
+    distinct = [_distinct(train[indices], apart) for indices in rows]
+    places = np.array([indices[:FAR][-1] for indices in distinct])
     far = np.take_along_axis(distances, places[:, None], 1)[:, 0]
     nearness = distances[:, 0] / np.maximum(far, 1e-12)
-    lacking = np.array([len(some) < FAR for some in distinct])
+    lacking = np.array([len(indices) < FAR for indices in distinct])
     if k < len(train) and lacking.any():
         nearness[lacking] = neighbours(queries[lacking], train, apart, 4 * k).nearness
     return Neighbours(distances[:, 0], nearness, rows[:, 0])
@@ -141,37 +141,37 @@ class Finding(NamedTuple):
     expected: float
 
 
-def judge(found: Search) -> Finding:
+def judge(result: Search) -> Finding:
     """Count what is suspicious, and say how likely that is by chance."""
-    n, others = len(found.generated.nearness), len(found.held_out.nearness)
-    threshold, rank = _quantile(found.held_out.nearness)
-    nearer, copied = (int(np.sum(which)) for which in _suspicious(found))
-    limit = _quantile(found.held_out.distance)[0]
+    n, n_held_out = len(result.generated.nearness), len(result.held_out.nearness)
+    threshold, rank = _quantile(result.held_out.nearness)
+    nearer, copied = (int(np.sum(which)) for which in _suspicious(result))
+    limit = _quantile(result.held_out.distance)[0]
     chances = [
-        _chance(nearer, n, rank, others),
-        *(_chance_of_close(int(np.sum(x)), n, others) for x in _close(found)),
+        _chance(nearer, n, rank, n_held_out),
+        *(_chance_of_close(int(np.sum(x)), n, n_held_out) for x in _close(result)),
     ]
     return Finding(
         binomial(nearer, n),
-        binomial(int(np.sum(found.generated.distance < limit)), n),
+        binomial(int(np.sum(result.generated.distance < limit)), n),
         binomial(copied, n),
         min(1.0, _TESTS * min(chances)),
         threshold,
-        rank / (others + 1),
+        rank / (n_held_out + 1),
     )
 
 
-def _suspicious(found):
+def _suspicious(result):
     """Say which generated images are nearer than usual, and which are copies."""
-    nearer = found.generated.nearness < _quantile(found.held_out.nearness)[0]
-    return nearer, np.logical_or(*_close(found))
+    nearer = result.generated.nearness < _quantile(result.held_out.nearness)[0]
+    return nearer, np.logical_or(*_close(result))
 
 
-def _close(found):
+def _close(result):
     """Say which generated images are copies by nearness, and which by distance."""
     return (
-        found.generated.nearness < CLOSE * found.held_out.nearness.min(),
-        found.generated.distance < CLOSE * found.held_out.distance.min(),
+        result.generated.nearness < CLOSE * result.held_out.nearness.min(),
+        result.generated.distance < CLOSE * result.held_out.distance.min(),
     )
 
 
@@ -188,24 +188,24 @@ class Level(NamedTuple):
 
 
 def judge_levels(
-    searches: Mapping[str, Search], asked: Sequence[Any]
+    searches: Mapping[str, Search], requested: Sequence[Any]
 ) -> dict[str, Level]:
     """Count what is suspicious for each level of a class."""
-    levels = np.array(["" if value is None else level_of(value) for value in asked])
+    levels = np.array(["" if value is None else level_of(value) for value in requested])
     suspicious = {name: _suspicious(search) for name, search in searches.items()}
-    found = {}
+    by_level = {}
     for level in in_order(set(levels.tolist()) - {""}):
-        some = levels == level
-        n = int(some.sum())
+        selected = levels == level
+        n = int(selected.sum())
         nearer, close = (
             {
-                name: binomial(int(np.sum(which[i][some])), n)
+                name: binomial(int(np.sum(which[i][selected])), n)
                 for name, which in suspicious.items()
             }
             for i in (0, 1)
         )
-        found[level] = Level(n, close, nearer)
-    return found
+        by_level[level] = Level(n, close, nearer)
+    return by_level
 
 
 def _quantile(values):
@@ -214,22 +214,22 @@ def _quantile(values):
     return float(np.sort(values)[rank - 1]), rank
 
 
-def _chance(count, n, rank, others):
+def _chance(count, n, rank, n_held_out):
     """Return how likely so many of n are below the value of a rank of others."""
-    return float(stats.betabinom(n, rank, others + 1 - rank).sf(count - 1))
+    return float(stats.betabinom(n, rank, n_held_out + 1 - rank).sf(count - 1))
 
 
-def _chance_of_close(count, n, others):
+def _chance_of_close(count, n, n_held_out):
     """Return at most how likely so many of n are below half the least of others."""
     # Of the least of the others, the share that is below it is drawn from this.
     middles = (np.arange(2000) + 0.5) / 2000
-    shares = stats.beta(1, others).ppf(middles) * _CHANCE
+    shares = stats.beta(1, n_held_out).ppf(middles) * _CHANCE
     return float(np.mean(stats.binom(n, shares).sf(count - 1)))
 
 
-def fewest_told(n: int, others: int, spaces: int = 3) -> int:
+def fewest_detectable(n: int, n_held_out: int, spaces: int = 3) -> int:
     """Say how many exact copies are the fewest that are told from chance."""
-    chances = (_TESTS * _chance_of_close(i, n, others) for i in range(1, n + 1))
+    chances = (_TESTS * _chance_of_close(i, n, n_held_out) for i in range(1, n + 1))
     limit = ALARM / spaces
     return next((i for i, chance in enumerate(chances, 1) if chance < limit), n + 1)
 
@@ -242,7 +242,7 @@ class Dar(NamedTuple):
     held_out: Interval
 
 
-def dar(found: Search, seed: int = 0) -> Dar:
+def dar(result: Search, seed: int = 0) -> Dar:
     """Count copies as Dar does :footcite:p:`Dar2024`, also among held-out images.
 
     Images are copies that correlate more with their nearest training image than 95 % of
@@ -250,7 +250,7 @@ def dar(found: Search, seed: int = 0) -> Dar:
     large for the threshold; that images are searched for among more training images
     finds copies also among held-out ones, of which there are none.
     """
-    train, held_out, generated = (_standard(rows) for rows in found.rows)
+    train, held_out, generated = (_standard(rows) for rows in result.rows)
     chosen = np.random.default_rng(seed).permutation(len(train))[: len(held_out)]
     null = _highest(train[chosen], held_out)
     threshold = float(np.quantile(null, _DAR_QUANTILE))
@@ -266,10 +266,10 @@ def _standard(rows):
     return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
 
 
-def _highest(rows, others):
+def _highest(rows, references):
     """Return the highest correlation of each row with others."""
     starts = range(0, len(rows), 256)
-    return np.concatenate([(rows[i : i + 256] @ others.T).max(1) for i in starts])
+    return np.concatenate([(rows[i : i + 256] @ references.T).max(1) for i in starts])
 
 
 def fingerprints(images: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.subjects import number_subjects, solve_within
 from dipy_ldm._utils.values import in_order, level_of
 from dipy_ldm.conditions import Condition
-from dipy_ldm.evaluation._anatomy import as_asked, follow
+from dipy_ldm.evaluation._anatomy import class_accuracy, measure_agreement
 from dipy_ldm.metrics import Interval
 
 # Real images without which nothing is learnt, and more than are needed.
@@ -33,7 +33,7 @@ class Ridge(NamedTuple):
     means of features and targets, ``slopes`` is ``(features, targets)``.
     """
 
-    told: float
+    explained: float
     middle: np.ndarray
     level: np.ndarray
     slopes: np.ndarray
@@ -49,15 +49,15 @@ class Probed(NamedTuple):
     kind: str
     features: str
     n: int
-    asked: dict[str, list]
-    found: dict[str, list]
+    requested: dict[str, list]
+    predicted: dict[str, list]
     figures: dict[str, dict[str, Interval]]
     guessing: float | None
 
     def as_figures(self) -> dict[str, Any]:
         """Say what was found, without the images one by one."""
-        told = {"kind": self.kind, "features": self.features, "n": self.n}
-        return told | {"guessing": self.guessing, "figures": self.figures}
+        record = {"kind": self.kind, "features": self.features, "n": self.n}
+        return record | {"guessing": self.guessing, "figures": self.figures}
 
 
 def fit_ridge(
@@ -74,15 +74,17 @@ def fit_ridge(
     whose = number_subjects(subjects, len(x))
     middle, level = x.mean(0), y.mean(0)
     u, s, v = np.linalg.svd(x - middle, full_matrices=False)
-    some = s > 1e-9 * max(s[0], 1e-12)
-    u, s, v = u[:, some], s[some], v[some]
+    kept = s > 1e-9 * max(s[0], 1e-12)
+    u, s, v = u[:, kept], s[kept], v[kept]
     turned = u.T @ (y - level)
     best = np.inf, np.zeros((x.shape[1], y.shape[1]))
     for penalty in (s[0] ** 2 if s.size else 1) * _PENALTIES:
         shrunk = s**2 / (s**2 + penalty)
         off = y - level - u @ (shrunk[:, None] * turned)
-        left_out = solve_within(partial(_others, u, shrunk), off, whose)
-        error = float(np.mean(left_out**2))
+        held_out_errors = solve_within(
+            partial(_leave_subject_out, u, shrunk), off, whose
+        )
+        error = float(np.mean(held_out_errors**2))
         if error < best[0]:
             best = error, v.T @ ((shrunk / s)[:, None] * turned)
     return Ridge(
@@ -90,7 +92,7 @@ def fit_ridge(
     )
 
 
-def _others(u, shrunk, rows):
+def _leave_subject_out(u, shrunk, rows):
     """Say how far predictions are not those by the samples of the same subjects."""
     own = 1 / len(u) + (u[rows] * shrunk) @ np.swapaxes(u[rows], 1, 2)
     return (1 + 1e-9) * np.eye(rows.shape[1]) - own
@@ -98,7 +100,7 @@ def _others(u, shrunk, rows):
 
 def probe_all(
     conditions: Mapping[str, Condition],
-    known: Mapping[str, Mapping[str, Sequence] | None],
+    labels: Mapping[str, Mapping[str, Sequence] | None],
     rows: Mapping[str, Mapping[str, np.ndarray]],
     seed: int = 0,
     subjects: Mapping[str, np.ndarray] = MappingProxyType({}),
@@ -106,11 +108,13 @@ def probe_all(
     """Probe for all conditions of which enough is known."""
     probes, notes = {}, []
     for name, condition in conditions.items():
-        told = {of: list((values or {}).get(name, [])) for of, values in known.items()}
-        if not all(told.values()):
+        labels_of_sets = {
+            of: list((values or {}).get(name, [])) for of, values in labels.items()
+        }
+        if not all(labels_of_sets.values()):
             continue
         try:
-            probes[name] = probe(condition.kind, rows, told, seed, subjects)
+            probes[name] = probe(condition.kind, rows, labels_of_sets, seed, subjects)
         except InputError as error:
             notes.append(f"Whether {name} is what was asked for can't be told: {error}")
     return probes, notes
@@ -119,7 +123,7 @@ def probe_all(
 def probe(
     kind: str,
     rows: Mapping[str, Mapping[str, np.ndarray]],
-    known: Mapping[str, Sequence[Any]],
+    labels: Mapping[str, Sequence[Any]],
     seed: int = 0,
     subjects: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> Probed:
@@ -129,38 +133,40 @@ def probe(
     """
     places = {
         name: np.flatnonzero([value is not None for value in values])
-        for name, values in known.items()
+        for name, values in labels.items()
     }
-    asked = {
+    requested = {
         name: [value for value in values if value is not None]
-        for name, values in known.items()
+        for name, values in labels.items()
     }
     if kind == "class":
-        asked = {name: list(map(level_of, some)) for name, some in asked.items()}
-    whose = {name: some[places[name]] for name, some in subjects.items()}
-    taught, learnt = asked.pop("reference")[:_MOST], places.pop("reference")[:_MOST]
+        requested = {
+            name: list(map(level_of, column)) for name, column in requested.items()
+        }
+    whose = {name: column[places[name]] for name, column in subjects.items()}
+    taught, learnt = requested.pop("reference")[:_MOST], places.pop("reference")[:_MOST]
     teachers = whose.get("reference")
     teachers = teachers if teachers is None else teachers[:_MOST]
     levels = in_order(set(taught)) if kind == "class" else []
     targets = _targets(taught, levels)
     ridges = {
-        name: fit_ridge(some["reference"][learnt], targets, teachers)
-        for name, some in rows.items()
+        name: fit_ridge(column["reference"][learnt], targets, teachers)
+        for name, column in rows.items()
     }
-    best = max(ridges, key=lambda name: ridges[name].told)
-    found = {
+    best = max(ridges, key=lambda name: ridges[name].explained)
+    predicted = {
         name: _read(ridges[best].predict(rows[best][name][at]), levels)
         for name, at in places.items()
     }
     figures = {
-        name: {"right": as_asked(some, found[name], whose.get(name))}
+        name: {"right": class_accuracy(column, predicted[name], whose.get(name))}
         if levels
-        else follow(some, found[name], seed, whose.get(name))
-        for name, some in asked.items()
+        else measure_agreement(column, predicted[name], seed, whose.get(name))
+        for name, column in requested.items()
     }
-    commonest = max(map(asked["real"].count, levels), default=0)
-    guessing = commonest / len(asked["real"]) if levels else None
-    return Probed(kind, best, len(taught), asked, found, figures, guessing)
+    commonest = max(map(requested["real"].count, levels), default=0)
+    guessing = commonest / len(requested["real"]) if levels else None
+    return Probed(kind, best, len(taught), requested, predicted, figures, guessing)
 
 
 def _targets(values, levels):

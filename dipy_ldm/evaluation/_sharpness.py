@@ -25,14 +25,14 @@ def measure_sharpness(sets: Sets, seed: int = 0) -> dict[str, list]:
     if min(sets.reference.shape[1:-1]) < 8:
         return {}
     reference = octave_energies(sets.reference[:_MOST])
-    found = {
+    ratios = {
         name: _ratios(octave_energies(images[:_MOST]), reference, sets, name, seed)
         for name, images in sets.compared.items()
     }
     true = octave_correlations(sets.reconstructed[:_MOST], sets.real[:_MOST])
     options = {"seed": seed, "subjects": sets.whose("real", first=_MOST)}
     means = [bootstrap(np.mean, octave, **options) for octave in true.T]
-    return found | {"true": [mean.within(-1, 1) for mean in means]}
+    return ratios | {"true": [mean.within(-1, 1) for mean in means]}
 
 
 def measure_texture(sets: Sets, seed: int = 0) -> dict[str, list]:
@@ -50,8 +50,8 @@ def measure_texture(sets: Sets, seed: int = 0) -> dict[str, list]:
 
 def _textures(volumes):
     # One by one: blurred copies of all of them may not fit into the memory.
-    found = [band_energies(v[None], interior(v)[None])[0] for v in volumes[:_MOST]]
-    return np.array(found)
+    energies = [band_energies(v[None], interior(v)[None])[0] for v in volumes[:_MOST]]
+    return np.array(energies)
 
 
 def interior(volume: np.ndarray) -> np.ndarray:
@@ -67,11 +67,11 @@ def interior(volume: np.ndarray) -> np.ndarray:
     return head if head.any() else np.ones(head.shape, bool)
 
 
-def _ratios(found, wanted, sets, name, seed):
+def _ratios(energies, reference, sets, name, seed):
     options = {"seed": seed, "subjects": sets.whose(name, "reference", first=_MOST)}
     return [
         bootstrap(lambda x, y: x.mean() / y.mean(), a, b, **options).within(0, np.inf)
-        for a, b in zip(found.T, wanted.T, strict=True)
+        for a, b in zip(energies.T, reference.T, strict=True)
     ]
 
 
@@ -79,13 +79,13 @@ def measure_reconstruction(
     vqvae: Any, sets: Sets, seed: int = 0
 ) -> dict[str, Interval | int | float]:
     """Say how near reconstructions are to what they are made of."""
-    real, made = sets.real[:_MOST], sets.reconstructed[:_MOST]
-    errors = [np.mean((a - b) ** 2, dtype=float) for a, b in zip(real, made)]
-    decibels = psnr(made, real)
+    real, reconstructed = sets.real[:_MOST], sets.reconstructed[:_MOST]
+    errors = [np.mean((a - b) ** 2, dtype=float) for a, b in zip(real, reconstructed)]
+    decibels = psnr(reconstructed, real)
     # Of none that is reconstructed to the bit.
     finite = np.isfinite(decibels)
     whose = sets.whose("real", first=_MOST)
-    of_finite = [None if some is None else some[finite] for some in whose]
+    of_finite = [None if labels is None else labels[finite] for labels in whose]
 
     def mean(values, subjects=whose):
         return bootstrap(np.mean, values, seed=seed, subjects=subjects)
@@ -93,7 +93,7 @@ def measure_reconstruction(
     return {
         "mse": mean(errors).within(0, np.inf),
         "psnr": mean(decibels[finite], of_finite),
-        "ms_ssim": mean(multiscale_ssim(made, real)).within(0, 1),
+        "ms_ssim": mean(multiscale_ssim(reconstructed, real)).within(0, 1),
         **_usage(vqvae, real),
     }
 

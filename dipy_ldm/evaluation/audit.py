@@ -18,7 +18,7 @@ from dipy_ldm.evaluation._learned_features import (
     learn_projection,
     small,
 )
-from dipy_ldm.evaluation.evaluate import of_some, scaled
+from dipy_ldm.evaluation.evaluate import scaled, take_conditions
 from dipy_ldm.evaluation.features import encoder, voxels
 
 # Images of each kind, at most: with more, the chance of missing any hardly changes.
@@ -94,7 +94,7 @@ class Audit(NamedTuple):
     notes: list[str]
 
     @property
-    def found_copies(self):
+    def spaces_with_copies(self):
         """Names of the features in which there are copies beyond chance."""
         limit = copies.ALARM / len(self.findings)
         return [name for name, f in self.findings.items() if f.chance < limit]
@@ -110,7 +110,7 @@ def audit(
     conditions: Mapping[str, Sequence] | None = None,
     source: npt.ArrayLike | None = None,
     source_held_out: npt.ArrayLike | None = None,
-    asked: Mapping[str, Sequence] | None = None,
+    requested: Mapping[str, Sequence] | None = None,
     reference: Reference | None = None,
     seed: int = 0,
     verbose: bool = False,
@@ -160,20 +160,20 @@ def audit(
         If there are too few images, or they are not of the model.
     """
     vqvae = model.vqvae_
-    made_of = _check_sources(model, (train, held_out), (source, source_held_out))
-    count, others = _count(len(train), len(held_out), generated, n)
+    source_images = _check_sources(model, (train, held_out), (source, source_held_out))
+    count, n_held_out = _count(len(train), len(held_out), generated, n)
     if generated is None:
-        asked = asked_for(conditions, count)
+        requested = repeat_conditions(conditions, count)
         rows = np.arange(count) % len(train)
         generated = model.predict(
             count,
-            conditions=asked,
-            source=None if made_of[0] is None else made_of[0][rows],
+            conditions=requested,
+            source=None if source_images[0] is None else source_images[0][rows],
             seed=seed,
             verbose=verbose,
             **sampling,
         )
-    real = np.asarray(held_out[:others], "float32")
+    real = np.asarray(held_out[:n_held_out], "float32")
     compared = train, vqvae.predict(real), np.asarray(generated[:count], "float32")
     searches: dict[str, copies.Search] = {}
     projection = _learn(train, vqvae, seed)
@@ -189,38 +189,42 @@ def audit(
         ("latents", partial(look, "latents", lambda: encoder(model))),
         ("invariant", partial(look, "invariant", lambda: invariant(projection))),
         *_inferences(
-            Reference(model, train, held_out, made_of), reference, members, seed
+            Reference(model, train, held_out, source_images), reference, members, seed
         ),
     ]
     bar = tqdm(tasks, disable=not verbose)
     for title, task in bar:
         bar.set_description(title)
         task()
-    findings = {name: copies.judge(found) for name, found in searches.items()}
+    findings = {name: copies.judge(result) for name, result in searches.items()}
     return Audit(
         count,
-        others,
+        n_held_out,
         searches,
         findings,
         copies.dar(searches["invariant"], seed),
         members,
-        _classes(model, searches, asked, count),
+        _classes(model, searches, requested, count),
         suspicious(searches),
         scaled(compared[-1], vqvae),
         projection,
-        _notes(count, others, len(train)),
+        _notes(count, n_held_out, len(train)),
     )
 
 
-def _check_sources(model, images, given):
+def _check_sources(model, images, arrays):
     """Return sources, one for each training and each held-out image, or refuse them."""
     space = model.vqvae_.shape_[:-1]
     checked = []
-    for x, some, name in zip(images, given, ("source", "source_held_out"), strict=True):
-        found = sources.check(model.source_, some, space, n=len(x), name=name)
-        if found is not None:  # one may be that of all
-            found = np.broadcast_to(found, (len(x), *found.shape[1:]))
-        checked.append(found)
+    for x, array, name in zip(
+        images, arrays, ("source", "source_held_out"), strict=True
+    ):
+        checked_source = sources.check(model.source_, array, space, n=len(x), name=name)
+        if checked_source is not None:  # one may be that of all
+            checked_source = np.broadcast_to(
+                checked_source, (len(x), *checked_source.shape[1:])
+            )
+        checked.append(checked_source)
     return tuple(checked)
 
 
@@ -235,11 +239,13 @@ def _inferences(own, reference, members, seed):
         return membership.reconstruction_losses(of.model, images)
 
     def infer(name, losses, of):
-        known, others = (
-            losses(of, np.asarray(x[:_MEMBERS]), some)
-            for x, some in zip((of.train, of.held_out), of.sources, strict=True)
+        train_losses, held_out_losses = (
+            losses(of, np.asarray(x[:_MEMBERS]), source_images)
+            for x, source_images in zip(
+                (of.train, of.held_out), of.sources, strict=True
+            )
         )
-        members[name] = membership.infer_membership(known, others, seed)
+        members[name] = membership.infer_membership(train_losses, held_out_losses, seed)
 
     by = {
         "denoiser": (denoising, own),
@@ -253,12 +259,12 @@ def _inferences(own, reference, members, seed):
     ]
 
 
-def _classes(model, searches, asked, count):
+def _classes(model, searches, requested, count):
     """Judge the levels of each class that samples were asked for."""
-    kinds = {name: known.kind for name, known in model.conditions_.items()}
+    kinds = {name: condition.kind for name, condition in model.conditions_.items()}
     return {
         name: copies.judge_levels(searches, values[:count])
-        for name, values in (asked or {}).items()
+        for name, values in (requested or {}).items()
         if kinds.get(name) == "class" and any(v is not None for v in values[:count])
     }
 
@@ -290,20 +296,20 @@ def in_pieces(function: Callable, images: np.ndarray, vqvae: Any) -> np.ndarray:
 def _learn(train, vqvae, seed):
     """Learn what tells some of the training images from others."""
     chosen = choose_images(len(train), seed)
-    some = [small(scaled(train[[i]], vqvae, i)) for i in chosen]
-    return learn_projection(np.concatenate(some), seed)
+    reduced = [small(scaled(train[[i]], vqvae, i)) for i in chosen]
+    return learn_projection(np.concatenate(reduced), seed)
 
 
-def asked_for(
+def repeat_conditions(
     conditions: Mapping[str, Sequence] | None, n: int
 ) -> dict[str, list] | None:
     """Repeat the conditions of the training images until they are n."""
-    known = of_some(conditions, slice(0, n))
-    if not known:
+    columns = take_conditions(conditions, slice(0, n))
+    if not columns:
         return None
     return {
         name: [values[i % len(values)] for i in range(n)]
-        for name, values in known.items()
+        for name, values in columns.items()
     }
 
 
@@ -311,32 +317,32 @@ def _count(train, held_out, generated, n):
     """Count the generated and the held-out images that are compared."""
     if n is not None:
         whole("n_samples", n, copies.LEAST)
-    there = held_out if generated is None else len(generated)
-    if n is None and max(held_out, there) > _MOST_RATIO * min(held_out, there):
+    available = held_out if generated is None else len(generated)
+    if n is None and max(held_out, available) > _MOST_RATIO * min(held_out, available):
         raise InputError(
-            f"there are {held_out} held-out and {there} generated images, and so few "
-            "say little of so many; give sets whose sizes differ less than tenfold, or "
-            "say how many to compare with `n_samples`."
+            f"there are {held_out} held-out and {available} generated images, and so "
+            "few say little of so many; give sets whose sizes differ less than "
+            "tenfold, or say how many to compare with `n_samples`."
         )
     most = _MOST if n is None else n
     if generated is None and n is not None:
-        there = n
-    counts = min(there, most), min(held_out, most)
+        available = n
+    counts = min(available, most), min(held_out, most)
     copies.check_counts(train, counts[1], counts[0])
     return counts
 
 
-def _notes(n, others, train):
+def _notes(n, n_held_out, train):
     compared = (
-        f"{n} generated images, and {others} held-out ones as the autoencoder "
+        f"{n} generated images, and {n_held_out} held-out ones as the autoencoder "
         f"reconstructs them, were each compared with all {train} training images."
     )
-    fewest = copies.fewest_told(n, others)
-    told = (
+    fewest = copies.fewest_detectable(n, n_held_out)
+    limit = (
         f"Of {n} images, fewer than {fewest} copies can't be told from chance, even if "
         "they are exact."
     )
-    return [compared, told] if fewest > 1 else [compared]
+    return [compared, limit] if fewest > 1 else [compared]
 
 
 def suspicious(searches: Mapping[str, copies.Search]) -> list[Pair]:
@@ -354,8 +360,8 @@ def suspicious(searches: Mapping[str, copies.Search]) -> list[Pair]:
     """
     scores = np.stack(
         [
-            found.generated.nearness / max(copies.judge(found).threshold, 1e-12)
-            for found in searches.values()
+            search.generated.nearness / max(copies.judge(search).threshold, 1e-12)
+            for search in searches.values()
         ]
     )
     names, best = list(searches), scores.argmin(0)

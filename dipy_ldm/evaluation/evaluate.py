@@ -74,7 +74,7 @@ def evaluate(
     n: int | None = None,
     conditions: Mapping[str, Sequence] | None = None,
     source: npt.ArrayLike | None = None,
-    asked: Mapping[str, Sequence] | None = None,
+    requested: Mapping[str, Sequence] | None = None,
     subjects: npt.ArrayLike | None = None,
     features: Sequence[Features] | None = None,
     seed: int = 0,
@@ -129,37 +129,41 @@ def evaluate(
         If there are too few images, or they are not of the model.
     """
     images = model._check_images(real, model.vqvae_)
-    given = None
+    samples = None
     if generated is not None:
-        given = model._check_images(generated, model.vqvae_)
+        samples = model._check_images(generated, model.vqvae_)
         if n is None:
-            _refuse_unequal(len(images), len(given))
-    count, notes = count_compared(len(images), None if given is None else len(given), n)
+            _refuse_unequal(len(images), len(samples))
+    count, notes = count_compared(
+        len(images), None if samples is None else len(samples), n
+    )
     halves, whose, further = _apart(number_subjects(subjects, len(images)), count)
     count = len(halves[0])
-    known = _known(conditions, asked, halves, generated is None)
-    if given is None:
-        given = model.predict(
+    labels = _labels_of_sets(conditions, requested, halves, generated is None)
+    if samples is None:
+        samples = model.predict(
             count,
-            conditions=known["real"],
+            conditions=labels["real"],
             source=None if source is None else np.asarray(source)[halves[1]],
             seed=seed,
             verbose=verbose,
             **sampling,
         )
-    sets = _sets(model.vqvae_, images, given, halves, whose)
+    sets = _sets(model.vqvae_, images, samples, halves, whose)
     chosen = features_of(model) if features is None else list(features)
     affine = model.vqvae_.affine_ if sets.real.ndim == 5 else None
-    found: dict[str, Any] = {"n": count, "features": {}}
+    figures: dict[str, Any] = {"n": count, "features": {}}
     measured: dict[str, dict] = {}
     rows: dict[str, dict] = {}
-    tasks = _tasks(model, sets, chosen, affine, (found, measured, rows), seed)
+    tasks = _tasks(model, sets, chosen, affine, (figures, measured, rows), seed)
     bar = tqdm(tasks, disable=not verbose)
     for title, task in bar:
         bar.set_description(title)
         task()
-    probes, said = _probe(model, sets, known, rows, found, seed)
-    return Evaluation(found, sets, measured, probes, affine, notes + further + said)
+    probes, probe_notes = _probe(model, sets, labels, rows, figures, seed)
+    return Evaluation(
+        figures, sets, measured, probes, affine, notes + further + probe_notes
+    )
 
 
 def count_compared(
@@ -202,8 +206,8 @@ def count_compared(
         )
     limits = [real // 2, MOST] + [x for x in (generated, n) if x is not None]
     count = min(limits)
-    said = f"{count} of the {real} real images are what all others are compared with, "
-    notes = [f"{said}and {count} others are the floor."]
+    start = f"{count} of the {real} real images are what all others are compared with, "
+    notes = [f"{start}and {count} others are the floor."]
     if generated is not None and generated > count:
         notes.append(f"Of {generated} generated images, {count} are compared.")
     return count, notes
@@ -218,20 +222,22 @@ def _refuse_unequal(real, generated):
         )
 
 
-def of_some(
-    conditions: Mapping[str, Sequence] | None, some: slice
+def take_conditions(
+    conditions: Mapping[str, Sequence] | None, rows: slice
 ) -> dict[str, list] | None:
     """Take the conditions of some images; None if there are none."""
     if not conditions:
         return None
-    return {name: list(values[some]) for name, values in conditions.items()}
+    return {name: list(values[rows]) for name, values in conditions.items()}
 
 
 def _apart(whose, count):
     """Choose real images of both sides: their numbers, subjects, and what to say."""
     sizes = range(count, 0, -1)
-    others = ((n, np.flatnonzero(~np.isin(whose, whose[:n]))) for n in sizes)
-    n, rest = next((pair for pair in others if len(pair[1]) >= pair[0]), (0, whose[:0]))
+    candidates = ((n, np.flatnonzero(~np.isin(whose, whose[:n]))) for n in sizes)
+    n, rest = next(
+        (pair for pair in candidates if len(pair[1]) >= pair[0]), (0, whose[:0])
+    )
     halves = np.arange(n), rest[:n]
     people = min(len(np.unique(whose[half])) for half in halves)
     if n < LEAST or people < _SUBJECTS:
@@ -250,14 +256,16 @@ def _apart(whose, count):
     return halves, subjects | {"reconstructed": subjects["real"]}, [note]
 
 
-def _known(conditions, asked, halves, now):
+def _labels_of_sets(conditions, requested, halves, now):
     """Say what the images of each set are or, if generated, shall be."""
     reference, real = (_at(conditions, half) for half in halves)
     return {
         "reference": reference,
         "real": real,
         "reconstructed": real,
-        "generated": real if now else of_some(asked, slice(0, len(halves[0]))),
+        "generated": real
+        if now
+        else take_conditions(requested, slice(0, len(halves[0]))),
     }
 
 
@@ -304,16 +312,16 @@ def scaled(images: np.ndarray, vqvae: Any, first: int = 0) -> np.ndarray:
 
 def _tasks(model, sets, features, affine, results, seed) -> list[tuple[str, Callable]]:
     """List what is to be done, by what it is called; each adds to what was found."""
-    found, measured, rows = results
+    figures, measured, rows = results
 
     def compare(kind):
         rows[kind.name] = rows_of(sets, kind)
-        figures = measure_fidelity(rows[kind.name], seed, sets.subjects)
-        said = {"version": kind.version, "says": kind.says, "figures": figures}
-        found["features"][kind.name] = said
+        fidelity = measure_fidelity(rows[kind.name], seed, sets.subjects)
+        record = {"version": kind.version, "says": kind.says, "figures": fidelity}
+        figures["features"][kind.name] = record
 
     def add(name, measure, *arguments):
-        return lambda: found.update({name: measure(*arguments)})
+        return lambda: figures.update({name: measure(*arguments)})
 
     tasks: list[tuple[str, Callable]] = [
         (kind.name, partial(compare, kind)) for kind in features
@@ -331,7 +339,9 @@ def _tasks(model, sets, features, affine, results, seed) -> list[tuple[str, Call
             measure = partial(_measure, sets, name, affine, measured)
             tasks.append((f"anatomy, {name}", measure))
         tasks.append(("texture", add("texture", measure_texture, sets, seed)))
-        tasks.append(("anatomy", lambda: _compare_anatomy(measured, sets, found, seed)))
+        tasks.append(
+            ("anatomy", lambda: _compare_anatomy(measured, sets, figures, seed))
+        )
     return tasks
 
 
@@ -346,44 +356,51 @@ def _measure(sets, name, affine, measured):
     }
 
 
-def _compare_anatomy(measured, sets, found, seed):
+def _compare_anatomy(measured, sets, figures, seed):
     reference = measured["reference"]
-    found["anatomy"] = {
-        name: anatomy.compare(some, reference, seed, sets.whose(name, "reference"))
-        for name, some in measured.items()
+    figures["anatomy"] = {
+        name: anatomy.compare(
+            measurements, reference, seed, sets.whose(name, "reference")
+        )
+        for name, measurements in measured.items()
         if name != "reference"
     }
 
 
-def _probe(model, sets, known, rows, found, seed):
+def _probe(model, sets, labels, rows, figures, seed):
     """Compare what was asked for with what images seem to be."""
-    _look_at_digits(sets, known, found)
-    done = ["label"] if "as_asked" in found else []
-    others = {n: c for n, c in model.conditions_.items() if n not in done}
+    _look_at_digits(sets, labels, figures)
+    done = ["label"] if "as_asked" in figures else []
+    conditions = {n: c for n, c in model.conditions_.items() if n not in done}
     # What the model's own encoder sees is no independent judge.
-    judges = {name: some for name, some in rows.items() if name != "encoder"}
-    probes, notes = probe_all(others, known, judges, seed, sets.subjects)
+    judges = {name: features for name, features in rows.items() if name != "encoder"}
+    probes, notes = probe_all(conditions, labels, judges, seed, sets.subjects)
     if probes:
-        found["probes"] = {name: probed.as_figures() for name, probed in probes.items()}
+        figures["probes"] = {
+            name: probed.as_figures() for name, probed in probes.items()
+        }
     return probes, notes
 
 
-def _look_at_digits(sets, known, found):
+def _look_at_digits(sets, labels_of_sets, figures):
     """Ask the packaged classifier whether digits are those that were asked for."""
-    labels = {name: (known[name] or {}).get("label", [None]) for name in sets.compared}
-    unknown = any(None in some for some in labels.values())
+    labels = {
+        name: (labels_of_sets[name] or {}).get("label", [None])
+        for name in sets.compared
+    }
+    unknown = any(None in values for values in labels.values())
     if sets.real.shape[1:] != (28, 28, 1) or unknown:
         return
     right = {
-        name: anatomy.as_asked(labels[name], classify(images).argmax(1))
+        name: anatomy.class_accuracy(labels[name], classify(images).argmax(1))
         for name, images in sets.compared.items()
     }
     # Other images of this size are no digits, and their labels something else.
     if right["real"].value > _KNOWS:
-        found["as_asked"] = right
+        figures["as_asked"] = right
 
 
-def as_json(found: Any) -> Any:
+def as_json(figures: Any) -> Any:
     """Say figures as JSON can: intervals become dictionaries.
 
     Parameters
@@ -396,10 +413,10 @@ def as_json(found: Any) -> Any:
     object
         The same, of dictionaries, lists, numbers and text.
     """
-    if isinstance(found, Interval):
-        return found._asdict()
-    if isinstance(found, Mapping):
-        return {name: as_json(value) for name, value in found.items()}
-    if isinstance(found, list | tuple):
-        return [as_json(value) for value in found]
-    return found.tolist() if isinstance(found, np.generic | np.ndarray) else found
+    if isinstance(figures, Interval):
+        return figures._asdict()
+    if isinstance(figures, Mapping):
+        return {name: as_json(value) for name, value in figures.items()}
+    if isinstance(figures, list | tuple):
+        return [as_json(value) for value in figures]
+    return figures.tolist() if isinstance(figures, np.generic | np.ndarray) else figures

@@ -66,15 +66,15 @@ class Features(NamedTuple):
         InputError
             If they are not finite, or not one row for each image.
         """
-        found = np.asarray(self.of(images))
-        if found.ndim < 2 or len(found) != len(images):
+        rows = np.asarray(self.of(images))
+        if rows.ndim < 2 or len(rows) != len(images):
             raise InputError(
                 f"the features {self.name!r} must be (n, features) for n images, not "
-                f"{found.shape} for {len(images)}."
+                f"{rows.shape} for {len(images)}."
             )
-        if not np.isfinite(found).all():
+        if not np.isfinite(rows).all():
             raise InputError(f"the features {self.name!r} have NaN or infinite values.")
-        return found.reshape(len(found), -1)
+        return rows.reshape(len(rows), -1)
 
 
 def features_of(model: Any) -> list[Features]:
@@ -298,14 +298,14 @@ def _build_random(shape):
     conv = {2: layers.Conv2D, 3: layers.Conv3D}[rank]
     pool = {2: layers.AveragePooling2D, 3: layers.AveragePooling3D}[rank]
     images = keras.Input((*(None,) * rank, shape[-1]))
-    x, found, convolutions = images, [], []
+    x, pooled, convolutions = images, [], []
     for width in _RANDOM_WIDTHS:
         convolutions.append(conv(width, 3, padding="same"))
         # Both signs of an edge count, as both are there.
         x = layers.Activation(ops.abs)(convolutions[-1](x))
-        found += [_pooled(x, ops.mean, rank), _pooled(x, ops.std, rank)]
+        pooled += [_pooled(x, ops.mean, rank), _pooled(x, ops.std, rank)]
         x = pool(2, padding="same")(x)
-    network = keras.Model(images, layers.Concatenate()(found))
+    network = keras.Model(images, layers.Concatenate()(pooled))
     widths = pairwise((shape[-1], *_RANDOM_WIDTHS))
     for layer, (before, width) in zip(convolutions, widths, strict=True):
         kernel = rng.standard_normal((*(3,) * rank, before, width))

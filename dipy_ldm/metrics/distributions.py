@@ -164,11 +164,11 @@ def neighbourhoods(
         If shapes differ, numbers are not finite, or samples are too few.
     """
     rows = as_rows(real, fake, minimum=at_least("k", k, 1) + 1)
-    reals, fakes = (some.astype(float) for some in rows)
+    reals, fakes = (samples.astype(float) for samples in rows)
     centre = reals.mean(axis=0)
     real_radii, fake_radii = (
-        _radii(some, k) + _ROUNDING * np.sum((some - centre) ** 2, axis=1)
-        for some in (reals, fakes)
+        _radii(samples, k) + _ROUNDING * np.sum((samples - centre) ** 2, axis=1)
+        for samples in (reals, fakes)
     )
     of_fake, of_real, covered = [], *np.zeros((2, len(reals)), int)
     blocks = zip(
@@ -236,21 +236,21 @@ def nearest_neighbours(
     InputError
         If shapes differ, numbers are not finite, or there are fewer than k references.
     """
-    some, others = as_rows(queries, references, minimum=1)
-    at_least("the number of references", len(others), at_least("k", k, 1))
+    query_rows, reference_rows = as_rows(queries, references, minimum=1)
+    at_least("the number of references", len(reference_rows), at_least("k", k, 1))
     distances, rows = [], []
     blocks = zip(
-        _blocks(some, block_size),
-        _squared_distances(some, others, block_size),
+        _blocks(query_rows, block_size),
+        _squared_distances(query_rows, reference_rows, block_size),
         strict=True,
     )
     for block, squared in blocks:
-        near = np.argpartition(squared, k - 1, axis=1)[:, :k]
+        nearest = np.argpartition(squared, k - 1, axis=1)[:, :k]
         # Differences are exact where the expanded square has lost digits: 0 for copies.
-        exact = np.linalg.norm(block[:, None] - others[near], axis=-1)
+        exact = np.linalg.norm(block[:, None] - reference_rows[nearest], axis=-1)
         order = np.argsort(exact, axis=1, kind="stable")
         distances.append(np.take_along_axis(exact, order, 1))
-        rows.append(np.take_along_axis(near, order, 1))
+        rows.append(np.take_along_axis(nearest, order, 1))
     return np.concatenate(distances), np.concatenate(rows)
 
 
@@ -320,8 +320,8 @@ def _bures(cov_a, cov_b):
     possible: a sum of squares, so nothing cancels and it can't become negative.
     """
     root_a, root_b = _root(cov_a), _root(cov_b)
-    left, _, right = np.linalg.svd(root_b @ root_a)
-    return np.sum((root_a - root_b @ left @ right) ** 2)
+    u, _, vt = np.linalg.svd(root_b @ root_a)
+    return np.sum((root_a - root_b @ u @ vt) ** 2)
 
 
 def _root(covariance):
@@ -350,7 +350,9 @@ def _radii(samples, k):
     """Return the squared distance of each sample to the k-th nearest other one."""
     # Each is its own nearest, so that the k-th other one stands at k.
     squared = _squared_distances(samples, samples)
-    return np.concatenate([np.partition(some, k, axis=1)[:, k] for some in squared])
+    return np.concatenate(
+        [np.partition(distances, k, axis=1)[:, k] for distances in squared]
+    )
 
 
 def _mean_distance(a, b):

@@ -179,11 +179,11 @@ def detail_correlation(
     InputError
         As of :func:`detail_energy`.
     """
-    found = []
+    correlations = []
     for x, y in _details(images, truth, masks):
         norm = np.sqrt(np.mean(x**2) * _energy(y))
-        found.append(np.mean(x * y) / norm if norm else 0.0)
-    return np.array(found)
+        correlations.append(np.mean(x * y) / norm if norm else 0.0)
+    return np.array(correlations)
 
 
 def as_pairs(a, b):

@@ -72,19 +72,19 @@ def bootstrap(
     from scipy import stats
 
     whole("resamples", resamples, 2)
-    sets = [np.asarray(some) for some in samples]
+    sets = [np.asarray(sample) for sample in samples]
     drawn = [_rows(*pair) for pair in zip(sets, subjects or [None] * len(sets))]
-    for some in drawn:
-        at_least("the number of samples", len(some), 2)
+    for sample in drawn:
+        at_least("the number of samples", len(sample), 2)
 
     def of_subjects(*numbers):
         rows = map(_taken, drawn, numbers)
-        return statistic(*(some[r] for some, r in zip(sets, rows, strict=True)))
+        return statistic(*(sample[r] for sample, r in zip(sets, rows, strict=True)))
 
     value = float(statistic(*sets))
     # Of rows and not of the samples, which scipy would take apart.
-    found = stats.bootstrap(
-        tuple(np.arange(len(some)) for some in drawn),
+    resampled = stats.bootstrap(
+        tuple(np.arange(len(sample)) for sample in drawn),
         of_subjects,
         n_resamples=resamples,
         vectorized=False,
@@ -92,7 +92,7 @@ def bootstrap(
         confidence_level=_checked(confidence),
         rng=np.random.default_rng(seed),
     ).bootstrap_distribution
-    return around(value, found, confidence)
+    return around(value, resampled, confidence)
 
 
 def subsample(
@@ -143,7 +143,7 @@ def subsample(
     .. footbibliography::
     """
     whole("resamples", resamples, 2)
-    sets = [np.asarray(some) for some in samples]
+    sets = [np.asarray(sample) for sample in samples]
     n = at_least("the number of samples", min(map(len, sets)), 4)
     if max(map(len, sets)) > n:
         raise InputError("give sets of equal sizes.")
@@ -155,12 +155,12 @@ def subsample(
         return _taken(rows, rng.permutation(len(rows)))[:size]
 
     drawn = (
-        statistic(*(some[draw(rows)] for some, rows in zip(sets, groups)))
+        statistic(*(sample[draw(rows)] for sample, rows in zip(sets, groups)))
         for _ in range(resamples)
     )
-    found = np.array([np.asarray(figures, float) for figures in drawn])
+    resampled = np.array([np.asarray(figures, float) for figures in drawn])
     # Figures of so many vary more than those of n, and less for being of a part of n.
-    centred = (found - np.median(found, axis=0)) * np.sqrt(size / (n - size))
+    centred = (resampled - np.median(resampled, axis=0)) * np.sqrt(size / (n - size))
     return [
         around(float(value), value + spread, confidence)
         for value, spread in zip(values, centred.T, strict=True)
@@ -171,7 +171,7 @@ def _rows(samples, subjects):
     """Return the numbers of each subject's samples."""
     if subjects is None:
         return np.arange(len(samples))[:, None]
-    return [rows for some in blocks(np.asarray(subjects)) for rows in some]
+    return [rows for group in blocks(np.asarray(subjects)) for rows in group]
 
 
 def _taken(rows, numbers):

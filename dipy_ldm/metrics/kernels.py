@@ -101,6 +101,6 @@ def _mean_kernel(a, b, drawn_a, drawn_b, subjects=None, block_size=512):
     pairs = drawn_a.sum(1, float) * drawn_b.sum(1, float)
     if subjects is not None:
         # A sample that was drawn several times would be compared with itself.
-        for some in blocks(subjects):
-            pairs -= np.square(drawn_a[:, some].sum(2, float)).sum(1)
+        for group in blocks(subjects):
+            pairs -= np.square(drawn_a[:, group].sum(2, float)).sum(1)
     return sums / pairs

@@ -36,11 +36,11 @@ def octave_energies(images: npt.ArrayLike) -> np.ndarray:
     """
     stack, _ = as_pairs(images, images)
     octaves, count = _octaves(stack.shape[1:-1])
-    found = []
+    energies = []
     for image in stack:
         power = np.sum(np.abs(_spectrum(image)) ** 2, -1) / image[..., 0].size
-        found.append([power[octaves == o].sum() / image.size for o in range(count)])
-    return np.array(found)
+        energies.append([power[octaves == o].sum() / image.size for o in range(count)])
+    return np.array(energies)
 
 
 def octave_correlations(images: npt.ArrayLike, truth: npt.ArrayLike) -> np.ndarray:
@@ -64,12 +64,12 @@ def octave_correlations(images: npt.ArrayLike, truth: npt.ArrayLike) -> np.ndarr
     """
     pairs = as_pairs(images, truth)
     octaves, count = _octaves(pairs[0].shape[1:-1])
-    found = []
+    correlations = []
     for image, other in zip(*pairs, strict=True):
         a, b = _spectrum(image), _spectrum(other)
         inside = [octaves == octave for octave in range(count)]
-        found.append([_correlation(a[some], b[some]) for some in inside])
-    return np.array(found)
+        correlations.append([_correlation(a[mask], b[mask]) for mask in inside])
+    return np.array(correlations)
 
 
 def band_energies(

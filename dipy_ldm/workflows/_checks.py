@@ -16,7 +16,7 @@ from dipy_ldm.checking import (
     _plan as plans,
     _report as report,
 )
-from dipy_ldm.checking._dry_run import EIGHT, learn_by_heart, measure_paces
+from dipy_ldm.checking._dry_run import EIGHT, measure_paces, overfit
 from dipy_ldm.checking._findings import Finding, amber, green, grey, red, worst
 from dipy_ldm.checking._images import look_at
 from dipy_ldm.checking._reading import Material, read_volumes
@@ -183,7 +183,7 @@ def _not_tried(why):
 
 def _by_heart(recipe, images, affine, seconds):
     """Let a few images be learnt by heart, and tell what came of it."""
-    trial = learn_by_heart(recipe, images, affine, seconds)
+    trial = overfit(recipe, images, affine, seconds)
     return [
         verdicts.by_heart(trial, affine),
         verdicts.codes(trial, recipe.vqvae.n_codes),

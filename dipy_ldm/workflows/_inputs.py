@@ -111,7 +111,7 @@ def _load(planned, cohort, **options):
     volumes = conform_volumes(planned, **options)
     # Some may have turned out to be bad.
     numbers = {info.file: i for i, info in enumerate(planned.infos)}
-    cohort = cohort.knowing(numbers[file] for file in volumes.files)
+    cohort = cohort.take_metadata(numbers[file] for file in volumes.files)
     arrays = {name: getattr(volumes, name) for name in ("images", "masks", "sources")}
     return cohort._replace(**arrays)
 

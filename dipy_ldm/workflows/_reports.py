@@ -17,7 +17,7 @@ from dipy_ldm.evaluation import (
     _evaluation_report as summary,
     _memorization as copies,
 )
-from dipy_ldm.evaluation._copy_filter import Guard, Known, sketch
+from dipy_ldm.evaluation._copy_filter import CopyFilter, ReferenceSet, sketch
 from dipy_ldm.evaluation.audit import Audit, Reference, audit, in_pieces
 from dipy_ldm.evaluation.evaluate import Evaluation, as_json, evaluate, scaled
 from dipy_ldm.workflows import _restoring as restoring
@@ -77,7 +77,7 @@ def evaluate_on(
             generated.images if generated else None,
             conditions=real.conditions,
             source=real.sources,
-            asked=generated.conditions if generated else None,
+            requested=generated.conditions if generated else None,
             subjects=real.named,
             verbose=True,
             **options,
@@ -93,7 +93,9 @@ def evaluation_outputs(
     """Make the figures and the page of an evaluation."""
     pieces, figures = [], dict(evaluation.figures)
     for name, (requested, measured) in followed.items():
-        figures.setdefault("followed", {})[name] = anatomy.follow(requested, measured)
+        figures.setdefault("followed", {})[name] = anatomy.measure_agreement(
+            requested, measured
+        )
         piece = summary.follow_page(
             name, requested, measured, figures["followed"][name]
         )
@@ -153,7 +155,7 @@ def audit_on(
             conditions=train.conditions,
             source=train.sources,
             source_held_out=held_out.sources,
-            asked=generated.conditions if generated else None,
+            requested=generated.conditions if generated else None,
             verbose=True,
             **options,
             **further,
@@ -170,7 +172,7 @@ def audit_outputs(result: Audit, facts: dict) -> tuple[dict, str]:
     members = {
         name: {
             "auc": member.auc,
-            "found": member.found,
+            "found": member.true_positive_rate,
             "false_rate": member.false_rate,
         }
         for name, member in result.members.items()
@@ -178,7 +180,7 @@ def audit_outputs(result: Audit, facts: dict) -> tuple[dict, str]:
     figures = {
         "n": result.n,
         "n_held_out": result.n_held_out,
-        "copies_beyond_chance": result.found_copies,
+        "copies_beyond_chance": result.spaces_with_copies,
         "copies": {n: f._asdict() for n, f in result.findings.items()},
         "dar": result.dar._asdict(),
         "membership": members,
@@ -208,11 +210,11 @@ def pairs_page(result: Audit, model: Any, train: EvaluationImages, facts: dict) 
     return audit_page.write_pairs(result, image, names, affine, about(facts))
 
 
-def guard(result: Audit, model_fingerprint: str) -> Guard:
+def guard(result: Audit, model_fingerprint: str) -> CopyFilter:
     """Keep what knows training images again."""
-    invariant = Known.of(*result.searches["invariant"].rows[:2])
-    voxels = Known.of(*map(sketch, result.searches["voxels"].rows[:2]))
-    return Guard(result.projection, invariant, voxels, model_fingerprint)
+    invariant = ReferenceSet.of(*result.searches["invariant"].rows[:2])
+    voxels = ReferenceSet.of(*map(sketch, result.searches["voxels"].rows[:2]))
+    return CopyFilter(result.projection, invariant, voxels, model_fingerprint)
 
 
 def read_measurements(document: dict, table: str | Path | None) -> dict[str, tuple]:

@@ -199,9 +199,9 @@ def _read(document, files, how, source_files=None, **choice):
 
 def _verdict(result, pairs):
     """Say what to do if there are copies; nothing if there are none."""
-    if not result.found_copies:
+    if not result.spaces_with_copies:
         return ""
-    where = ", ".join(result.found_copies)
+    where = ", ".join(result.spaces_with_copies)
     return (
         f"there are copies of training images beyond chance (in {where}); look at "
         f"{pairs or 'the pairs (--pictures)'}, and publish neither these samples nor "

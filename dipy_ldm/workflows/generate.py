@@ -377,9 +377,9 @@ def _generate(model, numbers, requested, options, noise):
 def _guard(path, model_fingerprint):
     """Read the fingerprints of the training images."""
     with quiet_start():
-        from dipy_ldm.evaluation._copy_filter import Guard
+        from dipy_ldm.evaluation._copy_filter import CopyFilter
 
-        return Guard.load(path, model_fingerprint)
+        return CopyFilter.load(path, model_fingerprint)
 
 
 def _load(path, strategy, devices):

@@ -62,24 +62,24 @@ def test_the_time_or_the_steps_end_a_trial(taken, ends):
 
 
 def test_blobs_are_learnt_by_heart(recipe, blobs):
-    found = trials.learn_by_heart(recipe, blobs[:8], None, 60)
-    assert found.mse < 0.5 * found.nothing
-    assert found.images.shape == found.made.shape == (8, 13, 10, 1)
+    found = trials.overfit(recipe, blobs[:8], None, 60)
+    assert found.mse < 0.5 * found.baseline_mse
+    assert found.images.shape == found.reconstructed.shape == (8, 13, 10, 1)
     assert found.latents.shape == (8, 4, 3, 2)
     assert 0 < found.usage <= 1 <= found.perplexity <= 16
 
 
 def test_a_training_that_stops_itself_is_judged_by_what_it_made(recipe, blobs):
     wild = recipe._replace(of_vqvae=recipe.of_vqvae | {"learning_rate": 1e6})
-    found = trials.learn_by_heart(wild, blobs[:8], None, 60)
+    found = trials.overfit(wild, blobs[:8], None, 60)
     assert found.steps >= 1
-    assert not found.mse < found.nothing
+    assert not found.mse < found.baseline_mse
 
 
 def test_an_option_that_makes_no_sense_is_refused(recipe, blobs):
     wild = recipe._replace(of_vqvae=recipe.of_vqvae | {"precision": "decimal"})
     with pytest.raises(InputError, match="unknown precision"):
-        trials.learn_by_heart(wild, blobs[:8], None, 60)
+        trials.overfit(wild, blobs[:8], None, 60)
 
 
 def test_large_volumes_are_made_smaller_in_place():

@@ -4,19 +4,19 @@ import numpy as np
 import pytest
 
 from dipy_ldm.checking import _dry_run_findings as verdicts
-from dipy_ldm.checking._dry_run import ByHeart, Paces
+from dipy_ldm.checking._dry_run import Overfit, Paces
 from dipy_ldm.training import Training
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.random((8, 6, 6, 1), "float32")
-GOOD = ByHeart(
+GOOD = Overfit(
     steps=300,
     mse=0.001,
-    nothing=0.08,
+    baseline_mse=0.08,
     perplexity=200.0,
     usage=0.9,
     images=IMAGES,
-    made=IMAGES,
+    reconstructed=IMAGES,
     latents=RNG.standard_normal((8, 6, 6, 3)),
 )
 
@@ -27,7 +27,7 @@ def test_time_is_that_of_all_steps():
     finding = verdicts.time(paces, trainings, n=100, n_all=110)
     assert finding.state == "green"
     # 200 + 3000 + 60 + 22 seconds.
-    assert finding.what.startswith("About 55 minutes ")
+    assert finding.message.startswith("About 55 minutes ")
     parts = {row[0]: row for row in finding.table[1:]}
     assert parts["autoencoder"][1:3] == (2000, 0.1)
     assert sum(row[-1] for row in finding.table[1:]) == pytest.approx(100)
@@ -39,14 +39,14 @@ def test_a_guide_is_counted_and_days_are_amber():
     each = {"autoencoder": 1.0, "diffusion": 100.0, "guide": 10.0}
     finding = verdicts.time(Paces(1.0, each, 0.1), trainings, n=8000, n_all=8000)
     assert finding.state == "amber"
-    assert "days" in finding.what
+    assert "days" in finding.message
     assert dict(row[:2] for row in finding.table[1:])["guide"] == 625
 
 
 def test_images_that_are_learnt_are_green():
     finding = verdicts.by_heart(GOOD, None)
     assert finding.state == "green"
-    assert "correlation of 1.000" in finding.what
+    assert "correlation of 1.000" in finding.message
     assert finding.pictures[0].image.ndim == 3
 
 
@@ -61,7 +61,7 @@ def test_what_is_not_learnt_depends_on_the_steps(steps, mse, state):
 
 
 def test_numbers_that_are_not_finite_are_red():
-    broken = {"mse": np.nan, "perplexity": np.nan, "made": np.nan * IMAGES}
+    broken = {"mse": np.nan, "perplexity": np.nan, "reconstructed": np.nan * IMAGES}
     found = GOOD._replace(latents=np.nan * GOOD.latents, **broken)
     finding = verdicts.by_heart(found, None)
     assert finding.state == "red"

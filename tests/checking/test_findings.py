@@ -29,7 +29,7 @@ def test_a_finding_is_saved_without_its_pictures():
 def test_a_finding_is_reworded_in_all_its_parts():
     finding = Finding("a", "red", "x y", "x", table=[("x",), ("z x",), (1.0,)])
     changed = finding.reworded(lambda words: words.replace("x", "--x"))
-    assert changed.what == "--x y"
+    assert changed.message == "--x y"
     assert changed.cure == "--x"
     assert changed.table == [("--x",), ("z --x",), (1.0,)]
 

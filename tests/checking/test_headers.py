@@ -51,8 +51,12 @@ def test_another_unit_is_found_and_guessed(files, factor, unit):
     save(files[3], np.ones((16, 16, 16)), scaled(10 * factor))
     finding, bad = headers.units(read(files))
     assert (finding.state, bad) == ("red", [3])
-    assert f"as if in {unit}" in finding.what if unit else "as if" not in finding.what
-    assert "sub-3.nii" in finding.what
+    assert (
+        f"as if in {unit}" in finding.message
+        if unit
+        else "as if" not in finding.message
+    )
+    assert "sub-3.nii" in finding.message
     assert "affine" in finding.cure
 
 
@@ -79,7 +83,7 @@ def test_a_header_that_names_metres_is_believed_where_that_makes_people(files):
         nib.save(image, file)
     finding, _ = headers.units(read(files))
     assert finding.state == "red"
-    assert "metres" in finding.what
+    assert "metres" in finding.message
     assert "1000" in finding.cure
 
 
@@ -87,7 +91,7 @@ def test_who_lies_elsewhere_is_found(files):
     save(files[5], np.ones((16, 16, 16)), scaled(10, origin=(0, 300, 0)))
     finding, bad = headers.places(read(files))
     assert (finding.state, bad) == ("red", [5])
-    assert "sub-5.nii" in finding.what
+    assert "sub-5.nii" in finding.message
 
 
 def test_of_two_groups_one_is_left(files):
@@ -121,8 +125,8 @@ def test_missing_and_contradicting_orientations_are_told(files):
     nib.save(image, files[1])
     finding = headers.axes(read(files))
     assert finding.state == "amber"
-    assert "sub-0.nii" in finding.what
-    assert "sub-1.nii (RAS, LAS)" in finding.what
+    assert "sub-0.nii" in finding.message
+    assert "sub-1.nii (RAS, LAS)" in finding.message
 
 
 def test_headers_that_training_reads_are_read(files):
@@ -137,14 +141,14 @@ def test_headers_that_training_reads_are_read(files):
     heads = read(files)
     finding = headers.axes(heads)
     assert finding.state == "amber"
-    assert "1 file whose qform is invalid or has other axes" in finding.what
-    assert "sub-0.nii (RAS, invalid)" in finding.what
+    assert "1 file whose qform is invalid or has other axes" in finding.message
+    assert "sub-0.nii (RAS, invalid)" in finding.message
     assert headers.units(heads)[0].state == "green"
 
 
 def test_bad_files_are_listed_with_their_cures():
     finding = headers.whole(["a.nii is empty; copy it anew."], 3)
     assert finding.state == "red"
-    assert finding.what == "1 of 3 files can't be used."
+    assert finding.message == "1 of 3 files can't be used."
     assert finding.table[1] == ("a.nii is empty; copy it anew.",)
     assert headers.whole([], 3).state == "green"

@@ -65,7 +65,7 @@ def test_another_brightness_is_found(volumes, names, change):
     volumes[4] = change(volumes[4])
     finding = judged(volumes, names)
     assert finding.state == "amber"
-    assert finding.what.endswith("sub-4.")
+    assert finding.message.endswith("sub-4.")
     assert finding.table[1][0] == "sub-4"
     assert abs(finding.table[1][2]) > 7
 
@@ -76,7 +76,7 @@ def test_another_shape_is_found(volumes, names):
     cubes[9, 4:6, 4:6, 4:6] = 0.8
     finding = outliers.shapes(cubes, names, no_pictures)
     assert finding.state == "amber"
-    assert finding.what.endswith("sub-9.")
+    assert finding.message.endswith("sub-9.")
 
 
 def test_a_background_amid_the_range_is_told(volumes):
@@ -95,7 +95,7 @@ def test_a_grid_that_is_empty_for_the_most_part_is_to_be_cropped(volumes):
     finding = outliers.grid(found, affine)
     assert finding.state == "amber"
     assert "--shape 8 9 9" in finding.cure
-    assert "22 x 24 x 23 voxels of 2 mm" in finding.what
+    assert "22 x 24 x 23 voxels of 2 mm" in finding.message
     finding = outliers.grid(outliers.measure_brightness(volumes[:, 1:9, 1:10]), affine)
     assert finding.state == "green"
 
@@ -107,7 +107,7 @@ def test_equal_images_are_found():
     images[20] = images[3]
     finding = outliers.equal_images(images, names)
     assert finding.state == "amber"
-    assert "image 3 and image 20" in finding.what
+    assert "image 3 and image 20" in finding.message
 
 
 def test_few_are_not_judged(volumes, names):

@@ -24,9 +24,9 @@ def test_who_is_held_out_is_told():
     cohort = Cohort(IMAGES, subjects=[i // 2 for i in range(20)])
     finding = plans.parts(cohort, 0.05, 0, 4)
     assert finding.state == "amber"
-    assert "18 images to learn from" in finding.what
-    assert "1 of 10 subjects" in finding.what
-    assert "none held out" in plans.parts(cohort, 0, 0, 4).what
+    assert "18 images to learn from" in finding.message
+    assert "1 of 10 subjects" in finding.message
+    assert "none held out" in plans.parts(cohort, 0, 0, 4).message
 
 
 @pytest.mark.parametrize(("n", "state"), [(9, "amber"), (10, "green")])
@@ -35,7 +35,7 @@ def test_few_that_are_held_out_decide_nothing(n, state):
     cohort = Cohort(np.zeros((4 * n, 2, 2, 1)), subjects=subjects)
     finding = plans.parts(cohort, 0.25, 0, 4)
     assert finding.state == state
-    assert f"({n} of {4 * n} subjects)" in finding.what
+    assert f"({n} of {4 * n} subjects)" in finding.message
 
 
 @pytest.mark.parametrize(
@@ -45,21 +45,21 @@ def test_few_subjects_are_told(n, state):
     images = np.zeros((2 * n, 1))
     of_two = plans.people(Cohort(images, subjects=[i // 2 for i in range(2 * n)]))
     assert (of_two.state, plans.people(Cohort(images[:n])).state) == (state, state)
-    assert f"{2 * n} images of {n} subjects" in of_two.what
+    assert f"{2 * n} images of {n} subjects" in of_two.message
 
 
 def test_too_few_images_are_red():
     finding = plans.parts(Cohort(IMAGES), 0.05, 0, 64)
     assert finding.state == "red"
-    assert finding.what.startswith("Of 20 images, 19 are left")
+    assert finding.message.startswith("Of 20 images, 19 are left")
     assert "batch_size" in finding.cure
 
 
 def test_devices_and_precision_are_told_with_the_reason(recipe):
     chosen = plans.settled(recipe, 2)
     assert all(isinstance(training, Training) for training in chosen)
-    assert plans.precision(chosen).what == "float32: as asked for."
-    assert plans.device(chosen).what.startswith("Training is on ")
+    assert plans.precision(chosen).message == "float32: as asked for."
+    assert plans.device(chosen).message.startswith("Training is on ")
     finding = plans.memory(recipe, chosen, IMAGES.shape, None)
     assert finding.state == "green"
     assert [row[0] for row in finding.table[1:]] == ["autoencoder", "diffusion"]
@@ -72,7 +72,7 @@ def test_memory_is_compared_with_what_is_free(free, state):
     needed = {"autoencoder": 3 * 2**30, "diffusion": 2**30}
     finding = plans.judge_memory(needed, free * 2**30)
     assert finding.state == state
-    assert finding.what.startswith("The autoencoder needs 3 GiB")
+    assert finding.message.startswith("The autoencoder needs 3 GiB")
     assert ("--patch" in finding.cure) == (state == "red")
 
 
@@ -82,8 +82,8 @@ def test_empty_pieces_are_counted():
     volumes[:] = 0.5
     finding = plans.pieces(volumes, 8, 4)
     assert finding.state == "green"
-    assert finding.what == "Pieces of 8 x 8 x 8 of 32 x 32 x 32; 0% are empty."
-    assert plans.pieces(volumes, 48, 4).what.startswith("Whole images (32 x 32 x 32")
+    assert finding.message == "Pieces of 8 x 8 x 8 of 32 x 32 x 32; 0% are empty."
+    assert plans.pieces(volumes, 48, 4).message.startswith("Whole images (32 x 32 x 32")
 
 
 @pytest.mark.parametrize("name", schedules.SCHEDULES)

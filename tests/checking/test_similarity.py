@@ -111,4 +111,4 @@ def test_few_volumes_are_not_judged(small, names):
         likeness.doubled(few, names, names, no_pictures),
     ):
         assert finding.state == "grey"
-        assert "6" in finding.what
+        assert "6" in finding.message

@@ -7,7 +7,11 @@ import pytest
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.conditions import UNSPECIFIED
 from dipy_ldm.data import _sources as sources
-from dipy_ldm.data._conditioning_inputs import Given, Sources, fitting
+from dipy_ldm.data._conditioning_inputs import (
+    ConditioningInputs,
+    Sources,
+    prepare_sources,
+)
 from dipy_ldm.data._sources import Source
 
 
@@ -44,7 +48,7 @@ def test_what_is_known_is_kept_as_json():
 
 def test_sources_are_read_by_their_numbers_up_to_the_latents_edge():
     images = np.arange(30.0).reshape(2, 3, 5, 1)
-    found = fitting(Source(1, (0.0, 29.0), [], ""), images, 4)
+    found = prepare_sources(Source(1, (0.0, 29.0), [], ""), images, 4)
     assert found.size == (4, 8)
     read = found.read(np.array([1.0, -1.0, 0.0], "float32"))
     assert read.shape == (3, *found.shape)
@@ -52,7 +56,7 @@ def test_sources_are_read_by_their_numbers_up_to_the_latents_edge():
     npt.assert_allclose(read[0, :3, :5], images[1] / 29, rtol=1e-6)
     npt.assert_array_equal(read[2, 3, :], read[2, 2, :])
     assert (read[1] == UNSPECIFIED).all()
-    assert fitting(None, None, 4) is None
+    assert prepare_sources(None, None, 4) is None
 
 
 def test_each_example_has_its_source_or_all_have_one():
@@ -60,13 +64,13 @@ def test_each_example_has_its_source_or_all_have_one():
     for count, which in ((3, [0, 1, 2]), (1, [0, 0, 0])):
         images = np.arange(float(count))[:, None, None, None]
         seen = Sources(images, Source(1, (0.0, 2.0), [], ""), (1, 1))
-        given = Given.of(numbers, seen)
+        given = ConditioningInputs.of(numbers, seen)
         npt.assert_array_equal(given.table[:, 2], which)
-        conditions, read = given.some(np.array([2, 1])).arrays()
+        conditions, read = given.take(np.array([2, 1])).arrays()
         assert conditions.shape == (2, 2)
         npt.assert_array_equal(read.ravel(), [which[2] / 2, which[1] / 2])
-    assert [a.shape for a in Given.of(numbers, None).arrays()] == [(3, 2)]
-    assert Given.of(numbers[:, :0], None).arrays() == ()
+    assert [a.shape for a in ConditioningInputs.of(numbers, None).arrays()] == [(3, 2)]
+    assert ConditioningInputs.of(numbers[:, :0], None).arrays() == ()
 
 
 def test_sources_for_a_model_of_none():

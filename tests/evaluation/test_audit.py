@@ -13,14 +13,19 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm.diffusion import schedules
 from dipy_ldm.evaluation import _membership as membership, _memorization as copies
 from dipy_ldm.evaluation._audit_report import conclude, write_page, write_pairs
-from dipy_ldm.evaluation._copy_filter import Guard, Known, generate_new, sketch
+from dipy_ldm.evaluation._copy_filter import (
+    CopyFilter,
+    ReferenceSet,
+    generate_new,
+    sketch,
+)
 from dipy_ldm.evaluation._learned_features import (
     change,
     describe,
     learn_invariant,
     learn_projection,
 )
-from dipy_ldm.evaluation.audit import asked_for, audit
+from dipy_ldm.evaluation.audit import audit, repeat_conditions
 from dipy_ldm.evaluation.features import voxels
 from dipy_ldm.metrics import Interval
 from dipy_ldm.workflows._reports import guard
@@ -150,7 +155,7 @@ def test_copies_of_what_was_learnt_many_times_are_found(rng, k):
     assert finding.copies.value == 0.5
     assert finding.share.value >= 0.5
     assert finding.chance < copies.ALARM / 3
-    refused = Known.of(train, held_out).has(generated)
+    refused = ReferenceSet.of(train, held_out).has(generated)
     assert refused[:50].all()
     assert refused[50:].mean() < 0.2
 
@@ -239,10 +244,10 @@ def test_too_few_are_refused(numbers, message):
 
 
 def test_few_copies_can_be_told(train):
-    assert copies.fewest_told(80, 80) == 2
-    assert copies.fewest_told(20, 20) < 5
+    assert copies.fewest_detectable(80, 80) == 2
+    assert copies.fewest_detectable(20, 20) < 5
     # The more held-out images there are, the less chance has to say.
-    assert copies.fewest_told(20, 600) == 1
+    assert copies.fewest_detectable(20, 600) == 1
 
 
 @pytest.mark.parametrize("schedule", schedules.SCHEDULES)
@@ -272,12 +277,14 @@ def test_membership_of_known_losses(rng):
     others = rng.standard_normal(300)
     same = membership.infer_membership(rng.standard_normal(300), others)
     assert same.auc.low < 0.5 < same.auc.high
-    assert same.found.low < same.false_rate == 3 / 301
+    assert same.true_positive_rate.low < same.false_rate == 3 / 301
     lower = membership.infer_membership(others - 1.5, others)
     # Of two normal distributions.
     assert lower.auc.value == pytest.approx(stats.norm.cdf(1.5 / 2**0.5), abs=0.03)
-    assert lower.found.low > 0.05
-    assert membership.infer_membership(others[:99], others[:99]).found is None
+    assert lower.true_positive_rate.low > 0.05
+    assert (
+        membership.infer_membership(others[:99], others[:99]).true_positive_rate is None
+    )
     assert membership.area(np.zeros(3), np.zeros(4)) == 0.5
     assert membership.area(np.zeros(3), np.ones(4)) == 1
 
@@ -288,11 +295,11 @@ def test_guessing_finds_as_many_members_as_it_accuses():
         membership.infer_membership(*map(rng.standard_normal, (200, 100)), seed)
         for seed in range(100)
     ]
-    mean = np.mean([one.found.value for one in found])
+    mean = np.mean([one.true_positive_rate.value for one in found])
     assert mean == pytest.approx(2 / 101, rel=0.25)
     assert found[0].false_rate == 2 / 101
     # Both sets are drawn: the limit is not known. By the count alone, 12 % were.
-    assert sum(one.found.low > one.false_rate for one in found) <= 9
+    assert sum(one.true_positive_rate.low > one.false_rate for one in found) <= 9
 
 
 def test_losses_are_lower_without_noise_to_learn(diffusion, blobs):
@@ -304,8 +311,8 @@ def test_losses_are_lower_without_noise_to_learn(diffusion, blobs):
 
 
 def test_conditions_of_the_training_images_are_asked_for():
-    assert asked_for(None, 3) is None
-    asked = asked_for({"age": [1, 2], "sex": ["F", None]}, 3)
+    assert repeat_conditions(None, 3) is None
+    asked = repeat_conditions({"age": [1, 2], "sex": ["F", None]}, 3)
     assert asked == {"age": [1, 2, 1], "sex": ["F", None, "F"]}
 
 
@@ -319,8 +326,8 @@ def test_an_audit_of_copies(diffusion, blobs):
     # As many held-out ones as there are, whatever is generated.
     fewer = audit(diffusion, train, held_out, generated[:20])
     assert (fewer.n, fewer.n_held_out) == (20, 28)
-    assert "voxels" in fewer.found_copies
-    assert "voxels" in found.found_copies
+    assert "voxels" in fewer.spaces_with_copies
+    assert "voxels" in found.spaces_with_copies
     assert found.findings["voxels"].copies.value >= 0.5
     copied = {pair.generated: pair.train for pair in found.pairs[:6]}
     assert all(i == row for i, row in copied.items())
@@ -364,10 +371,10 @@ def test_copies_are_made_anew_with_the_next_numbers():
 def test_fingerprints_know_copies(train, rng, diffusion, tmp_path):
     projection = learn_projection(train)
     seen = sketch(voxels().compute(train))
-    features = Known(projection.of(train), 0.5, 0.0)
-    known = Guard(projection, features, Known(seen, 0.5, 0.0), "a" * 64)
+    features = ReferenceSet(projection.of(train), 0.5, 0.0)
+    known = CopyFilter(projection, features, ReferenceSet(seen, 0.5, 0.0), "a" * 64)
     known.save(tmp_path / "guard.safetensors")
-    again = Guard.load(tmp_path / "guard.safetensors", "a" * 64)
+    again = CopyFilter.load(tmp_path / "guard.safetensors", "a" * 64)
     vqvae = SimpleNamespace(intensity_=(0.0, 1.0))
     images = np.concatenate([patients(3, 6), train[[5], ::-1], patients(2, 7)])
     np.testing.assert_array_equal(again.copies(images, vqvae), [3])
@@ -376,10 +383,10 @@ def test_fingerprints_know_copies(train, rng, diffusion, tmp_path):
     np.testing.assert_array_equal(blind.copies(images, vqvae), [])
     np.testing.assert_array_equal(blind.copies(train[:2] ** 1.05, vqvae), [0, 1])
     with pytest.raises(InputError, match="of another model; make them for this one"):
-        Guard.load(tmp_path / "guard.safetensors", "b" * 64)
+        CopyFilter.load(tmp_path / "guard.safetensors", "b" * 64)
     diffusion.save(tmp_path / "ldm.safetensors")
     with pytest.raises(InputError, match="not a fingerprints; name another file"):
-        Guard.load(tmp_path / "ldm.safetensors", "a" * 64)
+        CopyFilter.load(tmp_path / "ldm.safetensors", "a" * 64)
 
 
 @pytest.mark.parametrize(
@@ -392,7 +399,7 @@ def test_what_is_expected_by_chance_is_told(train, others, than, expected):
     told = SimpleNamespace(
         findings={"voxels": finding},
         members={"denoiser": SimpleNamespace(auc=Interval(0.5, 0.4, 0.6))},
-        found_copies=[],
+        spaces_with_copies=[],
         n=40,
         n_held_out=others,
     )
@@ -423,7 +430,7 @@ def test_a_reference_that_tells_as_much_is_no_leak():
 
 def test_thresholds_are_those_of_a_twentieth_of_held_out_images(train):
     rows = [sketch(voxels().compute(x)) for x in (train, patients(100, 3))]
-    known = Known.of(*rows)
+    known = ReferenceSet.of(*rows)
     assert known.has(rows[1]).sum() == 5
     assert known.has(rows[0]).all()
 
@@ -462,7 +469,7 @@ def test_a_model_that_was_trained_too_long_is_found_out():
     model = LatentDiffusion(vqvae, widths=(32,), blocks=1, guide=False)
     model.fit(train, steps=450, batch_size=20, verbose=False)
     found = audit(model, train, held_out, steps=10)
-    assert "voxels" in found.found_copies
+    assert "voxels" in found.spaces_with_copies
     assert found.findings["voxels"].share.value > 0.5
     assert found.members["denoiser"].auc.low > 0.9
     # What its fingerprints leave is clean, in what they look at.
@@ -476,7 +483,7 @@ def test_a_model_that_was_trained_too_long_is_found_out():
     )
     assert spare - 20 > 20
     again = audit(model, train, held_out, images)
-    assert not {"voxels", "invariant"} & set(again.found_copies)
+    assert not {"voxels", "invariant"} & set(again.spaces_with_copies)
 
 
 def test_fingerprints_of_before_are_read(tmp_path):
@@ -485,10 +492,10 @@ def test_fingerprints_of_before_are_read(tmp_path):
     document = {"threshold": 0.5, "threshold_voxels": 0.25, "model": "a" * 64}
     path = tmp_path / "guard.safetensors"
     persistence.save(path, "fingerprints", tensors, document)
-    again = Guard.load(path, "a" * 64)
+    again = CopyFilter.load(path, "a" * 64)
     assert (again.voxels.threshold, again.voxels.apart) == (0.25, 0.0)
     np.testing.assert_array_equal(again.voxels.has(rows[:5]), True)
     del document["threshold"]
     persistence.save(path, "fingerprints", tensors, document)
     with pytest.raises(InputError, match="make them for this one"):
-        Guard.load(path, "a" * 64)
+        CopyFilter.load(path, "a" * 64)

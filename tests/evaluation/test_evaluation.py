@@ -182,10 +182,12 @@ def test_intervals_of_shares_are_shares(rng):
         assert name == "density" or high <= 1
     assert figures["frechet"].low >= 0
     assert Interval(0.1, -0.4, 0.6).within(0, 1) == Interval(0.1, 0, 0.6)
-    r = anatomy.follow(np.arange(9), np.arange(9) + 0.01 * rng.standard_normal(9))["r"]
+    r = anatomy.measure_agreement(
+        np.arange(9), np.arange(9) + 0.01 * rng.standard_normal(9)
+    )["r"]
     assert r.high <= 1
     told = membership.infer_membership(np.arange(120.0), np.arange(120) + 100.0)
-    assert told.auc.high <= 1 and told.found.high <= 1
+    assert told.auc.high <= 1 and told.true_positive_rate.high <= 1
 
 
 def test_all_intervals_depend_on_the_seed(rng):
@@ -260,27 +262,29 @@ def test_tissues_are_told_apart(rng):
 
 def test_what_was_asked_for_is_followed(rng):
     asked = rng.uniform(20, 80, 200)
-    found = anatomy.follow(asked, 50 + 0.5 * (asked - 50) + rng.standard_normal(200))
+    found = anatomy.measure_agreement(
+        asked, 50 + 0.5 * (asked - 50) + rng.standard_normal(200)
+    )
     assert found["slope"].low < 0.5 < found["slope"].high
     assert found["r"].value > 0.98
     assert found["error"].value == pytest.approx(np.abs(0.5 * (asked - 50)).mean(), 0.1)
-    nothing = anatomy.follow(asked, rng.uniform(20, 80, 200))
+    nothing = anatomy.measure_agreement(asked, rng.uniform(20, 80, 200))
     assert nothing["r"].low < 0 < nothing["r"].high
     with pytest.raises(InputError, match="at least 4, not 2"):
-        anatomy.follow([1, 2, np.nan], [1, 2, 3])
+        anatomy.measure_agreement([1, 2, np.nan], [1, 2, 3])
     with pytest.raises(InputError, match="all numbers are the same"):
-        anatomy.follow([1, 1, 1, 1], [1, 2, 3, 4])
+        anatomy.measure_agreement([1, 1, 1, 1], [1, 2, 3, 4])
     with pytest.raises(InputError, match="have the same measure"):
-        anatomy.follow([1, 2, 3, 4], [1, 1, 1, 1])
-    assert anatomy.as_asked([1, "b"], ["1", "c"]).value == 0.5
+        anatomy.measure_agreement([1, 2, 3, 4], [1, 1, 1, 1])
+    assert anatomy.class_accuracy([1, "b"], ["1", "c"]).value == 0.5
     # Of two subjects little is known, however many images they have.
     many, whose = list("ab") * 50, np.arange(100) // 50
-    narrow, wide = (anatomy.as_asked(many, many, who) for who in (None, whose))
+    narrow, wide = (anatomy.class_accuracy(many, many, who) for who in (None, whose))
     assert narrow.value == wide.value == 1
     assert wide.low < 0.5 < 0.9 < narrow.low
     pairs = asked[:20].repeat(10), rng.uniform(20, 80, 20).repeat(10)
     narrow, wide = (
-        anatomy.follow(*pairs, subjects=who)["r"]
+        anatomy.measure_agreement(*pairs, subjects=who)["r"]
         for who in (None, np.arange(20).repeat(10))
     )
     assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
@@ -291,12 +295,12 @@ def test_a_ridge_tells_what_was_left_out(rng):
     slopes = rng.standard_normal((8, 2))
     targets = rows @ slopes + 3
     ridge = fit_ridge(rows, targets + 0.01 * rng.standard_normal((60, 2)))
-    assert ridge.told > 0.999
+    assert ridge.explained > 0.999
     others = rng.standard_normal((5, 8)) * ([1] * 7 + [0])
     np.testing.assert_allclose(ridge.predict(others), others @ slopes + 3, atol=0.05)
     # Of noise, in more features than there are samples, it tells nothing.
     wide = fit_ridge(rng.standard_normal((40, 300)), rng.standard_normal((40, 1)))
-    assert -0.2 < wide.told < 0.3
+    assert -0.2 < wide.explained < 0.3
     same = fit_ridge(np.ones((9, 3)), np.arange(9.0)[:, None])
     assert same.predict(np.ones((2, 3))).tolist() == [[4], [4]]
 
@@ -305,14 +309,14 @@ def test_scans_of_a_subject_do_not_tell_a_ridge_what_it_is(rng):
     whose = np.repeat(np.arange(40), 3)
     people, numbers = rng.standard_normal((40, 200)), rng.standard_normal((40, 1))
     rows = people[whose] + 0.1 * rng.standard_normal((120, 200))
-    assert fit_ridge(rows, numbers[whose]).told > 0.8
-    assert fit_ridge(rows, numbers[whose], whose).told < 0.2
+    assert fit_ridge(rows, numbers[whose]).explained > 0.8
+    assert fit_ridge(rows, numbers[whose], whose).explained < 0.2
     true = people[:, :1] * 3 + people[:, 1:2]
     ridge = fit_ridge(rows, true[whose], whose)
     others = rng.standard_normal((400, 200))
     wanted = others[:, :1] * 3 + others[:, 1:2]
     told = 1 - np.mean((ridge.predict(others) - wanted) ** 2) / wanted.var()
-    assert ridge.told == pytest.approx(told, abs=0.2)
+    assert ridge.explained == pytest.approx(told, abs=0.2)
 
 
 def test_probes_know_whose_images_are(sizes, monkeypatch):
@@ -367,7 +371,7 @@ def test_figures_are_those_of_subjects(sets):
 def test_leaving_out_is_what_it_says(rng):
     rows, targets = rng.standard_normal((25, 5)), rng.standard_normal((25, 1))
     targets += rows[:, :1]
-    told = fit_ridge(rows, targets).told
+    told = fit_ridge(rows, targets).explained
 
     def off(penalty, i):
         x, y = np.delete(rows, i, 0), np.delete(targets, i, 0)
@@ -404,7 +408,7 @@ def test_numbers_that_were_asked_for_are_told(sizes):
     rows, known = sizes
     found = probe("continuous", rows, known)
     assert (found.features, found.n) == ("size", 59)
-    assert len(found.asked["generated"]) == len(found.found["generated"]) == 59
+    assert len(found.requested["generated"]) == len(found.predicted["generated"]) == 59
     assert found.figures["generated"]["r"].value > 0.99
     assert found.figures["real"]["error"].value < 0.3
     # A model that does not listen.
@@ -419,7 +423,7 @@ def test_classes_that_were_asked_for_are_told(sizes):
         for of, values in known.items()
     }
     found = probe("class", rows, known)
-    assert set(found.found["generated"]) == {"7", "large"}
+    assert set(found.predicted["generated"]) == {"7", "large"}
     assert found.figures["real"]["right"].value > 0.9
     assert found.figures["generated"]["right"].value > 0.9
     assert 0.5 <= found.guessing < 0.7

@@ -5,7 +5,7 @@ import numpy.testing as npt
 import pytest
 
 from dipy_ldm.conditions import Told, learn
-from dipy_ldm.data._conditioning_inputs import Given
+from dipy_ldm.data._conditioning_inputs import ConditioningInputs
 from dipy_ldm.denoiser._conditioning import Latents
 from dipy_ldm.denoiser._noising import noised
 from dipy_ldm.diffusion.guidance import from_network
@@ -175,7 +175,7 @@ def test_spreads_are_those_of_what_is_left():
     learnt = Expectation.learn(latents, numbers, known)
     left = latents - learnt.of(numbers)
     # A last column, as sources have it, makes no difference.
-    given = Given(np.c_[numbers, np.arange(200)])
+    given = ConditioningInputs(np.c_[numbers, np.arange(200)])
     _, found = Latents(latents, given, learnt).moments()
     npt.assert_allclose(found, left.std((0, 1, 2)), rtol=1e-5)
     axes = (0, 1, 2)

@@ -11,7 +11,7 @@ import pytest
 from dipy_ldm import VQVAE, LatentDiffusion
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data import load_mnist
-from dipy_ldm.evaluation._copy_filter import Guard
+from dipy_ldm.evaluation._copy_filter import CopyFilter
 from dipy_ldm.evaluation.audit import audit
 from dipy_ldm.evaluation.evaluate import evaluate
 from dipy_ldm.workflows import _reports as judgement
@@ -260,7 +260,7 @@ def test_a_model_that_knows_images_by_heart_generates_no_copies(
     assert command(*generate, "--out_samples", "all")[0] == 0
     # What it makes is taken for training images.
     made = np.load(tmp_path / "all.npz")["images"]
-    guard = Guard.load(tmp_path / "audit.safetensors", fingerprint(image_model))
+    guard = CopyFilter.load(tmp_path / "audit.safetensors", fingerprint(image_model))
     low, high = LatentDiffusion.load(image_model).vqvae_.intensity_
     rows = guard.projection.of((made[:2] - low) / (high - low))
     train = np.concatenate([guard.invariant.train, rows])
