@@ -67,16 +67,16 @@ def make_strategy(kind):
     """Return the strategy of a kind."""
     import tensorflow as tf
 
-    from dipy_ldm import _backend as distribution
+    from dipy_ldm import _backend
 
     count = int(kind.split()[0])
     if "worker" in kind:
-        return distribution.make_strategy("auto" if count > 1 else "none")
+        return _backend.make_strategy("auto" if count > 1 else "none")
     (cpu,) = tf.config.list_physical_devices("CPU")
     if not tf.config.list_physical_devices("GPU"):
         two = [tf.config.LogicalDeviceConfiguration()] * 2
         tf.config.set_logical_device_configuration(cpu, two)
-    return distribution.make_strategy("mirrored", list(map(str, range(count))))
+    return _backend.make_strategy("mirrored", list(map(str, range(count))))
 
 
 def time_of_sum(strategy, network):

@@ -17,7 +17,7 @@ import numpy as np
 from volumes_quality import load_model
 
 from dipy_ldm.conditions import Told
-from dipy_ldm.prior._conditional_mean import Expectation
+from dipy_ldm.prior._conditional_mean import ConditionalMean
 
 
 def make_parser():
@@ -81,7 +81,7 @@ def left(latents, numbers, known, others, told):
         Share that is left when what is expected was taken away.
     """
     mean = latents.mean(0)
-    expected = Expectation.learn(latents - mean, numbers, known).of(told)
+    expected = ConditionalMean.learn(latents - mean, numbers, known).predict(told)
     away = others - mean
     return float(np.mean((away - expected) ** 2) / np.mean(away**2))
 

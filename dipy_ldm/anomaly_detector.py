@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dipy_ldm import (
-    _backend as distribution,
+    _backend,
     _documents as documents,
     _serialization as persistence,
     presets,
@@ -142,7 +142,7 @@ class Detector(Estimator):
         self._learnt_with = self.hyperparameters()
         size = learning.size_of(images.shape[1:-1], self.hyperparameters(), patch)
         lessons = learning.Lessons(images, found.fingerprint, size, validation_data)
-        with distribution.spread(chosen.strategy):
+        with _backend.spread(chosen.strategy):
             self._build()
             train(self, learning.stage(self, lessons, chosen))
         return self
@@ -214,7 +214,7 @@ class Detector(Estimator):
             corners = np.full((len(some), len(space)), -by)
             windows = read_windows(some, range(len(some)), corners, size)
             windows = scaled_to(windows, self.intensity_)
-            given = self.atlas_.beside(windows, corners)
+            given = self.atlas_.describe(windows, corners)
             cut = tuple(slice(by, by + length) for length in space)
             odds = tiles.in_tiles(self.odds, given, **tiling)[..., 0]
             return odds[(slice(None), *cut)]
@@ -226,7 +226,7 @@ class Detector(Estimator):
             return 1 / (1 + np.exp(-mean))
 
         batch_size = batch_size or tiles.safe_batch(space)
-        return distribution.in_batches(detect, np.arange(len(images)), batch_size)
+        return _backend.in_batches(detect, np.arange(len(images)), batch_size)
 
     def odds(self, given: np.ndarray) -> np.ndarray:
         """Let the network say how likely each pixel or voxel is in a lesion.
@@ -235,7 +235,7 @@ class Detector(Estimator):
         ----------
         given : ndarray
             What it is given, ``(n, *space, features)``, as of
-            :meth:`dipy_ldm.anomaly._lesions.Atlas.beside`; sides are multiples of
+            :meth:`dipy_ldm.anomaly._lesions.Atlas.describe`; sides are multiples of
             ``2 ** len(widths)``.
 
         Returns
@@ -250,7 +250,7 @@ class Detector(Estimator):
     def _tiling(self, tile):
         """Say how large tiles are and how far they overlap."""
         factor = 2 ** len(self._described()["widths"])
-        sizes = {"given": factor, "made": factor}
+        sizes = {"input_factor": factor, "output_factor": factor}
         margin = receptive_field.reach(self.network_, **sizes)
         return tiles.tiling(tile, len(self.shape_) - 1, margin, factor) | sizes
 
@@ -279,7 +279,7 @@ class Detector(Estimator):
         def build():
             return learning.network(chosen, space, detector.shape_[-1])
 
-        sketch = building.sketched("float32", build)
+        sketch = building.build_without_weights("float32", build)
         atlas = dict.fromkeys(
             (f"atlas.{name}" for name in Atlas._fields), detector.shape_
         )
@@ -299,7 +299,7 @@ class Detector(Estimator):
                 self._described(), (None,) * len(space), channels
             )
         network = self.network_
-        self._detect = distribution.compiled(network, network.inputs, [network])
+        self._detect = _backend.compiled(network, network.inputs, [network])
 
 
 def _training(options: Options, rank: int) -> Training:

@@ -7,7 +7,7 @@ from keras import ops
 import numpy as np
 import numpy.typing as npt
 
-from dipy_ldm import _backend as distribution, presets
+from dipy_ldm import _backend, presets
 from dipy_ldm._base import Estimator
 from dipy_ldm._utils import tiling as tiles
 from dipy_ldm._utils.checks import check_counts, check_sizes, check_space
@@ -113,14 +113,14 @@ class Codec(Estimator):
         images = as_array(images, rank=len(self.shape_) - 1)
         check_channels("images", images, self.shape_[-1])
 
-        tiling = self._tiling(self.encoder_, tile, given=self.factor)
+        tiling = self._tiling(self.encoder_, tile, input_factor=self.factor)
 
         def encode(numbers):
             some = check_finite(images[numbers], numbers)
             windows = self._to_network(check_range(some, self.intensity_, numbers))
             return tiles.in_tiles(self._encode, windows, **tiling)
 
-        return distribution.in_batches(
+        return _backend.in_batches(
             encode,
             np.arange(len(images)),
             batch_size or tiles.safe_batch(images.shape[1:-1]),
@@ -168,7 +168,7 @@ class Codec(Estimator):
         space = self.shape_[:-1] if space is None else tuple(space)
         check_space(space, len(self.shape_) - 1)
         latents = check_latents(latents, self.latent_shape((*space, 1)), space)
-        tiling = self._tiling(self.decoder_, tile, made=self.factor)
+        tiling = self._tiling(self.decoder_, tile, output_factor=self.factor)
         cut = tuple(map(slice, space))
         low, high = self.intensity_
 
@@ -180,7 +180,7 @@ class Codec(Estimator):
             return np.clip(images, 0, 1) * np.float32(high - low) + np.float32(low)
 
         batch_size = batch_size or tiles.safe_batch(space)
-        return distribution.in_batches(decode, latents, batch_size)
+        return _backend.in_batches(decode, latents, batch_size)
 
     def predict(
         self,
@@ -262,8 +262,8 @@ class Codec(Estimator):
         """
         self._check_fitted()
         space = self.shape_[:-1] if space is None else space
-        into = self._tiling(self.encoder_, tile, given=self.factor)
-        back = self._tiling(self.decoder_, tile, made=self.factor)
+        into = self._tiling(self.encoder_, tile, input_factor=self.factor)
+        back = self._tiling(self.decoder_, tile, output_factor=self.factor)
         encoding, decoding = (
             estimate_coding(
                 self._described(),

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dipy_ldm import _backend as distribution
+from dipy_ldm import _backend
 from dipy_ldm._base import Estimator
 from dipy_ldm.codec import Codec
 from dipy_ldm.conditions import UNSPECIFIED, Condition, Told
@@ -15,13 +15,13 @@ from dipy_ldm.data import _sources as sources
 from dipy_ldm.data._conditioning_inputs import ConditioningInputs, prepare_sources
 from dipy_ldm.data._sources import Source
 from dipy_ldm.denoiser import _unet as unet_network
-from dipy_ldm.denoiser._networks import known, unets
+from dipy_ldm.denoiser._networks import prior_options, unets
 from dipy_ldm.diffusion import guidance as denoisers, samplers, schedules
 from dipy_ldm.nn import building
-from dipy_ldm.prior._conditional_mean import Expectation
+from dipy_ldm.prior._conditional_mean import ConditionalMean
 from dipy_ldm.prior._gaussian import Gaussian
 from dipy_ldm.prior._population import Population, draw
-from dipy_ldm.prior._probe import Readings
+from dipy_ldm.prior._probe import LinearProbe
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def _telling(predict, told, x, *given):
 
 
 def _compiled(unet):
-    return distribution.compiled(lambda *given: unet([*given]), unet.inputs, [unet])
+    return _backend.compiled(lambda *given: unet([*given]), unet.inputs, [unet])
 
 
 class Denoising(Estimator):
@@ -58,11 +58,11 @@ class Denoising(Estimator):
         How often conditions came together.
     source_ : Source or None
         What is known of sources.
-    expectation_ : Expectation or None
+    expectation_ : ConditionalMean or None
         What is to be expected of latents, by what is told.
     gaussian_ : Gaussian or None
         What they are like beside that.
-    readings_ : Readings or None
+    readings_ : LinearProbe or None
         What is read in them of what is told.
     latent_mean_, latent_scale_ : ndarray
         Mean of each channel of the latents, and what each is divided by.
@@ -76,9 +76,9 @@ class Denoising(Estimator):
     conditions_: dict[str, Condition]
     population_: Population | None
     source_: Source | None
-    expectation_: Expectation | None
+    expectation_: ConditionalMean | None
     gaussian_: Gaussian | None
-    readings_: Readings | None
+    readings_: LinearProbe | None
     latent_mean_: np.ndarray
     latent_scale_: np.ndarray
     latent_shape_: tuple[int, ...]
@@ -175,12 +175,12 @@ class Denoising(Estimator):
             other = of(self._predict_guide, less, untold)
             weak = denoisers.mixed(weak, other, _UNTOLD)
         strong = of(self._predict, told, expected)
-        interval = schedules.as_noisy(chosen["schedule"], _GUIDED)
+        interval = schedules.times_of_equal_noise(chosen["schedule"], _GUIDED)
         denoise = denoisers.guided(strong, weak, guidance, tuple(interval))
         if self.readings_ is None or self.gaussian_ is None:
             return denoise
         known = self.gaussian_, chosen["schedule"], given.table
-        return self.readings_.hold(denoise, *known)
+        return self.readings_.guide_by_observation(denoise, *known)
 
     def _specified(self, given):
         """Return whether any condition is specified."""
@@ -189,7 +189,7 @@ class Denoising(Estimator):
     def _expected(self, given):
         """Return what is to be expected where this is told; None if nothing is."""
         known = self.expectation_
-        return None if known is None else known.of(given.table)
+        return None if known is None else known.predict(given.table)
 
     def _mean(self, given):
         """Return the mean of latents of which this is told; 0 where it is not known."""
@@ -313,9 +313,9 @@ class Denoising(Estimator):
     def _build(self):
         """Make the networks that generate, in full precision."""
         with building.precision("float32"):
-            made = self._make_unets(**known(self.expectation_, self.gaussian_))
+            made = self._make_unets(**prior_options(self.expectation_, self.gaussian_))
         for network in made.values():
-            unet_network.know(network, self.gaussian_)
+            unet_network.set_prior(network, self.gaussian_)
         self.denoiser_, self.guide_ = made["denoiser"], made.get("guide")
         self._predict = _compiled(self.denoiser_)
         self._predict_guide = self.guide_ and _compiled(self.guide_)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dipy_ldm import _backend as distribution
+from dipy_ldm import _backend
 from dipy_ldm._utils import tiling as tiles
 from dipy_ldm._utils.checks import (
     InputError,
@@ -140,7 +140,7 @@ class Generator(Denoising):
 
         def generate(numbers):
             of = np.full_like(numbers, first) if same_noise else numbers
-            noise = samplers.noise_of(seed, of, self.latent_shape_)
+            noise = samplers.noise_source(seed, of, self.latent_shape_)
             told = given.take(numbers - first)
             denoise, start = self._denoiser(guidance, told), noise()
             # Of all that latents have in common, hardly any signal is still some.
@@ -151,9 +151,9 @@ class Generator(Denoising):
         numbers = np.arange(first, first + n)
         title = "generate" if verbose else None
         batch_size = self._batch(batch_size)
-        strategy = distribution.make_strategy(strategy, alone=True)
-        with distribution.spread(strategy):
-            return distribution.in_batches(generate, numbers, batch_size, title)
+        strategy = _backend.make_strategy(strategy, alone=True)
+        with _backend.spread(strategy):
+            return _backend.in_batches(generate, numbers, batch_size, title)
 
     def check_sampling(
         self,
@@ -288,13 +288,13 @@ class Generator(Denoising):
                 # that are as near.
                 return self.vqvae_.decode(encoded[numbers], tile=tile)
             denoise = self._denoiser(1.0, given.take(numbers))
-            noise = samplers.noise_of(seed, first + numbers, self.latent_shape_)
+            noise = samplers.noise_source(seed, first + numbers, self.latent_shape_)
             x = alpha * self._scaled(encoded[numbers]) + sigma * noise()
             clean = samplers.sample(denoise, x, path, step, noise)
             return self.vqvae_.decode(self._unscaled(clean), tile=tile)
 
         numbers = np.arange(len(images))
-        return distribution.in_batches(walk, numbers, self._batch(batch_size))
+        return _backend.in_batches(walk, numbers, self._batch(batch_size))
 
     def needed_memory(
         self, batch_size: int | None = None, tile: int | None = None

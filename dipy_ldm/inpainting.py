@@ -25,7 +25,7 @@ from keras import ops
 import numpy as np
 import numpy.typing as npt
 
-from dipy_ldm import _backend as distribution
+from dipy_ldm import _backend
 from dipy_ldm._utils.checks import InputError, check_counts
 from dipy_ldm.diffusion import masks as holes, samplers, schedules
 from dipy_ldm.generation import Generator
@@ -222,8 +222,8 @@ class Inpainter(Generator):
             batch_size=batch_size,
             tile=tile,
         )
-        inside = holes.as_holes(masks, images.shape[:-1])
-        shares = holes.shares(inside, self.vqvae_.factor)[..., None]
+        inside = holes.check_masks(masks, images.shape[:-1])
+        shares = holes.hole_shares(inside, self.vqvae_.factor)[..., None]
         _refuse_nothing_known(shares)
         schedule = self._described()["schedule"]
         freedom = _freedom(shares, schedule)
@@ -236,7 +236,7 @@ class Inpainter(Generator):
 
         def make(numbers):
             image = numbers // (n_samples or 1)
-            noise = samplers.noise_of(seed, first + numbers, self.latent_shape_)
+            noise = samplers.noise_source(seed, first + numbers, self.latent_shape_)
             x = alpha * known[image] + sigma * noise()
             denoise = self._denoiser(1.0, given.take(image))
             fitting = inpainted(denoise, known[image], freedom[image])
@@ -245,7 +245,7 @@ class Inpainter(Generator):
             return holes.blend(images[image], made, inside[image])
 
         numbers = np.arange(len(images) * (n_samples or 1))
-        made = distribution.in_batches(make, numbers, self._batch(batch_size))
+        made = _backend.in_batches(make, numbers, self._batch(batch_size))
         return (
             made if n_samples is None else made.reshape(-1, n_samples, *made.shape[1:])
         )
@@ -254,7 +254,7 @@ class Inpainter(Generator):
 def _freedom(shares, schedule):
     """Return the time up to which each latent is made anew; 0 for those not touched."""
     times = np.clip(_FREEDOM * shares, _LEAST, 1)
-    return np.where(shares > 0, schedules.as_noisy(schedule, times), 0)
+    return np.where(shares > 0, schedules.times_of_equal_noise(schedule, times), 0)
 
 
 def _refuse_nothing_known(shares):

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dipy_ldm import (
-    _backend as distribution,
+    _backend,
     _documents as documents,
     _serialization as persistence,
     presets,
@@ -25,11 +25,11 @@ from dipy_ldm.data import _sources as sources
 from dipy_ldm.data._checks import check_trainable, survey
 from dipy_ldm.data.joining import in_order
 from dipy_ldm.denoiser import _training as diffusion
-from dipy_ldm.denoiser._conditioning import Known, Latents
+from dipy_ldm.denoiser._conditioning import ConditioningEncoder, Latents
 from dipy_ldm.detecting import Finder
 from dipy_ldm.diffusion import schedules
 from dipy_ldm.nn import building
-from dipy_ldm.prior._latent_prior import Linear
+from dipy_ldm.prior._latent_prior import LatentPrior
 from dipy_ldm.prior._population import Population
 from dipy_ldm.training import Options, Training, train
 from dipy_ldm.training._precision import Precision, tell
@@ -85,13 +85,13 @@ class LatentDiffusion(Finder):
         is older.
     source_ : Source or None
         Channels and range of sources, or their labels; None if there are none.
-    expectation_ : Expectation or None
+    expectation_ : ConditionalMean or None
         What is to be expected of latents, by what is told; None if there are no
         conditions, or the file is older.
     gaussian_ : Gaussian or None
         Mean and covariance of latents of volumes, beside what is expected; None of
         images, of volumes that are not aligned, or if the file is older.
-    readings_ : Readings or None
+    readings_ : LinearProbe or None
         What is read in such latents of conditions, to which samples are held; None
         where one of the two is missing, or if the file is older.
     detector_ : Detector or None
@@ -245,7 +245,7 @@ class LatentDiffusion(Finder):
         chosen = _training(training, images.ndim - 2)
         guides = diffusion.of_guide(chosen.checkpoint)
         chosen = chosen.settled(images.ndim - 2, guides, rates=diffusion.RATES)
-        known = Known.learn(
+        known = ConditioningEncoder.learn(
             conditions,
             source,
             images.shape,
@@ -255,8 +255,8 @@ class LatentDiffusion(Finder):
             people,
         )
         diffusion.check(self, images.shape, chosen, known.source)
-        told = known.tell(images, conditions, source)
-        told_others = known.tell(others, validation_conditions, validation_source)
+        told = known.transform(images, conditions, source)
+        told_others = known.transform(others, validation_conditions, validation_source)
         # An interruption before the networks are there leaves what was fitted before.
         new = self._as_it_is()
         new.fingerprint_ = check_trainable(images).fingerprint
@@ -271,9 +271,9 @@ class LatentDiffusion(Finder):
             "vqvae": survey(new.vqvae_.codebook_).fingerprint,
             "the shape of the validation data": np.shape(others),
         }
-        with distribution.spread(chosen.strategy):
+        with _backend.spread(chosen.strategy):
             # Before anything is exchanged.
-            distribution.agree(settings | chosen.settings())
+            _backend.require_agreement(settings | chosen.settings())
             latents = new._learn_latents(images, told, people)
             held_out = new._held_out(others, told_others, other_people)
             new._learnt_with = self.hyperparameters()
@@ -344,7 +344,7 @@ class LatentDiffusion(Finder):
 
     def _tensors(self):
         tensors = self.vqvae_._tensors() | super()._tensors()
-        known = Linear(self.expectation_, self.gaussian_, self.readings_)
+        known = LatentPrior(self.expectation_, self.gaussian_, self.readings_)
         tensors |= known.to_tensors()
         return tensors | (self.detector_.to_tensors() if self.detector_ else {})
 
@@ -360,7 +360,7 @@ class LatentDiffusion(Finder):
             self.vqvae_ = VQVAE.from_saved(tensors, document)
         # Before networks are built, to which it is given.
         known = from_saved(document.get("conditions"))
-        found = Linear.from_tensors(tensors, known)
+        found = LatentPrior.from_tensors(tensors, known)
         self.expectation_, self.gaussian_, self.readings_ = found
         self.detector_ = None
         if described := document.get("lesion_detector"):
@@ -378,9 +378,9 @@ class LatentDiffusion(Finder):
         choose("target", model.target, schedules.TARGETS)
         documents.check_sizes(document["latent_diffusion"], shapes)
         documents.check_latents(document, vqvae.latent_shape(vqvae.shape_))
-        wanted |= Linear.shapes(shapes, model.latent_shape_, model.conditions_)
-        make = partial(model._make_unets, **Linear.known(shapes))
-        for name, unet in building.sketched("float32", make).items():
+        wanted |= LatentPrior.shapes(shapes, model.latent_shape_, model.conditions_)
+        make = partial(model._make_unets, **LatentPrior.network_options(shapes))
+        for name, unet in building.build_without_weights("float32", make).items():
             wanted |= persistence.shapes(unet, name)
         if described := document.get("lesion_detector"):
             documents.check_detector(document)
@@ -454,7 +454,7 @@ class LatentDiffusion(Finder):
         self.population_ = Population.learn(numbers, self.conditions_, subjects)
         given = latents, numbers, self.conditions_
         options = {"volumes": not self._of_images(), "subjects": subjects}
-        known = Linear.learn(*given, **options)
+        known = LatentPrior.learn(*given, **options)
         self.expectation_, self.gaussian_, self.readings_ = known
         return Latents(latents, told, self.expectation_)
 

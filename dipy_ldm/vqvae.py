@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dipy_ldm import (
-    _backend as distribution,
+    _backend,
     _documents as documents,
     _serialization as persistence,
     presets,
@@ -230,7 +230,7 @@ class VQVAE(Codec):
         lessons = autoencoder.Lessons(
             images, found, size, masks, background, augment, validation_data
         )
-        with distribution.spread(chosen.strategy):
+        with _backend.spread(chosen.strategy):
             self._build()
             train(self, autoencoder.stage(self, lessons, chosen))
             self.sharpening_ = autoencoder.sharpening(self, lessons, chosen)
@@ -308,9 +308,9 @@ class VQVAE(Codec):
                 self, self._any_size()
             )
         encoder, quantizer, decoder = self.encoder_, self.quantizer_, self.decoder_
-        self._encode = distribution.compiled(encoder, encoder.inputs, [encoder])
+        self._encode = _backend.compiled(encoder, encoder.inputs, [encoder])
         # Of these networks, also in a copy that outlives the next fit.
-        self._decode = distribution.compiled(
+        self._decode = _backend.compiled(
             lambda latents: decoder(quantizer.quantise(latents)),
             decoder.inputs,
             [quantizer, decoder],

@@ -9,7 +9,7 @@ import pytest
 
 from dipy_ldm import VQVAE, LatentDiffusion
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.anomaly._lesions import plant
+from dipy_ldm.anomaly._lesions import add_lesions
 from dipy_ldm.anomaly._training import detection, detection_of_nothing
 from dipy_ldm.anomaly_detector import Detector
 from dipy_ldm.metrics import dice
@@ -45,7 +45,7 @@ def test_it_finds_lesions_in_images_that_it_has_not_seen():
     assert found["val_dice"][-1] > 0.7 > 0.3 > found["val_dice"][0]
     changed, masks = data[:8].copy(), np.zeros(data[:8].shape[:-1], "float32")
     for number, (window, mask) in enumerate(zip(changed, masks, strict=True)):
-        plant(window, mask, np.random.default_rng(number))
+        add_lesions(window, mask, np.random.default_rng(number))
     likely = detector.predict(changed)
     assert dice(likely > 0.5, masks > 0.5) > 0.7
     assert (detector.predict(data[:8]) > 0.5).mean() < 0.02

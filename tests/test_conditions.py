@@ -10,7 +10,7 @@ import pytest
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import Table, as_table, parse_conditions
 from dipy_ldm.conditions import UNSPECIFIED, Told, from_saved, learn, summary, to_saved
-from dipy_ldm.denoiser._conditioning import Known
+from dipy_ldm.denoiser._conditioning import ConditioningEncoder
 
 AGES = np.linspace(20, 80, 61)
 TABLE = {
@@ -140,13 +140,13 @@ def test_what_is_learnt_is_said_in_python_too(caplog):
     people = np.arange(4)
     with caplog.at_level("INFO", "dipy_ldm"):
         frame = pd.DataFrame({"age": ages, "sex": list("FMFF")})
-        Known.learn(frame, *how, None, None, people)
+        ConditioningEncoder.learn(frame, *how, None, None, people)
     assert "conditions of 4 images of 4 subjects:\n  age: 55 to 80" in caplog.text
     assert "4 subjects can be told from all others" in caplog.text
     caplog.clear()
     with caplog.at_level("INFO", "dipy_ldm"):
         table = Table({"age": [*ages]}, {"age": "years"})
-        known = Known.learn(table, *how, None, None, people)
+        known = ConditioningEncoder.learn(table, *how, None, None, people)
     assert known.conditions["age"].units == "years"
     assert not caplog.text, "it was said when it was read"
 

@@ -28,7 +28,7 @@ def fill_in(resamplings, n=5_000):
     known = np.stack([first, np.zeros(n)], -1).astype("float32")
     step, grid, _ = samplers.make_sampler("dpm++")
     path = schedules.path("cosine", grid("cosine", inpainting.STEPS))
-    noise = samplers.noise_of(0, range(n), (2,))
+    noise = samplers.noise_source(0, range(n), (2,))
     alpha, sigma = path[0][1]
     x = alpha * known + sigma * noise()
     fitting = inpainting.inpainted(denoise, known, FREEDOM)
@@ -70,7 +70,7 @@ def test_latents_are_set_free_at_one_noise_whatever_the_schedule():
 
 def test_noise_that_is_put_back_is_as_much_as_was_there():
     before, now = schedules.rates("cosine", 0.8), schedules.rates("cosine", 0.3)
-    noise = samplers.noise_of(0, range(1000), (20,))
+    noise = samplers.noise_source(0, range(1000), (20,))
     x = now[0] * 3 + now[1] * noise()
     x = inpainting.renoised(x, now, before, noise)
     npt.assert_allclose([x.mean(), x.std()], [before[0] * 3, before[1]], atol=0.02)

@@ -5,7 +5,7 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm import VQVAE, LatentDiffusion, _backend as distribution
+from dipy_ldm import VQVAE, LatentDiffusion, _backend
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.denoiser._training import scale_of
 from dipy_ldm.diffusion import guidance as denoisers, samplers, schedules
@@ -212,7 +212,7 @@ def test_fitting_again_starts_afresh(vqvae, blobs, numbered_anew):
 @pytest.mark.tensorflow  # others bring weights back at the end of a round
 def test_weights_are_averaged(vqvae, blobs, monkeypatch):
     raw, published = [], []
-    fit = distribution.ReplicatedModel.fit
+    fit = _backend.ReplicatedModel.fit
 
     def watched(network, *args, callbacks, **kwargs):
         note = keras.callbacks.LambdaCallback(
@@ -220,7 +220,7 @@ def test_weights_are_averaged(vqvae, blobs, monkeypatch):
         )
         return fit(network, *args, callbacks=[*callbacks, note], **kwargs)
 
-    monkeypatch.setattr(distribution.ReplicatedModel, "fit", watched)
+    monkeypatch.setattr(_backend.ReplicatedModel, "fit", watched)
     model = LatentDiffusion(vqvae, guide=False, **TINY)
     callbacks = [lambda m: published.append(m.denoiser_.get_weights())]
     model.fit(blobs, callbacks=callbacks, **(FIT | {"epochs": 6}))

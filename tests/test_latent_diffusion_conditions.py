@@ -20,7 +20,7 @@ from dipy_ldm.conditions import Condition
 from dipy_ldm.data import load_mnist
 from dipy_ldm.data._conditioning_inputs import ConditioningInputs
 from dipy_ldm.denoiser import _training as diffusion, _unet as unet_network
-from dipy_ldm.denoiser._ablation import gains
+from dipy_ldm.denoiser._ablation import ablation_gains
 from dipy_ldm.denoiser._conditioning import Latents
 from dipy_ldm.nn.layers import ConditionFeatures
 
@@ -207,7 +207,7 @@ def test_copies_know_the_same(told, tmp_path, how, undecoded):
     assert model.conditions_ == told.conditions_
     assert model.population_ == told.population_ is not None
     assert model.history_ == told.history_
-    both = (m.expectation_.of(np.array([[0.2, 1]])) for m in (model, told))
+    both = (m.expectation_.predict(np.array([[0.2, 1]])) for m in (model, told))
     npt.assert_allclose(*both, atol=1e-2 if how == "half" else 0)
     asked = {"row": [2, None], "side": "right"}
     first, second = (m.predict(conditions=asked, steps=3) for m in (model, told))
@@ -335,7 +335,9 @@ def test_what_is_not_listened_to_is_said(caplog):
         return noise + 0.2 * wrong
 
     with caplog.at_level(logging.WARNING):
-        found = gains(losses, told, np.arange(40) % 20, ["a", "b", "c"], warn=True)
+        found = ablation_gains(
+            losses, told, np.arange(40) % 20, ["a", "b", "c"], warn=True
+        )
     assert found == {
         "val_gain_a": 0,
         "val_gain_b": pytest.approx(0.2),
@@ -348,7 +350,7 @@ def test_what_is_not_listened_to_is_said(caplog):
     assert "condition c" not in caplog.text  # known of none
     caplog.clear()
     with caplog.at_level(logging.WARNING):
-        gains(losses, told, np.arange(40) % 9, ["a"], warn=True)
+        ablation_gains(losses, told, np.arange(40) % 9, ["a"], warn=True)
     assert not caplog.text, "nine subjects can't carry a verdict"
 
 
@@ -356,11 +358,13 @@ def test_few_are_measured_with_several_noises():
     latents = Latents(np.zeros((5, 2, 1)), ConditioningInputs(np.arange(5)[:, None]))
     numbered = latents.numbered()
     assert numbered.clean.shape == (35, 2, 1)
-    table = numbered.given.table
+    table = numbered.conditioning.table
     npt.assert_array_equal(table[:, 0], table[:, 1])
     # Those of a subject are one of which the mean is taken.
     latents = latents._replace(subjects=np.array([0, 1, 1, 0, 2]))
-    npt.assert_array_equal(latents.numbered().given.table[:5, 1], [0, 1, 1, 0, 2])
+    npt.assert_array_equal(
+        latents.numbered().conditioning.table[:5, 1], [0, 1, 1, 0, 2]
+    )
     plain = Latents(np.zeros((5, 2, 1)))
     assert plain.numbered() is plain
 

@@ -286,9 +286,11 @@ def test_sources_take_memory(seeing):
     shape, told = seeing.latent_shape_, {"conditions": []}
     sizes = {"widths": (8,), "blocks": 1}
     build = unet_network.seeded_unet
-    plain = building.sketched("float32", lambda: build(0, shape, **sizes, **told))
+    plain = building.build_without_weights(
+        "float32", lambda: build(0, shape, **sizes, **told)
+    )
     picture = unet_network.Picture(4, 1)
-    seen = building.sketched(
+    seen = building.build_without_weights(
         "float32", lambda: build(0, shape, **sizes, **told, source=picture)
     )
     needed = [memory.estimate_training([unet], 1000) for unet in (plain, seen)]

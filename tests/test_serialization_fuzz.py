@@ -12,9 +12,9 @@ from safetensors.numpy import load_file
 
 from dipy_ldm import VQVAE, LatentDiffusion, _serialization as persistence
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.prior._conditional_mean import Expectation
+from dipy_ldm.prior._conditional_mean import ConditionalMean
 from dipy_ldm.prior._gaussian import Gaussian
-from dipy_ldm.prior._probe import Readings
+from dipy_ldm.prior._probe import LinearProbe
 
 # As an autoencoder and a diffusion model say it.
 DOCUMENT = {
@@ -90,12 +90,12 @@ def whole(request, tmp_path_factory):
         described.vqvae_ = model
         model = described._describe(DOCUMENT)
         told = model.latent_shape_, model.conditions_
-        (sizes,) = Expectation.shapes(*told)
-        model.expectation_ = Expectation(model.conditions_, np.zeros(sizes))
+        (sizes,) = ConditionalMean.shapes(*told)
+        model.expectation_ = ConditionalMean(model.conditions_, np.zeros(sizes))
         parts = Gaussian.shapes(told[0], directions=2)
         model.gaussian_ = Gaussian(*map(np.zeros, parts))
-        parts = Readings.shapes(*told)
-        model.readings_ = Readings(told[1], *map(np.zeros, parts))
+        parts = LinearProbe.shapes(*told)
+        model.readings_ = LinearProbe(told[1], *map(np.zeros, parts))
         model._build()
     tensors = {
         name: rng.standard_normal(tensor.shape).astype("float32")

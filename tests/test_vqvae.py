@@ -11,9 +11,9 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm import VQVAE, _backend as distribution, _serialization as persistence
+from dipy_ldm import VQVAE, _backend, _serialization as persistence
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.autoencoder._assessment import affordable, score, verdict
+from dipy_ldm.autoencoder._assessment import limit_validation_images, score, verdict
 from dipy_ldm.autoencoder._training import draw_vectors
 from dipy_ldm.autoencoder.quantizers import BOTTLENECKS, Codebook
 from dipy_ldm.data import load_volumes
@@ -333,12 +333,12 @@ def test_masks_say_what_is_learnt(volumes):
 
 
 def test_what_does_not_fit_into_memory_is_refused(volumes, monkeypatch):
-    monkeypatch.setattr(distribution, "free_memory", lambda strategy: 1e6)
+    monkeypatch.setattr(_backend, "free_memory", lambda strategy: 1e6)
     with pytest.raises(InputError, match="needs about .*`patch` .*`remat`"):
         VQVAE(**TINY).fit(volumes, **FIT)
     with pytest.raises(InputError, match="batch_size"):
         VQVAE(**TINY).check((100, 400, 400, 400, 1))
-    monkeypatch.setattr(distribution, "free_memory", lambda strategy: 1e9)
+    monkeypatch.setattr(_backend, "free_memory", lambda strategy: 1e9)
     VQVAE(**TINY).check((100, 400, 400, 400, 1), patch=32, batch_size=2)
     # No larger than the images.
     VQVAE(**TINY).check((100, 32, 32, 32, 1), patch=400, batch_size=2)
@@ -347,7 +347,7 @@ def test_what_does_not_fit_into_memory_is_refused(volumes, monkeypatch):
 def test_recomputing_needs_less_memory(monkeypatch):
     needed = []
     for remat in (False, True):
-        monkeypatch.setattr(distribution, "free_memory", lambda strategy: 0.0)
+        monkeypatch.setattr(_backend, "free_memory", lambda strategy: 0.0)
         with pytest.raises(InputError) as refusal:
             VQVAE(blocks=3).check((9, 128, 128, 128, 1), batch_size=8, remat=remat)
         needed.append(float(re.search("about ([0-9.]+)", str(refusal.value))[1]))
@@ -603,7 +603,9 @@ def test_codes_that_are_all_the_same_are_told_of(vqvae, blobs):
 def test_to_validate_takes_a_tenth_of_the_time():
     training = Training(epochs=1, batch_size=4)
     images = np.zeros((50, 8, 8, 8, 1))
-    kept = partial(affordable, images, training=training, length=Length(20, 100))
+    kept = partial(
+        limit_validation_images, images, training=training, length=Length(20, 100)
+    )
     assert len(kept(size=(8, 8, 8))) == 25  # 24 and a bit
     assert len(kept(size=(4, 4, 4))) == 4
     # Of all the time there is, where a training ends before its first round does.
@@ -652,7 +654,7 @@ def test_codes_start_alike_on_any_number_of_devices():
         return draw_vectors(Rounded(), numbered(40), (4, 4), rng, 30)
 
     one = draw()
-    with distribution.spread(Two):
+    with _backend.spread(Two):
         npt.assert_array_equal(draw(), one)
 
 

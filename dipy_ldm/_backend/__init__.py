@@ -19,7 +19,7 @@ except ValueError as error:  # a backend that Keras does not know, either
         "~/.keras/keras.json or by the variable KERAS_BACKEND, and start Python again."
     ) from error
 
-from dipy_ldm._backend.memory import give_back
+from dipy_ldm._backend.memory import release_memory
 from dipy_ldm._backend.sharing import (
     ONCE_APPLYING,
     ONCE_TRAINING,
@@ -42,7 +42,7 @@ if TYPE_CHECKING or keras.config.backend() == "tensorflow":
         conditionally,
         gradients,
         in_batches,
-        in_turn,
+        run_two_at_a_time,
     )
     from dipy_ldm._backend.keras_tensorflow import ReplicatedModel, onednn_is_on
     from dipy_ldm._backend.strategy import (
@@ -52,13 +52,13 @@ if TYPE_CHECKING or keras.config.backend() == "tensorflow":
         scope,
     )
     from dipy_ldm._backend.workers import (
-        agree,
+        broadcast_from_chief,
         chief_first,
-        gathered,
+        distribute_batches,
+        gather_from_workers,
         is_chief,
         is_first_replica,
-        of_chief,
-        shared,
+        require_agreement,
         spread,
         sum_of_replicas,
     )
@@ -66,22 +66,22 @@ else:
     from dipy_ldm._backend.single_device import (
         ReplicatedModel,
         add_to,
-        agree,
+        broadcast_from_chief,
         chief_first,
         compiled,
         conditionally,
+        distribute_batches,
         free_memory,
-        gathered,
+        gather_from_workers,
         gpu_capabilities,
         gradients,
         in_batches,
-        in_turn,
         is_chief,
         is_first_replica,
         make_strategy,
-        of_chief,
+        require_agreement,
+        run_two_at_a_time,
         scope,
-        shared,
         spread,
         sum_of_replicas,
     )
@@ -92,34 +92,36 @@ __all__ = [
     "STRATEGIES",
     "ReplicatedModel",
     "add_to",
-    "agree",
+    "require_agreement",
     "chief_first",
     "compiled",
     "conditionally",
     "count_replicas",
     "free_memory",
-    "gathered",
-    "give_back",
+    "gather_from_workers",
+    "release_memory",
     "gpu_capabilities",
     "gradients",
     "in_batches",
-    "in_turn",
+    "run_two_at_a_time",
     "is_chief",
     "is_first_replica",
     "make_strategy",
-    "of_chief",
+    "broadcast_from_chief",
     "scope",
     "share_of",
-    "shared",
+    "distribute_batches",
     "spread",
     "sum_of_replicas",
 ]
 
 if keras.config.backend() == "tensorflow" and not onednn_is_on():
     # It is on for whoever imports dipy_ldm before TensorFlow; only x86 has it.
-    asked = os.environ["TF_ENABLE_ONEDNN_OPTS"] == "1"
-    has_it = platform.machine() in ("x86_64", "AMD64") and platform.system() != "Darwin"
-    if asked and has_it:
+    wants_onednn = os.environ["TF_ENABLE_ONEDNN_OPTS"] == "1"
+    supports_onednn = (
+        platform.machine() in ("x86_64", "AMD64") and platform.system() != "Darwin"
+    )
+    if wants_onednn and supports_onednn:
         logging.getLogger(__name__).warning(
             "TensorFlow was imported before dipy_ldm, and oneDNN, which makes training "
             "on this processor several times faster, is off; import dipy_ldm first, or "

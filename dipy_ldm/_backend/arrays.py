@@ -30,7 +30,7 @@ def compiled(function: Callable, inputs: list[Any], networks: list[Any]) -> Call
     return call
 
 
-def in_turn(tasks: Iterable[Callable]) -> None:
+def run_two_at_a_time(tasks: Iterable[Callable]) -> None:
     """Do two things at once, so that what the first take is there for the next.
 
     Within a compiled function all would be begun at once; one alone does not keep all

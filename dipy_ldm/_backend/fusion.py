@@ -9,7 +9,7 @@ from keras import ops
 
 
 @cache
-def _gains():
+def _on_processors():
     """Say whether TensorFlow computes on processors alone.
 
     JAX fuses by itself, and PyTorch has no graph. With GPUs Keras compiles whole steps
@@ -33,7 +33,7 @@ def _called(function, loop):
     """Let TensorFlow call a function that is traced once for all of the same shapes."""
 
     def apply(*tensors):
-        if not _gains():
+        if not _on_processors():
             return function(*tensors)
         import tensorflow as tf
 
@@ -52,7 +52,7 @@ def fused(function: Callable) -> Callable:
     return _called(function, True)
 
 
-def traced_once(function: Callable) -> Callable:
+def cached_trace(function: Callable) -> Callable:
     """Trace a function once for all tensors of the same shapes.
 
     In TensorFlow a graph takes Python a third of a millisecond for each operation, and
@@ -74,25 +74,29 @@ def sum_of_squares(x):
 def with_gradient(function: Callable, gradient: Callable, kept: int = 0) -> Callable:
     """Give a function another gradient than TensorFlow's own, if that is faster."""
 
-    def apart(made):
-        return (made[:-kept], made[-kept:]) if kept else (made, ())
+    def split(results):
+        return (results[:-kept], results[-kept:]) if kept else (results, ())
 
     # In a graph of their own: TensorFlow keeps each that has such gradients for ever,
     # and with that of a training all of its network, and what was learnt.
-    @traced_once
+    @cached_trace
     @ops.custom_gradient
     def differentiable(*tensors):
-        made, more = apart(function(*tensors))
-        return made, lambda *upstream: gradient((*tensors, *more), *upstream)
+        results, more = split(function(*tensors))
+        return results, lambda *upstream: gradient((*tensors, *more), *upstream)
 
     def apply(*tensors):
-        return differentiable(*tensors) if _gains() else apart(function(*tensors))[0]
+        return (
+            differentiable(*tensors)
+            if _on_processors()
+            else split(function(*tensors))[0]
+        )
 
     return apply
 
 
 @contextmanager
-def named_alike() -> Iterator[None]:
+def canonical_variable_names() -> Iterator[None]:
     """Let TensorFlow name all variables that are made alike, whatever they are for.
 
     For each name and shape it takes a millisecond, and 35 KiB until the process ends.

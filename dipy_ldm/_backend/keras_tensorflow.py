@@ -2,7 +2,7 @@
 
 Note 15 of ``doc/decisions`` says what each is for, and which test tells when it may go.
 The others are in the optimizer (``FlatAdam``), in how metrics are made on all back-ends
-(``AskableModel.sketch``) and in how Slurm's machines are found (``cluster.py``).
+(``StoppableModel.sketch``) and in how Slurm's machines are found (``cluster.py``).
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.util import _pywrap_util_port
 
-from dipy_ldm._backend.sharing import AskableModel
+from dipy_ldm._backend.sharing import StoppableModel
 
 
 def onednn_is_on() -> bool:
@@ -18,7 +18,7 @@ def onednn_is_on() -> bool:
     return _pywrap_util_port.IsMklEnabled()
 
 
-class ReplicatedModel(AskableModel):
+class ReplicatedModel(StoppableModel):
     """A model that ``fit`` trains alike on any number of replicas and machines.
 
     It ends on all machines if an end is asked for on any.
@@ -57,24 +57,26 @@ class ReplicatedModel(AskableModel):
             return
         names = []
 
-        def replica(data, asked):
+        def replica(data, stop):
             figures = self.train_step(data)
             names[:] = figures
-            return tf.stack([asked, *figures.values()])
+            return tf.stack([stop, *figures.values()])
 
         @tf.function(autograph=False)
-        def all_replicas(iterator, asked):
-            figures = strategy.run(replica, (next(iterator), asked))
+        def all_replicas(iterator, stop):
+            figures = strategy.run(replica, (next(iterator), stop))
             return strategy.reduce(tf.distribute.ReduceOp.MEAN, figures, axis=None)
 
         def step_of_all(iterator):
-            asked, *figures = all_replicas(iterator, tf.constant(float(self.asked)))
-            self.ends = bool(asked > 0)
+            stop, *figures = all_replicas(
+                iterator, tf.constant(float(self.stop_requested))
+            )
+            self.stopping = bool(stop > 0)
             return dict(zip(names, figures))
 
         self.train_function = step_of_all
 
-    def settle(self) -> None:
+    def sync_weights(self) -> None:
         """Do nothing: the weights are those of the last step.
 
         With another back-end ``fit`` has weights of its own.

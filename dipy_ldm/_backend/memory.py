@@ -18,7 +18,7 @@ _RECLAIMABLE_V1 = {"total_inactive_file", "total_active_file"}
 def host_memory(root: str | Path = "/") -> float:
     """Say how much memory this process can still have."""
     root = Path(root)
-    return min(_available(root), _left_to_process(root), *_left_to_groups(root))
+    return min(_available(root), _free_in_address_space(root), *_free_in_groups(root))
 
 
 def _available(root):
@@ -27,29 +27,31 @@ def _available(root):
     return _kibibytes(values, "MemAvailable:")
 
 
-def _left_to_process(root):
+def _free_in_address_space(root):
     """Read what is left of the address space."""
     for line in _lines(root / "proc/self/limits"):
         if line.startswith("Max address space"):
             soft = line.split()[3]
             if soft.isdigit():
                 used = _kibibytes(_table(root / "proc/self/status"), "VmSize:")
-                left = int(soft) - (used if used < math.inf else 0)
-                return max(left * _ADDRESSES, 0)
+                free = int(soft) - (used if used < math.inf else 0)
+                return max(free * _ADDRESSES, 0)
     return math.inf
 
 
-def _left_to_groups(root):
+def _free_in_groups(root):
     """Read what is left to each control group that this process is in."""
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
         if controllers == "":
             for group in _and_parents(root / "sys/fs/cgroup", path):
-                yield _left(group, "memory.max", "memory.current", _RECLAIMABLE)
+                yield _free_in_group(
+                    group, "memory.max", "memory.current", _RECLAIMABLE
+                )
         elif "memory" in controllers.split(","):
             names = "memory.limit_in_bytes", "memory.usage_in_bytes"
             for group in _and_parents(root / "sys/fs/cgroup/memory", path):
-                yield _left(group, *names, _RECLAIMABLE_V1)
+                yield _free_in_group(group, *names, _RECLAIMABLE_V1)
 
 
 def _and_parents(mount, path):
@@ -62,7 +64,7 @@ def _and_parents(mount, path):
     return [mount.joinpath(*parts[:n]) for n in range(len(parts), -1, -1)]
 
 
-def _left(group, limit, used, reclaimable):
+def _free_in_group(group, limit, used, reclaimable):
     """Read what is left to one group."""
     limit, used = (_number(group / name) for name in (limit, used))
     if limit >= _NO_LIMIT or used == math.inf:
@@ -116,7 +118,7 @@ def _total(cuda, number):
     return float(size.value)
 
 
-def give_back() -> None:
+def release_memory() -> None:
     """Give memory that nothing lies in back to the system, where the C library can.
 
     GNU's keeps what lies between what is in use. To trace a training and to optimise

@@ -26,9 +26,9 @@ def compiled(function: Callable, inputs: list[Any], networks: list[Any]) -> Call
 
     def call(*arrays):
         cast = [keras.ops.cast(a, x.dtype) for a, x in zip(arrays, inputs)]
-        n, known = len(cast[0]), sizes[tuple(a.shape[1:] for a in cast)]
-        size = min((s for s in known if n <= s <= _WASTE * n), default=n)
-        known.add(size)
+        n, compiled_sizes = len(cast[0]), sizes[tuple(a.shape[1:] for a in cast)]
+        size = min((s for s in compiled_sizes if n <= s <= _WASTE * n), default=n)
+        compiled_sizes.add(size)
         values = [v.value for v in variables]
         if size == n:
             return traced(values, *cast)
@@ -48,25 +48,25 @@ def conditionally(
     condition: Any, change: Callable, otherwise: Callable, variables: Callable
 ) -> None:
     """Change variables in one way or in another, within a step of training."""
-    known = variables()
+    changed = variables()
 
     def after(function):
         def values():
             # Within a branch nothing may be assigned to what is outside of it.
-            mapping = [(v, v.value) for v in known]
+            mapping = [(v, v.value) for v in changed]
             with keras.StatelessScope(state_mapping=mapping) as scope:
                 function()
-            return [scope.get_current_value(v) for v in known]
+            return [scope.get_current_value(v) for v in changed]
 
         return values
 
     for variable, value in zip(
-        known, jax.lax.cond(condition, after(change), after(otherwise))
+        changed, jax.lax.cond(condition, after(change), after(otherwise))
     ):
         variable.assign(value)
 
 
-def settle(model: Any) -> None:
+def sync_weights(model: Any) -> None:
     """Bring what ``fit`` has of the weights back into the model."""
     model.jax_state_sync()
 
@@ -82,5 +82,9 @@ def gpu_capabilities() -> list[tuple[int, ...]]:
 def gpu_memory() -> float | None:
     """Say how many bytes of the GPU are free; None if there is none."""
     device = jax.devices()[0]
-    told = device.memory_stats() if device.platform == "gpu" else None
-    return None if not told else told["bytes_limit"] - told["bytes_in_use"]
+    statistics = device.memory_stats() if device.platform == "gpu" else None
+    return (
+        None
+        if not statistics
+        else statistics["bytes_limit"] - statistics["bytes_in_use"]
+    )

@@ -27,10 +27,10 @@ def gradients(function: Callable) -> Callable:
 
     def compute(*tensors):
         leaves = [tensor.detach().requires_grad_() for tensor in tensors]
-        found = torch.autograd.grad(function(*leaves).sum(), leaves)
+        result = torch.autograd.grad(function(*leaves).sum(), leaves)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        return found
+        return result
 
     return compute
 
@@ -42,7 +42,7 @@ def conditionally(
     (change if bool(condition) else otherwise)()
 
 
-def settle(model: Any) -> None:
+def sync_weights(model: Any) -> None:
     """Do nothing: the weights are those of the last step."""
 
 

@@ -29,10 +29,10 @@ ONCE_TRAINING, ONCE_APPLYING = (
 _TRACING = Lock()
 
 
-class AskableModel(keras.Model):
+class StoppableModel(keras.Model):
     """A model whose training can be asked to end between two steps."""
 
-    asked = ends = interrupted = False
+    stop_requested = stopping = interrupted = False
     train_function: Any
     _sketching = False
 
@@ -44,23 +44,23 @@ class AskableModel(keras.Model):
         """
         self._sketching = True
         try:
-            self._symbolic_build(data_batch=sketched(batches, replicas))
+            self._symbolic_build(data_batch=batch_specs(batches, replicas))
         finally:
             self._sketching = False
 
     def call(self, inputs, training=None, mask=None):
-        """Apply the network; while it is sketched, return what is as large."""
+        """Apply the network; while it is batch_specs, return what is as large."""
         if not self._sketching:
             return super().call(inputs, training=training, mask=mask)
-        given = keras.tree.map_structure(
+        specs = keras.tree.map_structure(
             lambda x: keras.KerasTensor(
                 x.shape, keras.backend.standardize_dtype(x.dtype)
             ),
             inputs,
         )
         # Of one output the network, too, returns no list.
-        (made,) = keras.tree.flatten(self.compute_output_spec(given))
-        return keras.ops.zeros(made.shape, made.dtype)
+        (result,) = keras.tree.flatten(self.compute_output_spec(specs))
+        return keras.ops.zeros(result.shape, result.dtype)
 
     def make_train_function(self, force=False) -> None:
         """Make what trains for a step, and hear whether the training shall end."""
@@ -70,17 +70,17 @@ class AskableModel(keras.Model):
         train = self.train_function
         begun = False
 
-        def step(*given):
+        def step(*arguments):
             nonlocal begun
-            self.ends = self.asked
+            self.stopping = self.stop_requested
             if self.interrupted:
                 raise KeyboardInterrupt
             with nullcontext() if begun else _TRACING:
-                made = train(*given)
+                figures = train(*arguments)
             if not begun:
-                memory.give_back()
+                memory.release_memory()
             begun = True
-            return made
+            return figures
 
         self.train_function = step
 
@@ -93,8 +93,8 @@ def count_replicas(strategy: Any) -> int:
 def share_of(batch_size: int, strategy: Any) -> int:
     """Share a batch evenly among the replicas."""
     n = count_replicas(strategy)
-    each, left = divmod(batch_size, n)
-    if left:
+    each, remainder = divmod(batch_size, n)
+    if remainder:
         near = f"{each * n} or {(each + 1) * n}" if each else f"at least {n}"
         raise InputError(
             f"a batch of {batch_size} can't be shared evenly by {n} replicas; give a "
@@ -103,7 +103,7 @@ def share_of(batch_size: int, strategy: Any) -> int:
     return each
 
 
-def sketched(batches: Any, replicas: int) -> Any:
+def batch_specs(batches: Any, replicas: int) -> Any:
     """Say what a replica is given at each step."""
     each = batches.size // replicas
     return keras.tree.map_structure(

@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dipy_ldm._backend import memory
-from dipy_ldm._backend.sharing import DRAWN_AT_ONCE, STRATEGIES, AskableModel
+from dipy_ldm._backend.sharing import DRAWN_AT_ONCE, STRATEGIES, StoppableModel
 from dipy_ldm._utils import cluster
 from dipy_ldm._utils.checks import InputError, choose
 
@@ -80,17 +80,17 @@ def is_chief() -> bool:
 is_first_replica = is_chief
 
 
-def of_chief(array: np.ndarray) -> np.ndarray:
+def broadcast_from_chief(array: np.ndarray) -> np.ndarray:
     """Return what was computed."""
     return np.asarray(array)
 
 
-def gathered(facts: Any) -> list:
+def gather_from_workers(facts: Any) -> list:
     """Return what this process says."""
     return [facts]
 
 
-def agree(facts: dict) -> None:
+def require_agreement(facts: dict) -> None:
     """Agree with oneself."""
 
 
@@ -110,7 +110,7 @@ def free_memory(strategy: None = None) -> float:
     return memory.host_memory() if free is None else free
 
 
-def in_turn(tasks: Iterable[Callable]) -> None:
+def run_two_at_a_time(tasks: Iterable[Callable]) -> None:
     """Do one thing after the other."""
     for task in tasks:
         task()
@@ -135,19 +135,19 @@ def in_batches(
     return np.concatenate(results)
 
 
-class ReplicatedModel(AskableModel):
+class ReplicatedModel(StoppableModel):
     """A model that ``fit`` trains on the one device."""
 
     def prepare(self, batches: Any) -> None:
         """Make the metrics, before Keras would take a batch to learn of its shape."""
         self.sketch(batches, 1)
 
-    def settle(self) -> None:
+    def sync_weights(self) -> None:
         """Let the weights be those of the last step, in the middle of a round."""
-        backend.settle(self)
+        backend.sync_weights(self)
 
 
-def shared(batches: Any, first_step: int, strategy: None) -> Iterator:
+def distribute_batches(batches: Any, first_step: int, strategy: None) -> Iterator:
     """Draw batches on threads that run ahead."""
     pool = ThreadPoolExecutor(DRAWN_AT_ONCE)
     try:

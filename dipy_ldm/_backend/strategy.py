@@ -140,7 +140,7 @@ def _owners(kind):
     ]
 
 
-def _known():
+def _all_devices():
     """Name all devices of this machine, without starting any."""
     kinds = ("GPU", "CPU")
     return [f"{kind}:{i}" for kind in kinds for i in range(len(_owners(kind)))]
@@ -148,23 +148,23 @@ def _known():
 
 def _match(names):
     """Return those of the known devices that were asked for."""
-    known = _known()
-    kind = known[0].partition(":")[0]  # GPUs come first
-    asked = [f"{kind}:{n}" if str(n).isdigit() else str(n).upper() for n in names]
-    missing = [name for name in asked if name not in known]
-    if missing or not asked:
+    available = _all_devices()
+    kind = available[0].partition(":")[0]  # GPUs come first
+    requested = [f"{kind}:{n}" if str(n).isdigit() else str(n).upper() for n in names]
+    missing = [name for name in requested if name not in available]
+    if missing or not requested:
         raise InputError(
             f"there is no device {', '.join(missing) or 'given'}; this machine has "
-            f"{', '.join(known)}."
+            f"{', '.join(available)}."
         )
-    return list(dict.fromkeys(asked))
+    return list(dict.fromkeys(requested))
 
 
 def _show_gpus(devices):
     """Hide all GPUs but those that were asked for: no other is started."""
     owners = _owners("GPU")
-    wanted = {f"GPU:{i}": gpu for i, gpu in enumerate(owners)}
-    shown = list(dict.fromkeys(wanted[name] for name in devices if name in wanted))
+    gpu_of = {f"GPU:{i}": gpu for i, gpu in enumerate(owners)}
+    shown = list(dict.fromkeys(gpu_of[name] for name in devices if name in gpu_of))
     # What is started already keeps what it has.
     with suppress(RuntimeError):
         tf.config.set_visible_devices(shown, "GPU")

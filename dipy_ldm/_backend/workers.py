@@ -10,12 +10,12 @@ import numpy as np
 import tensorflow as tf
 
 from dipy_ldm._backend import memory
-from dipy_ldm._backend.sharing import DRAWN_AT_ONCE, sketched
+from dipy_ldm._backend.sharing import DRAWN_AT_ONCE, batch_specs
 from dipy_ldm._utils import cluster
 from dipy_ldm._utils.checks import InputError
 
 # Numbers that workers exchange at once: more take more memory, fewer more time.
-_AT_ONCE = 2**24
+MAX_EXCHANGED = 2**24
 
 # What TensorFlow raises where a worker is gone, or the others gave up on it.
 GONE = (
@@ -62,8 +62,8 @@ def place() -> tuple[int, int]:
     """Tell who this machine is among those that work is spread over."""
     strategy = spread_over.get()
     if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        known = strategy.cluster_resolver
-        return known.task_id, known.cluster_spec().num_tasks("worker")
+        resolver = strategy.cluster_resolver
+        return resolver.task_id, resolver.cluster_spec().num_tasks("worker")
     return 0, 1
 
 
@@ -83,21 +83,21 @@ def chief_first(strategy: Any) -> Iterator[None]:
             all_reduce(np.zeros(1))
 
 
-def of_chief(array: np.ndarray) -> np.ndarray:
+def broadcast_from_chief(array: np.ndarray) -> np.ndarray:
     """Let all machines have what the chief computed, to the last bit."""
     array = np.asarray(array)
     return all_reduce(array if is_chief() else np.zeros_like(array))
 
 
-def agree(facts: dict) -> None:
+def require_agreement(facts: dict) -> None:
     """Refuse to go on unless all machines were started alike."""
-    said = gathered(facts)
-    for other in range(1, len(said)):
-        if refusal := cluster.difference(said[0], said[other], other):
+    of_workers = gather_from_workers(facts)
+    for other in range(1, len(of_workers)):
+        if refusal := cluster.difference(of_workers[0], of_workers[other], other):
             raise InputError(refusal)
 
 
-def gathered(facts: Any) -> list:
+def gather_from_workers(facts: Any) -> list:
     """Let all machines know what each of them says."""
     worker, workers = place()
     text = np.frombuffer(json.dumps(facts).encode(), "uint8")
@@ -118,7 +118,7 @@ def all_reduce(array: np.ndarray) -> np.ndarray:
         return array
     strategy = spread_over.get()
     result = np.empty_like(array)
-    rows = max(1, _AT_ONCE // max(1, array[:1].size))
+    rows = max(1, MAX_EXCHANGED // max(1, array[:1].size))
     for start in range(0, len(array), rows):
         piece = array[start : start + rows]
 
@@ -147,7 +147,7 @@ def is_first_replica() -> bool:
     return context.num_replicas_in_sync == 1 or _is_first(context, context.strategy)
 
 
-def shared(batches: Any, first_step: int, strategy: Any) -> Any:
+def distribute_batches(batches: Any, first_step: int, strategy: Any) -> Any:
     """Let the replicas share each batch."""
     if strategy is None:
         return _dataset(batches, first_step, 0, 1, 1)
@@ -166,16 +166,16 @@ def shared(batches: Any, first_step: int, strategy: Any) -> Any:
 
 def _dataset(batches, first_step, machine, machines, replicas):
     """Draw what a machine needs of each batch, a piece for each of its replicas."""
-    each, here = batches.size // replicas, replicas // machines
-    whole = sketched(batches, replicas)
+    each, replicas_here = batches.size // replicas, replicas // machines
+    whole = batch_specs(batches, replicas)
     flat = tf.nest.flatten(whole)
 
     def draw(number):
         if not number:
             # The graph of a step is made and optimised when it asks for the first.
-            memory.give_back()
-        step, replica = divmod(int(number), here)
-        first = (machine * here + replica) * each
+            memory.release_memory()
+        step, replica = divmod(int(number), replicas_here)
+        first = (machine * replicas_here + replica) * each
         piece = batches.draw(first_step + step, range(first, first + each))
         return tf.nest.flatten(piece)
 

@@ -40,15 +40,15 @@ def in_tiles(
     *,
     tile: int,
     margin: int,
-    given: int = 1,
-    made: int = 1,
+    input_factor: int = 1,
+    output_factor: int = 1,
 ) -> np.ndarray:
     """Apply a function that looks only so far to an array, tile by tile.
 
     Shapes: function ``(n, *space * given, channels)``, array ``(n, *space * given,
     channels)``.
     """
-    space = [size // given for size in array.shape[1:-1]]
+    space = [size // input_factor for size in array.shape[1:-1]]
     if all(size <= tile + 2 * margin for size in space):
         return ops.convert_to_numpy(function(array))
     result: Any = None
@@ -58,14 +58,16 @@ def in_tiles(
             slice(max(0, i.start - margin), min(size, i.stop + margin))
             for i, size in zip(inner, space)
         ]
-        source = [slice(o.start * given, o.stop * given) for o in outer]
+        source = [slice(o.start * input_factor, o.stop * input_factor) for o in outer]
         piece = ops.convert_to_numpy(function(array[(slice(None), *source)]))
         if result is None:
-            whole = [size * made for size in space]
+            whole = [size * output_factor for size in space]
             result = np.empty((len(array), *whole, piece.shape[-1]), piece.dtype)
-        target = [slice(i.start * made, i.stop * made) for i in inner]
+        target = [slice(i.start * output_factor, i.stop * output_factor) for i in inner]
         kept = [
-            slice((i.start - o.start) * made, (i.stop - o.start) * made)
+            slice(
+                (i.start - o.start) * output_factor, (i.stop - o.start) * output_factor
+            )
             for i, o in zip(inner, outer)
         ]
         result[(slice(None), *target)] = piece[(slice(None), *kept)]

@@ -1,4 +1,4 @@
-"""Lesions that are planted in images: what a detector learns from.
+"""Synthetic lesions: what a detector learns from.
 
 Nobody has marked the lesions of most cohorts, and most images have none. So parts of
 images are made brighter or darker, and a network learns to say where: it has to learn
@@ -67,8 +67,8 @@ class Atlas(NamedTuple):
         variance = np.maximum(squares / len(images) - np.square(mean), 0)
         return cls(mean.astype("float32"), np.sqrt(variance).astype("float32"))
 
-    def beside(self, windows: np.ndarray, corners: np.ndarray) -> np.ndarray:
-        """Put beside windows of images what is known of their places.
+    def describe(self, windows: np.ndarray, corners: np.ndarray) -> np.ndarray:
+        """Return what the detector is given of windows, with the atlas at their places.
 
         Shapes: windows ``(n, *size, channels)``, corners ``(n, rank)``, result ``(n,
         *size, features)``.
@@ -76,8 +76,8 @@ class Atlas(NamedTuple):
         size = windows.shape[1:-1]
         none = np.zeros(len(windows), int)
         mean, spread = (
-            read_windows(some[None], none, corners, size)
-            for some in (self.mean, self.spread)
+            read_windows(array[None], none, corners, size)
+            for array in (self.mean, self.spread)
         )
         away = (windows - mean) / (spread + np.float32(_LEAST_SPREAD))
         places = np.empty((*windows.shape[:-1], len(size)), "float32")
@@ -91,12 +91,12 @@ class Atlas(NamedTuple):
         return np.concatenate([windows, away / 2, mean, 5 * spread, places], -1)
 
 
-def features(rank: int, channels: int) -> int:
-    """Say how many channels a detector is given."""
+def n_features(rank: int, channels: int) -> int:
+    """Return how many channels a detector is given."""
     return 4 * channels + rank
 
 
-def planted(
+def lesion_batches(
     images: np.ndarray,
     batch_size: int,
     *,
@@ -106,7 +106,7 @@ def planted(
     atlas: Atlas,
     bent: bool = True,
 ) -> Batches:
-    """Draw windows of images with lesions without end: what a detector learns from.
+    """Draw windows with synthetic lesions without end: what a detector learns from.
 
     Shapes: images ``(n, *space, channels)``.
     """
@@ -123,20 +123,20 @@ def planted(
         windows = np.empty((len(index), *size, images.shape[-1]), "float32")
         masks = np.zeros((*windows.shape[:-1], 1), "float32")
         for wide, window, mask, stream in zip(read, windows, masks, streams):
-            window[...] = bend(wide, size, by, stream)
-            plant(window, mask[..., 0], stream)
-        return atlas.beside(windows, corners), masks
+            window[...] = deform(wide, size, by, stream)
+            add_lesions(window, mask[..., 0], stream)
+        return atlas.describe(windows, corners), masks
 
     return Batches(batch_size, draw)
 
 
-def bend(
+def deform(
     window: np.ndarray,
     size: tuple[int, ...],
     by: float,
     stream: np.random.Generator,
 ) -> np.ndarray:
-    """Bend a window smoothly, as if it were of another brain.
+    """Deform a window smoothly, as if it were of another brain.
 
     Shapes: window ``(*wider, channels)``, result ``(*size, channels)``.
     """
@@ -144,10 +144,10 @@ def bend(
 
     rank = len(size)
     splines = [_splines(length) for length in size]
-    moved = stream.uniform(-1, 1, (rank, *(len(some) for some in splines)))
+    moved = stream.uniform(-1, 1, (rank, *(len(spline) for spline in splines)))
     moved *= stream.uniform(0, by)
-    for axis, some in enumerate(splines, 1):
-        moved = np.moveaxis(np.tensordot(moved, some, (axis, 0)), -1, axis)
+    for axis, spline in enumerate(splines, 1):
+        moved = np.moveaxis(np.tensordot(moved, spline, (axis, 0)), -1, axis)
     around = [(wide - length) / 2 for wide, length in zip(window.shape, size)]
     places = np.indices(size) + moved + np.reshape(around, (-1, *[1] * rank))
     channels = np.moveaxis(window, -1, 0)
@@ -164,8 +164,10 @@ def _splines(length):
     return np.where(far < 1, near, np.maximum(2 - far, 0) ** 3 / 6)
 
 
-def plant(window: np.ndarray, mask: np.ndarray, stream: np.random.Generator) -> None:
-    """Plant lesions in a window: ellipsoids that are brighter or darker.
+def add_lesions(
+    window: np.ndarray, mask: np.ndarray, stream: np.random.Generator
+) -> None:
+    """Add lesions to a window: ellipsoids that are brighter or darker.
 
     Shapes: window ``(*size, channels)``.
     """

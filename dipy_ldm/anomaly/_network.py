@@ -5,7 +5,13 @@ from collections.abc import Sequence
 import keras
 from keras import layers
 
-from dipy_ldm.nn.blocks import conv, norm_position, residual, some_bias, to_output
+from dipy_ldm.nn.blocks import (
+    conv,
+    norm_position,
+    residual,
+    small_random_bias,
+    to_output,
+)
 from dipy_ldm.nn.building import seeded
 from dipy_ldm.nn.layers import DepthToSpace
 
@@ -40,17 +46,17 @@ def _detector(space, channels, widths, blocks, remat):
             x = residual(x, width, norm_position, remat)
         return x
 
-    given = keras.Input((*space, channels))
-    x, skips = given, []
+    inputs = keras.Input((*space, channels))
+    x, skips = inputs, []
     for width in widths:
-        x = conv(x, width, size=4, strides=2, bias_initializer=some_bias())
+        x = conv(x, width, size=4, strides=2, bias_initializer=small_random_bias())
         x = several(x, width)
         skips.append(x)
     skips.pop()
     for width in reversed(widths[:-1]):
-        x = conv(x, width, upsampled=True, bias_initializer=some_bias())
+        x = conv(x, width, upsampled=True, bias_initializer=small_random_bias())
         x = several(layers.Concatenate()([x, skips.pop()]), width)
     start = keras.initializers.Constant(_RARELY)
     options = {"kernel_initializer": "zeros", "bias_initializer": start}
     x = to_output(x, 2 ** len(space), norm_position, **options)
-    return keras.Model(given, DepthToSpace(2)(x), name="detector")
+    return keras.Model(inputs, DepthToSpace(2)(x), name="detector")

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 from keras import ops
 import numpy as np
 
-from dipy_ldm import _backend as distribution
+from dipy_ldm import _backend
 from dipy_ldm._utils import tiling as tiles
 from dipy_ldm._utils.checks import check_patch, check_seed, check_sizes, plain
 from dipy_ldm.anomaly import _network as anomaly_network
-from dipy_ldm.anomaly._lesions import features, planted
+from dipy_ldm.anomaly._lesions import lesion_batches, n_features
 from dipy_ldm.data._batches import Batches
 from dipy_ldm.data._patches import window_size
 from dipy_ldm.metrics import dice
@@ -71,7 +71,7 @@ def check(
     chosen = detector.hyperparameters()
     size = size_of(shape[1:-1], chosen, patch)
     build = partial(network, chosen, size, shape[-1], training.remat)
-    sketch = building.sketched(training.precision.name, build)
+    sketch = building.build_without_weights(training.precision.name, build)
     needed = memory.estimate_training([sketch], training.share)
     memory.check_training("the detector", needed, training)
 
@@ -94,7 +94,7 @@ def network(
     return anomaly_network.seeded_detector(
         chosen["seed"],
         space,
-        features(len(space), channels),
+        n_features(len(space), channels),
         widths=chosen["widths"],
         blocks=chosen["blocks"],
         remat=remat,
@@ -124,7 +124,7 @@ def stage(detector: Any, lessons: Lessons, training: Any) -> Stage:
 
 
 def _batches(detector, images, size, batch_size, held_out=False) -> Batches:
-    return planted(
+    return lesion_batches(
         images,
         batch_size,
         seed=detector.seed + int(held_out),
@@ -155,7 +155,7 @@ def _compile(detector, size, training, length):
     """Make the network that is trained."""
     chosen, channels = detector.hyperparameters(), detector.shape_[-1]
     made = network(chosen, size, channels, training.remat)
-    model = distribution.ReplicatedModel(made.inputs, made.outputs)
+    model = _backend.ReplicatedModel(made.inputs, made.outputs)
     optimizer = training.optimizer(
         length.total, global_clipnorm=1.0, base_fan_in=BASE_FAN_IN
     )
@@ -175,7 +175,7 @@ def _publish(detector, held_out, model, number, last):
         return {}
     given, masks = held_out
     most = tiles.safe_batch(given.shape[1:-1])
-    found = distribution.in_batches(detector.odds, given, most) > 0
+    found = _backend.in_batches(detector.odds, given, most) > 0
     return {"val_dice": dice(found, masks)}
 
 

@@ -1,23 +1,23 @@
-"""What a trained autoencoder is worth: its figures, and the verdict on it."""
+"""Validation of an autoencoder: its figures, and what is wrong with it."""
 
 import math
 from typing import Any
 
 import numpy as np
 
-from dipy_ldm import _backend as distribution
+from dipy_ldm import _backend
 from dipy_ldm._utils import tiling as tiles
 from dipy_ldm.autoencoder import _sharpening as sharpening
 from dipy_ldm.data._checks import Survey
 from dipy_ldm.metrics import detail_correlation
 
 # With less perplexity all latents have one code, and nearly so with little more.
-_PERPLEXITY = 1.5
+MIN_PERPLEXITY = 1.5
 # Voxels that are measured at once: so few that the training before took more memory.
-_AT_ONCE = 2**18
+MAX_MEASURED_VOXELS = 2**18
 
 
-def affordable(
+def limit_validation_images(
     images: np.ndarray, size: tuple[int, ...], training: Any, length: Any
 ) -> np.ndarray:
     """Keep so many images that to validate takes a tenth of a round's time, about.
@@ -39,17 +39,17 @@ def score(vqvae: Any, images: np.ndarray) -> dict[str, float]:
     """
     axes = tuple(range(1, images.ndim))
 
-    def scores(piece, made):
+    def scores(piece, reconstructed):
         detail = np.zeros(len(piece))
         # In an image of one value there is none.
-        some = np.ptp(piece, axes) > 0
-        if some.any():
-            detail[some] = detail_correlation(made[some], piece[some])
-        squares = np.mean((made - piece) ** 2, axes, dtype="float64")
+        varied = np.ptp(piece, axes) > 0
+        if varied.any():
+            detail[varied] = detail_correlation(reconstructed[varied], piece[varied])
+        squares = np.mean((reconstructed - piece) ** 2, axes, dtype="float64")
         return np.stack([squares, detail], -1)
 
-    found = _of_each(scores, vqvae, images)
-    mse, detail = found.mean(axis=0)
+    figures = _of_each(scores, vqvae, images)
+    mse, detail = figures.mean(axis=0)
     low, high = vqvae.intensity_
     return {"mse": float(mse / ((high - low) ** 2 or 1)), "detail": float(detail)}
 
@@ -61,28 +61,28 @@ def _of_each(measure, vqvae, images):
         piece = np.asarray(images[numbers], "float32")
         return measure(piece, vqvae.predict(piece))
 
-    batch = tiles.safe_batch(images.shape[1:-1], _AT_ONCE)
-    return distribution.in_batches(measured, np.arange(len(images)), batch)
+    batch = tiles.safe_batch(images.shape[1:-1], MAX_MEASURED_VOXELS)
+    return _backend.in_batches(measured, np.arange(len(images)), batch)
 
 
 def missing_detail(vqvae: Any, images: np.ndarray) -> float:
-    """Say how much sharper reconstructions should be.
+    """Measure by which gain reconstructions should be sharpened.
 
     Shapes: images ``(n, *space, channels)``.
     """
-    found = _of_each(sharpening.measured, vqvae, images)
-    return sharpening.gain_of(found.sum(axis=0))
+    figures = _of_each(sharpening.measure_detail, vqvae, images)
+    return sharpening.sharpening_gain(figures.sum(axis=0))
 
 
 def verdict(
     vqvae: Any,
-    found: Survey,
+    summary: Survey,
     images: np.ndarray,
     in_parts: bool,
     figures: dict[str, float],
 ) -> str | None:
-    """Say what is wrong with what was learnt."""
-    if figures["perplexity"] < _PERPLEXITY:
+    """Return what is wrong with a trained autoencoder, if anything."""
+    if figures["perplexity"] < MIN_PERPLEXITY:
         return (
             f"nearly all latents have the same code (perplexity "
             f"{figures['perplexity']:.1f}): nothing of the images is left in them; "
@@ -91,7 +91,7 @@ def verdict(
     # Not by the figures of the last round, which are means over all its steps.
     mse = score(vqvae, images)["mse"]
     # Where images hardly differ, their mean is hard to beat, and need not be.
-    mean = max(found.spread, 0.05 * found.variance) / found.scale**2
+    mean = max(summary.spread, 0.05 * summary.variance) / summary.scale**2
     if mse < mean:
         return None
     # What is learnt from windows of a few voxels, which are border all around, does not

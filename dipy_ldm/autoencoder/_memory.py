@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import lru_cache, partial
 import math
 
-from dipy_ldm import _backend as distribution
+from dipy_ldm import _backend
 from dipy_ldm.autoencoder import _network as autoencoder_network
 from dipy_ldm.nn import building, memory as network_memory
 from dipy_ldm.training._memory import DISTANCES
@@ -22,14 +22,14 @@ def estimate_coding(
     """Estimate what encoding and decoding images take."""
     names = ("widths", "blocks", "code_dim")
     widths, blocks, code_dim = (chosen[name] for name in names)
-    given = (tuple(widths), blocks, code_dim, channels, len(space))
-    per_voxel, latents = _per_voxel(*given)
+    design = (tuple(widths), blocks, code_dim, channels, len(space))
+    per_voxel, latents = _per_voxel(*design)
     codes = DISTANCES * 4 * chosen["n_codes"] * latents
     # In the range of the images and of [0, 1].
     whole = 8 * channels * math.prod(space)
     piece = math.prod(_largest(size, tile, margin) for size in space)
     encoding, decoding = (
-        distribution.ONCE_APPLYING + batch_size * (each * piece + whole)
+        _backend.ONCE_APPLYING + batch_size * (each * piece + whole)
         for each in (per_voxel[0], max(codes, per_voxel[1]))
     )
     return encoding, decoding
@@ -50,9 +50,9 @@ def _per_voxel(widths, blocks, code_dim, channels, rank):
     build = partial(
         autoencoder_network.encoder_and_decoder, size, channels, seed=0, **options
     )
-    parts = building.sketched("float32", build)
+    parts = building.build_without_weights("float32", build)
     voxels = math.prod(size)
     latents = math.prod(parts[0].output.shape[1:-1])
     return [
-        network_memory.needs(part).live / voxels for part in parts
+        network_memory.memory_needs(part).live / voxels for part in parts
     ], latents / voxels

@@ -8,10 +8,16 @@ import keras
 
 from dipy_ldm.autoencoder._initializers import Cosines
 from dipy_ldm.autoencoder.quantizers import BOTTLENECKS
-from dipy_ldm.nn.blocks import conv, norm_position, residual, some_bias, to_output
-from dipy_ldm.nn.building import seeded, sketched
+from dipy_ldm.nn.blocks import (
+    conv,
+    norm_position,
+    residual,
+    small_random_bias,
+    to_output,
+)
+from dipy_ldm.nn.building import build_without_weights, seeded
 from dipy_ldm.nn.layers import DepthToSpace, Sum
-from dipy_ldm.nn.receptive_field import factor
+from dipy_ldm.nn.receptive_field import upsampling_factor
 
 # The networks of this version. Those of 1 normalise before the decoder's last
 # convolution, those of 1 and 2 have no linear transforms, and decode at the full
@@ -47,7 +53,7 @@ def encoder(
     x = images
     for width in widths:
         # Down first: the full resolution is where the time goes.
-        x = conv(x, width, size=4, strides=2, bias_initializer=some_bias())
+        x = conv(x, width, size=4, strides=2, bias_initializer=small_random_bias())
         for _ in range(blocks):
             x = residual(x, width, norm_position, remat)
     if design < 3:
@@ -80,14 +86,14 @@ def decoder(
     Shapes: result ``(batch, *space / factor, code_dim)``.
     """
     latents = keras.Input((*space, code_dim))
-    x = conv(latents, widths[-1], bias_initializer=some_bias())
+    x = conv(latents, widths[-1], bias_initializer=small_random_bias())
     for width, finer in zip(reversed(widths), [*reversed(widths[:-1]), None]):
         for _ in range(blocks):
             x = residual(x, width, norm_position, remat)
         if finer:
-            x = conv(x, finer, upsampled=True, bias_initializer=some_bias())
+            x = conv(x, finer, upsampled=True, bias_initializer=small_random_bias())
     if design < 3:
-        options = {"upsampled": True, "bias_initializer": some_bias()}
+        options = {"upsampled": True, "bias_initializer": small_random_bias()}
         x = conv(x, max(1, widths[0] // 2), **options)
         images = to_output(x, channels, norm_position if design < 2 else None)
         return keras.Model(latents, images, name="decoder")
@@ -105,10 +111,10 @@ def _linear(x, channels, initializer, **kwargs):
     return conv(x, channels, kernel_initializer=initializer, **options)
 
 
-def _sum(name, given, *results):
+def _sum(name, inputs, *results):
     """Make one network of those that lead to several results."""
-    networks = [keras.Model(given, result) for result in results]
-    return keras.Model(given, Sum(networks)(given), name=name)
+    networks = [keras.Model(inputs, result) for result in results]
+    return keras.Model(inputs, Sum(networks)(inputs), name=name)
 
 
 def encoder_and_decoder(
@@ -149,4 +155,4 @@ def factor_of(widths: tuple[int, ...], blocks: int) -> int:
     """Tell how many times smaller than images latents are, without any weights."""
     # All sides are alike, so that one does.
     build = partial(decoder, (None,), 1, widths=widths, blocks=blocks, code_dim=1)
-    return factor(sketched("float32", build))
+    return upsampling_factor(build_without_weights("float32", build))

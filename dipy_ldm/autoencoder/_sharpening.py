@@ -72,30 +72,28 @@ def sharpened(images: Any, gain: float) -> Any:
     return ops.add(images, gain * detail(images)) if gain else images
 
 
-def measured(images: np.ndarray, reconstructed: np.ndarray) -> np.ndarray:
+def measure_detail(images: np.ndarray, reconstructed: np.ndarray) -> np.ndarray:
     """Measure how much detail reconstructions have, and what more of it would cost.
 
     Shapes: images, reconstructed ``(n, *space, channels)``, result ``(n, 6)``.
     """
-    made = detail(reconstructed)
-    parts = detail(images), made, detail(made)
-    there, made, more = map(ops.convert_to_numpy, parts)
+    own = detail(reconstructed)
+    details = detail(images), own, detail(own)
+    true, own, more = map(ops.convert_to_numpy, details)
     off = reconstructed - images
-    pairs = (there, there), (made, made), (made, more), (more, more)
+    pairs = (true, true), (own, own), (own, more), (more, more)
     axes = tuple(range(1, images.ndim))
-    sums = [
-        np.sum(a * b, axes, "float64") for a, b in (*pairs, (made, off), (off, off))
-    ]
+    sums = [np.sum(a * b, axes, "float64") for a, b in (*pairs, (own, off), (off, off))]
     return np.stack(sums, -1)
 
 
-def gain_of(figures: np.ndarray) -> float:
-    """Say how much of their detail is to be added to reconstructions."""
-    there, made, mixed, more, along, off = figures
-    if not (there > made > 0 and more > 0):
+def sharpening_gain(figures: np.ndarray) -> float:
+    """Return how much of their detail is to be added to reconstructions."""
+    true, own, mixed, more, along, off = figures
+    if not (true > own > 0 and more > 0):
         return 0.0
     # Where made + 2 g mixed + g^2 more is what is there, and where the error has grown
     # by 2 g along + g^2 made to what it may cost.
-    enough = (math.sqrt(mixed**2 + more * (there - made)) - mixed) / more
-    cost = (math.sqrt(along**2 + made * _COST * off) - along) / made
+    enough = (math.sqrt(mixed**2 + more * (true - own)) - mixed) / more
+    cost = (math.sqrt(along**2 + own * _COST * off) - along) / own
     return float(min(enough, cost, MOST))

@@ -7,11 +7,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dipy_ldm import _backend as distribution
+from dipy_ldm import _backend
 from dipy_ldm._utils import tiling as tiles
 from dipy_ldm._utils.checks import check_patch, check_seed, check_sizes, choose, plain
 from dipy_ldm.autoencoder import _network as autoencoder_network, losses
-from dipy_ldm.autoencoder._assessment import affordable, missing_detail, score, verdict
+from dipy_ldm.autoencoder._assessment import (
+    limit_validation_images,
+    missing_detail,
+    score,
+    verdict,
+)
 from dipy_ldm.autoencoder.quantizers import BOTTLENECKS
 from dipy_ldm.data._batches import Augmentation, batches
 from dipy_ldm.data._checks import Survey, survey
@@ -106,7 +111,7 @@ def sketch(
     options = {name: chosen[name] for name in names}
     options |= {"remat": remat, "design": vqvae.design_}
     build = partial(autoencoder_network.encoder_and_decoder, size, channels, **options)
-    return building.sketched(precision, build)
+    return building.build_without_weights(precision, build)
 
 
 def parts(
@@ -122,7 +127,9 @@ def stage(vqvae: Any, lessons: Lessons, training: Any) -> Stage:
     """Describe how an autoencoder is trained."""
     length = training.length(len(lessons.images))
     settings = vqvae.hyperparameters() | lessons.settings()
-    few = partial(affordable, size=lessons.size, training=training, length=length)
+    few = partial(
+        limit_validation_images, size=lessons.size, training=training, length=length
+    )
     some = few(lessons.images)
     in_parts = any(np.less(lessons.size, some.shape[1:-1]))
     if lessons.held_out is not None:
@@ -148,7 +155,7 @@ def sharpening(vqvae: Any, lessons: Lessons, training: Any) -> float:
         return 0.0
     length = training.length(len(lessons.images))
     return missing_detail(
-        vqvae, affordable(lessons.images, lessons.size, training, length)
+        vqvae, limit_validation_images(lessons.images, lessons.size, training, length)
     )
 
 
@@ -168,7 +175,7 @@ def _compile(vqvae, lessons, training, length):
     channels = vqvae.shape_[-1]
     encoder, quantizer, decoder = parts(vqvae, lessons.size, training.remat)
     images = encoder.inputs[0]
-    model = distribution.ReplicatedModel(images, decoder(quantizer(encoder(images))))
+    model = _backend.ReplicatedModel(images, decoder(quantizer(encoder(images))))
     model.compile(
         training.optimizer(
             length.total,
@@ -204,7 +211,9 @@ def _begin(vqvae, lessons, model):
     rng = np.random.default_rng(vqvae.seed)
     quantizer = model.get_layer("quantizer")
     draw = partial(draw_vectors, vqvae, lessons.images, lessons.size, rng)
-    quantizer.codebook.assign(distribution.of_chief(quantizer.initial(draw, rng)))
+    quantizer.codebook.assign(
+        _backend.broadcast_from_chief(quantizer.initial(draw, rng))
+    )
 
 
 def _publish(vqvae, lessons, model, number, last):
@@ -218,7 +227,7 @@ def _publish(vqvae, lessons, model, number, last):
         rng = np.random.default_rng([vqvae.seed, number + 1])
         draw = partial(draw_vectors, vqvae, lessons.images, lessons.size, rng)
         codes = quantizer.revived(dead, draw, rng)
-        quantizer.codebook.assign(distribution.of_chief(codes))
+        quantizer.codebook.assign(_backend.broadcast_from_chief(codes))
         _take_weights(vqvae, model)
     if lessons.held_out is not None:
         found = score(vqvae, lessons.held_out)
@@ -249,8 +258,8 @@ def draw_vectors(
 
     # On one device, however many there are: with other pieces the last bit is another,
     # and with that k-means may come to other codes.
-    with distribution.spread(None):
-        latents = distribution.in_batches(
+    with _backend.spread(None):
+        latents = _backend.in_batches(
             encode, np.arange(len(chosen)), tiles.safe_batch(size)
         )
     vectors = latents.reshape(-1, vqvae.code_dim)

@@ -35,11 +35,11 @@ def spectral(images, reconstructed, weights, scales=3):
     ----------
     .. footbibliography::
     """
-    found = [
+    scales_losses = [
         _mean(ops.abs(_amplitudes(a) - _amplitudes(b)))
         for a, b in _halved(scales, weights * images, weights * reconstructed)
     ]
-    return sum(found) / len(found)
+    return sum(scales_losses) / len(scales_losses)
 
 
 def structural(images, reconstructed, weights, window=7, scales=3):
@@ -52,11 +52,11 @@ def structural(images, reconstructed, weights, window=7, scales=3):
     ----------
     .. footbibliography::
     """
-    found = []
+    scales_losses = []
     for a, b, w in _halved(scales, images, reconstructed, weights):
         size = min(window, *a.shape[1:-1])
-        found.append(_mean(_pool(w, size) * (1 - _similarity(a, b, size))))
-    return sum(found) / len(found)
+        scales_losses.append(_mean(_pool(w, size) * (1 - _similarity(a, b, size))))
+    return sum(scales_losses) / len(scales_losses)
 
 
 # Of each loss, the terms and what they weigh. Where most voxels are background, that

@@ -138,15 +138,15 @@ class Codebook(keras.layers.Layer):
         ndarray
             Codes, ``(n_codebooks * n_codes, channels)``.
         """
-        rest, found = draw(_VECTORS * self.n_codes), []
+        rest, books = draw(_VECTORS * self.n_codes), []
         for _ in range(self.n_codebooks):
             # Started from data points: "++" takes a minute for a thousand codes.
             codes = rest[rng.choice(len(rest), self.n_codes, False)]
             for _ in range(_ITERATIONS):
                 codes = _to_centres(codes, rest)
             rest = rest - codes[_nearest(rest, codes)]
-            found.append(codes)
-        return np.concatenate(found)
+            books.append(codes)
+        return np.concatenate(books)
 
     def figures(self):
         """Say how the codes were used since the last time, and begin to count anew.
@@ -185,15 +185,15 @@ class Codebook(keras.layers.Layer):
         ndarray
             All codes, ``(n_codebooks * n_codes, channels)``.
         """
-        known = ops.convert_to_numpy(self.codebook)
+        before = ops.convert_to_numpy(self.codebook)
         # A vector for each code, so that it is the same whichever others are dead.
-        codes, rest = known.copy(), draw(len(known))[dead]
+        codes, rest = before.copy(), draw(len(before))[dead]
         for first in range(0, len(codes), self.n_codes):
             # A code of the first codebook stands for the vector itself.
             later = dead >= first + self.n_codes
             codes[dead[~later]] = rest[~later]
             dead, rest = dead[later], rest[later]
-            book = known[first : first + self.n_codes]
+            book = before[first : first + self.n_codes]
             rest = rest - book[_nearest(rest, book)] if len(rest) else rest
         return codes
 
@@ -202,8 +202,10 @@ class Codebook(keras.layers.Layer):
         rows = self.nearest(vectors)
         codes = ops.take(self.codebook, rows, axis=0)
         # What the codebooks before leave to each.
-        left = vectors[..., None, :] - (ops.cumsum(codes, axis=-2) - codes)
-        self.add_loss(self.n_codebooks * _mean_square(codes - ops.stop_gradient(left)))
+        residuals = vectors[..., None, :] - (ops.cumsum(codes, axis=-2) - codes)
+        self.add_loss(
+            self.n_codebooks * _mean_square(codes - ops.stop_gradient(residuals))
+        )
         nearby = ops.stop_gradient(ops.sum(codes, axis=-2))
         self.add_loss(self.commitment * _mean_square(vectors - nearby))
         if training:

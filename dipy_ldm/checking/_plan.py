@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dipy_ldm import _backend as distribution
+from dipy_ldm import _backend
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.autoencoder import _training as autoencoder
 from dipy_ldm.checking._findings import Finding, amber, counted, green, red
@@ -88,13 +88,13 @@ def _sentence(words):
 def device(trainings: Sequence[Training]) -> Finding:
     """Say on what is trained."""
     strategy = trainings[0].strategy
-    gpus = distribution.gpu_capabilities(strategy)
+    gpus = _backend.gpu_capabilities(strategy)
     if gpus:
         able = ", ".join(sorted({".".join(map(str, gpu)) for gpu in gpus}))
         message = f"{counted(len(gpus), 'GPU')} of compute capability {able}"
     else:
         message = f"this processor ({os.cpu_count()} cores), since there is no GPU"
-    replicas = distribution.count_replicas(strategy)
+    replicas = _backend.count_replicas(strategy)
     if replicas > 1:
         message += f", {replicas} replicas that share each batch"
     return green("device", f"Training is on {message}.")
@@ -123,7 +123,7 @@ def memory(
         ),
         "diffusion": diffusion.needed_memory(recipe.model, latent_shape, trainings[1]),
     }
-    free = distribution.free_memory(trainings[0].strategy)
+    free = _backend.free_memory(trainings[0].strategy)
     return judge_memory(needed, free)
 
 

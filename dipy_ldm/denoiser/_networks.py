@@ -5,22 +5,22 @@ from typing import Any, TypedDict
 from dipy_ldm.conditions import Condition
 from dipy_ldm.data._sources import Source
 from dipy_ldm.denoiser import _unet as unet_network
-from dipy_ldm.prior._conditional_mean import Expectation
+from dipy_ldm.prior._conditional_mean import ConditionalMean
 from dipy_ldm.prior._gaussian import Gaussian
 
 # The guide is to be worse than the denoiser in the same way: narrower.
 _GUIDE_WIDTH = 4
 
 
-class Knows(TypedDict):
-    """What networks are given of that which is known before they are trained."""
+class PriorOptions(TypedDict):
+    """Options of the networks that follow from the latent prior."""
 
     expects: bool
     directions: int | None
 
 
-def with_guide(chosen: dict, latent_shape: tuple[int, ...]) -> bool:
-    """Say whether there shall be a guide: where it is asked for, or of images.
+def has_guide(chosen: dict, latent_shape: tuple[int, ...]) -> bool:
+    """Return whether there is a guide: if requested, or for images.
 
     Shapes: latent_shape ``(*space, channels)``.
     """
@@ -45,7 +45,9 @@ def unet(
     """
     widths = chosen["widths"]
     estimate = (directions, chosen["schedule"], chosen["target"])
-    seen = source and unet_network.Picture(factor, source.channels, len(source.labels))
+    picture = source and unet_network.Picture(
+        factor, source.channels, len(source.labels)
+    )
     return unet_network.seeded_unet(
         chosen["seed"],
         latent_shape,
@@ -53,26 +55,30 @@ def unet(
         blocks=chosen["blocks"],
         attention=chosen["attention"],
         conditions=[condition.size for condition in conditions.values()],
-        source=seen,
+        source=picture,
         expects=expects,
         estimate=None if directions is None else estimate,
         remat=remat,
     )
 
 
-def known(expectation: Expectation | None, gaussian: Gaussian | None) -> Knows:
-    """Return what is learnt before networks are trained, as they take it."""
+def prior_options(
+    expectation: ConditionalMean | None, gaussian: Gaussian | None
+) -> PriorOptions:
+    """Return the options of networks that follow from the latent prior."""
     directions = None if gaussian is None else len(gaussian.loadings)
     return {"expects": expectation is not None, "directions": directions}
 
 
-def unets(chosen: dict, latent_shape: tuple[int, ...], *told, **knows: Any) -> dict:
+def unets(
+    chosen: dict, latent_shape: tuple[int, ...], *conditioning, **prior: Any
+) -> dict:
     """Build the network of the denoiser and, if there shall be one, of its guide.
 
     Shapes: latent_shape ``(*space, channels)``.
     """
-    given = chosen, latent_shape, *told
-    found = {"denoiser": unet(*given, **knows)}
-    if with_guide(chosen, latent_shape):
-        found["guide"] = unet(*given, **knows, guide=True)
-    return found
+    arguments = chosen, latent_shape, *conditioning
+    networks = {"denoiser": unet(*arguments, **prior)}
+    if has_guide(chosen, latent_shape):
+        networks["guide"] = unet(*arguments, **prior, guide=True)
+    return networks

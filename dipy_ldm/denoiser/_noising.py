@@ -14,7 +14,7 @@ from dipy_ldm.diffusion import schedules
 _GOLDEN = (5**0.5 - 1) / 2
 
 
-def noised(
+def noisy_batches(
     latents: np.ndarray,
     batch_size: int,
     *,
@@ -48,25 +48,25 @@ def noised(
         start = stream_of(seed, epoch).random()
         shares = (start + _GOLDEN * position) % 1.0
         when = (shares if times is None else times(shares)).astype("float32")
-        told: tuple = ()
+        conditioning: tuple = ()
         if conditions is not None:
-            table = _leave_out(conditions[index], streams, dropped)
-            told = network_inputs(table, read)
+            table = _drop_conditions(conditions[index], streams, dropped)
+            conditioning = network_inputs(table, read)
         alpha, sigma = (rate.reshape(-1, *ones) for rate in mix(when))
         if expected is not None:
-            known = expected(table)
-            clean, told = clean - known, (alpha * known, *told)
-        wanted = schedules.to_target(target, clean, noise, alpha, sigma)
-        return (alpha * clean + sigma * noise, when, *told), wanted
+            mean = expected(table)
+            clean, conditioning = clean - mean, (alpha * mean, *conditioning)
+        prediction = schedules.to_target(target, clean, noise, alpha, sigma)
+        return (alpha * clean + sigma * noise, when, *conditioning), prediction
 
     return Batches(batch_size, draw)
 
 
-def _leave_out(told, streams, share):
-    """Leave out all conditions of an example, each of several, or none."""
-    n = told.shape[1]
+def _drop_conditions(conditions, streams, share):
+    """Drop all conditions of an example, each of several, or none."""
+    n = conditions.shape[1]
     numbers = np.array([s.random(n + 1) for s in streams]).reshape(-1, n + 1)
-    left_out = numbers[:, :1] < share
+    dropped = numbers[:, :1] < share
     if n > 1:
-        left_out = left_out | (numbers[:, 1:] < share)
-    return np.where(left_out, np.float32(UNSPECIFIED), told)
+        dropped = dropped | (numbers[:, 1:] < share)
+    return np.where(dropped, np.float32(UNSPECIFIED), conditions)

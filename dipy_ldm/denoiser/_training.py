@@ -9,15 +9,15 @@ from typing import Any
 from keras import ops
 import numpy as np
 
-from dipy_ldm import _backend as distribution
+from dipy_ldm import _backend
 from dipy_ldm._utils.checks import InputError, check_seed, check_sizes, choose
 from dipy_ldm.data._conditioning_inputs import network_inputs
 from dipy_ldm.data._sources import Source
 from dipy_ldm.denoiser import _unet as unet_network
-from dipy_ldm.denoiser._ablation import gains
+from dipy_ldm.denoiser._ablation import ablation_gains
 from dipy_ldm.denoiser._conditioning import SOURCE, Latents
-from dipy_ldm.denoiser._networks import known, unet, with_guide
-from dipy_ldm.denoiser._noising import noised
+from dipy_ldm.denoiser._networks import has_guide, prior_options, unet
+from dipy_ldm.denoiser._noising import noisy_batches
 from dipy_ldm.diffusion import schedules
 from dipy_ldm.nn import building
 from dipy_ldm.training import _memory as memory
@@ -76,8 +76,8 @@ def needed_memory(
         model.vqvae.factor,
         remat=training.remat,
     )
-    denoiser = building.sketched(training.precision.name, build)
-    guide = with_guide(chosen, latent_shape)
+    denoiser = building.build_without_weights(training.precision.name, build)
+    guide = has_guide(chosen, latent_shape)
     return memory.estimate_training([denoiser], training.share, before=int(guide))
 
 
@@ -111,7 +111,7 @@ def stages(
     # Over all latents, and so once for both.
     _, spreads = latents.moments()
     given = model.schedule, model.target, spreads, _times(model)
-    noise = schedules.loss_of_nothing(*given)
+    noise = schedules.baseline_loss(*given)
     linear = noise if model.gaussian_ is None else _loss_of_linear(model, latents)
     describe = partial(_stage, model, latents, settings, linear, noise)
     length = training.length(len(latents.clean))
@@ -162,10 +162,10 @@ def _compile(model, used, training, steps, clip):
     told = model.conditions_, model.source_, model.vqvae_.factor
     given = model.hyperparameters(), model.latent_shape_, *told
     options = {"guide": used is model.guide_, "remat": training.remat}
-    knows = known(model.expectation_, model.gaussian_)
+    knows = prior_options(model.expectation_, model.gaussian_)
     network = unet(*given, **knows, **options)
-    unet_network.know(network, model.gaussian_)
-    trained = distribution.ReplicatedModel(network.inputs, network.outputs)
+    unet_network.set_prior(network, model.gaussian_)
+    trained = _backend.ReplicatedModel(network.inputs, network.outputs)
     # The less is left to learn, the smaller gradients are, but for some.
     optimizer = training.optimizer(
         steps,
@@ -194,15 +194,15 @@ def _times(model):
     # Where places are not alike, latents differ by all that they vary.
     gaussian = model.gaussian_
     deviation = 1.0 if gaussian is None else gaussian.deviation
-    return partial(schedules.around, model.schedule, deviation=deviation)
+    return partial(schedules.lognormal_times, model.schedule, deviation=deviation)
 
 
 def _noised(model, latents, batch_size, shift=0, **told):
     """Draw what the denoiser learns from; other noise with another shift."""
-    return noised(
+    return noisy_batches(
         latents.clean,
         batch_size,
-        **latents.told | told,
+        **latents.noising_options | told,
         schedule=model.schedule,
         target=model.target,
         seed=model.seed + shift,
@@ -220,7 +220,7 @@ def _validation(model, predict, latents, batch_size):
     batch = _noised(model, latents, len(latents.clean), **once)
     (x, times, *tables), target = batch.of(0)
     told, who = [t[:, :-1] for t in tables], [t[:, -1] for t in tables]
-    sources = latents.told.get("sources")
+    sources = latents.noising_options.get("sources")
     read, at_once = (sources.read, batch_size) if sources else (None, 256)
     names = [*model.conditions_, *([SOURCE] if sources else [])]
     ones = (1,) * (x.ndim - 1)
@@ -239,13 +239,13 @@ def _validation(model, predict, latents, batch_size):
             noisy, when, levels = x[numbers], times[numbers], alpha[numbers]
             if latents.expectation is None:
                 return predict(noisy, when, *given)
-            known = latents.expectation.of(told[0][numbers])
+            known = latents.expectation.predict(told[0][numbers])
             left = noisy - levels * known
             predicted = predict(left, when, levels * known, *given)
             mixed = known, 0.0, levels, sigma[numbers]
             return predicted + schedules.to_target(model.target, *mixed)
 
-        predicted = distribution.in_batches(apply, np.arange(len(x)), at_once)
+        predicted = _backend.in_batches(apply, np.arange(len(x)), at_once)
         return (predicted - target) ** 2
 
     def losses(told):
@@ -254,7 +254,7 @@ def _validation(model, predict, latents, batch_size):
     def validate(last):
         figures = {"val_loss": float(np.mean(squares(*told)))}
         for true, number in zip(told, who):
-            figures |= gains(losses, true, number, names, warn=last)
+            figures |= ablation_gains(losses, true, number, names, warn=last)
         return figures
 
     return validate

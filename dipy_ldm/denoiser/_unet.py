@@ -1,4 +1,4 @@
-"""The network of the denoiser: a U-Net that knows the time, and what it is told."""
+"""The network of the denoiser: a U-Net conditioned on time, conditions and source."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from dipy_ldm.nn.blocks import (
     to_output,
     upsample_to,
 )
-from dipy_ldm.nn.building import Drawn, seeded
+from dipy_ldm.nn.building import SeededInitializer, seeded
 from dipy_ldm.nn.layers import (
     CONVOLUTIONS,
     ConditionFeatures,
@@ -29,7 +29,7 @@ from dipy_ldm.prior._gaussian import Gaussian
 
 
 class Picture(NamedTuple):
-    """What an image is like that a network is told."""
+    """Shape and kind of source images."""
 
     factor: int
     channels: int
@@ -55,7 +55,7 @@ def unet(
     estimate: tuple | None = None,
     remat: bool = False,
 ) -> keras.Model:
-    """Build the denoiser: a U-Net that knows the time, and what it is told.
+    """Build the denoiser: a U-Net conditioned on time, conditions and source.
 
     Residual blocks conditioned on the time, self-attention at chosen levels, skip
     connections, and a middle of two residual blocks around attention, after
@@ -69,32 +69,32 @@ def unet(
             f"attention needs one entry a level: {len(widths)}, not {len(attention)}."
         )
     latents, times = keras.Input(shape), keras.Input(())
-    known = [keras.Input(shape)] if expects else []
-    told = [keras.Input((len(conditions),))] if conditions else []
-    time = _embed(times, *told, width=128, sizes=conditions)
-    seen = [] if source is None else [keras.Input(source.shape(shape))]
-    stems = [_stem(image, source, widths[0], remat) for image in seen]
+    mean = [keras.Input(shape)] if expects else []
+    encoded = [keras.Input((len(conditions),))] if conditions else []
+    time = _embed(times, *encoded, width=128, sizes=conditions)
+    source_image = [] if source is None else [keras.Input(source.shape(shape))]
+    stems = [_stem(image, source, widths[0], remat) for image in source_image]
     linear = [] if estimate is None else LinearEstimate(*estimate)(latents, times)
-    both = [latents, *linear[:2], *known, *stems]
-    x = conv(layers.Concatenate()(both) if len(both) > 1 else latents, widths[0])
+    stacked = [latents, *linear[:2], *mean, *stems]
+    x = conv(layers.Concatenate()(stacked) if len(stacked) > 1 else latents, widths[0])
     x = _down_and_up(x, time, widths, blocks, attention, remat)
     target = to_output(x, shape[-1], norm_groups, kernel_initializer="zeros")
     if linear:
-        wanted, spread = linear[2:]
+        predicted, spread = linear[2:]
         target = layers.Multiply(dtype="float32")([target, spread])
-        target = layers.Add(dtype="float32")([target, wanted])
-    given = [latents, times, *known, *told, *seen]
-    return keras.Model(given, target, name="unet")
+        target = layers.Add(dtype="float32")([target, predicted])
+    inputs = [latents, times, *mean, *encoded, *source_image]
+    return keras.Model(inputs, target, name="unet")
 
 
-def know(network: keras.Model, gaussian: Gaussian | None) -> None:
-    """Give a network what is known of the latents."""
+def set_prior(network: keras.Model, gaussian: Gaussian | None) -> None:
+    """Set the Gaussian prior of a network that has one."""
     if gaussian is not None:
-        linear_estimate(network).know(gaussian)
+        linear_estimate(network).set_prior(gaussian)
 
 
 def linear_estimate(network: keras.Model) -> LinearEstimate:
-    """Find the estimate of a network that makes one."""
+    """Return the layer of a network that makes the linear estimate."""
     (layer,) = (x for x in network.layers if isinstance(x, LinearEstimate))
     return layer
 
@@ -129,7 +129,9 @@ def _stem(image, source, width, remat):
         x = SourceFeatures(source.labels)(x)
         # All voxels of a latent at once, whose positions within it are told apart.
         size = {"size": source.factor, "strides": source.factor}
-        return conv(x, width, kernel_initializer=Drawn("LecunNormal"), **size)
+        return conv(
+            x, width, kernel_initializer=SeededInitializer("LecunNormal"), **size
+        )
 
     return residual(enclosed(build, [image], remat), width, norm_groups, remat)
 
@@ -169,22 +171,24 @@ def _attend(x):
     tokens = layers.Reshape((-1, width))(scaled)
     heads = max(1, width // 32)
     attend = layers.MultiHeadAttention(
-        heads, width // heads, kernel_initializer=Drawn()
+        heads, width // heads, kernel_initializer=SeededInitializer()
     )
     tokens = attend(tokens, tokens)
     return layers.Add()([x, layers.Reshape((*space, width))(tokens)])
 
 
-def _embed(times, told=None, *, width, sizes):
+def _embed(times, encoded=None, *, width, sizes):
     """Turn times and conditions into the features that every block is told."""
     x = TimeEmbedding(width)(times)
     for _ in range(2):
-        x = layers.Dense(width, activation=swish, kernel_initializer=Drawn())(x)
-        if told is not None:
+        x = layers.Dense(
+            width, activation=swish, kernel_initializer=SeededInitializer()
+        )(x)
+        if encoded is not None:
             # Before the last layer, in which what they mean together is learnt.
-            draw = Drawn("RandomNormal", stddev=0.5)
-            features = ConditionFeatures(sizes)(told)
+            draw = SeededInitializer("RandomNormal", stddev=0.5)
+            features = ConditionFeatures(sizes)(encoded)
             learnt = layers.Dense(width, use_bias=False, kernel_initializer=draw)
             x = layers.Add()([x, learnt(features)])
-            told = None
+            encoded = None
     return x

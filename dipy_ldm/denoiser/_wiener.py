@@ -13,9 +13,8 @@ from dipy_ldm.prior._gaussian import Gaussian
 class LinearEstimate(keras.layers.Layer):
     """Estimate clean latents as well as a linear function of noisy ones can.
 
-    What is known of the latents is a Gaussian, which is no weight that is trained, but
-    is given by :meth:`know`. Along its directions the estimate is Wiener's, and what
-    remains is estimated number by number.
+    The prior is a Gaussian, which is not trained but set (:meth:`set_prior`). Along its
+    directions the estimate is Wiener's, and the rest is estimated number by number.
     """
 
     def __init__(self, directions: int, schedule: str, target: str, **kwargs) -> None:
@@ -33,8 +32,8 @@ class LinearEstimate(keras.layers.Layer):
         self.loadings = self.add_weight(sizes, name="loadings", **options)
         self.rest = self.add_weight(shape, name="rest", **options)
 
-    def know(self, gaussian: Gaussian) -> None:
-        """Take what is known of the latents."""
+    def set_prior(self, gaussian: Gaussian) -> None:
+        """Set mean, loadings and remaining variances."""
         for weight, value in zip(self.weights, gaussian, strict=True):
             weight.assign(value)
 
@@ -61,23 +60,23 @@ class LinearEstimate(keras.layers.Layer):
             # In lengths of the loadings, and instead of what is there already.
             along = ops.matmul(off, ops.transpose(loadings))
             along = along * alpha / (alpha**2 * lengths + sigma**2)
-            there = ops.matmul(clean, ops.transpose(loadings)) / lengths
-            clean = clean + ops.matmul(along - there, loadings)
+            before = ops.matmul(clean, ops.transpose(loadings)) / lengths
+            clean = clean + ops.matmul(along - before, loadings)
             power = rest + ops.sum(squares, 0)
         # One scale for all: what is the same elsewhere looks the same to the network.
         power = ops.mean(power)
-        seen = off / ops.sqrt(alpha**2 * power + sigma**2), clean / ops.sqrt(power)
+        scaled = off / ops.sqrt(alpha**2 * power + sigma**2), clean / ops.sqrt(power)
         clean = mean + clean
         noise = (flat - alpha * clean) / sigma
-        wanted = schedules.to_target(self.target, clean, noise, alpha, sigma)
+        prediction = schedules.to_target(self.target, clean, noise, alpha, sigma)
         # What clean latents lack, the noise has too much.
         error = sigma * ops.sqrt(rest / (alpha**2 * rest + sigma**2))
-        both = error, -error * alpha / sigma
-        error = schedules.to_target(self.target, *both, alpha, sigma)
+        mixed = error, -error * alpha / sigma
+        error = schedules.to_target(self.target, *mixed, alpha, sigma)
         spread = ops.sqrt(ops.mean(ops.square(error), 1))
         ones = (1,) * len(self.mean.shape)
-        found = [ops.reshape(x, ops.shape(noisy)) for x in (*seen, wanted)]
-        return [*found, ops.reshape(spread, (-1, *ones))]
+        results = [ops.reshape(x, ops.shape(noisy)) for x in (*scaled, prediction)]
+        return [*results, ops.reshape(spread, (-1, *ones))]
 
     def compute_output_shape(self, noisy_shape, times_shape):
         """Return the shape of the latents, three times, and that of the error."""

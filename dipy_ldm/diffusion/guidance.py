@@ -46,15 +46,15 @@ def from_network(
         times = np.full(len(x), t, "float32")
         alpha, sigma = map(float, rates(schedule, t))
 
-        def estimate(x, *known):
-            prediction = ops.cast(predict(x, times, *known), x.dtype)
+        def estimate(x, *mean):
+            prediction = ops.cast(predict(x, times, *mean), x.dtype)
             return to_clean(target, prediction, x, alpha, sigma)
 
         if expected is None:
             return estimate(x)
-        known = ops.convert_to_tensor(expected, x.dtype)
-        known = ops.broadcast_to(known, ops.shape(x))
-        return known + estimate(x - alpha * known, alpha * known)
+        mean = ops.convert_to_tensor(expected, x.dtype)
+        mean = ops.broadcast_to(mean, ops.shape(x))
+        return mean + estimate(x - alpha * mean, alpha * mean)
 
     return denoise
 

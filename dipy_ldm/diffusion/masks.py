@@ -10,13 +10,13 @@ import numpy.typing as npt
 from dipy_ldm._utils.checks import InputError
 
 # Of neighbours: enough that what touches nothing known has a value, and no more.
-_PULL = 1e-6
+_REGULARISATION = 1e-6
 # Of the differences between neighbours, relative to those around the hole.
 _TOLERANCE = 1e-4
 
 
-def as_holes(masks: npt.ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
-    """Return masks as holes, or say what is wrong with them.
+def check_masks(masks: npt.ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
+    """Return masks as holes of bool, or refuse them.
 
     Shapes: masks ``(n, *space)``, shape ``(n, *space)``, result ``(n, *space)``.
     """
@@ -83,22 +83,22 @@ def _harmonic(image, hole):
     from scipy.sparse import coo_array, diags_array
     from scipy.sparse.linalg import cg
 
-    here, there = _neighbours(hole)
-    inside = hole.flat[there]
+    voxels, neighbours = _neighbours(hole)
+    inside = hole.flat[neighbours]
     number = np.cumsum(hole.ravel()) - 1
     values = image.reshape(-1, image.shape[-1]).astype(float)
     n = np.count_nonzero(hole)
-    links = number[here[inside]], number[there[inside]]
+    links = number[voxels[inside]], number[neighbours[inside]]
     between = coo_array((np.ones(len(links[0])), links), (n, n)).tocsr()
-    own = np.bincount(number[here], minlength=n) + _PULL
+    own = np.bincount(number[voxels], minlength=n) + _REGULARISATION
     matrix = diags_array(own) - between
     result = np.empty((n, values.shape[1]))
     for channel, column in zip(values.T, result.T):
-        around = channel[there[~inside]]
-        mean = around.mean()
+        rim = channel[neighbours[~inside]]
+        mean = rim.mean()
         # Of what deviates from the mean, to which the pull leads.
-        known = np.bincount(number[here[~inside]], around - mean, minlength=n)
-        column[:] = mean + cg(matrix, known, rtol=_TOLERANCE)[0]
+        sums = np.bincount(number[voxels[~inside]], rim - mean, minlength=n)
+        column[:] = mean + cg(matrix, sums, rtol=_TOLERANCE)[0]
     return result
 
 
@@ -112,13 +112,13 @@ def _neighbours(hole):
     upper = [
         index.take(range(1, n), axis).ravel() for axis, n in zip(ranks, hole.shape)
     ]
-    here, there = np.concatenate(lower + upper), np.concatenate(upper + lower)
-    wanted = hole.flat[here]
-    return here[wanted], there[wanted]
+    voxels, neighbours = np.concatenate(lower + upper), np.concatenate(upper + lower)
+    inside = hole.flat[voxels]
+    return voxels[inside], neighbours[inside]
 
 
-def shares(holes: np.ndarray, factor: int) -> np.ndarray:
-    """Say how much of the place of each latent is in a hole.
+def hole_shares(holes: np.ndarray, factor: int) -> np.ndarray:
+    """Return how much of the place of each latent is in a hole.
 
     Shapes: holes ``(n, *space)``, result ``(n, *ceil(space / factor))``.
     """
@@ -132,7 +132,7 @@ def shares(holes: np.ndarray, factor: int) -> np.ndarray:
     return blocks.mean(tuple(range(2, blocks.ndim, 2)), dtype="float32")
 
 
-def blend(images: np.ndarray, made: np.ndarray, holes: np.ndarray) -> np.ndarray:
+def blend(images: np.ndarray, inpainted: np.ndarray, holes: np.ndarray) -> np.ndarray:
     """Put what was made into holes, without a seam.
 
     What it differs by from the image around a hole is continued into the hole as
@@ -143,7 +143,7 @@ def blend(images: np.ndarray, made: np.ndarray, holes: np.ndarray) -> np.ndarray
     inside = holes[..., None]
     # What stands in the holes may be anything, NaN too.
     around = np.where(inside, 0, images).astype("float32")
-    result = np.where(inside, made + fill(around - made, holes), around)
+    result = np.where(inside, inpainted + fill(around - inpainted, holes), around)
     rank = tuple(range(1, images.ndim - 1))
     low = np.min(around, rank, keepdims=True, where=~inside, initial=np.inf)
     high = np.max(around, rank, keepdims=True, where=~inside, initial=-np.inf)

@@ -109,14 +109,14 @@ def dpm_solver(
         This step's estimate and lambda.
     """
     (_, sigma_t), (alpha_s, sigma_s) = now, after
-    here, width = half_log_snr(*now), half_log_snr(*after) - half_log_snr(*now)
+    lambda_t, width = half_log_snr(*now), half_log_snr(*after) - half_log_snr(*now)
     slope = 0.0
     # The last step goes to lambda = infinity: only the first order is defined there.
     if state is not None and math.isfinite(width):
-        clean_before, there = state
-        slope = 0.5 * width / (here - there) * (clean - clean_before)
+        clean_before, lambda_before = state
+        slope = 0.5 * width / (lambda_t - lambda_before) * (clean - clean_before)
     x = (sigma_s / sigma_t) * x - alpha_s * math.expm1(-width) * (clean + slope)
-    return x, (clean, here)
+    return x, (clean, lambda_t)
 
 
 class Sampler(NamedTuple):
@@ -216,7 +216,7 @@ def on_device(noise: Callable, dtype: Any) -> Callable:
     Parameters
     ----------
     noise : callable
-        As of :func:`noise_of`.
+        As of :func:`noise_source`.
     dtype : dtype
         Their type.
 
@@ -228,7 +228,7 @@ def on_device(noise: Callable, dtype: Any) -> Callable:
     return lambda: ops.cast(noise(), dtype)
 
 
-def noise_of(seed: int, numbers: Iterable[int], shape: tuple[int, ...]) -> Callable:
+def noise_source(seed: int, numbers: Iterable[int], shape: tuple[int, ...]) -> Callable:
     """Return a source of noise in which each sample has a stream of its own.
 
     What sample ``i`` gets depends on ``(seed, i)`` and on how often it was drawn

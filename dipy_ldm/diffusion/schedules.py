@@ -36,8 +36,8 @@ _SIGMA_START = 0.01
 # divided by alpha; it is far below what a network or an eye can find.
 _ALPHA_END = 0.0065
 
-# Of the times of :func:`around`: where most are, by the logarithm of noise over signal,
-# how widely they are spread there, and the share of those that are drawn anywhere.
+# Of `lognormal_times`: where most times are, by the logarithm of noise over signal, how
+# widely they are spread there, and the share of those that are drawn anywhere.
 _CENTRE, _WIDTH, _ANYWHERE = 0.6, 0.7, 0.2
 
 
@@ -118,7 +118,9 @@ def rates(schedule: str, t: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     return choose("schedule", schedule, SCHEDULES)(np.asarray(t, "float64"))
 
 
-def around(schedule: str, shares: npt.ArrayLike, deviation: float) -> np.ndarray:
+def lognormal_times(
+    schedule: str, shares: npt.ArrayLike, deviation: float
+) -> np.ndarray:
     """Turn even shares into times, most of which are where most is to be learnt.
 
     At far less noise than what latents differ by, all is seen; at far more, nothing
@@ -144,24 +146,24 @@ def around(schedule: str, shares: npt.ArrayLike, deviation: float) -> np.ndarray
     .. footbibliography::
     """
     shares = np.asarray(shares, "float64")
-    others = (shares - _ANYWHERE) / (1 - _ANYWHERE)
+    normal_shares = (shares - _ANYWHERE) / (1 - _ANYWHERE)
     # Those that are drawn anywhere are below 0 here.
-    normal = ndtri(np.clip(others, 1e-6, 1 - 1e-6))
-    wanted = math.log(deviation) + _CENTRE + _WIDTH * normal
+    normal = ndtri(np.clip(normal_shares, 1e-6, 1 - 1e-6))
+    log_noise = math.log(deviation) + _CENTRE + _WIDTH * normal
     fine, _, increasing = _table(schedule)
-    found = np.interp(wanted, increasing, fine)
-    return np.where(shares < _ANYWHERE, shares / _ANYWHERE, found)
+    lognormal = np.interp(log_noise, increasing, fine)
+    return np.where(shares < _ANYWHERE, shares / _ANYWHERE, lognormal)
 
 
-def loss_of_nothing(
+def baseline_loss(
     schedule: str,
     target: str,
     spreads: npt.ArrayLike = (1.0,),
     times: Callable | None = None,
 ) -> float:
-    """Say what the loss is of the best network that knows nothing of the latents.
+    """Return the loss of the best network that takes latents for white noise.
 
-    But for the mean and variance of each channel: it takes them for white noise.
+    It knows the mean and the variance of each channel, and nothing else.
 
     Parameters
     ----------
@@ -182,12 +184,16 @@ def loss_of_nothing(
     shares = np.linspace(0, 1, 1001)
     alpha, sigma = rates(schedule, shares if times is None else times(shares))
     power = np.square(np.asarray(spreads, "float64"))[:, None]
-    left = power / (alpha**2 * power + sigma**2)
-    errors = {"v": left, "noise": left * alpha**2, "clean": left * sigma**2}
+    remaining = power / (alpha**2 * power + sigma**2)
+    errors = {
+        "v": remaining,
+        "noise": remaining * alpha**2,
+        "clean": remaining * sigma**2,
+    }
     return float(choose("target", target, errors).mean())
 
 
-def as_noisy(schedule: str, times: npt.ArrayLike) -> np.ndarray:
+def times_of_equal_noise(schedule: str, times: npt.ArrayLike) -> np.ndarray:
     """Return the times at which a schedule has the noise of the cosine one.
 
     What is to be done at some levels of noise is written as times of that one.
@@ -209,8 +215,8 @@ def as_noisy(schedule: str, times: npt.ArrayLike) -> np.ndarray:
     if schedule == "cosine":
         return times
     fine, _, increasing = _table(schedule)
-    found = np.interp(-half_log_snr(*cosine(times)), increasing, fine)
-    return np.where(times < 1, found, 1.0)
+    equal = np.interp(-half_log_snr(*cosine(times)), increasing, fine)
+    return np.where(times < 1, equal, 1.0)
 
 
 def half_log_snr(

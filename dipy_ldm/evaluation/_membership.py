@@ -50,8 +50,8 @@ def denoising_losses(
         numbers = range(start, start + len(clean))
         batch_source = None if source is None else source[start : start + size]
         denoise = model.denoiser(source=batch_source)
-        draw = samplers.noise_of(seed, numbers, clean.shape[1:])
-        for time in np.repeat(schedules.as_noisy(schedule, _TIMES), _DRAWS):
+        draw = samplers.noise_source(seed, numbers, clean.shape[1:])
+        for time in np.repeat(schedules.times_of_equal_noise(schedule, _TIMES), _DRAWS):
             alpha, sigma = (float(x) for x in schedules.rates(schedule, time))
             noisy = np.float32(alpha) * clean + np.float32(sigma) * draw()
             predicted = denoise(noisy, np.float32(time))

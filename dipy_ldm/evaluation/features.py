@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dipy_ldm import _backend as distribution, _serialization as persistence
+from dipy_ldm import _backend, _serialization as persistence
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.metrics import halve
 
@@ -324,7 +324,7 @@ def _pooled(x, statistic, rank):
 
 
 def _compiled(network):
-    return distribution.compiled(lambda x: network(x), network.inputs, [network])
+    return _backend.compiled(lambda x: network(x), network.inputs, [network])
 
 
 def _apply(run, images):

@@ -7,7 +7,7 @@ tells two from three.
 import keras
 from keras import layers
 
-from dipy_ldm.nn.building import Drawn
+from dipy_ldm.nn.building import SeededInitializer
 from dipy_ldm.nn.layers import CONVOLUTIONS, Cut, Recomputed
 from dipy_ldm.nn.normalization import Activated, GroupScale, PositionActivated, swish
 
@@ -28,7 +28,10 @@ def conv(x, width, size=3, strides=1, upsampled=False, **kwargs):
     Or twice as large: what is convolved has each side doubled first.
     """
     convolution = CONVOLUTIONS[rank_of(x)]
-    kwargs = {"kernel_initializer": Drawn(), "upsampled": upsampled} | kwargs
+    kwargs = {
+        "kernel_initializer": SeededInitializer(),
+        "upsampled": upsampled,
+    } | kwargs
     # In bfloat16, TensorFlow's gradients for so few voxels are wrong on processors, up
     # to NaN: tests/nn/test_networks.py tells when this is no longer needed.
     least = 2 if upsampled else 3
@@ -37,13 +40,13 @@ def conv(x, width, size=3, strides=1, upsampled=False, **kwargs):
     return convolution(width, size, strides=strides, padding="same", **kwargs)(x)
 
 
-def some_bias():
+def small_random_bias():
     """Return the initializer of biases where positions are normalised alone.
 
     With biases of zero, all that is left of a position is in which proportion its
     channels are: how bright it is would be lost until the biases are learnt.
     """
-    return Drawn("RandomUniform", minval=-0.1, maxval=0.1)
+    return SeededInitializer("RandomUniform", minval=-0.1, maxval=0.1)
 
 
 def norm_groups(x, time=None):

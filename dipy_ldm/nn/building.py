@@ -13,7 +13,7 @@ import keras
 from keras import ops
 import numpy as np
 
-from dipy_ldm._backend.fusion import named_alike
+from dipy_ldm._backend.fusion import canonical_variable_names
 from dipy_ldm._utils.checks import InputError, choose
 
 PRECISIONS = {
@@ -51,14 +51,14 @@ def seeded(seed: int) -> Iterator[None]:
     """
     token = _drawn_from.set((seed, count()))
     try:
-        with named_alike():
+        with canonical_variable_names():
             yield
     finally:
         _drawn_from.reset(token)
 
 
 @keras.saving.register_keras_serializable("dipy_ldm")
-class Drawn(keras.initializers.Initializer):
+class SeededInitializer(keras.initializers.Initializer):
     """An initializer that draws the next weight of :func:`seeded`.
 
     By numpy: the same on every back-end of Keras, and whatever its version.
@@ -116,20 +116,20 @@ _DISTRIBUTIONS: dict[str, Callable] = {
 
 def check_keras() -> None:
     """Refuse a setting of Keras that networks can't do with."""
-    for setting, found, good in (
+    for setting, value, good in (
         ("image_data_format", keras.config.image_data_format(), ["channels_last"]),
         ("floatx", keras.config.floatx(), ["float32", "float64"]),
     ):
-        if found not in good:
+        if value not in good:
             raise InputError(
-                f"Keras is set to the {setting} {found!r}, and dipy_ldm needs "
+                f"Keras is set to the {setting} {value!r}, and dipy_ldm needs "
                 f"{good[0]!r}; change that in ~/.keras/keras.json, and start Python "
                 "again."
             )
 
 
-def sketched(name: str, build: Callable) -> Any:
-    """Build networks without weights, to learn of their shapes alone.
+def build_without_weights(name: str, build: Callable) -> Any:
+    """Build networks without weights, for their shapes alone.
 
     Faster than whole ones, and in no memory, whatever their size; they can't be called.
     """

@@ -55,7 +55,10 @@ class ConditionFeatures(keras.layers.Layer):
     def call(self, numbers):
         """Map numbers ``(batch, conditions)``, -1 for unspecified, to features."""
         columns = (numbers[:, i] for i in range(len(self.sizes)))
-        features = [self._features(*both) for both in zip(columns, self.sizes)]
+        features = [
+            self._features(*column_and_size)
+            for column_and_size in zip(columns, self.sizes)
+        ]
         return ops.concatenate(features, axis=-1)
 
     def compute_output_shape(self, input_shape):
@@ -70,9 +73,9 @@ class ConditionFeatures(keras.layers.Layer):
     def _features(self, number, size):
         if size:
             return ops.one_hot(ops.cast(number + 1, "int32"), size + 1)
-        said = ops.cast(number >= 0, "float32")[:, None]
+        specified = ops.cast(number >= 0, "float32")[:, None]
         waves = _waves(number, self.WAVES, self.FASTEST) / math.sqrt(self.WAVES)
-        return ops.concatenate([1 - said, said * waves], axis=-1)
+        return ops.concatenate([1 - specified, specified * waves], axis=-1)
 
 
 @keras.saving.register_keras_serializable("dipy_ldm")
@@ -91,8 +94,8 @@ class SourceFeatures(keras.layers.Layer):
         """Map ``(batch, *space, channels)``, -1 for nothing, to features."""
         if self.labels:
             return ops.one_hot(ops.cast(images[..., 0], "int32"), self.labels)
-        said = ops.cast(images[..., :1] >= 0, "float32")
-        return ops.concatenate([said * images, said], axis=-1)
+        specified = ops.cast(images[..., :1] >= 0, "float32")
+        return ops.concatenate([specified * images, specified], axis=-1)
 
     def compute_output_shape(self, input_shape):
         """Return ``(batch, *space, features)``."""
@@ -191,11 +194,11 @@ class _Convolution(keras.layers.Layer):
         axes = range(self.rank)
         # Transposed ones are given to which channel before from which.
         kernel = ops.transpose(kernel, (*axes, self.rank + 1, self.rank))
-        *_, to, given = kernel.shape
+        *_, to, channels = kernel.shape
         sums = reduce(np.kron, [self._TWICE for _ in axes])
         sums = ops.convert_to_tensor(sums, kernel.dtype)
-        kernel = ops.matmul(sums, ops.reshape(kernel, (-1, to * given)))
-        return ops.reshape(kernel, (*(4 for _ in axes), to, given))
+        kernel = ops.matmul(sums, ops.reshape(kernel, (-1, to * channels)))
+        return ops.reshape(kernel, (*(4 for _ in axes), to, channels))
 
 
 @keras.saving.register_keras_serializable("dipy_ldm")
@@ -321,8 +324,8 @@ class Sum(keras.layers.Layer):
 
     def call(self, inputs):
         """Apply the networks to a tensor."""
-        first, *others = (network(inputs) for network in self.networks)
-        return sum(others, start=first)
+        first, *rest = (network(inputs) for network in self.networks)
+        return sum(rest, start=first)
 
     def compute_output_shape(self, input_shape):
         """Return the first network's own."""

@@ -18,7 +18,7 @@ _UPSAMPLINGS = {layers.UpSampling2D: 1.5, layers.UpSampling3D: 1.8}
 _HALVED = 4
 
 
-class Needs(NamedTuple):
+class MemoryNeeds(NamedTuple):
     """Bytes that a network needs for one example."""
 
     kept: int = 0
@@ -34,36 +34,36 @@ class Needs(NamedTuple):
         )
 
 
-def needs(network: keras.Model) -> Needs:
+def memory_needs(network: keras.Model) -> MemoryNeeds:
     """Estimate what a network needs for one example."""
-    found = Needs()
+    total = MemoryNeeds()
     for layer in network.layers:
-        found = found.beside(_of_layer(layer))
-    return found
+        total = total.beside(_of_layer(layer))
+    return total
 
 
 def _of_layer(layer):
-    given = sum(map(_bytes, _listed(layer.input)))
+    input_bytes = sum(map(_bytes, _listed(layer.input)))
     if isinstance(layer, keras.Model):
-        inside = needs(layer)
+        inside = memory_needs(layer)
         # What a block is given is added to its result in the end.
-        return inside._replace(live=inside.live + given)
-    made = sum(map(_bytes, _listed(layer.output)))
+        return inside._replace(live=inside.live + input_bytes)
+    output_bytes = sum(map(_bytes, _listed(layer.output)))
     if isinstance(layer, Sum):
-        inside = Needs(kept=made)
+        inside = MemoryNeeds(kept=output_bytes)
         for network in layer.networks:
-            inside = inside.beside(needs(network))
+            inside = inside.beside(memory_needs(network))
         return inside
     if isinstance(layer, Recomputed):
-        inside = needs(layer.block)
-        live = given + inside.live
-        return Needs(made, inside.kept + inside.again, live)
+        inside = memory_needs(layer.block)
+        live = input_bytes + inside.live
+        return MemoryNeeds(output_bytes, inside.kept + inside.again, live)
     times = next((n for kind, n in _UPSAMPLINGS.items() if isinstance(layer, kind)), 1)
-    live = given + (0 if isinstance(layer, _IN_PLACE) else times * made)
+    live = input_bytes + (0 if isinstance(layer, _IN_PLACE) else times * output_bytes)
     halved = all(_width(tensor) == 2 for tensor in _listed(layer.output))
     if halved and isinstance(layer, CONVOLUTIONS[3]):
         live *= _HALVED
-    return Needs(made, 0, live)
+    return MemoryNeeds(output_bytes, 0, live)
 
 
 def _listed(tensors: Any) -> list:

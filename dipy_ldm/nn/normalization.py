@@ -9,7 +9,7 @@ import math
 import keras
 from keras import ops
 
-from dipy_ldm._backend.fusion import fused, traced_once, with_gradient
+from dipy_ldm._backend.fusion import cached_trace, fused, with_gradient
 
 # Added to mean squares.
 EPSILON = 1e-5
@@ -115,7 +115,7 @@ def _swish_slope(y):
     return sigmoid * (1 + y * (1 - sigmoid))
 
 
-@traced_once
+@cached_trace
 def _scales(x, gamma, beta):
     """Return the scale and the shift of each channel.
 
@@ -141,7 +141,7 @@ def _scales(x, gamma, beta):
     )
 
 
-@traced_once
+@cached_trace
 def _scales_slopes(of_gain, of_offset, gamma, mean, rate):
     """Return slopes of mean and variance, the mean, and slopes of what is learnt.
 

@@ -22,8 +22,8 @@ _POINTWISE = (
 )
 
 
-def factor(decoder: keras.Model) -> int:
-    """Tell how many times larger the result of a network is than what it is given.
+def upsampling_factor(decoder: keras.Model) -> int:
+    """Return how many times larger the output of a network is than its input.
 
     Shapes: decoder ``(batch, *space, channels)``.
     """
@@ -33,23 +33,27 @@ def factor(decoder: keras.Model) -> int:
 
 
 def reach(
-    network: keras.Model, *, given: int = 1, made: int = 1, beyond: int = 0
+    network: keras.Model,
+    *,
+    input_factor: int = 1,
+    output_factor: int = 1,
+    beyond: int = 0,
 ) -> int:
-    """Tell how far a network looks.
+    """Return how far a network looks beyond a position of its input.
 
     Its layers are taken as if one followed the other, which is not too little for
     those that are side by side, as long as none of these changes the resolution, or
     all that is beside them is a connection that skips them.
     """
     # The result's first and last position in the place of one latent.
-    first, last = _needed(network, -beyond, made - 1 + beyond)
-    return math.ceil(max(-first, last - (given - 1)) / given)
+    first, last = _input_range_of_network(network, -beyond, output_factor - 1 + beyond)
+    return math.ceil(max(-first, last - (input_factor - 1)) / input_factor)
 
 
-def _needed(network, first, last):
-    """Tell what a network needs to be given for a range of its result."""
+def _input_range_of_network(network, first, last):
+    """Return the range of a network's input that a range of its output depends on."""
     for layer in reversed(list(_in_order(network))):
-        first, last = _seen(layer, first, last)
+        first, last = _input_range(layer, first, last)
     return first, last
 
 
@@ -63,10 +67,12 @@ def _in_order(network):
             yield layer
 
 
-def _seen(layer, first, last):
-    """Tell what a layer needs to be given for a range of its result."""
+def _input_range(layer, first, last):
+    """Return the range of a layer's input that a range of its output depends on."""
     if isinstance(layer, Sum):
-        ranges = [_needed(network, first, last) for network in layer.networks]
+        ranges = [
+            _input_range_of_network(network, first, last) for network in layer.networks
+        ]
         return min(low for low, _ in ranges), max(high for _, high in ranges)
     if isinstance(layer, _CONVOLUTIONS):
         stride = max(layer.strides)

@@ -1,6 +1,6 @@
-r"""What is to be expected of latents, by what is told of them.
+r"""The conditional mean of latents, given conditions, by ridge regression.
 
-A network hears of conditions late: what an age or a small lesion changes is a hundredth
+Denoisers learn conditions slowly: what an age or a small lesion changes is a hundredth
 of what brains differ by, and less of the loss. But what a straight line knows needs no
 training. It is learnt at once, by ridge regression of the latents on features of the
 conditions, and taken from the latents before they are diffused, so that the network
@@ -10,7 +10,7 @@ learns what is left. The denoiser of all is then
 
     D(x, t, c) = m(c) + D_r(x - \alpha_t\, m(c), t, c)
 
-with the expectation :math:`m(c)`, which is 0 where nothing is told, and the network's
+with the conditional mean :math:`m(c)`, which is 0 without conditions, and the network's
 denoiser :math:`D_r`; nothing else needs to know of it. A mean that follows from what is
 told, instead of one for all, is due to :footcite:p:`Lee2022`, the choice of the ridge
 by what is left out to :footcite:p:`Allen1974`.
@@ -37,8 +37,8 @@ _DEGREES = 3
 _RIDGES = (*np.logspace(-2, 2, 17), math.inf)
 
 
-class Expectation(NamedTuple):
-    """What is to be expected of latents, beside their mean, by what is told of them.
+class ConditionalMean(NamedTuple):
+    """The mean of latents given conditions, less the mean of all.
 
     Shapes: weights ``(features, *space, channels)``.
     """
@@ -65,19 +65,19 @@ class Expectation(NamedTuple):
         """
         rows = latents.reshape(len(latents), -1)
         features = _features(numbers, conditions)
-        left, spreads, right = np.linalg.svd(
+        vectors, spreads, right = np.linalg.svd(
             features - features.mean(0), full_matrices=False
         )
         # Features of levels add up to nothing, and those of rare ones may be all 0.
-        there = spreads > 1e-6 * max(spreads.max(initial=0), 1)
-        left, spreads, right = left[:, there], spreads[there], right[there]
-        parts = left.T.astype("float32") @ rows
+        varying = spreads > 1e-6 * max(spreads.max(initial=0), 1)
+        vectors, spreads, right = vectors[:, varying], spreads[varying], right[varying]
+        parts = vectors.T.astype("float32") @ rows
         subjects = np.arange(len(rows)) if subjects is None else subjects
-        errors = _LeftOut(rows, left, parts, blocks(subjects))
+        errors = _LeftOutErrors(rows, vectors, parts, blocks(subjects))
         # Of one subject alone nothing is to be known of others.
         ridges = _RIDGES if np.ptp(subjects) else _RIDGES[-1:]
         shares = [_shares(spreads, ridge * len(rows)) for ridge in ridges]
-        best = min(shares, key=errors.of)
+        best = min(shares, key=errors.total)
         weights = (right.T * (best / spreads)).astype("float32") @ parts
         return cls(conditions, weights.reshape(-1, *latents.shape[1:]))
 
@@ -85,7 +85,7 @@ class Expectation(NamedTuple):
     def shapes(
         latent_shape: tuple[int, ...], conditions: dict[str, Condition]
     ) -> list[tuple[int, ...]]:
-        """Say which shape the weights have.
+        """Return the shape of the weights.
 
         Shapes: latent_shape ``(*space, channels)``, result ``(features,
         *latent_shape)``.
@@ -93,8 +93,8 @@ class Expectation(NamedTuple):
         sizes = (condition.size or _DEGREES for condition in conditions.values())
         return [(sum(sizes), *latent_shape)]
 
-    def of(self, numbers: np.ndarray) -> np.ndarray:
-        """Say what to expect.
+    def predict(self, numbers: np.ndarray) -> np.ndarray:
+        """Return the conditional means.
 
         Shapes: numbers ``(n, conditions)``, result ``(n, *space, channels)``.
         """
@@ -102,49 +102,49 @@ class Expectation(NamedTuple):
         return np.tensordot(features, self.weights, 1)
 
 
-class _LeftOut:
+class _LeftOutErrors:
     """How well the rows of each subject are predicted by a fit to all others.
 
     Shapes: rows ``(n, numbers)``, left ``(n, features)``, parts ``(features,
     numbers)``.
     """
 
-    def __init__(self, rows, left, parts, subjects):
+    def __init__(self, rows, vectors, parts, subjects):
         mean = rows.mean(0)
-        self.left, self.n, self.subjects = left, len(rows), subjects
+        self.left, self.n, self.subjects = vectors, len(rows), subjects
         self.along = ((rows @ parts.T) - mean @ parts.T).astype("float64")
         self.products = (parts @ parts.T).astype("float64")
-        self.squares = [_products(rows, mean, some) for some in subjects]
+        self.squares = [_subject_products(rows, mean, rows_of) for rows_of in subjects]
 
-    def of(self, shares):
+    def total(self, shares):
         """Return the sum of squared errors where so much of each feature is taken."""
         errors = 0.0
-        for some, squares in zip(self.subjects, self.squares):
-            left, along = self.left[some], np.swapaxes(self.along[some], 1, 2)
-            taken = shares * left
+        for rows_of, squares in zip(self.subjects, self.squares):
+            vectors, along = self.left[rows_of], np.swapaxes(self.along[rows_of], 1, 2)
+            taken = shares * vectors
             mixed = taken @ along
             # Products of what is left of the rows of a subject with each other.
             squares = squares - mixed - np.swapaxes(mixed, 1, 2)
             squares += taken @ self.products @ np.swapaxes(taken, 1, 2)
             # Of each prediction what the subject's own rows have said, with the mean.
-            own = 1 / self.n + taken @ np.swapaxes(left, 1, 2)
-            back = np.linalg.inv((1 + 1e-6) * np.eye(some.shape[1]) - own)
+            own = 1 / self.n + taken @ np.swapaxes(vectors, 1, 2)
+            back = np.linalg.inv((1 + 1e-6) * np.eye(rows_of.shape[1]) - own)
             errors += ((back @ squares) * back).sum()
         return errors
 
 
-def _products(rows, mean, some):
+def _subject_products(rows, mean, subjects):
     """Multiply rows of each subject, about the mean: ``(subjects, rows, rows)``."""
-    found = np.empty((*some.shape, some.shape[1]))
+    result = np.empty((*subjects.shape, subjects.shape[1]))
     # One by one: copies of all of them may not fit into the memory.
-    for products, numbers in zip(found, some):
+    for products, numbers in zip(result, subjects):
         off = rows[numbers] - mean
         products[:] = off @ off.T
-    return found
+    return result
 
 
 def _shares(spreads, ridge):
-    """Say how much is taken of each feature."""
+    """Return by how much ridge regression shrinks each feature."""
     squares = spreads**2
     return squares / (squares + ridge)
 
@@ -153,19 +153,19 @@ def _features(numbers, conditions):
     """Turn numbers into features whose mean is 0: where nothing is told, all are."""
     columns = (numbers[:, i] for i in range(len(conditions)))
     pairs = zip(columns, conditions.values())
-    return np.concatenate([_of_one(*pair) for pair in pairs], 1)
+    return np.concatenate([_condition_features(*pair) for pair in pairs], 1)
 
 
-def _of_one(column, condition):
+def _condition_features(column, condition):
     if condition.size:
         counts = np.array(list(condition.levels.values()))
         # Of rare levels nothing is expected: it would be nearly one of their examples.
         counts = np.where(counts >= FEW, counts, 0)
         levels = (column[:, None] == np.arange(condition.size)) & (counts > 0)
-        said = levels.any(1, keepdims=True)
-        return said * (levels - counts / max(counts.sum(), 1))
-    said = (column != UNSPECIFIED)[:, None]
+        specified = levels.any(1, keepdims=True)
+        return specified * (levels - counts / max(counts.sum(), 1))
+    specified = (column != UNSPECIFIED)[:, None]
     degrees = np.arange(1, _DEGREES + 1)
     # Ranks are spread evenly, and so these are orthogonal, of mean 0.
     values = legendre.legvander(2 * column - 1, _DEGREES)[:, 1:]
-    return said * values * np.sqrt(2 * degrees + 1) / degrees
+    return specified * values * np.sqrt(2 * degrees + 1) / degrees

@@ -1,4 +1,4 @@
-r"""What latents are like as a Gaussian: what a linear function knows of them.
+r"""A low-rank Gaussian of latents, and the best linear estimate that follows from it.
 
 Until a network knows how brains are built, most of its training goes by. What a mean
 and a covariance tell of it needs no training: of latents :math:`z` with mean
@@ -28,24 +28,24 @@ from typing import NamedTuple, Self
 import numpy as np
 
 # Directions: not more, and for each not fewer examples, so that none is an example's.
-_MOST = 64
-_EXAMPLES = 8
+MAX_DIRECTIONS = 64
+EXAMPLES_PER_DIRECTION = 8
 # To the last along which others vary at least so much of what those examples do in
 # which it was found. Beyond it, examples of the training are estimated better than
 # others are, and a network that is trained beside it trusts it too much.
-_OTHERS = 0.5
+MIN_VARIANCE_RATIO = 0.5
 # What is learnt from suffices then, and fits into the memory.
-_ENOUGH = 1024
-_NUMBERS = 2**27
+MAX_EXAMPLES = 1024
+MAX_VALUES = 2**27
 # Parts of the examples, each of which is measured along the directions of the others.
 _PARTS = 5
 # Of its variance, what is left of each number beside the directions at least.
-_LEFT = 0.05
+MIN_REST = 0.05
 _TINY = 1e-6
 # Share of the variance that may be left about the mean of each place. Of brains in one
 # space it is 0.05, of the same 12 mm and 12 degrees apart 0.15: their denoisers are
 # better for the estimate. Of bodies in any orientation it is 0.4, and theirs are worse.
-_UNALIGNED = 0.25
+MAX_UNALIGNED = 0.25
 
 
 class Gaussian(NamedTuple):
@@ -80,13 +80,17 @@ class Gaussian(NamedTuple):
         # float32 is float64 before NumPy 2.
         total = np.einsum("ij,ij->j", rows, rows) * (n / (n - 1) ** 2)
         subjects = np.arange(n) if subjects is None else subjects
-        known = _variances(products, min(_MOST, n // _EXAMPLES), subjects)
-        spreads, vectors = _largest(products, len(known))
-        shown = known > np.maximum(total.mean(), _OTHERS * spreads / (n - 1))
+        variances = _variances(
+            products, min(MAX_DIRECTIONS, n // EXAMPLES_PER_DIRECTION), subjects
+        )
+        spreads, vectors = _largest(products, len(variances))
+        shown = variances > np.maximum(
+            total.mean(), MIN_VARIANCE_RATIO * spreads / (n - 1)
+        )
         kept = 1 + max(np.flatnonzero(shown), default=-1)
-        vectors *= np.sqrt(known / spreads)
+        vectors *= np.sqrt(variances / spreads)
         loadings = vectors[:, :kept].T.astype("float32") @ rows
-        rest = np.maximum(total - (loadings**2).sum(0), _LEFT * total) + _TINY
+        rest = np.maximum(total - (loadings**2).sum(0), MIN_REST * total) + _TINY
         loadings = loadings.reshape(-1, *shape)
         return cls(mean.reshape(shape), loadings, rest.reshape(shape))
 
@@ -96,8 +100,10 @@ class Gaussian(NamedTuple):
         along = float(np.linalg.norm(self.loadings)) ** 2
         return math.sqrt((float(self.rest.sum()) + along) / self.rest.size)
 
-    def left(self, ways: np.ndarray, alpha: float, sigma: float) -> np.ndarray:
-        """Multiply with the covariance that clean latents have, given noisy ones.
+    def posterior_covariance_product(
+        self, vectors: np.ndarray, alpha: float, sigma: float
+    ) -> np.ndarray:
+        """Multiply vectors by the covariance of clean latents given noisy ones.
 
         Shapes: ways ``(n, *space, channels)``, result ``(n, numbers)``.
         """
@@ -105,47 +111,47 @@ class Gaussian(NamedTuple):
         def share(power):
             return power * sigma**2 / (alpha**2 * power + sigma**2)
 
-        ways = ways.reshape(len(ways), -1)
-        found = share(self.rest.ravel()) * ways
+        vectors = vectors.reshape(len(vectors), -1)
+        product = share(self.rest.ravel()) * vectors
         # There may be no directions, of which -1 would not tell the size.
         loadings = self.loadings.reshape(len(self.loadings), self.rest.size)
         # No copy of them: of large volumes they take hundreds of megabytes.
         lengths = np.einsum("ij,ij->i", loadings, loadings)
         # Along the directions instead of what is there already.
-        along = ways @ loadings.T / lengths * share(lengths)
-        return found + (along - found @ loadings.T / lengths) @ loadings
+        along = vectors @ loadings.T / lengths * share(lengths)
+        return product + (along - product @ loadings.T / lengths) @ loadings
 
     @staticmethod
     def shapes(latent_shape: tuple[int, ...], directions: int) -> list[tuple[int, ...]]:
-        """Say which shapes mean, loadings and rest have.
+        """Return the shapes of mean, loadings and rest.
 
         Shapes: latent_shape ``(*space, channels)``.
         """
         return [latent_shape, (directions, *latent_shape), latent_shape]
 
 
-def aligned(latents: np.ndarray) -> bool:
-    """Say whether what is at a place in one is at this place in others.
+def is_aligned(latents: np.ndarray) -> bool:
+    """Return whether latents are aligned: alike at each place.
 
     Otherwise what was learnt of places holds for these examples alone.
 
     Shapes: latents ``(n, *space, channels)``.
     """
     n, *_, channels = latents.shape
-    left = latents.var(0).mean()
+    within = latents.var(0).mean()
     # All of it is that about the mean of each place, and that of these means.
     means = latents.mean(0).reshape(-1, channels)
-    whole = left + means.var(0, dtype="float64").mean()
-    return bool(left * n / max(1, n - 1) < _UNALIGNED * whole)
+    whole = within + means.var(0, dtype="float64").mean()
+    return bool(within * n / max(1, n - 1) < MAX_UNALIGNED * whole)
 
 
-def enough(shape: tuple[int, ...]) -> np.ndarray:
+def choose_examples(shape: tuple[int, ...]) -> np.ndarray:
     """Choose examples that suffice to learn from, evenly.
 
     Shapes: shape ``(n, *space, channels)``.
     """
     n, *sizes = shape
-    count = min(n, _ENOUGH, max(2, _NUMBERS // math.prod(sizes)))
+    count = min(n, MAX_EXAMPLES, max(2, MAX_VALUES // math.prod(sizes)))
     return np.linspace(0, n - 1, count).round().astype(int)
 
 
@@ -154,19 +160,19 @@ def _variances(products, count, subjects):
 
     From inner products of all alone: ``(n, n)``.
     """
-    n, found, people = len(products), np.zeros(count), np.unique(subjects)
-    if len(people) == 1:
-        return found
+    n, variances, distinct = len(products), np.zeros(count), np.unique(subjects)
+    if len(distinct) == 1:
+        return variances
     # Neighbours may be of one subject even if none is known: not to be parted.
-    for some in np.array_split(people, min(_PARTS, len(people))):
-        part = np.flatnonzero(np.isin(subjects, some))
-        others = np.setdiff1d(np.arange(n), part)
+    for fold in np.array_split(distinct, min(_PARTS, len(distinct))):
+        part = np.flatnonzero(np.isin(subjects, fold))
+        rest = np.setdiff1d(np.arange(n), part)
         # About the mean of the others.
-        away = np.eye(n) - np.isin(np.arange(n), others) / len(others)
-        spreads, vectors = _largest(away[others] @ products @ away[others].T, count)
-        along = away[part] @ products @ away[others].T @ vectors / np.sqrt(spreads)
-        found += (along**2).sum(0) / n
-    return np.minimum.accumulate(found)
+        away = np.eye(n) - np.isin(np.arange(n), rest) / len(rest)
+        spreads, vectors = _largest(away[rest] @ products @ away[rest].T, count)
+        along = away[part] @ products @ away[rest].T @ vectors / np.sqrt(spreads)
+        variances += (along**2).sum(0) / n
+    return np.minimum.accumulate(variances)
 
 
 def _largest(products, count):

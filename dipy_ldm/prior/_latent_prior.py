@@ -1,13 +1,13 @@
-"""All that is learnt of latents at once, before any network is trained."""
+"""The latent prior: all that is learnt of latents before a network is trained."""
 
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from dipy_ldm.conditions import FEW, UNSPECIFIED, Condition
-from dipy_ldm.prior._conditional_mean import Expectation
-from dipy_ldm.prior._gaussian import Gaussian, aligned, enough
-from dipy_ldm.prior._probe import Readings
+from dipy_ldm.prior._conditional_mean import ConditionalMean
+from dipy_ldm.prior._gaussian import Gaussian, choose_examples, is_aligned
+from dipy_ldm.prior._probe import LinearProbe
 
 # Of what each part has learnt, in a model file.
 _NAMES = (
@@ -17,12 +17,12 @@ _NAMES = (
 )
 
 
-class Linear(NamedTuple):
-    """What linear functions know of latents; each part may be missing."""
+class LatentPrior(NamedTuple):
+    """Conditional mean, low-rank Gaussian and linear probe; each may be missing."""
 
-    expectation: Expectation | None = None
+    expectation: ConditionalMean | None = None
     gaussian: Gaussian | None = None
-    readings: Readings | None = None
+    readings: LinearProbe | None = None
 
     @classmethod
     def learn(
@@ -34,7 +34,7 @@ class Linear(NamedTuple):
         volumes: bool,
         subjects: np.ndarray | None = None,
     ) -> Self:
-        """Learn what there is to be known.
+        """Fit all parts that the latents allow.
 
         Shapes: latents ``(n, *space, channels)``, numbers ``(n, conditions)``, subjects
         ``(n,)``.
@@ -44,25 +44,25 @@ class Linear(NamedTuple):
         expectation = None
         if conditions:
             shared = _of_several(numbers, conditions, subjects)
-            expectation = Expectation.learn(latents, shared, conditions, subjects)
+            expectation = ConditionalMean.learn(latents, shared, conditions, subjects)
         if not volumes:
             return cls(expectation)
-        some = enough(latents.shape)
-        left = latents[some]
+        chosen = choose_examples(latents.shape)
+        residual = latents[chosen]
         if expectation is not None:
-            left = left - expectation.of(numbers[some])
-        if not aligned(left):
+            residual = residual - expectation.predict(numbers[chosen])
+        if not is_aligned(residual):
             return cls(expectation)
-        gaussian, readings = Gaussian.learn(left, subjects[some]), None
+        gaussian, readings = Gaussian.learn(residual, subjects[chosen]), None
         # Of large volumes both would take gigabytes.
-        del left
+        del residual
         if conditions:
-            given = latents[some], shared[some], conditions, subjects[some]
-            readings = Readings.learn(*given)
+            examples = latents[chosen], shared[chosen], conditions, subjects[chosen]
+            readings = LinearProbe.learn(*examples)
         return cls(expectation, gaussian, readings)
 
     def to_tensors(self) -> dict[str, np.ndarray]:
-        """Name all that was learnt, as it is saved."""
+        """Return all tensors by the names that they are saved under."""
         tensors: dict[str, np.ndarray] = {}
         part: Any
         for names, part in zip(_NAMES, self):
@@ -75,47 +75,53 @@ class Linear(NamedTuple):
     def from_tensors(
         cls, tensors: dict[str, np.ndarray], conditions: dict[str, Condition]
     ) -> Self:
-        """Take the parts from a model file."""
+        """Make the parts from the tensors of a model file."""
 
-        def take(kind, names, *given):
-            there = names[0] in tensors
-            return kind(*given, *(tensors[name] for name in names)) if there else None
+        def take(kind, names, *conditions_of):
+            saved = names[0] in tensors
+            return (
+                kind(*conditions_of, *(tensors[name] for name in names))
+                if saved
+                else None
+            )
 
         expectation, gaussian, readings = _NAMES
         return cls(
-            take(Expectation, expectation, conditions),
+            take(ConditionalMean, expectation, conditions),
             take(Gaussian, gaussian),
-            take(Readings, readings, conditions),
+            take(LinearProbe, readings, conditions),
         )
 
     @staticmethod
     def shapes(
-        found: dict[str, tuple[int, ...]],
+        saved: dict[str, tuple[int, ...]],
         latent_shape: tuple[int, ...],
         conditions: dict[str, Condition],
     ) -> dict[str, tuple[int, ...]]:
-        """Say which shapes the parts in a model file must have.
+        """Return the shapes that the tensors in a model file must have.
 
         Shapes: latent_shape ``(*space, channels)``.
         """
         parts = (
-            Expectation.shapes(latent_shape, conditions),
-            Gaussian.shapes(latent_shape, Linear.known(found)["directions"] or 0),
-            Readings.shapes(latent_shape, conditions),
+            ConditionalMean.shapes(latent_shape, conditions),
+            Gaussian.shapes(
+                latent_shape, LatentPrior.network_options(saved)["directions"] or 0
+            ),
+            LinearProbe.shapes(latent_shape, conditions),
         )
-        pairs = (pair for pair in zip(_NAMES, parts) if pair[0][0] in found)
-        return {name: shape for some in pairs for name, shape in zip(*some)}
+        pairs = (pair for pair in zip(_NAMES, parts) if pair[0][0] in saved)
+        return {name: shape for pair_of in pairs for name, shape in zip(*pair_of)}
 
     @staticmethod
-    def known(found: dict[str, tuple[int, ...]]) -> dict[str, Any]:
-        """Say what networks of a model file are given of it."""
+    def network_options(saved: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+        """Return the options of the networks in a model file."""
         (expectation,), (mean, loadings, _), _ = _NAMES
-        directions = (found.get(loadings) or (0,))[0] if mean in found else None
-        return {"expects": expectation in found, "directions": directions}
+        directions = (saved.get(loadings) or (0,))[0] if mean in saved else None
+        return {"expects": expectation in saved, "directions": directions}
 
 
 def _of_several(numbers, conditions, subjects):
-    """Leave levels out that few subjects have, however many images they have."""
+    """Unspecify levels that few subjects have, however many images they have."""
     numbers = numbers.copy()
     for column, condition in enumerate(conditions.values()):
         for level in range(condition.size):

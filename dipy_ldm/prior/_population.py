@@ -77,7 +77,7 @@ class Population(NamedTuple):
 def draw(
     conditions: dict[str, Condition],
     population: Population | None,
-    given: Any,
+    requested_values: Any,
     n: int,
     *,
     seed: int = 0,
@@ -85,18 +85,18 @@ def draw(
     same: bool = False,
 ) -> Any:
     """Draw missing conditions, as a function of seed, sample and the rest."""
-    if not conditions or is_none(given):
-        return given
+    if not conditions or is_none(requested_values):
+        return requested_values
     table = {name: [None] * n for name in conditions}
-    table |= requested(conditions, given, n)
+    table |= requested(conditions, requested_values, n)
     rows = [list(row) for row in zip(*table.values(), strict=True)]
     who = rows[:1] if same else rows
     # One of each condition and, where there are cells, one for the cell.
     count = len(conditions) + (population is not None)
     chances = _chances(seed, np.arange(first, first + len(who)), count)
     drawn = [_draw(row, conditions, population, c) for row, c in zip(who, chances)]
-    for row, others in zip(rows, drawn * n if same else drawn):
-        row[:] = [other if v is None else v for v, other in zip(row, others)]
+    for row, drawn_values in zip(rows, drawn * n if same else drawn):
+        row[:] = [other if v is None else v for v, other in zip(row, drawn_values)]
     return {name: list(values) for name, values in zip(table, zip(*rows))}
 
 
@@ -115,11 +115,11 @@ def _chances(seed, numbers, count):
 
 def _draw(row, conditions, population, chances):
     """Draw a value of each condition, to which those that are given belong."""
-    given = [c.number(name, v) for v, (name, c) in zip(row, conditions.items())]
-    cell, bins = [-1] * len(given), 1
+    numbers = [c.number(name, v) for v, (name, c) in zip(row, conditions.items())]
+    cell, bins = [-1] * len(numbers), 1
     if population is not None:
         bins, (chance, *chances) = population.bins, chances
-        codes = _codes(np.array([given]), conditions, bins)[0]
+        codes = _codes(np.array([numbers]), conditions, bins)[0]
         cell = population.choose(codes, chance)
     parts = zip(conditions.values(), cell, chances)
     return [_value(condition, code, bins, u) for condition, code, u in parts]

@@ -1,4 +1,4 @@
-r"""What can be read in latents of what is told of them, and samples held to it.
+r"""A linear probe reads conditions from latents, and guides samples towards them.
 
 A network that is told how wide ventricles shall be makes such, but for an error that is
 larger than that with which a straight line reads their width in the latents. What is
@@ -50,12 +50,12 @@ _RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 _FREE = 0.02
 _REACH = 1.0
 # Numbers of each example of which products are taken at once.
-_NUMBERS = 2**14
+MAX_MULTIPLIED = 2**14
 # Correlation with what is told, of what is read alike everywhere by a fit to others,
 # without which nothing is held to it. Of 16 subjects one in 40 has as much by chance.
-_READABLE = 0.5
+MIN_CORRELATION = 0.5
 # Subjects that it takes.
-_LEAST = 16
+MIN_SUBJECTS = 16
 # Where weights are free was found by all examples, those left out among them, so that
 # errors of few are larger than they seem: by such a part, over the number of subjects.
 _FREE_OF_ALL = 4
@@ -65,8 +65,8 @@ _FREE_OF_ALL = 4
 _FIRMNESS = 10
 
 
-class Readings(NamedTuple):
-    """What a straight line reads in latents: numbers from -1 to 1, by their ranks.
+class LinearProbe(NamedTuple):
+    """Linear readings of latents: numbers from -1 to 1, by their ranks.
 
     One reading for each continuous condition, and one for each level of the others,
     which is 1 where an example has that level, and -1 where it has another.
@@ -99,12 +99,12 @@ class Readings(NamedTuple):
         rows = latents.reshape(len(latents), -1)
         mean = rows.mean(0)
         rows = rows - mean
-        values, told = _told(numbers, conditions)
+        values, specified = _probe_targets(numbers, conditions)
         alike = _products(rows, np.ones(rows.shape[1], "float32"))
         space = latents.shape[1:-1]
-        given = rows, alike, space, subjects
-        found = [_read(*given, *pair) for pair in zip(values.T, told.T)]
-        weights, offsets, errors = (np.array(p, "float32") for p in zip(*found))
+        examples = rows, alike, space, subjects
+        fits = [_read(*examples, *pair) for pair in zip(values.T, specified.T)]
+        weights, offsets, errors = (np.array(p, "float32") for p in zip(*fits))
         return cls(
             conditions,
             weights.reshape(-1, *latents.shape[1:]),
@@ -116,14 +116,14 @@ class Readings(NamedTuple):
     def shapes(
         latent_shape: tuple[int, ...], conditions: dict[str, Condition]
     ) -> list[tuple[int, ...]]:
-        """Say which shapes weights, offsets and errors have.
+        """Return the shapes of weights, offsets and errors.
 
         Shapes: latent_shape ``(*space, channels)``.
         """
         n = sum(condition.size or 1 for condition in conditions.values())
         return [(n, *latent_shape), (n,), (n,)]
 
-    def of(self, latents: Any) -> Any:
+    def predict(self, latents: Any) -> Any:
         """Read latents.
 
         Shapes: latents ``(batch, *space, channels)``, result ``(batch, readings)``.
@@ -132,52 +132,54 @@ class Readings(NamedTuple):
         rows = ops.reshape(latents, (-1, weights.shape[1]))
         return ops.add(ops.matmul(rows, weights.T), self.offsets)
 
-    def hold(
+    def guide_by_observation(
         self, denoise: Callable, gaussian: Gaussian, schedule: str, numbers: np.ndarray
     ) -> Callable:
-        """Hold a denoiser to what is told."""
-        wanted, told = _told(numbers, self.conditions)
+        """Guide a denoiser towards observed conditions."""
+        targets, specified = _probe_targets(numbers, self.conditions)
         # Another level says no more than the one that is asked for.
-        told &= (self.errors > 0) & ((wanted > -1) | self._continuous())
-        if not told.any():
+        specified &= (self.errors > 0) & ((targets > -1) | self._continuous())
+        if not specified.any():
             return denoise
-        wanted = np.where(told, wanted, 0)
+        targets = np.where(specified, targets, 0)
 
-        def held(x, t):
+        def guided(x, t):
             clean = denoise(x, t)
             alpha, sigma = map(float, rates(schedule, t))
-            ways = gaussian.left(self.weights, alpha, sigma)
-            off = ops.subtract(wanted.astype("float32"), self.of(clean))
-            off = ops.matmul(off[:, None, :], self._gains(ways, told))[:, 0]
-            change = ops.matmul(off, ways)
+            directions = gaussian.posterior_covariance_product(
+                self.weights, alpha, sigma
+            )
+            off = ops.subtract(targets.astype("float32"), self.predict(clean))
+            off = ops.matmul(off[:, None, :], self._gains(directions, specified))[:, 0]
+            change = ops.matmul(off, directions)
             return clean + ops.reshape(change, ops.shape(clean))
 
-        return held
+        return guided
 
     def _continuous(self):
-        """Say of each reading whether it is that of a continuous condition."""
+        """Return whether each reading is of a continuous condition."""
         sizes = [condition.size for condition in self.conditions.values()]
         return np.concatenate([[size == 0] * (size or 1) for size in sizes])
 
-    def _gains(self, ways, told):
-        """Say how far to go each way, for what is off by 1 in what is told.
+    def _gains(self, directions, specified):
+        """Return the gains of the Kalman filter, for each observed reading.
 
         ``(batch, readings, readings)``.
         """
         weights = self.weights.reshape(len(self.weights), -1)
-        seen = (weights @ ways.T).astype("float64")
+        covariance = (weights @ directions.T).astype("float64")
         power = self.errors.astype("float64") ** 2 / _FIRMNESS
-        seen = (seen + seen.T) / 2 + np.diag(power)
-        gains = np.zeros((*told.shape, told.shape[1]))
-        for gain, which in zip(gains, told):
-            some = np.ix_(which, which)
-            gain[some] = np.linalg.inv(seen[some])
+        covariance = (covariance + covariance.T) / 2 + np.diag(power)
+        gains = np.zeros((*specified.shape, specified.shape[1]))
+        for gain, which in zip(gains, specified):
+            pair = np.ix_(which, which)
+            gain[pair] = np.linalg.inv(covariance[pair])
         return gains.astype("float32")
 
 
 def ridge_regression(
     products: np.ndarray,
-    wanted: np.ndarray,
+    targets: np.ndarray,
     ridge: float,
     subjects: np.ndarray | None = None,
 ) -> tuple[np.ndarray, float, np.ndarray]:
@@ -188,82 +190,85 @@ def ridge_regression(
     """
     inverse = np.linalg.inv(products + ridge * np.eye(len(products)))
     sums = inverse.sum(1)
-    offset = sums @ wanted / sums.sum()
+    offset = sums @ targets / sums.sum()
     inverse -= np.outer(sums, sums) / sums.sum()
-    shares = inverse @ wanted
-    subjects = np.arange(len(wanted)) if subjects is None else subjects
+    shares = inverse @ targets
+    subjects = np.arange(len(targets)) if subjects is None else subjects
 
     def block(rows):
         return inverse[rows[:, :, None], rows[:, None, :]]
 
     errors = solve_within(block, shares[:, None], subjects)[:, 0]
-    return shares, offset, wanted - errors
+    return shares, offset, targets - errors
 
 
-def _told(numbers, conditions):
-    """Say what readings should be, and of which that is told: ``(n, readings)``."""
-    values, told = [], []
+def _probe_targets(numbers, conditions):
+    """Return true readings, and which are specified: ``(n, readings)``."""
+    values, specified = [], []
     for column, condition in zip(numbers.T, conditions.values()):
-        said = column != UNSPECIFIED
+        column_specified = column != UNSPECIFIED
         if condition.size:
             levels = column[:, None] == np.arange(condition.size)
             counts = np.array(list(condition.levels.values()))
             values.append(np.where(levels, 1.0, -1.0))
-            told.append(said[:, None] & (counts >= FEW))
+            specified.append(column_specified[:, None] & (counts >= FEW))
         else:
             values.append(2.0 * column[:, None] - 1)
-            told.append(said[:, None])
-    return np.concatenate(values, 1), np.concatenate(told, 1)
+            specified.append(column_specified[:, None])
+    return np.concatenate(values, 1), np.concatenate(specified, 1)
 
 
-def _read(rows, alike, space, subjects, values, told):
+def _read(rows, alike, space, subjects, values, specified):
     """Learn to read one number: weights, offset and error."""
-    known = np.flatnonzero(told)
-    people = len(np.unique(subjects[known]))
+    examples = np.flatnonzero(specified)
+    n_subjects = len(np.unique(subjects[examples]))
     nothing = np.zeros(rows.shape[1]), 0.0, 0.0
-    if people < _LEAST or np.ptp(values[known]) == 0:
+    if n_subjects < MIN_SUBJECTS or np.ptp(values[examples]) == 0:
         return nothing
-    shares, _, left_out = _fit(alike, values, known, subjects)
-    wanted = values[known]
-    if np.ptp(left_out) == 0 or np.corrcoef(left_out, wanted)[0, 1] < _READABLE:
+    shares, _, predicted = _fit(alike, values, examples, subjects)
+    targets = values[examples]
+    if (
+        np.ptp(predicted) == 0
+        or np.corrcoef(predicted, targets)[0, 1] < MIN_CORRELATION
+    ):
         return nothing
     free = _free(shares.astype("float32") @ rows, space)
-    shares, offset, left_out = _fit(_products(rows, free), values, known, subjects)
+    shares, offset, predicted = _fit(_products(rows, free), values, examples, subjects)
     # What is read lies too near to the mean, which is made up for.
-    slope, start = np.polyfit(wanted, left_out, 1)
-    error = np.std(left_out - slope * wanted - start) / slope
-    error *= 1 + _FREE_OF_ALL / people
+    slope, start = np.polyfit(targets, predicted, 1)
+    error = np.std(predicted - slope * targets - start) / slope
+    error *= 1 + _FREE_OF_ALL / n_subjects
     weights = (shares / slope).astype("float32") @ rows * free
     return weights, (offset - start) / slope, error
 
 
-def _fit(products, values, known, subjects):
+def _fit(products, values, examples, subjects):
     """Fit with the ridge that is best for what is left out.
 
     Shares are those of all examples, 0 of those of which nothing is known.
     """
-    some, wanted = products[np.ix_(known, known)], values[known]
-    ridges = np.multiply(_RIDGES, some.trace() / len(known))
-    fits = [ridge_regression(some, wanted, r, subjects[known]) for r in ridges]
-    errors = [np.square(fit[2] - wanted).mean() for fit in fits]
-    found, offset, left_out = fits[int(np.argmin(errors))]
+    own, targets = products[np.ix_(examples, examples)], values[examples]
+    ridges = np.multiply(_RIDGES, own.trace() / len(examples))
+    fits = [ridge_regression(own, targets, r, subjects[examples]) for r in ridges]
+    errors = [np.square(fit[2] - targets).mean() for fit in fits]
+    fitted, offset, predicted = fits[int(np.argmin(errors))]
     shares = np.zeros(len(products))
-    shares[known] = found
-    return shares, offset, left_out
+    shares[examples] = fitted
+    return shares, offset, predicted
 
 
 def _products(rows, free):
     """Multiply each example with each, its numbers weighted: ``(n, n)``."""
     products = np.zeros((len(rows), len(rows)))
-    for start in range(0, rows.shape[1], _NUMBERS):
+    for start in range(0, rows.shape[1], MAX_MULTIPLIED):
         # No copy of all of them: of large volumes they take hundreds of megabytes.
-        some = rows[:, start : start + _NUMBERS]
-        products += (some * free[start : start + _NUMBERS]) @ some.T
+        part = rows[:, start : start + MAX_MULTIPLIED]
+        products += (part * free[start : start + MAX_MULTIPLIED]) @ part.T
     return products
 
 
 def _free(weights, space):
-    """Say of each number how free its weight is, by what its place has told."""
+    """Return how free each weight is, by the energy of weights around it."""
     energy = np.square(weights).reshape(*space, -1).sum(-1)
     free = gaussian_filter(energy, _REACH) / energy.mean() + _FREE
     return np.repeat(free.ravel(), weights.size // energy.size)

@@ -12,7 +12,7 @@ import keras
 from keras import ops
 import numpy as np
 
-from dipy_ldm import _backend as distribution, _serialization as persistence
+from dipy_ldm import _backend, _serialization as persistence
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.signals import Terminated
 from dipy_ldm.training._best_weights import Lowest
@@ -83,17 +83,13 @@ class Record(keras.callbacks.Callback):
             raise InputError(
                 f"{self.path} was written by an earlier version; remove it."
             )
-        seen = distribution.gathered(self.done)
+        seen = _backend.gather_from_workers(self.done)
         if len(set(seen)) > 1:
             raise InputError(
                 f"the checkpoint {self.path} is not the same for all workers (steps in "
                 f"it: {seen}); write to a folder that all machines share."
             )
-        if (
-            self.path
-            and whole == persistence.before(self.path)
-            and distribution.is_chief()
-        ):
+        if self.path and whole == persistence.before(self.path) and _backend.is_chief():
             os.replace(whole, self.path)
         if self.done:
             for name, variable in state.items():
@@ -140,7 +136,7 @@ class Record(keras.callbacks.Callback):
         if done == self.length.end(self._round):
             # Of a round whose beginning was skipped, or that is shorter than others.
             self.model.stop_training = True
-        elif self.model.ends:
+        elif self.model.stopping:
             self._write(done)
             self.end()
         elif step % self.every == 0:
@@ -156,9 +152,9 @@ class Record(keras.callbacks.Callback):
         figures = {name: float(value) for name, value in logs.items()}
         for name, value in ({"step": done, "epoch": epoch} | figures).items():
             self.history.setdefault(name, []).append(value)
-        if self.model.ends or done == self.length.total or self._has_time():
+        if self.model.stopping or done == self.length.total or self._has_time():
             self._write(done)
-        if self.model.ends:
+        if self.model.stopping:
             self.end()
 
     def _has_time(self):
@@ -167,14 +163,14 @@ class Record(keras.callbacks.Callback):
         Once the time that they take is up, rounds go by without.
         """
         budget = self.FREE + self.SHARE * (time.monotonic() - self._began)
-        return distribution.gathered(self._spent < budget)[0]
+        return _backend.gather_from_workers(self._spent < budget)[0]
 
     def _write(self, done):
         """Write the checkpoint; all machines must, since some numbers are sums."""
         if self.path is None:
             return
         start = time.monotonic()
-        self.model.settle()
+        self.model.sync_weights()
         variables = [
             *_variables(self.model),
             *_named("metric", self.model.metrics_variables),
@@ -186,7 +182,7 @@ class Record(keras.callbacks.Callback):
             "steps": done,
             "history": self.history,
         }
-        if distribution.is_chief():
+        if _backend.is_chief():
             what = "checkpoint", tensors, document, persistence.before(self.path)
             persistence.save(self.path, *what)
             logger.debug("%s holds %s steps", self.path, document["steps"])

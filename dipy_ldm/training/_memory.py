@@ -6,10 +6,10 @@ The numbers were measured on processors: ``benchmarks/memory.py``.
 from functools import reduce
 from typing import Any
 
-from dipy_ldm import _backend as distribution
+from dipy_ldm import _backend
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.nn import memory as network_memory
-from dipy_ldm.nn.memory import Needs
+from dipy_ldm.nn.memory import MemoryNeeds
 from dipy_ldm.training._optimizer import AT_ONCE
 
 _BEFORE = 20 * 2**20
@@ -32,8 +32,8 @@ def estimate_training(
 ) -> float:
     """Estimate what training takes."""
     weights = 4 * sum(part.count_params() for part in parts)
-    each = [network_memory.needs(part) for part in parts]
-    both = reduce(Needs.beside, each)
+    each = [network_memory.memory_needs(part) for part in parts]
+    both = reduce(MemoryNeeds.beside, each)
     step = max(
         both.kept + max(both.again, _GRADIENTS * both.live),
         each[0].kept + DISTANCES * distances,
@@ -42,12 +42,12 @@ def estimate_training(
     at_once = min(weights, 4 * AT_ONCE)
     changing = _MORE_COPIES * weights + _CHANGED_COPIES * at_once
     working = max(changing, batch_size * step)
-    return distribution.ONCE_TRAINING + before * _BEFORE + _COPIES * weights + working
+    return _backend.ONCE_TRAINING + before * _BEFORE + _COPIES * weights + working
 
 
 def estimate_sampling(unets: list[Any], batch_size: int, coding: float) -> float:
     """Estimate what generating images takes."""
-    live = max(network_memory.needs(unet).live for unet in unets)
+    live = max(network_memory.memory_needs(unet).live for unet in unets)
     weights = 4 * sum(unet.count_params() for unet in unets)
     # What the one has used is too small for the other, and not given back.
     working = coding + batch_size * _SKIPS * live
@@ -56,7 +56,7 @@ def estimate_sampling(unets: list[Any], batch_size: int, coding: float) -> float
 
 def check(what: str, needed: float, cure: str, strategy: Any = None) -> None:
     """Refuse what would not fit into the memory."""
-    free = distribution.free_memory(strategy)
+    free = _backend.free_memory(strategy)
     if needed > free:
         raise InputError(
             f"{what} needs about {needed / 2**30:.1f} GiB of memory and "

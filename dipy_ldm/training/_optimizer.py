@@ -8,8 +8,8 @@ import keras
 from keras import ops
 import numpy as np
 
-from dipy_ldm import _backend as distribution
-from dipy_ldm._backend.fusion import fused, sum_of_squares, traced_once
+from dipy_ldm import _backend
+from dipy_ldm._backend.fusion import cached_trace, fused, sum_of_squares
 
 # What lives while weights are changed is several times as large as they are, so that no
 # more than twice these are changed at once: two groups of them.
@@ -112,7 +112,7 @@ class FlatAdam(keras.optimizers.Optimizer):
         vars(self)["_trainable_variables"] = list(variables)
         # TensorFlow's alone have one.
         strategy = getattr(self, "_distribution_strategy", None)
-        with distribution.scope(strategy):
+        with _backend.scope(strategy):
             groups = [self._group(*some) for some in self._divided(variables)]
         vars(self)["_groups"] = groups
         self.built = True
@@ -166,7 +166,7 @@ class FlatAdam(keras.optimizers.Optimizer):
             raise ValueError("the weights are not those that the optimizer is for.")
         # What has no part in the loss has no gradient.
         grads = [ops.zeros(w.shape) if g is None else g for g, w in zip(grads, known)]
-        gradients = distribution.sum_of_replicas(
+        gradients = _backend.sum_of_replicas(
             [_joined([grads[i] for i in group.places]) for group in self._groups]
         )
         if not self.initial_scale:
@@ -186,7 +186,7 @@ class FlatAdam(keras.optimizers.Optimizer):
             self._accumulate(gradients)
         else:
             self._step(gradients)
-        if self.averages and distribution.is_first_replica():
+        if self.averages and _backend.is_first_replica():
             self._follow()
 
     def _accumulate(self, gradients):
@@ -201,7 +201,7 @@ class FlatAdam(keras.optimizers.Optimizer):
 
     def _if(self, condition, change, otherwise):
         """Change weights, and what is kept of them, in one way or in another."""
-        distribution.conditionally(
+        _backend.conditionally(
             condition,
             change,
             otherwise,
@@ -227,7 +227,7 @@ class FlatAdam(keras.optimizers.Optimizer):
             clip = self.global_clipnorm / ops.maximum(norm, self.global_clipnorm)
         time = ops.cast(self.iterations + 1, "float32")
         unbiased = ops.sqrt(1 - self.beta_2**time) / (1 - self.beta_1**time)
-        distribution.in_turn(
+        _backend.run_two_at_a_time(
             partial(self._change, group, some, rate, clip, unbiased)
             for group, some in zip(self._groups, gradients)
         )
@@ -249,11 +249,11 @@ class FlatAdam(keras.optimizers.Optimizer):
             (rate,) = each.values()
             further = 1 - self.beta_2, unbiased, self.epsilon, rate
             moved, squares, change = _adam(*given, group.velocity, *further)
-            distribution.add_to(group.velocity, squares)
+            _backend.add_to(group.velocity, squares)
             changes = _parts(change, shapes)
-        distribution.add_to(group.momentum, moved)
+        _backend.add_to(group.momentum, moved)
         for weight, change in zip(group.weights, changes):
-            distribution.add_to(weight, change)
+            _backend.add_to(weight, change)
         return changes
 
     def _follow(self):
@@ -277,7 +277,7 @@ class FlatAdam(keras.optimizers.Optimizer):
         # The first step's weights are their own average.
         share = 1 - self.ema_momentum**batches
         share = ops.where(self._is_first(), 1.0, share)
-        distribution.in_turn(
+        _backend.run_two_at_a_time(
             partial(self._follow_weights, group, share) for group in self._groups
         )
 
@@ -289,7 +289,7 @@ class FlatAdam(keras.optimizers.Optimizer):
             for average, weight in zip(averages, group.weights)
         ]
         for average, change in zip(averages, changes):
-            distribution.add_to(average, change)
+            _backend.add_to(average, change)
         return changes
 
     def _share(self, weight):
@@ -424,7 +424,7 @@ def _turned(shapes, vector, rates):
     ]
 
 
-@traced_once
+@cached_trace
 def _square(matrix):
     """Multiply a matrix with itself, so that the result is as small as it can be."""
     rows, columns = matrix.shape
@@ -432,7 +432,7 @@ def _square(matrix):
     return matrix @ other if rows < columns else other @ matrix
 
 
-@traced_once
+@cached_trace
 def _orthogonal(matrix, root, rate):
     """Return an orthogonal matrix with entries of about a rate."""
     rows, columns = matrix.shape
@@ -441,7 +441,7 @@ def _orthogonal(matrix, root, rate):
     return root @ matrix if rows < columns else matrix @ root
 
 
-@traced_once
+@cached_trace
 def _inverse_roots(squares):
     """Return the inverse roots of positive semidefinite matrices, nearly."""
     size = squares.shape[-1]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Self, TypedDict, cast
 
 import keras
 
-from dipy_ldm import _backend as distribution
+from dipy_ldm import _backend
 from dipy_ldm._utils.checks import InputError, check_counts, check_rate
 from dipy_ldm.training._checkpoint import began_in
 from dipy_ldm.training._optimizer import FlatAdam
@@ -92,7 +92,7 @@ class Training(NamedTuple):
         rates: tuple[float, float],
     ) -> Self:
         """Choose the devices, and the precision that they have."""
-        strategy = distribution.make_strategy(self.strategy)
+        strategy = _backend.make_strategy(self.strategy)
         began = began_in(self.checkpoint, *checkpoints)
         rate = self.learning_rate
         return self._replace(
@@ -104,7 +104,7 @@ class Training(NamedTuple):
     @property
     def share(self):
         """Images of a batch for each replica, given a settled strategy."""
-        return distribution.share_of(self.batch_size, self.strategy)
+        return _backend.share_of(self.batch_size, self.strategy)
 
     def length(self, n: int) -> Length:
         """Say how long the training is."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Self
 from keras import ops
 import numpy as np
 
-from dipy_ldm import _backend as distribution
+from dipy_ldm import _backend
 from dipy_ldm._utils.checks import InputError, choose
 from dipy_ldm.nn.building import PRECISIONS
 
@@ -62,10 +62,10 @@ def tell(settled: Precision) -> Precision:
 
 def _choose(name, rank, strategy):
     """Choose among what the devices of all machines can do."""
-    gpus = distribution.gpu_capabilities(strategy)
+    gpus = _backend.gpu_capabilities(strategy)
     here = _of_gpus(gpus) if gpus else _of_processor(rank)
-    with distribution.spread(strategy):
-        machines = distribution.gathered([here.able, *here.fastest])
+    with _backend.spread(strategy):
+        machines = _backend.gather_from_workers([here.able, *here.fastest])
     able = [p for p in PRECISIONS if all(p in machine[0] for machine in machines)]
     if name == "auto":
         wanted = {machine[1] for machine in machines}
@@ -118,7 +118,7 @@ class _Convolution:
         shape = {2: (8, 28, 28, 32), 3: (1, 12, 12, 12, 32)}[rank]
         kernel = (*(3,) * rank, 32, 32)
         self._inputs = [ops.cast(ops.ones(s), precision) for s in (shape, kernel)]
-        self._gradients = distribution.gradients(self._convolve)
+        self._gradients = _backend.gradients(self._convolve)
         try:
             # Which compiles it, too.
             self.time()

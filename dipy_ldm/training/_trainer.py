@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import keras
 from tqdm import tqdm
 
-from dipy_ldm import _backend as distribution
+from dipy_ldm import _backend
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.signals import deferred, noted
 from dipy_ldm.data._batches import Batches
@@ -52,16 +52,16 @@ def train(estimator: Any, stage: Stage) -> None:
     lowest = Lowest(stage.title, stage.network)
     given = settings, stage.length, lowest, training.checkpoint_steps
     record = Record(training.checkpoint, *given)
-    distribution.agree(record.facts())
+    _backend.require_agreement(record.facts())
     precision = building.precision(training.settings()["precision"])
-    with distribution.scope(training.strategy), precision:
+    with _backend.scope(training.strategy), precision:
         model = stage.build()
     record.restore(model)
     if stage.begin and record.done == 0:
         stage.begin(model)
     model.prepare(stage.batches)
-    data = distribution.shared(stage.batches, record.done, training.strategy)
-    distribution.give_back()
+    data = _backend.distribute_batches(stage.batches, record.done, training.strategy)
+    _backend.release_memory()
     _fit(estimator, model, data, stage, record)
 
 
@@ -70,13 +70,13 @@ def _fit(estimator, model, data, stage, record):
     training = stage.training
 
     def ask(number):
-        model.asked, record.signal = True, number
+        model.stop_requested, record.signal = True, number
 
     def interrupt():
         model.interrupted = True
 
     figure, nothing = stage.lesson
-    verbose = training.verbose and distribution.is_chief()
+    verbose = training.verbose and _backend.is_chief()
     progress = Progress(stage.title, stage.length, record.done, disable=not verbose)
     callbacks = [
         _Clock(estimator, stage.title),
@@ -108,7 +108,7 @@ def _fit(estimator, model, data, stage, record):
         stage.take(model)
     record.lowest.give_back(record.history)
     estimator.history_ = record.history
-    if any(distribution.gathered(model.asked)):
+    if any(_backend.gather_from_workers(model.stop_requested)):
         # After the last step.
         record.end()
     last = {name: values[-1] for name, values in record.history.items()}
@@ -178,9 +178,9 @@ class _Tell(keras.callbacks.Callback):
         self.estimator.history_ = self.record.history
         figures = ", ".join(f"{name} {value:.4g}" for name, value in logs.items())
         logger.debug("%s, round %d: %s", self.title, epoch + 1, figures)
-        if distribution.is_chief():
+        if _backend.is_chief():
             # What they look at is not spread: the others don't take part.
-            with distribution.spread(None):
+            with _backend.spread(None):
                 for callback in self.callbacks:
                     callback(self.estimator)
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dipy_ldm import __version__, _backend as distribution, presets
+from dipy_ldm import __version__, _backend, presets
 from dipy_ldm._utils.checks import InputError, choose
 from dipy_ldm.autoencoder import losses
 from dipy_ldm.checking import (
@@ -51,7 +51,7 @@ def start(
     choose("precision", method["precision"], {"auto": None, **building.PRECISIONS})
     if loss is not None:
         choose("loss", loss, losses.LOSSES)
-    return distribution.make_strategy(strategy, devices, alone=True)
+    return _backend.make_strategy(strategy, devices, alone=True)
 
 
 def look(

@@ -55,10 +55,10 @@ def find_model(model_file: str | Path, act: str) -> tuple[Path, Grid, int]:
 def load(path: Path, devices: list[str] | None, tile: int | None) -> tuple[Any, Any]:
     """Load a model, if the memory suffices."""
     with quiet_start():
-        from dipy_ldm import LatentDiffusion, _backend as distribution
+        from dipy_ldm import LatentDiffusion, _backend
 
         # Each worker uses its own: they don't meet.
-        place = distribution.make_strategy("none", devices, alone=True)
+        place = _backend.make_strategy("none", devices, alone=True)
         model = LatentDiffusion.load(path)
         model.check_memory(1, tile, place)
         return model, place

@@ -231,14 +231,14 @@ class GenerateLDMFlow(Workflow):
         self, model, samples, numbers, sources, requested, options, dtype, facts
     ):
         """Generate and write volume after volume, and draw planes of the first."""
-        from dipy_ldm import _backend as distribution, plots
+        from dipy_ldm import _backend, plots
 
         affine = affine_of(model)
         pictures = []
         # One at a time on each device.
         quiet = not options["verbose"]
         options = options | {"batch_size": 1, "verbose": False}
-        at_once = distribution.count_replicas(options["strategy"])
+        at_once = _backend.count_replicas(options["strategy"])
         work = [*pieces(sources, samples.names, numbers, at_once)]
         noise = number_noise(sources.files) if sources else {}
         for file, names, batch in tqdm(work, "generate", disable=quiet):
@@ -385,10 +385,10 @@ def _guard(path, model_fingerprint):
 def _load(path, strategy, devices):
     """Load the model; return the devices as well, as a strategy or None."""
     with quiet_start():
-        from dipy_ldm import LatentDiffusion, _backend as distribution
+        from dipy_ldm import LatentDiffusion, _backend
 
         # Each worker uses its own devices: they don't meet.
-        strategy = distribution.make_strategy(strategy, devices, alone=True)
+        strategy = _backend.make_strategy(strategy, devices, alone=True)
         return LatentDiffusion.load(path), strategy
 
 

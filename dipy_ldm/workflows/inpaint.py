@@ -254,7 +254,7 @@ def _check_masks(infos, masks, dilate, grid, factor):
 def _leaves_something(hole, on_grid, affine, grid, factor):
     """Say whether a latent is known: the volume reaches there, the hole does not."""
     reached = conform(np.ones((*hole.shape, 1), "float32"), affine, grid)[..., 0] > 0.5
-    touched, visible = holes.shares(np.stack([on_grid, reached]), factor)
+    touched, visible = holes.hole_shares(np.stack([on_grid, reached]), factor)
     return bool(((touched == 0) & (visible > 0)).any())
 
 

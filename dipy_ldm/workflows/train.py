@@ -410,9 +410,9 @@ def _join(cluster, strategy, devices, path):
 def _make_strategy(name, devices):
     """Choose the devices, which starts TensorFlow."""
     with quiet_start():
-        from dipy_ldm import _backend as distribution
+        from dipy_ldm import _backend
 
-        return distribution.make_strategy(name, devices)
+        return _backend.make_strategy(name, devices)
 
 
 def _load(planned, strategy, chief, cache_dir, cache_limit):
@@ -420,9 +420,9 @@ def _load(planned, strategy, chief, cache_dir, cache_limit):
 
     Some may turn out to be bad, so that there are fewer than was planned.
     """
-    from dipy_ldm import _backend as distribution
+    from dipy_ldm import _backend
 
-    with distribution.chief_first(strategy):
+    with _backend.chief_first(strategy):
         options = {"cache_dir": cache_dir, "cache_limit": cache_limit}
         data = planned.load(**options, verbose=chief)
         inputs.survey(data, chief)

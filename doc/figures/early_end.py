@@ -13,7 +13,7 @@ from panels import (
 )
 
 from dipy_ldm.data import load_mnist
-from dipy_ldm.diffusion.samplers import SAMPLERS, noise_of, sample
+from dipy_ldm.diffusion.samplers import SAMPLERS, noise_source, sample
 from dipy_ldm.diffusion.schedules import rates
 from dipy_ldm.plots import montage
 
@@ -52,7 +52,7 @@ def samples_from(model, end):
     """Take pure noise for the latent at a time, as sampling with that schedule does."""
     chosen = SAMPLERS["ddim"]
     path = levels(model, end * chosen.grid(model.schedule, 10))
-    noise = noise_of(0, range(25), model.latent_shape_)
+    noise = noise_source(0, range(25), model.latent_shape_)
     clean = sample(model.denoiser(), noise(), path, chosen.step, noise)
     return decoded(model, clean.astype("float32"))
 
@@ -60,7 +60,7 @@ def samples_from(model, end):
 def loss(model, t):
     """Measure the loss at one time, on digits that were not learnt from."""
     clean = scaled(model, load_mnist("test")[0][:100])
-    noise = noise_of(1, range(len(clean)), clean.shape[1:])()
+    noise = noise_source(1, range(len(clean)), clean.shape[1:])()
     alpha, sigma = rates(model.schedule, t)
     x = (alpha * clean + sigma * noise).astype("float32")
     # The velocity is (alpha x - clean) / sigma.

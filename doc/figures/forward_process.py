@@ -4,7 +4,7 @@ from matplotlib import pyplot as plt
 from panels import as_colours, decoded, packaged, scaled, show
 
 from dipy_ldm.data import load_mnist
-from dipy_ldm.diffusion.samplers import noise_of
+from dipy_ldm.diffusion.samplers import noise_source
 from dipy_ldm.diffusion.schedules import rates
 
 TIMES = (0, 0.2, 0.4, 0.6, 0.8, 1)
@@ -15,7 +15,7 @@ def draw():
     model = packaged()
     digit = load_mnist("test")[0][:1]
     clean = scaled(model, digit)
-    noise = noise_of(0, [0], clean.shape[1:])()
+    noise = noise_source(0, [0], clean.shape[1:])()
     figure, axes = plt.subplots(2, len(TIMES), figsize=(9, 3.4), layout="constrained")
     for (above, below), t in zip(axes.T, TIMES):
         alpha, sigma = rates(model.schedule, t)

@@ -3,7 +3,7 @@
 from matplotlib import pyplot as plt
 from panels import decoded, levels, packaged, show
 
-from dipy_ldm.diffusion.samplers import SAMPLERS, noise_of, sample
+from dipy_ldm.diffusion.samplers import SAMPLERS, noise_source, sample
 
 STEPS = 10
 
@@ -21,7 +21,7 @@ def draw():
         seen.append((x, clean))
         return clean
 
-    noise = noise_of(0, [4], model.latent_shape_)
+    noise = noise_source(0, [4], model.latent_shape_)
     sample(watch, noise(), path, chosen.step, noise)
     figure, axes = plt.subplots(2, STEPS, figsize=(11, 2.8), layout="constrained")
     for (above, below), (x, clean), (_, (alpha, sigma)) in zip(axes.T, seen, path):

@@ -4,7 +4,13 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm.anomaly._lesions import Atlas, bend, features, plant, planted
+from dipy_ldm.anomaly._lesions import (
+    Atlas,
+    add_lesions,
+    deform,
+    lesion_batches,
+    n_features,
+)
 
 SPACES = [(52, 60), (52, 50, 56)]
 
@@ -23,7 +29,7 @@ def test_what_is_changed_is_in_the_mask_and_of_tissue(space):
     strengths = []
     for seed in range(20):
         window, mask = image.copy(), np.zeros(space, "float32")
-        plant(window, mask, np.random.default_rng(seed))
+        add_lesions(window, mask, np.random.default_rng(seed))
         assert mask.min() == 0 and 0.5 < mask.max() <= 1
         npt.assert_array_equal(window[mask == 0], image[mask == 0])
         assert (mask[image[..., 0] == 0] == 0).all()
@@ -39,7 +45,7 @@ def test_lesions_are_no_brighter_than_scans_can_be(bent):
     images = np.minimum(1.6 * brains(SPACES[0]), 1)
     atlas = Atlas.learn(images, (0.0, 1.0))
     options = {"size": SPACES[0], "bounds": (0.0, 1.0), "atlas": atlas, "bent": bent}
-    given, masks = planted(images, 4, seed=1, **options).of(0)
+    given, masks = lesion_batches(images, 4, seed=1, **options).of(0)
     inside = given[..., :1][masks > 0.5]
     assert inside.min() >= 0 and inside.max() == 1
     # Bright ones are there, and others are as before.
@@ -48,7 +54,7 @@ def test_lesions_are_no_brighter_than_scans_can_be(bent):
 
 def test_nothing_is_planted_where_there_is_no_tissue():
     window, mask = np.zeros((9, 9, 9, 1), "float32"), np.zeros((9, 9, 9), "float32")
-    plant(window, mask, np.random.default_rng(0))
+    add_lesions(window, mask, np.random.default_rng(0))
     assert not window.any() and not mask.any()
 
 
@@ -61,8 +67,8 @@ def test_an_atlas_is_mean_and_spread_and_tells_places(space):
     npt.assert_allclose(atlas.spread, scaled.std(0), atol=1e-3)
     size, corner = (16,) * len(space), np.arange(len(space)) + 3
     cut = tuple(slice(c, c + 16) for c in corner)
-    given = atlas.beside(scaled[:1][(slice(None), *cut)], corner[None])
-    assert given.shape == (1, *size, features(len(space), 1))
+    given = atlas.describe(scaled[:1][(slice(None), *cut)], corner[None])
+    assert given.shape == (1, *size, n_features(len(space), 1))
     npt.assert_array_equal(given[0, ..., 0], scaled[0][cut][..., 0])
     npt.assert_array_equal(given[0, ..., 2], atlas.mean[cut][..., 0])
     places = np.moveaxis(given[0, ..., 4:], -1, 0)
@@ -77,16 +83,16 @@ def test_what_is_drawn_follows_from_seed_step_and_place(space):
     images = brains(space)
     atlas = Atlas.learn(images, (0.0, 1.0))
     options = {"size": (24,) * len(space), "bounds": (0.0, 1.0), "atlas": atlas}
-    given, masks = planted(images, 4, seed=1, **options).of(3)
+    given, masks = lesion_batches(images, 4, seed=1, **options).of(3)
     assert given.dtype == masks.dtype == np.float32
     assert given.shape[:-1] == masks.shape[:-1] == (4, *options["size"])
-    again, some = planted(images, 4, seed=1, **options).draw(3, [2, 0])
+    again, some = lesion_batches(images, 4, seed=1, **options).draw(3, [2, 0])
     npt.assert_array_equal(again, given[[2, 0]])
     npt.assert_array_equal(some, masks[[2, 0]])
-    other, _ = planted(images, 4, seed=2, **options).of(3)
+    other, _ = lesion_batches(images, 4, seed=2, **options).of(3)
     assert (other != given).any()
     # A replica may have no example of a batch.
-    none, _ = planted(images, 4, seed=1, **options).draw(0, range(0))
+    none, _ = lesion_batches(images, 4, seed=1, **options).draw(0, range(0))
     assert none.shape == (0, *given.shape[1:])
 
 
@@ -98,23 +104,23 @@ def test_images_are_bent_a_little_and_smoothly(space):
     middle = places[tuple(slice(4, -4) for _ in space)]
     streams = [np.random.default_rng(seed) for seed in range(20)]
     for stream in streams:
-        npt.assert_array_equal(bend(places, size, 0.0, stream), middle)
-    moved = np.stack([bend(places, size, 8.0, s) - middle for s in streams])
+        npt.assert_array_equal(deform(places, size, 0.0, stream), middle)
+    moved = np.stack([deform(places, size, 8.0, s) - middle for s in streams])
     assert moved.dtype == np.float32
     assert 0.5 < moved.std() < 2.5
     assert 2 < np.abs(moved).max() < 8
     npt.assert_allclose(moved.mean(), 0, atol=0.3)
     for axis in range(1, len(space) + 1):
         assert np.abs(np.diff(moved, axis=axis)).max() < 1.2
-    npt.assert_array_equal(bend(0 * places + 3, size, 8.0, streams[0]), 3)
+    npt.assert_array_equal(deform(0 * places + 3, size, 8.0, streams[0]), 3)
 
 
 def test_no_image_is_shown_twice_unless_it_is_held_out():
     images = brains(SPACES[0], 1).repeat(2, axis=0)
     atlas = Atlas.learn(images, (0.0, 1.0))
     options = {"size": SPACES[0], "bounds": (0.0, 1.0), "atlas": atlas}
-    shown = planted(images, 2, seed=0, **options).of(0)
-    given, masks = planted(images, 2, seed=0, bent=False, **options).of(0)
+    shown = lesion_batches(images, 2, seed=0, **options).of(0)
+    given, masks = lesion_batches(images, 2, seed=0, bent=False, **options).of(0)
     outside = masks[..., 0] == 0
     both = outside[0] & outside[1]
     npt.assert_array_equal(given[0, both, 0], given[1, both, 0])

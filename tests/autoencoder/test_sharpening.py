@@ -8,7 +8,13 @@ from scipy.ndimage import convolve1d, gaussian_filter
 
 from dipy_ldm import VQVAE, _serialization as persistence
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.autoencoder._sharpening import MOST, detail, gain_of, measured, sharpened
+from dipy_ldm.autoencoder._sharpening import (
+    MOST,
+    detail,
+    measure_detail,
+    sharpened,
+    sharpening_gain,
+)
 
 
 def textured(n=3, side=16, seed=0, width=1.0):
@@ -17,7 +23,7 @@ def textured(n=3, side=16, seed=0, width=1.0):
 
 
 def found(images, reconstructed):
-    return gain_of(measured(images, reconstructed).sum(0))
+    return sharpening_gain(measure_detail(images, reconstructed).sum(0))
 
 
 @pytest.mark.parametrize("shape", [(2, 7, 5, 1), (1, 5, 6, 7, 2)])

@@ -15,13 +15,13 @@ import numpy.testing as npt
 from processes import TIMEOUT, free_ports
 import pytest
 
-from dipy_ldm import _backend as distribution
+from dipy_ldm import _backend
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._batches import Batches
 
 
 def test_free_memory_is_some_and_not_more_than_there_is():
-    free = distribution.free_memory()
+    free = _backend.free_memory()
     assert free > 1e8
     with open("/proc/meminfo") as file:
         total = 1024 * int(file.readline().split()[1])
@@ -40,13 +40,13 @@ def machine(tmp_path):
         for name, content in files.items():
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_text(f"{content}\n")
-        return distribution.memory.host_memory(tmp_path) / GIB
+        return _backend.memory.host_memory(tmp_path) / GIB
 
     return machine
 
 
 def test_a_machine_that_tells_nothing(tmp_path):
-    assert distribution.memory.host_memory(tmp_path) == math.inf
+    assert _backend.memory.host_memory(tmp_path) == math.inf
 
 
 def group(path, limit, used, **statistics):
@@ -153,7 +153,7 @@ class FakeConfig:
 @pytest.fixture
 def four_gpus(monkeypatch):
     fake = FakeConfig()
-    monkeypatch.setattr(distribution.strategy.tf, "config", fake)
+    monkeypatch.setattr(_backend.strategy.tf, "config", fake)
 
     class Strategy:
         def __init__(self, devices):
@@ -161,9 +161,9 @@ def four_gpus(monkeypatch):
             self.extended = self
 
     made = Strategy
-    monkeypatch.setattr(distribution.strategy, "_mirrored", made)
+    monkeypatch.setattr(_backend.strategy, "_mirrored", made)
     monkeypatch.setattr(
-        distribution.strategy.tf.distribute,
+        _backend.strategy.tf.distribute,
         "OneDeviceStrategy",
         lambda device: made([device]),
     )
@@ -171,35 +171,35 @@ def four_gpus(monkeypatch):
 
 
 def test_other_gpus_than_those_chosen_are_not_started(four_gpus, monkeypatch):
-    monkeypatch.setattr(distribution.memory, "gpu_memory", list)
-    strategy = distribution.make_strategy("auto", ["GPU:3", "1"])
+    monkeypatch.setattr(_backend.memory, "gpu_memory", list)
+    strategy = _backend.make_strategy("auto", ["GPU:3", "1"])
     assert four_gpus.started == four_gpus.growing == ["GPU:3", "GPU:1"]
     # TensorFlow counts those that it sees, in the machine's order.
     assert strategy.worker_devices == [
         "/replica:0/device:GPU:1",
         "/replica:0/device:GPU:0",
     ]
-    assert distribution.free_memory(strategy) == [1, 3]
-    assert distribution.gpu_capabilities(strategy) == [(1, 0), (3, 0)]
-    (one,) = distribution.make_strategy("auto", ["GPU:3"]).worker_devices
+    assert _backend.free_memory(strategy) == [1, 3]
+    assert _backend.gpu_capabilities(strategy) == [(1, 0), (3, 0)]
+    (one,) = _backend.make_strategy("auto", ["GPU:3"]).worker_devices
     assert one == "/replica:0/device:GPU:1"
     with pytest.raises(InputError, match="was started without GPU:0 in this process"):
-        distribution.make_strategy("auto", ["GPU:0"])
+        _backend.make_strategy("auto", ["GPU:0"])
     with pytest.raises(InputError, match="no device GPU:4; this machine has GPU:0, "):
-        distribution.make_strategy("auto", ["GPU:4"])
+        _backend.make_strategy("auto", ["GPU:4"])
 
 
 def test_the_processor_is_chosen_beside_gpus(four_gpus):
-    strategy = distribution.make_strategy("auto", ["CPU:0"])
+    strategy = _backend.make_strategy("auto", ["CPU:0"])
     assert four_gpus.started == []
     assert strategy.worker_devices == ["/replica:0/device:CPU:0"]
-    assert distribution.free_memory(strategy) == distribution.memory.host_memory()
+    assert _backend.free_memory(strategy) == _backend.memory.host_memory()
 
 
 def test_memory_is_that_of_the_gpus_in_use(four_gpus, monkeypatch):
-    monkeypatch.setattr(distribution.memory, "gpu_memory", list)
-    assert distribution.free_memory(distribution.make_strategy("none")) == [0]
-    assert distribution.free_memory(distribution.make_strategy("auto")) == [*range(4)]
+    monkeypatch.setattr(_backend.memory, "gpu_memory", list)
+    assert _backend.free_memory(_backend.make_strategy("none")) == [0]
+    assert _backend.free_memory(_backend.make_strategy("auto")) == [*range(4)]
     assert four_gpus.growing == four_gpus.gpus
 
 
@@ -222,11 +222,11 @@ class FakeDriver:
 
 def test_the_driver_tells_the_memory_of_gpus(monkeypatch):
     # Without one nothing can be told.
-    assert distribution.memory.gpu_memory([0]) == math.inf
-    monkeypatch.setattr(distribution.memory.ctypes, "CDLL", lambda name: FakeDriver())
-    assert distribution.memory.gpu_memory([0]) == 8 * GIB
-    assert distribution.memory.gpu_memory([0, 1]) == 6 * GIB
-    assert distribution.memory.gpu_memory([5]) == math.inf
+    assert _backend.memory.gpu_memory([0]) == math.inf
+    monkeypatch.setattr(_backend.memory.ctypes, "CDLL", lambda name: FakeDriver())
+    assert _backend.memory.gpu_memory([0]) == 8 * GIB
+    assert _backend.memory.gpu_memory([0, 1]) == 6 * GIB
+    assert _backend.memory.gpu_memory([5]) == math.inf
 
 
 def own_memory():
@@ -246,7 +246,7 @@ def test_what_nothing_lies_in_is_given_back():
     for block in blocks:
         library.free(block)
     before = own_memory()
-    distribution.give_back()
+    _backend.release_memory()
     assert own_memory() < before - 2**25
     library.free(last)
 
@@ -259,37 +259,37 @@ def test_where_the_system_takes_nothing_back_nothing_happens(monkeypatch, error)
         asked.append(name)
         raise error
 
-    monkeypatch.setattr(distribution.memory.ctypes, "CDLL", fail)
-    distribution.give_back()
-    monkeypatch.setattr(distribution.memory.ctypes, "CDLL", asked.append)
-    distribution.give_back()
+    monkeypatch.setattr(_backend.memory.ctypes, "CDLL", fail)
+    _backend.release_memory()
+    monkeypatch.setattr(_backend.memory.ctypes, "CDLL", asked.append)
+    _backend.release_memory()
     assert len(asked) == 2
 
 
 def test_a_gpu_that_can_not_be_used_is_named(monkeypatch, caplog):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(distribution.strategy, "_has_gpu", lambda: True)
+    monkeypatch.setattr(_backend.strategy, "_has_gpu", lambda: True)
     with pytest.raises(
         InputError, match="driver is too old .* choose the device CPU:0"
     ):
-        distribution.make_strategy("auto")
+        _backend.make_strategy("auto")
     # Generating takes seconds.
-    assert distribution.make_strategy("auto", alone=True) is None
+    assert _backend.make_strategy("auto", alone=True) is None
     assert "driver is too old" in caplog.text
-    assert distribution.make_strategy("auto", ["CPU:0"]) is not None
+    assert _backend.make_strategy("auto", ["CPU:0"]) is not None
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert distribution.make_strategy("auto") is None
+    assert _backend.make_strategy("auto") is None
 
 
 def test_a_gpu_that_does_not_start_is_named(monkeypatch):
     def fail(kind):
         raise RuntimeError("CUDA_ERROR_OUT_OF_MEMORY: out of memory\nand more")
 
-    monkeypatch.setattr(distribution.strategy.tf.config, "list_logical_devices", fail)
+    monkeypatch.setattr(_backend.strategy.tf.config, "list_logical_devices", fail)
     with pytest.raises(
         InputError, match=r"\(CUDA_ERROR_OUT_OF_MEMORY: out of memory\)"
     ):
-        distribution.make_strategy("auto")
+        _backend.make_strategy("auto")
 
 
 REPLICAS = Path(__file__).with_name("train_on_replicas.py")
@@ -356,20 +356,20 @@ def test_replicas_train_and_generate_the_same(outcomes):
 def test_the_end_of_a_training_waits_for_no_thread_that_sleeps():
     # What tunes tf.data sleeps for up to a minute, and the iterator's end waits for it.
     drawn = Batches(4, lambda step, places: (np.zeros((len(places), 2), "float32"),))
-    data = distribution.shared(drawn, 0, None)
+    data = _backend.distribute_batches(drawn, 0, None)
     assert data.options().autotune.enabled is False
     assert next(iter(data))[0].shape == (4, 2)
 
 
 def test_strategies_are_chosen():
-    assert distribution.make_strategy("none") is None
-    assert distribution.make_strategy("auto") is None  # without a GPU
-    one = distribution.make_strategy("auto", ["cpu:0"])
-    assert distribution.count_replicas(one) == 1
-    assert distribution.make_strategy(one) is one
-    assert distribution.count_replicas(None) == 1
-    mirrored = distribution.make_strategy("mirrored")
-    assert distribution.count_replicas(mirrored) == 1
+    assert _backend.make_strategy("none") is None
+    assert _backend.make_strategy("auto") is None  # without a GPU
+    one = _backend.make_strategy("auto", ["cpu:0"])
+    assert _backend.count_replicas(one) == 1
+    assert _backend.make_strategy(one) is one
+    assert _backend.count_replicas(None) == 1
+    mirrored = _backend.make_strategy("mirrored")
+    assert _backend.count_replicas(mirrored) == 1
 
 
 @pytest.mark.parametrize(
@@ -384,7 +384,7 @@ def test_strategies_are_chosen():
 )
 def test_strategies_that_cannot_be(arguments, sentence):
     with pytest.raises(InputError, match=sentence):
-        distribution.make_strategy(*arguments)
+        _backend.make_strategy(*arguments)
 
 
 @pytest.mark.parametrize(
@@ -394,9 +394,9 @@ def test_batches_that_replicas_cannot_share(batch_size, sentence):
     class Four:
         num_replicas_in_sync = 4
 
-    assert distribution.share_of(12, Four) == 3
+    assert _backend.share_of(12, Four) == 3
     with pytest.raises(InputError, match=sentence):
-        distribution.share_of(batch_size, Four)
+        _backend.share_of(batch_size, Four)
 
 
 @pytest.mark.parametrize("n", [1, 7, 8])
@@ -412,10 +412,10 @@ def test_pieces_are_spread_over_devices_and_keep_their_order(n):
         threads.add(threading.get_ident())
         return piece * 10
 
-    with distribution.spread(Two):
-        npt.assert_array_equal(distribution.in_batches(work, array, 2), array * 10)
+    with _backend.spread(Two):
+        npt.assert_array_equal(_backend.in_batches(work, array, 2), array * 10)
     assert threading.get_ident() not in threads
-    distribution.in_batches(work, array, 2)
+    _backend.in_batches(work, array, 2)
     assert threading.get_ident() in threads
 
 
@@ -425,10 +425,10 @@ def test_what_is_spread_does_not_spread_further():
             worker_devices = ("CPU:0", "CPU:0")
 
     def work(piece):
-        return distribution.in_batches(lambda part: part + len(part), piece, 8)
+        return _backend.in_batches(lambda part: part + len(part), piece, 8)
 
-    with distribution.spread(Two):
-        found = distribution.in_batches(work, np.arange(8), 4)
+    with _backend.spread(Two):
+        found = _backend.in_batches(work, np.arange(8), 4)
     npt.assert_array_equal(found, np.arange(8) + 4)
 
 
@@ -437,5 +437,5 @@ def test_what_fails_on_a_device_is_told():
         class extended:  # noqa: N801
             worker_devices = ("CPU:0", "CPU:0")
 
-    with distribution.spread(Two), pytest.raises(ZeroDivisionError):
-        distribution.in_batches(lambda piece: 1 // 0, np.arange(4), 1)
+    with _backend.spread(Two), pytest.raises(ZeroDivisionError):
+        _backend.in_batches(lambda piece: 1 // 0, np.arange(4), 1)

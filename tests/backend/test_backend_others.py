@@ -12,7 +12,7 @@ import numpy.testing as npt
 from processes import with_all
 import pytest
 
-from dipy_ldm import _backend as distribution
+from dipy_ldm import _backend
 from dipy_ldm._utils.checks import InputError
 
 HERE = Path(__file__).parent
@@ -95,7 +95,7 @@ def test_the_tests_that_lie_next_to_it_pass(backend):
 )
 def test_what_one_device_can_not_do_is_refused(asked, sentence):
     with pytest.raises(InputError, match=sentence):
-        distribution.make_strategy(**asked)
+        _backend.make_strategy(**asked)
 
 
 @pytest.mark.skipif(
@@ -104,9 +104,9 @@ def test_what_one_device_can_not_do_is_refused(asked, sentence):
 def test_tasks_that_would_each_train_by_themselves_are_refused(monkeypatch):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
     with pytest.raises(InputError, match="several tasks were started"):
-        distribution.make_strategy()
-    assert distribution.make_strategy(alone=True) is None
-    assert distribution.make_strategy("none") is None
+        _backend.make_strategy()
+    assert _backend.make_strategy(alone=True) is None
+    assert _backend.make_strategy("none") is None
 
 
 @pytest.mark.skipif(keras.config.backend() != "jax", reason="of JAX alone")
@@ -119,7 +119,7 @@ def test_fewer_examples_need_no_other_program():
         traced.append(x.shape)
         return layer(x)
 
-    apply = distribution.compiled(function, [keras.Input((3,))], [layer])
+    apply = _backend.compiled(function, [keras.Input((3,))], [layer])
     x = np.random.default_rng(0).standard_normal((8, 3)).astype("float32")
     for n in (8, 5, 2, 1):
         npt.assert_allclose(apply(x[:n]), layer(x[:n]), rtol=1e-6, atol=1e-6)

@@ -4,13 +4,13 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm._backend import make_strategy, shared
+from dipy_ldm._backend import distribute_batches, make_strategy
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.conditions import UNSPECIFIED
 from dipy_ldm.data._batches import Augmentation, batches
 from dipy_ldm.data._conditioning_inputs import Sources
 from dipy_ldm.data._sources import Source
-from dipy_ldm.denoiser._noising import noised
+from dipy_ldm.denoiser._noising import noisy_batches
 from dipy_ldm.diffusion import schedules
 
 IMAGES = np.arange(10, dtype="float32").reshape(10, 1, 1)
@@ -42,7 +42,7 @@ def test_training_can_be_entered_in_the_middle_of_an_epoch():
 def noisy(n_batches, batch_size=4, first_step=0, **kwargs):
     latents = np.random.default_rng(0).standard_normal((8, 3, 2)).astype("float32")
     options = {"schedule": "cosine", "target": "noise", "seed": 1} | kwargs
-    data = noised(latents, batch_size, **options)
+    data = noisy_batches(latents, batch_size, **options)
     drawn = some(data, n_batches, first_step)
     return [
         np.concatenate(part)
@@ -73,8 +73,8 @@ def test_datasets_have_each_batch_whole_and_with_its_shapes(strategy):
     if strategy:
         strategy = make_strategy("mirrored", ["CPU:0"])
     latents = np.random.default_rng(0).standard_normal((13, 2, 1)).astype("float32")
-    data = noised(latents, 4, schedule="cosine", target="v", seed=1)
-    dataset = shared(data, 7, strategy)
+    data = noisy_batches(latents, 4, schedule="cosine", target="v", seed=1)
+    dataset = distribute_batches(data, 7, strategy)
     (x, times), target = dataset.element_spec
     assert (x.shape, times.shape, target.shape) == ((4, 2, 1), (4,), (4, 2, 1))
     for step, ((x, times), target) in zip(range(7, 12), dataset, strict=False):
@@ -86,7 +86,7 @@ def test_datasets_have_each_batch_whole_and_with_its_shapes(strategy):
 
 def test_pieces_put_together_are_the_batch():
     latents = np.random.default_rng(0).standard_normal((13, 2, 1)).astype("float32")
-    data = noised(latents, 4, schedule="cosine", target="v", seed=1)
+    data = noisy_batches(latents, 4, schedule="cosine", target="v", seed=1)
     for step in range(6):
         (x, times), target = data.of(step)
         parts = [data.draw(step, range(first, first + 2)) for first in (0, 2)]
@@ -107,7 +107,7 @@ TOLD = np.arange(24, dtype="float32").reshape(8, 3)
 def told(n_batches, conditions=TOLD, first_step=0, **kwargs):
     latents = np.repeat(np.arange(8, dtype="float32"), 2).reshape(8, 2, 1)
     options = {"schedule": "cosine", "target": "clean", "seed": 1} | kwargs
-    data = noised(latents, 4, conditions=conditions, **options)
+    data = noisy_batches(latents, 4, conditions=conditions, **options)
     drawn = some(data, n_batches, first_step)
     which = np.concatenate([clean[:, 0, 0] for _, clean in drawn]).astype(int)
     return which, np.concatenate([given[2] for given, _ in drawn])
@@ -134,8 +134,8 @@ def test_which_conditions_are_left_out_follows_from_the_step():
     npt.assert_array_equal(told(3, first_step=3)[1], whole[12:])
     assert (told(6, seed=2)[1] != whole).any()
     # And what is noise, and of which time, is the same without conditions.
-    plain = noised(TOLD[..., None], 4, schedule="cosine", target="v", seed=1)
-    also = noised(
+    plain = noisy_batches(TOLD[..., None], 4, schedule="cosine", target="v", seed=1)
+    also = noisy_batches(
         TOLD[..., None], 4, schedule="cosine", target="v", seed=1, conditions=TOLD
     )
     for (a, b), (c, d) in zip(some(plain, 2), some(also, 2), strict=True):
@@ -156,7 +156,7 @@ def test_sources_are_those_of_the_latents_and_left_out_as_conditions_are():
         "sources": Sources(images, Source(1, (10.0, 17.0), [], ""), (4,)),
     }
 
-    data = noised(latents, 4, **options)
+    data = noisy_batches(latents, 4, **options)
     drawn = some(data, 500)
     which = np.concatenate([clean[:, 0, 0] for _, clean in drawn])
     told, read = (np.concatenate([given[i] for given, _ in drawn]) for i in (2, 3))

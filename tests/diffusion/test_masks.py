@@ -54,7 +54,7 @@ def test_holes_at_the_edge_and_far_from_all_that_is_known():
 @pytest.mark.parametrize("space", SPACES)
 def test_shares_are_of_the_voxels_of_a_latent(space):
     hole = ball(space)
-    shares = holes.shares(hole[None], 4)[0]
+    shares = holes.hole_shares(hole[None], 4)[0]
     assert shares.shape == tuple(-(-n // 4) for n in space)
     wanted = np.zeros_like(shares)
     for voxel in np.argwhere(hole):
@@ -62,7 +62,7 @@ def test_shares_are_of_the_voxels_of_a_latent(space):
     inner = tuple(slice(n // 4) for n in space)
     npt.assert_allclose(shares[inner], wanted[inner])
     # Beyond the edge there is what is at the edge.
-    npt.assert_array_equal(holes.shares(hole[None] | True, 4), 1)
+    npt.assert_array_equal(holes.hole_shares(hole[None] | True, 4), 1)
 
 
 @pytest.mark.parametrize("space", SPACES)
@@ -113,11 +113,11 @@ def test_dilating_is_in_millimetres():
 )
 def test_masks_that_can_not_be_used(masks, sentence):
     with pytest.raises(InputError, match=sentence):
-        holes.as_holes(masks, (3, 5, 4))
+        holes.check_masks(masks, (3, 5, 4))
 
 
 def test_masks_may_be_one_for_all_and_may_have_a_channel():
     one = np.eye(5, 4) - 0.5
     wanted = np.broadcast_to(one > 0, (3, 5, 4))
     for masks in (one, one[..., None], np.stack([one] * 3), wanted[..., None]):
-        npt.assert_array_equal(holes.as_holes(masks, (3, 5, 4)), wanted)
+        npt.assert_array_equal(holes.check_masks(masks, (3, 5, 4)), wanted)

@@ -29,7 +29,7 @@ def exact(x, first, last):
 
 def draw(name, n, steps, eta=0.0, seed=0, values=1):
     step, grid, _ = samplers.make_sampler(name, eta)
-    noise = samplers.noise_of(seed, range(n), (values,))
+    noise = samplers.noise_source(seed, range(n), (values,))
     path = schedules.path("cosine", grid("cosine", steps))
     return samplers.sample(denoise, noise().astype("float64"), path, step, noise)
 
@@ -120,9 +120,9 @@ def test_no_state_leaks_between_calls(name):
 
 
 def test_noise_is_a_function_of_seed_and_number():
-    noise = samplers.noise_of(5, [3, 8], (2, 2))
+    noise = samplers.noise_source(5, [3, 8], (2, 2))
     first, second = noise(), noise()
-    other = samplers.noise_of(5, [8], (2, 2))
+    other = samplers.noise_source(5, [8], (2, 2))
     npt.assert_array_equal(other()[0], first[1])
     npt.assert_array_equal(other()[0], second[1])
     assert not np.array_equal(first, second)

@@ -43,11 +43,11 @@ def test_linear_is_that_of_a_thousand_steps():
 @pytest.mark.parametrize("name", schedules.SCHEDULES)
 def test_times_of_other_schedules_have_the_same_noise(name):
     times = np.linspace(0.02, 0.98, 97).reshape(-1, 1)
-    other = schedules.as_noisy(name, times)
+    other = schedules.times_of_equal_noise(name, times)
     levels = [schedules.rates(*of)[1] for of in ((name, other), ("cosine", times))]
     npt.assert_allclose(*levels, atol=1e-5)
-    npt.assert_array_equal(schedules.as_noisy(name, [0, 1]), [0, 1])
-    npt.assert_array_equal(schedules.as_noisy("cosine", times), times)
+    npt.assert_array_equal(schedules.times_of_equal_noise(name, [0, 1]), [0, 1])
+    npt.assert_array_equal(schedules.times_of_equal_noise("cosine", times), times)
 
 
 @pytest.mark.parametrize("target", schedules.TARGETS)
@@ -135,7 +135,7 @@ def test_the_loss_of_nothing_is_that_of_the_best_line_through_white_noise(target
             noisy = alpha * clean + sigma * noise
             slope = np.sum(noisy * wanted) / np.sum(noisy**2)
             errors.append(np.mean((wanted - slope * noisy) ** 2))
-    found = schedules.loss_of_nothing("cosine", target, [2, 0.4])
+    found = schedules.baseline_loss("cosine", target, [2, 0.4])
     assert found == pytest.approx(np.mean(errors), rel=0.05)
 
 
@@ -143,7 +143,7 @@ def test_the_loss_of_nothing_is_that_of_the_best_line_through_white_noise(target
 @pytest.mark.parametrize("deviation", [0.26, 1.0])
 def test_times_are_about_where_noise_is_as_strong_as_what_differs(schedule, deviation):
     shares = (np.arange(4000) + 0.5) / 4000
-    times = schedules.around(schedule, shares, deviation)
+    times = schedules.lognormal_times(schedule, shares, deviation)
     assert times.min() >= 0 and times.max() <= 1
     # A fifth of them is anywhere, so that nothing is forgotten.
     npt.assert_allclose(times[:800], np.linspace(0, 1, 800), atol=0.002)
@@ -155,11 +155,13 @@ def test_times_are_about_where_noise_is_as_strong_as_what_differs(schedule, devi
 
 def test_times_are_within_bounds_whatever_latents_differ_by():
     for deviation in (1e-9, 1e9):
-        times = schedules.around("cosine", [0, 0.1, 0.2, 0.5, 1 - 1e-9], deviation)
+        times = schedules.lognormal_times(
+            "cosine", [0, 0.1, 0.2, 0.5, 1 - 1e-9], deviation
+        )
         assert np.all((times >= 0) & (times <= 1))
 
 
 def test_the_loss_of_nothing_is_that_at_the_times_of_the_training():
-    late = schedules.loss_of_nothing("cosine", "v", [2], lambda t: 0.8 + 0 * t)
+    late = schedules.baseline_loss("cosine", "v", [2], lambda t: 0.8 + 0 * t)
     alpha, sigma = schedules.rates("cosine", 0.8)
     assert late == pytest.approx(4 / (4 * alpha**2 + sigma**2))

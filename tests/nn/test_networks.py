@@ -213,10 +213,10 @@ def test_reach_is_how_far_the_decoder_looks(widths, blocks):
     latents = rng.standard_normal((1, 64, 1)).astype("float32")
     changed = latents.copy()
     changed[0, 32] += 100
-    factor = receptive_field.factor(decoder)
+    factor = receptive_field.upsampling_factor(decoder)
     difference = to_numpy(decoder(changed) - decoder(latents))[0, :, 0]
     touched = np.flatnonzero(difference) / factor
-    reach = receptive_field.reach(decoder, made=factor)
+    reach = receptive_field.reach(decoder, output_factor=factor)
     assert touched.min() >= 32 - reach
     assert touched.max() < 33 + reach
     # And no farther than need be.
@@ -245,14 +245,14 @@ def test_tiles_of_other_decoders_give_the_whole(build, factor, reach):
     rng = np.random.default_rng(0)
     for weight in decoder.weights:
         weight.assign_add(0.1 * rng.standard_normal(weight.shape))
-    assert receptive_field.factor(decoder) == factor
-    assert receptive_field.reach(decoder, made=factor) == reach
+    assert receptive_field.upsampling_factor(decoder) == factor
+    assert receptive_field.reach(decoder, output_factor=factor) == reach
     x = rng.standard_normal((1, 31, 5, 2)).astype("float32")
     whole = to_numpy(decoder(x))
-    tiled = tiles.in_tiles(decoder, x, tile=4, margin=reach, made=factor)
+    tiled = tiles.in_tiles(decoder, x, tile=4, margin=reach, output_factor=factor)
     npt.assert_allclose(tiled, whole, atol=5e-6)
     # One less would not do.
-    less = tiles.in_tiles(decoder, x, tile=4, margin=reach - 1, made=factor)
+    less = tiles.in_tiles(decoder, x, tile=4, margin=reach - 1, output_factor=factor)
     assert np.abs(less - whole).max() > 1e-5
 
 
@@ -264,13 +264,15 @@ def test_tiles_of_an_encoder_give_the_whole(widths, blocks):
     for weight in encoder.weights:
         weight.assign_add(0.1 * rng.standard_normal(weight.shape))
     factor = 2 ** len(widths)
-    reach = receptive_field.reach(encoder, given=factor)
+    reach = receptive_field.reach(encoder, input_factor=factor)
     images = rng.standard_normal((1, 31 * factor, 3 * factor, 1)).astype("float32")
     whole = to_numpy(encoder(images))
-    tiled = tiles.in_tiles(encoder, images, tile=4, margin=reach, given=factor)
+    tiled = tiles.in_tiles(encoder, images, tile=4, margin=reach, input_factor=factor)
     npt.assert_allclose(tiled, whole, atol=5e-6)
     # One less would not do.
-    less = tiles.in_tiles(encoder, images, tile=4, margin=reach - 1, given=factor)
+    less = tiles.in_tiles(
+        encoder, images, tile=4, margin=reach - 1, input_factor=factor
+    )
     assert np.abs(less - whole).max() > 1e-5
 
 

@@ -158,14 +158,14 @@ def test_with_a_gpu_the_back_end_finds_gradients_itself(monkeypatch):
     import tensorflow as tf
 
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["GPU:0"])
-    fusion._gains.cache_clear()
+    fusion._on_processors.cache_clear()
     try:
         called = []
         fusion.with_gradient(called.append, None)("what it is given")
         fusion.fused(called.append)("and once more")
-        fusion.traced_once(called.append)("and again")
+        fusion.cached_trace(called.append)("and again")
     finally:
-        fusion._gains.cache_clear()
+        fusion._on_processors.cache_clear()
     assert called == ["what it is given", "and once more", "and again"]
 
 
@@ -175,7 +175,7 @@ def test_what_is_traced_once_is_called_for_each_of_the_same_shape():
 
     traced = []
 
-    @fusion.traced_once
+    @fusion.cached_trace
     def doubled(x):
         traced.append(x.shape.as_list())
         return 2 * x

@@ -7,11 +7,11 @@ import pytest
 from dipy_ldm.conditions import Told, learn
 from dipy_ldm.data._conditioning_inputs import ConditioningInputs
 from dipy_ldm.denoiser._conditioning import Latents
-from dipy_ldm.denoiser._noising import noised
+from dipy_ldm.denoiser._noising import noisy_batches
 from dipy_ldm.diffusion.guidance import from_network
 from dipy_ldm.diffusion.schedules import SCHEDULES, TARGETS, rates, to_target
 from dipy_ldm.prior import _conditional_mean as expectation
-from dipy_ldm.prior._conditional_mean import Expectation
+from dipy_ldm.prior._conditional_mean import ConditionalMean
 
 SHAPE = (4, 3, 2)
 
@@ -39,17 +39,17 @@ def cohort(n, effect=1.0, seed=0):
 
 def test_what_is_told_makes_is_found():
     latents, numbers, known, truth = cohort(600, effect=2.0)
-    found = Expectation.learn(latents, numbers, known).of(numbers)
+    found = ConditionalMean.learn(latents, numbers, known).predict(numbers)
     assert found.dtype == np.float32
     assert ((found - truth) ** 2).mean() < 0.02 * (truth**2).mean()
 
 
 def test_nothing_is_expected_where_nothing_is_told():
     latents, numbers, known, _ = cohort(60)
-    learnt = Expectation.learn(latents, numbers, known)
-    npt.assert_array_equal(learnt.of(np.full((2, 2), -1.0)), 0)
+    learnt = ConditionalMean.learn(latents, numbers, known)
+    npt.assert_array_equal(learnt.predict(np.full((2, 2), -1.0)), 0)
     both, age, sex = (
-        learnt.of(np.array([told])) for told in ([0.4, 1], [0.4, -1], [-1, 1])
+        learnt.predict(np.array([told])) for told in ([0.4, 1], [0.4, -1], [-1, 1])
     )
     npt.assert_allclose(age + sex, both, atol=1e-6)
 
@@ -61,7 +61,7 @@ def test_nothing_is_expected_of_levels_that_few_have():
     latents[56:] -= 5
     known = learn(given, 60)
     numbers = Told.of(known, given, 60).numbers
-    of_a, of_b, of_c = Expectation.learn(latents, numbers, known).of(
+    of_a, of_b, of_c = ConditionalMean.learn(latents, numbers, known).predict(
         numbers[[0, 30, 59]]
     )
     assert (of_a - of_b).mean() > 1.5
@@ -73,7 +73,7 @@ def test_of_conditions_that_mean_nothing_next_to_nothing_is_expected(n):
     shares = []
     for seed in range(20):
         latents, numbers, known, _ = cohort(n, effect=0.0, seed=seed)
-        found = Expectation.learn(latents, numbers, known).of(numbers)
+        found = ConditionalMean.learn(latents, numbers, known).predict(numbers)
         shares.append((found**2).mean() / (latents**2).mean())
     assert np.mean(shares) < 0.02
 
@@ -104,11 +104,13 @@ def test_errors_are_those_of_fits_to_all_others(n, scans, monkeypatch):
             error += ((terms @ weights - rows[one]) ** 2).sum()
         errors.append(error)
     found = []
-    kept = expectation._LeftOut.of
+    kept = expectation._LeftOutErrors.total
     monkeypatch.setattr(
-        expectation._LeftOut, "of", lambda *given: found.append(kept(*given)) or 0
+        expectation._LeftOutErrors,
+        "total",
+        lambda *given: found.append(kept(*given)) or 0,
     )
-    Expectation.learn(latents, numbers, known, whose)
+    ConditionalMean.learn(latents, numbers, known, whose)
     npt.assert_allclose(found[:-1], errors, rtol=0.05)
 
 
@@ -123,8 +125,8 @@ def test_of_what_subjects_have_by_chance_nothing_is_expected_of_others():
         known = learn(given, 40)
         numbers = Told.of(known, given, 40).numbers
         for subjects in (whose, None):
-            learnt = Expectation.learn(latents, numbers, known, subjects)
-            shares.append((learnt.of(numbers) ** 2).mean() / (latents**2).mean())
+            learnt = ConditionalMean.learn(latents, numbers, known, subjects)
+            shares.append((learnt.predict(numbers) ** 2).mean() / (latents**2).mean())
     by_subject, by_image = np.reshape(shares, (12, 2)).mean(0)
     assert by_subject < 0.02
     assert by_image > 0.05
@@ -132,7 +134,7 @@ def test_of_what_subjects_have_by_chance_nothing_is_expected_of_others():
 
 def test_of_one_subject_nothing_is_expected_of_others():
     latents, numbers, known, _ = cohort(30)
-    learnt = Expectation.learn(latents, numbers, known, np.zeros(30, int))
+    learnt = ConditionalMean.learn(latents, numbers, known, np.zeros(30, int))
     npt.assert_array_equal(learnt.weights, 0)
 
 
@@ -156,15 +158,17 @@ def test_what_was_taken_away_is_added_again(schedule, target):
 
 def test_batches_have_what_is_left():
     latents, numbers, known, _ = cohort(8)
-    learnt = Expectation.learn(latents, numbers, known)
+    learnt = ConditionalMean.learn(latents, numbers, known)
     options = {"schedule": "cosine", "target": "clean", "seed": 0}
-    plain = noised(latents, 4, conditions=numbers, **options).of(0)
-    data = noised(latents, 4, conditions=numbers, expected=learnt.of, **options).of(0)
+    plain = noisy_batches(latents, 4, conditions=numbers, **options).of(0)
+    data = noisy_batches(
+        latents, 4, conditions=numbers, expected=learnt.predict, **options
+    ).of(0)
     (x, times, known, told), clean = data
     npt.assert_array_equal(told, plain[0][2])
-    npt.assert_allclose(clean, plain[1] - learnt.of(told), atol=1e-6)
+    npt.assert_allclose(clean, plain[1] - learnt.predict(told), atol=1e-6)
     alpha, _ = rates("cosine", times)
-    taken = alpha.reshape(-1, 1, 1, 1) * learnt.of(told)
+    taken = alpha.reshape(-1, 1, 1, 1) * learnt.predict(told)
     npt.assert_allclose(known, taken, atol=1e-6)
     assert known.dtype == np.float32
     npt.assert_allclose(x, plain[0][0] - taken, atol=1e-5)
@@ -172,8 +176,8 @@ def test_batches_have_what_is_left():
 
 def test_spreads_are_those_of_what_is_left():
     latents, numbers, known, _ = cohort(200)
-    learnt = Expectation.learn(latents, numbers, known)
-    left = latents - learnt.of(numbers)
+    learnt = ConditionalMean.learn(latents, numbers, known)
+    left = latents - learnt.predict(numbers)
     # A last column, as sources have it, makes no difference.
     given = ConditioningInputs(np.c_[numbers, np.arange(200)])
     _, found = Latents(latents, given, learnt).moments()

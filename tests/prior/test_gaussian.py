@@ -23,7 +23,7 @@ from dipy_ldm.denoiser._training import (
 from dipy_ldm.denoiser._wiener import LinearEstimate
 from dipy_ldm.diffusion.schedules import SCHEDULES, TARGETS, rates, to_clean, to_target
 from dipy_ldm.prior import _gaussian as gaussian
-from dipy_ldm.prior._gaussian import Gaussian, aligned, enough
+from dipy_ldm.prior._gaussian import Gaussian, choose_examples, is_aligned
 from dipy_ldm.training import Training
 
 SHAPE = (4, 5, 3)
@@ -125,7 +125,7 @@ def test_directions_end_where_those_of_chance_begin(monkeypatch):
     training, others = examples(120), examples(400)
     learnt = Gaussian.learn(training)
     assert len(learnt.loadings) == 3
-    monkeypatch.setattr(gaussian, "_OTHERS", 0.0)
+    monkeypatch.setattr(gaussian, "MIN_VARIANCE_RATIO", 0.0)
     assert len(Gaussian.learn(training).loadings) > 8
     # What was learnt from is estimated as well as others are.
     off = [(part - learnt.mean).reshape(-1, 900) for part in (training, others)]
@@ -143,14 +143,14 @@ def test_what_is_elsewhere_in_each_is_not_aligned(n):
         inside = np.clip(4 - np.linalg.norm(places - centres, axis=-1), 0, 1)
         return inside[..., None].astype("float32")
 
-    assert aligned(balls(0.3))
-    assert not aligned(balls(3))
+    assert is_aligned(balls(0.3))
+    assert not is_aligned(balls(3))
     # However bright the mean is everywhere.
-    assert not aligned(balls(3) + 100)
+    assert not is_aligned(balls(3) + 100)
 
 
 def test_one_example_is_aligned():
-    assert aligned(drawn(1)[0])
+    assert is_aligned(drawn(1)[0])
 
 
 def test_neighbours_do_not_bear_each_other_witness():
@@ -195,20 +195,20 @@ def test_examples_that_are_all_the_same(n):
 
 
 def test_an_even_choice_is_enough(monkeypatch):
-    npt.assert_array_equal(enough((3, *SHAPE)), range(3))
-    many = enough((5000, *SHAPE))
+    npt.assert_array_equal(choose_examples((3, *SHAPE)), range(3))
+    many = choose_examples((5000, *SHAPE))
     assert (len(many), many[0], many[-1]) == (1024, 0, 4999)
     assert set(np.diff(many)) == {4, 5}
-    monkeypatch.setattr(gaussian, "_NUMBERS", 10 * SIZE)
-    assert len(enough((5000, *SHAPE))) == 10
-    monkeypatch.setattr(gaussian, "_NUMBERS", 1)
-    npt.assert_array_equal(enough((9, *SHAPE)), [0, 8])
+    monkeypatch.setattr(gaussian, "MAX_VALUES", 10 * SIZE)
+    assert len(choose_examples((5000, *SHAPE))) == 10
+    monkeypatch.setattr(gaussian, "MAX_VALUES", 1)
+    npt.assert_array_equal(choose_examples((9, *SHAPE)), [0, 8])
 
 
 def outputs(learnt, x, times, schedule="cosine", target="v"):
     layer = LinearEstimate(len(learnt.loadings), schedule, target)
     layer.build((None, *SHAPE), (None,))
-    layer.know(learnt)
+    layer.set_prior(learnt)
     given = x.astype("float32"), np.array(times, "float32")
     return [ops.convert_to_numpy(part) for part in layer(*given)]
 
@@ -308,7 +308,7 @@ def test_an_untrained_network_is_the_estimate(target):
     options = {"widths": (8, 8), "blocks": 1, "attention": (False, True)}
     given = (len(learnt.loadings), "cosine", target)
     network = unet_network.unet(SHAPE, **options, estimate=given)
-    unet_network.know(network, learnt)
+    unet_network.set_prior(network, learnt)
     x = np.random.default_rng(0).standard_normal((3, *SHAPE)).astype("float32")
     times = np.array([0.1, 0.5, 0.9], "float32")
     found = ops.convert_to_numpy(network([x, times]))
@@ -406,7 +406,7 @@ def test_samples_begin_with_the_signal_that_all_have(trained, undecoded):
     along = trained.gaussian_.loadings[0]
     mean = 150 * along / np.linalg.norm(along)
     untrained.gaussian_ = trained.gaussian_._replace(mean=mean)
-    unet_network.know(untrained.denoiser_, untrained.gaussian_)
+    unet_network.set_prior(untrained.denoiser_, untrained.gaussian_)
     found = untrained._scaled(untrained.predict(300, seed=0)).mean(0)
     off = ((found - mean) * along).sum() / (along**2).sum()
     assert abs(off) < 0.25  # of a standard deviation; 1 from pure noise

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.testing as npt
 
 from dipy_ldm.conditions import Told, learn
-from dipy_ldm.prior._latent_prior import Linear
+from dipy_ldm.prior._latent_prior import LatentPrior
 
 SHAPE = (3, 4, 5, 1)
 
@@ -23,10 +23,10 @@ def test_of_levels_that_few_subjects_have_nothing_is_known():
     known = learn({"site": sites}, 120)
     numbers = Told.of(known, {"site": sites}, 120).numbers
     given = latents, numbers, known
-    of_subjects = Linear.learn(*given, volumes=True, subjects=whose)
-    of_images = Linear.learn(*given, volumes=True)
+    of_subjects = LatentPrior.learn(*given, volumes=True, subjects=whose)
+    of_images = LatentPrior.learn(*given, volumes=True)
     for found, expected in ((of_subjects, False), (of_images, True)):
-        levels = found.expectation.of(np.arange(3.0)[:, None])
+        levels = found.expectation.predict(np.arange(3.0)[:, None])
         assert np.abs(levels[0] - levels[1]).max() > 1
         assert (np.abs(levels[2]).max() > 0.5) == expected
     npt.assert_array_equal(of_subjects.readings.errors > 0, [True, True, False])

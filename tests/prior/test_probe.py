@@ -11,7 +11,7 @@ from dipy_ldm.conditions import Told, learn
 from dipy_ldm.diffusion.schedules import SCHEDULES, rates
 from dipy_ldm.prior import _probe as readings
 from dipy_ldm.prior._gaussian import Gaussian
-from dipy_ldm.prior._probe import _FIRMNESS, Readings, _told
+from dipy_ldm.prior._probe import _FIRMNESS, LinearProbe, _probe_targets
 
 SHAPE = (4, 5, 3)
 SIZE = 60
@@ -37,11 +37,11 @@ def flat(array):
 
 def test_others_are_read_as_well_as_is_said():
     latents, numbers, known = cohort(600)
-    learnt = Readings.learn(latents[:200], numbers[:200], known)
+    learnt = LinearProbe.learn(latents[:200], numbers[:200], known)
     assert learnt.weights.shape == (3, *SHAPE)
     assert all(part.dtype == np.float32 for part in learnt[1:])
-    values, told = _told(numbers[200:], known)
-    off = ops.convert_to_numpy(learnt.of(latents[200:])) - values
+    values, told = _probe_targets(numbers[200:], known)
+    off = ops.convert_to_numpy(learnt.predict(latents[200:])) - values
     for errors, which, said in zip(off.T, told.T, learnt.errors, strict=True):
         npt.assert_allclose(errors[which].mean(), 0, atol=0.05)
         npt.assert_allclose(errors[which].std(), said, rtol=0.15)
@@ -50,9 +50,9 @@ def test_others_are_read_as_well_as_is_said():
 
 def test_readings_are_not_nearer_to_the_mean_than_the_truth():
     latents, numbers, known = cohort(2000, effect=2.0)
-    learnt = Readings.learn(latents[:60], numbers[:60], known)
-    values, told = _told(numbers, known)
-    found = ops.convert_to_numpy(learnt.of(latents))
+    learnt = LinearProbe.learn(latents[:60], numbers[:60], known)
+    values, told = _probe_targets(numbers, known)
+    found = ops.convert_to_numpy(learnt.predict(latents))
     for read, value, which in zip(found.T, values.T, told.T, strict=True):
         slope, _ = np.polyfit(value[which], read[which], 1)
         npt.assert_allclose(slope, 1, atol=0.15)
@@ -71,28 +71,28 @@ def test_what_few_places_tell_of_is_read_there(monkeypatch):
     errors = []
     for free in (readings._free, lambda weights, space: np.ones(weights.size, "f4")):
         monkeypatch.setattr(readings, "_free", free)
-        learnt = Readings.learn(latents[:100], numbers[:100], known)
-        read = ops.convert_to_numpy(learnt.of(latents[100:]))
-        errors.append(np.std(read - _told(numbers[100:], known)[0]))
+        learnt = LinearProbe.learn(latents[:100], numbers[:100], known)
+        read = ops.convert_to_numpy(learnt.predict(latents[100:]))
+        errors.append(np.std(read - _probe_targets(numbers[100:], known)[0]))
         npt.assert_allclose(errors[-1], learnt.errors[0], rtol=0.25)
     assert errors[0] < 0.75 * errors[1]
 
 
 def test_what_can_not_be_read_is_not_held_to():
     latents, numbers, known = cohort(100, effect=0.0)
-    learnt = Readings.learn(latents, numbers, known)
+    learnt = LinearProbe.learn(latents, numbers, known)
     npt.assert_array_equal(learnt.errors, 0)
     npt.assert_array_equal(learnt.weights, 0)
     gaussian = Gaussian.learn(latents)
-    assert learnt.hold(denoise, gaussian, "cosine", numbers) is denoise
+    assert learnt.guide_by_observation(denoise, gaussian, "cosine", numbers) is denoise
 
 
 def test_of_few_examples_nothing_is_read():
     latents, numbers, known = cohort(15)
-    npt.assert_array_equal(Readings.learn(latents, numbers, known).errors, 0)
+    npt.assert_array_equal(LinearProbe.learn(latents, numbers, known).errors, 0)
     # One of each is missing.
     latents, numbers, known = cohort(17)
-    assert (Readings.learn(latents, numbers, known).errors > 0).all()
+    assert (LinearProbe.learn(latents, numbers, known).errors > 0).all()
 
 
 def scans(seed, effect, sessions=2):
@@ -115,8 +115,8 @@ def test_scans_of_a_subject_do_not_bear_each_other_witness():
     for seed in range(12):
         latents, numbers, known, whose = scans(seed, effect=0.0)
         given = latents[:48], numbers[:48], known
-        read.append(Readings.learn(*given, whose[:48]).errors[0] > 0)
-        believed.append(Readings.learn(*given).errors[0] > 0)
+        read.append(LinearProbe.learn(*given, whose[:48]).errors[0] > 0)
+        believed.append(LinearProbe.learn(*given).errors[0] > 0)
     assert sum(read) <= 1
     # As images of others all, a number without any meaning is read.
     assert all(believed)
@@ -128,8 +128,11 @@ def test_what_is_claimed_is_true_of_other_subjects(sessions):
     for seed in range(8):
         latents, numbers, known, whose = scans(seed, 0.2, sessions)
         n = 24 * sessions
-        learnt = Readings.learn(latents[:n], numbers[:n], known, whose[:n])
-        off = ops.convert_to_numpy(learnt.of(latents)) - _told(numbers, known)[0]
+        learnt = LinearProbe.learn(latents[:n], numbers[:n], known, whose[:n])
+        off = (
+            ops.convert_to_numpy(learnt.predict(latents))
+            - _probe_targets(numbers, known)[0]
+        )
         claimed.append(learnt.errors[0])
         true.append(off[n:].std())
     npt.assert_allclose(np.median(claimed), np.median(true), rtol=0.3)
@@ -153,7 +156,7 @@ def test_levels_that_few_have_are_not_read():
     latents, numbers, known = cohort(100, site=sites)
     latents[50:96, 0] += 2
     latents[96:, 1] += 5
-    learnt = Readings.learn(latents, numbers, known)
+    learnt = LinearProbe.learn(latents, numbers, known)
     npt.assert_array_equal(learnt.errors > 0, [True] * 5 + [False])
 
 
@@ -165,7 +168,7 @@ def denoise(x, t):
 @pytest.mark.parametrize("directions", [None, 0], ids=["all", "none"])
 def test_held_estimates_are_those_of_a_joint_gaussian(schedule, directions):
     latents, numbers, known = cohort(400)
-    learnt = Readings.learn(latents, numbers, known)
+    learnt = LinearProbe.learn(latents, numbers, known)
     gaussian = Gaussian.learn(latents)
     gaussian = gaussian._replace(loadings=gaussian.loadings[:directions])
     # Where what remains is the same everywhere, nothing is approximated.
@@ -184,7 +187,7 @@ def test_held_estimates_are_those_of_a_joint_gaussian(schedule, directions):
 
     table = np.array([[0.9, 1], [0.1, -1], [-1, -1]], "float32")
     x = np.random.default_rng(2).standard_normal((3, *SHAPE)).astype("float32")
-    held = learnt.hold(wiener, gaussian, schedule, table)
+    held = learnt.guide_by_observation(wiener, gaussian, schedule, table)
     found = ops.convert_to_numpy(held(ops.convert_to_tensor(x), t))
     # Noisy latents and what is read of clean ones, observed together.
     weights = flat(learnt.weights)
@@ -201,24 +204,34 @@ def test_held_estimates_are_those_of_a_joint_gaussian(schedule, directions):
 
 def test_what_is_told_once_is_told_of_all():
     latents, numbers, known = cohort(100)
-    learnt, gaussian = Readings.learn(latents, numbers, known), Gaussian.learn(latents)
+    learnt, gaussian = (
+        LinearProbe.learn(latents, numbers, known),
+        Gaussian.learn(latents),
+    )
     x = np.random.default_rng(0).standard_normal((3, *SHAPE)).astype("float32")
     one = np.array([[0.3, 1]], "float32")
     found = [
-        ops.convert_to_numpy(learnt.hold(denoise, gaussian, "cosine", table)(x, 0.6))
+        ops.convert_to_numpy(
+            learnt.guide_by_observation(denoise, gaussian, "cosine", table)(x, 0.6)
+        )
         for table in (one, np.repeat(one, 3, 0))
     ]
     npt.assert_allclose(*found, atol=1e-5)
     # Further columns say where sources are.
     more = np.c_[one, [[7]]]
-    held = learnt.hold(denoise, gaussian, "cosine", more)(x, 0.6)
+    held = learnt.guide_by_observation(denoise, gaussian, "cosine", more)(x, 0.6)
     npt.assert_allclose(ops.convert_to_numpy(held), found[0], atol=1e-5)
 
 
 def test_the_less_noise_the_less_is_changed():
     latents, numbers, known = cohort(100)
-    learnt, gaussian = Readings.learn(latents, numbers, known), Gaussian.learn(latents)
-    held = learnt.hold(denoise, gaussian, "cosine", np.array([[0.3, 1]], "float32"))
+    learnt, gaussian = (
+        LinearProbe.learn(latents, numbers, known),
+        Gaussian.learn(latents),
+    )
+    held = learnt.guide_by_observation(
+        denoise, gaussian, "cosine", np.array([[0.3, 1]], "float32")
+    )
     x = np.random.default_rng(0).standard_normal((1, *SHAPE)).astype("float32")
     changes = [
         np.abs(ops.convert_to_numpy(held(x, t) - denoise(x, t))).max()
@@ -265,7 +278,9 @@ def test_samples_are_what_was_asked_for(trained, monkeypatch, undecoded):
     for known in (learnt, None):
         monkeypatch.setattr(trained, "readings_", known)
         latents = trained._scaled(trained.predict(conditions=asked))
-        off.append(np.abs(ops.convert_to_numpy(learnt.of(latents)) - wanted).mean())
+        off.append(
+            np.abs(ops.convert_to_numpy(learnt.predict(latents)) - wanted).mean()
+        )
     assert off[0] < 0.85 * off[1]
 
 

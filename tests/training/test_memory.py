@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from dipy_ldm import VQVAE, LatentDiffusion, _backend as distribution
+from dipy_ldm import VQVAE, LatentDiffusion, _backend
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.denoiser import _unet as unet_network
 from dipy_ldm.workflows import cli
@@ -68,12 +68,12 @@ def test_variables_do_not_have_names_of_their_own():
 
 
 def test_work_that_does_not_fit_is_refused(diffusion, monkeypatch):
-    monkeypatch.setattr(distribution, "free_memory", lambda strategy: 1e6)
+    monkeypatch.setattr(_backend, "free_memory", lambda strategy: 1e6)
     with pytest.raises(InputError, match=r"GiB are free; give a smaller `batch_size`"):
         diffusion.check_memory()
     with pytest.raises(InputError, match=r"give a smaller `tile`"):
         diffusion.check_memory(1)
-    monkeypatch.setattr(distribution, "free_memory", lambda strategy: 1e9)
+    monkeypatch.setattr(_backend, "free_memory", lambda strategy: 1e9)
     diffusion.check_memory()
 
 

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from dipy_ldm import VQVAE, LatentDiffusion, _backend as distribution
+from dipy_ldm import VQVAE, LatentDiffusion, _backend
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.training import _precision as precision
 from dipy_ldm.training._precision import Precision, settle
@@ -27,11 +27,11 @@ def pretend_processor(monkeypatch, seconds):
 
     precision._of_processor.cache_clear()
     monkeypatch.setattr(precision, "_Convolution", Convolution)
-    monkeypatch.setattr(distribution, "gpu_capabilities", lambda strategy: [])
+    monkeypatch.setattr(_backend, "gpu_capabilities", lambda strategy: [])
 
 
 def pretend_gpus(monkeypatch, *capabilities):
-    monkeypatch.setattr(distribution, "gpu_capabilities", lambda strategy: capabilities)
+    monkeypatch.setattr(_backend, "gpu_capabilities", lambda strategy: capabilities)
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +87,7 @@ def test_what_can_not_be_is_refused_with_what_can(monkeypatch):
 def test_machines_of_different_kinds_train_together(monkeypatch):
     pretend_processor(monkeypatch, 0.5)
     other = [["float32"], "float32", "all it has"]
-    monkeypatch.setattr(distribution, "gathered", lambda facts: [facts, other])
+    monkeypatch.setattr(_backend, "gather_from_workers", lambda facts: [facts, other])
     assert settle("auto", 3).name == "float32"
     with pytest.raises(InputError, match="choose one of auto, float32"):
         settle("bfloat16", 3)

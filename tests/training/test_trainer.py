@@ -10,7 +10,7 @@ import pytest
 from dipy_ldm import (
     VQVAE,
     LatentDiffusion,
-    _backend as distribution,
+    _backend,
     _serialization as persistence,
 )
 from dipy_ldm._utils.checks import InputError
@@ -56,7 +56,7 @@ def test_metrics_are_made_without_applying_the_network():
 
     inputs = keras.Input((3,))
     # A list of one output is no other thing than the output.
-    model = distribution.ReplicatedModel(inputs, [Watched(2)(inputs)])
+    model = _backend.ReplicatedModel(inputs, [Watched(2)(inputs)])
     model.compile(FlatAdam(), "mse", metrics=["mae"])
     drawn = np.random.default_rng(0).random((2, 4, 3)).astype("float32")
     batch = drawn[0], drawn[1, :, :2]

@@ -22,7 +22,7 @@ def doubled(array):
 def test_tiles_give_the_whole(space, tile):
     array = np.random.default_rng(0).random((2, *space, 3))
     whole = doubled(array)
-    tiled = tiles.in_tiles(doubled, array, tile=tile, margin=2, made=2)
+    tiled = tiles.in_tiles(doubled, array, tile=tile, margin=2, output_factor=2)
     npt.assert_allclose(tiled, whole, atol=1e-12)
 
 
@@ -34,7 +34,7 @@ def test_tiles_are_as_small_as_promised():
         return doubled(array)
 
     array = np.zeros((1, 30, 30, 1))
-    tiles.in_tiles(watch, array, tile=4, margin=2, made=2)
+    tiles.in_tiles(watch, array, tile=4, margin=2, output_factor=2)
     assert len(sizes) == 64
     assert max(max(size) for size in sizes) == 8
 

@@ -18,7 +18,7 @@ from scans import save
 from dipy_ldm import (
     VQVAE,
     LatentDiffusion,
-    _backend as distribution,
+    _backend,
     _serialization as persistence,
     presets,
 )
@@ -477,9 +477,9 @@ def test_memory_and_devices_are_checked_before_volumes_are_read(
     command, volumes, monkeypatch, tmp_path
 ):
     arguments = ("train", "volumes", "--validation", 0, "--cache_dir", "cache")
-    monkeypatch.setattr(distribution, "free_memory", lambda strategy: 1e6)
+    monkeypatch.setattr(_backend, "free_memory", lambda strategy: 1e6)
     assert "GiB of memory" in answer(command(*arguments)[1])
-    monkeypatch.setattr(distribution.sharing, "count_replicas", lambda strategy: 3)
+    monkeypatch.setattr(_backend.sharing, "count_replicas", lambda strategy: 3)
     assert "give a --batch_size of 3 or 6" in answer(command(*arguments)[1])
     assert [path.name for path in tmp_path.iterdir()] == ["volumes"]
 
