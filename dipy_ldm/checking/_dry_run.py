@@ -14,13 +14,13 @@ from dipy_ldm.data._grid import Grid, conform
 
 # Real steps of each stage at most; the first, for which networks are compiled, is none
 # that counts.
-_STEPS = 12
-_LEAST = 4
+_MAX_STEPS = 12
+_MIN_STEPS = 4
 # Images that are learnt by heart, for how many steps at most, and voxels along a side
 # of volumes: what these show can be learnt in a minute of a processor.
-EIGHT = 8
-_BY_HEART = 300
-_SIDE = 32
+N_OVERFIT_IMAGES = 8
+_MAX_OVERFIT_STEPS = 300
+_MAX_SIDE = 32
 
 
 class Paces(NamedTuple):
@@ -61,7 +61,7 @@ class _EnoughError(Exception):
 class _Until:
     """Stop a training after some steps, or some time from its first step on."""
 
-    def __init__(self, steps: int, seconds: float, least: int = _LEAST) -> None:
+    def __init__(self, steps: int, seconds: float, least: int = _MIN_STEPS) -> None:
         self.steps = steps
         self.seconds = seconds
         self.least = least
@@ -103,8 +103,8 @@ def measure_paces(
 
     Shapes: images ``(batch, *space, channels)``.
     """
-    begin, overrides = time.monotonic(), {"steps": _STEPS, "epochs": 1}
-    until = [_Until(_STEPS, seconds)]
+    begin, overrides = time.monotonic(), {"steps": _MAX_STEPS, "epochs": 1}
+    until = [_Until(_MAX_STEPS, seconds)]
     with _cut_short(recipe.vqvae):
         recipe.vqvae.fit(
             images, callbacks=until, **options, **recipe.of_vqvae | overrides
@@ -134,14 +134,14 @@ def overfit(
     images = _reduced(np.asarray(images, "float32"), affine)
     vqvae = VQVAE(**recipe.vqvae.get_params())
     overrides = {
-        "steps": _BY_HEART,
+        "steps": _MAX_OVERFIT_STEPS,
         "epochs": 1,
         "accumulate": 1,
         "strategy": None,
         "batch_size": min(recipe.of_vqvae["batch_size"], len(images)),
     }
     with _cut_short(vqvae):
-        until = _Until(_BY_HEART, seconds)
+        until = _Until(_MAX_OVERFIT_STEPS, seconds)
         vqvae.fit(images, callbacks=[until], **recipe.of_vqvae | overrides)
     latents, (low, high) = vqvae.encode(images), vqvae.intensity_
     scale = (high - low) or 1
@@ -163,7 +163,7 @@ def overfit(
 
 def _reduced(images, affine):
     """Bring volumes to voxels so large that few are left along each side."""
-    times = max(images.shape[1:-1]) / _SIDE
+    times = max(images.shape[1:-1]) / _MAX_SIDE
     if affine is None or times <= 1:
         return images
     shape = tuple(int(np.ceil(n / times)) for n in images.shape[1:-1])

@@ -7,26 +7,26 @@ import numpy as np
 
 from dipy_ldm.checking._dry_run import Overfit, Paces
 from dipy_ldm.checking._findings import Finding, Picture, amber, green, grey, red
-from dipy_ldm.checking._pictures import reconstructed
+from dipy_ldm.checking._pictures import show_reconstructions
 from dipy_ldm.denoiser._training import guide_steps
 from dipy_ldm.training import Training
 
 # Of the mean's error, what is left of images that are learnt by heart.
-_LEARNT = 0.5
+_MAX_LEARNT_ERROR = 0.5
 # Steps with which it can be told that nothing is learnt.
-_ENOUGH = 100
+_MIN_JUDGED_STEPS = 100
 # With less perplexity all latents have one code, by dipy_ldm.autoencoder._assessment
 # too.
-_PERPLEXITY = 1.5
+_MIN_PERPLEXITY = 1.5
 # Share of the codes that are used, of as many as there are latents.
-_USED = 0.3
+_MIN_SHARE_USED = 0.3
 # Of the widest channel's standard deviation, what a channel without content has.
-_IDLE = 0.01
+_MIN_CHANNEL_SPREAD = 0.01
 # Hours after which a smaller beginning is wise.
-_LONG = 24.0
+_LONG_HOURS = 24.0
 
 
-def time(
+def check_time(
     paces: Paces, trainings: tuple[Training, Training], n: int, n_all: int
 ) -> Finding:
     """Say how long the training will take."""
@@ -51,7 +51,7 @@ def time(
         f"About {duration(total)} for these steps ({measured}) on a machine as busy as "
         "now, and some more for validation, pictures and checkpoints."
     )
-    if total > _LONG * 3600:
+    if total > _LONG_HOURS * 3600:
         cure = (
             "Begin with larger voxels (twice as wide take an eighth of the time), "
             "fewer --steps_vqvae and --steps_ldm, or a GPU."
@@ -68,7 +68,7 @@ def duration(seconds: float) -> str:
     return f"{math.ceil(seconds)} s"
 
 
-def by_heart(result: Overfit, affine: np.ndarray | None) -> Finding:
+def check_overfit(result: Overfit, affine: np.ndarray | None) -> Finding:
     """Say whether a few images could be learnt by heart."""
     title, n = "learning by heart", len(result.images)
     if not math.isfinite(result.mse):
@@ -88,13 +88,13 @@ def by_heart(result: Overfit, affine: np.ndarray | None) -> Finding:
     )
     pictures = [
         Picture(
-            reconstructed(result.images, result.reconstructed, affine),
+            show_reconstructions(result.images, result.reconstructed, affine),
             f"{n} images, reconstructed below",
         )
     ]
-    if share < _LEARNT:
+    if share < _MAX_LEARNT_ERROR:
         return green(title, f"{message}: they are learnt.", pictures=pictures)
-    if result.steps < _ENOUGH:
+    if result.steps < _MIN_JUDGED_STEPS:
         why = f"{message}; so few steps, in the time there was, tell nothing."
         return grey(title, why)._replace(pictures=pictures)
     cure = (
@@ -106,7 +106,7 @@ def by_heart(result: Overfit, affine: np.ndarray | None) -> Finding:
     return red(title, f"{message}: nothing is learnt.", cure, pictures=pictures)
 
 
-def codes(result: Overfit, n_codes: int) -> Finding:
+def check_codes(result: Overfit, n_codes: int) -> Finding:
     """Say how many of the codes are used."""
     if not math.isfinite(result.perplexity):
         return grey("codes", "Not counted: the trial stopped before that.")
@@ -119,14 +119,14 @@ def codes(result: Overfit, n_codes: int) -> Finding:
         "Give a smaller --n_codes if reconstructions are good; if they are bad, see "
         "that the images are not empty for the most part (--shape, --background)."
     )
-    if result.perplexity < _PERPLEXITY and result.steps >= _ENOUGH:
+    if result.perplexity < _MIN_PERPLEXITY and result.steps >= _MIN_JUDGED_STEPS:
         return red("codes", f"{message} Nearly all latents have the same code.", cure)
-    if result.usage * n_codes < _USED * min(n_codes, latents):
+    if result.usage * n_codes < _MIN_SHARE_USED * min(n_codes, latents):
         return amber("codes", message, cure)
     return green("codes", message)
 
 
-def latents(result: Overfit) -> Finding:
+def check_latents(result: Overfit) -> Finding:
     """Say how much each channel of the latents varies."""
     rows = result.latents.reshape(-1, result.latents.shape[-1])
     if not np.isfinite(rows).all():
@@ -142,7 +142,7 @@ def latents(result: Overfit) -> Finding:
     if scale <= 1e-6:
         cure = "See that the images differ, and give a lower --learning_rate."
         return red("latents", "All latents are the same.", cure, table=table)
-    idle = int((spreads < _IDLE * spreads.max()).sum())
+    idle = int((spreads < _MIN_CHANNEL_SPREAD * spreads.max()).sum())
     if idle:
         cure = "Give a smaller --code_dim: these channels hold nothing."
         return amber("latents", f"{message} {idle} hardly vary.", cure, table=table)

@@ -23,13 +23,13 @@ from dipy_ldm.checking._findings import (
 from dipy_ldm.data._headers import VolumeInfo
 
 # So many are needed for one to be other than most.
-FEWEST = 3
+MIN_VOLUMES = 3
 # How many times larger or smaller than most a volume must be for another unit.
 _OTHER_UNIT = 4.0
 # Longest sides of volumes, in mm: beyond the inner limits is no person, beyond the
 # outer ones no animal.
-_PEOPLE = 60.0, 2500.0
-_ANYTHING = 2.0, 10_000.0
+_SIDES_OF_PEOPLE = 60.0, 2500.0
+_SIDES_OF_ANIMALS = 2.0, 10_000.0
 # Of what a unit in the header makes millimetres, and their names.
 _UNITS = {"meter": ("metres", 1000.0), "micron": ("micrometres", 0.001)}
 # How many times wider than most, or than its own narrowest side, a voxel is coarse.
@@ -57,12 +57,16 @@ class Header(NamedTuple):
     oriented: bool
 
 
-def read(infos: Iterable[VolumeInfo], verbose: bool = False) -> list[Header]:
+def describe_headers(
+    infos: Iterable[VolumeInfo], verbose: bool = False
+) -> list[Header]:
     """Read what is compared."""
-    return [_read(info) for info in tqdm(infos, "headers", disable=not verbose)]
+    return [
+        _describe_header(info) for info in tqdm(infos, "headers", disable=not verbose)
+    ]
 
 
-def _read(info):
+def _describe_header(info):
     header = nib.load(info.file).header
     sizes = np.linalg.norm(info.affine[:3, :3], axis=0)
     corners = np.stack(np.meshgrid(*([-0.5, n - 0.5] for n in info.shape)), -1)
@@ -100,7 +104,7 @@ def _other_axes(header, axes):
     return "" if qform_axes == axes else qform_axes
 
 
-def whole(complaints: Sequence[str], n: int) -> Finding:
+def check_files(complaints: Sequence[str], n: int) -> Finding:
     """Tell of files that can't be used."""
     if not complaints:
         return green("files", f"All {counted(n, 'file')} can be read, to their end.")
@@ -112,7 +116,7 @@ def whole(complaints: Sequence[str], n: int) -> Finding:
     )
 
 
-def units(headers: Sequence[Header]) -> tuple[Finding, list[int]]:
+def check_units(headers: Sequence[Header]) -> tuple[Finding, list[int]]:
     """Find volumes whose header is in another unit than millimetres.
 
     Voxels and volume are then larger or smaller than those of most others by the same
@@ -124,7 +128,7 @@ def units(headers: Sequence[Header]) -> tuple[Finding, list[int]]:
     larger, smaller = np.minimum(*ratios), np.maximum(*ratios)
     limit = np.log(_OTHER_UNIT)
     bad = np.flatnonzero((larger > limit) | (smaller < -limit)).tolist()
-    if len(headers) < FEWEST:
+    if len(headers) < MIN_VOLUMES:
         bad = []
     rest = np.delete(extents, bad)
     if bad:
@@ -172,9 +176,11 @@ def _usual_size(headers, extent):
             f"If so, multiply the first three rows of their affines by {factor:g}; "
             "affines are taken for millimetres whatever unit the header names."
         )
-        bad = _PEOPLE[0] < extent * factor < _PEOPLE[1]
+        bad = _SIDES_OF_PEOPLE[0] < extent * factor < _SIDES_OF_PEOPLE[1]
         return (red if bad else amber)("units", f"{message}.", cure)
-    inner, outer = (low < extent < high for low, high in (_PEOPLE, _ANYTHING))
+    inner, outer = (
+        low < extent < high for low, high in (_SIDES_OF_PEOPLE, _SIDES_OF_ANIMALS)
+    )
     cure = (
         "See that the affines are in millimetres; for heads of people they are not, or "
         "the voxel sizes are wrong."
@@ -186,7 +192,7 @@ def _usual_size(headers, extent):
     return green("units", f"{message}, and none is of another unit.")
 
 
-def places(headers: Sequence[Header]) -> tuple[Finding, list[int]]:
+def check_places(headers: Sequence[Header]) -> tuple[Finding, list[int]]:
     """Find volumes that lie far from the others."""
     low, high = (
         np.array([getattr(h, end) for h in headers]) for end in ("low", "high")
@@ -197,7 +203,7 @@ def places(headers: Sequence[Header]) -> tuple[Finding, list[int]]:
     usual = centres[away.argmin()]
     # Boxes that don't even reach over the common centre have nothing in common.
     apart = (np.abs(centres - usual) > sides / 2).any(axis=1)
-    bad = np.flatnonzero(apart).tolist() if len(headers) >= FEWEST else []
+    bad = np.flatnonzero(apart).tolist() if len(headers) >= MIN_VOLUMES else []
     middle = " x ".join(f"{mm:.0f}" for mm in np.median(sides, axis=0))
     if not bad:
         return green("places", f"The volumes overlap; most are {middle} mm."), []
@@ -215,7 +221,7 @@ def places(headers: Sequence[Header]) -> tuple[Finding, list[int]]:
     )
 
 
-def sizes(headers: Sequence[Header]) -> Finding:
+def check_sizes(headers: Sequence[Header]) -> Finding:
     """Compare voxel sizes and shapes."""
     widest = np.array([header.sizes.max() for header in headers])
     thick = widest / np.array([header.sizes.min() for header in headers])
@@ -244,7 +250,7 @@ def _range(values):
     return low if low == high else f"{low} to {high}"
 
 
-def axes(headers: Sequence[Header]) -> Finding:
+def check_axes(headers: Sequence[Header]) -> Finding:
     """Tell which orientations headers claim, and whether they contradict themselves."""
     counts = Counter(header.axes for header in headers).most_common()
     message = f"Axes of the files: {', '.join(f'{a} ({n})' for a, n in counts)}."

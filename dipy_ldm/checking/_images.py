@@ -8,7 +8,7 @@ from dipy_ldm.checking._pictures import Gallery
 from dipy_ldm.checking._reading import Material
 
 
-def look_at(material: Material, verbose: bool = False) -> list[Finding]:
+def check_images(material: Material, verbose: bool = False) -> list[Finding]:
     """Look at every image."""
     brightness = outliers.measure_brightness(material.images, verbose)
     if material.affine is None:
@@ -17,12 +17,12 @@ def look_at(material: Material, verbose: bool = False) -> list[Finding]:
     names, subjects = material.names, material.subjects
     show = Gallery(material.images, material.affine, _usual(small))
     return [
-        outliers.grid(brightness, material.affine),
-        outliers.background(brightness, of_volumes=True),
-        likeness.orientation(small, names, show),
-        likeness.doubled(small, names, subjects, show),
-        outliers.intensities(brightness, names, show),
-        outliers.shapes(small, names, show),
+        outliers.check_grid(brightness, material.affine),
+        outliers.check_background(brightness, of_volumes=True),
+        likeness.check_orientation(small, names, show),
+        likeness.check_duplicates(small, names, subjects, show),
+        outliers.check_intensities(brightness, names, show),
+        outliers.check_shapes(small, names, show),
     ]
 
 
@@ -38,9 +38,9 @@ def _of_images(material, brightness):
     usual = int(np.abs(scores).max(axis=1).argmin())
     show = Gallery(material.images, None, usual)
     return [
-        outliers.grid(brightness, None),
-        outliers.intensities(brightness, material.names, show),
-        outliers.equal_images(material.images, material.names),
+        outliers.check_grid(brightness, None),
+        outliers.check_intensities(brightness, material.names, show),
+        outliers.check_equal_images(material.images, material.names),
     ]
 
 

@@ -19,16 +19,16 @@ from dipy_ldm.checking._findings import (
     robust_scores,
 )
 from dipy_ldm.checking._headers import too_few
-from dipy_ldm.checking._similarity import FEWEST, unit_vectors
+from dipy_ldm.checking._similarity import MIN_VOLUMES, unit_vectors
 
 # Standard deviations. Of 200 virtual brains the farthest lies 3 of them out.
-_FAR = 7.0
+_OUTLIER_SCORE = 7.0
 # How many of the farthest are shown.
-_SHOWN = 3
+_MIN_SHOWN = 3
 # A background that is brighter than this, between the darkest and the brightest.
-_BRIGHT = 0.1
+_BRIGHT_BACKGROUND = 0.1
 # Of the grid, what holds all that any image shows: with less, most of it is empty.
-_FULL = 0.35
+_MIN_GRID_SHARE = 0.35
 _QUANTILES = 0.05, 0.25, 0.5, 0.75, 0.95
 
 
@@ -106,7 +106,7 @@ def _edge(image):
     return np.concatenate([end.ravel() for end in ends])
 
 
-def intensities(
+def check_intensities(
     brightness: Brightness, names: Sequence[str], show: Callable
 ) -> Finding:
     """Find images of unusual brightness."""
@@ -148,10 +148,10 @@ def _extent(mask):
     return [math.log(len(places)), *places.std(axis=0)]
 
 
-def shapes(small: np.ndarray, names: Sequence[str], show: Callable) -> Finding:
+def check_shapes(small: np.ndarray, names: Sequence[str], show: Callable) -> Finding:
     """Find volumes of unusual size or shape."""
-    if len(small) < FEWEST:
-        return too_few("shapes", len(small), FEWEST)
+    if len(small) < MIN_VOLUMES:
+        return too_few("shapes", len(small), MIN_VOLUMES)
     return _judge(
         "shapes",
         robust_scores(measure_shape(small), _LEAST_SHAPE),
@@ -165,12 +165,12 @@ def shapes(small: np.ndarray, names: Sequence[str], show: Callable) -> Finding:
 
 def _judge(title, scores, figures, names, show, cure):
     """Tell of those that lie far out in some figure, and show the farthest."""
-    if len(scores) < FEWEST:
-        return too_few(title, len(scores), FEWEST)
+    if len(scores) < MIN_VOLUMES:
+        return too_few(title, len(scores), MIN_VOLUMES)
     far = np.abs(scores).max(axis=1)
     order = np.argsort(-far)
-    bad = [int(i) for i in order if far[i] > _FAR]
-    shown = [int(i) for i in order[: max(_SHOWN, min(len(bad), 8))]]
+    bad = [int(i) for i in order if far[i] > _OUTLIER_SCORE]
+    shown = [int(i) for i in order[: max(_MIN_SHOWN, min(len(bad), 8))]]
     table: list[tuple] = [("image", "farthest out in", "standard deviations (robust)")]
     for i in shown:
         place = np.abs(scores[i]).argmax()
@@ -178,7 +178,7 @@ def _judge(title, scores, figures, names, show, cure):
     further: dict[str, Any] = {"table": table}
     further["pictures"] = show(shown[:4], "The farthest out; the last is a usual one")
     if not bad:
-        message = f"None lies {_FAR:g} robust standard deviations from most."
+        message = f"None lies {_OUTLIER_SCORE:g} robust standard deviations from most."
         return green(title, message, **further)
     message = f"{counted(len(bad), 'image')} far from most: "
     return amber(
@@ -186,10 +186,10 @@ def _judge(title, scores, figures, names, show, cure):
     )
 
 
-def background(brightness: Brightness, of_volumes: bool) -> Finding:
+def check_background(brightness: Brightness, of_volumes: bool) -> Finding:
     """Say whether what surrounds the content is dark, as it should be."""
     level = float(np.median(brightness.figures[:, -1]))
-    if level <= _BRIGHT or not of_volumes:
+    if level <= _BRIGHT_BACKGROUND or not of_volumes:
         return green(
             "background", f"The edge of a usual image has a level of {level:.2g}."
         )
@@ -201,7 +201,7 @@ def background(brightness: Brightness, of_volumes: bool) -> Finding:
     )
 
 
-def grid(brightness: Brightness, affine: np.ndarray | None) -> Finding:
+def check_grid(brightness: Brightness, affine: np.ndarray | None) -> Finding:
     """Say how large the grid is, and how much of it is used."""
     space = brightness.most.shape
     message = (
@@ -215,7 +215,7 @@ def grid(brightness: Brightness, affine: np.ndarray | None) -> Finding:
     message += (
         f"; what any image shows takes {' x '.join(map(str, used))} ({share:.0%})."
     )
-    if share >= _FULL:
+    if share >= _MIN_GRID_SHARE:
         return green("grid", message)
     cure = f"Crop the rest away with --shape {' '.join(str(n + 2) for n in used)}."
     if affine is None:
@@ -225,13 +225,15 @@ def grid(brightness: Brightness, affine: np.ndarray | None) -> Finding:
 
 def _used(most):
     """Return the sides of the box that holds all that is brighter than the edge."""
-    places = np.argwhere(most > max(_BRIGHT, float(most.min()) + _BRIGHT))
+    places = np.argwhere(
+        most > max(_BRIGHT_BACKGROUND, float(most.min()) + _BRIGHT_BACKGROUND)
+    )
     if not len(places):
         return most.shape
     return tuple(map(int, np.ptp(places, axis=0) + 1))
 
 
-def equal_images(images: np.ndarray, names: Sequence[str]) -> Finding:
+def check_equal_images(images: np.ndarray, names: Sequence[str]) -> Finding:
     """Find images that are there twice, to the bit.
 
     Shapes: images ``(n, *space, channels)``.

@@ -8,7 +8,7 @@ from dipy_ldm import plots
 from dipy_ldm.checking._findings import Picture
 
 # Images are enlarged to about so many pixels on a page.
-_LEAST = 90
+_MIN_PIXELS = 90
 
 
 def flat(images: np.ndarray, affine: np.ndarray | None) -> np.ndarray:
@@ -18,7 +18,7 @@ def flat(images: np.ndarray, affine: np.ndarray | None) -> np.ndarray:
     """
     images = np.asarray(images, "float32")
     images = images if affine is None else plots.planes(images, affine)
-    times = max(1, round(_LEAST / images.shape[1]))
+    times = max(1, round(_MIN_PIXELS / images.shape[1]))
     return images.repeat(times, axis=1).repeat(times, axis=2)
 
 
@@ -43,7 +43,7 @@ class Gallery:
         return 5 if self.affine is None else 1
 
 
-def reconstructed(
+def show_reconstructions(
     images: np.ndarray, reconstructions: np.ndarray, affine: np.ndarray | None
 ) -> np.ndarray:
     """Show images, and their reconstructions below.

@@ -22,17 +22,17 @@ from dipy_ldm.training import Training
 _TIGHT = 0.8
 # Pieces that are drawn; one whose voxels all are darker than this shows nothing, and
 # with more such pieces than that share most of the time is spent on nothing.
-_PIECES, _DARK, _EMPTY = 64, 0.05, 0.5
+_N_PATCHES, _DARK, _EMPTY = 64, 0.05, 0.5
 # Signal rate at the end of a schedule. The usual betas end with 0.006 after 1,000
 # steps, and with 0.08 after 500, where volumes stay noise.
-_SIGNAL = 0.05
+_MAX_END_SIGNAL = 0.05
 # Of 20 volumes four fifths of the samples were copies, by a denoiser of 5,000 steps
 # (doc/decisions/0028-judging.md); the guide's 200 are learnt without.
 _FEW_SUBJECTS, _ENOUGH_SUBJECTS = 20, 200
 _STAGES = {"autoencoder": "The autoencoder", "diffusion": "The diffusion model"}
 
 
-def settled(recipe: Any, rank: int) -> tuple[Training, Training]:
+def settle(recipe: Any, rank: int) -> tuple[Training, Training]:
     """Choose precision, devices and learning rates of both stages."""
     return (
         Training(**recipe.of_vqvae).settled(rank, rates=autoencoder.RATES),
@@ -40,7 +40,7 @@ def settled(recipe: Any, rank: int) -> tuple[Training, Training]:
     )
 
 
-def people(cohort: Any) -> Finding:
+def check_subjects(cohort: Any) -> Finding:
     """Say how many subjects the images are of; red where they would be copied."""
     n = len(set(cohort.subjects) if cohort.subjects else cohort.images)
     message = f"{counted(len(cohort.images), 'image')} of {counted(n, 'subject')}"
@@ -56,7 +56,7 @@ def people(cohort: Any) -> Finding:
     return red("subjects", message, cure)
 
 
-def parts(cohort: Any, share: float, seed: int, batch_size: int) -> Finding:
+def check_split(cohort: Any, share: float, seed: int, batch_size: int) -> Finding:
     """Say how many images are learnt from, and how many are held out."""
     try:
         train, held_out = split(cohort, share, seed, batch_size)
@@ -85,7 +85,7 @@ def _sentence(words):
     return words[:1].upper() + words[1:]
 
 
-def device(trainings: Sequence[Training]) -> Finding:
+def check_device(trainings: Sequence[Training]) -> Finding:
     """Say on what is trained."""
     strategy = trainings[0].strategy
     gpus = _backend.gpu_capabilities(strategy)
@@ -100,13 +100,13 @@ def device(trainings: Sequence[Training]) -> Finding:
     return green("device", f"Training is on {message}.")
 
 
-def precision(trainings: Sequence[Training]) -> Finding:
+def check_precision(trainings: Sequence[Training]) -> Finding:
     """Say in what is computed, and why."""
     chosen: Any = trainings[0].precision
     return green("precision", f"{chosen.name}: {chosen.reason}.")
 
 
-def memory(
+def check_memory(
     recipe: Any,
     trainings: Sequence[Training],
     shape: tuple[int, ...],
@@ -149,7 +149,7 @@ def judge_memory(needed: dict[str, float], free: float) -> Finding:
     return green("memory", message, table=table)
 
 
-def pieces(
+def check_patches(
     images: np.ndarray, patch: int | Sequence[int] | None, factor: int
 ) -> Finding:
     """Say from what pieces the autoencoder learns, and how many of them are empty.
@@ -162,11 +162,11 @@ def pieces(
     if all(n >= most for n, most in zip(size, space)):
         return green("patch", f"Whole images ({side}, with what is padded).")
     rng = np.random.default_rng(0)
-    rows = np.sort(rng.integers(0, len(images), _PIECES))
+    rows = np.sort(rng.integers(0, len(images), _N_PATCHES))
     slack = np.maximum(np.subtract(space, size), 0)
-    corners = rng.integers(0, slack + 1, (_PIECES, len(size)))
+    corners = rng.integers(0, slack + 1, (_N_PATCHES, len(size)))
     drawn = read_windows(images, rows.tolist(), corners, size)
-    empty = float(np.mean(drawn.reshape(_PIECES, -1).max(axis=1) < _DARK))
+    empty = float(np.mean(drawn.reshape(_N_PATCHES, -1).max(axis=1) < _DARK))
     message = (
         f"Pieces of {side} of {' x '.join(map(str, space))}; {empty:.0%} are empty."
     )
@@ -179,7 +179,7 @@ def pieces(
     return green("patch", message)
 
 
-def schedule(name: str) -> Finding:
+def check_schedule(name: str) -> Finding:
     """Say how much of an image is left at the end of a schedule.
 
     Sampling starts from pure noise; where training has never seen it, coarse shapes are
@@ -191,7 +191,7 @@ def schedule(name: str) -> Finding:
         f"The schedule {name} ends with a signal rate of {alpha:.2g} (signal-to-noise "
         f"ratio {ratio:.1g})"
     )
-    if alpha > _SIGNAL:
+    if alpha > _MAX_END_SIGNAL:
         return red(
             "end of the schedule",
             f"{message}: sampling would start from noise that training has never seen.",

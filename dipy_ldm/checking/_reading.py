@@ -16,7 +16,7 @@ from dipy_ldm.data._grid import choose_grid
 from dipy_ldm.data._headers import read_headers
 from dipy_ldm.data._pairing import Task, pair_masks, with_masks
 from dipy_ldm.data._paths import expand, find_volumes, listed_rows
-from dipy_ldm.data._plan import arrange
+from dipy_ldm.data._plan import make_plan
 from dipy_ldm.data._preprocessing import conform_task
 from dipy_ldm.data.volumes import conform_volumes
 
@@ -57,16 +57,19 @@ def read_volumes(
     with _quietly():
         infos, complaints = read_headers(files, channels)
         if not infos:
-            return [headers.whole(list(complaints.values()), len(files))], None
-        header_findings, kept = _compare(infos, verbose)
+            return [headers.check_files(list(complaints.values()), len(files))], None
+        header_findings, kept = _check_headers(infos, verbose)
         masked, kept = _with_masks(files, kept, mask_files)
         if not kept:
-            return [headers.whole(list(complaints.values()), len(files)), *masked], None
+            return [
+                headers.check_files(list(complaints.values()), len(files)),
+                *masked,
+            ], None
         grid = choose_grid([task.info for task in kept], voxel_size, shape)
-        plan = arrange(kept, grid, listed_rows(paths), skip_bad=True, shuffle=True)
-        volumes, bad = _conform(plan, cache_dir, cache_limit, verbose)
+        plan = make_plan(kept, grid, listed_rows(paths), skip_bad=True, shuffle=True)
+        volumes, bad = _check_voxels(plan, cache_dir, cache_limit, verbose)
     sentences = [*complaints.values(), *bad]
-    findings = [headers.whole(sentences, len(files)), *header_findings, *masked]
+    findings = [headers.check_files(sentences, len(files)), *header_findings, *masked]
     if volumes is None:
         return findings, None
     return findings, _material(plan, volumes)
@@ -87,14 +90,14 @@ def _no_warning(record):
     return record.levelno < logging.WARNING
 
 
-def _compare(infos, verbose):
+def _check_headers(infos, verbose):
     """Compare headers, and leave out what would spoil the grid."""
-    heads = headers.read(infos, verbose)
-    units, bad = headers.units(heads)
+    heads = headers.describe_headers(infos, verbose)
+    units, bad = headers.check_units(heads)
     infos, heads = _without(infos, bad), _without(heads, bad)
-    places, bad = headers.places(heads)
+    places, bad = headers.check_places(heads)
     infos, heads = _without(infos, bad), _without(heads, bad)
-    return [units, places, headers.sizes(heads), headers.axes(heads)], infos
+    return [units, places, headers.check_sizes(heads), headers.check_axes(heads)], infos
 
 
 def _without(items, bad):
@@ -122,7 +125,7 @@ def _with_masks(files, infos, mask_files):
         return [finding], []
 
 
-def _conform(plan, cache_dir, cache_limit, verbose):
+def _check_voxels(plan, cache_dir, cache_limit, verbose):
     """Read all voxels; a sentence on each volume that is bad."""
     try:
         volumes = conform_volumes(plan, cache_dir, cache_limit, verbose=verbose)

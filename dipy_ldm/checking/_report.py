@@ -14,7 +14,9 @@ _MEANINGS = {
 }
 
 
-def page(input_files: Sequence[str], findings: Mapping[str, Sequence[Finding]]) -> str:
+def write_page(
+    input_files: Sequence[str], findings: Mapping[str, Sequence[Finding]]
+) -> str:
     """Write the page."""
     every = [finding for group in findings.values() for finding in group]
     counts = ", ".join(
@@ -56,7 +58,7 @@ def _part(finding):
     return html.part(finding.title, *pieces)
 
 
-def in_short(findings: Mapping[str, Sequence[Finding]]) -> list[str]:
+def summarise_findings(findings: Mapping[str, Sequence[Finding]]) -> list[str]:
     """Write what is wrong and how to mend it, and name the rest."""
     every = [finding for group in findings.values() for finding in group]
     lines = []

@@ -19,7 +19,7 @@ from dipy_ldm.data._grid import Grid, conform
 # Voxels along a side of a cube: enough to tell front from back.
 _SIDE = 20
 # With fewer volumes, their median is not that of most.
-FEWEST = 6
+MIN_VOLUMES = 6
 # By how much a turned median must be more like a volume than the median as it is. Of
 # 200 virtual brains none comes nearer than -0.058, and with axes swapped all come to
 # 0.049 and more; mirrored left to right they come to 0.001, which can't be told.
@@ -107,7 +107,7 @@ def unit_vectors(arrays: np.ndarray) -> np.ndarray:
     return rows / np.where(lengths > 0, lengths, 1)
 
 
-def turned(small: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def compare_views(small: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Compare cubes with their median, turned in all 48 ways.
 
     Shapes: margins ``(n,)``.
@@ -121,12 +121,14 @@ def turned(small: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return correlations[np.arange(len(correlations)), best] - correlations[:, 0], best
 
 
-def orientation(small: np.ndarray, names: Sequence[str], show: Callable) -> Finding:
+def check_orientation(
+    small: np.ndarray, names: Sequence[str], show: Callable
+) -> Finding:
     """Find volumes whose content does not lie as their headers say."""
     title = "orientation of what is seen"
-    if len(small) < FEWEST:
-        return too_few(title, len(small), FEWEST)
-    margins, best = turned(small)
+    if len(small) < MIN_VOLUMES:
+        return too_few(title, len(small), MIN_VOLUMES)
+    margins, best = compare_views(small)
     bad = np.flatnonzero(margins > _TURNED)
     bad = bad[np.argsort(-margins[bad])].tolist()
     if not bad:
@@ -147,14 +149,14 @@ def orientation(small: np.ndarray, names: Sequence[str], show: Callable) -> Find
     )
 
 
-def doubled(
+def check_duplicates(
     small: np.ndarray, names: Sequence[str], subjects: Sequence, show: Callable
 ) -> Finding:
     """Find volumes that are there twice, also on another grid or with other noise."""
     title = "doubled subjects"
-    if len(small) < FEWEST:
-        return too_few(title, len(small), FEWEST)
-    twins = pairs(small)
+    if len(small) < MIN_VOLUMES:
+        return too_few(title, len(small), MIN_VOLUMES)
+    twins = find_twins(small)
     if not twins:
         return green(title, "No two volumes are equal, or nearly so.")
     rows = [(f"{names[i]} and {names[j]}", alike) for i, j, alike in twins]
@@ -176,7 +178,7 @@ def doubled(
     return finding
 
 
-def pairs(small: np.ndarray) -> list[tuple[int, int, float]]:
+def find_twins(small: np.ndarray) -> list[tuple[int, int, float]]:
     """Find pairs that are alike, and differ from the median of all in the same way.
 
     At any brightness.

@@ -17,7 +17,7 @@ from dipy_ldm.data._patches import read_windows, scaled_to
 
 # Images whose voxels inside of masks are counted, at most: by then their share is known
 # to a few hundredths.
-_COUNTED = 64
+_MAX_IMAGES_COUNTED = 64
 
 
 class Augmentation(NamedTuple):
@@ -105,7 +105,9 @@ def _mean_weight(images, masks, bounds, background, covers):
     if background == 1:
         return 1.0
     shares = []
-    for i in np.unique(np.linspace(0, len(images) - 1, _COUNTED).astype(int)):
+    for i in np.unique(
+        np.linspace(0, len(images) - 1, _MAX_IMAGES_COUNTED).astype(int)
+    ):
         inside = scaled_to(images[i], bounds) > 0 if masks is None else masks[i] > 0
         share = inside.any(-1)
         for cover in reversed(covers):

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 # Of two-dimensional images: three of colours, and transparency.
 _MAX_USUAL_CHANNELS = 4
 # Values that are looked at together.
-_AT_ONCE = 2**17
+_CHUNK_VALUES = 2**17
 # Share of an image that may lie outside of a model's range, and how far beyond it, in
 # widths of the range, values may lie without being counted: noise and interpolation do.
 _MAX_SHARE_OUTSIDE, _MARGIN = 0.01, 0.25
@@ -99,7 +99,7 @@ def _look(images, name, verbose):
     total, square = np.zeros(images.shape[1:]), 0.0
     low, high, bad = np.inf, -np.inf, []
     # Small ones together: each call of numpy has a price of its own.
-    together = max(1, _AT_ONCE // total.size)
+    together = max(1, _CHUNK_VALUES // total.size)
     with tqdm(total=len(images), desc="survey", disable=not verbose) as progress:
         for first in range(0, len(images), together):
             chunk = np.ascontiguousarray(images[first : first + together], "float32")

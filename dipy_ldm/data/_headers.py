@@ -55,7 +55,7 @@ def check_headers(
     Shapes: infos ``(x, y, z)``.
     """
     infos, complaints = read_headers(files, channels)
-    refuse(complaints, len(infos), skip_bad)
+    refuse_files(complaints, len(infos), skip_bad)
     unsure = [str(info.file) for info in infos if not info.oriented]
     if unsure:
         logger.warning(
@@ -74,13 +74,13 @@ def read_headers(
     infos, complaints = [], {}
     for file in files:
         try:
-            infos.append(inspect(file, channels))
+            infos.append(read_header(file, channels))
         except InputError as error:
             complaints[file] = str(error)
     return _with_equal_channels(infos, complaints), complaints
 
 
-def refuse(complaints: Mapping[Any, str], n_good: int, skip_bad: bool) -> None:
+def refuse_files(complaints: Mapping[Any, str], n_good: int, skip_bad: bool) -> None:
     """Report on bad files, as an error or, if they are to be skipped, as a warning."""
     report = "\n".join(complaints.values())
     if complaints and not n_good:
@@ -97,13 +97,13 @@ def refuse(complaints: Mapping[Any, str], n_good: int, skip_bad: bool) -> None:
 def is_whole(file: Path) -> bool:
     """Say whether a volume is there, as far as its header and size tell."""
     try:
-        inspect(file, channels=True)
+        read_header(file, channels=True)
     except InputError:
         return False
     return True
 
 
-def inspect(file: str | Path, channels: bool) -> VolumeInfo:
+def read_header(file: str | Path, channels: bool) -> VolumeInfo:
     """Check what a header tells."""
     image = _load(file)
     shape, n_channels = _axes(file, image.shape)

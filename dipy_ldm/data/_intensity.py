@@ -18,7 +18,7 @@ class Intensities(NamedTuple):
     high: np.ndarray
 
 
-def measure(data: np.ndarray) -> Intensities:
+def measure_range(data: np.ndarray) -> Intensities:
     """Find the robust range of a volume, channel by channel.
 
     The highest value is the 99.5th percentile of all voxels that are not 0. The lowest
@@ -42,7 +42,7 @@ def _range(channel):
     return low, high if high > low else low + 1
 
 
-def scale(data: np.ndarray, intensities: Intensities) -> np.ndarray:
+def scale_intensities(data: np.ndarray, intensities: Intensities) -> np.ndarray:
     """Bring a volume's intensities to [0, 1]; what lies beyond is clipped.
 
     Shapes: data ``(x, y, z, channels)``.
@@ -75,7 +75,7 @@ def _is_flattened(channel, scaled):
     return any(group.min() != group.max() for group in groups)
 
 
-def unscale(data: np.ndarray, intensities: Intensities) -> np.ndarray:
+def unscale_intensities(data: np.ndarray, intensities: Intensities) -> np.ndarray:
     """Bring intensities of [0, 1] back to a volume's own range.
 
     Shapes: data ``(x, y, z, channels)``.

@@ -18,15 +18,15 @@ from dipy_ldm._utils.files import flush, replacing
 from dipy_ldm.data._headers import (
     UNREADABLE,
     cut_off,
-    inspect,
     is_compressed,
+    read_header,
     too_large,
 )
 
 # The field has 80 bytes, and some readers look for a zero at the end.
 _DESCRIPTION_BYTES = 79
 # Nothing that is measured is so large, and twice as much fits into float32.
-_MOST = 1e37
+_MAX_VALUE = 1e37
 DTYPES = {
     name: np.dtype(name)
     for name in ("float32", "float64", "uint8", "int8", "uint16", "int16", "int32")
@@ -63,18 +63,18 @@ def read_mask(file: str | Path) -> np.ndarray:
 
 
 def _read(file, channels):
-    info = inspect(file, channels)
+    info = read_header(file, channels)
     data = _voxels(file).reshape(*info.shape, info.channels)
     bad = data.size - np.count_nonzero(np.isfinite(data))
     if bad:
         raise InputError(
             f"{file} has NaN or infinite values in {bad} voxels; replace them."
         )
-    extreme = np.count_nonzero(np.abs(data) > _MOST)
+    extreme = np.count_nonzero(np.abs(data) > _MAX_VALUE)
     if extreme:
         raise InputError(
-            f"{file} has values beyond {_MOST:g} in {extreme} voxels, as if to mark "
-            "missing ones; replace them, by 0 say."
+            f"{file} has values beyond {_MAX_VALUE:g} in {extreme} voxels, as if to "
+            "mark missing ones; replace them, by 0 say."
         )
     return data, info.affine
 

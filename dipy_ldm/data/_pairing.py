@@ -9,12 +9,12 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import listed
 from dipy_ldm.data._entities import entity
 from dipy_ldm.data._grid import same_grid
-from dipy_ldm.data._headers import VolumeInfo, check_headers, refuse
+from dipy_ldm.data._headers import VolumeInfo, check_headers, refuse_files
 
 logger = logging.getLogger("dipy_ldm")
 
 # Pairs that are shown.
-_SHOWN = 3
+_MAX_PAIRS_SHOWN = 3
 
 
 class Task(NamedTuple):
@@ -48,7 +48,7 @@ def with_masks(
                 f"the mask {mask.file} has another grid (shape or affine) than its "
                 f"volume {info.file}; resample it to that of the volume."
             )
-    refuse(complaints, len(pairs), skip_bad)
+    refuse_files(complaints, len(pairs), skip_bad)
     if not pairs:
         raise InputError("no good volume has a good mask; mend those named above.")
     return pairs
@@ -63,7 +63,7 @@ def with_sources(
     skip_bad: bool,
 ) -> list[Task]:
     """Give each good volume its source; without a good source it is no longer good."""
-    source_of = pair(files, sources)
+    source_of = pair_sources(files, sources)
     used = list(dict.fromkeys(source_of.values()))
     infos, _ = check_headers(used, channels, skip_bad)
     info_of = {info.file: info for info in infos}
@@ -77,7 +77,7 @@ def with_sources(
     return pairs
 
 
-def pair(files: Sequence[Path], sources: Sequence[Path]) -> dict[Path, Path]:
+def pair_sources(files: Sequence[Path], sources: Sequence[Path]) -> dict[Path, Path]:
     """Find the source of each file, by subject and session or else by order."""
     named = all(entity(file, "sub") for file in [*files, *sources])
     return _by_name(files, sources) if named else _by_order(files, sources)
@@ -109,7 +109,7 @@ def _contradict(file, other):
 
 
 def _log_pairs(pairs, partners, kind, how):
-    shown = "; ".join(f"{a} with {b}" for a, b in [*pairs.items()][:_SHOWN])
+    shown = "; ".join(f"{a} with {b}" for a, b in [*pairs.items()][:_MAX_PAIRS_SHOWN])
     logger.info("%d pairs of volume and %s, by %s: %s", len(pairs), kind, how, shown)
     if unused := len(set(partners) - set(pairs.values())):
         logger.info("%d %ss belong to no volume, and are left out.", unused, kind)

@@ -55,7 +55,7 @@ class Plan(NamedTuple):
         return self.grid.affine
 
 
-def arrange(tasks, grid, listed, *, skip_bad=False, shuffle=False, labels=False):
+def make_plan(tasks, grid, listed, *, skip_bad=False, shuffle=False, labels=False):
     """Put volumes whose headers were read in the order of a plan."""
     subjects = find_subjects([task.info.file for task in tasks], listed)
     order = draw_order(subjects, seed=0) if shuffle else range(len(tasks))

@@ -58,8 +58,8 @@ def conform_voxels(
 
     Shapes: data ``(x, y, z, channels)``, image ``(*grid.shape, channels)``.
     """
-    intensities = intensity.measure(data)
-    scaled = intensity.scale(data, intensities)
+    intensities = intensity.measure_range(data)
+    scaled = intensity.scale_intensities(data, intensities)
     if intensity.is_flattened(data, scaled):
         raise InputError(
             f"{file} has values from {data.min():g} to {data.max():g} that can't be "
@@ -87,7 +87,7 @@ def restore_file(image: np.ndarray, origin: Origin) -> np.ndarray:
 
     Shapes: image ``(*grid.shape, channels)``, result ``(x, y, z, channels)``.
     """
-    data = intensity.unscale(image, origin.intensities)
+    data = intensity.unscale_intensities(image, origin.intensities)
     shape = origin.data.shape[:3]
     return restore(data, origin.grid, origin.affine, shape, origin.data)
 

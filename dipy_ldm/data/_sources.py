@@ -16,9 +16,9 @@ from dipy_ldm.conditions import UNSPECIFIED
 from dipy_ldm.data._checks import check_range, check_trainable, survey
 
 # More different whole numbers than these are no labels.
-_MOST_LABELS = 256
+_MAX_LABELS = 256
 # Up to this one, there is a count of each number.
-_MOST_COUNTED = 2**20
+_MAX_COUNTED_LABEL = 2**20
 
 
 class Source(NamedTuple):
@@ -140,9 +140,9 @@ def _labels(images):
     labels: set[int] = set()
     for image in images:
         labels |= _distinct(image)
-        if len(labels) > _MOST_LABELS:
+        if len(labels) > _MAX_LABELS:
             raise InputError(
-                f"source has more than {_MOST_LABELS} different whole numbers, too "
+                f"source has more than {_MAX_LABELS} different whole numbers, too "
                 "many for labels; give intensities as float32."
             )
     return sorted(labels)
@@ -152,7 +152,7 @@ def _distinct(image):
     """Find the numbers of a segmentation; to count is far faster than to sort."""
     if image.dtype.kind in "ub" or image.min() >= 0:
         whole = image.astype("int64", casting="unsafe").ravel()
-        if (whole == image.ravel()).all() and whole.max() < _MOST_COUNTED:
+        if (whole == image.ravel()).all() and whole.max() < _MAX_COUNTED_LABEL:
             return set(np.flatnonzero(np.bincount(whole)).tolist())
     return set(np.unique(image).tolist())
 

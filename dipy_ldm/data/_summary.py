@@ -10,9 +10,9 @@ from dipy_ldm.data._cells import as_text
 from dipy_ldm.data._covariates import Covariates
 
 # More classes than these are not shown one by one.
-_MOST_CLASSES = 20
+_MAX_CLASSES_SHOWN = 20
 # Whole numbers, so few of them: they may be codes of classes.
-_MOST_CODES = 10
+_MAX_CODES = 10
 
 
 def as_covariates(
@@ -71,7 +71,7 @@ def _classes(values, meanings):
     counts = Counter(values).most_common()
     shown = [
         f"{level} {count}" + (f" ({meanings[level]})" if meanings.get(level) else "")
-        for level, count in counts[:_MOST_CLASSES]
+        for level, count in counts[:_MAX_CLASSES_SHOWN]
     ]
     more = len(counts) - len(shown)
     return ", ".join(shown + ([f"and {more} further classes"] if more else []))
@@ -99,7 +99,7 @@ def _hints(covariates):
 
 
 def _may_be_codes(name, kinds, covariates):
-    few = len(kinds) <= min(_MOST_CODES, len(covariates.subjects) // 3)
+    few = len(kinds) <= min(_MAX_CODES, len(covariates.subjects) // 3)
     return few and name not in covariates.units and all(v % 1 == 0 for v in kinds)
 
 
@@ -146,6 +146,6 @@ def _name_or_count(items: Sequence, noun: str) -> str:
 
 
 def _list(names):
-    shown = ", ".join(names[:_MOST_CLASSES])
-    more = len(names) - _MOST_CLASSES
+    shown = ", ".join(names[:_MAX_CLASSES_SHOWN])
+    more = len(names) - _MAX_CLASSES_SHOWN
     return f"{shown} and {more} more" if more > 0 else shown

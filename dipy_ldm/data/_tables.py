@@ -16,7 +16,7 @@ _INHERITING = ("scans", "sessions")
 _DECIMAL_COMMA = re.compile(r"([+-]?\d+),(\d+)")
 # How spreadsheets declare what stands between columns, in the first line.
 _DECLARED = re.compile(r'"?sep=([;,\t])"?')
-_MOST_COMPLAINTS = 50
+_MAX_COMPLAINTS = 50
 
 
 class Row(NamedTuple):
@@ -156,7 +156,7 @@ def refuse_rows(complaints: Iterable[str], cure: str) -> None:
     all_of_them = list(dict.fromkeys(complaints))
     if not all_of_them:
         return
-    shown = all_of_them[:_MOST_COMPLAINTS]
+    shown = all_of_them[:_MAX_COMPLAINTS]
     more = len(all_of_them) - len(shown)
     report = "\n".join([*shown, *([f"and {more} more"] if more else [])])
     raise InputError(f"{report}\n{cure[0].upper()}{cure[1:]}.")

@@ -12,9 +12,9 @@ from dipy_ldm._utils.values import SUBJECT_COLUMNS, Table, columns_of, listed
 logger = logging.getLogger("dipy_ldm")
 
 
-def in_order(*tables: tuple[Any, Any]) -> list:
+def align_tables(*tables: tuple[Any, Any]) -> list:
     """Join each table with names of rows to the subjects beside it; others stay."""
-    joined = [join(table, subjects) for table, subjects in tables]
+    joined = [join_rows(table, subjects) for table, subjects in tables]
     return [
         table if rows is None else _with_units(table, rows)
         for (table, _), rows in zip(tables, joined)
@@ -27,7 +27,7 @@ def _with_units(table, rows):
     return rows
 
 
-def join(
+def join_rows(
     table: Any,
     subjects: Sequence | None,
     sessions: Sequence | None = None,
@@ -72,12 +72,15 @@ def _keys_of_subjects(table, columns, subjects, sessions):
             "give `subjects`, whose each image is, to join them, or drop the names if "
             "the rows are in the order of the images."
         )
-    rows: list[tuple] = [(_plain("sub", label),) for label in names]
-    images: list[tuple] = [(_plain("sub", label),) for label in subjects]
+    rows: list[tuple] = [(_without_prefix("sub", label),) for label in names]
+    images: list[tuple] = [(_without_prefix("sub", label),) for label in subjects]
     if sessions is not None and "session_id" in columns:
         own = columns.pop("session_id")
-        rows = [(*key, _plain("ses", label)) for key, label in zip(rows, own)]
-        images = [(*key, _plain("ses", label)) for key, label in zip(images, sessions)]
+        rows = [(*key, _without_prefix("ses", label)) for key, label in zip(rows, own)]
+        images = [
+            (*key, _without_prefix("ses", label))
+            for key, label in zip(images, sessions)
+        ]
     return rows, [[key] for key in images]
 
 
@@ -92,7 +95,7 @@ def _index_of(table):
     return names if named or all(isinstance(name, str) for name in names) else None
 
 
-def _plain(prefix, name):
+def _without_prefix(prefix, name):
     return str(name).strip().removeprefix(f"{prefix}-")
 
 

@@ -21,27 +21,27 @@ from dipy_ldm.data import _cache as cache
 from dipy_ldm.data._covariates import Covariates, coarsened, read_covariates
 from dipy_ldm.data._entities import choose_files, entity
 from dipy_ldm.data._grid import Grid, choose_grid
-from dipy_ldm.data._headers import check_headers, refuse
+from dipy_ldm.data._headers import check_headers, refuse_files
 from dipy_ldm.data._pairing import Task, pair_masks, with_masks, with_sources
 from dipy_ldm.data._paths import expand, find_volumes, listed_rows
-from dipy_ldm.data._plan import Plan, arrange
+from dipy_ldm.data._plan import Plan, make_plan
 from dipy_ldm.data._preprocessing import conform_task
 from dipy_ldm.data._row_writer import writing_rows
 from dipy_ldm.data._summary import summarise
 from dipy_ldm.data._table_rows import find_subjects
 from dipy_ldm.data._tables import Row
-from dipy_ldm.data.joining import join
+from dipy_ldm.data.joining import join_rows
 
 logger = logging.getLogger("dipy_ldm")
 
 # To be raised when the same files and settings give other numbers than before.
 _FORMAT = 1
 # Other errors of the system may pass, and are no reason to fill a folder anew.
-_MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+_MISSING_ERRORS = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 # Times to fill a folder that can't be read.
-_TRIALS = 2
+_MAX_ATTEMPTS = 2
 # Each works on a volume of its own, which takes memory: 0.4 GB for 256 x 256 x 256.
-_MOST_THREADS = 4
+_MAX_THREADS = 4
 
 
 class _Fields(NamedTuple):
@@ -122,7 +122,7 @@ class Volumes(_Fields):
     def _joined(self, names, table):
         """Bring columns of a table into the order of the volumes."""
         sessions = [entity(file, "ses") for file in self.files]
-        rows = join(table, self.subjects, sessions, self.files)
+        rows = join_rows(table, self.subjects, sessions, self.files)
         if not isinstance(rows, dict):
             raise InputError(
                 "nothing tells which volume a row of the table is of; give it a column "
@@ -284,7 +284,7 @@ def plan_volumes(
     if grid is None:
         grid = choose_grid([task.info for task in tasks], voxel_size, shape)
     how = {"skip_bad": skip_bad, "shuffle": shuffle, "labels": source_labels}
-    return arrange(tasks, grid, listed_rows(paths), **how)
+    return make_plan(tasks, grid, listed_rows(paths), **how)
 
 
 def conform_volumes(
@@ -319,7 +319,7 @@ def conform_volumes(
     new = 0 if volumes else _bytes(plan)
     removed = cache.make_room(root, limit * 1e9 - new, sizes)
     # Another process may find damaged what was only just filled, too.
-    for _ in range(_TRIALS):
+    for _ in range(_MAX_ATTEMPTS):
         if volumes is None:
             cache.discard(folder)
             _fill(folder, plan, verbose)
@@ -379,9 +379,9 @@ def _open(folder, plan):
         arrays = {name: _map(folder, name, len(kept), plan) for name in _arrays(plan)}
         if any(_is_good(plan.tasks[i], plan) for i in notes.get("unreadable", ())):
             return None
-    except (*_MISSING, ValueError, EOFError, LookupError, TypeError):
+    except (*_MISSING_ERRORS, ValueError, EOFError, LookupError, TypeError):
         return None
-    refuse(complaints, len(kept), plan.skip_bad)
+    refuse_files(complaints, len(kept), plan.skip_bad)
     masks, sources = arrays.get("masks"), arrays.get("sources")
     volumes = Volumes(arrays["images"], masks, plan.grid.affine, files, sources)
     volumes.listed = plan.listed
@@ -435,7 +435,7 @@ def _fill(folder, plan, verbose):
                 for append, array in zip(appends, arrays, strict=True):
                     append(array)
         if not kept:
-            refuse(complaints, 0, skip_bad=False)
+            refuse_files(complaints, 0, skip_bad=False)
         notes = {"kept": kept, "complaints": complaints, "unreadable": unreadable}
         (partial / cache.NOTES).write_text(json.dumps(notes), "utf-8")
 
@@ -461,7 +461,7 @@ def _arrays(plan):
 
 def _in_order(function, tasks):
     """Work on several tasks at once, but not far ahead: results take memory."""
-    threads = min(os.cpu_count() or 1, _MOST_THREADS)
+    threads = min(os.cpu_count() or 1, _MAX_THREADS)
     pool, waiting = ThreadPoolExecutor(threads), deque[Future]()
     try:
         for task in tasks:

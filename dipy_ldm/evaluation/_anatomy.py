@@ -14,10 +14,10 @@ from dipy_ldm.evaluation.features import shrunk
 from dipy_ldm.metrics import Interval, binomial, bootstrap
 
 # Of the brightest, above which a voxel counts as foreground.
-_FOREGROUND = 0.1
+_FOREGROUND_THRESHOLD = 0.1
 TISSUES = ("dark", "middle", "bright")
 # Tissues take seconds a volume: of so many, at so many voxels each.
-_VOLUMES, _VOXELS = 16, 64**3
+_MAX_TISSUE_VOLUMES, _MAX_TISSUE_VOXELS = 16, 64**3
 # Of the Markov random field, and its steps: the usual ones of DIPY's examples.
 _SMOOTHNESS, _STEPS = 0.1, 20
 
@@ -44,7 +44,7 @@ def foreground(volume: np.ndarray) -> np.ndarray:
     Shapes: volume ``(x, y, z, channels)``, result ``(x, y, z)``.
     """
     first = volume[..., 0]
-    return first > _FOREGROUND * max(np.quantile(first, 0.99), 1e-6)
+    return first > _FOREGROUND_THRESHOLD * max(np.quantile(first, 0.99), 1e-6)
 
 
 def symmetry(volume: np.ndarray) -> float:
@@ -73,7 +73,10 @@ def tissue_fractions(volumes: np.ndarray) -> np.ndarray:
 
     Shapes: volumes ``(n, x, y, z, channels)``, result ``(n, 3)``.
     """
-    fractions = [_fractions(shrunk(v[None], _VOXELS)[0]) for v in volumes[:_VOLUMES]]
+    fractions = [
+        _fractions(shrunk(v[None], _MAX_TISSUE_VOXELS)[0])
+        for v in volumes[:_MAX_TISSUE_VOLUMES]
+    ]
     return np.array([shares for shares in fractions if shares is not None]).reshape(
         -1, 3
     )
@@ -102,7 +105,7 @@ def _fractions(volume):
     return counts / counts.sum() if counts.sum() else None
 
 
-def compare(
+def compare_anatomy(
     measured: Mapping[str, npt.ArrayLike],
     real: Mapping[str, npt.ArrayLike],
     seed: int = 0,

@@ -9,17 +9,17 @@ import numpy as np
 from dipy_ldm import _serialization as persistence
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.evaluation._learned_features import Projection
-from dipy_ldm.evaluation._memorization import CLOSE, neighbours, separation
+from dipy_ldm.evaluation._memorization import COPY_RATIO, neighbours, separation
 from dipy_ldm.evaluation.evaluate import scaled
 from dipy_ldm.evaluation.features import voxels
 
 _KIND = "fingerprints"
 # Samples that are refused for each that is wanted, before there is no end to it.
-_MOST = 50
+_MAX_REFUSED_PER_SAMPLE = 50
 # Samples are refused that are nearer than this share of the held-out images.
 QUANTILE = 0.05
 # Numbers that are kept of the voxels, and what the sums are drawn from.
-_KEPT, _SEED = 64, 20261126
+_SKETCH_SIZE, _SEED = 64, 20261126
 
 
 def sketch(rows: np.ndarray) -> np.ndarray:
@@ -31,10 +31,12 @@ def sketch(rows: np.ndarray) -> np.ndarray:
     Shapes: rows ``(n, voxels)``, result ``(n, 64)``.
     """
     size = rows.shape[1]
-    if size <= _KEPT:
+    if size <= _SKETCH_SIZE:
         return rows
-    drawn = np.random.default_rng(_SEED).standard_normal((size, _KEPT), "float32")
-    return rows @ (drawn / np.float32(_KEPT**0.5))
+    drawn = np.random.default_rng(_SEED).standard_normal(
+        (size, _SKETCH_SIZE), "float32"
+    )
+    return rows @ (drawn / np.float32(_SKETCH_SIZE**0.5))
 
 
 class ReferenceSet(NamedTuple):
@@ -58,7 +60,9 @@ class ReferenceSet(NamedTuple):
     def has(self, rows: np.ndarray) -> np.ndarray:
         """Say of which images the features are too near to one of these."""
         near = neighbours(rows, self.train, self.apart)
-        return (near.nearness < self.threshold) | (near.distance < CLOSE * self.apart)
+        return (near.nearness < self.threshold) | (
+            near.distance < COPY_RATIO * self.apart
+        )
 
 
 class CopyFilter(NamedTuple):
@@ -137,7 +141,7 @@ def generate_new(
     first, n_requested = (whole.stop, len(whole)) if whole else (spare, len(numbers))
     while (bad := find(images[places])).size:
         places = [places[row] for row in bad]
-        if spare + len(places) - first > _MOST * n_requested:
+        if spare + len(places) - first > _MAX_REFUSED_PER_SAMPLE * n_requested:
             raise InputError(
                 f"{spare - first} samples in place of {n_requested} are copies of "
                 "training images: the model knows these by heart; train it on more of "

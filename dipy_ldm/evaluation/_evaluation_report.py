@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from dipy_ldm.evaluation import _charts as charts, _html as page
-from dipy_ldm.evaluation._fidelity import outside
+from dipy_ldm.evaluation._fidelity import is_worse_than_real
 from dipy_ldm.evaluation._html import number
 from dipy_ldm.evaluation.evaluate import Evaluation
 from dipy_ldm.metrics import Interval
@@ -91,7 +91,9 @@ def conclude(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
     sentences = []
     for name, kind in figures["features"].items():
         worse = [
-            title for key, title in TITLES.items() if outside(kind["figures"], key)
+            title
+            for key, title in TITLES.items()
+            if is_worse_than_real(kind["figures"], key)
         ]
         if worse:
             end, how = f"can be told from real ones: {', '.join(worse)}", "bad"

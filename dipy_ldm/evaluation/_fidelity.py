@@ -27,14 +27,14 @@ from dipy_ldm.metrics import (
 )
 
 # Which neighbour balls reach to, as in the paper on density and coverage.
-K = 5
+NEIGHBOURS = 5
 # With fewer, a ball of five neighbours is most of the set.
-LEAST = 4 * K
+MIN_IMAGES = 4 * NEIGHBOURS
 # Features up to which a covariance, and intervals of it, take seconds.
-_MOST_COVARIANCE = 256
+_MAX_FRECHET_FEATURES = 256
 _FRECHET_RESAMPLES = 40
 # Pairs of images that are compared for their variety.
-_PAIRS = 400
+_MAX_PAIRS = 400
 
 
 class Sets(NamedTuple):
@@ -66,7 +66,7 @@ class Sets(NamedTuple):
         }
 
 
-def rows_of(sets: Sets, features: Features) -> dict[str, np.ndarray]:
+def compute_features(sets: Sets, features: Features) -> dict[str, np.ndarray]:
     """Compute the features of all sets.
 
     Shapes: result ``(n, features)``.
@@ -104,10 +104,10 @@ def distances(
 
     Shapes: real, fake ``(n, features)``, subjects ``(n,)``.
     """
-    if min(len(real), len(fake)) < LEAST:
+    if min(len(real), len(fake)) < MIN_IMAGES:
         raise InputError(
             f"figures of {min(len(real), len(fake))} images would be chance alone; "
-            f"give at least {LEAST} of each kind."
+            f"give at least {MIN_IMAGES} of each kind."
         )
     far: dict[str, Interval | None] = {
         "kernel": kernel_distance(real, fake, seed=seed, subjects=subjects),
@@ -125,14 +125,14 @@ def distances(
 
 def _shares(real, fake):
     """Return precision, recall, density and coverage."""
-    of_fake, of_real, covered = neighbourhoods(real, fake, K)
-    counted = of_fake > 0, covered > 0, of_fake / K, of_real > 0
+    of_fake, of_real, covered = neighbourhoods(real, fake, NEIGHBOURS)
+    counted = of_fake > 0, covered > 0, of_fake / NEIGHBOURS, of_real > 0
     return [float(np.mean(values)) for values in counted]
 
 
 def _frechet(real, fake, seed, subjects):
     size = real.shape[1]
-    if size > _MOST_COVARIANCE or size >= min(len(real), len(fake)):
+    if size > _MAX_FRECHET_FEATURES or size >= min(len(real), len(fake)):
         return None
     options = {"resamples": _FRECHET_RESAMPLES, "seed": seed, "subjects": subjects}
     return bootstrap(frechet_distance, real, fake, **options).within(0, np.inf)
@@ -156,7 +156,7 @@ def pair_similarity(images: np.ndarray, seed: int = 0) -> Interval:
     """
     order = np.random.default_rng(seed).permutation(len(images))
     # Round in a circle: nothing meets itself.
-    pairs = list(zip(order, np.roll(order, 1), strict=True))[:_PAIRS]
+    pairs = list(zip(order, np.roll(order, 1), strict=True))[:_MAX_PAIRS]
     similarity = [multiscale_ssim(images[[i]], images[[j]])[0] for i, j in pairs]
     value, off = np.mean(similarity), similarity - np.mean(similarity)
     # Neighbours in the circle share an image, and others nothing.
@@ -165,7 +165,9 @@ def pair_similarity(images: np.ndarray, seed: int = 0) -> Interval:
     return Interval(float(value), value - margin, value + margin).within(0, 1)
 
 
-def outside(figures: Mapping[str, Mapping[str, Interval | None]], name: str) -> bool:
+def is_worse_than_real(
+    figures: Mapping[str, Mapping[str, Interval | None]], name: str
+) -> bool:
     """Say whether a figure of generated images is worse than of real ones."""
     generated, real = figures["generated"][name], figures["real"][name]
     if generated is None or real is None:

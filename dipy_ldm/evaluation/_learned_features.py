@@ -9,9 +9,9 @@ from dipy_ldm.evaluation.features import Features
 from dipy_ldm.metrics import halve
 
 # Numbers of a sample before, and after what was learnt.
-_SMALL, _MOST, _KEPT = 32768, 4096, 32
+_MAX_CHANGED_VALUES, _MAX_VALUES, _N_DIRECTIONS = 32768, 4096, 32
 # Training images that it is learnt from, and copies of each.
-_IMAGES, _COPIES = 400, 4
+_MAX_IMAGES, _COPIES_PER_IMAGE = 400, 4
 # What copies are changed by: degrees, voxels, exponents, noise, and blur in voxels.
 _TURN, _MOVE, _GAMMA, _NOISE, _BLUR = 5.0, 1.5, (0.6, 1.6), 0.03, 0.8
 # Of the directions that hardly vary, which would be divided by nothing.
@@ -34,7 +34,7 @@ class Projection(NamedTuple):
 
 def choose_images(n: int, seed: int = 0) -> list[int]:
     """Choose the training images that features are learnt from."""
-    drawn = np.random.default_rng(seed).permutation(n)[:_IMAGES]
+    drawn = np.random.default_rng(seed).permutation(n)[:_MAX_IMAGES]
     return sorted(drawn.tolist())
 
 
@@ -43,7 +43,7 @@ def small(images: np.ndarray) -> np.ndarray:
 
     Shapes: images ``(n, *space, channels)``.
     """
-    return _symmetrically(images, _SMALL)
+    return _symmetrically(images, _MAX_CHANGED_VALUES)
 
 
 def _symmetrically(images, most):
@@ -86,14 +86,14 @@ def learn_projection(images: np.ndarray, seed: int = 0) -> Projection:
     rank = int(np.count_nonzero(spread > 1e-6 * spread[0]))
     count = max(1, min(rank, len(images) // 2))
     components = components[:count].T
-    off = [_changed(images, rng) - descriptors for _ in range(_COPIES)]
+    off = [_changed(images, rng) - descriptors for _ in range(_COPIES_PER_IMAGE)]
     within = np.concatenate(off) @ components
     within = within.T @ within / len(within)
     between = np.diag(spread[:count] ** 2 / len(images))
     within += _RIDGE * np.trace(within) / count * np.eye(count) + 1e-12 * between
     # Vectors for which the copies differ by 1, from those that tell most.
     _, vectors = linalg.eigh(between, within)
-    directions = components @ vectors[:, ::-1][:, :_KEPT]
+    directions = components @ vectors[:, ::-1][:, :_N_DIRECTIONS]
     return Projection(mean, directions)
 
 
@@ -118,7 +118,7 @@ def describe(images: np.ndarray) -> np.ndarray:
 
     Shapes: images ``(n, *space, channels)``, result ``(n, features)``.
     """
-    normalized = _standard(_symmetrically(images, _MOST))
+    normalized = _standard(_symmetrically(images, _MAX_VALUES))
     mirrored = np.flip(normalized, 2 if normalized.ndim == 4 else 1)
     parts = (normalized + mirrored) / 2, np.abs(normalized - mirrored) / 2
     return np.concatenate([part.reshape(len(part), -1) for part in parts], 1)

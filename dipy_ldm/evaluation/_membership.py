@@ -14,11 +14,11 @@ from dipy_ldm.metrics import Interval, bootstrap
 _TIMES = (0.3, 0.4, 0.5, 0.6)
 _DRAWS = 2
 # Numbers of a batch of latents, about.
-_AT_ONCE = 2**18
+_BATCH_VALUES = 2**18
 # Rate of false positives at which members are counted, and held-out images without
 # which it can't be that small. The limit is the second least of their losses, or a
 # higher one: of the least, which is chance, the bootstrap gives no honest interval.
-_FALSE_RATE, _FEWEST, _LEAST_RANK = 0.01, 100, 2
+_FALSE_RATE, _MIN_HELD_OUT, _MIN_RANK = 0.01, 100, 2
 
 
 class Membership(NamedTuple):
@@ -42,7 +42,7 @@ def denoising_losses(
     Shapes: images ``(n, *space, channels)``, result ``(n,)``.
     """
     latents = model._scaled(model.vqvae_.encode(images))
-    size = max(1, _AT_ONCE // latents[0].size)
+    size = max(1, _BATCH_VALUES // latents[0].size)
     schedule = model._described()["schedule"]
     losses = np.zeros(len(latents))
     for start in range(0, len(latents), size):
@@ -81,8 +81,8 @@ def infer_membership(
     """
     at_least("the number of images of each kind", min(len(train), len(held_out)), 2)
     n_held_out = len(held_out)
-    rank = max(_LEAST_RANK, int(_FALSE_RATE * (n_held_out + 1)))
-    enough = n_held_out >= _FEWEST
+    rank = max(_MIN_RANK, int(_FALSE_RATE * (n_held_out + 1)))
+    enough = n_held_out >= _MIN_HELD_OUT
 
     def share_detected(members, held_out):
         return np.mean(members < np.partition(held_out, rank - 1)[rank - 1])
@@ -91,7 +91,7 @@ def infer_membership(
         return bootstrap(statistic, train, held_out, seed=seed).within(0, 1)
 
     return Membership(
-        interval(area),
+        interval(area_under_curve),
         interval(share_detected) if enough else None,
         # Of another loss it is as likely to have each of the ranks among these.
         rank / (n_held_out + 1),
@@ -100,7 +100,7 @@ def infer_membership(
     )
 
 
-def area(train: np.ndarray, held_out: np.ndarray) -> float:
+def area_under_curve(train: np.ndarray, held_out: np.ndarray) -> float:
     """Return the area under the curve of true by false positives.
 
     Shapes: train, held_out ``(n,)``.

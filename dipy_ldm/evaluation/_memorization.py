@@ -21,23 +21,23 @@ from dipy_ldm.evaluation.features import Features, shrunk
 from dipy_ldm.metrics import Interval, binomial, nearest_distance, nearest_neighbours
 
 # The neighbour whose distance tells how dense training images are around a sample.
-FAR = 10
+N_NEIGHBOURS = 10
 # Held-out images without which nothing can be said.
-LEAST = 20
+MIN_IMAGES = 20
 # The quantile of held-out images, below which a sample is suspicious.
 _QUANTILE = 0.01
 # A sample below so much of the least of the held-out ones is a copy, and so many such
 # are there by chance at most: distances of n dimensions fall with the power of n, and
 # images have more than five.
-CLOSE, _CHANCE = 0.5, 0.5**5
+COPY_RATIO, _CHANCE = 0.5, 0.5**5
 # Chance of a false alarm of one audit, over all that is tested.
-ALARM = 0.01
+FALSE_ALARM_RATE = 0.01
 # Of each kind of features: how many are nearer, and how many are copies by nearness
 # and by distance.
 _TESTS = 3
 _DAR_QUANTILE = 0.95
 # Of fingerprints: blocks at most, and how far those of one image are apart.
-_BLOCKS, _SAME = 1024, 1e-3
+_MAX_FINGERPRINT_VALUES, _MAX_DUPLICATE_DISTANCE = 1024, 1e-3
 
 
 class Neighbours(NamedTuple):
@@ -80,15 +80,15 @@ def search(
 def check_counts(train: int, held_out: int, generated: int) -> None:
     """Refuse sets of which nothing could be said."""
     for kind, count in {"held-out": held_out, "generated": generated}.items():
-        if count < LEAST:
+        if count < MIN_IMAGES:
             raise InputError(
-                f"there are {count} {kind} images, and an audit needs {LEAST}; give "
-                "more."
+                f"there are {count} {kind} images, and an audit needs {MIN_IMAGES}; "
+                "give more."
             )
-    if train <= FAR:
+    if train <= N_NEIGHBOURS:
         raise InputError(
-            f"there are {train} training images, and an audit needs {FAR + 1}; give "
-            "all that the model was trained on."
+            f"there are {train} training images, and an audit needs "
+            f"{N_NEIGHBOURS + 1}; give all that the model was trained on."
         )
 
 
@@ -105,7 +105,7 @@ def separation(train: np.ndarray, held_out: np.ndarray) -> float:
 
 
 def neighbours(
-    queries: np.ndarray, train: np.ndarray, apart: float, k: int = FAR
+    queries: np.ndarray, train: np.ndarray, apart: float, k: int = N_NEIGHBOURS
 ) -> Neighbours:
     """Find nearest training images by their features.
 
@@ -114,10 +114,10 @@ def neighbours(
     k = min(k, len(train))
     distances, rows = nearest_neighbours(queries, train, k)
     distinct = [_distinct(train[indices], apart) for indices in rows]
-    places = np.array([indices[:FAR][-1] for indices in distinct])
+    places = np.array([indices[:N_NEIGHBOURS][-1] for indices in distinct])
     far = np.take_along_axis(distances, places[:, None], 1)[:, 0]
     nearness = distances[:, 0] / np.maximum(far, 1e-12)
-    lacking = np.array([len(indices) < FAR for indices in distinct])
+    lacking = np.array([len(indices) < N_NEIGHBOURS for indices in distinct])
     if k < len(train) and lacking.any():
         nearness[lacking] = neighbours(queries[lacking], train, apart, 4 * k).nearness
     return Neighbours(distances[:, 0], nearness, rows[:, 0])
@@ -170,8 +170,8 @@ def _suspicious(result):
 def _close(result):
     """Say which generated images are copies by nearness, and which by distance."""
     return (
-        result.generated.nearness < CLOSE * result.held_out.nearness.min(),
-        result.generated.distance < CLOSE * result.held_out.distance.min(),
+        result.generated.nearness < COPY_RATIO * result.held_out.nearness.min(),
+        result.generated.distance < COPY_RATIO * result.held_out.distance.min(),
     )
 
 
@@ -230,7 +230,7 @@ def _chance_of_close(count, n, n_held_out):
 def fewest_detectable(n: int, n_held_out: int, spaces: int = 3) -> int:
     """Say how many exact copies are the fewest that are told from chance."""
     chances = (_TESTS * _chance_of_close(i, n, n_held_out) for i in range(1, n + 1))
-    limit = ALARM / spaces
+    limit = FALSE_ALARM_RATE / spaces
     return next((i for i, chance in enumerate(chances, 1) if chance < limit), n + 1)
 
 
@@ -277,7 +277,7 @@ def fingerprints(images: np.ndarray) -> np.ndarray:
 
     Shapes: images ``(n, *space, channels)``, result ``(n, blocks)``.
     """
-    return shrunk(images, _BLOCKS).reshape(len(images), -1)
+    return shrunk(images, _MAX_FINGERPRINT_VALUES).reshape(len(images), -1)
 
 
 def duplicates(train: np.ndarray, held_out: np.ndarray) -> list[tuple[int, int]]:
@@ -286,5 +286,5 @@ def duplicates(train: np.ndarray, held_out: np.ndarray) -> list[tuple[int, int]]
     Shapes: train, held_out ``(n, blocks)``.
     """
     distances, rows = nearest_neighbours(held_out, train, 1)
-    same = distances[:, 0] < _SAME * np.sqrt(train.shape[1])
+    same = distances[:, 0] < _MAX_DUPLICATE_DISTANCE * np.sqrt(train.shape[1])
     return [(int(i), int(rows[i, 0])) for i in np.flatnonzero(same)]

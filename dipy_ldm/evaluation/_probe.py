@@ -21,7 +21,7 @@ from dipy_ldm.evaluation._anatomy import class_accuracy, measure_agreement
 from dipy_ldm.metrics import Interval
 
 # Real images without which nothing is learnt, and more than are needed.
-LEAST, _MOST = 20, 2000
+MIN_IMAGES, _MAX_IMAGES = 20, 2000
 # Penalties of the ridge, in units of the largest variance.
 _PENALTIES = np.logspace(-7, 1, 17)
 
@@ -144,9 +144,12 @@ def probe(
             name: list(map(level_of, column)) for name, column in requested.items()
         }
     whose = {name: column[places[name]] for name, column in subjects.items()}
-    taught, learnt = requested.pop("reference")[:_MOST], places.pop("reference")[:_MOST]
+    taught, learnt = (
+        requested.pop("reference")[:_MAX_IMAGES],
+        places.pop("reference")[:_MAX_IMAGES],
+    )
     teachers = whose.get("reference")
-    teachers = teachers if teachers is None else teachers[:_MOST]
+    teachers = teachers if teachers is None else teachers[:_MAX_IMAGES]
     levels = in_order(set(taught)) if kind == "class" else []
     targets = _targets(taught, levels)
     ridges = {
@@ -171,10 +174,10 @@ def probe(
 
 def _targets(values, levels):
     """Return what is learnt: numbers, or which of the levels it is."""
-    if len(values) < LEAST:
+    if len(values) < MIN_IMAGES:
         raise InputError(
             f"it is known of {len(values)} of the real images to learn from, and it "
-            f"takes {LEAST}."
+            f"takes {MIN_IMAGES}."
         )
     if not levels:
         numbers = np.array(values, float)[:, None]

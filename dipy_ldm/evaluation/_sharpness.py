@@ -17,20 +17,24 @@ from dipy_ldm.metrics import (
 )
 
 # Images that are looked at; more would change nothing that can be seen.
-_MOST = 500
+_MAX_IMAGES = 500
 
 
 def measure_sharpness(sets: Sets, seed: int = 0) -> dict[str, list]:
     """Compare how much there is of each octave of spatial frequencies."""
     if min(sets.reference.shape[1:-1]) < 8:
         return {}
-    reference = octave_energies(sets.reference[:_MOST])
+    reference = octave_energies(sets.reference[:_MAX_IMAGES])
     ratios = {
-        name: _ratios(octave_energies(images[:_MOST]), reference, sets, name, seed)
+        name: _ratios(
+            octave_energies(images[:_MAX_IMAGES]), reference, sets, name, seed
+        )
         for name, images in sets.compared.items()
     }
-    true = octave_correlations(sets.reconstructed[:_MOST], sets.real[:_MOST])
-    options = {"seed": seed, "subjects": sets.whose("real", first=_MOST)}
+    true = octave_correlations(
+        sets.reconstructed[:_MAX_IMAGES], sets.real[:_MAX_IMAGES]
+    )
+    options = {"seed": seed, "subjects": sets.whose("real", first=_MAX_IMAGES)}
     means = [bootstrap(np.mean, octave, **options) for octave in true.T]
     return ratios | {"true": [mean.within(-1, 1) for mean in means]}
 
@@ -50,7 +54,9 @@ def measure_texture(sets: Sets, seed: int = 0) -> dict[str, list]:
 
 def _textures(volumes):
     # One by one: blurred copies of all of them may not fit into the memory.
-    energies = [band_energies(v[None], interior(v)[None])[0] for v in volumes[:_MOST]]
+    energies = [
+        band_energies(v[None], interior(v)[None])[0] for v in volumes[:_MAX_IMAGES]
+    ]
     return np.array(energies)
 
 
@@ -68,7 +74,10 @@ def interior(volume: np.ndarray) -> np.ndarray:
 
 
 def _ratios(energies, reference, sets, name, seed):
-    options = {"seed": seed, "subjects": sets.whose(name, "reference", first=_MOST)}
+    options = {
+        "seed": seed,
+        "subjects": sets.whose(name, "reference", first=_MAX_IMAGES),
+    }
     return [
         bootstrap(lambda x, y: x.mean() / y.mean(), a, b, **options).within(0, np.inf)
         for a, b in zip(energies.T, reference.T, strict=True)
@@ -79,12 +88,12 @@ def measure_reconstruction(
     vqvae: Any, sets: Sets, seed: int = 0
 ) -> dict[str, Interval | int | float]:
     """Say how near reconstructions are to what they are made of."""
-    real, reconstructed = sets.real[:_MOST], sets.reconstructed[:_MOST]
+    real, reconstructed = sets.real[:_MAX_IMAGES], sets.reconstructed[:_MAX_IMAGES]
     errors = [np.mean((a - b) ** 2, dtype=float) for a, b in zip(real, reconstructed)]
     decibels = psnr(reconstructed, real)
     # Of none that is reconstructed to the bit.
     finite = np.isfinite(decibels)
-    whose = sets.whose("real", first=_MOST)
+    whose = sets.whose("real", first=_MAX_IMAGES)
     of_finite = [None if labels is None else labels[finite] for labels in whose]
 
     def mean(values, subjects=whose):

@@ -22,14 +22,14 @@ from dipy_ldm.evaluation.evaluate import scaled, take_conditions
 from dipy_ldm.evaluation.features import encoder, voxels
 
 # Images of each kind, at most: with more, the chance of missing any hardly changes.
-_MOST = 2000
+_MAX_IMAGES = 2000
 # Of which membership is inferred.
-_MEMBERS = 500
+_MAX_MEMBERSHIP_IMAGES = 500
 # Pairs that are shown.
-_SHOWN = 12
-_MOST_RATIO = 10
+_MAX_PAIRS = 12
+_MAX_SIZE_RATIO = 10
 # Numbers of images that are looked at together, about.
-_AT_ONCE = 2**24
+_CHUNK_VALUES = 2**24
 
 
 class Pair(NamedTuple):
@@ -96,7 +96,7 @@ class Audit(NamedTuple):
     @property
     def spaces_with_copies(self):
         """Names of the features in which there are copies beyond chance."""
-        limit = copies.ALARM / len(self.findings)
+        limit = copies.FALSE_ALARM_RATE / len(self.findings)
         return [name for name, f in self.findings.items() if f.chance < limit]
 
 
@@ -232,7 +232,7 @@ def _inferences(own, reference, members, seed):
     """List what is to be done to infer membership, by what it is called."""
 
     def denoising(of, images, source):
-        first = None if source is None else source[:_MEMBERS]
+        first = None if source is None else source[:_MAX_MEMBERSHIP_IMAGES]
         return membership.denoising_losses(of.model, images, seed, first)
 
     def reconstruction(of, images, _):
@@ -240,7 +240,7 @@ def _inferences(own, reference, members, seed):
 
     def infer(name, losses, of):
         train_losses, held_out_losses = (
-            losses(of, np.asarray(x[:_MEMBERS]), source_images)
+            losses(of, np.asarray(x[:_MAX_MEMBERSHIP_IMAGES]), source_images)
             for x, source_images in zip(
                 (of.train, of.held_out), of.sources, strict=True
             )
@@ -286,7 +286,7 @@ def in_pieces(function: Callable, images: np.ndarray, vqvae: Any) -> np.ndarray:
     ndarray
         All rows.
     """
-    size = max(1, _AT_ONCE // int(np.prod(images.shape[1:])))
+    size = max(1, _CHUNK_VALUES // int(np.prod(images.shape[1:])))
     starts = range(0, len(images), size)
     return np.concatenate(
         [function(scaled(images[i : i + size], vqvae, i)) for i in starts]
@@ -316,15 +316,17 @@ def repeat_conditions(
 def _count(train, held_out, generated, n):
     """Count the generated and the held-out images that are compared."""
     if n is not None:
-        whole("n_samples", n, copies.LEAST)
+        whole("n_samples", n, copies.MIN_IMAGES)
     available = held_out if generated is None else len(generated)
-    if n is None and max(held_out, available) > _MOST_RATIO * min(held_out, available):
+    if n is None and max(held_out, available) > _MAX_SIZE_RATIO * min(
+        held_out, available
+    ):
         raise InputError(
             f"there are {held_out} held-out and {available} generated images, and so "
             "few say little of so many; give sets whose sizes differ less than "
             "tenfold, or say how many to compare with `n_samples`."
         )
-    most = _MOST if n is None else n
+    most = _MAX_IMAGES if n is None else n
     if generated is None and n is not None:
         available = n
     counts = min(available, most), min(held_out, most)
@@ -366,7 +368,7 @@ def suspicious(searches: Mapping[str, copies.Search]) -> list[Pair]:
     )
     names, best = list(searches), scores.argmin(0)
     pairs = []
-    for i in np.argsort(scores.min(0), kind="stable")[:_SHOWN]:
+    for i in np.argsort(scores.min(0), kind="stable")[:_MAX_PAIRS]:
         of = searches[names[best[i]]].generated
         row, nearness = int(of.nearest[i]), float(of.nearness[i])
         pairs.append(Pair(int(i), row, nearness, names[best[i]]))

@@ -14,11 +14,11 @@ from dipy_ldm.data._checks import check_range
 from dipy_ldm.data._patches import scaled_to
 from dipy_ldm.evaluation import _anatomy as anatomy
 from dipy_ldm.evaluation._fidelity import (
-    LEAST,
+    MIN_IMAGES,
     Sets,
+    compute_features,
     measure_fidelity,
     measure_variety,
-    rows_of,
 )
 from dipy_ldm.evaluation._probe import Probed, probe_all
 from dipy_ldm.evaluation._sharpness import (
@@ -30,13 +30,13 @@ from dipy_ldm.evaluation.features import Features, classify, features_of
 from dipy_ldm.metrics import Interval
 
 # Sets whose sizes differ more than so much are taken for a mistake.
-_MOST_RATIO = 10
+_MAX_SIZE_RATIO = 10
 # A set with more than so many is cut: figures hardly change any more.
-MOST = 5000
+MAX_IMAGES = 5000
 # Subjects on each side, with fewer of whom no interval can be told.
-_SUBJECTS = 4
+_MIN_SUBJECTS = 4
 # Share of real digits that the packaged classifier must be right about.
-_KNOWS = 0.9
+_MIN_DIGIT_ACCURACY = 0.9
 
 
 class Evaluation(NamedTuple):
@@ -193,18 +193,18 @@ def count_compared(
         If there are too few.
     """
     if n is not None:
-        whole("n_samples", n, LEAST)
-    if real < 2 * LEAST:
+        whole("n_samples", n, MIN_IMAGES)
+    if real < 2 * MIN_IMAGES:
         raise InputError(
-            f"there are {real} real images, and an evaluation needs {2 * LEAST}: half "
-            "of them to compare with, and half to say what is good; give more."
+            f"there are {real} real images, and an evaluation needs {2 * MIN_IMAGES}: "
+            "half of them to compare with, and half to say what is good; give more."
         )
-    if generated is not None and generated < LEAST:
+    if generated is not None and generated < MIN_IMAGES:
         raise InputError(
-            f"there are {generated} generated images, and an evaluation needs {LEAST}; "
-            "give more."
+            f"there are {generated} generated images, and an evaluation needs "
+            f"{MIN_IMAGES}; give more."
         )
-    limits = [real // 2, MOST] + [x for x in (generated, n) if x is not None]
+    limits = [real // 2, MAX_IMAGES] + [x for x in (generated, n) if x is not None]
     count = min(limits)
     start = f"{count} of the {real} real images are what all others are compared with, "
     notes = [f"{start}and {count} others are the floor."]
@@ -214,7 +214,7 @@ def count_compared(
 
 
 def _refuse_unequal(real, generated):
-    if max(real, generated) > _MOST_RATIO * min(real, generated):
+    if max(real, generated) > _MAX_SIZE_RATIO * min(real, generated):
         raise InputError(
             f"there are {real} real and {generated} generated images, and all that can "
             "be compared is as many as the fewer; give sets whose sizes differ less "
@@ -240,11 +240,11 @@ def _apart(whose, count):
     )
     halves = np.arange(n), rest[:n]
     people = min(len(np.unique(whose[half])) for half in halves)
-    if n < LEAST or people < _SUBJECTS:
+    if n < MIN_IMAGES or people < _MIN_SUBJECTS:
         raise InputError(
             f"the real images are of {len(np.unique(whose))} subjects, and an "
-            f"evaluation needs {LEAST} images of {_SUBJECTS} subjects at least, and as "
-            "many of others; give images of more subjects."
+            f"evaluation needs {MIN_IMAGES} images of {_MIN_SUBJECTS} subjects at "
+            "least, and as many of others; give images of more subjects."
         )
     if len(np.unique(whose)) == len(whose):
         return halves, {}, []
@@ -315,7 +315,7 @@ def _tasks(model, sets, features, affine, results, seed) -> list[tuple[str, Call
     figures, measured, rows = results
 
     def compare(kind):
-        rows[kind.name] = rows_of(sets, kind)
+        rows[kind.name] = compute_features(sets, kind)
         fidelity = measure_fidelity(rows[kind.name], seed, sets.subjects)
         record = {"version": kind.version, "says": kind.says, "figures": fidelity}
         figures["features"][kind.name] = record
@@ -359,7 +359,7 @@ def _measure(sets, name, affine, measured):
 def _compare_anatomy(measured, sets, figures, seed):
     reference = measured["reference"]
     figures["anatomy"] = {
-        name: anatomy.compare(
+        name: anatomy.compare_anatomy(
             measurements, reference, seed, sets.whose(name, "reference")
         )
         for name, measurements in measured.items()
@@ -396,7 +396,7 @@ def _look_at_digits(sets, labels_of_sets, figures):
         for name, images in sets.compared.items()
     }
     # Other images of this size are no digits, and their labels something else.
-    if right["real"].value > _KNOWS:
+    if right["real"].value > _MIN_DIGIT_ACCURACY:
         figures["as_asked"] = right
 
 

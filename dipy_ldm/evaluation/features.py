@@ -16,11 +16,11 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm.metrics import halve
 
 # Numbers of a sample, at most, of voxels and of latents.
-_MOST_VOXELS, _MOST_LATENTS = 4096, 512
+_MAX_VOXELS, _MAX_LATENTS = 4096, 512
 # Channels of the network of random weights, and what they are drawn from.
 _RANDOM_WIDTHS, _RANDOM_SEED = (8, 16, 32), 20240229
 # Pixels or voxels that the networks are given at once, about.
-_AT_ONCE = 2**18
+_BATCH_VALUES = 2**18
 
 
 class Features(NamedTuple):
@@ -122,7 +122,7 @@ def voxels() -> Features:
         Of images of any size.
     """
     says = "Voxels, averaged over blocks until there are at most 4096."
-    return Features("voxels", 1, says, lambda x: shrunk(x, _MOST_VOXELS))
+    return Features("voxels", 1, says, lambda x: shrunk(x, _MAX_VOXELS))
 
 
 def shrunk(images: np.ndarray, most: int) -> np.ndarray:
@@ -171,7 +171,7 @@ def encoder(model: Any) -> Features:
 
     def of(images):
         latents = vqvae.encode(images * np.float32(high - low) + np.float32(low))
-        return shrunk(model._scaled(latents), _MOST_LATENTS)
+        return shrunk(model._scaled(latents), _MAX_LATENTS)
 
     says = "Latents of the model's own encoder, averaged until there are at most 512."
     return Features("encoder", 1, says, of)
@@ -334,7 +334,7 @@ def _apply(run, images):
     def joined(*parts):
         return np.concatenate([ops.convert_to_numpy(part) for part in parts])
 
-    size = max(1, _AT_ONCE // int(np.prod(images.shape[1:-1])))
+    size = max(1, _BATCH_VALUES // int(np.prod(images.shape[1:-1])))
     starts = range(0, len(images), size)
     parts = [run(np.asarray(images[i : i + size], "float32")) for i in starts]
     return tree.map_structure(joined, *parts)

@@ -92,7 +92,7 @@ def bootstrap(
         confidence_level=_checked(confidence),
         rng=np.random.default_rng(seed),
     ).bootstrap_distribution
-    return around(value, resampled, confidence)
+    return bootstrap_interval(value, resampled, confidence)
 
 
 def subsample(
@@ -162,7 +162,7 @@ def subsample(
     # Figures of so many vary more than those of n, and less for being of a part of n.
     centred = (resampled - np.median(resampled, axis=0)) * np.sqrt(size / (n - size))
     return [
-        around(float(value), value + spread, confidence)
+        bootstrap_interval(float(value), value + spread, confidence)
         for value, spread in zip(values, centred.T, strict=True)
     ]
 
@@ -181,7 +181,9 @@ def _taken(rows, numbers):
     return np.concatenate([rows[i] for i in numbers])
 
 
-def around(value: float, resampled: npt.ArrayLike, confidence: float) -> Interval:
+def bootstrap_interval(
+    value: float, resampled: npt.ArrayLike, confidence: float
+) -> Interval:
     """Put the spread of resampled figures around a figure.
 
     Parameters

@@ -6,7 +6,7 @@ import numpy.typing as npt
 from dipy_ldm._utils.checks import at_least, whole
 from dipy_ldm._utils.subjects import blocks, number_subjects
 from dipy_ldm.metrics.distributions import as_rows
-from dipy_ldm.metrics.intervals import Interval, around
+from dipy_ldm.metrics.intervals import Interval, bootstrap_interval
 
 
 def kernel_distance(
@@ -72,7 +72,7 @@ def kernel_distance(
         + _mean_kernel(b, b, drawn_b, drawn_b, of_b)
         - 2 * _mean_kernel(a, b, drawn_a, drawn_b)
     )
-    return around(float(distances[0]), distances[1:], confidence)
+    return bootstrap_interval(float(distances[0]), distances[1:], confidence)
 
 
 def _draws(subjects, resamples, rng):

@@ -16,9 +16,9 @@ from dipy_ldm.checking import (
     _plan as plans,
     _report as report,
 )
-from dipy_ldm.checking._dry_run import EIGHT, measure_paces, overfit
+from dipy_ldm.checking._dry_run import N_OVERFIT_IMAGES, measure_paces, overfit
 from dipy_ldm.checking._findings import Finding, amber, green, grey, red, worst
-from dipy_ldm.checking._images import look_at
+from dipy_ldm.checking._images import check_images
 from dipy_ldm.checking._reading import Material, read_volumes
 from dipy_ldm.conditions import learn, summary
 from dipy_ldm.data._covariates import Covariates, read_covariates
@@ -76,7 +76,7 @@ def look(
             listed = listed_rows(input_files)
             lookup = conditions, material.files, listed, steps
             findings["Conditions"] = _of_tables(*lookup)
-        findings["Images"] = look_at(material, verbose=True)
+        findings["Images"] = check_images(material, verbose=True)
     return Looked(findings, material)
 
 
@@ -85,7 +85,7 @@ def _look_at_images(input_files, conditions, steps, options):
     names = [f"image {i}" for i in range(len(data.images))]
     subjects = data.subjects or names
     material = Material(data.images, None, names, (), subjects)
-    sections = {"Images": look_at(material, verbose=True)}
+    sections = {"Images": check_images(material, verbose=True)}
     if conditions:
         learnt = learn(data.conditions, len(names))
         values = Covariates(data.conditions or {}, {}, {}, list(subjects))
@@ -138,23 +138,23 @@ def try_out(
     )
     settings = presets.settle(cohort, **sizes)
     recipe = recipes.make(settings, strategy, **method)
-    parts = plans.parts(cohort, validation, method["seed"], settings.batch_size)
-    end = plans.schedule(method["schedule"])
-    people = plans.people(cohort)
+    parts = plans.check_split(cohort, validation, method["seed"], settings.batch_size)
+    end = plans.check_schedule(method["schedule"])
+    people = plans.check_subjects(cohort)
     if parts.state == "red":
         rest = _not_tried("there are too few images")
         return {"Training": [people, parts, end, *rest]}
     train, _ = split(cohort, validation, method["seed"], settings.batch_size)
     shape, patch = material.images.shape, settings.patch
-    chosen = plans.settled(recipe, len(shape) - 2)
-    memory = plans.memory(recipe, chosen, train.images.shape, patch)
+    chosen = plans.settle(recipe, len(shape) - 2)
+    memory = plans.check_memory(recipe, chosen, train.images.shape, patch)
     plan_findings = [
         people,
         parts,
-        plans.device(chosen),
-        plans.precision(chosen),
+        plans.check_device(chosen),
+        plans.check_precision(chosen),
         memory,
-        plans.pieces(material.images, patch, recipe.vqvae.factor),
+        plans.check_patches(material.images, patch, recipe.vqvae.factor),
         end,
     ]
     if memory.state == "red":
@@ -172,8 +172,10 @@ def try_out(
     few = np.asarray(train.images[: settings.batch_size], "float32")
     paces = measure_paces(recipe, few, seconds / 2, patch=patch, augment=augment)
     n = len(train.images), len(material.images)
-    trials = [verdicts.time(paces, chosen, *n)]
-    trials += _by_heart(recipe, train.images[:EIGHT], material.affine, seconds)
+    trials = [verdicts.check_time(paces, chosen, *n)]
+    trials += _by_heart(
+        recipe, train.images[:N_OVERFIT_IMAGES], material.affine, seconds
+    )
     return {"Training": plan_findings, "Trials": trials}
 
 
@@ -185,9 +187,9 @@ def _by_heart(recipe, images, affine, seconds):
     """Let a few images be learnt by heart, and tell what came of it."""
     trial = overfit(recipe, images, affine, seconds)
     return [
-        verdicts.by_heart(trial, affine),
-        verdicts.codes(trial, recipe.vqvae.n_codes),
-        verdicts.latents(trial),
+        verdicts.check_overfit(trial, affine),
+        verdicts.check_codes(trial, recipe.vqvae.n_codes),
+        verdicts.check_latents(trial),
     ]
 
 
@@ -209,9 +211,9 @@ def write(
             for title, findings in sections.items()
         },
     }
-    for line in report.in_short(sections):
+    for line in report.summarise_findings(sections):
         logger.info("%s", line)
-    write_page(outputs, document, report.page(input_files, sections))
+    write_page(outputs, document, report.write_page(input_files, sections))
     if not bad:
         return ""
     return f"mend what is red before you train: {', '.join(bad)}; see {outputs[1]}."

@@ -11,7 +11,7 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._entities import choose_files
 from dipy_ldm.data._grid import Grid
 from dipy_ldm.data._headers import check_headers
-from dipy_ldm.data._pairing import pair
+from dipy_ldm.data._pairing import pair_sources
 from dipy_ldm.data._paths import find_volumes
 from dipy_ldm.data._preprocessing import conform_source
 from dipy_ldm.data._sources import Source, from_saved
@@ -92,7 +92,7 @@ class SourcePairs(NamedTuple):
         """Find the source of each volume."""
         document = persistence.read_document(model_path, "latent_diffusion")
         sources = SourceInputs.of(document, source_files)
-        return cls(sources, pair(files, sources.files) if sources else {})
+        return cls(sources, pair_sources(files, sources.files) if sources else {})
 
     def arguments(self, file: Path) -> dict[str, np.ndarray]:
         """Read the source of a volume."""

@@ -24,7 +24,7 @@ GOOD = Overfit(
 def test_time_is_that_of_all_steps():
     trainings = Training(1, steps=2000, batch_size=4), Training(1, steps=6000)
     paces = Paces(start=60.0, each={"autoencoder": 0.1, "diffusion": 0.5}, encoding=0.2)
-    finding = verdicts.time(paces, trainings, n=100, n_all=110)
+    finding = verdicts.check_time(paces, trainings, n=100, n_all=110)
     assert finding.state == "green"
     # 200 + 3000 + 60 + 22 seconds.
     assert finding.message.startswith("About 55 minutes ")
@@ -37,14 +37,14 @@ def test_time_is_that_of_all_steps():
 def test_a_guide_is_counted_and_days_are_amber():
     trainings = (Training(5, batch_size=4),) * 2
     each = {"autoencoder": 1.0, "diffusion": 100.0, "guide": 10.0}
-    finding = verdicts.time(Paces(1.0, each, 0.1), trainings, n=8000, n_all=8000)
+    finding = verdicts.check_time(Paces(1.0, each, 0.1), trainings, n=8000, n_all=8000)
     assert finding.state == "amber"
     assert "days" in finding.message
     assert dict(row[:2] for row in finding.table[1:])["guide"] == 625
 
 
 def test_images_that_are_learnt_are_green():
-    finding = verdicts.by_heart(GOOD, None)
+    finding = verdicts.check_overfit(GOOD, None)
     assert finding.state == "green"
     assert "correlation of 1.000" in finding.message
     assert finding.pictures[0].image.ndim == 3
@@ -55,7 +55,7 @@ def test_images_that_are_learnt_are_green():
     [(300, 0.09, "red"), (300, 0.05, "amber"), (50, 0.09, "grey"), (50, 0.01, "green")],
 )
 def test_what_is_not_learnt_depends_on_the_steps(steps, mse, state):
-    finding = verdicts.by_heart(GOOD._replace(steps=steps, mse=mse), None)
+    finding = verdicts.check_overfit(GOOD._replace(steps=steps, mse=mse), None)
     assert finding.state == state
     assert bool(finding.cure) == (state in ("red", "amber"))
 
@@ -63,31 +63,35 @@ def test_what_is_not_learnt_depends_on_the_steps(steps, mse, state):
 def test_numbers_that_are_not_finite_are_red():
     broken = {"mse": np.nan, "perplexity": np.nan, "reconstructed": np.nan * IMAGES}
     found = GOOD._replace(latents=np.nan * GOOD.latents, **broken)
-    finding = verdicts.by_heart(found, None)
+    finding = verdicts.check_overfit(found, None)
     assert finding.state == "red"
     assert "--learning_rate" in finding.cure
-    assert verdicts.codes(found, 256).state == verdicts.latents(found).state == "grey"
+    assert (
+        verdicts.check_codes(found, 256).state
+        == verdicts.check_latents(found).state
+        == "grey"
+    )
 
 
 def test_a_dead_codebook_is_found():
-    assert verdicts.codes(GOOD, 256).state == "green"
+    assert verdicts.check_codes(GOOD, 256).state == "green"
     # As where codes start at random and are not revived.
     few = GOOD._replace(usage=0.02, perplexity=4.0)
-    assert verdicts.codes(few, 256).state == "amber"
+    assert verdicts.check_codes(few, 256).state == "amber"
     one = GOOD._replace(usage=0.004, perplexity=1.1)
-    assert verdicts.codes(one, 256).state == "red"
+    assert verdicts.check_codes(one, 256).state == "red"
     # More codes than latents can't all be used.
-    assert verdicts.codes(GOOD._replace(usage=0.05), 4096).state == "green"
+    assert verdicts.check_codes(GOOD._replace(usage=0.05), 4096).state == "green"
 
 
 def test_latents_without_spread_are_found():
-    finding = verdicts.latents(GOOD)
+    finding = verdicts.check_latents(GOOD)
     assert finding.state == "green"
     assert [row[0] for row in finding.table[1:]] == [1, 2, 3]
     idle = GOOD.latents * [1, 1, 1e-4]
-    assert verdicts.latents(GOOD._replace(latents=idle)).state == "amber"
+    assert verdicts.check_latents(GOOD._replace(latents=idle)).state == "amber"
     none = np.zeros_like(GOOD.latents)
-    assert verdicts.latents(GOOD._replace(latents=none)).state == "red"
+    assert verdicts.check_latents(GOOD._replace(latents=none)).state == "red"
 
 
 @pytest.mark.parametrize(

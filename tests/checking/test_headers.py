@@ -29,16 +29,16 @@ def scaled(size, origin=0.0):
 def read(files):
     infos, complaints = read_headers(files)
     assert not complaints
-    return headers.read(infos)
+    return headers.describe_headers(infos)
 
 
 def test_equal_headers_are_green(files):
     heads = read(files)
     for finding in (
-        headers.units(heads)[0],
-        headers.places(heads)[0],
-        headers.sizes(heads),
-        headers.axes(heads),
+        headers.check_units(heads)[0],
+        headers.check_places(heads)[0],
+        headers.check_sizes(heads),
+        headers.check_axes(heads),
     ):
         assert finding.state == "green", finding
 
@@ -49,7 +49,7 @@ def test_equal_headers_are_green(files):
 )
 def test_another_unit_is_found_and_guessed(files, factor, unit):
     save(files[3], np.ones((16, 16, 16)), scaled(10 * factor))
-    finding, bad = headers.units(read(files))
+    finding, bad = headers.check_units(read(files))
     assert (finding.state, bad) == ("red", [3])
     assert (
         f"as if in {unit}" in finding.message
@@ -63,7 +63,7 @@ def test_another_unit_is_found_and_guessed(files, factor, unit):
 def test_a_crop_or_fine_voxels_are_no_other_unit(files):
     save(files[0], np.ones((3, 3, 3)), scaled(10))
     save(files[1], np.ones((80, 80, 80)), scaled(2))
-    assert headers.units(read(files))[1] == []
+    assert headers.check_units(read(files))[1] == []
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_a_crop_or_fine_voxels_are_no_other_unit(files):
 def test_the_size_of_all_is_judged(files, size, state):
     for file in files:
         save(file, np.ones((16, 16, 16)), scaled(size))
-    finding, bad = headers.units(read(files))
+    finding, bad = headers.check_units(read(files))
     assert (finding.state, bad) == (state, [])
 
 
@@ -81,7 +81,7 @@ def test_a_header_that_names_metres_is_believed_where_that_makes_people(files):
         image = nib.Nifti1Image(np.ones((16, 16, 16), "f4"), scaled(0.01))
         image.header.set_xyzt_units("meter")
         nib.save(image, file)
-    finding, _ = headers.units(read(files))
+    finding, _ = headers.check_units(read(files))
     assert finding.state == "red"
     assert "metres" in finding.message
     assert "1000" in finding.cure
@@ -89,7 +89,7 @@ def test_a_header_that_names_metres_is_believed_where_that_makes_people(files):
 
 def test_who_lies_elsewhere_is_found(files):
     save(files[5], np.ones((16, 16, 16)), scaled(10, origin=(0, 300, 0)))
-    finding, bad = headers.places(read(files))
+    finding, bad = headers.check_places(read(files))
     assert (finding.state, bad) == ("red", [5])
     assert "sub-5.nii" in finding.message
 
@@ -97,22 +97,22 @@ def test_who_lies_elsewhere_is_found(files):
 def test_of_two_groups_one_is_left(files):
     for file in files[::2]:
         save(file, np.ones((16, 16, 16)), scaled(0.01))
-    assert len(headers.units(read(files))[1]) == N / 2
+    assert len(headers.check_units(read(files))[1]) == N / 2
     for file in files[::2]:
         save(file, np.ones((16, 16, 16)), scaled(10, origin=(900, 0, 0)))
-    assert len(headers.places(read(files))[1]) == N / 2
+    assert len(headers.check_places(read(files))[1]) == N / 2
 
 
 def test_two_volumes_alone_accuse_nobody(files):
     save(files[0], np.ones((16, 16, 16)), scaled(0.01))
     heads = read(files[:2])
-    assert headers.units(heads)[1] == headers.places(heads)[1] == []
+    assert headers.check_units(heads)[1] == headers.check_places(heads)[1] == []
 
 
 def test_thick_slices_and_wide_voxels_are_told(files):
     save(files[2], np.ones((16, 16, 4)), np.diag([10, 10, 40, 1.0]))
     save(files[4], np.ones((8, 8, 8)), scaled(20))
-    finding = headers.sizes(read(files))
+    finding = headers.check_sizes(read(files))
     assert finding.state == "amber"
     assert [row[0] for row in finding.table[1:]] == [str(files[i]) for i in (2, 4)]
 
@@ -123,7 +123,7 @@ def test_missing_and_contradicting_orientations_are_told(files):
     image.set_sform(np.diag([10, 10, 10, 1.0]), 1)
     image.set_qform(np.diag([-10, 10, 10, 1.0]), 1)
     nib.save(image, files[1])
-    finding = headers.axes(read(files))
+    finding = headers.check_axes(read(files))
     assert finding.state == "amber"
     assert "sub-0.nii" in finding.message
     assert "sub-1.nii (RAS, LAS)" in finding.message
@@ -139,16 +139,16 @@ def test_headers_that_training_reads_are_read(files):
     data[123] = 7
     files[1].write_bytes(data)
     heads = read(files)
-    finding = headers.axes(heads)
+    finding = headers.check_axes(heads)
     assert finding.state == "amber"
     assert "1 file whose qform is invalid or has other axes" in finding.message
     assert "sub-0.nii (RAS, invalid)" in finding.message
-    assert headers.units(heads)[0].state == "green"
+    assert headers.check_units(heads)[0].state == "green"
 
 
 def test_bad_files_are_listed_with_their_cures():
-    finding = headers.whole(["a.nii is empty; copy it anew."], 3)
+    finding = headers.check_files(["a.nii is empty; copy it anew."], 3)
     assert finding.state == "red"
     assert finding.message == "1 of 3 files can't be used."
     assert finding.table[1] == ("a.nii is empty; copy it anew.",)
-    assert headers.whole([], 3).state == "green"
+    assert headers.check_files([], 3).state == "green"

@@ -30,7 +30,7 @@ def names():
 
 def judged(volumes, names):
     found = outliers.measure_brightness(volumes)
-    return outliers.intensities(found, names, no_pictures)
+    return outliers.check_intensities(found, names, no_pictures)
 
 
 def test_scores_are_standard_deviations_of_normal_numbers():
@@ -49,7 +49,7 @@ def test_equal_numbers_are_no_outliers():
 
 def test_like_volumes_are_green(volumes, names):
     assert judged(volumes, names).state == "green"
-    assert outliers.shapes(volumes[..., 0], names, no_pictures).state == "green"
+    assert outliers.check_shapes(volumes[..., 0], names, no_pictures).state == "green"
 
 
 @pytest.mark.parametrize(
@@ -74,16 +74,17 @@ def test_another_shape_is_found(volumes, names):
     cubes = volumes[..., 0]
     cubes[9] = 0
     cubes[9, 4:6, 4:6, 4:6] = 0.8
-    finding = outliers.shapes(cubes, names, no_pictures)
+    finding = outliers.check_shapes(cubes, names, no_pictures)
     assert finding.state == "amber"
     assert finding.message.endswith("sub-9.")
 
 
 def test_a_background_amid_the_range_is_told(volumes):
     found = outliers.measure_brightness(np.where(volumes > 0, volumes, 0.5))
-    assert outliers.background(found, of_volumes=True).state == "amber"
+    assert outliers.check_background(found, of_volumes=True).state == "amber"
     assert (
-        outliers.background(outliers.measure_brightness(volumes), True).state == "green"
+        outliers.check_background(outliers.measure_brightness(volumes), True).state
+        == "green"
     )
 
 
@@ -92,20 +93,22 @@ def test_a_grid_that_is_empty_for_the_most_part_is_to_be_cropped(volumes):
     found = outliers.measure_brightness(
         np.pad(volumes, [(0, 0), *[(6, 6)] * 3, (0, 0)])
     )
-    finding = outliers.grid(found, affine)
+    finding = outliers.check_grid(found, affine)
     assert finding.state == "amber"
     assert "--shape 8 9 9" in finding.cure
     assert "22 x 24 x 23 voxels of 2 mm" in finding.message
-    finding = outliers.grid(outliers.measure_brightness(volumes[:, 1:9, 1:10]), affine)
+    finding = outliers.check_grid(
+        outliers.measure_brightness(volumes[:, 1:9, 1:10]), affine
+    )
     assert finding.state == "green"
 
 
 def test_equal_images_are_found():
     images = np.random.default_rng(0).random((30, 8, 8, 1))
     names = [f"image {i}" for i in range(30)]
-    assert outliers.equal_images(images, names).state == "green"
+    assert outliers.check_equal_images(images, names).state == "green"
     images[20] = images[3]
-    finding = outliers.equal_images(images, names)
+    finding = outliers.check_equal_images(images, names)
     assert finding.state == "amber"
     assert "image 3 and image 20" in finding.message
 

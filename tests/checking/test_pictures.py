@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dipy_ldm.checking._pictures import Gallery, flat, reconstructed
+from dipy_ldm.checking._pictures import Gallery, flat, show_reconstructions
 
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
 IMAGES = np.random.default_rng(0).random((6, 28, 20, 1))
@@ -29,6 +29,6 @@ def test_the_last_is_a_usual_one(images, affine):
 
 @pytest.mark.parametrize(("images", "affine"), [(IMAGES, None), (VOLUMES, AFFINE)])
 def test_reconstructions_are_shown_below(images, affine):
-    picture = reconstructed(images, 0 * images, affine)
+    picture = show_reconstructions(images, 0 * images, affine)
     assert picture.ndim == 3
     assert picture.max() == pytest.approx(1, abs=0.1)

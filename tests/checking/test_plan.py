@@ -22,18 +22,18 @@ def recipe():
 
 def test_who_is_held_out_is_told():
     cohort = Cohort(IMAGES, subjects=[i // 2 for i in range(20)])
-    finding = plans.parts(cohort, 0.05, 0, 4)
+    finding = plans.check_split(cohort, 0.05, 0, 4)
     assert finding.state == "amber"
     assert "18 images to learn from" in finding.message
     assert "1 of 10 subjects" in finding.message
-    assert "none held out" in plans.parts(cohort, 0, 0, 4).message
+    assert "none held out" in plans.check_split(cohort, 0, 0, 4).message
 
 
 @pytest.mark.parametrize(("n", "state"), [(9, "amber"), (10, "green")])
 def test_few_that_are_held_out_decide_nothing(n, state):
     subjects = [f"sub-{i}" for i in range(4 * n)]
     cohort = Cohort(np.zeros((4 * n, 2, 2, 1)), subjects=subjects)
-    finding = plans.parts(cohort, 0.25, 0, 4)
+    finding = plans.check_split(cohort, 0.25, 0, 4)
     assert finding.state == state
     assert f"({n} of {4 * n} subjects)" in finding.message
 
@@ -43,24 +43,29 @@ def test_few_that_are_held_out_decide_nothing(n, state):
 )
 def test_few_subjects_are_told(n, state):
     images = np.zeros((2 * n, 1))
-    of_two = plans.people(Cohort(images, subjects=[i // 2 for i in range(2 * n)]))
-    assert (of_two.state, plans.people(Cohort(images[:n])).state) == (state, state)
+    of_two = plans.check_subjects(
+        Cohort(images, subjects=[i // 2 for i in range(2 * n)])
+    )
+    assert (of_two.state, plans.check_subjects(Cohort(images[:n])).state) == (
+        state,
+        state,
+    )
     assert f"{2 * n} images of {n} subjects" in of_two.message
 
 
 def test_too_few_images_are_red():
-    finding = plans.parts(Cohort(IMAGES), 0.05, 0, 64)
+    finding = plans.check_split(Cohort(IMAGES), 0.05, 0, 64)
     assert finding.state == "red"
     assert finding.message.startswith("Of 20 images, 19 are left")
     assert "batch_size" in finding.cure
 
 
 def test_devices_and_precision_are_told_with_the_reason(recipe):
-    chosen = plans.settled(recipe, 2)
+    chosen = plans.settle(recipe, 2)
     assert all(isinstance(training, Training) for training in chosen)
-    assert plans.precision(chosen).message == "float32: as asked for."
-    assert plans.device(chosen).message.startswith("Training is on ")
-    finding = plans.memory(recipe, chosen, IMAGES.shape, None)
+    assert plans.check_precision(chosen).message == "float32: as asked for."
+    assert plans.check_device(chosen).message.startswith("Training is on ")
+    finding = plans.check_memory(recipe, chosen, IMAGES.shape, None)
     assert finding.state == "green"
     assert [row[0] for row in finding.table[1:]] == ["autoencoder", "diffusion"]
 
@@ -78,17 +83,19 @@ def test_memory_is_compared_with_what_is_free(free, state):
 
 def test_empty_pieces_are_counted():
     volumes = np.zeros((6, 32, 32, 32, 1), "float32")
-    assert plans.pieces(volumes, 8, 4).state == "amber"
+    assert plans.check_patches(volumes, 8, 4).state == "amber"
     volumes[:] = 0.5
-    finding = plans.pieces(volumes, 8, 4)
+    finding = plans.check_patches(volumes, 8, 4)
     assert finding.state == "green"
     assert finding.message == "Pieces of 8 x 8 x 8 of 32 x 32 x 32; 0% are empty."
-    assert plans.pieces(volumes, 48, 4).message.startswith("Whole images (32 x 32 x 32")
+    assert plans.check_patches(volumes, 48, 4).message.startswith(
+        "Whole images (32 x 32 x 32"
+    )
 
 
 @pytest.mark.parametrize("name", schedules.SCHEDULES)
 def test_every_schedule_of_the_package_ends_in_noise(name):
-    assert plans.schedule(name).state == "green"
+    assert plans.check_schedule(name).state == "green"
 
 
 def test_a_schedule_that_ends_too_early_is_red(monkeypatch):
@@ -98,6 +105,6 @@ def test_a_schedule_that_ends_too_early_is_red(monkeypatch):
         return alpha, (1 - alpha**2) ** 0.5
 
     monkeypatch.setitem(schedules.SCHEDULES, "early", early)
-    finding = plans.schedule("early")
+    finding = plans.check_schedule("early")
     assert finding.state == "red"
     assert "cosine" in finding.cure

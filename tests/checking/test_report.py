@@ -20,7 +20,7 @@ FOUND = {
 
 
 def test_the_page_has_every_finding():
-    html = report.page(["a.nii", "b.nii", "c.nii", "d.nii"], FOUND)
+    html = report.write_page(["a.nii", "b.nii", "c.nii", "d.nii"], FOUND)
     for words in ("Mend it.", "Look.", "All of one unit.", "a.nii is cut.", "It."):
         assert words in html
     assert "<b>" not in html
@@ -33,7 +33,7 @@ def test_the_page_has_every_finding():
 
 
 def test_in_short_the_worst_is_first_and_the_rest_is_named():
-    assert report.in_short(FOUND) == [
+    assert report.summarise_findings(FOUND) == [
         "red: files: Bad <b>.",
         "  Mend it.",
         "amber: shapes: Odd.",

@@ -56,19 +56,19 @@ def test_all_views_are_different_and_the_first_is_none(small):
 
 
 def test_a_cohort_as_it_should_be_is_green(small, names):
-    finding = likeness.orientation(small, names, no_pictures)
+    finding = likeness.check_orientation(small, names, no_pictures)
     assert finding.state == "green", finding
-    assert likeness.doubled(small, names, names, no_pictures).state == "green"
+    assert likeness.check_duplicates(small, names, names, no_pictures).state == "green"
 
 
 @pytest.mark.parametrize("view", [VIEWS[i] for i in (1, 2, 9, 20, 33, 47)])
 def test_swapped_axes_are_found_and_named(small, names, view):
     changed = small.copy()
     changed[5] = view.of(small[5])
-    finding = likeness.orientation(changed, names, no_pictures)
+    finding = likeness.check_orientation(changed, names, no_pictures)
     assert finding.state == "red"
     (row,) = finding.table[1:]
-    found = VIEWS[likeness.turned(changed)[1][5]]
+    found = VIEWS[likeness.compare_views(changed)[1][5]]
     assert row[0] == f"sub-5: {found}"
     # But for left and right, which are alike in these.
     pair = likeness.unit_vectors(np.stack([v.of(small[5]) for v in (found, view)]))
@@ -91,7 +91,7 @@ def test_copies_are_found(heads, names, copied):
     noise = np.random.default_rng(1).standard_normal(heads[2].shape)
     images[7] = copied(heads[2], noise)
     small = likeness.cubes(images, AFFINE)
-    finding = likeness.doubled(small, names, names, no_pictures)
+    finding = likeness.check_duplicates(small, names, names, no_pictures)
     assert finding.state == "red"
     assert [row[0] for row in finding.table[1:]] == ["sub-2 and sub-7"]
     assert finding.cure
@@ -101,14 +101,16 @@ def test_repetitions_of_one_subject_are_amber(small, names):
     twice = small.copy()
     twice[1] = twice[0]
     subjects = ["sub-0", *names[:-1]]
-    assert likeness.doubled(twice, names, subjects, no_pictures).state == "amber"
+    assert (
+        likeness.check_duplicates(twice, names, subjects, no_pictures).state == "amber"
+    )
 
 
 def test_few_volumes_are_not_judged(small, names):
     few = small[:5]
     for finding in (
-        likeness.orientation(few, names, no_pictures),
-        likeness.doubled(few, names, names, no_pictures),
+        likeness.check_orientation(few, names, no_pictures),
+        likeness.check_duplicates(few, names, names, no_pictures),
     ):
         assert finding.state == "grey"
         assert "6" in finding.message

@@ -4,7 +4,12 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm.data._intensity import is_flattened, measure, scale, unscale
+from dipy_ldm.data._intensity import (
+    is_flattened,
+    measure_range,
+    scale_intensities,
+    unscale_intensities,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -18,12 +23,12 @@ def brain(low=20, high=1000, shape=(20, 20, 20, 1)):
 
 def test_zero_stays_the_darkest_and_the_range_is_that_of_the_region():
     data = brain()
-    scaled = scale(data, measure(data))
+    scaled = scale_intensities(data, measure_range(data))
     assert scaled.dtype == np.float32
     assert (scaled.min(), scaled.max()) == (0, 1)
     npt.assert_array_equal(scaled == 0, data == 0)
     # Seven eighths of the voxels are empty: they don't count.
-    npt.assert_allclose(measure(data).high, 995, atol=10)
+    npt.assert_allclose(measure_range(data).high, 995, atol=10)
 
 
 def test_a_few_extreme_voxels_change_little():
@@ -31,9 +36,11 @@ def test_a_few_extreme_voxels_change_little():
     extreme = data.copy()
     extreme[7, 7, 7], extreme[8, 8, 8] = 1e6, -1e6
     npt.assert_allclose(
-        scale(extreme, measure(extreme)), scale(data, measure(data)), atol=1
+        scale_intensities(extreme, measure_range(extreme)),
+        scale_intensities(data, measure_range(data)),
+        atol=1,
     )
-    npt.assert_allclose(measure(extreme), measure(data), atol=10)
+    npt.assert_allclose(measure_range(extreme), measure_range(data), atol=10)
 
 
 def test_scaling_does_not_depend_on_the_unit():
@@ -41,22 +48,24 @@ def test_scaling_does_not_depend_on_the_unit():
     for unit in (1e-3, 7, 1e4):
         other = (data * np.float32(unit)).astype("float32")
         npt.assert_allclose(
-            scale(other, measure(other)), scale(data, measure(data)), atol=1e-5
+            scale_intensities(other, measure_range(other)),
+            scale_intensities(data, measure_range(data)),
+            atol=1e-5,
         )
 
 
 def test_what_is_not_clipped_comes_back():
     for data in (brain(), brain(-900, 1500), brain(-1024, -500)):
-        intensities = measure(data)
+        intensities = measure_range(data)
         inside = (data > intensities.low) & (data < intensities.high)
         assert inside[5:15, 5:15, 5:15].mean() > 0.98
-        back = unscale(scale(data, intensities), intensities)
+        back = unscale_intensities(scale_intensities(data, intensities), intensities)
         npt.assert_allclose(back[inside], data[inside], rtol=1e-4, atol=1e-2)
 
 
 def test_air_of_computed_tomography_is_the_darkest():
     data = brain(-100, 1500) - 1000 * (brain() == 0)
-    scaled = scale(data, measure(data))
+    scaled = scale_intensities(data, measure_range(data))
     assert (scaled[:5] == 0).all()
     assert scaled[5:15, 5:15, 5:15].min() > 0.2
 
@@ -64,31 +73,37 @@ def test_air_of_computed_tomography_is_the_darkest():
 def test_a_few_negative_voxels_leave_zero_where_it_is():
     data = brain()
     data[5, 5, :3] = -5
-    assert measure(data).low == 0
+    assert measure_range(data).low == 0
 
 
 def test_channels_have_ranges_of_their_own():
     data = np.concatenate([brain(high=30), brain(high=5000)], -1)
-    scaled = scale(data, measure(data))
+    scaled = scale_intensities(data, measure_range(data))
     for i in range(2):
         alone = data[..., i : i + 1]
-        npt.assert_array_equal(scaled[..., i : i + 1], scale(alone, measure(alone)))
+        npt.assert_array_equal(
+            scaled[..., i : i + 1], scale_intensities(alone, measure_range(alone))
+        )
 
 
 def test_labels_and_constant_channels():
     label = (brain() > 0).astype("float32")
-    npt.assert_array_equal(scale(3 * label, measure(3 * label)), label)
-    npt.assert_array_equal(scale(-3 * label, measure(-3 * label)), 1 - label)
+    npt.assert_array_equal(
+        scale_intensities(3 * label, measure_range(3 * label)), label
+    )
+    npt.assert_array_equal(
+        scale_intensities(-3 * label, measure_range(-3 * label)), 1 - label
+    )
     for value in (0, 4, -4):
         data = np.full((3, 3, 3, 1), value, "float32")
-        scaled = scale(data, measure(data))
+        scaled = scale_intensities(data, measure_range(data))
         assert np.isfinite(scaled).all()
-        npt.assert_array_equal(unscale(scaled, measure(data)), data)
+        npt.assert_array_equal(unscale_intensities(scaled, measure_range(data)), data)
 
 
 def flattened(data):
     data = np.asarray(data, "float32")
-    return is_flattened(data, scale(data, measure(data)))
+    return is_flattened(data, scale_intensities(data, measure_range(data)))
 
 
 @pytest.mark.parametrize("offset", [1e5, 1e6, 1e9])

@@ -6,7 +6,7 @@ import pytest
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import Table
-from dipy_ldm.data.joining import in_order, join
+from dipy_ldm.data.joining import align_tables, join_rows
 
 SUBJECTS = ["sub-02", "sub-01", "sub-02"]
 SESSIONS = ["ses-b", None, "ses-a"]
@@ -31,7 +31,7 @@ INDEXED = FRAME.set_index("participant_id")
     ids=range(8),
 )
 def test_rows_follow_the_subjects(table):
-    assert join(table, SUBJECTS) == {"age": [52, 61, 52]}
+    assert join_rows(table, SUBJECTS) == {"age": [52, 61, 52]}
 
 
 def test_rows_follow_sessions_and_files_where_they_tell():
@@ -40,19 +40,19 @@ def test_rows_follow_sessions_and_files_where_they_tell():
         "session_id": ["a", "ses-b", None],
         "age": [1, 2, 3],
     }
-    assert join(several, SUBJECTS, SESSIONS) == {"age": [2, 3, 1]}
+    assert join_rows(several, SUBJECTS, SESSIONS) == {"age": [2, 3, 1]}
     paths = {"age": [1, 2, 3], "file": ["sub-02/a.nii.gz", "b.nii.gz", FILES[1]]}
-    assert join(paths, SUBJECTS, SESSIONS, FILES) == {"age": [2, 3, 1]}
+    assert join_rows(paths, SUBJECTS, SESSIONS, FILES) == {"age": [2, 3, 1]}
     labels = pd.Series([7, 8], index=["sub-01", "sub-02"])
-    assert join(labels, SUBJECTS) == [8, 7, 8]
+    assert join_rows(labels, SUBJECTS) == [8, 7, 8]
 
 
 @pytest.mark.parametrize(
     "table", [{"age": [1, 2, 3]}, np.arange(3), FRAME[["age"]], FRAME.age, [1, 2, 3]]
 )
 def test_rows_without_names_stay_in_their_order(table):
-    assert join(table, SUBJECTS) is None
-    assert join(table, None) is None
+    assert join_rows(table, SUBJECTS) is None
+    assert join_rows(table, None) is None
 
 
 @pytest.mark.parametrize(
@@ -67,12 +67,12 @@ def test_rows_without_names_stay_in_their_order(table):
 )
 def test_what_can_not_be_joined_is_refused(table, subjects, sentence):
     with pytest.raises(InputError, match=sentence):
-        join(table, subjects)
+        join_rows(table, subjects)
 
 
 def test_tables_of_both_sides_are_joined_each_to_its_own():
     known = Table(TABLE, {"age": "years"})
-    first, second = in_order((known, SUBJECTS), ([1, 2], ["sub-01", "sub-02"]))
+    first, second = align_tables((known, SUBJECTS), ([1, 2], ["sub-01", "sub-02"]))
     assert (first, first.units) == ({"age": [52, 61, 52]}, {"age": "years"})
     assert second == [1, 2]
-    assert in_order((None, SUBJECTS), (None, None)) == [None, None]
+    assert align_tables((None, SUBJECTS), (None, None)) == [None, None]

@@ -83,7 +83,7 @@ def test_planted_copies_are_found_as_many(train, invariant, rng, kind):
     found = look(invariant, train, patients(n, 3), planted(train, n, kind, rng))
     finding = copies.judge(found)
     assert finding.copies.low < 0.05 < finding.copies.high
-    assert finding.chance < copies.ALARM / 3
+    assert finding.chance < copies.FALSE_ALARM_RATE / 3
     # And which they are.
     np.testing.assert_array_equal(found.generated.nearest[[0, 3, 6, 9]], [0, 7, 14, 21])
 
@@ -92,7 +92,7 @@ def test_planted_copies_are_found_as_many(train, invariant, rng, kind):
 def test_copies_that_were_not_moved_are_found_in_voxels(train, rng, kind):
     found = look(voxels(), train, patients(80, 3), planted(train, 80, kind, rng))
     assert copies.judge(found).copies.value == 0.05
-    assert copies.judge(found).chance < copies.ALARM / 3
+    assert copies.judge(found).chance < copies.FALSE_ALARM_RATE / 3
 
 
 def test_none_are_found_among_held_out_images_in_ten_repetitions(train, invariant):
@@ -100,7 +100,7 @@ def test_none_are_found_among_held_out_images_in_ten_repetitions(train, invarian
         held_out, others = patients(60, 10 + seed), patients(60, 50 + seed)
         for features in (voxels(), invariant):
             finding = copies.judge(look(features, train, held_out, others))
-            assert finding.chance > copies.ALARM / 3
+            assert finding.chance > copies.FALSE_ALARM_RATE / 3
             assert finding.copies.value == 0
 
 
@@ -154,7 +154,7 @@ def test_copies_of_what_was_learnt_many_times_are_found(rng, k):
     finding = copies.judge(copies.search(voxels(), train, held_out, generated))
     assert finding.copies.value == 0.5
     assert finding.share.value >= 0.5
-    assert finding.chance < copies.ALARM / 3
+    assert finding.chance < copies.FALSE_ALARM_RATE / 3
     refused = ReferenceSet.of(train, held_out).has(generated)
     assert refused[:50].all()
     assert refused[50:].mean() < 0.2
@@ -181,7 +181,7 @@ def test_no_alarm_where_images_are_there_many_times(repeats):
         train = base + 0.05 * rng.standard_normal(base.shape)
         held_out, others = rng.standard_normal((2, 60, 12))
         found = copies.search(voxels(), train, held_out, others)
-        alarms += copies.judge(found).chance < copies.ALARM / 3
+        alarms += copies.judge(found).chance < copies.FALSE_ALARM_RATE / 3
     assert alarms <= 2
 
 
@@ -191,7 +191,7 @@ def test_typical_samples_are_no_copies(train, rng):
     finding = copies.judge(look(voxels(), train, patients(60, 5), typical))
     assert finding.by_distance.value > 0.5
     assert finding.share.value < 0.1
-    assert finding.chance > copies.ALARM / 3
+    assert finding.chance > copies.FALSE_ALARM_RATE / 3
 
 
 def test_mirror_images_are_described_alike(train):
@@ -285,8 +285,8 @@ def test_membership_of_known_losses(rng):
     assert (
         membership.infer_membership(others[:99], others[:99]).true_positive_rate is None
     )
-    assert membership.area(np.zeros(3), np.zeros(4)) == 0.5
-    assert membership.area(np.zeros(3), np.ones(4)) == 1
+    assert membership.area_under_curve(np.zeros(3), np.zeros(4)) == 0.5
+    assert membership.area_under_curve(np.zeros(3), np.ones(4)) == 1
 
 
 def test_guessing_finds_as_many_members_as_it_accuses():

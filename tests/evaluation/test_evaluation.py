@@ -17,12 +17,12 @@ from dipy_ldm.evaluation import (
 from dipy_ldm.evaluation._evaluation_report import conclude, write_page
 from dipy_ldm.evaluation._fidelity import (
     Sets,
+    compute_features,
     distances,
+    is_worse_than_real,
     measure_fidelity,
     measure_variety,
-    outside,
     pair_similarity,
-    rows_of,
 )
 from dipy_ldm.evaluation._probe import fit_ridge, probe, probe_all
 from dipy_ldm.evaluation._sharpness import (
@@ -82,10 +82,10 @@ def test_random_features_are_the_same_everywhere(shape, rng):
 
 def test_random_features_tell_blur_and_few_others(sets):
     features = random_network(sets.real.shape[1:])
-    found = measure_fidelity(rows_of(sets, features))
-    assert outside(found | {"generated": found["reconstructed"]}, "kernel")
+    found = measure_fidelity(compute_features(sets, features))
+    assert is_worse_than_real(found | {"generated": found["reconstructed"]}, "kernel")
     assert found["reconstructed"]["kernel"].low > found["real"]["kernel"].high
-    assert not outside(found, "kernel")
+    assert not is_worse_than_real(found, "kernel")
 
 
 def test_random_weights_do_not_change():
@@ -134,7 +134,7 @@ def test_features_of_ones_own_are_checked(function, message):
 def test_two_samples_of_one_gaussian_are_at_the_floor(rng):
     a, b, c = rng.standard_normal((3, 200, 8))
     found = {"generated": distances(a, b), "real": distances(a, c)}
-    assert not any(outside(found, name) for name in found["real"])
+    assert not any(is_worse_than_real(found, name) for name in found["real"])
     assert found["generated"]["frechet"].value == pytest.approx(0.3, abs=0.2)
 
 
@@ -143,10 +143,14 @@ def test_shifted_and_narrow_gaussians_are_told(rng):
     floor = distances(a, c)
     shifted = {"generated": distances(a, b + 1), "real": floor}
     assert shifted["generated"]["frechet"].value == pytest.approx(6, rel=0.15)
-    assert outside(shifted, "kernel") and outside(shifted, "precision")
+    assert is_worse_than_real(shifted, "kernel") and is_worse_than_real(
+        shifted, "precision"
+    )
     narrow = {"generated": distances(a, b / 3), "real": floor}
-    assert outside(narrow, "recall") and outside(narrow, "coverage")
-    assert not outside(narrow, "precision")
+    assert is_worse_than_real(narrow, "recall") and is_worse_than_real(
+        narrow, "coverage"
+    )
+    assert not is_worse_than_real(narrow, "precision")
 
 
 def test_no_frechet_distance_without_enough_samples(rng):
@@ -205,7 +209,7 @@ def test_all_intervals_depend_on_the_seed(rng):
         lambda seed: measure_sharpness(sets, seed)["generated"][0],
         lambda seed: measure_reconstruction(vqvae, sets, seed)["mse"],
         lambda seed: measure_reconstruction(vqvae, sets, seed)["ms_ssim"],
-        lambda seed: anatomy.compare(*measured, seed)["a"],
+        lambda seed: anatomy.compare_anatomy(*measured, seed)["a"],
     )
     for measure in measures:
         assert measure(0) == measure(0) != measure(1)
@@ -362,7 +366,7 @@ def test_figures_are_those_of_subjects(sets):
         alone, found = measure(sets), measure(of_pairs)
         assert found["generated"] == alone["generated"]
         assert found["real"] != alone["real"]
-    rows = rows_of(sets, random_network(sets.real.shape[1:]))
+    rows = compute_features(sets, random_network(sets.real.shape[1:]))
     one, other = (measure_fidelity(rows, 0, who) for who in ({}, whose))
     assert one["generated"] == other["generated"]
     assert one["real"]["density"] != other["real"]["density"]

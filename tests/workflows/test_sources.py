@@ -13,7 +13,7 @@ from scans import save
 from dipy_ldm import LatentDiffusion, _serialization as persistence
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._grid import Grid
-from dipy_ldm.data._pairing import pair, pair_masks
+from dipy_ldm.data._pairing import pair_masks, pair_sources
 from dipy_ldm.data._preprocessing import conform_source
 from dipy_ldm.data._sources import Source, to_saved
 from dipy_ldm.workflows import _inputs as inputs, _progress as report
@@ -279,13 +279,15 @@ def test_pairs():
     sources = names(
         "sub-2_ses-a_T1w", "sub-1_ses-b_T1w", "sub-1_ses-a_T1w", "sub-3_T1w"
     )
-    assert list(pair(images, sources).values()) == [sources[i] for i in (2, 1, 0)]
+    assert list(pair_sources(images, sources).values()) == [
+        sources[i] for i in (2, 1, 0)
+    ]
     whole = names("sub-2_T1w", "sub-1_T1w")
-    assert list(pair(images, whole).values()) == [whole[i] for i in (1, 1, 0)]
+    assert list(pair_sources(images, whole).values()) == [whole[i] for i in (1, 1, 0)]
     others = names("c", "a", "b")
-    assert list(pair(images, others).values()) == others
+    assert list(pair_sources(images, others).values()) == others
     with pytest.raises(InputError, match="there are 2 sources for 3 volumes"):
-        pair(images, others[:2])
+        pair_sources(images, others[:2])
 
 
 def test_masks_are_paired_by_order_unless_names_tell_otherwise(caplog):
