@@ -28,11 +28,12 @@ import dipy_ldm
 from dipy_ldm._utils.checks import InputError, at_least
 from dipy_ldm.data._grid import Grid
 from dipy_ldm.data.volumes import load_volumes
-from dipy_ldm.evaluation._fidelity import Sets, pair_similarity
-from dipy_ldm.evaluation._sharpness import (
+from dipy_ldm.evaluation._fidelity import (
+    Sets,
     measure_reconstruction,
     measure_sharpness,
     measure_texture,
+    pair_similarity,
 )
 from dipy_ldm.metrics import (
     detail_correlation,

@@ -19,6 +19,7 @@ from dipy_ldm._utils import tiling as tiles
 from dipy_ldm._utils.checks import check_counts, scalars
 from dipy_ldm.anomaly import _training as learning
 from dipy_ldm.anomaly._lesions import Atlas
+from dipy_ldm.data._batches import read_windows, scaled_to, window_size
 from dipy_ldm.data._checks import (
     as_array,
     as_fitted,
@@ -27,7 +28,6 @@ from dipy_ldm.data._checks import (
     check_range,
     check_trainable,
 )
-from dipy_ldm.data._patches import read_windows, scaled_to, window_size
 from dipy_ldm.nn import building, receptive_field
 from dipy_ldm.training import Options, Training, train
 from dipy_ldm.training._precision import Precision, tell

@@ -14,6 +14,7 @@ from dipy_ldm._utils.checks import check_counts, check_sizes, check_space
 from dipy_ldm.autoencoder import _network as autoencoder_network
 from dipy_ldm.autoencoder._memory import estimate_coding
 from dipy_ldm.autoencoder._sharpening import REACH, sharpened
+from dipy_ldm.data._batches import read_whole, scaled_to, window_size
 from dipy_ldm.data._checks import (
     as_array,
     check_channels,
@@ -21,7 +22,6 @@ from dipy_ldm.data._checks import (
     check_latents,
     check_range,
 )
-from dipy_ldm.data._patches import read_whole, scaled_to, window_size
 from dipy_ldm.nn import receptive_field
 
 

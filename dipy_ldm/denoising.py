@@ -12,8 +12,7 @@ from dipy_ldm._base import Estimator
 from dipy_ldm.codec import Codec
 from dipy_ldm.conditions import UNSPECIFIED, Condition, Told
 from dipy_ldm.data import _sources as sources
-from dipy_ldm.data._conditioning_inputs import ConditioningInputs, prepare_sources
-from dipy_ldm.data._sources import Source
+from dipy_ldm.data._sources import ConditioningInputs, Source, prepare_sources
 from dipy_ldm.denoiser import _unet as unet_network
 from dipy_ldm.denoiser._networks import prior_options, unets
 from dipy_ldm.diffusion import guidance as denoisers, samplers, schedules

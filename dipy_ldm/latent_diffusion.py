@@ -23,7 +23,7 @@ from dipy_ldm.anomaly_detector import Detector
 from dipy_ldm.conditions import from_saved, to_saved
 from dipy_ldm.data import _sources as sources
 from dipy_ldm.data._checks import check_trainable, survey
-from dipy_ldm.data.joining import align_tables
+from dipy_ldm.data._table_rows import align_tables
 from dipy_ldm.denoiser import _training as diffusion
 from dipy_ldm.denoiser._conditioning import ConditioningEncoder, Latents
 from dipy_ldm.detecting import Finder

@@ -20,6 +20,7 @@ from dipy_ldm.autoencoder import (
 )
 from dipy_ldm.autoencoder.quantizers import BOTTLENECKS
 from dipy_ldm.codec import Codec
+from dipy_ldm.data._batches import window_size
 from dipy_ldm.data._checks import (
     as_array,
     check_alike,
@@ -27,7 +28,6 @@ from dipy_ldm.data._checks import (
     check_trainable,
     warn_of_channels,
 )
-from dipy_ldm.data._patches import window_size
 from dipy_ldm.nn import building
 from dipy_ldm.training import Options, Training, train
 from dipy_ldm.training._precision import Precision, tell

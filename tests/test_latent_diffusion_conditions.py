@@ -18,7 +18,7 @@ from dipy_ldm import VQVAE, LatentDiffusion, _serialization as persistence, deno
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.conditions import Condition
 from dipy_ldm.data import load_mnist
-from dipy_ldm.data._conditioning_inputs import ConditioningInputs
+from dipy_ldm.data._sources import ConditioningInputs
 from dipy_ldm.denoiser import _training as diffusion, _unet as unet_network
 from dipy_ldm.denoiser._ablation import ablation_gains
 from dipy_ldm.denoiser._conditioning import Latents

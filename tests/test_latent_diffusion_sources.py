@@ -13,7 +13,7 @@ from dipy_ldm import VQVAE, LatentDiffusion, _serialization as persistence
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data import load_mnist
 from dipy_ldm.denoiser import _unet as unet_network
-from dipy_ldm.evaluation import _membership as membership
+from dipy_ldm.evaluation import _memorization as membership
 from dipy_ldm.evaluation.audit import audit
 from dipy_ldm.evaluation.evaluate import evaluate
 from dipy_ldm.evaluation.features import voxels

@@ -14,8 +14,13 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from dipy_ldm.data._batches import Batches, examples_of, stream_of
-from dipy_ldm.data._patches import read_windows, scaled_to
+from dipy_ldm.data._batches import (
+    Batches,
+    examples_of,
+    read_windows,
+    scaled_to,
+    stream_of,
+)
 
 # Pixels or voxels along the mean axis of a lesion, of which each may be longer or
 # shorter by a share, and how wide its edge is. So many are small that in all sizes

@@ -13,8 +13,7 @@ from dipy_ldm._utils import tiling as tiles
 from dipy_ldm._utils.checks import check_patch, check_seed, check_sizes, plain
 from dipy_ldm.anomaly import _network as anomaly_network
 from dipy_ldm.anomaly._lesions import lesion_batches, n_features
-from dipy_ldm.data._batches import Batches
-from dipy_ldm.data._patches import window_size
+from dipy_ldm.data._batches import Batches, window_size
 from dipy_ldm.metrics import dice
 from dipy_ldm.nn import building
 from dipy_ldm.training import _memory as memory

@@ -18,9 +18,8 @@ from dipy_ldm.autoencoder._assessment import (
     verdict,
 )
 from dipy_ldm.autoencoder.quantizers import BOTTLENECKS
-from dipy_ldm.data._batches import Augmentation, batches
+from dipy_ldm.data._batches import Augmentation, batches, read_windows, window_size
 from dipy_ldm.data._checks import Survey, survey
-from dipy_ldm.data._patches import read_windows, window_size
 from dipy_ldm.nn import building
 from dipy_ldm.training import _memory as memory
 from dipy_ldm.training._options import BASE_FAN_IN

@@ -1,10 +1,13 @@
-"""Findings: what is told of data and training, and how bad it is."""
+"""Findings: what is told of data and training, with pictures, on a page."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
+
+from dipy_ldm import plots
+from dipy_ldm.evaluation import _html as html
 
 # From the worst; grey is for what could not be looked at.
 STATES = ("red", "amber", "green", "grey")
@@ -106,3 +109,123 @@ def robust_scores(values: npt.ArrayLike, least: npt.ArrayLike) -> np.ndarray:
         low, high = np.percentile(values, (2.5, 97.5), axis=0)
         spread = np.maximum(spread, (high - low) / _WIDTH)
     return away / np.maximum(spread, least)
+
+
+_KINDS = {"red": "bad", "amber": "fair", "green": "good", "grey": "plain"}
+_MEANINGS = {
+    "red": "must be mended before a training",
+    "amber": "to be looked at",
+    "green": "as it should be",
+    "grey": "could not be looked at",
+}
+
+
+def write_page(
+    input_files: Sequence[str], findings: Mapping[str, Sequence[Finding]]
+) -> str:
+    """Write the page."""
+    every = [finding for group in findings.values() for finding in group]
+    counts = ", ".join(
+        f"{sum(f.state == state for f in every)} {state} ({meaning})"
+        for state, meaning in _MEANINGS.items()
+        if any(f.state == state for f in every)
+    )
+    bad = [f for state in STATES[:2] for f in every if f.state == state]
+    return html.page(
+        "Before a long training",
+        html.text(f"Looked at {_shortened(input_files)}: {counts}."),
+        *map(_note, bad),
+        *(html.section(title, *map(_part, group)) for title, group in findings.items()),
+    )
+
+
+def _shortened(input_files):
+    few, more = input_files[:3], len(input_files) - 3
+    return " ".join(map(str, few)) + (f" and {more} more" if more > 0 else "")
+
+
+def _note(finding):
+    """Write a finding in one box, for the top of the page."""
+    return html.note(
+        " ".join([f"{finding.title}: {finding.message}", finding.cure]),
+        _KINDS[finding.state],
+    )
+
+
+def _part(finding):
+    """Write all of a finding."""
+    pieces = [html.note(finding.message, _KINDS[finding.state])]
+    if finding.cure:
+        pieces.append(html.text(finding.cure))
+    pieces += [html.picture(p.image, p.caption) for p in finding.pictures]
+    if finding.table:
+        head, *rows = finding.table
+        pieces.append(html.table(head, rows))
+    return html.part(finding.title, *pieces)
+
+
+def summarise_findings(findings: Mapping[str, Sequence[Finding]]) -> list[str]:
+    """Write what is wrong and how to mend it, and name the rest."""
+    every = [finding for group in findings.values() for finding in group]
+    lines = []
+    for state in STATES[:2]:
+        for finding in (f for f in every if f.state == state):
+            lines.append(f"{state}: {finding.title}: {finding.message}")
+            lines.append(f"  {finding.cure}")
+    for state in STATES[2:]:
+        titles = [finding.title for finding in every if finding.state == state]
+        if titles:
+            lines.append(f"{state}: {', '.join(titles)}")
+    return lines
+
+
+# Images are enlarged to about so many pixels on a page.
+_MIN_PIXELS = 90
+
+
+def flat(images: np.ndarray, affine: np.ndarray | None) -> np.ndarray:
+    """Make pictures of images: volumes are cut through their middle.
+
+    Shapes: images ``(n, *space, channels)``, result ``(n, h, w, channels)``.
+    """
+    images = np.asarray(images, "float32")
+    images = images if affine is None else plots.planes(images, affine)
+    times = max(1, round(_MIN_PIXELS / images.shape[1]))
+    return images.repeat(times, axis=1).repeat(times, axis=2)
+
+
+class Gallery:
+    """What shows some of many images, beside a usual one.
+
+    Shapes: images ``(n, *space, channels)``.
+    """
+
+    def __init__(self, images: np.ndarray, affine: np.ndarray | None, usual: int):
+        self.images = images
+        self.affine = affine
+        self.usual = usual
+
+    def __call__(self, numbers: Sequence[int], caption: str) -> list[Picture]:
+        """Show some images by their numbers, and a usual one as the last."""
+        chosen = np.stack([self.images[i] for i in [*numbers, self.usual]])
+        picture = plots.montage(flat(chosen, self.affine), columns=self._columns())
+        return [Picture(picture, caption)]
+
+    def _columns(self):
+        return 5 if self.affine is None else 1
+
+
+def show_reconstructions(
+    images: np.ndarray, reconstructions: np.ndarray, affine: np.ndarray | None
+) -> np.ndarray:
+    """Show images, and their reconstructions below.
+
+    Shapes: images, made ``(n, *space, channels)``, result ``(height, width,
+    channels)``.
+    """
+    if affine is not None:
+        images, reconstructions = images[:3], reconstructions[:3]
+        pairs = np.stack([flat(images, affine), flat(reconstructions, affine)], axis=1)
+        return plots.montage(pairs.reshape(-1, *pairs.shape[2:]), columns=1)
+    both = np.concatenate([flat(images, affine), flat(reconstructions, affine)])
+    return plots.montage(both, columns=len(images))

@@ -10,15 +10,18 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
+from dipy_ldm.checking import _similarity as likeness
 from dipy_ldm.checking._findings import (
     Finding,
+    Gallery,
     amber,
     counted,
     green,
+    grey,
     listed,
     robust_scores,
 )
-from dipy_ldm.checking._headers import too_few
+from dipy_ldm.checking._headers import Material, too_few
 from dipy_ldm.checking._similarity import MIN_VOLUMES, unit_vectors
 
 # Standard deviations. Of 200 virtual brains the farthest lies 3 of them out.
@@ -252,4 +255,46 @@ def check_equal_images(images: np.ndarray, names: Sequence[str]) -> Finding:
         "doubled images",
         f"{counted(len(duplicates), 'pair')} of equal images: {listing}.",
         "Leave repetitions out: one may be learnt from and the other held out.",
+    )
+
+
+def check_images(material: Material, verbose: bool = False) -> list[Finding]:
+    """Look at every image."""
+    brightness = measure_brightness(material.images, verbose)
+    if material.affine is None:
+        return [*_of_images(material, brightness), _only_volumes()]
+    small = likeness.cubes(material.images, material.affine, verbose)
+    names, subjects = material.names, material.subjects
+    show = Gallery(material.images, material.affine, _usual(small))
+    return [
+        check_grid(brightness, material.affine),
+        check_background(brightness, of_volumes=True),
+        likeness.check_orientation(small, names, show),
+        likeness.check_duplicates(small, names, subjects, show),
+        check_intensities(brightness, names, show),
+        check_shapes(small, names, show),
+    ]
+
+
+def _usual(small):
+    """Return the number of the volume that is most like the median."""
+    median = likeness.unit_vectors(np.median(small, axis=0)[None])[0]
+    return int((likeness.unit_vectors(small) @ median).argmax())
+
+
+def _of_images(material, brightness):
+    """Judge images of two dimensions, of which no place is the same for all."""
+    scores = robust_scores(brightness.figures, 0.01)
+    usual = int(np.abs(scores).max(axis=1).argmin())
+    show = Gallery(material.images, None, usual)
+    return [
+        check_grid(brightness, None),
+        check_intensities(brightness, material.names, show),
+        check_equal_images(material.images, material.names),
+    ]
+
+
+def _only_volumes():
+    return grey(
+        "orientation and shape", "Not looked at: these are told of volumes alone."
     )

@@ -1,14 +1,16 @@
-"""Folders of results on disk that are there whole or not at all.
+"""Folders of results on disk that are there whole or not at all, and their arrays.
 
 Whoever uses a folder holds a lock on its notes (``NOTES``) until the process ends; what
 makes room lets such folders be.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+import ctypes
 import errno
 import hashlib
 import json
+import math
 import os
 from pathlib import Path
 import shutil
@@ -219,3 +221,77 @@ def _last_change(folder):
         return max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
     except FileNotFoundError:
         return time.time()
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def writing_rows(
+    path: Path, length: int, shape: tuple[int, ...], dtype: str
+) -> Iterator[Callable]:
+    """Write an array to a ``.npy`` file, row by row, its length known at the end.
+
+    Through the file rather than a memory map: there, a disk that fills up is not an
+    error that can be told but the end of the process.
+    """
+    kind = np.dtype(dtype)
+    rows = 0
+
+    def append(row):
+        nonlocal rows
+        file.write(np.ascontiguousarray(row, kind).data)
+        rows += 1
+
+    with open(path, "wb") as file:
+        _write_header(file, (length, *shape), kind)
+        _reserve(file, file.tell() + length * math.prod(shape) * kind.itemsize)
+        yield append
+        file.truncate()
+        file.seek(0)
+        # Of the same size: NumPy leaves room in it for any number of rows.
+        _write_header(file, (rows, *shape), kind)
+
+
+def _write_header(file, shape, dtype):
+    header = {
+        "descr": np.lib.format.dtype_to_descr(dtype),
+        "fortran_order": False,
+        "shape": shape,
+    }
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def _reserve(file, size):
+    """Claim space on the disk, so that it is full now or never.
+
+    Not with ``posix_fallocate``: where a file system can't reserve, such as NFS, the C
+    library writes to every block of the file instead.
+    """
+    file.flush()
+    try:
+        _fallocate(file.fileno(), size)
+    except OSError as error:
+        if error.errno in _FULL:
+            raise
+        # Not on this system, or not on this file system.
+        _refuse_too_large(file, size)
+
+
+def _fallocate(descriptor, size):
+    """Call Linux' own ``fallocate``, which Python lacks."""
+    try:
+        reserve = ctypes.CDLL(None, use_errno=True).fallocate
+    except (AttributeError, OSError, TypeError) as error:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from error
+    reserve.argtypes = ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64
+    if reserve(descriptor, 0, 0, size):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def _refuse_too_large(file, size):
+    """Refuse what is more than is free now; later, the rows will tell."""
+    free = shutil.disk_usage(Path(file.name).absolute().parent).free
+    if size > free:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

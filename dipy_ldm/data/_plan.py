@@ -1,14 +1,158 @@
-"""Volumes of which only the headers were read."""
+"""Volumes of which only the headers were read, with their masks and sources."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+import logging
+from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from dipy_ldm.data._grid import Grid
-from dipy_ldm.data._pairing import Task
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.values import listed
+from dipy_ldm.data._grid import Grid, same_grid
+from dipy_ldm.data._nifti import VolumeInfo, check_headers, refuse_files
+from dipy_ldm.data._paths import entity
 from dipy_ldm.data._table_rows import find_subjects
 from dipy_ldm.data._tables import Row
 from dipy_ldm.data.cohort import draw_order
+
+logger = logging.getLogger("dipy_ldm")
+
+# Pairs that are shown.
+_MAX_PAIRS_SHOWN = 3
+
+
+class Task(NamedTuple):
+    """A volume to be brought to a grid, with what belongs to it.
+
+    ``info`` and ``source`` are what headers say (:class:`VolumeInfo`), ``mask`` is a
+    file on the volume's own grid; each but the first may be None.
+    """
+
+    info: VolumeInfo
+    mask: Path | None = None
+    source: VolumeInfo | None = None
+
+
+def with_masks(
+    tasks: list[Task], mask_of: Mapping[Path, Path], skip_bad: bool
+) -> list[Task]:
+    """Give each good volume its mask; without a good mask it is no longer good."""
+    masks = list(dict.fromkeys(mask_of.values()))
+    mask_infos, _ = check_headers(masks, skip_bad=skip_bad)
+    info_of = {info.file: info for info in mask_infos}
+    pairs, complaints = [], {}
+    for task in tasks:
+        info, mask = task.info, info_of.get(mask_of[task.info.file])
+        if mask is None:
+            continue
+        if same_grid(info.shape, info.affine, mask.shape, mask.affine):
+            pairs.append(task._replace(mask=mask.file))
+        else:
+            complaints[info.file] = (
+                f"the mask {mask.file} has another grid (shape or affine) than its "
+                f"volume {info.file}; resample it to that of the volume."
+            )
+    refuse_files(complaints, len(pairs), skip_bad)
+    if not pairs:
+        raise InputError("no good volume has a good mask; mend those named above.")
+    return pairs
+
+
+def with_sources(
+    tasks: list[Task],
+    files: list[Path],
+    sources: list[Path],
+    *,
+    channels: bool,
+    skip_bad: bool,
+) -> list[Task]:
+    """Give each good volume its source; without a good source it is no longer good."""
+    source_of = pair_sources(files, sources)
+    used = list(dict.fromkeys(source_of.values()))
+    infos, _ = check_headers(used, channels, skip_bad)
+    info_of = {info.file: info for info in infos}
+    pairs = [
+        task._replace(source=info_of[source_of[task.info.file]])
+        for task in tasks
+        if source_of[task.info.file] in info_of
+    ]
+    if not pairs:
+        raise InputError("no good volume has a good source; mend those named above.")
+    return pairs
+
+
+def pair_sources(files: Sequence[Path], sources: Sequence[Path]) -> dict[Path, Path]:
+    """Find the source of each file, by subject and session or else by order."""
+    named = all(entity(file, "sub") for file in [*files, *sources])
+    return _by_name(files, sources) if named else _by_order(files, sources)
+
+
+def pair_masks(files: Sequence[Path], masks: Sequence[Path]) -> dict[Path, Path]:
+    """Find the mask of each file, by order where no name says otherwise.
+
+    Where one does, and all names have a ``sub-``, by subject and session.
+    """
+    strangers = [both for both in zip(files, masks) if _contradict(*both)]
+    named = all(entity(file, "sub") for file in [*files, *masks])
+    if named and (strangers or len(files) != len(masks)):
+        return _by_name(files, list(dict.fromkeys(masks)), "mask")
+    if strangers and len(files) == len(masks):
+        file, mask = strangers[0]
+        raise InputError(
+            f"{file} would have the mask {mask}, which is of another subject or "
+            "session; give masks in the order of their volumes, or names with a sub- "
+            "to all."
+        )
+    return _by_order(files, masks, "mask")
+
+
+def _contradict(file, other):
+    """Say whether two names have another subject or session."""
+    keys = [(entity(file, key), entity(other, key)) for key in ("sub", "ses")]
+    return any(a and b and a != b for a, b in keys)
+
+
+def _log_pairs(pairs, partners, kind, how):
+    shown = "; ".join(f"{a} with {b}" for a, b in [*pairs.items()][:_MAX_PAIRS_SHOWN])
+    logger.info("%d pairs of volume and %s, by %s: %s", len(pairs), kind, how, shown)
+    if unused := len(set(partners) - set(pairs.values())):
+        logger.info("%d %ss belong to no volume, and are left out.", unused, kind)
+    return pairs
+
+
+def _by_order(files, partners, kind="source"):
+    if len(files) != len(partners):
+        raise InputError(
+            f"there are {len(partners)} {kind}s for {len(files)} volumes, and not all "
+            "of their names have a sub- that tells which belong together; give one for "
+            "each, in the same order."
+        )
+    return _log_pairs(dict(zip(files, partners, strict=True)), partners, kind, "order")
+
+
+def _by_name(files, partners, kind="source"):
+    sessions = any(entity(other, "ses") for other in partners)
+    candidates: dict[tuple, list[Path]] = {}
+    for other in partners:
+        candidates.setdefault(_key(other, sessions), []).append(other)
+    matches = {file: candidates.get(_key(file, sessions), []) for file in files}
+    if missing := [str(file) for file, matched in matches.items() if not matched]:
+        raise InputError(
+            f"{len(missing)} of {len(files)} volumes have no {kind} of their subject "
+            f"and session: {listed(missing)}; add them, or leave these volumes out."
+        )
+    for file, matched in matches.items():
+        if len(matched) > 1:
+            raise InputError(
+                f"{file} has {len(matched)} {kind}s of its subject and session, "
+                f"{listed(map(str, matched))}; name one for each."
+            )
+    pairs = {file: matched[0] for file, matched in matches.items()}
+    return _log_pairs(pairs, partners, kind, "subject and session")
+
+
+def _key(file, sessions):
+    return entity(file, "sub"), entity(file, "ses") if sessions else None
 
 
 class Plan(NamedTuple):

@@ -1,11 +1,13 @@
-"""Sources: images as conditions, such as another contrast, or a segmentation.
+"""Source images, and what networks are conditioned on: conditions and sources.
 
 A source has the grid of the images that are made of it. Networks are given its
 intensities from 0 to 1, or the numbers of its labels, and ``UNSPECIFIED`` where nothing
-is told.
+is told. Never more than a batch of the sources is read at once: a mapped file may be
+far larger than the memory.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +15,7 @@ import numpy.typing as npt
 from dipy_ldm._utils.checks import InputError, plain
 from dipy_ldm._utils.values import listed
 from dipy_ldm.conditions import UNSPECIFIED
+from dipy_ldm.data._batches import read_windows, window_size
 from dipy_ldm.data._checks import check_range, check_trainable, survey
 
 # More different whole numbers than these are no labels.
@@ -173,3 +176,80 @@ def _refuse_unknown(images, labels, name):
                 f"{name} {number} has the label {unknown[0]:g}, which the model has "
                 f"not learnt from; it knows {listed(map(str, labels))}."
             )
+
+
+class Sources(NamedTuple):
+    """Sources, as networks are given them.
+
+    Shapes: images ``(n, *space, channels)``.
+    """
+
+    images: np.ndarray
+    info: Source
+    size: tuple[int, ...]
+
+    @property
+    def shape(self):
+        """Shape of one, ``(*size, channels)``."""
+        return (*self.size, self.info.channels)
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Read some of them.
+
+        Shapes: numbers ``(n,)``, result ``(n, *size, channels)``.
+        """
+        places = [max(0, int(number)) for number in rows]
+        corners = np.zeros((len(places), len(self.size)), int)
+        scaled = self.info.scaled(read_windows(self.images, places, corners, self.size))
+        scaled[np.asarray(rows) < 0] = UNSPECIFIED
+        return scaled
+
+
+class ConditioningInputs(NamedTuple):
+    """What networks are told of some examples.
+
+    Shapes: table ``(n, conditions)``.
+    """
+
+    table: np.ndarray
+    sources: Sources | None = None
+
+    @classmethod
+    def of(cls, numbers: np.ndarray, sources: Sources | None) -> Self:
+        """Join conditions and sources.
+
+        Shapes: numbers ``(n, conditions)``.
+        """
+        if sources is None:
+            return cls(numbers)
+        n, count = len(numbers), len(sources.images)
+        which = np.arange(n) if count == n else np.zeros(n)
+        return cls(np.column_stack([numbers, which]).astype("float32"), sources)
+
+    def take(self, numbers: np.ndarray) -> Self:
+        """Choose some of the examples."""
+        return self._replace(table=self.table[numbers])
+
+    def arrays(self) -> tuple:
+        """Return what networks are given beside latents and times."""
+        read = None if self.sources is None else self.sources.read
+        return network_inputs(self.table, read)
+
+
+def prepare_sources(
+    info: Source | None, images: np.ndarray | None, factor: int
+) -> Sources | None:
+    """Say how networks are given sources."""
+    if info is None or images is None:
+        return None
+    return Sources(images, info, window_size(images.shape[1:-1], factor))
+
+
+def network_inputs(table: Any, read: Callable | None) -> tuple:
+    """Split a table of :class:`Given` into what networks are given.
+
+    Shapes: table ``(n, columns)``.
+    """
+    conditions = table if read is None else table[:, :-1]
+    parts = (conditions,) if conditions.shape[1] else ()
+    return parts if read is None else (*parts, read(table[:, -1]))

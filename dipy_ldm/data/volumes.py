@@ -18,19 +18,22 @@ from tqdm import tqdm
 from dipy_ldm._utils.checks import InputError, at_least
 from dipy_ldm._utils.values import Table, as_table, listed
 from dipy_ldm.data import _cache as cache
-from dipy_ldm.data._covariates import Covariates, coarsened, read_covariates
-from dipy_ldm.data._entities import choose_files, entity
+from dipy_ldm.data._cache import writing_rows
+from dipy_ldm.data._covariates import Covariates, coarsened, read_covariates, summarise
 from dipy_ldm.data._grid import Grid, choose_grid
-from dipy_ldm.data._headers import check_headers, refuse_files
-from dipy_ldm.data._pairing import Task, pair_masks, with_masks, with_sources
-from dipy_ldm.data._paths import expand, find_volumes, listed_rows
-from dipy_ldm.data._plan import Plan, make_plan
+from dipy_ldm.data._nifti import check_headers, refuse_files
+from dipy_ldm.data._paths import choose_files, entity, expand, find_volumes, listed_rows
+from dipy_ldm.data._plan import (
+    Plan,
+    Task,
+    make_plan,
+    pair_masks,
+    with_masks,
+    with_sources,
+)
 from dipy_ldm.data._preprocessing import conform_task
-from dipy_ldm.data._row_writer import writing_rows
-from dipy_ldm.data._summary import summarise
-from dipy_ldm.data._table_rows import find_subjects
+from dipy_ldm.data._table_rows import find_subjects, join_rows
 from dipy_ldm.data._tables import Row
-from dipy_ldm.data.joining import join_rows
 
 logger = logging.getLogger("dipy_ldm")
 

@@ -12,9 +12,8 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import Table
 from dipy_ldm.conditions import Condition, Told, learn, to_saved
 from dipy_ldm.data import _sources as sources
-from dipy_ldm.data._conditioning_inputs import ConditioningInputs, prepare_sources
-from dipy_ldm.data._sources import Source
-from dipy_ldm.data._summary import as_covariates, summarise
+from dipy_ldm.data._covariates import as_covariates, summarise
+from dipy_ldm.data._sources import ConditioningInputs, Source, prepare_sources
 from dipy_ldm.prior._conditional_mean import ConditionalMean
 
 logger = logging.getLogger(__name__)

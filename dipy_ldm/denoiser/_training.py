@@ -11,8 +11,7 @@ import numpy as np
 
 from dipy_ldm import _backend
 from dipy_ldm._utils.checks import InputError, check_seed, check_sizes, choose
-from dipy_ldm.data._conditioning_inputs import network_inputs
-from dipy_ldm.data._sources import Source
+from dipy_ldm.data._sources import Source, network_inputs
 from dipy_ldm.denoiser import _unet as unet_network
 from dipy_ldm.denoiser._ablation import ablation_gains
 from dipy_ldm.denoiser._conditioning import SOURCE, Latents

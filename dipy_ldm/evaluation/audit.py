@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from dipy_ldm._utils.checks import InputError, whole
 from dipy_ldm.data import _sources as sources
-from dipy_ldm.evaluation import _membership as membership, _memorization as copies
+from dipy_ldm.evaluation import _memorization as copies, _memorization as membership
 from dipy_ldm.evaluation._learned_features import (
     Projection,
     choose_images,

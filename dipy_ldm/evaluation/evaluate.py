@@ -10,22 +10,20 @@ from tqdm import tqdm
 
 from dipy_ldm._utils.checks import InputError, whole
 from dipy_ldm._utils.subjects import number_subjects
+from dipy_ldm.data._batches import scaled_to
 from dipy_ldm.data._checks import check_range
-from dipy_ldm.data._patches import scaled_to
 from dipy_ldm.evaluation import _anatomy as anatomy
 from dipy_ldm.evaluation._fidelity import (
     MIN_IMAGES,
     Sets,
     compute_features,
     measure_fidelity,
-    measure_variety,
-)
-from dipy_ldm.evaluation._probe import Probed, probe_all
-from dipy_ldm.evaluation._sharpness import (
     measure_reconstruction,
     measure_sharpness,
     measure_texture,
+    measure_variety,
 )
+from dipy_ldm.evaluation._probe import Probed, probe_all
 from dipy_ldm.evaluation.features import Features, classify, features_of
 from dipy_ldm.metrics import Interval
 

@@ -4,6 +4,7 @@ from dipy_ldm.metrics.distributions import (
     density_coverage,
     energy_distance,
     frechet_distance,
+    kernel_distance,
     nearest_distance,
     nearest_neighbours,
     neighbourhoods,
@@ -18,7 +19,6 @@ from dipy_ldm.metrics.images import (
     psnr,
 )
 from dipy_ldm.metrics.intervals import Interval, binomial, bootstrap, subsample
-from dipy_ldm.metrics.kernels import kernel_distance
 from dipy_ldm.metrics.spectra import band_energies, octave_correlations, octave_energies
 
 __all__ = [

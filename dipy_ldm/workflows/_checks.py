@@ -11,19 +11,19 @@ import numpy as np
 from dipy_ldm import __version__, _backend, presets
 from dipy_ldm._utils.checks import InputError, choose
 from dipy_ldm.autoencoder import losses
-from dipy_ldm.checking import (
-    _dry_run_findings as verdicts,
-    _plan as plans,
-    _report as report,
-)
+from dipy_ldm.checking import _dry_run as verdicts, _findings as report, _plan as plans
 from dipy_ldm.checking._dry_run import N_OVERFIT_IMAGES, measure_paces, overfit
 from dipy_ldm.checking._findings import Finding, amber, green, grey, red, worst
-from dipy_ldm.checking._images import check_images
-from dipy_ldm.checking._reading import Material, read_volumes
+from dipy_ldm.checking._headers import Material, read_volumes
+from dipy_ldm.checking._outliers import check_images
 from dipy_ldm.conditions import learn, summary
-from dipy_ldm.data._covariates import Covariates, read_covariates
+from dipy_ldm.data._covariates import (
+    Covariates,
+    count_alone,
+    read_covariates,
+    summarise,
+)
 from dipy_ldm.data._paths import holds_volumes, listed_rows
-from dipy_ldm.data._summary import count_alone, summarise
 from dipy_ldm.data.cohort import Cohort, split
 from dipy_ldm.diffusion import schedules
 from dipy_ldm.nn import building

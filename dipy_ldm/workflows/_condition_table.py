@@ -7,8 +7,13 @@ from pathlib import Path
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import listed
 from dipy_ldm.conditions import Condition
-from dipy_ldm.data._cells import as_number, is_missing, spelled
-from dipy_ldm.data._tables import read_table, refuse_rows
+from dipy_ldm.data._tables import (
+    as_number,
+    is_missing,
+    read_table,
+    refuse_rows,
+    spelled,
+)
 
 logger = logging.getLogger(__name__)
 

@@ -14,9 +14,8 @@ from dipy_ldm._utils.values import listed
 from dipy_ldm.data import load_mnist
 from dipy_ldm.data._checks import check_range
 from dipy_ldm.data._covariates import read_covariates
-from dipy_ldm.data._entities import entity
 from dipy_ldm.data._grid import Grid, same_grid
-from dipy_ldm.data._paths import find_volumes, holds_volumes, listed_rows
+from dipy_ldm.data._paths import entity, find_volumes, holds_volumes, listed_rows
 from dipy_ldm.data._table_rows import find_subjects
 from dipy_ldm.data.images import read_images
 from dipy_ldm.data.volumes import conform_volumes, plan_volumes

@@ -11,11 +11,9 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import ALONE
 from dipy_ldm.conditions import Condition, learn, summary
 from dipy_ldm.data import _checks as arrays, load_mnist
-from dipy_ldm.data._covariates import read_covariates
-from dipy_ldm.data._entities import common_suffix
-from dipy_ldm.data._paths import holds_volumes, listed_rows
+from dipy_ldm.data._covariates import read_covariates, summarise
+from dipy_ldm.data._paths import common_suffix, holds_volumes, listed_rows
 from dipy_ldm.data._sources import Source
-from dipy_ldm.data._summary import summarise
 from dipy_ldm.data._table_rows import find_subjects
 from dipy_ldm.data.cohort import Cohort, split
 from dipy_ldm.data.images import read_images

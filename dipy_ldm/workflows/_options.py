@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from dipy_ldm._utils.checks import InputError, check_rate, check_seed, check_shares
-from dipy_ldm.data._cells import as_number
+from dipy_ldm.data._tables import as_number
 
 
 def steps_of(text: str | None) -> dict[str, float]:

@@ -9,8 +9,8 @@ from dipy_ldm import _serialization as persistence
 from dipy_ldm._backend import spread
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import listed
-from dipy_ldm.data._cells import as_number
 from dipy_ldm.data._paths import listed_rows
+from dipy_ldm.data._tables import as_number
 from dipy_ldm.evaluation import (
     _anatomy as anatomy,
     _audit_report as audit_page,

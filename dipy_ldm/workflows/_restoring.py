@@ -14,9 +14,9 @@ from tqdm import tqdm
 
 from dipy_ldm import _serialization as persistence
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.data._entities import suffix
 from dipy_ldm.data._grid import Grid
-from dipy_ldm.data._headers import VolumeInfo, check_headers, is_whole
+from dipy_ldm.data._nifti import VolumeInfo, check_headers, is_whole
+from dipy_ldm.data._paths import suffix
 from dipy_ldm.workflows import _workers as workers
 from dipy_ldm.workflows._outputs import output_paths, refuse_overwriting
 from dipy_ldm.workflows._provenance import fingerprint, require_affine, sidecar

@@ -8,11 +8,10 @@ import numpy as np
 
 from dipy_ldm import _serialization as persistence
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.data._entities import choose_files
 from dipy_ldm.data._grid import Grid
-from dipy_ldm.data._headers import check_headers
-from dipy_ldm.data._pairing import pair_sources
-from dipy_ldm.data._paths import find_volumes
+from dipy_ldm.data._nifti import check_headers
+from dipy_ldm.data._paths import choose_files, find_volumes
+from dipy_ldm.data._plan import pair_sources
 from dipy_ldm.data._preprocessing import conform_source
 from dipy_ldm.data._sources import Source, from_saved
 from dipy_ldm.workflows import _workers as workers

@@ -10,10 +10,9 @@ from dipy_ldm import _serialization as persistence
 from dipy_ldm._utils.checks import InputError, at_least, check_shares, choose
 from dipy_ldm._utils.files import make_folder
 from dipy_ldm._utils.values import parse_conditions
-from dipy_ldm.data._entities import choose_files
 from dipy_ldm.data._grid import Grid
 from dipy_ldm.data._nifti import DTYPES
-from dipy_ldm.data._paths import find_volumes
+from dipy_ldm.data._paths import choose_files, find_volumes
 from dipy_ldm.data._preprocessing import conform_file, restore_file, restore_spread
 from dipy_ldm.diffusion import masks as holes
 from dipy_ldm.workflows import _native_space as healing, _restoring as restoring

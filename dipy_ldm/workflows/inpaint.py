@@ -6,12 +6,10 @@ import numpy as np
 from dipy_ldm._utils.checks import InputError, at_least, choose, whole
 from dipy_ldm._utils.files import make_folder
 from dipy_ldm._utils.values import parse_conditions
-from dipy_ldm.data._entities import choose_files
 from dipy_ldm.data._grid import conform, same_grid
-from dipy_ldm.data._headers import check_headers
-from dipy_ldm.data._nifti import read_mask, read_volume
-from dipy_ldm.data._pairing import pair_masks
-from dipy_ldm.data._paths import expand, find_volumes
+from dipy_ldm.data._nifti import check_headers, read_mask, read_volume
+from dipy_ldm.data._paths import choose_files, expand, find_volumes
+from dipy_ldm.data._plan import pair_masks
 from dipy_ldm.diffusion import masks as holes
 from dipy_ldm.workflows import _native_space as healing, _restoring as restoring
 from dipy_ldm.workflows._conditions import RequestedConditions

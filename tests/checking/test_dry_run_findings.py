@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dipy_ldm.checking import _dry_run_findings as verdicts
+from dipy_ldm.checking import _dry_run as verdicts
 from dipy_ldm.checking._dry_run import Overfit, Paces
 from dipy_ldm.training import Training
 

@@ -6,7 +6,7 @@ import pytest
 from scans import save
 
 from dipy_ldm.checking import _headers as headers
-from dipy_ldm.data._headers import read_headers
+from dipy_ldm.data._nifti import read_headers
 
 N = 8
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dipy_ldm.checking._pictures import Gallery, flat, show_reconstructions
+from dipy_ldm.checking._findings import Gallery, flat, show_reconstructions
 
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
 IMAGES = np.random.default_rng(0).random((6, 28, 20, 1))

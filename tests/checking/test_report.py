@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dipy_ldm.checking import _report as report
+from dipy_ldm.checking import _findings as report
 from dipy_ldm.checking._findings import Picture, amber, green, grey, red
 
 FOUND = {

@@ -8,8 +8,7 @@ from dipy_ldm._backend import distribute_batches, make_strategy
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.conditions import UNSPECIFIED
 from dipy_ldm.data._batches import Augmentation, batches
-from dipy_ldm.data._conditioning_inputs import Sources
-from dipy_ldm.data._sources import Source
+from dipy_ldm.data._sources import Source, Sources
 from dipy_ldm.denoiser._noising import noisy_batches
 from dipy_ldm.diffusion import schedules
 

@@ -6,12 +6,16 @@ from pathlib import Path
 import pytest
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.data._cells import as_text
-from dipy_ldm.data._covariates import read_covariates
-from dipy_ldm.data._entities import common_suffix, entity, suffix
-from dipy_ldm.data._paths import find_volumes, listed_rows
-from dipy_ldm.data._summary import summarise
+from dipy_ldm.data._covariates import read_covariates, summarise
+from dipy_ldm.data._paths import (
+    common_suffix,
+    entity,
+    find_volumes,
+    listed_rows,
+    suffix,
+)
 from dipy_ldm.data._table_rows import find_subjects
+from dipy_ldm.data._tables import as_text
 
 PEOPLE = (
     "participant_id\tage\tsex\tgroup\n"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.data._entities import choose_files, suffix
+from dipy_ldm.data._paths import choose_files, suffix
 from dipy_ldm.data._table_rows import find_subjects
 
 T1W = [Path(f"sub-{i}/ses-{s}/anat/sub-{i}_T1w.nii.gz") for i in (1, 2) for s in "ab"]

@@ -9,7 +9,7 @@ from scipy.spatial.transform import Rotation
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._grid import Grid, choose_grid, conform, restore, same_grid
-from dipy_ldm.data._headers import VolumeInfo
+from dipy_ldm.data._nifti import VolumeInfo
 
 
 def affine_of(shape, sizes, rotation=None, order=(0, 1, 2), flips=(1, 1, 1)):

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm.data._intensity import (
+from dipy_ldm.data._preprocessing import (
     is_flattened,
     measure_range,
     scale_intensities,

@@ -6,7 +6,7 @@ import pytest
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import Table
-from dipy_ldm.data.joining import align_tables, join_rows
+from dipy_ldm.data._table_rows import align_tables, join_rows
 
 SUBJECTS = ["sub-02", "sub-01", "sub-02"]
 SESSIONS = ["ses-b", None, "ses-a"]

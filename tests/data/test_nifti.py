@@ -9,8 +9,7 @@ import numpy.testing as npt
 import pytest
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.data._headers import check_headers
-from dipy_ldm.data._nifti import read_mask, read_volume, write_volume
+from dipy_ldm.data._nifti import check_headers, read_mask, read_volume, write_volume
 
 DATA = np.random.default_rng(0).integers(0, 200, (6, 5, 4)).astype("float32")
 AFFINE = np.array([[0, -2, 0, 9], [1.5, 0, 0, -7], [0, 0, 3, 5], [0, 0, 0, 1.0]])

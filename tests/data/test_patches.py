@@ -4,7 +4,7 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm.data._patches import read_whole, read_windows
+from dipy_ldm.data._batches import read_whole, read_windows
 
 
 @pytest.mark.parametrize("space", [(9, 7), (5, 6, 8)])

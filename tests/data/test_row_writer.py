@@ -7,8 +7,8 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm.data import _cache as cache, _row_writer as rows
-from dipy_ldm.data._row_writer import writing_rows
+from dipy_ldm.data import _cache as cache, _cache as rows
+from dipy_ldm.data._cache import writing_rows
 
 
 @pytest.mark.parametrize("n", [0, 1, 7, 12])

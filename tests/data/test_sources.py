@@ -7,12 +7,7 @@ import pytest
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.conditions import UNSPECIFIED
 from dipy_ldm.data import _sources as sources
-from dipy_ldm.data._conditioning_inputs import (
-    ConditioningInputs,
-    Sources,
-    prepare_sources,
-)
-from dipy_ldm.data._sources import Source
+from dipy_ldm.data._sources import ConditioningInputs, Source, Sources, prepare_sources
 
 
 def test_intensities_and_labels_are_scaled_alike():

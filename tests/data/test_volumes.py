@@ -13,10 +13,10 @@ import pytest
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data import (
-    _headers as headers,
+    _cache as rows,
+    _nifti as headers,
     _nifti as nifti,
     _preprocessing as conformed,
-    _row_writer as rows,
     load_volumes,
     volumes,
 )

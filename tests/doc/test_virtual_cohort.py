@@ -14,7 +14,7 @@ import scripts
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._covariates import read_covariates
 from dipy_ldm.data._grid import Grid, conform
-from dipy_ldm.data._headers import check_headers
+from dipy_ldm.data._nifti import check_headers
 from dipy_ldm.metrics import octave_energies
 
 SCRIPT = Path(__file__).parents[2] / "doc" / "examples" / "virtual_cohort.py"

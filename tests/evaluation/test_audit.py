@@ -11,7 +11,7 @@ from scipy import ndimage, stats
 from dipy_ldm import VQVAE, LatentDiffusion, _serialization as persistence
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.diffusion import schedules
-from dipy_ldm.evaluation import _membership as membership, _memorization as copies
+from dipy_ldm.evaluation import _memorization as copies, _memorization as membership
 from dipy_ldm.evaluation._audit_report import conclude, write_page, write_pairs
 from dipy_ldm.evaluation._copy_filter import (
     CopyFilter,

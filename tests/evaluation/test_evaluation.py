@@ -11,7 +11,7 @@ from dipy_ldm.data import load_mnist
 from dipy_ldm.evaluation import (
     _anatomy as anatomy,
     _fidelity as fidelity,
-    _membership as membership,
+    _memorization as membership,
     _probe as probes,
 )
 from dipy_ldm.evaluation._evaluation_report import conclude, write_page
@@ -19,18 +19,16 @@ from dipy_ldm.evaluation._fidelity import (
     Sets,
     compute_features,
     distances,
+    interior,
     is_worse_than_real,
     measure_fidelity,
+    measure_reconstruction,
+    measure_sharpness,
+    measure_texture,
     measure_variety,
     pair_similarity,
 )
 from dipy_ldm.evaluation._probe import fit_ridge, probe, probe_all
-from dipy_ldm.evaluation._sharpness import (
-    interior,
-    measure_reconstruction,
-    measure_sharpness,
-    measure_texture,
-)
 from dipy_ldm.evaluation.evaluate import _apart, as_json, count_compared, evaluate
 from dipy_ldm.evaluation.features import (
     classify,

@@ -5,7 +5,7 @@ import numpy.testing as npt
 import pytest
 
 from dipy_ldm.conditions import Told, learn
-from dipy_ldm.data._conditioning_inputs import ConditioningInputs
+from dipy_ldm.data._sources import ConditioningInputs
 from dipy_ldm.denoiser._conditioning import Latents
 from dipy_ldm.denoiser._noising import noisy_batches
 from dipy_ldm.diffusion.guidance import from_network

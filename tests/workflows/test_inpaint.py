@@ -16,7 +16,7 @@ from scans import KINDS, grid_affine, make_scan, raw_voxels, save
 
 from dipy_ldm import VQVAE, LatentDiffusion, _serialization as persistence
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.data._headers import is_whole
+from dipy_ldm.data._nifti import is_whole
 from dipy_ldm.workflows import _restoring as restoring
 from dipy_ldm.workflows._provenance import sidecar, write_with_sidecar
 

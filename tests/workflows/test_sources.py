@@ -13,7 +13,7 @@ from scans import save
 from dipy_ldm import LatentDiffusion, _serialization as persistence
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._grid import Grid
-from dipy_ldm.data._pairing import pair_masks, pair_sources
+from dipy_ldm.data._plan import pair_masks, pair_sources
 from dipy_ldm.data._preprocessing import conform_source
 from dipy_ldm.data._sources import Source, to_saved
 from dipy_ldm.workflows import _inputs as inputs, _progress as report
