@@ -28,7 +28,7 @@ from dipy_ldm.data._checks import (
     check_range,
     check_trainable,
 )
-from dipy_ldm.nn import building, receptive_field
+from dipy_ldm.nn import analysis, building
 from dipy_ldm.training import Options, Training, train
 from dipy_ldm.training._precision import Precision, tell
 
@@ -251,7 +251,7 @@ class Detector(Estimator):
         """Say how large tiles are and how far they overlap."""
         factor = 2 ** len(self._described()["widths"])
         sizes = {"input_factor": factor, "output_factor": factor}
-        margin = receptive_field.reach(self.network_, **sizes)
+        margin = analysis.receptive_radius(self.network_, **sizes)
         return tiles.tiling(tile, len(self.shape_) - 1, margin, factor) | sizes
 
     def _tensors(self):

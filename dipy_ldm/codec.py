@@ -12,8 +12,8 @@ from dipy_ldm._base import Estimator
 from dipy_ldm._utils import tiling as tiles
 from dipy_ldm._utils.checks import check_counts, check_sizes, check_space
 from dipy_ldm.autoencoder import _network as autoencoder_network
-from dipy_ldm.autoencoder._memory import estimate_coding
 from dipy_ldm.autoencoder._sharpening import REACH, sharpened
+from dipy_ldm.autoencoder._training import estimate_coding
 from dipy_ldm.data._batches import read_whole, scaled_to, window_size
 from dipy_ldm.data._checks import (
     as_array,
@@ -22,7 +22,7 @@ from dipy_ldm.data._checks import (
     check_latents,
     check_range,
 )
-from dipy_ldm.nn import receptive_field
+from dipy_ldm.nn import analysis
 
 
 class Codec(Estimator):
@@ -57,7 +57,7 @@ class Codec(Estimator):
         """How many times smaller than images latents are, per side."""
         chosen = self._described()
         check_sizes(widths=chosen["widths"], blocks=chosen["blocks"])
-        return autoencoder_network.factor_of(tuple(chosen["widths"]), chosen["blocks"])
+        return autoencoder_network.factor_of(chosen["widths"])
 
     def latent_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Say what shape the latents have.
@@ -289,7 +289,7 @@ class Codec(Estimator):
     def _tiling(self, network, tile, **sizes):
         """Say how large tiles are and how far they overlap, for a network's sizes."""
         beyond = REACH if network is self.decoder_ and self.sharpening_ else 0
-        margin = receptive_field.reach(network, beyond=beyond, **sizes)
+        margin = analysis.receptive_radius(network, beyond=beyond, **sizes)
         return tiles.tiling(tile, len(self.shape_) - 1, margin, self.factor) | sizes
 
     def _to_network(self, images):

@@ -14,7 +14,7 @@ from dipy_ldm.conditions import UNSPECIFIED, Condition, Told
 from dipy_ldm.data import _sources as sources
 from dipy_ldm.data._sources import ConditioningInputs, Source, prepare_sources
 from dipy_ldm.denoiser import _unet as unet_network
-from dipy_ldm.denoiser._networks import prior_options, unets
+from dipy_ldm.denoiser._unet import build_denoisers, prior_options
 from dipy_ldm.diffusion import guidance as denoisers, samplers, schedules
 from dipy_ldm.nn import building
 from dipy_ldm.prior._conditional_mean import ConditionalMean
@@ -307,7 +307,7 @@ class Denoising(Estimator):
         """Build the denoiser and, if there shall be one, its guide."""
         told = self.conditions_, self.source_, self.vqvae_.factor
         given = self._described(), self.latent_shape_, *told
-        return unets(*given, **knows)
+        return build_denoisers(*given, **knows)
 
     def _build(self):
         """Make the networks that generate, in full precision."""

@@ -20,8 +20,8 @@ from dipy_ldm.conditions import Condition
 from dipy_ldm.data import load_mnist
 from dipy_ldm.data._sources import ConditioningInputs
 from dipy_ldm.denoiser import _training as diffusion, _unet as unet_network
-from dipy_ldm.denoiser._ablation import ablation_gains
 from dipy_ldm.denoiser._conditioning import Latents
+from dipy_ldm.denoiser._training import ablation_gains
 from dipy_ldm.nn.layers import ConditionFeatures
 
 TINY = {"widths": (8,), "blocks": 1}

@@ -260,7 +260,7 @@ def test_volumes_are_made_of_labels_and_conditions(caplog):
 
 @pytest.mark.parametrize(("rank", "labels"), [(2, 0), (3, 3)])
 def test_networks_learn_from_all_that_they_see(rank, labels):
-    shape, picture = (3, 2, 3)[:rank], unet_network.Picture(4, 1, labels)
+    shape, picture = (3, 2, 3)[:rank], unet_network.SourceShape(4, 1, labels)
     options = {"widths": (8, 8), "blocks": 1, "conditions": [2], "source": picture}
     unet = unet_network.seeded_unet(0, (*shape, 2), **options)
     again = unet_network.seeded_unet(0, (*shape, 2), remat=True, **options)
@@ -289,7 +289,7 @@ def test_sources_take_memory(seeing):
     plain = building.build_without_weights(
         "float32", lambda: build(0, shape, **sizes, **told)
     )
-    picture = unet_network.Picture(4, 1)
+    picture = unet_network.SourceShape(4, 1)
     seen = building.build_without_weights(
         "float32", lambda: build(0, shape, **sizes, **told, source=picture)
     )

@@ -13,8 +13,12 @@ import pytest
 
 from dipy_ldm import VQVAE, _backend, _serialization as persistence
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.autoencoder._assessment import limit_validation_images, score, verdict
-from dipy_ldm.autoencoder._training import draw_vectors
+from dipy_ldm.autoencoder._training import (
+    draw_vectors,
+    limit_validation_images,
+    score,
+    verdict,
+)
 from dipy_ldm.autoencoder.quantizers import BOTTLENECKS, Codebook
 from dipy_ldm.data import load_volumes
 from dipy_ldm.data._batches import Augmentation

@@ -1,12 +1,12 @@
 """The networks of the autoencoder: images to latents, and back."""
 
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from itertools import product
 import math
 
 import keras
+import numpy as np
 
-from dipy_ldm.autoencoder._initializers import Cosines
 from dipy_ldm.autoencoder.quantizers import BOTTLENECKS
 from dipy_ldm.nn.blocks import (
     conv,
@@ -15,9 +15,59 @@ from dipy_ldm.nn.blocks import (
     small_random_bias,
     to_output,
 )
-from dipy_ldm.nn.building import build_without_weights, seeded
+from dipy_ldm.nn.building import seeded
 from dipy_ldm.nn.layers import DepthToSpace, Sum
-from dipy_ldm.nn.receptive_field import upsampling_factor
+
+
+def cosines(space: tuple[int, ...], count: int) -> np.ndarray:
+    """Return the slowest waves of the cosine transform.
+
+    The discrete one :footcite:p:`Ahmed1974`, orthonormal. Of pieces of natural images
+    they are close to the principal components, so that few of them hold most of what
+    there is.
+
+    Shapes: result ``(*space, count)``.
+    """
+    waves = np.zeros((*space, count))
+    # Half the number of periods, along each axis.
+    numbers = sorted(
+        product(*map(range, space)), key=lambda each: (sum(n * n for n in each), each)
+    )
+    for i, each in enumerate(numbers[:count]):
+        sides = [_wave(size, n) for size, n in zip(space, each)]
+        waves[..., i] = math.prod(np.ix_(*sides))
+    return waves
+
+
+def _wave(size, number):
+    wave = np.cos(np.pi * number * (np.arange(size) + 0.5) / size)
+    return wave / np.linalg.norm(wave)
+
+
+@keras.saving.register_keras_serializable("dipy_ldm")
+class Cosines(keras.initializers.Initializer):
+    """An initializer of the convolutions that transform pieces, and put them together.
+
+    The channels of the images are taken for one more axis of a piece.
+
+    Shapes: piece ``(*space, channels)``, back ``(*space, channels, coefficients)``.
+    """
+
+    def __init__(self, piece: tuple[int, ...], back: bool = False) -> None:
+        self.piece = tuple(piece)
+        self.back = back
+
+    def __call__(self, shape, dtype=None):
+        """Give the kernel."""
+        waves = cosines(self.piece, shape[-2] if self.back else shape[-1])
+        if self.back:
+            waves = waves.reshape(-1, shape[-2]).T
+        return keras.ops.convert_to_tensor(waves.reshape(shape), dtype)
+
+    def get_config(self):
+        """Return the arguments of the constructor."""
+        return {"piece": self.piece, "back": self.back}
+
 
 # The networks of this version. Those of 1 normalise before the decoder's last
 # convolution, those of 1 and 2 have no linear transforms, and decode at the full
@@ -60,7 +110,7 @@ def encoder(
         latents = to_output(x, code_dim, norm_position)
         return keras.Model(images, latents, name="encoder")
     latents = to_output(x, code_dim, norm_position, kernel_initializer="zeros")
-    times = 2 ** len(widths)
+    times = factor_of(widths)
     piece = (*(times for _ in space), channels)
     waves = _linear(images, code_dim, Cosines(piece), size=times, strides=times)
     return _sum("encoder", images, latents, waves)
@@ -99,7 +149,7 @@ def decoder(
         return keras.Model(latents, images, name="decoder")
     rank = len(space)
     x = to_output(x, channels * 2**rank, None, kernel_initializer="zeros")
-    times = 2 ** len(widths)
+    times = factor_of(widths)
     piece = (*(times for _ in space), channels)
     waves = _linear(latents, math.prod(piece), Cosines(piece, back=True), size=1)
     return _sum("decoder", latents, DepthToSpace(2)(x), DepthToSpace(times)(waves))
@@ -150,9 +200,6 @@ def autoencoder_parts(
     return first, quantizer, second
 
 
-@lru_cache
-def factor_of(widths: tuple[int, ...], blocks: int) -> int:
-    """Tell how many times smaller than images latents are, without any weights."""
-    # All sides are alike, so that one does.
-    build = partial(decoder, (None,), 1, widths=widths, blocks=blocks, code_dim=1)
-    return upsampling_factor(build_without_weights("float32", build))
+def factor_of(widths: Sequence[int]) -> int:
+    """Return how many times smaller than images latents are, along each side."""
+    return 2 ** len(widths)

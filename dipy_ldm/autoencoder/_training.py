@@ -1,7 +1,7 @@
 """How the autoencoder is trained: its stage, and the life of its codes."""
 
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 import math
 from typing import Any, NamedTuple
 
@@ -10,18 +10,19 @@ import numpy as np
 from dipy_ldm import _backend
 from dipy_ldm._utils import tiling as tiles
 from dipy_ldm._utils.checks import check_patch, check_seed, check_sizes, choose, plain
-from dipy_ldm.autoencoder import _network as autoencoder_network, losses
-from dipy_ldm.autoencoder._assessment import (
-    limit_validation_images,
-    missing_detail,
-    score,
-    verdict,
+from dipy_ldm.autoencoder import (
+    _network as autoencoder_network,
+    losses,
 )
+from dipy_ldm.autoencoder._sharpening import measure_detail, sharpening_gain
 from dipy_ldm.autoencoder.quantizers import BOTTLENECKS
 from dipy_ldm.data._batches import Augmentation, batches, read_windows, window_size
 from dipy_ldm.data._checks import Survey, survey
+from dipy_ldm.metrics import detail_correlation
 from dipy_ldm.nn import building
+from dipy_ldm.nn.analysis import memory_needs
 from dipy_ldm.training import _memory as memory
+from dipy_ldm.training._memory import DISTANCES
 from dipy_ldm.training._options import BASE_FAN_IN
 from dipy_ldm.training._trainer import Stage
 
@@ -88,7 +89,7 @@ def needed_memory(
     *space, channels = shape[1:]
     chosen = vqvae.hyperparameters()
     # Of the networks to come, where others are fitted already.
-    factor = autoencoder_network.factor_of(tuple(chosen["widths"]), chosen["blocks"])
+    factor = autoencoder_network.factor_of(chosen["widths"])
     size = window_size(tuple(space), factor, patch)
     encoder, decoder = sketch(
         vqvae, training.precision.name, size, channels, training.remat
@@ -268,3 +269,143 @@ def draw_vectors(
     # Backgrounds encode to equal vectors; codes must differ.
     spread = 1e-3 * (vectors.std() or 1)
     return vectors + spread * rng.standard_normal(vectors.shape)
+
+
+# With less perplexity all latents have one code, and nearly so with little more.
+MIN_PERPLEXITY = 1.5
+# Voxels that are measured at once: so few that the training before took more memory.
+MAX_MEASURED_VOXELS = 2**18
+
+
+def limit_validation_images(
+    images: np.ndarray, size: tuple[int, ...], training: Any, length: Any
+) -> np.ndarray:
+    """Keep so many images that to validate takes a tenth of a round's time, about.
+
+    Of all the time there is, where a training ends before its first round does.
+
+    Shapes: images ``(n, *space, channels)``.
+    """
+    learnt = length.end(0) * training.batch_size * math.prod(size)
+    # A step takes as long as three reconstructions.
+    most = 0.1 * 3 * learnt / math.prod(images.shape[1:-1])
+    return images[: max(1, math.ceil(most))]
+
+
+def score(vqvae: Any, images: np.ndarray) -> dict[str, float]:
+    """Measure how near reconstructions come to images.
+
+    Shapes: images ``(n, *space, channels)``.
+    """
+    axes = tuple(range(1, images.ndim))
+
+    def scores(piece, reconstructed):
+        detail = np.zeros(len(piece))
+        # In an image of one value there is none.
+        varied = np.ptp(piece, axes) > 0
+        if varied.any():
+            detail[varied] = detail_correlation(reconstructed[varied], piece[varied])
+        squares = np.mean((reconstructed - piece) ** 2, axes, dtype="float64")
+        return np.stack([squares, detail], -1)
+
+    figures = _of_each(scores, vqvae, images)
+    mse, detail = figures.mean(axis=0)
+    low, high = vqvae.intensity_
+    return {"mse": float(mse / ((high - low) ** 2 or 1)), "detail": float(detail)}
+
+
+def _of_each(measure, vqvae, images):
+    """Measure images beside their reconstructions, few at once."""
+
+    def measured(numbers):
+        piece = np.asarray(images[numbers], "float32")
+        return measure(piece, vqvae.predict(piece))
+
+    batch = tiles.safe_batch(images.shape[1:-1], MAX_MEASURED_VOXELS)
+    return _backend.in_batches(measured, np.arange(len(images)), batch)
+
+
+def missing_detail(vqvae: Any, images: np.ndarray) -> float:
+    """Measure by which gain reconstructions should be sharpened.
+
+    Shapes: images ``(n, *space, channels)``.
+    """
+    figures = _of_each(measure_detail, vqvae, images)
+    return sharpening_gain(figures.sum(axis=0))
+
+
+def verdict(
+    vqvae: Any,
+    summary: Survey,
+    images: np.ndarray,
+    in_parts: bool,
+    figures: dict[str, float],
+) -> str | None:
+    """Return what is wrong with a trained autoencoder, if anything."""
+    if figures["perplexity"] < MIN_PERPLEXITY:
+        return (
+            f"nearly all latents have the same code (perplexity "
+            f"{figures['perplexity']:.1f}): nothing of the images is left in them; "
+            "train for more steps, or with a lower learning rate."
+        )
+    # Not by the figures of the last round, which are means over all its steps.
+    mse = score(vqvae, images)["mse"]
+    # Where images hardly differ, their mean is hard to beat, and need not be.
+    mean = max(summary.spread, 0.05 * summary.variance) / summary.scale**2
+    if mse < mean:
+        return None
+    # What is learnt from windows of a few voxels, which are border all around, does not
+    # hold for whole images.
+    larger = "with larger patches, " if in_parts else ""
+    return (
+        f"the autoencoder's reconstructions are no nearer to the images than the "
+        f"mean of all images is (mean squared error {mse:.3g} and {mean:.3g}); "
+        f"train for more steps, {larger}or with another learning rate (0.001 to "
+        "0.002 for volumes)."
+    )
+
+
+def estimate_coding(
+    chosen: dict,
+    space: Sequence[int],
+    channels: int,
+    *,
+    tile: int,
+    margin: int,
+    batch_size: int,
+) -> tuple[float, float]:
+    """Estimate what encoding and decoding images take."""
+    names = ("widths", "blocks", "code_dim")
+    widths, blocks, code_dim = (chosen[name] for name in names)
+    design = (tuple(widths), blocks, code_dim, channels, len(space))
+    per_voxel, latents = _per_voxel(*design)
+    codes = DISTANCES * 4 * chosen["n_codes"] * latents
+    # In the range of the images and of [0, 1].
+    whole = 8 * channels * math.prod(space)
+    piece = math.prod(_largest(size, tile, margin) for size in space)
+    encoding, decoding = (
+        _backend.ONCE_APPLYING + batch_size * (each * piece + whole)
+        for each in (per_voxel[0], max(codes, per_voxel[1]))
+    )
+    return encoding, decoding
+
+
+def _largest(size, tile, margin):
+    """Say how long the longest tile of a side is, with its overlaps."""
+    if size <= tile + 2 * margin:
+        return size
+    return min(size, tile + (2 if size > 2 * tile else 1) * margin)
+
+
+@lru_cache
+def _per_voxel(widths, blocks, code_dim, channels, rank):
+    """Say how many bytes each part needs at once, and how many latents there are."""
+    size = (4 * autoencoder_network.factor_of(widths),) * rank
+    options = {"widths": widths, "blocks": blocks, "code_dim": code_dim}
+    build = partial(
+        autoencoder_network.encoder_and_decoder, size, channels, seed=0, **options
+    )
+    parts = building.build_without_weights("float32", build)
+    voxels = math.prod(size)
+    latents = math.prod(parts[0].output.shape[1:-1])
+    return [memory_needs(part).live / voxels for part in parts], latents / voxels

@@ -188,7 +188,7 @@ def _reduced(images, affine):
 _MAX_LEARNT_ERROR = 0.5
 # Steps with which it can be told that nothing is learnt.
 _MIN_JUDGED_STEPS = 100
-# With less perplexity all latents have one code, by dipy_ldm.autoencoder._assessment
+# With less perplexity all latents have one code, by dipy_ldm.autoencoder._training
 # too.
 _MIN_PERPLEXITY = 1.5
 # Share of the codes that are used, of as many as there are latents.

@@ -1,13 +1,15 @@
 """The network of the denoiser: a U-Net conditioned on time, conditions and source."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 import keras
-from keras import layers
+from keras import layers, ops
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.denoiser._wiener import LinearEstimate
+from dipy_ldm.conditions import Condition
+from dipy_ldm.diffusion import schedules
 from dipy_ldm.nn.blocks import (
     conv,
     enclosed,
@@ -25,10 +27,97 @@ from dipy_ldm.nn.layers import (
     TimeEmbedding,
 )
 from dipy_ldm.nn.normalization import swish
+from dipy_ldm.prior._conditional_mean import ConditionalMean
 from dipy_ldm.prior._gaussian import Gaussian
 
+if TYPE_CHECKING:
+    from dipy_ldm.data._sources import Source
 
-class Picture(NamedTuple):
+
+@keras.saving.register_keras_serializable("dipy_ldm")
+class LinearEstimate(keras.layers.Layer):
+    """Estimate clean latents as well as a linear function of noisy ones can.
+
+    The prior is a Gaussian, which is not trained but set (:meth:`set_prior`). Along its
+    directions the estimate is Wiener's, and the rest is estimated number by number.
+    """
+
+    def __init__(self, directions: int, schedule: str, target: str, **kwargs) -> None:
+        super().__init__(**kwargs | {"dtype": "float32"})
+        self.directions = directions
+        self.schedule = schedule
+        self.target = target
+
+    def build(self, noisy_shape, times_shape):
+        """Make room for the Gaussian."""
+        shape = tuple(noisy_shape[1:])
+        options = {"initializer": "zeros", "trainable": False}
+        self.mean = self.add_weight(shape, name="mean", **options)
+        sizes = self.directions, *shape
+        self.loadings = self.add_weight(sizes, name="loadings", **options)
+        self.rest = self.add_weight(shape, name="rest", **options)
+
+    def set_prior(self, gaussian: Gaussian) -> None:
+        """Set mean, loadings and remaining variances."""
+        for weight, value in zip(self.weights, gaussian, strict=True):
+            weight.assign(value)
+
+    def call(self, noisy, times):
+        """Map latents ``(batch, *shape)`` and times ``(batch,)`` to four tensors.
+
+        Of the shape of the latents: these, and the clean ones as they are estimated,
+        both about 0 and of unit variance on average; and what a network would predict
+        for the estimate. For each of the batch, ``(batch, 1, ...)``, the standard
+        deviation of its error, but along the directions.
+        """
+        rates = schedules.SCHEDULES[self.schedule](times, ops)
+        alpha, sigma = (ops.expand_dims(rate, 1) for rate in rates)
+        size = math.prod(self.mean.shape)
+        mean, rest = (ops.reshape(w, (1, size)) for w in (self.mean, self.rest))
+        flat = ops.reshape(noisy, (-1, size))
+        off = flat - alpha * mean
+        clean = off * alpha * rest / (alpha**2 * rest + sigma**2)
+        power = rest
+        if self.directions:
+            loadings = ops.reshape(self.loadings, (self.directions, size))
+            squares = ops.square(loadings)
+            lengths = ops.sum(squares, 1)
+            # In lengths of the loadings, and instead of what is there already.
+            along = ops.matmul(off, ops.transpose(loadings))
+            along = along * alpha / (alpha**2 * lengths + sigma**2)
+            before = ops.matmul(clean, ops.transpose(loadings)) / lengths
+            clean = clean + ops.matmul(along - before, loadings)
+            power = rest + ops.sum(squares, 0)
+        # One scale for all: what is the same elsewhere looks the same to the network.
+        power = ops.mean(power)
+        scaled = off / ops.sqrt(alpha**2 * power + sigma**2), clean / ops.sqrt(power)
+        clean = mean + clean
+        noise = (flat - alpha * clean) / sigma
+        prediction = schedules.to_target(self.target, clean, noise, alpha, sigma)
+        # What clean latents lack, the noise has too much.
+        error = sigma * ops.sqrt(rest / (alpha**2 * rest + sigma**2))
+        mixed = error, -error * alpha / sigma
+        error = schedules.to_target(self.target, *mixed, alpha, sigma)
+        spread = ops.sqrt(ops.mean(ops.square(error), 1))
+        ones = (1,) * len(self.mean.shape)
+        results = [ops.reshape(x, ops.shape(noisy)) for x in (*scaled, prediction)]
+        return [*results, ops.reshape(spread, (-1, *ones))]
+
+    def compute_output_shape(self, noisy_shape, times_shape):
+        """Return the shape of the latents, three times, and that of the error."""
+        ones = (1,) * len(noisy_shape[1:])
+        return [*[noisy_shape] * 3, (noisy_shape[0], *ones)]
+
+    def get_config(self):
+        """Return the arguments of the constructor."""
+        return super().get_config() | {
+            "directions": self.directions,
+            "schedule": self.schedule,
+            "target": self.target,
+        }
+
+
+class SourceShape(NamedTuple):
     """Shape and kind of source images."""
 
     factor: int
@@ -50,7 +139,7 @@ def unet(
     blocks: int,
     attention: Sequence[bool],
     conditions: Sequence[int] = (),
-    source: Picture | None = None,
+    source: SourceShape | None = None,
     expects: bool = False,
     estimate: tuple | None = None,
     remat: bool = False,
@@ -192,3 +281,77 @@ def _embed(times, encoded=None, *, width, sizes):
             x = layers.Add()([x, learnt(features)])
             encoded = None
     return x
+
+
+# The guide is to be worse than the denoiser in the same way: narrower.
+_GUIDE_WIDTH = 4
+
+
+class PriorOptions(TypedDict):
+    """Options of the networks that follow from the latent prior."""
+
+    expects: bool
+    directions: int | None
+
+
+def has_guide(chosen: dict, latent_shape: tuple[int, ...]) -> bool:
+    """Return whether there is a guide: if requested, or for images.
+
+    Shapes: latent_shape ``(*space, channels)``.
+    """
+    return len(latent_shape) == 3 if chosen["guide"] is None else chosen["guide"]
+
+
+def build_denoiser(
+    chosen: dict,
+    latent_shape: tuple[int, ...],
+    conditions: dict[str, Condition],
+    source: "Source | None",
+    factor: int,
+    *,
+    expects: bool = False,
+    directions: int | None = None,
+    guide: bool = False,
+    remat: bool = False,
+) -> Any:
+    """Build the network of the denoiser or of its guide, in the current precision.
+
+    Shapes: latent_shape ``(*space, channels)``.
+    """
+    widths = chosen["widths"]
+    estimate = (directions, chosen["schedule"], chosen["target"])
+    source_shape = source and SourceShape(factor, source.channels, len(source.labels))
+    return seeded_unet(
+        chosen["seed"],
+        latent_shape,
+        widths=[max(1, w // _GUIDE_WIDTH) for w in widths] if guide else widths,
+        blocks=chosen["blocks"],
+        attention=chosen["attention"],
+        conditions=[condition.size for condition in conditions.values()],
+        source=source_shape,
+        expects=expects,
+        estimate=None if directions is None else estimate,
+        remat=remat,
+    )
+
+
+def prior_options(
+    expectation: ConditionalMean | None, gaussian: Gaussian | None
+) -> PriorOptions:
+    """Return the options of networks that follow from the latent prior."""
+    directions = None if gaussian is None else len(gaussian.loadings)
+    return {"expects": expectation is not None, "directions": directions}
+
+
+def build_denoisers(
+    chosen: dict, latent_shape: tuple[int, ...], *conditioning, **prior: Any
+) -> dict:
+    """Build the network of the denoiser and, if there shall be one, of its guide.
+
+    Shapes: latent_shape ``(*space, channels)``.
+    """
+    arguments = chosen, latent_shape, *conditioning
+    networks = {"denoiser": build_denoiser(*arguments, **prior)}
+    if has_guide(chosen, latent_shape):
+        networks["guide"] = build_denoiser(*arguments, **prior, guide=True)
+    return networks

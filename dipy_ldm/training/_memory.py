@@ -8,8 +8,7 @@ from typing import Any
 
 from dipy_ldm import _backend
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.nn import memory as network_memory
-from dipy_ldm.nn.memory import MemoryNeeds
+from dipy_ldm.nn.analysis import MemoryNeeds, memory_needs
 from dipy_ldm.training._optimizer import AT_ONCE
 
 _BEFORE = 20 * 2**20
@@ -32,7 +31,7 @@ def estimate_training(
 ) -> float:
     """Estimate what training takes."""
     weights = 4 * sum(part.count_params() for part in parts)
-    each = [network_memory.memory_needs(part) for part in parts]
+    each = [memory_needs(part) for part in parts]
     both = reduce(MemoryNeeds.beside, each)
     step = max(
         both.kept + max(both.again, _GRADIENTS * both.live),
@@ -47,7 +46,7 @@ def estimate_training(
 
 def estimate_sampling(unets: list[Any], batch_size: int, coding: float) -> float:
     """Estimate what generating images takes."""
-    live = max(network_memory.memory_needs(unet).live for unet in unets)
+    live = max(memory_needs(unet).live for unet in unets)
     weights = 4 * sum(unet.count_params() for unet in unets)
     # What the one has used is too small for the other, and not given back.
     working = coding + batch_size * _SKIPS * live

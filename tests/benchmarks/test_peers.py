@@ -13,7 +13,7 @@ import scripts
 
 from dipy_ldm import VQVAE
 from dipy_ldm.autoencoder import _network as autoencoder_network
-from dipy_ldm.denoiser._wiener import LinearEstimate
+from dipy_ldm.denoiser._unet import LinearEstimate
 from dipy_ldm.nn.layers import Sum
 from dipy_ldm.nn.normalization import Activated, GroupScale
 

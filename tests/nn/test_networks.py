@@ -12,9 +12,9 @@ import pytest
 from dipy_ldm._utils import tiling as tiles
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.autoencoder import _network as autoencoder_network
-from dipy_ldm.autoencoder._initializers import cosines
+from dipy_ldm.autoencoder._network import cosines
 from dipy_ldm.denoiser import _unet as unet_network
-from dipy_ldm.nn import building, receptive_field
+from dipy_ldm.nn import analysis, building
 
 to_numpy = ops.convert_to_numpy
 
@@ -213,10 +213,10 @@ def test_reach_is_how_far_the_decoder_looks(widths, blocks):
     latents = rng.standard_normal((1, 64, 1)).astype("float32")
     changed = latents.copy()
     changed[0, 32] += 100
-    factor = receptive_field.upsampling_factor(decoder)
+    factor = 2 ** len(widths)
     difference = to_numpy(decoder(changed) - decoder(latents))[0, :, 0]
     touched = np.flatnonzero(difference) / factor
-    reach = receptive_field.reach(decoder, output_factor=factor)
+    reach = analysis.receptive_radius(decoder, output_factor=factor)
     assert touched.min() >= 32 - reach
     assert touched.max() < 33 + reach
     # And no farther than need be.
@@ -245,8 +245,7 @@ def test_tiles_of_other_decoders_give_the_whole(build, factor, reach):
     rng = np.random.default_rng(0)
     for weight in decoder.weights:
         weight.assign_add(0.1 * rng.standard_normal(weight.shape))
-    assert receptive_field.upsampling_factor(decoder) == factor
-    assert receptive_field.reach(decoder, output_factor=factor) == reach
+    assert analysis.receptive_radius(decoder, output_factor=factor) == reach
     x = rng.standard_normal((1, 31, 5, 2)).astype("float32")
     whole = to_numpy(decoder(x))
     tiled = tiles.in_tiles(decoder, x, tile=4, margin=reach, output_factor=factor)
@@ -264,7 +263,7 @@ def test_tiles_of_an_encoder_give_the_whole(widths, blocks):
     for weight in encoder.weights:
         weight.assign_add(0.1 * rng.standard_normal(weight.shape))
     factor = 2 ** len(widths)
-    reach = receptive_field.reach(encoder, input_factor=factor)
+    reach = analysis.receptive_radius(encoder, input_factor=factor)
     images = rng.standard_normal((1, 31 * factor, 3 * factor, 1)).astype("float32")
     whole = to_numpy(encoder(images))
     tiled = tiles.in_tiles(encoder, images, tile=4, margin=reach, input_factor=factor)
@@ -280,8 +279,13 @@ def test_reach_of_layers_that_look_anywhere_is_not_known():
     latents = keras.Input((None, None, 2))
     decoder = keras.Model(latents, keras.layers.GroupNormalization(1)(latents))
     with pytest.raises(TypeError, match="how far does the layer"):
-        receptive_field.reach(decoder)
+        analysis.receptive_radius(decoder)
 
 
-def test_the_factor_is_known_without_weights():
-    assert autoencoder_network.factor_of((8, 8, 8), 2) == 8
+@pytest.mark.parametrize("design", [1, 2, 3])
+def test_the_factor_is_that_of_the_decoder(design):
+    widths = (8, 8, 8)
+    options = {"widths": widths, "blocks": 1, "code_dim": 1, "design": design}
+    decoder = autoencoder_network.decoder((None,), 1, **options)
+    assert decoder.compute_output_shape((1, 1, 1)) == (1, 8, 1)
+    assert autoencoder_network.factor_of(widths) == 8

@@ -20,7 +20,7 @@ from dipy_ldm.denoiser._training import (
     _noised,
     _verdict,
 )
-from dipy_ldm.denoiser._wiener import LinearEstimate
+from dipy_ldm.denoiser._unet import LinearEstimate
 from dipy_ldm.diffusion.schedules import SCHEDULES, TARGETS, rates, to_clean, to_target
 from dipy_ldm.prior import _gaussian as gaussian
 from dipy_ldm.prior._gaussian import Gaussian, choose_examples, is_aligned
