@@ -1,39 +1,66 @@
-"""What the benchmarks of samples share: their options, and one line of JSON."""
+"""What the benchmarks share: command lines, JSON lines, models and scans."""
 
 import argparse
 import contextlib
 import json
+import os
 from pathlib import Path
 import sys
 import time
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
 import numpy as np
 
+import dipy_ldm
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm.data._grid import Grid
 from dipy_ldm.diffusion.samplers import SAMPLERS
 from dipy_ldm.metrics import nearest_distance
+
+COHORT_SCRIPT = Path(__file__).parents[1] / "doc" / "examples" / "virtual_cohort.py"
 
 
 class Parser(argparse.ArgumentParser):
     """A parser whose complaint is one sentence."""
 
     def error(self, message):
-        """Say what is wrong, without the usage, and stop."""
+        """Print what is wrong, without the usage, and exit."""
         self.exit(2, f"{self.prog}: {message}\n")
 
 
-def add_sampling(parser, n_samples, batch_size):
-    """Add the options of sampling to a command line.
+def make_parser(description, measures):
+    """Make a parser with a subcommand for each measure: its options and function."""
+    parser = Parser(description=description.partition("\n")[0])
+    commands = parser.add_subparsers(required=True, metavar="MEASURE")
+    for name, (add_options, measure) in measures.items():
+        summary = measure.__doc__.partition("\n")[0]
+        command = commands.add_parser(name, help=summary, description=summary)
+        add_options(command)
+        command.set_defaults(measure=measure)
+    return parser
 
-    Parameters
-    ----------
-    parser : argparse.ArgumentParser
-        Parser to add them to.
-    n_samples : int
-        Default number of samples.
-    batch_size : int or None
-        Default number of samples in a batch.
-    """
+
+def print_scores(parser, arguments=None):
+    """Run the measure of a command line; print its result, or each of them, as JSON."""
+    options, stdout = parser.parse_args(arguments), sys.stdout
+    try:
+        # Whatever libraries print, standard output is the JSON alone.
+        with contextlib.redirect_stdout(sys.stderr):
+            scores = options.measure(options)
+            for line in [scores] if isinstance(scores, dict) else scores:
+                print(json.dumps(line), file=stdout, flush=True)
+    except (InputError, OSError) as error:
+        parser.error(str(error))
+
+
+def log(message):
+    """Report progress where it can't be taken for a result."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def add_sampling(parser, n_samples, batch_size):
+    """Add the options of sampling to a command line."""
     parser.add_argument("--sampler", choices=SAMPLERS, default="dpm++")
     parser.add_argument("--steps", type=int, help="as many as suffice if left out")
     parser.add_argument("--eta", type=float, default=0.0)
@@ -52,48 +79,23 @@ def sampling(options):
 def generate(model, options, conditions=None):
     """Draw samples and take the time, compilation included.
 
-    Parameters
-    ----------
-    model : dipy_ldm.LatentDiffusion
-        Fitted model.
-    options : argparse.Namespace
-        With those of :func:`add_sampling`.
-    conditions : dict or str, optional
-        What is asked for; drawn if None.
-
-    Returns
-    -------
-    images : ndarray
-        Samples, ``(n, *space, channels)``.
-    seconds : float
-        Time that it took.
+    Shapes: images ``(n, *space, channels)``.
     """
     if options.steps is None:
         options.steps = model.default_steps(options.sampler)
     if options.guidance is None:
         options.guidance = model.default_guidance
-    tell(f"generating {options.n_samples} images")
+    log(f"generating {options.n_samples} images")
     start = time.perf_counter()
-    given = sampling(options) | {"batch_size": options.batch_size}
-    images = model.predict(options.n_samples, conditions=conditions, **given)
+    arguments = sampling(options) | {"batch_size": options.batch_size}
+    images = model.predict(options.n_samples, conditions=conditions, **arguments)
     return images, time.perf_counter() - start
 
 
 def score_novelty(samples, train, real):
     """Measure how far samples are from the training images.
 
-    Parameters
-    ----------
-    samples, train : ndarray
-        Images, ``(n, *space, channels)``.
-    real : ndarray
-        The same distances of real images that are no training images, ``(n,)``.
-
-    Returns
-    -------
-    dict
-        Median and minimum of the distance to the nearest training image, of samples and
-        of real images, and the ratio of the minima.
+    Shapes: samples, train ``(n, *space, channels)``, real ``(n,)``.
     """
     near = nearest_distance(samples, train)
     return {
@@ -105,7 +107,7 @@ def score_novelty(samples, train, real):
     }
 
 
-def picture(path):
+def png_path(path):
     """Check that a picture can be written, before it takes minutes to make."""
     if Path(path).suffix != ".png":
         raise argparse.ArgumentTypeError(f"{path} must end in .png.")
@@ -114,51 +116,27 @@ def picture(path):
     return path
 
 
-def tell(message):
-    """Report progress where it can't be taken for a result."""
-    print(message, file=sys.stderr, flush=True)
+def load_model(path):
+    """Load a model of volumes, and return it with its grid."""
+    model = dipy_ldm.LatentDiffusion.load(path)
+    shape, affine = model.vqvae.shape_, model.vqvae.affine_
+    if len(shape) != 4 or affine is None:
+        raise InputError(
+            f"{path} is no model of volumes in a space; train one with dipy_train_ldm "
+            "on NIfTI files."
+        )
+    return model, Grid(tuple(shape[:3]), affine)
 
 
-def run(parser, act, arguments=None):
-    """Do what the command line asks for; answer what users can mend with a sentence.
+def vary_scan(image, n, seed=0):
+    """Move a volume in [0, 1], change its contrast and add noise, ``n`` times.
 
-    Parameters
-    ----------
-    parser : Parser
-        Parser of the options.
-    act : callable
-        What is called with the options.
-    arguments : sequence of str, optional
-        Command line; that of the process if left out.
-
-    Returns
-    -------
-    object
-        What ``act`` returned.
+    Shapes: image ``(x, y, z, channels)``, result ``(n, x, y, z, channels)``.
     """
-    options = parser.parse_args(arguments)
-    try:
-        return act(options)
-    except (InputError, OSError) as error:
-        parser.error(str(error))
-
-
-def print_scores(parser, measure, arguments=None):
-    """Measure what the command line asks for, and print it as one line of JSON.
-
-    Parameters
-    ----------
-    parser : Parser
-        Parser of the options.
-    measure : callable
-        From the options to a dict of figures.
-    arguments : sequence of str, optional
-        Command line; that of the process if left out.
-    """
-
-    def act(options):
-        # Whatever libraries print, standard output is the JSON line alone.
-        with contextlib.redirect_stdout(sys.stderr):
-            return measure(options)
-
-    print(json.dumps(run(parser, act, arguments)))
+    rng = np.random.default_rng(seed)
+    scans = []
+    for _ in range(n):
+        scan = np.roll(image, rng.integers(-2, 3, 3), (0, 1, 2))
+        scan = scan ** rng.uniform(0.7, 1.4) + rng.normal(0, 0.01, image.shape)
+        scans.append(np.clip(scan, 0, 1))
+    return np.stack(scans).astype("float32")

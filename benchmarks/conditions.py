@@ -1,24 +1,27 @@
-"""Measure how well volumes are what was asked for, as one line of JSON.
+"""Measure how well volumes are what was asked for.
 
 For models of a virtual cohort with covariates (``virtual_cohort.py --covariates``).
 Each covariate is measured in the volumes themselves: from their brightness at a few
 places, by a fit to the exact values of the training cohort. What such a measurement is
 worth is shown on volumes that were held out, whose values are exact too, and on their
-reconstructions. Then volumes are generated, asked for one covariate with the others
-drawn, and for two at once.
+reconstructions.
 """
 
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-from common import Parser, add_sampling, print_scores, sampling, tell
+from common import (
+    add_sampling,
+    load_model,
+    log,
+    make_parser,
+    print_scores,
+    sampling,
+)
 import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
-from volumes_quality import load_model
 
+from dipy_ldm.conditions import Told
 from dipy_ldm.data._covariates import read_covariates
 from dipy_ldm.data.volumes import load_volumes
+from dipy_ldm.prior._conditional_mean import ConditionalMean
 from dipy_ldm.prior._probe import ridge_regression
 
 # Places at which volumes are looked at, in mm from the middle of the brain, and how far
@@ -36,36 +39,71 @@ NUMBERS = ("ventricles", "offset", "contrast")
 GROUPS = ("control", "patient")
 
 
+def add_cohorts(parser):
+    """Add the model and its cohorts."""
+    parser.add_argument("model", help="model file")
+    parser.add_argument("--train", required=True, help="folder of its volumes")
+    parser.add_argument("--real", required=True, help="folder of held-out volumes")
+
+
+def add_generated_options(parser):
+    """Add the options of :func:`score_generated`."""
+    add_cohorts(parser)
+    add_sampling(parser, n_samples=200, batch_size=None)
+
+
+def score_generated(options):
+    """Measure covariates of real, reconstructed and generated volumes."""
+    model, grid = load_model(options.model)
+    images, values = load_cohort(options.train, grid)
+    train = features(images, grid.affine)
+    measures = {name: Measure(train[name], values[name]) for name in values}
+    images, truth = load_cohort(options.real, grid)
+    real, variance = features(images, grid.affine), mean_variance(images)
+    reconstructed = features(model.vqvae_.predict(images), grid.affine)
+    scores = {
+        f"{title}_{name}": measure(volume_features[name], truth[name])
+        for title, volume_features in (("real", real), ("reconstructed", reconstructed))
+        for name, measure in measures.items()
+    }
+    rng, variety = np.random.default_rng(options.seed), []
+    for names in [*((name,) for name in measures), ("ventricles", "contrast")]:
+        log(f"requesting {' and '.join(names)}")
+        requested = {name: draw(name, values, options.n_samples, rng) for name in names}
+        images = model.predict(
+            options.n_samples,
+            conditions=requested,
+            batch_size=options.batch_size,
+            **sampling(options),
+        )
+        variety.append(mean_variance(images) / variance)
+        volume_features = features(images, grid.affine)
+        for name in names:
+            title = name if len(names) == 1 else f"both_{name}"
+            scores[title] = measures[name](volume_features[name], requested[name])
+    return scores | {"variety": float(np.mean(variety))}
+
+
 def features(images, affine):
     """Describe volumes by their brightness at a few places.
 
-    Parameters
-    ----------
-    images : ndarray
-        ``(n, x, y, z, 1)``.
-    affine : ndarray
-        From voxels to millimetres, ``(4, 4)``.
-
-    Returns
-    -------
-    dict of str to ndarray
-        Features of each volume, ``(n, k)``, by the name of what they tell of.
+    Shapes: images ``(n, x, y, z, 1)``, result ``(n, k)``.
     """
     places = np.moveaxis(np.indices(images.shape[1:4]), 0, -1)
     world = places @ affine[:3, :3].T + affine[:3, 3]
-    found: dict[tuple, list] = {look: [] for look in (NEAR, WHOLE)}
+    rows_by_look: dict[tuple, list] = {look: [] for look in (NEAR, WHOLE)}
     for image in images[..., 0]:
         inside = image > 0.2 * np.quantile(image, 0.99)
         blurred = gaussian_filter(image, BLUR / np.linalg.norm(affine[:3, :3], axis=0))
         # Beside white matter.
         blurred = blurred / np.quantile(blurred[inside], 0.9)
-        for look, rows in found.items():
-            rows.append(_at(blurred, world[inside].mean(axis=0), affine, *look))
-    return {name: np.array(found[look]) for name, look in LOOK.items()}
+        for look, rows in rows_by_look.items():
+            rows.append(_sample_at(blurred, world[inside].mean(axis=0), affine, *look))
+    return {name: np.array(rows_by_look[look]) for name, look in LOOK.items()}
 
 
-def _at(image, centre, affine, box, step):
-    """Look at places, whatever the voxels are."""
+def _sample_at(image, centre, affine, box, step):
+    """Sample a volume on a lattice in millimetres."""
     axes = [np.arange(low, high, step) for low, high in box]
     places = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3) + centre
     indices = (places - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T
@@ -73,186 +111,133 @@ def _at(image, centre, affine, box, step):
 
 
 class Measure:
-    """A kernel ridge regression from features to what is known exactly.
+    """A kernel ridge regression from features to exact values.
 
     Its ridge, and whether products of features have a part, are those with which each
     volume is measured best by a fit to the others.
 
-    Parameters
-    ----------
-    table : ndarray
-        Features, ``(n, k)``.
-    values : sequence
-        Exact values, numbers or the names of two groups; None where not known.
+    Shapes: table ``(n, k)``.
     """
 
     def __init__(self, table, values):
-        known = [i for i, value in enumerate(values) if value is not None]
-        self.of_groups = isinstance(values[known[0]], str)
-        wanted = np.array([self.code(values[i]) for i in known])
-        self.centre = table[known].mean(0)
-        self.scale = np.sqrt(((table[known] - self.centre) ** 2).sum(1).mean())
-        self.terms = (table[known] - self.centre) / self.scale
-        tried = [
-            self._fit(wanted, ridge, share) for share in SQUARES for ridge in RIDGES
+        present = [i for i, value in enumerate(values) if value is not None]
+        self.of_groups = isinstance(values[present[0]], str)
+        targets = np.array([self.code(values[i]) for i in present])
+        self.centre = table[present].mean(0)
+        self.scale = np.sqrt(((table[present] - self.centre) ** 2).sum(1).mean())
+        self.terms = (table[present] - self.centre) / self.scale
+        fits = [
+            self._fit(targets, ridge, share) for share in SQUARES for ridge in RIDGES
         ]
         self.share, weights, offset, left_out = min(
-            tried, key=lambda fit: np.mean((fit[-1] - wanted) ** 2)
+            fits, key=lambda fit: np.mean((fit[-1] - targets) ** 2)
         )
         # What is measured lies too near to the mean, which is made up for.
-        slope, start = np.polyfit(wanted, left_out, 1)
+        slope, start = np.polyfit(targets, left_out, 1)
         self.weights, self.offset = weights / slope, (offset - start) / slope
 
-    def _fit(self, wanted, ridge, share):
+    def _fit(self, targets, ridge, share):
         """Fit, and measure each by a fit to the others."""
-        products = _products(self.terms, self.terms, share)
-        more = ridge * products.trace() / len(wanted)
-        return share, *ridge_regression(products, wanted, more)
+        products = _kernel(self.terms, self.terms, share)
+        more = ridge * products.trace() / len(targets)
+        return share, *ridge_regression(products, targets, more)
 
     def code(self, value):
         """Return a number for a value: groups are -1 and 1."""
         return 2.0 * GROUPS.index(value) - 1 if self.of_groups else value
 
     def __call__(self, table, values):
-        """Compare what is measured with what is known or was asked for.
+        """Compare measured values with exact or requested ones.
 
-        Parameters
-        ----------
-        table : ndarray
-            Features, ``(n, k)``.
-        values : sequence
-            Of each volume; None where there is none.
-
-        Returns
-        -------
-        dict
-            Correlation and slope (measured over asked), or the share of groups that are
-            right.
+        Shapes: table ``(n, k)``.
         """
-        there = [i for i, value in enumerate(values) if value is not None]
-        asked = np.array([self.code(values[i]) for i in there])
-        terms = (table[there] - self.centre) / self.scale
-        products = _products(terms, self.terms, self.share)
+        present = [i for i, value in enumerate(values) if value is not None]
+        requested = np.array([self.code(values[i]) for i in present])
+        terms = (table[present] - self.centre) / self.scale
+        products = _kernel(terms, self.terms, self.share)
         measured = products @ self.weights + self.offset
         if self.of_groups:
-            return {"right": float(np.mean(np.sign(measured) == asked))}
-        slope, _ = np.polyfit(asked, measured, 1)
-        return {"r": float(np.corrcoef(asked, measured)[0, 1]), "slope": float(slope)}
+            return {"right": float(np.mean(np.sign(measured) == requested))}
+        slope, _ = np.polyfit(requested, measured, 1)
+        return {
+            "r": float(np.corrcoef(requested, measured)[0, 1]),
+            "slope": float(slope),
+        }
 
 
-def _products(some, others, share):
-    products = some @ others.T
+def _kernel(a, b, share):
+    products = a @ b.T
     return products + share * products**2
 
 
-def load_known(folder, grid):
-    """Load a cohort with its covariates.
-
-    Parameters
-    ----------
-    folder : str
-        Where ``virtual_cohort.py --covariates`` wrote it.
-    grid : Grid
-        Of the model.
-
-    Returns
-    -------
-    images : ndarray
-        The volumes.
-    values : dict of str to list
-        Covariates.
-    """
+def load_cohort(folder, grid):
+    """Load a cohort with its covariates."""
     volumes = load_volumes([folder], grid=grid, verbose=True)
-    found = read_covariates([*NUMBERS, "group"], volumes.files)
-    return volumes.images, found.values
+    covariates = read_covariates([*NUMBERS, "group"], volumes.files)
+    return volumes.images, covariates.values
 
 
-def differences(images):
+def mean_variance(images):
     """Return the mean variance of a voxel among images, ``(n, x, y, z, 1)``."""
     return float(np.var(images, 0, dtype="float64").mean())
 
 
 def draw(name, values, n, rng):
-    """Draw what to ask for, evenly over what the training volumes are.
-
-    Parameters
-    ----------
-    name : str
-        A covariate.
-    values : dict of str to list
-        Those of the training volumes.
-    n : int
-        How many.
-    rng : numpy.random.Generator
-        Draws them.
-
-    Returns
-    -------
-    list
-        Numbers, from the twentieth lowest to the twentieth highest of a hundred, or
-        groups.
-    """
+    """Draw conditions to request, evenly over those of the training volumes."""
     if name == "group":
         return [GROUPS[i % 2] for i in range(n)]
-    there = [value for value in values[name] if value is not None]
-    return rng.uniform(*np.quantile(there, [0.05, 0.95]), n).tolist()
+    present = [value for value in values[name] if value is not None]
+    return rng.uniform(*np.quantile(present, [0.05, 0.95]), n).tolist()
 
 
-def measure(options):
-    """Measure real volumes, and generated ones.
+def add_mean_options(parser):
+    """Add the options of :func:`score_conditional_mean`."""
+    add_cohorts(parser)
+    parser.add_argument("--n", type=int, nargs="+", default=[6, 8, 12, 20, 100, 400])
+    parser.add_argument("--draws", type=int, default=5, help="of volumes")
+    parser.add_argument("--seed", type=int, default=0)
 
-    Parameters
-    ----------
-    options : argparse.Namespace
-        As of :func:`make_parser`.
 
-    Returns
-    -------
-    dict
-        As of :class:`Measure`, by the name of the covariate: ``real_`` for held-out
-        volumes, ``reconstructed_`` for what the autoencoder makes of them, ``both_``
-        where two were asked for. ``variety`` is how much samples
-        differ, held-out volumes being 1.
-    """
+def score_conditional_mean(options):
+    """Measure how much of the latents conditions explain before any training."""
     model, grid = load_model(options.model)
-    images, values = load_known(options.train, grid)
-    train = features(images, grid.affine)
-    measures = {name: Measure(train[name], values[name]) for name in values}
-    images, known = load_known(options.real, grid)
-    real, variance = features(images, grid.affine), differences(images)
-    made = features(model.vqvae_.predict(images), grid.affine)
-    scores = {
-        f"{title}_{name}": measure(found[name], known[name])
-        for title, found in (("real", real), ("reconstructed", made))
-        for name, measure in measures.items()
-    }
-    rng, variety = np.random.default_rng(options.seed), []
-    for names in [*((name,) for name in measures), ("ventricles", "contrast")]:
-        tell(f"asking for {' and '.join(names)}")
-        asked = {name: draw(name, values, options.n_samples, rng) for name in names}
-        images = model.predict(
-            options.n_samples,
-            conditions=asked,
-            batch_size=options.batch_size,
-            **sampling(options),
-        )
-        variety.append(differences(images) / variance)
-        found = features(images, grid.affine)
-        for name in names:
-            title = name if len(names) == 1 else f"both_{name}"
-            scores[title] = measures[name](found[name], asked[name])
-    return scores | {"variety": float(np.mean(variety))}
+    conditions = model.conditions_
+    train, real = (encode(model, at, grid) for at in (options.train, options.real))
+    rng = np.random.default_rng(options.seed)
+    for n in options.n:
+        shares: dict[str, list] = {"left": [], "permuted": []}
+        for _ in range(options.draws if n < len(train[0]) else 1):
+            subset = rng.permutation(len(train[0]))[:n]
+            latents, numbers = (array[subset] for array in train)
+            numbers_by_name = {"left": numbers, "permuted": rng.permutation(numbers)}
+            for name, permuted in numbers_by_name.items():
+                shares[name].append(
+                    unexplained_share(latents, permuted, conditions, *real)
+                )
+        ends = {name: [min(shares), max(shares)] for name, shares in shares.items()}
+        yield {"n": n} | ends
 
 
-def make_parser():
-    """Make the parser of the command line."""
-    parser = Parser(description=__doc__.partition("\n")[0])
-    parser.add_argument("model", help="model file")
-    parser.add_argument("--train", required=True, help="folder of its volumes")
-    parser.add_argument("--real", required=True, help="folder of held-out volumes")
-    add_sampling(parser, n_samples=200, batch_size=None)
-    return parser
+def encode(model, folder, grid):
+    """Return latents of unit variance, and their encoded conditions."""
+    images, values = load_cohort(folder, grid)
+    latents = model._scaled(model.vqvae_.encode(images))
+    return latents, Told.of(model.conditions_, values, len(images)).numbers
+
+
+def unexplained_share(latents, numbers, conditions, others, other_numbers):
+    """Return the share of other latents' variance that conditions leave unexplained."""
+    mean = latents.mean(0)
+    expected = ConditionalMean.learn(latents - mean, numbers, conditions).predict(other_numbers)
+    residual = others - mean
+    return float(np.mean((residual - expected) ** 2) / np.mean(residual**2))
+
+
+MEASURES = {
+    "generated": (add_generated_options, score_generated),
+    "conditional_mean": (add_mean_options, score_conditional_mean),
+}
 
 
 if __name__ == "__main__":
-    print_scores(make_parser(), measure)
+    print_scores(make_parser(__doc__, MEASURES))

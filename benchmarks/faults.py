@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 
-from common import Parser, print_scores, tell
+from common import Parser, log, print_scores
 import nibabel as nib
 import numpy as np
 
@@ -40,21 +40,16 @@ CALLS = (
     "link,linkat,unlink,unlinkat,mkdir,mkdirat,rmdir,chmod,fchmod,fchmodat,flock"
 )
 SHAPE = (4, 5, 6)
-# Of each work, about 200 calls.
+# Of each task, about 200 calls.
 STEPS, SCANS, COHORT = 13, 7, 40
 SEIZE = 0x59616D61  # PR_SET_PTRACER, with which a process says who may trace it
 
 
 def make_parser():
-    """Describe the command line.
-
-    Returns
-    -------
-    Parser
-        Parser of the options.
-    """
+    """Describe the command line."""
     parser = Parser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--points", type=int, default=200, help="calls of each work")
+    parser.add_argument("--points", type=int, default=200, help="calls of each task")
+    parser.set_defaults(measure=measure)
     return parser
 
 
@@ -69,7 +64,7 @@ class Training:
         """Leave an older model."""
         self._save({"w": np.zeros(9)})
 
-    def work(self):
+    def run(self):
         """Go on from the checkpoint, as ``training.checkpoint.Record`` does."""
         with claimed(self.model):
             done, state = 0, np.ones(999)
@@ -94,7 +89,7 @@ class Training:
         """Read the model."""
         return persistence.load(self.model, "notes")[0]["w"].tobytes()
 
-    def look(self):
+    def inspect(self):
         """Count what is half written, and what is under a name that is not its own."""
         kinds = {self.model: "notes", self.checkpoint: "checkpoint"}
         kinds[persistence.before(self.checkpoint)] = "checkpoint"
@@ -111,7 +106,7 @@ class Denoising:
     """Volumes and their JSON, made with other options than those that are there."""
 
     class Flow:
-        """What a command counts."""
+        """The state of a command that writing looks at."""
 
         written = 0
         _force_overwrite = True
@@ -124,7 +119,7 @@ class Denoising:
         """Leave what another strength gave."""
         self._run(0.3, resume=False)
 
-    def work(self):
+    def run(self):
         """Go on, as the command does."""
         self._run(0.8, resume=True)
 
@@ -154,7 +149,7 @@ class Denoising:
     def _hash(self, files):
         return [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
 
-    def look(self):
+    def inspect(self):
         """Count what is half written, and what is under a name that is not its own."""
         half = old = 0
         for number, path in self.files.items():
@@ -162,30 +157,17 @@ class Denoising:
                 # It is being replaced.
                 continue
             try:
-                told = json.loads(sidecar(path).read_text())
+                facts = json.loads(sidecar(path).read_text())
                 volume, _ = read_volume(path)
             except (OSError, ValueError):
                 half += 1
                 continue
-            old += not np.allclose(volume[..., 0], content(number, told["Strength"]))
+            old += not np.allclose(volume[..., 0], content(number, facts["Strength"]))
         return half, old
 
 
 def content(number, strength):
-    """Make up a volume.
-
-    Parameters
-    ----------
-    number : int
-        Which one.
-    strength : float
-        On which it depends, too.
-
-    Returns
-    -------
-    ndarray
-        ``SHAPE``.
-    """
+    """Draw a volume that depends on its number and on a strength."""
     rng = np.random.default_rng(number)
     return (strength + rng.random(SHAPE)).astype("float32")
 
@@ -205,7 +187,7 @@ class Cache:
     def prepare(self):
         """Leave nothing."""
 
-    def work(self):
+    def run(self):
         """Fill the cache, or find it filled; what was left over is old enough to go."""
         cache._STALE_SECONDS = -1
         load_volumes([self.cohort], cache_dir=self.root)
@@ -215,50 +197,34 @@ class Cache:
         (folder,) = self.root.glob("*/")
         return hashlib.sha256((folder / "images.npy").read_bytes()).hexdigest()
 
-    def look(self):
+    def inspect(self):
         """Count what is half there under the name of the whole."""
         folders = [path for path in self.root.glob("[0-9a-f]*") if path.is_dir()]
         names = [sorted(file.name for file in folder.iterdir()) for folder in folders]
         return sum(name != ["images.npy", "volumes.json"] for name in names), 0
 
 
-WORKS = {"training": Training, "denoising": Denoising, "cache": Cache}
+TASKS = {"training": Training, "denoising": Denoising, "cache": Cache}
 
 
 def measure(options):
-    """Kill each work at so many of its calls.
-
-    Parameters
-    ----------
-    options : argparse.Namespace
-        From :func:`make_parser`.
-
-    Returns
-    -------
-    dict
-        What was found of each work.
-
-    Raises
-    ------
-    InputError
-        If processes can't be traced.
-    """
+    """Kill each task at system calls, and count what it leaves broken."""
     at_least("points", options.points, 1)
     if shutil.which("strace") is None:
         raise InputError("there is no strace; install it.")
     logging.getLogger("dipy_ldm").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
         return {
-            name: _matrix(kind, Path(folder) / name, name, options.points)
-            for name, kind in WORKS.items()
+            name: _kill_at_calls(kind, Path(folder) / name, name, options.points)
+            for name, kind in TASKS.items()
         }
 
 
-def _matrix(kind, place, name, points):
-    """Kill one work at some calls, spread evenly over all."""
+def _kill_at_calls(kind, place, name, points):
+    """Kill one task at some calls, spread evenly over all."""
     place.mkdir()
     calls = _list_calls(kind, place / "all")
-    wanted = kind(place / "all").result()
+    expected = kind(place / "all").result()
     counts = {"calls": len(calls), "killed": 0, "half": 0, "old": 0}
     counts |= {"not resumed": 0, "left over": 0}
     at = np.linspace(0, len(calls) - 1, min(points, len(calls))).astype(int)
@@ -269,34 +235,36 @@ def _matrix(kind, place, name, points):
         inject = f"inject={call}:signal=KILL:when={nth}"
         status = _run(kind, folder, "-e", inject)
         counts["killed"] += os.WIFSIGNALED(status)
-        work = kind(folder)
-        half, old = work.look()
+        task = kind(folder)
+        half, old = task.inspect()
         counts["half"] += half > 0
         counts["old"] += old > 0
         # In a process of its own, as a user would.
-        resumed = os.WEXITSTATUS(_forked(work.work)) == 0 and work.result() == wanted
+        resumed = (
+            os.WEXITSTATUS(_run_forked(task.run)) == 0 and task.result() == expected
+        )
         counts["not resumed"] += not resumed
         counts["left over"] += any(folder.glob(".*"))
         shutil.rmtree(folder)
-        tell(f"{name}: killed at call {number} of {len(calls)}, {call}")
+        log(f"{name}: killed at call {number} of {len(calls)}, {call}")
     return counts
 
 
 def _list_calls(kind, folder):
-    """List the calls of a work that is not killed, in order."""
-    log = folder.with_name("calls.txt")
-    _run(kind, folder, "-o", log)
-    return re.findall(r"^(\w+)\(", log.read_text(), re.MULTILINE)
+    """List the calls of a task that is not killed, in order."""
+    trace = folder.with_name("calls.txt")
+    _run(kind, folder, "-o", trace)
+    return re.findall(r"^(\w+)\(", trace.read_text(), re.MULTILINE)
 
 
 def _run(kind, folder, *options):
-    """Do a work under strace, with options that may kill it; return its status."""
+    """Do a task under strace, with options that may kill it; return its status."""
     folder.mkdir()
-    work = kind(folder)
-    work.prepare()
+    task = kind(folder)
+    task.prepare()
     child = os.fork()
     if child == 0:
-        _do(work.work, stopped=True)
+        _run_and_exit(task.run, stopped=True)
     os.waitpid(child, os.WUNTRACED)
     command = ["strace", "-q", "-e", f"trace={CALLS}", *options, "-p", child]
     with subprocess.Popen(
@@ -318,16 +286,16 @@ def _is_traced(process):
     return "TracerPid:\t0\n" not in status
 
 
-def _forked(function):
+def _run_forked(function):
     """Call a function in a process of its own; return its status."""
     child = os.fork()
     if child == 0:
-        _do(function)
+        _run_and_exit(function)
     return os.waitpid(child, 0)[1]
 
 
-def _do(function, stopped=False):
-    """Be the process that does a work, and end."""
+def _run_and_exit(function, stopped=False):
+    """Run a function, and end this process with its status."""
     status = 1
     try:
         if stopped:
@@ -342,4 +310,4 @@ def _do(function, stopped=False):
 
 
 if __name__ == "__main__":
-    print_scores(make_parser(), measure)
+    print_scores(make_parser())

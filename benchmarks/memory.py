@@ -1,25 +1,27 @@
-"""Compare the memory that is announced with what is taken.
+"""Compare the memory that is announced with what is taken, and decode in tiles.
 
-Each case runs in a process of its own. Its peak of resident memory is measured above
-what it had when the libraries were there, and the images.
+Each case of ``announced`` runs in a process of its own. Its peak of resident memory is
+measured above what it had when the libraries were there, and the images.
 """
 
 from collections.abc import Callable
 import contextlib
 import json
-import os
 from pathlib import Path
 import re
 import subprocess
 import sys
 import tempfile
+import time
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-from common import Parser, tell
+from common import log, make_parser, print_scores
 import numpy as np
 from peers import describe_processor
-from peers_common import status_gib
+from peers_common import peak_gib, status_gib
+
+from dipy_ldm import VQVAE, LatentDiffusion, presets
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm.data.cohort import Cohort
 
 STEPS = 3
 PRECISIONS = ("float32", "bfloat16")
@@ -53,26 +55,47 @@ CODED = (
 )
 
 
-def train_cases():
-    """Name all trainings.
+def add_announced_options(parser):
+    """Add the options of :func:`compare_announced`."""
+    parser.add_argument("--only", default="", help="a pattern that cases must have")
 
-    Returns
-    -------
-    dict of str to list
-        Words that :func:`measure` is given, by what is printed of them.
-    """
+
+def compare_announced(options):
+    """Compare announced and taken memory of trainings, coding and generation."""
+    cases = train_cases() | code_cases()
+    cases = {name: cases[name] for name in cases if re.search(options.only, name)}
+    yield describe_processor()
+    for name, case in cases.items():
+        log(name)
+        command = [sys.executable, __file__, "--case", json.dumps(case)]
+        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        announced, taken = json.loads(output.stdout.splitlines()[-1])
+        ratio = announced / taken
+        yield {
+            "case": name,
+            "announced_mib": round(announced),
+            "taken_mib": round(taken),
+            "ratio": round(ratio, 2),
+            "within_a_third": 2 / 3 <= ratio <= 4 / 3,
+        }
+
+
+def train_cases():
+    """List the arguments of :func:`measure_case` of all trainings, by their names."""
     cases = {}
     for precision in PRECISIONS:
-        for what, sizes in (("autoencoder", AUTOENCODERS), ("denoiser", DENOISERS)):
+        for network, sizes in (("autoencoder", AUTOENCODERS), ("denoiser", DENOISERS)):
             for space, batch, star in sizes:
-                name = f"train {what}, {space}, batches of {batch}, {precision}{star}"
-                cases[name] = ["train", what, space, batch, precision]
-    for remat, what, space, batch in (
+                name = (
+                    f"train {network}, {space}, batches of {batch}, {precision}{star}"
+                )
+                cases[name] = ["train", network, space, batch, precision]
+    for remat, network, space, batch in (
         ("*", "autoencoder", "64 64 64", 2),
         ("", "denoiser", "28 32 28", 4),
     ):
-        name = f"train {what}, {space}, batches of {batch}, float32, remat{remat}"
-        cases[name] = ["train", what, space, batch, "float32", "remat"]
+        name = f"train {network}, {space}, batches of {batch}, float32, remat{remat}"
+        cases[name] = ["train", network, space, batch, "float32", "remat"]
     for codes in (4096, 16384):
         name = f"train autoencoder, 28 28, batches of 64, float32, {codes} codes"
         cases[name] = ["train", "autoencoder", "28 28", 64, "float32", codes]
@@ -80,71 +103,27 @@ def train_cases():
 
 
 def code_cases():
-    """Name what is done with trained networks, as :func:`train_cases`."""
+    """List those of encoding, decoding and generating, by their names."""
     cases = {}
-    for how in ("encode", "decode"):
+    for direction in ("encode", "decode"):
         for space, n, tile, star in CODED:
-            name = f"{how} {n} of {space}{f', tiles of {tile}' if tile else ''}{star}"
-            cases[name] = ["code", how, space, n, tile]
+            tiles = f", tiles of {tile}" if tile else ""
+            name = f"{direction} {n} of {space}{tiles}{star}"
+            cases[name] = ["code", direction, space, n, tile]
     for space, n in (("28 28", 300), ("96 96 96", 2), ("144 176 144", 1)):
         cases[f"dipy_generate_ldm, {n} of {space}"] = ["generate", space, n]
     return cases
 
 
-def main(arguments=None):
-    """Measure the cases that the command line asks for, and print a table."""
-    if arguments is None and sys.argv[1:2] == ["--case"]:
-        print(json.dumps(measure(*json.loads(sys.argv[2]))))
-        return
-    parser = Parser(description=__doc__)
-    parser.add_argument("--only", default="", help="a pattern that cases must have")
-    options = parser.parse_args(arguments)
-    cases = train_cases() | code_cases()
-    cases = {name: cases[name] for name in cases if re.search(options.only, name)}
-    print(processor())
-    print("| case | announced, MiB | taken | ratio |\n|---|---|---|---|")
-    for name, case in cases.items():
-        tell(name)
-        announced, taken = apart(case)
-        ratio = announced / taken
-        odd = "" if 2 / 3 <= ratio <= 4 / 3 else " (!)"
-        print(f"| {name} | {announced:.0f} | {taken:.0f} | {ratio:.2f}{odd} |")
-        sys.stdout.flush()
-
-
-def processor():
-    """Name the processor, and which of its instructions may be used."""
-    found = describe_processor()
-    flags = ", ".join(found["flags"])
-    limits = [f"{name}={value}" for name, value in found["limits"].items()]
-    return f"{found['processor']} ({flags}); {' '.join(limits) or 'not limited'}\n"
-
-
-def apart(case):
-    """Measure a case in a process of its own."""
-    command = [sys.executable, __file__, "--case", json.dumps(case)]
-    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(output.stdout.splitlines()[-1])
-
-
-def measure(what, *case):
-    """Measure a case in this process.
-
-    Parameters
-    ----------
-    what : {"train", "code", "generate"}
-        What is done.
-    *case
-        As of :func:`train_cases`.
-
-    Returns
-    -------
-    announced, taken : float
-        Mebibytes.
-    """
+def measure_case(kind, *case):
+    """Return announced and taken memory of a case in this process, in MiB."""
     with tempfile.TemporaryDirectory() as folder:
-        ways: dict[str, Callable] = {"train": train, "code": code, "generate": generate}
-        prepare = ways[what]
+        prepare_by_kind: dict[str, Callable] = {
+            "train": train,
+            "code": code,
+            "generate": generate,
+        }
+        prepare = prepare_by_kind[kind]
         announced, work = prepare(Path(folder), *case)
         with contextlib.redirect_stdout(sys.stderr):
             before = status_gib("VmRSS")
@@ -154,27 +133,26 @@ def measure(what, *case):
             return announced / 2**20, 2**10 * (status_gib("VmHWM") - before)
 
 
-def start():
-    """Let the back-end make what it makes once."""
+def warm_up():
+    """Let the back-end make network it makes once."""
     import keras
 
     keras.ops.convert_to_numpy(keras.ops.zeros(1))
 
 
-def train(folder, what, space, batch_size, precision, extra=None):
-    """Train for some steps."""
-    from dipy_ldm import VQVAE, LatentDiffusion, presets
+def train(folder, network, space, batch_size, precision, extra=None):
+    """Return what a training is announced to take, and a function that trains."""
     from dipy_ldm.autoencoder import _training as autoencoder
     from dipy_ldm.denoiser import _training as diffusion
     from dipy_ldm.training import Training
 
-    start()
+    warm_up()
     space = tuple(map(int, space.split()))
     options = {"steps": STEPS, "batch_size": batch_size, "precision": precision}
     options |= {"remat": extra == "remat", "strategy": "none", "verbose": False}
     chosen = Training(epochs=1, **options)
     settled = chosen.settled(len(space), rates=(1e-4, 1e-4))
-    if what == "autoencoder":
+    if network == "autoencoder":
         images = noise((batch_size, *space, 1))
         n_codes = extra if isinstance(extra, int) else 1024
         usual = presets.of_rank(len(space))
@@ -192,35 +170,35 @@ def train(folder, what, space, batch_size, precision, extra=None):
     return needed, lambda: model.fit(images, **options)
 
 
-def code(folder, how, space, n, tile):
-    """Encode or decode with the autoencoder of the defaults, learnt from noise."""
-    from dipy_ldm import VQVAE
+def code(folder, direction, space, n, tile):
+    """Return what coding is announced to take, and a function that codes."""
     from dipy_ldm._utils import tiling as tiles
 
     space = tuple(map(int, space.split()))
     file = folder / "vqvae.safetensors"
     in_another_process("make_autoencoder", file, space)
-    start()
+    warm_up()
     vqvae = VQVAE.load(file)
-    shape = (*space, 1) if how == "encode" else vqvae.latent_shape((*space, 1))
+    shape = (*space, 1) if direction == "encode" else vqvae.latent_shape((*space, 1))
     images = noise((n, *shape))
     options = {"batch_size": min(n, tiles.safe_batch(space)), "tile": tile}
-    needed = vqvae.needed_memory(space, **options)[how == "decode"]
-    if how == "encode":
+    needed = vqvae.needed_memory(space, **options)[direction == "decode"]
+    if direction == "encode":
         return needed, lambda: vqvae.encode(images, **options)
     return needed, lambda: vqvae.decode(images, space=space, **options)
 
 
 def generate(folder, space, n):
-    """Run ``dipy_generate_ldm``."""
-    from dipy_ldm import LatentDiffusion, plots  # noqa: F401
+    """Return what generation is announced to take, and the command that generates."""
+    # Before the baseline is taken, as the command has it.
+    from dipy_ldm import plots  # noqa: F401
     from dipy_ldm.workflows import cli
 
     space = tuple(map(int, space.split()))
     file = folder / "ldm.safetensors"
     in_another_process("make_model", file, space)
     needed = float(file.with_suffix(".needed").read_text())
-    start()
+    warm_up()
     options = ["--n_samples", n, "--steps", 3, "--out_dir", folder]
     sys.argv = ["dipy_generate_ldm", *map(str, [file, *options])]
     return needed, cli.generate
@@ -235,14 +213,12 @@ def in_another_process(function, file, space):
 
 def make_autoencoder(file, space):
     """Write an autoencoder of the defaults for images of a size."""
-    shaped(space).save(file)
+    tiny_autoencoder(space).save(file)
 
 
 def make_model(file, space):
     """Write a diffusion model of the defaults for images of a size."""
-    from dipy_ldm import LatentDiffusion
-
-    vqvae = shaped(space)
+    vqvae = tiny_autoencoder(space)
     latents = vqvae.latent_shape((*space, 1))
     widths = (64, 128, 256) if len(space) == 3 else (128, 128)
     model = LatentDiffusion(vqvae, widths=widths)
@@ -261,10 +237,8 @@ def make_model(file, space):
     )
 
 
-def shaped(space):
+def tiny_autoencoder(space):
     """Make an autoencoder of the defaults that has learnt from noise of no size."""
-    from dipy_ldm import VQVAE
-
     tiny = noise((2, *(min(n, 16) for n in space), 1))
     vqvae = VQVAE().fit(tiny, steps=1, batch_size=2, verbose=False)
     vqvae.shape_ = (*space, 1)
@@ -276,5 +250,97 @@ def noise(shape):
     return np.random.default_rng(0).random(shape, "float32")
 
 
+def add_decoding_options(parser):
+    """Add the options of :func:`decode_volume`."""
+    parser.add_argument(
+        "--side", type=int, default=256, help="voxels along a side of the volume"
+    )
+    parser.add_argument(
+        "--compare",
+        type=int,
+        default=208,
+        help="voxels along a side of the volume that is decoded whole too; 0 for none, "
+        "and up to 200 there is but one tile",
+    )
+    parser.add_argument(
+        "--tile", type=int, help="voxels along a side of a tile; chosen if left out"
+    )
+
+
+def decode_volume(options):
+    """Decode a large volume tile by tile, and a smaller one in tiles and whole."""
+    if options.side < 1 or options.compare < 0 or (options.tile or 1) < 1:
+        raise InputError("--side and --tile must be at least 1, --compare 0.")
+    vqvae = build_autoencoder(options.side)
+    scores = {"side": options.side, "start_gib": peak_gib()}
+    # Before anything is decoded whole: the peak is that of the process.
+    _, scores["seconds"] = decode(vqvae, options.side, options.tile)
+    scores["peak_gib"] = peak_gib()
+    if options.compare:
+        scores |= compare_tiled(vqvae, options.compare, options.tile)
+    return scores
+
+
+def build_autoencoder(side):
+    """Build the autoencoder of the defaults, with random weights."""
+    shape = (side, side, side, 1)
+    data = Cohort(np.broadcast_to(np.float32(0), (1, *shape)), affine=np.eye(4))
+    chosen = presets.settle(data)
+    sizes = {name: getattr(chosen, name) for name in ("code_dim", "n_codebooks")}
+    patches = np.random.default_rng(0).random((2, 16, 16, 16, 1), "float32")
+    vqvae = VQVAE(widths=chosen.widths_vqvae, **sizes)
+    vqvae.fit(patches, epochs=1, batch_size=2, verbose=False)
+    rng = np.random.default_rng(1)
+    vqvae.decoder_.set_weights(
+        [draw_weight(rng, w) for w in vqvae.decoder_.get_weights()]
+    )
+    # To the middle of the range of intensities, beyond which differences are clipped.
+    kernel, bias, waves = vqvae.decoder_.weights[-3:]
+    kernel.assign(kernel / 4)
+    waves.assign(waves / 16)
+    bias.assign(np.full(bias.shape, 0.5))
+    return vqvae
+
+
+def draw_weight(rng, weight):
+    """Draw a kernel that keeps the variance; leave scales and biases alone."""
+    if weight.ndim == 1:
+        return weight
+    spread = np.sqrt(1 / np.prod(weight.shape[:-1]))
+    return rng.normal(0, spread, weight.shape)
+
+
+def decode(vqvae, side, tile):
+    """Decode noise; return the volume, and the seconds that it took."""
+    log(f"decoding {side} x {side} x {side} voxels")
+    shape = vqvae.latent_shape((side, side, side, 1))
+    latents = np.random.default_rng(2).normal(0, 1, (1, *shape)).astype("float32")
+    start = time.perf_counter()
+    volume = vqvae.decode(latents, space=(side, side, side), tile=tile)
+    return volume, time.perf_counter() - start
+
+
+def compare_tiled(vqvae, side, tile):
+    """Return how much a volume in tiles differs from the same decoded whole."""
+    tiled, seconds = decode(vqvae, side, tile)
+    whole, seconds_whole = decode(vqvae, side, side)
+    return {
+        "compared_side": side,
+        "compared_seconds": seconds,
+        "compared_seconds_whole": seconds_whole,
+        "difference": float(np.abs(tiled - whole).max() / np.ptp(whole)),
+        "clipped": float(np.isin(whole, vqvae.intensity_).mean()),
+    }
+
+
+MEASURES = {
+    "announced": (add_announced_options, compare_announced),
+    "decoding": (add_decoding_options, decode_volume),
+}
+
+
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--case"]:
+        print(json.dumps(measure_case(*json.loads(sys.argv[2]))))
+    else:
+        print_scores(make_parser(__doc__, MEASURES))

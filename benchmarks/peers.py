@@ -1,8 +1,9 @@
-"""Measure training and sampling against diffusers and MONAI, at the same sizes.
+"""Measure training and sampling beside diffusers and MONAI, at the same sizes.
 
 Prints one line of JSON for the machine, then one for each network and peer. Both sides
 get the same widths, blocks, batches, precision and cores; each is measured in a
-process of its own, in turn, for several rounds.
+process of its own, in turn, for several rounds. With ``--backends`` dipy_ldm is
+measured on TensorFlow, JAX and PyTorch instead, without the peers.
 """
 
 import json
@@ -12,9 +13,7 @@ import platform
 import subprocess
 import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-from common import Parser, run, tell
+from common import Parser, log, print_scores
 import numpy as np
 from peers_common import NETWORKS, cores
 
@@ -35,39 +34,15 @@ LIMITS = (
 )
 # Figures of which the ratio is printed, ours to the peer's.
 COMPARED = ("step", "first_step", "peak_gib", "own_gib", "sample_step", "decode")
+BACKENDS = ("tensorflow", "jax", "torch")
+BACKEND_FIGURES = ("step", "first_step", "sample_step", "decode", "peak_gib")
 # Figures that are the same in each round: they follow from the layers' shapes.
 FIXED = ("weights", "gflop")
 
 
 def make_parser():
-    """Describe the command line.
-
-    Returns
-    -------
-    Parser
-        Parser of the options.
-    """
+    """Describe the command line."""
     parser = Parser(description=__doc__.partition("\n")[0])
-    add_measuring(parser)
-    parser.add_argument(
-        "--batch_size", type=int, help="that of each network's own if left out"
-    )
-    parser.add_argument(
-        "--python_peers",
-        default=HERE.parent / ".venv-peers" / "bin" / "python",
-        help="Python that has diffusers and MONAI",
-    )
-    return parser
-
-
-def add_measuring(parser):
-    """Add the options of what is measured, and how often.
-
-    Parameters
-    ----------
-    parser : Parser
-        Is added to.
-    """
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
     parser.add_argument(
         "--precision", choices=["float32", "bfloat16"], default="float32"
@@ -76,77 +51,88 @@ def add_measuring(parser):
     parser.add_argument(
         "--steps", type=int, default=8, help="steps that are measured in each round"
     )
+    parser.add_argument(
+        "--batch_size", type=int, help="that of each network's own if left out"
+    )
+    parser.add_argument(
+        "--python_peers",
+        default=HERE.parent / ".venv-peers" / "bin" / "python",
+        help="Python that has diffusers and MONAI",
+    )
+    parser.add_argument(
+        "--backends",
+        nargs="*",
+        choices=BACKENDS,
+        help="compare back-ends of Keras instead of libraries; all if none is named",
+    )
+    parser.set_defaults(measure=measure)
+    return parser
 
 
 def main(arguments=None):
-    """Measure what the command line asks for."""
-    run(make_parser(), compare, arguments)
+    """Print the figures as lines of JSON."""
+    print_scores(make_parser(), arguments)
 
 
-def compare(options):
-    """Measure the machine, then one network after the other, and print the figures.
-
-    Parameters
-    ----------
-    options : argparse.Namespace
-        As of :func:`make_parser`.
-
-    Raises
-    ------
-    InputError
-        If a number makes no sense, or one side can't be measured.
-    """
-    check_measuring(options)
+def measure(options):
+    """Return the comparison that the command line asks for."""
+    for name in ("rounds", "steps"):
+        at_least(name, getattr(options, name), 1)
     if options.batch_size is not None:
         at_least("batch_size", options.batch_size, 1)
+    return (
+        compare_peers(options)
+        if options.backends is None
+        else compare_backends(options)
+    )
+
+
+def compare_peers(options):
+    """Measure the machine, then each network of dipy_ldm and of its peers."""
     if not Path(options.python_peers).exists():
         raise InputError(f"there is no {options.python_peers}; run make peers.")
     machine = describe_machine(options)
-    print(json.dumps(machine), flush=True)
+    yield machine
     peak = max(machine["gflop_a_second"].values())
     for name in options.networks:
         figures = measure_in_turn(name, options)
         for peer in NETWORKS[name].peers:
-            line = summarise(figures[OURS], figures[peer], peer, peak)
-            print(json.dumps({"network": name, **line}), flush=True)
+            comparison = summarise(figures[OURS], figures[peer], peer, peak)
+            yield {"network": name, **comparison}
 
 
-def check_measuring(options):
-    """Refuse numbers that make no sense.
+def compare_backends(options):
+    """Measure each network of dipy_ldm on each back-end of Keras."""
+    yield {**describe_processor(), "precision": options.precision}
+    for name in options.networks:
+        rounds = measure_rounds(
+            name,
+            options.rounds,
+            options.backends or BACKENDS,
+            lambda backend, name=name: measure_backend(backend, name, options),
+        )
+        yield {"network": name} | {side: collect(rounds[side]) for side in rounds}
 
-    Parameters
-    ----------
-    options : argparse.Namespace
-        As of :func:`add_measuring`.
 
-    Raises
-    ------
-    InputError
-        If there are some.
-    """
-    for name in ("rounds", "steps"):
-        at_least(name, getattr(options, name), 1)
+def measure_backend(backend, name, options):
+    """Measure a network on a back-end, in a process of its own."""
+    task = {
+        "network": name,
+        "precision": options.precision,
+        "batch_size": options.batch_size or NETWORKS[name].batch_size,
+        "steps": options.steps,
+    }
+    failure = f"{backend} failed with {name}"
+    figures = run_task(OURS_COMMAND, task, failure, KERAS_BACKEND=backend)
+    return {name: figures[name] for name in BACKEND_FIGURES if name in figures}
 
 
 def measure_in_turn(name, options):
-    """Measure a network of each library in turn, for several rounds.
-
-    Parameters
-    ----------
-    name : str
-        Name of the network.
-    options : argparse.Namespace
-        As of :func:`make_parser`.
-
-    Returns
-    -------
-    dict of str to list of dict
-        Figures of each library, one dict a round.
-    """
+    """Measure a network of each library in turn, for several rounds."""
     network = NETWORKS[name]
     batch_size = options.batch_size or network.batch_size
     task = {"batch_size": batch_size, "steps": options.steps}
-    return in_rounds(
+    return measure_rounds(
         name,
         options.rounds,
         (OURS, *network.peers),
@@ -154,92 +140,33 @@ def measure_in_turn(name, options):
     )
 
 
-def in_rounds(name, rounds, sides, measure):
-    """Measure each side in turn, for several rounds.
-
-    Parameters
-    ----------
-    name : str
-        Name of the network.
-    rounds : int
-        How often.
-    sides : sequence of str
-        What is compared.
-    measure : callable
-        ``measure(side)`` gives its figures.
-
-    Returns
-    -------
-    dict of str to list of dict
-        Figures of each side, one dict a round.
-    """
+def measure_rounds(name, rounds, sides, measure):
+    """Measure each side in turn, for several rounds."""
     figures: dict[str, list] = {side: [] for side in sides}
     for number in range(rounds):
         for side in sides:
-            tell(f"{name}, round {number + 1} of {rounds}: {side}")
-            found = measure(side)
-            figures[side].append(found)
-            tell(f"  {np.median(found['step']):.3f} seconds a step")
+            log(f"{name}, round {number + 1} of {rounds}: {side}")
+            result = measure(side)
+            figures[side].append(result)
+            log(f"  {np.median(result['step']):.3f} seconds a step")
     return figures
 
 
 def work(library, name, options, **task):
-    """Measure in a process of its own, in the environment of the library.
-
-    Parameters
-    ----------
-    library : str
-        What is measured.
-    name : str or None
-        Name of the network; None is for the machine.
-    options : argparse.Namespace
-        As of :func:`make_parser`.
-    **task
-        Further options.
-
-    Returns
-    -------
-    dict
-        Figures.
-
-    Raises
-    ------
-    InputError
-        If the process fails.
-    """
+    """Measure in a process of its own, in the environment of the library."""
     task |= {"network": name, "precision": options.precision}
     if library == OURS:
         command = OURS_COMMAND
     else:
         command = [options.python_peers, HERE / "peers_torch.py"]
         task["library"] = library
-    return do(command, task, f"{library} failed with {name or 'a product of matrices'}")
+    return run_task(
+        command, task, f"{library} failed with {name or 'a product of matrices'}"
+    )
 
 
-def do(command, task, failure, **environment):
-    """Let a script do a task in a process of its own.
-
-    Parameters
-    ----------
-    command : list of str or Path
-        Python and the script.
-    task : dict
-        As of :func:`peers_common.answer`.
-    failure : str
-        What a failure is called.
-    **environment
-        Further variables of its environment.
-
-    Returns
-    -------
-    dict
-        Figures.
-
-    Raises
-    ------
-    InputError
-        If it fails.
-    """
+def run_task(command, task, failure, **environment):
+    """Run a script with a task in a process of its own; return its figures."""
     done = subprocess.run(
         [*map(str, command), json.dumps(task)],
         capture_output=True,
@@ -247,34 +174,23 @@ def do(command, task, failure, **environment):
         env=os.environ | environment,
     )
     if done.returncode:
-        tell(done.stderr)
+        log(done.stderr)
         raise InputError(f"{failure}.")
     return json.loads(done.stdout)
 
 
 def describe_machine(options):
-    """Tell which processor there is, what it can do, and who is compared.
-
-    Parameters
-    ----------
-    options : argparse.Namespace
-        As of :func:`make_parser`.
-
-    Returns
-    -------
-    dict
-        Facts.
-    """
-    tell("measuring products of matrices")
+    """Describe processor, speed and versions."""
+    log("measuring products of matrices")
     sides = {"tensorflow": OURS, "torch": "diffusers"}
-    found = {name: work(side, None, options) for name, side in sides.items()}
+    facts = {name: work(side, None, options) for name, side in sides.items()}
     versions = {"python": platform.python_version(), "numpy": np.__version__}
-    for side in found.values():
+    for side in facts.values():
         versions |= side["versions"]
-    speed = {name: round_to(side["gflop_a_second"]) for name, side in found.items()}
+    speed = {name: round_to(side["gflop_a_second"]) for name, side in facts.items()}
     return {
         **describe_processor(),
-        "threads": {name: side["threads"] for name, side in found.items()},
+        "threads": {name: side["threads"] for name, side in facts.items()},
         "precision": options.precision,
         "gflop_a_second": speed,
         "versions": versions,
@@ -282,14 +198,7 @@ def describe_machine(options):
 
 
 def describe_processor():
-    """Tell which processor there is, and what is used of it.
-
-    Returns
-    -------
-    dict
-        As of :func:`read_processor`; ``cores``, and ``limits``: what is set of those
-        variables that limit the kernels.
-    """
+    """Describe the processor, and what limits its use."""
     return {
         **read_processor(Path("/proc/cpuinfo").read_text()),
         "cores": cores(),
@@ -298,18 +207,7 @@ def describe_processor():
 
 
 def read_processor(text):
-    """Find the name and the vector units of a processor.
-
-    Parameters
-    ----------
-    text : str
-        What Linux says of it in ``/proc/cpuinfo``.
-
-    Returns
-    -------
-    dict
-        ``processor``, and ``flags``: those that decide which kernels there are.
-    """
+    """Parse the name and the vector units of a processor."""
     pairs = (line.split(":", 1) for line in text.splitlines() if ":" in line)
     facts: dict[str, str] = {}
     for name, value in pairs:
@@ -322,22 +220,7 @@ def read_processor(text):
 
 
 def summarise(ours, theirs, peer, peak):
-    """Compare the figures of all rounds.
-
-    Parameters
-    ----------
-    ours, theirs : list of dict
-        Figures of dipy_ldm and of the peer, one dict a round.
-    peer : str
-        Name of the peer.
-    peak : float
-        Billions of operations a second that the machine can do.
-
-    Returns
-    -------
-    dict
-        Ratios, and figures of either side.
-    """
+    """Compare the figures of all rounds."""
     line = {"peer": peer, "ratios": {}}
     for name in COMPARED:
         if name in ours[0]:
@@ -348,38 +231,14 @@ def summarise(ours, theirs, peer, peak):
 
 
 def ratios(ours, theirs, name):
-    """Divide a figure of each round by that of the peer in the same round.
-
-    Parameters
-    ----------
-    ours, theirs : list of dict
-        Figures, one dict a round; of a list of them the median counts.
-    name : str
-        Name of the figure.
-
-    Returns
-    -------
-    list of float
-        One a round; below 1, the smaller is ours.
-    """
+    """Divide a figure of each round by that of the peer in the same round."""
     return [
         float(np.median(a[name]) / np.median(b[name])) for a, b in zip(ours, theirs)
     ]
 
 
 def collect(rounds):
-    """Collect the figures of a side over all rounds.
-
-    Parameters
-    ----------
-    rounds : list of dict
-        Figures, one dict a round.
-
-    Returns
-    -------
-    dict
-        Of each figure the least, the median and the most of all measurements.
-    """
+    """Collect the figures of a side over all rounds."""
     figures = {}
     for name in rounds[0]:
         if name in FIXED:
@@ -390,21 +249,7 @@ def collect(rounds):
 
 
 def share(rounds, peak):
-    """Say what share of the machine's speed a median step reaches.
-
-    Parameters
-    ----------
-    rounds : list of dict
-        Figures, one dict a round: ``gflop``, billions of operations of a step, and
-        ``step``, seconds.
-    peak : float
-        Billions of operations a second that the machine can do.
-
-    Returns
-    -------
-    float
-        From 0 to 1.
-    """
+    """Return what share of the machine's speed a median step reaches."""
     step = np.median([np.median(r["step"]) for r in rounds])
     return round_to(rounds[0]["gflop"] / step / peak)
 

@@ -33,23 +33,7 @@ SIDE = 2048
 
 
 class Network(NamedTuple):
-    """A network that is built by both sides.
-
-    Parameters
-    ----------
-    kind : {"autoencoder", "unet"}
-        What it is.
-    space : tuple of int
-        Spatial size of what it is given.
-    channels : int
-        Channels of what it is given.
-    widths : tuple of int
-        Channels of its levels.
-    batch_size : int
-        Examples in a batch.
-    peers : tuple of str
-        Libraries that have its like.
-    """
+    """A network that is built by both sides."""
 
     kind: str
     space: tuple
@@ -69,15 +53,7 @@ NETWORKS = {
 
 
 def answer(measures):
-    """Do the task of the command line, and print its figures as a line of JSON.
-
-    Parameters
-    ----------
-    measures : dict of str to callable
-        For each kind of task what takes a network (None for what measures the
-        machine), the number of its examples in a batch and the other options, and
-        gives a dict of figures.
-    """
+    """Do the task of the command line, and print its figures as a line of JSON."""
     task = json.loads(sys.argv[1])
     network = NETWORKS.get(task.pop("network"))
     kind = network.kind if network else "machine"
@@ -90,19 +66,7 @@ def answer(measures):
 def draw_images(n, space, channels):
     """Draw images that are blobs of noise.
 
-    Parameters
-    ----------
-    n : int
-        Number of images.
-    space : tuple of int
-        Spatial size.
-    channels : int
-        Channels.
-
-    Returns
-    -------
-    ndarray
-        Images in [0, 1], float32 ``(n, *space, channels)``.
+    Shapes: result ``(n, *space, channels)``.
     """
     rng = np.random.default_rng(0)
     coarse = rng.random((n, *(-(-size // 4) for size in space), channels), "float32")
@@ -125,19 +89,7 @@ def peak_gib():
 
 
 def memory_since(start):
-    """Tell how much memory this process has had.
-
-    Parameters
-    ----------
-    start : float
-        The most that it had had before the work, in GiB.
-
-    Returns
-    -------
-    dict
-        In GiB: that, the most until now, and the most but for pages of files, such as
-        those of libraries, which the system can drop and read again.
-    """
+    """Return the memory that this process has had, in GiB."""
     peak = peak_gib()
     return {
         "start_gib": start,
@@ -147,26 +99,13 @@ def memory_since(start):
 
 
 def status_gib(name):
-    """Read what the system says of this process, such as ``VmRSS``, in GiB."""
+    """Read a memory figure of this process, such as ``VmRSS``, in GiB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(x.split()[1]) for x in lines if x.startswith(name)) / 2**20
 
 
 def time_calls(function, n):
-    """Time calls of a function, after one that is not measured.
-
-    Parameters
-    ----------
-    function : callable
-        Takes nothing.
-    n : int
-        Number of calls.
-
-    Returns
-    -------
-    list of float
-        Seconds of each.
-    """
+    """Time calls of a function, after one that is not measured."""
     seconds = []
     for _ in range(n + 1):
         start = time.perf_counter()
@@ -176,16 +115,5 @@ def time_calls(function, n):
 
 
 def speed_of_product(function):
-    """Tell how fast a product of two matrices is.
-
-    Parameters
-    ----------
-    function : callable
-        Multiplies two matrices of ``SIDE`` rows and columns.
-
-    Returns
-    -------
-    float
-        Billions of floating point operations a second, of the fastest of some calls.
-    """
+    """Return the speed of a product of two matrices, in GFLOP a second."""
     return 2 * SIDE**3 / min(time_calls(function, 10)) / 1e9

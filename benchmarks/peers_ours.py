@@ -51,14 +51,7 @@ EPOCHS = 2
 
 
 class Watch(io.TextIOBase):
-    """A stream that notes when a progress bar came to each step.
-
-    Attributes
-    ----------
-    times, used : dict of str to dict of int to float
-        For each bar, when each step had ended, and how much of the cores' time the
-        process had used by then, in seconds.
-    """
+    """A stream that notes when a progress bar came to each step."""
 
     BAR = re.compile(r"(\w+), epoch \d+/\d+:.*?(\d+)/\d+ \[")
 
@@ -73,7 +66,7 @@ class Watch(io.TextIOBase):
         return len(text)
 
     def busy(self, title):
-        """Say which share of the cores' time a training used after the warm-up."""
+        """Return which share of the cores' time a training used after the warm-up."""
         wall, used = (
             noted[title][max(noted[title])] - noted[title][WARM_UP]
             for noted in (self.times, self.used)
@@ -84,19 +77,7 @@ class Watch(io.TextIOBase):
 def watch_fit(estimator, images, **options):
     """Fit an estimator, and note when each step ended.
 
-    Parameters
-    ----------
-    estimator : VQVAE or LatentDiffusion
-        What is fitted.
-    images : ndarray
-        Images, ``(n, *space, channels)``.
-    **options
-        Of ``fit``.
-
-    Returns
-    -------
-    watch : Watch
-        What was noted; its times are seconds since ``fit`` was called.
+    Shapes: images ``(n, *space, channels)``.
     """
     watch = Watch()
     start = time.perf_counter()
@@ -109,22 +90,7 @@ def watch_fit(estimator, images, **options):
 
 
 def split_steps(moments, each):
-    """Tell steps from what lies between epochs.
-
-    Parameters
-    ----------
-    moments : dict of int to float
-        When each step had ended, in seconds.
-    each : int
-        Steps of an epoch.
-
-    Returns
-    -------
-    steps : list of float
-        Seconds of the steps after the warm-up, without the first of an epoch.
-    between : list of float
-        Seconds of the first steps of later epochs, with what follows an epoch.
-    """
+    """Split seconds of steps from seconds between epochs."""
     steps: list[float] = []
     between: list[float] = []
     for step in range(WARM_UP + 1, max(moments) + 1):
@@ -134,22 +100,7 @@ def split_steps(moments, each):
 
 
 def summarise_training(watch, title, each):
-    """Collect what the steps of a training took.
-
-    Parameters
-    ----------
-    watch : Watch
-        What was noted.
-    title : str
-        Name of the bar.
-    each : int
-        Steps of an epoch.
-
-    Returns
-    -------
-    dict
-        Seconds, and the share of the cores' time that was used.
-    """
+    """Collect what the steps of a training took."""
     steps, between = split_steps(watch.times[title], each)
     # What the first step of an epoch took above the others.
     extra = max(0.0, float(np.median(between) - np.median(steps)))
@@ -157,29 +108,12 @@ def summarise_training(watch, title, each):
 
 
 def steps_an_epoch(steps):
-    """Say how many steps an epoch must have, so that so many can be measured."""
+    """Return how many steps an epoch must have, so that so many can be measured."""
     return math.ceil((steps + WARM_UP + EPOCHS - 1) / EPOCHS)
 
 
 def measure_autoencoder(network, batch_size, steps, precision):
-    """Train an autoencoder, and decode.
-
-    Parameters
-    ----------
-    network : Network
-        What is built.
-    batch_size : int
-        Images in a batch.
-    steps : int
-        Steps that are measured.
-    precision : {"float32", "bfloat16"}
-        Precision of the training.
-
-    Returns
-    -------
-    dict
-        Figures.
-    """
+    """Train an autoencoder, and decode."""
     each = steps_an_epoch(steps)
     images = draw_images(each * batch_size, network.space, network.channels)
     start = peak_gib()
@@ -208,16 +142,6 @@ def measure_unet(network, batch_size, steps, precision):
 
     The autoencoder before it is as small as can be, so that it takes no time, and comes
     from another process, so that it takes no memory: the peers have none.
-
-    Parameters
-    ----------
-    network, batch_size, steps, precision
-        As of :func:`measure_autoencoder`, the batch one of latents.
-
-    Returns
-    -------
-    dict
-        Figures.
     """
     each = steps_an_epoch(steps)
     space = tuple(2 * size for size in network.space)
@@ -250,14 +174,7 @@ def measure_unet(network, batch_size, steps, precision):
 def train_smallest(images, code_dim, file):
     """Train an autoencoder that is as small as can be, for one batch.
 
-    Parameters
-    ----------
-    images : ndarray
-        Images, ``(n, *space, channels)``.
-    code_dim : int
-        Channels of its latents.
-    file : Path
-        Where it is saved.
+    Shapes: images ``(n, *space, channels)``.
     """
     vqvae = VQVAE(widths=(2,), n_codes=16, code_dim=code_dim)
     vqvae.fit(images, epochs=1, batch_size=len(images), verbose=False)
@@ -265,20 +182,7 @@ def train_smallest(images, code_dim, file):
 
 
 def time_sampling(model, n):
-    """Time the generation of images at the defaults of ``predict``, without decoding.
-
-    Parameters
-    ----------
-    model : LatentDiffusion
-        Fitted model.
-    n : int
-        Images that are generated at once.
-
-    Returns
-    -------
-    dict
-        Seconds, and latents a second.
-    """
+    """Time ``predict`` at its defaults, without decoding."""
     latents = np.zeros((n, *model.latent_shape_), "float32")
     decode = min(time_calls(lambda: model.vqvae.decode(latents), 3))
     model.predict(n, batch_size=n)
@@ -295,19 +199,6 @@ def count_flop(network, first=False):
     Those of convolutions and dense layers, of attention without the product of
     queries and keys, and that of weights and values. A multiplication and an addition
     are two.
-
-    Parameters
-    ----------
-    network : keras.Model
-        Network of known spatial size.
-    first : bool
-        Count the first layer alone: what the gradient of its input would take, which
-        nobody wants.
-
-    Returns
-    -------
-    int
-        Operations.
     """
     total = 0
     for layer in network.layers:
@@ -339,22 +230,7 @@ def _kernels(layer):
 
 
 def measure_machine(network, precision, **options):
-    """Multiply matrices, and name versions.
-
-    Parameters
-    ----------
-    network : None
-        There is none.
-    precision : {"float32", "bfloat16"}
-        Precision of the product.
-    **options
-        Not used.
-
-    Returns
-    -------
-    dict
-        Billions of operations a second, and versions.
-    """
+    """Multiply matrices, and name versions."""
     import tensorflow as tf
 
     a = tf.cast(tf.random.normal((SIDE, SIDE)), precision)

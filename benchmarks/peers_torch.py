@@ -37,26 +37,7 @@ torch.set_num_threads(cores())
 
 
 def measure_autoencoder(network, library, batch_size, steps, precision):
-    """Train MONAI's VQVAE, and decode.
-
-    Parameters
-    ----------
-    network : Network
-        What is built.
-    library : {"monai"}
-        Whose.
-    batch_size : int
-        Images in a batch.
-    steps : int
-        Steps that are measured.
-    precision : {"float32", "bfloat16"}
-        Precision of the computations.
-
-    Returns
-    -------
-    dict
-        Figures.
-    """
+    """Train MONAI's VQVAE, and decode."""
     from monai.networks.nets import VQVAE
 
     images = draw_images((steps + WARM_UP) * batch_size, network.space, 1)
@@ -103,18 +84,7 @@ def measure_autoencoder(network, library, batch_size, steps, precision):
 
 
 def measure_unet(network, library, batch_size, steps, precision):
-    """Train a U-Net of diffusers or MONAI, and generate by DDIM.
-
-    Parameters
-    ----------
-    network, library, batch_size, steps, precision
-        As of :func:`measure_autoencoder`, the batch one of latents.
-
-    Returns
-    -------
-    dict
-        Figures.
-    """
+    """Train a U-Net of diffusers or MONAI, and generate by DDIM."""
     n = steps + WARM_UP
     latents = channels_first(draw_images(n * batch_size, network.space, 3))
     start, begin = peak_gib(), time.perf_counter()
@@ -143,19 +113,7 @@ def measure_unet(network, library, batch_size, steps, precision):
 def make_step(model, predict_noise, n, precision):
     """Make what trains a U-Net on a batch.
 
-    Parameters
-    ----------
-    model, predict_noise
-        As of :func:`build_diffusers`.
-    n : int
-        Steps of the whole training.
-    precision : {"float32", "bfloat16"}
-        Precision of the computations.
-
-    Returns
-    -------
-    callable
-        From latents ``(batch, channels, *space)`` to the loss.
+    Shapes: result ``(batch, channels, *space)``.
     """
     from diffusers.optimization import get_cosine_schedule_with_warmup
     from diffusers.training_utils import EMAModel
@@ -183,20 +141,7 @@ def make_step(model, predict_noise, n, precision):
 def build_diffusers(network):
     """Build the U-Net of diffusers.
 
-    Parameters
-    ----------
-    network : Network
-        What is built.
-
-    Returns
-    -------
-    model : torch.nn.Module
-        The network.
-    predict_noise : callable
-        From latents, noise and times ``(batch,)`` to the noise that the network sees
-        in their mixture; all but the times ``(batch, channels, *space)``.
-    sample : callable
-        From noise to latents, by so many steps of DDIM.
+    Shapes: predict_noise ``(batch,)``.
     """
     from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
 
@@ -230,18 +175,7 @@ def build_diffusers(network):
 
 
 def build_monai(network):
-    """Build the U-Net of MONAI.
-
-    Parameters
-    ----------
-    network : Network
-        What is built.
-
-    Returns
-    -------
-    model, predict_noise, sample
-        As of :func:`build_diffusers`.
-    """
+    """Build the U-Net of MONAI."""
     from monai.inferers import DiffusionInferer
     from monai.networks.nets import DiffusionModelUNet
     from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
@@ -274,21 +208,7 @@ SIDES = {"diffusers": build_diffusers, "monai": build_monai}
 def train(step, examples, batch_size, begin):
     """Train for an epoch, and time its steps.
 
-    Parameters
-    ----------
-    step : callable
-        Trains on a batch.
-    examples : torch.Tensor
-        Images or latents, ``(n, channels, *space)``.
-    batch_size : int
-        Examples in a batch.
-    begin : float
-        When the network was begun to be built, in seconds.
-
-    Returns
-    -------
-    dict
-        Seconds, and the share of the cores' time that the steps used.
+    Shapes: examples ``(n, channels, *space)``.
     """
     loader = DataLoader(TensorDataset(examples), batch_size, shuffle=True)
     ends, used = [begin], [time.process_time()]
@@ -330,24 +250,7 @@ def count_flop(function):
 
 
 def measure_machine(network, library, precision, **options):
-    """Multiply matrices, and name versions.
-
-    Parameters
-    ----------
-    network : None
-        There is none.
-    library : str
-        Not used.
-    precision : {"float32", "bfloat16"}
-        Precision of the product.
-    **options
-        Not used.
-
-    Returns
-    -------
-    dict
-        Billions of operations a second, and versions.
-    """
+    """Multiply matrices, and name versions."""
     import diffusers
     import monai
 

@@ -9,35 +9,23 @@ heads as lines of JSON, beside those of a copy of the input and of the mean volu
 What is there is left as it is.
 """
 
-import json
-import os
 from pathlib import Path
 import subprocess
 import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-from common import Parser, run, tell
+from common import COHORT_SCRIPT, Parser, load_model, log, print_scores
 import numpy as np
-from volumes_quality import load_model
 
 from dipy_ldm.data.volumes import load_volumes
 from dipy_ldm.metrics import multiscale_ssim, psnr
 
-COHORT = Path(__file__).parents[1] / "doc" / "examples" / "virtual_cohort.py"
 TRAIN = "from dipy_ldm.workflows import cli; cli.train()"
 # Brighter, as a share of the range, is brain.
 BRAIN = 0.1
 
 
 def make_parser():
-    """Describe the command line.
-
-    Returns
-    -------
-    Parser
-        Parser of the options.
-    """
+    """Describe the command line."""
     parser = Parser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path, help="where all of it is, or will be")
     parser.add_argument("--n", type=int, default=80, help="heads to learn from")
@@ -51,17 +39,12 @@ def make_parser():
     parser.add_argument("--n_samples", type=int, default=4, help="of each head")
     parser.add_argument("--guidance", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.set_defaults(measure=compare)
     return parser
 
 
 def prepare(options):
-    """Make the heads that are not there yet.
-
-    Parameters
-    ----------
-    options : argparse.Namespace
-        As of :func:`make_parser`.
-    """
+    """Make the heads that are not there yet."""
     for name, n, first in (
         ("train", options.n, 0),
         ("held_out", options.n_held_out, 5000),
@@ -71,28 +54,17 @@ def prepare(options):
             continue
         arguments = [folder, "--n", n, "--first", first, "--contrasts", "T1w", "T2w"]
         arguments += ["--detailed"] if options.detailed else []
-        call(COHORT, *arguments)
+        call(COHORT_SCRIPT, *arguments)
 
 
 def train(options):
-    """Train the model if it is not there, from its last checkpoint on.
-
-    Parameters
-    ----------
-    options : argparse.Namespace
-        As of :func:`make_parser`.
-
-    Returns
-    -------
-    Path
-        Its file.
-    """
+    """Train the model if it is not there, from its last checkpoint on."""
     model = options.folder / "ldm.safetensors"
     if not model.exists():
         names = ("voxel_size", "steps_vqvae", "steps_ldm", "batch_size", "seed")
-        given = [f"--{name}={getattr(options, name)}" for name in names]
+        arguments = [f"--{name}={getattr(options, name)}" for name in names]
         call(
-            *("-c", TRAIN, *files(options, "train", "T2w"), *given),
+            *("-c", TRAIN, *files(options, "train", "T2w"), *arguments),
             *("--widths_ldm", *options.widths_ldm),
             *("--out_dir", options.folder, "--resume"),
             *("--source_files", *files(options, "train", "T1w")),
@@ -106,62 +78,47 @@ def files(options, name, contrast):
 
 
 def call(*arguments):
-    """Run Python with some arguments; what it says is no score."""
+    """Run Python; what it prints is no score."""
     command = [sys.executable, *map(str, arguments)]
     subprocess.run(command, check=True, stdout=sys.stderr)
 
 
 def compare(options):
-    """Make, train and measure, and print the scores.
-
-    Parameters
-    ----------
-    options : argparse.Namespace
-        As of :func:`make_parser`.
-    """
+    """Make, train and measure, and print the scores."""
     prepare(options)
     model, grid = load_model(train(options))
-    known = load_volumes(files(options, "train", "T2w"), grid=grid).images
+    train_images = load_volumes(files(options, "train", "T2w"), grid=grid).images
     pairs = load_volumes(
         files(options, "held_out", "T2w"),
         source_files=files(options, "held_out", "T1w"),
         grid=grid,
     )
     truth, sources = (np.asarray(array) for array in (pairs.images, pairs.sources))
-    tell(f"making {options.n_samples} samples of each of {len(sources)} heads")
+    log(f"making {options.n_samples} samples of each of {len(sources)} heads")
     how = {"guidance": options.guidance, "verbose": True}
-    made = [
+    samples = [
         model.predict(source=sources, seed=options.seed + i, **how)
         for i in range(options.n_samples)
     ]
-    mean = np.mean(known, 0, dtype="float64").astype("float32")
+    mean = np.mean(train_images, 0, dtype="float64").astype("float32")
     ways = {
         "copy of the input": sources,
         "mean volume": np.broadcast_to(mean, truth.shape),
-        "one sample": made[0],
-        f"mean of {len(made)} samples": np.mean(made, 0),
-        "of another head": np.roll(made[0], 1, 0),
+        "one sample": samples[0],
+        f"mean of {len(samples)} samples": np.mean(samples, 0),
+        "of another head": np.roll(samples[0], 1, 0),
         "autoencoder of the truth": model.vqvae.predict(truth),
     }
     for name, images in ways.items():
-        print(json.dumps({"by": name} | score(images, truth)), flush=True)
+        yield {"by": name} | score(images, truth)
     last = {name: values[-1] for name, values in model.history_.items()}
-    print(json.dumps({name: last[name] for name in ("val_gain_source", "val_loss")}))
+    yield {name: last[name] for name in ("val_gain_source", "val_loss")}
 
 
 def score(images, truth):
-    """Say how near images are to the truth.
+    """Measure how near images are to the truth.
 
-    Parameters
-    ----------
-    images, truth : ndarray
-        ``(n, x, y, z, 1)`` in [0, 1].
-
-    Returns
-    -------
-    dict
-        PSNR in dB, of all voxels and of the brain's, and multi-scale SSIM: means and
-        standard errors.
+    Shapes: images, truth ``(n, x, y, z, 1)``.
     """
     each = {
         "psnr": psnr(images, truth),
@@ -174,4 +131,4 @@ def score(images, truth):
 
 
 if __name__ == "__main__":
-    run(make_parser(), compare)
+    print_scores(make_parser())

@@ -180,7 +180,7 @@ def encoder(model: Any) -> Features:
 def digits() -> Features:
     """Take the last hidden layer of a packaged classifier of handwritten digits.
 
-    It was trained by ``benchmarks/digits_classifier.py`` on the last 50,000 training
+    It was trained by ``benchmarks/digits.py`` on the last 50,000 training
     digits of MNIST, shifted and with dropout, and is right for 99.3 % of the test
     digits.
 

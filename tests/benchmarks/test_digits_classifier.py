@@ -7,7 +7,7 @@ import scripts
 from dipy_ldm import _serialization as persistence
 from dipy_ldm.evaluation import features
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "digits_classifier.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "digits.py"
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def test_a_classifier_is_written_as_it_is_read(script, monkeypatch, tmp_path):
     digits = rng.random((400, 28, 28, 1), "float32"), np.arange(400) % 10
     monkeypatch.setattr(script, "load_mnist", lambda split: digits)
     path = tmp_path / "classifier.safetensors"
-    script.main([str(path)])
+    script.main(["train_classifier", str(path)])
     monkeypatch.setattr(persistence, "find", lambda name: path)
     found, probabilities = features.classifier().predict(digits[0][:10], verbose=0)
     assert found.shape == (10, 128)

@@ -34,7 +34,7 @@ sys.exit(__STATUS__)
 
 @pytest.fixture
 def first_step():
-    return scripts.load(BENCHMARKS / "first_step.py")
+    return scripts.load(BENCHMARKS / "training_time.py")
 
 
 def fake(status):

@@ -8,7 +8,7 @@ import scripts
 import dipy_ldm
 from dipy_ldm._utils.checks import InputError
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "mnist_quality.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "digits.py"
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def small_world(quality, monkeypatch):
 
 def test_one_line_of_json_and_a_picture(quality, tmp_path, capsys):
     picture = tmp_path / "samples.png"
-    quality.main(["fake", "--n_samples", "150", "--montage", str(picture)])
+    quality.main(["score", "fake", "--n_samples", "150", "--montage", str(picture)])
     scores = json.loads(capsys.readouterr().out)
     assert scores["classifier_accuracy"] == scores["confident"] == 1
     assert scores["frechet_ratio"] == scores["frechet"] / scores["frechet_floor"]
@@ -113,41 +113,41 @@ def test_samples_by_label(quality, monkeypatch, capsys):
     monkeypatch.setattr(quality, "FEATURES", 25)
     # Of thirty of each digit no covariance of 128 features can be told.
     monkeypatch.setattr(quality, "frechet_distance", lambda a, b: len(a) - len(b))
-    quality.main(["fake", "--n_samples", "300"])
+    quality.main(["score", "fake", "--n_samples", "300"])
     scores = json.loads(capsys.readouterr().out)
     assert scores["as_asked"] == pytest.approx(299 / 300)
     assert scores["frechet_of_classes"] == [0] * 10
     # Of twenty not even that.
     assert scores["frechet_floor_of_classes"] == [None] * 10
-    quality.main(["fake", "--n_samples", "300", "--unspecified"])
+    quality.main(["score", "fake", "--n_samples", "300", "--unspecified"])
     assert "as_asked" not in json.loads(capsys.readouterr().out)
 
 
 def test_samples_in_a_file_are_scored_without_a_model(quality, tmp_path, capsys):
     path = tmp_path / "samples.npz"
     np.savez(path, images=draw_digits(150, 12)[0][..., 0])
-    quality.main([str(path)])
+    quality.main(["score", str(path)])
     scores = json.loads(capsys.readouterr().out)
     assert scores["n_samples"] == 150
     assert not {"vqvae_mse", "frechet_ceiling", "seconds"} & set(scores)
 
 
 def test_held_out_training_digits_score_as_the_floor(quality):
-    scores = quality.Judge().score_samples(draw_digits(400, 10)[0][:200])
+    scores = quality.Classifier().score_samples(draw_digits(400, 10)[0][:200])
     assert scores["frechet_ratio"] == 1
     assert scores["precision"] == scores["precision_real"]
     assert scores["recall"] == scores["recall_real"]
 
 
 def test_copies_of_training_digits_are_found_out(quality):
-    scores = quality.Judge().score_samples(draw_digits(400, 10)[0][:150])
+    scores = quality.Classifier().score_samples(draw_digits(400, 10)[0][:150])
     assert scores["nearest_median"] == scores["nearest_min"] == 0
     assert scores["nearest_median_real"] >= scores["nearest_min_real"] > 0
 
 
 def test_collapsed_samples_score_badly(quality):
     images, labels = draw_digits(2000, 13)
-    scores = quality.Judge().score_samples(images[labels == 3])
+    scores = quality.Classifier().score_samples(images[labels == 3])
     assert scores["class_shares"] == [0, 0, 0, 1, 0, 0, 0, 0, 0, 0]
     assert scores["frechet_ratio"] > 10
     assert scores["recall"] < 0.2
@@ -166,7 +166,7 @@ def test_collapsed_samples_score_badly(quality):
 )
 def test_bad_arguments_get_one_sentence(quality, capsys, arguments, message):
     with pytest.raises(SystemExit) as stop:
-        quality.main(arguments)
+        quality.main(["score", *arguments])
     output = capsys.readouterr()
     assert stop.value.code == 2
     assert message in output.err.splitlines()[-1]

@@ -10,7 +10,7 @@ import scripts
 import dipy_ldm
 from dipy_ldm._utils.checks import InputError
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "volumes_quality.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "volumes.py"
 AFFINE = np.diag([2.0, 2, 2, 1])
 
 

@@ -7,26 +7,22 @@ the best that samples could reach. All of these depend on how many volumes there
 so that every set that is compared has equally many.
 """
 
-import os
 from typing import Any
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from common import (
     Parser,
     add_sampling,
     generate,
-    picture,
+    load_model,
+    log,
+    png_path,
     print_scores,
     sampling,
     score_novelty,
-    tell,
 )
 import numpy as np
 
-import dipy_ldm
 from dipy_ldm._utils.checks import InputError, at_least
-from dipy_ldm.data._grid import Grid
 from dipy_ldm.data.volumes import load_volumes
 from dipy_ldm.evaluation._fidelity import (
     Sets,
@@ -53,59 +49,10 @@ DRAWS = 10
 SHOWN = 3
 
 
-def load_model(path):
-    """Load a model and find the grid of its volumes.
-
-    Parameters
-    ----------
-    path : str
-        Model file.
-
-    Returns
-    -------
-    model : dipy_ldm.LatentDiffusion
-        The model.
-    grid : Grid
-        Its shape and affine.
-
-    Raises
-    ------
-    InputError
-        If it is no model of volumes that knows where its voxels are.
-    """
-    model = dipy_ldm.LatentDiffusion.load(path)
-    shape, affine = model.vqvae.shape_, model.vqvae.affine_
-    if len(shape) != 4 or affine is None:
-        raise InputError(
-            f"{path} is no model of volumes in a space; train one with dipy_train_ldm "
-            "on NIfTI files."
-        )
-    return model, Grid(tuple(shape[:3]), affine)
-
-
 def load_real(options, model, grid):
     """Load held-out and training volumes, on the grid of the model.
 
-    Parameters
-    ----------
-    options : argparse.Namespace
-        As of :func:`make_parser`.
-    model : dipy_ldm.LatentDiffusion
-        The model.
-    grid : Grid
-        Its grid.
-
-    Returns
-    -------
-    held_out : ndarray
-        As many volumes as can be compared, ``(n, x, y, z, channels)`` in [0, 1].
-    train : ndarray
-        All training volumes, at least as many.
-
-    Raises
-    ------
-    InputError
-        If files are bad or too few.
+    Shapes: held_out ``(n, x, y, z, channels)``.
     """
     held_out, train = (
         load_volumes(
@@ -123,27 +70,16 @@ def load_real(options, model, grid):
     return np.array(held_out[:n]), train
 
 
-def coarse(volumes):
-    """Give volumes at half their resolution, ``(n, x, y, z, channels)``."""
+def halve_all(volumes):
+    """Return volumes at half their resolution, ``(n, x, y, z, channels)``."""
     # One by one: they may be mapped from a file larger than memory.
     return np.stack([halve(volume) for volume in volumes])
 
 
 def score_distribution(generated, held_out, train):
-    """Compare what volumes there are with what volumes there could be.
+    """Measure the energy distance to real volumes, and that between real volumes.
 
-    Parameters
-    ----------
-    generated, held_out : ndarray
-        Equally many volumes, ``(n, x, y, z, channels)``.
-    train : ndarray
-        At least as many training volumes.
-
-    Returns
-    -------
-    dict
-        Energy distance between generated and held-out volumes; its floor, that between
-        equally many training volumes and the held-out ones; and their ratio.
+    Shapes: generated, held_out ``(n, x, y, z, channels)``.
     """
     rng = np.random.default_rng(SEED)
     distance = energy_distance(generated, held_out)
@@ -159,20 +95,7 @@ def score_distribution(generated, held_out, train):
 def measure_novelty(held_out, train):
     """Measure how far held-out volumes are from the training volumes.
 
-    Parameters
-    ----------
-    held_out, train : ndarray
-        Volumes, ``(n, x, y, z, channels)``.
-
-    Returns
-    -------
-    ndarray
-        Euclidean distance of each held-out volume to the nearest training volume.
-
-    Raises
-    ------
-    InputError
-        If one is a training volume.
+    Shapes: held_out, train ``(n, x, y, z, channels)``.
     """
     distances = nearest_distance(held_out, train)
     copies = np.count_nonzero(distances == 0)
@@ -185,18 +108,9 @@ def measure_novelty(held_out, train):
 
 
 def score_diversity(generated, held_out):
-    """Measure how alike the volumes of a set are.
+    """Measure how similar the volumes of a set are to each other.
 
-    Parameters
-    ----------
-    generated, held_out : ndarray
-        Equally many volumes, ``(n, x, y, z, channels)`` in [0, 1].
-
-    Returns
-    -------
-    dict
-        Mean similarity in pairs of generated and in pairs of held-out volumes, and by
-        how much that of the generated ones is greater.
+    Shapes: generated, held_out ``(n, x, y, z, channels)``.
     """
     samples, real = (
         pair_similarity(kind, SEED).value for kind in (generated, held_out)
@@ -211,81 +125,52 @@ def score_diversity(generated, held_out):
 def score_structure(generated, held_out, reconstructed):
     """Compare how much there is of each octave and, inside of heads, of each texture.
 
-    Parameters
-    ----------
-    generated, held_out, reconstructed : ndarray
-        Equally many volumes in [0, 1], ``(n, x, y, z, channels)``.
-
-    Returns
-    -------
-    dict
-        Energies over those of the held-out volumes, from the finest octave or band.
+    Shapes: generated, held_out, reconstructed ``(n, x, y, z, channels)``.
     """
     sets = Sets(held_out, held_out, generated, reconstructed)
-    found = {}
+    scores = {}
     for name, energies in {
         "octaves": measure_sharpness(sets),
         "bands": measure_texture(sets),
     }.items():
         for kind, start in {"generated": "", "reconstructed": "vqvae_"}.items():
             values = energies.get(kind, [])
-            found[start + name] = [round(ratio.value, 3) for ratio in values]
-    return found
+            scores[start + name] = [round(ratio.value, 3) for ratio in values]
+    return scores
 
 
 def score_vqvae(vqvae, held_out, reconstructed):
-    """Score an autoencoder: samples can't be better than what it reconstructs.
+    """Score reconstructions, the best that samples can be.
 
-    Parameters
-    ----------
-    vqvae : dipy_ldm.VQVAE
-        Fitted autoencoder.
-    held_out, reconstructed : ndarray
-        Volumes in [0, 1] and what it makes of them, ``(n, x, y, z, channels)``.
-
-    Returns
-    -------
-    dict
-        Figures by their names.
+    Shapes: held_out, reconstructed ``(n, x, y, z, channels)``.
     """
     sets = Sets(held_out, held_out, reconstructed, reconstructed)
-    found: dict[str, Any] = measure_reconstruction(vqvae, sets)
+    scores: dict[str, Any] = measure_reconstruction(vqvae, sets)
     # Where there is anything: virtual brains and most scans lie on black.
     inside = (held_out > held_out.min() + 0.05 * np.ptp(held_out)).any(-1)
     detail = reconstructed, held_out, inside
     return {
-        "vqvae_mse": found["mse"].value,
+        "vqvae_mse": scores["mse"].value,
         "vqvae_mae": float(np.mean(np.abs(reconstructed - held_out))),
-        "vqvae_ms_ssim": found["ms_ssim"].value,
+        "vqvae_ms_ssim": scores["ms_ssim"].value,
         "vqvae_psnr": float(psnr(*detail).mean()),
         "vqvae_detail_energy": float(detail_energy(*detail).mean()),
         "vqvae_detail_correlation": float(detail_correlation(*detail).mean()),
-        "codes_used": found["codes_used"],
-        "n_codes": found["n_codes"],
+        "codes_used": scores["codes_used"],
+        "n_codes": scores["n_codes"],
     }
 
 
 def measure(options):
-    """Score the model that the command line names.
-
-    Parameters
-    ----------
-    options : argparse.Namespace
-        As of :func:`make_parser`.
-
-    Returns
-    -------
-    dict
-        Figures by their names.
-    """
+    """Score the model that the command line names."""
     model, grid = load_model(options.model)
     held_out, train = load_real(options, model, grid)
-    small_held_out, small_train = coarse(held_out), coarse(train)
+    small_held_out, small_train = halve_all(held_out), halve_all(train)
     novelty = measure_novelty(small_held_out, small_train)
     generated, seconds = generate(model, options)
     generated = generated[: len(held_out)]
-    small = coarse(generated)
-    tell("scoring")
+    small = halve_all(generated)
+    log("scoring")
     reconstructed = model.vqvae.predict(held_out)
     if options.montage:
         show(options.montage, held_out, reconstructed, generated, grid.affine)
@@ -306,14 +191,7 @@ def measure(options):
 def show(path, held_out, reconstructed, generated, affine):
     """Write a picture: rows of real, reconstructed and generated volumes.
 
-    Parameters
-    ----------
-    path : str
-        File to write.
-    held_out, reconstructed, generated : ndarray
-        Equally many volumes, ``(n, x, y, z, channels)``.
-    affine : ndarray
-        From voxels to millimetres, ``(4, 4)``.
+    Shapes: held_out, reconstructed, generated ``(n, x, y, z, channels)``.
     """
     rows = [kind[:SHOWN] for kind in (held_out, reconstructed, generated)]
     pictures = planes(np.concatenate(rows), affine)
@@ -321,13 +199,7 @@ def show(path, held_out, reconstructed, generated, affine):
 
 
 def make_parser():
-    """Describe the command line.
-
-    Returns
-    -------
-    Parser
-        Parser of the options of :func:`measure`.
-    """
+    """Describe the command line."""
     parser = Parser(description=__doc__.partition("\n")[0])
     parser.add_argument("model", help="model file that was trained on volumes")
     for name, kind in {"--real": "held-out", "--train": "training"}.items():
@@ -342,21 +214,16 @@ def make_parser():
     parser.add_argument(
         "--montage",
         metavar="FILE",
-        type=picture,
+        type=png_path,
         help="picture of real, reconstructed and generated volumes, a row each",
     )
+    parser.set_defaults(measure=measure)
     return parser
 
 
 def main(arguments=None):
-    """Print the scores as one line of JSON.
-
-    Parameters
-    ----------
-    arguments : sequence of str, optional
-        Command line; that of the process if left out.
-    """
-    print_scores(make_parser(), measure, arguments)
+    """Print the scores as one line of JSON."""
+    print_scores(make_parser(), arguments)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,221 @@
+"""Compare autoencoders: losses on volumes, codebooks on digits, short trainings.
+
+Each measure prints a line of JSON for each training.
+"""
+
+import itertools
+import time
+
+from common import (
+    make_parser,
+    png_path,
+    print_scores,
+    vary_scan,
+)
+from dipy.data import get_fnames
+from keras import ops
+import numpy as np
+from volumes import score_structure, score_vqvae
+
+from dipy_ldm import VQVAE, presets
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm.autoencoder.losses import LOSSES
+from dipy_ldm.autoencoder.quantizers import BOTTLENECKS, Codebook
+from dipy_ldm.data import load_mnist, load_volumes
+from dipy_ldm.data._batches import Augmentation
+from dipy_ldm.data._checks import survey
+from dipy_ldm.data._grid import Grid
+from dipy_ldm.plots import planes, save_montage
+
+
+def add_loss_options(parser):
+    """Add the options of :func:`compare_losses`."""
+    parser.add_argument("--train", nargs="+", required=True, help="volumes")
+    parser.add_argument("--real", nargs="+", required=True, help="held-out volumes")
+    parser.add_argument("--voxel_size", type=float, default=4)
+    parser.add_argument("--patch", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--learning_rate", type=float)
+    parser.add_argument("--code_dim", type=int, default=presets.VOLUMES.code_dim)
+    parser.add_argument("--n_codebooks", type=int, default=presets.VOLUMES.n_codebooks)
+    parser.add_argument("--noise", type=float, default=0.1, help="as it is learnt with")
+    parser.add_argument("--n_held_out", type=int, default=20)
+    parser.add_argument("--losses", nargs="+", choices=LOSSES, default=[*LOSSES])
+    parser.add_argument("--montage", metavar="FILE", type=png_path)
+
+
+def compare_losses(options):
+    """Compare losses or bottlenecks on volumes, without and with sharpening."""
+    train = load_volumes(options.train, voxel_size=options.voxel_size, shuffle=True)
+    grid = Grid(train.images.shape[1:4], train.affine)
+    held_out = load_volumes(options.real, grid=grid).images[: options.n_held_out]
+    pictures = [held_out[:1]]
+    for loss in options.losses:
+        start = time.perf_counter()
+        sizes = {"code_dim": options.code_dim, "n_codebooks": options.n_codebooks}
+        vqvae = VQVAE(loss=loss, **sizes).fit(
+            train.images,
+            steps=options.steps,
+            batch_size=4,
+            patch=options.patch,
+            augment=Augmentation(shift=2, intensity=0.05, noise=options.noise),
+            learning_rate=options.learning_rate,
+        )
+        seconds = time.perf_counter() - start
+        # As they err least, and as they are decoded.
+        for gain in dict.fromkeys([0.0, vqvae.sharpening_]):
+            vqvae.sharpening_ = gain
+            reconstructed = vqvae.predict(held_out)
+            scores = score_vqvae(vqvae, held_out, reconstructed)
+            structure = score_structure(held_out, held_out, reconstructed)
+            scores["octaves"] = structure["vqvae_octaves"]
+            scores["sharpness"] = float(sharpness(reconstructed) / sharpness(held_out))
+            description = {"loss": loss, **sizes, "sharpening": gain}
+            yield {**description, **scores, "seconds": seconds}
+        pictures.append(reconstructed[:1])
+    if options.montage:
+        slices = planes(np.concatenate(pictures), train.affine)
+        save_montage(options.montage, slices, columns=1, scale=4)
+
+
+def sharpness(volumes):
+    """Return the mean squared difference of neighbouring voxels."""
+    return np.mean([np.mean(np.diff(volumes, axis=axis) ** 2) for axis in (1, 2, 3)])
+
+
+class AveragingCodebook(Codebook):
+    """Codes that are moving averages of their vectors (van den Oord 2017, appendix).
+
+    Written as an increment, so that a code that is moved (revived) stays there.
+    """
+
+    decay = 0.99
+
+    def build(self, input_shape):
+        """Create the codebook and the averaged counts."""
+        super().build(input_shape)
+        self.average = self.add_weight(
+            shape=(self.n_codes,), initializer="ones", trainable=False, name="average"
+        )
+
+    def call(self, vectors, training=False):
+        """Quantise; in training move the codes."""
+        indices = self.nearest(vectors)
+        codes = ops.stop_gradient(self.quantise(vectors))
+        self.add_loss(self.commitment * ops.mean((vectors - codes) ** 2))
+        if training:
+            self._move(ops.reshape(vectors, (-1, vectors.shape[-1])), indices)
+        return vectors + ops.stop_gradient(codes - vectors)
+
+    def _move(self, vectors, indices):
+        chosen = ops.one_hot(ops.reshape(indices, (-1,)), self.n_codes)
+        counts = ops.sum(chosen, axis=0)
+        sums = ops.matmul(ops.transpose(chosen), vectors)
+        self.counts.assign_add(counts)
+        self.average.assign(self.decay * self.average + (1 - self.decay) * counts)
+        pull = sums - counts[:, None] * self.codebook
+        step = (1 - self.decay) * pull / (self.average[:, None] + 1e-5)
+        self.codebook.assign_add(ops.stop_gradient(step))
+
+
+BOTTLENECKS["averages"] = AveragingCodebook
+CODEBOOKS = {"gradient": "codebook", "averages": "averages"}
+
+
+def add_codebook_options(parser):
+    """Add the options of :func:`compare_codebooks`."""
+    parser.add_argument("--n_images", type=int, default=12_800)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--n_codes", type=int, nargs="+", default=[256, 1024])
+
+
+def compare_codebooks(options):
+    """Compare codes that learn by gradient with codes that are moving averages."""
+    images, test = load_mnist("train")[0][: options.n_images], load_mnist("test")[0]
+    for n_codes, name in itertools.product(options.n_codes, CODEBOOKS):
+        start = time.perf_counter()
+        vqvae = VQVAE(n_codes=n_codes, bottleneck=CODEBOOKS[name])
+        vqvae.fit(images, epochs=options.epochs)
+        yield {
+            "codebook": name,
+            "n_codes": n_codes,
+            "mse": float(np.mean((vqvae.predict(test) - test) ** 2)),
+            "codes_used": len(np.unique(vqvae.codes(vqvae.encode(test)))),
+            "perplexity": vqvae.history_["perplexity"][-1],
+            "seconds": time.perf_counter() - start,
+        }
+
+
+def add_collapse_options(parser):
+    """Add the options of :func:`train_briefly`."""
+    parser.add_argument("--train", nargs="+", help="volumes, instead of DIPY's")
+    parser.add_argument("--voxel_size", type=float, default=8)
+    parser.add_argument("--n", nargs="+", type=int, default=[6, 20])
+    parser.add_argument("--steps", nargs="+", type=int, default=[120])
+    parser.add_argument("--batch_size", type=int, default=2)
+    parser.add_argument(
+        "--learning_rates", nargs="+", type=float, default=[5e-4, 1e-3, 2e-3, 4e-3]
+    )
+    parser.add_argument("--losses", nargs="+", choices=LOSSES, default=["squared"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+
+
+def train_briefly(options):
+    """Train briefly on few scans in many trainings, to see that none collapses."""
+    files = options.train or [get_fnames(name="aniso_vox")]
+    loaded = load_volumes(files, voxel_size=options.voxel_size, shuffle=True).images
+    trainings = itertools.product(
+        options.n, options.steps, options.losses, options.learning_rates, options.seeds
+    )
+    for n, steps, loss, rate, seed in trainings:
+        volumes = np.array(loaded[:n]) if options.train else vary_scan(loaded[0], n)
+        training = {
+            "n": len(volumes),
+            "steps": steps,
+            "loss": loss,
+            "learning_rate": rate,
+        }
+        scores = score_brief_training(
+            volumes, loss, seed, steps, rate, options.batch_size
+        )
+        yield training | {"seed": seed} | scores
+
+
+def score_brief_training(volumes, loss, seed, steps, rate, batch_size):
+    """Train an autoencoder and measure its reconstructions."""
+    start = time.perf_counter()
+    sizes = {
+        name: getattr(presets.VOLUMES, name) for name in ("code_dim", "n_codebooks")
+    }
+    vqvae, message = VQVAE(loss=loss, seed=seed, **sizes), None
+    try:
+        vqvae.fit(
+            volumes,
+            steps=steps,
+            batch_size=batch_size,
+            learning_rate=rate,
+            augment=Augmentation(shift=2, intensity=0.05, noise=0.1),
+            verbose=False,
+        )
+    except InputError as error:
+        message = str(error)
+    reconstructed = vqvae.predict(volumes)
+    pair = volumes.ravel(), reconstructed.ravel()
+    return {
+        "correlation": round(float(np.corrcoef(*pair)[0, 1]), 3),
+        "mse": round(float(np.mean((volumes - reconstructed) ** 2)), 5),
+        "mean volume": round(survey(volumes).spread, 5),
+        "said": message,
+        "seconds": round(time.perf_counter() - start),
+    }
+
+
+MEASURES = {
+    "losses": (add_loss_options, compare_losses),
+    "codebooks": (add_codebook_options, compare_codebooks),
+    "collapse": (add_collapse_options, train_briefly),
+}
+
+
+if __name__ == "__main__":
+    print_scores(make_parser(__doc__, MEASURES))
