@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 # before and after, samples are better without.
 _GUIDED = (0.4, 0.9)
 # Share of the guide's estimate without conditions: what is made is surer to be what was
-# asked for than where the guide is told all (doc/decisions/0024-conditions.md).
+# asked for than where the guide is told all (doc/decisions/digits.md).
 _UNTOLD = 0.1
 
 

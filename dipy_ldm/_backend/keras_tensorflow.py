@@ -1,6 +1,6 @@
 """All that is used of Keras' and TensorFlow's private parts, but for three.
 
-Note 15 of ``doc/decisions`` says what each is for, and which test tells when it may go.
+``doc/decisions/back-ends.md`` says what each is for, and which test tells when it goes.
 The others are in the optimizer (``FlatAdam``), in how metrics are made on all back-ends
 (``StoppableModel.sketch``) and in how Slurm's machines are found (``cluster.py``).
 """

@@ -27,7 +27,7 @@ _N_PATCHES, _DARK, _EMPTY = 64, 0.05, 0.5
 # steps, and with 0.08 after 500, where volumes stay noise.
 _MAX_END_SIGNAL = 0.05
 # Of 20 volumes four fifths of the samples were copies, by a denoiser of 5,000 steps
-# (doc/decisions/0028-judging.md); the guide's 200 are learnt without.
+# (doc/decisions/evaluation.md); the guide's 200 are learnt without.
 _FEW_SUBJECTS, _ENOUGH_SUBJECTS = 20, 200
 _STAGES = {"autoencoder": "The autoencoder", "diffusion": "The diffusion model"}
 
