@@ -228,7 +228,9 @@ def encode(model, folder, grid):
 def unexplained_share(latents, numbers, conditions, others, other_numbers):
     """Return the share of other latents' variance that conditions leave unexplained."""
     mean = latents.mean(0)
-    expected = ConditionalMean.learn(latents - mean, numbers, conditions).predict(other_numbers)
+    expected = ConditionalMean.learn(latents - mean, numbers, conditions).predict(
+        other_numbers
+    )
     residual = others - mean
     return float(np.mean((residual - expected) ** 2) / np.mean(residual**2))
 
