@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from dipy_ldm.evaluation import _charts as charts, _html as page
+from dipy_ldm.evaluation import _html as page
 from dipy_ldm.evaluation._html import number
 from dipy_ldm.evaluation.audit import Audit
 
@@ -56,12 +56,12 @@ _BESIDE = {
 
 def write_page(audit: Audit, about: Mapping[str, Any]) -> str:
     """Write the page of an audit, which neither shows nor names a training image."""
-    return page.page(
+    proof = "A pass proves nothing: see below what is not found."
+    return page.report(
         "Audit of a latent diffusion model",
-        *(page.note(sentence, kind) for sentence, kind in conclude(audit)),
-        page.note("A pass proves nothing: see below what is not found."),
-        page.facts(about),
-        page.text(*audit.notes),
+        [*conclude(audit), (proof, "plain")],
+        about,
+        audit.notes,
         page.section(
             "Copies", _findings(audit), _histograms(audit), _classes(audit.classes)
         ),
@@ -101,14 +101,11 @@ def write_pairs(
 
 def conclude(audit: Audit) -> list[tuple[str, str]]:
     """Say in sentences what was found."""
-    sentences = [
-        _conclude_features(audit, name, finding)
-        for name, finding in audit.findings.items()
-    ]
-    return sentences + _leak(audit.members)
+    sentences = [_conclude_features(audit, *item) for item in audit.findings.items()]
+    return sentences + _conclude_membership(audit.members)
 
 
-def _leak(members):
+def _conclude_membership(members):
     """Say whether training images can be told from others, and why."""
     auc = members["denoiser"].auc
     if auc.low <= 0.5:
@@ -117,18 +114,19 @@ def _leak(members):
         "Training images can be told from others by the loss of the denoiser "
         f"(AUC {number(auc.value)})"
     )
+    leak = "that is no copy, but it is a leak."
     if "reference" not in members:
-        return [(f"{start}: that is no copy, but it is a leak.", "bad")]
+        return [(f"{start}: {leak}", "bad")]
     other = members["reference"].auc
     value = number(other.value)
-    if other.high >= auc.low:
-        end = (
-            f"so they can by that of a model that never saw them ({value}): the images "
-            "differ by themselves, and no leak is shown."
-        )
-        return [(f"{start}, and {end}", "plain")]
-    end = f"a model that never saw them tells less ({value})"
-    return [(f"{start}, and {end}: that is no copy, but it is a leak.", "bad")]
+    if other.high < auc.low:
+        end = f"a model that never saw them tells less ({value}): {leak}"
+        return [(f"{start}, and {end}", "bad")]
+    end = (
+        f"so they can by that of a model that never saw them ({value}): the images "
+        "differ by themselves, and no leak is shown."
+    )
+    return [(f"{start}, and {end}", "plain")]
 
 
 def _conclude_features(audit, name, finding):
@@ -154,46 +152,30 @@ def _percent(share):
 
 
 def _findings(audit):
-    rows = [
-        [
-            name,
-            finding.copies,
-            finding.share,
-            finding.by_distance,
-            finding.expected,
-            "<\N{NO-BREAK SPACE}0.001" if finding.chance < 1e-3 else finding.chance,
-            float(np.median(audit.searches[name].generated.distance)),
-            float(np.median(audit.searches[name].held_out.distance)),
-        ]
-        for name, finding in audit.findings.items()
-    ]
     head = [
-        "features",
-        "copies",
-        "nearer",
-        "nearer by distance",
-        "nearer, expected",
-        "p",
-        "median distance",
-        "of held-out",
+        *("features", "copies", "nearer", "nearer by distance", "nearer, expected"),
+        *("p", "median distance", "of held-out"),
     ]
+    rows = []
+    for name, finding in audit.findings.items():
+        search = audit.searches[name]
+        small = "<\N{NO-BREAK SPACE}0.001" if finding.chance < 1e-3 else finding.chance
+        row = [name, finding.copies, finding.share, finding.by_distance]
+        row += [finding.expected, small]
+        row += [float(np.median(search.generated.distance))]
+        rows.append([*row, float(np.median(search.held_out.distance))])
     says = (f"{n}: {s.features.says}" for n, s in audit.searches.items())
     return page.table(head, rows) + page.folded("The features", page.text(*says))
 
 
 def _histograms(audit):
+    drawn = {
+        name: {"generated": s.generated.nearness, "held-out": s.held_out.nearness}
+        for name, s in audit.searches.items()
+    }
     return page.row(
-        page.part(
-            f"Nearness in {name}",
-            charts.histograms(
-                {
-                    "generated": search.generated.nearness,
-                    "held-out": search.held_out.nearness,
-                },
-                "nearness",
-            ),
-        )
-        for name, search in audit.searches.items()
+        page.part(f"Nearness in {name}", page.histograms(values, "nearness"))
+        for name, values in drawn.items()
     )
 
 
@@ -213,12 +195,11 @@ def _levels(name, levels):
         [title, level.n, *level.copies.values(), *level.nearer.values()]
         for title, level in levels.items()
     ]
-    return page.table(
-        head,
-        rows,
+    caption = (
         "Shares of the samples that were asked for with each. Of few samples they are "
-        "uncertain, and of many classes one is high by chance.",
+        "uncertain, and of many classes one is high by chance."
     )
+    return page.table(head, rows, caption)
 
 
 def _dar(audit):
@@ -259,7 +240,7 @@ def _members(audit):
             f"{guessed}"
         )
         + page.table(head, rows)
-        + charts.histograms(drawn, "loss of the denoiser")
+        + page.histograms(drawn, "loss of the denoiser")
         + page.text(_BESIDE[why])
     )
 

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from dipy_ldm.evaluation import _charts as charts, _html as page
+from dipy_ldm.evaluation import _html as page
 from dipy_ldm.evaluation._fidelity import is_worse_than_real
 from dipy_ldm.evaluation._html import number
 from dipy_ldm.evaluation.evaluate import Evaluation
-from dipy_ldm.metrics import Interval
 
 TITLES = {
     "kernel": "kernel distance (KID)",
@@ -41,17 +41,17 @@ def write_page(
 ) -> str:
     """Write the page of an evaluation."""
     figures = evaluation.figures
-    return page.page(
+    return page.report(
         "Evaluation of a latent diffusion model",
-        *(page.note(sentence, kind) for sentence, kind in conclude(figures)),
-        page.facts(about),
-        page.text(*evaluation.notes),
+        conclude(figures),
+        about,
+        evaluation.notes,
         page.section("Pictures", _pictures(evaluation)),
         page.section(
             "Fidelity and variety",
             _fidelity(figures["features"]),
             _variety(figures["variety"]),
-            _class_accuracy(figures),
+            _class_accuracy(figures.get("as_asked")),
         ),
         page.section(
             "Sharpness",
@@ -95,14 +95,11 @@ def conclude(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
             for key, title in TITLES.items()
             if is_worse_than_real(kind["figures"], key)
         ]
-        if worse:
-            end, how = f"can be told from real ones: {', '.join(worse)}", "bad"
-        else:
-            end, how = "can't be told from real ones", "good"
+        end = f"can be told from real ones: {', '.join(worse)}"
+        end = end if worse else "can't be told from real ones"
         start = f"In the features “{name}”, {figures['n']} generated images"
-        sentences.append((f"{start} {end}.", how))
-    alike, real = figures["variety"]["generated"], figures["variety"]["real"]
-    if alike.low > real.high:
+        sentences.append((f"{start} {end}.", "bad" if worse else "good"))
+    if figures["variety"]["generated"].low > figures["variety"]["real"].high:
         sentences.append(("Generated images are more alike than real ones are.", "bad"))
     probes = figures.get("probes", {})
     return sentences + [_obeys(name, probe) for name, probe in probes.items()]
@@ -111,29 +108,32 @@ def conclude(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _obeys(name, probe):
     """Say whether generated images are what was asked for, as far as a probe tells."""
     if probe["kind"] == "class":
-        key, chance, claim = (
-            "right",
-            probe["guessing"],
-            "are taken for what they shall be",
-        )
+        key, chance = "right", probe["guessing"]
+        claim = f"{name}: generated images are taken for what they shall be"
     else:
-        key, chance, claim = "r", 0.0, "correlate with what is asked for"
+        key, chance = "r", 0.0
+        claim = f"{name}: generated images correlate with what is asked for"
     real, generated = (probe["figures"][of][key] for of in ("real", "generated"))
     if real.low <= chance:
-        sentence = (
-            f"A probe can't tell {name} of real images, and says nothing of generated "
-            "ones."
-        )
-        return sentence, "plain"
+        start = f"A probe can't tell {name} of real images"
+        return f"{start}, and says nothing of generated ones.", "plain"
     values = f"({number(generated.value)}, and real ones {number(real.value)})"
     if generated.low <= chance:
-        return f"{name}: generated images {claim} as by chance {values}.", "bad"
+        return f"{claim} as by chance {values}.", "bad"
     if generated.high < real.low:
-        return (
-            f"{name}: generated images {claim}, but less than real ones {values}.",
-            "bad",
-        )
-    return f"{name}: generated images {claim} as real ones do {values}.", "good"
+        return f"{claim}, but less than real ones {values}.", "bad"
+    return f"{claim} as real ones do {values}.", "good"
+
+
+def _table(rows: Mapping[str, Mapping], caption: str = "", head: str = "figure") -> str:
+    """Tabulate figures of generated, real and reconstructed images."""
+    cells = [[title, *map(figures.get, _SETS)] for title, figures in rows.items()]
+    return page.table([head, *_SETS.values()], cells, caption)
+
+
+def _named(figures):
+    """Name sets as the page does."""
+    return {title: figures[name] for name, title in _SETS.items()}
 
 
 def _pictures(evaluation):
@@ -144,16 +144,14 @@ def _pictures(evaluation):
             return montage(images[: _SHOWN[0]], columns=10)
         return montage(planes(images[: _SHOWN[1]], evaluation.affine), columns=2)
 
-    scale = (
-        1 if evaluation.affine is not None or evaluation.sets.real.shape[2] > 40 else 2
-    )
+    small = evaluation.affine is None and evaluation.sets.real.shape[2] <= 40
     captions = {
         "real": "Real images of the floor.",
         "reconstructed": "The same, reconstructed by the autoencoder.",
         "generated": "Generated images, the first of them and not the best.",
     }
     return "".join(
-        page.picture(look(evaluation.sets.compared[name]), caption, scale)
+        page.picture(look(evaluation.sets.compared[name]), caption, 1 + small)
         for name, caption in captions.items()
     )
 
@@ -168,64 +166,52 @@ def _fidelity(features):
 def _figures(kind):
     """Draw and tabulate the figures in some features."""
     rows = {
-        title: {_SETS[s]: intervals[key] for s, intervals in kind["figures"].items()}
+        title: {name: figures[key] for name, figures in kind["figures"].items()}
         for key, title in TITLES.items()
         if kind["figures"]["generated"][key] is not None
     }
-    cells = [[title, *intervals.values()] for title, intervals in rows.items()]
-    missing = len(rows) < len(TITLES)
     why = "No Fréchet distance: it needs more images than features (at most 256)."
-    return charts.gauges(rows) + page.table(
-        ["figure", *_SETS.values()], cells, why if missing else ""
-    )
+    gauges = page.gauges({title: _named(figures) for title, figures in rows.items()})
+    return gauges + _table(rows, why if len(rows) < len(TITLES) else "")
 
 
 def _variety(variety):
-    cells = [["similarity of pairs (MS-SSIM)", *(variety[name] for name in _SETS)]]
+    caption = (
+        "Above the floor, generated images are more alike than real ones are; far "
+        "below, they have structure that real ones lack, such as noise."
+    )
     return page.part(
-        "Variety",
-        page.table(
-            ["figure", *_SETS.values()],
-            cells,
-            "Above the floor, generated images are more alike than real ones are; far "
-            "below, they have structure that real ones lack, such as noise.",
-        ),
+        "Variety", _table({"similarity of pairs (MS-SSIM)": variety}, caption)
     )
 
 
-def _class_accuracy(figures):
-    if "as_asked" not in figures:
+def _class_accuracy(accuracy):
+    if not accuracy:
         return ""
-    cells = [["share", *(figures["as_asked"][name] for name in _SETS)]]
-    table = page.table(
-        ["taken by a classifier for what they are, or shall be", *_SETS.values()], cells
-    )
-    return page.part("As asked", table)
+    head = "taken by a classifier for what they are, or shall be"
+    return page.part("As asked", _table({"share": accuracy}, head=head))
 
 
 def _sharpness(sharpness):
     if not sharpness:
         return page.text("The images are too small to tell octaves apart.")
     octaves = range(len(sharpness["true"]))
-    places = [i + 1 for i in octaves]
     drawn = {
-        _SETS[name]: (places, [octave.value for octave in sharpness[name]])
-        for name in _SETS
+        title: ([i + 1 for i in octaves], [octave.value for octave in sharpness[name]])
+        for name, title in _SETS.items()
     }
-    names = [f"{2**i}–{2 ** (i + 1)} voxels" for i in octaves]
     rows = [
-        [title, *(sharpness[name][i] for name in _SETS), sharpness["true"][i]]
-        for i, title in enumerate(names)
+        [f"{2**i}–{2 ** (i + 1)} voxels", *(sharpness[s][i] for s in (*_SETS, "true"))]
+        for i in octaves
     ]
-    head = ["half a wave", *_SETS.values(), "true"]
     return (
         page.text(
             "How much there is of each octave of spatial frequencies, over that of "
             "real images: 1 is as much. “True” is the correlation of reconstructions "
             "with the originals: what is invented adds energy, and takes from it."
         )
-        + charts.curves(drawn, "octave (1 is the finest)", "energy over real")
-        + page.table(head, rows)
+        + page.curves(drawn, "octave (1 is the finest)", "energy over real")
+        + page.table(["half a wave", *_SETS.values(), "true"], rows)
     )
 
 
@@ -233,16 +219,16 @@ def _texture(texture):
     if not texture:
         return ""
     scales = ("finest", "0.7 to 1.4 voxels", "1.4 to 2.8 voxels", "2.8 to 5.6 voxels")
-    rows = [
-        [title, *(texture[name][i] for name in _SETS)] for i, title in enumerate(scales)
-    ]
+    rows = {
+        title: {name: texture[name][i] for name in _SETS}
+        for i, title in enumerate(scales)
+    }
     caption = (
         "Energy of texture over that of real volumes, inside of the head and away from "
         "its rim, between blurs by so many voxels. Much more than 1 at the size of a "
         "latent is patches."
     )
-    table = page.table(["texture", *_SETS.values()], rows, caption)
-    return page.part("Texture inside", table)
+    return page.part("Texture inside", _table(rows, caption, "texture"))
 
 
 def _anatomy(evaluation):
@@ -250,25 +236,20 @@ def _anatomy(evaluation):
         return ""
     pieces = []
     for name, title in _MEASURES.items():
-        shown = {
-            _SETS[kind]: evaluation.measured[kind][name]
-            for kind in _SETS
-            if len(evaluation.measured[kind][name])
-        }
+        shown = _named({kind: evaluation.measured[kind][name] for kind in _SETS})
+        shown = {kind: values for kind, values in shown.items() if len(values)}
         if shown:
-            pieces.append(page.part(title, charts.histograms(shown, title, bins=15)))
-    rows = [
-        [title, *(evaluation.figures["anatomy"][kind].get(name) for kind in _SETS)]
+            pieces.append(page.part(title, page.histograms(shown, title, bins=15)))
+    rows = {
+        title: {kind: evaluation.figures["anatomy"][kind].get(name) for kind in _SETS}
         for name, title in _MEASURES.items()
-    ]
+    }
     caption = (
         "Difference of the means from that of the reference, in standard deviations of "
         "the real volumes. Tissues are by DIPY's TissueClassifierHMRF, of up to 16 "
         "volumes of each kind; symmetry is about the middle of what is not dark."
     )
-    return page.table(["measurement", *_SETS.values()], rows, caption) + page.row(
-        pieces
-    )
+    return _table(rows, caption, "measurement") + page.row(pieces)
 
 
 def _reconstruction(figures: Mapping[str, Any]) -> str:
@@ -279,20 +260,18 @@ def _reconstruction(figures: Mapping[str, Any]) -> str:
         "codes_used": f"codes used, of {figures['n_codes']}",
         "perplexity": "perplexity of the codes",
     }
-    return page.table(
-        ["figure", "of real images"], [[n, figures[key]] for key, n in names.items()]
-    )
+    rows = [[title, figures[key]] for key, title in names.items()]
+    return page.table(["figure", "of real images"], rows)
 
 
 def _probes(probes):
     if not probes:
         return ""
-    pieces = [_probed(name, probed) for name, probed in probes.items()]
     return page.text(
         "What images are asked to be, told from the images by a ridge regression that "
         "learnt it from real ones. How well it tells that of other real images is the "
         "most that can be expected of generated ones."
-    ) + "".join(pieces)
+    ) + "".join(_probed(name, probed) for name, probed in probes.items())
 
 
 _PROBE_FIGURES = {
@@ -305,11 +284,10 @@ _PROBE_FIGURES = {
 
 def _probed(name, probed):
     """Write the piece of a page on what a probe says of a condition."""
-    keys = probed.figures["generated"]
-    rows = [
-        [_PROBE_FIGURES[key], *(probed.figures[of][key] for of in _SETS)]
-        for key in keys
-    ]
+    rows = {
+        _PROBE_FIGURES[key]: {kind: probed.figures[kind][key] for kind in _SETS}
+        for key in probed.figures["generated"]
+    }
     caption = (
         f"In the features “{probed.features}”, of those that tell most of it; learnt "
         f"from {probed.n} real images, by none of which it is judged."
@@ -321,27 +299,22 @@ def _probed(name, probed):
         )
     drawn = ""
     if probed.kind != "class":
-        requested, predicted = (
-            x["generated"] for x in (probed.requested, probed.predicted)
-        )
-        drawn = charts.scatter(
-            requested, predicted, f"asked {name}", "told by the probe"
-        )
-    return page.part(
-        name, drawn, page.table(["figure", *_SETS.values()], rows, caption)
-    )
+        pairs = probed.requested["generated"], probed.predicted["generated"]
+        drawn = page.scatter(*pairs, f"asked {name}", "told by the probe")
+    return page.part(name, drawn, _table(rows, caption))
 
 
-def follow_page(name: str, requested: Any, measured: Any, agreement: Mapping) -> str:
+def agreement_part(
+    name: str, requested: npt.ArrayLike, measured: npt.ArrayLike, agreement: Mapping
+) -> str:
     """Write the piece of a page on one number that was asked for.
 
-    Shapes: asked, measured ``(n,)``.
+    Shapes: requested, measured ``(n,)``.
     """
     a, b = np.asarray(requested, float), np.asarray(measured, float)
     finite = np.isfinite(a) & np.isfinite(b)
-    figures: list[list[str | Interval]] = [[key, agreement[key]] for key in agreement]
     return page.part(
         name,
-        charts.scatter(a[finite], b[finite], f"asked {name}", "measured"),
-        page.table(["figure", "value"], figures),
+        page.scatter(a[finite], b[finite], f"asked {name}", "measured"),
+        page.table(["figure", "value"], agreement.items()),
     )

@@ -1,19 +1,21 @@
 """One page of HTML that can be sent to a reviewer: a small vocabulary.
 
 Each function returns a piece of HTML, and :func:`page` puts pieces into one file that
-needs no network and no script: plots are SVG (:mod:`dipy_ldm.evaluation._charts`) and
-pictures are inside. It is readable on a telephone, in the dark, and on paper.
+needs no network and no script: plots are SVG in the colours of the page, and pictures
+are inside. It is readable on a telephone, in the dark, and on paper.
 """
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 import io
 import math
+import re
 from typing import Any
 
 from PIL import Image
 import numpy as np
+import numpy.typing as npt
 
 from dipy_ldm import __version__
 from dipy_ldm.metrics import Interval
@@ -36,8 +38,6 @@ p { margin: .5rem 0; } p.soft, figcaption { color: var(--soft); font-size: .9rem
 figure { margin: 1rem 0; } img { max-width: 100%; height: auto;
   image-rendering: pixelated; border-radius: 4px; }
 svg { display: block; width: 100%; max-width: 34rem; height: auto; }
-svg text { fill: var(--ink); font: 11px system-ui, sans-serif; }
-svg .soft { fill: var(--soft); }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .93rem; }
 th, td { text-align: right; padding: .3rem .7rem .3rem 0; vertical-align: top;
   border-bottom: 1px solid var(--line); font-variant-numeric: tabular-nums; }
@@ -55,6 +55,48 @@ dt { color: var(--soft); } dd { margin: 0; min-width: 0; }
 summary { cursor: pointer; }
 """
 
+# What matplotlib draws in, and the colours of the page, of which it knows nothing.
+_COLOURS = {
+    "#010101": "var(--first)",
+    "#020202": "var(--second)",
+    "#030303": "var(--third)",
+    "#040404": "var(--line)",
+    "#050505": "var(--soft)",
+    "#060606": "var(--ink)",
+}
+_FIRST, _SECOND, _THIRD, _LINE, _SOFT, _INK = _COLOURS
+# Dashes are for those who can't tell the colours.
+_STYLES: tuple[dict[str, Any], ...] = (
+    {"color": _FIRST, "linestyle": "-"},
+    {"color": _SECOND, "linestyle": (0, (4, 2))},
+    {"color": _THIRD, "linestyle": (0, (1, 1.5))},
+)
+# Points: about as wide as a telephone has pixels.
+_WIDTH, _HEIGHT = 360, 210
+_PLOT = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "dipy_ldm",
+    "font.size": 11,
+    "text.color": _INK,
+    "xtick.color": _SOFT,
+    "ytick.color": _SOFT,
+    "axes.labelcolor": _SOFT,
+    "axes.edgecolor": _SECOND,
+    "axes.spines.left": False,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "axes.titlesize": 11,
+    "grid.color": _LINE,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "patch.linewidth": 1.8,
+}
+
 
 def page(title: str, *parts: str) -> str:
     """Put pieces together."""
@@ -65,6 +107,18 @@ def page(title: str, *parts: str) -> str:
         f"<h1>{escape(title)}</h1>\n{''.join(parts)}"
         f'<p class="soft">dipy_ldm {escape(__version__)}</p>\n</body>\n</html>\n'
     )
+
+
+def report(
+    title: str,
+    conclusions: Iterable[tuple[str, str]],
+    about: Mapping[str, Any],
+    notes: Iterable[str],
+    *parts: str,
+) -> str:
+    """Put conclusions, facts and notes before further pieces."""
+    boxes = (note(sentence, kind) for sentence, kind in conclusions)
+    return page(title, *boxes, facts(about), text(*notes), *parts)
 
 
 def section(title: str, *parts: str) -> str:
@@ -161,3 +215,133 @@ def _data_uri(image):
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def histograms(series: Mapping[str, npt.ArrayLike], label: str, bins: int = 30) -> str:
+    """Draw how values are distributed, one outline for each set."""
+    values = {name: np.ravel(np.asarray(v, float)) for name, v in series.items()}
+    pooled = np.concatenate(list(values.values()))
+    if not pooled.size:
+        return ""
+    edges = np.histogram_bin_edges(pooled, bins)
+
+    def draw(axes):
+        for (name, numbers), style in zip(values.items(), _STYLES):
+            shares = np.histogram(numbers, edges)[0] / len(numbers)
+            axes.stairs(shares, edges, label=name, **style)
+        axes.margins(x=0)
+        axes.set_ylim(0)
+
+    return _plot(draw, label, "share", len(series))
+
+
+def curves(
+    series: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]],
+    label: str,
+    height_label: str,
+) -> str:
+    """Draw curves of whole numbers."""
+
+    def draw(axes):
+        for (name, (x, y)), style in zip(series.items(), _STYLES):
+            axes.plot(x, y, label=name, **style)
+        axes.margins(x=0)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+
+    return _plot(draw, label, height_label, len(series))
+
+
+def scatter(x: npt.ArrayLike, y: npt.ArrayLike, label: str, height_label: str) -> str:
+    """Draw points, and the line where both are equal.
+
+    Shapes: x, y ``(n,)``.
+    """
+
+    def draw(axes):
+        axes.scatter(x, y, s=14, color=_FIRST, alpha=0.6, linewidth=0)
+        ends = axes.dataLim.min.min(), axes.dataLim.max.max()
+        axes.plot(ends, ends, color=_FIRST)
+
+    return _plot(draw, label, height_label, 1)
+
+
+def gauges(rows: Mapping[str, Mapping[str, Interval]]) -> str:
+    """Draw each figure on a scale of its own, beside what it could be at best."""
+    sets = list(dict.fromkeys(name for row in rows.values() for name in row))
+
+    def draw(figure):
+        for axes, (title, row) in zip(
+            figure.subplots(len(rows), squeeze=False), rows.items()
+        ):
+            _gauge(axes[0], title, row, sets)
+        _legend(figure, figure.axes[0])
+
+    return _svg(draw, 24 + len(rows) * (22 + 11 * len(sets)), ", ".join(rows))
+
+
+def _gauge(axes, title, row, sets):
+    for name, style in zip(sets, _STYLES):
+        if name in row:
+            value, low, high = row[name]
+            y, colour = -sets.index(name), style["color"]
+            axes.axhline(y, color=_LINE, linewidth=1)
+            axes.plot(
+                [low, high],
+                [y, y],
+                color=colour,
+                linewidth=4,
+                alpha=0.45,
+            )
+            axes.plot(value, y, "o", color=colour, markersize=7, label=name)
+    axes.axvline(0, color=_SECOND, linewidth=1)
+    axes.margins(x=0)
+    axes.set_ylim(0.5 - len(sets), 0.5)
+    axes.set_axis_off()
+    axes.set_title(title, loc="left", pad=3)
+    highest = number(max((high for _, _, high in row.values()), default=0.0))
+    axes.set_title(highest, loc="right", pad=3, color=_SOFT)
+
+
+def _plot(draw, label, height_label, n_series):
+    """Draw into one frame with labels, and a legend if there are several series."""
+
+    def draw_all(figure):
+        axes = figure.subplots()
+        draw(axes)
+        axes.set_xlabel(label, loc="right")
+        axes.set_title(height_label, loc="left", color=_SOFT)
+        axes.yaxis.get_major_locator().set_params(nbins=4)
+        if n_series > 1:
+            _legend(figure, axes)
+
+    return _svg(draw_all, _HEIGHT, f"{height_label} by {label}")
+
+
+def _legend(figure, axes):
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside upper left", ncols=3, borderpad=0, columnspacing=1
+    )
+
+
+def _svg(draw: Callable, height: float, title: str) -> str:
+    # Not where no page is written: it takes half a second.
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_PLOT):
+        figure = Figure((_WIDTH / 72, height / 72), layout="constrained")
+        draw(figure)
+        file = io.StringIO()
+        names = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(file, format="svg", transparent=True, metadata=names)
+    drawing = file.getvalue().partition("<svg")[2].partition(">")[2]
+    # Nothing lies outside of the frames, and names of clips are those of other plots.
+    drawing = re.sub(r' (id="\w+_\d+"|clip-path="[^"]*")', "", drawing)
+    drawing = drawing.replace("xlink:href", "href")
+    for colour, of_page in _COLOURS.items():
+        drawing = drawing.replace(colour, of_page)
+    return (
+        f'<figure><svg viewBox="0 0 {_WIDTH} {height}" role="img" '
+        f'aria-label="{escape(title, quote=True)}">{drawing}</figure>\n'
+    )

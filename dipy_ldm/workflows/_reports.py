@@ -96,7 +96,7 @@ def evaluation_outputs(
         figures.setdefault("followed", {})[name] = anatomy.measure_agreement(
             requested, measured
         )
-        piece = summary.follow_page(
+        piece = summary.agreement_part(
             name, requested, measured, figures["followed"][name]
         )
         pieces.append(piece)

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from dipy_ldm.evaluation import _charts as charts, _html as page
+from dipy_ldm.evaluation import _html as page
 from dipy_ldm.metrics import Interval
 
 VOID = {"meta", "img", "br"}
@@ -61,9 +61,9 @@ def test_what_users_name_is_no_html():
         page.facts({names: names}),
         page.table([names], [[names]], names),
         page.picture(np.zeros((2, 2, 3)), names),
-        charts.histograms({names: [1, 2]}, names),
-        charts.gauges({names: {names: Interval(1, 0, 2)}}),
-        charts.curves({names: ([0, 1], [1, 2])}, names, names),
+        page.histograms({names: [1, 2]}, names),
+        page.gauges({names: {names: Interval(1, 0, 2)}}),
+        page.curves({names: ([0, 1], [1, 2])}, names, names),
     )
     check(html)
     assert "<b>" not in html
@@ -107,43 +107,70 @@ def test_a_picture_is_the_picture():
 
 
 def svg(html):
-    return ElementTree.fromstring(re.search(r"<svg.*</svg>", html)[0])
+    return ElementTree.fromstring(re.search(r"<svg.*</svg>", html, re.DOTALL)[0])
+
+
+def points(path):
+    return np.array(re.findall(r"(-?[\d.]+) (-?[\d.]+)", path.get("d")), float)
+
+
+def shown(root):
+    """Yield the points of all lines, and the places of all marks."""
+    marks = {path for defs in root.iter("defs") for path in defs.iter("path")}
+    yield from (points(path) for path in root.iter("path") if path not in marks)
+    for mark in root.iter("use"):
+        yield np.array([[float(mark.get("x")), float(mark.get("y"))]])
 
 
 def test_plots_are_svg_within_their_frame():
     rng = np.random.default_rng(0)
     three = {name: rng.standard_normal(50) for name in ("a", "b", "c")}
     plots = [
-        charts.histograms(three, "value"),
-        charts.curves({n: (range(50), v) for n, v in three.items()}, "x", "y"),
-        charts.curves({"a": (range(9), 10.0 ** np.arange(9))}, "x", "y", log=True),
-        charts.scatter(three["a"], three["b"], "asked", "measured"),
-        charts.gauges({"KID": {"a": Interval(-0.1, -0.2, 0.3)}, "p": {}}),
+        page.histograms(three, "value"),
+        page.curves({n: (range(50), v) for n, v in three.items()}, "x", "y"),
+        page.scatter(three["a"], three["b"], "asked", "measured"),
+        page.gauges({"KID": {"a": Interval(-0.1, -0.2, 0.3)}, "p": {}}),
         # What has no extent at all.
-        charts.histograms({"a": [2, 2, 2]}, "value"),
-        charts.scatter([1, 1], [1, 1], "asked", "measured"),
-        charts.gauges({"KID": {"a": Interval(0, 0, 0)}}),
+        page.histograms({"a": [2, 2, 2]}, "value"),
+        page.scatter([1, 1], [1, 1], "asked", "measured"),
+        page.gauges({"KID": {"a": Interval(0, 0, 0)}}),
     ]
     for plot in plots:
+        check(plot)
         root = svg(plot)
         _, _, width, height = map(float, root.get("viewBox").split())
-        for line in root.iter("polyline"):
-            points = [p.split(",") for p in line.get("points").split()]
-            x, y = np.array(points, float).T
+        assert root.get("aria-label")
+        for x, y in (places.T for places in shown(root)):
             assert 0 <= x.min() <= x.max() <= width
             assert 0 <= y.min() <= y.max() <= height
-        for circle in root.iter("circle"):
-            assert 0 <= float(circle.get("cx")) <= width
-            assert 0 <= float(circle.get("cy")) <= height
+
+
+def test_plots_have_the_colours_of_the_page():
+    three = {name: [0.0, 1.0] for name in ("a", "b", "c")}
+    html = page.histograms(three, "value") + page.gauges(
+        {"KID": {"a": Interval(1, 0, 2)}}
+    )
+    assert set(re.findall(r"(?:fill|stroke): ([^;\"]+)", html)) == {
+        "none",
+        *(
+            f"var(--{name})"
+            for name in ("first", "second", "third", "line", "soft", "ink")
+        ),
+    }
+
+
+def test_plots_are_the_same_each_time():
+    a, b = (page.scatter([0.0, 1], [1.0, 2], "asked", "measured") for _ in range(2))
+    assert a == b
 
 
 def test_histograms_of_nothing_are_nothing():
-    assert charts.histograms({"a": []}, "value") == ""
+    assert page.histograms({"a": []}, "value") == ""
 
 
 def test_a_histogram_has_the_shares():
-    root = svg(charts.histograms({"a": [0.0, 0, 0, 1]}, "value", bins=2))
-    (line,) = root.iter("polyline")
-    y = [float(point.split(",")[1]) for point in line.get("points").split()]
+    root = svg(page.histograms({"a": [0.0, 0, 0, 1]}, "value", bins=2))
+    (line,) = (x for x in root.iter("path") if "--first" in (x.get("style") or ""))
+    y = points(line)[:, 1]
     bottom = y[0]
     assert (bottom - y[1]) / (bottom - y[3]) == pytest.approx(3, rel=0.01)
