@@ -2,16 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 import logging
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
-from dipy_ldm._utils.checks import InputError, at_least
-from dipy_ldm._utils.subjects import number_subjects
 from dipy_ldm.evaluation.features import shrunk
-from dipy_ldm.metrics import Interval, binomial, bootstrap
+from dipy_ldm.metrics import Interval, bootstrap
 
 # Of the brightest, above which a voxel counts as foreground.
 _FOREGROUND_THRESHOLD = 0.1
@@ -131,58 +127,3 @@ def compare_anatomy(
 
 def _count(samples, subjects):
     return len(samples if subjects is None else np.unique(subjects))
-
-
-def measure_agreement(
-    requested: Sequence[float],
-    measured: Sequence[float],
-    seed: int = 0,
-    subjects: np.ndarray | None = None,
-) -> dict[str, Interval]:
-    """Say whether what was measured is what was asked for.
-
-    Shapes: subjects ``(n,)``.
-    """
-    a, b = np.asarray(requested, float), np.asarray(measured, float)
-    finite = np.isfinite(a) & np.isfinite(b)
-    whose = number_subjects(subjects, len(a))[finite]
-    at_least("the number of samples with both numbers", len(np.unique(whose)), 4)
-    a, b = a[finite], b[finite]
-    if np.ptp(a) == 0:
-        raise InputError("all numbers are the same; ask for different ones.")
-    if np.ptp(b) == 0:
-        raise InputError(
-            "all samples have the same measure, whatever was asked for; look at them."
-        )
-
-    def pairs(statistic):
-        both = np.stack([a, b], 1)
-        return bootstrap(lambda p: statistic(*p.T), both, seed=seed, subjects=[whose])
-
-    return {
-        "r": pairs(_correlation).within(-1, 1),
-        "slope": pairs(_slope),
-        "error": pairs(lambda x, y: np.mean(np.abs(y - x))).within(0, np.inf),
-    }
-
-
-def _correlation(x, y):
-    return 0.0 if np.ptp(x) == 0 or np.ptp(y) == 0 else np.corrcoef(x, y)[0, 1]
-
-
-def _slope(x, y):
-    return 0.0 if np.ptp(x) == 0 else stats.linregress(x, y).slope
-
-
-def class_accuracy(
-    requested: Sequence[Any],
-    predicted: Sequence[Any],
-    subjects: np.ndarray | None = None,
-) -> Interval:
-    """Count how often a class is the one that was asked for.
-
-    Shapes: subjects ``(n,)``.
-    """
-    right = [str(a) == str(b) for a, b in zip(requested, predicted, strict=True)]
-    share, n = np.mean(right), _count(right, subjects)
-    return binomial(round(share * n), n)._replace(value=float(share))

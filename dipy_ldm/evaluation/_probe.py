@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
 
-from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.checks import InputError, at_least
 from dipy_ldm._utils.subjects import number_subjects, solve_within
 from dipy_ldm._utils.values import in_order, level_of
 from dipy_ldm.conditions import Condition
-from dipy_ldm.evaluation._anatomy import class_accuracy, measure_agreement
-from dipy_ldm.metrics import Interval
+from dipy_ldm.metrics import Interval, binomial, bootstrap
 
 # Real images without which nothing is learnt, and more than are needed.
 MIN_IMAGES, _MAX_IMAGES = 20, 2000
@@ -29,8 +29,8 @@ _PENALTIES = np.logspace(-7, 1, 17)
 class Ridge(NamedTuple):
     """A linear map of features, and how well it tells images that were left out.
 
-    ``told`` is the share of the variance of the targets; ``middle`` and ``level`` are
-    means of features and targets, ``slopes`` is ``(features, targets)``.
+    ``explained`` is the share of the variance of the targets; ``middle`` and ``level``
+    are means of features and targets, ``slopes`` is ``(features, targets)``.
     """
 
     explained: float
@@ -58,6 +58,62 @@ class Probed(NamedTuple):
         """Say what was found, without the images one by one."""
         record = {"kind": self.kind, "features": self.features, "n": self.n}
         return record | {"guessing": self.guessing, "figures": self.figures}
+
+
+def measure_agreement(
+    requested: Sequence[float],
+    measured: Sequence[float],
+    seed: int = 0,
+    subjects: np.ndarray | None = None,
+) -> dict[str, Interval]:
+    """Say whether what was measured is what was asked for.
+
+    Shapes: subjects ``(n,)``.
+    """
+    a, b = np.asarray(requested, float), np.asarray(measured, float)
+    finite = np.isfinite(a) & np.isfinite(b)
+    whose = number_subjects(subjects, len(a))[finite]
+    at_least("the number of samples with both numbers", len(np.unique(whose)), 4)
+    a, b = a[finite], b[finite]
+    if np.ptp(a) == 0:
+        raise InputError("all numbers are the same; ask for different ones.")
+    if np.ptp(b) == 0:
+        raise InputError(
+            "all samples have the same measure, whatever was asked for; look at them."
+        )
+
+    def pairs(statistic):
+        both = np.stack([a, b], 1)
+        return bootstrap(lambda p: statistic(*p.T), both, seed=seed, subjects=[whose])
+
+    return {
+        "r": pairs(_correlation).within(-1, 1),
+        "slope": pairs(_slope),
+        "error": pairs(lambda x, y: np.mean(np.abs(y - x))).within(0, np.inf),
+    }
+
+
+def _correlation(x, y):
+    return 0.0 if np.ptp(x) == 0 or np.ptp(y) == 0 else np.corrcoef(x, y)[0, 1]
+
+
+def _slope(x, y):
+    return 0.0 if np.ptp(x) == 0 else stats.linregress(x, y).slope
+
+
+def class_accuracy(
+    requested: Sequence[Any],
+    predicted: Sequence[Any],
+    subjects: np.ndarray | None = None,
+) -> Interval:
+    """Count how often a class is the one that was asked for.
+
+    Shapes: subjects ``(n,)``.
+    """
+    right = [str(a) == str(b) for a, b in zip(requested, predicted, strict=True)]
+    n = len(right if subjects is None else np.unique(subjects))
+    share = np.mean(right)
+    return binomial(round(share * n), n)._replace(value=float(share))
 
 
 def fit_ridge(
@@ -132,41 +188,34 @@ def probe(
     Shapes: rows ``(n, features)``, subjects ``(n,)``.
     """
     places = {
-        name: np.flatnonzero([value is not None for value in values])
+        name: [i for i, value in enumerate(values) if value is not None]
         for name, values in labels.items()
     }
-    requested = {
-        name: [value for value in values if value is not None]
-        for name, values in labels.items()
-    }
+    requested = {name: [labels[name][i] for i in at] for name, at in places.items()}
     if kind == "class":
-        requested = {
-            name: list(map(level_of, column)) for name, column in requested.items()
-        }
+        requested = {n: list(map(level_of, column)) for n, column in requested.items()}
     whose = {name: column[places[name]] for name, column in subjects.items()}
-    taught, learnt = (
-        requested.pop("reference")[:_MAX_IMAGES],
-        places.pop("reference")[:_MAX_IMAGES],
-    )
-    teachers = whose.get("reference")
-    teachers = teachers if teachers is None else teachers[:_MAX_IMAGES]
+    taught = requested.pop("reference")[:_MAX_IMAGES]
+    learnt = places.pop("reference")[:_MAX_IMAGES]
+    teachers = whose["reference"][:_MAX_IMAGES] if "reference" in whose else None
     levels = in_order(set(taught)) if kind == "class" else []
     targets = _targets(taught, levels)
     ridges = {
-        name: fit_ridge(column["reference"][learnt], targets, teachers)
-        for name, column in rows.items()
+        name: fit_ridge(features["reference"][learnt], targets, teachers)
+        for name, features in rows.items()
     }
     best = max(ridges, key=lambda name: ridges[name].explained)
     predicted = {
         name: _read(ridges[best].predict(rows[best][name][at]), levels)
         for name, at in places.items()
     }
-    figures = {
-        name: {"right": class_accuracy(column, predicted[name], whose.get(name))}
-        if levels
-        else measure_agreement(column, predicted[name], seed, whose.get(name))
-        for name, column in requested.items()
-    }
+    figures = {}
+    for name, column in requested.items():
+        pair, own = (column, predicted[name]), whose.get(name)
+        if levels:
+            figures[name] = {"right": class_accuracy(*pair, own)}
+        else:
+            figures[name] = measure_agreement(*pair, seed, own)
     commonest = max(map(requested["real"].count, levels), default=0)
     guessing = commonest / len(requested["real"]) if levels else None
     return Probed(kind, best, len(taught), requested, predicted, figures, guessing)

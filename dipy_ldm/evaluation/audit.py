@@ -6,11 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from dipy_ldm._utils.checks import InputError, whole
 from dipy_ldm.data import _sources as sources
-from dipy_ldm.evaluation import _memorization as copies, _memorization as membership
+from dipy_ldm.evaluation import _memorization as copies
 from dipy_ldm.evaluation._learned_features import (
     Projection,
     choose_images,
@@ -18,8 +17,10 @@ from dipy_ldm.evaluation._learned_features import (
     learn_projection,
     small,
 )
-from dipy_ldm.evaluation.evaluate import scaled, take_conditions
+from dipy_ldm.evaluation.evaluate import run_tasks, scaled
 from dipy_ldm.evaluation.features import encoder, voxels
+
+__all__ = ["Audit", "Pair", "Reference", "audit"]
 
 # Images of each kind, at most: with more, the chance of missing any hardly changes.
 _MAX_IMAGES = 2000
@@ -86,7 +87,7 @@ class Audit(NamedTuple):
     searches: dict[str, copies.Search]
     findings: dict[str, copies.Finding]
     dar: copies.Dar
-    members: dict[str, membership.Membership]
+    members: dict[str, copies.Membership]
     classes: dict[str, dict[str, copies.Level]]
     pairs: list[Pair]
     generated: np.ndarray
@@ -160,7 +161,7 @@ def audit(
         If there are too few images, or they are not of the model.
     """
     vqvae = model.vqvae_
-    source_images = _check_sources(model, (train, held_out), (source, source_held_out))
+    made_of = _check_sources(model, (train, held_out), (source, source_held_out))
     count, n_held_out = _count(len(train), len(held_out), generated, n)
     if generated is None:
         requested = repeat_conditions(conditions, count)
@@ -168,95 +169,83 @@ def audit(
         generated = model.predict(
             count,
             conditions=requested,
-            source=None if source_images[0] is None else source_images[0][rows],
+            source=None if made_of[0] is None else made_of[0][rows],
             seed=seed,
             verbose=verbose,
             **sampling,
         )
     real = np.asarray(held_out[:n_held_out], "float32")
-    compared = train, vqvae.predict(real), np.asarray(generated[:count], "float32")
-    searches: dict[str, copies.Search] = {}
+    sets = train, vqvae.predict(real), np.asarray(generated[:count], "float32")
     projection = _learn(train, vqvae, seed)
-
-    def look(name, make):
-        features = make()
-        rows = (in_pieces(features.compute, images, vqvae) for images in compared)
-        searches[name] = copies.search(features, *rows)
-
-    members: dict[str, membership.Membership] = {}
-    tasks: list[tuple[str, Callable]] = [
-        ("voxels", partial(look, "voxels", voxels)),
-        ("latents", partial(look, "latents", lambda: encoder(model))),
-        ("invariant", partial(look, "invariant", lambda: invariant(projection))),
-        *_inferences(
-            Reference(model, train, held_out, source_images), reference, members, seed
-        ),
+    spaces = {
+        "voxels": voxels(),
+        "latents": encoder(model),
+        "invariant": invariant(projection),
+    }
+    own = Reference(model, train, held_out, made_of)
+    attacks = {
+        "denoiser": (copies.denoising_losses, own),
+        "reference": (copies.denoising_losses, reference),
+        "autoencoder": (_reconstruction_losses, own),
+    }
+    tasks = [(n, partial(_search, f, sets, vqvae)) for n, f in spaces.items()]
+    tasks += [
+        (f"membership, {name}", partial(_infer, losses, subject, seed))
+        for name, (losses, subject) in attacks.items()
+        if subject is not None
     ]
-    bar = tqdm(tasks, disable=not verbose)
-    for title, task in bar:
-        bar.set_description(title)
-        task()
-    findings = {name: copies.judge(result) for name, result in searches.items()}
+    results = run_tasks(tasks, verbose)
+    searches = {name: results.pop(name) for name in spaces}
     return Audit(
         count,
         n_held_out,
         searches,
-        findings,
+        {name: copies.judge(search) for name, search in searches.items()},
         copies.dar(searches["invariant"], seed),
-        members,
+        {name.removeprefix("membership, "): member for name, member in results.items()},
         _classes(model, searches, requested, count),
         suspicious(searches),
-        scaled(compared[-1], vqvae),
+        scaled(sets[-1], vqvae),
         projection,
         _notes(count, n_held_out, len(train)),
     )
 
 
-def _check_sources(model, images, arrays):
+def _search(features, sets, vqvae):
+    rows = (in_pieces(features.compute, images, vqvae) for images in sets)
+    return copies.search(features, *rows)
+
+
+def _check_sources(model, sets, arrays):
     """Return sources, one for each training and each held-out image, or refuse them."""
     space = model.vqvae_.shape_[:-1]
     checked = []
-    for x, array, name in zip(
-        images, arrays, ("source", "source_held_out"), strict=True
-    ):
-        checked_source = sources.check(model.source_, array, space, n=len(x), name=name)
-        if checked_source is not None:  # one may be that of all
-            checked_source = np.broadcast_to(
-                checked_source, (len(x), *checked_source.shape[1:])
-            )
-        checked.append(checked_source)
+    for images, array, name in zip(sets, arrays, ("source", "source_held_out")):
+        n = len(images)
+        array = sources.check(model.source_, array, space, n=n, name=name)
+        if array is not None:  # one may be that of all
+            array = np.broadcast_to(array, (n, *array.shape[1:]))
+        checked.append(array)
     return tuple(checked)
 
 
-def _inferences(own, reference, members, seed):
-    """List what is to be done to infer membership, by what it is called."""
-
-    def denoising(of, images, source):
-        first = None if source is None else source[:_MAX_MEMBERSHIP_IMAGES]
-        return membership.denoising_losses(of.model, images, seed, first)
-
-    def reconstruction(of, images, _):
-        return membership.reconstruction_losses(of.model, images)
-
-    def infer(name, losses, of):
-        train_losses, held_out_losses = (
-            losses(of, np.asarray(x[:_MAX_MEMBERSHIP_IMAGES]), source_images)
-            for x, source_images in zip(
-                (of.train, of.held_out), of.sources, strict=True
-            )
+def _infer(losses, subject, seed):
+    """Infer membership from the losses of a model of training and held-out images."""
+    pairs = zip((subject.train, subject.held_out), subject.sources, strict=True)
+    train_losses, held_out_losses = (
+        losses(
+            subject.model,
+            np.asarray(images[:_MAX_MEMBERSHIP_IMAGES]),
+            seed,
+            None if source is None else source[:_MAX_MEMBERSHIP_IMAGES],
         )
-        members[name] = membership.infer_membership(train_losses, held_out_losses, seed)
+        for images, source in pairs
+    )
+    return copies.infer_membership(train_losses, held_out_losses, seed)
 
-    by = {
-        "denoiser": (denoising, own),
-        "reference": (denoising, reference),
-        "autoencoder": (reconstruction, own),
-    }
-    return [
-        ("membership", partial(infer, name, losses, of))
-        for name, (losses, of) in by.items()
-        if of is not None
-    ]
+
+def _reconstruction_losses(model, images, *_):
+    return copies.reconstruction_losses(model, images)
 
 
 def _classes(model, searches, requested, count):
@@ -272,19 +261,7 @@ def _classes(model, searches, requested, count):
 def in_pieces(function: Callable, images: np.ndarray, vqvae: Any) -> np.ndarray:
     """Apply a function to images in [0, 1], of which there may be more than memory has.
 
-    Parameters
-    ----------
-    function : callable
-        From images to rows.
-    images : ndarray
-        ``(n, *space, channels)``, in the range of the training images.
-    vqvae : VQVAE
-        It knows that range.
-
-    Returns
-    -------
-    ndarray
-        All rows.
+    Shapes: images ``(n, *space, channels)``, in the range of the training images.
     """
     size = max(1, _CHUNK_VALUES // int(np.prod(images.shape[1:])))
     starts = range(0, len(images), size)
@@ -304,12 +281,11 @@ def repeat_conditions(
     conditions: Mapping[str, Sequence] | None, n: int
 ) -> dict[str, list] | None:
     """Repeat the conditions of the training images until they are n."""
-    columns = take_conditions(conditions, slice(0, n))
-    if not columns:
+    if not conditions:
         return None
     return {
         name: [values[i % len(values)] for i in range(n)]
-        for name, values in columns.items()
+        for name, values in conditions.items()
     }
 
 
@@ -318,47 +294,38 @@ def _count(train, held_out, generated, n):
     if n is not None:
         whole("n_samples", n, copies.MIN_IMAGES)
     available = held_out if generated is None else len(generated)
-    if n is None and max(held_out, available) > _MAX_SIZE_RATIO * min(
-        held_out, available
-    ):
+    sizes = sorted((held_out, available))
+    if n is None and sizes[1] > _MAX_SIZE_RATIO * sizes[0]:
         raise InputError(
             f"there are {held_out} held-out and {available} generated images, and so "
             "few say little of so many; give sets whose sizes differ less than "
             "tenfold, or say how many to compare with `n_samples`."
         )
-    most = _MAX_IMAGES if n is None else n
     if generated is None and n is not None:
         available = n
+    most = _MAX_IMAGES if n is None else n
     counts = min(available, most), min(held_out, most)
     copies.check_counts(train, counts[1], counts[0])
     return counts
 
 
 def _notes(n, n_held_out, train):
-    compared = (
-        f"{n} generated images, and {n_held_out} held-out ones as the autoencoder "
-        f"reconstructs them, were each compared with all {train} training images."
-    )
+    start = f"{n} generated images, and {n_held_out} held-out ones as the autoencoder"
+    end = f"reconstructs them, were each compared with all {train} training images."
+    notes = [f"{start} {end}"]
     fewest = copies.fewest_detectable(n, n_held_out)
-    limit = (
-        f"Of {n} images, fewer than {fewest} copies can't be told from chance, even if "
-        "they are exact."
-    )
-    return [compared, limit] if fewest > 1 else [compared]
+    if fewest > 1:
+        notes.append(
+            f"Of {n} images, fewer than {fewest} copies can't be told from chance, "
+            "even if they are exact."
+        )
+    return notes
 
 
 def suspicious(searches: Mapping[str, copies.Search]) -> list[Pair]:
     """List the most suspicious pairs, each generated image once.
 
-    Parameters
-    ----------
-    searches : dict of str to Search
-        Neighbours, by the name of the features.
-
-    Returns
-    -------
-    list of Pair
-        Twelve at most, by how near they are for what held-out images are.
+    Twelve at most, by how near they are for what held-out images are.
     """
     scores = np.stack(
         [
@@ -368,8 +335,8 @@ def suspicious(searches: Mapping[str, copies.Search]) -> list[Pair]:
     )
     names, best = list(searches), scores.argmin(0)
     pairs = []
-    for i in np.argsort(scores.min(0), kind="stable")[:_MAX_PAIRS]:
-        of = searches[names[best[i]]].generated
-        row, nearness = int(of.nearest[i]), float(of.nearness[i])
-        pairs.append(Pair(int(i), row, nearness, names[best[i]]))
+    for i in np.argsort(scores.min(0), kind="stable")[:_MAX_PAIRS].tolist():
+        near = searches[names[best[i]]].generated
+        row, nearness = int(near.nearest[i]), float(near.nearness[i])
+        pairs.append(Pair(i, row, nearness, names[best[i]]))
     return pairs

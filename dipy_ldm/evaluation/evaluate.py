@@ -1,6 +1,6 @@
 """Evaluating a model: all figures of what it makes, beside those of real images."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,9 +23,11 @@ from dipy_ldm.evaluation._fidelity import (
     measure_texture,
     measure_variety,
 )
-from dipy_ldm.evaluation._probe import Probed, probe_all
+from dipy_ldm.evaluation._probe import Probed, class_accuracy, probe_all
 from dipy_ldm.evaluation.features import Features, classify, features_of
 from dipy_ldm.metrics import Interval
+
+__all__ = ["Evaluation", "evaluate"]
 
 # Sets whose sizes differ more than so much are taken for a mistake.
 _MAX_SIZE_RATIO = 10
@@ -132,12 +134,11 @@ def evaluate(
         samples = model._check_images(generated, model.vqvae_)
         if n is None:
             _refuse_unequal(len(images), len(samples))
-    count, notes = count_compared(
-        len(images), None if samples is None else len(samples), n
-    )
+    n_samples = None if samples is None else len(samples)
+    count, notes = count_compared(len(images), n_samples, n)
     halves, whose, further = _apart(number_subjects(subjects, len(images)), count)
     count = len(halves[0])
-    labels = _labels_of_sets(conditions, requested, halves, generated is None)
+    labels = _labels_of_sets(conditions, requested, halves, samples is None)
     if samples is None:
         samples = model.predict(
             count,
@@ -148,48 +149,25 @@ def evaluate(
             **sampling,
         )
     sets = _sets(model.vqvae_, images, samples, halves, whose)
-    chosen = features_of(model) if features is None else list(features)
+    kinds = features_of(model) if features is None else list(features)
     affine = model.vqvae_.affine_ if sets.real.ndim == 5 else None
-    figures: dict[str, Any] = {"n": count, "features": {}}
-    measured: dict[str, dict] = {}
-    rows: dict[str, dict] = {}
-    tasks = _tasks(model, sets, chosen, affine, (figures, measured, rows), seed)
-    bar = tqdm(tasks, disable=not verbose)
-    for title, task in bar:
-        bar.set_description(title)
-        task()
+    results = run_tasks(_tasks(model, sets, kinds, affine, seed), verbose)
+    rows, records = {}, {}
+    for kind in kinds:
+        rows[kind.name], records[kind.name] = results.pop(f"features, {kind.name}")
+    measured = results.pop("anatomy", {})
+    figures = {"n": count, "features": records} | results
+    if measured:
+        figures["anatomy"] = _compare_anatomy(measured, sets, seed)
     probes, probe_notes = _probe(model, sets, labels, rows, figures, seed)
-    return Evaluation(
-        figures, sets, measured, probes, affine, notes + further + probe_notes
-    )
+    notes += further + probe_notes
+    return Evaluation(figures, sets, measured, probes, affine, notes)
 
 
 def count_compared(
     real: int, generated: int | None = None, n: int | None = None
 ) -> tuple[int, list[str]]:
-    """Count how many images of each kind are compared.
-
-    Parameters
-    ----------
-    real : int
-        Real images.
-    generated : int, optional
-        Those that there are; None if they are to be made.
-    n : int, optional
-        How many the user wants.
-
-    Returns
-    -------
-    count : int
-        As many of each kind.
-    notes : list of str
-        What is to be said about it.
-
-    Raises
-    ------
-    InputError
-        If there are too few.
-    """
+    """Count how many images of each kind are compared, and note it."""
     if n is not None:
         whole("n_samples", n, MIN_IMAGES)
     if real < 2 * MIN_IMAGES:
@@ -221,12 +199,13 @@ def _refuse_unequal(real, generated):
 
 
 def take_conditions(
-    conditions: Mapping[str, Sequence] | None, rows: slice
+    conditions: Mapping[str, Sequence] | None, numbers: Iterable[int]
 ) -> dict[str, list] | None:
-    """Take the conditions of some images; None if there are none."""
+    """Take the conditions of images by their numbers; None if there are none."""
     if not conditions:
         return None
-    return {name: list(values[rows]) for name, values in conditions.items()}
+    numbers = list(numbers)
+    return {name: [values[i] for i in numbers] for name, values in conditions.items()}
 
 
 def _apart(whose, count):
@@ -254,163 +233,113 @@ def _apart(whose, count):
     return halves, subjects | {"reconstructed": subjects["real"]}, [note]
 
 
-def _labels_of_sets(conditions, requested, halves, now):
+def _labels_of_sets(conditions, requested, halves, generate):
     """Say what the images of each set are or, if generated, shall be."""
-    reference, real = (_at(conditions, half) for half in halves)
+    reference, real = (take_conditions(conditions, half) for half in halves)
+    chosen = real if generate else take_conditions(requested, range(len(halves[0])))
     return {
         "reference": reference,
         "real": real,
         "reconstructed": real,
-        "generated": real
-        if now
-        else take_conditions(requested, slice(0, len(halves[0]))),
+        "generated": chosen,
     }
-
-
-def _at(conditions, numbers):
-    """Take the conditions of images by their numbers; None if there are none."""
-    if not conditions:
-        return None
-    return {name: [values[i] for i in numbers] for name, values in conditions.items()}
 
 
 def _sets(vqvae, images, generated, halves, whose):
     """Make sets of equal sizes, in [0, 1], with reconstructions."""
     reference, real = (np.asarray(images[half], "float32") for half in halves)
-    parts = reference, real, generated[: len(real)], vqvae.predict(real)
-    first, second, third, fourth = (scaled(part, vqvae) for part in parts)
-    return Sets(first, second, third, fourth, whose)
+    arrays = reference, real, generated[: len(real)], vqvae.predict(real)
+    return Sets._make([*(scaled(array, vqvae) for array in arrays), whose])
 
 
 def scaled(images: np.ndarray, vqvae: Any, first: int = 0) -> np.ndarray:
     """Bring images from the range of the training images to [0, 1], or refuse them.
 
-    Parameters
-    ----------
-    images : ndarray
-        ``(n, *space, channels)``.
-    vqvae : VQVAE
-        It knows that range.
-    first : int
-        Number of the first image, for the sentence.
-
-    Returns
-    -------
-    ndarray
-        float32 of the same shape.
-
-    Raises
-    ------
-    InputError
-        If more than a small share of an image lies outside.
+    Shapes: images ``(n, *space, channels)``; the number of the first is named.
     """
     check_range(images, vqvae.intensity_, range(first, first + len(images)))
     return np.clip(scaled_to(np.asarray(images, "float32"), vqvae.intensity_), 0, 1)
 
 
-def _tasks(model, sets, features, affine, results, seed) -> list[tuple[str, Callable]]:
-    """List what is to be done, by what it is called; each adds to what was found."""
-    figures, measured, rows = results
+def run_tasks(tasks: Iterable[tuple[str, Callable]], verbose: bool) -> dict[str, Any]:
+    """Run tasks one after the other, behind a progress bar with their names."""
+    results = {}
+    bar = tqdm(list(tasks), disable=not verbose)
+    for name, task in bar:
+        bar.set_description(name)
+        results[name] = task()
+    return results
 
-    def compare(kind):
-        rows[kind.name] = compute_features(sets, kind)
-        fidelity = measure_fidelity(rows[kind.name], seed, sets.subjects)
-        record = {"version": kind.version, "says": kind.says, "figures": fidelity}
-        figures["features"][kind.name] = record
 
-    def add(name, measure, *arguments):
-        return lambda: figures.update({name: measure(*arguments)})
-
-    tasks: list[tuple[str, Callable]] = [
-        (kind.name, partial(compare, kind)) for kind in features
-    ]
-    tasks += [
-        ("variety", add("variety", measure_variety, sets, seed)),
-        ("sharpness", add("sharpness", measure_sharpness, sets, seed)),
-        (
-            "reconstruction",
-            add("reconstruction", measure_reconstruction, model.vqvae_, sets, seed),
-        ),
-    ]
+def _tasks(model, sets, kinds, affine, seed):
+    """Yield what is to be measured, by its name."""
+    for kind in kinds:
+        yield f"features, {kind.name}", partial(_compare_features, sets, kind, seed)
+    yield "variety", partial(measure_variety, sets, seed)
+    yield "sharpness", partial(measure_sharpness, sets, seed)
+    yield "reconstruction", partial(measure_reconstruction, model.vqvae_, sets, seed)
     if affine is not None:
-        for name in ("reference", *sets.compared):
-            measure = partial(_measure, sets, name, affine, measured)
-            tasks.append((f"anatomy, {name}", measure))
-        tasks.append(("texture", add("texture", measure_texture, sets, seed)))
-        tasks.append(
-            ("anatomy", lambda: _compare_anatomy(measured, sets, figures, seed))
-        )
-    return tasks
+        yield "texture", partial(measure_texture, sets, seed)
+        yield "anatomy", partial(_measure_anatomy, sets, affine)
 
 
-def _measure(sets, name, affine, measured):
-    """Measure the volumes of one set."""
-    volumes = getattr(sets, name)
-    tissues = anatomy.tissue_fractions(volumes).T
-    measured[name] = anatomy.measure_anatomy(volumes, affine)
-    measured[name] |= {
-        f"{tissue} tissue": values
-        for tissue, values in zip(anatomy.TISSUES, tissues, strict=True)
-    }
+def _compare_features(sets, kind, seed):
+    rows = compute_features(sets, kind)
+    figures = measure_fidelity(rows, seed, sets.subjects)
+    return rows, {"version": kind.version, "says": kind.says, "figures": figures}
 
 
-def _compare_anatomy(measured, sets, figures, seed):
+def _measure_anatomy(sets, affine):
+    """Measure the volumes of each set."""
+    measured = {}
+    for name, volumes in {"reference": sets.reference, **sets.compared}.items():
+        tissues = anatomy.tissue_fractions(volumes).T
+        titles = [f"{tissue} tissue" for tissue in anatomy.TISSUES]
+        measured[name] = anatomy.measure_anatomy(volumes, affine)
+        measured[name] |= dict(zip(titles, tissues, strict=True))
+    return measured
+
+
+def _compare_anatomy(measured, sets, seed):
     reference = measured["reference"]
-    figures["anatomy"] = {
+    return {
         name: anatomy.compare_anatomy(
-            measurements, reference, seed, sets.whose(name, "reference")
+            measured[name], reference, seed, sets.whose(name, "reference")
         )
-        for name, measurements in measured.items()
-        if name != "reference"
+        for name in sets.compared
     }
 
 
 def _probe(model, sets, labels, rows, figures, seed):
     """Compare what was asked for with what images seem to be."""
-    _look_at_digits(sets, labels, figures)
-    done = ["label"] if "as_asked" in figures else []
-    conditions = {n: c for n, c in model.conditions_.items() if n not in done}
+    conditions = dict(model.conditions_)
+    if accuracy := _digit_accuracy(sets, labels):
+        figures["as_asked"] = accuracy
+        conditions.pop("label", None)
     # What the model's own encoder sees is no independent judge.
     judges = {name: features for name, features in rows.items() if name != "encoder"}
     probes, notes = probe_all(conditions, labels, judges, seed, sets.subjects)
     if probes:
-        figures["probes"] = {
-            name: probed.as_figures() for name, probed in probes.items()
-        }
+        figures["probes"] = {name: one.as_figures() for name, one in probes.items()}
     return probes, notes
 
 
-def _look_at_digits(sets, labels_of_sets, figures):
+def _digit_accuracy(sets, labels_of_sets):
     """Ask the packaged classifier whether digits are those that were asked for."""
-    labels = {
-        name: (labels_of_sets[name] or {}).get("label", [None])
-        for name in sets.compared
-    }
+    labels = {n: (labels_of_sets[n] or {}).get("label", [None]) for n in sets.compared}
     unknown = any(None in values for values in labels.values())
     if sets.real.shape[1:] != (28, 28, 1) or unknown:
-        return
+        return None
     right = {
-        name: anatomy.class_accuracy(labels[name], classify(images).argmax(1))
+        name: class_accuracy(labels[name], classify(images).argmax(1))
         for name, images in sets.compared.items()
     }
     # Other images of this size are no digits, and their labels something else.
-    if right["real"].value > _MIN_DIGIT_ACCURACY:
-        figures["as_asked"] = right
+    return right if right["real"].value > _MIN_DIGIT_ACCURACY else None
 
 
 def as_json(figures: Any) -> Any:
-    """Say figures as JSON can: intervals become dictionaries.
-
-    Parameters
-    ----------
-    found : object
-        Figures.
-
-    Returns
-    -------
-    object
-        The same, of dictionaries, lists, numbers and text.
-    """
+    """Say figures as JSON can: intervals become dictionaries."""
     if isinstance(figures, Interval):
         return figures._asdict()
     if isinstance(figures, Mapping):

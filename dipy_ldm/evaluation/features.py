@@ -15,6 +15,16 @@ from dipy_ldm import _backend, _serialization as persistence
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.metrics import halve
 
+__all__ = [
+    "Features",
+    "digits",
+    "encoder",
+    "features_of",
+    "own",
+    "random_network",
+    "voxels",
+]
+
 # Numbers of a sample, at most, of voxels and of latents.
 _MAX_VOXELS, _MAX_LATENTS = 4096, 512
 # Channels of the network of random weights, and what they are drawn from.
@@ -126,19 +136,9 @@ def voxels() -> Features:
 
 
 def shrunk(images: np.ndarray, most: int) -> np.ndarray:
-    """Halve images until they have few enough numbers.
+    """Halve images until they have few enough numbers, or a side of 1 pixel.
 
-    Parameters
-    ----------
-    images : ndarray
-        ``(n, *space, channels)``.
-    most : int
-        How many a side of 1 pixel does not allow for is all the same.
-
-    Returns
-    -------
-    ndarray
-        ``(n, *smaller space, channels)``, float32.
+    Shapes: images ``(n, *space, channels)``, result ``(n, *smaller, channels)``.
     """
 
     def small(image):
@@ -200,13 +200,9 @@ def _digits():
 
 
 def classifier() -> Any:
-    """Load the packaged classifier of handwritten digits.
+    """Load the packaged classifier of digits: images to features and probabilities.
 
-    Returns
-    -------
-    keras.Model
-        Images ``(n, 28, 28, 1)`` in [0, 1] to features ``(n, 128)`` and probabilities
-        ``(n, 10)``.
+    Shapes: images ``(n, 28, 28, 1)``, features ``(n, 128)``, probabilities ``(n, 10)``.
     """
     path = persistence.find("digits-classifier")
     tensors, document = persistence.load(path, "classifier")
@@ -218,15 +214,7 @@ def classifier() -> Any:
 def build_classifier(recipe: dict) -> Any:
     """Build a classifier of digits with fresh weights.
 
-    Parameters
-    ----------
-    recipe : dict
-        With ``widths`` (of two convolutions each), ``features`` and ``dropout``.
-
-    Returns
-    -------
-    keras.Model
-        Images to features and probabilities.
+    ``recipe`` has ``widths`` (of two convolutions each), ``features`` and ``dropout``.
     """
     import keras
     from keras import layers
@@ -244,17 +232,9 @@ def build_classifier(recipe: dict) -> Any:
 
 
 def classify(images: np.ndarray) -> np.ndarray:
-    """Tell what digits images are.
+    """Return the probability of each digit.
 
-    Parameters
-    ----------
-    images : ndarray
-        ``(n, 28, 28, 1)`` in [0, 1].
-
-    Returns
-    -------
-    ndarray
-        Probability of each digit, ``(n, 10)``.
+    Shapes: images ``(n, 28, 28, 1)`` in [0, 1], result ``(n, 10)``.
     """
     return _apply(_digits(), images)[1]
 

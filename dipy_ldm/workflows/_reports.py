@@ -12,10 +12,10 @@ from dipy_ldm._utils.values import listed
 from dipy_ldm.data._paths import listed_rows
 from dipy_ldm.data._tables import as_number
 from dipy_ldm.evaluation import (
-    _anatomy as anatomy,
     _audit_report as audit_page,
     _evaluation_report as summary,
     _memorization as copies,
+    _probe as probes,
 )
 from dipy_ldm.evaluation._copy_filter import CopyFilter, ReferenceSet, sketch
 from dipy_ldm.evaluation.audit import Audit, Reference, audit, in_pieces
@@ -93,7 +93,7 @@ def evaluation_outputs(
     """Make the figures and the page of an evaluation."""
     pieces, figures = [], dict(evaluation.figures)
     for name, (requested, measured) in followed.items():
-        figures.setdefault("followed", {})[name] = anatomy.measure_agreement(
+        figures.setdefault("followed", {})[name] = probes.measure_agreement(
             requested, measured
         )
         piece = summary.agreement_part(

@@ -184,7 +184,7 @@ def test_intervals_of_shares_are_shares(rng):
         assert name == "density" or high <= 1
     assert figures["frechet"].low >= 0
     assert Interval(0.1, -0.4, 0.6).within(0, 1) == Interval(0.1, 0, 0.6)
-    r = anatomy.measure_agreement(
+    r = probes.measure_agreement(
         np.arange(9), np.arange(9) + 0.01 * rng.standard_normal(9)
     )["r"]
     assert r.high <= 1
@@ -264,29 +264,29 @@ def test_tissues_are_told_apart(rng):
 
 def test_what_was_asked_for_is_followed(rng):
     asked = rng.uniform(20, 80, 200)
-    found = anatomy.measure_agreement(
+    found = probes.measure_agreement(
         asked, 50 + 0.5 * (asked - 50) + rng.standard_normal(200)
     )
     assert found["slope"].low < 0.5 < found["slope"].high
     assert found["r"].value > 0.98
     assert found["error"].value == pytest.approx(np.abs(0.5 * (asked - 50)).mean(), 0.1)
-    nothing = anatomy.measure_agreement(asked, rng.uniform(20, 80, 200))
+    nothing = probes.measure_agreement(asked, rng.uniform(20, 80, 200))
     assert nothing["r"].low < 0 < nothing["r"].high
     with pytest.raises(InputError, match="at least 4, not 2"):
-        anatomy.measure_agreement([1, 2, np.nan], [1, 2, 3])
+        probes.measure_agreement([1, 2, np.nan], [1, 2, 3])
     with pytest.raises(InputError, match="all numbers are the same"):
-        anatomy.measure_agreement([1, 1, 1, 1], [1, 2, 3, 4])
+        probes.measure_agreement([1, 1, 1, 1], [1, 2, 3, 4])
     with pytest.raises(InputError, match="have the same measure"):
-        anatomy.measure_agreement([1, 2, 3, 4], [1, 1, 1, 1])
-    assert anatomy.class_accuracy([1, "b"], ["1", "c"]).value == 0.5
+        probes.measure_agreement([1, 2, 3, 4], [1, 1, 1, 1])
+    assert probes.class_accuracy([1, "b"], ["1", "c"]).value == 0.5
     # Of two subjects little is known, however many images they have.
     many, whose = list("ab") * 50, np.arange(100) // 50
-    narrow, wide = (anatomy.class_accuracy(many, many, who) for who in (None, whose))
+    narrow, wide = (probes.class_accuracy(many, many, who) for who in (None, whose))
     assert narrow.value == wide.value == 1
     assert wide.low < 0.5 < 0.9 < narrow.low
     pairs = asked[:20].repeat(10), rng.uniform(20, 80, 20).repeat(10)
     narrow, wide = (
-        anatomy.measure_agreement(*pairs, subjects=who)["r"]
+        probes.measure_agreement(*pairs, subjects=who)["r"]
         for who in (None, np.arange(20).repeat(10))
     )
     assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
