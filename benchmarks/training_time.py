@@ -1,7 +1,6 @@
 """Time trainings: their first step, the share of steps, replicas and workers."""
 
 import argparse
-import contextlib
 import json
 import logging
 import os
@@ -127,8 +126,7 @@ def time_cohort(n, options):
         write_cohort(scans, n)
         start = time.perf_counter()
         flow = TrainLDMFlow(mix_names=False, force=True)
-        # A training that is too short to come to anything says so at its end.
-        with contextlib.suppress(InputError):
+        try:
             flow.run(
                 [str(scans)],
                 voxel_size=[options.voxel_size],
@@ -137,6 +135,10 @@ def time_cohort(n, options):
                 cache_dir=str(Path(folder, "cache")),
                 out_dir=folder,
             )
+        except InputError:
+            # A training that is too short to learn anything says so at its end.
+            if not listener.steps:
+                raise
         whole = time.perf_counter() - start
     logger.removeHandler(listener)
     steps = listener.steps

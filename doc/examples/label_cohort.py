@@ -66,12 +66,14 @@ from virtual_cohort import (
     FIELD_SPACING,
     ORIENTATIONS,
     add_noise,
+    check_range,
     draw_image,
     draw_pose,
     draw_sizes,
     fade,
     field_grid,
     integrate,
+    make_folder,
     places,
     smooth_noise,
     swelling,
@@ -79,8 +81,7 @@ from virtual_cohort import (
     write_table,
 )
 
-from dipy_ldm._utils.checks import InputError, at_least, check_shares
-from dipy_ldm._utils.files import make_folder
+from dipy_ldm import InputError
 
 # Side in mm of the voxels of labels, of which those of scans are means.
 FINE = 1.0
@@ -208,10 +209,10 @@ def make_cohort(
 
 def check_numbers(n, seed, first, voxel_size, stripped):
     """Refuse numbers of :func:`make_cohort` that make no sense."""
-    at_least("n", n, 1)
-    at_least("seed", seed, 0)
-    at_least("first", first, 0)
-    check_shares(stripped=stripped)
+    check_range("n", n, 1)
+    check_range("seed", seed, 0)
+    check_range("first", first, 0)
+    check_range("stripped", stripped, 0, 1)
     if not 0.5 <= voxel_size[0] <= voxel_size[1] <= 10:
         raise InputError(
             "voxel_size must be two numbers from 0.5 to 10 mm, the smaller first, not "

@@ -17,7 +17,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from virtual_cohort import BRAIN_CENTRE
 
-from dipy_ldm._utils.checks import InputError
+from dipy_ldm import InputError
 
 
 class Tissue(NamedTuple):

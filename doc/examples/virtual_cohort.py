@@ -29,6 +29,7 @@ from pathlib import Path
 import sys
 from typing import NamedTuple
 
+from dipy.align.imaffine import AffineMap
 from dipy.align.vector_fields import (
     compose_vector_fields_3d,
     transform_3d_affine,
@@ -41,9 +42,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
-from dipy_ldm._utils.checks import InputError, at_least, check_shares
-from dipy_ldm._utils.files import make_folder, replacing
-from dipy_ldm.data._grid import Grid, conform
+from dipy_ldm import InputError
 
 # The world is that of the template, in mm to the right, the front and the top.
 BRAIN_CENTRE = np.array([0.0, -22.0, 9.0])
@@ -89,6 +88,13 @@ COVARIATES = {
 
 ORIENTATIONS = ("RAS", "LPS", "LAS", "RPI", "PIR", "ASR", "PSR", "SRA")
 DTYPES = ("int16", "uint8", "float32")
+
+
+class Grid(NamedTuple):
+    """Shape ``(x, y, z)``, and the affine from voxels to millimetres, ``(4, 4)``."""
+
+    shape: tuple
+    affine: np.ndarray
 
 
 class Deformation(NamedTuple):
@@ -168,11 +174,11 @@ def make_cohort(
     OSError
         If the folder can't be made or a file not be written, as one sentence.
     """
-    at_least("n", n, 1)
-    at_least("seed", seed, 0)
-    at_least("first", first, 0)
-    at_least("lesion's diameter", lesion.diameter, 1)
-    check_shares(darkness=lesion.darkness)
+    check_range("n", n, 1)
+    check_range("seed", seed, 0)
+    check_range("first", first, 0)
+    check_range("lesion's diameter", lesion.diameter, 1)
+    check_range("darkness", lesion.darkness, 0, 1)
     make_folder(folder)
     folder, files = Path(folder), []
     known: dict[str, dict] = {}
@@ -191,6 +197,68 @@ def make_cohort(
     return files
 
 
+def check_range(name, value, lowest, highest=math.inf):
+    """Refuse a number that is too small or too large, or NaN.
+
+    Parameters
+    ----------
+    name : str
+        What it is.
+    value : float
+        The number.
+    lowest, highest : float
+        Its bounds.
+
+    Raises
+    ------
+    InputError
+        If it is outside of them.
+    """
+    if lowest <= value <= highest:
+        return
+    if highest < math.inf:
+        raise InputError(
+            f"{name} must lie between {lowest} and {highest}, not {value}."
+        )
+    raise InputError(f"{name} must be at least {lowest}, not {value}.")
+
+
+def make_folder(path):
+    """Make a folder, and those that it is in, if it is not there.
+
+    Parameters
+    ----------
+    path : str or Path
+        The folder.
+
+    Raises
+    ------
+    OSError
+        If it can't be made.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"can't make the folder {path} ({error.strerror}); name another place."
+        ) from error
+
+
+def write_file(file, content):
+    """Write a file beside its place, and move it there when it is whole.
+
+    Parameters
+    ----------
+    file : Path
+        Where.
+    content : bytes
+        What.
+    """
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_bytes(content)
+    partial.replace(file)
+
+
 def write_image(file, image):
     """Write an image, compressed, to the same bytes each time.
 
@@ -201,8 +269,7 @@ def write_image(file, image):
     image : nibabel.Nifti1Image or nibabel.Nifti2Image
         Which.
     """
-    with replacing(file) as partial:
-        partial.write_bytes(gzip.compress(image.to_bytes(), 1, mtime=0))
+    write_file(file, gzip.compress(image.to_bytes(), 1, mtime=0))
 
 
 def omit(rng, subjects):
@@ -241,10 +308,11 @@ def write_table(folder, subjects, columns):
     lines = [["participant_id", *columns]]
     for subject, values in subjects.items():
         lines.append([subject, *(str(values.get(name, "n/a")) for name in columns)])
-    with replacing(folder / "participants.tsv") as partial:
-        partial.write_text("".join("\t".join(line) + "\n" for line in lines))
-    with replacing(folder / "participants.json") as partial:
-        partial.write_text(json.dumps(columns, indent=2) + "\n")
+    table = "".join("\t".join(line) + "\n" for line in lines)
+    write_file(folder / "participants.tsv", table.encode())
+    write_file(
+        folder / "participants.json", f"{json.dumps(columns, indent=2)}\n".encode()
+    )
 
 
 def draw_traits(i, seed=0, lesion=LESION):
@@ -441,8 +509,36 @@ def templates(detailed=False):
     size = spacing(detailed)
     shape = [math.ceil(side / size) for side in data.shape[:3]]
     affine = images[0].affine @ np.diag([*[size] * 3, 1])
-    maps = conform(data, images[0].affine, Grid(tuple(shape), affine))
-    return np.ascontiguousarray(np.moveaxis(maps, -1, 0)), affine
+    step = np.diag([*[size] * 3, 1.0])
+    maps = [downsample(data[..., i], step, shape) for i in range(data.shape[-1])]
+    return np.stack(maps), affine
+
+
+def downsample(volume, step, shape):
+    """Interpolate a volume linearly on a coarser grid, after a low-pass filter.
+
+    Parameters
+    ----------
+    volume : ndarray
+        ``(x, y, z)``.
+    step : ndarray
+        From indices of the new grid to those of the volume, ``(4, 4)``.
+    shape : sequence of int
+        That of the new grid.
+
+    Returns
+    -------
+    ndarray
+        Float32, of that shape.
+    """
+    width = np.linalg.norm(step[:3, :3], axis=1)
+    sigma = np.sqrt(np.maximum(width**2 - 1, 0) / (8 * np.log(2)))
+    smooth = gaussian_filter(volume, sigma, mode="nearest")
+    mapping = AffineMap(
+        step, domain_grid_shape=tuple(shape), codomain_grid_shape=volume.shape
+    )
+    # The weights add up to 1 but for rounding.
+    return mapping.transform(smooth).clip(volume.min(), volume.max()).astype("float32")
 
 
 def draw_deformation(rng, detailed=False, traits=None):
