@@ -144,29 +144,29 @@ def train(folder, network, space, batch_size, precision, extra=None):
     """Return what a training is announced to take, and a function that trains."""
     from dipy_ldm.autoencoder import _training as autoencoder
     from dipy_ldm.denoiser import _training as diffusion
-    from dipy_ldm.training import Training
+    from dipy_ldm.training import resolve
 
     warm_up()
     space = tuple(map(int, space.split()))
     options = {"steps": STEPS, "batch_size": batch_size, "precision": precision}
     options |= {"remat": extra == "remat", "strategy": "none", "verbose": False}
-    chosen = Training(epochs=1, **options)
-    settled = chosen.settled(len(space), rates=(1e-4, 1e-4))
+    resolved = resolve("ldm", len(space), options)
     if network == "autoencoder":
         images = noise((batch_size, *space, 1))
         n_codes = extra if isinstance(extra, int) else 1024
         usual = presets.of_rank(len(space))
         sizes = {"code_dim": usual.code_dim, "n_codebooks": usual.n_codebooks}
         vqvae = VQVAE(n_codes=n_codes, **sizes)
-        needed = autoencoder.needed_memory(vqvae, images.shape, None, settled)
+        parameters = vqvae._parameters(len(space))
+        needed = autoencoder.needed_memory(parameters, images.shape, None, resolved)
         return needed, lambda: vqvae.fit(images, patch=space, **options)
     images = noise((batch_size, *(2 * n for n in space), 1))
     vqvae = VQVAE(widths=(2,), n_codes=4)
     vqvae.fit(images, steps=1, batch_size=1, patch=8, verbose=False)
     widths = (64, 128, 256) if len(space) == 3 else (128, 128)
     model = LatentDiffusion(vqvae, widths=widths)
-    latent_shape = vqvae.latent_shape(images.shape[1:])
-    needed = diffusion.needed_memory(model, latent_shape, settled)
+    architecture = model._architecture(images.shape)
+    needed = diffusion.needed_memory(architecture, resolved)
     return needed, lambda: model.fit(images, **options)
 
 
@@ -285,7 +285,7 @@ def build_autoencoder(side):
     """Build the autoencoder of the defaults, with random weights."""
     shape = (side, side, side, 1)
     data = Cohort(np.broadcast_to(np.float32(0), (1, *shape)), affine=np.eye(4))
-    chosen = presets.settle(data)
+    chosen = presets.resolve(data)
     sizes = {name: getattr(chosen, name) for name in ("code_dim", "n_codebooks")}
     patches = np.random.default_rng(0).random((2, 16, 16, 16, 1), "float32")
     vqvae = VQVAE(widths=chosen.widths_vqvae, **sizes)

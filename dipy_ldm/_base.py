@@ -1,46 +1,24 @@
-"""What both estimators share: parameters by their names, files, and copies."""
+"""What all estimators share: parameters by their names, files, and copies."""
 
 from collections.abc import Callable, Sequence
-from functools import wraps
 import inspect
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
+import keras
 import numpy as np
 
-from dipy_ldm import _serialization as persistence, presets
+from dipy_ldm import _serialization as serialization, presets
 from dipy_ldm._utils.checks import InputError, plain
 from dipy_ldm.nn import building
 
 
-def by_kind(method: Callable) -> Callable:
-    """Let parameters that are None be those that suit images or volumes, for a call.
-
-    The method's first argument must be the images, or their shape.
-    """
-
-    @wraps(method)
-    def call(self, images, *args, **options):
-        rank = (len(images) if isinstance(images, tuple) else np.ndim(images)) - 2
-        usual = presets.of_rank(rank)
-        left = [name for name in self._by_kind if getattr(self, name) is None]
-        for name in left:
-            setattr(self, name, getattr(usual, self._by_kind[name]))
-        try:
-            return method(self, images, *args, **options)
-        finally:
-            for name in left:
-                setattr(self, name, None)
-
-    return call
-
-
 class Entry(NamedTuple):
-    """Something that an estimator has learnt, and how a document says it."""
+    """A fitted attribute, and how a document has it."""
 
     name: str
     attribute: str
-    read: Callable
+    read: Callable = lambda value: value
     write: Callable = plain
 
 
@@ -49,39 +27,46 @@ class Estimator:
 
     As those of scikit-learn, which can clone it. Of one that is fitted, pickles and
     copies hold what a model file does: networks are built anew where they are read.
-
-    A class says of which kind its files are (``_kind``), which entries they have
-    (``_entries``) and which of its networks (``_networks()``), and how these are built
-    (``_build()``) once all entries are there.
     """
 
     widths: Sequence[int] | None
-    # Parameters of which None is for what suits the data, and their presets.
-    _by_kind: dict[str, str] = {}
-    # The parameters of the last fit: they may have been changed since.
-    _learnt_with: dict | None = None
     _kind: str
     _entries: tuple[Entry, ...]
-    # What a class must have.
-    _networks: Callable[[], list[tuple[str, Any]]]
-    _build: Callable[[], None]
-    _is_fitted: Callable[[], bool]
-    _check_saved: Callable
+    # Parameters of which None is for what suits the data, and their presets.
+    _presets: dict[str, str] = {}
+    # The parameters of the last fit, of which none is left open.
+    _fitted_with: dict = {}
 
-    def hyperparameters(self) -> dict:
-        """Say the parameters as JSON can, but for those that are estimators."""
-        chosen = {
-            name: value
-            for name, value in self.get_params(deep=False).items()
-            if not isinstance(value, Estimator)
-        }
-        if self.widths is not None:
-            chosen["widths"] = np.atleast_1d(self.widths)
-        return plain(chosen)
+    def _networks(self) -> dict[str, keras.Model]:
+        """Return the networks of a model file by their names."""
+        raise NotImplementedError
 
-    def _described(self):
-        """Say the parameters of what is fitted or, if nothing is, of the next fit."""
-        return self._learnt_with or self.hyperparameters()
+    def _build(self) -> None:
+        """Build the networks, once all entries are there."""
+        raise NotImplementedError
+
+    def _is_fitted(self) -> bool:
+        raise NotImplementedError
+
+    @classmethod
+    def _expected_shapes(cls, document: dict, shapes: dict) -> dict[str, tuple]:
+        """Return the shapes of the tensors that a document tells of.
+
+        Or refuse the document, if they would be far larger than those of its file.
+        """
+        raise NotImplementedError
+
+    def _resolved(self, rank: int) -> dict:
+        """Return the parameters of a fit as JSON can have them, but for estimators."""
+        usual = presets.of_rank(rank)
+        chosen = {}
+        for name, value in self.get_params(deep=False).items():
+            if value is None and name in self._presets:
+                value = getattr(usual, self._presets[name])
+            if not isinstance(value, Estimator):
+                chosen[name] = plain(value)
+        chosen["widths"] = np.atleast_1d(chosen["widths"]).tolist()
+        return chosen
 
     def get_params(self, deep: bool = True) -> dict:
         """Return the parameters."""
@@ -97,77 +82,64 @@ class Estimator:
 
     def set_params(self, **params) -> Self:
         """Change parameters; what is fitted stays as it is until the next fit."""
-        known = self.get_params(deep=False)
+        names = self.get_params(deep=False)
         for name, value in params.items():
             outer, _, inner = name.partition("__")
-            nested = known.get(outer)
-            if name in known:
+            nested = names.get(outer)
+            if name in names:
                 setattr(self, name, value)
             elif inner and isinstance(nested, Estimator):
                 nested.set_params(**{inner: value})
             else:
                 raise InputError(
                     f"{type(self).__name__} has no parameter {name!r}; choose one of "
-                    f"{', '.join(known)}."
+                    f"{', '.join(names)}."
                 )
         return self
 
     def save(self, path: str | Path) -> None:
         """Write the fitted estimator to one file."""
-        persistence.save(path, self._kind, self.to_tensors(), self.to_document())
+        serialization.save(path, self._kind, self.to_tensors(), self.to_document())
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read what :meth:`save` wrote."""
         # What is wrong with Keras is not wrong with the file.
         building.check_keras()
-        return cls.from_saved(*persistence.load(path, cls._kind, cls._check_saved))
+        return cls.from_saved(
+            *serialization.load(path, cls._kind, cls._expected_shapes)
+        )
 
     def to_tensors(self) -> dict[str, np.ndarray]:
-        """Name the weights, as they are saved."""
+        """Return the weights by their names in a model file."""
         self._check_fitted()
-        return self._tensors()
+        tensors: dict[str, np.ndarray] = {}
+        for name, network in self._networks().items():
+            tensors |= serialization.weights(network, name)
+        return tensors
 
     def to_document(self) -> dict:
-        """Say all but the weights, as JSON can."""
+        """Return all but the weights, as JSON can have it."""
         self._check_fitted()
-        return self._document()
+        entries = {e.name: e.write(getattr(self, e.attribute)) for e in self._entries}
+        return {self._kind: self._fitted_with} | entries
 
     @classmethod
     def from_saved(cls, tensors: dict[str, np.ndarray], document: dict) -> Self:
         """Build the fitted estimator from what was saved."""
-        return cls._planned(tensors, document)._restore(tensors, document)
-
-    @classmethod
-    def _planned(cls, tensors, document):
-        """Make an estimator that is not fitted yet, of the parameters that were."""
-        return cls(**document[cls._kind])
-
-    def _alike(self, document):
-        """Make one that is not fitted either, of the parameters of a document."""
-        return type(self)(**document[self._kind])
-
-    def _tensors(self):
-        tensors: dict[str, np.ndarray] = {}
-        for name, network in self._networks():
-            tensors |= persistence.weights(network, name)
-        return tensors
-
-    def _document(self):
-        learnt = {e.name: e.write(getattr(self, e.attribute)) for e in self._entries}
-        return {self._kind: self._described()} | learnt
+        return cls(**document[cls._kind])._restore(tensors, document)
 
     def _restore(self, tensors, document):
         """Become what was saved, whatever the parameters of the next fit are."""
-        self._learnt_with = self._alike(document).hyperparameters()
         self._describe(document)
         self._build()
-        for name, network in self._networks():
-            persistence.set_weights(network, name, tensors)
+        for name, network in self._networks().items():
+            serialization.set_weights(network, name, tensors)
         return self
 
     def _describe(self, document):
         """Take all but the weights from what was saved."""
+        self._fitted_with = document[self._kind]
         for entry in self._entries:
             setattr(self, entry.attribute, entry.read(document.get(entry.name)))
         return self
@@ -180,7 +152,7 @@ class Estimator:
                 "first."
             )
 
-    def _as_it_is(self):
+    def _snapshot(self):
         """Copy the estimator but not its networks, since another fit makes new ones."""
         copy = type(self).__new__(type(self))
         vars(copy).update(vars(self))
@@ -192,7 +164,7 @@ class Estimator:
         return {"parameters": self.get_params(deep=False), "fitted": fitted}
 
     def __setstate__(self, state):
-        """Build what :meth:`__getstate__` told of."""
+        """Build what :meth:`__getstate__` returned."""
         type(self).__init__(self, **state["parameters"])
         if state["fitted"]:
             self._restore(*state["fitted"])

@@ -76,9 +76,11 @@ def find(name: str | Path) -> Path:
 
 
 def load(
-    path: str | Path, kind: str, check: Callable | None = None
+    path: str | Path,
+    kind: str,
+    expected_shapes: Callable[[dict, documents.Shapes], documents.Shapes] | None = None,
 ) -> tuple[dict[str, np.ndarray], dict]:
-    """Read what :func:`save` wrote."""
+    """Read what :func:`save` wrote, if the tensors are those that are expected."""
     document = read_document(path, kind)
     with safe_open(path, "numpy") as file:
         # Older versions had none, and what others wrote has none.
@@ -86,9 +88,10 @@ def load(
         slices = {name: file.get_slice(name) for name in file.keys()}
         types = {name: piece.get_dtype() for name, piece in slices.items()}
         with _naming(path, kind):
-            _check_types(types, _TYPES if check is None else _FLOATS)
-            if check is not None:
-                check(document, {n: tuple(s.get_shape()) for n, s in slices.items()})
+            _check_types(types, _TYPES if expected_shapes is None else _FLOATS)
+            if expected_shapes is not None:
+                saved = {n: tuple(s.get_shape()) for n, s in slices.items()}
+                documents.check_shapes(saved, expected_shapes(document, saved))
         if "BF16" in types.values():
             tensors = _read_bfloat16(path)
         else:
@@ -97,7 +100,9 @@ def load(
         if checksum not in (None, _checksum(tensors)):
             raise InputError("its numbers are not those that were written")
         if name := _not_finite(tensors):
-            raise InputError(f"the tensor {_word(name)} has NaN or infinite values")
+            raise InputError(
+                f"the tensor {documents.word(name)} has NaN or infinite values"
+            )
     return tensors, document
 
 
@@ -148,15 +153,15 @@ def read_document(path: str | Path, kind: str | None = None) -> dict:
         )
     if kind is not None and document["kind"] != kind:
         raise InputError(
-            f"{path} holds a {_word(document['kind'])}, not a {kind}; name another "
-            "file."
+            f"{path} holds a {documents.word(document['kind'])}, not a {kind}; name "
+            "another file."
         )
     with _naming(path, kind):
         documents.check(document)
     return documents.upgraded(document)
 
 
-def shapes(network: Any, prefix: str) -> dict[str, tuple[int, ...]]:
+def shapes(network: Any, prefix: str) -> documents.Shapes:
     """Say what shapes the weights of a network have that were trained."""
     return {
         f"{prefix}.{i:03d}": tuple(variable.shape)
@@ -211,16 +216,11 @@ def _parse(text):
     return document
 
 
-def _word(text):
-    """Keep what fits into a sentence, of a text that may be anything."""
-    return " ".join(text.split())[:40]
-
-
 def _check_types(types, allowed):
-    for name, found in types.items():
-        if found not in allowed:
+    for name, kind in types.items():
+        if kind not in allowed:
             raise InputError(
-                f"the tensor {_word(name)} is of {found} instead of "
+                f"the tensor {documents.word(name)} is of {kind} instead of "
                 f"{', '.join(allowed)}"
             )
 
@@ -242,16 +242,16 @@ def _not_finite(tensors):
 def _read_bfloat16(path):
     """Read floats of 16 and 32 bits, of which numpy does not know all types."""
     tensors = {}
-    for name, found in deserialize(Path(path).read_bytes()):
-        if found["dtype"] == "BF16":
+    for name, saved in deserialize(Path(path).read_bytes()):
+        if saved["dtype"] == "BF16":
             # The upper half of a float32.
-            bits = np.frombuffer(found["data"], "<u2").astype("<u4") << 16
+            bits = np.frombuffer(saved["data"], "<u2").astype("<u4") << 16
             array = bits.view("<f4")
         else:
             array = np.frombuffer(
-                found["data"], {"F16": "<f2", "F32": "<f4"}[found["dtype"]]
+                saved["data"], {"F16": "<f2", "F32": "<f4"}[saved["dtype"]]
             )
-        tensors[name] = array.reshape(found["shape"])
+        tensors[name] = array.reshape(saved["shape"])
     return tensors
 
 

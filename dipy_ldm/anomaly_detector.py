@@ -11,30 +11,28 @@ import numpy.typing as npt
 from dipy_ldm import (
     _backend,
     _documents as documents,
-    _serialization as persistence,
-    presets,
+    _serialization as serialization,
 )
 from dipy_ldm._base import Entry, Estimator
 from dipy_ldm._utils import tiling as tiles
-from dipy_ldm._utils.checks import check_counts, scalars
-from dipy_ldm.anomaly import _training as learning
+from dipy_ldm._utils.checks import check_counts
 from dipy_ldm.anomaly._lesions import Atlas
-from dipy_ldm.data._batches import read_windows, scaled_to, window_size
-from dipy_ldm.data._checks import (
-    as_array,
-    as_fitted,
-    check_alike,
-    check_finite,
-    check_range,
-    check_trainable,
+from dipy_ldm.anomaly._training import (
+    LESION_WEIGHT,
+    DetectorStage,
+    Parameters,
+    check,
 )
+from dipy_ldm.data import _checks as checks
+from dipy_ldm.data._batches import read_windows, scaled_to, window_size
 from dipy_ldm.nn import analysis, building
-from dipy_ldm.training import Options, Training, train
-from dipy_ldm.training._precision import Precision, tell
+from dipy_ldm.training import FitOptions, resolve, train
+from dipy_ldm.training._precision import Precision, log_precision
+from dipy_ldm.training._trainer import TrainingData
 
 # The network halves what it is given, so that what it says of an image changes a
 # little where that is moved by a voxel: the mean of both is better than either.
-_MOVED = 0, 1
+_SHIFTS = 0, 1
 
 
 class Detector(Estimator):
@@ -76,12 +74,13 @@ class Detector(Estimator):
     _entries = (
         Entry("shape", "shape_", tuple),
         Entry("intensity", "intensity_", tuple),
-        Entry("history", "history_", dict),
-        Entry("fingerprint", "fingerprint_", str),
+        Entry("history", "history_"),
+        Entry("fingerprint", "fingerprint_"),
         Entry("precision", "precision_", Precision.from_saved, Precision.to_saved),
     )
 
     shape_: tuple[int, ...]
+    history_: dict[str, list]
     intensity_: tuple[float, float]
     network_: Any
     # Compiled: what the network is given to logarithms of odds.
@@ -100,7 +99,7 @@ class Detector(Estimator):
         *,
         validation_data: npt.ArrayLike | None = None,
         patch: int | Sequence[int] | None = None,
-        **training: Unpack[Options],
+        **options: Unpack[FitOptions],
     ) -> Self:
         """Learn what images without lesions are like.
 
@@ -113,9 +112,8 @@ class Detector(Estimator):
         patch : int or sequence of int, optional
             Pixels or voxels along each side of the windows that are drawn of them; 48
             if None, or all that there are.
-        **training
-            Options of :class:`dipy_ldm.training.Training`; ``epochs`` is 10 if left
-            out.
+        **options
+            See :class:`dipy_ldm.training.FitOptions`. Default: 10 epochs.
 
         Returns
         -------
@@ -127,24 +125,29 @@ class Detector(Estimator):
         InputError
             If the images or an option can't be used, or nothing was learnt.
         """
-        images = as_array(images)
+        images = checks.as_array(images)
         if validation_data is not None:
-            validation_data = check_alike(validation_data, images.shape)
-        chosen = _training(training, images.ndim - 2)
-        learning.check(self, images.shape, patch, chosen)
-        found = check_trainable(images)
+            validation_data = checks.check_alike(validation_data, images.shape)
+        rank = images.ndim - 2
+        parameters = Parameters(**self._resolved(rank))
+        resolved = resolve("detector", rank, options)
+        check(parameters, images.shape, patch, resolved)
+        survey = checks.check_trainable(images)
         # Only now: what is refused leaves an estimator as it was.
-        self.precision_ = tell(chosen.precision)
+        self.precision_ = log_precision(resolved.precision)
         self.shape_ = images.shape[1:]
-        self.intensity_ = found.low, found.high
-        self.fingerprint_ = found.fingerprint
+        self.intensity_ = survey.low, survey.high
+        self.fingerprint_ = survey.fingerprint
         self.atlas_ = Atlas.learn(images, self.intensity_)
-        self._learnt_with = self.hyperparameters()
-        size = learning.size_of(images.shape[1:-1], self.hyperparameters(), patch)
-        lessons = learning.Lessons(images, found.fingerprint, size, validation_data)
-        with _backend.spread(chosen.strategy):
+        self._fitted_with = parameters._asdict()
+        size = parameters.window(images.shape[1:-1], patch)
+        data = TrainingData(images, survey, size, validation_data)
+        with _backend.spread(resolved.strategy):
             self._build()
-            train(self, learning.stage(self, lessons, chosen))
+            stage = DetectorStage(
+                self.network_, self.log_odds, parameters, self.atlas_, data, resolved
+            )
+            train(self, stage)
         return self
 
     def check(
@@ -152,7 +155,7 @@ class Detector(Estimator):
         shape: tuple[int, ...],
         *,
         patch: int | Sequence[int] | None = None,
-        **training: Unpack[Options],
+        **options: Unpack[FitOptions],
     ) -> None:
         """Refuse a fit that can't be done, or would not fit into the memory.
 
@@ -160,7 +163,7 @@ class Detector(Estimator):
         ----------
         shape : tuple of int
             Shape of all images, ``(n, *space, channels)``.
-        patch, **training
+        patch, **options
             As of :meth:`fit`.
 
         Raises
@@ -168,8 +171,9 @@ class Detector(Estimator):
         InputError
             If the memory is too small, or a number makes no sense.
         """
-        chosen = _training(training, len(shape) - 2)
-        learning.check(self, shape, patch, chosen)
+        rank = len(shape) - 2
+        parameters = Parameters(**self._resolved(rank))
+        check(parameters, shape, patch, resolve("detector", rank, options))
 
     def predict(
         self,
@@ -204,38 +208,36 @@ class Detector(Estimator):
         """
         self._check_fitted()
         check_counts(batch_size=batch_size, tile=tile)
-        images = as_fitted(images, self.shape_, "detector")
-        space = images.shape[1:-1]
-        tiling = self._tiling(tile)
-        wider = tuple(length + max(_MOVED) for length in space)
-        size = window_size(wider, tiling["given"])
+        images = checks.as_fitted(images, self.shape_, "detector")
+        space, factor = images.shape[1:-1], Parameters(**self._fitted_with).factor
+        tiling = analysis.tiling(
+            self.network_, tile, factor, input_factor=factor, output_factor=factor
+        )
+        size = window_size(tuple(n + max(_SHIFTS) for n in space), factor)
 
-        def moved(some, by):
-            corners = np.full((len(some), len(space)), -by)
-            windows = read_windows(some, range(len(some)), corners, size)
-            windows = scaled_to(windows, self.intensity_)
-            given = self.atlas_.describe(windows, corners)
-            cut = tuple(slice(by, by + length) for length in space)
-            odds = tiles.in_tiles(self.odds, given, **tiling)[..., 0]
-            return odds[(slice(None), *cut)]
+        def shifted(piece, by):
+            corners = np.full((len(piece), len(space)), -by)
+            windows = read_windows(piece, range(len(piece)), corners, size)
+            inputs = self.atlas_.describe(scaled_to(windows, self.intensity_), corners)
+            odds = tiles.in_tiles(self.log_odds, inputs, **tiling)[..., 0]
+            return odds[(slice(None), *(slice(by, by + n) for n in space))]
 
         def detect(numbers):
-            some = check_finite(images[numbers], numbers)
-            check_range(some, self.intensity_, numbers)
-            mean = sum(moved(some, by) for by in _MOVED) / len(_MOVED)
+            piece = checks.check_finite(images[numbers], numbers)
+            checks.check_range(piece, self.intensity_, numbers)
+            mean = sum(shifted(piece, by) for by in _SHIFTS) / len(_SHIFTS)
             return 1 / (1 + np.exp(-mean))
 
         batch_size = batch_size or tiles.safe_batch(space)
         return _backend.in_batches(detect, np.arange(len(images)), batch_size)
 
-    def odds(self, given: np.ndarray) -> np.ndarray:
-        """Let the network say how likely each pixel or voxel is in a lesion.
+    def log_odds(self, inputs: np.ndarray) -> np.ndarray:
+        """Return the logarithm of the odds that each pixel or voxel is in a lesion.
 
         Parameters
         ----------
-        given : ndarray
-            What it is given, ``(n, *space, features)``, as of
-            :meth:`dipy_ldm.anomaly._lesions.Atlas.describe`; sides are multiples of
+        inputs : ndarray
+            Images beside the atlas, ``(n, *space, features)``; sides are multiples of
             ``2 ** len(widths)``.
 
         Returns
@@ -244,19 +246,14 @@ class Detector(Estimator):
             Logarithms of the odds, ``(n, *space, 1)``.
         """
         # In training, lesions count more than they are.
-        weighted = ops.convert_to_numpy(self._detect(given))
-        return weighted - np.float32(math.log(learning.LESION_WEIGHT))
+        weighted = ops.convert_to_numpy(self._detect(inputs))
+        return weighted - np.float32(math.log(LESION_WEIGHT))
 
-    def _tiling(self, tile):
-        """Say how large tiles are and how far they overlap."""
-        factor = 2 ** len(self._described()["widths"])
-        sizes = {"input_factor": factor, "output_factor": factor}
-        margin = analysis.receptive_radius(self.network_, **sizes)
-        return tiles.tiling(tile, len(self.shape_) - 1, margin, factor) | sizes
-
-    def _tensors(self):
+    def to_tensors(self) -> dict[str, np.ndarray]:
+        """Return the weights by their names in a model file."""
+        tensors = super().to_tensors()
         atlas = {f"atlas.{name}": x for name, x in self.atlas_._asdict().items()}
-        return atlas | super()._tensors()
+        return atlas | tensors
 
     def _restore(self, tensors, document):
         names = (f"atlas.{name}" for name in Atlas._fields)
@@ -264,45 +261,30 @@ class Detector(Estimator):
         return super()._restore(tensors, document)
 
     @classmethod
-    def _check_saved(cls, document, shapes):
-        """Refuse tensors that are not those of the document, before any is read."""
-        documents.check_shapes(shapes, cls._saved_shapes(document, shapes))
-
-    @classmethod
-    def _saved_shapes(cls, document, found):
-        """Say what shapes tensors have, unless they would be more than there are."""
-        detector = cls(**document["detector"])._describe(document)
-        chosen = detector.hyperparameters()
-        documents.check_sizes(chosen, found)
-        space = (None,) * (len(detector.shape_) - 1)
+    def _expected_shapes(cls, document, shapes):
+        documents.check_sizes(document["detector"], shapes)
+        *space, channels = document["shape"]
 
         def build():
-            return learning.network(chosen, space, detector.shape_[-1])
+            parameters = Parameters(**document["detector"])
+            return parameters.build((None,) * len(space), channels)
 
         sketch = building.build_without_weights("float32", build)
-        atlas = dict.fromkeys(
-            (f"atlas.{name}" for name in Atlas._fields), detector.shape_
-        )
-        return atlas | persistence.shapes(sketch, "detector")
+        names = (f"atlas.{name}" for name in Atlas._fields)
+        atlas = dict.fromkeys(names, (*space, channels))
+        return atlas | serialization.shapes(sketch, "detector")
 
     def _networks(self):
-        return [("detector", self.network_)]
+        return {"detector": self.network_}
 
     def _is_fitted(self):
         return hasattr(self, "network_")
 
     def _build(self):
         """Make the network that detects, in full precision."""
-        space, channels = self.shape_[:-1], self.shape_[-1]
+        *space, channels = self.shape_
         with building.precision("float32"):
-            self.network_ = learning.network(
-                self._described(), (None,) * len(space), channels
-            )
-        network = self.network_
+            parameters = Parameters(**self._fitted_with)
+            network = parameters.build((None,) * len(space), channels)
+        self.network_ = network
         self._detect = _backend.compiled(network, network.inputs, [network])
-
-
-def _training(options: Options, rank: int) -> Training:
-    """Collect the options of the training, with the stage's own defaults."""
-    usual = {"epochs": 10, "batch_size": presets.of_rank(rank).batch_size}
-    return Training(**usual | scalars(options)).settled(rank, rates=learning.RATES)

@@ -1,4 +1,4 @@
-"""Presets: what suits the kind of the data, images or volumes."""
+"""Presets: defaults for images and for volumes, of classes and commands alike."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ from dipy_ldm.data._batches import Augmentation
 
 
 class Settings(NamedTuple):
-    """Parameters and options of both stages whose defaults depend on the data."""
+    """Parameters and options of all stages whose defaults depend on the data."""
 
     epochs_vqvae: int
     epochs_ldm: int
@@ -23,18 +23,23 @@ class Settings(NamedTuple):
     n_codebooks: int
     patch: tuple | None
     augment: Augmentation | None
+    rate_vqvae: float
+    rate_ldm: float = 2e-3
+    epochs_detector: int = 10
+    steps_detector: int | None = None
+    rate_detector: float = 2e-3
 
     def length(self, stage):
         """Return how long a stage is trained, as its ``fit`` takes it."""
-        names = ("epochs", "steps")
-        return {name: getattr(self, f"{name}_{stage}") for name in names}
+        return {name: getattr(self, f"{name}_{stage}") for name in ("epochs", "steps")}
 
-    def training(self, stage: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Add to the options of a training what they leave out: length and batches."""
-        length = self.length(stage)
-        if options.get("epochs") is not None:
-            length["steps"] = None
-        return length | {"batch_size": self.batch_size} | options
+    def fit_options(self, stage: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Add to the options of a ``fit`` what they leave open, by the kind of data."""
+        usual = self.length(stage) | {"batch_size": self.batch_size}
+        chosen = usual | _without_steps(options)
+        if chosen.get("learning_rate") is None:
+            chosen["learning_rate"] = getattr(self, f"rate_{stage}")
+        return chosen
 
 
 IMAGES = Settings(
@@ -51,6 +56,7 @@ IMAGES = Settings(
     n_codebooks=1,
     patch=None,
     augment=None,
+    rate_vqvae=4e-3,
 )
 VOLUMES = Settings(
     epochs_vqvae=1,
@@ -69,6 +75,7 @@ VOLUMES = Settings(
     # More than the autoencoder looks at; steps on whole volumes would take far longer.
     patch=(48, 48, 48),
     augment=Augmentation(False, 2, 0.05, 0.1),
+    rate_vqvae=2e-3,
 )
 
 
@@ -77,32 +84,18 @@ def of_rank(rank: int) -> Settings:
     return VOLUMES if rank == 3 else IMAGES
 
 
-def settle(data: Any, **given) -> Settings:
-    """Choose what the user did not.
-
-    Parameters
-    ----------
-    data : Cohort or Plan
-        What is trained on.
-    **given
-        The user's settings, None for those to be chosen.
-
-    Returns
-    -------
-    Settings
-        All of them.
-
-    Raises
-    ------
-    InputError
-        If a length is given in epochs and in steps.
-    """
-    given = {name: value for name, value in given.items() if value is not None}
-    chosen = IMAGES if data.affine is None else VOLUMES
+def resolve(data: Any, **options) -> Settings:
+    """Choose what the user left open, given a cohort or a plan of one."""
+    chosen = {name: value for name, value in options.items() if value is not None}
     for stage in ("vqvae", "ldm"):
         epochs, steps = f"epochs_{stage}", f"steps_{stage}"
-        if epochs in given and steps in given:
+        if epochs in chosen and steps in chosen:
             raise InputError(f"give --{epochs} or --{steps}, not both.")
-        if epochs in given:
-            given[steps] = None
-    return chosen._replace(**given)
+        chosen = _without_steps(chosen, epochs, steps)
+    return (IMAGES if data.affine is None else VOLUMES)._replace(**chosen)
+
+
+def _without_steps(options, epochs="epochs", steps="steps"):
+    """Let epochs, where they are given, replace the steps of a preset."""
+    given = options.get(epochs) is not None
+    return {steps: None} | dict(options) if given else dict(options)

@@ -3,42 +3,35 @@
 from collections.abc import Sequence
 from typing import Any, Self, Unpack
 
+from keras import ops
 import numpy as np
 import numpy.typing as npt
 
 from dipy_ldm import (
     _backend,
     _documents as documents,
-    _serialization as persistence,
+    _serialization as serialization,
     presets,
 )
-from dipy_ldm._base import Entry, by_kind
-from dipy_ldm._utils.checks import check_affine, choose, scalars
-from dipy_ldm.autoencoder import (
-    _network as autoencoder_network,
-    _training as autoencoder,
-)
+from dipy_ldm._base import Entry, Estimator
+from dipy_ldm._utils.checks import check_affine, check_counts, check_space, choose
+from dipy_ldm.autoencoder._codec import Codec, Parameters
+from dipy_ldm.autoencoder._network import DESIGN
+from dipy_ldm.autoencoder._training import AutoencoderStage, check
 from dipy_ldm.autoencoder.quantizers import BOTTLENECKS
-from dipy_ldm.codec import Codec
-from dipy_ldm.data._batches import window_size
-from dipy_ldm.data._checks import (
-    as_array,
-    check_alike,
-    check_masks,
-    check_trainable,
-    warn_of_channels,
-)
-from dipy_ldm.nn import building
-from dipy_ldm.training import Options, Training, train
-from dipy_ldm.training._precision import Precision, tell
+from dipy_ldm.data import _checks as checks
+from dipy_ldm.data._batches import Augmentation, window_size
+from dipy_ldm.training import FitOptions, resolve, train
+from dipy_ldm.training._precision import Precision, log_precision
+from dipy_ldm.training._trainer import TrainingData
 
 
-class VQVAE(Codec):
+class VQVAE(Estimator):
     """Vector-quantised autoencoder :footcite:p:`vandenOord2017`.
 
-    Residual convolutional encoder and decoder for images of one, two or three
-    dimensions and any size. The codebook starts from the encoded data (k-means),
-    and codes that are no longer used are revived after every round.
+    Residual convolutional encoder and decoder for images of two or three dimensions
+    and any size. The codebook starts from the encoded data (k-means), and codes that
+    are no longer used are revived after every round.
 
     Parameters
     ----------
@@ -70,27 +63,28 @@ class VQVAE(Codec):
         The networks.
     codebook_ : ndarray
         The codes, ``(n_codebooks * n_codes, code_dim)``, one codebook after the other.
+    shape_ : tuple of int
+        Shape of a training image, ``(*space, channels)``.
     intensity_ : tuple of float
         Lowest and highest value of the training images.
     affine_ : ndarray or None
-        Where the voxels of the training images are, ``(4, 4)``, in millimetres.
+        From voxels of the training images to millimetres, ``(4, 4)``.
     suffix_ : str or None
-        BIDS' word for what the training images are, such as T1w.
+        BIDS suffix of the training images, such as T1w.
     precision_ : Precision or None
-        What training computed in, and why; None if the file does not say.
+        Precision of the training, and why; None if the file does not say.
     history_ : dict of str to list
         Figures of each round (an epoch, or several short ones): ``step``, ``epoch``,
         ``loss``, ``mse``, ``perplexity``, ``usage``, ``revived``, and of validation
         ``val_mse`` and ``val_detail``, the share of detail that is true.
     sharpening_ : float
         How much of their finest detail is added to decoded volumes, so that they have
-        as much of it as the training volumes
-        (:mod:`dipy_ldm.autoencoder._sharpening`); 0 of images, or if the file is
-        older. Set to 0, errors are least.
+        as much of it as the training volumes; 0 for images and older files. Set it to
+        0 for the least error.
     fingerprint_ : str
         Hash of the training images.
     step_seconds_ : dict of str to list of float
-        How long each step took, by the name of the stage, in this process.
+        Duration of each step, by the name of the stage, in this process.
 
     References
     ----------
@@ -106,21 +100,26 @@ class VQVAE(Codec):
     """
 
     _kind = "vqvae"
-    _by_kind = {"n_codebooks": "n_codebooks", "code_dim": "code_dim"}
+    _presets = {"n_codebooks": "n_codebooks", "code_dim": "code_dim"}
     _entries = (
         Entry("shape", "shape_", tuple),
         Entry("intensity", "intensity_", tuple),
         Entry("affine", "affine_", lambda a: a and np.array(a, "float64")),
-        Entry("suffix", "suffix_", lambda suffix: suffix),
-        Entry("history", "history_", dict),
-        Entry("fingerprint", "fingerprint_", str),
+        Entry("suffix", "suffix_"),
+        Entry("history", "history_"),
+        Entry("fingerprint", "fingerprint_"),
         Entry("precision", "precision_", Precision.from_saved, Precision.to_saved),
-        Entry("design", "design_", int),
+        Entry("design", "design_"),
         Entry("sharpening", "sharpening_", float),
     )
 
+    shape_: tuple[int, ...]
+    intensity_: tuple[float, float]
+    history_: dict[str, list]
+    sharpening_: float
     # How new networks are built.
-    design_ = autoencoder_network.DESIGN
+    design_ = DESIGN
+    _codec: Codec
 
     def __init__(
         self,
@@ -145,7 +144,6 @@ class VQVAE(Codec):
         self.bottleneck = bottleneck
         self.seed = seed
 
-    @by_kind
     def fit(
         self,
         images: npt.ArrayLike,
@@ -156,8 +154,8 @@ class VQVAE(Codec):
         masks: npt.ArrayLike | None = None,
         background: float = 1.0,
         patch: int | Sequence[int] | None = None,
-        augment: Any = None,
-        **training: Unpack[Options],
+        augment: Augmentation | None = None,
+        **options: Unpack[FitOptions],
     ) -> Self:
         """Learn to reconstruct images.
 
@@ -165,19 +163,19 @@ class VQVAE(Codec):
         ----------
         images : array_like
             Images, ``(n, *space, channels)``, of any range. A mapped file is read
-            as it is needed and may be larger than the memory. There is a warning of
+            as it is needed and may be larger than the memory. There is a warning for
             two-dimensional images with more than four channels: volumes without an
             axis of channels look like them.
         validation_data : array_like, optional
             Images that are reconstructed after each round, not learnt from; no more of
             them than are done in a tenth of the time.
         affine : array_like, optional
-            Where the voxels are, ``(4, 4)``, in millimetres; kept with the model.
+            From voxels to millimetres, ``(4, 4)``; kept with the model.
         suffix : str, optional
-            BIDS' word for what they are, such as T1w; kept with the model.
+            BIDS suffix, such as T1w; kept with the model.
         masks : array_like, optional
-            What matters on the images, ``(n, *space)``, if ``background`` is not 1;
-            where they are brighter than the darkest voxel of all, if None.
+            What matters on the images, ``(n, *space)``, if ``background`` is not 1.
+            Default: where they are brighter than the darkest voxel of all.
         background : float
             Weight in the loss of a voxel outside of the mask; inside it is 1.
         patch : int or sequence of int, optional
@@ -187,9 +185,9 @@ class VQVAE(Codec):
         augment : Augmentation, optional
             How images are changed before they are seen; ``Augmentation()`` is for not
             at all. Default: volumes are moved, brightened and noised a little.
-        **training
-            Options of :class:`dipy_ldm.training.Training`. Default: 5 epochs in batches
-            of 64 images, or 4,000 steps of 4 volumes.
+        **options
+            See :class:`dipy_ldm.training.FitOptions`. Default: 5 epochs in batches of
+            64 images, or 4,000 steps of 4 volumes.
 
         Returns
         -------
@@ -201,79 +199,48 @@ class VQVAE(Codec):
         InputError
             If the images or an option can't be used, or nothing was learnt: if
             reconstructions are no better than the mean of the images, or all latents
-            have one code. A training of less than 100 steps is not judged but by a
-            warning.
+            have one code. A training of less than 100 steps only warns of it.
         """
-        images = as_array(images)
+        images = checks.as_array(images)
         if validation_data is not None:
-            validation_data = check_alike(validation_data, images.shape)
+            validation_data = checks.check_alike(validation_data, images.shape)
+        masks = checks.check_masks(masks, background, images.shape[:-1])
         affine = None if affine is None else check_affine(affine)
-        masks = check_masks(masks, background, images.shape[:-1])
-        usual = presets.of_rank(images.ndim - 2)
+        rank, usual = images.ndim - 2, presets.of_rank(images.ndim - 2)
         patch = usual.patch if patch is None else patch
-        augment = usual.augment if augment is None else augment
-        chosen = _training(training, images.ndim - 2)
-        autoencoder.check(self, images.shape, patch, chosen)
-        found = check_trainable(images)
-        warn_of_channels(images.shape)
+        resolved = resolve("vqvae", rank, options)
+        parameters = Parameters(**self._resolved(rank))
+        check(parameters, images.shape, patch, resolved)
+        survey = checks.check_trainable(images)
+        checks.warn_of_channels(images.shape)
         # Only now: what is refused leaves an estimator as it was.
-        self.precision_ = tell(chosen.precision)
-        self.design_ = autoencoder_network.DESIGN
+        self.precision_ = log_precision(resolved.precision)
+        self.design_ = DESIGN
         self.sharpening_ = 0.0
         self.shape_ = images.shape[1:]
         self.affine_ = affine
         self.suffix_ = suffix
-        self.intensity_ = found.low, found.high
-        self.fingerprint_ = found.fingerprint
-        self._learnt_with = self.hyperparameters()
-        size = window_size(images.shape[1:-1], self.factor, patch)
-        lessons = autoencoder.Lessons(
-            images, found, size, masks, background, augment, validation_data
+        self.intensity_ = survey.low, survey.high
+        self.fingerprint_ = survey.fingerprint
+        self._fitted_with = self._resolved(rank)
+        size = window_size(images.shape[1:-1], parameters.factor, patch)
+        augment = usual.augment if augment is None else augment
+        data = TrainingData(
+            images, survey, size, validation_data, masks, background, augment
         )
-        with _backend.spread(chosen.strategy):
+        with _backend.spread(resolved.strategy):
             self._build()
-            train(self, autoencoder.stage(self, lessons, chosen))
-            self.sharpening_ = autoencoder.sharpening(self, lessons, chosen)
+            stage = AutoencoderStage(self._codec, data, resolved)
+            train(self, stage)
+            self.sharpening_ = stage.sharpening()
         return self
 
-    def _tensors(self):
-        return {"codebook": self.codebook_} | super()._tensors()
-
-    def _restore(self, tensors, document):
-        super()._restore(tensors, document)
-        self.quantizer_.codebook.assign(tensors["codebook"])
-        return self
-
-    @classmethod
-    def _check_saved(cls, document, shapes):
-        """Refuse tensors that are not those of the document, before any is read."""
-        wanted = cls(**document["vqvae"])._describe(document)._saved_shapes(shapes)
-        documents.check_shapes(shapes, wanted)
-
-    def _saved_shapes(self, found):
-        """Say what shapes the weights have, unless they would be more than there are.
-
-        No network is sketched that has far more of them.
-        """
-        choose("bottleneck", self.bottleneck, BOTTLENECKS)
-        chosen = self.hyperparameters()
-        documents.check_sizes(chosen, found)
-        encoder, decoder = autoencoder.sketch(
-            self, "float32", self._any_size(), self.shape_[-1]
-        )
-        return {
-            "codebook": (chosen["n_codebooks"] * self.n_codes, chosen["code_dim"]),
-            **persistence.shapes(encoder, "encoder"),
-            **persistence.shapes(decoder, "decoder"),
-        }
-
-    @by_kind
     def check(
         self,
         shape: tuple[int, ...],
         *,
         patch: int | Sequence[int] | None = None,
-        **training: Unpack[Options],
+        **options: Unpack[FitOptions],
     ) -> None:
         """Refuse a fit that can't be done, or would not fit into the memory.
 
@@ -281,7 +248,7 @@ class VQVAE(Codec):
         ----------
         shape : tuple of int
             Shape of all images, ``(n, *space, channels)``.
-        patch, **training
+        patch, **options
             As of :meth:`fit`.
 
         Raises
@@ -290,34 +257,215 @@ class VQVAE(Codec):
             If the memory is too small, there is no such loss or precision, or a
             number makes no sense.
         """
-        usual = presets.of_rank(len(shape) - 2)
-        patch = usual.patch if patch is None else patch
-        chosen = _training(training, len(shape) - 2)
-        autoencoder.check(self, shape, patch, chosen)
+        rank = len(shape) - 2
+        patch = presets.of_rank(rank).patch if patch is None else patch
+        parameters = Parameters(**self._resolved(rank))
+        check(parameters, shape, patch, resolve("vqvae", rank, options))
+
+    def encode(
+        self,
+        images: npt.ArrayLike,
+        *,
+        batch_size: int | None = None,
+        tile: int | None = None,
+    ) -> np.ndarray:
+        """Map images to latents, before quantisation.
+
+        Parameters
+        ----------
+        images : array_like
+            Images, ``(n, *space, channels)``.
+        batch_size : int, optional
+            Images that are encoded at once. Default: as many as memory surely allows.
+        tile : int, optional
+            Voxels along a side of the tiles in which large images are encoded, without
+            their overlap, to the same result. Default: by the size of the images.
+
+        Returns
+        -------
+        ndarray
+            Latents, float32 ``(n, *ceil(space / factor), code_dim)``.
+
+        Raises
+        ------
+        InputError
+            If the images or an option can't be used.
+        """
+        self._check_fitted()
+        check_counts(batch_size=batch_size, tile=tile)
+        images = checks.as_array(images, rank=len(self.shape_) - 1)
+        checks.check_channels("images", images, self.shape_[-1])
+        return self._codec.encode(images, batch_size, tile)
+
+    def decode(
+        self,
+        latents: np.ndarray,
+        *,
+        space: tuple[int, ...] | None = None,
+        batch_size: int | None = None,
+        tile: int | None = None,
+    ) -> np.ndarray:
+        """Quantise latents and map them to images.
+
+        Parameters
+        ----------
+        latents : ndarray
+            Latents, ``(n, *ceil(space / factor), code_dim)``.
+        space : tuple of int, optional
+            Size of the images. Default: that of the training images.
+        batch_size, tile : int, optional
+            As of :meth:`encode`.
+
+        Returns
+        -------
+        ndarray
+            Images, float32 ``(n, *space, channels)``, in the intensity range of
+            the training images.
+
+        Raises
+        ------
+        InputError
+            If the latents or an option can't be used.
+        """
+        self._check_fitted()
+        check_counts(batch_size=batch_size, tile=tile)
+        space = self.shape_[:-1] if space is None else tuple(space)
+        check_space(space, len(self.shape_) - 1)
+        latents = checks.check_latents(latents, self.latent_shape((*space, 1)), space)
+        return self._codec.decode(latents, space, batch_size, tile, self.sharpening_)
+
+    def predict(
+        self,
+        images: npt.ArrayLike,
+        *,
+        batch_size: int | None = None,
+        tile: int | None = None,
+    ) -> np.ndarray:
+        """Reconstruct images.
+
+        Parameters
+        ----------
+        images : array_like
+            Images, ``(n, *space, channels)``.
+        batch_size, tile : int, optional
+            As of :meth:`encode`.
+
+        Returns
+        -------
+        ndarray
+            Reconstructions, float32, of the shape of ``images``.
+
+        Raises
+        ------
+        InputError
+            If the images or an option can't be used.
+        """
+        latents = self.encode(images, batch_size=batch_size, tile=tile)
+        space = np.shape(images)[1:-1]
+        return self.decode(latents, space=space, batch_size=batch_size, tile=tile)
+
+    def codes(self, latents: np.ndarray) -> np.ndarray:
+        """Return which codes each latent vector is nearest to.
+
+        Parameters
+        ----------
+        latents : ndarray
+            Latents, ``(n, *space, code_dim)``.
+
+        Returns
+        -------
+        ndarray of int
+            Rows of ``codebook_``, one of each codebook, ``(n, *space, n_codebooks)``;
+            the sum of these codes is what is decoded.
+        """
+        self._check_fitted()
+        checks.check_channels("latents", latents, self._parameters().code_dim)
+        return self._codec.nearest(latents)
+
+    def needed_memory(
+        self,
+        space: tuple[int, ...] | None = None,
+        *,
+        batch_size: int | None = None,
+        tile: int | None = None,
+    ) -> tuple[float, float]:
+        """Estimate the bytes that encoding and decoding take, beside their results.
+
+        Parameters
+        ----------
+        space, batch_size, tile
+            As of :meth:`decode`.
+
+        Returns
+        -------
+        encoding, decoding : float
+            Bytes.
+        """
+        self._check_fitted()
+        space = self.shape_[:-1] if space is None else space
+        return self._codec.needed_memory(space, batch_size, tile, self.sharpening_)
+
+    @property
+    def factor(self):
+        """How many times smaller than images latents are, per side."""
+        return self._parameters().factor
+
+    def latent_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the latents of an image.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            Shape of an image, ``(*space, channels)``.
+
+        Returns
+        -------
+        tuple of int
+            Shape of its latents, ``(*ceil(space / factor), code_dim)``.
+        """
+        return self._parameters(len(shape) - 1).latent_shape(shape[:-1])
+
+    @property
+    def codebook_(self):
+        """The codes, ``(n_codebooks * n_codes, code_dim)``."""
+        self._check_fitted()
+        return ops.convert_to_numpy(self.quantizer_.codebook)
+
+    def to_tensors(self) -> dict[str, np.ndarray]:
+        """Return the weights by their names in a model file."""
+        return {"codebook": self.codebook_} | super().to_tensors()
+
+    def _parameters(self, rank=2):
+        """Return the parameters of what is fitted, or else of the next fit."""
+        chosen = self._fitted_with or self._resolved(rank)
+        return Parameters(**chosen, design=self.design_)
+
+    def _restore(self, tensors, document):
+        super()._restore(tensors, document)
+        self.quantizer_.codebook.assign(tensors["codebook"])
+        return self
+
+    @classmethod
+    def _expected_shapes(cls, document, shapes):
+        parameters = Parameters(**document["vqvae"], design=document["design"])
+        choose("bottleneck", parameters.bottleneck, BOTTLENECKS)
+        documents.check_sizes(document["vqvae"], shapes)
+        *space, channels = document["shape"]
+        sketches = parameters.sketch("float32", (None,) * len(space), channels)
+        codes = parameters.n_codebooks * parameters.n_codes
+        expected: documents.Shapes = {"codebook": (codes, parameters.code_dim)}
+        for name, sketch in zip(("encoder", "decoder"), sketches):
+            expected |= serialization.shapes(sketch, name)
+        return expected
 
     def _networks(self):
-        return [("encoder", self.encoder_), ("decoder", self.decoder_)]
+        return {"encoder": self.encoder_, "decoder": self.decoder_}
 
-    def _any_size(self):
-        return (None,) * (len(self.shape_) - 1)
+    def _is_fitted(self):
+        return hasattr(self, "encoder_")
 
     def _build(self):
-        """Make the networks that encode and decode, in full precision."""
-        with building.precision("float32"):
-            self.encoder_, self.quantizer_, self.decoder_ = autoencoder.parts(
-                self, self._any_size()
-            )
-        encoder, quantizer, decoder = self.encoder_, self.quantizer_, self.decoder_
-        self._encode = _backend.compiled(encoder, encoder.inputs, [encoder])
-        # Of these networks, also in a copy that outlives the next fit.
-        self._decode = _backend.compiled(
-            lambda latents: decoder(quantizer.quantise(latents)),
-            decoder.inputs,
-            [quantizer, decoder],
-        )
-
-
-def _training(options: Options, rank: int) -> Training:
-    """Collect the options of the training, with the stage's own defaults."""
-    given = presets.of_rank(rank).training("vqvae", scalars(options))
-    return Training(**given).settled(rank, rates=autoencoder.RATES)
+        codec = Codec(self._parameters(), self.shape_, self.intensity_)
+        self._codec = codec
+        self.encoder_, self.decoder_ = codec.encoder, codec.decoder
+        self.quantizer_: Any = codec.quantizer

@@ -117,10 +117,10 @@ def compiled_by_xla(monkeypatch):
 def bfloat16():
     """Return the name of this precision, on a machine that has it."""
     from dipy_ldm._utils.checks import InputError
-    from dipy_ldm.training._precision import settle
+    from dipy_ldm.training._precision import choose_precision
 
     try:
-        return settle("bfloat16", 3).name
+        return choose_precision("bfloat16", 3).name
     except InputError as error:
         pytest.skip(str(error))
 

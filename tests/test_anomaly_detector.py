@@ -10,7 +10,7 @@ import pytest
 from dipy_ldm import VQVAE, LatentDiffusion
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.anomaly._lesions import add_lesions
-from dipy_ldm.anomaly._training import detection, detection_of_nothing
+from dipy_ldm.anomaly._training import baseline_loss, lesion_loss
 from dipy_ldm.anomaly_detector import Detector
 from dipy_ldm.metrics import dice
 
@@ -119,10 +119,10 @@ def test_the_loss_of_nothing_is_that_of_the_best_constant():
     masks = np.zeros((2, 8, 8, 1), "float32")
     masks[:, :2, :2] = 1
     found = [
-        float(keras.ops.mean(detection(masks, np.full_like(masks, odds))))
+        float(keras.ops.mean(lesion_loss(masks, np.full_like(masks, odds))))
         for odds in np.linspace(-5, 5, 401)
     ]
-    npt.assert_allclose(min(found), detection_of_nothing(4 / 64), rtol=1e-4)
+    npt.assert_allclose(min(found), baseline_loss(4 / 64), rtol=1e-4)
 
 
 def test_compiled_by_xla(compiled_by_xla):

@@ -87,9 +87,9 @@ def test_wrong_entries_are_refused(saved, tmp_path, name, value, part, sentence)
 def test_names_of_strangers_that_are_more_than_text_are_refused(name, level, units):
     facts = {"kind": "class", "levels": {level: 2, "b": 2}, "quantiles": []}
     facts |= {"missing": 0, "units": units, "meanings": None}
-    rule = documents.RULES["latent_diffusion"]["conditions"]
-    assert not rule.fits({name: facts})
-    assert rule.fits({"group": facts | {"levels": {"-1": 2, "+": 2}, "units": "%"}})
+    _, fits = documents.RULES["latent_diffusion"]["conditions"]
+    assert not fits({name: facts})
+    assert fits({"group": facts | {"levels": {"-1": 2, "+": 2}, "units": "%"}})
 
 
 @pytest.mark.parametrize("name", ["shape", "history", "vqvae", "latent_mean"])

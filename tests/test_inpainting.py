@@ -5,9 +5,8 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm import inpainting
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.diffusion import samplers, schedules
+from dipy_ldm.diffusion import guidance, inpainting, samplers, schedules
 
 CORRELATION = 0.9
 COVARIANCE = np.array([[1, CORRELATION], [CORRELATION, 1]])
@@ -31,8 +30,8 @@ def fill_in(resamplings, n=5_000):
     noise = samplers.noise_source(0, range(n), (2,))
     alpha, sigma = path[0][1]
     x = alpha * known + sigma * noise()
-    fitting = inpainting.inpainted(denoise, known, FREEDOM)
-    made = inpainting.walk(fitting, x, path, step, noise, resamplings)
+    fitting = guidance.pinned(denoise, known, FREEDOM)
+    made = samplers.sample(fitting, x, path, step, noise, resamplings)
     npt.assert_array_equal(made[:, 0], known[:, 0])
     return made.T
 
@@ -50,16 +49,16 @@ def test_what_is_missing_of_a_gaussian_is_made_as_it_should_be():
 
 def test_what_is_known_in_part_is_held_at_first():
     known, freedom = np.ones((1, 3, 1)), np.array([0, 0.4, 1])[:, None]
-    fitting = inpainting.inpainted(lambda x, t: x, known, freedom)
+    fitting = guidance.pinned(lambda x, t: x, known, freedom)
     for time, wanted in ((0.01, [1, 5, 5]), (0.5, [1, 1, 5]), (1, [1, 1, 5])):
         npt.assert_array_equal(fitting(5 * known, time)[0, :, 0], wanted)
 
 
 def test_latents_are_set_free_at_one_noise_whatever_the_schedule():
     shares = np.array([0, 0.01, 0.125, 0.3, 0.5, 0.9], "float32")
-    cosine = inpainting._freedom(shares, "cosine")
+    cosine = inpainting.release_times(shares, "cosine")
     npt.assert_allclose(cosine, [0, 0.25, 0.25, 0.6, 1, 1], atol=1e-6)
-    linear = inpainting._freedom(shares, "linear")
+    linear = inpainting.release_times(shares, "linear")
     npt.assert_array_equal(linear[[0, 4, 5]], [0, 1, 1])
     found, wanted = (
         schedules.rates(name, times[1:4])[1]
@@ -72,7 +71,7 @@ def test_noise_that_is_put_back_is_as_much_as_was_there():
     before, now = schedules.rates("cosine", 0.8), schedules.rates("cosine", 0.3)
     noise = samplers.noise_source(0, range(1000), (20,))
     x = now[0] * 3 + now[1] * noise()
-    x = inpainting.renoised(x, now, before, noise)
+    x = samplers.renoised(x, now, before, noise)
     npt.assert_allclose([x.mean(), x.std()], [before[0] * 3, before[1]], atol=0.02)
 
 

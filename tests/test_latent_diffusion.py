@@ -7,7 +7,7 @@ import pytest
 
 from dipy_ldm import VQVAE, LatentDiffusion, _backend
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.denoiser._training import scale_of
+from dipy_ldm.denoiser._training import latent_scale
 from dipy_ldm.diffusion import guidance as denoisers, samplers, schedules
 
 # One level: what takes the time is that networks are compiled.
@@ -50,7 +50,7 @@ def test_the_scale_of_very_many_latents_is_exact():
     # In float32, sums of so many numbers stop growing; in memory there is one latent.
     rng = np.random.default_rng(0)
     one = 0.5 * rng.standard_normal((1, 40, 48, 40, 2), "float32") + 1.7
-    mean, scale = scale_of(np.broadcast_to(one, (300, *one.shape[1:])))
+    mean, scale = latent_scale(np.broadcast_to(one, (300, *one.shape[1:])))
     assert mean.dtype == scale.dtype == np.float32
     exact = one.astype("float64")
     axes = (0, 1, 2, 3)
@@ -90,10 +90,11 @@ def test_guidance_goes_on_from_the_guide_to_the_denoiser(diffusion):
 
 
 def test_guidance_is_at_the_same_noise_whatever_the_schedule(diffusion, monkeypatch):
-    described, seen = diffusion._described(), {}
+    architecture, seen = diffusion._denoiser.architecture, {}
     for name in schedules.SCHEDULES:
-        chosen = described | {"schedule": name}
-        monkeypatch.setattr(diffusion, "_described", lambda chosen=chosen: chosen)
+        parameters = architecture.parameters._replace(schedule=name)
+        chosen = architecture._replace(parameters=parameters)
+        monkeypatch.setattr(diffusion._denoiser, "architecture", chosen)
         monkeypatch.setattr(denoisers, "guided", lambda *given: given[-1])
         times = diffusion.denoiser(2.0)
         seen[name] = schedules.rates(name, times)[1]
@@ -134,13 +135,13 @@ def test_steps_are_calls_on_the_way_that_is_walked(
     diffusion, blobs, monkeypatch, sampler, strength
 ):
     times = []
-    predict = diffusion._predict
+    predict = diffusion._denoiser.predict
 
     def counted(x, t):
         times.append(float(np.max(t)))
         return predict(x, t)
 
-    monkeypatch.setattr(diffusion, "_predict", counted)
+    monkeypatch.setattr(diffusion._denoiser, "predict", counted)
     options = {"sampler": sampler, "strength": strength}
     for steps in (1, 3, 12):
         times.clear()
@@ -240,7 +241,9 @@ def test_accumulated_batches_are_as_one_larger(diffusion, vqvae, blobs):
     parts = LatentDiffusion(vqvae, widths=diffusion.widths, guide=False)
     parts.fit(blobs, **(FIT | {"batch_size": 8, "accumulate": 2}))
     x = np.random.default_rng(0).standard_normal((16, *diffusion.latent_shape_))
-    whole, others = (m._predict(x, np.linspace(0, 1, 16)) for m in (diffusion, parts))
+    whole, others = (
+        m._denoiser.predict(x, np.linspace(0, 1, 16)) for m in (diffusion, parts)
+    )
     # The averages weigh every batch, so that they differ a little. With as many steps
     # as batches, the second would have learnt about twice as much.
     assert np.linalg.norm(whole - others) < 0.3 * np.linalg.norm(whole)

@@ -14,12 +14,16 @@ import pandas as pd
 import pytest
 from sklearn.base import clone
 
-from dipy_ldm import VQVAE, LatentDiffusion, _serialization as persistence, denoising
+from dipy_ldm import VQVAE, LatentDiffusion, _serialization as persistence
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.conditions import Condition
 from dipy_ldm.data import load_mnist
 from dipy_ldm.data._sources import ConditioningInputs
-from dipy_ldm.denoiser import _training as diffusion, _unet as unet_network
+from dipy_ldm.denoiser import (
+    _networks as networks,
+    _training as diffusion,
+    _unet as unet_network,
+)
 from dipy_ldm.denoiser._conditioning import Latents
 from dipy_ldm.denoiser._training import ablation_gains
 from dipy_ldm.nn.layers import ConditionFeatures
@@ -134,7 +138,7 @@ def test_guidance_leads_away_from_a_guide_that_is_told_less(told, monkeypatch):
         for guidance, conditions in ((1, asked), (3, asked), (0, asked), (0, "none"))
     )
     npt.assert_allclose(guided, 3 * alone - 2 * guide, atol=1e-4)
-    monkeypatch.setattr(denoising, "_UNTOLD", 0)
+    monkeypatch.setattr(networks, "UNCONDITIONAL_SHARE", 0)
     all_told = np.asarray(told.denoiser(0, asked)(x, 0.6))
     npt.assert_allclose(guide, 0.9 * all_told + 0.1 * untold, atol=1e-4)
     assert np.abs(all_told - untold).max() > 1e-3

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 
-from dipy_ldm import VQVAE, LatentDiffusion, presets
-from dipy_ldm.autoencoder import _training as autoencoder
+from dipy_ldm import VQVAE, LatentDiffusion, presets, vqvae as vqvae_module
 from dipy_ldm.data._batches import Augmentation
 
 SMALL = {"widths": (4,), "n_codes": 8}
@@ -22,13 +21,13 @@ def draw(rank, n=70):
 def lessons(monkeypatch):
     """Return what autoencoders are trained with."""
     seen = []
-    stage = autoencoder.stage
+    stage = vqvae_module.AutoencoderStage
 
-    def spy(vqvae, lessons, training):
-        seen.append((lessons, training))
-        return stage(vqvae, lessons, training)
+    def spy(codec, data, options):
+        seen.append((data, options))
+        return stage(codec, data, options)
 
-    monkeypatch.setattr(autoencoder, "stage", spy)
+    monkeypatch.setattr(vqvae_module, "AutoencoderStage", spy)
     return seen
 
 
@@ -54,7 +53,8 @@ def test_a_fit_takes_the_defaults_of_its_data(rank, lessons, tmp_path):
     assert vqvae.predict(images[:2]).shape == images[:2].shape
     model = LatentDiffusion(vqvae)
     widths = []
-    model.fit(images, callbacks=[lambda m: widths.append(m.widths)], **FIT)
+    saved = lambda m: m.to_document()["latent_diffusion"]["widths"]  # noqa: E731
+    model.fit(images, callbacks=[lambda m: widths.append(tuple(saved(m)))], **FIT)
     assert set(widths) == {usual.widths_ldm} and model.widths is None
     assert model.to_document()["latent_diffusion"]["widths"] == list(usual.widths_ldm)
 
@@ -71,7 +71,7 @@ def test_what_is_given_is_taken(lessons):
 
 def test_lengths():
     volumes = presets.VOLUMES
-    assert volumes.training("vqvae", {})["steps"] == 4000
-    assert volumes.training("ldm", {})["steps"] == 6000
-    assert volumes.training("ldm", {"epochs": 3})["steps"] is None
-    assert presets.IMAGES.training("ldm", {"steps": 9})["epochs"] == 10
+    assert volumes.fit_options("vqvae", {})["steps"] == 4000
+    assert volumes.fit_options("ldm", {})["steps"] == 6000
+    assert volumes.fit_options("ldm", {"epochs": 3})["steps"] is None
+    assert presets.IMAGES.fit_options("ldm", {"steps": 9})["epochs"] == 10

@@ -5,6 +5,7 @@ from pathlib import Path
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 from dipy.data import get_fnames
 import numpy as np
@@ -25,7 +26,7 @@ from dipy_ldm.data._batches import Augmentation
 from dipy_ldm.data._checks import survey
 from dipy_ldm.metrics import detail_correlation
 from dipy_ldm.training import _trainer as run
-from dipy_ldm.training._options import Length, Training
+from dipy_ldm.training._options import Length, ResolvedOptions
 
 TINY = {"widths": (8, 8), "blocks": 1, "n_codes": 16, "code_dim": 2}
 FIT = {"epochs": 2, "batch_size": 16, "verbose": False}
@@ -167,7 +168,7 @@ def test_resumed_training_is_the_uninterrupted(blobs, tmp_path, numbered_anew):
 
 def test_what_ended_well_is_not_called_bad_when_resumed(blobs, tmp_path, monkeypatch):
     # As a training in earnest: what is wrong with it ends it.
-    monkeypatch.setattr(run, "_TRIAL", 0)
+    monkeypatch.setattr(run, "_MIN_STEPS", 0)
     fit = FIT | {"epochs": 30, "checkpoint": tmp_path / "checkpoint"}
     whole = VQVAE(**TINY).fit(blobs, **fit)
     resumed = VQVAE(**TINY).fit(blobs, **fit)
@@ -600,12 +601,12 @@ def test_an_autoencoder_that_learnt_nothing_is_not_passed_over(
 
 
 def test_codes_that_are_all_the_same_are_told_of(vqvae, blobs):
-    sentence = verdict(vqvae, survey(blobs), blobs, False, {"perplexity": 1.2})
+    sentence = verdict(vqvae._codec, survey(blobs), blobs, False, {"perplexity": 1.2})
     assert sentence.startswith("nearly all latents have the same code")
 
 
 def test_to_validate_takes_a_tenth_of_the_time():
-    training = Training(epochs=1, batch_size=4)
+    training = ResolvedOptions(epochs=1, batch_size=4)
     images = np.zeros((50, 8, 8, 8, 1))
     kept = partial(
         limit_validation_images, images, training=training, length=Length(20, 100)
@@ -626,7 +627,7 @@ def test_few_dead_codes_are_revived_from_few_pieces(volumes, volume_vqvae):
             return super().__getitem__(key)
 
     many = np.tile(volumes, (8, 1, 1, 1, 1)).view(Counted)
-    draw = partial(draw_vectors, volume_vqvae, many, (4, 4, 4))
+    draw = partial(draw_vectors, volume_vqvae._codec, many, (4, 4, 4))
     assert draw(np.random.default_rng(0), 1).shape == (1, 2)
     assert 0 < Counted.read <= 16
     assert draw(np.random.default_rng(0), 200).shape == (200, 2)
@@ -635,10 +636,7 @@ def test_few_dead_codes_are_revived_from_few_pieces(volumes, volume_vqvae):
 class Rounded:
     """Encodes images as their numbers, with a rounding that depends on how many."""
 
-    code_dim = 1
-
-    def latent_shape(self, shape):
-        return (1, 1, self.code_dim)
+    parameters = SimpleNamespace(latent_shape=lambda space: (1, 1, 1))
 
     def encode(self, images):
         return images[:, :1, :1] + np.float32(1e-6 * len(images))

@@ -1,6 +1,6 @@
-"""How the detector is trained: from lesions that are planted."""
+"""How the anomaly detector is trained: from synthetic lesions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 import math
 from typing import Any, NamedTuple
@@ -10,186 +10,171 @@ import numpy as np
 
 from dipy_ldm import _backend
 from dipy_ldm._utils import tiling as tiles
-from dipy_ldm._utils.checks import check_patch, check_seed, check_sizes, plain
+from dipy_ldm._utils.checks import check_patch, check_seed, check_sizes
 from dipy_ldm.anomaly import _network as anomaly_network
-from dipy_ldm.anomaly._lesions import lesion_batches, n_features
+from dipy_ldm.anomaly._lesions import Atlas, lesion_batches, n_features
 from dipy_ldm.data._batches import Batches, window_size
 from dipy_ldm.metrics import dice
 from dipy_ldm.nn import building
 from dipy_ldm.training import _memory as memory
-from dipy_ldm.training._options import BASE_FAN_IN
-from dipy_ldm.training._trainer import Stage
+from dipy_ldm.training._options import BASE_FAN_IN, ResolvedOptions
+from dipy_ldm.training._trainer import Stage, TrainingData
 
-# Highest learning rates of images and of volumes, where none is given.
-RATES = 2e-3, 2e-3
 # Pixels or voxels along each side of a window, where nothing else is said.
-PATCH = 48
+_PATCH = 48
 # Windows on which the detector is validated at least, and those in which it is found
 # how rare lesions are.
-_WINDOWS = 16
+_MIN_WINDOWS = 16
 # A voxel is in a lesion where that takes at least this share of it.
 _INSIDE = 0.5
 # How many times a voxel of a lesion counts: few voxels are.
 LESION_WEIGHT = 20.0
 
 
-class Lessons(NamedTuple):
-    """What a detector learns from.
+class Parameters(NamedTuple):
+    """Parameters of a detector."""
 
-    Shapes: images ``(n, *space, channels)``.
-    """
+    widths: list[int]
+    blocks: int
+    seed: int
 
-    images: np.ndarray
-    fingerprint: str
-    size: tuple
-    held_out: np.ndarray | None = None
+    @property
+    def factor(self):
+        """The sides of what the network is given are multiples of this."""
+        return 2 ** len(self.widths)
 
-    def settings(self) -> dict:
-        """Say on what the result depends."""
-        return {
-            "size": plain(self.size),
-            "images": self.fingerprint,
-            "the shape of the validation data": np.shape(self.held_out),  # type: ignore
-        }
+    def window(
+        self, space: tuple[int, ...], patch: int | Sequence[int] | None
+    ) -> tuple[int, ...]:
+        """Return how large the windows are that a detector learns from."""
+        return window_size(space, self.factor, _PATCH if patch is None else patch)
+
+    def build(
+        self, space: tuple[int | None, ...], channels: int, remat: bool = False
+    ) -> Any:
+        """Build the network, in the current precision."""
+        return anomaly_network.seeded_detector(
+            self.seed,
+            space,
+            n_features(len(space), channels),
+            widths=self.widths,
+            blocks=self.blocks,
+            remat=remat,
+        )
 
 
 def check(
-    detector: Any,
+    parameters: Parameters,
     shape: tuple[int, ...],
     patch: int | Sequence[int] | None,
-    training: Any,
+    options: ResolvedOptions,
 ) -> None:
     """Refuse a training that can't be done, or would not fit into the memory.
 
     Shapes: shape ``(n, *space, channels)``.
     """
-    check_seed(detector.seed)
-    check_sizes(widths=detector.widths, blocks=detector.blocks)
-    training.check(shape[0])
+    check_seed(parameters.seed)
+    check_sizes(widths=parameters.widths, blocks=parameters.blocks)
+    options.check(shape[0])
     check_patch(patch, len(shape) - 2)
-    chosen = detector.hyperparameters()
-    size = size_of(shape[1:-1], chosen, patch)
-    build = partial(network, chosen, size, shape[-1], training.remat)
-    sketch = building.build_without_weights(training.precision.name, build)
-    needed = memory.estimate_training([sketch], training.share)
-    memory.check_training("the detector", needed, training)
+    size = parameters.window(shape[1:-1], patch)
+    build = partial(parameters.build, size, shape[-1], options.remat)
+    sketch = building.build_without_weights(options.precision.name, build)
+    needed = memory.estimate_training([sketch], options.share)
+    memory.check_training("the detector", needed, options)
 
 
-def size_of(
-    space: tuple[int, ...], chosen: dict, patch: int | Sequence[int] | None = None
-) -> tuple[int, ...]:
-    """Say how large the windows are that a detector is given."""
-    factor = 2 ** len(chosen["widths"])
-    return window_size(space, factor, PATCH if patch is None else patch)
+class DetectorStage(Stage):
+    """An anomaly detector in training, on images with synthetic lesions."""
+
+    title = "detector"
+
+    def __init__(
+        self,
+        network: Any,
+        log_odds: Callable,
+        parameters: Parameters,
+        atlas: Atlas,
+        data: TrainingData,
+        options: ResolvedOptions,
+    ) -> None:
+        self.network = network
+        self.log_odds = log_odds
+        self.parameters = parameters
+        self.atlas = atlas
+        self.data = data
+        self.options = options
+        self.length = options.length(len(data.images))
+        self.settings = parameters._asdict() | data.settings()
+        self.batches = self._batches(data.images, options.batch_size)
+        self.baseline = baseline_loss(_lesion_share(self.batches))
+        self.validation = None
+        if data.held_out is not None:
+            self.validation = self._windows(data.held_out[:_MIN_WINDOWS])
+
+    def _batches(self, images, batch_size, held_out=False) -> Batches:
+        survey = self.data.survey
+        return lesion_batches(
+            images,
+            batch_size,
+            seed=self.parameters.seed + int(held_out),
+            size=self.data.size,
+            bounds=(survey.low, survey.high),
+            atlas=self.atlas,
+            bent=not held_out,
+        )
+
+    def _windows(self, images):
+        """Draw windows of held-out images with lesions, the same each time."""
+        # They stay in memory, and are looked at after each round.
+        batches = self._batches(images, len(images), held_out=True)
+        steps = range(-(-_MIN_WINDOWS // len(images)))
+        inputs, masks = zip(*(batches.of(step) for step in steps))
+        return np.concatenate(inputs), np.concatenate(masks) >= _INSIDE
+
+    def build(self) -> Any:
+        """Build the network for windows, in the precision of the training."""
+        channels = self.data.images.shape[-1]
+        built = self.parameters.build(self.data.size, channels, self.options.remat)
+        model = _backend.ReplicatedModel(built.inputs, built.outputs)
+        optimizer = self.options.optimizer(
+            self.length.total, global_clipnorm=1.0, base_fan_in=BASE_FAN_IN
+        )
+        model.compile(optimizer, loss=lesion_loss, auto_scale_loss=False)
+        return model
+
+    def end_round(self, model: Any, number: int, last: bool) -> dict[str, float]:
+        """Take the weights, and measure how well lesions are found."""
+        self.finish(model)
+        if self.validation is None:
+            return {}
+        inputs, masks = self.validation
+        batch_size = tiles.safe_batch(inputs.shape[1:-1])
+        odds = _backend.in_batches(self.log_odds, inputs, batch_size)
+        return {"val_dice": dice(odds > 0, masks)}
+
+    def finish(self, model: Any) -> None:
+        """Take the trained weights."""
+        self.network.set_weights(model.get_weights())
+
+    def verdict(self, figures: dict[str, float]) -> str | None:
+        """Return what is wrong with a detector that learnt nothing."""
+        if figures["loss"] < self.baseline:
+            return None
+        return (
+            "the detector has learnt nothing of lesions (its loss is "
+            f"{figures['loss']:.3g}, and {self.baseline:.3g} without any training); "
+            "train for more steps, or with a lower learning rate."
+        )
 
 
-def network(
-    chosen: dict,
-    space: tuple[int | None, ...],
-    channels: int,
-    remat: bool = False,
-) -> Any:
-    """Build the network of a detector, in the current precision."""
-    return anomaly_network.seeded_detector(
-        chosen["seed"],
-        space,
-        n_features(len(space), channels),
-        widths=chosen["widths"],
-        blocks=chosen["blocks"],
-        remat=remat,
-    )
-
-
-def stage(detector: Any, lessons: Lessons, training: Any) -> Stage:
-    """Describe how a detector is trained."""
-    length = training.length(len(lessons.images))
-    batches = _batches(detector, lessons.images, lessons.size, training.batch_size)
-    nothing = detection_of_nothing(_share(batches))
-    held_out = None
-    if lessons.held_out is not None:
-        held_out = _windows(detector, lessons.held_out, lessons.size)
-    return Stage(
-        "detector",
-        training,
-        length,
-        detector.hyperparameters() | lessons.settings(),
-        build=partial(_compile, detector, lessons.size, training, length),
-        batches=batches,
-        take=partial(_take_weights, detector),
-        publish=partial(_publish, detector, held_out),
-        lesson=("loss", nothing),
-        verdict=partial(_verdict, nothing),
-    )
-
-
-def _batches(detector, images, size, batch_size, held_out=False) -> Batches:
-    return lesion_batches(
-        images,
-        batch_size,
-        seed=detector.seed + int(held_out),
-        size=size,
-        bounds=detector.intensity_,
-        atlas=detector.atlas_,
-        bent=not held_out,
-    )
-
-
-def _share(batches):
-    """Say which share of the voxels is in lesions."""
-    steps = range(-(-_WINDOWS // batches.size))
+def _lesion_share(batches):
+    """Return which share of the voxels is in lesions."""
+    steps = range(-(-_MIN_WINDOWS // batches.size))
     return max(1e-6, float(np.mean([batches.of(step)[1].mean() for step in steps])))
 
 
-def _windows(detector, images, size):
-    """Draw windows of images with lesions, the same each time."""
-    # They stay in memory, and are looked at after each round.
-    images = images[:_WINDOWS]
-    batches = _batches(detector, images, size, len(images), held_out=True)
-    steps = range(-(-_WINDOWS // len(images)))
-    given, masks = zip(*(batches.of(step) for step in steps))
-    return np.concatenate(given), np.concatenate(masks) >= _INSIDE
-
-
-def _compile(detector, size, training, length):
-    """Make the network that is trained."""
-    chosen, channels = detector.hyperparameters(), detector.shape_[-1]
-    made = network(chosen, size, channels, training.remat)
-    model = _backend.ReplicatedModel(made.inputs, made.outputs)
-    optimizer = training.optimizer(
-        length.total, global_clipnorm=1.0, base_fan_in=BASE_FAN_IN
-    )
-    model.compile(optimizer, loss=detection, auto_scale_loss=False)
-    return model
-
-
-def _take_weights(detector, model):
-    """Copy trained weights into the network that detects."""
-    detector.network_.set_weights(model.get_weights())
-
-
-def _publish(detector, held_out, model, number, last):
-    """After a round: take the weights, and see what is found."""
-    _take_weights(detector, model)
-    if held_out is None:
-        return {}
-    given, masks = held_out
-    most = tiles.safe_batch(given.shape[1:-1])
-    found = _backend.in_batches(detector.odds, given, most) > 0
-    return {"val_dice": dice(found, masks)}
-
-
-def _verdict(nothing, figures):
-    """Say what is wrong with a detector, by its last figures."""
-    if figures["loss"] < nothing:
-        return None
-    return (
-        "the detector has learnt nothing of lesions (its loss is "
-        f"{figures['loss']:.3g}, and {nothing:.3g} without any training); train for "
-        "more steps, or with a lower learning rate."
-    )
-
-
-def detection(y_true, y_pred):
+def lesion_loss(y_true, y_pred):
     """Return the cross entropy of lesions, whose voxels count more than others.
 
     Shapes: y_true ``(batch, *space, 1)``, result ``(batch,)``.
@@ -201,8 +186,8 @@ def detection(y_true, y_pred):
     )
 
 
-def detection_of_nothing(share: float) -> float:
+def baseline_loss(share: float) -> float:
     """Return the least loss of a detector that says the same of all voxels."""
     inside, outside = LESION_WEIGHT * share, 1 - share
-    both = inside + outside
-    return -inside * math.log(inside / both) - outside * math.log(outside / both)
+    total = inside + outside
+    return -inside * math.log(inside / total) - outside * math.log(outside / total)

@@ -1,260 +1,200 @@
 """How the autoencoder is trained: its stage, and the life of its codes."""
 
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import partial
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from dipy_ldm import _backend
 from dipy_ldm._utils import tiling as tiles
-from dipy_ldm._utils.checks import check_patch, check_seed, check_sizes, choose, plain
-from dipy_ldm.autoencoder import (
-    _network as autoencoder_network,
-    losses,
-)
+from dipy_ldm._utils.checks import check_patch, plain
+from dipy_ldm.autoencoder import losses
+from dipy_ldm.autoencoder._codec import Codec, Parameters
 from dipy_ldm.autoencoder._sharpening import measure_detail, sharpening_gain
-from dipy_ldm.autoencoder.quantizers import BOTTLENECKS
-from dipy_ldm.data._batches import Augmentation, batches, read_windows, window_size
+from dipy_ldm.data._batches import batches, read_windows, window_size
 from dipy_ldm.data._checks import Survey, survey
 from dipy_ldm.metrics import detail_correlation
-from dipy_ldm.nn import building
-from dipy_ldm.nn.analysis import memory_needs
 from dipy_ldm.training import _memory as memory
-from dipy_ldm.training._memory import DISTANCES
-from dipy_ldm.training._options import BASE_FAN_IN
-from dipy_ldm.training._trainer import Stage
+from dipy_ldm.training._options import BASE_FAN_IN, Length, ResolvedOptions
+from dipy_ldm.training._trainer import Stage, TrainingData
 
 # Pieces of images that are encoded at least for codes to be revived.
-_PIECES = 16
-
-# Highest learning rates of images and of volumes, where none is given.
-RATES = 4e-3, 2e-3
-
-
-class Lessons(NamedTuple):
-    """What an autoencoder learns from.
-
-    Shapes: images ``(n, *space, channels)``, masks ``(n, *space, 1)``.
-    """
-
-    images: np.ndarray
-    found: Survey
-    size: tuple
-    masks: np.ndarray | None = None
-    background: float = 1.0
-    augment: Augmentation | None = None
-    held_out: np.ndarray | None = None
-
-    def settings(self) -> dict:
-        """Say on what the result depends."""
-        drawn = self.size, self.background, self.augment
-        held_out: Any = self.held_out
-        return dict(zip(("size", "background", "augment"), plain(drawn))) | {
-            "images": self.found.fingerprint,
-            "masks": None if self.masks is None else survey(self.masks).fingerprint,
-            "the shape of the validation data": np.shape(held_out),
-        }
+_MIN_PIECES = 16
 
 
 def check(
-    vqvae: Any, shape: tuple[int, ...], patch: int | Sequence[int] | None, training: Any
+    parameters: Parameters,
+    shape: tuple[int, ...],
+    patch: int | Sequence[int] | None,
+    options: ResolvedOptions,
 ) -> None:
     """Refuse a training that can't be done, or would not fit into the memory.
 
     Shapes: shape ``(n, *space, channels)``.
     """
-    choose("loss", vqvae.loss, losses.LOSSES)
-    choose("bottleneck", vqvae.bottleneck, BOTTLENECKS)
-    check_seed(vqvae.seed)
-    check_sizes(
-        widths=vqvae.widths,
-        blocks=vqvae.blocks,
-        n_codes=vqvae.n_codes,
-        n_codebooks=vqvae.n_codebooks,
-        code_dim=vqvae.code_dim,
-    )
-    training.check(shape[0])
+    parameters.check()
+    options.check(shape[0])
     check_patch(patch, len(shape) - 2)
-    memory.check_training(
-        "the autoencoder", needed_memory(vqvae, shape, patch, training), training
-    )
+    needed = needed_memory(parameters, shape, patch, options)
+    memory.check_training("the autoencoder", needed, options)
 
 
 def needed_memory(
-    vqvae: Any, shape: tuple[int, ...], patch: int | Sequence[int] | None, training: Any
+    parameters: Parameters,
+    shape: tuple[int, ...],
+    patch: int | Sequence[int] | None,
+    options: ResolvedOptions,
 ) -> float:
-    """Estimate what training an autoencoder takes."""
-    *space, channels = shape[1:]
-    chosen = vqvae.hyperparameters()
-    # Of the networks to come, where others are fitted already.
-    factor = autoencoder_network.factor_of(chosen["widths"])
-    size = window_size(tuple(space), factor, patch)
-    encoder, decoder = sketch(
-        vqvae, training.precision.name, size, channels, training.remat
+    """Estimate the bytes that training an autoencoder takes.
+
+    Shapes: shape ``(n, *space, channels)``.
+    """
+    size = window_size(shape[1:-1], parameters.factor, patch)
+    encoder, decoder = parameters.sketch(
+        options.precision.name, size, shape[-1], options.remat
     )
-    distances = 4 * chosen["n_codes"] * math.prod(encoder.output.shape[1:-1])
-    return memory.estimate_training([encoder, decoder], training.share, distances)
+    distances = 4 * parameters.n_codes * math.prod(encoder.output.shape[1:-1])
+    return memory.estimate_training([encoder, decoder], options.share, distances)
 
 
-def sketch(
-    vqvae: Any,
-    precision: str,
-    size: tuple[int | None, ...],
-    channels: int,
-    remat: bool = False,
-) -> tuple[Any, Any]:
-    """Sketch encoder and decoder without weights, to learn of their shapes."""
-    chosen = vqvae.hyperparameters()
-    names = ("widths", "blocks", "code_dim", "seed")
-    options = {name: chosen[name] for name in names}
-    options |= {"remat": remat, "design": vqvae.design_}
-    build = partial(autoencoder_network.encoder_and_decoder, size, channels, **options)
-    return building.build_without_weights(precision, build)
+class AutoencoderStage(Stage):
+    """An autoencoder in training: codes start in the data; dead ones are revived."""
 
+    title = "autoencoder"
+    figure = "mse"
 
-def parts(
-    vqvae: Any, size: tuple[int | None, ...], remat: bool = False
-) -> tuple[Any, Any, Any]:
-    """Build the parts of an autoencoder, in the current precision."""
-    chosen = {k: v for k, v in vqvae._described().items() if k != "loss"}
-    chosen |= {"remat": remat, "design": vqvae.design_}
-    return autoencoder_network.autoencoder_parts(size, vqvae.shape_[-1], **chosen)
-
-
-def stage(vqvae: Any, lessons: Lessons, training: Any) -> Stage:
-    """Describe how an autoencoder is trained."""
-    length = training.length(len(lessons.images))
-    settings = vqvae.hyperparameters() | lessons.settings()
-    few = partial(
-        limit_validation_images, size=lessons.size, training=training, length=length
-    )
-    some = few(lessons.images)
-    in_parts = any(np.less(lessons.size, some.shape[1:-1]))
-    if lessons.held_out is not None:
-        lessons = lessons._replace(held_out=few(lessons.held_out))
-    return Stage(
-        "autoencoder",
-        training,
-        length,
-        settings,
-        build=partial(_compile, vqvae, lessons, training, length),
-        batches=_batches(vqvae, lessons, training.batch_size),
-        begin=partial(_begin, vqvae, lessons),
-        take=partial(_take_weights, vqvae),
-        publish=partial(_publish, vqvae, lessons),
-        lesson=("mse", _variance(lessons.found)),
-        verdict=partial(verdict, vqvae, lessons.found, some, in_parts),
-    )
-
-
-def sharpening(vqvae: Any, lessons: Lessons, training: Any) -> float:
-    """Say how much sharper what a trained autoencoder makes of volumes should be."""
-    if lessons.images.ndim < 5:
-        return 0.0
-    length = training.length(len(lessons.images))
-    return missing_detail(
-        vqvae, limit_validation_images(lessons.images, lessons.size, training, length)
-    )
-
-
-def _take_weights(vqvae, model):
-    """Copy trained weights into the networks that encode and decode."""
-    for part in (vqvae.encoder_, vqvae.decoder_, vqvae.quantizer_):
-        part.set_weights(model.get_layer(part.name).get_weights())
-
-
-def _variance(found):
-    """Return the variance of images that are brought to [0, 1]."""
-    return found.variance / found.scale**2
-
-
-def _compile(vqvae, lessons, training, length):
-    """Make the network that is trained: all parts in a row."""
-    channels = vqvae.shape_[-1]
-    encoder, quantizer, decoder = parts(vqvae, lessons.size, training.remat)
-    images = encoder.inputs[0]
-    model = _backend.ReplicatedModel(images, decoder(quantizer(encoder(images))))
-    model.compile(
-        training.optimizer(
-            length.total,
-            # Without a bound, few early batches would rule Adam's moments for long.
-            global_clipnorm=1.0,
-            base_fan_in=BASE_FAN_IN,
-        ),
+    def __init__(
+        self, codec: Codec, data: TrainingData, options: ResolvedOptions
+    ) -> None:
+        self.codec = codec
+        self.data = data
+        self.options = options
+        self.length = options.length(len(data.images))
         # Of images in [0, 1].
-        loss=losses.reconstruction(vqvae.loss, channels, _variance(lessons.found)),
-        metrics=[losses.error(channels)],
-        auto_scale_loss=False,  # the optimizer does
-    )
-    return model
+        self.baseline = data.survey.variance / data.survey.scale**2
+        self.validation = self.affordable(data.held_out)
+        self.settings = self._parameters() | data.settings() | self._loss_settings()
+        self.batches = batches(
+            data.images,
+            options.batch_size,
+            seed=codec.parameters.seed,
+            size=data.size,
+            bounds=codec.intensity,
+            masks=data.masks,
+            background=data.background,
+            augment=data.augment,
+        )
 
+    def _parameters(self):
+        parameters = self.codec.parameters._asdict()
+        del parameters["design"]
+        return parameters
 
-def _batches(vqvae, lessons, batch_size):
-    """Draw what the autoencoder learns from."""
-    return batches(
-        lessons.images,
-        batch_size,
-        seed=vqvae.seed,
-        size=lessons.size,
-        bounds=vqvae.intensity_,
-        masks=lessons.masks,
-        background=lessons.background,
-        augment=lessons.augment,
-    )
+    def _loss_settings(self):
+        masks = self.data.masks
+        return {
+            "background": plain(self.data.background),
+            "augment": plain(self.data.augment),
+            "masks": None if masks is None else survey(masks).fingerprint,
+        }
 
+    def affordable(self, images: Any) -> Any:
+        """Keep as many images as can be reconstructed in a tenth of the time."""
+        if images is None:
+            return None
+        return limit_validation_images(
+            images, self.data.size, self.options, self.length
+        )
 
-def _begin(vqvae, lessons, model):
-    """Let the codes start where encoded images are."""
-    _take_weights(vqvae, model)
-    rng = np.random.default_rng(vqvae.seed)
-    quantizer = model.get_layer("quantizer")
-    draw = partial(draw_vectors, vqvae, lessons.images, lessons.size, rng)
-    quantizer.codebook.assign(
-        _backend.broadcast_from_chief(quantizer.initial(draw, rng))
-    )
+    def build(self) -> Any:
+        """Build all parts in a row, in the precision of the training."""
+        channels = self.codec.shape[-1]
+        parameters = self.codec.parameters
+        encoder, quantizer, decoder = parameters.build(
+            self.data.size, channels, self.options.remat
+        )
+        images = encoder.inputs[0]
+        reconstructed = decoder(quantizer(encoder(images)))
+        model = _backend.ReplicatedModel(images, reconstructed)
+        model.compile(
+            self.options.optimizer(
+                self.length.total,
+                # Without a bound, few early batches would rule Adam's moments for long.
+                global_clipnorm=1.0,
+                base_fan_in=BASE_FAN_IN,
+            ),
+            loss=losses.reconstruction(parameters.loss, channels, self.baseline),
+            metrics=[losses.error(channels)],
+            auto_scale_loss=False,  # the optimizer does
+        )
+        return model
 
-
-def _publish(vqvae, lessons, model, number, last):
-    """After a round: watch and revive the codes, take the weights, validate."""
-    quantizer = model.get_layer("quantizer")
-    figures, dead = quantizer.figures()
-    _take_weights(vqvae, model)
-    # A code revived after the last round would not be trained any more.
-    figures["revived"] = 0 if last else len(dead)
-    if figures["revived"]:
-        rng = np.random.default_rng([vqvae.seed, number + 1])
-        draw = partial(draw_vectors, vqvae, lessons.images, lessons.size, rng)
-        codes = quantizer.revived(dead, draw, rng)
+    def begin(self, model: Any) -> None:
+        """Let the codes start where encoded images are."""
+        self.codec.take_weights(model)
+        rng = np.random.default_rng(self.codec.parameters.seed)
+        quantizer = model.get_layer("quantizer")
+        codes = quantizer.initial(self._draw(rng), rng)
         quantizer.codebook.assign(_backend.broadcast_from_chief(codes))
-        _take_weights(vqvae, model)
-    if lessons.held_out is not None:
-        found = score(vqvae, lessons.held_out)
-        figures |= {f"val_{name}": value for name, value in found.items()}
-    return figures
+
+    def end_round(self, model: Any, number: int, last: bool) -> dict[str, float]:
+        """Revive dead codes, take the weights and validate."""
+        quantizer = model.get_layer("quantizer")
+        figures, dead = quantizer.figures()
+        self.finish(model)
+        # A code revived after the last round would not be trained any more.
+        figures["revived"] = 0 if last else len(dead)
+        if figures["revived"]:
+            rng = np.random.default_rng([self.codec.parameters.seed, number + 1])
+            codes = quantizer.revived(dead, self._draw(rng), rng)
+            quantizer.codebook.assign(_backend.broadcast_from_chief(codes))
+            self.finish(model)
+        if self.validation is not None:
+            scores = score(self.codec, self.validation)
+            figures |= {f"val_{name}": value for name, value in scores.items()}
+        return figures
+
+    def finish(self, model: Any) -> None:
+        """Take the trained weights."""
+        self.codec.take_weights(model)
+
+    def verdict(self, figures: dict[str, float]) -> str | None:
+        """Return what is wrong with reconstructions of some of the images."""
+        images = self.affordable(self.data.images)
+        in_parts = any(np.less(self.data.size, images.shape[1:-1]))
+        return verdict(self.codec, self.data.survey, images, in_parts, figures)
+
+    def sharpening(self) -> float:
+        """Return how much sharper decoded volumes should be; 0 for images."""
+        if self.codec.rank < 3:
+            return 0.0
+        return missing_detail(self.codec, self.affordable(self.data.images))
+
+    def _draw(self, rng):
+        return partial(draw_vectors, self.codec, self.data.images, self.data.size, rng)
 
 
 def draw_vectors(
-    vqvae: Any,
+    codec: Codec,
     images: np.ndarray,
     size: tuple[int, ...],
     rng: np.random.Generator,
     count: int,
 ) -> np.ndarray:
-    """Encode pieces of images until there are enough vectors, and draw of them.
+    """Encode pieces of images until there are enough vectors, and draw from them.
 
     Shapes: images ``(n, *space, channels)``, result ``(count, code_dim)``.
     """
-    each = math.prod(vqvae.latent_shape((*size, 1))[:-1])
-    needed = max(-(-count // each), _PIECES)
-    chosen = np.sort(rng.choice(len(images), min(needed, len(images)), False))
+    per_piece = math.prod(codec.parameters.latent_shape(size)[:-1])
+    pieces = max(-(-count // per_piece), _MIN_PIECES)
+    chosen = np.sort(rng.choice(len(images), min(pieces, len(images)), False))
     slack = np.maximum(np.subtract(images.shape[1:-1], size), 0)
     corners = rng.integers(0, slack + 1, (len(chosen), len(size)))
 
     def encode(places):
-        pieces = read_windows(images, chosen[places], corners[places], size)
-        return vqvae.encode(pieces)
+        return codec.encode(read_windows(images, chosen[places], corners[places], size))
 
     # On one device, however many there are: with other pieces the last bit is another,
     # and with that k-means may come to other codes.
@@ -262,7 +202,7 @@ def draw_vectors(
         latents = _backend.in_batches(
             encode, np.arange(len(chosen)), tiles.safe_batch(size)
         )
-    vectors = latents.reshape(-1, vqvae.code_dim)
+    vectors = latents.reshape(-1, latents.shape[-1])
     order = rng.choice(len(vectors), min(count, len(vectors)), False)
     # Where there are too few, each is drawn as often as any other.
     vectors = vectors[np.resize(order, count)]
@@ -278,7 +218,7 @@ MAX_MEASURED_VOXELS = 2**18
 
 
 def limit_validation_images(
-    images: np.ndarray, size: tuple[int, ...], training: Any, length: Any
+    images: np.ndarray, size: tuple[int, ...], training: ResolvedOptions, length: Length
 ) -> np.ndarray:
     """Keep so many images that to validate takes a tenth of a round's time, about.
 
@@ -292,7 +232,7 @@ def limit_validation_images(
     return images[: max(1, math.ceil(most))]
 
 
-def score(vqvae: Any, images: np.ndarray) -> dict[str, float]:
+def score(codec: Codec, images: np.ndarray) -> dict[str, float]:
     """Measure how near reconstructions come to images.
 
     Shapes: images ``(n, *space, channels)``.
@@ -308,34 +248,34 @@ def score(vqvae: Any, images: np.ndarray) -> dict[str, float]:
         squares = np.mean((reconstructed - piece) ** 2, axes, dtype="float64")
         return np.stack([squares, detail], -1)
 
-    figures = _of_each(scores, vqvae, images)
+    figures = _of_each(scores, codec, images)
     mse, detail = figures.mean(axis=0)
-    low, high = vqvae.intensity_
+    low, high = codec.intensity
     return {"mse": float(mse / ((high - low) ** 2 or 1)), "detail": float(detail)}
 
 
-def _of_each(measure, vqvae, images):
+def _of_each(measure, codec, images):
     """Measure images beside their reconstructions, few at once."""
 
     def measured(numbers):
         piece = np.asarray(images[numbers], "float32")
-        return measure(piece, vqvae.predict(piece))
+        return measure(piece, codec.reconstruct(piece))
 
     batch = tiles.safe_batch(images.shape[1:-1], MAX_MEASURED_VOXELS)
     return _backend.in_batches(measured, np.arange(len(images)), batch)
 
 
-def missing_detail(vqvae: Any, images: np.ndarray) -> float:
+def missing_detail(codec: Codec, images: np.ndarray) -> float:
     """Measure by which gain reconstructions should be sharpened.
 
     Shapes: images ``(n, *space, channels)``.
     """
-    figures = _of_each(measure_detail, vqvae, images)
+    figures = _of_each(measure_detail, codec, images)
     return sharpening_gain(figures.sum(axis=0))
 
 
 def verdict(
-    vqvae: Any,
+    codec: Codec,
     summary: Survey,
     images: np.ndarray,
     in_parts: bool,
@@ -349,7 +289,7 @@ def verdict(
             "train for more steps, or with a lower learning rate."
         )
     # Not by the figures of the last round, which are means over all its steps.
-    mse = score(vqvae, images)["mse"]
+    mse = score(codec, images)["mse"]
     # Where images hardly differ, their mean is hard to beat, and need not be.
     mean = max(summary.spread, 0.05 * summary.variance) / summary.scale**2
     if mse < mean:
@@ -363,49 +303,3 @@ def verdict(
         f"train for more steps, {larger}or with another learning rate (0.001 to "
         "0.002 for volumes)."
     )
-
-
-def estimate_coding(
-    chosen: dict,
-    space: Sequence[int],
-    channels: int,
-    *,
-    tile: int,
-    margin: int,
-    batch_size: int,
-) -> tuple[float, float]:
-    """Estimate what encoding and decoding images take."""
-    names = ("widths", "blocks", "code_dim")
-    widths, blocks, code_dim = (chosen[name] for name in names)
-    design = (tuple(widths), blocks, code_dim, channels, len(space))
-    per_voxel, latents = _per_voxel(*design)
-    codes = DISTANCES * 4 * chosen["n_codes"] * latents
-    # In the range of the images and of [0, 1].
-    whole = 8 * channels * math.prod(space)
-    piece = math.prod(_largest(size, tile, margin) for size in space)
-    encoding, decoding = (
-        _backend.ONCE_APPLYING + batch_size * (each * piece + whole)
-        for each in (per_voxel[0], max(codes, per_voxel[1]))
-    )
-    return encoding, decoding
-
-
-def _largest(size, tile, margin):
-    """Say how long the longest tile of a side is, with its overlaps."""
-    if size <= tile + 2 * margin:
-        return size
-    return min(size, tile + (2 if size > 2 * tile else 1) * margin)
-
-
-@lru_cache
-def _per_voxel(widths, blocks, code_dim, channels, rank):
-    """Say how many bytes each part needs at once, and how many latents there are."""
-    size = (4 * autoencoder_network.factor_of(widths),) * rank
-    options = {"widths": widths, "blocks": blocks, "code_dim": code_dim}
-    build = partial(
-        autoencoder_network.encoder_and_decoder, size, channels, seed=0, **options
-    )
-    parts = building.build_without_weights("float32", build)
-    voxels = math.prod(size)
-    latents = math.prod(parts[0].output.shape[1:-1])
-    return [memory_needs(part).live / voxels for part in parts], latents / voxels

@@ -22,7 +22,7 @@ from dipy_ldm.checking._findings import (
 )
 from dipy_ldm.data._grid import Grid, conform
 from dipy_ldm.denoiser._training import guide_steps
-from dipy_ldm.training import Training
+from dipy_ldm.training import ResolvedOptions
 
 # Real steps of each stage at most; the first, for which networks are compiled, is none
 # that counts.
@@ -200,7 +200,7 @@ _LONG_HOURS = 24.0
 
 
 def check_time(
-    paces: Paces, trainings: tuple[Training, Training], n: int, n_all: int
+    paces: Paces, trainings: tuple[ResolvedOptions, ResolvedOptions], n: int, n_all: int
 ) -> Finding:
     """Say how long the training will take."""
     steps = {

@@ -16,7 +16,7 @@ from dipy_ldm.data.cohort import split
 from dipy_ldm.denoiser import _training as diffusion
 from dipy_ldm.denoiser._training import FEWEST_SUBJECTS
 from dipy_ldm.diffusion import schedules
-from dipy_ldm.training import Training
+from dipy_ldm.training import ResolvedOptions, resolve
 
 # Share of the memory that is free beyond which other programs are to be kept away.
 _TIGHT = 0.8
@@ -32,11 +32,11 @@ _FEW_SUBJECTS, _ENOUGH_SUBJECTS = 20, 200
 _STAGES = {"autoencoder": "The autoencoder", "diffusion": "The diffusion model"}
 
 
-def settle(recipe: Any, rank: int) -> tuple[Training, Training]:
+def resolve_options(recipe: Any, rank: int) -> tuple[ResolvedOptions, ResolvedOptions]:
     """Choose precision, devices and learning rates of both stages."""
     return (
-        Training(**recipe.of_vqvae).settled(rank, rates=autoencoder.RATES),
-        Training(**recipe.of_model).settled(rank, rates=diffusion.RATES),
+        resolve("vqvae", rank, recipe.of_vqvae),
+        resolve("ldm", rank, recipe.of_model),
     )
 
 
@@ -85,7 +85,7 @@ def _sentence(words):
     return words[:1].upper() + words[1:]
 
 
-def check_device(trainings: Sequence[Training]) -> Finding:
+def check_device(trainings: Sequence[ResolvedOptions]) -> Finding:
     """Say on what is trained."""
     strategy = trainings[0].strategy
     gpus = _backend.gpu_capabilities(strategy)
@@ -100,7 +100,7 @@ def check_device(trainings: Sequence[Training]) -> Finding:
     return green("device", f"Training is on {message}.")
 
 
-def check_precision(trainings: Sequence[Training]) -> Finding:
+def check_precision(trainings: Sequence[ResolvedOptions]) -> Finding:
     """Say in what is computed, and why."""
     chosen: Any = trainings[0].precision
     return green("precision", f"{chosen.name}: {chosen.reason}.")
@@ -108,7 +108,7 @@ def check_precision(trainings: Sequence[Training]) -> Finding:
 
 def check_memory(
     recipe: Any,
-    trainings: Sequence[Training],
+    trainings: Sequence[ResolvedOptions],
     shape: tuple[int, ...],
     patch: int | Sequence[int] | None,
 ) -> Finding:
@@ -116,12 +116,13 @@ def check_memory(
 
     Shapes: shape ``(n, *space, channels)``.
     """
-    latent_shape = recipe.vqvae.latent_shape(shape[1:])
+    parameters = recipe.vqvae._parameters(len(shape) - 2)
+    architecture = recipe.model._architecture(shape)
     needed = {
         "autoencoder": autoencoder.needed_memory(
-            recipe.vqvae, shape, patch, trainings[0]
+            parameters, shape, patch, trainings[0]
         ),
-        "diffusion": diffusion.needed_memory(recipe.model, latent_shape, trainings[1]),
+        "diffusion": diffusion.needed_memory(architecture, trainings[1]),
     }
     free = _backend.free_memory(trainings[0].strategy)
     return judge_memory(needed, free)

@@ -5,83 +5,56 @@ from functools import partial
 import logging
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
+import keras
 from keras import ops
 import numpy as np
 
 from dipy_ldm import _backend
-from dipy_ldm._utils.checks import InputError, check_seed, check_sizes, choose
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.subjects import fingerprint, number_both
 from dipy_ldm.conditions import UNSPECIFIED
-from dipy_ldm.data._sources import Source, network_inputs
+from dipy_ldm.data._batches import Batches
+from dipy_ldm.data._sources import ConditioningInputs, network_inputs
+from dipy_ldm.data._table_rows import align_tables
 from dipy_ldm.denoiser import _unet as unet_network
-from dipy_ldm.denoiser._conditioning import SOURCE, Latents
+from dipy_ldm.denoiser._conditioning import SOURCE, ConditioningEncoder, Latents
+from dipy_ldm.denoiser._networks import Architecture, ConditionalDenoiser
 from dipy_ldm.denoiser._noising import noisy_batches
-from dipy_ldm.denoiser._unet import build_denoiser, has_guide, prior_options
 from dipy_ldm.diffusion import schedules
 from dipy_ldm.nn import building
 from dipy_ldm.training import _memory as memory
-from dipy_ldm.training._options import BASE_FAN_IN
+from dipy_ldm.training._options import BASE_FAN_IN, ResolvedOptions
 from dipy_ldm.training._trainer import Stage
+
+logger = logging.getLogger(__name__)
 
 # The guide is to be worse than the denoiser in the same way: narrower, and trained
 # for a sixteenth of the steps. With fewer than these it would know nothing at all.
-_GUIDE_SHARE = 16
-_GUIDE_STEPS = 300
+_GUIDE_SHARE, _MIN_GUIDE_STEPS = 16, 300
 # Noised latents of which the loss before any training is measured, and their numbers at
-# most; some at once.
-_MEASURED = 1024
-_NUMBERS = 2**27
-_AT_ONCE = 32
-
-# Highest learning rates of images and of volumes, where none is given.
-RATES = 2e-3, 2e-3
+# most; in batches.
+_MEASURED, _MAX_NUMBERS, _MEASURED_BATCH = 1024, 2**27, 32
 
 
-def check(
-    model: Any, shape: tuple[int, ...], training: Any, source: Source | None = None
-) -> None:
-    """Refuse a training that can't be done, or would not fit into the memory.
-
-    Shapes: shape ``(n, *space, channels)``.
-    """
-    check_seed(model.seed)
-    check_sizes(widths=model.widths, blocks=model.blocks)
-    choose("schedule", model.schedule, schedules.SCHEDULES)
-    choose("target", model.target, schedules.TARGETS)
-    training.check(shape[0])
-    latent_shape = model.vqvae.latent_shape(shape[1:])
-    needed = needed_memory(model, latent_shape, training, source)
-    memory.check_training("the denoiser", needed, training)
+def check(architecture: Architecture, n: int, options: ResolvedOptions) -> None:
+    """Refuse a training on so many images that can't be done, or would not fit."""
+    architecture.parameters.check()
+    options.check(n)
+    needed = needed_memory(architecture, options)
+    memory.check_training("the denoiser", needed, options)
 
 
-def needed_memory(
-    model: Any,
-    latent_shape: tuple[int, ...],
-    training: Any,
-    source: Source | None = None,
-) -> float:
-    """Estimate what training the denoiser takes.
-
-    Shapes: latent_shape ``(*space, channels)``.
-    """
-    chosen = model.hyperparameters()
-    build = partial(
-        build_denoiser,
-        chosen,
-        latent_shape,
-        # What is told of conditions takes next to nothing.
-        {},
-        source,
-        model.vqvae.factor,
-        remat=training.remat,
-    )
-    denoiser = building.build_without_weights(training.precision.name, build)
-    guide = has_guide(chosen, latent_shape)
-    return memory.estimate_training([denoiser], training.share, before=int(guide))
+def needed_memory(architecture: Architecture, options: ResolvedOptions) -> float:
+    """Estimate the bytes that training the denoiser takes."""
+    build = partial(architecture.unet, remat=options.remat)
+    denoiser = building.build_without_weights(options.precision.name, build)
+    before = int(architecture.has_guide)
+    return memory.estimate_training([denoiser], options.share, before=before)
 
 
-def scale_of(latents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def latent_scale(latents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Learn what brings latents to mean 0 and variance 1.
 
     One scale for all channels: those of little variance are details, and what would be
@@ -99,203 +72,292 @@ def scale_of(latents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean.astype("float32"), np.full(mean.shape, scale, "float32")
 
 
+class Examples(NamedTuple):
+    """Images of a fit or of its validation, and what networks are given with them."""
+
+    images: np.ndarray | None
+    conditions: Any = None
+    source: Any = None
+    subjects: Any = None
+
+
+class Conditioning(NamedTuple):
+    """What a fit learns of conditions and sources, and their encoded values.
+
+    Numbers of subjects are of the images learnt from, and of those held out.
+    """
+
+    encoder: ConditioningEncoder
+    inputs: ConditioningInputs | None
+    held_out: ConditioningInputs | None
+    subjects: np.ndarray
+    held_out_subjects: np.ndarray
+
+    @classmethod
+    def learn(
+        cls,
+        learnt: Examples,
+        held_out: Examples,
+        factor: int,
+        units: dict[str, str] | None,
+        meanings: dict[str, dict[str, str]] | None,
+    ) -> Self:
+        """Learn from images, and encode them and those that are held out."""
+        subjects = number_both(
+            (learnt.images, learnt.subjects), (held_out.images, held_out.subjects)
+        )
+        conditions, held_out_conditions = align_tables(
+            (learnt.conditions, learnt.subjects),
+            (held_out.conditions, held_out.subjects),
+        )
+        encoder = ConditioningEncoder.learn(
+            conditions,
+            learnt.source,
+            np.shape(learnt.images),  # type: ignore
+            factor,
+            units,
+            meanings,
+            subjects[0],
+        )
+        return cls(
+            encoder,
+            encoder.transform(learnt.images, conditions, learnt.source),
+            encoder.transform(held_out.images, held_out_conditions, held_out.source),
+            *subjects,
+        )
+
+    def settings(self) -> dict:
+        """Return all on which the result of a training depends."""
+        subjects = fingerprint(self.subjects)
+        return self.encoder.fingerprints(self.inputs) | {"subjects": subjects}
+
+
 def stages(
-    model: Any,
-    predict: Callable,
+    denoiser: ConditionalDenoiser,
     latents: Latents,
     held_out: Latents | None,
-    training: Any,
+    options: ResolvedOptions,
     settings: dict,
 ) -> list[Stage]:
-    """Return the stages in which the networks of a diffusion model are trained."""
+    """Return the stages in which guide, if any, and denoiser are trained."""
+    parameters = denoiser.architecture.parameters
     # Over all latents, and so once for both.
     _, spreads = latents.moments()
-    given = model.schedule, model.target, spreads, _times(model)
-    noise = schedules.baseline_loss(*given)
-    linear = noise if model.gaussian_ is None else _loss_of_linear(model, latents)
-    describe = partial(_stage, model, latents, settings, linear, noise)
-    length = training.length(len(latents.clean))
-    found = []
-    if model.guide_ is not None:
-        shorter = length._replace(total=guide_steps(length.total))
-        path = of_guide(training.checkpoint)
-        guided = training._replace(checkpoint=path, callbacks=())
-        guide = describe("guide", model.guide_, guided, shorter, _not_measured)
-        found.append(guide)
-    validate = _not_measured
+    times = training_times(denoiser)
+    white = schedules.baseline_loss(
+        parameters.schedule, parameters.target, spreads, times
+    )
+    linear = white
+    if denoiser.prior.gaussian is not None:
+        linear = linear_loss(denoiser, latents)
+    validation = None
     if held_out is not None:
-        validate = _validation(model, predict, held_out, training.batch_size)
-    denoiser = describe("diffusion", model.denoiser_, training, length, validate)
-    return [*found, denoiser]
+        validation = Validation(denoiser, held_out, options.batch_size)
+    describe = partial(
+        DenoiserStage, denoiser, latents, settings=settings, baselines=(linear, white)
+    )
+    main = describe(options, validation=validation)
+    if denoiser.guide is None:
+        return [main]
+    guided = options._replace(checkpoint=guide_path(options.checkpoint), callbacks=())
+    return [describe(guided, guide=True), main]
 
 
-def of_guide(checkpoint: str | Path | None) -> str | None:
+def guide_path(checkpoint: str | Path | None) -> str | None:
     """Name the guide's checkpoint after the denoiser's."""
     return f"{checkpoint}.guide" if checkpoint else None
 
 
 def guide_steps(steps: int) -> int:
-    """Say for how many steps the guide is trained, by those of the denoiser."""
-    return min(steps, max(steps // _GUIDE_SHARE, _GUIDE_STEPS))
+    """Return for how many steps the guide is trained, by those of the denoiser."""
+    return min(steps, max(steps // _GUIDE_SHARE, _MIN_GUIDE_STEPS))
 
 
-def _stage(
-    model, latents, settings, linear, noise, title, network, training, length, validate
-):
-    """Describe how one of the two networks is trained."""
-    return Stage(
-        title,
-        training,
-        length,
-        settings,
-        build=partial(_compile, model, network, training, length.total, linear / noise),
-        batches=_noised(model, latents, training.batch_size),
-        publish=partial(_publish, validate),
-        lesson=("loss", linear),
-        verdict=partial(_verdict, linear, noise),
-        network=network,
-    )
+class DenoiserStage(Stage):
+    """A denoiser or its guide in training.
+
+    ``baselines`` are the losses of the best linear denoiser, and of one that takes
+    latents for white noise.
+    """
+
+    averaged: keras.Model
+
+    def __init__(
+        self,
+        denoiser: ConditionalDenoiser,
+        latents: Latents,
+        options: ResolvedOptions,
+        *,
+        settings: dict,
+        baselines: tuple[float, float],
+        guide: bool = False,
+        validation: Any = None,
+    ) -> None:
+        self.title = "guide" if guide else "diffusion"
+        self.denoiser = denoiser
+        self.guide = guide
+        self.averaged = denoiser.networks["guide" if guide else "denoiser"]
+        self.options = options
+        length = options.length(len(latents.clean))
+        total = guide_steps(length.total) if guide else length.total
+        self.length = length._replace(total=total)
+        self.settings = settings
+        self.baseline, self.white_baseline = baselines
+        self.validation = validation
+        self.batches = noisy_latents(denoiser, latents, options.batch_size)
+
+    def build(self) -> Any:
+        """Build the network that is trained, in the precision of the training."""
+        architecture = self.denoiser.architecture
+        network = architecture.unet(self.guide, self.options.remat)
+        unet_network.set_prior(network, self.denoiser.prior.gaussian)
+        model = _backend.ReplicatedModel(network.inputs, network.outputs)
+        optimizer = self.options.optimizer(
+            self.length.total,
+            # The less is left to learn, the smaller gradients are, but for some.
+            global_clipnorm=self.baseline / self.white_baseline,
+            # With as many inputs as there are over voxels, kernels between blocks let
+            # what is the same everywhere grow until nothing else is seen; blocks take
+            # it away.
+            base_fan_in=BASE_FAN_IN if architecture.of_volumes else None,
+            unnormalised=unet_network.unnormalised(model),
+            averages=self.averaged.trainable_variables,
+            # A short training must not average over what it began with.
+            ema_momentum=max(0.0, min(0.999, 1 - 10 / self.length.total)),
+        )
+        model.compile(optimizer, loss="mse", auto_scale_loss=False)
+        return model
+
+    def end_round(self, model: Any, number: int, last: bool) -> dict[str, float]:
+        """Validate with the averaged weights."""
+        return {} if self.validation is None else self.validation(last)
+
+    def verdict(self, figures: dict[str, float]) -> str | None:
+        """Return what is wrong with a denoiser that learnt nothing."""
+        baselines = {"val_loss": self.white_baseline, "loss": self.baseline}
+        for name, baseline in baselines.items():
+            if (loss := figures.get(name, 0)) >= baseline:
+                return (
+                    f"the denoiser has learnt nothing of the images (its {name} is "
+                    f"{loss:.3g}, and {baseline:.3g} without any training); train for "
+                    "more steps, or with a lower learning rate."
+                )
+        return None
 
 
-def _compile(model, used, training, steps, clip):
-    """Make a network that is trained, and whose average one is that is used."""
-    told = model.conditions_, model.source_, model.vqvae_.factor
-    given = model.hyperparameters(), model.latent_shape_, *told
-    options = {"guide": used is model.guide_, "remat": training.remat}
-    knows = prior_options(model.expectation_, model.gaussian_)
-    network = build_denoiser(*given, **knows, **options)
-    unet_network.set_prior(network, model.gaussian_)
-    trained = _backend.ReplicatedModel(network.inputs, network.outputs)
-    # The less is left to learn, the smaller gradients are, but for some.
-    optimizer = training.optimizer(
-        steps,
-        global_clipnorm=clip,
-        # With as many inputs as there are over voxels, kernels between blocks let what
-        # is the same everywhere grow until nothing else is seen; blocks take it away.
-        base_fan_in=BASE_FAN_IN if _of_volumes(model) else None,
-        unnormalised=unet_network.unnormalised(trained),
-        averages=used.trainable_variables,
-        # A short training must not average over what it began with.
-        ema_momentum=max(0.0, min(0.999, 1 - 10 / steps)),
-    )
-    trained.compile(optimizer, loss="mse", auto_scale_loss=False)
-    return trained
-
-
-def _of_volumes(model):
-    return len(model.latent_shape_) == 4
-
-
-def _times(model):
+def training_times(denoiser: ConditionalDenoiser) -> partial | None:
     """Return from which times the denoiser learns; None for all alike."""
+    architecture, gaussian = denoiser.architecture, denoiser.prior.gaussian
     # Sources tell at the strongest noise all that is to be known.
-    if not _of_volumes(model) or model.source_ is not None:
+    if not architecture.of_volumes or architecture.source is not None:
         return None
     # Where places are not alike, latents differ by all that they vary.
-    gaussian = model.gaussian_
     deviation = 1.0 if gaussian is None else gaussian.deviation
-    return partial(schedules.lognormal_times, model.schedule, deviation=deviation)
+    schedule = architecture.parameters.schedule
+    return partial(schedules.lognormal_times, schedule, deviation=deviation)
 
 
-def _noised(model, latents, batch_size, shift=0, **told):
+def noisy_latents(
+    denoiser: ConditionalDenoiser,
+    latents: Latents,
+    batch_size: int,
+    shift: int = 0,
+    **replaced,
+) -> Batches:
     """Draw what the denoiser learns from; other noise with another shift."""
+    parameters = denoiser.architecture.parameters
     return noisy_batches(
         latents.clean,
         batch_size,
-        **latents.noising_options | told,
-        schedule=model.schedule,
-        target=model.target,
-        seed=model.seed + shift,
-        times=_times(model),
+        **latents.noising_options | replaced,
+        schedule=parameters.schedule,
+        target=parameters.target,
+        seed=parameters.seed + shift,
+        times=training_times(denoiser),
     )
 
 
-def _validation(model, predict, latents, batch_size):
-    """Make what measures the denoiser's loss of latents that are held out."""
-    latents = latents.numbered()
-    # Noised alike for every round, so that losses compare; sources are read later, as
-    # many at once as memory suffices for, and what is to be expected is taken away
-    # by what is told each time.
-    once = {"shift": 1, "dropped": 0.0, "sources": None, "expected": None}
-    batch = _noised(model, latents, len(latents.clean), **once)
-    (x, times, *tables), target = batch.of(0)
-    told, who = [t[:, :-1] for t in tables], [t[:, -1] for t in tables]
-    sources = latents.noising_options.get("sources")
-    read, at_once = (sources.read, batch_size) if sources else (None, 256)
-    names = [*model.conditions_, *([SOURCE] if sources else [])]
-    ones = (1,) * (x.ndim - 1)
-    alpha, sigma = (
-        rate.astype("float32").reshape(-1, *ones)
-        for rate in schedules.rates(model.schedule, times)
-    )
+class Validation:
+    """The loss of held-out latents, and what each condition adds to it."""
 
-    def squares(*told):
-        def apply(numbers):
-            given = [
-                array
-                for table in told
-                for array in network_inputs(table[numbers], read)
-            ]
-            noisy, when, levels = x[numbers], times[numbers], alpha[numbers]
-            if latents.expectation is None:
-                return predict(noisy, when, *given)
-            known = latents.expectation.predict(told[0][numbers])
-            left = noisy - levels * known
-            predicted = predict(left, when, levels * known, *given)
-            mixed = known, 0.0, levels, sigma[numbers]
-            return predicted + schedules.to_target(model.target, *mixed)
+    def __init__(
+        self, denoiser: ConditionalDenoiser, latents: Latents, batch_size: int
+    ) -> None:
+        self.denoiser = denoiser
+        latents = latents.numbered()
+        # Noised alike for every round, so that losses compare; sources are read later,
+        # as many at once as memory suffices for, and the conditional mean is taken away
+        # each time.
+        once: dict[str, Any] = {"dropped": 0.0, "sources": None, "expected": None}
+        batch = noisy_latents(denoiser, latents, len(latents.clean), shift=1, **once)
+        (self.noisy, self.times, *tables), self.target = batch.of(0)
+        # The last column has the number of the subject.
+        self.table: Any = None
+        if tables:
+            self.table, self.subjects = tables[0][:, :-1], tables[0][:, -1]
+        sources = latents.noising_options.get("sources")
+        self.read = sources and sources.read
+        self.batch_size = batch_size if sources else 256
+        self.names = list(denoiser.architecture.conditions)
+        self.names += [SOURCE] if sources else []
+        schedule = denoiser.architecture.parameters.schedule
+        ones = (1,) * (self.noisy.ndim - 1)
+        self.alpha, self.sigma = (
+            rate.astype("float32").reshape(-1, *ones)
+            for rate in schedules.rates(schedule, self.times)
+        )
 
-        predicted = _backend.in_batches(apply, np.arange(len(x)), at_once)
-        return (predicted - target) ** 2
+    def __call__(self, last: bool) -> dict[str, float]:
+        """Return figures; after the last round, warn of conditions without effect."""
+        figures = {"val_loss": float(np.mean(self._squares(self.table)))}
+        if self.table is None:
+            return figures
+        effects = ablation_gains(
+            self._losses, self.table, self.subjects, self.names, warn=last
+        )
+        return figures | effects
 
-    def losses(told):
-        return squares(told).mean(axis=tuple(range(1, x.ndim)))
+    def _losses(self, table):
+        return self._squares(table).mean(axis=tuple(range(1, self.noisy.ndim)))
 
-    def validate(last):
-        figures = {"val_loss": float(np.mean(squares(*told)))}
-        for true, number in zip(told, who):
-            figures |= ablation_gains(losses, true, number, names, warn=last)
-        return figures
+    def _squares(self, table):
+        """Return squared errors under conditions, ``(n, *space, channels)``."""
 
-    return validate
+        def predict(numbers):
+            return self._predict(numbers, None if table is None else table[numbers])
+
+        numbers = np.arange(len(self.noisy))
+        predicted = _backend.in_batches(predict, numbers, self.batch_size)
+        return (predicted - self.target) ** 2
+
+    def _predict(self, numbers, table):
+        """Predict the target of some latents."""
+        noisy, times = self.noisy[numbers], self.times[numbers]
+        conditioning = () if table is None else network_inputs(table, self.read)
+        expectation = self.denoiser.prior.expectation
+        if expectation is None or table is None:
+            return self.denoiser.predict(noisy, times, *conditioning)
+        mean = expectation.predict(table)
+        alpha, sigma = self.alpha[numbers], self.sigma[numbers]
+        residual = noisy - alpha * mean
+        predicted = self.denoiser.predict(residual, times, alpha * mean, *conditioning)
+        target = self.denoiser.architecture.parameters.target
+        return predicted + schedules.to_target(target, mean, 0.0, alpha, sigma)
 
 
-def _not_measured(last):
-    return {}
-
-
-def _publish(validate, trained, number, last):
-    """After a round: validate with the averaged weights."""
-    return validate(last)
-
-
-def _loss_of_linear(model, latents):
-    """Measure the loss before anything is trained: what a linear function knows."""
-    estimate = unet_network.linear_estimate(model.denoiser_)
-    size = min(len(latents.clean), _AT_ONCE)
-    batches = _noised(model, latents, size, shift=2)
+def linear_loss(denoiser: ConditionalDenoiser, latents: Latents) -> float:
+    """Measure the loss of the best linear denoiser, with which training begins."""
+    estimate = unet_network.linear_estimate(denoiser.network)
+    size = min(len(latents.clean), _MEASURED_BATCH)
+    batches = noisy_latents(denoiser, latents, size, shift=2)
     losses = []
-    enough = min(_MEASURED, _NUMBERS // math.prod(latents.clean.shape[1:]))
-    for step in range(max(1, enough // size)):
-        (noisy, times, *_), wanted = batches.of(step)
-        _, _, found, _ = estimate(noisy, times)
-        losses.append(np.mean((ops.convert_to_numpy(found) - wanted) ** 2))
+    count = min(_MEASURED, _MAX_NUMBERS // math.prod(latents.clean.shape[1:]))
+    for step in range(max(1, count // size)):
+        (noisy, times, *_), target = batches.of(step)
+        _, _, predicted, _ = estimate(noisy, times)
+        losses.append(np.mean((ops.convert_to_numpy(predicted) - target) ** 2))
     return float(np.mean(losses))
 
-
-def _verdict(linear, noise, figures):
-    """Say what is wrong with a denoiser, by its last figures."""
-    for name, nothing in (("val_loss", noise), ("loss", linear)):
-        if (loss := figures.get(name, 0)) >= nothing:
-            return (
-                f"the denoiser has learnt nothing of the images (its {name} is "
-                f"{loss:.3g}, and {nothing:.3g} without any training); train for more "
-                "steps, or with a lower learning rate."
-            )
-    return None
-
-
-logger = logging.getLogger(__name__)
 
 # A gain of fewer standard errors may be chance.
 MIN_STANDARD_ERRORS = 3.0

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import keras
 from keras import layers, ops
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.conditions import Condition
 from dipy_ldm.diffusion import schedules
 from dipy_ldm.nn.blocks import (
     conv,
@@ -27,11 +26,10 @@ from dipy_ldm.nn.layers import (
     TimeEmbedding,
 )
 from dipy_ldm.nn.normalization import swish
-from dipy_ldm.prior._conditional_mean import ConditionalMean
 from dipy_ldm.prior._gaussian import Gaussian
 
 if TYPE_CHECKING:
-    from dipy_ldm.data._sources import Source
+    pass
 
 
 @keras.saving.register_keras_serializable("dipy_ldm")
@@ -281,77 +279,3 @@ def _embed(times, encoded=None, *, width, sizes):
             x = layers.Add()([x, learnt(features)])
             encoded = None
     return x
-
-
-# The guide is to be worse than the denoiser in the same way: narrower.
-_GUIDE_WIDTH = 4
-
-
-class PriorOptions(TypedDict):
-    """Options of the networks that follow from the latent prior."""
-
-    expects: bool
-    directions: int | None
-
-
-def has_guide(chosen: dict, latent_shape: tuple[int, ...]) -> bool:
-    """Return whether there is a guide: if requested, or for images.
-
-    Shapes: latent_shape ``(*space, channels)``.
-    """
-    return len(latent_shape) == 3 if chosen["guide"] is None else chosen["guide"]
-
-
-def build_denoiser(
-    chosen: dict,
-    latent_shape: tuple[int, ...],
-    conditions: dict[str, Condition],
-    source: "Source | None",
-    factor: int,
-    *,
-    expects: bool = False,
-    directions: int | None = None,
-    guide: bool = False,
-    remat: bool = False,
-) -> Any:
-    """Build the network of the denoiser or of its guide, in the current precision.
-
-    Shapes: latent_shape ``(*space, channels)``.
-    """
-    widths = chosen["widths"]
-    estimate = (directions, chosen["schedule"], chosen["target"])
-    source_shape = source and SourceShape(factor, source.channels, len(source.labels))
-    return seeded_unet(
-        chosen["seed"],
-        latent_shape,
-        widths=[max(1, w // _GUIDE_WIDTH) for w in widths] if guide else widths,
-        blocks=chosen["blocks"],
-        attention=chosen["attention"],
-        conditions=[condition.size for condition in conditions.values()],
-        source=source_shape,
-        expects=expects,
-        estimate=None if directions is None else estimate,
-        remat=remat,
-    )
-
-
-def prior_options(
-    expectation: ConditionalMean | None, gaussian: Gaussian | None
-) -> PriorOptions:
-    """Return the options of networks that follow from the latent prior."""
-    directions = None if gaussian is None else len(gaussian.loadings)
-    return {"expects": expectation is not None, "directions": directions}
-
-
-def build_denoisers(
-    chosen: dict, latent_shape: tuple[int, ...], *conditioning, **prior: Any
-) -> dict:
-    """Build the network of the denoiser and, if there shall be one, of its guide.
-
-    Shapes: latent_shape ``(*space, channels)``.
-    """
-    arguments = chosen, latent_shape, *conditioning
-    networks = {"denoiser": build_denoiser(*arguments, **prior)}
-    if has_guide(chosen, latent_shape):
-        networks["guide"] = build_denoiser(*arguments, **prior, guide=True)
-    return networks

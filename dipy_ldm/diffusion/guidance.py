@@ -117,3 +117,31 @@ def mixed(one: Callable, other: Callable, share: float) -> Callable:
         ``denoise(x, t)``.
     """
     return lambda x, t: (1 - share) * one(x, t) + share * other(x, t)
+
+
+def pinned(denoise: Callable, latents: np.ndarray, freedom: np.ndarray) -> Callable:
+    """Replace what a denoiser estimates outside of holes by the latents there.
+
+    A latent whose place is partly in a hole is held at first, while coarse things are
+    settled, and set free below a time (:footcite:p:`Levin2023`).
+
+    Parameters
+    ----------
+    denoise : callable
+        Denoiser.
+    latents : ndarray
+        Clean latents, ``(batch, *space, channels)``.
+    freedom : ndarray
+        Time up to which each is inpainted, ``(batch, *space, 1)``: 0 outside of holes,
+        and 1 inside.
+
+    Returns
+    -------
+    callable
+        ``denoise(x, t)``.
+
+    References
+    ----------
+    .. footbibliography::
+    """
+    return lambda x, t: ops.where(t <= freedom, denoise(x, t), latents)

@@ -149,3 +149,16 @@ def blend(images: np.ndarray, inpainted: np.ndarray, holes: np.ndarray) -> np.nd
     high = np.max(around, rank, keepdims=True, where=~inside, initial=-np.inf)
     # Neither darker nor brighter than anything around.
     return np.where(inside, np.clip(result, low, high), around)
+
+
+def check_covered(shares: np.ndarray) -> None:
+    """Refuse masks that leave no latent untouched.
+
+    Shapes: shares ``(n, *space, 1)``.
+    """
+    covered = (shares > 0).all(tuple(range(1, shares.ndim)))
+    if covered.any():
+        raise InputError(
+            f"mask {covered.argmax()} covers all of its image, as coarsely as latents "
+            "are, and leaves nothing to go by; give a smaller one."
+        )

@@ -332,7 +332,7 @@ def denoising_losses(
     """
     latents = model._scaled(model.vqvae_.encode(images))
     size = max(1, _BATCH_VALUES // latents[0].size)
-    schedule = model._described()["schedule"]
+    schedule = model._schedule
     losses = np.zeros(len(latents))
     for start in range(0, len(latents), size):
         clean = latents[start : start + size]

@@ -7,6 +7,7 @@ import keras
 from keras import layers
 import numpy as np
 
+from dipy_ldm._utils import tiling as tiles
 from dipy_ldm.nn.layers import CONVOLUTIONS, DepthToSpace, Recomputed, Sum
 from dipy_ldm.nn.normalization import PositionActivated
 
@@ -39,6 +40,22 @@ def receptive_radius(
     # The result's first and last position in the place of one latent.
     first, last = _input_range_of_network(network, -beyond, output_factor - 1 + beyond)
     return math.ceil(max(-first, last - (input_factor - 1)) / input_factor)
+
+
+def tiling(
+    network: keras.Model,
+    tile: int | None,
+    factor: int,
+    *,
+    input_factor: int = 1,
+    output_factor: int = 1,
+    beyond: int = 0,
+) -> dict[str, int]:
+    """Return how large tiles are and how far they overlap, as ``in_tiles`` takes it."""
+    factors = {"input_factor": input_factor, "output_factor": output_factor}
+    margin = receptive_radius(network, beyond=beyond, **factors)
+    rank = len(network.inputs[0].shape) - 2
+    return tiles.tiling(tile, rank, margin, factor) | factors
 
 
 def _input_range_of_network(network, first, last):

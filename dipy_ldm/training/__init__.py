@@ -1,6 +1,6 @@
-"""Training: a stage is a value, and one function trains it."""
+"""Training: a stage is what is trained, and one function trains it."""
 
-from dipy_ldm.training._options import Options, Training
+from dipy_ldm.training._options import FitOptions, ResolvedOptions, resolve
 from dipy_ldm.training._trainer import Stage, train
 
-__all__ = ["Options", "Stage", "Training", "train"]
+__all__ = ["FitOptions", "ResolvedOptions", "Stage", "resolve", "train"]

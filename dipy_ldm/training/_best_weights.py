@@ -16,7 +16,7 @@ _NAME = "lowest"
 _RISE = 1.02
 
 
-class Lowest(keras.callbacks.Callback):
+class BestWeights(keras.callbacks.Callback):
     """Keep the weights of the round in which ``val_loss`` was lowest.
 
     With few images a training that is too long learns them by heart. Where images are
@@ -35,9 +35,9 @@ class Lowest(keras.callbacks.Callback):
         loss = logs.get(_FIGURE, np.inf)
         if self.network is not None and loss < self.loss:
             self.loss = loss
-            found = persistence.weights(self.network, _NAME)
+            weights = persistence.weights(self.network, _NAME)
             # Copies: the weights may be changed in place.
-            self.tensors = {name: np.array(weight) for name, weight in found.items()}
+            self.tensors = {name: np.array(weight) for name, weight in weights.items()}
 
     def restore(self, tensors: dict[str, np.ndarray], history: dict[str, list]) -> None:
         """Take the weights from a checkpoint."""
@@ -50,7 +50,7 @@ class Lowest(keras.callbacks.Callback):
         """Say what the loss of the weights is."""
         return {_FIGURE: self.loss} if self.tensors else {}
 
-    def give_back(self, history: dict[str, list[Any]]) -> None:
+    def restore_to_network(self, history: dict[str, list[Any]]) -> None:
         """Give the network the weights that were kept, and say if others were left."""
         if not self.tensors:
             return
@@ -58,9 +58,9 @@ class Lowest(keras.callbacks.Callback):
         losses, steps = history[_FIGURE], history["step"]
         if losses[-1] > _RISE * self.loss:
             logger.warning(
-                "%s: the loss of held-out images rose from %.3g after %d steps to "
-                "%.3g after %d: the model has the weights of then. More steps would "
-                "learn these images by heart; more images would help.",
+                "%s: the validation loss rose from %.3g after %d steps to %.3g after "
+                "%d. Restored the weights with the lowest. Training longer overfits; "
+                "use more images.",
                 self.title,
                 self.loss,
                 steps[losses.index(self.loss)],

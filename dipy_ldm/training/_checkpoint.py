@@ -15,12 +15,13 @@ import numpy as np
 from dipy_ldm import _backend, _serialization as persistence
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.signals import Terminated
-from dipy_ldm.training._best_weights import Lowest
+from dipy_ldm.training._best_weights import BestWeights
+from dipy_ldm.training._options import Length
 
 logger = logging.getLogger(__name__)
 
 
-class Record(keras.callbacks.Callback):
+class TrainingRecord(keras.callbacks.Callback):
     """Keep the history, and a checkpoint from which training goes on.
 
     A checkpoint holds the weights, the optimizer's state (the averaged weights
@@ -38,15 +39,15 @@ class Record(keras.callbacks.Callback):
         self,
         path: str | Path | None,
         settings: dict,
-        length: Any,
-        lowest: Lowest,
+        length: Length,
+        best: BestWeights,
         every: int = 1000,
     ) -> None:
         super().__init__()
         self.path = Path(path) if path else None
         self.settings = json.loads(json.dumps(settings))
         self.length = length
-        self.lowest = lowest
+        self.best = best
         self.every = every
         self.history: dict[str, list] = {}
         self.done = 0
@@ -94,7 +95,7 @@ class Record(keras.callbacks.Callback):
         if self.done:
             for name, variable in state.items():
                 variable.assign(tensors[name])
-            self.lowest.restore(tensors, self.history)
+            self.best.restore(tensors, self.history)
             # The metrics are made when training begins, and are given these then.
             self._figures = [
                 tensors[name] for name in sorted(tensors) if name.startswith("metric.")
@@ -176,7 +177,7 @@ class Record(keras.callbacks.Callback):
             *_named("metric", self.model.metrics_variables),
         ]
         tensors = {name: ops.convert_to_numpy(v) for name, v in variables}
-        tensors |= self.lowest.tensors
+        tensors |= self.best.tensors
         document = {
             "settings": self.settings,
             "steps": done,
@@ -195,15 +196,6 @@ class Record(keras.callbacks.Callback):
             "written, and the same training goes on from it.",
             self.signal,
         )
-
-
-def began_in(*checkpoints: str | Path | None) -> str | None:
-    """Say in which precision a training began."""
-    for path in checkpoints:
-        if path and Path(path).exists():
-            _, document = persistence.newest(path, persistence.read_document)
-            return document["settings"].get("precision")
-    return None
 
 
 def _fits(tensors, variables):

@@ -1,29 +1,83 @@
-"""The options that the training of every stage takes."""
+"""The options that the training of every stage takes, as asked for and as resolved."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import math
 from pathlib import Path
-from typing import Any, NamedTuple, Self, TypedDict, cast
+from typing import Any, NamedTuple, TypedDict
 
 import keras
 
-from dipy_ldm import _backend
-from dipy_ldm._utils.checks import InputError, check_counts, check_rate
-from dipy_ldm.training._checkpoint import began_in
+from dipy_ldm import _backend, _serialization as persistence, presets
+from dipy_ldm._utils.checks import InputError, check_counts, check_rate, scalars
 from dipy_ldm.training._optimizer import FlatAdam
-from dipy_ldm.training._precision import Precision, settle
+from dipy_ldm.training._precision import Precision, choose_precision
 
 # Batches of a round at least; short trainings have so many rounds all the same.
-_ROUND = 100
-_ROUNDS = 10
+_MIN_ROUND, _MIN_ROUNDS = 100, 10
 
 # Inputs of a convolution over 3 x 3 pixels of 32 channels: up to there rates are those
 # that are given. Over voxels there are many more.
 BASE_FAN_IN = 288
 
 
+class FitOptions(TypedDict, total=False):
+    """Options of every ``fit``.
+
+    A network is trained in rounds: epochs, or several where they have few batches.
+    After each it is validated.
+
+    Parameters
+    ----------
+    epochs : int
+        Passes over the images.
+    steps : int, optional
+        Weight updates, instead of epochs.
+    batch_size : int
+        Images in a batch.
+    accumulate : int
+        Batches whose gradients are averaged for one weight update: as one batch that
+        many times larger, in the memory of one.
+    learning_rate : float, optional
+        Highest learning rate; it warms up and falls to zero. Default: 0.002, and 0.004
+        for the autoencoder of images.
+    precision : {"auto", "float32", "bfloat16", "float16"}
+        Precision of the computations; ``"auto"`` is the fastest that the devices
+        compute well, or that of the checkpoint. float16 is for GPUs alone.
+    remat : bool
+        Compute parts of the network twice instead of keeping them: less memory, above
+        all for the denoiser, for about a third more time.
+    strategy : str or tf.distribute.Strategy or None
+        How training is spread over devices, as of :func:`dipy_ldm.make_strategy`. The
+        result is the same.
+    checkpoint : str or Path, optional
+        File from which training continues if it exists. It is written after rounds, in
+        at most a twentieth of the time, and at the end. SIGTERM then ends the training
+        with a checkpoint and status 143.
+    checkpoint_steps : int
+        Batches after which it is written within a round.
+    callbacks : sequence of callable
+        Called as ``callback(estimator)`` after each round; ``history_`` is up to date
+        then, and ``predict`` works.
+    verbose : bool
+        Show a progress bar.
+    """
+
+    epochs: int
+    steps: int | None
+    batch_size: int
+    accumulate: int
+    learning_rate: float | None
+    precision: str
+    remat: bool
+    strategy: Any
+    checkpoint: str | Path | None
+    checkpoint_steps: int
+    callbacks: Sequence[Callable]
+    verbose: bool
+
+
 class Length(NamedTuple):
-    """How long a training is."""
+    """How long a training is, in batches."""
 
     epoch: int
     total: int
@@ -36,8 +90,8 @@ class Length(NamedTuple):
         none of them happened to need and to write checkpoints would take longer than to
         train.
         """
-        most = max(1, self.total // self.epoch // _ROUNDS)
-        return self.epoch * min(math.ceil(_ROUND / self.epoch), most)
+        most = max(1, self.total // self.epoch // _MIN_ROUNDS)
+        return self.epoch * min(math.ceil(_MIN_ROUND / self.epoch), most)
 
     @property
     def rounds(self):
@@ -49,35 +103,26 @@ class Length(NamedTuple):
         return min(self.total, (number + 1) * self.round)
 
 
-class Training(NamedTuple):
-    """How a network is trained.
+class ResolvedOptions(NamedTuple):
+    """Options of a training, of which none is left open."""
 
-    In rounds: epochs, or several where they have few batches. After each the network
-    is validated.
-    """
-
-    epochs: int
+    epochs: int = 1
     steps: int | None = None
     batch_size: int = 64
     accumulate: int = 1
-    learning_rate: float | None = None
-    precision: str | Precision = "auto"
+    learning_rate: float = 2e-3
+    precision: Precision = Precision("float32", "as asked for")
     remat: bool = False
-    strategy: Any = "auto"
+    strategy: Any = None
     checkpoint: str | Path | None = None
     checkpoint_steps: int = 1000
     callbacks: Sequence[Callable] = ()
     verbose: bool = True
 
     def check(self, n: int) -> None:
-        """Refuse options with which nothing could be trained."""
-        check_counts(
-            epochs=self.epochs,
-            steps=self.steps,
-            batch_size=self.batch_size,
-            accumulate=self.accumulate,
-            checkpoint_steps=self.checkpoint_steps,
-        )
+        """Refuse options with which nothing could be trained on so many images."""
+        names = ("epochs", "steps", "batch_size", "accumulate", "checkpoint_steps")
+        check_counts(**{name: getattr(self, name) for name in names})
         check_rate(self.learning_rate)
         if n < self.batch_size:
             raise InputError(
@@ -85,58 +130,65 @@ class Training(NamedTuple):
                 f"images or a `batch_size` of at most {n}."
             )
 
-    def settled(
-        self,
-        rank: int,
-        *checkpoints: str | Path | None,
-        rates: tuple[float, float],
-    ) -> Self:
-        """Choose the devices, and the precision that they have."""
-        strategy = _backend.make_strategy(self.strategy)
-        began = began_in(self.checkpoint, *checkpoints)
-        rate = self.learning_rate
-        return self._replace(
-            strategy=strategy,
-            precision=settle(cast(str, self.precision), rank, strategy, began),
-            learning_rate=rates[rank == 3] if rate is None else rate,
-        )
-
     @property
     def share(self):
-        """Images of a batch for each replica, given a settled strategy."""
+        """Images of a batch for each replica."""
         return _backend.share_of(self.batch_size, self.strategy)
 
     def length(self, n: int) -> Length:
-        """Say how long the training is."""
+        """Return how long the training on so many images is."""
         epoch = n // self.batch_size
         if self.steps is None:
             return Length(epoch, self.epochs * epoch)
         return Length(epoch, self.steps * self.accumulate)
 
     def settings(self) -> dict:
-        """Say on what the result depends."""
+        """Return all on which the result depends, as a checkpoint has it."""
         names = ("epochs", "steps", "batch_size", "accumulate", "learning_rate")
         chosen = {name: getattr(self, name) for name in names}
-        return chosen | {"precision": cast(Precision, self.precision).name}
+        return chosen | {"precision": self.precision.name}
 
     def optimizer(self, steps: int, **options) -> FlatAdam:
-        """Make what changes the weights."""
-        precision = self.settings()["precision"]
+        """Make the optimizer of a training of so many batches."""
+        several = self.accumulate > 1
         return FlatAdam(
-            cosine_decay(cast(float, self.learning_rate), steps),
-            gradient_accumulation_steps=self.accumulate
-            if self.accumulate > 1
-            else None,
+            cosine_decay(self.learning_rate, steps),
+            gradient_accumulation_steps=self.accumulate if several else None,
             orthogonal=True,
             # Of other precisions no gradient is too small.
-            initial_scale=2.0**15 if precision == "float16" else None,
+            initial_scale=2.0**15 if self.precision.name == "float16" else None,
             **options,
         )
 
 
-# The same for type checkers and editors: what may be given to fit by name.
-# mypy wants a literal of it.
-Options = TypedDict("Options", Training.__annotations__, total=False)  # type: ignore
+def resolve(
+    stage: str,
+    rank: int,
+    options: Mapping[str, Any],
+    *checkpoints: str | Path | None,
+) -> ResolvedOptions:
+    """Choose what is left open: length, learning rate, devices and their precision.
+
+    Training may also have begun in other checkpoints than its own.
+    """
+    chosen = presets.of_rank(rank).fit_options(stage, scalars(options))
+    strategy = _backend.make_strategy(chosen.get("strategy", "auto"))
+    began = _precision_before(chosen.get("checkpoint"), *checkpoints)
+    precision = chosen.get("precision", "auto")
+    chosen |= {
+        "strategy": strategy,
+        "precision": choose_precision(precision, rank, strategy, began),
+    }
+    return ResolvedOptions(**chosen)
+
+
+def _precision_before(*checkpoints):
+    """Return the precision in which a training began, if there is a checkpoint."""
+    for path in checkpoints:
+        if path and Path(path).exists():
+            _, document = persistence.newest(path, persistence.read_document)
+            return document["settings"].get("precision")
+    return None
 
 
 def cosine_decay(

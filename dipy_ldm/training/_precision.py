@@ -41,7 +41,7 @@ class Precision(NamedTuple):
         return precision and precision._asdict()
 
 
-def settle(
+def choose_precision(
     name: str, rank: int, strategy: Any = None, began: str | None = None
 ) -> Precision:
     """Choose the precision of a training."""
@@ -54,10 +54,10 @@ def settle(
 
 
 @cache
-def tell(settled: Precision) -> Precision:
-    """Say once what was chosen, and why."""
-    logger.info("precision %s: %s.", *settled)
-    return settled
+def log_precision(precision: Precision) -> Precision:
+    """Log once what was chosen, and why."""
+    logger.info("precision %s: %s.", *precision)
+    return precision
 
 
 def _choose(name, rank, strategy):

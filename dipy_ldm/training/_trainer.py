@@ -1,73 +1,131 @@
 """A stage, and the one function that trains it."""
 
-from collections.abc import Callable
 from contextlib import nullcontext
 import logging
 import math
 import time
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import keras
+import numpy as np
 from tqdm import tqdm
 
 from dipy_ldm import _backend
-from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.checks import InputError, plain
 from dipy_ldm._utils.signals import deferred, noted
-from dipy_ldm.data._batches import Batches
+from dipy_ldm.data._batches import Augmentation, Batches
+from dipy_ldm.data._checks import Survey
 from dipy_ldm.nn import building
-from dipy_ldm.training._best_weights import Lowest
-from dipy_ldm.training._checkpoint import Record
-from dipy_ldm.training._divergence import Watch
-from dipy_ldm.training._options import Length, Training
+from dipy_ldm.training._best_weights import BestWeights
+from dipy_ldm.training._checkpoint import TrainingRecord
+from dipy_ldm.training._divergence import DivergenceCheck
+from dipy_ldm.training._options import Length, ResolvedOptions
 
 logger = logging.getLogger(__name__)
 
 # Steps of a training that is meant in earnest: a shorter one is a trial of the way, and
 # what is wrong with its result is said, no more.
-_TRIAL = 100
+_MIN_STEPS = 100
 
 
-class Stage(NamedTuple):
-    """What is trained: the autoencoder, the guide or the denoiser."""
+class Trainable(Protocol):
+    """An estimator in training, whose history and times are kept."""
+
+    history_: dict[str, list]
+
+
+class TrainingData(NamedTuple):
+    """Images to learn from, in windows of a size, and some for validation.
+
+    Shapes: images, held_out ``(n, *space, channels)``, masks ``(n, *space, 1)``.
+    """
+
+    images: np.ndarray
+    survey: Survey
+    size: tuple[int, ...]
+    held_out: np.ndarray | None = None
+    masks: np.ndarray | None = None
+    background: float = 1.0
+    augment: Augmentation | None = None
+
+    def settings(self) -> dict:
+        """Return all on which the result of every stage depends."""
+        held_out = () if self.held_out is None else self.held_out.shape
+        return {
+            "size": plain(self.size),
+            "images": self.survey.fingerprint,
+            "the shape of the validation data": held_out,
+        }
+
+
+class Stage:
+    """A network in training: a subclass says how it is built and what rounds end with.
+
+    ``settings`` is all, beside the options, on which the result depends. ``figure`` is
+    judged by its ``baseline``: its value where nothing is learnt. ``averaged`` is the
+    network, if any, with averaged weights, of which the best are kept.
+    """
 
     title: str
-    training: Training
+    options: ResolvedOptions
     length: Length
     settings: dict
-    build: Callable
     batches: Batches
-    publish: Callable
-    lesson: tuple
-    verdict: Callable
-    take: Callable | None = None
-    begin: Callable | None = None
-    network: keras.Model | None = None
+    figure: str = "loss"
+    baseline: float
+    averaged: keras.Model | None = None
+
+    def build(self) -> Any:
+        """Build and compile the network, in the precision of the training."""
+        raise NotImplementedError
+
+    def begin(self, model: Any) -> None:
+        """Prepare the network for its very first step."""
+
+    def end_round(self, model: Any, number: int, last: bool) -> dict[str, float]:
+        """Publish and validate what was learnt; return figures."""
+        return {}
+
+    def finish(self, model: Any) -> None:
+        """Take what was learnt, after the last step."""
+
+    def verdict(self, figures: dict[str, float]) -> str | None:
+        """Return what is wrong with what was learnt, by its last figures."""
 
 
-def train(estimator: Any, stage: Stage) -> None:
+def train(estimator: Trainable, stage: Stage) -> None:
     """Train a stage with stock ``keras.Model.fit``, from its checkpoint on."""
-    training = stage.training
-    settings = stage.settings | training.settings()
+    options = stage.options
+    settings = stage.settings | options.settings()
     settings |= {"steps of an epoch": stage.length.epoch}
-    lowest = Lowest(stage.title, stage.network)
-    given = settings, stage.length, lowest, training.checkpoint_steps
-    record = Record(training.checkpoint, *given)
+    best = BestWeights(stage.title, stage.averaged)
+    record = TrainingRecord(
+        options.checkpoint, settings, stage.length, best, options.checkpoint_steps
+    )
     _backend.require_agreement(record.facts())
-    precision = building.precision(training.settings()["precision"])
-    with _backend.scope(training.strategy), precision:
+    precision = building.precision(options.precision.name)
+    with _backend.scope(options.strategy), precision:
         model = stage.build()
     record.restore(model)
-    if stage.begin and record.done == 0:
+    if record.done == 0:
         stage.begin(model)
     model.prepare(stage.batches)
-    data = _backend.distribute_batches(stage.batches, record.done, training.strategy)
+    data = _backend.distribute_batches(stage.batches, record.done, options.strategy)
     _backend.release_memory()
     _fit(estimator, model, data, stage, record)
+    # Not with the last round alone: of a training that had ended there is none.
+    stage.finish(model)
+    best.restore_to_network(record.history)
+    estimator.history_ = record.history
+    if any(_backend.gather_from_workers(model.stop_requested)):
+        # After the last step.
+        record.end()
+    _judge(stage, record)
 
 
 def _fit(estimator, model, data, stage, record):
     """Run ``keras.Model.fit`` with the callbacks that a stage wants around it."""
-    training = stage.training
+    options = stage.options
 
     def ask(number):
         model.stop_requested, record.signal = True, number
@@ -75,16 +133,17 @@ def _fit(estimator, model, data, stage, record):
     def interrupt():
         model.interrupted = True
 
-    figure, nothing = stage.lesson
-    verbose = training.verbose and _backend.is_chief()
+    verbose = options.verbose and _backend.is_chief()
     progress = Progress(stage.title, stage.length, record.done, disable=not verbose)
     callbacks = [
         _Clock(estimator, stage.title),
-        _Publish(stage),
-        record.lowest,
-        Watch(stage.title, stage.length, figure, nothing, record.done),
+        _EndRound(stage),
+        record.best,
+        DivergenceCheck(
+            stage.title, stage.length, stage.figure, stage.baseline, record.done
+        ),
         record,
-        _Tell(estimator, stage.title, record, training.callbacks),
+        _Report(estimator, stage, record),
         progress,
     ]
     heeded = nullcontext() if record.path is None else deferred(ask)
@@ -103,35 +162,27 @@ def _fit(estimator, model, data, stage, record):
     finally:
         # Or else an interrupted bar is drawn once more, below the last word.
         progress.on_train_end()
-    # Not with the last round alone: of a training that had ended there is none.
-    if stage.take:
-        stage.take(model)
-    record.lowest.give_back(record.history)
-    estimator.history_ = record.history
-    if any(_backend.gather_from_workers(model.stop_requested)):
-        # After the last step.
-        record.end()
+
+
+def _judge(stage, record):
+    """Refuse what came of a training, or warn of it if that was short."""
     last = {name: values[-1] for name, values in record.history.items()}
-    figures = last | record.lowest.figures()
-    if sentence := stage.verdict(figures):
+    if sentence := stage.verdict(last | record.best.figures()):
         sentence = f"after {stage.length.total} steps {sentence}"
-        if stage.length.total >= _TRIAL:
+        if stage.length.total >= _MIN_STEPS:
             raise InputError(sentence)
         logger.warning("%s", sentence)
 
 
 class _Clock(keras.callbacks.Callback):
-    """Let the log know how much of the time training proper took.
-
-    And the estimator, how long each step of this process took: ``step_seconds_``.
-    """
+    """Log how much of the time was spent in steps, and keep ``step_seconds_``."""
 
     def __init__(self, estimator, title):
         super().__init__()
         self.title = title
-        self.each: list[float] = []
-        known = getattr(estimator, "step_seconds_", {})
-        estimator.step_seconds_ = known | {title: self.each}
+        self.seconds: list[float] = []
+        before = getattr(estimator, "step_seconds_", {})
+        estimator.step_seconds_ = before | {title: self.seconds}
 
     def on_train_begin(self, logs=None):
         self.began = time.monotonic()
@@ -140,20 +191,16 @@ class _Clock(keras.callbacks.Callback):
         self.step_began = time.monotonic()
 
     def on_train_batch_end(self, batch, logs=None):
-        self.each.append(time.monotonic() - self.step_began)
+        self.seconds.append(time.monotonic() - self.step_began)
 
     def on_train_end(self, logs=None):
         took = time.monotonic() - self.began
-        logger.debug(
-            "%s: %.0f s, %.0f %% of it in steps",
-            self.title,
-            took,
-            100 * sum(self.each) / took,
-        )
+        share = 100 * sum(self.seconds) / took
+        logger.debug("%s: %.0f s, %.0f %% of it in steps", self.title, took, share)
 
 
-class _Publish(keras.callbacks.Callback):
-    """Let the stage have its say after each round."""
+class _EndRound(keras.callbacks.Callback):
+    """Let the stage publish and validate after each round."""
 
     def __init__(self, stage):
         super().__init__()
@@ -161,27 +208,26 @@ class _Publish(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         last = epoch + 1 == self.params["epochs"]
-        logs |= self.stage.publish(self.model, epoch, last)
+        logs |= self.stage.end_round(self.model, epoch, last)
 
 
-class _Tell(keras.callbacks.Callback):
-    """Let the log and the user's callbacks know of each round."""
+class _Report(keras.callbacks.Callback):
+    """Log each round, and call the user's callbacks."""
 
-    def __init__(self, estimator, title, record, callbacks):
+    def __init__(self, estimator, stage, record):
         super().__init__()
         self.estimator = estimator
-        self.title = title
+        self.stage = stage
         self.record = record
-        self.callbacks = callbacks
 
     def on_epoch_end(self, epoch, logs=None):
         self.estimator.history_ = self.record.history
         figures = ", ".join(f"{name} {value:.4g}" for name, value in logs.items())
-        logger.debug("%s, round %d: %s", self.title, epoch + 1, figures)
+        logger.debug("%s, round %d: %s", self.stage.title, epoch + 1, figures)
         if _backend.is_chief():
             # What they look at is not spread: the others don't take part.
             with _backend.spread(None):
-                for callback in self.callbacks:
+                for callback in self.stage.options.callbacks:
                     callback(self.estimator)
 
 

@@ -136,7 +136,7 @@ def try_out(
     cohort = Cohort(
         material.images, affine=material.affine, subjects=list(material.subjects)
     )
-    settings = presets.settle(cohort, **sizes)
+    settings = presets.resolve(cohort, **sizes)
     recipe = recipes.make(settings, strategy, **method)
     parts = plans.check_split(cohort, validation, method["seed"], settings.batch_size)
     end = plans.check_schedule(method["schedule"])
@@ -146,7 +146,7 @@ def try_out(
         return {"Training": [people, parts, end, *rest]}
     train, _ = split(cohort, validation, method["seed"], settings.batch_size)
     shape, patch = material.images.shape, settings.patch
-    chosen = plans.settle(recipe, len(shape) - 2)
+    chosen = plans.resolve_options(recipe, len(shape) - 2)
     memory = plans.check_memory(recipe, chosen, train.images.shape, patch)
     plan_findings = [
         people,

@@ -229,7 +229,7 @@ def _default_steps(model, sampler, strength, lesions):
     if not lesions:
         return model.default_denoising_steps(sampler, strength)
     # Which imports Keras.
-    from dipy_ldm.inpainting import STEPS
+    from dipy_ldm.diffusion.inpainting import STEPS
 
     return STEPS
 

@@ -298,7 +298,7 @@ class TrainLDMFlow(Workflow):
             source_labels=source_labels,
             skip_bad=skip_bad,
         )
-        settings = presets.settle(planned, loss=loss, **sizes)
+        settings = presets.resolve(planned, loss=loss, **sizes)
         inputs.rehearse(planned, validation, seed, settings.batch_size)
         strategy = _make_strategy(strategy, devices)
         how = {"learning_rate": learning_rate, "precision": precision, "remat": remat}

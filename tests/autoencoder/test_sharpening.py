@@ -96,7 +96,7 @@ def test_reconstructions_of_volumes_are_as_sharp_as_they_may_be(fitted):
     vqvae, volumes = fitted
     assert 0 < vqvae.sharpening_ <= MOST
     made = vqvae.predict(volumes)
-    smooth = vqvae._as_it_is()
+    smooth = vqvae._snapshot()
     smooth.sharpening_ = 0.0
     before = smooth.predict(volumes)
     there, without, more = (

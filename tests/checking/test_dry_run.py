@@ -25,7 +25,7 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def recipe(blobs):
-    settings = presets.settle(Cohort(blobs), **TINY)
+    settings = presets.resolve(Cohort(blobs), **TINY)
     method = {"schedule": "cosine", "target": "v", "guide": False, "seed": 0}
     how = {"precision": "float32", "learning_rate": 0.01}
     return recipes.make(settings, None, **method, **how)

@@ -5,7 +5,7 @@ import pytest
 
 from dipy_ldm.checking import _dry_run as verdicts
 from dipy_ldm.checking._dry_run import Overfit, Paces
-from dipy_ldm.training import Training
+from dipy_ldm.training import ResolvedOptions
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.random((8, 6, 6, 1), "float32")
@@ -22,7 +22,10 @@ GOOD = Overfit(
 
 
 def test_time_is_that_of_all_steps():
-    trainings = Training(1, steps=2000, batch_size=4), Training(1, steps=6000)
+    trainings = (
+        ResolvedOptions(1, steps=2000, batch_size=4),
+        ResolvedOptions(1, steps=6000),
+    )
     paces = Paces(start=60.0, each={"autoencoder": 0.1, "diffusion": 0.5}, encoding=0.2)
     finding = verdicts.check_time(paces, trainings, n=100, n_all=110)
     assert finding.state == "green"
@@ -35,7 +38,7 @@ def test_time_is_that_of_all_steps():
 
 
 def test_a_guide_is_counted_and_days_are_amber():
-    trainings = (Training(5, batch_size=4),) * 2
+    trainings = (ResolvedOptions(5, batch_size=4),) * 2
     each = {"autoencoder": 1.0, "diffusion": 100.0, "guide": 10.0}
     finding = verdicts.check_time(Paces(1.0, each, 0.1), trainings, n=8000, n_all=8000)
     assert finding.state == "amber"

@@ -7,7 +7,7 @@ from dipy_ldm import presets
 from dipy_ldm.checking import _plan as plans
 from dipy_ldm.data.cohort import Cohort
 from dipy_ldm.diffusion import schedules
-from dipy_ldm.training import Training
+from dipy_ldm.training import ResolvedOptions
 from dipy_ldm.workflows import _recipes as recipes
 
 IMAGES = np.zeros((20, 16, 16, 1), "float32")
@@ -16,7 +16,7 @@ METHOD = {"schedule": "cosine", "target": "v", "guide": False, "seed": 0}
 
 @pytest.fixture(scope="module")
 def recipe():
-    settings = presets.settle(Cohort(IMAGES), batch_size=4, widths_ldm=(8, 8))
+    settings = presets.resolve(Cohort(IMAGES), batch_size=4, widths_ldm=(8, 8))
     return recipes.make(settings, None, precision="float32", **METHOD)
 
 
@@ -61,8 +61,8 @@ def test_too_few_images_are_red():
 
 
 def test_devices_and_precision_are_told_with_the_reason(recipe):
-    chosen = plans.settle(recipe, 2)
-    assert all(isinstance(training, Training) for training in chosen)
+    chosen = plans.resolve_options(recipe, 2)
+    assert all(isinstance(training, ResolvedOptions) for training in chosen)
     assert plans.check_precision(chosen).message == "float32: as asked for."
     assert plans.check_device(chosen).message.startswith("Training is on ")
     finding = plans.check_memory(recipe, chosen, IMAGES.shape, None)

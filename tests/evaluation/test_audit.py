@@ -262,8 +262,7 @@ def test_losses_are_of_the_same_noise_whatever_the_schedule(schedule):
         def _scaled(self, latents):
             return latents
 
-        def _described(self):
-            return {"schedule": schedule}
+        _schedule = schedule
 
         def denoiser(self, source=None):
             return lambda x, t: spreads.append(x.std()) or 0 * x

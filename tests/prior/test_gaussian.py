@@ -1,7 +1,6 @@
 """What latents are like as a Gaussian, and what a linear function makes of it."""
 
 import copy
-from functools import partial
 
 from keras import ops
 import numpy as np
@@ -14,17 +13,15 @@ from dipy_ldm.data._sources import Source
 from dipy_ldm.denoiser import _unet as unet_network
 from dipy_ldm.denoiser._conditioning import Latents
 from dipy_ldm.denoiser._training import (
-    RATES,
-    _compile,
-    _loss_of_linear,
-    _noised,
-    _verdict,
+    DenoiserStage,
+    linear_loss,
+    noisy_latents,
 )
 from dipy_ldm.denoiser._unet import LinearEstimate
 from dipy_ldm.diffusion.schedules import SCHEDULES, TARGETS, rates, to_clean, to_target
 from dipy_ldm.prior import _gaussian as gaussian
 from dipy_ldm.prior._gaussian import Gaussian, choose_examples, is_aligned
-from dipy_ldm.training import Training
+from dipy_ldm.training import ResolvedOptions
 
 SHAPE = (4, 5, 3)
 SIZE = 60
@@ -69,7 +66,7 @@ def test_the_deviation_is_that_about_the_mean_of_each_place():
 
 def test_most_is_learnt_where_noise_is_about_as_strong_as_what_differs(trained):
     latents = Latents(np.zeros((400, *trained.latent_shape_), "float32"))
-    (_, times), _ = _noised(trained, latents, 400).of(0)
+    (_, times), _ = noisy_latents(trained._denoiser, latents, 400).of(0)
     alpha, sigma = rates(trained.schedule, times)
     strength = sigma / alpha / trained.gaussian_.deviation
     assert np.mean((strength > 0.5) & (strength < 7)) > 0.8
@@ -78,11 +75,13 @@ def test_most_is_learnt_where_noise_is_about_as_strong_as_what_differs(trained):
 def test_images_and_what_is_made_of_others_are_learnt_at_all_times_alike(
     trained, diffusion
 ):
-    of_others = copy.copy(trained)
-    of_others.source_ = Source(1, (0.0, 1.0), [], "")
-    for model in (diffusion, of_others):
-        latents = Latents(np.zeros((400, *model.latent_shape_), "float32"))
-        (_, times), _ = _noised(model, latents, 400).of(0)
+    of_others = copy.copy(trained._denoiser)
+    source = Source(1, (0.0, 1.0), [], "")
+    of_others.architecture = of_others.architecture._replace(source=source)
+    for denoiser in (diffusion._denoiser, of_others):
+        shape = denoiser.architecture.latent_shape
+        latents = Latents(np.zeros((400, *shape), "float32"))
+        (_, times), _ = noisy_latents(denoiser, latents, 400).of(0)
         npt.assert_allclose(np.sort(times), np.linspace(0, 1, 400), atol=0.01)
 
 
@@ -401,12 +400,11 @@ def test_parts_that_do_not_fit_are_refused(trained, tmp_path, part, change):
 
 def test_samples_begin_with_the_signal_that_all_have(trained, undecoded):
     untrained = LatentDiffusion.from_saved(trained.to_tensors(), trained.to_document())
-    untrained._build()
     # A large mean, as brains have, along the direction in which they vary.
     along = trained.gaussian_.loadings[0]
     mean = 150 * along / np.linalg.norm(along)
     untrained.gaussian_ = trained.gaussian_._replace(mean=mean)
-    unet_network.set_prior(untrained.denoiser_, untrained.gaussian_)
+    untrained._build()
     found = untrained._scaled(untrained.predict(300, seed=0)).mean(0)
     off = ((found - mean) * along).sum() / (along**2).sum()
     assert abs(off) < 0.25  # of a standard deviation; 1 from pure noise
@@ -416,14 +414,16 @@ def test_the_loss_before_any_training_is_known(trained, volumes):
     latents = Latents(trained._scaled(trained.vqvae_.encode(np.repeat(volumes, 9, 0))))
     untrained = LatentDiffusion.from_saved(trained.to_tensors(), trained.to_document())
     untrained._build()
-    linear = _loss_of_linear(untrained, latents)
-    (x, times), wanted = _noised(trained, latents, 144).of(7)
+    linear = linear_loss(untrained._denoiser, latents)
+    (x, times), wanted = noisy_latents(trained._denoiser, latents, 144).of(7)
     found = ops.convert_to_numpy(untrained.denoiser_([x, times]))
     npt.assert_allclose(np.mean((found - wanted) ** 2), linear, rtol=0.2)
 
 
 def test_a_training_that_learns_nothing_beyond_it_is_refused():
-    verdict = partial(_verdict, 0.08, 0.9)
+    stage = object.__new__(DenoiserStage)
+    stage.baseline, stage.white_baseline = 0.08, 0.9
+    verdict = stage.verdict
     assert verdict({"loss": 0.07}) is verdict({"loss": 0.07, "val_loss": 0.2}) is None
     assert "learnt nothing of the images (its loss is 0.08" in verdict({"loss": 0.08})
     late = verdict({"loss": 0.01, "val_loss": 0.95})
@@ -436,9 +436,12 @@ def test_kernels_over_voxels_learn_the_slower_the_more_inputs_they_have(
     # At the full rate, what is the same everywhere grew a thousandfold in 200 steps.
     found = []
     for model in (trained, diffusion):
-        rank = len(model.latent_shape_) - 1
-        training = Training(epochs=1).settled(rank, rates=RATES)
-        network = _compile(model, model.denoiser_, training, 600, 0.1)
+        latents = Latents(np.zeros((64, *model.latent_shape_), "float32"))
+        options = ResolvedOptions(steps=600)
+        stage = DenoiserStage(
+            model._denoiser, latents, options, settings={}, baselines=(0.1, 1.0)
+        )
+        network = stage.build()
         found.append(network.optimizer.base_fan_in)
         paths = set(network.optimizer.unnormalised)
         kernels = [w for w in network.trainable_weights if w.path in paths]

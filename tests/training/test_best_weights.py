@@ -7,7 +7,7 @@ import pytest
 
 from dipy_ldm import LatentDiffusion
 from dipy_ldm.denoiser import _training as diffusion
-from dipy_ldm.training._best_weights import Lowest
+from dipy_ldm.training._best_weights import BestWeights
 
 LOSSES = [0.5, 0.3, 0.31, 0.4]
 
@@ -29,8 +29,8 @@ def rounds(lowest, weight, losses=LOSSES):
 
 def test_weights_of_the_lowest_loss_come_back(caplog):
     network, weight = dense()
-    lowest = Lowest("diffusion", network)
-    lowest.give_back(rounds(lowest, weight))
+    lowest = BestWeights("diffusion", network)
+    lowest.restore_to_network(rounds(lowest, weight))
     assert keras.ops.convert_to_numpy(weight)[0, 0] == 1
     assert lowest.figures() == {"val_loss": 0.3}
     assert "rose from 0.3 after 20 steps to 0.4 after 40" in caplog.text
@@ -38,8 +38,8 @@ def test_weights_of_the_lowest_loss_come_back(caplog):
 
 def test_a_loss_that_hardly_rose_is_not_spoken_of(caplog):
     network, weight = dense()
-    lowest = Lowest("diffusion", network)
-    lowest.give_back(rounds(lowest, weight, [0.5, 0.3, 0.301]))
+    lowest = BestWeights("diffusion", network)
+    lowest.restore_to_network(rounds(lowest, weight, [0.5, 0.3, 0.301]))
     assert keras.ops.convert_to_numpy(weight)[0, 0] == 1
     assert not caplog.text
 
@@ -47,11 +47,11 @@ def test_a_loss_that_hardly_rose_is_not_spoken_of(caplog):
 @pytest.mark.parametrize("figures", [{}, {"loss": 0.1}, {"val_loss": np.nan}])
 def test_without_such_a_loss_the_last_weights_stay(figures):
     network, weight = dense()
-    lowest = Lowest("guide", network)
+    lowest = BestWeights("guide", network)
     weight.assign([[7.0]])
     lowest.on_epoch_end(0, figures)
     weight.assign([[8.0]])
-    lowest.give_back({"step": [1]})
+    lowest.restore_to_network({"step": [1]})
     assert keras.ops.convert_to_numpy(weight)[0, 0] == 8
     assert lowest.figures() == {}
     assert lowest.tensors == {}
@@ -59,7 +59,7 @@ def test_without_such_a_loss_the_last_weights_stay(figures):
 
 def test_a_checkpoint_of_no_round_has_none():
     network, weight = dense()
-    lowest = Lowest("diffusion", network)
+    lowest = BestWeights("diffusion", network)
     lowest.restore({"model.00000": np.zeros(1)}, {"val_loss": [0.1]})
     # All that was before is forgotten.
     lowest.on_epoch_end(1, {"val_loss": 0.2})
@@ -74,7 +74,7 @@ def fit(vqvae, blobs, monkeypatch, numbered_anew):
         numbered_anew()
         losses = iter([5, 4, 3, 2, 1, 2, 3, 4, 5, 6][done:])
         validate = lambda last: {"val_loss": next(losses) / 10}  # noqa: E731
-        monkeypatch.setattr(diffusion, "_validation", lambda *_: validate)
+        monkeypatch.setattr(diffusion, "Validation", lambda *_: validate)
         model = LatentDiffusion(vqvae, widths=(8,), guide=False)
         given = {"batch_size": 8, "steps": 20, "verbose": False, "callbacks": callbacks}
         return model.fit(blobs[:8], validation_data=blobs[8:16], **given, **options)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm.training import Training, _optimizer as optimizers
+from dipy_ldm.training import ResolvedOptions, _optimizer as optimizers
 from dipy_ldm.training._optimizer import FlatAdam
 from dipy_ldm.training._options import cosine_decay
 from dipy_ldm.training._precision import Precision
@@ -360,7 +360,7 @@ def test_gradients_that_are_not_finite_are_left_out():
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_only_float16_scales_the_loss(precision):
     chosen = Precision(precision, "for a test")
-    training = Training(1, learning_rate=1e-3, precision=chosen)
+    training = ResolvedOptions(1, learning_rate=1e-3, precision=chosen)
     optimizer = training.optimizer(10)
     optimizer.build([keras.Variable([1.0])])
     loss = ops.ones(())

@@ -11,7 +11,7 @@ import pytest
 from dipy_ldm import VQVAE, LatentDiffusion, _backend
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.training import _precision as precision
-from dipy_ldm.training._precision import Precision, settle
+from dipy_ldm.training._precision import Precision, choose_precision
 
 
 def pretend_processor(monkeypatch, seconds):
@@ -51,7 +51,7 @@ def _measured_anew():
 )
 def test_a_processor_is_timed(monkeypatch, seconds, name, reason):
     pretend_processor(monkeypatch, seconds)
-    settled = settle("auto", 3)
+    settled = choose_precision("auto", 3)
     assert settled.name == name
     assert reason in settled.reason
 
@@ -67,35 +67,36 @@ def test_a_processor_is_timed(monkeypatch, seconds, name, reason):
 )
 def test_gpus_have_a_compute_capability(monkeypatch, capabilities, name):
     pretend_gpus(monkeypatch, *capabilities)
-    assert settle("auto", 2).name == name
+    assert choose_precision("auto", 2).name == name
 
 
 def test_what_can_not_be_is_refused_with_what_can(monkeypatch):
     pretend_gpus(monkeypatch, (7, 5))
-    assert settle("float16", 3) == Precision("float16", "as asked for")
+    assert choose_precision("float16", 3) == Precision("float16", "as asked for")
     with pytest.raises(InputError, match="choose one of auto, float32, float16"):
-        settle("bfloat16", 3)
+        choose_precision("bfloat16", 3)
     pretend_processor(monkeypatch, 2)
-    assert settle("bfloat16", 3) == Precision("bfloat16", "as asked for")
+    assert choose_precision("bfloat16", 3) == Precision("bfloat16", "as asked for")
     with pytest.raises(InputError, match="choose one of auto, float32, bfloat16"):
-        settle("float16", 3)
+        choose_precision("float16", 3)
     pretend_processor(monkeypatch, None)
     with pytest.raises(InputError, match="choose one of auto, float32"):
-        settle("bfloat16", 3)
+        choose_precision("bfloat16", 3)
 
 
 def test_machines_of_different_kinds_train_together(monkeypatch):
     pretend_processor(monkeypatch, 0.5)
     other = [["float32"], "float32", "all it has"]
     monkeypatch.setattr(_backend, "gather_from_workers", lambda facts: [facts, other])
-    assert settle("auto", 3).name == "float32"
+    assert choose_precision("auto", 3).name == "float32"
     with pytest.raises(InputError, match="choose one of auto, float32"):
-        settle("bfloat16", 3)
+        choose_precision("bfloat16", 3)
 
 
 def test_a_processor_without_avx512_trains_in_float32():
     code = (
-        "from dipy_ldm.training._precision import settle; print(settle('auto', 3).name)"
+        "from dipy_ldm.training._precision import choose_precision\n"
+        "print(choose_precision('auto', 3).name)"
     )
     environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
     run = subprocess.run(

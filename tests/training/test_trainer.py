@@ -15,11 +15,11 @@ from dipy_ldm import (
 )
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._batches import Batches
-from dipy_ldm.training._best_weights import Lowest
-from dipy_ldm.training._checkpoint import Record
-from dipy_ldm.training._divergence import Watch
+from dipy_ldm.training._best_weights import BestWeights
+from dipy_ldm.training._checkpoint import TrainingRecord
+from dipy_ldm.training._divergence import DivergenceCheck
 from dipy_ldm.training._optimizer import FlatAdam
-from dipy_ldm.training._options import Length, Training
+from dipy_ldm.training._options import Length, ResolvedOptions
 from dipy_ldm.training._trainer import Progress
 
 
@@ -43,7 +43,9 @@ def test_checkpoints_of_other_optimizers_are_refused(tmp_path):
     model = keras.Model(inputs, keras.layers.Dense(1)(inputs))
     model.compile(FlatAdam(), "mse")
     with pytest.raises(InputError, match="earlier version"):
-        Record(path, {}, Length(epoch=4, total=4), Lowest("", None)).restore(model)
+        TrainingRecord(
+            path, {}, Length(epoch=4, total=4), BestWeights("", None)
+        ).restore(model)
 
 
 def test_metrics_are_made_without_applying_the_network():
@@ -91,13 +93,13 @@ def test_short_epochs_are_joined_to_rounds(epoch, total, size, rounds):
 
 
 def test_steps_are_those_of_the_weights():
-    training = Training(epochs=3, batch_size=4, accumulate=2)
+    training = ResolvedOptions(epochs=3, batch_size=4, accumulate=2)
     assert training.length(50) == Length(epoch=12, total=36)
     assert training._replace(steps=20).length(50) == Length(epoch=12, total=40)
 
 
 def test_a_training_that_learns_nothing_for_a_fifth_of_its_length_stops():
-    watch = Watch("autoencoder", Length(10, 1000), "mse", nothing=0.1)
+    watch = DivergenceCheck("autoencoder", Length(10, 1000), "mse", baseline=0.1)
     watch.on_epoch_end(0, {"mse": 0.2})
     watch.on_epoch_end(1, {"mse": 0.05})
     watch.on_epoch_end(2, {"mse": 0.1})
@@ -107,7 +109,7 @@ def test_a_training_that_learns_nothing_for_a_fifth_of_its_length_stops():
 
 def test_short_trials_are_not_stopped():
     def learn_nothing(steps):
-        watch = Watch("autoencoder", Length(1, steps), "mse", nothing=0.1)
+        watch = DivergenceCheck("autoencoder", Length(1, steps), "mse", baseline=0.1)
         for number in range(watch.length.rounds):
             watch.on_epoch_end(number, {"mse": 0.2})
         return watch.good_until
@@ -119,9 +121,9 @@ def test_short_trials_are_not_stopped():
 
 @pytest.mark.parametrize("loss", [np.nan, np.inf])
 def test_a_loss_that_is_no_number_stops_the_training_at_once(loss):
-    watch = Watch("guide", Length(1, 90), "loss", nothing=1.0)
+    watch = DivergenceCheck("guide", Length(1, 90), "loss", baseline=1.0)
     watch.on_train_batch_end(0, {"loss": 1.0})
-    with pytest.raises(InputError, match="of the guide became .* checkpoint before"):
+    with pytest.raises(InputError, match="of the guide became .* last checkpoint"):
         watch.on_train_batch_end(1, {"loss": loss})
 
 

@@ -725,11 +725,11 @@ def test_an_autoencoder_alone_is_no_model_to_sample(model, command, tmp_path):
 
 def test_volumes_are_learnt_from_in_steps_if_no_epochs_are_given():
     data = Cohort(np.zeros((1, 9, 9, 9, 1)), affine=np.eye(4))
-    chosen = presets.settle(data, epochs_ldm=7)
+    chosen = presets.resolve(data, epochs_ldm=7)
     assert chosen.length("vqvae")["steps"] == 4000
     assert chosen.length("ldm") == {"epochs": 7, "steps": None}
     with pytest.raises(InputError, match="--epochs_ldm or --steps_ldm, not both"):
-        presets.settle(data, epochs_ldm=7, steps_ldm=10)
+        presets.resolve(data, epochs_ldm=7, steps_ldm=10)
 
 
 def test_estimators_are_told_whose_volumes_are():

@@ -1,0 +1,254 @@
+"""The networks of an autoencoder at work: images to latents and back, in tiles."""
+
+from collections.abc import Sequence
+from functools import lru_cache, partial
+import math
+from typing import Any, NamedTuple
+
+from keras import ops
+import numpy as np
+
+from dipy_ldm import _backend
+from dipy_ldm._utils import tiling as tiles
+from dipy_ldm._utils.checks import check_seed, check_sizes, choose
+from dipy_ldm.autoencoder import losses
+from dipy_ldm.autoencoder._network import (
+    DESIGN,
+    autoencoder_parts,
+    encoder_and_decoder,
+    factor_of,
+)
+from dipy_ldm.autoencoder._sharpening import REACH, sharpened
+from dipy_ldm.autoencoder.quantizers import BOTTLENECKS
+from dipy_ldm.data._batches import read_whole, scaled_to, window_size
+from dipy_ldm.data._checks import check_finite, check_range
+from dipy_ldm.nn import analysis, building
+from dipy_ldm.training._memory import DISTANCES
+
+# Networks that are used are built for images of any size.
+Space = tuple[int | None, ...]
+
+
+class Parameters(NamedTuple):
+    """Parameters of an autoencoder, of which none is left open."""
+
+    widths: list[int]
+    blocks: int
+    n_codes: int
+    n_codebooks: int
+    code_dim: int
+    commitment: float
+    loss: str
+    bottleneck: str
+    seed: int
+    design: int = DESIGN
+
+    def check(self) -> None:
+        """Refuse parameters with which nothing can be built."""
+        choose("loss", self.loss, losses.LOSSES)
+        choose("bottleneck", self.bottleneck, BOTTLENECKS)
+        check_seed(self.seed)
+        names = ("widths", "blocks", "n_codes", "n_codebooks", "code_dim")
+        check_sizes(**{name: getattr(self, name) for name in names})
+
+    @property
+    def factor(self):
+        """How many times smaller than images latents are, per side."""
+        check_sizes(widths=self.widths, blocks=self.blocks)
+        return factor_of(self.widths)
+
+    def latent_shape(self, space: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the latents of an image, ``(*space, code_dim)``."""
+        window = window_size(space, self.factor)
+        return (*(size // self.factor for size in window), self.code_dim)
+
+    def sketch(
+        self, precision: str, space: Space, channels: int, remat: bool = False
+    ) -> tuple[Any, Any]:
+        """Sketch encoder and decoder without weights, to learn of their shapes."""
+        names = ("widths", "blocks", "code_dim", "seed", "design")
+        options = {name: getattr(self, name) for name in names} | {"remat": remat}
+        build = partial(encoder_and_decoder, space, channels, **options)
+        return building.build_without_weights(precision, build)
+
+    def build(self, space: Space, channels: int, remat: bool = False) -> tuple:
+        """Build encoder, quantizer and decoder, in the current precision."""
+        options = self._asdict()
+        del options["loss"]
+        return autoencoder_parts(space, channels, remat=remat, **options)
+
+
+class Codec:
+    """Encoder, quantizer and decoder, compiled, in full precision.
+
+    Shapes: shape ``(*space, channels)`` of the training images.
+    """
+
+    def __init__(
+        self,
+        parameters: Parameters,
+        shape: tuple[int, ...],
+        intensity: tuple[float, float],
+    ) -> None:
+        self.parameters = parameters
+        self.shape = shape
+        self.intensity = intensity
+        self.rank = len(shape) - 1
+        with building.precision("float32"):
+            self.encoder, self.quantizer, self.decoder = parameters.build(
+                (None,) * self.rank, shape[-1]
+            )
+        parts = self.encoder, self.quantizer, self.decoder
+        encoder, quantizer, decoder = parts
+        self._encode = _backend.compiled(encoder, encoder.inputs, [encoder])
+        self._decode = _backend.compiled(
+            lambda latents: decoder(quantizer.quantise(latents)),
+            decoder.inputs,
+            [quantizer, decoder],
+        )
+
+    def take_weights(self, trained: Any) -> None:
+        """Copy the weights of a network that was trained of the same parts."""
+        for part in (self.encoder, self.decoder, self.quantizer):
+            part.set_weights(trained.get_layer(part.name).get_weights())
+
+    def encode(
+        self, images: np.ndarray, batch_size: int | None = None, tile: int | None = None
+    ) -> np.ndarray:
+        """Map images to latents.
+
+        Shapes: images ``(n, *space, channels)``, result ``(n, *latent space,
+        code_dim)``.
+        """
+        tiling = self._encoder_tiling(tile)
+        size = window_size(images.shape[1:-1], self.parameters.factor)
+
+        def encode(numbers):
+            piece = check_finite(images[numbers], numbers)
+            piece = check_range(piece, self.intensity, numbers)
+            windows = scaled_to(read_whole(piece, size), self.intensity)
+            return tiles.in_tiles(self._encode, windows, **tiling)
+
+        batch_size = batch_size or tiles.safe_batch(images.shape[1:-1])
+        return _backend.in_batches(encode, np.arange(len(images)), batch_size)
+
+    def decode(
+        self,
+        latents: np.ndarray,
+        space: tuple[int, ...],
+        batch_size: int | None = None,
+        tile: int | None = None,
+        sharpening: float = 0.0,
+    ) -> np.ndarray:
+        """Quantise latents and map them to images of a size.
+
+        Shapes: latents ``(n, *latent space, code_dim)``, result ``(n, *space,
+        channels)``.
+        """
+        tiling = self._decoder_tiling(tile, sharpening)
+        crop = (slice(None), *map(slice, space))
+        low, high = self.intensity
+
+        def sharply(piece):
+            return sharpened(self._decode(piece), sharpening)
+
+        def decode(piece):
+            images = np.clip(tiles.in_tiles(sharply, piece, **tiling)[crop], 0, 1)
+            return images * np.float32(high - low) + np.float32(low)
+
+        batch_size = batch_size or tiles.safe_batch(space)
+        return _backend.in_batches(decode, latents, batch_size)
+
+    def reconstruct(self, images: np.ndarray) -> np.ndarray:
+        """Encode and decode images, without sharpening.
+
+        Shapes: images ``(n, *space, channels)``.
+        """
+        return self.decode(self.encode(images), images.shape[1:-1])
+
+    def nearest(self, latents: np.ndarray) -> np.ndarray:
+        """Return the numbers of the nearest codes, one of each codebook.
+
+        Shapes: latents ``(n, *space, code_dim)``, result ``(n, *space, n_codebooks)``.
+        """
+        return ops.convert_to_numpy(self.quantizer.nearest(latents))
+
+    def needed_memory(
+        self,
+        space: tuple[int, ...],
+        batch_size: int | None = None,
+        tile: int | None = None,
+        sharpening: float = 0.0,
+    ) -> tuple[float, float]:
+        """Estimate the bytes that encoding and decoding take, beside their results."""
+        factor = self.parameters.factor
+        encoding, decoding = (
+            estimate_coding(
+                self.parameters._asdict(),
+                space,
+                self.shape[-1],
+                tile=tiling["tile"] * factor,
+                margin=tiling["margin"] * factor,
+                batch_size=batch_size or tiles.safe_batch(space),
+            )
+            for tiling in (
+                self._encoder_tiling(tile),
+                self._decoder_tiling(tile, sharpening),
+            )
+        )
+        return encoding[0], decoding[1]
+
+    def _encoder_tiling(self, tile):
+        factor = self.parameters.factor
+        return analysis.tiling(self.encoder, tile, factor, input_factor=factor)
+
+    def _decoder_tiling(self, tile, sharpening):
+        factor, beyond = self.parameters.factor, REACH if sharpening else 0
+        sizes = {"beyond": beyond, "output_factor": factor}
+        return analysis.tiling(self.decoder, tile, factor, **sizes)
+
+
+def estimate_coding(
+    chosen: dict,
+    space: Sequence[int],
+    channels: int,
+    *,
+    tile: int,
+    margin: int,
+    batch_size: int,
+) -> tuple[float, float]:
+    """Estimate what encoding and decoding images take."""
+    names = ("widths", "blocks", "code_dim")
+    widths, blocks, code_dim = (chosen[name] for name in names)
+    design = (tuple(widths), blocks, code_dim, channels, len(space))
+    per_voxel, latents = _per_voxel(*design)
+    codes = DISTANCES * 4 * chosen["n_codes"] * latents
+    # In the range of the images and of [0, 1].
+    whole = 8 * channels * math.prod(space)
+    piece = math.prod(_largest(size, tile, margin) for size in space)
+    encoding, decoding = (
+        _backend.ONCE_APPLYING + batch_size * (each * piece + whole)
+        for each in (per_voxel[0], max(codes, per_voxel[1]))
+    )
+    return encoding, decoding
+
+
+def _largest(size, tile, margin):
+    """Say how long the longest tile of a side is, with its overlaps."""
+    if size <= tile + 2 * margin:
+        return size
+    return min(size, tile + (2 if size > 2 * tile else 1) * margin)
+
+
+@lru_cache
+def _per_voxel(widths, blocks, code_dim, channels, rank):
+    """Say how many bytes each part needs at once, and how many latents there are."""
+    size = (4 * factor_of(widths),) * rank
+    options = {"widths": widths, "blocks": blocks, "code_dim": code_dim}
+    build = partial(encoder_and_decoder, size, channels, seed=0, **options)
+    parts = building.build_without_weights("float32", build)
+    voxels = math.prod(size)
+    latents = math.prod(parts[0].output.shape[1:-1])
+    return [
+        analysis.memory_needs(part).live / voxels for part in parts
+    ], latents / voxels

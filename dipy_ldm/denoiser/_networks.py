@@ -1,0 +1,177 @@
+"""The networks of a diffusion model, and the denoisers that samplers see of them."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+from dipy_ldm import _backend
+from dipy_ldm._utils.checks import check_seed, check_sizes, choose
+from dipy_ldm.conditions import UNSPECIFIED, Condition
+from dipy_ldm.data._sources import ConditioningInputs, Source
+from dipy_ldm.denoiser import _unet as unet_network
+from dipy_ldm.diffusion import guidance as denoisers, schedules
+from dipy_ldm.nn import building
+from dipy_ldm.prior._latent_prior import LatentPrior
+
+# The guide is to be worse than the denoiser in the same way: narrower.
+_GUIDE_WIDTH = 4
+# Times at which the guide guides, by the noise that the cosine schedule has then:
+# before and after, samples are better without.
+_GUIDED_TIMES = (0.4, 0.9)
+# Share of the guide's estimate without conditions: samples are surer to be what was
+# asked for than where the guide has all of them (doc/decisions/digits.md).
+UNCONDITIONAL_SHARE = 0.1
+
+
+class Parameters(NamedTuple):
+    """Parameters of a diffusion model, of which none is left open."""
+
+    widths: list[int]
+    blocks: int
+    attention: list[bool] | None
+    schedule: str
+    target: str
+    guide: bool | None
+    seed: int
+
+    def check(self) -> None:
+        """Refuse parameters with which nothing can be built."""
+        check_seed(self.seed)
+        check_sizes(widths=self.widths, blocks=self.blocks)
+        choose("schedule", self.schedule, schedules.SCHEDULES)
+        choose("target", self.target, schedules.TARGETS)
+
+
+class Architecture(NamedTuple):
+    """All that the networks of a diffusion model are built for.
+
+    ``factor`` is how much larger sources are than latents; ``expects`` whether there is
+    a conditional mean, and ``directions`` the rank of the Gaussian prior, if any.
+
+    Shapes: latent_shape ``(*space, channels)``.
+    """
+
+    parameters: Parameters
+    latent_shape: tuple[int, ...]
+    factor: int
+    conditions: dict[str, Condition] = {}
+    source: Source | None = None
+    expects: bool = False
+    directions: int | None = None
+
+    @property
+    def of_volumes(self):
+        """Whether the latents are of volumes, not of images."""
+        return len(self.latent_shape) == 4
+
+    @property
+    def has_guide(self):
+        """Whether there is a guide: where it is asked for, or for images."""
+        guide = self.parameters.guide
+        return not self.of_volumes if guide is None else guide
+
+    def unet(self, guide: bool = False, remat: bool = False) -> keras.Model:
+        """Build the denoiser or its guide, in the current precision."""
+        chosen, source = self.parameters, self.source
+        estimate = (self.directions, chosen.schedule, chosen.target)
+        narrower = _GUIDE_WIDTH if guide else 1
+        return unet_network.seeded_unet(
+            chosen.seed,
+            self.latent_shape,
+            widths=[max(1, width // narrower) for width in chosen.widths],
+            blocks=chosen.blocks,
+            attention=chosen.attention,
+            conditions=[condition.size for condition in self.conditions.values()],
+            source=source
+            and unet_network.SourceShape(
+                self.factor, source.channels, len(source.labels)
+            ),
+            expects=self.expects,
+            estimate=None if self.directions is None else estimate,
+            remat=remat,
+        )
+
+    def build(self) -> dict[str, keras.Model]:
+        """Build denoiser and guide, if there is one, by the names in a model file."""
+        networks = {"denoiser": self.unet()}
+        if self.has_guide:
+            networks["guide"] = self.unet(guide=True)
+        return networks
+
+
+class ConditionalDenoiser:
+    """Denoiser and guide, compiled, in full precision, with the latent prior."""
+
+    def __init__(self, architecture: Architecture, prior: LatentPrior) -> None:
+        self.architecture = architecture
+        self.prior = prior
+        with building.precision("float32"):
+            self.networks = architecture.build()
+        for network in self.networks.values():
+            unet_network.set_prior(network, prior.gaussian)
+        self.network, self.guide = self.networks["denoiser"], self.networks.get("guide")
+        self.predict = _compiled(self.network)
+        self.predict_guide = None if self.guide is None else _compiled(self.guide)
+
+    def guided(self, given: ConditioningInputs, guidance: float) -> Callable:
+        """Return ``denoise(x, t)`` under conditions, with guidance."""
+        inputs = given.arrays()
+        mean = self._conditional_mean(given)
+        # Where nothing is specified, nothing is expected.
+        no_mean = None if mean is None else 0 * mean
+        strong = self._denoiser(self.predict, inputs, mean)
+        if self.predict_guide is None:
+            nothing = [np.full_like(array, UNSPECIFIED) for array in inputs]
+            weak = self._denoiser(self.predict, nothing, no_mean)
+        else:
+            weak = self._denoiser(self.predict_guide, inputs, mean)
+            if self._is_specified(given):
+                less = (np.full_like(inputs[0], UNSPECIFIED), *inputs[1:])
+                other = self._denoiser(self.predict_guide, less, no_mean)
+                weak = denoisers.mixed(weak, other, UNCONDITIONAL_SHARE)
+        schedule = self.architecture.parameters.schedule
+        interval = schedules.times_of_equal_noise(schedule, _GUIDED_TIMES)
+        denoise = denoisers.guided(strong, weak, guidance, tuple(interval))
+        _, gaussian, probe = self.prior
+        if probe is None or gaussian is None:
+            return denoise
+        return probe.guide_by_observation(denoise, gaussian, schedule, given.table)
+
+    def mean(self, given: ConditioningInputs) -> np.ndarray | float:
+        """Return the mean of latents under conditions; 0 where it is not known.
+
+        Shapes: result ``(n, *space, channels)``.
+        """
+        if self.prior.gaussian is None:
+            return 0.0
+        mean = self._conditional_mean(given)
+        return self.prior.gaussian.mean + (0 if mean is None else mean)
+
+    def _conditional_mean(self, given):
+        mean = self.prior.expectation
+        return None if mean is None else mean.predict(given.table)
+
+    def _is_specified(self, given):
+        """Return whether any condition is specified."""
+        columns = given.table[:, : len(self.architecture.conditions)]
+        return (columns != UNSPECIFIED).any()
+
+    def _denoiser(self, predict, inputs, mean):
+        """Return a denoiser of a network that is given the same at every time."""
+        if inputs:
+            predict = partial(_predict_with, predict, inputs)
+        chosen = self.architecture.parameters
+        return denoisers.from_network(predict, chosen.schedule, chosen.target, mean)
+
+
+def _predict_with(predict, inputs, x, *others):
+    """Let a network predict, given the same beside all latents or something of each."""
+    each = (np.broadcast_to(array, (len(x), *array.shape[1:])) for array in inputs)
+    return predict(x, *others, *each)
+
+
+def _compiled(unet):
+    return _backend.compiled(lambda *inputs: unet([*inputs]), unet.inputs, [unet])
