@@ -1,10 +1,9 @@
 """
-Ask for what you want: conditions
-=================================
+Generate by conditions
+======================
 
-A model that was told of each image what is known beside it, its label or an age, can
-be asked for it. With the same noise for all that is asked for, what differs between
-samples is due to what was asked.
+A model that was conditioned on labels or ages generates samples by them. With the same
+noise for all samples, they differ only by their conditions.
 """
 
 # sphinx_gallery_thumbnail_number = 1
@@ -16,16 +15,16 @@ from dipy_ldm import LatentDiffusion
 from dipy_ldm.plots import montage
 
 # %%
-# The model of digits that comes with the package was told the label of each. What it
-# knows stands in the model file, in names and numbers:
+# The model of digits that comes with the package is conditioned on labels. The model
+# file has their names and counts:
 
 model = LatentDiffusion.load("mnist")
 for name, condition in model.conditions_.items():
     print(f"{name}: {condition.kind}; {condition}")
 
 # %%
-# One noise walked through all labels. Each row begins with a noise of its own, and how
-# it is written, its slant and its width, goes through all ten digits.
+# The same noise for all labels. Each row begins with a noise of its own, and the
+# handwriting, its slant and its width, is the same for all ten digits.
 
 labels = np.arange(10)
 rows = [
@@ -40,7 +39,7 @@ ax.set(xticks=middles, xticklabels=labels, yticks=[], xlabel="asked for")
 plt.show()
 
 # %%
-# What is not asked for is drawn, in the proportions of the training digits.
+# Conditions that are not given are drawn, in the proportions of the training digits.
 
 print(model.draw_conditions(20, seed=1))
 
@@ -50,7 +49,7 @@ ax.set_axis_off()
 plt.show()
 
 # %%
-# Guidance makes the model surer of what it was asked for, and its samples more alike.
+# Guidance makes samples follow their condition more surely, and more alike.
 
 GUIDANCE = (1.0, 2.0, 4.0)
 

@@ -2,10 +2,10 @@
 Denoise digits
 ==============
 
-Noise an image's latent to a level, and walk back from there: details that the noise has
-drowned are made up anew, to what the model knows to be likely. How far to go is the
-``strength``. At 0 nothing is noised and the result is the autoencoder's reconstruction,
-at 1 nothing is left of the image.
+Add noise to an image's latent, and walk back from there: details below the noise are
+regenerated, as the model finds likely. How much noise is added is the ``strength``. At
+0 it is none, and the result is the autoencoder's reconstruction; at 1 nothing is left
+of the image.
 """
 
 # sphinx_gallery_thumbnail_number = 3
@@ -48,7 +48,7 @@ plt.show()
 
 # %%
 # Too little strength keeps noise, and too much makes another digit. Each repeat starts
-# from other noise and makes up other details, so that the mean of several is nearer to
+# from other noise and generates other details, so that the mean of several is nearer to
 # the truth than any of them.
 
 one = [np.mean((repeats[0] - digits) ** 2) for repeats in denoised.values()]
@@ -63,8 +63,8 @@ ax.legend()
 plt.show()
 
 # %%
-# Where the repeats differ, they guess: their spread, the standard deviation, tells
-# where not to believe the mean.
+# Where the repeats differ, they guess: their spread, the standard deviation, shows
+# where not to trust the mean.
 
 repeats = denoised[0.3]
 rows = {

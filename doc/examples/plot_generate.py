@@ -56,8 +56,8 @@ plt.show()
 # the same noise; ``dpm++`` gets there in fewer steps. ``ddpm`` adds fresh noise at each
 # step, comes to other digits, and needs the most steps.
 #
-# Guidance is another choice: how far the denoiser is followed away from a smaller
-# network that knows less. More makes clearer digits, which vary less.
+# Guidance is another choice: how far estimates are extrapolated away from those of a
+# smaller network. More makes clearer digits, which vary less.
 
 GUIDANCE = (1.0, 2.0, 4.0)
 

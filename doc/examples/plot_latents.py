@@ -66,7 +66,7 @@ plt.show()
 
 # %%
 # The two directions in which latents of digits differ most, by principal components.
-# Digits of a kind lie together, though nobody told the autoencoder which is which.
+# Digits of a kind lie together, though the autoencoder was trained without labels.
 
 rows = latents.reshape(len(latents), -1)
 _, _, directions = np.linalg.svd(rows - rows.mean(0), full_matrices=False)

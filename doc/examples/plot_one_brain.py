@@ -2,8 +2,8 @@
 One brain, as it might be: conditions of volumes
 ================================================
 
-A model that was told of each volume how large the ventricles are makes one brain with
-small ones and with large ones; with ages in place of millilitres, it would be one brain
+A model that is conditioned on the size of the ventricles generates one brain with small
+ones and with large ones; with ages in place of millilitres, it would be one brain
 through the years. To keep this page short, the cohort is small, the voxels are large,
 and training ends after minutes.
 """
@@ -22,8 +22,8 @@ from dipy_ldm.data import load_volumes, read_covariates
 from dipy_ldm.plots import planes
 
 # %%
-# Virtual subjects, of whom a table says what is known, as ``participants.tsv`` of a
-# BIDS dataset does. One in ten values is missing there.
+# Virtual subjects, with their covariates in a table, as ``participants.tsv`` of a BIDS
+# dataset has them. One in ten values is missing.
 
 scratch = tempfile.TemporaryDirectory()
 folder = Path(scratch.name)
@@ -31,25 +31,25 @@ make_cohort(folder, 100, covariates=True, verbose=False)
 print("".join((folder / "participants.tsv").open().readlines()[:5]))
 
 # %%
-# Volumes and table are brought together by the names of the files, and what is known
-# of each volume has its order.
+# Covariates are read by the names of the files, in the order of the volumes.
 
 volumes = load_volumes([folder], voxel_size=6)
 images = np.asarray(volumes.images, "float32")
-known = read_covariates(["ventricles"], volumes.files).values
-print({name: values[:5] for name, values in known.items()})
+covariates = read_covariates(["ventricles"], volumes.files).values
+print({name: values[:5] for name, values in covariates.items()})
 
 # %%
-# The autoencoder knows nothing of the table; the denoiser is told of it. 16 volumes are
-# held out, with what is known of them.
+# The autoencoder needs no covariates; the denoiser is conditioned on them. 16 volumes
+# are held out, with their covariates.
 
 
 def part(start, stop):
-    """Return some volumes' images, and what is known of them."""
-    return images[start:stop], {name: v[start:stop] for name, v in known.items()}
+    """Return the images and covariates of a range of volumes."""
+    rows = slice(start, stop)
+    return images[rows], {name: values[rows] for name, values in covariates.items()}
 
 
-(held_out, known_of_them), (train, known_of_train) = part(0, 16), part(16, 100)
+(held_out, held_out_covariates), (train, train_covariates) = part(0, 16), part(16, 100)
 vqvae = VQVAE(widths=(16, 32), n_codes=256, n_codebooks=4, code_dim=8)
 vqvae.fit(
     train,
@@ -62,9 +62,9 @@ vqvae.fit(
 model = LatentDiffusion(vqvae, widths=(32, 64))
 model.fit(
     train,
-    known_of_train,
+    train_covariates,
     validation_data=held_out,
-    validation_conditions=known_of_them,
+    validation_conditions=held_out_covariates,
     epochs=60,
     batch_size=8,
     verbose=False,
@@ -72,7 +72,7 @@ model.fit(
 print(model.conditions_["ventricles"])
 
 # %%
-# One noise for all that is asked for: what differs between the brains is due to that.
+# One noise for all conditions: the brains differ by the condition alone.
 
 SIZES = [8, 14, 20, 26, 32]
 
@@ -86,9 +86,9 @@ plt.show()
 
 # %%
 # The last minus the first shows what the condition changes, here as the mean of eight
-# brains: the middle gets darker, and what lies around moves outwards. Of your own scan
+# brains: the middle gets darker, and its surroundings move outwards. For your own scan
 # ``dipy_denoise_ldm --conditions ventricles=30 --strength 0.6 --difference`` writes the
-# like, with the sign of what was taken away.
+# same, with the opposite sign.
 
 few, many = (
     planes(model.predict(8, conditions={"ventricles": size}, seed=3), volumes.affine)

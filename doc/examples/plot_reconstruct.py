@@ -34,8 +34,8 @@ print("codes  ", vqvae.codes(latents).shape)
 
 # %%
 # The history has a line for each epoch. Perplexity is the number of codes that would be
-# used if all were used equally often; a code that is hardly used is revived at a place
-# where data are.
+# used if all were used equally often; a code that is hardly used is moved to an encoded
+# vector.
 
 for epoch, (error, usage, perplexity) in enumerate(
     zip(*(vqvae.history_[name] for name in ("val_mse", "usage", "perplexity"))), 1

@@ -2,9 +2,9 @@
 One replica and two give the same
 =================================
 
-Several GPUs share each batch of a training. Here a processor poses as two devices, so
-that the example runs anywhere; with GPUs leave out the first lines, and the default
-``strategy="auto"`` uses all of them.
+Several GPUs share each batch of a training. Here two devices are simulated on one
+processor, so that the example runs anywhere; with GPUs leave out the first lines, and
+the default ``strategy="auto"`` uses all of them.
 """
 
 from dipy_ldm import VQVAE, make_strategy

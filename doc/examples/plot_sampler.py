@@ -96,4 +96,4 @@ plt.show()
 # %%
 # To give it to others: write it into ``dipy_ldm/diffusion/samplers.py`` with its
 # equation and its source, add the line to ``SAMPLERS``, and name its order of
-# convergence in ``tests/diffusion/test_samplers.py``, which holds it to that.
+# convergence in ``tests/diffusion/test_samplers.py``, which checks it.

@@ -54,8 +54,8 @@ def show(stacks, columns=4):
     figure, axes = plt.subplots(
         len(stacks), 1, figsize=(9, 1.15 * len(stacks)), layout="constrained"
     )
-    for ax, (name, some) in zip(np.atleast_1d(axes), stacks.items()):
-        pictures = planes(some[:columns], volumes.affine)
+    for ax, (name, stack) in zip(np.atleast_1d(axes), stacks.items()):
+        pictures = planes(stack[:columns], volumes.affine)
         ax.imshow(montage(pictures, columns=columns), cmap="gray")
         ax.set(xticks=[], yticks=[])
         ax.set_ylabel(name, rotation=0, ha="right", va="center")
@@ -65,8 +65,8 @@ def show(stacks, columns=4):
 show({"volumes": train})
 
 # %%
-# First the autoencoder. Volumes that it has not seen tell whether it is good enough;
-# the similarity of two equal volumes is 1.
+# First the autoencoder. Held-out volumes show whether it is good enough; the
+# similarity of two equal volumes is 1.
 
 vqvae = VQVAE(widths=(16, 32), n_codes=256, n_codebooks=4, code_dim=8)
 vqvae.fit(
