@@ -17,7 +17,7 @@ from keras import ops
 import numpy as np
 from volumes import score_structure, score_vqvae
 
-from dipy_ldm import VQVAE, presets
+from dipy_ldm import VQVAE, _presets as presets
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.autoencoder.losses import LOSSES
 from dipy_ldm.autoencoder.quantizers import BOTTLENECKS, Codebook

@@ -18,7 +18,7 @@ from common import (
 import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from dipy_ldm.conditions import Told
+from dipy_ldm._conditions import ConditionBatch
 from dipy_ldm.data._covariates import read_covariates
 from dipy_ldm.data.volumes import load_volumes
 from dipy_ldm.prior._conditional_mean import ConditionalMean
@@ -222,7 +222,7 @@ def encode(model, folder, grid):
     """Return latents of unit variance, and their encoded conditions."""
     images, values = load_cohort(folder, grid)
     latents = model._scaled(model.vqvae_.encode(images))
-    return latents, Told.of(model.conditions_, values, len(images)).numbers
+    return latents, ConditionBatch.of(model.conditions_, values, len(images)).numbers
 
 
 def unexplained_share(latents, numbers, conditions, others, other_numbers):

@@ -19,7 +19,7 @@ import numpy as np
 from peers import describe_processor
 from peers_common import peak_gib, status_gib
 
-from dipy_ldm import VQVAE, LatentDiffusion, presets
+from dipy_ldm import VQVAE, LatentDiffusion, _presets as presets
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data.cohort import Cohort
 

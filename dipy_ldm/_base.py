@@ -8,7 +8,7 @@ from typing import NamedTuple, Self
 import keras
 import numpy as np
 
-from dipy_ldm import _serialization as serialization, presets
+from dipy_ldm import _presets as presets, _serialization as serialization
 from dipy_ldm._utils.checks import InputError, plain
 from dipy_ldm.nn import building
 

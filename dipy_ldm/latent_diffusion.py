@@ -17,10 +17,16 @@ from dipy_ldm import (
     _serialization as serialization,
 )
 from dipy_ldm._base import Entry, Estimator
+from dipy_ldm._conditions import (
+    UNSPECIFIED,
+    Condition,
+    ConditionBatch,
+    from_saved,
+    to_saved,
+)
 from dipy_ldm._utils import checks, tiling as tiles
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.anomaly_detector import Detector
-from dipy_ldm.conditions import UNSPECIFIED, Condition, Told, from_saved, to_saved
 from dipy_ldm.data import _sources as sources
 from dipy_ldm.data._checks import as_fitted, check_trainable, survey
 from dipy_ldm.data._sources import ConditioningInputs, prepare_sources
@@ -726,7 +732,7 @@ class LatentDiffusion(Estimator):
             A sentence on each number that lies outside of those of the training.
         """
         self._check_fitted()
-        return Told.of(self.conditions_, conditions, n).surprises
+        return ConditionBatch.of(self.conditions_, conditions, n).surprises
 
     def check_sampling(
         self, n: int = 1, *, guidance: float = 1.0, **options: Unpack[SamplingOptions]
@@ -955,7 +961,7 @@ class LatentDiffusion(Estimator):
         self._check_fitted()
         images = self._check_source(source)
         n = 1 if images is None else len(images)
-        return max(n, len(Told.of(self.conditions_, conditions).numbers))
+        return max(n, len(ConditionBatch.of(self.conditions_, conditions).numbers))
 
     def _check_source(self, source, n=None):
         return sources.check(self.source_, source, self.vqvae_.shape_[:-1], n=n)
@@ -963,7 +969,7 @@ class LatentDiffusion(Estimator):
     def _inputs(self, conditions, source, n):
         """Encode what the networks are given of so many images."""
         images = self._check_source(source, n)
-        encoded = Told.of(self.conditions_, conditions, n)
+        encoded = ConditionBatch.of(self.conditions_, conditions, n)
         for sentence in encoded.surprises:
             logger.warning("%s", sentence)
         prepared = prepare_sources(self.source_, images, self.vqvae_.factor)

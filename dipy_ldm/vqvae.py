@@ -10,8 +10,8 @@ import numpy.typing as npt
 from dipy_ldm import (
     _backend,
     _documents as documents,
+    _presets as presets,
     _serialization as serialization,
-    presets,
 )
 from dipy_ldm._base import Entry, Estimator
 from dipy_ldm._utils.checks import check_affine, check_counts, check_space, choose

@@ -7,9 +7,16 @@ import numpy.testing as npt
 import pandas as pd
 import pytest
 
+from dipy_ldm._conditions import (
+    UNSPECIFIED,
+    ConditionBatch,
+    from_saved,
+    learn,
+    summary,
+    to_saved,
+)
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import Table, as_table, parse_conditions
-from dipy_ldm.conditions import UNSPECIFIED, Told, from_saved, learn, summary, to_saved
 from dipy_ldm.denoiser._conditioning import ConditioningEncoder
 
 AGES = np.linspace(20, 80, 61)
@@ -113,9 +120,11 @@ def test_labels_alone():
     labels = np.array([7, 100, 7, 3])
     known = learn(labels, 4)
     assert known["label"].levels == {"3": 1, "7": 2, "100": 1}
-    npt.assert_array_equal(Told.of(known, labels, 4).numbers[:, 0], [1, 2, 1, 0])
+    npt.assert_array_equal(
+        ConditionBatch.of(known, labels, 4).numbers[:, 0], [1, 2, 1, 0]
+    )
     for seven in (7, 7.0, "7", np.int64(7), [7], {"label": 7}):
-        npt.assert_array_equal(Told.of(known, seven).numbers, [[1]])
+        npt.assert_array_equal(ConditionBatch.of(known, seven).numbers, [[1]])
     assert learn(np.array([0.5, 0.7]), 2)["label"].kind == "continuous"
 
 
@@ -129,7 +138,7 @@ def test_tables_of_pandas():
     )
     known = learn(frame, 4)
     assert [condition.missing for condition in known.values()] == [0.25] * 3
-    numbers = Told.of(known, frame, 4).numbers
+    numbers = ConditionBatch.of(known, frame, 4).numbers
     npt.assert_array_equal(numbers[:, 1:], [[0, 0], [-1, 1], [1, -1], [0, 0]])
     npt.assert_array_equal(numbers[:, 0] == UNSPECIFIED, [False, True, False, False])
 
@@ -156,7 +165,7 @@ def test_a_series_keeps_its_name():
     assert learn(ages, 4)["age"].kind == "continuous"
     assert learn(pd.Series([70, 61, 55, 80]), 4)["label"].kind == "class"
     known = learn(ages, 4)
-    assert Told.of(known, ages, 4).numbers.shape == (4, 1)
+    assert ConditionBatch.of(known, ages, 4).numbers.shape == (4, 1)
 
 
 @pytest.mark.parametrize(
@@ -183,24 +192,26 @@ def test_what_is_missing(missing):
     values = ["a", missing, "b"] if text else [0.5, missing, 1.5]
     known = learn({"it": values}, 3)
     assert known["it"].missing == pytest.approx(1 / 3)
-    npt.assert_array_equal(Told.of(known, {"it": missing}).numbers, [[UNSPECIFIED]])
+    npt.assert_array_equal(
+        ConditionBatch.of(known, {"it": missing}).numbers, [[UNSPECIFIED]]
+    )
 
 
 def test_numbers_become_ranks(known):
     ages = np.array([20, 35, 50, 80, None], object)
-    told = Told.of(known, {"age": ages, "sex": "M"})
+    told = ConditionBatch.of(known, {"age": ages, "sex": "M"})
     npt.assert_allclose(told.numbers[:, 0], [0, 0.25, 0.5, 1, UNSPECIFIED])
     npt.assert_array_equal(told.numbers[:, 1], 1)
     npt.assert_array_equal(told.numbers[:, 2:], UNSPECIFIED)
     assert told.surprises == []
     # Of many that are the same the mean rank.
     tied = learn({"it": [0.0] * 500 + list(np.linspace(1, 2, 501))}, 1001)
-    ranks = Told.of(tied, {"it": [0.0, 1.0, 2.0]}).numbers[:, 0]
+    ranks = ConditionBatch.of(tied, {"it": [0.0, 1.0, 2.0]}).numbers[:, 0]
     npt.assert_allclose(ranks, [0.25, 0.5, 1], atol=0.03)
 
 
 def test_numbers_outside_of_the_training_are_told(known):
-    told = Told.of(known, {"age": [95, 50, 95, 1]})
+    told = ConditionBatch.of(known, {"age": [95, 50, 95, 1]})
     npt.assert_allclose(told.numbers[:, 0], [1, 0.5, 1, 0])
     first, second = told.surprises
     assert first == (
@@ -211,7 +222,7 @@ def test_numbers_outside_of_the_training_are_told(known):
 
 
 def test_levels_that_were_not_learnt_are_left_out_where_that_is_allowed(known):
-    told = Told.of(known, {"sex": ["F", "X"]}, lenient=True)
+    told = ConditionBatch.of(known, {"sex": ["F", "X"]}, lenient=True)
     npt.assert_array_equal(told.numbers[:, 1], [0, UNSPECIFIED])
     assert told.surprises == ["sex X is not known, and left out."]
 
@@ -235,13 +246,13 @@ def test_levels_that_were_not_learnt_are_left_out_where_that_is_allowed(known):
 )
 def test_what_can_not_be_asked_for(known, given, sentence):
     with pytest.raises(InputError, match=sentence):
-        Told.of(known, given, 2)
+        ConditionBatch.of(known, given, 2)
 
 
 def test_of_no_conditions_none_can_be_asked_for():
-    assert Told.of({}, None, 3).numbers.shape == (3, 0)
-    with pytest.raises(InputError, match="this model knows of no conditions; leave"):
-        Told.of({}, {"age": 70}, 3)
+    assert ConditionBatch.of({}, None, 3).numbers.shape == (3, 0)
+    with pytest.raises(InputError, match="trained without conditions: remove"):
+        ConditionBatch.of({}, {"age": 70}, 3)
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ import pytest
 from sklearn.base import clone
 
 from dipy_ldm import VQVAE, LatentDiffusion, _serialization as persistence
+from dipy_ldm._conditions import Condition
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.conditions import Condition
 from dipy_ldm.data import load_mnist
 from dipy_ldm.data._sources import ConditioningInputs
 from dipy_ldm.denoiser import (
@@ -176,9 +176,11 @@ def test_a_model_without_conditions(diffusion, blobs):
     assert diffusion.to_document()["conditions"] == {}
     assert len(diffusion.denoiser_.inputs) == 2
     for ask in (diffusion.predict, diffusion.denoiser, diffusion.check_conditions):
-        with pytest.raises(InputError, match="this model knows of no conditions"):
+        with pytest.raises(
+            InputError, match="this model was trained without conditions"
+        ):
             ask(conditions={"age": 70})
-    with pytest.raises(InputError, match="this model knows of no conditions"):
+    with pytest.raises(InputError, match="this model was trained without conditions"):
         diffusion.denoise(blobs[:1], conditions={"age": 70})
 
 

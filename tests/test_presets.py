@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 
-from dipy_ldm import VQVAE, LatentDiffusion, presets, vqvae as vqvae_module
+from dipy_ldm import VQVAE, LatentDiffusion, _presets as presets, vqvae as vqvae_module
 from dipy_ldm.data._batches import Augmentation
 
 SMALL = {"widths": (4,), "n_codes": 8}

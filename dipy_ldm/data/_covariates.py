@@ -6,9 +6,9 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dipy_ldm._conditions import FEW, Condition
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import as_table, level_of
-from dipy_ldm.conditions import FEW, Condition
 from dipy_ldm.data._table_rows import MatchedRows, find_rows, find_subjects
 from dipy_ldm.data._tables import (
     SEX_COLUMNS,

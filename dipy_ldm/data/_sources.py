@@ -12,9 +12,9 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
+from dipy_ldm._conditions import UNSPECIFIED
 from dipy_ldm._utils.checks import InputError, plain
 from dipy_ldm._utils.values import listed
-from dipy_ldm.conditions import UNSPECIFIED
 from dipy_ldm.data._batches import read_windows, window_size
 from dipy_ldm.data._checks import check_range, check_trainable, survey
 

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from dipy_ldm._conditions import Condition, ConditionBatch, learn, to_saved
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import Table
-from dipy_ldm.conditions import Condition, Told, learn, to_saved
 from dipy_ldm.data import _sources as sources
 from dipy_ldm.data._covariates import as_covariates, summarise
 from dipy_ldm.data._sources import ConditioningInputs, Source, prepare_sources
@@ -133,7 +133,9 @@ class ConditioningEncoder(NamedTuple):
         if images is None or not (self.conditions or self.source):
             self._refuse_useless(images, conditions, source)
             return None
-        encoded = Told.of(self.conditions, conditions, len(images), lenient=True)
+        encoded = ConditionBatch.of(
+            self.conditions, conditions, len(images), lenient=True
+        )
         if encoded.surprises:
             logger.warning("held-out images: %s", " ".join(encoded.surprises[:9]))
         images_in = sources.check(

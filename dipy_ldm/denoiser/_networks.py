@@ -8,8 +8,8 @@ import keras
 import numpy as np
 
 from dipy_ldm import _backend
+from dipy_ldm._conditions import UNSPECIFIED, Condition
 from dipy_ldm._utils.checks import check_seed, check_sizes, choose
-from dipy_ldm.conditions import UNSPECIFIED, Condition
 from dipy_ldm.data._sources import ConditioningInputs, Source
 from dipy_ldm.denoiser import _unet as unet_network
 from dipy_ldm.diffusion import guidance as denoisers, schedules

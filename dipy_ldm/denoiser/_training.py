@@ -12,9 +12,9 @@ from keras import ops
 import numpy as np
 
 from dipy_ldm import _backend
+from dipy_ldm._conditions import UNSPECIFIED
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.subjects import fingerprint, number_both
-from dipy_ldm.conditions import UNSPECIFIED
 from dipy_ldm.data._batches import Batches
 from dipy_ldm.data._sources import ConditioningInputs, network_inputs
 from dipy_ldm.data._table_rows import align_tables

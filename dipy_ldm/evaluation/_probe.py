@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from dipy_ldm._conditions import Condition
 from dipy_ldm._utils.checks import InputError, at_least
 from dipy_ldm._utils.subjects import number_subjects, solve_within
 from dipy_ldm._utils.values import in_order, level_of
-from dipy_ldm.conditions import Condition
 from dipy_ldm.metrics import Interval, binomial, bootstrap
 
 # Real images without which nothing is learnt, and more than are needed.

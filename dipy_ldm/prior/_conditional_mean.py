@@ -26,8 +26,8 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.polynomial import legendre
 
+from dipy_ldm._conditions import FEW, UNSPECIFIED, Condition
 from dipy_ldm._utils.subjects import blocks
-from dipy_ldm.conditions import FEW, UNSPECIFIED, Condition
 
 # Of each continuous condition; the higher ones are smaller, and so fitted with less
 # trust.

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from dipy_ldm.conditions import FEW, UNSPECIFIED, Condition
+from dipy_ldm._conditions import FEW, UNSPECIFIED, Condition
 from dipy_ldm.prior._conditional_mean import ConditionalMean
 from dipy_ldm.prior._gaussian import Gaussian, choose_examples, is_aligned
 from dipy_ldm.prior._probe import LinearProbe

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from dipy_ldm._conditions import FEW, UNSPECIFIED, Condition, requested
 from dipy_ldm._utils.values import is_none
-from dipy_ldm.conditions import FEW, UNSPECIFIED, Condition, requested
 
 # Equal shares into which numbers are split, as long as enough images are in cells that
 # may be kept.

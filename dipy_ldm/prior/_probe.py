@@ -38,8 +38,8 @@ from keras import ops
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from dipy_ldm._conditions import FEW, UNSPECIFIED, Condition
 from dipy_ldm._utils.subjects import solve_within
-from dipy_ldm.conditions import FEW, UNSPECIFIED, Condition
 from dipy_ldm.diffusion.schedules import rates
 from dipy_ldm.prior._gaussian import Gaussian
 

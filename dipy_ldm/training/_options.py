@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypedDict
 
 import keras
 
-from dipy_ldm import _backend, _serialization as persistence, presets
+from dipy_ldm import _backend, _presets as presets, _serialization as persistence
 from dipy_ldm._utils.checks import InputError, check_counts, check_rate, scalars
 from dipy_ldm.training._optimizer import FlatAdam
 from dipy_ldm.training._precision import Precision, choose_precision

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from dipy_ldm import __version__
+from dipy_ldm._conditions import Condition
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.files import claimed, make_folder, replacing
-from dipy_ldm.conditions import Condition
 from dipy_ldm.data._tables import as_text
 from dipy_ldm.workflows._provenance import sidecar
 

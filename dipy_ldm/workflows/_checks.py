@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dipy_ldm import __version__, _backend, presets
+from dipy_ldm import __version__, _backend, _presets as presets
+from dipy_ldm._conditions import learn, summary
 from dipy_ldm._utils.checks import InputError, choose
 from dipy_ldm.autoencoder import losses
 from dipy_ldm.checking import _dry_run as verdicts, _findings as report, _plan as plans
@@ -16,7 +17,6 @@ from dipy_ldm.checking._dry_run import N_OVERFIT_IMAGES, measure_paces, overfit
 from dipy_ldm.checking._findings import Finding, amber, green, grey, red, worst
 from dipy_ldm.checking._headers import Material, read_volumes
 from dipy_ldm.checking._outliers import check_images
-from dipy_ldm.conditions import learn, summary
 from dipy_ldm.data._covariates import (
     Covariates,
     count_alone,

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 import logging
 from pathlib import Path
 
+from dipy_ldm._conditions import Condition
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import listed
-from dipy_ldm.conditions import Condition
 from dipy_ldm.data._tables import (
     as_number,
     is_missing,

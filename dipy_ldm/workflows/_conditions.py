@@ -7,9 +7,9 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from dipy_ldm import _serialization as persistence
+from dipy_ldm._conditions import ConditionBatch, from_saved, requested
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import NONE, level_of, number_of
-from dipy_ldm.conditions import Told, from_saved, requested
 from dipy_ldm.prior._population import Population, draw
 
 
@@ -36,7 +36,7 @@ class RequestedConditions(NamedTuple):
         conditions = from_saved(document["conditions"])
         n = len(numbers)
         request = request or None
-        batch = Told.of(conditions, request, n)
+        batch = ConditionBatch.of(conditions, request, n)
         if strict and batch.surprises:
             raise InputError(" ".join(batch.surprises))
         explicit = values = requested(conditions, request, n)

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dipy_ldm._conditions import Condition, learn, summary
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import ALONE
-from dipy_ldm.conditions import Condition, learn, summary
 from dipy_ldm.data import _checks as arrays, load_mnist
 from dipy_ldm.data._covariates import read_covariates, summarise
 from dipy_ldm.data._paths import common_suffix, holds_volumes, listed_rows

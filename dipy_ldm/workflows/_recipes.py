@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+from dipy_ldm._presets import Settings
 from dipy_ldm.data._batches import Augmentation
-from dipy_ldm.presets import Settings
 
 
 class Recipe(NamedTuple):

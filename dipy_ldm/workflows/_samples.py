@@ -7,9 +7,9 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from dipy_ldm._conditions import from_saved
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.files import make_folder
-from dipy_ldm.conditions import from_saved
 from dipy_ldm.workflows import _bids as bids
 from dipy_ldm.workflows._provenance import sidecar
 from dipy_ldm.workflows._restoring import beside, name_outputs

@@ -9,10 +9,10 @@ import numpy as np
 from tqdm import tqdm
 
 from dipy_ldm import _serialization as persistence
+from dipy_ldm._conditions import from_saved
 from dipy_ldm._utils.checks import InputError, at_least, choose
 from dipy_ldm._utils.files import replacing
 from dipy_ldm._utils.values import parse_conditions
-from dipy_ldm.conditions import from_saved
 from dipy_ldm.data._nifti import DTYPES
 from dipy_ldm.workflows import _workers as workers
 from dipy_ldm.workflows._condition_table import read_requested_table

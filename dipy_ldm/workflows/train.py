@@ -5,7 +5,7 @@ import logging
 
 from dipy.workflows.workflow import Workflow
 
-from dipy_ldm import _serialization as persistence, presets
+from dipy_ldm import _presets as presets, _serialization as persistence
 from dipy_ldm._utils.checks import InputError, check_sizes
 from dipy_ldm._utils.files import claimed, make_folder, refuse_claimed
 from dipy_ldm.data.cohort import split

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from dipy_ldm import presets
+from dipy_ldm import _presets as presets
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.checking import _dry_run as trials
 from dipy_ldm.data._batches import Augmentation

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dipy_ldm import presets
+from dipy_ldm import _presets as presets
 from dipy_ldm.checking import _plan as plans
 from dipy_ldm.data.cohort import Cohort
 from dipy_ldm.diffusion import schedules

@@ -5,8 +5,8 @@ import numpy.testing as npt
 import pytest
 
 from dipy_ldm._backend import distribute_batches, make_strategy
+from dipy_ldm._conditions import UNSPECIFIED
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.conditions import UNSPECIFIED
 from dipy_ldm.data._batches import Augmentation, batches
 from dipy_ldm.data._sources import Source, Sources
 from dipy_ldm.denoiser._noising import noisy_batches

@@ -4,8 +4,8 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
+from dipy_ldm._conditions import UNSPECIFIED
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.conditions import UNSPECIFIED
 from dipy_ldm.data import _sources as sources
 from dipy_ldm.data._sources import ConditioningInputs, Source, Sources, prepare_sources
 

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm.conditions import Told, learn
+from dipy_ldm._conditions import ConditionBatch, learn
 from dipy_ldm.data._sources import ConditioningInputs
 from dipy_ldm.denoiser._conditioning import Latents
 from dipy_ldm.denoiser._noising import noisy_batches
@@ -26,7 +26,7 @@ def cohort(n, effect=1.0, seed=0):
     given["age"][0] = given["sex"][1] = None
     given["sex"][2:4] = "F", "M"
     known = learn(given, n)
-    numbers = Told.of(known, given, n).numbers
+    numbers = ConditionBatch.of(known, given, n).numbers
     of_age, of_sex, latents = rng.standard_normal((3, n, *SHAPE)).astype("float32")
     truth = np.zeros_like(latents)
     for row, (age, sex) in enumerate(numbers):
@@ -60,7 +60,7 @@ def test_nothing_is_expected_of_levels_that_few_have():
     latents[:30] += 2
     latents[56:] -= 5
     known = learn(given, 60)
-    numbers = Told.of(known, given, 60).numbers
+    numbers = ConditionBatch.of(known, given, 60).numbers
     of_a, of_b, of_c = ConditionalMean.learn(latents, numbers, known).predict(
         numbers[[0, 30, 59]]
     )
@@ -86,7 +86,7 @@ def test_errors_are_those_of_fits_to_all_others(n, scans, monkeypatch):
     latents = rng.standard_normal((n, 20, 20, 20, 1), "float32") + 5
     given = {"a": rng.uniform(0, 9.5, n).tolist(), "b": rng.uniform(0, 1, n).tolist()}
     known = learn(given, n)
-    numbers = Told.of(known, given, n).numbers
+    numbers = ConditionBatch.of(known, given, n).numbers
     rows, errors = latents.reshape(n, -1).astype("float64"), []
     # One is alone, and scans of a subject are no neighbours.
     whose = np.r_[n, np.arange(1, n) % (n // scans)]
@@ -123,7 +123,7 @@ def test_of_what_subjects_have_by_chance_nothing_is_expected_of_others():
         latents = people[whose] - people.mean(0)
         given = {"age": rng.uniform(20, 80, 20)[whose].tolist()}
         known = learn(given, 40)
-        numbers = Told.of(known, given, 40).numbers
+        numbers = ConditionBatch.of(known, given, 40).numbers
         for subjects in (whose, None):
             learnt = ConditionalMean.learn(latents, numbers, known, subjects)
             shares.append((learnt.predict(numbers) ** 2).mean() / (latents**2).mean())

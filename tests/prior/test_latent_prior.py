@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.testing as npt
 
-from dipy_ldm.conditions import Told, learn
+from dipy_ldm._conditions import ConditionBatch, learn
 from dipy_ldm.prior._latent_prior import LatentPrior
 
 SHAPE = (3, 4, 5, 1)
@@ -21,7 +21,7 @@ def test_of_levels_that_few_subjects_have_nothing_is_known():
     latents[sites == "A", 0] += 2
     latents = (latents - latents.mean()).astype("float32")
     known = learn({"site": sites}, 120)
-    numbers = Told.of(known, {"site": sites}, 120).numbers
+    numbers = ConditionBatch.of(known, {"site": sites}, 120).numbers
     given = latents, numbers, known
     of_subjects = LatentPrior.learn(*given, volumes=True, subjects=whose)
     of_images = LatentPrior.learn(*given, volumes=True)

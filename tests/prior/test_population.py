@@ -4,8 +4,8 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
+from dipy_ldm._conditions import UNSPECIFIED, ConditionBatch, learn
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.conditions import UNSPECIFIED, Told, learn
 from dipy_ldm.prior._population import Population, draw
 
 
@@ -30,7 +30,7 @@ def known(table):
 
 @pytest.fixture(scope="module")
 def population(table, known):
-    return Population.learn(Told.of(known, table).numbers, known)
+    return Population.learn(ConditionBatch.of(known, table).numbers, known)
 
 
 def share(drawn, name, value, where=None):
@@ -100,9 +100,9 @@ def test_few_samples_are_spread_as_all_are(known, population, seed, first):
 @pytest.mark.parametrize("word", ["none", " None "])
 def test_none_is_not_drawn(known, population, word):
     assert draw(known, population, word, 3) == word
-    assert (Told.of(known, word, 3).numbers == UNSPECIFIED).all()
+    assert (ConditionBatch.of(known, word, 3).numbers == UNSPECIFIED).all()
     drawn = draw(known, population, {"age": word, "sex": ["F", word]}, 2)
-    numbers = Told.of(known, drawn).numbers
+    numbers = ConditionBatch.of(known, drawn).numbers
     npt.assert_array_equal(numbers[:, 0], [UNSPECIFIED] * 2)
     npt.assert_array_equal(numbers[:, 2] == UNSPECIFIED, [False, True])
     assert (numbers[:, 1] != UNSPECIFIED).all()
@@ -110,8 +110,8 @@ def test_none_is_not_drawn(known, population, word):
 
 def test_a_level_may_have_that_name():
     known = learn({"drug": ["none", "some"] * 10}, 20)
-    assert Told.of(known, {"drug": "none"}).numbers.tolist() == [[0]]
-    assert Told.of(known, "none").numbers.tolist() == [[UNSPECIFIED]]
+    assert ConditionBatch.of(known, {"drug": "none"}).numbers.tolist() == [[0]]
+    assert ConditionBatch.of(known, "none").numbers.tolist() == [[UNSPECIFIED]]
 
 
 def test_no_cell_has_fewer_than_five_images(known, population, table):
@@ -119,20 +119,22 @@ def test_no_cell_has_fewer_than_five_images(known, population, table):
     assert population.bins == 8
     few = {name: values[:40] for name, values in table.items()}
     of_few = learn(few, 40)
-    coarse = Population.learn(Told.of(of_few, few).numbers, of_few)
+    coarse = Population.learn(ConditionBatch.of(of_few, few).numbers, of_few)
     assert coarse.bins < 8 and min(coarse.counts) >= 5
     few = {name: values[:8] for name, values in table.items()}
     of_few = learn(few, 8)
-    assert Population.learn(Told.of(of_few, few).numbers, of_few) is None
+    assert Population.learn(ConditionBatch.of(of_few, few).numbers, of_few) is None
     assert len(draw(of_few, None, None, 9)["sex"]) == 9
     alone = learn({"age": table["age"]}, 2000)
-    assert Population.learn(Told.of(alone, table["age"]).numbers, alone) is None
+    assert (
+        Population.learn(ConditionBatch.of(alone, table["age"]).numbers, alone) is None
+    )
 
 
 def test_scans_of_one_subject_are_no_crowd():
     table = {"sex": ["F", "M"] * 20 + ["F"] * 9, "site": ["a"] * 40 + ["b"] * 9}
     known = learn(table, 49)
-    numbers = Told.of(known, table).numbers
+    numbers = ConditionBatch.of(known, table).numbers
     assert len(Population.learn(numbers, known).cells) == 3
     scans = np.minimum(np.arange(49), 40)
     assert Population.learn(numbers, known, scans) is None
@@ -144,7 +146,7 @@ def test_scans_of_one_subject_are_no_crowd():
 def test_what_is_missing_in_training_is_drawn_too(table):
     holes = table | {"sex": [None if i % 3 else s for i, s in enumerate(table["sex"])]}
     known = learn(holes, 2000)
-    population = Population.learn(Told.of(known, holes).numbers, known)
+    population = Population.learn(ConditionBatch.of(known, holes).numbers, known)
     assert -1 in np.array(population.cells)
     assert set(draw(known, population, None, 200)["sex"]) == {"F", "M"}
 
@@ -155,8 +157,8 @@ def test_what_can_not_be_asked_for(known, population):
     with pytest.raises(InputError, match="age must have one value or 2"):
         draw(known, population, {"age": [1, 2, 3]}, 2)
     assert draw({}, None, None, 2) is None
-    with pytest.raises(InputError, match="knows of no conditions"):
-        Told.of({}, draw({}, None, {"age": 7}, 2))
+    with pytest.raises(InputError, match="trained without conditions"):
+        ConditionBatch.of({}, draw({}, None, {"age": 7}, 2))
 
 
 def test_it_is_read_as_it_was_written(population):

@@ -6,8 +6,8 @@ import numpy.testing as npt
 import pytest
 
 from dipy_ldm import VQVAE, LatentDiffusion, _serialization as persistence
+from dipy_ldm._conditions import ConditionBatch, learn
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.conditions import Told, learn
 from dipy_ldm.diffusion.schedules import SCHEDULES, rates
 from dipy_ldm.prior import _probe as readings
 from dipy_ldm.prior._gaussian import Gaussian
@@ -28,7 +28,7 @@ def cohort(n, effect=3.0, seed=0, **more):
     given["age"][0] = given["sex"][1] = None
     known = learn(given, n)
     latents = rows.reshape(n, *SHAPE).astype("float32")
-    return latents, Told.of(known, given, n).numbers, known
+    return latents, ConditionBatch.of(known, given, n).numbers, known
 
 
 def flat(array):
@@ -67,7 +67,7 @@ def test_what_few_places_tell_of_is_read_there(monkeypatch):
     latents[:, 3:5, 6, 1] += (ages[:, None] - 50) / 10
     given = {"age": ages.tolist()}
     known = learn(given, 500)
-    numbers = Told.of(known, given, 500).numbers
+    numbers = ConditionBatch.of(known, given, 500).numbers
     errors = []
     for free in (readings._free, lambda weights, space: np.ones(weights.size, "f4")):
         monkeypatch.setattr(readings, "_free", free)
@@ -106,7 +106,7 @@ def scans(seed, effect, sessions=2):
     given = {"age": ages[whose].tolist()}
     n = 24 * sessions
     known = learn({"age": given["age"][:n]}, n)
-    numbers = Told.of(known, given).numbers
+    numbers = ConditionBatch.of(known, given).numbers
     return rows.reshape(-1, *SHAPE).astype("float32"), numbers, known, whose
 
 
@@ -273,7 +273,7 @@ def test_samples_are_what_was_asked_for(trained, monkeypatch, undecoded):
     nothing = expected._replace(weights=0 * expected.weights)
     monkeypatch.setattr(trained, "expectation_", nothing)
     asked = {"width": np.linspace(2.1, 3.4, 24).tolist()}
-    wanted = 2 * Told.of(trained.conditions_, asked, 24).numbers - 1
+    wanted = 2 * ConditionBatch.of(trained.conditions_, asked, 24).numbers - 1
     off = []
     for known in (learnt, None):
         monkeypatch.setattr(trained, "readings_", known)

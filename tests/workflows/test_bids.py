@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from dipy_ldm._conditions import Condition
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.conditions import Condition
 from dipy_ldm.workflows import _bids as bids
 from dipy_ldm.workflows._provenance import sidecar
 

@@ -4,8 +4,8 @@ import logging
 
 import pytest
 
+from dipy_ldm._conditions import Condition
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.conditions import Condition
 from dipy_ldm.workflows._condition_table import read_requested_table
 
 KNOWN = {

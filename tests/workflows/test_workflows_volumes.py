@@ -19,8 +19,8 @@ from dipy_ldm import (
     VQVAE,
     LatentDiffusion,
     _backend,
+    _presets as presets,
     _serialization as persistence,
-    presets,
 )
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data import load_volumes

@@ -42,21 +42,9 @@ FEW = 5
 class Condition(NamedTuple):
     """What is known of a condition.
 
-    Parameters
-    ----------
-    kind : {"class", "continuous"}
-        Whether there are levels, or numbers.
-    levels : dict of str to int
-        How many examples each level of a class has.
-    quantiles : list of float
-        Numbers between which equal shares of the examples lie: the first is the lowest,
-        the one in the middle the median, the last the highest.
-    missing : float
-        Share of the examples of which it is not known.
-    units : str, optional
-        Of the numbers.
-    meanings : dict of str to str, optional
-        What levels mean.
+    Of a class, how many examples each level has; of a continuous one, quantiles between
+    which equal shares of the examples lie: the lowest number first, the median in the
+    middle, the highest last. ``missing`` is the share of examples without a value.
     """
 
     kind: str
@@ -72,42 +60,25 @@ class Condition(NamedTuple):
         return len(self.levels)
 
     def __str__(self):
-        """Say it in some words."""
+        """Describe it in a few words."""
         if self.kind == "class":
-            said = ", ".join(f"{level} ({n})" for level, n in self.levels.items())
+            text = ", ".join(f"{level} ({n})" for level, n in self.levels.items())
         else:
             half = len(self.quantiles) // 2
             low, median, high = (self.quantiles[i] for i in (0, half, -1))
             units = f" {self.units}" if self.units else ""
-            said = f"{low:g} to {high:g}{units}, median {median:g}"
-        return said + (f"; missing {self.missing:.1%}" if self.missing else "")
+            text = f"{low:g} to {high:g}{units}, median {median:g}"
+        return text + (f"; missing {self.missing:.1%}" if self.missing else "")
 
     def leaves_out(self, value: Any) -> bool:
         """Return whether a value is for what is not specified."""
         return value is None or (is_none(value) and value not in self.levels)
 
     def number(self, name: str, value: Any, lenient: bool = False) -> float:
-        """Turn a value into what a network is told.
+        """Encode a value: the number of a level, a rank, or ``UNSPECIFIED``.
 
-        Parameters
-        ----------
-        name : str
-            Name of the condition.
-        value : object
-            A level, or a number; None and ``"none"``, where that is no level, are for
-            what is not specified.
-        lenient : bool
-            Whether an unknown level is taken for unspecified.
-
-        Returns
-        -------
-        float
-            Number of the level, rank, or ``UNSPECIFIED``.
-
-        Raises
-        ------
-        InputError
-            If there is no such level, or it is no number.
+        None, and ``"none"`` where that is no level, are for what is not specified; so
+        is, if lenient, an unknown level.
         """
         if self.leaves_out(value):
             return UNSPECIFIED
@@ -127,27 +98,13 @@ class Condition(NamedTuple):
         return float(np.interp(number_of(name, value), knots, means))
 
     def surprise(self, name: str, value: Any) -> str | None:
-        """Say what is surprising about a value that can be used.
-
-        Parameters
-        ----------
-        name : str
-            Name of the condition.
-        value : object
-            As of :meth:`number`.
-
-        Returns
-        -------
-        str or None
-            A sentence if the level was not learnt from, or the number lies outside of
-            those that were.
-        """
+        """Return what is surprising about a value that can be used, if anything."""
         if self.leaves_out(value):
             return None
         if self.kind == "class":
-            level = level_of(value)
-            known = level in self.levels
-            return None if known else f"{name} {level} is not known, and left out."
+            if (level := level_of(value)) in self.levels:
+                return None
+            return f"{name} {level} is not known, and left out."
         low, high = self.quantiles[0], self.quantiles[-1]
         number = number_of(name, value)
         if low <= number <= high:
@@ -159,15 +116,10 @@ class Condition(NamedTuple):
         )
 
 
-class Told(NamedTuple):
-    """What a network is told of some examples.
+class ConditionBatch(NamedTuple):
+    """Encoded conditions of some examples, and a sentence on each surprising value.
 
-    Parameters
-    ----------
-    numbers : ndarray
-        ``(n, conditions)``, float32.
-    surprises : list of str
-        A sentence on each value that was not learnt from.
+    Shapes: numbers ``(n, conditions)``.
     """
 
     numbers: np.ndarray
@@ -176,77 +128,39 @@ class Told(NamedTuple):
     @classmethod
     def of(
         cls,
-        known: dict[str, Condition],
-        given: Any = None,
+        conditions: dict[str, Condition],
+        request: Any = None,
         n: int | None = None,
         *,
         lenient: bool = False,
     ) -> Self:
-        """Turn what the user asks for into numbers.
-
-        Parameters
-        ----------
-        known : dict of str to Condition
-            What is known of each condition.
-        given : dict, DataFrame or object, optional
-            As of :func:`requested`.
-        n : int, optional
-            Number of examples. None is for as many as there are values.
-        lenient : bool
-            Whether unknown levels are taken for unspecified.
-
-        Returns
-        -------
-        Told
-            Numbers of ``n`` examples.
-
-        Raises
-        ------
-        InputError
-            If a name or a level is unknown (the sentence lists the known ones), or
-            there are more or fewer values than examples.
-        """
-        table = requested(known, given, n)
+        """Encode what is requested for so many examples, or as many as have values."""
+        table = requested(conditions, request, n)
         n = len(next(iter(table.values()), [None])) if n is None else n
-        numbers = np.full((n, len(known)), UNSPECIFIED, "float32")
+        numbers = np.full((n, len(conditions)), UNSPECIFIED, "float32")
         surprises: list[str] = []
         for name, values in table.items():
-            condition, column = known[name], list(known).index(name)
-            said = dict.fromkeys(condition.surprise(name, value) for value in values)
-            surprises += filter(None, said)
+            condition, column = conditions[name], list(conditions).index(name)
+            sentences = dict.fromkeys(
+                condition.surprise(name, value) for value in values
+            )
+            surprises += filter(None, sentences)
             ranks = {v: condition.number(name, v, lenient) for v in set(values)}
             numbers[:, column] = [ranks[value] for value in values]
         return cls(numbers, surprises)
 
 
 def requested(
-    known: dict[str, Condition], given: Any, n: int | None = None
+    conditions: dict[str, Condition], request: Any, n: int | None = None
 ) -> dict[str, list]:
-    """Read which values the user asks for.
+    """Return the values that are requested, one for each example, by their names.
 
-    Parameters
-    ----------
-    known : dict of str to Condition
-        What is known of each condition.
-    given : dict, DataFrame or object
-        One value for all, or one for each example, by the names of the conditions; of a
-        single condition also the values alone. Nothing is specified if None or
-        ``"none"``.
-    n : int, optional
-        Number of examples. None is for as many as there are values.
-
-    Returns
-    -------
-    dict of str to list
-        A value for each example, None where there is none, of the names in ``given``.
-
-    Raises
-    ------
-    InputError
-        If a name is unknown, or there are more or fewer values than examples.
+    One value is for all examples; of a single condition also the values alone will do.
+    Nothing is specified if None or ``"none"``.
     """
     table = {
-        name: values_of(name, values) for name, values in _asked(known, given).items()
+        name: values_of(name, values)
+        for name, values in _check_names(conditions, request).items()
     }
     if n is None:
         n = max(map(len, table.values()), default=1)
@@ -260,60 +174,36 @@ def requested(
 
 
 def learn(
-    given: Any,
+    conditions: Any,
     n: int,
     units: dict[str, str] | None = None,
     meanings: dict[str, dict[str, str]] | None = None,
     n_subjects: int | None = None,
 ) -> dict[str, Condition]:
-    """Find out what there is to be known of the conditions of images.
+    """Learn the conditions of so many images, or of fewer subjects.
 
     Text and truth values are classes, and so are whole numbers without gaps from 0 or 1
     on (of the type of whole numbers, up to 32; where some are missing, arrays have them
     as floats); other numbers are continuous.
-
-    Parameters
-    ----------
-    given : dict, DataFrame or array_like
-        As of :func:`as_table`; None is for no conditions.
-    n : int
-        Number of images.
-    units : dict of str to str, optional
-        Units of continuous conditions, by their names.
-    meanings : dict of str to dict, optional
-        What the levels of classes mean, by the names of the conditions.
-    n_subjects : int, optional
-        How many subjects the images are of. None is for as many as images.
-
-    Returns
-    -------
-    dict of str to Condition
-        By their names, in their order.
-
-    Raises
-    ------
-    InputError
-        If there are not ``n`` values of each, nothing can be learnt from them, or they
-        tell subjects apart.
     """
-    if given is None:
+    if conditions is None:
         return {}
-    table = as_table(given)
+    table = as_table(conditions)
     for name, values in table.items():
         if len(values) != n:
             raise InputError(
                 f"{name} must have {n} values, one for each image, not {len(values)}; "
                 "give None for those that are not known."
             )
-    said = (units or {}).get, (meanings or {}).get
-    known = {
-        name: Condition(*_learn(name, values), *(of(name) for of in said))
+    facts = (units or {}).get, (meanings or {}).get
+    learnt = {
+        name: Condition(*_learn(name, values), *(of(name) for of in facts))
         for name, values in table.items()
     }
-    for name, condition in known.items():
+    for name, condition in learnt.items():
         _refuse_identifiers(name, condition, n_subjects or n)
         _refuse_more_than_text(name, condition)
-    return known
+    return learnt
 
 
 def _refuse_more_than_text(name, condition):
@@ -326,79 +216,46 @@ def _refuse_more_than_text(name, condition):
             )
 
 
-def summary(known: dict[str, Condition]) -> list[str]:
-    """Say what is known of conditions, and which of it may tell who somebody is.
-
-    Parameters
-    ----------
-    known : dict of str to Condition
-        What is known of each.
-
-    Returns
-    -------
-    list of str
-        A line for each.
-    """
+def summary(conditions: dict[str, Condition]) -> list[str]:
+    """Return a line on each condition, and which levels may tell who somebody is."""
     lines = []
-    for name, condition in known.items():
+    for name, condition in conditions.items():
         few = [level for level, n in condition.levels.items() if n < FEW]
         warning = f"; fewer than {FEW} images have {listed(few)}" if few else ""
         lines.append(f"{name}, {condition.kind}: {condition}{warning}")
     return lines
 
 
-def to_saved(known: dict[str, Condition]) -> dict[str, dict]:
-    """Say what is known of conditions as JSON can.
-
-    Parameters
-    ----------
-    known : dict of str to Condition
-        What is known of each.
-
-    Returns
-    -------
-    dict of str to dict
-        The same.
-    """
-    return {name: condition._asdict() for name, condition in known.items()}
+def to_saved(conditions: dict[str, Condition]) -> dict[str, dict]:
+    """Return conditions as JSON can have them."""
+    return {name: condition._asdict() for name, condition in conditions.items()}
 
 
 def from_saved(saved: dict[str, dict] | None) -> dict[str, Condition]:
-    """Read what :func:`to_saved` said.
-
-    Parameters
-    ----------
-    saved : dict of str to dict or None
-        None is for no conditions: of those earlier versions did not know.
-
-    Returns
-    -------
-    dict of str to Condition
-        What is known of each.
-    """
+    """Read conditions from a document; earlier ones have none."""
     return {name: Condition(**facts) for name, facts in (saved or {}).items()}
 
 
-def _asked(known, given):
+def _check_names(conditions, request):
     """Return a new table of what is asked for, whose names are known."""
-    if given is None or is_none(given):
+    if request is None or is_none(request):
         return {}
-    if not known:
+    if not conditions:
         raise InputError(
-            "this model knows of no conditions; leave `conditions` out, or train one "
-            "that does."
+            "this model was trained without conditions: remove `conditions`, or train "
+            "a conditional model."
         )
-    table = columns_of(given)
+    table = columns_of(request)
     if table is None:
-        if len(known) > 1:
+        if len(conditions) > 1:
             raise InputError(
-                f"conditions must be values by their names: {listed(known)}."
+                f"conditions must be values by their names: {listed(conditions)}."
             )
-        table = {next(iter(known)): given}
+        table = {next(iter(conditions)): request}
     for name in table:
-        if name not in known:
+        if name not in conditions:
             raise InputError(
-                f"unknown condition {name!r}; choose one of {listed(known)}."
+                f"unknown condition {name!r}; choose one of {listed(conditions)}."
             )
     return table
 
@@ -415,9 +272,9 @@ def _learn(name, values):
             "None for what is missing."
         )
     if len(set(present)) < 2:
-        what = repr(present[0]) if present else "missing"
+        value = repr(present[0]) if present else "missing"
         raise InputError(
-            f"{name} is {what} for all images, and there is nothing to learn from it; "
+            f"{name} is {value} for all images, and there is nothing to learn from it; "
             "leave it out."
         )
     if numbers and not are_codes(numbers):
@@ -451,12 +308,12 @@ def _refuse_identifiers(name, condition, n):
     many = len(levels) > _FEW_LEVELS and len(levels) > n / 2
     named = name.lower() in IDENTIFIERS or any(map(_NAME.match, levels))
     if named or many:
-        what = (
+        reason = (
             f"has {len(levels)} levels for {n} subjects" if many else "names subjects"
         )
         raise InputError(
-            f"{name} {what}, so that the model would know them by name; leave it out, "
-            "or join levels."
+            f"{name} {reason}, so that the model would know them by name; leave it "
+            "out, or join levels."
         )
 
 
