@@ -9,7 +9,7 @@ among those that were learnt from, and ``UNSPECIFIED`` where nothing is said.
 from collections import Counter
 import math
 import re
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import numpy as np
 
@@ -26,6 +26,12 @@ from dipy_ldm._utils.values import (
     number_of,
     values_of,
 )
+
+# Values by the names of conditions, as a dictionary or a table of pandas; or values
+# alone.
+ConditionsLike: TypeAlias = Any
+# A level, a number, or None.
+Value: TypeAlias = Any
 
 UNSPECIFIED = -1.0
 # More levels than these that are numbers written as text are a mistake.
@@ -70,11 +76,11 @@ class Condition(NamedTuple):
             text = f"{low:g} to {high:g}{units}, median {median:g}"
         return text + (f"; missing {self.missing:.1%}" if self.missing else "")
 
-    def leaves_out(self, value: Any) -> bool:
+    def leaves_out(self, value: Value) -> bool:
         """Return whether a value is for what is not specified."""
         return value is None or (is_none(value) and value not in self.levels)
 
-    def number(self, name: str, value: Any, lenient: bool = False) -> float:
+    def number(self, name: str, value: Value, lenient: bool = False) -> float:
         """Encode a value: the number of a level, a rank, or ``UNSPECIFIED``.
 
         None, and ``"none"`` where that is no level, are for what is not specified; so
@@ -97,7 +103,7 @@ class Condition(NamedTuple):
         means = np.bincount(place, ranks) / np.bincount(place)
         return float(np.interp(number_of(name, value), knots, means))
 
-    def surprise(self, name: str, value: Any) -> str | None:
+    def surprise(self, name: str, value: Value) -> str | None:
         """Return what is surprising about a value that can be used, if anything."""
         if self.leaves_out(value):
             return None
@@ -129,7 +135,7 @@ class ConditionBatch(NamedTuple):
     def of(
         cls,
         conditions: dict[str, Condition],
-        request: Any = None,
+        request: ConditionsLike = None,
         n: int | None = None,
         *,
         lenient: bool = False,
@@ -151,7 +157,7 @@ class ConditionBatch(NamedTuple):
 
 
 def requested(
-    conditions: dict[str, Condition], request: Any, n: int | None = None
+    conditions: dict[str, Condition], request: ConditionsLike, n: int | None = None
 ) -> dict[str, list]:
     """Return the values that are requested, one for each example, by their names.
 
@@ -174,7 +180,7 @@ def requested(
 
 
 def learn(
-    conditions: Any,
+    conditions: ConditionsLike,
     n: int,
     units: dict[str, str] | None = None,
     meanings: dict[str, dict[str, str]] | None = None,

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors import SafetensorError, deserialize, safe_open
@@ -15,6 +15,9 @@ from safetensors.numpy import save as to_bytes
 from dipy_ldm import __version__, _documents as documents
 from dipy_ldm._utils.checks import InputError, plain
 from dipy_ldm._utils.files import replacing
+
+if TYPE_CHECKING:  # it takes seconds to import
+    import keras
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +164,7 @@ def read_document(path: str | Path, kind: str | None = None) -> dict:
     return documents.upgraded(document)
 
 
-def shapes(network: Any, prefix: str) -> documents.Shapes:
+def shapes(network: "keras.Model", prefix: str) -> documents.Shapes:
     """Say what shapes the weights of a network have that were trained."""
     return {
         f"{prefix}.{i:03d}": tuple(variable.shape)
@@ -169,7 +172,7 @@ def shapes(network: Any, prefix: str) -> documents.Shapes:
     }
 
 
-def weights(network: Any, prefix: str) -> dict[str, np.ndarray]:
+def weights(network: "keras.Model", prefix: str) -> dict[str, np.ndarray]:
     """Name the weights of a network that were trained."""
     return {
         f"{prefix}.{i:03d}": np.asarray(variable)
@@ -177,7 +180,9 @@ def weights(network: Any, prefix: str) -> dict[str, np.ndarray]:
     }
 
 
-def set_weights(network: Any, prefix: str, tensors: dict[str, np.ndarray]) -> None:
+def set_weights(
+    network: "keras.Model", prefix: str, tensors: dict[str, np.ndarray]
+) -> None:
     """Give a network the weights that :func:`weights` named."""
     for i, variable in enumerate(network.trainable_variables):
         variable.assign(tensors[f"{prefix}.{i:03d}"])

@@ -21,6 +21,7 @@ from dipy_ldm._conditions import (
     UNSPECIFIED,
     Condition,
     ConditionBatch,
+    ConditionsLike,
     from_saved,
     to_saved,
 )
@@ -188,12 +189,12 @@ class LatentDiffusion(Estimator):
     def fit(
         self,
         images: npt.ArrayLike,
-        conditions: Any = None,
+        conditions: ConditionsLike = None,
         *,
         source: npt.ArrayLike | None = None,
         subjects: npt.ArrayLike | None = None,
         validation_data: npt.ArrayLike | None = None,
-        validation_conditions: Any = None,
+        validation_conditions: ConditionsLike = None,
         validation_source: npt.ArrayLike | None = None,
         validation_subjects: npt.ArrayLike | None = None,
         units: dict[str, str] | None = None,
@@ -360,7 +361,7 @@ class LatentDiffusion(Estimator):
         self,
         n: int | None = None,
         *,
-        conditions: Any = None,
+        conditions: ConditionsLike = None,
         source: npt.ArrayLike | None = None,
         same_noise: bool = False,
         guidance: float | None = None,
@@ -458,7 +459,7 @@ class LatentDiffusion(Estimator):
         self,
         images: npt.ArrayLike,
         *,
-        conditions: Any = None,
+        conditions: ConditionsLike = None,
         source: npt.ArrayLike | None = None,
         strength: float = 0.1,
         **options: Unpack[SamplingOptions],
@@ -526,7 +527,7 @@ class LatentDiffusion(Estimator):
         images: npt.ArrayLike,
         masks: npt.ArrayLike,
         *,
-        conditions: Any = None,
+        conditions: ConditionsLike = None,
         source: npt.ArrayLike | None = None,
         n_samples: int | None = None,
         resamplings: int = inpainting.RESAMPLINGS,
@@ -674,7 +675,10 @@ class LatentDiffusion(Estimator):
         return self.detector_.predict(images, batch_size=batch_size, tile=tile)
 
     def denoiser(
-        self, guidance: float = 1.0, conditions: Any = None, source: Any = None
+        self,
+        guidance: float = 1.0,
+        conditions: ConditionsLike = None,
+        source: npt.ArrayLike | None = None,
     ) -> Callable:
         """Return the function that samplers walk with.
 
@@ -697,7 +701,7 @@ class LatentDiffusion(Estimator):
     def draw_conditions(
         self,
         n: int,
-        conditions: Any = None,
+        conditions: ConditionsLike = None,
         *,
         seed: int = 0,
         first: int = 0,
@@ -723,7 +727,9 @@ class LatentDiffusion(Estimator):
         names = self.conditions_, self.population_
         return draw(*names, conditions, n, seed=seed, first=first, same=same_noise)
 
-    def check_conditions(self, conditions: Any, n: int | None = None) -> list[str]:
+    def check_conditions(
+        self, conditions: ConditionsLike, n: int | None = None
+    ) -> list[str]:
         """Refuse conditions of :meth:`predict` that the model does not know.
 
         Returns

@@ -5,6 +5,7 @@ from functools import partial
 import math
 from typing import Any, NamedTuple
 
+import keras
 from keras import ops
 import numpy as np
 
@@ -91,7 +92,7 @@ class DetectorStage(Stage):
 
     def __init__(
         self,
-        network: Any,
+        network: keras.Model,
         log_odds: Callable,
         parameters: Parameters,
         atlas: Atlas,
@@ -143,7 +144,9 @@ class DetectorStage(Stage):
         model.compile(optimizer, loss=lesion_loss, auto_scale_loss=False)
         return model
 
-    def end_round(self, model: Any, number: int, last: bool) -> dict[str, float]:
+    def end_round(
+        self, model: keras.Model, number: int, last: bool
+    ) -> dict[str, float]:
         """Take the weights, and measure how well lesions are found."""
         self.finish(model)
         if self.validation is None:
@@ -153,7 +156,7 @@ class DetectorStage(Stage):
         odds = _backend.in_batches(self.log_odds, inputs, batch_size)
         return {"val_dice": dice(odds > 0, masks)}
 
-    def finish(self, model: Any) -> None:
+    def finish(self, model: keras.Model) -> None:
         """Take the trained weights."""
         self.network.set_weights(model.get_weights())
 

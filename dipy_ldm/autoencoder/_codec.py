@@ -5,6 +5,7 @@ from functools import lru_cache, partial
 import math
 from typing import Any, NamedTuple
 
+import keras
 from keras import ops
 import numpy as np
 
@@ -107,7 +108,7 @@ class Codec:
             [quantizer, decoder],
         )
 
-    def take_weights(self, trained: Any) -> None:
+    def take_weights(self, trained: keras.Model) -> None:
         """Copy the weights of a network that was trained of the same parts."""
         for part in (self.encoder, self.decoder, self.quantizer):
             part.set_weights(trained.get_layer(part.name).get_weights())

@@ -5,6 +5,7 @@ from functools import partial
 import math
 from typing import Any
 
+import keras
 import numpy as np
 
 from dipy_ldm import _backend
@@ -74,7 +75,9 @@ class AutoencoderStage(Stage):
         self.length = options.length(len(data.images))
         # Of images in [0, 1].
         self.baseline = data.survey.variance / data.survey.scale**2
-        self.validation = self.affordable(data.held_out)
+        self.validation = None
+        if data.held_out is not None:
+            self.validation = self.affordable(data.held_out)
         self.settings = self._parameters() | data.settings() | self._loss_settings()
         self.batches = batches(
             data.images,
@@ -100,10 +103,8 @@ class AutoencoderStage(Stage):
             "masks": None if masks is None else survey(masks).fingerprint,
         }
 
-    def affordable(self, images: Any) -> Any:
+    def affordable(self, images: np.ndarray) -> np.ndarray:
         """Keep as many images as can be reconstructed in a tenth of the time."""
-        if images is None:
-            return None
         return limit_validation_images(
             images, self.data.size, self.options, self.length
         )
@@ -131,7 +132,7 @@ class AutoencoderStage(Stage):
         )
         return model
 
-    def begin(self, model: Any) -> None:
+    def begin(self, model: keras.Model) -> None:
         """Let the codes start where encoded images are."""
         self.codec.take_weights(model)
         rng = np.random.default_rng(self.codec.parameters.seed)
@@ -139,7 +140,9 @@ class AutoencoderStage(Stage):
         codes = quantizer.initial(self._draw(rng), rng)
         quantizer.codebook.assign(_backend.broadcast_from_chief(codes))
 
-    def end_round(self, model: Any, number: int, last: bool) -> dict[str, float]:
+    def end_round(
+        self, model: keras.Model, number: int, last: bool
+    ) -> dict[str, float]:
         """Revive dead codes, take the weights and validate."""
         quantizer = model.get_layer("quantizer")
         figures, dead = quantizer.figures()
@@ -156,7 +159,7 @@ class AutoencoderStage(Stage):
             figures |= {f"val_{name}": value for name, value in scores.items()}
         return figures
 
-    def finish(self, model: Any) -> None:
+    def finish(self, model: keras.Model) -> None:
         """Take the trained weights."""
         self.codec.take_weights(model)
 

@@ -191,7 +191,7 @@ class DenoiserStage(Stage):
         settings: dict,
         baselines: tuple[float, float],
         guide: bool = False,
-        validation: Any = None,
+        validation: "Validation | None" = None,
     ) -> None:
         self.title = "guide" if guide else "diffusion"
         self.denoiser = denoiser
@@ -228,7 +228,9 @@ class DenoiserStage(Stage):
         model.compile(optimizer, loss="mse", auto_scale_loss=False)
         return model
 
-    def end_round(self, model: Any, number: int, last: bool) -> dict[str, float]:
+    def end_round(
+        self, model: keras.Model, number: int, last: bool
+    ) -> dict[str, float]:
         """Validate with the averaged weights."""
         return {} if self.validation is None else self.validation(last)
 

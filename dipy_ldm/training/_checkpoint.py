@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 import signal
 import time
-from typing import Any
 
 import keras
 from keras import ops
@@ -70,7 +69,7 @@ class TrainingRecord(keras.callbacks.Callback):
             "having a checkpoint": self.path is not None,
         }
 
-    def restore(self, model: Any) -> None:
+    def restore(self, model: keras.Model) -> None:
         """Bring a compiled model to the state of the checkpoint, if there is one."""
         model.optimizer.build(model.trainable_variables)
         whole = None

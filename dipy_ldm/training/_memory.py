@@ -10,6 +10,7 @@ from dipy_ldm import _backend
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.nn.analysis import MemoryNeeds, memory_needs
 from dipy_ldm.training._optimizer import AT_ONCE
+from dipy_ldm.training._options import ResolvedOptions
 
 _BEFORE = 20 * 2**20
 # Copies of the weights: those that are trained and used, a moment and the gradient;
@@ -63,10 +64,10 @@ def check(what: str, needed: float, cure: str, strategy: Any = None) -> None:
         )
 
 
-def check_training(what: str, needed: float, training: Any) -> None:
+def check_training(what: str, needed: float, options: ResolvedOptions) -> None:
     """Refuse a training that would not fit into the memory."""
     cure = (
-        f"a smaller `batch_size` (it is {training.batch_size}), images of fewer voxels "
+        f"a smaller `batch_size` (it is {options.batch_size}), images of fewer voxels "
         "(a smaller `patch` for the autoencoder, a larger voxel size), or `remat`"
     )
-    check(f"training {what}", needed, cure, training.strategy)
+    check(f"training {what}", needed, cure, options.strategy)

@@ -36,7 +36,7 @@ class Precision(NamedTuple):
         return cls(**document) if document else None
 
     @staticmethod
-    def to_saved(precision: Any) -> dict | None:
+    def to_saved(precision: "Precision | None") -> dict | None:
         """Say what :meth:`from_saved` reads."""
         return precision and precision._asdict()
 

@@ -79,14 +79,16 @@ class Stage:
         """Build and compile the network, in the precision of the training."""
         raise NotImplementedError
 
-    def begin(self, model: Any) -> None:
+    def begin(self, model: keras.Model) -> None:
         """Prepare the network for its very first step."""
 
-    def end_round(self, model: Any, number: int, last: bool) -> dict[str, float]:
+    def end_round(
+        self, model: keras.Model, number: int, last: bool
+    ) -> dict[str, float]:
         """Publish and validate what was learnt; return figures."""
         return {}
 
-    def finish(self, model: Any) -> None:
+    def finish(self, model: keras.Model) -> None:
         """Take what was learnt, after the last step."""
 
     def verdict(self, figures: dict[str, float]) -> str | None:
