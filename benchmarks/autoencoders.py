@@ -17,7 +17,7 @@ from keras import ops
 import numpy as np
 from volumes import score_structure, score_vqvae
 
-from dipy_ldm import VQVAE, _presets as presets
+from dipy_ldm import VQVAE, _presets
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.autoencoder.losses import LOSSES
 from dipy_ldm.autoencoder.quantizers import BOTTLENECKS, Codebook
@@ -36,8 +36,8 @@ def add_loss_options(parser):
     parser.add_argument("--patch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--learning_rate", type=float)
-    parser.add_argument("--code_dim", type=int, default=presets.VOLUMES.code_dim)
-    parser.add_argument("--n_codebooks", type=int, default=presets.VOLUMES.n_codebooks)
+    parser.add_argument("--code_dim", type=int, default=_presets.VOLUMES.code_dim)
+    parser.add_argument("--n_codebooks", type=int, default=_presets.VOLUMES.n_codebooks)
     parser.add_argument("--noise", type=float, default=0.1, help="as it is learnt with")
     parser.add_argument("--n_held_out", type=int, default=20)
     parser.add_argument("--losses", nargs="+", choices=LOSSES, default=[*LOSSES])
@@ -185,7 +185,7 @@ def score_brief_training(volumes, loss, seed, steps, rate, batch_size):
     """Train an autoencoder and measure its reconstructions."""
     start = time.perf_counter()
     sizes = {
-        name: getattr(presets.VOLUMES, name) for name in ("code_dim", "n_codebooks")
+        name: getattr(_presets.VOLUMES, name) for name in ("code_dim", "n_codebooks")
     }
     vqvae, message = VQVAE(loss=loss, seed=seed, **sizes), None
     try:

@@ -28,7 +28,7 @@ import keras
 import numpy as np
 
 import dipy_ldm
-from dipy_ldm import _serialization as persistence
+from dipy_ldm import _serialization
 from dipy_ldm._utils.checks import InputError, at_least
 from dipy_ldm.data import load_mnist
 from dipy_ldm.data.images import load_images
@@ -217,9 +217,9 @@ def write_classifier(options):
     keras.utils.set_random_seed(RECIPE["seed"])
     network = features.build_classifier(RECIPE)
     train_classifier(network, *load_mnist("train"))
-    weights = persistence.weights(network, "classifier")
+    weights = _serialization.weights(network, "classifier")
     small = {name: values.astype("float16") for name, values in weights.items()}
-    persistence.save(options.file, "classifier", small, {"recipe": RECIPE})
+    _serialization.save(options.file, "classifier", small, {"recipe": RECIPE})
     images, labels = load_mnist("test")
     _, probabilities = network.predict(images, batch_size=500, verbose=0)
     return {"accuracy": share_of(probabilities, labels)}

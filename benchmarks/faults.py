@@ -27,7 +27,7 @@ from common import Parser, log, print_scores
 import nibabel as nib
 import numpy as np
 
-from dipy_ldm import _serialization as persistence
+from dipy_ldm import _serialization
 from dipy_ldm._utils.checks import InputError, at_least
 from dipy_ldm._utils.files import claimed
 from dipy_ldm.data import _cache as cache, load_volumes
@@ -69,7 +69,7 @@ class Training:
         with claimed(self.model):
             done, state = 0, np.ones(999)
             if self.checkpoint.exists():
-                path, (tensors, document) = persistence.newest(self.checkpoint)
+                path, (tensors, document) = _serialization.newest(self.checkpoint)
                 if path != self.checkpoint:
                     os.replace(path, self.checkpoint)
                 done, state = document["steps"], tensors["w"]
@@ -77,26 +77,26 @@ class Training:
                 state = np.cos(state * (step + 1.5))
                 facts = {"settings": {}, "history": {}, "steps": step + 1}
                 written = self.checkpoint, "checkpoint", {"w": state}, facts
-                persistence.save(*written, persistence.before(self.checkpoint))
+                _serialization.save(*written, _serialization.before(self.checkpoint))
             self._save({"w": state})
-            for path in (persistence.before(self.checkpoint), self.checkpoint):
+            for path in (_serialization.before(self.checkpoint), self.checkpoint):
                 path.unlink(missing_ok=True)
 
     def _save(self, tensors):
-        persistence.save(self.model, "notes", tensors, {})
+        _serialization.save(self.model, "notes", tensors, {})
 
     def result(self):
         """Read the model."""
-        return persistence.load(self.model, "notes")[0]["w"].tobytes()
+        return _serialization.load(self.model, "notes")[0]["w"].tobytes()
 
     def inspect(self):
         """Count what is half written, and what is under a name that is not its own."""
         kinds = {self.model: "notes", self.checkpoint: "checkpoint"}
-        kinds[persistence.before(self.checkpoint)] = "checkpoint"
+        kinds[_serialization.before(self.checkpoint)] = "checkpoint"
         half = 0
         for path, kind in kinds.items():
             with contextlib.suppress(InputError):
-                persistence.load(path, kind)
+                _serialization.load(path, kind)
                 continue
             half += path.exists()
         return half, 0

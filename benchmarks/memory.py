@@ -19,7 +19,7 @@ import numpy as np
 from peers import describe_processor
 from peers_common import peak_gib, status_gib
 
-from dipy_ldm import VQVAE, LatentDiffusion, _presets as presets
+from dipy_ldm import VQVAE, LatentDiffusion, _presets
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data.cohort import Cohort
 
@@ -154,7 +154,7 @@ def train(folder, network, space, batch_size, precision, extra=None):
     if network == "autoencoder":
         images = noise((batch_size, *space, 1))
         n_codes = extra if isinstance(extra, int) else 1024
-        usual = presets.of_rank(len(space))
+        usual = _presets.of_rank(len(space))
         sizes = {"code_dim": usual.code_dim, "n_codebooks": usual.n_codebooks}
         vqvae = VQVAE(n_codes=n_codes, **sizes)
         parameters = vqvae._parameters(len(space))
@@ -285,7 +285,7 @@ def build_autoencoder(side):
     """Build the autoencoder of the defaults, with random weights."""
     shape = (side, side, side, 1)
     data = Cohort(np.broadcast_to(np.float32(0), (1, *shape)), affine=np.eye(4))
-    chosen = presets.resolve(data)
+    chosen = _presets.resolve(data)
     sizes = {name: getattr(chosen, name) for name in ("code_dim", "n_codebooks")}
     patches = np.random.default_rng(0).random((2, 16, 16, 16, 1), "float32")
     vqvae = VQVAE(widths=chosen.widths_vqvae, **sizes)

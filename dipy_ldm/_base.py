@@ -8,7 +8,7 @@ from typing import NamedTuple, Self
 import keras
 import numpy as np
 
-from dipy_ldm import _presets as presets, _serialization as serialization
+from dipy_ldm import _presets, _serialization
 from dipy_ldm._utils.checks import InputError, plain
 from dipy_ldm.nn import building
 
@@ -58,7 +58,7 @@ class Estimator:
 
     def _resolved(self, rank: int) -> dict:
         """Return the parameters of a fit as JSON can have them, but for estimators."""
-        usual = presets.of_rank(rank)
+        usual = _presets.of_rank(rank)
         chosen = {}
         for name, value in self.get_params(deep=False).items():
             if value is None and name in self._presets:
@@ -99,7 +99,7 @@ class Estimator:
 
     def save(self, path: str | Path) -> None:
         """Write the fitted estimator to one file."""
-        serialization.save(path, self._kind, self.to_tensors(), self.to_document())
+        _serialization.save(path, self._kind, self.to_tensors(), self.to_document())
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -107,7 +107,7 @@ class Estimator:
         # What is wrong with Keras is not wrong with the file.
         building.check_keras()
         return cls.from_saved(
-            *serialization.load(path, cls._kind, cls._expected_shapes)
+            *_serialization.load(path, cls._kind, cls._expected_shapes)
         )
 
     def to_tensors(self) -> dict[str, np.ndarray]:
@@ -115,7 +115,7 @@ class Estimator:
         self._check_fitted()
         tensors: dict[str, np.ndarray] = {}
         for name, network in self._networks().items():
-            tensors |= serialization.weights(network, name)
+            tensors |= _serialization.weights(network, name)
         return tensors
 
     def to_document(self) -> dict:
@@ -134,7 +134,7 @@ class Estimator:
         self._describe(document)
         self._build()
         for name, network in self._networks().items():
-            serialization.set_weights(network, name, tensors)
+            _serialization.set_weights(network, name, tensors)
         return self
 
     def _describe(self, document):

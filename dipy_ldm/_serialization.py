@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError, deserialize, safe_open
 from safetensors.numpy import save as to_bytes
 
-from dipy_ldm import __version__, _documents as documents
+from dipy_ldm import __version__, _documents
 from dipy_ldm._utils.checks import InputError, plain
 from dipy_ldm._utils.files import replacing
 
@@ -81,7 +81,8 @@ def find(name: str | Path) -> Path:
 def load(
     path: str | Path,
     kind: str,
-    expected_shapes: Callable[[dict, documents.Shapes], documents.Shapes] | None = None,
+    expected_shapes: Callable[[dict, _documents.Shapes], _documents.Shapes]
+    | None = None,
 ) -> tuple[dict[str, np.ndarray], dict]:
     """Read what :func:`save` wrote, if the tensors are those that are expected."""
     document = read_document(path, kind)
@@ -94,7 +95,7 @@ def load(
             _check_types(types, _TYPES if expected_shapes is None else _FLOATS)
             if expected_shapes is not None:
                 saved = {n: tuple(s.get_shape()) for n, s in slices.items()}
-                documents.check_shapes(saved, expected_shapes(document, saved))
+                _documents.check_shapes(saved, expected_shapes(document, saved))
         if "BF16" in types.values():
             tensors = _read_bfloat16(path)
         else:
@@ -104,7 +105,7 @@ def load(
             raise InputError("its numbers are not those that were written")
         if name := _not_finite(tensors):
             raise InputError(
-                f"the tensor {documents.word(name)} has NaN or infinite values"
+                f"the tensor {_documents.word(name)} has NaN or infinite values"
             )
     return tensors, document
 
@@ -151,20 +152,20 @@ def read_document(path: str | Path, kind: str | None = None) -> dict:
             else ("older", _cure(kind, "train it again"))
         )
         raise InputError(
-            f"{path} has format {documents.short(version)}, {age} than the "
+            f"{path} has format {_documents.short(version)}, {age} than the "
             f"{FORMAT_VERSION} that this version of dipy_ldm knows; {cure}."
         )
     if kind is not None and document["kind"] != kind:
         raise InputError(
-            f"{path} holds a {documents.word(document['kind'])}, not a {kind}; name "
+            f"{path} holds a {_documents.word(document['kind'])}, not a {kind}; name "
             "another file."
         )
     with _naming(path, kind):
-        documents.check(document)
-    return documents.upgraded(document)
+        _documents.check(document)
+    return _documents.upgraded(document)
 
 
-def shapes(network: "keras.Model", prefix: str) -> documents.Shapes:
+def shapes(network: "keras.Model", prefix: str) -> _documents.Shapes:
     """Say what shapes the weights of a network have that were trained."""
     return {
         f"{prefix}.{i:03d}": tuple(variable.shape)
@@ -225,7 +226,7 @@ def _check_types(types, allowed):
     for name, kind in types.items():
         if kind not in allowed:
             raise InputError(
-                f"the tensor {documents.word(name)} is of {kind} instead of "
+                f"the tensor {_documents.word(name)} is of {kind} instead of "
                 f"{', '.join(allowed)}"
             )
 

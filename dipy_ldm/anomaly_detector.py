@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from dipy_ldm import (
     _backend,
-    _documents as documents,
-    _serialization as serialization,
+    _documents,
+    _serialization,
 )
 from dipy_ldm._base import Entry, Estimator
 from dipy_ldm._utils import tiling as tiles
@@ -35,7 +35,7 @@ from dipy_ldm.training._trainer import TrainingData
 _SHIFTS = 0, 1
 
 
-class Detector(Estimator):
+class AnomalyDetector(Estimator):
     """What says where lesions are, by those that were planted in images without any.
 
     A network is shown windows of images in which parts were made brighter or darker,
@@ -117,7 +117,7 @@ class Detector(Estimator):
 
         Returns
         -------
-        Detector
+        AnomalyDetector
             The estimator itself.
 
         Raises
@@ -262,7 +262,7 @@ class Detector(Estimator):
 
     @classmethod
     def _expected_shapes(cls, document, shapes):
-        documents.check_sizes(document["detector"], shapes)
+        _documents.check_sizes(document["detector"], shapes)
         *space, channels = document["shape"]
 
         def build():
@@ -272,7 +272,7 @@ class Detector(Estimator):
         sketch = building.build_without_weights("float32", build)
         names = (f"atlas.{name}" for name in Atlas._fields)
         atlas = dict.fromkeys(names, (*space, channels))
-        return atlas | serialization.shapes(sketch, "detector")
+        return atlas | _serialization.shapes(sketch, "detector")
 
     def _networks(self):
         return {"detector": self.network_}

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from dipy_ldm import (
     _backend,
-    _documents as documents,
-    _serialization as serialization,
+    _documents,
+    _serialization,
 )
 from dipy_ldm._base import Entry, Estimator
 from dipy_ldm._conditions import (
@@ -27,7 +27,7 @@ from dipy_ldm._conditions import (
 )
 from dipy_ldm._utils import checks, tiling as tiles
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.anomaly_detector import Detector
+from dipy_ldm.anomaly_detector import AnomalyDetector
 from dipy_ldm.data import _sources as sources
 from dipy_ldm.data._checks import as_fitted, check_trainable, survey
 from dipy_ldm.data._sources import ConditioningInputs, prepare_sources
@@ -101,7 +101,7 @@ class LatentDiffusion(Estimator):
         Low-rank Gaussian of the latents of aligned volumes about it; None of others.
     readings_ : LinearProbe or None
         LatentPrior probe of conditions in such latents, by which samples are guided.
-    detector_ : Detector or None
+    detector_ : AnomalyDetector or None
         The anomaly detector; None before :meth:`fit_detector`.
     latent_mean_, latent_scale_ : ndarray
         Mean of each channel of the latents, and the standard deviation of all of them
@@ -158,7 +158,7 @@ class LatentDiffusion(Estimator):
     conditions_: dict[str, Condition]
     population_: Population | None
     source_: sources.Source | None
-    detector_: Detector | None = None
+    detector_: AnomalyDetector | None = None
     latent_mean_: np.ndarray
     latent_scale_: np.ndarray
     latent_shape_: tuple[int, ...]
@@ -612,7 +612,7 @@ class LatentDiffusion(Estimator):
         """Fit an anomaly detector; the rest of a fitted model stays as it is.
 
         It learns from synthetic lesions, without annotated ones
-        (:class:`dipy_ldm.anomaly_detector.Detector`).
+        (:class:`dipy_ldm.anomaly_detector.AnomalyDetector`).
 
         Parameters
         ----------
@@ -620,7 +620,7 @@ class LatentDiffusion(Estimator):
             Images without lesions, or with few, ``(n, *space, channels)``, of the shape
             of the training images.
         validation_data, patch, **options
-            As of :meth:`dipy_ldm.anomaly_detector.Detector.fit`.
+            As of :meth:`dipy_ldm.anomaly_detector.AnomalyDetector.fit`.
 
         Returns
         -------
@@ -635,7 +635,7 @@ class LatentDiffusion(Estimator):
         """
         self._check_fitted()
         images = self._check_images(images, self.vqvae_)
-        self.detector_ = Detector(seed=self.seed).fit(
+        self.detector_ = AnomalyDetector(seed=self.seed).fit(
             images, validation_data=validation_data, patch=patch, **options
         )
         return self
@@ -819,8 +819,8 @@ class LatentDiffusion(Estimator):
         """
         tensors = self.to_tensors()
         if half:
-            tensors = serialization.halved(tensors)
-        serialization.save(path, self._kind, tensors, self.to_document())
+            tensors = _serialization.halved(tensors)
+        _serialization.save(path, self._kind, tensors, self.to_document())
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -841,7 +841,7 @@ class LatentDiffusion(Estimator):
         InputError
             If the file is not that of a latent diffusion model.
         """
-        return super().load(serialization.find(path))
+        return super().load(_serialization.find(path))
 
     @classmethod
     def from_saved(cls, tensors: dict[str, np.ndarray], document: dict) -> Self:
@@ -875,7 +875,7 @@ class LatentDiffusion(Estimator):
         self._set_prior(LatentPrior.from_tensors(tensors, conditions))
         self.detector_ = None
         if described := document.get("lesion_detector"):
-            self.detector_ = Detector.from_saved(tensors, described)
+            self.detector_ = AnomalyDetector.from_saved(tensors, described)
         return super()._restore(tensors, document)
 
     @classmethod
@@ -883,10 +883,10 @@ class LatentDiffusion(Estimator):
         expected = VQVAE._expected_shapes(document, shapes)
         parameters = Parameters(**document["latent_diffusion"])
         parameters.check()
-        documents.check_sizes(document["latent_diffusion"], shapes)
+        _documents.check_sizes(document["latent_diffusion"], shapes)
         vqvae = VQVAE(**document["vqvae"])
         latent_shape = vqvae.latent_shape(document["shape"])
-        documents.check_latents(document, latent_shape)
+        _documents.check_latents(document, latent_shape)
         conditions = from_saved(document["conditions"])
         source = sources.from_saved(document["source"])
         architecture = Architecture(
@@ -900,10 +900,10 @@ class LatentDiffusion(Estimator):
         expected |= LatentPrior.shapes(shapes, latent_shape, conditions)
         sketches = building.build_without_weights("float32", architecture.build)
         for name, sketch in sketches.items():
-            expected |= serialization.shapes(sketch, name)
+            expected |= _serialization.shapes(sketch, name)
         if described := document.get("lesion_detector"):
-            documents.check_detector(document)
-            expected |= Detector._expected_shapes(described, shapes)
+            _documents.check_detector(document)
+            expected |= AnomalyDetector._expected_shapes(described, shapes)
         return expected
 
     def __sklearn_clone__(self):

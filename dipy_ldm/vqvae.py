@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from dipy_ldm import (
     _backend,
-    _documents as documents,
-    _presets as presets,
-    _serialization as serialization,
+    _documents,
+    _presets,
+    _serialization,
 )
 from dipy_ldm._base import Entry, Estimator
 from dipy_ldm._utils.checks import check_affine, check_counts, check_space, choose
@@ -206,7 +206,7 @@ class VQVAE(Estimator):
             validation_data = checks.check_alike(validation_data, images.shape)
         masks = checks.check_masks(masks, background, images.shape[:-1])
         affine = None if affine is None else check_affine(affine)
-        rank, usual = images.ndim - 2, presets.of_rank(images.ndim - 2)
+        rank, usual = images.ndim - 2, _presets.of_rank(images.ndim - 2)
         patch = usual.patch if patch is None else patch
         resolved = resolve("vqvae", rank, options)
         parameters = Parameters(**self._resolved(rank))
@@ -258,7 +258,7 @@ class VQVAE(Estimator):
             number makes no sense.
         """
         rank = len(shape) - 2
-        patch = presets.of_rank(rank).patch if patch is None else patch
+        patch = _presets.of_rank(rank).patch if patch is None else patch
         parameters = Parameters(**self._resolved(rank))
         check(parameters, shape, patch, resolve("vqvae", rank, options))
 
@@ -449,13 +449,13 @@ class VQVAE(Estimator):
     def _expected_shapes(cls, document, shapes):
         parameters = Parameters(**document["vqvae"], design=document["design"])
         choose("bottleneck", parameters.bottleneck, BOTTLENECKS)
-        documents.check_sizes(document["vqvae"], shapes)
+        _documents.check_sizes(document["vqvae"], shapes)
         *space, channels = document["shape"]
         sketches = parameters.sketch("float32", (None,) * len(space), channels)
         codes = parameters.n_codebooks * parameters.n_codes
-        expected: documents.Shapes = {"codebook": (codes, parameters.code_dim)}
+        expected: _documents.Shapes = {"codebook": (codes, parameters.code_dim)}
         for name, sketch in zip(("encoder", "decoder"), sketches):
-            expected |= serialization.shapes(sketch, name)
+            expected |= _serialization.shapes(sketch, name)
         return expected
 
     def _networks(self):

@@ -11,7 +11,7 @@ from dipy_ldm import VQVAE, LatentDiffusion
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.anomaly._lesions import add_lesions
 from dipy_ldm.anomaly._training import baseline_loss, lesion_loss
-from dipy_ldm.anomaly_detector import Detector
+from dipy_ldm.anomaly_detector import AnomalyDetector
 from dipy_ldm.metrics import dice
 
 SMALL = {"widths": (8, 8), "blocks": 1}
@@ -33,13 +33,13 @@ def images(rank, n=12, side=40):
 @pytest.fixture(scope="module", params=[2, 3])
 def fitted(request):
     data = images(request.param)
-    return Detector(**SMALL).fit(data, **FIT), data
+    return AnomalyDetector(**SMALL).fit(data, **FIT), data
 
 
 def test_it_finds_lesions_in_images_that_it_has_not_seen():
     data = images(2, n=48)
     options = FIT | {"steps": 500, "batch_size": 8, "learning_rate": 5e-3}
-    detector = Detector(widths=(16, 16), blocks=1)
+    detector = AnomalyDetector(widths=(16, 16), blocks=1)
     detector.fit(data[8:], validation_data=data[:8], **options)
     found = detector.history_
     assert found["val_dice"][-1] > 0.7 > 0.3 > found["val_dice"][0]
@@ -57,7 +57,7 @@ def test_shape_and_range_of_what_is_said(fitted):
     assert likely.shape == data.shape[:-1] and likely.dtype == np.float32
     assert 0 < likely.min() <= likely.max() < 1
     # The range of the images is that of the training.
-    scaled = Detector(**SMALL).fit(7 * data - 3, **FIT).predict(7 * data - 3)
+    scaled = AnomalyDetector(**SMALL).fit(7 * data - 3, **FIT).predict(7 * data - 3)
     npt.assert_allclose(scaled, likely, atol=1e-4)
 
 
@@ -72,7 +72,7 @@ def test_file_and_pickle_say_the_same(fitted, tmp_path):
     detector, data = fitted
     detector.save(tmp_path / "a.safetensors")
     for other in (
-        Detector.load(tmp_path / "a.safetensors"),
+        AnomalyDetector.load(tmp_path / "a.safetensors"),
         pickle.loads(pickle.dumps(detector)),
     ):
         npt.assert_array_equal(other.predict(data), detector.predict(data))
@@ -87,8 +87,8 @@ def test_what_goes_on_is_what_was_not_interrupted(fitted, tmp_path):
 
     options = FIT | {"checkpoint": tmp_path / "checkpoint"}
     with pytest.raises(KeyboardInterrupt):
-        Detector(**SMALL).fit(data, **options, callbacks=[stop])
-    again = Detector(**SMALL).fit(data, **options)
+        AnomalyDetector(**SMALL).fit(data, **options, callbacks=[stop])
+    again = AnomalyDetector(**SMALL).fit(data, **options)
     npt.assert_allclose(again.predict(data), detector.predict(data), atol=1e-6)
 
 
@@ -102,7 +102,7 @@ def test_what_goes_on_is_what_was_not_interrupted(fitted, tmp_path):
     ],
 )
 def test_refused_at_once(given, said):
-    detector = Detector(**SMALL)
+    detector = AnomalyDetector(**SMALL)
     with pytest.raises(InputError, match=said):
         detector.fit(images(2), **FIT | given)
     with pytest.raises(InputError, match="not fitted"):
@@ -128,7 +128,7 @@ def test_the_loss_of_nothing_is_that_of_the_best_constant():
 def test_compiled_by_xla(compiled_by_xla):
     models = compiled_by_xla
     options = FIT | {"precision": "auto", "remat": True}
-    detector = Detector(**SMALL).fit(images(3, 4, 16), **options)
+    detector = AnomalyDetector(**SMALL).fit(images(3, 4, 16), **options)
     assert models and all(model.jit_compile for model in models)
     assert np.isfinite(detector.history_["loss"]).all()
 

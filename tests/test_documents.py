@@ -14,8 +14,8 @@ from safetensors.numpy import save_file
 from dipy_ldm import (
     VQVAE,
     LatentDiffusion,
-    _documents as documents,
-    _serialization as persistence,
+    _documents,
+    _serialization,
 )
 from dipy_ldm._utils.checks import InputError
 
@@ -26,7 +26,7 @@ def saved(diffusion):
 
 
 def write(path, tensors, document):
-    persistence.save(path, "latent_diffusion", tensors, document)
+    _serialization.save(path, "latent_diffusion", tensors, document)
     return path
 
 
@@ -87,7 +87,7 @@ def test_wrong_entries_are_refused(saved, tmp_path, name, value, part, sentence)
 def test_names_of_strangers_that_are_more_than_text_are_refused(name, level, units):
     facts = {"kind": "class", "levels": {level: 2, "b": 2}, "quantiles": []}
     facts |= {"missing": 0, "units": units, "meanings": None}
-    _, fits = documents.RULES["latent_diffusion"]["conditions"]
+    _, fits = _documents.RULES["latent_diffusion"]["conditions"]
     assert not fits({name: facts})
     assert fits({"group": facts | {"levels": {"-1": 2, "+": 2}, "units": "%"}})
 
@@ -157,7 +157,7 @@ def test_half_weights_are_read(saved, diffusion, tmp_path, dtype):
     path = tmp_path / "m"
     # numpy can't say whether these are finite, which is asked before files are written.
     write(path, {}, document)
-    text = json.dumps(persistence.read_document(path))
+    text = json.dumps(_serialization.read_document(path))
     save_file(tensors, path, metadata={"dipy_ldm": text})
     loaded = LatentDiffusion.load(path)
     for name, tensor in loaded.to_tensors().items():
@@ -179,7 +179,7 @@ def test_weights_too_large_for_half_are_not_written(vqvae, saved, tmp_path):
 
 def test_models_of_an_older_format_stay_what_they_are(tmp_path):
     file = Path(__file__).parent / "files" / "format-2.safetensors"
-    assert persistence.read_document(file)["format_version"] == 2
+    assert _serialization.read_document(file)["format_version"] == 2
     model = LatentDiffusion.load(file)
     samples = model.predict(2, steps=2)
     # As the version that wrote it had them.
@@ -198,7 +198,7 @@ def test_models_of_an_older_format_stay_what_they_are(tmp_path):
 
 def test_a_file_of_format_4():
     file = Path(__file__).parent / "files" / "format-4.safetensors"
-    assert persistence.read_document(file)["format_version"] == 4
+    assert _serialization.read_document(file)["format_version"] == 4
     model = LatentDiffusion.load(file)
     assert model.conditions_ == {}
     samples = model.predict(2, steps=2)
@@ -209,7 +209,7 @@ def test_a_file_of_format_4():
 
 def test_a_file_of_format_3():
     file = Path(__file__).parent / "files" / "format-3.safetensors"
-    assert persistence.read_document(file)["format_version"] == 3
+    assert _serialization.read_document(file)["format_version"] == 3
     images = np.random.default_rng(0).uniform(size=(8, 8, 8, 1))
     reconstructed = VQVAE.load(file).predict(images[:1])
     # As the version that wrote it had them.

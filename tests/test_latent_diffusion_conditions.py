@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from sklearn.base import clone
 
-from dipy_ldm import VQVAE, LatentDiffusion, _serialization as persistence
+from dipy_ldm import VQVAE, LatentDiffusion, _serialization
 from dipy_ldm._conditions import Condition
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data import load_mnist
@@ -287,7 +287,7 @@ def test_whether_it_listens_is_in_the_history(told, tmp_path):
         "val_gain_side",
     }
     told.save(tmp_path / "m")
-    saved = persistence.read_document(tmp_path / "m")["latent_diffusion_history"]
+    saved = _serialization.read_document(tmp_path / "m")["latent_diffusion_history"]
     assert saved["val_gain_row"] == told.history_["val_gain_row"]
 
 
@@ -459,14 +459,14 @@ def test_documents_of_conditions(told, tmp_path):
         {"row": row, "": side},
     ):
         changed = document | {"conditions": wrong}
-        persistence.save(tmp_path / "m", "latent_diffusion", tensors, changed)
+        _serialization.save(tmp_path / "m", "latent_diffusion", tensors, changed)
         with pytest.raises(InputError, match="conditions must be classes with levels"):
             LatentDiffusion.load(tmp_path / "m")
     # Others than those of which there are weights.
     more = document["conditions"] | {"age": row}
     for conditions in ({}, more):
         changed = document | {"conditions": conditions}
-        persistence.save(tmp_path / "m", "latent_diffusion", tensors, changed)
+        _serialization.save(tmp_path / "m", "latent_diffusion", tensors, changed)
         with pytest.raises(InputError, match="is damaged"):
             LatentDiffusion.load(tmp_path / "m")
 
@@ -484,7 +484,7 @@ def test_documents_of_populations(told, tmp_path):
         (right | {"cells": [[0, 2]], "counts": [9]}, "cells of the conditions"),
     ):
         changed = document | {"population": wrong}
-        persistence.save(tmp_path / "m", "latent_diffusion", tensors, changed)
+        _serialization.save(tmp_path / "m", "latent_diffusion", tensors, changed)
         with pytest.raises(InputError, match=sentence):
             LatentDiffusion.load(tmp_path / "m")
 
@@ -508,7 +508,7 @@ def test_an_expectation_that_does_not_fit_is_refused(told, tmp_path):
         ({"expectation": weights[..., :1]}, "the tensor expectation has the shape"),
     ):
         document = told.to_document()
-        persistence.save(path, "latent_diffusion", tensors | changed, document)
+        _serialization.save(path, "latent_diffusion", tensors | changed, document)
         with pytest.raises(InputError, match=sentence):
             LatentDiffusion.load(path)
 

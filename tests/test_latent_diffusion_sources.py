@@ -9,7 +9,7 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm import VQVAE, LatentDiffusion, _serialization as persistence
+from dipy_ldm import VQVAE, LatentDiffusion, _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data import load_mnist
 from dipy_ldm.denoiser import _unet as unet_network
@@ -312,10 +312,10 @@ def test_documents_of_sources(seeing, tmp_path):
         known | {"more": 1},
     ):
         document["source"] = wrong
-        persistence.save(tmp_path / "m", "latent_diffusion", tensors, document)
+        _serialization.save(tmp_path / "m", "latent_diffusion", tensors, document)
         with pytest.raises(InputError, match="source must be channels, bounds"):
             LatentDiffusion.load(tmp_path / "m")
     document["source"] = known | {"channels": 2}
-    persistence.save(tmp_path / "m", "latent_diffusion", tensors, document)
+    _serialization.save(tmp_path / "m", "latent_diffusion", tensors, document)
     with pytest.raises(InputError, match="has the shape"):
         LatentDiffusion.load(tmp_path / "m")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 
-from dipy_ldm import VQVAE, LatentDiffusion, _presets as presets, vqvae as vqvae_module
+from dipy_ldm import VQVAE, LatentDiffusion, _presets, vqvae as vqvae_module
 from dipy_ldm.data._batches import Augmentation
 
 SMALL = {"widths": (4,), "n_codes": 8}
@@ -33,7 +33,7 @@ def lessons(monkeypatch):
 
 @pytest.mark.parametrize("rank", [2, 3])
 def test_a_fit_takes_the_defaults_of_its_data(rank, lessons, tmp_path):
-    usual = presets.of_rank(rank)
+    usual = _presets.of_rank(rank)
     images = draw(rank)
     vqvae = VQVAE(**SMALL).fit(images, **FIT)
     chosen = vqvae.to_document()["vqvae"]
@@ -70,8 +70,8 @@ def test_what_is_given_is_taken(lessons):
 
 
 def test_lengths():
-    volumes = presets.VOLUMES
+    volumes = _presets.VOLUMES
     assert volumes.fit_options("vqvae", {})["steps"] == 4000
     assert volumes.fit_options("ldm", {})["steps"] == 6000
     assert volumes.fit_options("ldm", {"epochs": 3})["steps"] is None
-    assert presets.IMAGES.fit_options("ldm", {"steps": 9})["epochs"] == 10
+    assert _presets.IMAGES.fit_options("ldm", {"steps": 9})["epochs"] == 10

@@ -10,7 +10,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from dipy_ldm import _serialization as persistence
+from dipy_ldm import _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.files import replacing
 
@@ -19,15 +19,15 @@ from dipy_ldm._utils.files import replacing
 def model(tmp_path):
     path = tmp_path / "model.safetensors"
     tensors = {"a": np.arange(6, dtype="float32").reshape(2, 3)}
-    persistence.save(path, "notes", tensors, {"answer": [1, None, "x"]})
+    _serialization.save(path, "notes", tensors, {"answer": [1, None, "x"]})
     return path
 
 
 def test_round_trip(model):
-    tensors, document = persistence.load(model, "notes")
+    tensors, document = _serialization.load(model, "notes")
     npt.assert_array_equal(tensors["a"], [[0, 1, 2], [3, 4, 5]])
     assert document["answer"] == [1, None, "x"]
-    assert document["format_version"] == persistence.FORMAT_VERSION
+    assert document["format_version"] == _serialization.FORMAT_VERSION
 
 
 def test_a_model_file_can_be_read_by_others(model):
@@ -71,7 +71,7 @@ def of_format(version, path):
     saying(json.dumps({"format_version": version, "kind": "notes"}), path)
 
 
-newer = partial(of_format, persistence.FORMAT_VERSION + 1)
+newer = partial(of_format, _serialization.FORMAT_VERSION + 1)
 older = partial(of_format, 1)
 unread = partial(of_format, 7)
 
@@ -100,7 +100,7 @@ unread = partial(of_format, 7)
 def test_spoilt_files_are_refused(model, spoil, sentence):
     spoil(model)
     with pytest.raises(InputError, match=sentence) as refusal:
-        persistence.load(model, "notes")
+        _serialization.load(model, "notes")
     assert str(model) in str(refusal.value)
     assert len(str(refusal.value)) < 400 + len(str(model))
 
@@ -108,23 +108,25 @@ def test_spoilt_files_are_refused(model, spoil, sentence):
 @pytest.mark.parametrize("kind", ["vqvae", "latent_diffusion"])
 def test_a_checkpoint_is_no_model(tmp_path, kind):
     document = {"settings": {}, "history": {}, "steps": 1}
-    persistence.save(tmp_path / "c", "checkpoint", {}, document)
+    _serialization.save(tmp_path / "c", "checkpoint", {}, document)
     with pytest.raises(InputError, match=f"holds a checkpoint, not a {kind}; name"):
-        persistence.read_document(tmp_path / "c", kind)
+        _serialization.read_document(tmp_path / "c", kind)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_what_is_not_finite_is_neither_written_nor_read(tmp_path, bad):
     tensors = {"a": np.zeros(1), "b": np.array([1, bad], "float32")}
     with pytest.raises(InputError, match="tensor b has NaN .* lower learning rate"):
-        persistence.save(tmp_path / "m", "notes", tensors, {})
+        _serialization.save(tmp_path / "m", "notes", tensors, {})
     with pytest.raises(InputError, match="look for it in the history"):
-        persistence.save(tmp_path / "m", "notes", {}, {"history": {"loss": [bad]}})
+        _serialization.save(tmp_path / "m", "notes", {}, {"history": {"loss": [bad]}})
     assert not list(tmp_path.iterdir())
-    text = json.dumps({"format_version": persistence.FORMAT_VERSION, "kind": "notes"})
+    text = json.dumps(
+        {"format_version": _serialization.FORMAT_VERSION, "kind": "notes"}
+    )
     save_file(tensors, tmp_path / "m", metadata={"dipy_ldm": text})
     with pytest.raises(InputError, match=r"m is damaged.*tensor b has NaN"):
-        persistence.load(tmp_path / "m", "notes")
+        _serialization.load(tmp_path / "m", "notes")
 
 
 def zero(path):
@@ -136,12 +138,12 @@ def test_numbers_that_a_crash_left_as_zeros_are_refused(model):
     zero(model)
     assert load_file(model)["a"].tolist() == [[0, 1, 2], [3, 0, 0]]
     with pytest.raises(InputError, match="damaged.* not those that were written.*copy"):
-        persistence.load(model, "notes")
+        _serialization.load(model, "notes")
 
 
 def test_the_checksum_is_that_of_all_numbers_in_the_order_of_their_names(tmp_path):
     tensors = {"b": np.arange(3), "a": np.ones((2, 2), "float32").T}
-    persistence.save(tmp_path / "m", "notes", tensors, {})
+    _serialization.save(tmp_path / "m", "notes", tensors, {})
     content = np.ones(4, "float32").tobytes() + np.arange(3).tobytes()
     with safe_open(tmp_path / "m", "numpy") as file:
         assert file.metadata()["sha256"] == hashlib.sha256(content).hexdigest()
@@ -152,23 +154,23 @@ def test_a_file_without_a_checksum_is_read(model):
         metadata = file.metadata()
     del metadata["sha256"]
     save_file({"a": np.ones(1)}, model, metadata)
-    assert persistence.load(model, "notes")[0]["a"] == 1
+    assert _serialization.load(model, "notes")[0]["a"] == 1
 
 
 @pytest.mark.parametrize("spoil", [zero, cut, empty, newer])
 def test_a_damaged_checkpoint_is_to_be_removed(tmp_path, spoil):
     path = tmp_path / "c"
     document = {"settings": {}, "history": {}, "steps": 1}
-    persistence.save(path, "checkpoint", {"a": np.ones(9)}, document)
+    _serialization.save(path, "checkpoint", {"a": np.ones(9)}, document)
     spoil(path)
     cure = "upgrade dipy_ldm" if spoil is newer else "remove it"
     with pytest.raises(InputError, match=f"; {cure}.$"):
-        persistence.load(path, "checkpoint")
+        _serialization.load(path, "checkpoint")
 
 
 def test_a_folder_is_no_model(tmp_path):
     with pytest.raises(InputError, match="there is no model file"):
-        persistence.load(tmp_path, "vqvae")
+        _serialization.load(tmp_path, "vqvae")
 
 
 def test_a_failed_write_leaves_the_old_file(model):
@@ -182,18 +184,20 @@ def test_a_failed_write_leaves_the_old_file(model):
 
 
 def test_a_packaged_name_and_a_path_are_found(tmp_path, monkeypatch):
-    assert persistence.find("mnist") == persistence.PRETRAINED / "mnist.safetensors"
-    assert persistence.find(tmp_path / "a") == tmp_path / "a"
+    assert (
+        _serialization.find("mnist") == _serialization.PRETRAINED / "mnist.safetensors"
+    )
+    assert _serialization.find(tmp_path / "a") == tmp_path / "a"
     # A file of one's own goes first.
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mnist").write_text("mine")
-    assert str(persistence.find("mnist")) == "mnist"
+    assert str(_serialization.find("mnist")) == "mnist"
 
 
 def test_arrays_that_do_not_lie_in_order_are_written_in_order(tmp_path):
     array = np.arange(6, dtype="float32").reshape(2, 3).T
     arrays = {"x": array, "one": np.float32(1)[()]}
-    persistence.save(tmp_path / "x.safetensors", "vqvae", arrays, {})
+    _serialization.save(tmp_path / "x.safetensors", "vqvae", arrays, {})
     found = load_file(tmp_path / "x.safetensors")
     npt.assert_array_equal(found["x"], array)
     assert found["one"].shape == ()
@@ -202,8 +206,8 @@ def test_arrays_that_do_not_lie_in_order_are_written_in_order(tmp_path):
 def test_weights_that_16_bits_can_not_hold_are_refused():
     most = np.float32(np.finfo("float16").max)
     weights = {"a": np.array([most, -most]), "none": np.zeros((0, 3), "float32")}
-    half = persistence.halved(weights)
+    half = _serialization.halved(weights)
     assert half["a"].dtype == half["none"].dtype == "float16"
     npt.assert_array_equal(half["a"], weights["a"])
     with pytest.raises(InputError, match="weights b are too large for 16 bits"):
-        persistence.halved(weights | {"b": -2 * weights["a"]})
+        _serialization.halved(weights | {"b": -2 * weights["a"]})

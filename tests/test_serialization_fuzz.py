@@ -10,7 +10,7 @@ import numpy.testing as npt
 import pytest
 from safetensors.numpy import load_file
 
-from dipy_ldm import VQVAE, LatentDiffusion, _serialization as persistence
+from dipy_ldm import VQVAE, LatentDiffusion, _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.prior._conditional_mean import ConditionalMean
 from dipy_ldm.prior._gaussian import Gaussian
@@ -101,7 +101,7 @@ def whole(request, tmp_path_factory):
         name: rng.standard_normal(tensor.shape).astype("float32")
         for name, tensor in model.to_tensors().items()
     }
-    persistence.save(path, request.param, tensors, model.to_document())
+    _serialization.save(path, request.param, tensors, model.to_document())
     return request.param, path.read_bytes(), path
 
 
@@ -234,7 +234,7 @@ def assert_as_the_file_says(model, path):
     tensors = model.to_tensors()
     for name, tensor in load_file(path).items():
         npt.assert_array_equal(tensors[name], tensor.astype("float32"))
-    said = persistence.read_document(path)
+    said = _serialization.read_document(path)
     for name, entry in json.loads(json.dumps(model.to_document())).items():
         if isinstance(entry, dict):
             assert said[name].items() <= entry.items()

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm import VQVAE, _backend, _serialization as persistence
+from dipy_ldm import VQVAE, _backend, _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.autoencoder._training import (
     draw_vectors,
@@ -178,11 +178,11 @@ def test_what_ended_well_is_not_called_bad_when_resumed(blobs, tmp_path, monkeyp
 def test_a_damaged_checkpoint_is_refused(blobs, tmp_path):
     fit = FIT | {"checkpoint": tmp_path / "c"}
     VQVAE(**TINY).fit(blobs, **fit)
-    tensors, document = persistence.load(tmp_path / "c", "checkpoint")
+    tensors, document = _serialization.load(tmp_path / "c", "checkpoint")
     # In the middle of a round, and without the figures so far.
     document = {name: document[name] for name in ("settings", "history")}
     tensors = {n: t for n, t in tensors.items() if not n.startswith("metric")}
-    persistence.save(tmp_path / "c", "checkpoint", tensors, document | {"steps": 6})
+    _serialization.save(tmp_path / "c", "checkpoint", tensors, document | {"steps": 6})
     with pytest.raises(InputError, match="is damaged; remove it"):
         VQVAE(**TINY).fit(blobs, **fit)
 
@@ -207,8 +207,8 @@ def test_where_the_last_checkpoint_is_damaged_the_one_before_is_taken(
     assert_same(resumed, whole)
     assert resumed.history_ == whole.history_
     # Both are whole again, and if neither is, it is said so.
-    for spoilt in (persistence.before(path), path):
-        persistence.read_document(spoilt, "checkpoint")
+    for spoilt in (_serialization.before(path), path):
+        _serialization.read_document(spoilt, "checkpoint")
         spoilt.write_bytes(b"")
     with pytest.raises(InputError, match="c.previous is truncated; remove it"):
         VQVAE(**TINY).fit(blobs, **fit)

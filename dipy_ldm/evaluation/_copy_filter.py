@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from dipy_ldm import _serialization as persistence
+from dipy_ldm import _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.evaluation._learned_features import Projection
 from dipy_ldm.evaluation._memorization import COPY_RATIO, neighbours, separation
@@ -89,12 +89,12 @@ class CopyFilter(NamedTuple):
             "apart_voxels": self.voxels.apart,
             "model": self.model,
         }
-        persistence.save(path, _KIND, small, document)
+        _serialization.save(path, _KIND, small, document)
 
     @classmethod
     def load(cls, path: str | Path, model: str) -> Self:
         """Read fingerprints."""
-        tensors, document = persistence.load(path, _KIND)
+        tensors, document = _serialization.load(path, _KIND)
         thresholds = {"threshold", "threshold_voxels"}
         if document.get("model") != model or not thresholds <= document.keys():
             raise InputError(

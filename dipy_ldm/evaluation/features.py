@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dipy_ldm import _backend, _serialization as persistence
+from dipy_ldm import _backend, _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.metrics import halve
 
@@ -204,10 +204,10 @@ def classifier() -> Any:
 
     Shapes: images ``(n, 28, 28, 1)``, features ``(n, 128)``, probabilities ``(n, 10)``.
     """
-    path = persistence.find("digits-classifier")
-    tensors, document = persistence.load(path, "classifier")
+    path = _serialization.find("digits-classifier")
+    tensors, document = _serialization.load(path, "classifier")
     network = build_classifier(document["recipe"])
-    persistence.set_weights(network, "classifier", tensors)
+    _serialization.set_weights(network, "classifier", tensors)
     return network
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from dipy_ldm import _serialization as persistence
+from dipy_ldm import _serialization
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class BestWeights(keras.callbacks.Callback):
         loss = logs.get(_FIGURE, np.inf)
         if self.network is not None and loss < self.loss:
             self.loss = loss
-            weights = persistence.weights(self.network, _NAME)
+            weights = _serialization.weights(self.network, _NAME)
             # Copies: the weights may be changed in place.
             self.tensors = {name: np.array(weight) for name, weight in weights.items()}
 
@@ -54,7 +54,7 @@ class BestWeights(keras.callbacks.Callback):
         """Give the network the weights that were kept, and say if others were left."""
         if not self.tensors:
             return
-        persistence.set_weights(self.network, _NAME, self.tensors)
+        _serialization.set_weights(self.network, _NAME, self.tensors)
         losses, steps = history[_FIGURE], history["step"]
         if losses[-1] > _RISE * self.loss:
             logger.warning(

@@ -11,7 +11,7 @@ import keras
 from keras import ops
 import numpy as np
 
-from dipy_ldm import _backend, _serialization as persistence
+from dipy_ldm import _backend, _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.signals import Terminated
 from dipy_ldm.training._best_weights import BestWeights
@@ -74,7 +74,7 @@ class TrainingRecord(keras.callbacks.Callback):
         model.optimizer.build(model.trainable_variables)
         whole = None
         if self.path is not None and self.path.exists():
-            whole, (tensors, document) = persistence.newest(self.path)
+            whole, (tensors, document) = _serialization.newest(self.path)
             self._refuse_others(document["settings"])
             # An earlier version did not say how many.
             self.history, self.done = document["history"], document.get("steps", -1)
@@ -89,7 +89,11 @@ class TrainingRecord(keras.callbacks.Callback):
                 f"the checkpoint {self.path} is not the same for all workers (steps in "
                 f"it: {seen}); write to a folder that all machines share."
             )
-        if self.path and whole == persistence.before(self.path) and _backend.is_chief():
+        if (
+            self.path
+            and whole == _serialization.before(self.path)
+            and _backend.is_chief()
+        ):
             os.replace(whole, self.path)
         if self.done:
             for name, variable in state.items():
@@ -183,8 +187,8 @@ class TrainingRecord(keras.callbacks.Callback):
             "history": self.history,
         }
         if _backend.is_chief():
-            what = "checkpoint", tensors, document, persistence.before(self.path)
-            persistence.save(self.path, *what)
+            what = "checkpoint", tensors, document, _serialization.before(self.path)
+            _serialization.save(self.path, *what)
             logger.debug("%s holds %s steps", self.path, document["steps"])
         self._spent += time.monotonic() - start
 

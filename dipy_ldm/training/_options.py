@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypedDict
 
 import keras
 
-from dipy_ldm import _backend, _presets as presets, _serialization as persistence
+from dipy_ldm import _backend, _presets, _serialization
 from dipy_ldm._utils.checks import InputError, check_counts, check_rate, scalars
 from dipy_ldm.training._optimizer import FlatAdam
 from dipy_ldm.training._precision import Precision, choose_precision
@@ -171,7 +171,7 @@ def resolve(
 
     Training may also have begun in other checkpoints than its own.
     """
-    chosen = presets.of_rank(rank).fit_options(stage, scalars(options))
+    chosen = _presets.of_rank(rank).fit_options(stage, scalars(options))
     strategy = _backend.make_strategy(chosen.get("strategy", "auto"))
     began = _precision_before(chosen.get("checkpoint"), *checkpoints)
     precision = chosen.get("precision", "auto")
@@ -186,7 +186,7 @@ def _precision_before(*checkpoints):
     """Return the precision in which a training began, if there is a checkpoint."""
     for path in checkpoints:
         if path and Path(path).exists():
-            _, document = persistence.newest(path, persistence.read_document)
+            _, document = _serialization.newest(path, _serialization.read_document)
             return document["settings"].get("precision")
     return None
 

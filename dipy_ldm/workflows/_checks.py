@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dipy_ldm import __version__, _backend, _presets as presets
+from dipy_ldm import __version__, _backend, _presets
 from dipy_ldm._conditions import learn, summary
 from dipy_ldm._utils.checks import InputError, choose
 from dipy_ldm.autoencoder import losses
@@ -136,7 +136,7 @@ def try_out(
     cohort = Cohort(
         material.images, affine=material.affine, subjects=list(material.subjects)
     )
-    settings = presets.resolve(cohort, **sizes)
+    settings = _presets.resolve(cohort, **sizes)
     recipe = recipes.make(settings, strategy, **method)
     parts = plans.check_split(cohort, validation, method["seed"], settings.batch_size)
     end = plans.check_schedule(method["schedule"])

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from dipy_ldm import _serialization as persistence
+from dipy_ldm import _serialization
 from dipy_ldm._conditions import ConditionBatch, from_saved, requested
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import NONE, level_of, number_of
@@ -32,7 +32,7 @@ class RequestedConditions(NamedTuple):
         same_noise: bool = False,
     ) -> Self:
         """Look at what is asked for, and draw the rest, without a network."""
-        document = persistence.read_document(model_path, "latent_diffusion")
+        document = _serialization.read_document(model_path, "latent_diffusion")
         conditions = from_saved(document["conditions"])
         n = len(numbers)
         request = request or None

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from nibabel.affines import voxel_sizes
 import numpy as np
 
-from dipy_ldm import _serialization as persistence
+from dipy_ldm import _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import listed
 from dipy_ldm.data import load_mnist
@@ -219,14 +219,14 @@ def reference_document(path: Path, reference: str | Path | None) -> dict | None:
     """Look at the file of a reference, before images are read."""
     if reference is None:
         return None
-    other = persistence.find(reference)
-    document = persistence.read_document(other, "latent_diffusion")
+    other = _serialization.find(reference)
+    document = _serialization.read_document(other, "latent_diffusion")
     if fingerprint(other) == fingerprint(path):
         raise InputError(
             "`reference` is the audited model itself; give one that did not learn from "
             "these images."
         )
-    check_reference(persistence.read_document(path, "latent_diffusion"), document)
+    check_reference(_serialization.read_document(path, "latent_diffusion"), document)
     # Conditions are of no use to it.
     return document | {"conditions": {}}
 

@@ -30,9 +30,9 @@ class Recipe(NamedTuple):
         self.vqvae.check(shape, patch=patch, **self.of_vqvae)
         self.model.check(shape, source, **self.of_model)
         if self.of_detector is not None:
-            from dipy_ldm.anomaly_detector import Detector
+            from dipy_ldm.anomaly_detector import AnomalyDetector
 
-            Detector().check(shape, **self.of_detector)
+            AnomalyDetector().check(shape, **self.of_detector)
 
     def fit(
         self,

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from dipy_ldm import _serialization as persistence
+from dipy_ldm import _serialization
 from dipy_ldm._backend import spread
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import listed
@@ -132,7 +132,7 @@ def load_reference(
     devices: list[str] | None,
 ) -> Reference:
     """Load the model that stands beside an audited one."""
-    model, _ = restoring.load(persistence.find(path), devices, None)
+    model, _ = restoring.load(_serialization.find(path), devices, None)
     train, held_out = images
     return Reference(model, train.images, held_out.images)
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from dipy_ldm import _serialization as persistence
+from dipy_ldm import _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._grid import Grid
 from dipy_ldm.data._nifti import VolumeInfo, check_headers, is_whole
@@ -41,8 +41,8 @@ class Task(NamedTuple):
 
 def find_model(model_file: str | Path, act: str) -> tuple[Path, Grid, int]:
     """Find a model of volumes; nothing but its document is read."""
-    path = persistence.find(model_file)
-    document = persistence.read_document(path, "latent_diffusion")
+    path = _serialization.find(model_file)
+    document = _serialization.read_document(path, "latent_diffusion")
     shape, affine = document["shape"], document["affine"]
     if len(shape) != 4:
         raise InputError(

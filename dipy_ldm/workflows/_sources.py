@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from dipy_ldm import _serialization as persistence
+from dipy_ldm import _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._grid import Grid
 from dipy_ldm.data._nifti import check_headers
@@ -89,7 +89,7 @@ class SourcePairs(NamedTuple):
         cls, model_path: Path, files: list[Path], source_files: list[str] | None
     ) -> Self:
         """Find the source of each volume."""
-        document = persistence.read_document(model_path, "latent_diffusion")
+        document = _serialization.read_document(model_path, "latent_diffusion")
         sources = SourceInputs.of(document, source_files)
         return cls(sources, pair_sources(files, sources.files) if sources else {})
 

@@ -4,7 +4,7 @@ import time
 
 from dipy.workflows.workflow import Workflow
 
-from dipy_ldm import _serialization as persistence
+from dipy_ldm import _serialization
 from dipy_ldm.workflows import _restoring as restoring
 from dipy_ldm.workflows._evaluation_images import (
     read_for,
@@ -138,8 +138,8 @@ class AuditLDMFlow(Workflow):
         start = time.monotonic()
         ends = [".safetensors"] * fingerprints + ["-private.html"] * pictures
         outputs = json_and_page(self, model_file, out_dir, ends, out_audit=out_audit)
-        path = persistence.find(model_file)
-        document = persistence.read_document(path, "latent_diffusion")
+        path = _serialization.find(model_file)
+        document = _serialization.read_document(path, "latent_diffusion")
         files = train_files, held_out, generated_files
         how = {
             "channels": channels,
@@ -215,7 +215,7 @@ def _facts(images, reference):
     facts: dict = {n: len(x.images) for n, x in zip(names, images, strict=True) if x}
     if reference is None:
         return facts
-    other = persistence.find(reference)
+    other = _serialization.find(reference)
     return facts | {"Reference": other.name, "ReferenceFingerprint": fingerprint(other)}
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from dipy.workflows.workflow import Workflow
 import numpy as np
 
-from dipy_ldm import _serialization as persistence
+from dipy_ldm import _serialization
 from dipy_ldm._utils.checks import InputError, at_least, check_shares, choose
 from dipy_ldm._utils.files import make_folder
 from dipy_ldm._utils.values import parse_conditions
@@ -258,7 +258,7 @@ def _check_lesions(path, lesions, strength, threshold, dilate):
             "or --lesions out."
         )
     # Nothing but its document is read.
-    if not persistence.read_document(path).get("lesion_detector"):
+    if not _serialization.read_document(path).get("lesion_detector"):
         raise InputError(
             f"the model {path} has no detector of lesions; train one with "
             "--steps_detector of dipy_train_ldm, or leave --lesions out."

@@ -7,7 +7,7 @@ from typing import Any
 
 from dipy.workflows.workflow import Workflow
 
-from dipy_ldm import _serialization as persistence
+from dipy_ldm import _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.workflows import _restoring as restoring
 from dipy_ldm.workflows._evaluation_images import read_for
@@ -121,8 +121,8 @@ class EvaluateLDMFlow(Workflow):
         start = time.monotonic()
         names = {"out_evaluation": out_evaluation}
         outputs = json_and_page(self, model_file, out_dir, **names)
-        path = persistence.find(model_file)
-        document = persistence.read_document(path, "latent_diffusion")
+        path = _serialization.find(model_file)
+        document = _serialization.read_document(path, "latent_diffusion")
         if measurements is not None and not generated_files:
             raise InputError(
                 "`measurements` are of generated volumes; give these, too, as "

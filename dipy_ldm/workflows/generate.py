@@ -8,7 +8,7 @@ from dipy.workflows.workflow import Workflow
 import numpy as np
 from tqdm import tqdm
 
-from dipy_ldm import _serialization as persistence
+from dipy_ldm import _serialization
 from dipy_ldm._conditions import from_saved
 from dipy_ldm._utils.checks import InputError, at_least, choose
 from dipy_ldm._utils.files import replacing
@@ -175,8 +175,8 @@ class GenerateLDMFlow(Workflow):
         """
         (stem,) = output_paths(self, model_file, out_dir, out_samples=out_samples)
         # Wrong paths are answered before the seconds that Keras takes.
-        path = persistence.find(model_file)
-        document = persistence.read_document(path, "latent_diffusion")
+        path = _serialization.find(model_file)
+        document = _serialization.read_document(path, "latent_diffusion")
         is_volume = len(document["shape"]) == 4
         request = _read_request(conditions, table, document)
         sources = _look(document, source_files, bids)

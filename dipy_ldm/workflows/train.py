@@ -5,7 +5,7 @@ import logging
 
 from dipy.workflows.workflow import Workflow
 
-from dipy_ldm import _presets as presets, _serialization as persistence
+from dipy_ldm import _presets, _serialization
 from dipy_ldm._utils.checks import InputError, check_sizes
 from dipy_ldm._utils.files import claimed, make_folder, refuse_claimed
 from dipy_ldm.data.cohort import split
@@ -298,7 +298,7 @@ class TrainLDMFlow(Workflow):
             source_labels=source_labels,
             skip_bad=skip_bad,
         )
-        settings = presets.resolve(planned, loss=loss, **sizes)
+        settings = _presets.resolve(planned, loss=loss, **sizes)
         inputs.rehearse(planned, validation, seed, settings.batch_size)
         strategy = _make_strategy(strategy, devices)
         how = {"learning_rate": learning_rate, "precision": precision, "remat": remat}
@@ -375,7 +375,7 @@ class TrainLDMFlow(Workflow):
     def _forget(self):
         for checkpoint in self.checkpoints:
             # In this order: without the last one, the one before is not asked for.
-            persistence.before(checkpoint).unlink(missing_ok=True)
+            _serialization.before(checkpoint).unlink(missing_ok=True)
             checkpoint.unlink(missing_ok=True)
 
 
@@ -383,7 +383,7 @@ def _has_ended(path, method):
     """Say whether the model is there that shall be trained; refuse one of others."""
     if not path.exists():
         return False
-    document = persistence.read_document(path, "latent_diffusion")
+    document = _serialization.read_document(path, "latent_diffusion")
     for name in ("seed", "schedule", "target"):
         value, other = method[name], document["latent_diffusion"][name]
         if value != other:

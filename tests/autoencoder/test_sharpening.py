@@ -6,7 +6,7 @@ import numpy.testing as npt
 import pytest
 from scipy.ndimage import convolve1d, gaussian_filter
 
-from dipy_ldm import VQVAE, _serialization as persistence
+from dipy_ldm import VQVAE, _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.autoencoder._sharpening import (
     MOST,
@@ -127,7 +127,7 @@ def test_a_model_file_says_it_and_an_older_one_needs_not(fitted, tmp_path):
     assert loaded.sharpening_ == vqvae.sharpening_
     npt.assert_allclose(loaded.predict(volumes[:2]), vqvae.predict(volumes[:2]))
     document = {k: v for k, v in vqvae.to_document().items() if k != "sharpening"}
-    persistence.save(tmp_path / "older", "vqvae", vqvae.to_tensors(), document)
+    _serialization.save(tmp_path / "older", "vqvae", vqvae.to_tensors(), document)
     assert VQVAE.load(tmp_path / "older").sharpening_ == 0.0
 
 
@@ -135,6 +135,6 @@ def test_a_model_file_says_it_and_an_older_one_needs_not(fitted, tmp_path):
 def test_other_values_are_refused(fitted, tmp_path, gain):
     vqvae, _ = fitted
     document = vqvae.to_document() | {"sharpening": gain}
-    persistence.save(tmp_path / "m", "vqvae", vqvae.to_tensors(), document)
+    _serialization.save(tmp_path / "m", "vqvae", vqvae.to_tensors(), document)
     with pytest.raises(InputError, match="sharpening"):
         VQVAE.load(tmp_path / "m")

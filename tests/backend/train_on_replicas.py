@@ -44,7 +44,7 @@ def sources(data):
 
 def train(rank, accumulate, **options):
     from dipy_ldm import VQVAE, LatentDiffusion
-    from dipy_ldm.anomaly_detector import Detector
+    from dipy_ldm.anomaly_detector import AnomalyDetector
 
     data = images(rank)
     # Three to validate, which no number of replicas but 1 and 3 divides.
@@ -63,7 +63,7 @@ def train(rank, accumulate, **options):
     assert (model.gaussian_ is None) == (rank == 2)
     if rank == 3:
         fit = FIT | options | {"accumulate": accumulate, "validation_data": data[:3]}
-        model.detector_ = Detector(widths=(8,), blocks=1)
+        model.detector_ = AnomalyDetector(widths=(8,), blocks=1)
         model.detector_.fit(data[3:], steps=46, **fit)
     return model
 

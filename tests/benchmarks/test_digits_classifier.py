@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scripts
 
-from dipy_ldm import _serialization as persistence
+from dipy_ldm import _serialization
 from dipy_ldm.evaluation import features
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "digits.py"
@@ -16,8 +16,8 @@ def script():
 
 
 def test_the_packaged_classifier_is_of_this_recipe(script):
-    document = persistence.read_document(
-        persistence.find("digits-classifier"), "classifier"
+    document = _serialization.read_document(
+        _serialization.find("digits-classifier"), "classifier"
     )
     assert document["recipe"] == script.RECIPE
 
@@ -31,7 +31,7 @@ def test_a_classifier_is_written_as_it_is_read(script, monkeypatch, tmp_path):
     monkeypatch.setattr(script, "load_mnist", lambda split: digits)
     path = tmp_path / "classifier.safetensors"
     script.main(["train_classifier", str(path)])
-    monkeypatch.setattr(persistence, "find", lambda name: path)
+    monkeypatch.setattr(_serialization, "find", lambda name: path)
     found, probabilities = features.classifier().predict(digits[0][:10], verbose=0)
     assert found.shape == (10, 128)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from dipy_ldm import _presets as presets
+from dipy_ldm import _presets
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.checking import _dry_run as trials
 from dipy_ldm.data._batches import Augmentation
@@ -25,7 +25,7 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def recipe(blobs):
-    settings = presets.resolve(Cohort(blobs), **TINY)
+    settings = _presets.resolve(Cohort(blobs), **TINY)
     method = {"schedule": "cosine", "target": "v", "guide": False, "seed": 0}
     how = {"precision": "float32", "learning_rate": 0.01}
     return recipes.make(settings, None, **method, **how)

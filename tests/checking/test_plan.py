@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dipy_ldm import _presets as presets
+from dipy_ldm import _presets
 from dipy_ldm.checking import _plan as plans
 from dipy_ldm.data.cohort import Cohort
 from dipy_ldm.diffusion import schedules
@@ -16,7 +16,7 @@ METHOD = {"schedule": "cosine", "target": "v", "guide": False, "seed": 0}
 
 @pytest.fixture(scope="module")
 def recipe():
-    settings = presets.resolve(Cohort(IMAGES), batch_size=4, widths_ldm=(8, 8))
+    settings = _presets.resolve(Cohort(IMAGES), batch_size=4, widths_ldm=(8, 8))
     return recipes.make(settings, None, precision="float32", **METHOD)
 
 

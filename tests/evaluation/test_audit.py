@@ -8,7 +8,7 @@ import numpy.testing as npt
 import pytest
 from scipy import ndimage, stats
 
-from dipy_ldm import VQVAE, LatentDiffusion, _serialization as persistence
+from dipy_ldm import VQVAE, LatentDiffusion, _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.diffusion import schedules
 from dipy_ldm.evaluation import _memorization as copies, _memorization as membership
@@ -490,11 +490,11 @@ def test_fingerprints_of_before_are_read(tmp_path):
     tensors = {"mean": rows[0], "directions": rows[:2], "train": rows, "voxels": rows}
     document = {"threshold": 0.5, "threshold_voxels": 0.25, "model": "a" * 64}
     path = tmp_path / "guard.safetensors"
-    persistence.save(path, "fingerprints", tensors, document)
+    _serialization.save(path, "fingerprints", tensors, document)
     again = CopyFilter.load(path, "a" * 64)
     assert (again.voxels.threshold, again.voxels.apart) == (0.25, 0.0)
     np.testing.assert_array_equal(again.voxels.has(rows[:5]), True)
     del document["threshold"]
-    persistence.save(path, "fingerprints", tensors, document)
+    _serialization.save(path, "fingerprints", tensors, document)
     with pytest.raises(InputError, match="make them for this one"):
         CopyFilter.load(path, "a" * 64)

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm import VQVAE, LatentDiffusion, _serialization as persistence
+from dipy_ldm import VQVAE, LatentDiffusion, _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._sources import Source
 from dipy_ldm.denoiser import _unet as unet_network
@@ -393,7 +393,7 @@ def test_parts_that_do_not_fit_are_refused(trained, tmp_path, part, change):
     changed = change(tensors.pop(name))
     tensors |= {} if changed is None else {name: changed}
     path = tmp_path / "model.safetensors"
-    persistence.save(path, "latent_diffusion", tensors, trained.to_document())
+    _serialization.save(path, "latent_diffusion", tensors, trained.to_document())
     with pytest.raises(InputError, match="is damaged"):
         LatentDiffusion.load(path)
 

@@ -5,7 +5,7 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm import VQVAE, LatentDiffusion, _serialization as persistence
+from dipy_ldm import VQVAE, LatentDiffusion, _serialization
 from dipy_ldm._conditions import ConditionBatch, learn
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.diffusion.schedules import SCHEDULES, rates
@@ -333,6 +333,6 @@ def test_parts_that_do_not_fit_are_refused(trained, tmp_path, part, there):
     changed = tensors.pop(name)[:0]
     tensors |= {name: changed} if there else {}
     document = trained.to_document()
-    persistence.save(tmp_path / "m", "latent_diffusion", tensors, document)
+    _serialization.save(tmp_path / "m", "latent_diffusion", tensors, document)
     with pytest.raises(InputError, match="is damaged"):
         LatentDiffusion.load(tmp_path / "m")

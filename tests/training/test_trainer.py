@@ -11,7 +11,7 @@ from dipy_ldm import (
     VQVAE,
     LatentDiffusion,
     _backend,
-    _serialization as persistence,
+    _serialization,
 )
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._batches import Batches
@@ -38,7 +38,7 @@ def test_the_bar_says_what_goes_on_before_the_first_step(capsys):
 def test_checkpoints_of_other_optimizers_are_refused(tmp_path):
     path = tmp_path / "checkpoint"
     document = {"settings": {}, "steps": 3, "history": {}}
-    persistence.save(path, "checkpoint", {"model.00000": np.zeros(2)}, document)
+    _serialization.save(path, "checkpoint", {"model.00000": np.zeros(2)}, document)
     inputs = keras.Input((2,))
     model = keras.Model(inputs, keras.layers.Dense(1)(inputs))
     model.compile(FlatAdam(), "mse")

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from dipy_ldm import VQVAE, _serialization as persistence
+from dipy_ldm import VQVAE, _serialization
 from dipy_ldm._utils.signals import Terminated, deferred, reinstall
 
 ENDS = [signal.SIGTERM, signal.SIGHUP]
@@ -59,4 +59,4 @@ def test_a_lost_connection_leaves_a_checkpoint(heeded, blobs, tmp_path):
     with pytest.raises(Terminated, match="stopped by SIGHUP; the checkpoint") as end:
         vqvae.fit(blobs, epochs=9, checkpoint=path, callbacks=[hang_up], verbose=False)
     assert end.value.code == 129
-    assert persistence.read_document(path, "checkpoint")["steps"] > 0
+    assert _serialization.read_document(path, "checkpoint")["steps"] > 0

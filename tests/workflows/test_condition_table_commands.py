@@ -8,7 +8,7 @@ import numpy.testing as npt
 from processes import answer, run
 import pytest
 
-from dipy_ldm import _serialization as persistence
+from dipy_ldm import _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._nifti import read_volume
 from dipy_ldm.workflows._provenance import sidecar
@@ -60,7 +60,7 @@ def train(folder, *arguments):
 def test_the_model_knows_what_the_tables_say(trained):
     folder, said = trained
     path = folder / "out" / "ldm.safetensors"
-    document = persistence.read_document(path, "latent_diffusion")
+    document = _serialization.read_document(path, "latent_diffusion")
     known = document["conditions"]
     assert known["age"]["kind"] == "continuous"
     assert known["age"]["units"] == "years"

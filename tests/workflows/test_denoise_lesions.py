@@ -9,7 +9,7 @@ import pytest
 from scans import grid_affine, make_scan, raw_voxels
 
 from dipy_ldm import VQVAE, LatentDiffusion
-from dipy_ldm.anomaly_detector import Detector
+from dipy_ldm.anomaly_detector import AnomalyDetector
 from dipy_ldm.data._grid import Grid
 from dipy_ldm.data._preprocessing import conform_file
 from dipy_ldm.diffusion.masks import dilated
@@ -31,7 +31,7 @@ def model_path(tmp_path_factory):
     vqvae = VQVAE(widths=(4, 4), n_codes=64, code_dim=2, n_codebooks=1)
     vqvae.fit(volumes, affine=grid_affine(), **options)
     model = LatentDiffusion(vqvae, widths=(4, 8)).fit(volumes, **options)
-    model.detector_ = Detector(widths=(4, 4), blocks=1).fit(volumes, **options)
+    model.detector_ = AnomalyDetector(widths=(4, 4), blocks=1).fit(volumes, **options)
     path = tmp_path_factory.mktemp("model") / "ldm.safetensors"
     model.save(path)
     return path

@@ -14,7 +14,7 @@ from processes import answer, kill_when, start
 import pytest
 from scans import KINDS, grid_affine, make_scan, raw_voxels, save
 
-from dipy_ldm import VQVAE, LatentDiffusion, _serialization as persistence
+from dipy_ldm import VQVAE, LatentDiffusion, _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._nifti import is_whole
 from dipy_ldm.workflows import _restoring as restoring
@@ -383,7 +383,7 @@ def test_bad_input(command, model_path, tmp_path, case):
     save(tmp_path / "far.nii", raw, far)
     save(tmp_path / "far_mask.nii", inside, far)
     if case == "a model of images":
-        model_path = persistence.find("mnist")
+        model_path = _serialization.find("mnist")
     before = sorted(tmp_path.iterdir())
     status, stderr = command("inpaint", model_path, *arguments)
     assert status == 2

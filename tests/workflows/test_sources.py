@@ -10,7 +10,7 @@ from processes import run
 import pytest
 from scans import save
 
-from dipy_ldm import LatentDiffusion, _serialization as persistence
+from dipy_ldm import LatentDiffusion, _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._grid import Grid
 from dipy_ldm.data._plan import pair_masks, pair_sources
@@ -104,7 +104,9 @@ def test_samples_are_named_after_their_sources(trained):
 
 def test_models_of_volumes_of_others_are_evaluated_and_audited(trained, tmp_path):
     folder, _ = trained
-    document = persistence.read_document(folder / "ldm.safetensors", "latent_diffusion")
+    document = _serialization.read_document(
+        folder / "ldm.safetensors", "latent_diffusion"
+    )
     kept = {"caching": {"cache_dir": tmp_path / "kept"}}
     real = read_for(
         document, [folder / "T2"], "real_files", source_files=[folder / "T1"], **kept

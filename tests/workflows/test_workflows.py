@@ -14,7 +14,7 @@ import numpy.testing as npt
 from processes import NO_DEVICE, NO_MACHINES, TINY, answer, kill_when, run, start
 import pytest
 
-from dipy_ldm import LatentDiffusion, __version__, _serialization as persistence
+from dipy_ldm import LatentDiffusion, __version__, _serialization
 from dipy_ldm._utils.files import claimed
 from dipy_ldm.workflows._provenance import fingerprint
 from dipy_ldm.workflows.train import TrainLDMFlow
@@ -189,7 +189,7 @@ def test_resuming_what_never_began(trained, tmp_path):
 
 def test_resuming_what_has_ended_is_no_error(command, tmp_path):
     path = tmp_path / "ldm.safetensors"
-    shutil.copy(persistence.find("mnist"), path)
+    shutil.copy(_serialization.find("mnist"), path)
     before = path.read_bytes()
     # As a job does that is put into the queue again.
     assert command("train", "mnist", "--resume") == (0, "")

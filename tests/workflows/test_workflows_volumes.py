@@ -19,8 +19,8 @@ from dipy_ldm import (
     VQVAE,
     LatentDiffusion,
     _backend,
-    _presets as presets,
-    _serialization as persistence,
+    _presets,
+    _serialization,
 )
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data import load_volumes
@@ -580,7 +580,7 @@ def test_bad_input_to_denoising(trained, command, volumes, case, tmp_path):
     arguments, sentence = BAD_DENOISING[case]
     (tmp_path / "empty").mkdir()
     (tmp_path / "text").write_text("this is no model")
-    shutil.copy(persistence.find("mnist"), tmp_path / "images")
+    shutil.copy(_serialization.find("mnist"), tmp_path / "images")
     (tmp_path / "1_denoised.json").write_text("old")
     save(volumes / "0.nii", NOISE)
     save(tmp_path / "both.nii", np.stack([NOISE, NOISE], -1))
@@ -725,11 +725,11 @@ def test_an_autoencoder_alone_is_no_model_to_sample(model, command, tmp_path):
 
 def test_volumes_are_learnt_from_in_steps_if_no_epochs_are_given():
     data = Cohort(np.zeros((1, 9, 9, 9, 1)), affine=np.eye(4))
-    chosen = presets.resolve(data, epochs_ldm=7)
+    chosen = _presets.resolve(data, epochs_ldm=7)
     assert chosen.length("vqvae")["steps"] == 4000
     assert chosen.length("ldm") == {"epochs": 7, "steps": None}
     with pytest.raises(InputError, match="--epochs_ldm or --steps_ldm, not both"):
-        presets.resolve(data, epochs_ldm=7, steps_ldm=10)
+        _presets.resolve(data, epochs_ldm=7, steps_ldm=10)
 
 
 def test_estimators_are_told_whose_volumes_are():
