@@ -21,7 +21,7 @@ from peers_common import peak_gib, status_gib
 
 from dipy_ldm import VQVAE, LatentDiffusion, _presets
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.data.cohort import Cohort
+from dipy_ldm.data._cohort import Cohort
 
 STEPS = 3
 PRECISIONS = ("float32", "bfloat16")

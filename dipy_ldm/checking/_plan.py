@@ -12,7 +12,7 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm.autoencoder import _training as autoencoder
 from dipy_ldm.checking._findings import Finding, amber, counted, green, red
 from dipy_ldm.data._batches import read_windows, window_size
-from dipy_ldm.data.cohort import split
+from dipy_ldm.data._cohort import split
 from dipy_ldm.denoiser import _training as diffusion
 from dipy_ldm.denoiser._training import FEWEST_SUBJECTS
 from dipy_ldm.diffusion import schedules

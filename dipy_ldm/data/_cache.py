@@ -6,7 +6,6 @@ makes room lets such folders be.
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-import ctypes
 import errno
 import hashlib
 import json
@@ -223,9 +222,6 @@ def _last_change(folder):
         return time.time()
 
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
 @contextmanager
 def writing_rows(
     path: Path, length: int, shape: tuple[int, ...], dtype: str
@@ -245,9 +241,8 @@ def writing_rows(
 
     with open(path, "wb") as file:
         _write_header(file, (length, *shape), kind)
-        _reserve(file, file.tell() + length * math.prod(shape) * kind.itemsize)
+        _check_space(file, file.tell() + length * math.prod(shape) * kind.itemsize)
         yield append
-        file.truncate()
         file.seek(0)
         # Of the same size: NumPy leaves room in it for any number of rows.
         _write_header(file, (rows, *shape), kind)
@@ -262,35 +257,7 @@ def _write_header(file, shape, dtype):
     np.lib.format.write_array_header_1_0(file, header)
 
 
-def _reserve(file, size):
-    """Claim space on the disk, so that it is full now or never.
-
-    Not with ``posix_fallocate``: where a file system can't reserve, such as NFS, the C
-    library writes to every block of the file instead.
-    """
-    file.flush()
-    try:
-        _fallocate(file.fileno(), size)
-    except OSError as error:
-        if error.errno in _FULL:
-            raise
-        # Not on this system, or not on this file system.
-        _refuse_too_large(file, size)
-
-
-def _fallocate(descriptor, size):
-    """Call Linux' own ``fallocate``, which Python lacks."""
-    try:
-        reserve = ctypes.CDLL(None, use_errno=True).fallocate
-    except (AttributeError, OSError, TypeError) as error:
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from error
-    reserve.argtypes = ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64
-    if reserve(descriptor, 0, 0, size):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-
-
-def _refuse_too_large(file, size):
+def _check_space(file, size):
     """Refuse what is more than is free now; later, the rows will tell."""
     free = shutil.disk_usage(Path(file.name).absolute().parent).free
     if size > free:

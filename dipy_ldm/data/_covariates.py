@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from dipy_ldm._conditions import FEW, Condition
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.values import as_table, level_of
+from dipy_ldm._utils.values import as_table, level_of, listed
 from dipy_ldm.data._table_rows import MatchedRows, find_rows, find_subjects
 from dipy_ldm.data._tables import (
     SEX_COLUMNS,
@@ -49,17 +49,21 @@ class Covariates(NamedTuple):
 def read_covariates(
     names: Sequence[str],
     files: Sequence[Path],
-    listed: Mapping[str, list[Row]] | None = None,
+    list_rows: Mapping[str, list[Row]] | None = None,
     steps: Mapping[str, float] | None = None,
 ) -> Covariates:
     """Look up what tables say of scans."""
-    matched = find_rows(files, listed)
+    matched = find_rows(files, list_rows)
     _refuse_unknown(names, matched)
     described = {table: read_descriptions(table) for table in matched.tables}
     values, units, levels = {}, {}, {}
     complaints: list[str] = []
     for name in names:
-        rows = [_nearest(matches, name) for matches in matched.rows]
+        # The nearest row decides, also that a value is missing.
+        rows = [
+            next((row for row in own if name in row.cells), None)
+            for own in matched.rows
+        ]
         meant = _merged(name, rows, described)
         values[name] = _typed(name, rows, meant, complaints)
         if meant.unit is not None:
@@ -73,7 +77,7 @@ def read_covariates(
         values,
         units,
         levels,
-        find_subjects(files, listed),
+        find_subjects(files, list_rows),
         [file for file, rows in zip(files, matched.rows) if not rows],
         matched.tables,
         matched.unused,
@@ -101,11 +105,6 @@ def _refuse_unknown(names, matched: MatchedRows):
             f"there is no column {', '.join(unknown)} in the tables of the files "
             f"({where}); they have {available}."
         )
-
-
-def _nearest(rows, name):
-    """Choose the row that decides; the nearest may know that it is missing."""
-    return next((row for row in rows if name in row.cells), None)
 
 
 def _merged(name, rows, described):
@@ -249,7 +248,7 @@ def _hints(covariates):
             folded = Counter(value.casefold() for value in kinds)
             twins = sorted(v for v in kinds if folded[v.casefold()] > 1)
             if twins:
-                lines.append(f"{name} has classes that differ in case: {_list(twins)}")
+                lines.append(f"{name} has classes that differ in case: {listed(twins)}")
         elif _may_be_codes(name, kinds, covariates):
             lines.append(
                 f"{name} is taken for a number; if its {len(kinds)} values are codes "
@@ -268,15 +267,12 @@ def _warnings(covariates):
     """Say what could point to a person."""
     lines = []
     for name, values in covariates.values.items():
-        whose: dict[str, set] = {}
-        for value, subject in zip(values, covariates.subjects):
-            if isinstance(value, str):
-                whose.setdefault(value, set()).add(subject)
-        rare = sorted(level for level, owners in whose.items() if len(owners) < FEW)
+        owners = _owners(values, covariates.subjects).items()
+        rare = sorted(v for v, own in owners if isinstance(v, str) and len(own) < FEW)
         if rare:
             lines.append(
                 f"{name} has classes of fewer than {FEW} subjects, which can point to "
-                f"persons: {_list(rare)}"
+                f"persons: {listed(rare)}"
             )
     alone = count_alone(covariates)
     if alone:
@@ -289,10 +285,16 @@ def _warnings(covariates):
 
 def count_alone(covariates: Covariates) -> int:
     """Count the subjects who share what is known of them with nobody."""
-    whose: dict[tuple, set] = {}
-    for subject, *values in zip(covariates.subjects, *covariates.values.values()):
-        whose.setdefault(tuple(values), set()).add(subject)
-    return len({next(iter(owners)) for owners in whose.values() if len(owners) == 1})
+    owners = _owners(zip(*covariates.values.values()), covariates.subjects)
+    return len({next(iter(own)) for own in owners.values() if len(own) == 1})
+
+
+def _owners(keys, subjects):
+    """Gather the subjects by what is known of them."""
+    owners: dict[Any, set] = {}
+    for key, subject in zip(keys, subjects):
+        owners.setdefault(key, set()).add(subject)
+    return owners
 
 
 def _count(number, noun):
@@ -304,9 +306,3 @@ def _name_or_count(items: Sequence, noun: str) -> str:
     if len(items) == 1:
         return str(items[0])
     return f"{_count(len(items), noun)} ({items[0]} first)"
-
-
-def _list(names):
-    shown = ", ".join(names[:_MAX_CLASSES_SHOWN])
-    more = len(names) - _MAX_CLASSES_SHOWN
-    return f"{shown} and {more} more" if more > 0 else shown

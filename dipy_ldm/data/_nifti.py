@@ -123,7 +123,9 @@ def read_header(file: str | Path, channels: bool) -> VolumeInfo:
             f"{file} has {n_channels} volumes, shape {image.shape}; add `channels` to "
             "take them for the channels of one, or give a file with one of them."
         )
-    _check_type(file, image.get_data_dtype())
+    if (kind := image.get_data_dtype().kind) not in "iuf":
+        kind = "complex" if kind == "c" else "coloured"
+        raise InputError(f"{file} has {kind} voxels; convert them to real numbers.")
     _check_affine(file, image.affine)
     _check_size(file, image)
     oriented = image.header["sform_code"] > 0 or image.header["qform_code"] > 0
@@ -146,28 +148,22 @@ def _load(file):
     except PermissionError as error:
         raise InputError(f"{file} may not be read; ask for the permission.") from error
     except UNREADABLE as error:
-        raise InputError(_explain(file)) from error
+        if not Path(file).stat().st_size:
+            raise InputError(f"{file} is empty; copy or convert it anew.") from error
+        raise InputError(
+            f"{file} can't be read as NIfTI; is it whole, and of the kind that its "
+            "name tells? Copy or convert it anew."
+        ) from error
     if not isinstance(image, nib.Nifti1Pair):
         raise InputError(f"{file} is of another kind than NIfTI; convert it first.")
     return image
 
 
-def _explain(file):
-    if not Path(file).stat().st_size:
-        return f"{file} is empty; copy or convert it anew."
-    return (
-        f"{file} can't be read as NIfTI; is it whole, and of the kind that its name "
-        "tells? Copy or convert it anew."
-    )
+def _cut_off(file):
+    return InputError(f"{file} is cut off or damaged; copy or convert it anew.")
 
 
-def cut_off(file: str | Path) -> str:
-    """Say that a file is not whole."""
-    return f"{file} is cut off or damaged; copy or convert it anew."
-
-
-def is_compressed(file: str | Path) -> bool:
-    """Tell by its name whether a file is compressed."""
+def _is_compressed(file):
     return str(file).lower().endswith(".gz")
 
 
@@ -184,12 +180,6 @@ def _axes(file, shape):
             f"{file} has shape {shape}; give volumes (x, y, z) or (x, y, z, channels)."
         )
     return tuple(shape[:3]), math.prod(further)
-
-
-def _check_type(file, dtype):
-    if dtype.kind not in "iuf":
-        kind = "complex" if dtype.kind == "c" else "coloured"
-        raise InputError(f"{file} has {kind} voxels; convert them to real numbers.")
 
 
 def _check_affine(file, affine):
@@ -212,13 +202,13 @@ def _check_size(file, image):
     """Refuse a file that is too small for its voxels or too large for the machine."""
     # Voxels are read as float32.
     if math.prod(image.shape) * 4 > _machine_memory():
-        raise InputError(too_large(file))
+        raise _too_large(file)
     voxels = math.prod(image.shape) * image.get_data_dtype().itemsize
     needed = image.dataobj.offset + voxels
-    if is_compressed(file):
+    if _is_compressed(file):
         needed /= _STRONGEST_COMPRESSION
     if Path(file).stat().st_size < needed:
-        raise InputError(cut_off(file))
+        raise _cut_off(file)
 
 
 def _machine_memory():
@@ -229,10 +219,9 @@ def _machine_memory():
         return math.inf
 
 
-def too_large(file: str | Path) -> str:
-    """Say in one sentence that a file does not fit into memory."""
+def _too_large(file):
     shape = " x ".join(map(str, nib.load(file).shape))
-    return (
+    return InputError(
         f"{file} has more voxels ({shape}) than fit into memory; crop or resample it, "
         "or mend its header."
     )
@@ -313,22 +302,18 @@ def _voxels(file):
     try:
         # What float32 can't hold becomes infinite, and is refused as such.
         with np.errstate(over="ignore"):
-            if is_compressed(file):
-                return _decompressed(file)
-            return _float32(nib.load(file, mmap=False))
+            if not _is_compressed(file):
+                return _float32(nib.load(file, mmap=False))
+            with gzip.open(file) as stream:
+                data = _float32(type(nib.load(file)).from_stream(stream))
+                # The checksum stands at the end, where nibabel does not look.
+                while stream.read(2**20):
+                    pass
+            return data
     except UNREADABLE as error:
-        raise InputError(cut_off(file)) from error
+        raise _cut_off(file) from error
     except MemoryError as error:
-        raise InputError(too_large(file)) from error
-
-
-def _decompressed(file):
-    with gzip.open(file) as stream:
-        data = _float32(type(nib.load(file)).from_stream(stream))
-        # The checksum stands at the end, where nibabel does not look.
-        while stream.read(2**20):
-            pass
-    return data
+        raise _too_large(file) from error
 
 
 def _float32(image):
@@ -353,7 +338,7 @@ def write_volume(
     if not path.name.lower().endswith((".nii", ".nii.gz")):
         raise InputError(f"{path} must end in .nii or .nii.gz; rename it.")
     image = _image(np.asarray(data), np.asarray(affine, float), dtype)
-    image.header["descrip"] = _description(description)
+    image.header["descrip"] = description.encode()[:_DESCRIPTION_BYTES]
     if comment:
         extension = nib.nifti1.Nifti1Extension("comment", comment.encode())
         image.header.extensions.append(extension)
@@ -379,7 +364,7 @@ def write_changed(
     image = nib.load(file)
     proxy, place = image.dataobj, image.header.structarr.dtype.fields["descrip"]
     try:
-        opener = gzip.open if is_compressed(file) else open
+        opener = gzip.open if _is_compressed(file) else open
         with opener(file, "rb") as stream:
             content = bytearray(stream.read())
         voxels = np.ndarray(
@@ -390,16 +375,12 @@ def write_changed(
             order="F",
         )
     except (*UNREADABLE, TypeError) as error:
-        raise InputError(cut_off(file)) from error
+        raise _cut_off(file) from error
     voxels[inside] = _unscaled(values, proxy.slope, proxy.inter, voxels.dtype)
-    text = _description(description)
+    text = description.encode()[:_DESCRIPTION_BYTES]
     content[place[1] : place[1] + place[0].itemsize] = text.ljust(80, b"\0")
     with _writing(path, ready) as stream:
         stream.write(content)
-
-
-def _description(text):
-    return text.encode()[:_DESCRIPTION_BYTES]
 
 
 @contextmanager
@@ -407,7 +388,7 @@ def _writing(path, ready):
     """Give a stream for a file, which is whole in the end or not there."""
     with replacing(path) as partial:
         with open(partial, "wb") as file:
-            if is_compressed(path):
+            if _is_compressed(path):
                 # No name and no time: the same volume makes the same bytes.
                 with gzip.GzipFile("", "wb", 1, file, mtime=0) as packed:
                     yield packed

@@ -6,6 +6,7 @@ Names of files in the way of BIDS have entities and a suffix:
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from glob import iglob
 import json
 import logging
@@ -55,7 +56,7 @@ def expand(paths: Sequence[str | Path], generated: bool = False) -> list[Path]:
 def _reasons(match, named, generated):
     """Say of each file behind a match why it is left out, or None."""
     if match.is_file() and match.name.lower().endswith(_LISTS):
-        return dict.fromkeys(_listed(match))
+        return dict.fromkeys(_read_list(match)[0])
     reasons = {file: _aside(file, named) for file in _files(match)}
     if match.is_dir() and not generated:
         candidates = [file for file, reason in reasons.items() if not reason]
@@ -153,11 +154,6 @@ def _search(folder):
                 yield Path(place, name)
 
 
-def _listed(path):
-    """Read the files that a list names."""
-    return _read_list(path)[0]
-
-
 def listed_rows(paths: Sequence[str | Path]) -> dict[str, list[Row]]:
     """Find what lists say beside the paths of volumes."""
     rows_of: dict[str, list[Row]] = {}
@@ -238,7 +234,7 @@ def choose_files(
     """Choose scans of one kind by their names; what is taken is logged."""
     chosen = list(files)
     for key, allowed in (values or {}).items():
-        chosen = _choose(chosen, key, allowed, lambda file, k=key: _value(file, k))
+        chosen = _choose(chosen, key, allowed, partial(_entity_value, key=key))
     if suffixes:
         chosen = _choose(chosen, "suffix", suffixes, suffix)
     kinds = Counter(filter(None, map(suffix, chosen)))
@@ -267,8 +263,7 @@ def _choose(files, key, allowed, value_of):
     return [file for file in files if (value_of(file) or "") in allowed]
 
 
-def _value(file, key):
-    """Return what stands behind the key of an entity."""
+def _entity_value(file, key):
     return (entity(file, key) or "").partition("-")[2]
 
 

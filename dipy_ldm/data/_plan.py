@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import listed
+from dipy_ldm.data._cohort import draw_order
 from dipy_ldm.data._grid import Grid, same_grid
 from dipy_ldm.data._nifti import VolumeInfo, check_headers, refuse_files
 from dipy_ldm.data._paths import entity
 from dipy_ldm.data._table_rows import find_subjects
 from dipy_ldm.data._tables import Row
-from dipy_ldm.data.cohort import draw_order
 
 logger = logging.getLogger("dipy_ldm")
 
@@ -37,9 +37,7 @@ def with_masks(
     tasks: list[Task], mask_of: Mapping[Path, Path], skip_bad: bool
 ) -> list[Task]:
     """Give each good volume its mask; without a good mask it is no longer good."""
-    masks = list(dict.fromkeys(mask_of.values()))
-    mask_infos, _ = check_headers(masks, skip_bad=skip_bad)
-    info_of = {info.file: info for info in mask_infos}
+    info_of = _good_headers(mask_of, skip_bad=skip_bad)
     pairs, complaints = [], {}
     for task in tasks:
         info, mask = task.info, info_of.get(mask_of[task.info.file])
@@ -53,31 +51,29 @@ def with_masks(
                 f"volume {info.file}; resample it to that of the volume."
             )
     refuse_files(complaints, len(pairs), skip_bad)
-    if not pairs:
-        raise InputError("no good volume has a good mask; mend those named above.")
-    return pairs
+    return _refuse_none(pairs, "mask")
 
 
 def with_sources(
-    tasks: list[Task],
-    files: list[Path],
-    sources: list[Path],
-    *,
-    channels: bool,
-    skip_bad: bool,
+    tasks: list[Task], source_of: Mapping[Path, Path], channels: bool, skip_bad: bool
 ) -> list[Task]:
     """Give each good volume its source; without a good source it is no longer good."""
-    source_of = pair_sources(files, sources)
-    used = list(dict.fromkeys(source_of.values()))
-    infos, _ = check_headers(used, channels, skip_bad)
-    info_of = {info.file: info for info in infos}
-    pairs = [
-        task._replace(source=info_of[source_of[task.info.file]])
-        for task in tasks
-        if source_of[task.info.file] in info_of
-    ]
+    info_of = _good_headers(source_of, channels, skip_bad)
+    infos = [(task, info_of.get(source_of[task.info.file])) for task in tasks]
+    pairs = [task._replace(source=info) for task, info in infos if info is not None]
+    return _refuse_none(pairs, "source")
+
+
+def _good_headers(partner_of, channels=False, skip_bad=False):
+    """Check the headers of masks or sources; return those of good ones by files."""
+    partners = list(dict.fromkeys(partner_of.values()))
+    infos, _ = check_headers(partners, channels, skip_bad)
+    return {info.file: info for info in infos}
+
+
+def _refuse_none(pairs, kind):
     if not pairs:
-        raise InputError("no good volume has a good source; mend those named above.")
+        raise InputError(f"no good volume has a good {kind}; mend those named above.")
     return pairs
 
 

@@ -72,9 +72,8 @@ def is_flattened(data: np.ndarray, scaled: np.ndarray) -> bool:
 
     Shapes: data ``(x, y, z, channels)``.
     """
-    return any(
-        _is_flattened(data[..., i], scaled[..., i]) for i in range(data.shape[-1])
-    )
+    channels = zip(np.moveaxis(data, -1, 0), np.moveaxis(scaled, -1, 0))
+    return any(_is_flattened(*pair) for pair in channels)
 
 
 def _is_flattened(channel, scaled):

@@ -15,6 +15,8 @@ from dipy_ldm._utils.values import KEYS, SUBJECT_COLUMNS, Table, columns_of, lis
 from dipy_ldm.data._paths import entity
 from dipy_ldm.data._tables import Row, read_table, refuse_rows
 
+logger = logging.getLogger("dipy_ldm")
+
 
 class MatchedRows(NamedTuple):
     """Rows about each of some files, the nearest table first; how many have no file."""
@@ -88,6 +90,7 @@ def _listed_subject(rows):
 
 def _prefixed(key, name):
     """Write a name as those of files have it: many tables leave the prefix out."""
+    name = str(name).strip()
     return name if name.startswith(f"{key}-") else f"{key}-{name}"
 
 
@@ -95,7 +98,7 @@ class _Tables:
     """Tables that were read, each once, with their rows by what they are about."""
 
     def __init__(self) -> None:
-        self._found: dict[Path, dict | None] = {}
+        self._indexes: dict[Path, dict | None] = {}
 
     def about(self, file: Path) -> Iterator[list[Row]]:
         """Yield the rows about a file of each table, the nearest first."""
@@ -109,20 +112,20 @@ class _Tables:
             yield self._rows(folder / f"{subject}_sessions.tsv", _session, session)
             participants = folder / "participants.tsv"
             yield _of_session(self._rows(participants, _participant, subject), session)
-            if self._found[participants] is not None:
+            if self._indexes[participants] is not None:
                 return
 
     def _rows(self, path: Path, key_of: Callable, key: str | None) -> list[Row]:
-        if path not in self._found:
-            self._found[path] = _indexed(path, key_of) if path.is_file() else None
-        return (self._found[path] or {}).get(key, [])
+        if path not in self._indexes:
+            self._indexes[path] = _indexed(path, key_of) if path.is_file() else None
+        return (self._indexes[path] or {}).get(key, [])
 
     def count_unused(self, rows):
         """Count the participants that no file is about."""
         used = {(row.table, row.line) for matches in rows for row in matches}
         return sum(
             (row.table, row.line) not in used
-            for path, index in self._found.items()
+            for path, index in self._indexes.items()
             if index and path.name == "participants.tsv"
             for matches in index.values()
             for row in matches
@@ -163,22 +166,17 @@ def _cell(row, name):
     return row.cells[name]
 
 
-logger = logging.getLogger("dipy_ldm")
-
-
 def align_tables(*tables: tuple[Any, Any]) -> list:
     """Join each table with names of rows to the subjects beside it; others stay."""
-    joined = [join_rows(table, subjects) for table, subjects in tables]
-    return [
-        table if rows is None else _with_units(table, rows)
-        for (table, _), rows in zip(tables, joined)
-    ]
-
-
-def _with_units(table, rows):
-    if isinstance(table, Table):
-        return Table(rows, table.units, table.meanings)
-    return rows
+    aligned = []
+    for table, subjects in tables:
+        rows = join_rows(table, subjects)
+        if rows is None:
+            rows = table
+        elif isinstance(table, Table):
+            rows = Table(rows, table.units, table.meanings)
+        aligned.append(rows)
+    return aligned
 
 
 def join_rows(
@@ -226,14 +224,13 @@ def _keys_of_subjects(table, columns, subjects, sessions):
             "give `subjects`, whose each image is, to join them, or drop the names if "
             "the rows are in the order of the images."
         )
-    rows: list[tuple] = [(_without_prefix("sub", label),) for label in names]
-    images: list[tuple] = [(_without_prefix("sub", label),) for label in subjects]
+    rows: list[tuple] = [(_prefixed("sub", label),) for label in names]
+    images: list[tuple] = [(_prefixed("sub", label),) for label in subjects]
     if sessions is not None and "session_id" in columns:
         own = columns.pop("session_id")
-        rows = [(*key, _without_prefix("ses", label)) for key, label in zip(rows, own)]
+        rows = [(*key, _prefixed("ses", label)) for key, label in zip(rows, own)]
         images = [
-            (*key, _without_prefix("ses", label))
-            for key, label in zip(images, sessions)
+            (*key, _prefixed("ses", label)) for key, label in zip(images, sessions)
         ]
     return rows, [[key] for key in images]
 
@@ -247,10 +244,6 @@ def _index_of(table):
         raise InputError("the conditions have an index of tuples; reset_index() first.")
     named = str(table.index.name).lower() in SUBJECT_COLUMNS
     return names if named or all(isinstance(name, str) for name in names) else None
-
-
-def _without_prefix(prefix, name):
-    return str(name).strip().removeprefix(f"{prefix}-")
 
 
 def _rows_of(rows, images):

@@ -9,6 +9,8 @@ import numpy as np
 
 from dipy_ldm._utils.checks import InputError
 
+__all__ = ["load_images"]
+
 
 def load_images(paths: Sequence[str | Path]) -> np.ndarray:
     """Load images from files and folders.
@@ -35,25 +37,7 @@ def load_images(paths: Sequence[str | Path]) -> np.ndarray:
 
 
 def read_images(paths: Sequence[str | Path]) -> tuple[np.ndarray, list[Path]]:
-    """Load images, and say from where each is.
-
-    Parameters
-    ----------
-    paths : sequence of str or Path
-        As of :func:`load_images`.
-
-    Returns
-    -------
-    images : ndarray
-        float32 ``(n, h, w, channels)``.
-    files : list of Path
-        The file of each image.
-
-    Raises
-    ------
-    InputError
-        As of :func:`load_images`.
-    """
+    """Load images as :func:`load_images`, and return the file of each."""
     pieces = {file: _read(file) for path in paths for file in _files(Path(path))}
     _refuse_mixed(pieces)
     first = next(iter(pieces))

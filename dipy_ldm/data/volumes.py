@@ -18,7 +18,6 @@ from tqdm import tqdm
 from dipy_ldm._utils.checks import InputError, at_least
 from dipy_ldm._utils.values import Table, as_table, listed
 from dipy_ldm.data import _cache as cache
-from dipy_ldm.data._cache import writing_rows
 from dipy_ldm.data._covariates import Covariates, coarsened, read_covariates, summarise
 from dipy_ldm.data._grid import Grid, choose_grid
 from dipy_ldm.data._nifti import check_headers, refuse_files
@@ -28,12 +27,15 @@ from dipy_ldm.data._plan import (
     Task,
     make_plan,
     pair_masks,
+    pair_sources,
     with_masks,
     with_sources,
 )
 from dipy_ldm.data._preprocessing import conform_task
 from dipy_ldm.data._table_rows import find_subjects, join_rows
 from dipy_ldm.data._tables import Row
+
+__all__ = ["Volumes", "load_volumes"]
 
 logger = logging.getLogger("dipy_ldm")
 
@@ -253,27 +255,7 @@ def plan_volumes(
     skip_bad=False,
     shuffle=False,
 ) -> Plan:
-    """Read the headers of volumes, and choose their grid.
-
-    Parameters
-    ----------
-    paths, suffix, filter, voxel_size, shape, grid, channels, mask_files, source_files
-        As of :func:`load_volumes`.
-    generated : bool
-        As of :func:`dipy_ldm.data._paths.find_volumes`.
-    source_labels, skip_bad, shuffle
-        As of :func:`load_volumes`.
-
-    Returns
-    -------
-    Plan
-        What :func:`conform_volumes` does then, and how large the result will be.
-
-    Raises
-    ------
-    InputError
-        If headers are bad or an option makes no sense.
-    """
+    """Read the headers of volumes, and choose their grid, as :func:`load_volumes`."""
     files = choose_files(find_volumes(paths, generated), suffix, filter)
     tasks = [Task(info) for info in check_headers(files, channels, skip_bad)[0]]
     if mask_files is not None:
@@ -282,8 +264,8 @@ def plan_volumes(
     if source_labels and source_files is None:
         raise InputError("`source_labels` is for `source_files`; give these, too.")
     if source_files is not None:
-        how = {"channels": channels, "skip_bad": skip_bad}
-        tasks = with_sources(tasks, files, find_volumes(source_files), **how)
+        source_of = pair_sources(files, find_volumes(source_files))
+        tasks = with_sources(tasks, source_of, channels, skip_bad)
     if grid is None:
         grid = choose_grid([task.info for task in tasks], voxel_size, shape)
     how = {"skip_bad": skip_bad, "shuffle": shuffle, "labels": source_labels}
@@ -291,29 +273,13 @@ def plan_volumes(
 
 
 def conform_volumes(
-    plan: Plan, cache_dir=None, cache_limit=None, *, verbose=False
+    plan: Plan,
+    cache_dir: str | Path | None = None,
+    cache_limit: float | None = None,
+    *,
+    verbose: bool = False,
 ) -> Volumes:
-    """Bring volumes to their grid, or find what was made of them before.
-
-    Parameters
-    ----------
-    plan : Plan
-        As of :func:`plan_volumes`.
-    cache_dir, cache_limit, verbose
-        As of :func:`load_volumes`.
-
-    Returns
-    -------
-    Volumes
-        Images, masks, affine, files and sources.
-
-    Raises
-    ------
-    InputError
-        If files are bad, or the limit is below 0.
-    OSError
-        If the cache can't be written, as one sentence.
-    """
+    """Bring volumes to their grid, or find what was made of them before."""
     limit = np.inf if cache_limit is None else at_least("cache_limit", cache_limit, 0)
     root = cache.cache_root(cache_dir)
     folder = root / _key(plan)
@@ -334,12 +300,6 @@ def conform_volumes(
         )
     if new:
         sizes[folder] = cache.size_of(folder)
-    _tell_size(folder, removed, sizes)
-    return volumes
-
-
-def _tell_size(folder, removed, sizes):
-    """Say where the result is, and how much room the cache takes."""
     if removed:
         logger.info("removed %d folders of the cache of volumes.", len(removed))
     logger.info(
@@ -350,6 +310,7 @@ def _tell_size(folder, removed, sizes):
         sum(sizes.values()) / 1e9,
         len(sizes),
     )
+    return volumes
 
 
 def _bytes(plan):
@@ -415,21 +376,27 @@ def _fill(folder, plan, verbose):
     Bad ones are noted there and left out, even if they are not to be skipped: a
     second run, which may skip them, then finds the work done.
     """
-    tasks = plan.tasks
     kept, complaints, unreadable = [], {}, []
     with cache.filling(folder) as partial:
         with ExitStack() as stack:
-            appends = list(map(stack.enter_context, _writers(partial, plan)))
-            conformed = _in_order(
-                lambda task: conform_task(task, plan.grid, plan.labels), tasks
-            )
-            stack.enter_context(closing(conformed))
-            bar = tqdm(conformed, "conform", len(tasks), disable=not verbose)
+            appends = [
+                stack.enter_context(
+                    cache.writing_rows(
+                        partial / f"{name}.npy",
+                        len(plan.tasks),
+                        (*plan.grid.shape, *shape),
+                        dtype,
+                    )
+                )
+                for name, (shape, dtype) in _arrays(plan).items()
+            ]
+            conformed = stack.enter_context(closing(_conformed(plan)))
+            bar = tqdm(conformed, "conform", len(plan.tasks), disable=not verbose)
             for i, future in enumerate(bar):
                 try:
                     arrays = future.result()
                 except InputError as error:
-                    complaints[str(tasks[i].info.file)] = str(error)
+                    complaints[str(plan.infos[i].file)] = str(error)
                     if getattr(error.__cause__, "errno", None):
                         # The system's trouble may pass, and then the file is good.
                         unreadable.append(i)
@@ -441,13 +408,6 @@ def _fill(folder, plan, verbose):
             refuse_files(complaints, 0, skip_bad=False)
         notes = {"kept": kept, "complaints": complaints, "unreadable": unreadable}
         (partial / cache.NOTES).write_text(json.dumps(notes), "utf-8")
-
-
-def _writers(folder, plan):
-    """Make the files of the arrays."""
-    for name, (shape, dtype) in _arrays(plan).items():
-        path = folder / f"{name}.npy"
-        yield writing_rows(path, len(plan.tasks), (*plan.grid.shape, *shape), dtype)
 
 
 def _arrays(plan):
@@ -462,13 +422,13 @@ def _arrays(plan):
     return arrays
 
 
-def _in_order(function, tasks):
-    """Work on several tasks at once, but not far ahead: results take memory."""
+def _conformed(plan):
+    """Conform several volumes at once, but not far ahead: results take memory."""
     threads = min(os.cpu_count() or 1, _MAX_THREADS)
     pool, waiting = ThreadPoolExecutor(threads), deque[Future]()
     try:
-        for task in tasks:
-            waiting.append(pool.submit(function, task))
+        for task in plan.tasks:
+            waiting.append(pool.submit(conform_task, task, plan.grid, plan.labels))
             if len(waiting) > threads:
                 yield waiting.popleft()
         yield from waiting

@@ -11,11 +11,11 @@ from dipy_ldm._conditions import Condition, learn, summary
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import ALONE
 from dipy_ldm.data import _checks as arrays, load_mnist
+from dipy_ldm.data._cohort import Cohort, split
 from dipy_ldm.data._covariates import read_covariates, summarise
 from dipy_ldm.data._paths import common_suffix, holds_volumes, listed_rows
 from dipy_ldm.data._sources import Source
 from dipy_ldm.data._table_rows import find_subjects
-from dipy_ldm.data.cohort import Cohort, split
 from dipy_ldm.data.images import read_images
 from dipy_ldm.data.volumes import conform_volumes, plan_volumes
 
@@ -28,7 +28,7 @@ class Plan(NamedTuple):
     ``shape`` is that of all images, ``affine`` is None for images, ``known`` is the
     cohort with numbers in place of its images, and ``load`` takes the further arguments
     of :func:`dipy_ldm.data.volumes.conform_volumes` and returns the
-    :class:`dipy_ldm.data.cohort.Cohort`. ``source`` is what headers tell of sources.
+    :class:`dipy_ldm.data._cohort.Cohort`. ``source`` is what headers tell of sources.
     """
 
     shape: tuple

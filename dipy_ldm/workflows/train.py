@@ -8,7 +8,7 @@ from dipy.workflows.workflow import Workflow
 from dipy_ldm import _presets, _serialization
 from dipy_ldm._utils.checks import InputError, check_sizes
 from dipy_ldm._utils.files import claimed, make_folder, refuse_claimed
-from dipy_ldm.data.cohort import split
+from dipy_ldm.data._cohort import split
 from dipy_ldm.workflows import (
     _inputs as inputs,
     _options as options,

@@ -11,7 +11,7 @@ from dipy_ldm import _presets
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.checking import _dry_run as trials
 from dipy_ldm.data._batches import Augmentation
-from dipy_ldm.data.cohort import Cohort
+from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.workflows import _recipes as recipes
 
 TINY = {

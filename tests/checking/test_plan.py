@@ -5,7 +5,7 @@ import pytest
 
 from dipy_ldm import _presets
 from dipy_ldm.checking import _plan as plans
-from dipy_ldm.data.cohort import Cohort
+from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.diffusion import schedules
 from dipy_ldm.training import ResolvedOptions
 from dipy_ldm.workflows import _recipes as recipes

@@ -5,7 +5,7 @@ import numpy.testing as npt
 import pytest
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.data.cohort import Cohort, count_held_out, draw_order, split
+from dipy_ldm.data._cohort import Cohort, count_held_out, draw_order, split
 
 SCANS = [f"sub-{i}" for i in range(10) for _ in range(i % 3 + 1)]  # 19
 

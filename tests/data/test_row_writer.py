@@ -1,13 +1,12 @@
 """Rows: a whole array at the end, or one sentence."""
 
-import errno
 import resource
 
 import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm.data import _cache as cache, _cache as rows
+from dipy_ldm.data import _cache as cache
 from dipy_ldm.data._cache import writing_rows
 
 
@@ -35,16 +34,7 @@ def write_large(folder):
             append(np.ones((100, 100)))
 
 
-def fail_as_nfs(descriptor, size):
-    raise OSError(errno.EOPNOTSUPP, "Operation not supported")
-
-
-@pytest.mark.parametrize("reserving", [True, False])
-def test_a_full_disk_is_one_sentence_and_leaves_nothing(
-    tmp_path, monkeypatch, reserving
-):
-    if not reserving:
-        monkeypatch.setattr(rows, "_fallocate", fail_as_nfs)
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
     try:
@@ -59,15 +49,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
-def test_space_is_reserved_before_the_first_row(tmp_path):
-    path = tmp_path / "a.npy"
-    with writing_rows(path, 100, (1000,), "float32"):
-        assert path.stat().st_size == 128 + 400_000
-        assert path.stat().st_blocks * 512 >= 400_000
-
-
-def test_where_nothing_can_be_reserved_no_block_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(rows, "_fallocate", fail_as_nfs)
+def test_what_exceeds_the_free_space_is_refused_before_the_first_row(tmp_path):
     path = tmp_path / "a.npy"
     with writing_rows(path, 100, (1000,), "float32"):
         assert path.stat().st_blocks * 512 < 10_000
@@ -76,9 +58,3 @@ def test_where_nothing_can_be_reserved_no_block_is_written(tmp_path, monkeypatch
         writing_rows(path, 10**12, (1000,), "float32"),
     ):
         raise AssertionError("it began")
-
-
-def test_systems_without_the_call_are_as_file_systems_without_it(monkeypatch):
-    monkeypatch.setattr(rows.ctypes, "CDLL", lambda *args, **options: object())
-    with pytest.raises(OSError, match="not implemented"):
-        rows._fallocate(0, 1)

@@ -471,7 +471,7 @@ def test_a_full_disk_is_told(cohort, load, tmp_path, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(rows, "_reserve", full)
+    monkeypatch.setattr(rows, "_check_space", full)
     with pytest.raises(OSError, match=r"No space left.*`cache_dir`") as refusal:
         load(cohort)
     assert str(tmp_path / "cache") in str(refusal.value)

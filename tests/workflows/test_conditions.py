@@ -15,7 +15,7 @@ import pytest
 
 from dipy_ldm import VQVAE, LatentDiffusion
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.data.cohort import Cohort, split
+from dipy_ldm.data._cohort import Cohort, split
 from dipy_ldm.workflows._conditions import RequestedConditions, count_of
 from dipy_ldm.workflows._inputs import plan
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.data.cohort import split
+from dipy_ldm.data._cohort import split
 from dipy_ldm.workflows import _inputs as inputs
 
 NAMES = [f"sub-{i // 2:02}_ses-{i % 2}_T1w" for i in range(12)]

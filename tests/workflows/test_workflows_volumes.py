@@ -24,10 +24,10 @@ from dipy_ldm import (
 )
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data import load_volumes
+from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.data._grid import Grid
 from dipy_ldm.data._nifti import read_volume
 from dipy_ldm.data._preprocessing import conform_file, restore_file
-from dipy_ldm.data.cohort import Cohort
 from dipy_ldm.workflows import _recipes as recipes
 from dipy_ldm.workflows._provenance import fingerprint, sidecar, sidecar_first
 

@@ -35,18 +35,7 @@ class Cohort(NamedTuple):
         return self.images.shape
 
     def take_metadata(self, numbers: Iterable[int]) -> Self:
-        """Choose what is known of some images; images and masks stay.
-
-        Parameters
-        ----------
-        numbers : iterable of int
-            Their numbers.
-
-        Returns
-        -------
-        Cohort
-            Conditions and subjects in the order of these numbers.
-        """
+        """Take conditions and subjects of images by their numbers; arrays stay."""
         numbers = list(numbers)
         conditions, subjects = self.conditions, self.subjects
         return self._replace(
@@ -62,18 +51,7 @@ class Cohort(NamedTuple):
 def draw_order(subjects: Sequence, seed: int) -> list[int]:
     """Draw an order in which the images of each subject are neighbours.
 
-    Parameters
-    ----------
-    subjects : sequence
-        Whose each image is.
-    seed : int
-        Of the draw.
-
-    Returns
-    -------
-    list of int
-        Numbers of the images. Where each is of a subject of its own, any order is
-        equally likely.
+    Where each is of a subject of its own, any order is equally likely.
     """
     order = np.random.default_rng(seed).permutation(len(subjects)).tolist()
     if isinstance(subjects, range):  # all are others
@@ -85,29 +63,9 @@ def draw_order(subjects: Sequence, seed: int) -> list[int]:
 
 
 def count_held_out(cohort: Cohort, share: float, batch_size: int, seed: int) -> int:
-    """Count the images that are held out.
+    """Count the images that are held out; no subject is on both sides.
 
-    Parameters
-    ----------
-    cohort : Cohort
-        All images.
-    share : float
-        From 0 to below 1; at least one is held out if any. No subject is on both sides,
-        so that there may be more.
-    batch_size : int
-        That what is left must suffice for.
-    seed : int
-        As of :func:`split`.
-
-    Returns
-    -------
-    int
-        Number of images.
-
-    Raises
-    ------
-    InputError
-        If too little is left.
+    At least one is held out if the share is above 0.
     """
     n = cohort.shape[0]
     subjects = range(n) if cohort.subjects is None else cohort.subjects
@@ -150,45 +108,27 @@ def split(
 ) -> tuple[Cohort, Cohort | None]:
     """Hold a share of the images out, and with an image all others of its subject.
 
-    Parameters
-    ----------
-    cohort : Cohort
-        All images; volumes in an order of :func:`draw_order`.
-    share : float
-        As of :func:`count_held_out`.
-    seed : int
-        Of the draw. Of volumes the last are taken.
-    batch_size : int
-        That what is left must suffice for.
-
-    Returns
-    -------
-    train : Cohort
-        What is left.
-    held_out : Cohort or None
-        What is held out, without masks.
-
-    Raises
-    ------
-    InputError
-        If too little is left.
+    Volumes must be in an order of :func:`draw_order`: the last are taken.
     """
     count = count_held_out(cohort, share, batch_size, seed)
-    images, order = cohort.images, np.arange(len(cohort.images))
+    order = np.arange(len(cohort.images))
+    images = cohort.images
     if cohort.affine is None:
         # Those held out first, then the others.
         order = np.roll(_order(cohort, seed), -count)
         images = images[order]
     n_train = len(images) - count
+    masks, sources = cohort.masks, cohort.sources
     train = cohort.take_metadata(order[:n_train])._replace(
         images=images[:n_train],
-        masks=None if cohort.masks is None else cohort.masks[:n_train],
-        sources=None if cohort.sources is None else cohort.sources[:n_train],
+        masks=None if masks is None else masks[:n_train],
+        sources=None if sources is None else sources[:n_train],
     )
     if count == 0:
         return train, None
-    sources = None if cohort.sources is None else cohort.sources[n_train:]
     held_out = cohort.take_metadata(order[n_train:])._replace(
-        sources=sources, masks=None
+        images=images[n_train:],
+        masks=None,
+        sources=None if sources is None else sources[n_train:],
     )
-    return train, held_out._replace(images=images[n_train:])
+    return train, held_out
