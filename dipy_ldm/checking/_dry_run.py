@@ -1,6 +1,6 @@
 """Trials: some real steps of both stages, and eight images learnt by heart."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 import logging
 import math
@@ -66,25 +66,21 @@ class Overfit(NamedTuple):
     latents: np.ndarray
 
 
-class _EnoughError(Exception):
+class _StopTrainingError(Exception):
     """There were enough steps, or the time is up."""
 
 
-class _Until:
+def _stop_after(steps: int, seconds: float) -> Callable:
     """Stop a training after some steps, or some time from its first step on."""
 
-    def __init__(self, steps: int, seconds: float, least: int = _MIN_STEPS) -> None:
-        self.steps = steps
-        self.seconds = seconds
-        self.least = least
-
-    def __call__(self, estimator: Any) -> None:
-        """Look at how far it is, after a round."""
+    def stop(estimator):
         # The last is the stage that goes on.
         taken = list(estimator.step_seconds_.values())[-1]
-        late = sum(taken[1:]) > self.seconds and len(taken) >= self.least
-        if late or len(taken) >= self.steps:
-            raise _EnoughError
+        late = sum(taken[1:]) > seconds and len(taken) >= _MIN_STEPS
+        if late or len(taken) >= steps:
+            raise _StopTrainingError
+
+    return stop
 
 
 @contextmanager
@@ -98,7 +94,7 @@ def _cut_short(estimator: Any) -> Iterator[None]:
     judge.setLevel(logging.ERROR)
     try:
         yield
-    except _EnoughError:
+    except _StopTrainingError:
         pass
     except InputError:
         # Of an option, or of the images, before there was a step.
@@ -116,7 +112,7 @@ def measure_paces(
     Shapes: images ``(batch, *space, channels)``.
     """
     begin, overrides = time.monotonic(), {"steps": _MAX_STEPS, "epochs": 1}
-    until = [_Until(_MAX_STEPS, seconds)]
+    until = [_stop_after(_MAX_STEPS, seconds)]
     with _cut_short(recipe.vqvae):
         recipe.vqvae.fit(
             images, callbacks=until, **options, **recipe.of_vqvae | overrides
@@ -153,12 +149,13 @@ def overfit(
         "batch_size": min(recipe.of_vqvae["batch_size"], len(images)),
     }
     with _cut_short(vqvae):
-        until = _Until(_MAX_OVERFIT_STEPS, seconds)
+        until = _stop_after(_MAX_OVERFIT_STEPS, seconds)
         vqvae.fit(images, callbacks=[until], **recipe.of_vqvae | overrides)
     latents, (low, high) = vqvae.encode(images), vqvae.intensity_
     scale = (high - low) or 1
-    finite = np.isfinite(latents).all()
-    reconstructed = vqvae.decode(latents) if finite else np.full_like(images, np.nan)
+    reconstructed = np.full_like(images, np.nan)
+    if np.isfinite(latents).all():
+        reconstructed = vqvae.decode(latents)
     # Where training stopped in its first round there is none yet.
     history = getattr(vqvae, "history_", {"perplexity": [np.nan], "usage": [np.nan]})
     return Overfit(

@@ -130,26 +130,29 @@ def write_page(
         for state, meaning in _MEANINGS.items()
         if any(f.state == state for f in every)
     )
-    bad = [f for state in STATES[:2] for f in every if f.state == state]
     return html.page(
         "Before a long training",
         html.text(f"Looked at {_shortened(input_files)}: {counts}."),
-        *map(_note, bad),
+        *map(_note, _bad(every)),
         *(html.section(title, *map(_part, group)) for title, group in findings.items()),
     )
 
 
+def _bad(findings):
+    """Return what is red, then what is amber."""
+    return [f for state in STATES[:2] for f in findings if f.state == state]
+
+
 def _shortened(input_files):
-    few, more = input_files[:3], len(input_files) - 3
-    return " ".join(map(str, few)) + (f" and {more} more" if more > 0 else "")
+    more = len(input_files) - 3
+    names = " ".join(map(str, input_files[:3]))
+    return names + (f" and {more} more" if more > 0 else "")
 
 
 def _note(finding):
     """Write a finding in one box, for the top of the page."""
-    return html.note(
-        " ".join([f"{finding.title}: {finding.message}", finding.cure]),
-        _KINDS[finding.state],
-    )
+    sentences = f"{finding.title}: {finding.message} {finding.cure}"
+    return html.note(sentences, _KINDS[finding.state])
 
 
 def _part(finding):
@@ -168,10 +171,9 @@ def summarise_findings(findings: Mapping[str, Sequence[Finding]]) -> list[str]:
     """Write what is wrong and how to mend it, and name the rest."""
     every = [finding for group in findings.values() for finding in group]
     lines = []
-    for state in STATES[:2]:
-        for finding in (f for f in every if f.state == state):
-            lines.append(f"{state}: {finding.title}: {finding.message}")
-            lines.append(f"  {finding.cure}")
+    for finding in _bad(every):
+        lines.append(f"{finding.state}: {finding.title}: {finding.message}")
+        lines.append(f"  {finding.cure}")
     for state in STATES[2:]:
         titles = [finding.title for finding in every if finding.state == state]
         if titles:
@@ -208,11 +210,9 @@ class Gallery:
     def __call__(self, numbers: Sequence[int], caption: str) -> list[Picture]:
         """Show some images by their numbers, and a usual one as the last."""
         chosen = np.stack([self.images[i] for i in [*numbers, self.usual]])
-        picture = plots.montage(flat(chosen, self.affine), columns=self._columns())
+        columns = 5 if self.affine is None else 1
+        picture = plots.montage(flat(chosen, self.affine), columns=columns)
         return [Picture(picture, caption)]
-
-    def _columns(self):
-        return 5 if self.affine is None else 1
 
 
 def show_reconstructions(

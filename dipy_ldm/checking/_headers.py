@@ -1,7 +1,7 @@
 """Volumes as they are: headers beside one another, and every file read."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 import logging
 from pathlib import Path
@@ -23,7 +23,7 @@ from dipy_ldm.checking._findings import (
     listed,
     red,
 )
-from dipy_ldm.data._grid import choose_grid
+from dipy_ldm.data._grid import bounding_box, choose_grid
 from dipy_ldm.data._nifti import VolumeInfo, read_headers
 from dipy_ldm.data._paths import choose_files, expand, find_volumes, listed_rows
 from dipy_ldm.data._plan import Task, make_plan, pair_masks, with_masks
@@ -47,46 +47,42 @@ _COARSE, _THICK = 1.75, 3.0
 class Header(NamedTuple):
     """What a header tells, in the terms in which volumes are compared.
 
-    ``sizes`` and ``extent`` are those of a voxel and of the volume, in mm, in the order
-    of the file's axes; ``low`` and ``high`` are the corners of its box in the world;
-    ``unit`` is the word of NIfTI; ``axes`` tell where the file's axes lead to, such as
-    RAS; ``other_axes`` are those of its qform where that differs from its sform.
+    ``sizes`` are those of a voxel, in mm, in the order of the file's axes; ``box`` has
+    the corners of the volume in the world; ``unit`` is the word of NIfTI; ``axes`` tell
+    where the file's axes lead to, such as RAS; ``other_axes`` are those of its qform
+    where that differs from its sform.
     """
 
     file: Path
     shape: tuple
     sizes: np.ndarray
-    extent: float
-    low: np.ndarray
-    high: np.ndarray
+    box: tuple[np.ndarray, np.ndarray]
     unit: str
     axes: str
     other_axes: str
     oriented: bool
 
+    @property
+    def extent(self) -> float:
+        """Longest side of the volume, in mm."""
+        return float((self.sizes * self.shape).max())
+
 
 def describe_headers(
-    infos: Iterable[VolumeInfo], verbose: bool = False
+    infos: Sequence[VolumeInfo], verbose: bool = False
 ) -> list[Header]:
     """Read what is compared."""
-    return [
-        _describe_header(info) for info in tqdm(infos, "headers", disable=not verbose)
-    ]
+    return [_describe(info) for info in tqdm(infos, "headers", disable=not verbose)]
 
 
-def _describe_header(info):
+def _describe(info):
     header = nib.load(info.file).header
-    sizes = np.linalg.norm(info.affine[:3, :3], axis=0)
-    corners = np.stack(np.meshgrid(*([-0.5, n - 0.5] for n in info.shape)), -1)
-    world = corners.reshape(-1, 3) @ info.affine[:3, :3].T + info.affine[:3, 3]
     axes = "".join(aff2axcodes(info.affine))
     return Header(
         info.file,
         info.shape,
-        sizes,
-        float((sizes * info.shape).max()),
-        world.min(axis=0),
-        world.max(axis=0),
+        np.linalg.norm(info.affine[:3, :3], axis=0),
+        bounding_box(info.shape, info.affine),
         _unit(header),
         axes,
         _other_axes(header, axes),
@@ -136,12 +132,11 @@ def check_units(headers: Sequence[Header]) -> tuple[Finding, list[int]]:
     larger, smaller = np.minimum(*ratios), np.maximum(*ratios)
     limit = np.log(_OTHER_UNIT)
     bad = np.flatnonzero((larger > limit) | (smaller < -limit)).tolist()
-    if len(headers) < MIN_VOLUMES:
-        bad = []
-    rest = np.delete(extents, bad)
+    bad = bad if len(headers) >= MIN_VOLUMES else []
+    usual = float(np.median(np.delete(extents, bad)))
     if bad:
-        return _wrong_units(headers, bad, extents / np.median(rest)), bad
-    return _usual_size(headers, float(np.median(rest))), []
+        return _wrong_units([headers[i] for i in bad], usual), bad
+    return _usual_size(headers, usual), []
 
 
 def _middle(values):
@@ -152,12 +147,12 @@ def _middle(values):
     return np.percentile(values, 50, method="lower")
 
 
-def _wrong_units(headers, bad, ratios):
-    rows = [(str(headers[i].file), headers[i].extent, ratios[i]) for i in bad]
+def _wrong_units(headers, usual):
+    rows = [(str(h.file), h.extent, h.extent / usual) for h in headers]
+    sizes = listed([_sized(h, h.extent / usual) for h in headers], 3)
     return red(
         "units",
-        f"{counted(len(bad), 'volume')} of another size than most: "
-        f"{listed([_sized(headers[i], ratios[i]) for i in bad], 3)}.",
+        f"{counted(len(headers), 'volume')} of another size than most: {sizes}.",
         "Write the affine of these files in millimetres (multiply its first three "
         "rows), or convert them anew.",
         table=[("file", "longest side (mm)", "times the others"), *rows],
@@ -167,7 +162,7 @@ def _wrong_units(headers, bad, ratios):
 def _sized(header, ratio):
     """Say how long a volume is, and which unit would explain it."""
     guesses = {1e-3: "metres", 1e-2: "decimetres", 1e-1: "centimetres"}
-    guesses |= {1e3: "micrometres"}
+    guesses[1e3] = "micrometres"
     near = min(guesses, key=lambda factor: abs(np.log(ratio / factor)))
     why = f", as if in {guesses[near]}" if 0.4 < ratio / near < 2.5 else ""
     return f"{header.file.name} has a longest side of {header.extent:.3g} mm{why}"
@@ -186,26 +181,21 @@ def _usual_size(headers, extent):
         )
         bad = _SIDES_OF_PEOPLE[0] < extent * factor < _SIDES_OF_PEOPLE[1]
         return (red if bad else amber)("units", f"{message}.", cure)
-    inner, outer = (
-        low < extent < high for low, high in (_SIDES_OF_PEOPLE, _SIDES_OF_ANIMALS)
-    )
     cure = (
         "See that the affines are in millimetres; for heads of people they are not, or "
         "the voxel sizes are wrong."
     )
-    if not outer:
+    if not _SIDES_OF_ANIMALS[0] < extent < _SIDES_OF_ANIMALS[1]:
         return red("units", f"{message}.", cure)
-    if not inner:
+    if not _SIDES_OF_PEOPLE[0] < extent < _SIDES_OF_PEOPLE[1]:
         return amber("units", f"{message}, which no person has.", cure)
     return green("units", f"{message}, and none is of another unit.")
 
 
 def check_places(headers: Sequence[Header]) -> tuple[Finding, list[int]]:
     """Find volumes that lie far from the others."""
-    low, high = (
-        np.array([getattr(h, end) for h in headers]) for end in ("low", "high")
-    )
-    centres, sides = (low + high) / 2, high - low
+    boxes = np.array([header.box for header in headers])
+    centres, sides = boxes.mean(axis=1), boxes[:, 1] - boxes[:, 0]
     # That of a volume, even if there are two groups.
     away = np.linalg.norm(centres - np.median(centres, axis=0), axis=1)
     usual = centres[away.argmin()]
@@ -217,36 +207,39 @@ def check_places(headers: Sequence[Header]) -> tuple[Finding, list[int]]:
         return green("places", f"The volumes overlap; most are {middle} mm."), []
     far = np.linalg.norm(centres - usual, axis=1)
     rows = [(str(headers[i].file), far[i]) for i in bad]
-    return (
-        red(
-            "places",
-            f"{counted(len(bad), 'volume')} elsewhere than most: "
-            f"{listed([headers[i].file.name for i in bad])}.",
-            "Align them with the others, or mend the last column of their affines.",
-            table=[("file", "from the others (mm)"), *rows],
-        ),
-        bad,
+    finding = red(
+        "places",
+        f"{counted(len(bad), 'volume')} elsewhere than most: "
+        f"{_names(headers[i] for i in bad)}.",
+        "Align them with the others, or mend the last column of their affines.",
+        table=[("file", "from the others (mm)"), *rows],
     )
+    return finding, bad
+
+
+def _names(headers):
+    return listed([header.file.name for header in headers])
 
 
 def check_sizes(headers: Sequence[Header]) -> Finding:
     """Compare voxel sizes and shapes."""
-    widest = np.array([header.sizes.max() for header in headers])
-    thick = widest / np.array([header.sizes.min() for header in headers])
+    sizes = np.array([header.sizes for header in headers])
+    shapes = np.array([header.shape for header in headers])
+    widest = sizes.max(axis=1)
     coarse = widest > _COARSE * np.median(widest)
-    bad = np.flatnonzero(coarse | (thick > _THICK)).tolist()
+    thick = widest / sizes.min(axis=1) > _THICK
+    bad = [header for header, x in zip(headers, coarse | thick) if x]
     message = (
-        f"Voxels are {_range(np.array([h.sizes for h in headers]))} mm wide (median "
+        f"Voxels are {_range(sizes)} mm wide (median {np.median(sizes):.3g}), volumes "
+        f"{_range(shapes)} voxels a side."
     )
-    message += f"{np.median([h.sizes for h in headers]):.3g}), volumes "
-    message += f"{_range(np.array([h.shape for h in headers]))} voxels a side."
     if not bad:
         return green("sizes", message)
-    rows = [(str(headers[i].file), *map(float, headers[i].sizes)) for i in bad]
+    rows = [(str(header.file), *map(float, header.sizes)) for header in bad]
     return amber(
         "sizes",
         f"{message} {counted(len(bad), 'file')} with voxels much wider than most, or "
-        f"thick slices: {listed([headers[i].file.name for i in bad])}.",
+        f"thick slices: {_names(bad)}.",
         "The model learns their blur, too; leave them out, or choose a --voxel_size "
         "that all have.",
         table=[("file", "x (mm)", "y (mm)", "z (mm)"), *rows],
@@ -262,24 +255,21 @@ def check_axes(headers: Sequence[Header]) -> Finding:
     """Tell which orientations headers claim, and whether they contradict themselves."""
     counts = Counter(header.axes for header in headers).most_common()
     message = f"Axes of the files: {', '.join(f'{a} ({n})' for a, n in counts)}."
-    unsure = [header.file.name for header in headers if not header.oriented]
+    unsure = [header for header in headers if not header.oriented]
     twofold = [h for h in headers if h.other_axes]
     if not unsure and not twofold:
         return green("orientation in the headers", message)
     if unsure:
         message += (
             f" {counted(len(unsure), 'file')} with neither sform nor qform, so that "
+            f"left and right are assumed: {_names(unsure)}."
         )
-        message += f"left and right are assumed: {listed(unsure)}."
     if twofold:
+        pairs = [f"{h.file.name} ({h.axes}, {h.other_axes})" for h in twofold]
         message += (
             f" {counted(len(twofold), 'file')} whose qform is invalid or has other "
+            f"axes than the sform, which counts: {listed(pairs)}."
         )
-        message += "axes than the sform, which counts: "
-        message += listed(
-            [f"{h.file.name} ({h.axes}, {h.other_axes})" for h in twofold]
-        )
-        message += "."
     cure = "Convert these files anew from DICOM, or look up which side is left."
     return amber("orientation in the headers", message, cure)
 
@@ -327,38 +317,33 @@ def read_volumes(
     files = choose_files(find_volumes(paths), suffix, filter)
     with _quietly():
         infos, complaints = read_headers(files, channels)
+        sentences = list(complaints.values())
         if not infos:
-            return [check_files(list(complaints.values()), len(files))], None
+            return [check_files(sentences, len(files))], None
         header_findings, kept = _check_headers(infos, verbose)
-        masked, kept = _with_masks(files, kept, mask_files)
-        if not kept:
-            return [
-                check_files(list(complaints.values()), len(files)),
-                *masked,
-            ], None
-        grid = choose_grid([task.info for task in kept], voxel_size, shape)
-        plan = make_plan(kept, grid, listed_rows(paths), skip_bad=True, shuffle=True)
+        masked, tasks = _with_masks(files, kept, mask_files)
+        if not tasks:
+            return [check_files(sentences, len(files)), *masked], None
+        grid = choose_grid([task.info for task in tasks], voxel_size, shape)
+        plan = make_plan(tasks, grid, listed_rows(paths), skip_bad=True, shuffle=True)
         volumes, bad = _check_voxels(plan, cache_dir, cache_limit, verbose)
-    sentences = [*complaints.values(), *bad]
-    findings = [check_files(sentences, len(files)), *header_findings, *masked]
-    if volumes is None:
-        return findings, None
-    return findings, _material(plan, volumes)
+    findings = [check_files(sentences + bad, len(files)), *header_findings, *masked]
+    return findings, None if volumes is None else _material(plan, volumes)
 
 
 @contextmanager
 def _quietly():
     """Leave out warnings that say what findings say."""
+
+    def no_warning(record):
+        return record.levelno < logging.WARNING
+
     logger = logging.getLogger("dipy_ldm")
-    logger.addFilter(_no_warning)
+    logger.addFilter(no_warning)
     try:
         yield
     finally:
-        logger.removeFilter(_no_warning)
-
-
-def _no_warning(record):
-    return record.levelno < logging.WARNING
+        logger.removeFilter(no_warning)
 
 
 def _check_headers(infos, verbose):
@@ -387,9 +372,8 @@ def _with_masks(files, infos, mask_files):
         return [green("masks", sentence)], masked
     except InputError as error:
         message, _, _ = str(error).partition("\nAdd ")
-    finding = red(
-        "masks", message, "Mend these masks, or resample them to their volumes."
-    )
+    cure = "Mend these masks, or resample them to their volumes."
+    finding = red("masks", message, cure)
     try:
         return [finding], with_masks(tasks, mask_of, skip_bad=True)
     except InputError:

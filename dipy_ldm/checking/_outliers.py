@@ -22,7 +22,7 @@ from dipy_ldm.checking._findings import (
     robust_scores,
 )
 from dipy_ldm.checking._headers import Material, too_few
-from dipy_ldm.checking._similarity import MIN_VOLUMES, unit_vectors
+from dipy_ldm.checking._similarity import MIN_VOLUMES
 
 # Standard deviations. Of 200 virtual brains the farthest lies 3 of them out.
 _OUTLIER_SCORE = 7.0
@@ -69,7 +69,9 @@ def measure_brightness(images: np.ndarray, verbose: bool = False) -> Brightness:
 
     Shapes: images ``(n, *space, channels)``.
     """
-    low, high = _bounds(images)
+    # Volumes have been brought to [0, 1].
+    ends = (0, 1) if images.ndim == 5 else (images.min(), images.max())
+    low, high = map(np.float32, ends)
     most = np.zeros(images.shape[1:-1], "float32")
     figures = []
     for image in tqdm(images, "brightness", disable=not verbose):
@@ -77,13 +79,6 @@ def measure_brightness(images: np.ndarray, verbose: bool = False) -> Brightness:
         np.maximum(most, scaled, out=most)
         figures.append(_brightness(scaled))
     return Brightness(np.array(figures), most)
-
-
-def _bounds(images):
-    """Return the range of images; volumes have been brought to [0, 1]."""
-    if images.ndim == 5:
-        return np.float32(0), np.float32(1)
-    return np.float32(images.min()), np.float32(images.max())
 
 
 def _brightness(image):
@@ -132,16 +127,10 @@ def measure_shape(small: np.ndarray) -> np.ndarray:
     Shapes: result ``(n, 5)``.
     """
     median = np.median(small, axis=0)
-    inside = small > _threshold(median)
-    alike = unit_vectors(small) @ unit_vectors(median[None])[0]
-    return np.array(
-        [[*_extent(mask), a] for mask, a in zip(inside, alike, strict=True)]
-    )
-
-
-def _threshold(image):
-    """Part what is shown from the background, by Otsu's threshold."""
-    return otsu(image) if np.ptp(image) > 0 else 0.5
+    # Otsu's threshold parts what is shown from the background.
+    inside = small > (otsu(median) if np.ptp(median) > 0 else 0.5)
+    pairs = zip(inside, likeness.likeness_to_median(small), strict=True)
+    return np.array([[*_extent(mask), alike] for mask, alike in pairs])
 
 
 def _extent(mask):
@@ -193,9 +182,8 @@ def check_background(brightness: Brightness, of_volumes: bool) -> Finding:
     """Say whether what surrounds the content is dark, as it should be."""
     level = float(np.median(brightness.figures[:, -1]))
     if level <= _BRIGHT_BACKGROUND or not of_volumes:
-        return green(
-            "background", f"The edge of a usual image has a level of {level:.2g}."
-        )
+        message = f"The edge of a usual image has a level of {level:.2g}."
+        return green("background", message)
     return amber(
         "background",
         f"The edge of a usual volume has a level of {level:.2g}, amid the range from 0 "
@@ -228,9 +216,8 @@ def check_grid(brightness: Brightness, affine: np.ndarray | None) -> Finding:
 
 def _used(most):
     """Return the sides of the box that holds all that is brighter than the edge."""
-    places = np.argwhere(
-        most > max(_BRIGHT_BACKGROUND, float(most.min()) + _BRIGHT_BACKGROUND)
-    )
+    darkest = max(0.0, float(most.min()))
+    places = np.argwhere(most > darkest + _BRIGHT_BACKGROUND)
     if not len(places):
         return most.shape
     return tuple(map(int, np.ptp(places, axis=0) + 1))
@@ -262,10 +249,13 @@ def check_images(material: Material, verbose: bool = False) -> list[Finding]:
     """Look at every image."""
     brightness = measure_brightness(material.images, verbose)
     if material.affine is None:
-        return [*_of_images(material, brightness), _only_volumes()]
+        why = "Not looked at: these are told of volumes alone."
+        only_volumes = grey("orientation and shape", why)
+        return [*_of_images(material, brightness), only_volumes]
     small = likeness.cubes(material.images, material.affine, verbose)
+    usual = int(likeness.likeness_to_median(small).argmax())
     names, subjects = material.names, material.subjects
-    show = Gallery(material.images, material.affine, _usual(small))
+    show = Gallery(material.images, material.affine, usual)
     return [
         check_grid(brightness, material.affine),
         check_background(brightness, of_volumes=True),
@@ -274,12 +264,6 @@ def check_images(material: Material, verbose: bool = False) -> list[Finding]:
         check_intensities(brightness, names, show),
         check_shapes(small, names, show),
     ]
-
-
-def _usual(small):
-    """Return the number of the volume that is most like the median."""
-    median = likeness.unit_vectors(np.median(small, axis=0)[None])[0]
-    return int((likeness.unit_vectors(small) @ median).argmax())
 
 
 def _of_images(material, brightness):
@@ -292,9 +276,3 @@ def _of_images(material, brightness):
         check_intensities(brightness, material.names, show),
         check_equal_images(material.images, material.names),
     ]
-
-
-def _only_volumes():
-    return grey(
-        "orientation and shape", "Not looked at: these are told of volumes alone."
-    )

@@ -64,9 +64,8 @@ class View(NamedTuple):
         mirrored = [axis for axis in range(3) if self.signs[axis] < 0]
         parts = []
         if len(moved) == 3:
-            parts.append(
-                f"axes in the order {', '.join(_NAMES[a] for a in self.order)}"
-            )
+            names = ", ".join(_NAMES[axis] for axis in self.order)
+            parts.append(f"axes in the order {names}")
         elif moved:
             parts.append(f"{' and '.join(_NAMES[axis] for axis in moved)} exchanged")
         if mirrored:
@@ -105,6 +104,14 @@ def unit_vectors(arrays: np.ndarray) -> np.ndarray:
     rows = rows - rows.mean(axis=1, keepdims=True)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     return rows / np.where(lengths > 0, lengths, 1)
+
+
+def likeness_to_median(small: np.ndarray) -> np.ndarray:
+    """Correlate cubes with their median.
+
+    Shapes: small ``(n, side, side, side)``, result ``(n,)``.
+    """
+    return unit_vectors(small) @ unit_vectors(np.median(small, axis=0)[None])[0]
 
 
 def compare_views(small: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -162,7 +169,7 @@ def check_duplicates(
     rows = [(f"{names[i]} and {names[j]}", alike) for i, j, alike in twins]
     across = [(i, j) for i, j, _ in twins if subjects[i] != subjects[j]]
     listing = listed([f"{names[i]} and {names[j]}" for i, j, _ in twins], 3)
-    finding = Finding(
+    return Finding(
         title,
         "red" if across else "amber",
         f"{counted(len(twins), 'pair')} of equal or nearly equal volumes: {listing}.",
@@ -175,7 +182,6 @@ def check_duplicates(
         ),
         table=[("files", "alike (correlation)"), *rows],
     )
-    return finding
 
 
 def find_twins(small: np.ndarray) -> list[tuple[int, int, float]]:

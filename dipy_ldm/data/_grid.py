@@ -35,7 +35,7 @@ def choose_grid(
         sizes = np.median([_sizes(info.affine) for info in infos], axis=0)
     else:
         sizes = _three("voxel_size", voxel_size, float)
-    boxes = np.array([_box(info.shape, info.affine) for info in infos])
+    boxes = np.array([bounding_box(info.shape, info.affine) for info in infos])
     if shape is None:
         _refuse_scattered(infos, boxes)
     low, high = boxes[:, 0].min(axis=0), boxes[:, 1].max(axis=0)
@@ -79,7 +79,9 @@ def _sizes(affine):
     return sizes
 
 
-def _box(shape, affine):
+def bounding_box(
+    shape: Sequence[int], affine: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the lowest and highest corner, in mm, edges of voxels included."""
     corners = np.stack(np.meshgrid(*([-0.5, n - 0.5] for n in shape)), -1)
     world = corners.reshape(-1, 3) @ affine[:3, :3].T + affine[:3, 3]

@@ -302,18 +302,22 @@ def _voxels(file):
     try:
         # What float32 can't hold becomes infinite, and is refused as such.
         with np.errstate(over="ignore"):
-            if not _is_compressed(file):
-                return _float32(nib.load(file, mmap=False))
-            with gzip.open(file) as stream:
-                data = _float32(type(nib.load(file)).from_stream(stream))
-                # The checksum stands at the end, where nibabel does not look.
-                while stream.read(2**20):
-                    pass
-            return data
+            if _is_compressed(file):
+                return _decompressed(file)
+            return _float32(nib.load(file, mmap=False))
     except UNREADABLE as error:
         raise _cut_off(file) from error
     except MemoryError as error:
         raise _too_large(file) from error
+
+
+def _decompressed(file):
+    with gzip.open(file) as stream:
+        data = _float32(type(nib.load(file)).from_stream(stream))
+        # The checksum stands at the end, where nibabel does not look.
+        while stream.read(2**20):
+            pass
+    return data
 
 
 def _float32(image):

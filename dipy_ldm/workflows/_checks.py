@@ -17,6 +17,7 @@ from dipy_ldm.checking._dry_run import N_OVERFIT_IMAGES, measure_paces, overfit
 from dipy_ldm.checking._findings import Finding, amber, green, grey, red, worst
 from dipy_ldm.checking._headers import Material, read_volumes
 from dipy_ldm.checking._outliers import check_images
+from dipy_ldm.data._cohort import Cohort, split
 from dipy_ldm.data._covariates import (
     Covariates,
     count_alone,
@@ -24,7 +25,6 @@ from dipy_ldm.data._covariates import (
     summarise,
 )
 from dipy_ldm.data._paths import holds_volumes, listed_rows
-from dipy_ldm.data.cohort import Cohort, split
 from dipy_ldm.diffusion import schedules
 from dipy_ldm.nn import building
 from dipy_ldm.workflows import _inputs as inputs, _recipes as recipes

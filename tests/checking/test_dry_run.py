@@ -55,9 +55,9 @@ def test_steps_of_all_networks_are_timed(recipe, blobs, caplog):
     ids=["compiled", "too few", "late", "enough"],
 )
 def test_the_time_or_the_steps_end_a_trial(taken, ends):
-    until = trials._Until(steps=12, seconds=5.0)
+    until = trials._stop_after(steps=12, seconds=5.0)
     estimator = SimpleNamespace(step_seconds_={"guide": [1.0] * 99, "diffusion": taken})
-    with pytest.raises(trials._EnoughError) if ends else nullcontext():
+    with pytest.raises(trials._StopTrainingError) if ends else nullcontext():
         until(estimator)
 
 
