@@ -22,7 +22,7 @@ from dipy_ldm._conditions import ConditionBatch
 from dipy_ldm.data._covariates import read_covariates
 from dipy_ldm.data.volumes import load_volumes
 from dipy_ldm.prior._conditional_mean import ConditionalMean
-from dipy_ldm.prior._probe import ridge_regression
+from dipy_ldm.prior._ridge import fit_kernel_ridge
 
 # Places at which volumes are looked at, in mm from the middle of the brain, and how far
 # they are apart: around the ventricles, where the lesion is, too, and everywhere.
@@ -140,7 +140,8 @@ class Measure:
         """Fit, and measure each by a fit to the others."""
         products = _kernel(self.terms, self.terms, share)
         more = ridge * products.trace() / len(targets)
-        return share, *ridge_regression(products, targets, more)
+        subjects = np.arange(len(targets))
+        return share, *fit_kernel_ridge(products, targets, [more], subjects)
 
     def code(self, value):
         """Return a number for a value: groups are -1 and 1."""

@@ -6,7 +6,6 @@ they are what was asked for.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -16,9 +15,10 @@ from scipy import stats
 
 from dipy_ldm._conditions import Condition
 from dipy_ldm._utils.checks import InputError, at_least
-from dipy_ldm._utils.subjects import number_subjects, solve_within
+from dipy_ldm._utils.subjects import number_subjects
 from dipy_ldm._utils.values import in_order, level_of
 from dipy_ldm.metrics import Interval, binomial, bootstrap
+from dipy_ldm.prior._ridge import decompose, fit_ridge as fit_penalties
 
 # Real images without which nothing is learnt, and more than are needed.
 MIN_IMAGES, _MAX_IMAGES = 20, 2000
@@ -128,30 +128,12 @@ def fit_ridge(
     """
     x, y = np.asarray(rows, float), np.asarray(targets, float)
     whose = number_subjects(subjects, len(x))
-    middle, level = x.mean(0), y.mean(0)
-    u, s, v = np.linalg.svd(x - middle, full_matrices=False)
-    kept = s > 1e-9 * max(s[0], 1e-12)
-    u, s, v = u[:, kept], s[kept], v[kept]
-    turned = u.T @ (y - level)
-    best = np.inf, np.zeros((x.shape[1], y.shape[1]))
-    for penalty in (s[0] ** 2 if s.size else 1) * _PENALTIES:
-        shrunk = s**2 / (s**2 + penalty)
-        off = y - level - u @ (shrunk[:, None] * turned)
-        held_out_errors = solve_within(
-            partial(_leave_subject_out, u, shrunk), off, whose
-        )
-        error = float(np.mean(held_out_errors**2))
-        if error < best[0]:
-            best = error, v.T @ ((shrunk / s)[:, None] * turned)
-    return Ridge(
-        1 - best[0] / max(float(y.var(0).mean()), 1e-12), middle, level, best[1]
-    )
-
-
-def _leave_subject_out(u, shrunk, rows):
-    """Say how far predictions are not those by the samples of the same subjects."""
-    own = 1 / len(u) + (u[rows] * shrunk) @ np.swapaxes(u[rows], 1, 2)
-    return (1 + 1e-9) * np.eye(rows.shape[1]) - own
+    left, spreads, right = decompose(x)
+    penalties = max(spreads**2, default=1.0) * _PENALTIES
+    fit = fit_penalties(left, spreads, y, penalties, whose)
+    slopes = right.T @ ((fit.shrunk / spreads)[:, None] * fit.coefficients)
+    explained = 1 - fit.error / max(float(y.var(0).mean()), 1e-12)
+    return Ridge(explained, x.mean(0), y.mean(0), slopes)
 
 
 def probe_all(

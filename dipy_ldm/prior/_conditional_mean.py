@@ -28,6 +28,7 @@ from numpy.polynomial import legendre
 
 from dipy_ldm._conditions import FEW, UNSPECIFIED, Condition
 from dipy_ldm._utils.subjects import blocks
+from dipy_ldm.prior._ridge import decompose, left_out_blocks, shrinkage
 
 # Of each continuous condition; the higher ones are smaller, and so fitted with less
 # trust.
@@ -65,18 +66,13 @@ class ConditionalMean(NamedTuple):
         """
         rows = latents.reshape(len(latents), -1)
         features = _features(numbers, conditions)
-        vectors, spreads, right = np.linalg.svd(
-            features - features.mean(0), full_matrices=False
-        )
-        # Features of levels add up to nothing, and those of rare ones may be all 0.
-        varying = spreads > 1e-6 * max(spreads.max(initial=0), 1)
-        vectors, spreads, right = vectors[:, varying], spreads[varying], right[varying]
+        vectors, spreads, right = decompose(features)
         parts = vectors.T.astype("float32") @ rows
         subjects = np.arange(len(rows)) if subjects is None else subjects
         errors = _LeftOutErrors(rows, vectors, parts, blocks(subjects))
         # Of one subject alone nothing is to be known of others.
         ridges = _RIDGES if np.ptp(subjects) else _RIDGES[-1:]
-        shares = [_shares(spreads, ridge * len(rows)) for ridge in ridges]
+        shares = [shrinkage(spreads, ridge * len(rows)) for ridge in ridges]
         best = min(shares, key=errors.total)
         weights = (right.T * (best / spreads)).astype("float32") @ parts
         return cls(conditions, weights.reshape(-1, *latents.shape[1:]))
@@ -126,9 +122,7 @@ class _LeftOutErrors:
             # Products of what is left of the rows of a subject with each other.
             squares = squares - mixed - np.swapaxes(mixed, 1, 2)
             squares += taken @ self.products @ np.swapaxes(taken, 1, 2)
-            # Of each prediction what the subject's own rows have said, with the mean.
-            own = 1 / self.n + taken @ np.swapaxes(vectors, 1, 2)
-            back = np.linalg.inv((1 + 1e-6) * np.eye(rows_of.shape[1]) - own)
+            back = np.linalg.inv(left_out_blocks(self.left, shares, rows_of))
             errors += ((back @ squares) * back).sum()
         return errors
 
@@ -141,12 +135,6 @@ def _subject_products(rows, mean, subjects):
         off = rows[numbers] - mean
         products[:] = off @ off.T
     return result
-
-
-def _shares(spreads, ridge):
-    """Return by how much ridge regression shrinks each feature."""
-    squares = spreads**2
-    return squares / (squares + ridge)
 
 
 def _features(numbers, conditions):

@@ -39,9 +39,9 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from dipy_ldm._conditions import FEW, UNSPECIFIED, Condition
-from dipy_ldm._utils.subjects import solve_within
 from dipy_ldm.diffusion.schedules import rates
 from dipy_ldm.prior._gaussian import Gaussian
+from dipy_ldm.prior._ridge import fit_kernel_ridge
 
 # Ridges that are tried, in variances of the latents of an example.
 _RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
@@ -177,31 +177,6 @@ class LinearProbe(NamedTuple):
         return gains.astype("float32")
 
 
-def ridge_regression(
-    products: np.ndarray,
-    targets: np.ndarray,
-    ridge: float,
-    subjects: np.ndarray | None = None,
-) -> tuple[np.ndarray, float, np.ndarray]:
-    """Fit a ridge regression with a free offset, by the products of examples.
-
-    Shapes: products ``(n, n)``, wanted ``(n,)``, subjects ``(n,)``, shares ``(n,)``,
-    left_out ``(n,)``.
-    """
-    inverse = np.linalg.inv(products + ridge * np.eye(len(products)))
-    sums = inverse.sum(1)
-    offset = sums @ targets / sums.sum()
-    inverse -= np.outer(sums, sums) / sums.sum()
-    shares = inverse @ targets
-    subjects = np.arange(len(targets)) if subjects is None else subjects
-
-    def block(rows):
-        return inverse[rows[:, :, None], rows[:, None, :]]
-
-    errors = solve_within(block, shares[:, None], subjects)[:, 0]
-    return shares, offset, targets - errors
-
-
 def _probe_targets(numbers, conditions):
     """Return true readings, and which are specified: ``(n, readings)``."""
     values, specified = [], []
@@ -245,16 +220,14 @@ def _read(rows, alike, space, subjects, values, specified):
 def _fit(products, values, examples, subjects):
     """Fit with the ridge that is best for what is left out.
 
-    Shares are those of all examples, 0 of those of which nothing is known.
+    Shares are those of all examples, 0 of those of which nothing is specified.
     """
     own, targets = products[np.ix_(examples, examples)], values[examples]
-    ridges = np.multiply(_RIDGES, own.trace() / len(examples))
-    fits = [ridge_regression(own, targets, r, subjects[examples]) for r in ridges]
-    errors = [np.square(fit[2] - targets).mean() for fit in fits]
-    fitted, offset, predicted = fits[int(np.argmin(errors))]
+    penalties = np.multiply(_RIDGES, own.trace() / len(examples))
     shares = np.zeros(len(products))
-    shares[examples] = fitted
-    return shares, offset, predicted
+    fit = fit_kernel_ridge(own, targets, penalties, subjects[examples])
+    shares[examples], offset, left_out = fit
+    return shares, offset, left_out
 
 
 def _products(rows, free):

@@ -12,6 +12,7 @@ from dipy_ldm.diffusion.schedules import SCHEDULES, rates
 from dipy_ldm.prior import _probe as readings
 from dipy_ldm.prior._gaussian import Gaussian
 from dipy_ldm.prior._probe import _FIRMNESS, LinearProbe, _probe_targets
+from dipy_ldm.prior._ridge import fit_kernel_ridge
 
 SHAPE = (4, 5, 3)
 SIZE = 60
@@ -142,11 +143,11 @@ def test_what_is_left_out_is_told_by_fits_to_other_subjects():
     rng = np.random.default_rng(0)
     rows, wanted = rng.standard_normal((9, 4)), rng.standard_normal(9)
     whose = np.array([0, 1, 1, 2, 0, 3, 3, 3, 4])
-    _, _, found = readings.ridge_regression(rows @ rows.T, wanted, 0.5, whose)
+    _, _, found = fit_kernel_ridge(rows @ rows.T, wanted, [0.5], whose)
     for one in range(5):
         others = rows[whose != one]
-        given = others @ others.T, wanted[whose != one], 0.5
-        shares, offset, _ = readings.ridge_regression(*given)
+        given = others @ others.T, wanted[whose != one], [0.5], np.arange(len(others))
+        shares, offset, _ = fit_kernel_ridge(*given)
         told = rows[whose == one] @ others.T @ shares + offset
         npt.assert_allclose(found[whose == one], told)
 
