@@ -7,11 +7,13 @@ import math
 from queue import SimpleQueue
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
 from dipy_ldm._backend.workers import all_reduce, place, spread, spread_over
+from dipy_ldm._utils.types import Tensor
 
 
 def compiled(function: Callable, inputs: list[Any], networks: list[Any]) -> Callable:
@@ -42,7 +44,7 @@ def run_two_at_a_time(tasks: Iterable[Callable]) -> None:
             done.append(task())
 
 
-def add_to(variable: Any, change: Any) -> None:
+def add_to(variable: keras.Variable, change: Tensor) -> None:
     """Add to a variable, in the memory that it has."""
     variable.value.assign_add(change)
 
@@ -117,7 +119,7 @@ def gradients(function: Callable) -> Callable:
 
 
 def conditionally(
-    condition: Any, change: Callable, otherwise: Callable, variables: Callable
+    condition: Tensor, change: Callable, otherwise: Callable, variables: Callable
 ) -> None:
     """Change variables in one way or in another, within a step of training."""
     tf.cond(condition, _without_result(change), _without_result(otherwise))

@@ -5,12 +5,10 @@ The others are in the optimizer (``FlatAdam``), in how metrics are made on all b
 (``StoppableModel.sketch``) and in how Slurm's machines are found (``cluster.py``).
 """
 
-from typing import Any
-
 import tensorflow as tf
 from tensorflow.python.util import _pywrap_util_port
 
-from dipy_ldm._backend.sharing import StoppableModel
+from dipy_ldm._backend.sharing import Batches, StoppableModel
 
 
 def onednn_is_on() -> bool:
@@ -24,7 +22,7 @@ class ReplicatedModel(StoppableModel):
     It ends on all machines if an end is asked for on any.
     """
 
-    def prepare(self, batches: Any) -> None:
+    def prepare(self, batches: Batches) -> None:
         """Make the metrics from what the batches look like.
 
         Before the first step, so that a checkpoint can be brought back; Keras does so

@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import keras
 
+from dipy_ldm._utils.types import Tensor
+
 # To compile takes seconds, for each number of examples: up to so many times as many are
 # computed instead, where there is a program for them.
 _WASTE = 4
@@ -45,7 +47,7 @@ def gradients(function: Callable) -> Callable:
 
 
 def conditionally(
-    condition: Any, change: Callable, otherwise: Callable, variables: Callable
+    condition: Tensor, change: Callable, otherwise: Callable, variables: Callable
 ) -> None:
     """Change variables in one way or in another, within a step of training."""
     changed = variables()
@@ -66,7 +68,7 @@ def conditionally(
         variable.assign(value)
 
 
-def sync_weights(model: Any) -> None:
+def sync_weights(model: keras.Model) -> None:
     """Bring what ``fit`` has of the weights back into the model."""
     model.jax_state_sync()
 

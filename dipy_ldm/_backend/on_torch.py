@@ -6,6 +6,8 @@ from typing import Any
 import keras
 import torch
 
+from dipy_ldm._utils.types import Tensor
+
 
 def compiled(function: Callable, inputs: list[Any], networks: list[Any]) -> Callable:
     """Make a function of tensors work on arrays; see ``dipy_ldm._backend.arrays``.
@@ -36,13 +38,13 @@ def gradients(function: Callable) -> Callable:
 
 
 def conditionally(
-    condition: Any, change: Callable, otherwise: Callable, variables: Callable
+    condition: Tensor, change: Callable, otherwise: Callable, variables: Callable
 ) -> None:
     """Change variables in one way or in another, within a step of training."""
     (change if bool(condition) else otherwise)()
 
 
-def sync_weights(model: Any) -> None:
+def sync_weights(model: keras.Model) -> None:
     """Do nothing: the weights are those of the last step."""
 
 

@@ -1,14 +1,18 @@
 """How many replicas there are, and what each of them has of a batch."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
 import math
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import keras
 
 from dipy_ldm._backend import memory
 from dipy_ldm._utils.checks import InputError
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 # From how many devices of a machine on each of them has a replica.
 STRATEGIES = {"auto": 2, "none": math.inf, "mirrored": 1, "multi_worker": math.inf}
@@ -29,6 +33,21 @@ ONCE_TRAINING, ONCE_APPLYING = (
 _TRACING = Lock()
 
 
+class Batches(Protocol):
+    """Batches without end, of which any part of any can be drawn."""
+
+    @property
+    def size(self) -> int:
+        """Examples in a batch."""
+
+    @property
+    def draw(self) -> Callable:
+        """Draw the examples at some places of the batch of a step."""
+
+    def of(self, step: int) -> tuple:
+        """Draw the batch of a step."""
+
+
 class StoppableModel(keras.Model):
     """A model whose training can be asked to end between two steps."""
 
@@ -36,7 +55,7 @@ class StoppableModel(keras.Model):
     train_function: Any
     _sketching = False
 
-    def sketch(self, batches: Any, replicas: int) -> None:
+    def sketch(self, batches: Batches, replicas: int) -> None:
         """Make metrics and optimizer from what the batches look like.
 
         Keras does so in the first step, and has all of the network traced once more, to
@@ -85,12 +104,12 @@ class StoppableModel(keras.Model):
         self.train_function = step
 
 
-def count_replicas(strategy: Any) -> int:
+def count_replicas(strategy: "tf.distribute.Strategy | None") -> int:
     """Count the replicas of a strategy."""
     return 1 if strategy is None else strategy.num_replicas_in_sync
 
 
-def share_of(batch_size: int, strategy: Any) -> int:
+def share_of(batch_size: int, strategy: "tf.distribute.Strategy | None") -> int:
     """Share a batch evenly among the replicas."""
     n = count_replicas(strategy)
     each, remainder = divmod(batch_size, n)
@@ -103,7 +122,7 @@ def share_of(batch_size: int, strategy: Any) -> int:
     return each
 
 
-def batch_specs(batches: Any, replicas: int) -> Any:
+def batch_specs(batches: Batches, replicas: int) -> Any:
     """Say what a replica is given at each step."""
     each = batches.size // replicas
     return keras.tree.map_structure(

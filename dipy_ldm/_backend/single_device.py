@@ -17,9 +17,10 @@ import numpy as np
 from tqdm import tqdm
 
 from dipy_ldm._backend import memory
-from dipy_ldm._backend.sharing import DRAWN_AT_ONCE, STRATEGIES, StoppableModel
+from dipy_ldm._backend.sharing import DRAWN_AT_ONCE, STRATEGIES, Batches, StoppableModel
 from dipy_ldm._utils import cluster
 from dipy_ldm._utils.checks import InputError, choose
+from dipy_ldm._utils.types import Tensor
 
 backend: Any = import_module(f"{__package__}.on_{keras.config.backend()}")
 
@@ -28,7 +29,9 @@ conditionally = backend.conditionally
 gradients = backend.gradients
 
 
-def make_strategy(name: Any = "auto", devices: Any = None, *, alone: bool = False):
+def make_strategy(
+    name: object = "auto", devices: object = None, *, alone: bool = False
+):
     """Refuse to spread the work; see ``dipy_ldm._backend.strategy``."""
     backend_name = keras.config.backend()
     if name is None:
@@ -85,7 +88,7 @@ def broadcast_from_chief(array: np.ndarray) -> np.ndarray:
     return np.asarray(array)
 
 
-def gather_from_workers(facts: Any) -> list:
+def gather_from_workers(facts: object) -> list:
     """Return what this process says."""
     return [facts]
 
@@ -116,7 +119,7 @@ def run_two_at_a_time(tasks: Iterable[Callable]) -> None:
         task()
 
 
-def add_to(variable: Any, change: Any) -> None:
+def add_to(variable: keras.Variable, change: Tensor) -> None:
     """Add to a variable."""
     variable.assign_add(change)
 
@@ -138,7 +141,7 @@ def in_batches(
 class ReplicatedModel(StoppableModel):
     """A model that ``fit`` trains on the one device."""
 
-    def prepare(self, batches: Any) -> None:
+    def prepare(self, batches: Batches) -> None:
         """Make the metrics, before Keras would take a batch to learn of its shape."""
         self.sketch(batches, 1)
 
@@ -147,7 +150,7 @@ class ReplicatedModel(StoppableModel):
         backend.sync_weights(self)
 
 
-def distribute_batches(batches: Any, first_step: int, strategy: None) -> Iterator:
+def distribute_batches(batches: Batches, first_step: int, strategy: None) -> Iterator:
     """Draw batches on threads that run ahead."""
     pool = ThreadPoolExecutor(DRAWN_AT_ONCE)
     try:

@@ -28,7 +28,10 @@ _TOO_LATE = (
 
 
 def make_strategy(
-    name: Any = "auto", devices: Sequence[str] | None = None, *, alone: bool = False
+    name: str | tf.distribute.Strategy | None = "auto",
+    devices: Sequence[str] | None = None,
+    *,
+    alone: bool = False,
 ) -> Any:
     """Choose how the work is spread over devices and machines."""
     if not isinstance(name, str):
@@ -227,18 +230,18 @@ def _start(devices):
     return list(names) or ["CPU:0"]
 
 
-def scope(strategy: Any) -> AbstractContextManager:
+def scope(strategy: tf.distribute.Strategy | None) -> AbstractContextManager:
     """Make networks for the replicas of a strategy."""
     return nullcontext() if strategy is None else strategy.scope()
 
 
-def gpu_capabilities(strategy: Any) -> list[tuple[int, ...]]:
+def gpu_capabilities(strategy: tf.distribute.Strategy | None) -> list[tuple[int, ...]]:
     """Say what the GPUs can do that the work is spread over."""
     details = map(tf.config.experimental.get_device_details, _gpus_of(strategy))
     return [tuple(d.get("compute_capability", (0, 0))) for d in details]
 
 
-def free_memory(strategy: Any = None) -> float:
+def free_memory(strategy: tf.distribute.Strategy | None = None) -> float:
     """Say how much memory there is for training."""
     gpus = _gpus_of(strategy)
     if not gpus:

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from dipy_ldm._backend import memory
-from dipy_ldm._backend.sharing import DRAWN_AT_ONCE, batch_specs
+from dipy_ldm._backend.sharing import DRAWN_AT_ONCE, Batches, batch_specs
 from dipy_ldm._utils import cluster
 from dipy_ldm._utils.checks import InputError
 
@@ -32,7 +32,7 @@ spread_over: ContextVar[Any] = ContextVar("spread", default=None)
 
 
 @contextmanager
-def spread(strategy: Any) -> Iterator[None]:
+def spread(strategy: tf.distribute.Strategy | None) -> Iterator[None]:
     """Within this context, spread the pieces of arrays over devices and machines.
 
     All machines must go through it alike.
@@ -48,7 +48,7 @@ def spread(strategy: Any) -> Iterator[None]:
         spread_over.reset(token)
 
 
-def gone(error: Any) -> str:
+def gone(error: tf.errors.OpError) -> str:
     """Say what it means that another machine can't be reached."""
     reason = str(error.message).partition("\n")[0][:200]
     return (
@@ -73,7 +73,7 @@ def is_chief() -> bool:
 
 
 @contextmanager
-def chief_first(strategy: Any) -> Iterator[None]:
+def chief_first(strategy: tf.distribute.Strategy | None) -> Iterator[None]:
     """Let the others wait until the chief is through with what is in this context."""
     with spread(strategy):
         if not is_chief():
@@ -97,7 +97,7 @@ def require_agreement(facts: dict) -> None:
             raise InputError(refusal)
 
 
-def gather_from_workers(facts: Any) -> list:
+def gather_from_workers(facts: object) -> list:
     """Let all machines know what each of them says."""
     worker, workers = place()
     text = np.frombuffer(json.dumps(facts).encode(), "uint8")
@@ -147,7 +147,9 @@ def is_first_replica() -> bool:
     return context.num_replicas_in_sync == 1 or _is_first(context, context.strategy)
 
 
-def distribute_batches(batches: Any, first_step: int, strategy: Any) -> Any:
+def distribute_batches(
+    batches: Batches, first_step: int, strategy: tf.distribute.Strategy | None
+) -> Any:
     """Let the replicas share each batch."""
     if strategy is None:
         return _dataset(batches, first_step, 0, 1, 1)

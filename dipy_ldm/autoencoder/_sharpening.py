@@ -22,10 +22,11 @@ References
 """
 
 import math
-from typing import Any
 
 from keras import ops
 import numpy as np
+
+from dipy_ldm._utils.types import Tensor
 
 # Of the squared error, what may be added.
 _COST = 0.05
@@ -36,7 +37,7 @@ MOST = 0.5
 REACH = 2
 
 
-def detail(images: Any) -> Any:
+def detail(images: Tensor) -> Tensor:
     """Return what two blurs take away.
 
     Shapes: images ``(n, *space, channels)``.
@@ -64,7 +65,7 @@ def _blurred(images, axis):
     return 0.25 * before + 0.5 * images + 0.25 * after
 
 
-def sharpened(images: Any, gain: float) -> Any:
+def sharpened(images: Tensor, gain: float) -> Tensor:
     """Make the detail of images stronger.
 
     Shapes: images ``(n, *space, channels)``.

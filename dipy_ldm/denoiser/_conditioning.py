@@ -7,6 +7,7 @@ import math
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from dipy_ldm._conditions import Condition, ConditionBatch, learn, to_saved
 from dipy_ldm._utils.checks import InputError
@@ -48,7 +49,7 @@ class Latents(NamedTuple):
         }
         return options | {"expected": predict}
 
-    def residual(self, numbers: Any) -> np.ndarray:
+    def residual(self, numbers: np.ndarray | slice | list[int]) -> np.ndarray:
         """Return latents less their conditional mean.
 
         Shapes: result ``(n, *space, channels)``.
@@ -124,7 +125,10 @@ class ConditioningEncoder(NamedTuple):
         return cls(encoded, sources.learn(source, shape), factor)
 
     def transform(
-        self, images: Any, conditions: Any, source: Any
+        self,
+        images: np.ndarray | None,
+        conditions: Any,
+        source: npt.ArrayLike | None,
     ) -> ConditioningInputs | None:
         """Encode what a network is conditioned on in training; None if nothing.
 

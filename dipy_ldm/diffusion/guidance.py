@@ -9,16 +9,16 @@ which they are. It is all that a sampler sees of networks, targets and guidance.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 from keras import ops
 import numpy as np
+import numpy.typing as npt
 
 from dipy_ldm.diffusion.schedules import rates, to_clean
 
 
 def from_network(
-    predict: Callable, schedule: str, target: str, expected: Any = None
+    predict: Callable, schedule: str, target: str, expected: npt.ArrayLike | None = None
 ) -> Callable:
     """Make a denoiser of a network.
 

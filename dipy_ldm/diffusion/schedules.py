@@ -22,13 +22,15 @@ the schedule.
 from collections.abc import Callable
 from functools import lru_cache
 import math
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri
 
 from dipy_ldm._utils.checks import choose
+from dipy_ldm._utils.types import Tensor
 
 # At t = 0 a little noise remains (sigma of about 0.01), so that lambda is finite.
 _SIGMA_START = 0.01
@@ -41,7 +43,7 @@ _ALPHA_END = 0.0065
 _CENTRE, _WIDTH, _ANYWHERE = 0.6, 0.7, 0.2
 
 
-def cosine(t: Any, xp: Any = np) -> tuple[Any, Any]:
+def cosine(t: Tensor, xp: ModuleType = np) -> tuple[Tensor, Tensor]:
     """Mix signal and noise along a quarter of a circle.
 
     The schedule of :footcite:p:`Nichol2021` in continuous time, cut at both
@@ -68,7 +70,7 @@ def cosine(t: Any, xp: Any = np) -> tuple[Any, Any]:
     return xp.cos(angle), xp.sin(angle)
 
 
-def linear(t: Any, xp: Any = np) -> tuple[Any, Any]:
+def linear(t: Tensor, xp: ModuleType = np) -> tuple[Tensor, Tensor]:
     """Let the rate at which noise is added grow linearly.
 
     The variance-preserving schedule of :footcite:p:`Ho2020` in the continuous
@@ -320,7 +322,9 @@ def path(schedule: str, times: np.ndarray) -> list[tuple]:
     return [*zip(np.asarray(times).tolist(), levels), (0.0, (1.0, 0.0))]
 
 
-def to_target(target: str, clean: Any, noise: Any, alpha: Any, sigma: Any) -> Any:
+def to_target(
+    target: str, clean: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor
+) -> Tensor:
     """Return what the network shall predict.
 
     Parameters
@@ -344,7 +348,9 @@ def to_target(target: str, clean: Any, noise: Any, alpha: Any, sigma: Any) -> An
     return choose("target", target, TARGETS).make(clean, noise, alpha, sigma)
 
 
-def to_clean(target: str, prediction: Any, x: Any, alpha: Any, sigma: Any) -> Any:
+def to_clean(
+    target: str, prediction: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor
+) -> Tensor:
     """Turn what the network predicts into the clean latent.
 
     Parameters

@@ -1,7 +1,7 @@
 """Static analysis of networks: the memory they need and their receptive field."""
 
 import math
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import keras
 from keras import layers
@@ -160,7 +160,7 @@ def _of_layer(layer):
     return MemoryNeeds(output_bytes, 0, live)
 
 
-def _listed(tensors: Any) -> list:
+def _listed(tensors) -> list:
     return list(tensors) if isinstance(tensors, list | tuple) else [tensors]
 
 

@@ -32,13 +32,14 @@ References
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from keras import ops
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from dipy_ldm._conditions import FEW, UNSPECIFIED, Condition
+from dipy_ldm._utils.types import Tensor
 from dipy_ldm.diffusion.schedules import rates
 from dipy_ldm.prior._gaussian import Gaussian
 from dipy_ldm.prior._ridge import fit_kernel_ridge
@@ -123,7 +124,7 @@ class LinearProbe(NamedTuple):
         n = sum(condition.size or 1 for condition in conditions.values())
         return [(n, *latent_shape), (n,), (n,)]
 
-    def predict(self, latents: Any) -> Any:
+    def predict(self, latents: Tensor) -> Tensor:
         """Read latents.
 
         Shapes: latents ``(batch, *space, channels)``, result ``(batch, readings)``.
