@@ -4,9 +4,8 @@ TensorFlow alone spreads work. With another back-end of Keras there is one devic
 the same functions do what is to be done there.
 """
 
-import logging
-import os
-import platform
+# ruff: noqa: F401 (what the package takes from here)
+
 from typing import TYPE_CHECKING
 
 from dipy_ldm._utils.checks import InputError
@@ -44,14 +43,15 @@ if TYPE_CHECKING or keras.config.backend() == "tensorflow":
         in_batches,
         run_two_at_a_time,
     )
-    from dipy_ldm._backend.keras_tensorflow import ReplicatedModel, onednn_is_on
     from dipy_ldm._backend.strategy import (
         free_memory,
         gpu_capabilities,
         make_strategy,
         scope,
+        warn_without_onednn,
     )
     from dipy_ldm._backend.workers import (
+        ReplicatedModel,
         broadcast_from_chief,
         chief_first,
         distribute_batches,
@@ -62,6 +62,8 @@ if TYPE_CHECKING or keras.config.backend() == "tensorflow":
         spread,
         sum_of_replicas,
     )
+
+    warn_without_onednn()
 else:
     from dipy_ldm._backend.single_device import (
         ReplicatedModel,
@@ -85,45 +87,3 @@ else:
         spread,
         sum_of_replicas,
     )
-
-__all__ = [
-    "ONCE_APPLYING",
-    "ONCE_TRAINING",
-    "STRATEGIES",
-    "ReplicatedModel",
-    "add_to",
-    "require_agreement",
-    "chief_first",
-    "compiled",
-    "conditionally",
-    "count_replicas",
-    "free_memory",
-    "gather_from_workers",
-    "release_memory",
-    "gpu_capabilities",
-    "gradients",
-    "in_batches",
-    "run_two_at_a_time",
-    "is_chief",
-    "is_first_replica",
-    "make_strategy",
-    "broadcast_from_chief",
-    "scope",
-    "share_of",
-    "distribute_batches",
-    "spread",
-    "sum_of_replicas",
-]
-
-if keras.config.backend() == "tensorflow" and not onednn_is_on():
-    # It is on for whoever imports dipy_ldm before TensorFlow; only x86 has it.
-    wants_onednn = os.environ["TF_ENABLE_ONEDNN_OPTS"] == "1"
-    supports_onednn = (
-        platform.machine() in ("x86_64", "AMD64") and platform.system() != "Darwin"
-    )
-    if wants_onednn and supports_onednn:
-        logging.getLogger(__name__).warning(
-            "TensorFlow was imported before dipy_ldm, and oneDNN, which makes training "
-            "on this processor several times faster, is off; import dipy_ldm first, or "
-            "set TF_ENABLE_ONEDNN_OPTS=1."
-        )

@@ -1,4 +1,7 @@
-"""What spares TensorFlow work: loops in one, traced once, and weights named alike."""
+"""What spares TensorFlow work on processors, each with a constant that switches it off.
+
+Without it the same is computed by what Keras and TensorFlow have for it.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,10 +10,17 @@ from functools import cache
 import keras
 from keras import ops
 
+# Loops over elements that XLA makes one of; graphs that are traced once for all tensors
+# of the same shapes; gradients that are not TensorFlow's own; one name for all weights.
+FUSED_LOOPS = True
+CACHED_TRACES = True
+OWN_GRADIENTS = True
+CANONICAL_NAMES = True
+
 
 @cache
 def _on_processors():
-    """Say whether TensorFlow computes on processors alone.
+    """Return whether TensorFlow computes on processors alone.
 
     JAX fuses by itself, and PyTorch has no graph. With GPUs Keras compiles whole steps
     itself, where it can.
@@ -29,18 +39,12 @@ def _traced(function, loop):
     return tf.function(function, autograph=False, jit_compile=loop)
 
 
-def _called(function, loop):
-    """Let TensorFlow call a function that is traced once for all of the same shapes."""
+def _call_traced(function, loop, tensors):
+    """Call a function that is traced once for all tensors of the same shapes."""
+    import tensorflow as tf
 
-    def apply(*tensors):
-        if not _on_processors():
-            return function(*tensors)
-        import tensorflow as tf
-
-        # What variables are now: as such they would be kept with what is traced.
-        return _traced(function, loop)(*map(tf.convert_to_tensor, tensors))
-
-    return apply
+    # What variables are now: as such they would be kept with what is traced.
+    return _traced(function, loop)(*map(tf.convert_to_tensor, tensors))
 
 
 def fused(function: Callable) -> Callable:
@@ -49,7 +53,13 @@ def fused(function: Callable) -> Callable:
     TensorFlow reads and writes whole tensors for each operation. XLA makes one loop of
     all, but is slow at sums over positions, which are to be taken outside.
     """
-    return _called(function, True)
+
+    def apply(*tensors):
+        if FUSED_LOOPS and _on_processors():
+            return _call_traced(function, True, tensors)
+        return function(*tensors)
+
+    return apply
 
 
 def cached_trace(function: Callable) -> Callable:
@@ -59,7 +69,13 @@ def cached_trace(function: Callable) -> Callable:
     networks do the same again and again. When it runs, it is as if each had been traced
     by itself.
     """
-    return _called(function, False)
+
+    def apply(*tensors):
+        if CACHED_TRACES and _on_processors():
+            return _call_traced(function, False, tensors)
+        return function(*tensors)
+
+    return apply
 
 
 def sum_of_squares(x):
@@ -72,7 +88,10 @@ def sum_of_squares(x):
 
 
 def with_gradient(function: Callable, gradient: Callable, kept: int = 0) -> Callable:
-    """Give a function another gradient than TensorFlow's own, if that is faster."""
+    """Give a function another gradient than TensorFlow's own, if that is faster.
+
+    The last ``kept`` of its results are kept for the gradient alone.
+    """
 
     def split(results):
         return (results[:-kept], results[-kept:]) if kept else (results, ())
@@ -86,11 +105,9 @@ def with_gradient(function: Callable, gradient: Callable, kept: int = 0) -> Call
         return results, lambda *upstream: gradient((*tensors, *more), *upstream)
 
     def apply(*tensors):
-        return (
-            differentiable(*tensors)
-            if _on_processors()
-            else split(function(*tensors))[0]
-        )
+        if OWN_GRADIENTS and _on_processors():
+            return differentiable(*tensors)
+        return split(function(*tensors))[0]
 
     return apply
 
@@ -102,7 +119,7 @@ def canonical_variable_names() -> Iterator[None]:
     For each name and shape it takes a millisecond, and 35 KiB until the process ends.
     The names that Keras has for them, with that of their layer, stay.
     """
-    if keras.config.backend() != "tensorflow":
+    if not CANONICAL_NAMES or keras.config.backend() != "tensorflow":
         yield
         return
     import tensorflow as tf

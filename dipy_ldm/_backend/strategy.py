@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from tensorflow.python.util import _pywrap_util_port
 
 from dipy_ldm import __version__
 from dipy_ldm._backend import memory
@@ -91,6 +92,23 @@ def _multi_worker(workers):
         raise InputError(_TOO_LATE) from error
     finally:
         signals.reinstall()
+
+
+def warn_without_onednn() -> None:
+    """Warn if TensorFlow was started without oneDNN, though it is wanted.
+
+    It is on for whoever imports dipy_ldm before TensorFlow; only x86 has it.
+    """
+    if _pywrap_util_port.IsMklEnabled():
+        return
+    requested = os.environ["TF_ENABLE_ONEDNN_OPTS"] == "1"
+    is_x86 = platform.machine() in ("x86_64", "AMD64")
+    if requested and is_x86 and platform.system() != "Darwin":
+        logger.warning(
+            "TensorFlow was imported before dipy_ldm, and oneDNN, which makes training "
+            "on this processor several times faster, is off; import dipy_ldm first, or "
+            "set TF_ENABLE_ONEDNN_OPTS=1."
+        )
 
 
 def _refuse_idle_gpus(alone):

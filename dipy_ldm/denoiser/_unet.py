@@ -106,14 +106,6 @@ class LinearEstimate(keras.layers.Layer):
         ones = (1,) * len(noisy_shape[1:])
         return [*[noisy_shape] * 3, (noisy_shape[0], *ones)]
 
-    def get_config(self):
-        """Return the arguments of the constructor."""
-        return super().get_config() | {
-            "directions": self.directions,
-            "schedule": self.schedule,
-            "target": self.target,
-        }
-
 
 class SourceShape(NamedTuple):
     """Shape and kind of source images."""

@@ -30,10 +30,6 @@ class TimeEmbedding(keras.layers.Layer):
         """Return ``(batch, width)``."""
         return (input_shape[0], self.width)
 
-    def get_config(self):
-        """Return the arguments of the constructor."""
-        return super().get_config() | {"width": self.width}
-
 
 @keras.saving.register_keras_serializable("dipy_ldm")
 class ConditionFeatures(keras.layers.Layer):
@@ -66,10 +62,6 @@ class ConditionFeatures(keras.layers.Layer):
         each = [1 + (size or 2 * self.WAVES) for size in self.sizes]
         return (input_shape[0], sum(each))
 
-    def get_config(self):
-        """Return the arguments of the constructor."""
-        return super().get_config() | {"sizes": self.sizes}
-
     def _features(self, number, size):
         if size:
             return ops.one_hot(ops.cast(number + 1, "int32"), size + 1)
@@ -100,10 +92,6 @@ class SourceFeatures(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         """Return ``(batch, *space, features)``."""
         return (*input_shape[:-1], self.labels or input_shape[-1] + 1)
-
-    def get_config(self):
-        """Return the arguments of the constructor."""
-        return super().get_config() | {"labels": self.labels}
 
 
 def _waves(t, count, fastest):
@@ -280,10 +268,6 @@ class DepthToSpace(keras.layers.Layer):
         larger = (None if side is None else self.times * side for side in space)
         return (batch, *larger, self._channels(input_shape))
 
-    def get_config(self):
-        """Return the arguments of the constructor."""
-        return super().get_config() | {"times": self.times}
-
     def _channels(self, shape):
         return shape[-1] // self.times ** (len(shape) - 2)
 
@@ -308,10 +292,6 @@ class Cut(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         """Return the smaller shape."""
         return (input_shape[0], *self.space, input_shape[-1])
-
-    def get_config(self):
-        """Return the arguments of the constructor."""
-        return super().get_config() | {"space": self.space}
 
 
 @keras.saving.register_keras_serializable("dipy_ldm")

@@ -44,10 +44,6 @@ class GroupScale(keras.layers.Layer):
         shape = (x.shape[0], *(1 for _ in x.shape[1:-1]), x.shape[-1])
         return keras.KerasTensor(shape), keras.KerasTensor(shape)
 
-    def get_config(self):
-        """Return the arguments of the constructor."""
-        return super().get_config() | {"groups": self.groups}
-
 
 @keras.saving.register_keras_serializable("dipy_ldm")
 class Activated(keras.layers.Layer):

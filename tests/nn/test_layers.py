@@ -10,8 +10,10 @@ from dipy_ldm.autoencoder.quantizers import Codebook
 from dipy_ldm.nn import building
 from dipy_ldm.nn.layers import (
     CONVOLUTIONS,
+    Cut,
     DepthToSpace,
     Recomputed,
+    SourceFeatures,
     Sum,
     TimeEmbedding,
 )
@@ -110,7 +112,9 @@ def test_channels_become_the_voxels_of_their_place(space, times):
     npt.assert_allclose(first.reshape(2, -1), x[(slice(None), *(0,) * rank)], rtol=1e-6)
 
 
-@pytest.mark.parametrize("layer", [DepthToSpace(2), TimeEmbedding(8)])
+@pytest.mark.parametrize(
+    "layer", [DepthToSpace(2), TimeEmbedding(8), Cut((3, 4)), SourceFeatures(5)]
+)
 def test_layers_are_made_of_their_configurations(layer):
     again = type(layer).from_config(layer.get_config())
     assert again.get_config() == layer.get_config()
