@@ -1,6 +1,5 @@
 """The networks of an autoencoder at work: images to latents and back, in tiles."""
 
-from collections.abc import Sequence
 from functools import lru_cache, partial
 import math
 from typing import Any, NamedTuple
@@ -182,22 +181,23 @@ class Codec:
         sharpening: float = 0.0,
     ) -> tuple[float, float]:
         """Estimate the bytes that encoding and decoding take, beside their results."""
-        factor = self.parameters.factor
-        encoding, decoding = (
-            estimate_coding(
-                self.parameters._asdict(),
-                space,
-                self.shape[-1],
-                tile=tiling["tile"] * factor,
-                margin=tiling["margin"] * factor,
-                batch_size=batch_size or tiles.safe_batch(space),
-            )
-            for tiling in (
-                self._encoder_tiling(tile),
-                self._decoder_tiling(tile, sharpening),
-            )
+        batch_size = batch_size or tiles.safe_batch(space)
+        chosen, channels = self.parameters, self.shape[-1]
+        widths, design = tuple(chosen.widths), (chosen.blocks, chosen.code_dim)
+        encoder, decoder, latents = _per_voxel(widths, *design, channels, len(space))
+        codes = DISTANCES * 4 * chosen.n_codes * latents
+        # In the range of the images and of [0, 1].
+        whole = 8 * channels * math.prod(space)
+        needs = (
+            (encoder, self._encoder_tiling(tile)),
+            (max(codes, decoder), self._decoder_tiling(tile, sharpening)),
         )
-        return encoding[0], decoding[1]
+        encoding, decoding = (
+            _backend.ONCE_APPLYING
+            + batch_size * (each * _largest_tile(space, tiling, chosen.factor) + whole)
+            for each, tiling in needs
+        )
+        return encoding, decoding
 
     def _encoder_tiling(self, tile):
         factor = self.parameters.factor
@@ -209,47 +209,26 @@ class Codec:
         return analysis.tiling(self.decoder, tile, factor, **sizes)
 
 
-def estimate_coding(
-    chosen: dict,
-    space: Sequence[int],
-    channels: int,
-    *,
-    tile: int,
-    margin: int,
-    batch_size: int,
-) -> tuple[float, float]:
-    """Estimate what encoding and decoding images take."""
-    names = ("widths", "blocks", "code_dim")
-    widths, blocks, code_dim = (chosen[name] for name in names)
-    design = (tuple(widths), blocks, code_dim, channels, len(space))
-    per_voxel, latents = _per_voxel(*design)
-    codes = DISTANCES * 4 * chosen["n_codes"] * latents
-    # In the range of the images and of [0, 1].
-    whole = 8 * channels * math.prod(space)
-    piece = math.prod(_largest(size, tile, margin) for size in space)
-    encoding, decoding = (
-        _backend.ONCE_APPLYING + batch_size * (each * piece + whole)
-        for each in (per_voxel[0], max(codes, per_voxel[1]))
+def _largest_tile(space, tiling, factor):
+    """Count the voxels of the largest tile, with its overlaps."""
+    tile, margin = tiling["tile"] * factor, tiling["margin"] * factor
+    sides = (
+        # All at once, or a tile with neighbours on one side or on both.
+        size
+        if size <= tile + 2 * margin
+        else min(size, tile + (2 if size > 2 * tile else 1) * margin)
+        for size in space
     )
-    return encoding, decoding
-
-
-def _largest(size, tile, margin):
-    """Say how long the longest tile of a side is, with its overlaps."""
-    if size <= tile + 2 * margin:
-        return size
-    return min(size, tile + (2 if size > 2 * tile else 1) * margin)
+    return math.prod(sides)
 
 
 @lru_cache
 def _per_voxel(widths, blocks, code_dim, channels, rank):
-    """Say how many bytes each part needs at once, and how many latents there are."""
+    """Return the bytes of encoder and decoder, and the latents, for each voxel."""
     size = (4 * factor_of(widths),) * rank
     options = {"widths": widths, "blocks": blocks, "code_dim": code_dim}
     build = partial(encoder_and_decoder, size, channels, seed=0, **options)
     parts = building.build_without_weights("float32", build)
-    voxels = math.prod(size)
     latents = math.prod(parts[0].output.shape[1:-1])
-    return [
-        analysis.memory_needs(part).live / voxels for part in parts
-    ], latents / voxels
+    counts = *(analysis.memory_needs(part).live for part in parts), latents
+    return [count / math.prod(size) for count in counts]
