@@ -88,7 +88,7 @@ def sum_of_squares(x):
 
 
 def with_gradient(function: Callable, gradient: Callable, kept: int = 0) -> Callable:
-    """Give a function another gradient than TensorFlow's own, if that is faster.
+    """Replace TensorFlow's gradient of a function, if that is faster.
 
     The last ``kept`` of its results are kept for the gradient alone.
     """
@@ -114,7 +114,7 @@ def with_gradient(function: Callable, gradient: Callable, kept: int = 0) -> Call
 
 @contextmanager
 def canonical_variable_names() -> Iterator[None]:
-    """Let TensorFlow name all variables that are made alike, whatever they are for.
+    """Let TensorFlow give all variables one name, whatever they are for.
 
     For each name and shape it takes a millisecond, and 35 KiB until the process ends.
     The names that Keras has for them, with that of their layer, stay.

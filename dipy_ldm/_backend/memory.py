@@ -16,7 +16,7 @@ _RECLAIMABLE_V1 = {"total_inactive_file", "total_active_file"}
 
 
 def host_memory(root: str | Path = "/") -> float:
-    """Say how much memory this process can still have."""
+    """Return how much memory this process can still have."""
     root = Path(root)
     return min(_available(root), _free_in_address_space(root), *_free_in_groups(root))
 
@@ -98,7 +98,7 @@ def _number(file):
 
 
 def gpu_memory(numbers: Iterable[int]) -> float:
-    """Say how much memory the smallest of some GPUs has."""
+    """Return how much memory the smallest of some GPUs has."""
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -119,7 +119,7 @@ def _total(cuda, number):
 
 
 def release_memory() -> None:
-    """Give memory that nothing lies in back to the system, where the C library can.
+    """Return freed memory to the system, where the C library can.
 
     GNU's keeps what lies between what is in use. To trace a training and to optimise
     its graph leaves tens of MiB there.

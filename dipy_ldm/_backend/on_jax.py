@@ -74,7 +74,7 @@ def sync_weights(model: keras.Model) -> None:
 
 
 def gpu_capabilities() -> list[tuple[int, ...]]:
-    """Say what the GPU can do, if there is one."""
+    """Return what the GPU can do, if there is one."""
     device = jax.devices()[0]
     if device.platform != "gpu":
         return []
@@ -82,7 +82,7 @@ def gpu_capabilities() -> list[tuple[int, ...]]:
 
 
 def gpu_memory() -> float | None:
-    """Say how many bytes of the GPU are free; None if there is none."""
+    """Return how many bytes of the GPU are free; None if there is none."""
     device = jax.devices()[0]
     statistics = device.memory_stats() if device.platform == "gpu" else None
     return (

@@ -49,10 +49,10 @@ def sync_weights(model: keras.Model) -> None:
 
 
 def gpu_capabilities() -> list[tuple[int, ...]]:
-    """Say what the GPU can do, if there is one."""
+    """Return what the GPU can do, if there is one."""
     return [torch.cuda.get_device_capability()] if torch.cuda.is_available() else []
 
 
 def gpu_memory() -> float | None:
-    """Say how many bytes of the GPU are free; None if there is none."""
+    """Return how many bytes of the GPU are free; None if there is none."""
     return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else None

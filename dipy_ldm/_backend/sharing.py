@@ -123,7 +123,7 @@ def share_of(batch_size: int, strategy: "tf.distribute.Strategy | None") -> int:
 
 
 def batch_specs(batches: Batches, replicas: int) -> Any:
-    """Say what a replica is given at each step."""
+    """Return what a replica is given at each step."""
     each = batches.size // replicas
     return keras.tree.map_structure(
         lambda array: keras.KerasTensor((each, *array.shape[1:]), str(array.dtype)),

@@ -76,7 +76,7 @@ chief_first = spread
 
 
 def is_chief() -> bool:
-    """Say that nobody else writes and shows things."""
+    """Return True: nobody else writes and shows things."""
     return True
 
 
@@ -103,12 +103,12 @@ def sum_of_replicas(tensors: list) -> list:
 
 
 def gpu_capabilities(strategy: None) -> list[tuple[int, ...]]:
-    """Say what the GPU can do, if there is one."""
+    """Return what the GPU can do, if there is one."""
     return backend.gpu_capabilities()
 
 
 def free_memory(strategy: None = None) -> float:
-    """Say how many bytes there are for training."""
+    """Return how many bytes there are for training."""
     free = backend.gpu_memory()
     return memory.host_memory() if free is None else free
 
@@ -146,7 +146,7 @@ class ReplicatedModel(StoppableModel):
         self.sketch(batches, 1)
 
     def sync_weights(self) -> None:
-        """Let the weights be those of the last step, in the middle of a round."""
+        """Bring the weights of the last step into the model, within a round."""
         backend.sync_weights(self)
 
 

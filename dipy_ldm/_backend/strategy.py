@@ -130,7 +130,7 @@ def _refuse_idle_gpus(alone):
 
 
 def _has_gpu():
-    """Say whether Linux lets this process have an NVIDIA GPU."""
+    """Return whether Linux lets this process have an NVIDIA GPU."""
     for file in Path("/dev").glob("nvidia[0-9]*"):
         with suppress(OSError), open(file, "rb"):
             return True
@@ -254,13 +254,13 @@ def scope(strategy: tf.distribute.Strategy | None) -> AbstractContextManager:
 
 
 def gpu_capabilities(strategy: tf.distribute.Strategy | None) -> list[tuple[int, ...]]:
-    """Say what the GPUs can do that the work is spread over."""
+    """Return what the GPUs can do that the work is spread over."""
     details = map(tf.config.experimental.get_device_details, _gpus_of(strategy))
     return [tuple(d.get("compute_capability", (0, 0))) for d in details]
 
 
 def free_memory(strategy: tf.distribute.Strategy | None = None) -> float:
-    """Say how much memory there is for training."""
+    """Return how much memory there is for training."""
     gpus = _gpus_of(strategy)
     if not gpus:
         return memory.host_memory()

@@ -54,7 +54,7 @@ def spread(strategy: tf.distribute.Strategy | None) -> Iterator[None]:
 
 
 def gone(error: tf.errors.OpError) -> str:
-    """Say what it means that another machine can't be reached."""
+    """Explain that another machine can't be reached."""
     reason = str(error.message).partition("\n")[0][:200]
     return (
         "another worker stopped, or can't be reached any more; its own last lines say "
@@ -64,7 +64,7 @@ def gone(error: tf.errors.OpError) -> str:
 
 
 def place() -> tuple[int, int]:
-    """Tell who this machine is among those that work is spread over."""
+    """Return the index of this machine, and how many machines there are."""
     strategy = spread_over.get()
     if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         resolver = strategy.cluster_resolver
@@ -73,13 +73,13 @@ def place() -> tuple[int, int]:
 
 
 def is_chief() -> bool:
-    """Say whether this machine is the one that writes and shows things."""
+    """Return whether this machine is the one that writes and shows things."""
     return place()[0] == 0
 
 
 @contextmanager
 def chief_first(strategy: tf.distribute.Strategy | None) -> Iterator[None]:
-    """Let the others wait until the chief is through with what is in this context."""
+    """Within this context, let the chief finish before the others begin."""
     with spread(strategy):
         if not is_chief():
             all_reduce(np.zeros(1))
@@ -89,7 +89,7 @@ def chief_first(strategy: tf.distribute.Strategy | None) -> Iterator[None]:
 
 
 def broadcast_from_chief(array: np.ndarray) -> np.ndarray:
-    """Let all machines have what the chief computed, to the last bit."""
+    """Copy what the chief computed to all machines, to the last bit."""
     array = np.asarray(array)
     return all_reduce(array if is_chief() else np.zeros_like(array))
 
@@ -103,7 +103,7 @@ def require_agreement(facts: dict) -> None:
 
 
 def gather_from_workers(facts: object) -> list:
-    """Let all machines know what each of them says."""
+    """Return the facts of all machines, on each of them."""
     worker, workers = place()
     text = np.frombuffer(json.dumps(facts).encode(), "uint8")
     lengths = np.zeros(workers, "int32")
@@ -139,14 +139,14 @@ def all_reduce(array: np.ndarray) -> np.ndarray:
 
 
 def _is_first(context, strategy):
-    """Say whether a replica is the first of its machine."""
+    """Return whether a replica is the first of its machine."""
     # Which is known when a graph is made.
     number = tf.get_static_value(context.replica_id_in_sync_group)
     return number % len(strategy.extended.worker_devices) == 0
 
 
 def is_first_replica() -> bool:
-    """Say whether this is its machine's first replica, within a training step."""
+    """Return whether this is its machine's first replica, within a training step."""
     context = tf.distribute.get_replica_context()
     # Without a strategy TensorFlow names no devices.
     return context.num_replicas_in_sync == 1 or _is_first(context, context.strategy)
@@ -155,7 +155,7 @@ def is_first_replica() -> bool:
 def distribute_batches(
     batches: Batches, first_step: int, strategy: tf.distribute.Strategy | None
 ) -> Any:
-    """Let the replicas share each batch."""
+    """Draw batches of which each replica has its share."""
     if strategy is None:
         return _dataset(batches, first_step, 0, 1, 1)
 
@@ -173,7 +173,7 @@ def distribute_batches(
 
 def _dataset(batches, first_step, machine, machines, replicas):
     """Draw what a machine needs of each batch, a piece for each of its replicas."""
-    each, replicas_here = batches.size // replicas, replicas // machines
+    each, own_replicas = batches.size // replicas, replicas // machines
     whole = batch_specs(batches, replicas)
     flat = tf.nest.flatten(whole)
 
@@ -181,8 +181,8 @@ def _dataset(batches, first_step, machine, machines, replicas):
         if not number:
             # The graph of a step is made and optimised when it asks for the first.
             memory.release_memory()
-        step, replica = divmod(int(number), replicas_here)
-        first = (machine * replicas_here + replica) * each
+        step, replica = divmod(int(number), own_replicas)
+        first = (machine * own_replicas + replica) * each
         piece = batches.draw(first_step + step, range(first, first + each))
         return tf.nest.flatten(piece)
 

@@ -58,7 +58,7 @@ class Cosines(keras.initializers.Initializer):
         self.back = back
 
     def __call__(self, shape, dtype=None):
-        """Give the kernel."""
+        """Return the kernel."""
         waves = cosines(self.piece, shape[-2] if self.back else shape[-1])
         if self.back:
             waves = waves.reshape(-1, shape[-2]).T

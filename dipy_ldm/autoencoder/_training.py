@@ -133,7 +133,7 @@ class AutoencoderStage(Stage):
         return model
 
     def begin(self, model: keras.Model) -> None:
-        """Let the codes start where encoded images are."""
+        """Initialise the codes from encoded images."""
         self.codec.take_weights(model)
         rng = np.random.default_rng(self.codec.parameters.seed)
         quantizer = model.get_layer("quantizer")

@@ -39,7 +39,7 @@ class Codebook(keras.layers.Layer):
     are revived. The gradient goes straight through to the encoder. Two losses are
     added: one pulls the codes to what they stand for, one (``commitment``) the vectors
     to the sums of their codes :footcite:p:`vandenOord2017`. How often each code was
-    used in training, since :meth:`figures` told of it, is counted in ``counts``.
+    used in training, since the last :meth:`figures`, is counted in ``counts``.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ class Codebook(keras.layers.Layer):
         return np.concatenate(books)
 
     def figures(self):
-        """Say how the codes were used since the last time, and begin to count anew.
+        """Return how the codes were used since the last time, and reset the counts.
 
         Returns
         -------
@@ -171,7 +171,7 @@ class Codebook(keras.layers.Layer):
         return figures, np.flatnonzero(share < _RARE / self.n_codes)
 
     def revived(self, dead, draw, rng):
-        """Put dead codes where encoded images are, or what other codes leave of them.
+        """Move dead codes to encoded images, or to what other codes leave of them.
 
         Parameters
         ----------

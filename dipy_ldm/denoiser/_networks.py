@@ -116,10 +116,10 @@ class ConditionalDenoiser:
         self.predict = _compiled(self.network)
         self.predict_guide = None if self.guide is None else _compiled(self.guide)
 
-    def guided(self, given: ConditioningInputs, guidance: float) -> Callable:
+    def guided(self, conditioning: ConditioningInputs, guidance: float) -> Callable:
         """Return ``denoise(x, t)`` under conditions, with guidance."""
-        inputs = given.arrays()
-        mean = self._conditional_mean(given)
+        inputs = conditioning.arrays()
+        mean = self._conditional_mean(conditioning)
         # Where nothing is specified, nothing is expected.
         no_mean = None if mean is None else 0 * mean
         strong = self._denoiser(self.predict, inputs, mean)
@@ -128,7 +128,7 @@ class ConditionalDenoiser:
             weak = self._denoiser(self.predict, nothing, no_mean)
         else:
             weak = self._denoiser(self.predict_guide, inputs, mean)
-            if self._is_specified(given):
+            if self._is_specified(conditioning):
                 less = (np.full_like(inputs[0], UNSPECIFIED), *inputs[1:])
                 other = self._denoiser(self.predict_guide, less, no_mean)
                 weak = denoisers.mixed(weak, other, UNCONDITIONAL_SHARE)
@@ -138,25 +138,27 @@ class ConditionalDenoiser:
         _, gaussian, probe = self.prior
         if probe is None or gaussian is None:
             return denoise
-        return probe.guide_by_observation(denoise, gaussian, schedule, given.table)
+        return probe.guide_by_observation(
+            denoise, gaussian, schedule, conditioning.table
+        )
 
-    def mean(self, given: ConditioningInputs) -> np.ndarray | float:
+    def mean(self, conditioning: ConditioningInputs) -> np.ndarray | float:
         """Return the mean of latents under conditions; 0 where it is not known.
 
         Shapes: result ``(n, *space, channels)``.
         """
         if self.prior.gaussian is None:
             return 0.0
-        mean = self._conditional_mean(given)
+        mean = self._conditional_mean(conditioning)
         return self.prior.gaussian.mean + (0 if mean is None else mean)
 
-    def _conditional_mean(self, given):
+    def _conditional_mean(self, conditioning):
         mean = self.prior.expectation
-        return None if mean is None else mean.predict(given.table)
+        return None if mean is None else mean.predict(conditioning.table)
 
-    def _is_specified(self, given):
+    def _is_specified(self, conditioning):
         """Return whether any condition is specified."""
-        columns = given.table[:, : len(self.architecture.conditions)]
+        columns = conditioning.table[:, : len(self.architecture.conditions)]
         return (columns != UNSPECIFIED).any()
 
     def _denoiser(self, predict, inputs, mean):
@@ -167,10 +169,10 @@ class ConditionalDenoiser:
         return denoisers.from_network(predict, chosen.schedule, chosen.target, mean)
 
 
-def _predict_with(predict, inputs, x, *others):
-    """Let a network predict, given the same beside all latents or something of each."""
+def _predict_with(predict, inputs, x, *means):
+    """Predict with the same inputs for all latents, or with those of each."""
     each = (np.broadcast_to(array, (len(x), *array.shape[1:])) for array in inputs)
-    return predict(x, *others, *each)
+    return predict(x, *means, *each)
 
 
 def _compiled(unet):

@@ -402,7 +402,7 @@ def ablation_gains(
 
 
 def _exchanged(encoded, column):
-    """Give each latent the value of one that is half of all away in their order."""
+    """Exchange values with those that are half of all away in their order."""
     encoded = encoded.copy()
     (specified,) = np.nonzero(encoded[:, column] != UNSPECIFIED)
     order = specified[np.argsort(encoded[specified, column], kind="stable")]

@@ -115,7 +115,7 @@ class SourceShape(NamedTuple):
     labels: int = 0
 
     def shape(self, latents: tuple[int, ...]) -> tuple[int, ...]:
-        """Say what shape it has.
+        """Return the shape of source images.
 
         Shapes: latents ``(*space, channels)``, result ``(*space, channels)``.
         """
@@ -257,7 +257,7 @@ def _attend(x):
 
 
 def _embed(times, encoded=None, *, width, sizes):
-    """Turn times and conditions into the features that every block is told."""
+    """Embed times and conditions into the features that modulate every block."""
     x = TimeEmbedding(width)(times)
     for _ in range(2):
         x = layers.Dense(

@@ -133,7 +133,7 @@ def hole_shares(holes: np.ndarray, factor: int) -> np.ndarray:
 
 
 def blend(images: np.ndarray, inpainted: np.ndarray, holes: np.ndarray) -> np.ndarray:
-    """Put what was made into holes, without a seam.
+    """Blend inpainted images into holes, without a seam.
 
     What it differs by from the image around a hole is continued into the hole as
     smoothly as can be, and taken away :footcite:p:`Perez2003`.

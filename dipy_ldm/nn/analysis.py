@@ -118,7 +118,7 @@ class MemoryNeeds(NamedTuple):
     live: float = 0.0
 
     def beside(self, other: Self) -> Self:
-        """Say what two networks need, one after the other."""
+        """Return what two networks need, one after the other."""
         return self._replace(
             kept=self.kept + other.kept,
             again=max(self.again, other.again),

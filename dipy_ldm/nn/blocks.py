@@ -61,7 +61,7 @@ def norm_groups(x, time=None):
 
 
 def group_scale(x):
-    """Say by how much normalisation over groups scales and shifts each channel."""
+    """Return by how much normalisation over groups scales and shifts each channel."""
     # The largest number of groups up to 8 that divides the channels, and leaves at
     # least two of them in each: alone, a channel would lose its mean.
     channels = x.shape[-1]

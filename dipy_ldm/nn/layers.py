@@ -33,7 +33,7 @@ class TimeEmbedding(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("dipy_ldm")
 class ConditionFeatures(keras.layers.Layer):
-    """Turn what is told of conditions into features, each condition's of length 1.
+    """Turn encoded conditions into features, each condition's of length 1.
 
     Of a class one feature for each level. Of a continuous one sines and cosines
     :footcite:p:`Tancik2020`, which turn too slowly to tell one example from the next.
@@ -72,10 +72,10 @@ class ConditionFeatures(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("dipy_ldm")
 class SourceFeatures(keras.layers.Layer):
-    """Turn an image that is told into features of each voxel.
+    """Turn a source image into features of each voxel.
 
     Of labels one feature for each. Of intensities these, and one that says whether
-    there are any. All are 0 where nothing is told.
+    there are any. All are 0 where there is no source.
     """
 
     def __init__(self, labels: int, **kwargs) -> None:
@@ -143,7 +143,7 @@ class _Convolution(keras.layers.Layer):
         return super().convolution_op(inputs, kernel)
 
     def transposed(self, input_shape: Sequence[int | None]) -> bool:
-        """Say whether this is computed as a transposed convolution.
+        """Return whether this is computed as a transposed convolution.
 
         Weights that meet the same position are added first then, and of the 27 products
         of each position of a volume 8 are left.

@@ -17,7 +17,7 @@ EPSILON = 1e-5
 
 @keras.saving.register_keras_serializable("dipy_ldm")
 class GroupScale(keras.layers.Layer):
-    """Say by how much group normalisation scales and shifts each channel.
+    """Return by how much group normalisation scales and shifts each channel.
 
     Group normalisation :footcite:p:`Wu2018` brings groups of channels, over all
     positions, to a mean of 0 and a variance of 1, and then each channel to a scale and
@@ -157,7 +157,7 @@ def _scales_slopes(of_gain, of_offset, gamma, mean, rate):
 
 
 def _of_channels(of_groups, shape, like):
-    """Give each channel what its group has."""
+    """Repeat what each group has for its channels."""
     return ops.reshape(of_groups * ops.ones(shape, "float32"), like)
 
 

@@ -12,7 +12,7 @@ learns what is left. The denoiser of all is then
 
 with the conditional mean :math:`m(c)`, which is 0 without conditions, and the network's
 denoiser :math:`D_r`; nothing else needs to know of it. A mean that follows from what is
-told, instead of one for all, is due to :footcite:p:`Lee2022`, the choice of the ridge
+given, instead of one for all, is due to :footcite:p:`Lee2022`, the choice of the ridge
 by what is left out to :footcite:p:`Allen1974`.
 
 References
@@ -28,7 +28,7 @@ from numpy.polynomial import legendre
 
 from dipy_ldm._conditions import FEW, UNSPECIFIED, Condition
 from dipy_ldm._utils.subjects import blocks
-from dipy_ldm.prior._ridge import decompose, left_out_blocks, shrinkage
+from dipy_ldm.prior._ridge import decompose, residual_blocks, shrinkage
 
 # Of each continuous condition; the higher ones are smaller, and so fitted with less
 # trust.
@@ -107,7 +107,7 @@ class _LeftOutErrors:
 
     def __init__(self, rows, vectors, parts, subjects):
         mean = rows.mean(0)
-        self.left, self.n, self.subjects = vectors, len(rows), subjects
+        self.left, self.subjects = vectors, subjects
         self.along = ((rows @ parts.T) - mean @ parts.T).astype("float64")
         self.products = (parts @ parts.T).astype("float64")
         self.squares = [_subject_products(rows, mean, rows_of) for rows_of in subjects]
@@ -122,7 +122,7 @@ class _LeftOutErrors:
             # Products of what is left of the rows of a subject with each other.
             squares = squares - mixed - np.swapaxes(mixed, 1, 2)
             squares += taken @ self.products @ np.swapaxes(taken, 1, 2)
-            back = np.linalg.inv(left_out_blocks(self.left, shares, rows_of))
+            back = np.linalg.inv(residual_blocks(self.left, shares, rows_of))
             errors += ((back @ squares) * back).sum()
         return errors
 
@@ -138,7 +138,7 @@ def _subject_products(rows, mean, subjects):
 
 
 def _features(numbers, conditions):
-    """Turn numbers into features whose mean is 0: where nothing is told, all are."""
+    """Turn numbers into features of mean 0; all are 0 where nothing is specified."""
     columns = (numbers[:, i] for i in range(len(conditions)))
     pairs = zip(columns, conditions.values())
     return np.concatenate([_condition_features(*pair) for pair in pairs], 1)

@@ -1,8 +1,8 @@
 r"""A linear probe reads conditions from latents, and guides samples towards them.
 
-A network that is told how wide ventricles shall be makes such, but for an error that is
-larger than that with which a straight line reads their width in the latents. What is
-asked for is therefore taken for an observation of the clean latents,
+A network that is conditioned on the width of ventricles errs by more than a straight
+line that reads their width in the latents. What is requested is therefore taken for an
+observation of the clean latents,
 
 .. math::
 
@@ -19,11 +19,11 @@ denoiser's estimate :math:`z` of them becomes
 
 as that of a Kalman filter by a measurement :footcite:p:`Kalman1960`; that a denoiser
 may be guided by an observation this way is due to :footcite:p:`Boys2023`. What is not
-told changes nothing, nor does what can't be read.
+specified changes nothing, nor does what can't be read.
 
 Where ventricles end, a few places tell of, and thousands do not, each of which adds
 what a few hundred examples happen to have there. So it is read twice: first alike
-everywhere, and then with weights that are the freer at a place, the more it had told,
+everywhere, and then with weights that are the freer at a place, the more it showed,
 in the way of an automatic relevance determination :footcite:p:`Tipping2001`.
 
 References
@@ -52,7 +52,7 @@ _FREE = 0.02
 _REACH = 1.0
 # Numbers of each example of which products are taken at once.
 MAX_MULTIPLIED = 2**14
-# Correlation with what is told, of what is read alike everywhere by a fit to others,
+# Correlation with the truth, of what is read alike everywhere by a fit to others,
 # without which nothing is held to it. Of 16 subjects one in 40 has as much by chance.
 MIN_CORRELATION = 0.5
 # Subjects that it takes.
@@ -227,8 +227,8 @@ def _fit(products, values, examples, subjects):
     penalties = np.multiply(_RIDGES, own.trace() / len(examples))
     shares = np.zeros(len(products))
     fit = fit_kernel_ridge(own, targets, penalties, subjects[examples])
-    shares[examples], offset, left_out = fit
-    return shares, offset, left_out
+    shares[examples], offset, held_out = fit
+    return shares, offset, held_out
 
 
 def _products(rows, free):
