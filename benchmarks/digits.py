@@ -146,7 +146,7 @@ class Classifier:
 
 
 def share_of(probabilities, labels):
-    """Return the share of images that the classifier takes for what they shall be."""
+    """Return the share of images that are classified by their labels."""
     return float(np.mean(probabilities.argmax(axis=1) == labels))
 
 

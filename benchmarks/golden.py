@@ -115,8 +115,8 @@ def apply(model, blobs, contrast):
     for sampler in ("ddpm", "ddim", "dpm++"):
         results[sampler] = model.predict(2, sampler=sampler, steps=4, seed=3, **options)
     if model.conditions_:
-        wanted = {"size": [2.0, 4.0], "group": ["small", "large"]}
-        results["conditioned"] = model.predict(conditions=wanted, steps=4, seed=3)
+        requested = {"size": [2.0, 4.0], "group": ["small", "large"]}
+        results["conditioned"] = model.predict(conditions=requested, steps=4, seed=3)
     mask = np.zeros(blobs.shape[1:-1])
     mask[tuple([slice(4, 10)] * mask.ndim)] = 1
     results["denoise"] = model.denoise(blobs[:2], strength=0.3, **options)
@@ -285,8 +285,8 @@ def collect(kinds, folder, earlier=None):
         for rank in (2, 3):
             place = folder / f"saved-{rank}"
             place.mkdir(parents=True)
-            made = check_saved(rank, place, earlier / f"diffusion-{rank}")
-            results |= gathered(f"diffusion-{rank}", made)
+            pairs = check_saved(rank, place, earlier / f"diffusion-{rank}")
+            results |= gathered(f"diffusion-{rank}", pairs)
     if "commands" in kinds:
         place = folder / "commands"
         place.mkdir(parents=True)

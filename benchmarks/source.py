@@ -126,8 +126,8 @@ def score(images, truth):
         "ssim": multiscale_ssim(images, truth),
     }
     spread = {name: np.std(v, ddof=1) / len(v) ** 0.5 for name, v in each.items()}
-    found = {name: round(float(np.mean(v)), 3) for name, v in each.items()}
-    return found | {f"{name}_error": round(float(v), 3) for name, v in spread.items()}
+    means = {name: round(float(np.mean(v)), 3) for name, v in each.items()}
+    return means | {f"{name}_error": round(float(v), 3) for name, v in spread.items()}
 
 
 if __name__ == "__main__":

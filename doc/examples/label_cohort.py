@@ -364,11 +364,11 @@ def nearest(labels, points, weights):
     """
     last = np.array(labels.shape)[:, None, None] - 1
     strides = np.array(labels.strides)
-    found = []
+    slabs = []
     for place in zip(*(planes(axis, weights) for axis in points)):
         indices = np.clip(np.rint(place), 0, last).astype("int32")
-        found.append(labels.ravel()[np.tensordot(strides, indices, 1)])
-    return np.stack(found)
+        slabs.append(labels.ravel()[np.tensordot(strides, indices, 1)])
+    return np.stack(slabs)
 
 
 def linear(goals, points):

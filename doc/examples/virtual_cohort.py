@@ -181,7 +181,7 @@ def make_cohort(
     check_range("darkness", lesion.darkness, 0, 1)
     make_folder(folder)
     folder, files = Path(folder), []
-    known: dict[str, dict] = {}
+    covariates_of: dict[str, dict] = {}
     numbers = range(first, first + n)
     for i in tqdm(numbers, "virtual subjects", disable=not verbose):
         traits = draw_traits(i, seed, lesion) if covariates else None
@@ -189,11 +189,11 @@ def make_cohort(
             files.append(folder / f"sub-{i:04d}_{contrast}.nii.gz")
             image, facts = make_subject(i, seed, detailed, traits, contrast)
             # What is known of a head is measured in its T1.
-            known[f"sub-{i:04d}"] = known.get(f"sub-{i:04d}") or facts
+            covariates_of[f"sub-{i:04d}"] = covariates_of.get(f"sub-{i:04d}") or facts
             write_image(files[-1], image)
     if covariates:
         rng = np.random.default_rng((seed, first, 2))
-        write_table(folder, omit(rng, known), COVARIATES)
+        write_table(folder, omit(rng, covariates_of), COVARIATES)
     return files
 
 
@@ -358,7 +358,7 @@ def make_volume(i, seed=0, detailed=False):
 
 
 def make_subject(i, seed=0, detailed=False, traits=None, contrast="T1w"):
-    """Make a volume of a subject, and say what is known of it.
+    """Make a volume of a subject, and say what is covariates of it.
 
     Parameters
     ----------
@@ -373,7 +373,7 @@ def make_subject(i, seed=0, detailed=False, traits=None, contrast="T1w"):
     -------
     image : nibabel.Nifti1Image or nibabel.Nifti2Image
         Skull-stripped brain; outside of it all is 0.
-    known : dict
+    covariates : dict
         The covariates; empty without traits.
     """
     rng = np.random.default_rng((seed, i))
@@ -384,10 +384,10 @@ def make_subject(i, seed=0, detailed=False, traits=None, contrast="T1w"):
         rng = np.random.default_rng((seed, i, 3))
     grid = draw_grid(rng, detailed)
     brain = CONTRASTS[contrast](rng, detailed)
-    known = {}
+    covariates = {}
     if traits:
-        known = describe(brain, grid, deformation, pose, detailed)
-        known["group"] = "patient" if traits.lesion else "control"
+        covariates = describe(brain, grid, deformation, pose, detailed)
+        covariates["group"] = "patient" if traits.lesion else "control"
         if traits.lesion:
             # What is dark in a T1 is bright in a T2.
             sign = -1 if contrast == "T1w" else 1
@@ -400,7 +400,7 @@ def make_subject(i, seed=0, detailed=False, traits=None, contrast="T1w"):
     inside = brain > 0.05
     brain *= draw_bias(rng, grid)
     brain = add_noise(rng, brain, rng.uniform(0.005, 0.025))
-    return draw_image(rng, brain * inside, grid.affine), known
+    return draw_image(rng, brain * inside, grid.affine), covariates
 
 
 def describe(brain, grid, deformation, pose, detailed=False):

@@ -44,8 +44,8 @@ def last_time(steps):
     """Find the time at which the noise is that where the betas end."""
     alpha = np.prod(1 - np.linspace(1e-4, 0.02, steps)) ** 0.5
     fine = np.linspace(0, 1, 10_001)
-    known, _ = rates("cosine", fine)
-    return float(np.interp(-alpha, -known, fine)), alpha
+    full_rates, _ = rates("cosine", fine)
+    return float(np.interp(-alpha, -full_rates, fine)), alpha
 
 
 def samples_from(model, end):

@@ -14,17 +14,17 @@ def draw():
     chosen = SAMPLERS["dpm++"]
     path = levels(model, chosen.grid(model.schedule, STEPS))
     denoise = model.denoiser(model.default_guidance)
-    seen = []
+    estimates = []
 
     def watch(x, t):
         clean = denoise(x, t)
-        seen.append((x, clean))
+        estimates.append((x, clean))
         return clean
 
     noise = noise_source(0, [4], model.latent_shape_)
     sample(watch, noise(), path, chosen.step, noise)
     figure, axes = plt.subplots(2, STEPS, figsize=(11, 2.8), layout="constrained")
-    for (above, below), (x, clean), (_, (alpha, sigma)) in zip(axes.T, seen, path):
+    for (above, below), (x, clean), (_, (alpha, sigma)) in zip(axes.T, estimates, path):
         show(
             above,
             decoded(model, x)[0],
