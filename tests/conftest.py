@@ -1,7 +1,6 @@
 """What several tests share: tiny images and tiny fitted models."""
 
 import gc
-import logging
 import os
 import sys
 
@@ -30,7 +29,7 @@ if BACKEND != "tensorflow":
     ]
 
 import numpy as np  # noqa: E402
-from processes import ABSENT  # noqa: E402
+from processes import ABSENT, call  # noqa: E402
 import pytest  # noqa: E402
 
 # Before any test imports TensorFlow, as a user is told to.
@@ -161,32 +160,12 @@ def diffusion(vqvae, blobs):
 
 
 @pytest.fixture
-def command(monkeypatch, capsys, tmp_path):
+def command(monkeypatch, tmp_path):
     """Return a function that runs a command here: status and standard error."""
-    from dipy_ldm.workflows import cli
-
     monkeypatch.chdir(tmp_path)
-    _, ours = loggers = logging.getLogger(), logging.getLogger("dipy_ldm")
-    before = [
-        (logger.handlers[:], logger.level, logger.propagate) for logger in loggers
-    ]
-    # As in a process of its own, whatever ran before.
-    ours.handlers.clear()
-    ours.setLevel(logging.NOTSET)
 
     def command(name, *arguments):
-        monkeypatch.setattr(sys, "argv", [f"dipy_{name}_ldm", *map(str, arguments)])
-        try:
-            getattr(cli, name)()
-        except SystemExit as end:
-            return end.code, capsys.readouterr().err
-        return 0, capsys.readouterr().err
+        status, _, stderr = call(f"dipy_{name}_ldm", *arguments, cwd=".")
+        return status, stderr
 
-    yield command
-    # DIPY has a handler for the standard output of this test, a worker one of its own.
-    for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
-        for handler in set(logger.handlers) - set(handlers):
-            handler.close()
-        logger.handlers[:] = handlers
-        logger.setLevel(level)
-        logger.propagate = propagate
+    return command

@@ -5,7 +5,7 @@ import json
 import nibabel as nib
 import numpy as np
 import numpy.testing as npt
-from processes import answer, run
+from processes import answer, call
 import pytest
 
 from dipy_ldm import _serialization
@@ -45,7 +45,7 @@ def folder(tmp_path_factory):
 def trained(folder):
     """Return the folder with a model in ``out``, and what the command said."""
     arguments = ("bids", "--conditions", "age,sex", "--coarsen", "age=5", *TINY)
-    status, stdout, stderr = run(
+    status, stdout, stderr = call(
         "dipy_train_ldm", *arguments, "--out_dir", "out", cwd=folder
     )
     assert status == 0, stderr
@@ -53,7 +53,9 @@ def trained(folder):
 
 
 def train(folder, *arguments):
-    status, _, stderr = run("dipy_train_ldm", *arguments, "--out_dir", "no", cwd=folder)
+    status, _, stderr = call(
+        "dipy_train_ldm", *arguments, "--out_dir", "no", cwd=folder
+    )
     return status, stderr
 
 

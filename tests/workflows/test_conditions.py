@@ -10,7 +10,7 @@ import sys
 import nibabel as nib
 import numpy as np
 import numpy.testing as npt
-from processes import answer, run
+from processes import answer, call
 import pytest
 
 from dipy_ldm import VQVAE, LatentDiffusion
@@ -41,7 +41,7 @@ def brains(tmp_path_factory):
 
 def test_generated_volumes_say_what_was_asked_for(brains):
     conditions = ("age=60,99", "group=control")
-    status, _, stderr = run(
+    status, _, stderr = call(
         "dipy_generate_ldm",
         "m.safetensors",
         *("--steps", 2, "--first_sample", 3, "--same_noise"),
@@ -91,7 +91,7 @@ def test_what_is_drawn_is_said_as_drawn(brains, command, words):
 
 
 def test_denoised_volumes_say_what_was_asked_for(brains):
-    status, _, stderr = run(
+    status, _, stderr = call(
         "dipy_denoise_ldm",
         *("m.safetensors", "scan.nii.gz", "--conditions", "group=control"),
         cwd=brains,
@@ -108,7 +108,7 @@ def test_the_difference_is_what_conditions_changed(brains):
         "asked": ("--conditions", "age=50", "group=control", "--repeats", 2),
     }.items():
         command = ("dipy_denoise_ldm", *given, "--out_denoised", name, *more)
-        status, _, stderr = run(*command, cwd=brains)
+        status, _, stderr = call(*command, cwd=brains)
         assert status == 0, stderr
     facts = json.loads((brains / "scan_asked.json").read_text())
     first = facts["Noise"]
@@ -160,7 +160,7 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_what_can_not_be_asked_for(brains, case):
     arguments, sentence = BAD[case]
-    status, _, stderr = run(
+    status, _, stderr = call(
         "dipy_generate_ldm",
         *("m.safetensors", "--out_samples", "bad", "--conditions", *arguments),
         cwd=brains,
@@ -177,7 +177,7 @@ def test_conditions_of_a_model_without(tmp_path):
         ("dipy_generate_ldm", older, "--conditions", "label=7"),
         ("dipy_train_ldm", "mnist", "--conditions", "age"),
     ):
-        status, _, stderr = run(*command, cwd=tmp_path)
+        status, _, stderr = call(*command, cwd=tmp_path)
         assert status == 2
         assert ("without conditions" if "label=7" in command else "label") in (
             answer(stderr)
@@ -195,7 +195,7 @@ def test_nothing_is_asked_of_a_model_without(given, seed):
 
 def test_packaged_digits_are_made_by_label(tmp_path):
     asked = ("dipy_generate_ldm", "mnist", "--conditions", "label=7")
-    status, _, stderr = run(*asked, "--n_samples", 2, "--steps", 2, cwd=tmp_path)
+    status, _, stderr = call(*asked, "--n_samples", 2, "--steps", 2, cwd=tmp_path)
     assert status == 0, stderr
     with np.load(tmp_path / "samples.npz") as made:
         assert made["images"].shape == (2, 28, 28, 1)
@@ -204,7 +204,7 @@ def test_packaged_digits_are_made_by_label(tmp_path):
 
 def test_digits_are_trained_by_label(tmp_path):
     short = "--steps_vqvae 3 --steps_ldm 3 --n_codes 8 --widths_vqvae 4 --widths_ldm 4"
-    status, stdout, stderr = run(
+    status, stdout, stderr = call(
         "dipy_train_ldm",
         *("mnist", *short.split(), "--validation", 0.001, "--conditions", "label"),
         cwd=tmp_path,
@@ -216,7 +216,7 @@ def test_digits_are_trained_by_label(tmp_path):
     assert "does not listen to the condition label" not in stdout
     with open(tmp_path / "history.csv") as table:
         assert "val_gain_label" in next(csv.reader(table))
-    status, _, stderr = run(
+    status, _, stderr = call(
         "dipy_generate_ldm",
         *("ldm.safetensors", "--steps", 1, "--conditions", "label=3,n/a"),
         cwd=tmp_path,

@@ -6,7 +6,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import numpy.testing as npt
-from processes import run
+from processes import call
 import pytest
 from scans import save
 
@@ -59,7 +59,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(folder):
     arguments = ("T2", *SHORT, "--cache_dir", "cache", "--source_files", "T1")
-    status, stdout, stderr = run("dipy_train_ldm", *arguments, cwd=folder)
+    status, stdout, stderr = call("dipy_train_ldm", *arguments, cwd=folder)
     assert status == 0, stderr
     return folder, stdout
 
@@ -79,7 +79,7 @@ def test_samples_are_named_after_their_sources(trained):
     folder, _ = trained
     arguments = ("ldm.safetensors", "--steps", 2, "--n_samples", 2, "--seed", 3)
     files = ("T1/sub-1_T1w.nii.gz", "T1/sub-5_T1w.nii.gz")
-    status, _, stderr = run(
+    status, _, stderr = call(
         "dipy_generate_ldm", *arguments, "--source_files", *files, cwd=folder
     )
     assert status == 0, stderr
@@ -121,11 +121,11 @@ def test_models_of_volumes_of_others_are_evaluated_and_audited(trained, tmp_path
         ("dipy_audit_ldm", ("--train", "T2", "--held_out", "T2")),
     ):
         arguments = (command, "ldm.safetensors", *options)
-        status, _, stderr = run(*arguments, cwd=folder)
+        status, _, stderr = call(*arguments, cwd=folder)
         assert status
         assert "makes volumes of others; name them with --source_files" in stderr
         further = ("--source_files", "T1", "--cache_dir", "kept")
-        status, _, stderr = run(*arguments, *further, cwd=folder)
+        status, _, stderr = call(*arguments, *further, cwd=folder)
         # They go as far as to count the volumes, and to look whose they are.
         assert "needs 40: half" in stderr or "of the same subjects (sub-0" in stderr
 

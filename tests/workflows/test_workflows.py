@@ -11,7 +11,16 @@ import sys
 from PIL import Image
 import numpy as np
 import numpy.testing as npt
-from processes import NO_DEVICE, NO_MACHINES, TINY, answer, kill_when, run, start
+from processes import (
+    NO_DEVICE,
+    NO_MACHINES,
+    TINY,
+    answer,
+    call,
+    kill_when,
+    run,
+    start,
+)
 import pytest
 
 from dipy_ldm import LatentDiffusion, __version__, _serialization
@@ -22,7 +31,7 @@ from dipy_ldm.workflows.train import TrainLDMFlow
 
 @pytest.fixture(scope="module")
 def trained(folder):
-    status, _, stderr = run(
+    status, _, stderr = call(
         "dipy_train_ldm", "blobs.npy", *TINY, "--out_dir", "out", cwd=folder
     )
     assert status == 0, stderr
@@ -47,7 +56,7 @@ def test_training_writes_model_history_and_picture(trained):
 def test_a_training_that_comes_to_nothing_ends_with_status_1(folder, tmp_path):
     nothing = [*TINY[4:], "--steps_vqvae", 240, "--learning_rate", 1]
     arguments = (folder / "blobs.npy", *nothing, "--steps_ldm", 1)
-    status, _, stderr = run("dipy_train_ldm", *arguments, cwd=tmp_path)
+    status, _, stderr = call("dipy_train_ldm", *arguments, cwd=tmp_path)
     assert status == 2
     assert "the autoencoder has learnt nothing in" in answer(stderr)
     assert "Traceback" not in stderr
@@ -87,7 +96,7 @@ def test_generating_writes_array_and_picture(trained, blobs, monkeypatch):
     assert status == 2
     assert "--force" in answer(stderr)
     assert (trained.parent / "samples.npz").stat().st_mtime_ns == before
-    status, _, stderr = run(
+    status, _, stderr = call(
         "dipy_generate_ldm", *arguments, "--force", cwd=trained.parent
     )
     assert status == 0, stderr
@@ -99,7 +108,7 @@ def test_one_sample_alone(trained, tmp_path):
     model = LatentDiffusion.load(model_file)
     arguments = ("--n_samples", 1, "--first_sample", 7000, "--out_samples", "a.b")
     spread = ("--strategy", "mirrored", "--devices", 0)
-    status, _, stderr = run(
+    status, _, stderr = call(
         "dipy_generate_ldm", model_file, *arguments, *spread, cwd=tmp_path
     )
     assert status == 0, stderr
@@ -126,24 +135,28 @@ def assert_same_model(folder, other):
 def test_stopped_three_times_and_resumed_is_the_uninterrupted(trained, tmp_path):
     # Checkpoints within the epochs too, so that it is stopped in the middle of one.
     arguments = (trained.parent / "blobs.npy", *TINY, "--checkpoint_steps", 1)
-    resume = ()
+    resumed = (*arguments, "--resume")  # from the first, which has nothing to resume
     for checkpoint, sent, expected in (
         ("autoencoder-checkpoint", signal.SIGKILL, -signal.SIGKILL),
         ("diffusion-checkpoint.guide", signal.SIGTERM, 143),
         ("diffusion-checkpoint", signal.SIGKILL, -signal.SIGKILL),
     ):
-        process = start("dipy_train_ldm", *arguments, *resume, cwd=tmp_path)
-        _, stderr = kill_when(process, tmp_path / f"ldm.safetensors.{checkpoint}", sent)
+        process = start("dipy_train_ldm", *resumed, cwd=tmp_path)
+        stdout, stderr = kill_when(
+            process, tmp_path / f"ldm.safetensors.{checkpoint}", sent
+        )
         assert process.returncode == expected
+        # DIPY sends what is logged to the standard output.
+        nothing = "there is no checkpoint to resume from" in stdout
+        assert nothing == (checkpoint == "autoencoder-checkpoint")
         if sent == signal.SIGTERM:
             assert "--resume" in answer(stderr)
             assert "Traceback" not in stderr
         assert not (tmp_path / "ldm.safetensors").exists()
-        status, _, stderr = run("dipy_train_ldm", *arguments, cwd=tmp_path)
+        status, _, stderr = call("dipy_train_ldm", *arguments, cwd=tmp_path)
         assert status == 2
         assert "--resume" in answer(stderr)
-        resume = ("--resume",)
-    status, _, stderr = run("dipy_train_ldm", *arguments, *resume, cwd=tmp_path)
+    status, _, stderr = run("dipy_train_ldm", *resumed, cwd=tmp_path)
     assert status == 0, stderr
     assert_same_model(trained, tmp_path)
     assert not list(tmp_path.glob("*checkpoint*"))
@@ -176,15 +189,6 @@ def test_a_name_that_is_too_long_is_refused_at_once(command, folder, name):
     status, told = command("train", *options)
     assert status
     assert "and may have 240; give a shorter one" in answer(told)
-
-
-def test_resuming_what_never_began(trained, tmp_path):
-    arguments = (trained.parent / "blobs.npy", *TINY, "--resume")
-    status, stdout, stderr = run("dipy_train_ldm", *arguments, cwd=tmp_path)
-    assert status == 0, stderr
-    # DIPY sends what is logged to the standard output.
-    assert "there is no checkpoint to resume from" in stdout
-    assert_same_model(trained, tmp_path)
 
 
 def test_resuming_what_has_ended_is_no_error(command, tmp_path):
@@ -255,7 +259,7 @@ def bad(folder):
 @pytest.mark.parametrize("case", BAD_TRAINING)
 def test_bad_input_to_training(bad, case):
     arguments, sentence = BAD_TRAINING[case]
-    status, _, stderr = run(
+    status, _, stderr = call(
         "dipy_train_ldm", *arguments, "--out_dir", "bad_out", cwd=bad
     )
     assert status == 2, stderr
@@ -278,7 +282,7 @@ BAD_GENERATING = {
 @pytest.mark.parametrize("case", BAD_GENERATING)
 def test_bad_input_to_generating(trained, bad, case):
     arguments, sentence = BAD_GENERATING[case]
-    status, _, stderr = run(
+    status, _, stderr = call(
         "dipy_generate_ldm", *arguments, "--out_samples", "bad_samples", cwd=bad
     )
     assert status == 2, stderr
@@ -289,7 +293,7 @@ def test_bad_input_to_generating(trained, bad, case):
 
 def test_a_place_that_cant_be_written(trained, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    status, _, stderr = run(
+    status, _, stderr = call(
         "dipy_generate_ldm",
         trained / "ldm.safetensors",
         *("--n_samples", 1, "--steps", 1, "--out_dir", "file/below"),
@@ -299,33 +303,23 @@ def test_a_place_that_cant_be_written(trained, tmp_path):
     assert "is a file; name another place" in answer(stderr)
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "dipy_train_ldm",
-        "dipy_generate_ldm",
-        "dipy_denoise_ldm",
-        "dipy_inpaint_ldm",
-        "dipy_check_ldm",
-        "dipy_evaluate_ldm",
-        "dipy_audit_ldm",
-    ],
-)
-def test_help_and_version(command, tmp_path):
-    status, stdout, _ = run(command, "--version", cwd=tmp_path)
+COMMANDS = ["train", "generate", "denoise", "inpaint", "check", "evaluate", "audit"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_and_version(name, tmp_path):
+    status, stdout, _ = call(f"dipy_{name}_ldm", "--version", cwd=tmp_path)
     assert (status, stdout.strip()) == (0, f"dipy_ldm {__version__}")
-    status, stdout, stderr = run(command, "--help", cwd=tmp_path)
+    status, stdout, stderr = run(f"dipy_{name}_ldm", "--help", cwd=tmp_path)
     assert status == 0
     assert "--seed" in stdout
     assert stderr == ""
 
 
-@pytest.mark.parametrize(
-    "module", ["train", "generate", "denoise", "inpaint", "check", "evaluate", "audit"]
-)
-def test_help_needs_neither_keras_nor_tensorflow(module):
+def test_help_needs_neither_keras_nor_tensorflow():
+    modules = ", ".join(f"dipy_ldm.workflows.{name}" for name in ("cli", *COMMANDS))
     code = (
-        f"import dipy_ldm.workflows.cli, dipy_ldm.workflows.{module}, sys; "
+        f"import {modules}, sys; "
         "assert not {'keras', 'tensorflow', 'matplotlib'} & set(sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

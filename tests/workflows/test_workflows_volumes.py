@@ -2,7 +2,6 @@
 
 from contextlib import contextmanager, suppress
 import json
-import os
 import resource
 import shutil
 import signal
@@ -11,7 +10,7 @@ from PIL import Image
 import nibabel as nib
 import numpy as np
 import numpy.testing as npt
-from processes import NO_DEVICE, answer, kill_when, run, start
+from processes import NO_DEVICE, answer, call, kill_when, start
 import pytest
 from scans import save
 
@@ -97,7 +96,7 @@ def folder(tmp_path_factory):
 def trained(folder):
     """Return the folder with a model in ``out``."""
     arguments = ("cohort", *TINY, *TRAINING, "--cache_dir", "cache")
-    status, _, stderr = run(
+    status, _, stderr = call(
         "dipy_train_ldm", *arguments, "--out_dir", "out", cwd=folder
     )
     assert status == 0, stderr
@@ -113,7 +112,7 @@ def model(trained):
 def generated(trained):
     """Return the folder with three generated volumes in ``generated``."""
     arguments = "--n_samples 3 --steps 10 --seed 7 --out_dir generated".split()
-    status, _, stderr = run(
+    status, _, stderr = call(
         "dipy_generate_ldm", "out/ldm.safetensors", *arguments, cwd=trained
     )
     assert status == 0, stderr
@@ -175,7 +174,7 @@ def test_generated_volumes_tell_what_they_are(trained, generated):
 
 def test_one_sample_alone_and_in_another_type(trained, generated, tmp_path):
     arguments = "--n_samples 1 --first_sample 2 --steps 10 --seed 7 --dtype int16"
-    status, _, stderr = run(
+    status, _, stderr = call(
         "dipy_generate_ldm",
         trained / "out" / "ldm.safetensors",
         *arguments.split(),
@@ -193,7 +192,7 @@ def test_one_sample_alone_and_in_another_type(trained, generated, tmp_path):
 
 
 def test_at_strength_zero_a_volume_comes_back_reconstructed(trained, model, tmp_path):
-    status, _, stderr = run(
+    status, _, stderr = call(
         "dipy_denoise_ldm",
         *(trained / "out" / "ldm.safetensors", trained / "cohort"),
         *("--strength", 0, "--out_dir", "clean"),
@@ -218,7 +217,7 @@ def test_at_strength_zero_a_volume_comes_back_reconstructed(trained, model, tmp_
 
 
 def test_repeats_tell_how_far_results_vary(trained, tmp_path):
-    status, _, stderr = run(
+    status, _, stderr = call(
         "dipy_denoise_ldm",
         *(trained / "out" / "ldm.safetensors", trained / "cohort" / "sub-00.nii"),
         *("--strength", 0.6, "--steps", 8, "--repeats", 2, "--out_denoised", "x"),
@@ -246,17 +245,18 @@ def test_channels_masks_and_bad_files(folder, tmp_path):
         mask = nib.Nifti1Image((data[..., 0] > 50).astype("uint8"), image.affine)
         nib.save(mask, tmp_path / "masks" / f"{i}.nii")
     cut_off(tmp_path / "both" / "1.nii.gz")
-    arguments = "--epochs_vqvae 1 --epochs_ldm 1 --voxel_size 8 --cache_dir cache"
-    status, stdout, stderr = run(
+    arguments = "--steps_vqvae 1 --steps_ldm 1 --voxel_size 8 --cache_dir cache"
+    small = ("--widths_vqvae", 4, "--widths_ldm", 4)
+    status, stdout, stderr = call(
         "dipy_train_ldm",
         *("both", "--channels", "--skip_bad", "--mask_files", "masks"),
-        *("--background", 0.2, *TINY, *arguments.split()),
+        *("--background", 0.2, *TINY, *arguments.split(), *small),
         cwd=tmp_path,
     )
     assert status == 0, stderr
     # DIPY sends what is logged to the standard output.
     assert "both/1.nii.gz is cut off" in stdout
-    status, _, stderr = run(
+    status, _, stderr = call(
         *("dipy_generate_ldm", "ldm.safetensors"),
         *("--n_samples", 1, "--steps", 1),
         cwd=tmp_path,
@@ -641,17 +641,17 @@ def test_volumes_of_one_name_keep_their_folders(trained, command, tmp_path):
 
 
 @pytest.mark.tensorflow
-def test_workers_share_the_volumes(trained, volumes, tmp_path):
+def test_workers_share_the_volumes(trained, volumes, tmp_path, monkeypatch):
     model = trained / "out" / "ldm.safetensors"
     cluster = {"worker": [f"localhost:{port}" for port in (8001, 8002, 8003)]}
     for index, names in ((2, "23"), (1, "1")):
         task = {"type": "worker", "index": index}
         config = json.dumps({"cluster": cluster, "task": task})
-        status, _, stderr = run(
+        monkeypatch.setenv("TF_CONFIG", config)
+        status, _, stderr = call(
             *("dipy_denoise_ldm", model, "volumes", "--strength", 0),
             *("--out_dir", index, "--devices", 0),
             cwd=tmp_path,
-            env=os.environ | {"TF_CONFIG": config},
         )
         assert status == 0, stderr
         assert "denoise:" not in stderr  # progress is the chief's
