@@ -33,7 +33,7 @@ def conv(x, width, size=3, strides=1, upsampled=False, **kwargs):
         "upsampled": upsampled,
     } | kwargs
     # In bfloat16, TensorFlow's gradients for so few voxels are wrong on processors, up
-    # to NaN: tests/nn/test_networks.py tells when this is no longer needed.
+    # to NaN: tests/denoiser/test_unet.py tells when this is no longer needed.
     least = 2 if upsampled else 3
     if rank_of(x) == 3 and any(n is not None and n < least for n in x.shape[1:-1]):
         kwargs = kwargs | {"dtype": "float32"}

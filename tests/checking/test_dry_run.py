@@ -9,9 +9,11 @@ import pytest
 
 from dipy_ldm import _presets
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.checking import _dry_run as trials
+from dipy_ldm.checking import _dry_run as trials, _dry_run as verdicts
+from dipy_ldm.checking._dry_run import Overfit, Paces
 from dipy_ldm.data._batches import Augmentation
 from dipy_ldm.data._cohort import Cohort
+from dipy_ldm.training import ResolvedOptions
 from dipy_ldm.workflows import _recipes as recipes
 
 TINY = {
@@ -89,3 +91,101 @@ def test_large_volumes_are_made_smaller_in_place():
     assert small.shape == (2, 30, 19, 32, 1)
     assert small[0, :14, :, :].max() < 0.01
     assert small[0, 16:-1, 11:-1, 17:-1].min() > 0.99
+
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.random((8, 6, 6, 1), "float32")
+GOOD = Overfit(
+    steps=300,
+    mse=0.001,
+    baseline_mse=0.08,
+    perplexity=200.0,
+    usage=0.9,
+    images=IMAGES,
+    reconstructed=IMAGES,
+    latents=RNG.standard_normal((8, 6, 6, 3)),
+)
+
+
+def test_time_is_that_of_all_steps():
+    trainings = (
+        ResolvedOptions(1, steps=2000, batch_size=4),
+        ResolvedOptions(1, steps=6000),
+    )
+    paces = Paces(start=60.0, each={"autoencoder": 0.1, "diffusion": 0.5}, encoding=0.2)
+    finding = verdicts.check_time(paces, trainings, n=100, n_all=110)
+    assert finding.state == "green"
+    # 200 + 3000 + 60 + 22 seconds.
+    assert finding.message.startswith("About 55 minutes ")
+    parts = {row[0]: row for row in finding.table[1:]}
+    assert parts["autoencoder"][1:3] == (2000, 0.1)
+    assert sum(row[-1] for row in finding.table[1:]) == pytest.approx(100)
+    assert parts["diffusion"][-1] == pytest.approx(100 * 3000 / 3282)
+
+
+def test_a_guide_is_counted_and_days_are_amber():
+    trainings = (ResolvedOptions(5, batch_size=4),) * 2
+    each = {"autoencoder": 1.0, "diffusion": 100.0, "guide": 10.0}
+    finding = verdicts.check_time(Paces(1.0, each, 0.1), trainings, n=8000, n_all=8000)
+    assert finding.state == "amber"
+    assert "days" in finding.message
+    assert dict(row[:2] for row in finding.table[1:])["guide"] == 625
+
+
+def test_images_that_are_learnt_are_green():
+    finding = verdicts.check_overfit(GOOD, None)
+    assert finding.state == "green"
+    assert "correlation of 1.000" in finding.message
+    assert finding.pictures[0].image.ndim == 3
+
+
+@pytest.mark.parametrize(
+    ("steps", "mse", "state"),
+    [(300, 0.09, "red"), (300, 0.05, "amber"), (50, 0.09, "grey"), (50, 0.01, "green")],
+)
+def test_what_is_not_learnt_depends_on_the_steps(steps, mse, state):
+    finding = verdicts.check_overfit(GOOD._replace(steps=steps, mse=mse), None)
+    assert finding.state == state
+    assert bool(finding.cure) == (state in ("red", "amber"))
+
+
+def test_numbers_that_are_not_finite_are_red():
+    broken = {"mse": np.nan, "perplexity": np.nan, "reconstructed": np.nan * IMAGES}
+    found = GOOD._replace(latents=np.nan * GOOD.latents, **broken)
+    finding = verdicts.check_overfit(found, None)
+    assert finding.state == "red"
+    assert "--learning_rate" in finding.cure
+    assert (
+        verdicts.check_codes(found, 256).state
+        == verdicts.check_latents(found).state
+        == "grey"
+    )
+
+
+def test_a_dead_codebook_is_found():
+    assert verdicts.check_codes(GOOD, 256).state == "green"
+    # As where codes start at random and are not revived.
+    few = GOOD._replace(usage=0.02, perplexity=4.0)
+    assert verdicts.check_codes(few, 256).state == "amber"
+    one = GOOD._replace(usage=0.004, perplexity=1.1)
+    assert verdicts.check_codes(one, 256).state == "red"
+    # More codes than latents can't all be used.
+    assert verdicts.check_codes(GOOD._replace(usage=0.05), 4096).state == "green"
+
+
+def test_latents_without_spread_are_found():
+    finding = verdicts.check_latents(GOOD)
+    assert finding.state == "green"
+    assert [row[0] for row in finding.table[1:]] == [1, 2, 3]
+    idle = GOOD.latents * [1, 1, 1e-4]
+    assert verdicts.check_latents(GOOD._replace(latents=idle)).state == "amber"
+    none = np.zeros_like(GOOD.latents)
+    assert verdicts.check_latents(GOOD._replace(latents=none)).state == "red"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.2, "1 s"), (90, "90 s"), (150, "2.5 minutes"), (7300, "2 hours")],
+)
+def test_times_are_written_as_people_do(seconds, words):
+    assert verdicts.duration(seconds) == words

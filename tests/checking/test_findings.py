@@ -2,10 +2,21 @@
 
 import json
 
+import numpy as np
 import pytest
 
-from dipy_ldm.checking import _findings as findings
-from dipy_ldm.checking._findings import Finding, amber, green, grey, red
+from dipy_ldm.checking import _findings as findings, _findings as report
+from dipy_ldm.checking._findings import (
+    Finding,
+    Gallery,
+    Picture,
+    amber,
+    flat,
+    green,
+    grey,
+    red,
+    show_reconstructions,
+)
 
 
 def test_the_worst_state_counts():
@@ -44,3 +55,70 @@ def test_names_are_listed_up_to_a_few(n, words):
 def test_things_are_counted():
     assert findings.counted(1, "file") == "1 file"
     assert findings.counted(1200, "file") == "1,200 files"
+
+
+AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
+IMAGES = np.random.default_rng(0).random((6, 28, 20, 1))
+VOLUMES = np.random.default_rng(0).random((6, 8, 9, 10, 1))
+
+
+def test_small_pictures_are_enlarged():
+    assert flat(IMAGES, None).shape == (6, 84, 60, 1)
+    # Axial, coronal and sagittal planes side by side.
+    assert flat(VOLUMES, AFFINE).shape[0] == 6
+    assert flat(VOLUMES, AFFINE).shape[1] >= 80
+
+
+@pytest.mark.parametrize(("images", "affine"), [(IMAGES, None), (VOLUMES, AFFINE)])
+def test_the_last_is_a_usual_one(images, affine):
+    (picture,) = Gallery(images, affine, usual=4)([1], "Far out")
+    (same,) = Gallery(images, affine, usual=1)([4], "Far out")
+    assert picture.caption == "Far out"
+    assert picture.image.shape == same.image.shape
+    assert 0 <= picture.image.min() <= picture.image.max() <= 1
+    assert not np.array_equal(picture.image, same.image)
+
+
+@pytest.mark.parametrize(("images", "affine"), [(IMAGES, None), (VOLUMES, AFFINE)])
+def test_reconstructions_are_shown_below(images, affine):
+    picture = show_reconstructions(images, 0 * images, affine)
+    assert picture.ndim == 3
+    assert picture.max() == pytest.approx(1, abs=0.1)
+
+
+FOUND = {
+    "Files": [
+        red("files", "Bad <b>.", "Mend it.", table=[("what",), ("a.nii is cut.",)]),
+        green("units", "All of one unit."),
+    ],
+    "Images": [
+        amber(
+            "shapes", "Odd.", "Look.", pictures=[Picture(np.zeros((4, 4, 1)), "It.")]
+        ),
+        grey("orientation", "Not looked at."),
+    ],
+}
+
+
+def test_the_page_has_every_finding():
+    html = report.write_page(["a.nii", "b.nii", "c.nii", "d.nii"], FOUND)
+    for words in ("Mend it.", "Look.", "All of one unit.", "a.nii is cut.", "It."):
+        assert words in html
+    assert "<b>" not in html
+    assert "a.nii b.nii c.nii and 1 more" in html
+    assert "1 red (must be mended before a training), 1 amber" in html
+    # The worst at the top, before all in their order.
+    assert html.index("files: Bad") < html.index("shapes: Odd") < html.index("<h2>")
+    kinds = ("bad", "fair", "good", "plain")
+    assert [html.count(f'class="note {kind}"') for kind in kinds] == [2, 2, 1, 1]
+
+
+def test_in_short_the_worst_is_first_and_the_rest_is_named():
+    assert report.summarise_findings(FOUND) == [
+        "red: files: Bad <b>.",
+        "  Mend it.",
+        "amber: shapes: Odd.",
+        "  Look.",
+        "green: units",
+        "grey: orientation",
+    ]

@@ -1,0 +1,70 @@
+"""Encoder and decoder: shapes in any rank, and how they start."""
+
+from keras import ops
+import numpy as np
+import numpy.testing as npt
+import pytest
+
+from dipy_ldm.autoencoder import _network as autoencoder_network
+from dipy_ldm.autoencoder._network import cosines
+
+to_numpy = ops.convert_to_numpy
+AUTOENCODER = {"widths": (8, 6), "blocks": 1, "code_dim": 3}
+
+
+SPACES = [(16,), (16, 8), (8, 4, 12)]
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_autoencoder_shapes(space):
+    encoder = autoencoder_network.encoder(space, 2, **AUTOENCODER)
+    decoder = autoencoder_network.decoder((None,) * len(space), 2, **AUTOENCODER)
+    images = np.zeros((2, *space, 2), "float32")
+    latents = encoder(images)
+    assert latents.shape == (2, *(size // 4 for size in space), 3)
+    assert decoder(latents).shape == images.shape
+
+
+@pytest.mark.parametrize("space", [(16,), (16, 8), (8, 8, 8)])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_the_autoencoder_starts_at_the_slowest_waves(space, channels):
+    options = {"widths": (4, 4), "blocks": 1, "code_dim": 3, "seed": 0}
+    encoder, decoder = autoencoder_network.encoder_and_decoder(
+        space, channels, **options
+    )
+    images = np.random.default_rng(0).random((2, *space, channels)).astype("float32")
+    latents = encoder(images)
+    # The first is how bright a piece is, and these are all that a smooth image has.
+    size = 4 ** len(space) * channels
+    piece = images[(slice(None), *(slice(4) for _ in space))]
+    mean = piece.mean(axis=tuple(range(1, piece.ndim))) * np.sqrt(size)
+    npt.assert_allclose(
+        to_numpy(latents)[(slice(None), *(0 for _ in space), 0)], mean, rtol=1e-5
+    )
+    reconstructed = to_numpy(decoder(latents))
+    error = np.mean((reconstructed - images) ** 2)
+    assert error < np.var(images)
+    again = to_numpy(decoder(encoder(reconstructed)))
+    npt.assert_allclose(again, reconstructed, atol=1e-5)
+
+
+@pytest.mark.parametrize("piece", [(4,), (4, 4), (4, 4, 4), (2, 3, 2)])
+def test_waves_are_orthonormal_and_the_slowest_come_first(piece):
+    size = np.prod(piece)
+    waves = cosines(piece, size + 1).reshape(size, size + 1)
+    npt.assert_allclose(waves[:, :-1].T @ waves[:, :-1], np.eye(size), atol=1e-12)
+    npt.assert_array_equal(waves[:, -1], 0)
+    npt.assert_allclose(waves[:, 0], size**-0.5)
+    # Changes from voxel to voxel grow.
+    if len(piece) == 1:
+        changes = np.sum(np.diff(waves[:, :-1], axis=0) ** 2, axis=0)
+        assert (np.diff(changes) > 0).all()
+
+
+@pytest.mark.parametrize("design", [1, 2, 3])
+def test_the_factor_is_that_of_the_decoder(design):
+    widths = (8, 8, 8)
+    options = {"widths": widths, "blocks": 1, "code_dim": 1, "design": design}
+    decoder = autoencoder_network.decoder((None,), 1, **options)
+    assert decoder.compute_output_shape((1, 1, 1)) == (1, 8, 1)
+    assert autoencoder_network.factor_of(widths) == 8

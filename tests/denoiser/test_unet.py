@@ -1,0 +1,151 @@
+"""The U-Net: shapes in any rank, and that every weight learns."""
+
+import subprocess
+import sys
+
+import keras
+from keras import ops
+import numpy as np
+import numpy.testing as npt
+import pytest
+
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm.denoiser import _unet as unet_network
+from dipy_ldm.nn import building
+
+to_numpy = ops.convert_to_numpy
+
+LATENTS = [(9, 2), (7, 7, 2), (5, 6, 2), (3, 5, 4, 2)]
+
+
+def unet(shape, attention=(False, True)):
+    return unet_network.unet(shape, widths=(8, 16), blocks=1, attention=attention)
+
+
+@pytest.mark.parametrize("shape", LATENTS)
+def test_unet_shapes_for_odd_and_even_sizes(shape):
+    x = np.zeros((2, *shape), "float32")
+    assert unet(shape)([x, np.zeros(2, "float32")]).shape == x.shape
+
+
+def test_unet_starts_at_zero():
+    x = np.random.default_rng(0).standard_normal((2, 7, 7, 2)).astype("float32")
+    made = unet((7, 7, 2))([x, np.ones(2, "float32")])
+    npt.assert_array_equal(to_numpy(made), 0)
+
+
+@pytest.mark.parametrize("shape", [(7, 6, 2), (3, 5, 4, 2)])
+def test_every_weight_of_the_unet_learns(shape):
+    model = unet(shape)
+    rng = np.random.default_rng(0)
+    # Weights that start at zero hide those behind them for a step or two.
+    for weight in model.weights:
+        weight.assign_add(0.1 * rng.standard_normal(weight.shape))
+    before = model.get_weights()
+    x = rng.standard_normal((8, *shape)).astype("float32")
+    # One step is sooner made than traced.
+    model.compile(keras.optimizers.SGD(1.0), loss="mse", run_eagerly=True)
+    model.fit([x, np.linspace(0, 1, 8)], x, batch_size=8, verbose=0)
+    for weight, old in zip(model.weights, before, strict=True):
+        # A key's bias shifts every score alike: softmax does not feel it.
+        if "key/bias" not in weight.path:
+            assert not np.array_equal(weight, old), weight.path
+
+
+def test_unet_depends_on_the_time():
+    model = unet((7, 7, 2))
+    rng = np.random.default_rng(0)
+    for weight in model.weights:
+        weight.assign_add(0.1 * rng.standard_normal(weight.shape))
+    x = np.ones((2, 7, 7, 2), "float32")
+    early, late = to_numpy(model([x, np.array([0.1, 0.9], "float32")]))
+    assert np.abs(early - late).max() > 1e-3
+
+
+def test_attention_needs_an_entry_a_level():
+    with pytest.raises(InputError, match="one entry a level: 2, not 1"):
+        unet((7, 7, 2), attention=(True,))
+
+
+def test_precision_is_set_and_restored():
+    with building.precision("bfloat16"):
+        assert keras.config.dtype_policy().compute_dtype == "bfloat16"
+        model = unet((7, 7, 2))
+    assert keras.config.dtype_policy().name == "float32"
+    assert {weight.dtype for weight in model.weights} == {"float32"}
+    assert model.outputs[0].dtype == "float32"
+    with pytest.raises(InputError, match="float32, bfloat16"):
+        with building.precision("float8"):
+            pass
+
+
+def gradients(model, x):
+    """Tell how one step of gradient descent changes each weight."""
+    rng = np.random.default_rng(0)
+    for weight in model.weights:
+        weight.assign_add(0.1 * rng.standard_normal(weight.shape))
+    before = model.get_weights()
+    # One step is sooner made than traced.
+    model.compile(keras.optimizers.SGD(1.0), loss="mse", run_eagerly=True)
+    model.fit([x, np.linspace(0, 1, len(x))], x, batch_size=len(x), verbose=0)
+    return [old - new for old, new in zip(before, model.get_weights(), strict=True)]
+
+
+def test_few_voxels_learn_the_same_in_bfloat16(bfloat16):
+    x = np.random.default_rng(1).standard_normal((4, 4, 3, 4, 2)).astype("float32")
+    found = []
+    for precision in ("float32", bfloat16):
+        keras.utils.set_random_seed(0)
+        with building.precision(precision):
+            model = unet_network.unet(
+                x.shape[1:], widths=(32, 32, 32), blocks=1, attention=[False] * 3
+            )
+        found.append(gradients(model, x))
+    whole = np.linalg.norm(np.concatenate([g.ravel() for g in found[0]]))
+    for full, half in zip(*found, strict=True):
+        assert np.linalg.norm(full - half) < 0.1 * whole
+
+
+WRONG = """
+import numpy as np
+import tensorflow as tf
+
+rng = np.random.default_rng(0)
+x = tf.constant(rng.standard_normal((4, 2, 2, 2, 64)).astype("float32"))
+w = tf.constant(rng.standard_normal((3, 3, 3, 64, 64)).astype("float32"))
+
+def gradient(dtype):
+    with tf.GradientTape() as tape:
+        tape.watch(w)
+        y = tf.nn.conv3d(tf.cast(x, dtype), tf.cast(w, dtype), [1] * 5, "SAME")
+        loss = tf.reduce_sum(tf.cast(y, "float32") ** 2)
+    return tape.gradient(loss, w).numpy()
+
+full, half = gradient("float32"), gradient("bfloat16")
+assert np.linalg.norm(full - half) < 0.1 * np.linalg.norm(full)
+"""
+
+
+@pytest.mark.tensorflow
+@pytest.mark.xfail(reason="oneDNN's gradient of few voxels is wrong")
+def test_tensorflow_needs_no_help_with_few_voxels(bfloat16):
+    """When this passes, ``conv`` may trust bfloat16 again."""
+    # In a process of its own: some sizes write where they must not.
+    subprocess.run([sys.executable, "-c", WRONG], check=True, capture_output=True)
+
+
+def test_recomputing_changes_memory_and_not_the_result():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((4, 7, 6, 2)).astype("float32")
+    trained = []
+    for remat in (False, True):
+        keras.utils.set_random_seed(0)
+        model = unet_network.unet(
+            (7, 6, 2), widths=(8, 16), blocks=1, attention=(False, True), remat=remat
+        )
+        model.compile(keras.optimizers.SGD(0.1), loss="mse")
+        times = np.linspace(0, 1, 4)
+        model.fit([x, times], x, epochs=5, batch_size=2, shuffle=False, verbose=0)
+        trained.append(model.get_weights())
+    for kept, again in zip(*trained, strict=True):
+        npt.assert_allclose(kept, again, atol=1e-6)
