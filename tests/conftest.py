@@ -159,6 +159,22 @@ def diffusion(vqvae, blobs):
     return model.fit(blobs, epochs=2, batch_size=16, verbose=False)
 
 
+@pytest.fixture(scope="session")
+def model_path(tmp_path_factory):
+    """Return the file of a model of volumes that has learnt hardly anything."""
+    from scans import blocky_volumes, grid_affine
+
+    from dipy_ldm import VQVAE, LatentDiffusion
+
+    options = {"epochs": 1, "batch_size": 4, "verbose": False}
+    vqvae = VQVAE(widths=(4, 4), n_codes=64, code_dim=2, n_codebooks=1)
+    vqvae.fit(blocky_volumes(), affine=grid_affine(), **options)
+    model = LatentDiffusion(vqvae, widths=(4, 8)).fit(blocky_volumes(), **options)
+    path = tmp_path_factory.mktemp("model") / "ldm.safetensors"
+    model.save(path)
+    return path
+
+
 @pytest.fixture
 def command(monkeypatch, tmp_path):
     """Return a function that runs a command here: status and standard error."""

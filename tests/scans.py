@@ -28,6 +28,12 @@ def grid_affine():
     return affine
 
 
+def blocky_volumes():
+    """Return 8 volumes on that grid, in blocks as large as those of a latent."""
+    blocks = np.random.default_rng(0).random((8, 3, 3, 4, 1))
+    return np.kron(blocks, np.ones((1, 4, 4, 4, 1)))[:, :12, :11, :13]
+
+
 def make_scan(folder, kind="int16", name="scan"):
     """Write a scan in its own space; return its path and raw voxels."""
     dtype, slope, intercept, image_type, end = KINDS[kind]

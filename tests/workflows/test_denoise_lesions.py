@@ -6,9 +6,9 @@ import nibabel as nib
 import numpy as np
 import numpy.testing as npt
 import pytest
-from scans import grid_affine, make_scan, raw_voxels
+from scans import blocky_volumes, grid_affine, make_scan, raw_voxels
 
-from dipy_ldm import VQVAE, LatentDiffusion
+from dipy_ldm import LatentDiffusion
 from dipy_ldm.anomaly_detector import AnomalyDetector
 from dipy_ldm.data._grid import Grid
 from dipy_ldm.data._preprocessing import conform_file
@@ -23,27 +23,25 @@ def threshold_for(model_path, scan):
 
 
 @pytest.fixture(scope="module")
-def model_path(tmp_path_factory):
+def detector_path(model_path, tmp_path_factory):
     """Return the file of a model whose detector has learnt hardly anything."""
-    blocks = np.random.default_rng(0).random((8, 3, 3, 4, 1))
-    volumes = np.kron(blocks, np.ones((1, 4, 4, 4, 1)))[:, :12, :11, :13]
     options = {"epochs": 1, "batch_size": 4, "verbose": False}
-    vqvae = VQVAE(widths=(4, 4), n_codes=64, code_dim=2, n_codebooks=1)
-    vqvae.fit(volumes, affine=grid_affine(), **options)
-    model = LatentDiffusion(vqvae, widths=(4, 8)).fit(volumes, **options)
-    model.detector_ = AnomalyDetector(widths=(4, 4), blocks=1).fit(volumes, **options)
+    model = LatentDiffusion.load(model_path)
+    model.detector_ = AnomalyDetector(widths=(4, 4), blocks=1).fit(
+        blocky_volumes(), **options
+    )
     path = tmp_path_factory.mktemp("model") / "ldm.safetensors"
     model.save(path)
     return path
 
 
 @pytest.mark.parametrize("kind", ["int16", "float64"])
-def test_only_lesions_are_made_anew(command, model_path, tmp_path, kind):
+def test_only_lesions_are_made_anew(command, detector_path, tmp_path, kind):
     path, raw, affine = make_scan(tmp_path, kind)
-    threshold = threshold_for(model_path, path)
+    threshold = threshold_for(detector_path, path)
     find = ("--lesions", "--threshold", threshold, "--difference", "--dilate", 4)
     often = ("--repeats", 2, "--steps", 2)
-    status, stderr = command("denoise", model_path, path, *find, *often)
+    status, stderr = command("denoise", detector_path, path, *find, *often)
     assert status == 0, stderr
 
     def read(end):
@@ -71,10 +69,18 @@ def test_only_lesions_are_made_anew(command, model_path, tmp_path, kind):
     npt.assert_allclose(facts["LesionMillilitres"], volume, rtol=1e-4)
 
 
-def test_where_nothing_is_found_the_scan_stays(command, model_path, tmp_path):
+def test_where_nothing_is_found_the_scan_stays(command, detector_path, tmp_path):
     path, raw, _ = make_scan(tmp_path)
     status, stderr = command(
-        *("denoise", model_path, path, "--lesions", "--threshold", 1, "--difference")
+        *(
+            "denoise",
+            detector_path,
+            path,
+            "--lesions",
+            "--threshold",
+            1,
+            "--difference",
+        )
     )
     assert status == 0, stderr
     npt.assert_array_equal(raw_voxels(tmp_path / "scan_denoised.nii.gz"), raw)
@@ -93,19 +99,18 @@ def test_where_nothing_is_found_the_scan_stays(command, model_path, tmp_path):
         (("--lesions", "--dilate", -1), "dilate must be at least 0"),
     ],
 )
-def test_what_makes_no_sense_is_refused(command, model_path, tmp_path, options, said):
+def test_what_makes_no_sense_is_refused(
+    command, detector_path, tmp_path, options, said
+):
     path, *_ = make_scan(tmp_path)
-    status, stderr = command("denoise", model_path, path, *options)
+    status, stderr = command("denoise", detector_path, path, *options)
     assert status == 2 and said in stderr
     assert not list(tmp_path.glob("*denoised*"))
 
 
 def test_a_model_without_a_detector_is_refused(command, model_path, tmp_path):
-    model = LatentDiffusion.load(model_path)
-    model.detector_ = None
-    model.save(tmp_path / "old.safetensors")
     path, *_ = make_scan(tmp_path)
-    status, stderr = command("denoise", "old.safetensors", path, "--lesions")
+    status, stderr = command("denoise", model_path, path, "--lesions")
     assert status == 2 and "has no detector of lesions; train one" in stderr
 
 

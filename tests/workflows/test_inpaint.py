@@ -12,30 +12,15 @@ import numpy as np
 import numpy.testing as npt
 from processes import answer, kill_when, start
 import pytest
-from scans import KINDS, grid_affine, make_scan, raw_voxels, save
+from scans import KINDS, make_scan, raw_voxels, save
 
-from dipy_ldm import VQVAE, LatentDiffusion, _serialization
+from dipy_ldm import _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._nifti import is_whole
 from dipy_ldm.workflows import _restoring as restoring
 from dipy_ldm.workflows._provenance import sidecar, write_with_sidecar
 
 FAST = ("--steps", 2, "--resamplings", 2)
-
-
-@pytest.fixture(scope="module")
-def model_path(tmp_path_factory):
-    """Return the file of a model that has learnt hardly anything."""
-    # Of blocks as large as those of a latent, so that there are many codes.
-    blocks = np.random.default_rng(0).random((8, 3, 3, 4, 1))
-    volumes = np.kron(blocks, np.ones((1, 4, 4, 4, 1)))[:, :12, :11, :13]
-    options = {"epochs": 1, "batch_size": 4, "verbose": False}
-    vqvae = VQVAE(widths=(4, 4), n_codes=64, code_dim=2, n_codebooks=1)
-    vqvae.fit(volumes, affine=grid_affine(), **options)
-    model = LatentDiffusion(vqvae, widths=(4, 8)).fit(volumes, **options)
-    path = tmp_path_factory.mktemp("model") / "ldm.safetensors"
-    model.save(path)
-    return path
 
 
 def ball(radius=3):

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import numpy.testing as npt
-from processes import TIMEOUT, TINY, answer, run, start, wait_for
+from processes import TIMEOUT, TINY, answer, call, start, wait_for
 import pytest
 
 from dipy_ldm import LatentDiffusion
@@ -49,7 +49,7 @@ def end_both(processes):
 
 @pytest.fixture(scope="module")
 def alone(folder):
-    status, _, stderr = run(
+    status, _, stderr = call(
         "dipy_train_ldm", "blobs.npy", *SMALL, "--out_dir", "alone", cwd=folder
     )
     assert status == 0, stderr
