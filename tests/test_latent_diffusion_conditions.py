@@ -344,11 +344,7 @@ def test_what_is_not_listened_to_is_said(caplog):
         found = ablation_gains(
             losses, told, np.arange(40) % 20, ["a", "b", "c"], warn=True
         )
-    assert found == {
-        "val_gain_a": 0,
-        "val_gain_b": pytest.approx(0.2),
-        "val_gain_c": 0,
-    }
+    assert found == {"val_gain_a": 0, "val_gain_b": pytest.approx(0.2), "val_gain_c": 0}
     assert "condition a, as far as can be told from held-out images of 20" in (
         caplog.text
     )

@@ -9,10 +9,7 @@ import pytest
 import dipy_ldm
 
 ROOT = Path(__file__).parents[1]
-ESTIMATORS = {
-    "VQVAE": "dipy_ldm.vqvae",
-    "LatentDiffusion": "dipy_ldm.latent_diffusion",
-}
+ESTIMATORS = {"VQVAE": "dipy_ldm.vqvae", "LatentDiffusion": "dipy_ldm.latent_diffusion"}
 
 
 def test_import_leaves_keras_and_tensorflow_alone():

@@ -318,10 +318,7 @@ def test_covariates_are_written_beside_the_volumes(cohort, tmp_path):
 
 
 def test_what_covariates_say_is_what_is_seen(cohort):
-    few, many = (
-        cohort.Traits(-0.2, -8, None),
-        cohort.Traits(0.4, 8, cohort.Lesion()),
-    )
+    few, many = (cohort.Traits(-0.2, -8, None), cohort.Traits(0.4, 8, cohort.Lesion()))
     (thin, a), (wide, b) = (cohort.make_subject(5, traits=t) for t in (few, many))
     assert b["ventricles"] > 1.3 * a["ventricles"]
     assert b["offset"] > a["offset"] + 6

@@ -329,10 +329,7 @@ def test_halve_takes_the_mean_of_blocks():
             "differ at most in n",
         ),
         (lambda: frechet_distance(np.ones(9), np.ones(9)), "n, \\*shape"),
-        (
-            lambda: frechet_distance(np.eye(4), np.eye(4)),
-            "needs 5 samples of each",
-        ),
+        (lambda: frechet_distance(np.eye(4), np.eye(4)), "needs 5 samples of each"),
         (lambda: precision_recall(np.eye(3), np.eye(3)), "at least 4, not 3"),
         (lambda: precision_recall(np.eye(3), np.eye(3), k=0), "k must be at least 1"),
         (lambda: nearest_distance(np.eye(3), np.ones((0, 3))), "at least 1, not 0"),

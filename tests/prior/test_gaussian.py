@@ -12,11 +12,7 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._sources import Source
 from dipy_ldm.denoiser import _unet as unet_network
 from dipy_ldm.denoiser._conditioning import Latents
-from dipy_ldm.denoiser._training import (
-    DenoiserStage,
-    linear_loss,
-    noisy_latents,
-)
+from dipy_ldm.denoiser._training import DenoiserStage, linear_loss, noisy_latents
 from dipy_ldm.denoiser._unet import LinearEstimate
 from dipy_ldm.diffusion.schedules import SCHEDULES, TARGETS, rates, to_clean, to_target
 from dipy_ldm.prior import _gaussian as gaussian

@@ -148,16 +148,10 @@ def test_what_can_not_be_a_dataset(trained, tmp_path):
     ):
         with pytest.raises(InputError, match=sentence):
             generate(
-                folder,
-                tmp_path,
-                conditions=words,
-                table=str(tmp_path / "wanted.tsv"),
+                folder, tmp_path, conditions=words, table=str(tmp_path / "wanted.tsv")
             )
     with pytest.raises(InputError, match="age is in `conditions` and in the `table`"):
         generate(
-            folder,
-            tmp_path,
-            conditions=["age=7"],
-            table=str(tmp_path / "wanted.tsv"),
+            folder, tmp_path, conditions=["age=7"], table=str(tmp_path / "wanted.tsv")
         )
     assert [path.name for path in tmp_path.iterdir()] == ["wanted.tsv"]

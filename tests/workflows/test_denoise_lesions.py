@@ -72,15 +72,7 @@ def test_only_lesions_are_made_anew(command, detector_path, tmp_path, kind):
 def test_where_nothing_is_found_the_scan_stays(command, detector_path, tmp_path):
     path, raw, _ = make_scan(tmp_path)
     status, stderr = command(
-        *(
-            "denoise",
-            detector_path,
-            path,
-            "--lesions",
-            "--threshold",
-            1,
-            "--difference",
-        )
+        *("denoise", detector_path, path, "--lesions", "--threshold", 1, "--difference")
     )
     assert status == 0, stderr
     npt.assert_array_equal(raw_voxels(tmp_path / "scan_denoised.nii.gz"), raw)

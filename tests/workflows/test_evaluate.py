@@ -217,7 +217,7 @@ def test_an_audit_beside_a_reference_and_by_class(command, volumes, tmp_path):
     assert json.loads((tmp_path / "samples-0001.json").read_text())["Refused"] >= 0
     found = json.loads((tmp_path / "audit.json").read_text())
     assert set(found["Figures"]["membership"]) == {
-        *("denoiser", "reference", "autoencoder"),
+        *("denoiser", "reference", "autoencoder")
     }
     assert found["Reference"].endswith("other.safetensors")
     assert len(found["ReferenceFingerprint"]) == 64
@@ -365,10 +365,7 @@ def test_held_out_volumes_that_are_training_volumes_are_named(
             ["evaluate", "mnist", "--real", "mnist", "--suffix", "T1w"],
             "--suffix is for volumes",
         ),
-        (
-            [*AUDIT, "--suffix", "T1w"],
-            "no file has the suffix T1w; there are none",
-        ),
+        ([*AUDIT, "--suffix", "T1w"], "no file has the suffix T1w; there are none"),
         (["audit", "mnist", "--train", "mnist"], "compare with: --held_out"),
         (["audit", "mnist", "--held_out", "mnist"], "compare with: --train_files"),
         (

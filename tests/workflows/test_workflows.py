@@ -11,16 +11,7 @@ import sys
 from PIL import Image
 import numpy as np
 import numpy.testing as npt
-from processes import (
-    NO_DEVICE,
-    NO_MACHINES,
-    TINY,
-    answer,
-    call,
-    kill_when,
-    run,
-    start,
-)
+from processes import NO_DEVICE, NO_MACHINES, TINY, answer, call, kill_when, run, start
 import pytest
 
 from dipy_ldm import LatentDiffusion, __version__, _serialization
@@ -228,10 +219,7 @@ BAD_TRAINING = {
         ["blobs.npy", *TINY, "--strategy", "x"],
         "auto, none, mirrored, multi_worker",
     ),
-    "no such device": (
-        ["blobs.npy", *TINY, "--devices", "GPU:9"],
-        NO_DEVICE,
-    ),
+    "no such device": (["blobs.npy", *TINY, "--devices", "GPU:9"], NO_DEVICE),
     "no epochs": (["blobs.npy", *TINY, "--epochs_ldm", "0"], "at least 1"),
     "no batch": (["blobs.npy", "--batch_size", "0"], "at least 1"),
     "no widths": (["blobs.npy", *TINY, "--widths_ldm"], "length of --widths_ldm"),

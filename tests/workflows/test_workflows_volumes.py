@@ -560,10 +560,7 @@ BAD_DENOISING = {
         "denoise them one after the other",
     ),
     "another strategy": (["MODEL", "volumes", "--strategy", "x"], "one of auto, none"),
-    "no such device": (
-        ["MODEL", "volumes/0.nii", "--devices", "GPU:9"],
-        NO_DEVICE,
-    ),
+    "no such device": (["MODEL", "volumes/0.nii", "--devices", "GPU:9"], NO_DEVICE),
     "a result in the way": (["MODEL", "volumes/1.nii.gz"], "or --force to overwrite"),
     "channels": (
         ["MODEL", "both.nii", "--channels"],
