@@ -7,16 +7,7 @@ from keras import ops
 import numpy as np
 import pytest
 
-<<<<<<< HEAD
-from dipy_ldm import (
-    VQVAE,
-    LatentDiffusion,
-    _backend,
-    _serialization,
-)
-=======
-from dipy_ldm import VQVAE, LatentDiffusion, _backend, _serialization as persistence
->>>>>>> c2d047f (TEST: what fits on a line is on one)
+from dipy_ldm import VQVAE, LatentDiffusion, _backend, _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._batches import Batches
 from dipy_ldm.training._best_weights import BestWeights
