@@ -24,7 +24,7 @@ from dipy_ldm.data._preprocessing import conform_voxels, restore_file
 from dipy_ldm.data.volumes import load_volumes
 from dipy_ldm.diffusion import masks
 from dipy_ldm.metrics import dice, psnr
-from dipy_ldm.workflows import _native_space as native_space
+from dipy_ldm.workflows import _restoring as native_space
 
 sys.path.append(str(COHORT_SCRIPT.parent))
 from virtual_cohort import Lesion, add_lesion, draw_traits, make_subject

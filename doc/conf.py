@@ -13,7 +13,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "extensions"))
 
 import dipy_ldm
-from dipy_ldm.workflows._quiet_start import quiet_start
+from dipy_ldm.workflows._launch import quiet_start
 
 with quiet_start():
     import tensorflow as tf

@@ -1,7 +1,7 @@
 """Findings: what is told of data and training, with pictures, on a page."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Self
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -33,16 +33,6 @@ class Finding(NamedTuple):
     cure: str = ""
     pictures: Sequence[Picture] = ()
     table: Sequence[Sequence] = ()
-
-    def reworded(self, say: Callable[[str], str]) -> Self:
-        """Say it in other words."""
-        table = [
-            tuple(say(cell) if isinstance(cell, str) else cell for cell in row)
-            for row in self.table
-        ]
-        return self._replace(
-            message=say(self.message), cure=say(self.cure), table=table
-        )
 
     def to_saved(self) -> dict:
         """Say it as JSON can, without the pictures."""

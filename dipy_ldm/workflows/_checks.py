@@ -1,10 +1,12 @@
-"""What ``dipy_check_ldm`` looks at, in which order, and how it tells of it."""
+"""What ``dipy_train_ldm --check`` checks, in which order, and how it reports it."""
 
 from collections.abc import Mapping, Sequence
+import json
 import logging
 from pathlib import Path
 import time
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
@@ -25,73 +27,81 @@ from dipy_ldm.data._covariates import (
     summarise,
 )
 from dipy_ldm.data._paths import holds_volumes, listed_rows
-from dipy_ldm.diffusion import schedules
 from dipy_ldm.nn import building
-from dipy_ldm.workflows import _inputs as inputs, _recipes as recipes
+from dipy_ldm.workflows import _inputs as inputs, _training as training
+from dipy_ldm.workflows._options import sizes_of, with_options
 from dipy_ldm.workflows._outputs import write_page
 
 logger = logging.getLogger(__name__)
 
 _TRIALS = "time", "learning by heart", "codes", "latents"
+_Sections = dict[str, list[Finding]]
 
 
-class Looked(NamedTuple):
-    """What was found by looking, by sections, and what is left to be trained on."""
-
-    findings: dict[str, list[Finding]]
-    material: Material | None
-
-
-def start(
-    strategy: str, devices: Sequence[str] | None, loss: str | None, **method: Any
-) -> Any:
+def start(options: SimpleNamespace) -> Any:
     """Choose the devices, and refuse unknown names before files are read."""
-    choose("schedule", method["schedule"], schedules.SCHEDULES)
-    choose("target", method["target"], schedules.TARGETS)
-    choose("precision", method["precision"], {"auto": None, **building.PRECISIONS})
-    if loss is not None:
-        choose("loss", loss, losses.LOSSES)
-    return _backend.make_strategy(strategy, devices, alone=True)
+    choose("precision", options.precision, {"auto": None, **building.PRECISIONS})
+    if options.loss is not None:
+        choose("loss", options.loss, losses.LOSSES)
+    return _backend.make_strategy(options.strategy, options.devices, alone=True)
 
 
-def look(
-    input_files: Sequence[str],
-    conditions: Sequence[str],
-    steps: Mapping[str, float],
-    *,
-    cache_dir: str | None,
-    cache_limit: float | None,
-    **options: Any,
-) -> Looked:
-    """Look at files, tables and images."""
-    if input_files == ["mnist"] or not holds_volumes(input_files):
-        return _look_at_images(input_files, conditions, steps, options)
+def check(options: SimpleNamespace, strategy: Any, outputs: Sequence[Path]) -> str:
+    """Check what a training would get and do, and write the findings.
+
+    Returns what must be mended, in a sentence.
+    """
+    for name in ("source_files", "steps_detector"):
+        if getattr(options, name):
+            logger.warning("--%s are not checked.", name)
+    if options.input_files == ["mnist"] or not holds_volumes(options.input_files):
+        sections, material = _look_at_images(options)
+    else:
+        sections, material = _look_at_volumes(options)
+    sections |= _try_out(material, options, strategy)
+    return _write(outputs, options, sections)
+
+
+def _look_at_volumes(options):
+    paths, conditions, steps = inputs.named_inputs(options)
     if steps and not conditions:
         raise InputError("`coarsen` is for `conditions`; give these, too.")
-    caching: dict[str, Any] = {"cache_dir": cache_dir, "cache_limit": cache_limit}
-    files, material = read_volumes(input_files, verbose=True, **caching, **options)
-    findings = {"Files": files}
+    files, material = read_volumes(
+        paths,
+        **inputs.grid_options(options),
+        mask_files=options.mask_files,
+        cache_dir=options.cache_dir,
+        cache_limit=options.cache_limit,
+        verbose=True,
+    )
+    sections = {"Files": files}
     if material is not None:
         if conditions:
-            listed = listed_rows(input_files)
-            lookup = conditions, material.files, listed, steps
-            findings["Conditions"] = _of_tables(*lookup)
-        findings["Images"] = check_images(material, verbose=True)
-    return Looked(findings, material)
+            listed = listed_rows(paths)
+            sections["Conditions"] = _of_tables(
+                conditions, material.files, listed, steps
+            )
+        sections["Images"] = check_images(material, verbose=True)
+    return sections, material
 
 
-def _look_at_images(input_files, conditions, steps, options):
-    data = inputs.plan(input_files, conditions, steps, **options).load()
+def _look_at_images(options):
+    plan = inputs.plan(
+        *inputs.named_inputs(options),
+        **inputs.grid_options(options),
+        mask_files=options.mask_files,
+    )
+    data = plan.load()
     names = [f"image {i}" for i in range(len(data.images))]
     subjects = data.subjects or names
     material = Material(data.images, None, names, (), subjects)
     sections = {"Images": check_images(material, verbose=True)}
-    if conditions:
+    if data.conditions:
         learnt = learn(data.conditions, len(names))
-        values = Covariates(data.conditions or {}, {}, {}, list(subjects))
+        values = Covariates(data.conditions, {}, {}, list(subjects))
         findings = [green("conditions", " ".join(summary(learnt))), _unique(values)]
         sections["Conditions"] = findings
-    return Looked(sections, material)
+    return sections, material
 
 
 def _of_tables(names, files, listed, steps):
@@ -119,36 +129,30 @@ def _unique(covariates):
     )
 
 
-def try_out(
-    material: Material | None,
-    sizes: Mapping[str, Any],
-    method: Mapping[str, Any],
-    *,
-    strategy: Any,
-    validation: float,
-    changes: tuple[bool, bool],
-    seconds: float,
-) -> dict[str, list[Finding]]:
-    """Look at what the training would be, and try it."""
+def _try_out(
+    material: Material | None, options: SimpleNamespace, strategy: Any
+) -> _Sections:
+    """Check what the training would be, and try it."""
     if material is None:
         why = "Not looked at: there is no file to learn from."
         return {"Training": [grey("training", why)]}
     cohort = Cohort(
         material.images, affine=material.affine, subjects=list(material.subjects)
     )
-    settings = _presets.resolve(cohort, **sizes)
-    recipe = recipes.make(settings, strategy, **method)
-    parts = plans.check_split(cohort, validation, method["seed"], settings.batch_size)
-    end = plans.check_schedule(method["schedule"])
+    settings = _presets.resolve(cohort, loss=options.loss, **sizes_of(options))
+    recipe = training.make(settings, strategy, options)
+    share = options.validation, options.seed, settings.batch_size
+    parts = plans.check_split(cohort, *share)
+    end = plans.check_schedule(recipe.model.schedule)
     people = plans.check_subjects(cohort)
     if parts.state == "red":
         rest = _not_tried("there are too few images")
         return {"Training": [people, parts, end, *rest]}
-    train, _ = split(cohort, validation, method["seed"], settings.batch_size)
+    train, _ = split(cohort, *share)
     shape, patch = material.images.shape, settings.patch
     chosen = plans.resolve_options(recipe, len(shape) - 2)
     memory = plans.check_memory(recipe, chosen, train.images.shape, patch)
-    plan_findings = [
+    findings = [
         people,
         parts,
         plans.check_device(chosen),
@@ -158,53 +162,48 @@ def try_out(
         end,
     ]
     if memory.state == "red":
-        return {
-            "Training": plan_findings,
-            "Trials": _not_tried("the memory would not suffice"),
-        }
+        trials = _not_tried("the memory would not suffice")
+        return {"Training": findings, "Trials": trials}
     recipe.check(train.images.shape, patch)
-    if not seconds:
-        return {
-            "Training": plan_findings,
-            "Trials": _not_tried("no time was given for it"),
-        }
-    augment = recipes.augmentation(changes[0], settings, changes[1])
+    if not options.seconds:
+        trials = _not_tried("no time was given for it")
+        return {"Training": findings, "Trials": trials}
     few = np.asarray(train.images[: settings.batch_size], "float32")
-    paces = measure_paces(recipe, few, seconds / 2, patch=patch, augment=augment)
-    n = len(train.images), len(material.images)
-    trials = [verdicts.check_time(paces, chosen, *n)]
-    trials += _by_heart(
-        recipe, train.images[:N_OVERFIT_IMAGES], material.affine, seconds
+    paces = measure_paces(
+        recipe,
+        few,
+        options.seconds / 2,
+        patch=patch,
+        augment=training.augmentation(settings, options),
     )
-    return {"Training": plan_findings, "Trials": trials}
+    trial = overfit(
+        recipe, train.images[:N_OVERFIT_IMAGES], material.affine, options.seconds
+    )
+    trials = [
+        verdicts.check_time(paces, chosen, len(train.images), len(material.images)),
+        verdicts.check_overfit(trial, material.affine),
+        verdicts.check_codes(trial, recipe.vqvae.n_codes),
+        verdicts.check_latents(trial),
+    ]
+    return {"Training": findings, "Trials": trials}
 
 
 def _not_tried(why):
     return [grey(title, f"Not tried: {why}.") for title in _TRIALS]
 
 
-def _by_heart(recipe, images, affine, seconds):
-    """Let a few images be learnt by heart, and tell what came of it."""
-    trial = overfit(recipe, images, affine, seconds)
-    return [
-        verdicts.check_overfit(trial, affine),
-        verdicts.check_codes(trial, recipe.vqvae.n_codes),
-        verdicts.check_latents(trial),
-    ]
-
-
-def write(
+def _write(
     outputs: Sequence[Path],
-    input_files: Sequence[str],
+    options: SimpleNamespace,
     sections: Mapping[str, Sequence[Finding]],
 ) -> str:
-    """Write both files, and say in short what is in them."""
+    """Write both files, and return in a sentence what must be mended."""
     every = [finding for findings in sections.values() for finding in findings]
     bad = [finding.title for finding in every if finding.state == "red"]
     document = {
         "GeneratedBy": {"Name": "dipy_ldm", "Version": __version__},
         "Time": time.strftime("%Y-%m-%dT%H:%M:%S"),
-        "Inputs": list(map(str, input_files)),
+        "Inputs": list(map(str, options.input_files)),
         "State": worst(every),
         "Findings": {
             title: [finding.to_saved() for finding in findings]
@@ -213,7 +212,9 @@ def write(
     }
     for line in report.summarise_findings(sections):
         logger.info("%s", line)
-    write_page(outputs, document, report.write_page(input_files, sections))
+    document = json.loads(with_options(json.dumps(document), vars(options)))
+    page = report.write_page(options.input_files, sections)
+    write_page(outputs, document, with_options(page, vars(options)))
     if not bad:
         return ""
     return f"mend what is red before you train: {', '.join(bad)}; see {outputs[1]}."

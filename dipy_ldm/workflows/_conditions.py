@@ -1,5 +1,8 @@
-"""What a command is asked for, and what it says of that beside its outputs."""
+"""Conditions that samples are generated for: from options, tables, and outputs."""
 
+from collections.abc import Iterable, Mapping, Sequence
+import json
+import logging
 import math
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -7,14 +10,24 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from dipy_ldm import _serialization
-from dipy_ldm._conditions import ConditionBatch, from_saved, requested
+from dipy_ldm._conditions import Condition, ConditionBatch, from_saved, requested
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.values import NONE, level_of, number_of
+from dipy_ldm._utils.values import NONE, level_of, listed, number_of, values_of
+from dipy_ldm.data._tables import (
+    as_number,
+    is_missing,
+    read_table,
+    refuse_rows,
+    spelled,
+)
 from dipy_ldm.prior._population import Population, draw
+from dipy_ldm.workflows._outputs import sidecar
+
+logger = logging.getLogger(__name__)
 
 
 class RequestedConditions(NamedTuple):
-    """Conditions that are asked for, in their own units."""
+    """Conditions of the samples, in their own units: as requested, others drawn."""
 
     table: dict[str, list]
     surprises: list[str]
@@ -31,37 +44,35 @@ class RequestedConditions(NamedTuple):
         seed: int | None = None,
         same_noise: bool = False,
     ) -> Self:
-        """Look at what is asked for, and draw the rest, without a network."""
+        """Read what is requested, and draw the rest, without a network."""
         document = _serialization.read_document(model_path, "latent_diffusion")
         conditions = from_saved(document["conditions"])
         n = len(numbers)
         request = request or None
-        batch = ConditionBatch.of(conditions, request, n)
-        if strict and batch.surprises:
-            raise InputError(" ".join(batch.surprises))
+        surprises = ConditionBatch.of(conditions, request, n).surprises
+        if strict and surprises:
+            raise InputError(" ".join(surprises))
         explicit = values = requested(conditions, request, n)
         drawn = None
         if seed is not None:
-            which = Population.from_saved(document.get("population")), request, n
-            first = numbers.start
-            completed = draw(
-                conditions, *which, seed=seed, first=first, same=same_noise
-            )
+            population = Population.from_saved(document.get("population"))
+            own: dict[str, Any] = {"first": numbers.start, "same": same_noise}
+            completed = draw(conditions, population, request, n, seed=seed, **own)
             values = requested(conditions, completed, n)
             drawn = [name for name in values if None in explicit.get(name, [None])]
         table = {
             name: [_plain(name, condition, v) for v in values.get(name, [None] * n)]
             for name, condition in conditions.items()
         }
-        return cls(table, batch.surprises, numbers, drawn)
+        return cls(table, surprises, numbers, drawn)
 
     @property
     def specified(self) -> bool:
-        """Whether anything is asked for of any image."""
+        """Whether any condition of any image is specified."""
         return any(v is not None for values in self.table.values() for v in values)
 
     def subset(self, numbers: range) -> dict[str, list] | str | None:
-        """Return what some of the images are asked to be."""
+        """Return the conditions of some of the images."""
         columns = self._of(numbers)
         if self.drawn is None or not columns:
             return columns or None
@@ -69,8 +80,8 @@ class RequestedConditions(NamedTuple):
         if not self.specified:
             return NONE
         return {
-            n: [NONE if v is None else v for v in values]
-            for n, values in columns.items()
+            name: [NONE if value is None else value for value in values]
+            for name, values in columns.items()
         }
 
     def _of(self, numbers):
@@ -79,22 +90,25 @@ class RequestedConditions(NamedTuple):
         return {name: values[places] for name, values in self.table.items()}
 
     def facts(self, numbers: range) -> dict[str, Any]:
-        """Say what images were asked to be."""
+        """Describe the conditions of images, for the file beside them."""
         conditions: dict[str, Any] = {}
         for name, values in self._of(numbers).items():
             shown = ["n/a" if value is None else value for value in values]
             conditions[name] = shown[0] if len(shown) == 1 else shown
-        warnings = {"Warnings": self.surprises} if self.surprises else {}
-        drawn = {"DrawnConditions": self.drawn} if self.drawn else {}
-        return ({"Conditions": conditions} if conditions else {}) | drawn | warnings
+        entries = {
+            "Conditions": conditions,
+            "DrawnConditions": self.drawn,
+            "Warnings": self.surprises,
+        }
+        return {name: entry for name, entry in entries.items() if entry}
 
     def arrays(self, numbers: range) -> dict[str, np.ndarray]:
-        """Return what images were asked to be, as arrays."""
+        """Return the conditions of images as arrays."""
         columns = {}
         for name, values in self._of(numbers).items():
-            nothing = "n/a" if any(isinstance(v, str) for v in values) else math.nan
-            whole = [nothing if value is None else value for value in values]
-            columns[f"condition_{name}"] = np.array(whole)
+            missing = "n/a" if any(isinstance(v, str) for v in values) else math.nan
+            complete = [missing if value is None else value for value in values]
+            columns[f"condition_{name}"] = np.array(complete)
         return columns
 
 
@@ -110,3 +124,101 @@ def _plain(name, condition, value):
     if condition.leaves_out(value):
         return None
     return level_of(value) if condition.kind == "class" else number_of(name, value)
+
+
+def read_requested_table(
+    path: str | Path, conditions: Mapping[str, Condition]
+) -> dict[str, list[str | float | None]]:
+    """Read a table of conditions, one sample a row."""
+    rows = read_table(path)
+    columns = [name for name in rows[0].cells if name]
+    names = [name for name in columns if name in conditions]
+    if not names:
+        cure = f"it has {listed(conditions)}" if conditions else "train one that has"
+        raise InputError(
+            f"{path} has no column that is a condition of the model ({cure}); its "
+            f"columns are {listed(columns)}."
+        )
+    ignored = [name for name in columns if name not in (*conditions, "participant_id")]
+    if ignored:
+        logger.warning(
+            "the columns %s of %s are ignored: the model has the conditions %s.",
+            listed(ignored),
+            path,
+            listed(conditions),
+        )
+    complaints: list[str] = []
+    table = {
+        name: [_read_cell(name, row, conditions[name], complaints) for row in rows]
+        for name in names
+    }
+    refuse_rows(complaints, "correct these cells, or leave them empty")
+    return table
+
+
+def _read_cell(name, row, condition, complaints):
+    """Read a cell, and complain of a bad one."""
+    text = row.cells[name]
+    if is_missing(text):
+        return None
+    if condition.kind == "class":
+        level = spelled(name, text)
+        # A level may be another text than the usual one, where no table was read.
+        level = text if text in condition.levels else level
+        if level not in condition.levels:
+            levels = listed(condition.levels)
+            complaints.append(f"{row}: {name} is {text!r}, not one of {levels}")
+        return level
+    number = as_number(text)
+    if number is None:
+        complaints.append(f"{row}: {name} is {text!r}, no number")
+    return number
+
+
+def requested_conditions_of(
+    names: Sequence[str], places: Sequence[tuple[Path, int]]
+) -> dict[str, list] | None:
+    """Look up which conditions generated images were requested with."""
+    by_file = {file: requested_conditions_in(file) for file, _ in places}
+    columns = {
+        name: values_of(
+            name, [_value(by_file[file].get(name), i) for file, i in places]
+        )
+        for name in names
+    }
+    has_values = any(v is not None for values in columns.values() for v in values)
+    return columns if has_values else None
+
+
+def requested_conditions_in(file: Path) -> dict[str, object]:
+    """Read which conditions the images of a file were requested with."""
+    try:
+        if file.suffix == ".npz":
+            with np.load(file) as arrays:
+                start = "condition_"
+                names = [name for name in arrays.files if name.startswith(start)]
+                return {name.removeprefix(start): arrays[name] for name in names}
+        return json.loads(sidecar(file).read_text("utf-8")).get("Conditions", {})
+    except (OSError, ValueError):
+        return {}
+
+
+def _value(values, number):
+    return values[number] if isinstance(values, np.ndarray) else values
+
+
+def count_refused(files: Iterable[Path]) -> int:
+    """Count the samples that were refused as copies when files were generated."""
+    return sum(map(_refused, set(files)))
+
+
+def _refused(file):
+    try:
+        if file.suffix == ".npz":
+            with np.load(file) as arrays:
+                facts = json.loads(str(arrays["description"]))
+        else:
+            facts = json.loads(sidecar(file).read_text("utf-8"))
+        return int(facts.get("Refused", 0))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return 0

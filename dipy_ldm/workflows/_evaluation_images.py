@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from nibabel.affines import voxel_sizes
@@ -19,8 +20,9 @@ from dipy_ldm.data._paths import entity, find_volumes, holds_volumes, listed_row
 from dipy_ldm.data._table_rows import find_subjects
 from dipy_ldm.data.images import read_images
 from dipy_ldm.data.volumes import conform_volumes, plan_volumes
-from dipy_ldm.workflows._generated import refused_in, requested_conditions_of
-from dipy_ldm.workflows._provenance import fingerprint, require_affine
+from dipy_ldm.workflows._conditions import count_refused, requested_conditions_of
+from dipy_ldm.workflows._options import parse_filter
+from dipy_ldm.workflows._outputs import fingerprint, require_affine
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +61,7 @@ def read_for(
     channels: bool = False,
     generated: bool = False,
     source_files: Sequence[str | Path] | None = None,
-    caching: dict | None = None,
+    cache_dir: str | Path | None = None,
     **choice: Any,
 ) -> EvaluationImages:
     """Read images for a model."""
@@ -83,15 +85,21 @@ def read_for(
         if source_files is not None:
             labels = bool(document["source"]["labels"])
             choice |= {"source_files": source_files, "source_labels": labels}
-        images = _volumes(document, paths, option, choice, caching or {})
+        images = _volumes(document, paths, option, choice, cache_dir)
     else:
         images = _images(document, paths, option, generated)
     return _with_refused(images) if generated else images
 
 
+def reading_options(options: SimpleNamespace) -> tuple[dict, dict]:
+    """Return how images are read, and how real ones are chosen."""
+    how = {"channels": options.channels, "cache_dir": options.cache_dir}
+    return how, {"suffix": options.suffix, "filter": parse_filter(options.filter)}
+
+
 def _with_refused(images):
     """Say how many samples were refused, in whose place these were made."""
-    count = refused_in(images.files)
+    count = count_refused(images.files)
     note = f"{count} samples were refused as copies when these were made (--no_copies)."
     return images._replace(notes=[*images.notes, note] if count else images.notes)
 
@@ -135,7 +143,7 @@ def _check_shape(document, images, option):
         )
 
 
-def _volumes(document, paths, option, choice, caching):
+def _volumes(document, paths, option, choice, cache_dir):
     shape = document["shape"]
     grid = Grid(tuple(shape[:3]), require_affine(document["affine"]))
     plan = plan_volumes(paths, grid=grid, shuffle=True, **choice)
@@ -158,7 +166,7 @@ def _volumes(document, paths, option, choice, caching):
             f"grids than the model's ({size}), and were brought to it."
         )
         logger.info("%s", notes[0])
-    volumes = conform_volumes(plan, **caching, verbose=True)
+    volumes = conform_volumes(plan, cache_dir=cache_dir, verbose=True)
     files = [Path(file) for file in volumes.files]
     places = [(file, 0) for file in files]
     generated = choice["generated"]

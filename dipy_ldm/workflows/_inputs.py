@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 import logging
-from typing import NamedTuple
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +19,12 @@ from dipy_ldm.data._sources import Source
 from dipy_ldm.data._table_rows import find_subjects
 from dipy_ldm.data.images import read_images
 from dipy_ldm.data.volumes import conform_volumes, plan_volumes
+from dipy_ldm.workflows._options import (
+    one_or_more,
+    parse_filter,
+    parse_names,
+    parse_steps,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -25,10 +32,10 @@ logger = logging.getLogger(__name__)
 class Plan(NamedTuple):
     """What the inputs are, before volumes are read.
 
-    ``shape`` is that of all images, ``affine`` is None for images, ``known`` is the
-    cohort with numbers in place of its images, and ``load`` takes the further arguments
-    of :func:`dipy_ldm.data.volumes.conform_volumes` and returns the
-    :class:`dipy_ldm.data._cohort.Cohort`. ``source`` is what headers tell of sources.
+    ``shape`` is that of all images, ``affine`` is None for images, ``cohort`` has
+    numbers in place of its images, ``load`` takes the further arguments of
+    :func:`dipy_ldm.data.volumes.conform_volumes` and returns the whole
+    :class:`dipy_ldm.data._cohort.Cohort`; ``source`` is what headers say of sources.
     """
 
     shape: tuple
@@ -65,6 +72,33 @@ def plan(
     data = _read_images(input_files, conditions, steps)
     cohort = data._replace(images=np.arange(len(data.images)))
     return Plan(data.shape, None, cohort, lambda **options: data)
+
+
+def plan_training(options: SimpleNamespace) -> Plan:
+    """Find out what the inputs of a training are."""
+    further = ("mask_files", "source_files", "source_labels", "skip_bad")
+    grid = grid_options(options)
+    grid |= {name: getattr(options, name) for name in further}
+    return plan(*named_inputs(options), **grid)
+
+
+def named_inputs(
+    options: SimpleNamespace,
+) -> tuple[list[str], list[str], dict[str, float]]:
+    """Return the inputs of a command, the names of conditions, and their steps."""
+    steps = parse_steps(options.coarsen)
+    return options.input_files, parse_names(options.conditions), steps
+
+
+def grid_options(options: SimpleNamespace) -> dict[str, Any]:
+    """Return which volumes are read, and on which grid."""
+    return {
+        "suffix": options.suffix,
+        "filter": parse_filter(options.filter),
+        "voxel_size": one_or_more(options.voxel_size),
+        "shape": one_or_more(options.shape),
+        "channels": options.channels,
+    }
 
 
 def _read_images(input_files, conditions, steps):

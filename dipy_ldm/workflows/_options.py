@@ -1,34 +1,133 @@
-"""Options of the commands: how they are written, and what they may be."""
+"""Options of the commands: what several share, how they are written and checked."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Container, Iterable
+import inspect
+import re
+from types import SimpleNamespace
 from typing import Any
 
-from dipy_ldm._utils.checks import InputError, check_rate, check_seed, check_shares
+from dipy_ldm._utils.checks import (
+    InputError,
+    check_rate,
+    check_seed,
+    check_shares,
+    check_sizes,
+)
 from dipy_ldm.data._tables import as_number
 
+_TITLE = "Parameters\n----------\n"
+# What an option means in all commands whose `run` does not say otherwise.
+_SHARED = """\
+model_file : string or Path
+    Model file written by dipy_train_ldm, or the word mnist for the packaged model of
+    handwritten digits.
+input_files : variable string or Path
+    NIfTI volumes, folders of them, wildcards, or lists of them in text, CSV or TSV
+    files.
+suffix : variable string, optional
+    Volumes: kinds of scans to use, by the ends of their names, such as T1w. Required
+    where the inputs hold several kinds. Scans in folders named derivatives or
+    sourcedata are used only if these folders are given.
+filter : variable string, optional
+    Volumes: entities that the BIDS names must have, such as task=rest ses=01,02.
+conditions : variable string, optional
+    Conditions of the volumes, as name=value: group=control. Others stay unspecified.
+source_files : variable string or Path, optional
+    Source images of the volumes, for models conditioned on source images. They are
+    paired with the volumes by the sub- and ses- of their names or, where names have
+    none, by their order.
+channels : bool, optional
+    Volumes: the fourth axis of the files holds channels.
+cache_dir : string or Path, optional
+    Volumes: folder in which preprocessed volumes are cached. Default: the user's cache.
+sampler : string, optional
+    Sampler: ddpm, ddim or dpm++.
+steps : int, optional
+    Network evaluations per sample. Default: 10 for dpm++, 50 for the others.
+guidance : float, optional
+    Guidance scale of the autoguidance model. 1 is without guidance, and faster; larger
+    values give clearer and less varied samples. Default: 2 for images, 1 for volumes.
+seed : int, optional
+    Random seed.
+tile : int, optional
+    Side of the tiles, in voxels, in which large volumes are encoded and decoded.
+    Default: as large as memory safely allows.
+strategy : string, optional
+    How the volumes are distributed: auto (over all workers that Slurm or TF_CONFIG
+    names) or none.
+devices : variable string, optional
+    Device of this machine, such as GPU:1 or CPU:0. Default: the first GPU or, without
+    GPUs, the processor.
+resume : bool, optional
+    Continue an interrupted run: complete outputs are kept.
+dtype : string, optional
+    Data type of written volumes: float32, float64, or an integer type such as int16 or
+    uint8.
+out_dir : string or Path, optional
+    Output directory.
+"""
 
-def steps_of(text: str | None) -> dict[str, float]:
-    """Read how numbers are to be coarsened."""
+
+def _entries(text):
+    """Split the parameters of a docstring; their texts by their names."""
+    entries = re.split(r"^(?=\w+ : )", text, flags=re.MULTILINE)
+    return {entry.split(" ", 1)[0]: entry.rstrip() for entry in entries if entry}
+
+
+def share_descriptions(run: Callable) -> Callable:
+    """Describe in the docstring of a workflow's ``run`` also the shared parameters.
+
+    DIPY makes the command line of this docstring, in the order of the signature.
+    """
+    summary, _, own = inspect.cleandoc(run.__doc__ or "").partition(_TITLE)
+    entries = _entries(_SHARED) | _entries(own)
+    names = [name for name in inspect.signature(run).parameters if name != "self"]
+    run.__doc__ = summary + _TITLE + "\n".join(entries[name] for name in names)
+    return run
+
+
+def gather(arguments: dict[str, Any]) -> SimpleNamespace:
+    """Gather the arguments of a workflow's ``run`` in one record."""
+    return SimpleNamespace(**{n: v for n, v in arguments.items() if n != "self"})
+
+
+def with_options(sentence: str, options: Container[str]) -> str:
+    """Write the names in backticks that are options as such, others without."""
+
+    def written(match):
+        return f"--{match[1]}" if match[1] in options else match[1]
+
+    return re.sub(r"`(\w+)`", written, sentence)
+
+
+def parse_names(words: str | Iterable[str] | None) -> list[str]:
+    """Read names, with spaces or commas between them."""
+    return list(dict.fromkeys(_parts(words)))
+
+
+def parse_steps(words: str | Iterable[str] | None) -> dict[str, float]:
+    """Read to which steps numbers are rounded."""
     steps = {}
-    for part in filter(None, (text or "").split(",")):
+    for part in _parts(words):
         name, _, number = part.partition("=")
         step = as_number(number.strip())
         if step is None or step <= 0 or not name.strip():
             raise InputError(
-                f"coarsen must be a name and a step above 0, as age=5 is, not {part!r}."
+                f"coarsen must be a name and a step above 0, such as age=5, not "
+                f"{part!r}."
             )
         steps[name.strip()] = step
     return steps
 
 
-def names_of(text: str | None) -> list[str]:
-    """Read the names of covariates."""
-    names = (name.strip() for name in (text or "").split(","))
-    return list(dict.fromkeys(filter(None, names)))
+def _parts(words):
+    """Split words at commas; one text is one word."""
+    words = [words] if isinstance(words, str) else words or ()
+    return list(filter(None, map(str.strip, ",".join(words).split(","))))
 
 
-def values_of(words: Iterable[str] | None) -> dict[str, list[str]]:
-    """Read which values names of files must have."""
+def parse_filter(words: Iterable[str] | None) -> dict[str, list[str]]:
+    """Read which values the entities of file names must have."""
     values = {}
     for word in words or ():
         key, equals, texts = word.partition("=")
@@ -40,27 +139,46 @@ def values_of(words: Iterable[str] | None) -> dict[str, list[str]]:
     return values
 
 
-def check(
-    validation: float,
-    learning_rate: float | None,
-    seed: int,
-    mask_files: Any = None,
-    background: float = 1.0,
-) -> None:
+_SIZES = (
+    "epochs_vqvae",
+    "epochs_ldm",
+    "steps_vqvae",
+    "steps_ldm",
+    "batch_size",
+    "widths_vqvae",
+    "widths_ldm",
+    "n_codes",
+    "n_codebooks",
+    "code_dim",
+    "patch",
+)
+
+
+def sizes_of(options: SimpleNamespace) -> dict[str, Any]:
+    """Return what :func:`dipy_ldm._presets.resolve` completes."""
+    sizes = {name: getattr(options, name) for name in _SIZES}
+    return sizes | {"patch": one_or_more(options.patch)}
+
+
+def check_training(options: SimpleNamespace) -> None:
     """Refuse numbers that make no sense, whatever the inputs of a training are."""
-    if mask_files and background == 1:
+    counts = ("accumulate", "checkpoint_steps", "steps_detector")
+    check_sizes(**sizes_of(options), **{n: getattr(options, n) for n in counts})
+    if options.mask_files and options.background == 1:
         raise InputError(
-            "--mask_files make no difference with --background 1; give the weight of "
-            "what lies outside of them, such as --background 0.1."
+            "--mask_files have no effect with --background 1; give the weight of what "
+            "lies outside the masks, such as --background 0.1."
         )
-    check_shares(background=background)
-    if not 0 <= validation < 1:
-        raise InputError(f"validation must lie from 0 to below 1, not {validation}.")
-    if learning_rate is not None:
-        check_rate(learning_rate)
-    check_seed(seed)
+    check_shares(background=options.background)
+    if not 0 <= options.validation < 1:
+        raise InputError(
+            f"validation must lie from 0 to below 1, not {options.validation}."
+        )
+    if options.learning_rate is not None:
+        check_rate(options.learning_rate)
+    check_seed(options.seed)
 
 
 def one_or_more(numbers: list | None) -> Any:
-    """Take what was given as a list of one for the number."""
+    """Take a list of one for its number."""
     return numbers[0] if numbers and len(numbers) == 1 else numbers

@@ -1,6 +1,8 @@
-"""Where outputs go, that they can, and that none is overwritten unasked."""
+"""Outputs: where they go, that none is overwritten, and what is said of them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+import hashlib
 import json
 import logging
 import os
@@ -8,9 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from dipy.workflows.multi_io import connect_output_paths
+from dipy.workflows.workflow import Workflow
+import numpy as np
+import numpy.typing as npt
 
+from dipy_ldm import __version__
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.files import make_folder, replacing
+from dipy_ldm._utils.files import flush, make_folder, replacing
+from dipy_ldm.data._nifti import write_volume
 
 logger = logging.getLogger(__name__)
 
@@ -18,8 +25,35 @@ logger = logging.getLogger(__name__)
 _LONGEST = 240
 
 
+class LDMFlow(Workflow):
+    """What all commands of dipy_ldm are."""
+
+    written = 0  # volumes
+    cure = ""  # what to do if it was interrupted
+
+    @classmethod
+    def get_short_name(cls):
+        """Return the prefix of the workflow's options in combined workflows."""
+        return f"{cls.__name__.removesuffix('LDMFlow').lower()}_ldm"
+
+    def when_interrupted(self) -> str:
+        """Describe what Ctrl-C left behind.
+
+        Returns
+        -------
+        str
+            One sentence.
+        """
+        if self.written == 0:
+            return "interrupted; nothing was written."
+        return (
+            f"interrupted; the volumes that are written ({self.written}) are "
+            f"whole{self.cure}."
+        )
+
+
 def output_paths(
-    flow: Any, input_path: str | Path, out_dir: str | Path, **names: str
+    flow: Workflow, input_path: str | Path, out_dir: str | Path, **names: str
 ) -> list[Path]:
     """Resolve the outputs of a workflow as DIPY does, without making anything.
 
@@ -67,7 +101,7 @@ def _refuse_long(path):
 
 
 def refuse_overwriting(
-    flow: Any, paths: Iterable[Path], cure: str = "add --force to overwrite"
+    flow: Workflow, paths: Iterable[Path], cure: str = "add --force to overwrite"
 ) -> None:
     """Raise an error if one of the paths exists, unless forced."""
     paths = list(paths)
@@ -82,7 +116,7 @@ def refuse_overwriting(
 
 
 def json_and_page(
-    flow: Any,
+    flow: Workflow,
     first: str | Path,
     out_dir: str | Path,
     further: Iterable[str] = (),
@@ -115,8 +149,97 @@ def write_private(path: Path, html: str) -> None:
     logger.info("the private page is %s", path)
 
 
-def interrupted(written: int, cure: str = "") -> str:
-    """Say what Ctrl-C left behind of a command that writes volume after volume."""
-    if written == 0:
-        return "interrupted; nothing was written."
-    return f"interrupted; the volumes that are written ({written}) are whole{cure}."
+def fingerprint(path: str | Path) -> str:
+    """Hash a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def provenance(model_path: str | Path, **options) -> dict:
+    """Tell by what, and how, an image was made."""
+    return {
+        "Synthetic": True,
+        "GeneratedBy": {"Name": "dipy_ldm", "Version": __version__},
+        "Model": Path(model_path).name,
+        "ModelFingerprint": fingerprint(model_path),
+        **options,
+    }
+
+
+def affine_of(model: Any) -> np.ndarray:
+    """Return the affine of the volumes that a model learnt from."""
+    return require_affine(model.vqvae.affine_)
+
+
+def require_affine(affine: npt.ArrayLike | None) -> np.ndarray:
+    """Return the affine that a model has, or say that it has none."""
+    if affine is None:
+        raise InputError(
+            "this model does not know where its voxels are; fit the VQVAE with "
+            "affine=..., or train with dipy_train_ldm."
+        )
+    return np.array(affine, "float64")
+
+
+def sidecar(path: Path) -> Path:
+    """Name the file of what is known of a volume."""
+    return path.with_name(path.name.removesuffix(".nii.gz") + ".json")
+
+
+def write_with_sidecar(
+    path: Path, volume: np.ndarray, affine: np.ndarray, dtype: str, facts: dict
+) -> None:
+    """Write a volume, and beside it as JSON what is known of it.
+
+    Shapes: volume ``(x, y, z, channels)``.
+    """
+    with sidecar_first(path, facts) as ready:
+        header_texts = describe(facts), comment(facts)
+        write_volume(path, volume, affine, dtype, *header_texts, ready)
+
+
+def describe(facts: dict) -> str:
+    """Say in short how an image was made, for its header."""
+    description = (
+        f"synthetic: dipy_ldm {__version__}, model {facts['ModelFingerprint'][:8]}, "
+        f"seed {facts['Seed']}"
+    )
+    if "Sample" in facts:
+        description += f", sample {facts['Sample']}"
+    return description
+
+
+def comment(facts: dict) -> str:
+    """Say in a header what was asked for and of what it was made.
+
+    Its description has room for little.
+    """
+    entries = {name: facts.get(name) for name in ("Conditions", "Sources")}
+    entries = {name: value for name, value in entries.items() if value}
+    return json.dumps(entries) if entries else ""
+
+
+@contextmanager
+def sidecar_first(path: Path, facts: dict) -> Iterator[Callable]:
+    """Put beside a volume as JSON what is known of it, before the volume itself.
+
+    A volume that is there has its own sidecar, then, even where the disk is full or
+    the process is killed: what it replaces is removed first.
+    """
+
+    def put():
+        try:
+            with replacing(sidecar(path)) as partial:
+                partial.write_text(json.dumps(facts, indent=2) + "\n")
+                flush(partial)
+                Path(os.path.realpath(path)).unlink(missing_ok=True)
+        except OSError as error:
+            # Whoever writes the volume says it in a sentence.
+            raise error.__cause__ or error from None
+
+    try:
+        yield put
+    except BaseException:
+        if not path.exists():
+            sidecar(path).unlink(missing_ok=True)
+        raise

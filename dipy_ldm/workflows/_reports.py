@@ -21,8 +21,8 @@ from dipy_ldm.evaluation._copy_filter import CopyFilter, ReferenceSet, sketch
 from dipy_ldm.evaluation.audit import Audit, Reference, audit, in_pieces
 from dipy_ldm.evaluation.evaluate import Evaluation, as_json, evaluate, scaled
 from dipy_ldm.workflows import _restoring as restoring
+from dipy_ldm.workflows._conditions import requested_conditions_in
 from dipy_ldm.workflows._evaluation_images import EvaluationImages
-from dipy_ldm.workflows._generated import requested_conditions_in
 
 logger = logging.getLogger(__name__)
 

@@ -1,26 +1,43 @@
-"""What the commands share that make something of volumes, and write it beside them."""
+"""What the commands share that process volumes in their own space."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import hashlib
 import json
 import logging
 import os
 from pathlib import Path
 import re
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+from dipy.workflows.workflow import Workflow
+import numpy as np
 from tqdm import tqdm
 
 from dipy_ldm import _serialization
-from dipy_ldm._utils.checks import InputError
-from dipy_ldm.data._grid import Grid
-from dipy_ldm.data._nifti import VolumeInfo, check_headers, is_whole
-from dipy_ldm.data._paths import suffix
-from dipy_ldm.workflows import _workers as workers
-from dipy_ldm.workflows._outputs import output_paths, refuse_overwriting
-from dipy_ldm.workflows._provenance import fingerprint, require_affine, sidecar
-from dipy_ldm.workflows._quiet_start import quiet_start
+from dipy_ldm._utils.checks import InputError, choose
+from dipy_ldm._utils.cluster import Cluster
+from dipy_ldm._utils.values import parse_conditions
+from dipy_ldm.data._grid import Grid, conform, restore
+from dipy_ldm.data._nifti import VolumeInfo, check_headers, is_whole, write_changed
+from dipy_ldm.data._paths import choose_files, find_volumes, suffix
+from dipy_ldm.data._preprocessing import conform_file, conform_voxels, restore_file
+from dipy_ldm.diffusion import masks as holes
+from dipy_ldm.workflows import _launch as launch
+from dipy_ldm.workflows._conditions import RequestedConditions
+from dipy_ldm.workflows._options import parse_filter
+from dipy_ldm.workflows._outputs import (
+    describe,
+    fingerprint,
+    output_paths,
+    provenance,
+    refuse_overwriting,
+    require_affine,
+    sidecar,
+    sidecar_first,
+)
+from dipy_ldm.workflows._sources import SourcePairs
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +46,7 @@ _MARKS = "SourceFingerprints"
 
 
 class Task(NamedTuple):
-    """A volume, what is written of it, in order, and what shall be said of that.
+    """A volume, what is written of it, in order, and the facts about that.
 
     ``outputs`` are files that end in ``.nii.gz``, each with a JSON file beside it.
     """
@@ -39,84 +56,121 @@ class Task(NamedTuple):
     facts: dict
 
 
-def find_model(model_file: str | Path, act: str) -> tuple[Path, Grid, int]:
-    """Find a model of volumes; nothing but its document is read."""
-    path = _serialization.find(model_file)
-    document = _serialization.read_document(path, "latent_diffusion")
-    shape, affine = document["shape"], document["affine"]
-    if len(shape) != 4:
-        raise InputError(
-            f"{model_file} is a model of two-dimensional images; {act} them with "
-            f"LatentDiffusion.{act}, or give a model of volumes."
-        )
-    return path, Grid(tuple(shape[:3]), require_affine(affine)), shape[-1]
+class Job(NamedTuple):
+    """Volumes that a command processes with a model, as far as headers tell.
 
-
-def load(path: Path, devices: list[str] | None, tile: int | None) -> tuple[Any, Any]:
-    """Load a model, if the memory suffices."""
-    with quiet_start():
-        from dipy_ldm import LatentDiffusion, _backend
-
-        # Each worker uses its own: they don't meet.
-        place = _backend.make_strategy("none", devices, alone=True)
-        model = LatentDiffusion.load(path)
-        model.check_memory(1, tile, place)
-        return model, place
-
-
-class Inputs(NamedTuple):
-    """What a command is given, as far as headers tell.
-
-    ``infos`` are what the headers of good volumes say, ``outputs`` what is written of
-    each, by its file, ``bad`` a sentence on each bad volume; ``end`` is what all names
-    of outputs begin with or end in, and ``cluster`` who shares the work.
+    ``noise`` numbers the first noise of each volume, ``infos`` are the headers of good
+    ones, ``outputs`` what is written of each, by its file, ``bad`` a sentence on each
+    bad one; ``end`` is what all names of outputs end in, ``cluster`` shares the work.
     """
 
+    verb: str
+    model_path: Path
+    grid: Grid
+    requested: RequestedConditions
+    pairs: SourcePairs
+    noise: dict[Path, int]
     infos: list[VolumeInfo]
     outputs: dict[Path, list[Path]]
     bad: dict[Path, str]
     end: Path
-    cluster: Any
+    cluster: Cluster | None
+
+    def tasks(
+        self, sampling: dict, masks: Mapping[Path, Path] | None = None, **details
+    ) -> list[Task]:
+        """Return what is to be done with each volume, and the facts about it."""
+        facts = provenance(self.model_path, **details)
+        facts |= self.requested.facts(self.requested.numbers)
+        facts |= {name.capitalize(): value for name, value in sampling.items()}
+        return [
+            Task(file, paths, facts | self._own_facts(file, masks))
+            for file, paths in self.outputs.items()
+        ]
+
+    def _own_facts(self, file, masks):
+        inputs = [file] if masks is None else [file, masks[file]]
+        return {"Noise": self.noise[file], "Sources": self.pairs.names(*inputs)}
+
+    def arguments(self, task: Task) -> dict[str, Any]:
+        """Return the conditions, the source and the number of the noise of a volume."""
+        return {
+            "conditions": self.requested.subset(self.requested.numbers),
+            "first": task.facts["Noise"],
+            **self.pairs.arguments(task.file),
+        }
 
 
-def find_inputs(
-    flow: Any,
-    files: list[Path],
-    outputs_of: Callable,
-    *,
+def prepare(
+    flow: Workflow,
+    options: SimpleNamespace,
     verb: str,
-    channels: bool,
-    n_channels: int,
-    strategy: str,
-    resume: bool,
-    out_dir: str | Path,
+    outputs_of: Callable[[Path], list[Path]],
     **name: str,
-) -> Inputs | None:
-    """Find what this worker makes something of, and refuse what is in the way."""
-    (end,) = output_paths(flow, files[0], out_dir, **name)
+) -> Job | None:
+    """Find what this worker processes; refuse what is wrong or in the way.
+
+    None if there are more workers than volumes. ``name`` is the option with the end of
+    the names of outputs.
+    """
+    choose("strategy", options.strategy, dict.fromkeys(("auto", "none")))
+    path, grid, n_channels = _find_model(options.model_file, verb)
+    conditions = parse_conditions(options.conditions or [])
+    requested = RequestedConditions.of(path, conditions, range(1))
+    files = find_volumes(options.input_files)
+    files = choose_files(files, options.suffix, parse_filter(options.filter))
+    pairs = SourcePairs.of(path, files, options.source_files)
+    (end,) = output_paths(flow, files[0], options.out_dir, **name)
     names = name_outputs(files, end, verb, described)
     outputs = {file: outputs_of(name) for file, name in names.items()}
-    cluster = workers.find(strategy)
-    files = list(workers.part_of(cluster, _without_outputs(outputs)))
-    if not files:
-        return None  # there are more workers than volumes
-    infos, bad = check_headers(files, channels, skip_bad=True)
+    cluster = launch.find_workers(options.strategy)
+    own = list(launch.part_of(cluster, _without_outputs(outputs)))
+    if not own:
+        return None
+    infos, bad = check_headers(own, options.channels, skip_bad=True)
     if infos[0].channels != n_channels:
         raise InputError(
             f"the model is of {n_channels} channels, and {infos[0].file} has "
             f"{infos[0].channels}; give files like those that it learnt from."
         )
     outputs = {info.file: outputs[info.file] for info in infos}
-    if not resume:
-        paths = (
-            path
-            for volume_outputs in outputs.values()
-            for path in _with_sidecars(volume_outputs)
+    if not options.resume:
+        paths = (path for volume in outputs.values() for path in _with_sidecars(volume))
+        cure = "add --resume to go on, or --force to overwrite"
+        refuse_overwriting(flow, paths, cure)
+    noise = number_noise(files)
+    inputs = infos, outputs, bad
+    return Job(verb, path, grid, requested, pairs, noise, *inputs, end, cluster)
+
+
+def _find_model(model_file, verb):
+    """Find a model of volumes, its grid and channels; no weights are read."""
+    path = _serialization.find(model_file)
+    document = _serialization.read_document(path, "latent_diffusion")
+    shape, affine = document["shape"], document["affine"]
+    if len(shape) != 4:
+        raise InputError(
+            f"{model_file} is a model of two-dimensional images; {verb} them with "
+            f"LatentDiffusion.{verb}, or give a model of volumes."
         )
-        refuse_overwriting(
-            flow, paths, "add --resume to go on, or --force to overwrite"
-        )
-    return Inputs(infos, outputs, bad, end, cluster)
+    return path, Grid(tuple(shape[:3]), require_affine(affine)), shape[-1]
+
+
+def load(path: Path, devices: list[str] | None, tile: int | None) -> tuple[Any, Any]:
+    """Load a model, if the memory suffices; return the device as well."""
+    model, device = load_on(path, "none", devices)
+    model.check_memory(1, tile, device)
+    return model, device
+
+
+def load_on(path: Path, strategy: str, devices: list[str] | None) -> tuple[Any, Any]:
+    """Load a model; return the devices as well, as a strategy or None."""
+    with launch.quiet_start():
+        from dipy_ldm import LatentDiffusion, _backend
+
+        # Each worker uses its own: they don't meet.
+        devices = _backend.make_strategy(strategy, devices, alone=True)
+        return LatentDiffusion.load(path), devices
 
 
 def _appended(stem, end):
@@ -203,34 +257,33 @@ def beside(name: Path, end: str) -> Path:
 
 
 def work(
-    flow: Any,
+    flow: Workflow,
+    job: Job,
     tasks: list[Task],
-    make: Callable,
-    inputs: Inputs,
+    process: Callable[[Task], None],
     *,
-    verb: str,
     resume: bool,
-    place: Any,
+    device: Any,
 ) -> None:
-    """Make something of one volume after the other, whatever becomes of some."""
+    """Process one volume after the other, also if some fail."""
     from dipy_ldm._backend import spread
 
-    bad = inputs.bad
-    workers.keep_log(inputs.cluster, inputs.end)
-    remaining = _remaining(flow, tasks, verb) if resume else tasks
-    with spread(place):
-        for task in tqdm(remaining, verb, disable=not workers.is_first(inputs.cluster)):
+    launch.keep_log(job.cluster, job.end)
+    remaining = _remaining(flow, tasks, job.verb) if resume else tasks
+    quiet = not launch.is_first(job.cluster)
+    with spread(device):
+        for task in tqdm(remaining, job.verb, disable=quiet):
             try:
-                make(_identified(task))
+                process(_identified(task))
             except InputError as error:
                 # What only reading finds must not stop the hours that others take.
-                bad[task.file] = str(error)
+                job.bad[task.file] = str(error)
             else:
                 flow.written += 1
-    if bad:
+    if job.bad:
         good = flow.written + len(tasks) - len(remaining)
-        summary = [f"The {good} other volumes are {_past(verb)}."] if good else []
-        raise InputError("\n".join([*bad.values(), *summary]))
+        end = [f"The {good} other volumes are {_past(job.verb)}."] if good else []
+        raise InputError("\n".join([*job.bad.values(), *end]))
 
 
 def _past(verb):
@@ -291,3 +344,85 @@ def _changed(sidecars, task):
             if old != new:
                 return f"{file} has changed"
     return ""
+
+
+# Of a voxel of the model: with less of it in the mask, none of it is made anew.
+_TOUCHED = 0.05
+# Of what is no background: where more is to be made anew, there is little to go by.
+_MOST = 0.5
+
+
+class Scan(NamedTuple):
+    """A volume, and where it is made anew.
+
+    ``data`` are ``(x, y, z, channels)``, ``affine`` takes their indices to millimetres,
+    and ``hole`` says which are made anew, bool ``(x, y, z)``.
+    """
+
+    file: Path
+    data: np.ndarray
+    affine: np.ndarray
+    hole: np.ndarray
+
+
+def find_lesions(
+    model: Any,
+    file: Path,
+    grid: Grid,
+    channels: bool,
+    threshold: float,
+    tile: int | None,
+) -> Scan:
+    """Read a volume, and find where the detector of a model takes it for a lesion."""
+    image, origin = conform_file(file, grid, channels)
+    likely = model.detect(image[None], tile=tile)[0, ..., None]
+    shape = origin.data.shape[:3]
+    lesions = restore(likely, grid, origin.affine, shape, 0.0)[..., 0] >= threshold
+    if lesions.sum() > _MOST * (origin.data != 0).any(-1).sum():
+        raise InputError(
+            f"{file} is taken for a lesion in most places; give a higher `threshold`, "
+            "or volumes like those that the model learnt from."
+        )
+    return Scan(file, origin.data, origin.affine, lesions)
+
+
+def on_grid(hole: np.ndarray, affine: np.ndarray, grid: Grid) -> np.ndarray:
+    """Say which voxels of the model's grid are not known.
+
+    Shapes: hole ``(x, y, z)``.
+    """
+    return conform(hole[..., None].astype("float32"), affine, grid)[..., 0] > _TOUCHED
+
+
+def fill_in(
+    model: Any, scan: Scan, grid: Grid, n_samples: int, options: dict
+) -> np.ndarray:
+    """Make anew what is in the hole of a volume.
+
+    Shapes: result ``(n_samples, voxels, channels)``.
+    """
+    # First of all: what is in the hole shall change neither the range of the
+    # intensities nor, by the blur of larger voxels, what is around it.
+    filled = holes.fill(scan.data[None], scan.hole[None])[0]
+    image, origin = conform_voxels(scan.file, filled, scan.affine, grid)
+    unknown = on_grid(scan.hole, scan.affine, grid)
+    samples = []
+    for number in range(n_samples):
+        if unknown.any():
+            sample_options = options | {"first": options["first"] + number}
+            inpainted = model.inpaint(image[None], unknown[None], **sample_options)[0]
+            restored = restore_file(inpainted, origin)
+        else:
+            restored = filled
+        blended = holes.blend(scan.data[None], restored[None], scan.hole[None])[0]
+        samples.append(blended[scan.hole])
+    return np.stack(samples)
+
+
+def write_inpainted(path: Path, scan: Scan, values: np.ndarray, facts: dict) -> None:
+    """Write a volume with other values in its hole, and beside it how it was made.
+
+    Shapes: values ``(voxels, channels)``.
+    """
+    with sidecar_first(path, facts) as ready:
+        write_changed(path, scan.file, scan.hole, values, describe(facts), ready)

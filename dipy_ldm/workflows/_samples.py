@@ -1,17 +1,21 @@
-"""Where samples go: beside one another, or into a dataset."""
+"""Where samples go: beside one another, or into a BIDS derivatives dataset."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+import csv
+import io
+import json
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from dipy_ldm._conditions import from_saved
+from dipy_ldm import __version__
+from dipy_ldm._conditions import Condition, from_saved
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.files import make_folder
-from dipy_ldm.workflows import _bids as bids
-from dipy_ldm.workflows._provenance import sidecar
+from dipy_ldm._utils.files import claimed, make_folder, replacing
+from dipy_ldm.data._tables import as_text
+from dipy_ldm.workflows._outputs import sidecar
 from dipy_ldm.workflows._restoring import beside, name_outputs
 from dipy_ldm.workflows._sources import SourceInputs
 
@@ -56,10 +60,10 @@ class Samples(NamedTuple):
         """Name files of a dataset, as BIDS has derivatives."""
         if len(document["shape"]) != 4:
             raise InputError("`bids` is for volumes; leave it out for images.")
-        suffix = bids.check_suffix(suffix, document.get("suffix"))
-        bids.refuse_other_dataset(flow, root)
-        names = [bids.scan_path(root, number, suffix) for number in numbers]
-        described = bids.describe(from_saved(document["conditions"]))
+        suffix = check_suffix(suffix, document.get("suffix"))
+        refuse_other_dataset(flow, root)
+        names = [scan_path(root, number, suffix) for number in numbers]
+        described = describe_columns(from_saved(document["conditions"]))
         return cls(names, root / "code" / "samples", None, root, described)
 
     @property
@@ -79,7 +83,7 @@ class Samples(NamedTuple):
     def being_written(self) -> Iterator[None]:
         """Make the folders of the files and, in the end, the table of a dataset."""
         if self.dataset is not None:
-            bids.begin(self.dataset)
+            begin(self.dataset)
         for folder in {name.parent for name in self.names}:
             make_folder(folder)
         try:
@@ -87,7 +91,7 @@ class Samples(NamedTuple):
         finally:
             # Also of what there is when it is interrupted.
             if self.dataset is not None:
-                bids.list_participants(self.dataset, self.described)
+                list_participants(self.dataset, self.described)
 
     def draw(self, images: np.ndarray, columns: int | None = None) -> None:
         """Draw the first of the samples.
@@ -107,3 +111,155 @@ def _beside(stem, suffix):
 
 def _numbered(stem, number):
     return _beside(stem, f"-{number:04d}")
+
+
+_VERSION = "1.10.0"
+_ID = "participant_id"
+_LABEL = "sub-S"
+# Folders of what is no image of anatomy.
+_FOLDERS = {"dwi": "dwi", "pet": "pet"}
+_README = """\
+Generated volumes of nobody: none of them is a scan, and no row of participants.tsv is a
+person. The columns of participants.tsv say what was asked for, which is not what is in
+the volumes; n/a is for what was left open. The JSON file beside a volume says by which
+model, and with which options, it was made.
+"""
+
+
+def scan_path(root: Path, number: int, suffix: str) -> Path:
+    """Name the file of a generated volume."""
+    name = f"{_LABEL}{number:04d}"
+    folder = root / name / _FOLDERS.get(suffix, "anat")
+    return folder / f"{name}_desc-synthetic_{suffix}.nii.gz"
+
+
+def check_suffix(suffix: str | None, model_suffix: str | None) -> str:
+    """Choose the suffix of the files."""
+    chosen = suffix or model_suffix
+    if chosen is None:
+        raise InputError(
+            "the names of the volumes that this model learnt from don't say what they "
+            "are; give a `suffix`, such as T1w."
+        )
+    if not (chosen.isascii() and chosen.isalnum()):
+        raise InputError(
+            f"suffix must be of letters and digits, such as T1w, not {chosen!r}."
+        )
+    return chosen
+
+
+def describe_columns(conditions: Mapping[str, Condition]) -> dict[str, dict]:
+    """Say what the columns of the table are, for the JSON beside it."""
+    return {
+        name: {"Description": f"{name} that the sample was made for"}
+        | ({"Units": condition.units} if condition.units else {})
+        | (
+            {
+                "Levels": {
+                    level: _meaning(condition, level) for level in condition.levels
+                }
+            }
+            if condition.levels
+            else {}
+        )
+        for name, condition in conditions.items()
+    }
+
+
+def _meaning(condition, level):
+    return (condition.meanings or {}).get(level) or level
+
+
+def refuse_other_dataset(flow: Any, root: Path) -> None:
+    """Refuse a folder with a dataset of others, unless forced."""
+    if flow._force_overwrite or _is_ours(root):
+        return
+    marks = [name for name in _MARKS if any(root.glob(name))]
+    if marks:
+        raise InputError(
+            f"{root} holds another dataset ({marks[0]}); name another folder, or add "
+            "--force to write into it."
+        )
+
+
+_MARKS = ("dataset_description.json", "participants.tsv", "sub-*")
+
+
+def _is_ours(root):
+    try:
+        description = json.loads((root / _MARKS[0]).read_text("utf-8"))
+        names = [entry["Name"] for entry in description["GeneratedBy"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return description.get("DatasetType") == "derivative" and "dipy_ldm" in names
+
+
+def begin(root: Path) -> None:
+    """Make the folder of a dataset, and write what it is, unless that is there."""
+    make_folder(root)
+    if _is_ours(root):
+        return
+    document = {
+        "Name": "Volumes generated by dipy_ldm",
+        "BIDSVersion": _VERSION,
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": "dipy_ldm", "Version": __version__}],
+    }
+    _write_json(root / _MARKS[0], document)
+    _write(root / "README", _README)
+
+
+def list_participants(root: Path, described: Mapping[str, dict]) -> None:
+    """Write the table of all samples of a dataset, from what is beside them.
+
+    Whoever adds samples writes it anew, so that it is right once the last has, also
+    where several add at once or one was killed.
+    """
+    with claimed(root / "participants.tsv", wait=True):
+        rows = dict(_samples(root))
+        names = list(dict.fromkeys(name for row in rows.values() for name in row))
+        names = [_ID, *names]
+        lines = [
+            {_ID: sample} | {name: as_text(value) for name, value in row.items()}
+            for sample, row in rows.items()
+        ]
+        _write(root / "participants.tsv", _table(names, lines))
+        path = root / "participants.json"
+        columns = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        columns |= {_ID: {"Description": "number of the sample, who is nobody"}}
+        _write_json(path, columns | dict(described))
+
+
+def _samples(root):
+    """Yield each sample with what was asked for, in the order of their numbers."""
+    folders = (path for path in root.glob(f"{_LABEL}*") if path.is_dir())
+    for folder in sorted(folders, key=lambda path: (len(path.name), path.name)):
+        for scan in sorted(folder.glob("*/*_desc-synthetic_*.nii.gz"))[:1]:
+            yield folder.name, _requested(sidecar(scan))
+
+
+def _requested(path):
+    """Read what a sample was asked for; one without its JSON is just being written."""
+    try:
+        return json.loads(path.read_text("utf-8")).get("Conditions", {})
+    except (OSError, ValueError):
+        return {}
+
+
+def _table(names: list[str], lines: Iterable[Mapping[str, str]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(
+        text, names, restval="n/a", delimiter="\t", lineterminator="\n"
+    )
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
+
+
+def _write_json(path, document):
+    _write(path, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+
+
+def _write(path, text):
+    with replacing(path) as partial:
+        partial.write_text(text, "utf-8", errors="backslashreplace")

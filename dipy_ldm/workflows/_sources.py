@@ -14,7 +14,7 @@ from dipy_ldm.data._paths import choose_files, find_volumes
 from dipy_ldm.data._plan import pair_sources
 from dipy_ldm.data._preprocessing import conform_source
 from dipy_ldm.data._sources import Source, from_saved
-from dipy_ldm.workflows import _workers as workers
+from dipy_ldm.workflows import _launch as launch
 
 
 class SourceInputs(NamedTuple):
@@ -48,7 +48,7 @@ class SourceInputs(NamedTuple):
 
     def part_of(self, cluster: Any) -> Self:
         """Choose what this of several workers works on."""
-        return self._replace(own=workers.part_of(cluster, self.files))
+        return self._replace(own=launch.part_of(cluster, self.files))
 
     def read(self, file: Path) -> np.ndarray:
         """Read a source, on the grid of the model.

@@ -1,23 +1,26 @@
 """The console scripts."""
 
+from collections.abc import Callable
 from contextlib import suppress
+from importlib import import_module
 import inspect
 import logging
 import os
-import re
 import signal
 import sys
 import traceback
-from typing import Any
 
-from dipy.workflows import flow_runner
+from dipy.workflows import base, flow_runner
+from dipy.workflows.workflow import Workflow
 
 from dipy_ldm import __version__
 from dipy_ldm._utils.checks import InputError, choose
 from dipy_ldm._utils.signals import Terminated, deferred
+from dipy_ldm.workflows._options import with_options
 
 # 1 is the answer of a check that found something red, and of an audit, copies.
 _BAD_NEWS, _ERROR = 1, 2
+_REQUIRED = inspect.Parameter.empty
 _RESUME = "Add --resume to go on."
 # How oneDNN, JAX and PyTorch say that memory is used up.
 _NO_MEMORY = (
@@ -27,75 +30,52 @@ _NO_MEMORY = (
 )
 
 
-def train() -> None:
-    """Run ``dipy_train_ldm``."""
-    from dipy_ldm.workflows.train import TrainLDMFlow
+def _command(module: str) -> Callable[[], None]:
+    """Return the function that runs the command of a module."""
 
-    run(TrainLDMFlow())
+    def main():
+        flows = import_module(f"dipy_ldm.workflows.{module}")
+        run(getattr(flows, f"{module.title()}LDMFlow")())
 
-
-def generate() -> None:
-    """Run ``dipy_generate_ldm``."""
-    from dipy_ldm.workflows.generate import GenerateLDMFlow
-
-    run(GenerateLDMFlow())
+    return main
 
 
-def denoise() -> None:
-    """Run ``dipy_denoise_ldm``."""
-    from dipy_ldm.workflows.denoise import DenoiseLDMFlow
-
-    run(DenoiseLDMFlow())
-
-
-def inpaint() -> None:
-    """Run ``dipy_inpaint_ldm``."""
-    from dipy_ldm.workflows.inpaint import InpaintLDMFlow
-
-    run(InpaintLDMFlow())
+train = _command("train")
+generate = _command("generate")
+denoise = _command("denoise")
+inpaint = _command("inpaint")
+evaluate = _command("evaluate")
+audit = _command("audit")
 
 
 def check() -> None:
-    """Run ``dipy_check_ldm``; the status is 1 if something must be mended."""
-    from dipy_ldm.workflows.check import CheckLDMFlow
-
-    flow = CheckLDMFlow()
-    run(flow)
-    if flow.verdict:
-        _leave(flow.verdict, _BAD_NEWS)
+    """Run ``dipy_check_ldm``, which is ``dipy_train_ldm --check``."""
+    sys.argv.append("--check")
+    train()
 
 
-def evaluate() -> None:
-    """Run ``dipy_evaluate_ldm``."""
-    from dipy_ldm.workflows.evaluate import EvaluateLDMFlow
-
-    run(EvaluateLDMFlow())
-
-
-def audit() -> None:
-    """Run ``dipy_audit_ldm``; the status is 1 if there are copies."""
-    from dipy_ldm.workflows.audit import AuditLDMFlow
-
-    flow = AuditLDMFlow()
-    run(flow)
-    if flow.verdict:
-        _leave(flow.verdict, _BAD_NEWS)
-
-
-def run(flow: Any) -> None:
-    """Run a workflow on the command line; answer what users can mend with a sentence.
+def run(flow: Workflow) -> None:
+    """Run a workflow on the command line; the status is 1 if it has a verdict.
 
     Parameters
     ----------
     flow : dipy.workflows.workflow.Workflow
-        Its ``run`` says what the command line is.
+        Its ``run`` defines the command line.
     """
+    _run(flow)
+    if verdict := getattr(flow, "verdict", ""):
+        _leave(verdict, _BAD_NEWS)
+
+
+def _run(flow):
+    """Run a workflow; explain errors that users can mend."""
     for talkative in ("matplotlib", "PIL", "h5py", "absl", "tensorflow", "jax"):
         logging.getLogger(talkative).setLevel(logging.WARNING)
     # DIPY's own answers every name with INFO; when this may go, tests/test_upstream.py
     # tells.
     flow_runner.get_level = level
-    options = options_of(flow)
+    base.add_default_args_to_docstring = _add_defaults
+    options = inspect.signature(flow.run).parameters
     version = {"action": "version", "version": f"dipy_ldm {__version__}"}
     try:
         with deferred(_stop):
@@ -103,7 +83,7 @@ def run(flow: Any) -> None:
     except ConnectionError as error:
         _leave(f"{error} {_RESUME}", _ERROR, at_once=True)
     except (InputError, OSError) as error:
-        _leave(as_options(str(error), options), _ERROR)
+        _leave(with_options(str(error), options), _ERROR)
     except Terminated as end:
         _leave(f"{end} {_RESUME}", end.code)
     except Exception as error:
@@ -138,50 +118,15 @@ def level(name: str) -> int:
     return choose("log_level", name.upper(), logging.getLevelNamesMapping())
 
 
-def options_of(flow: Any) -> list[str]:
-    """List the options of a command.
-
-    Parameters
-    ----------
-    flow : dipy.workflows.workflow.Workflow
-        Its ``run`` says what the command line is.
-
-    Returns
-    -------
-    list of str
-        Names of its parameters that have a default.
-    """
-    parameters = inspect.signature(flow.run).parameters.values()
-    return [p.name for p in parameters if p.default is not p.empty]
-
-
-def as_options(sentence: str, options: list[str]) -> str:
-    """Say to who gave options what is said to who gave parameters.
-
-    Parameters
-    ----------
-    sentence : str
-        Of the library, with names of parameters: in backticks, with an underscore, or
-        as what something is said of (``seed must ...``).
-    options : list of str
-        Names of the command's options.
-
-    Returns
-    -------
-    str
-        With ``--name`` for those that are options of the command, and without
-        backticks.
-    """
-    names = "|".join(map(re.escape, options))
-    with_underscore = "|".join(re.escape(name) for name in options if "_" in name)
-    # Neither a part of a path or a longer name, nor an option already.
-    for pattern in (
-        rf"`({names})`",
-        rf"^({names})(?= must )",
-        rf"(?<![\w./=`-])({with_underscore})(?!\.?[\w/=`(-])",
-    ):
-        sentence = re.sub(pattern, r"--\1", sentence)
-    return re.sub(r"`(\w+)`", r"\1", sentence)
+def _add_defaults(description, run):
+    """Add defaults to the help as DIPY does, but for those that say nothing."""
+    parameters = inspect.signature(run).parameters
+    for name, _, text in description["Parameters"]:
+        default = parameters[name].default
+        if name == "out_dir":
+            text.append("(default: current directory)")
+        elif not any(default is nothing for nothing in (None, False, "", _REQUIRED)):
+            text.append(f"(default: {default})")
 
 
 class _Stopped(KeyboardInterrupt):

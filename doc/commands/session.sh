@@ -15,7 +15,7 @@ head -n 3 cohort/participants.tsv
 
 #: check
 dipy_check_ldm cohort --voxel_size 8 --widths_vqvae 16 32 --widths_ldm 32 64 \
-    --n_codes 256 --out_check cohort-check
+    --n_codes 256
 
 #: faults
 mkdir faults
@@ -29,7 +29,7 @@ mirrored = scan.get_fdata(dtype='float32')[::-1, ::-1, ::-1]
 nib.save(nib.Nifti1Image(mirrored, scan.affine), names[0])
 metres = np.diag([.001, .001, .001, 1]) @ other.affine
 nib.save(nib.Nifti1Image(other.get_fdata(dtype='float32'), metres), names[1])"
-dipy_check_ldm faults --voxel_size 8 --seconds 0 --out_check faults-check \
+dipy_check_ldm faults --voxel_size 8 --seconds 0 --out_dir faults-checked \
     || echo "status $?"
 
 #: train

@@ -14,7 +14,7 @@ from dipy_ldm.checking._dry_run import Overfit, Paces
 from dipy_ldm.data._batches import Augmentation
 from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.training import ResolvedOptions
-from dipy_ldm.workflows import _recipes as recipes
+from dipy_ldm.workflows import _training as training
 
 TINY = {
     "batch_size": 4,
@@ -28,9 +28,17 @@ TINY = {
 @pytest.fixture(scope="module")
 def recipe(blobs):
     settings = _presets.resolve(Cohort(blobs), **TINY)
-    method = {"schedule": "cosine", "target": "v", "guide": False, "seed": 0}
-    how = {"precision": "float32", "learning_rate": 0.01}
-    return recipes.make(settings, None, **method, **how)
+    options = SimpleNamespace(
+        guide=False,
+        seed=0,
+        learning_rate=0.01,
+        precision="float32",
+        remat=False,
+        accumulate=1,
+        checkpoint_steps=1000,
+        steps_detector=None,
+    )
+    return training.make(settings, None, options)
 
 
 def test_steps_of_all_networks_are_timed(recipe, blobs, caplog):

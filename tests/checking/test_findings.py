@@ -7,7 +7,6 @@ import pytest
 
 from dipy_ldm.checking import _findings as findings, _findings as report
 from dipy_ldm.checking._findings import (
-    Finding,
     Gallery,
     Picture,
     amber,
@@ -35,14 +34,6 @@ def test_a_finding_is_saved_without_its_pictures():
     assert told["table"] == [{"file": "a.nii", "mm": 2.0}]
     assert json.loads(json.dumps(told)) == told
     assert set(green("a", "Good.").to_saved()) == {"title", "state", "what"}
-
-
-def test_a_finding_is_reworded_in_all_its_parts():
-    finding = Finding("a", "red", "x y", "x", table=[("x",), ("z x",), (1.0,)])
-    changed = finding.reworded(lambda words: words.replace("x", "--x"))
-    assert changed.message == "--x y"
-    assert changed.cure == "--x"
-    assert changed.table == [("--x",), ("z --x",), (1.0,)]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """What a training would be: held out, memory, pieces, and the end of the schedule."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -8,16 +10,25 @@ from dipy_ldm.checking import _plan as plans
 from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.diffusion import schedules
 from dipy_ldm.training import ResolvedOptions
-from dipy_ldm.workflows import _recipes as recipes
+from dipy_ldm.workflows import _training as training
 
 IMAGES = np.zeros((20, 16, 16, 1), "float32")
-METHOD = {"schedule": "cosine", "target": "v", "guide": False, "seed": 0}
+OPTIONS = SimpleNamespace(
+    guide=False,
+    seed=0,
+    learning_rate=None,
+    precision="float32",
+    remat=False,
+    accumulate=1,
+    checkpoint_steps=1000,
+    steps_detector=None,
+)
 
 
 @pytest.fixture(scope="module")
 def recipe():
     settings = _presets.resolve(Cohort(IMAGES), batch_size=4, widths_ldm=(8, 8))
-    return recipes.make(settings, None, precision="float32", **METHOD)
+    return training.make(settings, None, OPTIONS)
 
 
 def test_who_is_held_out_is_told():

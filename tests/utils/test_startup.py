@@ -20,7 +20,7 @@ AS_A_LIBRARY = """
 from dipy_ldm import VQVAE
 """
 AS_A_COMMAND = """
-from dipy_ldm.workflows._quiet_start import quiet_start
+from dipy_ldm.workflows._launch import quiet_start
 with quiet_start():
     from dipy_ldm import VQVAE
 """

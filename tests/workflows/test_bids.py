@@ -8,8 +8,8 @@ import pytest
 
 from dipy_ldm._conditions import Condition
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.workflows import _bids as bids
-from dipy_ldm.workflows._provenance import sidecar
+from dipy_ldm.workflows import _samples as bids
+from dipy_ldm.workflows._outputs import sidecar
 
 CALM, FORCED = (SimpleNamespace(_force_overwrite=force) for force in (False, True))
 DESCRIBED = {"age": {"Description": "asked for", "Units": "years"}}
@@ -106,6 +106,6 @@ def test_conditions_are_described():
         "age": Condition("continuous", {}, [20.0, 80.0], units="years"),
         "group": Condition("class", {"0": 5, "1": 7}, [], meanings={"1": "patient"}),
     }
-    said = bids.describe(known)
+    said = bids.describe_columns(known)
     assert said["age"]["Units"] == "years"
     assert said["group"]["Levels"] == {"0": "0", "1": "patient"}

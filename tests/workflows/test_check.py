@@ -155,10 +155,10 @@ def test_masks_are_looked_at(cohort, check, tmp_path):
     masks.mkdir()
     for i in range(N):
         write(masks, i, head(i) > 0)
-    _, found, _ = check(cohort, "--mask_files", masks)
+    _, found, _ = check(cohort, "--mask_files", masks, "--background", 0.1)
     assert found["masks"]["state"] == "green"
     write(masks, 3, np.ones((4, 4, 4)))
-    status, found, _ = check(cohort, "--mask_files", masks)
+    status, found, _ = check(cohort, "--mask_files", masks, "--background", 0.1)
     assert (status, found["masks"]["state"]) == (1, "red")
     assert "another grid" in found["masks"]["what"]
 
@@ -194,7 +194,6 @@ def test_no_good_file_is_told_on_the_page(tmp_path, check):
     [
         (("cohort", "--seconds", -1), "seconds must be at least 0"),
         (("cohort", "--strategy", "multi_worker"), "the check is for one machine"),
-        (("cohort", "--schedule", "quadratic"), "unknown schedule"),
         (("cohort", "--coarsen", "age=5"), "--coarsen is for --conditions"),
         (("cohort", "--validation", 1), "validation must lie"),
     ],

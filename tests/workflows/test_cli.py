@@ -1,6 +1,7 @@
 """The command line: what the library says, in the words of the command."""
 
 import logging
+import re
 import sys
 
 from dipy.workflows.workflow import Workflow
@@ -8,34 +9,70 @@ import pytest
 from tqdm import tqdm
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.workflows.cli import as_options, level, options_of, run
-from dipy_ldm.workflows.denoise import DenoiseLDMFlow
-
-OPTIONS = ["seed", "shape", "batch_size", "skip_bad", "cache_dir"]
+from dipy_ldm.workflows._options import share_descriptions, with_options
+from dipy_ldm.workflows.cli import level, run
+from dipy_ldm.workflows.train import TrainLDMFlow
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("sentence", "expected"),
     [
         ("give a smaller `batch_size`.", "give a smaller --batch_size."),
-        ("batch_size must be at least 1.", "--batch_size must be at least 1."),
-        ("a batch of 3; name a cache_dir.", "a batch of 3; name a --cache_dir."),
-        ("seed must be a number.", "--seed must be a number."),
-        ("images must have the shape (3,).", "images must have the shape (3,)."),
-        ("align them, or give a `shape`.", "align them, or give a --shape."),
-        ("add `channels`.", "add channels."),  # no option of this command
+        ("`a` must have the shape `b`.", "a must have the shape b."),  # no options
         ("add --skip_bad.", "add --skip_bad."),
-        ("no file a/skip_bad.nii, b_cache_dir", "no file a/skip_bad.nii, b_cache_dir"),
+        ("no file a/batch_size.nii", "no file a/batch_size.nii"),
     ],
 )
-def test_parameters_are_told_as_options(said, told):
-    assert as_options(said, OPTIONS) == told
+def test_names_in_backticks_are_written_as_options(sentence, expected):
+    assert with_options(sentence, ["batch_size", "skip_bad"]) == expected
 
 
-def test_what_must_be_given_is_no_option():
-    options = options_of(DenoiseLDMFlow())
-    assert "strength" in options
-    assert not {"model_file", "input_files"} & set(options)
+def test_help_has_the_defaults_that_say_something(capsys):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "1000")
+        run_help(patch)
+    text = capsys.readouterr().out
+    assert "Random seed. (default: 0)" in text
+    assert "Output directory. (default: current directory)" in text
+    assert "Default: 5 epochs (images) or 4,000 steps (volumes). " in text
+    assert not re.search(r"default: (None|False|\))", text)
+
+
+def run_help(patch):
+    patch.setattr(sys, "argv", ["dipy_train_ldm", "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        run(TrainLDMFlow())
+
+
+class Shared(Workflow):
+    """A command with an option of its own, and one that several share."""
+
+    @share_descriptions
+    def run(self, seed=0, colour="red", out_dir=""):
+        """Paint.
+
+        Parameters
+        ----------
+        colour : string, optional
+            Colour of the paint,
+            which dries.
+        """
+
+
+def test_descriptions_of_shared_options_stand_in_the_order_of_the_signature():
+    lines = Shared.run.__doc__.splitlines()
+    assert lines[:4] == ["Paint.", "", "Parameters", "----------"]
+    assert lines[4:6] == ["seed : int, optional", "    Random seed."]
+    assert lines[7:9] == ["    Colour of the paint,", "    which dries."]
+    assert lines[9] == "out_dir : string or Path, optional"
+
+
+def test_an_option_that_nobody_describes_is_a_mistake():
+    def run(self, unheard=0):
+        """Run."""
+
+    with pytest.raises(KeyError, match="unheard"):
+        share_descriptions(run)
 
 
 def test_levels_of_the_log_are_known_by_name():

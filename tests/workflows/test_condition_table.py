@@ -6,7 +6,7 @@ import pytest
 
 from dipy_ldm._conditions import Condition
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.workflows._condition_table import read_requested_table
+from dipy_ldm.workflows._conditions import read_requested_table
 
 KNOWN = {
     "age": Condition("continuous", {}, [20.0, 80.0], units="years"),
@@ -32,7 +32,8 @@ def test_each_row_is_a_sample(read, caplog):
 def test_other_columns_make_no_difference_and_are_named(read, caplog):
     with caplog.at_level(logging.WARNING, "dipy_ldm"):
         assert read("age\tiq\n70\t99\n") == {"age": [70]}
-    assert "iq make no difference: the model has age, sex" in caplog.text
+    assert "columns iq of" in caplog.text
+    assert "are ignored: the model has the conditions age, sex" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -277,9 +277,9 @@ def test_what_is_asked_for(brains):
 WRITE = """
 import locale
 from pathlib import Path
-from dipy_ldm.workflows._bids import _write
+from dipy_ldm.workflows._samples import _write
 from dipy_ldm.workflows._outputs import write_page
-from dipy_ldm.workflows._progress import write_table
+from dipy_ldm.workflows._training import write_table
 assert locale.getpreferredencoding(False) != "utf-8"
 history = {"loss": [1], "val_gain_\\u5e74\\u9f62": [2]}
 write_table(Path("history.csv"), {"diffusion": history})

@@ -84,10 +84,10 @@ def test_where_nothing_is_found_the_scan_stays(command, detector_path, tmp_path)
     ("options", "said"),
     [
         (("--lesions", "--threshold", 2), "must lie between 0 and 1"),
-        (("--lesions", "--strength", 0.2), "whatever the strength; leave --strength"),
+        (("--lesions", "--strength", 0.2), "--strength has no effect with --lesions"),
         (("--lesions", "--threshold", 0), "is taken for a lesion in most places"),
-        (("--threshold", 0.2), "--threshold is for lesions alone; add --lesions."),
-        (("--dilate", 1), "--dilate is for lesions alone; add --lesions."),
+        (("--threshold", 0.2), "--threshold has no effect without --lesions"),
+        (("--dilate", 1), "--dilate has no effect without --lesions"),
         (("--lesions", "--dilate", -1), "dilate must be at least 0"),
     ],
 )
@@ -103,7 +103,7 @@ def test_what_makes_no_sense_is_refused(
 def test_a_model_without_a_detector_is_refused(command, model_path, tmp_path):
     path, *_ = make_scan(tmp_path)
     status, stderr = command("denoise", model_path, path, "--lesions")
-    assert status == 2 and "has no detector of lesions; train one" in stderr
+    assert status == 2 and "has no anomaly detector; train one" in stderr
 
 
 def test_a_detector_is_trained_by_the_command(command, tmp_path):

@@ -20,7 +20,7 @@ from dipy_ldm.workflows._evaluation_images import (
     read_for,
     refuse_same_subjects,
 )
-from dipy_ldm.workflows._provenance import fingerprint
+from dipy_ldm.workflows._outputs import fingerprint
 
 AFFINE = np.diag([2.0, 2, 2, 1])
 AUDIT = (

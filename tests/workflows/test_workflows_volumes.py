@@ -27,8 +27,8 @@ from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.data._grid import Grid
 from dipy_ldm.data._nifti import read_volume
 from dipy_ldm.data._preprocessing import conform_file, restore_file
-from dipy_ldm.workflows import _recipes as recipes
-from dipy_ldm.workflows._provenance import fingerprint, sidecar, sidecar_first
+from dipy_ldm.workflows import _training as training
+from dipy_ldm.workflows._outputs import fingerprint, sidecar, sidecar_first
 
 VOXEL_SIZE = 8
 # Where the brightest place of all volumes is, up to a few millimetres.
@@ -386,7 +386,7 @@ MASKED = ("--background", "0", "--mask_files")
 BAD_TRAINING = {
     "masks of no use": (
         ["volumes", "--mask_files", "mask.nii"],
-        "--mask_files make no difference with --background 1",
+        "--mask_files have no effect with --background 1",
     ),
     "no such path": (["nowhere.nii.gz"], "there is no file nowhere.nii.gz; check"),
     "an empty folder": (["empty"], "the folder empty has no images; put volumes"),
@@ -448,8 +448,6 @@ WRONG_WHATEVER_THE_VOLUMES = {
     "loss": ("spectrall", "squared, absolute, spectral, structural"),
     "devices": ("GPU:9", NO_DEVICE),
     "seed": (5_000_000_000, "seed must be a whole number from 0 to 4294967295, not"),
-    "schedule": ("cosin", "cosine, linear"),
-    "target": ("w", "v, noise, clean"),
     "precision": ("float8", "float32, bfloat16"),
     "strategy": ("all", "auto, none, mirrored, multi_worker"),
     "widths_vqvae": (0, "widths_vqvae must be at least 1"),
@@ -738,7 +736,7 @@ def test_estimators_are_told_whose_volumes_are():
     cohort = Cohort(np.zeros((3, 9, 9, 9, 1)), subjects=["a", "a", "b"])
     held_out = Cohort(np.zeros((1, 9, 9, 9, 1)), subjects=["c"])
     for others, whose in ((held_out, ["c"]), (None, None)):
-        recipe = recipes.Recipe(Fitted(), Fitted(), {}, {})
+        recipe = training.Recipe(Fitted(), Fitted(), {}, {})
         options = recipe.fit(cohort, others, (None, None), (None, None)).options
         assert options["subjects"] == ["a", "a", "b"]
         assert options["validation_subjects"] == whose

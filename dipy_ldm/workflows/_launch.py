@@ -1,0 +1,114 @@
+"""How commands start: TensorFlow without its greetings, alone or with other workers."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+import logging
+import os
+from pathlib import Path
+import socket
+import sys
+from typing import Any
+
+from dipy_ldm import __version__
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.cluster import Cluster, find_cluster
+from dipy_ldm._utils.files import make_folder
+from dipy_ldm._utils.startup import gc_disabled
+
+try:
+    import resource
+except ImportError:  # not on this system: nothing is limited
+    resource = None  # type: ignore[assignment]
+
+# Address space without which TensorFlow crashes, or never ends: 2.2 GiB on two cores.
+_MIN_ADDRESS_SPACE = 2.5 * 2**30
+
+
+@contextmanager
+def quiet_start() -> Iterator[None]:
+    """Start what uses TensorFlow without what it then writes to standard error.
+
+    Lines about processor features and missing GPU drivers that no setting of
+    TensorFlow's silences, and that hide the one line a user should read. They come
+    with the import and with the first use of a device. Whoever looks for a GPU sees
+    them by setting ``TF_CPP_MIN_LOG_LEVEL=0``.
+    """
+    _refuse_too_tight()
+    # A command comes here more than once.
+    spoken = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") != "3"
+    with gc_disabled(freeze=True), nullcontext() if spoken else _silence():
+        yield
+
+
+@contextmanager
+def _silence():
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+
+
+def _refuse_too_tight():
+    """Refuse a limit that would end in the middle of TensorFlow's own code."""
+    if resource is None:
+        return
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < _MIN_ADDRESS_SPACE:
+        raise InputError(
+            f"the address space of a process is limited to {limit / 2**30:.1f} GiB, "
+            f"and TensorFlow needs {_MIN_ADDRESS_SPACE / 2**30:.1f} GiB to start; "
+            f"raise the limit (ulimit -v {_MIN_ADDRESS_SPACE / 2**10:.0f}, or the "
+            "memory that the job asks for)."
+        )
+
+
+def find_workers(strategy: str) -> Cluster | None:
+    """Find the workers that run this command together; None if it runs alone."""
+    if strategy not in ("auto", "multi_worker"):
+        return None
+    with quiet_start():
+        return find_cluster()
+
+
+def part_of(cluster: Cluster | None, items: Any) -> Any:
+    """Return the items that this worker processes."""
+    if cluster is None:
+        return items
+    n, workers = len(items), len(cluster.addresses)
+    return items[n * cluster.index // workers : n * (cluster.index + 1) // workers]
+
+
+def is_first(cluster: Cluster | None) -> bool:
+    """Return whether this process shows progress and writes common outputs."""
+    return cluster is None or cluster.index == 0
+
+
+def keep_log(cluster: Cluster | None, path: Path) -> None:
+    """Log what a worker does to a file of its own, beside the output."""
+    if cluster is None:
+        return
+    make_folder(path.parent)
+    log = path.with_name(f"{path.name}.worker-{cluster.index}.log")
+    handler = logging.FileHandler(log, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logger = logging.getLogger("dipy_ldm")
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    # The others' is for the file alone, and so is what is more than information.
+    logger.propagate = is_first(cluster)
+    for console in logging.getLogger().handlers:
+        console.setLevel(logging.INFO)
+    logger.debug(
+        "dipy_ldm %s on %s, worker %d of %d (%s): %s",
+        __version__,
+        socket.gethostname(),
+        cluster.index,
+        len(cluster.addresses),
+        ", ".join(cluster.addresses),
+        " ".join(sys.argv),
+    )

@@ -1,0 +1,232 @@
+"""How commands train: the estimators, and figures and a picture of the course."""
+
+from collections.abc import Callable, Sequence
+import csv
+from functools import partial
+import io
+from pathlib import Path
+import time
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dipy_ldm._presets import Settings
+from dipy_ldm._utils.files import replacing
+from dipy_ldm.data._batches import Augmentation
+from dipy_ldm.data._cohort import Cohort
+
+
+class Recipe(NamedTuple):
+    """Both estimators, and how each is trained."""
+
+    vqvae: Any
+    model: Any
+    of_vqvae: dict
+    of_model: dict
+    of_detector: dict | None = None
+
+    def check(
+        self,
+        shape: tuple[int, ...],
+        patch: int | Sequence[int] | None,
+        source: Any = None,
+    ) -> None:
+        """Refuse what can't be done in either stage, before the first takes hours.
+
+        Shapes: shape ``(n, *space, channels)``.
+        """
+        self.vqvae.check(shape, patch=patch, **self.of_vqvae)
+        self.model.check(shape, source, **self.of_model)
+        if self.of_detector is not None:
+            from dipy_ldm.anomaly_detector import AnomalyDetector
+
+            AnomalyDetector().check(shape, **self.of_detector)
+
+    def fit(
+        self,
+        cohort: Cohort,
+        held_out: Cohort | None,
+        checkpoints: Sequence[Path],
+        callbacks: Sequence[Callable],
+        **options,
+    ) -> Any:
+        """Train both, one after the other, and the detector, if there shall be one."""
+        validation = {} if held_out is None else held_out._asdict()
+        self.vqvae.fit(
+            cohort.images,
+            validation_data=validation.get("images"),
+            affine=cohort.affine,
+            suffix=cohort.suffix,
+            masks=cohort.masks,
+            checkpoint=checkpoints[0],
+            callbacks=[callbacks[0]],
+            **options,
+            **self.of_vqvae,
+        )
+        model = self.model.fit(
+            cohort.images,
+            cohort.conditions,
+            source=cohort.sources,
+            subjects=cohort.subjects,
+            validation_data=validation.get("images"),
+            validation_conditions=validation.get("conditions"),
+            validation_source=validation.get("sources"),
+            validation_subjects=validation.get("subjects"),
+            units=cohort.units or {},  # what is known has been logged
+            meanings=cohort.meanings,
+            checkpoint=checkpoints[1],
+            callbacks=[callbacks[1]],
+            **self.of_model,
+        )
+        if self.of_detector is None:
+            return model
+        return model.fit_detector(
+            cohort.images,
+            validation_data=validation.get("images"),
+            checkpoint=checkpoints[2],
+            callbacks=[partial(callbacks[2], model)],
+            **self.of_detector,
+        )
+
+
+_TRAINING = ("learning_rate", "precision", "remat", "accumulate", "checkpoint_steps")
+
+
+def make(settings: Settings, strategy: Any, options: SimpleNamespace) -> Recipe:
+    """Make both estimators, and choose how they are trained."""
+    from dipy_ldm import VQVAE, LatentDiffusion
+
+    vqvae = VQVAE(
+        widths=settings.widths_vqvae,
+        n_codes=settings.n_codes,
+        n_codebooks=settings.n_codebooks,
+        code_dim=settings.code_dim,
+        loss=settings.loss,
+        seed=options.seed,
+    )
+    model = LatentDiffusion(
+        vqvae,
+        widths=settings.widths_ldm,
+        guide=options.guide or None,
+        seed=options.seed,
+    )
+    training = {name: getattr(options, name) for name in _TRAINING}
+    training |= {"batch_size": settings.batch_size, "strategy": strategy}
+    of_vqvae, of_model = (training | settings.length(s) for s in ("vqvae", "ldm"))
+    steps = options.steps_detector
+    of_detector = training | {"steps": steps} if steps else None
+    return Recipe(vqvae, model, of_vqvae, of_model, of_detector)
+
+
+def augmentation(settings: Settings, options: SimpleNamespace) -> Augmentation:
+    """Return how images are changed before the autoencoder sees them."""
+    usual = None if options.no_augment else settings.augment
+    return (usual or Augmentation())._replace(flip=options.flip)
+
+
+class Report:
+    """Write the figures after every round, and the picture as often as is cheap."""
+
+    # Drawing the picture shall take no more than this share of the time.
+    SHARE = 0.05
+
+    def __init__(
+        self,
+        history_path: Path,
+        picture_path: Path,
+        images: np.ndarray,
+        affine: np.ndarray | None,
+        sources: np.ndarray | None = None,
+    ) -> None:
+        self.history_path = history_path
+        self.picture_path = picture_path
+        self.images = images if affine is None else images[:4]
+        self.affine = affine
+        self.sources = None if sources is None else sources[: len(self.images)]
+        self.histories: dict[str, dict] = {}
+        self.pairs: tuple | None = None
+        self.samples: np.ndarray | None = None
+        self.not_before = 0.0
+
+    def autoencoder(self, vqvae: Any) -> None:
+        """Report on the first stage."""
+        self.histories["autoencoder"] = vqvae.history_
+        self._report(lambda: self._reconstruct(vqvae))
+
+    def diffusion(self, model: Any) -> None:
+        """Report on the second stage."""
+        self._collect(model)
+        if self.pairs is None:
+            self._reconstruct(model.vqvae)
+        self._report(lambda: self._sample(model))
+
+    def detector(self, model: Any, detector: Any) -> None:
+        """Report on the last stage, if there is one."""
+        self._collect(model, detector)
+
+        def draw_once():
+            if self.samples is None:
+                self._reconstruct(model.vqvae)
+                self._sample(model)
+
+        self._report(draw_once)
+
+    def finish(self, model: Any) -> None:
+        """Report how it ended, also on what an earlier process did."""
+        self._collect(model, model.detector_)
+        write_table(self.history_path, self.histories)
+        self._reconstruct(model.vqvae)
+        self._sample(model)
+        self._draw()
+
+    def _collect(self, model, detector=None):
+        """Collect the histories; an earlier process may have trained earlier stages."""
+        stages = {"autoencoder": model.vqvae, "diffusion": model, "detector": detector}
+        self.histories = {
+            name: s.history_ for name, s in stages.items() if s is not None
+        }
+
+    def _reconstruct(self, vqvae):
+        pair = self.images, vqvae.predict(self.images)
+        self.pairs = tuple(map(self._flat, pair))
+
+    def _sample(self, model):
+        n = 36 if self.affine is None else 4
+        n = n if self.sources is None else len(self.sources)
+        self.samples = self._flat(model.predict(n, source=self.sources, steps=10))
+
+    def _flat(self, images):
+        from dipy_ldm import plots
+
+        return images if self.affine is None else plots.planes(images, self.affine)
+
+    def _report(self, update):
+        write_table(self.history_path, self.histories)
+        start = time.monotonic()
+        if start >= self.not_before:
+            update()
+            self._draw()
+            end = time.monotonic()
+            self.not_before = end + (end - start) / self.SHARE
+
+    def _draw(self):
+        from dipy_ldm import plots
+
+        plots.save_training(
+            self.picture_path, self.histories, pairs=self.pairs, samples=self.samples
+        )
+
+
+def write_table(path: Path, histories: dict[str, dict]) -> None:
+    """Write one line for each round of each stage."""
+    names = list(dict.fromkeys(name for h in histories.values() for name in h))
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["stage", *names])
+    for stage, history in histories.items():
+        for number, _ in enumerate(history["loss"]):
+            values = [history[n][number] if n in history else "" for n in names]
+            writer.writerow([stage, *values])
+    with replacing(path) as partial:
+        partial.write_text(table.getvalue(), "utf-8")
