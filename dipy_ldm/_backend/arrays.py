@@ -32,6 +32,10 @@ def compiled(function: Callable, inputs: list[Any], networks: list[Any]) -> Call
     return call
 
 
+# Whether a compiled function begins no more than two of its tasks at once.
+TWO_AT_A_TIME = True
+
+
 def run_two_at_a_time(tasks: Iterable[Callable]) -> None:
     """Do two things at once, so that what the first take is there for the next.
 
@@ -40,7 +44,7 @@ def run_two_at_a_time(tasks: Iterable[Callable]) -> None:
     """
     done: list = [[], []]
     for task in tasks:
-        with tf.control_dependencies(done[-2]):
+        with tf.control_dependencies(done[-2] if TWO_AT_A_TIME else []):
             done.append(task())
 
 

@@ -1,6 +1,7 @@
 """How much memory there is: of GPUs, of this machine, of its container or job."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 import ctypes
 import math
 from pathlib import Path
@@ -118,13 +119,16 @@ def _total(cuda, number):
     return float(size.value)
 
 
+# Whether freed memory is returned to the system.
+RELEASES_MEMORY = True
+
+
 def release_memory() -> None:
     """Return freed memory to the system, where the C library can.
 
     GNU's keeps what lies between what is in use. To trace a training and to optimise
     its graph leaves tens of MiB there.
     """
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (AttributeError, OSError, TypeError):
-        pass
+    with suppress(AttributeError, OSError, TypeError):
+        if RELEASES_MEMORY:
+            ctypes.CDLL(None).malloc_trim(0)

@@ -48,6 +48,10 @@ class Batches(Protocol):
         """Draw the batch of a step."""
 
 
+# Whether metrics are made of what layers know, without a trace of the whole network.
+SKETCHES_METRICS = True
+
+
 class StoppableModel(keras.Model):
     """A model whose training can be asked to end between two steps."""
 
@@ -61,14 +65,14 @@ class StoppableModel(keras.Model):
         Keras does so in the first step, and has all of the network traced once more, to
         know the shapes of what it returns; which its layers know.
         """
-        self._sketching = True
+        self._sketching = SKETCHES_METRICS
         try:
             self._symbolic_build(data_batch=batch_specs(batches, replicas))
         finally:
             self._sketching = False
 
     def call(self, inputs, training=None, mask=None):
-        """Apply the network; while it is batch_specs, return what is as large."""
+        """Apply the network; while it is sketched, return what is as large."""
         if not self._sketching:
             return super().call(inputs, training=training, mask=mask)
         specs = keras.tree.map_structure(

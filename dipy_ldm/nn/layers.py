@@ -103,6 +103,10 @@ def _waves(t, count, fastest):
     return ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=-1)
 
 
+# Whether upsampling and convolution are one transposed convolution.
+TRANSPOSED_UPSAMPLING = True
+
+
 class _Convolution(keras.layers.Layer):
     """What the convolutions here have beside what those of Keras have."""
 
@@ -150,8 +154,10 @@ class _Convolution(keras.layers.Layer):
 
         Shapes: input_shape ``(batch, *space, channels)``.
         """
+        if not (TRANSPOSED_UPSAMPLING and self.upsampled):
+            return False
         few = any(side is not None and side < 4 for side in input_shape[1:-1])
-        return self.upsampled and not few and keras.config.backend() != "jax"
+        return not few and keras.config.backend() != "jax"
 
     def compute_output_shape(self, input_shape):
         """Return the shape, twice as large if it is upsampled."""

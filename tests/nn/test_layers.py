@@ -7,7 +7,7 @@ import numpy.testing as npt
 import pytest
 
 from dipy_ldm.autoencoder.quantizers import Codebook
-from dipy_ldm.nn import building
+from dipy_ldm.nn import building, layers
 from dipy_ldm.nn.layers import (
     CONVOLUTIONS,
     Cut,
@@ -61,9 +61,13 @@ def repeated(x):
     return x
 
 
+@pytest.mark.parametrize("transposed", [True, False])
 @pytest.mark.parametrize("known", [True, False])
 @pytest.mark.parametrize("space", [(9,), (5, 4), (5, 4, 6), (2, 3, 5)])
-def test_upsampled_is_as_if_positions_were_repeated(space, known):
+def test_upsampled_is_as_if_positions_were_repeated(
+    space, known, transposed, monkeypatch
+):
+    monkeypatch.setattr(layers, "TRANSPOSED_UPSAMPLING", transposed)
     rng = np.random.default_rng(0)
     kind = CONVOLUTIONS[len(space)]
     x = rng.standard_normal((2, *space, 3)).astype("float32")

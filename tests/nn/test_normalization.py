@@ -121,6 +121,20 @@ def test_gradients_are_those_that_tensorflow_finds(name, space):
 
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize("hack", ["FUSED_LOOPS", "CACHED_TRACES", "OWN_GRADIENTS"])
+def test_gradients_without_a_hack_are_equal(hack, name, monkeypatch):
+    x = example((4, 5))
+    upstream = ops.cast(np.random.default_rng(2).normal(size=x.shape), "float32")
+    results = []
+    for on in (True, False):
+        monkeypatch.setattr(fusion, hack, on)
+        results.append(gradients(both(name, (4, 5))[0], x, upstream))
+    for one, other in zip(*results, strict=True):
+        npt.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("name", WAYS)
 def test_sizes_may_be_known_only_when_it_runs(name):
     import tensorflow as tf
 
