@@ -36,27 +36,24 @@ def seeded_detector(
 
     Shapes: result ``(batch, *space, channels)``.
     """
-    with seeded(seed):
-        return _detector(space, channels, widths, blocks, remat)
 
-
-def _detector(space, channels, widths, blocks, remat):
     def several(x, width):
         for _ in range(blocks):
             x = residual(x, width, norm_position, remat)
         return x
 
-    inputs = keras.Input((*space, channels))
-    x, skips = inputs, []
-    for width in widths:
-        x = conv(x, width, size=4, strides=2, bias_initializer=small_random_bias())
-        x = several(x, width)
-        skips.append(x)
-    skips.pop()
-    for width in reversed(widths[:-1]):
-        x = conv(x, width, upsampled=True, bias_initializer=small_random_bias())
-        x = several(layers.Concatenate()([x, skips.pop()]), width)
-    start = keras.initializers.Constant(_RARELY)
-    options = {"kernel_initializer": "zeros", "bias_initializer": start}
-    x = to_output(x, 2 ** len(space), norm_position, **options)
-    return keras.Model(inputs, DepthToSpace(2)(x), name="detector")
+    with seeded(seed):
+        inputs = keras.Input((*space, channels))
+        x, skips = inputs, []
+        for width in widths:
+            x = conv(x, width, size=4, strides=2, bias_initializer=small_random_bias())
+            x = several(x, width)
+            skips.append(x)
+        skips.pop()
+        for width in reversed(widths[:-1]):
+            x = conv(x, width, upsampled=True, bias_initializer=small_random_bias())
+            x = several(layers.Concatenate()([x, skips.pop()]), width)
+        start = keras.initializers.Constant(_RARELY)
+        options = {"kernel_initializer": "zeros", "bias_initializer": start}
+        x = to_output(x, 2 ** len(space), norm_position, **options)
+        return keras.Model(inputs, DepthToSpace(2)(x), name="detector")

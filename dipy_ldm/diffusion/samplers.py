@@ -299,7 +299,10 @@ def sample(
         Latents at the last level.
     """
     x, state = ops.convert_to_tensor(x), None
-    fresh: Any = noise and _as_tensors(noise, x.dtype)
+    draw: Any = noise
+
+    def fresh():
+        return ops.cast(draw(), x.dtype)
 
     for (t, now), (_, after) in pairwise(path):
         # What a sampler remembers is of the level before, whatever was tried here.
@@ -309,11 +312,6 @@ def sample(
                 x = renoised(x, after, now, fresh)
             x, state = step(x, denoise(x, t), now, after, fresh, before)
     return ops.convert_to_numpy(x)
-
-
-def _as_tensors(noise: Callable, dtype: Any) -> Callable:
-    """Return a source of noise whose numbers are tensors of a type."""
-    return lambda: ops.cast(noise(), dtype)
 
 
 def renoised(

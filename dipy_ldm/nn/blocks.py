@@ -17,11 +17,6 @@ def rank_of(x):
     return len(x.shape) - 2
 
 
-def by_rank(name, rank):
-    """Look up a layer that Keras names by its number of dimensions."""
-    return getattr(layers, f"{name}{rank}D")
-
-
 def conv(x, width, size=3, strides=1, upsampled=False, **kwargs):
     """Convolve a tensor of any rank; the result is as large, divided by the strides.
 
@@ -122,5 +117,5 @@ def upsample_to(x, like, width):
     space = like.shape[1:-1]
     if space == tuple(2 * n for n in x.shape[1:-1]):
         return conv(x, width, upsampled=True)
-    x = by_rank("UpSampling", rank_of(x))(2)(x)
+    x = getattr(layers, f"UpSampling{rank_of(x)}D")(2)(x)
     return conv(Cut(space)(x), width)
