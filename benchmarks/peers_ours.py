@@ -45,7 +45,7 @@ from peers_common import (  # noqa: E402
 from dipy_ldm import VQVAE, LatentDiffusion
 from dipy_ldm.autoencoder import _network as autoencoder_network  # noqa: E402
 from dipy_ldm.denoiser._unet import LinearEstimate  # noqa: E402
-from dipy_ldm.nn.layers import CONVOLUTIONS, Sum  # noqa: E402
+from dipy_ldm.nn._layers import CONVOLUTIONS, Sum  # noqa: E402
 
 EPOCHS = 2
 

@@ -22,7 +22,7 @@ from dipy_ldm.data._nifti import read_volume
 from dipy_ldm.data._paths import find_volumes
 from dipy_ldm.data._preprocessing import conform_voxels, restore_file
 from dipy_ldm.data.volumes import load_volumes
-from dipy_ldm.diffusion import masks
+from dipy_ldm.diffusion import _inpainting as inpainting
 from dipy_ldm.metrics import dice, psnr
 from dipy_ldm.workflows import _restoring as native_space
 
@@ -137,9 +137,9 @@ def fill_holes(model, grid, images, mean, diameter, options):
     )
     fillings = {
         "mean volume": np.where(inside[..., None], mean, images),
-        "mean volume, blended": masks.blend(images, mean, inside),
+        "mean volume, blended": inpainting.blend(images, mean, inside),
         "linear interpolation": interpolate(images, inside),
-        "Laplace equation": masks.fill(images, inside),
+        "Laplace equation": inpainting.fill(images, inside),
         "one sample": samples[:, 0],
         "mean of samples": samples.mean(1),
     }

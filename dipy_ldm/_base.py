@@ -10,7 +10,7 @@ import numpy as np
 
 from dipy_ldm import _presets, _serialization
 from dipy_ldm._utils.checks import InputError, plain
-from dipy_ldm.nn import building
+from dipy_ldm.nn import _building as building
 
 
 class Entry(NamedTuple):

@@ -25,7 +25,7 @@ from dipy_ldm.anomaly._training import (
 )
 from dipy_ldm.data import _checks as checks
 from dipy_ldm.data._batches import read_windows, scaled_to, window_size
-from dipy_ldm.nn import analysis, building
+from dipy_ldm.nn import _analysis as analysis, _building as building
 from dipy_ldm.training import FitOptions, resolve, train
 from dipy_ldm.training._precision import Precision, log_precision
 from dipy_ldm.training._trainer import TrainingData

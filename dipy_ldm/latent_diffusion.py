@@ -34,10 +34,10 @@ from dipy_ldm.data._sources import ConditioningInputs, prepare_sources
 from dipy_ldm.denoiser import _training as training
 from dipy_ldm.denoiser._conditioning import Latents
 from dipy_ldm.denoiser._networks import Architecture, ConditionalDenoiser, Parameters
-from dipy_ldm.diffusion import inpainting, masks as holes, samplers
+from dipy_ldm.diffusion import _inpainting as inpainting, samplers
 from dipy_ldm.diffusion.guidance import pinned
 from dipy_ldm.diffusion.samplers import Sampling, SamplingOptions
-from dipy_ldm.nn import building
+from dipy_ldm.nn import _building as building
 from dipy_ldm.prior._latent_prior import LatentPrior
 from dipy_ldm.prior._population import Population, draw
 from dipy_ldm.training import FitOptions, _memory as memory, resolve, train
@@ -577,13 +577,13 @@ class LatentDiffusion(Estimator):
         checks.check_counts(n_samples=n_samples, resamplings=resamplings)
         options.setdefault("steps", inpainting.STEPS)
         chosen = self.check_sampling(**options)
-        inside = holes.check_masks(masks, images.shape[:-1])
-        shares = holes.hole_shares(inside, self.vqvae_.factor)[..., None]
-        holes.check_covered(shares)
+        inside = inpainting.check_masks(masks, images.shape[:-1])
+        shares = inpainting.hole_shares(inside, self.vqvae_.factor)[..., None]
+        inpainting.check_covered(shares)
         release = inpainting.release_times(shares, self._schedule)
         path = chosen.path(self._schedule)
         alpha, sigma = path[0][1]
-        clean = self._scaled(self._encode(holes.fill(images, inside), chosen))
+        clean = self._scaled(self._encode(inpainting.fill(images, inside), chosen))
 
         def inpaint(numbers):
             i = numbers // (n_samples or 1)
@@ -592,7 +592,9 @@ class LatentDiffusion(Estimator):
             denoise = pinned(denoise, clean[i], release[i])
             x = alpha * clean[i] + sigma * noise()
             latents = samplers.sample(denoise, x, path, chosen.step, noise, resamplings)
-            return holes.blend(images[i], self._decode(latents, chosen.tile), inside[i])
+            return inpainting.blend(
+                images[i], self._decode(latents, chosen.tile), inside[i]
+            )
 
         numbers = np.arange(len(images) * (n_samples or 1))
         batch_size = self._batch_size(chosen.batch_size)

@@ -26,7 +26,7 @@ from dipy_ldm.denoiser import (
 )
 from dipy_ldm.denoiser._conditioning import Latents
 from dipy_ldm.denoiser._training import ablation_gains
-from dipy_ldm.nn.layers import ConditionFeatures
+from dipy_ldm.nn._layers import ConditionFeatures
 
 TINY = {"widths": (8,), "blocks": 1}
 FIT = {"epochs": 12, "batch_size": 16, "verbose": False, "precision": "float32"}

@@ -17,7 +17,7 @@ from dipy_ldm.evaluation import _memorization as membership
 from dipy_ldm.evaluation.audit import audit
 from dipy_ldm.evaluation.evaluate import evaluate
 from dipy_ldm.evaluation.features import voxels
-from dipy_ldm.nn import building
+from dipy_ldm.nn import _building as building
 from dipy_ldm.training import _memory as memory
 
 TINY = {"widths": (8,), "blocks": 1}

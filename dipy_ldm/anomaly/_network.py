@@ -5,15 +5,15 @@ from collections.abc import Sequence
 import keras
 from keras import layers
 
-from dipy_ldm.nn.blocks import (
+from dipy_ldm.nn._blocks import (
     conv,
     norm_position,
     residual,
     small_random_bias,
     to_output,
 )
-from dipy_ldm.nn.building import seeded
-from dipy_ldm.nn.layers import DepthToSpace
+from dipy_ldm.nn._building import seeded
+from dipy_ldm.nn._layers import DepthToSpace
 
 # Where lesions are rare, what is said of each voxel before anything is learnt.
 _RARELY = -3.0

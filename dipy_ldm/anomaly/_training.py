@@ -16,7 +16,7 @@ from dipy_ldm.anomaly import _network as anomaly_network
 from dipy_ldm.anomaly._lesions import Atlas, lesion_batches, n_features
 from dipy_ldm.data._batches import Batches, window_size
 from dipy_ldm.metrics import dice
-from dipy_ldm.nn import building
+from dipy_ldm.nn import _building as building
 from dipy_ldm.training import _memory as memory
 from dipy_ldm.training._options import BASE_FAN_IN, ResolvedOptions
 from dipy_ldm.training._trainer import Stage, TrainingData

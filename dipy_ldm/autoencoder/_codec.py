@@ -22,7 +22,7 @@ from dipy_ldm.autoencoder._sharpening import REACH, sharpened
 from dipy_ldm.autoencoder.quantizers import BOTTLENECKS
 from dipy_ldm.data._batches import read_whole, scaled_to, window_size
 from dipy_ldm.data._checks import check_finite, check_range
-from dipy_ldm.nn import analysis, building
+from dipy_ldm.nn import _analysis as analysis, _building as building
 from dipy_ldm.training._memory import DISTANCES
 
 # Networks that are used are built for images of any size.

@@ -8,15 +8,15 @@ import keras
 import numpy as np
 
 from dipy_ldm.autoencoder.quantizers import BOTTLENECKS
-from dipy_ldm.nn.blocks import (
+from dipy_ldm.nn._blocks import (
     conv,
     norm_position,
     residual,
     small_random_bias,
     to_output,
 )
-from dipy_ldm.nn.building import seeded
-from dipy_ldm.nn.layers import DepthToSpace, Sum
+from dipy_ldm.nn._building import seeded
+from dipy_ldm.nn._layers import DepthToSpace, Sum
 
 
 def cosines(space: tuple[int, ...], count: int) -> np.ndarray:

@@ -23,7 +23,7 @@ from dipy_ldm.denoiser._conditioning import SOURCE, ConditioningEncoder, Latents
 from dipy_ldm.denoiser._networks import Architecture, ConditionalDenoiser
 from dipy_ldm.denoiser._noising import noisy_batches
 from dipy_ldm.diffusion import schedules
-from dipy_ldm.nn import building
+from dipy_ldm.nn import _building as building
 from dipy_ldm.training import _memory as memory
 from dipy_ldm.training._options import BASE_FAN_IN, ResolvedOptions
 from dipy_ldm.training._trainer import Stage

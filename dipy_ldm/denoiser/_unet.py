@@ -9,7 +9,7 @@ from keras import layers, ops
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.diffusion import schedules
-from dipy_ldm.nn.blocks import (
+from dipy_ldm.nn._blocks import (
     conv,
     enclosed,
     group_scale,
@@ -18,14 +18,14 @@ from dipy_ldm.nn.blocks import (
     to_output,
     upsample_to,
 )
-from dipy_ldm.nn.building import SeededInitializer, seeded
-from dipy_ldm.nn.layers import (
+from dipy_ldm.nn._building import SeededInitializer, seeded
+from dipy_ldm.nn._layers import (
     CONVOLUTIONS,
     ConditionFeatures,
     SourceFeatures,
     TimeEmbedding,
 )
-from dipy_ldm.nn.normalization import swish
+from dipy_ldm.nn._normalization import swish
 from dipy_ldm.prior._gaussian import Gaussian
 
 if TYPE_CHECKING:

@@ -300,9 +300,10 @@ def sample(
     """
     x, state = ops.convert_to_tensor(x), None
     draw: Any = noise
+    dtype = x.dtype
 
     def fresh():
-        return ops.cast(draw(), x.dtype)
+        return ops.cast(draw(), dtype)
 
     for (t, now), (_, after) in pairwise(path):
         # What a sampler remembers is of the level before, whatever was tried here.

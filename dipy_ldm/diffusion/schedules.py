@@ -27,7 +27,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtri
 
 from dipy_ldm._utils.checks import choose
 from dipy_ldm._utils.types import Tensor
@@ -147,6 +146,8 @@ def lognormal_times(
     ----------
     .. footbibliography::
     """
+    from scipy.special import ndtri
+
     shares = np.asarray(shares, "float64")
     normal_shares = (shares - _ANYWHERE) / (1 - _ANYWHERE)
     # Those that are drawn anywhere are below 0 here.

@@ -8,7 +8,7 @@ from typing import Any
 
 from dipy_ldm import _backend
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.nn.analysis import MemoryNeeds, memory_needs
+from dipy_ldm.nn._analysis import MemoryNeeds, memory_needs
 from dipy_ldm.training._optimizer import AT_ONCE
 from dipy_ldm.training._options import ResolvedOptions
 

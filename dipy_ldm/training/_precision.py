@@ -10,7 +10,7 @@ import numpy as np
 
 from dipy_ldm import _backend
 from dipy_ldm._utils.checks import InputError, choose
-from dipy_ldm.nn.building import PRECISIONS
+from dipy_ldm.nn._building import PRECISIONS
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from dipy_ldm._utils.checks import InputError, plain
 from dipy_ldm._utils.signals import deferred, noted
 from dipy_ldm.data._batches import Augmentation, Batches
 from dipy_ldm.data._checks import Survey
-from dipy_ldm.nn import building
+from dipy_ldm.nn import _building as building
 from dipy_ldm.training._best_weights import BestWeights
 from dipy_ldm.training._checkpoint import TrainingRecord
 from dipy_ldm.training._divergence import DivergenceCheck

@@ -27,7 +27,7 @@ from dipy_ldm.data._covariates import (
     summarise,
 )
 from dipy_ldm.data._paths import holds_volumes, listed_rows
-from dipy_ldm.nn import building
+from dipy_ldm.nn import _building as building
 from dipy_ldm.workflows import _inputs as inputs, _training as training
 from dipy_ldm.workflows._options import sizes_of, with_options
 from dipy_ldm.workflows._outputs import write_page

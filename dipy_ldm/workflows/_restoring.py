@@ -23,7 +23,7 @@ from dipy_ldm.data._grid import Grid, conform, restore
 from dipy_ldm.data._nifti import VolumeInfo, check_headers, is_whole, write_changed
 from dipy_ldm.data._paths import choose_files, find_volumes, suffix
 from dipy_ldm.data._preprocessing import conform_file, conform_voxels, restore_file
-from dipy_ldm.diffusion import masks as holes
+from dipy_ldm.diffusion import _inpainting as inpainting
 from dipy_ldm.workflows import _launch as launch
 from dipy_ldm.workflows._conditions import RequestedConditions
 from dipy_ldm.workflows._options import parse_filter
@@ -403,7 +403,7 @@ def fill_in(
     """
     # First of all: what is in the hole shall change neither the range of the
     # intensities nor, by the blur of larger voxels, what is around it.
-    filled = holes.fill(scan.data[None], scan.hole[None])[0]
+    filled = inpainting.fill(scan.data[None], scan.hole[None])[0]
     image, origin = conform_voxels(scan.file, filled, scan.affine, grid)
     unknown = on_grid(scan.hole, scan.affine, grid)
     samples = []
@@ -414,7 +414,7 @@ def fill_in(
             restored = restore_file(inpainted, origin)
         else:
             restored = filled
-        blended = holes.blend(scan.data[None], restored[None], scan.hole[None])[0]
+        blended = inpainting.blend(scan.data[None], restored[None], scan.hole[None])[0]
         samples.append(blended[scan.hole])
     return np.stack(samples)
 

@@ -9,7 +9,7 @@ from dipy_ldm._utils.checks import InputError, at_least, check_shares, choose
 from dipy_ldm._utils.files import make_folder
 from dipy_ldm.data._nifti import DTYPES
 from dipy_ldm.data._preprocessing import conform_file, restore_file, restore_spread
-from dipy_ldm.diffusion import masks as holes
+from dipy_ldm.diffusion import _inpainting as inpainting
 from dipy_ldm.workflows import _restoring as restoring
 from dipy_ldm.workflows._options import gather, share_descriptions
 from dipy_ldm.workflows._outputs import LDMFlow, write_with_sidecar
@@ -123,7 +123,7 @@ def _default_steps(model, options):
     if not options.lesions:
         return model.default_denoising_steps(options.sampler, options.strength)
     # Which imports Keras.
-    from dipy_ldm.diffusion.inpainting import STEPS
+    from dipy_ldm.diffusion._inpainting import STEPS
 
     return STEPS
 
@@ -192,7 +192,7 @@ def _heal(model, job, options, sampling, task):
     lesions = scan.hole
     if lesions.any():
         sizes = np.linalg.norm(scan.affine[:3, :3], axis=0)
-        scan = scan._replace(hole=holes.dilated(lesions, options.dilate, sizes))
+        scan = scan._replace(hole=inpainting.dilated(lesions, options.dilate, sizes))
     arguments = sampling | job.arguments(task)
     samples = restoring.fill_in(model, scan, job.grid, options.repeats, arguments)
     _write_healed(task, scan, lesions, samples, options)

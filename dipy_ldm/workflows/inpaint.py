@@ -8,7 +8,7 @@ from dipy_ldm.data._grid import conform, same_grid
 from dipy_ldm.data._nifti import check_headers, read_mask, read_volume
 from dipy_ldm.data._paths import expand
 from dipy_ldm.data._plan import pair_masks
-from dipy_ldm.diffusion import masks as holes
+from dipy_ldm.diffusion import _inpainting as inpainting
 from dipy_ldm.workflows import _restoring as restoring
 from dipy_ldm.workflows._options import gather, share_descriptions
 from dipy_ldm.workflows._outputs import LDMFlow, write_with_sidecar
@@ -153,14 +153,14 @@ def _check_masks(infos, masks, dilate, grid, factor):
 def _leaves_something(hole, on_grid, affine, grid, factor):
     """Say whether a latent is known: the volume reaches there, the hole does not."""
     reached = conform(np.ones((*hole.shape, 1), "float32"), affine, grid)[..., 0] > 0.5
-    touched, visible = holes.hole_shares(np.stack([on_grid, reached]), factor)
+    touched, visible = inpainting.hole_shares(np.stack([on_grid, reached]), factor)
     return bool(((touched == 0) & (visible > 0)).any())
 
 
 def _read_hole(file, affine, dilate):
     """Read where a volume is made anew."""
     hole = read_mask(file)[..., 0] > 0
-    return holes.dilated(hole, dilate, np.linalg.norm(affine[:3, :3], axis=0))
+    return inpainting.dilated(hole, dilate, np.linalg.norm(affine[:3, :3], axis=0))
 
 
 def _read(file, mask_file, dilate, channels):

@@ -5,7 +5,7 @@ import numpy as np
 from panels import packaged, show
 
 from dipy_ldm.data import load_mnist
-from dipy_ldm.diffusion import masks as holes
+from dipy_ldm.diffusion import _inpainting as inpainting
 
 
 def draw():
@@ -17,7 +17,7 @@ def draw():
     columns = {
         "original": digits,
         "hole": np.where(masks[..., None], 0.5, digits),
-        "smooth": holes.fill(digits, masks),
+        "smooth": inpainting.fill(digits, masks),
         **{f"sample {i}": samples[:, i] for i in range(3)},
         "mean of 8": samples.mean(1),
         "spread": samples.std(1, ddof=1) * 2,

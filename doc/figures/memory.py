@@ -6,7 +6,7 @@ from panels import BLUE, ORANGE
 
 from dipy_ldm.autoencoder import _network as autoencoder_network
 from dipy_ldm.denoiser import _unet as unet_network
-from dipy_ldm.nn import building
+from dipy_ldm.nn import _building as building
 from dipy_ldm.training._memory import estimate_training
 
 BATCH = 4

@@ -5,7 +5,7 @@ import pytest
 
 from dipy_ldm import VQVAE
 from dipy_ldm._backend import fusion, memory, sharing
-from dipy_ldm.nn import layers
+from dipy_ldm.nn import _layers as layers
 
 HACKS = [
     (fusion, "FUSED_LOOPS"),

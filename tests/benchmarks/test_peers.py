@@ -14,8 +14,8 @@ import scripts
 from dipy_ldm import VQVAE
 from dipy_ldm.autoencoder import _network as autoencoder_network
 from dipy_ldm.denoiser._unet import LinearEstimate
-from dipy_ldm.nn.layers import Sum
-from dipy_ldm.nn.normalization import Activated, GroupScale
+from dipy_ldm.nn._layers import Sum
+from dipy_ldm.nn._normalization import Activated, GroupScale
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 CPU_INFO = """processor\t: 0

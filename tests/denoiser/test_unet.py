@@ -11,7 +11,7 @@ import pytest
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.denoiser import _unet as unet_network
-from dipy_ldm.nn import building
+from dipy_ldm.nn import _building as building
 
 to_numpy = ops.convert_to_numpy
 

@@ -8,7 +8,7 @@ import pytest
 
 from dipy_ldm._utils import tiling as tiles
 from dipy_ldm.autoencoder import _network as autoencoder_network
-from dipy_ldm.nn import analysis
+from dipy_ldm.nn import _analysis as analysis
 
 to_numpy = ops.convert_to_numpy
 

@@ -12,7 +12,7 @@ import pytest
 from dipy_ldm import VQVAE, LatentDiffusion
 from dipy_ldm._backend import fusion
 from dipy_ldm.denoiser import _unet as unet_network
-from dipy_ldm.nn import building
+from dipy_ldm.nn import _building as building
 
 # None with another back-end.
 tf = sys.modules["tensorflow"]

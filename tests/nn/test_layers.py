@@ -7,8 +7,8 @@ import numpy.testing as npt
 import pytest
 
 from dipy_ldm.autoencoder.quantizers import Codebook
-from dipy_ldm.nn import building, layers
-from dipy_ldm.nn.layers import (
+from dipy_ldm.nn import _building as building, _layers as layers
+from dipy_ldm.nn._layers import (
     CONVOLUTIONS,
     Cut,
     DepthToSpace,

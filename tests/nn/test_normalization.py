@@ -7,8 +7,8 @@ import numpy.testing as npt
 import pytest
 
 from dipy_ldm._backend import fusion
-from dipy_ldm.nn.layers import Cut
-from dipy_ldm.nn.normalization import Activated, GroupScale, PositionActivated
+from dipy_ldm.nn._layers import Cut
+from dipy_ldm.nn._normalization import Activated, GroupScale, PositionActivated
 
 SPACES = [(5,), (4, 5), (3, 4, 5)]
 

@@ -12,7 +12,7 @@ from dipy_ldm import LatentDiffusion
 from dipy_ldm.anomaly_detector import AnomalyDetector
 from dipy_ldm.data._grid import Grid
 from dipy_ldm.data._preprocessing import conform_file
-from dipy_ldm.diffusion.masks import dilated
+from dipy_ldm.diffusion._inpainting import dilated
 
 
 def threshold_for(model_path, scan):

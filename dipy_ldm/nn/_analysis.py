@@ -8,8 +8,8 @@ from keras import layers
 import numpy as np
 
 from dipy_ldm._utils import tiling as tiles
-from dipy_ldm.nn.layers import CONVOLUTIONS, DepthToSpace, Recomputed, Sum
-from dipy_ldm.nn.normalization import PositionActivated
+from dipy_ldm.nn._layers import CONVOLUTIONS, DepthToSpace, Recomputed, Sum
+from dipy_ldm.nn._normalization import PositionActivated
 
 _CONVOLUTIONS = layers.Conv1D, layers.Conv2D, layers.Conv3D
 _UPSAMPLINGS = layers.UpSampling1D, layers.UpSampling2D, layers.UpSampling3D

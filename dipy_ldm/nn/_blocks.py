@@ -7,9 +7,9 @@ tells two from three.
 import keras
 from keras import layers
 
-from dipy_ldm.nn.building import SeededInitializer
-from dipy_ldm.nn.layers import CONVOLUTIONS, Cut, Recomputed
-from dipy_ldm.nn.normalization import Activated, GroupScale, PositionActivated, swish
+from dipy_ldm.nn._building import SeededInitializer
+from dipy_ldm.nn._layers import CONVOLUTIONS, Cut, Recomputed
+from dipy_ldm.nn._normalization import Activated, GroupScale, PositionActivated, swish
 
 
 def rank_of(x):
