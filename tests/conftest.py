@@ -97,19 +97,22 @@ def numbered_anew():
 
 
 @pytest.fixture
-def compiled_by_xla(monkeypatch):
-    """Let Keras decide what it decides with a GPU; return the models it decides for."""
+def compile_by_xla(monkeypatch):
+    """Return what lets Keras decide as with a GPU, and gives models it decides for."""
     import keras
 
-    models = []
+    def compile_all():
+        models = []
 
-    def resolve(model):
-        models.append(model)
-        return True
+        def resolve(model):
+            models.append(model)
+            return True
 
-    trainer = keras.Model.__mro__[1]
-    monkeypatch.setattr(trainer, "_resolve_auto_jit_compile", resolve)
-    return models
+        trainer = keras.Model.__mro__[1]
+        monkeypatch.setattr(trainer, "_resolve_auto_jit_compile", resolve)
+        return models
+
+    return compile_all
 
 
 @pytest.fixture(scope="session")

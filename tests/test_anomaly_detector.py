@@ -125,8 +125,8 @@ def test_the_loss_of_nothing_is_that_of_the_best_constant():
     npt.assert_allclose(min(found), baseline_loss(4 / 64), rtol=1e-4)
 
 
-def test_compiled_by_xla(compiled_by_xla):
-    models = compiled_by_xla
+def test_compiled_by_xla(compile_by_xla):
+    models = compile_by_xla()
     options = FIT | {"precision": "auto", "remat": True}
     detector = AnomalyDetector(**SMALL).fit(images(3, 4, 16), **options)
     assert models and all(model.jit_compile for model in models)

@@ -568,16 +568,15 @@ def scans(tmp_path_factory):
 def test_dim_scans_are_learnt_in_few_steps(scans, loss):
     vqvae = VQVAE(loss=loss).fit(
         scans,
-        steps=120,
+        steps=24,
         batch_size=2,
         augment=Augmentation(shift=2, intensity=0.05, noise=0.1),
         verbose=False,
     )
     reconstructed = vqvae.predict(scans)
-    assert np.corrcoef(scans.ravel(), reconstructed.ravel())[0, 1] > 0.7
+    assert np.corrcoef(scans.ravel(), reconstructed.ravel())[0, 1] > 0.9
     history = vqvae.history_
-    assert history["step"][-1] == 120
-    assert history["epoch"][-1] == 40
+    assert (history["step"][-1], history["epoch"][-1]) == (24, 8)
 
 
 def test_an_autoencoder_that_learnt_nothing_is_not_passed_over(

@@ -5,7 +5,7 @@ import pytest
 
 from dipy_ldm import VQVAE, LatentDiffusion
 
-VQ = {"widths": (8, 8), "blocks": 1, "n_codes": 16, "code_dim": 2}
+VQ = {"widths": (8,), "blocks": 1, "n_codes": 16, "code_dim": 2}
 FIT = {"epochs": 1, "batch_size": 4, "verbose": False}
 
 # XLA takes long on a processor: these few have each rank, loss, precision and remat.
@@ -31,8 +31,8 @@ def images(rank):
 
 
 @pytest.mark.parametrize("loss", AUTOENCODERS)
-def test_autoencoder(loss, compiled_by_xla):
-    models = compiled_by_xla
+def test_autoencoder(loss, compile_by_xla):
+    models = compile_by_xla()
     rank, options = AUTOENCODERS[loss]
     vqvae = VQVAE(**VQ, loss=loss).fit(images(rank), **FIT, **options)
     assert models and all(model.jit_compile for model in models)
@@ -41,9 +41,9 @@ def test_autoencoder(loss, compiled_by_xla):
 
 
 @pytest.mark.parametrize("rank", DENOISERS)
-def test_denoiser(rank, compiled_by_xla):
+def test_denoiser(rank, compile_by_xla):
     vqvae = VQVAE(**VQ).fit(images(rank), **FIT)
-    models = compiled_by_xla
+    models = compile_by_xla()
     widths, options = DENOISERS[rank]
     model = LatentDiffusion(vqvae, widths=widths)
     model.fit(images(rank), **FIT, **options)
