@@ -15,10 +15,10 @@ import time
 TIMEOUT = 900
 SCRIPTS = Path(sys.executable).parent
 ABSENT = Path(__file__).parent / "absent"
-# A training of seconds.
+# As small as can be: networks take most of their time to be compiled.
 TINY = (
     "--epochs_vqvae 2 --epochs_ldm 3 --batch_size 16 --n_codes 16 --code_dim 2 "
-    "--widths_vqvae 8 8 --widths_ldm 8 --precision float32"
+    "--widths_vqvae 8 --widths_ldm 8 --precision float32"
 ).split()
 # What is answered to "--devices GPU:9", and to machines that nothing names.
 if os.environ["KERAS_BACKEND"] == "tensorflow":

@@ -12,8 +12,6 @@ import pytest
 
 from dipy_ldm import LatentDiffusion
 
-# As small as can be: each run waits for many networks to be compiled.
-SMALL = [*TINY, "--widths_vqvae", "8", "--widths_ldm", "8"]
 # Jobs, and so ports, that neither the other processes of these tests nor others have.
 PROCESS = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 JOBS = iter(range(2 * (os.getppid() % 4000 + PROCESS), 19_000, 2 * 32))
@@ -50,7 +48,7 @@ def end_both(processes):
 @pytest.fixture(scope="module")
 def alone(folder):
     status, _, stderr = call(
-        "dipy_train_ldm", "blobs.npy", *SMALL, "--out_dir", "alone", cwd=folder
+        "dipy_train_ldm", "blobs.npy", *TINY, "--out_dir", "alone", cwd=folder
     )
     assert status == 0, stderr
     return folder / "alone"
@@ -59,7 +57,7 @@ def alone(folder):
 @pytest.fixture(scope="module")
 def together(folder):
     processes = start_both(
-        "dipy_train_ldm", "blobs.npy", *SMALL, "--out_dir", "together", cwd=folder
+        "dipy_train_ldm", "blobs.npy", *TINY, "--out_dir", "together", cwd=folder
     )
     told = end_both(processes)
     assert [process.returncode for process in processes] == [0, 0], told
@@ -109,7 +107,7 @@ def test_each_worker_generates_its_part(together, tmp_path):
 
 
 def test_workers_of_other_options_are_refused(folder, tmp_path):
-    arguments = (folder / "blobs.npy", *SMALL)
+    arguments = (folder / "blobs.npy", *TINY)
     others = ("--learning_rate", "0.5")
     processes = start_both("dipy_train_ldm", *arguments, cwd=tmp_path, others=others)
     for process, told in zip(processes, end_both(processes), strict=True):
@@ -119,7 +117,7 @@ def test_workers_of_other_options_are_refused(folder, tmp_path):
 
 
 def test_a_worker_that_refuses_ends_the_other(folder, tmp_path):
-    arguments = (folder / "blobs.npy", *SMALL)
+    arguments = (folder / "blobs.npy", *TINY)
     others = ("--batch_size", 7)  # which two don't divide
     processes = start_both("dipy_train_ldm", *arguments, cwd=tmp_path, others=others)
     told = end_both(processes)
@@ -132,7 +130,7 @@ def test_a_worker_that_refuses_ends_the_other(folder, tmp_path):
 def test_a_killed_worker_ends_the_other_and_both_resume(
     folder, together, tmp_path, killed
 ):
-    arguments = (folder / "blobs.npy", *SMALL, "--checkpoint_steps", 1, "--resume")
+    arguments = (folder / "blobs.npy", *TINY, "--checkpoint_steps", 1, "--resume")
     processes = start_both("dipy_train_ldm", *arguments, cwd=tmp_path)
     wait_for(tmp_path / "ldm.safetensors.autoencoder-checkpoint", processes[0])
     processes[killed].kill()
@@ -152,7 +150,7 @@ def test_a_killed_worker_ends_the_other_and_both_resume(
 
 
 def test_sigterm_to_one_worker_ends_both_with_a_checkpoint(folder, tmp_path):
-    arguments = (folder / "blobs.npy", *SMALL, "--epochs_vqvae", 500)
+    arguments = (folder / "blobs.npy", *TINY, "--epochs_vqvae", 500)
     processes = start_both("dipy_train_ldm", *arguments, cwd=tmp_path)
     checkpoint = tmp_path / "ldm.safetensors.autoencoder-checkpoint"
     wait_for(checkpoint, processes[0])
@@ -168,7 +166,7 @@ def test_sigterm_to_one_worker_ends_both_with_a_checkpoint(folder, tmp_path):
 
 def test_a_worker_that_never_comes(folder, tmp_path):
     """Ctrl-C ends the wait at once; without it there is a limit."""
-    arguments = (folder / "blobs.npy", *SMALL)
+    arguments = (folder / "blobs.npy", *TINY)
     job = next(JOBS)
     process = start("dipy_train_ldm", *arguments, cwd=tmp_path, env=slurm(job, 0))
     wait_for(tmp_path / "ldm.safetensors.worker-0.log", process)
