@@ -24,7 +24,7 @@ if BACKEND != "tensorflow":
     collect_ignore = [
         "backend/test_backend.py",
         "test_upstream.py",
-        "workflows/test_workers.py",
+        "workflows/test_workflows_workers.py",
         "training/test_trainer_xla.py",
     ]
 
