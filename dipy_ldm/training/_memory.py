@@ -9,7 +9,7 @@ from typing import Any
 from dipy_ldm import _backend
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.nn._analysis import MemoryNeeds, memory_needs
-from dipy_ldm.training._optimizer import AT_ONCE
+from dipy_ldm.training._optimizer import MAX_GROUP_SIZE
 from dipy_ldm.training._options import ResolvedOptions
 
 _BEFORE = 20 * 2**20
@@ -39,7 +39,7 @@ def estimate_training(
         each[0].kept + DISTANCES * distances,
     )
     # The weights are changed when nothing is kept any more.
-    at_once = min(weights, 4 * AT_ONCE)
+    at_once = min(weights, 4 * MAX_GROUP_SIZE)
     changing = _MORE_COPIES * weights + _CHANGED_COPIES * at_once
     working = max(changing, batch_size * step)
     return _backend.ONCE_TRAINING + before * _BEFORE + _COPIES * weights + working

@@ -1,6 +1,7 @@
 """The optimizer of both stages: Adam and Muon, on many weights as one vector."""
 
 from functools import partial
+import inspect
 import math
 from typing import Any, NamedTuple
 
@@ -11,21 +12,22 @@ import numpy as np
 from dipy_ldm import _backend
 from dipy_ldm._backend.fusion import cached_trace, fused, sum_of_squares
 
-# What lives while weights are changed is several times as large as they are, so that no
-# more than twice these are changed at once: two groups of them.
-AT_ONCE = 2**22
+# Weights that are changed as one vector: what lives meanwhile is several times as large
+# as they are. With 0 each weight is changed alone, as by Keras' optimizers.
+MAX_GROUP_SIZE = 2**22
 
 # What takes singular values between 0.01 and 1 to about 1 in few rounds: of a value s,
 # each makes a s + b s^3 + c s^5. By these it is within 0.33 of 1, and rounding grows
 # eightfold. Others come to within 0.27, but take the largest values down to 0.08 on the
 # way, by which rounding grows a thousandfold.
-_ROUNDS = (
+_NEWTON_SCHULZ = (
     (5.2509, -12.1041, 7.3445),
     (3.9194, -5.5138, 2.0506),
     (3.2046, -3.1869, 1.0079),
 )
-# Batches after which weights are averaged, which passes over all of them: at most.
-_APART = 4
+# Batches after which weights are averaged, which passes over all of them: at most. With
+# 1 they are averaged after each, as by Keras' optimizers.
+MAX_AVERAGING_INTERVAL = 4
 # Of the mean square of singular values, what is added to each: in directions that have
 # next to none of the gradient, rounding would become as large as all the rest.
 _DAMPING = 0.03
@@ -259,14 +261,14 @@ class FlatAdam(keras.optimizers.Optimizer):
     def _follow(self):
         """Let the averages go towards the weights, every few batches."""
         # Few of those over which the average goes, so that it is the same.
-        apart = int(0.04 / (1 - self.ema_momentum) + 0.5)
-        apart = max(1, min(apart, _APART))
-        if apart == 1:
+        interval = int(0.04 / (1 - self.ema_momentum) + 0.5)
+        interval = max(1, min(interval, MAX_AVERAGING_INTERVAL))
+        if interval == 1:
             self._average(1)
             return
-        due = ops.equal(self._iterations % apart, 0)
+        due = ops.equal(self._iterations % interval, 0)
         due = ops.logical_or(due, self._is_first())
-        self._if(due, lambda: self._average(apart), lambda: None)
+        self._if(due, lambda: self._average(interval), lambda: None)
 
     def _is_first(self):
         """Say whether no step was made before, however many batches it is of."""
@@ -313,21 +315,10 @@ class FlatAdam(keras.optimizers.Optimizer):
     def get_config(self):
         """Return the arguments of the constructor, but for the averages."""
         config = super().get_config()
-        for name in ("clipnorm", "clipvalue", "weight_decay"):
-            del config[name]
+        names = inspect.signature(FlatAdam.__init__).parameters.keys()
         return {
-            name: value
-            for name, value in config.items()
-            if name not in ("use_ema", "ema_overwrite_frequency", "loss_scale_factor")
-        } | {
-            "beta_1": self.beta_1,
-            "beta_2": self.beta_2,
-            "epsilon": self.epsilon,
-            "base_fan_in": self.base_fan_in,
-            "unnormalised": self.unnormalised,
-            "orthogonal": self.orthogonal,
-            "initial_scale": self.initial_scale,
-            "growth_steps": self.growth_steps,
+            name: config[name] if name in config else getattr(self, name)
+            for name in names - {"self", "averages"}
         }
 
 
@@ -365,10 +356,10 @@ def _matrix(weight):
 
 def _grouped(weights, places):
     """Divide the places of weights into groups of weights that are not too large."""
-    groups, size = [], AT_ONCE
+    groups, size = [], MAX_GROUP_SIZE
     for place in places:
         size += math.prod(weights[place].shape)
-        if size > AT_ONCE:
+        if size > MAX_GROUP_SIZE:
             groups.append([])
             size = math.prod(weights[place].shape)
         groups[-1].append(place)
@@ -451,9 +442,9 @@ def _inverse_roots(squares):
     scales = ops.rsqrt(powers + 1e-30)
     squares = squares * scales**2 + one * (_DAMPING / size)
     roots = scales
-    for number, (a, b, c) in enumerate(_ROUNDS):
+    for number, (a, b, c) in enumerate(_NEWTON_SCHULZ):
         factor = a * one + b * squares + c * (squares @ squares)
         roots = roots @ factor if number else roots * factor
-        if number < len(_ROUNDS) - 1:
+        if number < len(_NEWTON_SCHULZ) - 1:
             squares = factor @ squares @ factor
     return roots

@@ -272,12 +272,12 @@ def test_samples_are_what_was_asked_for(trained, monkeypatch, undecoded):
     # Otherwise a network that was hardly trained makes it, too.
     expected = trained.expectation_
     nothing = expected._replace(weights=0 * expected.weights)
-    monkeypatch.setattr(trained, "expectation_", nothing)
     asked = {"width": np.linspace(2.1, 3.4, 24).tolist()}
     wanted = 2 * ConditionBatch.of(trained.conditions_, asked, 24).numbers - 1
     off = []
     for known in (learnt, None):
-        monkeypatch.setattr(trained, "readings_", known)
+        prior = trained._denoiser.prior._replace(expectation=nothing, readings=known)
+        monkeypatch.setattr(trained._denoiser, "prior", prior)
         latents = trained._scaled(trained.predict(conditions=asked))
         off.append(
             np.abs(ops.convert_to_numpy(learnt.predict(latents)) - wanted).mean()

@@ -152,7 +152,7 @@ def test_rounds_take_values_to_about_1_and_rounding_not_far():
     # The least that there is of 256 values, by what is added to each.
     values = np.geomspace((optimizers._DAMPING / 256) ** 0.5, 1.015, 10_001)
     found, slope = values, 1.0
-    for a, b, c in optimizers._ROUNDS:
+    for a, b, c in optimizers._NEWTON_SCHULZ:
         slope = slope * (a + 3 * b * found**2 + 5 * c * found**4)
         found = a * found + b * found**3 + c * found**5
     assert 0.67 < found.min() and found.max() < 1.33
@@ -165,7 +165,7 @@ def polar(kernel):
     rows, values, columns = np.linalg.svd(matrix, full_matrices=False)
     values /= np.linalg.norm(values)
     squares, factor = values**2 + optimizers._DAMPING / len(values), 1.0
-    for a, b, c in optimizers._ROUNDS:
+    for a, b, c in optimizers._NEWTON_SCHULZ:
         more = a + b * squares + c * squares**2
         factor, squares = factor * more, more**2 * squares
     found = (rows * (factor * values)) @ columns
@@ -256,16 +256,18 @@ def test_kernels_without_a_gradient_stay():
 )
 def test_weights_in_groups_learn_the_same(options, monkeypatch):
     found, kept = [], []
-    for at_once in (optimizers.AT_ONCE, 15):
-        monkeypatch.setattr(optimizers, "AT_ONCE", at_once)
+    # With 0 each weight is changed alone, as by Keras' optimizers.
+    for size in (optimizers.MAX_GROUP_SIZE, 15, 0):
+        monkeypatch.setattr(optimizers, "MAX_GROUP_SIZE", size)
         model = network()
         optimizer = averaging(model, **SETTINGS, **options)
         train(optimizer, model=model, auto_scale_loss=False)
         found.append(model.get_weights() + averages(optimizer))
         kept.append(len(optimizer.variables))
-    assert kept[1] > kept[0]
-    for one, other in zip(*found, strict=True):
-        npt.assert_allclose(one, other, atol=1e-6)
+    assert kept[0] < kept[1] <= kept[2]
+    for joined, *others in zip(*found, strict=True):
+        for other in others:
+            npt.assert_allclose(other, joined, atol=1e-6)
 
 
 @pytest.mark.parametrize(
