@@ -161,14 +161,24 @@ def _owners(kind):
     ]
 
 
+def _gpus():
+    """Return the GPUs by their names, as they are before any is hidden."""
+    return {f"GPU:{i}": gpu for i, gpu in enumerate(_owners("GPU"))}
+
+
+def _visible_gpus():
+    """Return the names of the GPUs that are not hidden."""
+    visible = tf.config.get_visible_devices("GPU")
+    return [name for name, gpu in _gpus().items() if gpu in visible]
+
+
 def _all_devices():
     """Name all devices of this machine, without starting any."""
-    kinds = ("GPU", "CPU")
-    return [f"{kind}:{i}" for kind in kinds for i in range(len(_owners(kind)))]
+    return [*_gpus(), *(f"CPU:{i}" for i in range(len(_owners("CPU"))))]
 
 
 def _match(names):
-    """Return those of the known devices that were asked for."""
+    """Return the names of requested devices, or refuse them."""
     available = _all_devices()
     kind = available[0].partition(":")[0]  # GPUs come first
     requested = [f"{kind}:{n}" if str(n).isdigit() else str(n).upper() for n in names]
@@ -182,10 +192,9 @@ def _match(names):
 
 
 def _show_gpus(devices):
-    """Hide all GPUs but those that were asked for: no other is started."""
-    owners = _owners("GPU")
-    gpu_of = {f"GPU:{i}": gpu for i, gpu in enumerate(owners)}
-    shown = list(dict.fromkeys(gpu_of[name] for name in devices if name in gpu_of))
+    """Hide all GPUs but those that are requested: no other is started."""
+    gpus = _gpus()
+    shown = list(dict.fromkeys(gpus[name] for name in devices if name in gpus))
     # What is started already keeps what it has.
     with suppress(RuntimeError):
         tf.config.set_visible_devices(shown, "GPU")
@@ -197,21 +206,6 @@ def _grow_as_needed():
         # Too late, or the user divided its memory.
         with suppress(RuntimeError, ValueError):
             tf.config.experimental.set_memory_growth(gpu, True)
-
-
-def _hidden(devices):
-    """Return those of the devices that TensorFlow was started without."""
-    owners, visible = _owners("GPU"), tf.config.get_visible_devices("GPU")
-    gpus = {f"GPU:{i}" for i, gpu in enumerate(owners) if gpu not in visible}
-    return [name for name in devices if name in gpus]
-
-
-def _renumbered(devices):
-    """Return the names that TensorFlow has for devices, where some GPUs are hidden."""
-    visible = tf.config.get_visible_devices("GPU")
-    shown = [f"GPU:{i}" for i, gpu in enumerate(_owners("GPU")) if gpu in visible]
-    names = {name: f"GPU:{i}" for i, name in enumerate(shown)}
-    return [names.get(device, device) for device in devices]
 
 
 @cache
@@ -228,7 +222,9 @@ def _mirrored(devices):
 
 def _start(devices):
     """Start TensorFlow; return the names of the chosen devices, as it has them."""
-    if devices is not None and (hidden := _hidden(devices)):
+    visible = _visible_gpus()
+    unseen = {*_gpus()} - {*visible}
+    if hidden := [name for name in devices or () if name in unseen]:
         raise InputError(
             f"TensorFlow was started without {', '.join(hidden)} in this process; name "
             "all devices at first, or start another process."
@@ -242,10 +238,11 @@ def _start(devices):
             "its driver, or choose the device CPU:0."
         ) from error
     if devices is not None:
-        return _renumbered(devices)
+        names = {name: f"GPU:{i}" for i, name in enumerate(visible)}
+        return [names.get(device, device) for device in devices]
     # Where machines are joined, those of all are listed, under the same names.
-    names = dict.fromkeys(gpu.name.rpartition("device:")[2] for gpu in gpus)
-    return list(names) or ["CPU:0"]
+    logical = dict.fromkeys(gpu.name.rpartition("device:")[2] for gpu in gpus)
+    return list(logical) or ["CPU:0"]
 
 
 def scope(strategy: tf.distribute.Strategy | None) -> AbstractContextManager:

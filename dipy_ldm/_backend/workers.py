@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 import json
 from typing import Any
 
@@ -156,24 +157,17 @@ def distribute_batches(
     batches: Batches, first_step: int, strategy: tf.distribute.Strategy | None
 ) -> Any:
     """Draw batches of which each replica has its share."""
+    make_part = partial(_dataset, batches, first_step)
     if strategy is None:
-        return _dataset(batches, first_step, 0, 1, 1)
-
-    def make_part(context):
-        return _dataset(
-            batches,
-            first_step,
-            context.input_pipeline_id,
-            context.num_input_pipelines,
-            context.num_replicas_in_sync,
-        )
-
+        return make_part(tf.distribute.InputContext())
     return strategy.distribute_datasets_from_function(make_part)
 
 
-def _dataset(batches, first_step, machine, machines, replicas):
+def _dataset(batches, first_step, context):
     """Draw what a machine needs of each batch, a piece for each of its replicas."""
-    each, own_replicas = batches.size // replicas, replicas // machines
+    machine, replicas = context.input_pipeline_id, context.num_replicas_in_sync
+    own_replicas = replicas // context.num_input_pipelines
+    each = batches.size // replicas
     whole = batch_specs(batches, replicas)
     flat = tf.nest.flatten(whole)
 
