@@ -39,7 +39,7 @@ from dipy_ldm.diffusion.guidance import pinned
 from dipy_ldm.diffusion.samplers import Sampling, SamplingOptions
 from dipy_ldm.nn import _building as building
 from dipy_ldm.prior._latent_prior import LatentPrior
-from dipy_ldm.prior._population import Population, draw
+from dipy_ldm.prior._population import Population, draw_conditions
 from dipy_ldm.training import FitOptions, _memory as memory, resolve, train
 from dipy_ldm.training._precision import Precision, log_precision
 from dipy_ldm.vqvae import VQVAE
@@ -727,7 +727,9 @@ class LatentDiffusion(Estimator):
         """
         self._check_fitted()
         names = self.conditions_, self.population_
-        return draw(*names, conditions, n, seed=seed, first=first, same=same_noise)
+        return draw_conditions(
+            *names, conditions, n, seed=seed, first=first, same=same_noise
+        )
 
     def check_conditions(
         self, conditions: ConditionsLike, n: int | None = None

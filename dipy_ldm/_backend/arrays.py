@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from dipy_ldm._backend.workers import all_reduce, place, spread, spread_over
+from dipy_ldm._backend.workers import all_reduce, spread, spread_over, worker_and_count
 from dipy_ldm._utils.types import Tensor
 
 
@@ -63,7 +63,7 @@ def in_batches(
 
     Shapes: array ``(n, ...)``, result ``(n, ...)``.
     """
-    worker, workers = place()
+    worker, workers = worker_and_count()
     n = len(array)
     if n < workers:
         return _in_batches(function, array, batch_size, title)

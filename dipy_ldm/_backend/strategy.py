@@ -16,7 +16,7 @@ from tensorflow.python.util import _pywrap_util_port
 from dipy_ldm import __version__
 from dipy_ldm._backend import memory
 from dipy_ldm._backend.sharing import STRATEGIES
-from dipy_ldm._backend.workers import GONE, gone
+from dipy_ldm._backend.workers import GONE, lost_worker_message
 from dipy_ldm._utils import cluster, signals
 from dipy_ldm._utils.checks import InputError, choose
 
@@ -87,7 +87,7 @@ def _multi_worker(workers):
     try:
         return tf.distribute.MultiWorkerMirroredStrategy(resolver)
     except GONE as error:
-        raise ConnectionError(gone(error)) from error
+        raise ConnectionError(lost_worker_message(error)) from error
     except RuntimeError as error:
         raise InputError(_TOO_LATE) from error
     finally:

@@ -47,14 +47,14 @@ def spread(strategy: tf.distribute.Strategy | None) -> Iterator[None]:
     try:
         yield
     except GONE as error:
-        if place()[1] == 1:
+        if worker_and_count()[1] == 1:
             raise
-        raise ConnectionError(gone(error)) from error
+        raise ConnectionError(lost_worker_message(error)) from error
     finally:
         spread_over.reset(token)
 
 
-def gone(error: tf.errors.OpError) -> str:
+def lost_worker_message(error: tf.errors.OpError) -> str:
     """Explain that another machine can't be reached."""
     reason = str(error.message).partition("\n")[0][:200]
     return (
@@ -64,7 +64,7 @@ def gone(error: tf.errors.OpError) -> str:
     )
 
 
-def place() -> tuple[int, int]:
+def worker_and_count() -> tuple[int, int]:
     """Return the index of this machine, and how many machines there are."""
     strategy = spread_over.get()
     if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
@@ -75,7 +75,7 @@ def place() -> tuple[int, int]:
 
 def is_chief() -> bool:
     """Return whether this machine is the one that writes and shows things."""
-    return place()[0] == 0
+    return worker_and_count()[0] == 0
 
 
 @contextmanager
@@ -105,7 +105,7 @@ def require_agreement(facts: dict) -> None:
 
 def gather_from_workers(facts: object) -> list:
     """Return the facts of all machines, on each of them."""
-    worker, workers = place()
+    worker, workers = worker_and_count()
     text = np.frombuffer(json.dumps(facts).encode(), "uint8")
     lengths = np.zeros(workers, "int32")
     lengths[worker] = len(text)
@@ -120,7 +120,7 @@ def gather_from_workers(facts: object) -> list:
 
 def all_reduce(array: np.ndarray) -> np.ndarray:
     """Sum the arrays of all machines; with zeros elsewhere, copy one's own to all."""
-    if place()[1] == 1:
+    if worker_and_count()[1] == 1:
         return array
     strategy = spread_over.get()
     result = np.empty_like(array)

@@ -10,8 +10,8 @@ from keras import layers, ops
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.diffusion import schedules
 from dipy_ldm.nn._blocks import (
+    as_submodel,
     conv,
-    enclosed,
     group_scale,
     norm_groups,
     residual,
@@ -212,7 +212,7 @@ def _stem(image, source, width, remat):
             x, width, kernel_initializer=SeededInitializer("LecunNormal"), **size
         )
 
-    return residual(enclosed(build, [image], remat), width, norm_groups, remat)
+    return residual(as_submodel(build, [image], remat), width, norm_groups, remat)
 
 
 def _down_and_up(x, time, widths, blocks, attention, remat):
@@ -238,7 +238,7 @@ def _down_and_up(x, time, widths, blocks, attention, remat):
 
 def _block(x, width, time, attention, remat):
     x = residual(x, width, norm_groups, remat, time)
-    return enclosed(_attend, [x], remat) if attention else x
+    return as_submodel(_attend, [x], remat) if attention else x
 
 
 def _attend(x):

@@ -117,7 +117,7 @@ class MemoryNeeds(NamedTuple):
     again: int = 0
     live: float = 0.0
 
-    def beside(self, other: Self) -> Self:
+    def followed_by(self, other: Self) -> Self:
         """Return what two networks need, one after the other."""
         return self._replace(
             kept=self.kept + other.kept,
@@ -130,7 +130,7 @@ def memory_needs(network: keras.Model) -> MemoryNeeds:
     """Estimate what a network needs for one example."""
     total = MemoryNeeds()
     for layer in network.layers:
-        total = total.beside(_of_layer(layer))
+        total = total.followed_by(_of_layer(layer))
     return total
 
 
@@ -144,7 +144,7 @@ def _of_layer(layer):
     if isinstance(layer, Sum):
         inside = MemoryNeeds(kept=output_bytes)
         for network in layer.networks:
-            inside = inside.beside(memory_needs(network))
+            inside = inside.followed_by(memory_needs(network))
         return inside
     if isinstance(layer, Recomputed):
         inside = memory_needs(layer.block)

@@ -86,10 +86,10 @@ def residual(x, width, norm, remat, time=None):
         x = conv(x, width, kernel_initializer="zeros")
         return layers.Add()([shortcut, x])
 
-    return enclosed(build, [x] if time is None else [x, time], remat)
+    return as_submodel(build, [x] if time is None else [x, time], remat)
 
 
-def enclosed(build, inputs, remat):
+def as_submodel(build, inputs, remat):
     """Build a block as a network of its own, which can be computed again."""
     # Always of its own, so that the order of the weights is the same.
     stand_ins = [keras.Input(x.shape[1:], dtype=x.dtype) for x in inputs]

@@ -74,7 +74,7 @@ class Population(NamedTuple):
         return cells[np.searchsorted(sums, chance * sums[-1], side="right")]
 
 
-def draw(
+def draw_conditions(
     conditions: dict[str, Condition],
     population: Population | None,
     requested_values: Any,
@@ -94,7 +94,7 @@ def draw(
     # One of each condition and, where there are cells, one for the cell.
     count = len(conditions) + (population is not None)
     chances = _chances(seed, np.arange(first, first + len(who)), count)
-    drawn = [_draw(row, conditions, population, c) for row, c in zip(who, chances)]
+    drawn = [_draw_row(row, conditions, population, c) for row, c in zip(who, chances)]
     for row, drawn_values in zip(rows, drawn * n if same else drawn):
         row[:] = [other if v is None else v for v, other in zip(row, drawn_values)]
     return {name: list(values) for name, values in zip(table, zip(*rows))}
@@ -113,7 +113,7 @@ def _chances(seed, numbers, count):
     return (start + np.outer(numbers, ratio ** -np.arange(1, count + 1))) % 1
 
 
-def _draw(row, conditions, population, chances):
+def _draw_row(row, conditions, population, chances):
     """Draw a value of each condition, to which those that are given belong."""
     numbers = [c.number(name, v) for v, (name, c) in zip(row, conditions.items())]
     cell, bins = [-1] * len(numbers), 1

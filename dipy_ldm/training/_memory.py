@@ -33,7 +33,7 @@ def estimate_training(
     """Estimate what training takes."""
     weights = 4 * sum(part.count_params() for part in parts)
     each = [memory_needs(part) for part in parts]
-    both = reduce(MemoryNeeds.beside, each)
+    both = reduce(MemoryNeeds.followed_by, each)
     step = max(
         both.kept + max(both.again, _GRADIENTS * both.live),
         each[0].kept + DISTANCES * distances,

@@ -20,7 +20,7 @@ from dipy_ldm.data._tables import (
     refuse_rows,
     spelled,
 )
-from dipy_ldm.prior._population import Population, draw
+from dipy_ldm.prior._population import Population, draw_conditions
 from dipy_ldm.workflows._outputs import sidecar
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,9 @@ class RequestedConditions(NamedTuple):
         if seed is not None:
             population = Population.from_saved(document.get("population"))
             own: dict[str, Any] = {"first": numbers.start, "same": same_noise}
-            completed = draw(conditions, population, request, n, seed=seed, **own)
+            completed = draw_conditions(
+                conditions, population, request, n, seed=seed, **own
+            )
             values = requested(conditions, completed, n)
             drawn = [name for name in values if None in explicit.get(name, [None])]
         table = {

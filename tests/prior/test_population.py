@@ -6,7 +6,7 @@ import pytest
 
 from dipy_ldm._conditions import UNSPECIFIED, ConditionBatch, learn
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.prior._population import Population, draw
+from dipy_ldm.prior._population import Population, draw_conditions
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def share(drawn, name, value, where=None):
 def test_what_is_drawn_is_as_in_training_by_itself_and_together(
     known, population, table
 ):
-    drawn = draw(known, population, None, 4000)
+    drawn = draw_conditions(known, population, None, 4000)
     ill = np.array(drawn["group"]) == "patient"
     assert ill.mean() == pytest.approx(share(table, "group", "patient"), abs=0.03)
     assert share(drawn, "sex", "F", ill) == pytest.approx(0.1, abs=0.05)
@@ -54,7 +54,7 @@ def test_what_is_drawn_is_as_in_training_by_itself_and_together(
     )
     assert ages[ill].mean() - ages[~ill].mean() == pytest.approx(35, abs=4)
     # Without a table each is drawn by itself.
-    drawn = draw(known, None, None, 4000)
+    drawn = draw_conditions(known, None, None, 4000)
     ill = np.array(drawn["group"]) == "patient"
     assert ill.mean() == pytest.approx(share(table, "group", "patient"), abs=0.03)
     ages = np.array(drawn["age"])
@@ -62,23 +62,23 @@ def test_what_is_drawn_is_as_in_training_by_itself_and_together(
 
 
 def test_what_is_given_stays_and_what_goes_with_it_is_drawn(known, population):
-    drawn = draw(known, population, {"group": "patient"}, 300)
+    drawn = draw_conditions(known, population, {"group": "patient"}, 300)
     assert set(drawn["group"]) == {"patient"}
     assert np.mean(drawn["age"]) == pytest.approx(75, abs=3)
     given = {"age": [30, None, "n/a"], "sex": "M"}
-    drawn = draw(known, population, given, 3)
+    drawn = draw_conditions(known, population, given, 3)
     assert drawn["age"][0] == 30
     assert None not in drawn["age"] + drawn["group"]
     # Nobody had both: the rest is drawn all the same.
-    assert set(draw(known, population, {"age": 95, "sex": "F"}, 9)["group"])
+    assert set(draw_conditions(known, population, {"age": 95, "sex": "F"}, 9)["group"])
 
 
 def test_it_is_a_function_of_seed_and_sample(known, population):
-    whole = draw(known, population, None, 20, seed=3)
-    part = draw(known, population, None, 5, seed=3, first=10)
+    whole = draw_conditions(known, population, None, 20, seed=3)
+    part = draw_conditions(known, population, None, 5, seed=3, first=10)
     assert {name: values[10:15] for name, values in whole.items()} == part
-    assert draw(known, population, None, 20, seed=4) != whole
-    same = draw(known, population, {"age": [30, 80]}, 2, seed=3, same=True)
+    assert draw_conditions(known, population, None, 20, seed=4) != whole
+    same = draw_conditions(known, population, {"age": [30, 80]}, 2, seed=3, same=True)
     assert same["age"] == [30, 80]
     assert len(set(same["sex"])) == len(set(same["group"])) == 1
 
@@ -87,21 +87,23 @@ def test_it_is_a_function_of_seed_and_sample(known, population):
 @pytest.mark.parametrize("first", [0, 12345])
 def test_few_samples_are_spread_as_all_are(known, population, seed, first):
     where = {"seed": seed, "first": first}
-    drawn = draw(known, None, None, 50, **where)
+    drawn = draw_conditions(known, None, None, 50, **where)
     ages = [known["age"].number("age", age) for age in drawn["age"]]
     npt.assert_allclose(np.sort(ages), (np.arange(50) + 0.5) / 50, atol=0.08)
     women = share(drawn, "sex", "F")
     counts = known["sex"].levels
     assert abs(women - counts["F"] / sum(counts.values())) < 0.05
-    ill = share(draw(known, population, None, 50, **where), "group", "patient")
+    ill = share(
+        draw_conditions(known, population, None, 50, **where), "group", "patient"
+    )
     assert abs(ill - 0.3) < 0.08
 
 
 @pytest.mark.parametrize("word", ["none", " None "])
 def test_none_is_not_drawn(known, population, word):
-    assert draw(known, population, word, 3) == word
+    assert draw_conditions(known, population, word, 3) == word
     assert (ConditionBatch.of(known, word, 3).numbers == UNSPECIFIED).all()
-    drawn = draw(known, population, {"age": word, "sex": ["F", word]}, 2)
+    drawn = draw_conditions(known, population, {"age": word, "sex": ["F", word]}, 2)
     numbers = ConditionBatch.of(known, drawn).numbers
     npt.assert_array_equal(numbers[:, 0], [UNSPECIFIED] * 2)
     npt.assert_array_equal(numbers[:, 2] == UNSPECIFIED, [False, True])
@@ -124,7 +126,7 @@ def test_no_cell_has_fewer_than_five_images(known, population, table):
     few = {name: values[:8] for name, values in table.items()}
     of_few = learn(few, 8)
     assert Population.learn(ConditionBatch.of(of_few, few).numbers, of_few) is None
-    assert len(draw(of_few, None, None, 9)["sex"]) == 9
+    assert len(draw_conditions(of_few, None, None, 9)["sex"]) == 9
     alone = learn({"age": table["age"]}, 2000)
     assert (
         Population.learn(ConditionBatch.of(alone, table["age"]).numbers, alone) is None
@@ -148,17 +150,17 @@ def test_what_is_missing_in_training_is_drawn_too(table):
     known = learn(holes, 2000)
     population = Population.learn(ConditionBatch.of(known, holes).numbers, known)
     assert -1 in np.array(population.cells)
-    assert set(draw(known, population, None, 200)["sex"]) == {"F", "M"}
+    assert set(draw_conditions(known, population, None, 200)["sex"]) == {"F", "M"}
 
 
 def test_what_can_not_be_asked_for(known, population):
     with pytest.raises(InputError, match="sex has no level 'x'"):
-        draw(known, population, {"sex": "x"}, 2)
+        draw_conditions(known, population, {"sex": "x"}, 2)
     with pytest.raises(InputError, match="age must have one value or 2"):
-        draw(known, population, {"age": [1, 2, 3]}, 2)
-    assert draw({}, None, None, 2) is None
+        draw_conditions(known, population, {"age": [1, 2, 3]}, 2)
+    assert draw_conditions({}, None, None, 2) is None
     with pytest.raises(InputError, match="trained without conditions"):
-        ConditionBatch.of({}, draw({}, None, {"age": 7}, 2))
+        ConditionBatch.of({}, draw_conditions({}, None, {"age": 7}, 2))
 
 
 def test_it_is_read_as_it_was_written(population):
