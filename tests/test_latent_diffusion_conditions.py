@@ -318,7 +318,9 @@ def test_fit_knows_whose_images_are(vqvae, blobs, known_of, monkeypatch):
         # Of one subject nothing is known of others.
         assert model.expectation_.weights.any() == known
     model = LatentDiffusion(vqvae, **TINY)
-    with pytest.raises(InputError, match="`subjects` must tell of each of 64 images"):
+    with pytest.raises(
+        InputError, match="`subjects` must have a subject for each of 64"
+    ):
         model.fit(blobs, known_of, subjects=["a"], **options)
     with pytest.raises(InputError, match="^sub-1 of `validation_subjects` are learnt"):
         model.fit(

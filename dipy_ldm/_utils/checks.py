@@ -144,7 +144,7 @@ def check_affine(affine: npt.ArrayLike) -> np.ndarray:
         array = np.zeros(())
     if not is_affine(array):
         raise InputError(
-            "affine must be 4 x 4 finite numbers, the last row 0 0 0 1, that bring no "
-            "two voxels to one place; give that of the images' own files."
+            "affine must be a finite, invertible 4 x 4 matrix with last row 0 0 0 1; "
+            "use that of the image files."
         )
     return array

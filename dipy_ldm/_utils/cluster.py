@@ -193,7 +193,7 @@ def _report(cluster, facts, end, limit):
         # Not started yet, restarted, or not this program.
         time.sleep(max(0, min(0.2, remaining)))
     return (
-        f"the chief at {cluster.addresses[0]} {reason} (within {limit} s); see that "
+        f"the chief at {cluster.addresses[0]} {reason} (within {limit} s); check that "
         "all workers were started, and that the port is open."
     )
 
@@ -284,7 +284,8 @@ def _hello(text, expected):
 def _say_missing(cluster, missing, limit):
     named = (f"worker {i} at {cluster.addresses[i]}" for i in sorted(missing))
     return (
-        f"within {limit} s there came no {', '.join(named)}; see that each was started "
+        f"no answer within {limit} s from {', '.join(named)}; check that each was "
+        "started "
         "and reaches the chief's port."
     )
 

@@ -20,8 +20,8 @@ def number_subjects(subjects: Any, n: int, name: str = "subjects") -> np.ndarray
     names = values_of(name, subjects) if is_many(subjects) else []
     if len(names) != n:
         raise InputError(
-            f"`{name}` must tell of each of {n} images whose it is, such as 'sub-01', "
-            f"and has {len(names)}; give None for those of which it is not known."
+            f"`{name}` must have a subject for each of {n} images, such as 'sub-01', "
+            f"and has {len(names)}; use None where it is unknown."
         )
     numbers: dict[Any, int] = {}
     keys = ((i,) if own is None else own for i, own in enumerate(names))
@@ -42,9 +42,8 @@ def number_both(
         )
     if both := (subject_names[0] & subject_names[1]) - {None}:
         raise InputError(
-            f"{listed(map(str, both))} of `validation_subjects` are learnt from, too "
-            "(`subjects`), so that nothing is validated by them; leave them out of one "
-            "of both."
+            f"{listed(map(str, both))} are in both `subjects` and "
+            "`validation_subjects`; leave them out of one."
         )
     return numbers[0], numbers[1]
 

@@ -159,7 +159,10 @@ def _load(file):
     return image
 
 
-def _cut_off(file):
+def _cut_off(file, error=None):
+    if isinstance(error, OSError) and error.errno:  # not the file is at fault
+        reason = f"can't be read ({error.strerror}); try again, or copy it anew."
+        return InputError(f"{file} {reason}")
     return InputError(f"{file} is cut off or damaged; copy or convert it anew.")
 
 
@@ -306,7 +309,7 @@ def _voxels(file):
                 return _decompressed(file)
             return _float32(nib.load(file, mmap=False))
     except UNREADABLE as error:
-        raise _cut_off(file) from error
+        raise _cut_off(file, error) from error
     except MemoryError as error:
         raise _too_large(file) from error
 
@@ -379,7 +382,7 @@ def write_changed(
             order="F",
         )
     except (*UNREADABLE, TypeError) as error:
-        raise _cut_off(file) from error
+        raise _cut_off(file, error) from error
     voxels[inside] = _unscaled(values, proxy.slope, proxy.inter, voxels.dtype)
     text = description.encode()[:_DESCRIPTION_BYTES]
     content[place[1] : place[1] + place[0].itemsize] = text.ljust(80, b"\0")

@@ -137,7 +137,9 @@ def _files(path):
 def _search(folder):
     """Find the NIfTI files in a folder, at any depth, through links, each once."""
     visited = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for place, folders, names in os.walk(
+        folder, onerror=_refuse_folder, followlinks=True
+    ):
         status = os.stat(place)
         if (status.st_dev, status.st_ino) in visited:
             folders.clear()
@@ -152,6 +154,15 @@ def _search(folder):
         for name in names:
             if name.lower().endswith(_NIFTI) and not name.startswith("."):
                 yield Path(place, name)
+
+
+def _refuse_folder(error):
+    """Refuse a folder that can't be read: volumes in it would be missed silently."""
+    if Path(error.filename).is_dir():
+        raise InputError(
+            f"the folder {error.filename} can't be read ({error.strerror}); ask for "
+            "the permission, or name the files one by one."
+        )
 
 
 def listed_rows(paths: Sequence[str | Path]) -> dict[str, list[Row]]:

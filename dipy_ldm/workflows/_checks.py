@@ -120,12 +120,12 @@ def _unique(covariates):
     n, alone = len(set(covariates.subjects)), count_alone(covariates)
     title = "unique combinations"
     if not alone:
-        return green(title, "No subject is alone with a combination of conditions.")
+        return green(title, "No subject has a unique combination of conditions.")
     return amber(
         title,
-        f"{alone} of {n} subjects are alone with their combination of conditions, and "
-        "could be known again by it.",
-        "Take fewer conditions or coarser ones, --coarsen age=5 say.",
+        f"{alone} of {n} subjects have a unique combination of conditions, and could "
+        "be re-identified.",
+        "Use fewer or coarser conditions, such as --coarsen age=5.",
     )
 
 
@@ -134,7 +134,7 @@ def _try_out(
 ) -> _Sections:
     """Check what the training would be, and try it."""
     if material is None:
-        why = "Not looked at: there is no file to learn from."
+        why = "Not checked: there is no file to train on."
         return {"Training": [grey("training", why)]}
     cohort = Cohort(
         material.images, affine=material.affine, subjects=list(material.subjects)

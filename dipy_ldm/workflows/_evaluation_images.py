@@ -78,7 +78,7 @@ def read_for(
         kinds = "two-dimensional images", "volumes"
         raise InputError(
             f"the model is of {kinds[of_volumes]}, and `{option}` has "
-            f"{kinds[not of_volumes]}; give files like those that it learnt from."
+            f"{kinds[not of_volumes]}; give files like its training data."
         )
     if of_volumes:
         choice |= {"channels": channels, "generated": generated}
@@ -139,7 +139,7 @@ def _check_shape(document, images, option):
     if images.shape[1:] != shape:
         raise InputError(
             f"the model is of images of shape {shape}, and those of {option} have "
-            f"{images.shape[1:]}; give images like those that it learnt from."
+            f"{images.shape[1:]}; give images like its training data."
         )
 
 
@@ -151,7 +151,7 @@ def _volumes(document, paths, option, choice, cache_dir):
     if n_channels != shape[3]:
         raise InputError(
             f"the model is of {shape[3]} channels, and the volumes of `{option}` have "
-            f"{n_channels}; give files like those that it learnt from."
+            f"{n_channels}; give files like its training data."
         )
     other = [
         info
@@ -191,7 +191,7 @@ def _conditions(document, places, paths, generated):
             return None, []
         # Which may name subjects, and pages are published.
         logger.info("%s", error)
-        note = "The conditions of the model are not known of the real images."
+        note = "The conditions of the real images are unknown."
         return None, [note]
 
 
@@ -218,8 +218,8 @@ def refuse_unnamed(source_files: Sequence[str] | None, *groups: Sequence[str]) -
     for file in find_volumes(named):
         if entity(file, "sub") is None:
             raise InputError(
-                f"{file} has no sub- in its name, which tells what volume of an audit "
-                "is made of what; rename it."
+                f"{file} has no sub- in its name, by which volumes and source images "
+                "are paired; rename it."
             )
 
 
@@ -231,8 +231,8 @@ def reference_document(path: Path, reference: str | Path | None) -> dict | None:
     document = _serialization.read_document(other, "latent_diffusion")
     if fingerprint(other) == fingerprint(path):
         raise InputError(
-            "`reference` is the audited model itself; give one that did not learn from "
-            "these images."
+            "`reference` is the audited model itself; give one that was trained on "
+            "others."
         )
     check_reference(_serialization.read_document(path, "latent_diffusion"), document)
     # Conditions are of no use to it.
@@ -252,7 +252,7 @@ def check_reference(document: dict, other: dict) -> None:
         )
     if other["source"] is not None or document["source"] is not None:
         raise InputError(
-            "a model that makes images of others can't be compared with a reference; "
+            "a model conditioned on source images can't be compared with a reference; "
             "leave `reference` out."
         )
     if len(shape) == 4:

@@ -175,7 +175,7 @@ def require_affine(affine: npt.ArrayLike | None) -> np.ndarray:
     """Return the affine that a model has, or say that it has none."""
     if affine is None:
         raise InputError(
-            "this model does not know where its voxels are; fit the VQVAE with "
+            "this model has no affine; fit the VQVAE with "
             "affine=..., or train with dipy_train_ldm."
         )
     return np.array(affine, "float64")

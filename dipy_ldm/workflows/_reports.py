@@ -230,7 +230,7 @@ def read_measurements(document: dict, table: str | Path | None) -> dict[str, tup
     if not names:
         available = listed(numeric) if numeric else "it has none"
         raise InputError(
-            f"{table} has no column that is a number the model can be asked for "
+            f"{table} has no column of a numeric condition of the model "
             f"({available}); give a list of generated volumes with one column for each "
             "that was measured."
         )
@@ -240,8 +240,8 @@ def read_measurements(document: dict, table: str | Path | None) -> dict[str, tup
         requested = [_number(by_file[file].get(name)) for file in rows]
         if not any(map(math.isfinite, requested)):
             raise InputError(
-                f"the files beside the volumes of {table} do not say what {name} was "
-                "asked for; generate them with `conditions` or a `table`."
+                f"the files beside the volumes of {table} do not have the requested "
+                f"{name}; generate them with `conditions` or a `table`."
             )
         measurements[name] = (
             requested,

@@ -131,7 +131,7 @@ def prepare(
     if infos[0].channels != n_channels:
         raise InputError(
             f"the model is of {n_channels} channels, and {infos[0].file} has "
-            f"{infos[0].channels}; give files like those that it learnt from."
+            f"{infos[0].channels}; give files like its training data."
         )
     outputs = {info.file: outputs[info.file] for info in infos}
     if not options.resume:
@@ -380,8 +380,8 @@ def find_lesions(
     lesions = restore(likely, grid, origin.affine, shape, 0.0)[..., 0] >= threshold
     if lesions.sum() > _MOST * (origin.data != 0).any(-1).sum():
         raise InputError(
-            f"{file} is taken for a lesion in most places; give a higher `threshold`, "
-            "or volumes like those that the model learnt from."
+            f"most of {file} is detected as lesion; give a higher `threshold`, or "
+            "volumes like the training data."
         )
     return Scan(file, origin.data, origin.affine, lesions)
 

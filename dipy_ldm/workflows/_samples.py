@@ -119,10 +119,10 @@ _LABEL = "sub-S"
 # Folders of what is no image of anatomy.
 _FOLDERS = {"dwi": "dwi", "pet": "pet"}
 _README = """\
-Generated volumes of nobody: none of them is a scan, and no row of participants.tsv is a
-person. The columns of participants.tsv say what was asked for, which is not what is in
-the volumes; n/a is for what was left open. The JSON file beside a volume says by which
-model, and with which options, it was made.
+Synthetic volumes: none of them is a scan, and no row of participants.tsv is a person.
+Its columns are the requested conditions, which need not be what the volumes show; n/a
+is unspecified. The JSON file beside a volume has the model and the options that it was
+generated with.
 """
 
 
@@ -138,8 +138,7 @@ def check_suffix(suffix: str | None, model_suffix: str | None) -> str:
     chosen = suffix or model_suffix
     if chosen is None:
         raise InputError(
-            "the names of the volumes that this model learnt from don't say what they "
-            "are; give a `suffix`, such as T1w."
+            "the training volumes had no BIDS suffix; give a `suffix`, such as T1w."
         )
     if not (chosen.isascii() and chosen.isalnum()):
         raise InputError(
@@ -151,7 +150,7 @@ def check_suffix(suffix: str | None, model_suffix: str | None) -> str:
 def describe_columns(conditions: Mapping[str, Condition]) -> dict[str, dict]:
     """Say what the columns of the table are, for the JSON beside it."""
     return {
-        name: {"Description": f"{name} that the sample was made for"}
+        name: {"Description": f"Requested {name} of the sample."}
         | ({"Units": condition.units} if condition.units else {})
         | (
             {
@@ -226,7 +225,7 @@ def list_participants(root: Path, described: Mapping[str, dict]) -> None:
         _write(root / "participants.tsv", _table(names, lines))
         path = root / "participants.json"
         columns = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-        columns |= {_ID: {"Description": "number of the sample, who is nobody"}}
+        columns |= {_ID: {"Description": "Index of a synthetic sample; not a person."}}
         _write_json(path, columns | dict(described))
 
 

@@ -38,9 +38,10 @@ class SourceInputs(NamedTuple):
         infos, _ = check_headers(files, source.channels > 1)
         if infos[0].channels != source.channels:
             raise InputError(
-                f"the model makes volumes of sources with {source.channels} channels, "
-                f"and {infos[0].file} has {infos[0].channels}; give files like those "
-                "that it learnt from."
+                f"the model was trained with source images of {source.channels} "
+                "channels, "
+                f"and {infos[0].file} has {infos[0].channels}; give files like its "
+                "training data."
             )
         affine = np.array(document["affine"], "float64")
         grid = Grid(tuple(document["shape"][:3]), affine)
@@ -65,16 +66,18 @@ def _wrong(document, source_files):
         if source_files is None:
             return None
         return (
-            "this model knows of no source; leave `source_files` out, or train one "
-            "that does."
+            "this model was trained without source images; leave out `source_files`, "
+            "or train one with them."
         )
     if len(document["shape"]) != 4:
         return (
-            "this model makes images of others; generate them with "
+            "this model is conditioned on source images; generate with "
             "LatentDiffusion.predict(source=...)."
         )
     if source_files is None:
-        return "this model makes volumes of others; name them with `source_files`."
+        return (
+            "this model is conditioned on source images; give them as `source_files`."
+        )
     return None
 
 

@@ -138,15 +138,15 @@ def _check_masks(infos, masks, dilate, grid, factor):
         on_grid = restoring.on_grid(hole, affine, grid)
         if not on_grid.any():
             raise InputError(
-                f"the mask {file} has nothing on the grid of the model, which has the "
+                f"the mask {file} has nothing on the grid of the model, which has "
                 f"shape {grid.shape} and begins at "
                 f"{np.round(grid.affine[:3, 3], 1).tolist()} mm; align it and its "
-                "volume with those that the model learnt from."
+                "volume with the training volumes."
             )
         if hole.all() or not _leaves_something(hole, on_grid, affine, grid, factor):
             raise InputError(
-                f"the mask {file} covers all that the model sees, as coarsely as its "
-                "latents are, and leaves nothing to go by; give a smaller one."
+                f"the mask {file} covers the whole image at the resolution of the "
+                "latents; give a smaller mask."
             )
 
 

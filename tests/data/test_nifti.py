@@ -1,7 +1,9 @@
 """NIfTI files: every kind is read, written files are true, bad ones are told."""
 
+import errno
 import gzip
 import resource
+from unittest import mock
 
 import nibabel as nib
 import numpy as np
@@ -9,6 +11,7 @@ import numpy.testing as npt
 import pytest
 
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm.data import _nifti as nifti
 from dipy_ldm.data._nifti import check_headers, read_mask, read_volume, write_volume
 
 DATA = np.random.default_rng(0).integers(0, 200, (6, 5, 4)).astype("float32")
@@ -178,6 +181,16 @@ def test_damaged_and_mistaken_compression_is_told(tmp_path):
     save(tmp_path / "b.nii").rename(tmp_path / "b.nii.gz")
     with pytest.raises(InputError, match="of the kind that its name tells"):
         read_volume(tmp_path / "b.nii.gz")
+
+
+@pytest.mark.parametrize("end", [".nii", ".nii.gz"])
+def test_a_failing_disk_is_told_from_a_damaged_file(tmp_path, monkeypatch, end):
+    file = save(tmp_path / f"a{end}")
+    error = OSError(errno.EIO, "Input/output error")
+    for name in ("_decompressed", "_float32"):
+        monkeypatch.setattr(nifti, name, mock.Mock(side_effect=error))
+    with pytest.raises(InputError, match=r"can't be read \(Input/output error\)"):
+        read_volume(file)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])

@@ -1,5 +1,7 @@
 """Finding volumes; nothing in the files is read."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,18 @@ def names(files):
 
 def test_folders_are_searched_and_sorted_and_hidden_files_left_out(folder):
     assert names(find_volumes([folder / "a"])) == ["1.nii", "2.NII.GZ", "3.nii.gz"]
+
+
+def test_folders_that_can_not_be_read_are_named(folder, monkeypatch):
+    def scan(path):
+        if str(path).endswith("b"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", scan)
+    with pytest.raises(InputError, match=r"folder .*b can't be read \(Permission"):
+        find_volumes([folder / "a"])
 
 
 def test_folders_that_are_links_are_searched_once(folder, tmp_path_factory):

@@ -173,7 +173,7 @@ def test_a_worker_that_does_not_come():
     told, addresses = meet_all([{}] * 3, limit=1, only=[0, 1])
     assert time.monotonic() - start < 5
     for sentence in told.values():
-        assert f"within 1 s there came no worker 2 at {addresses[2]}" in sentence
+        assert f"no answer within 1 s from worker 2 at {addresses[2]}" in sentence
 
 
 def test_a_chief_that_does_not_come():

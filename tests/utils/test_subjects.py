@@ -44,7 +44,9 @@ def test_nobody_is_on_both_sides():
     found = number_both((images, ["a", "b", "a"]), (images[:2], ["c", None]))
     npt.assert_array_equal(np.concatenate(found), [0, 1, 0, 0, 1])
     assert len(number_both((images, None), (None, None))[1]) == 0
-    with pytest.raises(InputError, match="^b of `validation_subjects` are learnt from"):
+    with pytest.raises(
+        InputError, match="^b are in both `subjects` and `validation_subjects`"
+    ):
         number_both((images, ["a", "b", "a"]), (images[:2], ["c", "b"]))
     with pytest.raises(InputError, match="each of 0 images"):
         number_both((images, None), (None, ["a"]))

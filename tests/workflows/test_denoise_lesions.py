@@ -85,7 +85,7 @@ def test_where_nothing_is_found_the_scan_stays(command, detector_path, tmp_path)
     [
         (("--lesions", "--threshold", 2), "must lie between 0 and 1"),
         (("--lesions", "--strength", 0.2), "--strength has no effect with --lesions"),
-        (("--lesions", "--threshold", 0), "is taken for a lesion in most places"),
+        (("--lesions", "--threshold", 0), "is detected as lesion"),
         (("--threshold", 0.2), "--threshold has no effect without --lesions"),
         (("--dilate", 1), "--dilate has no effect without --lesions"),
         (("--lesions", "--dilate", -1), "dilate must be at least 0"),

@@ -323,7 +323,7 @@ BAD = {
         "there are 2 masks for 1 volumes, and not all of their names have a sub-",
     ),
     "all of it": (["scan.nii.gz", "-m", "all.nii"], "all.nii covers all that the"),
-    "nearly all of it": (["scan.nii.gz", "-m", "most.nii"], "leaves nothing to go by"),
+    "nearly all of it": (["scan.nii.gz", "-m", "most.nii"], "covers the whole image"),
     "elsewhere": (["far.nii", "-m", "far_mask.nii"], "far_mask.nii has nothing on the"),
     "a model of images": (
         ["scan.nii.gz", "-m", "good.nii"],

@@ -123,7 +123,7 @@ def test_models_of_volumes_of_others_are_evaluated_and_audited(trained, tmp_path
         arguments = (command, "ldm.safetensors", *options)
         status, _, stderr = call(*arguments, cwd=folder)
         assert status
-        assert "makes volumes of others; name them with --source_files" in stderr
+        assert "conditioned on source images; give them as --source_files" in stderr
         further = ("--source_files", "T1", "--cache_dir", "kept")
         status, _, stderr = call(*arguments, *further, cwd=folder)
         # They go as far as to count the volumes, and to look whose they are.
@@ -141,7 +141,7 @@ def test_sources_of_both_sides_of_an_audit_need_names(tmp_path):
 
 
 BAD = {
-    "none": ([], "makes volumes of others; name them with --source_files"),
+    "none": ([], "conditioned on source images; give them as --source_files"),
     "not there": (["--source_files", "T3"], "there is no file T3"),
     "bids": (
         ["--bids", "--source_files", "T1"],
@@ -163,7 +163,7 @@ def test_sources_for_a_model_without(command):
     older = Path(__file__).parents[1] / "files" / "format-2.safetensors"
     status, stderr = command("generate", older, "--source_files", "x.nii.gz")
     assert status == 2
-    assert "this model knows of no source; leave --source_files out" in stderr
+    assert "trained without source images; leave out --source_files" in stderr
 
 
 def test_other_commands_take_sources_too(trained, command, monkeypatch):
@@ -179,7 +179,7 @@ def test_other_commands_take_sources_too(trained, command, monkeypatch):
     ):
         status, stderr = command(name, "ldm.safetensors", scan, *further)
         assert status == 2
-        assert "makes volumes of others; name them with --source_files" in stderr
+        assert "conditioned on source images; give them as --source_files" in stderr
         made = []
         for number, file in enumerate((source, "T1/sub-2_T1w.nii.gz")):
             if number:
