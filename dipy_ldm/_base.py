@@ -56,13 +56,17 @@ class Estimator:
         """
         raise NotImplementedError
 
-    def _resolved(self, rank: int) -> dict:
-        """Return the parameters of a fit as JSON can have them, but for estimators."""
+    def _resolved(self, rank: int, init: Self | None = None) -> dict:
+        """Return the parameters of a fit as JSON can have them, but for estimators.
+
+        Those of None are as of what it begins from, or else as suits the data.
+        """
         usual = _presets.of_rank(rank)
         chosen = {}
         for name, value in self.get_params(deep=False).items():
             if value is None and name in self._presets:
                 value = getattr(usual, self._presets[name])
+                value = init._fitted_with[name] if init else value
             if not isinstance(value, Estimator):
                 chosen[name] = plain(value)
         chosen["widths"] = np.atleast_1d(chosen["widths"]).tolist()
@@ -107,7 +111,9 @@ class Estimator:
         # What is wrong with Keras is not wrong with the file.
         building.check_keras()
         return cls.from_saved(
-            *_serialization.load(path, cls._kind, cls._expected_shapes)
+            *_serialization.load(
+                _serialization.find(path), cls._kind, cls._expected_shapes
+            )
         )
 
     def to_tensors(self) -> dict[str, np.ndarray]:

@@ -1,10 +1,11 @@
 """One model, one file: tensors and a JSON document in a safetensors file."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 import hashlib
 import json
 import logging
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,7 +57,7 @@ def save(
         ) from error
     # Of what does not lie in order, the numbers would be written as they lie.
     ordered = {name: np.asarray(x, order="C") for name, x in tensors.items()}
-    metadata = {"dipy_ldm": text, "sha256": _checksum(ordered)}
+    metadata = {"dipy_ldm": text, "sha256": checksum(ordered)}
     with replacing(path, previous) as partial:
         # Not by safetensors, which writes a file of its own that none would remove.
         partial.write_bytes(to_bytes(ordered, metadata))
@@ -88,7 +89,7 @@ def load(
     document = read_document(path, kind)
     with safe_open(path, "numpy") as file:
         # Older versions had none, and what others wrote has none.
-        checksum = file.metadata().get("sha256")
+        written = file.metadata().get("sha256")
         slices = {name: file.get_slice(name) for name in file.keys()}
         types = {name: piece.get_dtype() for name, piece in slices.items()}
         with _naming(path, kind):
@@ -101,7 +102,7 @@ def load(
         else:
             tensors = {name: file.get_tensor(name) for name in slices}
     with _naming(path, kind):
-        if checksum not in (None, _checksum(tensors)):
+        if written not in (None, checksum(tensors)):
             raise InputError("its numbers are not those that were written")
         if name := _not_finite(tensors):
             raise InputError(
@@ -189,6 +190,34 @@ def set_weights(
         variable.assign(tensors[f"{prefix}.{i:03d}"])
 
 
+def fitting(
+    wanted: dict[str, tuple[int, ...]], tensors: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Choose the tensors that have the names and shapes of weights to begin with.
+
+    If these are less than half of the weights, another network is meant, and they are
+    refused.
+    """
+    found = {
+        name: tensors[name]
+        for name, shape in wanted.items()
+        if name in tensors and tensors[name].shape == tuple(shape)
+    }
+    total = sum(math.prod(shape) for shape in wanted.values())
+    if sum(tensor.size for tensor in found.values()) < total / 2:
+        raise InputError(
+            f"`init` has other networks: {len(found)} of {len(wanted)} weights have "
+            "the same shapes; give the same widths, or images of as many dimensions."
+        )
+    if left := len(wanted) - len(found):
+        logger.warning(
+            "%d of %d weights are learnt anew: those of `init` have other shapes.",
+            left,
+            len(wanted),
+        )
+    return found
+
+
 @contextmanager
 def _naming(path, kind):
     """Name the file in what is wrong with it, and what to do."""
@@ -231,7 +260,7 @@ def _check_types(types, allowed):
             )
 
 
-def _checksum(tensors):
+def checksum(tensors: Mapping[str, np.ndarray]) -> str:
     """Hash the numbers of all tensors, in the order of their names."""
     digest = hashlib.sha256()
     for name in sorted(tensors):

@@ -34,6 +34,7 @@ from dipy_ldm.data._sources import ConditioningInputs, prepare_sources
 from dipy_ldm.denoiser import _training as training
 from dipy_ldm.denoiser._conditioning import Latents
 from dipy_ldm.denoiser._networks import Architecture, ConditionalDenoiser, Parameters
+from dipy_ldm.denoiser._transfer import take_over
 from dipy_ldm.diffusion import _inpainting as inpainting, samplers
 from dipy_ldm.diffusion.guidance import pinned
 from dipy_ldm.diffusion.samplers import Sampling, SamplingOptions
@@ -191,6 +192,7 @@ class LatentDiffusion(Estimator):
         images: npt.ArrayLike,
         conditions: ConditionsLike = None,
         *,
+        init: Self | str | Path | None = None,
         source: npt.ArrayLike | None = None,
         subjects: npt.ArrayLike | None = None,
         validation_data: npt.ArrayLike | None = None,
@@ -216,6 +218,11 @@ class LatentDiffusion(Estimator):
             since some are missing; other numbers are continuous. None, NaN, ``""`` and
             ``n/a`` are missing. Rows with names, in a column ``participant_id`` or an
             index, are joined to ``subjects``; others are in the order of the images.
+        init : LatentDiffusion, str or Path, optional
+            A fitted model, or a file, with whose denoiser to begin; ``widths`` of None
+            are its. The images may be of other sizes, and the conditions may be others,
+            which are learnt anew. Of its autoencoder nothing is taken: see
+            :meth:`VQVAE.adapt`.
         source : array_like, optional
             What each image shall be made of, on its grid: another contrast, a coarser
             scan or a segmentation, ``(n, *space, channels)`` or ``(n, *space)``. Whole
@@ -248,10 +255,11 @@ class LatentDiffusion(Estimator):
         Raises
         ------
         InputError
-            If the images or an option can't be used.
+            If the images or an option can't be used, or nothing can be taken from
+            `init`.
         """
         images = self._check_images(images, self.vqvae)
-        rank = images.ndim - 2
+        start, rank = self._read_init(init), images.ndim - 2
         held_out = None
         if validation_data is not None:
             held_out = self._check_images(validation_data, self.vqvae)
@@ -268,7 +276,7 @@ class LatentDiffusion(Estimator):
         encoder = conditioning.encoder
         guide_path = training.guide_path(options.get("checkpoint"))
         resolved = resolve("ldm", rank, options, guide_path)
-        architecture = self._architecture(images.shape, encoder.source)
+        architecture = self._architecture(images.shape, encoder.source, start)
         training.check(architecture, len(images), resolved)
         # An interruption before the networks are there leaves what was fitted before.
         new = self._snapshot()
@@ -276,19 +284,20 @@ class LatentDiffusion(Estimator):
         new.conditions_, new.source_ = encoder.conditions, encoder.source
         new.vqvae_, new.detector_ = self.vqvae._snapshot(), None
         new.precision_ = log_precision(resolved.precision)
-        new._fitted_with = self._resolved(rank)
+        new._fitted_with = self._resolved(rank, start)
         settings = new._fitted_with | {
             "images": new.fingerprint_,
             **conditioning.settings(),
             "vqvae": survey(new.vqvae_.codebook_).fingerprint,
             "the shape of the validation data": np.shape(held_out),  # type: ignore
+            "init": start and _serialization.checksum(start.to_tensors()),
         }
         with _backend.spread(resolved.strategy):
             # Before anything is exchanged.
             _backend.require_agreement(settings | resolved.settings())
             latents = new._learn_latents(images, conditioning)
             validation = new._encode_held_out(held_out, conditioning)
-            new._build()
+            new._build(start)
             vars(self).update(vars(new))
             stages = training.stages(
                 self._denoiser, latents, validation, resolved, settings
@@ -845,7 +854,15 @@ class LatentDiffusion(Estimator):
         InputError
             If the file is not that of a latent diffusion model.
         """
-        return super().load(_serialization.find(path))
+        return super().load(path)
+
+    @classmethod
+    def _read_init(cls, init):
+        """Return the model that a fit shall begin from, if it shall."""
+        if isinstance(init, cls):
+            init._check_fitted()
+            return init
+        return None if init is None else cls.load(init)
 
     @classmethod
     def from_saved(cls, tensors: dict[str, np.ndarray], document: dict) -> Self:
@@ -916,14 +933,14 @@ class LatentDiffusion(Estimator):
         vqvae = params.pop("vqvae")
         return type(self)(vqvae, **copy.deepcopy(params))
 
-    def _resolved(self, rank):
-        chosen = super()._resolved(rank)
+    def _resolved(self, rank, init=None):
+        chosen = super()._resolved(rank, init)
         levels = chosen["attention"]
         return chosen | {"attention": levels and [bool(level) for level in levels]}
 
-    def _architecture(self, shape, source=None):
+    def _architecture(self, shape, source=None, init=None):
         """Return what the networks of a fit are built for, but for the prior."""
-        parameters = Parameters(**self._resolved(len(shape) - 2))
+        parameters = Parameters(**self._resolved(len(shape) - 2, init))
         latent_shape = self.vqvae.latent_shape(shape[1:])
         # What conditions take is next to nothing.
         return Architecture(parameters, latent_shape, self.vqvae.factor, {}, source)
@@ -940,7 +957,7 @@ class LatentDiffusion(Estimator):
     def _is_fitted(self):
         return hasattr(self, "denoiser_")
 
-    def _build(self):
+    def _build(self, init=None):
         prior = self._prior()
         architecture = Architecture(
             Parameters(**self._fitted_with),
@@ -952,6 +969,7 @@ class LatentDiffusion(Estimator):
             directions=None if prior.gaussian is None else len(prior.gaussian.loadings),
         )
         self._denoiser = ConditionalDenoiser(architecture, prior)
+        take_over(self._denoiser, init and init._denoiser)
         self.denoiser_, self.guide_ = self._denoiser.network, self._denoiser.guide
 
     @property

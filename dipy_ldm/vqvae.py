@@ -1,6 +1,7 @@
 """The autoencoder: images to latents and back, through a codebook."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Self, Unpack
 
 from keras import ops
@@ -14,7 +15,14 @@ from dipy_ldm import (
     _serialization,
 )
 from dipy_ldm._base import Entry, Estimator
-from dipy_ldm._utils.checks import check_affine, check_counts, check_space, choose
+from dipy_ldm._utils.checks import (
+    InputError,
+    check_affine,
+    check_counts,
+    check_space,
+    choose,
+    plain,
+)
 from dipy_ldm.autoencoder._codec import Codec, Parameters
 from dipy_ldm.autoencoder._network import DESIGN
 from dipy_ldm.autoencoder._training import AutoencoderStage, check
@@ -148,6 +156,7 @@ class VQVAE(Estimator):
         self,
         images: npt.ArrayLike,
         *,
+        init: Self | str | Path | None = None,
         validation_data: npt.ArrayLike | None = None,
         affine: npt.ArrayLike | None = None,
         suffix: str | None = None,
@@ -166,6 +175,10 @@ class VQVAE(Estimator):
             as it is needed and may be larger than the memory. There is a warning for
             two-dimensional images with more than four channels: volumes without an
             axis of channels look like them.
+        init : VQVAE, str or Path, optional
+            What to begin from: a fitted autoencoder, or a file that has one. Parameters
+            that are None are as it has them. Weights of other shapes are learnt anew,
+            such as those of other channels.
         validation_data : array_like, optional
             Images that are reconstructed after each round, not learnt from; no more of
             them than are done in a tenth of the time.
@@ -199,7 +212,8 @@ class VQVAE(Estimator):
         InputError
             If the images or an option can't be used, or nothing was learnt: if
             reconstructions are no better than the mean of the images, or all latents
-            have one code. A training of less than 100 steps only warns of it.
+            have one code, or nothing can be taken from `init`. A training of less than
+            100 steps only warns of what was not learnt.
         """
         images = checks.as_array(images)
         if validation_data is not None:
@@ -209,20 +223,20 @@ class VQVAE(Estimator):
         rank, usual = images.ndim - 2, _presets.of_rank(images.ndim - 2)
         patch = usual.patch if patch is None else patch
         resolved = resolve("vqvae", rank, options)
-        parameters = Parameters(**self._resolved(rank))
+        start = self._read_init(init)
+        parameters = Parameters(**self._resolved(rank, start))
         check(parameters, images.shape, patch, resolved)
         survey = checks.check_trainable(images)
+        initial = _initial(start, parameters, images.shape[1:])
         checks.warn_of_channels(images.shape)
         # Only now: what is refused leaves an estimator as it was.
         self.precision_ = log_precision(resolved.precision)
-        self.design_ = DESIGN
-        self.sharpening_ = 0.0
+        self.design_, self.sharpening_ = DESIGN, 0.0
         self.shape_ = images.shape[1:]
-        self.affine_ = affine
-        self.suffix_ = suffix
+        self.affine_, self.suffix_ = affine, suffix
         self.intensity_ = survey.low, survey.high
         self.fingerprint_ = survey.fingerprint
-        self._fitted_with = self._resolved(rank)
+        self._fitted_with = self._resolved(rank, start)
         size = window_size(images.shape[1:-1], parameters.factor, patch)
         augment = usual.augment if augment is None else augment
         data = TrainingData(
@@ -230,7 +244,7 @@ class VQVAE(Estimator):
         )
         with _backend.spread(resolved.strategy):
             self._build()
-            stage = AutoencoderStage(self._codec, data, resolved)
+            stage = AutoencoderStage(self._codec, data, resolved, initial)
             train(self, stage)
             self.sharpening_ = stage.sharpening()
         return self
@@ -239,6 +253,7 @@ class VQVAE(Estimator):
         self,
         shape: tuple[int, ...],
         *,
+        init: Self | str | Path | None = None,
         patch: int | Sequence[int] | None = None,
         **options: Unpack[FitOptions],
     ) -> None:
@@ -248,7 +263,7 @@ class VQVAE(Estimator):
         ----------
         shape : tuple of int
             Shape of all images, ``(n, *space, channels)``.
-        patch, **options
+        init, patch, **options
             As of :meth:`fit`.
 
         Raises
@@ -259,8 +274,57 @@ class VQVAE(Estimator):
         """
         rank = len(shape) - 2
         patch = _presets.of_rank(rank).patch if patch is None else patch
-        parameters = Parameters(**self._resolved(rank))
+        start = self._read_init(init)
+        parameters = Parameters(**self._resolved(rank, start))
         check(parameters, shape, patch, resolve("vqvae", rank, options))
+        _initial(start, parameters, shape[1:])
+
+    def adapt(
+        self,
+        images: npt.ArrayLike,
+        *,
+        affine: npt.ArrayLike | None = None,
+        suffix: str | None = None,
+    ) -> Self:
+        """Be for other images than those of the training, and learn nothing of them.
+
+        Parameters
+        ----------
+        images : array_like
+            Images, ``(n, *space, channels)``, of any size and range, and of as many
+            dimensions and channels.
+        affine, suffix
+            As of :meth:`fit`.
+
+        Returns
+        -------
+        VQVAE
+            The estimator itself.
+
+        Raises
+        ------
+        InputError
+            If it is not fitted, or the images can't be used.
+
+        Examples
+        --------
+        >>> from dipy_ldm import LatentDiffusion, VQVAE
+        >>> vqvae = VQVAE.load("v.safetensors").adapt(scans)  # doctest: +SKIP
+        >>> model = LatentDiffusion(vqvae).fit(scans)  # doctest: +SKIP
+        """
+        self._check_fitted()
+        images = checks.as_array(images, rank=len(self.shape_) - 1)
+        checks.check_channels("images", images, self.shape_[-1])
+        survey = checks.check_trainable(images)
+        document = {
+            "shape": images.shape[1:],
+            "intensity": (survey.low, survey.high),
+            "affine": None if affine is None else plain(check_affine(affine)),
+            "suffix": suffix,
+            "fingerprint": survey.fingerprint,
+        }
+        # With networks of its own: others may have those that there were.
+        return self._restore(self.to_tensors(), self.to_document() | document)
 
     def encode(
         self,
@@ -450,13 +514,22 @@ class VQVAE(Estimator):
         parameters = Parameters(**document["vqvae"], design=document["design"])
         choose("bottleneck", parameters.bottleneck, BOTTLENECKS)
         _documents.check_sizes(document["vqvae"], shapes)
-        *space, channels = document["shape"]
-        sketches = parameters.sketch("float32", (None,) * len(space), channels)
-        codes = parameters.n_codebooks * parameters.n_codes
-        expected: _documents.Shapes = {"codebook": (codes, parameters.code_dim)}
-        for name, sketch in zip(("encoder", "decoder"), sketches):
-            expected |= _serialization.shapes(sketch, name)
-        return expected
+        return _weight_shapes(parameters, document["shape"])
+
+    @classmethod
+    def _read_init(cls, init):
+        """Return the autoencoder that a fit shall begin from, if it shall."""
+        if init is None:
+            return None
+        if isinstance(init, cls):
+            init._check_fitted()
+            return init
+        path = _serialization.find(init)
+        if _serialization.read_document(path)["kind"] != "latent_diffusion":
+            return cls.load(path)
+        # Which has an autoencoder, too, beside much that is not looked at here.
+        whole = _serialization.load(path, "latent_diffusion", lambda *_: {})
+        return cls.from_saved(*whole)
 
     def _networks(self):
         return {"encoder": self.encoder_, "decoder": self.decoder_}
@@ -469,3 +542,25 @@ class VQVAE(Estimator):
         self._codec = codec
         self.encoder_, self.decoder_ = codec.encoder, codec.decoder
         self.quantizer_: Any = codec.quantizer
+
+
+def _weight_shapes(parameters, shape):
+    """Return the shapes of all weights, for images ``(*space, channels)``."""
+    sketches = parameters.sketch("float32", (None,) * (len(shape) - 1), shape[-1])
+    codes = parameters.n_codebooks * parameters.n_codes
+    expected: _documents.Shapes = {"codebook": (codes, parameters.code_dim)}
+    for name, sketch in zip(("encoder", "decoder"), sketches):
+        expected |= _serialization.shapes(sketch, name)
+    return expected
+
+
+def _initial(init, parameters, shape):
+    """Choose the weights to begin with, for images ``(*space, channels)``."""
+    if init is None:
+        return {}
+    if len(init.shape_) != len(shape):
+        raise InputError(
+            f"`init` is of {len(init.shape_) - 1} dimensions, and the images are of "
+            f"{len(shape) - 1}; name another file, or train without it."
+        )
+    return _serialization.fitting(_weight_shapes(parameters, shape), init.to_tensors())

@@ -372,3 +372,49 @@ def test_an_autoencoder_alone_is_no_model(vqvae, tmp_path):
     vqvae.save(tmp_path / "vqvae.safetensors")
     with pytest.raises(InputError, match="holds a vqvae, not a latent_diffusion"):
         LatentDiffusion.load(tmp_path / "vqvae.safetensors")
+
+
+# So little is learnt that weights show where they came from.
+BRIEFLY = {"steps": 1, "batch_size": 16, "learning_rate": 1e-9, "verbose": False}
+
+
+def test_a_fit_begins_from_another(diffusion, vqvae, blobs, tmp_path):
+    diffusion.save(tmp_path / "m.safetensors")
+    model = LatentDiffusion(vqvae)
+    model.fit(blobs, init=tmp_path / "m.safetensors", **BRIEFLY)
+    assert model.widths is None
+    for a, b in zip(weights(model), weights(diffusion), strict=True):
+        npt.assert_allclose(a, b, atol=1e-6)
+
+
+def test_conditions_that_are_new_change_nothing_at_first(diffusion, vqvae, blobs):
+    labels = np.arange(len(blobs)) % 3
+    model = LatentDiffusion(vqvae).fit(blobs, labels, init=diffusion, **BRIEFLY)
+    x, t = np.ones((3, *model.latent_shape_), "float32"), np.full(3, 0.5, "float32")
+    told = np.array([[-1], [0], [2]], "float32")
+    npt.assert_allclose(
+        model.denoiser_([x, t, 0 * x, told]), diffusion.denoiser_([x, t]), atol=1e-4
+    )
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sentence"),
+    [
+        ({"target": "clean"}, "`init` was trained with the target 'v', not 'clean'"),
+        ({"schedule": "linear"}, "with the schedule 'cosine', not 'linear'"),
+        ({"widths": (24, 24)}, "`init` has other networks"),
+    ],
+)
+def test_a_fit_does_not_begin_from_what_it_can_not(
+    diffusion, vqvae, blobs, parameters, sentence
+):
+    model = LatentDiffusion(vqvae, **parameters)
+    with pytest.raises(InputError, match=sentence):
+        model.fit(blobs, init=diffusion, **BRIEFLY)
+    assert not hasattr(model, "denoiser_")
+
+
+def test_a_denoiser_does_not_begin_from_an_autoencoder(vqvae, blobs, tmp_path):
+    vqvae.save(tmp_path / "v.safetensors")
+    with pytest.raises(InputError, match="holds a vqvae, not a latent_diffusion"):
+        LatentDiffusion(vqvae).fit(blobs, init=tmp_path / "v.safetensors")

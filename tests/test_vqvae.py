@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+import pickle
 import re
 import subprocess
 import sys
@@ -673,3 +674,62 @@ def test_no_vector_is_drawn_twice_before_all_others():
     drawn = draw_vectors(Rounded(), numbered(40), (4, 4), rng, 90)
     times = np.bincount(np.rint(drawn[:, 0]).astype(int), minlength=40)
     assert set(times) == {2, 3}
+
+
+def test_a_fit_begins_from_another(vqvae, blobs):
+    # Parameters that are None are those of what it begins from.
+    new = VQVAE(**TINY | {"code_dim": None}, n_codebooks=None)
+    new.fit(blobs[:40], init=vqvae, steps=1, learning_rate=1e-9, batch_size=16)
+    assert (new.code_dim, new.n_codebooks) == (None, None)
+    for a, b in zip(weights(new), weights(vqvae), strict=True):
+        npt.assert_allclose(a, b, atol=1e-6)
+    npt.assert_allclose(new.codebook_, vqvae.codebook_, atol=1e-6)
+
+
+def test_a_fit_begins_from_a_file_and_goes_on_from_its_own_checkpoint(
+    vqvae, blobs, tmp_path
+):
+    vqvae.save(tmp_path / "v.safetensors")
+    options = FIT | {"checkpoint": tmp_path / "c", "init": tmp_path / "v.safetensors"}
+    new = VQVAE(**TINY).fit(blobs[:32], **options)
+    assert_same(VQVAE(**TINY).fit(blobs[:32], **options), new)
+    with pytest.raises(InputError, match="init was .* and is None"):
+        VQVAE(**TINY).fit(blobs[:32], **options | {"init": None})
+
+
+def test_weights_of_other_shapes_are_learnt_anew(vqvae, caplog):
+    images = np.random.default_rng(0).random((16, 13, 10, 2))
+    new = VQVAE(**TINY).fit(images, init=vqvae, **FIT)
+    assert new.shape_ == (13, 10, 2)
+    assert "weights are learnt anew: those of `init` have other shapes" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("parameters", "space", "message"),
+    [
+        ({"widths": (16, 16)}, (8, 8), "`init` has other networks"),
+        ({}, (8, 8, 8), "`init` is of 2 dimensions, and the images are of 3"),
+    ],
+)
+def test_what_can_not_begin_from_another_stays_as_it_was(
+    vqvae, parameters, space, message
+):
+    new = VQVAE(**TINY | parameters)
+    images = np.random.default_rng(0).random((16, *space, 1))
+    with pytest.raises(InputError, match=message):
+        new.fit(images, init=vqvae, **FIT)
+    assert not hasattr(new, "shape_")
+
+
+def test_an_autoencoder_is_adapted_to_other_images(vqvae):
+    images = 7 * np.random.default_rng(0).random((4, 9, 22, 1)) - 3
+    other = pickle.loads(pickle.dumps(vqvae))
+    assert other.adapt(images, affine=np.eye(4), suffix="T1w") is other
+    assert (other.shape_, other.suffix_) == ((9, 22, 1), "T1w")
+    assert other.intensity_ == (images.astype("f4").min(), images.astype("f4").max())
+    npt.assert_array_equal(other.codebook_, vqvae.codebook_)
+    (low, high), (first, last) = vqvae.intensity_, other.intensity_
+    alike = low + (high - low) * (images - first) / (last - first)
+    npt.assert_allclose(other.encode(images), vqvae.encode(alike), atol=1e-4)
+    with pytest.raises(InputError, match="must have 1 channels"):
+        other.adapt(np.zeros((2, 8, 8, 3)))

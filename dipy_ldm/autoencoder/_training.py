@@ -1,14 +1,15 @@
 """How the autoencoder is trained: its stage, and the life of its codes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 import math
+from types import MappingProxyType
 from typing import Any
 
 import keras
 import numpy as np
 
-from dipy_ldm import _backend
+from dipy_ldm import _backend, _serialization
 from dipy_ldm._utils import tiling as tiles
 from dipy_ldm._utils.checks import check_patch, plain
 from dipy_ldm.autoencoder import losses
@@ -67,9 +68,15 @@ class AutoencoderStage(Stage):
     figure = "mse"
 
     def __init__(
-        self, codec: Codec, data: TrainingData, options: ResolvedOptions
+        self,
+        codec: Codec,
+        data: TrainingData,
+        options: ResolvedOptions,
+        initial: Mapping[str, np.ndarray] = MappingProxyType({}),
     ) -> None:
         self.codec = codec
+        # Weights to begin with, by their names in a model file.
+        self.initial = initial
         self.data = data
         self.options = options
         self.length = options.length(len(data.images))
@@ -101,6 +108,7 @@ class AutoencoderStage(Stage):
             "background": plain(self.data.background),
             "augment": plain(self.data.augment),
             "masks": None if masks is None else survey(masks).fingerprint,
+            "init": _serialization.checksum(self.initial) if self.initial else None,
         }
 
     def affordable(self, images: np.ndarray) -> np.ndarray:
@@ -133,7 +141,14 @@ class AutoencoderStage(Stage):
         return model
 
     def begin(self, model: keras.Model) -> None:
-        """Initialise the codes from encoded images."""
+        """Initialise the codes from encoded images, unless there are codes."""
+        for name in ("encoder", "decoder"):
+            network = model.get_layer(name)
+            weights = _serialization.weights(network, name) | dict(self.initial)
+            _serialization.set_weights(network, name, weights)
+        if "codebook" in self.initial:
+            model.get_layer("quantizer").codebook.assign(self.initial["codebook"])
+            return
         self.codec.take_weights(model)
         rng = np.random.default_rng(self.codec.parameters.seed)
         quantizer = model.get_layer("quantizer")

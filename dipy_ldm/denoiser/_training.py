@@ -228,6 +228,14 @@ class DenoiserStage(Stage):
         model.compile(optimizer, loss="mse", auto_scale_loss=False)
         return model
 
+    def begin(self, model: keras.Model) -> None:
+        """Let it begin with what was taken over, if anything was."""
+        if self.settings["init"]:
+            for weight, initial in zip(
+                model.trainable_variables, self.averaged.trainable_variables
+            ):
+                weight.assign(initial)
+
     def end_round(
         self, model: keras.Model, number: int, last: bool
     ) -> dict[str, float]:

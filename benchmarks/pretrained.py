@@ -1,0 +1,229 @@
+"""Make the packaged autoencoder of volumes: cut pieces, train on them, measure.
+
+It is trained in stages. Each begins from the weights of the one before, on the same
+pieces or on new ones, and its learning rate rises and falls to zero again, so that the
+file of each stage is a whole model. A stage that was interrupted goes on from its
+checkpoint when the same command is given again. Volumes to learn from are drawn by
+``doc/examples/label_cohort.py``.
+"""
+
+import json
+from pathlib import Path
+import sys
+
+from common import log, make_parser, png_path, print_scores
+import numpy as np
+from tqdm import tqdm
+
+from dipy_ldm import VQVAE, _serialization
+from dipy_ldm.data._batches import Augmentation, read_windows
+from dipy_ldm.data._paths import find_volumes
+from dipy_ldm.data._preprocessing import conform_file
+from dipy_ldm.data.volumes import plan_volumes
+from dipy_ldm.metrics import (
+    detail_correlation,
+    detail_energy,
+    octave_correlations,
+    octave_energies,
+    psnr,
+)
+from dipy_ldm.plots import planes, save_montage
+
+# Voxels along a side of a piece, out of which a patch is drawn in each epoch.
+SIDE, PATCH = 64, 48
+# Pieces of a volume, by its size in pieces; and at most.
+TIMES, MOST = 1.5, 16
+# Share of the volumes whose voxels are made larger, how many times at most, and up to
+# how many mm.
+RESAMPLED, LARGER, LARGEST = 0.5, 2.0, 4.0
+# A piece with less than this share of voxels brighter than DARK is taken seldom.
+SHOWN, DARK, SELDOM = 0.1, 0.05, 0.1
+# From this share of its range on, a voxel is inside of the head, or of what is shown.
+INSIDE = 0.05
+
+
+def add_cut_options(parser):
+    """Add the options of :func:`cut`."""
+    parser.add_argument("volumes", nargs="+", help="NIfTI files, folders, wildcards")
+    parser.add_argument("--out", required=True, help=".npy file of pieces")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def cut(options):
+    """Cut volumes into pieces, some at larger voxels than their own."""
+    raw = Path(f"{options.out}.partial")
+    n = 0
+    with open(raw, "wb") as stream:
+        for i, file in enumerate(tqdm(find_volumes(options.volumes), "volumes")):
+            rng = np.random.default_rng((options.seed, i))
+            pieces = draw_pieces(rng, read_volume(rng, file))
+            stream.write(pieces.astype("float16").tobytes())
+            n += len(pieces)
+    shape = (n, SIDE, SIDE, SIDE, 1)
+    np.save(options.out, np.memmap(raw, "float16", "r", shape=shape))
+    raw.unlink()
+    return {"pieces": n}
+
+
+def read_volume(rng, file):
+    """Read a volume as dipy_ldm does, at its voxel size or at a larger one.
+
+    Shapes: result ``(x, y, z, 1)``.
+    """
+    grid = plan_volumes([file]).grid
+    if rng.random() < RESAMPLED:
+        size = float(np.cbrt(abs(np.linalg.det(grid.affine[:3, :3]))))
+        larger = min(size * LARGER ** rng.random(), LARGEST)
+        grid = plan_volumes([file], voxel_size=max(size, larger)).grid
+    return conform_file(file, grid)[0]
+
+
+def draw_pieces(rng, volume):
+    """Cut pieces at random places of a volume, few where it shows nothing.
+
+    Shapes: volume ``(x, y, z, 1)``, result ``(n, SIDE, SIDE, SIDE, 1)``.
+    """
+    n = int(np.clip(np.ceil(TIMES * volume.size / SIDE**3), 1, MOST))
+    slack = np.maximum(np.subtract(volume.shape[:3], SIDE), 0)
+    pieces: list[np.ndarray] = []
+    while len(pieces) < n:
+        corner = rng.integers(0, slack + 1)[None]
+        piece = read_windows(volume[None], [0], corner, (SIDE,) * 3)[0]
+        if rng.random() < SELDOM or (piece > DARK).mean() > SHOWN:
+            pieces.append(piece)
+    return np.stack(pieces)
+
+
+def add_train_options(parser):
+    """Add the options of :func:`train`."""
+    parser.add_argument("pieces", help=".npy file that cut made")
+    parser.add_argument("--held_out", help="another, to validate")
+    parser.add_argument("--out", required=True, help="model file of the stage")
+    parser.add_argument("--init", help="model file of the stage before")
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--learning_rate", type=float, help="the usual if left out")
+    parser.add_argument("--noise", type=float, default=0.05, help="to be removed")
+    parser.add_argument("--widths", nargs="+", type=int, default=[32, 64])
+    parser.add_argument("--code_dim", type=int, default=8)
+    parser.add_argument("--n_codebooks", type=int, default=8)
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--seed", type=int, default=0, help="another for each stage")
+
+
+def train(options):
+    """Train a stage, or go on with it."""
+    out = Path(options.out)
+    names = ("widths", "code_dim", "n_codebooks", "seed")
+    vqvae = VQVAE(**{name: getattr(options, name) for name in names})
+    vqvae.fit(
+        np.load(options.pieces, mmap_mode="r"),
+        init=options.init,
+        validation_data=options.held_out and np.load(options.held_out, mmap_mode="r"),
+        # Of volumes; they have many voxel sizes.
+        affine=np.diag([2.0, 2, 2, 1]),
+        steps=options.steps,
+        patch=PATCH,
+        augment=Augmentation(True, 2, 0.05, options.noise),
+        learning_rate=options.learning_rate,
+        precision=options.precision,
+        checkpoint=f"{out}.checkpoint",
+        checkpoint_steps=100,
+        verbose=sys.stderr.isatty(),
+        callbacks=[lambda vqvae: report(vqvae, out)],
+    )
+    save(vqvae, out)
+    return last_figures(vqvae)
+
+
+def report(vqvae, path):
+    """Save what there is after a round of a training that goes on, and its history."""
+    save(vqvae, path.with_suffix(".latest.safetensors"))
+    path.with_suffix(".history.json").write_text(json.dumps(vqvae.history_))
+    log(json.dumps(last_figures(vqvae)))
+
+
+def last_figures(vqvae):
+    """Return the figures of the last round."""
+    return {name: round(values[-1], 5) for name, values in vqvae.history_.items()}
+
+
+def save(vqvae, path):
+    """Write an autoencoder with weights of 16 bits."""
+    tensors = _serialization.halved(vqvae.to_tensors())
+    _serialization.save(path, "vqvae", tensors, vqvae.to_document())
+
+
+def add_measure_options(parser):
+    """Add the options of :func:`measure`."""
+    parser.add_argument("model", help="file, or name of a packaged model")
+    parser.add_argument(
+        "volumes", nargs="+", help="NIfTI files, folders, wildcards: a line for each"
+    )
+    parser.add_argument("--voxel_size", type=float, help="in mm; the volumes' if None")
+    parser.add_argument("--n", type=int, help="volumes of each, at most")
+    parser.add_argument("--gain", type=float, help="sharpening; the model's if None")
+    parser.add_argument(
+        "--montage",
+        metavar="FILE",
+        type=png_path,
+        help="pictures FILE-0.png and so on: the first volume, its reconstruction",
+    )
+
+
+def measure(options):
+    """Measure reconstructions of volumes that the autoencoder was not trained on."""
+    vqvae = VQVAE._read_init(options.model)
+    if options.gain is not None:
+        vqvae.sharpening_ = options.gain
+    for number, name in enumerate(options.volumes):
+        files = find_volumes([name])[: options.n]
+        scores, shown = measure_all(vqvae, files, options.voxel_size)
+        if options.montage:
+            path = options.montage.replace(".png", f"-{number}.png")
+            save_montage(path, shown, columns=1, scale=3)
+        yield {"volumes": name, "n": len(files), **scores}
+
+
+def measure_all(vqvae, files, voxel_size):
+    """Measure reconstructions, and return planes of the first volume and its own."""
+    scores, shown = [], None
+    for file in files:
+        grid = plan_volumes([file], voxel_size=voxel_size).grid
+        volume = conform_file(file, grid)[0][None]
+        reconstructed = vqvae.predict(volume)
+        scores.append(score(volume, reconstructed))
+        if shown is None:
+            shown = planes(np.concatenate([volume, reconstructed]), grid.affine)
+    octaves = min(len(each["octaves"]) for each in scores)
+    means = {
+        name: np.mean([np.atleast_1d(each[name])[:octaves] for each in scores], 0)
+        for name in scores[0]
+    }
+    return {name: values.round(3).tolist() for name, values in means.items()}, shown
+
+
+def score(volume, reconstructed):
+    """Compare a reconstruction with its volume: inside of what it shows, and octaves.
+
+    Shapes: volume, reconstructed ``(1, x, y, z, channels)``.
+    """
+    inside = (volume > volume.min() + INSIDE * np.ptp(volume)).any(-1)
+    pair = reconstructed, volume, inside
+    return {
+        "db": psnr(*pair)[0],
+        "energy": detail_energy(*pair)[0],
+        "true": detail_correlation(*pair)[0],
+        "octaves": (octave_energies(reconstructed) / octave_energies(volume))[0],
+        "true_octaves": octave_correlations(reconstructed, volume)[0],
+    }
+
+
+MEASURES = {
+    "cut": (add_cut_options, cut),
+    "train": (add_train_options, train),
+    "measure": (add_measure_options, measure),
+}
+
+
+if __name__ == "__main__":
+    print_scores(make_parser(__doc__, MEASURES))
