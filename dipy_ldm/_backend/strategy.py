@@ -143,7 +143,7 @@ def _share_gpus():
     Without asking for logical devices: that would start TensorFlow, and then it is
     too late to join others.
     """
-    first, step = cluster.share_of_node()
+    first, step = cluster.gpu_share_of_node()
     gpus = tf.config.list_physical_devices("GPU")
     # Fewer GPUs than workers: they were shared out already.
     if step > 1 and len(gpus) >= step:

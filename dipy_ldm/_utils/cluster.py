@@ -140,7 +140,7 @@ def _from_slurm():
     return cluster
 
 
-def share_of_node() -> tuple[int, int]:
+def gpu_share_of_node() -> tuple[int, int]:
     """Say which GPUs of a node are for this worker, where Slurm leaves that open."""
     # Where Slurm gives a task GPUs of its own, no others are seen.
     if os.environ.get("SLURM_GPUS_PER_TASK") or not os.environ.get("SLURM_LOCALID"):

@@ -104,7 +104,7 @@ def _cut_short(estimator: Any) -> Iterator[None]:
         judge.setLevel(level)
 
 
-def measure_paces(
+def time_training_steps(
     recipe: Any, images: np.ndarray, seconds: float, **options: Any
 ) -> Paces:
     """Train both stages for some steps, as they will be trained.

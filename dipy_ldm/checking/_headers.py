@@ -25,7 +25,7 @@ from dipy_ldm.checking._findings import (
 )
 from dipy_ldm.data._grid import bounding_box, choose_grid
 from dipy_ldm.data._nifti import VolumeInfo, read_headers
-from dipy_ldm.data._paths import choose_files, expand, find_volumes, listed_rows
+from dipy_ldm.data._paths import choose_files, expand, find_volumes, rows_of_lists
 from dipy_ldm.data._plan import Task, make_plan, pair_masks, with_masks
 from dipy_ldm.data._preprocessing import conform_task
 from dipy_ldm.data.volumes import conform_volumes
@@ -325,7 +325,7 @@ def read_volumes(
         if not tasks:
             return [check_files(sentences, len(files)), *masked], None
         grid = choose_grid([task.info for task in tasks], voxel_size, shape)
-        plan = make_plan(tasks, grid, listed_rows(paths), skip_bad=True, shuffle=True)
+        plan = make_plan(tasks, grid, rows_of_lists(paths), skip_bad=True, shuffle=True)
         volumes, bad = _check_voxels(plan, cache_dir, cache_limit, verbose)
     findings = [check_files(sentences + bad, len(files)), *header_findings, *masked]
     return findings, None if volumes is None else _material(plan, volumes)

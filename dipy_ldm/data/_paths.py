@@ -165,7 +165,7 @@ def _refuse_folder(error):
         )
 
 
-def listed_rows(paths: Sequence[str | Path]) -> dict[str, list[Row]]:
+def rows_of_lists(paths: Sequence[str | Path]) -> dict[str, list[Row]]:
     """Find what lists say beside the paths of volumes."""
     rows_of: dict[str, list[Row]] = {}
     for path in (match for pattern in _sequence(paths) for match in _match(pattern)):

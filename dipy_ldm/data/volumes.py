@@ -21,7 +21,13 @@ from dipy_ldm.data import _cache as cache
 from dipy_ldm.data._covariates import Covariates, coarsened, read_covariates, summarise
 from dipy_ldm.data._grid import Grid, choose_grid
 from dipy_ldm.data._nifti import check_headers, refuse_files
-from dipy_ldm.data._paths import choose_files, entity, expand, find_volumes, listed_rows
+from dipy_ldm.data._paths import (
+    choose_files,
+    entity,
+    expand,
+    find_volumes,
+    rows_of_lists,
+)
 from dipy_ldm.data._plan import (
     Plan,
     Task,
@@ -269,7 +275,7 @@ def plan_volumes(
     if grid is None:
         grid = choose_grid([task.info for task in tasks], voxel_size, shape)
     how = {"skip_bad": skip_bad, "shuffle": shuffle, "labels": source_labels}
-    return make_plan(tasks, grid, listed_rows(paths), **how)
+    return make_plan(tasks, grid, rows_of_lists(paths), **how)
 
 
 def conform_volumes(

@@ -238,7 +238,7 @@ def histograms(series: Mapping[str, npt.ArrayLike], label: str, bins: int = 30) 
 def curves(
     series: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]],
     label: str,
-    height_label: str,
+    y_label: str,
 ) -> str:
     """Draw curves of whole numbers."""
 
@@ -248,10 +248,10 @@ def curves(
         axes.margins(x=0)
         axes.xaxis.get_major_locator().set_params(integer=True)
 
-    return _plot(draw, label, height_label, len(series))
+    return _plot(draw, label, y_label, len(series))
 
 
-def scatter(x: npt.ArrayLike, y: npt.ArrayLike, label: str, height_label: str) -> str:
+def scatter(x: npt.ArrayLike, y: npt.ArrayLike, label: str, y_label: str) -> str:
     """Draw points, and the line where both are equal.
 
     Shapes: x, y ``(n,)``.
@@ -262,7 +262,7 @@ def scatter(x: npt.ArrayLike, y: npt.ArrayLike, label: str, height_label: str) -
         ends = axes.dataLim.min.min(), axes.dataLim.max.max()
         axes.plot(ends, ends, color=_FIRST)
 
-    return _plot(draw, label, height_label, 1)
+    return _plot(draw, label, y_label, 1)
 
 
 def gauges(rows: Mapping[str, Mapping[str, Interval]]) -> str:
@@ -302,19 +302,19 @@ def _gauge(axes, title, row, sets):
     axes.set_title(highest, loc="right", pad=3, color=_SOFT)
 
 
-def _plot(draw, label, height_label, n_series):
+def _plot(draw, label, y_label, n_series):
     """Draw into one frame with labels, and a legend if there are several series."""
 
     def draw_all(figure):
         axes = figure.subplots()
         draw(axes)
         axes.set_xlabel(label, loc="right")
-        axes.set_title(height_label, loc="left", color=_SOFT)
+        axes.set_title(y_label, loc="left", color=_SOFT)
         axes.yaxis.get_major_locator().set_params(nbins=4)
         if n_series > 1:
             _legend(figure, axes)
 
-    return _svg(draw_all, _HEIGHT, f"{height_label} by {label}")
+    return _svg(draw_all, _HEIGHT, f"{y_label} by {label}")
 
 
 def _legend(figure, axes):

@@ -67,7 +67,7 @@ def _without(image, axis, end):
     return image[tuple(places)]
 
 
-def learn_projection(images: np.ndarray, seed: int = 0) -> Projection:
+def fit_invariant_projection(images: np.ndarray, seed: int = 0) -> Projection:
     """Learn what tells training images apart, and not an image from its copies.
 
     A linear discriminant :footcite:p:`Fisher1936` with a class for each image: of the
@@ -98,8 +98,8 @@ def learn_projection(images: np.ndarray, seed: int = 0) -> Projection:
 
 
 def learn_invariant(images: np.ndarray, seed: int = 0) -> Features:
-    """Learn features as :func:`learn_projection` does."""
-    return invariant(learn_projection(images, seed))
+    """Learn features as :func:`fit_invariant_projection` does."""
+    return invariant(fit_invariant_projection(images, seed))
 
 
 def invariant(projection: Projection) -> Features:

@@ -13,8 +13,8 @@ from dipy_ldm.evaluation import _memorization as copies
 from dipy_ldm.evaluation._learned_features import (
     Projection,
     choose_images,
+    fit_invariant_projection,
     invariant,
-    learn_projection,
     small,
 )
 from dipy_ldm.evaluation.evaluate import run_tasks, scaled
@@ -274,7 +274,7 @@ def _learn(train, vqvae, seed):
     """Learn what tells some of the training images from others."""
     chosen = choose_images(len(train), seed)
     reduced = [small(scaled(train[[i]], vqvae, i)) for i in chosen]
-    return learn_projection(np.concatenate(reduced), seed)
+    return fit_invariant_projection(np.concatenate(reduced), seed)
 
 
 def repeat_conditions(

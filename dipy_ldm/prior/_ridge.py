@@ -59,7 +59,7 @@ def fit_ridge(
     penalties: Iterable[float],
     subjects: np.ndarray,
 ) -> Ridge:
-    """Fit targets with a free offset; all other subjects predict each.
+    """Fit ridge regression, with the penalty that predicts left-out subjects best.
 
     Shapes: basis ``(n, k)``, spreads ``(k,)``, targets ``(n, targets)``, subjects
     ``(n,)``.
@@ -83,7 +83,7 @@ def fit_kernel_ridge(
     penalties: Iterable[float],
     subjects: np.ndarray,
 ) -> tuple[np.ndarray, float, np.ndarray]:
-    """Fit by the products of examples; weights of these, offset, and left out.
+    """Fit kernel ridge regression; return weights, offset and held-out predictions.
 
     Shapes: products ``(n, n)``, targets ``(n,)``, subjects ``(n,)``, weights ``(n,)``,
     held_out ``(n,)``.

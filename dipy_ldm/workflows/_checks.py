@@ -15,7 +15,7 @@ from dipy_ldm._conditions import learn, summary
 from dipy_ldm._utils.checks import InputError, choose
 from dipy_ldm.autoencoder import losses
 from dipy_ldm.checking import _dry_run as verdicts, _findings as report, _plan as plans
-from dipy_ldm.checking._dry_run import N_OVERFIT_IMAGES, measure_paces, overfit
+from dipy_ldm.checking._dry_run import N_OVERFIT_IMAGES, overfit, time_training_steps
 from dipy_ldm.checking._findings import Finding, amber, green, grey, red, worst
 from dipy_ldm.checking._headers import Material, read_volumes
 from dipy_ldm.checking._outliers import check_images
@@ -26,7 +26,7 @@ from dipy_ldm.data._covariates import (
     read_covariates,
     summarise,
 )
-from dipy_ldm.data._paths import holds_volumes, listed_rows
+from dipy_ldm.data._paths import holds_volumes, rows_of_lists
 from dipy_ldm.nn import _building as building
 from dipy_ldm.workflows import _inputs as inputs, _training as training
 from dipy_ldm.workflows._options import sizes_of, with_options
@@ -77,7 +77,7 @@ def _look_at_volumes(options):
     sections = {"Files": files}
     if material is not None:
         if conditions:
-            listed = listed_rows(paths)
+            listed = rows_of_lists(paths)
             sections["Conditions"] = _of_tables(
                 conditions, material.files, listed, steps
             )
@@ -169,7 +169,7 @@ def _try_out(
         trials = _not_tried("no time was given for it")
         return {"Training": findings, "Trials": trials}
     few = np.asarray(train.images[: settings.batch_size], "float32")
-    paces = measure_paces(
+    paces = time_training_steps(
         recipe,
         few,
         options.seconds / 2,

@@ -16,7 +16,7 @@ from dipy_ldm.data import load_mnist
 from dipy_ldm.data._checks import check_range
 from dipy_ldm.data._covariates import read_covariates
 from dipy_ldm.data._grid import Grid, same_grid
-from dipy_ldm.data._paths import entity, find_volumes, holds_volumes, listed_rows
+from dipy_ldm.data._paths import entity, find_volumes, holds_volumes, rows_of_lists
 from dipy_ldm.data._table_rows import find_subjects
 from dipy_ldm.data.images import read_images
 from dipy_ldm.data.volumes import conform_volumes, plan_volumes
@@ -73,7 +73,7 @@ def read_for(
         raise InputError(f"`{next(filter(choice.get, choice))}` is for volumes.")
     if paths == ["mnist"] and not of_volumes:
         return _digits(document, split)
-    listed_rows(paths)  # says what is not there
+    rows_of_lists(paths)  # says what is not there
     if holds_volumes(paths) != of_volumes:
         kinds = "two-dimensional images", "volumes"
         raise InputError(
@@ -128,7 +128,7 @@ def _images(document, paths, option, generated):
     names = [f"{file.name}, image {number}" for file, number in places]
     conditions, notes = _conditions(document, places, paths, generated)
     image_files = [file for file, _ in places]
-    subjects = find_subjects(image_files, listed_rows(paths))
+    subjects = find_subjects(image_files, rows_of_lists(paths))
     return EvaluationImages(
         images[order], names, image_files, conditions, notes, subjects
     )
@@ -185,7 +185,7 @@ def _conditions(document, places, paths, generated):
         return requested, []
     files = [file for file, _ in places]
     try:
-        return read_covariates(names, files, listed_rows(paths)).values, []
+        return read_covariates(names, files, rows_of_lists(paths)).values, []
     except InputError as error:
         if generated:
             return None, []

@@ -14,7 +14,7 @@ from dipy_ldm._utils.values import ALONE
 from dipy_ldm.data import _checks as arrays, load_mnist
 from dipy_ldm.data._cohort import Cohort, split
 from dipy_ldm.data._covariates import read_covariates, summarise
-from dipy_ldm.data._paths import common_suffix, holds_volumes, listed_rows
+from dipy_ldm.data._paths import common_suffix, holds_volumes, rows_of_lists
 from dipy_ldm.data._sources import Source
 from dipy_ldm.data._table_rows import find_subjects
 from dipy_ldm.data.images import read_images
@@ -61,7 +61,7 @@ def plan(
         files = [info.file for info in planned.infos]
         cohort = Cohort(np.arange(len(files)), None, planned.affine)
         cohort = cohort._replace(subjects=planned.subjects, suffix=common_suffix(files))
-        cohort = _look_up(cohort, conditions, files, listed_rows(input_files), steps)
+        cohort = _look_up(cohort, conditions, files, rows_of_lists(input_files), steps)
         load = partial(_load, planned, cohort)
         channels = planned.source_channels
         source = Source(channels, (0.0, 1.0), [], "") if channels else None

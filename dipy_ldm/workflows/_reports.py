@@ -9,7 +9,7 @@ from dipy_ldm import _serialization
 from dipy_ldm._backend import spread
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import listed
-from dipy_ldm.data._paths import listed_rows
+from dipy_ldm.data._paths import rows_of_lists
 from dipy_ldm.data._tables import as_number
 from dipy_ldm.evaluation import (
     _audit_report as audit_page,
@@ -224,7 +224,7 @@ def read_measurements(document: dict, table: str | Path | None) -> dict[str, tup
     numeric = [n for n, c in document["conditions"].items() if c["kind"] != "class"]
     rows = {
         Path(file): file_rows[0].cells
-        for file, file_rows in listed_rows([table]).items()
+        for file, file_rows in rows_of_lists([table]).items()
     }
     names = [name for name in numeric if any(name in cells for cells in rows.values())]
     if not names:

@@ -44,7 +44,7 @@ def recipe(blobs):
 def test_steps_of_all_networks_are_timed(recipe, blobs, caplog):
     options = {"patch": 8, "augment": Augmentation(flip=True)}
     with caplog.at_level(logging.WARNING):
-        paces = trials.measure_paces(recipe, blobs[:4], 5, **options)
+        paces = trials.time_training_steps(recipe, blobs[:4], 5, **options)
     assert set(paces.each) == {"autoencoder", "guide", "diffusion"}
     assert all(0 < seconds < 5 for seconds in paces.each.values())
     assert paces.start > 0 < paces.encoding

@@ -11,7 +11,7 @@ from dipy_ldm.data._paths import (
     common_suffix,
     entity,
     find_volumes,
-    listed_rows,
+    rows_of_lists,
     suffix,
 )
 from dipy_ldm.data._table_rows import find_subjects
@@ -47,7 +47,7 @@ def bids(tmp_path):
 
 def look_up(names, paths, **options):
     paths = [paths] if isinstance(paths, Path) else paths
-    return read_covariates(names, find_volumes(paths), listed_rows(paths), **options)
+    return read_covariates(names, find_volumes(paths), rows_of_lists(paths), **options)
 
 
 def test_participants_are_looked_up_by_the_names_of_files(bids):
@@ -215,7 +215,7 @@ def test_the_summary_hints_at_mistakes(tmp_path):
 def test_subjects_are_told_by_names_or_a_column(tmp_path):
     write(tmp_path / "list.csv", "subject,file\nX,a.nii\nX,b.nii\n,c.nii\n")
     files = find_volumes([tmp_path / "list.csv"])
-    listed = listed_rows([tmp_path / "list.csv"])
+    listed = rows_of_lists([tmp_path / "list.csv"])
     assert find_subjects(files, listed) == ["sub-X", "sub-X", str(tmp_path / "c.nii")]
     assert find_subjects([Path("sub-1/ses-2/t1.nii"), Path("sub-2_T1w.nii")]) == [
         "sub-1",

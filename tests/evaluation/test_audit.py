@@ -22,8 +22,8 @@ from dipy_ldm.evaluation._copy_filter import (
 from dipy_ldm.evaluation._learned_features import (
     change,
     describe,
+    fit_invariant_projection,
     learn_invariant,
-    learn_projection,
 )
 from dipy_ldm.evaluation.audit import audit, repeat_conditions
 from dipy_ldm.evaluation.features import voxels
@@ -368,7 +368,7 @@ def test_copies_are_made_anew_with_the_next_numbers():
 
 
 def test_fingerprints_know_copies(train, rng, diffusion, tmp_path):
-    projection = learn_projection(train)
+    projection = fit_invariant_projection(train)
     seen = sketch(voxels().compute(train))
     features = ReferenceSet(projection.of(train), 0.5, 0.0)
     known = CopyFilter(projection, features, ReferenceSet(seen, 0.5, 0.0), "a" * 64)

@@ -14,8 +14,8 @@ from dipy_ldm._utils.cluster import (
     Cluster,
     difference,
     find_cluster,
+    gpu_share_of_node,
     meet,
-    share_of_node,
 )
 
 
@@ -111,9 +111,9 @@ def test_a_task_that_is_none_is_refused(environment, number):
 def test_variables_of_slurm_may_be_empty_and_malformed_ones_are_named(environment):
     environment(SLURM_STEP_NUM_TASKS="", SLURM_LOCALID="", SLURM_STEP_TASKS_PER_NODE="")
     assert find_cluster() is None
-    assert share_of_node() == (0, 1)
+    assert gpu_share_of_node() == (0, 1)
     environment(SLURM_LOCALID=1)
-    assert share_of_node() == (1, 1)
+    assert gpu_share_of_node() == (1, 1)
     environment(SLURM_STEP_NUM_TASKS="two")
     with pytest.raises(InputError, match="SLURM_STEP_NUM_TASKS must be .* not 'two'"):
         find_cluster()
@@ -127,11 +127,11 @@ def test_half_of_slurms_variables_is_one_sentence(environment):
 
 
 def test_gpus_of_a_node_are_shared(environment):
-    assert share_of_node() == (0, 1)
+    assert gpu_share_of_node() == (0, 1)
     environment(SLURM_LOCALID=1, SLURM_STEP_TASKS_PER_NODE="2(x12),1")
-    assert share_of_node() == (1, 2)
+    assert gpu_share_of_node() == (1, 2)
     environment(SLURM_GPUS_PER_TASK=2)
-    assert share_of_node() == (0, 1)
+    assert gpu_share_of_node() == (0, 1)
 
 
 def meet_all(facts, limit=10, only=None):
