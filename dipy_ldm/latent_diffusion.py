@@ -32,7 +32,7 @@ from dipy_ldm.data import _sources as sources
 from dipy_ldm.data._checks import as_fitted, check_trainable, survey
 from dipy_ldm.data._sources import ConditioningInputs, prepare_sources
 from dipy_ldm.denoiser import _training as training
-from dipy_ldm.denoiser._conditioning import Latents
+from dipy_ldm.denoiser._conditioning import Conditioning, Examples, Latents
 from dipy_ldm.denoiser._networks import Architecture, ConditionalDenoiser, Parameters
 from dipy_ldm.denoiser._transfer import take_over
 from dipy_ldm.diffusion import _inpainting as inpainting, samplers
@@ -260,15 +260,12 @@ class LatentDiffusion(Estimator):
         """
         images = self._check_images(images, self.vqvae)
         start, rank = self._read_init(init), images.ndim - 2
-        held_out = None
-        if validation_data is not None:
-            held_out = self._check_images(validation_data, self.vqvae)
-            survey(held_out, "validation image")
-        conditioning = training.Conditioning.learn(
-            training.Examples(images, conditions, source, subjects),
-            training.Examples(
-                held_out, validation_conditions, validation_source, validation_subjects
-            ),
+        held_out = self._check_held_out(validation_data)
+        shape = None if held_out is None else held_out.shape
+        validation = validation_conditions, validation_source, validation_subjects
+        conditioning = Conditioning.learn(
+            Examples(images.shape, conditions, source, subjects),
+            Examples(shape, *validation),
             self.vqvae.factor,
             units,
             meanings,
@@ -289,7 +286,7 @@ class LatentDiffusion(Estimator):
             "images": new.fingerprint_,
             **conditioning.settings(),
             "vqvae": survey(new.vqvae_.codebook_).fingerprint,
-            "the shape of the validation data": np.shape(held_out),  # type: ignore
+            "the shape of the validation data": shape or (),
             "init": start and _serialization.checksum(start.to_tensors()),
         }
         with _backend.spread(resolved.strategy):
@@ -309,6 +306,12 @@ class LatentDiffusion(Estimator):
                     gc.collect()
                 train(self, stage)
         return self
+
+    def _check_held_out(self, images):
+        if images is not None:
+            images = self._check_images(images, self.vqvae)
+            survey(images, "validation image")
+        return images
 
     def _learn_latents(self, images, conditioning):
         """Encode images, and learn the scale and the prior of their latents."""

@@ -29,13 +29,12 @@ def number_subjects(subjects: Any, n: int, name: str = "subjects") -> np.ndarray
 
 
 def number_both(
-    learnt: tuple[Any, Any], held_out: tuple[Any, Any]
+    learnt: tuple[int, Any], held_out: tuple[int, Any]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return those of images and of validation data, which must be of others."""
+    """Return numbers of subjects, of images and of held-out ones, who must differ."""
     names = "subjects", "validation_subjects"
     numbers, subject_names = [], []
-    for name, (images, subjects) in zip(names, (learnt, held_out)):
-        n = 0 if images is None else len(images)
+    for name, (n, subjects) in zip(names, (learnt, held_out)):
         numbers.append(number_subjects(subjects, n, name))
         subject_names.append(
             set() if subjects is None else set(values_of(name, subjects))

@@ -9,12 +9,20 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from dipy_ldm._conditions import Condition, ConditionBatch, learn, to_saved
+from dipy_ldm._conditions import (
+    Condition,
+    ConditionBatch,
+    ConditionsLike,
+    learn,
+    to_saved,
+)
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.subjects import fingerprint, number_both
 from dipy_ldm._utils.values import Table
 from dipy_ldm.data import _sources as sources
 from dipy_ldm.data._covariates import as_covariates, summarise
 from dipy_ldm.data._sources import ConditioningInputs, Source, prepare_sources
+from dipy_ldm.data._table_rows import align_tables
 from dipy_ldm.prior._conditional_mean import ConditionalMean
 
 logger = logging.getLogger(__name__)
@@ -92,6 +100,20 @@ class Latents(NamedTuple):
         return self._replace(clean=self.clean[numbers], conditioning=conditioning)
 
 
+class Examples(NamedTuple):
+    """What a fit or its validation is given beside images of a shape, if any."""
+
+    shape: tuple[int, ...] | None
+    conditions: ConditionsLike = None
+    source: npt.ArrayLike | None = None
+    subjects: npt.ArrayLike | None = None
+
+    @property
+    def numbered_subjects(self):
+        """The number of images and their subjects."""
+        return self.shape[0] if self.shape else 0, self.subjects
+
+
 class ConditioningEncoder(NamedTuple):
     """Encode conditions and source images for a denoiser."""
 
@@ -124,37 +146,23 @@ class ConditioningEncoder(NamedTuple):
             )
         return cls(encoded, sources.learn(source, shape), factor)
 
-    def transform(
-        self,
-        images: np.ndarray | None,
-        conditions: Any,
-        source: npt.ArrayLike | None,
-    ) -> ConditioningInputs | None:
-        """Encode what a network is conditioned on in training; None if nothing.
-
-        Shapes: images ``(n, *space, channels)``.
-        """
-        if images is None or not (self.conditions or self.source):
-            self._refuse_useless(images, conditions, source)
+    def transform(self, examples: Examples) -> ConditioningInputs | None:
+        """Encode what a network is conditioned on in training; None if nothing."""
+        shape, conditions, source, _ = examples
+        if shape is None or not (self.conditions or self.source):
+            self._refuse_useless(conditions, source)
             return None
-        encoded = ConditionBatch.of(
-            self.conditions, conditions, len(images), lenient=True
-        )
+        n, *space, _ = shape
+        encoded = ConditionBatch.of(self.conditions, conditions, n, lenient=True)
         if encoded.surprises:
             logger.warning("held-out images: %s", " ".join(encoded.surprises[:9]))
-        images_in = sources.check(
-            self.source,
-            source,
-            images.shape[1:-1],
-            n=len(images),
-            name=f"validation_{SOURCE}",
-            lenient=True,
-        )
+        options: dict[str, Any] = {"name": f"validation_{SOURCE}", "lenient": True}
+        images = sources.check(self.source, source, tuple(space), n=n, **options)
         return ConditioningInputs.of(
-            encoded.numbers, prepare_sources(self.source, images_in, self.factor)
+            encoded.numbers, prepare_sources(self.source, images, self.factor)
         )
 
-    def _refuse_useless(self, images, conditions, source):
+    def _refuse_useless(self, conditions, source):
         """Refuse conditions or sources of images that are not given."""
         if conditions is not None:
             missing = "validation_data" if self.conditions else "conditions"
@@ -177,3 +185,54 @@ class ConditioningEncoder(NamedTuple):
             kind = "labels" if self.source.labels else "intensities"
             prints[SOURCE] = f"{kind} ({self.source.fingerprint[:16]})"
         return prints
+
+
+class Conditioning(NamedTuple):
+    """What a fit learns of conditions and sources, and their encoded values.
+
+    Numbers of subjects are of the images learnt from, and of those held out.
+    """
+
+    encoder: ConditioningEncoder
+    inputs: ConditioningInputs | None
+    held_out: ConditioningInputs | None
+    subjects: np.ndarray
+    held_out_subjects: np.ndarray
+
+    @classmethod
+    def learn(
+        cls,
+        examples: Examples,
+        held_out: Examples,
+        factor: int,
+        units: dict[str, str] | None,
+        meanings: dict[str, dict[str, str]] | None,
+    ) -> Self:
+        """Learn from images, and encode what belongs to them and to held-out ones."""
+        sets = examples, held_out
+        subjects = number_both(*(each.numbered_subjects for each in sets))
+        tables = align_tables(*((each.conditions, each.subjects) for each in sets))
+        examples, held_out = (
+            each._replace(conditions=table) for each, table in zip(sets, tables)
+        )
+        shape: Any = examples.shape
+        encoder = ConditioningEncoder.learn(
+            examples.conditions,
+            examples.source,
+            shape,
+            factor,
+            units,
+            meanings,
+            subjects[0],
+        )
+        return cls(
+            encoder,
+            encoder.transform(examples),
+            encoder.transform(held_out),
+            *subjects,
+        )
+
+    def settings(self) -> dict:
+        """Return all on which the result of a training depends."""
+        subjects = fingerprint(self.subjects)
+        return self.encoder.fingerprints(self.inputs) | {"subjects": subjects}

@@ -5,7 +5,7 @@ from functools import partial
 import logging
 import math
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any
 
 import keras
 from keras import ops
@@ -14,12 +14,10 @@ import numpy as np
 from dipy_ldm import _backend
 from dipy_ldm._conditions import UNSPECIFIED
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.subjects import fingerprint, number_both
 from dipy_ldm.data._batches import Batches
-from dipy_ldm.data._sources import ConditioningInputs, network_inputs
-from dipy_ldm.data._table_rows import align_tables
+from dipy_ldm.data._sources import network_inputs
 from dipy_ldm.denoiser import _unet as unet_network
-from dipy_ldm.denoiser._conditioning import SOURCE, ConditioningEncoder, Latents
+from dipy_ldm.denoiser._conditioning import SOURCE, Latents
 from dipy_ldm.denoiser._networks import Architecture, ConditionalDenoiser
 from dipy_ldm.denoiser._noising import noisy_batches
 from dipy_ldm.diffusion import schedules
@@ -70,66 +68,6 @@ def latent_scale(latents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             "the images; train it anew, with a lower learning rate."
         )
     return mean.astype("float32"), np.full(mean.shape, scale, "float32")
-
-
-class Examples(NamedTuple):
-    """Images of a fit or of its validation, and what networks are given with them."""
-
-    images: np.ndarray | None
-    conditions: Any = None
-    source: Any = None
-    subjects: Any = None
-
-
-class Conditioning(NamedTuple):
-    """What a fit learns of conditions and sources, and their encoded values.
-
-    Numbers of subjects are of the images learnt from, and of those held out.
-    """
-
-    encoder: ConditioningEncoder
-    inputs: ConditioningInputs | None
-    held_out: ConditioningInputs | None
-    subjects: np.ndarray
-    held_out_subjects: np.ndarray
-
-    @classmethod
-    def learn(
-        cls,
-        learnt: Examples,
-        held_out: Examples,
-        factor: int,
-        units: dict[str, str] | None,
-        meanings: dict[str, dict[str, str]] | None,
-    ) -> Self:
-        """Learn from images, and encode them and those that are held out."""
-        subjects = number_both(
-            (learnt.images, learnt.subjects), (held_out.images, held_out.subjects)
-        )
-        conditions, held_out_conditions = align_tables(
-            (learnt.conditions, learnt.subjects),
-            (held_out.conditions, held_out.subjects),
-        )
-        encoder = ConditioningEncoder.learn(
-            conditions,
-            learnt.source,
-            np.shape(learnt.images),  # type: ignore
-            factor,
-            units,
-            meanings,
-            subjects[0],
-        )
-        return cls(
-            encoder,
-            encoder.transform(learnt.images, conditions, learnt.source),
-            encoder.transform(held_out.images, held_out_conditions, held_out.source),
-            *subjects,
-        )
-
-    def settings(self) -> dict:
-        """Return all on which the result of a training depends."""
-        subjects = fingerprint(self.subjects)
-        return self.encoder.fingerprints(self.inputs) | {"subjects": subjects}
 
 
 def stages(
