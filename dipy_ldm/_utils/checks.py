@@ -20,7 +20,7 @@ class InputError(ValueError):
 
 
 def choose(kind: str, name: str, table: dict) -> Any:
-    """Look a named choice up."""
+    """Look up a named choice."""
     # Only a string is looked up: a list, say, is unhashable and would raise TypeError.
     if isinstance(name, str) and name in table:
         return table[name]
@@ -28,7 +28,7 @@ def choose(kind: str, name: str, table: dict) -> Any:
 
 
 def is_label(text: str) -> bool:
-    """Say whether terminals and tables take a text for nothing but text."""
+    """Return whether terminals and tables take a text for nothing but text."""
     kinds = set(map(unicodedata.category, text))
     return not text.startswith("=") and not kinds & {"Cc", "Cs"}
 
@@ -108,7 +108,7 @@ def check_rate(rate: float | None) -> None:
 
 
 def scalars(options: Mapping[str, Any]) -> dict:
-    """Make Python's own of numpy's numbers among options; the others stay."""
+    """Convert numpy's numbers among options to Python's; the others stay."""
     return {
         name: plain(value) if isinstance(value, np.generic | np.ndarray) else value
         for name, value in options.items()
@@ -116,7 +116,7 @@ def scalars(options: Mapping[str, Any]) -> dict:
 
 
 def plain(value: Any) -> Any:
-    """Make Python's own of numpy's numbers and arrays, which JSON does not know."""
+    """Convert numpy's numbers and arrays, which JSON does not know, to Python's."""
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     if isinstance(value, dict):
@@ -127,7 +127,7 @@ def plain(value: Any) -> Any:
 
 
 def is_affine(affine: np.ndarray) -> bool:
-    """Say whether a matrix tells where voxels are."""
+    """Return whether a matrix is an invertible affine."""
     return (
         affine.shape == (4, 4)
         and bool(np.isfinite(affine).all())

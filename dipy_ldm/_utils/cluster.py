@@ -45,7 +45,7 @@ def find_cluster() -> Cluster | None:
 
 
 def in_company() -> bool:
-    """Say whether this process was started together with others."""
+    """Return whether this process was started together with others."""
     if "TF_CONFIG" in os.environ:
         return find_cluster() is not None
     return _slurm_tasks() > 1
@@ -141,7 +141,7 @@ def _from_slurm():
 
 
 def gpu_share_of_node() -> tuple[int, int]:
-    """Say which GPUs of a node are for this worker, where Slurm leaves that open."""
+    """Return which share of a node's GPUs is for this worker, as index and count."""
     # Where Slurm gives a task GPUs of its own, no others are seen.
     if os.environ.get("SLURM_GPUS_PER_TASK") or not os.environ.get("SLURM_LOCALID"):
         return 0, 1
@@ -175,7 +175,7 @@ def _listen(address):
 
 
 def _report(cluster, facts, end, limit):
-    """Tell the chief that this worker is there, and take its answer."""
+    """Report to the chief that this worker is there; return its refusal, if any."""
     host, _, port = cluster.addresses[0].rpartition(":")
     hello = {"job": _job(), "worker": cluster.index, "facts": facts}
     message = json.dumps(hello) + "\n"
@@ -199,7 +199,7 @@ def _report(cluster, facts, end, limit):
 
 
 def _job():
-    """Say what workers of one job agree on, and others on the network do not know."""
+    """Return what workers of one job share, and others on the network don't know."""
     if "TF_CONFIG" in os.environ:
         return None
     return [os.environ.get(f"SLURM_{name}_ID") for name in ("JOB", "STEP")]
@@ -235,7 +235,7 @@ def _receive(cluster, facts, server, end, limit):
 
 
 def _accept(server, selector, stack):
-    """Take a link, of which nobody knows yet whose it is, and don't wait for it."""
+    """Accept a link of yet unknown origin, without waiting for it."""
     with suppress(OSError):
         link = stack.enter_context(server.accept()[0])
         link.setblocking(False)
@@ -291,7 +291,7 @@ def _say_missing(cluster, missing, limit):
 
 
 def difference(chief: dict, other: dict, worker: int) -> str | None:
-    """Say how a worker differs from the chief."""
+    """Describe how a worker differs from the chief."""
     differ = [
         f"{name} is {other.get(name)} there and {chief.get(name)} for the chief"
         for name in sorted(chief | other)

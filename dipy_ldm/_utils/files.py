@@ -20,7 +20,7 @@ _LONG = 200
 
 
 def make_folder(path: str | Path) -> None:
-    """Make a folder, and those that it is in, if it is not there."""
+    """Make a folder and its parents, if it does not exist."""
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -110,7 +110,7 @@ def _remove_leftover(partial):
 
 
 def is_open(path: Path, descriptor: int) -> bool:
-    """Say whether an open file is that of a path, and not one that was removed."""
+    """Return whether an open file is still that of a path."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(descriptor))
     except FileNotFoundError:

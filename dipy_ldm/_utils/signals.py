@@ -48,7 +48,7 @@ def deferred(ask: Callable) -> Iterator[None]:
 
 
 def _is_ours(number):
-    """Say whether a signal may be heeded here.
+    """Return whether a signal may be handled here.
 
     None is the handler of a program that Python runs in, such as MATLAB, and could not
     be given back; and with ``nohup`` a process shall go on.
@@ -83,5 +83,5 @@ def noted(note: Callable) -> Iterator[None]:
 
 
 def _may_set():
-    """Say whether this is the thread that Python lets have a say in signals."""
+    """Return whether this is the thread that may set handlers of signals."""
     return threading.current_thread() is threading.main_thread()

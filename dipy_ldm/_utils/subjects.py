@@ -48,7 +48,7 @@ def number_both(
 
 
 def fingerprint(subjects: np.ndarray) -> str | None:
-    """Say which images are of one subject."""
+    """Return a fingerprint of which images are of one subject; None if none are."""
     count = len(np.unique(subjects))
     if count == len(subjects):
         return None

@@ -19,12 +19,12 @@ TILE_VOXELS = 8_000_000
 
 
 def safe_batch(space: tuple[int, ...], voxels: int = SAFE_VOXELS) -> int:
-    """Say how many images memory surely allows at once."""
+    """Return how many images memory safely allows at once."""
     return max(1, min(256, voxels // math.prod(space)))
 
 
 def safe_side(rank: int) -> int:
-    """Say how large a tile memory surely allows."""
+    """Return how large a tile memory safely allows."""
     return round(TILE_VOXELS ** (1 / rank))
 
 

@@ -42,7 +42,7 @@ class Table(dict):
 
 
 def as_table(conditions: Any) -> dict[str, list]:
-    """Bring what the user knows of images into the form of a table."""
+    """Convert the user's conditions to a table."""
     if columns := columns_of(conditions):
         return {name: _with_codes(name, values) for name, values in columns.items()}
     values = _with_codes(ALONE, conditions) if is_many(conditions) else []
@@ -93,14 +93,14 @@ def is_none(conditions: Any) -> bool:
 
 
 def is_many(values: Any) -> bool:
-    """Say whether there is one value for each image, not one for all."""
+    """Return whether there is one value for each image, not one for all."""
     if hasattr(values, "dtype"):
         return np.ndim(values) > 0
     return hasattr(values, "__len__") and not isinstance(values, str)
 
 
 def values_of(name: str, values: Any) -> list:
-    """Make Python's own of values, and None of those that are missing."""
+    """Convert values to Python's, and those that are missing to None."""
     values = values.tolist() if hasattr(values, "tolist") else values
     values = list(values) if is_many(values) else [values]
     cleaned: list = []
@@ -120,12 +120,12 @@ def values_of(name: str, values: Any) -> list:
 
 
 def is_whole(value: Any) -> bool:
-    """Say whether a value is a number of the type of whole numbers."""
+    """Return whether a value has the type of whole numbers."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def are_codes(numbers: list) -> bool:
-    """Say whether numbers are those of classes: all from 0 or 1 up to a small one."""
+    """Return whether numbers are codes of classes: all from 0 or 1 to a small one."""
     if not all(map(is_whole, numbers)):
         return False
     levels, first, last = set(numbers), min(numbers), max(numbers)
@@ -164,7 +164,7 @@ def listed(names: Iterable[str]) -> str:
 
 
 def _with_codes(name, values):
-    """Make whole numbers again of those that an array has as floats beside NaN."""
+    """Restore whole numbers that an array has as floats beside NaN."""
     table = values_of(name, values)
     present = [value for value in table if value is not None]
     kind = getattr(getattr(values, "dtype", None), "kind", None)

@@ -46,7 +46,7 @@ def start(options: SimpleNamespace) -> Any:
     return _backend.make_strategy(options.strategy, options.devices, alone=True)
 
 
-def check(options: SimpleNamespace, strategy: Any, outputs: Sequence[Path]) -> str:
+def check(options: SimpleNamespace, strategy: object, outputs: Sequence[Path]) -> str:
     """Check what a training would get and do, and write the findings.
 
     Returns what must be mended, in a sentence.
@@ -105,7 +105,7 @@ def _look_at_images(options):
 
 
 def _of_tables(names, files, listed, steps):
-    """Say what tables tell of volumes, as the training does before it begins."""
+    """Check the conditions that tables list for volumes, as a training does."""
     try:
         covariates = read_covariates(names, files, listed, steps)
         learn(covariates.values, len(files))
@@ -116,7 +116,7 @@ def _of_tables(names, files, listed, steps):
 
 
 def _unique(covariates):
-    """Say how many subjects could be known again by their conditions."""
+    """Count the subjects that could be re-identified by their conditions."""
     n, alone = len(set(covariates.subjects)), count_alone(covariates)
     title = "unique combinations"
     if not alone:
@@ -130,7 +130,7 @@ def _unique(covariates):
 
 
 def _try_out(
-    material: Material | None, options: SimpleNamespace, strategy: Any
+    material: Material | None, options: SimpleNamespace, strategy: object
 ) -> _Sections:
     """Check what the training would be, and try it."""
     if material is None:

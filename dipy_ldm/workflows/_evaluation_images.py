@@ -98,7 +98,7 @@ def reading_options(options: SimpleNamespace) -> tuple[dict, dict]:
 
 
 def _with_refused(images):
-    """Say how many samples were refused, in whose place these were made."""
+    """Note how many samples were refused as copies and replaced by these."""
     count = count_refused(images.files)
     note = f"{count} samples were refused as copies when these were made (--no_copies)."
     return images._replace(notes=[*images.notes, note] if count else images.notes)
@@ -177,7 +177,7 @@ def _volumes(document, paths, option, choice, cache_dir):
 
 
 def _conditions(document, places, paths, generated):
-    """Look up the model's conditions in the files of images or in tables around."""
+    """Look up the model's conditions in the images' files or in tables."""
     names = list(document["conditions"])
     if not names:
         return None, []
@@ -224,7 +224,7 @@ def refuse_unnamed(source_files: Sequence[str] | None, *groups: Sequence[str]) -
 
 
 def reference_document(path: Path, reference: str | Path | None) -> dict | None:
-    """Look at the file of a reference, before images are read."""
+    """Read and check the document of a reference model, before images are read."""
     if reference is None:
         return None
     other = _serialization.find(reference)

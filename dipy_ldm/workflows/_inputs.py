@@ -118,7 +118,7 @@ def _read_images(input_files, conditions, steps):
 
 
 def _choose(names, available):
-    """Take some of the conditions that are known; None if there shall be none."""
+    """Choose conditions by their names; None if there are no names."""
     if unknown := [name for name in names if name not in available]:
         cure = f"choose one of {', '.join(available)}" if available else "leave it out"
         raise InputError(f"unknown condition {unknown[0]!r} of these images; {cure}.")
@@ -163,7 +163,7 @@ def rehearse(planned: Plan, validation: float, seed: int, batch_size: int) -> No
 
 
 def survey(data: Cohort, verbose: bool = False) -> None:
-    """Look at volumes for all workers, who find beside them what the chief found."""
+    """Summarise volumes for all workers, who find the result in the cache."""
     if data.affine is not None:
         arrays.survey(data.images, verbose=verbose)
         if data.sources is not None:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 import socket
 import sys
-from typing import Any
+from typing import TypeVar
 
 from dipy_ldm import __version__
 from dipy_ldm._utils.checks import InputError
@@ -20,6 +20,7 @@ try:
 except ImportError:  # not on this system: nothing is limited
     resource = None  # type: ignore[assignment]
 
+Items = TypeVar("Items", range, list)
 # Address space without which TensorFlow crashes, or never ends: 2.2 GiB on two cores.
 _MIN_ADDRESS_SPACE = 2.5 * 2**30
 
@@ -75,7 +76,7 @@ def find_workers(strategy: str) -> Cluster | None:
         return find_cluster()
 
 
-def part_of(cluster: Cluster | None, items: Any) -> Any:
+def part_of(cluster: Cluster | None, items: Items) -> Items:
     """Return the items that this worker processes."""
     if cluster is None:
         return items

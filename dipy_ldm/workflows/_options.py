@@ -180,5 +180,5 @@ def check_training(options: SimpleNamespace) -> None:
 
 
 def one_or_more(numbers: list | None) -> Any:
-    """Take a list of one for its number."""
+    """Return the number of a list of one, other lists as they are."""
     return numbers[0] if numbers and len(numbers) == 1 else numbers

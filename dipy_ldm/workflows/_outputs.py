@@ -7,7 +7,7 @@ import json
 import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dipy.workflows.multi_io import connect_output_paths
 from dipy.workflows.workflow import Workflow
@@ -19,10 +19,13 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.files import flush, make_folder, replacing
 from dipy_ldm.data._nifti import write_volume
 
+if TYPE_CHECKING:  # they take seconds to import
+    from dipy_ldm.latent_diffusion import LatentDiffusion
+
 logger = logging.getLogger(__name__)
 
 # Bytes of a name; 255 less what is added while it is written, or beside it.
-_LONGEST = 240
+_MAX_NAME_BYTES = 240
 
 
 class LDMFlow(Workflow):
@@ -76,7 +79,7 @@ def output_paths(
 
 
 def _refuse_unwritable(path):
-    """Say so now, and not after the hours that making it takes."""
+    """Refuse a path that can't be written, before hours of work."""
     _refuse_long(path)
     place = next(folder for folder in path.absolute().parents if folder.exists())
     if not place.is_dir():
@@ -93,10 +96,10 @@ def _refuse_unwritable(path):
 def _refuse_long(path):
     """Refuse a name for which file systems have no room, or none for what is added."""
     size = len(os.fsencode(path.name))
-    if size > _LONGEST:
+    if size > _MAX_NAME_BYTES:
         raise InputError(
-            f"the name {path.name[:40]}... has {size} bytes, and may have {_LONGEST}; "
-            "give a shorter one."
+            f"the name {path.name[:40]}... has {size} bytes, and may have "
+            f"{_MAX_NAME_BYTES}; give a shorter one."
         )
 
 
@@ -156,7 +159,7 @@ def fingerprint(path: str | Path) -> str:
 
 
 def provenance(model_path: str | Path, **options) -> dict:
-    """Tell by what, and how, an image was made."""
+    """Describe by which model and with which options an image was made."""
     return {
         "Synthetic": True,
         "GeneratedBy": {"Name": "dipy_ldm", "Version": __version__},
@@ -166,7 +169,7 @@ def provenance(model_path: str | Path, **options) -> dict:
     }
 
 
-def affine_of(model: Any) -> np.ndarray:
+def affine_of(model: "LatentDiffusion") -> np.ndarray:
     """Return the affine of the volumes that a model learnt from."""
     return require_affine(model.vqvae.affine_)
 
@@ -199,7 +202,7 @@ def write_with_sidecar(
 
 
 def describe(facts: dict) -> str:
-    """Say in short how an image was made, for its header."""
+    """Describe in short how an image was made, for its header."""
     description = (
         f"synthetic: dipy_ldm {__version__}, model {facts['ModelFingerprint'][:8]}, "
         f"seed {facts['Seed']}"
@@ -210,7 +213,7 @@ def describe(facts: dict) -> str:
 
 
 def comment(facts: dict) -> str:
-    """Say in a header what was asked for and of what it was made.
+    """Describe conditions and sources of an image, for its header.
 
     Its description has room for little.
     """

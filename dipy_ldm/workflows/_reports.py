@@ -3,7 +3,7 @@
 import logging
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dipy_ldm import _serialization
 from dipy_ldm._backend import spread
@@ -23,6 +23,9 @@ from dipy_ldm.evaluation.evaluate import Evaluation, as_json, evaluate, scaled
 from dipy_ldm.workflows import _restoring as restoring
 from dipy_ldm.workflows._conditions import requested_conditions_in
 from dipy_ldm.workflows._evaluation_images import EvaluationImages
+
+if TYPE_CHECKING:  # they take seconds to import
+    from dipy_ldm.latent_diffusion import LatentDiffusion
 
 logger = logging.getLogger(__name__)
 
@@ -62,15 +65,15 @@ def _short(key, value):
 
 
 def evaluate_on(
-    place: Any,
-    model: Any,
+    device: object,
+    model: "LatentDiffusion",
     real: EvaluationImages,
     generated: EvaluationImages | None,
     options: dict,
     **further: Any,
 ) -> Evaluation:
     """Evaluate a model on a device, with progress bars."""
-    with spread(place):
+    with spread(device):
         evaluation = evaluate(
             model,
             real.images,
@@ -90,7 +93,7 @@ def evaluate_on(
 def evaluation_outputs(
     evaluation: Evaluation, facts: dict, followed: dict[str, tuple]
 ) -> tuple[dict, str]:
-    """Make the figures and the page of an evaluation."""
+    """Write the metrics and the page of an evaluation."""
     pieces, figures = [], dict(evaluation.figures)
     for name, (requested, measured) in followed.items():
         figures.setdefault("followed", {})[name] = probes.measure_agreement(
@@ -108,7 +111,7 @@ def evaluation_outputs(
 
 
 def refuse_training_images(
-    model: Any, train: EvaluationImages, held_out: EvaluationImages
+    model: "LatentDiffusion", train: EvaluationImages, held_out: EvaluationImages
 ) -> None:
     """Refuse held-out images that are training images."""
     train_prints, held_out_prints = (
@@ -138,15 +141,15 @@ def load_reference(
 
 
 def audit_on(
-    place: Any,
-    model: Any,
+    device: object,
+    model: "LatentDiffusion",
     images: tuple[EvaluationImages, EvaluationImages, EvaluationImages | None],
     options: dict,
     **further: Any,
 ) -> Audit:
     """Audit a model on a device, with progress bars."""
     train, held_out, generated = images
-    with spread(place):
+    with spread(device):
         result = audit(
             model,
             train.images,
@@ -165,7 +168,7 @@ def audit_on(
 
 
 def audit_outputs(result: Audit, facts: dict) -> tuple[dict, str]:
-    """Make the figures and the page of an audit, without names of training images."""
+    """Write the metrics and the page of an audit, without names of training images."""
     conclusions = [sentence for sentence, _ in audit_page.conclude(result)]
     for sentence in conclusions:
         logger.info("%s", sentence)
@@ -198,8 +201,10 @@ def audit_outputs(result: Audit, facts: dict) -> tuple[dict, str]:
     return written, audit_page.write_page(result, about(facts))
 
 
-def pairs_page(result: Audit, model: Any, train: EvaluationImages, facts: dict) -> str:
-    """Make the page of the most suspicious pairs, which shows training images."""
+def pairs_page(
+    result: Audit, model: "LatentDiffusion", train: EvaluationImages, facts: dict
+) -> str:
+    """Write the page of the most suspicious pairs, which shows training images."""
     names = {pair.train: train.names[pair.train] for pair in result.pairs}
     vqvae = model.vqvae_
 

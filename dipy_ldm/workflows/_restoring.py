@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 import re
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dipy.workflows.workflow import Workflow
 import numpy as np
@@ -39,10 +39,13 @@ from dipy_ldm.workflows._outputs import (
 )
 from dipy_ldm.workflows._sources import SourcePairs
 
+if TYPE_CHECKING:  # they take seconds to import
+    from dipy_ldm.latent_diffusion import LatentDiffusion
+
 logger = logging.getLogger(__name__)
 
 # What sidecars have of the inputs.
-_MARKS = "SourceFingerprints"
+_FINGERPRINTS = "SourceFingerprints"
 
 
 class Task(NamedTuple):
@@ -263,7 +266,7 @@ def work(
     process: Callable[[Task], None],
     *,
     resume: bool,
-    device: Any,
+    device: object,
 ) -> None:
     """Process one volume after the other, also if some fail."""
     from dipy_ldm._backend import spread
@@ -274,7 +277,7 @@ def work(
     with spread(device):
         for task in tqdm(remaining, job.verb, disable=quiet):
             try:
-                process(_identified(task))
+                process(_with_fingerprints(task))
             except InputError as error:
                 # What only reading finds must not stop the hours that others take.
                 job.bad[task.file] = str(error)
@@ -299,7 +302,7 @@ def _remaining(flow, tasks, verb):
 
 
 def _is_done(task, force):
-    """Say whether all outputs are there and whole; refuse those of others."""
+    """Return whether all outputs exist and are whole; refuse those of another run."""
     try:
         sidecars = [json.loads(sidecar(o).read_text("utf-8")) for o in task.outputs]
     except (OSError, ValueError):
@@ -316,7 +319,7 @@ def _is_done(task, force):
 
 
 def _difference(earlier, facts):
-    """Say in what two runs differ, if that makes a difference."""
+    """Describe how two runs differ; empty if they don't."""
     facts = json.loads(json.dumps(facts))  # lists, as in the file
     for name in sorted(facts.keys() - {"GeneratedBy", "Model"}):
         if earlier.get(name) != facts[name]:
@@ -324,7 +327,7 @@ def _difference(earlier, facts):
     return ""
 
 
-def _identified(task):
+def _with_fingerprints(task):
     """Add to what is said of a task what its inputs hold now."""
     try:
         marks = [fingerprint(file) for file in task.facts["Sources"]]
@@ -332,14 +335,14 @@ def _identified(task):
         raise InputError(
             f"{error.filename} can't be read ({error.strerror}); copy it anew."
         ) from error
-    return task._replace(facts=task.facts | {_MARKS: marks})
+    return task._replace(facts=task.facts | {_FINGERPRINTS: marks})
 
 
 def _changed(sidecars, task):
-    """Say which input has changed since outputs were made, if any has."""
-    marks = _identified(task).facts[_MARKS]
+    """Describe which input has changed since outputs were written; empty if none."""
+    marks = _with_fingerprints(task).facts[_FINGERPRINTS]
     for document in sidecars:
-        before = document.get(_MARKS) or [None] * len(marks)
+        before = document.get(_FINGERPRINTS) or [None] * len(marks)
         for file, old, new in zip(task.facts["Sources"], before, marks):
             if old != new:
                 return f"{file} has changed"
@@ -347,9 +350,9 @@ def _changed(sidecars, task):
 
 
 # Of a voxel of the model: with less of it in the mask, none of it is made anew.
-_TOUCHED = 0.05
+_MIN_HOLE_SHARE = 0.05
 # Of what is no background: where more is to be made anew, there is little to go by.
-_MOST = 0.5
+_MAX_LESION_SHARE = 0.5
 
 
 class Scan(NamedTuple):
@@ -366,7 +369,7 @@ class Scan(NamedTuple):
 
 
 def find_lesions(
-    model: Any,
+    model: "LatentDiffusion",
     file: Path,
     grid: Grid,
     channels: bool,
@@ -378,7 +381,7 @@ def find_lesions(
     likely = model.detect(image[None], tile=tile)[0, ..., None]
     shape = origin.data.shape[:3]
     lesions = restore(likely, grid, origin.affine, shape, 0.0)[..., 0] >= threshold
-    if lesions.sum() > _MOST * (origin.data != 0).any(-1).sum():
+    if lesions.sum() > _MAX_LESION_SHARE * (origin.data != 0).any(-1).sum():
         raise InputError(
             f"most of {file} is detected as lesion; give a higher `threshold`, or "
             "volumes like the training data."
@@ -387,17 +390,20 @@ def find_lesions(
 
 
 def on_grid(hole: np.ndarray, affine: np.ndarray, grid: Grid) -> np.ndarray:
-    """Say which voxels of the model's grid are not known.
+    """Return which voxels of the model's grid are inpainted.
 
     Shapes: hole ``(x, y, z)``.
     """
-    return conform(hole[..., None].astype("float32"), affine, grid)[..., 0] > _TOUCHED
+    return (
+        conform(hole[..., None].astype("float32"), affine, grid)[..., 0]
+        > _MIN_HOLE_SHARE
+    )
 
 
 def fill_in(
-    model: Any, scan: Scan, grid: Grid, n_samples: int, options: dict
+    model: "LatentDiffusion", scan: Scan, grid: Grid, n_samples: int, options: dict
 ) -> np.ndarray:
-    """Make anew what is in the hole of a volume.
+    """Inpaint the hole of a volume.
 
     Shapes: result ``(n_samples, voxels, channels)``.
     """

@@ -6,8 +6,9 @@ import csv
 import io
 import json
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
+from dipy.workflows.workflow import Workflow
 import numpy as np
 
 from dipy_ldm import __version__
@@ -55,7 +56,12 @@ class Samples(NamedTuple):
 
     @classmethod
     def inside(
-        cls, flow: Any, root: Path, numbers: range, suffix: str | None, document: dict
+        cls,
+        flow: Workflow,
+        root: Path,
+        numbers: range,
+        suffix: str | None,
+        document: dict,
     ) -> Self:
         """Name files of a dataset, as BIDS has derivatives."""
         if len(document["shape"]) != 4:
@@ -81,7 +87,7 @@ class Samples(NamedTuple):
 
     @contextmanager
     def being_written(self) -> Iterator[None]:
-        """Make the folders of the files and, in the end, the table of a dataset."""
+        """Make the folders of the files and, in the end, write a dataset's table."""
         if self.dataset is not None:
             begin(self.dataset)
         for folder in {name.parent for name in self.names}:
@@ -148,7 +154,7 @@ def check_suffix(suffix: str | None, model_suffix: str | None) -> str:
 
 
 def describe_columns(conditions: Mapping[str, Condition]) -> dict[str, dict]:
-    """Say what the columns of the table are, for the JSON beside it."""
+    """Describe the columns of the table, for the JSON beside it."""
     return {
         name: {"Description": f"Requested {name} of the sample."}
         | ({"Units": condition.units} if condition.units else {})
@@ -169,11 +175,11 @@ def _meaning(condition, level):
     return (condition.meanings or {}).get(level) or level
 
 
-def refuse_other_dataset(flow: Any, root: Path) -> None:
+def refuse_other_dataset(flow: Workflow, root: Path) -> None:
     """Refuse a folder with a dataset of others, unless forced."""
     if flow._force_overwrite or _is_ours(root):
         return
-    marks = [name for name in _MARKS if any(root.glob(name))]
+    marks = [name for name in _DATASET_FILES if any(root.glob(name))]
     if marks:
         raise InputError(
             f"{root} holds another dataset ({marks[0]}); name another folder, or add "
@@ -181,12 +187,12 @@ def refuse_other_dataset(flow: Any, root: Path) -> None:
         )
 
 
-_MARKS = ("dataset_description.json", "participants.tsv", "sub-*")
+_DATASET_FILES = ("dataset_description.json", "participants.tsv", "sub-*")
 
 
 def _is_ours(root):
     try:
-        description = json.loads((root / _MARKS[0]).read_text("utf-8"))
+        description = json.loads((root / _DATASET_FILES[0]).read_text("utf-8"))
         names = [entry["Name"] for entry in description["GeneratedBy"]]
     except (OSError, ValueError, KeyError, TypeError):
         return False
@@ -194,7 +200,7 @@ def _is_ours(root):
 
 
 def begin(root: Path) -> None:
-    """Make the folder of a dataset, and write what it is, unless that is there."""
+    """Make the folder of a dataset and write its description, unless it exists."""
     make_folder(root)
     if _is_ours(root):
         return
@@ -204,7 +210,7 @@ def begin(root: Path) -> None:
         "DatasetType": "derivative",
         "GeneratedBy": [{"Name": "dipy_ldm", "Version": __version__}],
     }
-    _write_json(root / _MARKS[0], document)
+    _write_json(root / _DATASET_FILES[0], document)
     _write(root / "README", _README)
 
 

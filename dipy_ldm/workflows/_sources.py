@@ -8,6 +8,7 @@ import numpy as np
 
 from dipy_ldm import _serialization
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.cluster import Cluster
 from dipy_ldm.data._grid import Grid
 from dipy_ldm.data._nifti import check_headers
 from dipy_ldm.data._paths import choose_files, find_volumes
@@ -27,9 +28,9 @@ class SourceInputs(NamedTuple):
 
     @classmethod
     def of(cls, document: dict, source_files: list[str] | None) -> Self | None:
-        """Look at the headers of sources."""
+        """Read and check the headers of source images."""
         source = from_saved(document["source"])
-        if sentence := _wrong(document, source_files):
+        if sentence := _find_fault(document, source_files):
             raise InputError(sentence)
         if source is None or source_files is None:
             return None
@@ -47,7 +48,7 @@ class SourceInputs(NamedTuple):
         grid = Grid(tuple(document["shape"][:3]), affine)
         return cls(source, grid, files, files)
 
-    def part_of(self, cluster: Any) -> Self:
+    def part_of(self, cluster: Cluster | None) -> Self:
         """Choose what this of several workers works on."""
         return self._replace(own=launch.part_of(cluster, self.files))
 
@@ -60,8 +61,8 @@ class SourceInputs(NamedTuple):
         return conform_source(file, self.grid, several, labels)[None]
 
 
-def _wrong(document, source_files):
-    """Say what is wrong with sources, before they are looked for."""
+def _find_fault(document, source_files):
+    """Return what is wrong with source images, before they are searched for."""
     if document["source"] is None:
         if source_files is None:
             return None
@@ -111,7 +112,7 @@ class SourcePairs(NamedTuple):
 def pieces(
     sources: SourceInputs | None, names: list[Path], numbers: range, at_once: int
 ) -> Iterator[tuple]:
-    """Say what is generated in what order."""
+    """Yield the source, names and numbers of each batch of samples, in order."""
     files: list[Any] = [None] if sources is None else [*sources.own]
     for i, file in enumerate(files):
         own = names[i * len(numbers) :]

@@ -7,7 +7,7 @@ import io
 from pathlib import Path
 import time
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -15,13 +15,19 @@ from dipy_ldm._presets import Settings
 from dipy_ldm._utils.files import replacing
 from dipy_ldm.data._batches import Augmentation
 from dipy_ldm.data._cohort import Cohort
+from dipy_ldm.data._sources import Source
+
+if TYPE_CHECKING:  # they take seconds to import
+    from dipy_ldm.anomaly_detector import AnomalyDetector
+    from dipy_ldm.latent_diffusion import LatentDiffusion
+    from dipy_ldm.vqvae import VQVAE
 
 
 class Recipe(NamedTuple):
     """Both estimators, and how each is trained."""
 
-    vqvae: Any
-    model: Any
+    vqvae: "VQVAE"
+    model: "LatentDiffusion"
     of_vqvae: dict
     of_model: dict
     of_detector: dict | None = None
@@ -30,7 +36,7 @@ class Recipe(NamedTuple):
         self,
         shape: tuple[int, ...],
         patch: int | Sequence[int] | None,
-        source: Any = None,
+        source: Source | None = None,
     ) -> None:
         """Refuse what can't be done in either stage, before the first takes hours.
 
@@ -93,7 +99,7 @@ class Recipe(NamedTuple):
 _TRAINING = ("learning_rate", "precision", "remat", "accumulate", "checkpoint_steps")
 
 
-def make(settings: Settings, strategy: Any, options: SimpleNamespace) -> Recipe:
+def make(settings: Settings, strategy: object, options: SimpleNamespace) -> Recipe:
     """Make both estimators, and choose how they are trained."""
     from dipy_ldm import VQVAE, LatentDiffusion
 
@@ -149,19 +155,19 @@ class Report:
         self.samples: np.ndarray | None = None
         self.not_before = 0.0
 
-    def autoencoder(self, vqvae: Any) -> None:
+    def autoencoder(self, vqvae: "VQVAE") -> None:
         """Report on the first stage."""
         self.histories["autoencoder"] = vqvae.history_
         self._report(lambda: self._reconstruct(vqvae))
 
-    def diffusion(self, model: Any) -> None:
+    def diffusion(self, model: "LatentDiffusion") -> None:
         """Report on the second stage."""
         self._collect(model)
         if self.pairs is None:
             self._reconstruct(model.vqvae)
         self._report(lambda: self._sample(model))
 
-    def detector(self, model: Any, detector: Any) -> None:
+    def detector(self, model: "LatentDiffusion", detector: "AnomalyDetector") -> None:
         """Report on the last stage, if there is one."""
         self._collect(model, detector)
 
@@ -172,7 +178,7 @@ class Report:
 
         self._report(draw_once)
 
-    def finish(self, model: Any) -> None:
+    def finish(self, model: "LatentDiffusion") -> None:
         """Report how it ended, also on what an earlier process did."""
         self._collect(model, model.detector_)
         write_table(self.history_path, self.histories)

@@ -148,7 +148,7 @@ def _read(document, options, generated_files=None, source_files=None):
 
 
 def _verdict(result, pairs):
-    """Say what to do if there are copies; nothing if there are none."""
+    """Return what to do if there are copies; empty if there are none."""
     if not result.spaces_with_copies:
         return ""
     where = ", ".join(result.spaces_with_copies)
@@ -160,7 +160,7 @@ def _verdict(result, pairs):
 
 
 def _facts(images, reference):
-    """Say what a model was audited with, without names: they may be those of people."""
+    """Describe what a model was audited with, without names: they may be of people."""
     names = "TrainImages", "HeldOutImages", "GeneratedImages"
     facts: dict = {n: len(x.images) for n, x in zip(names, images, strict=True) if x}
     if reference is None:

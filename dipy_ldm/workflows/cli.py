@@ -147,7 +147,7 @@ def _leave_interrupted(sentence, error):
 
 
 def _lacks_memory(error):
-    """Say whether an error is that memory is used up, whoever needed it."""
+    """Return whether an error is that memory is used up, whoever needed it."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ in ("ResourceExhaustedError", "OutOfMemoryError")
@@ -156,7 +156,7 @@ def _lacks_memory(error):
 
 
 def _give_less(options):
-    """Say what the options of a command can do where memory is used up."""
+    """Name the options of a command that reduce its memory."""
     names = [f"--{name}" for name in ("batch_size", "patch", "tile") if name in options]
     return f"the memory is used up; free some, or give a smaller {' or '.join(names)}."
 

@@ -2,7 +2,7 @@
 
 import time
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dipy_ldm import _serialization
 from dipy_ldm._utils.checks import InputError
@@ -11,6 +11,9 @@ from dipy_ldm.workflows._evaluation_images import read_for, reading_options
 from dipy_ldm.workflows._options import gather, share_descriptions
 from dipy_ldm.workflows._outputs import LDMFlow, json_and_page, provenance, write_page
 from dipy_ldm.workflows._sources import SourceInputs
+
+if TYPE_CHECKING:  # it takes seconds to import
+    from dipy_ldm.latent_diffusion import LatentDiffusion
 
 
 class EvaluateLDMFlow(LDMFlow):
@@ -106,7 +109,7 @@ class EvaluateLDMFlow(LDMFlow):
         write_page(outputs, facts | {"Notes": evaluation.notes} | figures, html)
 
 
-def settled(model: Any, options: SimpleNamespace) -> tuple[dict, dict]:
+def settled(model: "LatentDiffusion", options: SimpleNamespace) -> tuple[dict, dict]:
     """Choose the usual steps and guidance where none are given, and check all.
 
     Parameters

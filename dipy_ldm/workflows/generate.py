@@ -2,7 +2,7 @@
 
 import json
 import logging
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -31,6 +31,9 @@ from dipy_ldm.workflows._outputs import (
 from dipy_ldm.workflows._samples import Samples
 from dipy_ldm.workflows._sources import SourceInputs, pieces
 
+if TYPE_CHECKING:  # they take seconds to import
+    from dipy_ldm.latent_diffusion import LatentDiffusion
+
 logger = logging.getLogger(__name__)
 
 # What a sample depends on, beside the model and its number.
@@ -47,7 +50,7 @@ _SAMPLING = {
 class _Job(NamedTuple):
     """What is generated and written."""
 
-    model: Any
+    model: "LatentDiffusion"
     numbers: range
     sources: SourceInputs | None
     requested: RequestedConditions

@@ -130,7 +130,7 @@ def _check_grids(infos, masks):
 
 
 def _check_masks(infos, masks, dilate, grid, factor):
-    """Look at all masks before the hours that filling volumes may take."""
+    """Check all masks before the hours that inpainting may take."""
     # Those of one mask have one grid.
     affine_of = {masks[info.file]: info.affine for info in infos}
     for file, affine in affine_of.items():
@@ -143,15 +143,15 @@ def _check_masks(infos, masks, dilate, grid, factor):
                 f"{np.round(grid.affine[:3, 3], 1).tolist()} mm; align it and its "
                 "volume with the training volumes."
             )
-        if hole.all() or not _leaves_something(hole, on_grid, affine, grid, factor):
+        if hole.all() or not _has_known_latent(hole, on_grid, affine, grid, factor):
             raise InputError(
                 f"the mask {file} covers the whole image at the resolution of the "
                 "latents; give a smaller mask."
             )
 
 
-def _leaves_something(hole, on_grid, affine, grid, factor):
-    """Say whether a latent is known: the volume reaches there, the hole does not."""
+def _has_known_latent(hole, on_grid, affine, grid, factor):
+    """Return whether any latent is known: inside the volume, outside the hole."""
     reached = conform(np.ones((*hole.shape, 1), "float32"), affine, grid)[..., 0] > 0.5
     touched, visible = inpainting.hole_shares(np.stack([on_grid, reached]), factor)
     return bool(((touched == 0) & (visible > 0)).any())

@@ -243,7 +243,7 @@ def written(tmp_path):
     task = restoring.Task(scan, outputs, facts | {"Seed": 0, "ModelFingerprint": "0"})
 
     def make(task, value=1.0):
-        facts = restoring._identified(task).facts
+        facts = restoring._with_fingerprints(task).facts
         for path in outputs:
             write_with_sidecar(
                 path, np.full((4, 5, 6), value), np.eye(4), "int8", facts
