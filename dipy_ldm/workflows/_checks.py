@@ -13,7 +13,6 @@ import numpy as np
 from dipy_ldm import __version__, _backend, _presets
 from dipy_ldm._conditions import learn, summary
 from dipy_ldm._utils.checks import InputError, choose
-from dipy_ldm.autoencoder import losses
 from dipy_ldm.checking import _dry_run as verdicts, _findings as report, _plan as plans
 from dipy_ldm.checking._dry_run import N_OVERFIT_IMAGES, overfit, time_training_steps
 from dipy_ldm.checking._findings import Finding, amber, green, grey, red, worst
@@ -41,8 +40,6 @@ _Sections = dict[str, list[Finding]]
 def start(options: SimpleNamespace) -> Any:
     """Choose the devices, and refuse unknown names before files are read."""
     choose("precision", options.precision, {"auto": None, **building.PRECISIONS})
-    if options.loss is not None:
-        choose("loss", options.loss, losses.LOSSES)
     return _backend.make_strategy(options.strategy, options.devices, alone=True)
 
 
@@ -139,7 +136,7 @@ def _try_out(
     cohort = Cohort(
         material.images, affine=material.affine, subjects=list(material.subjects)
     )
-    settings = _presets.resolve(cohort, loss=options.loss, **sizes_of(options))
+    settings = _presets.resolve(cohort, **sizes_of(options))
     recipe = training.make(settings, strategy, options)
     share = options.validation, options.seed, settings.batch_size
     parts = plans.check_split(cohort, *share)

@@ -68,7 +68,6 @@ class TrainLDMFlow(LDMFlow):
         code_dim=None,
         widths_vqvae=None,
         widths_ldm=None,
-        loss=None,
         guide=False,
         conditions=None,
         coarsen=None,
@@ -155,9 +154,6 @@ class TrainLDMFlow(LDMFlow):
         widths_ldm : variable int, optional
             Channels at each level of the diffusion model; each but the first halves the
             resolution. Default: 128 128 (images) or 64 128 256 (volumes).
-        loss : string, optional
-            Reconstruction loss of the autoencoder: squared, absolute, spectral or
-            structural. Default: squared.
         guide : bool, optional
             Volumes: train an autoguidance model, too, which --guidance of
             dipy_generate_ldm requires. For images it is always trained.
@@ -280,7 +276,7 @@ class TrainLDMFlow(LDMFlow):
         cluster = launch.find_workers(options.strategy)
         strategy = _join(cluster, options, paths[0])
         planned = inputs.plan_training(options)
-        settings = _presets.resolve(planned, loss=options.loss, **sizes_of(options))
+        settings = _presets.resolve(planned, **sizes_of(options))
         inputs.rehearse(planned, options.validation, options.seed, settings.batch_size)
         strategy = _make_strategy(strategy, options.devices)
         recipe = training.make(settings, strategy, options)

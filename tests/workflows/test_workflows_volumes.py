@@ -52,8 +52,7 @@ TINY = (
 ).split()
 # As much as it takes to learn where the bright place is.
 TRAINING = (
-    f"--voxel_size {VOXEL_SIZE} --loss squared --learning_rate 0.01 "
-    "--epochs_vqvae 40 --epochs_ldm 20"
+    f"--voxel_size {VOXEL_SIZE} --learning_rate 0.01 --epochs_vqvae 40 --epochs_ldm 20"
 ).split()
 
 
@@ -445,7 +444,6 @@ def test_bad_input_to_training(command, volumes, case, tmp_path):
 
 
 WRONG_WHATEVER_THE_VOLUMES = {
-    "loss": ("spectrall", "squared, absolute, spectral, structural"),
     "devices": ("GPU:9", NO_DEVICE),
     "seed": (5_000_000_000, "seed must be a whole number from 0 to 4294967295, not"),
     "precision": ("float8", "float32, bfloat16"),
