@@ -36,8 +36,13 @@ from dipy_ldm.denoiser._conditioning import Conditioning, Examples, Latents
 from dipy_ldm.denoiser._networks import Architecture, ConditionalDenoiser, Parameters
 from dipy_ldm.denoiser._transfer import take_over
 from dipy_ldm.diffusion import _inpainting as inpainting, samplers
+from dipy_ldm.diffusion._options import (
+    Sampling,
+    SamplingOptions,
+    default_steps,
+    resolve as resolve_sampling,
+)
 from dipy_ldm.diffusion.guidance import pinned
-from dipy_ldm.diffusion.samplers import Sampling, SamplingOptions
 from dipy_ldm.nn import _building as building
 from dipy_ldm.prior._latent_prior import LatentPrior
 from dipy_ldm.prior._population import Population, draw_conditions
@@ -419,7 +424,7 @@ class LatentDiffusion(Estimator):
         **options
             ``sampler``, ``steps`` (calls of the network for each image), ``eta``,
             ``seed``, ``first``, ``batch_size`` and ``tile``; see
-            :class:`dipy_ldm.diffusion.samplers.SamplingOptions`.
+            :class:`dipy_ldm.diffusion.SamplingOptions`.
 
         Returns
         -------
@@ -774,7 +779,7 @@ class LatentDiffusion(Estimator):
                 f"this model has no guide for a guidance of {guidance}; leave it out, "
                 "or train with conditions or guide=True."
             )
-        return samplers.resolve(options)
+        return resolve_sampling(options)
 
     @property
     def default_guidance(self):
@@ -783,7 +788,7 @@ class LatentDiffusion(Estimator):
 
     def default_steps(self, sampler: str) -> int:
         """Return how many steps of a sampler suffice, as measured."""
-        return samplers.default_steps(sampler)
+        return default_steps(sampler)
 
     def default_denoising_steps(self, sampler: str, strength: float) -> int:
         """Return how many steps suffice to walk back from a strength.

@@ -295,7 +295,7 @@ def test_fit_knows_whose_images_are(vqvae, blobs, known_of, monkeypatch):
     class StoppedError(Exception):
         pass
 
-    def stop(model, predict, latents, held_out, *further):
+    def stop(denoiser, latents, held_out, *further):
         raise StoppedError(held_out.subjects)
 
     monkeypatch.setattr(diffusion, "stages", stop)
@@ -322,7 +322,7 @@ def test_fit_knows_whose_images_are(vqvae, blobs, known_of, monkeypatch):
         InputError, match="`subjects` must have a subject for each of 64"
     ):
         model.fit(blobs, known_of, subjects=["a"], **options)
-    with pytest.raises(InputError, match="^sub-1 of `validation_subjects` are learnt"):
+    with pytest.raises(InputError, match="^sub-1 are in both `subjects` and"):
         model.fit(
             blobs,
             known_of,

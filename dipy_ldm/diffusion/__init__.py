@@ -1,1 +1,5 @@
-"""The method: schedules, samplers, guidance, masks, in numpy and keras.ops."""
+"""The method: schedules, samplers, guidance and masks, in numpy and keras.ops."""
+
+from dipy_ldm.diffusion._options import Sampling, SamplingOptions
+
+__all__ = ["Sampling", "SamplingOptions"]

@@ -1,0 +1,88 @@
+"""The options of everything that samples latents, as asked for and as resolved."""
+
+from collections.abc import Callable
+from typing import NamedTuple, TypedDict
+
+import numpy as np
+
+from dipy_ldm._utils.checks import check_counts, whole
+from dipy_ldm.diffusion import samplers, schedules
+
+
+class SamplingOptions(TypedDict, total=False):
+    """Options of everything that samples latents.
+
+    Parameters
+    ----------
+    sampler : {"dpm++", "ddim", "ddpm"}
+        How to walk back from noise. Default: ``"dpm++"``.
+    steps : int, optional
+        Calls of the network for each image. Default: 10 of ``dpm++``, 50 of the others,
+        which suffice as measured on digits and volumes.
+    eta : float
+        Share of fresh noise in each step of ``ddim``, from 0 to 1. Default: 0.
+    seed : int
+        Seed of the noise. Default: 0.
+    first : int
+        Number of the first sample. Default: 0.
+    batch_size : int, optional
+        Images that are made at once. Default: as many as memory surely allows.
+    tile : int, optional
+        Voxels along a side of the tiles in which large images are encoded and decoded,
+        as of :meth:`dipy_ldm.VQVAE.decode`.
+    """
+
+    sampler: str
+    steps: int | None
+    eta: float
+    seed: int
+    first: int
+    batch_size: int | None
+    tile: int | None
+
+
+class Sampling(NamedTuple):
+    """Options of a sampling, of which none is left open."""
+
+    sampler: str = "dpm++"
+    steps: int | None = None
+    eta: float = 0.0
+    seed: int = 0
+    first: int = 0
+    batch_size: int | None = None
+    tile: int | None = None
+
+    @property
+    def step(self):
+        """The step function."""
+        return samplers.make_sampler(self.sampler, self.eta).step
+
+    def path(self, schedule: str, start: float = 1.0, fine: bool = False) -> list:
+        """Return times and levels from a start on, if need be to fine details."""
+        _, grid, fine_grid = samplers.SAMPLERS[self.sampler]
+        if fine and fine_grid is not None:
+            grid = fine_grid
+        where = () if start == 1 else (start,)
+        return schedules.path(schedule, grid(schedule, self.steps, *where))
+
+    def noise(self, numbers: np.ndarray, shape: tuple[int, ...]) -> Callable:
+        """Return the source of noise of samples, counted from the first."""
+        return samplers.noise_source(self.seed, self.first + numbers, shape)
+
+
+def default_steps(sampler: str) -> int:
+    """Return how many steps of a sampler suffice, as measured on digits and volumes."""
+    return 10 if sampler == "dpm++" else 50
+
+
+def resolve(options: SamplingOptions) -> Sampling:
+    """Choose what options leave open, and refuse those that can't be used."""
+    chosen = Sampling(**options)
+    if chosen.steps is None:
+        chosen = chosen._replace(steps=default_steps(chosen.sampler))
+    names = ("steps", "batch_size", "tile")
+    check_counts(**{name: getattr(chosen, name) for name in names})
+    whole("first", chosen.first, 0)
+    whole("seed", chosen.seed, 0)
+    samplers.make_sampler(chosen.sampler, chosen.eta)
+    return chosen
