@@ -124,8 +124,8 @@ class ConditioningEncoder(NamedTuple):
     @classmethod
     def learn(
         cls,
-        conditions: Any,
-        source: Any,
+        conditions: ConditionsLike,
+        source: npt.ArrayLike | None,
         shape: tuple[int, ...],
         factor: int,
         units: dict[str, str] | None,

@@ -28,7 +28,7 @@ class LatentPrior(NamedTuple):
     def learn(
         cls,
         latents: np.ndarray,
-        numbers: Any,
+        numbers: np.ndarray | None,
         conditions: dict[str, Condition],
         *,
         volumes: bool,
@@ -41,6 +41,8 @@ class LatentPrior(NamedTuple):
         """
         if subjects is None:
             subjects = np.arange(len(latents))
+        if numbers is None:
+            numbers = np.empty((len(latents), 0))
         expectation = None
         if conditions:
             shared = _of_several(numbers, conditions, subjects)

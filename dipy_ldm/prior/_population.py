@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from dipy_ldm._conditions import FEW, UNSPECIFIED, Condition, requested
+from dipy_ldm._conditions import FEW, UNSPECIFIED, Condition, ConditionsLike, requested
 from dipy_ldm._utils.values import is_none
 
 # Equal shares into which numbers are split, as long as enough images are in cells that
@@ -77,7 +77,7 @@ class Population(NamedTuple):
 def draw_conditions(
     conditions: dict[str, Condition],
     population: Population | None,
-    requested_values: Any,
+    requested_values: ConditionsLike,
     n: int,
     *,
     seed: int = 0,
