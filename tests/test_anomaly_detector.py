@@ -36,7 +36,7 @@ def fitted(request):
     return AnomalyDetector(**SMALL).fit(data, **FIT), data
 
 
-def test_it_finds_lesions_in_images_that_it_has_not_seen():
+def test_detector_finds_lesions_in_unseen_images():
     data = images(2, n=48)
     options = FIT | {"steps": 500, "batch_size": 8, "learning_rate": 5e-3}
     detector = AnomalyDetector(widths=(16, 16), blocks=1)
@@ -51,7 +51,7 @@ def test_it_finds_lesions_in_images_that_it_has_not_seen():
     assert (detector.predict(data[:8]) > 0.5).mean() < 0.02
 
 
-def test_shape_and_range_of_what_is_said(fitted):
+def test_shape_and_range_of_probabilities(fitted):
     detector, data = fitted
     likely = detector.predict(data)
     assert likely.shape == data.shape[:-1] and likely.dtype == np.float32
@@ -79,7 +79,7 @@ def test_file_and_pickle_say_the_same(fitted, tmp_path):
         assert other.history_ == detector.history_
 
 
-def test_what_goes_on_is_what_was_not_interrupted(fitted, tmp_path):
+def test_resumed_training_is_the_uninterrupted(fitted, tmp_path):
     detector, data = fitted
 
     def stop(estimator):

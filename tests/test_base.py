@@ -32,7 +32,7 @@ def test_parameters_are_those_of_the_constructor():
 
 
 @pytest.mark.parametrize("how", COPIES)
-def test_copies_of_what_is_not_fitted(how):
+def test_copies_of_unfitted_estimators(how):
     vqvae = COPIES[how](VQVAE(widths=np.array([8, 8])))
     npt.assert_array_equal(vqvae.widths, [8, 8])
     with pytest.raises(InputError, match="not fitted"):
@@ -40,7 +40,7 @@ def test_copies_of_what_is_not_fitted(how):
 
 
 @pytest.mark.parametrize("how", COPIES)
-def test_copies_of_what_is_fitted(diffusion, blobs, how):
+def test_copies_of_fitted_estimators(diffusion, blobs, how):
     model = COPIES[how](diffusion)
     assert model.denoiser_ is not diffusion.denoiser_
     assert model.history_ == diffusion.history_

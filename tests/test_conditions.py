@@ -100,7 +100,7 @@ def test_which_numbers_are_codes(values, kind):
         ([0.0, 1.0, np.nan, 2.0], "continuous"),
     ],
 )
-def test_codes_stay_codes_where_some_are_missing(values, kind, caplog):
+def test_codes_with_missing_values_stay_codes(values, kind, caplog):
     assert learn({"it": values}, 4)["it"].kind == kind
     warned = kind == "class"
     assert ("it is taken for a class with codes, of which some are" in caplog.text) == (
@@ -108,7 +108,7 @@ def test_codes_stay_codes_where_some_are_missing(values, kind, caplog):
     )
 
 
-def test_labels_alone_of_which_some_are_missing():
+def test_labels_with_missing_values():
     assert learn(np.array([7, 100, np.nan, 3]), 4)["label"].levels == {
         "3": 1,
         "7": 1,
@@ -143,7 +143,7 @@ def test_tables_of_pandas():
     npt.assert_array_equal(numbers[:, 0] == UNSPECIFIED, [False, True, False, False])
 
 
-def test_what_is_learnt_is_said_in_python_too(caplog):
+def test_learnt_conditions_are_logged_in_python_too(caplog):
     ages = pd.Series([70, 61, 55, 80], name="age")
     how = None, (4, 8, 8, 1), 4
     people = np.arange(4)
@@ -178,7 +178,7 @@ def test_a_series_keeps_its_name():
         ({"code": [f"x{i % 11}" for i in range(40)]}, 20),
     ],
 )
-def test_what_tells_subjects_apart_is_refused(table, n_subjects):
+def test_identifying_columns_are_refused(table, n_subjects):
     n = len(next(iter(table.values())))
     (name,) = table
     with pytest.raises(InputError, match=f"{name} .* by name; leave it out"):
@@ -187,7 +187,7 @@ def test_what_tells_subjects_apart_is_refused(table, n_subjects):
 
 
 @pytest.mark.parametrize("missing", [None, np.nan, "", " ", "n/a", "N/A"])
-def test_what_is_missing(missing):
+def test_missing_values(missing):
     text = isinstance(missing, str)
     values = ["a", missing, "b"] if text else [0.5, missing, 1.5]
     known = learn({"it": values}, 3)
@@ -210,7 +210,7 @@ def test_numbers_become_ranks(known):
     npt.assert_allclose(ranks, [0.25, 0.5, 1], atol=0.03)
 
 
-def test_numbers_outside_of_the_training_are_told(known):
+def test_numbers_outside_of_the_training_range_are_reported(known):
     told = ConditionBatch.of(known, {"age": [95, 50, 95, 1]})
     npt.assert_allclose(told.numbers[:, 0], [1, 0.5, 1, 0])
     first, second = told.surprises
@@ -221,7 +221,7 @@ def test_numbers_outside_of_the_training_are_told(known):
     assert "age 1 lies outside" in second
 
 
-def test_levels_that_were_not_learnt_are_left_out_where_that_is_allowed(known):
+def test_unknown_levels_are_dropped_where_allowed(known):
     told = ConditionBatch.of(known, {"sex": ["F", "X"]}, lenient=True)
     npt.assert_array_equal(told.numbers[:, 1], [0, UNSPECIFIED])
     assert told.surprises == ["sex X is not known, and left out."]
@@ -244,12 +244,12 @@ def test_levels_that_were_not_learnt_are_left_out_where_that_is_allowed(known):
         (70, "conditions must be values by their names: age, sex, patient, site"),
     ],
 )
-def test_what_can_not_be_asked_for(known, given, sentence):
+def test_invalid_requests_are_refused(known, given, sentence):
     with pytest.raises(InputError, match=sentence):
         ConditionBatch.of(known, given, 2)
 
 
-def test_of_no_conditions_none_can_be_asked_for():
+def test_requests_without_conditions_are_refused():
     assert ConditionBatch.of({}, None, 3).numbers.shape == (3, 0)
     with pytest.raises(InputError, match="trained without conditions: remove"):
         ConditionBatch.of({}, {"age": 70}, 3)
@@ -269,7 +269,7 @@ def test_of_no_conditions_none_can_be_asked_for():
         ({"": [1, 2, 3]}, "names of conditions must be text"),
     ],
 )
-def test_what_can_not_be_learnt_from(given, sentence):
+def test_invalid_training_conditions_are_refused(given, sentence):
     with pytest.raises(InputError, match=sentence):
         learn(given, 3)
 
@@ -279,7 +279,7 @@ def test_numbers_written_as_text():
         learn({"age": [f"{n / 7:.2f}" for n in range(120)]}, 120)
 
 
-def test_what_is_known_goes_through_json(known):
+def test_conditions_go_through_json(known):
     assert from_saved(json.loads(json.dumps(to_saved(known)))) == known
     assert from_saved(None) == {}
 

@@ -211,7 +211,7 @@ def test_guide(path, request, tmp_path):
 
 
 @pytest.mark.parametrize("path", [README, *GUIDE], ids=lambda path: path.stem)
-def test_blocks_are_of_known_kinds(path):
+def test_blocks_are_of_supported_languages(path):
     # A block of another kind would not be run, and nobody would know.
     blocks = [*read_blocks(path)]
     for block in blocks:
@@ -223,7 +223,7 @@ def test_blocks_are_of_known_kinds(path):
         assert not re.search(r"(?m)^(?! *\.\. ).*::$|\.\. (code|sourcecode)::", text)
 
 
-def test_links_that_lead_nowhere_are_found(tmp_path):
+def test_broken_links_are_reported(tmp_path):
     check_links = scripts.load(ROOT / "doc/check_links.py")
     (tmp_path / "below").mkdir()
     (tmp_path / "a.html").write_text(

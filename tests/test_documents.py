@@ -123,7 +123,7 @@ def test_wrong_tensors_are_refused(saved, tmp_path, change, sentence):
         LatentDiffusion.load(write(tmp_path / "m", tensors, document))
 
 
-def test_widths_of_which_there_are_no_weights_take_no_memory(saved, tmp_path):
+def test_widths_without_weights_take_no_memory(saved, tmp_path):
     tensors, document = saved
     # So large a side is there, and 240 kB of it.
     tensors = tensors | {"decoder.001": np.zeros(60_000, "float32")}
@@ -135,7 +135,7 @@ def test_widths_of_which_there_are_no_weights_take_no_memory(saved, tmp_path):
     assert grown < 200_000  # kB, instead of 388 million
 
 
-def test_sketches_are_not_made_real_later(saved, tmp_path):
+def test_sketches_are_never_built(saved, tmp_path):
     tensors, document = saved
     tensors = tensors | {"decoder.001": np.zeros(3000, "float32")}
     document = changed(document, "widths", [3000, 3000], "vqvae")
@@ -177,7 +177,7 @@ def test_weights_too_large_for_half_are_not_written(vqvae, saved, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_models_of_an_older_format_stay_what_they_are(tmp_path):
+def test_models_of_an_older_format_stay_the_same(tmp_path):
     file = Path(__file__).parent / "files" / "format-2.safetensors"
     assert _serialization.read_document(file)["format_version"] == 2
     model = LatentDiffusion.load(file)

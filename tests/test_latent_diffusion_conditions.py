@@ -52,7 +52,7 @@ def told(vqvae, blobs, known_of):
     return model.fit(blobs, known_of, **others, **FIT)
 
 
-def test_what_is_known_is_an_attribute(told, known_of):
+def test_conditions_are_an_attribute(told, known_of):
     assert list(told.conditions_) == ["row", "side"]
     assert told.conditions_["row"].kind == "continuous"
     assert told.conditions_["row"].quantiles[0] == known_of["row"].min()
@@ -61,7 +61,7 @@ def test_what_is_known_is_an_attribute(told, known_of):
     assert told.conditions_["side"].missing == 1 / 64
 
 
-def test_what_is_asked_for_makes_a_difference(told):
+def test_requested_conditions_change_samples(told):
     options = {"seed": 1, "steps": 3}
     unspecified = told.predict(2, conditions="none", **options)
     asked = told.predict(2, conditions={"side": "left", "row": 3}, **options)
@@ -75,7 +75,7 @@ def test_what_is_asked_for_makes_a_difference(told):
     assert np.abs(denoised[0] - denoised[1]).max() > 1e-3
 
 
-def test_what_is_not_asked_for_is_drawn(told):
+def test_unspecified_conditions_are_drawn(told):
     options = {"seed": 1, "steps": 3}
     drawn = told.draw_conditions(4, seed=1)
     assert set(drawn["side"]) <= {"left", "right"} and len(set(drawn["row"])) == 4
@@ -130,7 +130,7 @@ def test_denoisers_know_conditions(told):
     assert np.abs(each[2] - one[2]).max() > 1e-4
 
 
-def test_guidance_leads_away_from_a_guide_that_is_told_less(told, monkeypatch):
+def test_guidance_leads_away_from_a_less_conditioned_guide(told, monkeypatch):
     x = np.random.default_rng(0).standard_normal((2, *told.latent_shape_))
     asked = {"row": 5, "side": "left"}
     alone, guided, guide, untold = (
@@ -164,7 +164,7 @@ def test_numbers_outside_of_the_training_are_warned_of(told, caplog):
         ("left", "conditions must be values by their names: row, side"),
     ],
 )
-def test_what_can_not_be_asked_for(told, blobs, conditions, sentence):
+def test_invalid_requests_are_refused(told, blobs, conditions, sentence):
     with pytest.raises(InputError, match=sentence):
         told.predict(2, conditions=conditions)
     with pytest.raises(InputError, match=sentence):
@@ -184,7 +184,7 @@ def test_a_model_without_conditions(diffusion, blobs):
         diffusion.denoise(blobs[:1], conditions={"age": 70})
 
 
-def test_what_can_not_be_learnt_from(vqvae, blobs, known_of):
+def test_invalid_training_conditions_are_refused(vqvae, blobs, known_of):
     model = LatentDiffusion(vqvae, **TINY)
     for conditions, others, sentence in (
         (some(known_of, 9), {}, "row must have 64 values, one for each image, not 9"),
@@ -332,7 +332,7 @@ def test_fit_knows_whose_images_are(vqvae, blobs, known_of, monkeypatch):
         )
 
 
-def test_what_is_not_listened_to_is_said(caplog):
+def test_ignored_conditions_are_warned_of(caplog):
     rng = np.random.default_rng(0)
     told = np.column_stack([rng.random(40), np.arange(40) % 2, np.full(40, -1.0)])
     told[:4, 1] = -1
@@ -373,7 +373,7 @@ def test_few_are_measured_with_several_noises():
     assert plain.numbered() is plain
 
 
-def test_digits_are_those_that_are_asked_for(caplog):
+def test_digits_follow_the_requested_labels(caplog):
     images, labels = load_mnist("train")
     which = np.flatnonzero(labels < 3)[:900]
     images, names = images[which], np.array(["naught", "one", "two"])[labels[which]]
@@ -401,7 +401,7 @@ def test_digits_are_those_that_are_asked_for(caplog):
 
 @pytest.mark.parametrize("rank", [2, 3])
 @pytest.mark.parametrize("remat", [False, True])
-def test_every_weight_of_a_network_that_is_told_gets_a_gradient(rank, remat):
+def test_every_weight_of_a_conditional_network_gets_a_gradient(rank, remat):
     shape = (5, 6, 4)[:rank]
     unet = unet_network.seeded_unet(
         0, (*shape, 2), widths=(8, 8), blocks=1, conditions=[3, 0], remat=remat
@@ -511,7 +511,7 @@ def test_an_expectation_that_does_not_fit_is_refused(told, tmp_path):
             LatentDiffusion.load(path)
 
 
-def test_what_is_expected_is_told_from_the_first_step_on(vqvae, blobs, known_of):
+def test_conditional_mean_is_used_from_the_first_step(vqvae, blobs, known_of):
     model = LatentDiffusion(vqvae, guide=False, **TINY)
     others = {"validation_data": blobs, "validation_conditions": known_of}
     model.fit(blobs, known_of, **others, **(FIT | {"epochs": 1}))
@@ -525,7 +525,7 @@ def test_conditions_say_themselves():
 
 
 @pytest.mark.parametrize("step", ["_learn_latents", "_held_out", "_build"])
-def test_an_interrupted_fit_leaves_what_was_fitted_before(
+def test_interrupted_fit_keeps_the_earlier_fit(
     told, blobs, monkeypatch, tmp_path, step
 ):
     model = copy.deepcopy(told)

@@ -38,7 +38,7 @@ def seeing(vqvae, blobs, others):
     return model.fit(blobs, source=others, **held_out, **FIT)
 
 
-def test_what_is_known_of_sources_is_an_attribute(seeing, others):
+def test_source_is_an_attribute(seeing, others):
     known = seeing.source_
     assert (known.channels, known.labels) == (1, [])
     npt.assert_allclose(known.bounds, (others.min(), others.max()))
@@ -49,7 +49,7 @@ def test_what_is_known_of_sources_is_an_attribute(seeing, others):
     ]
 
 
-def test_there_is_a_sample_of_each_source_whatever_the_batch(seeing, others):
+def test_each_source_has_a_sample_whatever_the_batch(seeing, others):
     whole = seeing.predict(source=others[:3], **STEPS)
     assert whole.shape == (3, 13, 10, 1)
     pieces = seeing.predict(source=others[:3, ..., 0], batch_size=2, **STEPS)
@@ -79,7 +79,7 @@ def test_denoising_inpainting_and_guidance_see_the_source(seeing, blobs, others)
     assert np.abs(each[2] - one[2]).max() > 1e-5
 
 
-def test_models_of_others_are_evaluated_and_audited(seeing, blobs, others):
+def test_models_with_sources_are_evaluated_and_audited(seeing, blobs, others):
     found = evaluate(seeing, blobs, source=others, features=[voxels()], steps=1)
     assert found.figures["n"] == 32
     # Each sample is of the source of a real image of the floor.
@@ -135,7 +135,7 @@ def test_a_model_without_sources(diffusion, blobs, others):
             make()
 
 
-def test_what_can_not_be_learnt_from(vqvae, blobs, others):
+def test_invalid_training_sources_are_refused(vqvae, blobs, others):
     model = LatentDiffusion(vqvae, **TINY)
     many = np.arange(blobs.size).reshape(blobs.shape)
     held_out = {"validation_data": blobs[:9]}
@@ -205,7 +205,7 @@ def test_whether_it_listens_is_in_the_history(seeing):
     assert len(seeing.history_["val_gain_source"]) == len(seeing.history_["loss"])
 
 
-def test_digits_are_made_of_their_negatives(caplog):
+def test_digits_are_translated_from_their_negatives(caplog):
     images, labels = load_mnist("train")
     images = images[:700]
     negatives = 1 - images
@@ -224,7 +224,7 @@ def test_digits_are_made_of_their_negatives(caplog):
     assert errors.mean() < 0.2 * to_others.mean()
 
 
-def test_volumes_are_made_of_labels_and_conditions(caplog):
+def test_volumes_are_translated_from_labels_and_conditions(caplog):
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, (16, 9, 8, 6))
     volumes = (labels + 0.1 * rng.random(labels.shape))[..., None].astype("float32")

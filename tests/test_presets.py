@@ -59,7 +59,7 @@ def test_a_fit_takes_the_defaults_of_its_data(rank, lessons, tmp_path):
     assert model.to_document()["latent_diffusion"]["widths"] == list(usual.widths_ldm)
 
 
-def test_what_is_given_is_taken(lessons):
+def test_given_options_replace_presets(lessons):
     images = draw(3, 6)
     vqvae = VQVAE(**SMALL, code_dim=2, n_codebooks=1)
     vqvae.fit(images, batch_size=3, augment=Augmentation(), patch=6, **FIT)

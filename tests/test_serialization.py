@@ -30,7 +30,7 @@ def test_round_trip(model):
     assert document["format_version"] == _serialization.FORMAT_VERSION
 
 
-def test_a_model_file_can_be_read_by_others(model):
+def test_model_file_is_readable_by_safetensors(model):
     (model.parent / "any").touch()
     assert model.stat().st_mode == (model.parent / "any").stat().st_mode
 
@@ -114,7 +114,7 @@ def test_a_checkpoint_is_no_model(tmp_path, kind):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_what_is_not_finite_is_neither_written_nor_read(tmp_path, bad):
+def test_non_finite_weights_are_neither_written_nor_read(tmp_path, bad):
     tensors = {"a": np.zeros(1), "b": np.array([1, bad], "float32")}
     with pytest.raises(InputError, match="tensor b has NaN .* lower learning rate"):
         _serialization.save(tmp_path / "m", "notes", tensors, {})
@@ -134,7 +134,7 @@ def zero(path):
     path.write_bytes(content[:-8] + bytes(8))
 
 
-def test_numbers_that_a_crash_left_as_zeros_are_refused(model):
+def test_zeros_of_a_crash_are_refused(model):
     zero(model)
     assert load_file(model)["a"].tolist() == [[0, 1, 2], [3, 0, 0]]
     with pytest.raises(InputError, match="damaged.* not those that were written.*copy"):
@@ -183,7 +183,7 @@ def test_a_failed_write_leaves_the_old_file(model):
     assert [path.name for path in model.parent.iterdir()] == [model.name]
 
 
-def test_a_packaged_name_and_a_path_are_found(tmp_path, monkeypatch):
+def test_find_packaged_names_and_paths(tmp_path, monkeypatch):
     assert (
         _serialization.find("mnist") == _serialization.PRETRAINED / "mnist.safetensors"
     )

@@ -120,7 +120,7 @@ def test_tensorflow_keeps(home, name):
     assert hasattr(home, name)
 
 
-def test_numbers_without_end_are_known_to_have_none():
+def test_tensorflow_knows_infinite_datasets():
     """While this passes, ``_dataset`` need not promise it."""
     numbers = tf.data.Dataset.range(16, np.iinfo("int64").max).map(tf.abs).batch(2)
     assert numbers.prefetch(1).cardinality() == tf.data.INFINITE_CARDINALITY

@@ -168,7 +168,7 @@ def test_resumed_training_is_the_uninterrupted(blobs, tmp_path, numbered_anew):
     assert resumed.history_ == whole.history_
 
 
-def test_what_ended_well_is_not_called_bad_when_resumed(blobs, tmp_path, monkeypatch):
+def test_finished_training_is_not_warned_of_when_resumed(blobs, tmp_path, monkeypatch):
     # As a training in earnest: what is wrong with it ends it.
     monkeypatch.setattr(run, "_MIN_STEPS", 0)
     fit = FIT | {"epochs": 30, "checkpoint": tmp_path / "checkpoint"}
@@ -318,7 +318,7 @@ def test_masks_without_a_background_are_refused(volumes):
         VQVAE(**TINY).fit(volumes, masks=masks)
 
 
-def test_masks_say_what_is_learnt(volumes):
+def test_masks_select_what_is_learnt(volumes):
     fronts, backs = [], []
     for learnt in (np.s_[:, :5], np.s_[:, 5:]):
         masks = np.zeros(volumes.shape[:-1], "uint8")
@@ -339,7 +339,7 @@ def test_masks_say_what_is_learnt(volumes):
     assert backs[1] < backs[0]
 
 
-def test_what_does_not_fit_into_memory_is_refused(volumes, monkeypatch):
+def test_training_beyond_memory_is_refused(volumes, monkeypatch):
     monkeypatch.setattr(_backend, "free_memory", lambda strategy: 1e6)
     with pytest.raises(InputError, match="needs about .*`patch` .*`remat`"):
         VQVAE(**TINY).fit(volumes, **FIT)
@@ -384,7 +384,7 @@ def test_a_cohort_twice_as_large_as_the_memory_trains(tmp_path):
     assert "trained" in result.stdout
 
 
-def test_of_constant_images_there_is_nothing_to_learn():
+def test_constant_images_are_refused():
     with pytest.raises(InputError, match="all values of all images are 3, and there"):
         VQVAE(**TINY).fit(np.full((16, 8, 8, 1), 3.0), **FIT)
 
@@ -486,7 +486,7 @@ def test_a_loss_that_explodes_stops_the_training(blobs):
         ("codes", (2, 4, 3, 1), {}, "latents must have 2 channels"),
     ],
 )
-def test_what_does_not_fit_the_model(vqvae, call, shape, options, sentence):
+def test_images_of_other_shapes_are_refused(vqvae, call, shape, options, sentence):
     with pytest.raises(InputError, match=sentence):
         getattr(vqvae, call)(np.zeros(shape), **options)
 
@@ -609,7 +609,7 @@ def test_an_autoencoder_that_learnt_nothing_is_not_passed_over(
         VQVAE(**lost).fit(scans, steps=120, **options)
 
 
-def test_codes_that_are_all_the_same_are_told_of(vqvae, blobs):
+def test_collapsed_codes_are_warned_of(vqvae, blobs):
     sentence = verdict(vqvae._codec, survey(blobs), blobs, False, {"perplexity": 1.2})
     assert sentence.startswith("nearly all latents have the same code")
 
@@ -669,7 +669,7 @@ def test_codes_start_alike_on_any_number_of_devices():
         npt.assert_array_equal(draw(), one)
 
 
-def test_no_vector_is_drawn_twice_before_all_others():
+def test_draw_vectors_without_repetition():
     rng = np.random.default_rng(0)
     drawn = draw_vectors(Rounded(), numbered(40), (4, 4), rng, 90)
     times = np.bincount(np.rint(drawn[:, 0]).astype(int), minlength=40)

@@ -84,7 +84,7 @@ def known_to_git(*options):
     return set(listed.stdout.splitlines())
 
 
-def test_the_source_archive_has_what_git_has(source):
+def test_source_archive_has_the_tracked_files(source):
     packed = files_of(source)
     kept_back = {".ci/run", ".pre-commit-config.yaml"}
     assert known_to_git() - packed == kept_back

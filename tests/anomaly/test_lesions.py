@@ -24,7 +24,7 @@ def brains(space, n=5):
 
 
 @pytest.mark.parametrize("space", SPACES)
-def test_what_is_changed_is_in_the_mask_and_of_tissue(space):
+def test_add_lesions_changes_tissue_within_the_mask_only(space):
     image = brains(space, 1)[0]
     strengths = []
     for seed in range(20):
@@ -52,7 +52,7 @@ def test_lesions_are_no_brighter_than_scans_can_be(bent):
     assert (inside == 1).mean() > 0.1 and (inside < 0.9).mean() > 0.1
 
 
-def test_nothing_is_planted_where_there_is_no_tissue():
+def test_add_lesions_needs_tissue():
     window, mask = np.zeros((9, 9, 9, 1), "float32"), np.zeros((9, 9, 9), "float32")
     add_lesions(window, mask, np.random.default_rng(0))
     assert not window.any() and not mask.any()
@@ -79,7 +79,7 @@ def test_an_atlas_is_mean_and_spread_and_tells_places(space):
 
 
 @pytest.mark.parametrize("space", SPACES)
-def test_what_is_drawn_follows_from_seed_step_and_place(space):
+def test_lesions_follow_from_seed_step_and_index(space):
     images = brains(space)
     atlas = Atlas.learn(images, (0.0, 1.0))
     options = {"size": (24,) * len(space), "bounds": (0.0, 1.0), "atlas": atlas}

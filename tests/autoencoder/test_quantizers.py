@@ -104,7 +104,7 @@ def test_codes_are_counted_in_training_only():
     npt.assert_array_equal(layer.counts, expected)
 
 
-def test_figures_name_the_dead_and_count_anew():
+def test_figures_name_dead_codes_and_reset_counts():
     layer = codebook()
     layer.counts.assign([0, 100, 100, *[0] * 8])
     figures, dead = layer.figures()
@@ -124,7 +124,7 @@ def books(n_codebooks, n_codes=6):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_each_codebook_stands_for_what_is_left(shape):
+def test_each_codebook_quantises_the_residual(shape):
     vectors = np.random.default_rng(1).standard_normal(shape).astype("float32")
     layer = books(3)
     codes = to_numpy(layer.codebook)
@@ -140,7 +140,7 @@ def test_each_codebook_stands_for_what_is_left(shape):
     npt.assert_allclose(to_numpy(layer(vectors)), vectors - left, atol=1e-6)
 
 
-def test_losses_of_codebooks_pull_each_code_to_what_is_left():
+def test_codebook_losses_pull_codes_to_the_residual():
     layer = books(2)
     vectors = np.random.default_rng(3).standard_normal((4, 5, 3)).astype("float32")
     layer(vectors)
@@ -167,7 +167,7 @@ def test_more_codebooks_leave_less():
     assert errors[2] < 0.2 * errors[1]
 
 
-def test_codes_of_later_codebooks_are_revived_at_what_is_left():
+def test_dead_codes_of_later_codebooks_are_revived_at_residuals():
     layer = books(2)
     before = to_numpy(layer.codebook)
     vectors = np.random.default_rng(4).standard_normal((12, 3)).astype("float32")

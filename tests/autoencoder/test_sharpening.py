@@ -27,7 +27,7 @@ def found(images, reconstructed):
 
 
 @pytest.mark.parametrize("shape", [(2, 7, 5, 1), (1, 5, 6, 7, 2)])
-def test_detail_is_what_two_binomial_blurs_take_away(shape):
+def test_detail_is_image_minus_two_binomial_blurs(shape):
     images = np.random.default_rng(0).standard_normal(shape).astype("float32")
     expected = images.astype("float64")
     for _ in range(2):
@@ -39,7 +39,7 @@ def test_detail_is_what_two_binomial_blurs_take_away(shape):
     npt.assert_allclose(made, expected, atol=1e-6)
 
 
-def test_what_is_the_same_everywhere_stays_the_same_up_to_the_edges():
+def test_constant_images_stay_constant_up_to_the_edges():
     images = np.full((1, 4, 5, 6, 1), 0.7, "float32")
     npt.assert_allclose(ops.convert_to_numpy(sharpened(images, 0.5)), 0.7, atol=1e-6)
 

@@ -20,7 +20,7 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._batches import Batches
 
 
-def test_free_memory_is_some_and_not_more_than_there_is():
+def test_free_memory_is_positive_and_below_the_total():
     free = _backend.free_memory()
     assert free > 1e8
     with open("/proc/meminfo") as file:
@@ -235,7 +235,7 @@ def own_memory():
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="GNU's library alone can")
-def test_what_nothing_lies_in_is_given_back():
+def test_unused_memory_is_returned_to_the_system():
     library = ctypes.CDLL(None)
     library.malloc.restype = ctypes.c_void_p
     blocks = [ctypes.c_void_p(library.malloc(2**16)) for _ in range(1000)]
@@ -419,7 +419,7 @@ def test_pieces_are_spread_over_devices_and_keep_their_order(n):
     assert threading.get_ident() in threads
 
 
-def test_what_is_spread_does_not_spread_further():
+def test_spreading_does_not_nest():
     class Two:
         class extended:  # noqa: N801
             worker_devices = ("CPU:0", "CPU:0")
@@ -432,7 +432,7 @@ def test_what_is_spread_does_not_spread_further():
     npt.assert_array_equal(found, np.arange(8) + 4)
 
 
-def test_what_fails_on_a_device_is_told():
+def test_failures_on_a_device_are_raised():
     class Two:
         class extended:  # noqa: N801
             worker_devices = ("CPU:0", "CPU:0")

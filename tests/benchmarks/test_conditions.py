@@ -55,7 +55,7 @@ def test_covariates_are_measured_whatever_the_sharpness(script):
                 npt.assert_allclose(found["slope"], 1, atol=0.15)
 
 
-def test_what_is_not_there_is_not_measured(script):
+def test_missing_covariates_are_not_measured(script):
     rng = np.random.default_rng(0)
     values = [*rng.uniform(0, 1, 60)]
     measure = script.Measure(rng.standard_normal((60, 200)), values)

@@ -139,7 +139,7 @@ def test_held_out_training_digits_score_as_the_floor(quality):
     assert scores["recall"] == scores["recall_real"]
 
 
-def test_copies_of_training_digits_are_found_out(quality):
+def test_copies_of_training_digits_are_detected(quality):
     scores = quality.Classifier().score_samples(draw_digits(400, 10)[0][:150])
     assert scores["nearest_median"] == scores["nearest_min"] == 0
     assert scores["nearest_median_real"] >= scores["nearest_min_real"] > 0

@@ -66,7 +66,7 @@ def test_spread_is_short(peers):
     assert peers.spread([3.000049, 1, 200_000.4]) == [1, 3, 200_000]
 
 
-def test_a_line_has_ratios_and_both_sides(peers):
+def test_line_has_both_sides_and_their_ratios(peers):
     common = {"gflop": 5.0, "weights": 7, "peak_gib": 1.0, "first_step": 1.0}
     ours = [{"step": [1.0, 2.0, 3.0], **common}, {"step": [2.0], **common}]
     theirs = [{"step": [4.0], **common}, {"step": [1.0], **common}]
@@ -122,14 +122,14 @@ def test_a_side_that_fails_is_named(peers, monkeypatch, capsys):
     assert "dipy_ldm failed with a product of matrices" in said
 
 
-def test_steps_are_told_from_what_lies_between_epochs(ours):
+def test_steps_are_separated_from_time_between_epochs(ours):
     # Epochs of 5 steps; the sixth step takes 4 seconds, the others 1.
     moments = {n: float(n + 3 * (n > 5)) for n in range(11)}
     assert ours.split_steps(moments, 5) == ([1] * 6, [4])
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 8])
-def test_epochs_have_as_many_steps_as_are_asked_for(ours, steps):
+def test_epochs_have_the_requested_steps(ours, steps):
     each = ours.steps_an_epoch(steps)
     moments = dict.fromkeys(range(ours.EPOCHS * each + 1), 0.0)
     measured, between = ours.split_steps(moments, each)
@@ -173,7 +173,7 @@ def test_operations_are_those_of_the_layers(ours):
     assert ours.count_flop(network, first=True) == first
 
 
-def test_operations_of_what_scales_and_of_a_linear_estimate_are_none(ours):
+def test_scaling_and_linear_estimate_count_no_operations(ours):
     latents, times = keras.Input((4, 4, 2)), keras.Input(())
     _, clean, *_ = LinearEstimate(1, "cosine", "v")(latents, times)
     x = Activated()([clean, *GroupScale(1)(clean)])
@@ -216,7 +216,7 @@ def test_images_are_of_the_size(ours):
     assert 0 <= images.min() < images.max() <= 1
 
 
-def test_what_both_sides_import_needs_no_framework():
+def test_shared_module_imports_no_framework():
     code = "import sys, peers_common; sys.exit('keras' in sys.modules)"
     status = subprocess.run([sys.executable, "-c", code], cwd=BENCHMARKS).returncode
     assert status == 0

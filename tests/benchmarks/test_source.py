@@ -27,7 +27,7 @@ def test_scores_are_of_the_images_and_of_the_brain(source):
     assert scores["ssim"] < nearer["ssim"] <= 1
 
 
-def test_heads_that_are_there_are_not_made_again(source, tmp_path, monkeypatch):
+def test_existing_heads_are_not_generated_again(source, tmp_path, monkeypatch):
     options = source.make_parser().parse_args([str(tmp_path), "--n", "1"])
     options.n_held_out = 2
     called = []

@@ -50,18 +50,18 @@ def test_a_stage_is_timed_from_where_it_appears(first_step):
     assert ended["diffusion"] >= begun["diffusion"] + 0.19
 
 
-def test_what_comes_before_belongs_to_the_first_stage(first_step, monkeypatch):
+def test_time_before_training_counts_for_the_first_stage(first_step, monkeypatch):
     times = {"autoencoder": 3, "diffusion": 9}, {"autoencoder": 5, "diffusion": 12}
     monkeypatch.setattr(first_step, "watch", lambda command, environment: times)
     assert first_step.time_stages(["mnist"]) == {"autoencoder": 5, "diffusion": 3}
 
 
-def test_what_trains_nothing_is_told(first_step, monkeypatch):
+def test_command_without_training_is_an_error(first_step, monkeypatch):
     monkeypatch.setattr(first_step, "watch", lambda command, environment: ({}, {}))
     with pytest.raises(InputError, match="ended without a training"):
         first_step.time_stages(["--help"])
 
 
-def test_a_command_that_fails_is_told(first_step):
+def test_failing_command_is_an_error(first_step):
     with pytest.raises(InputError, match="the command failed: there is no such thing"):
         first_step.watch(fake("'there is no such thing'"), os.environ)

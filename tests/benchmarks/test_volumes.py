@@ -112,14 +112,14 @@ def test_further_real_volumes_score_as_real_ones(quality):
     assert scores["ms_ssim_excess"] == pytest.approx(0, abs=0.05)
 
 
-def test_copies_of_training_volumes_are_found_out(quality):
+def test_copies_of_training_volumes_are_detected(quality):
     scores = score(quality, draw_volumes(60, 2)[:40])
     assert scores["energy_ratio"] == pytest.approx(1, abs=0.5)
     assert scores["nearest_median"] == scores["nearest_min_ratio"] == 0
     assert scores["nearest_median_real"] >= scores["nearest_min_real"] > 0
 
 
-def test_volumes_that_are_all_alike_are_found_out(quality):
+def test_identical_volumes_are_detected(quality):
     generated = np.repeat(draw_volumes(1, 3), 40, axis=0)
     scores = score(quality, generated + np.float32(1e-3))
     assert scores["ms_ssim"] == pytest.approx(1)
@@ -134,7 +134,7 @@ def test_noise_is_no_volume(quality):
     assert scores["ms_ssim_excess"] < 0
 
 
-def test_what_is_compared_is_equally_many(quality, monkeypatch, model_file, folders):
+def test_compared_sets_have_equal_sizes(quality, monkeypatch, model_file, folders):
     compared = []
     monkeypatch.setattr(
         quality, "energy_distance", lambda a, b: compared.append((a, b)) or 1.0

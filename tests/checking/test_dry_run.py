@@ -79,7 +79,7 @@ def test_blobs_are_learnt_by_heart(recipe, blobs):
     assert 0 < found.usage <= 1 <= found.perplexity <= 16
 
 
-def test_a_training_that_stops_itself_is_judged_by_what_it_made(recipe, blobs):
+def test_early_stopped_training_is_judged_by_its_results(recipe, blobs):
     wild = recipe._replace(of_vqvae=recipe.of_vqvae | {"learning_rate": 1e6})
     found = trials.overfit(wild, blobs[:8], None, 60)
     assert found.steps >= 1
@@ -92,7 +92,7 @@ def test_an_option_that_makes_no_sense_is_refused(recipe, blobs):
         trials.overfit(wild, blobs[:8], None, 60)
 
 
-def test_large_volumes_are_made_smaller_in_place():
+def test_large_volumes_are_downsampled_in_place():
     images = np.zeros((2, 64, 40, 70, 1), "float32")
     images[:, 32:, 20:, 35:] = 1
     small = trials._reduced(images, np.diag([2.0, 2.0, 2.0, 1.0]))
@@ -151,7 +151,7 @@ def test_images_that_are_learnt_are_green():
     ("steps", "mse", "state"),
     [(300, 0.09, "red"), (300, 0.05, "amber"), (50, 0.09, "grey"), (50, 0.01, "green")],
 )
-def test_what_is_not_learnt_depends_on_the_steps(steps, mse, state):
+def test_overfitting_verdict_depends_on_the_steps(steps, mse, state):
     finding = verdicts.check_overfit(GOOD._replace(steps=steps, mse=mse), None)
     assert finding.state == state
     assert bool(finding.cure) == (state in ("red", "amber"))
@@ -170,7 +170,7 @@ def test_numbers_that_are_not_finite_are_red():
     )
 
 
-def test_a_dead_codebook_is_found():
+def test_dead_codebook_is_reported():
     assert verdicts.check_codes(GOOD, 256).state == "green"
     # As where codes start at random and are not revived.
     few = GOOD._replace(usage=0.02, perplexity=4.0)
@@ -181,7 +181,7 @@ def test_a_dead_codebook_is_found():
     assert verdicts.check_codes(GOOD._replace(usage=0.05), 4096).state == "green"
 
 
-def test_latents_without_spread_are_found():
+def test_latents_without_spread_are_reported():
     finding = verdicts.check_latents(GOOD)
     assert finding.state == "green"
     assert [row[0] for row in finding.table[1:]] == [1, 2, 3]

@@ -47,7 +47,7 @@ def test_equal_headers_are_green(files):
     ("factor", "unit"),
     [(1e-3, "metres"), (1e3, "micrometres"), (0.1, "centimetres"), (10, "")],
 )
-def test_another_unit_is_found_and_guessed(files, factor, unit):
+def test_another_unit_is_reported_with_a_guess(files, factor, unit):
     save(files[3], np.ones((16, 16, 16)), scaled(10 * factor))
     finding, bad = headers.check_units(read(files))
     assert (finding.state, bad) == ("red", [3])
@@ -69,7 +69,7 @@ def test_a_crop_or_fine_voxels_are_no_other_unit(files):
 @pytest.mark.parametrize(
     ("size", "state"), [(0.01, "red"), (1, "amber"), (10, "green"), (1e3, "red")]
 )
-def test_the_size_of_all_is_judged(files, size, state):
+def test_common_size_is_judged(files, size, state):
     for file in files:
         save(file, np.ones((16, 16, 16)), scaled(size))
     finding, bad = headers.check_units(read(files))
@@ -87,14 +87,14 @@ def test_a_header_that_names_metres_is_believed_where_that_makes_people(files):
     assert "1000" in finding.cure
 
 
-def test_who_lies_elsewhere_is_found(files):
+def test_volume_in_another_place_is_reported(files):
     save(files[5], np.ones((16, 16, 16)), scaled(10, origin=(0, 300, 0)))
     finding, bad = headers.check_places(read(files))
     assert (finding.state, bad) == ("red", [5])
     assert "sub-5.nii" in finding.message
 
 
-def test_of_two_groups_one_is_left(files):
+def test_half_in_another_unit_or_place_are_reported(files):
     for file in files[::2]:
         save(file, np.ones((16, 16, 16)), scaled(0.01))
     assert len(headers.check_units(read(files))[1]) == N / 2
@@ -109,7 +109,7 @@ def test_two_volumes_alone_accuse_nobody(files):
     assert headers.check_units(heads)[1] == headers.check_places(heads)[1] == []
 
 
-def test_thick_slices_and_wide_voxels_are_told(files):
+def test_thick_slices_and_wide_voxels_are_reported(files):
     save(files[2], np.ones((16, 16, 4)), np.diag([10, 10, 40, 1.0]))
     save(files[4], np.ones((8, 8, 8)), scaled(20))
     finding = headers.check_sizes(read(files))
@@ -117,7 +117,7 @@ def test_thick_slices_and_wide_voxels_are_told(files):
     assert [row[0] for row in finding.table[1:]] == [str(files[i]) for i in (2, 4)]
 
 
-def test_missing_and_contradicting_orientations_are_told(files):
+def test_missing_and_contradicting_orientations_are_reported(files):
     nib.save(nib.Nifti1Image(np.ones((4, 4, 4), "f4"), None), files[0])
     image = nib.Nifti1Image(np.ones((4, 4, 4), "f4"), None)
     image.set_sform(np.diag([10, 10, 10, 1.0]), 1)

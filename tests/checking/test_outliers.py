@@ -61,7 +61,7 @@ def test_like_volumes_are_green(volumes, names):
     ],
     ids=["a mask", "few bright voxels set the range", "a bright background"],
 )
-def test_another_brightness_is_found(volumes, names, change):
+def test_brightness_outlier_is_reported(volumes, names, change):
     volumes[4] = change(volumes[4])
     finding = judged(volumes, names)
     assert finding.state == "amber"
@@ -70,7 +70,7 @@ def test_another_brightness_is_found(volumes, names, change):
     assert abs(finding.table[1][2]) > 7
 
 
-def test_another_shape_is_found(volumes, names):
+def test_shape_outlier_is_reported(volumes, names):
     cubes = volumes[..., 0]
     cubes[9] = 0
     cubes[9, 4:6, 4:6, 4:6] = 0.8
@@ -79,7 +79,7 @@ def test_another_shape_is_found(volumes, names):
     assert finding.message.endswith("sub-9.")
 
 
-def test_a_background_amid_the_range_is_told(volumes):
+def test_background_within_the_range_is_reported(volumes):
     found = outliers.measure_brightness(np.where(volumes > 0, volumes, 0.5))
     assert outliers.check_background(found, of_volumes=True).state == "amber"
     assert (
@@ -103,7 +103,7 @@ def test_a_grid_that_is_empty_for_the_most_part_is_to_be_cropped(volumes):
     assert finding.state == "green"
 
 
-def test_equal_images_are_found():
+def test_equal_images_are_reported():
     images = np.random.default_rng(0).random((30, 8, 8, 1))
     names = [f"image {i}" for i in range(30)]
     assert outliers.check_equal_images(images, names).state == "green"
@@ -113,5 +113,5 @@ def test_equal_images_are_found():
     assert "image 3 and image 20" in finding.message
 
 
-def test_few_are_not_judged(volumes, names):
+def test_few_images_are_not_judged(volumes, names):
     assert judged(volumes[:5], names[:5]).state == "grey"

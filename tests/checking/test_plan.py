@@ -31,7 +31,7 @@ def recipe():
     return training.make(settings, None, OPTIONS)
 
 
-def test_who_is_held_out_is_told():
+def test_held_out_subjects_are_reported():
     cohort = Cohort(IMAGES, subjects=[i // 2 for i in range(20)])
     finding = plans.check_split(cohort, 0.05, 0, 4)
     assert finding.state == "amber"
@@ -52,7 +52,7 @@ def test_few_that_are_held_out_decide_nothing(n, state):
 @pytest.mark.parametrize(
     ("n", "state"), [(7, "red"), (20, "red"), (21, "amber"), (200, "green")]
 )
-def test_few_subjects_are_told(n, state):
+def test_few_subjects_are_reported(n, state):
     images = np.zeros((2 * n, 1))
     of_two = plans.check_subjects(
         Cohort(images, subjects=[i // 2 for i in range(2 * n)])
@@ -71,7 +71,7 @@ def test_too_few_images_are_red():
     assert "batch_size" in finding.cure
 
 
-def test_devices_and_precision_are_told_with_the_reason(recipe):
+def test_devices_and_precision_are_reported_with_reasons(recipe):
     chosen = plans.resolve_options(recipe, 2)
     assert all(isinstance(training, ResolvedOptions) for training in chosen)
     assert plans.check_precision(chosen).message == "float32: as asked for."
@@ -84,7 +84,7 @@ def test_devices_and_precision_are_told_with_the_reason(recipe):
 @pytest.mark.parametrize(
     ("free", "state"), [(10.0, "green"), (3.5, "amber"), (2.5, "red")]
 )
-def test_memory_is_compared_with_what_is_free(free, state):
+def test_needed_memory_is_compared_with_free_memory(free, state):
     needed = {"autoencoder": 3 * 2**30, "diffusion": 2**30}
     finding = plans.judge_memory(needed, free * 2**30)
     assert finding.state == state

@@ -62,7 +62,7 @@ def test_a_cohort_as_it_should_be_is_green(small, names):
 
 
 @pytest.mark.parametrize("view", [VIEWS[i] for i in (1, 2, 9, 20, 33, 47)])
-def test_swapped_axes_are_found_and_named(small, names, view):
+def test_swapped_axes_are_named(small, names, view):
     changed = small.copy()
     changed[5] = view.of(small[5])
     finding = likeness.check_orientation(changed, names, no_pictures)
@@ -86,7 +86,7 @@ def test_swapped_axes_are_found_and_named(small, names, view):
     ],
     ids=["equal", "darker", "moved", "interpolated", "noisy"],
 )
-def test_copies_are_found(heads, names, copied):
+def test_duplicates_are_reported(heads, names, copied):
     images = heads.copy()
     noise = np.random.default_rng(1).standard_normal(heads[2].shape)
     images[7] = copied(heads[2], noise)

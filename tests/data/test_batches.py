@@ -59,7 +59,7 @@ def test_noise_can_be_entered_in_the_middle_of_training():
         npt.assert_array_equal(whole[12:], later)
 
 
-def test_times_may_be_others_than_all_alike():
+def test_times_follow_the_given_distribution():
     _, alike, _ = noisy(4)
     x, times, noise = noisy(4, times=lambda shares: shares**2)
     npt.assert_allclose(times, alike**2, rtol=1e-6)
@@ -117,7 +117,7 @@ def test_conditions_are_those_of_the_latents():
     npt.assert_array_equal(found, TOLD[which])
 
 
-def test_conditions_are_left_out_all_together_and_each_alone():
+def test_conditions_are_dropped_together_and_alone():
     which, found = told(1000)
     left_out = found == UNSPECIFIED
     npt.assert_array_equal(found[~left_out], TOLD[which][~left_out])
@@ -128,7 +128,7 @@ def test_conditions_are_left_out_all_together_and_each_alone():
     npt.assert_allclose(single.mean(), 0.1, atol=0.02)
 
 
-def test_which_conditions_are_left_out_follows_from_the_step():
+def test_dropped_conditions_follow_from_the_step():
     whole = told(6)[1]
     npt.assert_array_equal(told(3, first_step=3)[1], whole[12:])
     assert (told(6, seed=2)[1] != whole).any()
@@ -143,7 +143,7 @@ def test_which_conditions_are_left_out_follows_from_the_step():
         npt.assert_array_equal(b, d)
 
 
-def test_sources_are_those_of_the_latents_and_left_out_as_conditions_are():
+def test_sources_match_latents_and_are_dropped_with_conditions():
     latents = np.repeat(np.arange(8, dtype="float32"), 2).reshape(8, 2, 1)
     images = (10 + np.arange(8.0)).reshape(8, 1, 1)
     table = np.column_stack([TOLD, np.arange(8)]).astype("float32")
@@ -222,7 +222,7 @@ def test_intensities_are_brought_to_bounds():
 
 
 @pytest.mark.parametrize(("space", "axis"), [((6, 5), 2), ((4, 5, 3), 1)])
-def test_half_of_the_images_are_mirrored_left_to_right(space, axis):
+def test_augmentation_mirrors_half_of_the_images(space, axis):
     images = np.random.default_rng(0).random((1, *space, 1)).repeat(8, 0)
     found, _ = pieces(images, 50, augment=Augmentation(flip=True))
     found = np.concatenate(found).astype("float64")
@@ -252,7 +252,7 @@ def test_intensities_change_a_little_and_stay_in_range():
     assert (np.diff(found, axis=1) >= 0).all()
 
 
-def test_noise_is_given_and_not_wanted():
+def test_augmentation_noise_is_in_the_input_only():
     images = np.full((8, 30, 30, 1), 0.5, "float32")
     augment = Augmentation(noise=0.1)
     found, wanted = map(np.concatenate, pieces(images, 50, augment=augment))
@@ -290,7 +290,7 @@ def test_without_masks_the_darkest_is_background():
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(("size", "shift"), [((4, 4), 0), ((3, 9), 2), ((20, 20), 1)])
-def test_a_piece_of_background_weighs_what_background_weighs(masked, size, shift):
+def test_background_patches_weigh_as_background(masked, size, shift):
     # In one corner, so that some pieces have nothing of it and others nothing else.
     images = np.zeros((40, 12, 10, 1), "float32")
     images[:, :5, :4] = np.linspace(0.2, 1, 40).reshape(-1, 1, 1, 1)

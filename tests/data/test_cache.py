@@ -52,7 +52,7 @@ def test_a_folder_appears_when_it_is_whole(tmp_path):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
-def test_what_was_interrupted_is_gone(tmp_path, error):
+def test_interrupted_folder_is_removed(tmp_path, error):
     with pytest.raises(error), cache.filling(tmp_path / "key") as partial:
         (partial / "a").write_text("half")
         raise error
@@ -69,9 +69,7 @@ def test_the_first_of_two_stays(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["key"]
 
 
-def test_what_another_process_fills_at_the_same_time_is_not_removed(
-    tmp_path, monkeypatch
-):
+def test_folder_of_a_concurrent_process_is_kept(tmp_path, monkeypatch):
     remove, others = shutil.rmtree, []
 
     def rmtree(path, **options):
@@ -94,7 +92,7 @@ def test_a_folder_that_lacks_files_is_replaced(tmp_path):
     assert [(tmp_path / "key" / name).read_text() for name in "ab"] == ["new", "new"]
 
 
-def test_what_a_killed_process_left_is_removed_and_what_a_running_one_has_is_not(
+def test_folders_of_killed_processes_are_removed_of_running_ones_kept(
     tmp_path,
 ):
     key = f"{7:032x}"
@@ -138,7 +136,7 @@ def test_a_link_and_a_relative_path_are_the_place_that_they_lead_to(
         assert cache.cache_root(name) == tmp_path / "scratch"
 
 
-def test_without_a_home_another_place_is_asked_for(tmp_path, monkeypatch):
+def test_missing_home_is_an_error_with_a_cure(tmp_path, monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     error = RuntimeError("Could not determine home directory.")
     monkeypatch.setattr(Path, "home", mock.Mock(side_effect=error))
@@ -186,7 +184,7 @@ def used_elsewhere():
         process.communicate()
 
 
-def test_room_is_made_by_what_was_used_least_recently(tmp_path):
+def test_least_recently_used_folders_are_removed_first(tmp_path):
     old, new, older = (fill(tmp_path, i, age) for i, age in enumerate((20, 10, 30)))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / cache.NOTES).touch()
@@ -207,7 +205,7 @@ def test_using_a_folder_makes_it_the_newest(tmp_path):
     assert list(cache.list_folders(tmp_path)) == [second, first]
 
 
-def test_what_is_in_use_stays(tmp_path, used_elsewhere):
+def test_folders_in_use_are_kept(tmp_path, used_elsewhere):
     here, there, free = (fill(tmp_path, i, 30 - i) for i in range(3))
     cache.hold(here)
     cache.hold(here)
@@ -224,7 +222,7 @@ def test_where_nothing_can_be_locked_all_stays(tmp_path, monkeypatch):
     assert cache.make_room(tmp_path, 0) == []
 
 
-def test_what_was_removed_can_not_be_used(tmp_path, monkeypatch):
+def test_removed_folder_is_not_used(tmp_path, monkeypatch):
     folder = fill(tmp_path, 1, 20)
     # Between the opening and the lock.
     monkeypatch.setattr(cache, "lock", lambda *_, **__: (folder / cache.NOTES).unlink())
@@ -241,7 +239,7 @@ def test_a_place_that_can_not_be_is_one_sentence(tmp_path):
         pass
 
 
-def test_what_is_listed_already_is_not_listed_again(tmp_path, monkeypatch):
+def test_existing_listing_is_reused(tmp_path, monkeypatch):
     folders = [fill(tmp_path, number, age=9 - number) for number in range(3)]
     sizes = cache.list_folders(tmp_path)
     monkeypatch.delattr(cache, "list_folders")
@@ -290,7 +288,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_exceeds_the_free_space_is_refused_before_the_first_row(tmp_path):
+def test_too_little_free_space_is_refused_before_writing(tmp_path):
     path = tmp_path / "a.npy"
     with writing_rows(path, 100, (1000,), "float32"):
         assert path.stat().st_blocks * 512 < 10_000

@@ -50,7 +50,7 @@ def test_volumes_of_the_cache_are_looked_at_once(kept, monkeypatch):
             arrays.survey(part)
 
 
-def test_what_was_kept_half_is_found_anew(kept):
+def test_half_kept_survey_is_computed_again(kept):
     found = arrays.survey(kept)
     cache.name_beside(kept, "survey").write_text('{"low": 0')
     assert arrays.survey(kept) == found
@@ -90,7 +90,7 @@ def test_noise_and_a_few_bright_voxels_are_within_a_range():
         (lambda x: x - 7.5, "from -7.5 to -6.5, 100%"),
     ],
 )
-def test_images_of_another_scale_are_refused_with_both_ranges(change, values):
+def test_another_intensity_range_is_refused_with_both_ranges(change, values):
     images = change(np.repeat([0.0, 1.0], 50).reshape(1, 10, 10, 1))
     inside = np.full((1, 10, 10, 1), 0.5)
     sentence = f"scan 6 .*{values} .* outside of the 0 to 1 .*scale scans .*clip"

@@ -36,7 +36,7 @@ def test_volumes_of_subjects_of_their_own_are_split_as_ever():
 
 @pytest.mark.parametrize("share", [0.01, 0.05, 0.2, 0.5])
 @pytest.mark.parametrize("affine", [None, np.eye(4)])
-def test_no_subject_is_on_both_sides(share, affine):
+def test_split_keeps_subjects_together(share, affine):
     order = draw_order(SCANS, 0) if affine is not None else range(len(SCANS))
     subjects = [SCANS[i] for i in order]
     train, held_out = split(cohort(subjects, affine=affine), share, 5, 1)
@@ -65,6 +65,6 @@ def test_nothing_is_held_out_of_a_share_of_nothing():
     assert len(train.images) == len(SCANS)
 
 
-def test_too_little_left_is_told():
+def test_split_with_too_few_training_images_is_refused():
     with pytest.raises(InputError, match=r"of 6 images, 0 are left .*\(6 held out"):
         count_held_out(cohort(["sub-1"] * 6), 0.1, 1, 0)

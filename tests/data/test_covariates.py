@@ -186,7 +186,7 @@ def test_a_list_without_names_has_no_columns(tmp_path):
         look_up(["age"], tmp_path / "list.csv")
 
 
-def test_the_summary_tells_what_is_to_be_known(bids):
+def test_summary_describes_each_covariate(bids):
     write(bids / "participants.json", {"group": {"Levels": {"patient": "ill"}}})
     write(bids / "sub-04_T1w.nii.gz", "")
     text = summarise(look_up(["age", "sex", "group"], bids))
@@ -212,7 +212,7 @@ def test_the_summary_hints_at_mistakes(tmp_path):
     assert "one is the same for all" in text
 
 
-def test_subjects_are_told_by_names_or_a_column(tmp_path):
+def test_subjects_come_from_names_or_a_column(tmp_path):
     write(tmp_path / "list.csv", "subject,file\nX,a.nii\nX,b.nii\n,c.nii\n")
     files = find_volumes([tmp_path / "list.csv"])
     listed = rows_of_lists([tmp_path / "list.csv"])

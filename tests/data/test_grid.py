@@ -146,7 +146,7 @@ def test_the_grid_holds_the_edges_of_all_volumes():
         assert (world <= highest + 0.02).all()
 
 
-def test_a_given_shape_is_centred_and_keeps_voxels_in_place():
+def test_requested_shape_is_centred_and_keeps_voxels_in_place():
     shape = (20, 21, 22)
     affine = affine_of(shape, (2, 2, 2))
     data = RNG.random((*shape, 1)).astype("float32")

@@ -140,7 +140,7 @@ def test_bad_headers_are_answered_with_their_cure(tmp_path, write, sentence, end
         assert str(refusal.value).count("\n") == 0
 
 
-def test_surface_data_are_told(tmp_path):
+def test_surface_data_are_refused(tmp_path):
     scalars = nib.cifti2.ScalarAxis(["thickness"])
     voxels = nib.cifti2.BrainModelAxis.from_mask(DATA > 0, affine=AFFINE)
     data = np.ones((1, len(voxels)), "float32")
@@ -150,7 +150,7 @@ def test_surface_data_are_told(tmp_path):
         check_headers([file])
 
 
-def test_a_file_cut_off_is_told_by_its_size(tmp_path):
+def test_truncated_file_is_refused_by_its_size(tmp_path):
     cut(save(tmp_path / "a.nii"), -9)
     with pytest.raises(InputError, match="is cut off"):
         check_headers([tmp_path / "a.nii"])
@@ -162,7 +162,7 @@ def test_a_file_cut_off_is_told_by_its_size(tmp_path):
 
 
 @pytest.mark.parametrize("keep", [-1, -9, -100, 20_000])
-def test_a_compressed_file_cut_off_is_told_by_reading(tmp_path, keep):
+def test_truncated_compressed_file_is_refused_when_read(tmp_path, keep):
     data = np.random.default_rng(0).random((20, 20, 20)).astype("float32")
     file = save(tmp_path / "a.nii.gz", data)
     cut(file, keep)
@@ -171,7 +171,7 @@ def test_a_compressed_file_cut_off_is_told_by_reading(tmp_path, keep):
         read_volume(file)
 
 
-def test_damaged_and_mistaken_compression_is_told(tmp_path):
+def test_damaged_and_mistaken_compression_is_refused(tmp_path):
     data = np.random.default_rng(0).random((30, 30, 30)).astype("float32")
     content = bytearray(save(tmp_path / "a.nii.gz", data).read_bytes())
     content[5000:5100] = bytes(100)
@@ -184,7 +184,7 @@ def test_damaged_and_mistaken_compression_is_told(tmp_path):
 
 
 @pytest.mark.parametrize("end", [".nii", ".nii.gz"])
-def test_a_failing_disk_is_told_from_a_damaged_file(tmp_path, monkeypatch, end):
+def test_failing_disk_is_distinguished_from_a_damaged_file(tmp_path, monkeypatch, end):
     file = save(tmp_path / f"a{end}")
     error = OSError(errno.EIO, "Input/output error")
     for name in ("_decompressed", "_float32"):
@@ -245,7 +245,7 @@ def test_the_volume_with_other_channels_than_most_is_named(tmp_path):
         check_headers(files, channels=True)
 
 
-def test_a_header_without_orientation_is_told(tmp_path, caplog):
+def test_missing_orientation_is_logged(tmp_path, caplog):
     image = nib.Nifti1Image(DATA, None)
     image.header.set_zooms((1, 2, 3))
     nib.save(image, tmp_path / "a.nii")
@@ -321,7 +321,7 @@ def test_the_same_volume_makes_the_same_bytes(tmp_path):
     assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
 
 
-def test_what_can_not_be_written_is_told(tmp_path):
+def test_write_errors_are_one_sentence(tmp_path):
     with pytest.raises(InputError, match=r"must end in .nii or .nii.gz"):
         write_volume(tmp_path / "a.img", DATA, AFFINE)
     with pytest.raises(InputError, match="unknown type of voxels 'float16'"):

@@ -31,7 +31,7 @@ def names(files):
     return [file.name for file in files]
 
 
-def test_folders_are_searched_and_sorted_and_hidden_files_left_out(folder):
+def test_find_volumes_sorts_folders_and_skips_hidden_files(folder):
     assert names(find_volumes([folder / "a"])) == ["1.nii", "2.NII.GZ", "3.nii.gz"]
 
 
@@ -72,7 +72,7 @@ def bids(tmp_path):
     return tmp_path / "bids"
 
 
-def test_derivatives_and_sourcedata_are_left_out_unless_named(bids, caplog):
+def test_find_volumes_skips_derivatives_and_sourcedata_unless_named(bids, caplog):
     raw = bids / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
     with caplog.at_level("INFO", "dipy_ldm"):
         assert find_volumes([bids]) == [raw]
@@ -91,7 +91,7 @@ def test_derivatives_and_sourcedata_are_left_out_unless_named(bids, caplog):
         find_volumes([bids])
 
 
-def test_what_was_made_of_scans_is_no_scan(folder, caplog):
+def test_find_volumes_skips_derived_files(folder, caplog):
     by = '{"GeneratedBy": {"Name": "dipy_ldm"}}'
     for name, text in (("1_std", by), ("1_other", "[1]"), ("1_pipe", '{"a": 1}')):
         (folder / "b" / f"{name}.nii.gz").touch()
@@ -171,7 +171,7 @@ def test_nothing_is_refused():
         find_volumes([])
 
 
-def test_volumes_are_told_from_images(folder):
+def test_holds_volumes_distinguishes_volumes_from_images(folder):
     (folder / "list.csv").write_text("a/1.nii")
     for path in ("a/1.nii", "a", ".", "a/*.nii", "a/2.NII.GZ", "list.csv", "*"):
         assert holds_volumes([folder / path]), path
@@ -223,7 +223,7 @@ def test_scans_are_chosen_by_suffix_and_entities(caplog):
         (("T1w", {"task": "rest"}), r"the task rest; there are none \(5\)"),
     ],
 )
-def test_what_no_name_has_is_told_with_what_there_is(choice, sentence):
+def test_missing_entity_is_refused_with_the_existing_ones(choice, sentence):
     with pytest.raises(InputError, match=sentence):
         choose_files([*T1W, *T2W], *choice)
 

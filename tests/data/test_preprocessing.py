@@ -54,7 +54,7 @@ def test_scaling_does_not_depend_on_the_unit():
         )
 
 
-def test_what_is_not_clipped_comes_back():
+def test_unclipped_intensities_are_restored():
     for data in (brain(), brain(-900, 1500), brain(-1024, -500)):
         intensities = measure_range(data)
         inside = (data > intensities.low) & (data < intensities.high)
@@ -107,7 +107,7 @@ def flattened(data):
 
 
 @pytest.mark.parametrize("offset", [1e5, 1e6, 1e9])
-def test_a_large_offset_is_seen(offset):
+def test_large_offset_flattens_intensities(offset):
     noise = RNG.uniform(0, 1000, (20, 20, 20, 1))
     assert flattened(offset + noise)
     # Also of what is inside of zeros, of which a mask would become.
@@ -117,11 +117,11 @@ def test_a_large_offset_is_seen(offset):
 
 
 @pytest.mark.parametrize("mark", [-3e36, 1e20, -1e6])
-def test_a_number_for_missing_voxels_is_seen(mark):
+def test_placeholder_of_missing_voxels_flattens_intensities(mark):
     assert flattened(np.where(brain() == 0, mark, brain()))
 
 
-def test_what_shows_something_is_not_flattened():
+def test_images_with_contrast_are_not_flattened():
     x = np.linspace(0, 1, 4000).reshape(20, 20, 10, 1)
     for data in (brain(), brain(-900, 1500), x, x**6, -x, 1000 + 100 * x):
         assert not flattened(data)

@@ -30,12 +30,12 @@ def test_intensities_and_labels_are_scaled_alike():
         ([True, False, True, True], [0, 1]),
     ],
 )
-def test_labels_are_found(values, labels):
+def test_labels_are_recognised(values, labels):
     array = np.array(values).reshape(2, 1, 2)
     assert sources.learn(array, (2, 1, 2, 1)).labels == labels
 
 
-def test_what_is_known_is_kept_as_json():
+def test_source_goes_through_json():
     known = Source(2, (0.5, 3.0), [], "abc")
     assert sources.from_saved(sources.to_saved(known)) == known
     assert sources.from_saved(sources.to_saved(None)) is None

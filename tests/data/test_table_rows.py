@@ -65,12 +65,12 @@ def test_rows_without_names_stay_in_their_order(table):
         (FRAME.set_index(["participant_id", "age"]), SUBJECTS, "reset_index"),
     ],
 )
-def test_what_can_not_be_joined_is_refused(table, subjects, sentence):
+def test_tables_that_do_not_match_are_refused(table, subjects, sentence):
     with pytest.raises(InputError, match=sentence):
         join_rows(table, subjects)
 
 
-def test_tables_of_both_sides_are_joined_each_to_its_own():
+def test_training_and_validation_tables_are_joined_separately():
     known = Table(TABLE, {"age": "years"})
     first, second = align_tables((known, SUBJECTS), ([1, 2], ["sub-01", "sub-02"]))
     assert (first, first.units) == ({"age": [52, 61, 52]}, {"age": "years"})

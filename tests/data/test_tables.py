@@ -69,7 +69,7 @@ def test_quotes_that_belong_to_a_cell_are_read(tmp_path):
         "sep=\t\nid\tage\nx\t61\ny\t62\n",
     ],
 )
-def test_what_stands_between_columns_is_told_from_the_first_line(tmp_path, text):
+def test_delimiter_is_read_from_the_first_line(tmp_path, text):
     rows = read_table(write(tmp_path / "t.csv", text))
     assert [(row.cells["id"], row.cells["age"]) for row in rows] == [
         ("x", "61"),

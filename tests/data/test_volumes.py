@@ -100,7 +100,7 @@ def test_the_second_run_starts_at_once(cohort, load, no_work):
     assert second.files == first.files
 
 
-def test_moved_files_are_known_again_under_their_new_names(cohort, load, no_work):
+def test_moved_files_are_recognised_under_new_names(cohort, load, no_work):
     load(cohort)
     no_work()
     moved = cohort.rename(cohort.with_name("moved"))
@@ -116,7 +116,7 @@ def test_other_content_and_settings_are_other_results(cohort, load):
     assert not np.allclose(load(cohort).images[1], first[1])
 
 
-def test_a_thinned_out_cache_is_made_anew(cohort, load, tmp_path):
+def test_incomplete_cache_is_rebuilt(cohort, load, tmp_path):
     first = load(cohort).images
     for name in ("images.npy", "volumes.json"):
         (folder,) = (tmp_path / "cache").iterdir()
@@ -136,7 +136,7 @@ def test_a_thinned_out_cache_is_made_anew(cohort, load, tmp_path):
         ("images.npy", None),
     ],
 )
-def test_a_damaged_cache_is_made_anew(cohort, load, tmp_path, no_work, name, content):
+def test_damaged_cache_is_rebuilt(cohort, load, tmp_path, no_work, name, content):
     first = load(cohort).images.copy()
     (folder,) = (tmp_path / "cache").iterdir()
     whole = (folder / name).read_bytes()
@@ -234,7 +234,7 @@ def test_a_voxel_size_beyond_the_volumes_is_refused(cohort, load):
         load(cohort, voxel_size=1e9)
 
 
-def test_what_does_not_fit_into_memory_is_named(tmp_path, monkeypatch):
+def test_volume_larger_than_memory_is_named(tmp_path, monkeypatch):
     file = save(tmp_path / "large.nii.gz", template())
     monkeypatch.setattr(headers, "_machine_memory", lambda: 4 * 959)
     sentence = r"large.nii.gz has more voxels \(12 x 10 x 8\) than fit into memory;"
@@ -337,7 +337,7 @@ def test_nothing_good_is_an_error_and_no_cache(cohort, load, tmp_path):
     assert not list((tmp_path / "cache").iterdir())
 
 
-def test_a_volume_outside_of_the_grid_is_told(cohort, load):
+def test_volume_outside_of_the_grid_is_refused(cohort, load):
     affine = np.eye(4)
     affine[0, 3] = 2000
     save(cohort / "3.nii", template(), affine)
@@ -395,7 +395,7 @@ def test_bad_masks_take_their_volumes_along(cohort, masked, load):
     assert (len(masks), [file.name for file in files]) == (1, ["2.nii.gz"])
 
 
-def test_without_any_pair_of_good_files_there_is_nothing(cohort, masked, load):
+def test_no_pair_of_good_files_is_an_error(cohort, masked, load):
     (masked / "0.nii").write_text("no mask")
     for i in (1, 2):
         (cohort / f"{i}.nii.gz").write_text("no volume")
@@ -417,7 +417,7 @@ def test_one_mask_may_serve_several_volumes(tmp_path, load):
     npt.assert_array_equal(masks[0], masks[1])
 
 
-def test_progress_is_shown_when_asked_for(cohort, load, capfd):
+def test_progress_is_shown_on_request(cohort, load, capfd):
     load(cohort)
     assert capfd.readouterr().err == ""
     load(cohort, shape=8, verbose=True)
@@ -458,7 +458,7 @@ def test_a_small_grid_leaves_the_rest_of_the_file_alone(cohort, load):
     npt.assert_allclose(spread[changed], 0.1 * origin.intensities.high[0], rtol=1e-5)
 
 
-def test_a_mask_with_nothing_on_the_grid_is_told(cohort, masked, load):
+def test_empty_mask_on_the_grid_is_refused(cohort, masked, load):
     for i, axes in enumerate(ORIENTATIONS):
         mask = np.zeros(SHAPE, "uint8")
         mask[0, 0, 0] = 1
@@ -467,7 +467,7 @@ def test_a_mask_with_nothing_on_the_grid_is_told(cohort, masked, load):
         load(cohort, mask_files=[masked], shape=6)
 
 
-def test_a_full_disk_is_told(cohort, load, tmp_path, monkeypatch):
+def test_full_disk_is_one_sentence(cohort, load, tmp_path, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
@@ -478,7 +478,7 @@ def test_a_full_disk_is_told(cohort, load, tmp_path, monkeypatch):
     assert not list((tmp_path / "cache").iterdir())
 
 
-def test_the_place_and_its_size_are_told(cohort, load, tmp_path, caplog):
+def test_cache_folder_and_size_are_logged(cohort, load, tmp_path, caplog):
     with caplog.at_level(logging.INFO, "dipy_ldm"):
         load(cohort)
         load(cohort, shape=8)
@@ -509,7 +509,7 @@ def test_the_cache_has_a_limit(cohort, load, tmp_path):
         load(cohort, cache_limit=-1)
 
 
-def test_room_is_made_before_it_is_needed(cohort, load, tmp_path, monkeypatch):
+def test_space_is_freed_before_it_is_needed(cohort, load, tmp_path, monkeypatch):
     load(cohort, shape=8)
     release_all(tmp_path / "cache")
     left = []
@@ -524,7 +524,7 @@ def test_room_is_made_before_it_is_needed(cohort, load, tmp_path, monkeypatch):
     assert left == []
 
 
-def test_what_is_skipped_goes_to_our_logger(cohort, load, caplog):
+def test_skipped_files_are_logged(cohort, load, caplog):
     break_file(cohort)
     with caplog.at_level(logging.WARNING, "dipy_ldm"):
         load(cohort, shape=8, skip_bad=True)

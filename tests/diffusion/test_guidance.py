@@ -43,6 +43,6 @@ def test_guidance_goes_beyond_the_strong_one_at_its_times_alone():
     assert asked == [0.2, 0.8]
 
 
-def test_without_guidance_the_weak_one_is_not_asked():
+def test_weak_network_is_not_called_without_guidance():
     denoise = guided(lambda x, t: np.ones(SHAPE), None, 1.0)
     npt.assert_array_equal(denoise(None, 0.5), 1)

@@ -36,7 +36,7 @@ def fill_in(resamplings, n=5_000):
     return made.T
 
 
-def test_what_is_missing_of_a_gaussian_is_made_as_it_should_be():
+def test_hole_of_a_gaussian_has_the_conditional_distribution():
     known, made = fill_in(inpainting.RESAMPLINGS)
     slope = (known @ made) / (known @ known)
     spread = (made - slope * known).std()
@@ -47,7 +47,7 @@ def test_what_is_missing_of_a_gaussian_is_made_as_it_should_be():
     assert (known @ made) / (known @ known) < 0.6
 
 
-def test_what_is_known_in_part_is_held_at_first():
+def test_partly_known_latents_are_held_at_first():
     known, freedom = np.ones((1, 3, 1)), np.array([0, 0.4, 1])[:, None]
     fitting = guidance.pinned(lambda x, t: x, known, freedom)
     for time, wanted in ((0.01, [1, 5, 5]), (0.5, [1, 1, 5]), (1, [1, 1, 5])):
@@ -67,7 +67,7 @@ def test_latents_are_set_free_at_one_noise_whatever_the_schedule():
     npt.assert_allclose(found, wanted, atol=1e-5)
 
 
-def test_noise_that_is_put_back_is_as_much_as_was_there():
+def test_resampling_restores_the_noise_level():
     before, now = schedules.rates("cosine", 0.8), schedules.rates("cosine", 0.3)
     noise = samplers.noise_source(0, range(1000), (20,))
     x = now[0] * 3 + now[1] * noise()
@@ -85,14 +85,14 @@ def masks():
 OPTIONS = {"steps": 3, "resamplings": 2, "seed": 4}
 
 
-def test_only_the_hole_is_made_anew(diffusion, blobs, masks):
+def test_inpaint_changes_only_the_hole(diffusion, blobs, masks):
     made = diffusion.inpaint(blobs[:3], masks, **OPTIONS)
     assert made.shape == (3, 13, 10, 1) and made.dtype == np.float32
     npt.assert_array_equal(made[:, masks == 0], blobs[:3][:, masks == 0])
     assert (made[:, masks > 0] != blobs[:3][:, masks > 0]).all()
 
 
-def test_what_was_in_the_hole_makes_no_difference(diffusion, blobs, masks):
+def test_inpaint_ignores_the_content_of_the_hole(diffusion, blobs, masks):
     spoilt = np.where(masks[..., None] > 0, np.nan, blobs[:2])
     made = diffusion.inpaint(blobs[:2], masks, **OPTIONS)
     npt.assert_array_equal(diffusion.inpaint(spoilt, masks, **OPTIONS), made)
@@ -152,7 +152,7 @@ def test_a_hole_in_a_ramp_is_filled_with_the_ramp(space):
     npt.assert_array_equal(filled[~hole], image[~hole])
 
 
-def test_a_filling_stays_within_what_is_around_it():
+def test_filling_stays_within_the_surrounding_range():
     rng = np.random.default_rng(0)
     image, hole = rng.random((1, 20, 20, 2)), ball((20, 20), 6)
     filled = inpainting.fill(image, hole[None])[0]
@@ -160,7 +160,7 @@ def test_a_filling_stays_within_what_is_around_it():
     assert around.min() < filled[hole].min() < filled[hole].max() < around.max()
 
 
-def test_holes_at_the_edge_and_far_from_all_that_is_known():
+def test_holes_at_the_edge_and_far_from_known_voxels():
     image = np.full((1, 8, 8, 1), 3.0)
     hole = np.zeros((1, 8, 8), bool)
     hole[:, :3] = True

@@ -92,7 +92,7 @@ def test_uniform_log_snr_is_uniform_in_log_snr():
     npt.assert_allclose(steps, steps[0], rtol=1e-3)
 
 
-def test_uniform_log_snr_ends_where_it_is_asked_to():
+def test_uniform_log_snr_ends_at_the_requested_noise():
     def strengths(*arguments):
         times = schedules.uniform_log_snr("cosine", 5, *arguments)
         return schedules.rates("cosine", times)[1]
@@ -118,7 +118,7 @@ def test_path_ends_clean():
         (lambda: schedules.to_target("score", 0, 0, 1, 0), "v, noise, clean"),
     ],
 )
-def test_unknown_names_list_the_known(call, known):
+def test_unknown_names_list_the_choices(call, known):
     with pytest.raises(InputError, match=known):
         call()
 
@@ -141,7 +141,7 @@ def test_the_loss_of_nothing_is_that_of_the_best_line_through_white_noise(target
 
 @pytest.mark.parametrize("schedule", schedules.SCHEDULES)
 @pytest.mark.parametrize("deviation", [0.26, 1.0])
-def test_times_are_about_where_noise_is_as_strong_as_what_differs(schedule, deviation):
+def test_times_concentrate_where_noise_equals_signal(schedule, deviation):
     shares = (np.arange(4000) + 0.5) / 4000
     times = schedules.lognormal_times(schedule, shares, deviation)
     assert times.min() >= 0 and times.max() <= 1

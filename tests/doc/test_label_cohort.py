@@ -156,7 +156,7 @@ def test_t1_is_as_priors_have_it(cohort, tmp_path):
     assert (grey > 1.8 * white).all()
 
 
-def test_left_stays_left_where_subjects_are_mirrored(cohort, tmp_path):
+def test_mirrored_subjects_keep_left_labels_left(cohort, tmp_path):
     save(draw_head(left=6), tmp_path / "maps")
     files = cohort.make_cohort(
         tmp_path / "out", 6, tmp_path / "maps", voxel_size=(2, 2), dseg=True
@@ -265,7 +265,7 @@ def test_maps_may_have_any_axes_and_pose(cohort, tmp_path, axes):
     assert up[1] > thalami[0][1] + 8
 
 
-def test_parcels_are_what_they_are_parcels_of(cohort, tmp_path):
+def test_parcels_are_mapped_to_their_tissue(cohort, tmp_path):
     labels = draw_head()
     parcels = labels.copy()
     for whole, parcel in ((3, 1024), (42, 12175), (2, 3001), (41, 5002)):
@@ -285,7 +285,7 @@ def test_islands_outside_of_the_head_are_gone(cohort, tmp_path):
     assert fluid.sum() == (labels == 24).sum() - 1
 
 
-def test_brains_without_fluid_get_some(cohort, tmp_path):
+def test_brains_without_fluid_get_fluid(cohort, tmp_path):
     labels = draw_head()
     labels[(labels > 500) | (labels == 24)] = 0
     # A deep fold.

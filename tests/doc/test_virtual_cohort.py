@@ -64,7 +64,7 @@ def test_a_volume_depends_on_seed_and_number_alone(cohort, tmp_path):
     assert part.read_bytes() == files[1].read_bytes() != other.read_bytes()
 
 
-def test_files_are_as_they_were_made(cohort, images, tmp_path):
+def test_files_hold_the_generated_volumes(cohort, images, tmp_path):
     (file,) = cohort.make_cohort(tmp_path, 1, first=3)
     read = nib.load(file)
     np.testing.assert_array_equal(read.get_fdata(), images[3].get_fdata())
@@ -129,7 +129,7 @@ def test_the_brain_is_where_the_template_is(cohort, images):
         np.testing.assert_allclose(centre, expected, atol=4)
 
 
-def test_left_and_right_are_not_swapped(cohort):
+def test_left_and_right_are_kept(cohort):
     # Without deformation, all voxels of the template are found where they were.
     shape, affine = cohort.field_grid()
     nothing = cohort.Deformation(np.zeros((*shape, 3), "float32"), affine)
@@ -168,7 +168,7 @@ def test_the_field_is_still_at_its_edge(cohort):
         assert not np.take(displacement, [0, -1], axis).any()
 
 
-def test_the_flow_there_and_back_is_nothing(cohort):
+def test_flow_forth_and_back_is_the_identity(cohort):
     rng = np.random.default_rng(0)
     shape, _ = cohort.field_grid()
     noise = [cohort.smooth_noise(rng, shape, 9) for _ in range(3)]
@@ -317,7 +317,7 @@ def test_covariates_are_written_beside_the_volumes(cohort, tmp_path):
             assert value in (None, known[i][name])
 
 
-def test_what_covariates_say_is_what_is_seen(cohort):
+def test_covariates_match_measurements(cohort):
     few, many = (cohort.Traits(-0.2, -8, None), cohort.Traits(0.4, 8, cohort.Lesion()))
     (thin, a), (wide, b) = (cohort.make_subject(5, traits=t) for t in (few, many))
     assert b["ventricles"] > 1.3 * a["ventricles"]
@@ -330,7 +330,7 @@ def test_what_covariates_say_is_what_is_seen(cohort):
     assert wide[around].min() < thin[around].min() - 0.1
 
 
-def test_lesions_are_as_large_and_as_dark_as_asked_for(cohort):
+def test_lesions_have_the_requested_size_and_contrast(cohort):
     _, affine = cohort.templates()
     for lesion in (cohort.Lesion(), cohort.Lesion(10, 0.2)):
         shares = cohort.darkness(lesion)
@@ -339,7 +339,7 @@ def test_lesions_are_as_large_and_as_dark_as_asked_for(cohort):
         assert np.isclose(volume, np.pi / 6 * lesion.diameter**3, rtol=0.05)
 
 
-def test_without_traits_nothing_is_known(cohort, images):
+def test_covariates_need_traits(cohort, images):
     image, known = cohort.make_subject(4)
     assert known == {}
     np.testing.assert_array_equal(image.get_fdata(), images[4].get_fdata())

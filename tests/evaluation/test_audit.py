@@ -78,7 +78,7 @@ def planted(train, n, kind, rng):
 
 
 @pytest.mark.parametrize("kind", ["exact", "flipped", "shifted", "noise", "contrast"])
-def test_planted_copies_are_found_as_many(train, invariant, rng, kind):
+def test_planted_copies_are_counted(train, invariant, rng, kind):
     n = 80
     found = look(invariant, train, patients(n, 3), planted(train, n, kind, rng))
     finding = copies.judge(found)
@@ -89,13 +89,13 @@ def test_planted_copies_are_found_as_many(train, invariant, rng, kind):
 
 
 @pytest.mark.parametrize("kind", ["exact", "noise"])
-def test_copies_that_were_not_moved_are_found_in_voxels(train, rng, kind):
+def test_unmoved_copies_are_detected_in_voxels(train, rng, kind):
     found = look(voxels(), train, patients(80, 3), planted(train, 80, kind, rng))
     assert copies.judge(found).copies.value == 0.05
     assert copies.judge(found).chance < copies.FALSE_ALARM_RATE / 3
 
 
-def test_none_are_found_among_held_out_images_in_ten_repetitions(train, invariant):
+def test_held_out_images_give_no_alarm_in_ten_repetitions(train, invariant):
     for seed in range(10):
         held_out, others = patients(60, 10 + seed), patients(60, 50 + seed)
         for features in (voxels(), invariant):
@@ -149,7 +149,7 @@ def repeated(k, rng):
 
 
 @pytest.mark.parametrize("k", [1, 9, 10, 12, 30])
-def test_copies_of_what_was_learnt_many_times_are_found(rng, k):
+def test_copies_of_repeated_training_images_are_detected(rng, k):
     train, held_out, generated = repeated(k, rng)
     finding = copies.judge(copies.search(voxels(), train, held_out, generated))
     assert finding.copies.value == 0.5
@@ -160,7 +160,7 @@ def test_copies_of_what_was_learnt_many_times_are_found(rng, k):
     assert refused[50:].mean() < 0.2
 
 
-def test_copies_are_found_where_no_two_training_images_are_distinct(rng):
+def test_copies_are_detected_among_near_identical_training_images(rng):
     # Hardly an image by itself: nearness can't tell, and the distance does.
     base = rng.standard_normal((300, 60))
     train = np.repeat(base[:20], 15, 0) + 0.5 * rng.standard_normal((300, 60))
@@ -173,7 +173,7 @@ def test_copies_are_found_where_no_two_training_images_are_distinct(rng):
 
 
 @pytest.mark.parametrize("repeats", [1, 15])
-def test_no_alarm_where_images_are_there_many_times(repeats):
+def test_repeated_images_give_no_alarm(repeats):
     alarms = 0
     for seed in range(40):
         rng = np.random.default_rng(seed)
@@ -210,7 +210,7 @@ def test_changed_copies_keep_their_place_and_range(train, rng):
     assert 0.2 < flat.mean() < 0.8
 
 
-def test_the_threshold_of_dar_finds_copies_where_there_are_none(train, invariant, rng):
+def test_dar_threshold_gives_false_alarms(train, invariant, rng):
     held_out = patients(80, 3)
     found = copies.dar(
         look(invariant, train, held_out, planted(train, 80, "exact", rng))
@@ -222,7 +222,7 @@ def test_the_threshold_of_dar_finds_copies_where_there_are_none(train, invariant
     assert copies.dar(few).held_out.value > 0.1
 
 
-def test_held_out_images_that_are_training_images_are_found(train):
+def test_duplicates_of_training_images_are_detected(train):
     prints = copies.fingerprints(train)
     saved_again = np.round(train[[5, 9]] * 4095) / 4095
     others = copies.fingerprints(np.concatenate([patients(3, 8), saved_again]))
@@ -243,7 +243,7 @@ def test_too_few_are_refused(numbers, message):
         copies.search(voxels(), *(np.zeros((n, 3)) for n in numbers))
 
 
-def test_few_copies_can_be_told(train):
+def test_fewest_detectable_copies(train):
     assert copies.fewest_detectable(80, 80) == 2
     assert copies.fewest_detectable(20, 20) < 5
     # The more held-out images there are, the less chance has to say.
@@ -272,7 +272,7 @@ def test_losses_are_of_the_same_noise_whatever_the_schedule(schedule):
     npt.assert_allclose(spreads[::2], wanted, rtol=0.02)
 
 
-def test_membership_of_known_losses(rng):
+def test_infer_membership_of_normal_losses(rng):
     others = rng.standard_normal(300)
     same = membership.infer_membership(rng.standard_normal(300), others)
     assert same.auc.low < 0.5 < same.auc.high
@@ -309,7 +309,7 @@ def test_losses_are_lower_without_noise_to_learn(diffusion, blobs):
     assert (membership.reconstruction_losses(diffusion, blobs[:4]) > 0).all()
 
 
-def test_conditions_of_the_training_images_are_asked_for():
+def test_repeat_conditions_of_the_training_images():
     assert repeat_conditions(None, 3) is None
     asked = repeat_conditions({"age": [1, 2], "sex": ["F", None]}, 3)
     assert asked == {"age": [1, 2, 1], "sex": ["F", None, "F"]}
@@ -342,7 +342,7 @@ def test_an_audit_of_copies(diffusion, blobs):
     assert len(widths) == len(found.pairs) and min(widths) >= 320
 
 
-def test_copies_are_made_anew_with_the_next_numbers():
+def test_generate_new_replaces_copies_by_the_next_samples():
     def generate(places, first):
         # Numbers that end in 3 are copies, and each sample is its number.
         return np.arange(first, first + len(places))
@@ -392,7 +392,7 @@ def test_fingerprints_know_copies(train, rng, diffusion, tmp_path):
     ("others", "than", "expected"),
     [(20, "any held-out image is", "4.8"), (200, "99 % of held-out images", "1.0")],
 )
-def test_what_is_expected_by_chance_is_told(train, others, than, expected):
+def test_conclude_names_the_share_expected_by_chance(train, others, than, expected):
     found = look(voxels(), train, patients(others, 3), patients(40, 4))
     finding = copies.judge(found)
     told = SimpleNamespace(
@@ -461,7 +461,7 @@ def pictures(n, seed):
     return np.float32((smooth - low) / (high - low))[..., None]
 
 
-def test_a_model_that_was_trained_too_long_is_found_out():
+def test_overfitted_model_is_detected():
     train, held_out = pictures(20, 0), pictures(60, 1)
     vqvae = VQVAE(widths=(8, 16), blocks=1, n_codes=64, code_dim=3)
     vqvae.fit(train, steps=300, batch_size=20, verbose=False)

@@ -78,7 +78,7 @@ def test_random_features_are_the_same_everywhere(shape, rng):
     np.testing.assert_allclose(random_network(shape).compute(images), found, rtol=1e-4)
 
 
-def test_random_features_tell_blur_and_few_others(sets):
+def test_random_features_detect_blur(sets):
     features = random_network(sets.real.shape[1:])
     found = measure_fidelity(compute_features(sets, features))
     assert is_worse_than_real(found | {"generated": found["reconstructed"]}, "kernel")
@@ -136,7 +136,7 @@ def test_two_samples_of_one_gaussian_are_at_the_floor(rng):
     assert found["generated"]["frechet"].value == pytest.approx(0.3, abs=0.2)
 
 
-def test_shifted_and_narrow_gaussians_are_told(rng):
+def test_shifted_and_narrow_gaussians_are_detected(rng):
     a, b, c = rng.standard_normal((3, 300, 6))
     floor = distances(a, c)
     shifted = {"generated": distances(a, b + 1), "real": floor}
@@ -157,7 +157,7 @@ def test_no_frechet_distance_without_enough_samples(rng):
         distances(*rng.standard_normal((2, 19, 4)))
 
 
-def test_what_hardly_varies_is_alike(sets):
+def test_nearly_constant_sets_are_more_similar_than_real_ones(sets):
     same = sets._replace(generated=np.repeat(sets.generated[:2], 20, 0))
     found = measure_variety(same)
     assert found["generated"].low > found["real"].high
@@ -223,7 +223,7 @@ def test_blur_takes_the_finest_octave(rng):
     assert measure_sharpness(small) == {}
 
 
-def test_patches_inside_are_told_by_the_texture(rng):
+def test_patches_inside_depend_on_texture(rng):
     heads = np.zeros((4, 20, 24, 24, 24, 1))
     heads[:, :, 3:-3, 3:-3, 3:-3] = 0.6
     heads += 0.05 * rng.standard_normal(heads.shape)
@@ -250,7 +250,7 @@ def test_anatomy_of_a_ball():
     assert anatomy.symmetry(np.zeros((4, 4, 4, 1))) == 0
 
 
-def test_tissues_are_told_apart(rng):
+def test_tissues_are_separated(rng):
     volume = np.zeros((24, 24, 24, 1))
     for slab, value in zip(
         (slice(2, 12), slice(12, 17), slice(17, 22)), (3, 6, 9), strict=True
@@ -262,7 +262,7 @@ def test_tissues_are_told_apart(rng):
     assert anatomy.tissue_fractions(np.zeros((2, 8, 8, 8, 1))).shape == (0, 3)
 
 
-def test_what_was_asked_for_is_followed(rng):
+def test_requested_values_are_correlated_with_measurements(rng):
     asked = rng.uniform(20, 80, 200)
     found = probes.measure_agreement(
         asked, 50 + 0.5 * (asked - 50) + rng.standard_normal(200)
@@ -292,7 +292,7 @@ def test_what_was_asked_for_is_followed(rng):
     assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
 
 
-def test_a_ridge_tells_what_was_left_out(rng):
+def test_ridge_predicts_held_out_values(rng):
     rows = rng.standard_normal((60, 8)) * [5, 1, 1, 1, 1, 1, 1, 0]
     slopes = rng.standard_normal((8, 2))
     targets = rows @ slopes + 3
@@ -307,7 +307,7 @@ def test_a_ridge_tells_what_was_left_out(rng):
     assert same.predict(np.ones((2, 3))).tolist() == [[4], [4]]
 
 
-def test_scans_of_a_subject_do_not_tell_a_ridge_what_it_is(rng):
+def test_ridge_is_not_fitted_to_scans_of_the_same_subject(rng):
     whose = np.repeat(np.arange(40), 3)
     people, numbers = rng.standard_normal((40, 200)), rng.standard_normal((40, 1))
     rows = people[whose] + 0.1 * rng.standard_normal((120, 200))
@@ -341,7 +341,7 @@ def test_probes_know_whose_images_are(sizes, monkeypatch):
     assert narrow != wide
 
 
-def test_nobody_is_on_both_sides_of_an_evaluation():
+def test_evaluation_keeps_subjects_on_one_side():
     whose = np.r_[np.repeat(np.arange(15), 3), np.arange(15, 20)]
     halves, subjects, (note,) = _apart(whose, 25)
     first, second = halves
@@ -370,7 +370,7 @@ def test_figures_are_those_of_subjects(sets):
     assert one["real"]["density"] != other["real"]["density"]
 
 
-def test_leaving_out_is_what_it_says(rng):
+def test_leave_one_out_equals_refitting(rng):
     rows, targets = rng.standard_normal((25, 5)), rng.standard_normal((25, 1))
     targets += rows[:, :1]
     told = fit_ridge(rows, targets).explained
@@ -406,7 +406,7 @@ def sizes(rng):
     return {"noise": noise, "size": rows}, known
 
 
-def test_numbers_that_were_asked_for_are_told(sizes):
+def test_probe_compares_requested_numbers(sizes):
     rows, known = sizes
     found = probe("continuous", rows, known)
     assert (found.features, found.n) == ("size", 59)
@@ -418,7 +418,7 @@ def test_numbers_that_were_asked_for_are_told(sizes):
     assert probe("continuous", rows, known).figures["generated"]["r"].low < 0.2
 
 
-def test_classes_that_were_asked_for_are_told(sizes):
+def test_probe_compares_requested_classes(sizes):
     rows, known = sizes
     known = {
         of: [v if v is None else "large" if v > 15 else 7.0 for v in values]
@@ -432,7 +432,7 @@ def test_classes_that_were_asked_for_are_told(sizes):
     assert found.as_figures()["guessing"] == found.guessing
 
 
-def test_what_no_probe_can_tell_gets_a_sentence(sizes):
+def test_unreadable_condition_gets_a_sentence(sizes):
     rows, known = sizes
     number = SimpleNamespace(kind="continuous")
     few = {of: {"size": [None] * 50 + v[50:]} for of, v in known.items()}
@@ -500,7 +500,7 @@ def test_an_evaluation_of_images(diffusion, blobs):
     assert any(how == "bad" for _, how in conclude(found.figures))
 
 
-def test_real_images_as_samples_are_not_told_from_real_ones(diffusion, blobs, rng):
+def test_real_images_as_samples_match_real_ones(diffusion, blobs, rng):
     real = np.concatenate([blobs] * 2)[rng.permutation(128)]
     found = evaluate(
         diffusion, real[:96], real[96:], features=[own(lambda x: x[:, ::4, ::4])]
@@ -515,6 +515,6 @@ def test_sizes_that_differ_tenfold_are_refused(diffusion, blobs):
         evaluate(diffusion, many, blobs[:40])
 
 
-def test_json_of_what_is_nested():
+def test_as_json_of_nested_records():
     found = as_json({"a": [Interval(1, 0, 2), np.float32(0.5)], "b": (np.arange(2),)})
     assert found == {"a": [{"value": 1, "low": 0, "high": 2}, 0.5], "b": [[0, 1]]}

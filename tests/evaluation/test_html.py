@@ -52,7 +52,7 @@ def test_a_page_is_whole_and_needs_no_network():
     assert 'width="12" height="8" alt="Black."' in html
 
 
-def test_what_users_name_is_no_html():
+def test_names_are_escaped():
     names = "<b>&\"'"
     html = page.page(
         names,
@@ -69,7 +69,7 @@ def test_what_users_name_is_no_html():
     assert "<b>" not in html
 
 
-def test_headings_without_anything_below_are_left_out():
+def test_empty_sections_are_omitted():
     assert page.section("Empty", "", "") == page.part("Empty") == ""
 
 

@@ -124,7 +124,7 @@ def test_subsamples_have_the_width_of_the_normal_interval(rng, most):
     assert widths == pytest.approx([wanted, np.sqrt(2) * wanted], rel=0.15)
 
 
-def test_intervals_of_precision_and_so_on_hold_what_others_draw(rng):
+def test_intervals_of_precision_cover_fresh_draws(rng):
     def shares(real, fake):
         return [*precision_recall(real, fake, 5), *density_coverage(real, fake, 5)]
 
@@ -157,7 +157,7 @@ def test_identical_gaussians_have_the_published_values(rng):
     assert coverage == pytest.approx(1 - 0.5**5, abs=0.015)
 
 
-def test_what_others_compute(rng):
+def test_precision_and_recall_equal_prdc(rng):
     prdc = pytest.importorskip("prdc")
     real, fake = rng.standard_normal((300, 6)), 0.8 * rng.standard_normal((250, 6))
     theirs = prdc.compute_prdc(real, fake, nearest_k=5)
@@ -170,7 +170,7 @@ def test_what_others_compute(rng):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # in what others call
 @pytest.mark.parametrize(("n", "features"), [(200, 6), (600, 128)])
-def test_distances_that_others_compute(rng, n, features):
+def test_distances_equal_other_packages(rng, n, features):
     fidelity = pytest.importorskip("torch_fidelity", exc_type=ImportError)
     torch = pytest.importorskip("torch")
     fid = pytest.importorskip("pytorch_fid.fid_score", exc_type=ImportError)
@@ -236,7 +236,7 @@ def test_counts_by_brute_force(rng):
         (lambda x: binomial(0, 0), "n must be at least 1"),
     ],
 )
-def test_what_cant_be_measured_is_refused(rng, call, message):
+def test_too_few_samples_are_refused(rng, call, message):
     with pytest.raises(InputError, match=message):
         call(rng.standard_normal((20, 8)))
 

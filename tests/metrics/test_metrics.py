@@ -251,7 +251,7 @@ def test_decibels_are_those_of_the_difference_within_the_mask(rng):
     assert np.isinf(psnr(images, images)).all()
 
 
-def test_true_detail_raises_both_figures_and_noise_the_energy_alone(rng):
+def test_true_detail_raises_energy_and_correlation_noise_energy_alone(rng):
     truth = gaussian_filter(rng.random((3, 20, 22, 18, 1)), (0, 0.7, 0.7, 0.7, 0))
     np.testing.assert_allclose(detail_energy(truth, truth), 1)
     np.testing.assert_allclose(detail_correlation(truth, truth), 1)
@@ -300,7 +300,7 @@ def test_ties_are_no_matter_of_rounding(rng):
     assert (density, coverage) == (1.25, 1)
 
 
-def test_a_wave_is_in_its_band_and_what_is_masked_counts_not():
+def test_wave_is_in_its_band_within_the_mask():
     masks = np.zeros((2, 64, 48))
     masks[:, 8:-8] = 1
     for length, band in ((2.5, 0), (6, 1), (12, 2), (24, 3)):
@@ -360,12 +360,12 @@ def test_halve_takes_the_mean_of_blocks():
         (lambda: octave_energies(np.ones((2, 7, 9, 1))), "8 voxels a side"),
     ],
 )
-def test_what_can_not_be_measured_is_refused_in_one_sentence(call, message):
+def test_invalid_inputs_are_refused_in_one_sentence(call, message):
     with pytest.raises(InputError, match=message):
         call()
 
 
-def test_octave_correlation_is_that_of_what_is_true(rng):
+def test_octave_correlation_is_that_of_the_true_signal(rng):
     truth = rng.standard_normal((3, 32, 32, 1))
     coarse = gaussian_filter(truth, [0, 2, 2, 0])
     invented = coarse + 0.3 * rng.standard_normal(truth.shape)

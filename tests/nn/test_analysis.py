@@ -86,7 +86,7 @@ def test_tiles_of_an_encoder_give_the_whole(widths, blocks):
     assert np.abs(less - whole).max() > 1e-5
 
 
-def test_reach_of_layers_that_look_anywhere_is_not_known():
+def test_receptive_radius_of_global_layers_is_refused():
     latents = keras.Input((None, None, 2))
     decoder = keras.Model(latents, keras.layers.GroupNormalization(1)(latents))
     with pytest.raises(TypeError, match="how far does the layer"):

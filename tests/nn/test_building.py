@@ -62,7 +62,7 @@ def check(blobs):
 
 
 @pytest.mark.parametrize("call", [fit_all, load, check])
-def test_others_draw_what_they_would_have_drawn(blobs, call):
+def test_estimators_leave_global_generators_alone(blobs, call):
     assert drawn_after(lambda: call(blobs)) == drawn_after(lambda: None)
 
 

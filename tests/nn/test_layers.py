@@ -119,7 +119,7 @@ def test_channels_become_the_voxels_of_their_place(space, times):
 @pytest.mark.parametrize(
     "layer", [DepthToSpace(2), TimeEmbedding(8), Cut((3, 4)), SourceFeatures(5)]
 )
-def test_layers_are_made_of_their_configurations(layer):
+def test_layers_are_rebuilt_from_their_configurations(layer):
     again = type(layer).from_config(layer.get_config())
     assert again.get_config() == layer.get_config()
 
@@ -136,7 +136,7 @@ def test_a_sum_of_networks():
 
 
 @pytest.mark.tensorflow
-def test_what_is_computed_again_is_told_that_it_is_for_training():
+def test_recomputed_layers_are_called_in_training_mode():
     import tensorflow as tf
 
     told = []

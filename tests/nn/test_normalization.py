@@ -135,7 +135,7 @@ def test_gradients_without_a_hack_are_equal(hack, name, monkeypatch):
 
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("name", WAYS)
-def test_sizes_may_be_known_only_when_it_runs(name):
+def test_sizes_may_be_dynamic(name):
     import tensorflow as tf
 
     ours, _ = both(name, (None, None))
@@ -184,7 +184,7 @@ def test_with_a_gpu_the_back_end_finds_gradients_itself(monkeypatch):
 
 
 @pytest.mark.tensorflow
-def test_what_is_traced_once_is_called_for_each_of_the_same_shape():
+def test_traced_function_is_shared_by_tensors_of_one_shape():
     import tensorflow as tf
 
     traced = []

@@ -37,14 +37,14 @@ def cohort(n, effect=1.0, seed=0):
     return latents + effect * truth, numbers, known, effect * truth
 
 
-def test_what_is_told_makes_is_found():
+def test_effects_of_conditions_are_fitted():
     latents, numbers, known, truth = cohort(600, effect=2.0)
     found = ConditionalMean.learn(latents, numbers, known).predict(numbers)
     assert found.dtype == np.float32
     assert ((found - truth) ** 2).mean() < 0.02 * (truth**2).mean()
 
 
-def test_nothing_is_expected_where_nothing_is_told():
+def test_mean_is_zero_without_conditions():
     latents, numbers, known, _ = cohort(60)
     learnt = ConditionalMean.learn(latents, numbers, known)
     npt.assert_array_equal(learnt.predict(np.full((2, 2), -1.0)), 0)
@@ -80,7 +80,7 @@ def test_of_conditions_that_mean_nothing_next_to_nothing_is_expected(n):
 
 @pytest.mark.parametrize("n", [6, 12])
 @pytest.mark.parametrize("scans", [1, 2])
-def test_errors_are_those_of_fits_to_all_others(n, scans, monkeypatch):
+def test_errors_equal_leave_one_out_fits(n, scans, monkeypatch):
     # Of six, six features know all; and as brains, they have most in common.
     rng = np.random.default_rng(0)
     latents = rng.standard_normal((n, 20, 20, 20, 1), "float32") + 5
@@ -114,7 +114,7 @@ def test_errors_are_those_of_fits_to_all_others(n, scans, monkeypatch):
     npt.assert_allclose(found[:-1], errors, rtol=0.05)
 
 
-def test_of_what_subjects_have_by_chance_nothing_is_expected_of_others():
+def test_chance_differences_of_subjects_are_not_fitted():
     shares = []
     for seed in range(12):
         rng = np.random.default_rng(seed)
@@ -132,7 +132,7 @@ def test_of_what_subjects_have_by_chance_nothing_is_expected_of_others():
     assert by_image > 0.05
 
 
-def test_of_one_subject_nothing_is_expected_of_others():
+def test_one_subject_gives_no_conditional_mean():
     latents, numbers, known, _ = cohort(30)
     learnt = ConditionalMean.learn(latents, numbers, known, np.zeros(30, int))
     npt.assert_array_equal(learnt.weights, 0)
@@ -140,7 +140,7 @@ def test_of_one_subject_nothing_is_expected_of_others():
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("target", TARGETS)
-def test_what_was_taken_away_is_added_again(schedule, target):
+def test_subtracted_mean_is_added_again(schedule, target):
     rng = np.random.default_rng(0)
     left, noise = rng.standard_normal((2, 5, *SHAPE))
     expected = rng.standard_normal((1, *SHAPE))
@@ -156,7 +156,7 @@ def test_what_was_taken_away_is_added_again(schedule, target):
     npt.assert_allclose(denoise(alpha * clean + sigma * noise, 0.6), clean, atol=1e-5)
 
 
-def test_batches_have_what_is_left():
+def test_batches_hold_residuals():
     latents, numbers, known, _ = cohort(8)
     learnt = ConditionalMean.learn(latents, numbers, known)
     options = {"schedule": "cosine", "target": "clean", "seed": 0}
@@ -174,7 +174,7 @@ def test_batches_have_what_is_left():
     npt.assert_allclose(x, plain[0][0] - taken, atol=1e-5)
 
 
-def test_spreads_are_those_of_what_is_left():
+def test_spreads_are_those_of_residuals():
     latents, numbers, known, _ = cohort(200)
     learnt = ConditionalMean.learn(latents, numbers, known)
     left = latents - learnt.predict(numbers)

@@ -38,7 +38,7 @@ def flat(array):
     return np.asarray(array, "float64").reshape(-1, SIZE)
 
 
-def test_mean_directions_and_variances_are_found():
+def test_mean_directions_and_variances_are_fitted():
     latents, mean, along = drawn(800)
     learnt = Gaussian.learn(latents)
     assert all(part.dtype == np.float32 for part in learnt)
@@ -60,7 +60,7 @@ def test_the_deviation_is_that_about_the_mean_of_each_place():
     assert Gaussian.learn(latents[:1]).deviation == pytest.approx(1)
 
 
-def test_most_is_learnt_where_noise_is_about_as_strong_as_what_differs(trained):
+def test_times_concentrate_where_noise_equals_differences(trained):
     latents = Latents(np.zeros((400, *trained.latent_shape_), "float32"))
     (_, times), _ = noisy_latents(trained._denoiser, latents, 400).of(0)
     alpha, sigma = rates(trained.schedule, times)
@@ -68,9 +68,7 @@ def test_most_is_learnt_where_noise_is_about_as_strong_as_what_differs(trained):
     assert np.mean((strength > 0.5) & (strength < 7)) > 0.8
 
 
-def test_images_and_what_is_made_of_others_are_learnt_at_all_times_alike(
-    trained, diffusion
-):
+def test_images_and_translations_use_all_times(trained, diffusion):
     of_others = copy.copy(trained._denoiser)
     source = Source(1, (0.0, 1.0), [], "")
     of_others.architecture = of_others.architecture._replace(source=source)
@@ -82,7 +80,7 @@ def test_images_and_what_is_made_of_others_are_learnt_at_all_times_alike(
 
 
 @pytest.mark.parametrize("n", [40, 100, 200])
-def test_no_more_is_claimed_than_others_show(n):
+def test_variances_hold_for_held_out_examples(n):
     # Of much more numbers than examples, any directions but the first are chance.
     rng = np.random.default_rng(0)
 
@@ -129,7 +127,7 @@ def test_directions_end_where_those_of_chance_begin(monkeypatch):
 
 
 @pytest.mark.parametrize("n", [2, 3, 30])
-def test_what_is_elsewhere_in_each_is_not_aligned(n):
+def test_objects_in_different_places_are_not_aligned(n):
     rng = np.random.default_rng(0)
     places = np.moveaxis(np.indices((12, 12, 12)), 0, -1)
 
@@ -173,7 +171,7 @@ def test_scans_of_a_subject_do_not_bear_each_other_witness_wherever_they_are():
     assert len(Gaussian.learn(latents, 0 * whose).loadings) == 0
 
 
-def test_one_example_does_not_tell_how_others_differ():
+def test_one_example_gives_no_directions():
     learnt = Gaussian.learn(drawn(1)[0])
     npt.assert_array_equal(learnt.mean, 0)
     npt.assert_array_equal(learnt.rest, 1)
@@ -261,7 +259,7 @@ def test_networks_see_and_say_numbers_of_unit_variance(target):
         assert 0.8 < ((truth - wanted) / spread).var() < 2 + 10 * t
 
 
-def test_what_never_varied_in_training_is_no_extreme():
+def test_constant_latents_give_no_extremes():
     latents = drawn(40)[0]
     latents[:, 0] = 2
     learnt = Gaussian.learn(latents)
@@ -272,7 +270,7 @@ def test_what_never_varied_in_training_is_no_extreme():
     assert spread.min() > 0.1
 
 
-def test_it_errs_less_than_what_knows_less():
+def test_estimate_beats_simpler_ones():
     latents, *_ = drawn(400)
     others, *_ = drawn(300, seed=5)
     learnt = Gaussian.learn(latents)
@@ -290,7 +288,7 @@ def test_it_errs_less_than_what_knows_less():
         assert errors[0] < 0.95 * errors[1]
 
 
-def test_the_estimate_is_made_of_its_configuration():
+def test_estimate_is_rebuilt_from_its_configuration():
     layer = LinearEstimate(3, "linear", "noise")
     assert LinearEstimate.from_config(layer.get_config()).get_config() == (
         layer.get_config()
@@ -406,7 +404,7 @@ def test_samples_begin_with_the_signal_that_all_have(trained, undecoded):
     assert abs(off) < 0.25  # of a standard deviation; 1 from pure noise
 
 
-def test_the_loss_before_any_training_is_known(trained, volumes):
+def test_loss_of_the_linear_estimate_matches_the_network(trained, volumes):
     latents = Latents(trained._scaled(trained.vqvae_.encode(np.repeat(volumes, 9, 0))))
     untrained = LatentDiffusion.from_saved(trained.to_tensors(), trained.to_document())
     untrained._build()

@@ -9,7 +9,7 @@ from dipy_ldm.prior._latent_prior import LatentPrior
 SHAPE = (3, 4, 5, 1)
 
 
-def test_of_levels_that_few_subjects_have_nothing_is_known():
+def test_rare_levels_are_ignored():
     # However many scans they have: it would be nearly one of these subjects.
     rng = np.random.default_rng(0)
     whose = np.repeat(np.arange(40), 3)

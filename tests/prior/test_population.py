@@ -38,9 +38,7 @@ def share(drawn, name, value, where=None):
     return np.mean((values == value)[slice(None) if where is None else where])
 
 
-def test_what_is_drawn_is_as_in_training_by_itself_and_together(
-    known, population, table
-):
+def test_draws_follow_marginals_and_correlations(known, population, table):
     drawn = draw_conditions(known, population, None, 4000)
     ill = np.array(drawn["group"]) == "patient"
     assert ill.mean() == pytest.approx(share(table, "group", "patient"), abs=0.03)
@@ -61,7 +59,7 @@ def test_what_is_drawn_is_as_in_training_by_itself_and_together(
     assert abs(ages[ill].mean() - ages[~ill].mean()) < 3
 
 
-def test_what_is_given_stays_and_what_goes_with_it_is_drawn(known, population):
+def test_given_values_stay_and_others_are_drawn_to_match(known, population):
     drawn = draw_conditions(known, population, {"group": "patient"}, 300)
     assert set(drawn["group"]) == {"patient"}
     assert np.mean(drawn["age"]) == pytest.approx(75, abs=3)
@@ -145,7 +143,7 @@ def test_scans_of_one_subject_are_no_crowd():
     assert of_few.cells == [[0, 0], [1, 0]] and of_few.counts == [20, 20]
 
 
-def test_what_is_missing_in_training_is_drawn_too(table):
+def test_missing_training_values_are_drawn_too(table):
     holes = table | {"sex": [None if i % 3 else s for i, s in enumerate(table["sex"])]}
     known = learn(holes, 2000)
     population = Population.learn(ConditionBatch.of(known, holes).numbers, known)
@@ -153,7 +151,7 @@ def test_what_is_missing_in_training_is_drawn_too(table):
     assert set(draw_conditions(known, population, None, 200)["sex"]) == {"F", "M"}
 
 
-def test_what_can_not_be_asked_for(known, population):
+def test_invalid_requests_are_refused(known, population):
     with pytest.raises(InputError, match="sex has no level 'x'"):
         draw_conditions(known, population, {"sex": "x"}, 2)
     with pytest.raises(InputError, match="age must have one value or 2"):

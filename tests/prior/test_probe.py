@@ -36,7 +36,7 @@ def flat(array):
     return np.asarray(array, "float64").reshape(-1, SIZE)
 
 
-def test_others_are_read_as_well_as_is_said():
+def test_claimed_errors_hold_for_held_out_latents():
     latents, numbers, known = cohort(600)
     learnt = LinearProbe.learn(latents[:200], numbers[:200], known)
     assert learnt.weights.shape == (3, *SHAPE)
@@ -59,7 +59,7 @@ def test_readings_are_not_nearer_to_the_mean_than_the_truth():
         npt.assert_allclose(slope, 1, atol=0.15)
 
 
-def test_what_few_places_tell_of_is_read_there(monkeypatch):
+def test_local_effects_are_read_locally(monkeypatch):
     rng = np.random.default_rng(0)
     ages = rng.uniform(20, 80, 500)
     latents = rng.standard_normal((500, 12, 12, 3)).astype("float32")
@@ -79,7 +79,7 @@ def test_what_few_places_tell_of_is_read_there(monkeypatch):
     assert errors[0] < 0.75 * errors[1]
 
 
-def test_what_can_not_be_read_is_not_held_to():
+def test_unreadable_conditions_are_not_enforced():
     latents, numbers, known = cohort(100, effect=0.0)
     learnt = LinearProbe.learn(latents, numbers, known)
     npt.assert_array_equal(learnt.errors, 0)
@@ -124,7 +124,7 @@ def test_scans_of_a_subject_do_not_bear_each_other_witness():
 
 
 @pytest.mark.parametrize("sessions", [1, 2, 4])
-def test_what_is_claimed_is_true_of_other_subjects(sessions):
+def test_claimed_errors_hold_for_other_subjects(sessions):
     claimed, true = [], []
     for seed in range(8):
         latents, numbers, known, whose = scans(seed, 0.2, sessions)
@@ -139,7 +139,7 @@ def test_what_is_claimed_is_true_of_other_subjects(sessions):
     npt.assert_allclose(np.median(claimed), np.median(true), rtol=0.3)
 
 
-def test_what_is_left_out_is_told_by_fits_to_other_subjects():
+def test_held_out_values_come_from_fits_to_other_subjects():
     rng = np.random.default_rng(0)
     rows, wanted = rng.standard_normal((9, 4)), rng.standard_normal(9)
     whose = np.array([0, 1, 1, 2, 0, 3, 3, 3, 4])
@@ -203,7 +203,7 @@ def test_held_estimates_are_those_of_a_joint_gaussian(schedule, directions):
         npt.assert_allclose(flat(one)[0], best, atol=2e-3)
 
 
-def test_what_is_told_once_is_told_of_all():
+def test_one_row_of_conditions_serves_all_samples():
     latents, numbers, known = cohort(100)
     learnt, gaussian = (
         LinearProbe.learn(latents, numbers, known),
@@ -266,7 +266,7 @@ def trained(balls):
     return LatentDiffusion(vqvae, widths=(8,)).fit(images, told, epochs=3, **options)
 
 
-def test_samples_are_what_was_asked_for(trained, monkeypatch, undecoded):
+def test_samples_follow_the_requested_conditions(trained, monkeypatch, undecoded):
     learnt = trained.readings_
     assert 0 < learnt.errors[0] < 0.3
     # Otherwise a network that was hardly trained makes it, too.
@@ -285,9 +285,7 @@ def test_samples_are_what_was_asked_for(trained, monkeypatch, undecoded):
     assert off[0] < 0.85 * off[1]
 
 
-def test_only_aligned_volumes_of_which_something_is_told_are_read(
-    trained, balls, diffusion
-):
+def test_probe_needs_aligned_volumes_and_conditions(trained, balls, diffusion):
     images, _ = balls
     options = {"epochs": 1, "batch_size": 4, "verbose": False}
     model = LatentDiffusion(trained.vqvae_, widths=(8,))

@@ -91,7 +91,7 @@ def test_a_model_is_that_of_its_lowest_loss(fit):
     assert any((a != b).any() for a, b in zip(weights[4], weights[9], strict=True))
 
 
-def test_what_was_kept_is_in_the_checkpoint(fit, tmp_path):
+def test_best_weights_are_in_the_checkpoint(fit, tmp_path):
     whole, path = fit(), tmp_path / "ldm.ckpt"
 
     def stop(model):

@@ -27,7 +27,7 @@ PATH = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r}); "
         ["code", "decode", "64 64 64", 1, None],
     ],
 )
-def test_announced_memory_is_within_a_third_of_what_is_taken(case):
+def test_estimated_memory_is_within_a_third_of_the_measured(case):
     command = [sys.executable, BENCHMARK, "--case", json.dumps(case)]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     announced, taken = json.loads(result.stdout.splitlines()[-1])
@@ -42,7 +42,7 @@ def graphs():
 
 
 @pytest.mark.tensorflow
-def test_nothing_is_left_of_models_that_are_gone(blobs):
+def test_deleted_models_leave_no_graphs(blobs):
     def train():
         options = {"epochs": 1, "batch_size": 16, "verbose": False}
         sizes = {"widths": (8,), "n_codes": 8, "code_dim": 1}

@@ -334,7 +334,7 @@ def test_loss_is_scaled_as_by_keras():
         npt.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_gradients_that_are_not_finite_are_left_out():
+def test_non_finite_gradients_are_skipped():
     weight = keras.Variable([1.0, 2.0])
     optimizer = FlatAdam(
         **SETTINGS,

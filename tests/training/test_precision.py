@@ -70,7 +70,7 @@ def test_gpus_have_a_compute_capability(monkeypatch, capabilities, name):
     assert choose_precision("auto", 2).name == name
 
 
-def test_what_can_not_be_is_refused_with_what_can(monkeypatch):
+def test_unsupported_precision_is_refused_with_the_choices(monkeypatch):
     pretend_gpus(monkeypatch, (7, 5))
     assert choose_precision("float16", 3) == Precision("float16", "as asked for")
     with pytest.raises(InputError, match="choose one of auto, float32, float16"):

@@ -18,7 +18,7 @@ from dipy_ldm.training._options import Length, ResolvedOptions
 from dipy_ldm.training._trainer import Progress
 
 
-def test_the_bar_says_what_goes_on_before_the_first_step(capsys):
+def test_progress_bar_before_the_first_step(capsys):
     bar = Progress("autoencoder", Length(epoch=2, total=2), 0)
     bar.on_epoch_begin(0)
     assert "autoencoder: preparing the first step" in capsys.readouterr().err
@@ -122,7 +122,7 @@ def test_a_loss_that_is_no_number_stops_the_training_at_once(loss):
         watch.on_train_batch_end(1, {"loss": loss})
 
 
-def test_what_goes_wrong_in_the_first_step_is_what_is_told(vqvae, blobs, monkeypatch):
+def test_error_of_the_first_step_is_raised(vqvae, blobs, monkeypatch):
     def fail(optimizer, gradients):
         raise RuntimeError("there is no such convolution")
 

@@ -41,7 +41,7 @@ def test_seeds_are_whole_numbers_of_32_bits(seed):
         check_seed(seed)
 
 
-def test_sizes_are_at_least_one_or_left_open():
+def test_sizes_are_at_least_one_or_none():
     check_sizes(widths=[1, 2], epochs=None)
     with pytest.raises(InputError, match="widths must be at least 1, not 0"):
         check_sizes(widths=[8, 0])

@@ -217,7 +217,7 @@ STRANGERS = {
 
 
 @pytest.mark.parametrize("word", STRANGERS.values(), ids=STRANGERS)
-def test_what_else_comes_to_the_port_is_ignored(chief, word):
+def test_strangers_at_the_port_are_ignored(chief, word):
     port, cluster = chief
     with socket.create_connection(("127.0.0.1", port)) as link:
         with suppress(ConnectionError):

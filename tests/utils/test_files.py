@@ -52,7 +52,7 @@ def test_processes_of_one_number_do_not_meet(tmp_path, monkeypatch):
     assert (tmp_path / "file").read_text() == "one"
 
 
-def test_what_is_private_stays_so_and_is_so_from_the_beginning(tmp_path):
+def test_private_files_are_private_from_the_beginning(tmp_path):
     path = tmp_path / "file"
     path.touch(0o600)
     with replacing(path) as partial:
@@ -62,7 +62,7 @@ def test_what_is_private_stays_so_and_is_so_from_the_beginning(tmp_path):
 
 
 @pytest.mark.parametrize("kept", [0o444, 0o664])
-def test_the_mode_of_what_is_replaced_is_kept(tmp_path, kept):
+def test_mode_of_a_replaced_file_is_kept(tmp_path, kept):
     path = tmp_path / "file"
     path.touch()
     path.chmod(kept)
@@ -106,7 +106,7 @@ with replacing(sys.argv[1]) as partial:
 """
 
 
-def test_what_a_killed_process_left_is_removed_by_the_next_write(tmp_path):
+def test_remains_of_a_killed_process_are_removed_by_the_next_write(tmp_path):
     path = tmp_path / "file"
     write(path, "old")
     subprocess.run([sys.executable, "-c", DIE, path])
@@ -116,7 +116,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next_write(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
-def test_what_another_is_writing_is_let_be(tmp_path):
+def test_file_being_written_by_another_is_kept(tmp_path):
     with replacing(tmp_path / "file") as partial:
         partial.write_text("slow")
         write(tmp_path / "file", "fast")
@@ -190,7 +190,7 @@ def another(tmp_path):
         process.kill()
 
 
-def test_what_another_process_has_claimed_is_refused_with_its_name(tmp_path, another):
+def test_claim_of_another_process_is_refused_with_its_name(tmp_path, another):
     sentence = (
         f"file is being written by process {another.pid} on {socket.gethostname()}"
     )
@@ -203,7 +203,7 @@ def test_what_another_process_has_claimed_is_refused_with_its_name(tmp_path, ano
     assert not list(tmp_path.iterdir())
 
 
-def test_what_a_killed_process_has_claimed_is_free(tmp_path, another):
+def test_claim_of_a_killed_process_is_free(tmp_path, another):
     another.kill()
     another.wait()
     assert [path.name for path in tmp_path.iterdir()] == [".file.lock"]
@@ -232,7 +232,7 @@ def test_claims_that_wait_come_one_after_the_other(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_claim_follows_no_link_that_somebody_made(tmp_path):
+def test_claim_follows_no_symbolic_link(tmp_path):
     (tmp_path / "victim").write_text("precious")
     (tmp_path / ".file.lock").symlink_to(tmp_path / "victim")
     with pytest.raises(OSError), claimed(tmp_path / "file"):

@@ -22,7 +22,7 @@ def heeded():
 
 
 @pytest.mark.parametrize("number", ENDS)
-def test_a_signal_asks_meanwhile_and_is_given_back(heeded, number):
+def test_deferred_signal_handler_is_restored(heeded, number):
     asked = []
     with deferred(asked.append):
         signal.raise_signal(number)
@@ -32,7 +32,7 @@ def test_a_signal_asks_meanwhile_and_is_given_back(heeded, number):
     assert heeded == [number]
 
 
-def test_what_shall_survive_its_terminal_does(heeded):
+def test_ignored_hangup_stays_ignored(heeded):
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     asked = []
     with deferred(asked.append):

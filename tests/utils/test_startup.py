@@ -60,7 +60,7 @@ def test_it_goes_on_whatever_happens(not_imported, for_good):
     assert (gc.get_freeze_count() > 0) is for_good
 
 
-def test_what_its_user_has_set_stays(not_imported):
+def test_settings_of_the_user_are_kept(not_imported):
     gc.disable()
     with gc_disabled():
         pass

@@ -27,19 +27,19 @@ def test_subjects_are_numbered(names):
     npt.assert_array_equal(number_subjects(names, 4), [0, 1, 0, 2])
 
 
-def test_those_of_whom_nothing_is_known_are_others():
+def test_missing_subjects_are_different_ones():
     npt.assert_array_equal(number_subjects(None, 3), [0, 1, 2])
     names = ["a", None, "a", np.nan, "n/a"]
     npt.assert_array_equal(number_subjects(names, 5), [0, 1, 0, 2, 3])
 
 
 @pytest.mark.parametrize("names", ["sub", 3, ["a", "b"], [["a"], ["b"], ["c"]], {}])
-def test_what_names_no_subjects_is_refused(names):
+def test_invalid_subjects_are_refused(names):
     with pytest.raises(InputError, match="subjects"):
         number_subjects(names, 3)
 
 
-def test_nobody_is_on_both_sides():
+def test_subjects_on_both_sides_are_refused():
     found = number_both((3, ["a", "b", "a"]), (2, ["c", None]))
     npt.assert_array_equal(np.concatenate(found), [0, 1, 0, 0, 1])
     assert len(number_both((3, None), (0, None))[1]) == 0

@@ -75,7 +75,7 @@ def test_an_option_that_nobody_describes_is_a_mistake():
         share_descriptions(run)
 
 
-def test_levels_of_the_log_are_known_by_name():
+def test_log_levels_are_found_by_name():
     assert level("debug") == logging.DEBUG
     with pytest.raises(InputError, match="unknown log_level 'LOUD'; choose .* DEBUG"):
         level("loud")
@@ -135,7 +135,7 @@ class Refused(Workflow):
         (Refused(), "command: give another --out_dir.\n"),
     ],
 )
-def test_errors_are_told_from_bad_news_by_their_status(flow, last, monkeypatch, capsys):
+def test_errors_and_bad_news_have_different_statuses(flow, last, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["command"])
     with pytest.raises(SystemExit) as end:
         run(flow)

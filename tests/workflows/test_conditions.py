@@ -39,7 +39,7 @@ def brains(tmp_path_factory):
     return folder
 
 
-def test_generated_volumes_say_what_was_asked_for(brains):
+def test_generated_volumes_record_requested_conditions(brains):
     conditions = ("age=60,99", "group=control")
     status, _, stderr = call(
         "dipy_generate_ldm",
@@ -64,7 +64,7 @@ def test_generated_volumes_say_what_was_asked_for(brains):
 
 
 @pytest.mark.parametrize("words", [(), ("none",), ("group=control",)])
-def test_what_is_drawn_is_said_as_drawn(brains, command, words):
+def test_drawn_conditions_are_recorded_as_drawn(brains, command, words):
     stem = f"drawn-{len(words)}{words == ('none',)}"
     asked = ("--conditions", *words) if words else ()
     given = (brains / "m.safetensors", "--steps", 2, "--n_samples", 2, "--seed", 5)
@@ -90,7 +90,7 @@ def test_what_is_drawn_is_said_as_drawn(brains, command, words):
         assert facts["DrawnConditions"] == (["age"] if request else ["age", "group"])
 
 
-def test_denoised_volumes_say_what_was_asked_for(brains):
+def test_denoised_volumes_record_requested_conditions(brains):
     status, _, stderr = call(
         "dipy_denoise_ldm",
         *("m.safetensors", "scan.nii.gz", "--conditions", "group=control"),
@@ -101,7 +101,7 @@ def test_denoised_volumes_say_what_was_asked_for(brains):
     assert facts["Conditions"] == {"age": "n/a", "group": "control"}
 
 
-def test_the_difference_is_what_conditions_changed(brains):
+def test_difference_is_the_effect_of_conditions(brains):
     given = ("m.safetensors", "scan.nii.gz", "--strength", 1, "--difference")
     for name, more in {
         "plain": (),
@@ -158,7 +158,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_what_can_not_be_asked_for(brains, case):
+def test_invalid_requests_are_refused(brains, case):
     arguments, sentence = BAD[case]
     status, _, stderr = call(
         "dipy_generate_ldm",
@@ -186,14 +186,14 @@ def test_conditions_of_a_model_without(tmp_path):
 
 @pytest.mark.parametrize("given", [{}, "none"])
 @pytest.mark.parametrize("seed", [None, 0])
-def test_nothing_is_asked_of_a_model_without(given, seed):
+def test_requests_are_empty_for_a_model_without_conditions(given, seed):
     older = Path(__file__).parents[1] / "files" / "format-4.safetensors"
     asked = RequestedConditions.of(older, given, range(2), seed=seed)
     assert asked.subset(range(1)) is None
     assert asked.facts(range(1)) == asked.arrays(range(1)) == {}
 
 
-def test_packaged_digits_are_made_by_label(tmp_path):
+def test_packaged_digits_are_generated_by_label(tmp_path):
     asked = ("dipy_generate_ldm", "mnist", "--conditions", "label=7")
     status, _, stderr = call(*asked, "--n_samples", 2, "--steps", 2, cwd=tmp_path)
     assert status == 0, stderr
@@ -254,7 +254,7 @@ def test_conditions_that_images_have_not(tmp_path):
     assert plan(["mnist"]).load().conditions is None
 
 
-def test_what_is_asked_for(brains):
+def test_requested_conditions_subset_and_records(brains):
     path = brains / "m.safetensors"
     asked = RequestedConditions.of(path, {"age": ["60", "n/a", "70.5"]}, range(5, 8))
     assert asked.table == {"age": [60, None, 70.5], "group": [None] * 3}

@@ -59,7 +59,7 @@ def train(folder, *arguments):
     return status, stderr
 
 
-def test_the_model_knows_what_the_tables_say(trained):
+def test_model_keeps_conditions_from_tables(trained):
     folder, said = trained
     path = folder / "out" / "ldm.safetensors"
     document = _serialization.read_document(path, "latent_diffusion")
@@ -76,7 +76,7 @@ def test_the_model_knows_what_the_tables_say(trained):
     assert "can be told from all others by these conditions" in said
 
 
-def test_what_is_wrong_with_tables_is_one_sentence_before_long(folder):
+def test_errors_in_tables_are_one_sentence(folder):
     status, stderr = train(folder, "bids", "--conditions", "age,site", *TINY)
     assert status == 2
     assert "there is no column site" in answer(stderr)
@@ -135,7 +135,7 @@ def test_a_table_asks_for_a_dataset(trained, tmp_path, caplog):
     )
 
 
-def test_what_can_not_be_a_dataset(trained, tmp_path):
+def test_invalid_datasets_are_refused(trained, tmp_path):
     folder, _ = trained
     with pytest.raises(InputError, match="holds another dataset"):
         generate(folder, folder / "bids", bids=True)

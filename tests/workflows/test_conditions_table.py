@@ -48,6 +48,6 @@ def test_other_columns_make_no_difference_and_are_named(read, caplog):
         ),
     ],
 )
-def test_what_can_not_be_wanted(read, text, known, sentence):
+def test_invalid_requests_are_refused(read, text, known, sentence):
     with pytest.raises(InputError, match=sentence):
         read(text, known)

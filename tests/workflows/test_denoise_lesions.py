@@ -36,7 +36,7 @@ def detector_path(model_path, tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", ["int16", "float64"])
-def test_only_lesions_are_made_anew(command, detector_path, tmp_path, kind):
+def test_lesions_alone_are_replaced(command, detector_path, tmp_path, kind):
     path, raw, affine = make_scan(tmp_path, kind)
     threshold = threshold_for(detector_path, path)
     find = ("--lesions", "--threshold", threshold, "--difference", "--dilate", 4)
@@ -69,7 +69,7 @@ def test_only_lesions_are_made_anew(command, detector_path, tmp_path, kind):
     npt.assert_allclose(facts["LesionMillilitres"], volume, rtol=1e-4)
 
 
-def test_where_nothing_is_found_the_scan_stays(command, detector_path, tmp_path):
+def test_scan_without_lesions_is_unchanged(command, detector_path, tmp_path):
     path, raw, _ = make_scan(tmp_path)
     status, stderr = command(
         *("denoise", detector_path, path, "--lesions", "--threshold", 1, "--difference")
@@ -91,9 +91,7 @@ def test_where_nothing_is_found_the_scan_stays(command, detector_path, tmp_path)
         (("--lesions", "--dilate", -1), "dilate must be at least 0"),
     ],
 )
-def test_what_makes_no_sense_is_refused(
-    command, detector_path, tmp_path, options, said
-):
+def test_invalid_options_are_refused(command, detector_path, tmp_path, options, said):
     path, *_ = make_scan(tmp_path)
     status, stderr = command("denoise", detector_path, path, *options)
     assert status == 2 and said in stderr

@@ -107,7 +107,7 @@ def test_an_evaluation_of_volumes(command, volumes, tmp_path):
     assert "Anatomy" in page and "ldm.safetensors" in page
 
 
-def test_what_was_asked_for_is_compared_with_measurements(command, volumes, tmp_path):
+def test_requested_values_are_compared_with_measurements(command, volumes, tmp_path):
     rng = np.random.default_rng(0)
     ages = rng.uniform(20, 80, 20).round(1)
     made = write(tmp_path / "made", draw(20, 6))
@@ -131,7 +131,7 @@ def test_what_was_asked_for_is_compared_with_measurements(command, volumes, tmp_
     assert "Asked and measured" in (tmp_path / "evaluation.html").read_text()
 
 
-def test_what_was_asked_for_is_told_by_a_probe(command, volumes, tmp_path):
+def test_requested_values_are_predicted_by_a_probe(command, volumes, tmp_path):
     sizes = draw(44, 1).sum((1, 2, 3, 4)) / 10
     lines = ["path\tage\tsex"]
     for i, size in enumerate(sizes):
@@ -301,7 +301,7 @@ def test_evaluations_know_whose_real_images_are(monkeypatch, subjects, named):
     assert str(found.value) == str(named)
 
 
-def test_subjects_on_both_sides_are_refused(tmp_path):
+def test_shared_subjects_are_refused(tmp_path):
     affine = np.diag([6.0, 6, 6, 1])
     document = {"shape": [4, 4, 4, 1], "affine": affine.tolist(), "conditions": {}}
     for name, subjects in (("train", "abcd"), ("held", "cdef")):
@@ -388,7 +388,7 @@ def test_held_out_volumes_that_are_training_volumes_are_named(
     ],
     ids=str,
 )
-def test_what_can_not_be_judged_gets_one_sentence(command, volumes, arguments, message):
+def test_invalid_inputs_get_one_sentence(command, volumes, arguments, message):
     if not (volumes / "few").exists():
         write(volumes / "few", draw(3, 9))
     words = [word.replace("V/", f"{volumes}/") for word in arguments]

@@ -68,7 +68,7 @@ def test_outside_of_the_mask_all_is_equal_to_the_bit(
     assert facts["Sources"] == [str(path), "lesion.nii"]
 
 
-def test_what_the_mask_hides_makes_no_difference(command, model_path, tmp_path):
+def test_content_under_the_mask_is_ignored(command, model_path, tmp_path):
     path, raw, affine = make_scan(tmp_path, "float64", "a")
     spoilt = np.where(ball(), 1e4, raw)
     # Of the same name, and thus of the same noise.
@@ -416,7 +416,7 @@ def test_ctrl_c_leaves_whole_volumes(model_path, tmp_path):
     assert not [path.name for path in tmp_path.iterdir() if "partial" in path.name]
 
 
-def test_a_bad_volume_does_not_stop_the_others(command, model_path, tmp_path):
+def test_bad_volume_does_not_stop_the_rest(command, model_path, tmp_path):
     for name in "ab":
         _, _, affine = make_scan(tmp_path, name=name)
     damaged = (tmp_path / "a.nii.gz").read_bytes()

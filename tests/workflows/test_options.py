@@ -19,6 +19,6 @@ def test_steps_are_numbers_by_their_names():
 
 
 @pytest.mark.parametrize("text", ["age", "age=", "age=0", "age=-5", "age=five", "=5"])
-def test_what_is_no_step(text):
+def test_invalid_steps_are_refused(text):
     with pytest.raises(InputError, match="coarsen must be a name and a step above 0"):
         parse_steps(text)

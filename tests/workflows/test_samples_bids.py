@@ -37,7 +37,7 @@ def test_files_are_named_as_bids_has_derivatives(tmp_path):
     assert str(file) == "sub-S12345/dwi/sub-S12345_desc-synthetic_dwi.nii.gz"
 
 
-def test_the_table_says_what_was_asked(tmp_path):
+def test_participants_table_has_requested_conditions(tmp_path):
     bids.begin(tmp_path)
     put(tmp_path, 0, age=70.0, sex="F")
     put(tmp_path, 10000)
@@ -73,7 +73,7 @@ def test_samples_are_added_by_several_at_once(tmp_path):
 @pytest.mark.parametrize(
     "name", ["participants.tsv", "sub-01/x", "dataset_description.json"]
 )
-def test_a_dataset_of_others_is_refused(tmp_path, name):
+def test_dataset_of_another_program_is_refused(tmp_path, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text('{"Name": "x", "GeneratedBy": [{"Name": "other"}]}')
     with pytest.raises(InputError, match="holds another dataset .* another folder"):

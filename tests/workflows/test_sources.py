@@ -64,7 +64,7 @@ def trained(folder):
     return folder, stdout
 
 
-def test_training_tells_what_belongs_together(trained):
+def test_training_logs_pairs(trained):
     folder, stdout = trained
     assert "8 pairs of volume and source, by subject and session: " in stdout
     assert "T2/sub-0_T2w.nii.gz with T1/sub-0_T1w.nii.gz; " in stdout
@@ -102,7 +102,7 @@ def test_samples_are_named_after_their_sources(trained):
     assert (folder / "samples.png").is_file()
 
 
-def test_models_of_volumes_of_others_are_evaluated_and_audited(trained, tmp_path):
+def test_models_with_sources_are_evaluated_and_audited(trained, tmp_path):
     folder, _ = trained
     document = _serialization.read_document(
         folder / "ldm.safetensors", "latent_diffusion"
@@ -130,7 +130,7 @@ def test_models_of_volumes_of_others_are_evaluated_and_audited(trained, tmp_path
         assert "needs 40: half" in stderr or "of the same subjects (sub-0" in stderr
 
 
-def test_sources_of_both_sides_of_an_audit_need_names(tmp_path):
+def test_sources_of_an_audit_need_subject_names(tmp_path):
     for name in ("sub-1_T1w.nii.gz", "one.nii.gz"):
         save(tmp_path / name, np.zeros((2, 2, 2)), np.eye(4))
     named, other = (str(tmp_path / n) for n in ("sub-1_T1w.nii.gz", "one.nii.gz"))
@@ -151,7 +151,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_what_can_not_be_generated(trained, command, monkeypatch, case):
+def test_invalid_options_are_refused(trained, command, monkeypatch, case):
     arguments, sentence = BAD[case]
     monkeypatch.chdir(trained[0])
     status, stderr = command("generate", "ldm.safetensors", *arguments)
@@ -239,7 +239,7 @@ def test_sources_are_held_out_with_their_volumes(folder):
     npt.assert_array_equal(held_out.sources, data.sources[5:])
 
 
-def test_bad_sources_are_left_out_with_their_volumes(folder, tmp_path):
+def test_bad_sources_are_skipped_with_their_volumes(folder, tmp_path):
     files = sorted(map(str, (folder / "T1").iterdir()))
     whole = Path(files[2]).read_bytes()
     cut = tmp_path / "sub-2_T1w.nii.gz"
@@ -260,7 +260,7 @@ def test_bad_sources_are_left_out_with_their_volumes(folder, tmp_path):
         ({"source_files": ["T1", "seg"]}, "sub-0_T2w.nii.gz has 2 sources"),
     ],
 )
-def test_what_can_not_be_paired(folder, monkeypatch, options, sentence):
+def test_unpaired_sources_are_refused(folder, monkeypatch, options, sentence):
     monkeypatch.chdir(folder)
     with pytest.raises(InputError, match=sentence):
         plan(folder, **options)
@@ -320,7 +320,7 @@ def test_masks_are_paired_by_order_unless_names_tell_otherwise(caplog):
         (["a", "b", "c"], "there are 3 masks for 2 volumes"),
     ],
 )
-def test_masks_of_others_are_refused(masks, sentence):
+def test_masks_of_other_subjects_are_refused(masks, sentence):
     with pytest.raises(InputError, match=sentence):
         pair_masks(names("sub-1_T2w", "sub-2_T2w"), names(*masks))
 

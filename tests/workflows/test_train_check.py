@@ -94,7 +94,7 @@ def test_a_cohort_as_it_should_be_is_not_red(cohort, check, tmp_path):
     assert not re.search("<script|https?://", html)
 
 
-def test_each_planted_fault_is_found(cohort, check, tmp_path):
+def test_each_planted_fault_is_reported(cohort, check, tmp_path):
     affine = np.diag([8.0, 8.0, 8.0, 1.0])
     write(cohort, 1, head(1)[:, ::-1])
     write(cohort, 2, head(2), np.diag([0.008, 0.008, 0.008, 1.0]))
@@ -134,7 +134,7 @@ def test_each_planted_fault_is_found(cohort, check, tmp_path):
     assert html.count('class="note bad"') == 2 * len(blamed)
 
 
-def test_conditions_are_told_or_refused(cohort, check):
+def test_conditions_are_summarised_or_refused(cohort, check):
     rows = [f"sub-{i:02d}\t{20 + i}\n" for i in range(N)]
     (cohort / "participants.tsv").write_text("participant_id\tage\n" + "".join(rows))
     status, found, _ = check(cohort, "--conditions", "age")
@@ -163,7 +163,7 @@ def test_masks_are_looked_at(cohort, check, tmp_path):
     assert "another grid" in found["masks"]["what"]
 
 
-def test_few_volumes_are_grey_where_nothing_can_be_told(cohort, check):
+def test_few_volumes_give_grey_findings(cohort, check):
     files = sorted(cohort.iterdir())[:4]
     status, found, _ = check(*files)
     assert status == 1
@@ -181,7 +181,7 @@ def test_too_few_for_a_batch_is_red(cohort, check):
     assert found["time"]["state"] == "grey"
 
 
-def test_no_good_file_is_told_on_the_page(tmp_path, check):
+def test_no_good_file_is_reported_on_the_page(tmp_path, check):
     (tmp_path / "sub-1.nii.gz").write_text("no volume")
     status, found, _ = check(tmp_path / "sub-1.nii.gz")
     assert status == 1

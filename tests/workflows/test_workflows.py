@@ -182,7 +182,7 @@ def test_a_name_that_is_too_long_is_refused_at_once(command, folder, name):
     assert "and may have 240; give a shorter one" in answer(told)
 
 
-def test_resuming_what_has_ended_is_no_error(command, tmp_path):
+def test_resuming_a_finished_training_is_no_error(command, tmp_path):
     path = tmp_path / "ldm.safetensors"
     shutil.copy(_serialization.find("mnist"), path)
     before = path.read_bytes()

@@ -149,7 +149,7 @@ def test_a_landmark_is_where_it_is_in_the_training_volumes(trained, generated):
         npt.assert_allclose(place, LANDMARK, atol=VOXEL_SIZE)
 
 
-def test_generated_volumes_tell_what_they_are(trained, generated):
+def test_generated_volumes_record_their_origin(trained, generated):
     mark = fingerprint(trained / "out" / "ldm.safetensors")
     facts = json.loads((generated / "samples-0002.json").read_text())
     wanted = {
@@ -665,7 +665,7 @@ def test_denoising_names_a_bad_volume(trained, command, tmp_path, case):
     assert [path.name for path in tmp_path.iterdir()] == ["bad.nii.gz"]
 
 
-def test_a_bad_volume_does_not_stop_the_others(trained, command, volumes, tmp_path):
+def test_bad_volume_does_not_stop_the_rest(trained, command, volumes, tmp_path):
     spoil(volumes / "1.nii.gz", "NaN")
     spoil(volumes / "2.nii.gz", "a zero affine")
     path = trained / "out" / "ldm.safetensors"
@@ -681,7 +681,7 @@ def test_a_bad_volume_does_not_stop_the_others(trained, command, volumes, tmp_pa
     ]
 
 
-def test_a_volume_that_is_there_has_a_sidecar_and_none_is_left_alone(tmp_path):
+def test_volumes_and_sidecars_exist_together(tmp_path):
     path = tmp_path / "a.nii.gz"
 
     def write(done):
@@ -716,7 +716,7 @@ def test_an_autoencoder_alone_is_no_model_to_sample(model, command, tmp_path):
     assert "holds a vqvae, not a latent_diffusion; name another" in answer(stderr)
 
 
-def test_volumes_are_learnt_from_in_steps_if_no_epochs_are_given():
+def test_volumes_are_trained_in_steps_by_default():
     data = Cohort(np.zeros((1, 9, 9, 9, 1)), affine=np.eye(4))
     chosen = _presets.resolve(data, epochs_ldm=7)
     assert chosen.length("vqvae")["steps"] == 4000
@@ -725,7 +725,7 @@ def test_volumes_are_learnt_from_in_steps_if_no_epochs_are_given():
         _presets.resolve(data, epochs_ldm=7, steps_ldm=10)
 
 
-def test_estimators_are_told_whose_volumes_are():
+def test_estimators_get_the_subjects():
     class Fitted:
         def fit(self, *images, **options):
             self.options = options

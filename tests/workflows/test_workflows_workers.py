@@ -127,7 +127,7 @@ def test_a_worker_that_refuses_ends_the_other(folder, tmp_path):
 
 
 @pytest.mark.parametrize("killed", [0, 1])
-def test_a_killed_worker_ends_the_other_and_both_resume(
+def test_killed_worker_ends_its_peer_and_both_resume(
     folder, together, tmp_path, killed
 ):
     arguments = (folder / "blobs.npy", *TINY, "--checkpoint_steps", 1, "--resume")
@@ -149,7 +149,7 @@ def test_a_killed_worker_ends_the_other_and_both_resume(
     assert_same(together, tmp_path)
 
 
-def test_sigterm_to_one_worker_ends_both_with_a_checkpoint(folder, tmp_path):
+def test_sigterm_to_one_worker_ends_all_with_a_checkpoint(folder, tmp_path):
     arguments = (folder / "blobs.npy", *TINY, "--epochs_vqvae", 500)
     processes = start_both("dipy_train_ldm", *arguments, cwd=tmp_path)
     checkpoint = tmp_path / "ldm.safetensors.autoencoder-checkpoint"
