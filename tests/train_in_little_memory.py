@@ -14,7 +14,6 @@ import numpy as np
 
 from dipy_ldm import VQVAE
 
-MEBIBYTE = 2**20
 VOLUME = (64, 64, 64, 1)  # one mebibyte
 ALLOWED = 320  # mebibytes, beside those that Python and TensorFlow take to start
 
