@@ -37,7 +37,7 @@ TWO_AT_A_TIME = True
 
 
 def run_two_at_a_time(tasks: Iterable[Callable]) -> None:
-    """Do two things at once, so that what the first take is there for the next.
+    """Run tasks two at a time: the memory of the first is there for the next.
 
     Within a compiled function all would be begun at once; one alone does not keep all
     cores busy.
@@ -77,7 +77,7 @@ def in_batches(
 
 
 def _in_batches(function, array, batch_size, title):
-    """Do so on the devices of this machine."""
+    """Apply it on the devices of this machine."""
     strategy = spread_over.get()
     devices = (None,) if strategy is None else strategy.extended.worker_devices
     # Work for all of them, even if there is little.

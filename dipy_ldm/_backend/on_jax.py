@@ -1,4 +1,4 @@
-"""What JAX is asked for directly."""
+"""What needs JAX itself."""
 
 from collections import defaultdict
 from collections.abc import Callable

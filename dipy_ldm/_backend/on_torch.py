@@ -1,4 +1,4 @@
-"""What PyTorch is asked for directly."""
+"""What needs PyTorch itself."""
 
 from collections.abc import Callable
 from typing import Any

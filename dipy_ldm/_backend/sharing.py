@@ -72,7 +72,7 @@ class StoppableModel(keras.Model):
             self._sketching = False
 
     def call(self, inputs, training=None, mask=None):
-        """Apply the network; while it is sketched, return what is as large."""
+        """Apply the network; while metrics are made, return zeros of its shape."""
         if not self._sketching:
             return super().call(inputs, training=training, mask=mask)
         specs = keras.tree.map_structure(
@@ -86,7 +86,7 @@ class StoppableModel(keras.Model):
         return keras.ops.zeros(result.shape, result.dtype)
 
     def make_train_function(self, force=False) -> None:
-        """Make what trains for a step, and hear whether the training shall end."""
+        """Make the function of a step, which ends the training if it was asked to."""
         if self.train_function is not None and not force:
             return
         super().make_train_function(force)
@@ -127,7 +127,7 @@ def share_of(batch_size: int, strategy: "tf.distribute.Strategy | None") -> int:
 
 
 def batch_specs(batches: Batches, replicas: int) -> Any:
-    """Return what a replica is given at each step."""
+    """Return shapes and types of what a replica is given at each step."""
     each = batches.size // replicas
     return keras.tree.map_structure(
         lambda array: keras.KerasTensor((each, *array.shape[1:]), str(array.dtype)),

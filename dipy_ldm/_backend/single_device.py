@@ -62,13 +62,13 @@ def make_strategy(
 
 
 def scope(strategy: None) -> AbstractContextManager:
-    """Make networks where they are always made."""
+    """Return a context that changes nothing."""
     return nullcontext()
 
 
 @contextmanager
 def spread(strategy: None) -> Iterator[None]:
-    """Do what is done in this context on the one device."""
+    """Within this context, change nothing: there is one device."""
     yield
 
 
@@ -89,12 +89,12 @@ def broadcast_from_chief(array: np.ndarray) -> np.ndarray:
 
 
 def gather_from_workers(facts: object) -> list:
-    """Return what this process says."""
+    """Return the facts of the only process."""
     return [facts]
 
 
 def require_agreement(facts: dict) -> None:
-    """Agree with oneself."""
+    """Do nothing: there is nobody to agree with."""
 
 
 def sum_of_replicas(tensors: list) -> list:
@@ -114,7 +114,7 @@ def free_memory(strategy: None = None) -> float:
 
 
 def run_two_at_a_time(tasks: Iterable[Callable]) -> None:
-    """Do one thing after the other."""
+    """Run one task after the other."""
     for task in tasks:
         task()
 

@@ -1,4 +1,4 @@
-"""Machines that work as one: who is who, and what they tell one another."""
+"""Several machines: which is the chief, and what they exchange."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -227,7 +227,7 @@ class ReplicatedModel(StoppableModel):
             self.sketch(batches, strategy.num_replicas_in_sync)
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Do nothing, since it is done.
+        """Do nothing: ``prepare`` has done it.
 
         Under a strategy Keras takes a batch from the data, which is never trained on
         then, and the result would not be that without a strategy. Of several machines'
@@ -236,7 +236,7 @@ class ReplicatedModel(StoppableModel):
         """
 
     def make_train_function(self, force=False) -> None:
-        """Make what trains for a step, and hear whether the training shall end.
+        """Make the function of a step, which ends the training if it was asked to.
 
         Keras averages the figures of several machines along an axis that single
         numbers don't have ("Invalid reduction dimension 0").

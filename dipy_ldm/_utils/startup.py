@@ -5,6 +5,9 @@ from contextlib import contextmanager
 import gc
 import sys
 
+# Whether the collector waits.
+DISABLES_GC = True
+
 
 @contextmanager
 def gc_disabled(freeze: bool = False) -> Iterator[None]:
@@ -13,7 +16,7 @@ def gc_disabled(freeze: bool = False) -> Iterator[None]:
     Keras and TensorFlow are half a million objects that stay, and the collector would
     go through all that are there again and again as they come: a quarter of the time.
     """
-    if "keras" in sys.modules or not gc.isenabled():
+    if not DISABLES_GC or "keras" in sys.modules or not gc.isenabled():
         # All that is large is there, or somebody else has cared for it.
         yield
         return

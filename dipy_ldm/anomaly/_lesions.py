@@ -48,7 +48,7 @@ _LEAST_SPREAD = 0.03
 
 
 class Atlas(NamedTuple):
-    """What images of a cohort are like at each place.
+    """Mean and standard deviation of a cohort at each place.
 
     Shapes: mean, spread ``(*space, channels)``.
     """
@@ -58,7 +58,7 @@ class Atlas(NamedTuple):
 
     @classmethod
     def learn(cls, images: np.ndarray, bounds: tuple[float, float]) -> Self:
-        """Learn it from images, one at a time.
+        """Compute it from images, one at a time.
 
         Shapes: images ``(n, *space, channels)``.
         """

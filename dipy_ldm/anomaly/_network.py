@@ -1,4 +1,4 @@
-"""The network of the detector: which parts of an image are not as they should be."""
+"""The network of the anomaly detector."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-r"""How much sharper decoded volumes are made, to be as sharp as those learnt from.
+r"""Sharpening of decoded volumes, to be as sharp as those of the training.
 
 An autoencoder that errs as little as it can is smoother than what it reconstructs: of
 detail that latents do not tell, the mean is the best guess, and in that there is none.
@@ -38,7 +38,7 @@ REACH = 2
 
 
 def detail(images: Tensor) -> Tensor:
-    """Return what two blurs take away.
+    """Return the detail of images: what two blurs take away.
 
     Shapes: images ``(n, *space, channels)``.
     """

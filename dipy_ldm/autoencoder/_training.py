@@ -266,13 +266,13 @@ def score(codec: Codec, images: np.ndarray) -> dict[str, float]:
         squares = np.mean((reconstructed - piece) ** 2, axes, dtype="float64")
         return np.stack([squares, detail], -1)
 
-    figures = _of_each(scores, codec, images)
+    figures = _measure_reconstructions(scores, codec, images)
     mse, detail = figures.mean(axis=0)
     low, high = codec.intensity
     return {"mse": float(mse / ((high - low) ** 2 or 1)), "detail": float(detail)}
 
 
-def _of_each(measure, codec, images):
+def _measure_reconstructions(measure, codec, images):
     """Measure images beside their reconstructions, few at once."""
 
     def measured(numbers):
@@ -288,7 +288,7 @@ def missing_detail(codec: Codec, images: np.ndarray) -> float:
 
     Shapes: images ``(n, *space, channels)``.
     """
-    figures = _of_each(measure_detail, codec, images)
+    figures = _measure_reconstructions(measure_detail, codec, images)
     return sharpening_gain(figures.sum(axis=0))
 
 

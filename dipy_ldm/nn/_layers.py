@@ -108,7 +108,7 @@ TRANSPOSED_UPSAMPLING = True
 
 
 class _Convolution(keras.layers.Layer):
-    """What the convolutions here have beside what those of Keras have."""
+    """Upsampling, and biases that learn in any precision."""
 
     # Along an axis, the kernel of three that sees each position twice, as one of four
     # that is moved by two.

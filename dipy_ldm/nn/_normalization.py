@@ -47,7 +47,7 @@ class GroupScale(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("dipy_ldm")
 class Activated(keras.layers.Layer):
-    """Scale and shift each channel by what is given, and activate the result by swish.
+    """Scale and shift each channel, and activate the result by swish.
 
     It computes in float32, and returns the precision of what it is given.
     """

@@ -1,1 +1,1 @@
-"""What latents are like before a denoiser is trained: mean, covariance, conditions."""
+"""The latent prior: mean, covariance and linear probe, before any training."""

@@ -55,7 +55,7 @@ class ConditionalMean(NamedTuple):
         conditions: dict[str, Condition],
         subjects: np.ndarray | None = None,
     ) -> Self:
-        """Learn it by ridge regression.
+        """Fit the weights by ridge regression.
 
         The ridge is that with which each latent is predicted best by those of other
         subjects: the fewer there are, and the less conditions say, the less is
@@ -113,7 +113,7 @@ class _LeftOutErrors:
         self.squares = [_subject_products(rows, mean, rows_of) for rows_of in subjects]
 
     def total(self, shares):
-        """Return the sum of squared errors where so much of each feature is taken."""
+        """Return the sum of squared errors with a shrinkage of each feature."""
         errors = 0.0
         for rows_of, squares in zip(self.subjects, self.squares):
             vectors, along = self.left[rows_of], np.swapaxes(self.along[rows_of], 1, 2)

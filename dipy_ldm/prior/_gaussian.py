@@ -61,7 +61,7 @@ class Gaussian(NamedTuple):
 
     @classmethod
     def learn(cls, latents: np.ndarray, subjects: np.ndarray | None = None) -> Self:
-        """Learn it from examples.
+        """Fit mean, loadings and remaining variances to examples.
 
         Variances along directions are those of examples that had no part in finding
         the directions: the fewer examples, the less is claimed to be known.

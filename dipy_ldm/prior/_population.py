@@ -1,4 +1,4 @@
-"""Conditions that nobody gave, drawn as they are in the training images.
+"""Missing conditions, drawn from their distribution in the training images.
 
 What a model file remembers of the training images gives nobody away: of each condition
 the counts of its levels or its quantiles, and of several together a table of counts in
@@ -58,11 +58,11 @@ class Population(NamedTuple):
         return cls(**saved) if saved else None
 
     def to_saved(self) -> dict:
-        """Return it as JSON can."""
+        """Return it as values of JSON."""
         return self._asdict()
 
     def choose(self, codes: np.ndarray, chance: float) -> np.ndarray:
-        """Choose one of the cells with what is given.
+        """Choose one of the cells that agree with specified codes.
 
         Shapes: codes ``(conditions,)``.
         """
@@ -126,7 +126,7 @@ def _draw_row(row, conditions, population, chances):
 
 
 def _value(condition, code, bins, chance):
-    """Return the level, or a number of the share, that belongs to a chance."""
+    """Return the level or the number at a quantile."""
     if condition.size:
         levels = list(condition.levels)
         sums = np.cumsum(list(condition.levels.values()))
