@@ -167,7 +167,7 @@ def read_document(path: str | Path, kind: str | None = None) -> dict:
 
 
 def shapes(network: "keras.Model", prefix: str) -> _documents.Shapes:
-    """Say what shapes the weights of a network have that were trained."""
+    """Return what shapes the weights of a network have that were trained."""
     return {
         f"{prefix}.{i:03d}": tuple(variable.shape)
         for i, variable in enumerate(network.trainable_variables)
@@ -232,7 +232,7 @@ def _naming(path, kind):
 
 
 def _cure(kind, cure="copy or train it again"):
-    """Say what to do about a file that can't be used."""
+    """Return what to do about a file that can't be used."""
     return "remove it" if kind == "checkpoint" else cure
 
 
@@ -291,7 +291,7 @@ def _read_bfloat16(path):
 
 
 def _unreadable(path, kind):
-    """Say whether a file was cut off or never was one of ours."""
+    """Return whether a file was cut off or never was one of ours."""
     with open(path, "rb") as file:
         start = file.read(9)
     # A safetensors file starts with the length of its JSON header.

@@ -182,7 +182,7 @@ class AnomalyDetector(Estimator):
         batch_size: int | None = None,
         tile: int | None = None,
     ) -> np.ndarray:
-        """Say of each pixel or voxel how likely it is in a lesion.
+        """Return how likely each pixel or voxel is in a lesion.
 
         Parameters
         ----------

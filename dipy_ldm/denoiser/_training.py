@@ -336,13 +336,13 @@ def ablation_gains(
         n = len(np.unique(subjects[specified]))
         if warn and n >= FEWEST_SUBJECTS and not gain > MIN_STANDARD_ERRORS * error:
             logger.warning(
-                "the model does not listen to the condition %s, as far as can be told "
-                "from held-out images of %d subjects: with others' values its loss is "
-                "%.2g higher (standard error %.2g).",
+                "the condition %s has no measurable effect: with the values of others "
+                "the validation loss is %.2g higher (standard error %.2g; %d "
+                "subjects).",
                 name,
-                n,
                 gain,
                 error,
+                n,
             )
     return figures
 

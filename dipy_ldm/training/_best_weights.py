@@ -47,7 +47,7 @@ class BestWeights(keras.callbacks.Callback):
             self.loss = min(history[_FIGURE])
 
     def figures(self) -> dict[str, float]:
-        """Say what the loss of the weights is."""
+        """Return what the loss of the weights is."""
         return {_FIGURE: self.loss} if self.tensors else {}
 
     def restore_to_network(self, history: dict[str, list[Any]]) -> None:

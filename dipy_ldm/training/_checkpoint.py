@@ -162,7 +162,7 @@ class TrainingRecord(keras.callbacks.Callback):
             self.end()
 
     def _has_time(self):
-        """Say whether a checkpoint may be written; all machines do what the chief says.
+        """Return whether a checkpoint may be written; the chief decides for all.
 
         Once the time that they take is up, rounds go by without.
         """
@@ -202,7 +202,7 @@ class TrainingRecord(keras.callbacks.Callback):
 
 
 def _fits(tensors, variables):
-    """Say whether there is a tensor of the right shape for each variable."""
+    """Return whether there is a tensor of the right shape for each variable."""
     return all(
         name in tensors and tensors[name].shape == tuple(variable.shape)
         for name, variable in variables.items()

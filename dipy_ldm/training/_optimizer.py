@@ -115,7 +115,7 @@ class FlatAdam(keras.optimizers.Optimizer):
         # TensorFlow's alone have one.
         strategy = getattr(self, "_distribution_strategy", None)
         with _backend.scope(strategy):
-            groups = [self._group(*some) for some in self._divided(variables)]
+            groups = [self._group(*group) for group in self._divided(variables)]
         vars(self)["_groups"] = groups
         self.built = True
 
@@ -136,7 +136,7 @@ class FlatAdam(keras.optimizers.Optimizer):
                 yield weights, places, alike is not kernels
 
     def _group(self, weights, places, scaled):
-        """Make what is kept of some weights."""
+        """Make what is kept of the weights of a group."""
         shape = (sum(math.prod(weight.shape) for weight in weights),)
         kept = {
             "momentum": True,
@@ -160,14 +160,14 @@ class FlatAdam(keras.optimizers.Optimizer):
         """Change the weights by their gradients."""
         if not self.built:
             self.build(list(trainable_variables))
-        known = self._trainable_variables
+        weights = self._trainable_variables
         if trainable_variables is not None and (
-            len(trainable_variables) != len(known)
-            or any(a is not b for a, b in zip(trainable_variables, known))
+            len(trainable_variables) != len(weights)
+            or any(a is not b for a, b in zip(trainable_variables, weights))
         ):
             raise ValueError("the weights are not those that the optimizer is for.")
         # What has no part in the loss has no gradient.
-        grads = [ops.zeros(w.shape) if g is None else g for g, w in zip(grads, known)]
+        grads = [ops.zeros(w.shape) if g is None else g for g, w in zip(grads, weights)]
         gradients = _backend.sum_of_replicas(
             [_joined([grads[i] for i in group.places]) for group in self._groups]
         )
@@ -176,14 +176,16 @@ class FlatAdam(keras.optimizers.Optimizer):
             self._iterations.assign_add(1)
             return
         gradients = [gradient / self._scale for gradient in gradients]
-        good = ops.all(ops.stack([ops.all(ops.isfinite(some)) for some in gradients]))
+        good = ops.all(
+            ops.stack([ops.all(ops.isfinite(vector)) for vector in gradients])
+        )
         self._if(good, lambda: self._learn(gradients), lambda: None)
         self._rescale(good)
         # As if what is left out had not been. Replicas meet here: not in a branch.
         self._iterations.assign_add(ops.cast(good, self._iterations.dtype))
 
     def _learn(self, gradients):
-        """Take what is to be learnt from a batch, given all its gradients."""
+        """Learn from all gradients of a batch."""
         if self.gradient_accumulation_steps:
             self._accumulate(gradients)
         else:
@@ -193,7 +195,7 @@ class FlatAdam(keras.optimizers.Optimizer):
 
     def _accumulate(self, gradients):
         """Make a step if there are gradients enough for it, or keep them."""
-        sums = [group.sum + some for group, some in zip(self._groups, gradients)]
+        sums = [group.sum + vector for group, vector in zip(self._groups, gradients)]
         batches = self.gradient_accumulation_steps
         self._if(
             ops.equal((self._iterations + 1) % batches, 0),
@@ -211,13 +213,13 @@ class FlatAdam(keras.optimizers.Optimizer):
         )
 
     def _keep(self, sums):
-        for group, some in zip(self._groups, sums):
-            group.sum.assign(some)
+        for group, total in zip(self._groups, sums):
+            group.sum.assign(total)
 
     def _step_of_sums(self, sums):
         for group in self._groups:
             group.sum.assign(ops.zeros(group.sum.shape))
-        self._step([some / self.gradient_accumulation_steps for some in sums])
+        self._step([total / self.gradient_accumulation_steps for total in sums])
 
     def _step(self, gradients):
         """Make a step."""
@@ -230,8 +232,8 @@ class FlatAdam(keras.optimizers.Optimizer):
         time = ops.cast(self.iterations + 1, "float32")
         unbiased = ops.sqrt(1 - self.beta_2**time) / (1 - self.beta_1**time)
         _backend.run_two_at_a_time(
-            partial(self._change, group, some, rate, clip, unbiased)
-            for group, some in zip(self._groups, gradients)
+            partial(self._change, group, vector, rate, clip, unbiased)
+            for group, vector in zip(self._groups, gradients)
         )
 
     def _change(self, group, gradient, rate, clip, unbiased):
@@ -239,18 +241,18 @@ class FlatAdam(keras.optimizers.Optimizer):
         shares = [self._share(weight) for weight in group.weights]
         each = {share: rate * share for share in set(shares)}
         shapes = [weight.shape for weight in group.weights]
-        given = group.momentum, gradient, clip, 1 - self.beta_1
+        moment = group.momentum, gradient, clip, 1 - self.beta_1
         # All is added to where it is. TensorFlow's pool would give what is assigned
         # other pieces of memory in each step, up to twice as large as they need be.
         if group.velocity is None:
-            moved, ahead = _ahead(*given)
+            moved, ahead = _ahead(*moment)
             matrices = [_matrix(weight) for weight in group.weights]
             turned = _turned(matrices, ahead, [each[share] for share in shares])
             changes = [ops.reshape(of, shape) for of, shape in zip(turned, shapes)]
         else:
             (rate,) = each.values()
             further = 1 - self.beta_2, unbiased, self.epsilon, rate
-            moved, squares, change = _adam(*given, group.velocity, *further)
+            moved, squares, change = _adam(*moment, group.velocity, *further)
             _backend.add_to(group.velocity, squares)
             changes = _parts(change, shapes)
         _backend.add_to(group.momentum, moved)
@@ -271,7 +273,7 @@ class FlatAdam(keras.optimizers.Optimizer):
         self._if(due, lambda: self._average(interval), lambda: None)
 
     def _is_first(self):
-        """Say whether no step was made before, however many batches it is of."""
+        """Return whether no step was made before, however many batches it is of."""
         return ops.equal(self.iterations, 0)
 
     def _average(self, batches):
@@ -295,7 +297,7 @@ class FlatAdam(keras.optimizers.Optimizer):
         return changes
 
     def _share(self, weight):
-        """Say how much of the rate a weight has."""
+        """Return how much of the rate a weight has."""
         if not self.base_fan_in:
             return 1.0
         fan_in, _ = _matrix(weight) if _is_kernel(weight) else (1, 1)
@@ -341,7 +343,7 @@ def _parts(vector, shapes):
 
 
 def _is_kernel(weight):
-    """Say whether a weight is the kernel of a convolution or of attention."""
+    """Return whether a weight is the kernel of a convolution or of attention."""
     # Which have three axes and more; biases and tables have fewer.
     return len(weight.shape) > 2
 

@@ -37,7 +37,7 @@ class Precision(NamedTuple):
 
     @staticmethod
     def to_saved(precision: "Precision | None") -> dict | None:
-        """Say what :meth:`from_saved` reads."""
+        """Return what :meth:`from_saved` reads."""
         return precision and precision._asdict()
 
 
