@@ -92,12 +92,13 @@ def gather(arguments: dict[str, Any]) -> SimpleNamespace:
 
 
 def with_options(sentence: str, options: Container[str]) -> str:
-    """Write the names in backticks that are options as such, others without."""
+    """Write names of options as such: in backticks, or where a sentence begins."""
 
     def written(match):
-        return f"--{match[1]}" if match[1] in options else match[1]
+        name = match[1] or match[2]
+        return f"--{name}" if name in options else name
 
-    return re.sub(r"`(\w+)`", written, sentence)
+    return re.sub(r"`(\w+)`|^(\w+)(?= must )", written, sentence)
 
 
 def parse_names(words: str | Iterable[str] | None) -> list[str]:

@@ -19,6 +19,8 @@ from dipy_ldm.workflows.train import TrainLDMFlow
     [
         ("give a smaller `batch_size`.", "give a smaller --batch_size."),
         ("`a` must have the shape `b`.", "a must have the shape b."),  # no options
+        ("skip_bad must be true.", "--skip_bad must be true."),
+        ("images must have the shape (3,).", "images must have the shape (3,)."),
         ("add --skip_bad.", "add --skip_bad."),
         ("no file a/batch_size.nii", "no file a/batch_size.nii"),
     ],

@@ -322,7 +322,7 @@ BAD = {
         ["scan.nii.gz", "-m", "good.nii", "empty.nii"],
         "there are 2 masks for 1 volumes, and not all of their names have a sub-",
     ),
-    "all of it": (["scan.nii.gz", "-m", "all.nii"], "all.nii covers all that the"),
+    "all of it": (["scan.nii.gz", "-m", "all.nii"], "all.nii covers the whole image"),
     "nearly all of it": (["scan.nii.gz", "-m", "most.nii"], "covers the whole image"),
     "elsewhere": (["far.nii", "-m", "far_mask.nii"], "far_mask.nii has nothing on the"),
     "a model of images": (

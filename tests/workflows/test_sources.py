@@ -136,7 +136,9 @@ def test_sources_of_an_audit_need_subject_names(tmp_path):
     named, other = (str(tmp_path / n) for n in ("sub-1_T1w.nii.gz", "one.nii.gz"))
     refuse_unnamed(None, [other])
     refuse_unnamed([named], [named])
-    with pytest.raises(InputError, match=r"one.nii.gz has no sub- in its name, which"):
+    with pytest.raises(
+        InputError, match=r"one.nii.gz has no sub- in its name, by which"
+    ):
         refuse_unnamed([named], [other], [named])
 
 
@@ -145,7 +147,7 @@ BAD = {
     "not there": (["--source_files", "T3"], "there is no file T3"),
     "bids": (
         ["--bids", "--source_files", "T1"],
-        "--bids is not for samples of sources",
+        "--bids is not for samples of source images",
     ),
 }
 
