@@ -524,7 +524,7 @@ def test_conditions_say_themselves():
     assert str(condition) == "44 to 82 years, median 60; missing 25.0%"
 
 
-@pytest.mark.parametrize("step", ["_learn_latents", "_held_out", "_build"])
+@pytest.mark.parametrize("step", ["_learn_latents", "_encode_held_out", "_build"])
 def test_interrupted_fit_keeps_the_earlier_fit(
     told, blobs, monkeypatch, tmp_path, step
 ):
