@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 from keras import layers, ops
@@ -27,9 +27,6 @@ from dipy_ldm.nn._layers import (
 )
 from dipy_ldm.nn._normalization import swish
 from dipy_ldm.prior._gaussian import Gaussian
-
-if TYPE_CHECKING:
-    pass
 
 
 @keras.saving.register_keras_serializable("dipy_ldm")

@@ -18,7 +18,7 @@ from dipy_ldm._utils.checks import InputError, at_least
 from dipy_ldm._utils.subjects import number_subjects
 from dipy_ldm._utils.values import in_order, level_of
 from dipy_ldm.metrics import Interval, binomial, bootstrap
-from dipy_ldm.prior._ridge import decompose, fit_ridge as fit_penalties
+from dipy_ldm.prior import _ridge as regression
 
 # Real images without which nothing is learnt, and more than are needed.
 MIN_IMAGES, _MAX_IMAGES = 20, 2000
@@ -128,9 +128,9 @@ def fit_ridge(
     """
     x, y = np.asarray(rows, float), np.asarray(targets, float)
     whose = number_subjects(subjects, len(x))
-    left, spreads, right = decompose(x)
+    left, spreads, right = regression.decompose(x)
     penalties = max(spreads**2, default=1.0) * _PENALTIES
-    fit = fit_penalties(left, spreads, y, penalties, whose)
+    fit = regression.fit_ridge(left, spreads, y, penalties, whose)
     slopes = right.T @ ((fit.shrunk / spreads)[:, None] * fit.coefficients)
     explained = 1 - fit.error / max(float(y.var(0).mean()), 1e-12)
     return Ridge(explained, x.mean(0), y.mean(0), slopes)
