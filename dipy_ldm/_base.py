@@ -116,6 +116,14 @@ class Estimator:
             )
         )
 
+    @classmethod
+    def _read_init(cls, init):
+        """Return the fitted estimator that a fit begins from; None for none."""
+        if isinstance(init, cls):
+            init._check_fitted()
+            return init
+        return None if init is None else cls.load(init)
+
     def to_tensors(self) -> dict[str, np.ndarray]:
         """Return the weights by their names in a model file."""
         self._check_fitted()

@@ -33,7 +33,12 @@ from dipy_ldm.data._checks import as_fitted, check_trainable, survey
 from dipy_ldm.data._sources import ConditioningInputs, prepare_sources
 from dipy_ldm.denoiser import _training as training
 from dipy_ldm.denoiser._conditioning import Conditioning, Examples, Latents
-from dipy_ldm.denoiser._networks import Architecture, ConditionalDenoiser, Parameters
+from dipy_ldm.denoiser._networks import (
+    Architecture,
+    ConditionalDenoiser,
+    Parameters,
+    expected_shapes,
+)
 from dipy_ldm.denoiser._transfer import take_over
 from dipy_ldm.diffusion import _inpainting as inpainting, samplers
 from dipy_ldm.diffusion._options import (
@@ -43,7 +48,6 @@ from dipy_ldm.diffusion._options import (
     resolve as resolve_sampling,
 )
 from dipy_ldm.diffusion.guidance import pinned
-from dipy_ldm.nn import _building as building
 from dipy_ldm.prior._latent_prior import LatentPrior
 from dipy_ldm.prior._population import Population, draw_conditions
 from dipy_ldm.training import FitOptions, _memory as memory, resolve, train
@@ -865,14 +869,6 @@ class LatentDiffusion(Estimator):
         return super().load(path)
 
     @classmethod
-    def _read_init(cls, init):
-        """Return the model that a fit shall begin from, if it shall."""
-        if isinstance(init, cls):
-            init._check_fitted()
-            return init
-        return None if init is None else cls.load(init)
-
-    @classmethod
     def from_saved(cls, tensors: dict[str, np.ndarray], document: dict) -> Self:
         """Build the fitted model from what was saved."""
         vqvae = VQVAE.from_saved(tensors, document)
@@ -910,26 +906,9 @@ class LatentDiffusion(Estimator):
     @classmethod
     def _expected_shapes(cls, document, shapes):
         expected = VQVAE._expected_shapes(document, shapes)
-        parameters = Parameters(**document["latent_diffusion"])
-        parameters.check()
-        _documents.check_sizes(document["latent_diffusion"], shapes)
         vqvae = VQVAE(**document["vqvae"])
         latent_shape = vqvae.latent_shape(document["shape"])
-        _documents.check_latents(document, latent_shape)
-        conditions = from_saved(document["conditions"])
-        source = sources.from_saved(document["source"])
-        architecture = Architecture(
-            parameters,
-            latent_shape,
-            vqvae.factor,
-            conditions,
-            source,
-            **LatentPrior.network_options(shapes),
-        )
-        expected |= LatentPrior.shapes(shapes, latent_shape, conditions)
-        sketches = building.build_without_weights("float32", architecture.build)
-        for name, sketch in sketches.items():
-            expected |= _serialization.shapes(sketch, name)
+        expected |= expected_shapes(document, shapes, latent_shape, vqvae.factor)
         if described := document.get("lesion_detector"):
             _documents.check_detector(document)
             expected |= AnomalyDetector._expected_shapes(described, shapes)
@@ -967,14 +946,14 @@ class LatentDiffusion(Estimator):
 
     def _build(self, init=None):
         prior = self._prior()
+        saved = {name: tensor.shape for name, tensor in prior.to_tensors().items()}
         architecture = Architecture(
             Parameters(**self._fitted_with),
             self.latent_shape_,
             self.vqvae_.factor,
             self.conditions_,
             self.source_,
-            expects=prior.expectation is not None,
-            directions=None if prior.gaussian is None else len(prior.gaussian.loadings),
+            **LatentPrior.network_options(saved),
         )
         self._denoiser = ConditionalDenoiser(architecture, prior)
         take_over(self._denoiser, init and init._denoiser)

@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 from dipy_ldm import (
     _backend,
-    _documents,
     _presets,
     _serialization,
 )
@@ -20,13 +19,11 @@ from dipy_ldm._utils.checks import (
     check_affine,
     check_counts,
     check_space,
-    choose,
     plain,
 )
-from dipy_ldm.autoencoder._codec import Codec, Parameters
+from dipy_ldm.autoencoder._codec import Codec, Parameters, expected_shapes
 from dipy_ldm.autoencoder._network import DESIGN
 from dipy_ldm.autoencoder._training import AutoencoderStage, check
-from dipy_ldm.autoencoder.quantizers import BOTTLENECKS
 from dipy_ldm.data import _checks as checks
 from dipy_ldm.data._batches import Augmentation, window_size
 from dipy_ldm.training import FitOptions, resolve, train
@@ -511,19 +508,13 @@ class VQVAE(Estimator):
 
     @classmethod
     def _expected_shapes(cls, document, shapes):
-        parameters = Parameters(**document["vqvae"], design=document["design"])
-        choose("bottleneck", parameters.bottleneck, BOTTLENECKS)
-        _documents.check_sizes(document["vqvae"], shapes)
-        return _weight_shapes(parameters, document["shape"])
+        return expected_shapes(document, shapes)
 
     @classmethod
     def _read_init(cls, init):
-        """Return the autoencoder that a fit shall begin from, if it shall."""
-        if init is None:
-            return None
-        if isinstance(init, cls):
-            init._check_fitted()
-            return init
+        """Return the autoencoder that a fit begins from, also that of a whole model."""
+        if init is None or isinstance(init, cls):
+            return super()._read_init(init)
         path = _serialization.find(init)
         if _serialization.read_document(path)["kind"] != "latent_diffusion":
             return cls.load(path)
@@ -544,16 +535,6 @@ class VQVAE(Estimator):
         self.quantizer_: Any = codec.quantizer
 
 
-def _weight_shapes(parameters, shape):
-    """Return the shapes of all weights, for images ``(*space, channels)``."""
-    sketches = parameters.sketch("float32", (None,) * (len(shape) - 1), shape[-1])
-    codes = parameters.n_codebooks * parameters.n_codes
-    expected: _documents.Shapes = {"codebook": (codes, parameters.code_dim)}
-    for name, sketch in zip(("encoder", "decoder"), sketches):
-        expected |= _serialization.shapes(sketch, name)
-    return expected
-
-
 def _initial(init, parameters, shape):
     """Choose the weights to begin with, for images ``(*space, channels)``."""
     if init is None:
@@ -563,4 +544,4 @@ def _initial(init, parameters, shape):
             f"`init` is of {len(init.shape_) - 1} dimensions, and the images are of "
             f"{len(shape) - 1}; name another file, or train without it."
         )
-    return _serialization.fitting(_weight_shapes(parameters, shape), init.to_tensors())
+    return _serialization.fitting(parameters.weight_shapes(shape), init.to_tensors())

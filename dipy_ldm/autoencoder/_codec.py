@@ -1,5 +1,6 @@
 """The networks of an autoencoder at work: images to latents and back, in tiles."""
 
+from collections.abc import Sequence
 from functools import lru_cache, partial
 import math
 from typing import Any, NamedTuple
@@ -8,7 +9,7 @@ import keras
 from keras import ops
 import numpy as np
 
-from dipy_ldm import _backend
+from dipy_ldm import _backend, _documents, _serialization
 from dipy_ldm._utils import tiling as tiles
 from dipy_ldm._utils.checks import check_seed, check_sizes, choose
 from dipy_ldm.autoencoder import losses
@@ -71,11 +72,31 @@ class Parameters(NamedTuple):
         build = partial(encoder_and_decoder, space, channels, **options)
         return building.build_without_weights(precision, build)
 
+    def weight_shapes(self, shape: Sequence[int]) -> _documents.Shapes:
+        """Return the shapes of all tensors, for images ``(*space, channels)``."""
+        sketches = self.sketch("float32", (None,) * (len(shape) - 1), shape[-1])
+        codes = self.n_codebooks * self.n_codes
+        shapes: _documents.Shapes = {"codebook": (codes, self.code_dim)}
+        for name, sketch in zip(("encoder", "decoder"), sketches):
+            shapes |= _serialization.shapes(sketch, name)
+        return shapes
+
     def build(self, space: Space, channels: int, remat: bool = False) -> tuple:
         """Build encoder, quantizer and decoder, in the current precision."""
         options = self._asdict()
         del options["loss"]
         return autoencoder_parts(space, channels, remat=remat, **options)
+
+
+def expected_shapes(document: dict, shapes: _documents.Shapes) -> _documents.Shapes:
+    """Return the shapes of all tensors of an autoencoder, by its document.
+
+    Or refuse the document, if networks of it would be far larger than its tensors.
+    """
+    parameters = Parameters(**document["vqvae"], design=document["design"])
+    choose("bottleneck", parameters.bottleneck, BOTTLENECKS)
+    _documents.check_sizes(document["vqvae"], shapes)
+    return parameters.weight_shapes(document["shape"])
 
 
 class Codec:

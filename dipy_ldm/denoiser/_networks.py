@@ -7,9 +7,10 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from dipy_ldm import _backend
-from dipy_ldm._conditions import UNSPECIFIED, Condition
+from dipy_ldm import _backend, _documents, _serialization
+from dipy_ldm._conditions import UNSPECIFIED, Condition, from_saved
 from dipy_ldm._utils.checks import check_seed, check_sizes, choose
+from dipy_ldm.data import _sources as sources
 from dipy_ldm.data._sources import ConditioningInputs, Source
 from dipy_ldm.denoiser import _unet as unet_network
 from dipy_ldm.diffusion import guidance as denoisers, schedules
@@ -100,6 +101,33 @@ class Architecture(NamedTuple):
         if self.has_guide:
             networks["guide"] = self.unet(guide=True)
         return networks
+
+
+def expected_shapes(
+    document: dict,
+    shapes: _documents.Shapes,
+    latent_shape: tuple[int, ...],
+    factor: int,
+) -> _documents.Shapes:
+    """Return the shapes of all tensors of a diffusion model, by its document.
+
+    Or refuse the document, if networks of it would be far larger than its tensors.
+    """
+    parameters = Parameters(**document["latent_diffusion"])
+    parameters.check()
+    _documents.check_sizes(document["latent_diffusion"], shapes)
+    _documents.check_latents(document, latent_shape)
+    conditions = from_saved(document["conditions"])
+    source = sources.from_saved(document["source"])
+    prior = LatentPrior.network_options(shapes)
+    architecture = Architecture(
+        parameters, latent_shape, factor, conditions, source, **prior
+    )
+    expected = LatentPrior.shapes(shapes, latent_shape, conditions)
+    sketches = building.build_without_weights("float32", architecture.build)
+    for name, sketch in sketches.items():
+        expected |= _serialization.shapes(sketch, name)
+    return expected
 
 
 class ConditionalDenoiser:
