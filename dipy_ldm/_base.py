@@ -69,7 +69,8 @@ class Estimator:
                 value = init._fitted_with[name] if init else value
             if not isinstance(value, Estimator):
                 chosen[name] = plain(value)
-        chosen["widths"] = np.atleast_1d(chosen["widths"]).tolist()
+        if not isinstance(chosen["widths"], list):
+            chosen["widths"] = [chosen["widths"]]
         return chosen
 
     def get_params(self, deep: bool = True) -> dict:

@@ -23,9 +23,9 @@ def lessons(monkeypatch):
     seen = []
     stage = vqvae_module.AutoencoderStage
 
-    def spy(codec, data, options):
+    def spy(codec, data, options, initial):
         seen.append((data, options))
-        return stage(codec, data, options)
+        return stage(codec, data, options, initial)
 
     monkeypatch.setattr(vqvae_module, "AutoencoderStage", spy)
     return seen
