@@ -133,15 +133,19 @@ def json_and_page(
     return paths
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text, which may name files whose names are no text."""
+    with replacing(path) as partial:
+        partial.write_text(text, "utf-8", errors="backslashreplace")
+
+
 def write_page(paths: Sequence[Path], facts: dict, html: str) -> None:
-    """Write what is known as JSON, and the page."""
-    make_folder(paths[0].parent)
-    texts = json.dumps(facts, indent=2) + "\n", html
-    for path, text in zip(paths, texts, strict=True):
-        with replacing(path) as partial:
-            # Names of files need not be text.
-            partial.write_text(text, "utf-8", errors="backslashreplace")
-    logger.info("the page is %s", paths[1])
+    """Write facts as JSON, and the page."""
+    json_path, page = paths
+    make_folder(page.parent)
+    write_text(json_path, json.dumps(facts, indent=2) + "\n")
+    write_text(page, html)
+    logger.info("the page is %s", page)
 
 
 def write_private(path: Path, html: str) -> None:

@@ -14,9 +14,10 @@ import numpy as np
 from dipy_ldm import __version__
 from dipy_ldm._conditions import Condition, from_saved
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.files import claimed, make_folder, replacing
+from dipy_ldm._utils.files import claimed, make_folder
 from dipy_ldm.data._tables import as_text
-from dipy_ldm.workflows._outputs import sidecar
+from dipy_ldm.workflows._conditions import requested_conditions_in
+from dipy_ldm.workflows._outputs import sidecar, write_text
 from dipy_ldm.workflows._restoring import beside, name_outputs
 from dipy_ldm.workflows._sources import SourceInputs
 
@@ -211,7 +212,7 @@ def begin(root: Path) -> None:
         "GeneratedBy": [{"Name": "dipy_ldm", "Version": __version__}],
     }
     _write_json(root / _DATASET_FILES[0], document)
-    _write(root / "README", _README)
+    write_text(root / "README", _README)
 
 
 def list_participants(root: Path, described: Mapping[str, dict]) -> None:
@@ -228,7 +229,7 @@ def list_participants(root: Path, described: Mapping[str, dict]) -> None:
             {_ID: sample} | {name: as_text(value) for name, value in row.items()}
             for sample, row in rows.items()
         ]
-        _write(root / "participants.tsv", _table(names, lines))
+        write_text(root / "participants.tsv", _table(names, lines))
         path = root / "participants.json"
         columns = json.loads(path.read_text("utf-8")) if path.is_file() else {}
         columns |= {_ID: {"Description": "Index of a synthetic sample; not a person."}}
@@ -236,19 +237,12 @@ def list_participants(root: Path, described: Mapping[str, dict]) -> None:
 
 
 def _samples(root):
-    """Yield each sample with what was asked for, in the order of their numbers."""
+    """Yield each sample with its requested conditions, in order."""
     folders = (path for path in root.glob(f"{_LABEL}*") if path.is_dir())
     for folder in sorted(folders, key=lambda path: (len(path.name), path.name)):
         for scan in sorted(folder.glob("*/*_desc-synthetic_*.nii.gz"))[:1]:
-            yield folder.name, _requested(sidecar(scan))
-
-
-def _requested(path):
-    """Read what a sample was asked for; one without its JSON is just being written."""
-    try:
-        return json.loads(path.read_text("utf-8")).get("Conditions", {})
-    except (OSError, ValueError):
-        return {}
+            # One without its JSON is just being written.
+            yield folder.name, requested_conditions_in(scan)
 
 
 def _table(names: list[str], lines: Iterable[Mapping[str, str]]) -> str:
@@ -262,9 +256,4 @@ def _table(names: list[str], lines: Iterable[Mapping[str, str]]) -> str:
 
 
 def _write_json(path, document):
-    _write(path, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-
-
-def _write(path, text):
-    with replacing(path) as partial:
-        partial.write_text(text, "utf-8", errors="backslashreplace")
+    write_text(path, json.dumps(document, indent=2, ensure_ascii=False) + "\n")

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from dipy_ldm._presets import Settings
-from dipy_ldm._utils.files import replacing
 from dipy_ldm.data._batches import Augmentation
 from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.data._sources import Source
+from dipy_ldm.workflows._outputs import write_text
 
 if TYPE_CHECKING:  # they take seconds to import
     from dipy_ldm.anomaly_detector import AnomalyDetector
@@ -234,5 +234,4 @@ def write_table(path: Path, histories: dict[str, dict]) -> None:
         for number, _ in enumerate(history["loss"]):
             values = [history[n][number] if n in history else "" for n in names]
             writer.writerow([stage, *values])
-    with replacing(path) as partial:
-        partial.write_text(table.getvalue(), "utf-8")
+    write_text(path, table.getvalue())

@@ -277,15 +277,14 @@ def test_requested_conditions_subset_and_records(brains):
 WRITE = """
 import locale
 from pathlib import Path
-from dipy_ldm.workflows._samples import _write
-from dipy_ldm.workflows._outputs import write_page
+from dipy_ldm.workflows._outputs import write_page, write_text
 from dipy_ldm.workflows._training import write_table
 assert locale.getpreferredencoding(False) != "utf-8"
 history = {"loss": [1], "val_gain_\\u5e74\\u9f62": [2]}
 write_table(Path("history.csv"), {"diffusion": history})
 file = b"scan\\xe9.nii.gz".decode("utf-8", "surrogateescape")
 write_page([Path("page.json"), Path("page.html")], {"file": file}, file)
-_write(Path("participants.tsv"), file)
+write_text(Path("participants.tsv"), file)
 """
 
 
