@@ -17,7 +17,7 @@ from dipy_ldm import VQVAE, _backend, _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.autoencoder._training import (
     draw_vectors,
-    limit_validation_images,
+    limit_images,
     score,
     verdict,
 )
@@ -619,9 +619,7 @@ def test_collapsed_codes_are_warned_of(vqvae, blobs):
 def test_to_validate_takes_a_tenth_of_the_time():
     training = ResolvedOptions(epochs=1, batch_size=4)
     images = np.zeros((50, 8, 8, 8, 1))
-    kept = partial(
-        limit_validation_images, images, training=training, length=Length(20, 100)
-    )
+    kept = partial(limit_images, images, training=training, length=Length(20, 100))
     assert len(kept(size=(8, 8, 8))) == 25  # 24 and a bit
     assert len(kept(size=(4, 4, 4))) == 4
     # Of all the time there is, where a training ends before its first round does.

@@ -46,13 +46,11 @@ def _free_in_groups(root):
         _, controllers, path = line.split(":", 2)
         if controllers == "":
             for group in _and_parents(root / "sys/fs/cgroup", path):
-                yield _free_in_group(
-                    group, "memory.max", "memory.current", _RECLAIMABLE
-                )
+                yield _free_in(group, "memory.max", "memory.current", _RECLAIMABLE)
         elif "memory" in controllers.split(","):
             names = "memory.limit_in_bytes", "memory.usage_in_bytes"
             for group in _and_parents(root / "sys/fs/cgroup/memory", path):
-                yield _free_in_group(group, *names, _RECLAIMABLE_V1)
+                yield _free_in(group, *names, _RECLAIMABLE_V1)
 
 
 def _and_parents(mount, path):
@@ -65,7 +63,7 @@ def _and_parents(mount, path):
     return [mount.joinpath(*parts[:n]) for n in range(len(parts), -1, -1)]
 
 
-def _free_in_group(group, limit, used, reclaimable):
+def _free_in(group, limit, used, reclaimable):
     """Read what is left to one group."""
     limit, used = (_number(group / name) for name in (limit, used))
     if limit >= _NO_LIMIT or used == math.inf:

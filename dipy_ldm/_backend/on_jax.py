@@ -84,9 +84,5 @@ def gpu_capabilities() -> list[tuple[int, ...]]:
 def gpu_memory() -> float | None:
     """Return how many bytes of the GPU are free; None if there is none."""
     device = jax.devices()[0]
-    statistics = device.memory_stats() if device.platform == "gpu" else None
-    return (
-        None
-        if not statistics
-        else statistics["bytes_limit"] - statistics["bytes_in_use"]
-    )
+    stats = device.memory_stats() if device.platform == "gpu" else None
+    return None if not stats else stats["bytes_limit"] - stats["bytes_in_use"]

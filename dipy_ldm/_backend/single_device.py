@@ -155,12 +155,10 @@ def distribute_batches(batches: Batches, first_step: int, strategy: None) -> Ite
     pool = ThreadPoolExecutor(DRAWN_AT_ONCE)
     try:
         steps = count(first_step)
-        coming = deque(
-            pool.submit(batches.of, next(steps)) for _ in range(DRAWN_AT_ONCE)
-        )
+        due = deque(pool.submit(batches.of, next(steps)) for _ in range(DRAWN_AT_ONCE))
         while True:
-            batch = coming.popleft()
-            coming.append(pool.submit(batches.of, next(steps)))
+            batch = due.popleft()
+            due.append(pool.submit(batches.of, next(steps)))
             yield batch.result()
     finally:
         pool.shutdown(cancel_futures=True)

@@ -255,14 +255,12 @@ class ReplicatedModel(StoppableModel):
             return tf.stack([stop, *figures.values()])
 
         @tf.function(autograph=False)
-        def all_replicas(iterator, stop):
+        def run_all(iterator, stop):
             figures = strategy.run(replica, (next(iterator), stop))
             return strategy.reduce(tf.distribute.ReduceOp.MEAN, figures, axis=None)
 
         def step_of_all(iterator):
-            stop, *figures = all_replicas(
-                iterator, tf.constant(float(self.stop_requested))
-            )
+            stop, *figures = run_all(iterator, tf.constant(float(self.stop_requested)))
             self.stopping = bool(stop > 0)
             return dict(zip(names, figures))
 

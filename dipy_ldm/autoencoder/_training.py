@@ -113,9 +113,7 @@ class AutoencoderStage(Stage):
 
     def affordable(self, images: np.ndarray) -> np.ndarray:
         """Keep as many images as can be reconstructed in a tenth of the time."""
-        return limit_validation_images(
-            images, self.data.size, self.options, self.length
-        )
+        return limit_images(images, self.data.size, self.options, self.length)
 
     def build(self) -> Any:
         """Build all parts in a row, in the precision of the training."""
@@ -235,7 +233,7 @@ MIN_PERPLEXITY = 1.5
 MAX_MEASURED_VOXELS = 2**18
 
 
-def limit_validation_images(
+def limit_images(
     images: np.ndarray, size: tuple[int, ...], training: ResolvedOptions, length: Length
 ) -> np.ndarray:
     """Keep so many images that to validate takes a tenth of a round's time, about.

@@ -202,10 +202,8 @@ class Codebook(keras.layers.Layer):
         rows = self.nearest(vectors)
         codes = ops.take(self.codebook, rows, axis=0)
         # What the codebooks before leave to each.
-        residuals = vectors[..., None, :] - (ops.cumsum(codes, axis=-2) - codes)
-        self.add_loss(
-            self.n_codebooks * _mean_square(codes - ops.stop_gradient(residuals))
-        )
+        rest = vectors[..., None, :] - (ops.cumsum(codes, axis=-2) - codes)
+        self.add_loss(self.n_codebooks * _mean_square(codes - ops.stop_gradient(rest)))
         nearby = ops.stop_gradient(ops.sum(codes, axis=-2))
         self.add_loss(self.commitment * _mean_square(vectors - nearby))
         if training:

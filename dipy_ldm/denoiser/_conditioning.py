@@ -74,9 +74,7 @@ class Latents(NamedTuple):
         Shapes: mean, spread ``(channels,)``.
         """
         # About a first guess of the mean, so that no digits cancel.
-        start = (
-            self.residual([0]).reshape(-1, self.clean.shape[-1])[0].astype("float64")
-        )
+        start = self.residual([0]).reshape(-1, self.clean.shape[-1])[0].astype(float)
         sums = np.zeros((2, len(start)))
         # In float32, sums of more than some millions stop growing; in float64, all of
         # thousands of volumes take gigabytes, and so some are at once.
@@ -226,10 +224,7 @@ class Conditioning(NamedTuple):
             subjects[0],
         )
         return cls(
-            encoder,
-            encoder.transform(examples),
-            encoder.transform(held_out),
-            *subjects,
+            encoder, encoder.transform(examples), encoder.transform(held_out), *subjects
         )
 
     def settings(self) -> dict:

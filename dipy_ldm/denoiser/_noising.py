@@ -40,13 +40,11 @@ def noisy_batches(
     read = None if sources is None else sources.read
 
     def draw(step, places):
-        epoch, position, index = examples_of(
-            len(latents), batch_size, seed, step, places
-        )
+        epoch, order, index = examples_of(len(latents), batch_size, seed, step, places)
         streams = [stream_of(seed, epoch, i) for i in index]
         clean, noise = latents[index], normal_numbers(streams, latents.shape[1:])
         start = stream_of(seed, epoch).random()
-        shares = (start + _GOLDEN * position) % 1.0
+        shares = (start + _GOLDEN * order) % 1.0
         when = (shares if times is None else times(shares)).astype("float32")
         conditioning: tuple = ()
         if conditions is not None:

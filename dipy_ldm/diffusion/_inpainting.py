@@ -131,14 +131,12 @@ def _harmonic(image, hole):
 def _neighbours(hole):
     """List voxels of a hole and all their neighbours, as indices of the flat array."""
     index = np.arange(hole.size).reshape(hole.shape)
-    ranks = range(hole.ndim)
-    lower = [
-        index.take(range(n - 1), axis).ravel() for axis, n in zip(ranks, hole.shape)
+    pairs = [
+        (index.take(range(n - 1), axis).ravel(), index.take(range(1, n), axis).ravel())
+        for axis, n in enumerate(hole.shape)
     ]
-    upper = [
-        index.take(range(1, n), axis).ravel() for axis, n in zip(ranks, hole.shape)
-    ]
-    voxels, neighbours = np.concatenate(lower + upper), np.concatenate(upper + lower)
+    lower, upper = map(np.concatenate, zip(*pairs))
+    voxels, neighbours = np.append(lower, upper), np.append(upper, lower)
     inside = hole.flat[voxels]
     return voxels[inside], neighbours[inside]
 
@@ -150,9 +148,7 @@ def hole_shares(holes: np.ndarray, factor: int) -> np.ndarray:
     """
     space = holes.shape[1:]
     # As the images are padded, by their edge.
-    padded = np.pad(
-        holes, [(0, 0), *((0, -size % factor) for size in space)], mode="edge"
-    )
+    padded = np.pad(holes, [(0, 0), *((0, -n % factor) for n in space)], mode="edge")
     sides = [n for size in padded.shape[1:] for n in (size // factor, factor)]
     blocks = padded.reshape(len(holes), *sides)
     return blocks.mean(tuple(range(2, blocks.ndim, 2)), dtype="float32")

@@ -187,12 +187,8 @@ def baseline_loss(
     shares = np.linspace(0, 1, 1001)
     alpha, sigma = rates(schedule, shares if times is None else times(shares))
     power = np.square(np.asarray(spreads, "float64"))[:, None]
-    remaining = power / (alpha**2 * power + sigma**2)
-    errors = {
-        "v": remaining,
-        "noise": remaining * alpha**2,
-        "clean": remaining * sigma**2,
-    }
+    rest = power / (alpha**2 * power + sigma**2)
+    errors = {"v": rest, "noise": rest * alpha**2, "clean": rest * sigma**2}
     return float(choose("target", target, errors).mean())
 
 
@@ -390,7 +386,6 @@ TARGETS = {
         lambda eps, x, alpha, sigma: (x - sigma * eps) / alpha,
     ),
     "clean": Target(
-        lambda clean, noise, alpha, sigma: clean,
-        lambda clean, x, alpha, sigma: clean,
+        lambda clean, noise, alpha, sigma: clean, lambda clean, x, alpha, sigma: clean
     ),
 }

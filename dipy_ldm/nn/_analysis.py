@@ -38,7 +38,7 @@ def receptive_radius(
     all that is beside them is a connection that skips them.
     """
     # The result's first and last position in the place of one latent.
-    first, last = _input_range_of_network(network, -beyond, output_factor - 1 + beyond)
+    first, last = _network_range(network, -beyond, output_factor - 1 + beyond)
     return math.ceil(max(-first, last - (input_factor - 1)) / input_factor)
 
 
@@ -58,10 +58,10 @@ def tiling(
     return tiles.tiling(tile, rank, margin, factor) | factors
 
 
-def _input_range_of_network(network, first, last):
+def _network_range(network, first, last):
     """Return the range of a network's input that a range of its output depends on."""
     for layer in reversed(list(_in_order(network))):
-        first, last = _input_range(layer, first, last)
+        first, last = _layer_range(layer, first, last)
     return first, last
 
 
@@ -75,12 +75,10 @@ def _in_order(network):
             yield layer
 
 
-def _input_range(layer, first, last):
+def _layer_range(layer, first, last):
     """Return the range of a layer's input that a range of its output depends on."""
     if isinstance(layer, Sum):
-        ranges = [
-            _input_range_of_network(network, first, last) for network in layer.networks
-        ]
+        ranges = [_network_range(network, first, last) for network in layer.networks]
         return min(low for low, _ in ranges), max(high for _, high in ranges)
     if isinstance(layer, _CONVOLUTIONS):
         stride = max(layer.strides)
@@ -104,7 +102,7 @@ def _input_range(layer, first, last):
 _IN_PLACE = layers.Add, layers.Multiply, layers.Activation
 # An upsampled image is made by one axis after the other: how much of it there is at
 # once, by its number of axes.
-_UPSAMPLING_COPIES = {layers.UpSampling2D: 1.5, layers.UpSampling3D: 1.8}
+_COPIES = {layers.UpSampling2D: 1.5, layers.UpSampling3D: 1.8}
 # In 16 bits, the gradients of convolutions of volumes are made of copies with all
 # channels that a processor multiplies at once, however few there are.
 _HALVED = 4
@@ -150,9 +148,7 @@ def _of_layer(layer):
         inside = memory_needs(layer.block)
         live = input_bytes + inside.live
         return MemoryNeeds(output_bytes, inside.kept + inside.again, live)
-    times = next(
-        (n for kind, n in _UPSAMPLING_COPIES.items() if isinstance(layer, kind)), 1
-    )
+    times = next((n for kind, n in _COPIES.items() if isinstance(layer, kind)), 1)
     live = input_bytes + (0 if isinstance(layer, _IN_PLACE) else times * output_bytes)
     halved = all(_width(tensor) == 2 for tensor in _listed(layer.output))
     if halved and isinstance(layer, CONVOLUTIONS[3]):

@@ -130,11 +130,7 @@ def _scales(x, gamma, beta):
     variance = mean_of_groups(ops.square(centred))
     rate = ops.rsqrt(variance + EPSILON)
     gain = gamma * rate
-    return (
-        *(ops.reshape(of, like) for of in (gain, beta - mean * gain)),
-        mean,
-        rate,
-    )
+    return *(ops.reshape(of, like) for of in (gain, beta - mean * gain)), mean, rate
 
 
 @cached_trace

@@ -33,7 +33,7 @@ EXAMPLES_PER_DIRECTION = 8
 # To the last along which others vary at least so much of what those examples do in
 # which it was found. Beyond it, examples of the training are estimated better than
 # others are, and a network that is trained beside it trusts it too much.
-MIN_VARIANCE_RATIO = 0.5
+MIN_RATIO = 0.5
 # What is learnt from suffices then, and fits into the memory.
 MAX_EXAMPLES = 1024
 MAX_VALUES = 2**27
@@ -84,9 +84,7 @@ class Gaussian(NamedTuple):
             products, min(MAX_DIRECTIONS, n // EXAMPLES_PER_DIRECTION), subjects
         )
         spreads, vectors = _largest(products, len(variances))
-        shown = variances > np.maximum(
-            total.mean(), MIN_VARIANCE_RATIO * spreads / (n - 1)
-        )
+        shown = variances > np.maximum(total.mean(), MIN_RATIO * spreads / (n - 1))
         kept = 1 + max(np.flatnonzero(shown), default=-1)
         vectors *= np.sqrt(variances / spreads)
         loadings = vectors[:, :kept].T.astype("float32") @ rows

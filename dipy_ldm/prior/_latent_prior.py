@@ -80,12 +80,9 @@ class LatentPrior(NamedTuple):
         """Make the parts from the tensors of a model file."""
 
         def take(kind, names, *conditions_of):
-            saved = names[0] in tensors
-            return (
-                kind(*conditions_of, *(tensors[name] for name in names))
-                if saved
-                else None
-            )
+            if names[0] not in tensors:
+                return None
+            return kind(*conditions_of, *(tensors[name] for name in names))
 
         expectation, gaussian, readings = _NAMES
         return cls(

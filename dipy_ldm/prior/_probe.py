@@ -147,12 +147,10 @@ class LinearProbe(NamedTuple):
         def guided(x, t):
             clean = denoise(x, t)
             alpha, sigma = map(float, rates(schedule, t))
-            directions = gaussian.posterior_covariance_product(
-                self.weights, alpha, sigma
-            )
+            columns = gaussian.posterior_covariance_product(self.weights, alpha, sigma)
             off = ops.subtract(targets.astype("float32"), self.predict(clean))
-            off = ops.matmul(off[:, None, :], self._gains(directions, specified))[:, 0]
-            change = ops.matmul(off, directions)
+            off = ops.matmul(off[:, None, :], self._gains(columns, specified))[:, 0]
+            change = ops.matmul(off, columns)
             return clean + ops.reshape(change, ops.shape(clean))
 
         return guided
@@ -162,13 +160,13 @@ class LinearProbe(NamedTuple):
         sizes = [condition.size for condition in self.conditions.values()]
         return np.concatenate([[size == 0] * (size or 1) for size in sizes])
 
-    def _gains(self, directions, specified):
+    def _gains(self, columns, specified):
         """Return the gains of the Kalman filter, for each observed reading.
 
         ``(batch, readings, readings)``.
         """
         weights = self.weights.reshape(len(self.weights), -1)
-        covariance = (weights @ directions.T).astype("float64")
+        covariance = (weights @ columns.T).astype("float64")
         power = self.errors.astype("float64") ** 2 / _FIRMNESS
         covariance = (covariance + covariance.T) / 2 + np.diag(power)
         gains = np.zeros((*specified.shape, specified.shape[1]))

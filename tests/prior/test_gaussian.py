@@ -118,7 +118,7 @@ def test_directions_end_where_those_of_chance_begin(monkeypatch):
     training, others = examples(120), examples(400)
     learnt = Gaussian.learn(training)
     assert len(learnt.loadings) == 3
-    monkeypatch.setattr(gaussian, "MIN_VARIANCE_RATIO", 0.0)
+    monkeypatch.setattr(gaussian, "MIN_RATIO", 0.0)
     assert len(Gaussian.learn(training).loadings) > 8
     # What was learnt from is estimated as well as others are.
     off = [(part - learnt.mean).reshape(-1, 900) for part in (training, others)]
