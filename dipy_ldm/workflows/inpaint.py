@@ -143,14 +143,14 @@ def _check_masks(infos, masks, dilate, grid, factor):
                 f"{np.round(grid.affine[:3, 3], 1).tolist()} mm; align it and its "
                 "volume with the training volumes."
             )
-        if hole.all() or not _has_known_latent(hole, on_grid, affine, grid, factor):
+        if hole.all() or not _has_context(hole, on_grid, affine, grid, factor):
             raise InputError(
                 f"the mask {file} covers the whole image at the resolution of the "
                 "latents; give a smaller mask."
             )
 
 
-def _has_known_latent(hole, on_grid, affine, grid, factor):
+def _has_context(hole, on_grid, affine, grid, factor):
     """Return whether any latent is known: inside the volume, outside the hole."""
     reached = conform(np.ones((*hole.shape, 1), "float32"), affine, grid)[..., 0] > 0.5
     touched, visible = inpainting.hole_shares(np.stack([on_grid, reached]), factor)
