@@ -5,9 +5,8 @@ import copy
 import gc
 import logging
 from pathlib import Path
-from typing import Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
-import keras
 import numpy as np
 import numpy.typing as npt
 
@@ -53,6 +52,9 @@ from dipy_ldm.prior._population import Population, draw_conditions
 from dipy_ldm.training import FitOptions, _memory as memory, resolve, train
 from dipy_ldm.training._precision import Precision, log_precision
 from dipy_ldm.vqvae import VQVAE
+
+if TYPE_CHECKING:  # what can't be imported is refused by the back-end
+    import keras
 
 logger = logging.getLogger(__name__)
 
@@ -163,8 +165,8 @@ class LatentDiffusion(Estimator):
     )
 
     vqvae_: VQVAE
-    denoiser_: keras.Model
-    guide_: keras.Model | None
+    denoiser_: "keras.Model"
+    guide_: "keras.Model | None"
     conditions_: dict[str, Condition]
     population_: Population | None
     source_: sources.Source | None

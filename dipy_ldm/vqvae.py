@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self, Unpack
 
-from keras import ops
 import numpy as np
 import numpy.typing as npt
 
@@ -490,7 +489,7 @@ class VQVAE(Estimator):
     def codebook_(self):
         """The codes, ``(n_codebooks * n_codes, code_dim)``."""
         self._check_fitted()
-        return ops.convert_to_numpy(self.quantizer_.codebook)
+        return self._codec.codebook
 
     def to_tensors(self) -> dict[str, np.ndarray]:
         """Return the weights by their names in a model file."""

@@ -187,6 +187,11 @@ class Codec:
         """
         return self.decode(self.encode(images), images.shape[1:-1])
 
+    @property
+    def codebook(self):
+        """The codes, ``(n_codebooks * n_codes, code_dim)``."""
+        return ops.convert_to_numpy(self.quantizer.codebook)
+
     def nearest(self, latents: np.ndarray) -> np.ndarray:
         """Return the numbers of the nearest codes, one of each codebook.
 
