@@ -50,7 +50,7 @@ class Estimator:
 
     @classmethod
     def _expected_shapes(cls, document: dict, shapes: dict) -> dict[str, tuple]:
-        """Return the shapes of the tensors that a document tells of.
+        """Return the shapes of the tensors that a document describes.
 
         Or refuse the document, if they would be far larger than those of its file.
         """
@@ -141,11 +141,11 @@ class Estimator:
 
     @classmethod
     def from_saved(cls, tensors: dict[str, np.ndarray], document: dict) -> Self:
-        """Build the fitted estimator from what was saved."""
+        """Build the fitted estimator from saved tensors and document."""
         return cls(**document[cls._kind])._restore(tensors, document)
 
     def _restore(self, tensors, document):
-        """Become what was saved, whatever the parameters of the next fit are."""
+        """Restore the fitted state, whatever the parameters of the next fit are."""
         self._describe(document)
         self._build()
         for name, network in self._networks().items():
@@ -153,7 +153,7 @@ class Estimator:
         return self
 
     def _describe(self, document):
-        """Take all but the weights from what was saved."""
+        """Restore everything but the weights from a document."""
         self._fitted_with = document[self._kind]
         for entry in self._entries:
             setattr(self, entry.attribute, entry.read(document.get(entry.name)))

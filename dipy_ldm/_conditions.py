@@ -46,7 +46,7 @@ FEW = 5
 
 
 class Condition(NamedTuple):
-    """What is known of a condition.
+    """Kind, levels or quantiles, and units of a condition.
 
     Of a class, how many examples each level has; of a continuous one, quantiles between
     which equal shares of the examples lie: the lowest number first, the median in the
@@ -77,7 +77,7 @@ class Condition(NamedTuple):
         return text + (f"; missing {self.missing:.1%}" if self.missing else "")
 
     def leaves_out(self, value: Value) -> bool:
-        """Return whether a value is for what is not specified."""
+        """Return whether a value stands for "unspecified"."""
         return value is None or (is_none(value) and value not in self.levels)
 
     def number(self, name: str, value: Value, lenient: bool = False) -> float:
@@ -104,7 +104,7 @@ class Condition(NamedTuple):
         return float(np.interp(number_of(name, value), knots, means))
 
     def surprise(self, name: str, value: Value) -> str | None:
-        """Return what is surprising about a value that can be used, if anything."""
+        """Return a warning about an unusual but valid value, if any."""
         if self.leaves_out(value):
             return None
         if self.kind == "class":
@@ -140,7 +140,7 @@ class ConditionBatch(NamedTuple):
         *,
         lenient: bool = False,
     ) -> Self:
-        """Encode what is requested for so many examples, or as many as have values."""
+        """Encode requested conditions for so many examples."""
         table = requested(conditions, request, n)
         n = len(next(iter(table.values()), [None])) if n is None else n
         numbers = np.full((n, len(conditions)), UNSPECIFIED, "float32")
@@ -223,7 +223,7 @@ def _refuse_more_than_text(name, condition):
 
 
 def summary(conditions: dict[str, Condition]) -> list[str]:
-    """Return a line on each condition, and which levels may tell who somebody is."""
+    """Return a line on each condition, and name levels that may identify people."""
     lines = []
     for name, condition in conditions.items():
         few = [level for level, n in condition.levels.items() if n < FEW]
@@ -243,7 +243,7 @@ def from_saved(saved: dict[str, dict] | None) -> dict[str, Condition]:
 
 
 def _check_names(conditions, request):
-    """Return a new table of what is asked for, whose names are known."""
+    """Return the requested conditions, after checking their names."""
     if request is None or is_none(request):
         return {}
     if not conditions:
@@ -267,7 +267,7 @@ def _check_names(conditions, request):
 
 
 def _learn(name, values):
-    """Find out of which kind a condition is, and what is to be known of it."""
+    """Infer the kind of a condition, and summarise its values."""
     present = [value for value in values if value is not None]
     missing = 1 - len(present) / len(values)
     numbers = [value for value in present if not isinstance(value, str | bool)]
@@ -292,7 +292,7 @@ def _learn(name, values):
 
 
 def _quantiles(numbers):
-    """Return quantiles which are nobody's own values, but for those at the ends.
+    """Return quantiles as means of neighbours; only the ends are single values.
 
     Between two of them are 5 examples at least, and each is the mean of the two or
     three that are nearest to it.
@@ -309,7 +309,7 @@ def _quantiles(numbers):
 
 
 def _refuse_identifiers(name, condition, n):
-    """Refuse what tells subjects apart, and would bring their names into the model."""
+    """Refuse identifiers, which would bring subjects' names into the model."""
     levels = condition.levels
     many = len(levels) > _FEW_LEVELS and len(levels) > n / 2
     named = name.lower() in IDENTIFIERS or any(map(_NAME.match, levels))
@@ -324,7 +324,7 @@ def _refuse_identifiers(name, condition, n):
 
 
 def _refuse_numbers_as_text(name, counts):
-    """Refuse what is most likely a continuous condition, read from a file as text."""
+    """Refuse numbers that were most likely read from a file as text."""
     if len(counts) <= _TEXT_NUMBERS:
         return
     try:

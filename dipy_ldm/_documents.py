@@ -34,7 +34,7 @@ def check(document: dict) -> None:
 
 
 def upgraded(document: dict) -> dict:
-    """Add what a document of an earlier version leaves out."""
+    """Add the entries that documents of earlier versions lack."""
     if document["kind"] == "latent_diffusion":
         document = {"conditions": {}, "source": None} | document
         # Earlier versions trained a guide in any case.
@@ -208,7 +208,7 @@ _has_facts = _record(
 
 
 def _is_condition(facts):
-    """Return whether it is a class with levels, or continuous with quantiles."""
+    """Return whether saved facts describe a valid condition."""
     if not _has_facts(facts):
         return False
     levels, quantiles = facts["levels"], facts["quantiles"]

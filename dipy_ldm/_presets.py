@@ -34,7 +34,7 @@ class Settings(NamedTuple):
         return {name: getattr(self, f"{name}_{stage}") for name in ("epochs", "steps")}
 
     def fit_options(self, stage: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Add to the options of a ``fit`` what they leave open, by the kind of data."""
+        """Complete the options of a ``fit`` by the kind of data."""
         usual = self.length(stage) | {"batch_size": self.batch_size}
         chosen = usual | _without_steps(options)
         if chosen.get("learning_rate") is None:
@@ -85,7 +85,7 @@ def of_rank(rank: int) -> Settings:
 
 
 def resolve(data: Any, **options) -> Settings:
-    """Choose what the user left open, given a cohort or a plan of one."""
+    """Resolve the defaults for a cohort, or for the plan of one."""
     chosen = {name: value for name, value in options.items() if value is not None}
     for stage in ("vqvae", "ldm"):
         epochs, steps = f"epochs_{stage}", f"steps_{stage}"
@@ -96,6 +96,6 @@ def resolve(data: Any, **options) -> Settings:
 
 
 def _without_steps(options, epochs="epochs", steps="steps"):
-    """Let epochs, where they are given, replace the steps of a preset."""
+    """Drop the steps of a preset where epochs are given."""
     given = options.get(epochs) is not None
     return {steps: None} | dict(options) if given else dict(options)

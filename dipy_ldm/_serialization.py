@@ -85,7 +85,7 @@ def load(
     expected_shapes: Callable[[dict, _documents.Shapes], _documents.Shapes]
     | None = None,
 ) -> tuple[dict[str, np.ndarray], dict]:
-    """Read what :func:`save` wrote, if the tensors are those that are expected."""
+    """Read tensors and document of a file, and check the tensors' shapes."""
     document = read_document(path, kind)
     with safe_open(path, "numpy") as file:
         # Older versions had none, and what others wrote has none.
@@ -185,7 +185,7 @@ def weights(network: "keras.Model", prefix: str) -> dict[str, np.ndarray]:
 def set_weights(
     network: "keras.Model", prefix: str, tensors: dict[str, np.ndarray]
 ) -> None:
-    """Give a network the weights that :func:`weights` named."""
+    """Set a network's weights from named tensors."""
     for i, variable in enumerate(network.trainable_variables):
         variable.assign(tensors[f"{prefix}.{i:03d}"])
 
@@ -220,7 +220,7 @@ def fitting(
 
 @contextmanager
 def _naming(path, kind):
-    """Name the file in what is wrong with it, and what to do."""
+    """Add file and cure to errors about a file, within this context."""
     try:
         yield
     except InputError as error:

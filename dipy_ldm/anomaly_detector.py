@@ -36,7 +36,7 @@ _SHIFTS = 0, 1
 
 
 class AnomalyDetector(Estimator):
-    """What says where lesions are, by those that were planted in images without any.
+    """Anomaly detector that is trained on synthetic lesions.
 
     A network is shown windows of images in which parts were made brighter or darker,
     beside what images are like at that place, and learns to say which parts

@@ -18,7 +18,7 @@ _LARGE = 2000
 def montage(
     images: np.ndarray, *, columns: int | None = None, gap: int = 2
 ) -> np.ndarray:
-    """Put images side by side in one.
+    """Arrange images in one montage.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ def planes(volumes: np.ndarray, affine: np.ndarray) -> np.ndarray:
 
 
 def _padded(pictures, height, value):
-    """Put pictures into the middle of higher ones."""
+    """Pad pictures to a height."""
     missing = height - pictures.shape[1]
     above = missing // 2
     rows = [(0, 0), (above, missing - above), (0, 0), (0, 0)]

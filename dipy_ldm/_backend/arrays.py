@@ -56,7 +56,7 @@ def add_to(variable: keras.Variable, change: Tensor) -> None:
 def in_batches(
     function: Callable, array: np.ndarray, batch_size: int, title: str | None = None
 ) -> np.ndarray:
-    """Apply a function to an array piece by piece, so that memory suffices.
+    """Apply a function to an array in batches, so that memory suffices.
 
     Several devices and machines (see :func:`spread`) work on pieces of their own at
     once; each machine is given all results.

@@ -29,7 +29,7 @@ def _available(root):
 
 
 def _free_in_address_space(root):
-    """Read what is left of the address space."""
+    """Return the bytes that are left of the address space."""
     for line in _lines(root / "proc/self/limits"):
         if line.startswith("Max address space"):
             soft = line.split()[3]
@@ -41,7 +41,7 @@ def _free_in_address_space(root):
 
 
 def _free_in_groups(root):
-    """Read what is left to each control group that this process is in."""
+    """Yield the bytes that are left to each control group of this process."""
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
         if controllers == "":
@@ -64,7 +64,7 @@ def _and_parents(mount, path):
 
 
 def _free_in(group, limit, used, reclaimable):
-    """Read what is left to one group."""
+    """Return the bytes that are left to one control group."""
     limit, used = (_number(group / name) for name in (limit, used))
     if limit >= _NO_LIMIT or used == math.inf:
         return math.inf

@@ -69,7 +69,7 @@ def conditionally(
 
 
 def sync_weights(model: keras.Model) -> None:
-    """Bring what ``fit`` has of the weights back into the model."""
+    """Copy the weights that ``fit`` holds back into the model."""
     model.jax_state_sync()
 
 

@@ -53,14 +53,14 @@ SKETCHES_METRICS = True
 
 
 class StoppableModel(keras.Model):
-    """A model whose training can be asked to end between two steps."""
+    """A model whose training can stop between two steps."""
 
     stop_requested = stopping = interrupted = False
     train_function: Any
     _sketching = False
 
     def sketch(self, batches: Batches, replicas: int) -> None:
-        """Make metrics and optimizer from what the batches look like.
+        """Create metrics and optimizer from the specs of the batches.
 
         Keras does so in the first step, and has all of the network traced once more, to
         know the shapes of what it returns; which its layers know.

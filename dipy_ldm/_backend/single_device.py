@@ -84,7 +84,7 @@ is_first_replica = is_chief
 
 
 def broadcast_from_chief(array: np.ndarray) -> np.ndarray:
-    """Return what was computed."""
+    """Return the array: there are no other workers."""
     return np.asarray(array)
 
 
@@ -127,7 +127,7 @@ def add_to(variable: keras.Variable, change: Tensor) -> None:
 def in_batches(
     function: Callable, array: np.ndarray, batch_size: int, title: str | None = None
 ) -> np.ndarray:
-    """Apply a function to an array piece by piece, so that memory suffices."""
+    """Apply a function to an array in batches, so that memory suffices."""
     starts = range(0, len(array), batch_size)
     results = []
     with tqdm(total=len(array), desc=title, disable=title is None) as bar:

@@ -201,7 +201,7 @@ def _show_gpus(devices):
 
 
 def _grow_as_needed():
-    """Take memory of the GPUs when it is needed: others may work there too."""
+    """Let memory of the GPUs grow as needed, since others may use them."""
     for gpu in tf.config.get_visible_devices("GPU"):
         # Too late, or the user divided its memory.
         with suppress(RuntimeError, ValueError):

@@ -39,7 +39,7 @@ spread_over: ContextVar[Any] = ContextVar("spread", default=None)
 
 @contextmanager
 def spread(strategy: tf.distribute.Strategy | None) -> Iterator[None]:
-    """Within this context, spread the pieces of arrays over devices and machines.
+    """Spread parts of arrays over devices and machines within this context.
 
     All machines must go through it alike.
     """
@@ -164,7 +164,7 @@ def distribute_batches(
 
 
 def _dataset(batches, first_step, context):
-    """Draw what a machine needs of each batch, a piece for each of its replicas."""
+    """Draw a worker's share of each batch, one part for each of its replicas."""
     machine, replicas = context.input_pipeline_id, context.num_replicas_in_sync
     own_replicas = replicas // context.num_input_pipelines
     each = batches.size // replicas
@@ -199,7 +199,7 @@ def _dataset(batches, first_step, context):
 
 
 def sum_of_replicas(tensors: list) -> list:
-    """Sum what the replicas have, within a step of training."""
+    """Sum tensors over all replicas, within a training step."""
     replica = tf.distribute.get_replica_context()
     if replica.num_replicas_in_sync == 1:
         return tensors
@@ -217,7 +217,7 @@ class ReplicatedModel(StoppableModel):
     """
 
     def prepare(self, batches: Batches) -> None:
-        """Make the metrics from what the batches look like.
+        """Create the metrics from the specs of the batches.
 
         Before the first step, so that a checkpoint can be brought back; Keras does so
         in the first step.

@@ -52,7 +52,7 @@ def whole(name: str, value: int, minimum: int) -> int:
 
 
 def check_seed(seed: int) -> None:
-    """Refuse what can't be the seed of a training."""
+    """Refuse invalid seeds."""
     if not isinstance(seed, Integral) or not 0 <= seed <= _MOST_SEED:
         raise InputError(
             f"seed must be a whole number from 0 to {_MOST_SEED}, not {seed}."
@@ -70,7 +70,7 @@ def check_sizes(**sizes: int | Sequence[int]) -> None:
 
 
 def check_patch(patch: int | Sequence[int] | None, rank: int) -> None:
-    """Refuse a piece of no size, or of another number of dimensions."""
+    """Refuse a patch of no size, or of another number of dimensions."""
     if patch is None:
         return
     check_sizes(patch=patch)
@@ -81,28 +81,28 @@ def check_patch(patch: int | Sequence[int] | None, rank: int) -> None:
 
 
 def check_space(space: tuple[int, ...], rank: int) -> None:
-    """Refuse what is not the size of an image."""
+    """Refuse invalid image sizes."""
     if len(space) != rank:
         raise InputError(f"space must have {rank} numbers, not {len(space)}.")
     check_sizes(space=space)
 
 
 def check_counts(**counts: int | None) -> None:
-    """Refuse counts of nothing, and what is no count."""
+    """Refuse counts below 1 and non-integers."""
     for name, count in counts.items():
         if count is not None:
             whole(name, count, 1)
 
 
 def check_shares(**shares: float) -> None:
-    """Refuse what is no share."""
+    """Refuse shares outside of 0 to 1."""
     for name, share in shares.items():
         if not 0 <= share <= 1:
             raise InputError(f"{name} must lie between 0 and 1, not {share}.")
 
 
 def check_rate(rate: float | None) -> None:
-    """Refuse what can't be a learning rate."""
+    """Refuse invalid learning rates."""
     if not isinstance(rate, Real) or not 0 < rate < math.inf:
         raise InputError(f"learning_rate must be above 0 and finite, not {rate!r}.")
 
@@ -137,7 +137,7 @@ def is_affine(affine: np.ndarray) -> bool:
 
 
 def check_affine(affine: npt.ArrayLike) -> np.ndarray:
-    """Return the user's affine as an array, or say what is wrong with it."""
+    """Return the user's affine as an array, or raise why it is invalid."""
     try:
         array = np.array(affine, "float64")
     except (TypeError, ValueError):

@@ -72,7 +72,7 @@ def _of_several(cluster):
 
 
 def _from_tf_config(text):
-    """Read the cluster from TensorFlow's own variable."""
+    """Read the cluster from ``TF_CONFIG``."""
     try:
         config = json.loads(text)
         jobs, task = config["cluster"], config["task"]
@@ -101,7 +101,7 @@ def _is_address(text):
 
 
 def _from_slurm():
-    """Let TensorFlow read the cluster from Slurm's variables.
+    """Read the cluster from Slurm's variables.
 
     Only the nodes: its addresses are sorted as text, so that n10 comes before n9, and
     for nodes without a GPU it fails.
@@ -163,7 +163,7 @@ def meet(cluster: Cluster, facts: dict, limit: float = LIMIT) -> None:
 
 
 def _listen(address):
-    """Open the port that TensorFlow will use."""
+    """Listen on the port that TensorFlow will use later."""
     port = int(address.rpartition(":")[2])
     try:
         return socket.create_server(("", port))
@@ -206,7 +206,7 @@ def _job():
 
 
 def _receive(cluster, facts, server, end, limit):
-    """Wait as the chief for all others, compare what they say, and answer."""
+    """Wait as the chief for all workers, compare their facts, and answer."""
     expected = set(range(1, len(cluster.addresses)))
     hellos: dict = {}
     refusal = None
@@ -265,7 +265,7 @@ def _heed(key, selector, hellos, expected):
 
 
 def _hello(text, expected):
-    """Read what a worker says of itself; None if it is none of this job."""
+    """Parse a worker's report; None if it is not of this job."""
     try:
         message = json.loads(text)
     except (ValueError, RecursionError):

@@ -78,7 +78,7 @@ def _created(place, mode):
 
 
 def _create(place, mode):
-    """Create and lock a file beside a place: what is locked is no leftover."""
+    """Create and lock a partial file beside its final place."""
     name = place.name
     if len(os.fsencode(name)) > _LONG:
         name = hashlib.sha256(os.fsencode(name)).hexdigest()
@@ -102,7 +102,7 @@ def _create(place, mode):
 
 
 def _remove_leftover(partial):
-    """Remove what a process left that was killed."""
+    """Remove a partial file that a killed process left."""
     with suppress(OSError), open(partial, "rb+") as stream:
         locked = lock(stream.fileno(), exclusively=True, wait=False)
         if locked and is_open(partial, stream.fileno()):
@@ -118,7 +118,7 @@ def is_open(path: Path, descriptor: int) -> bool:
 
 
 def _keep(place, previous):
-    """Give what is about to be replaced a second name."""
+    """Keep a file that is about to be replaced under a second name."""
     previous.unlink(missing_ok=True)
     with suppress(OSError):
         os.link(place, previous)
@@ -190,7 +190,7 @@ def _open_no_link(path, flags):
 
 
 def _lock_claim(stream, place, path, **how):
-    """Lock the file of a claim, or say who has."""
+    """Lock the file of a claim, or raise who holds it."""
     try:
         return lock(stream.fileno(), **how)
     except BlockingIOError as error:

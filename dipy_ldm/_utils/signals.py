@@ -13,7 +13,7 @@ _ENDS = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])
 
 
 class Terminated(SystemExit):
-    """The end that a signal asked for, after all that matters was written."""
+    """Raised to exit on a signal, after the checkpoint was written."""
 
     def __init__(self, sentence: str, number: int = signal.SIGTERM) -> None:
         super().__init__(128 + number)
@@ -25,7 +25,7 @@ class Terminated(SystemExit):
 
 
 def reinstall() -> None:
-    """Let Python hear of SIGTERM again, where a library took it.
+    """Install the SIGTERM handler again, where a library replaced it.
 
     TensorFlow does when it joins other machines, and then nothing heeds it.
     """
@@ -60,7 +60,7 @@ def _is_ours(number):
 
 @contextmanager
 def noted(note: Callable) -> Iterator[None]:
-    """Within this context, note Ctrl-C as it is heeded.
+    """Record Ctrl-C when it is handled, within this context.
 
     Python drops what is raised in a finalizer, and with it an interruption that comes
     there; who has it noted can heed it a little later.

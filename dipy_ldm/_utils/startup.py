@@ -11,7 +11,7 @@ DISABLES_GC = True
 
 @contextmanager
 def gc_disabled(freeze: bool = False) -> Iterator[None]:
-    """Import without looking for what can be collected.
+    """Disable the garbage collector within this context.
 
     Keras and TensorFlow are half a million objects that stay, and the collector would
     go through all that are there again and again as they come: a quarter of the time.

@@ -58,7 +58,7 @@ def as_table(conditions: Any) -> dict[str, list]:
 
 
 def parse_conditions(words: Iterable[str]) -> dict[str, Any] | str:
-    """Read conditions as they are written on a command line."""
+    """Parse conditions of the command line."""
     conditions: dict[str, Any] = {}
     words = list(words)
     if len(words) == 1 and is_none(words[0]):
@@ -75,7 +75,7 @@ def parse_conditions(words: Iterable[str]) -> dict[str, Any] | str:
 
 
 def columns_of(conditions: Any) -> dict[str, Any] | None:
-    """Return what was given by names, or None if it was given without."""
+    """Return columns by name; None if there are no names."""
     # A Series; arrays of h5py have names, too, which are places in a file.
     if hasattr(conditions, "to_frame") and isinstance(conditions.name, str):
         return {conditions.name: conditions}

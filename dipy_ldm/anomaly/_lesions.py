@@ -73,7 +73,7 @@ class Atlas(NamedTuple):
         return cls(mean.astype("float32"), np.sqrt(variance).astype("float32"))
 
     def describe(self, windows: np.ndarray, corners: np.ndarray) -> np.ndarray:
-        """Return what the detector is given of windows, with the atlas at their places.
+        """Return the detector's input: windows, with the atlas at their places.
 
         Shapes: windows ``(n, *size, channels)``, corners ``(n, rank)``, result ``(n,
         *size, features)``.
@@ -111,7 +111,7 @@ def lesion_batches(
     atlas: Atlas,
     bent: bool = True,
 ) -> Batches:
-    """Draw windows with synthetic lesions without end: what a detector learns from.
+    """Draw endless batches of windows with synthetic lesions.
 
     Shapes: images ``(n, *space, channels)``.
     """

@@ -41,7 +41,7 @@ class Parameters(NamedTuple):
 
     @property
     def factor(self):
-        """The sides of what the network is given are multiples of this."""
+        """The sides of the network's input are multiples of this."""
         return 2 ** len(self.widths)
 
     def window(
@@ -147,7 +147,7 @@ class DetectorStage(Stage):
     def end_round(
         self, model: keras.Model, number: int, last: bool
     ) -> dict[str, float]:
-        """Take the weights, and measure how well lesions are found."""
+        """Publish the weights, and measure the validation Dice."""
         self.finish(model)
         if self.validation is None:
             return {}
@@ -157,11 +157,11 @@ class DetectorStage(Stage):
         return {"val_dice": dice(odds > 0, masks)}
 
     def finish(self, model: keras.Model) -> None:
-        """Take the trained weights."""
+        """Publish the trained weights."""
         self.network.set_weights(model.get_weights())
 
     def verdict(self, figures: dict[str, float]) -> str | None:
-        """Return what is wrong with a detector that learnt nothing."""
+        """Return the message for a detector that learnt nothing, or None."""
         if figures["loss"] < self.baseline:
             return None
         return (
@@ -190,7 +190,7 @@ def lesion_loss(y_true, y_pred):
 
 
 def baseline_loss(share: float) -> float:
-    """Return the least loss of a detector that says the same of all voxels."""
+    """Return the loss of the best constant prediction."""
     inside, outside = LESION_WEIGHT * share, 1 - share
     total = inside + outside
     return -inside * math.log(inside / total) - outside * math.log(outside / total)

@@ -46,7 +46,7 @@ def _wave(size, number):
 
 @keras.saving.register_keras_serializable("dipy_ldm")
 class Cosines(keras.initializers.Initializer):
-    """An initializer of the convolutions that transform pieces, and put them together.
+    """Initializer of block transforms: the slowest waves of the cosine transform.
 
     The channels of the images are taken for one more axis of a piece.
 
@@ -156,13 +156,13 @@ def decoder(
 
 
 def _linear(x, channels, initializer, **kwargs):
-    """Transform the channels of each position, or of a piece."""
+    """Apply a linear transform to each position or block."""
     options = {"use_bias": False, "dtype": "float32"} | kwargs
     return conv(x, channels, kernel_initializer=initializer, **options)
 
 
 def _sum(name, inputs, *results):
-    """Make one network of those that lead to several results."""
+    """Build a network that sums the outputs of several."""
     networks = [keras.Model(inputs, result) for result in results]
     return keras.Model(inputs, Sum(networks)(inputs), name=name)
 

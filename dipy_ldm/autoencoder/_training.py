@@ -173,11 +173,11 @@ class AutoencoderStage(Stage):
         return figures
 
     def finish(self, model: keras.Model) -> None:
-        """Take the trained weights."""
+        """Publish the trained weights."""
         self.codec.take_weights(model)
 
     def verdict(self, figures: dict[str, float]) -> str | None:
-        """Return what is wrong with reconstructions of some of the images."""
+        """Return the message for an autoencoder that learnt nothing, or None."""
         images = self.affordable(self.data.images)
         in_parts = any(np.less(self.data.size, images.shape[1:-1]))
         return verdict(self.codec, self.data.survey, images, in_parts, figures)
@@ -199,7 +199,7 @@ def draw_vectors(
     rng: np.random.Generator,
     count: int,
 ) -> np.ndarray:
-    """Encode pieces of images until there are enough vectors, and draw from them.
+    """Encode patches until there are enough vectors, and draw from them.
 
     Shapes: images ``(n, *space, channels)``, result ``(count, code_dim)``.
     """
@@ -297,7 +297,7 @@ def verdict(
     in_parts: bool,
     figures: dict[str, float],
 ) -> str | None:
-    """Return what is wrong with a trained autoencoder, if anything."""
+    """Return the message for an autoencoder that learnt nothing, or None."""
     if figures["perplexity"] < MIN_PERPLEXITY:
         return (
             f"nearly all latents have the same code (perplexity "

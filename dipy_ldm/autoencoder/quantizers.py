@@ -124,7 +124,7 @@ class Codebook(keras.layers.Layer):
         return ops.sum(codes, axis=-2)
 
     def initial(self, draw, rng):
-        """Find codes to start with: the centres of k-means, of what is left each time.
+        """Return initial codes: centres of k-means, of the residuals for later books.
 
         Parameters
         ----------

@@ -45,7 +45,7 @@ _COARSE, _THICK = 1.75, 3.0
 
 
 class Header(NamedTuple):
-    """What a header tells, in the terms in which volumes are compared.
+    """Facts of a header by which volumes are compared.
 
     ``sizes`` are those of a voxel, in mm, in the order of the file's axes; ``box`` has
     the corners of the volume in the world; ``unit`` is the word of NIfTI; ``axes`` tell
@@ -71,7 +71,7 @@ class Header(NamedTuple):
 def describe_headers(
     infos: Sequence[VolumeInfo], verbose: bool = False
 ) -> list[Header]:
-    """Read what is compared."""
+    """Read the facts of headers that are compared."""
     return [_describe(info) for info in tqdm(infos, "headers", disable=not verbose)]
 
 
@@ -98,7 +98,7 @@ def _unit(header):
 
 
 def _other_axes(header, axes):
-    """Tell the axes of the qform where the sform, which counts, has others."""
+    """Return the axes of the qform where the sform has others."""
     if not (header["sform_code"] > 0 and header["qform_code"] > 0):
         return ""
     try:
@@ -109,7 +109,7 @@ def _other_axes(header, axes):
 
 
 def check_files(complaints: Sequence[str], n: int) -> Finding:
-    """Tell of files that can't be used."""
+    """Report files that can't be used."""
     if not complaints:
         return green("files", f"All {counted(n, 'file')} can be read, to their end.")
     return red(
@@ -160,7 +160,7 @@ def _wrong_units(headers, usual):
 
 
 def _sized(header, ratio):
-    """Say how long a volume is, and which unit would explain it."""
+    """Describe the length of a volume, and which unit would explain it."""
     guesses = {1e-3: "metres", 1e-2: "decimetres", 1e-1: "centimetres"}
     guesses[1e3] = "micrometres"
     near = min(guesses, key=lambda factor: abs(np.log(ratio / factor)))
@@ -252,7 +252,7 @@ def _range(values):
 
 
 def check_axes(headers: Sequence[Header]) -> Finding:
-    """Tell which orientations headers claim, and whether they contradict themselves."""
+    """Check the orientations of headers, and whether sform and qform agree."""
     counts = Counter(header.axes for header in headers).most_common()
     message = f"Axes of the files: {', '.join(f'{a} ({n})' for a, n in counts)}."
     unsure = [header for header in headers if not header.oriented]
@@ -275,7 +275,7 @@ def check_axes(headers: Sequence[Header]) -> Finding:
 
 
 def too_few(title: str, n: int, least: int) -> Finding:
-    """Say that there is nothing to compare with."""
+    """Return a grey finding: too few volumes to compare."""
     return grey(
         title,
         f"Not looked at: of {n} images, none is other than most ({least} are needed).",
@@ -333,7 +333,7 @@ def read_volumes(
 
 @contextmanager
 def _quietly():
-    """Leave out warnings that say what findings say."""
+    """Suppress warnings that repeat findings, within this context."""
 
     def no_warning(record):
         return record.levelno < logging.WARNING
@@ -361,7 +361,7 @@ def _without(items, bad):
 
 
 def _with_masks(files, infos, mask_files):
-    """Give volumes their masks, if there shall be any."""
+    """Pair volumes with their masks, if there are any."""
     tasks = [Task(info) for info in infos]
     if not mask_files:
         return [], tasks
@@ -392,7 +392,7 @@ def _check_voxels(plan, cache_dir, cache_limit, verbose):
 
 
 def _complaint(task, plan):
-    """Read a bad volume once more, for what is said of it."""
+    """Read a bad volume again for its error message."""
     try:
         conform_task(task, plan.grid)
     except InputError as error:

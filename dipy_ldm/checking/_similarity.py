@@ -59,7 +59,7 @@ class View(NamedTuple):
         return cube.transpose(self.order)[flips]
 
     def __str__(self):
-        """Say what it does to what is on the grid."""
+        """Describe the turn of axes."""
         moved = [axis for axis in range(3) if self.order[axis] != axis]
         mirrored = [axis for axis in range(3) if self.signs[axis] < 0]
         parts = []
@@ -131,7 +131,7 @@ def compare_views(small: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def check_orientation(
     small: np.ndarray, names: Sequence[str], show: Callable
 ) -> Finding:
-    """Find volumes whose content does not lie as their headers say."""
+    """Find volumes whose content contradicts the orientation of their headers."""
     title = "orientation of what is seen"
     if len(small) < MIN_VOLUMES:
         return too_few(title, len(small), MIN_VOLUMES)

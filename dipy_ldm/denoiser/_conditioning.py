@@ -145,7 +145,7 @@ class ConditioningEncoder(NamedTuple):
         return cls(encoded, sources.learn(source, shape), factor)
 
     def transform(self, examples: Examples) -> ConditioningInputs | None:
-        """Encode what a network is conditioned on in training; None if nothing."""
+        """Encode conditions and sources of a training; None if there are none."""
         shape, conditions, source, _ = examples
         if shape is None or not (self.conditions or self.source):
             self._refuse_useless(conditions, source)
@@ -161,7 +161,7 @@ class ConditioningEncoder(NamedTuple):
         )
 
     def _refuse_useless(self, conditions, source):
-        """Refuse conditions or sources of images that are not given."""
+        """Refuse validation conditions or sources without validation images."""
         if conditions is not None:
             missing = "validation_data" if self.conditions else "conditions"
             raise InputError(f"validation_conditions are of no use without {missing}.")

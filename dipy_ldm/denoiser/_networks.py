@@ -70,7 +70,7 @@ class Architecture(NamedTuple):
 
     @property
     def has_guide(self):
-        """Whether there is a guide: where it is asked for, or for images."""
+        """Whether there is a guide: if requested, or for images."""
         guide = self.parameters.guide
         return not self.of_volumes if guide is None else guide
 

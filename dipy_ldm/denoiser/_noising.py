@@ -27,7 +27,7 @@ def noisy_batches(
     expected: Callable | None = None,
     dropped: float = 0.1,
 ) -> Batches:
-    """Draw noised latents without end: what the denoiser learns from.
+    """Draw endless batches of noisy latents and targets.
 
     Within an epoch the times are those of a low-discrepancy sequence, so that
     each batch has its share of every noise level.

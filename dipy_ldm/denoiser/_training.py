@@ -181,7 +181,7 @@ class DenoiserStage(Stage):
         return {} if self.validation is None else self.validation(last)
 
     def verdict(self, figures: dict[str, float]) -> str | None:
-        """Return what is wrong with a denoiser that learnt nothing."""
+        """Return the message for a denoiser that learnt nothing, or None."""
         baselines = {"val_loss": self.white_baseline, "loss": self.baseline}
         for name, baseline in baselines.items():
             if (loss := figures.get(name, 0)) >= baseline:
@@ -212,7 +212,7 @@ def noisy_latents(
     shift: int = 0,
     **replaced,
 ) -> Batches:
-    """Draw what the denoiser learns from; other noise with another shift."""
+    """Return batches of noisy latents; the shift changes the noise."""
     parameters = denoiser.architecture.parameters
     return noisy_batches(
         latents.clean,

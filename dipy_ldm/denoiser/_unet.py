@@ -58,7 +58,7 @@ class LinearEstimate(keras.layers.Layer):
             weight.assign(value)
 
     def call(self, noisy, times):
-        """Map latents ``(batch, *shape)`` and times ``(batch,)`` to four tensors.
+        """Return Wiener estimate and inputs for noisy latents and times.
 
         Of the shape of the latents: these, and the clean ones as they are estimated,
         both about 0 and of unit variance on average; and what a network would predict
@@ -199,7 +199,7 @@ def seeded_unet(
 
 
 def _stem(image, source, width, remat):
-    """Bring an image to the grid of the latents."""
+    """Map a source image to the grid of the latents."""
 
     def build(x):
         x = SourceFeatures(source.labels)(x)
@@ -213,7 +213,7 @@ def _stem(image, source, width, remat):
 
 
 def _down_and_up(x, time, widths, blocks, attention, remat):
-    """Apply the levels of a U-Net: what is seen on the way down is given on that up."""
+    """Apply the levels of a U-Net with skip connections."""
     skips = [x]
     for level, width in enumerate(widths):
         if level > 0:

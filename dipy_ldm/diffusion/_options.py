@@ -76,7 +76,7 @@ def default_steps(sampler: str) -> int:
 
 
 def resolve(options: SamplingOptions) -> Sampling:
-    """Choose what options leave open, and refuse those that can't be used."""
+    """Resolve sampling options, and refuse invalid ones."""
     chosen = Sampling(**options)
     if chosen.steps is None:
         chosen = chosen._replace(steps=default_steps(chosen.sampler))

@@ -120,7 +120,7 @@ def mixed(one: Callable, other: Callable, share: float) -> Callable:
 
 
 def pinned(denoise: Callable, latents: np.ndarray, freedom: np.ndarray) -> Callable:
-    """Replace what a denoiser estimates outside of holes by the latents there.
+    """Replace a denoiser's estimate outside of holes by the known latents.
 
     A latent whose place is partly in a hole is held at first, while coarse things are
     settled, and set free below a time (:footcite:p:`Levin2023`).

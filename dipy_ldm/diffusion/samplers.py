@@ -146,7 +146,7 @@ SAMPLERS = {
 
 
 def make_sampler(name: str, eta: float = 0.0) -> Sampler:
-    """Look a sampler up by its name.
+    """Look up a sampler by its name.
 
     Parameters
     ----------
@@ -227,7 +227,7 @@ def sample(
 def renoised(
     x: np.ndarray, now: tuple[float, ...], before: tuple[float, ...], noise: Callable
 ) -> np.ndarray:
-    """Put noise back, up to the level before.
+    """Add noise again, up to the level before.
 
     Parameters
     ----------

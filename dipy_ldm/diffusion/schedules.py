@@ -70,7 +70,7 @@ def cosine(t: Tensor, xp: ModuleType = np) -> tuple[Tensor, Tensor]:
 
 
 def linear(t: Tensor, xp: ModuleType = np) -> tuple[Tensor, Tensor]:
-    """Let the rate at which noise is added grow linearly.
+    """Return the rates of linearly growing betas.
 
     The variance-preserving schedule of :footcite:p:`Ho2020` in the continuous
     limit of :footcite:p:`Song2021`, with rates from 0.1 to 20: whatever the
@@ -322,7 +322,7 @@ def path(schedule: str, times: np.ndarray) -> list[tuple]:
 def to_target(
     target: str, clean: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor
 ) -> Tensor:
-    """Return what the network shall predict.
+    """Return the network's target.
 
     Parameters
     ----------
@@ -348,7 +348,7 @@ def to_target(
 def to_clean(
     target: str, prediction: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor
 ) -> Tensor:
-    """Turn what the network predicts into the clean latent.
+    """Return the estimate of the clean latent from the network's prediction.
 
     Parameters
     ----------

@@ -100,13 +100,13 @@ def write_pairs(
 
 
 def conclude(audit: Audit) -> list[tuple[str, str]]:
-    """Say in sentences what was found."""
+    """Return the conclusions as sentences."""
     sentences = [_conclude_features(audit, *item) for item in audit.findings.items()]
     return sentences + _conclude_membership(audit.members)
 
 
 def _conclude_membership(members):
-    """Say whether training images can be told from others, and why."""
+    """Return a sentence on membership inference."""
     auc = members["denoiser"].auc
     if auc.low <= 0.5:
         return []
@@ -130,7 +130,7 @@ def _conclude_membership(members):
 
 
 def _conclude_features(audit, name, finding):
-    """Say in a sentence what was found in some features."""
+    """Return a sentence on the search in one feature space."""
     # Of few held-out images, the 1 % quantile is the least.
     least = finding.expected * (audit.n_held_out + 1) < 1.5
     nearer = (
@@ -180,7 +180,7 @@ def _histograms(audit):
 
 
 def _classes(classes):
-    """Tabulate what was found of each level of each class."""
+    """Tabulate copies for each level of each class."""
     return "".join(
         page.part(f"Copies by {name}", _levels(name, levels))
         for name, levels in classes.items()
@@ -246,7 +246,7 @@ def _members(audit):
 
 
 def _suspects(audit):
-    """Tabulate the most suspicious samples, without what they are near to."""
+    """Tabulate the most suspicious samples, without their neighbours."""
     rows = [[f"{p.generated}", p.nearness, p.features] for p in audit.pairs]
     caption = (
         "By their number, in the order in which they were compared. Their nearest "

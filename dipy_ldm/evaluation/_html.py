@@ -99,7 +99,7 @@ _PLOT = {
 
 
 def page(title: str, *parts: str) -> str:
-    """Put pieces together."""
+    """Assemble a page from its parts."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -116,19 +116,19 @@ def report(
     notes: Iterable[str],
     *parts: str,
 ) -> str:
-    """Put conclusions, facts and notes before further pieces."""
+    """Assemble a report: conclusions, facts and notes, then further parts."""
     boxes = (note(sentence, kind) for sentence, kind in conclusions)
     return page(title, *boxes, facts(about), text(*notes), *parts)
 
 
 def section(title: str, *parts: str) -> str:
-    """Put pieces below a heading; nothing if there are none."""
+    """Put parts below a heading; nothing if there are none."""
     body = "".join(parts)
     return f"<h2>{escape(title)}</h2>\n{body}" if body else ""
 
 
 def part(title: str, *parts: str) -> str:
-    """Put pieces below a lower heading; nothing if there are none."""
+    """Put parts below a lower heading; nothing if there are none."""
     body = "".join(parts)
     return f"<h3>{escape(title)}</h3>\n{body}" if body else ""
 
@@ -145,7 +145,7 @@ def note(sentence: str, kind: str = "plain") -> str:
 
 
 def facts(entries: Mapping[str, Any]) -> str:
-    """List what is known, each under its name."""
+    """List facts by their names."""
     rows = (
         f"<dt>{escape(name)}</dt><dd>{escape(str(value))}</dd>"
         for name, value in entries.items()
@@ -154,7 +154,7 @@ def facts(entries: Mapping[str, Any]) -> str:
 
 
 def folded(summary: str, *parts: str) -> str:
-    """Hide pieces until they are asked for."""
+    """Fold parts below a summary."""
     return f"<details><summary>{escape(summary)}</summary>{''.join(parts)}</details>\n"
 
 
@@ -206,7 +206,7 @@ def picture(image: np.ndarray, caption: str, scale: int = 1) -> str:
 
 
 def row(figures: Iterable[str]) -> str:
-    """Put figures side by side, as many as there is room for."""
+    """Put figures side by side."""
     return "".join(f'<div class="pair">{figure}</div>' for figure in figures)
 
 
@@ -266,7 +266,7 @@ def scatter(x: npt.ArrayLike, y: npt.ArrayLike, label: str, y_label: str) -> str
 
 
 def gauges(rows: Mapping[str, Mapping[str, Interval]]) -> str:
-    """Draw each figure on a scale of its own, beside what it could be at best."""
+    """Draw each figure on its own scale, for all sets."""
     sets = list(dict.fromkeys(name for row in rows.values() for name in row))
 
     def draw(figure):

@@ -18,7 +18,7 @@ class Interval(NamedTuple):
     high: float
 
     def within(self, low: float, high: float) -> Self:
-        """Leave out of the bounds what a figure can't be, such as a share below 0."""
+        """Clip the bounds to what a figure can be."""
         return self._replace(low=max(self.low, low), high=min(self.high, high))
 
 
@@ -30,7 +30,7 @@ def bootstrap(
     seed: int = 0,
     subjects: Sequence[npt.ArrayLike | None] | None = None,
 ) -> Interval:
-    """Say how far a figure would change if the samples were drawn anew.
+    """Return the bootstrap interval of a figure.
 
     The bootstrap :footcite:p:`Efron1993`: the figure of samples that are drawn, with
     replacement, from the given ones. Distances of resampled sets are too large by what
@@ -104,7 +104,7 @@ def subsample(
     seed: int = 0,
     subjects: Sequence[npt.ArrayLike | None] | None = None,
 ) -> list[Interval]:
-    """Say how far figures of nearest neighbours would change, were samples drawn anew.
+    """Return the subsampling interval of figures of nearest neighbours.
 
     They can't be bootstrapped: a sample that is drawn twice would be its own neighbour.
     Half of the samples are drawn instead, none of them twice, or fewer of large sets,
@@ -184,7 +184,7 @@ def _taken(rows, numbers):
 def bootstrap_interval(
     value: float, resampled: npt.ArrayLike, confidence: float
 ) -> Interval:
-    """Put the spread of resampled figures around a figure.
+    """Return the interval of a figure from its resampled values.
 
     Parameters
     ----------
@@ -206,7 +206,7 @@ def bootstrap_interval(
 
 
 def binomial(count: int, n: int, confidence: float = 0.95) -> Interval:
-    """Give the exact interval of a share :footcite:p:`Clopper1934`.
+    """Return the exact interval of a share :footcite:p:`Clopper1934`.
 
     Parameters
     ----------

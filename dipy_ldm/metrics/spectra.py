@@ -44,7 +44,7 @@ def octave_energies(images: npt.ArrayLike) -> np.ndarray:
 
 
 def octave_correlations(images: npt.ArrayLike, truth: npt.ArrayLike) -> np.ndarray:
-    """Say how much of each octave of images is true.
+    """Compute the correlation of each octave of images with the truth.
 
     Parameters
     ----------

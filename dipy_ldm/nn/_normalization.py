@@ -135,7 +135,7 @@ def _scales(x, gamma, beta):
 
 @cached_trace
 def _scales_slopes(of_gain, of_offset, gamma, mean, rate):
-    """Return slopes of mean and variance, the mean, and slopes of what is learnt.
+    """Return gradients of mean, variance and parameters.
 
     The first three are of each channel.
     """

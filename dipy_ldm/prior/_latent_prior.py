@@ -77,7 +77,7 @@ class LatentPrior(NamedTuple):
     def from_tensors(
         cls, tensors: dict[str, np.ndarray], conditions: dict[str, Condition]
     ) -> Self:
-        """Make the parts from the tensors of a model file."""
+        """Build it from the tensors of a model file."""
 
         def take(kind, names, *conditions_of):
             if names[0] not in tensors:

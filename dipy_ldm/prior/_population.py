@@ -34,7 +34,7 @@ class Population(NamedTuple):
         conditions: dict[str, Condition],
         subjects: np.ndarray | None = None,
     ) -> Self | None:
-        """Count, as finely as at least nine tenths of the images allow.
+        """Count combinations of conditions, in bins as fine as privacy allows.
 
         Shapes: numbers ``(n, conditions)``, subjects ``(n,)``.
         """
@@ -114,7 +114,7 @@ def _chances(seed, numbers, count):
 
 
 def _draw_row(row, conditions, population, chances):
-    """Draw a value of each condition, to which those that are given belong."""
+    """Draw a value of each missing condition, given the others."""
     numbers = [c.number(name, v) for v, (name, c) in zip(row, conditions.items())]
     cell, bins = [-1] * len(numbers), 1
     if population is not None:

@@ -217,7 +217,7 @@ def _read(rows, alike, space, subjects, values, specified):
 
 
 def _fit(products, values, examples, subjects):
-    """Fit with the ridge that is best for what is left out.
+    """Fit a ridge regression whose ridge is best for left-out examples.
 
     Shares are those of all examples, 0 of those of which nothing is specified.
     """

@@ -31,7 +31,7 @@ class BestWeights(keras.callbacks.Callback):
         self.loss = np.inf
 
     def on_epoch_end(self, epoch, logs=None) -> None:
-        """Take the weights if the loss was never as low."""
+        """Keep the weights if the loss is the lowest so far."""
         loss = logs.get(_FIGURE, np.inf)
         if self.network is not None and loss < self.loss:
             self.loss = loss
@@ -40,7 +40,7 @@ class BestWeights(keras.callbacks.Callback):
             self.tensors = {name: np.array(weight) for name, weight in weights.items()}
 
     def restore(self, tensors: dict[str, np.ndarray], history: dict[str, list]) -> None:
-        """Take the weights from a checkpoint."""
+        """Restore the kept weights from a checkpoint."""
         ours = (name for name in tensors if name.startswith(f"{_NAME}."))
         self.tensors = {name: tensors[name] for name in ours}
         if self.tensors:
@@ -51,7 +51,7 @@ class BestWeights(keras.callbacks.Callback):
         return {_FIGURE: self.loss} if self.tensors else {}
 
     def restore_to_network(self, history: dict[str, list[Any]]) -> None:
-        """Give the network the weights that were kept, and say if others were left."""
+        """Restore the kept weights, and warn if the loss has risen since."""
         if not self.tensors:
             return
         _serialization.set_weights(self.network, _NAME, self.tensors)

@@ -70,7 +70,7 @@ class TrainingRecord(keras.callbacks.Callback):
         }
 
     def restore(self, model: keras.Model) -> None:
-        """Bring a compiled model to the state of the checkpoint, if there is one."""
+        """Restore a compiled model from the checkpoint, if there is one."""
         model.optimizer.build(model.trainable_variables)
         whole = None
         if self.path is not None and self.path.exists():
@@ -124,7 +124,7 @@ class TrainingRecord(keras.callbacks.Callback):
         self._skipped = self.done - self.rounds * self.length.round
 
     def on_epoch_begin(self, epoch, logs=None) -> None:
-        """Bring back the figures of a round that is done in part."""
+        """Restore the figures of a partial round."""
         self._round = epoch
         if self._skipped:
             variables = self.model.metrics_variables
@@ -134,7 +134,7 @@ class TrainingRecord(keras.callbacks.Callback):
                 variable.assign(value)
 
     def on_train_batch_end(self, batch, logs=None) -> None:
-        """Write the checkpoint every so many steps, and before an early end."""
+        """Write a checkpoint every so many steps, and before stopping on a signal."""
         step = self._skipped + batch + 1
         done = self._round * self.length.round + step
         if done == self.length.end(self._round):
@@ -193,7 +193,7 @@ class TrainingRecord(keras.callbacks.Callback):
         self._spent += time.monotonic() - start
 
     def end(self) -> None:
-        """End early, since a signal asked for it."""
+        """Stop the training on a signal."""
         raise Terminated(
             f"stopped by {signal.Signals(self.signal).name}; the checkpoint is "
             "written, and the same training goes on from it.",
@@ -216,5 +216,5 @@ def _variables(model):
 
 
 def _named(kind, variables):
-    """Give variables of a kind names that sort as they do."""
+    """Name variables of a kind so that names sort in their order."""
     return ((f"{kind}.{i:05d}", variable) for i, variable in enumerate(variables))

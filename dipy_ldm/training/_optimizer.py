@@ -34,7 +34,7 @@ _DAMPING = 0.03
 
 
 class _Group(NamedTuple):
-    """Weights that are changed as one vector, and what is kept of them.
+    """Weights that are updated as one vector, and their optimizer state.
 
     ``places`` are theirs among all weights; without a ``velocity``, they are kernels
     that change by orthogonal matrices.
@@ -107,7 +107,7 @@ class FlatAdam(keras.optimizers.Optimizer):
             self._good = self.add_variable((), dtype="int32", name="good")
 
     def build(self, variables):
-        """Make what is kept of the weights, wherever this is called."""
+        """Create the optimizer state."""
         if self.built:
             return
         # Keras would take them for the optimizer's own if they were set as usual.
@@ -204,7 +204,7 @@ class FlatAdam(keras.optimizers.Optimizer):
         )
 
     def _if(self, condition, change, otherwise):
-        """Change weights, and what is kept of them, in one way or in another."""
+        """Apply one of two updates, by a condition."""
         _backend.conditionally(
             condition,
             change,
@@ -261,7 +261,7 @@ class FlatAdam(keras.optimizers.Optimizer):
         return changes
 
     def _follow(self):
-        """Let the averages go towards the weights, every few batches."""
+        """Update the moving averages (EMA), every few batches."""
         # Few of those over which the average goes, so that it is the same.
         interval = int(0.04 / (1 - self.ema_momentum) + 0.5)
         interval = max(1, min(interval, MAX_AVERAGING_INTERVAL))
@@ -277,7 +277,7 @@ class FlatAdam(keras.optimizers.Optimizer):
         return ops.equal(self.iterations, 0)
 
     def _average(self, batches):
-        """Let the averages go towards the weights, as far as in so many batches."""
+        """Update the moving averages as for so many batches."""
         # The first step's weights are their own average.
         share = 1 - self.ema_momentum**batches
         share = ops.where(self._is_first(), 1.0, share)
@@ -286,7 +286,7 @@ class FlatAdam(keras.optimizers.Optimizer):
         )
 
     def _follow_weights(self, group, share):
-        """Let the averages of a group go to its weights, and return by how much."""
+        """Update a group's moving averages, and return the changes."""
         averages = [self.averages[place] for place in group.places]
         changes = [
             _nearer(average, weight, share)
@@ -375,7 +375,7 @@ def _nearer(value, aim, share):
 
 @fused
 def _ahead(momentum, gradient, clip, share):
-    """Return the change of the momentum, and what it will be after the next.
+    """Return the change of the momentum, and its Nesterov look-ahead.
 
     The latter is as of Nesterov: as if the next gradient were the same.
     """

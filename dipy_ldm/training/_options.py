@@ -167,7 +167,7 @@ def resolve(
     options: Mapping[str, Any],
     *checkpoints: str | Path | None,
 ) -> ResolvedOptions:
-    """Choose what is left open: length, learning rate, devices and their precision.
+    """Resolve length, learning rate, devices and precision of a training.
 
     Training may also have begun in other checkpoints than its own.
     """

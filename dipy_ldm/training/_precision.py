@@ -32,7 +32,7 @@ class Precision(NamedTuple):
 
     @classmethod
     def from_saved(cls, document: dict | None) -> Self | None:
-        """Read what a model file says."""
+        """Build it from the entry of a model file."""
         return cls(**document) if document else None
 
     @staticmethod
@@ -55,13 +55,13 @@ def choose_precision(
 
 @cache
 def log_precision(precision: Precision) -> Precision:
-    """Log once what was chosen, and why."""
+    """Log the chosen precision once, with the reason."""
     logger.info("precision %s: %s.", *precision)
     return precision
 
 
 def _choose(name, rank, strategy):
-    """Choose among what the devices of all machines can do."""
+    """Choose a precision that the devices of all workers support."""
     gpus = _backend.gpu_capabilities(strategy)
     here = _of_gpus(gpus) if gpus else _of_processor(rank)
     with _backend.spread(strategy):
@@ -86,7 +86,7 @@ class _Ability(NamedTuple):
 
 
 def _of_gpus(capabilities):
-    """Go by the GPU that can do the least."""
+    """Choose the precision of the least capable GPU."""
     least = min(capabilities)
     able = [p for p in PRECISIONS if least >= _CAPABILITY.get(p, least)]
     fastest = next((p for p in _CAPABILITY if p in able), "float32")

@@ -59,7 +59,7 @@ class TrainingData(NamedTuple):
 
 
 class Stage:
-    """A network in training: a subclass says how it is built and what rounds end with.
+    """A network in training: subclasses say how it is built and how rounds end.
 
     ``settings`` is all, beside the options, on which the result depends. ``figure`` is
     judged by its ``baseline``: its value where nothing is learnt. ``averaged`` is the
@@ -85,14 +85,14 @@ class Stage:
     def end_round(
         self, model: keras.Model, number: int, last: bool
     ) -> dict[str, float]:
-        """Publish and validate what was learnt; return figures."""
+        """Publish the weights and validate them; return figures."""
         return {}
 
     def finish(self, model: keras.Model) -> None:
-        """Take what was learnt, after the last step."""
+        """Publish the weights after the last step."""
 
     def verdict(self, figures: dict[str, float]) -> str | None:
-        """Return what is wrong with what was learnt, by its last figures."""
+        """Return the message for a stage that learnt nothing, or None."""
 
 
 def train(estimator: Trainable, stage: Stage) -> None:
@@ -202,7 +202,7 @@ class _Clock(keras.callbacks.Callback):
 
 
 class _EndRound(keras.callbacks.Callback):
-    """Let the stage publish and validate after each round."""
+    """Callback that ends each round of a stage."""
 
     def __init__(self, stage):
         super().__init__()
@@ -258,7 +258,7 @@ class Progress(keras.callbacks.Callback):
             )
 
     def on_train_batch_end(self, batch, logs=None) -> None:
-        """Move on by a step, and say which epoch it is in."""
+        """Advance the progress bar by a step."""
         # The first takes seconds, in which its description is what there is to see.
         epoch = self.done // self.length.epoch + 1
         epochs = math.ceil(self.length.total / self.length.epoch)

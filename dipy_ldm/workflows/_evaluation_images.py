@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 class EvaluationImages(NamedTuple):
-    """Images in a drawn order, and what is to be said of them.
+    """Images in random order, with their files and conditions.
 
     ``images`` are ``(n, *space, channels)``, ``names`` say from where each is,
     ``files`` has the file of each or is None for packaged images, ``conditions`` the
@@ -47,7 +47,7 @@ class EvaluationImages(NamedTuple):
 
     @property
     def named(self):
-        """Whose each is, where a name tells: images of one array share its path."""
+        """Subjects by ``sub-`` of the names; None where there is none."""
         names = self.subjects or []
         return [name if name.startswith("sub-") else None for name in names] or None
 
@@ -211,7 +211,7 @@ def refuse_same_subjects(train: EvaluationImages, held_out: EvaluationImages) ->
 
 
 def refuse_unnamed(source_files: Sequence[str] | None, *groups: Sequence[str]) -> None:
-    """Refuse sources of several groups of volumes which no name tells apart."""
+    """Refuse source files that names can't assign to groups of volumes."""
     if source_files is None:
         return
     named = [*source_files, *(path for group in groups for path in group or ())]

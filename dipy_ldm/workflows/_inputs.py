@@ -51,7 +51,7 @@ def plan(
     steps: Mapping[str, float] | None = None,
     **options,
 ) -> Plan:
-    """Find out what the inputs are: digits, images of one's own, or volumes.
+    """Plan the inputs: packaged digits, the user's images, or volumes.
 
     Of volumes only the headers and tables are read, images are read at once.
     """
@@ -126,7 +126,7 @@ def _choose(names, available):
 
 
 def _look_up(data, names, files, listed, steps):
-    """Add what tables say of the conditions, and tell of it."""
+    """Add the conditions from tables, and log them."""
     if not names:
         if steps:
             raise InputError("`coarsen` is for `conditions`; give these, too.")
@@ -149,7 +149,7 @@ def _load(planned, cohort, **options):
 
 
 def rehearse(planned: Plan, validation: float, seed: int, batch_size: int) -> None:
-    """Refuse what can't be held out or learnt, before volumes are read."""
+    """Check the split and the conditions before volumes are read."""
     train, held_out = split(planned.cohort, validation, seed, batch_size)
     conditions = check_conditions(train)
     if planned.cohort.units is None:

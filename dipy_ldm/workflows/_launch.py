@@ -27,7 +27,7 @@ _MIN_ADDRESS_SPACE = 2.5 * 2**30
 
 @contextmanager
 def quiet_start() -> Iterator[None]:
-    """Start what uses TensorFlow without what it then writes to standard error.
+    """Silence TensorFlow's messages while it starts, within this context.
 
     Lines about processor features and missing GPU drivers that no setting of
     TensorFlow's silences, and that hide the one line a user should read. They come

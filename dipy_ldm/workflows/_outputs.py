@@ -94,7 +94,7 @@ def _refuse_unwritable(path):
 
 
 def _refuse_long(path):
-    """Refuse a name for which file systems have no room, or none for what is added."""
+    """Refuse names that are too long for file systems."""
     size = len(os.fsencode(path.name))
     if size > _MAX_NAME_BYTES:
         raise InputError(
@@ -179,7 +179,7 @@ def affine_of(model: "LatentDiffusion") -> np.ndarray:
 
 
 def require_affine(affine: npt.ArrayLike | None) -> np.ndarray:
-    """Return the affine that a model has, or say that it has none."""
+    """Return the affine of a model, or raise that it has none."""
     if affine is None:
         raise InputError(
             "this model has no affine; fit the VQVAE with "
@@ -189,14 +189,14 @@ def require_affine(affine: npt.ArrayLike | None) -> np.ndarray:
 
 
 def sidecar(path: Path) -> Path:
-    """Name the file of what is known of a volume."""
+    """Return the path of a volume's sidecar."""
     return path.with_name(path.name.removesuffix(".nii.gz") + ".json")
 
 
 def write_with_sidecar(
     path: Path, volume: np.ndarray, affine: np.ndarray, dtype: str, facts: dict
 ) -> None:
-    """Write a volume, and beside it as JSON what is known of it.
+    """Write a volume and its sidecar.
 
     Shapes: volume ``(x, y, z, channels)``.
     """
@@ -228,7 +228,7 @@ def comment(facts: dict) -> str:
 
 @contextmanager
 def sidecar_first(path: Path, facts: dict) -> Iterator[Callable]:
-    """Put beside a volume as JSON what is known of it, before the volume itself.
+    """Write a sidecar before its volume, within this context.
 
     A volume that is there has its own sidecar, then, even where the disk is full or
     the process is killed: what it replaces is removed first.

@@ -50,7 +50,7 @@ _ABOUT = {
 
 
 def about(facts: dict) -> dict[str, Any]:
-    """Name on a page what was judged, and how."""
+    """Describe on a page what was evaluated, and how."""
     return {
         name: _short(key, facts[key]) for key, name in _ABOUT.items() if key in facts
     }
@@ -223,7 +223,7 @@ def guard(result: Audit, model_fingerprint: str) -> CopyFilter:
 
 
 def read_measurements(document: dict, table: str | Path | None) -> dict[str, tuple]:
-    """Read what was measured of generated volumes, and what was asked for."""
+    """Read measured and requested values of generated volumes."""
     if table is None:
         return {}
     numeric = [n for n, c in document["conditions"].items() if c["kind"] != "class"]

@@ -328,7 +328,7 @@ def _difference(earlier, facts):
 
 
 def _with_fingerprints(task):
-    """Add to what is said of a task what its inputs hold now."""
+    """Add the hashes of a task's inputs to its facts."""
     try:
         marks = [fingerprint(file) for file in task.facts["Sources"]]
     except OSError as error:
@@ -356,7 +356,7 @@ _MAX_LESION_SHARE = 0.5
 
 
 class Scan(NamedTuple):
-    """A volume, and where it is made anew.
+    """A volume, and the mask to inpaint.
 
     ``data`` are ``(x, y, z, channels)``, ``affine`` takes their indices to millimetres,
     and ``hole`` says which are made anew, bool ``(x, y, z)``.

@@ -48,7 +48,7 @@ class Samples(NamedTuple):
     def named_after(
         cls, sources: SourceInputs, stem: Path, numbers: range, one_of_several: bool
     ) -> Self:
-        """Name files after the sources that volumes are made of."""
+        """Name outputs after their source images."""
         outputs = name_outputs(sources.files, stem, "generate")
         names = [outputs[file] for file in sources.own]
         if len(numbers) > 1:
@@ -216,7 +216,7 @@ def begin(root: Path) -> None:
 
 
 def list_participants(root: Path, described: Mapping[str, dict]) -> None:
-    """Write the table of all samples of a dataset, from what is beside them.
+    """Write the table of all samples of a dataset, from their sidecars.
 
     Whoever adds samples writes it anew, so that it is right once the last has, also
     where several add at once or one was killed.

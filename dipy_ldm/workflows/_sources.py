@@ -104,7 +104,7 @@ class SourcePairs(NamedTuple):
         )
 
     def names(self, *files: Path) -> list[str]:
-        """Name all that something is made of."""
+        """Return the names of all source files."""
         own = [self.source_of[files[0]]] if self.sources else []
         return [str(file) for file in [*files, *own]]
 

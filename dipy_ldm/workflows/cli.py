@@ -98,7 +98,7 @@ def _run(flow):
 
 
 def level(name: str) -> int:
-    """Look up a level of the log.
+    """Return a log level by its name.
 
     Parameters
     ----------
@@ -138,7 +138,7 @@ def _stop(number):
 
 
 def _leave_interrupted(sentence, error):
-    """End as Ctrl-C or a signal asked for, once what is half done is cleared away."""
+    """Exit with the status of Ctrl-C or of a signal."""
     if isinstance(error, _Stopped):
         (number,) = error.args
         stopped = f"stopped by {signal.Signals(number).name}"

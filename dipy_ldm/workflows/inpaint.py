@@ -158,7 +158,7 @@ def _has_context(hole, on_grid, affine, grid, factor):
 
 
 def _read_hole(file, affine, dilate):
-    """Read where a volume is made anew."""
+    """Read and dilate the mask of a volume."""
     hole = read_mask(file)[..., 0] > 0
     return inpainting.dilated(hole, dilate, np.linalg.norm(affine[:3, :3], axis=0))
 
