@@ -151,7 +151,7 @@ def test_learnt_conditions_are_logged_in_python_too(caplog):
         frame = pd.DataFrame({"age": ages, "sex": list("FMFF")})
         ConditioningEncoder.learn(frame, *how, None, None, people)
     assert "conditions of 4 images of 4 subjects:\n  age: 55 to 80" in caplog.text
-    assert "4 subjects can be told from all others" in caplog.text
+    assert "4 of 4 subjects have a unique combination" in caplog.text
     caplog.clear()
     with caplog.at_level("INFO", "dipy_ldm"):
         table = Table({"age": [*ages]}, {"age": "years"})

@@ -178,9 +178,8 @@ def _mean_weight(images, masks, bounds, background, covers):
     weight = background + (1 - background) * np.mean(shares)
     if weight == 0:
         raise InputError(
-            "nothing of the images lies inside of their masks, or is brighter than "
-            "the darkest voxels: with a `background` of 0 there is nothing to learn; "
-            "give other masks, or a `background` above 0."
+            "nothing of the images lies inside of their masks: with a `background` of "
+            "0 there is nothing to learn; raise it, or mend the masks."
         )
     return weight
 

@@ -40,8 +40,7 @@ def cache_root(cache_dir: str | Path | None = None) -> Path:
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     except RuntimeError as error:
         raise OSError(
-            "this user has no home folder; name a place for the cache of volumes with "
-            "`cache_dir`."
+            "there is no home folder; name a place for volumes with `cache_dir`."
         ) from error
     return Path(home).resolve() / "dipy_ldm" / "volumes"
 

@@ -133,13 +133,12 @@ def check_trainable(images: np.ndarray, name: str = "image") -> Survey:
     summary = survey(images, name)
     if summary.low == summary.high:
         raise InputError(
-            f"all values of all {name}s are {summary.low:g}, and there is nothing to "
-            "learn; look at how they were read."
+            f"all {name}s are {summary.low:g} everywhere: there is nothing to learn."
         )
     if max(-summary.low, summary.high) > LARGEST:
         raise InputError(
-            f"intensities must lie within {LARGEST:g}, and {name}s have some from "
-            f"{summary.low:g} to {summary.high:g}; divide them by a number."
+            f"{name}s have intensities from {summary.low:g} to {summary.high:g}, "
+            f"beyond {LARGEST:g}; divide them by a number."
         )
     return summary
 
@@ -191,8 +190,8 @@ def as_fitted(images: npt.ArrayLike, shape: tuple[int, ...], owner: str) -> np.n
     images = as_array(images)
     if images.shape[1:] != tuple(shape):
         raise InputError(
-            f"images must have the shape {tuple(shape)} of those that the {owner} was "
-            f"fitted to, not {images.shape[1:]}."
+            f"images must have the shape {tuple(shape)} that the {owner} was fitted "
+            f"to, not {images.shape[1:]}."
         )
     return images
 
@@ -204,8 +203,8 @@ def check_channels(name: str, array: npt.ArrayLike, channels: int) -> None:
     """
     if np.shape(array)[-1:] != (channels,):
         raise InputError(
-            f"{name} must have {channels} channels, along the last axis, and not "
-            f"the shape {np.shape(array)}; this autoencoder was fitted to such."
+            f"{name} must have {channels} channels, along the last axis, not the shape "
+            f"{np.shape(array)}."
         )
 
 
@@ -219,9 +218,9 @@ def check_latents(
     latents = np.asarray(latents)
     if len(latents) == 0 or latents.shape[1:] != shape:
         raise InputError(
-            f"latents of images of the size {space} have the shape "
-            f"{('n', *shape)}, not {latents.shape}; give what encode returned, "
-            "and as space the size of the images."
+            f"latents of images of the size {space} have the shape {('n', *shape)}, "
+            f"not {latents.shape}; give what encode returned, and the size of the "
+            "images."
         )
     if not np.isfinite(latents).all():
         raise InputError("latents have NaN or infinite values; encode them again.")
@@ -259,7 +258,6 @@ def check_masks(
         )
     if background == 1:
         raise InputError(
-            "masks make no difference with a background of 1; give the weight of what "
-            "lies outside of them, such as 0.1, as background."
+            "masks make no difference with a background of 1; lower it, to 0.1 say."
         )
     return np.asarray(masks)[..., None]

@@ -74,9 +74,9 @@ def count_held_out(cohort: Cohort, share: float, batch_size: int, seed: int) -> 
     kind = "images" if cohort.affine is None else "volumes"
     if n - count < batch_size:
         raise InputError(
-            f"of {n} {kind}, {n - count} are left to learn from ({count} "
-            f"held out to validate), fewer than a batch of {batch_size}; give more "
-            f"{kind}, or a smaller `batch_size` and `validation`."
+            f"of {n} {kind}, {n - count} are left to learn from ({count} held out to "
+            f"validate), fewer than a batch of {batch_size}; add {kind}, or lower "
+            "`batch_size` or `validation`."
         )
     return count
 

@@ -93,9 +93,8 @@ _CURE = (
 def _refuse_unknown(names, matched: MatchedRows):
     if not matched.tables:
         raise InputError(
-            "no table knows the files; put a participants.tsv into their folder or "
-            "one above, whose participant_id is the sub- of their names, or give a "
-            ".csv of their paths with further columns."
+            "no table knows the files: neither a participants.tsv beside or above them "
+            "nor a .csv of their paths lists them."
         )
     unknown = [name for name in names if name not in matched.columns]
     if unknown:
@@ -158,8 +157,7 @@ def coarsened(name: str, values: Mapping[str, list], step: float) -> list:
     """Round numbers to multiples of a step."""
     if name not in values:
         raise InputError(
-            f"`coarsen` names {name}, which is none of the conditions "
-            f"({', '.join(values)}); name one of them."
+            f"`coarsen` names {name}, which is no condition ({', '.join(values)})."
         )
     if any(isinstance(value, str) for value in values[name]):
         raise InputError(f"{name} has classes and can't be coarsened; leave it out.")
@@ -277,8 +275,9 @@ def _warnings(covariates):
     alone = count_alone(covariates)
     if alone:
         lines.append(
-            f"{_count(alone, 'subject')} can be told from all others by these "
-            "conditions; fewer or coarser ones (see coarsen) give less away"
+            f"{alone} of {_count(len(set(covariates.subjects)), 'subject')} have a "
+            "unique combination of these conditions and could be re-identified; use "
+            "fewer or coarser ones (see coarsen)"
         )
     return lines
 

@@ -42,8 +42,7 @@ def choose_grid(
     if (sizes > high - low).all():
         extent = " x ".join(f"{mm:.3g}" for mm in high - low)
         raise InputError(
-            f"voxel_size {voxel_size} is larger than the volumes, which take {extent} "
-            "mm; give it in mm, such as 2."
+            f"voxel_size {voxel_size} is larger than the volumes ({extent} mm)."
         )
     # An excess of rounding errors is no reason for one more voxel.
     full = np.maximum(np.ceil((high - low) / sizes - 10 * _TOLERANCE), 1).astype(int)
@@ -96,9 +95,8 @@ def _refuse_scattered(infos, boxes):
     centres = boxes.mean(axis=1)
     far = np.linalg.norm(centres - np.median(centres, axis=0), axis=1).argmax()
     raise InputError(
-        f"the volumes lie far apart, {infos[far].file} farthest off, and all of them "
-        f"take {' x '.join(f'{mm:.0f}' for mm in extent)} mm; align them, leave that "
-        "one out, or give a `shape`."
+        f"the volumes lie far apart ({' x '.join(f'{mm:.0f}' for mm in extent)} mm), "
+        f"{infos[far].file} farthest off; align them, leave it out, or give a `shape`."
     )
 
 

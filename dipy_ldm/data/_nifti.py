@@ -114,14 +114,14 @@ def read_header(file: str | Path, channels: bool) -> VolumeInfo:
     shape, n_channels = _axes(file, image.shape)
     if n_channels > 1 and (table := _gradients(file)):
         raise InputError(
-            f"{file} is a diffusion series ({table.name} is beside it), and a model "
-            "does not learn b-values and directions; give a volume or a map of it, "
-            "such as b = 0 or FA."
+            f"{file} is a diffusion series ({table.name} is beside it), whose "
+            "directions no model learns; give a volume or a map of it, such as b = 0 "
+            "or FA."
         )
     if n_channels > 1 and not channels:
         raise InputError(
             f"{file} has {n_channels} volumes, shape {image.shape}; add `channels` to "
-            "take them for the channels of one, or give a file with one of them."
+            "take them for channels, or give one of them."
         )
     if (kind := image.get_data_dtype().kind) not in "iuf":
         kind = "complex" if kind == "c" else "coloured"
@@ -151,8 +151,7 @@ def _load(file):
         if not Path(file).stat().st_size:
             raise InputError(f"{file} is empty; copy or convert it anew.") from error
         raise InputError(
-            f"{file} can't be read as NIfTI; is it whole, and of the kind that its "
-            "name tells? Copy or convert it anew."
+            f"{file} can't be read as NIfTI; is it whole? Copy or convert it anew."
         ) from error
     if not isinstance(image, nib.Nifti1Pair):
         raise InputError(f"{file} is of another kind than NIfTI; convert it first.")
@@ -175,8 +174,7 @@ def _axes(file, shape):
     further = [n for n in shape[3:] if n != 1]
     if len(shape) < 3 or min(shape[:3]) == 1:
         raise InputError(
-            f"{file} is a slice, shape {shape}; give volumes, or slices as .npy or "
-            ".png files."
+            f"{file} is a slice, shape {shape}; give volumes, or .npy or .png files."
         )
     if 0 in shape or len(further) > 1:
         raise InputError(
@@ -196,8 +194,7 @@ def _check_affine(file, affine):
         or abs(np.linalg.det(linear / sizes)) < 1e-4
     ):
         raise InputError(
-            f"{file} has an affine that places no voxels (zero, NaN or singular); "
-            "mend its sform and qform."
+            f"{file} has a zero, NaN or singular affine; fix its sform and qform."
         )
 
 
@@ -225,8 +222,7 @@ def _machine_memory():
 def _too_large(file):
     shape = " x ".join(map(str, nib.load(file).shape))
     return InputError(
-        f"{file} has more voxels ({shape}) than fit into memory; crop or resample it, "
-        "or mend its header."
+        f"{file} has more voxels ({shape}) than fit into memory; crop or resample it."
     )
 
 
@@ -263,10 +259,7 @@ def read_volume(
     """
     data, affine = _read(file, channels)
     if data.min() == data.max():
-        raise InputError(
-            f"{file} has the value {data.flat[0]:g} everywhere; give volumes that show "
-            "something."
-        )
+        raise InputError(f"{file} is constant ({data.flat[0]:g}); leave it out.")
     return data, affine
 
 
@@ -294,8 +287,8 @@ def _read(file, channels):
     extreme = np.count_nonzero(np.abs(data) > _MAX_VALUE)
     if extreme:
         raise InputError(
-            f"{file} has values beyond {_MAX_VALUE:g} in {extreme} voxels, as if to "
-            "mark missing ones; replace them, by 0 say."
+            f"{file} has values beyond {_MAX_VALUE:g} in {extreme} voxels; replace "
+            "them, by 0 say."
         )
     return data, info.affine
 

@@ -121,15 +121,12 @@ def _files(path):
     if path.is_dir():
         files = sorted(_search(path))
         if not files:
-            raise InputError(
-                f"the folder {path} has no NIfTI files; put .nii or .nii.gz files "
-                "there."
-            )
+            raise InputError(f"the folder {path} has no NIfTI files (.nii or .nii.gz).")
         return files
     if not path.name.lower().endswith(_NIFTI):
         raise InputError(
             f"{path} is no NIfTI file; give .nii or .nii.gz files, folders of them, or "
-            "a list of them in a .txt, .csv or .tsv file."
+            "a .txt, .csv or .tsv file that lists them."
         )
     return [path]
 
@@ -190,8 +187,8 @@ def _read_list(path):
     for _, cells in lines[named:]:
         if not _looks_like_nifti(cells, column):
             raise InputError(
-                f"{path} has a line without the path of a NIfTI file "
-                f"({', '.join(cells)}); complete or remove it."
+                f"{path} has a line without a NIfTI file ({', '.join(cells)}); remove "
+                "it."
             )
         files.append(path.parent / Path(cells[column].strip()).expanduser())
     return files, lines, named
@@ -203,8 +200,7 @@ def _column(path, rows):
     hits = [sum(_looks_like_nifti(row, i) for row in rows) for i in range(width)]
     if not any(hits):
         raise InputError(
-            f"{path} names no NIfTI files; give it a column of paths that end in "
-            ".nii or .nii.gz."
+            f"{path} names no NIfTI files; give it a column of paths of .nii files."
         )
     return hits.index(max(hits))
 

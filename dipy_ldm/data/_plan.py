@@ -95,9 +95,8 @@ def pair_masks(files: Sequence[Path], masks: Sequence[Path]) -> dict[Path, Path]
     if strangers and len(files) == len(masks):
         file, mask = strangers[0]
         raise InputError(
-            f"{file} would have the mask {mask}, which is of another subject or "
-            "session; give masks in the order of their volumes, or names with a sub- "
-            "to all."
+            f"{file} would have the mask {mask}, of another subject or session; give "
+            "masks in the order of their volumes, or names with a sub- to all."
         )
     return _by_order(files, masks, "mask")
 
@@ -120,8 +119,7 @@ def _by_order(files, partners, kind="source"):
     if len(files) != len(partners):
         raise InputError(
             f"there are {len(partners)} {kind}s for {len(files)} volumes, and not all "
-            "of their names have a sub- that tells which belong together; give one for "
-            "each, in the same order."
+            "names have a sub- to pair them by; give one for each, in the same order."
         )
     return _log_pairs(dict(zip(files, partners, strict=True)), partners, kind, "order")
 
@@ -140,7 +138,7 @@ def _by_name(files, partners, kind="source"):
     for file, matched in matches.items():
         if len(matched) > 1:
             raise InputError(
-                f"{file} has {len(matched)} {kind}s of its subject and session, "
+                f"{file} has {len(matched)} {kind}s of its subject and session: "
                 f"{listed(map(str, matched))}; name one for each."
             )
     pairs = {file: matched[0] for file, matched in matches.items()}

@@ -138,22 +138,22 @@ def conform_voxels(
     scaled = scale_intensities(data, intensities)
     if is_flattened(data, scaled):
         raise InputError(
-            f"{file} has values from {data.min():g} to {data.max():g} that can't be "
-            "told apart when they are brought to 0 to 1; subtract what they have in "
-            "common, and replace a number that marks missing voxels by 0."
+            f"{file} has values from {data.min():g} to {data.max():g}, which collapse "
+            "when rescaled to 0 to 1; subtract the offset, and replace sentinel values "
+            "by 0."
         )
     if is_within_a_voxel(data.shape, affine, grid):
         sizes = " x ".join(f"{n:.3g}" for n in voxel_sizes(grid.affine))
         raise InputError(
-            f"{file} is smaller than a voxel of the grid ({sizes} mm), as if its "
-            "affine were in metres; write it in mm, or give a smaller `voxel_size`."
+            f"{file} is smaller than a voxel of the grid ({sizes} mm); write its "
+            "affine in mm, or give a smaller `voxel_size`."
         )
     image = conform(scaled, affine, grid)
     if image.min() == image.max():
         raise InputError(
-            f"{file} has nothing on the grid, which has the shape {grid.shape} and "
-            f"begins at {np.round(grid.affine[:3, 3], 1).tolist()} mm; check its "
-            "affine, or give a larger `shape`."
+            f"{file} has nothing on the grid (shape {grid.shape} from "
+            f"{np.round(grid.affine[:3, 3], 1).tolist()} mm); check its affine, or "
+            "give a larger `shape`."
         )
     return image, Origin(Path(file), data, affine, grid, intensities)
 
@@ -190,7 +190,7 @@ def conform_source(
     data, affine = read_volume(file, channels)
     if (data != np.rint(data)).any():
         raise InputError(
-            f"{file} has numbers that are not whole, and is no segmentation; name one, "
+            f"{file} has numbers that are not whole: it is no segmentation; give one, "
             "or leave `source_labels` out."
         )
     return conform_labels(data, affine, grid).astype("int32")
@@ -215,7 +215,6 @@ def _conform_mask(file, affine, grid):
     mask = conform(read_mask(file), affine, grid)[..., 0] >= 0.5
     if not mask.any():
         raise InputError(
-            f"the mask {file} has nothing on the grid; mend it or give a larger "
-            "`shape`."
+            f"the mask {file} has nothing on the grid; give a larger `shape`."
         )
     return mask.astype("uint8")

@@ -101,18 +101,17 @@ def check(
         return None
     if info is None:
         raise InputError(
-            f"this model knows of no source; leave `{name}` out, or train one that "
-            "does."
+            f"this model was trained without source images: remove `{name}`, or train "
+            "a model with them."
         )
     if source is None:
         raise InputError(
-            f"this model makes images of others, and needs them; give them as `{name}`."
+            f"this model is conditioned on source images: pass them as `{name}`."
         )
     images = as_source(source, space, name)
     if images.shape[-1] != info.channels:
         raise InputError(
-            f"{name} must have {info.channels} channels, as those that the model has "
-            f"learnt from, not {images.shape[-1]}."
+            f"{name} must have {info.channels} channels, not {images.shape[-1]}."
         )
     if n is not None and len(images) not in (1, n):
         counts = "one image" if n == 1 else f"one image or {n}, one for each"
@@ -137,16 +136,16 @@ def _labels(images):
     """Find the labels of segmentations."""
     if images.shape[-1] != 1:
         raise InputError(
-            f"a source of whole numbers is a segmentation, and must have one channel, "
-            f"not {images.shape[-1]}; give intensities as float32."
+            "a source of whole numbers is a segmentation of one channel, not "
+            f"{images.shape[-1]}; give intensities as float32."
         )
     labels: set[int] = set()
     for image in images:
         labels |= _distinct(image)
         if len(labels) > _MAX_LABELS:
             raise InputError(
-                f"source has more than {_MAX_LABELS} different whole numbers, too "
-                "many for labels; give intensities as float32."
+                f"source has more than {_MAX_LABELS} labels; give intensities as "
+                "float32."
             )
     return sorted(labels)
 
@@ -173,8 +172,8 @@ def _refuse_unknown(images, labels, name):
     for number, image in enumerate(images):
         if unknown := sorted(_distinct(image) - set(labels)):
             raise InputError(
-                f"{name} {number} has the label {unknown[0]:g}, which the model has "
-                f"not learnt from; it knows {listed(map(str, labels))}."
+                f"{name} {number} has the unknown label {unknown[0]:g}; the model "
+                f"knows {listed(map(str, labels))}."
             )
 
 

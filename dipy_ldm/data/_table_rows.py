@@ -221,8 +221,8 @@ def _keys_of_subjects(table, columns, subjects, sessions):
     if subjects is None:
         raise InputError(
             f"rows of the conditions have names ({name or 'the index'}: {names[0]}); "
-            "give `subjects`, whose each image is, to join them, or drop the names if "
-            "the rows are in the order of the images."
+            "give `subjects` to join them, or drop the names if rows are in the order "
+            "of the images."
         )
     rows: list[tuple] = [(_prefixed("sub", label),) for label in names]
     images: list[tuple] = [(_prefixed("sub", label),) for label in subjects]
@@ -258,8 +258,8 @@ def _rows_of(rows, images):
         examples = listed("/".join(map(str, key)) for key in [*places][:3])
         raise InputError(
             f"{len(missing)} of {len(images)} images have no row in the conditions "
-            f"({missing[0]} first; rows are of {examples} ...); add rows with missing "
-            "values, or leave these images out."
+            f"({missing[0]} first; rows are of {examples} ...); add rows, or leave "
+            "these images out."
         )
     for own in matches:
         if len(own) > 1:

@@ -85,8 +85,7 @@ def read_table(path: str | Path) -> list[Row]:
         (name,) = lines[0][1]
         if re.search("[,;]", name):
             raise InputError(
-                f"{path} has no tabs between its columns; write it with tabs, or name "
-                "it .csv."
+                f"{path} has no tabs between its columns; add them, or name it .csv."
             )
     return name_cells(path, lines)
 
@@ -97,8 +96,7 @@ def name_cells(path: Path, lines: Sequence[tuple[int, list[str]]]) -> list[Row]:
     twice = sorted({name for name in names if name and names.count(name) > 1})
     if twice:
         raise InputError(
-            f"{path} has two columns of the name {', '.join(twice)}; rename or remove "
-            "one of them."
+            f"{path} has two columns of the name {', '.join(twice)}; rename one."
         )
     complaints = [
         f"{path}, line {line}: {len(cells)} cells for {len(names)} columns"

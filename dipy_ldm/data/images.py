@@ -44,7 +44,7 @@ def read_images(paths: Sequence[str | Path]) -> tuple[np.ndarray, list[Path]]:
     for file, images in pieces.items():
         if images.shape[1:] != pieces[first].shape[1:]:
             raise InputError(
-                f"{file} has images of shape {images.shape[1:]}, but {first} has "
+                f"{file} has images of shape {images.shape[1:]}, but {first} of "
                 f"{pieces[first].shape[1:]}; give images of one shape."
             )
     files = [file for file, images in pieces.items() for _ in images]
@@ -65,7 +65,7 @@ def _refuse_mixed(pieces):
         (kind, file), (other, another) = [*first.items()][:2]
         raise InputError(
             f"{file} has {_BITS[kind]} bits a pixel and {another} has {_BITS[other]}: "
-            "their intensities mean different things; save all with as many bits."
+            "save all PNG files with as many bits."
         )
 
 
@@ -76,7 +76,7 @@ def _refuse_infinite(images, files):
         count, first = sum(files[i] == file for i in bad), bad[0] - files.index(file)
         raise InputError(
             f"{file} has NaN or infinite values in {count} of {files.count(file)} "
-            f"images (the first is number {first}); remove or replace them."
+            f"images (number {first} first); replace them."
         )
 
 
@@ -86,8 +86,8 @@ def _files(path):
         files = sorted(f for f in path.iterdir() if f.suffix.lower() in _READERS)
         if not files:
             raise InputError(
-                f"the folder {path} has no images; put volumes (.nii, .nii.gz) or "
-                "images (.npy, .npz, .png) there."
+                f"the folder {path} has no volumes or images (.nii, .nii.gz, .npy, "
+                ".npz, .png)."
             )
         return files
     if path.exists():
@@ -103,8 +103,7 @@ def _read(file):
     reader = _READERS.get(file.suffix.lower())
     if reader is None:
         raise InputError(
-            f"{file} is of no known kind; give volumes (.nii, .nii.gz) or images "
-            "(.npy, .npz, .png)."
+            f"{file} is of no known kind (.nii, .nii.gz, .npy, .npz or .png)."
         )
     try:
         images = reader(file)
@@ -131,8 +130,7 @@ def _checked(file, images):
         images = images[..., None]
     if images.ndim != 4 or 0 in images.shape:
         raise InputError(
-            f"{file} has shape {images.shape}; give an array (n, h, w) or "
-            "(n, h, w, channels)."
+            f"{file} has shape {images.shape}; give an array (n, h, w[, channels])."
         )
     return images
 
@@ -149,8 +147,8 @@ def _read_npz(file):
         name = "images" if "images" in arrays else arrays.files[0]
         if "images" not in arrays and len(arrays.files) > 1:
             raise InputError(
-                f"{file} holds several arrays ({', '.join(arrays.files)}); "
-                "name the one to use 'images'."
+                f"{file} holds several arrays ({', '.join(arrays.files)}); name the "
+                "one to use 'images'."
             )
         return arrays[name]
 

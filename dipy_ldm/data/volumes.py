@@ -136,8 +136,8 @@ class Volumes(_Fields):
         rows = join_rows(table, self.subjects, sessions, self.files)
         if not isinstance(rows, dict):
             raise InputError(
-                "nothing tells which volume a row of the table is of; give it a column "
-                "participant_id or one of paths, or an index of these."
+                "nothing tells which volume a row of the table is of; add a column or "
+                "an index of participant_id or of paths."
             )
         if unknown := [name for name in names if name not in rows]:
             raise InputError(

@@ -144,8 +144,8 @@ def generate_new(
         if spare + len(places) - first > _MAX_REFUSED_PER_SAMPLE * n_requested:
             raise InputError(
                 f"{spare - first} samples in place of {n_requested} are copies of "
-                "training images: the model knows these by heart; train it on more of "
-                "them, or for a shorter time."
+                "training images: the model knows these by heart; use more images or "
+                "fewer steps."
             )
         images[places] = generate(places, spare)
         for place in places:

@@ -111,8 +111,8 @@ def distances(
     """
     if min(len(real), len(fake)) < MIN_IMAGES:
         raise InputError(
-            f"figures of {min(len(real), len(fake))} images would be chance alone; "
-            f"give at least {MIN_IMAGES} of each kind."
+            f"give at least {MIN_IMAGES} images of each kind, not "
+            f"{min(len(real), len(fake))}."
         )
     far: dict[str, Interval | None] = {
         "kernel": kernel_distance(real, fake, seed=seed, subjects=subjects),

@@ -90,13 +90,11 @@ def check_counts(train: int, held_out: int, generated: int) -> None:
     for kind, count in {"held-out": held_out, "generated": generated}.items():
         if count < MIN_IMAGES:
             raise InputError(
-                f"there are {count} {kind} images, and an audit needs {MIN_IMAGES}; "
-                "give more."
+                f"an audit needs {MIN_IMAGES} {kind} images, not {count}; give more."
             )
     if train <= N_NEIGHBOURS:
         raise InputError(
-            f"there are {train} training images, and an audit needs "
-            f"{N_NEIGHBOURS + 1}; give all that the model was trained on."
+            f"an audit needs {N_NEIGHBOURS + 1} training images, not {train}; give all."
         )
 
 

@@ -207,8 +207,8 @@ def _targets(values, levels):
     """Return what is learnt: numbers, or which of the levels it is."""
     if len(values) < MIN_IMAGES:
         raise InputError(
-            f"it is known of {len(values)} of the real images to learn from, and it "
-            f"takes {MIN_IMAGES}."
+            f"only {len(values)} real images have this value; at least {MIN_IMAGES} "
+            "are needed."
         )
     if not levels:
         numbers = np.array(values, float)[:, None]

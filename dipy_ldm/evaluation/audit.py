@@ -161,7 +161,7 @@ def audit(
         If there are too few images, or they are not of the model.
     """
     vqvae = model.vqvae_
-    made_of = _check_sources(model, (train, held_out), (source, source_held_out))
+    source_images = _check_sources(model, (train, held_out), (source, source_held_out))
     count, n_held_out = _count(len(train), len(held_out), generated, n)
     if generated is None:
         requested = repeat_conditions(conditions, count)
@@ -169,7 +169,7 @@ def audit(
         generated = model.predict(
             count,
             conditions=requested,
-            source=None if made_of[0] is None else made_of[0][rows],
+            source=None if source_images[0] is None else source_images[0][rows],
             seed=seed,
             verbose=verbose,
             **sampling,
@@ -182,7 +182,7 @@ def audit(
         "latents": encoder(model),
         "invariant": invariant(projection),
     }
-    own = Reference(model, train, held_out, made_of)
+    own = Reference(model, train, held_out, source_images)
     attacks = {
         "denoiser": (copies.denoising_losses, own),
         "reference": (copies.denoising_losses, reference),
@@ -297,9 +297,8 @@ def _count(train, held_out, generated, n):
     sizes = sorted((held_out, available))
     if n is None and sizes[1] > _MAX_SIZE_RATIO * sizes[0]:
         raise InputError(
-            f"there are {held_out} held-out and {available} generated images, and so "
-            "few say little of so many; give sets whose sizes differ less than "
-            "tenfold, or say how many to compare with `n_samples`."
+            f"there are {held_out} held-out and {available} generated images; give "
+            "sets whose sizes differ less than tenfold, or a number with `n_samples`."
         )
     if generated is None and n is not None:
         available = n

@@ -172,13 +172,13 @@ def count_compared(
         whole("n_samples", n, MIN_IMAGES)
     if real < 2 * MIN_IMAGES:
         raise InputError(
-            f"there are {real} real images, and an evaluation needs {2 * MIN_IMAGES}: "
-            "half of them to compare with, and half to say what is good; give more."
+            f"an evaluation needs {2 * MIN_IMAGES} real images, half of them to "
+            f"compare with, not {real}; give more."
         )
     if generated is not None and generated < MIN_IMAGES:
         raise InputError(
-            f"there are {generated} generated images, and an evaluation needs "
-            f"{MIN_IMAGES}; give more."
+            f"an evaluation needs {MIN_IMAGES} generated images, not {generated}; give "
+            "more."
         )
     limits = [real // 2, MAX_IMAGES] + [x for x in (generated, n) if x is not None]
     count = min(limits)
@@ -192,9 +192,8 @@ def count_compared(
 def _refuse_unequal(real, generated):
     if max(real, generated) > _MAX_SIZE_RATIO * min(real, generated):
         raise InputError(
-            f"there are {real} real and {generated} generated images, and all that can "
-            "be compared is as many as the fewer; give sets whose sizes differ less "
-            "than tenfold, or say how many to compare with `n_samples`."
+            f"there are {real} real and {generated} generated images; give sets whose "
+            "sizes differ less than tenfold, or a number with `n_samples`."
         )
 
 
@@ -219,9 +218,9 @@ def _apart(whose, count):
     people = min(len(np.unique(whose[half])) for half in halves)
     if n < MIN_IMAGES or people < _MIN_SUBJECTS:
         raise InputError(
-            f"the real images are of {len(np.unique(whose))} subjects, and an "
-            f"evaluation needs {MIN_IMAGES} images of {_MIN_SUBJECTS} subjects at "
-            "least, and as many of others; give images of more subjects."
+            f"the real images are of {len(np.unique(whose))} subjects: each half needs "
+            f"{MIN_IMAGES} images of {_MIN_SUBJECTS} subjects or more; give images of "
+            "more subjects."
         )
     if len(np.unique(whose)) == len(whose):
         return halves, {}, []

@@ -53,8 +53,8 @@ def frechet_distance(features_a: npt.ArrayLike, features_b: npt.ArrayLike) -> fl
         if len(rows) <= features:
             raise InputError(
                 f"a Fréchet distance of {features} features needs {features + 1} "
-                f"samples of each kind, and there are {len(rows)}; give more, or take "
-                "kernel_distance, which needs fewer."
+                f"samples of each kind, not {len(rows)}; give more, or take "
+                "kernel_distance."
             )
     (mean_a, cov_a), (mean_b, cov_b) = _moments(a), _moments(b)
     distance = np.sum((mean_a - mean_b) ** 2) + _bures(cov_a, cov_b)

@@ -198,7 +198,7 @@ def test_summary_describes_each_covariate(bids):
         f"no table has a row for {bids / 'sub-04_T1w.nii.gz'}",
         "1 row of participants have no image",
         "group has classes of fewer than 5 subjects, which can point to persons: cont",
-        "4 subjects can be told from all others",
+        "4 of 4 subjects have a unique combination",
     ):
         assert line in text
 

@@ -232,9 +232,9 @@ def test_duplicates_of_training_images_are_detected(train):
 @pytest.mark.parametrize(
     ("numbers", "message"),
     [
-        ((30, 19, 19), "there are 19 held-out images, and an audit needs 20"),
-        ((10, 20, 20), "there are 10 training images, and an audit needs 11"),
-        ((30, 20, 19), "there are 19 generated images, and an audit needs 20"),
+        ((30, 19, 19), "an audit needs 20 held-out images, not 19"),
+        ((10, 20, 20), "an audit needs 11 training images, not 10"),
+        ((30, 20, 19), "an audit needs 20 generated images, not 19"),
     ],
     ids=["held-out", "training", "generated"],
 )

@@ -438,7 +438,7 @@ def test_unreadable_condition_gets_a_sentence(sizes):
     few = {of: {"size": [None] * 50 + v[50:]} for of, v in known.items()}
     probes, (note,) = probe_all({"size": number}, few, rows)
     assert probes == {}
-    assert "size is what was asked for can't be told: it is known of 10 of" in note
+    assert "size is what was asked for can't be told: only 10 real images" in note
     same = {of: {"size": [5.0] * 60} for of in known}
     assert "the same of all" in probe_all({"size": number}, same, rows)[1][0]
     alone = {of: {"size": ["F"] * 60} for of in known}

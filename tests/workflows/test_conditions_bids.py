@@ -73,7 +73,7 @@ def test_model_keeps_conditions_from_tables(trained):
     assert "conditions of 9 images of 8 subjects, from " in said
     assert "bids/participants.tsv:" in said
     assert "age (years): 25 to 80, mean" in said
-    assert "can be told from all others by these conditions" in said
+    assert "have a unique combination of these conditions" in said
 
 
 def test_errors_in_tables_are_one_sentence(folder):

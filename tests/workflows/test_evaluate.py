@@ -370,7 +370,7 @@ def test_held_out_volumes_that_are_training_volumes_are_named(
         (["audit", "mnist", "--held_out", "mnist"], "compare with: --train_files"),
         (
             ["audit", "V/ldm.safetensors", "--train", "V/train", "--held_out", "V/few"],
-            "there are 3 held-out images, and an audit needs 20",
+            "an audit needs 20 held-out images, not 3",
         ),
         (
             [*AUDIT, "--reference", "V/ldm.safetensors"],

@@ -308,11 +308,11 @@ BAD_VOLUMES = {
     ),
     "a zero affine": (
         lambda path: save(path, NOISE, np.zeros((4, 4))),
-        "affine that places no voxels",
+        "zero, NaN or singular affine",
     ),
     "a NaN affine": (
         lambda path: save(path, NOISE, np.full((4, 4), np.nan)),
-        "affine that places no voxels",
+        "zero, NaN or singular affine",
     ),
     "NaN": (lambda path: save(path, with_value(np.nan)), "NaN or infinite values in 1"),
     "infinity": (
@@ -321,11 +321,11 @@ BAD_VOLUMES = {
     ),
     "a mark of missing voxels": (
         lambda path: save(path, with_value(-3.4e38)),
-        "values beyond 1e+37 in 1 voxels, as if to mark missing ones; replace them",
+        "values beyond 1e+37 in 1 voxels; replace them",
     ),
     "a large offset": (
         lambda path: save(path, 1e6 + 1000 * NOISE),
-        "can't be told apart when they are brought to 0 to 1; subtract",
+        "collapse when rescaled to 0 to 1; subtract",
     ),
     "one value": (lambda path: save(path, np.full((9, 8, 7), 3)), "3 everywhere; give"),
     "a fourth axis": (
