@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dipy_ldm import VQVAE
+from dipy_ldm import VQVAE, LatentDiffusion
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.checking._findings import (
     Finding,
@@ -84,7 +84,7 @@ def _stop_after(steps: int, seconds: float) -> Callable:
 
 
 @contextmanager
-def _cut_short(estimator: Any) -> Iterator[None]:
+def _cut_short(estimator: VQVAE | LatentDiffusion) -> Iterator[None]:
     """Let a training be stopped, also by itself where nothing is learnt.
 
     What it is worth is judged by what it has made.

@@ -12,7 +12,7 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm.autoencoder import _training as autoencoder
 from dipy_ldm.checking._findings import Finding, amber, counted, green, red
 from dipy_ldm.data._batches import read_windows, window_size
-from dipy_ldm.data._cohort import split
+from dipy_ldm.data._cohort import Cohort, split
 from dipy_ldm.denoiser import _training as diffusion
 from dipy_ldm.denoiser._training import FEWEST_SUBJECTS
 from dipy_ldm.diffusion import schedules
@@ -40,7 +40,7 @@ def resolve_options(recipe: Any, rank: int) -> tuple[ResolvedOptions, ResolvedOp
     )
 
 
-def check_subjects(cohort: Any) -> Finding:
+def check_subjects(cohort: Cohort) -> Finding:
     """Say how many subjects the images are of; red where they would be copied."""
     n = len(set(cohort.subjects) if cohort.subjects else cohort.images)
     message = f"{counted(len(cohort.images), 'image')} of {counted(n, 'subject')}"
@@ -56,7 +56,7 @@ def check_subjects(cohort: Any) -> Finding:
     return red("subjects", message, cure)
 
 
-def check_split(cohort: Any, share: float, seed: int, batch_size: int) -> Finding:
+def check_split(cohort: Cohort, share: float, seed: int, batch_size: int) -> Finding:
     """Say how many images are learnt from, and how many are held out."""
     try:
         train, held_out = split(cohort, share, seed, batch_size)

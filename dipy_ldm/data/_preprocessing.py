@@ -1,7 +1,7 @@
 """One volume: from its file to a grid and to intensities from 0 to 1, and back."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from nibabel.affines import voxel_sizes
 import numpy as np
@@ -15,6 +15,7 @@ from dipy_ldm.data._grid import (
     restore,
 )
 from dipy_ldm.data._nifti import read_mask, read_volume
+from dipy_ldm.data._plan import Task
 
 # The usual share in neuroimaging; brighter are vessels, fat and artefacts.
 _PERCENTILES = 0.5, 99.5
@@ -196,7 +197,9 @@ def conform_source(
     return conform_labels(data, affine, grid).astype("int32")
 
 
-def conform_task(task: Any, grid: Grid, labels: bool = False) -> tuple[np.ndarray, ...]:
+def conform_task(
+    task: Task, grid: Grid, labels: bool = False
+) -> tuple[np.ndarray, ...]:
     """Bring a volume and what belongs to it to a grid.
 
     Shapes: result ``(*grid.shape, channels)``.

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from dipy_ldm._utils.checks import InputError, at_least
 from dipy_ldm._utils.values import Table, as_table, listed
-from dipy_ldm.data import _cache as cache
+import dipy_ldm.data._cache as cache
 from dipy_ldm.data._covariates import Covariates, coarsened, read_covariates, summarise
 from dipy_ldm.data._grid import Grid, choose_grid
 from dipy_ldm.data._nifti import check_headers, refuse_files

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from dipy_ldm.evaluation._learned_features import Projection
 from dipy_ldm.evaluation._memorization import COPY_RATIO, neighbours, separation
 from dipy_ldm.evaluation.evaluate import scaled
 from dipy_ldm.evaluation.features import voxels
+from dipy_ldm.vqvae import VQVAE
 
 _KIND = "fingerprints"
 # Samples that are refused for each that is wanted, before there is no end to it.
@@ -108,7 +109,7 @@ class CopyFilter(NamedTuple):
             model,
         )
 
-    def copies(self, images: np.ndarray, vqvae: Any) -> np.ndarray:
+    def copies(self, images: np.ndarray, vqvae: VQVAE) -> np.ndarray:
         """Say which images are too near to a training image.
 
         Shapes: images ``(n, *space, channels)``.

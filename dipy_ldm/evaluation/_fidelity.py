@@ -8,7 +8,7 @@ decoded, and can't be sharper than what is decoded).
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -30,6 +30,7 @@ from dipy_ldm.metrics import (
     psnr,
     subsample,
 )
+from dipy_ldm.vqvae import VQVAE
 
 # Which neighbour balls reach to, as in the paper on density and coverage.
 NEIGHBOURS = 5
@@ -251,7 +252,7 @@ def _ratios(energies, reference, sets, name, seed):
 
 
 def measure_reconstruction(
-    vqvae: Any, sets: Sets, seed: int = 0
+    vqvae: VQVAE, sets: Sets, seed: int = 0
 ) -> dict[str, Interval | int | float]:
     """Say how near reconstructions are to what they are made of."""
     real, reconstructed = sets.real[:_MAX_IMAGES], sets.reconstructed[:_MAX_IMAGES]

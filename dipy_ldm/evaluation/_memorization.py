@@ -20,6 +20,7 @@ from dipy_ldm._utils.checks import InputError, at_least
 from dipy_ldm._utils.values import in_order, level_of
 from dipy_ldm.diffusion import samplers, schedules
 from dipy_ldm.evaluation.features import Features, shrunk
+from dipy_ldm.latent_diffusion import LatentDiffusion
 from dipy_ldm.metrics import (
     Interval,
     binomial,
@@ -319,7 +320,10 @@ class Membership(NamedTuple):
 
 
 def denoising_losses(
-    model: Any, images: np.ndarray, seed: int = 0, source: np.ndarray | None = None
+    model: LatentDiffusion,
+    images: np.ndarray,
+    seed: int = 0,
+    source: np.ndarray | None = None,
 ) -> np.ndarray:
     """Measure how well a model denoises each image at middle times.
 
@@ -347,7 +351,7 @@ def denoising_losses(
     return losses / (len(_TIMES) * _DRAWS)
 
 
-def reconstruction_losses(model: Any, images: np.ndarray) -> np.ndarray:
+def reconstruction_losses(model: LatentDiffusion, images: np.ndarray) -> np.ndarray:
     """Measure how well the autoencoder reconstructs each image.
 
     Shapes: images ``(n, *space, channels)``, result ``(n,)``.

@@ -19,6 +19,8 @@ from dipy_ldm.evaluation._learned_features import (
 )
 from dipy_ldm.evaluation.evaluate import run_tasks, scaled
 from dipy_ldm.evaluation.features import encoder, voxels
+from dipy_ldm.latent_diffusion import LatentDiffusion
+from dipy_ldm.vqvae import VQVAE
 
 __all__ = ["Audit", "Pair", "Reference", "audit"]
 
@@ -48,7 +50,7 @@ class Reference(NamedTuple):
     ``sources`` are what the images of either kind are made of, if of any.
     """
 
-    model: Any
+    model: LatentDiffusion
     train: np.ndarray
     held_out: np.ndarray
     sources: tuple[Any, Any] = (None, None)
@@ -102,7 +104,7 @@ class Audit(NamedTuple):
 
 
 def audit(
-    model: Any,
+    model: LatentDiffusion,
     train: np.ndarray,
     held_out: np.ndarray,
     generated: np.ndarray | None = None,
@@ -258,7 +260,7 @@ def _classes(model, searches, requested, count):
     }
 
 
-def in_pieces(function: Callable, images: np.ndarray, vqvae: Any) -> np.ndarray:
+def in_pieces(function: Callable, images: np.ndarray, vqvae: VQVAE) -> np.ndarray:
     """Apply a function to images in [0, 1], of which there may be more than memory has.
 
     Shapes: images ``(n, *space, channels)``, in the range of the training images.

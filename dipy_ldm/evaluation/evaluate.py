@@ -25,7 +25,9 @@ from dipy_ldm.evaluation._fidelity import (
 )
 from dipy_ldm.evaluation._probe import Probed, class_accuracy, probe_all
 from dipy_ldm.evaluation.features import Features, classify, features_of
+from dipy_ldm.latent_diffusion import LatentDiffusion
 from dipy_ldm.metrics import Interval
+from dipy_ldm.vqvae import VQVAE
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -67,7 +69,7 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(
-    model: Any,
+    model: LatentDiffusion,
     real: npt.ArrayLike,
     generated: npt.ArrayLike | None = None,
     *,
@@ -251,7 +253,7 @@ def _sets(vqvae, images, generated, halves, whose):
     return Sets._make([*(scaled(array, vqvae) for array in arrays), whose])
 
 
-def scaled(images: np.ndarray, vqvae: Any, first: int = 0) -> np.ndarray:
+def scaled(images: np.ndarray, vqvae: VQVAE, first: int = 0) -> np.ndarray:
     """Bring images from the range of the training images to [0, 1], or refuse them.
 
     Shapes: images ``(n, *space, channels)``; the number of the first is named.

@@ -13,6 +13,7 @@ import numpy as np
 
 from dipy_ldm import _backend, _serialization
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm.latent_diffusion import LatentDiffusion
 from dipy_ldm.metrics import halve
 
 __all__ = [
@@ -87,7 +88,7 @@ class Features(NamedTuple):
         return rows.reshape(len(rows), -1)
 
 
-def features_of(model: Any) -> list[Features]:
+def features_of(model: LatentDiffusion) -> list[Features]:
     """Choose the features for the images of a model.
 
     Parameters
@@ -150,7 +151,7 @@ def shrunk(images: np.ndarray, most: int) -> np.ndarray:
     return np.stack([small(image) for image in images]).astype("float32")
 
 
-def encoder(model: Any) -> Features:
+def encoder(model: LatentDiffusion) -> Features:
     """Take the latents of a model's own autoencoder.
 
     What the autoencoder does not see can't be found in them: they are no independent

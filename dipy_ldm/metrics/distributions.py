@@ -160,10 +160,6 @@ def neighbourhoods(
     covered : ndarray of int
         In how many balls of generated samples each real one is, ``(reals,)``.
 
-    Raises
-    ------
-    InputError
-        If shapes differ, numbers are not finite, or samples are too few.
     """
     rows = as_rows(real, fake, minimum=at_least("k", k, 1) + 1)
     reals, fakes = (samples.astype(float) for samples in rows)
@@ -173,10 +169,8 @@ def neighbourhoods(
         for samples in (reals, fakes)
     )
     of_fake, of_real, covered = [], *np.zeros((2, len(reals)), int)
-    blocks = zip(
-        _blocks(fake_radii, 256), _squared_distances(fakes, reals), strict=True
-    )
-    for radii, squared in blocks:
+    blocks = _blocks(fake_radii, 256)
+    for radii, squared in zip(blocks, _squared_distances(fakes, reals), strict=True):
         inside = squared <= real_radii
         of_fake.append(inside.sum(1))
         of_real += inside.sum(0)
@@ -241,12 +235,9 @@ def nearest_neighbours(
     query_rows, reference_rows = as_rows(queries, references, minimum=1)
     at_least("the number of references", len(reference_rows), at_least("k", k, 1))
     distances, rows = [], []
-    blocks = zip(
-        _blocks(query_rows, block_size),
-        _squared_distances(query_rows, reference_rows, block_size),
-        strict=True,
-    )
-    for block, squared in blocks:
+    blocks = _blocks(query_rows, block_size)
+    all_squared = _squared_distances(query_rows, reference_rows, block_size)
+    for block, squared in zip(blocks, all_squared, strict=True):
         nearest = np.argpartition(squared, k - 1, axis=1)[:, :k]
         # Differences are exact where the expanded square has lost digits: 0 for copies.
         exact = np.linalg.norm(block[:, None] - reference_rows[nearest], axis=-1)
@@ -449,9 +440,8 @@ def _mean_kernel(a, b, drawn_a, drawn_b, subjects=None, block_size=512):
         kernel = inner * inner * inner  # many times faster than a power
         if subjects is not None:
             kernel[subjects[rows, None] == subjects] = 0
-        sums += np.einsum(
-            "dr,dr->d", drawn_a[:, rows].astype(float), drawn_b @ kernel.T
-        )
+        drawn = drawn_a[:, rows].astype(float)
+        sums += np.einsum("dr,dr->d", drawn, drawn_b @ kernel.T)
     pairs = drawn_a.sum(1, float) * drawn_b.sum(1, float)
     if subjects is not None:
         # A sample that was drawn several times would be compared with itself.

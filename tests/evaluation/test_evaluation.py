@@ -478,7 +478,7 @@ def test_counts():
     assert count_compared(100_000)[0] == 5000
     with pytest.raises(InputError, match="needs 40"):
         count_compared(39)
-    with pytest.raises(InputError, match="there are 19 generated .* needs 20"):
+    with pytest.raises(InputError, match="needs 20 generated images, not 19"):
         count_compared(100, 19)
     with pytest.raises(InputError, match="n_samples must be at least 20"):
         count_compared(100, None, 5)
@@ -511,7 +511,7 @@ def test_real_images_as_samples_match_real_ones(diffusion, blobs, rng):
 
 def test_sizes_that_differ_tenfold_are_refused(diffusion, blobs):
     many = np.repeat(blobs, 7, 0)
-    with pytest.raises(InputError, match="448 real and 40 generated images, .*tenfold"):
+    with pytest.raises(InputError, match="448 real and 40 generated images; .*tenfold"):
         evaluate(diffusion, many, blobs[:40])
 
 
