@@ -37,7 +37,7 @@ class Finding(NamedTuple):
     def to_saved(self) -> dict:
         """Say it as JSON can, without the pictures."""
         record: dict[str, Any] = {"title": self.title, "state": self.state}
-        record["what"] = self.message
+        record |= {"what": self.message}
         if self.cure:
             record["cure"] = self.cure
         if self.table:
@@ -122,7 +122,7 @@ def write_page(
     )
     return html.page(
         "Before a long training",
-        html.text(f"Looked at {_shortened(input_files)}: {counts}."),
+        html.text(f"Looked at {listed(input_files, 3)}: {counts}."),
         *map(_note, _bad(every)),
         *(html.section(title, *map(_part, group)) for title, group in findings.items()),
     )
@@ -131,12 +131,6 @@ def write_page(
 def _bad(findings):
     """Return what is red, then what is amber."""
     return [f for state in STATES[:2] for f in findings if f.state == state]
-
-
-def _shortened(input_files):
-    more = len(input_files) - 3
-    names = " ".join(map(str, input_files[:3]))
-    return names + (f" and {more} more" if more > 0 else "")
 
 
 def _note(finding):

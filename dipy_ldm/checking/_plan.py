@@ -62,7 +62,8 @@ def check_split(cohort: Cohort, share: float, seed: int, batch_size: int) -> Fin
         train, held_out = split(cohort, share, seed, batch_size)
     except InputError as error:
         message, _, cure = str(error).partition("; ")
-        return red("held out", f"{message[0].upper()}{message[1:]}.", _sentence(cure))
+        message, cure = (x[:1].upper() + x[1:] for x in (message, cure))
+        return red("held out", f"{message}.", cure)
     message = f"{counted(len(train.images), 'image')} to learn from"
     if held_out is None:
         return green("held out", f"{message}, and none held out to validate.")
@@ -79,10 +80,6 @@ def check_split(cohort: Cohort, share: float, seed: int, batch_size: int) -> Fin
             "Hold more out (--validation 0.2), or add subjects.",
         )
     return green("held out", f"{message}.")
-
-
-def _sentence(words):
-    return words[:1].upper() + words[1:]
 
 
 def check_device(trainings: Sequence[ResolvedOptions]) -> Finding:

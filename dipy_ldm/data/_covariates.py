@@ -126,10 +126,8 @@ def _merged(name, rows, described):
 def _unit(name, unit, table):
     if unit is None:
         # BIDS says so of its own tables.
-        of_bids = name == "age" and table.name.endswith(
-            ("participants.tsv", "sessions.tsv")
-        )
-        return "years" if of_bids else None
+        kinds = "participants.tsv", "sessions.tsv"
+        return "years" if name == "age" and table.name.endswith(kinds) else None
     return _UNITS.get(unit.strip().lower(), unit.strip())
 
 
@@ -177,17 +175,13 @@ def as_covariates(
     table: Any, conditions: Mapping[str, Condition], subjects: Iterable
 ) -> Covariates:
     """Bring what ``fit`` is given of images into the form of covariates."""
-    values = {
-        name: [_as_learnt(value, conditions[name]) for value in entry]
-        for name, entry in as_table(table).items()
-    }
+    values = as_table(table)
+    for name, condition in conditions.items():
+        if condition.levels and name in values:
+            values[name] = [v if v is None else level_of(v) for v in values[name]]
     units = {name: entry.units for name, entry in conditions.items() if entry.units}
     meanings = {name: entry.meanings or {} for name, entry in conditions.items()}
     return Covariates(values, units, meanings, list(subjects))
-
-
-def _as_learnt(value, condition):
-    return level_of(value) if condition.levels and value is not None else value
 
 
 def summarise(covariates: Covariates) -> str:
@@ -200,13 +194,11 @@ def summarise(covariates: Covariates) -> str:
     lines = [f"conditions of {images} of {people}{source}:"]
     lines += [f"  {_line(name, covariates)}" for name in covariates.values]
     if covariates.without_row:
-        lines.append(
-            f"no table has a row for {_name_or_count(covariates.without_row, 'image')}"
-        )
+        missing = _name_or_count(covariates.without_row, "image")
+        lines.append(f"no table has a row for {missing}")
     if covariates.unused:
-        lines.append(
-            f"{_count(covariates.unused, 'row')} of participants have no image"
-        )
+        rows = _count(covariates.unused, "row")
+        lines.append(f"{rows} of participants have no image")
     return "\n".join(lines + _hints(covariates) + _warnings(covariates))
 
 
@@ -247,18 +239,17 @@ def _hints(covariates):
             twins = sorted(v for v in kinds if folded[v.casefold()] > 1)
             if twins:
                 lines.append(f"{name} has classes that differ in case: {listed(twins)}")
-        elif _may_be_codes(name, kinds, covariates):
+        elif (
+            len(kinds) <= min(_MAX_CODES, len(covariates.subjects) // 3)
+            and name not in covariates.units
+            and all(value % 1 == 0 for value in kinds)
+        ):
             lines.append(
                 f"{name} is taken for a number; if its {len(kinds)} values are codes "
                 "of classes, name these under Levels in the JSON beside the table, or "
                 "write them as text"
             )
     return lines
-
-
-def _may_be_codes(name, kinds, covariates):
-    few = len(kinds) <= min(_MAX_CODES, len(covariates.subjects) // 3)
-    return few and name not in covariates.units and all(v % 1 == 0 for v in kinds)
 
 
 def _warnings(covariates):

@@ -1,6 +1,7 @@
 """One's own two-dimensional images: arrays in .npy and .npz files, PNG files."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from glob import glob
 from pathlib import Path
 
@@ -135,10 +136,6 @@ def _checked(file, images):
     return images
 
 
-def _read_npy(file):
-    return np.load(file, allow_pickle=False)
-
-
 def _read_npz(file):
     # Of a damaged file, NumPy would leave open what it opened.
     with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as arrays:
@@ -169,4 +166,8 @@ def _read_png(file):
 _WITHOUT_ALPHA = {"P": "RGB", "PA": "RGB", "RGBA": "RGB", "LA": "L"}
 # Of which type arrays of PNG files are.
 _BITS = {np.dtype(kind): n for kind, n in zip(("?", "u1", "u2", "i4"), (1, 8, 16, 16))}
-_READERS = {".npy": _read_npy, ".npz": _read_npz, ".png": _read_png}
+_READERS: dict[str, Callable] = {
+    ".npy": partial(np.load, allow_pickle=False),
+    ".npz": _read_npz,
+    ".png": _read_png,
+}

@@ -73,9 +73,8 @@ def tissue_fractions(volumes: np.ndarray) -> np.ndarray:
         _fractions(shrunk(v[None], _MAX_TISSUE_VOXELS)[0])
         for v in volumes[:_MAX_TISSUE_VOLUMES]
     ]
-    return np.array([shares for shares in fractions if shares is not None]).reshape(
-        -1, 3
-    )
+    good = [shares for shares in fractions if shares is not None]
+    return np.reshape(good, (-1, 3))
 
 
 def _fractions(volume):
@@ -120,10 +119,7 @@ def compare_anatomy(
         pair = np.asarray(values), np.asarray(real[name])
         # Of tissues the first volumes are measured.
         whose = [s if s is None else s[: len(x)] for s, x in zip(subjects, pair)]
-        if min(map(_count, pair, whose)) > 1:
+        counts = (len(x if s is None else np.unique(s)) for x, s in zip(pair, whose))
+        if min(counts) > 1:
             intervals[name] = bootstrap(difference, *pair, seed=seed, subjects=whose)
     return intervals
-
-
-def _count(samples, subjects):
-    return len(samples if subjects is None else np.unique(subjects))

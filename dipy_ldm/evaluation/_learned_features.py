@@ -97,11 +97,6 @@ def fit_invariant_projection(images: np.ndarray, seed: int = 0) -> Projection:
     return Projection(mean, directions)
 
 
-def learn_invariant(images: np.ndarray, seed: int = 0) -> Features:
-    """Learn features as :func:`fit_invariant_projection` does."""
-    return invariant(fit_invariant_projection(images, seed))
-
-
 def invariant(projection: Projection) -> Features:
     """Take what was learnt for features."""
     says = (
@@ -145,18 +140,11 @@ def change(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     middle = (np.array(image.shape[:-1]) - 1) / 2
     offset = middle - turn @ middle + rng.uniform(-_MOVE, _MOVE, rank)
     blur = rng.uniform(0, _BLUR)
-    moved = np.stack(
-        [
-            ndimage.gaussian_filter(
-                ndimage.affine_transform(
-                    image[..., c], turn, offset, order=1, mode="nearest"
-                ),
-                blur,
-            )
-            for c in range(image.shape[-1])
-        ],
-        -1,
-    )
+    channels = [
+        ndimage.affine_transform(channel, turn, offset, order=1, mode="nearest")
+        for channel in np.moveaxis(image, -1, 0)
+    ]
+    moved = np.stack([ndimage.gaussian_filter(x, blur) for x in channels], -1)
     contrast = np.clip(moved, 0, 1) ** np.exp(rng.uniform(*np.log(_GAMMA)))
     return contrast + rng.uniform(0, _NOISE) * rng.standard_normal(image.shape)
 

@@ -86,19 +86,17 @@ def measure_agreement(
         both = np.stack([a, b], 1)
         return bootstrap(lambda p: statistic(*p.T), both, seed=seed, subjects=[whose])
 
+    def correlation(x, y):
+        return 0.0 if np.ptp(x) == 0 or np.ptp(y) == 0 else np.corrcoef(x, y)[0, 1]
+
+    def slope(x, y):
+        return 0.0 if np.ptp(x) == 0 else stats.linregress(x, y).slope
+
     return {
-        "r": pairs(_correlation).within(-1, 1),
-        "slope": pairs(_slope),
+        "r": pairs(correlation).within(-1, 1),
+        "slope": pairs(slope),
         "error": pairs(lambda x, y: np.mean(np.abs(y - x))).within(0, np.inf),
     }
-
-
-def _correlation(x, y):
-    return 0.0 if np.ptp(x) == 0 or np.ptp(y) == 0 else np.corrcoef(x, y)[0, 1]
-
-
-def _slope(x, y):
-    return 0.0 if np.ptp(x) == 0 else stats.linregress(x, y).slope
 
 
 def class_accuracy(

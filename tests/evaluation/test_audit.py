@@ -23,7 +23,7 @@ from dipy_ldm.evaluation._learned_features import (
     change,
     describe,
     fit_invariant_projection,
-    learn_invariant,
+    invariant as as_features,
 )
 from dipy_ldm.evaluation.audit import audit, repeat_conditions
 from dipy_ldm.evaluation.features import voxels
@@ -49,7 +49,7 @@ def train():
 
 @pytest.fixture(scope="module")
 def invariant(train):
-    return learn_invariant(train)
+    return as_features(fit_invariant_projection(train))
 
 
 @pytest.fixture
