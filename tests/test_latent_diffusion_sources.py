@@ -106,7 +106,7 @@ def test_models_with_sources_are_evaluated_and_audited(seeing, blobs, others):
         (lambda s: s[0, ..., 0], r"not the shape \(13, 10\); bring it to their grid"),
         (lambda s: s[:0], r"images, \(n, \*space, channels\), not the shape \(0, 13"),
         (lambda s: s[:3], "source must have one image or 2, one for each, not 3"),
-        (lambda s: np.concatenate([s, s], -1), "must have 1 channels, .* not 2"),
+        (lambda s: np.concatenate([s, s], -1), "must have 1 channels, not 2"),
         (lambda s: s + np.inf, "source image 0 has NaN or infinite values"),
         (lambda s: s.astype(str), "source must be real numbers"),
         (lambda s: s / 100, "source image 0 has .* 100% .* outside of the 100.* to 35"),

@@ -151,7 +151,8 @@ def _load(file):
         if not Path(file).stat().st_size:
             raise InputError(f"{file} is empty; copy or convert it anew.") from error
         raise InputError(
-            f"{file} can't be read as NIfTI; is it whole? Copy or convert it anew."
+            f"{file} can't be read as NIfTI; is it whole, and of the kind that its "
+            "name tells? Copy or convert it anew."
         ) from error
     if not isinstance(image, nib.Nifti1Pair):
         raise InputError(f"{file} is of another kind than NIfTI; convert it first.")

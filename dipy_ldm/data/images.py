@@ -87,8 +87,8 @@ def _files(path):
         files = sorted(f for f in path.iterdir() if f.suffix.lower() in _READERS)
         if not files:
             raise InputError(
-                f"the folder {path} has no volumes or images (.nii, .nii.gz, .npy, "
-                ".npz, .png)."
+                f"the folder {path} has no images (.npy, .npz, .png) or volumes (.nii, "
+                ".nii.gz)."
             )
         return files
     if path.exists():

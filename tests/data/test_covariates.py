@@ -130,7 +130,7 @@ def test_ages_are_coarsened(bids):
     assert found.values["age"] == [60, 70, 70, None]
     with pytest.raises(InputError, match="sex has classes"):
         look_up(["sex"], bids, steps={"sex": 5})
-    with pytest.raises(InputError, match=r"weight, which is none .*\(age\)"):
+    with pytest.raises(InputError, match=r"weight, which is no condition \(age\)"):
         look_up(["age"], bids, steps={"weight": 5})
 
 

@@ -226,7 +226,7 @@ def test_counts_by_brute_force(rng):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda x: frechet_distance(x[:8], x), "needs 9 samples .* there are 8; give"),
+        (lambda x: frechet_distance(x[:8], x), "needs 9 samples .* not 8; give"),
         (lambda x: density_coverage(x, x[:5]), "at least 6, not 5"),
         (lambda x: kernel_distance(x, x[:1]), "at least 2, not 1"),
         (lambda x: kernel_distance(x, x, resamples=1), "resamples must be at least 2"),
