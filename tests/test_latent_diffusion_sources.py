@@ -94,14 +94,14 @@ def test_models_with_sources_are_evaluated_and_audited(seeing, blobs, others):
     # Losses depend on what the images are made of.
     of_others = membership.denoising_losses(seeing, blobs[:40], source=others[40:41])
     assert not np.allclose(audited.members["denoiser"].train, of_others)
-    with pytest.raises(InputError, match="pass them as `source_held_out`"):
+    with pytest.raises(InputError, match="give them as `source_held_out`"):
         audit(seeing, *sides, source=others[:40])
 
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda s: None, "conditioned on source images: pass them as"),
+        (lambda s: None, "conditioned on source images; give them as"),
         (lambda s: s[:, 1:], r"source must have the size \(13, 10\) of the images"),
         (lambda s: s[0, ..., 0], r"not the shape \(13, 10\); bring it to their grid"),
         (lambda s: s[:0], r"images, \(n, \*space, channels\), not the shape \(0, 13"),
@@ -132,7 +132,7 @@ def test_a_model_without_sources(diffusion, blobs, others):
         lambda: diffusion.denoiser(source=others[:2]),
     ):
         with pytest.raises(
-            InputError, match="this model was trained without source images: remove"
+            InputError, match="this model was trained without source images; leave out"
         ):
             make()
 

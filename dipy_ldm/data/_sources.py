@@ -101,12 +101,12 @@ def check(
         return None
     if info is None:
         raise InputError(
-            f"this model was trained without source images: remove `{name}`, or train "
-            "a model with them."
+            f"this model was trained without source images; leave out `{name}`, or "
+            "train one with them."
         )
     if source is None:
         raise InputError(
-            f"this model is conditioned on source images: pass them as `{name}`."
+            f"this model is conditioned on source images; give them as `{name}`."
         )
     images = as_source(source, space, name)
     if images.shape[-1] != info.channels:

@@ -70,5 +70,5 @@ def test_each_example_has_its_source_or_all_have_one():
 
 def test_sources_for_a_model_of_none():
     assert sources.check(None, None, (2, 2)) is None
-    with pytest.raises(InputError, match="remove `other`"):
+    with pytest.raises(InputError, match="leave out `other`"):
         sources.check(None, np.ones((1, 2, 2)), (2, 2), name="other")
