@@ -114,9 +114,8 @@ def time_training_steps(
     begin, overrides = time.monotonic(), {"steps": _MAX_STEPS, "epochs": 1}
     until = [_stop_after(_MAX_STEPS, seconds)]
     with _cut_short(recipe.vqvae):
-        recipe.vqvae.fit(
-            images, callbacks=until, **options, **recipe.of_vqvae | overrides
-        )
+        options |= recipe.of_vqvae | overrides
+        recipe.vqvae.fit(images, callbacks=until, **options)
     with _cut_short(recipe.model):
         recipe.model.fit(images, callbacks=until, **recipe.of_model | overrides)
     taken = recipe.vqvae.step_seconds_ | recipe.model.step_seconds_
@@ -247,9 +246,8 @@ def check_overfit(result: Overfit, affine: np.ndarray | None) -> Finding:
             f"Within {result.steps} steps numbers were no longer finite.",
             "Give a lower --learning_rate, or --precision float32.",
         )
-    alike = float(
-        np.corrcoef(result.images.ravel(), result.reconstructed.ravel())[0, 1]
-    )
+    pair = result.images.ravel(), result.reconstructed.ravel()
+    alike = float(np.corrcoef(*pair)[0, 1])
     share = result.mse / result.baseline_mse if result.baseline_mse else math.inf
     message = (
         f"After {result.steps} steps on {n} images, their reconstructions have a mean "

@@ -173,9 +173,8 @@ def _judge(title, scores, figures, names, show, cure):
         message = f"None lies {_OUTLIER_SCORE:g} robust standard deviations from most."
         return green(title, message, **further)
     message = f"{counted(len(bad), 'image')} far from most: "
-    return amber(
-        title, message + listed([names[i] for i in bad]) + ".", cure, **further
-    )
+    message += f"{listed([names[i] for i in bad])}."
+    return amber(title, message, cure, **further)
 
 
 def check_background(brightness: Brightness, of_volumes: bool) -> Finding:
@@ -195,17 +194,15 @@ def check_background(brightness: Brightness, of_volumes: bool) -> Finding:
 def check_grid(brightness: Brightness, affine: np.ndarray | None) -> Finding:
     """Say how large the grid is, and how much of it is used."""
     space = brightness.most.shape
-    message = (
-        f"{' x '.join(map(str, space))} {'pixels' if affine is None else 'voxels'}"
-    )
+    unit = "pixels" if affine is None else "voxels"
+    message = f"{' x '.join(map(str, space))} {unit}"
     if affine is not None:
         sizes = [f"{mm:.3g}" for mm in np.diag(affine)[:3]]
         message += f" of {' x '.join(dict.fromkeys(sizes))} mm, axes RAS"
     used = _used(brightness.most)
     share = math.prod(used) / math.prod(space)
-    message += (
-        f"; what any image shows takes {' x '.join(map(str, used))} ({share:.0%})."
-    )
+    sides = " x ".join(map(str, used))
+    message += f"; what any image shows takes {sides} ({share:.0%})."
     if share >= _MIN_GRID_SHARE:
         return green("grid", message)
     cure = f"Crop the rest away with --shape {' '.join(str(n + 2) for n in used)}."

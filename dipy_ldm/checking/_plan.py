@@ -165,9 +165,8 @@ def check_patches(
     corners = rng.integers(0, slack + 1, (_N_PATCHES, len(size)))
     drawn = read_windows(images, rows.tolist(), corners, size)
     empty = float(np.mean(drawn.reshape(_N_PATCHES, -1).max(axis=1) < _DARK))
-    message = (
-        f"Pieces of {side} of {' x '.join(map(str, space))}; {empty:.0%} are empty."
-    )
+    whole = " x ".join(map(str, space))
+    message = f"Pieces of {side} of {whole}; {empty:.0%} are empty."
     if empty > _EMPTY:
         return amber(
             "patch",

@@ -40,9 +40,7 @@ class Covariates(NamedTuple):
 
     def take(self, kept: Sequence[int]) -> "Covariates":
         """Return those of some scans, by their numbers."""
-        values = {
-            name: [column[i] for i in kept] for name, column in self.values.items()
-        }
+        values = {name: [own[i] for i in kept] for name, own in self.values.items()}
         return self._replace(values=values, subjects=[self.subjects[i] for i in kept])
 
 
@@ -60,10 +58,7 @@ def read_covariates(
     complaints: list[str] = []
     for name in names:
         # The nearest row decides, also that a value is missing.
-        rows = [
-            next((row for row in own if name in row.cells), None)
-            for own in matched.rows
-        ]
+        rows = [next((r for r in own if name in r.cells), None) for own in matched.rows]
         meant = _merged(name, rows, described)
         values[name] = _typed(name, rows, meant, complaints)
         if meant.unit is not None:

@@ -60,9 +60,8 @@ def learn(source: npt.ArrayLike | None, shape: tuple[int, ...]) -> Source | None
         )
     labels = [] if images.dtype.kind == "f" else _labels(images)
     summary = check_trainable(images, "source image")
-    return Source(
-        images.shape[-1], (summary.low, summary.high), labels, summary.fingerprint
-    )
+    bounds = summary.low, summary.high
+    return Source(images.shape[-1], bounds, labels, summary.fingerprint)
 
 
 def as_source(

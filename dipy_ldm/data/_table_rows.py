@@ -27,9 +27,7 @@ class MatchedRows(NamedTuple):
     @property
     def tables(self):
         """Tables of these rows."""
-        return list(
-            dict.fromkeys(row.table for matches in self.rows for row in matches)
-        )
+        return list(dict.fromkeys(row.table for own in self.rows for row in own))
 
     @property
     def columns(self):
@@ -46,16 +44,11 @@ def find_rows(
     In the folder of a file and in each above it, up to the first with a
     ``participants.tsv``, there may be tables of its scans, sessions and participants.
     """
-    tables, complaints, rows = _Tables(), [], []
+    own, tables, complaints, rows = listed or {}, _Tables(), [], []
     for file in files:
-        candidates = [
-            (listed or {}).get(os.path.abspath(file), []),
-            *tables.about(file),
-        ]
+        candidates = [own.get(os.path.abspath(file), []), *tables.about(file)]
         rows.append([matches[0] for matches in candidates if matches])
-        complaints += [
-            _twice(file, matches) for matches in candidates if len(matches) > 1
-        ]
+        complaints += [_twice(file, x) for x in candidates if len(x) > 1]
     refuse_rows(complaints, "leave one row for each")
     return MatchedRows(rows, tables.count_unused(rows))
 
@@ -227,11 +220,9 @@ def _keys_of_subjects(table, columns, subjects, sessions):
     rows: list[tuple] = [(_prefixed("sub", label),) for label in names]
     images: list[tuple] = [(_prefixed("sub", label),) for label in subjects]
     if sessions is not None and "session_id" in columns:
-        own = columns.pop("session_id")
-        rows = [(*key, _prefixed("ses", label)) for key, label in zip(rows, own)]
-        images = [
-            (*key, _prefixed("ses", label)) for key, label in zip(images, sessions)
-        ]
+        labels = columns.pop("session_id")
+        rows = [(*key, _prefixed("ses", own)) for key, own in zip(rows, labels)]
+        images = [(*key, _prefixed("ses", own)) for key, own in zip(images, sessions)]
     return rows, [[key] for key in images]
 
 
@@ -251,9 +242,7 @@ def _rows_of(rows, images):
     places: dict[tuple, list[int]] = {}
     for number, key in enumerate(rows):
         places.setdefault(key, []).append(number)
-    matches = [
-        next((places[key] for key in keys if key in places), []) for keys in images
-    ]
+    matches = [next((places[k] for k in keys if k in places), []) for keys in images]
     if missing := ["/".join(keys[0]) for keys, own in zip(images, matches) if not own]:
         examples = listed("/".join(map(str, key)) for key in [*places][:3])
         raise InputError(

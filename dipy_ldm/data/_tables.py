@@ -137,9 +137,8 @@ def read_cells(path: Path) -> list[tuple[int, list[str]]]:
 
 def _split(path, numbered, separator):
     """Split numbered lines into cells, and refuse quotes that swallow others."""
-    reader = csv.reader(
-        (line for _, line in numbered), delimiter=separator, strict=True
-    )
+    lines = (line for _, line in numbered)
+    reader = csv.reader(lines, delimiter=separator, strict=True)
     cells = []
     while (first := reader.line_num) < len(numbered):
         number = numbered[first][0]
@@ -175,9 +174,7 @@ def _separator(path, lines):
             return declared[1]
         # Names of columns seldom have the sign that is not between them.
         first = lines[0] if lines else ""
-        return max(
-            ",;", key=lambda sign: (sum(map(_occurs(sign), lines)), first.count(sign))
-        )
+        return max(",;", key=lambda s: (sum(map(_occurs(s), lines)), first.count(s)))
     tabs = path.suffix.lower() == ".tsv" or any(map(_occurs("\t"), lines))
     return "\t" if tabs else None
 

@@ -15,10 +15,7 @@ import numpy as np
 from dipy_ldm._utils.checks import choose
 
 _PATH = Path(__file__).with_name("mnist.npz")
-_SPLITS = {
-    "train": ("train_images", "train_labels"),
-    "test": ("test_images", "test_labels"),
-}
+_SPLITS = {s: (f"{s}_images", f"{s}_labels") for s in ("train", "test")}
 
 
 def load_mnist(split: str = "train") -> tuple[np.ndarray, np.ndarray]:

@@ -34,9 +34,8 @@ def sketch(rows: np.ndarray) -> np.ndarray:
     size = rows.shape[1]
     if size <= _SKETCH_SIZE:
         return rows
-    drawn = np.random.default_rng(_SEED).standard_normal(
-        (size, _SKETCH_SIZE), "float32"
-    )
+    rng = np.random.default_rng(_SEED)
+    drawn = rng.standard_normal((size, _SKETCH_SIZE), "float32")
     return rows @ (drawn / np.float32(_SKETCH_SIZE**0.5))
 
 
@@ -61,9 +60,8 @@ class ReferenceSet(NamedTuple):
     def has(self, rows: np.ndarray) -> np.ndarray:
         """Say of which images the features are too near to one of these."""
         near = neighbours(rows, self.train, self.apart)
-        return (near.nearness < self.threshold) | (
-            near.distance < COPY_RATIO * self.apart
-        )
+        equal = near.distance < COPY_RATIO * self.apart
+        return (near.nearness < self.threshold) | equal
 
 
 class CopyFilter(NamedTuple):

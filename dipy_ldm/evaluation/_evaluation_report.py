@@ -180,9 +180,8 @@ def _variety(variety):
         "Above the floor, generated images are more alike than real ones are; far "
         "below, they have structure that real ones lack, such as noise."
     )
-    return page.part(
-        "Variety", _table({"similarity of pairs (MS-SSIM)": variety}, caption)
-    )
+    rows = {"similarity of pairs (MS-SSIM)": variety}
+    return page.part("Variety", _table(rows, caption))
 
 
 def _class_accuracy(accuracy):
@@ -219,10 +218,7 @@ def _texture(texture):
     if not texture:
         return ""
     scales = ("finest", "0.7 to 1.4 voxels", "1.4 to 2.8 voxels", "2.8 to 5.6 voxels")
-    rows = {
-        title: {name: texture[name][i] for name in _SETS}
-        for i, title in enumerate(scales)
-    }
+    rows = {title: {s: texture[s][i] for s in _SETS} for i, title in enumerate(scales)}
     caption = (
         "Energy of texture over that of real volumes, inside of the head and away from "
         "its rim, between blurs by so many voxels. Much more than 1 at the size of a "

@@ -198,9 +198,8 @@ def measure_sharpness(sets: Sets, seed: int = 0) -> dict[str, list]:
         )
         for name, images in sets.compared.items()
     }
-    true = octave_correlations(
-        sets.reconstructed[:_MAX_IMAGES], sets.real[:_MAX_IMAGES]
-    )
+    pair = sets.reconstructed[:_MAX_IMAGES], sets.real[:_MAX_IMAGES]
+    true = octave_correlations(*pair)
     options = {"seed": seed, "subjects": sets.whose("real", first=_MAX_IMAGES)}
     means = [bootstrap(np.mean, octave, **options) for octave in true.T]
     return ratios | {"true": [mean.within(-1, 1) for mean in means]}
@@ -221,9 +220,8 @@ def measure_texture(sets: Sets, seed: int = 0) -> dict[str, list]:
 
 def _textures(volumes):
     # One by one: blurred copies of all of them may not fit into the memory.
-    energies = [
-        band_energies(v[None], interior(v)[None])[0] for v in volumes[:_MAX_IMAGES]
-    ]
+    volumes = volumes[:_MAX_IMAGES]
+    energies = [band_energies(v[None], interior(v)[None])[0] for v in volumes]
     return np.array(energies)
 
 
@@ -241,10 +239,8 @@ def interior(volume: np.ndarray) -> np.ndarray:
 
 
 def _ratios(energies, reference, sets, name, seed):
-    options = {
-        "seed": seed,
-        "subjects": sets.whose(name, "reference", first=_MAX_IMAGES),
-    }
+    whose = sets.whose(name, "reference", first=_MAX_IMAGES)
+    options = {"seed": seed, "subjects": whose}
     return [
         bootstrap(lambda x, y: x.mean() / y.mean(), a, b, **options).within(0, np.inf)
         for a, b in zip(energies.T, reference.T, strict=True)

@@ -261,10 +261,9 @@ def dar(result: Search, seed: int = 0) -> Dar:
     chosen = np.random.default_rng(seed).permutation(len(train))[: len(held_out)]
     null = _highest(train[chosen], held_out)
     threshold = float(np.quantile(null, _DAR_QUANTILE))
-    counts = [
-        int(np.sum(_highest(rows, train) > threshold)) for rows in (generated, held_out)
-    ]
-    shares = (binomial(counts[i], len(x)) for i, x in enumerate((generated, held_out)))
+    sets = generated, held_out
+    counts = [int(np.sum(_highest(rows, train) > threshold)) for rows in sets]
+    shares = (binomial(count, len(rows)) for count, rows in zip(counts, sets))
     return Dar(threshold, *shares)
 
 

@@ -144,13 +144,11 @@ def probe_all(
     """Probe for all conditions of which enough is known."""
     probes, notes = {}, []
     for name, condition in conditions.items():
-        labels_of_sets = {
-            of: list((values or {}).get(name, [])) for of, values in labels.items()
-        }
-        if not all(labels_of_sets.values()):
+        own = {of: list((v or {}).get(name, [])) for of, v in labels.items()}
+        if not all(own.values()):
             continue
         try:
-            probes[name] = probe(condition.kind, rows, labels_of_sets, seed, subjects)
+            probes[name] = probe(condition.kind, rows, own, seed, subjects)
         except InputError as error:
             notes.append(f"Whether {name} is what was asked for can't be told: {error}")
     return probes, notes

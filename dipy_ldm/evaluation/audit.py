@@ -267,9 +267,8 @@ def in_pieces(function: Callable, images: np.ndarray, vqvae: VQVAE) -> np.ndarra
     """
     size = max(1, _CHUNK_VALUES // int(np.prod(images.shape[1:])))
     starts = range(0, len(images), size)
-    return np.concatenate(
-        [function(scaled(images[i : i + size], vqvae, i)) for i in starts]
-    )
+    pieces = ((i, images[i : i + size]) for i in starts)
+    return np.concatenate([function(scaled(x, vqvae, i)) for i, x in pieces])
 
 
 def _learn(train, vqvae, seed):

@@ -39,6 +39,7 @@ MAX_IMAGES = 5000
 _MIN_SUBJECTS = 4
 # Share of real digits that the packaged classifier must be right about.
 _MIN_DIGIT_ACCURACY = 0.9
+_SETS = "reference", "real", "reconstructed", "generated"
 
 
 class Evaluation(NamedTuple):
@@ -213,9 +214,7 @@ def _apart(whose, count):
     """Choose real images of both sides: their numbers, subjects, and what to say."""
     sizes = range(count, 0, -1)
     candidates = ((n, np.flatnonzero(~np.isin(whose, whose[:n]))) for n in sizes)
-    n, rest = next(
-        (pair for pair in candidates if len(pair[1]) >= pair[0]), (0, whose[:0])
-    )
+    n, rest = next((x for x in candidates if len(x[1]) >= x[0]), (0, whose[:0]))
     halves = np.arange(n), rest[:n]
     people = min(len(np.unique(whose[half])) for half in halves)
     if n < MIN_IMAGES or people < _MIN_SUBJECTS:
@@ -238,12 +237,7 @@ def _labels_of_sets(conditions, requested, halves, generate):
     """Say what the images of each set are or, if generated, shall be."""
     reference, real = (take_conditions(conditions, half) for half in halves)
     chosen = real if generate else take_conditions(requested, range(len(halves[0])))
-    return {
-        "reference": reference,
-        "real": real,
-        "reconstructed": real,
-        "generated": chosen,
-    }
+    return dict(zip(_SETS, (reference, real, real, chosen)))
 
 
 def _sets(vqvae, images, generated, halves, whose):

@@ -343,9 +343,7 @@ def _radii(samples, k):
     """Return the squared distance of each sample to the k-th nearest other one."""
     # Each is its own nearest, so that the k-th other one stands at k.
     squared = _squared_distances(samples, samples)
-    return np.concatenate(
-        [np.partition(distances, k, axis=1)[:, k] for distances in squared]
-    )
+    return np.concatenate([np.partition(d, k, axis=1)[:, k] for d in squared])
 
 
 def _mean_distance(a, b):

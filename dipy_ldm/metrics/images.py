@@ -71,9 +71,8 @@ def halve(image: np.ndarray) -> np.ndarray:
     rank = image.ndim - 1
     corners = product((0, 1), repeat=rank)
     even = [size // 2 * 2 for size in image.shape[:-1]]
-    blocks = [
-        image[tuple(slice(i, n, 2) for i, n in zip(corner, even))] for corner in corners
-    ]
+    ends = ([slice(i, n, 2) for i, n in zip(corner, even)] for corner in corners)
+    blocks = [image[tuple(slices)] for slices in ends]
     return np.asarray(sum(blocks) / len(blocks))
 
 
