@@ -153,7 +153,7 @@ def test_shifted_and_narrow_gaussians_are_detected(rng):
 
 def test_no_frechet_distance_without_enough_samples(rng):
     assert distances(*rng.standard_normal((2, 30, 40)))["frechet"] is None
-    with pytest.raises(InputError, match="at least 20 of each kind"):
+    with pytest.raises(InputError, match="at least 20 images of each kind"):
         distances(*rng.standard_normal((2, 19, 4)))
 
 
@@ -353,7 +353,7 @@ def test_evaluation_keeps_subjects_on_one_side():
     np.testing.assert_array_equal(np.concatenate(halves), range(50))
     assert (subjects, notes) == ({}, [])
     for few in (np.repeat([0, 1, 2], 30), np.zeros(60, int)):
-        with pytest.raises(InputError, match="needs 20 images of 4 subjects at least"):
+        with pytest.raises(InputError, match="needs 20 images of 4 subjects or more"):
             _apart(few, 30)
 
 
