@@ -475,7 +475,7 @@ def test_a_loss_that_explodes_stops_the_training(blobs):
             {},
             r"have the shape \('n', 4, 3, 2\), not \(2, 4, 3, 3",
         ),
-        ("decode", (2, 4, 4, 2), {}, "and as space the size of the images"),
+        ("decode", (2, 4, 4, 2), {}, "and the size of the images"),
         ("decode", (0, 4, 3, 2), {}, "give what encode returned"),
         ("decode", (2, 4, 3, 2), {"space": (13,)}, "space must have 2 numbers, not 1"),
         ("decode", (2, 4, 3, 2), {"space": (13, 0)}, "space must be at least 1, not 0"),

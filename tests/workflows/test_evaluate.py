@@ -348,7 +348,10 @@ def test_held_out_volumes_that_are_training_volumes_are_named(
             ["evaluate", "V/ldm.safetensors", "--real", "mnist"],
             "there is no file mnist",
         ),
-        (["evaluate", "V/ldm.safetensors", "--real", "V/copies"], "needs 40: half"),
+        (
+            ["evaluate", "V/ldm.safetensors", "--real", "V/copies"],
+            "needs 40 real images",
+        ),
         (
             ["evaluate", "mnist", "--real", "mnist", "--measurements", "x.tsv"],
             "give these, too, as --generated_files",

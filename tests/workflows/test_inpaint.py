@@ -320,7 +320,7 @@ BAD = {
     ),
     "too many masks": (
         ["scan.nii.gz", "-m", "good.nii", "empty.nii"],
-        "there are 2 masks for 1 volumes, and not all of their names have a sub-",
+        "there are 2 masks for 1 volumes, and not all names have a sub-",
     ),
     "all of it": (["scan.nii.gz", "-m", "all.nii"], "all.nii covers the whole image"),
     "nearly all of it": (["scan.nii.gz", "-m", "most.nii"], "covers the whole image"),

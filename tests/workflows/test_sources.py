@@ -127,7 +127,9 @@ def test_models_with_sources_are_evaluated_and_audited(trained, tmp_path):
         further = ("--source_files", "T1", "--cache_dir", "kept")
         status, _, stderr = call(*arguments, *further, cwd=folder)
         # They go as far as to count the volumes, and to look whose they are.
-        assert "needs 40: half" in stderr or "of the same subjects (sub-0" in stderr
+        assert (
+            "needs 40 real images" in stderr or "of the same subjects (sub-0" in stderr
+        )
 
 
 def test_sources_of_an_audit_need_subject_names(tmp_path):

@@ -327,7 +327,10 @@ BAD_VOLUMES = {
         lambda path: save(path, 1e6 + 1000 * NOISE),
         "collapse when rescaled to 0 to 1; subtract",
     ),
-    "one value": (lambda path: save(path, np.full((9, 8, 7), 3)), "3 everywhere; give"),
+    "one value": (
+        lambda path: save(path, np.full((9, 8, 7), 3)),
+        "is constant (3); leave it out",
+    ),
     "a fourth axis": (
         lambda path: save(path, np.stack([NOISE, NOISE], -1)),
         "add --channels",
