@@ -142,7 +142,7 @@ def test_conditions_are_summarised_or_refused(cohort, check):
     assert "age (years): 20 to 43" in found["conditions"]["what"]
     unique = found["unique combinations"]
     assert unique["state"] == "amber"
-    assert "24 of 24 subjects are alone" in unique["what"]
+    assert "24 of 24 subjects have a unique combination" in unique["what"]
     _, found, _ = check(cohort, "--conditions", "age", "--coarsen", "age=12")
     assert found["unique combinations"]["state"] == "green"
     status, found, _ = check(cohort, "--conditions", "weight")
