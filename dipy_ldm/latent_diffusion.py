@@ -214,7 +214,7 @@ class LatentDiffusion(Estimator):
         meanings: dict[str, dict[str, str]] | None = None,
         **options: Unpack[FitOptions],
     ) -> Self:
-        """Learn to take noise from the latents of images.
+        """Train a denoiser on the latents of images.
 
         Parameters
         ----------
@@ -556,7 +556,7 @@ class LatentDiffusion(Estimator):
         resamplings: int = inpainting.RESAMPLINGS,
         **options: Unpack[SamplingOptions],
     ) -> np.ndarray:
-        """Sample what lies in masks, so that it fits what is around.
+        """Inpaint masks, so that they fit their surroundings.
 
         What images have in their masks is never looked at. Latents whose place lies in
         a mask are sampled from noise, or from less noise where it is less than half
@@ -872,7 +872,7 @@ class LatentDiffusion(Estimator):
 
     @classmethod
     def from_saved(cls, tensors: dict[str, np.ndarray], document: dict) -> Self:
-        """Build the fitted model from what was saved."""
+        """Build the fitted model from saved tensors and document."""
         vqvae = VQVAE.from_saved(tensors, document)
         model = cls(vqvae, **document["latent_diffusion"])
         model.vqvae_ = vqvae._snapshot()
@@ -917,7 +917,7 @@ class LatentDiffusion(Estimator):
         return expected
 
     def __sklearn_clone__(self):
-        """Clone it with the autoencoder as it is: nothing could be fitted without."""
+        """Clone it with its fitted autoencoder."""
         params = self.get_params(deep=False)
         vqvae = params.pop("vqvae")
         return type(self)(vqvae, **copy.deepcopy(params))
@@ -928,7 +928,7 @@ class LatentDiffusion(Estimator):
         return chosen | {"attention": levels and [bool(level) for level in levels]}
 
     def _architecture(self, shape, source=None, init=None):
-        """Return what the networks of a fit are built for, but for the prior."""
+        """Return the architecture of a fit's networks, without the prior."""
         parameters = Parameters(**self._resolved(len(shape) - 2, init))
         latent_shape = self.vqvae.latent_shape(shape[1:])
         # What conditions take is next to nothing.
@@ -984,7 +984,7 @@ class LatentDiffusion(Estimator):
         return sources.check(self.source_, source, self.vqvae_.shape_[:-1], n=n)
 
     def _inputs(self, conditions, source, n):
-        """Encode what the networks are given of so many images."""
+        """Encode conditions and sources for so many images."""
         images = self._check_source(source, n)
         encoded = ConditionBatch.of(self.conditions_, conditions, n)
         for sentence in encoded.surprises:
@@ -1001,7 +1001,7 @@ class LatentDiffusion(Estimator):
         return self.vqvae_.decode(self._unscaled(latents), tile=tile)
 
     def _scaled(self, latents):
-        """Bring latents to mean 0 and variance 1."""
+        """Scale latents to mean 0 and variance 1."""
         return (latents - self.latent_mean_) / self.latent_scale_
 
     def _unscaled(self, latents):

@@ -496,7 +496,7 @@ class VQVAE(Estimator):
         return {"codebook": self.codebook_} | super().to_tensors()
 
     def _parameters(self, rank=2):
-        """Return the parameters of what is fitted, or else of the next fit."""
+        """Return the parameters of the fitted model, or else of the next fit."""
         chosen = self._fitted_with or self._resolved(rank)
         return Parameters(**chosen, design=self.design_)
 

@@ -48,7 +48,7 @@ class Paces(NamedTuple):
 
 
 class Overfit(NamedTuple):
-    """What came of learning eight images by heart.
+    """Result of overfitting eight images.
 
     ``steps`` is how many there were, ``mse`` the mean squared error of reconstructions
     and ``nothing`` that of the mean of all eight, both of images in [0, 1]; ``images``
@@ -85,7 +85,7 @@ def _stop_after(steps: int, seconds: float) -> Callable:
 
 @contextmanager
 def _cut_short(estimator: VQVAE | LatentDiffusion) -> Iterator[None]:
-    """Let a training be stopped, also by itself where nothing is learnt.
+    """Allow a training to stop early, also if nothing is learnt.
 
     What it is worth is judged by what it has made.
     """
@@ -134,7 +134,7 @@ def time_training_steps(
 def overfit(
     recipe: Any, images: np.ndarray, affine: np.ndarray | None, seconds: float
 ) -> Overfit:
-    """Let an autoencoder learn eight images by heart: if it can't, it learns nothing.
+    """Overfit an autoencoder to eight images, as a test that it can learn.
 
     Shapes: images ``(n, *space, channels)``.
     """
@@ -170,7 +170,7 @@ def overfit(
 
 
 def _reduced(images, affine):
-    """Bring volumes to voxels so large that few are left along each side."""
+    """Downsample volumes so that few voxels are left along each side."""
     times = max(images.shape[1:-1]) / _MAX_SIDE
     if affine is None or times <= 1:
         return images
@@ -198,7 +198,7 @@ _LONG_HOURS = 24.0
 def check_time(
     paces: Paces, trainings: tuple[ResolvedOptions, ResolvedOptions], n: int, n_all: int
 ) -> Finding:
-    """Say how long the training will take."""
+    """Estimate how long the training will take."""
     steps = {
         "autoencoder": trainings[0].length(n).total,
         "diffusion": trainings[1].length(n).total,
@@ -238,7 +238,7 @@ def duration(seconds: float) -> str:
 
 
 def check_overfit(result: Overfit, affine: np.ndarray | None) -> Finding:
-    """Say whether a few images could be learnt by heart."""
+    """Check whether a few images could be overfitted."""
     title, n = "learning by heart", len(result.images)
     if not math.isfinite(result.mse):
         return red(
@@ -275,7 +275,7 @@ def check_overfit(result: Overfit, affine: np.ndarray | None) -> Finding:
 
 
 def check_codes(result: Overfit, n_codes: int) -> Finding:
-    """Say how many of the codes are used."""
+    """Check how many codes are used."""
     if not math.isfinite(result.perplexity):
         return grey("codes", "Not counted: the trial stopped before that.")
     latents = math.prod(result.latents.shape[:-1])
@@ -295,7 +295,7 @@ def check_codes(result: Overfit, n_codes: int) -> Finding:
 
 
 def check_latents(result: Overfit) -> Finding:
-    """Say how much each channel of the latents varies."""
+    """Check how much each channel of the latents varies."""
     rows = result.latents.reshape(-1, result.latents.shape[-1])
     if not np.isfinite(rows).all():
         return grey("latents", "Not measured: their numbers are not finite.")

@@ -35,7 +35,7 @@ class Finding(NamedTuple):
     table: Sequence[Sequence] = ()
 
     def to_saved(self) -> dict:
-        """Say it as JSON can, without the pictures."""
+        """Return it as JSON data, without the pictures."""
         record: dict[str, Any] = {"title": self.title, "state": self.state}
         record |= {"what": self.message}
         if self.cure:
@@ -52,7 +52,7 @@ def green(title: str, message: str, **further) -> Finding:
 
 
 def amber(title: str, message: str, cure: str, **further) -> Finding:
-    """Find what is to be looked at."""
+    """Return an amber finding."""
     return Finding(title, "amber", message, cure, **further)
 
 
@@ -62,7 +62,7 @@ def red(title: str, message: str, cure: str, **further) -> Finding:
 
 
 def grey(title: str, why: str) -> Finding:
-    """Say that something could not be looked at, and why."""
+    """Return a grey finding: what could not be checked, and why."""
     return Finding(title, "grey", why)
 
 
@@ -84,7 +84,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def robust_scores(values: npt.ArrayLike, least: npt.ArrayLike) -> np.ndarray:
-    """Say how far values lie from most, in standard deviations.
+    """Return robust z-scores.
 
     By the median and the median of absolute deviations, on which a few outliers have no
     influence :footcite:p:`Iglewicz1993`.
@@ -129,7 +129,7 @@ def write_page(
 
 
 def _bad(findings):
-    """Return what is red, then what is amber."""
+    """Return red findings, then amber ones."""
     return [f for state in STATES[:2] for f in findings if f.state == state]
 
 
@@ -152,7 +152,7 @@ def _part(finding):
 
 
 def summarise_findings(findings: Mapping[str, Sequence[Finding]]) -> list[str]:
-    """Write what is wrong and how to mend it, and name the rest."""
+    """Summarise findings as text: problems with their cures, then the rest."""
     every = [finding for group in findings.values() for finding in group]
     lines = []
     for finding in _bad(every):

@@ -65,7 +65,7 @@ _LEAST_SHAPE = 0.05, 0.15, 0.15, 0.15, 0.01
 
 
 def measure_brightness(images: np.ndarray, verbose: bool = False) -> Brightness:
-    """Look at the brightness of every image.
+    """Measure the brightness of every image.
 
     Shapes: images ``(n, *space, channels)``.
     """
@@ -82,7 +82,7 @@ def measure_brightness(images: np.ndarray, verbose: bool = False) -> Brightness:
 
 
 def _brightness(image):
-    """Measure one image in [0, 1]."""
+    """Measure brightness and extent of an image in [0, 1]."""
     background = float(np.median(_edge(image)))
     if image.ndim == 2:
         return [image.mean(), image.std(), background]
@@ -93,7 +93,7 @@ def _brightness(image):
 
 
 def _edge(image):
-    """Return the edge of an image; of a volume, of what it has beside 0.
+    """Return the voxels at the edge of an image, or of a volume's content.
 
     Where its file has no voxels there is 0, whatever its background is.
     """
@@ -156,7 +156,7 @@ def check_shapes(small: np.ndarray, names: Sequence[str], show: Callable) -> Fin
 
 
 def _judge(title, scores, figures, names, show, cure):
-    """Tell of those that lie far out in some figure, and show the farthest."""
+    """Report outliers in any figure, and show the farthest."""
     if len(scores) < MIN_VOLUMES:
         return too_few(title, len(scores), MIN_VOLUMES)
     far = np.abs(scores).max(axis=1)
@@ -178,7 +178,7 @@ def _judge(title, scores, figures, names, show, cure):
 
 
 def check_background(brightness: Brightness, of_volumes: bool) -> Finding:
-    """Say whether what surrounds the content is dark, as it should be."""
+    """Check whether the background is dark."""
     level = float(np.median(brightness.figures[:, -1]))
     if level <= _BRIGHT_BACKGROUND or not of_volumes:
         message = f"The edge of a usual image has a level of {level:.2g}."
@@ -192,7 +192,7 @@ def check_background(brightness: Brightness, of_volumes: bool) -> Finding:
 
 
 def check_grid(brightness: Brightness, affine: np.ndarray | None) -> Finding:
-    """Say how large the grid is, and how much of it is used."""
+    """Check the size of the grid, and how much of it is used."""
     space = brightness.most.shape
     unit = "pixels" if affine is None else "voxels"
     message = f"{' x '.join(map(str, space))} {unit}"
@@ -221,7 +221,7 @@ def _used(most):
 
 
 def check_equal_images(images: np.ndarray, names: Sequence[str]) -> Finding:
-    """Find images that are there twice, to the bit.
+    """Find images that occur twice, to the bit.
 
     Shapes: images ``(n, *space, channels)``.
     """
@@ -243,7 +243,7 @@ def check_equal_images(images: np.ndarray, names: Sequence[str]) -> Finding:
 
 
 def check_images(material: Material, verbose: bool = False) -> list[Finding]:
-    """Look at every image."""
+    """Check every image."""
     brightness = measure_brightness(material.images, verbose)
     if material.affine is None:
         why = "Not looked at: these are told of volumes alone."

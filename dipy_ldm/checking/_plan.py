@@ -41,7 +41,7 @@ def resolve_options(recipe: Any, rank: int) -> tuple[ResolvedOptions, ResolvedOp
 
 
 def check_subjects(cohort: Cohort) -> Finding:
-    """Say how many subjects the images are of; red where they would be copied."""
+    """Check the number of subjects; red where a model would copy them."""
     n = len(set(cohort.subjects) if cohort.subjects else cohort.images)
     message = f"{counted(len(cohort.images), 'image')} of {counted(n, 'subject')}"
     if n >= _ENOUGH_SUBJECTS:
@@ -57,7 +57,7 @@ def check_subjects(cohort: Cohort) -> Finding:
 
 
 def check_split(cohort: Cohort, share: float, seed: int, batch_size: int) -> Finding:
-    """Say how many images are learnt from, and how many are held out."""
+    """Check how many images are trained on and held out."""
     try:
         train, held_out = split(cohort, share, seed, batch_size)
     except InputError as error:
@@ -83,7 +83,7 @@ def check_split(cohort: Cohort, share: float, seed: int, batch_size: int) -> Fin
 
 
 def check_device(trainings: Sequence[ResolvedOptions]) -> Finding:
-    """Say on what is trained."""
+    """Check the devices of the training."""
     strategy = trainings[0].strategy
     gpus = _backend.gpu_capabilities(strategy)
     if gpus:
@@ -98,7 +98,7 @@ def check_device(trainings: Sequence[ResolvedOptions]) -> Finding:
 
 
 def check_precision(trainings: Sequence[ResolvedOptions]) -> Finding:
-    """Say in what is computed, and why."""
+    """Check the precision of the training."""
     chosen: Any = trainings[0].precision
     return green("precision", f"{chosen.name}: {chosen.reason}.")
 
@@ -109,7 +109,7 @@ def check_memory(
     shape: tuple[int, ...],
     patch: int | Sequence[int] | None,
 ) -> Finding:
-    """Compare what both stages need with what is free.
+    """Compare needed with free memory for both stages.
 
     Shapes: shape ``(n, *space, channels)``.
     """
@@ -126,7 +126,7 @@ def check_memory(
 
 
 def judge_memory(needed: dict[str, float], free: float) -> Finding:
-    """Judge whether what is needed is free."""
+    """Return a finding on needed and free memory."""
     table: list[tuple] = [("stage", "needed (GiB)", "free (GiB)")]
     table += [(s, n / 2**30, free / 2**30) for s, n in needed.items()]
     most = max(needed, key=lambda stage: needed[stage])
@@ -150,7 +150,7 @@ def judge_memory(needed: dict[str, float], free: float) -> Finding:
 def check_patches(
     images: np.ndarray, patch: int | Sequence[int] | None, factor: int
 ) -> Finding:
-    """Say from what pieces the autoencoder learns, and how many of them are empty.
+    """Check the patches of the autoencoder, and how many are empty.
 
     Shapes: images ``(n, *space, channels)``.
     """
@@ -177,7 +177,7 @@ def check_patches(
 
 
 def check_schedule(name: str) -> Finding:
-    """Say how much of an image is left at the end of a schedule.
+    """Check how much signal is left at the end of a schedule.
 
     Sampling starts from pure noise; where training has never seen it, coarse shapes are
     never learnt :footcite:p:`Lin2024`.

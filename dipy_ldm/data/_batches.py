@@ -18,7 +18,7 @@ from dipy_ldm._utils.checks import InputError
 def window_size(
     space: tuple[int, ...], factor: int, patch: int | Sequence[int] | None = None
 ) -> tuple[int, ...]:
-    """Say how large a window the networks are given of an image."""
+    """Return the size of the windows that networks are trained on."""
     sizes = np.minimum(space, space if patch is None else patch)
     return tuple(int(size) + -int(size) % factor for size in sizes)
 
@@ -72,7 +72,7 @@ def read_whole(images: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
 
 
 def scaled_to(images: np.ndarray, bounds: tuple[float, ...]) -> np.ndarray:
-    """Bring images to [0, 1]."""
+    """Scale images to [0, 1]."""
     low, high = bounds
     return (images - np.float32(low)) / np.float32(high - low or 1)
 
@@ -156,14 +156,14 @@ def batches(
 
 
 def _cover(length, size, slack, shift):
-    """Return how often pieces hold each voxel along an axis, as shares of all."""
+    """Return how often patches cover each voxel along an axis, as shares."""
     starts = np.arange(slack + 1) - shift
     held = np.clip(starts[:, None] + np.arange(size), 0, length - 1)
     return np.bincount(held.ravel(), minlength=length) / held.size
 
 
 def _mean_weight(images, masks, bounds, background, covers):
-    """Return the mean weight of the voxels of all pieces, before it is made 1."""
+    """Return the mean weight of the voxels of all patches, before normalisation."""
     if background == 1:
         return 1.0
     shares = []
@@ -236,6 +236,6 @@ def _order(n, seed, epoch):
 
 
 def stream_of(seed, epoch, example=-1):
-    """Return what is random about an example in an epoch, or about the epoch."""
+    """Return the random generator of an example in an epoch, or of the epoch."""
     # Numbers of zero at the end would make no other stream.
     return np.random.default_rng([seed, epoch, example + 1])

@@ -33,7 +33,7 @@ _DIGITS = "[0-9a-f]" * 32
 
 
 def cache_root(cache_dir: str | Path | None = None) -> Path:
-    """Tell where conformed volumes are kept."""
+    """Return the folder of the cache of volumes."""
     try:
         if cache_dir is not None:
             return Path(cache_dir).expanduser().resolve()
@@ -46,7 +46,7 @@ def cache_root(cache_dir: str | Path | None = None) -> Path:
 
 
 def make_key(files: Iterable[Path], settings: dict) -> str:
-    """Name a result by what it is made of.
+    """Return the cache key of files and settings.
 
     A file counts with its size, the time of its last change and its first mebibyte.
     That is read at once even for thousands of files; it holds the header and the first
@@ -87,7 +87,7 @@ def release(folder: Path) -> None:
 
 
 def name_beside(array: np.ndarray, name: str) -> Path | None:
-    """Name a file for what was found of rows of an array that is kept here."""
+    """Return the path of a file beside a cached array."""
     whole = array
     while isinstance(whole.base, np.ndarray):
         whole = whole.base
@@ -109,14 +109,14 @@ def list_folders(root: Path) -> dict[Path, int]:
 
 
 def size_of(folder: Path) -> int:
-    """Say how much a folder takes."""
+    """Return the size of a folder in bytes."""
     return sum(file.stat().st_size for file in folder.iterdir())
 
 
 def make_room(
     root: Path, limit: float, sizes: dict[Path, int] | None = None
 ) -> list[Path]:
-    """Remove what was used least recently, until the rest is small enough."""
+    """Remove the least recently used entries until the cache is small enough."""
     sizes = list_folders(root) if sizes is None else sizes
     total, removed = sum(sizes.values()), []
     for folder in list(sizes):
@@ -178,7 +178,7 @@ def _make_root(root):
 
 
 def _put(partial, folder):
-    """Give a folder its name, unless another process was faster with the same."""
+    """Move a folder to its final name, unless another process was faster."""
     files = list(partial.iterdir())
     for file in files:
         flush(file)
@@ -257,7 +257,7 @@ def _write_header(file, shape, dtype):
 
 
 def _check_space(file, size):
-    """Refuse what is more than is free now; later, the rows will tell."""
+    """Refuse an array that is larger than the free disk space."""
     free = shutil.disk_usage(Path(file.name).absolute().parent).free
     if size > free:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

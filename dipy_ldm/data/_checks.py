@@ -27,7 +27,7 @@ _MAX_SHARE_OUTSIDE, _MARGIN = 0.01, 0.25
 
 
 def as_array(images: npt.ArrayLike, rank: int | None = None) -> np.ndarray:
-    """Return images as an array, or say what is wrong with them.
+    """Return images as an array, or raise why they are invalid.
 
     Shapes: images ``(n, *space, channels)``.
     """
@@ -60,7 +60,7 @@ def warn_of_channels(shape: tuple[int, ...]) -> None:
 
 
 class Survey(NamedTuple):
-    """What is to be known of images before training on them."""
+    """Statistics of images that training needs."""
 
     fingerprint: str
     low: float
@@ -75,7 +75,7 @@ class Survey(NamedTuple):
 
 
 def survey(images: np.ndarray, name: str = "image", verbose: bool = False) -> Survey:
-    """Look at every image once, and never at many of them at a time.
+    """Compute statistics of images, one image at a time.
 
     What is found of volumes that are kept in the cache is kept beside them: they may
     be thousands, and training, resuming and every worker ask for it.
@@ -163,7 +163,7 @@ def check_range(
     numbers: Sequence[int] | range,
     name: str = "image",
 ) -> np.ndarray:
-    """Refuse images on another scale than those that a model was fitted to.
+    """Refuse images on another intensity scale than the training images.
 
     Shapes: images ``(n, *space, channels)``.
     """
@@ -211,7 +211,7 @@ def check_channels(name: str, array: npt.ArrayLike, channels: int) -> None:
 def check_latents(
     latents: npt.ArrayLike, shape: tuple[int, ...], space: tuple[int, ...]
 ) -> np.ndarray:
-    """Return latents as an array that can be decoded, or say what is wrong with them.
+    """Return latents as an array, or raise why they can't be decoded.
 
     Shapes: latents ``(n, *shape)``.
     """
@@ -228,7 +228,7 @@ def check_latents(
 
 
 def check_alike(images: npt.ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
-    """Return images for validation as an array, or say what is wrong with them.
+    """Return validation images as an array, or raise why they are invalid.
 
     Shapes: images ``(n, *space, channels)``.
     """
@@ -245,7 +245,7 @@ def check_alike(images: npt.ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
 def check_masks(
     masks: npt.ArrayLike | None, background: float, shape: tuple[int, ...]
 ) -> np.ndarray | None:
-    """Return masks with one channel, or say what is wrong with them.
+    """Return masks with one channel, or raise why they are invalid.
 
     Shapes: masks ``(n, *space)``, result ``(n, *space, 1)``.
     """

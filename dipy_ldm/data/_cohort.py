@@ -10,7 +10,7 @@ from dipy_ldm._utils.checks import InputError
 
 
 class Cohort(NamedTuple):
-    """Images ``(n, *space, channels)``, and what is known of them.
+    """Images ``(n, *space, channels)`` and their metadata.
 
     Masks ``(n, *space)``, the affine, values of conditions by their names, and the
     subjects, both in the order of the images; each is None where there are none. Units
@@ -35,7 +35,7 @@ class Cohort(NamedTuple):
         return self.images.shape
 
     def take_metadata(self, numbers: Iterable[int]) -> Self:
-        """Take conditions and subjects of images by their numbers; arrays stay."""
+        """Return the metadata of a subset; arrays stay."""
         numbers = list(numbers)
         conditions, subjects = self.conditions, self.subjects
         return self._replace(

@@ -28,7 +28,7 @@ _UNITS |= dict.fromkeys(("month", "months"), "months")
 
 
 class Covariates(NamedTuple):
-    """What is known of scans."""
+    """Covariates of scans."""
 
     values: dict
     units: dict
@@ -50,7 +50,7 @@ def read_covariates(
     list_rows: Mapping[str, list[Row]] | None = None,
     steps: Mapping[str, float] | None = None,
 ) -> Covariates:
-    """Look up what tables say of scans."""
+    """Read covariates of scans from the tables around them."""
     matched = find_rows(files, list_rows)
     _refuse_unknown(names, matched)
     described = {table: read_descriptions(table) for table in matched.tables}
@@ -102,7 +102,7 @@ def _refuse_unknown(names, matched: MatchedRows):
 
 
 def _merged(name, rows, described):
-    """Put together what the JSON files of all tables say of a column."""
+    """Merge the JSON descriptions of a column from all tables."""
     tables = dict.fromkeys(row.table for row in rows if row is not None)
     units: dict[str, Path] = {}
     levels: dict[str, str] = {}
@@ -127,7 +127,7 @@ def _unit(name, unit, table):
 
 
 def _typed(name, rows, meant, complaints):
-    """Make numbers of the texts, or classes, and complain of what is neither."""
+    """Convert texts to numbers or classes, and collect complaints."""
     texts = [None if row is None else row.cells[name] for row in rows]
     texts = [None if is_missing(text) else text for text in texts]
     numbers = [None if text is None else as_number(text) for text in texts]
@@ -169,7 +169,7 @@ _MAX_CODES = 10
 def as_covariates(
     table: Any, conditions: Mapping[str, Condition], subjects: Iterable
 ) -> Covariates:
-    """Bring what ``fit`` is given of images into the form of covariates."""
+    """Return the conditions of ``fit`` as covariates."""
     values = as_table(table)
     for name, condition in conditions.items():
         if condition.levels and name in values:
@@ -180,7 +180,7 @@ def as_covariates(
 
 
 def summarise(covariates: Covariates) -> str:
-    """Say what is known of scans."""
+    """Summarise covariates as lines of text."""
     subjects = covariates.subjects
     images = _count(len(subjects), "image")
     people = _count(len(set(subjects)), "subject")
@@ -223,7 +223,7 @@ def _classes(values, meanings):
 
 
 def _hints(covariates):
-    """Say what may be a mistake."""
+    """Return hints at likely mistakes."""
     lines = []
     for name, values in covariates.values.items():
         kinds = set(values) - {None}
@@ -248,7 +248,7 @@ def _hints(covariates):
 
 
 def _warnings(covariates):
-    """Say what could point to a person."""
+    """Return warnings about values that could identify a person."""
     lines = []
     for name, values in covariates.values.items():
         owners = _owners(values, covariates.subjects).items()
@@ -269,13 +269,13 @@ def _warnings(covariates):
 
 
 def count_alone(covariates: Covariates) -> int:
-    """Count the subjects who share what is known of them with nobody."""
+    """Count the subjects whose combination of values is unique."""
     owners = _owners(zip(*covariates.values.values()), covariates.subjects)
     return len({next(iter(own)) for own in owners.values() if len(own) == 1})
 
 
 def _owners(keys, subjects):
-    """Gather the subjects by what is known of them."""
+    """Group the subjects by their values."""
     owners: dict[Any, set] = {}
     for key, subject in zip(keys, subjects):
         owners.setdefault(key, set()).add(subject)

@@ -106,7 +106,7 @@ def same_grid(
     shape_b: tuple[int, ...],
     affine_b: np.ndarray,
 ) -> bool:
-    """Tell whether two grids have their voxels in the same places.
+    """Return whether two grids have their voxels in the same places.
 
     Shapes: shape_a, shape_b ``(x, y, z)``.
     """
@@ -117,13 +117,13 @@ def same_grid(
 
 
 def is_within_a_voxel(shape: tuple[int, ...], affine: np.ndarray, grid: Grid) -> bool:
-    """Tell whether a volume is narrower than a voxel of the grid along each axis."""
+    """Return whether a volume is narrower than a voxel of the grid along each axis."""
     widths = np.linalg.norm(np.linalg.solve(affine, grid.affine)[:3, :3], axis=1)
     return bool((widths > shape[:3]).all())
 
 
 def conform(data: np.ndarray, affine: np.ndarray, grid: Grid) -> np.ndarray:
-    r"""Bring a volume to the grid.
+    r"""Resample a volume to the grid.
 
     Shapes: data ``(x, y, z, channels)``, result ``(*grid.shape, channels)``.
     """
@@ -131,7 +131,7 @@ def conform(data: np.ndarray, affine: np.ndarray, grid: Grid) -> np.ndarray:
 
 
 def conform_labels(data: np.ndarray, affine: np.ndarray, grid: Grid) -> np.ndarray:
-    """Bring a segmentation to the grid: each voxel has the label of the nearest.
+    """Resample a segmentation to the grid by nearest neighbours.
 
     Shapes: data ``(x, y, z, channels)``, result ``(*grid.shape, channels)``.
     """
@@ -145,7 +145,7 @@ def restore(
     shape: tuple[int, ...],
     outside: np.ndarray | float,
 ) -> np.ndarray:
-    """Bring a volume on the grid back to a file's own.
+    """Resample a volume on the grid to a file's own grid.
 
     Shapes: data ``(*grid.shape, channels)``, shape ``(x, y, z)``, outside ``(*shape,
     channels)``, result ``(*shape, channels)``.

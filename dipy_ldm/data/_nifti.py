@@ -43,7 +43,7 @@ _STRONGEST_COMPRESSION = 1032
 
 
 class VolumeInfo(NamedTuple):
-    """What a header says of a volume."""
+    """Shape, affine and type of a volume, from its header."""
 
     file: Path
     shape: tuple
@@ -100,7 +100,7 @@ def refuse_files(complaints: Mapping[Any, str], n_good: int, skip_bad: bool) -> 
 
 
 def is_whole(file: Path) -> bool:
-    """Say whether a volume is there, as far as its header and size tell."""
+    """Return whether a volume file is complete, by its header and size."""
     try:
         read_header(file, channels=True)
     except InputError:
@@ -109,7 +109,7 @@ def is_whole(file: Path) -> bool:
 
 
 def read_header(file: str | Path, channels: bool) -> VolumeInfo:
-    """Check what a header tells."""
+    """Read and check a header."""
     image = _load(file)
     shape, n_channels = _axes(file, image.shape)
     if n_channels > 1 and (table := _gradients(file)):
@@ -185,7 +185,7 @@ def _axes(file, shape):
 
 
 def _check_affine(file, affine):
-    """Refuse an affine that does not tell where voxels are."""
+    """Refuse an invalid affine."""
     linear = affine[:3, :3]
     sizes = np.linalg.norm(linear, axis=0)
     # Relative to the size of voxels: those of 1 µm have a small determinant too.
@@ -213,7 +213,7 @@ def _check_size(file, image):
 
 
 def _machine_memory():
-    """Return all memory of the machine, in bytes; infinite where it can't be told."""
+    """Return the machine's memory in bytes; infinite if unknown."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
@@ -386,7 +386,7 @@ def write_changed(
 
 @contextmanager
 def _writing(path, ready):
-    """Give a stream for a file, which is whole in the end or not there."""
+    """Open a stream for a file that is written atomically."""
     with replacing(path) as partial:
         with open(partial, "wb") as file:
             if _is_compressed(path):
@@ -415,7 +415,7 @@ def _image(data, affine, dtype):
 
 
 def _unscaled(data, slope, intercept, dtype):
-    """Return what the file has for values, rounded and clipped for integers."""
+    """Return stored values of intensities, rounded and clipped for integers."""
     if (slope, intercept) != (1, 0):
         data = (data.astype(float) - intercept) / slope
     if dtype.kind in "iu":

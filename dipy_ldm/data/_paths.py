@@ -34,7 +34,7 @@ def find_volumes(paths: Sequence[str | Path], generated: bool = False) -> list[P
 
 
 def expand(paths: Sequence[str | Path], generated: bool = False) -> list[Path]:
-    """Find NIfTI files, one that is named repeatedly as often as it is named."""
+    """Find NIfTI files; repeated names are kept."""
     files, excluded = [], Counter[str]()
     for path in _sequence(paths):
         for match in _match(path):
@@ -54,7 +54,7 @@ def expand(paths: Sequence[str | Path], generated: bool = False) -> list[Path]:
 
 
 def _reasons(match, named, generated):
-    """Say of each file behind a match why it is left out, or None."""
+    """Return why each file behind a match is left out, or None."""
     if match.is_file() and match.name.lower().endswith(_LISTS):
         return dict.fromkeys(_read_list(match)[0])
     reasons = {file: _aside(file, named) for file in _files(match)}
@@ -72,7 +72,7 @@ def _aside(file, named):
 
 
 def _is_generated(file):
-    """Say whether this package made a volume, as the JSON file beside it tells."""
+    """Return whether a volume is generated, by its sidecar."""
     stem = file.name.partition(".nii")[0]
     try:
         sidecar = json.loads(file.with_name(f"{stem}.json").read_text("utf-8"))
@@ -82,7 +82,7 @@ def _is_generated(file):
 
 
 def holds_volumes(paths: Sequence[str | Path]) -> bool:
-    """Tell whether inputs are volumes rather than two-dimensional images.
+    """Return whether inputs are volumes rather than two-dimensional images.
 
     Only names are looked at.
     """
@@ -99,12 +99,12 @@ def holds_volumes(paths: Sequence[str | Path]) -> bool:
 
 
 def _sequence(paths):
-    """Take one path for a sequence of one: a string is one of letters."""
+    """Return paths as a sequence, also if there is one."""
     return [paths] if isinstance(paths, str | Path) else paths
 
 
 def _names(path):
-    """Give what stands behind a path: itself, or what a wildcard matches."""
+    """Return a path, or the matches of a wildcard."""
     return [path] if path.exists() else iglob(str(path), recursive=True)
 
 
@@ -163,7 +163,7 @@ def _refuse_folder(error):
 
 
 def rows_of_lists(paths: Sequence[str | Path]) -> dict[str, list[Row]]:
-    """Find what lists say beside the paths of volumes."""
+    """Return the rows of lists, by the paths of volumes."""
     rows_of: dict[str, list[Row]] = {}
     for path in (match for pattern in _sequence(paths) for match in _match(pattern)):
         if path.is_file() and path.name.lower().endswith(_LISTS):
@@ -210,7 +210,7 @@ def _looks_like_nifti(row, column):
 
 
 def entity(file: str | Path, key: str) -> str | None:
-    """Look an entity up in the name of a file or else of its folders."""
+    """Return the value of a BIDS entity in the name of a file or its folders."""
     pattern = re.compile(rf"(?:^|_)({key}-[^_.]+)")
     for name in reversed(Path(file).parts):
         if match := pattern.search(name):
@@ -219,7 +219,7 @@ def entity(file: str | Path, key: str) -> str | None:
 
 
 def suffix(file: str | Path) -> str | None:
-    """Tell of what kind a scan is."""
+    """Return the BIDS suffix of a file."""
     stem, _, last = Path(file).name.partition(".")[0].rpartition("_")
     # Dates and numbers at the end of a name are no kind of scan.
     kind = last.isalnum() and last[0].isalpha()
@@ -227,7 +227,7 @@ def suffix(file: str | Path) -> str | None:
 
 
 def common_suffix(files: Iterable[str | Path]) -> str | None:
-    """Tell of what kind all scans are."""
+    """Return the BIDS suffix that all files share, or None."""
     kinds = {suffix(file) for file in files}
     return kinds.pop() if len(kinds) == 1 else None
 
@@ -238,7 +238,7 @@ def choose_files(
     values: Mapping[str, str | Sequence[str]] | None = None,
     cure: str = "choose with `suffix`",
 ) -> list[Path]:
-    """Choose scans of one kind by their names; what is taken is logged."""
+    """Filter scans by suffix and entities, and log what is taken."""
     chosen = list(files)
     for key, allowed in (values or {}).items():
         chosen = _choose(chosen, key, allowed, partial(_entity_value, key=key))

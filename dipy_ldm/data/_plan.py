@@ -36,7 +36,7 @@ class Task(NamedTuple):
 def with_masks(
     tasks: list[Task], mask_of: Mapping[Path, Path], skip_bad: bool
 ) -> list[Task]:
-    """Give each good volume its mask; without a good mask it is no longer good."""
+    """Pair volumes with masks; those without a good mask are bad."""
     info_of = _good_headers(mask_of, skip_bad=skip_bad)
     pairs, complaints = [], {}
     for task in tasks:
@@ -57,7 +57,7 @@ def with_masks(
 def with_sources(
     tasks: list[Task], source_of: Mapping[Path, Path], channels: bool, skip_bad: bool
 ) -> list[Task]:
-    """Give each good volume its source; without a good source it is no longer good."""
+    """Pair volumes with source images; those without a good one are bad."""
     info_of = _good_headers(source_of, channels, skip_bad)
     infos = [(task, info_of.get(source_of[task.info.file])) for task in tasks]
     pairs = [task._replace(source=info) for task, info in infos if info is not None]
@@ -84,7 +84,7 @@ def pair_sources(files: Sequence[Path], sources: Sequence[Path]) -> dict[Path, P
 
 
 def pair_masks(files: Sequence[Path], masks: Sequence[Path]) -> dict[Path, Path]:
-    """Find the mask of each file, by order where no name says otherwise.
+    """Pair each file with its mask, by name or by order.
 
     Where one does, and all names have a ``sub-``, by subject and session.
     """
@@ -102,7 +102,7 @@ def pair_masks(files: Sequence[Path], masks: Sequence[Path]) -> dict[Path, Path]
 
 
 def _contradict(file, other):
-    """Say whether two names have another subject or session."""
+    """Return whether two names contradict in subject or session."""
     keys = [(entity(file, key), entity(other, key)) for key in ("sub", "ses")]
     return any(a and b and a != b for a, b in keys)
 
@@ -166,7 +166,7 @@ class Plan(NamedTuple):
 
     @property
     def infos(self):
-        """What the header of each volume says."""
+        """Headers of the volumes."""
         return [task.info for task in self.tasks]
 
     @property
@@ -194,7 +194,7 @@ class Plan(NamedTuple):
 
 
 def make_plan(tasks, grid, listed, *, skip_bad=False, shuffle=False, labels=False):
-    """Put volumes whose headers were read in the order of a plan."""
+    """Plan the preprocessing of volumes whose headers were read."""
     subjects = find_subjects([task.info.file for task in tasks], listed)
     order = draw_order(subjects, seed=0) if shuffle else range(len(tasks))
     tasks, subjects = [tasks[i] for i in order], [subjects[i] for i in order]

@@ -56,7 +56,7 @@ def _range(channel):
 
 
 def scale_intensities(data: np.ndarray, intensities: Intensities) -> np.ndarray:
-    """Bring a volume's intensities to [0, 1]; what lies beyond is clipped.
+    """Scale a volume's intensities to [0, 1], and clip them.
 
     Shapes: data ``(x, y, z, channels)``.
     """
@@ -65,7 +65,7 @@ def scale_intensities(data: np.ndarray, intensities: Intensities) -> np.ndarray:
 
 
 def is_flattened(data: np.ndarray, scaled: np.ndarray) -> bool:
-    """Say whether what a volume shows is lost between 0 and 1.
+    """Return whether a volume's contrast is lost by scaling it to [0, 1].
 
     All its values are at the ends then, although they differ: they have a large offset,
     or a number far from all others marks missing voxels. A label, whose values do not
@@ -88,7 +88,7 @@ def _is_flattened(channel, scaled):
 
 
 def unscale_intensities(data: np.ndarray, intensities: Intensities) -> np.ndarray:
-    """Bring intensities of [0, 1] back to a volume's own range.
+    """Scale intensities in [0, 1] back to a volume's own range.
 
     Shapes: data ``(x, y, z, channels)``.
     """
@@ -131,7 +131,7 @@ def conform_file(
 def conform_voxels(
     file: str | Path, data: np.ndarray, affine: np.ndarray, grid: Grid
 ) -> tuple[np.ndarray, Origin]:
-    """Bring voxels that are read already to a grid, as :func:`conform_file` does.
+    """Resample and scale voxels that are read already, as :func:`conform_file`.
 
     Shapes: data ``(x, y, z, channels)``, image ``(*grid.shape, channels)``.
     """
@@ -160,7 +160,7 @@ def conform_voxels(
 
 
 def restore_file(image: np.ndarray, origin: Origin) -> np.ndarray:
-    """Bring an image on a grid back to the space and intensities of its file.
+    """Resample and scale an image on a grid back to its file's own.
 
     Shapes: image ``(*grid.shape, channels)``, result ``(x, y, z, channels)``.
     """
@@ -170,7 +170,7 @@ def restore_file(image: np.ndarray, origin: Origin) -> np.ndarray:
 
 
 def restore_spread(spread: np.ndarray, origin: Origin) -> np.ndarray:
-    """Bring standard deviations of images on a grid back to the space of their file.
+    """Resample and scale standard deviations on a grid back to their file's own.
 
     Shapes: spread ``(*grid.shape, channels)``, result ``(x, y, z, channels)``.
     """
@@ -200,7 +200,7 @@ def conform_source(
 def conform_task(
     task: Task, grid: Grid, labels: bool = False
 ) -> tuple[np.ndarray, ...]:
-    """Bring a volume and what belongs to it to a grid.
+    """Resample a volume, its mask and its source to a grid.
 
     Shapes: result ``(*grid.shape, channels)``.
     """

@@ -25,7 +25,7 @@ _MAX_COUNTED_LABEL = 2**20
 
 
 class Source(NamedTuple):
-    """What is known of sources."""
+    """Channels and intensity bounds, or labels, of source images."""
 
     channels: int
     bounds: tuple[float, float]
@@ -33,7 +33,7 @@ class Source(NamedTuple):
     fingerprint: str
 
     def scaled(self, images: np.ndarray) -> np.ndarray:
-        """Bring intensities to [0, 1], or labels to their numbers.
+        """Scale intensities to [0, 1], or map labels to indices.
 
         Shapes: images ``(n, *space, channels)``.
         """
@@ -47,7 +47,7 @@ class Source(NamedTuple):
 
 
 def learn(source: npt.ArrayLike | None, shape: tuple[int, ...]) -> Source | None:
-    """Find out what there is to be known of sources.
+    """Learn channels, bounds or labels of source images.
 
     Shapes: source ``(n, *space, channels)``.
     """
@@ -67,7 +67,7 @@ def learn(source: npt.ArrayLike | None, shape: tuple[int, ...]) -> Source | None
 def as_source(
     source: npt.ArrayLike, space: tuple[int, ...], name: str = "source"
 ) -> np.ndarray:
-    """Return sources as an array, or say what is wrong with them.
+    """Return source images as an array, or raise why they are invalid.
 
     Shapes: result ``(n, *space, channels)``.
     """
@@ -92,7 +92,7 @@ def check(
     name: str = "source",
     lenient: bool = False,
 ) -> np.ndarray | None:
-    """Refuse sources that are not like those that were learnt from.
+    """Refuse source images that are unlike the training sources.
 
     Shapes: result ``(n, *space, channels)``.
     """
@@ -122,12 +122,12 @@ def check(
 
 
 def to_saved(info: Source | None) -> dict | None:
-    """Say what is known of sources as JSON can."""
+    """Return the facts of source images as JSON data."""
     return info and plain(info._asdict())
 
 
 def from_saved(saved: dict | None) -> Source | None:
-    """Read what :func:`to_saved` said."""
+    """Build it from the data of :func:`to_saved`."""
     return Source(**saved | {"bounds": tuple(saved["bounds"])}) if saved else None
 
 
@@ -204,7 +204,7 @@ class Sources(NamedTuple):
 
 
 class ConditioningInputs(NamedTuple):
-    """What networks are told of some examples.
+    """Network inputs of examples: encoded conditions and source images.
 
     Shapes: table ``(n, conditions)``.
     """
@@ -237,7 +237,7 @@ class ConditioningInputs(NamedTuple):
 def prepare_sources(
     info: Source | None, images: np.ndarray | None, factor: int
 ) -> Sources | None:
-    """Say how networks are given sources."""
+    """Return source images as network inputs; None if there are none."""
     if info is None or images is None:
         return None
     return Sources(images, info, window_size(images.shape[1:-1], factor))

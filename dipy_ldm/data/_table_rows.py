@@ -62,7 +62,7 @@ def _twice(file, rows):
 def find_subjects(
     files: Sequence[Path], listed: Mapping[str, list[Row]] | None = None
 ) -> list[str]:
-    """Tell whose scan each file is."""
+    """Return the subject of each file."""
     by_name = [entity(file, "sub") for file in files]
     # All of one, that no name of a file has, is no subject but the study in a folder
     # such as sub-cortical.
@@ -88,7 +88,7 @@ def _prefixed(key, name):
 
 
 class _Tables:
-    """Tables that were read, each once, with their rows by what they are about."""
+    """Cache of tables, with their rows by subject, session or file."""
 
     def __init__(self) -> None:
         self._indexes: dict[Path, dict | None] = {}
@@ -178,7 +178,7 @@ def join_rows(
     sessions: Sequence | None = None,
     files: Sequence | None = None,
 ) -> Any:
-    """Bring the rows of a table into the order of images, by what they are about."""
+    """Join the rows of a table to images, by subject, session or path."""
     columns = dict(columns_of(table) or {})
     keys = _keys_of_paths(columns, files)
     keys = keys or _keys_of_subjects(table, columns, subjects, sessions)
@@ -193,7 +193,7 @@ def join_rows(
 
 
 def _keys_of_paths(columns, files):
-    """Take a column of paths away; return keys of rows, and those of each image."""
+    """Remove the column of paths; return the keys of rows and of images."""
     for name, values in columns.items() if files is not None else ():
         texts = [str(value) for value in values]
         if all(text.lower().endswith((".nii", ".nii.gz")) for text in texts):
@@ -206,7 +206,7 @@ def _keys_of_paths(columns, files):
 
 
 def _keys_of_subjects(table, columns, subjects, sessions):
-    """Take columns of subjects and sessions away; return keys as for paths."""
+    """Remove the columns of subjects and sessions; return keys as for paths."""
     name = next((name for name in columns if name.lower() in SUBJECT_COLUMNS), None)
     names = _index_of(table) if name is None else list(columns.pop(name))
     if names is None:

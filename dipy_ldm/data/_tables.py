@@ -17,7 +17,7 @@ _SEXES = {"m": "M", "male": "M", "f": "F", "female": "F", "o": "O", "other": "O"
 
 
 def is_missing(text: str | None) -> bool:
-    """Say whether a cell says that nothing is known."""
+    """Return whether a cell is missing."""
     return text is None or text.strip().lower() in _MISSING
 
 
@@ -64,12 +64,12 @@ class Row(NamedTuple):
     cells: dict
 
     def __str__(self) -> str:
-        """Say where it stands."""
+        """Name the cell by file and line."""
         return f"{self.table}, line {self.line}"
 
 
 class Description(NamedTuple):
-    """What a JSON says of a column: its unit, or None, and what its levels mean."""
+    """Unit and meanings of levels of a column, from its JSON."""
 
     unit: str | None = None
     levels: dict = {}
@@ -91,7 +91,7 @@ def read_table(path: str | Path) -> list[Row]:
 
 
 def name_cells(path: Path, lines: Sequence[tuple[int, list[str]]]) -> list[Row]:
-    """Bring cells under the names that stand in the first line."""
+    """Return rows as dicts by the names of the first line."""
     names = [name.strip() for name in lines[0][1]]
     twice = sorted({name for name in names if name and names.count(name) > 1})
     if twice:
@@ -162,13 +162,13 @@ def _stray_quote(path, number):
 
 
 def _point(match):
-    """Write a number with a point; other texts with commas stay what they are."""
+    """Replace the decimal comma of a number by a point."""
     whole = match.span() == (0, len(match.string))
     return ".".join(match.groups()) if whole else match.group()
 
 
 def _separator(path, lines):
-    """Tell what stands between columns; None if each line is a path, commas and all."""
+    """Return the separator of columns; None if each line is a path."""
     if path.suffix.lower() == ".csv":
         if lines and (declared := _DECLARED.fullmatch(lines[0])):
             return declared[1]
@@ -195,7 +195,7 @@ def refuse_rows(complaints: Iterable[str], cure: str) -> None:
 
 
 def read_descriptions(path: Path) -> dict[str, Description]:
-    """Read what the JSON beside a table says of its columns."""
+    """Read the descriptions of columns from the JSON beside a table."""
     descriptions: dict[str, Description] = {}
     for file in filter(Path.is_file, _beside(path)):
         for name, entry in _read_json(file).items():

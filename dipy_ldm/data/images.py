@@ -120,7 +120,7 @@ def _read(file):
 
 
 def _checked(file, images):
-    """Give images their channels, and refuse what is none."""
+    """Add the axis of channels, and refuse invalid images."""
     if not (np.issubdtype(images.dtype, np.number) or images.dtype == bool) or (
         np.iscomplexobj(images)
     ):

@@ -86,7 +86,7 @@ class Volumes(_Fields):
         table: Any = None,
         coarsen: Mapping[str, float] | None = None,
     ) -> Table:
-        """Look up what tables say of the volumes, in the order of the images.
+        """Read conditions of the volumes from tables, in the order of the images.
 
         ::
 
@@ -131,7 +131,7 @@ class Volumes(_Fields):
         return Table(covariates.values, covariates.units, covariates.levels)
 
     def _joined(self, names, table):
-        """Bring columns of a table into the order of the volumes."""
+        """Join columns of a table to the volumes."""
         sessions = [entity(file, "ses") for file in self.files]
         rows = join_rows(table, self.subjects, sessions, self.files)
         if not isinstance(rows, dict):
@@ -285,7 +285,7 @@ def conform_volumes(
     *,
     verbose: bool = False,
 ) -> Volumes:
-    """Bring volumes to their grid, or find what was made of them before."""
+    """Resample volumes to their grid, or find them in the cache."""
     limit = np.inf if cache_limit is None else at_least("cache_limit", cache_limit, 0)
     root = cache.cache_root(cache_dir)
     folder = root / _key(plan)
@@ -320,13 +320,13 @@ def conform_volumes(
 
 
 def _bytes(plan):
-    """Say how much the result takes: four bytes a number, and one a mask."""
+    """Return the bytes of the result: four a number, one a mask voxel."""
     numbers = 4 * (plan.shape[-1] + plan.source_channels)
     return math.prod(plan.shape[:-1]) * (numbers + bool(plan.tasks[0].mask))
 
 
 def _key(plan):
-    """Name what is made of the volumes."""
+    """Return the cache key of the result."""
     settings = {
         "format": _FORMAT,
         "shape": plan.grid.shape,
@@ -340,7 +340,7 @@ def _key(plan):
 
 
 def _open(folder, plan):
-    """Map what a folder of the cache holds; None if it is not there, or damaged."""
+    """Map the arrays of a cache folder; None if missing or damaged."""
     try:
         cache.hold(folder)
         notes = json.loads((folder / cache.NOTES).read_text("utf-8"))
@@ -359,7 +359,7 @@ def _open(folder, plan):
 
 
 def _map(folder, name, length, plan):
-    """Map an array, if it is what it should be."""
+    """Map an array, if its shape and type are right."""
     array = np.lib.format.open_memmap(folder / f"{name}.npy", "r")
     shape, dtype = _arrays(plan)[name]
     if (array.shape, array.dtype) != ((length, *plan.grid.shape, *shape), dtype):
@@ -368,7 +368,7 @@ def _map(folder, name, length, plan):
 
 
 def _is_good(task, plan):
-    """Say whether a volume that could not be read can be now."""
+    """Return whether a volume that could not be read can be now."""
     try:
         conform_task(task, plan.grid, plan.labels)
     except InputError:

@@ -106,7 +106,7 @@ def compare_anatomy(
     seed: int = 0,
     subjects: Sequence[np.ndarray | None] = (None, None),
 ) -> dict[str, Interval]:
-    """Say how far measurements are from those of real volumes.
+    """Measure the distance of measurements to those of real volumes.
 
     Shapes: found, real ``(n,)``, subjects ``(n,)``.
     """

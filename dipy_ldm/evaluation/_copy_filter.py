@@ -24,7 +24,7 @@ _SKETCH_SIZE, _SEED = 64, 20261126
 
 
 def sketch(rows: np.ndarray) -> np.ndarray:
-    """Take random sums of voxels, which keep distances and no image.
+    """Return random projections of voxels, which keep distances but no image.
 
     By the lemma of Johnson and Lindenstrauss distances of 64 sums are those of all
     voxels, but for a tenth or so.
@@ -40,7 +40,7 @@ def sketch(rows: np.ndarray) -> np.ndarray:
 
 
 class ReferenceSet(NamedTuple):
-    """Features of the training images, and the nearness below which a sample is one.
+    """Features of training images, and the ratio below which a sample is a copy.
 
     ``train`` is ``(n, features)``, and ``apart`` the distance below which two training
     images count as one.
@@ -58,7 +58,7 @@ class ReferenceSet(NamedTuple):
         return cls(train, float(np.quantile(nearness, QUANTILE)), apart)
 
     def has(self, rows: np.ndarray) -> np.ndarray:
-        """Say of which images the features are too near to one of these."""
+        """Return which images are too near to one of these."""
         near = neighbours(rows, self.train, self.apart)
         equal = near.distance < COPY_RATIO * self.apart
         return (near.nearness < self.threshold) | equal
@@ -108,7 +108,7 @@ class CopyFilter(NamedTuple):
         )
 
     def copies(self, images: np.ndarray, vqvae: VQVAE) -> np.ndarray:
-        """Say which images are too near to a training image.
+        """Return which images are too near to a training image.
 
         Shapes: images ``(n, *space, channels)``.
         """
@@ -131,7 +131,7 @@ def generate_new(
     spare: int,
     whole: range | None = None,
 ) -> tuple[np.ndarray, list[int], int]:
-    """Generate images, and those anew that are copies.
+    """Generate images, and replace those that are copies.
 
     Shapes: images ``(n, *space, channels)``.
     """

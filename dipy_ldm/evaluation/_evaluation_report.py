@@ -87,7 +87,7 @@ dipy_audit_ldm.
 
 
 def conclude(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Say in sentences what the figures say."""
+    """Return the conclusions from the figures as sentences."""
     sentences = []
     for name, kind in figures["features"].items():
         worse = [
@@ -106,7 +106,7 @@ def conclude(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _obeys(name, probe):
-    """Say whether generated images are what was asked for, as far as a probe tells."""
+    """Return a sentence on whether samples follow a condition, by its probe."""
     if probe["kind"] == "class":
         key, chance = "right", probe["guessing"]
         claim = f"{name}: generated images are taken for what they shall be"
@@ -279,7 +279,7 @@ _PROBE_FIGURES = {
 
 
 def _probed(name, probed):
-    """Write the piece of a page on what a probe says of a condition."""
+    """Write the part of a page on the probe of a condition."""
     rows = {
         _PROBE_FIGURES[key]: {kind: probed.figures[kind][key] for kind in _SETS}
         for key in probed.figures["generated"]
@@ -303,7 +303,7 @@ def _probed(name, probed):
 def agreement_part(
     name: str, requested: npt.ArrayLike, measured: npt.ArrayLike, agreement: Mapping
 ) -> str:
-    """Write the piece of a page on one number that was asked for.
+    """Write the part of a page on requested and measured values.
 
     Shapes: requested, measured ``(n,)``.
     """

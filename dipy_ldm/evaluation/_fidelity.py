@@ -58,13 +58,13 @@ class Sets(NamedTuple):
     subjects: Mapping[str, np.ndarray] = MappingProxyType({})
 
     def whose(self, *names, first=None):
-        """Say whose the first images of some sets are; None for others all."""
+        """Return the subjects of the first images of sets; None if all differ."""
         subjects = map(self.subjects.get, names)
         return [None if labels is None else labels[:first] for labels in subjects]
 
     @property
     def compared(self):
-        """What is measured against the reference, by what it is."""
+        """Sets that are compared with the reference, by name."""
         return {
             "generated": self.generated,
             "real": self.real,
@@ -145,7 +145,7 @@ def _frechet(real, fake, seed, subjects):
 
 
 def measure_variety(sets: Sets, seed: int = 0) -> dict[str, Interval]:
-    """Say how alike the images of each set are among themselves."""
+    """Measure the similarity of pairs within each set."""
     similarities = {}
     for name, images in sets.compared.items():
         whose = number_subjects(sets.subjects.get(name), len(images))
@@ -174,7 +174,7 @@ def pair_similarity(images: np.ndarray, seed: int = 0) -> Interval:
 def is_worse_than_real(
     figures: Mapping[str, Mapping[str, Interval | None]], name: str
 ) -> bool:
-    """Say whether a figure of generated images is worse than of real ones."""
+    """Return whether a figure of generated images is worse than of real ones."""
     generated, real = figures["generated"][name], figures["real"][name]
     if generated is None or real is None:
         return False
@@ -206,7 +206,7 @@ def measure_sharpness(sets: Sets, seed: int = 0) -> dict[str, list]:
 
 
 def measure_texture(sets: Sets, seed: int = 0) -> dict[str, list]:
-    """Compare how much texture volumes have at each scale, inside of what they show.
+    """Compare the texture of volumes at each scale, inside their content.
 
     Away from the rim, whose contrast hides all else in :func:`measure_sharpness`:
     patches of the size of a latent, for instance.
@@ -250,7 +250,7 @@ def _ratios(energies, reference, sets, name, seed):
 def measure_reconstruction(
     vqvae: VQVAE, sets: Sets, seed: int = 0
 ) -> dict[str, Interval | int | float]:
-    """Say how near reconstructions are to what they are made of."""
+    """Measure the errors of reconstructions."""
     real, reconstructed = sets.real[:_MAX_IMAGES], sets.reconstructed[:_MAX_IMAGES]
     errors = [np.mean((a - b) ** 2, dtype=float) for a, b in zip(real, reconstructed)]
     decibels = psnr(reconstructed, real)

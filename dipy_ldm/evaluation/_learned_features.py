@@ -19,7 +19,7 @@ _RIDGE = 0.05
 
 
 class Projection(NamedTuple):
-    """What was learnt: the mean of the descriptors, and the directions that tell."""
+    """Mean of the descriptors, and discriminant directions."""
 
     mean: np.ndarray
     directions: np.ndarray
@@ -61,14 +61,14 @@ def _halved(image, most):
 
 
 def _without(image, axis, end):
-    """Leave out the first or the last voxels along an axis."""
+    """Crop the first or the last voxels along an axis."""
     places = [slice(None)] * image.ndim
     places[axis] = slice(1, None) if end == 0 else slice(None, -1)
     return image[tuple(places)]
 
 
 def fit_invariant_projection(images: np.ndarray, seed: int = 0) -> Projection:
-    """Learn what tells training images apart, and not an image from its copies.
+    """Fit directions that separate training images but not their copies.
 
     A linear discriminant :footcite:p:`Fisher1936` with a class for each image: of the
     principal components of the images those directions are kept in which images differ
@@ -98,7 +98,7 @@ def fit_invariant_projection(images: np.ndarray, seed: int = 0) -> Projection:
 
 
 def invariant(projection: Projection) -> Features:
-    """Take what was learnt for features."""
+    """Return the invariant features of a projection."""
     says = (
         "Linear discriminant of the training images against copies that were mirrored, "
         "turned, moved, blurred, noised and given another contrast."
@@ -131,7 +131,7 @@ def _changed(images, rng):
 
 
 def change(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Make a copy that a model might make of a patient.
+    """Change an image as a model's copy of it might be.
 
     Shapes: image ``(*space, channels)``.
     """

@@ -50,7 +50,7 @@ _MAX_FINGERPRINT_VALUES, _MAX_DUPLICATE_DISTANCE = 1024, 1e-3
 
 
 class Neighbours(NamedTuple):
-    """Of each of some images: distances, nearness, and row of the nearest."""
+    """Distances, nearest-neighbour ratio and row of the nearest, by image."""
 
     distance: np.ndarray
     nearness: np.ndarray
@@ -87,7 +87,7 @@ def search(
 
 
 def check_counts(train: int, held_out: int, generated: int) -> None:
-    """Refuse sets of which nothing could be said."""
+    """Refuse sets that are too small to audit."""
     for kind, count in {"held-out": held_out, "generated": generated}.items():
         if count < MIN_IMAGES:
             raise InputError(
@@ -138,7 +138,7 @@ def _distinct(rows, apart):
 
 
 class Finding(NamedTuple):
-    """What a search says."""
+    """Result of a search for copies."""
 
     share: Interval
     by_distance: Interval
@@ -149,7 +149,7 @@ class Finding(NamedTuple):
 
 
 def judge(result: Search) -> Finding:
-    """Count what is suspicious, and say how likely that is by chance."""
+    """Count suspicious samples, and compute their probability by chance."""
     n, n_held_out = len(result.generated.nearness), len(result.held_out.nearness)
     threshold, rank = _quantile(result.held_out.nearness)
     nearer, copied = (int(np.sum(which)) for which in _suspicious(result))
@@ -169,13 +169,13 @@ def judge(result: Search) -> Finding:
 
 
 def _suspicious(result):
-    """Say which generated images are nearer than usual, and which are copies."""
+    """Return which generated images are nearer than usual, and which are copies."""
     nearer = result.generated.nearness < _quantile(result.held_out.nearness)[0]
     return nearer, np.logical_or(*_close(result))
 
 
 def _close(result):
-    """Say which generated images are copies by nearness, and which by distance."""
+    """Return which generated images are copies by ratio, and which by distance."""
     return (
         result.generated.nearness < COPY_RATIO * result.held_out.nearness.min(),
         result.generated.distance < COPY_RATIO * result.held_out.distance.min(),
@@ -183,7 +183,7 @@ def _close(result):
 
 
 class Level(NamedTuple):
-    """Of the samples that were asked to be of one level of a class, what is suspicious.
+    """Suspicious samples of one level of a class.
 
     ``n`` is how many they are; ``copies`` and ``nearer`` are shares of them as of
     :class:`Finding`, by the name of the features.
@@ -197,7 +197,7 @@ class Level(NamedTuple):
 def judge_levels(
     searches: Mapping[str, Search], requested: Sequence[Any]
 ) -> dict[str, Level]:
-    """Count what is suspicious for each level of a class."""
+    """Count suspicious samples for each level of a class."""
     levels = np.array(["" if value is None else level_of(value) for value in requested])
     suspicious = {name: _suspicious(search) for name, search in searches.items()}
     by_level = {}
@@ -235,7 +235,7 @@ def _chance_of_close(count, n, n_held_out):
 
 
 def fewest_detectable(n: int, n_held_out: int, spaces: int = 3) -> int:
-    """Say how many exact copies are the fewest that are told from chance."""
+    """Return the fewest exact copies that would be significant."""
     chances = (_TESTS * _chance_of_close(i, n, n_held_out) for i in range(1, n + 1))
     limit = FALSE_ALARM_RATE / spaces
     return next((i for i, chance in enumerate(chances, 1) if chance < limit), n + 1)
@@ -279,7 +279,7 @@ def _highest(rows, references):
 
 
 def fingerprints(images: np.ndarray) -> np.ndarray:
-    """Say of images what their type and rounding in a file do not change.
+    """Return downsampled images, which survive types and rounding of files.
 
     Shapes: images ``(n, *space, channels)``, result ``(n, blocks)``.
     """
@@ -309,7 +309,7 @@ _FALSE_RATE, _MIN_HELD_OUT, _MIN_RANK = 0.01, 100, 2
 
 
 class Membership(NamedTuple):
-    """How well members are told from others."""
+    """Result of membership inference."""
 
     auc: Interval
     true_positive_rate: Interval | None
@@ -365,7 +365,7 @@ def _means(values):
 def infer_membership(
     train: np.ndarray, held_out: np.ndarray, seed: int = 0
 ) -> Membership:
-    """Say how well losses tell training images from others.
+    """Measure how well losses separate training images from others.
 
     Shapes: train, held_out ``(n,)``.
     """

@@ -27,7 +27,7 @@ _PENALTIES = np.logspace(-7, 1, 17)
 
 
 class Ridge(NamedTuple):
-    """A linear map of features, and how well it tells images that were left out.
+    """Ridge regression, and its predictions for left-out images.
 
     ``explained`` is the share of the variance of the targets; ``middle`` and ``level``
     are means of features and targets, ``slopes`` is ``(features, targets)``.
@@ -44,7 +44,7 @@ class Ridge(NamedTuple):
 
 
 class Probed(NamedTuple):
-    """What a probe says of one condition."""
+    """Result of the probe of one condition."""
 
     kind: str
     features: str
@@ -55,7 +55,7 @@ class Probed(NamedTuple):
     guessing: float | None
 
     def as_figures(self) -> dict[str, Any]:
-        """Say what was found, without the images one by one."""
+        """Return the figures, without those of single images."""
         record = {"kind": self.kind, "features": self.features, "n": self.n}
         return record | {"guessing": self.guessing, "figures": self.figures}
 
@@ -66,7 +66,7 @@ def measure_agreement(
     seed: int = 0,
     subjects: np.ndarray | None = None,
 ) -> dict[str, Interval]:
-    """Say whether what was measured is what was asked for.
+    """Measure the agreement of measured and requested values.
 
     Shapes: subjects ``(n,)``.
     """
@@ -104,7 +104,7 @@ def class_accuracy(
     predicted: Sequence[Any],
     subjects: np.ndarray | None = None,
 ) -> Interval:
-    """Count how often a class is the one that was asked for.
+    """Return the share of samples whose predicted class was requested.
 
     Shapes: subjects ``(n,)``.
     """
@@ -141,7 +141,7 @@ def probe_all(
     seed: int = 0,
     subjects: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> tuple[dict[str, Probed], list[str]]:
-    """Probe for all conditions of which enough is known."""
+    """Probe all conditions with enough values."""
     probes, notes = {}, []
     for name, condition in conditions.items():
         own = {of: list((v or {}).get(name, [])) for of, v in labels.items()}
@@ -161,7 +161,7 @@ def probe(
     seed: int = 0,
     subjects: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> Probed:
-    """Learn a condition from real images, and tell it from others.
+    """Fit a probe to real images, and predict a condition of other images.
 
     Shapes: rows ``(n, features)``, subjects ``(n,)``.
     """
@@ -200,7 +200,7 @@ def probe(
 
 
 def _targets(values, levels):
-    """Return what is learnt: numbers, or which of the levels it is."""
+    """Return regression targets: numbers, or indicators of levels."""
     if len(values) < MIN_IMAGES:
         raise InputError(
             f"only {len(values)} real images have this value; at least {MIN_IMAGES} "

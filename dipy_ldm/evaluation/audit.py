@@ -36,7 +36,7 @@ _CHUNK_VALUES = 2**24
 
 
 class Pair(NamedTuple):
-    """A suspicious pair: numbers of the images, nearness, and by which features."""
+    """A suspicious pair: numbers of the images, ratio, and features."""
 
     generated: int
     train: int
@@ -251,7 +251,7 @@ def _reconstruction_losses(model, images, *_):
 
 
 def _classes(model, searches, requested, count):
-    """Judge the levels of each class that samples were asked for."""
+    """Count copies in the levels of each class."""
     kinds = {name: condition.kind for name, condition in model.conditions_.items()}
     return {
         name: copies.judge_levels(searches, values[:count])
@@ -272,7 +272,7 @@ def in_pieces(function: Callable, images: np.ndarray, vqvae: VQVAE) -> np.ndarra
 
 
 def _learn(train, vqvae, seed):
-    """Learn what tells some of the training images from others."""
+    """Fit invariant features to a subset of the training images."""
     chosen = choose_images(len(train), seed)
     reduced = [small(scaled(train[[i]], vqvae, i)) for i in chosen]
     return fit_invariant_projection(np.concatenate(reduced), seed)

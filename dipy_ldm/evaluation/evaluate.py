@@ -203,7 +203,7 @@ def _refuse_unequal(real, generated):
 def take_conditions(
     conditions: Mapping[str, Sequence] | None, numbers: Iterable[int]
 ) -> dict[str, list] | None:
-    """Take the conditions of images by their numbers; None if there are none."""
+    """Return the conditions of a subset; None if there are none."""
     if not conditions:
         return None
     numbers = list(numbers)
@@ -211,7 +211,7 @@ def take_conditions(
 
 
 def _apart(whose, count):
-    """Choose real images of both sides: their numbers, subjects, and what to say."""
+    """Split real images into reference and further ones, by subject."""
     sizes = range(count, 0, -1)
     candidates = ((n, np.flatnonzero(~np.isin(whose, whose[:n]))) for n in sizes)
     n, rest = next((x for x in candidates if len(x[1]) >= x[0]), (0, whose[:0]))
@@ -234,7 +234,7 @@ def _apart(whose, count):
 
 
 def _labels_of_sets(conditions, requested, halves, generate):
-    """Say what the images of each set are or, if generated, shall be."""
+    """Return the labels of each set: true ones or, for samples, requested ones."""
     reference, real = (take_conditions(conditions, half) for half in halves)
     chosen = real if generate else take_conditions(requested, range(len(halves[0])))
     return dict(zip(_SETS, (reference, real, real, chosen)))
@@ -248,7 +248,7 @@ def _sets(vqvae, images, generated, halves, whose):
 
 
 def scaled(images: np.ndarray, vqvae: VQVAE, first: int = 0) -> np.ndarray:
-    """Bring images from the range of the training images to [0, 1], or refuse them.
+    """Scale images from the training range to [0, 1], or refuse them.
 
     Shapes: images ``(n, *space, channels)``; the number of the first is named.
     """
@@ -267,7 +267,7 @@ def run_tasks(tasks: Iterable[tuple[str, Callable]], verbose: bool) -> dict[str,
 
 
 def _tasks(model, sets, kinds, affine, seed):
-    """Yield what is to be measured, by its name."""
+    """Yield the measurements, by name."""
     for kind in kinds:
         yield f"features, {kind.name}", partial(_compare_features, sets, kind, seed)
     yield "variety", partial(measure_variety, sets, seed)
@@ -306,7 +306,7 @@ def _compare_anatomy(measured, sets, seed):
 
 
 def _probe(model, sets, labels, rows, figures, seed):
-    """Compare what was asked for with what images seem to be."""
+    """Compare requested conditions with those that probes predict."""
     conditions = dict(model.conditions_)
     if accuracy := _digit_accuracy(sets, labels):
         figures["as_asked"] = accuracy
@@ -320,7 +320,7 @@ def _probe(model, sets, labels, rows, figures, seed):
 
 
 def _digit_accuracy(sets, labels_of_sets):
-    """Ask the packaged classifier whether digits are those that were asked for."""
+    """Measure the share of digits that are classified as requested."""
     labels = {n: (labels_of_sets[n] or {}).get("label", [None]) for n in sets.compared}
     unknown = any(None in values for values in labels.values())
     if sets.real.shape[1:] != (28, 28, 1) or unknown:
@@ -334,7 +334,7 @@ def _digit_accuracy(sets, labels_of_sets):
 
 
 def as_json(figures: Any) -> Any:
-    """Say figures as JSON can: intervals become dictionaries."""
+    """Return figures as JSON data: intervals become dictionaries."""
     if isinstance(figures, Interval):
         return figures._asdict()
     if isinstance(figures, Mapping):

@@ -125,7 +125,7 @@ def own(function: Callable[[np.ndarray], np.ndarray], name: str = "own") -> Feat
 
 
 def voxels() -> Features:
-    """Take the voxels themselves, at a resolution that leaves at most 4096.
+    """Return voxels as features, at a resolution that leaves at most 4096.
 
     Returns
     -------
@@ -152,7 +152,7 @@ def shrunk(images: np.ndarray, most: int) -> np.ndarray:
 
 
 def encoder(model: LatentDiffusion) -> Features:
-    """Take the latents of a model's own autoencoder.
+    """Return latents of a model's own autoencoder as features.
 
     What the autoencoder does not see can't be found in them: they are no independent
     judge, but the one that tells what the diffusion itself does.
@@ -179,7 +179,7 @@ def encoder(model: LatentDiffusion) -> Features:
 
 
 def digits() -> Features:
-    """Take the last hidden layer of a packaged classifier of handwritten digits.
+    """Return the last hidden layer of the packaged classifier as features.
 
     It was trained by ``benchmarks/digits.py`` on the last 50,000 training
     digits of MNIST, shifted and with dropout, and is right for 99.3 % of the test
@@ -241,7 +241,7 @@ def classify(images: np.ndarray) -> np.ndarray:
 
 
 def random_network(shape: tuple[int, ...]) -> Features:
-    """Take what a convolutional network makes whose weights were never trained.
+    """Return the output of an untrained convolutional network as features.
 
     Random filters tell edges, texture and their scale apart, and know nothing that
     would favour one kind of images :footcite:p:`Naeem2020`. The weights are drawn by
@@ -309,7 +309,7 @@ def _compiled(network):
 
 
 def _apply(run, images):
-    """Let a compiled network look at images, a part of them at once."""
+    """Apply a compiled network to images in batches."""
     from keras import ops, tree
 
     def joined(*parts):

@@ -66,7 +66,7 @@ def frechet_distance(features_a: npt.ArrayLike, features_b: npt.ArrayLike) -> fl
 def precision_recall(
     real: npt.ArrayLike, fake: npt.ArrayLike, k: int = 3
 ) -> tuple[float, float]:
-    """Tell how realistic and how complete generated samples are.
+    """Compute precision and recall of generated samples.
 
     A set covers the balls around its samples that reach to their ``k``-th nearest
     neighbours. Precision is the share of the generated samples that the real ones
@@ -103,7 +103,7 @@ def precision_recall(
 def density_coverage(
     real: npt.ArrayLike, fake: npt.ArrayLike, k: int = 5
 ) -> tuple[float, float]:
-    """Tell how realistic and how complete samples are, whatever outliers there are.
+    """Compute density and coverage of samples, which outliers hardly change.
 
     Around each real sample is the ball that reaches to its ``k``-th nearest real
     neighbour. Density counts in how many of these balls a generated sample is, over
@@ -248,7 +248,7 @@ def nearest_neighbours(
 
 
 def energy_distance(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
-    r"""Tell how far the distributions are apart that two sets were drawn from.
+    r"""Compute the energy distance between two sets.
 
     The energy distance :footcite:p:`Szekely2013`, with means over all pairs,
 

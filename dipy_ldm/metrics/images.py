@@ -79,7 +79,7 @@ def halve(image: np.ndarray) -> np.ndarray:
 def psnr(
     a: npt.ArrayLike, b: npt.ArrayLike, masks: npt.ArrayLike | None = None
 ) -> np.ndarray:
-    """Say how small the difference of images is, pair by pair.
+    """Compute the peak signal-to-noise ratio of images, pair by pair.
 
     The peak signal-to-noise ratio: of the peak 1 to the root mean square of the
     difference.
@@ -157,7 +157,7 @@ def detail_energy(
 def detail_correlation(
     images: npt.ArrayLike, truth: npt.ArrayLike, masks: npt.ArrayLike | None = None
 ) -> np.ndarray:
-    """Say how much of the detail of images is true.
+    """Compute the correlation of the detail of images with the truth.
 
     Detail as of :func:`detail_energy`. What is invented adds energy there, and takes
     correlation away here.
@@ -211,7 +211,7 @@ def masked(a, b, masks):
 
 
 def _details(a, b, masks):
-    """Yield what a blur takes away of each pair, within its mask."""
+    """Yield the detail of each pair, what a blur removes, within its mask."""
     a, b = as_pairs(a, b)
     deviations = [0.0, *(_BLUR for _ in a.shape[1:-1]), 0.0]
     # Of integers the filter would round what it blurs.
