@@ -133,7 +133,8 @@ def check_trainable(images: np.ndarray, name: str = "image") -> Survey:
     summary = survey(images, name)
     if summary.low == summary.high:
         raise InputError(
-            f"all {name}s are {summary.low:g} everywhere: there is nothing to learn."
+            f"all values of all {name}s are {summary.low:g}, and there is nothing to "
+            "learn; look at how they were read."
         )
     if max(-summary.low, summary.high) > LARGEST:
         raise InputError(
