@@ -101,7 +101,7 @@ def test_an_evaluation_of_volumes(command, volumes, tmp_path):
     assert set(figures["anatomy"]["generated"]) >= {"foreground", "symmetry"}
     assert (found["Steps"], found["Seed"], found["Synthetic"]) == (2, 0, True)
     assert "1 of 45 volumes of --real_files were on other grids" in found["Notes"][0]
-    assert "conditions of the model are not known" in found["Notes"][1]
+    assert "conditions of the real images are unknown" in found["Notes"][1]
     page = (tmp_path / "evaluation.html").read_text()
     assert found["Conclusions"][0] in page
     assert "Anatomy" in page and "ldm.safetensors" in page
