@@ -6,6 +6,7 @@ import re
 from types import SimpleNamespace
 from typing import Any
 
+from dipy_ldm import _serialization
 from dipy_ldm._utils.checks import (
     InputError,
     check_rate,
@@ -140,6 +141,8 @@ def parse_filter(words: Iterable[str] | None) -> dict[str, list[str]]:
     return values
 
 
+# Sizes that are not None where nothing was given.
+_USUAL = {"n_codes": 1024}
 _SIZES = (
     "epochs_vqvae",
     "epochs_ldm",
@@ -158,7 +161,20 @@ _SIZES = (
 def sizes_of(options: SimpleNamespace) -> dict[str, Any]:
     """Return what :func:`dipy_ldm._presets.resolve` completes."""
     sizes = {name: getattr(options, name) for name in _SIZES}
-    return sizes | {"patch": one_or_more(options.patch)}
+    sizes["patch"] = one_or_more(options.patch)
+    if options.init is None:
+        return sizes
+    document = _serialization.read_document(_serialization.find(options.init))
+    autoencoder = document.get("vqvae", {})
+    denoiser = document.get("latent_diffusion", {})
+    of_init = {name: autoencoder.get(name) for name in ("n_codebooks", "code_dim")}
+    of_init |= {
+        "n_codes": autoencoder.get("n_codes"),
+        "widths_vqvae": autoencoder.get("widths"),
+        "widths_ldm": denoiser.get("widths"),
+    }
+    chosen = {n: v for n, v in sizes.items() if v not in (None, _USUAL.get(n))}
+    return sizes | of_init | chosen
 
 
 def check_training(options: SimpleNamespace) -> None:

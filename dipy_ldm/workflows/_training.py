@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from dipy_ldm import _serialization
 from dipy_ldm._presets import Settings
+from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._batches import Augmentation
 from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.data._sources import Source
@@ -24,13 +26,18 @@ if TYPE_CHECKING:  # they take seconds to import
 
 
 class Recipe(NamedTuple):
-    """Both estimators, and how each is trained."""
+    """Both estimators, how each is trained, and what each begins from, if anything.
+
+    Without options of its own the autoencoder is taken as it is.
+    """
 
     vqvae: "VQVAE"
     model: "LatentDiffusion"
     of_vqvae: dict
     of_model: dict
     of_detector: dict | None = None
+    init_vqvae: str | None = None
+    init_model: str | None = None
 
     def check(
         self,
@@ -42,12 +49,26 @@ class Recipe(NamedTuple):
 
         Shapes: shape ``(n, *space, channels)``.
         """
-        self.vqvae.check(shape, patch=patch, **self.of_vqvae)
+        if self.of_vqvae:
+            init = self.init_vqvae
+            self.vqvae.check(shape, init=init, patch=patch, **self.of_vqvae)
+        else:
+            self._check_as_it_is(shape)
         self.model.check(shape, source, **self.of_model)
         if self.of_detector is not None:
             from dipy_ldm.anomaly_detector import AnomalyDetector
 
             AnomalyDetector().check(shape, **self.of_detector)
+
+    def _check_as_it_is(self, shape):
+        """Refuse images that the autoencoder is not for."""
+        known = self.vqvae.shape_
+        if (len(known), known[-1]) != (len(shape) - 1, shape[-1]):
+            raise InputError(
+                f"`init` is of images of {len(known) - 1} dimensions with {known[-1]} "
+                f"channels, and these have {len(shape) - 2} with {shape[-1]}; name "
+                "another, or train without."
+            )
 
     def fit(
         self,
@@ -59,20 +80,25 @@ class Recipe(NamedTuple):
     ) -> Any:
         """Train both, one after the other, and the detector, if there shall be one."""
         validation = {} if held_out is None else held_out._asdict()
-        self.vqvae.fit(
-            cohort.images,
-            validation_data=validation.get("images"),
-            affine=cohort.affine,
-            suffix=cohort.suffix,
-            masks=cohort.masks,
-            checkpoint=checkpoints[0],
-            callbacks=[callbacks[0]],
-            **options,
-            **self.of_vqvae,
-        )
+        if self.of_vqvae:
+            self.vqvae.fit(
+                cohort.images,
+                init=self.init_vqvae,
+                validation_data=validation.get("images"),
+                affine=cohort.affine,
+                suffix=cohort.suffix,
+                masks=cohort.masks,
+                checkpoint=checkpoints[0],
+                callbacks=[callbacks[0]],
+                **options,
+                **self.of_vqvae,
+            )
+        else:
+            self.vqvae.adapt(cohort.images, affine=cohort.affine, suffix=cohort.suffix)
         model = self.model.fit(
             cohort.images,
             cohort.conditions,
+            init=self.init_model,
             source=cohort.sources,
             subjects=cohort.subjects,
             validation_data=validation.get("images"),
@@ -123,6 +149,21 @@ def make(settings: Settings, strategy: object, options: SimpleNamespace) -> Reci
     steps = options.steps_detector
     of_detector = training | {"steps": steps} if steps else None
     return Recipe(vqvae, model, of_vqvae, of_model, of_detector)
+
+
+def begin_from(init: str | None, recipe: Recipe, options: SimpleNamespace) -> Recipe:
+    """Let both estimators begin from a model file, if there is one."""
+    if init is None:
+        return recipe
+    from dipy_ldm import VQVAE
+
+    kind = _serialization.read_document(_serialization.find(init))["kind"]
+    recipe = recipe._replace(init_model=init if kind == "latent_diffusion" else None)
+    if options.epochs_vqvae or options.steps_vqvae:
+        return recipe._replace(init_vqvae=init)
+    vqvae = VQVAE._read_init(init)
+    model = recipe.model.set_params(vqvae=vqvae)
+    return recipe._replace(vqvae=vqvae, model=model, of_vqvae={})
 
 
 def augmentation(settings: Settings, options: SimpleNamespace) -> Augmentation:

@@ -68,6 +68,7 @@ class TrainLDMFlow(LDMFlow):
         code_dim=None,
         widths_vqvae=None,
         widths_ldm=None,
+        init=None,
         guide=False,
         conditions=None,
         coarsen=None,
@@ -120,6 +121,11 @@ class TrainLDMFlow(LDMFlow):
             TSV files; images as arrays (n, h, w) or (n, h, w, channels) in .npy or .npz
             files, PNG files, or folders of these; or the word mnist for the packaged
             digits.
+        init : string or Path, optional
+            Model file to begin from. Its autoencoder is used as it is or, with
+            --steps_vqvae, fine-tuned; its diffusion model, if it has one, is the first
+            of the training. Grid, voxel size and conditions may be others. --check
+            measures a training from scratch all the same.
         epochs_vqvae : int, optional
             Epochs of the autoencoder. Default: 5 epochs (images) or 4,000 steps
             (volumes).
@@ -280,6 +286,7 @@ class TrainLDMFlow(LDMFlow):
         inputs.rehearse(planned, options.validation, options.seed, settings.batch_size)
         strategy = _make_strategy(strategy, options.devices)
         recipe = training.make(settings, strategy, options)
+        recipe = training.begin_from(options.init, recipe, options)
         recipe.check(planned.shape, settings.patch, planned.source)
         chief = launch.is_first(cluster)
         with self._alone(paths, options.resume, chief):

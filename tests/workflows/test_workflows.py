@@ -15,6 +15,7 @@ from processes import NO_DEVICE, NO_MACHINES, TINY, answer, call, kill_when, run
 import pytest
 
 from dipy_ldm import LatentDiffusion, __version__, _serialization
+from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.files import claimed
 from dipy_ldm.workflows._outputs import fingerprint
 from dipy_ldm.workflows.train import TrainLDMFlow
@@ -310,3 +311,36 @@ def test_help_needs_neither_keras_nor_tensorflow():
         "assert not {'keras', 'tensorflow', 'matplotlib'} & set(sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("tuned", [{}, {"steps_vqvae": 2}])
+def test_a_training_begins_from_a_model_file(diffusion, blobs, tmp_path, tuned):
+    files = {name: str(tmp_path / name) for name in ("m.safetensors", "small.npy")}
+    diffusion.save(files["m.safetensors"])
+    np.save(files["small.npy"], blobs[:20, :11])
+    options = {"init": files["m.safetensors"], "batch_size": 4, "steps_ldm": 2}
+    flow = TrainLDMFlow()
+    flow.run([files["small.npy"]], out_dir=str(tmp_path), **options | tuned)
+    new = LatentDiffusion.load(tmp_path / "ldm.safetensors")
+    assert new.vqvae_.shape_ == (11, 10, 1)
+    assert new._fitted_with["widths"] == diffusion._fitted_with["widths"]
+    same = np.array_equal(new.vqvae_.codebook_, diffusion.vqvae_.codebook_)
+    assert same == (not tuned)
+
+
+def test_a_training_does_not_begin_from_what_does_not_fit(diffusion, blobs, tmp_path):
+    files = {name: str(tmp_path / name) for name in ("m.safetensors", "c.npy")}
+    diffusion.save(files["m.safetensors"])
+    np.save(files["c.npy"], np.repeat(blobs[:20], 3, -1))
+    for init, sentence in {
+        "m.safetensors": "with 1 channels, and these have 2 with 3",
+        "c.npy": "is not a model file",
+        "nothing": "there is no model file",
+    }.items():
+        with pytest.raises(InputError, match=sentence):
+            TrainLDMFlow().run(
+                [files["c.npy"]],
+                init=str(tmp_path / init),
+                batch_size=4,
+                out_dir=str(tmp_path / "out"),
+            )
