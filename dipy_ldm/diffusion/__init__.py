@@ -1,5 +1,17 @@
 """The method: schedules, samplers, guidance and masks, in numpy and keras.ops."""
 
-from dipy_ldm.diffusion._options import Sampling, SamplingOptions
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dipy_ldm.diffusion._options import Sampling, SamplingOptions
 
 __all__ = ["Sampling", "SamplingOptions"]
+
+
+def __getattr__(name):
+    # Samplers import Keras, which takes seconds: the help of commands needs none.
+    if name in __all__:
+        from dipy_ldm.diffusion import _options
+
+        return getattr(_options, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
