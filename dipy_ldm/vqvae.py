@@ -517,9 +517,12 @@ class VQVAE(Estimator):
         path = _serialization.find(init)
         if _serialization.read_document(path)["kind"] != "latent_diffusion":
             return cls.load(path)
-        # Which has an autoencoder, too, beside much that is not looked at here.
-        whole = _serialization.load(path, "latent_diffusion", lambda *_: {})
-        return cls.from_saved(*whole)
+
+        def expected(document, shapes):
+            # It has an autoencoder, beside much that is not looked at here.
+            return shapes | cls._expected_shapes(document, shapes)
+
+        return cls.from_saved(*_serialization.load(path, "latent_diffusion", expected))
 
     def _networks(self):
         return {"encoder": self.encoder_, "decoder": self.decoder_}
