@@ -107,12 +107,12 @@ class LatentDiffusion(Estimator):
         How often conditions came together; None if there are less than two.
     source_ : Source or None
         Channels and range of source images, or their labels; None if there are none.
-    expectation_ ConditionalMean or None
+    conditional_mean_ : ConditionalMean or None
         Conditional mean of latents; None if there are no conditions.
     gaussian_ : Gaussian or None
         Low-rank Gaussian of the latents of aligned volumes about it; None of others.
-    readings_ : LinearProbe or None
-        LatentPrior probe of conditions in such latents, by which samples are guided.
+    probe_ : LinearProbe or None
+        Conditions read from such latents, by which samples are guided; else None.
     detector_ : AnomalyDetector or None
         The anomaly detector; None before :meth:`fit_detector`.
     latent_mean_, latent_scale_ : ndarray
@@ -343,14 +343,14 @@ class LatentDiffusion(Estimator):
                 subjects=subjects,
             )
         )
-        return Latents(latents, inputs, self.expectation_)
+        return Latents(latents, inputs, self.conditional_mean_)
 
     def _encode_held_out(self, images, conditioning):
         if images is None:
             return None
         latents = self._scaled(self.vqvae_.encode(images))
         inputs, subjects = conditioning.held_out, conditioning.held_out_subjects
-        return Latents(latents, inputs, self.expectation_, subjects)
+        return Latents(latents, inputs, self.conditional_mean_, subjects)
 
     def check(
         self,
@@ -935,10 +935,10 @@ class LatentDiffusion(Estimator):
         return Architecture(parameters, latent_shape, self.vqvae.factor, {}, source)
 
     def _prior(self):
-        return LatentPrior(self.expectation_, self.gaussian_, self.readings_)
+        return LatentPrior(self.conditional_mean_, self.gaussian_, self.probe_)
 
     def _set_prior(self, prior):
-        self.expectation_, self.gaussian_, self.readings_ = prior
+        self.conditional_mean_, self.gaussian_, self.probe_ = prior
 
     def _networks(self):
         return self._denoiser.networks

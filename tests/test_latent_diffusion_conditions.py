@@ -213,7 +213,7 @@ def test_copies_know_the_same(told, tmp_path, how, undecoded):
     assert model.conditions_ == told.conditions_
     assert model.population_ == told.population_ is not None
     assert model.history_ == told.history_
-    both = (m.expectation_.predict(np.array([[0.2, 1]])) for m in (model, told))
+    both = (m.conditional_mean_.predict(np.array([[0.2, 1]])) for m in (model, told))
     npt.assert_allclose(*both, atol=1e-2 if how == "half" else 0)
     asked = {"row": [2, None], "side": "right"}
     first, second = (m.predict(conditions=asked, steps=3) for m in (model, told))
@@ -316,7 +316,7 @@ def test_fit_knows_whose_images_are(vqvae, blobs, known_of, monkeypatch):
             )
         npt.assert_array_equal(found.value.args[0], [0, 1, 0, 2])
         # Of one subject nothing is known of others.
-        assert model.expectation_.weights.any() == known
+        assert model.conditional_mean_.weights.any() == known
     model = LatentDiffusion(vqvae, **TINY)
     with pytest.raises(
         InputError, match="`subjects` must have a subject for each of 64"
@@ -489,7 +489,7 @@ def test_documents_of_populations(told, tmp_path):
 def test_files_without_an_expectation_are_read():
     older = LatentDiffusion.load("mnist")
     assert list(older.conditions_) == ["label"]
-    assert older.expectation_ is None
+    assert older.conditional_mean_ is None
     both = [older.predict(1, conditions={"label": n}, steps=2) for n in (0, 1)]
     assert np.abs(both[0] - both[1]).max() > 0.5
 

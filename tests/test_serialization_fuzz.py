@@ -91,11 +91,11 @@ def whole(request, tmp_path_factory):
         model = described._describe(DOCUMENT)
         told = model.latent_shape_, model.conditions_
         (sizes,) = ConditionalMean.shapes(*told)
-        model.expectation_ = ConditionalMean(model.conditions_, np.zeros(sizes))
+        model.conditional_mean_ = ConditionalMean(model.conditions_, np.zeros(sizes))
         parts = Gaussian.shapes(told[0], directions=2)
         model.gaussian_ = Gaussian(*map(np.zeros, parts))
         parts = LinearProbe.shapes(*told)
-        model.readings_ = LinearProbe(told[1], *map(np.zeros, parts))
+        model.probe_ = LinearProbe(told[1], *map(np.zeros, parts))
         model._build()
     tensors = {
         name: rng.standard_normal(tensor.shape).astype("float32")

@@ -42,7 +42,7 @@ class Latents(NamedTuple):
 
     clean: np.ndarray
     conditioning: ConditioningInputs | None = None
-    expectation: ConditionalMean | None = None
+    conditional_mean: ConditionalMean | None = None
     subjects: np.ndarray | None = None
 
     @property
@@ -50,7 +50,7 @@ class Latents(NamedTuple):
         """What networks are given, as arguments of ``noisy_batches``."""
         if self.conditioning is None:
             return {}
-        predict = self.expectation and self.expectation.predict
+        predict = self.conditional_mean and self.conditional_mean.predict
         options = {
             "conditions": self.conditioning.table,
             "sources": self.conditioning.sources,
@@ -62,9 +62,9 @@ class Latents(NamedTuple):
 
         Shapes: result ``(n, *space, channels)``.
         """
-        if self.conditioning is None or self.expectation is None:
+        if self.conditioning is None or self.conditional_mean is None:
             return self.clean[numbers]
-        return self.clean[numbers] - self.expectation.predict(
+        return self.clean[numbers] - self.conditional_mean.predict(
             self.conditioning.table[numbers]
         )
 

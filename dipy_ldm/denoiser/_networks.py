@@ -181,7 +181,7 @@ class ConditionalDenoiser:
         return self.prior.gaussian.mean + (0 if mean is None else mean)
 
     def _conditional_mean(self, conditioning):
-        mean = self.prior.expectation
+        mean = self.prior.conditional_mean
         return None if mean is None else mean.predict(conditioning.table)
 
     def _is_specified(self, conditioning):

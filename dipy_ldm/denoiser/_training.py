@@ -282,10 +282,10 @@ class Validation:
         """Predict the target of some latents."""
         noisy, times = self.noisy[numbers], self.times[numbers]
         conditioning = () if table is None else network_inputs(table, self.read)
-        expectation = self.denoiser.prior.expectation
-        if expectation is None or table is None:
+        conditional_mean = self.denoiser.prior.conditional_mean
+        if conditional_mean is None or table is None:
             return self.denoiser.predict(noisy, times, *conditioning)
-        mean = expectation.predict(table)
+        mean = conditional_mean.predict(table)
         alpha, sigma = self.alpha[numbers], self.sigma[numbers]
         residual = noisy - alpha * mean
         predicted = self.denoiser.predict(residual, times, alpha * mean, *conditioning)

@@ -20,9 +20,9 @@ _NAMES = (
 class LatentPrior(NamedTuple):
     """Conditional mean, low-rank Gaussian and linear probe; each may be missing."""
 
-    expectation: ConditionalMean | None = None
+    conditional_mean: ConditionalMean | None = None
     gaussian: Gaussian | None = None
-    readings: LinearProbe | None = None
+    probe: LinearProbe | None = None
 
     @classmethod
     def learn(
@@ -43,25 +43,25 @@ class LatentPrior(NamedTuple):
             subjects = np.arange(len(latents))
         if numbers is None:
             numbers = np.empty((len(latents), 0))
-        expectation = None
+        mean = None
         if conditions:
             shared = _of_several(numbers, conditions, subjects)
-            expectation = ConditionalMean.learn(latents, shared, conditions, subjects)
+            mean = ConditionalMean.learn(latents, shared, conditions, subjects)
         if not volumes:
-            return cls(expectation)
+            return cls(mean)
         chosen = choose_examples(latents.shape)
         residual = latents[chosen]
-        if expectation is not None:
-            residual = residual - expectation.predict(numbers[chosen])
+        if mean is not None:
+            residual = residual - mean.predict(numbers[chosen])
         if not is_aligned(residual):
-            return cls(expectation)
-        gaussian, readings = Gaussian.learn(residual, subjects[chosen]), None
+            return cls(mean)
+        gaussian, probe = Gaussian.learn(residual, subjects[chosen]), None
         # Of large volumes both would take gigabytes.
         del residual
         if conditions:
             examples = latents[chosen], shared[chosen], conditions, subjects[chosen]
-            readings = LinearProbe.learn(*examples)
-        return cls(expectation, gaussian, readings)
+            probe = LinearProbe.learn(*examples)
+        return cls(mean, gaussian, probe)
 
     def to_tensors(self) -> dict[str, np.ndarray]:
         """Return all tensors by the names that they are saved under."""
@@ -84,11 +84,11 @@ class LatentPrior(NamedTuple):
                 return None
             return kind(*conditions_of, *(tensors[name] for name in names))
 
-        expectation, gaussian, readings = _NAMES
+        conditional_mean, gaussian, probe = _NAMES
         return cls(
-            take(ConditionalMean, expectation, conditions),
+            take(ConditionalMean, conditional_mean, conditions),
             take(Gaussian, gaussian),
-            take(LinearProbe, readings, conditions),
+            take(LinearProbe, probe, conditions),
         )
 
     @staticmethod
@@ -114,9 +114,9 @@ class LatentPrior(NamedTuple):
     @staticmethod
     def network_options(saved: dict[str, tuple[int, ...]]) -> dict[str, Any]:
         """Return the options of the networks in a model file."""
-        (expectation,), (mean, loadings, _), _ = _NAMES
+        (conditional_mean,), (mean, loadings, _), _ = _NAMES
         directions = (saved.get(loadings) or (0,))[0] if mean in saved else None
-        return {"expects": expectation in saved, "directions": directions}
+        return {"expects": conditional_mean in saved, "directions": directions}
 
 
 def _of_several(numbers, conditions, subjects):

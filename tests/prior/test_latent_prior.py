@@ -26,7 +26,7 @@ def test_rare_levels_are_ignored():
     of_subjects = LatentPrior.learn(*given, volumes=True, subjects=whose)
     of_images = LatentPrior.learn(*given, volumes=True)
     for found, expected in ((of_subjects, False), (of_images, True)):
-        levels = found.expectation.predict(np.arange(3.0)[:, None])
+        levels = found.conditional_mean.predict(np.arange(3.0)[:, None])
         assert np.abs(levels[0] - levels[1]).max() > 1
         assert (np.abs(levels[2]).max() > 0.5) == expected
-    npt.assert_array_equal(of_subjects.readings.errors > 0, [True, True, False])
+    npt.assert_array_equal(of_subjects.probe.errors > 0, [True, True, False])

@@ -267,16 +267,16 @@ def trained(balls):
 
 
 def test_samples_follow_the_requested_conditions(trained, monkeypatch, undecoded):
-    learnt = trained.readings_
+    learnt = trained.probe_
     assert 0 < learnt.errors[0] < 0.3
     # Otherwise a network that was hardly trained makes it, too.
-    expected = trained.expectation_
+    expected = trained.conditional_mean_
     nothing = expected._replace(weights=0 * expected.weights)
     asked = {"width": np.linspace(2.1, 3.4, 24).tolist()}
     wanted = 2 * ConditionBatch.of(trained.conditions_, asked, 24).numbers - 1
     off = []
     for known in (learnt, None):
-        prior = trained._denoiser.prior._replace(expectation=nothing, readings=known)
+        prior = trained._denoiser.prior._replace(conditional_mean=nothing, probe=known)
         monkeypatch.setattr(trained._denoiser, "prior", prior)
         latents = trained._scaled(trained.predict(conditions=asked))
         off.append(
@@ -289,15 +289,15 @@ def test_probe_needs_aligned_volumes_and_conditions(trained, balls, diffusion):
     images, _ = balls
     options = {"epochs": 1, "batch_size": 4, "verbose": False}
     model = LatentDiffusion(trained.vqvae_, widths=(8,))
-    assert model.fit(images, **options).readings_ is None
-    assert diffusion.readings_ is None
+    assert model.fit(images, **options).probe_ is None
+    assert diffusion.probe_ is None
 
 
 @pytest.mark.parametrize("half", [False, True])
 def test_a_model_file_has_them(trained, tmp_path, half, undecoded):
     trained.save(tmp_path / "m", half=half)
     loaded = LatentDiffusion.load(tmp_path / "m")
-    for one, other in zip(loaded.readings_[1:], trained.readings_[1:], strict=True):
+    for one, other in zip(loaded.probe_[1:], trained.probe_[1:], strict=True):
         npt.assert_allclose(one, other, atol=2e-3 * half, rtol=2e-3 * half)
     asked = {"conditions": {"width": 3.0}, "steps": 3}
     samples = (model.predict(2, **asked) for model in (loaded, trained))
@@ -311,17 +311,17 @@ def test_a_model_without_directions_is_saved_and_held_to(trained, tmp_path):
     model.save(tmp_path / "m", half=True)
     loaded = LatentDiffusion.load(tmp_path / "m")
     assert len(loaded.gaussian_.loadings) == 0
-    assert loaded.readings_.errors[0] > 0
+    assert loaded.probe_.errors[0] > 0
     sample = loaded.predict(conditions={"width": 3.0}, steps=2)
     assert np.isfinite(sample).all()
 
 
 def test_models_without_them_are_read(trained, tmp_path):
     older = LatentDiffusion.from_saved(trained.to_tensors(), trained.to_document())
-    older.readings_ = None
+    older.probe_ = None
     older.save(tmp_path / "m")
     again = LatentDiffusion.load(tmp_path / "m")
-    assert again.readings_ is None
+    assert again.probe_ is None
     assert again.predict(conditions={"width": 3.0}, steps=2).shape == (1, 8, 8, 8, 1)
 
 
