@@ -111,7 +111,7 @@ def test_refused_at_once(given, said):
 
 def test_images_of_another_shape_are_refused(fitted):
     detector, data = fitted
-    with pytest.raises(InputError, match="of those that the detector was fitted to"):
+    with pytest.raises(InputError, match="that the detector was fitted to, not"):
         detector.predict(data[:, 1:])
 
 

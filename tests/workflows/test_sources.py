@@ -107,7 +107,7 @@ def test_models_with_sources_are_evaluated_and_audited(trained, tmp_path):
     document = _serialization.read_document(
         folder / "ldm.safetensors", "latent_diffusion"
     )
-    kept = {"caching": {"cache_dir": tmp_path / "kept"}}
+    kept = {"cache_dir": tmp_path / "kept"}
     real = read_for(
         document, [folder / "T2"], "real_files", source_files=[folder / "T1"], **kept
     )

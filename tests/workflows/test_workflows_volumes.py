@@ -743,7 +743,7 @@ def test_estimators_get_the_subjects():
     cohort = Cohort(np.zeros((3, 9, 9, 9, 1)), subjects=["a", "a", "b"])
     held_out = Cohort(np.zeros((1, 9, 9, 9, 1)), subjects=["c"])
     for others, whose in ((held_out, ["c"]), (None, None)):
-        recipe = training.Recipe(Fitted(), Fitted(), {}, {})
+        recipe = training.Recipe(Fitted(), Fitted(), {"steps": 1}, {})
         options = recipe.fit(cohort, others, (None, None), (None, None)).options
         assert options["subjects"] == ["a", "a", "b"]
         assert options["validation_subjects"] == whose
