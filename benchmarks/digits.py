@@ -213,7 +213,7 @@ def add_classifier_options(parser):
 
 
 def write_classifier(options):
-    """Train the packaged classifier anew, and write its weights in 16 bits."""
+    """Train the packaged classifier again, and write its weights in 16 bits."""
     keras.utils.set_random_seed(RECIPE["seed"])
     network = features.build_classifier(RECIPE)
     train_classifier(network, *load_mnist("train"))

@@ -26,7 +26,7 @@ class Estimator:
     """An estimator whose parameters are the arguments of its constructor.
 
     As those of scikit-learn, which can clone it. Of one that is fitted, pickles and
-    copies hold what a model file does: networks are built anew where they are read.
+    copies hold what a model file does: networks are rebuilt where they are read.
     """
 
     widths: Sequence[int] | None

@@ -211,7 +211,7 @@ def fitting(
         )
     if left := len(wanted) - len(found):
         logger.warning(
-            "%d of %d weights are learnt anew: those of `init` have other shapes.",
+            "%d of %d weights start at random: those of `init` have other shapes.",
             left,
             len(wanted),
         )

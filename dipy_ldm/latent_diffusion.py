@@ -232,7 +232,7 @@ class LatentDiffusion(Estimator):
         init : LatentDiffusion, str or Path, optional
             A fitted model, or a file, with whose denoiser to begin; ``widths`` of None
             are its. The images may be of other sizes, and the conditions may be others,
-            which are learnt anew. Of its autoencoder nothing is taken: see
+            which start at random. Of its autoencoder nothing is taken: see
             :meth:`VQVAE.adapt`.
         source : array_like, optional
             What each image shall be made of, on its grid: another contrast, a coarser
@@ -489,7 +489,7 @@ class LatentDiffusion(Estimator):
     ) -> np.ndarray:
         """Noise the latents of images to a level, and walk back from there.
 
-        The more noise, the more is sampled anew; after :footcite:p:`Meng2022`. There is
+        The more noise, the more is resampled; after :footcite:p:`Meng2022`. There is
         no guidance: the likely image is sought, not a clear one.
 
         Parameters

@@ -173,7 +173,7 @@ class VQVAE(Estimator):
             axis of channels look like them.
         init : VQVAE, str or Path, optional
             What to begin from: a fitted autoencoder, or a file that has one. Parameters
-            that are None are as it has them. Weights of other shapes are learnt anew,
+            that are None are as it has them. Weights of other shapes start at random,
             such as those of other channels.
         validation_data : array_like, optional
             Images that are reconstructed after each round, not learnt from; no more of

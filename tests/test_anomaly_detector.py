@@ -156,7 +156,7 @@ def test_a_model_has_one_when_it_was_trained(model, tmp_path):
         other = LatentDiffusion.load(tmp_path / "with.safetensors")
         npt.assert_allclose(other.detect(data), likely, atol=1e-3 if half else 0)
     assert LatentDiffusion.load(tmp_path / "without.safetensors").detector_ is None
-    # What is learnt anew is of other images, perhaps.
+    # What is learnt again is of other images, perhaps.
     model.fit(data, **FIT)
     assert model.detector_ is None
 

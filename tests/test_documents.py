@@ -185,8 +185,8 @@ def test_models_of_an_older_format_stay_the_same(tmp_path):
     # As the version that wrote it had them.
     npt.assert_allclose(samples[0, :3, 0, 0], [1.9e-4, 0.67941, 0.70085], atol=1e-4)
     npt.assert_allclose(samples.mean(), 0.61621, atol=1e-4)
-    model.save(tmp_path / "anew")
-    again = LatentDiffusion.load(tmp_path / "anew")
+    model.save(tmp_path / "again")
+    again = LatentDiffusion.load(tmp_path / "again")
     npt.assert_array_equal(again.predict(2, steps=2), samples)
     # Their networks are other ones than those that are fitted now.
     images = np.random.default_rng(0).uniform(size=(4, 8, 8, 1))

@@ -254,7 +254,9 @@ def test_volumes_are_translated_from_labels_and_conditions(caplog):
     assert np.isfinite(guided).all()
     strange = labels[:2].copy()
     strange[1, 0, 0, 0] = 5
-    with pytest.raises(InputError, match="source 1 has the unknown label 5; .* 0, 4, 17"):
+    with pytest.raises(
+        InputError, match="source 1 has the unknown label 5; .* 0, 4, 17"
+    ):
         model.predict(source=strange)
     again = LatentDiffusion.from_saved(model.to_tensors(), model.to_document())
     assert again.source_ == model.source_

@@ -701,7 +701,7 @@ def test_weights_of_other_shapes_are_learnt_anew(vqvae, caplog):
     images = np.random.default_rng(0).random((16, 13, 10, 2))
     new = VQVAE(**TINY).fit(images, init=vqvae, **FIT)
     assert new.shape_ == (13, 10, 2)
-    assert "weights are learnt anew: those of `init` have other shapes" in caplog.text
+    assert "weights start at random: those of `init` have other shapes" in caplog.text
 
 
 @pytest.mark.parametrize(

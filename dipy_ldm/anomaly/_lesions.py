@@ -34,7 +34,7 @@ _STRENGTHS = 0.12, 0.5
 # Pixels or voxels along each side for one lesion: as many as go into a window are the
 # most that are planted there. With few in each, most of a step would be in vain.
 _ROOM = 16
-# Brains are bent so that none is learnt by heart, whose own shape would be taken for
+# Brains are bent so that none is memorised, whose own shape would be taken for
 # what is normal: points so far apart are moved by so many pixels or voxels at most,
 # and what lies between them by about a fifth of that.
 _BENT_EVERY = 12

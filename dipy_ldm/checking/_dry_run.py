@@ -1,4 +1,4 @@
-"""Trials: some real steps of both stages, and eight images learnt by heart."""
+"""Trials: some real steps of both stages, and overfitting eight images."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,7 +28,7 @@ from dipy_ldm.training import ResolvedOptions
 # that counts.
 _MAX_STEPS = 12
 _MIN_STEPS = 4
-# Images that are learnt by heart, for how many steps at most, and voxels along a side
+# Images that are memorised, for how many steps at most, and voxels along a side
 # of volumes: what these show can be learnt in a minute of a processor.
 N_OVERFIT_IMAGES = 8
 _MAX_OVERFIT_STEPS = 300
@@ -180,7 +180,7 @@ def _reduced(images, affine):
     return np.stack([conform(image, affine, Grid(shape, coarse)) for image in images])
 
 
-# Of the mean's error, what is left of images that are learnt by heart.
+# Of the mean's error, what is left of images that are memorised.
 _MAX_LEARNT_ERROR = 0.5
 # Steps with which it can be told that nothing is learnt.
 _MIN_JUDGED_STEPS = 100
@@ -239,7 +239,7 @@ def duration(seconds: float) -> str:
 
 def check_overfit(result: Overfit, affine: np.ndarray | None) -> Finding:
     """Check whether a few images could be overfitted."""
-    title, n = "learning by heart", len(result.images)
+    title, n = "overfitting", len(result.images)
     if not math.isfinite(result.mse):
         return red(
             title,

@@ -154,7 +154,7 @@ def _wrong_units(headers, usual):
         "units",
         f"{counted(len(headers), 'volume')} of another size than most: {sizes}.",
         "Write the affine of these files in millimetres (multiply its first three "
-        "rows), or convert them anew.",
+        "rows), or convert them again.",
         table=[("file", "longest side (mm)", "times the others"), *rows],
     )
 
@@ -270,7 +270,7 @@ def check_axes(headers: Sequence[Header]) -> Finding:
             f" {counted(len(twofold), 'file')} whose qform is invalid or has other "
             f"axes than the sform, which counts: {listed(pairs)}."
         )
-    cure = "Convert these files anew from DICOM, or look up which side is left."
+    cure = "Convert these files again from DICOM, or look up which side is left."
     return amber("orientation in the headers", message, cure)
 
 
@@ -399,7 +399,7 @@ def _complaint(task, plan):
         return str(error)
     return (
         f"{task.info.file} could not be read before; it can now, so give the command "
-        "anew."
+        "again."
     )
 
 

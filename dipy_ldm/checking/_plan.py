@@ -51,7 +51,7 @@ def check_subjects(cohort: Cohort) -> Finding:
         "(dipy_audit_ldm) before anything is published."
     )
     if n > _FEW_SUBJECTS:
-        return amber("subjects", f"{message}: so few may be learnt by heart.", cure)
+        return amber("subjects", f"{message}: so few may be memorised.", cure)
     message += ": a model of so few copies them (of 20, four fifths of the samples)."
     return red("subjects", message, cure)
 

@@ -84,7 +84,7 @@ def count_held_out(cohort: Cohort, share: float, batch_size: int, seed: int) -> 
 def _order(cohort, seed):
     """Return the order in which images are taken to be held out.
 
-    Volumes are in a drawn order already: drawn anew, they would have to be copied into
+    Volumes are in a drawn order already: drawn again, they would have to be copied into
     memory.
     """
     n = cohort.shape[0]

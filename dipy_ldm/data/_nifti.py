@@ -149,10 +149,10 @@ def _load(file):
         raise InputError(f"{file} may not be read; ask for the permission.") from error
     except UNREADABLE as error:
         if not Path(file).stat().st_size:
-            raise InputError(f"{file} is empty; copy or convert it anew.") from error
+            raise InputError(f"{file} is empty; copy or convert it again.") from error
         raise InputError(
             f"{file} can't be read as NIfTI; is it whole, and of the kind that its "
-            "name tells? Copy or convert it anew."
+            "name tells? Copy or convert it again."
         ) from error
     if not isinstance(image, nib.Nifti1Pair):
         raise InputError(f"{file} is of another kind than NIfTI; convert it first.")
@@ -161,9 +161,9 @@ def _load(file):
 
 def _cut_off(file, error=None):
     if isinstance(error, OSError) and error.errno:  # not the file is at fault
-        reason = f"can't be read ({error.strerror}); try again, or copy it anew."
+        reason = f"can't be read ({error.strerror}); try again, or copy it again."
         return InputError(f"{file} {reason}")
-    return InputError(f"{file} is cut off or damaged; copy or convert it anew.")
+    return InputError(f"{file} is cut off or damaged; copy or convert it again.")
 
 
 def _is_compressed(file):

@@ -47,7 +47,7 @@ logger = logging.getLogger("dipy_ldm")
 
 # To be raised when the same files and settings give other numbers than before.
 _FORMAT = 1
-# Other errors of the system may pass, and are no reason to fill a folder anew.
+# Other errors of the system may pass, and are no reason to fill a folder again.
 _MISSING_ERRORS = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 # Times to fill a folder that can't be read.
 _MAX_ATTEMPTS = 2

@@ -65,7 +65,7 @@ def latent_scale(latents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if scale <= 1e-6:
         raise InputError(
             "all latents of the autoencoder are the same: it has learnt nothing of "
-            "the images; train it anew, with a lower learning rate."
+            "the images; train it again, with a lower learning rate."
         )
     return mean.astype("float32"), np.full(mean.shape, scale, "float32")
 

@@ -61,7 +61,7 @@ def check_masks(masks: npt.ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
     if empty.any():
         raise InputError(
             f"mask {empty.argmax()} is empty; give one that holds what shall be made "
-            "anew."
+            "again."
         )
     return holes
 

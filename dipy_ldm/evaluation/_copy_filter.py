@@ -143,7 +143,7 @@ def generate_new(
         if spare + len(places) - first > _MAX_REFUSED_PER_SAMPLE * n_requested:
             raise InputError(
                 f"{spare - first} samples in place of {n_requested} are copies of "
-                "training images: the model knows these by heart; use more images or "
+                "training images: the model has memorised these; use more images or "
                 "fewer steps."
             )
         images[places] = generate(places, spare)

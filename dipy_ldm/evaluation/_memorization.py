@@ -327,7 +327,7 @@ def denoising_losses(
     """Measure how well a model denoises each image at middle times.
 
     The attack of :footcite:p:`Carlini2023` and :footcite:p:`Matsumoto2023`: what was
-    learnt by heart is denoised better.
+    memorised is denoised better.
 
     Shapes: images ``(n, *space, channels)``, result ``(n,)``.
     """

@@ -135,7 +135,7 @@ def audit(
         How many of each kind at most; as many as there are, up to 2000, if None.
     conditions : dict of str to sequence, optional
         Of the training images. Generated ones are asked for with those of the first,
-        which is how a model that knows them by heart is asked for them.
+        which is how a model that has memorised them is asked for them.
     source, source_held_out : array_like, optional
         What each training image, and each held-out one, is made of, where the model
         makes images of others, as of :meth:`dipy_ldm.LatentDiffusion.predict`.

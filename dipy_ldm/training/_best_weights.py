@@ -12,14 +12,14 @@ logger = logging.getLogger(__name__)
 
 _FIGURE = "val_loss"
 _NAME = "lowest"
-# A rise by less is hardly one; by more, time was spent on learning images by heart.
+# A rise by less is hardly one; by more, time was spent on memorising images.
 _RISE = 1.02
 
 
 class BestWeights(keras.callbacks.Callback):
     """Keep the weights of the round in which ``val_loss`` was lowest.
 
-    With few images a training that is too long learns them by heart. Where images are
+    With few images a training that is too long memorises them. Where images are
     held out, it shows in their loss, and what was learnt until then is kept.
     """
 

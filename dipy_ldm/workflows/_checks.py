@@ -33,7 +33,7 @@ from dipy_ldm.workflows._outputs import write_page
 
 logger = logging.getLogger(__name__)
 
-_TRIALS = "time", "learning by heart", "codes", "latents"
+_TRIALS = "time", "overfitting", "codes", "latents"
 _Sections = dict[str, list[Finding]]
 
 

@@ -333,7 +333,7 @@ def _with_fingerprints(task):
         marks = [fingerprint(file) for file in task.facts["Sources"]]
     except OSError as error:
         raise InputError(
-            f"{error.filename} can't be read ({error.strerror}); copy it anew."
+            f"{error.filename} can't be read ({error.strerror}); copy it again."
         ) from error
     return task._replace(facts=task.facts | {_FINGERPRINTS: marks})
 
@@ -349,9 +349,9 @@ def _changed(sidecars, task):
     return ""
 
 
-# Of a voxel of the model: with less of it in the mask, none of it is made anew.
+# Of a voxel of the model: with less of it in the mask, none of it is inpainted.
 _MIN_HOLE_SHARE = 0.05
-# Of what is no background: where more is to be made anew, there is little to go by.
+# Of what is no background: where more is to be inpainted, there is little to go by.
 _MAX_LESION_SHARE = 0.5
 
 
@@ -359,7 +359,7 @@ class Scan(NamedTuple):
     """A volume, and the mask to inpaint.
 
     ``data`` are ``(x, y, z, channels)``, ``affine`` takes their indices to millimetres,
-    and ``hole`` says which are made anew, bool ``(x, y, z)``.
+    and ``hole`` says which are inpainted, bool ``(x, y, z)``.
     """
 
     file: Path

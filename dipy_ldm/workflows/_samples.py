@@ -218,7 +218,7 @@ def begin(root: Path) -> None:
 def list_participants(root: Path, described: Mapping[str, dict]) -> None:
     """Write the table of all samples of a dataset, from their sidecars.
 
-    Whoever adds samples writes it anew, so that it is right once the last has, also
+    Whoever adds samples writes it again, so that it is right once the last has, also
     where several add at once or one was killed.
     """
     with claimed(root / "participants.tsv", wait=True):

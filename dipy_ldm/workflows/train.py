@@ -234,7 +234,7 @@ class TrainLDMFlow(LDMFlow):
             Check inputs, options and machine instead of training.
         seconds : float, optional
             With --check: time for each of two trials, about: some steps of both stages,
-            and eight images learnt by heart. Compiling the networks comes on top. 0
+            and overfitting eight images. Compiling the networks comes on top. 0
             skips them.
         out_model : string, optional
             Name of the model file.

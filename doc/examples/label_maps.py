@@ -274,7 +274,7 @@ def read_integers(file):
         data = np.asarray(image.dataobj)
     except (nib.filebasedimages.ImageFileError, OSError, EOFError, ValueError) as error:
         raise InputError(
-            f"{file} can't be read; leave it out, or copy it anew."
+            f"{file} can't be read; leave it out, or copy it again."
         ) from error
     if data.ndim != 3:
         raise InputError(

@@ -765,7 +765,7 @@ def draw_sizes(rng, finest, coarsest):
 
 
 def turn_axes(shape, affine, axes):
-    """Order the axes of a grid anew, and turn some around.
+    """Reorder the axes of a grid, and flip some.
 
     Parameters
     ----------

@@ -3,7 +3,7 @@
 from matplotlib import pyplot as plt
 import numpy as np
 from panels import packaged, show
-from trained import by_heart, digits
+from trained import digits, memorised
 
 from dipy_ldm.metrics import nearest_distance
 from dipy_ldm.plots import montage
@@ -14,7 +14,7 @@ N = 12
 def draw():
     """Draw samples above their neighbours, of both models."""
     figure, axes = plt.subplots(2, 1, figsize=(10, 4.4), layout="constrained")
-    kinds = {"57,000 digits": (packaged(), 60_000), "16 digits": (by_heart(), 16)}
+    kinds = {"57,000 digits": (packaged(), 60_000), "16 digits": (memorised(), 16)}
     for ax, (label, (model, n)) in zip(axes, kinds.items()):
         samples, train = model.predict(N, guidance=1, seed=5, strategy=None), digits(n)
         distance = nearest_distance(samples, train)

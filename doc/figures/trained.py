@@ -81,6 +81,6 @@ def without_scale():
 
 
 @cache
-def by_heart():
-    """Train on so few digits that they are learnt by heart."""
+def memorised():
+    """Train on so few digits that they are memorised."""
     return fit_diffusion(np.tile(digits(16), (20, 1, 1, 1)), epochs=45)

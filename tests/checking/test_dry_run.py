@@ -1,4 +1,4 @@
-"""Trials: real steps of both stages are timed, and few images are learnt by heart."""
+"""Trials: real steps of both stages are timed, and few images are memorised."""
 
 from contextlib import nullcontext
 import logging
@@ -71,7 +71,7 @@ def test_the_time_or_the_steps_end_a_trial(taken, ends):
         until(estimator)
 
 
-def test_blobs_are_learnt_by_heart(recipe, blobs):
+def test_blobs_are_overfitted(recipe, blobs):
     found = trials.overfit(recipe, blobs[:8], None, 60)
     assert found.mse < 0.5 * found.baseline_mse
     assert found.images.shape == found.reconstructed.shape == (8, 13, 10, 1)

@@ -147,8 +147,8 @@ def test_headers_that_training_reads_are_read(files):
 
 
 def test_bad_files_are_listed_with_their_cures():
-    finding = headers.check_files(["a.nii is empty; copy it anew."], 3)
+    finding = headers.check_files(["a.nii is empty; copy it again."], 3)
     assert finding.state == "red"
     assert finding.message == "1 of 3 files can't be used."
-    assert finding.table[1] == ("a.nii is empty; copy it anew.",)
+    assert finding.table[1] == ("a.nii is empty; copy it again.",)
     assert headers.check_files([], 3).state == "green"

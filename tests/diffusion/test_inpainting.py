@@ -22,7 +22,7 @@ def denoise(x, t):
 
 
 def fill_in(resamplings, n=5_000):
-    """Make the second of each pair anew; return both."""
+    """Inpaint the second of each pair; return both."""
     first = np.random.default_rng(1).standard_normal(n)
     known = np.stack([first, np.zeros(n)], -1).astype("float32")
     step, grid, _ = samplers.make_sampler("dpm++")

@@ -356,7 +356,7 @@ def test_generate_new_replaces_copies_by_the_next_samples():
     assert spare == 13
     images, used, spare = generate_new(generate, find, range(3, 4), 13)
     assert (used, spare) == ([14], 15)
-    with pytest.raises(InputError, match="the model knows these by heart"):
+    with pytest.raises(InputError, match="the model has memorised these"):
         generate_new(generate, lambda x: np.arange(len(x)), range(5), 5)
     # One after the other, they may be as many in all.
     images, *_ = generate_new(

@@ -1,4 +1,4 @@
-"""What was learnt before images were learnt by heart is kept."""
+"""What was learnt before images were memorised is kept."""
 
 import keras
 import numpy as np

@@ -248,7 +248,7 @@ def test_an_audit_that_finds_none(command, image_model, blobs, tmp_path):
     )
 
 
-def test_a_model_that_knows_images_by_heart_generates_no_copies(
+def test_a_model_that_memorised_images_generates_no_copies(
     command, image_model, blobs, tmp_path
 ):
     np.save(tmp_path / "train.npy", blobs[:40])

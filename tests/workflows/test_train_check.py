@@ -220,10 +220,10 @@ def test_images_with_trials_as_a_process(folder, tmp_path):
     assert status == 0, stderr
     assert "green: " in stdout + stderr
     told = json.loads((tmp_path / "check.json").read_text())
-    time, by_heart, codes, latents = told["Findings"]["Trials"]
+    time, memorised, codes, latents = told["Findings"]["Trials"]
     steps = {row["part"]: row["steps"] for row in time["table"]}
     assert (steps["autoencoder"], steps["diffusion"]) == (50, 100)
-    assert by_heart["title"] == "learning by heart"
+    assert memorised["title"] == "overfitting"
     assert "of 16 codes" in codes["what"]
     assert len(latents["table"]) == 2
 
