@@ -97,5 +97,6 @@ def resolve(data: Any, **options) -> Settings:
 
 def _without_steps(options, epochs="epochs", steps="steps"):
     """Drop the steps of a preset where epochs are given."""
-    given = options.get(epochs) is not None
-    return {steps: None} | dict(options) if given else dict(options)
+    if options.get(epochs) is None:
+        return dict(options)
+    return {steps: None} | dict(options)

@@ -191,31 +191,31 @@ def set_weights(
 
 
 def fitting(
-    wanted: dict[str, tuple[int, ...]], tensors: dict[str, np.ndarray]
+    expected: dict[str, tuple[int, ...]], tensors: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
     """Choose the tensors that have the names and shapes of weights to begin with.
 
     If these are less than half of the weights, another network is meant, and they are
     refused.
     """
-    found = {
+    fit = {
         name: tensors[name]
-        for name, shape in wanted.items()
+        for name, shape in expected.items()
         if name in tensors and tensors[name].shape == tuple(shape)
     }
-    total = sum(math.prod(shape) for shape in wanted.values())
-    if sum(tensor.size for tensor in found.values()) < total / 2:
+    total = sum(math.prod(shape) for shape in expected.values())
+    if sum(tensor.size for tensor in fit.values()) < total / 2:
         raise InputError(
-            f"`init` has other networks: {len(found)} of {len(wanted)} weights have "
+            f"`init` has other networks: {len(fit)} of {len(expected)} weights have "
             "the same shapes; give the same widths, or images of as many dimensions."
         )
-    if left := len(wanted) - len(found):
+    if n_random := len(expected) - len(fit):
         logger.warning(
             "%d of %d weights start at random: those of `init` have other shapes.",
-            left,
-            len(wanted),
+            n_random,
+            len(expected),
         )
-    return found
+    return fit
 
 
 @contextmanager

@@ -216,14 +216,10 @@ class VQVAE(Estimator):
             validation_data = checks.check_alike(validation_data, images.shape)
         masks = checks.check_masks(masks, background, images.shape[:-1])
         affine = None if affine is None else check_affine(affine)
-        rank, usual = images.ndim - 2, _presets.of_rank(images.ndim - 2)
-        patch = usual.patch if patch is None else patch
-        resolved = resolve("vqvae", rank, options)
-        start = self._read_init(init)
-        parameters = Parameters(**self._resolved(rank, start))
-        check(parameters, images.shape, patch, resolved)
+        chosen, patch, resolved, initial = self._plan_fit(
+            images.shape, init, patch, options
+        )
         survey = checks.check_trainable(images)
-        initial = _initial(start, parameters, images.shape[1:])
         checks.warn_of_channels(images.shape)
         # Only now: what is refused leaves an estimator as it was.
         self.precision_ = log_precision(resolved.precision)
@@ -232,9 +228,10 @@ class VQVAE(Estimator):
         self.affine_, self.suffix_ = affine, suffix
         self.intensity_ = survey.low, survey.high
         self.fingerprint_ = survey.fingerprint
-        self._fitted_with = self._resolved(rank, start)
-        size = window_size(images.shape[1:-1], parameters.factor, patch)
-        augment = usual.augment if augment is None else augment
+        self._fitted_with = chosen
+        size = window_size(images.shape[1:-1], self.factor, patch)
+        if augment is None:
+            augment = _presets.of_rank(images.ndim - 2).augment
         data = TrainingData(
             images, survey, size, validation_data, masks, background, augment
         )
@@ -268,12 +265,18 @@ class VQVAE(Estimator):
             If the memory is too small, there is no such loss or precision, or a
             number makes no sense.
         """
+        self._plan_fit(shape, init, patch, options)
+
+    def _plan_fit(self, shape, init, patch, options):
+        """Check a fit; return its parameters, patch, options and first weights."""
         rank = len(shape) - 2
         patch = _presets.of_rank(rank).patch if patch is None else patch
+        resolved = resolve("vqvae", rank, options)
         start = self._read_init(init)
-        parameters = Parameters(**self._resolved(rank, start))
-        check(parameters, shape, patch, resolve("vqvae", rank, options))
-        _initial(start, parameters, shape[1:])
+        chosen = self._resolved(rank, start)
+        parameters = Parameters(**chosen)
+        check(parameters, shape, patch, resolved)
+        return chosen, patch, resolved, _initial(start, parameters, shape[1:])
 
     def adapt(
         self,

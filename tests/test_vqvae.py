@@ -697,7 +697,7 @@ def test_a_fit_begins_from_a_file_and_goes_on_from_its_own_checkpoint(
         VQVAE(**TINY).fit(blobs[:32], **options | {"init": None})
 
 
-def test_weights_of_other_shapes_are_learnt_anew(vqvae, caplog):
+def test_weights_of_other_shapes_start_at_random(vqvae, caplog):
     images = np.random.default_rng(0).random((16, 13, 10, 2))
     new = VQVAE(**TINY).fit(images, init=vqvae, **FIT)
     assert new.shape_ == (13, 10, 2)
@@ -711,9 +711,7 @@ def test_weights_of_other_shapes_are_learnt_anew(vqvae, caplog):
         ({}, (8, 8, 8), "`init` is of 2 dimensions, and the images are of 3"),
     ],
 )
-def test_what_can_not_begin_from_another_stays_as_it_was(
-    vqvae, parameters, space, message
-):
+def test_refused_init_leaves_the_estimator_as_it_was(vqvae, parameters, space, message):
     new = VQVAE(**TINY | parameters)
     images = np.random.default_rng(0).random((16, *space, 1))
     with pytest.raises(InputError, match=message):

@@ -140,10 +140,11 @@ class AutoencoderStage(Stage):
 
     def begin(self, model: keras.Model) -> None:
         """Initialise the codes from encoded images, unless there are codes."""
-        for name in ("encoder", "decoder"):
-            network = model.get_layer(name)
-            weights = _serialization.weights(network, name) | dict(self.initial)
-            _serialization.set_weights(network, name, weights)
+        if self.initial:
+            for name in ("encoder", "decoder"):
+                network = model.get_layer(name)
+                weights = _serialization.weights(network, name) | dict(self.initial)
+                _serialization.set_weights(network, name, weights)
         if "codebook" in self.initial:
             model.get_layer("quantizer").codebook.assign(self.initial["codebook"])
             return

@@ -143,12 +143,12 @@ class FlatAdam(keras.optimizers.Optimizer):
             "velocity": scaled,
             "sum": bool(self.gradient_accumulation_steps),
         }
-        made = {
+        variables = {
             name: self.add_variable(shape, name=name)
-            for name, wanted in kept.items()
-            if wanted
+            for name, needed in kept.items()
+            if needed
         }
-        return _Group(weights, places, **made)
+        return _Group(weights, places, **variables)
 
     def scale_loss(self, loss):
         """Multiply the loss, as Keras asks before it takes the gradients."""

@@ -68,8 +68,8 @@ def _choose(name, rank, strategy):
         machines = _backend.gather_from_workers([here.able, *here.fastest])
     able = [p for p in PRECISIONS if all(p in machine[0] for machine in machines)]
     if name == "auto":
-        wanted = {machine[1] for machine in machines}
-        if len(wanted) == 1:
+        fastest = {machine[1] for machine in machines}
+        if len(fastest) == 1:
             return here.fastest
         return Precision("float32", "the fastest of these machines together")
     if name not in able:

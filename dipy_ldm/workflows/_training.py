@@ -62,10 +62,10 @@ class Recipe(NamedTuple):
 
     def _check_as_it_is(self, shape):
         """Refuse images that the autoencoder is not for."""
-        known = self.vqvae.shape_
-        if (len(known), known[-1]) != (len(shape) - 1, shape[-1]):
+        own = self.vqvae.shape_
+        if (len(own), own[-1]) != (len(shape) - 1, shape[-1]):
             raise InputError(
-                f"`init` is of images of {len(known) - 1} dimensions with {known[-1]} "
+                f"`init` is of images of {len(own) - 1} dimensions with {own[-1]} "
                 f"channels, and these have {len(shape) - 2} with {shape[-1]}; name "
                 "another, or train without."
             )
