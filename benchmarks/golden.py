@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -28,9 +29,19 @@ import numpy as np
 
 from dipy_ldm import VQVAE, LatentDiffusion
 
-TINY_VQVAE = {"widths": (8, 8), "blocks": 1, "n_codes": 16, "code_dim": 2}
-TINY_LDM = {"widths": (8, 16), "blocks": 1}
-FIT = {"steps": 8, "batch_size": 8, "verbose": False, "precision": "float32"}
+TINY_VQVAE: dict[str, Any] = {
+    "widths": (8, 8),
+    "blocks": 1,
+    "n_codes": 16,
+    "code_dim": 2,
+}
+TINY_LDM: dict[str, Any] = {"widths": (8, 16), "blocks": 1}
+FIT: dict[str, Any] = {
+    "steps": 8,
+    "batch_size": 8,
+    "verbose": False,
+    "precision": "float32",
+}
 TOLERANCE = 1e-3
 # What differs from run to run or from place to place.
 VOLATILE = ("seconds", "time", "date", "memory", "version", "path", "host", "processor")
@@ -91,7 +102,7 @@ def check_diffusion(rank, folder):
     blobs, size, contrast = images(rank)
     autoencoder = VQVAE(**TINY_VQVAE).fit(blobs, **FIT)
     group = np.where(size > np.median(size), "large", "small")
-    tables = {
+    tables: dict[str, dict[str, Any]] = {
         "plain": {},
         "conditions": {"conditions": {"size": size, "group": group}},
         "source": {"source": contrast},

@@ -155,8 +155,9 @@ def train(folder, network, space, batch_size, precision, extra=None):
         images = noise((batch_size, *space, 1))
         n_codes = extra if isinstance(extra, int) else 1024
         usual = _presets.of_rank(len(space))
-        sizes = {"code_dim": usual.code_dim, "n_codebooks": usual.n_codebooks}
-        vqvae = VQVAE(n_codes=n_codes, **sizes)
+        vqvae = VQVAE(
+            n_codes=n_codes, code_dim=usual.code_dim, n_codebooks=usual.n_codebooks
+        )
         parameters = vqvae._parameters(len(space))
         needed = autoencoder.needed_memory(parameters, images.shape, None, resolved)
         return needed, lambda: vqvae.fit(images, patch=space, **options)

@@ -6,6 +6,13 @@ learns to undo it; a sampler walks back.
 
 from importlib import import_module
 import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # what editors and type checkers see
+    from dipy_ldm._backend import make_strategy
+    from dipy_ldm._utils.checks import InputError
+    from dipy_ldm.latent_diffusion import LatentDiffusion
+    from dipy_ldm.vqvae import VQVAE
 
 __version__ = "0.1.0"
 
@@ -25,6 +32,9 @@ _HOMES = {
 # AVX512: convolutions then take up to ten times as long, and twice the memory. What the
 # user set stays. dipy_ldm._backend says so where it is too late.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+# And this: its greetings would be red in notebooks, and hide what a user should read.
+# Whoever looks for a GPU sees them with 0.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def __getattr__(name):

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 import inspect
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeVar
 
 import keras
 import numpy as np
@@ -11,6 +11,28 @@ import numpy as np
 from dipy_ldm import _presets, _serialization
 from dipy_ldm._utils.checks import InputError, plain
 from dipy_ldm.nn import _building as building
+
+Method = TypeVar("Method", bound=Callable)
+
+
+def with_options(options: type) -> Callable[[Method], Method]:
+    """Show each of a method's ``**options`` in its signature, as notebooks ask for it.
+
+    Type checkers know them by the annotation alone.
+    """
+
+    def show(method):
+        signature = inspect.signature(method)
+        shown = list(signature.parameters.values())[:-1]
+        for name, kind in options.__annotations__.items():
+            kwargs = {"default": ..., "annotation": kind}
+            shown.append(
+                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, **kwargs)
+            )
+        method.__signature__ = signature.replace(parameters=shown)
+        return method
+
+    return show
 
 
 class Entry(NamedTuple):
@@ -36,6 +58,7 @@ class Estimator:
     _presets: dict[str, str] = {}
     # The parameters of the last fit, of which none is left open.
     _fitted_with: dict = {}
+    step_seconds_: dict[str, list[float]]
 
     def _networks(self) -> dict[str, keras.Model]:
         """Return the networks of a model file by their names."""

@@ -1,5 +1,7 @@
 """The detector: where an image is not as those that it was learnt from."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 import math
 from typing import Any, Self, Unpack
@@ -13,7 +15,7 @@ from dipy_ldm import (
     _documents,
     _serialization,
 )
-from dipy_ldm._base import Entry, Estimator
+from dipy_ldm._base import Entry, Estimator, with_options
 from dipy_ldm._utils import tiling as tiles
 from dipy_ldm._utils.checks import check_counts
 from dipy_ldm.anomaly._lesions import Atlas
@@ -93,6 +95,7 @@ class AnomalyDetector(Estimator):
         self.blocks = blocks
         self.seed = seed
 
+    @with_options(FitOptions)
     def fit(
         self,
         images: npt.ArrayLike,
@@ -150,6 +153,7 @@ class AnomalyDetector(Estimator):
             train(self, stage)
         return self
 
+    @with_options(FitOptions)
     def check(
         self,
         shape: tuple[int, ...],

@@ -1,5 +1,7 @@
 """Latent diffusion: new images from noise, by way of the autoencoder's latents."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 import copy
 import gc
@@ -15,7 +17,7 @@ from dipy_ldm import (
     _documents,
     _serialization,
 )
-from dipy_ldm._base import Entry, Estimator
+from dipy_ldm._base import Entry, Estimator, with_options
 from dipy_ldm._conditions import (
     UNSPECIFIED,
     Condition,
@@ -165,8 +167,8 @@ class LatentDiffusion(Estimator):
     )
 
     vqvae_: VQVAE
-    denoiser_: "keras.Model"
-    guide_: "keras.Model | None"
+    denoiser_: keras.Model
+    guide_: keras.Model | None
     conditions_: dict[str, Condition]
     population_: Population | None
     source_: sources.Source | None
@@ -198,6 +200,7 @@ class LatentDiffusion(Estimator):
         self.guide = guide
         self.seed = seed
 
+    @with_options(FitOptions)
     def fit(
         self,
         images: npt.ArrayLike,
@@ -352,6 +355,7 @@ class LatentDiffusion(Estimator):
         inputs, subjects = conditioning.held_out, conditioning.held_out_subjects
         return Latents(latents, inputs, self.conditional_mean_, subjects)
 
+    @with_options(FitOptions)
     def check(
         self,
         shape: tuple[int, ...],
@@ -380,6 +384,7 @@ class LatentDiffusion(Estimator):
         resolved = resolve("ldm", len(shape) - 2, options)
         training.check(self._architecture(shape, source), shape[0], resolved)
 
+    @with_options(SamplingOptions)
     def predict(
         self,
         n: int | None = None,
@@ -478,6 +483,7 @@ class LatentDiffusion(Estimator):
         with _backend.spread(_backend.make_strategy(strategy, alone=True)):
             return _backend.in_batches(generate, numbers, batch_size, title)
 
+    @with_options(SamplingOptions)
     def denoise(
         self,
         images: npt.ArrayLike,
@@ -545,6 +551,7 @@ class LatentDiffusion(Estimator):
         batch_size = self._batch_size(chosen.batch_size)
         return _backend.in_batches(denoise, np.arange(len(images)), batch_size)
 
+    @with_options(SamplingOptions)
     def inpaint(
         self,
         images: npt.ArrayLike,
@@ -626,6 +633,7 @@ class LatentDiffusion(Estimator):
             return inpainted
         return inpainted.reshape(-1, n_samples, *inpainted.shape[1:])
 
+    @with_options(FitOptions)
     def fit_detector(
         self,
         images: npt.ArrayLike,
@@ -767,6 +775,7 @@ class LatentDiffusion(Estimator):
         self._check_fitted()
         return ConditionBatch.of(self.conditions_, conditions, n).surprises
 
+    @with_options(SamplingOptions)
     def check_sampling(
         self, n: int = 1, *, guidance: float = 1.0, **options: Unpack[SamplingOptions]
     ) -> Sampling:

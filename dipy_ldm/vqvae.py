@@ -1,5 +1,7 @@
 """The autoencoder: images to latents and back, through a codebook."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self, Unpack
@@ -12,7 +14,7 @@ from dipy_ldm import (
     _presets,
     _serialization,
 )
-from dipy_ldm._base import Entry, Estimator
+from dipy_ldm._base import Entry, Estimator, with_options
 from dipy_ldm._utils.checks import (
     InputError,
     check_affine,
@@ -148,6 +150,7 @@ class VQVAE(Estimator):
         self.bottleneck = bottleneck
         self.seed = seed
 
+    @with_options(FitOptions)
     def fit(
         self,
         images: npt.ArrayLike,
@@ -242,6 +245,7 @@ class VQVAE(Estimator):
             self.sharpening_ = stage.sharpening()
         return self
 
+    @with_options(FitOptions)
     def check(
         self,
         shape: tuple[int, ...],

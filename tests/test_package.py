@@ -1,5 +1,7 @@
+import inspect
 import os
 from pathlib import Path
+import re
 import subprocess
 import sys
 
@@ -133,3 +135,52 @@ def test_other_settings_of_keras_are_refused(backend, before, sentence):
     for line in lines:
         assert sentence in line
         assert "damaged" not in line
+
+
+QUIET = "import dipy_ldm; dipy_ldm.LatentDiffusion.load('mnist').predict(1, steps=1)"
+
+
+def test_import_and_first_use_say_nothing():
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+    command = [sys.executable, "-c", QUIET]
+    run = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+
+
+USER = """
+from dipy_ldm import VQVAE, LatentDiffusion
+from dipy_ldm.data import load_mnist
+
+digits, labels = load_mnist("train")
+vqvae = VQVAE(n_codes=64).fit(digits, epochs=2)
+reveal_type(vqvae)
+model = LatentDiffusion(vqvae).fit(digits, labels, steps=100)
+reveal_type(model)
+reveal_type(model.predict(4, conditions=7, seed=1))
+model.fit(digits, epoch=1)
+model.predict(4, step=2)
+"""
+
+
+def test_type_checkers_know_estimators_and_options(tmp_path):
+    (tmp_path / "user.py").write_text(USER)
+    options = "--follow-imports=silent", "--ignore-missing-imports", "--cache-dir=cache"
+    run = subprocess.run(
+        [sys.executable, "-m", "mypy", *options, "user.py"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=with_all(os.environ) | {"MYPYPATH": str(ROOT)},
+    )
+    revealed = re.findall(r'Revealed type is "([\w.]+)', run.stdout)
+    estimators = [f"{module}.{name}" for name, module in ESTIMATORS.items()]
+    assert revealed == [*estimators, "numpy.ndarray"]
+    errors = re.findall(r'argument "(\w+)" for "(\w+)"', run.stdout)
+    assert errors == [("epoch", "fit"), ("step", "predict")], run.stdout
+    assert (ROOT / "dipy_ldm/py.typed").exists()
+
+
+def test_notebooks_show_the_options_of_fit():
+    shown = inspect.signature(dipy_ldm.VQVAE.fit).parameters
+    assert {"images", "patch", "epochs", "learning_rate"} <= set(shown)
+    assert "options" not in shown

@@ -9,9 +9,11 @@ the same functions do what is to be done there.
 from typing import TYPE_CHECKING
 
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.startup import quiet
 
 try:
-    import keras
+    with quiet():
+        import keras
 except ValueError as error:  # a backend that Keras does not know, either
     raise InputError(
         f"Keras can't be imported ({error}); choose 'tensorflow', 'jax' or 'torch' in "

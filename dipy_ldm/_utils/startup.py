@@ -1,8 +1,9 @@
-"""Python's collector, while TensorFlow is imported."""
+"""What is held back while TensorFlow is imported: its messages, Python's collector."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 import gc
+import os
 import sys
 
 # Whether the collector waits.
@@ -30,3 +31,26 @@ def gc_disabled(freeze: bool = False) -> Iterator[None]:
         if not (freeze or frozen):
             gc.unfreeze()
         gc.enable()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence TensorFlow while it is imported, within this context.
+
+    It has lines about the processor and missing drivers that no setting silences.
+    """
+    with _silence() if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "3" else nullcontext():
+        yield
+
+
+@contextmanager
+def _silence():
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)

@@ -55,9 +55,11 @@ class FitOptions(TypedDict, total=False):
         with a checkpoint and status 143.
     checkpoint_steps : int
         Batches after which it is written within a round.
-    callbacks : sequence of callable
-        Called as ``callback(estimator)`` after each round; ``history_`` is up to date
-        then, and ``predict`` works.
+    callbacks : sequence of callable or keras.callbacks.Callback
+        Functions are called as ``callback(estimator)`` after each round; ``history_``
+        is up to date then, and ``predict`` works. Callbacks of Keras, such as those of
+        TensorBoard, MLflow and W&B, get each round as an epoch, with the figures under
+        their names in ``history_``.
     verbose : bool
         Show a progress bar.
     """
@@ -72,7 +74,7 @@ class FitOptions(TypedDict, total=False):
     strategy: Any
     checkpoint: str | Path | None
     checkpoint_steps: int
-    callbacks: Sequence[Callable]
+    callbacks: Sequence[Callable | keras.callbacks.Callback]
     verbose: bool
 
 
@@ -116,7 +118,7 @@ class ResolvedOptions(NamedTuple):
     strategy: Any = None
     checkpoint: str | Path | None = None
     checkpoint_steps: int = 1000
-    callbacks: Sequence[Callable] = ()
+    callbacks: Sequence[Callable | keras.callbacks.Callback] = ()
     verbose: bool = True
 
     def check(self, n: int) -> None:

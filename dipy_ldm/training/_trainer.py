@@ -147,6 +147,7 @@ def _fit(estimator, model, data, stage, record):
         record,
         _Report(estimator, stage, record),
         progress,
+        *(_keras_callbacks(options) if _backend.is_chief() else ()),
     ]
     heeded = nullcontext() if record.path is None else deferred(ask)
     try:
@@ -164,6 +165,10 @@ def _fit(estimator, model, data, stage, record):
     finally:
         # Or else an interrupted bar is drawn once more, below the last word.
         progress.on_train_end()
+
+
+def _keras_callbacks(options):
+    return [c for c in options.callbacks if isinstance(c, keras.callbacks.Callback)]
 
 
 def _judge(stage, record):
@@ -214,7 +219,7 @@ class _EndRound(keras.callbacks.Callback):
 
 
 class _Report(keras.callbacks.Callback):
-    """Log each round, and call the user's callbacks."""
+    """Log each round, and call the user's functions."""
 
     def __init__(self, estimator, stage, record):
         super().__init__()
@@ -230,7 +235,8 @@ class _Report(keras.callbacks.Callback):
             # What they look at is not spread: the others don't take part.
             with _backend.spread(None):
                 for callback in self.stage.options.callbacks:
-                    callback(self.estimator)
+                    if not isinstance(callback, keras.callbacks.Callback):
+                        callback(self.estimator)
 
 
 class Progress(keras.callbacks.Callback):

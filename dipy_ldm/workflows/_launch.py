@@ -1,9 +1,8 @@
 """How commands start: TensorFlow without its greetings, alone or with other workers."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 import logging
-import os
 from pathlib import Path
 import socket
 import sys
@@ -13,7 +12,7 @@ from dipy_ldm import __version__
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.cluster import Cluster, find_cluster
 from dipy_ldm._utils.files import make_folder
-from dipy_ldm._utils.startup import gc_disabled
+from dipy_ldm._utils.startup import gc_disabled, quiet
 
 try:
     import resource
@@ -27,31 +26,10 @@ _MIN_ADDRESS_SPACE = 2.5 * 2**30
 
 @contextmanager
 def quiet_start() -> Iterator[None]:
-    """Silence TensorFlow's messages while it starts, within this context.
-
-    Lines about processor features and missing GPU drivers that no setting of
-    TensorFlow's silences, and that hide the one line a user should read. They come
-    with the import and with the first use of a device. Whoever looks for a GPU sees
-    them by setting ``TF_CPP_MIN_LOG_LEVEL=0``.
-    """
+    """Silence TensorFlow while it starts and first uses a device, in this context."""
     _refuse_too_tight()
-    # A command comes here more than once.
-    spoken = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") != "3"
-    with gc_disabled(freeze=True), nullcontext() if spoken else _silence():
+    with gc_disabled(freeze=True), quiet():
         yield
-
-
-@contextmanager
-def _silence():
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
 
 
 def _refuse_too_tight():

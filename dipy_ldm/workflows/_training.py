@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 import csv
 from functools import partial
+from importlib.util import find_spec
 import io
 from pathlib import Path
 import time
@@ -76,6 +77,7 @@ class Recipe(NamedTuple):
         held_out: Cohort | None,
         checkpoints: Sequence[Path],
         callbacks: Sequence[Callable],
+        loggers: Sequence[Sequence] = ((), (), ()),
         **options,
     ) -> Any:
         """Train both, one after the other, and the detector, if there shall be one."""
@@ -89,7 +91,7 @@ class Recipe(NamedTuple):
                 suffix=cohort.suffix,
                 masks=cohort.masks,
                 checkpoint=checkpoints[0],
-                callbacks=[callbacks[0]],
+                callbacks=[callbacks[0], *loggers[0]],
                 **options,
                 **self.of_vqvae,
             )
@@ -108,7 +110,7 @@ class Recipe(NamedTuple):
             units=cohort.units or {},  # what is known has been logged
             meanings=cohort.meanings,
             checkpoint=checkpoints[1],
-            callbacks=[callbacks[1]],
+            callbacks=[callbacks[1], *loggers[1]],
             **self.of_model,
         )
         if self.of_detector is None:
@@ -117,7 +119,7 @@ class Recipe(NamedTuple):
             cohort.images,
             validation_data=validation.get("images"),
             checkpoint=checkpoints[2],
-            callbacks=[partial(callbacks[2], model)],
+            callbacks=[partial(callbacks[2], model), *loggers[2]],
             **self.of_detector,
         )
 
@@ -170,6 +172,21 @@ def augmentation(settings: Settings, options: SimpleNamespace) -> Augmentation:
     """Return how images are changed before the autoencoder sees them."""
     usual = None if options.no_augment else settings.augment
     return (usual or Augmentation())._replace(flip=options.flip)
+
+
+def tensorboards(folder: str | None) -> list[list]:
+    """Return callbacks that log each stage for TensorBoard, if there is a folder."""
+    stages = "autoencoder", "diffusion", "detector"
+    if folder is None:
+        return [[] for _ in stages]
+    if not (find_spec("tensorflow") and find_spec("tensorboard")):
+        raise InputError(
+            "`tensorboard` needs the packages tensorflow and tensorboard; install them "
+            "(pip install tensorboard), or leave it out: history.csv has the figures."
+        )
+    from keras.callbacks import TensorBoard
+
+    return [[TensorBoard(Path(folder) / s, write_graph=False)] for s in stages]
 
 
 class Report:

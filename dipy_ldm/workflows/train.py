@@ -93,6 +93,7 @@ class TrainLDMFlow(LDMFlow):
         no_augment=False,
         cache_dir=None,
         cache_limit=None,
+        tensorboard=None,
         check=False,
         seconds=60.0,
         out_dir="",
@@ -230,6 +231,9 @@ class TrainLDMFlow(LDMFlow):
             Volumes: gigabytes that the cached volumes of all trainings may take.
             The least recently used are removed beyond it, but none in use. Default: no
             limit.
+        tensorboard : string or Path, optional
+            Folder for TensorBoard, too: the figures of history.csv after each round, in
+            a folder for each network. Needs the package tensorboard.
         check : bool, optional
             Check inputs, options and machine instead of training.
         seconds : float, optional
@@ -281,6 +285,7 @@ class TrainLDMFlow(LDMFlow):
         check_training(options)
         cluster = launch.find_workers(options.strategy)
         strategy = _join(cluster, options, paths[0])
+        loggers = training.tensorboards(options.tensorboard)
         planned = inputs.plan_training(options)
         settings = _presets.resolve(planned, **sizes_of(options))
         inputs.rehearse(planned, options.validation, options.seed, settings.batch_size)
@@ -304,6 +309,7 @@ class TrainLDMFlow(LDMFlow):
                 held_out,
                 self.checkpoints,
                 (report.autoencoder, report.diffusion, report.detector),
+                loggers,
                 patch=settings.patch,
                 background=options.background,
                 augment=training.augmentation(settings, options),

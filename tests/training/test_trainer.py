@@ -171,3 +171,43 @@ def test_a_job_that_ignores_ctrl_c_goes_on(blobs, ctrl_c):
 
     vqvae.fit(blobs, epochs=3, callbacks=[tell], verbose=False)
     assert vqvae.history_["epoch"][-1] == 3
+
+
+class Watching(keras.callbacks.Callback):
+    """Note what Keras tells its callbacks."""
+
+    def __init__(self):
+        super().__init__()
+        self.began, self.ended, self.rounds = 0, 0, []
+
+    def on_train_begin(self, logs=None):
+        self.began += 1
+        self.n_weights = self.model.count_params()
+
+    def on_epoch_end(self, epoch, logs=None):
+        assert epoch < self.params["epochs"]
+        self.rounds.append(dict(logs))
+
+    def on_train_end(self, logs=None):
+        self.ended += 1
+
+
+def test_callbacks_of_keras_get_the_figures_of_the_history(blobs, tmp_path):
+    watching, told = Watching(), []
+    table = keras.callbacks.CSVLogger(tmp_path / "log.csv")
+    vqvae = VQVAE(widths=(8, 8), n_codes=16, code_dim=2).fit(
+        blobs,
+        validation_data=blobs[:4],
+        epochs=2,
+        batch_size=16,
+        verbose=False,
+        callbacks=[watching, table, told.append],
+    )
+    assert (watching.began, watching.ended, told) == (1, 1, [vqvae, vqvae])
+    assert watching.n_weights > 0
+    figures = {k: v for k, v in vqvae.history_.items() if k not in ("step", "epoch")}
+    assert "val_mse" in figures
+    for name, values in figures.items():
+        assert [r[name] for r in watching.rounds] == pytest.approx(values)
+    head = (tmp_path / "log.csv").read_text().splitlines()[0]
+    assert head == ",".join(["epoch", *sorted(figures)])

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 from PIL import Image
+import keras
 import numpy as np
 import numpy.testing as npt
 from processes import NO_DEVICE, NO_MACHINES, TINY, answer, call, kill_when, run, start
@@ -17,6 +18,7 @@ import pytest
 from dipy_ldm import LatentDiffusion, __version__, _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.files import claimed
+from dipy_ldm.workflows import _training
 from dipy_ldm.workflows._outputs import fingerprint
 from dipy_ldm.workflows.train import TrainLDMFlow
 
@@ -344,3 +346,22 @@ def test_a_training_does_not_begin_from_what_does_not_fit(diffusion, blobs, tmp_
                 batch_size=4,
                 out_dir=str(tmp_path / "out"),
             )
+
+
+def test_figures_for_tensorboard(blobs, tmp_path, monkeypatch):
+    np.save(tmp_path / "small.npy", blobs[:20])
+    options = {"batch_size": 4, "steps_vqvae": 2, "steps_ldm": 2, "widths_ldm": [8]}
+    options |= {"tensorboard": str(tmp_path / "tb"), "out_dir": str(tmp_path / "out")}
+    monkeypatch.setattr(_training, "find_spec", lambda name: name != "tensorboard")
+    with pytest.raises(InputError, match="pip install tensorboard.*or leave it out"):
+        TrainLDMFlow().run([str(tmp_path / "small.npy")], **options)
+    monkeypatch.setattr(_training, "find_spec", lambda name: True)
+
+    def table(folder, write_graph):
+        folder.mkdir(parents=True)
+        return keras.callbacks.CSVLogger(folder / "log.csv")
+
+    monkeypatch.setattr(keras.callbacks, "TensorBoard", table)
+    TrainLDMFlow().run([str(tmp_path / "small.npy")], **options)
+    for stage, figure in (("autoencoder", "mse"), ("diffusion", "val_loss")):
+        assert figure in (tmp_path / "tb" / stage / "log.csv").read_text()
