@@ -40,7 +40,7 @@ from dipy_ldm.denoiser._networks import (
     Parameters,
     expected_shapes,
 )
-from dipy_ldm.denoiser._transfer import take_over
+from dipy_ldm.denoiser._transfer import check_alike, take_over
 from dipy_ldm.diffusion import _inpainting as inpainting, samplers
 from dipy_ldm.diffusion._options import (
     Sampling,
@@ -360,6 +360,8 @@ class LatentDiffusion(Estimator):
         self,
         shape: tuple[int, ...],
         source: sources.Source | None = None,
+        *,
+        init: Self | str | Path | None = None,
         **options: Unpack[FitOptions],
     ) -> None:
         """Refuse a fit that can't be done, or would not fit into the memory.
@@ -372,17 +374,18 @@ class LatentDiffusion(Estimator):
             Shape of all images, ``(n, *space, channels)``.
         source : Source, optional
             Channels and range of source images, or their labels.
-        **options
+        init, **options
             As of :meth:`fit`.
 
         Raises
         ------
         InputError
             If a name is unknown (the sentence lists the known ones), a number makes
-            no sense, or the memory is too small.
+            no sense, the memory is too small, or `init` is of something else.
         """
         resolved = resolve("ldm", len(shape) - 2, options)
-        training.check(self._architecture(shape, source), shape[0], resolved)
+        architecture = self._architecture(shape, source, self._read_init(init))
+        training.check(architecture, shape[0], resolved)
 
     @with_options(SamplingOptions)
     def predict(
@@ -941,7 +944,10 @@ class LatentDiffusion(Estimator):
         parameters = Parameters(**self._resolved(len(shape) - 2, init))
         latent_shape = self.vqvae.latent_shape(shape[1:])
         # What conditions take is next to nothing.
-        return Architecture(parameters, latent_shape, self.vqvae.factor, {}, source)
+        new = Architecture(parameters, latent_shape, self.vqvae.factor, {}, source)
+        if init is not None:
+            check_alike(new, init._denoiser.architecture)
+        return new
 
     def _prior(self):
         return LatentPrior(self.conditional_mean_, self.gaussian_, self.probe_)

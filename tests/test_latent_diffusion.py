@@ -414,6 +414,13 @@ def test_a_fit_does_not_begin_from_what_it_can_not(
     assert not hasattr(model, "denoiser_")
 
 
+def test_a_check_refuses_what_a_fit_does_not_begin_from(diffusion, vqvae, blobs):
+    model = LatentDiffusion(vqvae)
+    model.check(blobs.shape, init=diffusion)
+    with pytest.raises(InputError, match="the target 'v', not 'clean'"):
+        model.set_params(target="clean").check(blobs.shape, init=diffusion)
+
+
 def test_a_denoiser_does_not_begin_from_an_autoencoder(vqvae, blobs, tmp_path):
     vqvae.save(tmp_path / "v.safetensors")
     with pytest.raises(InputError, match="holds a vqvae, not a latent_diffusion"):

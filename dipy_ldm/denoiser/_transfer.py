@@ -18,14 +18,13 @@ def take_over(denoiser: ConditionalDenoiser, init: ConditionalDenoiser | None) -
     if init is None:
         return
     pair = denoiser.architecture, init.architecture
-    _check_alike(*pair)
     for name, network in denoiser.networks.items():
         if name in init.networks:
             _take_over(network, init.networks[name], *pair)
 
 
-def _check_alike(architecture, init):
-    """Refuse a denoiser whose inputs and results mean something else."""
+def check_alike(architecture: Architecture, init: Architecture) -> None:
+    """Refuse to begin from a denoiser whose inputs and results mean something else."""
     for name in ("schedule", "target"):
         own, other = (getattr(a.parameters, name) for a in (architecture, init))
         if own != other:

@@ -37,8 +37,8 @@ class Recipe(NamedTuple):
     of_vqvae: dict
     of_model: dict
     of_detector: dict | None = None
-    init_vqvae: str | None = None
-    init_model: str | None = None
+    init_vqvae: "VQVAE | None" = None
+    init_model: "LatentDiffusion | None" = None
 
     def check(
         self,
@@ -55,7 +55,7 @@ class Recipe(NamedTuple):
             self.vqvae.check(shape, init=init, patch=patch, **self.of_vqvae)
         else:
             self._check_as_it_is(shape)
-        self.model.check(shape, source, **self.of_model)
+        self.model.check(shape, source, init=self.init_model, **self.of_model)
         if self.of_detector is not None:
             from dipy_ldm.anomaly_detector import AnomalyDetector
 
@@ -157,13 +157,14 @@ def begin_from(init: str | None, recipe: Recipe, options: SimpleNamespace) -> Re
     """Let both estimators begin from a model file, if there is one."""
     if init is None:
         return recipe
-    from dipy_ldm import VQVAE
+    from dipy_ldm import VQVAE, LatentDiffusion
 
     kind = _serialization.read_document(_serialization.find(init))["kind"]
-    recipe = recipe._replace(init_model=init if kind == "latent_diffusion" else None)
+    whole = LatentDiffusion.load(init) if kind == "latent_diffusion" else None
+    vqvae = whole.vqvae_ if whole else VQVAE.load(init)
+    recipe = recipe._replace(init_model=whole)
     if options.epochs_vqvae or options.steps_vqvae:
-        return recipe._replace(init_vqvae=init)
-    vqvae = VQVAE._read_init(init)
+        return recipe._replace(init_vqvae=vqvae)
     model = recipe.model.set_params(vqvae=vqvae)
     return recipe._replace(vqvae=vqvae, model=model, of_vqvae={})
 
