@@ -9,13 +9,24 @@ BIN := .venv/bin
 help:  ## list the targets
 	@sed -n 's/^\([a-z. -]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 24
 
-.venv: .venv/installed  ## install the package and its test tools into .venv
+.venv: .venv/installed-test  ## install the package and its test tools into .venv
+
+# On most machines of Linux TensorFlow has a build without CUDA, which is much smaller.
+TENSORFLOW := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),tensorflow-cpu,tensorflow)
+REQUIRED := import tomllib; \
+	needed = tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"]; \
+	print(*(n.replace("tensorflow", "$(TENSORFLOW)") for n in needed))
 
 .venv/installed: pyproject.toml
 	@echo "Installing into .venv (TensorFlow is large: minutes the first time)"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --upgrade pip  # --group is new in pip 25.1
-	@$(BIN)/python -m pip install --quiet --editable ".[jax,torch]" --group test
+	@$(BIN)/python -m pip install --quiet $$($(BIN)/python -c '$(REQUIRED)')
+	@$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+.venv/installed-test: .venv/installed
+	@$(BIN)/python -m pip install --quiet "jax>=0.6" "torch>=2.6" --group test
 	@touch $@
 
 demo: .venv/installed  ## train on MNIST for some minutes and generate 100 digits
@@ -26,6 +37,7 @@ demo: .venv/installed  ## train on MNIST for some minutes and generate 100 digit
 	@echo "The generated digits are in demo/samples.png"
 
 demo-volumes: .venv/installed  ## train on 200 virtual brains and generate 8
+	@$(BIN)/python -m pip install --quiet "nilearn>=0.11"  # its template
 	@$(BIN)/python doc/examples/virtual_cohort.py demo-volumes/cohort --n 200
 	@$(BIN)/dipy_train_ldm demo-volumes/cohort --voxel_size 4 --patch 32 \
 		--epochs_vqvae 40 --epochs_ldm 40 --widths_ldm 32 64 128 \
@@ -45,7 +57,7 @@ demo-volumes: .venv/installed  ## train on 200 virtual brains and generate 8
 peers: .venv/installed .venv-peers/installed  ## measure time and memory against diffusers and MONAI (ten minutes)
 	@$(BIN)/python benchmarks/peers.py $(ONLY)
 
-.venv/installed-doc: .venv/installed
+.venv/installed-doc: .venv/installed-test
 	@$(BIN)/python -m pip install --quiet --group doc
 	@touch $@
 
@@ -64,7 +76,7 @@ doc: .venv/installed-doc doc/_build/begun  ## build the documentation in doc/_bu
 doc-text: .venv/installed-doc  ## the same in doc/_build/text in a minute, without running the examples
 	@$(BIN)/sphinx-build -q -D plot_gallery=0 doc doc/_build/text
 
-test-pages: .venv/installed  ## run the code of README and guide as printed, on less data
+test-pages: .venv/installed-test  ## run the code of README and guide as printed, on less data
 	@$(BIN)/pytest -n auto --maxprocesses 4 -m "" tests/test_doc.py
 
 TEST := pytest -n auto --maxprocesses 4 --dist worksteal
@@ -73,13 +85,13 @@ test: lint  ## check the style, then run the tests
 	@$(BIN)/$(TEST)
 
 # The ends of what pyproject.toml allows; uv brings a Python that is not there.
-.venv-lowest/installed: .venv/installed
+.venv-lowest/installed: .venv/installed-test
 	@$(BIN)/uv venv --quiet --clear --python 3.11 $(@D)
 	@$(BIN)/uv pip install --quiet --python $(@D) --resolution lowest-direct \
 		--compile-bytecode --editable . --group test
 	@touch $@
 
-.venv-newest/installed: .venv/installed
+.venv-newest/installed: .venv/installed-test
 	@$(BIN)/uv venv --quiet --clear --python 3.13 $(@D)  # TensorFlow's newest
 	@touch $@
 
@@ -92,7 +104,7 @@ test-newest: .venv-newest/installed  ## the same with Python 3.13 and the newest
 	@.venv-newest/bin/$(TEST)
 
 # Without TensorFlow, which dipy_ldm brings otherwise.
-.venv-jax/installed .venv-torch/installed: .venv/installed
+.venv-jax/installed .venv-torch/installed: .venv/installed-test
 	@$(PYTHON) -m venv --clear $(@D)
 	@$(@D)/bin/python -m pip install --quiet $(@D:.venv-%=%)
 	@echo "tensorflow; python_version < '3'" > $(@D)/overrides
@@ -104,7 +116,7 @@ test-jax test-torch: test-%: .venv-%/installed  ## the same with another back-en
 	@KERAS_BACKEND=$* .venv-$*/bin/$(TEST)
 
 # Figures have names that benchmarks have, too: mypy takes one of each at a time.
-lint: .venv/installed  ## check style, spelling, types and the direction of imports
+lint: .venv/installed-test  ## check style, spelling, types and the direction of imports
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/ruff format --check --quiet
 	@$(BIN)/codespell
