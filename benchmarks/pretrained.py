@@ -196,7 +196,7 @@ def measure_all(vqvae, files, voxel_size):
             shown = planes(np.concatenate([volume, reconstructed]), grid.affine)
     octaves = min(len(each["octaves"]) for each in scores)
     means = {
-        name: np.mean([np.atleast_1d(each[name])[:octaves] for each in scores], 0, float)
+        name: np.mean([np.atleast_1d(s[name])[:octaves] for s in scores], 0, float)
         for name in scores[0]
     }
     return {name: values.round(3).tolist() for name, values in means.items()}, shown
