@@ -237,9 +237,9 @@ def to_saved(conditions: dict[str, Condition]) -> dict[str, dict]:
     return {name: condition._asdict() for name, condition in conditions.items()}
 
 
-def from_saved(saved: dict[str, dict] | None) -> dict[str, Condition]:
-    """Read conditions from a document; earlier ones have none."""
-    return {name: Condition(**facts) for name, facts in (saved or {}).items()}
+def from_saved(saved: dict[str, dict]) -> dict[str, Condition]:
+    """Read conditions from a document."""
+    return {name: Condition(**facts) for name, facts in saved.items()}
 
 
 def _check_names(conditions, request):

@@ -23,10 +23,6 @@ if TYPE_CHECKING:  # it takes seconds to import
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 11
-# The oldest that can be read, but for checkpoints: they go on with the same package.
-_OLDEST = 2
-# Was in no release, and had denoisers of volumes that saw latents in other units.
-_UNREAD = 7
 # Types of the numbers of networks; optimizers count in integers, too.
 _FLOATS = ("F32", "F16", "BF16")
 _TYPES = ("F32", "F16", "F64", "I64", "I32", "U32", "BOOL")
@@ -88,7 +84,7 @@ def load(
     """Read tensors and document of a file, and check the tensors' shapes."""
     document = read_document(path, kind)
     with safe_open(path, "numpy") as file:
-        # Older versions had none, and what others wrote has none.
+        # What others wrote has none.
         written = file.metadata().get("sha256")
         slices = {name: file.get_slice(name) for name in file.keys()}
         types = {name: piece.get_dtype() for name, piece in slices.items()}
@@ -145,8 +141,7 @@ def read_document(path: str | Path, kind: str | None = None) -> dict:
     with _naming(path, kind):
         document = _parse(metadata["dipy_ldm"])
     version = document["format_version"]
-    oldest = FORMAT_VERSION if document["kind"] == "checkpoint" else _OLDEST
-    if version == _UNREAD or not oldest <= version <= FORMAT_VERSION:
+    if version != FORMAT_VERSION:
         age, cure = (
             ("newer", "upgrade dipy_ldm")
             if version > FORMAT_VERSION
@@ -163,7 +158,7 @@ def read_document(path: str | Path, kind: str | None = None) -> dict:
         )
     with _naming(path, kind):
         _documents.check(document)
-    return _documents.upgraded(document)
+    return document
 
 
 def shapes(network: "keras.Model", prefix: str) -> _documents.Shapes:

@@ -119,7 +119,7 @@ class LatentDiffusion(Estimator):
         The anomaly detector; None before :meth:`fit_detector`.
     latent_mean_, latent_scale_ : ndarray
         Mean of each channel of the latents, and the standard deviation of all of them
-        (of each, in earlier model files) once for each.
+        once for each.
     latent_shape_ : tuple of int
         Shape of a latent, ``(*space, channels)``.
     history_ : dict of str to list
@@ -910,7 +910,7 @@ class LatentDiffusion(Estimator):
         if not hasattr(self, "vqvae_"):
             self.vqvae_ = VQVAE.from_saved(tensors, document)
         # Before networks are built, to which it is given.
-        conditions = from_saved(document.get("conditions"))
+        conditions = from_saved(document["conditions"])
         self._set_prior(LatentPrior.from_tensors(tensors, conditions))
         self.detector_ = None
         if described := document.get("lesion_detector"):

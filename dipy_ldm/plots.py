@@ -169,11 +169,9 @@ def _rows(images, reconstructed, columns):
 
 
 def _curves(ax, stage, history):
-    # Earlier versions did not say.
-    epochs = history.get("epoch", range(1, len(history["loss"]) + 1))
     for name in ("loss", "val_loss", "mse", "val_mse", "val_detail", "val_dice"):
         if name in history:
-            ax.plot(epochs, history[name], marker=".", label=name)
+            ax.plot(history["epoch"], history[name], marker=".", label=name)
     ax.set_title(stage, pad=24)
     ax.set_xlabel("epoch")
     if "mse" in history:  # falls by orders of magnitude
@@ -182,7 +180,7 @@ def _curves(ax, stage, history):
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if "perplexity" in history:
         twin = ax.twinx()
-        twin.plot(epochs, history["perplexity"], "k.:", label="perplexity")
+        twin.plot(history["epoch"], history["perplexity"], "k.:", label="perplexity")
         twin.set_ylabel("perplexity of the codes (dotted)")
     # Under the title: within the axes there may be no place without a curve.
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=5, frameon=False)

@@ -23,7 +23,6 @@ from dipy_ldm._utils.checks import (
     plain,
 )
 from dipy_ldm.autoencoder._codec import Codec, Parameters, expected_shapes
-from dipy_ldm.autoencoder._network import DESIGN
 from dipy_ldm.autoencoder._training import AutoencoderStage, check
 from dipy_ldm.data import _checks as checks
 from dipy_ldm.data._batches import Augmentation, window_size
@@ -85,8 +84,8 @@ class VQVAE(Estimator):
         ``val_mse`` and ``val_detail``, the share of detail that is true.
     sharpening_ : float
         How much of their finest detail is added to decoded volumes, so that they have
-        as much of it as the training volumes; 0 for images and older files. Set it to
-        0 for the least error.
+        as much of it as the training volumes; 0 for images. Set it to 0 for the least
+        error.
     fingerprint_ : str
         Hash of the training images.
     step_seconds_ : dict of str to list of float
@@ -115,7 +114,6 @@ class VQVAE(Estimator):
         Entry("history", "history_"),
         Entry("fingerprint", "fingerprint_"),
         Entry("precision", "precision_", Precision.from_saved, Precision.to_saved),
-        Entry("design", "design_"),
         Entry("sharpening", "sharpening_", float),
     )
 
@@ -123,8 +121,6 @@ class VQVAE(Estimator):
     intensity_: tuple[float, float]
     history_: dict[str, list]
     sharpening_: float
-    # How new networks are built.
-    design_ = DESIGN
     _codec: Codec
 
     def __init__(
@@ -226,7 +222,7 @@ class VQVAE(Estimator):
         checks.warn_of_channels(images.shape)
         # Only now: what is refused leaves an estimator as it was.
         self.precision_ = log_precision(resolved.precision)
-        self.design_, self.sharpening_ = DESIGN, 0.0
+        self.sharpening_ = 0.0
         self.shape_ = images.shape[1:]
         self.affine_, self.suffix_ = affine, suffix
         self.intensity_ = survey.low, survey.high
@@ -505,7 +501,7 @@ class VQVAE(Estimator):
     def _parameters(self, rank=2):
         """Return the parameters of the fitted model, or else of the next fit."""
         chosen = self._fitted_with or self._resolved(rank)
-        return Parameters(**chosen, design=self.design_)
+        return Parameters(**chosen)
 
     def _restore(self, tensors, document):
         super()._restore(tensors, document)

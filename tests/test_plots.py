@@ -43,9 +43,13 @@ def test_large_montages_are_not_enlarged(tmp_path, side, factor):
 
 def test_training_is_saved_at_every_stage(tmp_path):
     images = np.random.default_rng(0).random((16, 8, 8, 1))
-    first = {"autoencoder": {"loss": [2.0], "mse": [0.1], "perplexity": [7.0]}}
+    first = {
+        "autoencoder": {"epoch": [1], "loss": [2.0], "mse": [0.1], "perplexity": [7.0]}
+    }
     plots.save_training(tmp_path / "a.png", first, pairs=(images, images))
-    both = first | {"diffusion": {"loss": [1.0, 0.5], "val_loss": [1.0, 0.6]}}
+    both = first | {
+        "diffusion": {"epoch": [1, 2], "loss": [1.0, 0.5], "val_loss": [1.0, 0.6]}
+    }
     plots.save_training(
         tmp_path / "a.png", both, pairs=(images, images), samples=images
     )

@@ -29,7 +29,6 @@ DOCUMENT = {
         "bottleneck": "codebook",
         "seed": 0,
     },
-    "design": 3,
     "sharpening": 0.25,
     "shape": [4, 5, 1],
     "intensity": [0.0, 1.0],

@@ -14,7 +14,6 @@ from dipy_ldm._utils import tiling as tiles
 from dipy_ldm._utils.checks import check_seed, check_sizes, choose
 from dipy_ldm.autoencoder import losses
 from dipy_ldm.autoencoder._network import (
-    DESIGN,
     autoencoder_parts,
     encoder_and_decoder,
     factor_of,
@@ -42,7 +41,6 @@ class Parameters(NamedTuple):
     loss: str
     bottleneck: str
     seed: int
-    design: int = DESIGN
 
     def check(self) -> None:
         """Refuse parameters with which nothing can be built."""
@@ -67,7 +65,7 @@ class Parameters(NamedTuple):
         self, precision: str, space: Space, channels: int, remat: bool = False
     ) -> tuple[Any, Any]:
         """Sketch encoder and decoder without weights, to learn of their shapes."""
-        names = ("widths", "blocks", "code_dim", "seed", "design")
+        names = ("widths", "blocks", "code_dim", "seed")
         options = {name: getattr(self, name) for name in names} | {"remat": remat}
         build = partial(encoder_and_decoder, space, channels, **options)
         return building.build_without_weights(precision, build)
@@ -93,7 +91,7 @@ def expected_shapes(document: dict, shapes: _documents.Shapes) -> _documents.Sha
 
     Or refuse the document, if networks of it would be far larger than its tensors.
     """
-    parameters = Parameters(**document["vqvae"], design=document["design"])
+    parameters = Parameters(**document["vqvae"])
     choose("bottleneck", parameters.bottleneck, BOTTLENECKS)
     _documents.check_sizes(document["vqvae"], shapes)
     return parameters.weight_shapes(document["shape"])
@@ -209,8 +207,8 @@ class Codec:
         """Estimate the bytes that encoding and decoding take, beside their results."""
         batch_size = batch_size or tiles.safe_batch(space)
         chosen, channels = self.parameters, self.shape[-1]
-        widths, design = tuple(chosen.widths), (chosen.blocks, chosen.code_dim)
-        encoder, decoder, latents = _per_voxel(widths, *design, channels, len(space))
+        sizes = tuple(chosen.widths), chosen.blocks, chosen.code_dim
+        encoder, decoder, latents = _per_voxel(*sizes, channels, len(space))
         codes = DISTANCES * 4 * chosen.n_codes * latents
         # In the range of the images and of [0, 1].
         whole = 8 * channels * math.prod(space)

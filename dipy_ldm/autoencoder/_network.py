@@ -69,12 +69,6 @@ class Cosines(keras.initializers.Initializer):
         return {"piece": self.piece, "back": self.back}
 
 
-# The networks of this version. Those of 1 normalise before the decoder's last
-# convolution, those of 1 and 2 have no linear transforms, and decode at the full
-# resolution.
-DESIGN = 3
-
-
 def encoder(
     space: tuple[int | None, ...],
     channels: int,
@@ -83,7 +77,6 @@ def encoder(
     blocks: int,
     code_dim: int,
     remat: bool = False,
-    design: int = DESIGN,
 ) -> keras.Model:
     """Build the network that maps images to latents.
 
@@ -106,9 +99,6 @@ def encoder(
         x = conv(x, width, size=4, strides=2, bias_initializer=small_random_bias())
         for _ in range(blocks):
             x = residual(x, width, norm_position, remat)
-    if design < 3:
-        latents = to_output(x, code_dim, norm_position)
-        return keras.Model(images, latents, name="encoder")
     latents = to_output(x, code_dim, norm_position, kernel_initializer="zeros")
     times = factor_of(widths)
     piece = (*(times for _ in space), channels)
@@ -124,7 +114,6 @@ def decoder(
     blocks: int,
     code_dim: int,
     remat: bool = False,
-    design: int = DESIGN,
 ) -> keras.Model:
     """Build the network that maps (quantised) latents to images.
 
@@ -142,11 +131,6 @@ def decoder(
             x = residual(x, width, norm_position, remat)
         if finer:
             x = conv(x, finer, upsampled=True, bias_initializer=small_random_bias())
-    if design < 3:
-        options = {"upsampled": True, "bias_initializer": small_random_bias()}
-        x = conv(x, max(1, widths[0] // 2), **options)
-        images = to_output(x, channels, norm_position if design < 2 else None)
-        return keras.Model(latents, images, name="decoder")
     rank = len(space)
     x = to_output(x, channels * 2**rank, None, kernel_initializer="zeros")
     times = factor_of(widths)

@@ -85,7 +85,8 @@ class AutoencoderStage(Stage):
         self.validation = None
         if data.held_out is not None:
             self.validation = self.affordable(data.held_out)
-        self.settings = self._parameters() | data.settings() | self._loss_settings()
+        self.settings = codec.parameters._asdict() | data.settings()
+        self.settings |= self._loss_settings()
         self.batches = batches(
             data.images,
             options.batch_size,
@@ -96,11 +97,6 @@ class AutoencoderStage(Stage):
             background=data.background,
             augment=data.augment,
         )
-
-    def _parameters(self):
-        parameters = self.codec.parameters._asdict()
-        del parameters["design"]
-        return parameters
 
     def _loss_settings(self):
         masks = self.data.masks

@@ -94,8 +94,7 @@ class CopyFilter(NamedTuple):
     def load(cls, path: str | Path, model: str) -> Self:
         """Read fingerprints."""
         tensors, document = _serialization.load(path, _KIND)
-        thresholds = {"threshold", "threshold_voxels"}
-        if document.get("model") != model or not thresholds <= document.keys():
+        if document.get("model") != model:
             raise InputError(
                 f"{path} has the fingerprints of another model; make them for this one "
                 "with dipy_audit_ldm --fingerprints."
@@ -119,8 +118,8 @@ class CopyFilter(NamedTuple):
 
 
 def _load_reference_set(train, document, end):
-    """Read features and their thresholds; older files have no distance."""
-    limits = document[f"threshold{end}"], document.get(f"apart{end}", 0)
+    """Read features, their threshold and their distance."""
+    limits = document[f"threshold{end}"], document[f"apart{end}"]
     return ReferenceSet(train, *map(float, limits))
 
 

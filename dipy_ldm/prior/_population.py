@@ -54,7 +54,7 @@ class Population(NamedTuple):
 
     @classmethod
     def from_saved(cls, saved: dict | None) -> Self | None:
-        """Read what :meth:`to_saved` wrote; None of earlier versions."""
+        """Read what :meth:`to_saved` wrote; None stays None."""
         return cls(**saved) if saved else None
 
     def to_saved(self) -> dict:

@@ -76,10 +76,9 @@ class TrainingRecord(keras.callbacks.Callback):
         if self.path is not None and self.path.exists():
             whole, (tensors, document) = _serialization.newest(self.path)
             self._refuse_others(document["settings"])
-            # An earlier version did not say how many.
-            self.history, self.done = document["history"], document.get("steps", -1)
+            self.history, self.done = document["history"], document["steps"]
         state = dict(_variables(model))
-        if self.done < 0 or (self.done and not _fits(tensors, state)):
+        if self.done and not _fits(tensors, state):
             raise InputError(
                 f"{self.path} was written by an earlier version; remove it."
             )

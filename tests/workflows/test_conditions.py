@@ -172,7 +172,7 @@ def test_invalid_requests_are_refused(brains, case):
 
 
 def test_conditions_of_a_model_without(tmp_path):
-    older = Path(__file__).parents[1] / "files" / "format-2.safetensors"
+    older = Path(__file__).parents[1] / "files" / "format-11.safetensors"
     for command in (
         ("dipy_generate_ldm", older, "--conditions", "label=7"),
         ("dipy_train_ldm", "mnist", "--conditions", "age"),
@@ -187,7 +187,7 @@ def test_conditions_of_a_model_without(tmp_path):
 @pytest.mark.parametrize("given", [{}, "none"])
 @pytest.mark.parametrize("seed", [None, 0])
 def test_requests_are_empty_for_a_model_without_conditions(given, seed):
-    older = Path(__file__).parents[1] / "files" / "format-4.safetensors"
+    older = Path(__file__).parents[1] / "files" / "format-11.safetensors"
     asked = RequestedConditions.of(older, given, range(2), seed=seed)
     assert asked.subset(range(1)) is None
     assert asked.facts(range(1)) == asked.arrays(range(1)) == {}

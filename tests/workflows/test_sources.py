@@ -164,7 +164,7 @@ def test_invalid_options_are_refused(trained, command, monkeypatch, case):
 
 
 def test_sources_for_a_model_without(command):
-    older = Path(__file__).parents[1] / "files" / "format-2.safetensors"
+    older = Path(__file__).parents[1] / "files" / "format-11.safetensors"
     status, stderr = command("generate", older, "--source_files", "x.nii.gz")
     assert status == 2
     assert "trained without source images; leave out --source_files" in stderr
