@@ -176,8 +176,8 @@ def check(document: dict) -> None:
     """Refuse a document that does not have what its kind of file must."""
     if document["kind"] in _KINDS:
         _check_entries("", document, _KINDS[document["kind"]])
-    if population := document.get("population"):
-        _check_population(population, document["conditions"])
+    if document["kind"] == "latent_diffusion" and document["population"]:
+        _check_population(document["population"], document["conditions"])
 
 
 def _check_entries(where, entries, kind):
@@ -194,7 +194,7 @@ def _check_entries(where, entries, kind):
             raise InputError(f"{where}{name} can't be {short(entries[name])}")
 
 
-def fits(value: Any, kind: Any) -> bool:
+def fits(value: object, kind: object) -> bool:
     """Return whether a value of JSON is of a type, and within its limits."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Annotated, NotRequired):
@@ -203,8 +203,10 @@ def fits(value: Any, kind: Any) -> bool:
     if origin in (Union, UnionType):
         return any(fits(value, one) for one in arguments)
     if origin in (list, dict):
+        if not isinstance(value, list | dict) or type(value) is not origin:
+            return False
         values = value.values() if isinstance(value, dict) else value
-        return isinstance(value, origin) and all(fits(v, arguments[-1]) for v in values)
+        return all(fits(entry, arguments[-1]) for entry in values)
     if is_typeddict(kind):
         types = get_type_hints(kind, include_extras=True)
         return (

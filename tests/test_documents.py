@@ -12,13 +12,11 @@ import pytest
 from safetensors.numpy import save_file
 
 from dipy_ldm import (
-    VQVAE,
     LatentDiffusion,
     _documents,
     _serialization,
 )
 from dipy_ldm._utils.checks import InputError
-
 
 FILE = Path(__file__).parent / "files" / "format-11.safetensors"
 

@@ -171,7 +171,7 @@ def _try_out(
         few,
         options.seconds / 2,
         patch=patch,
-        augment=training.augmentation(settings, options),
+        augment=training.augmentation(options),
     )
     trial = overfit(
         recipe, train.images[:N_OVERFIT_IMAGES], material.affine, options.seconds

@@ -40,7 +40,6 @@ class RequestedConditions(NamedTuple):
         model_path: str | Path,
         request: dict | str | None,
         numbers: range,
-        strict: bool = False,
         seed: int | None = None,
         same_noise: bool = False,
     ) -> Self:
@@ -50,8 +49,6 @@ class RequestedConditions(NamedTuple):
         n = len(numbers)
         request = request or None
         surprises = ConditionBatch.of(conditions, request, n).surprises
-        if strict and surprises:
-            raise InputError(" ".join(surprises))
         explicit = values = requested(conditions, request, n)
         drawn = None
         if seed is not None:

@@ -41,10 +41,8 @@ channels : bool, optional
     Volumes: the fourth axis of the files holds channels.
 cache_dir : string or Path, optional
     Volumes: folder in which preprocessed volumes are cached. Default: the user's cache.
-sampler : string, optional
-    Sampler: ddpm, ddim or dpm++.
 steps : int, optional
-    Network evaluations per sample. Default: 10 for dpm++, 50 for the others.
+    Network evaluations per sample. Default: 10 (50 for samplers other than dpm++).
 guidance : float, optional
     Guidance scale of the autoguidance model. 1 is without guidance, and faster; larger
     values give clearer and less varied samples. Default: 2 for images, 1 for volumes.

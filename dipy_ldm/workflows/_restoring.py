@@ -44,6 +44,8 @@ if TYPE_CHECKING:  # they take seconds to import
 
 logger = logging.getLogger(__name__)
 
+# Others are for experts, in Python or by dipy_generate_ldm.
+SAMPLER = "dpm++"
 # What sidecars have of the inputs.
 _FINGERPRINTS = "SourceFingerprints"
 
@@ -174,6 +176,23 @@ def load_on(path: Path, strategy: str, devices: list[str] | None) -> tuple[Any, 
         # Each worker uses its own: they don't meet.
         devices = _backend.make_strategy(strategy, devices, alone=True)
         return LatentDiffusion.load(path), devices
+
+
+def choose_sampling(
+    model: "LatentDiffusion", options: SimpleNamespace, n: int = 1, **sizes
+) -> dict[str, Any]:
+    """Choose how a model samples; nothing where there are samples already."""
+    if getattr(options, "generated_files", None):
+        return {}
+    sampler = getattr(options, "sampler", SAMPLER)
+    steps, guidance = options.steps, options.guidance
+    sampling = {
+        "sampler": sampler,
+        "steps": model.default_steps(sampler) if steps is None else steps,
+        "guidance": model.default_guidance if guidance is None else guidance,
+    }
+    model.check_sampling(n, **sampling, seed=options.seed, **sizes)
+    return sampling
 
 
 def _appended(stem, end):

@@ -142,7 +142,6 @@ def make(settings: Settings, strategy: object, options: SimpleNamespace) -> Reci
     model = LatentDiffusion(
         vqvae,
         widths=settings.widths_ldm,
-        guide=options.guide or None,
         seed=options.seed,
     )
     training = {name: getattr(options, name) for name in _TRAINING}
@@ -169,10 +168,9 @@ def begin_from(init: str | None, recipe: Recipe, options: SimpleNamespace) -> Re
     return recipe._replace(vqvae=vqvae, model=model, of_vqvae={})
 
 
-def augmentation(settings: Settings, options: SimpleNamespace) -> Augmentation:
-    """Return how images are changed before the autoencoder sees them."""
-    usual = None if options.no_augment else settings.augment
-    return (usual or Augmentation())._replace(flip=options.flip)
+def augmentation(options: SimpleNamespace) -> Augmentation | None:
+    """Return how images are changed in training; None is for as usual."""
+    return Augmentation() if options.no_augment else None
 
 
 def tensorboards(folder: str | None) -> list[list]:

@@ -21,7 +21,6 @@ from dipy_ldm.workflows._outputs import (
     write_private,
 )
 from dipy_ldm.workflows._sources import SourceInputs
-from dipy_ldm.workflows.evaluate import settled
 
 
 class AuditLDMFlow(LDMFlow):
@@ -41,7 +40,6 @@ class AuditLDMFlow(LDMFlow):
         source_files=None,
         reference=None,
         n_samples=None,
-        sampler="dpm++",
         steps=None,
         guidance=None,
         seed=0,
@@ -112,9 +110,9 @@ class AuditLDMFlow(LDMFlow):
             reference, other_images[:2], devices
         )
         reports.refuse_training_images(model, *images[:2])
-        sampling, sampling_facts = settled(model, options)
+        sampling = restoring.choose_sampling(model, options)
         facts = provenance(path, Seed=seed) | _facts(images, reference)
-        facts |= sampling_facts
+        facts |= {name.capitalize(): value for name, value in sampling.items()}
         result = reports.audit_on(
             device, model, images, sampling, reference=other, n=n_samples, seed=seed
         )

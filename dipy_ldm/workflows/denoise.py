@@ -32,7 +32,6 @@ class DenoiseLDMFlow(LDMFlow):
         conditions=None,
         source_files=None,
         strength=_STRENGTH,
-        sampler="dpm++",
         steps=None,
         seed=0,
         repeats=1,
@@ -108,8 +107,7 @@ class DenoiseLDMFlow(LDMFlow):
         model, device = restoring.load(job.model_path, devices, tile)
         if steps is None:
             steps = _default_steps(model, options)
-        # Other values of eta are for experts, in Python.
-        sampling = {"sampler": sampler, "steps": steps, "eta": 0.0, "seed": seed}
+        sampling = {"sampler": restoring.SAMPLER, "steps": steps, "seed": seed}
         how = {"Strength": strength}
         if lesions:
             how = {"Threshold": threshold, "DilatedBy": dilate}
@@ -121,7 +119,7 @@ class DenoiseLDMFlow(LDMFlow):
 
 def _default_steps(model, options):
     if not options.lesions:
-        return model.default_denoising_steps(options.sampler, options.strength)
+        return model.default_denoising_steps(restoring.SAMPLER, options.strength)
     # Which imports Keras.
     from dipy_ldm.diffusion._inpainting import STEPS
 

@@ -1,8 +1,6 @@
 """The workflow behind ``dipy_evaluate_ldm``."""
 
 import time
-from types import SimpleNamespace
-from typing import TYPE_CHECKING
 
 from dipy_ldm import _serialization
 from dipy_ldm._utils.checks import InputError
@@ -11,9 +9,6 @@ from dipy_ldm.workflows._evaluation_images import read_for, reading_options
 from dipy_ldm.workflows._options import gather, share_descriptions
 from dipy_ldm.workflows._outputs import LDMFlow, json_and_page, provenance, write_page
 from dipy_ldm.workflows._sources import SourceInputs
-
-if TYPE_CHECKING:  # it takes seconds to import
-    from dipy_ldm.latent_diffusion import LatentDiffusion
 
 
 class EvaluateLDMFlow(LDMFlow):
@@ -30,7 +25,6 @@ class EvaluateLDMFlow(LDMFlow):
         source_files=None,
         measurements=None,
         n_samples=None,
-        sampler="dpm++",
         steps=None,
         guidance=None,
         seed=0,
@@ -99,47 +93,11 @@ class EvaluateLDMFlow(LDMFlow):
         files = {"RealFiles": real_files, "GeneratedFiles": generated_files}
         files = {name: list(map(str, paths)) for name, paths in files.items() if paths}
         facts = provenance(path, Seed=seed, **files)
-        sampling, sampling_facts = settled(model, options)
-        facts |= sampling_facts
+        sampling = restoring.choose_sampling(model, options)
+        facts |= {name.capitalize(): value for name, value in sampling.items()}
         evaluation = reports.evaluate_on(
             device, model, real, generated, sampling, n=n_samples, seed=seed
         )
         facts["Seconds"] = round(time.monotonic() - start, 1)
         figures, html = reports.evaluation_outputs(evaluation, facts, followed)
         write_page(outputs, facts | {"Notes": evaluation.notes} | figures, html)
-
-
-def settled(model: "LatentDiffusion", options: SimpleNamespace) -> tuple[dict, dict]:
-    """Choose the usual steps and guidance where none are given, and check all.
-
-    Parameters
-    ----------
-    model : LatentDiffusion
-        Fitted model.
-    options : SimpleNamespace
-        Of the command: ``generated_files``, ``sampler``, ``steps``, ``guidance`` and
-        ``seed``.
-
-    Returns
-    -------
-    sampling : dict
-        Options of sampling.
-    facts : dict
-        What is said of the samples; nothing if they were generated before.
-
-    Raises
-    ------
-    InputError
-        If nothing could be generated with them.
-    """
-    sampling = {name: getattr(options, name) for name in ("sampler", "steps")}
-    # Other values of eta are for experts, in Python.
-    sampling |= {"eta": 0.0, "guidance": options.guidance}
-    if options.generated_files:
-        return sampling, {}
-    if sampling["steps"] is None:
-        sampling["steps"] = model.default_steps(options.sampler)
-    if sampling["guidance"] is None:
-        sampling["guidance"] = model.default_guidance
-    model.check_sampling(**sampling, seed=options.seed)
-    return sampling, {name.capitalize(): value for name, value in sampling.items()}

@@ -40,7 +40,6 @@ logger = logging.getLogger(__name__)
 _SAMPLING = {
     "sampler": "Sampler",
     "steps": "Steps",
-    "eta": "Eta",
     "guidance": "Guidance",
     "seed": "Seed",
     "same_noise": "SameNoise",
@@ -76,7 +75,6 @@ class GenerateLDMFlow(LDMFlow):
         source_files=None,
         table=None,
         same_noise=False,
-        strict=False,
         no_copies=None,
         sampler="dpm++",
         steps=None,
@@ -113,6 +111,8 @@ class GenerateLDMFlow(LDMFlow):
             commas are one for each sample: age=50,60,70. Conditions that are left out
             are drawn from the distribution of the training images, and recorded;
             age=none, or none for all, leaves them unspecified.
+        sampler : string, optional
+            Sampler: ddpm, ddim or dpm++.
         source_files : variable string or Path, optional
             Source images of the samples, on any grid, for models conditioned on source
             images: NIfTI files, folders of them, wildcards, or lists. Samples have the
@@ -123,9 +123,6 @@ class GenerateLDMFlow(LDMFlow):
         same_noise : bool, optional
             Generate all samples, those of each source, from the noise of the first:
             they differ only by their conditions.
-        strict : bool, optional
-            Refuse numbers outside the range of the training images instead of clipping
-            them with a warning.
         no_copies : string or Path, optional
             Fingerprints of the training images, written by dipy_audit_ldm
             --fingerprints. Samples that are closer to a training image than nearly all
@@ -172,9 +169,7 @@ class GenerateLDMFlow(LDMFlow):
             )
         n_samples = _count(n_samples, request, is_volume, sources)
         numbers = range(first_sample, first_sample + n_samples)
-        requested = RequestedConditions.of(
-            path, request, numbers, strict, seed, same_noise
-        )
+        requested = RequestedConditions.of(path, request, numbers, seed, same_noise)
         cluster = launch.find_workers(strategy)
         numbers, sources = _part_of(cluster, numbers, sources)
         if not numbers:
@@ -299,19 +294,13 @@ def _load(path, options, cluster, n_samples, is_volume):
     """Load the model; return how it samples, as well."""
     strategy = "auto" if cluster else options.strategy
     model, devices = restoring.load_on(path, strategy, options.devices)
-    steps, guidance = options.steps, options.guidance
-    sampling = {
-        "sampler": options.sampler,
-        "steps": model.default_steps(options.sampler) if steps is None else steps,
-        "eta": 0.0,  # others are for experts, in Python
-        "guidance": model.default_guidance if guidance is None else guidance,
-        "seed": options.seed,
-        "batch_size": options.batch_size,
-        "tile": options.tile,
-    }
-    model.check_sampling(n_samples, first=options.first_sample, **sampling)
+    sizes = {"batch_size": options.batch_size, "tile": options.tile}
+    sampling = restoring.choose_sampling(
+        model, options, n_samples, first=options.first_sample, **sizes
+    )
     model.check_memory(1 if is_volume else options.batch_size, options.tile, devices)
-    return model, sampling | {
+    return model, sampling | sizes | {
+        "seed": options.seed,
         "same_noise": options.same_noise,
         "strategy": devices,
         "verbose": launch.is_first(cluster),

@@ -31,7 +31,6 @@ class InpaintLDMFlow(LDMFlow):
         source_files=None,
         dilate=0.0,
         n_samples=1,
-        sampler="dpm++",
         steps=10,
         resamplings=5,
         seed=0,
@@ -95,9 +94,8 @@ class InpaintLDMFlow(LDMFlow):
         _check_grids(job.infos, masks)
         model, device = restoring.load(job.model_path, devices, tile)
         _check_masks(job.infos, masks, dilate, job.grid, model.vqvae.factor)
-        sampling = {"sampler": sampler, "steps": steps, "resamplings": resamplings}
-        # Other values of eta are for experts, in Python.
-        sampling |= {"eta": 0.0, "seed": seed}
+        sampling = {"sampler": restoring.SAMPLER, "steps": steps}
+        sampling |= {"resamplings": resamplings, "seed": seed}
         tasks = job.tasks(sampling, masks, Samples=n_samples, DilatedBy=dilate)
 
         def inpaint(task):

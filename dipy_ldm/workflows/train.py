@@ -69,7 +69,6 @@ class TrainLDMFlow(LDMFlow):
         widths_vqvae=None,
         widths_ldm=None,
         init=None,
-        guide=False,
         conditions=None,
         coarsen=None,
         precision="auto",
@@ -89,7 +88,6 @@ class TrainLDMFlow(LDMFlow):
         background=1.0,
         skip_bad=False,
         patch=None,
-        flip=False,
         no_augment=False,
         cache_dir=None,
         cache_limit=None,
@@ -161,9 +159,6 @@ class TrainLDMFlow(LDMFlow):
         widths_ldm : variable int, optional
             Channels at each level of the diffusion model; each but the first halves the
             resolution. Default: 128 128 (images) or 64 128 256 (volumes).
-        guide : bool, optional
-            Volumes: train an autoguidance model, too, which --guidance of
-            dipy_generate_ldm requires. For images it is always trained.
         conditions : variable string, optional
             Names of the conditions of the diffusion model, such as age,sex. They are
             columns beside the paths in a list, or of scans.tsv, sessions.tsv and
@@ -223,8 +218,6 @@ class TrainLDMFlow(LDMFlow):
             Side of the patches that the autoencoder learns from, in voxels, one number
             or one for each axis; at most the whole axis. Default: whole images, or 48
             voxels of volumes.
-        flip : bool, optional
-            Augmentation: mirror half of the images left to right for the autoencoder.
         no_augment : bool, optional
             Volumes: no augmentation by motion, intensity and noise for the autoencoder.
         cache_limit : float, optional
@@ -312,7 +305,7 @@ class TrainLDMFlow(LDMFlow):
                 loggers,
                 patch=settings.patch,
                 background=options.background,
-                augment=training.augmentation(settings, options),
+                augment=training.augmentation(options),
             )
             if chief:
                 model.save(paths[0])

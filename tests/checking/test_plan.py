@@ -14,7 +14,6 @@ from dipy_ldm.workflows import _training as training
 
 IMAGES = np.zeros((20, 16, 16, 1), "float32")
 OPTIONS = SimpleNamespace(
-    guide=False,
     seed=0,
     learning_rate=None,
     precision="float32",

@@ -153,7 +153,6 @@ BAD = {
     "no number": (["age=old"], "age must be a number, not 'old'"),
     "no value": (["age"], "conditions must be name=value"),
     "too few": (["age=60,70", "--n_samples", 3], "age must have one value or 3"),
-    "too old": (["age=99", "--strict"], "age 99 lies outside of the 50 to 80"),
 }
 
 

@@ -361,10 +361,6 @@ def test_held_out_volumes_that_are_training_volumes_are_named(
             "--n_samples must be at least 20, not 5",
         ),
         (
-            ["evaluate", "mnist", "--real", "mnist", "--sampler", "x"],
-            "unknown sampler 'x'",
-        ),
-        (
             ["evaluate", "mnist", "--real", "mnist", "--suffix", "T1w"],
             "--suffix is for volumes",
         ),

@@ -341,10 +341,6 @@ BAD = {
         ["scan.nii.gz", "-m", "good.nii", "--steps", 0],
         "--steps must be at least 1",
     ),
-    "another sampler": (
-        ["scan.nii.gz", "-m", "good.nii", "--sampler", "euler"],
-        "choose one of ddpm, ddim, dpm++",
-    ),
 }
 
 
