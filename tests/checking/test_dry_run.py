@@ -29,7 +29,7 @@ TINY = {
 def recipe(blobs):
     settings = _presets.resolve(Cohort(blobs), **TINY)
     options = SimpleNamespace(
-            seed=0,
+        seed=0,
         learning_rate=0.01,
         precision="float32",
         remat=False,
