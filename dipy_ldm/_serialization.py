@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from safetensors import SafetensorError, deserialize, safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
 from dipy_ldm import __version__, _documents
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 11
 # Types of the numbers of networks; optimizers count in integers, too.
-_FLOATS = ("F32", "F16", "BF16")
+_FLOATS = ("F32", "F16")
 _TYPES = ("F32", "F16", "F64", "I64", "I32", "U32", "BOOL")
 PRETRAINED = Path(__file__).parent / "pretrained"
 
@@ -93,10 +93,7 @@ def load(
             if expected_shapes is not None:
                 saved = {n: tuple(s.get_shape()) for n, s in slices.items()}
                 _documents.check_shapes(saved, expected_shapes(document, saved))
-        if "BF16" in types.values():
-            tensors = _read_bfloat16(path)
-        else:
-            tensors = {name: file.get_tensor(name) for name in slices}
+        tensors = {name: file.get_tensor(name) for name in slices}
     with _naming(path, kind):
         if written not in (None, checksum(tensors)):
             raise InputError("its numbers are not those that were written")
@@ -267,22 +264,6 @@ def _not_finite(tensors):
     """Name the first tensor that has NaN or infinite values, if there is one."""
     bad = (name for name, tensor in tensors.items() if not np.isfinite(tensor).all())
     return next(bad, None)
-
-
-def _read_bfloat16(path):
-    """Read floats of 16 and 32 bits, of which numpy does not know all types."""
-    tensors = {}
-    for name, saved in deserialize(Path(path).read_bytes()):
-        if saved["dtype"] == "BF16":
-            # The upper half of a float32.
-            bits = np.frombuffer(saved["data"], "<u2").astype("<u4") << 16
-            array = bits.view("<f4")
-        else:
-            array = np.frombuffer(
-                saved["data"], {"F16": "<f2", "F32": "<f4"}[saved["dtype"]]
-            )
-        tensors[name] = array.reshape(saved["shape"])
-    return tensors
 
 
 def _unreadable(path, kind):

@@ -148,7 +148,7 @@ class AnomalyDetector(Estimator):
         with _backend.spread(resolved.strategy):
             self._build()
             stage = DetectorStage(
-                self.network_, self.log_odds, parameters, self.atlas_, data, resolved
+                self.network_, self._log_odds, parameters, self.atlas_, data, resolved
             )
             train(self, stage)
         return self
@@ -223,7 +223,7 @@ class AnomalyDetector(Estimator):
             corners = np.full((len(piece), len(space)), -by)
             windows = read_windows(piece, range(len(piece)), corners, size)
             inputs = self.atlas_.describe(scaled_to(windows, self.intensity_), corners)
-            odds = tiles.in_tiles(self.log_odds, inputs, **tiling)[..., 0]
+            odds = tiles.in_tiles(self._log_odds, inputs, **tiling)[..., 0]
             return odds[(slice(None), *(slice(by, by + n) for n in space))]
 
         def detect(numbers):
@@ -235,20 +235,8 @@ class AnomalyDetector(Estimator):
         batch_size = batch_size or tiles.safe_batch(space)
         return _backend.in_batches(detect, np.arange(len(images)), batch_size)
 
-    def log_odds(self, inputs: np.ndarray) -> np.ndarray:
-        """Return the logarithm of the odds that each pixel or voxel is in a lesion.
-
-        Parameters
-        ----------
-        inputs : ndarray
-            Images beside the atlas, ``(n, *space, features)``; sides are multiples of
-            ``2 ** len(widths)``.
-
-        Returns
-        -------
-        ndarray
-            Logarithms of the odds, ``(n, *space, 1)``.
-        """
+    def _log_odds(self, inputs):
+        """Return the log odds of a lesion, ``(n, *space, 1)``, by images and atlas."""
         # In training, lesions count more than they are.
         weighted = ops.convert_to_numpy(self._detect(inputs))
         return weighted - np.float32(math.log(LESION_WEIGHT))

@@ -42,13 +42,13 @@ from dipy_ldm.denoiser._networks import (
 )
 from dipy_ldm.denoiser._transfer import check_alike, take_over
 from dipy_ldm.diffusion import _inpainting as inpainting, samplers
+from dipy_ldm.diffusion._guidance import pinned
 from dipy_ldm.diffusion._options import (
     Sampling,
     SamplingOptions,
     default_steps,
     resolve as resolve_sampling,
 )
-from dipy_ldm.diffusion.guidance import pinned
 from dipy_ldm.prior._latent_prior import LatentPrior
 from dipy_ldm.prior._population import Population, draw_conditions
 from dipy_ldm.training import FitOptions, _memory as memory, resolve, train
@@ -728,8 +728,8 @@ class LatentDiffusion(Estimator):
         -------
         callable
             ``denoise(x, t)``: from latents of unit variance with noise,
-            ``(batch, *space, channels)``, and their time to an estimate of the clean
-            ones, as of :mod:`dipy_ldm.diffusion.guidance`.
+            ``(batch, *space, channels)``, and their time in [0, 1] to an estimate of
+            the clean ones.
         """
         n = self._count(conditions, source)
         return self._denoiser.guided(self._inputs(conditions, source, n), guidance)
@@ -764,19 +764,6 @@ class LatentDiffusion(Estimator):
         return draw_conditions(
             *names, conditions, n, seed=seed, first=first, same=same_noise
         )
-
-    def check_conditions(
-        self, conditions: ConditionsLike, n: int | None = None
-    ) -> list[str]:
-        """Refuse conditions of :meth:`predict` that the model does not know.
-
-        Returns
-        -------
-        list of str
-            A sentence on each number that lies outside of those of the training.
-        """
-        self._check_fitted()
-        return ConditionBatch.of(self.conditions_, conditions, n).surprises
 
     @with_options(SamplingOptions)
     def check_sampling(

@@ -5,7 +5,6 @@ from pathlib import Path
 import resource
 
 import keras
-import ml_dtypes
 import numpy as np
 import numpy.testing as npt
 import pytest
@@ -112,7 +111,7 @@ def test_missing_entries_are_refused(saved, tmp_path, name):
         ),
         (
             lambda t: t.update(codebook=np.ones((16, 2), "int32")),
-            "codebook is of I32 instead of F32, F16, BF16",
+            "codebook is of I32 instead of F32, F16",
         ),
     ],
 )
@@ -149,11 +148,9 @@ def test_sketches_are_never_built(saved, tmp_path):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_weights_are_read(saved, diffusion, tmp_path, dtype):
+def test_half_weights_are_read(saved, tmp_path):
     tensors, document = saved
-    kind = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}[dtype]
-    tensors = {name: tensor.astype(kind, "C") for name, tensor in tensors.items()}
+    tensors = {name: tensor.astype("float16", "C") for name, tensor in tensors.items()}
     tensors["codebook"] = tensors["codebook"].astype("float32")
     path = tmp_path / "m"
     # numpy can't say whether these are finite, which is asked before files are written.

@@ -8,7 +8,7 @@ import pytest
 from dipy_ldm import VQVAE, LatentDiffusion, _backend
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.denoiser._training import latent_scale
-from dipy_ldm.diffusion import guidance as denoisers, samplers, schedules
+from dipy_ldm.diffusion import _guidance as denoisers, samplers, schedules
 
 # One level: what takes the time is that networks are compiled.
 TINY = {"widths": (8,), "blocks": 1}

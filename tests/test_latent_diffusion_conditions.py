@@ -150,8 +150,6 @@ def test_numbers_outside_of_the_training_are_warned_of(told, caplog):
     assert "row 99 lies outside of the 2.5 to " in caplog.text
     last = told.conditions_["row"].quantiles[-1]
     npt.assert_array_equal(told.predict(1, conditions={"row": last}, steps=2), far)
-    assert len(told.check_conditions({"row": 99})) == 1
-    assert told.check_conditions({"row": 5, "side": "left"}) == []
 
 
 @pytest.mark.parametrize(
@@ -175,7 +173,7 @@ def test_a_model_without_conditions(diffusion, blobs):
     assert diffusion.conditions_ == {}
     assert diffusion.to_document()["conditions"] == {}
     assert len(diffusion.denoiser_.inputs) == 2
-    for ask in (diffusion.predict, diffusion.denoiser, diffusion.check_conditions):
+    for ask in (diffusion.predict, diffusion.denoiser):
         with pytest.raises(
             InputError, match="this model was trained without conditions"
         ):

@@ -1,6 +1,6 @@
 """Findings: what is told of data and training, with pictures, on a page."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -180,23 +180,19 @@ def flat(images: np.ndarray, affine: np.ndarray | None) -> np.ndarray:
     return images.repeat(times, axis=1).repeat(times, axis=2)
 
 
-class Gallery:
-    """What shows some of many images, beside a usual one.
+def gallery(images: np.ndarray, affine: np.ndarray | None, usual: int) -> Callable:
+    """Return what shows images by their numbers, and a usual one as the last.
 
     Shapes: images ``(n, *space, channels)``.
     """
 
-    def __init__(self, images: np.ndarray, affine: np.ndarray | None, usual: int):
-        self.images = images
-        self.affine = affine
-        self.usual = usual
-
-    def __call__(self, numbers: Sequence[int], caption: str) -> list[Picture]:
-        """Show some images by their numbers, and a usual one as the last."""
-        chosen = np.stack([self.images[i] for i in [*numbers, self.usual]])
-        columns = 5 if self.affine is None else 1
-        picture = plots.montage(flat(chosen, self.affine), columns=columns)
+    def show(numbers, caption):
+        chosen = np.stack([images[i] for i in [*numbers, usual]])
+        columns = 5 if affine is None else 1
+        picture = plots.montage(flat(chosen, affine), columns=columns)
         return [Picture(picture, caption)]
+
+    return show
 
 
 def show_reconstructions(

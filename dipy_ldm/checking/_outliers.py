@@ -13,9 +13,9 @@ from tqdm import tqdm
 from dipy_ldm.checking import _similarity as likeness
 from dipy_ldm.checking._findings import (
     Finding,
-    Gallery,
     amber,
     counted,
+    gallery,
     green,
     grey,
     listed,
@@ -177,11 +177,11 @@ def _judge(title, scores, figures, names, show, cure):
     return amber(title, message, cure, **further)
 
 
-def check_background(brightness: Brightness, of_volumes: bool) -> Finding:
-    """Check whether the background is dark."""
+def check_background(brightness: Brightness) -> Finding:
+    """Check whether the background of volumes is dark."""
     level = float(np.median(brightness.figures[:, -1]))
-    if level <= _BRIGHT_BACKGROUND or not of_volumes:
-        message = f"The edge of a usual image has a level of {level:.2g}."
+    if level <= _BRIGHT_BACKGROUND:
+        message = f"The edge of a usual volume has a level of {level:.2g}."
         return green("background", message)
     return amber(
         "background",
@@ -252,10 +252,10 @@ def check_images(material: Material, verbose: bool = False) -> list[Finding]:
     small = likeness.cubes(material.images, material.affine, verbose)
     usual = int(likeness.likeness_to_median(small).argmax())
     names, subjects = material.names, material.subjects
-    show = Gallery(material.images, material.affine, usual)
+    show = gallery(material.images, material.affine, usual)
     return [
         check_grid(brightness, material.affine),
-        check_background(brightness, of_volumes=True),
+        check_background(brightness),
         likeness.check_orientation(small, names, show),
         likeness.check_duplicates(small, names, subjects, show),
         check_intensities(brightness, names, show),
@@ -267,7 +267,7 @@ def _of_images(material, brightness):
     """Judge images of two dimensions, of which no place is the same for all."""
     scores = robust_scores(brightness.figures, 0.01)
     usual = int(np.abs(scores).max(axis=1).argmin())
-    show = Gallery(material.images, None, usual)
+    show = gallery(material.images, None, usual)
     return [
         check_grid(brightness, None),
         check_intensities(brightness, material.names, show),

@@ -1,7 +1,6 @@
 """What a training would be: devices, precision, memory, pieces and noise."""
 
 from collections.abc import Sequence
-import math
 import os
 from typing import Any
 
@@ -15,7 +14,6 @@ from dipy_ldm.data._batches import read_windows, window_size
 from dipy_ldm.data._cohort import Cohort, split
 from dipy_ldm.denoiser import _training as diffusion
 from dipy_ldm.denoiser._training import FEWEST_SUBJECTS
-from dipy_ldm.diffusion import schedules
 from dipy_ldm.training import ResolvedOptions, resolve
 
 # Share of the memory that is free beyond which other programs are to be kept away.
@@ -23,9 +21,6 @@ _TIGHT = 0.8
 # Pieces that are drawn; one whose voxels all are darker than this shows nothing, and
 # with more such pieces than that share most of the time is spent on nothing.
 _N_PATCHES, _DARK, _EMPTY = 64, 0.05, 0.5
-# Signal rate at the end of a schedule. The usual betas end with 0.006 after 1,000
-# steps, and with 0.08 after 500, where volumes stay noise.
-_MAX_END_SIGNAL = 0.05
 # Of 20 volumes four fifths of the samples were copies, by a denoiser of 5,000 steps
 # (doc/decisions/evaluation.md); the guide's 200 are learnt without.
 _FEW_SUBJECTS, _ENOUGH_SUBJECTS = 20, 200
@@ -174,24 +169,3 @@ def check_patches(
             "Crop what is empty with --shape, or let it weigh less with --background.",
         )
     return green("patch", message)
-
-
-def check_schedule(name: str) -> Finding:
-    """Check how much signal is left at the end of a schedule.
-
-    Sampling starts from pure noise; where training has never seen it, coarse shapes are
-    never learnt :footcite:p:`Lin2024`.
-    """
-    alpha, sigma = (float(rate) for rate in schedules.rates(name, 1.0))
-    ratio = (alpha / sigma) ** 2 if sigma else math.inf
-    message = (
-        f"The schedule {name} ends with a signal rate of {alpha:.2g} (signal-to-noise "
-        f"ratio {ratio:.1g})"
-    )
-    if alpha > _MAX_END_SIGNAL:
-        return red(
-            "end of the schedule",
-            f"{message}: sampling would start from noise that training has never seen.",
-            "Take the schedule cosine or linear.",
-        )
-    return green("end of the schedule", f"{message}, next to pure noise.")

@@ -13,7 +13,7 @@ from dipy_ldm._utils.checks import check_seed, check_sizes, choose
 from dipy_ldm.data import _sources as sources
 from dipy_ldm.data._sources import ConditioningInputs, Source
 from dipy_ldm.denoiser import _unet as unet_network
-from dipy_ldm.diffusion import guidance as denoisers, schedules
+from dipy_ldm.diffusion import _guidance as denoisers, schedules
 from dipy_ldm.nn import _building as building
 from dipy_ldm.prior._latent_prior import LatentPrior
 

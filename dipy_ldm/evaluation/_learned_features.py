@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import linalg, ndimage
+from scipy.spatial.transform import Rotation
 
 from dipy_ldm.evaluation.features import Features
 from dipy_ldm.metrics import halve
@@ -151,15 +152,7 @@ def change(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def _rotation(degrees):
     """Return a rotation about one axis of a plane or three of space."""
-    radians = np.radians(degrees)
-    if len(radians) == 1:
-        (c,), (s,) = np.cos(radians), np.sin(radians)
-        return np.array([[c, -s], [s, c]])
-    turn = np.eye(3)
-    for axis, angle in enumerate(radians):
-        i, j = (k for k in range(3) if k != axis)
-        one = np.eye(3)
-        one[i, i] = one[j, j] = np.cos(angle)
-        one[i, j], one[j, i] = -np.sin(angle), np.sin(angle)
-        turn = turn @ one
-    return turn
+    if len(degrees) == 1:
+        return Rotation.from_euler("z", degrees[0], degrees=True).as_matrix()[:2, :2]
+    signs = 1, -1, 1  # from each axis to the next in the order of the axes
+    return Rotation.from_euler("XYZ", degrees * signs, degrees=True).as_matrix()

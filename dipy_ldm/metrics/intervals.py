@@ -184,22 +184,7 @@ def _taken(rows, numbers):
 def bootstrap_interval(
     value: float, resampled: npt.ArrayLike, confidence: float
 ) -> Interval:
-    """Return the interval of a figure from its resampled values.
-
-    Parameters
-    ----------
-    value : float
-        The figure.
-    resampled : array_like
-        The same of resampled sets.
-    confidence : float
-        Share of them that the interval holds.
-
-    Returns
-    -------
-    Interval
-        The figure and its bounds.
-    """
+    """Return the interval of a figure from its resampled values."""
     tail = (1 - _checked(confidence)) / 2
     low, middle, high = np.quantile(np.asarray(resampled), [tail, 0.5, 1 - tail])
     return Interval(value, float(value + low - middle), float(value + high - middle))

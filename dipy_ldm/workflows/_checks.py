@@ -140,11 +140,10 @@ def _try_out(
     recipe = training.make(settings, strategy, options)
     share = options.validation, options.seed, settings.batch_size
     parts = plans.check_split(cohort, *share)
-    end = plans.check_schedule(recipe.model.schedule)
     people = plans.check_subjects(cohort)
     if parts.state == "red":
         rest = _not_tried("there are too few images")
-        return {"Training": [people, parts, end, *rest]}
+        return {"Training": [people, parts, *rest]}
     train, _ = split(cohort, *share)
     shape, patch = material.images.shape, settings.patch
     chosen = plans.resolve_options(recipe, len(shape) - 2)
@@ -156,7 +155,6 @@ def _try_out(
         plans.check_precision(chosen),
         memory,
         plans.check_patches(material.images, patch, recipe.vqvae.factor),
-        end,
     ]
     if memory.state == "red":
         trials = _not_tried("the memory would not suffice")

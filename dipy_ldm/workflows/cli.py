@@ -73,7 +73,7 @@ def _run(flow):
         logging.getLogger(talkative).setLevel(logging.WARNING)
     # DIPY's own answers every name with INFO; when this may go, tests/test_upstream.py
     # tells.
-    flow_runner.get_level = level
+    flow_runner.get_level = _level
     base.add_default_args_to_docstring = _add_defaults
     options = inspect.signature(flow.run).parameters
     version = {"action": "version", "version": f"dipy_ldm {__version__}"}
@@ -97,24 +97,8 @@ def _run(flow):
         _leave_interrupted(say(), error)
 
 
-def level(name: str) -> int:
-    """Return a log level by its name.
-
-    Parameters
-    ----------
-    name : str
-        Its name, in upper or lower case.
-
-    Returns
-    -------
-    int
-        The level.
-
-    Raises
-    ------
-    InputError
-        If there is none of that name.
-    """
+def _level(name):
+    """Return a log level by its name."""
     return choose("log_level", name.upper(), logging.getLevelNamesMapping())
 
 

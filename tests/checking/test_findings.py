@@ -7,10 +7,10 @@ import pytest
 
 from dipy_ldm.checking import _findings as findings, _findings as report
 from dipy_ldm.checking._findings import (
-    Gallery,
     Picture,
     amber,
     flat,
+    gallery,
     green,
     grey,
     red,
@@ -62,8 +62,8 @@ def test_small_pictures_are_enlarged():
 
 @pytest.mark.parametrize(("images", "affine"), [(IMAGES, None), (VOLUMES, AFFINE)])
 def test_the_last_is_a_usual_one(images, affine):
-    (picture,) = Gallery(images, affine, usual=4)([1], "Far out")
-    (same,) = Gallery(images, affine, usual=1)([4], "Far out")
+    (picture,) = gallery(images, affine, usual=4)([1], "Far out")
+    (same,) = gallery(images, affine, usual=1)([4], "Far out")
     assert picture.caption == "Far out"
     assert picture.image.shape == same.image.shape
     assert 0 <= picture.image.min() <= picture.image.max() <= 1

@@ -81,10 +81,9 @@ def test_shape_outlier_is_reported(volumes, names):
 
 def test_background_within_the_range_is_reported(volumes):
     found = outliers.measure_brightness(np.where(volumes > 0, volumes, 0.5))
-    assert outliers.check_background(found, of_volumes=True).state == "amber"
+    assert outliers.check_background(found).state == "amber"
     assert (
-        outliers.check_background(outliers.measure_brightness(volumes), True).state
-        == "green"
+        outliers.check_background(outliers.measure_brightness(volumes)).state == "green"
     )
 
 

@@ -1,4 +1,4 @@
-"""What a training would be: held out, memory, pieces, and the end of the schedule."""
+"""What a training would be: held out, memory and pieces."""
 
 from types import SimpleNamespace
 
@@ -8,7 +8,6 @@ import pytest
 from dipy_ldm import _presets
 from dipy_ldm.checking import _plan as plans
 from dipy_ldm.data._cohort import Cohort
-from dipy_ldm.diffusion import schedules
 from dipy_ldm.training import ResolvedOptions
 from dipy_ldm.workflows import _training as training
 
@@ -101,20 +100,3 @@ def test_empty_pieces_are_counted():
     assert plans.check_patches(volumes, 48, 4).message.startswith(
         "Whole images (32 x 32 x 32"
     )
-
-
-@pytest.mark.parametrize("name", schedules.SCHEDULES)
-def test_every_schedule_of_the_package_ends_in_noise(name):
-    assert plans.check_schedule(name).state == "green"
-
-
-def test_a_schedule_that_ends_too_early_is_red(monkeypatch):
-    # As betas from 0.0001 to 0.02 do within 200 steps.
-    def early(t):
-        alpha, _ = schedules.linear(0.45 * t)
-        return alpha, (1 - alpha**2) ** 0.5
-
-    monkeypatch.setitem(schedules.SCHEDULES, "early", early)
-    finding = plans.check_schedule("early")
-    assert finding.state == "red"
-    assert "cosine" in finding.cure

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.workflows._options import share_descriptions, with_options
-from dipy_ldm.workflows.cli import level, run
+from dipy_ldm.workflows.cli import _level, run
 from dipy_ldm.workflows.train import TrainLDMFlow
 
 
@@ -78,9 +78,9 @@ def test_an_option_that_nobody_describes_is_a_mistake():
 
 
 def test_log_levels_are_found_by_name():
-    assert level("debug") == logging.DEBUG
+    assert _level("debug") == logging.DEBUG
     with pytest.raises(InputError, match="unknown log_level 'LOUD'; choose .* DEBUG"):
-        level("loud")
+        _level("loud")
 
 
 class Interrupted(Workflow):

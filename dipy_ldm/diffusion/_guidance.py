@@ -20,25 +20,9 @@ from dipy_ldm.diffusion.schedules import rates, to_clean
 def from_network(
     predict: Callable, schedule: str, target: str, expected: npt.ArrayLike | None = None
 ) -> Callable:
-    """Make a denoiser of a network.
+    """Make a denoiser of a network, to whose latents what was expected is added.
 
-    Parameters
-    ----------
-    predict : callable
-        Network: ``(batch, *space, channels)`` and times ``(batch,)`` to what it was
-        trained to predict; and, if anything is expected, that at the level of signal.
-    schedule : str
-        Name of the schedule that it was trained with.
-    target : {"v", "noise", "clean"}
-        What it predicts.
-    expected : array_like, optional
-        What was taken from the clean latents that it was trained with, broadcast
-        against ``x``; nothing if None.
-
-    Returns
-    -------
-    callable
-        ``denoise(x, t)``.
+    Shapes: expected is broadcast against ``(batch, *space, channels)``.
     """
 
     def denoise(x, t):
@@ -65,29 +49,10 @@ def guided(
     weight: float,
     interval: tuple[float, ...] = (0.0, 1.0),
 ) -> Callable:
-    """Follow a denoiser away from a worse one.
+    """Follow a denoiser away from a worse one :footcite:p:`Karras2024`.
 
-    Where the two differ, ``weight`` times the way from the weak to the strong one is
-    gone :footcite:p:`Karras2024`; within an interval of times alone
-    :footcite:p:`Kynkaanniemi2024`, and outside of it the strong one is followed.
-
-    Parameters
-    ----------
-    strong, weak : callable
-        Denoisers.
-    weight : float
-        0 is for the weak one, 1 for the strong one, more for beyond.
-    interval : tuple of float
-        First and last time at which there is guidance.
-
-    Returns
-    -------
-    callable
-        ``denoise(x, t)``.
-
-    References
-    ----------
-    .. footbibliography::
+    A weight of 1 is for the strong one, more for beyond; within an interval of times
+    alone :footcite:p:`Kynkaanniemi2024`, and outside of it the strong one is followed.
     """
     first, last = interval
 
@@ -102,20 +67,7 @@ def guided(
 
 
 def mixed(one: Callable, other: Callable, share: float) -> Callable:
-    """Return a denoiser that estimates the mean of two.
-
-    Parameters
-    ----------
-    one, other : callable
-        Denoisers.
-    share : float
-        Weight of the other one, from 0 to 1.
-
-    Returns
-    -------
-    callable
-        ``denoise(x, t)``.
-    """
+    """Return a denoiser that estimates the weighted mean of two."""
     return lambda x, t: (1 - share) * one(x, t) + share * other(x, t)
 
 
@@ -123,25 +75,9 @@ def pinned(denoise: Callable, latents: np.ndarray, freedom: np.ndarray) -> Calla
     """Replace a denoiser's estimate outside of holes by the known latents.
 
     A latent whose place is partly in a hole is held at first, while coarse things are
-    settled, and set free below a time (:footcite:p:`Levin2023`).
+    settled, and set free below a time :footcite:p:`Levin2023`: 0 outside of holes, and
+    1 inside.
 
-    Parameters
-    ----------
-    denoise : callable
-        Denoiser.
-    latents : ndarray
-        Clean latents, ``(batch, *space, channels)``.
-    freedom : ndarray
-        Time up to which each is inpainted, ``(batch, *space, 1)``: 0 outside of holes,
-        and 1 inside.
-
-    Returns
-    -------
-    callable
-        ``denoise(x, t)``.
-
-    References
-    ----------
-    .. footbibliography::
+    Shapes: latents ``(batch, *space, channels)``, freedom ``(batch, *space, 1)``.
     """
     return lambda x, t: ops.where(t <= freedom, denoise(x, t), latents)
