@@ -189,7 +189,7 @@ def time_sampling(model, n):
     start = time.perf_counter()
     model.predict(n, batch_size=n)
     seconds = time.perf_counter() - start - decode
-    steps = model.default_steps("dpm++")
+    steps = model.check_sampling().steps
     return {"sample_step": seconds / steps, "samples_a_second": n / seconds}
 
 

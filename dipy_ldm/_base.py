@@ -35,13 +35,23 @@ def with_options(options: type) -> Callable[[Method], Method]:
     return show
 
 
+def as_saved(value: object) -> object:
+    """Return a record, or what else JSON can have, as a document has it."""
+    return plain(value._asdict() if hasattr(value, "_asdict") else value)
+
+
 class Entry(NamedTuple):
     """A fitted attribute, and how a document has it."""
 
     name: str
     attribute: str
     read: Callable = lambda value: value
-    write: Callable = plain
+    write: Callable = as_saved
+
+    @classmethod
+    def of_record(cls, name: str, attribute: str, kind: type) -> Self:
+        """Return an entry that has a record of a kind, or null."""
+        return cls(name, attribute, lambda saved: saved and kind(**saved))
 
 
 class Estimator:
@@ -131,7 +141,23 @@ class Estimator:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read what :meth:`save` wrote."""
+        """Read what :meth:`save` wrote.
+
+        Parameters
+        ----------
+        path : str or Path
+            File to read, or the name of a packaged model: ``"mnist"``.
+
+        Returns
+        -------
+        Estimator
+            Fitted.
+
+        Raises
+        ------
+        InputError
+            If the file is not that of such an estimator.
+        """
         # What is wrong with Keras is not wrong with the file.
         building.check_keras()
         return cls.from_saved(

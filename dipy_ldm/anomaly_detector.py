@@ -78,7 +78,7 @@ class AnomalyDetector(Estimator):
         Entry("intensity", "intensity_", tuple),
         Entry("history", "history_"),
         Entry("fingerprint", "fingerprint_"),
-        Entry("precision", "precision_", Precision.from_saved, Precision.to_saved),
+        Entry.of_record("precision", "precision_", Precision),
     )
 
     shape_: tuple[int, ...]

@@ -46,7 +46,6 @@ from dipy_ldm.diffusion._guidance import pinned
 from dipy_ldm.diffusion._options import (
     Sampling,
     SamplingOptions,
-    default_steps,
     resolve as resolve_sampling,
 )
 from dipy_ldm.prior._latent_prior import LatentPrior
@@ -149,21 +148,11 @@ class LatentDiffusion(Estimator):
         Entry("latent_scale", "latent_scale_", _float32),
         Entry("latent_shape", "latent_shape_", tuple),
         Entry("conditions", "conditions_", from_saved, to_saved),
-        Entry(
-            "population",
-            "population_",
-            Population.from_saved,
-            lambda population: population and population.to_saved(),
-        ),
-        Entry("source", "source_", sources.from_saved, sources.to_saved),
+        Entry.of_record("population", "population_", Population),
+        Entry.of_record("source", "source_", sources.Source),
         Entry("latent_diffusion_history", "history_"),
         Entry("latent_diffusion_fingerprint", "fingerprint_"),
-        Entry(
-            "latent_diffusion_precision",
-            "precision_",
-            Precision.from_saved,
-            Precision.to_saved,
-        ),
+        Entry.of_record("latent_diffusion_precision", "precision_", Precision),
     )
 
     vqvae_: VQVAE
@@ -791,10 +780,6 @@ class LatentDiffusion(Estimator):
         """The guidance that was measured to be best: 2 for images, 1 for volumes."""
         return 2.0 if self._of_images() and self.guide_ else 1.0
 
-    def default_steps(self, sampler: str) -> int:
-        """Return how many steps of a sampler suffice, as measured."""
-        return default_steps(sampler)
-
     def default_denoising_steps(self, sampler: str, strength: float) -> int:
         """Return how many steps suffice to walk back from a strength.
 
@@ -847,27 +832,6 @@ class LatentDiffusion(Estimator):
         if half:
             tensors = _serialization.halved(tensors)
         _serialization.save(path, self._kind, tensors, self.to_document())
-
-    @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read what :meth:`save` wrote.
-
-        Parameters
-        ----------
-        path : str or Path
-            File to read, or the name of a packaged model: ``"mnist"``.
-
-        Returns
-        -------
-        LatentDiffusion
-            The fitted model.
-
-        Raises
-        ------
-        InputError
-            If the file is not that of a latent diffusion model.
-        """
-        return super().load(path)
 
     @classmethod
     def from_saved(cls, tensors: dict[str, np.ndarray], document: dict) -> Self:

@@ -113,7 +113,7 @@ class VQVAE(Estimator):
         Entry("suffix", "suffix_"),
         Entry("history", "history_"),
         Entry("fingerprint", "fingerprint_"),
-        Entry("precision", "precision_", Precision.from_saved, Precision.to_saved),
+        Entry.of_record("precision", "precision_", Precision),
         Entry("sharpening", "sharpening_", float),
     )
 

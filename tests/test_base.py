@@ -1,6 +1,7 @@
 """Estimators: parameters, clones and copies, as of scikit-learn."""
 
 import copy
+import json
 import pickle
 
 import numpy as np
@@ -9,7 +10,10 @@ import pytest
 from sklearn.base import clone
 
 from dipy_ldm import VQVAE, LatentDiffusion
+from dipy_ldm._base import Entry
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm.data._sources import Source
+from dipy_ldm.prior._population import Population
 
 COPIES = {
     "pickle": lambda estimator: pickle.loads(pickle.dumps(estimator)),
@@ -29,6 +33,14 @@ def test_parameters_are_those_of_the_constructor():
     for name in ("colour", "vqvae__colour", "target__colour"):
         with pytest.raises(InputError, match="has no parameter '.*colour'; choose one"):
             model.set_params(**{name: 1})
+
+
+@pytest.mark.parametrize(
+    "record", [Source(2, [0.5, 3.0], [], "abc"), Population(2, [[0, 1]], [9]), None]
+)
+def test_records_go_through_json(record):
+    entry = Entry.of_record("record", "record_", type(record))
+    assert entry.read(json.loads(json.dumps(entry.write(record)))) == record
 
 
 @pytest.mark.parametrize("how", COPIES)

@@ -455,7 +455,7 @@ def test_documents_of_conditions(told, tmp_path):
     ):
         changed = document | {"conditions": wrong}
         _serialization.save(tmp_path / "m", "latent_diffusion", tensors, changed)
-        with pytest.raises(InputError, match="conditions must be classes with levels"):
+        with pytest.raises(InputError, match="conditions can't be"):
             LatentDiffusion.load(tmp_path / "m")
     # Others than those of which there are weights.
     more = document["conditions"] | {"age": row}
@@ -470,9 +470,9 @@ def test_documents_of_populations(told, tmp_path):
     tensors, document = told.to_tensors(), told.to_document()
     right = document["population"]
     for wrong, sentence in (
-        ([], "population must be cells with counts"),
-        (right | {"bins": 0}, "population must be cells with counts"),
-        (right | {"cells": [[0, -2]]}, "population must be cells with counts"),
+        ([], "population can't be"),
+        (right | {"bins": 0}, "population can't be"),
+        (right | {"cells": [[0, -2]]}, "population can't be"),
         (right | {"counts": right["counts"][1:]}, "must have cells of the conditions"),
         (right | {"cells": [], "counts": []}, "must have cells of the conditions"),
         (right | {"cells": [[0]], "counts": [9]}, "must have cells of the conditions"),

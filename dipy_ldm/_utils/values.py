@@ -1,6 +1,6 @@
 """Values of conditions, as users give them: text, numbers, and what is missing."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 import logging
 import math
 from numbers import Integral, Real
@@ -119,6 +119,14 @@ def values_of(name: str, values: Any) -> list:
     return cleaned
 
 
+def take_rows(
+    columns: Mapping[str, Sequence] | None, numbers: Iterable[int]
+) -> dict[str, list] | None:
+    """Return some rows of columns; None if there are no columns."""
+    numbers = list(numbers)
+    return {n: [own[i] for i in numbers] for n, own in (columns or {}).items()} or None
+
+
 def is_whole(value: Any) -> bool:
     """Return whether a value has the type of whole numbers."""
     return isinstance(value, Integral) and not isinstance(value, bool)
@@ -156,11 +164,16 @@ def in_order(levels: Iterable[str]) -> list[str]:
     return sorted(levels, key=lambda n: (0, int(n), "") if n.isdecimal() else (1, 0, n))
 
 
-def listed(names: Iterable[str]) -> str:
-    """List names in a sentence, the first twenty of many."""
-    names = list(names)
-    more = f" and {len(names) - 20} others" if len(names) > 20 else ""
-    return ", ".join(names[:20]) + more
+def listed(names: Iterable, most: int = 20) -> str:
+    """List names in a sentence, the first of many."""
+    names = list(map(str, names))
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def counted(number: int, noun: str) -> str:
+    """Write a number of things."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def _with_codes(name, values):

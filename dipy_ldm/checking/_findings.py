@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dipy_ldm import plots
+from dipy_ldm._utils.values import listed
 from dipy_ldm.evaluation import _html as html
 
 # From the worst; grey is for what could not be looked at.
@@ -69,18 +70,6 @@ def grey(title: str, why: str) -> Finding:
 def worst(findings: Iterable[Finding]) -> str:
     """Return the worst state of some findings."""
     return min((finding.state for finding in findings), key=STATES.index)
-
-
-def listed(names: Sequence, most: int = 5) -> str:
-    """Name the first of some things, and count the others."""
-    shown = ", ".join(map(str, names[:most]))
-    more = len(names) - most
-    return f"{shown} and {more} more" if more > 0 else shown
-
-
-def counted(number: int, noun: str) -> str:
-    """Write a number of things."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def robust_scores(values: npt.ArrayLike, least: npt.ArrayLike) -> np.ndarray:

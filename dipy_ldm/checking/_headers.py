@@ -14,13 +14,12 @@ import numpy as np
 from tqdm import tqdm
 
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.values import counted, listed
 from dipy_ldm.checking._findings import (
     Finding,
     amber,
-    counted,
     green,
     grey,
-    listed,
     red,
 )
 from dipy_ldm.data._grid import bounding_box, choose_grid
@@ -218,7 +217,7 @@ def check_places(headers: Sequence[Header]) -> tuple[Finding, list[int]]:
 
 
 def _names(headers):
-    return listed([header.file.name for header in headers])
+    return listed([header.file.name for header in headers], 5)
 
 
 def check_sizes(headers: Sequence[Header]) -> Finding:
@@ -268,7 +267,7 @@ def check_axes(headers: Sequence[Header]) -> Finding:
         pairs = [f"{h.file.name} ({h.axes}, {h.other_axes})" for h in twofold]
         message += (
             f" {counted(len(twofold), 'file')} whose qform is invalid or has other "
-            f"axes than the sform, which counts: {listed(pairs)}."
+            f"axes than the sform, which counts: {listed(pairs, 5)}."
         )
     cure = "Convert these files again from DICOM, or look up which side is left."
     return amber("orientation in the headers", message, cure)

@@ -10,15 +10,14 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
+from dipy_ldm._utils.values import counted, listed
 from dipy_ldm.checking import _similarity as likeness
 from dipy_ldm.checking._findings import (
     Finding,
     amber,
-    counted,
     gallery,
     green,
     grey,
-    listed,
     robust_scores,
 )
 from dipy_ldm.checking._headers import Material, too_few
@@ -173,7 +172,7 @@ def _judge(title, scores, figures, names, show, cure):
         message = f"None lies {_OUTLIER_SCORE:g} robust standard deviations from most."
         return green(title, message, **further)
     message = f"{counted(len(bad), 'image')} far from most: "
-    message += f"{listed([names[i] for i in bad])}."
+    message += f"{listed([names[i] for i in bad], 5)}."
     return amber(title, message, cure, **further)
 
 
@@ -249,7 +248,7 @@ def check_images(material: Material, verbose: bool = False) -> list[Finding]:
         why = "Not looked at: these are told of volumes alone."
         only_volumes = grey("orientation and shape", why)
         return [*_of_images(material, brightness), only_volumes]
-    small = likeness.cubes(material.images, material.affine, verbose)
+    small = likeness.centred_cubes(material.images, material.affine, verbose)
     usual = int(likeness.likeness_to_median(small).argmax())
     names, subjects = material.names, material.subjects
     show = gallery(material.images, material.affine, usual)

@@ -8,8 +8,9 @@ import numpy as np
 
 from dipy_ldm import _backend
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.values import counted
 from dipy_ldm.autoencoder import _training as autoencoder
-from dipy_ldm.checking._findings import Finding, amber, counted, green, red
+from dipy_ldm.checking._findings import Finding, amber, green, red
 from dipy_ldm.data._batches import read_windows, window_size
 from dipy_ldm.data._cohort import Cohort, split
 from dipy_ldm.denoiser import _training as diffusion

@@ -12,7 +12,8 @@ import numpy as np
 from scipy.ndimage import center_of_mass, gaussian_filter
 from tqdm import tqdm
 
-from dipy_ldm.checking._findings import Finding, counted, green, listed, red
+from dipy_ldm._utils.values import counted, listed
+from dipy_ldm.checking._findings import Finding, green, red
 from dipy_ldm.checking._headers import too_few
 from dipy_ldm.data._grid import Grid, conform
 
@@ -76,7 +77,9 @@ class View(NamedTuple):
 VIEWS = [View(p, f) for p in permutations(range(3)) for f in product((1, -1), repeat=3)]
 
 
-def cubes(images: np.ndarray, affine: np.ndarray, verbose: bool = False) -> np.ndarray:
+def centred_cubes(
+    images: np.ndarray, affine: np.ndarray, verbose: bool = False
+) -> np.ndarray:
     """Make volumes small, each centred on its content.
 
     Shapes: images ``(n, x, y, z, channels)``, result ``(n, side, side, side)``.
@@ -163,28 +166,28 @@ def check_duplicates(
     title = "doubled subjects"
     if len(small) < MIN_VOLUMES:
         return too_few(title, len(small), MIN_VOLUMES)
-    twins = find_twins(small)
-    if not twins:
+    pairs = find_near_duplicates(small)
+    if not pairs:
         return green(title, "No two volumes are equal, or nearly so.")
-    rows = [(f"{names[i]} and {names[j]}", alike) for i, j, alike in twins]
-    across = [(i, j) for i, j, _ in twins if subjects[i] != subjects[j]]
-    listing = listed([f"{names[i]} and {names[j]}" for i, j, _ in twins], 3)
+    rows = [(f"{names[i]} and {names[j]}", alike) for i, j, alike in pairs]
+    across = [(i, j) for i, j, _ in pairs if subjects[i] != subjects[j]]
+    listing = listed([f"{names[i]} and {names[j]}" for i, j, _ in pairs], 3)
     return Finding(
         title,
         "red" if across else "amber",
-        f"{counted(len(twins), 'pair')} of equal or nearly equal volumes: {listing}.",
+        f"{counted(len(pairs), 'pair')} of equal or nearly equal volumes: {listing}.",
         "Keep one of each pair, or say that they are of one subject (the sub- of their "
         "names): one may be learnt from and the other held out."
         if across
         else "Leave repetitions out, unless all subjects have as many.",
         pictures=show(
-            across[0] if across else twins[0][:2], "The first pair, and a usual one"
+            across[0] if across else pairs[0][:2], "The first pair, and a usual one"
         ),
         table=[("files", "alike (correlation)"), *rows],
     )
 
 
-def find_twins(small: np.ndarray) -> list[tuple[int, int, float]]:
+def find_near_duplicates(small: np.ndarray) -> list[tuple[int, int, float]]:
     """Find pairs that are alike, and differ from the median of all in the same way.
 
     At any brightness.
@@ -193,12 +196,12 @@ def find_twins(small: np.ndarray) -> list[tuple[int, int, float]]:
     median = unit_vectors(np.median(rows, axis=0)[None])[0]
     away = unit_vectors(rows - (rows @ median)[:, None] * median)
     familiar = rows @ median > _FAMILIAR
-    twins = []
+    pairs = []
     for start in range(0, len(rows), _BLOCK):
         block = slice(start, start + _BLOCK)
         own = away[block] @ away.T
         alike = (own > _EQUAL) & (rows[block] @ rows.T > _LIKE) & familiar
         for i, j in np.argwhere(alike):
             if i + start < j:
-                twins.append((int(i + start), int(j), float(own[i, j])))
-    return sorted(twins, key=lambda pair: -pair[2])
+                pairs.append((int(i + start), int(j), float(own[i, j])))
+    return sorted(pairs, key=lambda pair: -pair[2])

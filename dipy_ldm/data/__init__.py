@@ -2,6 +2,7 @@
 
 from dipy_ldm.data._batches import Augmentation
 from dipy_ldm.data._covariates import read_covariates
+from dipy_ldm.data._grid import Grid
 from dipy_ldm.data._nifti import read_volume, write_volume
 from dipy_ldm.data.images import load_images
 from dipy_ldm.data.mnist import load_mnist
@@ -9,6 +10,7 @@ from dipy_ldm.data.volumes import load_volumes
 
 __all__ = [
     "Augmentation",
+    "Grid",
     "load_images",
     "load_mnist",
     "load_volumes",

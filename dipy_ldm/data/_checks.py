@@ -160,7 +160,7 @@ def check_finite(images: np.ndarray, numbers: Sequence[int]) -> np.ndarray:
 
 def check_range(
     images: np.ndarray,
-    bounds: tuple[float, ...],
+    bounds: Sequence[float],
     numbers: Sequence[int] | range,
     name: str = "image",
 ) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.values import take_rows
 
 
 class Cohort(NamedTuple):
@@ -15,8 +16,8 @@ class Cohort(NamedTuple):
     Masks ``(n, *space)``, the affine, values of conditions by their names, and the
     subjects, both in the order of the images; each is None where there are none. Units
     of conditions, and what their levels mean, are by the names of the conditions. The
-    suffix is BIDS' word for what kind of scans they are, such as T1w. Sources are what
-    each image is made of, ``(n, *space, channels)``.
+    suffix is BIDS' word for what kind of scans they are, such as T1w. Sources are the
+    source images, ``(n, *space, channels)``.
     """
 
     images: np.ndarray
@@ -37,15 +38,9 @@ class Cohort(NamedTuple):
     def take_metadata(self, numbers: Iterable[int]) -> Self:
         """Return the metadata of a subset; arrays stay."""
         numbers = list(numbers)
-        conditions, subjects = self.conditions, self.subjects
-        return self._replace(
-            conditions=conditions
-            and {
-                name: [values[i] for i in numbers]
-                for name, values in conditions.items()
-            },
-            subjects=subjects and [subjects[i] for i in numbers],
-        )
+        subjects = self.subjects and [self.subjects[i] for i in numbers]
+        conditions = take_rows(self.conditions, numbers)
+        return self._replace(conditions=conditions, subjects=subjects)
 
 
 def draw_order(subjects: Sequence, seed: int) -> list[int]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from dipy_ldm._conditions import FEW, Condition
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.values import as_table, level_of, listed
+from dipy_ldm._utils.values import as_table, counted, level_of, listed
 from dipy_ldm.data._table_rows import MatchedRows, find_rows, find_subjects
 from dipy_ldm.data._tables import (
     SEX_COLUMNS,
@@ -37,11 +37,6 @@ class Covariates(NamedTuple):
     without_row: Sequence = ()
     tables: Sequence = ()
     unused: int = 0
-
-    def take(self, kept: Sequence[int]) -> "Covariates":
-        """Return those of some scans, by their numbers."""
-        values = {name: [own[i] for i in kept] for name, own in self.values.items()}
-        return self._replace(values=values, subjects=[self.subjects[i] for i in kept])
 
 
 def read_covariates(
@@ -182,8 +177,8 @@ def as_covariates(
 def summarise(covariates: Covariates) -> str:
     """Summarise covariates as lines of text."""
     subjects = covariates.subjects
-    images = _count(len(subjects), "image")
-    people = _count(len(set(subjects)), "subject")
+    images = counted(len(subjects), "image")
+    people = counted(len(set(subjects)), "subject")
     tables = covariates.tables
     source = f", from {_name_or_count(tables, 'table')}" if tables else ""
     lines = [f"conditions of {images} of {people}{source}:"]
@@ -192,7 +187,7 @@ def summarise(covariates: Covariates) -> str:
         missing = _name_or_count(covariates.without_row, "image")
         lines.append(f"no table has a row for {missing}")
     if covariates.unused:
-        rows = _count(covariates.unused, "row")
+        rows = counted(covariates.unused, "row")
         lines.append(f"{rows} of participants have no image")
     return "\n".join(lines + _hints(covariates) + _warnings(covariates))
 
@@ -261,7 +256,7 @@ def _warnings(covariates):
     alone = count_alone(covariates)
     if alone:
         lines.append(
-            f"{alone} of {_count(len(set(covariates.subjects)), 'subject')} have a "
+            f"{alone} of {counted(len(set(covariates.subjects)), 'subject')} have a "
             "unique combination of these conditions and could be re-identified; use "
             "fewer or coarser ones (see coarsen)"
         )
@@ -282,12 +277,8 @@ def _owners(keys, subjects):
     return owners
 
 
-def _count(number, noun):
-    return f"{number} {noun}" + ("" if number == 1 else "s")
-
-
 def _name_or_count(items: Sequence, noun: str) -> str:
     """Count items, and name the first."""
     if len(items) == 1:
         return str(items[0])
-    return f"{_count(len(items), noun)} ({items[0]} first)"
+    return f"{counted(len(items), noun)} ({items[0]} first)"

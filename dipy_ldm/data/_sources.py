@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dipy_ldm._conditions import UNSPECIFIED
-from dipy_ldm._utils.checks import InputError, plain
+from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import listed
 from dipy_ldm.data._batches import read_windows, window_size
 from dipy_ldm.data._checks import check_range, check_trainable, survey
@@ -28,7 +28,7 @@ class Source(NamedTuple):
     """Channels and intensity bounds, or labels, of source images."""
 
     channels: int
-    bounds: tuple[float, float]
+    bounds: list[float]
     labels: list[int]
     fingerprint: str
 
@@ -60,7 +60,7 @@ def learn(source: npt.ArrayLike | None, shape: tuple[int, ...]) -> Source | None
         )
     labels = [] if images.dtype.kind == "f" else _labels(images)
     summary = check_trainable(images, "source image")
-    bounds = summary.low, summary.high
+    bounds = [summary.low, summary.high]
     return Source(images.shape[-1], bounds, labels, summary.fingerprint)
 
 
@@ -119,16 +119,6 @@ def check(
     if not (info.labels and lenient):
         _check_values(images, info, name)
     return images
-
-
-def to_saved(info: Source | None) -> dict | None:
-    """Return the facts of source images as JSON data."""
-    return info and plain(info._asdict())
-
-
-def from_saved(saved: dict | None) -> Source | None:
-    """Build it from the data of :func:`to_saved`."""
-    return Source(**saved | {"bounds": tuple(saved["bounds"])}) if saved else None
 
 
 def _labels(images):

@@ -10,7 +10,6 @@ import numpy as np
 from dipy_ldm import _backend, _documents, _serialization
 from dipy_ldm._conditions import UNSPECIFIED, Condition, from_saved
 from dipy_ldm._utils.checks import check_seed, check_sizes, choose
-from dipy_ldm.data import _sources as sources
 from dipy_ldm.data._sources import ConditioningInputs, Source
 from dipy_ldm.denoiser import _unet as unet_network
 from dipy_ldm.diffusion import _guidance as denoisers, schedules
@@ -118,7 +117,7 @@ def expected_shapes(
     _documents.check_sizes(document["latent_diffusion"], shapes)
     _documents.check_latents(document, latent_shape)
     conditions = from_saved(document["conditions"])
-    source = sources.from_saved(document["source"])
+    source = document["source"] and Source(**document["source"])
     prior = LatentPrior.network_options(shapes)
     architecture = Architecture(
         parameters, latent_shape, factor, conditions, source, **prior

@@ -70,14 +70,14 @@ def tissue_fractions(volumes: np.ndarray) -> np.ndarray:
     Shapes: volumes ``(n, x, y, z, channels)``, result ``(n, 3)``.
     """
     fractions = [
-        _fractions(shrunk(v[None], _MAX_TISSUE_VOXELS)[0])
+        _fractions_of(shrunk(v[None], _MAX_TISSUE_VOXELS)[0])
         for v in volumes[:_MAX_TISSUE_VOLUMES]
     ]
     good = [shares for shares in fractions if shares is not None]
     return np.reshape(good, (-1, 3))
 
 
-def _fractions(volume):
+def _fractions_of(volume):
     from dipy.segment.tissue import TissueClassifierHMRF
 
     inside = foreground(volume)

@@ -20,10 +20,10 @@ _MAX_REFUSED_PER_SAMPLE = 50
 # Samples are refused that are nearer than this share of the held-out images.
 QUANTILE = 0.05
 # Numbers that are kept of the voxels, and what the sums are drawn from.
-_SKETCH_SIZE, _SEED = 64, 20261126
+_PROJECTIONS, _SEED = 64, 20261126
 
 
-def sketch(rows: np.ndarray) -> np.ndarray:
+def project_randomly(rows: np.ndarray) -> np.ndarray:
     """Return random projections of voxels, which keep distances but no image.
 
     By the lemma of Johnson and Lindenstrauss distances of 64 sums are those of all
@@ -32,11 +32,11 @@ def sketch(rows: np.ndarray) -> np.ndarray:
     Shapes: rows ``(n, voxels)``, result ``(n, 64)``.
     """
     size = rows.shape[1]
-    if size <= _SKETCH_SIZE:
+    if size <= _PROJECTIONS:
         return rows
     rng = np.random.default_rng(_SEED)
-    drawn = rng.standard_normal((size, _SKETCH_SIZE), "float32")
-    return rows @ (drawn / np.float32(_SKETCH_SIZE**0.5))
+    drawn = rng.standard_normal((size, _PROJECTIONS), "float32")
+    return rows @ (drawn / np.float32(_PROJECTIONS**0.5))
 
 
 class ReferenceSet(NamedTuple):
@@ -113,7 +113,7 @@ class CopyFilter(NamedTuple):
         """
         images = scaled(images, vqvae)
         near = self.invariant.has(self.projection.of(images))
-        near |= self.voxels.has(sketch(voxels().compute(images)))
+        near |= self.voxels.has(project_randomly(voxels().compute(images)))
         return np.flatnonzero(near)
 
 

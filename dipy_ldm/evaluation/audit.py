@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dipy_ldm._utils.checks import InputError, whole
+from dipy_ldm._utils.values import take_rows
 from dipy_ldm.data import _sources as sources
 from dipy_ldm.evaluation import _memorization as copies
 from dipy_ldm.evaluation._learned_features import (
@@ -47,7 +48,7 @@ class Pair(NamedTuple):
 class Reference(NamedTuple):
     """A model that saw no training image, and the same images on its own grid.
 
-    ``sources`` are what the images of either kind are made of, if of any.
+    ``sources`` are the source images of both kinds, if there are any.
     """
 
     model: LatentDiffusion
@@ -137,10 +138,10 @@ def audit(
         Of the training images. Generated ones are asked for with those of the first,
         which is how a model that has memorised them is asked for them.
     source, source_held_out : array_like, optional
-        What each training image, and each held-out one, is made of, where the model
-        makes images of others, as of :meth:`dipy_ldm.LatentDiffusion.predict`.
-        Generated ones are made of the former.
-    asked : dict of str to sequence, optional
+        Source image of each training and of each held-out image, for models
+        conditioned on source images, as of :meth:`dipy_ldm.LatentDiffusion.predict`.
+        Samples are made from the former.
+    requested : dict of str to sequence, optional
         What images that are given as generated were asked to be.
     reference : Reference, optional
         A model that saw none of these images. What it tells of them by its loss is no
@@ -166,8 +167,8 @@ def audit(
     source_images = _check_sources(model, (train, held_out), (source, source_held_out))
     count, n_held_out = _count(len(train), len(held_out), generated, n)
     if generated is None:
-        requested = repeat_conditions(conditions, count)
         rows = np.arange(count) % len(train)
+        requested = take_rows(conditions, rows)
         generated = model.predict(
             count,
             conditions=requested,
@@ -276,18 +277,6 @@ def _learn(train, vqvae, seed):
     chosen = choose_images(len(train), seed)
     reduced = [small(scaled(train[[i]], vqvae, i)) for i in chosen]
     return fit_invariant_projection(np.concatenate(reduced), seed)
-
-
-def repeat_conditions(
-    conditions: Mapping[str, Sequence] | None, n: int
-) -> dict[str, list] | None:
-    """Repeat the conditions of the training images until they are n."""
-    if not conditions:
-        return None
-    return {
-        name: [values[i % len(values)] for i in range(n)]
-        for name, values in conditions.items()
-    }
 
 
 def _count(train, held_out, generated, n):

@@ -10,8 +10,9 @@ from tqdm import tqdm
 
 from dipy_ldm._utils.checks import InputError, whole
 from dipy_ldm._utils.subjects import number_subjects
+from dipy_ldm._utils.values import take_rows
 from dipy_ldm.data._batches import scaled_to
-from dipy_ldm.data._checks import check_range
+from dipy_ldm.data._checks import as_fitted, check_range
 from dipy_ldm.evaluation import _anatomy as anatomy
 from dipy_ldm.evaluation._fidelity import (
     MIN_IMAGES,
@@ -103,10 +104,10 @@ def evaluate(
     conditions : dict of str to sequence, optional
         Of each real image. The generated ones are asked for with those of the floor.
     source : array_like, optional
-        What each real image is made of, where the model makes images of others, as of
-        :meth:`dipy_ldm.LatentDiffusion.predict`. Samples are made of those of the
+        Source image of each real image, for models conditioned on source images, as of
+        :meth:`dipy_ldm.LatentDiffusion.predict`. Samples are made from those of the
         floor; not needed for given ones.
-    asked : dict of str to sequence, optional
+    requested : dict of str to sequence, optional
         What images that are given as generated were asked to be.
     subjects : array_like, optional
         Whose each real image is, such as ``"sub-01"``, so that no subject is on both
@@ -131,10 +132,10 @@ def evaluate(
     InputError
         If there are too few images, or they are not of the model.
     """
-    images = model._check_images(real, model.vqvae_)
+    images = as_fitted(real, model.vqvae_.shape_, "autoencoder")
     samples = None
     if generated is not None:
-        samples = model._check_images(generated, model.vqvae_)
+        samples = as_fitted(generated, model.vqvae_.shape_, "autoencoder")
         if n is None:
             _refuse_unequal(len(images), len(samples))
     n_samples = None if samples is None else len(samples)
@@ -200,16 +201,6 @@ def _refuse_unequal(real, generated):
         )
 
 
-def take_conditions(
-    conditions: Mapping[str, Sequence] | None, numbers: Iterable[int]
-) -> dict[str, list] | None:
-    """Return the conditions of a subset; None if there are none."""
-    if not conditions:
-        return None
-    numbers = list(numbers)
-    return {name: [values[i] for i in numbers] for name, values in conditions.items()}
-
-
 def _apart(whose, count):
     """Split real images into reference and further ones, by subject."""
     sizes = range(count, 0, -1)
@@ -235,8 +226,8 @@ def _apart(whose, count):
 
 def _labels_of_sets(conditions, requested, halves, generate):
     """Return the labels of each set: true ones or, for samples, requested ones."""
-    reference, real = (take_conditions(conditions, half) for half in halves)
-    chosen = real if generate else take_conditions(requested, range(len(halves[0])))
+    reference, real = (take_rows(conditions, half) for half in halves)
+    chosen = real if generate else take_rows(requested, range(len(halves[0])))
     return dict(zip(_SETS, (reference, real, real, chosen)))
 
 

@@ -69,7 +69,7 @@ class ConditionalMean(NamedTuple):
         vectors, spreads, right = decompose(features)
         parts = vectors.T.astype("float32") @ rows
         subjects = np.arange(len(rows)) if subjects is None else subjects
-        errors = _LeftOutErrors(rows, vectors, parts, blocks(subjects))
+        errors = _HeldOutErrors(rows, vectors, parts, blocks(subjects))
         # Of one subject alone nothing is to be known of others.
         ridges = _RIDGES if np.ptp(subjects) else _RIDGES[-1:]
         shares = [shrinkage(spreads, ridge * len(rows)) for ridge in ridges]
@@ -98,7 +98,7 @@ class ConditionalMean(NamedTuple):
         return np.tensordot(features, self.weights, 1)
 
 
-class _LeftOutErrors:
+class _HeldOutErrors:
     """How well the rows of each subject are predicted by a fit to all others.
 
     Shapes: rows ``(n, numbers)``, left ``(n, features)``, parts ``(features,

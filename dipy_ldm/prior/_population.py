@@ -52,15 +52,6 @@ class Population(NamedTuple):
                 return cls(bins, cells[kept].tolist(), counts[kept].tolist())
         return None
 
-    @classmethod
-    def from_saved(cls, saved: dict | None) -> Self | None:
-        """Read what :meth:`to_saved` wrote; None stays None."""
-        return cls(**saved) if saved else None
-
-    def to_saved(self) -> dict:
-        """Return it as values of JSON."""
-        return self._asdict()
-
     def choose(self, codes: np.ndarray, chance: float) -> np.ndarray:
         """Choose one of the cells that agree with specified codes.
 

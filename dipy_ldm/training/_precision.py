@@ -3,7 +3,7 @@
 from functools import cache
 import logging
 import time
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from keras import ops
 import numpy as np
@@ -29,16 +29,6 @@ class Precision(NamedTuple):
 
     name: str
     reason: str
-
-    @classmethod
-    def from_saved(cls, document: dict | None) -> Self | None:
-        """Build it from the entry of a model file."""
-        return cls(**document) if document else None
-
-    @staticmethod
-    def to_saved(precision: "Precision | None") -> dict | None:
-        """Return what :meth:`from_saved` reads."""
-        return precision and precision._asdict()
 
 
 def choose_precision(

@@ -52,7 +52,8 @@ class RequestedConditions(NamedTuple):
         explicit = values = requested(conditions, request, n)
         drawn = None
         if seed is not None:
-            population = Population.from_saved(document.get("population"))
+            saved = document["population"]
+            population = saved and Population(**saved)
             own: dict[str, Any] = {"first": numbers.start, "same": same_noise}
             completed = draw_conditions(
                 conditions, population, request, n, seed=seed, **own

@@ -34,7 +34,7 @@ class EvaluationImages(NamedTuple):
     ``files`` has the file of each or is None for packaged images, ``conditions`` the
     values of the model's conditions (None where they are not known), ``notes`` are
     sentences, ``subjects`` say whose each is (None for packaged images), and
-    ``sources`` are what each is made of, ``(n, *space, channels)`` (None without).
+    ``sources`` are their source images, ``(n, *space, channels)`` (None without).
     """
 
     images: np.ndarray

@@ -64,7 +64,7 @@ def plan(
         cohort = _look_up(cohort, conditions, files, rows_of_lists(input_files), steps)
         load = partial(_load, planned, cohort)
         channels = planned.source_channels
-        source = Source(channels, (0.0, 1.0), [], "") if channels else None
+        source = Source(channels, [0.0, 1.0], [], "") if channels else None
         return Plan(planned.shape, planned.affine, cohort, load, source)
     for name, value in options.items():
         if value:

@@ -17,7 +17,7 @@ from dipy_ldm.evaluation import (
     _memorization as copies,
     _probe as probes,
 )
-from dipy_ldm.evaluation._copy_filter import CopyFilter, ReferenceSet, sketch
+from dipy_ldm.evaluation._copy_filter import CopyFilter, ReferenceSet, project_randomly
 from dipy_ldm.evaluation.audit import Audit, Reference, audit, in_pieces
 from dipy_ldm.evaluation.evaluate import Evaluation, as_json, evaluate, scaled
 from dipy_ldm.workflows import _restoring as restoring
@@ -218,7 +218,7 @@ def pairs_page(
 def guard(result: Audit, model_fingerprint: str) -> CopyFilter:
     """Keep what knows training images again."""
     invariant = ReferenceSet.of(*result.searches["invariant"].rows[:2])
-    voxels = ReferenceSet.of(*map(sketch, result.searches["voxels"].rows[:2]))
+    voxels = ReferenceSet.of(*map(project_randomly, result.searches["voxels"].rows[:2]))
     return CopyFilter(result.projection, invariant, voxels, model_fingerprint)
 
 

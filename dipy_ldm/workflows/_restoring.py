@@ -184,15 +184,13 @@ def choose_sampling(
     """Choose how a model samples; nothing where there are samples already."""
     if getattr(options, "generated_files", None):
         return {}
+    guidance = options.guidance
+    if guidance is None:
+        guidance = model.default_guidance
     sampler = getattr(options, "sampler", SAMPLER)
-    steps, guidance = options.steps, options.guidance
-    sampling = {
-        "sampler": sampler,
-        "steps": model.default_steps(sampler) if steps is None else steps,
-        "guidance": model.default_guidance if guidance is None else guidance,
-    }
-    model.check_sampling(n, **sampling, seed=options.seed, **sizes)
-    return sampling
+    own = {"sampler": sampler, "steps": options.steps, "seed": options.seed}
+    chosen = model.check_sampling(n, guidance=guidance, **own, **sizes)
+    return {"sampler": sampler, "steps": chosen.steps, "guidance": guidance}
 
 
 def _appended(stem, end):

@@ -90,7 +90,7 @@ class Samples(NamedTuple):
     def being_written(self) -> Iterator[None]:
         """Make the folders of the files and, in the end, write a dataset's table."""
         if self.dataset is not None:
-            begin(self.dataset)
+            begin_dataset(self.dataset)
         for folder in {name.parent for name in self.names}:
             make_folder(folder)
         try:
@@ -200,7 +200,7 @@ def _is_ours(root):
     return description.get("DatasetType") == "derivative" and "dipy_ldm" in names
 
 
-def begin(root: Path) -> None:
+def begin_dataset(root: Path) -> None:
     """Make the folder of a dataset and write its description, unless it exists."""
     make_folder(root)
     if _is_ours(root):

@@ -1,4 +1,4 @@
-"""Sources of a command: what volumes are made of."""
+"""Source images of a command."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +14,7 @@ from dipy_ldm.data._nifti import check_headers
 from dipy_ldm.data._paths import choose_files, find_volumes
 from dipy_ldm.data._plan import pair_sources
 from dipy_ldm.data._preprocessing import conform_source
-from dipy_ldm.data._sources import Source, from_saved
+from dipy_ldm.data._sources import Source
 from dipy_ldm.workflows import _launch as launch
 
 
@@ -29,7 +29,7 @@ class SourceInputs(NamedTuple):
     @classmethod
     def of(cls, document: dict, source_files: list[str] | None) -> Self | None:
         """Read and check the headers of source images."""
-        source = from_saved(document["source"])
+        source = document["source"] and Source(**document["source"])
         if sentence := _find_fault(document, source_files):
             raise InputError(sentence)
         if source is None or source_files is None:

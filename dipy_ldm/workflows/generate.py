@@ -11,7 +11,7 @@ from dipy_ldm import _serialization
 from dipy_ldm._conditions import from_saved
 from dipy_ldm._utils.checks import InputError, at_least, choose
 from dipy_ldm._utils.files import replacing
-from dipy_ldm._utils.values import parse_conditions
+from dipy_ldm._utils.values import parse_conditions, take_rows
 from dipy_ldm.data._nifti import DTYPES
 from dipy_ldm.workflows import _launch as launch, _restoring as restoring
 from dipy_ldm.workflows._conditions import (
@@ -252,7 +252,7 @@ class GenerateLDMFlow(LDMFlow):
         def generate(places, first):
             subset = conditions
             if isinstance(conditions, dict):
-                subset = {n: [v[i] for i in places] for n, v in conditions.items()}
+                subset = take_rows(conditions, places)
             return job.model.predict(
                 len(places), conditions=subset, first=first, **job.sampling
             )

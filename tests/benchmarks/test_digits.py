@@ -51,9 +51,6 @@ class FakeModel:
     default_guidance = 2.0
     conditions_: dict = {}
 
-    def default_steps(self, sampler):
-        return 10
-
     @classmethod
     def load(cls, path):
         if path != "fake":

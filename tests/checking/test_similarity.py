@@ -34,7 +34,7 @@ def heads():
 
 @pytest.fixture(scope="module")
 def small(heads):
-    return likeness.cubes(heads, AFFINE)
+    return likeness.centred_cubes(heads, AFFINE)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,9 @@ def names():
 
 
 def test_cubes_are_centred_wherever_the_content_lies(heads):
-    cube, moved = likeness.cubes(np.stack([heads[0], np.roll(heads[0], 1, 1)]), AFFINE)
+    cube, moved = likeness.centred_cubes(
+        np.stack([heads[0], np.roll(heads[0], 1, 1)]), AFFINE
+    )
     assert cube.shape == (20, 20, 20)
     np.testing.assert_allclose(cube, moved, atol=0.02)
 
@@ -90,7 +92,7 @@ def test_duplicates_are_reported(heads, names, copied):
     images = heads.copy()
     noise = np.random.default_rng(1).standard_normal(heads[2].shape)
     images[7] = copied(heads[2], noise)
-    small = likeness.cubes(images, AFFINE)
+    small = likeness.centred_cubes(images, AFFINE)
     finding = likeness.check_duplicates(small, names, names, no_pictures)
     assert finding.state == "red"
     assert [row[0] for row in finding.table[1:]] == ["sub-2 and sub-7"]

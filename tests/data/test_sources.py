@@ -35,12 +35,6 @@ def test_labels_are_recognised(values, labels):
     assert sources.learn(array, (2, 1, 2, 1)).labels == labels
 
 
-def test_source_goes_through_json():
-    known = Source(2, (0.5, 3.0), [], "abc")
-    assert sources.from_saved(sources.to_saved(known)) == known
-    assert sources.from_saved(sources.to_saved(None)) is None
-
-
 def test_sources_are_read_by_their_numbers_up_to_the_latents_edge():
     images = np.arange(30.0).reshape(2, 3, 5, 1)
     found = prepare_sources(Source(1, (0.0, 29.0), [], ""), images, 4)

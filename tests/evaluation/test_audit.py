@@ -17,7 +17,7 @@ from dipy_ldm.evaluation._copy_filter import (
     CopyFilter,
     ReferenceSet,
     generate_new,
-    sketch,
+    project_randomly,
 )
 from dipy_ldm.evaluation._learned_features import (
     change,
@@ -25,7 +25,7 @@ from dipy_ldm.evaluation._learned_features import (
     fit_invariant_projection,
     invariant as as_features,
 )
-from dipy_ldm.evaluation.audit import audit, repeat_conditions
+from dipy_ldm.evaluation.audit import audit
 from dipy_ldm.evaluation.features import voxels
 from dipy_ldm.metrics import Interval
 from dipy_ldm.workflows._reports import guard
@@ -309,12 +309,6 @@ def test_losses_are_lower_without_noise_to_learn(diffusion, blobs):
     assert (membership.reconstruction_losses(diffusion, blobs[:4]) > 0).all()
 
 
-def test_repeat_conditions_of_the_training_images():
-    assert repeat_conditions(None, 3) is None
-    asked = repeat_conditions({"age": [1, 2], "sex": ["F", None]}, 3)
-    assert asked == {"age": [1, 2, 1], "sex": ["F", None, "F"]}
-
-
 def test_an_audit_of_copies(diffusion, blobs):
     train, held_out = blobs[:36], blobs[36:]
     generated = np.concatenate([train[:14], held_out[:14]])
@@ -369,7 +363,7 @@ def test_generate_new_replaces_copies_by_the_next_samples():
 
 def test_fingerprints_know_copies(train, rng, diffusion, tmp_path):
     projection = fit_invariant_projection(train)
-    seen = sketch(voxels().compute(train))
+    seen = project_randomly(voxels().compute(train))
     features = ReferenceSet(projection.of(train), 0.5, 0.0)
     known = CopyFilter(projection, features, ReferenceSet(seen, 0.5, 0.0), "a" * 64)
     known.save(tmp_path / "guard.safetensors")
@@ -428,7 +422,7 @@ def test_a_reference_that_tells_as_much_is_no_leak():
 
 
 def test_thresholds_are_those_of_a_twentieth_of_held_out_images(train):
-    rows = [sketch(voxels().compute(x)) for x in (train, patients(100, 3))]
+    rows = [project_randomly(voxels().compute(x)) for x in (train, patients(100, 3))]
     known = ReferenceSet.of(*rows)
     assert known.has(rows[1]).sum() == 5
     assert known.has(rows[0]).all()
@@ -436,13 +430,13 @@ def test_thresholds_are_those_of_a_twentieth_of_held_out_images(train):
 
 def test_sketches_keep_distances_and_no_image(train):
     rows = voxels().compute(train)
-    small = sketch(rows)
+    small = project_randomly(rows)
     assert small.shape == (100, 64)
-    np.testing.assert_allclose(sketch(rows[3:5]), small[3:5], atol=1e-4)
+    np.testing.assert_allclose(project_randomly(rows[3:5]), small[3:5], atol=1e-4)
     far, near = (np.linalg.norm(x[1:] - x[0], axis=1) for x in (rows, small))
     assert np.abs(near / far - 1).max() < 0.4
     assert np.abs(near / far - 1).mean() < 0.12
-    np.testing.assert_array_equal(sketch(rows[:, :64]), rows[:, :64])
+    np.testing.assert_array_equal(project_randomly(rows[:, :64]), rows[:, :64])
 
 
 def test_an_audit_that_generates(diffusion, blobs):

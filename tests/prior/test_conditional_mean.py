@@ -104,9 +104,9 @@ def test_errors_equal_leave_one_out_fits(n, scans, monkeypatch):
             error += ((terms @ weights - rows[one]) ** 2).sum()
         errors.append(error)
     found = []
-    kept = expectation._LeftOutErrors.total
+    kept = expectation._HeldOutErrors.total
     monkeypatch.setattr(
-        expectation._LeftOutErrors,
+        expectation._HeldOutErrors,
         "total",
         lambda *given: found.append(kept(*given)) or 0,
     )

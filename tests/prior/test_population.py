@@ -159,8 +159,3 @@ def test_invalid_requests_are_refused(known, population):
     assert draw_conditions({}, None, None, 2) is None
     with pytest.raises(InputError, match="trained without conditions"):
         ConditionBatch.of({}, draw_conditions({}, None, {"age": 7}, 2))
-
-
-def test_it_is_read_as_it_was_written(population):
-    assert Population.from_saved(population.to_saved()) == population
-    assert Population.from_saved(None) is None

@@ -24,7 +24,7 @@ def put(root, number, **asked):
 
 
 def add(root, numbers):
-    bids.begin(root)
+    bids.begin_dataset(root)
     for number in numbers:
         put(root, number, age=float(number))
         bids.list_participants(root, DESCRIBED)
@@ -38,7 +38,7 @@ def test_files_are_named_as_bids_has_derivatives(tmp_path):
 
 
 def test_participants_table_has_requested_conditions(tmp_path):
-    bids.begin(tmp_path)
+    bids.begin_dataset(tmp_path)
     put(tmp_path, 0, age=70.0, sex="F")
     put(tmp_path, 10000)
     put(tmp_path, 2, age=61.5)
@@ -83,11 +83,11 @@ def test_dataset_of_another_program_is_refused(tmp_path, name):
 
 def test_our_own_and_an_empty_folder_are_not_refused(tmp_path):
     bids.refuse_other_dataset(CALM, tmp_path / "new")
-    bids.begin(tmp_path / "new")
+    bids.begin_dataset(tmp_path / "new")
     put(tmp_path / "new", 1)
     before = sorted(tmp_path.rglob("*"))
     bids.refuse_other_dataset(CALM, tmp_path / "new")
-    bids.begin(tmp_path / "new")
+    bids.begin_dataset(tmp_path / "new")
     assert sorted(tmp_path.rglob("*")) == before
 
 
