@@ -35,10 +35,10 @@ from dipy_ldm.metrics import (
     detail_correlation,
     detail_energy,
     energy_distance,
-    halve,
     nearest_distance,
     psnr,
 )
+from dipy_ldm.metrics.images import halve
 from dipy_ldm.plots import planes, save_montage
 
 # Pairs of real volumes, and training volumes beside the held-out ones, are drawn.

@@ -19,17 +19,17 @@ from dipy_ldm._utils.subjects import number_subjects
 from dipy_ldm.evaluation.features import Features
 from dipy_ldm.metrics import (
     Interval,
-    band_energies,
     bootstrap,
     frechet_distance,
     kernel_distance,
     multiscale_ssim,
-    neighbourhoods,
     octave_correlations,
     octave_energies,
     psnr,
-    subsample,
 )
+from dipy_ldm.metrics.distributions import neighbourhoods
+from dipy_ldm.metrics.intervals import subsample
+from dipy_ldm.metrics.spectra import band_energies
 from dipy_ldm.vqvae import VQVAE
 
 # Which neighbour balls reach to, as in the paper on density and coverage.

@@ -7,7 +7,7 @@ from scipy import linalg, ndimage
 from scipy.spatial.transform import Rotation
 
 from dipy_ldm.evaluation.features import Features
-from dipy_ldm.metrics import halve
+from dipy_ldm.metrics.images import halve
 
 # Numbers of a sample before, and after what was learnt.
 _MAX_CHANGED_VALUES, _MAX_VALUES, _N_DIRECTIONS = 32768, 4096, 32

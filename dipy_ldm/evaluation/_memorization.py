@@ -21,13 +21,8 @@ from dipy_ldm._utils.values import in_order, level_of
 from dipy_ldm.diffusion import samplers, schedules
 from dipy_ldm.evaluation.features import Features, shrunk
 from dipy_ldm.latent_diffusion import LatentDiffusion
-from dipy_ldm.metrics import (
-    Interval,
-    binomial,
-    bootstrap,
-    nearest_distance,
-    nearest_neighbours,
-)
+from dipy_ldm.metrics import Interval, binomial, bootstrap, nearest_distance
+from dipy_ldm.metrics.distributions import nearest_neighbours
 
 # The neighbour whose distance tells how dense training images are around a sample.
 N_NEIGHBOURS = 10

@@ -14,7 +14,7 @@ import numpy as np
 from dipy_ldm import _backend, _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.latent_diffusion import LatentDiffusion
-from dipy_ldm.metrics import halve
+from dipy_ldm.metrics.images import halve
 
 __all__ = [
     "Features",

@@ -6,24 +6,20 @@ from dipy_ldm.metrics.distributions import (
     frechet_distance,
     kernel_distance,
     nearest_distance,
-    nearest_neighbours,
-    neighbourhoods,
     precision_recall,
 )
 from dipy_ldm.metrics.images import (
     detail_correlation,
     detail_energy,
     dice,
-    halve,
     multiscale_ssim,
     psnr,
 )
-from dipy_ldm.metrics.intervals import Interval, binomial, bootstrap, subsample
-from dipy_ldm.metrics.spectra import band_energies, octave_correlations, octave_energies
+from dipy_ldm.metrics.intervals import Interval, binomial, bootstrap
+from dipy_ldm.metrics.spectra import octave_correlations, octave_energies
 
 __all__ = [
     "Interval",
-    "band_energies",
     "binomial",
     "bootstrap",
     "density_coverage",
@@ -32,15 +28,11 @@ __all__ = [
     "dice",
     "energy_distance",
     "frechet_distance",
-    "halve",
     "kernel_distance",
     "multiscale_ssim",
     "nearest_distance",
-    "nearest_neighbours",
-    "neighbourhoods",
     "octave_correlations",
     "octave_energies",
     "precision_recall",
     "psnr",
-    "subsample",
 ]

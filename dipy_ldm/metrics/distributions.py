@@ -144,22 +144,12 @@ def neighbourhoods(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Count who is in whose ball, of which precision, recall and so on are means.
 
-    Parameters
-    ----------
-    real, fake : array_like
-        Features of real and generated samples, ``(n, *shape)``.
-    k : int
-        Which neighbour of its own set a ball reaches to, at least 1.
+    Around each sample is the ball to its ``k``-th nearest neighbour of its own set.
+    Returned are how many balls of real samples each generated one is in, how many
+    generated samples are in the ball of each real one, and how many balls of generated
+    samples each real one is in.
 
-    Returns
-    -------
-    of_fake : ndarray of int
-        In how many balls of real samples each generated one is, ``(fakes,)``.
-    of_real : ndarray of int
-        How many generated samples are in the ball of each real one, ``(reals,)``.
-    covered : ndarray of int
-        In how many balls of generated samples each real one is, ``(reals,)``.
-
+    Shapes: real, fake ``(n, *shape)``, result ``(fakes,)``, ``(reals,)``, ``(reals,)``.
     """
     rows = as_rows(real, fake, minimum=at_least("k", k, 1) + 1)
     reals, fakes = (samples.astype(float) for samples in rows)
@@ -209,28 +199,9 @@ def nearest_distance(
 def nearest_neighbours(
     queries: npt.ArrayLike, references: npt.ArrayLike, k: int, block_size: int = 256
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Find the nearest of other samples, and how far they are.
+    """Find the k nearest of other samples: their distances, and which they are.
 
-    Parameters
-    ----------
-    queries, references : array_like
-        Samples, ``(n, *shape)``.
-    k : int
-        How many, from the nearest.
-    block_size : int
-        Queries compared at once; it changes memory and speed alone.
-
-    Returns
-    -------
-    distances : ndarray
-        Euclidean distances of each query, ``(n, k)``.
-    rows : ndarray of int
-        Which references these are, ``(n, k)``.
-
-    Raises
-    ------
-    InputError
-        If shapes differ, numbers are not finite, or there are fewer than k references.
+    Shapes: queries, references ``(n, *shape)``, result ``(n, k)``, ``(n, k)``.
     """
     query_rows, reference_rows = as_rows(queries, references, minimum=1)
     at_least("the number of references", len(reference_rows), at_least("k", k, 1))

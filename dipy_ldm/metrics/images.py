@@ -57,16 +57,9 @@ def multiscale_ssim(a: npt.ArrayLike, b: npt.ArrayLike) -> np.ndarray:
 def halve(image: np.ndarray) -> np.ndarray:
     """Halve the size of an image, by the mean of each block of two pixels a side.
 
-    Parameters
-    ----------
-    image : ndarray
-        Image, ``(*space, channels)`` with at least two pixels a side. The last of an
-        odd number of pixels is left out.
+    The last of an odd number of pixels is left out.
 
-    Returns
-    -------
-    ndarray
-        Image, ``(*(space // 2), channels)``.
+    Shapes: image ``(*space, channels)``, result ``(*(space // 2), channels)``.
     """
     rank = image.ndim - 1
     corners = product((0, 1), repeat=rank)

@@ -104,43 +104,14 @@ def subsample(
     seed: int = 0,
     subjects: Sequence[npt.ArrayLike | None] | None = None,
 ) -> list[Interval]:
-    """Return the subsampling interval of figures of nearest neighbours.
+    """Return the subsampling intervals of figures of nearest neighbours.
 
     They can't be bootstrapped: a sample that is drawn twice would be its own neighbour.
     Half of the samples are drawn instead, none of them twice, or fewer of large sets,
     and the spread of their figures is scaled to sets of all samples
-    :footcite:p:`Politis1994`.
+    :footcite:p:`Politis1994`. Of subjects, the last that is drawn may be so in part.
 
-    Parameters
-    ----------
-    statistic : callable
-        From samples to figures, ``(figures,)``.
-    *samples : array_like
-        Samples, ``(n, *shape)``, as many in each set.
-    most : int
-        Samples that are drawn at most.
-    resamples : int
-        How often.
-    confidence : float
-        Share of the resampled figures that an interval holds.
-    seed : int
-        Of the draws.
-    subjects : sequence of array_like or None, optional
-        As of :func:`bootstrap`; the last that is drawn of each set may be so in part.
-
-    Returns
-    -------
-    list of Interval
-        Figures of the samples themselves, and their bounds.
-
-    Raises
-    ------
-    InputError
-        If sets differ in size, or a number makes no sense.
-
-    References
-    ----------
-    .. footbibliography::
+    Shapes: samples ``(n, *shape)`` of one n, subjects ``(n,)``.
     """
     whole("resamples", resamples, 2)
     sets = [np.asarray(sample) for sample in samples]

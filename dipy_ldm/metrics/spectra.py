@@ -82,23 +82,7 @@ def band_energies(
     what these would hide in :func:`octave_energies`: noise, or patches of the size of a
     latent.
 
-    Parameters
-    ----------
-    images : array_like
-        Images, ``(n, *space, channels)``.
-    masks : array_like, optional
-        Where to measure, ``(n, *space)``; everywhere if None.
-
-    Returns
-    -------
-    ndarray
-        Mean square, ``(n, 4)``, from the finest: between blurs by 0, 0.7, 1.4, 2.8 and
-        5.6 voxels.
-
-    Raises
-    ------
-    InputError
-        As of :func:`dipy_ldm.metrics.psnr`.
+    Shapes: images ``(n, *space, channels)``, masks ``(n, *space)``, result ``(n, 4)``.
     """
     stack, _ = as_pairs(images, images)
     space = len(stack.shape) - 2

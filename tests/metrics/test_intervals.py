@@ -9,11 +9,10 @@ from dipy_ldm.metrics import (
     density_coverage,
     frechet_distance,
     kernel_distance,
-    nearest_neighbours,
-    neighbourhoods,
     precision_recall,
-    subsample,
 )
+from dipy_ldm.metrics.distributions import nearest_neighbours, neighbourhoods
+from dipy_ldm.metrics.intervals import subsample
 
 
 @pytest.fixture

@@ -5,13 +5,11 @@ from scipy.spatial.distance import cdist
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.metrics import (
-    band_energies,
     density_coverage,
     detail_correlation,
     detail_energy,
     energy_distance,
     frechet_distance,
-    halve,
     multiscale_ssim,
     nearest_distance,
     octave_correlations,
@@ -19,6 +17,8 @@ from dipy_ldm.metrics import (
     precision_recall,
     psnr,
 )
+from dipy_ldm.metrics.images import halve
+from dipy_ldm.metrics.spectra import band_energies
 
 
 @pytest.fixture
