@@ -163,17 +163,8 @@ class AnomalyDetector(Estimator):
     ) -> None:
         """Refuse a fit that can't be done, or would not fit into the memory.
 
-        Parameters
-        ----------
-        shape : tuple of int
-            Shape of all images, ``(n, *space, channels)``.
-        patch, **options
-            As of :meth:`fit`.
-
-        Raises
-        ------
-        InputError
-            If the memory is too small, or a number makes no sense.
+        The shape is that of all images, ``(n, *space, channels)``; the rest, and what
+        is raised, is as of :meth:`fit`.
         """
         rank = len(shape) - 2
         parameters = Parameters(**self._resolved(rank))

@@ -355,22 +355,9 @@ class LatentDiffusion(Estimator):
     ) -> None:
         """Refuse a fit that can't be done, or would not fit into the memory.
 
+        The shape is that of all images, ``(n, *space, channels)``, and ``source`` says
+        what source images are like; the rest, and what is raised, is as of :meth:`fit`.
         The autoencoder need not be fitted yet.
-
-        Parameters
-        ----------
-        shape : tuple of int
-            Shape of all images, ``(n, *space, channels)``.
-        source : Source, optional
-            Channels and range of source images, or their labels.
-        init, **options
-            As of :meth:`fit`.
-
-        Raises
-        ------
-        InputError
-            If a name is unknown (the sentence lists the known ones), a number makes
-            no sense, the memory is too small, or `init` is of something else.
         """
         resolved = resolve("ldm", len(shape) - 2, options)
         architecture = self._architecture(shape, source, self._read_init(init))
@@ -636,27 +623,9 @@ class LatentDiffusion(Estimator):
     ) -> Self:
         """Fit an anomaly detector; the rest of a fitted model stays as it is.
 
-        It learns from synthetic lesions, without annotated ones
-        (:class:`dipy_ldm.anomaly_detector.AnomalyDetector`).
-
-        Parameters
-        ----------
-        images : array_like
-            Images without lesions, or with few, ``(n, *space, channels)``, of the shape
-            of the training images.
-        validation_data, patch, **options
-            As of :meth:`dipy_ldm.anomaly_detector.AnomalyDetector.fit`.
-
-        Returns
-        -------
-        LatentDiffusion
-            The estimator itself.
-
-        Raises
-        ------
-        InputError
-            If the model is not fitted, the images or an option can't be used, or
-            nothing was learnt.
+        It learns from synthetic lesions, without annotated ones. Arguments are as of
+        :meth:`dipy_ldm.anomaly_detector.AnomalyDetector.fit`, images those without
+        lesions, or with few, of the shape of the training images.
         """
         self._check_fitted()
         images = self._check_images(images, self.vqvae_)
@@ -672,24 +641,10 @@ class LatentDiffusion(Estimator):
         batch_size: int | None = None,
         tile: int | None = None,
     ) -> np.ndarray:
-        """Return how likely each voxel is in a lesion.
+        """Return how likely each voxel is in a lesion, by :meth:`fit_detector`.
 
-        Parameters
-        ----------
-        images : array_like
-            Images, ``(n, *space, channels)``, of the shape of the training images.
-        batch_size, tile : int, optional
-            As of :meth:`dipy_ldm.VQVAE.encode`.
-
-        Returns
-        -------
-        ndarray
-            Probabilities, float32 ``(n, *space)``.
-
-        Raises
-        ------
-        InputError
-            If the model has no detector, or the images or an option can't be used.
+        Arguments and result are as of
+        :meth:`dipy_ldm.anomaly_detector.AnomalyDetector.predict`.
         """
         self._check_fitted()
         if self.detector_ is None:

@@ -252,18 +252,8 @@ class VQVAE(Estimator):
     ) -> None:
         """Refuse a fit that can't be done, or would not fit into the memory.
 
-        Parameters
-        ----------
-        shape : tuple of int
-            Shape of all images, ``(n, *space, channels)``.
-        init, patch, **options
-            As of :meth:`fit`.
-
-        Raises
-        ------
-        InputError
-            If the memory is too small, there is no such loss or precision, or a
-            number makes no sense.
+        The shape is that of all images, ``(n, *space, channels)``; the rest, and what
+        is raised, is as of :meth:`fit`.
         """
         self._plan_fit(shape, init, patch, options)
 
@@ -452,18 +442,7 @@ class VQVAE(Estimator):
         batch_size: int | None = None,
         tile: int | None = None,
     ) -> tuple[float, float]:
-        """Estimate the bytes that encoding and decoding take, beside their results.
-
-        Parameters
-        ----------
-        space, batch_size, tile
-            As of :meth:`decode`.
-
-        Returns
-        -------
-        encoding, decoding : float
-            Bytes.
-        """
+        """Estimate the bytes that encoding and decoding take, beside their results."""
         self._check_fitted()
         space = self.shape_[:-1] if space is None else space
         return self._codec.needed_memory(space, batch_size, tile, self.sharpening_)

@@ -71,23 +71,11 @@ LOSSES = {
 
 
 def reconstruction(name, channels, variance):
-    """Return a loss as Keras takes it.
+    """Return a loss of so many channels as Keras takes it, relative to a variance.
 
-    Parameters
-    ----------
-    name : str
-        A key of ``LOSSES``.
-    channels : int
-        Channels of the images. What follows them in Keras' ``y_true`` are weights
-        of the voxels.
-    variance : float
-        Variance of the images; relative to it the losses weigh the same, against
-        those of the codebook, for any images.
-
-    Returns
-    -------
-    callable
-        ``(y_true, y_pred)`` to one number for each image, ``(batch,)``.
+    What follows the channels in ``y_true`` are weights of the voxels. Relative to the
+    variance of the images the losses weigh the same, against those of the codebook, for
+    any images.
     """
     terms = choose("loss", name, LOSSES)
     variance = max(variance, 1e-12)
@@ -107,18 +95,7 @@ def reconstruction(name, channels, variance):
 
 
 def error(channels):
-    """Return the mean squared error without weights, as Keras takes it.
-
-    Parameters
-    ----------
-    channels : int
-        Channels of the images.
-
-    Returns
-    -------
-    callable
-        ``(y_true, y_pred)`` to one number for each image, ``(batch,)``.
-    """
+    """Return the mean squared error without weights, as Keras takes it."""
 
     def mse(y_true, y_pred):
         images, _ = _split(y_true, channels)

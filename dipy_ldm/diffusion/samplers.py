@@ -229,19 +229,7 @@ def renoised(
 ) -> np.ndarray:
     """Add noise again, up to the level before.
 
-    Parameters
-    ----------
-    x : ndarray
-        Latents, ``(batch, *space, channels)``.
-    now, before : tuple of float
-        ``(alpha, sigma)`` of ``x`` and of the result, which has more noise.
-    noise : callable
-        Draws standard normal numbers of the shape of ``x``.
-
-    Returns
-    -------
-    ndarray
-        Latents at the level ``before``.
+    Shapes: x ``(batch, *space, channels)``.
     """
     share = before[0] / now[0]
     missing = max(before[1] ** 2 - (share * now[1]) ** 2, 0.0)

@@ -128,23 +128,7 @@ def lognormal_times(
     is. Most times are about where noise is a little stronger, normally in its
     logarithm as of :footcite:p:`Karras2022`; a fifth of them are anywhere.
 
-    Parameters
-    ----------
-    schedule : str
-        Name of a schedule.
-    shares : array_like
-        Numbers in [0, 1), spread evenly.
-    deviation : float
-        Standard deviation of what latents differ by.
-
-    Returns
-    -------
-    ndarray
-        Times, float64, of the shape of ``shares``.
-
-    References
-    ----------
-    .. footbibliography::
+    Shapes: shares of any shape, from 0 to 1, result the same.
     """
     from scipy.special import ndtri
 
@@ -166,23 +150,10 @@ def baseline_loss(
 ) -> float:
     """Return the loss of the best network that takes latents for white noise.
 
-    It knows the mean and the variance of each channel, and nothing else.
+    It knows the mean and the variance of each channel, and nothing else. Times are
+    those to which numbers from 0 to 1 are mapped; the same if None.
 
-    Parameters
-    ----------
-    schedule : str
-        Name of a schedule.
-    target : {"v", "noise", "clean"}
-        What is predicted.
-    spreads : array_like
-        Standard deviation of each channel of the latents.
-    times : callable, optional
-        From numbers that are spread evenly over [0, 1) to times; the same if None.
-
-    Returns
-    -------
-    float
-        Mean squared error over all times and channels.
+    Shapes: spreads ``(channels,)``.
     """
     shares = np.linspace(0, 1, 1001)
     alpha, sigma = rates(schedule, shares if times is None else times(shares))
@@ -195,20 +166,10 @@ def baseline_loss(
 def times_of_equal_noise(schedule: str, times: npt.ArrayLike) -> np.ndarray:
     """Return the times at which a schedule has the noise of the cosine one.
 
-    What is to be done at some levels of noise is written as times of that one.
+    What is to be done at some levels of noise is written as times of that one. At 1
+    any has as much noise as can be.
 
-    Parameters
-    ----------
-    schedule : str
-        Name of a schedule.
-    times : array_like
-        Times of the cosine schedule.
-
-    Returns
-    -------
-    ndarray
-        Times, float64, of the same shape; the same ones of the cosine schedule. At 1
-        any has as much noise as can be.
+    Shapes: times of any shape, result the same.
     """
     times = np.asarray(times, "float64")
     if schedule == "cosine":

@@ -16,15 +16,7 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm.latent_diffusion import LatentDiffusion
 from dipy_ldm.metrics.images import halve
 
-__all__ = [
-    "Features",
-    "digits",
-    "encoder",
-    "features_of",
-    "own",
-    "random_network",
-    "voxels",
-]
+__all__ = ["Features", "own"]
 
 # Numbers of a sample, at most, of voxels and of latents.
 _MAX_VOXELS, _MAX_LATENTS = 4096, 512
@@ -89,18 +81,7 @@ class Features(NamedTuple):
 
 
 def features_of(model: LatentDiffusion) -> list[Features]:
-    """Choose the features for the images of a model.
-
-    Parameters
-    ----------
-    model : LatentDiffusion
-        Fitted model.
-
-    Returns
-    -------
-    list of Features
-        The first is the one to look at first.
-    """
+    """Choose features for the images of a model; the first is to be looked at first."""
     shape = tuple(model.vqvae_.shape_)
     first = digits() if shape == (28, 28, 1) else random_network(shape)
     return [first, voxels(), encoder(model)]
@@ -125,13 +106,7 @@ def own(function: Callable[[np.ndarray], np.ndarray], name: str = "own") -> Feat
 
 
 def voxels() -> Features:
-    """Return voxels as features, at a resolution that leaves at most 4096.
-
-    Returns
-    -------
-    Features
-        Of images of any size.
-    """
+    """Return voxels as features, at a resolution that leaves at most 4096."""
     says = "Voxels, averaged over blocks until there are at most 4096."
     return Features("voxels", 1, says, lambda x: shrunk(x, _MAX_VOXELS))
 
@@ -156,16 +131,6 @@ def encoder(model: LatentDiffusion) -> Features:
 
     What the autoencoder does not see can't be found in them: they are no independent
     judge, but the one that tells what the diffusion itself does.
-
-    Parameters
-    ----------
-    model : LatentDiffusion
-        Fitted model.
-
-    Returns
-    -------
-    Features
-        Of images of the model's shape.
     """
     vqvae = model.vqvae_
     low, high = vqvae.intensity_
@@ -184,11 +149,6 @@ def digits() -> Features:
     It was trained by ``benchmarks/digits.py`` on the last 50,000 training
     digits of MNIST, shifted and with dropout, and is right for 99.3 % of the test
     digits.
-
-    Returns
-    -------
-    Features
-        128 numbers of images ``(n, 28, 28, 1)``.
     """
     says = "The 128 features of a packaged classifier of MNIST (99.3 % right)."
     return Features("classifier", 1, says, lambda x: _apply(_digits(), x)[0])
@@ -246,20 +206,6 @@ def random_network(shape: tuple[int, ...]) -> Features:
     Random filters tell edges, texture and their scale apart, and know nothing that
     would favour one kind of images :footcite:p:`Naeem2020`. The weights are drawn by
     numpy from a stated seed: the same on each machine and with each version of Keras.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        Of an image, ``(*space, channels)``.
-
-    Returns
-    -------
-    Features
-        112 numbers: mean and standard deviation of each channel at three resolutions.
-
-    References
-    ----------
-    .. footbibliography::
     """
     network = _compiled(_build_random(shape))
     says = (
