@@ -273,15 +273,14 @@ class LatentDiffusion(Estimator):
             units,
             meanings,
         )
-        encoder = conditioning.encoder
         guide_path = training.guide_path(options.get("checkpoint"))
         resolved = resolve("ldm", rank, options, guide_path)
-        architecture = self._architecture(images.shape, encoder.source, start)
+        architecture = self._architecture(images.shape, conditioning.source, start)
         training.check(architecture, len(images), resolved)
         # An interruption before the networks are there leaves what was fitted before.
         new = self._snapshot()
         new.fingerprint_ = check_trainable(images).fingerprint
-        new.conditions_, new.source_ = encoder.conditions, encoder.source
+        new.conditions_, new.source_ = conditioning.conditions, conditioning.source
         new.vqvae_, new.detector_ = self.vqvae._snapshot(), None
         new.precision_ = log_precision(resolved.precision)
         new._fitted_with = self._resolved(rank, start)

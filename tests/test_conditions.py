@@ -17,7 +17,7 @@ from dipy_ldm._conditions import (
 )
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import Table, as_table, parse_conditions
-from dipy_ldm.denoiser._conditioning import ConditioningEncoder
+from dipy_ldm.denoiser._conditioning import Conditioning, Examples
 
 AGES = np.linspace(20, 80, 61)
 TABLE = {
@@ -145,17 +145,16 @@ def test_tables_of_pandas():
 
 def test_learnt_conditions_are_logged_in_python_too(caplog):
     ages = pd.Series([70, 61, 55, 80], name="age")
-    how = None, (4, 8, 8, 1), 4
-    people = np.arange(4)
+    how = Examples(None), 4, None, None
     with caplog.at_level("INFO", "dipy_ldm"):
         frame = pd.DataFrame({"age": ages, "sex": list("FMFF")})
-        ConditioningEncoder.learn(frame, *how, None, None, people)
+        Conditioning.learn(Examples((4, 8, 8, 1), frame), *how)
     assert "conditions of 4 images of 4 subjects:\n  age: 55 to 80" in caplog.text
     assert "4 of 4 subjects have a unique combination" in caplog.text
     caplog.clear()
     with caplog.at_level("INFO", "dipy_ldm"):
         table = Table({"age": [*ages]}, {"age": "years"})
-        known = ConditioningEncoder.learn(table, *how, None, None, people)
+        known = Conditioning.learn(Examples((4, 8, 8, 1), table), *how)
     assert known.conditions["age"].units == "years"
     assert not caplog.text, "it was said when it was read"
 

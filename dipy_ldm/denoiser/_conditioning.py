@@ -1,5 +1,6 @@
 """What a denoiser is conditioned on in training."""
 
+from functools import partial
 import hashlib
 import json
 import logging
@@ -112,86 +113,14 @@ class Examples(NamedTuple):
         return self.shape[0] if self.shape else 0, self.subjects
 
 
-class ConditioningEncoder(NamedTuple):
-    """Encode conditions and source images for a denoiser."""
-
-    conditions: dict[str, Condition]
-    source: Source | None
-    factor: int
-
-    @classmethod
-    def learn(
-        cls,
-        conditions: ConditionsLike,
-        source: npt.ArrayLike | None,
-        shape: tuple[int, ...],
-        factor: int,
-        units: dict[str, str] | None,
-        meanings: dict[str, dict[str, str]] | None,
-        subjects: np.ndarray,
-    ) -> Self:
-        """Learn the conditions and what source images are like."""
-        if isinstance(conditions, Table):
-            units, meanings = conditions.units, conditions.meanings
-        n_subjects = len(set(subjects.tolist()))
-        encoded = learn(conditions, shape[0], units, meanings, n_subjects)
-        if encoded and units is None:
-            logger.info("%s", summarise(as_covariates(conditions, encoded, subjects)))
-        if source is not None and SOURCE in encoded:
-            raise InputError(
-                f"a condition must not be called {SOURCE} where there are sources; "
-                "give it another name."
-            )
-        return cls(encoded, sources.learn(source, shape), factor)
-
-    def transform(self, examples: Examples) -> ConditioningInputs | None:
-        """Encode conditions and sources of a training; None if there are none."""
-        shape, conditions, source, _ = examples
-        if shape is None or not (self.conditions or self.source):
-            self._refuse_useless(conditions, source)
-            return None
-        n, *space, _ = shape
-        encoded = ConditionBatch.of(self.conditions, conditions, n, lenient=True)
-        if encoded.surprises:
-            logger.warning("held-out images: %s", " ".join(encoded.surprises[:9]))
-        options: dict[str, Any] = {"name": f"validation_{SOURCE}", "lenient": True}
-        images = sources.check(self.source, source, tuple(space), n=n, **options)
-        return ConditioningInputs.of(
-            encoded.numbers, prepare_sources(self.source, images, self.factor)
-        )
-
-    def _refuse_useless(self, conditions, source):
-        """Refuse validation conditions or sources without validation images."""
-        if conditions is not None:
-            missing = "validation_data" if self.conditions else "conditions"
-            raise InputError(f"validation_conditions are of no use without {missing}.")
-        if source is not None:
-            missing = "validation_data" if self.source else SOURCE
-            raise InputError(f"validation_source is of no use without {missing}.")
-
-    def fingerprints(
-        self, conditioning: ConditioningInputs | None
-    ) -> dict[str, str | None]:
-        """Return fingerprints of conditions and sources."""
-        prints: dict[str, str | None] = {"conditions": None, SOURCE: None}
-        if conditioning is not None and self.conditions:
-            numbers = conditioning.table[:, : len(self.conditions)]
-            text = json.dumps(to_saved(self.conditions)).encode()
-            digest = hashlib.sha256(text + numbers.tobytes()).hexdigest()
-            prints["conditions"] = f"{', '.join(self.conditions)} ({digest[:16]})"
-        if self.source is not None:
-            kind = "labels" if self.source.labels else "intensities"
-            prints[SOURCE] = f"{kind} ({self.source.fingerprint[:16]})"
-        return prints
-
-
 class Conditioning(NamedTuple):
-    """What a fit learns of conditions and sources, and their encoded values.
+    """What a fit learns of conditions and source images, and their encoded values.
 
     Numbers of subjects are of the images learnt from, and of those held out.
     """
 
-    encoder: ConditioningEncoder
+    conditions: dict[str, Condition]
+    source: Source | None
     inputs: ConditioningInputs | None
     held_out: ConditioningInputs | None
     subjects: np.ndarray
@@ -213,21 +142,64 @@ class Conditioning(NamedTuple):
         examples, held_out = (
             each._replace(conditions=table) for each, table in zip(sets, tables)
         )
+        conditions = _learn_conditions(examples, units, meanings, subjects[0])
+        if examples.source is not None and SOURCE in conditions:
+            raise InputError(
+                f"a condition must not be called {SOURCE} where there are sources; "
+                "give it another name."
+            )
         shape: Any = examples.shape
-        encoder = ConditioningEncoder.learn(
-            examples.conditions,
-            examples.source,
-            shape,
-            factor,
-            units,
-            meanings,
-            subjects[0],
-        )
-        return cls(
-            encoder, encoder.transform(examples), encoder.transform(held_out), *subjects
-        )
+        source = sources.learn(examples.source, shape)
+        encode = partial(_encode, conditions=conditions, source=source, factor=factor)
+        inputs = encode(examples), encode(held_out)
+        return cls(conditions, source, *inputs, *subjects)
 
     def settings(self) -> dict:
         """Return all on which the result of a training depends."""
-        subjects = fingerprint(self.subjects)
-        return self.encoder.fingerprints(self.inputs) | {"subjects": subjects}
+        settings: dict[str, str | None] = {"conditions": None, SOURCE: None}
+        if self.inputs is not None and self.conditions:
+            numbers = self.inputs.table[:, : len(self.conditions)]
+            text = json.dumps(to_saved(self.conditions)).encode()
+            digest = hashlib.sha256(text + numbers.tobytes()).hexdigest()
+            settings["conditions"] = f"{', '.join(self.conditions)} ({digest[:16]})"
+        if self.source is not None:
+            kind = "labels" if self.source.labels else "intensities"
+            settings[SOURCE] = f"{kind} ({self.source.fingerprint[:16]})"
+        return settings | {"subjects": fingerprint(self.subjects)}
+
+
+def _learn_conditions(examples, units, meanings, subjects):
+    """Learn conditions, and log a summary of those that no table did."""
+    table = examples.conditions
+    if isinstance(table, Table):
+        units, meanings = table.units, table.meanings
+    n_subjects = len(set(subjects.tolist()))
+    learnt = learn(table, examples.shape[0], units, meanings, n_subjects)
+    if learnt and units is None:
+        logger.info("%s", summarise(as_covariates(table, learnt, subjects)))
+    return learnt
+
+
+def _encode(examples, conditions, source, factor):
+    """Encode conditions and sources of a training; None if there are none."""
+    if examples.shape is None or not (conditions or source):
+        _refuse_useless(examples, conditions, source)
+        return None
+    n, *space, _ = examples.shape
+    encoded = ConditionBatch.of(conditions, examples.conditions, n, lenient=True)
+    if encoded.surprises:
+        logger.warning("held-out images: %s", " ".join(encoded.surprises[:9]))
+    options: dict[str, Any] = {"name": f"validation_{SOURCE}", "lenient": True}
+    images = sources.check(source, examples.source, tuple(space), n=n, **options)
+    prepared = prepare_sources(source, images, factor)
+    return ConditioningInputs.of(encoded.numbers, prepared)
+
+
+def _refuse_useless(examples, conditions, source):
+    """Refuse validation conditions or sources without validation images."""
+    if examples.conditions is not None:
+        missing = "validation_data" if conditions else "conditions"
+        raise InputError(f"validation_conditions are of no use without {missing}.")
+    if examples.source is not None:
+        missing = "validation_data" if source else SOURCE
+        raise InputError(f"validation_source is of no use without {missing}.")

@@ -227,13 +227,7 @@ class Report:
     def detector(self, model: "LatentDiffusion", detector: "AnomalyDetector") -> None:
         """Report on the last stage, if there is one."""
         self._collect(model, detector)
-
-        def draw_once():
-            if self.samples is None:
-                self._reconstruct(model.vqvae)
-                self._sample(model)
-
-        self._report(draw_once)
+        write_table(self.history_path, self.histories)
 
     def finish(self, model: "LatentDiffusion") -> None:
         """Report how it ended, also on what an earlier process did."""

@@ -6,7 +6,12 @@ import numpy.testing as npt
 import pytest
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.diffusion import _inpainting as inpainting, guidance, samplers, schedules
+from dipy_ldm.diffusion import (
+    _guidance as guidance,
+    _inpainting as inpainting,
+    samplers,
+    schedules,
+)
 
 CORRELATION = 0.9
 COVARIANCE = np.array([[1, CORRELATION], [CORRELATION, 1]])

@@ -15,7 +15,7 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._grid import Grid
 from dipy_ldm.data._plan import pair_masks, pair_sources
 from dipy_ldm.data._preprocessing import conform_source
-from dipy_ldm.data._sources import Source, to_saved
+from dipy_ldm.data._sources import Source
 from dipy_ldm.workflows import _inputs as inputs, _training as report
 from dipy_ldm.workflows._evaluation_images import read_for, refuse_unnamed
 from dipy_ldm.workflows._outputs import sidecar
@@ -343,7 +343,7 @@ def test_pictures_of_a_training_are_of_sources(tmp_path):
 
 
 def test_sources_of_several_kinds_are_refused(tmp_path):
-    known = to_saved(Source(1, (0.0, 1.0), [], ""))
+    known = Source(1, [0.0, 1.0], [], "")._asdict()
     document = {"source": known, "shape": [8, 8, 8, 1], "affine": np.eye(4).tolist()}
     for kind in ("T1w", "T2w"):
         save(tmp_path / f"sub-1_{kind}.nii", np.ones((4, 4, 4)), np.eye(4))
