@@ -30,7 +30,7 @@ from dipy_ldm._utils import checks, tiling as tiles
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.anomaly_detector import AnomalyDetector
 from dipy_ldm.data import _sources as sources
-from dipy_ldm.data._checks import as_fitted, check_trainable, survey
+from dipy_ldm.data._checks import as_fitted, check_alike, check_trainable, survey
 from dipy_ldm.data._sources import ConditioningInputs, prepare_sources
 from dipy_ldm.denoiser import _training as training
 from dipy_ldm.denoiser._conditioning import Conditioning, Examples, Latents
@@ -263,8 +263,10 @@ class LatentDiffusion(Estimator):
         """
         images = self._check_images(images, self.vqvae)
         start, rank = self._read_init(init), images.ndim - 2
-        held_out = self._check_held_out(validation_data)
-        shape = None if held_out is None else held_out.shape
+        held_out, shape = validation_data, None
+        if held_out is not None:
+            held_out = check_alike(held_out, images.shape)
+            shape = held_out.shape
         validation = validation_conditions, validation_source, validation_subjects
         conditioning = Conditioning.learn(
             Examples(images.shape, conditions, source, subjects),
@@ -308,12 +310,6 @@ class LatentDiffusion(Estimator):
                     gc.collect()
                 train(self, stage)
         return self
-
-    def _check_held_out(self, images):
-        if images is not None:
-            images = self._check_images(images, self.vqvae)
-            survey(images, "validation image")
-        return images
 
     def _learn_latents(self, images, conditioning):
         """Encode images, and learn the scale and the prior of their latents."""

@@ -19,13 +19,9 @@ _RECLAIMABLE_V1 = {"total_inactive_file", "total_active_file"}
 def host_memory(root: str | Path = "/") -> float:
     """Return how much memory this process can still have."""
     root = Path(root)
-    return min(_available(root), _free_in_address_space(root), *_free_in_groups(root))
-
-
-def _available(root):
-    """Read what Linux thinks can be had without swapping."""
-    values = _table(root / "proc/meminfo")
-    return _kibibytes(values, "MemAvailable:")
+    # What Linux thinks can be had without swapping.
+    available = _kibibytes(_table(root / "proc/meminfo"), "MemAvailable:")
+    return min(available, _free_in_address_space(root), *_free_in_groups(root))
 
 
 def _free_in_address_space(root):

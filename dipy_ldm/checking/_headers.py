@@ -127,7 +127,9 @@ def check_units(headers: Sequence[Header]) -> tuple[Finding, list[int]]:
     """
     extents = np.array([header.extent for header in headers])
     widths = np.array([np.median(header.sizes) for header in headers])
-    ratios = [np.log(v / _middle(v)) for v in (extents, widths)]
+    # That of a volume, even if half of all are of another unit.
+    middles = (np.percentile(v, 50, method="lower") for v in (extents, widths))
+    ratios = [np.log(v / middle) for v, middle in zip((extents, widths), middles)]
     larger, smaller = np.minimum(*ratios), np.maximum(*ratios)
     limit = np.log(_OTHER_UNIT)
     bad = np.flatnonzero((larger > limit) | (smaller < -limit)).tolist()
@@ -136,14 +138,6 @@ def check_units(headers: Sequence[Header]) -> tuple[Finding, list[int]]:
     if bad:
         return _wrong_units([headers[i] for i in bad], usual), bad
     return _usual_size(headers, usual), []
-
-
-def _middle(values):
-    """Return the one of the values that is nearest to their median, from below.
-
-    There is a volume that has it, even if half of all are of another unit.
-    """
-    return np.percentile(values, 50, method="lower")
 
 
 def _wrong_units(headers, usual):

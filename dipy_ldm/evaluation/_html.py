@@ -176,6 +176,9 @@ def _cell(value):
     return f"<td>{escape(value) if isinstance(value, str) else number(value)}</td>"
 
 
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
 def number(value: float | None) -> str:
     """Write a number with three digits that matter."""
     if value is None or not math.isfinite(value):
@@ -184,12 +187,9 @@ def number(value: float | None) -> str:
         return f"{value:,}"
     if value and not 1e-3 <= abs(value) < 1e5:
         mantissa, power = f"{value:.2e}".split("e")
-        return f"{mantissa}·10{_raised(int(power))}".replace("-", "−")
+        raised = str(int(power)).translate(_RAISED)
+        return f"{mantissa}·10{raised}".replace("-", "−")
     return f"{float(f'{value:.3g}'):,}".removesuffix(".0").replace("-", "−")
-
-
-def _raised(power):
-    return str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def picture(image: np.ndarray, caption: str, scale: int = 1) -> str:

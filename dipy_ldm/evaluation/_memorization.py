@@ -345,8 +345,10 @@ def denoising_losses(
     return losses / (len(_TIMES) * _DRAWS)
 
 
-def reconstruction_losses(model: LatentDiffusion, images: np.ndarray) -> np.ndarray:
-    """Measure how well the autoencoder reconstructs each image.
+def reconstruction_losses(
+    model: LatentDiffusion, images: np.ndarray, *_: object
+) -> np.ndarray:
+    """Measure how well the autoencoder reconstructs each image, without noise.
 
     Shapes: images ``(n, *space, channels)``, result ``(n,)``.
     """

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from dipy_ldm._utils.checks import InputError, whole
+from dipy_ldm._utils.checks import whole
 from dipy_ldm._utils.values import take_rows
 from dipy_ldm.data import _sources as sources
 from dipy_ldm.evaluation import _memorization as copies
@@ -18,7 +18,7 @@ from dipy_ldm.evaluation._learned_features import (
     invariant,
     small,
 )
-from dipy_ldm.evaluation.evaluate import run_tasks, scaled
+from dipy_ldm.evaluation.evaluate import refuse_unequal, run_tasks, scaled
 from dipy_ldm.evaluation.features import encoder, voxels
 from dipy_ldm.latent_diffusion import LatentDiffusion
 from dipy_ldm.vqvae import VQVAE
@@ -31,7 +31,6 @@ _MAX_IMAGES = 2000
 _MAX_MEMBERSHIP_IMAGES = 500
 # Pairs that are shown.
 _MAX_PAIRS = 12
-_MAX_SIZE_RATIO = 10
 # Numbers of images that are looked at together, about.
 _CHUNK_VALUES = 2**24
 
@@ -189,7 +188,7 @@ def audit(
     attacks = {
         "denoiser": (copies.denoising_losses, own),
         "reference": (copies.denoising_losses, reference),
-        "autoencoder": (_reconstruction_losses, own),
+        "autoencoder": (copies.reconstruction_losses, own),
     }
     tasks = [(n, partial(_search, f, sets, vqvae)) for n, f in spaces.items()]
     tasks += [
@@ -247,10 +246,6 @@ def _infer(losses, subject, seed):
     return copies.infer_membership(train_losses, held_out_losses, seed)
 
 
-def _reconstruction_losses(model, images, *_):
-    return copies.reconstruction_losses(model, images)
-
-
 def _classes(model, searches, requested, count):
     """Count copies in the levels of each class."""
     kinds = {name: condition.kind for name, condition in model.conditions_.items()}
@@ -284,12 +279,8 @@ def _count(train, held_out, generated, n):
     if n is not None:
         whole("n_samples", n, copies.MIN_IMAGES)
     available = held_out if generated is None else len(generated)
-    sizes = sorted((held_out, available))
-    if n is None and sizes[1] > _MAX_SIZE_RATIO * sizes[0]:
-        raise InputError(
-            f"there are {held_out} held-out and {available} generated images; give "
-            "sets whose sizes differ less than tenfold, or a number with `n_samples`."
-        )
+    if n is None:
+        refuse_unequal(held_out, available, "held-out")
     if generated is None and n is not None:
         available = n
     most = _MAX_IMAGES if n is None else n

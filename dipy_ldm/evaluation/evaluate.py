@@ -137,7 +137,7 @@ def evaluate(
     if generated is not None:
         samples = as_fitted(generated, model.vqvae_.shape_, "autoencoder")
         if n is None:
-            _refuse_unequal(len(images), len(samples))
+            refuse_unequal(len(images), len(samples), "real")
     n_samples = None if samples is None else len(samples)
     count, notes = count_compared(len(images), n_samples, n)
     halves, whose, further = _apart(number_subjects(subjects, len(images)), count)
@@ -193,11 +193,12 @@ def count_compared(
     return count, notes
 
 
-def _refuse_unequal(real, generated):
+def refuse_unequal(real: int, generated: int, kind: str) -> None:
+    """Refuse sets whose sizes differ so much that a mistake is likely."""
     if max(real, generated) > _MAX_SIZE_RATIO * min(real, generated):
         raise InputError(
-            f"there are {real} real and {generated} generated images; give sets whose "
-            "sizes differ less than tenfold, or a number with `n_samples`."
+            f"there are {real} {kind} and {generated} generated images; give sets "
+            "whose sizes differ less than tenfold, or a number with `n_samples`."
         )
 
 

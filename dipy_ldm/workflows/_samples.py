@@ -156,24 +156,16 @@ def check_suffix(suffix: str | None, model_suffix: str | None) -> str:
 
 def describe_columns(conditions: Mapping[str, Condition]) -> dict[str, dict]:
     """Describe the columns of the table, for the JSON beside it."""
-    return {
-        name: {"Description": f"Requested {name} of the sample."}
-        | ({"Units": condition.units} if condition.units else {})
-        | (
-            {
-                "Levels": {
-                    level: _meaning(condition, level) for level in condition.levels
-                }
-            }
-            if condition.levels
-            else {}
-        )
-        for name, condition in conditions.items()
-    }
-
-
-def _meaning(condition, level):
-    return (condition.meanings or {}).get(level) or level
+    columns: dict[str, dict] = {}
+    for name, condition in conditions.items():
+        columns[name] = {"Description": f"Requested {name} of the sample."}
+        if condition.units:
+            columns[name]["Units"] = condition.units
+        if condition.levels:
+            meanings = condition.meanings or {}
+            levels = {level: meanings.get(level) or level for level in condition.levels}
+            columns[name]["Levels"] = levels
+    return columns
 
 
 def refuse_other_dataset(flow: Workflow, root: Path) -> None:
