@@ -280,7 +280,6 @@ def test_numbers_written_as_text():
 
 def test_conditions_go_through_json(known):
     assert from_saved(json.loads(json.dumps(to_saved(known)))) == known
-    assert from_saved(None) == {}
 
 
 def test_summaries_name_small_classes(known):
