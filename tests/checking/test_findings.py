@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from dipy_ldm._utils import values
 from dipy_ldm.checking import _findings as findings, _findings as report
 from dipy_ldm.checking._findings import (
     Picture,
@@ -40,12 +41,12 @@ def test_a_finding_is_saved_without_its_pictures():
     ("n", "words"), [(1, "0"), (2, "0, 1"), (3, "0, 1 and 1 more")]
 )
 def test_names_are_listed_up_to_a_few(n, words):
-    assert findings.listed(range(n), 2) == words
+    assert values.listed(range(n), 2) == words
 
 
 def test_things_are_counted():
-    assert findings.counted(1, "file") == "1 file"
-    assert findings.counted(1200, "file") == "1,200 files"
+    assert values.counted(1, "file") == "1 file"
+    assert values.counted(1200, "file") == "1,200 files"
 
 
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
