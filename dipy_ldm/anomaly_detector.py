@@ -130,7 +130,7 @@ class AnomalyDetector(Estimator):
         """
         images = checks.as_array(images)
         if validation_data is not None:
-            validation_data = checks.check_alike(validation_data, images.shape)
+            validation_data = checks.check_validation(validation_data, images.shape)
         rank = images.ndim - 2
         parameters = Parameters(**self._resolved(rank))
         resolved = resolve("detector", rank, options)

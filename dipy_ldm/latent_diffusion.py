@@ -30,7 +30,12 @@ from dipy_ldm._utils import checks, tiling as tiles
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.anomaly_detector import AnomalyDetector
 from dipy_ldm.data import _sources as sources
-from dipy_ldm.data._checks import as_fitted, check_alike, check_trainable, survey
+from dipy_ldm.data._checks import (
+    as_fitted,
+    check_trainable,
+    check_validation,
+    survey,
+)
 from dipy_ldm.data._sources import ConditioningInputs, prepare_sources
 from dipy_ldm.denoiser import _training as training
 from dipy_ldm.denoiser._conditioning import Conditioning, Examples, Latents
@@ -265,7 +270,7 @@ class LatentDiffusion(Estimator):
         start, rank = self._read_init(init), images.ndim - 2
         held_out, shape = validation_data, None
         if held_out is not None:
-            held_out = check_alike(held_out, images.shape)
+            held_out = check_validation(held_out, images.shape)
             shape = held_out.shape
         validation = validation_conditions, validation_source, validation_subjects
         conditioning = Conditioning.learn(

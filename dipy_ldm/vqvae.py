@@ -212,7 +212,7 @@ class VQVAE(Estimator):
         """
         images = checks.as_array(images)
         if validation_data is not None:
-            validation_data = checks.check_alike(validation_data, images.shape)
+            validation_data = checks.check_validation(validation_data, images.shape)
         masks = checks.check_masks(masks, background, images.shape[:-1])
         affine = None if affine is None else check_affine(affine)
         chosen, patch, resolved, initial = self._plan_fit(

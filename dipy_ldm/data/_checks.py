@@ -228,7 +228,7 @@ def check_latents(
     return latents
 
 
-def check_alike(images: npt.ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
+def check_validation(images: npt.ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
     """Return validation images as an array, or raise why they are invalid.
 
     Shapes: images ``(n, *space, channels)``.
