@@ -257,7 +257,7 @@ def check_shapes(saved: Shapes, expected: Shapes) -> None:
         if name not in saved:
             raise InputError(f"the tensor {name} is missing")
         if name not in expected:
-            raise InputError(f"there is no place for the tensor {short(name)}")
+            raise InputError(f"there is an unexpected tensor {short(name)}")
         if saved[name] != expected[name]:
             raise InputError(
                 f"the tensor {name} has the shape {saved[name]}, not {expected[name]}"

@@ -185,7 +185,7 @@ class AnomalyDetector(Estimator):
             Images, ``(n, *space, channels)``, of the shape of those that it was fitted
             to.
         batch_size : int, optional
-            Images at once; as many as memory surely allows if None.
+            Images at once; as many as safely fit into memory if None.
         tile : int, optional
             Voxels along a side of the tiles in which large images are worked on; the
             result is the same.

@@ -329,7 +329,7 @@ class VQVAE(Estimator):
         images : array_like
             Images, ``(n, *space, channels)``.
         batch_size : int, optional
-            Images that are encoded at once. Default: as many as memory surely allows.
+            Images that are encoded at once. Default: as many as safely fit into memory.
         tile : int, optional
             Voxels along a side of the tiles in which large images are encoded, without
             their overlap, to the same result. Default: by the size of the images.

@@ -1,4 +1,4 @@
-"""Whose each image is: images of one subject do not bear each other witness."""
+"""Subjects of images: all images of a subject stay on one side of a split."""
 
 from collections.abc import Callable
 import hashlib

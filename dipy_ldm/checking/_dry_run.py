@@ -263,7 +263,7 @@ def check_overfit(result: Overfit, affine: np.ndarray | None) -> Finding:
     if share < _MAX_LEARNT_ERROR:
         return green(title, f"{message}: they are learnt.", pictures=pictures)
     if result.steps < _MIN_JUDGED_STEPS:
-        why = f"{message}; so few steps, in the time there was, tell nothing."
+        why = f"{message}; so few steps, in the time there was, are too few to judge."
         return grey(title, why)._replace(pictures=pictures)
     cure = (
         "Look at the pictures: are images dark but for a few voxels, or all alike? If "

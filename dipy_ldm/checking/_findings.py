@@ -58,7 +58,7 @@ def amber(title: str, message: str, cure: str, **further) -> Finding:
 
 
 def red(title: str, message: str, cure: str, **further) -> Finding:
-    """Find what must be mended."""
+    """Find what must be fixed."""
     return Finding(title, "red", message, cure, **further)
 
 
@@ -92,7 +92,7 @@ def robust_scores(values: npt.ArrayLike, least: npt.ArrayLike) -> np.ndarray:
 
 _KINDS = {"red": "bad", "amber": "fair", "green": "good", "grey": "plain"}
 _MEANINGS = {
-    "red": "must be mended before a training",
+    "red": "must be fixed before a training",
     "amber": "to be looked at",
     "green": "as it should be",
     "grey": "could not be looked at",
@@ -189,7 +189,7 @@ def show_reconstructions(
 ) -> np.ndarray:
     """Show images, and their reconstructions below.
 
-    Shapes: images, made ``(n, *space, channels)``, result ``(height, width,
+    Shapes: images, reconstructions ``(n, *space, channels)``, result ``(height, width,
     channels)``.
     """
     if affine is not None:

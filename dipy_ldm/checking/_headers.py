@@ -114,7 +114,7 @@ def check_files(complaints: Sequence[str], n: int) -> Finding:
     return red(
         "files",
         f"{len(complaints)} of {counted(n, 'file')} can't be used.",
-        "Mend these files as the table says, or train without them (--skip_bad).",
+        "Fix these files as the table says, or train without them (--skip_bad).",
         table=[("what is wrong, and what to do",), *((c,) for c in complaints)],
     )
 
@@ -181,7 +181,7 @@ def _usual_size(headers, extent):
     if not _SIDES_OF_ANIMALS[0] < extent < _SIDES_OF_ANIMALS[1]:
         return red("units", f"{message}.", cure)
     if not _SIDES_OF_PEOPLE[0] < extent < _SIDES_OF_PEOPLE[1]:
-        return amber("units", f"{message}, which no person has.", cure)
+        return amber("units", f"{message}, implausible for a person.", cure)
     return green("units", f"{message}, and none is of another unit.")
 
 
@@ -204,7 +204,7 @@ def check_places(headers: Sequence[Header]) -> tuple[Finding, list[int]]:
         "places",
         f"{counted(len(bad), 'volume')} elsewhere than most: "
         f"{_names(headers[i] for i in bad)}.",
-        "Align them with the others, or mend the last column of their affines.",
+        "Align them with the others, or fix the last column of their affines.",
         table=[("file", "from the others (mm)"), *rows],
     )
     return finding, bad
@@ -271,7 +271,7 @@ def too_few(title: str, n: int, least: int) -> Finding:
     """Return a grey finding: too few volumes to compare."""
     return grey(
         title,
-        f"Not looked at: of {n} images, none is other than most ({least} are needed).",
+        f"Not looked at: of {n} images, too few to compare ({least} are needed).",
     )
 
 
@@ -365,7 +365,7 @@ def _with_masks(files, infos, mask_files):
         return [green("masks", sentence)], masked
     except InputError as error:
         message, _, _ = str(error).partition("\nAdd ")
-    cure = "Mend these masks, or resample them to their volumes."
+    cure = "Fix these masks, or resample them to their volumes."
     finding = red("masks", message, cure)
     try:
         return [finding], with_masks(tasks, mask_of, skip_bad=True)

@@ -58,7 +58,7 @@ _OF_IMAGES = "mean brightness", "contrast", "background"
 # What a difference must be to count, of brightness from 0 to 1.
 _LEAST_OF_VOLUMES = (*[0.02] * len(_QUANTILES), 0.01, 0.01, 0.02)
 _LEAST_OF_IMAGES = 0.02, 0.02, 0.02
-_OF_SHAPE = "size (log)", "width", "depth", "height", "likeness to the median"
+_OF_SHAPE = "size (log)", "width", "depth", "height", "similarity to the median"
 # In the log of a volume, in voxels of the cubes, and in correlation.
 _LEAST_SHAPE = 0.05, 0.15, 0.15, 0.15, 0.01
 
@@ -162,12 +162,12 @@ def _judge(title, scores, figures, names, show, cure):
     order = np.argsort(-far)
     bad = [int(i) for i in order if far[i] > _OUTLIER_SCORE]
     shown = [int(i) for i in order[: max(_MIN_SHOWN, min(len(bad), 8))]]
-    table: list[tuple] = [("image", "farthest out in", "standard deviations (robust)")]
+    table: list[tuple] = [("image", "most unusual in", "standard deviations (robust)")]
     for i in shown:
         place = np.abs(scores[i]).argmax()
         table.append((names[i], figures[place], float(scores[i, place])))
     further: dict[str, Any] = {"table": table}
-    further["pictures"] = show(shown[:4], "The farthest out; the last is a usual one")
+    further["pictures"] = show(shown[:4], "The most unusual; the last is a usual one")
     if not bad:
         message = f"None lies {_OUTLIER_SCORE:g} robust standard deviations from most."
         return green(title, message, **further)
@@ -232,10 +232,10 @@ def check_equal_images(images: np.ndarray, names: Sequence[str]) -> Finding:
         if j != i:
             duplicates.append((names[j], names[i]))
     if not duplicates:
-        return green("doubled images", "No two images are equal.")
+        return green("duplicate images", "No two images are equal.")
     listing = listed([f"{a} and {b}" for a, b in duplicates], 3)
     return amber(
-        "doubled images",
+        "duplicate images",
         f"{counted(len(duplicates), 'pair')} of equal images: {listing}.",
         "Leave repetitions out: one may be learnt from and the other held out.",
     )
@@ -245,7 +245,7 @@ def check_images(material: Material, verbose: bool = False) -> list[Finding]:
     """Check every image."""
     brightness = measure_brightness(material.images, verbose)
     if material.affine is None:
-        why = "Not looked at: these are told of volumes alone."
+        why = "Not looked at: these are for volumes only."
         only_volumes = grey("orientation and shape", why)
         return [*_of_images(material, brightness), only_volumes]
     small = likeness.centred_cubes(material.images, material.affine, verbose)

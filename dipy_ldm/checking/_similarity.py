@@ -1,4 +1,4 @@
-"""Volumes beside the cohort's own mean: orientation, and subjects that are there twice.
+"""Volumes beside the cohort's median: orientation, and subjects that are there twice.
 
 Volumes are compared as small cubes, each centred on its own content: a file whose
 header swaps axes is turned about its own middle, not about that of the grid.
@@ -120,7 +120,7 @@ def likeness_to_median(small: np.ndarray) -> np.ndarray:
 def compare_views(small: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Compare cubes with their median, turned in all 48 ways.
 
-    Shapes: margins ``(n,)``.
+    Shapes: margins and best views ``(n,)``.
     """
     median = np.median(small, axis=0)
     views = unit_vectors(np.stack([view.of(median) for view in VIEWS]))
@@ -135,7 +135,7 @@ def check_orientation(
     small: np.ndarray, names: Sequence[str], show: Callable
 ) -> Finding:
     """Find volumes whose content contradicts the orientation of their headers."""
-    title = "orientation of what is seen"
+    title = "orientation of the images"
     if len(small) < MIN_VOLUMES:
         return too_few(title, len(small), MIN_VOLUMES)
     margins, best = compare_views(small)
@@ -163,7 +163,7 @@ def check_duplicates(
     small: np.ndarray, names: Sequence[str], subjects: Sequence, show: Callable
 ) -> Finding:
     """Find volumes that are there twice, also on another grid or with other noise."""
-    title = "doubled subjects"
+    title = "duplicate subjects"
     if len(small) < MIN_VOLUMES:
         return too_few(title, len(small), MIN_VOLUMES)
     pairs = find_near_duplicates(small)

@@ -179,7 +179,7 @@ def _mean_weight(images, masks, bounds, background, covers):
     if weight == 0:
         raise InputError(
             "nothing of the images lies inside of their masks: with a `background` of "
-            "0 there is nothing to learn; raise it, or mend the masks."
+            "0 there is nothing to learn; raise it, or fix the masks."
         )
     return weight
 

@@ -96,7 +96,8 @@ def _refuse_scattered(infos, boxes):
     far = np.linalg.norm(centres - np.median(centres, axis=0), axis=1).argmax()
     raise InputError(
         f"the volumes lie far apart ({' x '.join(f'{mm:.0f}' for mm in extent)} mm), "
-        f"{infos[far].file} farthest off; align them, leave it out, or give a `shape`."
+        f"{infos[far].file} is farthest from the others; align them, leave it out, "
+        "or give a `shape`."
     )
 
 

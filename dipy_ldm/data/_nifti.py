@@ -146,13 +146,13 @@ def _load(file):
     except FileNotFoundError as error:
         raise InputError(f"there is no file {file}; check the path.") from error
     except PermissionError as error:
-        raise InputError(f"{file} may not be read; ask for the permission.") from error
+        raise InputError(f"no permission to read {file}; ask its owner.") from error
     except UNREADABLE as error:
         if not Path(file).stat().st_size:
             raise InputError(f"{file} is empty; copy or convert it again.") from error
         raise InputError(
-            f"{file} can't be read as NIfTI; is it whole, and of the kind that its "
-            "name tells? Copy or convert it again."
+            f"{file} can't be read as NIfTI: it is incomplete, or something else. "
+            "Copy or convert it again."
         ) from error
     if not isinstance(image, nib.Nifti1Pair):
         raise InputError(f"{file} is of another kind than NIfTI; convert it first.")

@@ -73,7 +73,7 @@ def _good_headers(partner_of, channels=False, skip_bad=False):
 
 def _refuse_none(pairs, kind):
     if not pairs:
-        raise InputError(f"no good volume has a good {kind}; mend those named above.")
+        raise InputError(f"no good volume has a good {kind}; fix those named above.")
     return pairs
 
 

@@ -154,7 +154,7 @@ def _participant(row):
 def _cell(row, name):
     if name not in row.cells:
         raise InputError(
-            f"{row.table} has no column {name}; it tells what the rows are about."
+            f"{row.table} has no column {name}; it is needed to match rows to files."
         )
     return row.cells[name]
 
@@ -258,5 +258,7 @@ def _rows_of(rows, images):
             )
     numbers = [own[0] for own in matches]
     unused = len(rows) - len(set(numbers))
-    logger.info("%d images have rows, and %d rows no image.", len(images), unused)
+    logger.info(
+        "%d images have rows; %d rows of the tables have no image.", len(images), unused
+    )
     return numbers

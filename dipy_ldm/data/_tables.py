@@ -216,7 +216,7 @@ def _read_json(file):
         document = json.loads(file.read_text("utf-8-sig"))
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{file} can't be read as JSON; mend it, or take it away."
+            f"{file} can't be read as JSON; fix it, or remove it."
         ) from error
     return document if isinstance(document, dict) else {}
 

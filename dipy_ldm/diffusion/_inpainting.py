@@ -60,8 +60,7 @@ def check_masks(masks: npt.ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
     empty = ~holes.any(tuple(range(1, holes.ndim)))
     if empty.any():
         raise InputError(
-            f"mask {empty.argmax()} is empty; give one that holds what shall be made "
-            "again."
+            f"mask {empty.argmax()} is empty; give one that marks what to inpaint."
         )
     return holes
 
@@ -181,6 +180,6 @@ def check_covered(shares: np.ndarray) -> None:
     covered = (shares > 0).all(tuple(range(1, shares.ndim)))
     if covered.any():
         raise InputError(
-            f"mask {covered.argmax()} covers all of its image, as coarsely as latents "
-            "are, and leaves nothing to go by; give a smaller one."
+            f"mask {covered.argmax()} covers the whole image at the resolution of the "
+            "latents; give a smaller mask."
         )

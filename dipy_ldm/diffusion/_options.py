@@ -26,7 +26,7 @@ class SamplingOptions(TypedDict, total=False):
     first : int
         Number of the first sample. Default: 0.
     batch_size : int, optional
-        Images that are made at once. Default: as many as memory surely allows.
+        Images that are made at once. Default: as many as safely fit into memory.
     tile : int, optional
         Voxels along a side of the tiles in which large images are encoded and decoded,
         as of :meth:`dipy_ldm.VQVAE.decode`.

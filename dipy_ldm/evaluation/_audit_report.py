@@ -29,8 +29,8 @@ one of three kinds of features.
 
 A pass proves nothing. It says that this search did not find copies among these samples.
 Copies that were changed in other ways, parts of a patient, and rare patients among many
-samples are not found; and what was learnt of a patient may be told from the model in
-other ways. If you need a guarantee, you need training with differential privacy.
+samples are not found; and what was learnt of a patient may be inferred from the model
+in other ways. If you need a guarantee, you need training with differential privacy.
 """.strip().split("\n\n")
 
 # Pixels of a pair on the page, at least.
@@ -43,13 +43,14 @@ _LOSSES = {
 _BESIDE = {
     "alone": (
         "Held-out images that are harder for other reasons, such as another scanner, "
-        "are told by these. No model that never saw the training images stands beside "
-        "this one (--reference), which would say how much that is."
+        "are separated by these losses. No model that never saw the training images "
+        "stands beside this one (--reference), which would say how much that is."
     ),
     "reference": (
         "Held-out images that are harder for other reasons, such as another scanner, "
-        "are told by these. The reference, which is said to have never seen these "
-        "images, tells as much as that: only what the model tells beyond it is a leak."
+        "are separated by these losses. The reference, which is said to have never "
+        "seen these images, separates as many for that reason: only what the model "
+        "separates beyond it is a leak."
     ),
 }
 
@@ -111,7 +112,7 @@ def _conclude_membership(members):
     if auc.low <= 0.5:
         return []
     start = (
-        "Training images can be told from others by the loss of the denoiser "
+        "Training images can be distinguished from others by the loss of the denoiser "
         f"(AUC {number(auc.value)})"
     )
     leak = "that is no copy, but it is a leak."
@@ -235,8 +236,8 @@ def _members(audit):
     why = "reference" if "reference" in audit.members else "alone"
     return (
         page.text(
-            "How well training images are told from held-out ones by how well the "
-            "model denoises them at middle times. By guessing, the AUC is 0.5, "
+            "How well training images are distinguished from held-out ones by how well "
+            "the model denoises them at middle times. By guessing, the AUC is 0.5, "
             f"{guessed}"
         )
         + page.table(head, rows)

@@ -59,8 +59,11 @@ def write_page(
             _texture(figures.get("texture")),
         ),
         page.section("Anatomy", _anatomy(evaluation)),
-        page.section("Asked and measured", *agreements),
-        page.section("Asked and told by a probe", _probes(evaluation.probes)),
+        page.section("Requested and measured", *agreements),
+        page.section(
+            "Requested and predicted conditions (linear probe)",
+            _probes(evaluation.probes),
+        ),
         page.section("Reconstruction", _reconstruction(figures["reconstruction"])),
         page.section("How to read this", page.text(*_HELP)),
     )
@@ -70,7 +73,7 @@ _HELP = """
 Every figure has three values. The floor is that of real images: nothing can be nearer
 to real images than others are. That of reconstructions is what the autoencoder allows,
 since samples come from its decoder. Where a generated value lies within the interval of
-the floor, generated images can't be told from real ones by it.
+the floor, it can't distinguish generated images from real ones.
 
 Kernel and Fréchet distances are 0 for sets of one distribution, but for chance.
 Precision is the share of generated images that are among real ones, recall the share
@@ -95,8 +98,8 @@ def conclude(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
             for key, title in TITLES.items()
             if is_worse_than_real(kind["figures"], key)
         ]
-        end = f"can be told from real ones: {', '.join(worse)}"
-        end = end if worse else "can't be told from real ones"
+        end = f"can be distinguished from real ones: {', '.join(worse)}"
+        end = end if worse else "can't be distinguished from real ones"
         start = f"In the features “{name}”, {figures['n']} generated images"
         sentences.append((f"{start} {end}.", "bad" if worse else "good"))
     if figures["variety"]["generated"].low > figures["variety"]["real"].high:
@@ -264,9 +267,9 @@ def _probes(probes):
     if not probes:
         return ""
     return page.text(
-        "What images are asked to be, told from the images by a ridge regression that "
-        "learnt it from real ones. How well it tells that of other real images is the "
-        "most that can be expected of generated ones."
+        "Conditions predicted from images by a ridge regression fitted to real images. "
+        "How well it predicts those of other real images is the best to expect of "
+        "generated ones."
     ) + "".join(_probed(name, probed) for name, probed in probes.items())
 
 
@@ -285,8 +288,8 @@ def _probed(name, probed):
         for key in probed.figures["generated"]
     }
     caption = (
-        f"In the features “{probed.features}”, of those that tell most of it; learnt "
-        f"from {probed.n} real images, by none of which it is judged."
+        f"From the features “{probed.features}”, which predict it best; fitted to "
+        f"{probed.n} real images, by none of which it is judged."
     )
     if probed.guessing is not None:
         caption += (
@@ -296,7 +299,7 @@ def _probed(name, probed):
     drawn = ""
     if probed.kind != "class":
         pairs = probed.requested["generated"], probed.predicted["generated"]
-        drawn = page.scatter(*pairs, f"asked {name}", "told by the probe")
+        drawn = page.scatter(*pairs, f"requested {name}", "predicted by the probe")
     return page.part(name, drawn, _table(rows, caption))
 
 
@@ -311,6 +314,6 @@ def agreement_part(
     finite = np.isfinite(a) & np.isfinite(b)
     return page.part(
         name,
-        page.scatter(a[finite], b[finite], f"asked {name}", "measured"),
+        page.scatter(a[finite], b[finite], f"requested {name}", "measured"),
         page.table(["figure", "value"], agreement.items()),
     )

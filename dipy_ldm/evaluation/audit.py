@@ -296,8 +296,8 @@ def _notes(n, n_held_out, train):
     fewest = copies.fewest_detectable(n, n_held_out)
     if fewest > 1:
         notes.append(
-            f"Of {n} images, fewer than {fewest} copies can't be told from chance, "
-            "even if they are exact."
+            f"Of {n} images, fewer than {fewest} copies can't be distinguished from "
+            "chance, even if they are exact."
         )
     return notes
 

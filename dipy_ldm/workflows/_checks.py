@@ -46,7 +46,7 @@ def start(options: SimpleNamespace) -> Any:
 def check(options: SimpleNamespace, strategy: object, outputs: Sequence[Path]) -> str:
     """Check what a training would get and do, and write the findings.
 
-    Returns what must be mended, in a sentence.
+    Returns what must be fixed, in a sentence.
     """
     for name in ("source_files", "steps_detector"):
         if getattr(options, name):
@@ -192,7 +192,7 @@ def _write(
     options: SimpleNamespace,
     sections: Mapping[str, Sequence[Finding]],
 ) -> str:
-    """Write both files, and return in a sentence what must be mended."""
+    """Write both files, and return in a sentence what must be fixed."""
     every = [finding for findings in sections.values() for finding in findings]
     bad = [finding.title for finding in every if finding.state == "red"]
     document = {
@@ -212,4 +212,4 @@ def _write(
     write_page(outputs, document, with_options(page, vars(options)))
     if not bad:
         return ""
-    return f"mend what is red before you train: {', '.join(bad)}; see {outputs[1]}."
+    return f"fix what is red before you train: {', '.join(bad)}; see {outputs[1]}."

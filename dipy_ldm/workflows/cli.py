@@ -68,7 +68,7 @@ def run(flow: Workflow) -> None:
 
 
 def _run(flow):
-    """Run a workflow; explain errors that users can mend."""
+    """Run a workflow; explain errors that users can fix."""
     for talkative in ("matplotlib", "PIL", "h5py", "absl", "tensorflow", "jax"):
         logging.getLogger(talkative).setLevel(logging.WARNING)
     # DIPY's own answers every name with INFO; when this may go, tests/test_upstream.py

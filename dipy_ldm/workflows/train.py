@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 class TrainLDMFlow(LDMFlow):
     """Train a latent diffusion model from images."""
 
-    verdict = ""  # what a check says in the end, if something must be mended
+    verdict = ""  # what a check says in the end, if something must be fixed
     checkpoints: tuple = ()
     is_check = False
 
@@ -110,7 +110,7 @@ class TrainLDMFlow(LDMFlow):
         oriented differently or there twice, memory, time, precision, and, in a few
         training steps, whether the model learns. A page that explains the results
         (check.html) and the same for programs (check.json) are written. The exit status
-        is 1 if something must be mended. Preprocessed volumes are cached for the
+        is 1 if something must be fixed. Preprocessed volumes are cached for the
         training.
 
         Parameters

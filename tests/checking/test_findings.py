@@ -98,7 +98,7 @@ def test_the_page_has_every_finding():
         assert words in html
     assert "<b>" not in html
     assert "a.nii, b.nii, c.nii and 1 more" in html
-    assert "1 red (must be mended before a training), 1 amber" in html
+    assert "1 red (must be fixed before a training), 1 amber" in html
     # The worst at the top, before all in their order.
     assert html.index("files: Bad") < html.index("shapes: Odd") < html.index("<h2>")
     kinds = ("bad", "fair", "good", "plain")

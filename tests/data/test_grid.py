@@ -225,7 +225,9 @@ def test_a_volume_far_off_is_named():
     far[0, 3] = 1000
     infos = [info_of((9, 9, 9), np.eye(4), f"{i}.nii") for i in range(3)]
     infos.insert(1, info_of((9, 9, 9), far, "far.nii"))
-    with pytest.raises(InputError, match=r"1009 x 9 x 9 mm.*far.nii farthest off"):
+    with pytest.raises(
+        InputError, match=r"1009 x 9 x 9 mm.*far.nii is farthest from the others"
+    ):
         choose_grid(infos)
     assert choose_grid(infos, shape=8).shape == (8, 8, 8)
 

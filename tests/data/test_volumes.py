@@ -341,7 +341,9 @@ def test_volume_outside_of_the_grid_is_refused(cohort, load):
     affine = np.eye(4)
     affine[0, 3] = 2000
     save(cohort / "3.nii", template(), affine)
-    with pytest.raises(InputError, match=r"3.nii farthest off.* `shape`"):
+    with pytest.raises(
+        InputError, match=r"3.nii is farthest from the others.* `shape`"
+    ):
         load(cohort)
     with pytest.raises(InputError, match=r"0.nii.gz has nothing on the grid"):
         load(cohort, shape=8)

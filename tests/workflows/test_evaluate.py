@@ -128,7 +128,7 @@ def test_requested_values_are_compared_with_measurements(command, volumes, tmp_p
     assert age["r"]["value"] > 0.99
     assert age["slope"]["low"] < 1 < age["slope"]["high"]
     assert "Steps" not in found
-    assert "Asked and measured" in (tmp_path / "evaluation.html").read_text()
+    assert "Requested and measured" in (tmp_path / "evaluation.html").read_text()
 
 
 def test_requested_values_are_predicted_by_a_probe(command, volumes, tmp_path):
@@ -149,7 +149,7 @@ def test_requested_values_are_predicted_by_a_probe(command, volumes, tmp_path):
     assert age["figures"]["generated"]["r"]["low"] < 0.5
     assert any(sentence.startswith("age: ") for sentence in found["Conclusions"])
     page = (tmp_path / "evaluation.html").read_text()
-    assert "told by the probe" in page
+    assert "predicted by the probe" in page
     # Samples that were not asked for anything are not asked about it.
     status, stderr = command(
         *arguments, "--generated", volumes / "copies", "--out_evaluation", "others"

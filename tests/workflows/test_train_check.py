@@ -118,8 +118,8 @@ def test_each_planted_fault_is_reported(cohort, check, tmp_path):
         "files": (3, 13, 14, 15, 16),
         "units": (2,),
         "places": (12,),
-        "orientation of what is seen": (1,),
-        "doubled subjects": (4, 5),
+        "orientation of the images": (1,),
+        "duplicate subjects": (4, 5),
         "subjects": (),  # that are left
     }
     for title, numbers in blamed.items():
@@ -170,7 +170,7 @@ def test_few_volumes_give_grey_findings(cohort, check):
     (red,) = (title for title, finding in found.items() if finding["state"] == "red")
     assert red == "subjects"
     grey = {title for title, finding in found.items() if finding["state"] == "grey"}
-    assert {"orientation of what is seen", "doubled subjects", "shapes"} < grey
+    assert {"orientation of the images", "duplicate subjects", "shapes"} < grey
     assert found["files"]["state"] == "green"
 
 
