@@ -15,7 +15,7 @@ from dipy_ldm.data._batches import read_windows, window_size
 from dipy_ldm.data._cohort import Cohort, split
 from dipy_ldm.denoiser import _training as diffusion
 from dipy_ldm.denoiser._training import FEWEST_SUBJECTS
-from dipy_ldm.training import ResolvedOptions, resolve
+from dipy_ldm.training import ResolvedOptions
 
 # Share of the memory that is free beyond which other programs are to be kept away.
 _TIGHT = 0.8
@@ -26,14 +26,6 @@ _N_PATCHES, _DARK, _EMPTY = 64, 0.05, 0.5
 # (doc/decisions/evaluation.md); the guide's 200 are learnt without.
 _FEW_SUBJECTS, _ENOUGH_SUBJECTS = 20, 200
 _STAGES = {"autoencoder": "The autoencoder", "diffusion": "The diffusion model"}
-
-
-def resolve_options(recipe: Any, rank: int) -> tuple[ResolvedOptions, ResolvedOptions]:
-    """Choose precision, devices and learning rates of both stages."""
-    return (
-        resolve("vqvae", rank, recipe.of_vqvae),
-        resolve("ldm", rank, recipe.of_model),
-    )
 
 
 def check_subjects(cohort: Cohort) -> Finding:
@@ -95,8 +87,7 @@ def check_device(trainings: Sequence[ResolvedOptions]) -> Finding:
 
 def check_precision(trainings: Sequence[ResolvedOptions]) -> Finding:
     """Check the precision of the training."""
-    chosen: Any = trainings[0].precision
-    return green("precision", f"{chosen.name}: {chosen.reason}.")
+    return green("precision", "{}: {}.".format(*trainings[0].precision))
 
 
 def check_memory(

@@ -27,6 +27,7 @@ from dipy_ldm.data._covariates import (
 )
 from dipy_ldm.data._paths import holds_volumes, rows_of_lists
 from dipy_ldm.nn import _building as building
+from dipy_ldm.training import resolve
 from dipy_ldm.workflows import _inputs as inputs, _training as training
 from dipy_ldm.workflows._options import sizes_of, with_options
 from dipy_ldm.workflows._outputs import write_page
@@ -146,7 +147,10 @@ def _try_out(
         return {"Training": [people, parts, *rest]}
     train, _ = split(cohort, *share)
     shape, patch = material.images.shape, settings.patch
-    chosen = plans.resolve_options(recipe, len(shape) - 2)
+    chosen = (
+        resolve("vqvae", len(shape) - 2, recipe.of_vqvae),
+        resolve("ldm", len(shape) - 2, recipe.of_model),
+    )
     memory = plans.check_memory(recipe, chosen, train.images.shape, patch)
     findings = [
         people,

@@ -105,8 +105,10 @@ class DenoiseLDMFlow(LDMFlow):
         if lesions:
             _require_detector(job.model_path)
         model, device = restoring.load(job.model_path, devices, tile)
-        if steps is None:
-            steps = _default_steps(model, options)
+        if steps is None and lesions:
+            steps = inpainting.STEPS
+        elif steps is None:
+            steps = model.default_denoising_steps(restoring.SAMPLER, strength)
         sampling = {"sampler": restoring.SAMPLER, "steps": steps, "seed": seed}
         how = {"Strength": strength}
         if lesions:
@@ -115,15 +117,6 @@ class DenoiseLDMFlow(LDMFlow):
         sampling["tile"] = tile
         act = partial(_heal if lesions else _denoise, model, job, options, sampling)
         restoring.work(self, job, tasks, act, resume=resume, device=device)
-
-
-def _default_steps(model, options):
-    if not options.lesions:
-        return model.default_denoising_steps(restoring.SAMPLER, options.strength)
-    # Which imports Keras.
-    from dipy_ldm.diffusion._inpainting import STEPS
-
-    return STEPS
 
 
 def _check_options(options):

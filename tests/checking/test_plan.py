@@ -8,7 +8,7 @@ import pytest
 from dipy_ldm import _presets
 from dipy_ldm.checking import _plan as plans
 from dipy_ldm.data._cohort import Cohort
-from dipy_ldm.training import ResolvedOptions
+from dipy_ldm.training import ResolvedOptions, resolve
 from dipy_ldm.workflows import _training as training
 
 IMAGES = np.zeros((20, 16, 16, 1), "float32")
@@ -70,7 +70,7 @@ def test_too_few_images_are_red():
 
 
 def test_devices_and_precision_are_reported_with_reasons(recipe):
-    chosen = plans.resolve_options(recipe, 2)
+    chosen = resolve("vqvae", 2, recipe.of_vqvae), resolve("ldm", 2, recipe.of_model)
     assert all(isinstance(training, ResolvedOptions) for training in chosen)
     assert plans.check_precision(chosen).message == "float32: as asked for."
     assert plans.check_device(chosen).message.startswith("Training is on ")
