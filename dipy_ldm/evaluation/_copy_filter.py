@@ -94,7 +94,8 @@ class CopyFilter(NamedTuple):
     def load(cls, path: str | Path, model: str) -> Self:
         """Read fingerprints."""
         tensors, document = _serialization.load(path, _KIND)
-        if document.get("model") != model:
+        limits = {"threshold", "threshold_voxels", "apart", "apart_voxels"}
+        if document.get("model") != model or not limits <= document.keys():
             raise InputError(
                 f"{path} has the fingerprints of another model; make them for this one "
                 "with dipy_audit_ldm --fingerprints."
