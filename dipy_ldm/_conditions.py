@@ -129,7 +129,7 @@ class ConditionBatch(NamedTuple):
     """
 
     numbers: np.ndarray
-    surprises: list[str]
+    range_warnings: list[str]
 
     @classmethod
     def of(
@@ -144,16 +144,16 @@ class ConditionBatch(NamedTuple):
         table = requested(conditions, request, n)
         n = len(next(iter(table.values()), [None])) if n is None else n
         numbers = np.full((n, len(conditions)), UNSPECIFIED, "float32")
-        surprises: list[str] = []
+        range_warnings: list[str] = []
         for name, values in table.items():
             condition, column = conditions[name], list(conditions).index(name)
             sentences = dict.fromkeys(
                 condition.surprise(name, value) for value in values
             )
-            surprises += filter(None, sentences)
+            range_warnings += filter(None, sentences)
             ranks = {v: condition.number(name, v, lenient) for v in set(values)}
             numbers[:, column] = [ranks[value] for value in values]
-        return cls(numbers, surprises)
+        return cls(numbers, range_warnings)
 
 
 def requested(

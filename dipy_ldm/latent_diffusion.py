@@ -908,7 +908,7 @@ class LatentDiffusion(Estimator):
         """Encode conditions and sources for so many images."""
         images = self._check_source(source, n)
         encoded = ConditionBatch.of(self.conditions_, conditions, n)
-        for sentence in encoded.surprises:
+        for sentence in encoded.range_warnings:
             logger.warning("%s", sentence)
         prepared = prepare_sources(self.source_, images, self.vqvae_.factor)
         return ConditioningInputs.of(encoded.numbers, prepared)

@@ -202,7 +202,7 @@ def test_numbers_become_ranks(known):
     npt.assert_allclose(told.numbers[:, 0], [0, 0.25, 0.5, 1, UNSPECIFIED])
     npt.assert_array_equal(told.numbers[:, 1], 1)
     npt.assert_array_equal(told.numbers[:, 2:], UNSPECIFIED)
-    assert told.surprises == []
+    assert told.range_warnings == []
     # Of many that are the same the mean rank.
     tied = learn({"it": [0.0] * 500 + list(np.linspace(1, 2, 501))}, 1001)
     ranks = ConditionBatch.of(tied, {"it": [0.0, 1.0, 2.0]}).numbers[:, 0]
@@ -212,7 +212,7 @@ def test_numbers_become_ranks(known):
 def test_numbers_outside_of_the_training_range_are_reported(known):
     told = ConditionBatch.of(known, {"age": [95, 50, 95, 1]})
     npt.assert_allclose(told.numbers[:, 0], [1, 0.5, 1, 0])
-    first, second = told.surprises
+    first, second = told.range_warnings
     assert first == (
         "age 95 lies outside of the 20 to 80 that the model has learnt from, and is "
         "taken for 80."
@@ -223,7 +223,7 @@ def test_numbers_outside_of_the_training_range_are_reported(known):
 def test_unknown_levels_are_dropped_where_allowed(known):
     told = ConditionBatch.of(known, {"sex": ["F", "X"]}, lenient=True)
     npt.assert_array_equal(told.numbers[:, 1], [0, UNSPECIFIED])
-    assert told.surprises == ["sex X is not known, and left out."]
+    assert told.range_warnings == ["sex X is not known, and left out."]
 
 
 @pytest.mark.parametrize(

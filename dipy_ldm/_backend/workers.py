@@ -128,12 +128,12 @@ def all_reduce(array: np.ndarray) -> np.ndarray:
     for start in range(0, len(array), rows):
         piece = array[start : start + rows]
 
-        def own(context, piece=piece):
+        def contribution(context, piece=piece):
             # Once per machine, not once per replica.
             first = _is_first(context, strategy)
             return tf.constant(piece if first else np.zeros_like(piece))
 
-        values = strategy.experimental_distribute_values_from_function(own)
+        values = strategy.experimental_distribute_values_from_function(contribution)
         total = strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None)
         result[start : start + rows] = total
     return result

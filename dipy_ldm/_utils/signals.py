@@ -37,7 +37,9 @@ def reinstall() -> None:
 @contextmanager
 def deferred(ask: Callable) -> Iterator[None]:
     """Within this context, let SIGTERM and SIGHUP only ask for an end."""
-    before = {number: signal.getsignal(number) for number in _ENDS if _is_ours(number)}
+    before = {
+        number: signal.getsignal(number) for number in _ENDS if _can_handle(number)
+    }
     for number in before:
         signal.signal(number, lambda number, frame: ask(number))
     try:
@@ -47,7 +49,7 @@ def deferred(ask: Callable) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _is_ours(number):
+def _can_handle(number):
     """Return whether a signal may be handled here.
 
     None is the handler of a program that Python runs in, such as MATLAB, and could not

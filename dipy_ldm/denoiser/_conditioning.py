@@ -187,8 +187,8 @@ def _encode(examples, conditions, source, factor):
         return None
     n, *space, _ = examples.shape
     encoded = ConditionBatch.of(conditions, examples.conditions, n, lenient=True)
-    if encoded.surprises:
-        logger.warning("held-out images: %s", " ".join(encoded.surprises[:9]))
+    if encoded.range_warnings:
+        logger.warning("held-out images: %s", " ".join(encoded.range_warnings[:9]))
     options: dict[str, Any] = {"name": f"validation_{SOURCE}", "lenient": True}
     images = sources.check(source, examples.source, tuple(space), n=n, **options)
     prepared = prepare_sources(source, images, factor)

@@ -106,7 +106,7 @@ def _swish(y):
     return y * ops.sigmoid(y)
 
 
-def _swish_slope(y):
+def _swish_derivative(y):
     sigmoid = ops.sigmoid(y)
     return sigmoid * (1 + y * (1 - sigmoid))
 
@@ -181,7 +181,7 @@ def _activated(x, gain, offset):
 @fused
 def _activated_slopes(upstream, x, gain, offset):
     full, upstream = _full(x, upstream)
-    slope = upstream * _swish_slope(full * gain + offset)
+    slope = upstream * _swish_derivative(full * gain + offset)
     return [ops.cast(part, x.dtype) for part in (slope * gain, slope * full, slope)]
 
 
@@ -193,26 +193,26 @@ def _activated_gradient(tensors, upstream):
 
 def _position(x, scale):
     (full,) = _full(x)
-    return ops.cast(_swish(full * _rate(full) * scale), x.dtype)
+    return ops.cast(_swish(full * _inverse_rms(full) * scale), x.dtype)
 
 
-def _rate(full):
+def _inverse_rms(full):
     return ops.rsqrt(ops.mean(ops.square(full), -1, keepdims=True) + EPSILON)
 
 
 @fused
-def _position_slopes(upstream, x, scale):
+def _rms_norm_swish_gradients(upstream, x, scale):
     full, upstream = _full(x, upstream)
-    rate = _rate(full)
+    rate = _inverse_rms(full)
     normal = full * rate
-    slope = upstream * _swish_slope(normal * scale)
+    slope = upstream * _swish_derivative(normal * scale)
     along = ops.mean(slope * scale * normal, -1, keepdims=True)
     of_x = rate * (slope * scale - normal * along)
     return [ops.cast(part, x.dtype) for part in (of_x, slope * normal)]
 
 
 def _position_gradient(tensors, upstream):
-    of_x, of_scale = _position_slopes(upstream, *tensors)
+    of_x, of_scale = _rms_norm_swish_gradients(upstream, *tensors)
     return of_x, _sum(of_scale, (0, *_positions(of_x)))
 
 
@@ -229,7 +229,7 @@ def swish(x):
 @fused
 def _swish_gradient(x, upstream):
     full, upstream = _full(x, upstream)
-    return ops.cast(upstream * _swish_slope(full), x.dtype)
+    return ops.cast(upstream * _swish_derivative(full), x.dtype)
 
 
 _fast_swish = with_gradient(_swish, lambda of, upstream: _swish_gradient(*of, upstream))

@@ -115,11 +115,11 @@ class FlatAdam(keras.optimizers.Optimizer):
         # TensorFlow's alone have one.
         strategy = getattr(self, "_distribution_strategy", None)
         with _backend.scope(strategy):
-            groups = [self._group(*group) for group in self._divided(variables)]
+            groups = [self._group(*group) for group in self._update_groups(variables)]
         vars(self)["_groups"] = groups
         self.built = True
 
-    def _divided(self, variables):
+    def _update_groups(self, variables):
         """Divide weights, with their places, into groups that are changed alike."""
         kernels = [
             place
@@ -191,7 +191,7 @@ class FlatAdam(keras.optimizers.Optimizer):
         else:
             self._step(gradients)
         if self.averages and _backend.is_first_replica():
-            self._follow()
+            self._update_ema()
 
     def _accumulate(self, gradients):
         """Make a step if there are gradients enough for it, or keep them."""
@@ -245,9 +245,9 @@ class FlatAdam(keras.optimizers.Optimizer):
         # All is added to where it is. TensorFlow's pool would give what is assigned
         # other pieces of memory in each step, up to twice as large as they need be.
         if group.velocity is None:
-            moved, ahead = _ahead(*moment)
+            moved, ahead = _nesterov(*moment)
             matrices = [_matrix(weight) for weight in group.weights]
-            turned = _turned(matrices, ahead, [each[share] for share in shares])
+            turned = _orthogonalised(matrices, ahead, [each[share] for share in shares])
             changes = [ops.reshape(of, shape) for of, shape in zip(turned, shapes)]
         else:
             (rate,) = each.values()
@@ -260,7 +260,7 @@ class FlatAdam(keras.optimizers.Optimizer):
             _backend.add_to(weight, change)
         return changes
 
-    def _follow(self):
+    def _update_ema(self):
         """Update the moving averages (EMA), every few batches."""
         # Few of those over which the average goes, so that it is the same.
         interval = int(0.04 / (1 - self.ema_momentum) + 0.5)
@@ -374,7 +374,7 @@ def _nearer(value, aim, share):
 
 
 @fused
-def _ahead(momentum, gradient, clip, share):
+def _nesterov(momentum, gradient, clip, share):
     """Return the change of the momentum, and its Nesterov look-ahead.
 
     The latter is as of Nesterov: as if the next gradient were the same.
@@ -397,7 +397,7 @@ def _adam(
     return moved, squared, direction * -rate / (ops.sqrt(squares + squared) + epsilon)
 
 
-def _turned(shapes, vector, rates):
+def _orthogonalised(shapes, vector, rates):
     """Return changes of kernels: the orthogonal matrices next to those in a vector.
 
     Kernels have the shapes of matrices, inputs and outputs. Of a matrix M that has more

@@ -138,7 +138,7 @@ def _fit(estimator, model, data, stage, record):
     verbose = options.verbose and _backend.is_chief()
     progress = Progress(stage.title, stage.length, record.done, disable=not verbose)
     callbacks = [
-        _Clock(estimator, stage.title),
+        _StepTimer(estimator, stage.title),
         _EndRound(stage),
         record.best,
         DivergenceCheck(
@@ -181,7 +181,7 @@ def _judge(stage, record):
         logger.warning("%s", sentence)
 
 
-class _Clock(keras.callbacks.Callback):
+class _StepTimer(keras.callbacks.Callback):
     """Log how much of the time was spent in steps, and keep ``step_seconds_``."""
 
     def __init__(self, estimator, title):

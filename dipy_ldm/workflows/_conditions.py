@@ -30,7 +30,7 @@ class RequestedConditions(NamedTuple):
     """Conditions of the samples, in their own units: as requested, others drawn."""
 
     table: dict[str, list]
-    surprises: list[str]
+    range_warnings: list[str]
     numbers: range
     drawn: list[str] | None = None
 
@@ -48,7 +48,7 @@ class RequestedConditions(NamedTuple):
         conditions = from_saved(document["conditions"])
         n = len(numbers)
         request = request or None
-        surprises = ConditionBatch.of(conditions, request, n).surprises
+        range_warnings = ConditionBatch.of(conditions, request, n).range_warnings
         explicit = values = requested(conditions, request, n)
         drawn = None
         if seed is not None:
@@ -64,7 +64,7 @@ class RequestedConditions(NamedTuple):
             name: [_plain(name, condition, v) for v in values.get(name, [None] * n)]
             for name, condition in conditions.items()
         }
-        return cls(table, surprises, numbers, drawn)
+        return cls(table, range_warnings, numbers, drawn)
 
     @property
     def specified(self) -> bool:
@@ -98,7 +98,7 @@ class RequestedConditions(NamedTuple):
         entries = {
             "Conditions": conditions,
             "DrawnConditions": self.drawn,
-            "Warnings": self.surprises,
+            "Warnings": self.range_warnings,
         }
         return {name: entry for name, entry in entries.items() if entry}
 

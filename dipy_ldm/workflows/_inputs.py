@@ -61,7 +61,9 @@ def plan(
         files = [info.file for info in planned.infos]
         cohort = Cohort(np.arange(len(files)), None, planned.affine)
         cohort = cohort._replace(subjects=planned.subjects, suffix=common_suffix(files))
-        cohort = _look_up(cohort, conditions, files, rows_of_lists(input_files), steps)
+        cohort = _add_conditions(
+            cohort, conditions, files, rows_of_lists(input_files), steps
+        )
         load = partial(_load, planned, cohort)
         channels = planned.source_channels
         source = Source(channels, [0.0, 1.0], [], "") if channels else None
@@ -114,7 +116,7 @@ def _read_images(input_files, conditions, steps):
         for i, (file, name) in enumerate(zip(files, find_subjects(files)))
     ]
     data = Cohort(images, subjects=subjects)
-    return _look_up(data, conditions, files, {}, steps)
+    return _add_conditions(data, conditions, files, {}, steps)
 
 
 def _choose(names, available):
@@ -125,7 +127,7 @@ def _choose(names, available):
     return {name: available[name] for name in names} or None
 
 
-def _look_up(data, names, files, listed, steps):
+def _add_conditions(data, names, files, listed, steps):
     """Add the conditions from tables, and log them."""
     if not names:
         if steps:
@@ -148,7 +150,7 @@ def _load(planned, cohort, **options):
     return cohort._replace(**arrays)
 
 
-def rehearse(planned: Plan, validation: float, seed: int, batch_size: int) -> None:
+def check_split(planned: Plan, validation: float, seed: int, batch_size: int) -> None:
     """Check the split and the conditions before volumes are read."""
     train, held_out = split(planned.cohort, validation, seed, batch_size)
     conditions = check_conditions(train)

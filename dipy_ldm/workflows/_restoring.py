@@ -208,10 +208,11 @@ def described(stem: str, end: str) -> str:
     entities = stem.removesuffix(f"_{kind}")
     before, is_described, label = entities.partition("_desc-")
     # There is one such entity in a name, and it is the last.
-    return f"{before}_desc-{label + _camel(end) if is_described else end}_{kind}.nii.gz"
+    label = label + _capitalised(end) if is_described else end
+    return f"{before}_desc-{label}_{kind}.nii.gz"
 
 
-def _camel(text):
+def _capitalised(text):
     return text[:1].upper() + text[1:]
 
 
@@ -272,7 +273,7 @@ def beside(name: Path, end: str) -> Path:
     """Name a further output of a volume."""
     match = re.fullmatch(r"(.*_desc-[A-Za-z0-9]+)(_[A-Za-z0-9]+\.nii\.gz)", name.name)
     if match:
-        return name.with_name(match[1] + _camel(end.strip("_-")) + match[2])
+        return name.with_name(match[1] + _capitalised(end.strip("_-")) + match[2])
     return name.with_name(f"{name.name.removesuffix('.nii.gz')}{end}.nii.gz")
 
 

@@ -115,7 +115,9 @@ class DenoiseLDMFlow(LDMFlow):
             how = {"Threshold": threshold, "DilatedBy": dilate}
         tasks = job.tasks(sampling, **how, Repeats=repeats)
         sampling["tile"] = tile
-        act = partial(_heal if lesions else _denoise, model, job, options, sampling)
+        act = partial(
+            _inpaint_lesions if lesions else _denoise, model, job, options, sampling
+        )
         restoring.work(self, job, tasks, act, resume=resume, device=device)
 
 
@@ -175,7 +177,7 @@ def _denoise(model, job, options, sampling, task):
     _write(task, repeated, before, origin, options)
 
 
-def _heal(model, job, options, sampling, task):
+def _inpaint_lesions(model, job, options, sampling, task):
     """Inpaint the lesions of a volume, and what is near them."""
     scan = restoring.find_lesions(
         model, task.file, job.grid, options.channels, options.threshold, options.tile

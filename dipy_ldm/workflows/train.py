@@ -281,19 +281,21 @@ class TrainLDMFlow(LDMFlow):
         loggers = training.tensorboards(options.tensorboard)
         planned = inputs.plan_training(options)
         settings = _presets.resolve(planned, **sizes_of(options))
-        inputs.rehearse(planned, options.validation, options.seed, settings.batch_size)
+        inputs.check_split(
+            planned, options.validation, options.seed, settings.batch_size
+        )
         strategy = _make_strategy(strategy, options.devices)
         recipe = training.make(settings, strategy, options)
         recipe = training.begin_from(options.init, recipe, options)
         recipe.check(planned.shape, settings.patch, planned.source)
         chief = launch.is_first(cluster)
-        with self._alone(paths, options.resume, chief):
+        with self._claim_outputs(paths, options.resume, chief):
             data = _load(planned, strategy, chief, options)
             train, held_out = split(
                 data, options.validation, options.seed, settings.batch_size
             )
             inputs.check_conditions(train)
-            self._prepare(options.resume, chief)
+            self._clear_checkpoints(options.resume, chief)
             report = training.Report(
                 paths[1], paths[2], train.images[:16], data.affine, train.sources
             )
@@ -310,7 +312,7 @@ class TrainLDMFlow(LDMFlow):
             if chief:
                 model.save(paths[0])
                 report.finish(model)
-                self._forget()
+                self._remove_checkpoints()
 
     def _is_needed(self, paths, options):
         """Return whether there is something to train; refuse what is in the way."""
@@ -339,7 +341,7 @@ class TrainLDMFlow(LDMFlow):
         refuse_overwriting(self, paths)
 
     @contextmanager
-    def _alone(self, paths, resume, chief):
+    def _claim_outputs(self, paths, resume, chief):
         """Claim the outputs, and check them again: another may just have ended."""
         with ExitStack() as stack:
             if chief:
@@ -348,14 +350,14 @@ class TrainLDMFlow(LDMFlow):
                 self._check_outputs(paths, resume)
             yield
 
-    def _prepare(self, resume, chief):
+    def _clear_checkpoints(self, resume, chief):
         """Log where the training begins, and remove what it does not resume from."""
         if resume and not any(checkpoint.exists() for checkpoint in self.checkpoints):
             logger.info("there is no checkpoint to resume from; training begins.")
         if chief and not resume:
-            self._forget()
+            self._remove_checkpoints()
 
-    def _forget(self):
+    def _remove_checkpoints(self):
         for checkpoint in self.checkpoints:
             # In this order: without the last one, the one before is not asked for.
             _serialization.before(checkpoint).unlink(missing_ok=True)

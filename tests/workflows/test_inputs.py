@@ -73,7 +73,7 @@ def test_conditions_follow_their_volumes(scans, caplog):
     (scans / "participants.json").write_text('{"sex": {"Levels": {"F": "female"}}}')
     with caplog.at_level(logging.INFO, "dipy_ldm"):
         planned = inputs.plan(given, ["age", "sex"], {"age": 10}, skip_bad=True)
-        inputs.rehearse(planned, 0.2, 0, 1)
+        inputs.check_split(planned, 0.2, 0, 1)
     assert "age (years): 50 to 80, mean" in caplog.text
     assert "2 of 6 subjects are held out" in caplog.text
     data = planned.load(cache_dir=scans / "cache")
@@ -123,7 +123,7 @@ def test_invalid_options_are_refused_before_volumes_are_read(
 ):
     given = table(scans, age=[62, 71, "89+", 48, 53, 80], same=["x"] * 6)
     with pytest.raises(InputError, match=sentence):
-        inputs.rehearse(inputs.plan(given, names, steps, skip_bad=True), 0.2, 0, 1)
+        inputs.check_split(inputs.plan(given, names, steps, skip_bad=True), 0.2, 0, 1)
 
 
 def test_labels_of_digits_are_no_numbers():

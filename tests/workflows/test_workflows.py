@@ -173,7 +173,7 @@ def test_a_second_training_with_the_same_outputs_is_refused_at_once(
         flow = TrainLDMFlow(force=True)
         flow.checkpoints = []
         with pytest.raises(OSError, match="is being written by"):
-            with flow._alone([out / "ldm.safetensors"], False, chief=True):
+            with flow._claim_outputs([out / "ldm.safetensors"], False, chief=True):
                 pass
 
 
