@@ -42,7 +42,7 @@ channels : bool, optional
 cache_dir : string or Path, optional
     Volumes: folder in which preprocessed volumes are cached. Default: the user's cache.
 steps : int, optional
-    Network evaluations per sample. Default: 10 (50 for samplers other than dpm++).
+    Network evaluations per sample. Default: 10.
 guidance : float, optional
     Guidance scale of the autoguidance model. 1 is without guidance, and faster; larger
     values give clearer and less varied samples. Default: 2 for images, 1 for volumes.

@@ -40,13 +40,7 @@ class LDMFlow(Workflow):
         return f"{cls.__name__.removesuffix('LDMFlow').lower()}_ldm"
 
     def when_interrupted(self) -> str:
-        """Describe what Ctrl-C left behind.
-
-        Returns
-        -------
-        str
-            One sentence.
-        """
+        """Describe in one sentence what Ctrl-C left behind."""
         if self.written == 0:
             return "interrupted; nothing was written."
         return (

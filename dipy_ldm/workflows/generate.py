@@ -113,6 +113,8 @@ class GenerateLDMFlow(LDMFlow):
             age=none, or none for all, leaves them unspecified.
         sampler : string, optional
             Sampler: ddpm, ddim or dpm++.
+        steps : int, optional
+            Network evaluations per sample. Default: 10 for dpm++, 50 for the others.
         source_files : variable string or Path, optional
             Source images of the samples, on any grid, for models conditioned on source
             images: NIfTI files, folders of them, wildcards, or lists. Samples have the

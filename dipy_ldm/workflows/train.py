@@ -36,13 +36,7 @@ class TrainLDMFlow(LDMFlow):
     is_check = False
 
     def when_interrupted(self) -> str:
-        """Describe what Ctrl-C left behind.
-
-        Returns
-        -------
-        str
-            One sentence.
-        """
+        """Describe in one sentence what Ctrl-C left behind."""
         if self.is_check:
             return "interrupted; no page was written."
         if any(path.exists() for path in self.checkpoints):
