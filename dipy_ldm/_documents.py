@@ -141,6 +141,7 @@ class _VQVAE(_Images):
     vqvae: _Autoencoder
     affine: _Affine | None
     suffix: str | None
+    channels: NotRequired[list[dict[str, Any]] | None]
     sharpening: _Share
 
 

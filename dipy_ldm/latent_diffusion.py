@@ -37,6 +37,7 @@ from dipy_ldm.data._checks import (
     survey,
 )
 from dipy_ldm.data._sources import ConditioningInputs, prepare_sources
+from dipy_ldm.data.channels import refuse_all_but_scans
 from dipy_ldm.denoiser import _training as training
 from dipy_ldm.denoiser._conditioning import Conditioning, Examples, Latents
 from dipy_ldm.denoiser._networks import (
@@ -629,6 +630,7 @@ class LatentDiffusion(Estimator):
         """
         self._check_fitted()
         images = self._check_images(images, self.vqvae_)
+        refuse_all_but_scans("an anomaly detector", self.channels_)
         self.detector_ = AnomalyDetector(seed=self.seed).fit(
             images, validation_data=validation_data, patch=patch, **options
         )
@@ -729,6 +731,11 @@ class LatentDiffusion(Estimator):
                 "or train with conditions or guide=True."
             )
         return resolve_sampling(options)
+
+    @property
+    def channels_(self):
+        """What the channels of images are; none where they have no names."""
+        return self.vqvae_.channels_
 
     @property
     def default_guidance(self):

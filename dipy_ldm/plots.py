@@ -1,5 +1,6 @@
 """Pictures: montages of images, and the course of a training."""
 
+from collections.abc import Sequence
 import math
 from pathlib import Path
 
@@ -56,7 +57,9 @@ def montage(
     return picture
 
 
-def planes(volumes: np.ndarray, affine: np.ndarray) -> np.ndarray:
+def planes(
+    volumes: np.ndarray, affine: np.ndarray, channels: Sequence = ()
+) -> np.ndarray:
     """Cut volumes through their middle: axial, coronal and sagittal, side by side.
 
     The left of a picture is the left of the brain (the neurological convention). Up
@@ -70,19 +73,25 @@ def planes(volumes: np.ndarray, affine: np.ndarray) -> np.ndarray:
         the top.
     affine : ndarray
         From voxels to millimetres, ``(4, 4)``; it tells the voxel size.
+    channels : sequence of Channel, optional
+        What the channels are: each is shown, below the one before, labels in colours.
 
     Returns
     -------
     ndarray
         Pictures, float32 ``(n, h, w, channels)``.
     """
+    if channels:
+        parts = np.split(volumes, np.cumsum([c.width for c in channels])[:-1], -1)
+        rows = [planes(c.picture(x), affine) for c, x in zip(channels, parts)]
+        return np.concatenate(rows, 1)
     sizes = np.linalg.norm(np.asarray(affine)[:3, :3], axis=0)
     # Voxels of other sizes than the smallest are repeated: planes keep their shape.
     for axis, times in enumerate(np.maximum(np.rint(sizes / sizes.min()), 1)):
         volumes = np.repeat(volumes, int(times), axis + 1)
     x, y, z = (size // 2 for size in volumes.shape[1:4])
-    planes = volumes[:, :, :, z], volumes[:, :, y], volumes[:, x]
-    cuts = [plane.swapaxes(1, 2)[:, ::-1] for plane in planes]
+    slices = volumes[:, :, :, z], volumes[:, :, y], volumes[:, x]
+    cuts = [cut.swapaxes(1, 2)[:, ::-1] for cut in slices]
     height = max(cut.shape[1] for cut in cuts)
     low = volumes.min(initial=np.inf)
     return np.concatenate([_padded(cut, height, low) for cut in cuts], 2)
@@ -149,6 +158,7 @@ def save_training(
     if pairs is not None:
         # Wide pictures, as planes of volumes are, go two to a row.
         each = 8 if pairs[0].shape[2] < 2 * pairs[0].shape[1] else 2
+        each = min(each, len(pairs[0]))
         rows = [half for pair in _rows(pairs[0], pairs[1], each) for half in pair]
         picture = montage(np.concatenate(rows), columns=each)
         _show(axes[1, 0], picture, "images, and reconstructed below")

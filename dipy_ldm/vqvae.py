@@ -26,6 +26,14 @@ from dipy_ldm.autoencoder._codec import Codec, Parameters, expected_shapes
 from dipy_ldm.autoencoder._training import AutoencoderStage, check
 from dipy_ldm.data import _checks as checks
 from dipy_ldm.data._batches import Augmentation, window_size
+from dipy_ldm.data.channels import (
+    Channel,
+    check_columns,
+    check_same,
+    from_saved,
+    harden,
+    to_saved,
+)
 from dipy_ldm.training import FitOptions, resolve, train
 from dipy_ldm.training._precision import Precision, log_precision
 from dipy_ldm.training._trainer import TrainingData
@@ -76,6 +84,8 @@ class VQVAE(Estimator):
         From voxels of the training images to millimetres, ``(4, 4)``.
     suffix_ : str or None
         BIDS suffix of the training images, such as T1w.
+    channels_ : tuple of Channel
+        What the channels of the training images are; none where they have no names.
     precision_ : Precision or None
         Precision of the training, and why; None if the file does not say.
     history_ : dict of str to list
@@ -111,6 +121,7 @@ class VQVAE(Estimator):
         Entry("intensity", "intensity_", tuple),
         Entry("affine", "affine_", lambda a: a and np.array(a, "float64")),
         Entry("suffix", "suffix_"),
+        Entry("channels", "channels_", from_saved, to_saved),
         Entry("history", "history_"),
         Entry("fingerprint", "fingerprint_"),
         Entry.of_record("precision", "precision_", Precision),
@@ -121,6 +132,7 @@ class VQVAE(Estimator):
     intensity_: tuple[float, float]
     history_: dict[str, list]
     sharpening_: float
+    channels_: tuple[Channel, ...] = ()
     _codec: Codec
 
     def __init__(
@@ -155,6 +167,7 @@ class VQVAE(Estimator):
         validation_data: npt.ArrayLike | None = None,
         affine: npt.ArrayLike | None = None,
         suffix: str | None = None,
+        channels: Sequence[Channel] = (),
         masks: npt.ArrayLike | None = None,
         background: float = 1.0,
         patch: int | Sequence[int] | None = None,
@@ -181,6 +194,10 @@ class VQVAE(Estimator):
             From voxels to millimetres, ``(4, 4)``; kept with the model.
         suffix : str, optional
             BIDS suffix, such as T1w; kept with the model.
+        channels : sequence of Channel
+            What the channels are, as ``load_volumes(..., channels=[...])`` returns it;
+            kept with the model. Labels have a loss of their own, and what is decoded is
+            one label or none in each voxel.
         masks : array_like, optional
             What matters on the images, ``(n, *space)``, if ``background`` is not 1.
             Default: where they are brighter than the darkest voxel of all.
@@ -215,6 +232,7 @@ class VQVAE(Estimator):
             validation_data = checks.check_validation(validation_data, images.shape)
         masks = checks.check_masks(masks, background, images.shape[:-1])
         affine = None if affine is None else check_affine(affine)
+        check_columns(channels, images.shape[-1])
         chosen, patch, resolved, initial = self._plan_fit(
             images.shape, init, patch, options
         )
@@ -224,7 +242,7 @@ class VQVAE(Estimator):
         self.precision_ = log_precision(resolved.precision)
         self.sharpening_ = 0.0
         self.shape_ = images.shape[1:]
-        self.affine_, self.suffix_ = affine, suffix
+        self.affine_, self.suffix_, self.channels_ = affine, suffix, tuple(channels)
         self.intensity_ = survey.low, survey.high
         self.fingerprint_ = survey.fingerprint
         self._fitted_with = chosen
@@ -232,7 +250,14 @@ class VQVAE(Estimator):
         if augment is None:
             augment = _presets.of_rank(images.ndim - 2).augment
         data = TrainingData(
-            images, survey, size, validation_data, masks, background, augment
+            images,
+            survey,
+            size,
+            validation_data,
+            masks,
+            background,
+            augment,
+            self.channels_,
         )
         with _backend.spread(resolved.strategy):
             self._build()
@@ -274,6 +299,7 @@ class VQVAE(Estimator):
         *,
         affine: npt.ArrayLike | None = None,
         suffix: str | None = None,
+        channels: Sequence[Channel] = (),
     ) -> Self:
         """Be for other images than those of the training, and learn nothing of them.
 
@@ -282,8 +308,8 @@ class VQVAE(Estimator):
         images : array_like
             Images, ``(n, *space, channels)``, of any size and range, and of as many
             dimensions and channels.
-        affine, suffix
-            As of :meth:`fit`.
+        affine, suffix, channels
+            As of :meth:`fit`; labels must be those of the training.
 
         Returns
         -------
@@ -304,12 +330,16 @@ class VQVAE(Estimator):
         self._check_fitted()
         images = checks.as_array(images, rank=len(self.shape_) - 1)
         checks.check_channels("images", images, self.shape_[-1])
+        check_columns(channels, images.shape[-1])
+        if channels:
+            check_same(channels, self.channels_)
         survey = checks.check_trainable(images)
         document = {
             "shape": images.shape[1:],
             "intensity": (survey.low, survey.high),
             "affine": None if affine is None else plain(check_affine(affine)),
             "suffix": suffix,
+            "channels": to_saved(channels or self.channels_),
             "fingerprint": survey.fingerprint,
         }
         # With networks of its own: others may have those that there were.
@@ -385,7 +415,8 @@ class VQVAE(Estimator):
         space = self.shape_[:-1] if space is None else tuple(space)
         check_space(space, len(self.shape_) - 1)
         latents = checks.check_latents(latents, self.latent_shape((*space, 1)), space)
-        return self._codec.decode(latents, space, batch_size, tile, self.sharpening_)
+        images = self._codec.decode(latents, space, batch_size, tile, self.sharpening_)
+        return harden(images, self.channels_)
 
     def predict(
         self,
@@ -489,6 +520,7 @@ class VQVAE(Estimator):
 
     @classmethod
     def _expected_shapes(cls, document, shapes):
+        check_columns(from_saved(document.get("channels")), document["shape"][-1])
         return expected_shapes(document, shapes)
 
     @classmethod

@@ -1,5 +1,6 @@
-"""From outside of the package: a sampler, a bottleneck, a loss and a command."""
+"""From outside of the package: a sampler, a bottleneck, a loss, a kind of channel."""
 
+from dataclasses import dataclass
 import sys
 
 from dipy.workflows.workflow import Workflow
@@ -9,6 +10,7 @@ import numpy.testing as npt
 from dipy_ldm import VQVAE
 from dipy_ldm.autoencoder.losses import LOSSES
 from dipy_ldm.autoencoder.quantizers import BOTTLENECKS, Codebook
+from dipy_ldm.data.channels import KINDS, Channel, as_channels, split_channels
 from dipy_ldm.diffusion.samplers import SAMPLERS, Sampler
 from dipy_ldm.diffusion.schedules import uniform_time
 from dipy_ldm.workflows import cli
@@ -51,6 +53,25 @@ def test_a_loss(blobs, monkeypatch):
     vqvae = VQVAE(**TINY, loss="nothing").fit(blobs, **FIT)
     # All that is left is the codebook's.
     assert np.isfinite(vqvae.history_["loss"]).all()
+
+
+def test_a_kind_of_channel(blobs, monkeypatch):
+    @dataclass(frozen=True)
+    class Phase(Channel):
+        """Goes round once."""
+
+        kind = "phase"
+
+        def restore(self, images):
+            return 2 * np.pi * images[..., 0]
+
+    monkeypatch.setitem(KINDS, "phase", Phase)
+    records = as_channels(["phi=phase"])
+    vqvae = VQVAE(**TINY).fit(blobs, channels=records, **FIT)
+    saved = VQVAE.from_saved(vqvae.to_tensors(), vqvae.to_document())
+    assert saved.channels_ == records
+    parts = split_channels(blobs, saved.channels_)
+    npt.assert_array_equal(parts["phi"], 2 * np.pi * blobs[..., 0])
 
 
 def test_a_command(monkeypatch, capsys):

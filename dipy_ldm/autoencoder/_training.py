@@ -17,6 +17,7 @@ from dipy_ldm.autoencoder._codec import Codec, Parameters
 from dipy_ldm.autoencoder._sharpening import measure_detail, sharpening_gain
 from dipy_ldm.data._batches import batches, read_windows, window_size
 from dipy_ldm.data._checks import Survey, survey
+from dipy_ldm.data.channels import columns_of, to_saved
 from dipy_ldm.metrics import detail_correlation
 from dipy_ldm.training import _memory as memory
 from dipy_ldm.training._options import BASE_FAN_IN, Length, ResolvedOptions
@@ -96,15 +97,22 @@ class AutoencoderStage(Stage):
             masks=data.masks,
             background=data.background,
             augment=data.augment,
+            fixed=[i for c, i in self._columns() if not c.brightens],
         )
 
+    def _columns(self):
+        """List the columns of named channels, each with its channel."""
+        columns, n = columns_of(self.data.channels), self.codec.shape[-1]
+        return [(channel, i) for channel, own in columns for i in range(n)[own]]
+
     def _loss_settings(self):
-        masks = self.data.masks
+        masks, channels = self.data.masks, to_saved(self.data.channels)
         return {
             "background": plain(self.data.background),
             "augment": plain(self.data.augment),
             "masks": None if masks is None else survey(masks).fingerprint,
             "init": _serialization.checksum(self.initial) if self.initial else None,
+            **({"channels": channels} if channels else {}),
         }
 
     def affordable(self, images: np.ndarray) -> np.ndarray:
@@ -128,7 +136,12 @@ class AutoencoderStage(Stage):
                 global_clipnorm=1.0,
                 base_fan_in=BASE_FAN_IN,
             ),
-            loss=losses.reconstruction(parameters.loss, channels, self.baseline),
+            loss=losses.reconstruction(
+                parameters.loss,
+                channels,
+                self.baseline,
+                [(i, c.loss) for c, i in columns_of(self.data.channels) if c.loss],
+            ),
             metrics=[losses.error(channels)],
             auto_scale_loss=False,  # the optimizer does
         )

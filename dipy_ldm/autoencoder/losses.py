@@ -70,26 +70,58 @@ LOSSES = {
 }
 
 
-def reconstruction(name, channels, variance):
+def dice(shares, reconstructed, weights):
+    """Return one minus the overlap of labels, the mean of all of them.
+
+    The loss of :footcite:p:`Milletari2016`: squared differences over the sum of
+    squares, so that labels of few voxels count as much as others. Where a label is
+    not, one voxel of it costs half of what there is.
+
+    References
+    ----------
+    .. footbibliography::
+    """
+    axes = tuple(range(1, len(shares.shape) - 1))
+    off = ops.sum(weights * (shares - reconstructed) ** 2, axes)
+    both = ops.sum(weights * (shares**2 + reconstructed**2), axes)
+    return ops.mean(off / (both + 1), -1)
+
+
+# Losses of channels that are no intensities.
+CHANNEL_LOSSES = {"dice": dice}
+
+
+def reconstruction(name, channels, variance, parts=()):
     """Return a loss of so many channels as Keras takes it, relative to a variance.
 
     What follows the channels in ``y_true`` are weights of the voxels. Relative to the
     variance of the images the losses weigh the same, against those of the codebook, for
-    any images.
+    any images. Parts are channels of another loss, which is added: their slice, and a
+    key of ``CHANNEL_LOSSES``.
     """
     terms = choose("loss", name, LOSSES)
     variance = max(variance, 1e-12)
     # The structural one is relative by itself.
     scale = {squared: variance, structural: 1.0}
 
+    own = {i for columns, _ in parts for i in range(channels)[columns]}
+    rest = [i for i in range(channels) if i not in own]
+
     def loss(y_true, y_pred):
         images, weights = _split(y_true, channels)
-        return sum(
+        added = [
+            CHANNEL_LOSSES[part](images[..., columns], y_pred[..., columns], weights)
+            for columns, part in parts
+        ]
+        if own and rest:
+            images, y_pred = (ops.take(x, rest, axis=-1) for x in (images, y_pred))
+        common = [
             factor
             / scale.get(term, math.sqrt(variance))
             * term(images, y_pred, weights)
-            for term, factor in terms.items()
-        )
+            for term, factor in (terms.items() if rest else ())
+        ]
+        return sum(common + added)
 
     return loss
 

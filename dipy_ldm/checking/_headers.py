@@ -24,9 +24,22 @@ from dipy_ldm.checking._findings import (
 )
 from dipy_ldm.data._grid import bounding_box, choose_grid
 from dipy_ldm.data._nifti import VolumeInfo, read_headers
-from dipy_ldm.data._paths import choose_files, expand, find_volumes, rows_of_lists
-from dipy_ldm.data._plan import Task, make_plan, pair_masks, with_masks
+from dipy_ldm.data._paths import (
+    choose_entities,
+    choose_files,
+    expand,
+    find_volumes,
+    rows_of_lists,
+)
+from dipy_ldm.data._plan import (
+    Task,
+    make_plan,
+    pair_masks,
+    plan_channels,
+    with_masks,
+)
 from dipy_ldm.data._preprocessing import conform_task
+from dipy_ldm.data.channels import as_channels
 from dipy_ldm.data.volumes import conform_volumes
 
 # So many are needed for one to be other than most.
@@ -296,7 +309,7 @@ def read_volumes(
     filter: Mapping[str, str | Sequence[str]] | None = None,
     voxel_size: float | Sequence[float] | None = None,
     shape: int | Sequence[int] | None = None,
-    channels: bool = False,
+    channels: bool | Sequence[str] = False,
     mask_files: Sequence[str | Path] | None = None,
     cache_dir: str | Path | None = None,
     cache_limit: float | None = None,
@@ -307,14 +320,20 @@ def read_volumes(
     Those that can't be used, or that would spoil the grid, are told of and left out.
     Where there are none, the training finds what was made of the volumes.
     """
-    files = choose_files(find_volumes(paths), suffix, filter)
+    files = find_volumes(paths)
+    if isinstance(channels, bool):
+        files = choose_files(files, suffix, filter)
+        tasks, sentences = _read_tasks(files, channels)
+    else:
+        tasks, sentences = _put_together(choose_entities(files, filter), channels)
+        files = [task.info.file for task in tasks] or files
     with _quietly():
-        infos, complaints = read_headers(files, channels)
-        sentences = list(complaints.values())
-        if not infos:
+        if not tasks:
             return [check_files(sentences, len(files))], None
-        header_findings, kept = _check_headers(infos, verbose)
-        masked, tasks = _with_masks(files, kept, mask_files)
+        header_findings, kept = _check_headers([t.info for t in tasks], verbose)
+        good = {info.file for info in kept}
+        tasks = [task for task in tasks if task.info.file in good]
+        masked, tasks = _with_masks(files, tasks, mask_files)
         if not tasks:
             return [check_files(sentences, len(files)), *masked], None
         grid = choose_grid([task.info for task in tasks], voxel_size, shape)
@@ -322,6 +341,21 @@ def read_volumes(
         volumes, bad = _check_voxels(plan, cache_dir, cache_limit, verbose)
     findings = [check_files(sentences + bad, len(files)), *header_findings, *masked]
     return findings, None if volumes is None else _material(plan, volumes)
+
+
+def _read_tasks(files, channels):
+    """Read the headers of volumes; a sentence on each bad one."""
+    with _quietly():
+        infos, complaints = read_headers(files, channels)
+    return [Task(info) for info in infos], list(complaints.values())
+
+
+def _put_together(files, names):
+    """Put named channels together, as a training does; sentences on bad files."""
+    try:
+        return plan_channels(files, as_channels(names), skip_bad=False), []
+    except InputError as error:
+        return [], str(error).partition("\nAdd ")[0].splitlines()
 
 
 @contextmanager
@@ -353,9 +387,8 @@ def _without(items, bad):
     return [item for i, item in enumerate(items) if i not in bad]
 
 
-def _with_masks(files, infos, mask_files):
+def _with_masks(files, tasks, mask_files):
     """Pair volumes with their masks, if there are any."""
-    tasks = [Task(info) for info in infos]
     if not mask_files:
         return [], tasks
     mask_of = pair_masks(files, expand(mask_files))

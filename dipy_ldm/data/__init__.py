@@ -4,6 +4,7 @@ from dipy_ldm.data._batches import Augmentation
 from dipy_ldm.data._covariates import read_covariates
 from dipy_ldm.data._grid import Grid
 from dipy_ldm.data._nifti import read_volume, write_volume
+from dipy_ldm.data.channels import split_channels
 from dipy_ldm.data.images import load_images
 from dipy_ldm.data.mnist import load_mnist
 from dipy_ldm.data.volumes import load_volumes
@@ -16,5 +17,6 @@ __all__ = [
     "load_volumes",
     "read_covariates",
     "read_volume",
+    "split_channels",
     "write_volume",
 ]

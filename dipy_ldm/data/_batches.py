@@ -112,11 +112,13 @@ def batches(
     masks: np.ndarray | None = None,
     background: float = 1.0,
     augment: Augmentation | None = None,
+    fixed: Sequence[int] = (),
 ) -> Batches:
     """Draw batches without end, in a new order every epoch.
 
     Images are read when their batch is drawn, and only what is needed of them: a
-    mapped file may be far larger than the memory.
+    mapped file may be far larger than the memory. Brightness and contrast of the
+    ``fixed`` channels stay.
 
     Shapes: images ``(n, *space, channels)``, masks ``(n, *space, 1)``, result
     ``(images, images)``.
@@ -137,7 +139,9 @@ def batches(
         corners = np.floor(numbers[:, 3:] * (slack + 1)).astype(int) - augment.shift
         windows = read_windows(images, index, corners, size)
         batch = scaled_to(windows, bounds)
-        batch = _mirror(_brighten(batch, numbers, augment.intensity), numbers, augment)
+        brightened = _brighten(batch, numbers, augment.intensity)
+        brightened[..., fixed] = batch[..., fixed]
+        batch = _mirror(brightened, numbers, augment)
         inputs = batch
         if augment.noise > 0:
             noise = _noise(streams, (*size, channels), augment.noise)

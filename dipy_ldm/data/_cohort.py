@@ -17,7 +17,8 @@ class Cohort(NamedTuple):
     subjects, both in the order of the images; each is None where there are none. Units
     of conditions, and what their levels mean, are by the names of the conditions. The
     suffix is BIDS' word for what kind of scans they are, such as T1w. Sources are the
-    source images, ``(n, *space, channels)``.
+    source images, ``(n, *space, channels)``, and channels say what those of the
+    images are, where they have names.
     """
 
     images: np.ndarray
@@ -29,6 +30,7 @@ class Cohort(NamedTuple):
     meanings: dict[str, dict[str, str]] | None = None
     suffix: str | None = None
     sources: np.ndarray | None = None
+    channels: Sequence = ()
 
     @property
     def shape(self):

@@ -242,7 +242,7 @@ def _with_equal_channels(infos, complaints):
 
 
 # The field has 80 bytes, and some readers look for a zero at the end.
-_DESCRIPTION_BYTES = 79
+_DESCRIPTION_BYTES, _INTENT_BYTES = 79, 15
 # Nothing that is measured is so large, and twice as much fits into float32.
 _MAX_VALUE = 1e37
 DTYPES = {
@@ -329,8 +329,12 @@ def write_volume(
     description: str = "",
     comment: str = "",
     ready: Callable | None = None,
+    intent: tuple[str, str] = ("none", ""),
 ) -> None:
     """Write a volume to a NIfTI-1 file, whole or not at all.
+
+    Whole numbers that fit into the type are written as they are, without scaling. The
+    intent is a code of NIfTI, and a name.
 
     Shapes: data ``(x, y, z)``.
     """
@@ -340,6 +344,7 @@ def write_volume(
         raise InputError(f"{path} must end in .nii or .nii.gz; rename it.")
     image = _image(np.asarray(data), np.asarray(affine, float), dtype)
     image.header["descrip"] = description.encode()[:_DESCRIPTION_BYTES]
+    image.header.set_intent(intent[0], (), intent[1][:_INTENT_BYTES])
     if comment:
         extension = nib.nifti1.Nifti1Extension("comment", comment.encode())
         image.header.extensions.append(extension)
@@ -430,6 +435,8 @@ def _scaling(data, dtype):
         return 1.0, 0.0
     limits = np.iinfo(dtype)
     low, high = min(data.min(), 0), max(data.max(), 0)
+    if data.dtype.kind in "iu" and limits.min <= low and high <= limits.max:
+        return 1.0, 0.0
     if limits.min == 0:
         slope, intercept = (high - low) / limits.max, low
     else:

@@ -239,9 +239,7 @@ def choose_files(
     cure: str = "choose with `suffix`",
 ) -> list[Path]:
     """Filter scans by suffix and entities, and log what is taken."""
-    chosen = list(files)
-    for key, allowed in (values or {}).items():
-        chosen = _choose(chosen, key, allowed, partial(_entity_value, key=key))
+    chosen = choose_entities(files, values)
     if suffixes:
         chosen = _choose(chosen, "suffix", suffixes, suffix)
     kinds = Counter(filter(None, map(suffix, chosen)))
@@ -256,6 +254,24 @@ def choose_files(
     if excluded := Counter(map(suffix, files)) - Counter(map(suffix, chosen)):
         logger.info("left out by their names: %s", _counts(excluded))
     return chosen
+
+
+def choose_entities(
+    files: Sequence[Path], values: Mapping[str, str | Sequence[str]] | None
+) -> list[Path]:
+    """Choose files by the entities of their names."""
+    chosen = list(files)
+    for key, allowed in (values or {}).items():
+        chosen = _choose(chosen, key, allowed, partial(_entity_value, key=key))
+    return chosen
+
+
+def choose_named(files: Sequence[Path], name: str) -> list[Path]:
+    """Choose the files of a channel, by their suffix or an entity such as desc-FA."""
+    key, dash, value = name.partition("-")
+    if not dash:
+        return _choose(files, "suffix", name, suffix)
+    return _choose(files, key, value, partial(_entity_value, key=key))
 
 
 def _choose(files, key, allowed, value_of):

@@ -4,16 +4,19 @@ from collections.abc import Mapping, Sequence
 import logging
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import listed
 from dipy_ldm.data._cohort import draw_order
 from dipy_ldm.data._grid import Grid, same_grid
 from dipy_ldm.data._nifti import VolumeInfo, check_headers, refuse_files
-from dipy_ldm.data._paths import entity
+from dipy_ldm.data._paths import choose_named, entity
 from dipy_ldm.data._table_rows import find_subjects
 from dipy_ldm.data._tables import Row
+
+if TYPE_CHECKING:
+    from dipy_ldm.data.channels import Channel
 
 logger = logging.getLogger("dipy_ldm")
 
@@ -25,12 +28,14 @@ class Task(NamedTuple):
     """A volume to be brought to a grid, with what belongs to it.
 
     ``info`` and ``source`` are what headers say (:class:`VolumeInfo`), ``mask`` is a
-    file on the volume's own grid; each but the first may be None.
+    file on the volume's own grid; each but the first may be None. ``parts`` are the
+    named channels, if there are any, each with its file.
     """
 
     info: VolumeInfo
     mask: Path | None = None
     source: VolumeInfo | None = None
+    parts: tuple = ()
 
 
 def with_masks(
@@ -75,6 +80,57 @@ def _refuse_none(pairs, kind):
     if not pairs:
         raise InputError(f"no good volume has a good {kind}; fix those named above.")
     return pairs
+
+
+def plan_channels(
+    files: Sequence[Path], channels: "Sequence[Channel]", skip_bad: bool
+) -> list[Task]:
+    """Put named channels of one subject and session together, and check the headers."""
+    sets = _complete(files, [channel.name for channel in channels])
+    every = [file for files_of_one in sets for file in files_of_one]
+    good = {info.file: info for info in check_headers(every, skip_bad=skip_bad)[0]}
+    sets = [one for one in sets if all(file in good for file in one)]
+    if not sets:
+        raise InputError("no subject has good files of all channels; mend those above.")
+    learnt = [c.learn(files_of) for c, files_of in zip(channels, zip(*sets))]
+    return [Task(good[one[0]], parts=tuple(zip(learnt, one))) for one in sets]
+
+
+def _complete(files, names):
+    """Return the files of each subject and session that has all channels."""
+    file_of: dict[tuple, dict[str, Path]] = {}
+    for name in names:
+        for file in choose_named(files, name):
+            own = file_of.setdefault((entity(file, "sub"), entity(file, "ses")), {})
+            if entity(file, "sub") is None:
+                raise InputError(
+                    f"{file} has no sub- in its name, by which channels are put "
+                    "together; rename it."
+                )
+            if name in own:
+                raise InputError(
+                    f"{own[name]} and {file} are both the {name} of one subject and "
+                    "session; choose with `filter`."
+                )
+            own[name] = file
+    lacking = [
+        f"{'_'.join(filter(None, key))} (no {' and no '.join(missing)})"
+        for key, own in file_of.items()
+        if (missing := [name for name in names if name not in own])
+    ]
+    n, all_of = len(file_of) - len(lacking), listed(names)
+    sentence = (
+        f"{n} of {len(file_of)} subjects (or their sessions) have all of {all_of}"
+    )
+    if not n:
+        raise InputError(f"{sentence}: {listed(lacking)}; add what is missing.")
+    if lacking:
+        logger.warning("%s; left out: %s.", sentence, listed(lacking))
+    else:
+        logger.info("%s.", sentence)
+    return [
+        [own[n] for n in names] for own in file_of.values() if len(own) == len(names)
+    ]
 
 
 def pair_sources(files: Sequence[Path], sources: Sequence[Path]) -> dict[Path, Path]:
@@ -174,7 +230,19 @@ class Plan(NamedTuple):
         """All files that are read."""
         masks = [task.mask for task in self.tasks if task.mask]
         sources = [task.source.file for task in self.tasks if task.source]
-        return [info.file for info in self.infos] + masks + sources
+        parts = [file for task in self.tasks for _, file in task.parts[1:]]
+        return [info.file for info in self.infos] + masks + sources + parts
+
+    @property
+    def channels(self):
+        """Records of the channels; none where they have no names."""
+        return tuple(channel for channel, _ in self.tasks[0].parts)
+
+    @property
+    def columns(self):
+        """Channels of images, as networks see them."""
+        widths = [channel.width for channel in self.channels]
+        return sum(widths) or self.infos[0].channels
 
     @property
     def source_channels(self):
@@ -185,7 +253,7 @@ class Plan(NamedTuple):
     @property
     def shape(self):
         """Shape of all images, ``(n, x, y, z, channels)``, if none turns out bad."""
-        return (len(self.infos), *self.grid.shape, self.infos[0].channels)
+        return (len(self.infos), *self.grid.shape, self.columns)
 
     @property
     def affine(self):

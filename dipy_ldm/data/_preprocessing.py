@@ -150,13 +150,18 @@ def conform_voxels(
             "affine in mm, or give a smaller `voxel_size`."
         )
     image = conform(scaled, affine, grid)
+    refuse_empty(file, image, grid)
+    return image, Origin(Path(file), data, affine, grid, intensities)
+
+
+def refuse_empty(file: str | Path, image: np.ndarray, grid: Grid) -> None:
+    """Refuse a volume of which nothing is on the grid."""
     if image.min() == image.max():
         raise InputError(
             f"{file} has nothing on the grid (shape {grid.shape} from "
             f"{np.round(grid.affine[:3, 3], 1).tolist()} mm); check its affine, or "
             "give a larger `shape`."
         )
-    return image, Origin(Path(file), data, affine, grid, intensities)
 
 
 def restore_file(image: np.ndarray, origin: Origin) -> np.ndarray:
@@ -188,13 +193,24 @@ def conform_source(
     """
     if not labels:
         return conform_file(file, grid, channels)[0]
+    data, affine = read_labels(file, channels, "leave `source_labels` out")
+    return conform_labels(data, affine, grid).astype("int32")
+
+
+def read_labels(
+    file: str | Path, channels: bool = False, cure: str = "name its channel otherwise"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Read a segmentation and its affine.
+
+    Shapes: data ``(x, y, z, channels)``.
+    """
     data, affine = read_volume(file, channels)
     if (data != np.rint(data)).any():
         raise InputError(
             f"{file} has numbers that are not whole: it is no segmentation; give one, "
-            "or leave `source_labels` out."
+            f"or {cure}."
         )
-    return conform_labels(data, affine, grid).astype("int32")
+    return data, affine
 
 
 def conform_task(
@@ -204,8 +220,12 @@ def conform_task(
 
     Shapes: result ``(*grid.shape, channels)``.
     """
-    info, mask, source = task
-    arrays = [conform_file(info.file, grid, channels=info.channels > 1)[0]]
+    info, mask, source, parts = task
+    if parts:
+        images = [channel.read(file, grid) for channel, file in parts]
+        arrays = [np.concatenate(images, -1)]
+    else:
+        arrays = [conform_file(info.file, grid, channels=info.channels > 1)[0]]
     if mask is not None:
         arrays.append(_conform_mask(mask, info.affine, grid))
     if source is not None:

@@ -22,6 +22,7 @@ from dipy_ldm.data._covariates import Covariates, coarsened, read_covariates, su
 from dipy_ldm.data._grid import Grid, choose_grid
 from dipy_ldm.data._nifti import check_headers, refuse_files
 from dipy_ldm.data._paths import (
+    choose_entities,
     choose_files,
     entity,
     expand,
@@ -34,12 +35,14 @@ from dipy_ldm.data._plan import (
     make_plan,
     pair_masks,
     pair_sources,
+    plan_channels,
     with_masks,
     with_sources,
 )
 from dipy_ldm.data._preprocessing import conform_task
 from dipy_ldm.data._table_rows import find_subjects, join_rows
 from dipy_ldm.data._tables import Row
+from dipy_ldm.data.channels import Channel, as_channels, to_saved
 
 __all__ = ["Volumes", "load_volumes"]
 
@@ -74,6 +77,8 @@ class Volumes(_Fields):
 
     # Rows of lists that named the volumes, by absolute paths.
     listed: Mapping[str, list[Row]] = MappingProxyType({})
+    #: Records of named channels, in the order of the last axis.
+    channels: tuple[Channel, ...] = ()
 
     @property
     def subjects(self):
@@ -154,7 +159,7 @@ def load_volumes(
     voxel_size: float | Sequence[float] | None = None,
     shape: int | Sequence[int] | None = None,
     grid: Grid | None = None,
-    channels: bool = False,
+    channels: bool | Sequence[str | Channel] = False,
     mask_files: Sequence[str | Path] | None = None,
     source_files: Sequence[str | Path] | None = None,
     source_labels: bool = False,
@@ -188,8 +193,12 @@ def load_volumes(
         Of the grid, one number or three. None is for what holds all volumes.
     grid : Grid, optional
         The grid itself, such as that of a model, instead of its voxel size and shape.
-    channels : bool
-        Whether a fourth axis of the files is one of channels.
+    channels : bool or sequence of str
+        Whether a fourth axis of the files is one of channels. Or names of channels that
+        have files of their own, such as ``["T1w", "T2w", "dseg"]``, as of
+        :func:`dipy_ldm.data.channels.as_channels`: those of one subject and session are
+        put together, on the grid of the first; subjects without all of them are left
+        out.
     mask_files : sequence of str or Path, optional
         Masks, as `paths`: one for each volume, on its grid, in order or, where the
         ``sub-`` and ``ses-`` of all names tell otherwise, by these.
@@ -262,8 +271,16 @@ def plan_volumes(
     shuffle=False,
 ) -> Plan:
     """Read the headers of volumes, and choose their grid, as :func:`load_volumes`."""
-    files = choose_files(find_volumes(paths, generated), suffix, filter)
-    tasks = [Task(info) for info in check_headers(files, channels, skip_bad)[0]]
+    files = find_volumes(paths, generated)
+    if isinstance(channels, bool):
+        files = choose_files(files, suffix, filter)
+        tasks = [Task(info) for info in check_headers(files, channels, skip_bad)[0]]
+    else:
+        if suffix:
+            raise InputError("channels have suffixes of their own; leave out `suffix`.")
+        files = choose_entities(files, filter)
+        tasks = plan_channels(files, as_channels(channels), skip_bad)
+        files, channels = [task.info.file for task in tasks], False
     if mask_files is not None:
         mask_of = pair_masks(files, expand(mask_files))
         tasks = with_masks(tasks, mask_of, skip_bad)
@@ -334,6 +351,8 @@ def _key(plan):
         "channels": plan.infos[0].channels > 1,
         "masks": plan.tasks[0].mask is not None,
     }
+    if plan.channels:
+        settings["named"] = to_saved(plan.channels)
     if channels := plan.source_channels:
         settings["sources"] = [channels, plan.labels]
     return cache.make_key(plan.files, settings)
@@ -354,7 +373,7 @@ def _open(folder, plan):
     refuse_files(complaints, len(kept), plan.skip_bad)
     masks, sources = arrays.get("masks"), arrays.get("sources")
     volumes = Volumes(arrays["images"], masks, plan.grid.affine, files, sources)
-    volumes.listed = plan.listed
+    volumes.listed, volumes.channels = plan.listed, plan.channels
     return volumes
 
 
@@ -419,7 +438,7 @@ def _fill(folder, plan, verbose):
 def _arrays(plan):
     """List the arrays: what each voxel has, and of which type."""
     task = plan.tasks[0]
-    arrays: dict[str, tuple] = {"images": ((task.info.channels,), "float32")}
+    arrays: dict[str, tuple] = {"images": ((plan.columns,), "float32")}
     if task.mask is not None:
         arrays["masks"] = ((), "uint8")
     if task.source is not None:

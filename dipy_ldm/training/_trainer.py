@@ -47,6 +47,7 @@ class TrainingData(NamedTuple):
     masks: np.ndarray | None = None
     background: float = 1.0
     augment: Augmentation | None = None
+    channels: tuple = ()
 
     def settings(self) -> dict:
         """Return all on which the result of every stage depends."""

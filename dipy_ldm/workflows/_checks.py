@@ -29,7 +29,7 @@ from dipy_ldm.data._paths import holds_volumes, rows_of_lists
 from dipy_ldm.nn import _building as building
 from dipy_ldm.training import resolve
 from dipy_ldm.workflows import _inputs as inputs, _training as training
-from dipy_ldm.workflows._options import sizes_of, with_options
+from dipy_ldm.workflows._options import parse_channels, sizes_of, with_options
 from dipy_ldm.workflows._outputs import write_page
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,11 @@ def _look_at_volumes(options):
             sections["Conditions"] = _of_tables(
                 conditions, material.files, listed, steps
             )
-        sections["Images"] = check_images(material, verbose=True)
+        # Named channels are compared by the first of them.
+        named = parse_channels(options.channels) not in (True, False)
+        columns = slice(1) if named else slice(None)
+        shown = material._replace(images=material.images[..., columns])
+        sections["Images"] = check_images(shown, verbose=True)
     return sections, material
 
 

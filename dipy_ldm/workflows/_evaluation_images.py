@@ -18,6 +18,7 @@ from dipy_ldm.data._covariates import read_covariates
 from dipy_ldm.data._grid import Grid, same_grid
 from dipy_ldm.data._paths import entity, find_volumes, holds_volumes, rows_of_lists
 from dipy_ldm.data._table_rows import find_subjects
+from dipy_ldm.data.channels import from_saved
 from dipy_ldm.data.images import read_images
 from dipy_ldm.data.volumes import conform_volumes, plan_volumes
 from dipy_ldm.workflows._conditions import count_refused, requested_conditions_of
@@ -81,7 +82,8 @@ def read_for(
             f"{kinds[not of_volumes]}; give files like its training data."
         )
     if of_volumes:
-        choice |= {"channels": channels, "generated": generated}
+        named = from_saved(document.get("channels"))
+        choice |= {"channels": named or channels, "generated": generated}
         if source_files is not None:
             labels = bool(document["source"]["labels"])
             choice |= {"source_files": source_files, "source_labels": labels}
@@ -147,7 +149,7 @@ def _volumes(document, paths, option, choice, cache_dir):
     shape = document["shape"]
     grid = Grid(tuple(shape[:3]), require_affine(document["affine"]))
     plan = plan_volumes(paths, grid=grid, shuffle=True, **choice)
-    n_channels = plan.infos[0].channels
+    n_channels = plan.columns
     if n_channels != shape[3]:
         raise InputError(
             f"the model is of {shape[3]} channels, and the volumes of `{option}` have "
@@ -166,6 +168,11 @@ def _volumes(document, paths, option, choice, cache_dir):
             f"grids than the model's ({size}), and were brought to it."
         )
         logger.info("%s", notes[0])
+    if labels := [c.name for c in plan.channels if c.kind == "labels"]:
+        notes.append(
+            f"Figures are of all channels together; each label of {listed(labels)} "
+            "counts as a channel of 0 and 1."
+        )
     volumes = conform_volumes(plan, cache_dir=cache_dir, verbose=True)
     files = [Path(file) for file in volumes.files]
     places = [(file, 0) for file in files]

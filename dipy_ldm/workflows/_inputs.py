@@ -21,6 +21,7 @@ from dipy_ldm.data.images import read_images
 from dipy_ldm.data.volumes import conform_volumes, plan_volumes
 from dipy_ldm.workflows._options import (
     one_or_more,
+    parse_channels,
     parse_filter,
     parse_names,
     parse_steps,
@@ -60,7 +61,8 @@ def plan(
         planned = plan_volumes(input_files, shuffle=True, **options)
         files = [info.file for info in planned.infos]
         cohort = Cohort(np.arange(len(files)), None, planned.affine)
-        cohort = cohort._replace(subjects=planned.subjects, suffix=common_suffix(files))
+        kinds = {"suffix": common_suffix(files), "channels": planned.channels}
+        cohort = cohort._replace(subjects=planned.subjects, **kinds)
         cohort = _add_conditions(
             cohort, conditions, files, rows_of_lists(input_files), steps
         )
@@ -99,7 +101,7 @@ def grid_options(options: SimpleNamespace) -> dict[str, Any]:
         "filter": parse_filter(options.filter),
         "voxel_size": one_or_more(options.voxel_size),
         "shape": one_or_more(options.shape),
-        "channels": options.channels,
+        "channels": parse_channels(options.channels),
     }
 
 

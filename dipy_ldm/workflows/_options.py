@@ -105,6 +105,13 @@ def parse_names(words: str | Iterable[str] | None) -> list[str]:
     return list(dict.fromkeys(_parts(words)))
 
 
+def parse_channels(words: bool | list[str] | None) -> bool | list[str]:
+    """Read names of channels; without one, they are along a fourth axis."""
+    if words is None or isinstance(words, bool):
+        return bool(words)
+    return _parts(words) or True
+
+
 def parse_steps(words: str | Iterable[str] | None) -> dict[str, float]:
     """Read to which steps numbers are rounded."""
     steps = {}

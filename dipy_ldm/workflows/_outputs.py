@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 import hashlib
 import json
 import logging
@@ -18,6 +19,7 @@ from dipy_ldm import __version__
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.files import flush, make_folder, replacing
 from dipy_ldm.data._nifti import write_volume
+from dipy_ldm.data.channels import Channel, columns_of
 
 if TYPE_CHECKING:  # they take seconds to import
     from dipy_ldm.latent_diffusion import LatentDiffusion
@@ -188,7 +190,12 @@ def sidecar(path: Path) -> Path:
 
 
 def write_with_sidecar(
-    path: Path, volume: np.ndarray, affine: np.ndarray, dtype: str, facts: dict
+    path: Path,
+    volume: np.ndarray,
+    affine: np.ndarray,
+    dtype: str,
+    facts: dict,
+    intent: tuple[str, str] = ("none", ""),
 ) -> None:
     """Write a volume and its sidecar.
 
@@ -196,7 +203,29 @@ def write_with_sidecar(
     """
     with sidecar_first(path, facts) as ready:
         header_texts = describe(facts), comment(facts)
-        write_volume(path, volume, affine, dtype, *header_texts, ready)
+        write_volume(path, volume, affine, dtype, *header_texts, ready, intent)
+
+
+def write_sample(
+    files: Sequence[Path],
+    volume: np.ndarray,
+    affine: np.ndarray,
+    dtype: str,
+    facts: dict,
+    channels: Sequence[Channel],
+) -> None:
+    """Write a volume, and each of its named channels to a file of its own.
+
+    Shapes: volume ``(x, y, z, channels)``.
+    """
+    if not channels:
+        write_with_sidecar(files[0], volume, affine, dtype, facts)
+    for file, (channel, columns) in zip(files, columns_of(channels)):
+        values = channel.restore(volume[..., columns])
+        own = facts | channel.facts()
+        kind = channel.intent, channel.name
+        channel.write_table(partial(write_text, sidecar(file).with_suffix(".tsv")))
+        write_with_sidecar(file, values, affine, channel.dtype or dtype, own, kind)
 
 
 def describe(facts: dict) -> str:
@@ -207,6 +236,8 @@ def describe(facts: dict) -> str:
     )
     if "Sample" in facts:
         description += f", sample {facts['Sample']}"
+    if "Channel" in facts:
+        description += f", {facts['Channel']}"
     return description
 
 

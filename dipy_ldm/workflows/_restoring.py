@@ -18,7 +18,7 @@ from tqdm import tqdm
 from dipy_ldm import _serialization
 from dipy_ldm._utils.checks import InputError, choose
 from dipy_ldm._utils.cluster import Cluster
-from dipy_ldm._utils.values import parse_conditions
+from dipy_ldm._utils.values import listed, parse_conditions
 from dipy_ldm.data._grid import Grid, conform, restore
 from dipy_ldm.data._nifti import VolumeInfo, check_headers, is_whole, write_changed
 from dipy_ldm.data._paths import choose_files, find_volumes, suffix
@@ -157,6 +157,13 @@ def _find_model(model_file, verb):
         raise InputError(
             f"{model_file} is a model of two-dimensional images; {verb} them with "
             f"LatentDiffusion.{verb}, or give a model of volumes."
+        )
+    if channels := document.get("channels"):
+        names = listed(channel["name"] for channel in channels)
+        raise InputError(
+            f"{model_file} has the channels {names}, each in a file of its own, and "
+            f"this command takes one file; {verb} what load_volumes returns with "
+            f"LatentDiffusion.{verb}."
         )
     return path, Grid(tuple(shape[:3]), require_affine(affine)), shape[-1]
 

@@ -1,6 +1,6 @@
 """Where samples go: beside one another, or into a BIDS derivatives dataset."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 import csv
 import io
@@ -16,6 +16,7 @@ from dipy_ldm._conditions import Condition, from_saved
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.files import claimed, make_folder
 from dipy_ldm.data._tables import as_text
+from dipy_ldm.data.channels import from_saved as channels_from
 from dipy_ldm.workflows._conditions import requested_conditions_in
 from dipy_ldm.workflows._outputs import sidecar, write_text
 from dipy_ldm.workflows._restoring import beside, name_outputs
@@ -23,36 +24,44 @@ from dipy_ldm.workflows._sources import SourceInputs
 
 
 class Samples(NamedTuple):
-    """Files of samples."""
+    """Files of samples, one for each named channel."""
 
-    names: list[Path]
+    names: list[list[Path]]
     log: Path
     picture: Path | None = None
     dataset: Path | None = None
     described: dict[str, dict] = {}
+    ignored: tuple[str, ...] = ()
 
     @classmethod
     def beside(
-        cls, stem: Path, numbers: range, of_volumes: bool, one_of_several: bool
+        cls, stem: Path, numbers: range, document: dict, one_of_several: bool
     ) -> Self:
         """Name files that begin with a stem."""
         own = _numbered(stem, numbers.start) if one_of_several else stem
         names = (
-            [_beside(_numbered(stem, number), ".nii.gz") for number in numbers]
-            if of_volumes
-            else [_beside(own, ".npz")]
+            [_of_channels(_numbered(stem, number), document) for number in numbers]
+            if len(document["shape"]) == 4
+            else [[_beside(own, ".npz")]]
         )
         return cls(names, stem, _beside(own, ".png"))
 
     @classmethod
     def named_after(
-        cls, sources: SourceInputs, stem: Path, numbers: range, one_of_several: bool
+        cls,
+        sources: SourceInputs,
+        stem: Path,
+        numbers: range,
+        document: dict,
+        one_of_several: bool,
     ) -> Self:
         """Name outputs after their source images."""
         outputs = name_outputs(sources.files, stem, "generate")
-        names = [outputs[file] for file in sources.own]
+        stems = [outputs[file] for file in sources.own]
         if len(numbers) > 1:
-            names = [beside(n, f"-{i:04d}") for n in names for i in numbers]
+            stems = [beside(n, f"-{i:04d}") for n in stems for i in numbers]
+        stems = [path.with_name(path.name.removesuffix(".nii.gz")) for path in stems]
+        names = [_of_channels(path, document) for path in stems]
         return cls(names, stem, None if one_of_several else _beside(stem, ".png"))
 
     @classmethod
@@ -67,18 +76,26 @@ class Samples(NamedTuple):
         """Name files of a dataset, as BIDS has derivatives."""
         if len(document["shape"]) != 4:
             raise InputError("`bids` is for volumes; leave it out for images.")
-        suffix = check_suffix(suffix, document.get("suffix"))
+        channels = channels_from(document.get("channels"))
+        if suffix and channels:
+            raise InputError("channels have suffixes of their own; leave out `suffix`.")
+        kinds = [(c.suffix or c.name.rpartition("-")[2], c.name) for c in channels]
+        kinds = kinds or [(check_suffix(suffix, document.get("suffix")), "")]
         refuse_other_dataset(flow, root)
-        names = [scan_path(root, number, suffix) for number in numbers]
+        names = [[scan_path(root, i, *kind) for kind in kinds] for i in numbers]
         described = describe_columns(from_saved(document["conditions"]))
-        return cls(names, root / "code" / "samples", None, root, described)
+        # BIDS has no suffix for maps of diffusion yet.
+        ignored = tuple(f"*_{c.ending}.*" for c in channels if c.suffix == "dwimap")
+        log = root / "code" / "samples"
+        return cls(names, log, None, root, described, ignored)
 
     @property
     def paths(self):
         """All files that will be written and must not be there, but for logs."""
-        volumes = [name for name in self.names if name.suffix == ".gz"]
+        files = [file for own in self.names for file in own]
+        volumes = [file for file in files if file.suffix == ".gz"]
         pictures = [] if self.picture is None else [self.picture]
-        return [*self.names, *map(sidecar, volumes), *pictures]
+        return [*files, *map(sidecar, volumes), *pictures]
 
     @property
     def cure(self):
@@ -90,8 +107,8 @@ class Samples(NamedTuple):
     def being_written(self) -> Iterator[None]:
         """Make the folders of the files and, in the end, write a dataset's table."""
         if self.dataset is not None:
-            begin_dataset(self.dataset)
-        for folder in {name.parent for name in self.names}:
+            begin_dataset(self.dataset, self.ignored)
+        for folder in {file.parent for own in self.names for file in own}:
             make_folder(folder)
         try:
             yield
@@ -120,11 +137,18 @@ def _numbered(stem, number):
     return _beside(stem, f"-{number:04d}")
 
 
+def _of_channels(stem, document):
+    """Name the files of a sample, one for each channel that has a name."""
+    channels = channels_from(document.get("channels"))
+    ends = [f"_{channel.ending}" for channel in channels] or [""]
+    return [_beside(stem, f"{end}.nii.gz") for end in ends]
+
+
 _VERSION = "1.10.0"
 _ID = "participant_id"
 _LABEL = "sub-S"
 # Folders of what is no image of anatomy.
-_FOLDERS = {"dwi": "dwi", "pet": "pet"}
+_FOLDERS = {"dwi": "dwi", "dwimap": "dwi", "pet": "pet"}
 _README = """\
 Synthetic volumes: none of them is a scan, and no row of participants.tsv is a person.
 Its columns are the requested conditions, which need not be what the volumes show; n/a
@@ -133,11 +157,14 @@ generated with.
 """
 
 
-def scan_path(root: Path, number: int, suffix: str) -> Path:
-    """Name the file of a generated volume."""
+def scan_path(root: Path, number: int, suffix: str, channel: str = "") -> Path:
+    """Name the file of a generated volume, or of a channel of it."""
     name = f"{_LABEL}{number:04d}"
     folder = root / name / _FOLDERS.get(suffix, "anat")
-    return folder / f"{name}_desc-synthetic_{suffix}.nii.gz"
+    entities = [channel] if "-" in channel else []
+    if not channel.startswith("desc-"):
+        entities.append("desc-synthetic")
+    return folder / f"{'_'.join([name, *entities, suffix])}.nii.gz"
 
 
 def check_suffix(suffix: str | None, model_suffix: str | None) -> str:
@@ -192,8 +219,11 @@ def _is_from_dipy_ldm(root):
     return description.get("DatasetType") == "derivative" and "dipy_ldm" in names
 
 
-def begin_dataset(root: Path) -> None:
-    """Make the folder of a dataset and write its description, unless it exists."""
+def begin_dataset(root: Path, ignored: Sequence[str] = ()) -> None:
+    """Make the folder of a dataset and write its description, unless it exists.
+
+    Validators are told which names of files are not those of BIDS.
+    """
     make_folder(root)
     if _is_from_dipy_ldm(root):
         return
@@ -203,6 +233,8 @@ def begin_dataset(root: Path) -> None:
         "DatasetType": "derivative",
         "GeneratedBy": [{"Name": "dipy_ldm", "Version": __version__}],
     }
+    if ignored:
+        write_text(root / ".bidsignore", "\n".join([*ignored, ""]))
     _write_json(root / _DATASET_FILES[0], document)
     write_text(root / "README", _README)
 
@@ -232,7 +264,7 @@ def _samples(root):
     """Yield each sample with its requested conditions, in order."""
     folders = (path for path in root.glob(f"{_LABEL}*") if path.is_dir())
     for folder in sorted(folders, key=lambda path: (len(path.name), path.name)):
-        for scan in sorted(folder.glob("*/*_desc-synthetic_*.nii.gz"))[:1]:
+        for scan in sorted(folder.glob("*/*_desc-*.nii.gz"))[:1]:
             # One without its JSON is just being written.
             yield folder.name, requested_conditions_in(scan)
 

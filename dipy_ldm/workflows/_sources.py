@@ -1,6 +1,6 @@
 """Source images of a command."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -110,7 +110,7 @@ class SourcePairs(NamedTuple):
 
 
 def pieces(
-    sources: SourceInputs | None, names: list[Path], numbers: range, at_once: int
+    sources: SourceInputs | None, names: Sequence, numbers: range, at_once: int
 ) -> Iterator[tuple]:
     """Yield the source, names and numbers of each batch of samples, in order."""
     files: list[Any] = [None] if sources is None else [*sources.own]

@@ -89,6 +89,7 @@ class Recipe(NamedTuple):
                 validation_data=validation.get("images"),
                 affine=cohort.affine,
                 suffix=cohort.suffix,
+                channels=cohort.channels,
                 masks=cohort.masks,
                 checkpoint=checkpoints[0],
                 callbacks=[callbacks[0], *loggers[0]],
@@ -96,7 +97,12 @@ class Recipe(NamedTuple):
                 **self.of_vqvae,
             )
         else:
-            self.vqvae.adapt(cohort.images, affine=cohort.affine, suffix=cohort.suffix)
+            self.vqvae.adapt(
+                cohort.images,
+                affine=cohort.affine,
+                suffix=cohort.suffix,
+                channels=cohort.channels,
+            )
         model = self.model.fit(
             cohort.images,
             cohort.conditions,
@@ -201,11 +207,13 @@ class Report:
         images: np.ndarray,
         affine: np.ndarray | None,
         sources: np.ndarray | None = None,
+        channels: Sequence = (),
     ) -> None:
         self.history_path = history_path
         self.picture_path = picture_path
         self.images = images if affine is None else images[:4]
         self.affine = affine
+        self.channels = channels
         self.sources = None if sources is None else sources[: len(self.images)]
         self.histories: dict[str, dict] = {}
         self.pairs: tuple | None = None
@@ -256,7 +264,9 @@ class Report:
     def _flat(self, images):
         from dipy_ldm import plots
 
-        return images if self.affine is None else plots.planes(images, self.affine)
+        if self.affine is None:
+            return images
+        return plots.planes(images, self.affine, self.channels)
 
     def _report(self, update):
         write_table(self.history_path, self.histories)

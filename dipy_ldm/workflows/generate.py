@@ -26,7 +26,7 @@ from dipy_ldm.workflows._outputs import (
     output_paths,
     provenance,
     refuse_overwriting,
-    write_with_sidecar,
+    write_sample,
 )
 from dipy_ldm.workflows._samples import Samples
 from dipy_ldm.workflows._sources import SourceInputs, pieces
@@ -179,7 +179,7 @@ class GenerateLDMFlow(LDMFlow):
         samples = (
             Samples.inside(self, stem.parent, numbers, suffix, document)
             if bids
-            else _beside(stem, numbers, sources, is_volume, cluster is not None)
+            else _beside(stem, numbers, sources, document, cluster is not None)
         )
         refuse_overwriting(self, samples.paths, samples.cure)
         choose("type of voxels", dtype, DTYPES)
@@ -197,7 +197,7 @@ class GenerateLDMFlow(LDMFlow):
         """Generate and write volume after volume, and draw planes of the first."""
         from dipy_ldm import _backend, plots
 
-        affine = affine_of(job.model)
+        affine, channels = affine_of(job.model), job.model.channels_
         pictures = []
         # One at a time on each device.
         quiet = not job.sampling["verbose"]
@@ -212,18 +212,18 @@ class GenerateLDMFlow(LDMFlow):
             own_job = job._replace(sampling=sampling | source)
             volumes, used = self._generate(own_job, batch, noise.get(file, 0))
             refused = {"Refused": self.spare - before} if self.guard else {}
-            for number, sample, name, volume in zip(batch, used, names, volumes):
+            for number, sample, files, volume in zip(batch, used, names, volumes):
                 own = {"Sample": sample}
                 own |= job.requested.facts(range(number, number + 1))
                 if sources:
                     own |= {"Noise": noise[file], "Sources": [str(file)]}
                 # Of all that are made together, beside the first.
-                own |= refused if name == names[0] else {}
+                own |= refused if files == names[0] else {}
                 facts = job.facts | own
-                write_with_sidecar(name, volume, affine, job.dtype, facts)
+                write_sample(files, volume, affine, job.dtype, facts, channels)
                 self.written += 1
                 if self.written <= 20:
-                    pictures.append(plots.planes(volume[None], affine)[0])
+                    pictures += [*plots.planes(volume[None], affine, channels)]
         job.samples.draw(np.stack(pictures), columns=2)
         self._log_refused(job.numbers)
 
@@ -235,7 +235,7 @@ class GenerateLDMFlow(LDMFlow):
         facts = job.facts | job.requested.facts(job.numbers)
         if self.guard:
             facts["Refused"] = self._log_refused(job.numbers)
-        _save(job.samples.names[0], facts, **arrays)
+        _save(job.samples.names[0][0], facts, **arrays)
         job.samples.draw(images)
 
     def _generate(self, job, numbers, noise=0):
@@ -342,11 +342,11 @@ def _part_of(cluster, numbers, sources):
     return (numbers if sources.own else range(0)), sources
 
 
-def _beside(stem, numbers, sources, is_volume, one_of_several):
+def _beside(stem, numbers, sources, document, one_of_several):
     """Name the files of the samples, after their sources if there are any."""
     if sources is None:
-        return Samples.beside(stem, numbers, is_volume, one_of_several)
-    return Samples.named_after(sources, stem, numbers, one_of_several)
+        return Samples.beside(stem, numbers, document, one_of_several)
+    return Samples.named_after(sources, stem, numbers, document, one_of_several)
 
 
 def _save(path, facts, **arrays):

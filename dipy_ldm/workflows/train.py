@@ -7,6 +7,7 @@ from dipy_ldm import _presets, _serialization
 from dipy_ldm._utils.checks import InputError, at_least
 from dipy_ldm._utils.files import claimed, make_folder, refuse_claimed
 from dipy_ldm.data._cohort import split
+from dipy_ldm.data.channels import refuse_all_but_scans
 from dipy_ldm.workflows import (
     _inputs as inputs,
     _launch as launch,
@@ -75,7 +76,7 @@ class TrainLDMFlow(LDMFlow):
         resume=False,
         voxel_size=None,
         shape=None,
-        channels=False,
+        channels=None,
         mask_files=None,
         source_files=None,
         source_labels=False,
@@ -193,6 +194,12 @@ class TrainLDMFlow(LDMFlow):
         shape : variable int, optional
             Volumes: voxels along each axis, one number or three. Default: large enough
             for all volumes.
+        channels : variable string, optional
+            Volumes: channels of each image, which have files of their own, by their
+            BIDS suffixes (T1w T2w dseg) or entities (desc-FA). Those of one subject and
+            session are put together on the grid of the first. dseg and mask are labels,
+            FA, MD, AD and RD maps; NAME=labels, NAME=intensity and NAME=LOW:HIGH:UNIT
+            are for others. Without names: the fourth axis of the files holds channels.
         mask_files : variable string or Path, optional
             Volumes: masks of what matters, in the order of the inputs or, where the
             sub- and ses- of all names say otherwise, by these.
@@ -274,6 +281,8 @@ class TrainLDMFlow(LDMFlow):
         strategy = _join(cluster, options, paths[0])
         loggers = training.tensorboards(options.tensorboard)
         planned = inputs.plan_training(options)
+        if options.steps_detector:
+            refuse_all_but_scans("an anomaly detector", planned.cohort.channels)
         settings = _presets.resolve(planned, **sizes_of(options))
         inputs.check_split(
             planned, options.validation, options.seed, settings.batch_size
@@ -291,7 +300,12 @@ class TrainLDMFlow(LDMFlow):
             inputs.check_conditions(train)
             self._clear_checkpoints(options.resume, chief)
             report = training.Report(
-                paths[1], paths[2], train.images[:16], data.affine, train.sources
+                paths[1],
+                paths[2],
+                train.images[:16],
+                data.affine,
+                train.sources,
+                data.channels,
             )
             model = recipe.fit(
                 train,

@@ -115,3 +115,35 @@ def test_error_does_not_know_weights():
 def test_unknown_loss():
     with pytest.raises(InputError, match="squared, absolute, spectral, structural"):
         losses.reconstruction("perceptual", 1, 1.0)
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_labels_are_lost_by_their_overlap(space):
+    shares = np.zeros((2, *space, 2), "float32")
+    shares[:, :6, :6, ..., 0] = 1
+    shares[:, 8:9, 8:9, ..., 1] = 1  # a small one weighs as much
+    ones = np.ones((2, *space, 1), "float32")
+    npt.assert_array_equal(applied(losses.dice, shares, shares, ones), 0)
+    for missed in (0, 1):
+        without = np.where(np.arange(2) == missed, 0, shares)
+        lost = applied(losses.dice, shares, without, ones)
+        assert lost.shape == (2,)
+        assert ((lost > 0.2) & (lost < 0.51)).all()
+        outside = np.where(shares[..., missed : missed + 1] > 0, 0, ones)
+        npt.assert_array_equal(applied(losses.dice, shares, without, outside), 0)
+
+
+def test_each_channel_has_its_loss():
+    images = smooth((12, 16, 14))
+    shares = (images > 0.5).astype("float32")
+    both, off = np.concatenate([images, shares], -1), np.zeros_like(images)
+    variance = float(images.var())
+    parts = [(slice(1, 2), "dice")]
+    loss = losses.reconstruction("squared", 2, variance, parts)
+    of_scan = applied(loss, both, np.concatenate([off, shares], -1))
+    npt.assert_allclose(of_scan, value("squared", images, off), rtol=1e-5)
+    of_labels = applied(loss, both, np.concatenate([images, off], -1))
+    ones = np.ones_like(images)
+    npt.assert_allclose(of_labels, applied(losses.dice, shares, off, ones), rtol=1e-5)
+    alone = losses.reconstruction("squared", 1, variance, [(slice(0, 1), "dice")])
+    npt.assert_allclose(applied(alone, shares, off), of_labels, rtol=1e-5)

@@ -1,0 +1,498 @@
+"""Channels that know what they are: scans, maps in units of their own, segmentations.
+
+Networks see float32 from 0 to 1, one column or several for each channel. All else is
+the channel's: which files have it, how voxels become columns and columns voxels again,
+what a reconstruction loses, what headers and sidecars say. A stack of volumes that
+nobody named has no records, and is scaled by itself.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+import colorsys
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+import math
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from dipy_ldm._utils.checks import InputError, choose, plain
+from dipy_ldm._utils.values import listed
+from dipy_ldm.data._grid import Grid, conform
+from dipy_ldm.data._nifti import read_volume, refuse_files
+from dipy_ldm.data._paths import suffix
+from dipy_ldm.data._preprocessing import conform_file, read_labels, refuse_empty
+from dipy_ldm.data._tables import read_table
+
+__all__ = ["Channel", "Labels", "Map", "as_channels", "split_channels"]
+
+# Each takes a column of the networks, and of the cache.
+MAX_LABELS = 64
+# Of a range, what rounding may add to it.
+_ROUNDING = 1e-3
+
+
+@dataclass(frozen=True)
+class Channel:
+    """A scan: in each volume 0 is 0, and the brightest but a few voxels are 1.
+
+    Parameters
+    ----------
+    name : str
+        BIDS suffix of its files, such as T1w, or an entity, such as desc-FA.
+    suffix : str, optional
+        BIDS suffix of the files of an entity.
+    """
+
+    name: str
+    suffix: str | None = None
+
+    kind: ClassVar[str] = "intensity"
+    # The code of NIfTI, and which of the losses of channels there is for it.
+    intent: ClassVar[str] = "none"
+    loss: ClassVar[str | None] = None
+    # Whether brightness and contrast say nothing, and may be changed for a training.
+    brightens: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Refuse what is no channel, such as that of a damaged file."""
+        texts = [self.name, self.suffix or ""]
+        if not all(isinstance(text, str) for text in texts) or not self.name:
+            raise InputError(f"a channel needs a name, such as T1w, not {self.name!r}.")
+
+    @property
+    def width(self) -> int:
+        """How many columns networks have for it."""
+        return 1
+
+    @property
+    def dtype(self) -> str | None:
+        """Type of the voxels of its files; None for what the user chooses."""
+        return None
+
+    def learn(self, files: Sequence[Path]) -> Self:
+        """Learn what must be known of all files before one is read."""
+        return replace(self, suffix=suffix(files[0]))
+
+    def read(self, file: Path, grid: Grid) -> np.ndarray:
+        """Read a volume as columns of 0 to 1 on a grid, ``(*grid.shape, width)``."""
+        return conform_file(file, grid)[0]
+
+    def harden(self, images: np.ndarray) -> np.ndarray:
+        """Return the nearest columns that a file can hold, of the same shape."""
+        return images
+
+    def restore(self, images: np.ndarray) -> np.ndarray:
+        """Return the values of columns, ``(..., width)`` to ``(...)``."""
+        return images[..., 0]
+
+    def picture(self, images: np.ndarray) -> np.ndarray:
+        """Return columns as colours, ``(..., width)`` to ``(..., 3)``."""
+        return np.repeat(images, 3, -1)
+
+    @property
+    def ending(self) -> str:
+        """How names of its files end: suffix, or entity and suffix."""
+        return (
+            self.name
+            if self.suffix in (None, self.name)
+            else (f"{self.name}_{self.suffix}")
+        )
+
+    def facts(self) -> dict:
+        """Describe it for the sidecar of a file."""
+        return {"Channel": self.name, "ChannelKind": self.kind}
+
+    def write_table(self, write: Callable[[str], None]) -> None:
+        """Write the table beside a file, if there is one."""
+
+    def to_saved(self) -> dict:
+        """Return the record as JSON data."""
+        return {"kind": self.kind} | plain(asdict(self))
+
+
+@dataclass(frozen=True)
+class Map(Channel):
+    """A quantitative map, which has the same range in all volumes.
+
+    Parameters
+    ----------
+    name, suffix
+        As of :class:`Channel`.
+    low, high : float
+        What becomes 0 and 1; no value lies outside of them.
+    unit : str
+        Unit of the values.
+    background : float
+        Value where a file has no voxels.
+    """
+
+    low: float = 0.0
+    high: float = 1.0
+    unit: str = ""
+    background: float = 0.0
+
+    kind: ClassVar[str] = "map"
+    intent: ClassVar[str] = "estimate"
+    brightens: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Refuse a range that is none."""
+        super().__post_init__()
+        numbers = self.low, self.background, self.high
+        if not all(
+            isinstance(number, int | float) and math.isfinite(number)
+            for number in numbers
+        ) or not (self.low <= self.background <= self.high > self.low):
+            raise InputError(
+                f"the range of {self.name} must be two numbers, the lower first, with "
+                f"{self.background} between them, not {self.low} and {self.high}."
+            )
+
+    def read(self, file: Path, grid: Grid) -> np.ndarray:
+        """Read a map, and refuse one that leaves its range."""
+        data, affine = read_volume(file)
+        width = self.high - self.low
+        low, high = float(data.min()), float(data.max())
+        margin = _ROUNDING * width
+        if low < self.low - margin or high > self.high + margin:
+            raise InputError(
+                f"{file} has values from {low:g} to {high:g}, outside of the range of "
+                f"{self.name}, {self.low:g} to {self.high:g}; clip them, or give "
+                f"another range, as {self.name}={min(low, self.low):.3g}:"
+                f"{max(high, self.high):.3g}."
+            )
+        image = conform((data - self.background) / width, affine, grid)
+        refuse_empty(file, image, grid)
+        return np.clip(image + (self.background - self.low) / width, 0, 1)
+
+    def restore(self, images: np.ndarray) -> np.ndarray:
+        """Return values in the unit of the map, within its range."""
+        values = self.low + images[..., 0] * (self.high - self.low)
+        return values.clip(self.low, self.high).astype("float32")
+
+    def facts(self) -> dict:
+        """Describe the range and the unit, too."""
+        unit = {"Units": self.unit} if self.unit else {}
+        return super().facts() | {"Range": [self.low, self.high]} | unit
+
+
+@dataclass(frozen=True)
+class Labels(Channel):
+    """A segmentation: one column for each label but 0, which is what is left.
+
+    On another grid, each voxel has the label that takes the largest part of it.
+
+    Parameters
+    ----------
+    name, suffix
+        As of :class:`Channel`.
+    labels : sequence of int
+        Its labels, without 0.
+    table : dict of str to dict
+        Names, colours and so on of labels, as a BIDS ``dseg.tsv`` has them.
+    """
+
+    labels: Sequence[int] = ()
+    table: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    kind: ClassVar[str] = "labels"
+    intent: ClassVar[str] = "label"
+    loss: ClassVar[str | None] = "dice"
+    brightens: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Refuse labels that are no whole numbers."""
+        super().__post_init__()
+        labels = tuple(plain(list(self.labels)))
+        # Voxels are read as float32.
+        if not all(type(x) is int and 0 < abs(x) < 2**24 for x in labels):
+            raise InputError(
+                f"the labels of {self.name} must be whole numbers but 0, not {labels}."
+            )
+        rows = self.table.values() if isinstance(self.table, dict) else [None]
+        if not all(isinstance(row, dict) for row in rows):
+            raise InputError(
+                f"the table of {self.name} must have a row for each label."
+            )
+        object.__setattr__(self, "labels", labels)
+
+    @property
+    def width(self) -> int:
+        """How many labels there are beside 0."""
+        return len(self.labels)
+
+    @property
+    def dtype(self) -> str:
+        """The smaller of two types that hold all labels."""
+        return "int16" if max(map(abs, self.labels)) < 2**15 else "int32"
+
+    def learn(self, files: Sequence[Path]) -> Self:
+        """Read all files for their labels, and the table that names them."""
+        labels, complaints = set(self.labels), {}
+        for file in files if not self.labels else ():
+            try:
+                labels |= set(np.unique(read_labels(file)[0]).astype(int).tolist())
+            except InputError as error:
+                complaints[file] = str(error)
+        if not labels:
+            refuse_files(complaints, 0, skip_bad=False)
+        # Where some are good, bad ones are refused when all channels are read.
+        labels -= {0}
+        if not 0 < len(labels) <= MAX_LABELS:
+            raise InputError(
+                f"{self.name} has {len(labels)} labels beside 0, and may have 1 to "
+                f"{MAX_LABELS}; merge some, such as those of the cortex, or give other "
+                "files."
+            )
+        table = self.table or _read_label_table(files[0], labels)
+        end = suffix(files[0])
+        return replace(self, suffix=end, labels=tuple(sorted(labels)), table=table)
+
+    def read(self, file: Path, grid: Grid) -> np.ndarray:
+        """Read a segmentation, and refuse one with other labels."""
+        data, affine = read_labels(file)
+        present = set(np.unique(data).tolist())
+        if unknown := sorted(present - {0, *self.labels}):
+            raise InputError(
+                f"{file} has the unknown label {unknown[0]:g}; {self.name} has "
+                f"{listed(map(str, self.labels))}."
+            )
+        numbers = np.zeros(grid.shape, "uint8")
+        largest, total = np.zeros((2, *grid.shape), "float32")
+        # One by one: together they take gigabytes.
+        for i, label in enumerate(self.labels, 1):
+            if label in present:
+                mask = (data == label).astype("float32")
+                share = conform(mask, affine, grid)[..., 0]
+                numbers[share > largest] = i
+                largest, total = np.maximum(largest, share), total + share
+        numbers[1 - total >= largest] = 0
+        refuse_empty(file, numbers, grid)
+        return self._columns(numbers)
+
+    def harden(self, images: np.ndarray) -> np.ndarray:
+        """Give each voxel one label, or none."""
+        return self._columns(self._numbers(images))
+
+    def _columns(self, numbers):
+        columns = np.arange(1, self.width + 1)
+        return (numbers[..., None] == columns).astype("float32")
+
+    def restore(self, images: np.ndarray) -> np.ndarray:
+        """Return the label of each voxel."""
+        return np.array([0, *self.labels], "int32")[self._numbers(images)]
+
+    def _numbers(self, images):
+        """Return the column with the largest share, from 1 on; 0 for none."""
+        rest = 1 - images.sum(-1, keepdims=True)
+        return np.concatenate([rest, images], -1).argmax(-1)
+
+    def picture(self, images: np.ndarray) -> np.ndarray:
+        """Paint labels in the colours of their table, or in others."""
+        colours = [(0.0, 0.0, 0.0), *map(self._colour, range(self.width))]
+        return np.array(colours, "float32")[self._numbers(images)]
+
+    def _colour(self, number):
+        text = self.table.get(str(self.labels[number]), {}).get("color", "")
+        with suppress(ValueError):
+            return tuple(int(text[i : i + 2], 16) / 255 for i in (1, 3, 5))
+        # As far from those before as can be.
+        return colorsys.hsv_to_rgb(0.618 * number % 1, 0.7, 0.95)
+
+    def facts(self) -> dict:
+        """Describe the labels, too."""
+        return super().facts() | {"Labels": list(self.labels)}
+
+    def write_table(self, write: Callable[[str], None]) -> None:
+        """Write names and colours of the labels, as BIDS has them."""
+        columns = list(dict.fromkeys(c for row in self.table.values() for c in row))
+        lines = [["index", *columns]]
+        for label in map(str, self.labels):
+            row = self.table.get(label, {})
+            lines.append([label, *(row.get(column, "n/a") for column in columns)])
+        if columns:
+            write("".join("\t".join(line) + "\n" for line in lines))
+
+
+def _read_label_table(file, labels):
+    """Read the table of labels beside a file, or in a folder above it (BIDS)."""
+    end = f"{suffix(file) or 'dseg'}.tsv"
+    own = file.with_name(file.name.partition(".nii")[0] + ".tsv")
+    above = [
+        path
+        for folder in file.absolute().parents[:4]
+        for path in [folder / end, *sorted(folder.glob(f"*_{end}"))]
+        if not path.name.startswith("sub-")
+    ]
+    path = next(filter(Path.is_file, [own, *above]), None)
+    rows = [row.cells for row in read_table(path)] if path else []
+    indices = {str(label) for label in labels}
+    return {
+        row["index"]: {name: text for name, text in row.items() if name != "index"}
+        for row in rows
+        if row.get("index") in indices
+    }
+
+
+KINDS: dict[str, type[Channel]] = {kind.kind: kind for kind in (Channel, Map, Labels)}
+# What usual names are, in lower case: diffusivities up to a little above free water's.
+_DIFFUSIVITY: dict[str, Any] = {"high": 0.004, "unit": "mm^2/s"}
+_USUAL: dict[str, tuple[type[Channel], dict[str, Any]]] = {
+    "dseg": (Labels, {}),
+    "mask": (Labels, {}),
+    "probseg": (Map, {}),
+    "fa": (Map, {}),
+    **dict.fromkeys(("md", "ad", "rd"), (Map, _DIFFUSIVITY)),
+}
+
+
+def as_channels(names: Iterable[str | Channel]) -> tuple[Channel, ...]:
+    """Make records of names.
+
+    Parameters
+    ----------
+    names : sequence of str or Channel
+        BIDS suffixes, such as T1w and dseg, or entities, such as desc-FA. What they are
+        not known for follows them: ``aparc=labels``, ``CBF=0:200`` for the range of a
+        map, ``CBF=0:200:mL/100g/min`` for its unit, too, ``mask=intensity``.
+
+    Returns
+    -------
+    tuple of Channel
+        Their records.
+
+    Raises
+    ------
+    InputError
+        If a name is there twice, or what follows it makes no sense.
+    """
+    channels = [n if isinstance(n, Channel) else _parse(n) for n in names]
+    every = [channel.name for channel in channels]
+    if twice := sorted({name for name in every if every.count(name) > 1}):
+        raise InputError(f"the channel {twice[0]} is there twice; name it once.")
+    return tuple(channels)
+
+
+def _parse(text):
+    name, _, kind_or_range = text.partition("=")
+    kind, options = _USUAL.get(name.rpartition("-")[2].lower(), (Channel, {}))
+    if not kind_or_range:
+        return kind(name, **options)
+    low, colon, rest = kind_or_range.partition(":")
+    if not colon:
+        return choose("kind of channel", kind_or_range, KINDS)(name)
+    high, _, unit = rest.partition(":")
+    try:
+        low, high = float(low), float(high)
+    except ValueError as error:
+        raise InputError(
+            f"the range of a map is two numbers, as in {name}=0:1, not "
+            f"{kind_or_range!r}."
+        ) from error
+    unit = unit or options.get("unit", "")
+    background = min(max(low, 0.0), high)
+    return Map(name, low=low, high=high, unit=unit, background=background)
+
+
+def columns_of(channels: Sequence[Channel]) -> Iterator[tuple[Channel, slice]]:
+    """Yield channels with the columns that networks have for them."""
+    start = 0
+    for channel in channels:
+        yield channel, slice(start, start + channel.width)
+        start += channel.width
+
+
+def count_columns(channels: Sequence[Channel]) -> int:
+    """Count the columns that networks have for channels."""
+    return sum(channel.width for channel in channels)
+
+
+def check_columns(channels: Sequence[Channel], n_columns: int) -> None:
+    """Refuse records of other images."""
+    if channels and count_columns(channels) != n_columns:
+        raise InputError(
+            f"the channels {listed(channel.name for channel in channels)} take "
+            f"{count_columns(channels)} columns, and the images have {n_columns}; give "
+            "what load_volumes returned."
+        )
+
+
+def check_same(channels: Sequence[Channel], expected: Sequence[Channel]) -> None:
+    """Refuse images of other channels than those of an autoencoder."""
+    if [c.facts() for c in channels] != [c.facts() for c in expected]:
+        raise InputError(
+            f"`init` is of other channels, labels or ranges ({_described(expected)}) "
+            f"than the images ({_described(channels)}); fine-tune it, or name another."
+        )
+
+
+def _described(channels):
+    return listed(f"{c.name}, {c.kind}" for c in channels) or "without names"
+
+
+def refuse_all_but_scans(method: str, channels: Sequence[Channel]) -> None:
+    """Refuse to treat labels and maps as if they were scans."""
+    if refused := [f"{c.name} ({c.kind})" for c in channels if not c.brightens]:
+        raise InputError(
+            f"{method} is for scans, and there is the channel {refused[0]}; leave it "
+            "out, or train a model of the scans alone."
+        )
+
+
+def harden(images: np.ndarray, channels: Sequence[Channel]) -> np.ndarray:
+    """Bring columns to what files of their channels can hold.
+
+    Shapes: images ``(..., columns)``.
+    """
+    if not channels:
+        return images
+    parts = [c.harden(images[..., columns]) for c, columns in columns_of(channels)]
+    return np.concatenate(parts, -1)
+
+
+def split_channels(
+    images: np.ndarray, channels: Sequence[Channel]
+) -> dict[str, np.ndarray]:
+    """Part images into their channels, with the values that files have.
+
+    Parameters
+    ----------
+    images : ndarray
+        Images as networks see them, ``(..., columns)``.
+    channels : sequence of Channel
+        What they are of, such as ``model.channels_``.
+
+    Returns
+    -------
+    dict of str to ndarray
+        By the names of the channels, ``(...)``: intensities from 0 to 1, maps in their
+        units, labels as whole numbers.
+
+    Raises
+    ------
+    InputError
+        If the images have other columns.
+    """
+    check_columns(channels, np.shape(images)[-1])
+    return {
+        c.name: c.restore(images[..., columns]) for c, columns in columns_of(channels)
+    }
+
+
+def to_saved(channels: Sequence[Channel]) -> list | None:
+    """Return records as JSON data; None without any."""
+    return [channel.to_saved() for channel in channels] or None
+
+
+def from_saved(saved: list[dict] | None) -> tuple[Channel, ...]:
+    """Build records from the data of :func:`to_saved`."""
+    try:
+        return tuple(
+            choose("kind of channel", facts["kind"], KINDS)(
+                **{name: value for name, value in facts.items() if name != "kind"}
+            )
+            for facts in saved or ()
+        )
+    except (TypeError, KeyError, AttributeError) as error:
+        raise InputError("its channels are none that this version knows") from error

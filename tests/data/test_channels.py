@@ -1,0 +1,206 @@
+"""Channels that know what they are: put together, scaled, and turned back."""
+
+import logging
+
+import nibabel as nib
+import numpy as np
+import numpy.testing as npt
+import pytest
+
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm.data import load_volumes
+from dipy_ldm.data.channels import (
+    MAX_LABELS,
+    Channel,
+    Labels,
+    Map,
+    as_channels,
+    from_saved,
+    split_channels,
+    to_saved,
+)
+
+SHAPE, AFFINE = (9, 8, 7), np.diag([4.0, 4, 4, 1])
+
+
+def put(root, subject, end, data, affine=AFFINE):
+    """Write a file of a BIDS dataset."""
+    folder = root / subject.replace("_", "/") / "anat"
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{subject}_{end}.nii.gz"
+    nib.save(nib.Nifti1Image(data, affine), file)
+    return file
+
+
+@pytest.fixture
+def anatomy():
+    """Return a segmentation of three labels."""
+    labels = np.zeros(SHAPE, "int16")
+    labels[2:7, 2:6, 2:5], labels[3:5, 3:5, 3], labels[5, 4, 3] = 3, 41, 1000
+    return labels
+
+
+@pytest.fixture
+def bids(tmp_path, anatomy):
+    """Return a dataset of three subjects, of whom one has no T2."""
+    rng = np.random.default_rng(0)
+    for subject in ("sub-01", "sub-02_ses-1", "sub-03"):
+        scan = (anatomy > 0) * rng.uniform(50, 99, SHAPE).astype("float32")
+        put(tmp_path / "bids", subject, "T1w", scan)
+        put(tmp_path / "bids", subject, "dseg", anatomy)
+        put(tmp_path / "bids", subject, "desc-FA_dwimap", scan / 100)
+        if subject != "sub-03":
+            put(tmp_path / "bids", subject, "T2w", 2000 - scan)
+    table = "index\tname\tcolor\n3\tcortex\t#ff0000\n7\tnone\t#000000\n"
+    (tmp_path / "bids" / "dseg.tsv").write_text(table)
+    return tmp_path / "bids"
+
+
+@pytest.fixture
+def load(tmp_path):
+    def load(*paths, **options):
+        return load_volumes(paths, cache_dir=tmp_path / "cache", **options)
+
+    return load
+
+
+def test_channels_of_complete_subjects_are_put_together(bids, load, anatomy, caplog):
+    caplog.set_level(logging.INFO, "dipy_ldm")
+    names = ["T1w", "T2w", "dseg", "desc-FA"]
+    volumes = load(bids, channels=names)
+    assert "2 of 3 subjects (or their sessions) have all of T1w, T2w" in caplog.text
+    assert "left out: sub-03 (no T2w)." in caplog.text
+    assert volumes.images.shape == (2, *SHAPE, 1 + 1 + 3 + 1)
+    assert volumes.subjects == ["sub-01", "sub-02"]
+    assert [channel.name for channel in volumes.channels] == names
+    parts = split_channels(volumes.images, volumes.channels)
+    assert parts["dseg"].dtype == np.int32
+    npt.assert_array_equal(parts["dseg"][1], anatomy)
+    truth = nib.load(bids / "sub-01/anat/sub-01_desc-FA_dwimap.nii.gz").get_fdata()
+    npt.assert_allclose(parts["desc-FA"][0], truth, atol=1e-6)
+    alone = load(bids / "sub-01", suffix="T1w")
+    npt.assert_array_equal(parts["T1w"][:1], alone.images[..., 0])
+
+
+def test_records_go_through_a_model_file(bids, load):
+    volumes = load(bids, channels=["dseg", "T1w", "desc-FA=-1:2:mm"])
+    records = from_saved(to_saved(volumes.channels))
+    assert records == volumes.channels
+    labels, scan, fa = records
+    assert (labels.labels, labels.suffix) == ((3, 41, 1000), "dseg")
+    assert labels.table == {"3": {"name": "cortex", "color": "#ff0000"}}
+    assert (fa.low, fa.high, fa.unit, fa.ending) == (-1, 2, "mm", "desc-FA_dwimap")
+    assert type(scan) is Channel
+    # Nothing is where nothing was, also where the range begins below it.
+    npt.assert_allclose(volumes.images[0, 0, 0, 0], [0, 0, 0, 0, 1 / 3], atol=1e-6)
+    texts = []
+    labels.write_table(texts.append)
+    assert texts[0].splitlines()[:3] == [
+        "index\tname\tcolor",
+        "3\tcortex\t#ff0000",
+        "41\tn/a\tn/a",
+    ]
+
+
+def test_labels_take_the_largest_part_of_a_coarser_voxel(tmp_path, load):
+    fine = np.zeros((8, 8, 8), "uint8")
+    # Of each voxel of twice the side, more than half is 2, and the nearest may be 5.
+    fine[2:6, 2:6, 2:6] = 2
+    fine[2:6:2, 2:6:2, 2:6:2] = 5
+    for subject in ("sub-1", "sub-2"):
+        put(tmp_path / "raw", subject, "dseg", fine, np.diag([2.0, 2, 2, 1]))
+    volumes = load(tmp_path / "raw", channels=["dseg"], voxel_size=4)
+    (labels,) = split_channels(volumes.images, volumes.channels).values()
+    assert np.unique(labels).tolist() == [0, 2]
+    assert (labels == 2).sum() == 2 * 8
+
+
+def test_decoded_labels_are_of_those_that_were_seen():
+    images = np.random.default_rng(0).normal(0.3, 0.5, (50, 2)).astype("float32")
+    labels = Labels("dseg", labels=(17, 53))
+    assert set(labels.restore(images)) == {0, 17, 53}
+    hard = labels.harden(images)
+    npt.assert_array_equal(labels.restore(hard), labels.restore(images))
+    npt.assert_array_equal(labels.harden(hard), hard)
+    assert labels.picture(images).shape == (50, 3)
+    assert (labels.dtype, Labels("x", labels=[70000]).dtype) == ("int16", "int32")
+
+
+def test_maps_stay_in_their_range():
+    md = Map("MD", low=0.0001, high=0.003, background=0.0001)
+    values = md.restore(np.array([[0.0], [1.0]], "float32"))
+    assert values[0] >= np.float32(0.0001)
+    assert values[1] <= np.float32(0.003)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["T1w", "T1w"], "T1w is there twice; name it once"),
+        (["T1w", "T9w"], r"no file has the suffix T9w; there are .*T1w \(3\)"),
+        (["T1w", "desc-MD"], "no file has the desc MD; there are .*FA"),
+        (["T1w=thing"], "unknown kind of channel 'thing'; choose one of intensity"),
+        (["T1w=0:x"], "the range of a map is two numbers, as in T1w=0:1"),
+        (["T1w=1:0"], "the range of T1w must be two numbers, the lower first"),
+        (["T1w=labels"], "numbers that are not whole.*name its channel otherwise"),
+        (["desc-FA=0:0.1", "T2w=0:3"], "(?s)outside of the range of desc-FA, 0 to 0.1"),
+    ],
+)
+def test_what_channels_are_refused(bids, load, names, message):
+    with pytest.raises(InputError, match=message):
+        load(bids, channels=names)
+
+
+def test_all_bad_files_are_reported_at_once(bids, load, anatomy):
+    put(bids, "sub-01", "dseg", anatomy * 0.5)
+    put(bids, "sub-03", "desc-FA_dwimap", (2.5 * (anatomy > 0)).astype("float32"))
+    with pytest.raises(InputError) as error:
+        load(bids, channels=["T1w", "dseg", "desc-FA"])
+    first, second, cure = str(error.value).splitlines()
+    assert "sub-01_dseg.nii.gz has numbers that are not whole" in first
+    assert "sub-03_desc-FA_dwimap.nii.gz has values from 0 to 2.5, outside" in second
+    assert "or give another range, as desc-FA=0:2.5." in second
+    assert "Add `skip_bad`" in cure
+    assert len(load(bids, channels=["T1w", "dseg"], skip_bad=True).images) == 2
+
+
+def test_subjects_without_all_channels_are_named(bids, load):
+    for file in bids.glob("**/*_T2w.nii.gz"):
+        file.rename(file.with_name(f"sub-9{file.name[5:]}"))
+    with pytest.raises(InputError, match=r"0 of \d .* sub-01 \(no T2w\).* missing\."):
+        load(bids, channels=["T1w", "T2w"])
+
+
+def test_two_files_of_a_channel_are_refused(bids, load, anatomy):
+    put(bids, "sub-01", "run-2_T1w", anatomy)
+    with pytest.raises(InputError, match="both the T1w of one subject.* `filter`"):
+        load(bids, channels=["T1w", "dseg"])
+
+
+def test_many_labels_are_refused(tmp_path, load):
+    put(tmp_path, "sub-1", "dseg", np.arange(504, dtype="int16").reshape(SHAPE))
+    with pytest.raises(InputError, match=f"503 labels .* 1 to {MAX_LABELS}; merge"):
+        load(tmp_path, channels=["dseg"])
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        [{"kind": "dwi", "name": "x"}],
+        [{"name": "x"}],
+        [{"kind": "map", "name": "x", "low": "a"}],
+        [{"kind": "intensity", "name": "x", "more": 1}],
+        [{"kind": "labels", "name": "x", "labels": [0.5]}],
+        [{"kind": "labels", "name": "x", "labels": 3}],
+        [{"kind": "labels", "name": "x", "table": {"3": "cortex"}}],
+        [3],
+    ],
+)
+def test_damaged_records_are_refused(saved):
+    with pytest.raises(InputError):
+        from_saved(saved)
+
+
+def test_usual_names_have_their_kinds():
+    kinds = [channel.kind for channel in as_channels(["T1w", "dseg", "param-MD", "fa"])]
+    assert kinds == ["intensity", "labels", "map", "map"]

@@ -1,0 +1,135 @@
+"""Models of channels that know what they are, by the commands."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+from processes import call
+import pytest
+
+from dipy_ldm import LatentDiffusion, _serialization
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm.data import load_volumes
+from dipy_ldm.data.channels import split_channels
+from dipy_ldm.workflows._evaluation_images import read_for
+
+AFFINE = np.diag([8.0, 8, 8, 1])
+NAMES = ["T1w", "dseg", "desc-FA"]
+TRAINING = (
+    "--steps_vqvae 6 --steps_ldm 4 --batch_size 2 --n_codes 16 --code_dim 2 "
+    "--widths_vqvae 4 4 --widths_ldm 4 8 --precision float32 --validation 0.2"
+).split()
+
+
+@pytest.fixture(scope="module")
+def bids(tmp_path_factory):
+    """Return a dataset of six subjects, of whom one has no segmentation."""
+    root, rng = tmp_path_factory.mktemp("bids"), np.random.default_rng(0)
+    for i in range(6):
+        labels = np.zeros((12, 11, 13), "uint8")
+        labels[2 : 9 + i % 2, 2:9, 3:10], labels[5:7, 5:7, 5 : 7 + i % 3] = 8, 200
+        scan = (labels > 0) * rng.uniform(50, 99, labels.shape)
+        files = {"T1w": scan, "dseg": labels, "desc-FA_dwimap": scan / 99}
+        for end, data in files.items():
+            if (i, end) == (3, "dseg"):
+                continue
+            file = root / f"sub-{i}" / "anat" / f"sub-{i}_{end}.nii.gz"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            kind = "uint8" if end == "dseg" else "float32"
+            nib.save(nib.Nifti1Image(data.astype(kind), AFFINE), file)
+    (root / "dseg.tsv").write_text("index\tname\n8\tcortex\n200\tlesion\n")
+    return root
+
+
+def run(name, *arguments, cwd):
+    """Run a command here: its status, and all that it says."""
+    status, *texts = call(f"dipy_{name}_ldm", *arguments, cwd=cwd)
+    return status, "".join(texts)
+
+
+@pytest.fixture(scope="module")
+def folder(bids):
+    """Return a folder with a model and four of its samples."""
+    folder = bids.parent / "model"
+    options = ["--channels", *NAMES, *TRAINING, "--cache_dir", folder / "cache"]
+    status, said = run("train", bids, *options, "--out_dir", folder, cwd=bids.parent)
+    assert status == 0, said
+    assert "5 of 6 subjects" in said
+    assert "left out: sub-3 (no dseg)" in said
+    options = ["--n_samples", "4", "--bids", "--out_dir", "made"]
+    status, said = run("generate", "ldm.safetensors", *options, cwd=folder)
+    assert status == 0, said
+    return folder
+
+
+def test_each_channel_is_a_file_of_its_own(folder):
+    sample = folder / "made" / "sub-S0001"
+    files = sorted(str(path.relative_to(sample)) for path in sample.glob("*/*.nii.gz"))
+    assert files == [
+        "anat/sub-S0001_desc-synthetic_T1w.nii.gz",
+        "anat/sub-S0001_desc-synthetic_dseg.nii.gz",
+        "dwi/sub-S0001_desc-FA_dwimap.nii.gz",
+    ]
+    scan, labels, fa = (nib.load(sample / file) for file in files)
+    facts = json.loads((sample / files[1].replace(".nii.gz", ".json")).read_text())
+    assert (facts["Channel"], facts["Labels"]) == ("dseg", [8, 200])
+    assert labels.get_data_dtype() == "int16"
+    assert labels.header.get_intent() == ("label", (), "dseg")
+    assert set(np.unique(labels.dataobj)) <= {0, 8, 200}
+    table = sample / files[1].replace(".nii.gz", ".tsv")
+    assert table.read_text() == "index\tname\n8\tcortex\n200\tlesion\n"
+    assert fa.header.get_intent()[2] == "desc-FA"
+    assert 0 <= fa.get_fdata().min() <= fa.get_fdata().max() <= 1
+    assert scan.shape == labels.shape == fa.shape == (12, 11, 13)
+    assert (folder / "made" / ".bidsignore").read_text() == "*_desc-FA_dwimap.*\n"
+    names = (folder / "made" / "participants.tsv").read_text().split()
+    assert names == ["participant_id", *(f"sub-S000{i}" for i in range(4))]
+
+
+def test_model_keeps_its_channels(folder, bids):
+    model = LatentDiffusion.load(folder / "ldm.safetensors")
+    assert [channel.name for channel in model.channels_] == NAMES
+    volumes = load_volumes(
+        [bids], channels=model.channels_, cache_dir=folder / "cache", voxel_size=8
+    )
+    clean = model.denoise(volumes.images)
+    parts = split_channels(clean, model.channels_)
+    assert set(np.unique(parts["dseg"])) <= {0, 8, 200}
+    assert parts["desc-FA"].max() <= 1
+    with pytest.raises(InputError, match=r"anomaly detector .* dseg \(labels\)"):
+        model.fit_detector(volumes.images)
+
+
+def test_commands_of_one_file_refuse_several_channels(folder, bids):
+    scan = bids / "sub-0/anat/sub-0_T1w.nii.gz"
+    status, said = run("denoise", "ldm.safetensors", scan, cwd=folder)
+    assert status == 2
+    assert "has the channels T1w, dseg, desc-FA, each in a file of its own" in said
+
+
+def test_suffix_is_of_each_channel(folder):
+    options = ["--bids", "--suffix", "T1w", "--out_dir", "other"]
+    status, said = run("generate", "ldm.safetensors", *options, cwd=folder)
+    assert (status, "leave out --suffix" in said) == (2, True)
+
+
+def test_images_to_evaluate_by_are_put_together(folder, bids):
+    document = _serialization.read_document(folder / "ldm.safetensors")
+    cache = {"cache_dir": folder / "cache"}
+    real = read_for(document, [bids], "real_files", **cache)
+    made = read_for(
+        document, [folder / "made"], "generated_files", generated=True, **cache
+    )
+    assert real.images.shape[1:] == made.images.shape[1:] == tuple(document["shape"])
+    assert (len(real.images), len(made.images)) == (5, 4)
+    assert set(np.unique(made.images[..., 1:3])) <= {0, 1}
+    assert "each label of dseg counts as a channel of 0 and 1." in real.notes[-1]
+
+
+def test_check_takes_named_channels(folder, bids):
+    options = ["--seconds", "0", "--cache_dir", "cache", *TRAINING]
+    _, said = run("check", bids, "--channels", *NAMES, *options, cwd=folder)
+    assert "left out: sub-3 (no dseg)" in said
+    page = json.loads((folder / "check.json").read_text())
+    states = {f["title"]: f["state"] for f in page["Findings"]["Files"]}
+    assert states["files"] == "green"
