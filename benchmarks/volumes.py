@@ -5,32 +5,38 @@ Generated volumes are compared with real ones that the model was not trained on
 structure at full resolution. Beside each figure stands the same one for real volumes,
 the best that samples could reach. All of these depend on how many volumes there are,
 so that every set that is compared has equally many.
+
+Or by which step, octave and place of them a network recognises generated volumes.
 """
 
 from typing import Any
 
 from common import (
-    Parser,
     add_sampling,
     generate,
     load_model,
     log,
+    make_parser,
     png_path,
     print_scores,
     sampling,
     score_novelty,
 )
 import numpy as np
+from scipy.ndimage import gaussian_filter
 
 from dipy_ldm._utils.checks import InputError, at_least
 from dipy_ldm.data.volumes import load_volumes
 from dipy_ldm.evaluation._fidelity import (
     Sets,
+    interior,
     measure_reconstruction,
     measure_sharpness,
     measure_texture,
     pair_similarity,
 )
+from dipy_ldm.evaluation.evaluate import scaled
+from dipy_ldm.evaluation.two_sample import check_count, network_test
 from dipy_ldm.metrics import (
     detail_correlation,
     detail_energy,
@@ -47,6 +53,10 @@ SEED = 0
 DRAWS = 10
 # Volumes of each kind in the picture.
 SHOWN = 3
+# Times to which held-out volumes are noised, and denoised from there.
+TIMES = 0.1, 0.25, 0.4, 0.55, 0.7, 0.85
+# Blurs between which octaves lie, in voxels, from the finest to the coarsest.
+BLURS = 0, 0.7, 1.4, 2.8, 5.6
 
 
 def load_real(options, model, grid):
@@ -198,32 +208,116 @@ def show(path, held_out, reconstructed, generated, affine):
     save_montage(path, pictures, columns=len(rows[0]), scale=2)
 
 
-def make_parser():
-    """Describe the command line."""
-    parser = Parser(description=__doc__.partition("\n")[0])
+def recognise(options):
+    """Measure where generated volumes begin to be recognised by a network."""
+    model, grid = load_model(options.model)
+    real = load_volumes(
+        options.real,
+        grid=grid,
+        channels=model.vqvae.shape_[-1] > 1,
+        shuffle=True,
+        verbose=True,
+    ).images
+    n = min(options.n_samples, len(real) // 2)
+    check_count(n)
+    reference, held_out = np.array(real[:n]), np.array(real[n : 2 * n])
+    for name, pair in cases(model, options, reference, held_out):
+        log(name)
+        test = network_test(*pair, seed=options.seed)
+        yield {
+            "volumes": name,
+            "auc": round(test.auc.value, 3),
+            "interval": [round(test.auc.low, 3), round(test.auc.high, 3)],
+            "learnt": round(test.learnt, 3),
+            "rounds": test.rounds,
+            "n_compared": n,
+        }
+
+
+def cases(model, options, reference, held_out):
+    """Yield names of cases, and the two sets that are to be told apart in each.
+
+    Shapes: reference, held_out ``(n, x, y, z, channels)``.
+    """
+
+    def shown(volumes):
+        return scaled(np.clip(volumes, *model.vqvae.intensity_), model.vqvae)
+
+    options.n_samples, real = len(held_out), shown(reference)
+    yield "held-out", (real, shown(held_out))
+    yield "reconstructed", (real, shown(model.vqvae.predict(held_out)))
+    for time in TIMES:
+        again = model.denoise(held_out, strength=time, seed=options.seed)
+        yield f"denoised from {time}", (real, shown(again))
+    generated = shown(generate(model, options)[0])
+    yield "generated", (real, generated)
+    for low, high in zip(BLURS, BLURS[1:]):
+        yield f"generated, {low} to {high} voxels", band(real, generated, low, high)
+    for place, kept in {"inside": True, "rim": False}.items():
+        parts = (
+            np.where([interior(v)[..., None] == kept for v in x], x, 0)
+            for x in (real, generated)
+        )
+        yield f"generated, {place}", tuple(parts)
+    options.steps *= 10
+    name = f"generated, {options.steps} steps"
+    yield name, (real, shown(generate(model, options)[0]))
+
+
+def band(real, generated, low, high):
+    """Return what lies between two blurs, about the middle of [0, 1].
+
+    Shapes: real, generated ``(n, x, y, z, channels)``.
+    """
+    bands = [
+        np.stack(
+            [
+                gaussian_filter(v, (low,) * 3 + (0,))
+                - gaussian_filter(v, (high,) * 3 + (0,))
+                for v in volumes
+            ]
+        )
+        for volumes in (real, generated)
+    ]
+    spread = 8 * bands[0].std()
+    return tuple(np.clip(0.5 + part / spread, 0, 1) for part in bands)
+
+
+def add_model(parser, *sets):
+    """Add the model, sets of volumes, and how samples are drawn."""
     parser.add_argument("model", help="model file that was trained on volumes")
-    for name, kind in {"--real": "held-out", "--train": "training"}.items():
+    kinds = {"real": "held-out", "train": "training"}
+    for name in sets:
         parser.add_argument(
-            name,
+            f"--{name}",
             nargs="+",
             required=True,
             metavar="FILE",
-            help=f"{kind} volumes: NIfTI files, folders, wildcards or lists of them",
+            help=f"{kinds[name]} volumes: NIfTI files, folders, wildcards or lists",
         )
     add_sampling(parser, n_samples=100, batch_size=None)
+
+
+def add_score_options(parser):
+    """Add what volumes are compared, and a picture of them."""
+    add_model(parser, "real", "train")
     parser.add_argument(
         "--montage",
         metavar="FILE",
         type=png_path,
         help="picture of real, reconstructed and generated volumes, a row each",
     )
-    parser.set_defaults(measure=measure)
-    return parser
+
+
+MEASURES = {
+    "score": (add_score_options, measure),
+    "recognise": (lambda parser: add_model(parser, "real"), recognise),
+}
 
 
 def main(arguments=None):
-    """Print the scores as one line of JSON."""
-    print_scores(make_parser(), arguments)
+    """Print the scores as lines of JSON."""
+    print_scores(make_parser(__doc__, MEASURES), arguments)
 
 
 if __name__ == "__main__":

@@ -53,6 +53,7 @@ def write_page(
             _variety(figures["variety"]),
             _class_accuracy(figures.get("as_asked")),
         ),
+        page.section("Classifier", _classifier(evaluation)),
         page.section(
             "Sharpness",
             _sharpness(figures["sharpness"]),
@@ -104,8 +105,22 @@ def conclude(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
         sentences.append((f"{start} {end}.", "bad" if worse else "good"))
     if figures["variety"]["generated"].low > figures["variety"]["real"].high:
         sentences.append(("Generated images are more alike than real ones are.", "bad"))
+    if "classifier" in figures:
+        sentences.append(_recognised(figures["classifier"]["network"]))
     probes = figures.get("probes", {})
     return sentences + [_obeys(name, probe) for name, probe in probes.items()]
+
+
+def _recognised(areas):
+    """Return a sentence on whether a network tells samples from real images."""
+    values = {name: number(area.value) for name, area in areas.items()}
+    worse = areas["generated"].low > max(0.5, areas["real"].high)
+    sentence = (
+        f"A network that learnt from half of them can{'' if worse else chr(39) + 't'} "
+        f"tell generated images from real ones (AUC {values['generated']}; other real "
+        f"ones {values['real']}, reconstructions {values['reconstructed']})."
+    )
+    return sentence, "bad" if worse else "good"
 
 
 def _obeys(name, probe):
@@ -185,6 +200,55 @@ def _variety(variety):
     )
     rows = {"similarity of pairs (MS-SSIM)": variety}
     return page.part("Variety", _table(rows, caption))
+
+
+def _classifier(evaluation):
+    """Write what classifiers can tell, and show where the network looks."""
+    figures = evaluation.figures.get("classifier")
+    if not figures:
+        return ""
+    rows = {"network": figures["network"]}
+    rows |= {f"regression on “{n}”": x for n, x in figures["features"].items()}
+    learnt = ", ".join(
+        f"{title} {number(figures['learnt'][name])} ({figures['rounds'][name]} rounds)"
+        for name, title in _SETS.items()
+    )
+    caption = (
+        "Each learns to tell images of a kind from the reference, and is judged by "
+        "others. “Grey levels” are how often each of 16 is there, without any shape: "
+        "near 1, images differ in brightness or background, which proves no more. "
+        f"Share that the network told of what it learnt from: {learnt}."
+    )
+    return (
+        page.text(
+            "The probability that a classifier takes a generated image for more "
+            "generated than a real one: 0.5 is guessing, 1 is without an error, and "
+            "real images against real ones show what chance makes of it."
+        )
+        + _table(rows, caption, "area under the curve")
+        + page.picture(
+            _where_it_looks(evaluation),
+            "Generated images that the network recognises best, and how much each "
+            "place counts for it; last the means of the best eight.",
+            2,
+        )
+    )
+
+
+def _where_it_looks(evaluation):
+    from dipy_ldm.plots import montage, planes
+
+    test = evaluation.network
+    images = evaluation.sets.generated[test.recognised][..., :1]
+    maps = test.maps / np.maximum(
+        test.maps.max(tuple(range(1, test.maps.ndim)), keepdims=True), 1e-12
+    )
+    pairs = np.stack([images, maps], 1)
+    pairs = np.concatenate([pairs[:3], pairs.mean(0, keepdims=True)])
+    pairs = pairs.reshape(-1, *pairs.shape[2:])
+    if evaluation.affine is not None:
+        pairs = planes(pairs, evaluation.affine)
+    return montage(pairs, columns=2)
 
 
 def _class_accuracy(accuracy):

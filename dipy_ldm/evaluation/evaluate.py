@@ -26,6 +26,13 @@ from dipy_ldm.evaluation._fidelity import (
 )
 from dipy_ldm.evaluation._probe import Probed, class_accuracy, probe_all
 from dipy_ldm.evaluation.features import Features, classify, features_of
+from dipy_ldm.evaluation.two_sample import (
+    NetworkTest,
+    check_count,
+    grey_levels,
+    logistic_test,
+    network_test,
+)
 from dipy_ldm.latent_diffusion import LatentDiffusion
 from dipy_ldm.metrics import Interval
 from dipy_ldm.vqvae import VQVAE
@@ -60,6 +67,8 @@ class Evaluation(NamedTuple):
         Where the voxels of volumes are.
     notes : list of str
         Sentences on what was done to the images before they were compared.
+    network : NetworkTest or None
+        What a network can tell of the generated images, if it was asked for.
     """
 
     figures: dict
@@ -68,6 +77,7 @@ class Evaluation(NamedTuple):
     probes: dict[str, Probed]
     affine: np.ndarray | None
     notes: list[str]
+    network: NetworkTest | None = None
 
 
 def evaluate(
@@ -81,6 +91,7 @@ def evaluate(
     requested: Mapping[str, Sequence] | None = None,
     subjects: npt.ArrayLike | None = None,
     features: Sequence[Features] | None = None,
+    classifier: bool = False,
     seed: int = 0,
     verbose: bool = False,
     **sampling: Any,
@@ -115,6 +126,9 @@ def evaluate(
     features : sequence of Features, optional
         What to compare in; those of :func:`dipy_ldm.evaluation.features.features_of` if
         None.
+    classifier : bool
+        Also let classifiers tell images of each kind from real ones, as of
+        :mod:`dipy_ldm.evaluation.two_sample`, which takes minutes.
     seed : int
         Of the noise, and of the bootstrap.
     verbose : bool
@@ -142,6 +156,8 @@ def evaluate(
     count, notes = count_compared(len(images), n_samples, n)
     halves, whose, further = _apart(number_subjects(subjects, len(images)), count)
     count = len(halves[0])
+    if classifier:
+        check_count(count)
     labels = _labels_of_sets(conditions, requested, halves, samples is None)
     if samples is None:
         samples = model.predict(
@@ -163,9 +179,11 @@ def evaluate(
     figures = {"n": count, "features": records} | results
     if measured:
         figures["anatomy"] = _compare_anatomy(measured, sets, seed)
+    judged = _classify(sets, rows, seed, verbose) if classifier else (None, {})
+    network, figures = judged[0], figures | judged[1]
     probes, probe_notes = _probe(model, sets, labels, rows, figures, seed)
     notes += further + probe_notes
-    return Evaluation(figures, sets, measured, probes, affine, notes)
+    return Evaluation(figures, sets, measured, probes, affine, notes, network)
 
 
 def count_compared(
@@ -295,6 +313,33 @@ def _compare_anatomy(measured, sets, seed):
         )
         for name in sets.compared
     }
+
+
+def _classify(sets, rows, seed, verbose):
+    """Let networks, and regressions on features, tell each set from the reference."""
+    levels = {"reference": sets.reference, **sets.compared}
+    rows = rows | {"grey levels": {n: grey_levels(x) for n, x in levels.items()}}
+    subjects = {name: sets.whose("reference", name) for name in sets.compared}
+
+    def against_reference(test, of, name):
+        pair = of["reference"], of[name]
+        return test(*pair, subjects=subjects[name], seed=seed)
+
+    tasks = [
+        (f"classifier, {n}", partial(against_reference, network_test, levels, n))
+        for n in subjects
+    ]
+    tests = dict(zip(subjects, run_tasks(tasks, verbose).values()))
+    figures: dict[str, Any] = {
+        "network": {name: test.auc for name, test in tests.items()},
+        "learnt": {name: test.learnt for name, test in tests.items()},
+        "rounds": {name: test.rounds for name, test in tests.items()},
+    }
+    figures["features"] = {
+        kind: {name: against_reference(logistic_test, of, name) for name in subjects}
+        for kind, of in rows.items()
+    }
+    return tests["generated"], {"classifier": figures}
 
 
 def _probe(model, sets, labels, rows, figures, seed):

@@ -9,6 +9,7 @@ import scripts
 
 import dipy_ldm
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm.metrics import Interval
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "volumes.py"
 AFFINE = np.diag([2.0, 2, 2, 1])
@@ -65,7 +66,7 @@ def model_file(tmp_path_factory):
 
 def command(model, folders, *further):
     real, train = folders
-    return [model, "--real", real, "--train", train, *further]
+    return ["score", model, "--real", real, "--train", train, *further]
 
 
 def test_one_line_of_json_and_a_picture(quality, model_file, folders, tmp_path, capsys):
@@ -139,7 +140,7 @@ def test_compared_sets_have_equal_sizes(quality, monkeypatch, model_file, folder
     monkeypatch.setattr(
         quality, "energy_distance", lambda a, b: compared.append((a, b)) or 1.0
     )
-    options = quality.make_parser().parse_args(
+    options = quality.make_parser(quality.__doc__, quality.MEASURES).parse_args(
         command(model_file, folders, "--n_samples", "20", "--steps", "1")
     )
     assert quality.measure(options)["n_compared"] == 16
@@ -165,7 +166,7 @@ def test_held_out_volumes_that_were_trained_on_are_refused(quality, folders):
 )
 def test_bad_arguments_get_one_sentence(quality, capsys, arguments, message):
     with pytest.raises(SystemExit) as stop:
-        quality.main(arguments)
+        quality.main(["score", *arguments])
     output = capsys.readouterr()
     assert stop.value.code == 2
     assert message in output.err.splitlines()[-1]
@@ -187,3 +188,29 @@ def test_too_few_volumes_are_refused(quality, capsys, model_file, folders):
     with pytest.raises(SystemExit):
         quality.main(command(model_file, folders, "--n_samples", "1"))
     assert "at least 2, not 1" in capsys.readouterr().err
+
+
+def test_where_volumes_are_recognised(
+    quality, monkeypatch, model_file, folders, tmp_path, capsys
+):
+    compared = []
+
+    def test(real, generated, seed):
+        compared.append((real, generated))
+        return SimpleNamespace(auc=Interval(0.5, 0.4, 0.6), learnt=0.9, rounds=3)
+
+    monkeypatch.setattr(quality, "network_test", test)
+    monkeypatch.setattr(quality, "check_count", lambda n: None)
+    real, _ = folders
+    quality.main(["recognise", model_file, "--real", real, "--steps", "1"])
+    lines = list(map(json.loads, capsys.readouterr().out.splitlines()))
+    names = [line["volumes"] for line in lines]
+    assert names[:2] == ["held-out", "reconstructed"]
+    assert names[-1] == "generated, 10 steps" and len(names) == 16
+    assert all(line["n_compared"] == 8 and line["auc"] == 0.5 for line in lines)
+    for sides in compared:
+        assert all(x.shape == (8, 13, 12, 11, 1) for x in sides)
+        assert all(0 <= x.min() and x.max() <= 1 for x in sides)
+    by_name = dict(zip(names, compared, strict=True))
+    both = sum(by_name[f"generated, {place}"][1] for place in ("inside", "rim"))
+    np.testing.assert_array_equal(both, by_name["generated"][1])

@@ -40,6 +40,7 @@ from dipy_ldm.evaluation.features import (
     shrunk,
     voxels,
 )
+from dipy_ldm.evaluation.two_sample import NetworkTest
 from dipy_ldm.metrics import Interval
 
 
@@ -507,6 +508,29 @@ def test_real_images_as_samples_match_real_ones(diffusion, blobs, rng):
     )
     assert [how for _, how in conclude(found.figures)] == ["good"]
     assert list(found.figures["features"]) == ["own"]
+
+
+def test_the_page_shows_what_a_classifier_can_tell(diffusion, blobs, monkeypatch):
+    def test(real, generated, subjects, seed):
+        maps = np.ones((8, *real.shape[1:-1], 1))
+        auc = Interval(0.5, 0.4, 0.6) if generated.std() > 0.1 else Interval(1, 1, 1)
+        return NetworkTest(auc, 1.0, 7, ([], []), np.arange(8), maps)
+
+    monkeypatch.setattr("dipy_ldm.evaluation.evaluate.network_test", test)
+    real = np.concatenate([blobs, blobs[:32] + 0.1])
+    features = [own(lambda x: x[:, ::4, ::4])]
+    options = {"features": features, "classifier": True}
+    found = evaluate(diffusion, real, 0 * real[:48], **options)
+    told = found.figures["classifier"]
+    assert told["network"]["generated"].value == 1
+    assert set(told["features"]) == {"own", "grey levels"}
+    assert told["features"]["grey levels"]["generated"].value > 0.99
+    (sentence,) = (s for s, how in conclude(found.figures) if "A network" in s)
+    assert "can tell generated images from real ones (AUC 1;" in sentence
+    html = write_page(found, {})
+    assert "area under the curve" in html and "7 rounds" in html
+    with pytest.raises(InputError, match="needs 40 images of each kind, not 32"):
+        evaluate(diffusion, blobs, **options)
 
 
 def test_sizes_that_differ_tenfold_are_refused(diffusion, blobs):

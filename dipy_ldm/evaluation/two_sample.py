@@ -1,0 +1,374 @@
+"""The classifier two-sample test: whether a classifier tells samples from real images.
+
+A network or a logistic regression learns to tell one half of both sets apart, and is
+judged by the other half: by guessing, the area under its curve is 0.5. Unlike
+distances it looks for whatever gives samples away :footcite:p:`LopezPaz2017`.
+
+References
+----------
+.. footbibliography::
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import keras
+from keras import layers, ops
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage, optimize, special
+
+from dipy_ldm import _backend
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm.evaluation._memorization import area_under_curve
+from dipy_ldm.metrics import Interval, bootstrap
+from dipy_ldm.nn._blocks import conv
+from dipy_ldm.nn._building import SeededInitializer, seeded
+from dipy_ldm.prior import _ridge as regression
+
+__all__ = ["NetworkTest", "logistic_test", "network_test"]
+
+# Images of each set, with fewer of which too little is learnt to prove anything.
+MIN_IMAGES = 40
+# Grey levels of a screen, and what is black on it: storage and the decoder leave less
+# than that in backgrounds, which are exactly zero in real volumes.
+_LEVELS, _BLACK = 255, 0.02
+# About 60,000 weights. The last layer knows places: what is only on the other side of
+# the head is told by nothing else.
+_WIDTHS = (24, 40, 64, 48)
+# A round: so many steps of so many images of each set, of each two planes an axis.
+_STEPS, _IMAGES, _PLANES = 30, 8, 2
+# Rounds at most, and the share of a round's images above which all is learnt.
+_MAX_ROUNDS, _LEARNT, _RATE = 40, 0.99, 3e-3
+# Planes of each axis that are judged, the part of it where they lie, and shifts in
+# training. No flips: what is told by them alone would be hidden.
+_JUDGED, _INNER, _MAX_SHIFT = 10, (0.15, 0.85), 2
+# Of the best recognised images, how many of each half are looked at.
+_N_SHOWN = 4
+# Logistic regression: folds, penalties in units of the largest variance, and steps,
+# of which sets that are told without an error would take thousands.
+_FOLDS, _PENALTIES, _MAX_ITERATIONS = 5, np.logspace(-4, 0, 5), 50
+
+
+class NetworkTest(NamedTuple):
+    """What a network can tell.
+
+    Parameters
+    ----------
+    auc : Interval
+        Area under the curve: the probability that a generated image is taken for
+        more generated than a real one. 0.5 is by guessing.
+    learnt : float
+        Share of its training half that the network told at the end, the lower of two.
+    rounds : int
+        Rounds of training, the higher of two.
+    log_odds : tuple of ndarray
+        Log odds of each real, ``(n,)``, and of each generated image, ``(m,)``, to be
+        generated, by the network that was not trained on it.
+    recognised : ndarray
+        Numbers of the best recognised generated images, ``(k,)``, the best first.
+    maps : ndarray
+        Where the network looks in these: gradient times input, ``(k, *space, 1)``.
+    """
+
+    auc: Interval
+    learnt: float
+    rounds: int
+    log_odds: tuple[np.ndarray, np.ndarray]
+    recognised: np.ndarray
+    maps: np.ndarray
+
+
+def check_count(*sizes: int) -> None:
+    """Refuse sets that are too small."""
+    if min(sizes) < MIN_IMAGES:
+        raise InputError(
+            f"a classifier needs {MIN_IMAGES} images of each kind, not {min(sizes)}; "
+            "give more, or leave out `classifier`."
+        )
+
+
+def network_test(
+    real: npt.ArrayLike,
+    generated: npt.ArrayLike,
+    *,
+    subjects: Sequence[npt.ArrayLike | None] = (None, None),
+    seed: int = 0,
+) -> NetworkTest:
+    """Let a convolutional network tell generated images from real ones.
+
+    It learns from half of both sets until it tells 99 % of them, at most 1,200 steps,
+    and judges the other half; then the halves change places. Of volumes it sees planes
+    of three orientations, and adds up what they say. Images are seen as on a screen of
+    255 grey levels, the darkest 2 % of the range black, so that it can't learn how they
+    were stored.
+
+    Parameters
+    ----------
+    real, generated : array_like
+        Images in [0, 1], ``(n, *space, channels)`` and ``(m, *space, channels)``, at
+        least 40 of each.
+    subjects : sequence of array_like or None
+        Whose each image is, ``(n,)`` and ``(m,)``: a subject is in one half, in both
+        sets, and intervals are those of subjects. None is for others all.
+    seed : int
+        Of halves, first weights, batches and the bootstrap.
+
+    Returns
+    -------
+    NetworkTest
+        Area under the curve, and what it is of.
+
+    Raises
+    ------
+    InputError
+        If a set has fewer than 40 images, or the shapes differ.
+    """
+    sides = [as_shown(images) for images in (real, generated)]
+    check_count(*map(len, sides))
+    if sides[0].shape[1:] != sides[1].shape[1:]:
+        shapes = " and ".join(str(side.shape[1:]) for side in sides)
+        raise InputError(f"images must be of one shape, not of {shapes}.")
+    folds = _split(subjects, [len(side) for side in sides], 2, seed)
+    cutter = _Cutter(sides[0].shape[1:])
+    log_odds, learnt = [np.zeros(len(side)) for side in sides], []
+    recognised, maps = [], []
+    for fold in range(2):
+        network, *course = _train(
+            cutter, [x[f != fold] for x, f in zip(sides, folds)], [seed, fold]
+        )
+        learnt.append(course)
+        for images, own, odds in zip(sides, folds, log_odds):
+            planes = map(cutter.judged, images[own == fold])
+            odds[own == fold] = [
+                ops.convert_to_numpy(network(x)).mean() for x in planes
+            ]
+        best = [i for i in np.argsort(-log_odds[1]) if folds[1][i] == fold][:_N_SHOWN]
+        recognised += best
+        gradient = _backend.gradients(partial(network, training=False))
+        maps += [cutter.look(gradient, sides[1][i]) for i in best]
+    order = np.argsort(-log_odds[1][recognised])
+    shape = (len(maps), *np.shape(real)[1:-1], 1)
+    return NetworkTest(
+        _auc(log_odds, folds, subjects, seed),
+        float(min(share for share, _ in learnt)),
+        max(rounds for _, rounds in learnt),
+        (log_odds[0], log_odds[1]),
+        np.array(recognised)[order],
+        np.array(maps)[order].reshape(shape),
+    )
+
+
+def logistic_test(
+    real: npt.ArrayLike,
+    generated: npt.ArrayLike,
+    *,
+    subjects: Sequence[npt.ArrayLike | None] = (None, None),
+    seed: int = 0,
+) -> Interval:
+    """Let a logistic regression tell generated images from real ones by features.
+
+    Five folds; the penalty is that which tells images best that were left out of the
+    other four.
+
+    Parameters
+    ----------
+    real, generated : array_like
+        Features, ``(n, features)`` and ``(m, features)``, of at least 40 images each.
+    subjects, seed
+        As of :func:`network_test`.
+
+    Returns
+    -------
+    Interval
+        Area under the curve; 0.5 is by guessing.
+
+    Raises
+    ------
+    InputError
+        If a set has fewer than 40 images.
+    """
+    sizes = len(np.asarray(real)), len(np.asarray(generated))
+    check_count(*sizes)
+    left, spreads, _ = regression.decompose(
+        np.concatenate([real, generated]).astype(float)
+    )
+    labels = np.repeat([-1.0, 1.0], sizes)
+    folds = _split(subjects, sizes, _FOLDS, seed)
+    penalties = max(spreads**2, default=1.0) * _PENALTIES
+    odds = _left_out(left * spreads, labels, np.concatenate(folds), penalties)
+    return _auc(np.split(odds, sizes[:1]), folds, subjects, seed)
+
+
+def as_shown(images: npt.ArrayLike) -> np.ndarray:
+    """Return images in [0, 1] as a screen shows them: 256 levels, uint8."""
+    shown = (np.asarray(images, "float32") - _BLACK) / (1 - _BLACK)
+    return np.rint(_LEVELS * np.clip(shown, 0, 1)).astype("uint8")
+
+
+def grey_levels(images: np.ndarray) -> np.ndarray:
+    """Return the share of each of 16 grey levels of images: nothing of their shapes.
+
+    Shapes: images ``(n, *space, channels)``, result ``(n, 16)``.
+    """
+    levels = np.right_shift(as_shown(images).reshape(len(images), -1), 4)
+    return np.array([np.bincount(row, minlength=16) / row.size for row in levels])
+
+
+def _split(subjects, sizes, count, seed):
+    """Draw the fold of each image, ``(n,)`` for each set; subjects are in one."""
+    rng, folds = np.random.default_rng(seed), dict[Any, int]()
+    labels = [range(n) if own is None else own for own, n in zip(subjects, sizes)]
+    for own in labels:
+        new = [subject for subject in dict.fromkeys(own) if subject not in folds]
+        folds |= {new[j]: i % count for i, j in enumerate(rng.permutation(len(new)))}
+    return [np.array([folds[subject] for subject in own]) for own in labels]
+
+
+def _auc(log_odds, folds, subjects, seed):
+    """Average the areas of the folds: log odds of two classifiers have no one scale."""
+
+    def mean(*sides):
+        parts = [[s[s[:, 1] == f, 0] for s in sides] for f in np.unique(folds[0])]
+        return np.mean(
+            [area_under_curve(*part) for part in parts if all(map(len, part))]
+        )
+
+    pairs = [np.stack(pair, 1) for pair in zip(log_odds, folds)]
+    return bootstrap(mean, *pairs, seed=seed, subjects=subjects).within(0, 1)
+
+
+def _left_out(rows, labels, folds, penalties):
+    """Return the log odds of each row by the rows of all other folds."""
+    odds = np.zeros(len(rows))
+    for fold in np.unique(folds):
+        inside, best = folds != fold, penalties[0]
+        if len(penalties) > 1:
+            taught = rows[inside], labels[inside], folds[inside]
+            tried = [_left_out(*taught, [penalty]) for penalty in penalties]
+            losses = [np.logaddexp(0, -labels[inside] * x).mean() for x in tried]
+            best = penalties[np.argmin(losses)]
+        *slopes, level = _fit_logistic(rows[inside], labels[inside], best)
+        odds[~inside] = rows[~inside] @ slopes + level
+    return odds
+
+
+def _fit_logistic(rows, labels, penalty):
+    """Return slopes and, as the last, the level, for labels of -1 and 1."""
+
+    def loss(weights):
+        margins = labels * (rows @ weights[:-1] + weights[-1])
+        pull = -labels * special.expit(-margins)
+        shrunk = penalty * weights[:-1]
+        value = np.logaddexp(0, -margins).sum() + shrunk @ weights[:-1] / 2
+        return value, np.append(pull @ rows + shrunk, pull.sum())
+
+    how = {"method": "L-BFGS-B", "options": {"maxiter": _MAX_ITERATIONS}}
+    return optimize.minimize(loss, np.zeros(rows.shape[1] + 1), jac=True, **how).x
+
+
+class _Cutter:
+    """Cuts images into planes: the image, its detail, and where each pixel is."""
+
+    def __init__(self, shape):
+        # An image is a volume of one plane.
+        self.space = shape[:-1] if len(shape) == 4 else (1, *shape[:-1])
+        self.axes = range(3 if len(shape) == 4 else 1)
+        grids = [np.linspace(-1, 1, n, dtype="float32") for n in self.space]
+        self.places = np.stack(np.meshgrid(*grids, indexing="ij"), -1)
+        cuts = [np.delete(self.space, axis) for axis in self.axes]
+        self.shape = (*np.array(cuts).max(0).tolist(), 2 * shape[-1] + 3)
+
+    def cut(self, image, axis, numbers, shift=(0, 0)):
+        """Cut planes across an axis, ``(planes, *side, channels)``, in their frames."""
+        across = image.reshape(*self.space, -1), self.places
+        planes, places = (np.moveaxis(x.take(numbers, axis), axis, 0) for x in across)
+        planes = np.roll(planes, shift, (1, 2)).astype("float32")
+        detail = planes - ndimage.gaussian_filter(planes, (0, 1, 1, 0))
+        frames = np.zeros((len(planes), *self.shape), "float32")
+        inside = tuple(map(slice, planes.shape[:3]))
+        frames[inside] = np.concatenate([planes, detail, places], -1)
+        return frames
+
+    def planes(self, image, shares, shift=(0, 0)):
+        """Cut planes of each axis at shares of its inner part."""
+        low, high = np.multiply.outer(_INNER, self.space)
+        numbers = (low + np.multiply.outer(shares, high - low)).astype(int).T
+        cuts = (self.cut(image, axis, numbers[axis], shift) for axis in self.axes)
+        return np.concatenate(list(cuts))
+
+    def drawn(self, image, rng):
+        """Draw planes to learn from, moved a little."""
+        shift = rng.integers(-_MAX_SHIFT, _MAX_SHIFT + 1, 2)
+        return self.planes(image, rng.random(_PLANES), shift)
+
+    def judged(self, image):
+        """Cut the planes that an image is judged by."""
+        count = _JUDGED if len(self.axes) > 1 else 1
+        return self.planes(image, np.linspace(0, 1, count))
+
+    def look(self, gradient, image):
+        """Return where a network looks: gradient times input, over all planes."""
+        total = np.zeros(self.space, "float32")
+        channels = self.shape[-1] - 3
+        for axis in self.axes:
+            planes = self.cut(image, axis, range(self.space[axis]))
+            (slopes,) = gradient(ops.convert_to_tensor(planes))
+            parts = planes * ops.convert_to_numpy(slopes)
+            weight = np.abs(parts[..., :channels].sum(-1))
+            height, width = (n for i, n in enumerate(self.space) if i != axis)
+            total += np.moveaxis(weight[:, :height, :width], 0, axis)
+        sigma = np.minimum(np.subtract(self.space, 1), 1)
+        return ndimage.gaussian_filter(total, sigma)
+
+
+def _train(cutter, sides, seed):
+    """Train a network on planes; return it, the share that it told, and the rounds."""
+    rng = np.random.default_rng(seed)
+    labels = np.repeat([[0.0], [1.0]], _IMAGES, 0)
+
+    def batches():
+        while True:
+            images = np.concatenate([rng.choice(side, _IMAGES) for side in sides])
+            yield np.stack([cutter.drawn(image, rng) for image in images]), labels
+
+    def stop(epoch, logs):
+        model.stop_training = logs["told"] >= _LEARNT
+
+    network = _build(cutter.shape, seed[0])
+    planes = keras.Input((None, *cutter.shape))
+    each = network(ops.reshape(planes, (-1, *cutter.shape)))
+    of_images = ops.reshape(each, (-1, len(cutter.axes) * _PLANES))
+    model = keras.Model(planes, ops.mean(of_images, 1, keepdims=True))
+    model.compile(
+        keras.optimizers.Adam(_RATE),
+        keras.losses.BinaryCrossentropy(from_logits=True),
+        metrics=[keras.metrics.BinaryAccuracy("told", threshold=0)],
+    )
+    history = model.fit(
+        batches(),
+        steps_per_epoch=_STEPS,
+        epochs=_MAX_ROUNDS,
+        shuffle=False,
+        verbose=0,
+        callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=stop)],
+    ).history["told"]
+    return network, history[-1], len(history)
+
+
+def _build(shape, seed):
+    """Build a network from planes ``(n, *side, channels)`` to log odds ``(n, 1)``."""
+    with seeded(seed):
+        inputs = keras.Input(shape)
+        # Channels are of different sizes, and detail is far smaller than the rest.
+        x = layers.BatchNormalization(momentum=0.9)(inputs)
+        for i, width in enumerate(_WIDTHS):
+            size, strides = 4 if i == 0 else 3, 2 if i < 3 else 1
+            x = conv(x, width, size, strides, use_bias=False)
+            x = layers.BatchNormalization(momentum=0.9)(x)
+            x = layers.Activation("relu")(x)
+        pooled = layers.GlobalAveragePooling2D()(x), layers.GlobalMaxPooling2D()(x)
+        x = layers.Concatenate()([*pooled, layers.Flatten()(x)])
+        x = layers.Dense(1, kernel_initializer=SeededInitializer())(x)
+        return keras.Model(inputs, x)

@@ -1,0 +1,125 @@
+"""What classifiers say of sets of which the answer is known."""
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm.evaluation import two_sample
+from dipy_ldm.evaluation.two_sample import logistic_test, network_test
+
+
+def draw_textures(n, seed, shape=(16, 16)):
+    """Draw smooth noise on a disc, in [0, 1], ``(n, *shape, 1)``."""
+    rng = np.random.default_rng(seed)
+    noise = gaussian_filter(rng.standard_normal((n, *shape)), (0, *[0.7] * len(shape)))
+    places = np.stack(np.indices(shape), -1) - np.array(shape) / 2
+    disc = np.linalg.norm(places, axis=-1) < shape[0] / 2 - 1
+    return np.float32(disc * np.clip(0.5 + 0.3 * noise, 0, 1))[..., None]
+
+
+def add_spot(images, place):
+    """Brighten a spot of all images."""
+    images = images.copy()
+    images[(slice(None), *(slice(i - 1, i + 2) for i in place))] += 0.25
+    return np.clip(images, 0, 1)
+
+
+def scramble(images):
+    """Keep the spectrum of images, and draw their phases."""
+    noise = np.random.default_rng(9).standard_normal(images.shape)
+    spectra = np.abs(np.fft.rfft2(images, axes=(1, 2)))
+    phases = np.angle(np.fft.rfft2(noise, axes=(1, 2)))
+    turned = spectra * np.exp(1j * phases)
+    return np.clip(np.fft.irfft2(turned, images.shape[1:3], axes=(1, 2)), 0, 1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda x: gaussian_filter(x, (0, 0.5, 0.5, 0)), scramble],
+    ids=["blurred", "phases"],
+)
+def test_a_network_recognises_what_is_changed(change):
+    real, other = draw_textures(40, 0), draw_textures(40, 1)
+    test = network_test(real, change(other))
+    assert test.auc.value > 0.9 and test.auc.low > 0.5
+    assert test.learnt >= 0.99
+
+
+def test_a_network_recognises_what_is_on_the_other_side(monkeypatch):
+    monkeypatch.setattr(two_sample, "_MAX_ROUNDS", 6)
+    shape = (12, 11, 10)
+    real, other = (draw_textures(40, seed, shape) for seed in (0, 1))
+    test = network_test(add_spot(real, (3, 5, 5)), add_spot(other, (8, 5, 5)))
+    assert test.auc.value > 0.9
+    # And looks there.
+    assert test.maps.shape == (8, *shape, 1)
+    middle = test.maps[..., 0].mean((0, 2, 3))
+    assert middle.argmax() in (2, 3, 4, 7, 8, 9)
+    best = test.log_odds[1][test.recognised]
+    assert best[0] == test.log_odds[1].max() and (np.diff(best) <= 0).all()
+
+
+def test_halves_of_one_set_are_not_told_apart(monkeypatch):
+    monkeypatch.setattr(two_sample, "_MAX_ROUNDS", 2)
+    monkeypatch.setattr(two_sample, "_STEPS", 4)
+    sides = draw_textures(40, 0), draw_textures(44, 1)
+    test = network_test(*sides)
+    assert test.auc.low < 0.5 < test.auc.high
+    assert test.rounds == 2 and test.learnt < 0.99
+    assert list(map(len, test.log_odds)) == [40, 44]
+    again = network_test(*sides)
+    np.testing.assert_allclose(again.log_odds[0], test.log_odds[0], atol=1e-3)
+
+
+def test_how_images_were_stored_is_not_seen():
+    images = draw_textures(5, 0)
+    noise = np.random.default_rng(1).uniform(0, 0.015, images.shape)
+    stored = np.where(images == 0, noise, images).astype("float16")
+    seen = two_sample.as_shown(stored).astype(int) - two_sample.as_shown(images)
+    assert np.abs(seen).max() <= 1
+    assert not seen[images == 0].any()
+
+
+def test_subjects_are_in_one_fold():
+    subjects = np.arange(60) // 3, np.arange(40, 0, -1) // 2
+    folds = two_sample._split(subjects, (60, 40), 2, 0)
+    of_subjects = {}
+    for names, numbers in zip(subjects, folds, strict=True):
+        for name, number in zip(names, numbers, strict=True):
+            assert of_subjects.setdefault(name, number) == number
+    pairs = two_sample._split((None, None), (60, 60), 2, 0)
+    np.testing.assert_array_equal(*pairs)
+    assert pairs[0].sum() == 30
+
+
+def test_logistic_regression_recognises_a_direction():
+    rng = np.random.default_rng(0)
+    a, b, c = rng.standard_normal((3, 60, 80))
+    direction = rng.standard_normal(80) / np.sqrt(80)
+    assert logistic_test(a, b + 3 * direction).value > 0.9
+    same = logistic_test(a, c)
+    assert same.low < 0.5 < same.high
+    # Copies, which would be known again by what was learnt from the others.
+    assert logistic_test(a, a.copy()).value == pytest.approx(0.5, abs=0.05)
+
+
+def test_penalised_slopes_are_where_the_loss_is_flat():
+    rng = np.random.default_rng(0)
+    rows, labels = rng.standard_normal((30, 3)), rng.choice([-1.0, 1.0], 30)
+    *slopes, level = two_sample._fit_logistic(rows, labels, 2.0)
+    wrong = 1 / (1 + np.exp(labels * (rows @ slopes + level)))
+    np.testing.assert_allclose(
+        rows.T @ (labels * wrong), 2 * np.array(slopes), atol=1e-3
+    )
+    assert labels @ wrong == pytest.approx(0, abs=1e-3)
+
+
+def test_sets_that_prove_nothing_are_refused():
+    few = draw_textures(39, 0)
+    with pytest.raises(InputError, match="needs 40 images of each kind, not 39; give"):
+        network_test(draw_textures(40, 0), few)
+    with pytest.raises(InputError, match="not 39"):
+        logistic_test(few.reshape(39, -1), few.reshape(39, -1))
+    with pytest.raises(InputError, match="of one shape, not of"):
+        network_test(draw_textures(40, 0), draw_textures(40, 0, (16, 15)))
