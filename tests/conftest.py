@@ -29,7 +29,7 @@ if BACKEND != "tensorflow":
     ]
 
 import numpy as np  # noqa: E402
-from processes import ABSENT, call  # noqa: E402
+from processes import ABSENT, TINY, call  # noqa: E402
 import pytest  # noqa: E402
 
 # Before any test imports TensorFlow, as a user is told to.
@@ -146,10 +146,24 @@ def folder(tmp_path_factory, blobs):
 
 
 @pytest.fixture(scope="session")
+def trained_folder(tmp_path_factory, blobs):
+    """Return a folder with ``blobs.npy``, and a training of it in ``out``."""
+    path = tmp_path_factory.mktemp("trained")
+    np.save(path / "blobs.npy", blobs)
+    command = ("dipy_train_ldm", "blobs.npy", *TINY, "--out_dir", "out")
+    status, _, stderr = call(*command, cwd=path)
+    assert status == 0, stderr
+    return path
+
+
+@pytest.fixture(scope="session")
 def vqvae(blobs):
     """Return an autoencoder fitted to the blobs."""
+    import keras
+
     from dipy_ldm import VQVAE
 
+    keras.utils.clear_session()  # as ``numbered_anew``
     return VQVAE(**TINY_VQVAE).fit(blobs, epochs=2, batch_size=16, verbose=False)
 
 
@@ -160,6 +174,19 @@ def diffusion(vqvae, blobs):
 
     model = LatentDiffusion(vqvae, **TINY_LDM)
     return model.fit(blobs, epochs=2, batch_size=16, verbose=False)
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """Return 900 digits of three kinds, their names, and an autoencoder of them."""
+    from dipy_ldm import VQVAE
+    from dipy_ldm.data import load_mnist
+
+    images, labels = load_mnist("train")
+    which = np.flatnonzero(labels < 3)[:900]
+    vqvae = VQVAE(widths=(8, 16), n_codes=64)
+    vqvae.fit(images[which], epochs=8, batch_size=32, verbose=False)
+    return images[which], np.array(["naught", "one", "two"])[labels[which]], vqvae
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """The commands, in this process or in one of their own, for the tests that run them."""
 
 from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
+from functools import lru_cache, partial
 import io
 import logging
 import os
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from unittest.mock import patch
 
 # Seconds: generous, since a machine may have other work to do.
 TIMEOUT = 900
@@ -50,10 +52,24 @@ def fresh_loggers():
             logger.propagate = propagate
 
 
+@lru_cache(maxsize=8)
+def load_once(load, path, content):
+    return load(path)
+
+
+def load_model(path, load=None):
+    """Load a model file, or return it from before, with all that it has compiled."""
+    from dipy_ldm import LatentDiffusion
+
+    load, file = load or LatentDiffusion.load, Path(path)
+    return load_once(load, file, file.read_bytes()) if file.is_file() else load(path)
+
+
 def call(command, *arguments, cwd):
     """Run a command here: as ``run``, without the seconds that a process takes."""
     import keras
 
+    from dipy_ldm import LatentDiffusion
     from dipy_ldm.workflows import cli
 
     # Layers are numbered from the beginning, as in a process: rounding depends on it.
@@ -63,6 +79,9 @@ def call(command, *arguments, cwd):
     with (
         chdir(cwd),
         fresh_loggers(),
+        patch.object(
+            LatentDiffusion, "load", partial(load_model, load=LatentDiffusion.load)
+        ),
         redirect_stdout(io.StringIO()) as stdout,
         redirect_stderr(io.StringIO()) as stderr,
     ):

@@ -32,7 +32,7 @@ def images(rank, n=12, side=40):
 
 @pytest.fixture(scope="module", params=[2, 3])
 def fitted(request):
-    data = images(request.param)
+    data = images(request.param, side={2: 40, 3: 20}[request.param])
     return AnomalyDetector(**SMALL).fit(data, **FIT), data
 
 
@@ -128,7 +128,7 @@ def test_the_loss_of_nothing_is_that_of_the_best_constant():
 def test_compiled_by_xla(compile_by_xla):
     models = compile_by_xla()
     options = FIT | {"precision": "auto", "remat": True}
-    detector = AnomalyDetector(**SMALL).fit(images(3, 4, 16), **options)
+    detector = AnomalyDetector(widths=(8,), blocks=1).fit(images(3, 4, 16), **options)
     assert models and all(model.jit_compile for model in models)
     assert np.isfinite(detector.history_["loss"]).all()
 

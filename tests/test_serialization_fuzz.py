@@ -3,6 +3,7 @@
 import json
 import resource
 import struct
+from threading import current_thread, main_thread
 
 from hypothesis import HealthCheck, given, settings, strategies as st
 import numpy as np
@@ -12,6 +13,8 @@ from safetensors.numpy import load_file
 
 from dipy_ldm import VQVAE, LatentDiffusion, _serialization
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm.autoencoder import _codec, _network
+from dipy_ldm.denoiser import _unet
 from dipy_ldm.prior._conditional_mean import ConditionalMean
 from dipy_ldm.prior._gaussian import Gaussian
 from dipy_ldm.prior._probe import LinearProbe
@@ -71,10 +74,32 @@ DOCUMENT = {
     "latent_diffusion_precision": None,
 }
 ESTIMATORS = {"vqvae": VQVAE, "latent_diffusion": LatentDiffusion}
-# Networks are built of those that are read, and most time goes into these.
 EXAMPLES = {"vqvae": 800, "latent_diffusion": 200}
 # What all these files of some kilobytes may take at most; TensorFlow has another.
 GIBIBYTE = 2**30
+
+
+@pytest.fixture(autouse=True)
+def networks_built_once(monkeypatch):
+    """Build networks of the same sizes once: a file has all of their weights."""
+
+    def remember(build):
+        networks = {}
+
+        def built(*sizes, **options):
+            # Sketches are built in threads.
+            sketched = current_thread() is not main_thread()
+            key = repr((sketched, sizes, options))
+            if key not in networks:
+                networks[key] = build(*sizes, **options)
+            return networks[key]
+
+        return built
+
+    monkeypatch.setattr(_unet, "seeded_unet", remember(_unet.seeded_unet))
+    both = remember(_network.encoder_and_decoder)
+    for module in (_network, _codec):
+        monkeypatch.setattr(module, "encoder_and_decoder", both)
 
 
 @pytest.fixture(scope="module", params=ESTIMATORS)
@@ -104,24 +129,9 @@ def whole(request, tmp_path_factory):
     return request.param, path.read_bytes(), path
 
 
+TEXTS, NUMBERS = ["", "codebook", "x" * 5000], [0, 1, 2, -1, 60_000]
 junk = st.one_of(
-    st.sampled_from(
-        [
-            None,
-            True,
-            "",
-            "codebook",
-            "x" * 5000,
-            0,
-            1,
-            2,
-            -1,
-            60_000,
-            10**10,
-            10**30,
-            10**400,
-        ]
-    ),
+    st.sampled_from([None, True, *TEXTS, *NUMBERS, *(10**n for n in (10, 30, 400))]),
     st.sampled_from([1.0, 1e10, 1e308, float("nan"), float("inf")]),
     st.integers(),
     st.floats(),

@@ -118,7 +118,7 @@ def test_the_commands_run_elsewhere(bin_folder, tmp_path):
     assert shape == "(10000, 28, 28, 1)"
     for command in COMMANDS:
         assert f"usage: {command}" in call(command, "--help")
-        assert call(command, "--version").strip() == f"dipy_ldm {__version__}"
+    assert call(command, "--version").strip() == f"dipy_ldm {__version__}"
     options = "--n_samples", 4, "--steps", 2, "--out_dir", "digits"
     call("dipy_generate_ldm", "mnist", *options)
     with np.load(tmp_path / "digits/samples.npz") as samples:

@@ -52,7 +52,7 @@ def train(rank, accumulate, **options):
     # More codes than are used, so that some are revived.
     vqvae = VQVAE(widths=(8,), n_codes=64, code_dim=2)
     vqvae.fit(data[3:], epochs=7, **fit)
-    model = LatentDiffusion(vqvae, widths=(8,))
+    model = LatentDiffusion(vqvae, widths=(8,), guide=False)
     if rank == 2:
         told = conditions(data)
         fit["validation_conditions"] = {n: v[:3] for n, v in told.items()}
@@ -76,11 +76,11 @@ def outcome(model, **options):
     for stage in filter(None, (model.vqvae, model, model.detector_)):
         for name, values in stage.history_.items():
             result[f"{type(stage).__name__} {name}"] = values
-    networks = model.vqvae.encoder_, model.vqvae.decoder_, model.denoiser_, model.guide_
+    networks = model.vqvae.encoder_, model.vqvae.decoder_, model.denoiser_
     if model.detector_:
         result["likely"] = model.detect(images(3)[:5])
         networks = *networks, model.detector_.network_
-    for network in filter(None, networks):
+    for network in networks:
         for i, weight in enumerate(network.weights):
             # What all keys have in common changes nothing: such biases have no gradient
             # but rounding.

@@ -72,7 +72,7 @@ def rows_of(folder):
 def brightness(cohort, folder, maps, contrast, **options):
     """Return the brightness of white matter, cortex and ventricles of a scan each."""
     files = cohort.make_cohort(
-        folder, 4, maps, contrasts=[contrast], dseg=True, voxel_size=(2, 2), **options
+        folder, 4, maps, contrasts=[contrast], dseg=True, voxel_size=(3, 3), **options
     )
     found = []
     for file in files:
@@ -159,7 +159,7 @@ def test_t1_is_as_priors_have_it(cohort, tmp_path):
 def test_mirrored_subjects_keep_left_labels_left(cohort, tmp_path):
     save(draw_head(left=6), tmp_path / "maps")
     files = cohort.make_cohort(
-        tmp_path / "out", 6, tmp_path / "maps", voxel_size=(2, 2), dseg=True
+        tmp_path / "out", 6, tmp_path / "maps", voxel_size=(3, 3), dseg=True
     )
     rows = rows_of(tmp_path / "out")
     assert {row["mirrored"] for row in rows} == {"True", "False"}

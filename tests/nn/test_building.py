@@ -114,8 +114,7 @@ def test_fits_in_threads_are_equal(blobs):
         model = LatentDiffusion(vqvae, widths=(8,), guide=False).fit(blobs, **FIT)
         return model.to_tensors()
 
-    with ThreadPoolExecutor(3) as pool:
-        first, *others = pool.map(fit, range(3))
-    for other in others:
-        for name, tensor in first.items():
-            npt.assert_array_equal(other[name], tensor, err_msg=name)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(fit, range(2))
+    for name, tensor in first.items():
+        npt.assert_array_equal(second[name], tensor, err_msg=name)

@@ -340,8 +340,9 @@ def test_volumes_begin_where_a_linear_function_ends(trained, volumes):
     assert trained.history_["loss"][0] < 0.8
 
 
-def test_images_have_none(diffusion):
+def test_images_have_none_and_without_conditions_no_probe(trained, diffusion):
     assert diffusion.gaussian_ is None
+    assert trained.probe_ is diffusion.probe_ is None
 
 
 def test_volumes_that_are_not_aligned_have_none(trained, volumes):

@@ -285,14 +285,6 @@ def test_samples_follow_the_requested_conditions(trained, monkeypatch, undecoded
     assert off[0] < 0.85 * off[1]
 
 
-def test_probe_needs_aligned_volumes_and_conditions(trained, balls, diffusion):
-    images, _ = balls
-    options = {"epochs": 1, "batch_size": 4, "verbose": False}
-    model = LatentDiffusion(trained.vqvae_, widths=(8,))
-    assert model.fit(images, **options).probe_ is None
-    assert diffusion.probe_ is None
-
-
 @pytest.mark.parametrize("half", [False, True])
 def test_a_model_file_has_them(trained, tmp_path, half, undecoded):
     trained.save(tmp_path / "m", half=half)

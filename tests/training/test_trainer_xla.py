@@ -45,7 +45,7 @@ def test_denoiser(rank, compile_by_xla):
     vqvae = VQVAE(**VQ).fit(images(rank), **FIT)
     models = compile_by_xla()
     widths, options = DENOISERS[rank]
-    model = LatentDiffusion(vqvae, widths=widths)
+    model = LatentDiffusion(vqvae, widths=widths, guide=False)
     model.fit(images(rank), **FIT, **options)
     assert models and all(model.jit_compile for model in models)
     assert np.isfinite(model.history_["loss"]).all()

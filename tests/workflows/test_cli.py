@@ -83,11 +83,15 @@ def test_log_levels_are_found_by_name():
         _level("loud")
 
 
-class Interrupted(Workflow):
-    """A command that Ctrl-C ends while it shows a bar."""
+class Failing(Workflow):
+    """A command that shows a bar, and fails."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
 
     def run(self, out_dir=""):
-        """Begin, and be interrupted.
+        """Begin, and fail.
 
         Parameters
         ----------
@@ -95,58 +99,25 @@ class Interrupted(Workflow):
             Where nothing is written.
 
         """
-        rows = iter(tqdm(range(3), "rows"))
-        next(rows)
-        raise KeyboardInterrupt
-
-
-class Broken(Workflow):
-    """A command that has a bug."""
-
-    def run(self, out_dir=""):
-        """Do what can't be done.
-
-        Parameters
-        ----------
-        out_dir : str, optional
-            Where nothing is written.
-
-        """
-        raise ZeroDivisionError("a bug")
-
-
-class Refused(Workflow):
-    """A command that refuses what users gave."""
-
-    def run(self, out_dir=""):
-        """Refuse it.
-
-        Parameters
-        ----------
-        out_dir : str, optional
-            Where nothing is written.
-
-        """
-        raise InputError("give another `out_dir`.")
+        next(iter(tqdm(range(3), "rows")))
+        raise self.error
 
 
 @pytest.mark.parametrize(
-    ("flow", "last"),
+    ("error", "expected", "last"),
     [
-        (Broken(), "ZeroDivisionError: a bug\n"),
-        (Refused(), "command: give another --out_dir.\n"),
+        (ZeroDivisionError("a bug"), 2, "\nZeroDivisionError: a bug\n"),
+        (InputError("give another `out_dir`."), 2, "command: give another --out_dir."),
+        (KeyboardInterrupt(), 130, "\ncommand: interrupted."),
     ],
+    ids=["bug", "wrong input", "Ctrl-C"],
 )
-def test_errors_and_bad_news_have_different_statuses(flow, last, monkeypatch, capsys):
+def test_a_failure_has_its_status_and_the_last_word(
+    error, expected, last, monkeypatch, capsys
+):
     monkeypatch.setattr(sys, "argv", ["command"])
     with pytest.raises(SystemExit) as end:
-        run(flow)
-    assert end.value.code == 2
-    assert capsys.readouterr().err.endswith(last)
-
-
-def test_nothing_is_drawn_below_the_last_word(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["command"])
-    with pytest.raises(SystemExit, match="130"):
-        run(Interrupted())
-    assert capsys.readouterr().err.endswith("\ncommand: interrupted.\n")
+        run(Failing(error))
+    assert end.value.code == expected
+    # Below it, no bar is drawn.
+    assert capsys.readouterr().err.removesuffix("\n").endswith(last.removesuffix("\n"))

@@ -10,7 +10,7 @@ import sys
 import nibabel as nib
 import numpy as np
 import numpy.testing as npt
-from processes import answer, call
+from processes import answer, call, load_model
 import pytest
 
 from dipy_ldm import VQVAE, LatentDiffusion
@@ -49,7 +49,7 @@ def test_generated_volumes_record_requested_conditions(brains):
         cwd=brains,
     )
     assert status == 0, stderr
-    model = LatentDiffusion.load(brains / "m.safetensors")
+    model = load_model(brains / "m.safetensors")
     for number, age in ((3, 60), (4, 99)):
         facts = json.loads((brains / f"samples-000{number}.json").read_text())
         asked = {"age": age, "group": "control"}
@@ -70,7 +70,7 @@ def test_drawn_conditions_are_recorded_as_drawn(brains, command, words):
     given = (brains / "m.safetensors", "--steps", 2, "--n_samples", 2, "--seed", 5)
     status, stderr = command("generate", *given, "--out_samples", stem, *asked)
     assert status == 0, stderr
-    model = LatentDiffusion.load(brains / "m.safetensors")
+    model = load_model(brains / "m.safetensors")
     request = {"group": "control"} if len(words) and "=" in words[0] else None
     drawn = model.draw_conditions(2, request, seed=5)
     request = "none" if words == ("none",) else request
@@ -124,7 +124,7 @@ def test_difference_is_the_effect_of_conditions(brains):
 
     taken = read("scan") - read("scan_plain")
     npt.assert_allclose(read("scan_plain_difference"), taken, atol=1e-5)
-    model = LatentDiffusion.load(brains / "m.safetensors")
+    model = load_model(brains / "m.safetensors")
     image = read("scan")[None, ..., None]
     plain, asked = (
         np.mean(

@@ -5,6 +5,7 @@ import json
 import nibabel as nib
 import numpy as np
 import numpy.testing as npt
+from processes import load_model
 import pytest
 from scans import blocky_volumes, grid_affine, make_scan, raw_voxels
 
@@ -18,7 +19,7 @@ from dipy_ldm.diffusion._inpainting import dilated
 def threshold_for(model_path, scan):
     """Say from which probability on a few voxels of a scan are taken for lesions."""
     image, _ = conform_file(scan, Grid((12, 11, 13), grid_affine()))
-    likely = LatentDiffusion.load(model_path).detect(image[None])
+    likely = load_model(model_path).detect(image[None])
     return float(np.quantile(likely, 0.97))
 
 
@@ -104,7 +105,9 @@ def test_a_model_without_a_detector_is_refused(command, model_path, tmp_path):
     assert status == 2 and "has no anomaly detector; train one" in stderr
 
 
-def test_a_detector_is_trained_by_the_command(command, tmp_path):
+def test_a_detector_is_trained_by_the_command(command, tmp_path, monkeypatch):
+    sizes = {"widths": (4, 4), "blocks": 1}
+    monkeypatch.setattr(AnomalyDetector.__init__, "__kwdefaults__", sizes | {"seed": 0})
     for number in range(6):
         make_scan(tmp_path, name=f"sub-{number}")
     sizes = ("--widths_vqvae", 4, 4, "--widths_ldm", 4, 8, "--code_dim", 2)

@@ -46,13 +46,16 @@ def write(folder, volumes, affine=AFFINE):
     return folder
 
 
-def save_other(path, shape, affine):
-    """Train a model on other volumes, and save it."""
-    images = draw(12, 8, shape)
+def save_others(folder):
+    """Train a model on other volumes, and save it, and as if they were coarser."""
+    images = draw(12, 8, (12, 12, 11))
     vqvae = VQVAE(widths=(4, 4), blocks=1, n_codes=8, code_dim=2)
-    vqvae.fit(images, affine=affine, epochs=1, batch_size=4, verbose=False)
+    vqvae.fit(images, affine=AFFINE, epochs=1, batch_size=4, verbose=False)
     model = LatentDiffusion(vqvae, widths=(4,), blocks=1)
-    model.fit(images, epochs=1, batch_size=4, verbose=False).save(path)
+    model.fit(images, epochs=1, batch_size=4, verbose=False)
+    model.save(folder / "other.safetensors")
+    model.vqvae_.affine_ = np.diag([4.0, 4, 4, 1])
+    model.save(folder / "coarse.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +69,7 @@ def volumes(tmp_path_factory):
     known = {"age": list(np.linspace(20, 80, 40)), "sex": ["F", "M"] * 20}
     model.fit(images, known, epochs=1, batch_size=8, verbose=False)
     model.save(folder / "ldm.safetensors")
-    save_other(folder / "other.safetensors", (12, 12, 11), AFFINE)
-    save_other(folder / "coarse.safetensors", (12, 12, 11), np.diag([4.0, 4, 4, 1]))
+    save_others(folder)
     write(folder / "train", images)
     write(folder / "real", draw(44, 1))
     write(folder / "copies", np.concatenate([images[:12], draw(12, 5)]))

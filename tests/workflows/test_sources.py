@@ -6,11 +6,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import numpy.testing as npt
-from processes import call
+from processes import call, load_model
 import pytest
 from scans import save
 
-from dipy_ldm import LatentDiffusion, _serialization
+from dipy_ldm import _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._grid import Grid
 from dipy_ldm.data._plan import pair_masks, pair_sources
@@ -68,7 +68,7 @@ def test_training_logs_pairs(trained):
     folder, stdout = trained
     assert "8 pairs of volume and source, by subject and session: " in stdout
     assert "T2/sub-0_T2w.nii.gz with T1/sub-0_T1w.nii.gz; " in stdout
-    model = LatentDiffusion.load(folder / "ldm.safetensors")
+    model = load_model(folder / "ldm.safetensors")
     assert model.source_.channels == 1
     assert model.source_.labels == []
     assert "val_gain_source" in model.history_
@@ -83,7 +83,7 @@ def test_samples_are_named_after_their_sources(trained):
         "dipy_generate_ldm", *arguments, "--source_files", *files, cwd=folder
     )
     assert status == 0, stderr
-    model = LatentDiffusion.load(folder / "ldm.safetensors")
+    model = load_model(folder / "ldm.safetensors")
     grid = Grid(model.vqvae.shape_[:3], model.vqvae.affine_)
     for file in files:
         stem = f"{Path(file).name.removesuffix('.nii.gz')}_samples"

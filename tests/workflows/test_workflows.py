@@ -12,7 +12,17 @@ from PIL import Image
 import keras
 import numpy as np
 import numpy.testing as npt
-from processes import NO_DEVICE, NO_MACHINES, TINY, answer, call, kill_when, run, start
+from processes import (
+    NO_DEVICE,
+    NO_MACHINES,
+    TINY,
+    answer,
+    call,
+    kill_when,
+    load_model,
+    run,
+    start,
+)
 import pytest
 
 from dipy_ldm import LatentDiffusion, __version__, _serialization
@@ -24,11 +34,12 @@ from dipy_ldm.workflows.train import TrainLDMFlow
 
 
 @pytest.fixture(scope="module")
+def folder(trained_folder):
+    return trained_folder
+
+
+@pytest.fixture(scope="module")
 def trained(folder):
-    status, _, stderr = call(
-        "dipy_train_ldm", "blobs.npy", *TINY, "--out_dir", "out", cwd=folder
-    )
-    assert status == 0, stderr
     return folder / "out"
 
 
@@ -82,11 +93,11 @@ def test_generating_writes_array_and_picture(trained, blobs, monkeypatch):
     assert images.min() >= blobs.min()
     assert images.max() <= blobs.max()
     assert (trained.parent / "samples.png").is_file()
-    model = LatentDiffusion.load(trained / "ldm.safetensors")
+    model = load_model(trained / "ldm.safetensors")
     npt.assert_allclose(model.predict(5, steps=3, seed=7), images, atol=1e-4)
     # Once more: nothing is overwritten unless forced.
     before = (trained.parent / "samples.npz").stat().st_mtime_ns
-    status, _, stderr = run("dipy_generate_ldm", *arguments, cwd=trained.parent)
+    status, _, stderr = call("dipy_generate_ldm", *arguments, cwd=trained.parent)
     assert status == 2
     assert "--force" in answer(stderr)
     assert (trained.parent / "samples.npz").stat().st_mtime_ns == before
@@ -99,7 +110,7 @@ def test_generating_writes_array_and_picture(trained, blobs, monkeypatch):
 @pytest.mark.tensorflow
 def test_one_sample_alone(trained, tmp_path):
     model_file = trained / "ldm.safetensors"
-    model = LatentDiffusion.load(model_file)
+    model = load_model(model_file)
     arguments = ("--n_samples", 1, "--first_sample", 7000, "--out_samples", "a.b")
     spread = ("--strategy", "mirrored", "--devices", 0)
     status, _, stderr = call(
@@ -150,7 +161,7 @@ def test_stopped_three_times_and_resumed_is_the_uninterrupted(trained, tmp_path)
         status, _, stderr = call("dipy_train_ldm", *arguments, cwd=tmp_path)
         assert status == 2
         assert "--resume" in answer(stderr)
-    status, _, stderr = run("dipy_train_ldm", *resumed, cwd=tmp_path)
+    status, _, stderr = call("dipy_train_ldm", *resumed, cwd=tmp_path)
     assert status == 0, stderr
     assert_same_model(trained, tmp_path)
     assert not list(tmp_path.glob("*checkpoint*"))
@@ -299,7 +310,9 @@ COMMANDS = ["train", "generate", "denoise", "inpaint", "check", "evaluate", "aud
 def test_help_and_version(name, tmp_path):
     status, stdout, _ = call(f"dipy_{name}_ldm", "--version", cwd=tmp_path)
     assert (status, stdout.strip()) == (0, f"dipy_ldm {__version__}")
-    status, stdout, stderr = run(f"dipy_{name}_ldm", "--help", cwd=tmp_path)
+    # That processes are silent is a matter of how any of them starts.
+    start_it = run if name == "train" else call
+    status, stdout, stderr = start_it(f"dipy_{name}_ldm", "--help", cwd=tmp_path)
     assert status == 0
     assert "--seed" in stdout
     assert stderr == ""

@@ -10,13 +10,12 @@ from PIL import Image
 import nibabel as nib
 import numpy as np
 import numpy.testing as npt
-from processes import NO_DEVICE, answer, call, kill_when, start
+from processes import NO_DEVICE, answer, call, kill_when, load_model, start
 import pytest
 from scans import save
 
 from dipy_ldm import (
     VQVAE,
-    LatentDiffusion,
     _backend,
     _presets,
     _serialization,
@@ -104,7 +103,7 @@ def trained(folder):
 
 @pytest.fixture(scope="module")
 def model(trained):
-    return LatentDiffusion.load(trained / "out" / "ldm.safetensors")
+    return load_model(trained / "out" / "ldm.safetensors")
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import numpy.testing as npt
-from processes import TIMEOUT, TINY, answer, call, start, wait_for
+from processes import TIMEOUT, TINY, answer, start, wait_for
 import pytest
 
 from dipy_ldm import LatentDiffusion
@@ -46,15 +46,6 @@ def end_both(processes):
 
 
 @pytest.fixture(scope="module")
-def alone(folder):
-    status, _, stderr = call(
-        "dipy_train_ldm", "blobs.npy", *TINY, "--out_dir", "alone", cwd=folder
-    )
-    assert status == 0, stderr
-    return folder / "alone"
-
-
-@pytest.fixture(scope="module")
 def together(folder):
     processes = start_both(
         "dipy_train_ldm", "blobs.npy", *TINY, "--out_dir", "together", cwd=folder
@@ -79,8 +70,8 @@ def assert_same(folder, other):
             npt.assert_allclose(b, a, atol=1e-4 * max(np.abs(a).max(), 0.1))
 
 
-def test_two_workers_train_as_one(alone, together):
-    assert_same(alone, together)
+def test_two_workers_train_as_one(trained_folder, together):
+    assert_same(trained_folder / "out", together)
 
 
 def test_each_worker_keeps_a_log(together):
