@@ -52,7 +52,7 @@ def fresh_loggers():
             logger.propagate = propagate
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=4)
 def load_once(load, path, content):
     return load(path)
 
