@@ -179,8 +179,8 @@ def evaluate(
     figures = {"n": count, "features": records} | results
     if measured:
         figures["anatomy"] = _compare_anatomy(measured, sets, seed)
-    judged = _classify(sets, rows, seed, verbose) if classifier else (None, {})
-    network, figures = judged[0], figures | judged[1]
+    classified = _classify(sets, rows, seed, verbose) if classifier else (None, {})
+    network, figures = classified[0], figures | classified[1]
     probes, probe_notes = _probe(model, sets, labels, rows, figures, seed)
     notes += further + probe_notes
     return Evaluation(figures, sets, measured, probes, affine, notes, network)

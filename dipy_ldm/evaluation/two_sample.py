@@ -38,12 +38,12 @@ _LEVELS, _BLACK = 255, 0.02
 # the head is told by nothing else.
 _WIDTHS = (24, 40, 64, 48)
 # A round: so many steps of so many images of each set, of each two planes an axis.
-_STEPS, _IMAGES, _PLANES = 30, 8, 2
+_STEPS, _IMAGES, _TRAINING_PLANES = 30, 8, 2
 # Rounds at most, and the share of a round's images above which all is learnt.
 _MAX_ROUNDS, _LEARNT, _RATE = 40, 0.99, 3e-3
 # Planes of each axis that are judged, the part of it where they lie, and shifts in
 # training. No flips: what is told by them alone would be hidden.
-_JUDGED, _INNER, _MAX_SHIFT = 10, (0.15, 0.85), 2
+_TEST_PLANES, _INNER, _MAX_SHIFT = 10, (0.15, 0.85), 2
 # Of the best recognised images, how many of each half are looked at.
 _N_SHOWN = 4
 # Logistic regression: folds, penalties in units of the largest variance, and steps,
@@ -140,7 +140,7 @@ def network_test(
         )
         learnt.append(course)
         for images, own, odds in zip(sides, folds, log_odds):
-            planes = map(cutter.judged, images[own == fold])
+            planes = map(cutter.test_planes, images[own == fold])
             odds[own == fold] = [
                 ops.convert_to_numpy(network(x)).mean() for x in planes
             ]
@@ -197,7 +197,7 @@ def logistic_test(
     labels = np.repeat([-1.0, 1.0], sizes)
     folds = _split(subjects, sizes, _FOLDS, seed)
     penalties = max(spreads**2, default=1.0) * _PENALTIES
-    odds = _left_out(left * spreads, labels, np.concatenate(folds), penalties)
+    odds = _held_out_log_odds(left * spreads, labels, np.concatenate(folds), penalties)
     return _auc(np.split(odds, sizes[:1]), folds, subjects, seed)
 
 
@@ -239,14 +239,14 @@ def _auc(log_odds, folds, subjects, seed):
     return bootstrap(mean, *pairs, seed=seed, subjects=subjects).within(0, 1)
 
 
-def _left_out(rows, labels, folds, penalties):
+def _held_out_log_odds(rows, labels, folds, penalties):
     """Return the log odds of each row by the rows of all other folds."""
     odds = np.zeros(len(rows))
     for fold in np.unique(folds):
         inside, best = folds != fold, penalties[0]
         if len(penalties) > 1:
             taught = rows[inside], labels[inside], folds[inside]
-            tried = [_left_out(*taught, [penalty]) for penalty in penalties]
+            tried = [_held_out_log_odds(*taught, [penalty]) for penalty in penalties]
             losses = [np.logaddexp(0, -labels[inside] * x).mean() for x in tried]
             best = penalties[np.argmin(losses)]
         *slopes, level = _fit_logistic(rows[inside], labels[inside], best)
@@ -298,14 +298,14 @@ class _Cutter:
         cuts = (self.cut(image, axis, numbers[axis], shift) for axis in self.axes)
         return np.concatenate(list(cuts))
 
-    def drawn(self, image, rng):
+    def training_planes(self, image, rng):
         """Draw planes to learn from, moved a little."""
         shift = rng.integers(-_MAX_SHIFT, _MAX_SHIFT + 1, 2)
-        return self.planes(image, rng.random(_PLANES), shift)
+        return self.planes(image, rng.random(_TRAINING_PLANES), shift)
 
-    def judged(self, image):
+    def test_planes(self, image):
         """Cut the planes that an image is judged by."""
-        count = _JUDGED if len(self.axes) > 1 else 1
+        count = _TEST_PLANES if len(self.axes) > 1 else 1
         return self.planes(image, np.linspace(0, 1, count))
 
     def look(self, gradient, image):
@@ -331,7 +331,10 @@ def _train(cutter, sides, seed):
     def batches():
         while True:
             images = np.concatenate([rng.choice(side, _IMAGES) for side in sides])
-            yield np.stack([cutter.drawn(image, rng) for image in images]), labels
+            yield (
+                np.stack([cutter.training_planes(image, rng) for image in images]),
+                labels,
+            )
 
     def stop(epoch, logs):
         model.stop_training = logs["told"] >= _LEARNT
@@ -339,7 +342,7 @@ def _train(cutter, sides, seed):
     network = _build(cutter.shape, seed[0])
     planes = keras.Input((None, *cutter.shape))
     each = network(ops.reshape(planes, (-1, *cutter.shape)))
-    of_images = ops.reshape(each, (-1, len(cutter.axes) * _PLANES))
+    of_images = ops.reshape(each, (-1, len(cutter.axes) * _TRAINING_PLANES))
     model = keras.Model(planes, ops.mean(of_images, 1, keepdims=True))
     model.compile(
         keras.optimizers.Adam(_RATE),
