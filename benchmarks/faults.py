@@ -32,8 +32,8 @@ from dipy_ldm._utils.checks import InputError, at_least
 from dipy_ldm._utils.files import claimed
 from dipy_ldm.data import _cache as cache, load_volumes
 from dipy_ldm.data._nifti import read_volume
+from dipy_ldm.data._sidecars import sidecar, write_with_sidecar
 from dipy_ldm.workflows import _restoring as restoring
-from dipy_ldm.workflows._outputs import sidecar, write_with_sidecar
 
 CALLS = (
     "openat,write,pwrite64,writev,ftruncate,fallocate,fsync,rename,renameat,renameat2,"

@@ -1,6 +1,8 @@
 """What all estimators share: parameters by their names, files, and copies."""
 
+from base64 import b64encode
 from collections.abc import Callable, Sequence
+from html import escape
 import inspect
 from pathlib import Path
 from typing import NamedTuple, Self, TypeVar
@@ -69,6 +71,8 @@ class Estimator:
     # The parameters of the last fit, of which none is left open.
     _fitted_with: dict = {}
     step_seconds_: dict[str, list[float]]
+    history_: dict[str, list]
+    fingerprint_: str
 
     def _networks(self) -> dict[str, keras.Model]:
         """Return the networks of a model file by their names."""
@@ -221,6 +225,50 @@ class Estimator:
         copy = type(self).__new__(type(self))
         vars(copy).update(vars(self))
         return copy
+
+    def __repr__(self) -> str:
+        """Return changed parameters and, if it is fitted, a summary."""
+        defaults = inspect.signature(type(self)).parameters
+        params = self.get_params(deep=False).items()
+        changed = [
+            f"{name}={repr(value).partition(chr(10))[0]}"
+            for name, value in params
+            if repr(value) != repr(defaults[name].default)
+        ]
+        lines = [f"{type(self).__name__}({', '.join(changed)})"]
+        if self._is_fitted():
+            lines += [f"  {name}: {value}" for name, value in self._summary().items()]
+        return "\n".join(lines)
+
+    def _repr_html_(self):
+        """Return the same as a table for notebooks, with the course of the training."""
+        head, *_ = repr(self).splitlines()
+        if not self._is_fitted():
+            return f"<p><code>{escape(head)}</code>, not fitted</p>"
+        from dipy_ldm.plots import as_png, plot_history
+
+        rows = "".join(
+            f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>"
+            for name, value in self._summary().items()
+        )
+        png = b64encode(as_png(plot_history(self))).decode()
+        return (
+            f"<p><code>{escape(head)}</code></p><table>{rows}</table>"
+            f'<img alt="course of the training" src="data:image/png;base64,{png}">'
+        )
+
+    def _summary(self) -> dict[str, str]:
+        """Describe what is fitted, and on what."""
+        networks, history = self._networks().values(), self.history_
+        n_weights = sum(network.count_params() for network in networks)
+        last = {name: values[-1] for name, values in history.items() if values}
+        length = [f"{last.pop(n):g} {n}s" for n in ("epoch", "step") if n in last]
+        figures = [f"{name} {value:.3g}" for name, value in last.items()]
+        return {
+            "weights": f"{n_weights:,}",
+            "training": ", ".join(length + figures),
+            "training images": self.fingerprint_[:12],
+        }
 
     def __getstate__(self):
         """Return the parameters and, if it is fitted, what a model file holds."""

@@ -7,7 +7,7 @@ import copy
 import gc
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +24,10 @@ from dipy_ldm._conditions import (
     ConditionBatch,
     ConditionsLike,
     from_saved,
+    requested,
     to_saved,
 )
+from dipy_ldm._own_space import of_masked_scans, of_scans
 from dipy_ldm._utils import checks, tiling as tiles
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.anomaly_detector import AnomalyDetector
@@ -36,6 +38,14 @@ from dipy_ldm.data._checks import (
     check_validation,
     survey,
 )
+from dipy_ldm.data._scans import (
+    ImagesLike,
+    grid_of,
+    read_cohort,
+    read_sources,
+    require_affine,
+)
+from dipy_ldm.data._sidecars import SyntheticImage, model_facts, synthetic_image
 from dipy_ldm.data._sources import ConditioningInputs, prepare_sources
 from dipy_ldm.data.channels import refuse_all_but_scans
 from dipy_ldm.denoiser import _training as training
@@ -64,6 +74,13 @@ if TYPE_CHECKING:  # what can't be imported is refused by the back-end
     import keras
 
 logger = logging.getLogger(__name__)
+
+
+# Options that sidecars have.
+_RECORDED = (
+    *("sampler", "steps", "eta", "guidance", "seed", "same_noise"),
+    *("strength", "resamplings"),
+)
 
 
 def _float32(numbers):
@@ -198,15 +215,15 @@ class LatentDiffusion(Estimator):
     @with_options(FitOptions)
     def fit(
         self,
-        images: npt.ArrayLike,
+        images: ImagesLike,
         conditions: ConditionsLike = None,
         *,
         init: Self | str | Path | None = None,
-        source: npt.ArrayLike | None = None,
+        source: ImagesLike | None = None,
         subjects: npt.ArrayLike | None = None,
-        validation_data: npt.ArrayLike | None = None,
+        validation_data: ImagesLike | None = None,
         validation_conditions: ConditionsLike = None,
-        validation_source: npt.ArrayLike | None = None,
+        validation_source: ImagesLike | None = None,
         validation_subjects: npt.ArrayLike | None = None,
         units: dict[str, str] | None = None,
         meanings: dict[str, dict[str, str]] | None = None,
@@ -216,9 +233,11 @@ class LatentDiffusion(Estimator):
 
         Parameters
         ----------
-        images : array_like
+        images : array_like, path, NIfTI image, list of these, or Volumes
             Images, ``(n, *space, channels)``, of the shape of those that the
-            autoencoder was fitted to.
+            autoencoder was fitted to. Files and images of nibabel are brought to its
+            grid; they tell ``subjects`` by their names, and volumes of
+            :func:`dipy_ldm.data.load_volumes` also have a ``source``.
         conditions : dict, DataFrame or array_like, optional
             What is known of each image: values by the names of the conditions, or one
             array of labels, which is called ``label``. Text and truth values are
@@ -240,7 +259,7 @@ class LatentDiffusion(Estimator):
             Subject of each image, such as ``"sub-01"``. Effects of conditions are
             learnt of subjects and not of images: where some have several, this is
             needed. Default: each image is of another one.
-        validation_data : array_like, optional
+        validation_data : as images, optional
             Images on which the loss is measured after each round. In the end the
             networks have the weights with which it was lowest.
         validation_conditions : dict, DataFrame or array_like, optional
@@ -267,27 +286,31 @@ class LatentDiffusion(Estimator):
             If the images or an option can't be used, or nothing can be taken from
             `init`.
         """
-        images = self._check_images(images, self.vqvae)
-        start, rank = self._read_init(init), images.ndim - 2
-        held_out, shape = validation_data, None
+        verbose = options.get("verbose", True)
+        loaded, examples = self._read_examples(
+            images, conditions, source, subjects, verbose
+        )
+        loaded = as_fitted(loaded, self.vqvae.shape_, "autoencoder")
+        start, rank = self._read_init(init), loaded.ndim - 2
+        held_out, validation = self._read_examples(
+            validation_data,
+            validation_conditions,
+            validation_source,
+            validation_subjects,
+            verbose,
+        )
         if held_out is not None:
-            held_out = check_validation(held_out, images.shape)
-            shape = held_out.shape
-        validation = validation_conditions, validation_source, validation_subjects
+            held_out = check_validation(held_out, loaded.shape)
         conditioning = Conditioning.learn(
-            Examples(images.shape, conditions, source, subjects),
-            Examples(shape, *validation),
-            self.vqvae.factor,
-            units,
-            meanings,
+            examples, validation, self.vqvae.factor, units, meanings
         )
         guide_path = training.guide_path(options.get("checkpoint"))
         resolved = resolve("ldm", rank, options, guide_path)
-        architecture = self._architecture(images.shape, conditioning.source, start)
-        training.check(architecture, len(images), resolved)
+        architecture = self._architecture(loaded.shape, conditioning.source, start)
+        training.check(architecture, len(loaded), resolved)
         # An interruption before the networks are there leaves what was fitted before.
         new = self._snapshot()
-        new.fingerprint_ = check_trainable(images).fingerprint
+        new.fingerprint_ = check_trainable(loaded).fingerprint
         new.conditions_, new.source_ = conditioning.conditions, conditioning.source
         new.vqvae_, new.detector_ = self.vqvae._snapshot(), None
         new.precision_ = log_precision(resolved.precision)
@@ -296,18 +319,18 @@ class LatentDiffusion(Estimator):
             "images": new.fingerprint_,
             **conditioning.settings(),
             "vqvae": survey(new.vqvae_.codebook_).fingerprint,
-            "the shape of the validation data": shape or (),
+            "the shape of the validation data": validation.shape or (),
             "init": start and _serialization.checksum(start.to_tensors()),
         }
         with _backend.spread(resolved.strategy):
             # Before anything is exchanged.
             _backend.require_agreement(settings | resolved.settings())
-            latents = new._learn_latents(images, conditioning)
-            validation = new._encode_held_out(held_out, conditioning)
+            latents = new._learn_latents(loaded, conditioning)
+            held_out = new._encode_held_out(held_out, conditioning)
             new._build(start)
             vars(self).update(vars(new))
             stages = training.stages(
-                self._denoiser, latents, validation, resolved, settings
+                self._denoiser, latents, held_out, resolved, settings
             )
             for number, stage in enumerate(stages):
                 if number:
@@ -316,6 +339,17 @@ class LatentDiffusion(Estimator):
                     gc.collect()
                 train(self, stage)
         return self
+
+    def _read_examples(self, images, conditions, source, subjects, verbose):
+        """Load images and what belongs to them, as far as it is not given."""
+        if images is None:
+            return None, Examples(None, conditions, source, subjects)
+        self.vqvae._check_fitted()
+        grid = grid_of(self.vqvae.shape_, self.vqvae.affine_)
+        cohort = read_cohort(images, grid, verbose=verbose)
+        source = cohort.sources if source is None else source
+        subjects = cohort.subjects if subjects is None else subjects
+        return cohort.images, Examples(cohort.shape, conditions, source, subjects)
 
     def _learn_latents(self, images, conditioning):
         """Encode images, and learn the scale and the prior of their latents."""
@@ -364,19 +398,38 @@ class LatentDiffusion(Estimator):
         architecture = self._architecture(shape, source, self._read_init(init))
         training.check(architecture, shape[0], resolved)
 
-    @with_options(SamplingOptions)
+    @overload
+    def predict(
+        self, n: int | None = None, *, as_images: Literal[True], **options: object
+    ) -> list[SyntheticImage]: ...
+    @overload
     def predict(
         self,
         n: int | None = None,
         *,
         conditions: ConditionsLike = None,
-        source: npt.ArrayLike | None = None,
+        source: ImagesLike | None = None,
         same_noise: bool = False,
         guidance: float | None = None,
         strategy: Any = "auto",
         verbose: bool = False,
+        as_images: Literal[False] = False,
         **options: Unpack[SamplingOptions],
-    ) -> np.ndarray:
+    ) -> np.ndarray: ...
+    @with_options(SamplingOptions)  # type: ignore[misc]  # of any options above
+    def predict(
+        self,
+        n: int | None = None,
+        *,
+        conditions: ConditionsLike = None,
+        source: ImagesLike | None = None,
+        same_noise: bool = False,
+        guidance: float | None = None,
+        strategy: Any = "auto",
+        verbose: bool = False,
+        as_images: bool = False,
+        **options: Unpack[SamplingOptions],
+    ) -> Any:
         """Generate images.
 
         Sample ``i`` depends on ``(seed, i)``, its conditions and its source alone, not
@@ -392,11 +445,11 @@ class LatentDiffusion(Estimator):
             images, or a list with one for each; of a single condition also the values
             alone. What is left out, or None, is drawn as of :meth:`draw_conditions`.
             ``"none"``, for all or as a value, leaves conditions unspecified.
-        source : array_like, optional
+        source : array_like, path, NIfTI image, or list of these, optional
             Source images, where the model is conditioned on such: one for all, or one
             for each, ``(n, *space, channels)`` or ``(n, *space)``, with the intensities
-            or labels of those of the training. ``np.repeat(source, 3, 0)`` makes three
-            samples of each.
+            or labels of those of the training, or scans of any space.
+            ``np.repeat(source, 3, 0)`` makes three samples of each.
         same_noise : bool
             Make all images from the noise of the first: what differs between them is
             due to their conditions.
@@ -412,6 +465,8 @@ class LatentDiffusion(Estimator):
             ``"auto"`` is for this machine alone. The result is the same.
         verbose : bool
             Show a progress bar.
+        as_images : bool
+            Volumes: return NIfTI images, with the affine of the training volumes.
         **options
             ``sampler``, ``steps`` (calls of the network for each image), ``eta``,
             ``seed``, ``first``, ``batch_size`` and ``tile``; see
@@ -419,9 +474,10 @@ class LatentDiffusion(Estimator):
 
         Returns
         -------
-        ndarray
+        ndarray or list of NIfTI images
             Images, float32 ``(n, *space, channels)``, in the intensity range of
-            the training images.
+            the training images. ``to_filename`` of NIfTI images also writes how they
+            were made, into a JSON file.
 
         Raises
         ------
@@ -429,6 +485,8 @@ class LatentDiffusion(Estimator):
             If the model is not fitted, or an option can't be used.
         """
         self._check_fitted()
+        affine = require_affine(self.vqvae_.affine_) if as_images else None
+        source = self._read_source(source)
         n = self._count(conditions, source) if n is None else n
         guidance = self.default_guidance if guidance is None else guidance
         chosen = self.check_sampling(n, guidance=guidance, **options)
@@ -461,15 +519,24 @@ class LatentDiffusion(Estimator):
         title = "generate" if verbose else None
         batch_size = self._batch_size(chosen.batch_size)
         with _backend.spread(_backend.make_strategy(strategy, alone=True)):
-            return _backend.in_batches(generate, numbers, batch_size, title)
+            images = _backend.in_batches(generate, numbers, batch_size, title)
+        if affine is None:
+            return images
+        recorded = {"guidance": guidance, "same_noise": same_noise, **chosen._asdict()}
+        facts = self._facts(n, conditions, **recorded)
+        return [
+            synthetic_image(image, affine, own | {"Sample": int(number)})
+            for image, own, number in zip(images, facts, numbers)
+        ]
 
+    @of_scans
     @with_options(SamplingOptions)
     def denoise(
         self,
         images: npt.ArrayLike,
         *,
         conditions: ConditionsLike = None,
-        source: npt.ArrayLike | None = None,
+        source: ImagesLike | None = None,
         strength: float = 0.1,
         **options: Unpack[SamplingOptions],
     ) -> np.ndarray:
@@ -480,8 +547,9 @@ class LatentDiffusion(Estimator):
 
         Parameters
         ----------
-        images : array_like
-            Images, ``(n, *space, channels)``, of the shape of the training images.
+        images : array_like, path, NIfTI image, or list of these
+            Images, ``(n, *space, channels)``, of the shape of the training images, or
+            scans of any space and intensities.
         conditions, source
             As of :meth:`predict`; conditions that are left out are not specified.
         strength : float
@@ -493,8 +561,10 @@ class LatentDiffusion(Estimator):
 
         Returns
         -------
-        ndarray
-            Images, float32, of the shape of ``images``.
+        ndarray, NIfTI image, or list of images
+            Images, float32, of the shape of ``images``; of scans in their own space and
+            intensities. ``to_filename`` of NIfTI images also writes how they were made,
+            into a JSON file.
 
         Raises
         ------
@@ -531,6 +601,7 @@ class LatentDiffusion(Estimator):
         batch_size = self._batch_size(chosen.batch_size)
         return _backend.in_batches(denoise, np.arange(len(images)), batch_size)
 
+    @of_masked_scans
     @with_options(SamplingOptions)
     def inpaint(
         self,
@@ -538,7 +609,7 @@ class LatentDiffusion(Estimator):
         masks: npt.ArrayLike,
         *,
         conditions: ConditionsLike = None,
-        source: npt.ArrayLike | None = None,
+        source: ImagesLike | None = None,
         n_samples: int | None = None,
         resamplings: int = inpainting.RESAMPLINGS,
         **options: Unpack[SamplingOptions],
@@ -552,11 +623,12 @@ class LatentDiffusion(Estimator):
 
         Parameters
         ----------
-        images : array_like
-            Images, ``(n, *space, channels)``, of the shape of the training images.
-        masks : array_like
+        images : array_like, path, NIfTI image, or list of these
+            Images, ``(n, *space, channels)``, of the shape of the training images, or
+            scans of any space and intensities.
+        masks : as images
             Where they are inpainted: ``(n, *space)`` or, for all of them, ``(*space)``;
-            everything above 0 is inside.
+            everything above 0 is inside. Those of scans have their grids.
         conditions, source
             As of :meth:`denoise`.
         n_samples : int, optional
@@ -570,10 +642,11 @@ class LatentDiffusion(Estimator):
 
         Returns
         -------
-        ndarray
+        ndarray, NIfTI image, or list of images
             Images, float32 of the shape of ``images`` or, with ``n_samples``,
-            ``(n, n_samples, *space, channels)``. Outside of the masks they are equal
-            to ``images`` in float32, to the bit.
+            ``(n, n_samples, *space, channels)``; of scans in their own space, or a list
+            of ``n_samples`` for each. Outside of the masks they are equal to ``images``
+            in float32, to the bit.
 
         Raises
         ------
@@ -616,9 +689,9 @@ class LatentDiffusion(Estimator):
     @with_options(FitOptions)
     def fit_detector(
         self,
-        images: npt.ArrayLike,
+        images: ImagesLike,
         *,
-        validation_data: npt.ArrayLike | None = None,
+        validation_data: ImagesLike | None = None,
         patch: int | Sequence[int] | None = None,
         **options: Unpack[FitOptions],
     ) -> Self:
@@ -626,16 +699,20 @@ class LatentDiffusion(Estimator):
 
         It learns from synthetic lesions, without annotated ones. Arguments are as of
         :meth:`dipy_ldm.anomaly_detector.AnomalyDetector.fit`, images those without
-        lesions, or with few, of the shape of the training images.
+        lesions, or with few, as of :meth:`fit`.
         """
         self._check_fitted()
         images = self._check_images(images, self.vqvae_)
         refuse_all_but_scans("an anomaly detector", self.channels_)
+        if validation_data is not None:
+            grid = grid_of(self.vqvae_.shape_, self.vqvae_.affine_)
+            validation_data = read_cohort(validation_data, grid).images
         self.detector_ = AnomalyDetector(seed=self.seed).fit(
             images, validation_data=validation_data, patch=patch, **options
         )
         return self
 
+    @of_scans
     def detect(
         self,
         images: npt.ArrayLike,
@@ -646,7 +723,8 @@ class LatentDiffusion(Estimator):
         """Return how likely each voxel is in a lesion, by :meth:`fit_detector`.
 
         Arguments and result are as of
-        :meth:`dipy_ldm.anomaly_detector.AnomalyDetector.predict`.
+        :meth:`dipy_ldm.anomaly_detector.AnomalyDetector.predict`; of scans, as those
+        of :meth:`denoise`, NIfTI images in their own space.
         """
         self._check_fitted()
         if self.detector_ is None:
@@ -660,7 +738,7 @@ class LatentDiffusion(Estimator):
         self,
         guidance: float = 1.0,
         conditions: ConditionsLike = None,
-        source: npt.ArrayLike | None = None,
+        source: ImagesLike | None = None,
     ) -> Callable:
         """Return the function that samplers walk with.
 
@@ -868,6 +946,16 @@ class LatentDiffusion(Estimator):
     def _set_prior(self, prior):
         self.conditional_mean_, self.gaussian_, self.probe_ = prior
 
+    def _summary(self):
+        inner = self.vqvae_._summary()
+        conditions = (f"{name}: {one}" for name, one in self.conditions_.items())
+        return {
+            "images": inner["images"],
+            "latents": inner["latents"],
+            "conditions": "; ".join(conditions) or "none",
+            "source images": "none" if self.source_ is None else "needed",
+        } | super()._summary()
+
     def _networks(self):
         return self._denoiser.networks
 
@@ -896,10 +984,33 @@ class LatentDiffusion(Estimator):
     def _of_images(self):
         return len(self.latent_shape_) == 3
 
-    def _check_images(self, images: npt.ArrayLike, vqvae: VQVAE) -> np.ndarray:
+    def _check_images(self, images: ImagesLike, vqvae: VQVAE) -> np.ndarray:
         """Return images as an array, of the shape that the autoencoder knows."""
         vqvae._check_fitted()
-        return as_fitted(images, vqvae.shape_, "autoencoder")
+        cohort = read_cohort(images, grid_of(vqvae.shape_, vqvae.affine_))
+        return as_fitted(cohort.images, vqvae.shape_, "autoencoder")
+
+    def _grid(self):
+        return self.vqvae_._grid()
+
+    def _read_source(self, source):
+        """Return sources as an array, also those in files."""
+        grid = grid_of(self.vqvae_.shape_, self.vqvae_.affine_)
+        return read_sources(source, self.source_, grid)
+
+    def _facts(self, n, conditions=None, **options):
+        """Describe how each of so many images is made, as sidecars of commands do."""
+        fingerprint = _serialization.checksum(self.to_tensors())
+        facts = model_facts("LatentDiffusion", fingerprint) | {"Seed": 0}
+        for name in _RECORDED:
+            if options.get(name) is not None:
+                facts[name.title().replace("_", "")] = checks.plain(options[name])
+        table = requested(self.conditions_, conditions, n)
+        rows = [
+            {k: "n/a" if v is None else v for k, v in zip(table, values)}
+            for values in zip(*table.values())
+        ]
+        return [facts | {"Conditions": row} for row in rows] or [facts] * n
 
     def _count(self, conditions, source):
         """Count the images that conditions and sources are for."""
@@ -909,6 +1020,7 @@ class LatentDiffusion(Estimator):
         return max(n, len(ConditionBatch.of(self.conditions_, conditions).numbers))
 
     def _check_source(self, source, n=None):
+        source = self._read_source(source)
         return sources.check(self.source_, source, self.vqvae_.shape_[:-1], n=n)
 
     def _inputs(self, conditions, source, n):

@@ -1,8 +1,10 @@
-"""Pictures: montages of images, and the course of a training."""
+"""Pictures: montages of images, latents, and the course of a training."""
 
 from collections.abc import Sequence
+import io
 import math
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from matplotlib.figure import Figure
@@ -10,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 import numpy as np
 
 from dipy_ldm._utils.files import replacing
+from dipy_ldm._utils.types import ShownLike
 
 # Pixels along a side, up to which pictures are enlarged, and compressed as well as can
 # be: 16 images of 1024 x 1024 took 42 s.
@@ -97,6 +100,39 @@ def planes(
     return np.concatenate([_padded(cut, height, low) for cut in cuts], 2)
 
 
+def pictures(
+    images: ShownLike, affine: np.ndarray | None = None, channels: Sequence = ()
+) -> np.ndarray:
+    """Return images as pictures, and volumes as their three middle planes.
+
+    Parameters
+    ----------
+    images : ndarray, NIfTI image or list of these
+        Images, ``(n, *space, channels)``, or NIfTI images of one shape.
+    affine : ndarray, optional
+        From voxels of volumes to millimetres, ``(4, 4)``, as of :func:`planes`.
+    channels : sequence of Channel
+        As of :func:`planes`.
+
+    Returns
+    -------
+    ndarray
+        Pictures, ``(n, h, w, channels)``.
+    """
+    scans = [images] if hasattr(images, "get_fdata") else images
+    if isinstance(scans, list) and hasattr(scans[0], "get_fdata"):
+        from nibabel import as_closest_canonical
+
+        turned = [as_closest_canonical(scan) for scan in scans]
+        array, affine = np.stack([s.get_fdata() for s in turned]), turned[0].affine
+        array = array[..., None] if array.ndim == 4 else array
+    else:
+        array = np.asarray(images)
+    if array.ndim == 4:
+        return array
+    return planes(array, np.eye(4) if affine is None else affine, channels)
+
+
 def _padded(pictures, height, value):
     """Pad pictures to a height."""
     missing = height - pictures.shape[1]
@@ -156,12 +192,7 @@ def save_training(
     for ax, (stage, history) in zip(axes[0], histories.items()):
         _curves(ax, stage, history)
     if pairs is not None:
-        # Wide pictures, as planes of volumes are, go two to a row.
-        each = 8 if pairs[0].shape[2] < 2 * pairs[0].shape[1] else 2
-        each = min(each, len(pairs[0]))
-        rows = [half for pair in _rows(pairs[0], pairs[1], each) for half in pair]
-        picture = montage(np.concatenate(rows), columns=each)
-        _show(axes[1, 0], picture, "images, and reconstructed below")
+        _show(axes[1, 0], _beside(*pairs), "images, and reconstructed below")
     if samples is not None:
         _show(axes[1, 1], montage(samples), "samples")
     for ax in axes.flat:
@@ -171,11 +202,17 @@ def save_training(
         figure.savefig(partial, format="png", dpi=100)
 
 
-def _rows(images, reconstructed, columns):
-    """Cut pairs into rows: images, then their reconstructions."""
-    for start in range(0, len(images), columns):
-        row = slice(start, start + columns)
-        yield images[row], reconstructed[row]
+def _beside(images, reconstructed):
+    """Arrange rows of images, and of their reconstructions below each."""
+    # Wide pictures, as planes of volumes are, go two to a row.
+    columns = 8 if images.shape[2] < 2 * images.shape[1] else 2
+    columns = min(columns, len(images))
+    rows = [
+        half[start : start + columns]
+        for start in range(0, len(images), columns)
+        for half in (images, reconstructed)
+    ]
+    return montage(np.concatenate(rows), columns=columns)
 
 
 def _curves(ax, stage, history):
@@ -199,3 +236,126 @@ def _curves(ax, stage, history):
 def _show(ax, picture, title):
     ax.imshow(picture, cmap="gray" if picture.shape[-1] == 1 else None, vmin=0, vmax=1)
     ax.set(title=title, xticks=[], yticks=[])
+
+
+class _Figure(Figure):
+    """A figure that notebooks show, also where nobody has imported pyplot."""
+
+    def _repr_png_(self):
+        return as_png(self)
+
+
+def as_png(figure: Figure) -> bytes:
+    """Return a figure as the bytes of a PNG file.
+
+    Parameters
+    ----------
+    figure : matplotlib.figure.Figure
+        The figure.
+
+    Returns
+    -------
+    bytes
+        The file.
+    """
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
+
+
+def plot_history(history: object) -> Figure:
+    """Plot the course of a training.
+
+    Parameters
+    ----------
+    history : estimator, dict or dict of dict
+        Fitted estimator, its ``history_``, or several of these by their names.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Loss and further figures by epochs.
+    """
+    name = type(history).__name__ if hasattr(history, "history_") else "training"
+    figures: Any = getattr(history, "history_", history)
+    histories = {name: figures} if "loss" in figures else figures
+    figure = _Figure(figsize=(6 * len(histories), 4), layout="constrained")
+    axes = figure.subplots(1, len(histories), squeeze=False)
+    for ax, (stage, one) in zip(axes[0], histories.items()):
+        _curves(ax, stage, one)
+    return figure
+
+
+def plot_samples(
+    images: ShownLike, *, affine: np.ndarray | None = None, columns: int | None = None
+) -> Figure:
+    """Plot images side by side, and volumes by three planes.
+
+    Parameters
+    ----------
+    images, affine
+        As of :func:`pictures`.
+    columns : int, optional
+        Images in a row; about a square if None.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        A montage.
+    """
+    return _alone(montage(pictures(images, affine), columns=columns))
+
+
+def plot_reconstructions(
+    images: ShownLike,
+    reconstructed: ShownLike,
+    *,
+    affine: np.ndarray | None = None,
+) -> Figure:
+    """Plot rows of images, with their reconstructions, or what was denoised, below.
+
+    Parameters
+    ----------
+    images, reconstructed, affine
+        As of :func:`pictures`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        A montage.
+    """
+    return _alone(_beside(pictures(images, affine), pictures(reconstructed, affine)))
+
+
+def plot_latents(latents: np.ndarray, *, columns: int | None = None) -> Figure:
+    """Plot latents in colours: three channels, or the three main components of more.
+
+    Parameters
+    ----------
+    latents : ndarray
+        Latents, ``(n, *space, channels)``, as of :meth:`dipy_ldm.VQVAE.encode`.
+    columns : int, optional
+        Latents in a row; about a square if None.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        A montage.
+    """
+    rows = np.reshape(latents, (-1, latents.shape[-1])).astype("float32")
+    if rows.shape[1] > 3:
+        rows = rows - rows.mean(0)
+        rows = rows @ np.linalg.eigh(rows.T @ rows)[1][:, :-4:-1]
+    # A few far values would leave all others grey.
+    low, high = np.percentile(rows, (1, 99), axis=0)
+    rows = np.clip((rows - low) / np.maximum(high - low, 1e-12), 0, 1)
+    colours = rows.reshape(*latents.shape[:-1], -1)
+    return _alone(montage(pictures(colours), columns=columns, gap=1))
+
+
+def _alone(picture):
+    """Show a picture alone, as large as its pixels allow."""
+    height, width = picture.shape[:2]
+    figure = _Figure(figsize=(8, max(1, 8 * height / width)), layout="constrained")
+    _show(figure.subplots(), picture, "")
+    return figure

@@ -15,6 +15,7 @@ from dipy_ldm import (
     _serialization,
 )
 from dipy_ldm._base import Entry, Estimator, with_options
+from dipy_ldm._own_space import of_scans
 from dipy_ldm._utils.checks import (
     InputError,
     check_affine,
@@ -26,6 +27,15 @@ from dipy_ldm.autoencoder._codec import Codec, Parameters, expected_shapes
 from dipy_ldm.autoencoder._training import AutoencoderStage, check
 from dipy_ldm.data import _checks as checks
 from dipy_ldm.data._batches import Augmentation, window_size
+from dipy_ldm.data._scans import (
+    ImagesLike,
+    are_scans,
+    grid_of,
+    read_cohort,
+    read_scans,
+    require_affine,
+)
+from dipy_ldm.data._sidecars import model_facts
 from dipy_ldm.data.channels import (
     Channel,
     check_columns,
@@ -161,10 +171,10 @@ class VQVAE(Estimator):
     @with_options(FitOptions)
     def fit(
         self,
-        images: npt.ArrayLike,
+        images: ImagesLike,
         *,
         init: Self | str | Path | None = None,
-        validation_data: npt.ArrayLike | None = None,
+        validation_data: ImagesLike | None = None,
         affine: npt.ArrayLike | None = None,
         suffix: str | None = None,
         channels: Sequence[Channel] = (),
@@ -178,16 +188,18 @@ class VQVAE(Estimator):
 
         Parameters
         ----------
-        images : array_like
+        images : array_like, path, NIfTI image, list of these, or Volumes
             Images, ``(n, *space, channels)``, of any range. A mapped file is read
             as it is needed and may be larger than the memory. There is a warning for
             two-dimensional images with more than four channels: volumes without an
-            axis of channels look like them.
+            axis of channels look like them. Files, folders and images of nibabel are
+            read by :func:`dipy_ldm.data.load_volumes`, whose result has its own grid,
+            masks and suffix, or :func:`dipy_ldm.data.load_images`.
         init : VQVAE, str or Path, optional
             What to begin from: a fitted autoencoder, or a file that has one. Parameters
             that are None are as it has them. Weights of other shapes start at random,
             such as those of other channels.
-        validation_data : array_like, optional
+        validation_data : as images, optional
             Images that are reconstructed after each round, not learnt from; no more of
             them than are done in a tenth of the time.
         affine : array_like, optional
@@ -227,11 +239,13 @@ class VQVAE(Estimator):
             have one code, or nothing can be taken from `init`. A training of less than
             100 steps only warns of what was not learnt.
         """
-        images = checks.as_array(images)
-        if validation_data is not None:
-            validation_data = checks.check_validation(validation_data, images.shape)
+        cohort = read_cohort(images, verbose=options.get("verbose", True))
+        images = checks.as_array(cohort.images)
+        affine = cohort.affine if affine is None else check_affine(affine)
+        held_out = _read_held_out(validation_data, images.shape, affine)
+        masks = cohort.masks if masks is None and background != 1 else masks
         masks = checks.check_masks(masks, background, images.shape[:-1])
-        affine = None if affine is None else check_affine(affine)
+        channels = tuple(channels or cohort.channels)
         check_columns(channels, images.shape[-1])
         chosen, patch, resolved, initial = self._plan_fit(
             images.shape, init, patch, options
@@ -242,7 +256,8 @@ class VQVAE(Estimator):
         self.precision_ = log_precision(resolved.precision)
         self.sharpening_ = 0.0
         self.shape_ = images.shape[1:]
-        self.affine_, self.suffix_, self.channels_ = affine, suffix, tuple(channels)
+        self.affine_, self.suffix_ = affine, suffix or cohort.suffix
+        self.channels_ = channels
         self.intensity_ = survey.low, survey.high
         self.fingerprint_ = survey.fingerprint
         self._fitted_with = chosen
@@ -253,7 +268,7 @@ class VQVAE(Estimator):
             images,
             survey,
             size,
-            validation_data,
+            held_out,
             masks,
             background,
             augment,
@@ -295,7 +310,7 @@ class VQVAE(Estimator):
 
     def adapt(
         self,
-        images: npt.ArrayLike,
+        images: ImagesLike,
         *,
         affine: npt.ArrayLike | None = None,
         suffix: str | None = None,
@@ -305,7 +320,7 @@ class VQVAE(Estimator):
 
         Parameters
         ----------
-        images : array_like
+        images : as of fit
             Images, ``(n, *space, channels)``, of any size and range, and of as many
             dimensions and channels.
         affine, suffix, channels
@@ -328,7 +343,10 @@ class VQVAE(Estimator):
         >>> model = LatentDiffusion(vqvae).fit(scans)  # doctest: +SKIP
         """
         self._check_fitted()
-        images = checks.as_array(images, rank=len(self.shape_) - 1)
+        cohort = read_cohort(images)
+        channels = tuple(channels or cohort.channels)
+        affine = cohort.affine if affine is None else affine
+        images = checks.as_array(cohort.images, rank=len(self.shape_) - 1)
         checks.check_channels("images", images, self.shape_[-1])
         check_columns(channels, images.shape[-1])
         if channels:
@@ -338,7 +356,7 @@ class VQVAE(Estimator):
             "shape": images.shape[1:],
             "intensity": (survey.low, survey.high),
             "affine": None if affine is None else plain(check_affine(affine)),
-            "suffix": suffix,
+            "suffix": suffix or cohort.suffix,
             "channels": to_saved(channels or self.channels_),
             "fingerprint": survey.fingerprint,
         }
@@ -347,7 +365,7 @@ class VQVAE(Estimator):
 
     def encode(
         self,
-        images: npt.ArrayLike,
+        images: ImagesLike,
         *,
         batch_size: int | None = None,
         tile: int | None = None,
@@ -356,8 +374,8 @@ class VQVAE(Estimator):
 
         Parameters
         ----------
-        images : array_like
-            Images, ``(n, *space, channels)``.
+        images : array_like, path, NIfTI image, or list of these
+            Images, ``(n, *space, channels)``; scans are brought to the model's grid.
         batch_size : int, optional
             Images that are encoded at once. Default: as many as safely fit into memory.
         tile : int, optional
@@ -376,9 +394,11 @@ class VQVAE(Estimator):
         """
         self._check_fitted()
         check_counts(batch_size=batch_size, tile=tile)
-        images = checks.as_array(images, rank=len(self.shape_) - 1)
-        checks.check_channels("images", images, self.shape_[-1])
-        return self._codec.encode(images, batch_size, tile)
+        if are_scans(images):
+            images = read_scans(images, *self._grid())[0]
+        array = checks.as_array(np.asarray(images), rank=len(self.shape_) - 1)
+        checks.check_channels("images", array, self.shape_[-1])
+        return self._codec.encode(array, batch_size, tile)
 
     def decode(
         self,
@@ -418,6 +438,7 @@ class VQVAE(Estimator):
         images = self._codec.decode(latents, space, batch_size, tile, self.sharpening_)
         return harden(images, self.channels_)
 
+    @of_scans
     def predict(
         self,
         images: npt.ArrayLike,
@@ -429,15 +450,16 @@ class VQVAE(Estimator):
 
         Parameters
         ----------
-        images : array_like
+        images : array_like, path, NIfTI image, or list of these
             Images, ``(n, *space, channels)``.
         batch_size, tile : int, optional
             As of :meth:`encode`.
 
         Returns
         -------
-        ndarray
-            Reconstructions, float32, of the shape of ``images``.
+        ndarray, NIfTI image, or list of images
+            Reconstructions, float32, of the shape of ``images``; of scans in their own
+            space and intensities.
 
         Raises
         ------
@@ -538,6 +560,27 @@ class VQVAE(Estimator):
 
         return cls.from_saved(*_serialization.load(path, "latent_diffusion", expected))
 
+    def _grid(self):
+        """Return the grid of volumes, None of images, and the channels."""
+        affine = require_affine(self.affine_) if len(self.shape_) == 4 else None
+        return grid_of(self.shape_, affine), self.shape_[-1]
+
+    def _facts(self, n, **options):
+        """Describe how each of so many images is made."""
+        return [model_facts("VQVAE", _serialization.checksum(self.to_tensors()))] * n
+
+    def _summary(self):
+        *space, channels = self.shape_
+        low, high = self.intensity_
+        images = f"{_times(space)}, channels: {channels}, from {low:.3g} to {high:.3g}"
+        if self.affine_ is not None:
+            sizes = np.linalg.norm(self.affine_[:3, :3], axis=0)
+            images += f", voxels of {_times(np.round(sizes, 2).tolist())} mm"
+        if self.suffix_:
+            images += f", {self.suffix_}"
+        latents = _times(self.latent_shape(self.shape_))
+        return {"images": images, "latents": latents} | super()._summary()
+
     def _networks(self):
         return {"encoder": self.encoder_, "decoder": self.decoder_}
 
@@ -549,6 +592,18 @@ class VQVAE(Estimator):
         self._codec = codec
         self.encoder_, self.decoder_ = codec.encoder, codec.decoder
         self.quantizer_: Any = codec.quantizer
+
+
+def _read_held_out(images, shape, affine):
+    """Load validation images, if any, of the shape ``(n, *space, channels)``."""
+    if images is None:
+        return None
+    cohort = read_cohort(images, grid_of(shape[1:], affine))
+    return checks.check_validation(cohort.images, shape)
+
+
+def _times(numbers):
+    return " x ".join(f"{number:g}" for number in numbers)
 
 
 def _initial(init, parameters, shape):

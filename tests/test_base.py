@@ -103,3 +103,18 @@ def test_a_further_fit_takes_the_parameters_of_the_time(vqvae, blobs):
     assert again.factor == 2
     assert again.encode(blobs[:1]).shape == (1, 7, 5, 3)
     assert again.to_document()["vqvae"]["widths"] == [4]
+
+
+def test_what_is_shown_of_estimators(diffusion):
+    unfitted = VQVAE(widths=(8, 8), seed=3)
+    assert repr(unfitted) == "VQVAE(widths=(8, 8), seed=3)"
+    assert "not fitted" in unfitted._repr_html_()
+    head, *lines = repr(diffusion).splitlines()
+    assert head.startswith("LatentDiffusion(vqvae=VQVAE(widths=(8, 8), ")
+    shown = dict(line.strip().split(": ", 1) for line in lines)
+    assert shown["images"] == "13 x 10, channels: 1, from -5 to 20"
+    assert shown["conditions"] == "none"
+    assert shown["training"].startswith("2 epochs, 8 steps, loss ")
+    html = diffusion._repr_html_()
+    assert f"<td>{shown['weights']}</td>" in html
+    assert 'src="data:image/png;base64,' in html

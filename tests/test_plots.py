@@ -1,6 +1,8 @@
 """Pictures: where pixels go."""
 
 from PIL import Image
+from matplotlib.figure import Figure
+import nibabel as nib
 import numpy as np
 import numpy.testing as npt
 import pytest
@@ -55,3 +57,34 @@ def test_training_is_saved_at_every_stage(tmp_path):
     )
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.size == (1200, 800)
+
+
+def test_figures_show_themselves(tmp_path):
+    rng = np.random.default_rng(0)
+    images, volumes = rng.random((5, 8, 8, 1)), rng.random((3, 4, 5, 6, 1))
+    scans = [
+        nib.Nifti1Image(volume[..., 0], np.diag([-2, 2, 2, 1])) for volume in volumes
+    ]
+    history = {"epoch": [1, 2], "loss": [1.0, 0.5], "val_loss": [1.0, 0.6]}
+    for figure in (
+        plots.plot_history(history),
+        plots.plot_history({"autoencoder": history, "diffusion": history}),
+        plots.plot_samples(images),
+        plots.plot_samples(volumes, affine=np.diag([2, 2, 2, 1])),
+        plots.plot_samples(scans),
+        plots.plot_samples(scans[0]),
+        plots.plot_reconstructions(images, images),
+        plots.plot_reconstructions(scans, scans),
+        plots.plot_latents(rng.random((4, 3, 3, 8))),
+        plots.plot_latents(rng.random((4, 3, 3, 4, 2))),
+    ):
+        assert isinstance(figure, Figure)
+        assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+def test_scans_are_turned_so_that_left_is_left():
+    volume = np.zeros((4, 4, 4))
+    volume[0] = 1  # of an image whose first axis goes to the left: the right end
+    (turned,) = plots.pictures(nib.Nifti1Image(volume, np.diag([-1, 1, 1, 1])))
+    axial = turned[:, :4, 0]
+    npt.assert_array_equal(axial, np.tile([0, 0, 0, 1], (4, 1)))

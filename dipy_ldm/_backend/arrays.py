@@ -10,9 +10,9 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from dipy_ldm._backend.workers import all_reduce, spread, spread_over, worker_and_count
+from dipy_ldm._utils.progress import tqdm
 from dipy_ldm._utils.types import Tensor
 
 

@@ -163,8 +163,7 @@ def flat(images: np.ndarray, affine: np.ndarray | None) -> np.ndarray:
 
     Shapes: images ``(n, *space, channels)``, result ``(n, h, w, channels)``.
     """
-    images = np.asarray(images, "float32")
-    images = images if affine is None else plots.planes(images, affine)
+    images = plots.pictures(np.asarray(images, "float32"), affine)
     times = max(1, round(_MIN_PIXELS / images.shape[1]))
     return images.repeat(times, axis=1).repeat(times, axis=2)
 

@@ -11,9 +11,9 @@ import nibabel as nib
 from nibabel.orientations import aff2axcodes
 from nibabel.spatialimages import HeaderDataError
 import numpy as np
-from tqdm import tqdm
 
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.progress import tqdm
 from dipy_ldm._utils.values import counted, listed
 from dipy_ldm.checking._findings import (
     Finding,

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from dipy.segment.threshold import otsu
 import numpy as np
 from scipy.ndimage import gaussian_filter
-from tqdm import tqdm
 
+from dipy_ldm._utils.progress import tqdm
 from dipy_ldm._utils.values import counted, listed
 from dipy_ldm.checking import _similarity as likeness
 from dipy_ldm.checking._findings import (

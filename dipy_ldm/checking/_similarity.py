@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.ndimage import center_of_mass, gaussian_filter
-from tqdm import tqdm
 
+from dipy_ldm._utils.progress import tqdm
 from dipy_ldm._utils.values import counted, listed
 from dipy_ldm.checking._findings import Finding, green, red
 from dipy_ldm.checking._headers import too_few

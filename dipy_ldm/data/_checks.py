@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from dipy_ldm._utils.checks import LARGEST, InputError, check_shares
 from dipy_ldm._utils.files import replacing
+from dipy_ldm._utils.progress import tqdm
 from dipy_ldm.data import _cache as cache
 
 logger = logging.getLogger(__name__)

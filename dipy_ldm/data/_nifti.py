@@ -339,10 +339,10 @@ def write_volume(
     Shapes: data ``(x, y, z)``.
     """
     path = Path(path)
-    dtype = choose("type of voxels", dtype, DTYPES)
+    kind = choose("type of voxels", dtype, DTYPES)
     if not path.name.lower().endswith((".nii", ".nii.gz")):
         raise InputError(f"{path} must end in .nii or .nii.gz; rename it.")
-    image = _image(np.asarray(data), np.asarray(affine, float), dtype)
+    image = make_image(np.asarray(data), np.asarray(affine, float), kind)
     image.header["descrip"] = description.encode()[:_DESCRIPTION_BYTES]
     image.header.set_intent(intent[0], (), intent[1][:_INTENT_BYTES])
     if comment:
@@ -405,7 +405,13 @@ def _writing(path, ready):
             ready()
 
 
-def _image(data, affine, dtype):
+def make_image(
+    data: np.ndarray, affine: np.ndarray, dtype: np.dtype
+) -> nib.Nifti1Image:
+    """Return a volume as an image, with values scaled to its type.
+
+    Shapes: data ``(x, y, z[, channels])``.
+    """
     if data.ndim == 4 and data.shape[3] == 1:
         data = data[..., 0]
     slope, intercept = _scaling(data, dtype)

@@ -13,9 +13,9 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from dipy_ldm._utils.checks import InputError, at_least
+from dipy_ldm._utils.progress import tqdm
 from dipy_ldm._utils.values import Table, as_table, listed
 import dipy_ldm.data._cache as cache
 from dipy_ldm.data._covariates import Covariates, coarsened, read_covariates, summarise

@@ -1,13 +1,15 @@
 """The page of an audit."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dipy_ldm.evaluation import _html as page
 from dipy_ldm.evaluation._html import number
-from dipy_ldm.evaluation.audit import Audit
+
+if TYPE_CHECKING:  # which writes its page
+    from dipy_ldm.evaluation.audit import Audit
 
 _HELP = """
 Nearness is the distance of an image to the nearest training image over that to the
@@ -55,7 +57,7 @@ _BESIDE = {
 }
 
 
-def write_page(audit: Audit, about: Mapping[str, Any]) -> str:
+def write_page(audit: "Audit", about: Mapping[str, Any]) -> str:
     """Write the page of an audit, which neither shows nor names a training image."""
     proof = "A pass proves nothing: see below what is not found."
     return page.report(
@@ -74,7 +76,7 @@ def write_page(audit: Audit, about: Mapping[str, Any]) -> str:
 
 
 def write_pairs(
-    audit: Audit,
+    audit: "Audit",
     train: Callable[[int], np.ndarray],
     names: Mapping[int, str],
     affine: np.ndarray | None,
@@ -100,7 +102,7 @@ def write_pairs(
     )
 
 
-def conclude(audit: Audit) -> list[tuple[str, str]]:
+def conclude(audit: "Audit") -> list[tuple[str, str]]:
     """Return the conclusions as sentences."""
     sentences = [_conclude_features(audit, *item) for item in audit.findings.items()]
     return sentences + _conclude_membership(audit.members)

@@ -1,7 +1,7 @@
 """The page of an evaluation: what was found, in words, plots, pictures and tables."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +9,9 @@ import numpy.typing as npt
 from dipy_ldm.evaluation import _html as page
 from dipy_ldm.evaluation._fidelity import is_worse_than_real
 from dipy_ldm.evaluation._html import number
-from dipy_ldm.evaluation.evaluate import Evaluation
+
+if TYPE_CHECKING:  # which writes its page
+    from dipy_ldm.evaluation.evaluate import Evaluation
 
 TITLES = {
     "kernel": "kernel distance (KID)",
@@ -37,7 +39,7 @@ _SHOWN = 40, 4
 
 
 def write_page(
-    evaluation: Evaluation, about: Mapping[str, Any], agreements: Sequence[str] = ()
+    evaluation: "Evaluation", about: Mapping[str, Any], agreements: Sequence[str] = ()
 ) -> str:
     """Write the page of an evaluation."""
     figures = evaluation.figures

@@ -10,14 +10,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 import io
 import math
+from pathlib import Path
 import re
+from tempfile import mkdtemp
 from typing import Any
+import webbrowser
 
 from PIL import Image
 import numpy as np
 import numpy.typing as npt
 
 from dipy_ldm import __version__
+from dipy_ldm._utils.files import replacing
 from dipy_ldm.metrics import Interval
 
 _STYLE = """
@@ -96,6 +100,38 @@ _PLOT = {
     "lines.linewidth": 1.8,
     "patch.linewidth": 1.8,
 }
+
+
+class Report:
+    """A result that is a page, in notebooks, in a file and in a browser."""
+
+    def conclusions(self) -> list[tuple[str, str]]:
+        """Return the conclusions as sentences, each with good, fair, bad or plain."""
+        raise NotImplementedError
+
+    def to_html(self) -> str:
+        """Return the page."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        """Return the conclusions."""
+        return "\n".join(sentence for sentence, _ in self.conclusions())
+
+    def _repr_html_(self):
+        # In a frame of its own: a page has a style, and so has a notebook.
+        source = escape(self.to_html(), quote=True)
+        return f'<iframe srcdoc="{source}" width="100%" height="600"></iframe>'
+
+    def save_as_html(self, path: str | Path) -> None:
+        """Write the page, one file that needs no network."""
+        with replacing(path) as partial:
+            partial.write_text(self.to_html(), "utf-8", errors="backslashreplace")
+
+    def open_in_browser(self) -> None:
+        """Show the page in a browser, from a file that stays until the machine ends."""
+        path = Path(mkdtemp(prefix="dipy_ldm-"), "report.html")
+        self.save_as_html(path)
+        webbrowser.open(path.as_uri())
 
 
 def page(title: str, *parts: str) -> str:

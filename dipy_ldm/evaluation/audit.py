@@ -11,6 +11,7 @@ from dipy_ldm._utils.checks import whole
 from dipy_ldm._utils.values import take_rows
 from dipy_ldm.data import _sources as sources
 from dipy_ldm.evaluation import _memorization as copies
+from dipy_ldm.evaluation._html import Report
 from dipy_ldm.evaluation._learned_features import (
     Projection,
     choose_images,
@@ -56,8 +57,22 @@ class Reference(NamedTuple):
     sources: tuple[Any, Any] = (None, None)
 
 
-class Audit(NamedTuple):
-    """What was found.
+class _Fields(NamedTuple):
+    n: int
+    n_held_out: int
+    searches: dict[str, copies.Search]
+    findings: dict[str, copies.Finding]
+    dar: copies.Dar
+    members: dict[str, copies.Membership]
+    classes: dict[str, dict[str, copies.Level]]
+    pairs: list[Pair]
+    generated: np.ndarray
+    projection: Projection
+    notes: list[str]
+
+
+class Audit(Report, _Fields):
+    """What was found; in notebooks its page.
 
     Parameters
     ----------
@@ -84,17 +99,17 @@ class Audit(NamedTuple):
         Sentences on what was done.
     """
 
-    n: int
-    n_held_out: int
-    searches: dict[str, copies.Search]
-    findings: dict[str, copies.Finding]
-    dar: copies.Dar
-    members: dict[str, copies.Membership]
-    classes: dict[str, dict[str, copies.Level]]
-    pairs: list[Pair]
-    generated: np.ndarray
-    projection: Projection
-    notes: list[str]
+    def conclusions(self) -> list[tuple[str, str]]:
+        """Return the conclusions as sentences, each with good, fair, bad or plain."""
+        from dipy_ldm.evaluation._audit_report import conclude
+
+        return conclude(self)
+
+    def to_html(self) -> str:
+        """Return the page, which neither shows nor names a training image."""
+        from dipy_ldm.evaluation._audit_report import write_page
+
+        return write_page(self, {})
 
     @property
     def spaces_with_copies(self):

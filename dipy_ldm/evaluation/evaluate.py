@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from dipy_ldm._utils.checks import InputError, whole
+from dipy_ldm._utils.progress import tqdm
 from dipy_ldm._utils.subjects import number_subjects
 from dipy_ldm._utils.values import take_rows
 from dipy_ldm.data._batches import scaled_to
@@ -24,6 +24,7 @@ from dipy_ldm.evaluation._fidelity import (
     measure_texture,
     measure_variety,
 )
+from dipy_ldm.evaluation._html import Report
 from dipy_ldm.evaluation._probe import Probed, class_accuracy, probe_all
 from dipy_ldm.evaluation.features import Features, classify, features_of
 from dipy_ldm.evaluation.two_sample import (
@@ -50,8 +51,18 @@ _MIN_DIGIT_ACCURACY = 0.9
 _SETS = "reference", "real", "reconstructed", "generated"
 
 
-class Evaluation(NamedTuple):
-    """What was found.
+class _Fields(NamedTuple):
+    figures: dict
+    sets: Sets
+    measured: dict[str, dict]
+    probes: dict[str, Probed]
+    affine: np.ndarray | None
+    notes: list[str]
+    network: NetworkTest | None = None
+
+
+class Evaluation(Report, _Fields):
+    """What was found; in notebooks its page.
 
     Parameters
     ----------
@@ -71,13 +82,17 @@ class Evaluation(NamedTuple):
         What a network can tell of the generated images, if it was asked for.
     """
 
-    figures: dict
-    sets: Sets
-    measured: dict[str, dict]
-    probes: dict[str, Probed]
-    affine: np.ndarray | None
-    notes: list[str]
-    network: NetworkTest | None = None
+    def conclusions(self) -> list[tuple[str, str]]:
+        """Return the conclusions as sentences, each with good, fair, bad or plain."""
+        from dipy_ldm.evaluation._evaluation_report import conclude
+
+        return conclude(self.figures)
+
+    def to_html(self) -> str:
+        """Return the page."""
+        from dipy_ldm.evaluation._evaluation_report import write_page
+
+        return write_page(self, {})
 
 
 def evaluate(

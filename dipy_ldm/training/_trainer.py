@@ -8,10 +8,10 @@ from typing import Any, NamedTuple, Protocol
 
 import keras
 import numpy as np
-from tqdm import tqdm
 
 from dipy_ldm import _backend
 from dipy_ldm._utils.checks import InputError, plain
+from dipy_ldm._utils.progress import tqdm
 from dipy_ldm._utils.signals import deferred, noted
 from dipy_ldm.data._batches import Augmentation, Batches
 from dipy_ldm.data._checks import Survey

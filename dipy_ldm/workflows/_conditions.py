@@ -13,6 +13,7 @@ from dipy_ldm import _serialization
 from dipy_ldm._conditions import Condition, ConditionBatch, from_saved, requested
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import NONE, level_of, listed, number_of, values_of
+from dipy_ldm.data._sidecars import sidecar
 from dipy_ldm.data._tables import (
     as_number,
     is_missing,
@@ -21,7 +22,6 @@ from dipy_ldm.data._tables import (
     spelled,
 )
 from dipy_ldm.prior._population import Population, draw_conditions
-from dipy_ldm.workflows._outputs import sidecar
 
 logger = logging.getLogger(__name__)
 

@@ -17,13 +17,14 @@ from dipy_ldm.data._checks import check_range
 from dipy_ldm.data._covariates import read_covariates
 from dipy_ldm.data._grid import Grid, same_grid
 from dipy_ldm.data._paths import entity, find_volumes, holds_volumes, rows_of_lists
+from dipy_ldm.data._scans import require_affine
+from dipy_ldm.data._sidecars import fingerprint
 from dipy_ldm.data._table_rows import find_subjects
 from dipy_ldm.data.channels import from_saved
 from dipy_ldm.data.images import read_images
 from dipy_ldm.data.volumes import conform_volumes, plan_volumes
 from dipy_ldm.workflows._conditions import count_refused, requested_conditions_of
 from dipy_ldm.workflows._options import parse_filter
-from dipy_ldm.workflows._outputs import fingerprint, require_affine
 
 logger = logging.getLogger(__name__)
 

@@ -1,9 +1,7 @@
 """Outputs: where they go, that none is overwritten, and what is said of them."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from functools import partial
-import hashlib
 import json
 import logging
 import os
@@ -13,16 +11,14 @@ from typing import TYPE_CHECKING
 from dipy.workflows.multi_io import connect_output_paths
 from dipy.workflows.workflow import Workflow
 import numpy as np
-import numpy.typing as npt
 
-from dipy_ldm import __version__
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.files import flush, make_folder, replacing
-from dipy_ldm.data._nifti import write_volume
+from dipy_ldm._utils.files import make_folder, replacing
+from dipy_ldm.data._sidecars import sidecar, write_with_sidecar
 from dipy_ldm.data.channels import Channel, columns_of
 
 if TYPE_CHECKING:  # they take seconds to import
-    from dipy_ldm.latent_diffusion import LatentDiffusion
+    pass
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +30,7 @@ class LDMFlow(Workflow):
     """What all commands of dipy_ldm are."""
 
     written = 0  # volumes
+    outputs: Sequence[Path] = ()  # all files, in the end
     cure = ""  # what to do if it was interrupted
 
     @classmethod
@@ -49,6 +46,15 @@ class LDMFlow(Workflow):
             f"interrupted; the volumes that are written ({self.written}) are "
             f"whole{self.cure}."
         )
+
+
+def name_written(paths: Sequence[Path]) -> str:
+    """Name what a command wrote, the first files of many, and their folder."""
+    names = [path.name for path in paths[:3]]
+    more = f" and {len(paths) - 3} further files" if len(paths) > 3 else ""
+    folder = os.path.commonpath([str(path.parent) for path in paths]) or "."
+    where = "" if folder == "." else f" in {folder}"
+    return f"wrote {', '.join(names)}{more}{where}"
 
 
 def output_paths(
@@ -141,7 +147,6 @@ def write_page(paths: Sequence[Path], facts: dict, html: str) -> None:
     make_folder(page.parent)
     write_text(json_path, json.dumps(facts, indent=2) + "\n")
     write_text(page, html)
-    logger.info("the page is %s", page)
 
 
 def write_private(path: Path, html: str) -> None:
@@ -149,61 +154,6 @@ def write_private(path: Path, html: str) -> None:
     with replacing(path) as partial:
         partial.chmod(0o600)
         partial.write_text(html, "utf-8")
-    logger.info("the private page is %s", path)
-
-
-def fingerprint(path: str | Path) -> str:
-    """Hash a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def provenance(model_path: str | Path, **options) -> dict:
-    """Describe by which model and with which options an image was made."""
-    return {
-        "Synthetic": True,
-        "GeneratedBy": {"Name": "dipy_ldm", "Version": __version__},
-        "Model": Path(model_path).name,
-        "ModelFingerprint": fingerprint(model_path),
-        **options,
-    }
-
-
-def affine_of(model: "LatentDiffusion") -> np.ndarray:
-    """Return the affine of the volumes that a model learnt from."""
-    return require_affine(model.vqvae.affine_)
-
-
-def require_affine(affine: npt.ArrayLike | None) -> np.ndarray:
-    """Return the affine of a model, or raise that it has none."""
-    if affine is None:
-        raise InputError(
-            "this model has no affine; fit the VQVAE with "
-            "affine=..., or train with dipy_train_ldm."
-        )
-    return np.array(affine, "float64")
-
-
-def sidecar(path: Path) -> Path:
-    """Return the path of a volume's sidecar."""
-    return path.with_name(path.name.removesuffix(".nii.gz") + ".json")
-
-
-def write_with_sidecar(
-    path: Path,
-    volume: np.ndarray,
-    affine: np.ndarray,
-    dtype: str,
-    facts: dict,
-    intent: tuple[str, str] = ("none", ""),
-) -> None:
-    """Write a volume and its sidecar.
-
-    Shapes: volume ``(x, y, z, channels)``.
-    """
-    with sidecar_first(path, facts) as ready:
-        header_texts = describe(facts), comment(facts)
-        write_volume(path, volume, affine, dtype, *header_texts, ready, intent)
 
 
 def write_sample(
@@ -226,52 +176,3 @@ def write_sample(
         kind = channel.intent, channel.name
         channel.write_table(partial(write_text, sidecar(file).with_suffix(".tsv")))
         write_with_sidecar(file, values, affine, channel.dtype or dtype, own, kind)
-
-
-def describe(facts: dict) -> str:
-    """Describe in short how an image was made, for its header."""
-    description = (
-        f"synthetic: dipy_ldm {__version__}, model {facts['ModelFingerprint'][:8]}, "
-        f"seed {facts['Seed']}"
-    )
-    if "Sample" in facts:
-        description += f", sample {facts['Sample']}"
-    if "Channel" in facts:
-        description += f", {facts['Channel']}"
-    return description
-
-
-def comment(facts: dict) -> str:
-    """Describe conditions and sources of an image, for its header.
-
-    Its description has room for little.
-    """
-    entries = {name: facts.get(name) for name in ("Conditions", "Sources")}
-    entries = {name: value for name, value in entries.items() if value}
-    return json.dumps(entries) if entries else ""
-
-
-@contextmanager
-def sidecar_first(path: Path, facts: dict) -> Iterator[Callable]:
-    """Write a sidecar before its volume, within this context.
-
-    A volume that is there has its own sidecar, then, even where the disk is full or
-    the process is killed: what it replaces is removed first.
-    """
-
-    def put():
-        try:
-            with replacing(sidecar(path)) as partial:
-                partial.write_text(json.dumps(facts, indent=2) + "\n")
-                flush(partial)
-                Path(os.path.realpath(path)).unlink(missing_ok=True)
-        except OSError as error:
-            # Whoever writes the volume says it in a sentence.
-            raise error.__cause__ or error from None
-
-    try:
-        yield put
-    except BaseException:
-        if not path.exists():
-            sidecar(path).unlink(missing_ok=True)
-        raise

@@ -13,30 +13,29 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dipy.workflows.workflow import Workflow
 import numpy as np
-from tqdm import tqdm
 
 from dipy_ldm import _serialization
+from dipy_ldm._own_space import MaskedScan
 from dipy_ldm._utils.checks import InputError, choose
 from dipy_ldm._utils.cluster import Cluster
+from dipy_ldm._utils.progress import tqdm
 from dipy_ldm._utils.values import listed, parse_conditions
-from dipy_ldm.data._grid import Grid, conform, restore
+from dipy_ldm.data._grid import Grid, restore
 from dipy_ldm.data._nifti import VolumeInfo, check_headers, is_whole, write_changed
 from dipy_ldm.data._paths import choose_files, find_volumes, suffix
-from dipy_ldm.data._preprocessing import conform_file, conform_voxels, restore_file
-from dipy_ldm.diffusion import _inpainting as inpainting
-from dipy_ldm.workflows import _launch as launch
-from dipy_ldm.workflows._conditions import RequestedConditions
-from dipy_ldm.workflows._options import parse_filter
-from dipy_ldm.workflows._outputs import (
+from dipy_ldm.data._preprocessing import conform_file, restore_file
+from dipy_ldm.data._scans import require_affine
+from dipy_ldm.data._sidecars import (
     describe,
     fingerprint,
-    output_paths,
     provenance,
-    refuse_overwriting,
-    require_affine,
     sidecar,
     sidecar_first,
 )
+from dipy_ldm.workflows import _launch as launch
+from dipy_ldm.workflows._conditions import RequestedConditions
+from dipy_ldm.workflows._options import parse_filter
+from dipy_ldm.workflows._outputs import output_paths, refuse_overwriting
 from dipy_ldm.workflows._sources import SourcePairs
 
 if TYPE_CHECKING:  # they take seconds to import
@@ -308,6 +307,7 @@ def work(
                 job.bad[task.file] = str(error)
             else:
                 flow.written += 1
+                flow.outputs = [*flow.outputs, *task.outputs]
     if job.bad:
         good = flow.written + len(tasks) - len(remaining)
         end = [f"The {good} other volumes are {_past(job.verb)}."] if good else []
@@ -374,23 +374,8 @@ def _changed(sidecars, task):
     return ""
 
 
-# Of a voxel of the model: with less of it in the mask, none of it is inpainted.
-_MIN_HOLE_SHARE = 0.05
 # Of what is no background: where more is to be inpainted, there is little to go by.
 _MAX_LESION_SHARE = 0.5
-
-
-class Scan(NamedTuple):
-    """A volume, and the mask to inpaint.
-
-    ``data`` are ``(x, y, z, channels)``, ``affine`` takes their indices to millimetres,
-    and ``hole`` says which are inpainted, bool ``(x, y, z)``.
-    """
-
-    file: Path
-    data: np.ndarray
-    affine: np.ndarray
-    hole: np.ndarray
 
 
 def find_lesions(
@@ -400,7 +385,7 @@ def find_lesions(
     channels: bool,
     threshold: float,
     tile: int | None,
-) -> Scan:
+) -> MaskedScan:
     """Read a volume, and find where the detector of a model takes it for a lesion."""
     image, origin = conform_file(file, grid, channels)
     likely = model.detect(image[None], tile=tile)[0, ..., None]
@@ -411,46 +396,35 @@ def find_lesions(
             f"most of {file} is detected as lesion; give a higher `threshold`, or "
             "volumes like the training data."
         )
-    return Scan(file, origin.data, origin.affine, lesions)
-
-
-def on_grid(hole: np.ndarray, affine: np.ndarray, grid: Grid) -> np.ndarray:
-    """Return which voxels of the model's grid are inpainted.
-
-    Shapes: hole ``(x, y, z)``.
-    """
-    return (
-        conform(hole[..., None].astype("float32"), affine, grid)[..., 0]
-        > _MIN_HOLE_SHARE
-    )
+    return MaskedScan(file, origin.data, origin.affine, lesions)
 
 
 def fill_in(
-    model: "LatentDiffusion", scan: Scan, grid: Grid, n_samples: int, options: dict
+    model: "LatentDiffusion",
+    scan: MaskedScan,
+    grid: Grid,
+    n_samples: int,
+    options: dict,
 ) -> np.ndarray:
     """Inpaint the hole of a volume.
 
     Shapes: result ``(n_samples, voxels, channels)``.
     """
-    # First of all: what is in the hole shall change neither the range of the
-    # intensities nor, by the blur of larger voxels, what is around it.
-    filled = inpainting.fill(scan.data[None], scan.hole[None])[0]
-    image, origin = conform_voxels(scan.file, filled, scan.affine, grid)
-    unknown = on_grid(scan.hole, scan.affine, grid)
+    image, unknown, origin = scan.conformed(grid)
     samples = []
     for number in range(n_samples):
+        restored = origin.data
         if unknown.any():
             sample_options = options | {"first": options["first"] + number}
             inpainted = model.inpaint(image[None], unknown[None], **sample_options)[0]
             restored = restore_file(inpainted, origin)
-        else:
-            restored = filled
-        blended = inpainting.blend(scan.data[None], restored[None], scan.hole[None])[0]
-        samples.append(blended[scan.hole])
+        samples.append(scan.blended(restored)[scan.hole])
     return np.stack(samples)
 
 
-def write_inpainted(path: Path, scan: Scan, values: np.ndarray, facts: dict) -> None:
+def write_inpainted(
+    path: Path, scan: MaskedScan, values: np.ndarray, facts: dict
+) -> None:
     """Write a volume with other values in its hole, and beside it how it was made.
 
     Shapes: values ``(voxels, channels)``.

@@ -15,10 +15,11 @@ from dipy_ldm import __version__
 from dipy_ldm._conditions import Condition, from_saved
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.files import claimed, make_folder
+from dipy_ldm.data._sidecars import sidecar
 from dipy_ldm.data._tables import as_text
 from dipy_ldm.data.channels import from_saved as channels_from
 from dipy_ldm.workflows._conditions import requested_conditions_in
-from dipy_ldm.workflows._outputs import sidecar, write_text
+from dipy_ldm.workflows._outputs import write_text
 from dipy_ldm.workflows._restoring import beside, name_outputs
 from dipy_ldm.workflows._sources import SourceInputs
 

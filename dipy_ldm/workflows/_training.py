@@ -264,9 +264,7 @@ class Report:
     def _flat(self, images):
         from dipy_ldm import plots
 
-        if self.affine is None:
-            return images
-        return plots.planes(images, self.affine, self.channels)
+        return plots.pictures(images, self.affine, self.channels)
 
     def _report(self, update):
         write_table(self.history_path, self.histories)

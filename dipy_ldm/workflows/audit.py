@@ -3,6 +3,7 @@
 import time
 
 from dipy_ldm import _serialization
+from dipy_ldm.data._sidecars import fingerprint, provenance
 from dipy_ldm.workflows import _launch as launch, _restoring as restoring
 from dipy_ldm.workflows._evaluation_images import (
     read_for,
@@ -14,9 +15,7 @@ from dipy_ldm.workflows._evaluation_images import (
 from dipy_ldm.workflows._options import gather, share_descriptions
 from dipy_ldm.workflows._outputs import (
     LDMFlow,
-    fingerprint,
     json_and_page,
-    provenance,
     write_page,
     write_private,
 )
@@ -125,6 +124,7 @@ class AuditLDMFlow(LDMFlow):
             files = _names(train_files, held_out, generated_files)
             pairs = reports.pairs_page(result, model, images[0], facts | files)
             write_private(outputs[-1], pairs)
+        self.outputs = outputs
         self.verdict = _verdict(result, outputs[-1] if pictures else None)
 
 

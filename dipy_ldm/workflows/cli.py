@@ -17,6 +17,7 @@ from dipy_ldm import __version__
 from dipy_ldm._utils.checks import InputError, choose
 from dipy_ldm._utils.signals import Terminated, deferred
 from dipy_ldm.workflows._options import with_options
+from dipy_ldm.workflows._outputs import name_written
 
 # 1 is the answer of a check that found something red, and of an audit, copies.
 _BAD_NEWS, _ERROR = 1, 2
@@ -63,6 +64,8 @@ def run(flow: Workflow) -> None:
         Its ``run`` defines the command line.
     """
     _run(flow)
+    if outputs := getattr(flow, "outputs", ()):
+        logging.getLogger(__name__).info("%s", name_written(outputs))
     if verdict := getattr(flow, "verdict", ""):
         _leave(verdict, _BAD_NEWS)
 

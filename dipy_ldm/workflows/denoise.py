@@ -9,10 +9,11 @@ from dipy_ldm._utils.checks import InputError, at_least, check_shares, choose
 from dipy_ldm._utils.files import make_folder
 from dipy_ldm.data._nifti import DTYPES
 from dipy_ldm.data._preprocessing import conform_file, restore_file, restore_spread
+from dipy_ldm.data._sidecars import write_with_sidecar
 from dipy_ldm.diffusion import _inpainting as inpainting
 from dipy_ldm.workflows import _restoring as restoring
 from dipy_ldm.workflows._options import gather, share_descriptions
-from dipy_ldm.workflows._outputs import LDMFlow, write_with_sidecar
+from dipy_ldm.workflows._outputs import LDMFlow
 
 _STRENGTH, _THRESHOLD, _DILATE = 0.1, 0.5, 2.0
 

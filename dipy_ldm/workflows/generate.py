@@ -5,14 +5,16 @@ import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from dipy_ldm import _serialization
 from dipy_ldm._conditions import from_saved
 from dipy_ldm._utils.checks import InputError, at_least, choose
 from dipy_ldm._utils.files import replacing
+from dipy_ldm._utils.progress import tqdm
 from dipy_ldm._utils.values import parse_conditions, take_rows
 from dipy_ldm.data._nifti import DTYPES
+from dipy_ldm.data._scans import require_affine
+from dipy_ldm.data._sidecars import provenance
 from dipy_ldm.workflows import _launch as launch, _restoring as restoring
 from dipy_ldm.workflows._conditions import (
     RequestedConditions,
@@ -22,9 +24,7 @@ from dipy_ldm.workflows._conditions import (
 from dipy_ldm.workflows._options import gather, share_descriptions
 from dipy_ldm.workflows._outputs import (
     LDMFlow,
-    affine_of,
     output_paths,
-    provenance,
     refuse_overwriting,
     write_sample,
 )
@@ -192,12 +192,14 @@ class GenerateLDMFlow(LDMFlow):
         job = _Job(model, numbers, sources, requested, samples, sampling, facts, dtype)
         with samples.being_written():
             (self._write_volumes if is_volume else self._write_images)(job)
+        self.outputs = samples.paths
 
     def _write_volumes(self, job):
         """Generate and write volume after volume, and draw planes of the first."""
         from dipy_ldm import _backend, plots
 
-        affine, channels = affine_of(job.model), job.model.channels_
+        affine = require_affine(job.model.vqvae.affine_)
+        channels = job.model.channels_
         pictures = []
         # One at a time on each device.
         quiet = not job.sampling["verbose"]

@@ -2,16 +2,18 @@
 
 import numpy as np
 
+from dipy_ldm._own_space import MaskedScan, on_grid
 from dipy_ldm._utils.checks import InputError, at_least, whole
 from dipy_ldm._utils.files import make_folder
 from dipy_ldm.data._grid import conform, same_grid
 from dipy_ldm.data._nifti import check_headers, read_mask, read_volume
 from dipy_ldm.data._paths import expand
 from dipy_ldm.data._plan import pair_masks
+from dipy_ldm.data._sidecars import write_with_sidecar
 from dipy_ldm.diffusion import _inpainting as inpainting
 from dipy_ldm.workflows import _restoring as restoring
 from dipy_ldm.workflows._options import gather, share_descriptions
-from dipy_ldm.workflows._outputs import LDMFlow, write_with_sidecar
+from dipy_ldm.workflows._outputs import LDMFlow
 
 
 class InpaintLDMFlow(LDMFlow):
@@ -133,25 +135,25 @@ def _check_masks(infos, masks, dilate, grid, factor):
     affine_of = {masks[info.file]: info.affine for info in infos}
     for file, affine in affine_of.items():
         hole = _read_hole(file, affine, dilate)
-        on_grid = restoring.on_grid(hole, affine, grid)
-        if not on_grid.any():
+        unknown = on_grid(hole, affine, grid)
+        if not unknown.any():
             raise InputError(
                 f"the mask {file} has nothing on the grid of the model, which has "
                 f"shape {grid.shape} and begins at "
                 f"{np.round(grid.affine[:3, 3], 1).tolist()} mm; align it and its "
                 "volume with the training volumes."
             )
-        if hole.all() or not _has_context(hole, on_grid, affine, grid, factor):
+        if hole.all() or not _has_context(hole, unknown, affine, grid, factor):
             raise InputError(
                 f"the mask {file} covers the whole image at the resolution of the "
                 "latents; give a smaller mask."
             )
 
 
-def _has_context(hole, on_grid, affine, grid, factor):
+def _has_context(hole, unknown, affine, grid, factor):
     """Return whether any latent is known: inside the volume, outside the hole."""
     reached = conform(np.ones((*hole.shape, 1), "float32"), affine, grid)[..., 0] > 0.5
-    touched, visible = inpainting.hole_shares(np.stack([on_grid, reached]), factor)
+    touched, visible = inpainting.hole_shares(np.stack([unknown, reached]), factor)
     return bool(((touched == 0) & (visible > 0)).any())
 
 
@@ -163,7 +165,7 @@ def _read_hole(file, affine, dilate):
 
 def _read(file, mask_file, dilate, channels):
     data, affine = read_volume(file, channels)
-    return restoring.Scan(file, data, affine, _read_hole(mask_file, affine, dilate))
+    return MaskedScan(file, data, affine, _read_hole(mask_file, affine, dilate))
 
 
 def _outputs(name, n_samples):

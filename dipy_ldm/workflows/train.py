@@ -261,6 +261,7 @@ class TrainLDMFlow(LDMFlow):
 
             strategy = checks.start(options)
         self.verdict = checks.check(options, strategy, outputs)
+        self.outputs = outputs
 
     def _train(self, options):
         """Train what is missing."""
@@ -321,6 +322,7 @@ class TrainLDMFlow(LDMFlow):
                 model.save(paths[0])
                 report.finish(model)
                 self._remove_checkpoints()
+                self.outputs = paths
 
     def _is_needed(self, paths, options):
         """Return whether there is something to train; refuse what is in the way."""

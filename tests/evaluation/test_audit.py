@@ -441,6 +441,8 @@ def test_sketches_keep_distances_and_no_image(train):
 
 def test_an_audit_that_generates(diffusion, blobs):
     found = audit(diffusion, blobs[:40], blobs[40:], n=20, steps=2)
+    assert "Audit of a latent diffusion model" in found.to_html()
+    assert "held-out" in repr(found)
     assert found.n == len(found.generated) == found.n_held_out == 20
     assert set(found.members) == {"denoiser", "autoencoder"}
     with pytest.raises(InputError, match="differ less than tenfold"):

@@ -485,8 +485,16 @@ def test_counts():
         count_compared(100, None, 5)
 
 
-def test_an_evaluation_of_images(diffusion, blobs):
+def test_an_evaluation_of_images(diffusion, blobs, tmp_path, monkeypatch):
     found = evaluate(diffusion, blobs, steps=2)
+    assert "In the features" in repr(found)
+    assert found._repr_html_().startswith('<iframe srcdoc="&lt;!doctype html&gt;')
+    found.save_as_html(tmp_path / "page.html")
+    assert "Fidelity and variety" in (tmp_path / "page.html").read_text("utf-8")
+    opened = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    found.open_in_browser()
+    assert opened[0].endswith("report.html")
     assert found.figures["n"] == 32 == len(found.sets.generated)
     names = [kind.name for kind in features_of(diffusion)]
     assert list(found.figures["features"]) == names

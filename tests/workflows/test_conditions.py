@@ -276,7 +276,7 @@ def test_requested_conditions_subset_and_records(brains):
 WRITE = """
 import locale
 from pathlib import Path
-from dipy_ldm.workflows._outputs import write_page, write_text
+from dipy_ldm.workflows._outputs import (write_page, write_text)
 from dipy_ldm.workflows._training import write_table
 assert locale.getpreferredencoding(False) != "utf-8"
 history = {"loss": [1], "val_gain_\\u5e74\\u9f62": [2]}

@@ -11,7 +11,7 @@ import pytest
 from dipy_ldm import _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._nifti import read_volume
-from dipy_ldm.workflows._outputs import sidecar
+from dipy_ldm.data._sidecars import sidecar
 from dipy_ldm.workflows.generate import GenerateLDMFlow
 
 TINY = (

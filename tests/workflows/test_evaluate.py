@@ -11,6 +11,7 @@ import pytest
 from dipy_ldm import VQVAE, LatentDiffusion
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data import load_mnist
+from dipy_ldm.data._sidecars import fingerprint
 from dipy_ldm.evaluation._copy_filter import CopyFilter
 from dipy_ldm.evaluation.audit import audit
 from dipy_ldm.evaluation.evaluate import evaluate
@@ -20,7 +21,6 @@ from dipy_ldm.workflows._evaluation_images import (
     read_for,
     refuse_same_subjects,
 )
-from dipy_ldm.workflows._outputs import fingerprint
 
 AFFINE = np.diag([2.0, 2, 2, 1])
 AUDIT = (

@@ -17,8 +17,8 @@ from scans import KINDS, make_scan, raw_voxels, save
 from dipy_ldm import _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._nifti import is_whole
+from dipy_ldm.data._sidecars import sidecar, write_with_sidecar
 from dipy_ldm.workflows import _restoring as restoring
-from dipy_ldm.workflows._outputs import sidecar, write_with_sidecar
 
 FAST = ("--steps", 2, "--resamplings", 2)
 

@@ -8,8 +8,8 @@ import pytest
 
 from dipy_ldm._conditions import Condition
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm.data._sidecars import sidecar
 from dipy_ldm.workflows import _samples as bids
-from dipy_ldm.workflows._outputs import sidecar
 
 CALM, FORCED = (SimpleNamespace(_force_overwrite=force) for force in (False, True))
 DESCRIBED = {"age": {"Description": "asked for", "Units": "years"}}

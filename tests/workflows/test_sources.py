@@ -15,10 +15,10 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._grid import Grid
 from dipy_ldm.data._plan import pair_masks, pair_sources
 from dipy_ldm.data._preprocessing import conform_source
+from dipy_ldm.data._sidecars import sidecar
 from dipy_ldm.data._sources import Source
 from dipy_ldm.workflows import _inputs as inputs, _training as report
 from dipy_ldm.workflows._evaluation_images import read_for, refuse_unnamed
-from dipy_ldm.workflows._outputs import sidecar
 from dipy_ldm.workflows._sources import SourceInputs
 
 SHORT = (

@@ -28,8 +28,8 @@ import pytest
 from dipy_ldm import LatentDiffusion, __version__, _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.files import claimed
+from dipy_ldm.data._sidecars import fingerprint
 from dipy_ldm.workflows import _training
-from dipy_ldm.workflows._outputs import fingerprint
 from dipy_ldm.workflows.train import TrainLDMFlow
 
 
@@ -74,10 +74,11 @@ def test_generating_writes_array_and_picture(trained, blobs, monkeypatch):
     # As of a user, who has not silenced TensorFlow.
     monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL")
     arguments = ("out/ldm.safetensors", "--n_samples", 5, "--steps", 3, "--seed", 7)
-    status, _, stderr = run("dipy_generate_ldm", *arguments, cwd=trained.parent)
+    status, stdout, stderr = run("dipy_generate_ldm", *arguments, cwd=trained.parent)
     assert status == 0, stderr
-    # A progress bar, and nothing else.
+    # A progress bar, what was written, and nothing else.
     assert {line[:9] for line in stderr.split("\n") if line} == {"generate:"}, stderr
+    assert stdout.strip() == "INFO: wrote samples.npz, samples.png"
     with np.load(trained.parent / "samples.npz") as arrays:
         images = arrays["images"]
         npt.assert_array_equal(arrays["sample"], np.arange(5))
@@ -88,8 +89,7 @@ def test_generating_writes_array_and_picture(trained, blobs, monkeypatch):
     assert told.items() <= facts.items()
     assert facts["GeneratedBy"]["Version"] == __version__
     assert facts["ModelFingerprint"] == fingerprint(trained / "ldm.safetensors")
-    assert images.shape == (5, 13, 10, 1)
-    assert images.dtype == np.float32
+    assert (images.shape, images.dtype) == ((5, 13, 10, 1), np.float32)
     assert images.min() >= blobs.min()
     assert images.max() <= blobs.max()
     assert (trained.parent / "samples.png").is_file()

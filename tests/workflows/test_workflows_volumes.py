@@ -26,8 +26,8 @@ from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.data._grid import Grid
 from dipy_ldm.data._nifti import read_volume
 from dipy_ldm.data._preprocessing import conform_file, restore_file
+from dipy_ldm.data._sidecars import fingerprint, sidecar, sidecar_first
 from dipy_ldm.workflows import _training as training
-from dipy_ldm.workflows._outputs import fingerprint, sidecar, sidecar_first
 
 VOXEL_SIZE = 8
 # Where the brightest place of all volumes is, up to a few millimetres.

@@ -1,0 +1,40 @@
+"""Progress bars for terminals and notebooks, which log messages don't tear."""
+
+from contextlib import ExitStack
+import logging
+import sys
+import warnings
+
+from tqdm import TqdmWarning
+
+with warnings.catch_warnings():
+    # Bars of notebooks are made of widgets; without, they are those of a terminal.
+    warnings.simplefilter("ignore", TqdmWarning)
+    from tqdm.auto import tqdm as usual
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+
+class tqdm(usual):  # noqa: N801  # the name that everybody knows
+    """A bar of tqdm above which what is logged is written."""
+
+    _redirected: ExitStack | None = None
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        consoles = [h for h in logging.root.handlers if _is_console(h)]
+        if consoles and not self.disable:
+            self._redirected = ExitStack()
+            self._redirected.enter_context(logging_redirect_tqdm())
+            logging.root.handlers[-1].setLevel(consoles[0].level)
+
+    def close(self) -> None:
+        """Close the bar, and let handlers of logs write again."""
+        super().close()
+        if self._redirected is not None:
+            self._redirected.close()
+            self._redirected = None
+
+
+def _is_console(handler):
+    stream = getattr(handler, "stream", None)
+    return stream is not None and stream in (sys.stdout, sys.stderr)

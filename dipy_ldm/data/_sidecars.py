@@ -1,0 +1,138 @@
+"""How outputs were made: the JSON file beside each volume, and a volume's header."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+import hashlib
+import json
+import os
+from pathlib import Path
+import re
+
+import nibabel as nib
+import numpy as np
+
+from dipy_ldm import __version__
+from dipy_ldm._utils.files import flush, replacing
+from dipy_ldm.data._nifti import make_image, write_volume
+
+
+def fingerprint(path: str | Path) -> str:
+    """Hash a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def provenance(model_path: str | Path, **options) -> dict:
+    """Describe by which model and with which options an image was made."""
+    return model_facts(Path(model_path).name, fingerprint(model_path)) | options
+
+
+def model_facts(model: str, fingerprint: str) -> dict:
+    """Describe by which model an image was made."""
+    return {
+        "Synthetic": True,
+        "GeneratedBy": {"Name": "dipy_ldm", "Version": __version__},
+        "Model": model,
+        "ModelFingerprint": fingerprint,
+    }
+
+
+def sidecar(path: Path) -> Path:
+    """Return the path of a volume's sidecar."""
+    stem = re.sub(r"\.nii(\.gz)?$", "", path.name, flags=re.IGNORECASE)
+    return path.with_name(f"{stem}.json")
+
+
+def write_with_sidecar(
+    path: Path,
+    volume: np.ndarray,
+    affine: np.ndarray,
+    dtype: str,
+    facts: dict,
+    intent: tuple[str, str] = ("none", ""),
+) -> None:
+    """Write a volume and its sidecar.
+
+    Shapes: volume ``(x, y, z, channels)``.
+    """
+    with sidecar_first(path, facts) as ready:
+        header_texts = describe(facts), comment(facts)
+        write_volume(path, volume, affine, dtype, *header_texts, ready, intent)
+
+
+def describe(facts: dict) -> str:
+    """Describe in short how an image was made, for its header."""
+    description = (
+        f"synthetic: dipy_ldm {__version__}, model {facts['ModelFingerprint'][:8]}"
+    )
+    if "Seed" in facts:
+        description += f", seed {facts['Seed']}"
+    if "Sample" in facts:
+        description += f", sample {facts['Sample']}"
+    if "Channel" in facts:
+        description += f", {facts['Channel']}"
+    return description
+
+
+def comment(facts: dict) -> str:
+    """Describe conditions and sources of an image, for its header.
+
+    Its description has room for little.
+    """
+    entries = {name: facts.get(name) for name in ("Conditions", "Sources")}
+    entries = {name: value for name, value in entries.items() if value}
+    return json.dumps(entries) if entries else ""
+
+
+@contextmanager
+def sidecar_first(path: Path, facts: dict) -> Iterator[Callable]:
+    """Write a sidecar before its volume, within this context.
+
+    A volume that is there has its own sidecar, then, even where the disk is full or
+    the process is killed: what it replaces is removed first.
+    """
+
+    def put():
+        try:
+            with replacing(sidecar(path)) as partial:
+                partial.write_text(json.dumps(facts, indent=2) + "\n")
+                flush(partial)
+                Path(os.path.realpath(path)).unlink(missing_ok=True)
+        except OSError as error:
+            # Whoever writes the volume says it in a sentence.
+            raise error.__cause__ or error from None
+
+    try:
+        yield put
+    except BaseException:
+        if not path.exists():
+            sidecar(path).unlink(missing_ok=True)
+        raise
+
+
+class SyntheticImage(nib.Nifti1Image):
+    """A NIfTI image whose file gets a JSON file beside it, of how it was made."""
+
+    facts: dict = {}
+
+    def to_filename(self, filename: str | Path, **kwargs) -> None:
+        """Write it, and beside it how it was made."""
+        if not self.facts:  # made of another one, by a slicer or by nilearn
+            super().to_filename(filename, **kwargs)
+            return
+        data, dtype = np.asanyarray(self.dataobj), self.get_data_dtype().name
+        data = data[..., None] if data.ndim == 3 else data
+        write_with_sidecar(Path(filename), data, self.affine, dtype, self.facts)
+
+
+def synthetic_image(
+    volume: np.ndarray, affine: np.ndarray, facts: dict
+) -> SyntheticImage:
+    """Return a volume as an image that knows how it was made.
+
+    Shapes: volume ``(x, y, z, channels)``.
+    """
+    image = make_image(volume, affine, np.dtype("float32"))
+    synthetic = SyntheticImage(image.dataobj, image.affine, image.header)
+    synthetic.facts = facts
+    return synthetic

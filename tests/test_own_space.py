@@ -1,0 +1,156 @@
+"""Scans in, scans out: estimators on files and on images of nibabel."""
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import numpy.testing as npt
+import pytest
+from scans import blocky_volumes, grid_affine, make_scan, save
+
+from dipy_ldm import VQVAE, InputError, LatentDiffusion
+from dipy_ldm.data import load_volumes
+from dipy_ldm.data._scans import read_cohort
+
+FIT = {"steps": 2, "batch_size": 4, "verbose": False}
+
+
+@pytest.fixture(scope="module")
+def model(model_path):
+    return LatentDiffusion.load(model_path)
+
+
+@pytest.fixture
+def scan(tmp_path):
+    return make_scan(tmp_path)[0]
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Return a folder of eight volumes, in order."""
+    path = tmp_path_factory.mktemp("cohort")
+    for i, volume in enumerate(blocky_volumes()):
+        save(path / f"sub-{i:02d}_T1w.nii.gz", volume[..., 0], grid_affine())
+    return path
+
+
+def test_files_folders_images_and_volumes_are_the_same_cohort(folder):
+    files = sorted(folder.glob("*.nii.gz"))
+    volumes = load_volumes([folder])
+    for given in (str(folder), files, [nib.load(f) for f in files], volumes):
+        cohort = read_cohort(given)
+        assert cohort.suffix == "T1w"
+        assert cohort.subjects == [f"sub-{i:02d}" for i in range(8)]
+        npt.assert_allclose(cohort.affine, grid_affine())
+        npt.assert_array_equal(cohort.images, volumes.images)
+    vqvae = VQVAE(widths=(4, 4), n_codes=16, code_dim=2, n_codebooks=1)
+    vqvae.fit(folder, **FIT)
+    assert vqvae.suffix_ == "T1w"
+    npt.assert_allclose(vqvae.affine_, grid_affine())
+    model = LatentDiffusion(vqvae, widths=(4, 8))
+    table = {"participant_id": [f"sub-{i:02d}" for i in (5, 4, 3, 2, 1, 0)]}
+    table["age"] = [55.5, 54, 53, 52, 51, 50]
+    model.fit(files[:6], table, validation_data=files[6:], **FIT)
+    assert list(model.conditions_) == ["age"]
+    with pytest.raises(InputError, match="sub-00 are in both"):
+        model.fit(folder, validation_data=files[:1], **FIT)
+    latents = vqvae.encode(files[0])
+    npt.assert_array_equal(latents, vqvae.encode(volumes.images[:1]))
+
+
+def test_a_scan_comes_back_in_its_own_space(model, scan, tmp_path):
+    image = nib.load(scan)
+    denoised = model.denoise(scan, seed=3)
+    assert denoised.shape == image.shape
+    npt.assert_allclose(denoised.affine, image.affine)
+    (other,) = model.denoise([image], seed=3)
+    npt.assert_array_equal(other.get_fdata(), denoised.get_fdata())
+    assert other.facts["Sources"] == ["image-0/scan.nii"]
+    nib.save(denoised, tmp_path / "out.nii")
+    facts = json.loads((tmp_path / "out.json").read_text())
+    assert facts["Sources"] == [str(scan)]
+    assert (facts["Synthetic"], facts["Seed"]) == (True, 3)
+    written = nib.load(tmp_path / "out.nii")
+    npt.assert_array_equal(written.get_fdata(), denoised.get_fdata())
+    assert b"synthetic: dipy_ldm" in bytes(written.header["descrip"])
+    assert model.vqvae_.predict(scan).shape == image.shape
+
+
+def test_a_command_writes_what_python_returns(model, model_path, scan, command):
+    status, stderr = command("denoise", model_path, scan, "--seed", 3)
+    assert status == 0, stderr
+    written = nib.load("scan_denoised.nii.gz")
+    facts = json.loads(Path("scan_denoised.json").read_text())
+    denoised = model.denoise(scan, seed=3, first=facts["Noise"])
+    npt.assert_array_equal(written.get_fdata(), denoised.get_fdata())
+
+
+def test_inpainting_leaves_the_rest_to_the_bit(model, scan):
+    image = nib.load(scan)
+    hole = np.zeros(image.shape, "uint8")
+    hole[10:18, 8:16, 8:18] = 1
+    mask = nib.Nifti1Image(hole, image.affine)
+    samples = model.inpaint(image, mask, n_samples=2, steps=2, resamplings=1)
+    before = image.get_fdata(dtype=np.float32)
+    for sample in samples:
+        npt.assert_array_equal(sample.get_fdata()[hole == 0], before[hole == 0])
+    assert (samples[0].get_fdata() != samples[1].get_fdata()).any()
+    (alone,) = model.inpaint([scan], [mask], steps=2, resamplings=1)
+    npt.assert_allclose(alone.get_fdata(), samples[0].get_fdata(), rtol=1e-4)
+
+
+def test_generated_images_know_how_they_were_made(model, tmp_path):
+    first, second = model.predict(2, seed=5, steps=2, as_images=True)
+    npt.assert_allclose(first.affine, grid_affine())
+    arrays = model.predict(2, seed=5, steps=2)
+    npt.assert_array_equal(second.get_fdata(), arrays[1, ..., 0])
+    second.to_filename(tmp_path / "sample.nii.gz")
+    facts = json.loads((tmp_path / "sample.json").read_text())
+    assert (facts["Sample"], facts["Seed"], facts["Steps"]) == (1, 5, 2)
+    # What others make of it is written by nibabel alone.
+    second.slicer[:4].to_filename(tmp_path / "part.nii.gz")
+    assert not (tmp_path / "part.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (lambda scan: [scan, np.zeros((1, 4, 4, 4))], "arrays and files are mixed"),
+        (lambda scan: "missing.nii.gz", "there is no file missing.nii.gz"),
+        (lambda scan: nib.GiftiImage(), "is no volume but of the kind GiftiImage"),
+        (
+            lambda scan: nib.Nifti1Image(np.full((9, 9, 9), np.nan), np.eye(4)),
+            "^image-0/scan.nii has NaN or infinite values",
+        ),
+    ],
+)
+@pytest.mark.parametrize("method", ["fit", "denoise"])
+def test_bad_input_is_one_sentence(model, scan, given, sentence, method):
+    estimator = VQVAE() if method == "fit" else model
+    with pytest.raises(InputError, match=sentence) as caught:
+        getattr(estimator, method)(given(scan))
+    assert "\n" not in str(caught.value)
+
+
+def test_images_far_apart_have_no_common_grid():
+    shifted = np.eye(4)
+    shifted[0, 3] = 1e4
+    data = np.random.default_rng(0).random((9, 9, 9))
+    with pytest.raises(InputError, match="the volumes lie far apart"):
+        VQVAE().fit([nib.Nifti1Image(data, affine) for affine in (np.eye(4), shifted)])
+
+
+def test_masks_of_another_grid_are_refused(model, scan):
+    with pytest.raises(InputError, match="image-0/scan.nii has another grid"):
+        model.inpaint(scan, nib.Nifti1Image(np.ones((5, 5, 5), "uint8"), np.eye(4)))
+
+
+def test_arrays_have_no_affine(diffusion):
+    with pytest.raises(InputError, match="this model has no affine"):
+        diffusion.predict(1, as_images=True)

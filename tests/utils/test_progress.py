@@ -1,0 +1,35 @@
+"""Progress bars, and what is logged while they are shown."""
+
+import logging
+import sys
+
+from dipy_ldm._utils.progress import tqdm
+
+
+def log_to_console(monkeypatch):
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(logging.INFO)
+    monkeypatch.setattr(logging.root, "handlers", [handler])
+    return [handler]
+
+
+def test_messages_stand_above_the_bar(monkeypatch, capsys):
+    handlers = log_to_console(monkeypatch)
+    logger = logging.getLogger("dipy_ldm.anything")
+    monkeypatch.setattr(logger, "level", logging.DEBUG)
+    for i in tqdm(range(3), mininterval=0):
+        logger.info("message %d", i)
+        logger.debug("for the file alone")
+    lines = capsys.readouterr().err.replace("\r", "\n").splitlines()
+    # None stands beside a bar.
+    written = [line.strip() for line in lines if "message" in line]
+    assert written == [f"message {i}" for i in range(3)]
+    assert not any("alone" in line for line in lines)
+    assert logging.root.handlers == handlers
+
+
+def test_a_bar_that_is_not_shown_redirects_nothing(monkeypatch):
+    handlers = log_to_console(monkeypatch)
+    bar = tqdm(range(3), disable=True)
+    assert logging.root.handlers == handlers
+    bar.close()
