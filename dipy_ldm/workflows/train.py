@@ -116,7 +116,8 @@ class TrainLDMFlow(LDMFlow):
             files, PNG files, or folders of these; or the word mnist for the packaged
             digits.
         init : string or Path, optional
-            Model file to begin from. Its autoencoder is used as it is or, with
+            Model file to begin from, or the word volumes for the packaged autoencoder
+            of volumes of one channel. Its autoencoder is used as it is or, with
             --steps_vqvae, fine-tuned; its diffusion model, if it has one, is the first
             of the training. Grid, voxel size and conditions may be others. --check
             measures a training from scratch all the same.
