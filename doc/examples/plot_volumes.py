@@ -102,7 +102,7 @@ ax.legend()
 plt.show()
 
 # %%
-# New volumes from noise, beside real ones. The model knows the affine of its grid, with
+# New volumes from noise, beside real ones. The grid of the model has an affine, with
 # which they become NIfTI files.
 
 generated = model.predict(4, seed=1)
@@ -110,5 +110,5 @@ show({"real": held_out, "generated": generated})
 
 for number, volume in enumerate(generated):
     path = folder / f"generated-{number}.nii.gz"
-    write_volume(path, volume, model.vqvae.affine_, description="synthetic")
+    write_volume(path, volume, volumes.affine, description="synthetic")
 print(nib.load(folder / "generated-0.nii.gz").affine)

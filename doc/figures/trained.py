@@ -36,10 +36,14 @@ BOTTLENECKS["neglected"] = Neglected
 def autoencoders():
     """Train an autoencoder as the package does, and one whose codes may die."""
     images, held_out = digits(2900)[:-340], digits(2900)[-340:]
-    options = {"epochs": 6, "learning_rate": 3e-3, "strategy": None, "verbose": False}
     return [
         VQVAE(widths=(16, 32), n_codes=256, bottleneck=bottleneck).fit(
-            images, validation_data=held_out, **options
+            images,
+            validation_data=held_out,
+            epochs=6,
+            learning_rate=3e-3,
+            strategy=None,
+            verbose=False,
         )
         for bottleneck in ("codebook", "neglected")
     ]
