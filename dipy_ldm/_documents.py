@@ -141,7 +141,7 @@ class _VQVAE(_Images):
     vqvae: _Autoencoder
     affine: _Affine | None
     suffix: str | None
-    channels: NotRequired[list[dict[str, Any]] | None]
+    channels: NotRequired[Annotated[list[dict[str, Any]], len] | None]
     sharpening: _Share
 
 
