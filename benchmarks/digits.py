@@ -82,7 +82,13 @@ class Classifier:
         sample_features, probabilities = self.classify(images)
         of_labels = {}
         if labels is not None:
-            of_labels = {"as_asked": share_of(probabilities, labels)}
+            of_labels = {
+                "as_asked": share_of(probabilities, labels),
+                "as_asked_of_classes": [
+                    share_of(probabilities[labels == digit], digit)
+                    for digit in range(10)
+                ],
+            }
             of_labels |= self.score_classes(sample_features, labels)
         # As many as there are samples, since both measures depend on the number.
         held_out = self.held_out_features[: len(images)]

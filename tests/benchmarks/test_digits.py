@@ -113,6 +113,8 @@ def test_samples_by_label(quality, monkeypatch, capsys):
     quality.main(["score", "fake", "--n_samples", "300"])
     scores = json.loads(capsys.readouterr().out)
     assert scores["as_asked"] == pytest.approx(299 / 300)
+    of_classes = scores["as_asked_of_classes"]
+    assert of_classes == [pytest.approx(29 / 30), *[1] * 9]
     assert scores["frechet_of_classes"] == [0] * 10
     # Of twenty not even that.
     assert scores["frechet_floor_of_classes"] == [None] * 10
