@@ -105,7 +105,7 @@ def test_a_further_fit_takes_the_parameters_of_the_time(vqvae, blobs):
     assert again.to_document()["vqvae"]["widths"] == [4]
 
 
-def test_what_is_shown_of_estimators(diffusion):
+def test_estimators_show_parameters_and_training(diffusion):
     unfitted = VQVAE(widths=(8, 8), seed=3)
     assert repr(unfitted) == "VQVAE(widths=(8, 8), seed=3)"
     assert "not fitted" in unfitted._repr_html_()

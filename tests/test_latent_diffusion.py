@@ -409,7 +409,7 @@ def test_a_fit_does_not_begin_from_what_it_can_not(
     assert not hasattr(model, "denoiser_")
 
 
-def test_a_check_refuses_what_a_fit_does_not_begin_from(diffusion, vqvae, blobs):
+def test_check_refuses_a_wrong_init(diffusion, vqvae, blobs):
     model = LatentDiffusion(vqvae)
     model.check(blobs.shape, init=diffusion)
     with pytest.raises(InputError, match="the target 'v', not 'clean'"):

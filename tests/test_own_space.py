@@ -82,7 +82,7 @@ def test_a_scan_comes_back_in_its_own_space(model, scan, tmp_path):
     assert model.vqvae_.predict(scan).shape == image.shape
 
 
-def test_a_command_writes_what_python_returns(model, model_path, scan, command):
+def test_command_and_python_give_the_same_volume(model, model_path, scan, command):
     status, stderr = command("denoise", model_path, scan, "--seed", 3)
     assert status == 0, stderr
     written = nib.load("scan_denoised.nii.gz")
@@ -105,7 +105,7 @@ def test_inpainting_leaves_the_rest_to_the_bit(model, scan):
     npt.assert_allclose(alone.get_fdata(), samples[0].get_fdata(), rtol=1e-4)
 
 
-def test_generated_images_know_how_they_were_made(model, tmp_path):
+def test_generated_images_have_their_provenance(model, tmp_path):
     first, second = model.predict(2, seed=5, steps=2, as_images=True)
     npt.assert_allclose(first.affine, grid_affine())
     arrays = model.predict(2, seed=5, steps=2)

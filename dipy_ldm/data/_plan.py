@@ -91,7 +91,7 @@ def plan_channels(
     good = {info.file: info for info in check_headers(every, skip_bad=skip_bad)[0]}
     sets = [one for one in sets if all(file in good for file in one)]
     if not sets:
-        raise InputError("no subject has good files of all channels; mend those above.")
+        raise InputError("no subject has good files of all channels; fix those above.")
     learnt = [c.learn(files_of) for c, files_of in zip(channels, zip(*sets))]
     return [Task(good[one[0]], parts=tuple(zip(learnt, one))) for one in sets]
 

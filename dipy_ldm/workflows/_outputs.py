@@ -6,7 +6,6 @@ import json
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dipy.workflows.multi_io import connect_output_paths
 from dipy.workflows.workflow import Workflow
@@ -16,9 +15,6 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.files import make_folder, replacing
 from dipy_ldm.data._sidecars import sidecar, write_with_sidecar
 from dipy_ldm.data.channels import Channel, columns_of
-
-if TYPE_CHECKING:  # they take seconds to import
-    pass
 
 logger = logging.getLogger(__name__)
 

@@ -40,11 +40,10 @@ class Samples(NamedTuple):
     ) -> Self:
         """Name files that begin with a stem."""
         own = _numbered(stem, numbers.start) if one_of_several else stem
-        names = (
-            [_of_channels(_numbered(stem, number), document) for number in numbers]
-            if len(document["shape"]) == 4
-            else [[_beside(own, ".npz")]]
-        )
+        if len(document["shape"]) == 4:
+            names = _of_channels([_numbered(stem, i) for i in numbers], document)
+        else:
+            names = [[_beside(own, ".npz")]]
         return cls(names, stem, _beside(own, ".png"))
 
     @classmethod
@@ -62,7 +61,7 @@ class Samples(NamedTuple):
         if len(numbers) > 1:
             stems = [beside(n, f"-{i:04d}") for n in stems for i in numbers]
         stems = [path.with_name(path.name.removesuffix(".nii.gz")) for path in stems]
-        names = [_of_channels(path, document) for path in stems]
+        names = _of_channels(stems, document)
         return cls(names, stem, None if one_of_several else _beside(stem, ".png"))
 
     @classmethod
@@ -138,11 +137,11 @@ def _numbered(stem, number):
     return _beside(stem, f"-{number:04d}")
 
 
-def _of_channels(stem, document):
-    """Name the files of a sample, one for each channel that has a name."""
+def _of_channels(stems, document):
+    """Name the files of each sample, one for each channel that has a name."""
     channels = channels_from(document.get("channels"))
     ends = [f"_{channel.ending}" for channel in channels] or [""]
-    return [_beside(stem, f"{end}.nii.gz") for end in ends]
+    return [[_beside(stem, f"{end}.nii.gz") for end in ends] for stem in stems]
 
 
 _VERSION = "1.10.0"

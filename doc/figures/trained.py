@@ -4,6 +4,7 @@ What the package does so that trainings succeed is undone here, one thing at a t
 """
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 from panels import packaged
@@ -11,6 +12,9 @@ from panels import packaged
 from dipy_ldm import VQVAE, LatentDiffusion
 from dipy_ldm.autoencoder.quantizers import BOTTLENECKS, Codebook
 from dipy_ldm.data import load_mnist
+
+# For all trainings of the pages.
+QUIETLY: dict[str, Any] = {"strategy": None, "verbose": False}
 
 
 def digits(n):
@@ -42,8 +46,7 @@ def autoencoders():
             validation_data=held_out,
             epochs=6,
             learning_rate=3e-3,
-            strategy=None,
-            verbose=False,
+            **QUIETLY,
         )
         for bottleneck in ("codebook", "neglected")
     ]
@@ -57,8 +60,7 @@ def fit_diffusion(images, epochs, kind=LatentDiffusion):
         epochs=epochs,
         batch_size=32,
         learning_rate=4e-3,
-        strategy=None,
-        verbose=False,
+        **QUIETLY,
     )
 
 

@@ -115,7 +115,7 @@ def test_labels_take_the_largest_part_of_a_coarser_voxel(tmp_path, load):
     assert (labels == 2).sum() == 2 * 8
 
 
-def test_decoded_labels_are_of_those_that_were_seen():
+def test_decoded_labels_are_training_labels():
     images = np.random.default_rng(0).normal(0.3, 0.5, (50, 2)).astype("float32")
     labels = Labels("dseg", labels=(17, 53))
     assert set(labels.restore(images)) == {0, 17, 53}
@@ -146,7 +146,7 @@ def test_maps_stay_in_their_range():
         (["desc-FA=0:0.1", "T2w=0:3"], "(?s)outside of the range of desc-FA, 0 to 0.1"),
     ],
 )
-def test_what_channels_are_refused(bids, load, names, message):
+def test_wrong_channels_are_refused(bids, load, names, message):
     with pytest.raises(InputError, match=message):
         load(bids, channels=names)
 

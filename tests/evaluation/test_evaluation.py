@@ -518,7 +518,7 @@ def test_real_images_as_samples_match_real_ones(diffusion, blobs, rng):
     assert list(found.figures["features"]) == ["own"]
 
 
-def test_the_page_shows_what_a_classifier_can_tell(diffusion, blobs, monkeypatch):
+def test_page_shows_classifier_results(diffusion, blobs, monkeypatch):
     def test(real, generated, subjects, seed):
         maps = np.ones((8, *real.shape[1:-1], 1))
         auc = Interval(0.5, 0.4, 0.6) if generated.std() > 0.1 else Interval(1, 1, 1)

@@ -39,14 +39,14 @@ def scramble(images):
     [lambda x: gaussian_filter(x, (0, 0.5, 0.5, 0)), scramble],
     ids=["blurred", "phases"],
 )
-def test_a_network_recognises_what_is_changed(change):
+def test_network_recognises_changed_images(change):
     real, other = draw_textures(40, 0), draw_textures(40, 1)
     test = network_test(real, change(other))
     assert test.auc.value > 0.9 and test.auc.low > 0.5
     assert test.learnt >= 0.99
 
 
-def test_a_network_recognises_what_is_on_the_other_side(monkeypatch):
+def test_network_recognises_a_mirrored_asymmetry(monkeypatch):
     monkeypatch.setattr(two_sample, "_MAX_ROUNDS", 6)
     shape = (12, 11, 10)
     real, other = (draw_textures(40, seed, shape) for seed in (0, 1))
@@ -60,7 +60,7 @@ def test_a_network_recognises_what_is_on_the_other_side(monkeypatch):
     assert best[0] == test.log_odds[1].max() and (np.diff(best) <= 0).all()
 
 
-def test_halves_of_one_set_are_not_told_apart(monkeypatch):
+def test_halves_of_one_set_are_not_distinguished(monkeypatch):
     monkeypatch.setattr(two_sample, "_MAX_ROUNDS", 2)
     monkeypatch.setattr(two_sample, "_STEPS", 4)
     sides = draw_textures(40, 0), draw_textures(44, 1)
@@ -72,13 +72,13 @@ def test_halves_of_one_set_are_not_told_apart(monkeypatch):
     np.testing.assert_allclose(again.log_odds[0], test.log_odds[0], atol=1e-3)
 
 
-def test_how_images_were_stored_is_not_seen():
+def test_storage_of_images_is_hidden_from_the_network():
     images = draw_textures(5, 0)
     noise = np.random.default_rng(1).uniform(0, 0.015, images.shape)
     stored = np.where(images == 0, noise, images).astype("float16")
-    seen = two_sample.as_shown(stored).astype(int) - two_sample.as_shown(images)
-    assert np.abs(seen).max() <= 1
-    assert not seen[images == 0].any()
+    difference = two_sample.as_shown(stored).astype(int) - two_sample.as_shown(images)
+    assert np.abs(difference).max() <= 1
+    assert not difference[images == 0].any()
 
 
 def test_subjects_are_in_one_fold():
