@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from dipy_ldm import _serialization
+from dipy_ldm._presets import Settings
 from dipy_ldm._utils.checks import (
     InputError,
     check_rate,
@@ -180,6 +181,18 @@ def sizes_of(options: SimpleNamespace) -> dict[str, Any]:
     }
     chosen = {n: v for n, v in sizes.items() if v not in (None, _USUAL.get(n))}
     return sizes | of_init | chosen
+
+
+def sizes_used(settings: Settings, options: SimpleNamespace) -> dict[str, Any]:
+    """Return the options by which a training has the same sizes again."""
+    used = {name: getattr(settings, name) for name in _SIZES}
+    for stage in ("vqvae", "ldm"):
+        epochs, steps = f"epochs_{stage}", f"steps_{stage}"
+        if used[steps] is not None:
+            used[epochs] = None
+    if options.init and not (options.epochs_vqvae or options.steps_vqvae):
+        used["epochs_vqvae"] = used["steps_vqvae"] = None  # it is taken as it is
+    return used
 
 
 def check_training(options: SimpleNamespace) -> None:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import contextmanager
 import hashlib
 import json
 import logging
@@ -34,6 +35,7 @@ from dipy_ldm.data._sidecars import (
 )
 from dipy_ldm.workflows import _launch as launch
 from dipy_ldm.workflows._conditions import RequestedConditions
+from dipy_ldm.workflows._config import write_config
 from dipy_ldm.workflows._options import parse_filter
 from dipy_ldm.workflows._outputs import output_paths, refuse_overwriting
 from dipy_ldm.workflows._sources import SourcePairs
@@ -288,17 +290,16 @@ def work(
     job: Job,
     tasks: list[Task],
     process: Callable[[Task], None],
-    *,
-    resume: bool,
+    options: SimpleNamespace,
     device: object,
 ) -> None:
     """Process one volume after the other, also if some fail."""
     from dipy_ldm._backend import spread
 
     launch.keep_log(job.cluster, job.end)
-    remaining = _remaining(flow, tasks, job.verb) if resume else tasks
+    remaining = _remaining(flow, tasks, job.verb) if options.resume else tasks
     quiet = not launch.is_first(job.cluster)
-    with spread(device):
+    with spread(device), _repeatable(flow, job, options):
         for task in tqdm(remaining, job.verb, disable=quiet):
             try:
                 process(_with_fingerprints(task))
@@ -312,6 +313,16 @@ def work(
         good = flow.written + len(tasks) - len(remaining)
         end = [f"The {good} other volumes are {_past(job.verb)}."] if good else []
         raise InputError("\n".join([*job.bad.values(), *end]))
+
+
+@contextmanager
+def _repeatable(flow, job, options):
+    """Write the options of a run once volumes are written, also if it is stopped."""
+    try:
+        yield
+    finally:
+        if flow.written and launch.is_first(job.cluster):
+            write_config(flow, job.end, options)
 
 
 def _past(verb):

@@ -5,6 +5,7 @@ import time
 from dipy_ldm import _serialization
 from dipy_ldm.data._sidecars import fingerprint, provenance
 from dipy_ldm.workflows import _launch as launch, _restoring as restoring
+from dipy_ldm.workflows._config import finish
 from dipy_ldm.workflows._evaluation_images import (
     read_for,
     reading_options,
@@ -124,7 +125,7 @@ class AuditLDMFlow(LDMFlow):
             files = _names(train_files, held_out, generated_files)
             pairs = reports.pairs_page(result, model, images[0], facts | files)
             write_private(outputs[-1], pairs)
-        self.outputs = outputs
+        finish(self, outputs, options, **sampling)
         self.verdict = _verdict(result, outputs[-1] if pictures else None)
 
 

@@ -16,6 +16,7 @@ from dipy.workflows.workflow import Workflow
 from dipy_ldm import __version__
 from dipy_ldm._utils.checks import InputError, choose
 from dipy_ldm._utils.signals import Terminated, deferred
+from dipy_ldm.workflows._config import ConfigParser
 from dipy_ldm.workflows._options import with_options
 from dipy_ldm.workflows._outputs import name_written
 
@@ -78,6 +79,7 @@ def _run(flow):
     # tells.
     flow_runner.get_level = _level
     base.add_default_args_to_docstring = _add_defaults
+    flow_runner.IntrospectiveArgumentParser = ConfigParser
     options = inspect.signature(flow.run).parameters
     version = {"action": "version", "version": f"dipy_ldm {__version__}"}
     try:

@@ -110,6 +110,7 @@ class DenoiseLDMFlow(LDMFlow):
             steps = inpainting.STEPS
         elif steps is None:
             steps = model.default_denoising_steps(restoring.SAMPLER, strength)
+        options.steps = steps  # as used
         sampling = {"sampler": restoring.SAMPLER, "steps": steps, "seed": seed}
         how = {"Strength": strength}
         if lesions:
@@ -119,7 +120,7 @@ class DenoiseLDMFlow(LDMFlow):
         act = partial(
             _inpaint_lesions if lesions else _denoise, model, job, options, sampling
         )
-        restoring.work(self, job, tasks, act, resume=resume, device=device)
+        restoring.work(self, job, tasks, act, options, device)
 
 
 def _check_options(options):

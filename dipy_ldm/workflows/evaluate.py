@@ -6,6 +6,7 @@ from dipy_ldm import _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._sidecars import provenance
 from dipy_ldm.workflows import _launch as launch, _restoring as restoring
+from dipy_ldm.workflows._config import finish
 from dipy_ldm.workflows._evaluation_images import read_for, reading_options
 from dipy_ldm.workflows._options import gather, share_descriptions
 from dipy_ldm.workflows._outputs import LDMFlow, json_and_page, write_page
@@ -114,4 +115,4 @@ class EvaluateLDMFlow(LDMFlow):
         facts["Seconds"] = round(time.monotonic() - start, 1)
         figures, html = reports.evaluation_outputs(evaluation, facts, followed)
         write_page(outputs, facts | {"Notes": evaluation.notes} | figures, html)
-        self.outputs = outputs
+        finish(self, outputs, options, **sampling)

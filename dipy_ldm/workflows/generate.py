@@ -21,6 +21,7 @@ from dipy_ldm.workflows._conditions import (
     count_of,
     read_requested_table,
 )
+from dipy_ldm.workflows._config import write_config
 from dipy_ldm.workflows._options import gather, share_descriptions
 from dipy_ldm.workflows._outputs import (
     LDMFlow,
@@ -190,9 +191,16 @@ class GenerateLDMFlow(LDMFlow):
         alone = not (same_noise or cluster or sources)
         self._load_guard(no_copies, facts, numbers, alone)
         job = _Job(model, numbers, sources, requested, samples, sampling, facts, dtype)
-        with samples.being_written():
+        self._write(job, is_volume)
+        if launch.is_first(cluster):
+            used = {name: sampling[name] for name in ("steps", "guidance")}
+            write_config(self, samples.log, options, n_samples=n_samples, **used)
+
+    def _write(self, job, is_volume):
+        """Generate and write all samples."""
+        with job.samples.being_written():
             (self._write_volumes if is_volume else self._write_images)(job)
-        self.outputs = samples.paths
+        self.outputs = job.samples.paths
 
     def _write_volumes(self, job):
         """Generate and write volume after volume, and draw planes of the first."""

@@ -106,7 +106,7 @@ class InpaintLDMFlow(LDMFlow):
             samples = restoring.fill_in(model, scan, job.grid, n_samples, arguments)
             _write(task, scan, samples)
 
-        restoring.work(self, job, tasks, inpaint, resume=resume, device=device)
+        restoring.work(self, job, tasks, inpaint, options, device)
 
 
 def _pair(files, mask_files):

@@ -13,11 +13,13 @@ from dipy_ldm.workflows import (
     _launch as launch,
     _training as training,
 )
+from dipy_ldm.workflows._config import finish, write_config
 from dipy_ldm.workflows._options import (
     check_training,
     gather,
     share_descriptions,
     sizes_of,
+    sizes_used,
 )
 from dipy_ldm.workflows._outputs import (
     LDMFlow,
@@ -262,7 +264,7 @@ class TrainLDMFlow(LDMFlow):
 
             strategy = checks.start(options)
         self.verdict = checks.check(options, strategy, outputs)
-        self.outputs = outputs
+        finish(self, outputs, options)
 
     def _train(self, options):
         """Train what is missing."""
@@ -309,6 +311,8 @@ class TrainLDMFlow(LDMFlow):
                 train.sources,
                 data.channels,
             )
+            if chief:
+                write_config(self, paths[0], options, **sizes_used(settings, options))
             model = recipe.fit(
                 train,
                 held_out,
@@ -320,10 +324,14 @@ class TrainLDMFlow(LDMFlow):
                 augment=training.augmentation(options),
             )
             if chief:
-                model.save(paths[0])
-                report.finish(model)
-                self._remove_checkpoints()
-                self.outputs = paths
+                self._write(model, report, paths)
+
+    def _write(self, model, report, paths):
+        """Write a model and its figures, and remove the checkpoints."""
+        model.save(paths[0])
+        report.finish(model)
+        self._remove_checkpoints()
+        self.outputs = paths
 
     def _is_needed(self, paths, options):
         """Return whether there is something to train; refuse what is in the way."""

@@ -11,11 +11,12 @@ import inspect
 from unittest import mock
 
 from dipy.workflows import flow_runner
-from dipy.workflows.base import IntrospectiveArgumentParser
 from docutils import nodes
 from docutils.statemachine import StringList
 from numpydoc.docscrape import FunctionDoc
 from sphinx.util.docutils import SphinxDirective
+
+from dipy_ldm.workflows._config import ConfigParser
 
 # Words of dipy.workflows.docstring_parser for the type of a value.
 TYPES = ("float", "int", "string")
@@ -110,8 +111,8 @@ def value_of(kind):
 
 
 def common_options(flow, own):
-    """Describe the options that DIPY gives to all commands."""
-    title = "Options of all DIPY commands"
+    """Describe the options that all commands have."""
+    title = "Options of all commands"
     lines = [title, "-" * len(title), ""]
     for action in parser_of(flow)._actions:
         if action.dest in own:
@@ -134,7 +135,8 @@ def parser_of(flow):
     def catch(parser):
         raise CaughtError(parser)
 
-    with mock.patch.object(IntrospectiveArgumentParser, "get_flow_args", catch):
+    flow_runner.IntrospectiveArgumentParser = ConfigParser
+    with mock.patch.object(ConfigParser, "get_flow_args", catch):
         try:
             flow_runner.run_flow(flow)
         except CaughtError as caught:

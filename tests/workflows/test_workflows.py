@@ -45,7 +45,7 @@ def trained(folder):
 
 def test_training_writes_model_history_and_picture(trained):
     files = sorted(path.name for path in trained.iterdir())
-    assert files == ["history.csv", "ldm.safetensors", "training.png"]
+    assert files == ["history.csv", "ldm.safetensors", "ldm.toml", "training.png"]
     with open(trained / "history.csv") as table:
         rows = list(csv.DictReader(table))
     assert [(row["stage"], row["epoch"]) for row in rows] == [

@@ -118,7 +118,7 @@ def generated(trained):
 
 
 def test_training_writes_model_history_and_picture(trained):
-    names = ["history.csv", "ldm.safetensors", "training.png"]
+    names = ["history.csv", "ldm.safetensors", "ldm.toml", "training.png"]
     assert sorted(path.name for path in (trained / "out").iterdir()) == names
     with Image.open(trained / "out" / "training.png") as picture:
         assert picture.size == (1200, 800)
@@ -180,7 +180,7 @@ def test_one_sample_alone_and_in_another_type(trained, generated, tmp_path):
         cwd=tmp_path,
     )
     assert status == 0, stderr
-    names = ["a.b-0002.json", "a.b-0002.nii.gz", "a.b.png"]
+    names = ["a.b-0002.json", "a.b-0002.nii.gz", "a.b.png", "a.b.toml"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     alone = nib.load(tmp_path / "a.b-0002.nii.gz")
     assert alone.get_data_dtype() == np.int16
@@ -224,7 +224,7 @@ def test_repeats_tell_how_far_results_vary(trained, tmp_path):
     assert status == 0, stderr
     names = ["sub-00_x", "sub-00_x_std"]
     files = {f"{name}{end}" for name in names for end in (".json", ".nii.gz")}
-    assert {path.name for path in tmp_path.iterdir()} == files
+    assert {path.name for path in tmp_path.iterdir()} == {*files, "x.toml"}
     mean, spread = (nib.load(tmp_path / f"{name}.nii.gz") for name in names)
     assert mean.shape == spread.shape == (33, 17, 21)
     npt.assert_array_equal(mean.affine, spread.affine)

@@ -79,7 +79,7 @@ def test_each_worker_keeps_a_log(together):
         log = (together / f"ldm.safetensors.worker-{i}.log").read_text()
         assert f"worker {i} of 2" in log
         assert "diffusion, round 3: loss" in log
-    assert len(list(together.iterdir())) == 5  # and model, history and picture
+    assert len(list(together.iterdir())) == 6  # and model, options, history and picture
 
 
 def test_each_worker_generates_its_part(together, tmp_path):

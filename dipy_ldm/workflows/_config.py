@@ -1,0 +1,190 @@
+"""Runs that can be repeated: the options of a command in a TOML file, and back."""
+
+import argparse
+from collections.abc import Sequence
+from itertools import chain, count
+import json
+from pathlib import Path
+import platform
+import re
+import sys
+import tomllib
+from types import SimpleNamespace
+
+from dipy.workflows.base import IntrospectiveArgumentParser
+from dipy.workflows.workflow import Workflow
+
+from dipy_ldm import __version__
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.files import make_folder
+from dipy_ldm.workflows._outputs import LDMFlow, write_text
+
+# What differs between a run and its repetition.
+_NOT_KEPT = ("check", "resume")
+_NOT_TAKEN = ("help", "version", "config")
+# What in a file has no effect where the command line has one of these options.
+_REPLACED_BY = {
+    "epochs_vqvae": ["steps_vqvae"],
+    "epochs_ldm": ["steps_ldm"],
+    "steps_vqvae": ["epochs_vqvae"],
+    "steps_ldm": ["epochs_ldm"],
+    "steps": ["sampler", "strength", "lesions"],
+    "n_samples": ["conditions", "table", "source_files"],
+}
+
+
+def write_config(
+    flow: Workflow, output: Path, options: SimpleNamespace, **used
+) -> None:
+    """Write the options of a run to a TOML file, by which ``--config`` repeats it.
+
+    ``used`` has what was chosen where an option was not given. The file of another run
+    is only replaced under ``--force``.
+    """
+    kept = {name: v for name, v in vars(options).items() if name not in _NOT_KEPT}
+    kept |= {name: v for name, v in used.items() if name in kept}
+    kept |= {"out_strat": flow._output_strategy, "mix_names": flow._mix_names}
+    command = command_of(flow)
+    stem = re.sub(r"\.(safetensors|json)$", "", output.name)
+    path = output.with_name(f"{stem}.toml")
+    text = "\n".join(
+        [
+            f"# To do the same again: {command} --config {path.name}",
+            *_table(command, kept),
+            "",
+            *_table("versions", _versions()),
+            "",
+        ]
+    )
+    make_folder(path.parent)
+    write_text(path if flow._force_overwrite else _unused(path, text), text)
+
+
+def finish(
+    flow: LDMFlow, outputs: Sequence[Path], options: SimpleNamespace, **used
+) -> None:
+    """Note what a run wrote, and write its options beside it."""
+    flow.outputs = outputs
+    write_config(flow, outputs[0], options, **used)
+
+
+def command_of(flow: Workflow) -> str:
+    """Return the name of the command of a workflow."""
+    return f"dipy_{flow.get_short_name()}"
+
+
+def _table(title, values):
+    """Write values as lines of TOML; None is left out, which TOML does not have."""
+    lines = (f"{n} = {_as_toml(v)}" for n, v in values.items() if v is not None)
+    return [f"[{title}]", *lines]
+
+
+def _as_toml(value):
+    """Write texts, numbers and lists, which JSON writes as TOML does."""
+    indent = 4 if isinstance(value, list | tuple) and len(value) > 8 else None
+    return json.dumps(value, ensure_ascii=False, default=str, indent=indent)
+
+
+def _versions():
+    import keras
+
+    modules = ("keras", keras.backend.backend())
+    versions = {name: sys.modules[name].__version__ for name in modules}
+    python = platform.python_version()
+    return {"dipy_ldm": __version__, **versions, "python": python}
+
+
+def _unused(path, text):
+    """Name a file, or the next that is not of another run."""
+    numbered = (path.with_name(f"{path.stem}-{i}.toml") for i in count(2))
+    return next(
+        file
+        for file in chain([path], numbered)
+        if not file.exists() or file.read_text("utf-8", "replace") == text
+    )
+
+
+class ConfigParser(IntrospectiveArgumentParser):
+    """DIPY's parser of a workflow's options, which may come from a file, too."""
+
+    def add_workflow(self, workflow: Workflow) -> dict:
+        """Add the options of a workflow, and that for a file of them."""
+        self.command = command_of(workflow)
+        subflows = super().add_workflow(workflow)
+        self.add_argument(
+            "--config",
+            metavar="string",
+            help="TOML file of an earlier run, whose options this run takes. Those of "
+            "the command line come first.",
+        )
+        return subflows
+
+    def parse_args(self, args=None, namespace=None):
+        """Parse the command line; what it does not have is taken from the file."""
+        words = sys.argv[1:] if args is None else args
+        finder = argparse.ArgumentParser(add_help=False)
+        finder.add_argument("--config")
+        file = finder.parse_known_args(words)[0].config
+        if file is None:
+            parsed = super().parse_args(words, namespace)
+        else:
+            self._take_defaults(file, words)
+            parsed = self.parse_intermixed_args(words, namespace)
+        del parsed.config
+        return parsed
+
+    def _take_defaults(self, file, words):
+        """Let the options of a file be the defaults."""
+        typed = [word.partition("=")[0] for word in words if word.startswith("--")]
+        actions = {action.dest: action for action in self._actions}
+        actions = {n: a for n, a in actions.items() if n not in _NOT_TAKEN}
+        for name, value in _read(file, self.command).items():
+            if name not in actions:
+                raise InputError(
+                    f"{file} has the option {name}, which {self.command} does not "
+                    "have; correct or remove it."
+                )
+            rivals = _REPLACED_BY.get(name, [])
+            if not any(f"--{r}".startswith(word) for r in rivals for word in typed):
+                _take_default(actions[name], value, file)
+
+
+def _take_default(action, value, file):
+    """Let a value be the default of an option or an input."""
+    try:
+        action.default = _converted(action, value)
+    except ValueError as error:
+        raise InputError(
+            f"{action.dest} can't be {value!r} as in {file}; correct it there."
+        ) from error
+    if not action.option_strings:
+        action.nargs = "*" if action.nargs else "?"
+
+
+def _converted(action, value):
+    """Return a value as the command line would, or raise a ValueError."""
+    is_list, is_flag = action.nargs in ("*", "+"), isinstance(action.const, bool)
+    values = value if isinstance(value, list) and is_list else [value]
+    kinds = bool if is_flag else (str, int, float)
+    if not all(isinstance(v, kinds) for v in values):
+        raise ValueError(value)
+    if is_flag:
+        return value
+    converted = [(action.type or str)(str(v)) for v in values]
+    return converted if is_list else converted[0]
+
+
+def _read(file, command):
+    """Read the options of a command from a file."""
+    cure = f"give a file that {command} wrote."
+    try:
+        document = tomllib.loads(Path(file).read_text("utf-8"))
+    except OSError as error:
+        raise InputError(f"{file} can't be read ({error.strerror}); {cure}") from error
+    except ValueError as error:
+        raise InputError(f"{file} is no TOML ({error}); {cure}") from error
+    if not isinstance(document.get(command), dict):
+        commands = [name for name in document if name.startswith("dipy_")]
+        content = f"options of {', '.join(commands)}, and none" if commands else "none"
+        raise InputError(f"{file} has {content} of {command}; {cure}")
+    return document[command]

@@ -1,0 +1,159 @@
+"""Runs that are repeated by their TOML file."""
+
+import tomllib
+
+from processes import answer, call, load_model
+import pytest
+from safetensors import safe_open
+
+from dipy_ldm import __version__
+from dipy_ldm.workflows import _config as config
+from dipy_ldm.workflows.denoise import DenoiseLDMFlow
+from dipy_ldm.workflows.train import TrainLDMFlow
+
+
+def parse(flow, *words):
+    """Return the options of a command line."""
+    parser = config.ConfigParser()
+    parser.add_workflow(flow())
+    return parser.get_flow_args([*map(str, words)])
+
+
+def write(path, text):
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture
+def toml(tmp_path):
+    """Return the file of a run that denoised two volumes."""
+    text = """
+        [dipy_denoise_ldm]
+        model_file = "ldm.safetensors"
+        input_files = ["a.nii.gz", "b.nii.gz"]
+        conditions = "group=control"
+        strength = 0.3
+        repeats = 2
+        difference = true
+        steps = 6
+        out_dir = "out"
+        """
+    return write(tmp_path / "denoised.toml", text)
+
+
+def test_digits_are_generated_again(tmp_path):
+    options = ("--n_samples", 3, "--steps", 2, "--seed", 5, "--conditions", "label=7")
+    status, _, stderr = call("dipy_generate_ldm", "mnist", *options, cwd=tmp_path)
+    assert status == 0, stderr
+    document = tomllib.loads((tmp_path / "samples.toml").read_text())
+    used = document["dipy_generate_ldm"]
+    # Those that were given, and the defaults: of the command, and of the model.
+    assert (used["seed"], used["sampler"], used["guidance"]) == (5, "dpm++", 2.0)
+    assert used["model_file"] == "mnist"
+    assert document["versions"]["dipy_ldm"] == __version__
+    assert {"keras", "python"} < document["versions"].keys()
+    again = ("--config", "samples.toml", "--out_dir", "again")
+    status, _, stderr = call("dipy_generate_ldm", *again, cwd=tmp_path)
+    assert status == 0, stderr
+    copies = tmp_path / "again"
+    for name in ("samples.npz", "samples.png"):
+        assert (copies / name).read_bytes() == (tmp_path / name).read_bytes()
+
+
+def test_a_training_is_done_again(trained_folder, tmp_path):
+    again = ("--config", "out/ldm.toml", "--out_dir", tmp_path)
+    status, _, stderr = call("dipy_train_ldm", *again, cwd=trained_folder)
+    assert status == 0, stderr
+    first, second = (
+        safe_open(folder / "ldm.safetensors", "numpy").metadata()
+        for folder in (trained_folder / "out", tmp_path)
+    )
+    assert first == second  # with the hash of all weights
+    # What the kind of data decides is among the options.
+    used = tomllib.loads((tmp_path / "ldm.toml").read_text())["dipy_train_ldm"]
+    assert (used["n_codebooks"], used["validation"]) == (1, 0.05)
+    assert used["input_files"] == ["blobs.npy"]
+    assert "resume" not in used
+    assert load_model(tmp_path / "ldm.safetensors").seed == used["seed"]
+
+
+def test_options_of_the_command_line_come_first(toml):
+    used = parse(DenoiseLDMFlow, "--config", toml, "--repeats", 4, "--out_dir", "new")
+    assert used["input_files"] == ["a.nii.gz", "b.nii.gz"]
+    assert used["conditions"] == ["group=control"]
+    assert (used["repeats"], used["out_dir"], used["difference"]) == (4, "new", True)
+    assert used["steps"] == 6
+    other = ("other.safetensors", "c.nii.gz")
+    used = parse(DenoiseLDMFlow, "--conf", toml, *other, "--strength", 0.5)
+    assert used["model_file"] == "other.safetensors"
+    assert used["input_files"] == ["c.nii.gz"]
+    # Steps that suited another strength.
+    assert (used["strength"], used.get("steps")) == (0.5, None)
+
+
+def test_epochs_replace_the_steps_of_a_file(tmp_path):
+    text = '[dipy_train_ldm]\ninput_files = "mnist"\nsteps_ldm = 9\nepochs_vqvae = 1\n'
+    file = write(tmp_path / "ldm.toml", text)
+    used = parse(TrainLDMFlow, "--epochs_l", 2, "--config", file)
+    assert (used["epochs_ldm"], used["epochs_vqvae"]) == (2, 1)
+    assert "steps_ldm" not in used
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("strength 3", r"is no TOML \(.*\); give a file that dipy_denoise_ldm wrote"),
+        (
+            '[dipy_train_ldm]\ninput_files = "mnist"',
+            "has options of dipy_train_ldm, and none of dipy_denoise_ldm; give a file",
+        ),
+        ("strength = 3", "has none of dipy_denoise_ldm; give a file"),
+        (
+            "[dipy_denoise_ldm]\nstronger = 3",
+            "has the option stronger, which dipy_denoise_ldm does not have; correct",
+        ),
+        ('[dipy_denoise_ldm]\nstrength = "much"', "strength can't be 'much' as in"),
+        ("[dipy_denoise_ldm]\nseed = [1]", r"seed can't be \[1\] as in"),
+        ("[dipy_denoise_ldm]\nlesions = 1", "lesions can't be 1 as in"),
+        ("[dipy_denoise_ldm]\nconfig = 'a'", "has the option config, which"),
+        (None, "can't be read .No such file or directory.; give a file that"),
+    ],
+)
+def test_a_file_of_something_else_is_refused(text, expected, tmp_path):
+    file = tmp_path / "run.toml"
+    if text is not None:
+        write(file, text)
+    with pytest.raises(config.InputError, match=expected):
+        parse(DenoiseLDMFlow, "--config", file)
+
+
+def test_the_command_says_so_in_a_sentence(tmp_path):
+    write(tmp_path / "run.toml", "[dipy_train_ldm]\n")
+    status, _, stderr = call("dipy_generate_ldm", "--config", "run.toml", cwd=tmp_path)
+    assert status == 2
+    assert answer(stderr).startswith("dipy_generate_ldm: run.toml has options of")
+
+
+def test_the_file_of_another_run_is_kept(tmp_path):
+    flow = DenoiseLDMFlow(force=False)
+    options = config.SimpleNamespace(seed=1, odd='a "b"\\c\n', resume=True)
+    for seed in (1, 2, 1, 3):
+        options.seed = seed
+        config.write_config(flow, tmp_path / "denoised", options)
+    files = ["denoised.toml", "denoised-2.toml", "denoised-3.toml"]
+    tables = [
+        tomllib.loads((tmp_path / file).read_text())["dipy_denoise_ldm"]
+        for file in files
+    ]
+    assert [table["seed"] for table in tables] == [1, 2, 3]
+    assert tables[0]["odd"] == options.odd
+    assert len(list(tmp_path.iterdir())) == 3
+    flow._force_overwrite = True
+    config.write_config(flow, tmp_path / "denoised", options)
+    assert "seed = 3" in (tmp_path / "denoised.toml").read_text()
+
+
+def test_the_check_and_the_training_take_each_others_files(tmp_path):
+    file = write(tmp_path / "check.toml", '[dipy_train_ldm]\ninput_files = ["a.npy"]\n')
+    used = parse(TrainLDMFlow, "--config", file, "--check")
+    assert used["check"] and used["input_files"] == ["a.npy"]
