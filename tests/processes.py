@@ -1,5 +1,6 @@
 """The commands, in this process or in one of their own, for the tests that run them."""
 
+import _thread
 from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from functools import lru_cache, partial
 import io
@@ -10,8 +11,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from unittest.mock import patch
+
+import pytest
 
 # Seconds: generous, since a machine may have other work to do.
 TIMEOUT = 900
@@ -149,6 +153,31 @@ def kill_when(process, path, signal_number):
     wait_for(path, process)
     process.send_signal(signal_number)
     return process.communicate(timeout=TIMEOUT)
+
+
+# For tests that interrupt: Python closes what was open then, and warns of it.
+closed_late = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
+
+@contextmanager
+def interrupt_when(path):
+    """Interrupt what runs within, as Ctrl-C does, once it has written a file."""
+    ended = threading.Event()
+
+    def watch():
+        while not ended.wait(0.01):
+            if path.exists():
+                return _thread.interrupt_main()
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
 
 
 def free_ports(n):

@@ -1,5 +1,7 @@
 """LatentDiffusion: an estimator that generates, denoises, saves and resumes."""
 
+import copy
+
 import keras
 import numpy as np
 import numpy.testing as npt
@@ -13,6 +15,8 @@ from dipy_ldm.diffusion import _guidance as denoisers, samplers, schedules
 # One level: what takes the time is that networks are compiled.
 TINY = {"widths": (8,), "blocks": 1}
 FIT = {"epochs": 2, "batch_size": 16, "verbose": False}
+# So little is learnt that weights show where they came from.
+BRIEFLY = {"steps": 1, "batch_size": 16, "learning_rate": 1e-9, "verbose": False}
 
 
 def weights(model):
@@ -256,15 +260,12 @@ def test_reload_is_exact(diffusion, tmp_path):
     npt.assert_allclose(loaded.predict(4), diffusion.predict(4), atol=1e-5)
 
 
-def test_a_further_fit_of_the_autoencoder_changes_nothing(blobs):
-    options = {"widths": (8,), "n_codes": 8, "code_dim": 1}
-    vqvae = VQVAE(**options).fit(blobs, **FIT)
-    model = LatentDiffusion(vqvae, guide=False, **TINY).fit(
-        blobs, **(FIT | {"epochs": 1})
-    )
+def test_a_further_fit_of_the_autoencoder_changes_nothing(vqvae, blobs):
+    vqvae = copy.deepcopy(vqvae)
+    model = LatentDiffusion(vqvae, guide=False, **TINY).fit(blobs, **BRIEFLY)
     tensors, document = model.to_tensors(), model.to_document()
     # Nothing was decoded yet: what is compiled late is of the first fit, too.
-    vqvae.set_params(n_codes=4, seed=1).fit(100 * blobs[:, 1:], **FIT)
+    vqvae.set_params(n_codes=4, seed=1).fit(100 * blobs[:, 1:], **BRIEFLY)
     assert vqvae.shape_ == (12, 10, 1)
     images = model.predict(2, steps=2)
     assert images.shape == (2, 13, 10, 1)
@@ -366,10 +367,6 @@ def test_an_autoencoder_alone_is_no_model(vqvae, tmp_path):
     vqvae.save(tmp_path / "vqvae.safetensors")
     with pytest.raises(InputError, match="holds a vqvae, not a latent_diffusion"):
         LatentDiffusion.load(tmp_path / "vqvae.safetensors")
-
-
-# So little is learnt that weights show where they came from.
-BRIEFLY = {"steps": 1, "batch_size": 16, "learning_rate": 1e-9, "verbose": False}
 
 
 def test_a_fit_begins_from_another(diffusion, vqvae, blobs, tmp_path):

@@ -593,9 +593,9 @@ def test_an_autoencoder_that_learnt_nothing_is_not_passed_over(
             return (super().nearest(vectors) + 1) % self.n_codes
 
     monkeypatch.setitem(BOTTLENECKS, "mistaken", Mistaken)
-    options = {"batch_size": 2, "learning_rate": 1e-9, "verbose": False}
+    options = {"batch_size": 2, "learning_rate": 1e-9, "patch": 8, "verbose": False}
     lost = TINY | {"bottleneck": "mistaken"}
-    VQVAE(**lost).fit(scans, steps=2, patch=16, **options)
+    VQVAE(**lost).fit(scans, steps=2, **options)
     assert "after 2 steps the autoencoder's reconstructions are no nearer" in (
         caplog.text
     )

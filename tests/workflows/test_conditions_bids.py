@@ -1,21 +1,23 @@
 """The commands with conditions from tables: BIDS in, and BIDS out."""
 
+from functools import partial
 import json
+from unittest.mock import patch
 
 import nibabel as nib
 import numpy as np
 import numpy.testing as npt
-from processes import answer, call
+from processes import answer, call, load_model
 import pytest
 
-from dipy_ldm import _serialization
+from dipy_ldm import LatentDiffusion, _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._nifti import read_volume
 from dipy_ldm.data._sidecars import sidecar
 from dipy_ldm.workflows.generate import GenerateLDMFlow
 
 TINY = (
-    "--batch_size 2 --n_codes 16 --code_dim 2 --widths_vqvae 8 8 --widths_ldm 8 16 "
+    "--batch_size 2 --n_codes 16 --code_dim 2 --widths_vqvae 8 --widths_ldm 8 "
     "--precision float32 --no_augment --epochs_vqvae 4 --epochs_ldm 2 --patch 8 "
     "--cache_dir cache"
 ).split()
@@ -91,7 +93,9 @@ def generate(folder, out_dir, force=False, **options):
     flow = GenerateLDMFlow()
     flow._force_overwrite = force
     options = {"steps": 1, "out_dir": str(out_dir)} | options
-    flow.run(str(folder / "out" / "ldm.safetensors"), **options)
+    load = partial(load_model, load=LatentDiffusion.load)
+    with patch.object(LatentDiffusion, "load", load):
+        flow.run(str(folder / "out" / "ldm.safetensors"), **options)
 
 
 def lines_of(dataset):

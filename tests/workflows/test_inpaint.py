@@ -5,12 +5,11 @@ import gzip
 import json
 import os
 from pathlib import Path
-import signal
 
 import nibabel as nib
 import numpy as np
 import numpy.testing as npt
-from processes import answer, kill_when, start
+from processes import answer, closed_late, interrupt_when
 import pytest
 from scans import KINDS, make_scan, raw_voxels, save
 
@@ -391,20 +390,18 @@ def test_workers_share_the_volumes(model_path, command, tmp_path, monkeypatch):
     assert (tmp_path / "out/inpainted.worker-1.log").exists()
 
 
-def test_ctrl_c_leaves_whole_volumes(model_path, tmp_path):
+@closed_late
+def test_ctrl_c_leaves_whole_volumes(command, model_path, tmp_path):
     for i in range(4):
         _, _, affine = make_scan(tmp_path, name=f"{i}")
     save(tmp_path / "lesion.nii", ball(), affine)
-    process = start(
-        "dipy_inpaint_ldm",
-        *(model_path, *(f"{i}.nii.gz" for i in range(4))),
-        *("--mask_files", "lesion.nii", "--n_samples", 12),
-        cwd=tmp_path,
-    )
     # The last file of the second volume: the first is counted then.
-    last = tmp_path / "1_inpainted_mask.json"
-    _, stderr = kill_when(process, last, signal.SIGINT)
-    assert process.returncode == 130
+    with interrupt_when(tmp_path / "1_inpainted_mask.json"):
+        status, stderr = command(
+            *("inpaint", model_path, *(f"{i}.nii.gz" for i in range(4))),
+            *("--mask_files", "lesion.nii", "--n_samples", 12, *FAST),
+        )
+    assert status == 130
     assert "add --resume to go on" in answer(stderr)
     assert "Traceback" not in stderr
     assert is_whole(tmp_path / "0_inpainted-0011.nii.gz")

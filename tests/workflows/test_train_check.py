@@ -3,11 +3,10 @@
 from html.parser import HTMLParser
 import json
 import re
-import signal
 
 import nibabel as nib
 import numpy as np
-from processes import answer, run, start, wait_for
+from processes import answer, closed_late, interrupt_when, run
 import pytest
 from scipy.ndimage import gaussian_filter
 
@@ -228,12 +227,11 @@ def test_images_with_trials_as_a_process(folder, tmp_path):
     assert len(latents["table"]) == 2
 
 
-def test_interrupted_it_leaves_nothing(cohort, tmp_path):
+@closed_late
+def test_interrupted_it_leaves_nothing(cohort, command, tmp_path):
     options = ("--cache_dir", tmp_path / "cache", "--seconds", 500)
-    process = start("dipy_check_ldm", cohort, *TINY, *options, cwd=tmp_path)
-    wait_for(tmp_path / "cache", process)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=300)
-    assert process.returncode == 130
+    with interrupt_when(tmp_path / "cache"):
+        status, stderr = command("check", cohort, *TINY, *options)
+    assert status == 130
     assert "no page was written" in answer(stderr)
     assert not list(tmp_path.glob("check*"))

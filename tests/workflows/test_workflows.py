@@ -161,7 +161,7 @@ def test_stopped_three_times_and_resumed_is_the_uninterrupted(trained, tmp_path)
         status, _, stderr = call("dipy_train_ldm", *arguments, cwd=tmp_path)
         assert status == 2
         assert "--resume" in answer(stderr)
-    status, _, stderr = run("dipy_train_ldm", *resumed, cwd=tmp_path)
+    status, _, stderr = call("dipy_train_ldm", *resumed, cwd=tmp_path)
     assert status == 0, stderr
     assert_same_model(trained, tmp_path)
     assert not list(tmp_path.glob("*checkpoint*"))

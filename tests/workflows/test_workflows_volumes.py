@@ -4,13 +4,19 @@ from contextlib import contextmanager, suppress
 import json
 import resource
 import shutil
-import signal
 
 from PIL import Image
 import nibabel as nib
 import numpy as np
 import numpy.testing as npt
-from processes import NO_DEVICE, answer, call, kill_when, load_model, start
+from processes import (
+    NO_DEVICE,
+    answer,
+    call,
+    closed_late,
+    interrupt_when,
+    load_model,
+)
 import pytest
 from scans import save
 
@@ -263,17 +269,17 @@ def test_channels_masks_and_bad_files(folder, tmp_path):
     assert nib.load(tmp_path / "samples-0000.nii.gz").shape[3] == 2
 
 
+@closed_late
 def test_ctrl_c_leaves_whole_volumes(trained, tmp_path):
-    process = start(
-        "dipy_denoise_ldm",
-        *(trained / "out" / "ldm.safetensors", trained / "cohort"),
-        *("--repeats", 12, "--strength", 1),
-        cwd=tmp_path,
-    )
     # The last file of the second volume: the first is counted then.
-    last = tmp_path / "sub-01_denoised_std.json"
-    _, stderr = kill_when(process, last, signal.SIGINT)
-    assert process.returncode == 130
+    with interrupt_when(tmp_path / "sub-01_denoised_std.json"):
+        status, _, stderr = call(
+            "dipy_denoise_ldm",
+            *(trained / "out" / "ldm.safetensors", trained / "cohort"),
+            *("--repeats", 12, "--strength", 1, "--steps", 4),
+            cwd=tmp_path,
+        )
+    assert status == 130
     assert "the volumes that are written" in answer(stderr)
     assert "add --resume to go on" in answer(stderr)
     assert "Traceback" not in stderr
