@@ -37,6 +37,7 @@ import dipy_ldm  # noqa: E402
 
 TINY_VQVAE = {"widths": (8, 8), "blocks": 1, "n_codes": 16, "code_dim": 2}
 TINY_LDM = {"widths": (8, 16), "blocks": 1}
+YOUNG = 20_000  # objects that Python's collector waits for
 
 
 def pytest_collection_modifyitems(items):
@@ -62,11 +63,14 @@ def collected():
 
     All of TensorFlow, and what earlier files left in its caches: it would go through
     that again and again, for a twentieth to a sixth of the time. And what a graph is
-    made of is there as long as its model, however often that is looked at.
+    made of is there as long as its model, however often that is looked at. Not after
+    files that left next to nothing, since to collect takes half a second.
     """
+    if gc.get_threshold()[0] == YOUNG and not gc.get_count()[2]:
+        return
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000)
+    gc.set_threshold(YOUNG)
 
 
 @pytest.fixture(autouse=True)

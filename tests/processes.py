@@ -162,22 +162,25 @@ closed_late = pytest.mark.filterwarnings(
 
 
 @contextmanager
-def interrupt_when(path):
-    """Interrupt what runs within, as Ctrl-C does, once it has written a file."""
+def interrupt_when(path, number=signal.SIGINT):
+    """Signal to what runs within, as Ctrl-C does, once it has written a file."""
     ended = threading.Event()
 
     def watch():
         while not ended.wait(0.01):
             if path.exists():
-                return _thread.interrupt_main()
+                return _thread.interrupt_main(number)
 
     watcher = threading.Thread(target=watch)
+    # Which a shell lets jobs ignore that it starts in the background.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     watcher.start()
     try:
         yield
     finally:
         ended.set()
         watcher.join()
+        signal.signal(signal.SIGINT, before)
 
 
 def free_ports(n):

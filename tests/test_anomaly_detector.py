@@ -56,7 +56,16 @@ def test_shape_and_range_of_probabilities(fitted):
     likely = detector.predict(data)
     assert likely.shape == data.shape[:-1] and likely.dtype == np.float32
     assert 0 < likely.min() <= likely.max() < 1
-    # The range of the images is that of the training.
+
+
+# What does not depend on how many dimensions images have.
+of_images = pytest.mark.parametrize("fitted", [2], indirect=True)
+
+
+@of_images
+def test_the_range_of_images_is_that_of_the_training(fitted):
+    detector, data = fitted
+    likely = detector.predict(data)
     scaled = AnomalyDetector(**SMALL).fit(7 * data - 3, **FIT).predict(7 * data - 3)
     npt.assert_allclose(scaled, likely, atol=1e-4)
 
@@ -79,6 +88,7 @@ def test_file_and_pickle_say_the_same(fitted, tmp_path):
         assert other.history_ == detector.history_
 
 
+@of_images
 def test_resumed_training_is_the_uninterrupted(fitted, tmp_path):
     detector, data = fitted
 

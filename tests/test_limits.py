@@ -53,7 +53,6 @@ def start(command, cwd, **environment):
     ("sent", "status", "sentence"),
     [
         (signal.SIGTERM, 143, "stopped by SIGTERM before the first checkpoint"),
-        (signal.SIGHUP, 129, "stopped by SIGHUP before the first checkpoint"),
         (signal.SIGINT, 130, "interrupted before the first checkpoint"),
     ],
 )

@@ -65,19 +65,20 @@ def train(optimizer, steps=20, model=None, **compiled):
 
 # Of PyTorch it would need a compiler of C++.
 JIT = [False] if keras.config.backend() == "torch" else [False, True]
+ACCUMULATED = {"gradient_accumulation_steps": 2, **AVERAGED}
+CLIPPED = {"global_clipnorm": 1.0, **AVERAGED}
 
 
-@pytest.mark.parametrize("jit_compile", JIT)
 @pytest.mark.parametrize(
-    "options",
+    ("options", "jit_compile"),
     [
-        {},
-        {"global_clipnorm": 1.0},
-        {"gradient_accumulation_steps": 3},
-        {"gradient_accumulation_steps": 2, **AVERAGED},
-        {"global_clipnorm": 1.0, **AVERAGED},
+        ({}, False),
+        ({"global_clipnorm": 1.0}, False),
+        ({"gradient_accumulation_steps": 3}, False),
+        *((ACCUMULATED, jit_compile) for jit_compile in JIT),
+        *((CLIPPED, jit_compile) for jit_compile in JIT),
     ],
-    ids=lambda options: " ".join(options) or "plain",
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else str(value),
 )
 def test_training_is_that_of_keras(options, jit_compile):
     rate = cosine_decay(1e-2, 20)
