@@ -182,6 +182,15 @@ class MaskedScan(NamedTuple):
         image, origin = conform_voxels(self.file, filled, self.affine, grid)
         return image, on_grid(self.hole, self.affine, grid), origin
 
+    def filled(self, values: np.ndarray) -> np.ndarray:
+        """Return the volume with other values in its hole.
+
+        Shapes: values ``(voxels, channels)``.
+        """
+        volume = self.data.copy()
+        volume[self.hole] = values
+        return volume
+
     def blended(self, restored: np.ndarray) -> np.ndarray:
         """Blend an inpainted volume into the hole.
 

@@ -1,12 +1,13 @@
 """Pictures: montages of images, latents, and the course of a training."""
 
 from collections.abc import Sequence
+from functools import partial
 import io
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 import numpy as np
@@ -61,9 +62,13 @@ def montage(
 
 
 def planes(
-    volumes: np.ndarray, affine: np.ndarray, channels: Sequence = ()
+    volumes: np.ndarray,
+    affine: np.ndarray,
+    channels: Sequence = (),
+    *,
+    through: Sequence[int] | None = None,
 ) -> np.ndarray:
-    """Cut volumes through their middle: axial, coronal and sagittal, side by side.
+    """Cut volumes in three planes: axial, coronal and sagittal, side by side.
 
     The left of a picture is the left of the brain (the neurological convention). Up
     is the front in the axial plane and the top in the others; in the sagittal one
@@ -78,6 +83,8 @@ def planes(
         From voxels to millimetres, ``(4, 4)``; it tells the voxel size.
     channels : sequence of Channel, optional
         What the channels are: each is shown, below the one before, labels in colours.
+    through : sequence of int, optional
+        Voxel where the planes cross; the middle if None.
 
     Returns
     -------
@@ -86,13 +93,17 @@ def planes(
     """
     if channels:
         parts = np.split(volumes, np.cumsum([c.width for c in channels])[:-1], -1)
-        rows = [planes(c.picture(x), affine) for c, x in zip(channels, parts)]
+        cut = partial(planes, affine=affine, through=through)
+        rows = [cut(c.picture(x)) for c, x in zip(channels, parts)]
         return np.concatenate(rows, 1)
     sizes = np.linalg.norm(np.asarray(affine)[:3, :3], axis=0)
     # Voxels of other sizes than the smallest are repeated: planes keep their shape.
-    for axis, times in enumerate(np.maximum(np.rint(sizes / sizes.min()), 1)):
-        volumes = np.repeat(volumes, int(times), axis + 1)
+    repeats = np.maximum(np.rint(sizes / sizes.min()), 1).astype(int)
+    for axis, times in enumerate(repeats):
+        volumes = np.repeat(volumes, times, axis + 1)
     x, y, z = (size // 2 for size in volumes.shape[1:4])
+    if through is not None:
+        x, y, z = np.multiply(through, repeats)
     slices = volumes[:, :, :, z], volumes[:, :, y], volumes[:, x]
     cuts = [cut.swapaxes(1, 2)[:, ::-1] for cut in slices]
     height = max(cut.shape[1] for cut in cuts)
@@ -142,7 +153,12 @@ def _padded(pictures, height, value):
 
 
 def save_montage(
-    path: str | Path, images: np.ndarray, *, columns: int | None = None, scale: int = 3
+    path: str | Path,
+    images: np.ndarray,
+    *,
+    columns: int | None = None,
+    scale: int = 3,
+    captions: Sequence[str] = (),
 ) -> None:
     """Write a montage as a PNG file.
 
@@ -157,13 +173,37 @@ def save_montage(
     scale : int
         Enlargement of each pixel, less where the picture would be larger than 2000
         pixels a side.
+    captions : sequence of str, optional
+        What is written below each image.
     """
+    columns = columns or math.ceil(math.sqrt(len(images)))
     picture = np.uint8(np.round(montage(images, columns=columns) * 255)).squeeze()
     size: int = max(picture.shape)
     scale = max(1, min(scale, _LARGE // size))
     enlarged = np.kron(picture, np.ones((scale, scale, 1)[: picture.ndim], "uint8"))
-    with replacing(path) as partial:
-        Image.fromarray(enlarged).save(partial, "PNG", optimize=size <= _LARGE)
+    whole = Image.fromarray(enlarged)
+    if captions:
+        whole = _captioned(whole, captions, columns)
+    with replacing(path) as file:
+        whole.save(file, "PNG", optimize=size <= _LARGE)
+
+
+def _captioned(picture, captions, columns):
+    """Move the rows of a montage apart, with a line of text below each image."""
+    line = 14  # pixels
+    rows = math.ceil(len(captions) / columns)
+    width, height = picture.width, picture.height // rows
+    whole = Image.new("RGB", (width, picture.height + rows * line), "white")
+    draw = ImageDraw.Draw(whole)
+    for row in range(rows):
+        top = row * (height + line)
+        box = 0, row * height, width, (row + 1) * height
+        whole.paste(picture.crop(box), (0, top))
+        for column, text in enumerate(captions[row * columns : (row + 1) * columns]):
+            place = column * width // columns + 3, top + height
+            fitting = text[: width // columns // 6]  # pixels of a letter
+            draw.text(place, fitting, "black", ImageFont.load_default_imagefont())
+    return whole
 
 
 def save_training(
@@ -196,10 +236,96 @@ def save_training(
     if samples is not None:
         _show(axes[1, 1], montage(samples), "samples")
     for ax in axes.flat:
-        if not ax.has_data():
+        if not (ax.has_data() or ax.texts):
             ax.set_axis_off()
-    with replacing(path) as partial:
-        figure.savefig(partial, format="png", dpi=100)
+    _save(figure, path)
+
+
+def _save(figure, path):
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=100)
+
+
+class Comparison(NamedTuple):
+    """Planes of a volume before and after, ``(h, w)``; the first is ``axial`` wide."""
+
+    name: str
+    before: np.ndarray
+    after: np.ndarray
+    axial: int
+
+    @classmethod
+    def of(
+        cls, name: str, before: np.ndarray, after: np.ndarray, affine: np.ndarray
+    ) -> Self:
+        """Cut a volume where most of it changed.
+
+        Parameters
+        ----------
+        name : str
+            What it is called.
+        before, after : ndarray
+            Volumes, ``(x, y, z, channels)``; the first channel is shown.
+        affine : ndarray
+            From voxels to millimetres, ``(4, 4)``.
+
+        Returns
+        -------
+        Comparison
+            What :func:`save_comparison` shows in a row.
+        """
+        from nibabel import Nifti1Image, as_closest_canonical
+
+        first = (np.asarray(v[..., 0], "float32") for v in (before, after))
+        turned = [as_closest_canonical(Nifti1Image(v, affine)) for v in first]
+        volumes = np.stack([image.get_fdata(dtype="float32") for image in turned])
+        through = _where_changed(volumes[0] != volumes[1])
+        own = turned[0].affine
+        first, second = planes(volumes[..., None], own, through=through)[..., 0]
+        sizes = np.linalg.norm(own[:3, :3], axis=0)
+        times = max(round(sizes[0] / sizes.min()), 1)
+        return cls(name, first, second, volumes.shape[1] * times)
+
+
+def _where_changed(changed):
+    """Return the voxel whose planes show most of what changed, or the middle."""
+    if not 0 < changed.mean() < 0.1:
+        return [size // 2 for size in changed.shape]
+    return [int(changed.sum(axes).argmax()) for axes in ((1, 2), (0, 2), (0, 1))]
+
+
+def save_comparison(
+    path: str | Path, rows: Sequence[Comparison], caption: str = ""
+) -> None:
+    """Write volumes before and after, and what was taken away, as a PNG file.
+
+    Parameters
+    ----------
+    path : str or Path
+        File to write.
+    rows : sequence of Comparison
+        Volumes, a row each.
+    caption : str
+        What was asked for.
+    """
+    height, width = rows[0].before.shape
+    size = 15, 0.8 + len(rows) * (5 * height / width + 0.1)
+    figure = Figure(figsize=size, layout="constrained")
+    figure.suptitle(caption, fontsize=9)
+    for line, row in zip(figure.subplots(len(rows), 3, squeeze=False), rows):
+        low, high = np.percentile(row.before, (0.5, 99.8))
+        for ax, picture in zip(line, (row.before, row.after)):
+            ax.imshow(picture, cmap="gray", vmin=low, vmax=max(high, low + 1e-6))
+        difference = row.before - row.after
+        limit = max(np.percentile(np.abs(difference), 99.8), 1e-6)
+        shown = line[2].imshow(difference, cmap="RdBu_r", vmin=-limit, vmax=limit)
+        figure.colorbar(shown, ax=line[2], shrink=0.8)
+        for ax, title in zip(line, (row.name, "after", "before minus after")):
+            ax.set_title(title, fontsize=8)
+            ax.set(xticks=[], yticks=[])
+        for place, side in ((0.02, "L"), (row.axial / row.before.shape[1] - 0.03, "R")):
+            line[0].text(place, 0.03, side, color="yellow", transform=line[0].transAxes)
+    _save(figure, path)
 
 
 def _beside(images, reconstructed):
@@ -215,12 +341,33 @@ def _beside(images, reconstructed):
     return montage(np.concatenate(rows), columns=columns)
 
 
+_LOSSES = "loss", "val_loss", "mse", "val_mse"
+_SHARES = "val_detail", "val_dice"
+
+
 def _curves(ax, stage, history):
-    for name in ("loss", "val_loss", "mse", "val_mse", "val_detail", "val_dice"):
-        if name in history:
-            ax.plot(history["epoch"], history[name], marker=".", label=name)
+    """Plot the losses, and below them what is a share of 1."""
+    losses = [name for name in _LOSSES if name in history]
+    shares = [name for name in _SHARES if name in history]
+    if len(history["epoch"]) == 1:
+        figures = (f"{name} {history[name][0]:.4g}" for name in losses + shares)
+        ax.text(0.5, 0.5, "\n".join(["one round:", *figures]), ha="center", va="center")
+        ax.set(title=stage, xticks=[], yticks=[])
+        return
+    if shares:
+        grid = ax.get_subplotspec().subgridspec(2, 1, height_ratios=(3, 1))
+        ax.set_subplotspec(grid[0])
+        lower = ax.figure.add_subplot(grid[1], sharex=ax)
+        for name in shares:
+            lower.plot(history["epoch"], history[name], "g.-", label=name)
+        lower.set_ylim(0, 1.05)
+        lower.set_xlabel("epoch")
+        lower.grid(alpha=0.3)
+        lower.legend(loc="lower right", frameon=False)
+    for name in losses:
+        ax.plot(history["epoch"], history[name], marker=".", label=name)
     ax.set_title(stage, pad=24)
-    ax.set_xlabel("epoch")
+    ax.set_xlabel("" if shares else "epoch")
     if "mse" in history:  # falls by orders of magnitude
         ax.set_yscale("log")
     ax.grid(alpha=0.3)

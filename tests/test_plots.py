@@ -59,6 +59,48 @@ def test_training_is_saved_at_every_stage(tmp_path):
         assert picture.size == (1200, 800)
 
 
+def test_shares_have_axes_of_their_own_and_one_round_has_no_curve():
+    rounds = {
+        "epoch": [1, 2],
+        "loss": [1, 0.5],
+        "mse": [0.1, 0.01],
+        "val_detail": [0, 1],
+    }
+    upper, lower = plots.plot_history(rounds).axes
+    assert [line.get_label() for line in upper.lines] == ["loss", "mse"]
+    assert [line.get_label() for line in lower.lines] == ["val_detail"]
+    (alone,) = plots.plot_history({n: v[:1] for n, v in rounds.items()}).axes
+    assert not alone.lines
+    assert "mse 0.1" in alone.texts[0].get_text()
+
+
+def test_captions_stand_below_images(tmp_path):
+    images = np.zeros((3, 20, 20, 1))
+    captions = ["age=70", "age=50, which is too long for its place", "age=30"]
+    plots.save_montage(tmp_path / "a.png", images, captions=captions)
+    with Image.open(tmp_path / "a.png") as picture:
+        shown = np.asarray(picture)
+    assert shown.shape == (2 * (3 * 23 + 14), 3 * 46, 3)
+    assert (shown[69:83, :60] == 0).any()  # letters
+    assert (shown[-14:, 75:] == 255).all()  # the place of a fourth
+
+
+def test_a_comparison_is_cut_where_most_changed(tmp_path):
+    before = np.random.default_rng(0).random((6, 10, 12, 1))
+    after = before.copy()
+    after[1, 7, 3] = 9
+    # Its first axis is to the left: the voxel is on the right.
+    affine = np.diag([-2, 1, 1, 1])
+    row = plots.Comparison.of("a.nii", before, after, affine)
+    assert row.axial == 12  # voxels of 2 mm are shown twice
+    spots = np.argwhere(row.after == 9).tolist()
+    assert {tuple(spot) for spot in spots} >= {(12 - 1 - 1 - 7, 9), (12 - 1 - 1 - 7, 8)}
+    assert (row.before != row.after).sum() == 2 + 2 + 1
+    plots.save_comparison(tmp_path / "a.png", [row, row], "what was asked for")
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.width == 1500
+
+
 def test_figures_show_themselves(tmp_path):
     rng = np.random.default_rng(0)
     images, volumes = rng.random((5, 8, 8, 1)), rng.random((3, 4, 5, 6, 1))

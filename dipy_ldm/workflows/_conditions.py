@@ -102,6 +102,18 @@ class RequestedConditions(NamedTuple):
         }
         return {name: entry for name, entry in entries.items() if entry}
 
+    def captions(self, numbers: range) -> list[str]:
+        """Return what was asked of each image; nothing where all is drawn."""
+        columns = self._of(numbers)
+        requested = {n: v for n, v in columns.items() if n not in (self.drawn or ())}
+        requested = {
+            n: v for n, v in requested.items() if any(x is not None for x in v)
+        }
+        return [
+            ", ".join(f"{name}={_short(value)}" for name, value in zip(requested, row))
+            for row in zip(*requested.values())
+        ]
+
     def arrays(self, numbers: range) -> dict[str, np.ndarray]:
         """Return the conditions of images as arrays."""
         columns = {}
@@ -110,6 +122,12 @@ class RequestedConditions(NamedTuple):
             complete = [missing if value is None else value for value in values]
             columns[f"condition_{name}"] = np.array(complete)
         return columns
+
+
+def _short(value):
+    if value is None:
+        return "n/a"
+    return f"{value:.4g}" if isinstance(value, float) else value
 
 
 def count_of(request: dict | str) -> int | None:

@@ -35,11 +35,11 @@ _REPLACED_BY = {
 
 def write_config(
     flow: Workflow, output: Path, options: SimpleNamespace, **used
-) -> None:
+) -> Path:
     """Write the options of a run to a TOML file, by which ``--config`` repeats it.
 
     ``used`` has what was chosen where an option was not given. The file of another run
-    is only replaced under ``--force``.
+    is only replaced under ``--force``. Returns the file.
     """
     kept = {name: v for name, v in vars(options).items() if name not in _NOT_KEPT}
     kept |= {name: v for name, v in used.items() if name in kept}
@@ -57,7 +57,9 @@ def write_config(
         ]
     )
     make_folder(path.parent)
-    write_text(path if flow._force_overwrite else _unused(path, text), text)
+    path = path if flow._force_overwrite else _unused(path, text)
+    write_text(path, text)
+    return path
 
 
 def finish(

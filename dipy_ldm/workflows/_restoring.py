@@ -47,6 +47,8 @@ logger = logging.getLogger(__name__)
 
 # Others are for experts, in Python or by dipy_generate_ldm.
 SAMPLER = "dpm++"
+# Volumes in the picture.
+_N_SHOWN = 8
 # What sidecars have of the inputs.
 _FINGERPRINTS = "SourceFingerprints"
 
@@ -289,26 +291,33 @@ def work(
     flow: Workflow,
     job: Job,
     tasks: list[Task],
-    process: Callable[[Task], None],
+    process: Callable[[Task], tuple[np.ndarray, ...]],
     options: SimpleNamespace,
     device: object,
 ) -> None:
-    """Process one volume after the other, also if some fail."""
+    """Process one volume after the other, also if some fail.
+
+    ``process`` returns a volume before and after, and its affine.
+    """
+    from dipy_ldm import plots
     from dipy_ldm._backend import spread
 
     launch.keep_log(job.cluster, job.end)
     remaining = _remaining(flow, tasks, job.verb) if options.resume else tasks
     quiet = not launch.is_first(job.cluster)
-    with spread(device), _repeatable(flow, job, options):
+    rows: list[plots.Comparison] = []
+    with spread(device), _summarised(flow, job, options, rows):
         for task in tqdm(remaining, job.verb, disable=quiet):
             try:
-                process(_with_fingerprints(task))
+                images = process(_with_fingerprints(task))
             except InputError as error:
                 # What only reading finds must not stop the hours that others take.
                 job.bad[task.file] = str(error)
             else:
                 flow.written += 1
                 flow.outputs = [*flow.outputs, *task.outputs]
+                if len(rows) < _N_SHOWN:
+                    rows.append(plots.Comparison.of(task.file.name, *images))
     if job.bad:
         good = flow.written + len(tasks) - len(remaining)
         end = [f"The {good} other volumes are {_past(job.verb)}."] if good else []
@@ -316,13 +325,31 @@ def work(
 
 
 @contextmanager
-def _repeatable(flow, job, options):
-    """Write the options of a run once volumes are written, also if it is stopped."""
+def _summarised(flow, job, options, rows):
+    """Write the options and a picture of what was written, also if it is stopped."""
+    from dipy_ldm.plots import save_comparison
+
     try:
         yield
     finally:
-        if flow.written and launch.is_first(job.cluster):
-            write_config(flow, job.end, options)
+        if rows and launch.is_first(job.cluster):
+            path = write_config(flow, job.end, options).with_suffix(".png")
+            save_comparison(path, rows, _caption(job, options))
+            flow.outputs = [*flow.outputs, path]
+
+
+_SHOWN = "conditions", "strength", "lesions", "dilate", "steps", "resamplings", "seed"
+
+
+def _caption(job, options):
+    """Describe what was asked for."""
+    values = ((name, getattr(options, name, None)) for name in _SHOWN)
+    texts = (
+        f"{name} {' '.join(value) if isinstance(value, list) else value}"
+        for name, value in values
+        if value not in (None, False)
+    )
+    return f"{_past(job.verb)} by {job.model_path.name}: {', '.join(texts)}"
 
 
 def _past(verb):

@@ -117,15 +117,22 @@ class Samples(NamedTuple):
             if self.dataset is not None:
                 list_participants(self.dataset, self.described)
 
-    def draw(self, images: np.ndarray, columns: int | None = None) -> None:
-        """Draw the first of the samples.
+    def draw(
+        self,
+        images: np.ndarray,
+        captions: Sequence[str],
+        columns: int | None = None,
+    ) -> None:
+        """Draw the first of the samples, with what was asked for below each.
 
         Shapes: images ``(n, h, w, channels)``.
         """
         if self.picture is not None:
             from dipy_ldm import plots
 
-            plots.save_montage(self.picture, images[:100], columns=columns)
+            first = images[:100]
+            captions = captions[: len(first)] if len(captions) >= len(first) else ()
+            plots.save_montage(self.picture, first, columns=columns, captions=captions)
 
 
 def _beside(stem, suffix):

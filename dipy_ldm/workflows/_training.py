@@ -208,7 +208,9 @@ class Report:
         affine: np.ndarray | None,
         sources: np.ndarray | None = None,
         channels: Sequence = (),
+        trains_autoencoder: bool = True,
     ) -> None:
+        self.trains_autoencoder = trains_autoencoder
         self.history_path = history_path
         self.picture_path = picture_path
         self.images = images if affine is None else images[:4]
@@ -247,7 +249,9 @@ class Report:
 
     def _collect(self, model, detector=None):
         """Collect the histories; an earlier process may have trained earlier stages."""
-        stages = {"autoencoder": model.vqvae, "diffusion": model, "detector": detector}
+        # One that is taken as it is has the history of another training.
+        vqvae = model.vqvae if self.trains_autoencoder else None
+        stages = {"autoencoder": vqvae, "diffusion": model, "detector": detector}
         self.histories = {
             name: s.history_ for name, s in stages.items() if s is not None
         }

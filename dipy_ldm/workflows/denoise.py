@@ -176,7 +176,8 @@ def _denoise(model, job, options, sampling, task):
     # Of the same noise, so that all else is alike.
     compare = options.difference and job.requested.specified
     before = denoise_repeatedly(conditions=None) if compare else None
-    _write(task, repeated, before, origin, options)
+    mean = _write(task, repeated, before, origin, options)
+    return origin.data, mean, origin.affine
 
 
 def _inpaint_lesions(model, job, options, sampling, task):
@@ -191,6 +192,7 @@ def _inpaint_lesions(model, job, options, sampling, task):
     arguments = sampling | job.arguments(task)
     samples = restoring.fill_in(model, scan, job.grid, options.repeats, arguments)
     _write_healed(task, scan, lesions, samples, options)
+    return scan.data, scan.filled(samples.mean(0)), scan.affine
 
 
 def _write_healed(task, scan, lesions, samples, options):
@@ -217,7 +219,7 @@ def _write_healed(task, scan, lesions, samples, options):
 def _write(task, repeated, before, origin, options):
     """Write the mean of repeated results, their spread, and the difference.
 
-    ``before`` are the results without conditions, or None.
+    Returns the mean. ``before`` are the results without conditions, or None.
     """
     make_folder(task.outputs[0].parent)
     mean = restore_file(np.mean(repeated, 0), origin)
@@ -233,3 +235,4 @@ def _write(task, repeated, before, origin, options):
     for path, (volume, extra) in zip(task.outputs, volumes, strict=True):
         facts = task.facts | extra
         write_with_sidecar(path, volume, origin.affine, options.dtype, facts)
+    return mean

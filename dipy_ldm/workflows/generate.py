@@ -234,7 +234,9 @@ class GenerateLDMFlow(LDMFlow):
                 self.written += 1
                 if self.written <= 20:
                     pictures += [*plots.planes(volume[None], affine, channels)]
-        job.samples.draw(np.stack(pictures), columns=2)
+        job.samples.draw(
+            np.stack(pictures), job.requested.captions(job.numbers), columns=2
+        )
         self._log_refused(job.numbers)
 
     def _write_images(self, job):
@@ -246,7 +248,7 @@ class GenerateLDMFlow(LDMFlow):
         if self.guard:
             facts["Refused"] = self._log_refused(job.numbers)
         _save(job.samples.names[0][0], facts, **arrays)
-        job.samples.draw(images)
+        job.samples.draw(images, job.requested.captions(job.numbers))
 
     def _generate(self, job, numbers, noise=0):
         """Generate some of the samples; return their numbers as well."""

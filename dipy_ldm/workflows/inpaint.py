@@ -105,6 +105,7 @@ class InpaintLDMFlow(LDMFlow):
             arguments = sampling | {"tile": tile} | job.arguments(task)
             samples = restoring.fill_in(model, scan, job.grid, n_samples, arguments)
             _write(task, scan, samples)
+            return scan.data, scan.filled(samples[0]), scan.affine
 
         restoring.work(self, job, tasks, inpaint, options, device)
 

@@ -310,6 +310,7 @@ class TrainLDMFlow(LDMFlow):
                 data.affine,
                 train.sources,
                 data.channels,
+                bool(recipe.of_vqvae),
             )
             if chief:
                 write_config(self, paths[0], options, **sizes_used(settings, options))

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 from PIL import Image
 import keras
@@ -58,6 +59,17 @@ def test_training_writes_model_history_and_picture(trained):
     assert {"perplexity", "usage", "val_mse", "val_detail", "val_loss"} < set(rows[0])
     with Image.open(trained / "training.png") as picture:
         assert picture.size == (1200, 800)
+
+
+def test_an_autoencoder_that_is_taken_as_it_is_has_no_curve(folder):
+    shown = _training.Report("a.csv", "a.png", np.zeros((1, 8, 8, 1)), None)
+    stage = SimpleNamespace(history_={"epoch": [1]}, detector_=None)
+    model = SimpleNamespace(history_={"epoch": [2]}, vqvae=stage)
+    shown._collect(model)
+    assert list(shown.histories) == ["autoencoder", "diffusion"]
+    shown.trains_autoencoder = False
+    shown._collect(model)
+    assert list(shown.histories) == ["diffusion"]
 
 
 def test_a_training_that_comes_to_nothing_ends_with_status_1(folder, tmp_path):

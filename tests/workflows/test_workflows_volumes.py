@@ -230,7 +230,7 @@ def test_repeats_tell_how_far_results_vary(trained, tmp_path):
     assert status == 0, stderr
     names = ["sub-00_x", "sub-00_x_std"]
     files = {f"{name}{end}" for name in names for end in (".json", ".nii.gz")}
-    assert {path.name for path in tmp_path.iterdir()} == {*files, "x.toml"}
+    assert {path.name for path in tmp_path.iterdir()} == {*files, "x.toml", "x.png"}
     mean, spread = (nib.load(tmp_path / f"{name}.nii.gz") for name in names)
     assert mean.shape == spread.shape == (33, 17, 21)
     npt.assert_array_equal(mean.affine, spread.affine)
