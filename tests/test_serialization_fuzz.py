@@ -74,7 +74,7 @@ DOCUMENT = {
     "latent_diffusion_precision": None,
 }
 ESTIMATORS = {"vqvae": VQVAE, "latent_diffusion": LatentDiffusion}
-EXAMPLES = {"vqvae": 800, "latent_diffusion": 200}
+EXAMPLES = {"vqvae": 400, "latent_diffusion": 150}
 # What all these files of some kilobytes may take at most; TensorFlow has another.
 GIBIBYTE = 2**30
 

@@ -146,14 +146,11 @@ def test_difference_is_the_effect_of_conditions(brains):
 
 
 BAD = {
-    "another name": (["height=180"], "unknown condition 'height'; choose one of age"),
-    "another level": (
-        ["group=x"],
-        "group has no level 'x'; choose one of control, pat",
-    ),
-    "no number": (["age=old"], "age must be a number, not 'old'"),
-    "no value": (["age"], "conditions must be name=value"),
-    "too few": (["age=60,70", "--n_samples", 3], "age must have one value or 3"),
+    "another name": ("height=180", "unknown condition 'height'; choose one of age"),
+    "another level": ("group=x", "group has no level 'x'; choose one of control, pat"),
+    "no number": ("age=old", "age must be a number, not 'old'"),
+    "no value": ("age", "conditions must be name=value"),
+    "too few": ("age=60,70 --n_samples 3", "age must have one value or 3"),
 }
 
 
@@ -162,7 +159,7 @@ def test_invalid_requests_are_refused(brains, case):
     arguments, sentence = BAD[case]
     status, _, stderr = call(
         "dipy_generate_ldm",
-        *("m.safetensors", "--out_samples", "bad", "--conditions", *arguments),
+        *("m.safetensors", "--out_samples", "bad", "--conditions", *arguments.split()),
         cwd=brains,
     )
     assert status == 2, stderr

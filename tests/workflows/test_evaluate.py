@@ -23,10 +23,7 @@ from dipy_ldm.workflows._evaluation_images import (
 )
 
 AFFINE = np.diag([2.0, 2, 2, 1])
-AUDIT = (
-    *("audit", "V/ldm.safetensors", "--train", "V/train", "--held_out", "V/real"),
-    *("--generated", "V/copies"),
-)
+AUDIT = "audit V/ldm.safetensors --train V/train --held_out V/real --generated V/copies"
 
 
 def draw(n, seed, shape=(13, 12, 11)):
@@ -340,60 +337,43 @@ def test_held_out_volumes_that_are_training_volumes_are_named(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["evaluate", "mnist"], "give images to compare with: --real_files"),
-        (["evaluate", "no.file", "--real", "mnist"], "there is no model file no.file"),
+        ("evaluate mnist", "give images to compare with: --real_files"),
+        ("evaluate no.file --real mnist", "there is no model file no.file"),
+        ("evaluate mnist --real V/real", "is of two-dimensional images, and"),
+        ("evaluate V/ldm.safetensors --real mnist", "there is no file mnist"),
+        ("evaluate V/ldm.safetensors --real V/copies", "needs 40 real images"),
         (
-            ["evaluate", "mnist", "--real", "V/real"],
-            "is of two-dimensional images, and",
-        ),
-        (
-            ["evaluate", "V/ldm.safetensors", "--real", "mnist"],
-            "there is no file mnist",
-        ),
-        (
-            ["evaluate", "V/ldm.safetensors", "--real", "V/copies"],
-            "needs 40 real images",
-        ),
-        (
-            ["evaluate", "mnist", "--real", "mnist", "--measurements", "x.tsv"],
+            "evaluate mnist --real mnist --measurements x.tsv",
             "give these, too, as --generated_files",
         ),
         (
-            ["evaluate", "mnist", "--real", "mnist", "--n_samples", "5"],
+            "evaluate mnist --real mnist --n_samples 5",
             "--n_samples must be at least 20, not 5",
         ),
+        ("evaluate mnist --real mnist --suffix T1w", "--suffix is for volumes"),
+        (f"{AUDIT} --suffix T1w", "no file has the suffix T1w; there are none"),
+        ("audit mnist --train mnist", "compare with: --held_out"),
+        ("audit mnist --held_out mnist", "compare with: --train_files"),
         (
-            ["evaluate", "mnist", "--real", "mnist", "--suffix", "T1w"],
-            "--suffix is for volumes",
-        ),
-        ([*AUDIT, "--suffix", "T1w"], "no file has the suffix T1w; there are none"),
-        (["audit", "mnist", "--train", "mnist"], "compare with: --held_out"),
-        (["audit", "mnist", "--held_out", "mnist"], "compare with: --train_files"),
-        (
-            ["audit", "V/ldm.safetensors", "--train", "V/train", "--held_out", "V/few"],
+            "audit V/ldm.safetensors --train V/train --held_out V/few",
             "an audit needs 20 held-out images, not 3",
         ),
+        (f"{AUDIT} --reference V/ldm.safetensors", "is the audited model itself"),
+        (f"{AUDIT} --reference nothing", "there is no model file nothing"),
         (
-            [*AUDIT, "--reference", "V/ldm.safetensors"],
-            "--reference is the audited model itself",
-        ),
-        ([*AUDIT, "--reference", "nothing"], "there is no model file nothing"),
-        (
-            [*AUDIT, "--reference", "mnist"],
+            f"{AUDIT} --reference mnist",
             "the reference of images of shape (28, 28, 1); give as --reference a model",
         ),
         (
-            [*AUDIT, "--reference", "V/coarse.safetensors"],
+            f"{AUDIT} --reference V/coarse.safetensors",
             "voxels of 2 x 2 x 2 mm, and the reference of 4 x 4 x 4 mm; train the",
         ),
     ],
-    ids=str,
 )
 def test_invalid_inputs_get_one_sentence(command, volumes, arguments, message):
     if not (volumes / "few").exists():
         write(volumes / "few", draw(3, 9))
-    words = [word.replace("V/", f"{volumes}/") for word in arguments]
-    status, stderr = command(*words)
+    status, stderr = command(*arguments.replace("V/", f"{volumes}/").split())
     assert status == 2
     assert message in answer(stderr)
 

@@ -28,11 +28,8 @@ def ball(radius=3):
 
 
 def content(path):
-    return (
-        gzip.decompress(path.read_bytes())
-        if path.suffix == ".gz"
-        else (path.read_bytes())
-    )
+    raw = path.read_bytes()
+    return gzip.decompress(raw) if path.suffix == ".gz" else raw
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -310,43 +307,40 @@ def test_an_input_that_has_changed_is_noticed(written):
 
 
 BAD = {
-    "no mask": (["scan.nii.gz"], "name one with --mask_files"),
-    "no such mask": (["scan.nii.gz", "-m", "gone.nii"], "there is no file gone.nii"),
-    "an empty mask": (["scan.nii.gz", "-m", "empty.nii"], "empty.nii is empty; give"),
+    "no mask": ("scan.nii.gz", "name one with --mask_files"),
+    "no such mask": ("scan.nii.gz -m gone.nii", "there is no file gone.nii"),
+    "an empty mask": ("scan.nii.gz -m empty.nii", "empty.nii is empty; give"),
     "another grid": (
-        ["scan.nii.gz", "-m", "moved.nii"],
+        "scan.nii.gz -m moved.nii",
         "the mask moved.nii has another grid (shape or affine) than scan.nii.gz; bring",
     ),
     "too many masks": (
-        ["scan.nii.gz", "-m", "good.nii", "empty.nii"],
+        "scan.nii.gz -m good.nii empty.nii",
         "there are 2 masks for 1 volumes, and not all names have a sub-",
     ),
-    "all of it": (["scan.nii.gz", "-m", "all.nii"], "all.nii covers the whole image"),
-    "nearly all of it": (["scan.nii.gz", "-m", "most.nii"], "covers the whole image"),
-    "elsewhere": (["far.nii", "-m", "far_mask.nii"], "far_mask.nii has nothing on the"),
+    "all of it": ("scan.nii.gz -m all.nii", "all.nii covers the whole image"),
+    "nearly all of it": ("scan.nii.gz -m most.nii", "covers the whole image"),
+    "elsewhere": ("far.nii -m far_mask.nii", "far_mask.nii has nothing on the"),
     "a model of images": (
-        ["scan.nii.gz", "-m", "good.nii"],
+        "scan.nii.gz -m good.nii",
         "inpaint them with LatentDiffusion.inpaint, or give a model of volumes",
     ),
     "less than nothing": (
-        ["scan.nii.gz", "-m", "good.nii", "--dilate", -1],
+        "scan.nii.gz -m good.nii --dilate -1",
         "--dilate must be at least 0",
     ),
     "no samples": (
-        ["scan.nii.gz", "-m", "good.nii", "--n_samples", 0],
+        "scan.nii.gz -m good.nii --n_samples 0",
         "--n_samples must be at least 1",
     ),
-    "no steps": (
-        ["scan.nii.gz", "-m", "good.nii", "--steps", 0],
-        "--steps must be at least 1",
-    ),
+    "no steps": ("scan.nii.gz -m good.nii --steps 0", "--steps must be at least 1"),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input(command, model_path, tmp_path, case):
     arguments, sentence = BAD[case]
-    arguments = ["--mask_files" if word == "-m" else word for word in arguments]
+    arguments = arguments.replace("-m ", "--mask_files ").split()
     _, raw, affine = make_scan(tmp_path)
     moved = affine + np.eye(4, 4, 3) * 20
     save(tmp_path / "good.nii", ball(), affine)

@@ -145,12 +145,9 @@ def test_sources_of_an_audit_need_subject_names(tmp_path):
 
 
 BAD = {
-    "none": ([], "conditioned on source images; give them as --source_files"),
-    "not there": (["--source_files", "T3"], "there is no file T3"),
-    "bids": (
-        ["--bids", "--source_files", "T1"],
-        "--bids is not for samples of source images",
-    ),
+    "none": ("", "conditioned on source images; give them as --source_files"),
+    "not there": ("--source_files T3", "there is no file T3"),
+    "bids": ("--bids --source_files T1", "--bids is not for samples of source images"),
 }
 
 
@@ -158,7 +155,7 @@ BAD = {
 def test_invalid_options_are_refused(trained, command, monkeypatch, case):
     arguments, sentence = BAD[case]
     monkeypatch.chdir(trained[0])
-    status, stderr = command("generate", "ldm.safetensors", *arguments)
+    status, stderr = command("generate", "ldm.safetensors", *arguments.split())
     assert status == 2
     assert sentence in stderr
 
@@ -190,14 +187,10 @@ def test_other_commands_take_sources_too(trained, command, monkeypatch):
                 # The other's, by another name.
                 (folder / source).rename("aside")
                 (folder / file).rename(source)
-            arguments = (
-                *further,
-                "--source_files",
-                "T1",
-                "--out_dir",
-                f"{name}{number}",
+            arguments = ("--source_files", "T1", "--out_dir", f"{name}{number}")
+            status, stderr = command(
+                name, "ldm.safetensors", scan, *further, *arguments
             )
-            status, stderr = command(name, "ldm.safetensors", scan, *arguments)
             assert status == 0, stderr
             (path,) = (folder / f"{name}{number}").glob("*ed_T2w.nii.gz")
             made.append(nib.load(path).get_fdata())

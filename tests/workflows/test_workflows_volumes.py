@@ -303,52 +303,32 @@ def with_value(value):
 
 
 NOISE = with_value(0.5)
-# What makes a file bad, and what is said of it.
+LARGE = np.random.default_rng(0).random((40, 40, 40))
+# What makes a file bad (bytes, or voxels and affine), and what is said of it.
 BAD_VOLUMES = {
-    "no bytes": (lambda path: path.write_bytes(b""), "is empty; copy"),
-    "a text": (lambda path: path.write_text("no volume" * 99), "can't be read as NIf"),
-    "half a file": (
-        lambda path: save(path, np.random.default_rng(0).random((40, 40, 40))),
-        "is cut off or damaged; copy",
-    ),
-    "a zero affine": (
-        lambda path: save(path, NOISE, np.zeros((4, 4))),
-        "zero, NaN or singular affine",
-    ),
-    "a NaN affine": (
-        lambda path: save(path, NOISE, np.full((4, 4), np.nan)),
-        "zero, NaN or singular affine",
-    ),
-    "NaN": (lambda path: save(path, with_value(np.nan)), "NaN or infinite values in 1"),
-    "infinity": (
-        lambda path: save(path, with_value(np.inf)),
-        "NaN or infinite values in 1",
-    ),
-    "a mark of missing voxels": (
-        lambda path: save(path, with_value(-3.4e38)),
-        "values beyond 1e+37 in 1 voxels; replace them",
-    ),
-    "a large offset": (
-        lambda path: save(path, 1e6 + 1000 * NOISE),
-        "collapse when rescaled to 0 to 1; subtract",
-    ),
-    "one value": (
-        lambda path: save(path, np.full((9, 8, 7), 3)),
-        "is constant (3); leave it out",
-    ),
-    "a fourth axis": (
-        lambda path: save(path, np.stack([NOISE, NOISE], -1)),
-        "add --channels",
-    ),
-    "a slice": (lambda path: save(path, NOISE[0]), "is a slice"),
-    "a thin slice": (lambda path: save(path, NOISE[:, :, :1]), "is a slice"),
+    "no bytes": (b"", "is empty; copy"),
+    "a text": (b"no volume" * 99, "can't be read as NIf"),
+    "half a file": ([LARGE], "is cut off or damaged; copy"),
+    "a zero affine": ([NOISE, np.zeros((4, 4))], "zero, NaN or singular affine"),
+    "a NaN affine": ([NOISE, np.full((4, 4), np.nan)], "zero, NaN or singular affine"),
+    "NaN": ([with_value(np.nan)], "NaN or infinite values in 1"),
+    "infinity": ([with_value(np.inf)], "NaN or infinite values in 1"),
+    "missing voxels": ([with_value(-3.4e38)], "beyond 1e+37 in 1 voxels; replace them"),
+    "a large offset": ([1e6 + 1000 * NOISE], "collapse when rescaled to 0 to 1; subt"),
+    "one value": ([np.full((9, 8, 7), 3)], "is constant (3); leave it out"),
+    "a fourth axis": ([np.stack([NOISE, NOISE], -1)], "add --channels"),
+    "a slice": ([NOISE[0]], "is a slice"),
+    "a thin slice": ([NOISE[:, :, :1]], "is a slice"),
 }
 
 
 def spoil(path, case):
     """Write a bad volume; return what is to be said of it."""
-    make, sentence = BAD_VOLUMES[case]
-    make(path)
+    content, sentence = BAD_VOLUMES[case]
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        save(path, *content)
     if case == "half a file":
         cut_off(path)
     return sentence
@@ -389,47 +369,44 @@ def test_training_names_a_bad_volume_and_the_cure(command, volumes, case, tmp_pa
     assert not list(tmp_path.glob("other/*"))
 
 
-MASKED = ("--background", "0", "--mask_files")
+MASKED = "volumes --background 0 --mask_files"
 BAD_TRAINING = {
     "masks of no use": (
-        ["volumes", "--mask_files", "mask.nii"],
+        "volumes --mask_files mask.nii",
         "--mask_files have no effect with --background 1",
     ),
-    "no such path": (["nowhere.nii.gz"], "there is no file nowhere.nii.gz; check"),
-    "an empty folder": (["empty"], "the folder empty has no images (.npy"),
-    "another kind": (["volumes", "a.mgz"], "a.mgz is no NIfTI file; give"),
-    "an unknown kind": (["a.mgz"], "a.mgz is of no known kind (.nii"),
+    "no such path": ("nowhere.nii.gz", "there is no file nowhere.nii.gz; check"),
+    "an empty folder": ("empty", "the folder empty has no images (.npy"),
+    "another kind": ("volumes a.mgz", "a.mgz is no NIfTI file; give"),
+    "an unknown kind": ("a.mgz", "a.mgz is of no known kind (.nii"),
     "one volume": (
-        ["volumes/0.nii.gz"],
+        "volumes/0.nii.gz",
         "fewer than a batch of 4; add volumes, or lower",
     ),
-    "no batch": (["volumes", "--batch_size", 0], "batch_size must be at least 1"),
-    "no voxels": (["volumes", "--voxel_size", 0], "voxel_size must be one positive"),
-    "two sizes": (["volumes", "--shape", 8, 9], "shape must be one positive number"),
-    "below a file": (["volumes", "--out_dir", "a.mgz/b"], "a.mgz is a file; name anot"),
-    "over a folder": (
-        ["volumes", "--out_model", "empty", "--force"],
-        "empty is a folder; give",
-    ),
-    "too few masks": (["volumes", *MASKED, "mask.nii"], "1 masks for 4 volumes"),
+    "no batch": ("volumes --batch_size 0", "batch_size must be at least 1"),
+    "no voxels": ("volumes --voxel_size 0", "voxel_size must be one positive"),
+    "two sizes": ("volumes --shape 8 9", "shape must be one positive number"),
+    "below a file": ("volumes --out_dir a.mgz/b", "a.mgz is a file; name anot"),
+    "over a folder": ("volumes --out_model empty --force", "empty is a folder; give"),
+    "too few masks": (f"{MASKED} mask.nii", "1 masks for 4 volumes"),
     "masks elsewhere": (
-        ["volumes", *MASKED, *4 * ["mask.nii"]],
+        MASKED + 4 * " mask.nii",
         "mask.nii has another grid (shape or affine) than its volume volumes/0.nii.gz",
     ),
     "several kinds of scans": (
-        ["volumes", "sub-1_T1w.nii", "sub-1_T2w.nii"],
+        "volumes sub-1_T1w.nii sub-1_T2w.nii",
         "several kinds, T1w (1), T2w (1); choose with --suffix, such as T1w",
     ),
     "an entity without a value": (
-        ["volumes", "--filter", "task"],
+        "volumes --filter task",
         "filter must be entity=value, such as task=rest, not 'task'",
     ),
     "an entity that no name has": (
-        ["volumes", "--filter", "task=rest", "ses=1"],
+        "volumes --filter task=rest ses=1",
         "no file has the task rest; there are none (4).",
     ),
     "a cache below a file": (
-        ["volumes", "--validation", 0, "--cache_dir", "a.mgz/cache"],
+        "volumes --validation 0 --cache_dir a.mgz/cache",
         "name another place with --cache_dir",
     ),
 }
@@ -445,8 +422,8 @@ def test_bad_input_to_training(command, volumes, case, tmp_path):
         (tmp_path / f"sub-1_{kind}.nii").touch()
     before = sorted(tmp_path.iterdir())
     if "--cache_dir" not in arguments:
-        arguments = [*arguments, "--cache_dir", "cache"]
-    status, stderr = command("train", *arguments)
+        arguments += " --cache_dir cache"
+    status, stderr = command("train", *arguments.split())
     assert status == 2
     assert sentence in stderr
     assert "Traceback" not in stderr
@@ -517,7 +494,7 @@ def assert_refused(command, name, arguments, sentence, model_path, folder):
     """Run a command that must answer with a sentence, and write nothing."""
     before = sorted(folder.iterdir())
     status, stderr = command(
-        name, *(model_path if word == "MODEL" else word for word in arguments)
+        name, *(model_path if word == "MODEL" else word for word in arguments.split())
     )
     assert status == 2
     assert sentence in answer(stderr)
@@ -526,17 +503,17 @@ def assert_refused(command, name, arguments, sentence, model_path, folder):
 
 
 BAD_GENERATING = {
-    "a text": (["text"], "text is not a model file; give one"),
-    "no such path": (["nowhere"], "there is no model file nowhere; check"),
-    "below a file": (["MODEL", "--out_dir", "text/b"], "text is a file; name another"),
-    "another type": (["MODEL", "--dtype", "int17"], "choose one of float32"),
-    "no samples": (["MODEL", "--n_samples", 0], "n_samples must be at least 1"),
-    "no steps": (["MODEL", "--steps", 0], "steps must be at least 1"),
-    "a number below 0": (["MODEL", "--first_sample", -1], "first must be at least 0"),
-    "a volume in the way": (["MODEL", "--out_samples", "old"], "add --force"),
-    "a JSON file in the way": (["MODEL", "--out_samples", "older"], "add --force"),
+    "a text": ("text", "text is not a model file; give one"),
+    "no such path": ("nowhere", "there is no model file nowhere; check"),
+    "below a file": ("MODEL --out_dir text/b", "text is a file; name another"),
+    "another type": ("MODEL --dtype int17", "choose one of float32"),
+    "no samples": ("MODEL --n_samples 0", "n_samples must be at least 1"),
+    "no steps": ("MODEL --steps 0", "steps must be at least 1"),
+    "a number below 0": ("MODEL --first_sample -1", "first must be at least 0"),
+    "a volume in the way": ("MODEL --out_samples old", "add --force"),
+    "a JSON file in the way": ("MODEL --out_samples older", "add --force"),
     "a folder in the way": (
-        ["MODEL", "--out_samples", "sub", "--force"],
+        "MODEL --out_samples sub --force",
         "sub.png is a folder; give",
     ),
 }
@@ -554,31 +531,25 @@ def test_bad_input_to_generating(trained, command, case, tmp_path):
 
 
 BAD_DENOISING = {
-    "a model of images": (["images", "volumes"], "give a model of volumes"),
-    "a text": (["text", "volumes"], "text is not a model file; give one"),
-    "no such path": (["MODEL", "nowhere.nii"], "there is no file nowhere.nii; check"),
-    "an empty folder": (
-        ["MODEL", "empty"],
-        "the folder empty has no NIfTI files (.nii",
-    ),
-    "below a file": (
-        ["MODEL", "volumes", "--out_dir", "text/b"],
-        "text is a file; name another",
-    ),
+    "a model of images": ("images volumes", "give a model of volumes"),
+    "a text": ("text volumes", "text is not a model file; give one"),
+    "no such path": ("MODEL nowhere.nii", "there is no file nowhere.nii; check"),
+    "an empty folder": ("MODEL empty", "the folder empty has no NIfTI files (.nii"),
+    "below a file": ("MODEL volumes --out_dir text/b", "text is a file; name another"),
     "two of a name": (
-        ["MODEL", "volumes/0.nii.gz", "volumes/0.nii"],
+        "MODEL volumes/0.nii.gz volumes/0.nii",
         "denoise them one after the other",
     ),
-    "another strategy": (["MODEL", "volumes", "--strategy", "x"], "one of auto, none"),
-    "no such device": (["MODEL", "volumes/0.nii", "--devices", "GPU:9"], NO_DEVICE),
-    "a result in the way": (["MODEL", "volumes/1.nii.gz"], "or --force to overwrite"),
+    "another strategy": ("MODEL volumes --strategy x", "one of auto, none"),
+    "no such device": ("MODEL volumes/0.nii --devices GPU:9", NO_DEVICE),
+    "a result in the way": ("MODEL volumes/1.nii.gz", "or --force to overwrite"),
     "channels": (
-        ["MODEL", "both.nii", "--channels"],
+        "MODEL both.nii --channels",
         "model is of 1 channels, and both.nii has 2; give",
     ),
-    "another type": (["MODEL", "volumes", "--dtype", "int17"], "choose one of float32"),
-    "no repeats": (["MODEL", "volumes", "--repeats", 0], "repeats must be at least 1"),
-    "too much": (["MODEL", "volumes/0.nii", "--strength", 2], "must lie between 0 and"),
+    "another type": ("MODEL volumes --dtype int17", "choose one of float32"),
+    "no repeats": ("MODEL volumes --repeats 0", "repeats must be at least 1"),
+    "too much": ("MODEL volumes/0.nii --strength 2", "must lie between 0 and"),
 }
 
 
