@@ -145,7 +145,7 @@ def _try_out(
     recipe = training.make(settings, strategy, options)
     share = options.validation, options.seed, settings.batch_size
     parts = plans.check_split(cohort, *share)
-    people = plans.check_subjects(cohort)
+    people = plans.check_subjects(cohort, options.init)
     if parts.state == "red":
         rest = _not_tried("there are too few images")
         return {"Training": [people, parts, *rest]}

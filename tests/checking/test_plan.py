@@ -62,6 +62,18 @@ def test_few_subjects_are_reported(n, state):
     assert f"{2 * n} images of {n} subjects" in of_two.message
 
 
+def test_few_volumes_may_begin_from_the_packaged_autoencoder():
+    few = Cohort(np.zeros((12, 2, 2, 2, 1)), affine=np.eye(4))
+    two_channels = few._replace(images=np.zeros((12, 2, 2, 2, 2)))
+    cures = [
+        plans.check_subjects(few).cure,
+        plans.check_subjects(few, "volumes").cure,
+        plans.check_subjects(two_channels).cure,
+        plans.check_subjects(few._replace(affine=None)).cure,
+    ]
+    assert ["--init volumes" in cure for cure in cures] == [True, False, False, False]
+
+
 def test_too_few_images_are_red():
     finding = plans.check_split(Cohort(IMAGES), 0.05, 0, 64)
     assert finding.state == "red"
