@@ -1,9 +1,10 @@
 """Conditions: what is known of each image beside its voxels, in the user's own words.
 
-A condition has a name and is of one of two kinds: a class, with levels, or continuous,
-in its own units. A network is told of all conditions by one row of numbers for each
-example: of a class the number of the level, of a continuous one its rank from 0 to 1
-among those that were learnt from, and ``UNSPECIFIED`` where nothing is said.
+A condition has a name and is of one of three kinds: a class, with levels, continuous,
+in its own units, or a direction. A network is told of all conditions by one row of
+numbers for each example: of a class the number of the level, of a continuous one its
+rank from 0 to 1 among those that were learnt from, of a direction its place on a half
+sphere, and ``UNSPECIFIED`` where nothing is said.
 """
 
 from collections import Counter
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple, Self, TypeAlias
 import numpy as np
 
 from dipy_ldm._utils.checks import InputError, is_label
+from dipy_ldm._utils.directions import number_of_direction
 from dipy_ldm._utils.values import (
     IDENTIFIERS,
     are_codes,
@@ -30,7 +32,7 @@ from dipy_ldm._utils.values import (
 # Values by the names of conditions, as a dictionary or a table of pandas; or values
 # alone.
 ConditionsLike: TypeAlias = Any
-# A level, a number, or None.
+# A level, a number, a vector of three, or None.
 Value: TypeAlias = Any
 
 UNSPECIFIED = -1.0
@@ -43,6 +45,12 @@ _NAME = re.compile("sub-.")
 _SHARES = 32
 # With fewer examples, a level may be one person's.
 FEW = 5
+# The b-value in s/mm^2: few shells, and so no ranks but the number itself, within what
+# was learnt from and this share of it.
+BVAL = "bval"
+_MARGIN = 0.05
+# Sizes of conditions that have no levels.
+CONTINUOUS, DIRECTION = 0, -1
 
 
 class Condition(NamedTuple):
@@ -62,13 +70,15 @@ class Condition(NamedTuple):
 
     @property
     def size(self):
-        """Number of levels; 0 of a continuous one."""
-        return len(self.levels)
+        """Number of levels, or ``CONTINUOUS`` or ``DIRECTION``."""
+        return DIRECTION if self.kind == "direction" else len(self.levels)
 
     def __str__(self):
         """Describe it in a few words."""
         if self.kind == "class":
             text = ", ".join(f"{level} ({n})" for level, n in self.levels.items())
+        elif self.kind == "direction":
+            text = "any, as that opposite to it"
         else:
             half = len(self.quantiles) // 2
             low, median, high = (self.quantiles[i] for i in (0, half, -1))
@@ -97,6 +107,8 @@ class Condition(NamedTuple):
             raise InputError(
                 f"{name} has no level {level!r}; choose one of {listed(levels)}."
             )
+        if self.kind == "direction":
+            return number_of_direction(_vector(name, value))
         # Where several quantiles are the same, the mean of their ranks.
         knots, place = np.unique(self.quantiles, return_inverse=True)
         ranks = np.linspace(0, 1, len(self.quantiles))
@@ -105,7 +117,7 @@ class Condition(NamedTuple):
 
     def surprise(self, name: str, value: Value) -> str | None:
         """Return a warning about an unusual but valid value, if any."""
-        if self.leaves_out(value):
+        if self.leaves_out(value) or self.kind == "direction":
             return None
         if self.kind == "class":
             if (level := level_of(value)) in self.levels:
@@ -190,7 +202,7 @@ def learn(
 
     Text and truth values are classes, and so are whole numbers without gaps from 0 or 1
     on (of the type of whole numbers, up to 32; where some are missing, arrays have them
-    as floats); other numbers are continuous.
+    as floats); other numbers are continuous, and vectors of three are directions.
     """
     if conditions is None:
         return {}
@@ -270,6 +282,14 @@ def _learn(name, values):
     """Infer the kind of a condition, and summarise its values."""
     present = [value for value in values if value is not None]
     missing = 1 - len(present) / len(values)
+    if any(isinstance(value, tuple) for value in present):
+        for value in present:
+            _vector(name, value)
+        return "direction", {}, [], missing
+    if name == BVAL and present:
+        bvals = [number_of(name, value) for value in present]
+        limits = [(1 - _MARGIN) * min(bvals), (1 + _MARGIN) * max(bvals)]
+        return "continuous", {}, limits, missing
     numbers = [value for value in present if not isinstance(value, str | bool)]
     if numbers and len(numbers) < len(present):
         text = next(value for value in present if isinstance(value, str | bool))
@@ -289,6 +309,15 @@ def _learn(name, values):
     _refuse_numbers_as_text(name, counts)
     levels = {level: counts[level] for level in in_order(counts)}
     return "class", levels, [], missing
+
+
+def _vector(name, value):
+    """Return a direction, or refuse what is none."""
+    if isinstance(value, tuple):
+        return value
+    raise InputError(
+        f"{name} must be a vector of three numbers, such as (0, 0, 1), not {value!r}."
+    )
 
 
 def _quantiles(numbers):

@@ -34,6 +34,8 @@ _MAX_TEXT = 160
 def _is_condition(facts):
     """Return whether a class has levels, or a number quantiles that rise."""
     levels, quantiles = facts["levels"], facts["quantiles"]
+    if facts["kind"] == "direction":
+        return not levels and not quantiles
     if facts["kind"] == "class":
         return bool(levels) and not quantiles
     rises = quantiles == sorted(quantiles) and quantiles[:1] != quantiles[-1:]

@@ -1,5 +1,6 @@
 """Conditions: what users give becomes numbers, or one sentence that names the cure."""
 
+from functools import partial
 import json
 
 import numpy as np
@@ -325,3 +326,25 @@ def test_names_in_any_script_are_text():
     assert list(learn(names, 2)) == list(names)
     with pytest.raises(InputError, match="rename it"):
         learn({"age": [1.5, 2.5]}, 2, units={"age": "\x9b31m"})
+
+
+def test_directions_are_vectors_of_which_opposite_ones_are_one():
+    vectors = np.random.default_rng(0).normal(size=(40, 3))
+    bvals = [1000.0, 2000.0] * 20
+    known = learn({"bval": bvals, "direction": vectors}, 40)
+    assert known == from_saved(json.loads(json.dumps(to_saved(known))))
+    assert known["direction"].kind == "direction"
+    encode = partial(ConditionBatch.of, known)
+    one, other = (encode({"direction": v}).numbers for v in (vectors, -3 * vectors))
+    npt.assert_array_equal(one, other)
+    # b-values are told as they are, not by ranks.
+    numbers = encode({"bval": [1000, 1500, 2000]}).numbers[:, 0]
+    npt.assert_allclose(np.diff(numbers, 2), 0, atol=1e-6)
+    (warning,) = encode({"bval": 3000}).range_warnings
+    assert "outside of the 950 to 2100" in warning
+    assert learn({"bval": [700, 700]}, 2)["bval"].kind == "continuous"
+    for wrong in (5, "x", (0, 0, 1), [(0, 0, 0)]):
+        with pytest.raises(InputError, match="direction must"):
+            encode({"direction": wrong})
+    with pytest.raises(InputError, match="vector of three numbers"):
+        learn({"direction": [(0, 0, 1), 3.0]}, 2)

@@ -111,6 +111,8 @@ def values_of(name: str, values: Any) -> list:
             cleaned.append(value.strip())
         elif isinstance(value, Real | np.bool_) and math.isfinite(value):
             cleaned.append(value.item() if isinstance(value, np.generic) else value)
+        elif _is_vector(value):
+            cleaned.append(tuple(map(float, value)))
         else:
             raise InputError(
                 f"{name} must have text or finite numbers for values, not "
@@ -152,7 +154,7 @@ def number_of(name: str, value: Any) -> float:
     """Read a number, which on a command line is text."""
     try:
         number = math.nan if isinstance(value, bool) else float(value)
-    except ValueError:
+    except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):
         raise InputError(f"{name} must be a number, not {value!r}.")
@@ -191,6 +193,16 @@ def _with_codes(name, values):
             name,
         )
     return [value if value is None else int(value) for value in table]
+
+
+def _is_vector(value):
+    """Return whether a value is a direction: three numbers that are not all 0."""
+    return (
+        isinstance(value, list | tuple | np.ndarray)
+        and len(value) == 3
+        and all(isinstance(v, Real) and math.isfinite(v) for v in value)
+        and any(value)
+    )
 
 
 def _is_missing(value):

@@ -164,9 +164,11 @@ _MAX_CODES = 10
 def as_covariates(
     table: Any, conditions: Mapping[str, Condition], subjects: Iterable
 ) -> Covariates:
-    """Return the conditions of ``fit`` as covariates."""
+    """Return the conditions of ``fit`` as covariates; directions are not of people."""
     values = as_table(table)
     for name, condition in conditions.items():
+        if condition.kind == "direction":
+            del values[name]
         if condition.levels and name in values:
             values[name] = [v if v is None else level_of(v) for v in values[name]]
     units = {name: entry.units for name, entry in conditions.items() if entry.units}

@@ -5,14 +5,13 @@ their indices to millimetres, x to the right, y to the front, z to the top.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 import gzip
 import logging
 import math
 import os
 from pathlib import Path
-import re
 from typing import Any, NamedTuple
 import zlib
 
@@ -24,6 +23,7 @@ import numpy.typing as npt
 
 from dipy_ldm._utils.checks import InputError, choose
 from dipy_ldm._utils.files import flush, replacing
+from dipy_ldm.data._gradients import find_tables
 
 logger = logging.getLogger("dipy_ldm")
 
@@ -61,6 +61,12 @@ def check_headers(
     """
     infos, complaints = read_headers(files, channels)
     refuse_files(complaints, len(infos), skip_bad)
+    warn_of_unoriented(infos)
+    return infos, complaints
+
+
+def warn_of_unoriented(infos: Sequence[VolumeInfo]) -> None:
+    """Log how many volumes don't tell left from right."""
     unsure = [str(info.file) for info in infos if not info.oriented]
     if unsure:
         logger.warning(
@@ -69,7 +75,6 @@ def check_headers(
             len(unsure),
             unsure[0],
         )
-    return infos, complaints
 
 
 def read_headers(
@@ -108,14 +113,19 @@ def is_whole(file: Path) -> bool:
     return True
 
 
-def read_header(file: str | Path, channels: bool) -> VolumeInfo:
-    """Read and check a header."""
+def read_header(file: str | Path, channels: bool, dwi: bool = False) -> VolumeInfo:
+    """Read and check a header, of a diffusion series if the file is to be one."""
     image = _load(file)
     shape, n_channels = _axes(file, image.shape)
-    if n_channels > 1 and (table := _gradients(file)):
+    if dwi and (n_channels == 1 or len(image.shape) != 4):
         raise InputError(
-            f"{file} is a diffusion series ({table.name} is beside it), whose "
-            "directions no model learns; give a volume or a map of it, such as b = 0 "
+            f"{file} has shape {image.shape}, and is no diffusion series; give 4-D "
+            "files (x, y, z, volumes), or leave out `dwi`."
+        )
+    if n_channels > 1 and not dwi and (tables := [*find_tables(file).values()]):
+        raise InputError(
+            f"{file} is a diffusion series ({tables[0].name} is beside it); train with "
+            "`dwi` to learn all of it, or give a volume or a map of it, such as b = 0 "
             "or FA."
         )
     if n_channels > 1 and not channels:
@@ -130,13 +140,6 @@ def read_header(file: str | Path, channels: bool) -> VolumeInfo:
     _check_size(file, image)
     oriented = image.header["sform_code"] > 0 or image.header["qform_code"] > 0
     return VolumeInfo(Path(file), shape, n_channels, image.affine, bool(oriented))
-
-
-def _gradients(file):
-    """Find the table of b-values or directions beside a file."""
-    stem = re.sub(r"\.nii(\.gz)?$", "", str(file), flags=re.IGNORECASE)
-    tables = (Path(f"{stem}{end}") for end in (".bval", ".bvec", ".bvals", ".bvecs"))
-    return next(filter(Path.is_file, tables), None)
 
 
 def _load(file):
@@ -280,6 +283,29 @@ def read_mask(file: str | Path) -> np.ndarray:
 def _read(file, channels):
     info = read_header(file, channels)
     data = _voxels(file).reshape(*info.shape, info.channels)
+    _refuse_values(file, data)
+    return data, info.affine
+
+
+def read_each(info: VolumeInfo, volumes: Iterable[int]) -> Iterator[np.ndarray]:
+    """Read volumes of a series, one after the other: fastest in their order.
+
+    Shapes: result ``(x, y, z, 1)``.
+    """
+    # A compressed file is read on from the volume before.
+    proxy = nib.load(info.file, mmap=False, keep_file_open=True).dataobj
+    for number in volumes:
+        try:
+            with np.errstate(over="ignore"):
+                data = np.asarray(proxy[..., number], "float32")[..., None]
+        except UNREADABLE as error:
+            raise _cut_off(info.file, error) from error
+        _refuse_values(info.file, data)
+        yield data
+
+
+def _refuse_values(file, data):
+    """Refuse values that nothing can be made of."""
     bad = data.size - np.count_nonzero(np.isfinite(data))
     if bad:
         raise InputError(
@@ -291,7 +317,6 @@ def _read(file, channels):
             f"{file} has values beyond {_MAX_VALUE:g} in {extreme} voxels; replace "
             "them, by 0 say."
         )
-    return data, info.affine
 
 
 def _voxels(file):

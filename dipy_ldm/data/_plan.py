@@ -1,16 +1,23 @@
 """Volumes of which only the headers were read, with their masks and sources."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import logging
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.values import listed
+from dipy_ldm._utils.values import Table, listed
 from dipy_ldm.data._cohort import draw_order
+from dipy_ldm.data._gradients import Gradients, describe
 from dipy_ldm.data._grid import Grid, same_grid
-from dipy_ldm.data._nifti import VolumeInfo, check_headers, refuse_files
+from dipy_ldm.data._nifti import (
+    VolumeInfo,
+    check_headers,
+    read_header,
+    refuse_files,
+    warn_of_unoriented,
+)
 from dipy_ldm.data._paths import choose_named, entity
 from dipy_ldm.data._table_rows import find_subjects
 from dipy_ldm.data._tables import Row
@@ -29,13 +36,22 @@ class Task(NamedTuple):
 
     ``info`` and ``source`` are what headers say (:class:`VolumeInfo`), ``mask`` is a
     file on the volume's own grid; each but the first may be None. ``parts`` are the
-    named channels, if there are any, each with its file.
+    named channels, if there are any, each with its file. ``gradients`` are those of a
+    diffusion series, and ``volume`` the number of a volume of it.
     """
 
     info: VolumeInfo
     mask: Path | None = None
     source: VolumeInfo | None = None
     parts: tuple = ()
+    gradients: Gradients | None = None
+    volume: int = 0
+
+    def per_volume(self) -> list[Self]:
+        """Return a task for each diffusion-weighted volume of a series."""
+        if self.gradients is None:
+            return [self]
+        return [self._replace(volume=i) for i in self.gradients.weighted.tolist()]
 
 
 def with_masks(
@@ -80,6 +96,24 @@ def _refuse_none(pairs, kind):
     if not pairs:
         raise InputError(f"no good volume has a good {kind}; fix those named above.")
     return pairs
+
+
+def plan_series(files: Sequence[Path], skip_bad: bool) -> list[Task]:
+    """Check the headers of diffusion series, and read the tables beside them."""
+    tasks, complaints = [], {}
+    for file in files:
+        try:
+            info = read_header(file, channels=True, dwi=True)
+            gradients = Gradients.beside(file, info.channels)
+        except InputError as error:
+            complaints[file] = str(error)
+            continue
+        info = info._replace(channels=1)
+        tasks.append(Task(info, source=info, gradients=gradients))
+    refuse_files(complaints, len(tasks), skip_bad)
+    warn_of_unoriented([task.info for task in tasks])
+    logger.info("%s.", describe([task.gradients for task in tasks if task.gradients]))
+    return tasks
 
 
 def plan_channels(
@@ -231,7 +265,23 @@ class Plan(NamedTuple):
         masks = [task.mask for task in self.tasks if task.mask]
         sources = [task.source.file for task in self.tasks if task.source]
         parts = [file for task in self.tasks for _, file in task.parts[1:]]
-        return [info.file for info in self.infos] + masks + sources + parts
+        tables = [file for t in self.tasks if t.gradients for file in t.gradients.files]
+        files = [info.file for info in self.infos] + masks + sources + parts + tables
+        # Volumes of a series are of one file.
+        return list(dict.fromkeys(files)) if tables else files
+
+    def gradients(self, numbers: Iterable[int]) -> Table | None:
+        """Return b-values and directions of volumes of diffusion series, if any."""
+        tasks = [self.tasks[i] for i in numbers]
+        columns = [
+            task.gradients.conditions(task.info.affine, [task.volume])
+            for task in tasks
+            if task.gradients
+        ]
+        if not columns:
+            return None
+        values = {name: [c[name][0] for c in columns] for name in columns[0]}
+        return Table(values, columns[0].units)
 
     @property
     def channels(self):
@@ -265,5 +315,6 @@ def make_plan(tasks, grid, listed, *, skip_bad=False, shuffle=False, labels=Fals
     """Plan the preprocessing of volumes whose headers were read."""
     subjects = find_subjects([task.info.file for task in tasks], listed)
     order = draw_order(subjects, seed=0) if shuffle else range(len(tasks))
-    tasks, subjects = [tasks[i] for i in order], [subjects[i] for i in order]
+    pairs = [(own, subjects[i]) for i in order for own in tasks[i].per_volume()]
+    tasks, subjects = map(list, zip(*pairs))
     return Plan(tasks, subjects, grid, skip_bad, labels, listed)

@@ -1,5 +1,7 @@
 """One volume: from its file to a grid and to intensities from 0 to 1, and back."""
 
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +16,7 @@ from dipy_ldm.data._grid import (
     is_within_a_voxel,
     restore,
 )
-from dipy_ldm.data._nifti import read_mask, read_volume
+from dipy_ldm.data._nifti import read_each, read_mask, read_volume
 from dipy_ldm.data._plan import Task
 
 # The usual share in neuroimaging; brighter are vessels, fat and artefacts.
@@ -129,13 +131,22 @@ def conform_file(
 
 
 def conform_voxels(
-    file: str | Path, data: np.ndarray, affine: np.ndarray, grid: Grid
+    file: str | Path,
+    data: np.ndarray,
+    affine: np.ndarray,
+    grid: Grid,
+    *,
+    from_zero: bool = False,
 ) -> tuple[np.ndarray, Origin]:
     """Resample and scale voxels that are read already, as :func:`conform_file`.
+
+    If it is to go from zero, 0 becomes 0, whatever is negative.
 
     Shapes: data ``(x, y, z, channels)``, image ``(*grid.shape, channels)``.
     """
     intensities = measure_range(data)
+    if from_zero:
+        intensities = intensities._replace(low=np.zeros_like(intensities.low))
     scaled = scale_intensities(data, intensities)
     if is_flattened(data, scaled):
         raise InputError(
@@ -220,7 +231,9 @@ def conform_task(
 
     Shapes: result ``(*grid.shape, channels)``.
     """
-    info, mask, source, parts = task
+    info, mask, source, parts, gradients, _ = task
+    if gradients is not None:
+        return next(conform_series([task], grid))()
     if parts:
         images = [channel.read(file, grid) for channel, file in parts]
         arrays = [np.concatenate(images, -1)]
@@ -232,6 +245,35 @@ def conform_task(
         channels = source.channels > 1
         arrays.append(conform_source(source.file, grid, channels, labels))
     return tuple(arrays)
+
+
+def conform_series(tasks: Sequence[Task], grid: Grid) -> Iterator[Callable]:
+    """Yield for each volume of one diffusion series what conforms it.
+
+    All have the scale of the mean of b = 0, which is the source of each: what is left
+    of it is kept. Volumes are read one by one.
+    """
+    info, mask = tasks[0].info, tasks[0].mask
+    b0 = _mean_b0(info, tasks[0].gradients)
+    source, origin = conform_voxels(info.file, b0, info.affine, grid, from_zero=True)
+    masks = [] if mask is None else [_conform_mask(mask, info.affine, grid)]
+    intensities = origin.intensities
+    del b0, origin
+
+    def conform_one(data):
+        image = scale_intensities(data, intensities)
+        image = conform(image, info.affine, grid)
+        refuse_empty(info.file, image, grid)
+        return image, *masks, source
+
+    for data in read_each(info, [task.volume for task in tasks]):
+        yield partial(conform_one, data)
+
+
+def _mean_b0(info, gradients):
+    """Return the mean of the volumes of b = 0 of a series, ``(x, y, z, 1)``."""
+    total = sum(read_each(info, gradients.b0s.tolist()))
+    return np.asarray(total / len(gradients.b0s), "float32")
 
 
 def _conform_mask(file, affine, grid):

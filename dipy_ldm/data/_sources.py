@@ -234,7 +234,7 @@ def prepare_sources(
 
 
 def network_inputs(table: Any, read: Callable | None) -> tuple:
-    """Split a table of :class:`Given` into what networks are given.
+    """Split a table of :class:`ConditioningInputs` into what networks are given.
 
     Shapes: table ``(n, columns)``.
     """

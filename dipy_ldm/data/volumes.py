@@ -4,6 +4,8 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from functools import partial
+from itertools import groupby
 import json
 import logging
 import math
@@ -36,10 +38,11 @@ from dipy_ldm.data._plan import (
     pair_masks,
     pair_sources,
     plan_channels,
+    plan_series,
     with_masks,
     with_sources,
 )
-from dipy_ldm.data._preprocessing import conform_task
+from dipy_ldm.data._preprocessing import conform_series, conform_task
 from dipy_ldm.data._table_rows import find_subjects, join_rows
 from dipy_ldm.data._tables import Row
 from dipy_ldm.data.channels import Channel, as_channels, to_saved
@@ -77,8 +80,13 @@ class Volumes(_Fields):
 
     # Rows of lists that named the volumes, by absolute paths.
     listed: Mapping[str, list[Row]] = MappingProxyType({})
+    # Which of all planned volumes these are: those that were not bad.
+    kept: Sequence[int] = ()
     #: Records of named channels, in the order of the last axis.
     channels: tuple[Channel, ...] = ()
+    #: Of volumes of diffusion series, ``bval`` in s/mm^2 and ``direction`` in the axes
+    #: of the grid, for the ``conditions`` of :meth:`dipy_ldm.LatentDiffusion.fit`.
+    gradients: Table | None = None
 
     @property
     def subjects(self):
@@ -163,6 +171,7 @@ def load_volumes(
     mask_files: Sequence[str | Path] | None = None,
     source_files: Sequence[str | Path] | None = None,
     source_labels: bool = False,
+    dwi: bool = False,
     skip_bad: bool = False,
     shuffle: bool = False,
     cache_dir: str | Path | None = None,
@@ -207,6 +216,11 @@ def load_volumes(
         ``sub-`` and ``ses-`` of their names or, without, by order.
     source_labels : bool
         Whether sources are segmentations, of which the nearest label is taken.
+    dwi : bool
+        Whether the files are diffusion series, with a ``.bval`` and a ``.bvec`` beside
+        each. Each diffusion-weighted volume is an image then, with ``gradients``, and
+        the mean of b = 0, by whose intensities all of the series are scaled, is its
+        source.
     skip_bad : bool
         Whether to go on without bad files, with a warning.
     shuffle : bool
@@ -248,6 +262,7 @@ def load_volumes(
         mask_files=mask_files,
         source_files=source_files,
         source_labels=source_labels,
+        dwi=dwi,
         skip_bad=skip_bad,
         shuffle=shuffle,
     )
@@ -267,20 +282,19 @@ def plan_volumes(
     mask_files=None,
     source_files=None,
     source_labels=False,
+    dwi=False,
     skip_bad=False,
     shuffle=False,
 ) -> Plan:
     """Read the headers of volumes, and choose their grid, as :func:`load_volumes`."""
     files = find_volumes(paths, generated)
-    if isinstance(channels, bool):
-        files = choose_files(files, suffix, filter)
-        tasks = [Task(info) for info in check_headers(files, channels, skip_bad)[0]]
-    else:
-        if suffix:
-            raise InputError("channels have suffixes of their own; leave out `suffix`.")
-        files = choose_entities(files, filter)
-        tasks = plan_channels(files, as_channels(channels), skip_bad)
-        files, channels = [task.info.file for task in tasks], False
+    if dwi and (channels or source_files is not None):
+        name = "channels" if channels else "source_files"
+        raise InputError(
+            f"`dwi` makes an image of each volume, and its source of b = 0; leave out "
+            f"`{name}`, or `dwi`."
+        )
+    files, tasks = _plan_tasks(files, suffix, filter, channels, dwi, skip_bad)
     if mask_files is not None:
         mask_of = pair_masks(files, expand(mask_files))
         tasks = with_masks(tasks, mask_of, skip_bad)
@@ -288,11 +302,26 @@ def plan_volumes(
         raise InputError("`source_labels` is for `source_files`; give these, too.")
     if source_files is not None:
         source_of = pair_sources(files, find_volumes(source_files))
-        tasks = with_sources(tasks, source_of, channels, skip_bad)
+        tasks = with_sources(tasks, source_of, channels is True, skip_bad)
     if grid is None:
         grid = choose_grid([task.info for task in tasks], voxel_size, shape)
     how = {"skip_bad": skip_bad, "shuffle": shuffle, "labels": source_labels}
     return make_plan(tasks, grid, rows_of_lists(paths), **how)
+
+
+def _plan_tasks(files, suffix, filter, channels, dwi, skip_bad):
+    """Choose files; return them, and what is to be made of those with good headers."""
+    if isinstance(channels, bool):
+        files = choose_files(files, suffix, filter)
+        if dwi:
+            return files, plan_series(files, skip_bad)
+        infos, _ = check_headers(files, channels, skip_bad)
+        return files, [Task(info) for info in infos]
+    if suffix:
+        raise InputError("channels have suffixes of their own; leave out `suffix`.")
+    files = choose_entities(files, filter)
+    tasks = plan_channels(files, as_channels(channels), skip_bad)
+    return [task.info.file for task in tasks], tasks
 
 
 def conform_volumes(
@@ -355,6 +384,8 @@ def _key(plan):
         settings["named"] = to_saved(plan.channels)
     if channels := plan.source_channels:
         settings["sources"] = [channels, plan.labels]
+    if plan.tasks[0].gradients:
+        settings["dwi"] = True
     return cache.make_key(plan.files, settings)
 
 
@@ -374,6 +405,7 @@ def _open(folder, plan):
     masks, sources = arrays.get("masks"), arrays.get("sources")
     volumes = Volumes(arrays["images"], masks, plan.grid.affine, files, sources)
     volumes.listed, volumes.channels = plan.listed, plan.channels
+    volumes.kept, volumes.gradients = kept, plan.gradients(kept)
     return volumes
 
 
@@ -447,13 +479,32 @@ def _arrays(plan):
     return arrays
 
 
+def _jobs(plan):
+    """Yield what conforms each volume; those of a series are read here, in order."""
+    for _, group in groupby(plan.tasks, lambda t: t.gradients and t.info.file):
+        tasks = list(group)
+        if tasks[0].gradients is None:
+            yield from (partial(conform_task, t, plan.grid, plan.labels) for t in tasks)
+            continue
+        done = 0
+        try:
+            for job in conform_series(tasks, plan.grid):
+                yield job
+                done += 1
+        except InputError as error:
+            # All that would have been read after it.
+            failed = Future[None]()
+            failed.set_exception(error)
+            yield from [failed.result] * (len(tasks) - done)
+
+
 def _conformed(plan):
     """Conform several volumes at once, but not far ahead: results take memory."""
     threads = min(os.cpu_count() or 1, _MAX_THREADS)
     pool, waiting = ThreadPoolExecutor(threads), deque[Future]()
     try:
-        for task in plan.tasks:
-            waiting.append(pool.submit(conform_task, task, plan.grid, plan.labels))
+        for job in _jobs(plan):
+            waiting.append(pool.submit(job))
             if len(waiting) > threads:
                 yield waiting.popleft()
         yield from waiting

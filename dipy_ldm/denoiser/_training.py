@@ -333,7 +333,8 @@ def ablation_gains(
             losses(_exchanged(encoded, column)) - true, subjects, specified
         )
         figures[f"val_gain_{name}"] = gain
-        n = len(np.unique(subjects[specified]))
+        # Of one value for all, such as one shell, there is no effect to be told.
+        n = len(np.unique(subjects[specified])) * (np.ptp(encoded[:, column]) > 0)
         if warn and n >= FEWEST_SUBJECTS and not gain > MIN_STANDARD_ERRORS * error:
             logger.warning(
                 "the condition %s has no measurable effect: with the values of others "

@@ -9,6 +9,9 @@ import keras
 from keras import ops
 import numpy as np
 
+from dipy_ldm._conditions import CONTINUOUS, DIRECTION
+from dipy_ldm._utils.directions import N_HARMONICS, harmonics
+
 
 @keras.saving.register_keras_serializable("dipy_ldm")
 class TimeEmbedding(keras.layers.Layer):
@@ -37,7 +40,7 @@ class ConditionFeatures(keras.layers.Layer):
 
     Of a class one feature for each level. Of a continuous one sines and cosines
     :footcite:p:`Tancik2020`, which turn too slowly to tell one example from the next.
-    And one of each for what is not specified.
+    Of a direction spherical harmonics. And one of each for what is not specified.
     """
 
     # Of each continuous one; from one radian over the whole range to this many.
@@ -59,15 +62,18 @@ class ConditionFeatures(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         """Return ``(batch, features)``."""
-        each = [1 + (size or 2 * self.WAVES) for size in self.sizes]
-        return (input_shape[0], sum(each))
+        widths = {CONTINUOUS: 2 * self.WAVES, DIRECTION: N_HARMONICS}
+        return (input_shape[0], sum(1 + widths.get(size, size) for size in self.sizes))
 
     def _features(self, number, size):
-        if size:
+        if size > 0:
             return ops.one_hot(ops.cast(number + 1, "int32"), size + 1)
         specified = ops.cast(number >= 0, "float32")[:, None]
-        waves = _waves(number, self.WAVES, self.FASTEST) / math.sqrt(self.WAVES)
-        return ops.concatenate([1 - specified, specified * waves], axis=-1)
+        if size == DIRECTION:
+            values = harmonics(number, ops) / math.sqrt(N_HARMONICS)
+        else:
+            values = _waves(number, self.WAVES, self.FASTEST) / math.sqrt(self.WAVES)
+        return ops.concatenate([1 - specified, specified * values], axis=-1)
 
 
 @keras.saving.register_keras_serializable("dipy_ldm")

@@ -26,13 +26,21 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.polynomial import legendre
 
-from dipy_ldm._conditions import FEW, UNSPECIFIED, Condition
+from dipy_ldm._conditions import (
+    CONTINUOUS,
+    DIRECTION,
+    FEW,
+    UNSPECIFIED,
+    Condition,
+)
+from dipy_ldm._utils.directions import N_HARMONICS, harmonics
 from dipy_ldm._utils.subjects import blocks
 from dipy_ldm.prior._ridge import decompose, residual_blocks, shrinkage
 
 # Of each continuous condition; the higher ones are smaller, and so fitted with less
 # trust.
 _DEGREES = 3
+_FEATURES = {CONTINUOUS: _DEGREES, DIRECTION: N_HARMONICS}
 # Ridges that are tried, in variances of a feature. The last leaves nothing; of smaller
 # ones than the first, float32 has not the digits that tell how good they are.
 _RIDGES = (*np.logspace(-2, 2, 17), math.inf)
@@ -86,8 +94,8 @@ class ConditionalMean(NamedTuple):
         Shapes: latent_shape ``(*space, channels)``, result ``(features,
         *latent_shape)``.
         """
-        sizes = (condition.size or _DEGREES for condition in conditions.values())
-        return [(sum(sizes), *latent_shape)]
+        sizes = (condition.size for condition in conditions.values())
+        return [(sum(_FEATURES.get(size, size) for size in sizes), *latent_shape)]
 
     def predict(self, numbers: np.ndarray) -> np.ndarray:
         """Return the conditional means.
@@ -145,7 +153,7 @@ def _features(numbers, conditions):
 
 
 def _condition_features(column, condition):
-    if condition.size:
+    if condition.size > 0:
         counts = np.array(list(condition.levels.values()))
         # Of rare levels nothing is expected: it would be nearly one of their examples.
         counts = np.where(counts >= FEW, counts, 0)
@@ -153,6 +161,8 @@ def _condition_features(column, condition):
         specified = levels.any(1, keepdims=True)
         return specified * (levels - counts / max(counts.sum(), 1))
     specified = (column != UNSPECIFIED)[:, None]
+    if condition.size == DIRECTION:
+        return specified * harmonics(column)
     degrees = np.arange(1, _DEGREES + 1)
     # Ranks are spread evenly, and so these are orthogonal, of mean 0.
     values = legendre.legvander(2 * column - 1, _DEGREES)[:, 1:]

@@ -9,7 +9,14 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from dipy_ldm._conditions import FEW, UNSPECIFIED, Condition, ConditionsLike, requested
+from dipy_ldm._conditions import (
+    DIRECTION,
+    FEW,
+    UNSPECIFIED,
+    Condition,
+    ConditionsLike,
+    requested,
+)
 from dipy_ldm._utils.values import is_none
 
 # Equal shares into which numbers are split, as long as enough images are in cells that
@@ -117,7 +124,9 @@ def _draw_row(row, conditions, population, chances):
 
 
 def _value(condition, code, bins, chance):
-    """Return the level or the number at a quantile."""
+    """Return the level or the number at a quantile; a direction is never drawn."""
+    if condition.size == DIRECTION:
+        return None
     if condition.size:
         levels = list(condition.levels)
         sums = np.cumsum(list(condition.levels.values()))
@@ -133,6 +142,7 @@ def _value(condition, code, bins, chance):
 def _codes(numbers, conditions, bins):
     """Return numbers of levels and shares, ``(n, conditions)``; -1 where missing."""
     shares = np.minimum(np.floor(numbers * bins), bins - 1)
-    classes = np.array([condition.size > 0 for condition in conditions.values()])
-    codes = np.where(classes, numbers, shares)
-    return np.where(numbers == UNSPECIFIED, -1, codes).astype(int)
+    sizes = np.array([condition.size for condition in conditions.values()])
+    codes = np.where(sizes > 0, numbers, shares)
+    unspecified = (numbers == UNSPECIFIED) | (sizes == DIRECTION)
+    return np.where(unspecified, -1, codes).astype(int)

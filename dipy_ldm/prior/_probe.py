@@ -38,7 +38,7 @@ from keras import ops
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from dipy_ldm._conditions import FEW, UNSPECIFIED, Condition
+from dipy_ldm._conditions import CONTINUOUS, FEW, UNSPECIFIED, Condition
 from dipy_ldm._utils.types import Tensor
 from dipy_ldm.diffusion.schedules import rates
 from dipy_ldm.prior._gaussian import Gaussian
@@ -69,8 +69,9 @@ _FIRMNESS = 10
 class LinearProbe(NamedTuple):
     """Linear readings of latents: numbers from -1 to 1, by their ranks.
 
-    One reading for each continuous condition, and one for each level of the others,
-    which is 1 where an example has that level, and -1 where it has another.
+    One reading for each continuous condition, and one for each level of a class, which
+    is 1 where an example has that level, and -1 where it has another. Directions, whose
+    reading would be no straight line, are not read.
 
     Shapes: weights ``(readings, *space, channels)``, offsets ``(readings,)``, errors
     ``(readings,)``.
@@ -121,7 +122,7 @@ class LinearProbe(NamedTuple):
 
         Shapes: latent_shape ``(*space, channels)``.
         """
-        n = sum(condition.size or 1 for condition in conditions.values())
+        n = sum(max(condition.size, 1) for condition in conditions.values())
         return [(n, *latent_shape), (n,), (n,)]
 
     def predict(self, latents: Tensor) -> Tensor:
@@ -158,7 +159,7 @@ class LinearProbe(NamedTuple):
     def _continuous(self):
         """Return whether each reading is of a continuous condition."""
         sizes = [condition.size for condition in self.conditions.values()]
-        return np.concatenate([[size == 0] * (size or 1) for size in sizes])
+        return np.concatenate([[size <= 0] * max(size, 1) for size in sizes])
 
     def _gains(self, columns, specified):
         """Return the gains of the Kalman filter, for each observed reading.
@@ -181,14 +182,15 @@ def _probe_targets(numbers, conditions):
     values, specified = [], []
     for column, condition in zip(numbers.T, conditions.values()):
         column_specified = column != UNSPECIFIED
-        if condition.size:
+        if condition.size > 0:
             levels = column[:, None] == np.arange(condition.size)
             counts = np.array(list(condition.levels.values()))
             values.append(np.where(levels, 1.0, -1.0))
             specified.append(column_specified[:, None] & (counts >= FEW))
         else:
             values.append(2.0 * column[:, None] - 1)
-            specified.append(column_specified[:, None])
+            readable = condition.size == CONTINUOUS
+            specified.append(column_specified[:, None] & readable)
     return np.concatenate(values, 1), np.concatenate(specified, 1)
 
 

@@ -141,7 +141,9 @@ def count_of(request: dict | str) -> int | None:
 def _plain(name, condition, value):
     if condition.leaves_out(value):
         return None
-    return level_of(value) if condition.kind == "class" else number_of(name, value)
+    if condition.kind == "class":
+        return level_of(value)
+    return value if condition.kind == "direction" else number_of(name, value)
 
 
 def read_requested_table(

@@ -66,6 +66,10 @@ def plan(
         cohort = _add_conditions(
             cohort, conditions, files, rows_of_lists(input_files), steps
         )
+        if gradients := planned.gradients(cohort.images):
+            values = (cohort.conditions or {}) | gradients
+            units = (cohort.units or {}) | (gradients.units or {})
+            cohort = cohort._replace(conditions=values, units=units)
         load = partial(_load, planned, cohort)
         channels = planned.source_channels
         source = Source(channels, [0.0, 1.0], [], "") if channels else None
@@ -80,7 +84,7 @@ def plan(
 
 def plan_training(options: SimpleNamespace) -> Plan:
     """Find out what the inputs of a training are."""
-    further = ("mask_files", "source_files", "source_labels", "skip_bad")
+    further = ("mask_files", "source_files", "source_labels", "dwi", "skip_bad")
     grid = grid_options(options)
     grid |= {name: getattr(options, name) for name in further}
     return plan(*named_inputs(options), **grid)
@@ -146,8 +150,7 @@ def _add_conditions(data, names, files, listed, steps):
 def _load(planned, cohort, **options):
     volumes = conform_volumes(planned, **options)
     # Some may have turned out to be bad.
-    numbers = {info.file: i for i, info in enumerate(planned.infos)}
-    cohort = cohort.take_metadata(numbers[file] for file in volumes.files)
+    cohort = cohort.take_metadata(volumes.kept)
     arrays = {name: getattr(volumes, name) for name in ("images", "masks", "sources")}
     return cohort._replace(**arrays)
 

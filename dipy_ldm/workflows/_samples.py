@@ -15,17 +15,19 @@ from dipy_ldm import __version__
 from dipy_ldm._conditions import Condition, from_saved
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.files import claimed, make_folder
+from dipy_ldm.data._gradients import ENDS
 from dipy_ldm.data._sidecars import sidecar
 from dipy_ldm.data._tables import as_text
 from dipy_ldm.data.channels import from_saved as channels_from
 from dipy_ldm.workflows._conditions import requested_conditions_in
 from dipy_ldm.workflows._outputs import write_text
 from dipy_ldm.workflows._restoring import beside, name_outputs
+from dipy_ldm.workflows._series import makes_series
 from dipy_ldm.workflows._sources import SourceInputs
 
 
 class Samples(NamedTuple):
-    """Files of samples, one for each named channel."""
+    """Files of samples, one for each named channel, and the ends of tables of each."""
 
     names: list[list[Path]]
     log: Path
@@ -33,6 +35,7 @@ class Samples(NamedTuple):
     dataset: Path | None = None
     described: dict[str, dict] = {}
     ignored: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
 
     @classmethod
     def beside(
@@ -62,7 +65,9 @@ class Samples(NamedTuple):
             stems = [beside(n, f"-{i:04d}") for n in stems for i in numbers]
         stems = [path.with_name(path.name.removesuffix(".nii.gz")) for path in stems]
         names = _of_channels(stems, document)
-        return cls(names, stem, None if one_of_several else _beside(stem, ".png"))
+        picture = None if one_of_several else _beside(stem, ".png")
+        tables = ENDS if makes_series(document) else ()
+        return cls(names, stem, picture, tables=tables)
 
     @classmethod
     def inside(
@@ -95,7 +100,9 @@ class Samples(NamedTuple):
         files = [file for own in self.names for file in own]
         volumes = [file for file in files if file.suffix == ".gz"]
         pictures = [] if self.picture is None else [self.picture]
-        return [*files, *map(sidecar, volumes), *pictures]
+        sidecars = [sidecar(file) for file in volumes]
+        tables = [path.with_suffix(end) for path in sidecars for end in self.tables]
+        return [*files, *sidecars, *tables, *pictures]
 
     @property
     def cure(self):

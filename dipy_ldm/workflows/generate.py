@@ -1,5 +1,6 @@
 """The workflow behind ``dipy_generate_ldm``."""
 
+from functools import partial
 import json
 import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -7,11 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from dipy_ldm import _serialization
-from dipy_ldm._conditions import from_saved
+from dipy_ldm._conditions import BVAL, from_saved
 from dipy_ldm._utils.checks import InputError, at_least, choose
 from dipy_ldm._utils.files import replacing
 from dipy_ldm._utils.progress import tqdm
 from dipy_ldm._utils.values import parse_conditions, take_rows
+from dipy_ldm.data._gradients import DIRECTION
 from dipy_ldm.data._nifti import DTYPES
 from dipy_ldm.data._scans import require_affine
 from dipy_ldm.data._sidecars import provenance
@@ -30,6 +32,7 @@ from dipy_ldm.workflows._outputs import (
     write_sample,
 )
 from dipy_ldm.workflows._samples import Samples
+from dipy_ldm.workflows._series import Series, read_table
 from dipy_ldm.workflows._sources import SourceInputs, pieces
 
 if TYPE_CHECKING:  # they take seconds to import
@@ -74,6 +77,8 @@ class GenerateLDMFlow(LDMFlow):
         n_samples=None,
         conditions=None,
         source_files=None,
+        bvals=None,
+        bvecs=None,
         table=None,
         same_noise=False,
         no_copies=None,
@@ -120,6 +125,12 @@ class GenerateLDMFlow(LDMFlow):
             Source images of the samples, on any grid, for models conditioned on source
             images: NIfTI files, folders of them, wildcards, or lists. Samples have the
             grid of the model and are named after them.
+        bvals : string or Path, optional
+            b-values of a diffusion series, for models trained with --dwi, as FSL and
+            DIPY have them. Its volumes are made of the b = 0 that --source_files names,
+            in its intensities, and those of b up to 50 are this b = 0 itself.
+        bvecs : string or Path, optional
+            Directions of the series, along the voxels of the b = 0 as FSL has them.
         table : string or Path, optional
             Conditions as a table (.tsv or .csv) with a column for each and a row for
             each sample. Missing values are drawn; other columns are ignored.
@@ -165,11 +176,7 @@ class GenerateLDMFlow(LDMFlow):
         is_volume = len(document["shape"]) == 4
         request = _read_request(conditions, table, document)
         sources = SourceInputs.of(document, source_files)
-        if sources and bids:
-            raise InputError(
-                "`bids` is not for samples of source images, which are named after "
-                "these."
-            )
+        gradients = read_table(document, bvals, bvecs, request)
         n_samples = _count(n_samples, request, is_volume, sources)
         numbers = range(first_sample, first_sample + n_samples)
         requested = RequestedConditions.of(path, request, numbers, seed, same_noise)
@@ -178,7 +185,7 @@ class GenerateLDMFlow(LDMFlow):
         if not numbers:
             return  # there are more workers than samples
         samples = (
-            Samples.inside(self, stem.parent, numbers, suffix, document)
+            self._inside(stem.parent, numbers, suffix, document, sources)
             if bids
             else _beside(stem, numbers, sources, document, cluster is not None)
         )
@@ -191,16 +198,30 @@ class GenerateLDMFlow(LDMFlow):
         alone = not (same_noise or cluster or sources)
         self._load_guard(no_copies, facts, numbers, alone)
         job = _Job(model, numbers, sources, requested, samples, sampling, facts, dtype)
-        self._write(job, is_volume)
+        series = gradients and partial(
+            self._write_series, gradients=gradients, request=request, path=path
+        )
+        self._write(
+            job, series or (self._write_volumes if is_volume else self._write_images)
+        )
         if launch.is_first(cluster):
             used = {name: sampling[name] for name in ("steps", "guidance")}
             write_config(self, samples.log, options, n_samples=n_samples, **used)
 
-    def _write(self, job, is_volume):
+    def _write(self, job, write):
         """Generate and write all samples."""
         with job.samples.being_written():
-            (self._write_volumes if is_volume else self._write_images)(job)
+            write(job)
         self.outputs = job.samples.paths
+
+    def _inside(self, root, numbers, suffix, document, sources):
+        """Name the files of a dataset; samples of sources are named after these."""
+        if sources:
+            raise InputError(
+                "`bids` is not for samples of source images, which are named after "
+                "these."
+            )
+        return Samples.inside(self, root, numbers, suffix, document)
 
     def _write_volumes(self, job):
         """Generate and write volume after volume, and draw planes of the first."""
@@ -238,6 +259,45 @@ class GenerateLDMFlow(LDMFlow):
             np.stack(pictures), job.requested.captions(job.numbers), columns=2
         )
         self._log_refused(job.numbers)
+
+    def _write_series(self, job, gradients, request, path):
+        """Generate and write diffusion series, and draw planes of the first volumes.
+
+        All volumes of a series have the same noise: what differs between them is due to
+        their directions.
+        """
+        from dipy_ldm import plots
+
+        sampling = job.sampling | {"batch_size": 1, "same_noise": True}
+        noise = restoring.number_noise(job.sources.files)
+        pictures: list[np.ndarray] = []
+        names = {*job.requested.table} - {BVAL, DIRECTION}
+        for file, (files,), (number,) in pieces(
+            job.sources, job.samples.names, job.numbers, 1
+        ):
+            series = Series.of(file, gradients, job.sources.grid)
+            first = job.numbers.start if job.sampling["same_noise"] else number
+            conditions = series.conditions(request, names, number - job.numbers.start)
+            rows = range(first, first + len(gradients.weighted))
+            requested = RequestedConditions.of(
+                path, conditions, rows, sampling["seed"], True
+            )
+            images = job.model.predict(
+                len(rows),
+                conditions=requested.subset(rows),
+                source=series.source[None],
+                first=first + noise[file],
+                **sampling,
+            )
+            volume = series.fill(images)
+            facts = job.facts | requested.facts(rows)
+            facts |= {"Sample": number, "Noise": noise[file], "Sources": [str(file)]}
+            series.write_tables(files[0])
+            write_sample(files, volume, series.affine, job.dtype, facts, ())
+            self.written += 1
+            shown = [series.source, *images[:3]] if len(pictures) < 20 else []
+            pictures += [*plots.planes(np.array(shown), series.affine)] if shown else []
+        job.samples.draw(np.stack(pictures), columns=2)
 
     def _write_images(self, job):
         """Generate, write and draw all images."""

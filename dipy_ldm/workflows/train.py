@@ -82,6 +82,7 @@ class TrainLDMFlow(LDMFlow):
         mask_files=None,
         source_files=None,
         source_labels=False,
+        dwi=False,
         background=1.0,
         skip_bad=False,
         patch=None,
@@ -213,6 +214,10 @@ class TrainLDMFlow(LDMFlow):
             where names have none, by their order.
         source_labels : bool, optional
             Source images are segmentations.
+        dwi : bool, optional
+            Volumes: the inputs are diffusion series, with a .bval and a .bvec beside
+            each. The model learns to make diffusion-weighted volumes, for any b-value
+            and direction, of the b = 0 of a subject.
         background : float, optional
             Weight in the autoencoder's loss of what lies outside the masks or, without
             masks, of the darkest voxels; 1 for no difference.
@@ -254,6 +259,11 @@ class TrainLDMFlow(LDMFlow):
         )
         check_training(options)
         at_least("seconds", options.seconds, 0)
+        if options.dwi:
+            raise InputError(
+                "the check is for single volumes; check those of b = 0, and leave out "
+                "`dwi`."
+            )
         if options.strategy == "multi_worker":
             raise InputError(
                 "the check is for one machine; leave out `strategy`, or give mirrored "

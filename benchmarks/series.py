@@ -1,0 +1,343 @@
+"""Make diffusion series of b = 0 alone, and measure the tensors fitted to them.
+
+Brains are simulated, so that the truth is known: label maps, one tensor for each voxel,
+isotropic outside of white matter, and Rician noise. In white matter, the directions of
+fibres are a smooth function of the place that all subjects share, turned by a smooth
+field of each subject's own, of which b = 0 shows nothing::
+
+    python benchmarks/series.py brains --maps heads
+
+What is there is left as it is.
+"""
+
+from pathlib import Path
+import subprocess
+import sys
+
+from common import COHORT_SCRIPT, Parser, load_model, log, print_scores
+from dipy.core.gradients import gradient_table
+from dipy.core.sphere import HemiSphere, disperse_charges
+from dipy.io.gradients import read_bvals_bvecs
+from dipy.reconst.dti import TensorModel
+from dipy.reconst.shm import real_sh_descoteaux_from_index
+from dipy.sims.voxel import add_noise
+import nibabel as nib
+import numpy as np
+from scipy.ndimage import gaussian_filter, map_coordinates
+
+from dipy_ldm.data._gradients import Gradients
+from dipy_ldm.data._grid import Grid, conform
+
+CLI = "import sys; from dipy_ldm.workflows import cli; getattr(cli, sys.argv.pop(1))()"
+# Labels of FreeSurfer.
+WHITE = (2, 7, 16, 28, 41, 46, 60, 77, 85, 192, *range(251, 256))
+FLUID = (4, 5, 14, 15, 24, 43, 44, 72)
+# Of each tissue signal without weighting, and diffusivity in mm^2/s.
+SIGNAL = {"white": 400.0, "grey": 500.0, "fluid": 1000.0}
+GREY, FREE, PARALLEL = 0.8e-3, 3e-3, 1.6e-3
+# b-values of a training series, and how many directions each has; one is between them.
+SHELLS = {1000: 20, 2500: 10}
+BETWEEN = 1600
+# Signal to noise of white matter at b = 0.
+SNR = 25
+# Standard deviation of each subject's own turn of fibres, in degrees, about each axis.
+OWN_TURN = 12.0
+# Axes of FSL that are those of the world, but for the first.
+LEFT = np.diag([-1.0, 1, 1, 1])
+
+
+def make_parser():
+    """Describe the command line."""
+    parser = Parser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", type=Path, help="where all of it is, or will be")
+    parser.add_argument("--maps", type=Path, required=True, help="folder of label maps")
+    parser.add_argument("--n", type=int, default=20, help="brains to learn from")
+    parser.add_argument("--n_held_out", type=int, default=4)
+    parser.add_argument("--n_directions", type=int, default=30, help="of made series")
+    parser.add_argument("--voxel_size", type=float, default=4.0, help="in mm")
+    parser.add_argument("--steps_vqvae", type=int, default=2000)
+    parser.add_argument("--steps_ldm", type=int, default=3000)
+    parser.add_argument("--widths_vqvae", type=int, nargs="+", default=[16, 32])
+    parser.add_argument("--widths_ldm", type=int, nargs="+", default=[32, 64])
+    parser.add_argument("--patch", type=int, default=24)
+    parser.add_argument("--batch_size", type=int, default=4)
+    parser.set_defaults(measure=compare)
+    return parser
+
+
+def call(*arguments):
+    """Run Python; what it prints is no score."""
+    command = [sys.executable, *map(str, arguments)]
+    subprocess.run(command, check=True, stdout=sys.stderr)
+
+
+def spread(n, seed):
+    """Return unit vectors that are spread over a half sphere, ``(n, 3)``."""
+    vectors = np.random.default_rng(seed).normal(size=(n, 3))
+    start = HemiSphere(xyz=vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+    return disperse_charges(start, 500)[0].vertices
+
+
+class Subject:
+    """A simulated brain, by its labels: tensors at any places in the world."""
+
+    def __init__(self, file):
+        image = nib.load(file)
+        self.number = int(file.name[4:8])
+        self.labels = np.asarray(image.dataobj).astype(int)
+        self.affine = image.affine
+        rng = np.random.default_rng([self.number, 1])
+        self.gain = rng.uniform(0.5, 2)
+        # Turns about each axis, in radians, every 8 mm, smooth over 16 mm.
+        turns = [gaussian_filter(n, 2.0) for n in rng.normal(size=(3, 40, 40, 40))]
+        self.turns = [np.deg2rad(OWN_TURN) * turn / turn.std() for turn in turns]
+
+    def on(self, shape, affine):
+        """Return shares of white matter and fluid, and the brain, on a grid."""
+        grid = Grid(shape, affine)
+        white, fluid, brain = (
+            conform(mask[..., None].astype("float32"), self.affine, grid)[..., 0]
+            for mask in (
+                np.isin(self.labels, WHITE),
+                np.isin(self.labels, FLUID),
+                self.labels > 0,
+            )
+        )
+        return white, fluid, brain
+
+    def tensors(self, shape, affine):
+        """Return directions, ``(..., 3)``, and diffusivity across fibres."""
+        indices = np.moveaxis(np.indices(shape), 0, -1)
+        places = indices @ affine[:3, :3].T + affine[:3, 3]
+        common, across = fibres(places)
+        at = np.moveaxis(places / 8 + 20, -1, 0)
+        turn = np.stack([map_coordinates(t, at, order=1) for t in self.turns], -1)
+        own = common + np.cross(turn, common)
+        return common, own / np.linalg.norm(own, axis=-1, keepdims=True), across
+
+    def series(self, shape, affine, bvals, directions, snr=SNR, seed=0):
+        """Simulate a series on a grid, ``(*shape, n)``."""
+        white, fluid, brain = self.on(shape, affine)
+        _, fibre, across = self.tensors(shape, affine)
+        grey = np.clip(brain - white - fluid, 0, 1)
+        along = np.square(fibre @ directions.T) * (bvals > 0)
+        diffusivity = across[..., None] + (PARALLEL - across[..., None]) * along
+        signal = SIGNAL["white"] * white[..., None] * np.exp(-bvals * diffusivity)
+        signal += SIGNAL["grey"] * grey[..., None] * np.exp(-bvals * GREY)
+        signal += SIGNAL["fluid"] * fluid[..., None] * np.exp(-bvals * FREE)
+        if snr:
+            rng = np.random.default_rng([self.number, 2, seed])
+            how = {"noise_type": "rician", "rng": rng}
+            signal = add_noise(signal, snr, SIGNAL["white"], **how)
+        return (self.gain * signal * (brain > 0)[..., None]).astype("float32")
+
+
+def fibres(places):
+    """Return directions that all subjects share, and diffusivity across fibres."""
+    x, y, z = np.moveaxis(places, -1, 0) / 25
+    parts = [np.sin(y) + 0.5 * z, np.cos(x) + 0.3 * np.sin(z), np.sin(x + y) + 0.4]
+    field = np.stack(parts, -1)
+    across = 0.45e-3 + 0.15e-3 * np.sin(x - z)
+    return field / np.linalg.norm(field, axis=-1, keepdims=True), across
+
+
+def prepare(options):
+    """Make the series that are not there yet."""
+    counts = {"train": (options.n, 0), "held_out": (options.n_held_out, 5000)}
+    for name, (n, first) in counts.items():
+        folder = options.folder / name
+        if len(list(folder.glob("*_dwi.nii.gz"))) >= n:
+            continue
+        labels, size = options.folder / "labels", options.voxel_size
+        script = COHORT_SCRIPT.with_name("label_cohort.py")
+        arguments = ["--maps", options.maps, "--dseg", "--stripped", 1]
+        arguments += ["--contrasts", "T2w", "--voxel_size", size, size]
+        folder.mkdir(parents=True, exist_ok=True)
+        for i in range(first, first + n):
+            file = labels / f"sub-{i:04d}_T2w_dseg.nii.gz"
+            if not file.exists():
+                call(script, labels, "--n", 1, "--first", i, *arguments)
+            write(Subject(file), folder / f"sub-{i:04d}_dwi.nii.gz")
+
+
+def write(subject, path):
+    """Write a series for the training, with tables of its own."""
+    bvals = np.concatenate([[0, 0], *([b] * n for b, n in SHELLS.items())])
+    vectors = [spread(n, [subject.number, b]) for b, n in SHELLS.items()]
+    directions = np.concatenate([np.zeros((2, 3)), *vectors])
+    data = subject.series(subject.labels.shape, subject.affine, bvals, directions)
+    nib.save(nib.Nifti1Image(data, subject.affine), path)
+    b0 = nib.Nifti1Image(data[..., :2].mean(-1), subject.affine)
+    (path.parent / "b0").mkdir(exist_ok=True)
+    nib.save(b0, path.parent / "b0" / path.name.replace("dwi", "b0"))
+    table = Gradients(bvals, directions @ LEFT[:3, :3]).on(LEFT, subject.affine)
+    for end, text in table.texts().items():
+        path.with_name(path.name.replace(".nii.gz", end)).write_text(text)
+
+
+def train(options):
+    """Train the model if it is not there, from its last checkpoint on."""
+    model = options.folder / "ldm.safetensors"
+    if not model.exists():
+        names = ("voxel_size", "steps_vqvae", "steps_ldm", "patch", "batch_size")
+        arguments = [f"--{name}={getattr(options, name)}" for name in names]
+        files = sorted((options.folder / "train").glob("*_dwi.nii.gz"))
+        call(
+            *("-c", CLI, "train", *files, "--dwi", *arguments),
+            *("--widths_vqvae", *options.widths_vqvae),
+            *("--widths_ldm", *options.widths_ldm, "--validation", 0.1),
+            *("--out_dir", options.folder, "--resume"),
+        )
+    return model
+
+
+def make(options, model, name, bvals, directions):
+    """Make series of all held-out brains, along directions of the world."""
+    folder = options.folder / name
+    for file in sorted((options.folder / "held_out" / "b0").glob("*_b0.nii.gz")):
+        if list(folder.glob(file.name.replace(".nii.gz", "*.nii.gz"))):
+            continue
+        folder.mkdir(exist_ok=True)
+        own = Gradients(bvals, directions @ LEFT[:3, :3])
+        tables = own.on(LEFT, nib.load(file).affine).texts()
+        paths = {end: folder / f"{file.name[:8]}_table{end}" for end in tables}
+        for end, text in tables.items():
+            paths[end].write_text(text)
+        call(
+            *("-c", CLI, "generate", model, "--source_files", file),
+            *("--bvals", paths[".bval"], "--bvecs", paths[".bvec"]),
+            *("--out_dir", folder, "--force"),
+        )
+
+
+def fit(data, bvals, directions, mask):
+    """Fit tensors; return FA and principal directions in the mask."""
+    table = gradient_table(bvals, bvecs=directions)
+    tensors = TensorModel(table).fit(np.maximum(data[mask], 1e-3))
+    return tensors.fa, tensors.evecs[..., 0]
+
+
+def angles(a, b):
+    """Return angles between directions, in degrees."""
+    return np.rad2deg(np.arccos(np.clip(np.abs((a * b).sum(-1)), 0, 1)))
+
+
+def from_six(measured, directions, wanted):
+    """Interpolate six measured volumes by spherical harmonics of degree 2.
+
+    Shapes: measured ``(voxels, 7)``, b = 0 first, result ``(voxels, n)``.
+    """
+    m, degree = np.array([0, -2, -1, 0, 1, 2]), np.array([0, 2, 2, 2, 2, 2])
+
+    def basis(vectors):
+        polar = np.arccos(np.clip(vectors[:, 2], -1, 1))
+        azimuth = np.arctan2(vectors[:, 1], vectors[:, 0])
+        grid = m, degree, polar[:, None], azimuth[:, None]
+        return real_sh_descoteaux_from_index(*grid, legacy=False)
+
+    weights = basis(wanted) @ np.linalg.pinv(basis(directions))
+    return measured[:, 1:] @ weights.T
+
+
+def compare(options):
+    """Make, train, generate and measure; print the scores."""
+    prepare(options)
+    path = train(options)
+    model, grid = load_model(path)
+    n = options.n_directions
+    directions = np.concatenate([np.zeros((1, 3)), spread(n, 99)])
+    bvals = np.array([0.0] + [1000.0] * n)
+    make(options, path, "made", bvals, directions)
+    between = np.where(bvals > 0, BETWEEN, 0.0)
+    make(options, path, "between", between, directions)
+    ways: dict[str, list] = {}
+    shells = []
+    for file in sorted((options.folder / "held_out").glob("*_dwi.nii.gz")):
+        log(f"measuring {file.name}")
+        labels = options.folder / "labels" / file.name.replace("dwi", "T2w_dseg")
+        subject = Subject(labels)
+        each = scores(options, model, grid, subject, bvals, directions)
+        for name, own in each.items():
+            ways.setdefault(name, []).append(own)
+        shells.append(score_between(options, grid, subject, between, directions))
+    for name, own in ways.items():
+        yield {"by": name} | {
+            k: round(float(np.mean([o[k] for o in own])), 3) for k in own[0]
+        }
+    yield {k: round(float(np.mean([s[k] for s in shells])), 3) for k in shells[0]}
+
+
+def read(options, folder, subject):
+    """Read a made series, and its directions in the world."""
+    (file,) = (options.folder / folder).glob(f"sub-{subject.number:04d}*.nii.gz")
+    stem = str(file).removesuffix(".nii.gz")
+    bvals, bvecs = read_bvals_bvecs(f"{stem}.bval", f"{stem}.bvec")
+    image = nib.load(file)
+    own = Gradients(bvals, bvecs).on(image.affine, LEFT)
+    return image.get_fdata(dtype="float32"), own.bvecs @ LEFT[:3, :3]
+
+
+def white_matter(subject, grid):
+    """Return where there is nothing but white matter."""
+    return subject.on(grid.shape, grid.affine)[0] > 0.95
+
+
+def scores(options, model, grid, subject, bvals, directions):
+    """Score FA and directions of tensors in the white matter of a brain."""
+    mask = white_matter(subject, grid)
+    common, fibre, across = (x[mask] for x in subject.tensors(grid.shape, grid.affine))
+    across = across[:, None] * [0, 1, 1] + np.array([PARALLEL, 0, 0])
+    spread_of = ((across - across.mean(1, keepdims=True)) ** 2).sum(1)
+    fa = np.sqrt(1.5 * spread_of / (across**2).sum(1))
+    measured = subject.series(grid.shape, grid.affine, bvals, directions)
+    made, own = read(options, "made", subject)
+    six = np.concatenate([np.zeros((1, 3)), spread(6, 7)])
+    few = subject.series(grid.shape, grid.affine, bvals[:7], six, seed=1)
+    filled = from_six(few[mask], six[1:], directions[1:])
+    filled = np.concatenate([few[mask][:, :1], filled], 1)
+    scale = np.percentile(measured[..., 0][measured[..., 0] != 0], 99.5)
+    volumes = np.moveaxis(measured[..., 1:], -1, 0)[..., None] / scale
+    decoded = model.vqvae.predict(
+        np.clip(volumes, 0, 1).astype("float32"), batch_size=4
+    )
+    decoded = scale * np.moveaxis(decoded[..., 0], 0, -1)
+    decoded = np.concatenate([measured[..., :1], decoded], -1)
+    everywhere = np.ones(mask.sum(), bool)
+    results = {
+        "made of b = 0": fit(made, bvals, own, mask),
+        "six measured, interpolated": fit(filled, bvals, directions, everywhere),
+        f"{options.n_directions} measured": fit(measured, bvals, directions, mask),
+        "autoencoder of these": fit(decoded, bvals, directions, mask),
+        "what all share": (fa, common),
+    }
+    return {
+        name: {
+            "fa_error": np.abs(own_fa - fa).mean(),
+            "fa_bias": (own_fa - fa).mean(),
+            "fa_correlation": np.corrcoef(own_fa, fa)[0, 1],
+            "angle_median": np.median(angles(main, fibre)),
+            "angle_mean": angles(main, fibre).mean(),
+        }
+        for name, (own_fa, main) in results.items()
+    }
+
+
+def score_between(options, grid, subject, bvals, directions):
+    """Score volumes of a b-value between shells: errors as shares of b = 0."""
+    mask = white_matter(subject, grid)
+    made, own = read(options, "between", subject)
+    truth, lower = (
+        subject.series(grid.shape, grid.affine, b, own, snr=None)[mask]
+        for b in (bvals, np.minimum(bvals, 1000))
+    )
+    b0, weighted = truth[:, 0].mean(), truth[:, 1:]
+    return {
+        "b": BETWEEN,
+        "error": np.abs(made[mask][:, 1:] - weighted).mean() / b0,
+        "error_of_b_1000": np.abs(lower[:, 1:] - weighted).mean() / b0,
+        "spread": weighted.std(1).mean() / b0,
+    }
+
+
+if __name__ == "__main__":
+    print_scores(make_parser())

@@ -1,0 +1,57 @@
+"""Directions as one number each, and as the features that networks get of them.
+
+A direction and its opposite are the same. The number is that of the nearest of the
+places of a half sphere, in steps of less than 0.1 degrees; the features are even real
+spherical harmonics.
+"""
+
+import math
+from types import ModuleType
+
+import numpy as np
+from numpy.polynomial import Legendre, Polynomial
+import numpy.typing as npt
+
+from dipy_ldm._utils.types import Tensor
+
+# Polar angles from the pole to the equator, and azimuths: all float32 can tell apart.
+_POLAR, _AZIMUTHS = 2048, 4096
+_ORDERS = [(degree, m) for degree in (2, 4) for m in range(-degree, degree + 1)]
+# Spherical harmonics of each direction.
+N_HARMONICS = len(_ORDERS)
+
+
+def number_of_direction(direction: npt.ArrayLike) -> float:
+    """Return the number of the place on the half sphere that a vector points to.
+
+    Shapes: direction ``(3,)``, of any length but 0.
+    """
+    x, y, z = np.asarray(direction, float) / np.linalg.norm(direction)
+    # Of the equator, too, one half is the other.
+    if (z, y, x) < (0, 0, 0):
+        x, y, z = -x, -y, -z
+    polar = round(math.acos(min(z, 1)) / (math.pi / 2) * (_POLAR - 1))
+    azimuth = round(math.atan2(y, x) / (2 * math.pi) * _AZIMUTHS) % _AZIMUTHS
+    return float(polar * _AZIMUTHS + azimuth)
+
+
+def harmonics(numbers: Tensor, ops: ModuleType = np) -> Tensor:
+    """Return the even real spherical harmonics of degrees 2 and 4 of directions.
+
+    Each has a mean square of 1 over the sphere. ``ops`` are those of numpy or Keras.
+
+    Shapes: numbers ``(n,)``, result ``(n, 14)``.
+    """
+    circle = ops.floor(numbers / _AZIMUTHS)
+    polar = circle * (math.pi / 2 / (_POLAR - 1))
+    azimuth = (numbers - circle * _AZIMUTHS) * (2 * math.pi / _AZIMUTHS)
+    cosine, sine = ops.cos(polar), ops.sin(polar)
+    columns = []
+    for degree, order in _ORDERS:
+        m = abs(order)
+        legendre = Legendre.basis(degree).deriv(m).convert(kind=Polynomial)
+        values = sum(c * cosine**k for k, c in enumerate(legendre.coef.tolist()))
+        wave = ops.sin(m * azimuth) if order < 0 else ops.cos(m * azimuth)
+        square = (2 * degree + 1) * (1 + (m > 0)) / math.perm(degree + m, 2 * m)
+        columns.append(math.sqrt(square) * sine**m * values * wave)
+    return ops.stack(columns, -1)

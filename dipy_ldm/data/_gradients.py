@@ -1,0 +1,148 @@
+"""Diffusion series: b-values and directions of their volumes.
+
+Tables are those of FSL: directions along the axes of the voxels, the first of which
+leads to the left. What is learnt are directions in the world.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+import re
+from typing import NamedTuple, Self
+
+import numpy as np
+
+from dipy_ldm._conditions import BVAL
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.values import Table, listed
+
+# A volume of a smaller b-value, or of this, is one of b = 0, as to DIPY.
+B0_LIMIT = 50
+DIRECTION = "direction"
+ENDS = ".bval", ".bvec"
+
+
+class Gradients(NamedTuple):
+    """b-values in s/mm^2 and vectors of the volumes of a series, as FSL has them.
+
+    Shapes: bvals ``(n,)``, bvecs ``(n, 3)``.
+    """
+
+    bvals: np.ndarray
+    bvecs: np.ndarray
+    files: tuple[Path, ...] = ()
+
+    @classmethod
+    def read(cls, bval: str | Path, bvec: str | Path) -> Self:
+        """Read the tables of a series."""
+        from dipy.core.gradients import gradient_table
+        from dipy.io.gradients import read_bvals_bvecs
+
+        try:
+            bvals = np.atleast_1d(read_bvals_bvecs(str(bval), None)[0])
+            bvecs = read_bvals_bvecs(None, str(bvec))[1]
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"{bval} and {bvec} can't be read as b-values and directions ({error});"
+                " give a row of b-values and three of vectors."
+            ) from error
+        if len(bvals) != len(bvecs):
+            raise InputError(
+                f"{bval} has {len(bvals)} b-values and {bvec} {len(bvecs)} directions; "
+                "give both of one series."
+            )
+        try:
+            gradient_table(bvals, bvecs=bvecs, b0_threshold=B0_LIMIT)
+        except ValueError as error:
+            raise InputError(
+                f"{bvec} has directions that are not of length 1 where b is above "
+                f"{B0_LIMIT}; give unit vectors."
+            ) from error
+        return cls(bvals, np.nan_to_num(bvecs), (Path(bval), Path(bvec)))
+
+    @classmethod
+    def beside(cls, file: Path, n: int) -> Self:
+        """Read the tables beside a series of so many volumes."""
+        tables = find_tables(file)
+        if missing := [end for end in ENDS if end not in tables]:
+            raise InputError(
+                f"{file} has no {' and no '.join(missing)} beside it; add it, or leave "
+                "the file out."
+            )
+        gradients = cls.read(*(tables[end] for end in ENDS))
+        if len(gradients.bvals) != n:
+            raise InputError(
+                f"{file} has {n} volumes, and {tables['.bvec'].name} "
+                f"{len(gradients.bvals)} directions; give the tables of this file."
+            )
+        if not gradients.b0s.size or not gradients.weighted.size:
+            kind = "above" if gradients.b0s.size else "up to"
+            raise InputError(
+                f"{file} has no volume with b {kind} {B0_LIMIT}; add one, or leave the "
+                "file out."
+            )
+        return gradients
+
+    @property
+    def b0s(self):
+        """Numbers of the volumes of b = 0."""
+        return np.flatnonzero(self.bvals <= B0_LIMIT)
+
+    @property
+    def weighted(self):
+        """Numbers of the diffusion-weighted volumes."""
+        return np.flatnonzero(self.bvals > B0_LIMIT)
+
+    def conditions(self, affine: np.ndarray, volumes: Sequence[int]) -> Table:
+        """Return the conditions of some volumes of a series with an affine."""
+        directions = self.bvecs[volumes] @ _to_world(affine).T
+        return Table(
+            {
+                BVAL: self.bvals[volumes].tolist(),
+                DIRECTION: [tuple(vector) for vector in directions.tolist()],
+            },
+            {BVAL: "s/mm^2"},
+        )
+
+    def on(self, affine: np.ndarray, other: np.ndarray) -> Self:
+        """Bring the vectors of a series with an affine to the axes of another."""
+        rotation = _to_world(other).T @ _to_world(affine)
+        return self._replace(bvecs=self.bvecs @ rotation.T)
+
+    def texts(self) -> dict[str, str]:
+        """Return what tables of FSL have, by the ends of their names."""
+        rows = [[f"{b:g}" for b in self.bvals]]
+        vectors = [[f"{x:.6f}" for x in row] for row in self.bvecs.T + 0.0]
+        return {
+            end: "".join(" ".join(row) + "\n" for row in lines)
+            for end, lines in zip(ENDS, (rows, vectors))
+        }
+
+
+def find_tables(file: str | Path) -> dict[str, Path]:
+    """Find the tables of b-values and directions beside a file, by their ends."""
+    stem = re.sub(r"\.nii(\.gz)?$", "", str(file), flags=re.IGNORECASE)
+    places = {end: [Path(f"{stem}{end}"), Path(f"{stem}{end}s")] for end in ENDS}
+    paired = {end: next(filter(Path.is_file, own), None) for end, own in places.items()}
+    return {end: path for end, path in paired.items() if path}
+
+
+def _to_world(affine):
+    """Return the rotation from the axes that tables have to those of the world."""
+    linear = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    # The orthogonal matrix that is nearest: axes of voxels may be oblique.
+    vectors, _, transposed = np.linalg.svd(linear)
+    rotation = vectors @ transposed
+    if np.linalg.det(rotation) > 0:
+        rotation[:, 0] *= -1
+    return rotation
+
+
+def describe(series: Sequence[Gradients]) -> str:
+    """Describe what several series have, in a sentence."""
+    bvals = np.concatenate([one.bvals[one.weighted] for one in series])
+    shells = sorted({round(b, -2) for b in bvals.tolist()})
+    n = sum(len(one.b0s) for one in series)
+    return (
+        f"{len(series)} series: {len(bvals)} diffusion-weighted volumes with b of "
+        f"about {listed(f'{b:g}' for b in shells)} s/mm^2, and {n} of b = 0"
+    )

@@ -1,0 +1,96 @@
+"""Diffusion series that are made of b = 0: their tables, and how they are written."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from dipy_ldm._conditions import BVAL
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.values import NONE
+from dipy_ldm.data._gradients import DIRECTION, Gradients
+from dipy_ldm.data._grid import Grid, conform
+from dipy_ldm.data._nifti import read_volume
+from dipy_ldm.data._preprocessing import conform_voxels
+from dipy_ldm.data._sidecars import sidecar
+from dipy_ldm.workflows._outputs import write_text
+
+
+def makes_series(document: dict) -> bool:
+    """Return whether a model makes diffusion series."""
+    return any(c["kind"] == "direction" for c in document["conditions"].values())
+
+
+def read_table(
+    document: dict, bvals: str | None, bvecs: str | None, request: dict | str
+) -> Gradients | None:
+    """Read the table of the series that a model shall make, if it makes series."""
+    if not makes_series(document):
+        if bvals or bvecs:
+            raise InputError(
+                "this model was trained without `dwi`; leave out `bvals` and `bvecs`, "
+                "or train one with it."
+            )
+        return None
+    if not (bvals and bvecs):
+        raise InputError(
+            "this model makes diffusion series; give their b-values as `bvals` and "
+            "their directions as `bvecs`."
+        )
+    if isinstance(request, dict) and (own := {BVAL, DIRECTION} & set(request)):
+        raise InputError(
+            f"{min(own)} is in the tables of `bvals` and `bvecs`; leave it out of the "
+            "conditions."
+        )
+    return Gradients.read(bvals, bvecs)
+
+
+class Series(NamedTuple):
+    """A series to be made of the b = 0 of a file.
+
+    ``volume`` is that, on the grid of the model and in its own unit, ``source`` what
+    networks get of it, and ``scale`` the unit of their images. The vectors are along
+    the axes of the grid.
+
+    Shapes: volume, source ``(*space, 1)``.
+    """
+
+    gradients: Gradients
+    volume: np.ndarray
+    source: np.ndarray
+    scale: float
+    affine: np.ndarray
+
+    @classmethod
+    def of(cls, file: Path, gradients: Gradients, grid: Grid) -> Self:
+        """Read the b = 0, along whose voxels the vectors are given."""
+        data, affine = read_volume(file)
+        source, origin = conform_voxels(file, data, affine, grid, from_zero=True)
+        scale = float(origin.intensities.high[0])
+        on_grid = gradients.on(affine, grid.affine)
+        return cls(on_grid, conform(data, affine, grid), source, scale, grid.affine)
+
+    def conditions(
+        self, request: dict | str, names: Iterable[str], place: int
+    ) -> dict[str, Any]:
+        """Return the conditions of all weighted volumes, and what one sample has."""
+        own = dict.fromkeys(names, NONE) if isinstance(request, str) else request or {}
+        own = {n: v[place] if isinstance(v, list) else v for n, v in own.items()}
+        return own | self.gradients.conditions(self.affine, self.gradients.weighted)
+
+    def fill(self, images: np.ndarray) -> np.ndarray:
+        """Put generated images between the volumes of b = 0, in the unit of these.
+
+        Shapes: images ``(weighted, *space, 1)``, result ``(*space, n)``.
+        """
+        series = np.repeat(self.volume, len(self.gradients.bvals), -1)
+        series[..., self.gradients.weighted] = self.scale * np.moveaxis(
+            images[..., 0], 0, -1
+        )
+        return series
+
+    def write_tables(self, path: Path) -> None:
+        """Write the tables of the series beside its file."""
+        for end, text in self.gradients.texts().items():
+            write_text(sidecar(path).with_suffix(end), text)

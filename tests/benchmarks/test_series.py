@@ -1,0 +1,64 @@
+"""The benchmark of diffusion series: what it simulates, and what it scores."""
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import numpy.testing as npt
+import pytest
+import scripts
+
+from dipy_ldm.data import load_volumes
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def series():
+    return scripts.load(BENCHMARKS / "series.py")
+
+
+@pytest.fixture
+def subject(series, tmp_path):
+    """Return a subject of white matter alone."""
+    affine = np.diag([-4.0, 4, 4, 1])
+    image = nib.Nifti1Image(np.full((6, 5, 4), 2, "int16"), affine)
+    nib.save(image, tmp_path / "sub-0003_T2w_dseg.nii.gz")
+    return series.Subject(tmp_path / "sub-0003_T2w_dseg.nii.gz")
+
+
+@pytest.fixture
+def table(series):
+    directions = np.concatenate([np.zeros((1, 3)), series.spread(12, 0)])
+    return np.array([0.0] + [1000.0] * 12), directions
+
+
+def test_tensors_without_noise_are_the_truth(series, subject, table):
+    shape, affine = (6, 5, 4), subject.affine
+    data = subject.series(shape, affine, *table, snr=None)
+    mask = np.ones(shape, bool)
+    _, fibre, across = (x[mask] for x in subject.tensors(shape, affine))
+    fa, main = series.fit(data, *table, mask)
+    npt.assert_allclose(series.angles(main, fibre), 0, atol=0.1)
+    difference = series.PARALLEL - across
+    wanted = difference / np.sqrt(series.PARALLEL**2 + 2 * across**2)
+    npt.assert_allclose(fa, wanted, atol=1e-3)
+
+
+def test_written_series_are_those_of_the_world(series, subject, tmp_path):
+    series.write(subject, tmp_path / "sub-0003_dwi.nii.gz")
+    file, cache = tmp_path / "sub-0003_dwi.nii.gz", tmp_path / "cache"
+    volumes = load_volumes([file], dwi=True, cache_dir=cache)
+    shells = series.SHELLS.items()
+    wanted = np.concatenate([series.spread(n, [3, b]) for b, n in shells])
+    npt.assert_allclose(volumes.gradients["direction"], wanted, atol=1e-5)
+
+
+def test_six_directions_tell_what_is_of_degree_two(series, table):
+    _, directions = table
+    six = series.spread(6, 1)
+    turn = np.array([[2.0, 0.3, 0.1], [0.3, 1, 0.2], [0.1, 0.2, 0.7]])
+    along = lambda g: np.einsum("ni,ij,nj->n", g, turn, g)[None]  # noqa: E731
+    measured = np.concatenate([np.ones((1, 1)), along(six)], 1)
+    filled = series.from_six(measured, six, directions[1:])
+    npt.assert_allclose(filled, along(directions[1:]), atol=1e-6)

@@ -1,0 +1,43 @@
+"""Directions as numbers, and as spherical harmonics."""
+
+from dipy.reconst.shm import real_sh_descoteaux_from_index
+from keras import ops
+import numpy as np
+import numpy.testing as npt
+import pytest
+
+from dipy_ldm._utils.directions import N_HARMONICS, harmonics, number_of_direction
+
+
+@pytest.fixture(scope="module")
+def vectors():
+    """Return directions, the axes and some on the equator among them."""
+    vectors = np.random.default_rng(0).normal(size=(500, 3))
+    vectors[:50, 2] = 0
+    vectors = np.concatenate([vectors, np.eye(3), -np.eye(3)])
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def test_opposite_directions_have_one_number(vectors):
+    for vector in vectors:
+        assert number_of_direction(vector) == number_of_direction(-2 * vector)
+        assert number_of_direction(vector) == np.float32(number_of_direction(vector))
+
+
+def test_features_are_the_even_harmonics_of_dipy(vectors):
+    degrees = [2] * 5 + [4] * 9
+    orders = [*range(-2, 3), *range(-4, 5)]
+    polar = np.arccos(np.clip(vectors[:, 2:], -1, 1))
+    azimuth = np.arctan2(vectors[:, 1:2], vectors[:, :1])
+    wanted = np.sqrt(4 * np.pi) * real_sh_descoteaux_from_index(
+        orders, degrees, polar, azimuth, legacy=False
+    )
+    numbers = np.array([number_of_direction(v) for v in vectors], "float32")
+    features = harmonics(numbers)
+    assert features.shape == (len(vectors), N_HARMONICS)
+    # The same functions, whatever their signs and order in the basis.
+    overlap = np.linalg.lstsq(wanted, features, rcond=None)[0]
+    npt.assert_allclose(overlap @ overlap.T, np.eye(N_HARMONICS), atol=0.02)
+    npt.assert_allclose(wanted @ overlap, features, atol=0.02)
+    of_keras = ops.convert_to_numpy(harmonics(ops.convert_to_tensor(numbers), ops))
+    npt.assert_allclose(of_keras, features, atol=1e-4)

@@ -1,0 +1,138 @@
+"""Diffusion series on the command line: training on them, and making them of b = 0."""
+
+import json
+import re
+import warnings
+
+from dipy.core.gradients import gradient_table
+from dipy.io.gradients import read_bvals_bvecs
+from dipy.reconst.dti import TensorModel
+import nibabel as nib
+import numpy as np
+import numpy.testing as npt
+from processes import answer, call, load_model
+import pytest
+
+SHORT = (
+    "--dwi --batch_size 4 --steps_vqvae 4 --steps_ldm 10 --n_codes 64 "
+    "--widths_vqvae 4 --widths_ldm 4 --validation 0.2 --precision float32"
+).split()
+AFFINE = np.diag([-4.0, 4, 4, 1])
+AFFINE[:3, 3] = 18, -16, -14
+
+
+def save_series(folder, number, n):
+    """Write a series of so many directions."""
+    rng = np.random.default_rng(number)
+    bvecs = rng.normal(size=(n + 1, 3))
+    bvecs /= np.linalg.norm(bvecs, axis=1, keepdims=True)
+    bvecs[0] = 0
+    bvals = np.array([0] + [1000] * n)
+    places = np.moveaxis(np.indices((10, 9, 8)), 0, -1) - rng.uniform(3, 5, 3)
+    b0 = 500 * np.exp(-(places**2).sum(-1) / 20)
+    data = b0[..., None] * np.exp(-bvals * (0.3e-3 + 1e-3 * bvecs[:, 0] ** 2))
+    stem = folder / f"sub-{number}_dwi"
+    nib.save(nib.Nifti1Image(data.astype("float32"), AFFINE), f"{stem}.nii.gz")
+    np.savetxt(f"{stem}.bval", bvals[None], "%g")
+    np.savetxt(f"{stem}.bvec", bvecs.T)
+    nib.save(nib.Nifti1Image(b0.astype("float32"), AFFINE), folder / f"b0-{number}.nii")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Return a folder with series of five subjects, and a model of them."""
+    folder = tmp_path_factory.mktemp("series")
+    for number in range(5):
+        save_series(folder, number, 4 + number)
+    files = sorted(folder.glob("*_dwi.nii.gz"))
+    status, stdout, stderr = call(
+        "dipy_train_ldm", *files, *SHORT, "--cache_dir", "cache", cwd=folder
+    )
+    assert status == 0, stderr
+    assert "5 series: 30 diffusion-weighted volumes with b of about 1000" in stdout
+    assert re.search("[12] of 5 subjects are held out", stdout)
+    b = np.array([0, 1000, 20, 1000, 1000, 1000, 1000, 1000])
+    vectors = np.random.default_rng(9).normal(size=(8, 3))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors[4] = -vectors[3]
+    np.savetxt(folder / "table.bval", b[None], "%g")
+    np.savetxt(folder / "table.bvec", vectors.T)
+    return folder
+
+
+def generate(folder, *arguments):
+    how = ("ldm.safetensors", "--steps", 2, "--source_files", "b0-1.nii")
+    return call("dipy_generate_ldm", *how, *arguments, cwd=folder)
+
+
+def test_a_series_is_made_that_dipy_reads(trained):
+    status, _, stderr = generate(trained, *TABLE)
+    assert status == 0, stderr
+    stem = str(trained / "b0-1_samples")
+    image = nib.load(f"{stem}.nii.gz")
+    data = image.get_fdata()
+    b0 = nib.as_closest_canonical(nib.load(trained / "b0-1.nii"))
+    npt.assert_allclose(image.affine, b0.affine)
+    for volume in (0, 2):
+        npt.assert_allclose(data[..., volume], b0.get_fdata(), rtol=1e-5, atol=1e-3)
+    # The opposite direction gives the same volume.
+    npt.assert_array_equal(data[..., 3], data[..., 4])
+    assert np.abs(data[..., 1] - data[..., 3]).max() > 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        bvals, bvecs = read_bvals_bvecs(f"{stem}.bval", f"{stem}.bvec")
+        fit = TensorModel(gradient_table(bvals, bvecs=bvecs)).fit(data)
+    assert np.isfinite(fit.fa).all()
+    # Both grids differ by left and right alone, which FSL's axes don't.
+    given = np.loadtxt(trained / "table.bvec").T
+    npt.assert_allclose(bvecs, given, atol=1e-6)
+    facts = json.loads((trained / "b0-1_samples.json").read_text())
+    assert facts["Sources"] == ["b0-1.nii"]
+    world = given[[1, *range(3, 8)]] * [-1, 1, 1]
+    npt.assert_allclose(facts["Conditions"]["direction"], world, atol=1e-6)
+    status, _, stderr = generate(trained, *TABLE)
+    assert status
+    assert "b0-1_samples.bval" in answer(stderr)
+
+
+def test_conditions_say_what_a_series_is(trained):
+    model = load_model(trained / "ldm.safetensors")
+    assert [c.kind for c in model.conditions_.values()] == ["continuous", "direction"]
+    assert model.conditions_["bval"].units == "s/mm^2"
+    assert {"val_gain_bval", "val_gain_direction"} <= set(model.history_)
+    images = model.predict(source=np.full((1, 10, 9, 8, 1), 0.5), steps=1)
+    assert images.shape == (1, 10, 9, 8, 1)
+
+
+TABLE = ("--bvals", "table.bval", "--bvecs", "table.bvec")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ((), "makes diffusion series; give their b-values as --bvals"),
+        (("--bvals", "table.bval"), "their directions as --bvecs"),
+        (("--bvals", "no.bval", "--bvecs", "table.bvec"), "can't be read as b-values"),
+        (("--bvals", "sub-1_dwi.bval", "--bvecs", "table.bvec"), "6 b-values and"),
+        ((*TABLE, "--conditions", "bval=9"), "bval is in the tables of --bvals and"),
+    ],
+)
+def test_bad_tables_are_refused(trained, arguments, sentence):
+    status, _, stderr = generate(trained, *arguments)
+    assert status
+    assert sentence in answer(stderr)
+
+
+def test_b_values_beyond_the_training_are_warned_of(trained):
+    np.savetxt(trained / "high.bval", [[0, 3000, 1000, 1000, 1000, 1000, 1000, 1000]])
+    table = ("--bvals", "high.bval", "--bvecs", "table.bvec", "--out_samples", "high")
+    status, stdout, stderr = generate(trained, *table)
+    assert status == 0, stderr
+    assert "bval 3000 lies outside of the 950 to 1050" in stdout + stderr
+
+
+def test_tables_are_for_models_of_series(model_path, tmp_path):
+    arguments = (model_path, "--bvals", "a.bval", "--bvecs", "a.bvec")
+    status, _, stderr = call("dipy_generate_ldm", *arguments, cwd=tmp_path)
+    assert status
+    assert "trained without dwi; leave out --bvals and --bvecs" in answer(stderr)
