@@ -51,15 +51,14 @@ def make_parser():
     parser = Parser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path, help="where all of it is, or will be")
     parser.add_argument("--maps", type=Path, required=True, help="folder of label maps")
-    parser.add_argument("--n", type=int, default=20, help="brains to learn from")
-    parser.add_argument("--n_held_out", type=int, default=4)
+    parser.add_argument("--n", type=int, default=12, help="brains to learn from")
+    parser.add_argument("--n_held_out", type=int, default=3)
     parser.add_argument("--n_directions", type=int, default=30, help="of made series")
     parser.add_argument("--voxel_size", type=float, default=4.0, help="in mm")
-    parser.add_argument("--steps_vqvae", type=int, default=2000)
-    parser.add_argument("--steps_ldm", type=int, default=3000)
-    parser.add_argument("--widths_vqvae", type=int, nargs="+", default=[16, 32])
+    parser.add_argument("--steps_vqvae", type=int, default=300, help="after init")
+    parser.add_argument("--steps_ldm", type=int, default=600)
     parser.add_argument("--widths_ldm", type=int, nargs="+", default=[32, 64])
-    parser.add_argument("--patch", type=int, default=24)
+    parser.add_argument("--patch", type=int, default=16)
     parser.add_argument("--batch_size", type=int, default=4)
     parser.set_defaults(measure=compare)
     return parser
@@ -184,8 +183,8 @@ def train(options):
         files = sorted((options.folder / "train").glob("*_dwi.nii.gz"))
         call(
             *("-c", CLI, "train", *files, "--dwi", *arguments),
-            *("--widths_vqvae", *options.widths_vqvae),
             *("--widths_ldm", *options.widths_ldm, "--validation", 0.1),
+            *("--init", "volumes"),
             *("--out_dir", options.folder, "--resume"),
         )
     return model

@@ -25,8 +25,8 @@ def test_opposite_directions_have_one_number(vectors):
 
 
 def test_features_are_the_even_harmonics_of_dipy(vectors):
-    degrees = [2] * 5 + [4] * 9
-    orders = [*range(-2, 3), *range(-4, 5)]
+    degrees = np.repeat([2, 4], [5, 9])
+    orders = np.array([*range(-2, 3), *range(-4, 5)])
     polar = np.arccos(np.clip(vectors[:, 2:], -1, 1))
     azimuth = np.arctan2(vectors[:, 1:2], vectors[:, :1])
     wanted = np.sqrt(4 * np.pi) * real_sh_descoteaux_from_index(
