@@ -9,7 +9,7 @@ import numpy as np
 from dipy_ldm._conditions import BVAL
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import NONE
-from dipy_ldm.data._gradients import DIRECTION, Gradients
+from dipy_ldm.data._gradients import B0_LIMIT, DIRECTION, Gradients
 from dipy_ldm.data._grid import Grid, conform
 from dipy_ldm.data._nifti import read_volume
 from dipy_ldm.data._preprocessing import conform_voxels
@@ -43,7 +43,13 @@ def read_table(
             f"{min(own)} is in the tables of `bvals` and `bvecs`; leave it out of the "
             "conditions."
         )
-    return Gradients.read(bvals, bvecs)
+    gradients = Gradients.read(bvals, bvecs)
+    if not gradients.weighted.size:
+        raise InputError(
+            f"{bvals} has no b above {B0_LIMIT}, and there is nothing to make; give "
+            "others."
+        )
+    return gradients
 
 
 class Series(NamedTuple):

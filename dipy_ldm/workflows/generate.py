@@ -271,6 +271,7 @@ class GenerateLDMFlow(LDMFlow):
         sampling = job.sampling | {"batch_size": 1, "same_noise": True}
         noise = restoring.number_noise(job.sources.files)
         pictures: list[np.ndarray] = []
+        captions: list[str] = []
         names = {*job.requested.table} - {BVAL, DIRECTION}
         for file, (files,), (number,) in pieces(
             job.sources, job.samples.names, job.numbers, 1
@@ -295,9 +296,12 @@ class GenerateLDMFlow(LDMFlow):
             series.write_tables(files[0])
             write_sample(files, volume, series.affine, job.dtype, facts, ())
             self.written += 1
-            shown = [series.source, *images[:3]] if len(pictures) < 20 else []
-            pictures += [*plots.planes(np.array(shown), series.affine)] if shown else []
-        job.samples.draw(np.stack(pictures), columns=2)
+            if len(pictures) < 20:
+                shown = np.array([series.source, *images[:3]])
+                pictures += [*plots.planes(shown, series.affine)]
+                bvals = gradients.bvals[gradients.weighted[:3]]
+                captions += [f"b = {b:g}" for b in (0, *bvals)]
+        job.samples.draw(np.stack(pictures), captions, columns=2)
 
     def _write_images(self, job):
         """Generate, write and draw all images."""
