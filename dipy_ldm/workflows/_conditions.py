@@ -105,13 +105,11 @@ class RequestedConditions(NamedTuple):
     def captions(self, numbers: range) -> list[str]:
         """Return what was asked of each image; nothing where all is drawn."""
         columns = self._of(numbers)
-        requested = {n: v for n, v in columns.items() if n not in (self.drawn or ())}
-        requested = {
-            n: v for n, v in requested.items() if any(x is not None for x in v)
-        }
+        columns = {n: v for n, v in columns.items() if n not in (self.drawn or ())}
+        columns = {n: v for n, v in columns.items() if any(x is not None for x in v)}
         return [
-            ", ".join(f"{name}={_short(value)}" for name, value in zip(requested, row))
-            for row in zip(*requested.values())
+            ", ".join(f"{name}={_short(value)}" for name, value in zip(columns, row))
+            for row in zip(*columns.values())
         ]
 
     def arrays(self, numbers: range) -> dict[str, np.ndarray]:

@@ -36,6 +36,11 @@ from dipy_ldm.data._sidecars import (
 from dipy_ldm.workflows import _launch as launch
 from dipy_ldm.workflows._conditions import RequestedConditions
 from dipy_ldm.workflows._config import write_config
+from dipy_ldm.workflows._dataset import (
+    begin_derivatives,
+    place_in_dataset,
+    refuse_other_dataset,
+)
 from dipy_ldm.workflows._options import parse_filter
 from dipy_ldm.workflows._outputs import output_paths, refuse_overwriting
 from dipy_ldm.workflows._sources import SourcePairs
@@ -130,6 +135,11 @@ def prepare(
     pairs = SourcePairs.of(path, files, options.source_files)
     (end,) = output_paths(flow, files[0], options.out_dir, **name)
     names = name_outputs(files, end, verb, described)
+    if options.bids:
+        root = end.parent
+        refuse_other_dataset(flow, root)
+        names = {f: place_in_dataset(root, f, name.name) for f, name in names.items()}
+        end = root / "code" / end.name
     outputs = {file: outputs_of(name) for file, name in names.items()}
     cluster = launch.find_workers(options.strategy)
     own = list(launch.part_of(cluster, _without_outputs(outputs)))
@@ -303,6 +313,8 @@ def work(
     from dipy_ldm._backend import spread
 
     launch.keep_log(job.cluster, job.end)
+    if options.bids:
+        begin_derivatives(job.end.parents[1])
     remaining = _remaining(flow, tasks, job.verb) if options.resume else tasks
     quiet = not launch.is_first(job.cluster)
     rows: list[plots.Comparison] = []
@@ -343,11 +355,12 @@ _SHOWN = "conditions", "strength", "lesions", "dilate", "steps", "resamplings", 
 
 def _caption(job, options):
     """Describe what was asked for."""
-    values = ((name, getattr(options, name, None)) for name in _SHOWN)
+    without_effect = "strength" if getattr(options, "lesions", True) else "dilate"
+    values = {name: getattr(options, name, None) for name in _SHOWN}
     texts = (
         f"{name} {' '.join(value) if isinstance(value, list) else value}"
-        for name, value in values
-        if value not in (None, False)
+        for name, value in values.items()
+        if not (value is None or value is False or name == without_effect)
     )
     return f"{_past(job.verb)} by {job.model_path.name}: {', '.join(texts)}"
 

@@ -46,6 +46,7 @@ class DenoiseLDMFlow(LDMFlow):
         devices=None,
         resume=False,
         dtype="float32",
+        bids=False,
         out_dir="",
         out_denoised="denoised",
     ):
@@ -88,6 +89,8 @@ class DenoiseLDMFlow(LDMFlow):
         dilate : float, optional
             Margin around lesions, in mm, that is inpainted, too: edges of lesions are
             soft, and what is left of one would be continued.
+        bids : bool, optional
+            Write into a BIDS derivatives dataset, a folder for each subject.
         out_denoised : string, optional
             What is appended to the name of a volume or, where that is a name of BIDS,
             its desc-.

@@ -41,6 +41,7 @@ class InpaintLDMFlow(LDMFlow):
         strategy="auto",
         devices=None,
         resume=False,
+        bids=False,
         out_dir="",
         out_inpainted="inpainted",
     ):
@@ -72,6 +73,8 @@ class InpaintLDMFlow(LDMFlow):
             Times that each step is taken, with the noise added again in between.
         seed : int, optional
             Seed of the noise, which depends on the name of each volume, too.
+        bids : bool, optional
+            Write into a BIDS derivatives dataset, a folder for each subject.
         out_inpainted : string, optional
             What is appended to the name of a volume or, where that is a name of BIDS,
             its desc-.

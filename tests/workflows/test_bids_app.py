@@ -1,0 +1,59 @@
+"""The commands as a BIDS App."""
+
+import json
+import sys
+
+import pytest
+from scans import make_scan
+
+from dipy_ldm.workflows import _bids_app as bids_app
+
+
+def run(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["dipy_ldm_bids", *map(str, words)])
+    bids_app.main()
+
+
+def words_of(monkeypatch, *words):
+    """Return the command line that would be run."""
+    for task in ("denoise", "inpaint", "check"):
+        monkeypatch.setattr(bids_app.cli, task, lambda: None)
+    run(monkeypatch, *words)
+    return sys.argv
+
+
+def test_a_bids_app_is_one_of_the_commands(monkeypatch):
+    app = ("bids", "out", "participant")
+    labels = ("--participant_label", "01", "sub-02", "--model_file", "m.safetensors")
+    assert words_of(monkeypatch, *app, *labels, "--strength", 0.2) == [
+        *("dipy_denoise_ldm", "m.safetensors", "bids", "--suffix", "T1w"),
+        *("--filter", "sub=01,02", "--bids", "--out_dir", "out", "--strength", "0.2"),
+    ]
+    assert words_of(monkeypatch, *app, "--task", "check", "--suffix", "T2w") == [
+        *("dipy_check_ldm", "bids", "--suffix", "T2w", "--out_dir", "out")
+    ]
+
+
+def test_a_model_is_needed(monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        words_of(monkeypatch, "bids", "out", "participant")
+    assert "--task denoise needs a --model_file" in capsys.readouterr().err
+
+
+def test_subjects_of_a_dataset_are_denoised(monkeypatch, tmp_path, model_path):
+    for name in ("sub-01", "sub-02"):
+        folder = tmp_path / "bids" / name / "anat"
+        folder.mkdir(parents=True)
+        make_scan(folder, name=f"{name}_T1w")
+    app = (tmp_path / "bids", tmp_path / "out", "participant", "--strength", 0)
+    options = ("--participant_label", "02", "--model_file", model_path)
+    run(monkeypatch, *app, *options)
+    files = (path for path in (tmp_path / "out").rglob("*") if path.is_file())
+    assert {str(path.relative_to(tmp_path / "out")) for path in files} == {
+        *("README", "dataset_description.json"),
+        *("code/denoised.toml", "code/denoised.png"),
+        "sub-02/anat/sub-02_desc-denoised_T1w.nii.gz",
+        "sub-02/anat/sub-02_desc-denoised_T1w.json",
+    }
+    described = json.loads((tmp_path / "out/dataset_description.json").read_text())
+    assert described["DatasetType"] == "derivative"
