@@ -56,7 +56,7 @@ def make_parser():
     parser.add_argument("--n_directions", type=int, default=30, help="of made series")
     parser.add_argument("--voxel_size", type=float, default=4.0, help="in mm")
     parser.add_argument("--steps_vqvae", type=int, default=300, help="after init")
-    parser.add_argument("--steps_ldm", type=int, default=600)
+    parser.add_argument("--steps_ldm", type=int, default=600, help="0: no model")
     parser.add_argument("--widths_ldm", type=int, nargs="+", default=[32, 64])
     parser.add_argument("--patch", type=int, default=16)
     parser.add_argument("--batch_size", type=int, default=4)
@@ -241,29 +241,31 @@ def from_six(measured, directions, wanted):
 def compare(options):
     """Make, train, generate and measure; print the scores."""
     prepare(options)
-    path = train(options)
-    model, grid = load_model(path)
     n = options.n_directions
     directions = np.concatenate([np.zeros((1, 3)), spread(n, 99)])
     bvals = np.array([0.0] + [1000.0] * n)
-    make(options, path, "made", bvals, directions)
     between = np.where(bvals > 0, BETWEEN, 0.0)
-    make(options, path, "between", between, directions)
+    if options.steps_ldm:
+        path = train(options)
+        model, grid = load_model(path)
+        make(options, path, "made", bvals, directions)
+        make(options, path, "between", between, directions)
     ways: dict[str, list] = {}
-    shells = []
     for file in sorted((options.folder / "held_out").glob("*_dwi.nii.gz")):
         log(f"measuring {file.name}")
         labels = options.folder / "labels" / file.name.replace("dwi", "T2w_dseg")
         subject = Subject(labels)
-        each = scores(options, model, grid, subject, bvals, directions)
+        if not options.steps_ldm:
+            grid = Grid(subject.labels.shape, subject.affine)
+        each = measured(options.n_directions, grid, subject, bvals, directions)
+        if options.steps_ldm:
+            each |= made(options, model, grid, subject, bvals, directions)
+            each["between"] = score_between(options, grid, subject, between)
         for name, own in each.items():
             ways.setdefault(name, []).append(own)
-        shells.append(score_between(options, grid, subject, between, directions))
-    for name, own in ways.items():
-        yield {"by": name} | {
-            k: round(float(np.mean([o[k] for o in own])), 3) for k in own[0]
-        }
-    yield {k: round(float(np.mean([s[k] for s in shells])), 3) for k in shells[0]}
+    for name, scores in ways.items():
+        means = {k: float(np.mean([own[k] for own in scores])) for k in scores[0]}
+        yield {"by": name} | {k: round(mean, 3) for k, mean in means.items()}
 
 
 def read(options, folder, subject):
@@ -281,58 +283,72 @@ def white_matter(subject, grid):
     return subject.on(grid.shape, grid.affine)[0] > 0.95
 
 
-def scores(options, model, grid, subject, bvals, directions):
-    """Score FA and directions of tensors in the white matter of a brain."""
+def measured(n, grid, subject, bvals, directions):
+    """Score what is measured, and what all subjects share, in white matter."""
     mask = white_matter(subject, grid)
-    common, fibre, across = (x[mask] for x in subject.tensors(grid.shape, grid.affine))
-    across = across[:, None] * [0, 1, 1] + np.array([PARALLEL, 0, 0])
-    spread_of = ((across - across.mean(1, keepdims=True)) ** 2).sum(1)
-    fa = np.sqrt(1.5 * spread_of / (across**2).sum(1))
-    measured = subject.series(grid.shape, grid.affine, bvals, directions)
-    made, own = read(options, "made", subject)
+    place = grid.shape, grid.affine
+    common, _, across = (x[mask] for x in subject.tensors(*place))
+    series = subject.series(*place, bvals, directions)
     six = np.concatenate([np.zeros((1, 3)), spread(6, 7)])
-    few = subject.series(grid.shape, grid.affine, bvals[:7], six, seed=1)
-    filled = from_six(few[mask], six[1:], directions[1:])
-    filled = np.concatenate([few[mask][:, :1], filled], 1)
-    scale = np.percentile(measured[..., 0][measured[..., 0] != 0], 99.5)
-    volumes = np.moveaxis(measured[..., 1:], -1, 0)[..., None] / scale
-    decoded = model.vqvae.predict(
-        np.clip(volumes, 0, 1).astype("float32"), batch_size=4
-    )
-    decoded = scale * np.moveaxis(decoded[..., 0], 0, -1)
-    decoded = np.concatenate([measured[..., :1], decoded], -1)
+    few = subject.series(*place, bvals[:7], six, seed=1)[mask]
+    filled = from_six(few, six[1:], directions[1:])
+    filled = np.concatenate([few[:, :1], filled], 1)
     everywhere = np.ones(mask.sum(), bool)
-    results = {
-        "made of b = 0": fit(made, bvals, own, mask),
-        "six measured, interpolated": fit(filled, bvals, directions, everywhere),
-        f"{options.n_directions} measured": fit(measured, bvals, directions, mask),
-        "autoencoder of these": fit(decoded, bvals, directions, mask),
-        "what all share": (fa, common),
-    }
     return {
-        name: {
-            "fa_error": np.abs(own_fa - fa).mean(),
-            "fa_bias": (own_fa - fa).mean(),
-            "fa_correlation": np.corrcoef(own_fa, fa)[0, 1],
-            "angle_median": np.median(angles(main, fibre)),
-            "angle_mean": angles(main, fibre).mean(),
-        }
-        for name, (own_fa, main) in results.items()
+        f"{n} measured": score(subject, grid, *fit(series, bvals, directions, mask)),
+        "six measured, interpolated": score(
+            subject, grid, *fit(filled, bvals, directions, everywhere)
+        ),
+        "what all share": score(subject, grid, true_fa(across), common),
     }
 
 
-def score_between(options, grid, subject, bvals, directions):
+def made(options, model, grid, subject, bvals, directions):
+    """Score what is made of b = 0, and what the autoencoder leaves of the truth."""
+    mask = white_matter(subject, grid)
+    data, own = read(options, "made", subject)
+    truth = subject.series(grid.shape, grid.affine, bvals, directions)
+    scale = np.percentile(truth[..., 0][truth[..., 0] != 0], 99.5)
+    volumes = np.clip(np.moveaxis(truth[..., 1:], -1, 0)[..., None] / scale, 0, 1)
+    decoded = model.vqvae.predict(volumes.astype("float32"), batch_size=4)
+    truth[..., 1:] = scale * np.moveaxis(decoded[..., 0], 0, -1)
+    return {
+        "made of b = 0": score(subject, grid, *fit(data, bvals, own, mask)),
+        "autoencoder of the truth": score(
+            subject, grid, *fit(truth, bvals, directions, mask)
+        ),
+    }
+
+
+def true_fa(across):
+    """Return the fractional anisotropy of tensors, by their diffusivity across."""
+    return (PARALLEL - across) / np.sqrt(PARALLEL**2 + 2 * across**2)
+
+
+def score(subject, grid, fa, main):
+    """Compare FA and principal directions in white matter with the truth."""
+    mask = white_matter(subject, grid)
+    _, fibre, across = (x[mask] for x in subject.tensors(grid.shape, grid.affine))
+    true, off = true_fa(across), angles(main, fibre)
+    return {
+        "fa_error": np.abs(fa - true).mean(),
+        "fa_bias": (fa - true).mean(),
+        "angle_median": np.median(off),
+        "angle_mean": off.mean(),
+    }
+
+
+def score_between(options, grid, subject, bvals):
     """Score volumes of a b-value between shells: errors as shares of b = 0."""
     mask = white_matter(subject, grid)
-    made, own = read(options, "between", subject)
+    data, own = read(options, "between", subject)
     truth, lower = (
         subject.series(grid.shape, grid.affine, b, own, snr=None)[mask]
         for b in (bvals, np.minimum(bvals, 1000))
     )
     b0, weighted = truth[:, 0].mean(), truth[:, 1:]
     return {
-        "b": BETWEEN,
-        "error": np.abs(made[mask][:, 1:] - weighted).mean() / b0,
+        "error": np.abs(data[mask][:, 1:] - weighted).mean() / b0,
         "error_of_b_1000": np.abs(lower[:, 1:] - weighted).mean() / b0,
         "spread": weighted.std(1).mean() / b0,
     }
