@@ -53,7 +53,7 @@ SHORTER = [
     (r"^make ", "make --dry-run "),
 ]
 # Pages that go on with the model that an earlier page trains.
-GO_ON = {"denoising", "generating", "inpainting", "python", "quality"}
+GO_ON = {"denoising", "generating", "inpainting", "python", "quality", "recipes"}
 # Pages that take so long that they are left to `make test-pages`.
 LONG = GO_ON | {"conditions", "ethics", "sources", "tables", "volumes"}
 # What pytest is told of pages: those that take long, and what asks TensorFlow itself.
