@@ -149,10 +149,9 @@ def read_document(path: str | Path, kind: str | None = None) -> dict:
             f"{FORMAT_VERSION} that this version of dipy_ldm knows; {cure}."
         )
     if kind is not None and document["kind"] != kind:
-        raise InputError(
-            f"{path} holds a {_documents.word(document['kind'])}, not a {kind}; name "
-            "another file."
-        )
+        content = _content(document["kind"])
+        expected = _content(kind).removesuffix(" alone")
+        raise InputError(f"{path} holds {content}, not {expected}; name another file.")
     with _naming(path, kind):
         _documents.check(document)
     return document
@@ -275,3 +274,14 @@ def _unreadable(path, kind):
     if start[8:] in (b"", b"{") and length < 100_000_000:
         return f"{path} is truncated; {_cure(kind)}."
     return f"{path} is not a model file; give one that dipy_train_ldm wrote."
+
+
+_CONTENTS = {
+    "vqvae": "an autoencoder alone",
+    "latent_diffusion": "a diffusion model",
+}
+
+
+def _content(kind):
+    """Name what a file holds in everyday words."""
+    return _CONTENTS.get(kind, f"a {_documents.word(kind)}")

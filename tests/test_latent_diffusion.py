@@ -365,7 +365,9 @@ def test_unfitted_names_the_call_to_make(vqvae, blobs):
 
 def test_an_autoencoder_alone_is_no_model(vqvae, tmp_path):
     vqvae.save(tmp_path / "vqvae.safetensors")
-    with pytest.raises(InputError, match="holds a vqvae, not a latent_diffusion"):
+    with pytest.raises(
+        InputError, match="holds an autoencoder alone, not a diffusion model"
+    ):
         LatentDiffusion.load(tmp_path / "vqvae.safetensors")
 
 
@@ -415,5 +417,7 @@ def test_check_refuses_a_wrong_init(diffusion, vqvae, blobs):
 
 def test_a_denoiser_does_not_begin_from_an_autoencoder(vqvae, blobs, tmp_path):
     vqvae.save(tmp_path / "v.safetensors")
-    with pytest.raises(InputError, match="holds a vqvae, not a latent_diffusion"):
+    with pytest.raises(
+        InputError, match="holds an autoencoder alone, not a diffusion model"
+    ):
         LatentDiffusion(vqvae).fit(blobs, init=tmp_path / "v.safetensors")

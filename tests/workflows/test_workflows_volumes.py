@@ -698,7 +698,7 @@ def test_an_autoencoder_alone_is_no_model_to_sample(model, command, tmp_path):
     assert VQVAE.load(tmp_path / "vqvae.safetensors").shape_ == model.vqvae.shape_
     status, stderr = command("generate", "vqvae.safetensors")
     assert status == 2
-    assert "holds a vqvae, not a latent_diffusion; name another" in answer(stderr)
+    assert "holds an autoencoder alone, not a" in answer(stderr)
 
 
 def test_volumes_are_trained_in_steps_by_default():
