@@ -22,6 +22,18 @@ from dipy_ldm.workflows._outputs import LDMFlow, write_text
 # What differs between a run and its repetition.
 _NOT_KEPT = ("check", "resume")
 _NOT_TAKEN = ("help", "version", "config")
+# Options by what they are about, for the help; all others are "options".
+_GROUPS = {
+    "input": "suffix filter channels conditions coarsen source_files source_labels "
+    "mask_files table dwi bvals bvecs real_files generated_files train_files held_out "
+    "measurements reference voxel_size shape skip_bad background",
+    "model": "init n_codes n_codebooks code_dim widths_vqvae widths_ldm",
+    "training": "epochs_vqvae epochs_ldm steps_vqvae steps_ldm steps_detector "
+    "accumulate learning_rate validation checkpoint_steps patch no_augment check "
+    "seconds tensorboard",
+    "machine": "strategy devices precision remat batch_size tile cache_dir cache_limit",
+}
+_OUTPUT = "dtype bids difference skull_stripped pictures fingerprints"
 # What in a file has no effect where the command line has one of these options.
 _REPLACED_BY = {
     "epochs_vqvae": ["steps_vqvae"],
@@ -119,7 +131,18 @@ class ConfigParser(IntrospectiveArgumentParser):
             help="TOML file of an earlier run, whose options this run takes. Those of "
             "the command line come first.",
         )
+        self._group_options()
         return subflows
+
+    def _group_options(self):
+        """Let the help show the options of most commands by what they are about."""
+        *_, output = (g for g in self._action_groups if g.title.startswith("output"))
+        self._action_groups.remove(output)
+        for title, names in _GROUPS.items():
+            group = self.add_argument_group(title)
+            _move(self._optionals, group, names.split())
+        _move(self._optionals, output, _OUTPUT.split())
+        self._action_groups.append(output)
 
     def parse_args(self, args=None, namespace=None):
         """Parse the command line; what it does not have is taken from the file."""
@@ -149,6 +172,14 @@ class ConfigParser(IntrospectiveArgumentParser):
             rivals = _REPLACED_BY.get(name, [])
             if not any(f"--{r}".startswith(word) for r in rivals for word in typed):
                 _take_default(actions[name], value, file)
+
+
+def _move(options, group, names):
+    """Move options to another group of the help."""
+    moved = [action for action in options._group_actions if action.dest in names]
+    for action in moved:
+        options._group_actions.remove(action)
+        group._group_actions.append(action)
 
 
 def _take_default(action, value, file):

@@ -40,6 +40,15 @@ def test_help_has_the_defaults_that_say_something(capsys):
     assert not re.search(r"default: (None|False|\))", text)
 
 
+def test_help_is_in_groups(capsys):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "1000")
+        run_help(patch)
+    titles = re.findall(r"^([a-z ]+.*):$", capsys.readouterr().out, re.MULTILINE)
+    groups = ["positional arguments", "options", "input", "model", "training"]
+    assert titles == [*groups, "machine", "output arguments(optional)"]
+
+
 def run_help(patch):
     patch.setattr(sys, "argv", ["dipy_train_ldm", "--help"])
     with pytest.raises(SystemExit, match="0"):
