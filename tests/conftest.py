@@ -203,7 +203,8 @@ def model_path(tmp_path_factory):
     options = {"epochs": 1, "batch_size": 4, "verbose": False}
     vqvae = VQVAE(widths=(4, 4), n_codes=64, code_dim=2, n_codebooks=1)
     vqvae.fit(blocky_volumes(), affine=grid_affine(), **options)
-    model = LatentDiffusion(vqvae, widths=(4, 8)).fit(blocky_volumes(), **options)
+    model = LatentDiffusion(vqvae, widths=(4, 8), guide=False)
+    model.fit(blocky_volumes(), **options)
     path = tmp_path_factory.mktemp("model") / "ldm.safetensors"
     model.save(path)
     return path

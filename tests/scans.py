@@ -1,5 +1,8 @@
 """NIfTI files for the tests that read them."""
 
+from contextlib import contextmanager
+import resource
+
 import nibabel as nib
 import numpy as np
 
@@ -32,6 +35,26 @@ def blocky_volumes():
     """Return 8 volumes on that grid, in blocks as large as those of a latent."""
     blocks = np.random.default_rng(0).random((8, 3, 3, 4, 1))
     return np.kron(blocks, np.ones((1, 4, 4, 4, 1)))[:, :12, :11, :13]
+
+
+def soft_balls(n, seed, shape=(13, 12, 11)):
+    """Draw soft balls of different sizes and places, in [0, 1]."""
+    rng = np.random.default_rng(seed)
+    centre = np.array(shape) / 2 + rng.uniform(-2, 2, (n, 1, 1, 1, 3))
+    radius = rng.uniform(2, 4, (n, 1, 1, 1))
+    distance = np.linalg.norm(np.stack(np.indices(shape), -1) - centre, axis=-1)
+    return np.float32(1 / (1 + np.exp(distance - radius)))[..., None]
+
+
+@contextmanager
+def small_files(size):
+    """Let no file grow beyond a size, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def make_scan(folder, kind="int16", name="scan"):

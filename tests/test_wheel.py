@@ -102,6 +102,17 @@ def test_the_wheel_has_the_package_and_no_more(source, wheel):
     assert licences < about
 
 
+LOOK_AROUND = """
+from importlib.metadata import distribution
+import dipy_ldm, dipy_ldm.data as data
+print(dipy_ldm.__file__)
+print(data.load_mnist("test")[0].shape)
+for command in distribution("dipy_ldm").entry_points:
+    assert callable(command.load())
+    print(command.name)
+"""
+
+
 def test_the_commands_run_elsewhere(bin_folder, tmp_path):
     def call(command, *arguments):
         done = run(bin_folder / command, *arguments, cwd=tmp_path, env=ENVIRONMENT)
@@ -109,16 +120,14 @@ def test_the_commands_run_elsewhere(bin_folder, tmp_path):
         assert status == 0, stderr
         return stdout
 
-    code = (
-        "import dipy_ldm, dipy_ldm.data as data;"
-        "print(dipy_ldm.__file__, data.load_mnist('test')[0].shape)"
-    )
-    where, _, shape = call("python", "-c", code).strip().partition(" ")
+    where, shape, *commands = call("python", "-c", LOOK_AROUND).splitlines()
     assert Path(where).is_relative_to(bin_folder.parent)
     assert shape == "(10000, 28, 28, 1)"
-    for command in COMMANDS:
-        assert f"usage: {command}" in call(command, "--help")
-    assert call(command, "--version").strip() == f"dipy_ldm {__version__}"
+    assert sorted(commands) == sorted(COMMANDS)
+    for command in commands:
+        assert (bin_folder / command).stat().st_mode & 0o111
+    assert f"usage: {COMMANDS[0]}" in call(COMMANDS[0], "--help")
+    assert call(COMMANDS[-1], "--version").strip() == f"dipy_ldm {__version__}"
     options = "--n_samples", 4, "--steps", 2, "--out_dir", "digits"
     call("dipy_generate_ldm", "mnist", *options)
     with np.load(tmp_path / "digits/samples.npz") as samples:

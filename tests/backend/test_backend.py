@@ -401,12 +401,13 @@ def test_batches_that_replicas_cannot_share(batch_size, sentence):
         _backend.share_of(batch_size, Four)
 
 
+class Two:
+    class extended:  # noqa: N801 (TensorFlow's name)
+        worker_devices = ("CPU:0", "CPU:0")
+
+
 @pytest.mark.parametrize("n", [1, 7, 8])
 def test_pieces_are_spread_over_devices_and_keep_their_order(n):
-    class Two:
-        class extended:  # noqa: N801 (TensorFlow's name)
-            worker_devices = ("CPU:0", "CPU:0")
-
     array = np.arange(n)
     threads = set()
 
@@ -422,10 +423,6 @@ def test_pieces_are_spread_over_devices_and_keep_their_order(n):
 
 
 def test_spreading_does_not_nest():
-    class Two:
-        class extended:  # noqa: N801
-            worker_devices = ("CPU:0", "CPU:0")
-
     def work(piece):
         return _backend.in_batches(lambda part: part + len(part), piece, 8)
 
@@ -435,9 +432,5 @@ def test_spreading_does_not_nest():
 
 
 def test_failures_on_a_device_are_raised():
-    class Two:
-        class extended:  # noqa: N801
-            worker_devices = ("CPU:0", "CPU:0")
-
     with _backend.spread(Two), pytest.raises(ZeroDivisionError):
         _backend.in_batches(lambda piece: 1 // 0, np.arange(4), 1)

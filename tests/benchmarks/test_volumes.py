@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import nibabel as nib
 import numpy as np
 import pytest
+from scans import soft_balls
 import scripts
 
 import dipy_ldm
@@ -25,16 +26,6 @@ def no_real_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-def draw_volumes(n, seed, shape=(13, 12, 11)):
-    """Draw soft balls of different sizes and places, in [0, 1]."""
-    rng = np.random.default_rng(seed)
-    centre = np.array(shape) / 2 + rng.uniform(-2, 2, (n, 1, 1, 1, 3))
-    radius = rng.uniform(2, 4, (n, 1, 1, 1))
-    voxels = np.stack(np.indices(shape), -1)
-    distance = np.linalg.norm(voxels - centre, axis=-1)
-    return np.float32(1 / (1 + np.exp(distance - radius)))[..., None]
-
-
 def write_volumes(folder, volumes):
     folder.mkdir()
     for i, volume in enumerate(volumes):
@@ -47,17 +38,17 @@ def write_volumes(folder, volumes):
 def folders(tmp_path_factory):
     """Return folders of 16 held-out and of 24 training volumes."""
     place = tmp_path_factory.mktemp("volumes")
-    real = write_volumes(place / "real", draw_volumes(16, 1))
-    return real, write_volumes(place / "train", draw_volumes(24, 2))
+    real = write_volumes(place / "real", soft_balls(16, 1))
+    return real, write_volumes(place / "train", soft_balls(24, 2))
 
 
 @pytest.fixture(scope="module")
 def model_file(tmp_path_factory):
     """Return the file of a model fitted to the training volumes."""
-    images = draw_volumes(24, 2)
+    images = soft_balls(24, 2)
     vqvae = dipy_ldm.VQVAE(widths=(4, 4), blocks=1, n_codes=8, code_dim=2)
     vqvae.fit(images, affine=AFFINE, epochs=1, batch_size=8, verbose=False)
-    model = dipy_ldm.LatentDiffusion(vqvae, widths=(4,), blocks=1)
+    model = dipy_ldm.LatentDiffusion(vqvae, widths=(4,), blocks=1, guide=False)
     model.fit(images, epochs=1, batch_size=8, verbose=False)
     path = tmp_path_factory.mktemp("model") / "ldm.safetensors"
     model.save(path)
@@ -94,7 +85,7 @@ def test_one_line_of_json_and_a_picture(quality, model_file, folders, tmp_path, 
 
 def score(quality, generated):
     """Score volumes as if they were generated."""
-    held_out, train = draw_volumes(40, 1), draw_volumes(60, 2)
+    held_out, train = soft_balls(40, 1), soft_balls(60, 2)
     novelty = quality.measure_novelty(held_out, train)
     return {
         **quality.score_distribution(generated, held_out, train),
@@ -104,7 +95,7 @@ def score(quality, generated):
 
 
 def test_further_real_volumes_score_as_real_ones(quality):
-    scores = score(quality, draw_volumes(40, 3))
+    scores = score(quality, soft_balls(40, 3))
     assert 0.5 < scores["energy_ratio"] < 2
     medians = scores["nearest_median"], scores["nearest_median_real"]
     assert medians[0] == pytest.approx(medians[1], rel=0.3)
@@ -114,14 +105,14 @@ def test_further_real_volumes_score_as_real_ones(quality):
 
 
 def test_copies_of_training_volumes_are_detected(quality):
-    scores = score(quality, draw_volumes(60, 2)[:40])
+    scores = score(quality, soft_balls(60, 2)[:40])
     assert scores["energy_ratio"] == pytest.approx(1, abs=0.5)
     assert scores["nearest_median"] == scores["nearest_min_ratio"] == 0
     assert scores["nearest_median_real"] >= scores["nearest_min_real"] > 0
 
 
 def test_identical_volumes_are_detected(quality):
-    generated = np.repeat(draw_volumes(1, 3), 40, axis=0)
+    generated = np.repeat(soft_balls(1, 3), 40, axis=0)
     scores = score(quality, generated + np.float32(1e-3))
     assert scores["ms_ssim"] == pytest.approx(1)
     assert scores["ms_ssim_excess"] > 0.1
@@ -150,7 +141,7 @@ def test_compared_sets_have_equal_sizes(quality, monkeypatch, model_file, folder
 
 
 def test_held_out_volumes_that_were_trained_on_are_refused(quality, folders):
-    both = draw_volumes(5, 2)
+    both = soft_balls(5, 2)
     with pytest.raises(InputError, match="3 volumes of --real are in --train too"):
         quality.measure_novelty(both[:3], both)
 

@@ -2,7 +2,6 @@
 
 import os
 from pathlib import Path
-import resource
 import shutil
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from unittest import mock
 import numpy as np
 import numpy.testing as npt
 import pytest
+from scans import small_files
 
 from dipy_ldm._utils import files
 from dipy_ldm.data import _cache as cache
@@ -274,16 +274,12 @@ def write_large(folder):
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
-    try:
-        with (
-            pytest.raises(OSError, match=r"can't write the cache .*`cache_dir`") as no,
-            cache.filling(tmp_path / "key") as partial,
-        ):
-            write_large(partial)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    with (
+        small_files(100_000),
+        pytest.raises(OSError, match=r"can't write the cache .*`cache_dir`") as no,
+        cache.filling(tmp_path / "key") as partial,
+    ):
+        write_large(partial)
     assert str(tmp_path) in str(no.value)
     assert not list(tmp_path.iterdir())
 

@@ -2,13 +2,13 @@
 
 import errno
 import gzip
-import resource
 from unittest import mock
 
 import nibabel as nib
 import numpy as np
 import numpy.testing as npt
 import pytest
+from scans import small_files
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data import _nifti as nifti
@@ -333,11 +333,6 @@ def test_write_errors_are_one_sentence(tmp_path):
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
 def test_a_full_disk_leaves_nothing_half_written(tmp_path, name):
     data = np.random.default_rng(0).random((40, 40, 40)).astype("float32")
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
-    try:
-        with pytest.raises(OSError, match=r"can't write .*free some space"):
-            write_volume(tmp_path / name, data, AFFINE)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    with small_files(100_000), pytest.raises(OSError, match="can't write .*free some"):
+        write_volume(tmp_path / name, data, AFFINE)
     assert not list(tmp_path.iterdir())

@@ -145,6 +145,7 @@ def test_times_concentrate_where_noise_equals_signal(schedule, deviation):
     shares = (np.arange(4000) + 0.5) / 4000
     times = schedules.lognormal_times(schedule, shares, deviation)
     assert times.min() >= 0 and times.max() <= 1
+    assert (np.diff(times[800:]) > 0).all()
     # A fifth of them is anywhere, so that nothing is forgotten.
     npt.assert_allclose(times[:800], np.linspace(0, 1, 800), atol=0.002)
     alpha, sigma = schedules.rates(schedule, times[800:])

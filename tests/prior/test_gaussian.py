@@ -328,7 +328,8 @@ def trained(volumes):
     options = {"batch_size": 4, "verbose": False}
     vqvae = VQVAE(widths=(8,), n_codes=16, code_dim=2)
     vqvae.fit(volumes, epochs=10, **options)
-    return LatentDiffusion(vqvae, widths=(8,)).fit(volumes, epochs=3, **options)
+    model = LatentDiffusion(vqvae, widths=(8,), guide=False)
+    return model.fit(volumes, epochs=3, **options)
 
 
 def test_volumes_begin_where_a_linear_function_ends(trained, volumes):
@@ -348,7 +349,7 @@ def test_images_have_none_and_without_conditions_no_probe(trained, diffusion):
 def test_volumes_that_are_not_aligned_have_none(trained, volumes):
     rng = np.random.default_rng(0)
     moved = [np.roll(v, rng.integers(0, 8, 3), (0, 1, 2)) for v in volumes]
-    model = LatentDiffusion(trained.vqvae_, widths=(8,))
+    model = LatentDiffusion(trained.vqvae_, widths=(8,), guide=False)
     model.fit(np.stack(moved), epochs=1, batch_size=4, verbose=False)
     assert model.gaussian_ is None
     assert model.predict(1, steps=2).shape == (1, 8, 8, 8, 1)

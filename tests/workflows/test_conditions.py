@@ -31,7 +31,7 @@ def brains(tmp_path_factory):
     volumes = np.random.default_rng(0).random((8, 8, 9, 10, 1), "float32")
     vqvae = VQVAE(widths=(4,), n_codes=4, code_dim=1)
     vqvae.fit(volumes, affine=AFFINE, **FIT)
-    model = LatentDiffusion(vqvae, widths=(4,))
+    model = LatentDiffusion(vqvae, widths=(4,), guide=False)
     ages = np.linspace(50, 80, 8)
     model.fit(volumes, {"age": ages, "group": ["control", "patient"] * 4}, **FIT)
     model.save(folder / "m.safetensors")

@@ -7,6 +7,7 @@ import nibabel as nib
 import numpy as np
 from processes import answer
 import pytest
+from scans import soft_balls
 
 from dipy_ldm import VQVAE, LatentDiffusion
 from dipy_ldm._utils.checks import InputError
@@ -26,15 +27,6 @@ AFFINE = np.diag([2.0, 2, 2, 1])
 AUDIT = "audit V/ldm.safetensors --train V/train --held_out V/real --generated V/copies"
 
 
-def draw(n, seed, shape=(13, 12, 11)):
-    """Draw soft balls of different sizes and places, in [0, 1]."""
-    rng = np.random.default_rng(seed)
-    centre = np.array(shape) / 2 + rng.uniform(-2, 2, (n, 1, 1, 1, 3))
-    radius = rng.uniform(2, 4, (n, 1, 1, 1))
-    distance = np.linalg.norm(np.stack(np.indices(shape), -1) - centre, axis=-1)
-    return np.float32(1 / (1 + np.exp(distance - radius)))[..., None]
-
-
 def write(folder, volumes, affine=AFFINE):
     folder.mkdir()
     for i, volume in enumerate(volumes):
@@ -45,10 +37,10 @@ def write(folder, volumes, affine=AFFINE):
 
 def save_others(folder):
     """Train a model on other volumes, and save it, and as if they were coarser."""
-    images = draw(12, 8, (12, 12, 11))
+    images = soft_balls(12, 8, (12, 12, 11))
     vqvae = VQVAE(widths=(4, 4), blocks=1, n_codes=8, code_dim=2)
     vqvae.fit(images, affine=AFFINE, epochs=1, batch_size=4, verbose=False)
-    model = LatentDiffusion(vqvae, widths=(4,), blocks=1)
+    model = LatentDiffusion(vqvae, widths=(4,), blocks=1, guide=False)
     model.fit(images, epochs=1, batch_size=4, verbose=False)
     model.save(folder / "other.safetensors")
     model.vqvae_.affine_ = np.diag([4.0, 4, 4, 1])
@@ -59,17 +51,17 @@ def save_others(folder):
 def volumes(tmp_path_factory):
     """Return a folder of training, held-out and generated volumes, and a model."""
     folder = tmp_path_factory.mktemp("judged")
-    images = draw(40, 2)
+    images = soft_balls(40, 2)
     vqvae = VQVAE(widths=(4, 4), blocks=1, n_codes=8, code_dim=2)
     vqvae.fit(images, affine=AFFINE, epochs=3, batch_size=8, verbose=False)
-    model = LatentDiffusion(vqvae, widths=(4,), blocks=1)
+    model = LatentDiffusion(vqvae, widths=(4,), blocks=1, guide=False)
     known = {"age": list(np.linspace(20, 80, 40)), "sex": ["F", "M"] * 20}
     model.fit(images, known, epochs=1, batch_size=8, verbose=False)
     model.save(folder / "ldm.safetensors")
     save_others(folder)
     write(folder / "train", images)
-    write(folder / "real", draw(44, 1))
-    write(folder / "copies", np.concatenate([images[:12], draw(12, 5)]))
+    write(folder / "real", soft_balls(44, 1))
+    write(folder / "copies", np.concatenate([images[:12], soft_balls(12, 5)]))
     return folder
 
 
@@ -87,7 +79,7 @@ def image_model(diffusion, tmp_path):
 
 
 def test_an_evaluation_of_volumes(command, volumes, tmp_path):
-    further = write(tmp_path / "further", draw(1, 7), np.diag([1.0, 1, 1, 1]))
+    further = write(tmp_path / "further", soft_balls(1, 7), np.diag([1.0, 1, 1, 1]))
     status, stderr = command(
         *("evaluate", volumes / "ldm.safetensors"),
         *("--real", volumes / "real", further, "--steps", 2),
@@ -109,7 +101,7 @@ def test_an_evaluation_of_volumes(command, volumes, tmp_path):
 def test_requested_values_are_compared_with_measurements(command, volumes, tmp_path):
     rng = np.random.default_rng(0)
     ages = rng.uniform(20, 80, 20).round(1)
-    made = write(tmp_path / "made", draw(20, 6))
+    made = write(tmp_path / "made", soft_balls(20, 6))
     lines = ["path\tage"]
     for i, age in enumerate(ages):
         file = made / f"made-{i:03d}.nii.gz"
@@ -131,7 +123,7 @@ def test_requested_values_are_compared_with_measurements(command, volumes, tmp_p
 
 
 def test_requested_values_are_predicted_by_a_probe(command, volumes, tmp_path):
-    sizes = draw(44, 1).sum((1, 2, 3, 4)) / 10
+    sizes = soft_balls(44, 1).sum((1, 2, 3, 4)) / 10
     lines = ["path\tage\tsex"]
     for i, size in enumerate(sizes):
         file = volumes / "real" / f"real-{i:03d}.nii.gz"
@@ -197,7 +189,7 @@ def test_an_audit_finds_copies_and_says_so_by_its_status(command, volumes, tmp_p
 
 def test_an_audit_beside_a_reference_and_by_class(command, volumes, tmp_path):
     # The first twelve are copies, and were asked to be F.
-    images = np.concatenate([draw(40, 2)[:12], draw(12, 5)])
+    images = np.concatenate([soft_balls(40, 2)[:12], soft_balls(12, 5)])
     made = write(tmp_path / "made", images)
     for i in range(24):
         asked = {"sex": "F" if i < 12 else "M", "age": 30}
@@ -305,7 +297,7 @@ def test_shared_subjects_are_refused(tmp_path):
     document = {"shape": [4, 4, 4, 1], "affine": affine.tolist(), "conditions": {}}
     for name, subjects in (("train", "abcd"), ("held", "cdef")):
         (tmp_path / name).mkdir()
-        for subject, volume in zip(subjects, draw(4, 1, (4, 4, 4)), strict=True):
+        for subject, volume in zip(subjects, soft_balls(4, 1, (4, 4, 4)), strict=True):
             file = tmp_path / name / f"sub-{subject}_ses-{name}_T1w.nii.gz"
             nib.save(nib.Nifti1Image(volume[..., 0], affine), file)
     train, held_out = (
@@ -323,7 +315,9 @@ def test_shared_subjects_are_refused(tmp_path):
 def test_held_out_volumes_that_are_training_volumes_are_named(
     command, volumes, tmp_path
 ):
-    both = write(tmp_path / "both", np.concatenate([draw(25, 1), draw(40, 2)[[3]]]))
+    both = write(
+        tmp_path / "both", np.concatenate([soft_balls(25, 1), soft_balls(40, 2)[[3]]])
+    )
     status, stderr = command(
         *("audit", volumes / "ldm.safetensors", "--train", volumes / "train"),
         *("--held_out", both),
@@ -372,7 +366,7 @@ def test_held_out_volumes_that_are_training_volumes_are_named(
 )
 def test_invalid_inputs_get_one_sentence(command, volumes, arguments, message):
     if not (volumes / "few").exists():
-        write(volumes / "few", draw(3, 9))
+        write(volumes / "few", soft_balls(3, 9))
     status, stderr = command(*arguments.replace("V/", f"{volumes}/").split())
     assert status == 2
     assert message in answer(stderr)

@@ -6,7 +6,7 @@ import re
 
 import nibabel as nib
 import numpy as np
-from processes import answer, closed_late, interrupt_when, run
+from processes import answer, call, closed_late, interrupt_when
 import pytest
 from scipy.ndimage import gaussian_filter
 
@@ -212,10 +212,10 @@ def test_nothing_is_overwritten_unasked(cohort, command, tmp_path):
     assert "--force" in answer(stderr)
 
 
-def test_images_with_trials_as_a_process(folder, tmp_path):
+def test_images_with_trials(folder, tmp_path):
     tiny = [*TINY[2:], "--steps_vqvae", 50, "--steps_ldm", 100, "--seconds", 2]
     arguments = (folder / "blobs.npy", *tiny, "--learning_rate", 0.01)
-    status, stdout, stderr = run("dipy_check_ldm", *arguments, cwd=tmp_path)
+    status, stdout, stderr = call("dipy_check_ldm", *arguments, cwd=tmp_path)
     assert status == 0, stderr
     assert "green: " in stdout + stderr
     told = json.loads((tmp_path / "check.json").read_text())

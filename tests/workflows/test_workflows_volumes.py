@@ -1,8 +1,7 @@
 """The commands on volumes: NIfTI files in, NIfTI files out."""
 
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 import json
-import resource
 import shutil
 
 from PIL import Image
@@ -18,7 +17,7 @@ from processes import (
     load_model,
 )
 import pytest
-from scans import save
+from scans import save, small_files
 
 from dipy_ldm import (
     VQVAE,
@@ -466,17 +465,6 @@ def test_memory_and_devices_are_checked_before_volumes_are_read(
     monkeypatch.setattr(_backend.sharing, "count_replicas", lambda strategy: 3)
     assert "give a --batch_size of 3 or 6" in answer(command(*arguments)[1])
     assert [path.name for path in tmp_path.iterdir()] == ["volumes"]
-
-
-@contextmanager
-def small_files(size):
-    """Let no file grow beyond a size, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_disk_too_full_for_the_cache(command, volumes, tmp_path):
