@@ -204,9 +204,9 @@ def test_learns_the_latents_of_eight_images():
     rng = np.random.default_rng(0)
     images = np.repeat(rng.integers(0, 2, (256, 1, 1, 1)), 8, 1).repeat(8, 2)
     vqvae = VQVAE(widths=(8, 8), n_codes=8, code_dim=1)
-    vqvae.fit(images, epochs=8, batch_size=16, learning_rate=3e-3, verbose=False)
+    vqvae.fit(images, epochs=5, batch_size=16, learning_rate=3e-3, verbose=False)
     model = LatentDiffusion(vqvae, widths=(16,), guide=False)
-    model.fit(images, epochs=40, batch_size=32, learning_rate=3e-3, verbose=False)
+    model.fit(images, epochs=20, batch_size=32, learning_rate=3e-3, verbose=False)
     means = model.predict(64, steps=20).mean((1, 2, 3))
     npt.assert_array_less(np.minimum(means, 1 - means), 0.2)
     assert 16 <= np.sum(means > 0.5) <= 48

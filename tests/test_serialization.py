@@ -47,16 +47,8 @@ def empty(path):
     path.write_bytes(b"")
 
 
-def remove(path):
-    path.unlink()
-
-
 def text(path):
     path.write_text("once upon a time")
-
-
-def word(path):
-    path.write_text("once\n")
 
 
 def foreign(path):
@@ -81,9 +73,9 @@ older = partial(of_format, _serialization.FORMAT_VERSION - 1)
         (cut, "is truncated"),
         (cut_in_the_header, "is truncated"),
         (empty, "is truncated"),
-        (remove, "there is no model file"),
+        (lambda path: path.unlink(), "there is no model file"),
         (text, "is not a model file"),
-        (word, "is not a model file"),
+        (lambda path: path.write_text("once\n"), "is not a model file"),
         (foreign, "not of dipy_ldm"),
         (newer, "upgrade dipy_ldm"),
         (older, "train it again"),

@@ -97,7 +97,7 @@ def test_noise_that_was_learnt_is_removed():
 def test_overfits_eight_images(blobs):
     vqvae = VQVAE(widths=(16, 16), n_codes=64, code_dim=4)
     images = np.tile(blobs[:8], (8, 1, 1, 1))
-    vqvae.fit(images, epochs=40, batch_size=8, learning_rate=5e-3, verbose=False)
+    vqvae.fit(images, epochs=20, batch_size=8, learning_rate=5e-3, verbose=False)
     error = np.mean((vqvae.predict(blobs[:8]) - blobs[:8]) ** 2)
     assert error < 0.02 * blobs[:8].var()
 

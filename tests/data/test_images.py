@@ -64,33 +64,33 @@ def write_depths(path, modes):
         Image.fromarray(IMAGES[0]).convert(mode).save(path / f"{mode[0]}.png")
 
 
-def write_encrypted(path):
-    np.savez(path / "a.npz", images=IMAGES)
-    data = bytearray((path / "a.npz").read_bytes())
+def spoilt_npz(change, save=np.savez_compressed):
+    """Return what writes arrays, and changes the bytes of the file."""
+
+    def write(path):
+        save(path / "a.npz", images=IMAGES)
+        data = bytearray((path / "a.npz").read_bytes())
+        change(data)
+        (path / "a.npz").write_bytes(data)
+
+    return write
+
+
+def encrypt(data):
     data[6] |= 1
     data[data.index(b"PK\x01\x02") + 8] |= 1
-    (path / "a.npz").write_bytes(data)
 
 
-def write_damaged_npz(path):
-    np.savez_compressed(path / "a.npz", images=IMAGES)
-    data = (path / "a.npz").read_bytes()
-    (path / "a.npz").write_bytes(data[:50] + bytes(255 - b for b in data[50:90]))
+def cut_and_invert(data):
+    data[50:] = bytes(255 - b for b in data[50:90])
 
 
-def write_another_compression(path):
-    np.savez_compressed(path / "a.npz", images=IMAGES)
-    data = bytearray((path / "a.npz").read_bytes())
+def compress_otherwise(data):
     data[8] = data[data.index(b"PK\x01\x02") + 10] = 99
-    (path / "a.npz").write_bytes(data)
 
 
-def write_damaged_stream(path):
-    np.savez_compressed(path / "a.npz", images=IMAGES)
-    data = bytearray((path / "a.npz").read_bytes())
-    for i in range(70, 90):
-        data[i] ^= 255
-    (path / "a.npz").write_bytes(data)
+def invert(data):
+    data[70:90] = bytes(255 - b for b in data[70:90])
 
 
 def write_header(path, shape):
@@ -110,10 +110,6 @@ def write_png_chunk(path):
     (path / "a.png").write_bytes(data.replace(b"IDAT", b"\0\0\0\0"))
 
 
-def write_text(path):
-    (path / "a.png").write_text("no picture")
-
-
 def write_truncated(path):
     np.save(path / "a.npy", IMAGES)
     (path / "a.npy").write_bytes((path / "a.npy").read_bytes()[:-9])
@@ -125,70 +121,51 @@ def write_truncated_png(path):
     (path / "a.png").write_bytes((path / "a.png").read_bytes()[:4000])
 
 
-def write_objects(path):
-    np.save(path / "a.npy", np.array([{}, None]), allow_pickle=True)
-
-
-def write_strings(path):
-    np.save(path / "a.npy", np.full((2, 2, 2), "x"))
-
-
-def write_nan(path):
-    np.save(path / "a.npy", np.where(IMAGES == IMAGES[1, 0, 0], np.nan, IMAGES))
-
-
 def write_two_shapes(path):
     np.save(path / "a.npy", IMAGES)
     np.save(path / "b.npy", IMAGES[:, 1:])
 
 
-def write_two_arrays(path):
-    np.savez(path / "a.npz", one=IMAGES, two=IMAGES)
+def saved(array):
+    """Return what writes an array."""
+    return lambda path: np.save(path / "a.npy", array)
 
 
-def write_no_array(path):
-    np.savez(path / "a.npz")
+BAD_FILES = {
+    "text": (lambda path: (path / "a.png").write_text("no picture"), "can't be read"),
+    "truncated": (write_truncated, "can't be read"),
+    "truncated PNG": (write_truncated_png, "can't be read"),
+    "objects": (saved(np.array([{}, None])), "can't be read"),
+    "encrypted": (spoilt_npz(encrypt, np.savez), "can't be read"),
+    "damaged": (spoilt_npz(cut_and_invert), "can't be read"),
+    "damaged stream": (spoilt_npz(invert), "can't be read"),
+    "other compression": (spoilt_npz(compress_otherwise), "can't be read"),
+    "header": (lambda path: write_header(path, b"(4, 6, 5), "), "can't be read"),
+    "huge": (lambda path: write_header(path, b"(4, 6000000000, 5000), }"), "Unable to"),
+    "bomb": (write_bomb, "can't be read"),
+    "PNG chunk": (write_png_chunk, "can't be read"),
+    "RGBA": (write_transparent, "transparent in parts; save it"),
+    "transparent grey": (write_transparent_grey, "transparent in parts; save it"),
+    "transparent palette": (write_transparent_palette, "transparent in parts; save it"),
+    "1 bit": (lambda path: write_depths(path, ["1", "L"]), "1 bits .* 8: .* as many"),
+    "16 bits": (lambda path: write_depths(path, ["I;16", "L"]), "16 bits .* has 8"),
+    "strings": (saved(np.full((2, 2, 2), "x")), "give real numbers"),
+    "NaN": (saved(np.where(IMAGES == IMAGES[1, 0, 0], np.nan, 1.0)), "NaN or infinite"),
+    "two shapes": (write_two_shapes, "of one shape"),
+    "two arrays": (
+        lambda path: np.savez(path / "a.npz", one=IMAGES, two=IMAGES),
+        "name the one to use",
+    ),
+    "no array": (lambda path: np.savez(path / "a.npz"), "holds no array"),
+    "flat": (saved(IMAGES[0, 0]), "has shape"),
+    "none": (saved(IMAGES[:0]), "has shape"),
+    "empty folder": (lambda path: None, "has no images"),
+}
 
 
-def write_flat(path):
-    np.save(path / "a.npy", IMAGES[0, 0])
-
-
-def write_none(path):
-    np.save(path / "a.npy", IMAGES[:0])
-
-
-@pytest.mark.parametrize(
-    ("write", "sentence"),
-    [
-        (write_text, "can't be read"),
-        (write_truncated, "can't be read"),
-        (write_truncated_png, "can't be read"),
-        (write_objects, "can't be read"),
-        (write_encrypted, "can't be read"),
-        (write_damaged_npz, "can't be read"),
-        (write_damaged_stream, "can't be read"),
-        (write_another_compression, "can't be read"),
-        (lambda path: write_header(path, b"(4, 6, 5), "), "can't be read"),
-        (lambda path: write_header(path, b"(4, 6000000000, 500000), }"), "Unable to"),
-        (write_bomb, "can't be read"),
-        (write_png_chunk, "can't be read"),
-        (write_transparent, "transparent in parts; save it"),
-        (write_transparent_grey, "transparent in parts; save it"),
-        (write_transparent_palette, "transparent in parts; save it"),
-        (lambda path: write_depths(path, ["1", "L"]), "1 bits .* 8: .* as many bits"),
-        (lambda path: write_depths(path, ["I;16", "L"]), "16 bits .* has 8"),
-        (write_strings, "give real numbers"),
-        (write_nan, "NaN or infinite"),
-        (write_two_shapes, "of one shape"),
-        (write_two_arrays, "name the one to use"),
-        (write_no_array, "holds no array"),
-        (write_flat, "has shape"),
-        (write_none, "has shape"),
-        (lambda path: None, "has no images"),
-    ],
-)
-def test_bad_files_are_answered_with_their_cure(tmp_path, write, sentence):
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_bad_files_are_answered_with_their_cure(tmp_path, case):
+    write, sentence = BAD_FILES[case]
     write(tmp_path)
     with pytest.raises(InputError, match=sentence) as refusal:
         load_images([tmp_path])

@@ -62,34 +62,6 @@ def cut(path, keep):
     path.write_bytes(path.read_bytes()[:keep])
 
 
-def write_text(path):
-    path.write_text("no volume, whatever the name says")
-
-
-def write_cut_header(path):
-    cut(save(path), 100)
-
-
-def write_flat(path):
-    save(path, DATA[0])
-
-
-def write_single_slice(path):
-    save(path, DATA[:, :, :1])
-
-
-def write_4d(path):
-    save(path, np.stack([DATA, DATA], -1))
-
-
-def write_5d(path):
-    save(path, np.zeros((6, 5, 4, 2, 2), "float32"))
-
-
-def write_complex(path):
-    save(path, DATA.astype("complex64"))
-
-
 def write_rgb(path):
     colour = np.dtype([(name, "u1") for name in "RGB"])
     save(path, np.zeros((6, 5, 4), colour))
@@ -111,13 +83,16 @@ def write_affine(*diagonal):
 BAD_HEADERS = {
     "empty": (lambda path: path.touch(), "is empty"),
     "missing": (lambda path: None, "there is no file"),
-    "text": (write_text, "can't be read as NIfTI"),
-    "cut": (write_cut_header, "can't be read as NIfTI"),
-    "flat": (write_flat, "is a slice"),
-    "slice": (write_single_slice, "is a slice"),
-    "4-D": (write_4d, "has 2 volumes.* add `channels`"),
-    "5-D": (write_5d, "has shape"),
-    "complex": (write_complex, "complex"),
+    "text": (lambda path: path.write_text("no volume" * 9), "can't be read as NIfTI"),
+    "cut": (lambda path: cut(save(path), 100), "can't be read as NIfTI"),
+    "flat": (lambda path: save(path, DATA[0]), "is a slice"),
+    "slice": (lambda path: save(path, DATA[:, :, :1]), "is a slice"),
+    "4-D": (
+        lambda path: save(path, np.stack([DATA, DATA], -1)),
+        "has 2 volumes.* add `channels`",
+    ),
+    "5-D": (lambda path: save(path, np.zeros((6, 5, 4, 2, 2), "f4")), "has shape"),
+    "complex": (lambda path: save(path, DATA.astype("complex64")), "complex"),
     "colour": (write_rgb, "coloured"),
     "zero affine": (write_affine(0, 0, 0), "singular affine"),
     "NaN affine": (write_affine(1, np.nan, 1), "singular affine"),
