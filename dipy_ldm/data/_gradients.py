@@ -40,11 +40,16 @@ class Gradients(NamedTuple):
         try:
             bvals = np.atleast_1d(read_bvals_bvecs(str(bval), None)[0])
             bvecs = read_bvals_bvecs(None, str(bvec))[1]
+            if not (bvals >= 0).all():
+                raise ValueError("a b-value is negative or NaN")
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{bval} and {bvec} can't be read as b-values and directions ({error});"
                 " give a row of b-values and three of vectors."
             ) from error
+        if bvecs.shape == (3, 3):
+            # DIPY takes them for a row each, and to FSL they are columns.
+            bvecs = bvecs.T
         if len(bvals) != len(bvecs):
             raise InputError(
                 f"{bval} has {len(bvals)} b-values and {bvec} {len(bvecs)} directions; "

@@ -65,6 +65,13 @@ def test_directions_are_those_of_the_world(tmp_path, axes):
     npt.assert_allclose(back.bvecs, fsl_vectors(turned("LAS")), atol=1e-6)
 
 
+def test_three_vectors_are_columns(tmp_path):
+    np.savetxt(tmp_path / "a.bval", BVALS[None, :3])
+    np.savetxt(tmp_path / "a.bvec", fsl_vectors(AFFINE)[:3].T)
+    bvecs = Gradients.read(tmp_path / "a.bval", tmp_path / "a.bvec").bvecs
+    npt.assert_allclose(bvecs, fsl_vectors(AFFINE)[:3], atol=1e-6)
+
+
 def test_volumes_have_the_scale_of_their_b0(tmp_path):
     save_series(tmp_path)
     save_series(tmp_path, "sub-2_dwi", scale=30)
@@ -128,17 +135,19 @@ def test_all_bad_series_are_in_one_report(tmp_path):
         save_series(tmp_path, name, **changed)
     save_series(tmp_path, "good")
     (tmp_path / "text.bval").write_text("zero")
+    save_series(tmp_path, "nan", bval=np.where(BVALS == 5, np.nan, BVALS))
     save_series(tmp_path, "text", bval=None)
     nib.save(nib.Nifti1Image(np.ones((8, 8, 8)), AFFINE), tmp_path / "volume.nii")
     how = {"dwi": True, "cache_dir": tmp_path / "cache"}
     with pytest.raises(InputError, match=r"`skip_bad` .* \(1 good\)") as refusal:
         load_volumes([tmp_path], **how)
     lines = str(refusal.value).splitlines()
-    assert len(lines) == len(BAD) + 3
+    assert len(lines) == len(BAD) + 4
     for name, (_, sentence) in BAD.items():
         (line,) = (line for line in lines if f"/{name}." in line)
         assert re.search(sentence, line)
     assert "can't be read as b-values and directions" in refusal.value.args[0]
+    assert "(a b-value is negative or NaN)" in refusal.value.args[0]
     assert "is no diffusion series; give 4-D files" in refusal.value.args[0]
     assert len(load_volumes([tmp_path], skip_bad=True, **how).images) == 3
 
