@@ -991,6 +991,11 @@ class LatentDiffusion(Estimator):
         return as_fitted(cohort.images, vqvae.shape_, "autoencoder")
 
     def _grid(self):
+        if any(c.kind == "direction" for c in self.conditions_.values()):
+            raise InputError(
+                "this model makes diffusion series, whose volumes have the scale of "
+                "their b = 0; give what load_volumes(dwi=True) returns."
+            )
         return self.vqvae_._grid()
 
     def _read_source(self, source):

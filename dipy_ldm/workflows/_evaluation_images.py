@@ -25,6 +25,7 @@ from dipy_ldm.data.images import read_images
 from dipy_ldm.data.volumes import conform_volumes, plan_volumes
 from dipy_ldm.workflows._conditions import count_refused, requested_conditions_of
 from dipy_ldm.workflows._options import parse_filter
+from dipy_ldm.workflows._series import refuse_series
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ def read_for(
     **choice: Any,
 ) -> EvaluationImages:
     """Read images for a model."""
+    refuse_series(document)
     if not paths:
         raise InputError(f"give images to compare with: `{option}`.")
     paths = [str(path) for path in paths]

@@ -43,6 +43,7 @@ from dipy_ldm.workflows._dataset import (
 )
 from dipy_ldm.workflows._options import parse_filter
 from dipy_ldm.workflows._outputs import output_paths, refuse_overwriting
+from dipy_ldm.workflows._series import refuse_series
 from dipy_ldm.workflows._sources import SourcePairs
 
 if TYPE_CHECKING:  # they take seconds to import
@@ -165,6 +166,7 @@ def _find_model(model_file, verb):
     """Find a model of volumes, its grid and channels; no weights are read."""
     path = _serialization.find(model_file)
     document = _serialization.read_document(path, "latent_diffusion")
+    refuse_series(document)
     shape, affine = document["shape"], document["affine"]
     if len(shape) != 4:
         raise InputError(

@@ -22,6 +22,16 @@ def makes_series(document: dict) -> bool:
     return any(c["kind"] == "direction" for c in document["conditions"].values())
 
 
+def refuse_series(document: dict) -> None:
+    """Refuse a model of series where each volume would be scaled by itself."""
+    if makes_series(document):
+        raise InputError(
+            "this model makes diffusion series, whose volumes have the scale of their "
+            "b = 0; use it with dipy_generate_ldm or, on what load_volumes(dwi=True) "
+            "returns, in Python."
+        )
+
+
 def read_table(
     document: dict, bvals: str | None, bvecs: str | None, request: dict | str
 ) -> Gradients | None:

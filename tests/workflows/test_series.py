@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import warnings
 
 from dipy.core.gradients import gradient_table
@@ -13,10 +14,13 @@ import numpy.testing as npt
 from processes import answer, call, load_model
 import pytest
 
+from dipy_ldm import InputError
+
 SHORT = (
     "--dwi --batch_size 4 --steps_vqvae 4 --steps_ldm 10 --n_codes 64 "
     "--widths_vqvae 4 --widths_ldm 4 --validation 0.2 --precision float32"
 ).split()
+B0S = "sub-0_b0.nii", "sub-1_b0.nii"
 AFFINE = np.diag([-4.0, 4, 4, 1])
 AFFINE[:3, 3] = 18, -16, -14
 
@@ -136,3 +140,27 @@ def test_tables_are_for_models_of_series(model_path, tmp_path):
     status, _, stderr = call("dipy_generate_ldm", *arguments, cwd=tmp_path)
     assert status
     assert "trained without dwi; leave out --bvals and --bvecs" in answer(stderr)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["denoise_ldm", "b0-0.nii"],
+        ["inpaint_ldm", "b0-0.nii", "--mask_files", "b0-0.nii"],
+        ["evaluate_ldm", "--real_files", "b0-0.nii"],
+        ["audit_ldm", "--train_files", B0S[0], "--held_out", B0S[1]],
+    ],
+)
+def test_commands_that_scale_each_volume_are_refused(trained, arguments):
+    name, *words = arguments
+    for file in B0S:
+        shutil.copy(trained / "b0-0.nii", trained / file)
+    source = ["--source_files", *B0S]
+    _, _, stderr = call(f"dipy_{name}", "ldm.safetensors", *words, *source, cwd=trained)
+    assert "makes diffusion series" in answer(stderr)
+
+
+def test_scans_are_refused_by_a_model_of_series(trained):
+    model = load_model(trained / "ldm.safetensors")
+    with pytest.raises(InputError, match="makes diffusion series"):
+        model.denoise(trained / "b0-0.nii", source=trained / "b0-0.nii")
