@@ -39,13 +39,20 @@ few, others = images[:12], images[12:]
 # Three ways to an autoencoder: as it is packaged, which takes no training; fine-tuned
 # on the scans; and from scratch, for as many steps.
 
-STEPS = 100
-how = {"affine": volumes.affine, "steps": STEPS, "patch": 32, "verbose": False}
+
+def train(init=None):
+    """Train an autoencoder for a short time."""
+    return VQVAE().fit(
+        few, init=init, affine=volumes.affine, steps=100, patch=32, verbose=False
+    )
+
 
 start = time.perf_counter()
-ways = {"packaged": VQVAE.load("volumes").adapt(few, affine=volumes.affine)}
-ways["fine-tuned"] = VQVAE().fit(few, init="volumes", **how)
-ways["from scratch"] = VQVAE().fit(few, **how)
+ways = {
+    "packaged": VQVAE.load("volumes").adapt(few, affine=volumes.affine),
+    "fine-tuned": train("volumes"),
+    "from scratch": train(),
+}
 print(f"{time.perf_counter() - start:.0f} s for both trainings")
 
 # %%
