@@ -22,6 +22,7 @@ COMMANDS = (
     "dipy_denoise_ldm",
     "dipy_inpaint_ldm",
     "dipy_check_ldm",
+    "dipy_ldm_bids",
     "dipy_evaluate_ldm",
     "dipy_audit_ldm",
 )
