@@ -123,6 +123,12 @@ def test_subsamples_have_the_width_of_the_normal_interval(rng, most):
     assert widths == pytest.approx([wanted, np.sqrt(2) * wanted], rel=0.15)
 
 
+def test_subsamples_are_off_to_the_side_on_which_their_figures_are(rng):
+    # Of fewer numbers, the highest varies towards lower ones.
+    (highest,) = subsample(lambda x: [x.max()], rng.uniform(size=1000))
+    assert highest.value - highest.low > 2 * (highest.high - highest.value) >= 0
+
+
 def test_intervals_of_precision_cover_fresh_draws(rng):
     def shares(real, fake):
         return [*precision_recall(real, fake, 5), *density_coverage(real, fake, 5)]
@@ -232,7 +238,9 @@ def test_counts_by_brute_force(rng):
         (lambda x: bootstrap(np.mean, x[:1]), "samples must be at least 2"),
         (lambda x: bootstrap(np.mean, x, confidence=1), "between 0 and 1"),
         (lambda x: subsample(np.mean, x, x[1:]), "equal sizes"),
+        (lambda x: bootstrap(np.mean, x, confidence=0), "between 0 and 1, not 0"),
         (lambda x: binomial(0, 0), "n must be at least 1"),
+        (lambda x: binomial(-1, 9), "count must be at least 0"),
     ],
 )
 def test_too_few_samples_are_refused(rng, call, message):

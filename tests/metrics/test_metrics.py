@@ -8,6 +8,7 @@ from dipy_ldm.metrics import (
     density_coverage,
     detail_correlation,
     detail_energy,
+    dice,
     energy_distance,
     frechet_distance,
     multiscale_ssim,
@@ -312,6 +313,14 @@ def test_wave_is_in_its_band_within_the_mask():
         spoilt = np.array(images)
         spoilt[:, 0] = 100
         assert (band_energies(spoilt, masks)[:, :2] < 0.6).all()
+
+
+def test_dice_is_what_is_in_both_by_the_mean_of_their_sizes():
+    a, b = np.zeros((2, 4, 4), bool)
+    a[:2], b[1:4] = True, True
+    assert dice(a, b) == 2 * 4 / (8 + 12)
+    assert dice(a, a) == dice(a & ~a, a & ~a) == 1
+    assert dice(a, ~a) == 0
 
 
 def test_halve_takes_the_mean_of_blocks():
