@@ -274,6 +274,22 @@ def test_true_detail_raises_energy_and_correlation_noise_energy_alone(rng):
     np.testing.assert_allclose(detail_energy(spoilt, truth, masks), 1, atol=0.01)
 
 
+def test_detail_is_what_a_blur_by_one_pixel_takes_away(rng):
+    images, truth = rng.random((2, 3, 20, 24, 1))
+    details = [x - gaussian_filter(x, (0, 1, 1, 0)) for x in (images, truth)]
+    energies = [np.square(detail).sum((1, 2, 3)) for detail in details]
+    wanted = energies[0] / energies[1]
+    np.testing.assert_allclose(detail_energy(images, truth), wanted, rtol=1e-6)
+
+
+def test_weights_of_five_scales_are_all_there_is():
+    # Of constant images only the brightness differs, which counts at the last scale.
+    bright, dark = (np.full((1, 176, 176, 1), value) for value in (0.8, 0.2))
+    brightness = (2 * 0.8 * 0.2 + 1e-4) / (0.8**2 + 0.2**2 + 1e-4)
+    wanted = brightness ** (0.1333 / 1.0001)
+    assert multiscale_ssim(bright, dark)[0] == pytest.approx(wanted, rel=1e-6)
+
+
 @pytest.mark.parametrize(("cycles", "octave"), [(12, 0), (6, 1), (3, 2)])
 def test_a_wave_is_in_its_octave(cycles, octave):
     wave = np.sin(2 * np.pi * cycles * np.arange(32) / 32)
