@@ -6,6 +6,7 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 from scipy.spatial.transform import Rotation
+from scipy.stats import norm
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._grid import Grid, choose_grid, conform, restore, same_grid
@@ -182,6 +183,28 @@ def test_fine_patterns_are_filtered_before_they_alias():
     grid = choose_grid([info_of(shape, affine)], voxel_size=3)
     middle = conform(stripes, affine, grid)[2:-2, 2:-2, 2:-2]
     npt.assert_allclose(middle, 0.5, atol=0.01)
+
+
+def test_what_lies_outside_of_a_bright_volume_is_zero():
+    affine = affine_of((8, 8, 8), (1, 1, 1))
+    bright = np.full((8, 8, 8, 1), 5.0, "float32")
+    grid = choose_grid([info_of((8, 8, 8), affine)], 0.8, 30)
+    conformed = conform(bright, affine, grid)
+    assert (conformed.min(), conformed.max()) == (0, 5)
+
+
+def test_what_a_coarse_voxel_sees_is_as_wide_as_it_is():
+    size = 4.0
+    # A point spread function as wide as a voxel, at half of its height.
+    shape, affine = (64, 9, 9), affine_of((64, 9, 9), (1, 1, 1))
+    edge = np.zeros((*shape, 1), "float32")
+    edge[32:] = 1
+    grid = choose_grid([info_of(shape, affine)], (size, 1, 1), None)
+    profile = conform(edge, affine, grid)[:, 4, 4, 0]
+    at = places(grid.shape, grid.affine)[:, 4, 4, 0]
+    middle = places(shape, affine)[31:33, 4, 4, 0].mean()
+    sigma = np.sqrt((size**2 - 1) / (8 * np.log(2)))
+    npt.assert_allclose(profile, norm.cdf(at, middle, sigma), atol=0.02)
 
 
 def test_edges_are_not_darkened():

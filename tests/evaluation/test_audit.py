@@ -272,6 +272,30 @@ def test_losses_are_of_the_same_noise_whatever_the_schedule(schedule):
     npt.assert_allclose(spreads[::2], wanted, rtol=0.02)
 
 
+def test_losses_are_mean_squared_errors_with_the_source_of_each_image(rng):
+    images, sources = rng.random((2, 8, 200, 200, 1)).astype("float32")
+
+    class Model:
+        """Takes sources for what is denoised, and shifts what is encoded."""
+
+        vqvae_ = SimpleNamespace(
+            encode=lambda images: images, predict=lambda images: images + 0.5
+        )
+        _schedule = "cosine"
+
+        def _scaled(self, latents):
+            return latents
+
+        def denoiser(self, source):
+            return lambda x, t: source
+
+    wanted = np.mean((sources - images) ** 2, (1, 2, 3))
+    losses = membership.denoising_losses(Model(), images, source=sources)
+    npt.assert_allclose(losses, wanted, rtol=1e-5)
+    losses = membership.reconstruction_losses(Model(), images)
+    npt.assert_allclose(losses, 0.25, rtol=1e-5)
+
+
 def test_infer_membership_of_normal_losses(rng):
     others = rng.standard_normal(300)
     same = membership.infer_membership(rng.standard_normal(300), others)
