@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 from pathlib import Path
+import subprocess
 import sys
 import time
 
@@ -58,6 +59,12 @@ def print_scores(parser, arguments=None):
 def log(message):
     """Report progress where it can't be taken for a result."""
     print(message, file=sys.stderr, flush=True)
+
+
+def call(*arguments):
+    """Run Python; what it prints is no score."""
+    command = [sys.executable, *map(str, arguments)]
+    subprocess.run(command, check=True, stdout=sys.stderr)
 
 
 def add_sampling(parser, n_samples, batch_size):

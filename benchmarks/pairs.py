@@ -12,10 +12,8 @@ is left as it is.
 """
 
 from pathlib import Path
-import subprocess
-import sys
 
-from common import COHORT_SCRIPT, Parser, load_model, log, print_scores
+from common import COHORT_SCRIPT, Parser, call, load_model, log, print_scores
 import keras
 from keras import layers, ops
 import numpy as np
@@ -107,12 +105,6 @@ def train(options):
     return model
 
 
-def call(*arguments):
-    """Run Python; what it prints is no score."""
-    command = [sys.executable, *map(str, arguments)]
-    subprocess.run(command, check=True, stdout=sys.stderr)
-
-
 def compare(options):
     """Train segmenters on real and on generated pairs, and judge both."""
     prepare(options)
@@ -122,12 +114,13 @@ def compare(options):
     held_out = load_volumes([options.folder / "held_out"], **how).images
     log(f"generating {len(real)} pairs")
     kinds = {"real": real, "generated": model.predict(len(real), verbose=True)}
+    judges = split(held_out, model.channels_)
     means: dict[str, list[float]] = {}
     for kind, images in kinds.items():
+        scans, tissues = split(images, model.channels_)
         for seed in options.seeds:
-            scans, tissues = split(images, model.channels_)
             segmenter = learn(scans, tissues, options.steps, seed)
-            scores = judge(segmenter, *split(held_out, model.channels_))
+            scores = judge(segmenter, *judges)
             means.setdefault(kind, []).append(scores["mean"])
             yield {"learnt from": kind, "n": len(images), "seed": seed} | scores
     values = {kind: float(np.mean(scores)) for kind, scores in means.items()}

@@ -11,10 +11,8 @@ What is there is left as it is.
 """
 
 from pathlib import Path
-import subprocess
-import sys
 
-from common import COHORT_SCRIPT, Parser, load_model, log, print_scores
+from common import COHORT_SCRIPT, Parser, call, load_model, log, print_scores
 from dipy.core.gradients import gradient_table
 from dipy.core.sphere import HemiSphere, disperse_charges
 from dipy.io.gradients import read_bvals_bvecs
@@ -62,12 +60,6 @@ def make_parser():
     parser.add_argument("--batch_size", type=int, default=4)
     parser.set_defaults(measure=compare)
     return parser
-
-
-def call(*arguments):
-    """Run Python; what it prints is no score."""
-    command = [sys.executable, *map(str, arguments)]
-    subprocess.run(command, check=True, stdout=sys.stderr)
 
 
 def spread(n, seed):
@@ -221,7 +213,7 @@ def angles(a, b):
     return np.rad2deg(np.arccos(np.clip(np.abs((a * b).sum(-1)), 0, 1)))
 
 
-def from_six(measured, directions, wanted):
+def from_six(measured, directions, targets):
     """Interpolate six measured volumes by spherical harmonics of degree 2.
 
     Shapes: measured ``(voxels, 7)``, b = 0 first, result ``(voxels, n)``.
@@ -234,7 +226,7 @@ def from_six(measured, directions, wanted):
         grid = m, degree, polar[:, None], azimuth[:, None]
         return real_sh_descoteaux_from_index(*grid, legacy=False)
 
-    weights = basis(wanted) @ np.linalg.pinv(basis(directions))
+    weights = basis(targets) @ np.linalg.pinv(basis(directions))
     return measured[:, 1:] @ weights.T
 
 
@@ -257,9 +249,9 @@ def compare(options):
         subject = Subject(labels)
         if not options.steps_ldm:
             grid = Grid(subject.labels.shape, subject.affine)
-        each = measured(options.n_directions, grid, subject, bvals, directions)
+        each = score_measured(options.n_directions, grid, subject, bvals, directions)
         if options.steps_ldm:
-            each |= made(options, model, grid, subject, bvals, directions)
+            each |= score_generated(options, model, grid, subject, bvals, directions)
             each["between"] = score_between(options, grid, subject, between)
         for name, own in each.items():
             ways.setdefault(name, []).append(own)
@@ -283,7 +275,7 @@ def white_matter(subject, grid):
     return subject.on(grid.shape, grid.affine)[0] > 0.95
 
 
-def measured(n, grid, subject, bvals, directions):
+def score_measured(n, grid, subject, bvals, directions):
     """Score what is measured, and what all subjects share, in white matter."""
     mask = white_matter(subject, grid)
     place = grid.shape, grid.affine
@@ -303,7 +295,7 @@ def measured(n, grid, subject, bvals, directions):
     }
 
 
-def made(options, model, grid, subject, bvals, directions):
+def score_generated(options, model, grid, subject, bvals, directions):
     """Score what is made of b = 0, and what the autoencoder leaves of the truth."""
     mask = white_matter(subject, grid)
     data, own = read(options, "made", subject)

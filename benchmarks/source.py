@@ -10,10 +10,8 @@ What is there is left as it is.
 """
 
 from pathlib import Path
-import subprocess
-import sys
 
-from common import COHORT_SCRIPT, Parser, load_model, log, print_scores
+from common import COHORT_SCRIPT, Parser, call, load_model, log, print_scores
 import numpy as np
 
 from dipy_ldm.data.volumes import load_volumes
@@ -75,12 +73,6 @@ def train(options):
 def files(options, name, contrast):
     """List the volumes of a contrast."""
     return sorted((options.folder / name).glob(f"*_{contrast}.nii.gz"))
-
-
-def call(*arguments):
-    """Run Python; what it prints is no score."""
-    command = [sys.executable, *map(str, arguments)]
-    subprocess.run(command, check=True, stdout=sys.stderr)
 
 
 def compare(options):

@@ -20,6 +20,11 @@ from dipy_ldm._utils.types import ShownLike
 _LARGE = 2000
 
 
+def _n_columns(images):
+    """Return how many columns a montage has by default."""
+    return math.ceil(math.sqrt(len(images)))
+
+
 def montage(
     images: np.ndarray, *, columns: int | None = None, gap: int = 2
 ) -> np.ndarray:
@@ -45,7 +50,7 @@ def montage(
     images = images if images.shape[-1] == 3 else images[..., :1]
     low, high = images.min(), images.max()
     images = (images - low) / (high - low or 1)
-    columns = columns or math.ceil(math.sqrt(len(images)))
+    columns = columns or _n_columns(images)
     rows = math.ceil(len(images) / columns)
     _, height, width, channels = images.shape
     # Gaps are grey, so that the edges of black and of white images can be seen.
@@ -59,6 +64,12 @@ def montage(
         y, x = gap + row * (height + gap), gap + column * (width + gap)
         picture[y : y + height, x : x + width] = image
     return picture
+
+
+def _repeats(affine):
+    """Return how often voxels are repeated along each axis, to show their shape."""
+    sizes = np.linalg.norm(np.asarray(affine)[:3, :3], axis=0)
+    return np.maximum(np.rint(sizes / sizes.min()), 1).astype(int)
 
 
 def planes(
@@ -96,9 +107,7 @@ def planes(
         cut = partial(planes, affine=affine, through=through)
         rows = [cut(c.picture(x)) for c, x in zip(channels, parts)]
         return np.concatenate(rows, 1)
-    sizes = np.linalg.norm(np.asarray(affine)[:3, :3], axis=0)
-    # Voxels of other sizes than the smallest are repeated: planes keep their shape.
-    repeats = np.maximum(np.rint(sizes / sizes.min()), 1).astype(int)
+    repeats = _repeats(affine)
     for axis, times in enumerate(repeats):
         volumes = np.repeat(volumes, times, axis + 1)
     x, y, z = (size // 2 for size in volumes.shape[1:4])
@@ -176,7 +185,7 @@ def save_montage(
     captions : sequence of str, optional
         What is written below each image.
     """
-    columns = columns or math.ceil(math.sqrt(len(images)))
+    columns = columns or _n_columns(images)
     picture = np.uint8(np.round(montage(images, columns=columns) * 255)).squeeze()
     size: int = max(picture.shape)
     scale = max(1, min(scale, _LARGE // size))
@@ -282,9 +291,7 @@ class Comparison(NamedTuple):
         through = _where_changed(volumes[0] != volumes[1])
         own = turned[0].affine
         first, second = planes(volumes[..., None], own, through=through)[..., 0]
-        sizes = np.linalg.norm(own[:3, :3], axis=0)
-        times = max(round(sizes[0] / sizes.min()), 1)
-        return cls(name, first, second, volumes.shape[1] * times)
+        return cls(name, first, second, volumes.shape[1] * _repeats(own)[0])
 
 
 def _where_changed(changed):

@@ -37,11 +37,11 @@ def blocky_volumes():
     return np.kron(blocks, np.ones((1, 4, 4, 4, 1)))[:, :12, :11, :13]
 
 
-def soft_balls(n, seed, shape=(13, 12, 11)):
+def soft_balls(n, seed, shape=(13, 12, 11), radii=(2, 4)):
     """Draw soft balls of different sizes and places, in [0, 1]."""
     rng = np.random.default_rng(seed)
     centre = np.array(shape) / 2 + rng.uniform(-2, 2, (n, 1, 1, 1, 3))
-    radius = rng.uniform(2, 4, (n, 1, 1, 1))
+    radius = rng.uniform(*radii, (n, 1, 1, 1))
     distance = np.linalg.norm(np.stack(np.indices(shape), -1) - centre, axis=-1)
     return np.float32(1 / (1 + np.exp(distance - radius)))[..., None]
 

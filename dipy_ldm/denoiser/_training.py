@@ -333,9 +333,11 @@ def ablation_gains(
             losses(_exchanged(encoded, column)) - true, subjects, specified
         )
         figures[f"val_gain_{name}"] = gain
+        n = len(np.unique(subjects[specified]))
         # Of one value for all, such as one shell, there is no effect to be told.
-        n = len(np.unique(subjects[specified])) * (np.ptp(encoded[:, column]) > 0)
-        if warn and n >= FEWEST_SUBJECTS and not gain > MIN_STANDARD_ERRORS * error:
+        varies = np.ptp(encoded[:, column]) > 0
+        judged = warn and varies and n >= FEWEST_SUBJECTS
+        if judged and not gain > MIN_STANDARD_ERRORS * error:
             logger.warning(
                 "the condition %s has no measurable effect: with the values of others "
                 "the validation loss is %.2g higher (standard error %.2g; %d "

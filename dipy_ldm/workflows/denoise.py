@@ -194,12 +194,15 @@ def _inpaint_lesions(model, job, options, sampling, task):
         scan = scan._replace(hole=inpainting.dilated(lesions, options.dilate, sizes))
     arguments = sampling | job.arguments(task)
     samples = restoring.fill_in(model, scan, job.grid, options.repeats, arguments)
-    _write_healed(task, scan, lesions, samples, options)
-    return scan.data, scan.filled(samples.mean(0)), scan.affine
+    mean = _write_healed(task, scan, lesions, samples, options)
+    return scan.data, scan.filled(mean), scan.affine
 
 
 def _write_healed(task, scan, lesions, samples, options):
-    """Write a volume with its lesions inpainted, and where they are."""
+    """Write a volume with its lesions inpainted, and where they are; return the mean.
+
+    Shapes: result ``(voxels, channels)``.
+    """
     path, *further, mask = task.outputs
     make_folder(path.parent)
     millilitres = np.count_nonzero(lesions) * abs(np.linalg.det(scan.affine)) / 1000
@@ -217,6 +220,7 @@ def _write_healed(task, scan, lesions, samples, options):
         volume[scan.hole] = values
         write_with_sidecar(other, volume, scan.affine, options.dtype, facts | extra)
     write_with_sidecar(mask, lesions, scan.affine, "uint8", facts)
+    return mean
 
 
 def _write(task, repeated, before, origin, options):

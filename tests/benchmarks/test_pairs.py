@@ -22,7 +22,7 @@ def test_merge_tells_all_tissues_of_a_brain(pairs):
     assert pairs.merge(labels).ravel().tolist() == expected
 
 
-def test_a_segmenter_learns_from_pairs_and_is_judged_by_others(pairs, monkeypatch):
+def test_learn_and_judge_a_segmenter(pairs, monkeypatch):
     monkeypatch.setattr(pairs, "WIDTHS", (8, 16))
     rng = np.random.default_rng(0)
     records = channels.Channel("T1w"), channels.Labels("dseg", labels=range(1, 7))

@@ -48,11 +48,11 @@ def test_written_series_are_those_of_the_world(series, subject, tmp_path):
     file, cache = tmp_path / "sub-0003_dwi.nii.gz", tmp_path / "cache"
     volumes = load_volumes([file], dwi=True, cache_dir=cache)
     shells = series.SHELLS.items()
-    wanted = np.concatenate([series.spread(n, [3, b]) for b, n in shells])
-    npt.assert_allclose(volumes.gradients["direction"], wanted, atol=1e-5)
+    directions = np.concatenate([series.spread(n, [3, b]) for b, n in shells])
+    npt.assert_allclose(volumes.gradients["direction"], directions, atol=1e-5)
 
 
-def test_six_directions_tell_what_is_of_degree_two(series, table):
+def test_from_six_is_exact_for_degree_two(series, table):
     _, directions = table
     six = series.spread(6, 1)
     turn = np.array([[2.0, 0.3, 0.1], [0.3, 1, 0.2], [0.1, 0.2, 0.7]])

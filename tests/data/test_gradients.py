@@ -154,10 +154,10 @@ def test_all_bad_series_are_in_one_report(tmp_path):
 
 @pytest.mark.parametrize("name", ["channels", "source_files"])
 def test_series_have_no_channels_and_sources_of_their_own(tmp_path, name):
-    given = {"channels": True, "source_files": [tmp_path]}[name]
+    option = {"channels": True, "source_files": [tmp_path]}[name]
     file = save_series(tmp_path)
     with pytest.raises(InputError, match=f"leave out `{name}`, or `dwi`"):
-        load_volumes([file], dwi=True, **{name: given})
+        load_volumes([file], dwi=True, **{name: option})
 
 
 def test_a_series_that_is_cut_off_is_named(tmp_path):

@@ -185,7 +185,7 @@ def test_fine_patterns_are_filtered_before_they_alias():
     npt.assert_allclose(middle, 0.5, atol=0.01)
 
 
-def test_what_lies_outside_of_a_bright_volume_is_zero():
+def test_conform_is_zero_outside_of_a_bright_volume():
     affine = affine_of((8, 8, 8), (1, 1, 1))
     bright = np.full((8, 8, 8, 1), 5.0, "float32")
     grid = choose_grid([info_of((8, 8, 8), affine)], 0.8, 30)
@@ -193,7 +193,7 @@ def test_what_lies_outside_of_a_bright_volume_is_zero():
     assert (conformed.min(), conformed.max()) == (0, 5)
 
 
-def test_what_a_coarse_voxel_sees_is_as_wide_as_it_is():
+def test_conform_blurs_an_edge_by_the_width_of_coarse_voxels():
     size = 4.0
     # A point spread function as wide as a voxel, at half of its height.
     shape, affine = (64, 9, 9), affine_of((64, 9, 9), (1, 1, 1))

@@ -289,9 +289,9 @@ def test_losses_are_mean_squared_errors_with_the_source_of_each_image(rng):
         def denoiser(self, source):
             return lambda x, t: source
 
-    wanted = np.mean((sources - images) ** 2, (1, 2, 3))
+    errors = np.mean((sources - images) ** 2, (1, 2, 3))
     losses = membership.denoising_losses(Model(), images, source=sources)
-    npt.assert_allclose(losses, wanted, rtol=1e-5)
+    npt.assert_allclose(losses, errors, rtol=1e-5)
     losses = membership.reconstruction_losses(Model(), images)
     npt.assert_allclose(losses, 0.25, rtol=1e-5)
 

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scans import soft_balls
 from scipy.ndimage import gaussian_filter
 
 from dipy_ldm._utils.checks import InputError
@@ -49,13 +50,9 @@ def rng():
     return np.random.default_rng(0)
 
 
-def balls(n, seed, shape=(16, 15, 14)):
-    """Draw soft balls of different sizes and places, in [0, 1]."""
-    rng = np.random.default_rng(seed)
-    centre = np.array(shape) / 2 + rng.uniform(-2, 2, (n, 1, 1, 1, 3))
-    radius = rng.uniform(3, 5, (n, 1, 1, 1))
-    distance = np.linalg.norm(np.stack(np.indices(shape), -1) - centre, axis=-1)
-    return np.float32(1 / (1 + np.exp(distance - radius)))[..., None]
+def balls(n, seed):
+    """Draw larger balls."""
+    return soft_balls(n, seed, (16, 15, 14), (3, 5))
 
 
 @pytest.fixture(scope="module")

@@ -274,20 +274,20 @@ def test_true_detail_raises_energy_and_correlation_noise_energy_alone(rng):
     np.testing.assert_allclose(detail_energy(spoilt, truth, masks), 1, atol=0.01)
 
 
-def test_detail_is_what_a_blur_by_one_pixel_takes_away(rng):
+def test_detail_energy_by_a_blur_of_one_pixel(rng):
     images, truth = rng.random((2, 3, 20, 24, 1))
     details = [x - gaussian_filter(x, (0, 1, 1, 0)) for x in (images, truth)]
     energies = [np.square(detail).sum((1, 2, 3)) for detail in details]
-    wanted = energies[0] / energies[1]
-    np.testing.assert_allclose(detail_energy(images, truth), wanted, rtol=1e-6)
+    ratio = energies[0] / energies[1]
+    np.testing.assert_allclose(detail_energy(images, truth), ratio, rtol=1e-6)
 
 
 def test_weights_of_five_scales_are_all_there_is():
     # Of constant images only the brightness differs, which counts at the last scale.
     bright, dark = (np.full((1, 176, 176, 1), value) for value in (0.8, 0.2))
     brightness = (2 * 0.8 * 0.2 + 1e-4) / (0.8**2 + 0.2**2 + 1e-4)
-    wanted = brightness ** (0.1333 / 1.0001)
-    assert multiscale_ssim(bright, dark)[0] == pytest.approx(wanted, rel=1e-6)
+    luminance = brightness ** (0.1333 / 1.0001)
+    assert multiscale_ssim(bright, dark)[0] == pytest.approx(luminance, rel=1e-6)
 
 
 @pytest.mark.parametrize(("cycles", "octave"), [(12, 0), (6, 1), (3, 2)])
@@ -331,7 +331,7 @@ def test_wave_is_in_its_band_within_the_mask():
         assert (band_energies(spoilt, masks)[:, :2] < 0.6).all()
 
 
-def test_dice_is_what_is_in_both_by_the_mean_of_their_sizes():
+def test_dice_of_masks_that_overlap():
     a, b = np.zeros((2, 4, 4), bool)
     a[:2], b[1:4] = True, True
     assert dice(a, b) == 2 * 4 / (8 + 12)
@@ -350,7 +350,7 @@ LINES = np.ones((2, 9, 1))
 
 
 @pytest.mark.parametrize(
-    ("figure", "given", "message"),
+    ("figure", "arguments", "message"),
     [
         (frechet_distance, (np.ones((9, 2)), np.ones((9, 3))), "differ at most in n"),
         (frechet_distance, (np.ones(9), np.ones(9)), "n, \\*shape"),
@@ -373,9 +373,9 @@ LINES = np.ones((2, 9, 1))
         (octave_energies, (np.ones((2, 7, 9, 1)),), "8 voxels a side"),
     ],
 )
-def test_invalid_inputs_are_refused_in_one_sentence(figure, given, message):
+def test_invalid_inputs_are_refused_in_one_sentence(figure, arguments, message):
     with pytest.raises(InputError, match=message):
-        figure(*given)
+        figure(*arguments)
 
 
 def test_octave_correlation_is_that_of_the_true_signal(rng):

@@ -29,15 +29,15 @@ def test_features_are_the_even_harmonics_of_dipy(vectors):
     orders = np.array([*range(-2, 3), *range(-4, 5)])
     polar = np.arccos(np.clip(vectors[:, 2:], -1, 1))
     azimuth = np.arctan2(vectors[:, 1:2], vectors[:, :1])
-    wanted = np.sqrt(4 * np.pi) * real_sh_descoteaux_from_index(
+    dipys = np.sqrt(4 * np.pi) * real_sh_descoteaux_from_index(
         orders, degrees, polar, azimuth, legacy=False
     )
     numbers = np.array([number_of_direction(v) for v in vectors], "float32")
     features = harmonics(numbers)
     assert features.shape == (len(vectors), N_HARMONICS)
     # The same functions, whatever their signs and order in the basis.
-    overlap = np.linalg.lstsq(wanted, features, rcond=None)[0]
+    overlap = np.linalg.lstsq(dipys, features, rcond=None)[0]
     npt.assert_allclose(overlap @ overlap.T, np.eye(N_HARMONICS), atol=0.02)
-    npt.assert_allclose(wanted @ overlap, features, atol=0.02)
+    npt.assert_allclose(dipys @ overlap, features, atol=0.02)
     of_keras = ops.convert_to_numpy(harmonics(ops.convert_to_tensor(numbers), ops))
     npt.assert_allclose(of_keras, features, atol=1e-4)

@@ -101,17 +101,17 @@ def test_an_evaluation_of_volumes(command, volumes, tmp_path):
 def test_requested_values_are_compared_with_measurements(command, volumes, tmp_path):
     rng = np.random.default_rng(0)
     ages = rng.uniform(20, 80, 20).round(1)
-    made = write(tmp_path / "made", soft_balls(20, 6))
+    generated = write(tmp_path / "made", soft_balls(20, 6))
     lines = ["path\tage"]
     for i, age in enumerate(ages):
-        file = made / f"made-{i:03d}.nii.gz"
+        file = generated / f"made-{i:03d}.nii.gz"
         sidecar = {"Conditions": {"age": age}}
-        (made / f"made-{i:03d}.json").write_text(json.dumps(sidecar))
+        (generated / f"made-{i:03d}.json").write_text(json.dumps(sidecar))
         lines.append(f"{file}\t{age + rng.normal():.2f}")
     (tmp_path / "measured.tsv").write_text("\n".join(lines) + "\n")
     status, stderr = command(
         *("evaluate", volumes / "ldm.safetensors", "--real", volumes / "real"),
-        *("--generated", made, "--measurements", "measured.tsv"),
+        *("--generated", generated, "--measurements", "measured.tsv"),
     )
     assert status == 0, stderr
     found = json.loads((tmp_path / "evaluation.json").read_text())

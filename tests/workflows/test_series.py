@@ -69,7 +69,7 @@ def generate(folder, *arguments):
     return call("dipy_generate_ldm", *how, *arguments, cwd=folder)
 
 
-def test_a_series_is_made_that_dipy_reads(trained):
+def test_generated_series_are_read_by_dipy(trained):
     status, _, stderr = generate(trained, *TABLE)
     assert status == 0, stderr
     stem = str(trained / "b0-1_samples")
@@ -88,18 +88,18 @@ def test_a_series_is_made_that_dipy_reads(trained):
         fit = TensorModel(gradient_table(bvals, bvecs=bvecs)).fit(data)
     assert np.isfinite(fit.fa).all()
     # Both grids differ by left and right alone, which FSL's axes don't.
-    given = np.loadtxt(trained / "table.bvec").T
-    npt.assert_allclose(bvecs, given, atol=1e-6)
+    vectors = np.loadtxt(trained / "table.bvec").T
+    npt.assert_allclose(bvecs, vectors, atol=1e-6)
     facts = json.loads((trained / "b0-1_samples.json").read_text())
     assert facts["Sources"] == ["b0-1.nii"]
-    world = given[[1, *range(3, 8)]] * [-1, 1, 1]
+    world = vectors[[1, *range(3, 8)]] * [-1, 1, 1]
     npt.assert_allclose(facts["Conditions"]["direction"], world, atol=1e-6)
     status, _, stderr = generate(trained, *TABLE)
     assert status
     assert "b0-1_samples.bval" in answer(stderr)
 
 
-def test_conditions_say_what_a_series_is(trained):
+def test_a_model_of_series_has_its_conditions(trained):
     model = load_model(trained / "ldm.safetensors")
     assert [c.kind for c in model.conditions_.values()] == ["continuous", "direction"]
     assert model.conditions_["bval"].units == "s/mm^2"
