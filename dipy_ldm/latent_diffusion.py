@@ -38,6 +38,7 @@ from dipy_ldm.data._checks import (
     check_validation,
     survey,
 )
+from dipy_ldm.data._gradients import refuse_series
 from dipy_ldm.data._scans import (
     ImagesLike,
     grid_of,
@@ -991,11 +992,7 @@ class LatentDiffusion(Estimator):
         return as_fitted(cohort.images, vqvae.shape_, "autoencoder")
 
     def _grid(self):
-        if any(c.kind == "direction" for c in self.conditions_.values()):
-            raise InputError(
-                "this model makes diffusion series, whose volumes have the scale of "
-                "their b = 0; give what load_volumes(dwi=True) returns."
-            )
+        refuse_series(self.conditions_)
         return self.vqvae_._grid()
 
     def _read_source(self, source):

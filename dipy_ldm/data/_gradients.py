@@ -4,14 +4,14 @@ Tables are those of FSL: directions along the axes of the voxels, the first of w
 leads to the left. What is learnt are directions in the world.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 import re
 from typing import NamedTuple, Self
 
 import numpy as np
 
-from dipy_ldm._conditions import BVAL
+from dipy_ldm._conditions import BVAL, Condition
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import Table, listed
 
@@ -121,6 +121,21 @@ class Gradients(NamedTuple):
             end: "".join(" ".join(row) + "\n" for row in lines)
             for end, lines in zip(ENDS, (rows, vectors))
         }
+
+
+def makes_series(conditions: Mapping[str, Condition]) -> bool:
+    """Return whether a model of these conditions makes diffusion series."""
+    return any(condition.kind == "direction" for condition in conditions.values())
+
+
+def refuse_series(conditions: Mapping[str, Condition]) -> None:
+    """Refuse a model of series where each volume would be scaled by itself."""
+    if makes_series(conditions):
+        raise InputError(
+            "this model makes diffusion series, whose volumes have the scale of their "
+            "b = 0; use it with dipy_generate_ldm or, on what load_volumes(dwi=True) "
+            "returns, in Python."
+        )
 
 
 def find_tables(file: str | Path) -> dict[str, Path]:

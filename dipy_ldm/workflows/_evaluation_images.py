@@ -10,11 +10,13 @@ from nibabel.affines import voxel_sizes
 import numpy as np
 
 from dipy_ldm import _serialization
+from dipy_ldm._conditions import from_saved as conditions_from
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import listed
 from dipy_ldm.data import load_mnist
 from dipy_ldm.data._checks import check_range
 from dipy_ldm.data._covariates import read_covariates
+from dipy_ldm.data._gradients import refuse_series
 from dipy_ldm.data._grid import Grid, same_grid
 from dipy_ldm.data._paths import entity, find_volumes, holds_volumes, rows_of_lists
 from dipy_ldm.data._scans import require_affine
@@ -25,7 +27,6 @@ from dipy_ldm.data.images import read_images
 from dipy_ldm.data.volumes import conform_volumes, plan_volumes
 from dipy_ldm.workflows._conditions import count_refused, requested_conditions_of
 from dipy_ldm.workflows._options import parse_filter
-from dipy_ldm.workflows._series import refuse_series
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ def read_for(
     **choice: Any,
 ) -> EvaluationImages:
     """Read images for a model."""
-    refuse_series(document)
+    refuse_series(conditions_from(document["conditions"]))
     if not paths:
         raise InputError(f"give images to compare with: `{option}`.")
     paths = [str(path) for path in paths]

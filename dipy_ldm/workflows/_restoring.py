@@ -16,11 +16,13 @@ from dipy.workflows.workflow import Workflow
 import numpy as np
 
 from dipy_ldm import _serialization
+from dipy_ldm._conditions import from_saved
 from dipy_ldm._own_space import MaskedScan
 from dipy_ldm._utils.checks import InputError, choose
 from dipy_ldm._utils.cluster import Cluster
 from dipy_ldm._utils.progress import tqdm
 from dipy_ldm._utils.values import listed, parse_conditions
+from dipy_ldm.data._gradients import refuse_series
 from dipy_ldm.data._grid import Grid, restore
 from dipy_ldm.data._nifti import VolumeInfo, check_headers, is_whole, write_changed
 from dipy_ldm.data._paths import choose_files, find_volumes, suffix
@@ -43,7 +45,6 @@ from dipy_ldm.workflows._dataset import (
 )
 from dipy_ldm.workflows._options import parse_filter
 from dipy_ldm.workflows._outputs import output_paths, refuse_overwriting
-from dipy_ldm.workflows._series import refuse_series
 from dipy_ldm.workflows._sources import SourcePairs
 
 if TYPE_CHECKING:  # they take seconds to import
@@ -166,7 +167,7 @@ def _find_model(model_file, verb):
     """Find a model of volumes, its grid and channels; no weights are read."""
     path = _serialization.find(model_file)
     document = _serialization.read_document(path, "latent_diffusion")
-    refuse_series(document)
+    refuse_series(from_saved(document["conditions"]))
     shape, affine = document["shape"], document["affine"]
     if len(shape) != 4:
         raise InputError(

@@ -14,7 +14,7 @@ import numpy as np
 from dipy_ldm._conditions import Condition, from_saved
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.files import claimed, make_folder
-from dipy_ldm.data._gradients import ENDS
+from dipy_ldm.data._gradients import ENDS, makes_series
 from dipy_ldm.data._sidecars import sidecar
 from dipy_ldm.data._tables import as_text
 from dipy_ldm.data.channels import from_saved as channels_from
@@ -26,7 +26,6 @@ from dipy_ldm.workflows._dataset import (
 )
 from dipy_ldm.workflows._outputs import write_text
 from dipy_ldm.workflows._restoring import beside, name_outputs
-from dipy_ldm.workflows._series import makes_series
 from dipy_ldm.workflows._sources import SourceInputs
 
 
@@ -70,7 +69,7 @@ class Samples(NamedTuple):
         stems = [path.with_name(path.name.removesuffix(".nii.gz")) for path in stems]
         names = _of_channels(stems, document)
         picture = None if one_of_several else _beside(stem, ".png")
-        tables = ENDS if makes_series(document) else ()
+        tables = ENDS if makes_series(from_saved(document["conditions"])) else ()
         return cls(names, stem, picture, tables=tables)
 
     @classmethod

@@ -6,10 +6,15 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from dipy_ldm._conditions import BVAL
+from dipy_ldm._conditions import BVAL, from_saved
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import NONE
-from dipy_ldm.data._gradients import B0_LIMIT, DIRECTION, Gradients
+from dipy_ldm.data._gradients import (
+    B0_LIMIT,
+    DIRECTION,
+    Gradients,
+    makes_series,
+)
 from dipy_ldm.data._grid import Grid, conform
 from dipy_ldm.data._nifti import read_volume
 from dipy_ldm.data._preprocessing import conform_voxels
@@ -17,26 +22,11 @@ from dipy_ldm.data._sidecars import sidecar
 from dipy_ldm.workflows._outputs import write_text
 
 
-def makes_series(document: dict) -> bool:
-    """Return whether a model makes diffusion series."""
-    return any(c["kind"] == "direction" for c in document["conditions"].values())
-
-
-def refuse_series(document: dict) -> None:
-    """Refuse a model of series where each volume would be scaled by itself."""
-    if makes_series(document):
-        raise InputError(
-            "this model makes diffusion series, whose volumes have the scale of their "
-            "b = 0; use it with dipy_generate_ldm or, on what load_volumes(dwi=True) "
-            "returns, in Python."
-        )
-
-
 def read_table(
     document: dict, bvals: str | None, bvecs: str | None, request: dict | str
 ) -> Gradients | None:
     """Read the table of the series that a model shall make, if it makes series."""
-    if not makes_series(document):
+    if not makes_series(from_saved(document["conditions"])):
         if bvals or bvecs:
             raise InputError(
                 "this model was trained without `dwi`; leave out `bvals` and `bvecs`, "
