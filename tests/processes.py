@@ -137,6 +137,7 @@ def run(command, *arguments, cwd, **kwargs):
 
 def answer(stderr):
     """Return the last line, which is the sentence that a user is left with."""
+    assert "Traceback" not in stderr
     return stderr.strip().splitlines()[-1]
 
 
