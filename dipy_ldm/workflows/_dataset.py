@@ -19,12 +19,12 @@ Its columns are the requested conditions, which need not be what the volumes sho
 is unspecified. The JSON file beside a volume has the model and the options that it was
 generated with.
 """
-
-
 _OF_SCANS = """\
 Results of scans of the dataset that the JSON files beside them name, as a model expects
 them: they are synthetic in part or as a whole. The folder code has the options.
 """
+_DATASET_FILES = ("dataset_description.json", "participants.tsv", "sub-*")
+# Of scans; those in any other folder are taken for anatomy.
 _FOLDERS = "anat", "dwi", "perf", "pet", "func", "fmap"
 
 
@@ -38,9 +38,6 @@ def refuse_other_dataset(flow: Workflow, root: Path) -> None:
             f"{root} holds another dataset ({marks[0]}); name another folder, or add "
             "--force to write into it."
         )
-
-
-_DATASET_FILES = ("dataset_description.json", "participants.tsv", "sub-*")
 
 
 def _is_from_dipy_ldm(root):
