@@ -11,29 +11,6 @@ from dipy_ldm.evaluation._html import number
 if TYPE_CHECKING:  # which writes its page
     from dipy_ldm.evaluation.audit import Audit
 
-_HELP = """
-Nearness is the distance of an image to the nearest training image over that to the
-tenth nearest among distinct ones: a copy has one training image, or the scans of one
-subject, by itself near to it, and a typical image has many. Training images count as
-one that are nearer to each other than 1 % of held-out images are to any. Held-out
-images tell what is usual. They were reconstructed by the autoencoder, as samples come
-from its decoder, too, and search the same training images.
-
-“Copies” are the generated images with less than half of the least nearness, or of the
-least distance, of the held-out ones. “Nearer” is the share below the 1 % quantile of
-the held-out ones, which is their least with fewer than 200 of them, and “nearer by
-distance” the same by the distance itself, which finds typical samples as well; beside
-it is the share that is expected by chance. Below each share is its exact 95 % interval.
-“p” is the probability of as many copies by nearness, by distance, or of as many that
-are nearer, if generated images were further held-out ones, times three for the three
-tests. Copies are reported where it is below 1 % for the whole audit: below 0.33 % for
-one of three kinds of features.
-
-A pass proves nothing. It says that this search did not find copies among these samples.
-Copies that were changed in other ways, parts of a patient, and rare patients among many
-samples are not found; and what was learnt of a patient may be inferred from the model
-in other ways. If you need a guarantee, you need training with differential privacy.
-""".strip().split("\n\n")
 
 # Pixels of a pair on the page, at least.
 _WIDTH = 320
@@ -71,7 +48,7 @@ def write_page(audit: "Audit", about: Mapping[str, Any]) -> str:
         page.section("The threshold of Dar", _dar(audit)),
         page.section("The most suspicious samples", _suspects(audit)),
         page.section("Membership", _members(audit)),
-        page.section("How to read this", page.text(*_HELP)),
+        page.how_to_read("audit"),
     )
 
 

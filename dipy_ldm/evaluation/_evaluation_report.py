@@ -68,28 +68,8 @@ def write_page(
             _probes(evaluation.probes),
         ),
         page.section("Reconstruction", _reconstruction(figures["reconstruction"])),
-        page.section("How to read this", page.text(*_HELP)),
+        page.how_to_read("evaluation"),
     )
-
-
-_HELP = """
-Every figure has three values. The floor is that of real images: nothing can be nearer
-to real images than others are. That of reconstructions is what the autoencoder allows,
-since samples come from its decoder. Where a generated value lies within the interval of
-the floor, it can't distinguish generated images from real ones.
-
-Kernel and Fréchet distances are 0 for sets of one distribution, but for chance.
-Precision is the share of generated images that are among real ones, recall the share
-of real ones that are among generated ones; density and coverage are the same, less
-sensitive to outliers. Density may be above 1, where samples are too near to the middle.
-
-All of them depend on the features and on the number of images: compare them with
-others of this page, or of the same command with the same number. Below each value is
-its 95 % interval, by the bootstrap.
-
-Copies of training images have the best figures of all. Look for them with
-dipy_audit_ldm.
-""".strip().split("\n\n")
 
 
 def conclude(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -191,8 +171,8 @@ def _figures(kind):
         if kind["figures"]["generated"][key] is not None
     }
     why = "No Fréchet distance: it needs more images than features (at most 256)."
-    gauges = page.gauges({title: _named(figures) for title, figures in rows.items()})
-    return gauges + _table(rows, why if len(rows) < len(TITLES) else "")
+    drawn = page.intervals({title: _named(figures) for title, figures in rows.items()})
+    return drawn + _table(rows, why if len(rows) < len(TITLES) else "")
 
 
 def _variety(variety):
@@ -263,24 +243,16 @@ def _class_accuracy(accuracy):
 def _sharpness(sharpness):
     if not sharpness:
         return page.text("The images are too small to tell octaves apart.")
-    octaves = range(len(sharpness["true"]))
-    drawn = {
-        title: ([i + 1 for i in octaves], [octave.value for octave in sharpness[name]])
-        for name, title in _SETS.items()
-    }
     rows = [
         [f"{2**i}–{2 ** (i + 1)} voxels", *(sharpness[s][i] for s in (*_SETS, "true"))]
-        for i in octaves
+        for i in range(len(sharpness["true"]))
     ]
-    return (
-        page.text(
-            "How much there is of each octave of spatial frequencies, over that of "
-            "real images: 1 is as much. “True” is the correlation of reconstructions "
-            "with the originals: what is invented adds energy, and takes from it."
-        )
-        + page.curves(drawn, "octave (1 is the finest)", "energy over real")
-        + page.table(["half a wave", *_SETS.values(), "true"], rows)
-    )
+    return page.text(
+        "How much there is of each octave of spatial frequencies, the finest first, "
+        "over that of real images: 1 is as much. “True” is the correlation of "
+        "reconstructions with the originals: what is invented adds energy, and takes "
+        "from it."
+    ) + page.table(["half a wave", *_SETS.values(), "true"], rows)
 
 
 def _texture(texture):

@@ -7,11 +7,13 @@ are inside. It is readable on a telephone, in the dark, and on paper.
 
 import base64
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from html import escape
 import io
 import math
 from pathlib import Path
 import re
+from string import Template
 from tempfile import mkdtemp
 from typing import Any
 import webbrowser
@@ -24,42 +26,8 @@ from dipy_ldm import __version__
 from dipy_ldm._utils.files import replacing
 from dipy_ldm.metrics import Interval
 
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1c1e21; --soft: #5d646d; --line: #d5d9de;
-  --paper: #fff; --card: #f5f6f8; --first: #1f5fbf; --second: #8a8f98;
-  --third: #c2620a; --good: #1b7a3d; --bad: #b3261e; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e8eb; --soft: #a2a9b3;
-  --line: #3a4048; --paper: #14171a; --card: #1e2226; --first: #7fb1ff;
-  --second: #9aa1ab; --third: #f0a04b; --good: #6fcf8f; --bad: #ff8a80; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1rem; max-width: 60rem; background: var(--paper);
-  color: var(--ink); font: 16px/1.5 system-ui, sans-serif; overflow-wrap: break-word; }
-h1 { font-size: 1.5rem; line-height: 1.25; margin: .5rem 0 1rem; }
-h2 { font-size: 1.2rem; margin: 2.2rem 0 .6rem; border-top: 1px solid var(--line);
-  padding-top: 1rem; }
-h3 { font-size: 1rem; margin: 1.4rem 0 .4rem; }
-p { margin: .5rem 0; } p.soft, figcaption { color: var(--soft); font-size: .9rem; }
-figure { margin: 1rem 0; } img { max-width: 100%; height: auto;
-  image-rendering: pixelated; border-radius: 4px; }
-svg { display: block; width: 100%; max-width: 34rem; height: auto; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .93rem; }
-th, td { text-align: right; padding: .3rem .7rem .3rem 0; vertical-align: top;
-  border-bottom: 1px solid var(--line); font-variant-numeric: tabular-nums; }
-th { font-weight: 600; } th:first-child, td:first-child { text-align: left; }
-td small { display: block; color: var(--soft); white-space: nowrap; }
-.note { background: var(--card); border-left: 5px solid var(--second);
-  padding: .7rem 1rem; margin: 1rem 0; border-radius: 4px; }
-.note.good { border-color: var(--good); } .note.bad { border-color: var(--bad); }
-.note.fair { border-color: var(--third); }
-.pair { display: inline-block; margin: .3rem .8rem .3rem 0; vertical-align: top;
-  width: 21rem; max-width: 100%; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem;
-  margin: 0; }
-dt { color: var(--soft); } dd { margin: 0; min-width: 0; }
-summary { cursor: pointer; }
-"""
-
-# What matplotlib draws in, and the colours of the page, of which it knows nothing.
+# What matplotlib draws in (page.mplstyle, too), and the colours of the page, of which
+# it knows nothing.
 _COLOURS = {
     "#010101": "var(--first)",
     "#020202": "var(--second)",
@@ -68,7 +36,7 @@ _COLOURS = {
     "#050505": "var(--soft)",
     "#060606": "var(--ink)",
 }
-_FIRST, _SECOND, _THIRD, _LINE, _SOFT, _INK = _COLOURS
+_FIRST, _SECOND, _THIRD, _, _SOFT, _ = _COLOURS
 # Dashes are for those who can't tell the colours.
 _STYLES: tuple[dict[str, Any], ...] = (
     {"color": _FIRST, "linestyle": "-"},
@@ -77,29 +45,7 @@ _STYLES: tuple[dict[str, Any], ...] = (
 )
 # Points: about as wide as a telephone has pixels.
 _WIDTH, _HEIGHT = 360, 210
-_PLOT = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "dipy_ldm",
-    "font.size": 11,
-    "text.color": _INK,
-    "xtick.color": _SOFT,
-    "ytick.color": _SOFT,
-    "axes.labelcolor": _SOFT,
-    "axes.edgecolor": _SECOND,
-    "axes.spines.left": False,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "axes.titlesize": 11,
-    "grid.color": _LINE,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "legend.frameon": False,
-    "lines.linewidth": 1.8,
-    "patch.linewidth": 1.8,
-}
+_FOLDER = Path(__file__).parent
 
 
 class Report:
@@ -136,13 +82,9 @@ class Report:
 
 def page(title: str, *parts: str) -> str:
     """Assemble a page from its parts."""
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        f"<h1>{escape(title)}</h1>\n{''.join(parts)}"
-        f'<p class="soft">dipy_ldm {escape(__version__)}</p>\n</body>\n</html>\n'
-    )
+    template = Template((_FOLDER / "page.html").read_text("utf-8"))
+    body = "".join(parts)
+    return template.substitute(title=escape(title), body=body, version=__version__)
 
 
 def report(
@@ -157,16 +99,18 @@ def report(
     return page(title, *boxes, facts(about), text(*notes), *parts)
 
 
-def section(title: str, *parts: str) -> str:
+def section(title: str, *parts: str, level: int = 2) -> str:
     """Put parts below a heading; nothing if there are none."""
     body = "".join(parts)
-    return f"<h2>{escape(title)}</h2>\n{body}" if body else ""
+    return f"<h{level}>{escape(title)}</h{level}>\n{body}" if body else ""
 
 
-def part(title: str, *parts: str) -> str:
-    """Put parts below a lower heading; nothing if there are none."""
-    body = "".join(parts)
-    return f"<h3>{escape(title)}</h3>\n{body}" if body else ""
+part = partial(section, level=3)
+
+
+def how_to_read(name: str) -> str:
+    """Explain a kind of page, as the file of this name does."""
+    return section("How to read this", (_FOLDER / f"{name}.html").read_text("utf-8"))
 
 
 def text(*paragraphs: str) -> str:
@@ -271,22 +215,6 @@ def histograms(series: Mapping[str, npt.ArrayLike], label: str, bins: int = 30) 
     return _plot(draw, label, "share", len(series))
 
 
-def curves(
-    series: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]],
-    label: str,
-    y_label: str,
-) -> str:
-    """Draw curves of whole numbers."""
-
-    def draw(axes):
-        for (name, (x, y)), style in zip(series.items(), _STYLES):
-            axes.plot(x, y, label=name, **style)
-        axes.margins(x=0)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-
-    return _plot(draw, label, y_label, len(series))
-
-
 def scatter(x: npt.ArrayLike, y: npt.ArrayLike, label: str, y_label: str) -> str:
     """Draw points, and the line where both are equal.
 
@@ -301,41 +229,26 @@ def scatter(x: npt.ArrayLike, y: npt.ArrayLike, label: str, y_label: str) -> str
     return _plot(draw, label, y_label, 1)
 
 
-def gauges(rows: Mapping[str, Mapping[str, Interval]]) -> str:
+def intervals(rows: Mapping[str, Mapping[str, Interval]]) -> str:
     """Draw each figure on its own scale, for all sets."""
     sets = list(dict.fromkeys(name for row in rows.values() for name in row))
 
     def draw(figure):
-        for axes, (title, row) in zip(
-            figure.subplots(len(rows), squeeze=False), rows.items()
-        ):
-            _gauge(axes[0], title, row, sets)
-        _legend(figure, figure.axes[0])
+        frames = figure.subplots(len(rows), squeeze=False)[:, 0]
+        for axes, (title, row) in zip(frames, rows.items()):
+            for place, (name, style) in enumerate(zip(sets, _STYLES)):
+                if name in row:
+                    value, *ends = row[name]
+                    look = {"color": style["color"], "label": name}
+                    axes.plot(ends, [-place, -place], color=style["color"], alpha=0.6)
+                    axes.plot(value, -place, "o", markersize=7, **look)
+            axes.axvline(0, color=_SECOND, linewidth=1)
+            axes.set_yticks(range(0, -len(sets), -1), [])
+            axes.set_ylim(0.5 - len(sets), 0.5)
+            axes.set_title(title, loc="left", pad=3)
+        _legend(figure, frames[0])
 
-    return _svg(draw, 24 + len(rows) * (22 + 11 * len(sets)), ", ".join(rows))
-
-
-def _gauge(axes, title, row, sets):
-    for name, style in zip(sets, _STYLES):
-        if name in row:
-            value, low, high = row[name]
-            y, colour = -sets.index(name), style["color"]
-            axes.axhline(y, color=_LINE, linewidth=1)
-            axes.plot(
-                [low, high],
-                [y, y],
-                color=colour,
-                linewidth=4,
-                alpha=0.45,
-            )
-            axes.plot(value, y, "o", color=colour, markersize=7, label=name)
-    axes.axvline(0, color=_SECOND, linewidth=1)
-    axes.margins(x=0)
-    axes.set_ylim(0.5 - len(sets), 0.5)
-    axes.set_axis_off()
-    axes.set_title(title, loc="left", pad=3)
-    highest = number(max((high for _, _, high in row.values()), default=0.0))
-    axes.set_title(highest, loc="right", pad=3, color=_SOFT)
+    return _svg(draw, 24 + len(rows) * (38 + 11 * len(sets)), ", ".join(rows))
 
 
 def _plot(draw, label, y_label, n_series):
@@ -365,7 +278,7 @@ def _svg(draw: Callable, height: float, title: str) -> str:
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_PLOT):
+    with matplotlib.rc_context(fname=_FOLDER / "page.mplstyle"):
         figure = Figure((_WIDTH / 72, height / 72), layout="constrained")
         draw(figure)
         file = io.StringIO()

@@ -11,6 +11,7 @@ from dipy_ldm._utils.checks import whole
 from dipy_ldm._utils.values import take_rows
 from dipy_ldm.data import _sources as sources
 from dipy_ldm.evaluation import _memorization as copies
+from dipy_ldm.evaluation._audit_report import conclude, write_page
 from dipy_ldm.evaluation._html import Report
 from dipy_ldm.evaluation._learned_features import (
     Projection,
@@ -101,14 +102,10 @@ class Audit(Report, _Fields):
 
     def conclusions(self) -> list[tuple[str, str]]:
         """Return the conclusions as sentences, each with good, fair, bad or plain."""
-        from dipy_ldm.evaluation._audit_report import conclude
-
         return conclude(self)
 
     def to_html(self) -> str:
         """Return the page, which neither shows nor names a training image."""
-        from dipy_ldm.evaluation._audit_report import write_page
-
         return write_page(self, {})
 
     @property

@@ -14,6 +14,7 @@ from dipy_ldm._utils.values import take_rows
 from dipy_ldm.data._batches import scaled_to
 from dipy_ldm.data._checks import as_fitted, check_range
 from dipy_ldm.evaluation import _anatomy as anatomy
+from dipy_ldm.evaluation._evaluation_report import conclude, write_page
 from dipy_ldm.evaluation._fidelity import (
     MIN_IMAGES,
     Sets,
@@ -84,14 +85,10 @@ class Evaluation(Report, _Fields):
 
     def conclusions(self) -> list[tuple[str, str]]:
         """Return the conclusions as sentences, each with good, fair, bad or plain."""
-        from dipy_ldm.evaluation._evaluation_report import conclude
-
         return conclude(self.figures)
 
     def to_html(self) -> str:
         """Return the page."""
-        from dipy_ldm.evaluation._evaluation_report import write_page
-
         return write_page(self, {})
 
 

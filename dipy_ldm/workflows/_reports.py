@@ -1,8 +1,10 @@
 """What the commands write that judge a model: figures and pages."""
 
+from collections.abc import Sequence
 import logging
 import math
 from pathlib import Path
+import re
 from typing import TYPE_CHECKING, Any
 
 from dipy_ldm import _serialization
@@ -15,50 +17,32 @@ from dipy_ldm.evaluation import (
     _audit_report as audit_page,
     _evaluation_report as summary,
     _memorization as copies,
-    _probe as probes,
 )
 from dipy_ldm.evaluation._copy_filter import CopyFilter, ReferenceSet, project_randomly
+from dipy_ldm.evaluation._probe import measure_agreement
 from dipy_ldm.evaluation.audit import Audit, Reference, audit, in_pieces
 from dipy_ldm.evaluation.evaluate import Evaluation, as_json, evaluate, scaled
 from dipy_ldm.workflows import _restoring as restoring
 from dipy_ldm.workflows._conditions import requested_conditions_in
 from dipy_ldm.workflows._evaluation_images import EvaluationImages
+from dipy_ldm.workflows._outputs import write_page
 
 if TYPE_CHECKING:  # they take seconds to import
     from dipy_ldm.latent_diffusion import LatentDiffusion
 
 logger = logging.getLogger(__name__)
 
-# Names on the page, by those in the JSON file.
-_ABOUT = {
-    "Model": "model",
-    "ModelFingerprint": "fingerprint",
-    "RealFiles": "real images",
-    "GeneratedFiles": "generated files",
-    "TrainImages": "training images",
-    "HeldOutImages": "held-out images",
-    "GeneratedImages": "generated images",
-    "TrainFiles": "training files",
-    "HeldOutFiles": "held-out files",
-    "Reference": "reference",
-    "Sampler": "sampler",
-    "Steps": "steps",
-    "Guidance": "guidance",
-    "Seed": "seed",
-    "Seconds": "seconds",
-}
-
 
 def about(facts: dict) -> dict[str, Any]:
-    """Describe on a page what was evaluated, and how."""
+    """Describe on a page what was evaluated, and how, with facts' names as words."""
     return {
-        name: _short(key, facts[key]) for key, name in _ABOUT.items() if key in facts
+        re.sub("(?<!^)(?=[A-Z])", " ", name).capitalize(): _short(value)
+        for name, value in facts.items()
+        if name not in ("Synthetic", "GeneratedBy")
     }
 
 
-def _short(key, value):
-    if key == "ModelFingerprint":
-        return value[:16]
+def _short(value):
     if isinstance(value, list):
         return " ".join(value[:3]) + (" …" if len(value) > 3 else "")
     return value
@@ -90,24 +74,27 @@ def evaluate_on(
     return evaluation._replace(notes=notes + evaluation.notes)
 
 
-def evaluation_outputs(
-    evaluation: Evaluation, facts: dict, followed: dict[str, tuple]
-) -> tuple[dict, str]:
+def write_evaluation(
+    outputs: Sequence[Path],
+    evaluation: Evaluation,
+    facts: dict,
+    followed: dict[str, tuple],
+) -> None:
     """Write the metrics and the page of an evaluation."""
-    pieces, figures = [], dict(evaluation.figures)
-    for name, (requested, measured) in followed.items():
-        figures.setdefault("followed", {})[name] = probes.measure_agreement(
-            requested, measured
-        )
-        piece = summary.agreement_part(
-            name, requested, measured, figures["followed"][name]
-        )
-        pieces.append(piece)
-    conclusions = [sentence for sentence, _ in summary.conclude(evaluation.figures)]
+    agreements = {n: measure_agreement(*pair) for n, pair in followed.items()}
+    parts = [summary.agreement_part(n, *followed[n], agreements[n]) for n in followed]
+    figures = evaluation.figures | ({"followed": agreements} if agreements else {})
+    page = summary.write_page(evaluation, about(facts), parts)
+    _write(outputs, evaluation, facts, figures, page)
+
+
+def _write(outputs, result, facts, figures, page):
+    """Log the conclusions of a result; write these, its figures and its page."""
+    conclusions = [sentence for sentence, _ in result.conclusions()]
     for sentence in conclusions:
         logger.info("%s", sentence)
-    written = {"Conclusions": conclusions, "Figures": as_json(figures)}
-    return written, summary.write_page(evaluation, about(facts), pieces)
+    record = {"Notes": result.notes, "Conclusions": conclusions}
+    write_page(outputs, facts | record | {"Figures": as_json(figures)}, page)
 
 
 def refuse_training_images(
@@ -167,11 +154,8 @@ def audit_on(
     return result._replace(notes=[*dict.fromkeys(notes), *result.notes])
 
 
-def audit_outputs(result: Audit, facts: dict) -> tuple[dict, str]:
+def write_audit(outputs: Sequence[Path], result: Audit, facts: dict) -> None:
     """Write the metrics and the page of an audit, without names of training images."""
-    conclusions = [sentence for sentence, _ in audit_page.conclude(result)]
-    for sentence in conclusions:
-        logger.info("%s", sentence)
     members = {
         name: {
             "auc": member.auc,
@@ -197,8 +181,8 @@ def audit_outputs(result: Audit, facts: dict) -> tuple[dict, str]:
             for pair in result.pairs
         ],
     }
-    written = {"Conclusions": conclusions, "Figures": as_json(figures)}
-    return written, audit_page.write_page(result, about(facts))
+    page = audit_page.write_page(result, about(facts))
+    _write(outputs, result, facts, figures, page)
 
 
 def pairs_page(

@@ -17,7 +17,6 @@ from dipy_ldm.workflows._options import gather, share_descriptions
 from dipy_ldm.workflows._outputs import (
     LDMFlow,
     json_and_page,
-    write_page,
     write_private,
 )
 from dipy_ldm.workflows._sources import SourceInputs
@@ -117,8 +116,7 @@ class AuditLDMFlow(LDMFlow):
             device, model, images, sampling, reference=other, n=n_samples, seed=seed
         )
         facts["Seconds"] = round(time.monotonic() - start, 1)
-        figures, html = reports.audit_outputs(result, facts)
-        write_page(outputs[:2], facts | {"Notes": result.notes} | figures, html)
+        reports.write_audit(outputs[:2], result, facts)
         if fingerprints:
             reports.guard(result, facts["ModelFingerprint"]).save(outputs[2])
         if pictures:

@@ -9,7 +9,7 @@ from dipy_ldm.workflows import _launch as launch, _restoring as restoring
 from dipy_ldm.workflows._config import finish
 from dipy_ldm.workflows._evaluation_images import read_for, reading_options
 from dipy_ldm.workflows._options import gather, share_descriptions
-from dipy_ldm.workflows._outputs import LDMFlow, json_and_page, write_page
+from dipy_ldm.workflows._outputs import LDMFlow, json_and_page
 from dipy_ldm.workflows._sources import SourceInputs
 
 
@@ -113,6 +113,5 @@ class EvaluateLDMFlow(LDMFlow):
             seed=seed,
         )
         facts["Seconds"] = round(time.monotonic() - start, 1)
-        figures, html = reports.evaluation_outputs(evaluation, facts, followed)
-        write_page(outputs, facts | {"Notes": evaluation.notes} | figures, html)
+        reports.write_evaluation(outputs, evaluation, facts, followed)
         finish(self, outputs, options, **sampling)

@@ -62,8 +62,7 @@ def test_names_are_escaped():
         page.table([names], [[names]], names),
         page.picture(np.zeros((2, 2, 3)), names),
         page.histograms({names: [1, 2]}, names),
-        page.gauges({names: {names: Interval(1, 0, 2)}}),
-        page.curves({names: ([0, 1], [1, 2])}, names, names),
+        page.intervals({names: {names: Interval(1, 0, 2)}}),
     )
     check(html)
     assert "<b>" not in html
@@ -127,13 +126,12 @@ def test_plots_are_svg_within_their_frame():
     three = {name: rng.standard_normal(50) for name in ("a", "b", "c")}
     plots = [
         page.histograms(three, "value"),
-        page.curves({n: (range(50), v) for n, v in three.items()}, "x", "y"),
         page.scatter(three["a"], three["b"], "asked", "measured"),
-        page.gauges({"KID": {"a": Interval(-0.1, -0.2, 0.3)}, "p": {}}),
+        page.intervals({"KID": {"a": Interval(-0.1, -0.2, 0.3)}, "p": {}}),
         # What has no extent at all.
         page.histograms({"a": [2, 2, 2]}, "value"),
         page.scatter([1, 1], [1, 1], "asked", "measured"),
-        page.gauges({"KID": {"a": Interval(0, 0, 0)}}),
+        page.intervals({"KID": {"a": Interval(0, 0, 0)}}),
     ]
     for plot in plots:
         check(plot)
@@ -147,7 +145,7 @@ def test_plots_are_svg_within_their_frame():
 
 def test_plots_have_the_colours_of_the_page():
     three = {name: [0.0, 1.0] for name in ("a", "b", "c")}
-    html = page.histograms(three, "value") + page.gauges(
+    html = page.histograms(three, "value") + page.intervals(
         {"KID": {"a": Interval(1, 0, 2)}}
     )
     assert set(re.findall(r"(?:fill|stroke): ([^;\"]+)", html)) == {
