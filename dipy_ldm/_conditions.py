@@ -234,16 +234,6 @@ def _refuse_more_than_text(name, condition):
             )
 
 
-def summary(conditions: dict[str, Condition]) -> list[str]:
-    """Return a line on each condition, and name levels that may identify people."""
-    lines = []
-    for name, condition in conditions.items():
-        few = [level for level, n in condition.levels.items() if n < FEW]
-        warning = f"; fewer than {FEW} images have {listed(few)}" if few else ""
-        lines.append(f"{name}, {condition.kind}: {condition}{warning}")
-    return lines
-
-
 def to_saved(conditions: dict[str, Condition]) -> dict[str, dict]:
     """Return conditions as JSON can have them."""
     return {name: condition._asdict() for name, condition in conditions.items()}

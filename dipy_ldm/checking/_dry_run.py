@@ -51,19 +51,17 @@ class Overfit(NamedTuple):
     """Result of overfitting eight images.
 
     ``steps`` is how many there were, ``mse`` the mean squared error of reconstructions
-    and ``nothing`` that of the mean of all eight, both of images in [0, 1]; ``images``
-    and ``made`` are those and their reconstructions, ``(n, *space, channels)``, and
-    ``latents`` the latents, ``(n, *latent space, code_dim)``.
+    and ``baseline_mse`` that of the mean of all eight, both of images in [0, 1];
+    ``images`` and ``reconstructed`` are those, ``(n, *space, channels)``.
     """
 
     steps: int
     mse: float
     baseline_mse: float
-    perplexity: float
-    usage: float
+    codes_used: int
+    n_codes: int
     images: np.ndarray
     reconstructed: np.ndarray
-    latents: np.ndarray
 
 
 class _StopTrainingError(Exception):
@@ -152,20 +150,18 @@ def overfit(
         vqvae.fit(images, callbacks=[until], **recipe.of_vqvae | overrides)
     latents, (low, high) = vqvae.encode(images), vqvae.intensity_
     scale = (high - low) or 1
-    reconstructed = np.full_like(images, np.nan)
+    reconstructed, codes_used = np.full_like(images, np.nan), 0
     if np.isfinite(latents).all():
         reconstructed = vqvae.decode(latents)
-    # Where training stopped in its first round there is none yet.
-    history = getattr(vqvae, "history_", {"perplexity": [np.nan], "usage": [np.nan]})
+        codes_used = len(np.unique(vqvae.codes(latents)))
     return Overfit(
         len(vqvae.step_seconds_["autoencoder"]),
         float(np.mean((reconstructed - images) ** 2) / scale**2),
         float(np.mean((images - images.mean(axis=0)) ** 2) / scale**2),
-        history["perplexity"][-1],
-        history["usage"][-1],
+        codes_used,
+        len(vqvae.codebook_),
         images,
         reconstructed,
-        latents,
     )
 
 
@@ -184,13 +180,6 @@ def _reduced(images, affine):
 _MAX_LEARNT_ERROR = 0.5
 # Steps with which it can be told that nothing is learnt.
 _MIN_JUDGED_STEPS = 100
-# With less perplexity all latents have one code, by dipy_ldm.autoencoder._training
-# too.
-_MIN_PERPLEXITY = 1.5
-# Share of the codes that are used, of as many as there are latents.
-_MIN_SHARE_USED = 0.3
-# Of the widest channel's standard deviation, what a channel without content has.
-_MIN_CHANNEL_SPREAD = 0.01
 # Hours after which a smaller beginning is wise.
 _LONG_HOURS = 24.0
 
@@ -252,7 +241,8 @@ def check_overfit(result: Overfit, affine: np.ndarray | None) -> Finding:
     message = (
         f"After {result.steps} steps on {n} images, their reconstructions have a mean "
         f"squared error of {result.mse:.2g} ({share:.1%} of that of their mean, "
-        f"{result.baseline_mse:.2g}), and a correlation of {alike:.3f}"
+        f"{result.baseline_mse:.2g}), and a correlation of {alike:.3f}, by "
+        f"{result.codes_used:,} of {result.n_codes:,} codes"
     )
     pictures = [
         Picture(
@@ -272,46 +262,3 @@ def check_overfit(result: Overfit, affine: np.ndarray | None) -> Finding:
     if share < 1:
         return amber(title, f"{message}.", cure, pictures=pictures)
     return red(title, f"{message}: nothing is learnt.", cure, pictures=pictures)
-
-
-def check_codes(result: Overfit, n_codes: int) -> Finding:
-    """Check how many codes are used."""
-    if not math.isfinite(result.perplexity):
-        return grey("codes", "Not counted: the trial stopped before that.")
-    latents = math.prod(result.latents.shape[:-1])
-    message = (
-        f"{result.usage:.0%} of {n_codes:,} codes were used by {latents:,} latents of "
-        f"{len(result.images)} images (perplexity {result.perplexity:.0f})."
-    )
-    cure = (
-        "Give a smaller --n_codes if reconstructions are good; if they are bad, see "
-        "that the images are not empty for the most part (--shape, --background)."
-    )
-    if result.perplexity < _MIN_PERPLEXITY and result.steps >= _MIN_JUDGED_STEPS:
-        return red("codes", f"{message} Nearly all latents have the same code.", cure)
-    if result.usage * n_codes < _MIN_SHARE_USED * min(n_codes, latents):
-        return amber("codes", message, cure)
-    return green("codes", message)
-
-
-def check_latents(result: Overfit) -> Finding:
-    """Check how much each channel of the latents varies."""
-    rows = result.latents.reshape(-1, result.latents.shape[-1])
-    if not np.isfinite(rows).all():
-        return grey("latents", "Not measured: their numbers are not finite.")
-    means, spreads = rows.mean(axis=0), rows.std(axis=0)
-    scale = float(np.sqrt(np.mean(spreads**2)))
-    table: list[tuple[Any, ...]] = [("channel", "mean", "standard deviation")]
-    table += [(i + 1, *map(float, pair)) for i, pair in enumerate(zip(means, spreads))]
-    message = (
-        f"Standard deviations of the {len(spreads)} channels are {spreads.min():.2g} "
-        f"to {spreads.max():.2g}; all are divided by {scale:.2g}, to add noise to."
-    )
-    if scale <= 1e-6:
-        cure = "See that the images differ, and give a lower --learning_rate."
-        return red("latents", "All latents are the same.", cure, table=table)
-    idle = int((spreads < _MIN_CHANNEL_SPREAD * spreads.max()).sum())
-    if idle:
-        cure = "Give a smaller --code_dim: these channels hold nothing."
-        return amber("latents", f"{message} {idle} hardly vary.", cure, table=table)
-    return green("latents", message, table=table)

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import median_abs_deviation
 
 from dipy_ldm import plots
 from dipy_ldm._utils.values import listed
@@ -12,8 +13,6 @@ from dipy_ldm.evaluation import _html as html
 
 # From the worst; grey is for what could not be looked at.
 STATES = ("red", "amber", "green", "grey")
-# A standard deviation, by the median of absolute deviations of normal numbers.
-_DEVIATION = 1.4826
 # Of so many values also by the width in which 95 % of normal numbers lie.
 _MANY, _WIDTH = 1000, 3.92
 
@@ -82,7 +81,7 @@ def robust_scores(values: npt.ArrayLike, least: npt.ArrayLike) -> np.ndarray:
     """
     values = np.asarray(values, "float64")
     away = values - np.median(values, axis=0)
-    spread = _DEVIATION * np.median(np.abs(away), axis=0)
+    spread = median_abs_deviation(values, axis=0, scale="normal")
     if len(values) >= _MANY:
         # What is the same for most and not for some, as the strokes of digits.
         low, high = np.percentile(values, (2.5, 97.5), axis=0)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 import logging
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import nibabel as nib
 from nibabel.orientations import aff2axcodes
@@ -38,7 +38,6 @@ from dipy_ldm.data._plan import (
     plan_channels,
     with_masks,
 )
-from dipy_ldm.data._preprocessing import conform_task
 from dipy_ldm.data.channels import as_channels
 from dipy_ldm.data.volumes import conform_volumes
 
@@ -339,8 +338,8 @@ def read_volumes(
         grid = choose_grid([task.info for task in tasks], voxel_size, shape)
         plan = make_plan(tasks, grid, rows_of_lists(paths), skip_bad=True, shuffle=True)
         volumes, bad = _check_voxels(plan, cache_dir, cache_limit, verbose)
-    findings = [check_files(sentences + bad, len(files)), *header_findings, *masked]
-    return findings, None if volumes is None else _material(plan, volumes)
+    findings = [check_files([*sentences, *bad], len(files)), *header_findings, *masked]
+    return findings, None if volumes is None else _material(volumes)
 
 
 def _read_tasks(files, channels):
@@ -412,34 +411,12 @@ def _check_voxels(plan, cache_dir, cache_limit, verbose):
         volumes = conform_volumes(plan, cache_dir, cache_limit, verbose=verbose)
     except InputError as error:
         return None, str(error).split("\n")
-    good = set(volumes.files)
-    missing = [task for task in plan.tasks if task.info.file not in good]
-    return volumes, [_complaint(task, plan) for task in missing]
+    return volumes, volumes.complaints
 
 
-def _complaint(task, plan):
-    """Read a bad volume again for its error message."""
-    try:
-        conform_task(task, plan.grid)
-    except InputError as error:
-        return str(error)
-    return (
-        f"{task.info.file} could not be read before; it can now, so give the command "
-        "again."
-    )
-
-
-def _material(plan, volumes):
-    whose: dict[Any, Any] = {
-        info.file: subject for info, subject in zip(plan.infos, plan.subjects)
-    }
-    return Material(
-        volumes.images,
-        volumes.affine,
-        _short(volumes.files),
-        volumes.files,
-        [whose[file] for file in volumes.files],
-    )
+def _material(volumes):
+    arrays = volumes.images, volumes.affine
+    return Material(*arrays, _short(volumes.files), volumes.files, volumes.subjects)
 
 
 def _short(files):

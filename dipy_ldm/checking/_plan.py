@@ -79,7 +79,7 @@ def check_split(cohort: Cohort, share: float, seed: int, batch_size: int) -> Fin
 
 
 def check_device(trainings: Sequence[ResolvedOptions]) -> Finding:
-    """Check the devices of the training."""
+    """Describe the devices and the precision of the training."""
     strategy = trainings[0].strategy
     gpus = _backend.gpu_capabilities(strategy)
     if gpus:
@@ -90,12 +90,8 @@ def check_device(trainings: Sequence[ResolvedOptions]) -> Finding:
     replicas = _backend.count_replicas(strategy)
     if replicas > 1:
         message += f", {replicas} replicas that share each batch"
-    return green("device", f"Training is on {message}.")
-
-
-def check_precision(trainings: Sequence[ResolvedOptions]) -> Finding:
-    """Check the precision of the training."""
-    return green("precision", "{}: {}.".format(*trainings[0].precision))
+    name, reason = trainings[0].precision
+    return green("device", f"Training is on {message}, in {name}: {reason}.")
 
 
 def check_memory(

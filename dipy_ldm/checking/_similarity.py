@@ -38,8 +38,6 @@ _EQUAL = 0.9
 _BLUR = 1.0
 # Rows of pairs that are compared at once.
 _BLOCK = 1000
-_DIRECTIONS = "left to right", "front to back", "top to bottom"
-_NAMES = "left-right", "front-back", "top-bottom"
 
 
 class View(NamedTuple):
@@ -60,18 +58,9 @@ class View(NamedTuple):
         return cube.transpose(self.order)[flips]
 
     def __str__(self):
-        """Describe the turn of axes."""
-        moved = [axis for axis in range(3) if self.order[axis] != axis]
-        mirrored = [axis for axis in range(3) if self.signs[axis] < 0]
-        parts = []
-        if len(moved) == 3:
-            names = ", ".join(_NAMES[axis] for axis in self.order)
-            parts.append(f"axes in the order {names}")
-        elif moved:
-            parts.append(f"{' and '.join(_NAMES[axis] for axis in moved)} exchanged")
-        if mirrored:
-            parts.append(f"{' and '.join(_DIRECTIONS[a] for a in mirrored)} mirrored")
-        return ", ".join(parts) or "as it is"
+        """Name the axes, such as LAS; those of a volume as it should be are RAS."""
+        ends = "LR", "PA", "IS"
+        return "".join(ends[a][sign > 0] for a, sign in zip(self.order, self.signs))
 
 
 VIEWS = [View(p, f) for p in permutations(range(3)) for f in product((1, -1), repeat=3)]
@@ -150,11 +139,11 @@ def check_orientation(
     rows = [(f"{names[i]}: {VIEWS[best[i]]}", float(margins[i])) for i in bad]
     return red(
         title,
-        f"{counted(len(bad), 'volume')} with axes that are swapped beside the others: "
-        f"{listed([f'{names[i]} ({VIEWS[best[i]]})' for i in bad], 3)}.",
+        f"{counted(len(bad), 'volume')} with axes that are swapped beside the others "
+        f"(RAS): {listed([f'{names[i]} ({VIEWS[best[i]]})' for i in bad], 3)}.",
         "Correct the orientation in the headers of these files, from their DICOM files "
         "if there are any.",
-        table=[("file, and how it lies", "more alike by (correlation)"), *rows],
+        table=[("file, and its axes", "more alike by (correlation)"), *rows],
         pictures=show(bad[:4], "As their headers say; the last is a usual one"),
     )
 

@@ -82,6 +82,8 @@ class Volumes(_Fields):
     listed: Mapping[str, list[Row]] = MappingProxyType({})
     # Which of all planned volumes these are: those that were not bad.
     kept: Sequence[int] = ()
+    # A sentence on each of the others.
+    complaints: Sequence[str] = ()
     #: Records of named channels, in the order of the last axis.
     channels: tuple[Channel, ...] = ()
     #: Of volumes of diffusion series, ``bval`` in s/mm^2 and ``direction`` in the axes
@@ -405,7 +407,8 @@ def _open(folder, plan):
     masks, sources = arrays.get("masks"), arrays.get("sources")
     volumes = Volumes(arrays["images"], masks, plan.grid.affine, files, sources)
     volumes.listed, volumes.channels = plan.listed, plan.channels
-    volumes.kept, volumes.gradients = kept, plan.gradients(kept)
+    volumes.kept, volumes.complaints = kept, list(complaints.values())
+    volumes.gradients = plan.gradients(kept)
     return volumes
 
 

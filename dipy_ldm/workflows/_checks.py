@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dipy_ldm import __version__, _backend, _presets
-from dipy_ldm._conditions import learn, summary
+from dipy_ldm._conditions import learn
 from dipy_ldm._utils.checks import InputError, choose
 from dipy_ldm.checking import _dry_run as verdicts, _findings as report, _plan as plans
 from dipy_ldm.checking._dry_run import N_OVERFIT_IMAGES, overfit, time_training_steps
@@ -20,7 +20,7 @@ from dipy_ldm.checking._headers import Material, read_volumes
 from dipy_ldm.checking._outliers import check_images
 from dipy_ldm.data._cohort import Cohort, split
 from dipy_ldm.data._covariates import (
-    Covariates,
+    as_covariates,
     count_alone,
     read_covariates,
     summarise,
@@ -34,7 +34,7 @@ from dipy_ldm.workflows._outputs import write_page
 
 logger = logging.getLogger(__name__)
 
-_TRIALS = "time", "overfitting", "codes", "latents"
+_TRIALS = "time", "overfitting"
 _Sections = dict[str, list[Finding]]
 
 
@@ -100,9 +100,8 @@ def _look_at_images(options):
     sections = {"Images": check_images(material, verbose=True)}
     if data.conditions:
         learnt = learn(data.conditions, len(names))
-        values = Covariates(data.conditions, {}, {}, list(subjects))
-        findings = [green("conditions", " ".join(summary(learnt))), _unique(values)]
-        sections["Conditions"] = findings
+        covariates = as_covariates(data.conditions, learnt, subjects)
+        sections["Conditions"] = _of_covariates(covariates)
     return sections, material
 
 
@@ -114,21 +113,17 @@ def _of_tables(names, files, listed, steps):
     except InputError as error:
         problem, _, cure = str(error).rpartition("; ")
         return [red("conditions", problem, f"{cure[:1].upper()}{cure[1:]}")]
-    return [green("conditions", summarise(covariates)), _unique(covariates)]
+    return _of_covariates(covariates)
 
 
-def _unique(covariates):
-    """Count the subjects that could be re-identified by their conditions."""
+def _of_covariates(covariates):
+    """Summarise conditions, and count the subjects who could be re-identified."""
     n, alone = len(set(covariates.subjects)), count_alone(covariates)
-    title = "unique combinations"
-    if not alone:
-        return green(title, "No subject has a unique combination of conditions.")
-    return amber(
-        title,
-        f"{alone} of {n} subjects have a unique combination of conditions, and could "
-        "be re-identified.",
-        "Use fewer or coarser conditions, such as --coarsen age=5.",
-    )
+    title, cure = "unique combinations", "Use fewer or coarser ones (--coarsen age=5)."
+    message = f"{alone} of {n} subjects have a unique combination of conditions"
+    unique = amber(title, f"{message}, and could be re-identified.", cure)
+    unique = unique if alone else green(title, f"{message}.")
+    return [green("conditions", summarise(covariates)), unique]
 
 
 def _try_out(
@@ -160,7 +155,6 @@ def _try_out(
         people,
         parts,
         plans.check_device(chosen),
-        plans.check_precision(chosen),
         memory,
         plans.check_patches(material.images, patch, recipe.vqvae.factor),
     ]
@@ -185,8 +179,6 @@ def _try_out(
     trials = [
         verdicts.check_time(paces, chosen, len(train.images), len(material.images)),
         verdicts.check_overfit(trial, material.affine),
-        verdicts.check_codes(trial, recipe.vqvae.n_codes),
-        verdicts.check_latents(trial),
     ]
     return {"Training": findings, "Trials": trials}
 

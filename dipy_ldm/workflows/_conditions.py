@@ -1,6 +1,6 @@
 """Conditions that samples are generated for: from options, tables, and outputs."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import json
 import logging
 import math
@@ -197,46 +197,29 @@ def requested_conditions_of(
     names: Sequence[str], places: Sequence[tuple[Path, int]]
 ) -> dict[str, list] | None:
     """Look up which conditions generated images were requested with."""
-    by_file = {file: requested_conditions_in(file) for file, _ in places}
+    by_file = {file: read_facts(file).get("Conditions", {}) for file, _ in places}
+
+    def value(name, file, number):
+        values = by_file[file].get(name)
+        return values[number] if isinstance(values, list) else values
+
     columns = {
-        name: values_of(
-            name, [_value(by_file[file].get(name), i) for file, i in places]
-        )
+        name: values_of(name, [value(name, *place) for place in places])
         for name in names
     }
     has_values = any(v is not None for values in columns.values() for v in values)
     return columns if has_values else None
 
 
-def requested_conditions_in(file: Path) -> dict[str, object]:
-    """Read which conditions the images of a file were requested with."""
+def read_facts(file: Path) -> dict[str, Any]:
+    """Read how the images of a file were generated; empty where nothing says so."""
     try:
         if file.suffix == ".npz":
             with np.load(file) as arrays:
-                start = "condition_"
-                names = [name for name in arrays.files if name.startswith(start)]
-                return {name.removeprefix(start): arrays[name] for name in names}
-        return json.loads(sidecar(file).read_text("utf-8")).get("Conditions", {})
-    except (OSError, ValueError):
-        return {}
-
-
-def _value(values, number):
-    return values[number] if isinstance(values, np.ndarray) else values
-
-
-def count_refused(files: Iterable[Path]) -> int:
-    """Count the samples that were refused as copies when files were generated."""
-    return sum(map(_refused, set(files)))
-
-
-def _refused(file):
-    try:
-        if file.suffix == ".npz":
-            with np.load(file) as arrays:
-                facts = json.loads(str(arrays["description"]))
+                text = str(arrays["description"])
         else:
-            facts = json.loads(sidecar(file).read_text("utf-8"))
-        return int(facts.get("Refused", 0))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
-        return 0
+            text = sidecar(file).read_text("utf-8")
+        facts = json.loads(text)
+    except (OSError, ValueError, KeyError):
+        return {}
+    return facts if isinstance(facts, dict) else {}

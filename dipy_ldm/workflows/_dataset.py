@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 import json
 from pathlib import Path
-import re
 
 from dipy.workflows.workflow import Workflow
 
 from dipy_ldm import __version__
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.files import make_folder
+from dipy_ldm.data._paths import entity, suffix
 from dipy_ldm.workflows._outputs import write_text
 
 _VERSION = "1.10.0"
@@ -81,15 +81,15 @@ def begin_derivatives(root: Path) -> None:
 
 def place_in_dataset(root: Path, file: Path, name: str) -> Path:
     """Return where a dataset has what was made of a scan."""
-    match = re.match(r"(sub-[A-Za-z0-9]+)_(?:(ses-[A-Za-z0-9]+)_)?", file.name)
-    if match is None:
+    subject, session = (entity(file.name, key) for key in ("sub", "ses"))
+    if not (subject and suffix(file)):
         raise InputError(
             f"`bids` is for scans with names of BIDS, such as sub-01_T1w.nii.gz, and "
             f"not for {file}; leave it out."
         )
     kind = file.absolute().parent.name
-    folders = [*filter(None, match.groups()), kind if kind in _FOLDERS else "anat"]
-    return root.joinpath(*folders, name)
+    folder = kind if kind in _FOLDERS else "anat"
+    return root / subject / (session or "") / folder / name
 
 
 def write_json(path: Path, document: dict) -> None:

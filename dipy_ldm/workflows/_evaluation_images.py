@@ -25,7 +25,7 @@ from dipy_ldm.data._table_rows import find_subjects
 from dipy_ldm.data.channels import from_saved
 from dipy_ldm.data.images import read_images
 from dipy_ldm.data.volumes import conform_volumes, plan_volumes
-from dipy_ldm.workflows._conditions import count_refused, requested_conditions_of
+from dipy_ldm.workflows._conditions import read_facts, requested_conditions_of
 from dipy_ldm.workflows._options import parse_filter
 
 logger = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ def reading_options(options: SimpleNamespace) -> tuple[dict, dict]:
 
 def _with_refused(images):
     """Note how many samples were refused as copies and replaced by these."""
-    count = count_refused(images.files)
+    count = sum(read_facts(file).get("Refused", 0) for file in set(images.files))
     note = f"{count} samples were refused as copies when these were made (--no_copies)."
     return images._replace(notes=[*images.notes, note] if count else images.notes)
 

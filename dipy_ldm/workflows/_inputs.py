@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dipy_ldm._conditions import Condition, learn, summary
+from dipy_ldm._conditions import Condition, learn
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import ALONE
 from dipy_ldm.data import _checks as arrays, load_mnist
 from dipy_ldm.data._cohort import Cohort, split
-from dipy_ldm.data._covariates import read_covariates, summarise
+from dipy_ldm.data._covariates import as_covariates, read_covariates, summarise
 from dipy_ldm.data._paths import common_suffix, holds_volumes, rows_of_lists
 from dipy_ldm.data._sources import Source
 from dipy_ldm.data._table_rows import find_subjects
@@ -159,10 +159,10 @@ def check_split(planned: Plan, validation: float, seed: int, batch_size: int) ->
     """Check the split and the conditions before volumes are read."""
     train, held_out = split(planned.cohort, validation, seed, batch_size)
     conditions = check_conditions(train)
-    if planned.cohort.units is None:
+    if conditions and planned.cohort.units is None:
         # Nothing was said of them yet.
-        for line in summary(conditions):
-            logger.info("%s", line)
+        covariates = as_covariates(train.conditions, conditions, train.images)
+        logger.info("%s", summarise(covariates))
     if held_out is not None and held_out.subjects:
         apart, training_subjects = set(held_out.subjects), set(train.subjects or ())
         text = "%d of %d subjects are held out to validate."

@@ -23,7 +23,7 @@ from dipy_ldm.evaluation._probe import measure_agreement
 from dipy_ldm.evaluation.audit import Audit, Reference, audit, in_pieces
 from dipy_ldm.evaluation.evaluate import Evaluation, as_json, evaluate, scaled
 from dipy_ldm.workflows import _restoring as restoring
-from dipy_ldm.workflows._conditions import requested_conditions_in
+from dipy_ldm.workflows._conditions import read_facts
 from dipy_ldm.workflows._evaluation_images import EvaluationImages
 from dipy_ldm.workflows._outputs import write_page
 
@@ -82,7 +82,10 @@ def write_evaluation(
 ) -> None:
     """Write the metrics and the page of an evaluation."""
     agreements = {n: measure_agreement(*pair) for n, pair in followed.items()}
-    parts = [summary.agreement_part(n, *followed[n], agreements[n]) for n in followed]
+    parts = [
+        summary.agreement_part(name, requested, measured, agreements[name])
+        for name, (requested, measured) in followed.items()
+    ]
     figures = evaluation.figures | ({"followed": agreements} if agreements else {})
     page = summary.write_page(evaluation, about(facts), parts)
     _write(outputs, evaluation, facts, figures, page)
@@ -223,7 +226,7 @@ def read_measurements(document: dict, table: str | Path | None) -> dict[str, tup
             f"({available}); give a list of generated volumes with one column for each "
             "that was measured."
         )
-    by_file = {file: requested_conditions_in(file) for file in rows}
+    by_file = {file: read_facts(file).get("Conditions", {}) for file in rows}
     measurements = {}
     for name in names:
         requested = [_number(by_file[file].get(name)) for file in rows]

@@ -18,7 +18,7 @@ from dipy_ldm.data._gradients import ENDS, makes_series
 from dipy_ldm.data._sidecars import sidecar
 from dipy_ldm.data._tables import as_text
 from dipy_ldm.data.channels import from_saved as channels_from
-from dipy_ldm.workflows._conditions import requested_conditions_in
+from dipy_ldm.workflows._conditions import read_facts
 from dipy_ldm.workflows._dataset import (
     begin_dataset,
     refuse_other_dataset,
@@ -80,8 +80,14 @@ class Samples(NamedTuple):
         numbers: range,
         suffix: str | None,
         document: dict,
+        sources: SourceInputs | None = None,
     ) -> Self:
         """Name files of a dataset, as BIDS has derivatives."""
+        if sources:
+            raise InputError(
+                "`bids` is not for samples of source images, which are named after "
+                "these."
+            )
         if len(document["shape"]) != 4:
             raise InputError("`bids` is for volumes; leave it out for images.")
         channels = channels_from(document.get("channels"))
@@ -232,7 +238,7 @@ def _samples(root):
     for folder in sorted(folders, key=lambda path: (len(path.name), path.name)):
         for scan in sorted(folder.glob("*/*_desc-*.nii.gz"))[:1]:
             # One without its JSON is just being written.
-            yield folder.name, requested_conditions_in(scan)
+            yield folder.name, read_facts(scan).get("Conditions", {})
 
 
 def _table(names: list[str], lines: Iterable[Mapping[str, str]]) -> str:

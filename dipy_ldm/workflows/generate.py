@@ -185,7 +185,7 @@ class GenerateLDMFlow(LDMFlow):
         if not numbers:
             return  # there are more workers than samples
         samples = (
-            self._inside(stem.parent, numbers, suffix, document, sources)
+            Samples.inside(self, stem.parent, numbers, suffix, document, sources)
             if bids
             else _beside(stem, numbers, sources, document, cluster is not None)
         )
@@ -213,15 +213,6 @@ class GenerateLDMFlow(LDMFlow):
         with job.samples.being_written():
             write(job)
         self.outputs = job.samples.paths
-
-    def _inside(self, root, numbers, suffix, document, sources):
-        """Name the files of a dataset; samples of sources are named after these."""
-        if sources:
-            raise InputError(
-                "`bids` is not for samples of source images, which are named after "
-                "these."
-            )
-        return Samples.inside(self, root, numbers, suffix, document)
 
     def _write_volumes(self, job):
         """Generate and write volume after volume, and draw planes of the first."""

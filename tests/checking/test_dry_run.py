@@ -74,8 +74,7 @@ def test_blobs_are_overfitted(recipe, blobs):
     found = trials.overfit(recipe, blobs[:8], None, 60)
     assert found.mse < 0.5 * found.baseline_mse
     assert found.images.shape == found.reconstructed.shape == (8, 13, 10, 1)
-    assert found.latents.shape == (8, 4, 3, 2)
-    assert 0 < found.usage <= 1 <= found.perplexity <= 16
+    assert 1 < found.codes_used <= found.n_codes == 16
 
 
 def test_early_stopped_training_is_judged_by_its_results(recipe, blobs):
@@ -106,11 +105,10 @@ GOOD = Overfit(
     steps=300,
     mse=0.001,
     baseline_mse=0.08,
-    perplexity=200.0,
-    usage=0.9,
+    codes_used=200,
+    n_codes=256,
     images=IMAGES,
     reconstructed=IMAGES,
-    latents=RNG.standard_normal((8, 6, 6, 3)),
 )
 
 
@@ -142,7 +140,7 @@ def test_a_guide_is_counted_and_days_are_amber():
 def test_images_that_are_learnt_are_green():
     finding = verdicts.check_overfit(GOOD, None)
     assert finding.state == "green"
-    assert "correlation of 1.000" in finding.message
+    assert "correlation of 1.000, by 200 of 256 codes" in finding.message
     assert finding.pictures[0].image.ndim == 3
 
 
@@ -157,37 +155,10 @@ def test_overfitting_verdict_depends_on_the_steps(steps, mse, state):
 
 
 def test_numbers_that_are_not_finite_are_red():
-    broken = {"mse": np.nan, "perplexity": np.nan, "reconstructed": np.nan * IMAGES}
-    found = GOOD._replace(latents=np.nan * GOOD.latents, **broken)
-    finding = verdicts.check_overfit(found, None)
+    broken = GOOD._replace(mse=np.nan, reconstructed=np.nan * IMAGES)
+    finding = verdicts.check_overfit(broken, None)
     assert finding.state == "red"
     assert "--learning_rate" in finding.cure
-    assert (
-        verdicts.check_codes(found, 256).state
-        == verdicts.check_latents(found).state
-        == "grey"
-    )
-
-
-def test_dead_codebook_is_reported():
-    assert verdicts.check_codes(GOOD, 256).state == "green"
-    # As where codes start at random and are not revived.
-    few = GOOD._replace(usage=0.02, perplexity=4.0)
-    assert verdicts.check_codes(few, 256).state == "amber"
-    one = GOOD._replace(usage=0.004, perplexity=1.1)
-    assert verdicts.check_codes(one, 256).state == "red"
-    # More codes than latents can't all be used.
-    assert verdicts.check_codes(GOOD._replace(usage=0.05), 4096).state == "green"
-
-
-def test_latents_without_spread_are_reported():
-    finding = verdicts.check_latents(GOOD)
-    assert finding.state == "green"
-    assert [row[0] for row in finding.table[1:]] == [1, 2, 3]
-    idle = GOOD.latents * [1, 1, 1e-4]
-    assert verdicts.check_latents(GOOD._replace(latents=idle)).state == "amber"
-    none = np.zeros_like(GOOD.latents)
-    assert verdicts.check_latents(GOOD._replace(latents=none)).state == "red"
 
 
 @pytest.mark.parametrize(

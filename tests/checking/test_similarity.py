@@ -53,7 +53,7 @@ def test_cubes_are_centred_wherever_the_content_lies(heads):
 def test_all_views_are_different_and_the_first_is_none(small):
     turned = {view.of(small[0]).tobytes() for view in VIEWS}
     assert len(VIEWS) == len(turned) == len(set(map(str, VIEWS))) == 48
-    assert str(VIEWS[0]) == "as it is"
+    assert str(VIEWS[0]) == "RAS"
     np.testing.assert_array_equal(VIEWS[0].of(small[0]), small[0])
 
 
