@@ -223,7 +223,7 @@ def _receive(cluster, facts, server, end, limit):
                 if key.fileobj is server:
                     _accept(server, selector, stack)
                 else:
-                    _heed(key, selector, hellos, expected)
+                    _read_hello(key, selector, hellos, expected)
         for hello in sorted(hellos.values(), key=lambda hello: hello["worker"]):
             refusal = refusal or difference(facts, hello["facts"], hello["worker"])
         answer = json.dumps({"job": _job(), "refusal": refusal}) + "\n"
@@ -242,7 +242,7 @@ def _accept(server, selector, stack):
         selector.register(link, selectors.EVENT_READ, bytearray())
 
 
-def _heed(key, selector, hellos, expected):
+def _read_hello(key, selector, hellos, expected):
     """Read what has come on a link: a worker's hello, its end, or a stranger's word."""
     link, text = key.fileobj, key.data
     try:

@@ -324,7 +324,9 @@ def read_volumes(
         files = choose_files(files, suffix, filter)
         tasks, sentences = _read_tasks(files, channels)
     else:
-        tasks, sentences = _put_together(choose_entities(files, filter), channels)
+        tasks, sentences = _plan_named_channels(
+            choose_entities(files, filter), channels
+        )
         files = [task.info.file for task in tasks] or files
     with _quietly():
         if not tasks:
@@ -349,7 +351,7 @@ def _read_tasks(files, channels):
     return [Task(info) for info in infos], list(complaints.values())
 
 
-def _put_together(files, names):
+def _plan_named_channels(files, names):
     """Put named channels together, as a training does; sentences on bad files."""
     try:
         return plan_channels(files, as_channels(names), skip_bad=False), []

@@ -6,7 +6,6 @@ leads to the left. What is learnt are directions in the world.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-import re
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -14,6 +13,7 @@ import numpy as np
 from dipy_ldm._conditions import BVAL, Condition
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import Table, listed
+from dipy_ldm.data._paths import stem
 
 # A volume of a smaller b-value, or of this, is one of b = 0, as to DIPY.
 B0_LIMIT = 50
@@ -140,8 +140,8 @@ def refuse_series(conditions: Mapping[str, Condition]) -> None:
 
 def find_tables(file: str | Path) -> dict[str, Path]:
     """Find the tables of b-values and directions beside a file, by their ends."""
-    stem = re.sub(r"\.nii(\.gz)?$", "", str(file), flags=re.IGNORECASE)
-    places = {end: [Path(f"{stem}{end}"), Path(f"{stem}{end}s")] for end in ENDS}
+    start = Path(file).with_name(stem(file))
+    places = {end: [Path(f"{start}{end}"), Path(f"{start}{end}s")] for end in ENDS}
     paired = {end: next(filter(Path.is_file, own), None) for end, own in places.items()}
     return {end: path for end, path in paired.items() if path}
 

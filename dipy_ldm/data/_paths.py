@@ -73,9 +73,8 @@ def _aside(file, named):
 
 def _is_generated(file):
     """Return whether a volume is generated, by its sidecar."""
-    stem = file.name.partition(".nii")[0]
     try:
-        sidecar = json.loads(file.with_name(f"{stem}.json").read_text("utf-8"))
+        sidecar = json.loads(file.with_name(f"{stem(file)}.json").read_text("utf-8"))
         return sidecar["GeneratedBy"]["Name"] == "dipy_ldm"
     except (OSError, ValueError, KeyError, TypeError):
         return False
@@ -218,12 +217,17 @@ def entity(file: str | Path, key: str) -> str | None:
     return None
 
 
+def stem(file: str | Path) -> str:
+    """Return the name of a NIfTI file without its end."""
+    return re.sub(r"\.nii(\.gz)?$", "", Path(file).name, flags=re.IGNORECASE)
+
+
 def suffix(file: str | Path) -> str | None:
     """Return the BIDS suffix of a file."""
-    stem, _, last = Path(file).name.partition(".")[0].rpartition("_")
+    entities, _, last = Path(file).name.partition(".")[0].rpartition("_")
     # Dates and numbers at the end of a name are no kind of scan.
     kind = last.isalnum() and last[0].isalpha()
-    return last if re.search("(?:^|_)sub-", stem) and kind else None
+    return last if re.search("(?:^|_)sub-", entities) and kind else None
 
 
 def common_suffix(files: Iterable[str | Path]) -> str | None:

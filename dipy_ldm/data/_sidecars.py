@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 from pathlib import Path
-import re
 
 import nibabel as nib
 import numpy as np
@@ -14,6 +13,7 @@ import numpy as np
 from dipy_ldm import __version__
 from dipy_ldm._utils.files import flush, replacing
 from dipy_ldm.data._nifti import make_image, write_volume
+from dipy_ldm.data._paths import stem
 
 
 def fingerprint(path: str | Path) -> str:
@@ -39,8 +39,7 @@ def model_facts(model: str, fingerprint: str) -> dict:
 
 def sidecar(path: Path) -> Path:
     """Return the path of a volume's sidecar."""
-    stem = re.sub(r"\.nii(\.gz)?$", "", path.name, flags=re.IGNORECASE)
-    return path.with_name(f"{stem}.json")
+    return path.with_name(f"{stem(path)}.json")
 
 
 def write_with_sidecar(

@@ -88,12 +88,12 @@ def conclude(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
     if figures["variety"]["generated"].low > figures["variety"]["real"].high:
         sentences.append(("Generated images are more alike than real ones are.", "bad"))
     if "classifier" in figures:
-        sentences.append(_recognised(figures["classifier"]["network"]))
+        sentences.append(_conclude_classifier(figures["classifier"]["network"]))
     probes = figures.get("probes", {})
-    return sentences + [_obeys(name, probe) for name, probe in probes.items()]
+    return sentences + [_conclude_probe(name, probe) for name, probe in probes.items()]
 
 
-def _recognised(areas):
+def _conclude_classifier(areas):
     """Return a sentence on whether a network tells samples from real images."""
     values = {name: number(area.value) for name, area in areas.items()}
     worse = areas["generated"].low > max(0.5, areas["real"].high)
@@ -105,7 +105,7 @@ def _recognised(areas):
     return sentence, "bad" if worse else "good"
 
 
-def _obeys(name, probe):
+def _conclude_probe(name, probe):
     """Return a sentence on whether samples follow a condition, by its probe."""
     if probe["kind"] == "class":
         key, chance = "right", probe["guessing"]
@@ -131,7 +131,7 @@ def _table(rows: Mapping[str, Mapping], caption: str = "", head: str = "figure")
     return page.table([head, *_SETS.values()], cells, caption)
 
 
-def _named(figures):
+def _by_title(figures):
     """Name sets as the page does."""
     return {title: figures[name] for name, title in _SETS.items()}
 
@@ -171,7 +171,9 @@ def _figures(kind):
         if kind["figures"]["generated"][key] is not None
     }
     why = "No Fréchet distance: it needs more images than features (at most 256)."
-    drawn = page.intervals({title: _named(figures) for title, figures in rows.items()})
+    drawn = page.intervals(
+        {title: _by_title(figures) for title, figures in rows.items()}
+    )
     return drawn + _table(rows, why if len(rows) < len(TITLES) else "")
 
 
@@ -273,7 +275,7 @@ def _anatomy(evaluation):
         return ""
     pieces = []
     for name, title in _MEASURES.items():
-        shown = _named({kind: evaluation.measured[kind][name] for kind in _SETS})
+        shown = _by_title({kind: evaluation.measured[kind][name] for kind in _SETS})
         shown = {kind: values for kind, values in shown.items() if len(values)}
         if shown:
             pieces.append(page.part(title, page.histograms(shown, title, bins=15)))

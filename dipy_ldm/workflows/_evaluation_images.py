@@ -252,30 +252,24 @@ def reference_document(path: Path, reference: str | Path | None) -> dict | None:
 
 def check_reference(document: dict, other: dict) -> None:
     """Refuse a reference whose losses can't stand beside those of a model."""
-    shape, other_shape = document["shape"], other["shape"]
-    alike = shape[3:] == other_shape[3:] if len(shape) == 4 else shape == other_shape
-    if len(shape) != len(other_shape) or not alike:
-        kinds = {3: "images", 4: "volumes"}
-        raise InputError(
-            f"the model is of {kinds[len(shape)]} of shape {tuple(shape)}, and the "
-            f"reference of {kinds[len(other_shape)]} of shape {tuple(other_shape)}; "
-            "give as `reference` a model of images like those that it learnt from."
-        )
     if other["source"] is not None or document["source"] is not None:
         raise InputError(
             "a model conditioned on source images can't be compared with a reference; "
             "leave `reference` out."
         )
-    if len(shape) == 4:
-        sizes, theirs = (
-            voxel_sizes(require_affine(model["affine"])) for model in (document, other)
+    kinds = _kind(document), _kind(other)
+    if kinds[0] != kinds[1]:
+        raise InputError(
+            f"the model is of {kinds[0]}, and the reference of {kinds[1]}; give as "
+            "`reference` a model of images like those that it learnt from."
         )
-        if np.abs(theirs / sizes - 1).max() > 0.01:
-            raise InputError(
-                f"the model is of voxels of {_words(sizes)} mm, and the reference of "
-                f"{_words(theirs)} mm; train the reference with the same `voxel_size`."
-            )
 
 
-def _words(sizes):
-    return " x ".join(f"{size:.3g}" for size in sizes)
+def _kind(document):
+    """Describe the images of a model, as far as those of a reference must be alike."""
+    *space, channels = document["shape"]
+    if len(space) == 2:
+        return f"images of shape {(*space, channels)}"
+    sizes = voxel_sizes(require_affine(document["affine"]))
+    widths = " x ".join(f"{size:.3g}" for size in sizes)
+    return f"volumes of {channels} channels and voxels of {widths} mm"

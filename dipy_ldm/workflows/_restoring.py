@@ -25,7 +25,7 @@ from dipy_ldm._utils.values import listed, parse_conditions
 from dipy_ldm.data._gradients import refuse_series
 from dipy_ldm.data._grid import Grid, restore
 from dipy_ldm.data._nifti import VolumeInfo, check_headers, is_whole, write_changed
-from dipy_ldm.data._paths import choose_files, find_volumes, suffix
+from dipy_ldm.data._paths import choose_files, find_volumes, stem, suffix
 from dipy_ldm.data._preprocessing import conform_file, restore_file
 from dipy_ldm.data._scans import require_affine
 from dipy_ldm.data._sidecars import (
@@ -216,19 +216,19 @@ def choose_sampling(
     return {"sampler": sampler, "steps": chosen.steps, "guidance": guidance}
 
 
-def _appended(stem, end):
-    return f"{stem}_{end}.nii.gz"
+def _appended(name, end):
+    return f"{name}_{end}.nii.gz"
 
 
-def described(stem: str, end: str) -> str:
+def described(name: str, end: str) -> str:
     """Name an output by the ``desc-`` of BIDS, if its volume has a name of BIDS.
 
     ``sub-01_T1w`` becomes ``sub-01_desc-denoised_T1w.nii.gz``.
     """
-    kind = suffix(stem)
+    kind = suffix(name)
     if kind is None or not end.isalnum():
-        return _appended(stem, end)
-    entities = stem.removesuffix(f"_{kind}")
+        return _appended(name, end)
+    entities = name.removesuffix(f"_{kind}")
     before, is_described, label = entities.partition("_desc-")
     # There is one such entity in a name, and it is the last.
     label = label + _capitalised(end) if is_described else end
@@ -244,7 +244,7 @@ def name_outputs(
 ) -> dict[Path, Path]:
     """Name an output after each volume; where names are equal, folders are kept."""
     stems = _stems(files)
-    names = [stem.with_name(named(stem.name, end.name)) for stem in stems]
+    names = [own.with_name(named(own.name, end.name)) for own in stems]
     name, count = Counter(names).most_common(1)[0]
     if count > 1:
         raise InputError(
@@ -262,14 +262,14 @@ def number_noise(files: list[Path]) -> dict[Path, int]:
     """
     return {
         # Names of files need not be text.
-        file: int.from_bytes(hashlib.sha256(os.fsencode(stem.as_posix())).digest()[:6])
-        for file, stem in zip(files, _stems(files), strict=True)
+        file: int.from_bytes(hashlib.sha256(os.fsencode(own.as_posix())).digest()[:6])
+        for file, own in zip(files, _stems(files), strict=True)
     }
 
 
 def _stems(files):
     """Return the volumes' names without their ends; with folders if any are equal."""
-    stems = [Path(_stem(file)) for file in files]
+    stems = [Path(stem(file)) for file in files]
     if len(set(stems)) == len(stems):
         return stems
     places = [Path(os.path.abspath(file)).parent for file in files]
@@ -286,10 +286,6 @@ def _without_outputs(outputs):
 def _with_sidecars(outputs):
     """List all files that are written of a volume, in order."""
     return [path for output in outputs for path in (output, sidecar(output))]
-
-
-def _stem(file):
-    return re.sub(r"\.nii(\.gz)?$", "", Path(file).name, flags=re.IGNORECASE)
 
 
 def beside(name: Path, end: str) -> Path:

@@ -1,9 +1,7 @@
 """Where samples go: beside one another, or into a BIDS derivatives dataset."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-import csv
-import io
 import json
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -220,12 +218,13 @@ def list_participants(root: Path, described: Mapping[str, dict]) -> None:
     with claimed(root / "participants.tsv", wait=True):
         rows = dict(_samples(root))
         names = list(dict.fromkeys(name for row in rows.values() for name in row))
-        names = [_ID, *names]
-        lines = [
-            {_ID: sample} | {name: as_text(value) for name, value in row.items()}
+        lines = [[_ID, *names]]
+        lines += [
+            [sample, *(as_text(row.get(name)) for name in names)]
             for sample, row in rows.items()
         ]
-        write_text(root / "participants.tsv", _table(names, lines))
+        text = "".join("\t".join(line) + "\n" for line in lines)
+        write_text(root / "participants.tsv", text)
         path = root / "participants.json"
         columns = json.loads(path.read_text("utf-8")) if path.is_file() else {}
         columns |= {_ID: {"Description": "Index of a synthetic sample; not a person."}}
@@ -239,13 +238,3 @@ def _samples(root):
         for scan in sorted(folder.glob("*/*_desc-*.nii.gz"))[:1]:
             # One without its JSON is just being written.
             yield folder.name, read_facts(scan).get("Conditions", {})
-
-
-def _table(names: list[str], lines: Iterable[Mapping[str, str]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(
-        text, names, restval="n/a", delimiter="\t", lineterminator="\n"
-    )
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()

@@ -602,27 +602,6 @@ def test_volumes_of_one_name_keep_their_folders(trained, command, tmp_path):
     assert (tmp_path / "T1_denoised.nii.gz").is_file()
 
 
-@pytest.mark.tensorflow
-def test_workers_share_the_volumes(trained, volumes, tmp_path, monkeypatch):
-    model = trained / "out" / "ldm.safetensors"
-    cluster = {"worker": [f"localhost:{port}" for port in (8001, 8002, 8003)]}
-    for index, names in ((2, "23"), (1, "1")):
-        task = {"type": "worker", "index": index}
-        config = json.dumps({"cluster": cluster, "task": task})
-        monkeypatch.setenv("TF_CONFIG", config)
-        status, _, stderr = call(
-            *("dipy_denoise_ldm", model, "volumes", "--strength", 0),
-            *("--out_dir", index, "--devices", 0),
-            cwd=tmp_path,
-        )
-        assert status == 0, stderr
-        assert "denoise:" not in stderr  # progress is the chief's
-        found = {path.name for path in (tmp_path / str(index)).glob("*.nii.gz")}
-        assert found == {f"{name}_denoised.nii.gz" for name in names}
-        log = tmp_path / str(index) / f"denoised.worker-{index}.log"
-        assert f"worker {index} of 3" in log.read_text()
-
-
 @pytest.mark.parametrize("case", BAD_VOLUMES)
 def test_denoising_names_a_bad_volume(trained, command, tmp_path, case):
     sentence = spoil(tmp_path / "bad.nii.gz", case)
