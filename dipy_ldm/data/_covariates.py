@@ -224,9 +224,7 @@ def _hints(covariates):
     lines = []
     for name, values in covariates.values.items():
         kinds = set(values) - {None}
-        if len(kinds) == 1:
-            lines.append(f"{name} is the same for all, so that nothing is learnt of it")
-        elif all(isinstance(value, str) for value in kinds):
+        if all(isinstance(value, str) for value in kinds):
             folded = Counter(value.casefold() for value in kinds)
             twins = sorted(v for v in kinds if folded[v.casefold()] > 1)
             if twins:

@@ -36,7 +36,6 @@ from dipy_ldm.evaluation.two_sample import (
     network_test,
 )
 from dipy_ldm.latent_diffusion import LatentDiffusion
-from dipy_ldm.metrics import Interval
 from dipy_ldm.vqvae import VQVAE
 
 __all__ = ["Evaluation", "evaluate"]
@@ -383,9 +382,9 @@ def _digit_accuracy(sets, labels_of_sets):
 
 
 def as_json(figures: Any) -> Any:
-    """Return figures as JSON data: intervals become dictionaries."""
-    if isinstance(figures, Interval):
-        return figures._asdict()
+    """Return figures as JSON data: records such as intervals become dictionaries."""
+    if hasattr(figures, "_asdict"):
+        figures = figures._asdict()
     if isinstance(figures, Mapping):
         return {name: as_json(value) for name, value in figures.items()}
     if isinstance(figures, list | tuple):

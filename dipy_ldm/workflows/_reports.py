@@ -171,13 +171,10 @@ def write_audit(outputs: Sequence[Path], result: Audit, facts: dict) -> None:
         "n": result.n,
         "n_held_out": result.n_held_out,
         "copies_beyond_chance": result.spaces_with_copies,
-        "copies": {n: f._asdict() for n, f in result.findings.items()},
-        "dar": result.dar._asdict(),
+        "copies": result.findings,
+        "dar": result.dar,
         "membership": members,
-        "classes": {
-            name: {level: one._asdict() for level, one in levels.items()}
-            for name, levels in result.classes.items()
-        },
+        "classes": result.classes,
         # Where in its set a training image is would tell it to who has them.
         "pairs": [
             {name: value for name, value in pair._asdict().items() if name != "train"}
