@@ -20,16 +20,13 @@ _LOSSES = {
     "autoencoder": "error of the autoencoder",
 }
 _BESIDE = {
-    "alone": (
-        "Held-out images that are harder for other reasons, such as another scanner, "
-        "are separated by these losses. No model that never saw the training images "
-        "stands beside this one (--reference), which would say how much that is."
+    False: (
+        "No model that never saw the training images stands beside this one "
+        "(--reference), which would say how much that is."
     ),
-    "reference": (
-        "Held-out images that are harder for other reasons, such as another scanner, "
-        "are separated by these losses. The reference, which is said to have never "
-        "seen these images, separates as many for that reason: only what the model "
-        "separates beyond it is a leak."
+    True: (
+        "The reference, which is said to have never seen these images, separates as "
+        "many for that reason: only what the model separates beyond it is a leak."
     ),
 }
 
@@ -212,7 +209,6 @@ def _members(audit):
         else "and of fewer than 100 held-out images no share that is found can be told."
     )
     drawn = {"training": losses.train, "held-out": losses.held_out}
-    why = "reference" if "reference" in audit.members else "alone"
     return (
         page.text(
             "How well training images are distinguished from held-out ones by how well "
@@ -221,7 +217,11 @@ def _members(audit):
         )
         + page.table(head, rows)
         + page.histograms(drawn, "loss of the denoiser")
-        + page.text(_BESIDE[why])
+        + page.text(
+            "Held-out images that are harder for other reasons, such as another "
+            "scanner, are separated by these losses. "
+            + _BESIDE["reference" in audit.members]
+        )
     )
 
 

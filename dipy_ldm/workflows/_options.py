@@ -149,43 +149,28 @@ def parse_filter(words: Iterable[str] | None) -> dict[str, list[str]]:
 
 # Sizes that are not None where nothing was given.
 _USUAL = {"n_codes": 1024}
-_SIZES = (
-    "epochs_vqvae",
-    "epochs_ldm",
-    "steps_vqvae",
-    "steps_ldm",
-    "batch_size",
-    "widths_vqvae",
-    "widths_ldm",
-    "n_codes",
-    "n_codebooks",
-    "code_dim",
-    "patch",
-)
 
 
 def sizes_of(options: SimpleNamespace) -> dict[str, Any]:
     """Return what :func:`dipy_ldm._presets.resolve` completes."""
-    sizes = {name: getattr(options, name) for name in _SIZES}
+    sizes = {n: v for n, v in vars(options).items() if n in Settings._fields}
     sizes["patch"] = one_or_more(options.patch)
     if options.init is None:
         return sizes
     document = _serialization.read_document(_serialization.find(options.init))
     autoencoder = document.get("vqvae", {})
     denoiser = document.get("latent_diffusion", {})
-    of_init = {name: autoencoder.get(name) for name in ("n_codebooks", "code_dim")}
-    of_init |= {
-        "n_codes": autoencoder.get("n_codes"),
-        "widths_vqvae": autoencoder.get("widths"),
-        "widths_ldm": denoiser.get("widths"),
-    }
+    names = "n_codes", "n_codebooks", "code_dim"
+    of_init = {name: autoencoder.get(name) for name in names}
+    of_init |= {"widths_vqvae": autoencoder.get("widths")}
+    of_init |= {"widths_ldm": denoiser.get("widths")}
     chosen = {n: v for n, v in sizes.items() if v not in (None, _USUAL.get(n))}
     return sizes | of_init | chosen
 
 
 def sizes_used(settings: Settings, options: SimpleNamespace) -> dict[str, Any]:
     """Return the options by which a training has the same sizes again."""
-    used = {name: getattr(settings, name) for name in _SIZES}
+    used = {n: v for n, v in settings._asdict().items() if hasattr(options, n)}
     for stage in ("vqvae", "ldm"):
         epochs, steps = f"epochs_{stage}", f"steps_{stage}"
         if used[steps] is not None:
@@ -197,7 +182,7 @@ def sizes_used(settings: Settings, options: SimpleNamespace) -> dict[str, Any]:
 
 def check_training(options: SimpleNamespace) -> None:
     """Refuse numbers that make no sense, whatever the inputs of a training are."""
-    counts = ("accumulate", "checkpoint_steps", "steps_detector")
+    counts = "accumulate", "checkpoint_steps"
     check_sizes(**sizes_of(options), **{n: getattr(options, n) for n in counts})
     if options.mask_files and options.background == 1:
         raise InputError(

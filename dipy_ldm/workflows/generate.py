@@ -41,13 +41,7 @@ if TYPE_CHECKING:  # they take seconds to import
 logger = logging.getLogger(__name__)
 
 # What a sample depends on, beside the model and its number.
-_SAMPLING = {
-    "sampler": "Sampler",
-    "steps": "Steps",
-    "guidance": "Guidance",
-    "seed": "Seed",
-    "same_noise": "SameNoise",
-}
+_SAMPLING = "sampler", "steps", "guidance", "seed", "same_noise"
 
 
 class _Job(NamedTuple):
@@ -193,7 +187,9 @@ class GenerateLDMFlow(LDMFlow):
         choose("type of voxels", dtype, DTYPES)
         model, sampling = _load(path, options, cluster, n_samples, is_volume)
         launch.keep_log(cluster, samples.log)
-        facts = provenance(path, **{_SAMPLING[o]: sampling[o] for o in _SAMPLING})
+        facts = provenance(
+            path, **{n.title().replace("_", ""): sampling[n] for n in _SAMPLING}
+        )
         facts |= {"SkullStripped": skull_stripped} if bids else {}
         alone = not (same_noise or cluster or sources)
         self._load_guard(no_copies, facts, numbers, alone)
