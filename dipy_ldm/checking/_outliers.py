@@ -48,19 +48,20 @@ class Brightness(NamedTuple):
     most: np.ndarray
 
 
-_OF_VOLUMES = (
-    *(f"{q:.0%} quantile of brightness" for q in _QUANTILES),
-    "share at the highest brightness",
-    "roughness",
-    "background",
-)
-_OF_IMAGES = "mean brightness", "contrast", "background"
-# What a difference must be to count, of brightness from 0 to 1.
-_LEAST_OF_VOLUMES = (*[0.02] * len(_QUANTILES), 0.01, 0.01, 0.02)
-_LEAST_OF_IMAGES = 0.02, 0.02, 0.02
-_OF_SHAPE = "size (log)", "width", "depth", "height", "similarity to the median"
-# In the log of a volume, in voxels of the cubes, and in correlation.
-_LEAST_SHAPE = 0.05, 0.15, 0.15, 0.15, 0.01
+# Figures of each image, and what a difference must be to count: of brightness from 0 to
+# 1, in the log of a volume, in voxels of the cubes, and in correlation.
+_OF_VOLUMES = {
+    **{f"{q:.0%} quantile of brightness": 0.02 for q in _QUANTILES},
+    "share at the highest brightness": 0.01,
+    "roughness": 0.01,
+    "background": 0.02,
+}
+_OF_IMAGES = {"mean brightness": 0.02, "contrast": 0.02, "background": 0.02}
+_OF_SHAPE = {
+    "size (log)": 0.05,
+    **dict.fromkeys(("width", "depth", "height"), 0.15),
+    "similarity to the median": 0.01,
+}
 
 
 def measure_brightness(images: np.ndarray, verbose: bool = False) -> Brightness:
@@ -107,12 +108,10 @@ def check_intensities(
     brightness: Brightness, names: Sequence[str], show: Callable
 ) -> Finding:
     """Find images of unusual brightness."""
-    of_volumes = brightness.most.ndim == 3
-    least = _LEAST_OF_VOLUMES if of_volumes else _LEAST_OF_IMAGES
     return _judge(
         "intensities",
-        robust_scores(brightness.figures, least),
-        _OF_VOLUMES if of_volumes else _OF_IMAGES,
+        brightness.figures,
+        _OF_VOLUMES if brightness.most.ndim == 3 else _OF_IMAGES,
         names,
         show,
         "Look at these images: another contrast or modality, artefacts, or a few very "
@@ -141,11 +140,9 @@ def _extent(mask):
 
 def check_shapes(small: np.ndarray, names: Sequence[str], show: Callable) -> Finding:
     """Find volumes of unusual size or shape."""
-    if len(small) < MIN_VOLUMES:
-        return too_few("shapes", len(small), MIN_VOLUMES)
     return _judge(
         "shapes",
-        robust_scores(measure_shape(small), _LEAST_SHAPE),
+        measure_shape(small),
         _OF_SHAPE,
         names,
         show,
@@ -154,10 +151,11 @@ def check_shapes(small: np.ndarray, names: Sequence[str], show: Callable) -> Fin
     )
 
 
-def _judge(title, scores, figures, names, show, cure):
+def _judge(title, figures, least, names, show, cure):
     """Report outliers in any figure, and show the farthest."""
-    if len(scores) < MIN_VOLUMES:
-        return too_few(title, len(scores), MIN_VOLUMES)
+    if len(figures) < MIN_VOLUMES:
+        return too_few(title, len(figures), MIN_VOLUMES)
+    scores = robust_scores(figures, list(least.values()))
     far = np.abs(scores).max(axis=1)
     order = np.argsort(-far)
     bad = [int(i) for i in order if far[i] > _OUTLIER_SCORE]
@@ -165,7 +163,7 @@ def _judge(title, scores, figures, names, show, cure):
     table: list[tuple] = [("image", "most unusual in", "standard deviations (robust)")]
     for i in shown:
         place = np.abs(scores[i]).argmax()
-        table.append((names[i], figures[place], float(scores[i, place])))
+        table.append((names[i], list(least)[place], float(scores[i, place])))
     further: dict[str, Any] = {"table": table}
     further["pictures"] = show(shown[:4], "The most unusual; the last is a usual one")
     if not bad:
