@@ -28,7 +28,7 @@ _FEW_SUBJECTS, _ENOUGH_SUBJECTS = 20, 200
 # Measured on the brains of doc/examples/plot_few_scans.py.
 _BEGIN = (
     "Begin from the packaged autoencoder (--init volumes), which is not trained on "
-    "them: it has 27.1 dB in virtual brains of 4 mm, where one that was trained on 12 "
+    "them: it has 27.7 dB in virtual brains of 4 mm, where one that was trained on 12 "
     "others for 1,000 steps has 26.6."
 )
 _STAGES = {"autoencoder": "The autoencoder", "diffusion": "The diffusion model"}
