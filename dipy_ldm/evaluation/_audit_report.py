@@ -39,13 +39,16 @@ def write_page(audit: "Audit", about: Mapping[str, Any]) -> str:
         [*conclude(audit), (proof, "plain")],
         about,
         audit.notes,
-        page.section(
-            "Copies", _findings(audit), _histograms(audit), _classes(audit.classes)
+        "audit.html",
+        findings=_findings(audit),
+        features=page.text(
+            *(f"{n}: {s.features.says}" for n, s in audit.searches.items())
         ),
-        page.section("The threshold of Dar", _dar(audit)),
-        page.section("The most suspicious samples", _suspects(audit)),
-        page.section("Membership", _members(audit)),
-        page.how_to_read("audit"),
+        nearness=_histograms(audit),
+        classes=_classes(audit.classes),
+        dar=_dar(audit.dar),
+        suspects=_suspects(audit),
+        **_members(audit.members),
     )
 
 
@@ -141,8 +144,7 @@ def _findings(audit):
         row += [finding.expected, small]
         row += [float(np.median(search.generated.distance))]
         rows.append([*row, float(np.median(search.held_out.distance))])
-    says = (f"{n}: {s.features.says}" for n, s in audit.searches.items())
-    return page.table(head, rows) + page.folded("The features", page.text(*says))
+    return page.table(head, rows)
 
 
 def _histograms(audit):
@@ -172,68 +174,42 @@ def _levels(name, levels):
         [title, level.n, *level.copies.values(), *level.nearer.values()]
         for title, level in levels.items()
     ]
-    caption = (
-        "Shares of the samples that were asked for with each. Of few samples they are "
-        "uncertain, and of many classes one is high by chance."
-    )
-    return page.table(head, rows, caption)
+    return page.table(head, rows)
 
 
-def _dar(audit):
-    threshold, generated, held_out = audit.dar
-    return page.text(
-        "The published test calls an image a copy that correlates with a training "
-        "image more than 95 % of the training images do with a held-out one. It finds "
-        "copies among held-out images as well, of which there are none: what matters "
-        "is whether it finds more among generated ones."
-    ) + page.table(
-        ["threshold (correlation)", "generated", "held-out"],
-        [[number(threshold), generated, held_out]],
-        "In the invariant features, with equally large sets for the threshold.",
-    )
+def _dar(dar):
+    head = ["threshold (correlation)", "generated", "held-out"]
+    return page.table(head, [[number(dar.threshold), dar.generated, dar.held_out]])
 
 
-def _members(audit):
-    losses = audit.members["denoiser"]
+def _members(members):
+    losses = members["denoiser"]
     rate = f"{100 * losses.false_rate:.2g} %"
-    counted = all(m.true_positive_rate for m in audit.members.values())
+    counted = all(m.true_positive_rate for m in members.values())
     rows = [
         [_LOSSES[name], m.auc, *([m.true_positive_rate] if counted else [])]
-        for name, m in audit.members.items()
+        for name, m in members.items()
     ]
     head = ["by the", "AUC", *([f"found at {rate} false"] if counted else [])]
     guessed = (
-        f"and {rate} of the training images are found where {rate} of the others are "
-        "taken for such."
+        f"{rate} of the training images are found where {rate} of the others are taken "
+        "for such."
         if counted
-        else "and of fewer than 100 held-out images no share that is found can be told."
+        else "of fewer than 100 held-out images no share that is found can be told."
     )
     drawn = {"training": losses.train, "held-out": losses.held_out}
-    return (
-        page.text(
-            "How well training images are distinguished from held-out ones by how well "
-            "the model denoises them at middle times. By guessing, the AUC is 0.5, "
-            f"{guessed}"
-        )
-        + page.table(head, rows)
-        + page.histograms(drawn, "loss of the denoiser")
-        + page.text(
-            "Held-out images that are harder for other reasons, such as another "
-            "scanner, are separated by these losses. "
-            + _BESIDE["reference" in audit.members]
-        )
-    )
+    return {
+        "guessed": guessed,
+        "members": page.table(head, rows),
+        "losses": page.histograms(drawn, "loss of the denoiser"),
+        "beside": _BESIDE["reference" in members],
+    }
 
 
 def _suspects(audit):
     """Tabulate the most suspicious samples, without their neighbours."""
     rows = [[f"{p.generated}", p.nearness, p.features] for p in audit.pairs]
-    caption = (
-        "By their number, in the order in which they were compared. Their nearest "
-        "training images are on a second page, if it was asked for (--pictures): look "
-        "at them."
-    )
-    return page.table(["sample", "nearness", "features"], rows, caption)
+    return page.table(["sample", "nearness", "features"], rows)
 
 
 def _pair(audit, pair, train, names, affine):

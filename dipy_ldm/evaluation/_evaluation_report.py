@@ -48,27 +48,18 @@ def write_page(
         conclude(figures),
         about,
         evaluation.notes,
-        page.section("Pictures", _pictures(evaluation)),
-        page.section(
-            "Fidelity and variety",
-            _fidelity(figures["features"]),
-            _variety(figures["variety"]),
-            _class_accuracy(figures.get("as_asked")),
-        ),
-        page.section("Classifier", _classifier(evaluation)),
-        page.section(
-            "Sharpness",
-            _sharpness(figures["sharpness"]),
-            _texture(figures.get("texture")),
-        ),
-        page.section("Anatomy", _anatomy(evaluation)),
-        page.section("Requested and measured", *agreements),
-        page.section(
-            "Requested and predicted conditions (linear probe)",
-            _probes(evaluation.probes),
-        ),
-        page.section("Reconstruction", _reconstruction(figures["reconstruction"])),
-        page.how_to_read("evaluation"),
+        "evaluation.html",
+        pictures=_pictures(evaluation),
+        fidelity=_fidelity(figures["features"]),
+        variety=_table({"similarity of pairs (MS-SSIM)": figures["variety"]}),
+        as_asked=_class_accuracy(figures.get("as_asked")),
+        **_classifier(evaluation),
+        sharpness=_sharpness(figures["sharpness"]),
+        texture=_texture(figures.get("texture")),
+        **_anatomy(evaluation),
+        agreements="".join(agreements),
+        probes="".join(_probed(*item) for item in evaluation.probes.items()),
+        reconstruction=_reconstruction(figures["reconstruction"]),
     )
 
 
@@ -177,46 +168,26 @@ def _figures(kind):
     return drawn + _table(rows, why if len(rows) < len(TITLES) else "")
 
 
-def _variety(variety):
-    caption = (
-        "Above the floor, generated images are more alike than real ones are; far "
-        "below, they have structure that real ones lack, such as noise."
-    )
-    rows = {"similarity of pairs (MS-SSIM)": variety}
-    return page.part("Variety", _table(rows, caption))
-
-
 def _classifier(evaluation):
     """Write what classifiers can tell, and show where the network looks."""
     figures = evaluation.figures.get("classifier")
     if not figures:
-        return ""
+        return dict.fromkeys(("classifier", "learnt", "where_it_looks"), "")
     rows = {"network": figures["network"]}
     rows |= {f"regression on “{n}”": x for n, x in figures["features"].items()}
-    learnt = ", ".join(
+    learnt = (
         f"{title} {number(figures['learnt'][name])} ({figures['rounds'][name]} rounds)"
         for name, title in _SETS.items()
     )
     caption = (
-        "Each learns to tell images of a kind from the reference, and is judged by "
-        "others. “Grey levels” are how often each of 16 is there, without any shape: "
-        "near 1, images differ in brightness or background, which proves no more. "
-        f"Share that the network told of what it learnt from: {learnt}."
+        "Generated images that the network recognises best, and how much each place "
+        "counts for it; last the means of the best eight."
     )
-    return (
-        page.text(
-            "The probability that a classifier takes a generated image for more "
-            "generated than a real one: 0.5 is guessing, 1 is without an error, and "
-            "real images against real ones show what chance makes of it."
-        )
-        + _table(rows, caption, "area under the curve")
-        + page.picture(
-            _where_it_looks(evaluation),
-            "Generated images that the network recognises best, and how much each "
-            "place counts for it; last the means of the best eight.",
-            2,
-        )
-    )
+    return {
+        "classifier": _table(rows, head="area under the curve"),
+        "learnt": ", ".join(learnt),
+        "where_it_looks": page.picture(_where_it_looks(evaluation), caption, 2),
+    }
 
 
 def _where_it_looks(evaluation):
@@ -236,10 +207,8 @@ def _where_it_looks(evaluation):
 
 
 def _class_accuracy(accuracy):
-    if not accuracy:
-        return ""
     head = "taken by a classifier for what they are, or shall be"
-    return page.part("As asked", _table({"share": accuracy}, head=head))
+    return _table({"share": accuracy}, head=head) if accuracy else ""
 
 
 def _sharpness(sharpness):
@@ -249,46 +218,31 @@ def _sharpness(sharpness):
         [f"{2**i}–{2 ** (i + 1)} voxels", *(sharpness[s][i] for s in (*_SETS, "true"))]
         for i in range(len(sharpness["true"]))
     ]
-    return page.text(
-        "How much there is of each octave of spatial frequencies, the finest first, "
-        "over that of real images: 1 is as much. “True” is the correlation of "
-        "reconstructions with the originals: what is invented adds energy, and takes "
-        "from it."
-    ) + page.table(["half a wave", *_SETS.values(), "true"], rows)
+    return page.table(["half a wave", *_SETS.values(), "true"], rows)
 
 
 def _texture(texture):
+    scales = ("finest", "0.7 to 1.4 voxels", "1.4 to 2.8 voxels", "2.8 to 5.6 voxels")
     if not texture:
         return ""
-    scales = ("finest", "0.7 to 1.4 voxels", "1.4 to 2.8 voxels", "2.8 to 5.6 voxels")
     rows = {title: {s: texture[s][i] for s in _SETS} for i, title in enumerate(scales)}
-    caption = (
-        "Energy of texture over that of real volumes, inside of the head and away from "
-        "its rim, between blurs by so many voxels. Much more than 1 at the size of a "
-        "latent is patches."
-    )
-    return page.part("Texture inside", _table(rows, caption, "texture"))
+    return _table(rows, head="texture")
 
 
 def _anatomy(evaluation):
     if not evaluation.measured:
-        return ""
-    pieces = []
+        return {"anatomy": "", "histograms": ""}
+    drawn = []
     for name, title in _MEASURES.items():
         shown = _by_title({kind: evaluation.measured[kind][name] for kind in _SETS})
         shown = {kind: values for kind, values in shown.items() if len(values)}
         if shown:
-            pieces.append(page.part(title, page.histograms(shown, title, bins=15)))
+            drawn.append(page.part(title, page.histograms(shown, title, bins=15)))
     rows = {
         title: {kind: evaluation.figures["anatomy"][kind].get(name) for kind in _SETS}
         for name, title in _MEASURES.items()
     }
-    caption = (
-        "Difference of the means from that of the reference, in standard deviations of "
-        "the real volumes. Tissues are by DIPY's TissueClassifierHMRF, of up to 16 "
-        "volumes of each kind; symmetry is about the middle of what is not dark."
-    )
-    return _table(rows, caption, "measurement") + page.row(pieces)
+    return {"anatomy": _table(rows, head="measurement"), "histograms": page.row(drawn)}
 
 
 def _reconstruction(figures: Mapping[str, Any]) -> str:
@@ -301,16 +255,6 @@ def _reconstruction(figures: Mapping[str, Any]) -> str:
     }
     rows = [[title, figures[key]] for key, title in names.items()]
     return page.table(["figure", "of real images"], rows)
-
-
-def _probes(probes):
-    if not probes:
-        return ""
-    return page.text(
-        "Conditions predicted from images by a ridge regression fitted to real images. "
-        "How well it predicts those of other real images is the best to expect of "
-        "generated ones."
-    ) + "".join(_probed(name, probed) for name, probed in probes.items())
 
 
 _PROBE_FIGURES = {

@@ -92,11 +92,24 @@ def report(
     conclusions: Iterable[tuple[str, str]],
     about: Mapping[str, Any],
     notes: Iterable[str],
-    *parts: str,
+    template: str,
+    **pieces: str,
 ) -> str:
-    """Assemble a report: conclusions, facts and notes, then further parts."""
+    """Assemble a report: conclusions, facts and notes, then a template with pieces."""
     boxes = (note(sentence, kind) for sentence, kind in conclusions)
-    return page(title, *boxes, facts(about), text(*notes), *parts)
+    body = _fill((_FOLDER / template).read_text("utf-8"), pieces)
+    return page(title, *boxes, facts(about), text(*notes), body)
+
+
+def _fill(template, pieces):
+    """Fill in pieces, and leave sections out of which all pieces are empty."""
+
+    def fill(section):
+        names = re.findall(r"\$(\w+)", section[0])
+        is_empty = names and not any(pieces[name] for name in names)
+        return "" if is_empty else Template(section[0]).substitute(pieces)
+
+    return re.sub("<section>.*?</section>", fill, template, flags=re.DOTALL)
 
 
 def section(title: str, *parts: str, level: int = 2) -> str:
@@ -106,11 +119,6 @@ def section(title: str, *parts: str, level: int = 2) -> str:
 
 
 part = partial(section, level=3)
-
-
-def how_to_read(name: str) -> str:
-    """Explain a kind of page, as the file of this name does."""
-    return section("How to read this", (_FOLDER / f"{name}.html").read_text("utf-8"))
 
 
 def text(*paragraphs: str) -> str:
@@ -131,11 +139,6 @@ def facts(entries: Mapping[str, Any]) -> str:
         for name, value in entries.items()
     )
     return f"<dl>{''.join(rows)}</dl>\n"
-
-
-def folded(summary: str, *parts: str) -> str:
-    """Fold parts below a summary."""
-    return f"<details><summary>{escape(summary)}</summary>{''.join(parts)}</details>\n"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence], caption: str = "") -> str:

@@ -42,7 +42,7 @@ def test_a_page_is_whole_and_needs_no_network():
         page.note("Good", "good"),
         page.facts({"model": "a.safetensors"}),
         page.section("Part", page.part("Smaller", page.text("One.", "Two."))),
-        page.folded("More", page.table(["a", "b"], [["x", 1.0]], "Caption")),
+        page.table(["a", "b"], [["x", 1.0]], "Caption"),
         page.row([page.picture(np.zeros((4, 6, 1)), "Black.", 2)]),
     )
     check(html)
@@ -70,6 +70,9 @@ def test_names_are_escaped():
 
 def test_empty_sections_are_omitted():
     assert page.section("Empty", "", "") == page.part("Empty") == ""
+    template = "<section>$a</section><section>B $b$c</section><section>D</section>"
+    filled = page._fill(template, {"a": "", "b": "", "c": "1"})
+    assert filled == "<section>B 1</section><section>D</section>"
 
 
 @pytest.mark.parametrize(
