@@ -115,17 +115,15 @@ def split(
         order = np.roll(_order(cohort, seed), -count)
         images = images[order]
     n_train = len(images) - count
-    masks, sources = cohort.masks, cohort.sources
-    train = cohort.take_metadata(order[:n_train])._replace(
-        images=images[:n_train],
-        masks=None if masks is None else masks[:n_train],
-        sources=None if sources is None else sources[:n_train],
-    )
+    train = _part(cohort, images, order, slice(n_train))
     if count == 0:
         return train, None
-    held_out = cohort.take_metadata(order[n_train:])._replace(
-        images=images[n_train:],
-        masks=None,
-        sources=None if sources is None else sources[n_train:],
-    )
-    return train, held_out
+    held_out = _part(cohort, images, order, slice(n_train, None))
+    return train, held_out._replace(masks=None)
+
+
+def _part(cohort, images, order, part):
+    """Take a part of images, in their order, with what belongs to them."""
+    arrays = {"masks": cohort.masks, "sources": cohort.sources}
+    arrays = {name: x if x is None else x[part] for name, x in arrays.items()}
+    return cohort.take_metadata(order[part])._replace(images=images[part], **arrays)

@@ -1,6 +1,7 @@
 """Images that a model is judged by, on its grid and with what is known of them."""
 
 from collections.abc import Sequence
+from itertools import groupby
 import logging
 from pathlib import Path
 from types import SimpleNamespace
@@ -125,11 +126,7 @@ def _images(document, paths, option, generated):
     _check_shape(document, images, f"`{option}`")
     check_range(images, document["intensity"], range(len(images)), f"`{option}` image")
     order = np.random.default_rng(0).permutation(len(images))
-    counts: dict[Path, int] = {}
-    places = []
-    for file in files:
-        counts[file] = counts.get(file, -1) + 1
-        places.append((file, counts[file]))
+    places = [(file, i) for file, own in groupby(files) for i, _ in enumerate(own)]
     places = [places[i] for i in order]
     names = [f"{file.name}, image {number}" for file, number in places]
     conditions, notes = _conditions(document, places, paths, generated)

@@ -131,9 +131,11 @@ def json_and_page(
     return paths
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, mode: int | None = None) -> None:
     """Write a text, which may name files whose names are no text."""
     with replacing(path) as partial:
+        if mode is not None:
+            partial.chmod(mode)
         partial.write_text(text, "utf-8", errors="backslashreplace")
 
 
@@ -143,13 +145,6 @@ def write_page(paths: Sequence[Path], facts: dict, html: str) -> None:
     make_folder(page.parent)
     write_text(json_path, json.dumps(facts, indent=2) + "\n")
     write_text(page, html)
-
-
-def write_private(path: Path, html: str) -> None:
-    """Write a page that others shall not read."""
-    with replacing(path) as partial:
-        partial.chmod(0o600)
-        partial.write_text(html, "utf-8")
 
 
 def write_sample(

@@ -199,7 +199,7 @@ def pairs_page(
     return audit_page.write_pairs(result, image, names, affine, about(facts))
 
 
-def guard(result: Audit, model_fingerprint: str) -> CopyFilter:
+def make_copy_filter(result: Audit, model_fingerprint: str) -> CopyFilter:
     """Keep what knows training images again."""
     invariant = ReferenceSet.of(*result.searches["invariant"].rows[:2])
     voxels = ReferenceSet.of(*map(project_randomly, result.searches["voxels"].rows[:2]))

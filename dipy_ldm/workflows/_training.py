@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 import csv
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
 import io
 from pathlib import Path
 import time
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -82,27 +83,22 @@ class Recipe(NamedTuple):
     ) -> Any:
         """Train both, one after the other, and the detector, if there shall be one."""
         validation = {} if held_out is None else held_out._asdict()
+        kinds: dict[str, Any] = {"affine": cohort.affine, "suffix": cohort.suffix}
+        kinds |= {"channels": cohort.channels}
         if self.of_vqvae:
             self.vqvae.fit(
                 cohort.images,
                 init=self.init_vqvae,
                 validation_data=validation.get("images"),
-                affine=cohort.affine,
-                suffix=cohort.suffix,
-                channels=cohort.channels,
                 masks=cohort.masks,
                 checkpoint=checkpoints[0],
                 callbacks=[callbacks[0], *loggers[0]],
+                **kinds,
                 **options,
                 **self.of_vqvae,
             )
         else:
-            self.vqvae.adapt(
-                cohort.images,
-                affine=cohort.affine,
-                suffix=cohort.suffix,
-                channels=cohort.channels,
-            )
+            self.vqvae.adapt(cohort.images, **kinds)
         model = self.model.fit(
             cohort.images,
             cohort.conditions,
@@ -145,11 +141,7 @@ def make(settings: Settings, strategy: object, options: SimpleNamespace) -> Reci
         loss=settings.loss,
         seed=options.seed,
     )
-    model = LatentDiffusion(
-        vqvae,
-        widths=settings.widths_ldm,
-        seed=options.seed,
-    )
+    model = LatentDiffusion(vqvae, widths=settings.widths_ldm, seed=options.seed)
     training = {name: getattr(options, name) for name in _TRAINING}
     training |= {"batch_size": settings.batch_size, "strategy": strategy}
     of_vqvae, of_model = (training | settings.length(s) for s in ("vqvae", "ldm"))
@@ -194,33 +186,31 @@ def tensorboards(folder: str | None) -> list[list]:
     return [[TensorBoard(Path(folder) / s, write_graph=False)] for s in stages]
 
 
+@dataclass
 class Report:
     """Write the figures after every round, and the picture as often as is cheap."""
 
-    # Drawing the picture shall take no more than this share of the time.
-    SHARE = 0.05
+    history_path: Path
+    picture_path: Path
+    images: np.ndarray
+    affine: np.ndarray | None
+    sources: np.ndarray | None = None
+    channels: Sequence = ()
+    trains_autoencoder: bool = True
+    histories: dict[str, dict] = field(default_factory=dict)
+    pairs: tuple | None = None
+    samples: np.ndarray | None = None
+    not_before: float = 0.0
 
-    def __init__(
-        self,
-        history_path: Path,
-        picture_path: Path,
-        images: np.ndarray,
-        affine: np.ndarray | None,
-        sources: np.ndarray | None = None,
-        channels: Sequence = (),
-        trains_autoencoder: bool = True,
-    ) -> None:
-        self.trains_autoencoder = trains_autoencoder
-        self.history_path = history_path
-        self.picture_path = picture_path
-        self.images = images if affine is None else images[:4]
-        self.affine = affine
-        self.channels = channels
-        self.sources = None if sources is None else sources[: len(self.images)]
-        self.histories: dict[str, dict] = {}
-        self.pairs: tuple | None = None
-        self.samples: np.ndarray | None = None
-        self.not_before = 0.0
+    # Drawing the picture shall take no more than this share of the time.
+    SHARE: ClassVar[float] = 0.05
+
+    def __post_init__(self) -> None:
+        """Choose what is shown: few volumes, and their sources."""
+        if self.affine is not None:
+            self.images = self.images[:4]
+        if self.sources is not None:
+            self.sources = self.sources[: len(self.images)]
 
     def autoencoder(self, vqvae: "VQVAE") -> None:
         """Report on the first stage."""
@@ -234,15 +224,16 @@ class Report:
             self._reconstruct(model.vqvae)
         self._report(lambda: self._sample(model))
 
-    def detector(self, model: "LatentDiffusion", detector: "AnomalyDetector") -> None:
+    def detector(
+        self, model: "LatentDiffusion", detector: "AnomalyDetector | None"
+    ) -> None:
         """Report on the last stage, if there is one."""
         self._collect(model, detector)
         write_table(self.history_path, self.histories)
 
     def finish(self, model: "LatentDiffusion") -> None:
         """Report how it ended, also on what an earlier process did."""
-        self._collect(model, model.detector_)
-        write_table(self.history_path, self.histories)
+        self.detector(model, model.detector_)
         self._reconstruct(model.vqvae)
         self._sample(model)
         self._draw()

@@ -17,7 +17,7 @@ from dipy_ldm.workflows._options import gather, share_descriptions
 from dipy_ldm.workflows._outputs import (
     LDMFlow,
     json_and_page,
-    write_private,
+    write_text,
 )
 from dipy_ldm.workflows._sources import SourceInputs
 
@@ -118,11 +118,12 @@ class AuditLDMFlow(LDMFlow):
         facts["Seconds"] = round(time.monotonic() - start, 1)
         reports.write_audit(outputs[:2], result, facts)
         if fingerprints:
-            reports.guard(result, facts["ModelFingerprint"]).save(outputs[2])
+            own = facts["ModelFingerprint"]
+            reports.make_copy_filter(result, own).save(outputs[2])
         if pictures:
             files = _names(train_files, held_out, generated_files)
             pairs = reports.pairs_page(result, model, images[0], facts | files)
-            write_private(outputs[-1], pairs)
+            write_text(outputs[-1], pairs, mode=0o600)
         finish(self, outputs, options, **sampling)
         self.verdict = _verdict(result, outputs[-1] if pictures else None)
 

@@ -28,7 +28,7 @@ from dipy_ldm.evaluation._learned_features import (
 from dipy_ldm.evaluation.audit import audit
 from dipy_ldm.evaluation.features import voxels
 from dipy_ldm.metrics import Interval
-from dipy_ldm.workflows._reports import guard
+from dipy_ldm.workflows._reports import make_copy_filter
 
 SHAPE = (17, 16, 15)
 
@@ -494,7 +494,7 @@ def test_overfitted_model_is_detected():
     assert found.findings["voxels"].share.value > 0.5
     assert found.members["denoiser"].auc.low > 0.9
     # What its fingerprints leave is clean, in what they look at.
-    known = guard(found, "a" * 64)
+    known = make_copy_filter(found, "a" * 64)
 
     def generate(places, first):
         return model.predict(len(places), first=first, steps=10)
