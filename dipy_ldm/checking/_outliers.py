@@ -17,7 +17,6 @@ from dipy_ldm.checking._findings import (
     amber,
     gallery,
     green,
-    grey,
     robust_scores,
 )
 from dipy_ldm.checking._headers import Material, too_few
@@ -243,9 +242,7 @@ def check_images(material: Material, verbose: bool = False) -> list[Finding]:
     """Check every image."""
     brightness = measure_brightness(material.images, verbose)
     if material.affine is None:
-        why = "Not looked at: these are for volumes only."
-        only_volumes = grey("orientation and shape", why)
-        return [*_of_images(material, brightness), only_volumes]
+        return _of_images(material, brightness)
     small = likeness.centred_cubes(material.images, material.affine, verbose)
     usual = int(likeness.likeness_to_median(small).argmax())
     names, subjects = material.names, material.subjects
