@@ -99,31 +99,25 @@ def name_beside(array: np.ndarray, name: str) -> Path | None:
 
 
 def list_folders(root: Path) -> dict[Path, int]:
-    """List all folders of results."""
+    """List all folders of results with their bytes, the least recently used first."""
     folders = []
     for folder in root.glob(_DIGITS):
         # Others may be removing it.
         with suppress(OSError):
-            folders.append(((folder / NOTES).stat().st_mtime, folder, size_of(folder)))
+            size = sum(file.stat().st_size for file in folder.iterdir())
+            folders.append(((folder / NOTES).stat().st_mtime, folder, size))
     return {folder: size for _, folder, size in sorted(folders)}
 
 
-def size_of(folder: Path) -> int:
-    """Return the size of a folder in bytes."""
-    return sum(file.stat().st_size for file in folder.iterdir())
-
-
-def make_room(
-    root: Path, limit: float, sizes: dict[Path, int] | None = None
-) -> list[Path]:
+def make_room(root: Path, limit: float) -> list[Path]:
     """Remove the least recently used entries until the cache is small enough."""
-    sizes = list_folders(root) if sizes is None else sizes
+    sizes = list_folders(root)
     total, removed = sum(sizes.values()), []
-    for folder in list(sizes):
+    for folder, size in sizes.items():
         if total <= limit:
             break
         if _remove(folder):
-            total -= sizes.pop(folder)
+            total -= size
             removed.append(folder)
     return removed
 

@@ -338,9 +338,8 @@ def conform_volumes(
     root = cache.cache_root(cache_dir)
     folder = root / _key(plan)
     volumes = _open(folder, plan)
-    sizes = cache.list_folders(root)
     new = 0 if volumes else _bytes(plan)
-    removed = cache.make_room(root, limit * 1e9 - new, sizes)
+    removed = cache.make_room(root, limit * 1e9 - new)
     # Another process may find damaged what was only just filled, too.
     for _ in range(_MAX_ATTEMPTS):
         if volumes is None:
@@ -352,10 +351,9 @@ def conform_volumes(
             f"can't read the cache of volumes in {folder}; remove it, or name another "
             "place with `cache_dir`."
         )
-    if new:
-        sizes[folder] = cache.size_of(folder)
     if removed:
         logger.info("removed %d folders of the cache of volumes.", len(removed))
+    sizes = cache.list_folders(root)
     logger.info(
         "the volumes are kept in %s (%.2f GB); the whole cache takes %.2f GB in %d "
         "folders (see cache_limit).",

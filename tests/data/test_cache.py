@@ -239,16 +239,6 @@ def test_a_place_that_can_not_be_is_one_sentence(tmp_path):
         pass
 
 
-def test_existing_listing_is_reused(tmp_path, monkeypatch):
-    folders = [fill(tmp_path, number, age=9 - number) for number in range(3)]
-    sizes = cache.list_folders(tmp_path)
-    monkeypatch.delattr(cache, "list_folders")
-    limit = sum(sizes.values()) - 1
-    assert cache.make_room(tmp_path, limit, sizes) == folders[:1]
-    assert list(sizes) == folders[1:]
-    assert sizes[folders[1]] == cache.size_of(folders[1])
-
-
 @pytest.mark.parametrize("n", [0, 1, 7, 12])
 def test_rows_are_a_whole_array_however_many_they_are(tmp_path, n):
     array = np.random.default_rng(0).random((n, 3, 2)).astype("float32")
