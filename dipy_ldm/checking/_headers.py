@@ -79,11 +79,9 @@ class Header(NamedTuple):
         return float((self.sizes * self.shape).max())
 
 
-def describe_headers(
-    infos: Sequence[VolumeInfo], verbose: bool = False
-) -> list[Header]:
+def describe_headers(infos: Sequence[VolumeInfo]) -> list[Header]:
     """Read the facts of headers that are compared."""
-    return [_describe(info) for info in tqdm(infos, "headers", disable=not verbose)]
+    return [_describe(info) for info in tqdm(infos, "headers")]
 
 
 def _describe(info):
@@ -312,7 +310,6 @@ def read_volumes(
     mask_files: Sequence[str | Path] | None = None,
     cache_dir: str | Path | None = None,
     cache_limit: float | None = None,
-    verbose: bool = False,
 ) -> tuple[list[Finding], Material | None]:
     """Read headers and voxels of all volumes, and bring them to one grid.
 
@@ -331,7 +328,7 @@ def read_volumes(
     with _quietly():
         if not tasks:
             return [check_files(sentences, len(files))], None
-        header_findings, kept = _check_headers([t.info for t in tasks], verbose)
+        header_findings, kept = _check_headers([t.info for t in tasks])
         good = {info.file for info in kept}
         tasks = [task for task in tasks if task.info.file in good]
         masked, tasks = _with_masks(files, tasks, mask_files)
@@ -339,7 +336,7 @@ def read_volumes(
             return [check_files(sentences, len(files)), *masked], None
         grid = choose_grid([task.info for task in tasks], voxel_size, shape)
         plan = make_plan(tasks, grid, rows_of_lists(paths), skip_bad=True, shuffle=True)
-        volumes, bad = _check_voxels(plan, cache_dir, cache_limit, verbose)
+        volumes, bad = _check_voxels(plan, cache_dir, cache_limit)
     findings = [check_files([*sentences, *bad], len(files)), *header_findings, *masked]
     return findings, None if volumes is None else _material(volumes)
 
@@ -374,9 +371,9 @@ def _quietly():
         logger.removeFilter(no_warning)
 
 
-def _check_headers(infos, verbose):
+def _check_headers(infos):
     """Compare headers, and leave out what would spoil the grid."""
-    heads = describe_headers(infos, verbose)
+    heads = describe_headers(infos)
     units, bad = check_units(heads)
     infos, heads = _without(infos, bad), _without(heads, bad)
     places, bad = check_places(heads)
@@ -407,10 +404,10 @@ def _with_masks(files, tasks, mask_files):
         return [finding], []
 
 
-def _check_voxels(plan, cache_dir, cache_limit, verbose):
+def _check_voxels(plan, cache_dir, cache_limit):
     """Read all voxels; a sentence on each volume that is bad."""
     try:
-        volumes = conform_volumes(plan, cache_dir, cache_limit, verbose=verbose)
+        volumes = conform_volumes(plan, cache_dir, cache_limit, verbose=True)
     except InputError as error:
         return None, str(error).split("\n")
     return volumes, volumes.complaints

@@ -63,7 +63,7 @@ _OF_SHAPE = {
 }
 
 
-def measure_brightness(images: np.ndarray, verbose: bool = False) -> Brightness:
+def measure_brightness(images: np.ndarray) -> Brightness:
     """Measure the brightness of every image.
 
     Shapes: images ``(n, *space, channels)``.
@@ -73,7 +73,7 @@ def measure_brightness(images: np.ndarray, verbose: bool = False) -> Brightness:
     low, high = map(np.float32, ends)
     most = np.zeros(images.shape[1:-1], "float32")
     figures = []
-    for image in tqdm(images, "brightness", disable=not verbose):
+    for image in tqdm(images, "brightness"):
         scaled = (np.asarray(image[..., 0], "float32") - low) / (high - low or 1)
         np.maximum(most, scaled, out=most)
         figures.append(_brightness(scaled))
@@ -238,12 +238,12 @@ def check_equal_images(images: np.ndarray, names: Sequence[str]) -> Finding:
     )
 
 
-def check_images(material: Material, verbose: bool = False) -> list[Finding]:
+def check_images(material: Material) -> list[Finding]:
     """Check every image."""
-    brightness = measure_brightness(material.images, verbose)
+    brightness = measure_brightness(material.images)
     if material.affine is None:
         return _of_images(material, brightness)
-    small = likeness.centred_cubes(material.images, material.affine, verbose)
+    small = likeness.centred_cubes(material.images, material.affine)
     usual = int(likeness.likeness_to_median(small).argmax())
     names, subjects = material.names, material.subjects
     show = gallery(material.images, material.affine, usual)

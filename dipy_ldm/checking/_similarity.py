@@ -66,9 +66,7 @@ class View(NamedTuple):
 VIEWS = [View(p, f) for p in permutations(range(3)) for f in product((1, -1), repeat=3)]
 
 
-def centred_cubes(
-    images: np.ndarray, affine: np.ndarray, verbose: bool = False
-) -> np.ndarray:
+def centred_cubes(images: np.ndarray, affine: np.ndarray) -> np.ndarray:
     """Make volumes small, each centred on its content.
 
     Shapes: images ``(n, x, y, z, channels)``, result ``(n, side, side, side)``.
@@ -76,7 +74,7 @@ def centred_cubes(
     extents = np.abs(np.diag(affine)[:3]) * images.shape[1:4]
     width = max(extents.max() / _SIDE, np.abs(np.diag(affine)[:3]).min())
     side = int(np.ceil(extents.max() / width))
-    bar = tqdm(images, "compare", disable=not verbose)
+    bar = tqdm(images, "compare")
     return np.stack([_cube(image[..., :1], affine, width, side) for image in bar])
 
 

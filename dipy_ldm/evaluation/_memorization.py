@@ -39,6 +39,8 @@ FALSE_ALARM_RATE = 0.01
 # Of each kind of features: how many are nearer, and how many are copies by nearness
 # and by distance.
 _TESTS = 3
+# Kinds of features that an audit searches.
+_SPACES = 3
 _DAR_QUANTILE = 0.95
 # Of fingerprints: blocks at most, and how far those of one image are apart.
 _MAX_FINGERPRINT_VALUES, _MAX_DUPLICATE_DISTANCE = 1024, 1e-3
@@ -229,10 +231,10 @@ def _chance_of_close(count, n, n_held_out):
     return float(np.mean(stats.binom(n, shares).sf(count - 1)))
 
 
-def fewest_detectable(n: int, n_held_out: int, spaces: int = 3) -> int:
+def fewest_detectable(n: int, n_held_out: int) -> int:
     """Return the fewest exact copies that would be significant."""
     chances = (_TESTS * _chance_of_close(i, n, n_held_out) for i in range(1, n + 1))
-    limit = FALSE_ALARM_RATE / spaces
+    limit = FALSE_ALARM_RATE / _SPACES
     return next((i for i, chance in enumerate(chances, 1) if chance < limit), n + 1)
 
 

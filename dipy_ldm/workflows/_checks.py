@@ -70,7 +70,6 @@ def _look_at_volumes(options):
         mask_files=options.mask_files,
         cache_dir=options.cache_dir,
         cache_limit=options.cache_limit,
-        verbose=True,
     )
     sections = {"Files": files}
     if material is not None:
@@ -83,7 +82,7 @@ def _look_at_volumes(options):
         named = parse_channels(options.channels) not in (True, False)
         columns = slice(1) if named else slice(None)
         shown = material._replace(images=material.images[..., columns])
-        sections["Images"] = check_images(shown, verbose=True)
+        sections["Images"] = check_images(shown)
     return sections, material
 
 
@@ -97,7 +96,7 @@ def _look_at_images(options):
     names = [f"image {i}" for i in range(len(data.images))]
     subjects = data.subjects or names
     material = Material(data.images, None, names, (), subjects)
-    sections = {"Images": check_images(material, verbose=True)}
+    sections = {"Images": check_images(material)}
     if data.conditions:
         learnt = learn(data.conditions, len(names))
         covariates = as_covariates(data.conditions, learnt, subjects)
