@@ -49,8 +49,6 @@ _OTHER_UNIT = 4.0
 # outer ones no animal.
 _SIDES_OF_PEOPLE = 60.0, 2500.0
 _SIDES_OF_ANIMALS = 2.0, 10_000.0
-# Of what a unit in the header makes millimetres, and their names.
-_UNITS = {"meter": ("metres", 1000.0), "micron": ("micrometres", 0.001)}
 # How many times wider than most, or than its own narrowest side, a voxel is coarse.
 _COARSE, _THICK = 1.75, 3.0
 
@@ -59,16 +57,15 @@ class Header(NamedTuple):
     """Facts of a header by which volumes are compared.
 
     ``sizes`` are those of a voxel, in mm, in the order of the file's axes; ``box`` has
-    the corners of the volume in the world; ``unit`` is the word of NIfTI; ``axes`` tell
-    where the file's axes lead to, such as RAS; ``other_axes`` are those of its qform
-    where that differs from its sform.
+    the corners of the volume in the world; ``axes`` tell where the file's axes lead to,
+    such as RAS; ``other_axes`` are those of its qform where that differs from its
+    sform.
     """
 
     file: Path
     shape: tuple
     sizes: np.ndarray
     box: tuple[np.ndarray, np.ndarray]
-    unit: str
     axes: str
     other_axes: str
     oriented: bool
@@ -92,18 +89,10 @@ def _describe(info):
         info.shape,
         np.linalg.norm(info.affine[:3, :3], axis=0),
         bounding_box(info.shape, info.affine),
-        _unit(header),
         axes,
         _other_axes(header, axes),
         info.oriented,
     )
-
-
-def _unit(header):
-    try:
-        return header.get_xyzt_units()[0]
-    except KeyError:  # a code of no unit, which affines don't need
-        return "unknown"
 
 
 def _other_axes(header, axes):
@@ -147,7 +136,7 @@ def check_units(headers: Sequence[Header]) -> tuple[Finding, list[int]]:
     usual = float(np.median(np.delete(extents, bad)))
     if bad:
         return _wrong_units([headers[i] for i in bad], usual), bad
-    return _usual_size(headers, usual), []
+    return _usual_size(usual), []
 
 
 def _wrong_units(headers, usual):
@@ -171,22 +160,13 @@ def _sized(header, ratio):
     return f"{header.file.name} has a longest side of {header.extent:.3g} mm{why}"
 
 
-def _usual_size(headers, extent):
+def _usual_size(extent):
     """Judge sizes that are about the same for all."""
     message = f"The volumes have a longest side of {extent:.3g} mm (median)"
-    labelled = [header for header in headers if header.unit in _UNITS]
-    if labelled:
-        name, factor = _UNITS[labelled[0].unit]
-        message += f", and {len(labelled)} headers say that they are in {name}"
-        cure = (
-            f"If so, multiply the first three rows of their affines by {factor:g}; "
-            "affines are taken for millimetres whatever unit the header names."
-        )
-        bad = _SIDES_OF_PEOPLE[0] < extent * factor < _SIDES_OF_PEOPLE[1]
-        return (red if bad else amber)("units", f"{message}.", cure)
     cure = (
-        "See that the affines are in millimetres; for heads of people they are not, or "
-        "the voxel sizes are wrong."
+        "See that the affines are in millimetres, which they are taken for whatever "
+        "unit the header names; for heads of people they are not, or the voxel sizes "
+        "are wrong."
     )
     if not _SIDES_OF_ANIMALS[0] < extent < _SIDES_OF_ANIMALS[1]:
         return red("units", f"{message}.", cure)

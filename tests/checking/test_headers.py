@@ -76,17 +76,6 @@ def test_common_size_is_judged(files, size, state):
     assert (finding.state, bad) == (state, [])
 
 
-def test_a_header_that_names_metres_is_believed_where_that_makes_people(files):
-    for file in files:
-        image = nib.Nifti1Image(np.ones((16, 16, 16), "f4"), scaled(0.01))
-        image.header.set_xyzt_units("meter")
-        nib.save(image, file)
-    finding, _ = headers.check_units(read(files))
-    assert finding.state == "red"
-    assert "metres" in finding.message
-    assert "1000" in finding.cure
-
-
 def test_volume_in_another_place_is_reported(files):
     save(files[5], np.ones((16, 16, 16)), scaled(10, origin=(0, 300, 0)))
     finding, bad = headers.check_places(read(files))
