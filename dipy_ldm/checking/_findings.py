@@ -1,6 +1,7 @@
 """Findings: what is told of data and training, with pictures, on a page."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy.typing as npt
 from scipy.stats import median_abs_deviation
 
 from dipy_ldm import plots
+from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import listed
 from dipy_ldm.evaluation import _html as html
 
@@ -59,6 +61,14 @@ def amber(title: str, message: str, cure: str, **further) -> Finding:
 def red(title: str, message: str, cure: str, **further) -> Finding:
     """Find what must be fixed."""
     return Finding(title, "red", message, cure, **further)
+
+
+def refused(title: str, error: InputError) -> Finding:
+    """Find what a training would refuse, in the sentence that it would do so with."""
+    *problems, cure = re.split("; |\n", str(error))
+    texts = "; ".join(problems), cure
+    problem, cure = (text[:1].upper() + text[1:] for text in texts)
+    return red(title, f"{problem}.", cure)
 
 
 def grey(title: str, why: str) -> Finding:

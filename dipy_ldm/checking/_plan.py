@@ -10,7 +10,7 @@ from dipy_ldm import _backend
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import counted
 from dipy_ldm.autoencoder import _training as autoencoder
-from dipy_ldm.checking._findings import Finding, amber, green, red
+from dipy_ldm.checking._findings import Finding, amber, green, red, refused
 from dipy_ldm.data._batches import read_windows, window_size
 from dipy_ldm.data._cohort import Cohort, split
 from dipy_ldm.denoiser import _training as diffusion
@@ -57,9 +57,7 @@ def check_split(cohort: Cohort, share: float, seed: int, batch_size: int) -> Fin
     try:
         train, held_out = split(cohort, share, seed, batch_size)
     except InputError as error:
-        message, _, cure = str(error).partition("; ")
-        message, cure = (x[:1].upper() + x[1:] for x in (message, cure))
-        return red("held out", f"{message}.", cure)
+        return refused("held out", error)
     message = f"{counted(len(train.images), 'image')} to learn from"
     if held_out is None:
         return green("held out", f"{message}, and none held out to validate.")

@@ -15,7 +15,7 @@ from dipy_ldm._conditions import learn
 from dipy_ldm._utils.checks import InputError, choose
 from dipy_ldm.checking import _dry_run as verdicts, _findings as report, _plan as plans
 from dipy_ldm.checking._dry_run import N_OVERFIT_IMAGES, overfit, time_training_steps
-from dipy_ldm.checking._findings import Finding, amber, green, grey, red, worst
+from dipy_ldm.checking._findings import Finding, amber, green, grey, refused, worst
 from dipy_ldm.checking._headers import Material, read_volumes
 from dipy_ldm.checking._outliers import check_images
 from dipy_ldm.data._cohort import Cohort, split
@@ -110,8 +110,7 @@ def _of_tables(names, files, listed, steps):
         covariates = read_covariates(names, files, listed, steps)
         learn(covariates.values, len(files))
     except InputError as error:
-        problem, _, cure = str(error).rpartition("; ")
-        return [red("conditions", problem, f"{cure[:1].upper()}{cure[1:]}")]
+        return [refused("conditions", error)]
     return _of_covariates(covariates)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dipy_ldm._utils import values
+from dipy_ldm._utils.checks import InputError
 from dipy_ldm.checking import _findings as findings, _findings as report
 from dipy_ldm.checking._findings import (
     Picture,
@@ -26,6 +27,13 @@ def test_the_worst_state_counts():
     assert findings.worst([good, odd, unknown]) == "amber"
     assert findings.worst([unknown, good]) == "green"
     assert findings.worst([unknown]) == "grey"
+
+
+def test_a_refusal_is_parted_from_its_cure():
+    finding = findings.refused("held out", InputError("of 6; 1 is left; add some."))
+    assert finding == red("held out", "Of 6; 1 is left.", "Add some.")
+    finding = findings.refused("tables", InputError("line 2: x\nline 3: y\nMend it."))
+    assert finding == red("tables", "Line 2: x; line 3: y.", "Mend it.")
 
 
 def test_a_finding_is_saved_without_its_pictures():
