@@ -1037,7 +1037,23 @@ class LatentDiffusion(Estimator):
     def _encode(self, images, chosen):
         """Encode images to latents that are not scaled yet."""
         batch_size = self._coding_batch_size(chosen.batch_size)
-        return self.vqvae_.encode(images, batch_size=batch_size, tile=chosen.tile)
+        latents = self.vqvae_.encode(images, batch_size=batch_size, tile=chosen.tile)
+        self._warn_of_unlike(latents)
+        return latents
+
+    def _warn_of_unlike(self, latents):
+        """Warn of images that are far from those of the training, where these agree."""
+        if self.gaussian_ is None:
+            return
+        distances = self.gaussian_.relative_distances(self._scaled(latents))
+        for number in np.flatnonzero(distances > self.gaussian_.max_distance):
+            logger.warning(
+                "%s is unlike the training images (%.1f times as far from their mean "
+                "as they are), and the result may mean nothing: bring it to their "
+                "place, contrast and field of view, with or without a skull as theirs.",
+                f"image {number}" if len(latents) > 1 else "the image",
+                distances[number] ** 0.5,
+            )
 
     def _decode(self, latents, tile):
         return self.vqvae_.decode(self._unscaled(latents), tile=tile)

@@ -60,6 +60,21 @@ def test_the_deviation_is_that_about_the_mean_of_each_place():
     assert Gaussian.learn(latents[:1]).deviation == pytest.approx(1)
 
 
+def test_distances_are_those_of_the_examples_on_average():
+    latents, mean, along = drawn(800)
+    learnt = Gaussian.learn(latents)
+    distances = learnt.relative_distances(latents)
+    assert distances.mean() == pytest.approx(1, rel=0.1)
+    far = (mean + 12 * along[0]).reshape(1, *SHAPE)
+    expected = 12**2 / SIZE / learnt.deviation**2
+    assert learnt.relative_distances(far)[0] == pytest.approx(expected, rel=0.2)
+    # The fewer directions, the more distances vary.
+    assert 1.5 * distances.max() < learnt.max_distance < 40
+    same = np.random.default_rng(0).standard_normal((800, SIZE)).reshape(800, *SHAPE)
+    white = Gaussian(np.zeros(SHAPE), np.zeros((0, *SHAPE)), np.ones(SHAPE))
+    assert white.relative_distances(same).max() < white.max_distance < 2.5
+
+
 def test_times_concentrate_where_noise_equals_differences(trained):
     latents = Latents(np.zeros((400, *trained.latent_shape_), "float32"))
     (_, times), _ = noisy_latents(trained._denoiser, latents, 400).of(0)
@@ -339,6 +354,17 @@ def test_volumes_begin_where_a_linear_function_ends(trained, volumes):
     npt.assert_allclose(trained.gaussian_.mean, latents.mean(0), atol=1e-5)
     # White noise of unit variance, which a network without it begins with, has 1.
     assert trained.history_["loss"][0] < 0.8
+
+
+def test_images_unlike_those_of_the_training_are_named(trained, volumes, caplog):
+    trained.denoise(volumes, strength=0)
+    assert not caplog.records
+    unlike = np.concatenate([volumes[:2], 1 - volumes[:1]])
+    trained.denoise(unlike, strength=0)
+    (record,) = caplog.records
+    assert record.message.startswith("image 2 is unlike the training images (")
+    trained.inpaint(1 - volumes[0:1], np.eye(8)[..., None] * np.ones(8), steps=1)
+    assert "the image is unlike" in caplog.records[-1].message
 
 
 def test_images_have_none_and_without_conditions_no_probe(trained, diffusion):
