@@ -9,6 +9,7 @@ from typing import (
     NamedTuple,
     ParamSpec,
     Protocol,
+    Self,
     cast,
     overload,
 )
@@ -19,20 +20,21 @@ import numpy.typing as npt
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.types import ImageOfNibabel
 from dipy_ldm.data._grid import Grid, conform, restore, same_grid
-from dipy_ldm.data._nifti import read_header, read_mask, read_volume
+from dipy_ldm.data._nifti import read_header, read_mask
 from dipy_ldm.data._paths import expand
 from dipy_ldm.data._plan import pair_masks
-from dipy_ldm.data._preprocessing import Origin, conform_voxels, restore_file
+from dipy_ldm.data._preprocessing import Origin
 from dipy_ldm.data._scans import (
     Scan,
     are_scans,
-    check_scans,
     files_of,
     is_one,
     named,
     read_scans,
+    sets_of,
 )
 from dipy_ldm.data._sidecars import SyntheticImage, synthetic_image
+from dipy_ldm.data.channels import Channel, choose_channels, columns_of
 from dipy_ldm.diffusion import _inpainting as inpainting
 
 # Of a voxel of the model: with less of it in the mask, none of it is inpainted.
@@ -72,27 +74,70 @@ def of_scans(
         if not are_scans(images):
             return method(self, images, *args, **kwargs)
         self._check_fitted()
-        on_grid, origins = read_scans(images, *self._grid())
+        grid, channels = self._grid()
+        on_grid, origins = read_scans(images, grid, channels)
         results = method(self, on_grid, *args, **kwargs)
         if not origins:
             return results
         facts = self._facts(len(results), **kwargs)
-        restored = list(map(_restored, results, origins, facts))
+        restored = [
+            _restored(result, channels, own, about)
+            for result, own, about in zip(results, origins, facts)
+        ]
         return restored[0] if is_one(images) else restored
 
     return cast(OfScans[P], apply)
 
 
-def _restored(result, origin, facts):
+def _restored(result, channels, origins, facts):
     """Bring an image, or a map of probabilities without channels, to a scan's space."""
+    facts = facts | {"Sources": [str(origin.file) for origin in origins]}
+    affines = [origin.affine for origin in origins]
     if result.ndim == 3:
-        shape = origin.data.shape[:3]
-        volume = restore(result[..., None], origin.grid, origin.affine, shape, 0.0)
-    else:
-        volume = restore_file(result, origin)
-    return synthetic_image(
-        volume, origin.affine, facts | {"Sources": [str(origin.file)]}
-    )
+        first = origins[0]
+        shape = first.data.shape[:3]
+        volume = restore(result[..., None], first.grid, first.affine, shape, 0.0)
+        return synthetic_image(volume, first.affine, facts)
+    volumes = bring_back(result, channels, origins)
+    return as_images(channels, volumes, affines, facts)
+
+
+def bring_back(
+    image: np.ndarray, channels: Sequence[Channel], origins: Sequence[Origin]
+) -> list[np.ndarray]:
+    """Bring the channels of an image on a grid to the space of their files.
+
+    Shapes: image ``(*grid.shape, columns)``, each result ``(x, y, z, 1)``.
+    """
+    return [
+        channel.bring_back(image[..., columns], origin)
+        for (channel, columns), origin in zip(columns_of(channels), origins)
+    ]
+
+
+def as_images(
+    channels: Sequence[Channel],
+    volumes: Sequence[np.ndarray],
+    affines: Sequence[np.ndarray],
+    facts: dict,
+) -> Any:
+    """Return volumes as images, by the names of their channels if they have some."""
+    images = {
+        c.name: synthetic_image(v, affine, facts | c.facts(), c.dtype or "float32")
+        for c, v, affine in zip(channels, volumes, affines)
+    }
+    return images.get("", images)
+
+
+def as_sample(
+    image: np.ndarray, channels: Sequence[Channel], affine: np.ndarray, facts: dict
+) -> Any:
+    """Return a generated image as an image of nibabel, or as one for each channel.
+
+    Shapes: image ``(*grid.shape, columns)``.
+    """
+    volumes = [c.restore(image[..., columns]) for c, columns in columns_of(channels)]
+    return as_images(channels, volumes, [affine] * len(volumes), facts)
 
 
 def of_masked_scans(
@@ -107,15 +152,16 @@ def of_masked_scans(
             return inpaint(self, images, masks, **kwargs)
         self._check_fitted()
         grid, channels = self._grid()
+        chosen = choose_channels(kwargs.get("channels"), channels)
         masked = _read_masked(images, masks, grid, channels)
-        arrays, holes, origins = zip(*(scan.conformed(grid) for scan in masked))
+        arrays, holes, origins = zip(*(conformed(parts, grid) for parts in masked))
         results = inpaint(self, np.stack(arrays), np.stack(holes), **kwargs)
         several = kwargs.get("n_samples") is not None
         samples = results if several else results[:, None]
         facts = self._facts(len(results), **kwargs)
         inpainted: list = [
-            [_inpainted(scan, sample, origin, own) for sample in own_samples]
-            for scan, own_samples, origin, own in zip(masked, samples, origins, facts)
+            [_inpainted(parts, sample, ways, own, chosen) for sample in own_samples]
+            for parts, own_samples, ways, own in zip(masked, samples, origins, facts)
         ]
         inpainted = inpainted if several else [one for (one,) in inpainted]
         return inpainted[0] if is_one(images) else inpainted
@@ -123,41 +169,75 @@ def of_masked_scans(
     return cast(OfScans[P], apply)
 
 
-def _inpainted(scan, sample, origin, facts):
-    volume = scan.blended(restore_file(sample, origin))
-    return synthetic_image(volume, scan.affine, facts | {"Sources": [str(scan.file)]})
+def _inpainted(parts, sample, origins, facts, chosen):
+    facts = facts | {"Sources": [str(scan.file) for scan in parts]}
+    channels = [scan.channel for scan in parts]
+    volumes = bring_back(sample, channels, origins)
+    pairs = [(s, volume) for s, volume in zip(parts, volumes) if s.channel in chosen]
+    filled = [scan.blended(volume) for scan, volume in pairs]
+    affines = [scan.affine for scan, _ in pairs]
+    return as_images([scan.channel for scan, _ in pairs], filled, affines, facts)
 
 
 def _read_masked(scans, masks, grid, channels):
-    """Read volumes and their masks, which have their grids."""
+    """Read volumes and their masks, which have the grid of the first channel."""
     if grid is None:
         raise InputError("masks of two-dimensional images are arrays; give both so.")
     with files_of(scans) as (files, folder), files_of(masks) as (mask_files, _):
-        files, mask_files = check_scans(files, channels), expand(mask_files)
+        sets, mask_files = sets_of(files, channels), expand(mask_files)
         if len(mask_files) == 1:
-            mask_files *= len(files)
-        pairs = pair_masks(files, mask_files)
+            mask_files *= len(sets)
+        mask_of = pair_masks([own[0] for own in sets], mask_files)
         return [
-            _masked(file, mask, grid, channels)._replace(file=named(file, folder))
-            for file, mask in pairs.items()
+            [
+                scan._replace(file=named(scan.file, folder))
+                for scan in _masked(own, mask_of[own[0]], grid, channels)
+            ]
+            for own in sets
         ]
 
 
-def _masked(file, mask_file, grid, channels):
-    data, affine = read_volume(file, channels > 1)
+def _masked(files, mask_file, grid, channels):
+    file = files[0]
+    own = read_header(file, channels[0].width > 1)
     info = read_header(mask_file, channels=False)
-    if not same_grid(data.shape[:3], affine, info.shape, info.affine):
+    if not same_grid(own.shape, own.affine, info.shape, info.affine):
         raise InputError(
             f"the mask {mask_file} has another grid (shape or affine) than {file}; "
             "bring it to that of its volume."
         )
     hole = read_mask(mask_file)[..., 0] > 0
-    if not on_grid(hole, affine, grid).any():
+    if not on_grid(hole, own.affine, grid).any():
         raise InputError(
             f"the mask {mask_file} has nothing on the grid of the model; align it and "
             "its volume with the training volumes."
         )
-    return MaskedScan(file, data, affine, hole)
+    return read_masked(channels, files, hole, own.affine)
+
+
+def read_masked(
+    channels: Sequence[Channel],
+    files: Sequence[Path],
+    hole: np.ndarray,
+    affine: np.ndarray,
+) -> list["MaskedScan"]:
+    """Read all channels of a scan, with a hole of the grid of the first."""
+    return [
+        MaskedScan.of(channel, file, *channel.load(file), hole, affine)
+        for channel, file in zip(channels, files, strict=True)
+    ]
+
+
+def conformed(
+    scans: Sequence["MaskedScan"], grid: Grid
+) -> tuple[np.ndarray, np.ndarray, list[Origin]]:
+    """Return all channels of a scan and their hole on a grid, and the ways back.
+
+    Shapes: image ``(*grid.shape, columns)``, hole ``grid.shape``.
+    """
+    images, origins = zip(*(scan.conformed(grid) for scan in scans))
+    holes = [on_grid(scan.hole, scan.affine, grid) for scan in scans]
+    return np.concatenate(images, -1), np.any(holes, 0), list(origins)
 
 
 class MaskedScan(NamedTuple):
@@ -167,22 +247,34 @@ class MaskedScan(NamedTuple):
     and ``hole`` says which are inpainted, bool ``(x, y, z)``.
     """
 
+    channel: Channel
     file: Path
     data: np.ndarray
     affine: np.ndarray
     hole: np.ndarray
 
-    def conformed(self, grid: Grid) -> tuple[np.ndarray, np.ndarray, Origin]:
-        """Return the volume and its hole on a grid, and the way back.
+    @classmethod
+    def of(cls, channel, file, data, affine, hole, hole_affine) -> Self:
+        """Bring a hole to the grid of a volume."""
+        shape = data.shape[:3]
+        if not same_grid(shape, affine, hole.shape, hole_affine):
+            share = hole[..., None].astype("float32")
+            hole = conform(share, hole_affine, Grid(shape, affine))[..., 0] >= 0.5
+        return cls(channel, file, data, affine, hole)
+
+    def conformed(self, grid: Grid) -> tuple[np.ndarray, Origin]:
+        """Return the volume on a grid, and the way back.
 
         What is in the hole changes neither the range of the intensities nor, by the
         blur of larger voxels, what is around it: it is filled first.
         """
-        filled = inpainting.fill(self.data[None], self.hole[None])[0]
-        image, origin = conform_voxels(self.file, filled, self.affine, grid)
-        return image, on_grid(self.hole, self.affine, grid), origin
+        if self.channel.continuous:
+            filled = inpainting.fill(self.data[None], self.hole[None])[0]
+        else:
+            filled = self.filled(np.float32(0))
+        return self.channel.conform(self.file, filled, self.affine, grid)
 
-    def filled(self, values: np.ndarray) -> np.ndarray:
+    def filled(self, values: npt.ArrayLike) -> np.ndarray:
         """Return the volume with other values in its hole.
 
         Shapes: values ``(voxels, channels)``.
@@ -196,6 +288,8 @@ class MaskedScan(NamedTuple):
 
         Shapes: restored ``(x, y, z, channels)``.
         """
+        if not self.channel.continuous:
+            return self.filled(restored[self.hole]).astype(restored.dtype)
         images = self.data[None], restored[None], self.hole[None]
         return inpainting.blend(*images)[0]
 

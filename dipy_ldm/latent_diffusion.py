@@ -27,7 +27,7 @@ from dipy_ldm._conditions import (
     requested,
     to_saved,
 )
-from dipy_ldm._own_space import of_masked_scans, of_scans
+from dipy_ldm._own_space import as_sample, of_masked_scans, of_scans
 from dipy_ldm._utils import checks, tiling as tiles
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.anomaly_detector import AnomalyDetector
@@ -46,9 +46,9 @@ from dipy_ldm.data._scans import (
     read_sources,
     require_affine,
 )
-from dipy_ldm.data._sidecars import SyntheticImage, model_facts, synthetic_image
+from dipy_ldm.data._sidecars import SyntheticImage, model_facts
 from dipy_ldm.data._sources import ConditioningInputs, prepare_sources
-from dipy_ldm.data.channels import refuse_all_but_scans
+from dipy_ldm.data.channels import chosen_columns, harden, refuse_all_but_scans
 from dipy_ldm.denoiser import _training as training
 from dipy_ldm.denoiser._conditioning import Conditioning, Examples, Latents
 from dipy_ldm.denoiser._networks import (
@@ -347,7 +347,8 @@ class LatentDiffusion(Estimator):
             return None, Examples(None, conditions, source, subjects)
         self.vqvae._check_fitted()
         grid = grid_of(self.vqvae.shape_, self.vqvae.affine_)
-        cohort = read_cohort(images, grid, verbose=verbose)
+        channels = self.vqvae.channels_
+        cohort = read_cohort(images, grid, channels, verbose=verbose)
         source = cohort.sources if source is None else source
         subjects = cohort.subjects if subjects is None else subjects
         return cohort.images, Examples(cohort.shape, conditions, source, subjects)
@@ -526,7 +527,9 @@ class LatentDiffusion(Estimator):
         recorded = {"guidance": guidance, "same_noise": same_noise, **chosen._asdict()}
         facts = self._facts(n, conditions, **recorded)
         return [
-            synthetic_image(image, affine, own | {"Sample": int(number)})
+            as_sample(
+                image, self.vqvae_._parts(), affine, own | {"Sample": int(number)}
+            )
             for image, own, number in zip(images, facts, numbers)
         ]
 
@@ -550,7 +553,8 @@ class LatentDiffusion(Estimator):
         ----------
         images : array_like, path, NIfTI image, or list of these
             Images, ``(n, *space, channels)``, of the shape of the training images, or
-            scans of any space and intensities.
+            scans of any space and intensities. Those of named channels are found by
+            their names in folders and files of BIDS, or given in a dictionary.
         conditions, source
             As of :meth:`predict`; conditions that are left out are not specified.
         strength : float
@@ -564,8 +568,8 @@ class LatentDiffusion(Estimator):
         -------
         ndarray, NIfTI image, or list of images
             Images, float32, of the shape of ``images``; of scans in their own space and
-            intensities. ``to_filename`` of NIfTI images also writes how they were made,
-            into a JSON file.
+            intensities, of named channels in a dictionary. ``to_filename`` of NIfTI
+            images also writes how they were made, into a JSON file.
 
         Raises
         ------
@@ -611,6 +615,7 @@ class LatentDiffusion(Estimator):
         *,
         conditions: ConditionsLike = None,
         source: ImagesLike | None = None,
+        channels: Sequence[str] | None = None,
         n_samples: int | None = None,
         resamplings: int = inpainting.RESAMPLINGS,
         **options: Unpack[SamplingOptions],
@@ -626,12 +631,16 @@ class LatentDiffusion(Estimator):
         ----------
         images : array_like, path, NIfTI image, or list of these
             Images, ``(n, *space, channels)``, of the shape of the training images, or
-            scans of any space and intensities.
+            scans of any space and intensities. Those of named channels are found by
+            their names in folders and files of BIDS, or given in a dictionary.
         masks : as images
             Where they are inpainted: ``(n, *space)`` or, for all of them, ``(*space)``;
             everything above 0 is inside. Those of scans have their grids.
         conditions, source
             As of :meth:`denoise`.
+        channels : sequence of str, optional
+            Named channels that are filled; the others stay as they are, and what they
+            have in the masks is not looked at, either. Default: all.
         n_samples : int, optional
             How many ways each image is filled in. Default: one, without an axis for it.
         resamplings : int
@@ -662,6 +671,7 @@ class LatentDiffusion(Estimator):
         options.setdefault("steps", inpainting.STEPS)
         chosen = self.check_sampling(**options)
         inside = inpainting.check_masks(masks, images.shape[:-1])
+        is_filled = chosen_columns(channels, self.vqvae_._parts())
         shares = inpainting.hole_shares(inside, self.vqvae_.factor)[..., None]
         inpainting.check_covered(shares)
         release = inpainting.release_times(shares, self._schedule)
@@ -676,9 +686,11 @@ class LatentDiffusion(Estimator):
             denoise = pinned(denoise, clean[i], release[i])
             x = alpha * clean[i] + sigma * noise()
             latents = samplers.sample(denoise, x, path, chosen.step, noise, resamplings)
-            return inpainting.blend(
-                images[i], self._decode(latents, chosen.tile), inside[i]
-            )
+            decoded = self._decode(latents, chosen.tile)
+            blended = inpainting.blend(images[i], decoded, inside[i])
+            images_of = images[i].astype("float32", copy=False)
+            hole = inside[i][..., None] & is_filled
+            return np.where(hole, harden(blended, self.channels_), images_of)
 
         numbers = np.arange(len(images) * (n_samples or 1))
         batch_size = self._batch_size(chosen.batch_size)
@@ -707,7 +719,7 @@ class LatentDiffusion(Estimator):
         refuse_all_but_scans("an anomaly detector", self.channels_)
         if validation_data is not None:
             grid = grid_of(self.vqvae_.shape_, self.vqvae_.affine_)
-            validation_data = read_cohort(validation_data, grid).images
+            validation_data = read_cohort(validation_data, grid, self.channels_).images
         self.detector_ = AnomalyDetector(seed=self.seed).fit(
             images, validation_data=validation_data, patch=patch, **options
         )
@@ -988,7 +1000,8 @@ class LatentDiffusion(Estimator):
     def _check_images(self, images: ImagesLike, vqvae: VQVAE) -> np.ndarray:
         """Return images as an array, of the shape that the autoencoder knows."""
         vqvae._check_fitted()
-        cohort = read_cohort(images, grid_of(vqvae.shape_, vqvae.affine_))
+        grid = grid_of(vqvae.shape_, vqvae.affine_)
+        cohort = read_cohort(images, grid, vqvae.channels_)
         return as_fitted(cohort.images, vqvae.shape_, "autoencoder")
 
     def _grid(self):

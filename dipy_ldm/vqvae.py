@@ -38,6 +38,8 @@ from dipy_ldm.data._scans import (
 from dipy_ldm.data._sidecars import model_facts
 from dipy_ldm.data.channels import (
     Channel,
+    Unnamed,
+    as_channels,
     check_columns,
     check_same,
     from_saved,
@@ -177,7 +179,7 @@ class VQVAE(Estimator):
         validation_data: ImagesLike | None = None,
         affine: npt.ArrayLike | None = None,
         suffix: str | None = None,
-        channels: Sequence[Channel] = (),
+        channels: Sequence[str | Channel] = (),
         masks: npt.ArrayLike | None = None,
         background: float = 1.0,
         patch: int | Sequence[int] | None = None,
@@ -206,10 +208,10 @@ class VQVAE(Estimator):
             From voxels to millimetres, ``(4, 4)``; kept with the model.
         suffix : str, optional
             BIDS suffix, such as T1w; kept with the model.
-        channels : sequence of Channel
-            What the channels are, as ``load_volumes(..., channels=[...])`` returns it;
-            kept with the model. Labels have a loss of their own, and what is decoded is
-            one label or none in each voxel.
+        channels : sequence of str or Channel
+            Names of the channels of files, as of :func:`dipy_ldm.data.load_volumes`, or
+            what those of arrays are, as it returns it; kept with the model. Labels have
+            a loss of their own, and what is decoded is one label or none in each voxel.
         masks : array_like, optional
             What matters on the images, ``(n, *space)``, if ``background`` is not 1.
             Default: where they are brighter than the darkest voxel of all.
@@ -239,14 +241,15 @@ class VQVAE(Estimator):
             have one code, or nothing can be taken from `init`. A training of less than
             100 steps only warns of what was not learnt.
         """
-        cohort = read_cohort(images, verbose=options.get("verbose", True))
+        verbose = options.get("verbose", True)
+        cohort = read_cohort(images, channels=channels, verbose=verbose)
         images = checks.as_array(cohort.images)
         affine = cohort.affine if affine is None else check_affine(affine)
-        held_out = _read_held_out(validation_data, images.shape, affine)
+        kinds = tuple(cohort.channels or as_channels(channels))
+        held_out = _read_held_out(validation_data, images.shape, affine, kinds)
         masks = cohort.masks if masks is None and background != 1 else masks
         masks = checks.check_masks(masks, background, images.shape[:-1])
-        channels = tuple(channels or cohort.channels)
-        check_columns(channels, images.shape[-1])
+        check_columns(kinds, images.shape[-1])
         chosen, patch, resolved, initial = self._plan_fit(
             images.shape, init, patch, options
         )
@@ -257,7 +260,7 @@ class VQVAE(Estimator):
         self.sharpening_ = 0.0
         self.shape_ = images.shape[1:]
         self.affine_, self.suffix_ = affine, suffix or cohort.suffix
-        self.channels_ = channels
+        self.channels_ = kinds
         self.intensity_ = survey.low, survey.high
         self.fingerprint_ = survey.fingerprint
         self._fitted_with = chosen
@@ -343,8 +346,8 @@ class VQVAE(Estimator):
         >>> model = LatentDiffusion(vqvae).fit(scans)  # doctest: +SKIP
         """
         self._check_fitted()
-        cohort = read_cohort(images)
-        channels = tuple(channels or cohort.channels)
+        cohort = read_cohort(images, channels=channels or self.channels_)
+        channels = cohort.channels or tuple(channels)
         affine = cohort.affine if affine is None else affine
         images = checks.as_array(cohort.images, rank=len(self.shape_) - 1)
         checks.check_channels("images", images, self.shape_[-1])
@@ -563,7 +566,11 @@ class VQVAE(Estimator):
     def _grid(self):
         """Return the grid of volumes, None of images, and the channels."""
         affine = require_affine(self.affine_) if len(self.shape_) == 4 else None
-        return grid_of(self.shape_, affine), self.shape_[-1]
+        return grid_of(self.shape_, affine), self._parts()
+
+    def _parts(self):
+        """Return the channels, which without names are one that has all columns."""
+        return self.channels_ or (Unnamed(n=self.shape_[-1]),)
 
     def _facts(self, n, **options):
         """Describe how each of so many images is made."""
@@ -594,11 +601,11 @@ class VQVAE(Estimator):
         self.quantizer_: Any = codec.quantizer
 
 
-def _read_held_out(images, shape, affine):
+def _read_held_out(images, shape, affine, channels):
     """Load validation images, if any, of the shape ``(n, *space, channels)``."""
     if images is None:
         return None
-    cohort = read_cohort(images, grid_of(shape[1:], affine))
+    cohort = read_cohort(images, grid_of(shape[1:], affine), channels)
     return checks.check_validation(cohort.images, shape)
 
 

@@ -4,9 +4,11 @@ import _thread
 from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from functools import lru_cache, partial
 import io
+import json
 import logging
 import os
 from pathlib import Path
+import shutil
 import signal
 import socket
 import subprocess
@@ -59,6 +61,17 @@ def fresh_loggers():
 @lru_cache(maxsize=4)
 def load_once(load, path, content):
     return load(path)
+
+
+def refuse_faults_of_bids(root):
+    """Fail at what the validator of BIDS calls an error, where it is installed."""
+    places = os.pathsep.join([str(SCRIPTS), os.environ["PATH"]])
+    if validator := shutil.which("bids-validator-deno", path=places):
+        words = [validator, "--json", str(root)]
+        output = subprocess.run(words, capture_output=True, timeout=TIMEOUT).stdout
+        issues = json.loads(output)["issues"]["issues"]
+        errors = [issue for issue in issues if issue["severity"] == "error"]
+        assert not errors
 
 
 def load_model(path, load=None):

@@ -22,6 +22,7 @@ from dipy_ldm.checking._findings import (
     grey,
     red,
 )
+from dipy_ldm.data._gradients import Gradients, describe
 from dipy_ldm.data._grid import bounding_box, choose_grid
 from dipy_ldm.data._nifti import VolumeInfo, read_headers
 from dipy_ldm.data._paths import (
@@ -36,9 +37,10 @@ from dipy_ldm.data._plan import (
     make_plan,
     pair_masks,
     plan_channels,
+    read_series,
     with_masks,
 )
-from dipy_ldm.data.channels import as_channels
+from dipy_ldm.data.channels import Channel, as_channels
 from dipy_ldm.data.volumes import conform_volumes
 
 # So many are needed for one to be other than most.
@@ -51,6 +53,8 @@ _SIDES_OF_PEOPLE = 60.0, 2500.0
 _SIDES_OF_ANIMALS = 2.0, 10_000.0
 # How many times wider than most, or than its own narrowest side, a voxel is coarse.
 _COARSE, _THICK = 1.75, 3.0
+# Share of series up to which a b-value is rare.
+_FEW = 0.25
 
 
 class Header(NamedTuple):
@@ -269,7 +273,8 @@ class Material(NamedTuple):
     """What is left to be looked at.
 
     ``images`` ``(n, *space, channels)``, where their voxels are (``affine``, or None),
-    what they are called, the files of volumes, and whose they are.
+    what they are called, the files of volumes, whose they are, named channels,
+    and of volumes of diffusion series their b = 0.
     """
 
     images: np.ndarray
@@ -277,6 +282,8 @@ class Material(NamedTuple):
     names: Sequence[str]
     files: Sequence[Path]
     subjects: Sequence
+    channels: Sequence[Channel] = ()
+    b0s: np.ndarray | None = None
 
 
 def read_volumes(
@@ -288,6 +295,7 @@ def read_volumes(
     shape: int | Sequence[int] | None = None,
     channels: bool | Sequence[str] = False,
     mask_files: Sequence[str | Path] | None = None,
+    dwi: bool = False,
     cache_dir: str | Path | None = None,
     cache_limit: float | None = None,
 ) -> tuple[list[Finding], Material | None]:
@@ -299,7 +307,7 @@ def read_volumes(
     files = find_volumes(paths)
     if isinstance(channels, bool):
         files = choose_files(files, suffix, filter)
-        tasks, sentences = _read_tasks(files, channels)
+        tasks, sentences = _read_tasks(files, channels, dwi)
     else:
         tasks, sentences = _plan_named_channels(
             choose_entities(files, filter), channels
@@ -318,11 +326,36 @@ def read_volumes(
         plan = make_plan(tasks, grid, rows_of_lists(paths), skip_bad=True, shuffle=True)
         volumes, bad = _check_voxels(plan, cache_dir, cache_limit)
     findings = [check_files([*sentences, *bad], len(files)), *header_findings, *masked]
+    if dwi:
+        findings.append(check_series([task.gradients for task in tasks]))
     return findings, None if volumes is None else _material(volumes)
 
 
-def _read_tasks(files, channels):
+def check_series(series: Sequence[Gradients]) -> Finding:
+    """Compare the b-values of diffusion series, and how many directions each has."""
+    shells: dict[float, list[int]] = {}
+    for gradients in series:
+        for b, n in gradients.shells.items():
+            shells.setdefault(b, []).append(n)
+    head = "b (s/mm^2)", "series", "fewest directions", "most directions"
+    rows = [(b, len(n), min(n), max(n)) for b, n in sorted(shells.items())]
+    few = [f"{b:g}" for b, n in shells.items() if len(n) <= _FEW * len(series)]
+    message = f"{describe(series)}."
+    if not few:
+        return green("series", message, table=[head, *rows])
+    return amber(
+        "series",
+        f"{message} Few series have b of about {listed(sorted(few))}.",
+        "Leave out these volumes: little is learnt of their b-values.",
+        table=[head, *rows],
+    )
+
+
+def _read_tasks(files, channels, dwi):
     """Read the headers of volumes; a sentence on each bad one."""
+    if dwi:
+        tasks, complaints = read_series(files)
+        return tasks, list(complaints.values())
     with _quietly():
         infos, complaints = read_headers(files, channels)
     return [Task(info) for info in infos], list(complaints.values())
@@ -394,8 +427,9 @@ def _check_voxels(plan, cache_dir, cache_limit):
 
 
 def _material(volumes):
-    arrays = volumes.images, volumes.affine
-    return Material(*arrays, _short(volumes.files), volumes.files, volumes.subjects)
+    arrays, files = (volumes.images, volumes.affine), volumes.files
+    further = volumes.subjects, volumes.channels, volumes.sources
+    return Material(*arrays, _short(files), files, *further)
 
 
 def _short(files):

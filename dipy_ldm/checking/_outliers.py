@@ -21,6 +21,7 @@ from dipy_ldm.checking._findings import (
 )
 from dipy_ldm.checking._headers import Material, too_few
 from dipy_ldm.checking._similarity import MIN_VOLUMES
+from dipy_ldm.data.channels import columns_of
 
 # Standard deviations. Of 200 virtual brains the farthest lies 3 of them out.
 _OUTLIER_SCORE = 7.0
@@ -236,6 +237,24 @@ def check_equal_images(images: np.ndarray, names: Sequence[str]) -> Finding:
         f"{counted(len(duplicates), 'pair')} of equal images: {listing}.",
         "Leave repetitions out: one may be learnt from and the other held out.",
     )
+
+
+def check_channels(material: Material) -> list[Finding]:
+    """Look for labels that few volumes have, and maps of another scale."""
+    findings = []
+    for channel, columns in columns_of(material.channels):
+        rows = [channel.measure(image[..., columns], 1.0) for image in material.images]
+        if not rows[0]:
+            continue
+        measured = {title: np.array([row[title] for row in rows]) for title in rows[0]}
+        odd = channel.find_odd(measured, material.names)
+        cure = "Merge rare labels, or leave out what is wrong: it is hardly learnt."
+        findings.append(
+            amber(channel.name, f"{listed(odd, 5)}.", cure)
+            if odd
+            else green(channel.name, "No volume is odd.")
+        )
+    return findings
 
 
 def check_images(material: Material) -> list[Finding]:

@@ -4,6 +4,7 @@ Tables are those of FSL: directions along the axes of the voxels, the first of w
 leads to the left. What is learnt are directions in the world.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -93,6 +94,11 @@ class Gradients(NamedTuple):
         return np.flatnonzero(self.bvals <= B0_LIMIT)
 
     @property
+    def shells(self):
+        """How many directions there are of each b-value, to the next hundred."""
+        return Counter(round(b, -2) for b in self.bvals[self.weighted].tolist())
+
+    @property
     def weighted(self):
         """Numbers of the diffusion-weighted volumes."""
         return np.flatnonzero(self.bvals > B0_LIMIT)
@@ -159,10 +165,10 @@ def _to_world(affine):
 
 def describe(series: Sequence[Gradients]) -> str:
     """Describe what several series have, in a sentence."""
-    bvals = np.concatenate([one.bvals[one.weighted] for one in series])
-    shells = sorted({round(b, -2) for b in bvals.tolist()})
+    total: Counter[float] = sum((one.shells for one in series), Counter())
+    shells = sorted(total)
     n = sum(len(one.b0s) for one in series)
     return (
-        f"{len(series)} series: {len(bvals)} diffusion-weighted volumes with b of "
+        f"{len(series)} series: {total.total()} diffusion-weighted volumes with b of "
         f"about {listed(f'{b:g}' for b in shells)} s/mm^2, and {n} of b = 0"
     )

@@ -98,8 +98,8 @@ def _refuse_none(pairs, kind):
     return pairs
 
 
-def plan_series(files: Sequence[Path], skip_bad: bool) -> list[Task]:
-    """Check the headers of diffusion series, and read the tables beside them."""
+def read_series(files: Sequence[Path]) -> tuple[list[Task], dict[Path, str]]:
+    """Read headers and tables of diffusion series; a sentence on each bad one."""
     tasks, complaints = [], {}
     for file in files:
         try:
@@ -110,6 +110,12 @@ def plan_series(files: Sequence[Path], skip_bad: bool) -> list[Task]:
             continue
         info = info._replace(channels=1)
         tasks.append(Task(info, source=info, gradients=gradients))
+    return tasks, complaints
+
+
+def plan_series(files: Sequence[Path], skip_bad: bool) -> list[Task]:
+    """Check the headers of diffusion series, and read the tables beside them."""
+    tasks, complaints = read_series(files)
     refuse_files(complaints, len(tasks), skip_bad)
     warn_of_unoriented([task.info for task in tasks])
     logger.info("%s.", describe([task.gradients for task in tasks if task.gradients]))
@@ -120,7 +126,7 @@ def plan_channels(
     files: Sequence[Path], channels: "Sequence[Channel]", skip_bad: bool
 ) -> list[Task]:
     """Put named channels of one subject and session together, and check the headers."""
-    sets = _complete(files, [channel.name for channel in channels])
+    sets = put_together(files, [channel.name for channel in channels])
     every = [file for files_of_one in sets for file in files_of_one]
     good = {info.file: info for info in check_headers(every, skip_bad=skip_bad)[0]}
     sets = [one for one in sets if all(file in good for file in one)]
@@ -130,8 +136,8 @@ def plan_channels(
     return [Task(good[one[0]], parts=tuple(zip(learnt, one))) for one in sets]
 
 
-def _complete(files, names):
-    """Return the files of each subject and session that has all channels."""
+def put_together(files: Sequence[Path], names: Sequence[str]) -> list[list[Path]]:
+    """Return the files of each subject and session that has all named channels."""
     file_of: dict[tuple, dict[str, Path]] = {}
     for name in names:
         for file in choose_named(files, name):

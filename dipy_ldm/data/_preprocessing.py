@@ -235,7 +235,7 @@ def conform_task(
     if gradients is not None:
         return next(conform_series([task], grid))()
     if parts:
-        images = [channel.read(file, grid) for channel, file in parts]
+        images = [channel.read(file, grid)[0] for channel, file in parts]
         arrays = [np.concatenate(images, -1)]
     else:
         arrays = [conform_file(info.file, grid, channels=info.channels > 1)[0]]

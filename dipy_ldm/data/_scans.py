@@ -4,7 +4,7 @@ All that is in files or has an affine goes the way of :func:`load_volumes`, or t
 one volume.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 import os
 from pathlib import Path
@@ -19,29 +19,38 @@ import numpy.typing as npt
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.types import ImageOfNibabel
+from dipy_ldm._utils.values import listed
 from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.data._grid import Grid
-from dipy_ldm.data._nifti import check_headers
+from dipy_ldm.data._nifti import VolumeInfo, check_headers
 from dipy_ldm.data._paths import (
+    choose_entities,
     choose_files,
     common_suffix,
     find_volumes,
     holds_volumes,
 )
-from dipy_ldm.data._preprocessing import Origin, conform_file, conform_source
+from dipy_ldm.data._plan import put_together
+from dipy_ldm.data._preprocessing import Origin, conform_source
 from dipy_ldm.data._sources import Source
+from dipy_ldm.data.channels import Channel, Unnamed
 from dipy_ldm.data.images import load_images
 from dipy_ldm.data.volumes import Volumes, load_volumes
 
 # What has a file or an affine.
-Scan: TypeAlias = str | Path | ImageOfNibabel
+File: TypeAlias = str | Path | ImageOfNibabel
+Scan: TypeAlias = File | Mapping[str, File]
 Scans: TypeAlias = Scan | Sequence[Scan]
 ImagesLike: TypeAlias = npt.ArrayLike | Scans | Volumes
 
 
 def are_scans(images) -> bool:
-    """Return whether images are paths or images of nibabel rather than arrays."""
-    kinds = {isinstance(item, str | Path | FileBasedImage) for item in _items(images)}
+    """Return whether images are paths or images of nibabel rather than arrays.
+
+    Those of a model of named channels may be in dictionaries, by the names.
+    """
+    scans = str | Path | FileBasedImage | Mapping
+    kinds = {isinstance(item, scans) for item in _items(images)}
     if len(kinds) > 1:
         raise InputError(
             "arrays and files are mixed; give one array, or paths and images of "
@@ -74,13 +83,15 @@ def files_of(scans) -> Iterator[tuple[list, Path | None]]:
 def _file_of(scan, folder):
     if isinstance(scan, str | Path):
         return scan
+    if isinstance(scan, Mapping):
+        return {name: _file_of(file, folder / name) for name, file in scan.items()}
     if not isinstance(scan, SpatialImage):
         raise InputError(
             f"{folder.name} is no volume but of the kind {type(scan).__name__}; give "
             "images with voxels and an affine, such as Nifti1Image."
         )
     name = Path(scan.get_filename() or "scan").name.partition(".")[0]
-    folder.mkdir()
+    folder.mkdir(parents=True)
     data = scan.get_fdata(dtype=np.float32, caching="unchanged")
     image = nib.Nifti1Image(data, scan.affine, scan.header, dtype="float32")
     image.to_filename(folder / f"{name}.nii")
@@ -93,7 +104,11 @@ def grid_of(shape: tuple[int, ...], affine: np.ndarray | None) -> Grid | None:
 
 
 def read_cohort(
-    images: ImagesLike, grid: Grid | None = None, *, verbose: bool = False
+    images: ImagesLike,
+    grid: Grid | None = None,
+    channels: Sequence[str | Channel] = (),
+    *,
+    verbose: bool = False,
 ) -> Cohort:
     """Load what a training learns from; arrays stay as they are."""
     if isinstance(images, Volumes):
@@ -109,9 +124,20 @@ def read_cohort(
     if not are_scans(images):
         return Cohort(np.asarray(images))
     with files_of(images) as (files, folder):
+        if any(isinstance(one, Mapping) for one in files):
+            raise InputError(
+                "dictionaries are for scans that a model is used on; give files with "
+                "names of BIDS, and `channels`."
+            )
         if not holds_volumes(files):
             return Cohort(load_images(files))
-        volumes = load_volumes(files, grid=grid, cache_dir=folder, verbose=verbose)
+        volumes = load_volumes(
+            files,
+            grid=grid,
+            channels=channels or False,
+            cache_dir=folder,
+            verbose=verbose,
+        )
         cohort = read_cohort(volumes)
         if folder is not None:
             cohort = cohort._replace(images=np.array(cohort.images))
@@ -119,20 +145,93 @@ def read_cohort(
 
 
 def read_scans(
-    scans, grid: Grid | None, channels: int
-) -> tuple[np.ndarray, list[Origin]]:
+    scans, grid: Grid | None, channels: Sequence[Channel]
+) -> tuple[np.ndarray, list[list[Origin]]]:
     """Bring scans to a model's grid; of two-dimensional images there is no origin.
 
-    Shapes: images ``(n, *space, channels)``.
+    Shapes: images ``(n, *space, columns)``.
     """
     with files_of(scans) as (files, folder):
         if grid is None:
             return load_images(files), []
-        files = check_scans(files, channels)
-        pairs = [conform_file(file, grid, channels > 1) for file in files]
-        images, origins = zip(*pairs)
-        origins = [o._replace(file=named(o.file, folder)) for o in origins]
+        images, origins = [], []
+        for own in sets_of(files, channels):
+            image, ways = conform_set(channels, own, grid)
+            images.append(image)
+            origins.append([o._replace(file=named(o.file, folder)) for o in ways])
         return np.stack(images), origins
+
+
+def conform_set(
+    channels: Sequence[Channel], files: Sequence[Path], grid: Grid
+) -> tuple[np.ndarray, list[Origin]]:
+    """Bring the files of all channels of a scan to a grid, and keep the ways back.
+
+    Shapes: image ``(*grid.shape, columns)``.
+    """
+    pairs = zip(channels, files, strict=True)
+    images, origins = zip(*(channel.read(file, grid) for channel, file in pairs))
+    return np.concatenate(images, -1), list(origins)
+
+
+def find_sets(
+    paths: Sequence[str | Path],
+    channels: Sequence[Channel],
+    suffixes: str | Sequence[str] | None = None,
+    values: Mapping[str, str | Sequence[str]] | None = None,
+    cure: str = "choose with `suffix`",
+) -> list[list[Path]]:
+    """Find the files of all channels of each scan."""
+    files, names = find_volumes(paths), [channel.name for channel in channels]
+    if names == [""]:
+        return [[file] for file in choose_files(files, suffixes, values, cure)]
+    if suffixes:
+        raise InputError("channels have suffixes of their own; leave out `suffix`.")
+    return put_together(choose_entities(files, values), names)
+
+
+def check_sets(
+    sets: Sequence[Sequence[Path]],
+    channels: Sequence[Channel],
+    along_axis: bool,
+    skip_bad: bool = False,
+) -> tuple[list[VolumeInfo], dict[Path, str]]:
+    """Check the headers of all channels; return the first of good sets, and bad ones.
+
+    Those of other channels than a model has are refused.
+    """
+    infos, bad = check_headers([f for own in sets for f in own], along_axis, skip_bad)
+    width = 1 if channels[0].name else channels[0].width
+    if infos[0].channels != width:
+        raise InputError(
+            f"the model is of {width} channels, and {infos[0].file} has "
+            f"{infos[0].channels}; give files like its training data."
+        )
+    good = {info.file: info for info in infos}
+    firsts = [good[own[0]] for own in sets if all(file in good for file in own)]
+    if not firsts:
+        raise InputError("\n".join(bad.values()))
+    return firsts, bad
+
+
+def sets_of(files: Sequence, channels: Sequence[Channel]) -> list[list[Path]]:
+    """Return the files of all channels of each scan, of which some may be named."""
+    if all(isinstance(one, Mapping) for one in files):
+        names = [channel.name for channel in channels]
+        sets = [[_of_channel(one, name) for name in names] for one in files]
+    else:
+        sets = find_sets(files, channels, cure="name the files of one kind")
+    check_sets(sets, channels, channels[0].width > 1 and not channels[0].name)
+    return sets
+
+
+def _of_channel(files, name):
+    if name not in files:
+        raise InputError(
+            f"there is no {name} but {listed(files) or 'nothing'}; give each scan as a "
+            "dictionary with all channels, by their names."
+        )
+    return Path(files[name])
 
 
 def read_sources(source, info: Source | None, grid: Grid | None) -> Any:
@@ -141,8 +240,8 @@ def read_sources(source, info: Source | None, grid: Grid | None) -> Any:
         return source
     how = info.channels > 1, bool(info.labels)
     with files_of(source) as (files, _):
-        chosen = check_scans(files, info.channels)
-        return np.stack([conform_source(file, grid, *how) for file in chosen])
+        sets = sets_of(files, [Unnamed(n=info.channels)])
+        return np.stack([conform_source(file, grid, *how) for (file,) in sets])
 
 
 def named(file: Path, folder: Path | None) -> Path:
@@ -150,20 +249,10 @@ def named(file: Path, folder: Path | None) -> Path:
     return file.relative_to(folder) if folder and folder in file.parents else file
 
 
-def check_scans(files: Sequence[str | Path], channels: int) -> list[Path]:
-    """Find volumes, and refuse those of other channels than a model has."""
-    chosen = choose_files(find_volumes(files), cure="name the files of one kind")
-    infos, _ = check_headers(chosen, channels > 1)
-    if infos[0].channels != channels:
-        raise InputError(
-            f"the model is of {channels} channels, and {infos[0].file} has "
-            f"{infos[0].channels}; give files like its training data."
-        )
-    return chosen
-
-
 def is_one(scans) -> bool:
     """Return whether something is one scan, and not a list or a folder of them."""
+    if isinstance(scans, Mapping):
+        return True
     if isinstance(scans, str | Path):
         return Path(scans).expanduser().is_file() and ".nii" in Path(scans).name.lower()
     return isinstance(scans, SpatialImage)

@@ -125,13 +125,13 @@ class SyntheticImage(nib.Nifti1Image):
 
 
 def synthetic_image(
-    volume: np.ndarray, affine: np.ndarray, facts: dict
+    volume: np.ndarray, affine: np.ndarray, facts: dict, dtype: str = "float32"
 ) -> SyntheticImage:
     """Return a volume as an image that knows how it was made.
 
     Shapes: volume ``(x, y, z, channels)``.
     """
-    image = make_image(volume, affine, np.dtype("float32"))
+    image = make_image(volume, affine, np.dtype(dtype))
     synthetic = SyntheticImage(image.dataobj, image.affine, image.header)
     synthetic.facts = facts
     return synthetic

@@ -6,7 +6,7 @@ what a reconstruction loses, what headers and sidecars say. A stack of volumes t
 nobody named has no records, and is scaled by itself.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import colorsys
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -18,16 +18,27 @@ import numpy as np
 
 from dipy_ldm._utils.checks import InputError, choose, plain
 from dipy_ldm._utils.values import listed
-from dipy_ldm.data._grid import Grid, conform
+from dipy_ldm.data._grid import Grid, conform, restore
 from dipy_ldm.data._nifti import read_volume, refuse_files
 from dipy_ldm.data._paths import suffix
-from dipy_ldm.data._preprocessing import conform_file, read_labels, refuse_empty
+from dipy_ldm.data._preprocessing import (
+    Intensities,
+    Origin,
+    conform_voxels,
+    read_labels,
+    refuse_empty,
+    restore_file,
+    restore_spread,
+)
 from dipy_ldm.data._tables import read_table
 
 __all__ = ["Channel", "Labels", "Map", "as_channels", "split_channels"]
 
 # Each takes a column of the networks, and of the cache.
 MAX_LABELS = 64
+# How many times larger or smaller the values of another scale are, and the share of
+# volumes up to which a label is rare.
+_OTHER_SCALE, _FEW = 4.0, 0.05
 # Of a range, what rounding may add to it.
 _ROUNDING = 1e-3
 
@@ -53,6 +64,8 @@ class Channel:
     loss: ClassVar[str | None] = None
     # Whether brightness and contrast say nothing, and may be changed for a training.
     brightens: ClassVar[bool] = True
+    # Whether there is something between two values.
+    continuous: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Refuse what is no channel, such as that of a damaged file."""
@@ -74,9 +87,40 @@ class Channel:
         """Learn what must be known of all files before one is read."""
         return replace(self, suffix=suffix(files[0]))
 
-    def read(self, file: Path, grid: Grid) -> np.ndarray:
-        """Read a volume as columns of 0 to 1 on a grid, ``(*grid.shape, width)``."""
-        return conform_file(file, grid)[0]
+    def load(self, file: Path) -> tuple[np.ndarray, np.ndarray]:
+        """Read the voxels of a file, ``(x, y, z, 1)``, and their affine."""
+        return read_volume(file)
+
+    def conform(
+        self, file: Path, data: np.ndarray, affine: np.ndarray, grid: Grid
+    ) -> tuple[np.ndarray, Origin]:
+        """Bring voxels to columns of 0 to 1 on a grid; return the way back, too."""
+        return conform_voxels(file, data, affine, grid)
+
+    def read(self, file: Path, grid: Grid) -> tuple[np.ndarray, Origin]:
+        """Read a file as columns of 0 to 1 on a grid; return the way back, too.
+
+        Shapes: columns ``(*grid.shape, width)``.
+        """
+        images, origin = self.conform(file, *self.load(file), grid)
+        refuse_empty(file, images, grid)
+        return images, origin
+
+    def bring_back(self, images: np.ndarray, origin: Origin) -> np.ndarray:
+        """Return columns on a grid as values of their file, ``(x, y, z, 1)``."""
+        return restore_file(images, origin)
+
+    def spread(self, repeated: np.ndarray, origin: Origin) -> np.ndarray:
+        """Return how much repeated columns differ, in the space of their file."""
+        return restore_spread(np.std(repeated, 0, ddof=1), origin)
+
+    def difference(self, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+        """Return what was taken away from values."""
+        return before - after
+
+    def summarise(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the mean of samples of values, and their standard deviation."""
+        return samples.mean(0), samples.std(0, ddof=1, dtype=float)
 
     def harden(self, images: np.ndarray) -> np.ndarray:
         """Return the nearest columns that a file can hold, of the same shape."""
@@ -89,6 +133,22 @@ class Channel:
     def picture(self, images: np.ndarray) -> np.ndarray:
         """Return columns as colours, ``(..., width)`` to ``(..., 3)``."""
         return np.repeat(images, 3, -1)
+
+    def measure(self, image: np.ndarray, millilitres: float) -> dict[str, float]:
+        """Measure columns ``(*grid.shape, width)`` whose voxels have a size."""
+        return {}
+
+    def measure_overlap(
+        self, image: np.ndarray, reconstruction: np.ndarray
+    ) -> dict[str, float]:
+        """Measure how much of an image its reconstruction overlaps; NaN of nothing."""
+        return {}
+
+    def find_odd(
+        self, measured: Mapping[str, np.ndarray], names: Sequence[str]
+    ) -> list[str]:
+        """Describe what is odd in measurements ``(n,)`` of several volumes."""
+        return []
 
     @property
     def ending(self) -> str:
@@ -149,7 +209,7 @@ class Map(Channel):
                 f"{self.background} between them, not {self.low} and {self.high}."
             )
 
-    def read(self, file: Path, grid: Grid) -> np.ndarray:
+    def load(self, file: Path) -> tuple[np.ndarray, np.ndarray]:
         """Read a map, and refuse one that leaves its range."""
         data, affine = read_volume(file)
         width = self.high - self.low
@@ -162,14 +222,48 @@ class Map(Channel):
                 f"another range, as {self.name}={min(low, self.low):.3g}:"
                 f"{max(high, self.high):.3g}."
             )
+        return data, affine
+
+    def conform(
+        self, file: Path, data: np.ndarray, affine: np.ndarray, grid: Grid
+    ) -> tuple[np.ndarray, Origin]:
+        """Scale a map by its range."""
+        width = self.high - self.low
         image = conform((data - self.background) / width, affine, grid)
-        refuse_empty(file, image, grid)
-        return np.clip(image + (self.background - self.low) / width, 0, 1)
+        limits = Intensities(*np.array([[self.low], [self.high]], "float32"))
+        image = np.clip(image + (self.background - self.low) / width, 0, 1)
+        return image, Origin(Path(file), data, affine, grid, limits)
+
+    def bring_back(self, images: np.ndarray, origin: Origin) -> np.ndarray:
+        """Return columns on a grid as values of their file, within the range."""
+        return super().bring_back(images, origin).clip(self.low, self.high)
 
     def restore(self, images: np.ndarray) -> np.ndarray:
         """Return values in the unit of the map, within its range."""
         values = self.low + images[..., 0] * (self.high - self.low)
         return values.clip(self.low, self.high).astype("float32")
+
+    def measure(self, image: np.ndarray, millilitres: float) -> dict[str, float]:
+        """Measure the mean where there is something, and what leaves the range."""
+        values = self.restore(image)
+        outside = (values < self.low) | (values > self.high)
+        inside = values[values != np.float32(self.background)]
+        mean = float(inside.mean(dtype=float)) if inside.size else self.background
+        name = f"mean, {self.unit}" if self.unit else "mean"
+        share = float(outside.mean())
+        return {name: mean, "share of voxels outside of the range": share}
+
+    def find_odd(
+        self, measured: Mapping[str, np.ndarray], names: Sequence[str]
+    ) -> list[str]:
+        """Name volumes of another scale than most."""
+        sizes = np.abs(next(iter(measured.values())) - self.background)
+        most = max(float(np.median(sizes)), 1e-12)
+        return [
+            f"{name} has a mean of {size:.3g}, and most of {most:.3g}"
+            for name, size in zip(names, sizes)
+            if size > _OTHER_SCALE * most or size * _OTHER_SCALE < most
+        ]
 
     def facts(self) -> dict:
         """Describe the range and the unit, too."""
@@ -200,6 +294,7 @@ class Labels(Channel):
     intent: ClassVar[str] = "label"
     loss: ClassVar[str | None] = "dice"
     brightens: ClassVar[bool] = False
+    continuous: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Refuse labels that are no whole numbers."""
@@ -249,7 +344,7 @@ class Labels(Channel):
         end = suffix(files[0])
         return replace(self, suffix=end, labels=tuple(sorted(labels)), table=table)
 
-    def read(self, file: Path, grid: Grid) -> np.ndarray:
+    def load(self, file: Path) -> tuple[np.ndarray, np.ndarray]:
         """Read a segmentation, and refuse one with other labels."""
         data, affine = read_labels(file)
         present = set(np.unique(data).tolist())
@@ -258,18 +353,57 @@ class Labels(Channel):
                 f"{file} has the unknown label {unknown[0]:g}; {self.name} has "
                 f"{listed(map(str, self.labels))}."
             )
-        numbers = np.zeros(grid.shape, "uint8")
-        largest, total = np.zeros((2, *grid.shape), "float32")
-        # One by one: together they take gigabytes.
-        for i, label in enumerate(self.labels, 1):
-            if label in present:
-                mask = (data == label).astype("float32")
-                share = conform(mask, affine, grid)[..., 0]
-                numbers[share > largest] = i
-                largest, total = np.maximum(largest, share), total + share
-        numbers[1 - total >= largest] = 0
-        refuse_empty(file, numbers, grid)
-        return self._columns(numbers)
+        return data, affine
+
+    def conform(
+        self, file: Path, data: np.ndarray, affine: np.ndarray, grid: Grid
+    ) -> tuple[np.ndarray, Origin]:
+        """Give each voxel of the grid the label that takes the largest part of it."""
+        present = set(np.unique(data).tolist())
+        shares = (
+            (i, conform((data == label).astype("float32"), affine, grid)[..., 0])
+            for i, label in enumerate(self.labels, 1)
+            if label in present
+        )
+        numbers = _largest(shares, grid.shape)
+        none = Intensities(np.zeros(1, "float32"), np.ones(1, "float32"))
+        return self._columns(numbers), Origin(Path(file), data, affine, grid, none)
+
+    def bring_back(self, images: np.ndarray, origin: Origin) -> np.ndarray:
+        """Give each voxel of a file the label that takes the largest part of it."""
+        shape = origin.data.shape[:3]
+        # Where the grid ends, labels stay as they were.
+        shares = (
+            (
+                i + 1,
+                restore(
+                    images[..., [i]],
+                    origin.grid,
+                    origin.affine,
+                    shape,
+                    (origin.data == label).astype("float32"),
+                )[..., 0],
+            )
+            for i, label in enumerate(self.labels)
+        )
+        return self._values(_largest(shares, shape))[..., None]
+
+    def spread(self, repeated: np.ndarray, origin: Origin) -> np.ndarray:
+        """Return the share of repetitions with another label than most."""
+        mean = np.mean(repeated, 0)
+        other = np.minimum(mean.sum(-1), 1 - mean.max(-1))[..., None]
+        shape = origin.data.shape[:3]
+        return restore(other, origin.grid, origin.affine, shape, 0.0)
+
+    def difference(self, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+        """Return where labels differ."""
+        return before != after
+
+    def summarise(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the commonest label, and the share of samples with another."""
+        values = self._values(np.arange(self.width + 1))
+        shares = np.stack([(samples == value).mean(0) for value in values])
+        return values[shares.argmax(0)], 1 - shares.max(0)
 
     def harden(self, images: np.ndarray) -> np.ndarray:
         """Give each voxel one label, or none."""
@@ -281,7 +415,10 @@ class Labels(Channel):
 
     def restore(self, images: np.ndarray) -> np.ndarray:
         """Return the label of each voxel."""
-        return np.array([0, *self.labels], "int32")[self._numbers(images)]
+        return self._values(self._numbers(images))
+
+    def _values(self, numbers):
+        return np.array([0, *self.labels], "int32")[numbers]
 
     def _numbers(self, images):
         """Return the column with the largest share, from 1 on; 0 for none."""
@@ -300,6 +437,42 @@ class Labels(Channel):
         # As far from those before as can be.
         return colorsys.hsv_to_rgb(0.618 * number % 1, 0.7, 0.95)
 
+    def measure(self, image: np.ndarray, millilitres: float) -> dict[str, float]:
+        """Measure the volume of each label."""
+        counts = self._count(self._numbers(image)) * millilitres
+        return {f"{name}, ml": n for name, n in zip(self._titles(), counts.tolist())}
+
+    def measure_overlap(
+        self, image: np.ndarray, reconstruction: np.ndarray
+    ) -> dict[str, float]:
+        """Measure the Dice coefficient of each label."""
+        one, other = self._numbers(image), self._numbers(reconstruction)
+        both = self._count(one[one == other])
+        total = self._count(one) + self._count(other)
+        dice = np.where(total, 2 * both / np.maximum(total, 1), np.nan)
+        return {f"{name}, Dice": n for name, n in zip(self._titles(), dice.tolist())}
+
+    def find_odd(
+        self, measured: Mapping[str, np.ndarray], names: Sequence[str]
+    ) -> list[str]:
+        """Name labels that few volumes have."""
+        counts = {title: int(np.sum(sizes > 0)) for title, sizes in measured.items()}
+        few = max(1, _FEW * len(names))
+        return [
+            f"{title.removesuffix(', ml')} is in {n} of {len(names)} volumes"
+            for title, n in counts.items()
+            if n <= few
+        ]
+
+    def _count(self, numbers):
+        """Count the voxels of each label."""
+        return np.bincount(numbers.ravel(), minlength=self.width + 1)[1:]
+
+    def _titles(self):
+        """Return labels with their names."""
+        names = (self.table.get(str(x), {}).get("name") for x in self.labels)
+        return [f"{x} ({n})" if n else str(x) for x, n in zip(self.labels, names)]
+
     def facts(self) -> dict:
         """Describe the labels, too."""
         return super().facts() | {"Labels": list(self.labels)}
@@ -313,6 +486,46 @@ class Labels(Channel):
             lines.append([label, *(row.get(column, "n/a") for column in columns)])
         if columns:
             write("".join("\t".join(line) + "\n" for line in lines))
+
+
+@dataclass(frozen=True)
+class Unnamed(Channel):
+    """Channels without names, along the fourth axis of one file; no kind to choose."""
+
+    name: str = ""
+    n: int = 1
+
+    def __post_init__(self) -> None:
+        """Ask for no name."""
+
+    @property
+    def width(self) -> int:
+        """How many there are."""
+        return self.n
+
+    def load(self, file: Path) -> tuple[np.ndarray, np.ndarray]:
+        """Read the voxels of a file, ``(x, y, z, n)``, and their affine."""
+        return read_volume(file, self.n > 1)
+
+    def restore(self, images: np.ndarray) -> np.ndarray:
+        """Return columns as they are."""
+        return images
+
+    def facts(self) -> dict:
+        """Say nothing."""
+        return {}
+
+
+def _largest(shares, shape):
+    """Return for each voxel the number with the largest share; 0 is what is left."""
+    numbers = np.zeros(shape, "uint8")
+    largest, total = np.zeros((2, *shape), "float32")
+    # One by one: together they take gigabytes.
+    for i, share in shares:
+        numbers[share > largest] = i
+        largest, total = np.maximum(largest, share), total + share
+    numbers[1 - total >= largest] = 0
+    return numbers
 
 
 def _read_label_table(file, labels):
@@ -393,6 +606,26 @@ def _parse(text):
     unit = unit or options.get("unit", "")
     background = min(max(low, 0.0), high)
     return Map(name, low=low, high=high, unit=unit, background=background)
+
+
+def choose_channels(
+    names: Sequence[str] | bool | None, channels: Sequence[Channel]
+) -> tuple[Channel, ...]:
+    """Choose some of a model's channels by their names; all without names."""
+    if names is None or isinstance(names, bool):
+        return tuple(channels)
+    every = {channel.name: channel for channel in channels}
+    if "" in every:
+        raise InputError("this model's channels have no names; leave out `channels`.")
+    return tuple(choose("channel", name, every) for name in names)
+
+
+def chosen_columns(
+    names: Sequence[str] | None, channels: Sequence[Channel]
+) -> np.ndarray:
+    """Return which columns are of chosen channels, ``(columns,)``."""
+    chosen = choose_channels(names, channels)
+    return np.concatenate([np.full(c.width, c in chosen) for c in channels])
 
 
 def columns_of(channels: Sequence[Channel]) -> Iterator[tuple[Channel, slice]]:

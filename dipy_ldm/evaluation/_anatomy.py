@@ -6,6 +6,8 @@ import logging
 import numpy as np
 import numpy.typing as npt
 
+from dipy_ldm.data.channels import Channel, columns_of
+from dipy_ldm.evaluation._fidelity import Sets
 from dipy_ldm.evaluation.features import shrunk
 from dipy_ldm.metrics import Interval, bootstrap
 
@@ -98,6 +100,48 @@ def _fractions_of(volume):
     # 0 is the background.
     counts = np.array([np.sum(labels[inside] == i) for i in (1, 2, 3)])
     return counts / counts.sum() if counts.sum() else None
+
+
+def mean_of(
+    values: Sequence[float], subjects: np.ndarray | None, seed: int
+) -> Interval | None:
+    """Return the mean of what is not NaN; None if all is."""
+    array = np.array(values)
+    finite = np.isfinite(array)
+    if not finite.any():
+        return None
+    whose = None if subjects is None else subjects[finite]
+    return bootstrap(np.mean, array[finite], seed=seed, subjects=[whose])
+
+
+def measure_channels(
+    channels: Sequence[Channel], sets: Sets, affine: np.ndarray, seed: int = 0
+) -> dict[str, dict[str, dict[str, Interval | None]]]:
+    """Measure what channels say of themselves: means of each set, by their titles."""
+    size = abs(np.linalg.det(np.asarray(affine)[:3, :3])) / 1000
+
+    def mean(rows, title, name):
+        (whose,) = sets.whose(name)
+        return mean_of([row[title] for row in rows], whose, seed)
+
+    figures = {}
+    for channel, columns in columns_of(channels):
+        measured = {
+            name: [channel.measure(image[..., columns], size) for image in images]
+            for name, images in sets.compared.items()
+        }
+        pairs = zip(sets.real[..., columns], sets.reconstructed[..., columns])
+        overlaps = [channel.measure_overlap(*pair) for pair in pairs]
+        own = {
+            title: {name: mean(rows, title, name) for name, rows in measured.items()}
+            for title in measured["real"][0]
+        } | {
+            title: {"reconstructed": mean(overlaps, title, "reconstructed")}
+            for title in overlaps[0]
+        }
+        if own:
+            figures[channel.name] = own
+    return figures
 
 
 def compare_anatomy(

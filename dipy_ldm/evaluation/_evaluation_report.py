@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from dipy_ldm._utils.values import listed
 from dipy_ldm.evaluation import _html as page
 from dipy_ldm.evaluation._fidelity import is_worse_than_real
 from dipy_ldm.evaluation._html import number
@@ -57,6 +58,7 @@ def write_page(
         sharpness=_sharpness(figures["sharpness"]),
         texture=_texture(figures.get("texture")),
         **_anatomy(evaluation),
+        channels=_channels(figures.get("channels", {})),
         agreements="".join(agreements),
         probes="".join(_probed(*item) for item in evaluation.probes.items()),
         reconstruction=_reconstruction(figures["reconstruction"]),
@@ -80,8 +82,21 @@ def conclude(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
         sentences.append(("Generated images are more alike than real ones are.", "bad"))
     if "classifier" in figures:
         sentences.append(_conclude_classifier(figures["classifier"]["network"]))
+    for name, rows in figures.get("channels", {}).items():
+        other = [title for title, row in rows.items() if _is_apart(row)]
+        if other:
+            text = f"{name}: generated images differ from real ones in {listed(other)}."
+            sentences.append((text, "bad"))
     probes = figures.get("probes", {})
     return sentences + [_conclude_probe(name, probe) for name, probe in probes.items()]
+
+
+def _is_apart(row):
+    """Return whether the interval of generated images lies outside of real ones'."""
+    if not (row.get("generated") and row.get("real")):
+        return False
+    generated, real = row["generated"], row["real"]
+    return generated.high < real.low or generated.low > real.high
 
 
 def _conclude_classifier(areas):
@@ -133,7 +148,8 @@ def _pictures(evaluation):
     def look(images):
         if evaluation.affine is None:
             return montage(images[: _SHOWN[0]], columns=10)
-        return montage(planes(images[: _SHOWN[1]], evaluation.affine), columns=2)
+        shown = images[: _SHOWN[1]], evaluation.affine, evaluation.channels
+        return montage(planes(*shown), columns=2)
 
     small = evaluation.affine is None and evaluation.sets.real.shape[2] <= 40
     captions = {
@@ -243,6 +259,12 @@ def _anatomy(evaluation):
         for name, title in _MEASURES.items()
     }
     return {"anatomy": _table(rows, head="measurement"), "histograms": page.row(drawn)}
+
+
+def _channels(figures):
+    """Tabulate what was measured of each channel."""
+    parts = (page.part(name, _table(rows, head="")) for name, rows in figures.items())
+    return "".join(parts)
 
 
 def _reconstruction(figures: Mapping[str, Any]) -> str:

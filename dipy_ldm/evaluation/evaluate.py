@@ -13,6 +13,7 @@ from dipy_ldm._utils.subjects import number_subjects
 from dipy_ldm._utils.values import take_rows
 from dipy_ldm.data._batches import scaled_to
 from dipy_ldm.data._checks import as_fitted, check_range
+from dipy_ldm.data.channels import Channel
 from dipy_ldm.evaluation import _anatomy as anatomy
 from dipy_ldm.evaluation._evaluation_report import conclude, write_page
 from dipy_ldm.evaluation._fidelity import (
@@ -59,6 +60,7 @@ class _Fields(NamedTuple):
     affine: np.ndarray | None
     notes: list[str]
     network: NetworkTest | None = None
+    channels: Sequence[Channel] = ()
 
 
 class Evaluation(Report, _Fields):
@@ -80,6 +82,8 @@ class Evaluation(Report, _Fields):
         Sentences on what was done to the images before they were compared.
     network : NetworkTest or None
         What a network can tell of the generated images, if it was asked for.
+    channels : sequence of Channel
+        What the channels are; none where they have no names.
     """
 
     def conclusions(self) -> list[tuple[str, str]]:
@@ -193,8 +197,8 @@ def evaluate(
     classified = _classify(sets, rows, seed, verbose) if classifier else (None, {})
     network, figures = classified[0], figures | classified[1]
     probes, probe_notes = _probe(model, sets, labels, rows, figures, seed)
-    notes += further + probe_notes
-    return Evaluation(figures, sets, measured, probes, affine, notes, network)
+    rest = affine, notes + further + probe_notes, network, model.channels_
+    return Evaluation(figures, sets, measured, probes, *rest)
 
 
 def count_compared(
@@ -297,6 +301,9 @@ def _tasks(model, sets, kinds, affine, seed):
     if affine is not None:
         yield "texture", partial(measure_texture, sets, seed)
         yield "anatomy", partial(_measure_anatomy, sets, affine)
+        if channels := model.channels_:
+            measure = anatomy.measure_channels
+            yield "channels", partial(measure, channels, sets, affine, seed)
 
 
 def _compare_features(sets, kind, seed):

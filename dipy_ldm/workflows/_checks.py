@@ -17,7 +17,7 @@ from dipy_ldm.checking import _dry_run as verdicts, _findings as report, _plan a
 from dipy_ldm.checking._dry_run import N_OVERFIT_IMAGES, overfit, time_training_steps
 from dipy_ldm.checking._findings import Finding, amber, green, grey, refused, worst
 from dipy_ldm.checking._headers import Material, read_volumes
-from dipy_ldm.checking._outliers import check_images
+from dipy_ldm.checking._outliers import check_channels, check_images
 from dipy_ldm.data._cohort import Cohort, split
 from dipy_ldm.data._covariates import (
     as_covariates,
@@ -29,7 +29,7 @@ from dipy_ldm.data._paths import holds_volumes, rows_of_lists
 from dipy_ldm.nn import _building as building
 from dipy_ldm.training import resolve
 from dipy_ldm.workflows import _inputs as inputs, _training as training
-from dipy_ldm.workflows._options import parse_channels, sizes_of, with_options
+from dipy_ldm.workflows._options import sizes_of, with_options
 from dipy_ldm.workflows._outputs import write_page
 
 logger = logging.getLogger(__name__)
@@ -52,6 +52,8 @@ def check(options: SimpleNamespace, strategy: object, outputs: Sequence[Path]) -
     for name in ("source_files", "steps_detector"):
         if getattr(options, name):
             logger.warning("--%s are not checked.", name)
+    if options.dwi:
+        logger.warning("trials of --dwi are without directions and b = 0.")
     if options.input_files == ["mnist"] or not holds_volumes(options.input_files):
         sections, material = _look_at_images(options)
     else:
@@ -68,6 +70,7 @@ def _look_at_volumes(options):
         paths,
         **inputs.grid_options(options),
         mask_files=options.mask_files,
+        dwi=options.dwi,
         cache_dir=options.cache_dir,
         cache_limit=options.cache_limit,
     )
@@ -79,11 +82,25 @@ def _look_at_volumes(options):
                 conditions, material.files, listed, steps
             )
         # Named channels are compared by the first of them.
-        named = parse_channels(options.channels) not in (True, False)
-        columns = slice(1) if named else slice(None)
-        shown = material._replace(images=material.images[..., columns])
+        first = slice(1 if material.channels else None)
+        shown = material._replace(images=material.images[..., first])
+        if material.b0s is not None:
+            shown = _of_b0s(material)
         sections["Images"] = check_images(shown)
+        if channels := check_channels(material):
+            sections["Channels"] = channels
     return sections, material
+
+
+def _of_b0s(material):
+    """Take the b = 0 of each diffusion series in place of its volumes."""
+    names = list(map(str, material.files))
+    rows = sorted(np.unique(names, return_index=True)[1].tolist())
+    chosen = {
+        name: [getattr(material, name)[i] for i in rows]
+        for name in ("names", "files", "subjects")
+    }
+    return material._replace(images=material.b0s[rows], **chosen)
 
 
 def _look_at_images(options):

@@ -15,7 +15,7 @@ from dipy.workflows.base import IntrospectiveArgumentParser
 from dipy.workflows.workflow import Workflow
 
 from dipy_ldm import __version__
-from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.checks import InputError, choose
 from dipy_ldm._utils.files import make_folder
 from dipy_ldm.workflows._outputs import LDMFlow, write_text
 
@@ -132,6 +132,10 @@ class ConfigParser(IntrospectiveArgumentParser):
             "the command line come first.",
         )
         self._group_options()
+        self._choices = getattr(workflow, "choices", {})
+        for action in self._actions:
+            if words := self._choices.get(action.dest):
+                action.metavar = f"{{{','.join(words)}}}"
         return subflows
 
     def _group_options(self):
@@ -156,6 +160,9 @@ class ConfigParser(IntrospectiveArgumentParser):
             self._take_defaults(file, words)
             parsed = self.parse_intermixed_args(words, namespace)
         del parsed.config
+        for name, words in self._choices.items():
+            if (word := getattr(parsed, name)) is not None:
+                choose(name, word, dict.fromkeys(words))
         return parsed
 
     def _take_defaults(self, file, words):
@@ -197,6 +204,8 @@ def _take_default(action, value, file):
 def _converted(action, value):
     """Return a value as the command line would, or raise a ValueError."""
     is_list, is_flag = action.nargs in ("*", "+"), isinstance(action.const, bool)
+    if is_list and isinstance(value, bool):  # a flag, in older files
+        return [] if value else None
     values = value if isinstance(value, list) and is_list else [value]
     kinds = bool if is_flag else (str, int, float)
     if not all(isinstance(v, kinds) for v in values):

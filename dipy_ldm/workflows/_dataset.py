@@ -10,6 +10,8 @@ from dipy_ldm import __version__
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.files import make_folder
 from dipy_ldm.data._paths import entity, suffix
+from dipy_ldm.data._sidecars import sidecar
+from dipy_ldm.data.channels import Channel
 from dipy_ldm.workflows._outputs import write_text
 
 _VERSION = "1.10.0"
@@ -19,10 +21,13 @@ Its columns are the requested conditions, which need not be what the volumes sho
 is unspecified. The JSON file beside a volume has the model and the options that it was
 generated with.
 """
-_OF_SCANS = """\
+OF_SCANS = {
+    "name": "Volumes processed by dipy_ldm",
+    "readme": """\
 Results of scans of the dataset that the JSON files beside them name, as a model expects
 them: they are synthetic in part or as a whole. The folder code has the options.
-"""
+""",
+}
 _DATASET_FILES = ("dataset_description.json", "participants.tsv", "sub-*")
 # Of scans; those in any other folder are taken for anatomy.
 _FOLDERS = "anat", "dwi", "perf", "pet", "func", "fmap"
@@ -74,9 +79,18 @@ def begin_dataset(
     write_text(root / "README", readme)
 
 
-def begin_derivatives(root: Path) -> None:
-    """Begin a dataset of what was made of scans."""
-    begin_dataset(root, readme=_OF_SCANS, name="Volumes processed by dipy_ldm")
+def is_stripped(file: Path) -> bool:
+    """Return whether a scan has no skull, by its JSON: BIDS asks for that."""
+    try:
+        facts = json.loads(sidecar(file).read_text("utf-8"))
+        return bool(facts.get("SkullStripped", False))
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def ignored_names(channels: Sequence[Channel]) -> tuple[str, ...]:
+    """Return the names of files that are not those of BIDS: maps of diffusion yet."""
+    return tuple(f"*_{c.name}*_dwimap.*" for c in channels if c.suffix == "dwimap")
 
 
 def place_in_dataset(root: Path, file: Path, name: str) -> Path:

@@ -25,7 +25,7 @@ from dipy_ldm.data._sidecars import fingerprint
 from dipy_ldm.data._table_rows import find_subjects
 from dipy_ldm.data.channels import from_saved
 from dipy_ldm.data.images import read_images
-from dipy_ldm.data.volumes import conform_volumes, plan_volumes
+from dipy_ldm.data.volumes import Volumes, conform_volumes, plan_volumes
 from dipy_ldm.workflows._conditions import read_facts, requested_conditions_of
 from dipy_ldm.workflows._options import parse_filter
 
@@ -96,6 +96,20 @@ def read_for(
     else:
         images = _images(document, paths, option, generated)
     return _with_refused(images) if generated else images
+
+
+def read_series(
+    document: dict, paths: Sequence[str] | None, options: SimpleNamespace, choice: dict
+) -> Volumes:
+    """Read diffusion series on the grid of a model."""
+    if not paths or options.source_files or options.measurements:
+        raise InputError(
+            "give measured diffusion series as `real_files`, whose b = 0 are the "
+            "sources, and no `source_files` or `measurements`."
+        )
+    grid = Grid(tuple(document["shape"][:3]), require_affine(document["affine"]))
+    plan = plan_volumes(paths, grid=grid, dwi=True, **choice)
+    return conform_volumes(plan, cache_dir=options.cache_dir, verbose=True)
 
 
 def reading_options(options: SimpleNamespace) -> tuple[dict, dict]:
@@ -169,7 +183,7 @@ def _volumes(document, paths, option, choice, cache_dir):
             f"grids than the model's ({size}), and were brought to it."
         )
         logger.info("%s", notes[0])
-    if labels := [c.name for c in plan.channels if c.kind == "labels"]:
+    if labels := [c.name for c in plan.channels if not c.continuous]:
         notes.append(
             f"Figures are of all channels together; each label of {listed(labels)} "
             "counts as a channel of 0 and 1."

@@ -18,6 +18,10 @@ from dipy_ldm._utils.checks import (
 from dipy_ldm.data._tables import as_number
 
 _TITLE = "Parameters\n----------\n"
+# Names of tables that take seconds to import.
+STRATEGIES = "auto", "none", "mirrored", "multi_worker"
+PRECISIONS = "auto", "float32", "bfloat16", "float16"
+SAMPLERS = "ddpm", "ddim", "dpm++"
 # What an option means in all commands whose `run` does not say otherwise.
 _SHARED = """\
 model_file : string or Path

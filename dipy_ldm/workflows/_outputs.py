@@ -1,6 +1,6 @@
 """Outputs: where they go, that none is overwritten, and what is said of them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 import json
 import logging
@@ -14,7 +14,7 @@ import numpy as np
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.files import make_folder, replacing
 from dipy_ldm.data._sidecars import sidecar, write_with_sidecar
-from dipy_ldm.data.channels import Channel, columns_of
+from dipy_ldm.data.channels import Channel, Unnamed, columns_of
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +28,7 @@ class LDMFlow(Workflow):
     written = 0  # volumes
     outputs: Sequence[Path] = ()  # all files, in the end
     cure = ""  # what to do if it was interrupted
+    choices: Mapping[str, Collection[str]] = {}  # words that an option may be
 
     @classmethod
     def get_short_name(cls):
@@ -159,11 +160,22 @@ def write_sample(
 
     Shapes: volume ``(x, y, z, channels)``.
     """
-    if not channels:
-        write_with_sidecar(files[0], volume, affine, dtype, facts)
+    channels = channels or (Unnamed(n=volume.shape[-1]),)
     for file, (channel, columns) in zip(files, columns_of(channels)):
         values = channel.restore(volume[..., columns])
-        own = facts | channel.facts()
-        kind = channel.intent, channel.name
-        channel.write_table(partial(write_text, sidecar(file).with_suffix(".tsv")))
-        write_with_sidecar(file, values, affine, channel.dtype or dtype, own, kind)
+        write_channel(file, channel, values, affine, dtype, facts)
+
+
+def write_channel(
+    file: Path,
+    channel: Channel,
+    values: np.ndarray,
+    affine: np.ndarray,
+    dtype: str,
+    facts: dict,
+) -> None:
+    """Write the values of a channel, what they are, and the table of its labels."""
+    kind = channel.intent, channel.name
+    channel.write_table(partial(write_text, sidecar(file).with_suffix(".tsv")))
+    facts = facts | channel.facts()
+    write_with_sidecar(file, values, affine, channel.dtype or dtype, facts, kind)

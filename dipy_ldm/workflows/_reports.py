@@ -13,13 +13,16 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import listed
 from dipy_ldm.data._paths import rows_of_lists
 from dipy_ldm.data._tables import as_number
+from dipy_ldm.data.volumes import Volumes
 from dipy_ldm.evaluation import (
     _audit_report as audit_page,
     _evaluation_report as summary,
     _memorization as copies,
 )
 from dipy_ldm.evaluation._copy_filter import CopyFilter, ReferenceSet, project_randomly
+from dipy_ldm.evaluation._html import report
 from dipy_ldm.evaluation._probe import measure_agreement
+from dipy_ldm.evaluation._tensors import compare_series
 from dipy_ldm.evaluation.audit import Audit, Reference, audit, in_pieces
 from dipy_ldm.evaluation.evaluate import Evaluation, as_json, evaluate, scaled
 from dipy_ldm.workflows import _restoring as restoring
@@ -98,6 +101,28 @@ def _write(outputs, result, facts, figures, page):
         logger.info("%s", sentence)
     record = {"Notes": result.notes, "Conclusions": conclusions}
     write_page(outputs, facts | record | {"Figures": as_json(figures)}, page)
+
+
+def evaluate_series(
+    device: object,
+    model: "LatentDiffusion",
+    real: Volumes,
+    generated: Volumes | None,
+    seed: int,
+    sampling: dict,
+) -> tuple[dict, dict[str, str]]:
+    """Compare diffusion series on a device; return metrics and pieces of a page."""
+    with spread(device):
+        return compare_series(model, real, generated, seed, sampling)
+
+
+def write_series(
+    outputs: Sequence[Path], figures: dict, facts: dict, pieces: dict[str, str]
+) -> None:
+    """Write the metrics and the page of an evaluation of diffusion series."""
+    title = "Evaluation of diffusion series"
+    page = report(title, (), about(facts), (), "series.html", **pieces)
+    write_page(outputs, facts | {"Figures": as_json(figures)}, page)
 
 
 def refuse_training_images(

@@ -1,9 +1,10 @@
 """What the commands share that process volumes in their own space."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 import hashlib
+from itertools import chain
 import json
 import logging
 import os
@@ -17,17 +18,16 @@ import numpy as np
 
 from dipy_ldm import _serialization
 from dipy_ldm._conditions import from_saved
-from dipy_ldm._own_space import MaskedScan
-from dipy_ldm._utils.checks import InputError, choose
+from dipy_ldm._own_space import MaskedScan, bring_back, conformed
+from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.cluster import Cluster
 from dipy_ldm._utils.progress import tqdm
-from dipy_ldm._utils.values import listed, parse_conditions
+from dipy_ldm._utils.values import parse_conditions
 from dipy_ldm.data._gradients import refuse_series
 from dipy_ldm.data._grid import Grid, restore
-from dipy_ldm.data._nifti import VolumeInfo, check_headers, is_whole, write_changed
-from dipy_ldm.data._paths import choose_files, find_volumes, stem, suffix
-from dipy_ldm.data._preprocessing import conform_file, restore_file
-from dipy_ldm.data._scans import require_affine
+from dipy_ldm.data._nifti import VolumeInfo, is_whole, write_changed
+from dipy_ldm.data._paths import stem, suffix
+from dipy_ldm.data._scans import check_sets, conform_set, find_sets, require_affine
 from dipy_ldm.data._sidecars import (
     describe,
     fingerprint,
@@ -35,16 +35,29 @@ from dipy_ldm.data._sidecars import (
     sidecar,
     sidecar_first,
 )
+from dipy_ldm.data.channels import (
+    Channel,
+    Unnamed,
+    choose_channels,
+    from_saved as channels_from,
+)
 from dipy_ldm.workflows import _launch as launch
 from dipy_ldm.workflows._conditions import RequestedConditions
 from dipy_ldm.workflows._config import write_config
 from dipy_ldm.workflows._dataset import (
-    begin_derivatives,
+    OF_SCANS,
+    begin_dataset,
+    ignored_names,
+    is_stripped,
     place_in_dataset,
     refuse_other_dataset,
 )
-from dipy_ldm.workflows._options import parse_filter
-from dipy_ldm.workflows._outputs import output_paths, refuse_overwriting
+from dipy_ldm.workflows._options import parse_channels, parse_filter
+from dipy_ldm.workflows._outputs import (
+    output_paths,
+    refuse_overwriting,
+    write_channel,
+)
 from dipy_ldm.workflows._sources import SourcePairs
 
 if TYPE_CHECKING:  # they take seconds to import
@@ -60,23 +73,44 @@ _N_SHOWN = 8
 _FINGERPRINTS = "SourceFingerprints"
 
 
+class Part(NamedTuple):
+    """A channel of a volume, its file, and what is written of it, in order."""
+
+    channel: Channel
+    file: Path
+    outputs: list[Path]
+
+
 class Task(NamedTuple):
     """A volume, what is written of it, in order, and the facts about that.
 
     ``outputs`` are files that end in ``.nii.gz``, each with a JSON file beside it.
+    ``file`` is that of its first channel, and ``parts`` are all of them.
     """
 
     file: Path
     outputs: list[Path]
     facts: dict
+    parts: Sequence[Part] = ()
+
+    @property
+    def channels(self):
+        """All channels."""
+        return [part.channel for part in self.parts]
+
+    @property
+    def files(self):
+        """The files of all channels."""
+        return [part.file for part in self.parts]
 
 
 class Job(NamedTuple):
     """Volumes that a command processes with a model, as far as headers tell.
 
     ``noise`` numbers the first noise of each volume, ``infos`` are the headers of good
-    ones, ``outputs`` what is written of each, by its file, ``bad`` a sentence on each
-    bad one; ``end`` is what all names of outputs end in, ``cluster`` shares the work.
+    ones, ``parts`` the channels of each, by the file of the first, ``bad`` a sentence
+    on each bad one; ``end`` is what all names of outputs end in, ``cluster`` shares the
+    work, and ``bids`` says whether outputs are a dataset.
     """
 
     verb: str
@@ -86,10 +120,11 @@ class Job(NamedTuple):
     pairs: SourcePairs
     noise: dict[Path, int]
     infos: list[VolumeInfo]
-    outputs: dict[Path, list[Path]]
+    parts: dict[Path, list[Part]]
     bad: dict[Path, str]
     end: Path
     cluster: Cluster | None
+    bids: bool
 
     def tasks(
         self, sampling: dict, masks: Mapping[Path, Path] | None = None, **details
@@ -99,13 +134,15 @@ class Job(NamedTuple):
         facts |= self.requested.facts(self.requested.numbers)
         facts |= {name.capitalize(): value for name, value in sampling.items()}
         return [
-            Task(file, paths, facts | self._own_facts(file, masks))
-            for file, paths in self.outputs.items()
+            Task(file, _outputs(parts), facts | self._own_facts(file, masks), parts)
+            for file, parts in self.parts.items()
         ]
 
     def _own_facts(self, file, masks):
-        inputs = [file] if masks is None else [file, masks[file]]
-        return {"Noise": self.noise[file], "Sources": self.pairs.names(*inputs)}
+        inputs = [part.file for part in self.parts[file]]
+        inputs += [] if masks is None else [masks[file]]
+        facts = {"Noise": self.noise[file], "Sources": self.pairs.names(*inputs)}
+        return facts | ({"SkullStripped": is_stripped(file)} if self.bids else {})
 
     def arguments(self, task: Task) -> dict[str, Any]:
         """Return the conditions, the source and the number of the noise of a volume."""
@@ -128,39 +165,56 @@ def prepare(
     None if there are more workers than volumes. ``name`` is the option with the end of
     the names of outputs.
     """
-    choose("strategy", options.strategy, dict.fromkeys(("auto", "none")))
-    path, grid, n_channels = _find_model(options.model_file, verb)
+    path, grid, channels = _find_model(options.model_file, verb)
+    names = parse_channels(options.channels)
+    chosen = choose_channels(names, channels)
     conditions = parse_conditions(options.conditions or [])
     requested = RequestedConditions.of(path, conditions, range(1))
-    files = find_volumes(options.input_files)
-    files = choose_files(files, options.suffix, parse_filter(options.filter))
+    choice = options.suffix, parse_filter(options.filter)
+    sets = find_sets(options.input_files, channels, *choice)
+    files = [own[0] for own in sets]
     pairs = SourcePairs.of(path, files, options.source_files)
     (end,) = output_paths(flow, files[0], options.out_dir, **name)
-    names = name_outputs(files, end, verb, described)
-    if options.bids:
-        root = end.parent
-        refuse_other_dataset(flow, root)
-        names = {f: place_in_dataset(root, f, name.name) for f, name in names.items()}
-        end = root / "code" / end.name
-    outputs = {file: outputs_of(name) for file, name in names.items()}
+    outputs = _name_all(flow, options, sets, end, verb, outputs_of)
+    end = end.parent / "code" / end.name if options.bids else end
+    parts = {
+        own[0]: [
+            Part(channel, file, outputs[file] if channel in chosen else [])
+            for channel, file in zip(channels, own, strict=True)
+        ]
+        for own in sets
+    }
     cluster = launch.find_workers(options.strategy)
-    own = list(launch.part_of(cluster, _without_outputs(outputs)))
+    new = launch.part_of(cluster, _without_outputs(parts))
+    own = [[part.file for part in parts[file]] for file in new]
     if not own:
         return None
-    infos, bad = check_headers(own, options.channels, skip_bad=True)
-    if infos[0].channels != n_channels:
-        raise InputError(
-            f"the model is of {n_channels} channels, and {infos[0].file} has "
-            f"{infos[0].channels}; give files like its training data."
-        )
-    outputs = {info.file: outputs[info.file] for info in infos}
+    infos, bad = check_sets(own, channels, names is True, skip_bad=True)
+    parts = {info.file: parts[info.file] for info in infos}
     if not options.resume:
-        paths = (path for volume in outputs.values() for path in _with_sidecars(volume))
+        paths = (path for p in parts.values() for path in _with_sidecars(_outputs(p)))
         cure = "add --resume to go on, or --force to overwrite"
         refuse_overwriting(flow, paths, cure)
     noise = number_noise(files)
-    inputs = infos, outputs, bad
-    return Job(verb, path, grid, requested, pairs, noise, *inputs, end, cluster)
+    inputs = infos, parts, bad
+    where = end, cluster, bool(options.bids)
+    return Job(verb, path, grid, requested, pairs, noise, *inputs, *where)
+
+
+def _name_all(flow, options, sets, end, verb, outputs_of):
+    """Name what is written of each file, perhaps in a dataset."""
+    names = name_outputs([*chain(*sets)], end, verb, described)
+    if options.bids:
+        refuse_other_dataset(flow, end.parent)
+        names = {
+            file: place_in_dataset(end.parent, file, name.name)
+            for file, name in names.items()
+        }
+    return {file: outputs_of(name) for file, name in names.items()}
+
+
+def _outputs(parts):
+    return [path for part in parts for path in part.outputs]
 
 
 def _find_model(model_file, verb):
@@ -174,14 +228,8 @@ def _find_model(model_file, verb):
             f"{model_file} is a model of two-dimensional images; {verb} them with "
             f"LatentDiffusion.{verb}, or give a model of volumes."
         )
-    if channels := document.get("channels"):
-        names = listed(channel["name"] for channel in channels)
-        raise InputError(
-            f"{model_file} has the channels {names}, each in a file of its own, and "
-            f"this command takes one file; {verb} what load_volumes returns with "
-            f"LatentDiffusion.{verb}."
-        )
-    return path, Grid(tuple(shape[:3]), require_affine(affine)), shape[-1]
+    channels = channels_from(document.get("channels")) or (Unnamed(n=shape[-1]),)
+    return path, Grid(tuple(shape[:3]), require_affine(affine)), channels
 
 
 def load(path: Path, devices: list[str] | None, tile: int | None) -> tuple[Any, Any]:
@@ -277,10 +325,10 @@ def _stems(files):
     return [place.relative_to(common) / s for place, s in zip(places, stems)]
 
 
-def _without_outputs(outputs):
+def _without_outputs(parts):
     """List the volumes, without results that lie among them since an earlier run."""
-    results = {os.path.abspath(path) for paths in outputs.values() for path in paths}
-    return [file for file in outputs if os.path.abspath(file) not in results]
+    results = {os.path.abspath(path) for p in parts.values() for path in _outputs(p)}
+    return [file for file in parts if os.path.abspath(file) not in results]
 
 
 def _with_sidecars(outputs):
@@ -300,35 +348,38 @@ def work(
     flow: Workflow,
     job: Job,
     tasks: list[Task],
-    process: Callable[[Task], tuple[np.ndarray, ...]],
+    process: Callable[[Task], list[tuple[np.ndarray, ...]]],
     options: SimpleNamespace,
     device: object,
 ) -> None:
     """Process one volume after the other, also if some fail.
 
-    ``process`` returns a volume before and after, and its affine.
+    ``process`` returns for each channel that is written the values before and after,
+    and their affine.
     """
     from dipy_ldm import plots
     from dipy_ldm._backend import spread
 
     launch.keep_log(job.cluster, job.end)
     if options.bids:
-        begin_derivatives(job.end.parents[1])
+        ignored = ignored_names(tasks[0].channels)
+        begin_dataset(job.end.parents[1], ignored, **OF_SCANS)
     remaining = _remaining(flow, tasks, job.verb) if options.resume else tasks
     quiet = not launch.is_first(job.cluster)
     rows: list[plots.Comparison] = []
     with spread(device), _summarised(flow, job, options, rows):
         for task in tqdm(remaining, job.verb, disable=quiet):
             try:
-                images = process(_with_fingerprints(task))
+                pictures = process(_with_fingerprints(task))
             except InputError as error:
                 # What only reading finds must not stop the hours that others take.
                 job.bad[task.file] = str(error)
             else:
                 flow.written += 1
                 flow.outputs = [*flow.outputs, *task.outputs]
-                if len(rows) < _N_SHOWN:
-                    rows.append(plots.Comparison.of(task.file.name, *images))
+                shown = [part.file.name for part in task.parts if part.outputs]
+                for name, images in zip(shown, pictures[: _N_SHOWN - len(rows)]):
+                    rows.append(plots.Comparison.of(name, *images))
     if job.bad:
         good = flow.written + len(tasks) - len(remaining)
         end = [f"The {good} other volumes are {_past(job.verb)}."] if good else []
@@ -430,46 +481,51 @@ _MAX_LESION_SHARE = 0.5
 
 def find_lesions(
     model: "LatentDiffusion",
-    file: Path,
+    channels: Sequence[Channel],
+    files: Sequence[Path],
     grid: Grid,
-    channels: bool,
     threshold: float,
     tile: int | None,
-) -> MaskedScan:
+) -> list[MaskedScan]:
     """Read a volume, and find where the detector of a model takes it for a lesion."""
-    image, origin = conform_file(file, grid, channels)
+    image, origins = conform_set(channels, files, grid)
     likely = model.detect(image[None], tile=tile)[0, ..., None]
-    shape = origin.data.shape[:3]
-    lesions = restore(likely, grid, origin.affine, shape, 0.0)[..., 0] >= threshold
-    if lesions.sum() > _MAX_LESION_SHARE * (origin.data != 0).any(-1).sum():
+    data, affine = origins[0].data, origins[0].affine
+    lesions = restore(likely, grid, affine, data.shape[:3], 0.0)[..., 0] >= threshold
+    if lesions.sum() > _MAX_LESION_SHARE * (data != 0).any(-1).sum():
         raise InputError(
-            f"most of {file} is detected as lesion; give a higher `threshold`, or "
+            f"most of {files[0]} is detected as lesion; give a higher `threshold`, or "
             "volumes like the training data."
         )
-    return MaskedScan(file, origin.data, origin.affine, lesions)
+    return [
+        MaskedScan.of(channel, o.file, o.data, o.affine, lesions, affine)
+        for channel, o in zip(channels, origins)
+    ]
 
 
 def fill_in(
     model: "LatentDiffusion",
-    scan: MaskedScan,
+    scans: Sequence[MaskedScan],
     grid: Grid,
     n_samples: int,
     options: dict,
-) -> np.ndarray:
-    """Inpaint the hole of a volume.
+) -> list[np.ndarray]:
+    """Inpaint the hole of a volume, in all of its channels.
 
-    Shapes: result ``(n_samples, voxels, channels)``.
+    Shapes: each result ``(n_samples, voxels, channels)``.
     """
-    image, unknown, origin = scan.conformed(grid)
+    image, unknown, origins = conformed(scans, grid)
+    channels = [scan.channel for scan in scans]
     samples = []
     for number in range(n_samples):
-        restored = origin.data
+        restored = [origin.data for origin in origins]
         if unknown.any():
             sample_options = options | {"first": options["first"] + number}
             inpainted = model.inpaint(image[None], unknown[None], **sample_options)[0]
-            restored = restore_file(inpainted, origin)
-        samples.append(scan.blended(restored)[scan.hole])
-    return np.stack(samples)
+            restored = bring_back(inpainted, channels, origins)
+        pairs = zip(scans, restored, strict=True)
+        samples.append([scan.blended(volume)[scan.hole] for scan, volume in pairs])
+    return [np.stack(of_one) for of_one in zip(*samples)]
 
 
 def write_inpainted(
@@ -479,5 +535,12 @@ def write_inpainted(
 
     Shapes: values ``(voxels, channels)``.
     """
+    channel = scan.channel
+    if channel.dtype:
+        # Its file may be of a type that has not all of its values.
+        volume = scan.filled(values).astype(channel.dtype)
+        write_channel(path, channel, volume, scan.affine, channel.dtype, facts)
+        return
+    facts = facts | channel.facts()
     with sidecar_first(path, facts) as ready:
         write_changed(path, scan.file, scan.hole, values, describe(facts), ready)

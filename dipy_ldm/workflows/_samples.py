@@ -1,5 +1,6 @@
 """Where samples go: beside one another, or into a BIDS derivatives dataset."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 import json
@@ -13,12 +14,16 @@ from dipy_ldm._conditions import Condition, from_saved
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.files import claimed, make_folder
 from dipy_ldm.data._gradients import ENDS, makes_series
+from dipy_ldm.data._paths import stem as stem_of, suffix as suffix_of
 from dipy_ldm.data._sidecars import sidecar
 from dipy_ldm.data._tables import as_text
 from dipy_ldm.data.channels import from_saved as channels_from
 from dipy_ldm.workflows._conditions import read_facts
 from dipy_ldm.workflows._dataset import (
+    OF_SCANS,
     begin_dataset,
+    ignored_names,
+    place_in_dataset,
     refuse_other_dataset,
     write_json,
 )
@@ -34,7 +39,7 @@ class Samples(NamedTuple):
     log: Path
     picture: Path | None = None
     dataset: Path | None = None
-    described: dict[str, dict] = {}
+    described: dict[str, dict] | None = None
     ignored: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()
 
@@ -80,12 +85,7 @@ class Samples(NamedTuple):
         document: dict,
         sources: SourceInputs | None = None,
     ) -> Self:
-        """Name files of a dataset, as BIDS has derivatives."""
-        if sources:
-            raise InputError(
-                "`bids` is not for samples of source images, which are named after "
-                "these."
-            )
+        """Name files of a dataset, as BIDS has derivatives, after their sources."""
         if len(document["shape"]) != 4:
             raise InputError("`bids` is for volumes; leave it out for images.")
         channels = channels_from(document.get("channels"))
@@ -94,12 +94,27 @@ class Samples(NamedTuple):
         kinds = [(c.suffix or c.name.rpartition("-")[2], c.name) for c in channels]
         kinds = kinds or [(check_suffix(suffix, document.get("suffix")), "")]
         refuse_other_dataset(flow, root)
-        names = [[scan_path(root, i, *kind) for kind in kinds] for i in numbers]
-        described = describe_columns(from_saved(document["conditions"]))
-        # BIDS has no suffix for maps of diffusion yet.
-        ignored = tuple(f"*_{c.ending}.*" for c in channels if c.suffix == "dwimap")
+        conditions = from_saved(document["conditions"])
+        ignored = ignored_names(channels)
         log = root / "code" / "samples"
-        return cls(names, log, None, root, described, ignored)
+        if sources is None:
+            names = [[scan_path(root, i, *kind) for kind in kinds] for i in numbers]
+            described = describe_columns(conditions)
+            return cls(names, log, None, root, described, ignored)
+        ends = [f"{i:04d}" for i in numbers] if len(numbers) > 1 else [""]
+        names = [
+            [source_path(root, file, end, *kind) for kind in kinds]
+            for file in sources.own
+            for end in ends
+        ]
+        first, count = Counter(own[0] for own in names).most_common(1)[0]
+        if count > 1:
+            raise InputError(
+                f"{count} of the source images would be written to {first}; generate "
+                "from them one after the other, with another --out_dir each."
+            )
+        tables = ENDS if makes_series(conditions) else ()
+        return cls(names, log, None, root, None, ignored, tables)
 
     @property
     def paths(self):
@@ -121,14 +136,15 @@ class Samples(NamedTuple):
     def being_written(self) -> Iterator[None]:
         """Make the folders of the files and, in the end, write a dataset's table."""
         if self.dataset is not None:
-            begin_dataset(self.dataset, self.ignored)
+            about = {} if self.described is not None else OF_SCANS
+            begin_dataset(self.dataset, self.ignored, **about)
         for folder in {file.parent for own in self.names for file in own}:
             make_folder(folder)
         try:
             yield
         finally:
             # Also of what there is when it is interrupted.
-            if self.dataset is not None:
+            if self.dataset is not None and self.described is not None:
                 list_participants(self.dataset, self.described)
 
     def draw(
@@ -175,10 +191,28 @@ def scan_path(root: Path, number: int, suffix: str, channel: str = "") -> Path:
     """Name the file of a generated volume, or of a channel of it."""
     name = f"{_LABEL}{number:04d}"
     folder = root / name / _FOLDERS.get(suffix, "anat")
+    return folder / _named(name, "synthetic", suffix, channel)
+
+
+def _named(start, label, suffix, channel):
+    """Name a file by the entities that it begins with; some channels have a desc-."""
     entities = [channel] if "-" in channel else []
     if not channel.startswith("desc-"):
-        entities.append("desc-synthetic")
-    return folder / f"{'_'.join([name, *entities, suffix])}.nii.gz"
+        entities.append(f"desc-{label}")
+    return f"{'_'.join([start, *entities, suffix])}.nii.gz"
+
+
+def source_path(
+    root: Path, source: Path, end: str, suffix: str, channel: str = ""
+) -> Path:
+    """Name the file of a sample of a source, or of a channel of it, after this."""
+    entities = stem_of(source).removesuffix(f"_{suffix_of(source)}")
+    entities = entities.partition("_desc-")[0]
+    if channel.startswith("desc-"):
+        channel += end
+    name = _named(entities, f"synthetic{end}", suffix, channel)
+    place = place_in_dataset(root, source, name).parent.parent
+    return place / _FOLDERS.get(suffix, "anat") / name
 
 
 def check_suffix(suffix: str | None, model_suffix: str | None) -> str:

@@ -92,8 +92,8 @@ class AuditLDMFlow(LDMFlow):
         out_audit : string, optional
             Stem of the names of the files.
         """
-        start = time.monotonic()
         options = gather(locals())
+        start = time.monotonic()
         ends = [".safetensors"] * fingerprints + ["-private.html"] * pictures
         outputs = json_and_page(self, model_file, out_dir, ends, out_audit=out_audit)
         path = _serialization.find(model_file)

@@ -5,15 +5,16 @@ from functools import partial
 import numpy as np
 
 from dipy_ldm import _serialization
-from dipy_ldm._utils.checks import InputError, at_least, check_shares, choose
+from dipy_ldm._utils.checks import InputError, at_least, check_shares
 from dipy_ldm._utils.files import make_folder
 from dipy_ldm.data._nifti import DTYPES
-from dipy_ldm.data._preprocessing import conform_file, restore_file, restore_spread
+from dipy_ldm.data._scans import conform_set
 from dipy_ldm.data._sidecars import write_with_sidecar
+from dipy_ldm.data.channels import columns_of
 from dipy_ldm.diffusion import _inpainting as inpainting
 from dipy_ldm.workflows import _restoring as restoring
 from dipy_ldm.workflows._options import gather, share_descriptions
-from dipy_ldm.workflows._outputs import LDMFlow
+from dipy_ldm.workflows._outputs import LDMFlow, write_channel
 
 _STRENGTH, _THRESHOLD, _DILATE = 0.1, 0.5, 2.0
 
@@ -22,6 +23,7 @@ class DenoiseLDMFlow(LDMFlow):
     """Reconstruct or denoise volumes with a latent diffusion model."""
 
     cure = "; add --resume to go on"
+    choices = {"strategy": ("auto", "none"), "dtype": DTYPES}
 
     @share_descriptions
     def run(
@@ -40,7 +42,7 @@ class DenoiseLDMFlow(LDMFlow):
         lesions=False,
         threshold=_THRESHOLD,
         dilate=_DILATE,
-        channels=False,
+        channels=None,
         tile=None,
         strategy="auto",
         devices=None,
@@ -89,6 +91,10 @@ class DenoiseLDMFlow(LDMFlow):
         dilate : float, optional
             Margin around lesions, in mm, that is inpainted, too: edges of lesions are
             soft, and what is left of one would be continued.
+        channels : variable string, optional
+            Models of named channels, whose files are put together by the sub- and ses-
+            of their names: the channels that are written. Default: all. Without
+            names: the fourth axis of the files holds channels.
         bids : bool, optional
             Write into a BIDS derivatives dataset, a folder for each subject.
         out_denoised : string, optional
@@ -129,7 +135,6 @@ class DenoiseLDMFlow(LDMFlow):
 def _check_options(options):
     """Refuse numbers that make no sense, and options that have no effect."""
     at_least("repeats", options.repeats, 1)
-    choose("type of voxels", options.dtype, DTYPES)
     check_shares(threshold=options.threshold)
     at_least("dilate", options.dilate, 0)
     if options.lesions and options.strength != _STRENGTH:
@@ -165,7 +170,7 @@ def _outputs(name, options):
 
 def _denoise(model, job, options, sampling, task):
     """Denoise a volume and, to compare, do so without conditions."""
-    image, origin = conform_file(task.file, job.grid, options.channels)
+    image, origins = conform_set(task.channels, task.files, job.grid)
     arguments = sampling | job.arguments(task) | {"strength": options.strength}
     first = arguments["first"]
 
@@ -179,34 +184,47 @@ def _denoise(model, job, options, sampling, task):
     # Of the same noise, so that all else is alike.
     compare = options.difference and job.requested.specified
     before = denoise_repeatedly(conditions=None) if compare else None
-    mean = _write(task, repeated, before, origin, options)
-    return origin.data, mean, origin.affine
+    return [
+        _write(part, origin, columns, task, repeated, before, options)
+        for part, origin, (_, columns) in zip(
+            task.parts, origins, columns_of(task.channels)
+        )
+        if part.outputs
+    ]
 
 
 def _inpaint_lesions(model, job, options, sampling, task):
     """Inpaint the lesions of a volume, and what is near them."""
-    scan = restoring.find_lesions(
-        model, task.file, job.grid, options.channels, options.threshold, options.tile
+    detected = restoring.find_lesions(
+        model, task.channels, task.files, job.grid, options.threshold, options.tile
     )
-    lesions = scan.hole
-    if lesions.any():
-        sizes = np.linalg.norm(scan.affine[:3, :3], axis=0)
-        scan = scan._replace(hole=inpainting.dilated(lesions, options.dilate, sizes))
+    scans = [_dilated(scan, options.dilate) for scan in detected]
     arguments = sampling | job.arguments(task)
-    samples = restoring.fill_in(model, scan, job.grid, options.repeats, arguments)
-    mean = _write_healed(task, scan, lesions, samples, options)
-    return scan.data, scan.filled(mean), scan.affine
+    samples = restoring.fill_in(model, scans, job.grid, options.repeats, arguments)
+    return [
+        _write_healed(part, scan, lesions.hole, own, task, options)
+        for part, scan, lesions, own in zip(task.parts, scans, detected, samples)
+        if part.outputs
+    ]
 
 
-def _write_healed(task, scan, lesions, samples, options):
-    """Write a volume with its lesions inpainted, and where they are; return the mean.
+def _dilated(scan, dilate):
+    if not scan.hole.any():
+        return scan
+    sizes = np.linalg.norm(scan.affine[:3, :3], axis=0)
+    return scan._replace(hole=inpainting.dilated(scan.hole, dilate, sizes))
 
-    Shapes: result ``(voxels, channels)``.
+
+def _write_healed(part, scan, lesions, samples, task, options):
+    """Write a volume with its lesions inpainted, and where they are.
+
+    Returns the volume before and after, and its affine.
     """
-    path, *further, mask = task.outputs
+    path, *further, mask = part.outputs
     make_folder(path.parent)
     millilitres = np.count_nonzero(lesions) * abs(np.linalg.det(scan.affine)) / 1000
-    facts = task.facts | {"LesionMillilitres": round(float(millilitres), 6)}
+    facts = task.facts | part.channel.facts()
+    facts |= {"LesionMillilitres": round(float(millilitres), 6)}
     mean = samples.mean(0)
     restoring.write_inpainted(path, scan, mean, facts)
     volumes: list[tuple[np.ndarray, dict]] = []
@@ -220,26 +238,32 @@ def _write_healed(task, scan, lesions, samples, options):
         volume[scan.hole] = values
         write_with_sidecar(other, volume, scan.affine, options.dtype, facts | extra)
     write_with_sidecar(mask, lesions, scan.affine, "uint8", facts)
-    return mean
+    return scan.data, scan.filled(mean), scan.affine
 
 
-def _write(task, repeated, before, origin, options):
+def _write(part, origin, columns, task, repeated, before, options):
     """Write the mean of repeated results, their spread, and the difference.
 
-    Returns the mean. ``before`` are the results without conditions, or None.
+    ``before`` are the results without conditions, or None. Returns the volume before
+    and after, and its affine.
     """
-    make_folder(task.outputs[0].parent)
-    mean = restore_file(np.mean(repeated, 0), origin)
-    volumes: list[tuple[np.ndarray, dict]] = [(mean, {})]
+    channel, _, (path, *further) = part
+    make_folder(path.parent)
+    repeated = [image[..., columns] for image in repeated]
+    mean = channel.bring_back(np.mean(repeated, 0), origin)
+    write_channel(path, channel, mean, origin.affine, options.dtype, task.facts)
+    volumes: list[tuple[np.ndarray, dict]] = []
     if len(repeated) > 1:
-        volumes.append((restore_spread(np.std(repeated, 0, ddof=1), origin), {}))
+        volumes.append((channel.spread(repeated, origin), {}))
     if options.difference:
         name, minuend = "scan", origin.data
         if before is not None:
             name = "result without conditions"
-            minuend = restore_file(np.mean(before, 0), origin)
-        volumes.append((minuend - mean, {"Difference": f"{name} minus result"}))
-    for path, (volume, extra) in zip(task.outputs, volumes, strict=True):
-        facts = task.facts | extra
-        write_with_sidecar(path, volume, origin.affine, options.dtype, facts)
-    return mean
+            others = np.mean(before, 0)[..., columns]
+            minuend = channel.bring_back(others, origin)
+        extra = {"Difference": f"{name} minus result"}
+        volumes.append((channel.difference(minuend, mean), extra))
+    for other, (volume, extra) in zip(further, volumes, strict=True):
+        facts = task.facts | channel.facts() | extra
+        write_with_sidecar(other, volume, origin.affine, options.dtype, facts)
+    return origin.data, mean, origin.affine

@@ -3,11 +3,17 @@
 import time
 
 from dipy_ldm import _serialization
+from dipy_ldm._conditions import from_saved
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm.data._gradients import makes_series
 from dipy_ldm.data._sidecars import provenance
 from dipy_ldm.workflows import _launch as launch, _restoring as restoring
 from dipy_ldm.workflows._config import finish
-from dipy_ldm.workflows._evaluation_images import read_for, reading_options
+from dipy_ldm.workflows._evaluation_images import (
+    read_for,
+    read_series,
+    reading_options,
+)
 from dipy_ldm.workflows._options import gather, share_descriptions
 from dipy_ldm.workflows._outputs import LDMFlow, json_and_page
 from dipy_ldm.workflows._sources import SourceInputs
@@ -41,7 +47,8 @@ class EvaluateLDMFlow(LDMFlow):
 
         Writes all metrics (.json) and a page with pictures that explains them (.html),
         one file that needs no network. Each metric stands beside that of real images
-        and that of reconstructions.
+        and that of reconstructions. Of models of diffusion series, FA and principal
+        directions of tensors are compared with those of measured series.
 
         Parameters
         ----------
@@ -72,46 +79,80 @@ class EvaluateLDMFlow(LDMFlow):
         out_evaluation : string, optional
             Stem of the names of the files.
         """
-        start = time.monotonic()
         options = gather(locals())
+        start = time.monotonic()
         names = {"out_evaluation": out_evaluation}
         outputs = json_and_page(self, model_file, out_dir, **names)
         path = _serialization.find(model_file)
         document = _serialization.read_document(path, "latent_diffusion")
-        if measurements is not None and not generated_files:
-            raise InputError(
-                "`measurements` are of generated volumes; give these, too, as "
-                "`generated_files`."
-            )
-        sources = None if generated_files else source_files
-        if not generated_files:
-            SourceInputs.of(document, sources)  # refuses what the model does not need
-        how, choice = reading_options(options)
-        choice["source_files"] = sources
-        real = read_for(document, real_files, "real_files", **choice, **how)
-        generated = generated_files and read_for(
-            document, generated_files, "generated_files", generated=True, **how
-        )
-        with launch.quiet_start():
-            from dipy_ldm.workflows import _reports as reports
-
-        followed = reports.read_measurements(document, measurements)
-        model, device = restoring.load(path, devices, None)
-        files = {"RealFiles": real_files, "GeneratedFiles": generated_files}
-        files = {name: list(map(str, paths)) for name, paths in files.items() if paths}
-        facts = provenance(path, Seed=seed, **files)
-        sampling = restoring.choose_sampling(model, options)
-        facts |= {name.capitalize(): value for name, value in sampling.items()}
-        evaluation = reports.evaluate_on(
-            device,
-            model,
-            real,
-            generated,
-            sampling,
-            n=n_samples,
-            classifier=classifier,
-            seed=seed,
-        )
-        facts["Seconds"] = round(time.monotonic() - start, 1)
-        reports.write_evaluation(outputs, evaluation, facts, followed)
+        of_series = makes_series(from_saved(document["conditions"]))
+        act = _evaluate_series if of_series else _evaluate_images
+        sampling = act(path, document, options, outputs, start)
         finish(self, outputs, options, **sampling)
+
+
+def _evaluate_images(path, document, options, outputs, start):
+    """Compare generated images with real ones; return how they were sampled."""
+    if options.measurements is not None and not options.generated_files:
+        raise InputError(
+            "`measurements` are of generated volumes; give these, too, as "
+            "`generated_files`."
+        )
+    sources = None if options.generated_files else options.source_files
+    if not options.generated_files:
+        SourceInputs.of(document, sources)  # refuses what the model does not need
+    how, choice = reading_options(options)
+    choice["source_files"] = sources
+    real = read_for(document, options.real_files, "real_files", **choice, **how)
+    generated = options.generated_files and read_for(
+        document, options.generated_files, "generated_files", generated=True, **how
+    )
+    with launch.quiet_start():
+        from dipy_ldm.workflows import _reports as reports
+
+    followed = reports.read_measurements(document, options.measurements)
+    model, device = restoring.load(path, options.devices, None)
+    sampling = restoring.choose_sampling(model, options)
+    facts = _facts(path, options, sampling)
+    evaluation = reports.evaluate_on(
+        device,
+        model,
+        real,
+        generated,
+        sampling,
+        n=options.n_samples,
+        classifier=options.classifier,
+        seed=options.seed,
+    )
+    facts["Seconds"] = round(time.monotonic() - start, 1)
+    reports.write_evaluation(outputs, evaluation, facts, followed)
+    return sampling
+
+
+def _evaluate_series(path, document, options, outputs, start):
+    """Compare tensors of generated and of measured series, as above."""
+    _, choice = reading_options(options)
+    real = read_series(document, options.real_files, options, choice)
+    generated = None
+    if files := options.generated_files:
+        generated = read_series(document, files, options, {"generated": True})
+    with launch.quiet_start():
+        from dipy_ldm.workflows import _reports as reports
+
+    model, device = restoring.load(path, options.devices, None)
+    sampling = restoring.choose_sampling(model, options)
+    facts = _facts(path, options, sampling)
+    figures, pieces = reports.evaluate_series(
+        device, model, real, generated, options.seed, sampling
+    )
+    facts["Seconds"] = round(time.monotonic() - start, 1)
+    reports.write_series(outputs, figures, facts, pieces)
+    return sampling
+
+
+def _facts(path, options, sampling):
+    """Describe which model was evaluated, with which files, and how it samples."""
+    files = {"RealFiles": options.real_files, "GeneratedFiles": options.generated_files}
+    files = {name: list(map(str, paths)) for name, paths in files.items() if paths}
+    facts = provenance(path, Seed=options.seed, **files)
+    return facts | {name.capitalize(): value for name, value in sampling.items()}

@@ -9,7 +9,7 @@ import numpy as np
 
 from dipy_ldm import _serialization
 from dipy_ldm._conditions import BVAL, from_saved
-from dipy_ldm._utils.checks import InputError, at_least, choose
+from dipy_ldm._utils.checks import InputError, at_least
 from dipy_ldm._utils.files import replacing
 from dipy_ldm._utils.progress import tqdm
 from dipy_ldm._utils.values import parse_conditions, take_rows
@@ -24,7 +24,12 @@ from dipy_ldm.workflows._conditions import (
     read_requested_table,
 )
 from dipy_ldm.workflows._config import write_config
-from dipy_ldm.workflows._options import gather, share_descriptions
+from dipy_ldm.workflows._options import (
+    SAMPLERS,
+    STRATEGIES,
+    gather,
+    share_descriptions,
+)
 from dipy_ldm.workflows._outputs import (
     LDMFlow,
     output_paths,
@@ -60,6 +65,7 @@ class _Job(NamedTuple):
 class GenerateLDMFlow(LDMFlow):
     """Generate images with a latent diffusion model."""
 
+    choices = {"sampler": SAMPLERS, "strategy": STRATEGIES, "dtype": DTYPES}
     guard: Any = None  # finds copies of training images
     spare = 0  # the next number of a sample in place of a copy
     whole: range | None = None  # all samples in whose place there may be others
@@ -112,7 +118,7 @@ class GenerateLDMFlow(LDMFlow):
             are drawn from the distribution of the training images, and recorded;
             age=none, or none for all, leaves them unspecified.
         sampler : string, optional
-            Sampler: ddpm, ddim or dpm++.
+            Sampler.
         steps : int, optional
             Network evaluations per sample. Default: 10 for dpm++, 50 for the others.
         source_files : variable string or Path, optional
@@ -153,7 +159,8 @@ class GenerateLDMFlow(LDMFlow):
         bids : bool, optional
             Write volumes into a BIDS derivatives dataset, with a participants.tsv of
             the requested conditions and without a picture. Samples are added to a
-            dataset that exists.
+            dataset that exists. Those of source images have the sub-, the ses- and the
+            other entities of their source, and no participants.tsv.
         suffix : string, optional
             BIDS suffix. Default: that of the training volumes, such as T1w, if they had
             one.
@@ -184,7 +191,6 @@ class GenerateLDMFlow(LDMFlow):
             else _beside(stem, numbers, sources, document, cluster is not None)
         )
         refuse_overwriting(self, samples.paths, samples.cure)
-        choose("type of voxels", dtype, DTYPES)
         model, sampling = _load(path, options, cluster, n_samples, is_volume)
         launch.keep_log(cluster, samples.log)
         facts = provenance(

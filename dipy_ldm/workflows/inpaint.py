@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from dipy_ldm._own_space import MaskedScan, on_grid
+from dipy_ldm._own_space import on_grid, read_masked
 from dipy_ldm._utils.checks import InputError, at_least, whole
 from dipy_ldm._utils.files import make_folder
 from dipy_ldm.data._grid import conform, same_grid
-from dipy_ldm.data._nifti import check_headers, read_mask, read_volume
+from dipy_ldm.data._nifti import check_headers, read_mask
 from dipy_ldm.data._paths import expand
 from dipy_ldm.data._plan import pair_masks
 from dipy_ldm.data._sidecars import write_with_sidecar
@@ -20,6 +20,7 @@ class InpaintLDMFlow(LDMFlow):
     """Inpaint parts of volumes with a latent diffusion model."""
 
     cure = "; add --resume to go on"
+    choices = {"strategy": ("auto", "none")}
 
     @share_descriptions
     def run(
@@ -36,7 +37,7 @@ class InpaintLDMFlow(LDMFlow):
         steps=10,
         resamplings=5,
         seed=0,
-        channels=False,
+        channels=None,
         tile=None,
         strategy="auto",
         devices=None,
@@ -73,6 +74,10 @@ class InpaintLDMFlow(LDMFlow):
             Times that each step is taken, with the noise added again in between.
         seed : int, optional
             Seed of the noise, which depends on the name of each volume, too.
+        channels : variable string, optional
+            Models of named channels, whose files are put together by the sub- and ses-
+            of their names: the channels that are filled, and written. Default: all.
+            Without names: the fourth axis of the files holds channels.
         bids : bool, optional
             Write into a BIDS derivatives dataset, a folder for each subject.
         out_inpainted : string, optional
@@ -102,13 +107,19 @@ class InpaintLDMFlow(LDMFlow):
         sampling = {"sampler": restoring.SAMPLER, "steps": steps}
         sampling |= {"resamplings": resamplings, "seed": seed}
         tasks = job.tasks(sampling, masks, Samples=n_samples, DilatedBy=dilate)
+        affine_of = {info.file: info.affine for info in job.infos}
 
         def inpaint(task):
-            scan = _read(task.file, masks[task.file], dilate, channels)
+            affine = affine_of[task.file]
+            hole = _read_hole(masks[task.file], affine, dilate)
+            scans = read_masked(task.channels, task.files, hole, affine)
             arguments = sampling | {"tile": tile} | job.arguments(task)
-            samples = restoring.fill_in(model, scan, job.grid, n_samples, arguments)
-            _write(task, scan, samples)
-            return scan.data, scan.filled(samples[0]), scan.affine
+            samples = restoring.fill_in(model, scans, job.grid, n_samples, arguments)
+            return [
+                _write(part, scan, own, task.facts)
+                for part, scan, own in zip(task.parts, scans, samples, strict=True)
+                if part.outputs
+            ]
 
         restoring.work(self, job, tasks, inpaint, options, device)
 
@@ -167,11 +178,6 @@ def _read_hole(file, affine, dilate):
     return inpainting.dilated(hole, dilate, np.linalg.norm(affine[:3, :3], axis=0))
 
 
-def _read(file, mask_file, dilate, channels):
-    data, affine = read_volume(file, channels)
-    return MaskedScan(file, data, affine, _read_hole(mask_file, affine, dilate))
-
-
 def _outputs(name, n_samples):
     """List all volumes that are written of one, in order."""
     mask = restoring.beside(name, "_mask")
@@ -186,17 +192,23 @@ def _outputs(name, n_samples):
     ]
 
 
-def _write(task, scan, samples):
-    """Write samples, their mean and spread, and the mask."""
-    *volumes, mask = task.outputs
+def _write(part, scan, samples, facts):
+    """Write samples, their mean and spread, and the mask.
+
+    Returns the volume before and after, and its affine.
+    """
+    *volumes, mask = part.outputs
     make_folder(mask.parent)
     n_samples = len(samples)
     for number, (path, values) in enumerate(zip(volumes, samples)):
-        restoring.write_inpainted(path, scan, values, task.facts | {"Sample": number})
+        restoring.write_inpainted(path, scan, values, facts | {"Sample": number})
+    facts = facts | part.channel.facts()
     if n_samples > 1:
         mean, std = volumes[n_samples:]
-        restoring.write_inpainted(mean, scan, samples.mean(0), task.facts)
+        middle, deviation = part.channel.summarise(samples)
+        restoring.write_inpainted(mean, scan, middle, facts)
         spread = np.zeros_like(scan.data)
-        spread[scan.hole] = samples.std(0, ddof=1, dtype=float)
-        write_with_sidecar(std, spread, scan.affine, "float32", task.facts)
-    write_with_sidecar(mask, scan.hole, scan.affine, "uint8", task.facts)
+        spread[scan.hole] = deviation
+        write_with_sidecar(std, spread, scan.affine, "float32", facts)
+    write_with_sidecar(mask, scan.hole, scan.affine, "uint8", facts)
+    return scan.data, scan.filled(samples[0]), scan.affine

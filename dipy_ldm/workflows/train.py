@@ -15,6 +15,8 @@ from dipy_ldm.workflows import (
 )
 from dipy_ldm.workflows._config import finish, write_config
 from dipy_ldm.workflows._options import (
+    PRECISIONS,
+    STRATEGIES,
     check_training,
     gather,
     share_descriptions,
@@ -34,6 +36,7 @@ logger = logging.getLogger(__name__)
 class TrainLDMFlow(LDMFlow):
     """Train a latent diffusion model from images."""
 
+    choices = {"strategy": STRATEGIES, "precision": PRECISIONS}
     verdict = ""  # what a check says in the end, if something must be fixed
     checkpoints: tuple = ()
     is_check = False
@@ -259,11 +262,6 @@ class TrainLDMFlow(LDMFlow):
         )
         check_training(options)
         at_least("seconds", options.seconds, 0)
-        if options.dwi:
-            raise InputError(
-                "the check is for single volumes; check those of b = 0, and leave out "
-                "`dwi`."
-            )
         if options.strategy == "multi_worker":
             raise InputError(
                 "the check is for one machine; leave out `strategy`, or give mirrored "

@@ -14,7 +14,9 @@ from dipy_ldm.data.channels import (
     Channel,
     Labels,
     Map,
+    Unnamed,
     as_channels,
+    choose_channels,
     from_saved,
     split_channels,
     to_saved,
@@ -131,6 +133,46 @@ def test_maps_stay_in_their_range():
     values = md.restore(np.array([[0.0], [1.0]], "float32"))
     assert values[0] >= np.float32(0.0001)
     assert values[1] <= np.float32(0.003)
+
+
+def test_labels_are_measured_by_their_names():
+    table = {"3": {"name": "cortex"}}
+    labels = Labels("dseg", labels=(3, 41, 50), table=table)
+    numbers = np.array([[0, 1, 1, 2], [1, 1, 0, 0]])
+    one, other = (labels._columns(row[:, None, None]) for row in numbers)
+    measured = labels.measure(one, 0.5)
+    assert measured == {"3 (cortex), ml": 1.0, "41, ml": 0.5, "50, ml": 0.0}
+    overlap = labels.measure_overlap(one, other)
+    assert overlap["3 (cortex), Dice"] == 0.5
+    assert overlap["41, Dice"] == 0
+    assert np.isnan(overlap["50, Dice"])  # which neither has
+    rows = {title: np.array([value] * 30) for title, value in measured.items()}
+    rows["41, ml"][1:] = 0
+    names = [str(i) for i in range(30)]
+    assert labels.find_odd(rows, names) == [
+        "41 is in 1 of 30 volumes",
+        "50 is in 0 of 30 volumes",
+    ]
+
+
+def test_maps_are_measured_where_there_is_something():
+    md = Map("MD", high=0.004, unit="mm^2/s")
+    image = np.array([0, 0, 0.25, 0.75], "float32")[:, None, None, None]
+    measured = md.measure(image, 1.0)
+    assert measured["mean, mm^2/s"] == pytest.approx(0.002)
+    assert measured["share of voxels outside of the range"] == 0
+    (odd,) = md.find_odd({"mean": np.array([2, 2.2, 1.9, 0.002])}, ["a", "b", "c", "d"])
+    assert odd == "d has a mean of 0.002, and most of 1.95"
+
+
+def test_channels_are_chosen_by_their_names():
+    channels = as_channels(["T1w", "dseg"])
+    assert choose_channels(["dseg"], channels) == channels[1:]
+    assert (
+        choose_channels(None, channels) == choose_channels(True, channels) == channels
+    )
+    with pytest.raises(InputError, match="channels have no names; leave out"):
+        choose_channels(["T1w"], [Unnamed()])
 
 
 @pytest.mark.parametrize(

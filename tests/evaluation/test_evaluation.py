@@ -9,13 +9,19 @@ from scipy.ndimage import gaussian_filter
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data import load_mnist
+from dipy_ldm.data.channels import Channel, Labels, Map, harden
 from dipy_ldm.evaluation import (
     _anatomy as anatomy,
     _fidelity as fidelity,
     _memorization as membership,
     _probe as probes,
 )
-from dipy_ldm.evaluation._evaluation_report import conclude, write_page
+from dipy_ldm.evaluation._evaluation_report import (
+    _channels,
+    _is_apart,
+    conclude,
+    write_page,
+)
 from dipy_ldm.evaluation._fidelity import (
     Sets,
     compute_features,
@@ -53,6 +59,29 @@ def rng():
 def balls(n, seed):
     """Draw larger balls."""
     return soft_balls(n, seed, (16, 15, 14), (3, 5))
+
+
+def test_channels_are_measured_by_their_kinds(rng):
+    channels = Labels("dseg", labels=(3, 41)), Map("FA"), Channel("T1w")
+    columns = rng.uniform(size=(20, 6, 5, 4, 4)).astype("float32")
+    columns = harden(columns, channels)
+    none = columns.copy()
+    none[..., 1] = 0
+    sets = Sets(columns, columns, none, columns)
+    figures = anatomy.measure_channels(channels, sets, np.diag([10, 10, 10, 1]))
+    assert list(figures) == ["dseg", "FA"]
+    assert figures["dseg"]["3, Dice"]["reconstructed"].value == 1
+    real = columns[..., 1].sum() / len(columns)
+    assert figures["dseg"]["41, ml"]["real"].value == pytest.approx(real)
+    assert figures["dseg"]["41, ml"]["generated"].value == 0
+    assert figures["FA"]["mean"]["real"].value == pytest.approx(0.5, abs=0.05)
+    share = figures["FA"]["share of voxels outside of the range"]["generated"]
+    assert share.value == 0
+    assert not _is_apart(figures["FA"]["mean"])
+    assert _is_apart(figures["dseg"]["41, ml"])
+    page = _channels(figures)
+    assert "41, Dice" in page
+    assert "share of voxels outside" in page
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,14 @@ import pytest
 from safetensors import safe_open
 
 from dipy_ldm import __version__
+from dipy_ldm._backend.strategy import STRATEGIES
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm.data._nifti import DTYPES
+from dipy_ldm.diffusion.samplers import SAMPLERS
+from dipy_ldm.nn._building import PRECISIONS
 from dipy_ldm.workflows import _config as config
 from dipy_ldm.workflows.denoise import DenoiseLDMFlow
+from dipy_ldm.workflows.generate import GenerateLDMFlow
 from dipy_ldm.workflows.train import TrainLDMFlow
 
 
@@ -22,6 +28,36 @@ def parse(flow, *words):
 def write(path, text):
     path.write_text(text)
     return path
+
+
+def test_choices_are_listed_and_others_refused():
+    tables = {
+        "strategy": STRATEGIES,
+        "precision": {"auto": None, **PRECISIONS},
+        "sampler": SAMPLERS,
+        "dtype": DTYPES,
+    }
+    for flow in (TrainLDMFlow, GenerateLDMFlow):
+        for name, words in flow.choices.items():
+            assert set(words) == set(tables[name])
+    parser = config.ConfigParser()
+    parser.add_workflow(GenerateLDMFlow())
+    assert "--sampler {ddpm,ddim,dpm++}" in parser.format_help()
+    with pytest.raises(InputError, match="unknown strategy 'mirrored'; choose one of"):
+        parse(DenoiseLDMFlow, "m", "a.nii.gz", "--strategy", "mirrored")
+
+
+def test_flags_of_older_files_are_lists_now(tmp_path):
+    for flag, value in (("false", None), ("true", [])):
+        text = f"""
+            [dipy_denoise_ldm]
+            model_file = "m"
+            input_files = ["a.nii.gz"]
+            channels = {flag}
+            """
+        file = write(tmp_path / "old.toml", text)
+        options = parse(DenoiseLDMFlow, "--config", file)
+        assert options.get("channels") == value
 
 
 @pytest.fixture

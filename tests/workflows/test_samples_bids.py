@@ -37,6 +37,23 @@ def test_files_are_named_as_bids_has_derivatives(tmp_path):
     assert str(file) == "sub-S12345/dwi/sub-S12345_desc-synthetic_dwi.nii.gz"
 
 
+@pytest.mark.parametrize(
+    ("source", "end", "kind", "name"),
+    [
+        ("sub-1_ses-2_run-1_FLAIR", "", ["T1w"], "run-1_desc-synthetic_T1w"),
+        ("sub-1_ses-2_desc-x_T1w", "0003", ["T2w"], "desc-synthetic0003_T2w"),
+        ("sub-1_ses-2_b0", "", ["dwi"], "desc-synthetic_dwi"),
+        ("sub-1_ses-2_T1w", "", ["dwimap", "desc-FA"], "desc-FA_dwimap"),
+        ("sub-1_ses-2_T1w", "0001", ["dseg", "dseg"], "desc-synthetic0001_dseg"),
+    ],
+)
+def test_samples_are_named_after_sources(tmp_path, source, end, kind, name):
+    source = tmp_path / "raw/anat" / f"{source}.nii.gz"
+    file = bids.source_path(tmp_path, source, end, *kind).relative_to(tmp_path)
+    folder = "dwi" if kind[0].startswith("dwi") else "anat"
+    assert str(file) == f"sub-1/ses-2/{folder}/sub-1_ses-2_{name}.nii.gz"
+
+
 def test_participants_table_has_requested_conditions(tmp_path):
     bids.begin_dataset(tmp_path)
     put(tmp_path, 0, age=70.0, sex="F")

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import tomllib
 import warnings
 
 from dipy.core.gradients import gradient_table
@@ -147,7 +148,6 @@ def test_tables_are_for_models_of_series(model_path, tmp_path):
     [
         ["denoise_ldm", "b0-0.nii"],
         ["inpaint_ldm", "b0-0.nii", "--mask_files", "b0-0.nii"],
-        ["evaluate_ldm", "--real_files", "b0-0.nii"],
         ["audit_ldm", "--train_files", B0S[0], "--held_out", B0S[1]],
     ],
 )
@@ -164,3 +164,50 @@ def test_scans_are_refused_by_a_model_of_series(trained):
     model = load_model(trained / "ldm.safetensors")
     with pytest.raises(InputError, match="makes diffusion series"):
         model.denoise(trained / "b0-0.nii", source=trained / "b0-0.nii")
+
+
+def test_series_are_evaluated_by_their_tensors(trained):
+    files = [f"sub-{i}_dwi.nii.gz" for i in (3, 4)]
+    how = ("--cache_dir", "cache", "--out_evaluation", "tensors", "--steps", 2)
+    real = ("ldm.safetensors", "--real_files", *files)
+    status, _, stderr = call("dipy_evaluate_ldm", *real, *how, cwd=trained)
+    assert status == 0, stderr
+    figures = json.loads((trained / "tensors.json").read_text())["Figures"]
+    off = figures["direction, error in degrees"]
+    assert off["real"]["value"] == 0
+    assert 0 < off["generated"]["value"] < 90
+    assert figures["FA, mean error"]["reconstructed"]["value"] > 0
+    assert "FA of the first series" in (trained / "tensors.html").read_text()
+    config = tomllib.loads((trained / "tensors.toml").read_text())
+    assert "start" not in config["dipy_evaluate_ldm"]
+    # Measured series against themselves have no error.
+    given = ("--generated_files", *files, "--force")
+    status, _, stderr = call("dipy_evaluate_ldm", *real, *given, *how, cwd=trained)
+    assert status == 0, stderr
+    figures = json.loads((trained / "tensors.json").read_text())["Figures"]
+    assert figures["FA, mean error"]["generated"]["value"] == 0
+    few = ("ldm.safetensors", "--real_files", "sub-0_dwi.nii.gz", "--force")
+    status, _, stderr = call("dipy_evaluate_ldm", *few, *how, cwd=trained)
+    assert status == 2
+    assert "4 diffusion-weighted volumes, and a tensor needs 6" in answer(stderr)
+
+
+def test_a_folder_of_series_is_checked(trained, command, tmp_path):
+    for file in trained.glob("sub-*_dwi.*"):
+        shutil.copy(file, tmp_path)
+    (tmp_path / "sub-0_dwi.bvec").unlink()
+    bvals = np.loadtxt(tmp_path / "sub-1_dwi.bval")
+    bvals[-1] = 3000
+    np.savetxt(tmp_path / "sub-1_dwi.bval", bvals[None], "%g")
+    more = ("--cache_dir", "cache", "--seconds", 0, "--batch_size", 4)
+    status, stderr = command("check", ".", "--dwi", *more)
+    assert status == 1, stderr
+    page = json.loads((tmp_path / "check.json").read_text())
+    findings = {f["title"]: f for f in page["Findings"]["Files"]}
+    (bad,) = findings["files"]["table"]
+    assert "sub-0_dwi.nii.gz has no .bvec beside it" in "".join(bad.values())
+    series = findings["series"]
+    assert series["state"] == "amber"
+    assert "Few series have b of about 3000" in series["what"]
+    assert [row["series"] for row in series["table"]] == [4, 1]
+    assert series["table"][0]["most directions"] == 8

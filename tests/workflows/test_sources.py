@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
+import shutil
 
 import nibabel as nib
 import numpy as np
 import numpy.testing as npt
-from processes import call, load_model
+from processes import call, load_model, refuse_faults_of_bids
 import pytest
 from scans import save
 
@@ -102,6 +103,19 @@ def test_samples_are_named_after_their_sources(trained):
     assert (folder / "samples.png").is_file()
 
 
+def test_samples_of_sources_in_a_dataset(trained, command, monkeypatch):
+    monkeypatch.chdir(trained[0])
+    options = ("--bids", "--source_files", "T1/sub-1_T1w.nii.gz", "--steps", 1)
+    status, stderr = command("generate", "ldm.safetensors", *options, "--out_dir", "ds")
+    assert status == 0, stderr
+    (sample,) = Path("ds").rglob("*.nii.gz")
+    assert sample == Path("ds/sub-1/anat/sub-1_desc-synthetic_T2w.nii.gz")
+    assert json.loads(sidecar(sample).read_text())["Sources"][0].endswith("_T1w.nii.gz")
+    assert not Path("ds/participants.tsv").exists()
+    assert "Results of scans" in Path("ds/README").read_text()
+    refuse_faults_of_bids("ds")
+
+
 def test_models_with_sources_are_evaluated_and_audited(trained, tmp_path):
     folder, _ = trained
     document = _serialization.read_document(
@@ -147,7 +161,10 @@ def test_sources_of_an_audit_need_subject_names(tmp_path):
 BAD = {
     "none": ("", "conditioned on source images; give them as --source_files"),
     "not there": ("--source_files T3", "there is no file T3"),
-    "bids": ("--bids --source_files T1", "--bids is not for samples of source images"),
+    "twice": (
+        "--bids --out_dir twice --source_files T1/sub-1_T1w.nii.gz more",
+        "2 of the source images would be written to",
+    ),
 }
 
 
@@ -155,6 +172,8 @@ BAD = {
 def test_invalid_options_are_refused(trained, command, monkeypatch, case):
     arguments, sentence = BAD[case]
     monkeypatch.chdir(trained[0])
+    Path("more").mkdir(exist_ok=True)
+    shutil.copy("T1/sub-1_T1w.nii.gz", "more")
     status, stderr = command("generate", "ldm.safetensors", *arguments.split())
     assert status == 2
     assert sentence in stderr

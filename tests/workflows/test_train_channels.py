@@ -4,7 +4,8 @@ import json
 
 import nibabel as nib
 import numpy as np
-from processes import call
+import numpy.testing as npt
+from processes import call, refuse_faults_of_bids
 import pytest
 
 from dipy_ldm import LatentDiffusion, _serialization
@@ -81,9 +82,10 @@ def test_each_channel_is_a_file_of_its_own(folder):
     assert fa.header.get_intent()[2] == "desc-FA"
     assert 0 <= fa.get_fdata().min() <= fa.get_fdata().max() <= 1
     assert scan.shape == labels.shape == fa.shape == (12, 11, 13)
-    assert (folder / "made" / ".bidsignore").read_text() == "*_desc-FA_dwimap.*\n"
+    assert (folder / "made" / ".bidsignore").read_text() == "*_desc-FA*_dwimap.*\n"
     names = (folder / "made" / "participants.tsv").read_text().split()
     assert names == ["participant_id", *(f"sub-S000{i}" for i in range(4))]
+    refuse_faults_of_bids(folder / "made")
 
 
 def test_model_keeps_its_channels(folder, bids):
@@ -100,11 +102,104 @@ def test_model_keeps_its_channels(folder, bids):
         model.fit_detector(volumes.images)
 
 
-def test_commands_of_one_file_refuse_several_channels(folder, bids):
-    scan = bids / "sub-0/anat/sub-0_T1w.nii.gz"
-    status, said = run("denoise", "ldm.safetensors", scan, cwd=folder)
+def test_denoised_channels_are_files_of_their_own(folder, bids):
+    options = ["--channels", "dseg", "desc-FA", "--repeats", 2, "--difference"]
+    options += ["--strength", 0.5, "--steps", 2, "--bids", "--out_dir", "clean"]
+    status, said = run("denoise", "ldm.safetensors", bids, *options, cwd=folder)
+    assert status == 0, said
+    assert "left out: sub-3 (no dseg)" in said
+    refuse_faults_of_bids(folder / "clean")
+    anat = folder / "clean/sub-0/anat"
+    ends = ["", "Difference", "Std"]
+    assert not list(anat.glob("*T1w*"))
+    labels, difference, spread = (
+        nib.load(anat / f"sub-0_desc-denoised{end}_dseg.nii.gz") for end in ends
+    )
+    facts = json.loads((anat / "sub-0_desc-denoised_dseg.json").read_text())
+    assert (facts["Channel"], len(facts["Sources"])) == ("dseg", 3)
+    assert labels.get_data_dtype() == "int16"
+    assert labels.header.get_intent()[0] == "label"
+    before = nib.load(bids / "sub-0/anat/sub-0_dseg.nii.gz").get_fdata()
+    assert set(np.unique(labels.dataobj)) <= {0, 8, 200}
+    npt.assert_array_equal(difference.get_fdata(), labels.get_fdata() != before)
+    assert 0 <= spread.get_fdata().min() <= spread.get_fdata().max() <= 0.5
+    fa = nib.load(anat / "sub-0_desc-FADenoised_dwimap.nii.gz").get_fdata()
+    assert 0 <= fa.min() <= fa.max() <= 1
+
+
+def test_channels_are_filled_by_name(folder, bids):
+    scans = bids / "sub-0/anat"
+    hole = np.zeros((12, 11, 13), "uint8")
+    hole[4:6, 4:6, 4:6] = 1
+    nib.save(nib.Nifti1Image(hole, AFFINE), folder / "hole.nii.gz")
+    options = ["--mask_files", "hole.nii.gz", "--channels", "dseg", "--n_samples", 2]
+    options += ["--steps", 2, "--resamplings", 1, "--out_dir", "filled"]
+    status, said = run("inpaint", "ldm.safetensors", scans, *options, cwd=folder)
+    assert status == 0, said
+    ends = ("Mask", "Mean", "Std", "-0000", "-0001")
+    names = [p.name for p in sorted((folder / "filled").glob("*.nii.gz"))]
+    assert len(names) == len(ends)
+    assert all("dseg" in name for name in names)
+    before = nib.load(scans / "sub-0_dseg.nii.gz").get_fdata()
+    means = nib.load(folder / "filled/sub-0_desc-inpaintedMean_dseg.nii.gz")
+    assert means.get_data_dtype() == "int16"
+    assert set(np.unique(means.dataobj)) <= {0, 8, 200}
+    npt.assert_array_equal(means.get_fdata()[hole == 0], before[hole == 0])
+
+
+@pytest.fixture(scope="module")
+def scan(bids):
+    """Return the channels of a subject in memory, of which one is on a finer grid."""
+    files = {"T1w": "T1w", "dseg": "dseg", "desc-FA": "desc-FA_dwimap"}
+    scan = {
+        n: nib.load(bids / f"sub-0/anat/sub-0_{e}.nii.gz") for n, e in files.items()
+    }
+    fine = np.asarray(scan["dseg"].dataobj).repeat(2, 0).repeat(2, 1).repeat(2, 2)
+    affine = np.diag([4.0, 4, 4, 1])
+    affine[:3, 3] = -2
+    return scan | {"dseg": nib.Nifti1Image(fine, affine)}
+
+
+def test_channels_in_memory_come_back_each_in_its_space(folder, scan, tmp_path):
+    model = LatentDiffusion.load(folder / "ldm.safetensors")
+    clean = model.denoise(scan, strength=0)
+    assert {n: i.shape for n, i in clean.items()} == {
+        n: i.shape for n, i in scan.items()
+    }
+    assert clean["dseg"].get_data_dtype() == "int16"
+    clean["dseg"].to_filename(tmp_path / "dseg.nii.gz")
+    assert json.loads((tmp_path / "dseg.json").read_text())["Labels"] == [8, 200]
+    mask = nib.Nifti1Image(np.zeros((12, 11, 13), "uint8"), AFFINE)
+    mask.dataobj[4:7, 4:7, 4:7] = 1
+    few = {"steps": 1, "resamplings": 1}
+    (filled,) = model.inpaint([scan], mask, channels=["dseg", "desc-FA"], **few)
+    assert list(filled) == ["dseg", "desc-FA"]
+    fine = np.asarray(mask.dataobj).repeat(2, 0).repeat(2, 1).repeat(2, 2) == 0
+    outside = (np.asarray(image["dseg"].dataobj)[fine] for image in (filled, scan))
+    npt.assert_array_equal(*outside)
+    (sample,) = model.predict(1, steps=1, as_images=True)
+    assert set(np.unique(sample["dseg"].dataobj)) <= {0, 8, 200}
+    with pytest.raises(InputError, match="no desc-FA but T1w, dseg; give each scan"):
+        model.denoise({"T1w": scan["T1w"], "dseg": scan["dseg"]})
+    with pytest.raises(InputError, match="unknown channel 'T2w'; choose one of T1w"):
+        model.inpaint(scan, mask, channels=["T2w"])
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (
+            ["--suffix", "T1w"],
+            "channels have suffixes of their own; leave out --suffix",
+        ),
+        (["--channels", "T2w"], "unknown channel 'T2w'; choose one of T1w, dseg"),
+        (["--filter", "sub=3"], "no file has the suffix dseg; there are "),
+    ],
+)
+def test_wrong_choices_of_channels_are_refused(folder, bids, options, sentence):
+    status, said = run("denoise", "ldm.safetensors", bids, *options, cwd=folder)
     assert status == 2
-    assert "has the channels T1w, dseg, desc-FA, each in a file of its own" in said
+    assert sentence in said
 
 
 def test_suffix_is_of_each_channel(folder):
@@ -131,5 +226,7 @@ def test_check_takes_named_channels(folder, bids):
     _, said = run("check", bids, "--channels", *NAMES, *options, cwd=folder)
     assert "left out: sub-3 (no dseg)" in said
     page = json.loads((folder / "check.json").read_text())
+    channels = {f["title"]: f["state"] for f in page["Findings"]["Channels"]}
+    assert channels == {"dseg": "green", "desc-FA": "green"}
     states = {f["title"]: f["state"] for f in page["Findings"]["Files"]}
     assert states["files"] == "green"

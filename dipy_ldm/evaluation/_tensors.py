@@ -1,0 +1,129 @@
+"""Generated diffusion series beside measured ones, by the tensors that DIPY fits."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+import numpy as np
+
+from dipy_ldm._conditions import BVAL
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.values import take_rows
+from dipy_ldm.data._gradients import B0_LIMIT, DIRECTION
+from dipy_ldm.data._plan import pair_sources
+from dipy_ldm.data._table_rows import find_subjects
+from dipy_ldm.data.volumes import Volumes
+from dipy_ldm.evaluation import _html as page
+from dipy_ldm.evaluation._anatomy import foreground, mean_of
+from dipy_ldm.latent_diffusion import LatentDiffusion
+from dipy_ldm.plots import montage, planes
+
+# Unknowns of a tensor, and the FA from which on it has a direction.
+_MIN_DIRECTIONS, _ANISOTROPIC = 6, 0.2
+_SETS = "generated", "reconstructed", "real"
+
+
+class Tensors(NamedTuple):
+    """FA ``(*space)`` and principal directions ``(*space, 3)``, of a mask."""
+
+    fa: np.ndarray
+    directions: np.ndarray
+
+    def compare(self, truth: "Tensors", mask: np.ndarray) -> dict[str, float]:
+        """Compare with measured tensors."""
+        error = np.abs(self.fa - truth.fa)[mask].mean()
+        certain = mask & (truth.fa > _ANISOTROPIC)
+        cosines = np.abs((self.directions * truth.directions).sum(-1))[certain]
+        angles = np.rad2deg(np.arccos(np.clip(cosines, 0, 1)))
+        off = float(np.median(angles)) if angles.size else np.nan
+        return {
+            "FA, mean": float(self.fa[mask].mean()),
+            "FA, mean error": float(error),
+            "direction, error in degrees": off,
+        }
+
+
+def fit_tensors(
+    b0: np.ndarray, images: np.ndarray, gradients: dict[str, list], mask: np.ndarray
+) -> Tensors:
+    """Fit tensors to a series, in the world.
+
+    Shapes: b0 ``(*space, 1)``, images ``(n, *space, 1)``, mask ``(*space)``.
+    """
+    from dipy.core.gradients import gradient_table
+    from dipy.reconst.dti import TensorModel
+
+    bvecs = np.concatenate([np.zeros((1, 3)), gradients[DIRECTION]])
+    bvals = np.array([0.0, *gradients[BVAL]])
+    table = gradient_table(bvals, bvecs=bvecs, b0_threshold=B0_LIMIT)
+    data = np.moveaxis(np.concatenate([b0[None], images])[..., 0], 0, -1)
+    fit = TensorModel(table).fit(np.maximum(data, 1e-3), mask=mask)
+    return Tensors(fit.fa, fit.evecs[..., 0])
+
+
+def compare_series(
+    model: LatentDiffusion,
+    real: Volumes,
+    generated: Volumes | None = None,
+    seed: int = 0,
+    sampling: Mapping = MappingProxyType({}),
+) -> tuple[dict, dict[str, str]]:
+    """Compare series with those made of their b = 0; return figures, pieces of a page.
+
+    None is for generating them now, along the measured directions.
+    """
+    files = list(dict.fromkeys(real.files))
+    of_generated = list(dict.fromkeys(generated.files)) if generated else []
+    partner_of = pair_sources(files, of_generated) if generated else {}
+    rows: dict[str, list[dict]] = {name: [] for name in _SETS}
+    shown: list[np.ndarray] = []
+    for number, file in enumerate(files):
+        b0, images, gradients = _series_of(real, file)
+        mask = foreground(b0)
+        reconstructed = model.vqvae_.predict(images)
+        series = {
+            "real": (b0, images, gradients),
+            "reconstructed": (b0, reconstructed, gradients),
+        }
+        if generated:
+            series["generated"] = _series_of(generated, partner_of[file])
+        else:
+            options = {"conditions": gradients, "source": b0[None], "seed": seed}
+            options |= {"first": number, "same_noise": True} | dict(sampling)
+            images = model.predict(len(images), **options)
+            series["generated"] = b0, images, gradients
+        tensors = {name: fit_tensors(*one, mask) for name, one in series.items()}
+        for name, one in tensors.items():
+            rows[name].append(one.compare(tensors["real"], mask))
+        shown = shown or [tensors[name].fa for name in _SETS]
+    whose = np.unique(find_subjects(files), return_inverse=True)[1]
+    figures = {
+        title: {
+            name: mean_of([row[title] for row in of_set], whose, seed)
+            for name, of_set in rows.items()
+        }
+        for title in rows["real"][0]
+    }
+    return figures, _pieces(figures, np.array(shown)[..., None], real.affine)
+
+
+def _series_of(volumes, file):
+    """Return b = 0, images and gradients of a series."""
+    places = [i for i, other in enumerate(volumes.files) if other == file]
+    if len(places) < _MIN_DIRECTIONS:
+        raise InputError(
+            f"{file} has {len(places)} diffusion-weighted volumes, and a tensor needs "
+            f"{_MIN_DIRECTIONS}; leave the file out."
+        )
+    gradients = take_rows(volumes.gradients, places)
+    return volumes.sources[places[0]], volumes.images[places], gradients
+
+
+def _pieces(figures, shown: np.ndarray, affine: np.ndarray) -> dict[str, str]:
+    rows = [[title, *map(row.get, _SETS)] for title, row in figures.items()]
+    picture = montage(planes(shown, affine), columns=1)
+    caption = f"FA of the first series: {', '.join(_SETS)}."
+    return {
+        "tensors": page.table(["mean of series", *_SETS], rows),
+        "pictures": page.picture(picture, caption),
+    }
