@@ -45,35 +45,28 @@ class Samples(NamedTuple):
 
     @classmethod
     def beside(
-        cls, stem: Path, numbers: range, document: dict, one_of_several: bool
-    ) -> Self:
-        """Name files that begin with a stem."""
-        own = _numbered(stem, numbers.start) if one_of_several else stem
-        if len(document["shape"]) == 4:
-            names = _of_channels([_numbered(stem, i) for i in numbers], document)
-        else:
-            names = [[_beside(own, ".npz")]]
-        return cls(names, stem, _beside(own, ".png"))
-
-    @classmethod
-    def named_after(
         cls,
-        sources: SourceInputs,
         stem: Path,
         numbers: range,
         document: dict,
         one_of_several: bool,
+        sources: SourceInputs | None = None,
     ) -> Self:
-        """Name outputs after their source images."""
+        """Name files that begin with a stem or, of source images, with their names."""
+        own = _numbered(stem, numbers.start) if one_of_several else stem
+        if len(document["shape"]) != 4:
+            return cls([[_beside(own, ".npz")]], stem, _beside(own, ".png"))
+        if sources is None:
+            stems = [_numbered(stem, i) for i in numbers]
+            return cls(_of_channels(stems, document), stem, _beside(own, ".png"))
         outputs = name_outputs(sources.files, stem, "generate")
         stems = [outputs[file] for file in sources.own]
         if len(numbers) > 1:
             stems = [beside(n, f"-{i:04d}") for n in stems for i in numbers]
         stems = [path.with_name(path.name.removesuffix(".nii.gz")) for path in stems]
-        names = _of_channels(stems, document)
         picture = None if one_of_several else _beside(stem, ".png")
         tables = ENDS if makes_series(from_saved(document["conditions"])) else ()
-        return cls(names, stem, picture, tables=tables)
+        return cls(_of_channels(stems, document), stem, picture, tables=tables)
 
     @classmethod
     def inside(

@@ -188,7 +188,7 @@ class GenerateLDMFlow(LDMFlow):
         samples = (
             Samples.inside(self, stem.parent, numbers, suffix, document, sources)
             if bids
-            else _beside(stem, numbers, sources, document, cluster is not None)
+            else Samples.beside(stem, numbers, document, cluster is not None, sources)
         )
         refuse_overwriting(self, samples.paths, samples.cure)
         model, sampling = _load(path, options, cluster, n_samples, is_volume)
@@ -409,13 +409,6 @@ def _part_of(cluster, numbers, sources):
         return launch.part_of(cluster, numbers), None
     sources = sources.part_of(cluster)
     return (numbers if sources.own else range(0)), sources
-
-
-def _beside(stem, numbers, sources, document, one_of_several):
-    """Name the files of the samples, after their sources if there are any."""
-    if sources is None:
-        return Samples.beside(stem, numbers, document, one_of_several)
-    return Samples.named_after(sources, stem, numbers, document, one_of_several)
 
 
 def _save(path, facts, **arrays):
