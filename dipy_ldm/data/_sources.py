@@ -96,17 +96,9 @@ def check(
 
     Shapes: result ``(n, *space, channels)``.
     """
-    if info is None and source is None:
-        return None
+    refuse_mismatch(info, source, name)
     if info is None:
-        raise InputError(
-            f"this model was trained without source images; leave out `{name}`, or "
-            "train one with them."
-        )
-    if source is None:
-        raise InputError(
-            f"this model is conditioned on source images; give them as `{name}`."
-        )
+        return None
     images = as_source(source, space, name)
     if images.shape[-1] != info.channels:
         raise InputError(
@@ -119,6 +111,19 @@ def check(
     if not (info.labels and lenient):
         _check_values(images, info, name)
     return images
+
+
+def refuse_mismatch(info: Any, source: Any, name: str) -> None:
+    """Refuse source images for a model of none, and a lack of them for others."""
+    if info is None and source is not None:
+        raise InputError(
+            f"this model was trained without source images; leave out `{name}`, or "
+            "train one with them."
+        )
+    if info is not None and source is None:
+        raise InputError(
+            f"this model is conditioned on source images; give them as `{name}`."
+        )
 
 
 def _labels(images):

@@ -14,7 +14,7 @@ from dipy_ldm.data._nifti import check_headers
 from dipy_ldm.data._paths import choose_files, find_volumes
 from dipy_ldm.data._plan import pair_sources
 from dipy_ldm.data._preprocessing import conform_source
-from dipy_ldm.data._sources import Source
+from dipy_ldm.data._sources import Source, refuse_mismatch
 from dipy_ldm.workflows import _launch as launch
 
 
@@ -29,11 +29,15 @@ class SourceInputs(NamedTuple):
     @classmethod
     def of(cls, document: dict, source_files: list[str] | None) -> Self | None:
         """Read and check the headers of source images."""
-        source = document["source"] and Source(**document["source"])
-        if sentence := _find_fault(document, source_files):
-            raise InputError(sentence)
-        if source is None or source_files is None:
+        if document["source"] and len(document["shape"]) != 4:
+            raise InputError(
+                "this model is conditioned on source images; generate with "
+                "LatentDiffusion.predict(source=...)."
+            )
+        refuse_mismatch(document["source"], source_files, "source_files")
+        if source_files is None:
             return None
+        source = Source(**document["source"])
         files = find_volumes(source_files)
         choose_files(files, cure="name those of one kind, with a wildcard")
         infos, _ = check_headers(files, source.channels > 1)
@@ -59,27 +63,6 @@ class SourceInputs(NamedTuple):
         """
         several, labels = self.source.channels > 1, bool(self.source.labels)
         return conform_source(file, self.grid, several, labels)[None]
-
-
-def _find_fault(document, source_files):
-    """Return what is wrong with source images, before they are searched for."""
-    if document["source"] is None:
-        if source_files is None:
-            return None
-        return (
-            "this model was trained without source images; leave out `source_files`, "
-            "or train one with them."
-        )
-    if len(document["shape"]) != 4:
-        return (
-            "this model is conditioned on source images; generate with "
-            "LatentDiffusion.predict(source=...)."
-        )
-    if source_files is None:
-        return (
-            "this model is conditioned on source images; give them as `source_files`."
-        )
-    return None
 
 
 class SourcePairs(NamedTuple):
