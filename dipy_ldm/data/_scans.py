@@ -202,16 +202,23 @@ def check_sets(
     """
     infos, bad = check_headers([f for own in sets for f in own], along_axis, skip_bad)
     width = 1 if channels[0].name else channels[0].width
-    if infos[0].channels != width:
-        raise InputError(
-            f"the model is of {width} channels, and {infos[0].file} has "
-            f"{infos[0].channels}; give files like its training data."
-        )
+    refuse_other_channels(infos[0], width)
     good = {info.file: info for info in infos}
     firsts = [good[own[0]] for own in sets if all(file in good for file in own)]
     if not firsts:
         raise InputError("\n".join(bad.values()))
     return firsts, bad
+
+
+def refuse_other_channels(
+    info: VolumeInfo, channels: int, start: str = "the model is of"
+) -> None:
+    """Refuse volumes of other channels than a model has."""
+    if info.channels != channels:
+        raise InputError(
+            f"{start} {channels} channels, and {info.file} has {info.channels}; give "
+            "files like its training data."
+        )
 
 
 def sets_of(files: Sequence, channels: Sequence[Channel]) -> list[list[Path]]:

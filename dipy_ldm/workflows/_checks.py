@@ -64,8 +64,6 @@ def check(options: SimpleNamespace, strategy: object, outputs: Sequence[Path]) -
 
 def _look_at_volumes(options):
     paths, conditions, steps = inputs.named_inputs(options)
-    if steps and not conditions:
-        raise InputError("`coarsen` is for `conditions`; give these, too.")
     files, material = read_volumes(
         paths,
         **inputs.grid_options(options),

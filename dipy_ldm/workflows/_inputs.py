@@ -94,8 +94,10 @@ def named_inputs(
     options: SimpleNamespace,
 ) -> tuple[list[str], list[str], dict[str, float]]:
     """Return the inputs of a command, the names of conditions, and their steps."""
-    steps = parse_steps(options.coarsen)
-    return options.input_files, parse_names(options.conditions), steps
+    steps, names = parse_steps(options.coarsen), parse_names(options.conditions)
+    if steps and not names:
+        raise InputError("`coarsen` is for `conditions`; give these, too.")
+    return options.input_files, names, steps
 
 
 def grid_options(options: SimpleNamespace) -> dict[str, Any]:
@@ -136,8 +138,6 @@ def _choose(names, available):
 def _add_conditions(data, names, files, listed, steps):
     """Add the conditions from tables, and log them."""
     if not names:
-        if steps:
-            raise InputError("`coarsen` is for `conditions`; give these, too.")
         return data
     covariates = read_covariates(names, files, listed, steps)
     covariates = covariates._replace(subjects=data.subjects)

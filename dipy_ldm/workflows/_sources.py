@@ -14,6 +14,7 @@ from dipy_ldm.data._nifti import check_headers
 from dipy_ldm.data._paths import choose_files, find_volumes
 from dipy_ldm.data._plan import pair_sources
 from dipy_ldm.data._preprocessing import conform_source
+from dipy_ldm.data._scans import refuse_other_channels
 from dipy_ldm.data._sources import Source, refuse_mismatch
 from dipy_ldm.workflows import _launch as launch
 
@@ -41,13 +42,9 @@ class SourceInputs(NamedTuple):
         files = find_volumes(source_files)
         choose_files(files, cure="name those of one kind, with a wildcard")
         infos, _ = check_headers(files, source.channels > 1)
-        if infos[0].channels != source.channels:
-            raise InputError(
-                f"the model was trained with source images of {source.channels} "
-                "channels, "
-                f"and {infos[0].file} has {infos[0].channels}; give files like its "
-                "training data."
-            )
+        refuse_other_channels(
+            infos[0], source.channels, "the model was trained with source images of"
+        )
         affine = np.array(document["affine"], "float64")
         grid = Grid(tuple(document["shape"][:3]), affine)
         return cls(source, grid, files, files)

@@ -114,7 +114,6 @@ def test_slices_have_conditions_too(tmp_path):
         (["age", "sexx"], {}, "no column sexx .* they have age, same"),
         (["same"], {}, "same is 'x' for all images"),
         (["same"], {"sex": 5}, "`coarsen` names sex, which is no condition"),
-        ([], {"age": 5}, "`coarsen` is for `conditions`"),
         (["age"], {}, "age is '89[+]', no number"),
     ],
 )
