@@ -179,7 +179,7 @@ def _reduced(images, affine):
 # Of the mean's error, what is left of images that are memorised.
 _MAX_LEARNT_ERROR = 0.5
 # Steps with which it can be told that nothing is learnt.
-_MIN_JUDGED_STEPS = 100
+_MIN_TRIAL_STEPS = 100
 # Hours after which a smaller beginning is wise.
 _LONG_HOURS = 24.0
 
@@ -252,7 +252,7 @@ def check_overfit(result: Overfit, affine: np.ndarray | None) -> Finding:
     ]
     if share < _MAX_LEARNT_ERROR:
         return green(title, f"{message}: they are learnt.", pictures=pictures)
-    if result.steps < _MIN_JUDGED_STEPS:
+    if result.steps < _MIN_TRIAL_STEPS:
         why = f"{message}; so few steps, in the time there was, are too few to judge."
         return grey(title, why)._replace(pictures=pictures)
     cure = (

@@ -113,7 +113,7 @@ def check(
     return images
 
 
-def refuse_mismatch(info: Any, source: Any, name: str) -> None:
+def refuse_mismatch(info: object, source: object, name: str) -> None:
     """Refuse source images for a model of none, and a lack of them for others."""
     if info is None and source is not None:
         raise InputError(
