@@ -259,8 +259,8 @@ def _write(part, origin, columns, task, repeated, before, options):
         name, minuend = "scan", origin.data
         if before is not None:
             name = "result without conditions"
-            others = np.mean(before, 0)[..., columns]
-            minuend = channel.bring_back(others, origin)
+            unconditional = np.mean(before, 0)[..., columns]
+            minuend = channel.bring_back(unconditional, origin)
         extra = {"Difference": f"{name} minus result"}
         volumes.append((channel.difference(minuend, mean), extra))
     for other, (volume, extra) in zip(further, volumes, strict=True):
