@@ -1,9 +1,11 @@
 """``dipy_ldm_bids``: the commands for scans, called as a BIDS App."""
 
 import argparse
+from contextlib import suppress
 import sys
 
-from dipy_ldm import __version__
+from dipy_ldm import __version__, _serialization
+from dipy_ldm._utils.checks import InputError
 from dipy_ldm.workflows import cli
 
 _TASKS = "denoise", "inpaint", "check"
@@ -31,10 +33,21 @@ def _parser():
     )
     parser.add_argument("--task", choices=_TASKS, default="denoise")
     parser.add_argument("--model_file", help="model of dipy_train_ldm")
-    parser.add_argument("--suffix", default="T1w", help="scans to use (default: T1w)")
+    usual = "scans to use (default: T1w, unless the channels have names)"
+    parser.add_argument("--suffix", help=usual)
     version = f"dipy_ldm {__version__}"
     parser.add_argument("--version", action="version", version=version)
     return parser
+
+
+def _has_named_channels(model_file, further):
+    """Return whether channels have suffixes of their own; no weights are read."""
+    if "--channels" in further:
+        return True
+    with suppress(InputError):  # which the command says in a sentence
+        document = _serialization.read_document(model_file or "")
+        return bool(document.get("channels"))
+    return False
 
 
 def command_line(options: argparse.Namespace, further: list[str]) -> list[str]:
@@ -44,7 +57,9 @@ def command_line(options: argparse.Namespace, further: list[str]) -> list[str]:
         if options.model_file is None:
             _parser().error(f"--task {options.task} needs a --model_file")
         words += [options.model_file]
-    words += [options.bids_dir, "--suffix", options.suffix]
+    words += [options.bids_dir]
+    if options.suffix or not _has_named_channels(options.model_file, further):
+        words += ["--suffix", options.suffix or "T1w"]
     if options.participant_label:
         labels = (label.removeprefix("sub-") for label in options.participant_label)
         words += ["--filter", f"sub={','.join(labels)}"]

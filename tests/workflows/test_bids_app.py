@@ -25,6 +25,8 @@ def words_of(monkeypatch, *words):
 def test_a_bids_app_is_one_of_the_commands(monkeypatch):
     app = ("bids", "out", "participant")
     labels = ("--participant_label", "01", "sub-02", "--model_file", "m.safetensors")
+    named = words_of(monkeypatch, *app, "--task", "check", "--channels", "T1w", "dseg")
+    assert named[1:4] == ["bids", "--out_dir", "out"]
     assert words_of(monkeypatch, *app, *labels, "--strength", 0.2) == [
         *("dipy_denoise_ldm", "m.safetensors", "bids", "--suffix", "T1w"),
         *("--filter", "sub=01,02", "--bids", "--out_dir", "out", "--strength", "0.2"),
