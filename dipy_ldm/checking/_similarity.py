@@ -137,8 +137,8 @@ def check_orientation(
     rows = [(f"{names[i]}: {VIEWS[best[i]]}", float(margins[i])) for i in bad]
     return red(
         title,
-        f"{counted(len(bad), 'volume')} with axes that are swapped beside the others "
-        f"(RAS): {listed([f'{names[i]} ({VIEWS[best[i]]})' for i in bad], 3)}.",
+        f"{counted(len(bad), 'volume')} with axes that are swapped beside the others, "
+        f"which are RAS: {listed([f'{names[i]} ({VIEWS[best[i]]})' for i in bad], 3)}.",
         "Correct the orientation in the headers of these files, from their DICOM files "
         "if there are any.",
         table=[("file, and its axes", "more alike by (correlation)"), *rows],
