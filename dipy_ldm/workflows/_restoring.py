@@ -370,7 +370,8 @@ def work(
     with spread(device), _summarised(flow, job, options, rows):
         for task in tqdm(remaining, job.verb, disable=quiet):
             try:
-                pictures = process(_with_fingerprints(task))
+                with _warnings_of(task.file):
+                    pictures = process(_with_fingerprints(task))
             except InputError as error:
                 # What only reading finds must not stop the hours that others take.
                 job.bad[task.file] = str(error)
@@ -384,6 +385,26 @@ def work(
         good = flow.written + len(tasks) - len(remaining)
         end = [f"The {good} other volumes are {_past(job.verb)}."] if good else []
         raise InputError("\n".join([*job.bad.values(), *end]))
+
+
+@contextmanager
+def _warnings_of(file):
+    """Name a volume in the model's warnings of it, each of which is shown once."""
+    shown = set()
+
+    def name(record):
+        text = f"{file}: {record.getMessage()}"
+        new = text not in shown
+        shown.add(text)
+        record.msg, record.args = text, ()
+        return new
+
+    model_logger = logging.getLogger("dipy_ldm.latent_diffusion")
+    model_logger.addFilter(name)
+    try:
+        yield
+    finally:
+        model_logger.removeFilter(name)
 
 
 @contextmanager

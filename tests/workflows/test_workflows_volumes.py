@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 import json
+import logging
 import shutil
 
 from PIL import Image
@@ -32,7 +33,7 @@ from dipy_ldm.data._grid import Grid
 from dipy_ldm.data._nifti import read_volume
 from dipy_ldm.data._preprocessing import conform_file, restore_file
 from dipy_ldm.data._sidecars import fingerprint, sidecar, sidecar_first
-from dipy_ldm.workflows import _training as training
+from dipy_ldm.workflows import _restoring as restoring, _training as training
 
 VOXEL_SIZE = 8
 # Where the brightest place of all volumes is, up to a few millimetres.
@@ -532,6 +533,16 @@ def test_bad_input_to_denoising(trained, command, volumes, case, tmp_path):
     save(tmp_path / "both.nii", np.stack([NOISE, NOISE], -1))
     path = trained / "out" / "ldm.safetensors"
     assert_refused(command, "denoise", arguments, sentence, path, tmp_path)
+
+
+def test_warnings_name_the_volume_and_are_shown_once(caplog):
+    logger = logging.getLogger("dipy_ldm.latent_diffusion")
+    with restoring._warnings_of("a.nii.gz"):
+        for number in (1, 1, 2):
+            logger.warning("the image is unlike %d others", number)
+    logger.warning("it is over")
+    sentence = "a.nii.gz: the image is unlike {} others"
+    assert caplog.messages == [*map(sentence.format, (1, 2)), "it is over"]
 
 
 def denoise(command, trained, *arguments):
