@@ -46,7 +46,6 @@ def write_page(audit: "Audit", about: Mapping[str, Any]) -> str:
         ),
         nearness=_histograms(audit),
         classes=_classes(audit.classes),
-        dar=_dar(audit.dar),
         suspects=_suspects(audit),
         **_members(audit.members),
     )
@@ -175,11 +174,6 @@ def _levels(name, levels):
         for title, level in levels.items()
     ]
     return page.table(head, rows)
-
-
-def _dar(dar):
-    head = ["threshold (correlation)", "generated", "held-out"]
-    return page.table(head, [[number(dar.threshold), dar.generated, dar.held_out]])
 
 
 def _members(members):

@@ -41,7 +41,6 @@ FALSE_ALARM_RATE = 0.01
 _TESTS = 3
 # Kinds of features that an audit searches.
 _SPACES = 3
-_DAR_QUANTILE = 0.95
 # Of fingerprints: blocks at most, and how far those of one image are apart.
 _MAX_FINGERPRINT_VALUES, _MAX_DUPLICATE_DISTANCE = 1024, 1e-3
 
@@ -57,13 +56,13 @@ class Neighbours(NamedTuple):
 class Search(NamedTuple):
     """Neighbours of generated and of held-out images among the training images.
 
-    ``rows`` are the features of the training, held-out and generated images.
+    ``rows`` are the features of the training and of the held-out images.
     """
 
     features: Features
     generated: Neighbours
     held_out: Neighbours
-    rows: tuple[np.ndarray, np.ndarray, np.ndarray]
+    rows: tuple[np.ndarray, np.ndarray]
 
 
 def search(
@@ -79,7 +78,7 @@ def search(
         features,
         neighbours(generated, train, apart),
         neighbours(held_out, train, apart),
-        (train, held_out, generated),
+        (train, held_out),
     )
 
 
@@ -236,43 +235,6 @@ def fewest_detectable(n: int, n_held_out: int) -> int:
     chances = (_TESTS * _chance_of_close(i, n, n_held_out) for i in range(1, n + 1))
     limit = FALSE_ALARM_RATE / _SPACES
     return next((i for i, chance in enumerate(chances, 1) if chance < limit), n + 1)
-
-
-class Dar(NamedTuple):
-    """What the test of Dar finds: its threshold, and shares above it."""
-
-    threshold: float
-    generated: Interval
-    held_out: Interval
-
-
-def dar(result: Search, seed: int = 0) -> Dar:
-    """Count copies as Dar does :footcite:p:`Dar2024`, also among held-out images.
-
-    Images are copies that correlate more with their nearest training image than 95 % of
-    the training images do with their nearest held-out one. Here both sets are equally
-    large for the threshold; that images are searched for among more training images
-    finds copies also among held-out ones, of which there are none.
-    """
-    train, held_out, generated = (_standard(rows) for rows in result.rows)
-    chosen = np.random.default_rng(seed).permutation(len(train))[: len(held_out)]
-    null = _highest(train[chosen], held_out)
-    threshold = float(np.quantile(null, _DAR_QUANTILE))
-    sets = generated, held_out
-    counts = [int(np.sum(_highest(rows, train) > threshold)) for rows in sets]
-    shares = (binomial(count, len(rows)) for count, rows in zip(counts, sets))
-    return Dar(threshold, *shares)
-
-
-def _standard(rows):
-    centred = rows - rows.mean(1, keepdims=True)
-    return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
-
-
-def _highest(rows, references):
-    """Return the highest correlation of each row with others."""
-    starts = range(0, len(rows), 256)
-    return np.concatenate([(rows[i : i + 256] @ references.T).max(1) for i in starts])
 
 
 def fingerprints(images: np.ndarray) -> np.ndarray:

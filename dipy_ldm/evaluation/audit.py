@@ -63,7 +63,6 @@ class _Fields(NamedTuple):
     n_held_out: int
     searches: dict[str, copies.Search]
     findings: dict[str, copies.Finding]
-    dar: copies.Dar
     members: dict[str, copies.Membership]
     classes: dict[str, dict[str, copies.Level]]
     pairs: list[Pair]
@@ -83,8 +82,6 @@ class Audit(Report, _Fields):
         Neighbours, by the name of the features.
     findings : dict of str to Finding
         What they say.
-    dar : Dar
-        The threshold of Dar, in invariant features.
     members : dict of str to Membership
         By the denoising loss, by that of the reference if there is one, and by the
         error of the autoencoder.
@@ -215,7 +212,6 @@ def audit(
         n_held_out,
         searches,
         {name: copies.judge(search) for name, search in searches.items()},
-        copies.dar(searches["invariant"], seed),
         {name.removeprefix("membership, "): member for name, member in results.items()},
         _classes(model, searches, requested, count),
         suspicious(searches),

@@ -197,7 +197,6 @@ def write_audit(outputs: Sequence[Path], result: Audit, facts: dict) -> None:
         "n_held_out": result.n_held_out,
         "copies_beyond_chance": result.spaces_with_copies,
         "copies": result.findings,
-        "dar": result.dar,
         "membership": members,
         "classes": result.classes,
         # Where in its set a training image is would tell it to who has them.
@@ -226,8 +225,8 @@ def pairs_page(
 
 def make_copy_filter(result: Audit, model_fingerprint: str) -> CopyFilter:
     """Keep what knows training images again."""
-    invariant = ReferenceSet.of(*result.searches["invariant"].rows[:2])
-    voxels = ReferenceSet.of(*map(project_randomly, result.searches["voxels"].rows[:2]))
+    invariant = ReferenceSet.of(*result.searches["invariant"].rows)
+    voxels = ReferenceSet.of(*map(project_randomly, result.searches["voxels"].rows))
     return CopyFilter(result.projection, invariant, voxels, model_fingerprint)
 
 
