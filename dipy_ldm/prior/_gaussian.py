@@ -115,11 +115,9 @@ class Gaussian(NamedTuple):
     @property
     def max_distance(self) -> float:
         """Relative distance up to which latents are like the examples."""
-        along = np.array([np.square(each).sum() for each in self.loadings])
-        whole, squares = (
-            sum(float((part**power).sum()) for part in (along, self.rest))
-            for power in (1, 2)
-        )
+        along = [np.square(each).sum() for each in self.loadings]
+        variances = np.concatenate([along, self.rest.ravel()])
+        whole, squares = (float((variances**power).sum()) for power in (1, 2))
         # Of so many independent numbers of equal variance (Satterthwaite).
         freedom = whole**2 / squares
         return float(special.chdtri(freedom, _FALSE_ALARMS)) / freedom

@@ -82,7 +82,9 @@ class LatentPrior(NamedTuple):
         def take(kind, names, *conditions_of):
             if names[0] not in tensors:
                 return None
-            return kind(*conditions_of, *(tensors[name] for name in names))
+            # A file may have 16 bits, in which sums of squares are too large.
+            parts = (tensors[name].astype("float32") for name in names)
+            return kind(*conditions_of, *parts)
 
         conditional_mean, gaussian, probe = _NAMES
         return cls(
