@@ -150,7 +150,8 @@ class Estimator:
         Parameters
         ----------
         path : str or Path
-            File to read, or the name of a packaged model: ``"mnist"``.
+            File to read, or the name of a packaged model: ``"mnist"``,
+            ``"brains"`` or, of an autoencoder, ``"volumes"``.
 
         Returns
         -------

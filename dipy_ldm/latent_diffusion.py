@@ -1063,7 +1063,7 @@ class LatentDiffusion(Estimator):
             logger.warning(
                 "%s is unlike the training images (%.1f times as far from their mean "
                 "as they are), and the result may mean nothing: bring it to their "
-                "place, contrast and field of view, with or without a skull as theirs.",
+                "place, size and contrast, with or without a skull, as they are.",
                 f"image {number}" if len(latents) > 1 else "the image",
                 distances[number] ** 0.5,
             )

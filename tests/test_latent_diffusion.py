@@ -3,6 +3,9 @@
 import copy
 
 import keras
+import nibabel as nib
+from nibabel.affines import from_matvec
+from nilearn.datasets import load_mni152_template
 import numpy as np
 import numpy.testing as npt
 import pytest
@@ -11,6 +14,7 @@ from dipy_ldm import VQVAE, LatentDiffusion, _backend
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.denoiser._training import latent_scale
 from dipy_ldm.diffusion import _guidance as denoisers, samplers, schedules
+from dipy_ldm.metrics import psnr
 
 # One level: what takes the time is that networks are compiled.
 TINY = {"widths": (8,), "blocks": 1}
@@ -421,3 +425,24 @@ def test_a_denoiser_does_not_begin_from_an_autoencoder(vqvae, blobs, tmp_path):
         InputError, match="holds an autoencoder alone, not a diffusion model"
     ):
         LatentDiffusion(vqvae).fit(blobs, init=tmp_path / "v.safetensors")
+
+
+def test_packaged_brains_know_a_template_and_are_as_large_as_asked(caplog):
+    model = LatentDiffusion.load("brains")
+    template = load_mni152_template(resolution=2)
+    # As large as people are, about its middle.
+    smaller = (
+        from_matvec(0.9 * np.eye(3), 0.1 * np.array([0, -18, 8])) @ template.affine
+    )
+    original = template.get_fdata()
+    denoised = model.denoise(nib.Nifti1Image(original, smaller)).get_fdata()
+    # It lies where the brains of the training do, and looks like them.
+    assert not caplog.messages
+    pair = (x[None, ..., None] for x in (denoised, original))
+    assert psnr(*pair, original[None] > 0) > 25  # 26.1
+    conditions = {"brain": [900, 1400], "ventricles": 40}
+    brains = model.predict(conditions=conditions, steps=5, same_noise=True)
+    small, large = (brains > 0.25).sum(axis=(1, 2, 3, 4))
+    assert large > 1.3 * small
+    model.denoise(template)
+    assert "the image is unlike the training images" in caplog.text

@@ -122,11 +122,12 @@ class TrainLDMFlow(LDMFlow):
             files, PNG files, or folders of these; or the word mnist for the packaged
             digits.
         init : string or Path, optional
-            Model file to begin from, or the word volumes for the packaged autoencoder
-            of volumes of one channel. Its autoencoder is used as it is or, with
-            --steps_vqvae, fine-tuned; its diffusion model, if it has one, is the first
-            of the training. Grid, voxel size and conditions may be others. --check
-            measures a training from scratch all the same.
+            Model file to begin from, or a packaged one: volumes, an autoencoder of
+            volumes of one channel, or brains, a whole model of T1-like brains. The
+            autoencoder is used as it is or, with --steps_vqvae, fine-tuned; the
+            diffusion model, if there is one, is the first of the training. Grid, voxel
+            size and conditions may be others. --check measures a training from scratch
+            all the same.
         epochs_vqvae : int, optional
             Epochs of the autoencoder. Default: 5 epochs (images) or 4,000 steps
             (volumes).
