@@ -3,6 +3,7 @@
 from contextlib import ExitStack
 import logging
 import sys
+from typing import Any
 import warnings
 
 from tqdm import TqdmWarning
@@ -21,11 +22,18 @@ class tqdm(usual):  # noqa: N801  # the name that everybody knows
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        consoles = [h for h in logging.root.handlers if _is_console(h)]
+        consoles: list[Any] = [h for h in logging.root.handlers if _is_console(h)]
         if consoles and not self.disable:
             self._redirected = ExitStack()
             self._redirected.enter_context(logging_redirect_tqdm())
-            logging.root.handlers[-1].setLevel(consoles[0].level)
+            redirect: Any = logging.root.handlers[-1]
+            redirect.setLevel(consoles[0].level)
+            redirect.setFormatter(consoles[0].formatter)
+            redirect.stream = consoles[0].stream
+            # That of DIPY is no console to tqdm, and would write everything again.
+            logging.root.handlers = [
+                h for h in logging.root.handlers if h not in consoles
+            ]
 
     def close(self) -> None:
         """Close the bar, and let handlers of logs write again."""

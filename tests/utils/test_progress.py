@@ -3,18 +3,22 @@
 import logging
 import sys
 
+from dipy.utils.logging import CustomHandler
+import pytest
+
 from dipy_ldm._utils.progress import tqdm
 
 
-def log_to_console(monkeypatch):
-    handler = logging.StreamHandler(sys.stderr)
+def log_to_console(monkeypatch, kind=logging.StreamHandler):
+    handler = kind(sys.stderr)
     handler.setLevel(logging.INFO)
     monkeypatch.setattr(logging.root, "handlers", [handler])
     return [handler]
 
 
-def test_messages_stand_above_the_bar(monkeypatch, capsys):
-    handlers = log_to_console(monkeypatch)
+@pytest.mark.parametrize("kind", [logging.StreamHandler, CustomHandler])
+def test_messages_stand_above_the_bar(monkeypatch, capsys, kind):
+    handlers = log_to_console(monkeypatch, kind)
     logger = logging.getLogger("dipy_ldm.anything")
     monkeypatch.setattr(logger, "level", logging.DEBUG)
     for i in tqdm(range(3), mininterval=0):
