@@ -21,6 +21,9 @@ from dipy_ldm.diffusion.samplers import SAMPLERS
 from dipy_ldm.metrics import nearest_distance
 
 COHORT_SCRIPT = Path(__file__).parents[1] / "doc" / "examples" / "virtual_cohort.py"
+LABEL_COHORT_SCRIPT = COHORT_SCRIPT.with_name("label_cohort.py")
+# After -c of Python: the command, from this checkout.
+TRAIN = "from dipy_ldm.workflows import cli; cli.train()"
 
 
 class Parser(argparse.ArgumentParser):

@@ -13,13 +13,13 @@ from pathlib import Path
 import time
 
 from common import (
-    COHORT_SCRIPT,
+    LABEL_COHORT_SCRIPT,
+    TRAIN,
     Parser,
     call,
     load_model,
     log,
     print_scores,
-    score_novelty,
 )
 import numpy as np
 from volumes import (
@@ -33,8 +33,6 @@ from volumes import (
 from dipy_ldm.data.volumes import load_volumes
 from dipy_ldm.metrics import nearest_distance
 
-TRAIN = "from dipy_ldm.workflows import cli; cli.train()"
-SCRIPT = COHORT_SCRIPT.with_name("label_cohort.py")
 # What each begins from, and its share of the steps of a diffusion model that has all
 # the time for itself.
 WAYS = {
@@ -90,7 +88,7 @@ def draw(options, name, n, first):
         largest = options.voxel_size
         how = ["--stripped", 1, "--voxel_size", 0.75 * largest, largest]
         how += ["--n", n, "--first", first, "--maps", options.maps]
-        call(SCRIPT, folder, *how, "--only", *options.only)
+        call(LABEL_COHORT_SCRIPT, folder, *how, "--only", *options.only)
     return sorted(folder.glob("*.nii.gz"))[:n]
 
 
@@ -125,10 +123,11 @@ def score(path, learnt_from, held_out):
     reconstructed = model.vqvae.predict(real)
     small, small_train = halve_all(generated), halve_all(train)
     distances = measure_novelty(halve_all(real), small_train)
-    copied = nearest_distance(small, small_train) < np.quantile(distances, COPIES)
+    near = nearest_distance(small, small_train)
     scores = {
-        **score_novelty(small, small_train, distances),
-        "copies": float(copied.mean()),
+        "nearest_median": float(np.median(near)),
+        "nearest_median_real": float(np.median(distances)),
+        "copies": float(np.mean(near < np.quantile(distances, COPIES))),
         **score_diversity(generated, real),
         **score_structure(generated, real, reconstructed),
         **score_vqvae(model.vqvae, real, reconstructed),

@@ -13,7 +13,15 @@ is left as it is.
 
 from pathlib import Path
 
-from common import COHORT_SCRIPT, Parser, call, load_model, log, print_scores
+from common import (
+    LABEL_COHORT_SCRIPT,
+    TRAIN,
+    Parser,
+    call,
+    load_model,
+    log,
+    print_scores,
+)
 import keras
 from keras import layers, ops
 import numpy as np
@@ -23,8 +31,6 @@ from dipy_ldm.data.channels import columns_of
 from dipy_ldm.data.volumes import load_volumes
 from dipy_ldm.metrics import dice
 
-TRAIN = "from dipy_ldm.workflows import cli; cli.train()"
-SCRIPT = COHORT_SCRIPT.with_name("label_cohort.py")
 # Tissues by the numbers of FreeSurfer, in the order of their labels from 1 on.
 TISSUES = {
     "white matter": (2, 41, 77, 78, 79, 85, 192, *range(250, 256)),
@@ -74,7 +80,7 @@ def prepare(options):
         drawn = options.folder / f"{name}-labels"
         how = ["--stripped", 1, "--dseg", "--voxel_size", sizes, sizes]
         how += ["--n", n, "--first", first, "--maps", options.maps]
-        call(SCRIPT, drawn, *how, which, *options.without)
+        call(LABEL_COHORT_SCRIPT, drawn, *how, which, *options.without)
         folder.mkdir(parents=True, exist_ok=True)
         for file in sorted(drawn.glob("*_T1w.nii.gz")):
             labels, affine = read_volume(str(file).replace("_T1w.", "_T1w_dseg."))

@@ -12,7 +12,7 @@ What is there is left as it is.
 
 from pathlib import Path
 
-from common import COHORT_SCRIPT, Parser, call, load_model, log, print_scores
+from common import LABEL_COHORT_SCRIPT, Parser, call, load_model, log, print_scores
 from dipy.core.gradients import gradient_table
 from dipy.core.sphere import HemiSphere, disperse_charges
 from dipy.io.gradients import read_bvals_bvecs
@@ -140,14 +140,13 @@ def prepare(options):
         if len(list(folder.glob("*_dwi.nii.gz"))) >= n:
             continue
         labels, size = options.folder / "labels", options.voxel_size
-        script = COHORT_SCRIPT.with_name("label_cohort.py")
         arguments = ["--maps", options.maps, "--dseg", "--stripped", 1]
         arguments += ["--contrasts", "T2w", "--voxel_size", size, size]
         folder.mkdir(parents=True, exist_ok=True)
         for i in range(first, first + n):
             file = labels / f"sub-{i:04d}_T2w_dseg.nii.gz"
             if not file.exists():
-                call(script, labels, "--n", 1, "--first", i, *arguments)
+                call(LABEL_COHORT_SCRIPT, labels, "--n", 1, "--first", i, *arguments)
             write(Subject(file), folder / f"sub-{i:04d}_dwi.nii.gz")
 
 

@@ -11,13 +11,12 @@ What is there is left as it is.
 
 from pathlib import Path
 
-from common import COHORT_SCRIPT, Parser, call, load_model, log, print_scores
+from common import COHORT_SCRIPT, TRAIN, Parser, call, load_model, log, print_scores
 import numpy as np
 
 from dipy_ldm.data.volumes import load_volumes
 from dipy_ldm.metrics import multiscale_ssim, psnr
 
-TRAIN = "from dipy_ldm.workflows import cli; cli.train()"
 # Brighter, as a share of the range, is brain.
 BRAIN = 0.1
 

@@ -427,7 +427,7 @@ def test_a_denoiser_does_not_begin_from_an_autoencoder(vqvae, blobs, tmp_path):
         LatentDiffusion(vqvae).fit(blobs, init=tmp_path / "v.safetensors")
 
 
-def test_packaged_brains_know_a_template_and_are_as_large_as_asked(caplog):
+def test_packaged_brains_accept_a_template_and_follow_brain_volume(caplog):
     model = LatentDiffusion.load("brains")
     template = load_mni152_template(resolution=2)
     # As large as people are, about its middle.

@@ -1,6 +1,7 @@
-"""Progress bars for terminals and notebooks, which log messages don't tear."""
+"""Progress bars, which log messages don't tear, and filters of such messages."""
 
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 import logging
 import sys
 from typing import Any
@@ -46,3 +47,14 @@ class tqdm(usual):  # noqa: N801  # the name that everybody knows
 def _is_console(handler):
     stream = getattr(handler, "stream", None)
     return stream is not None and stream in (sys.stdout, sys.stderr)
+
+
+@contextmanager
+def log_filter(name: str, accept: Callable[[logging.LogRecord], bool]) -> Iterator:
+    """Within this context, let a logger pass on accepted records only."""
+    logger = logging.getLogger(name)
+    logger.addFilter(accept)
+    try:
+        yield
+    finally:
+        logger.removeFilter(accept)

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
 import logging
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +12,7 @@ from nibabel.spatialimages import HeaderDataError
 import numpy as np
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.progress import tqdm
+from dipy_ldm._utils.progress import log_filter, tqdm
 from dipy_ldm._utils.values import counted, listed
 from dipy_ldm.checking._findings import (
     Finding,
@@ -369,19 +368,9 @@ def _plan_named_channels(files, names):
         return [], str(error).partition("\nAdd ")[0].splitlines()
 
 
-@contextmanager
 def _quietly():
-    """Suppress warnings that repeat findings, within this context."""
-
-    def no_warning(record):
-        return record.levelno < logging.WARNING
-
-    logger = logging.getLogger("dipy_ldm")
-    logger.addFilter(no_warning)
-    try:
-        yield
-    finally:
-        logger.removeFilter(no_warning)
+    """Suppress warnings that repeat findings, within the context that is returned."""
+    return log_filter("dipy_ldm", lambda record: record.levelno < logging.WARNING)
 
 
 def _check_headers(infos):

@@ -336,8 +336,8 @@ def ablation_gains(
         n = len(np.unique(subjects[specified]))
         # Of one value for all, such as one shell, there is no effect to be told.
         varies = np.ptp(encoded[:, column]) > 0
-        judged = warn and varies and n >= FEWEST_SUBJECTS
-        if judged and not gain > MIN_STANDARD_ERRORS * error:
+        testable = warn and varies and n >= FEWEST_SUBJECTS
+        if testable and not gain > MIN_STANDARD_ERRORS * error:
             logger.warning(
                 "the condition %s has no measurable effect: with the values of others "
                 "the validation loss is %.2g higher (standard error %.2g; %d "

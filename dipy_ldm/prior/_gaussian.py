@@ -44,9 +44,10 @@ _PARTS = 5
 MIN_REST = 0.05
 _TINY = 1e-6
 # Probability with which latents that are like the examples are further from the mean
-# than the limit, were they Gaussian: for brains of 2 mm it is 2.4 times their mean
-# squared distance. 100 of them are within 1.6, and others, of label maps never seen,
-# within 1.5; heads with skulls are at 3.4 to 12, brains shifted by 30 mm at 3.2 to 4.2.
+# than the limit, were they Gaussian: for brains of 2 mm it is 2.1 to 2.4 times their
+# mean squared distance. 100 of them are within 1.6, and others, of label maps never
+# seen, within 1.8; heads with skulls are at 3.4 to 12, brains shifted by 30 mm at 3.2
+# to 4.2.
 _FALSE_ALARMS = 1e-8
 # Share of the variance that may be left about the mean of each place. Of brains in one
 # space it is 0.05, of the same 12 mm and 12 degrees apart 0.15: their denoisers are
@@ -116,8 +117,8 @@ class Gaussian(NamedTuple):
     def max_distance(self) -> float:
         """Relative distance up to which latents are like the examples."""
         along = [np.square(each).sum() for each in self.loadings]
-        variances = np.concatenate([along, self.rest.ravel()])
-        whole, squares = (float((variances**power).sum()) for power in (1, 2))
+        squares = float(np.square(along).sum() + np.square(self.rest).sum())
+        whole = self.deviation**2 * self.rest.size
         # Of so many independent numbers of equal variance (Satterthwaite).
         freedom = whole**2 / squares
         return float(special.chdtri(freedom, _FALSE_ALARMS)) / freedom

@@ -83,7 +83,7 @@ class LatentPrior(NamedTuple):
             if names[0] not in tensors:
                 return None
             # A file may have 16 bits, in which sums of squares are too large.
-            parts = (tensors[name].astype("float32") for name in names)
+            parts = (tensors[name].astype("float32", copy=False) for name in names)
             return kind(*conditions_of, *parts)
 
         conditional_mean, gaussian, probe = _NAMES

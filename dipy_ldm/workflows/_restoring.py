@@ -21,7 +21,7 @@ from dipy_ldm._conditions import from_saved
 from dipy_ldm._own_space import MaskedScan, bring_back, conformed
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.cluster import Cluster
-from dipy_ldm._utils.progress import tqdm
+from dipy_ldm._utils.progress import log_filter, tqdm
 from dipy_ldm._utils.values import parse_conditions
 from dipy_ldm.data._gradients import refuse_series
 from dipy_ldm.data._grid import Grid, restore
@@ -387,7 +387,6 @@ def work(
         raise InputError("\n".join([*job.bad.values(), *end]))
 
 
-@contextmanager
 def _warnings_of(file):
     """Name a volume in the model's warnings of it, each of which is shown once."""
     shown = set()
@@ -399,12 +398,7 @@ def _warnings_of(file):
         record.msg, record.args = text, ()
         return new
 
-    model_logger = logging.getLogger("dipy_ldm.latent_diffusion")
-    model_logger.addFilter(name)
-    try:
-        yield
-    finally:
-        model_logger.removeFilter(name)
+    return log_filter("dipy_ldm.latent_diffusion", name)
 
 
 @contextmanager

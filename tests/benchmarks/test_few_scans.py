@@ -14,9 +14,7 @@ def few_scans():
     return scripts.load(BENCHMARKS / "few_scans.py")
 
 
-def test_ways_differ_in_what_they_begin_from_and_in_steps(
-    few_scans, tmp_path, monkeypatch
-):
+def test_each_way_has_its_init_and_steps(few_scans, tmp_path, monkeypatch):
     commands = []
 
     def call(*arguments):

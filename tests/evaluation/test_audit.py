@@ -482,13 +482,13 @@ def test_overfitted_model_is_detected():
     assert found.findings["voxels"].share.value > 0.5
     assert found.members["denoiser"].auc.low > 0.9
     # What its fingerprints leave is clean, in what they look at.
-    known = make_copy_filter(found, "a" * 64)
+    copy_filter = make_copy_filter(found, "a" * 64)
 
     def generate(places, first):
         return model.predict(len(places), first=first, steps=10)
 
     images, _, spare = generate_new(
-        generate, lambda x: known.copies(x, vqvae), range(20), 20
+        generate, lambda x: copy_filter.copies(x, vqvae), range(20), 20
     )
     assert spare - 20 > 20
     again = audit(model, train, held_out, images)

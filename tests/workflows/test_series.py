@@ -181,8 +181,8 @@ def test_series_are_evaluated_by_their_tensors(trained):
     config = tomllib.loads((trained / "tensors.toml").read_text())
     assert "start" not in config["dipy_evaluate_ldm"]
     # Measured series against themselves have no error.
-    given = ("--generated_files", *files, "--force")
-    status, _, stderr = call("dipy_evaluate_ldm", *real, *given, *how, cwd=trained)
+    generated = ("--generated_files", *files, "--force")
+    status, _, stderr = call("dipy_evaluate_ldm", *real, *generated, *how, cwd=trained)
     assert status == 0, stderr
     figures = json.loads((trained / "tensors.json").read_text())["Figures"]
     assert figures["FA, mean error"]["generated"]["value"] == 0
