@@ -22,6 +22,7 @@ from dipy_ldm.metrics import nearest_distance
 
 COHORT_SCRIPT = Path(__file__).parents[1] / "doc" / "examples" / "virtual_cohort.py"
 LABEL_COHORT_SCRIPT = COHORT_SCRIPT.with_name("label_cohort.py")
+sys.path.append(str(COHORT_SCRIPT.parent))  # for what imports from these scripts
 # After -c of Python: the command, from this checkout.
 TRAIN = "from dipy_ldm.workflows import cli; cli.train()"
 
@@ -68,6 +69,13 @@ def call(*arguments):
     """Run Python; what it prints is no score."""
     command = [sys.executable, *map(str, arguments)]
     subprocess.run(command, check=True, stdout=sys.stderr)
+
+
+def draw_brains(folder, pattern, n, first, *options):
+    """Draw brains without skull from label maps, unless there are as many files."""
+    if len(list(folder.glob(pattern))) < n:
+        counts = "--n", n, "--first", first
+        call(LABEL_COHORT_SCRIPT, folder, *counts, "--stripped", 1, *options)
 
 
 def add_sampling(parser, n_samples, batch_size):

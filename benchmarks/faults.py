@@ -33,6 +33,7 @@ from dipy_ldm._utils.files import claimed
 from dipy_ldm.data import _cache as cache, load_volumes
 from dipy_ldm.data._nifti import read_volume
 from dipy_ldm.data._sidecars import sidecar, write_with_sidecar
+from dipy_ldm.data.channels import Unnamed
 from dipy_ldm.workflows import _restoring as restoring
 
 CALLS = (
@@ -134,7 +135,9 @@ class Denoising:
         facts = {"Strength": strength, "Seed": 0, "ModelFingerprint": "abc"}
         facts["Sources"] = []
         tasks = [
-            restoring.Task(Path(str(number)), [path], facts)
+            restoring.Task(
+                [restoring.Part(Unnamed(), Path(str(number)), [path])], facts
+            )
             for number, path in self.files.items()
         ]
         if resume:

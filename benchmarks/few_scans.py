@@ -13,10 +13,10 @@ from pathlib import Path
 import time
 
 from common import (
-    LABEL_COHORT_SCRIPT,
     TRAIN,
     Parser,
     call,
+    draw_brains,
     load_model,
     log,
     print_scores,
@@ -84,11 +84,9 @@ def compare(options):
 def draw(options, name, n, first):
     """Draw brains, if they are not there yet, and return their files."""
     folder = options.folder / name
-    if len(list(folder.glob("*.nii.gz"))) < n:
-        largest = options.voxel_size
-        how = ["--stripped", 1, "--voxel_size", 0.75 * largest, largest]
-        how += ["--n", n, "--first", first, "--maps", options.maps]
-        call(LABEL_COHORT_SCRIPT, folder, *how, "--only", *options.only)
+    largest = options.voxel_size
+    how = ["--voxel_size", 0.75 * largest, largest, "--maps", options.maps]
+    draw_brains(folder, "*.nii.gz", n, first, *how, "--only", *options.only)
     return sorted(folder.glob("*.nii.gz"))[:n]
 
 

@@ -14,16 +14,17 @@ is left as it is.
 from pathlib import Path
 
 from common import (
-    LABEL_COHORT_SCRIPT,
     TRAIN,
     Parser,
     call,
+    draw_brains,
     load_model,
     log,
     print_scores,
 )
 import keras
 from keras import layers, ops
+import label_maps
 import numpy as np
 
 from dipy_ldm.data import read_volume, write_volume
@@ -31,16 +32,15 @@ from dipy_ldm.data.channels import columns_of
 from dipy_ldm.data.volumes import load_volumes
 from dipy_ldm.metrics import dice
 
-# Tissues by the numbers of FreeSurfer, in the order of their labels from 1 on.
+# Tissues that are told apart, by those of label maps, in the order of their labels.
 TISSUES = {
-    "white matter": (2, 41, 77, 78, 79, 85, 192, *range(250, 256)),
-    "cortex": (3, 42, 80, 81, 82),
-    "deep grey matter": (9, 10, 11, 12, 13, 17, 18, 26, 27, 28)
-    + (48, 49, 50, 51, 52, 53, 54, 58, 59, 60),
-    "fluid": (4, 5, 14, 15, 24, 25, 31, 43, 44, 57, 63, 72, 122, 136, 137, 163, 164)
-    + (221, 257),
-    "cerebellum": (7, 8, 46, 47),
-    "brain stem": (16, 126),
+    "white matter": ("white matter", "damaged white matter"),
+    "cortex": ("cortex",),
+    "deep grey matter": ("deep grey matter", "putamen", "pallidum", "thalamus")
+    + ("ventral diencephalon",),
+    "fluid": ("fluid", "choroid plexus", "rim of the ventricles"),
+    "cerebellum": ("cerebellar white matter", "cerebellar cortex"),
+    "brain stem": ("brain stem",),
 }
 CHANNELS = ("T1w", "dseg")
 # Of the segmenters: levels, steps of so many brains, and the rate.
@@ -78,9 +78,8 @@ def prepare(options):
         if len(list(folder.glob("*_dseg.nii.gz"))) >= n:
             continue
         drawn = options.folder / f"{name}-labels"
-        how = ["--stripped", 1, "--dseg", "--voxel_size", sizes, sizes]
-        how += ["--n", n, "--first", first, "--maps", options.maps]
-        call(LABEL_COHORT_SCRIPT, drawn, *how, which, *options.without)
+        how = ["--dseg", "--voxel_size", sizes, sizes, "--maps", options.maps]
+        draw_brains(drawn, "*_T1w.nii.gz", n, first, *how, which, *options.without)
         folder.mkdir(parents=True, exist_ok=True)
         for file in sorted(drawn.glob("*_T1w.nii.gz")):
             labels, affine = read_volume(str(file).replace("_T1w.", "_T1w_dseg."))
@@ -93,7 +92,8 @@ def merge(labels):
     """Return the tissues of labels, ``(x, y, z)``."""
     tissues = np.zeros(labels.shape, "uint8")
     for number, members in enumerate(TISSUES.values(), 1):
-        tissues[np.isin(labels, members)] = number
+        for name in members:
+            tissues[np.isin(labels, label_maps.TISSUES[name].numbers)] = number
     return tissues
 
 

@@ -6,14 +6,14 @@ space. Each measure prints lines of JSON.
 
 import itertools
 from pathlib import Path
-import sys
 import tempfile
 
-from common import COHORT_SCRIPT, load_model, log, make_parser, print_scores
+from common import load_model, log, make_parser, print_scores
 import nibabel as nib
 import numpy as np
 from scipy.interpolate import LinearNDInterpolator
 from scipy.ndimage import binary_dilation, gaussian_filter
+from virtual_cohort import Lesion, add_lesion, draw_traits, make_subject
 
 from dipy_ldm import LatentDiffusion
 from dipy_ldm._utils.checks import InputError
@@ -25,9 +25,6 @@ from dipy_ldm.data.volumes import load_volumes
 from dipy_ldm.diffusion import _inpainting as inpainting
 from dipy_ldm.metrics import dice, psnr
 from dipy_ldm.workflows import _restoring as native_space
-
-sys.path.append(str(COHORT_SCRIPT.parent))
-from virtual_cohort import Lesion, add_lesion, draw_traits, make_subject
 
 # Brighter, as a share of the range, is brain; of a sphere, so much must be in it.
 _BRAIN, _INSIDE = 0.1, 0.95

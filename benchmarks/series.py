@@ -12,11 +12,9 @@ What is there is left as it is.
 
 from pathlib import Path
 
-from common import LABEL_COHORT_SCRIPT, Parser, call, load_model, log, print_scores
-from dipy.core.gradients import gradient_table
+from common import Parser, call, draw_brains, load_model, log, print_scores
 from dipy.core.sphere import HemiSphere, disperse_charges
 from dipy.io.gradients import read_bvals_bvecs
-from dipy.reconst.dti import TensorModel
 from dipy.reconst.shm import real_sh_descoteaux_from_index
 from dipy.sims.voxel import add_noise
 import nibabel as nib
@@ -25,6 +23,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 
 from dipy_ldm.data._gradients import Gradients
 from dipy_ldm.data._grid import Grid, conform
+from dipy_ldm.evaluation._tensors import fit_tensors
 
 CLI = "import sys; from dipy_ldm.workflows import cli; getattr(cli, sys.argv.pop(1))()"
 # Labels of FreeSurfer.
@@ -140,14 +139,13 @@ def prepare(options):
         if len(list(folder.glob("*_dwi.nii.gz"))) >= n:
             continue
         labels, size = options.folder / "labels", options.voxel_size
-        arguments = ["--maps", options.maps, "--dseg", "--stripped", 1]
-        arguments += ["--contrasts", "T2w", "--voxel_size", size, size]
+        how = ["--maps", options.maps, "--dseg", "--contrasts", "T2w"]
+        how += ["--voxel_size", size, size]
         folder.mkdir(parents=True, exist_ok=True)
         for i in range(first, first + n):
-            file = labels / f"sub-{i:04d}_T2w_dseg.nii.gz"
-            if not file.exists():
-                call(LABEL_COHORT_SCRIPT, labels, "--n", 1, "--first", i, *arguments)
-            write(Subject(file), folder / f"sub-{i:04d}_dwi.nii.gz")
+            file = f"sub-{i:04d}_T2w_dseg.nii.gz"
+            draw_brains(labels, file, 1, i, *how)
+            write(Subject(labels / file), folder / f"sub-{i:04d}_dwi.nii.gz")
 
 
 def write(subject, path):
@@ -202,9 +200,8 @@ def make(options, model, name, bvals, directions):
 
 def fit(data, bvals, directions, mask):
     """Fit tensors; return FA and principal directions in the mask."""
-    table = gradient_table(bvals, bvecs=directions)
-    tensors = TensorModel(table).fit(np.maximum(data[mask], 1e-3))
-    return tensors.fa, tensors.evecs[..., 0]
+    tensors = fit_tensors(data, bvals, directions, mask)
+    return tensors.fa[mask], tensors.directions[mask]
 
 
 def angles(a, b):

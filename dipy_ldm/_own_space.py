@@ -5,27 +5,21 @@ from functools import wraps
 from pathlib import Path
 from typing import (
     Any,
-    Concatenate,
     NamedTuple,
     ParamSpec,
-    Protocol,
     Self,
     cast,
-    overload,
 )
 
 import numpy as np
 import numpy.typing as npt
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.types import ImageOfNibabel
 from dipy_ldm.data._grid import Grid, conform, restore, same_grid
 from dipy_ldm.data._nifti import read_header, read_mask
-from dipy_ldm.data._paths import expand
-from dipy_ldm.data._plan import pair_masks
+from dipy_ldm.data._plan import find_masks, mask_complaint
 from dipy_ldm.data._preprocessing import Origin
 from dipy_ldm.data._scans import (
-    Scan,
     are_scans,
     files_of,
     is_one,
@@ -33,7 +27,7 @@ from dipy_ldm.data._scans import (
     read_scans,
     sets_of,
 )
-from dipy_ldm.data._sidecars import SyntheticImage, synthetic_image
+from dipy_ldm.data._sidecars import synthetic_image
 from dipy_ldm.data.channels import Channel, choose_channels, columns_of
 from dipy_ldm.diffusion import _inpainting as inpainting
 
@@ -43,40 +37,18 @@ _MIN_HOLE_SHARE = 0.05
 P = ParamSpec("P")
 
 
-class OfScans(Protocol[P]):
-    """A method of images: arrays for arrays, images of nibabel for scans."""
-
-    @overload
-    def __call__(
-        self, images: ImageOfNibabel, *args: P.args, **kwargs: P.kwargs
-    ) -> SyntheticImage: ...
-    @overload
-    def __call__(
-        self, images: str | Path, *args: P.args, **kwargs: P.kwargs
-    ) -> Any: ...
-    @overload  # paths are text, of which arrays may be, too
-    def __call__(  # type: ignore[overload-overlap]
-        self, images: Sequence[Scan], *args: P.args, **kwargs: P.kwargs
-    ) -> list[SyntheticImage]: ...
-    @overload
-    def __call__(
-        self, images: npt.ArrayLike, *args: P.args, **kwargs: P.kwargs
-    ) -> np.ndarray: ...
-
-
-def of_scans(
-    method: Callable[Concatenate[Any, npt.ArrayLike, P], np.ndarray],
-) -> OfScans[P]:
+def of_scans(method: Callable[P, np.ndarray]) -> Callable[P, Any]:
     """Let a method that works on arrays take scans, and return them in their space."""
 
     @wraps(method)
     def apply(self, images, *args, **kwargs):
+        run: Any = method
         if not are_scans(images):
-            return method(self, images, *args, **kwargs)
+            return run(self, images, *args, **kwargs)
         self._check_fitted()
         grid, channels = self._grid()
         on_grid, origins = read_scans(images, grid, channels)
-        results = method(self, on_grid, *args, **kwargs)
+        results = run(self, on_grid, *args, **kwargs)
         if not origins:
             return results
         facts = self._facts(len(results), **kwargs)
@@ -86,7 +58,7 @@ def of_scans(
         ]
         return restored[0] if is_one(images) else restored
 
-    return cast(OfScans[P], apply)
+    return cast(Callable[P, Any], apply)
 
 
 def _restored(result, channels, origins, facts):
@@ -140,9 +112,7 @@ def as_sample(
     return as_images(channels, volumes, [affine] * len(volumes), facts)
 
 
-def of_masked_scans(
-    method: Callable[Concatenate[Any, npt.ArrayLike, P], np.ndarray],
-) -> OfScans[P]:
+def of_masked_scans(method: Callable[P, np.ndarray]) -> Callable[P, Any]:
     """Let a method that inpaints arrays take scans and masks, as :func:`of_scans`."""
 
     @wraps(method)
@@ -166,7 +136,7 @@ def of_masked_scans(
         inpainted = inpainted if several else [one for (one,) in inpainted]
         return inpainted[0] if is_one(images) else inpainted
 
-    return cast(OfScans[P], apply)
+    return cast(Callable[P, Any], apply)
 
 
 def _inpainted(parts, sample, origins, facts, chosen):
@@ -184,10 +154,8 @@ def _read_masked(scans, masks, grid, channels):
     if grid is None:
         raise InputError("masks of two-dimensional images are arrays; give both so.")
     with files_of(scans) as (files, folder), files_of(masks) as (mask_files, _):
-        sets, mask_files = sets_of(files, channels), expand(mask_files)
-        if len(mask_files) == 1:
-            mask_files *= len(sets)
-        mask_of = pair_masks([own[0] for own in sets], mask_files)
+        sets = sets_of(files, channels)
+        mask_of = find_masks([own[0] for own in sets], mask_files)
         return [
             [
                 scan._replace(file=named(scan.file, folder))
@@ -200,18 +168,10 @@ def _read_masked(scans, masks, grid, channels):
 def _masked(files, mask_file, grid, channels):
     file = files[0]
     own = read_header(file, channels[0].width > 1)
-    info = read_header(mask_file, channels=False)
-    if not same_grid(own.shape, own.affine, info.shape, info.affine):
-        raise InputError(
-            f"the mask {mask_file} has another grid (shape or affine) than {file}; "
-            "bring it to that of its volume."
-        )
+    if complaint := mask_complaint(own, read_header(mask_file, channels=False)):
+        raise InputError(complaint)
     hole = read_mask(mask_file)[..., 0] > 0
-    if not on_grid(hole, own.affine, grid).any():
-        raise InputError(
-            f"the mask {mask_file} has nothing on the grid of the model; align it and "
-            "its volume with the training volumes."
-        )
+    check_on_grid(mask_file, hole, own.affine, grid)
     return read_masked(channels, files, hole, own.affine)
 
 
@@ -292,6 +252,20 @@ class MaskedScan(NamedTuple):
             return self.filled(restored[self.hole]).astype(restored.dtype)
         images = self.data[None], restored[None], self.hole[None]
         return inpainting.blend(*images)[0]
+
+
+def check_on_grid(
+    file: Path, hole: np.ndarray, affine: np.ndarray, grid: Grid
+) -> np.ndarray:
+    """Return the hole of a mask file on the model's grid; refuse one outside of it."""
+    result = on_grid(hole, affine, grid)
+    if not result.any():
+        raise InputError(
+            f"the mask {file} has nothing on the grid of the model, which has shape "
+            f"{grid.shape} and begins at {np.round(grid.affine[:3, 3], 1).tolist()} "
+            "mm; align it and its volume with the training volumes."
+        )
+    return result
 
 
 def on_grid(hole: np.ndarray, affine: np.ndarray, grid: Grid) -> np.ndarray:

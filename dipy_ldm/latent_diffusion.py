@@ -7,7 +7,7 @@ import copy
 import gc
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +46,7 @@ from dipy_ldm.data._scans import (
     read_sources,
     require_affine,
 )
-from dipy_ldm.data._sidecars import SyntheticImage, model_facts
+from dipy_ldm.data._sidecars import model_facts
 from dipy_ldm.data._sources import ConditioningInputs, prepare_sources
 from dipy_ldm.data.channels import chosen_columns, harden, refuse_all_but_scans
 from dipy_ldm.denoiser import _training as training
@@ -400,25 +400,7 @@ class LatentDiffusion(Estimator):
         architecture = self._architecture(shape, source, self._read_init(init))
         training.check(architecture, shape[0], resolved)
 
-    @overload
-    def predict(
-        self, n: int | None = None, *, as_images: Literal[True], **options: object
-    ) -> list[SyntheticImage]: ...
-    @overload
-    def predict(
-        self,
-        n: int | None = None,
-        *,
-        conditions: ConditionsLike = None,
-        source: ImagesLike | None = None,
-        same_noise: bool = False,
-        guidance: float | None = None,
-        strategy: Any = "auto",
-        verbose: bool = False,
-        as_images: Literal[False] = False,
-        **options: Unpack[SamplingOptions],
-    ) -> np.ndarray: ...
-    @with_options(SamplingOptions)  # type: ignore[misc]  # of any options above
+    @with_options(SamplingOptions)
     def predict(
         self,
         n: int | None = None,
@@ -537,7 +519,7 @@ class LatentDiffusion(Estimator):
     @with_options(SamplingOptions)
     def denoise(
         self,
-        images: npt.ArrayLike,
+        images: ImagesLike,
         *,
         conditions: ConditionsLike = None,
         source: ImagesLike | None = None,
@@ -610,8 +592,8 @@ class LatentDiffusion(Estimator):
     @with_options(SamplingOptions)
     def inpaint(
         self,
-        images: npt.ArrayLike,
-        masks: npt.ArrayLike,
+        images: ImagesLike,
+        masks: ImagesLike,
         *,
         conditions: ConditionsLike = None,
         source: ImagesLike | None = None,
@@ -670,7 +652,7 @@ class LatentDiffusion(Estimator):
         checks.check_counts(n_samples=n_samples, resamplings=resamplings)
         options.setdefault("steps", inpainting.STEPS)
         chosen = self.check_sampling(**options)
-        inside = inpainting.check_masks(masks, images.shape[:-1])
+        inside = inpainting.check_masks(np.asarray(masks), images.shape[:-1])
         is_filled = chosen_columns(channels, self.vqvae_._parts())
         shares = inpainting.hole_shares(inside, self.vqvae_.factor)[..., None]
         inpainting.check_covered(shares)
@@ -728,7 +710,7 @@ class LatentDiffusion(Estimator):
     @of_scans
     def detect(
         self,
-        images: npt.ArrayLike,
+        images: ImagesLike,
         *,
         batch_size: int | None = None,
         tile: int | None = None,
@@ -745,7 +727,8 @@ class LatentDiffusion(Estimator):
                 "this model has no detector; train one with fit_detector(images), or "
                 "--steps_detector of dipy_train_ldm."
             )
-        return self.detector_.predict(images, batch_size=batch_size, tile=tile)
+        array = np.asarray(images)
+        return self.detector_.predict(array, batch_size=batch_size, tile=tile)
 
     def denoiser(
         self,

@@ -349,8 +349,8 @@ class VQVAE(Estimator):
         cohort = read_cohort(images, channels=channels or self.channels_)
         channels = cohort.channels or tuple(channels)
         affine = cohort.affine if affine is None else affine
-        images = checks.as_array(cohort.images, rank=len(self.shape_) - 1)
-        checks.check_channels("images", images, self.shape_[-1])
+        images = checks.as_array(cohort.images)
+        refuse_other_images(self.shape_, images.shape[1:])
         check_columns(channels, images.shape[-1])
         if channels:
             check_same(channels, self.channels_)
@@ -444,7 +444,7 @@ class VQVAE(Estimator):
     @of_scans
     def predict(
         self,
-        images: npt.ArrayLike,
+        images: ImagesLike,
         *,
         batch_size: int | None = None,
         tile: int | None = None,
@@ -470,7 +470,7 @@ class VQVAE(Estimator):
             If the images or an option can't be used.
         """
         latents = self.encode(images, batch_size=batch_size, tile=tile)
-        space = np.shape(images)[1:-1]
+        space = np.asarray(images).shape[1:-1]
         return self.decode(latents, space=space, batch_size=batch_size, tile=tile)
 
     def codes(self, latents: np.ndarray) -> np.ndarray:
@@ -607,6 +607,19 @@ def _read_held_out(images, shape, affine, channels):
         return None
     cohort = read_cohort(images, grid_of(shape[1:], affine), channels)
     return checks.check_validation(cohort.images, shape)
+
+
+def refuse_other_images(own: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    """Refuse images of other dimensions or channels than an autoencoder is for.
+
+    Shapes: both ``(*space, channels)``.
+    """
+    if (len(own), own[-1]) != (len(shape), shape[-1]):
+        raise InputError(
+            f"the autoencoder is for images of {len(own) - 1} dimensions with "
+            f"{own[-1]} channels, and these have {len(shape) - 1} with {shape[-1]}; "
+            "name another, or train without `init`."
+        )
 
 
 def _times(numbers):

@@ -18,7 +18,7 @@ from dipy_ldm.data._nifti import (
     refuse_files,
     warn_of_unoriented,
 )
-from dipy_ldm.data._paths import choose_named, entity
+from dipy_ldm.data._paths import choose_named, entity, expand
 from dipy_ldm.data._table_rows import find_subjects
 from dipy_ldm.data._tables import Row
 
@@ -64,15 +64,22 @@ def with_masks(
         info, mask = task.info, info_of.get(mask_of[task.info.file])
         if mask is None:
             continue
-        if same_grid(info.shape, info.affine, mask.shape, mask.affine):
-            pairs.append(task._replace(mask=mask.file))
+        if complaint := mask_complaint(info, mask):
+            complaints[info.file] = complaint
         else:
-            complaints[info.file] = (
-                f"the mask {mask.file} has another grid (shape or affine) than its "
-                f"volume {info.file}; resample it to that of the volume."
-            )
+            pairs.append(task._replace(mask=mask.file))
     refuse_files(complaints, len(pairs), skip_bad)
     return _refuse_none(pairs, "mask")
+
+
+def mask_complaint(info: VolumeInfo, mask: VolumeInfo) -> str:
+    """Describe a mask of another grid than its volume; empty if it has the same."""
+    if same_grid(info.shape, info.affine, mask.shape, mask.affine):
+        return ""
+    return (
+        f"the mask {mask.file} has another grid (shape or affine) than {info.file}; "
+        "bring it to that of its volume."
+    )
 
 
 def with_sources(
@@ -195,6 +202,14 @@ def pair_masks(files: Sequence[Path], masks: Sequence[Path]) -> dict[Path, Path]
             "masks in the order of their volumes, or names with a sub- to all."
         )
     return _by_order(files, masks, "mask")
+
+
+def find_masks(
+    files: Sequence[Path], mask_files: Sequence[str | Path]
+) -> dict[Path, Path]:
+    """Find the mask of each file; one mask is that of all."""
+    masks = expand(mask_files)
+    return pair_masks(files, masks * len(files) if len(masks) == 1 else masks)
 
 
 def _contradict(file, other):

@@ -5,6 +5,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from dipy_ldm._conditions import BVAL
 from dipy_ldm._utils.checks import InputError
@@ -44,20 +45,17 @@ class Tensors(NamedTuple):
 
 
 def fit_tensors(
-    b0: np.ndarray, images: np.ndarray, gradients: dict[str, list], mask: np.ndarray
+    series: np.ndarray, bvals: npt.ArrayLike, bvecs: npt.ArrayLike, mask: np.ndarray
 ) -> Tensors:
     """Fit tensors to a series, in the world.
 
-    Shapes: b0 ``(*space, 1)``, images ``(n, *space, 1)``, mask ``(*space)``.
+    Shapes: series ``(*space, n)``, bvals ``(n,)``, bvecs ``(n, 3)``, mask ``(*space)``.
     """
     from dipy.core.gradients import gradient_table
     from dipy.reconst.dti import TensorModel
 
-    bvecs = np.concatenate([np.zeros((1, 3)), gradients[DIRECTION]])
-    bvals = np.array([0.0, *gradients[BVAL]])
     table = gradient_table(bvals, bvecs=bvecs, b0_threshold=B0_LIMIT)
-    data = np.moveaxis(np.concatenate([b0[None], images])[..., 0], 0, -1)
-    fit = TensorModel(table).fit(np.maximum(data, 1e-3), mask=mask)
+    fit = TensorModel(table).fit(np.maximum(series, 1e-3), mask=mask)
     return Tensors(fit.fa, fit.evecs[..., 0])
 
 
@@ -92,7 +90,7 @@ def compare_series(
             options |= {"first": number, "same_noise": True} | dict(sampling)
             images = model.predict(len(images), **options)
             series["generated"] = b0, images, gradients
-        tensors = {name: fit_tensors(*one, mask) for name, one in series.items()}
+        tensors = {name: _fit(*one, mask) for name, one in series.items()}
         for name, one in tensors.items():
             rows[name].append(one.compare(tensors["real"], mask))
         shown = shown or [tensors[name].fa for name in _SETS]
@@ -105,6 +103,13 @@ def compare_series(
         for title in rows["real"][0]
     }
     return figures, _pieces(figures, np.array(shown)[..., None], real.affine)
+
+
+def _fit(b0, images, gradients, mask):
+    """Fit tensors to a volume of b = 0 and weighted ones, each ``(*space, 1)``."""
+    series = np.moveaxis(np.stack([b0, *images])[..., 0], 0, -1)
+    bvecs = [(0.0, 0.0, 0.0), *gradients[DIRECTION]]
+    return fit_tensors(series, [0.0, *gradients[BVAL]], bvecs, mask)
 
 
 def _series_of(volumes, file):

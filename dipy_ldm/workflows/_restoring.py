@@ -82,16 +82,20 @@ class Part(NamedTuple):
 
 
 class Task(NamedTuple):
-    """A volume, what is written of it, in order, and the facts about that.
+    """A volume, what is written of it, and the facts about that."""
 
-    ``outputs`` are files that end in ``.nii.gz``, each with a JSON file beside it.
-    ``file`` is that of its first channel, and ``parts`` are all of them.
-    """
-
-    file: Path
-    outputs: list[Path]
+    parts: Sequence[Part]
     facts: dict
-    parts: Sequence[Part] = ()
+
+    @property
+    def file(self):
+        """The file of its first channel."""
+        return self.parts[0].file
+
+    @property
+    def outputs(self):
+        """All that is written: ``.nii.gz`` files, each with a JSON file beside it."""
+        return _outputs(self.parts)
 
     @property
     def channels(self):
@@ -134,7 +138,7 @@ class Job(NamedTuple):
         facts |= self.requested.facts(self.requested.numbers)
         facts |= {name.capitalize(): value for name, value in sampling.items()}
         return [
-            Task(file, _outputs(parts), facts | self._own_facts(file, masks), parts)
+            Task(parts, facts | self._own_facts(file, masks))
             for file, parts in self.parts.items()
         ]
 

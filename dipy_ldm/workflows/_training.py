@@ -55,22 +55,14 @@ class Recipe(NamedTuple):
             init = self.init_vqvae
             self.vqvae.check(shape, init=init, patch=patch, **self.of_vqvae)
         else:
-            self._check_as_it_is(shape)
+            from dipy_ldm.vqvae import refuse_other_images
+
+            refuse_other_images(self.vqvae.shape_, shape[1:])
         self.model.check(shape, source, init=self.init_model, **self.of_model)
         if self.of_detector is not None:
             from dipy_ldm.anomaly_detector import AnomalyDetector
 
             AnomalyDetector().check(shape, **self.of_detector)
-
-    def _check_as_it_is(self, shape):
-        """Refuse images that the autoencoder is not for."""
-        own = self.vqvae.shape_
-        if (len(own), own[-1]) != (len(shape) - 1, shape[-1]):
-            raise InputError(
-                f"`init` is of images of {len(own) - 1} dimensions with {own[-1]} "
-                f"channels, and these have {len(shape) - 2} with {shape[-1]}; name "
-                "another, or train without."
-            )
 
     def fit(
         self,

@@ -2,13 +2,12 @@
 
 import numpy as np
 
-from dipy_ldm._own_space import on_grid, read_masked
+from dipy_ldm._own_space import check_on_grid, read_masked
 from dipy_ldm._utils.checks import InputError, at_least, whole
 from dipy_ldm._utils.files import make_folder
-from dipy_ldm.data._grid import conform, same_grid
+from dipy_ldm.data._grid import conform
 from dipy_ldm.data._nifti import check_headers, read_mask
-from dipy_ldm.data._paths import expand
-from dipy_ldm.data._plan import pair_masks
+from dipy_ldm.data._plan import find_masks, mask_complaint
 from dipy_ldm.data._sidecars import write_with_sidecar
 from dipy_ldm.diffusion import _inpainting as inpainting
 from dipy_ldm.workflows import _restoring as restoring
@@ -100,7 +99,7 @@ class InpaintLDMFlow(LDMFlow):
         )
         if job is None:
             return
-        masks = _pair(list(job.noise), mask_files)
+        masks = find_masks(list(job.noise), mask_files)
         _check_grids(job.infos, masks)
         model, device = restoring.load(job.model_path, devices, tile)
         _check_masks(job.infos, masks, dilate, job.grid, model.vqvae.factor)
@@ -124,24 +123,13 @@ class InpaintLDMFlow(LDMFlow):
         restoring.work(self, job, tasks, inpaint, options, device)
 
 
-def _pair(files, mask_files):
-    """Find the mask of each volume."""
-    masks = expand(mask_files)
-    return pair_masks(files, masks * len(files) if len(masks) == 1 else masks)
-
-
 def _check_grids(infos, masks):
     """Refuse masks of another grid than their volumes'; only headers are read."""
-    mask_of_volume = {info.file: masks[info.file] for info in infos}
-    mask_infos, _ = check_headers(list(dict.fromkeys(mask_of_volume.values())))
-    mask_of = {mask.file: mask for mask in mask_infos}
+    files = dict.fromkeys(masks[info.file] for info in infos)
+    mask_infos = {mask.file: mask for mask in check_headers(list(files))[0]}
     for info in infos:
-        mask = mask_of[mask_of_volume[info.file]]
-        if not same_grid(info.shape, info.affine, mask.shape, mask.affine):
-            raise InputError(
-                f"the mask {mask.file} has another grid (shape or affine) than "
-                f"{info.file}; bring it to that of its volume."
-            )
+        if complaint := mask_complaint(info, mask_infos[masks[info.file]]):
+            raise InputError(complaint)
 
 
 def _check_masks(infos, masks, dilate, grid, factor):
@@ -150,14 +138,7 @@ def _check_masks(infos, masks, dilate, grid, factor):
     affine_of = {masks[info.file]: info.affine for info in infos}
     for file, affine in affine_of.items():
         hole = _read_hole(file, affine, dilate)
-        unknown = on_grid(hole, affine, grid)
-        if not unknown.any():
-            raise InputError(
-                f"the mask {file} has nothing on the grid of the model, which has "
-                f"shape {grid.shape} and begins at "
-                f"{np.round(grid.affine[:3, 3], 1).tolist()} mm; align it and its "
-                "volume with the training volumes."
-            )
+        unknown = check_on_grid(file, hole, affine, grid)
         if hole.all() or not _has_context(hole, unknown, affine, grid, factor):
             raise InputError(
                 f"the mask {file} covers the whole image at the resolution of the "

@@ -16,6 +16,7 @@ from scans import KINDS, make_scan, raw_voxels, save
 from dipy_ldm import _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._sidecars import sidecar, write_with_sidecar
+from dipy_ldm.data.channels import Unnamed
 from dipy_ldm.workflows import _restoring as restoring
 
 FAST = ("--steps", 2, "--resamplings", 2)
@@ -208,7 +209,8 @@ def written(tmp_path):
     scan.write_bytes(b"voxels")
     outputs = [tmp_path / "out.nii.gz", tmp_path / "out_mask.nii.gz"]
     facts = {"Strength": 0.3, "Sources": [str(scan)]}
-    task = restoring.Task(scan, outputs, facts | {"Seed": 0, "ModelFingerprint": "0"})
+    part = restoring.Part(Unnamed(), scan, outputs)
+    task = restoring.Task([part], facts | {"Seed": 0, "ModelFingerprint": "0"})
 
     def make(task, value=1.0):
         facts = restoring._with_fingerprints(task).facts
