@@ -87,10 +87,7 @@ class Estimator:
 
     @classmethod
     def _expected_shapes(cls, document: dict, shapes: dict) -> dict[str, tuple]:
-        """Return the shapes of the tensors that a document describes.
-
-        Or refuse the document, if they would be far larger than those of its file.
-        """
+        """Return the shapes of a document's tensors, or refuse larger networks."""
         raise NotImplementedError
 
     def _resolved(self, rank: int, init: Self | None = None) -> dict:

@@ -17,11 +17,7 @@ from dipy_ldm._utils.types import Tensor
 
 
 def compiled(function: Callable, inputs: list[Any], networks: list[Any]) -> Callable:
-    """Compile a function of tensors.
-
-    Many times faster per call than ``keras.Model.predict``, and traced once
-    whatever the size of the batch.
-    """
+    """Compile a function of tensors."""
     signature = [tf.TensorSpec(x.shape, x.dtype) for x in inputs]
     # Nothing branches by what is in tensors: there is nothing to transform.
     traced = tf.function(function, signature, autograph=False)

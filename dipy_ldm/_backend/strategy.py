@@ -166,20 +166,9 @@ def _gpus():
     return {f"GPU:{i}": gpu for i, gpu in enumerate(_owners("GPU"))}
 
 
-def _visible_gpus():
-    """Return the names of the GPUs that are not hidden."""
-    visible = tf.config.get_visible_devices("GPU")
-    return [name for name, gpu in _gpus().items() if gpu in visible]
-
-
-def _all_devices():
-    """Name all devices of this machine, without starting any."""
-    return [*_gpus(), *(f"CPU:{i}" for i in range(len(_owners("CPU"))))]
-
-
 def _match(names):
     """Return the names of requested devices, or refuse them."""
-    available = _all_devices()
+    available = [*_gpus(), *(f"CPU:{i}" for i in range(len(_owners("CPU"))))]
     kind = available[0].partition(":")[0]  # GPUs come first
     requested = [f"{kind}:{n}" if str(n).isdigit() else str(n).upper() for n in names]
     missing = [name for name in requested if name not in available]
@@ -222,7 +211,8 @@ def _mirrored(devices):
 
 def _start(devices):
     """Start TensorFlow; return the names of the chosen devices, as it has them."""
-    visible = _visible_gpus()
+    shown = tf.config.get_visible_devices("GPU")
+    visible = [name for name, gpu in _gpus().items() if gpu in shown]
     unseen = {*_gpus()} - {*visible}
     if hidden := [name for name in devices or () if name in unseen]:
         raise InputError(

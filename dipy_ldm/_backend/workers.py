@@ -267,7 +267,4 @@ class ReplicatedModel(StoppableModel):
         self.train_function = step_of_all
 
     def sync_weights(self) -> None:
-        """Do nothing: the weights are those of the last step.
-
-        With another back-end ``fit`` has weights of its own.
-        """
+        """Do nothing: the weights are those of the last step."""

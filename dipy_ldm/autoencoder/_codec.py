@@ -87,10 +87,7 @@ class Parameters(NamedTuple):
 
 
 def expected_shapes(document: dict, shapes: _documents.Shapes) -> _documents.Shapes:
-    """Return the shapes of all tensors of an autoencoder, by its document.
-
-    Or refuse the document, if networks of it would be far larger than its tensors.
-    """
+    """Return the shapes of a document's tensors, or refuse larger networks."""
     parameters = Parameters(**document["vqvae"])
     choose("bottleneck", parameters.bottleneck, BOTTLENECKS)
     _documents.check_sizes(document["vqvae"], shapes)

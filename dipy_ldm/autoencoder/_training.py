@@ -248,8 +248,6 @@ def limit_images(
 ) -> np.ndarray:
     """Keep so many images that to validate takes a tenth of a round's time, about.
 
-    Of all the time there is, where a training ends before its first round does.
-
     Shapes: images ``(n, *space, channels)``.
     """
     learnt = length.end(0) * training.batch_size * math.prod(size)

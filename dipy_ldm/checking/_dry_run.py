@@ -83,10 +83,7 @@ def _stop_after(steps: int, seconds: float) -> Callable:
 
 @contextmanager
 def _cut_short(estimator: VQVAE | LatentDiffusion) -> Iterator[None]:
-    """Allow a training to stop early, also if nothing is learnt.
-
-    What it is worth is judged by what it has made.
-    """
+    """Allow a training to stop early, also if nothing is learnt."""
     judge = logging.getLogger("dipy_ldm.training._trainer")
     level = judge.level
     judge.setLevel(logging.ERROR)

@@ -122,11 +122,7 @@ def check_files(complaints: Sequence[str], n: int) -> Finding:
 
 
 def check_units(headers: Sequence[Header]) -> tuple[Finding, list[int]]:
-    """Find volumes whose header is in another unit than millimetres.
-
-    Voxels and volume are then larger or smaller than those of most others by the same
-    factor.
-    """
+    """Find volumes whose header is in another unit than millimetres."""
     extents = np.array([header.extent for header in headers])
     widths = np.array([np.median(header.sizes) for header in headers])
     # That of a volume, even if half of all are of another unit.
@@ -298,11 +294,7 @@ def read_volumes(
     cache_dir: str | Path | None = None,
     cache_limit: float | None = None,
 ) -> tuple[list[Finding], Material | None]:
-    """Read headers and voxels of all volumes, and bring them to one grid.
-
-    Those that can't be used, or that would spoil the grid, are told of and left out.
-    Where there are none, the training finds what was made of the volumes.
-    """
+    """Read all volumes, without those that can't be used or would spoil the grid."""
     files = find_volumes(paths)
     if isinstance(channels, bool):
         files = choose_files(files, suffix, filter)

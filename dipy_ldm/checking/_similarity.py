@@ -175,10 +175,7 @@ def check_duplicates(
 
 
 def find_near_duplicates(small: np.ndarray) -> list[tuple[int, int, float]]:
-    """Find pairs that are alike, and differ from the median of all in the same way.
-
-    At any brightness.
-    """
+    """Find pairs that are alike, and differ alike from the median of all."""
     rows = unit_vectors(np.stack([gaussian_filter(cube, _BLUR) for cube in small]))
     median = unit_vectors(np.median(rows, axis=0)[None])[0]
     away = unit_vectors(rows - (rows @ median)[:, None] * median)

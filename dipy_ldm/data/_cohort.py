@@ -46,10 +46,7 @@ class Cohort(NamedTuple):
 
 
 def draw_order(subjects: Sequence, seed: int) -> list[int]:
-    """Draw an order in which the images of each subject are neighbours.
-
-    Where each is of a subject of its own, any order is equally likely.
-    """
+    """Draw an order in which the images of each subject are neighbours."""
     order = np.random.default_rng(seed).permutation(len(subjects)).tolist()
     if isinstance(subjects, range):  # all are others
         return order
@@ -60,10 +57,7 @@ def draw_order(subjects: Sequence, seed: int) -> list[int]:
 
 
 def count_held_out(cohort: Cohort, share: float, batch_size: int, seed: int) -> int:
-    """Count the images that are held out; no subject is on both sides.
-
-    At least one is held out if the share is above 0.
-    """
+    """Count the images that are held out, of whole subjects; none of a share of 0."""
     n = cohort.shape[0]
     subjects = range(n) if cohort.subjects is None else cohort.subjects
     taken = (subjects[i] for i in _order(cohort, seed))

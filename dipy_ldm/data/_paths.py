@@ -81,10 +81,7 @@ def _is_generated(file):
 
 
 def holds_volumes(paths: Sequence[str | Path]) -> bool:
-    """Return whether inputs are volumes rather than two-dimensional images.
-
-    Only names are looked at.
-    """
+    """Return whether inputs are, by their names, volumes rather than images."""
     candidates = (
         Path(name)
         for path in _sequence(paths)

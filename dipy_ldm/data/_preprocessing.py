@@ -99,11 +99,7 @@ def unscale_intensities(data: np.ndarray, intensities: Intensities) -> np.ndarra
 
 
 class Origin(NamedTuple):
-    """Where a conformed volume is from: all that the way back needs.
-
-    ``data`` are the file's own voxels, ``(x, y, z, channels)``, and ``affine`` is
-    theirs.
-    """
+    """Where a conformed volume is from: its file's voxels, affine and scaling."""
 
     file: Path
     data: np.ndarray
@@ -116,13 +112,6 @@ def conform_file(
     file: str | Path, grid: Grid, channels: bool = False
 ) -> tuple[np.ndarray, Origin]:
     """Read a volume and bring it to a grid, and its intensities to [0, 1].
-
-    What is made of the image goes back to the file's own space with
-    :func:`restore_file`::
-
-        image, origin = conform_file(file, grid)
-        clean = model.denoise(image[None])[0]
-        write_volume(path, restore_file(clean, origin), origin.affine)
 
     Shapes: image ``(*grid.shape, channels)``.
     """

@@ -196,10 +196,7 @@ def check_sets(
     along_axis: bool,
     skip_bad: bool = False,
 ) -> tuple[list[VolumeInfo], dict[Path, str]]:
-    """Check the headers of all channels; return the first of good sets, and bad ones.
-
-    Those of other channels than a model has are refused.
-    """
+    """Check the headers of all channels; return the first of good sets, and bad."""
     infos, bad = check_headers([f for own in sets for f in own], along_axis, skip_bad)
     width = 1 if channels[0].name else channels[0].width
     refuse_other_channels(infos[0], width)

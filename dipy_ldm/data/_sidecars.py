@@ -74,10 +74,7 @@ def describe(facts: dict) -> str:
 
 
 def comment(facts: dict) -> str:
-    """Describe conditions and sources of an image, for its header.
-
-    Its description has room for little.
-    """
+    """Describe conditions and sources of an image, for its header."""
     entries = {name: facts.get(name) for name in ("Conditions", "Sources")}
     entries = {name: value for name, value in entries.items() if value}
     return json.dumps(entries) if entries else ""

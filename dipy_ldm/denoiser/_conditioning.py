@@ -114,10 +114,7 @@ class Examples(NamedTuple):
 
 
 class Conditioning(NamedTuple):
-    """What a fit learns of conditions and source images, and their encoded values.
-
-    Numbers of subjects are of the images learnt from, and of those held out.
-    """
+    """What a fit learns of conditions and source images, and their encoded values."""
 
     conditions: dict[str, Condition]
     source: Source | None

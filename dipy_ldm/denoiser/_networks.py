@@ -108,10 +108,7 @@ def expected_shapes(
     latent_shape: tuple[int, ...],
     factor: int,
 ) -> _documents.Shapes:
-    """Return the shapes of all tensors of a diffusion model, by its document.
-
-    Or refuse the document, if networks of it would be far larger than its tensors.
-    """
+    """Return the shapes of a document's tensors, or refuse larger networks."""
     parameters = Parameters(**document["latent_diffusion"])
     parameters.check()
     _documents.check_sizes(document["latent_diffusion"], shapes)

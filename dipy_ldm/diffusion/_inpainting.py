@@ -80,9 +80,6 @@ def dilated(hole: np.ndarray, reach: float, sizes: npt.ArrayLike) -> np.ndarray:
 def fill(images: np.ndarray, holes: np.ndarray) -> np.ndarray:
     """Fill holes smoothly from their surroundings (Laplace equation).
 
-    Each voxel of a hole is the mean of its neighbours (the Laplace equation), so that
-    nothing of what was there is left, and nothing overshoots what is around.
-
     Shapes: images ``(n, *space, channels)``, holes ``(n, *space)``, result ``(n,
     *space, channels)``.
     """

@@ -124,29 +124,34 @@ def _load_reference_set(train, document, end):
     return ReferenceSet(train, *map(float, limits))
 
 
-def generate_new(
-    generate: Callable[[list[int], int], np.ndarray],
-    find: Callable[[np.ndarray], np.ndarray],
-    numbers: range,
-    spare: int,
-    whole: range | None = None,
-) -> tuple[np.ndarray, list[int], int]:
-    """Generate images, and replace those that are copies.
+class CopyReplacer:
+    """Generates samples, and others in place of copies, with numbers after the rest."""
 
-    Shapes: images ``(n, *space, channels)``.
-    """
-    places = list(range(len(numbers)))
-    images, used = generate(places, numbers.start), list(numbers)
-    first, n_requested = (whole.stop, len(whole)) if whole else (spare, len(numbers))
-    while (bad := find(images[places])).size:
-        places = [places[row] for row in bad]
-        if spare + len(places) - first > _MAX_REFUSED_PER_SAMPLE * n_requested:
-            raise InputError(
-                f"{spare - first} samples in place of {n_requested} are copies of "
-                "training images: the model has memorised these; use more images or "
-                "fewer steps."
-            )
-        images[places] = generate(places, spare)
-        for place in places:
-            used[place], spare = spare, spare + 1
-    return images, used, spare
+    def __init__(self, find: Callable[[np.ndarray], np.ndarray], numbers: range):
+        self.find = find  # from images to the rows of copies
+        self.numbers = numbers
+        self.refused = 0
+
+    def generate(
+        self, generate: Callable[[list[int], int], np.ndarray], numbers: range
+    ) -> tuple[np.ndarray, list[int]]:
+        """Generate some of the samples; return their numbers as well.
+
+        Shapes: images ``(n, *space, channels)``.
+        """
+        places = list(range(len(numbers)))
+        images, used = generate(places, numbers.start), list(numbers)
+        while (bad := self.find(images[places])).size:
+            places = [places[row] for row in bad]
+            if self.refused + len(places) > _MAX_REFUSED_PER_SAMPLE * len(self.numbers):
+                raise InputError(
+                    f"{self.refused} samples in place of {len(self.numbers)} are "
+                    "copies of training images: the model has memorised these; use "
+                    "more images or fewer steps."
+                )
+            first = self.numbers.stop + self.refused
+            images[places] = generate(places, first)
+            for number, place in enumerate(places, first):
+                used[place] = number
+            self.refused += len(places)
+        return images, used

@@ -119,9 +119,6 @@ def fit_ridge(
 ) -> Ridge:
     """Learn numbers from features, with the penalty that is best for those left out.
 
-    Each sample is told by those of all other subjects, for which a ridge regression
-    needs no other fit.
-
     Shapes: rows ``(n, features)``, targets ``(n, targets)``, subjects ``(n,)``.
     """
     x, y = np.asarray(rows, float), np.asarray(targets, float)

@@ -1,6 +1,7 @@
 """Auditing a model: whether it generates images of its training set."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -58,20 +59,8 @@ class Reference(NamedTuple):
     sources: tuple[Any, Any] = (None, None)
 
 
-class _Fields(NamedTuple):
-    n: int
-    n_held_out: int
-    searches: dict[str, copies.Search]
-    findings: dict[str, copies.Finding]
-    members: dict[str, copies.Membership]
-    classes: dict[str, dict[str, copies.Level]]
-    pairs: list[Pair]
-    generated: np.ndarray
-    projection: Projection
-    notes: list[str]
-
-
-class Audit(Report, _Fields):
+@dataclass(repr=False)
+class Audit(Report):
     """What was found; in notebooks its page.
 
     Parameters
@@ -96,6 +85,17 @@ class Audit(Report, _Fields):
     notes : list of str
         Sentences on what was done.
     """
+
+    n: int
+    n_held_out: int
+    searches: dict[str, copies.Search]
+    findings: dict[str, copies.Finding]
+    members: dict[str, copies.Membership]
+    classes: dict[str, dict[str, copies.Level]]
+    pairs: list[Pair]
+    generated: np.ndarray
+    projection: Projection
+    notes: list[str]
 
     def conclusions(self) -> list[tuple[str, str]]:
         """Return the conclusions as sentences, each with good, fair, bad or plain."""
@@ -311,10 +311,7 @@ def _notes(n, n_held_out, train):
 
 
 def suspicious(searches: Mapping[str, copies.Search]) -> list[Pair]:
-    """List the most suspicious pairs, each generated image once.
-
-    Twelve at most, by how near they are for what held-out images are.
-    """
+    """List the most suspicious pairs, each generated image once."""
     scores = np.stack(
         [
             search.generated.nearness / max(copies.judge(search).threshold, 1e-12)

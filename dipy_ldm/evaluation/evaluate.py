@@ -1,8 +1,9 @@
 """Evaluating a model: all figures of what it makes, beside those of real images."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -50,18 +51,8 @@ _MIN_DIGIT_ACCURACY = 0.9
 _SETS = "reference", "real", "reconstructed", "generated"
 
 
-class _Fields(NamedTuple):
-    figures: dict
-    sets: Sets
-    measured: dict[str, dict]
-    probes: dict[str, Probed]
-    affine: np.ndarray | None
-    notes: list[str]
-    network: NetworkTest | None = None
-    channels: Sequence[Channel] = ()
-
-
-class Evaluation(Report, _Fields):
+@dataclass(repr=False)
+class Evaluation(Report):
     """What was found; in notebooks its page.
 
     Parameters
@@ -83,6 +74,15 @@ class Evaluation(Report, _Fields):
     channels : sequence of Channel
         What the channels are; none where they have no names.
     """
+
+    figures: dict
+    sets: Sets
+    measured: dict[str, dict]
+    probes: dict[str, Probed]
+    affine: np.ndarray | None
+    notes: list[str]
+    network: NetworkTest | None = None
+    channels: Sequence[Channel] = ()
 
     def conclusions(self) -> list[tuple[str, str]]:
         """Return the conclusions as sentences, each with good, fair, bad or plain."""

@@ -17,11 +17,7 @@ _RISE = 1.02
 
 
 class BestWeights(keras.callbacks.Callback):
-    """Keep the weights of the round in which ``val_loss`` was lowest.
-
-    With few images a training that is too long memorises them. Where images are
-    held out, it shows in their loss, and what was learnt until then is kept.
-    """
+    """Keep the weights of the round in which ``val_loss`` was lowest."""
 
     def __init__(self, title: str, network: keras.Model | None) -> None:
         super().__init__()

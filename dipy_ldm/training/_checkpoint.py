@@ -161,10 +161,7 @@ class TrainingRecord(keras.callbacks.Callback):
             self.end()
 
     def _has_time(self):
-        """Return whether a checkpoint may be written; the chief decides for all.
-
-        Once the time that they take is up, rounds go by without.
-        """
+        """Return whether a checkpoint may be written; the chief decides."""
         budget = self.FREE + self.SHARE * (time.monotonic() - self._began)
         return _backend.gather_from_workers(self._spent < budget)[0]
 

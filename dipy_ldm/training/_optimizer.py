@@ -375,10 +375,7 @@ def _nearer(value, aim, share):
 
 @fused
 def _nesterov(momentum, gradient, clip, share):
-    """Return the change of the momentum, and its Nesterov look-ahead.
-
-    The latter is as of Nesterov: as if the next gradient were the same.
-    """
+    """Return the change of the momentum, and its Nesterov look-ahead."""
     gradient = gradient * clip
     change = _nearer(momentum, gradient, share)
     momentum = momentum + change

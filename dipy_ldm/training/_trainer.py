@@ -148,7 +148,7 @@ def _fit(estimator, model, data, stage, record):
         record,
         _Report(estimator, stage, record),
         progress,
-        *(_keras_callbacks(options) if _backend.is_chief() else ()),
+        *(c for c in options.callbacks if _is_of_keras(c) and _backend.is_chief()),
     ]
     heeded = nullcontext() if record.path is None else deferred(ask)
     try:
@@ -168,8 +168,8 @@ def _fit(estimator, model, data, stage, record):
         progress.on_train_end()
 
 
-def _keras_callbacks(options):
-    return [c for c in options.callbacks if isinstance(c, keras.callbacks.Callback)]
+def _is_of_keras(callback):
+    return isinstance(callback, keras.callbacks.Callback)
 
 
 def _judge(stage, record):
@@ -236,7 +236,7 @@ class _Report(keras.callbacks.Callback):
             # What they look at is not spread: the others don't take part.
             with _backend.spread(None):
                 for callback in self.stage.options.callbacks:
-                    if not isinstance(callback, keras.callbacks.Callback):
+                    if not _is_of_keras(callback):
                         callback(self.estimator)
 
 

@@ -45,10 +45,7 @@ def start(options: SimpleNamespace) -> Any:
 
 
 def check(options: SimpleNamespace, strategy: object, outputs: Sequence[Path]) -> str:
-    """Check what a training would get and do, and write the findings.
-
-    Returns what must be fixed, in a sentence.
-    """
+    """Check a training, write the findings, and return what must be fixed."""
     for name in ("source_files", "steps_detector"):
         if getattr(options, name):
             logger.warning("--%s are not checked.", name)

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from dipy_ldm import _serialization
 from dipy_ldm._conditions import Condition, ConditionBatch, from_saved, requested
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import NONE, level_of, listed, number_of, values_of
@@ -37,14 +36,13 @@ class RequestedConditions(NamedTuple):
     @classmethod
     def of(
         cls,
-        model_path: str | Path,
+        document: dict,
         request: dict | str | None,
         numbers: range,
         seed: int | None = None,
         same_noise: bool = False,
     ) -> Self:
         """Read what is requested, and draw the rest, without a network."""
-        document = _serialization.read_document(model_path, "latent_diffusion")
         conditions = from_saved(document["conditions"])
         n = len(numbers)
         request = request or None

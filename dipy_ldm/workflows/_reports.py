@@ -74,7 +74,8 @@ def evaluate_on(
             **further,
         )
     notes = real.notes + (generated.notes if generated else [])
-    return evaluation._replace(notes=notes + evaluation.notes)
+    evaluation.notes = notes + evaluation.notes
+    return evaluation
 
 
 def write_evaluation(
@@ -179,7 +180,8 @@ def audit_on(
             **further,
         )
     notes = [note for group in images if group for note in group.notes]
-    return result._replace(notes=[*dict.fromkeys(notes), *result.notes])
+    result.notes = [*dict.fromkeys(notes), *result.notes]
+    return result
 
 
 def write_audit(outputs: Sequence[Path], result: Audit, facts: dict) -> None:

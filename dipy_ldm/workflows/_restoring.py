@@ -169,15 +169,17 @@ def prepare(
     None if there are more workers than volumes. ``name`` is the option with the end of
     the names of outputs.
     """
-    path, grid, channels = _find_model(options.model_file, verb)
+    path = _serialization.find(options.model_file)
+    document = _serialization.read_document(path, "latent_diffusion")
+    grid, channels = _grid_and_channels(document, options.model_file, verb)
     names = parse_channels(options.channels)
     chosen = choose_channels(names, channels)
     conditions = parse_conditions(options.conditions or [])
-    requested = RequestedConditions.of(path, conditions, range(1))
+    requested = RequestedConditions.of(document, conditions, range(1))
     choice = options.suffix, parse_filter(options.filter)
     sets = find_sets(options.input_files, channels, *choice)
     files = [own[0] for own in sets]
-    pairs = SourcePairs.of(path, files, options.source_files)
+    pairs = SourcePairs.of(document, files, options.source_files)
     (end,) = output_paths(flow, files[0], options.out_dir, **name)
     outputs = _name_all(flow, options, sets, end, verb, outputs_of)
     end = end.parent / "code" / end.name if options.bids else end
@@ -196,7 +198,8 @@ def prepare(
     infos, bad = check_sets(own, channels, names is True, skip_bad=True)
     parts = {info.file: parts[info.file] for info in infos}
     if not options.resume:
-        paths = (path for p in parts.values() for path in _with_sidecars(_outputs(p)))
+        outputs = [path for own in parts.values() for path in _outputs(own)]
+        paths = (path for output in outputs for path in (output, sidecar(output)))
         cure = "add --resume to go on, or --force to overwrite"
         refuse_overwriting(flow, paths, cure)
     noise = number_noise(files)
@@ -221,10 +224,8 @@ def _outputs(parts):
     return [path for part in parts for path in part.outputs]
 
 
-def _find_model(model_file, verb):
-    """Find a model of volumes, its grid and channels; no weights are read."""
-    path = _serialization.find(model_file)
-    document = _serialization.read_document(path, "latent_diffusion")
+def _grid_and_channels(document, model_file, verb):
+    """Return the grid and the channels of a model of volumes; refuse another model."""
     refuse_series(from_saved(document["conditions"]))
     shape, affine = document["shape"], document["affine"]
     if len(shape) != 4:
@@ -233,7 +234,7 @@ def _find_model(model_file, verb):
             f"LatentDiffusion.{verb}, or give a model of volumes."
         )
     channels = channels_from(document.get("channels")) or (Unnamed(n=shape[-1]),)
-    return path, Grid(tuple(shape[:3]), require_affine(affine)), channels
+    return Grid(tuple(shape[:3]), require_affine(affine)), channels
 
 
 def load(path: Path, devices: list[str] | None, tile: int | None) -> tuple[Any, Any]:
@@ -333,11 +334,6 @@ def _without_outputs(parts):
     """List the volumes, without results that lie among them since an earlier run."""
     results = {os.path.abspath(path) for p in parts.values() for path in _outputs(p)}
     return [file for file in parts if os.path.abspath(file) not in results]
-
-
-def _with_sidecars(outputs):
-    """List all files that are written of a volume, in order."""
-    return [path for output in outputs for path in (output, sidecar(output))]
 
 
 def beside(name: Path, end: str) -> Path:

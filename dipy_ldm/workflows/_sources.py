@@ -6,7 +6,6 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from dipy_ldm import _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.cluster import Cluster
 from dipy_ldm.data._grid import Grid
@@ -70,10 +69,9 @@ class SourcePairs(NamedTuple):
 
     @classmethod
     def of(
-        cls, model_path: Path, files: list[Path], source_files: list[str] | None
+        cls, document: dict, files: list[Path], source_files: list[str] | None
     ) -> Self:
         """Find the source of each volume."""
-        document = _serialization.read_document(model_path, "latent_diffusion")
         sources = SourceInputs.of(document, source_files)
         return cls(sources, pair_sources(files, sources.files) if sources else {})
 

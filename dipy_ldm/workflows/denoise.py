@@ -216,10 +216,7 @@ def _dilated(scan, dilate):
 
 
 def _write_healed(part, scan, lesions, samples, task, options):
-    """Write a volume with its lesions inpainted, and where they are.
-
-    Returns the volume before and after, and its affine.
-    """
+    """Write a healed volume and its lesions; return before, after and affine."""
     path, *further, mask = part.outputs
     make_folder(path.parent)
     millilitres = np.count_nonzero(lesions) * abs(np.linalg.det(scan.affine)) / 1000

@@ -3,7 +3,7 @@
 from functools import partial
 import json
 import logging
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -41,6 +41,7 @@ from dipy_ldm.workflows._series import Series, read_table
 from dipy_ldm.workflows._sources import SourceInputs, pieces
 
 if TYPE_CHECKING:  # they take seconds to import
+    from dipy_ldm.evaluation._copy_filter import CopyReplacer
     from dipy_ldm.latent_diffusion import LatentDiffusion
 
 logger = logging.getLogger(__name__)
@@ -60,15 +61,13 @@ class _Job(NamedTuple):
     sampling: dict
     facts: dict
     dtype: str
+    replacer: "CopyReplacer | None"
 
 
 class GenerateLDMFlow(LDMFlow):
     """Generate images with a latent diffusion model."""
 
     choices = {"sampler": SAMPLERS, "strategy": STRATEGIES, "dtype": DTYPES}
-    guard: Any = None  # finds copies of training images
-    spare = 0  # the next number of a sample in place of a copy
-    whole: range | None = None  # all samples in whose place there may be others
 
     @share_descriptions
     def run(
@@ -180,7 +179,7 @@ class GenerateLDMFlow(LDMFlow):
         gradients = read_table(document, bvals, bvecs, request)
         n_samples = _count(n_samples, request, is_volume, sources)
         numbers = range(first_sample, first_sample + n_samples)
-        requested = RequestedConditions.of(path, request, numbers, seed, same_noise)
+        requested = RequestedConditions.of(document, request, numbers, seed, same_noise)
         cluster = launch.find_workers(strategy)
         numbers, sources = _part_of(cluster, numbers, sources)
         if not numbers:
@@ -198,10 +197,14 @@ class GenerateLDMFlow(LDMFlow):
         )
         facts |= {"SkullStripped": skull_stripped} if bids else {}
         alone = not (same_noise or cluster or sources)
-        self._load_guard(no_copies, facts, numbers, alone)
-        job = _Job(model, numbers, sources, requested, samples, sampling, facts, dtype)
+        replacer = _load_replacer(no_copies, model, facts, numbers, alone)
+        outputs = samples, sampling, facts, dtype, replacer
+        job = _Job(model, numbers, sources, requested, *outputs)
         series = gradients and partial(
-            self._write_series, gradients=gradients, request=request, path=path
+            self._write_series,
+            gradients=gradients,
+            request=request,
+            document=document,
         )
         self._write(
             job, series or (self._write_volumes if is_volume else self._write_images)
@@ -232,10 +235,11 @@ class GenerateLDMFlow(LDMFlow):
         noise = restoring.number_noise(sources.files) if sources else {}
         for file, names, batch in tqdm(work, "generate", disable=quiet):
             source = {"source": sources.read(file)} if sources else {}
-            before = self.spare
+            before = _count_refused(job)
             own_job = job._replace(sampling=sampling | source)
-            volumes, used = self._generate(own_job, batch, noise.get(file, 0))
-            refused = {"Refused": self.spare - before} if self.guard else {}
+            volumes, used = _generate(own_job, batch, noise.get(file, 0))
+            count = _count_refused(job) - before
+            refused = {"Refused": count} if job.replacer else {}
             for number, sample, files, volume in zip(batch, used, names, volumes):
                 own = {"Sample": sample}
                 own |= job.requested.facts(range(number, number + 1))
@@ -251,9 +255,9 @@ class GenerateLDMFlow(LDMFlow):
         job.samples.draw(
             np.stack(pictures), job.requested.captions(job.numbers), columns=2
         )
-        self._log_refused(job.numbers)
+        _log_refused(job)
 
-    def _write_series(self, job, gradients, request, path):
+    def _write_series(self, job, gradients, request, document):
         """Generate and write diffusion series, and draw planes of the first volumes.
 
         All volumes of a series have the same noise: what differs between them is due to
@@ -274,7 +278,7 @@ class GenerateLDMFlow(LDMFlow):
             conditions = series.conditions(request, names, number - job.numbers.start)
             rows = range(first, first + len(gradients.weighted))
             requested = RequestedConditions.of(
-                path, conditions, rows, sampling["seed"], True
+                document, conditions, rows, sampling["seed"], True
             )
             images = job.model.predict(
                 len(rows),
@@ -298,67 +302,65 @@ class GenerateLDMFlow(LDMFlow):
 
     def _write_images(self, job):
         """Generate, write and draw all images."""
-        images, used = self._generate(job, job.numbers)
+        images, used = _generate(job, job.numbers)
         arrays = {"images": images, "sample": used, "seed": job.sampling["seed"]}
         arrays |= job.requested.arrays(job.numbers)
         facts = job.facts | job.requested.facts(job.numbers)
-        if self.guard:
-            facts["Refused"] = self._log_refused(job.numbers)
+        if job.replacer:
+            facts["Refused"] = _count_refused(job)
+        _log_refused(job)
         _save(job.samples.names[0][0], facts, **arrays)
         job.samples.draw(images, job.requested.captions(job.numbers))
 
-    def _generate(self, job, numbers, noise=0):
-        """Generate some of the samples; return their numbers as well."""
-        conditions = job.requested.subset(numbers)
-        if self.guard is None:
-            # The noise of a sample is numbered from ``noise`` on.
-            same = job.sampling["same_noise"]
-            first = (job.requested.numbers if same else numbers).start + noise
-            images = job.model.predict(
-                len(numbers), conditions=conditions, first=first, **job.sampling
-            )
-            return images, [*numbers]
-        from dipy_ldm.evaluation._copy_filter import generate_new
 
-        def generate(places, first):
-            subset = conditions
-            if isinstance(conditions, dict):
-                subset = take_rows(conditions, places)
-            return job.model.predict(
-                len(places), conditions=subset, first=first, **job.sampling
-            )
-
-        def find(images):
-            return self.guard.copies(images, job.model.vqvae_)
-
-        spare = self.spare
-        images, used, self.spare = generate_new(
-            generate, find, numbers, spare, self.whole
+def _generate(job, numbers, noise=0):
+    """Generate some of the samples; return their numbers as well."""
+    conditions = job.requested.subset(numbers)
+    if job.replacer is None:
+        # The noise of a sample is numbered from ``noise`` on.
+        same = job.sampling["same_noise"]
+        first = (job.requested.numbers if same else numbers).start + noise
+        images = job.model.predict(
+            len(numbers), conditions=conditions, first=first, **job.sampling
         )
-        return images, used
+        return images, [*numbers]
 
-    def _log_refused(self, numbers):
-        """Log how many samples were copies, if these were searched for."""
-        refused = self.spare - numbers.stop
-        if self.guard:
-            text = "%d samples were copies, and were replaced by others."
-            logger.info(text, refused)
-        return refused
+    def generate(places, first):
+        subset = conditions
+        if isinstance(conditions, dict):
+            subset = take_rows(conditions, places)
+        return job.model.predict(
+            len(places), conditions=subset, first=first, **job.sampling
+        )
 
-    def _load_guard(self, path, facts, numbers, alone):
-        """Load the fingerprints of the training images, if copies are not allowed."""
-        if path is None:
-            return
-        if not alone:
-            raise InputError(
-                "`no_copies` replaces samples one after the other, from other noise; "
-                "leave out `same_noise` and sources, and generate on one machine."
-            )
-        with launch.quiet_start():
-            from dipy_ldm.evaluation._copy_filter import CopyFilter
+    return job.replacer.generate(generate, numbers)
 
-            self.guard = CopyFilter.load(path, facts["ModelFingerprint"])
-        self.whole, self.spare = numbers, numbers.stop
+
+def _count_refused(job):
+    return job.replacer.refused if job.replacer else 0
+
+
+def _log_refused(job):
+    """Log how many samples were copies, if these were searched for."""
+    if job.replacer:
+        text = "%d samples were copies, and were replaced by others."
+        logger.info(text, _count_refused(job))
+
+
+def _load_replacer(path, model, facts, numbers, alone):
+    """Load the fingerprints of the training images, if copies are not allowed."""
+    if path is None:
+        return None
+    if not alone:
+        raise InputError(
+            "`no_copies` replaces samples one after the other, from other noise; "
+            "leave out `same_noise` and sources, and generate on one machine."
+        )
+    with launch.quiet_start():
+        from dipy_ldm.evaluation._copy_filter import CopyFilter, CopyReplacer
+
+        copy_filter = CopyFilter.load(path, facts["ModelFingerprint"])
+    return CopyReplacer(partial(copy_filter.copies, vqvae=model.vqvae_), numbers)
 
 
 def _load(path, options, cluster, n_samples, is_volume):

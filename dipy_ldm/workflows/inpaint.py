@@ -174,10 +174,7 @@ def _outputs(name, n_samples):
 
 
 def _write(part, scan, samples, facts):
-    """Write samples, their mean and spread, and the mask.
-
-    Returns the volume before and after, and its affine.
-    """
+    """Write samples, summaries and mask; return before, after and affine."""
     *volumes, mask = part.outputs
     make_folder(mask.parent)
     n_samples = len(samples)

@@ -429,10 +429,7 @@ def _make_strategy(name, devices):
 
 
 def _load(planned, strategy, chief, options):
-    """Read the volumes: the chief first, and the others find what it has kept.
-
-    Some may turn out to be bad, so that there are fewer than was planned.
-    """
+    """Read the volumes: the chief first, and the others find what it has kept."""
     from dipy_ldm import _backend
 
     with _backend.chief_first(strategy):

@@ -15,8 +15,8 @@ from dipy_ldm.evaluation import _memorization as copies, _memorization as member
 from dipy_ldm.evaluation._audit_report import conclude, write_page, write_pairs
 from dipy_ldm.evaluation._copy_filter import (
     CopyFilter,
+    CopyReplacer,
     ReferenceSet,
-    generate_new,
     project_randomly,
 )
 from dipy_ldm.evaluation._learned_features import (
@@ -350,7 +350,7 @@ def test_an_audit_of_copies(diffusion, blobs):
     assert len(widths) == len(found.pairs) and min(widths) >= 320
 
 
-def test_generate_new_replaces_copies_by_the_next_samples():
+def test_copies_are_replaced_by_the_next_samples():
     def generate(places, first):
         # Numbers that end in 3 are copies, and each sample is its number.
         return np.arange(first, first + len(places))
@@ -358,21 +358,23 @@ def test_generate_new_replaces_copies_by_the_next_samples():
     def find(images):
         return np.flatnonzero(images % 10 == 3)
 
-    images, used, spare = generate_new(generate, find, range(2, 12), 12)
+    replacer = CopyReplacer(find, range(2, 12))
+    images, used = replacer.generate(generate, range(2, 12))
     # 3 is replaced by 12, and is none.
     assert used == images.tolist() == [2, 12, *range(4, 12)]
-    assert spare == 13
-    images, used, spare = generate_new(generate, find, range(3, 4), 13)
-    assert (used, spare) == ([14], 15)
+    assert replacer.refused == 1
+    # 13 is a copy, too.
+    assert replacer.generate(generate, range(3, 4))[1] == [14]
+    assert replacer.refused == 3
+    endless = CopyReplacer(lambda x: np.arange(len(x)), range(5))
     with pytest.raises(InputError, match="the model has memorised these"):
-        generate_new(generate, lambda x: np.arange(len(x)), range(5), 5)
+        endless.generate(generate, range(5))
     # One after the other, they may be as many in all.
-    images, *_ = generate_new(
-        generate, lambda x: np.flatnonzero(x < 90), range(1), 2, range(2)
-    )
-    assert images.tolist() == [90]
+    replacer = CopyReplacer(lambda x: np.flatnonzero(x < 90), range(2))
+    assert replacer.generate(generate, range(1))[0].tolist() == [90]
+    replacer.find = lambda x: 0 * x
     with pytest.raises(InputError, match="100 samples in place of 2 are"):
-        generate_new(generate, lambda x: 0 * x, range(1, 2), 90, range(2))
+        replacer.generate(generate, range(1, 2))
 
 
 def test_fingerprints_know_copies(train, rng, diffusion, tmp_path):
@@ -487,10 +489,9 @@ def test_overfitted_model_is_detected():
     def generate(places, first):
         return model.predict(len(places), first=first, steps=10)
 
-    images, _, spare = generate_new(
-        generate, lambda x: copy_filter.copies(x, vqvae), range(20), 20
-    )
-    assert spare - 20 > 20
+    replacer = CopyReplacer(lambda x: copy_filter.copies(x, vqvae), range(20))
+    images, _ = replacer.generate(generate, range(20))
+    assert replacer.refused > 20
     again = audit(model, train, held_out, images)
     assert not {"voxels", "invariant"} & set(again.spaces_with_copies)
 

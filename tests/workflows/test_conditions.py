@@ -14,6 +14,7 @@ from processes import answer, call, load_model
 import pytest
 
 from dipy_ldm import VQVAE, LatentDiffusion
+from dipy_ldm._serialization import read_document
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data import load_mnist
 from dipy_ldm.data._cohort import Cohort, split
@@ -184,7 +185,7 @@ def test_conditions_of_a_model_without(tmp_path):
 @pytest.mark.parametrize("seed", [None, 0])
 def test_requests_are_empty_for_a_model_without_conditions(given, seed):
     older = Path(__file__).parents[1] / "files" / "format-11.safetensors"
-    asked = RequestedConditions.of(older, given, range(2), seed=seed)
+    asked = RequestedConditions.of(read_document(older), given, range(2), seed=seed)
     assert asked.subset(range(1)) is None
     assert asked.facts(range(1)) == asked.arrays(range(1)) == {}
 
@@ -258,8 +259,10 @@ def test_conditions_that_images_have_not(tmp_path):
 
 
 def test_requested_conditions_subset_and_records(brains):
-    path = brains / "m.safetensors"
-    asked = RequestedConditions.of(path, {"age": ["60", "n/a", "70.5"]}, range(5, 8))
+    document = read_document(brains / "m.safetensors")
+    asked = RequestedConditions.of(
+        document, {"age": ["60", "n/a", "70.5"]}, range(5, 8)
+    )
     assert asked.table == {"age": [60, None, 70.5], "group": [None] * 3}
     assert asked.subset(range(6, 8)) == {"age": [None, 70.5], "group": [None] * 2}
     assert asked.facts(range(6, 7)) == {"Conditions": {"age": "n/a", "group": "n/a"}}
@@ -269,10 +272,10 @@ def test_requested_conditions_subset_and_records(brains):
     assert count_of({"age": ["60", "70"], "group": "x"}) == 2
     assert count_of({"age": "60"}) is None
     assert count_of("none") is None
-    nothing = RequestedConditions.of(path, "none", range(2), seed=0)
+    nothing = RequestedConditions.of(document, "none", range(2), seed=0)
     assert nothing.subset(range(1)) == "none"
     assert nothing.facts(range(1)) == {"Conditions": {"age": "n/a", "group": "n/a"}}
-    some = RequestedConditions.of(path, {"age": ["none", "60"]}, range(2), seed=0)
+    some = RequestedConditions.of(document, {"age": ["none", "60"]}, range(2), seed=0)
     assert some.subset(range(2))["age"] == ["none", 60]
     assert some.arrays(range(2))["condition_group"].tolist() == some.table["group"]
 
