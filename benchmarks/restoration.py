@@ -404,7 +404,7 @@ def score_detected(model, grid, file, number, diameter, contrast, options):
 
 def detect_lesions(model, grid, file, threshold):
     """Return the mask of detected lesions of a scan, ``(x, y, z)``, and its affine."""
-    files, channels = [file], model.vqvae_._parts()
+    files, channels = [file], model.vqvae_._channels()
     (scan,) = native_space.find_lesions(model, channels, files, grid, threshold, None)
     return scan.hole & tissue_of(scan.data), scan.affine
 

@@ -17,7 +17,7 @@ from dipy_ldm.nn import _building as building
 Method = TypeVar("Method", bound=Callable)
 
 
-def with_options(options: type) -> Callable[[Method], Method]:
+def show_options(options: type) -> Callable[[Method], Method]:
     """Show each of a method's ``**options`` in its signature, as notebooks ask for it.
 
     Type checkers know them by the annotation alone.

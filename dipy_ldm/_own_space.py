@@ -21,11 +21,11 @@ from dipy_ldm.data._plan import find_masks, mask_complaint
 from dipy_ldm.data._preprocessing import Origin
 from dipy_ldm.data._scans import (
     are_scans,
+    channel_files_of,
+    displayed_path,
     files_of,
-    is_one,
-    named,
+    is_single_scan,
     read_scans,
-    sets_of,
 )
 from dipy_ldm.data._sidecars import synthetic_image
 from dipy_ldm.data.channels import Channel, choose_channels, columns_of
@@ -37,7 +37,7 @@ _MIN_HOLE_SHARE = 0.05
 P = ParamSpec("P")
 
 
-def of_scans(method: Callable[P, np.ndarray]) -> Callable[P, Any]:
+def accepts_scans(method: Callable[P, np.ndarray]) -> Callable[P, Any]:
     """Let a method that works on arrays take scans, and return them in their space."""
 
     @wraps(method)
@@ -56,7 +56,7 @@ def of_scans(method: Callable[P, np.ndarray]) -> Callable[P, Any]:
             _restored(result, channels, own, about)
             for result, own, about in zip(results, origins, facts)
         ]
-        return restored[0] if is_one(images) else restored
+        return restored[0] if is_single_scan(images) else restored
 
     return cast(Callable[P, Any], apply)
 
@@ -112,8 +112,8 @@ def as_sample(
     return as_images(channels, volumes, [affine] * len(volumes), facts)
 
 
-def of_masked_scans(method: Callable[P, np.ndarray]) -> Callable[P, Any]:
-    """Let a method that inpaints arrays take scans and masks, as :func:`of_scans`."""
+def accepts_masked_scans(method: Callable[P, np.ndarray]) -> Callable[P, Any]:
+    """Let a method that inpaints arrays take scans and their masks."""
 
     @wraps(method)
     def apply(self, images, masks, **kwargs):
@@ -134,7 +134,7 @@ def of_masked_scans(method: Callable[P, np.ndarray]) -> Callable[P, Any]:
             for parts, own_samples, ways, own in zip(masked, samples, origins, facts)
         ]
         inpainted = inpainted if several else [one for (one,) in inpainted]
-        return inpainted[0] if is_one(images) else inpainted
+        return inpainted[0] if is_single_scan(images) else inpainted
 
     return cast(Callable[P, Any], apply)
 
@@ -154,11 +154,11 @@ def _read_masked(scans, masks, grid, channels):
     if grid is None:
         raise InputError("masks of two-dimensional images are arrays; give both so.")
     with files_of(scans) as (files, folder), files_of(masks) as (mask_files, _):
-        sets = sets_of(files, channels)
+        sets = channel_files_of(files, channels)
         mask_of = find_masks([own[0] for own in sets], mask_files)
         return [
             [
-                scan._replace(file=named(scan.file, folder))
+                scan._replace(file=displayed_path(scan.file, folder))
                 for scan in _masked(own, mask_of[own[0]], grid, channels)
             ]
             for own in sets

@@ -15,7 +15,7 @@ from dipy_ldm import (
     _documents,
     _serialization,
 )
-from dipy_ldm._base import Entry, Estimator, with_options
+from dipy_ldm._base import Entry, Estimator, show_options
 from dipy_ldm._utils import tiling as tiles
 from dipy_ldm._utils.checks import check_counts
 from dipy_ldm.anomaly._lesions import Atlas
@@ -95,7 +95,7 @@ class AnomalyDetector(Estimator):
         self.blocks = blocks
         self.seed = seed
 
-    @with_options(FitOptions)
+    @show_options(FitOptions)
     def fit(
         self,
         images: npt.ArrayLike,
@@ -153,7 +153,7 @@ class AnomalyDetector(Estimator):
             train(self, stage)
         return self
 
-    @with_options(FitOptions)
+    @show_options(FitOptions)
     def check(
         self,
         shape: tuple[int, ...],

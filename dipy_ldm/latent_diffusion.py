@@ -17,7 +17,7 @@ from dipy_ldm import (
     _documents,
     _serialization,
 )
-from dipy_ldm._base import Entry, Estimator, with_options
+from dipy_ldm._base import Entry, Estimator, show_options
 from dipy_ldm._conditions import (
     UNSPECIFIED,
     Condition,
@@ -27,7 +27,7 @@ from dipy_ldm._conditions import (
     requested,
     to_saved,
 )
-from dipy_ldm._own_space import as_sample, of_masked_scans, of_scans
+from dipy_ldm._own_space import accepts_masked_scans, accepts_scans, as_sample
 from dipy_ldm._utils import checks, tiling as tiles
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.anomaly_detector import AnomalyDetector
@@ -213,7 +213,7 @@ class LatentDiffusion(Estimator):
         self.guide = guide
         self.seed = seed
 
-    @with_options(FitOptions)
+    @show_options(FitOptions)
     def fit(
         self,
         images: ImagesLike,
@@ -381,7 +381,7 @@ class LatentDiffusion(Estimator):
         inputs, subjects = conditioning.held_out, conditioning.held_out_subjects
         return Latents(latents, inputs, self.conditional_mean_, subjects)
 
-    @with_options(FitOptions)
+    @show_options(FitOptions)
     def check(
         self,
         shape: tuple[int, ...],
@@ -400,7 +400,7 @@ class LatentDiffusion(Estimator):
         architecture = self._architecture(shape, source, self._read_init(init))
         training.check(architecture, shape[0], resolved)
 
-    @with_options(SamplingOptions)
+    @show_options(SamplingOptions)
     def predict(
         self,
         n: int | None = None,
@@ -510,13 +510,13 @@ class LatentDiffusion(Estimator):
         facts = self._facts(n, conditions, **recorded)
         return [
             as_sample(
-                image, self.vqvae_._parts(), affine, own | {"Sample": int(number)}
+                image, self.vqvae_._channels(), affine, own | {"Sample": int(number)}
             )
             for image, own, number in zip(images, facts, numbers)
         ]
 
-    @of_scans
-    @with_options(SamplingOptions)
+    @accepts_scans
+    @show_options(SamplingOptions)
     def denoise(
         self,
         images: ImagesLike,
@@ -588,8 +588,8 @@ class LatentDiffusion(Estimator):
         batch_size = self._batch_size(chosen.batch_size)
         return _backend.in_batches(denoise, np.arange(len(images)), batch_size)
 
-    @of_masked_scans
-    @with_options(SamplingOptions)
+    @accepts_masked_scans
+    @show_options(SamplingOptions)
     def inpaint(
         self,
         images: ImagesLike,
@@ -653,7 +653,7 @@ class LatentDiffusion(Estimator):
         options.setdefault("steps", inpainting.STEPS)
         chosen = self.check_sampling(**options)
         inside = inpainting.check_masks(np.asarray(masks), images.shape[:-1])
-        is_filled = chosen_columns(channels, self.vqvae_._parts())
+        is_filled = chosen_columns(channels, self.vqvae_._channels())
         shares = inpainting.hole_shares(inside, self.vqvae_.factor)[..., None]
         inpainting.check_covered(shares)
         release = inpainting.release_times(shares, self._schedule)
@@ -681,7 +681,7 @@ class LatentDiffusion(Estimator):
             return inpainted
         return inpainted.reshape(-1, n_samples, *inpainted.shape[1:])
 
-    @with_options(FitOptions)
+    @show_options(FitOptions)
     def fit_detector(
         self,
         images: ImagesLike,
@@ -698,7 +698,7 @@ class LatentDiffusion(Estimator):
         """
         self._check_fitted()
         images = self._check_images(images, self.vqvae_)
-        refuse_all_but_scans("an anomaly detector", self.channels_)
+        refuse_all_but_scans(self.channels_)
         if validation_data is not None:
             grid = grid_of(self.vqvae_.shape_, self.vqvae_.affine_)
             validation_data = read_cohort(validation_data, grid, self.channels_).images
@@ -707,7 +707,7 @@ class LatentDiffusion(Estimator):
         )
         return self
 
-    @of_scans
+    @accepts_scans
     def detect(
         self,
         images: ImagesLike,
@@ -785,7 +785,7 @@ class LatentDiffusion(Estimator):
             *names, conditions, n, seed=seed, first=first, same=same_noise
         )
 
-    @with_options(SamplingOptions)
+    @show_options(SamplingOptions)
     def check_sampling(
         self, n: int = 1, *, guidance: float = 1.0, **options: Unpack[SamplingOptions]
     ) -> Sampling:

@@ -241,7 +241,7 @@ def save_training(
     for ax, (stage, history) in zip(axes[0], histories.items()):
         _curves(ax, stage, history)
     if pairs is not None:
-        _show(axes[1, 0], _beside(*pairs), "images, and reconstructed below")
+        _show(axes[1, 0], beside(*pairs), "images, and reconstructed below")
     if samples is not None:
         _show(axes[1, 1], montage(samples), "samples")
     for ax in axes.flat:
@@ -335,7 +335,7 @@ def save_comparison(
     _save(figure, path)
 
 
-def _beside(images, reconstructed):
+def beside(images, reconstructed):
     """Arrange rows of images, and of their reconstructions below each."""
     # Wide pictures, as planes of volumes are, go two to a row.
     columns = 8 if images.shape[2] < 2 * images.shape[1] else 2
@@ -478,7 +478,7 @@ def plot_reconstructions(
     matplotlib.figure.Figure
         A montage.
     """
-    return _alone(_beside(pictures(images, affine), pictures(reconstructed, affine)))
+    return _alone(beside(pictures(images, affine), pictures(reconstructed, affine)))
 
 
 def plot_latents(latents: np.ndarray, *, columns: int | None = None) -> Figure:

@@ -14,8 +14,8 @@ from dipy_ldm import (
     _presets,
     _serialization,
 )
-from dipy_ldm._base import Entry, Estimator, with_options
-from dipy_ldm._own_space import of_scans
+from dipy_ldm._base import Entry, Estimator, show_options
+from dipy_ldm._own_space import accepts_scans
 from dipy_ldm._utils.checks import (
     InputError,
     check_affine,
@@ -170,7 +170,7 @@ class VQVAE(Estimator):
         self.bottleneck = bottleneck
         self.seed = seed
 
-    @with_options(FitOptions)
+    @show_options(FitOptions)
     def fit(
         self,
         images: ImagesLike,
@@ -284,7 +284,7 @@ class VQVAE(Estimator):
             self.sharpening_ = stage.sharpening()
         return self
 
-    @with_options(FitOptions)
+    @show_options(FitOptions)
     def check(
         self,
         shape: tuple[int, ...],
@@ -441,7 +441,7 @@ class VQVAE(Estimator):
         images = self._codec.decode(latents, space, batch_size, tile, self.sharpening_)
         return harden(images, self.channels_)
 
-    @of_scans
+    @accepts_scans
     def predict(
         self,
         images: ImagesLike,
@@ -566,9 +566,9 @@ class VQVAE(Estimator):
     def _grid(self):
         """Return the grid of volumes, None of images, and the channels."""
         affine = require_affine(self.affine_) if len(self.shape_) == 4 else None
-        return grid_of(self.shape_, affine), self._parts()
+        return grid_of(self.shape_, affine), self._channels()
 
-    def _parts(self):
+    def _channels(self):
         """Return the channels, which without names are one that has all columns."""
         return self.channels_ or (Unnamed(n=self.shape_[-1]),)
 

@@ -9,16 +9,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dipy_ldm import VQVAE, LatentDiffusion
+from dipy_ldm import VQVAE, LatentDiffusion, plots
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.checking._findings import (
     Finding,
     Picture,
     amber,
+    flat,
     green,
     grey,
     red,
-    show_reconstructions,
 )
 from dipy_ldm.data._grid import Grid, conform
 from dipy_ldm.denoiser._training import guide_steps
@@ -232,8 +232,8 @@ def check_overfit(result: Overfit, affine: np.ndarray | None) -> Finding:
             f"Within {result.steps} steps numbers were no longer finite.",
             "Give a lower --learning_rate, or --precision float32.",
         )
-    pair = result.images.ravel(), result.reconstructed.ravel()
-    alike = float(np.corrcoef(*pair)[0, 1])
+    pair = result.images, result.reconstructed
+    alike = float(np.corrcoef(pair[0].ravel(), pair[1].ravel())[0, 1])
     share = result.mse / result.baseline_mse if result.baseline_mse else math.inf
     message = (
         f"After {result.steps} steps on {n} images, their reconstructions have a mean "
@@ -241,9 +241,10 @@ def check_overfit(result: Overfit, affine: np.ndarray | None) -> Finding:
         f"{result.baseline_mse:.2g}), and a correlation of {alike:.3f}, by "
         f"{result.codes_used:,} of {result.n_codes:,} codes"
     )
+    n_shown = n if affine is None else 3
     pictures = [
         Picture(
-            show_reconstructions(result.images, result.reconstructed, affine),
+            plots.beside(*(flat(x[:n_shown], affine) for x in pair)),
             f"{n} images, reconstructed below",
         )
     ]

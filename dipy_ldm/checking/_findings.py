@@ -190,19 +190,3 @@ def gallery(images: np.ndarray, affine: np.ndarray | None, usual: int) -> Callab
         return [Picture(picture, caption)]
 
     return show
-
-
-def show_reconstructions(
-    images: np.ndarray, reconstructions: np.ndarray, affine: np.ndarray | None
-) -> np.ndarray:
-    """Show images, and their reconstructions below.
-
-    Shapes: images, reconstructions ``(n, *space, channels)``, result ``(height, width,
-    channels)``.
-    """
-    if affine is not None:
-        images, reconstructions = images[:3], reconstructions[:3]
-        pairs = np.stack([flat(images, affine), flat(reconstructions, affine)], axis=1)
-        return plots.montage(pairs.reshape(-1, *pairs.shape[2:]), columns=1)
-    both = np.concatenate([flat(images, affine), flat(reconstructions, affine)])
-    return plots.montage(both, columns=len(images))

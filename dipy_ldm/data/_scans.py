@@ -155,14 +155,16 @@ def read_scans(
         if grid is None:
             return load_images(files), []
         images, origins = [], []
-        for own in sets_of(files, channels):
-            image, ways = conform_set(channels, own, grid)
+        for own in channel_files_of(files, channels):
+            image, ways = conform_channels(channels, own, grid)
             images.append(image)
-            origins.append([o._replace(file=named(o.file, folder)) for o in ways])
+            origins.append(
+                [o._replace(file=displayed_path(o.file, folder)) for o in ways]
+            )
         return np.stack(images), origins
 
 
-def conform_set(
+def conform_channels(
     channels: Sequence[Channel], files: Sequence[Path], grid: Grid
 ) -> tuple[np.ndarray, list[Origin]]:
     """Bring the files of all channels of a scan to a grid, and keep the ways back.
@@ -174,7 +176,7 @@ def conform_set(
     return np.concatenate(images, -1), list(origins)
 
 
-def find_sets(
+def find_channel_files(
     paths: Sequence[str | Path],
     channels: Sequence[Channel],
     suffixes: str | Sequence[str] | None = None,
@@ -190,7 +192,7 @@ def find_sets(
     return put_together(choose_entities(files, values), names)
 
 
-def check_sets(
+def check_channel_files(
     sets: Sequence[Sequence[Path]],
     channels: Sequence[Channel],
     along_axis: bool,
@@ -218,14 +220,14 @@ def refuse_other_channels(
         )
 
 
-def sets_of(files: Sequence, channels: Sequence[Channel]) -> list[list[Path]]:
+def channel_files_of(files: Sequence, channels: Sequence[Channel]) -> list[list[Path]]:
     """Return the files of all channels of each scan, of which some may be named."""
     if all(isinstance(one, Mapping) for one in files):
         names = [channel.name for channel in channels]
         sets = [[_of_channel(one, name) for name in names] for one in files]
     else:
-        sets = find_sets(files, channels, cure="name the files of one kind")
-    check_sets(sets, channels, channels[0].width > 1 and not channels[0].name)
+        sets = find_channel_files(files, channels, cure="name the files of one kind")
+    check_channel_files(sets, channels, channels[0].width > 1 and not channels[0].name)
     return sets
 
 
@@ -244,16 +246,16 @@ def read_sources(source, info: Source | None, grid: Grid | None) -> Any:
         return source
     how = info.channels > 1, bool(info.labels)
     with files_of(source) as (files, _):
-        sets = sets_of(files, [Unnamed(n=info.channels)])
+        sets = channel_files_of(files, [Unnamed(n=info.channels)])
         return np.stack([conform_source(file, grid, *how) for (file,) in sets])
 
 
-def named(file: Path, folder: Path | None) -> Path:
+def displayed_path(file: Path, folder: Path | None) -> Path:
     """Return how a file is called, without the folder of those in memory."""
     return file.relative_to(folder) if folder and folder in file.parents else file
 
 
-def is_one(scans) -> bool:
+def is_single_scan(scans) -> bool:
     """Return whether something is one scan, and not a list or a folder of them."""
     if isinstance(scans, Mapping):
         return True

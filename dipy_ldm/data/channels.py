@@ -664,12 +664,12 @@ def _described(channels):
     return listed(f"{c.name}, {c.kind}" for c in channels) or "without names"
 
 
-def refuse_all_but_scans(method: str, channels: Sequence[Channel]) -> None:
-    """Refuse to treat labels and maps as if they were scans."""
+def refuse_all_but_scans(channels: Sequence[Channel]) -> None:
+    """Refuse to look for lesions in labels and maps."""
     if refused := [f"{c.name} ({c.kind})" for c in channels if not c.brightens]:
         raise InputError(
-            f"{method} is for scans, and there is the channel {refused[0]}; leave it "
-            "out, or train a model of the scans alone."
+            f"an anomaly detector is for scans, and there is the channel {refused[0]}; "
+            "leave it out, or train a model of the scans alone."
         )
 
 

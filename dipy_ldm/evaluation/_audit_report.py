@@ -208,11 +208,11 @@ def _suspects(audit):
 
 def _pair(audit, pair, train, names, affine):
     """Show a generated image beside its nearest training image."""
-    from dipy_ldm.plots import montage, planes
+    from dipy_ldm.plots import montage, pictures
 
     images = np.stack([audit.generated[pair.generated], train(pair.train)])
-    shown = images if affine is None else planes(images, affine)
-    both = montage(shown, columns=2 if affine is None else 1)
+    columns = 2 if affine is None else 1
+    both = montage(pictures(images, affine), columns=columns)
     scale = -(-_WIDTH // both.shape[1])
     caption = (
         f"Sample {pair.generated} and {names[pair.train]}: nearness "

@@ -35,8 +35,8 @@ _MEASURES = {
     "middle tissue": "middle tissue, share",
     "bright tissue": "bright tissue, share",
 }
-# Pictures of each kind: of images and of volumes.
-_SHOWN = 40, 4
+# Pictures of each kind, and how many in a row.
+_SHOWN, _SHOWN_VOLUMES = (40, 10), (4, 2)
 
 
 def write_page(
@@ -143,13 +143,13 @@ def _by_title(figures):
 
 
 def _pictures(evaluation):
-    from dipy_ldm.plots import montage, planes
+    from dipy_ldm.plots import montage, pictures
+
+    n, columns = _SHOWN if evaluation.affine is None else _SHOWN_VOLUMES
 
     def look(images):
-        if evaluation.affine is None:
-            return montage(images[: _SHOWN[0]], columns=10)
-        shown = images[: _SHOWN[1]], evaluation.affine, evaluation.channels
-        return montage(planes(*shown), columns=2)
+        shown = pictures(images[:n], evaluation.affine, evaluation.channels)
+        return montage(shown, columns=columns)
 
     small = evaluation.affine is None and evaluation.sets.real.shape[2] <= 40
     captions = {
@@ -205,7 +205,7 @@ def _classifier(evaluation):
 
 
 def _where_it_looks(evaluation):
-    from dipy_ldm.plots import montage, planes
+    from dipy_ldm.plots import montage, pictures
 
     test = evaluation.network
     images = evaluation.sets.generated[test.recognised][..., :1]
@@ -215,9 +215,7 @@ def _where_it_looks(evaluation):
     pairs = np.stack([images, maps], 1)
     pairs = np.concatenate([pairs[:3], pairs.mean(0, keepdims=True)])
     pairs = pairs.reshape(-1, *pairs.shape[2:])
-    if evaluation.affine is not None:
-        pairs = planes(pairs, evaluation.affine)
-    return montage(pairs, columns=2)
+    return montage(pictures(pairs, evaluation.affine), columns=2)
 
 
 def _class_accuracy(accuracy):

@@ -29,7 +29,7 @@ from dipy_ldm.data._paths import holds_volumes, rows_of_lists
 from dipy_ldm.nn import _building as building
 from dipy_ldm.training import resolve
 from dipy_ldm.workflows import _inputs as inputs, _training as training
-from dipy_ldm.workflows._options import sizes_of, with_options
+from dipy_ldm.workflows._options import as_command_line, sizes_of
 from dipy_ldm.workflows._outputs import write_page
 
 logger = logging.getLogger(__name__)
@@ -217,9 +217,9 @@ def _write(
     }
     for line in report.summarise_findings(sections):
         logger.info("%s", line)
-    document = json.loads(with_options(json.dumps(document), vars(options)))
+    document = json.loads(as_command_line(json.dumps(document), vars(options)))
     page = report.write_page(options.input_files, sections)
-    write_page(outputs, document, with_options(page, vars(options)))
+    write_page(outputs, document, as_command_line(page, vars(options)))
     if not bad:
         return ""
     return f"fix what is red before you train: {', '.join(bad)}; see {outputs[1]}."

@@ -95,7 +95,7 @@ def gather(arguments: dict[str, Any]) -> SimpleNamespace:
     return SimpleNamespace(**{n: v for n, v in arguments.items() if n != "self"})
 
 
-def with_options(sentence: str, options: Container[str]) -> str:
+def as_command_line(sentence: str, options: Container[str]) -> str:
     """Write names of options as such: in backticks, or where a sentence begins."""
 
     def written(match):

@@ -27,7 +27,12 @@ from dipy_ldm.data._gradients import refuse_series
 from dipy_ldm.data._grid import Grid, restore
 from dipy_ldm.data._nifti import VolumeInfo, is_whole, write_changed
 from dipy_ldm.data._paths import stem, suffix
-from dipy_ldm.data._scans import check_sets, conform_set, find_sets, require_affine
+from dipy_ldm.data._scans import (
+    check_channel_files,
+    conform_channels,
+    find_channel_files,
+    require_affine,
+)
 from dipy_ldm.data._sidecars import (
     describe,
     fingerprint,
@@ -177,7 +182,7 @@ def prepare(
     conditions = parse_conditions(options.conditions or [])
     requested = RequestedConditions.of(document, conditions, range(1))
     choice = options.suffix, parse_filter(options.filter)
-    sets = find_sets(options.input_files, channels, *choice)
+    sets = find_channel_files(options.input_files, channels, *choice)
     files = [own[0] for own in sets]
     pairs = SourcePairs.of(document, files, options.source_files)
     (end,) = output_paths(flow, files[0], options.out_dir, **name)
@@ -195,7 +200,7 @@ def prepare(
     own = [[part.file for part in parts[file]] for file in new]
     if not own:
         return None
-    infos, bad = check_sets(own, channels, names is True, skip_bad=True)
+    infos, bad = check_channel_files(own, channels, names is True, skip_bad=True)
     parts = {info.file: parts[info.file] for info in infos}
     if not options.resume:
         outputs = [path for own in parts.values() for path in _outputs(own)]
@@ -210,7 +215,7 @@ def prepare(
 
 def _name_all(flow, options, sets, end, verb, outputs_of):
     """Name what is written of each file, perhaps in a dataset."""
-    names = name_outputs([*chain(*sets)], end, verb, described)
+    names = name_outputs([*chain(*sets)], end, verb, bids_name)
     if options.bids:
         refuse_other_dataset(flow, end.parent)
         names = {
@@ -273,7 +278,7 @@ def _appended(name, end):
     return f"{name}_{end}.nii.gz"
 
 
-def described(name: str, end: str) -> str:
+def bids_name(name: str, end: str) -> str:
     """Name an output by the ``desc-`` of BIDS, if its volume has a name of BIDS.
 
     ``sub-01_T1w`` becomes ``sub-01_desc-denoised_T1w.nii.gz``.
@@ -336,7 +341,7 @@ def _without_outputs(parts):
     return [file for file in parts if os.path.abspath(file) not in results]
 
 
-def beside(name: Path, end: str) -> Path:
+def further_output(name: Path, end: str) -> Path:
     """Name a further output of a volume."""
     match = re.fullmatch(r"(.*_desc-[A-Za-z0-9]+)(_[A-Za-z0-9]+\.nii\.gz)", name.name)
     if match:
@@ -503,7 +508,7 @@ def find_lesions(
     tile: int | None,
 ) -> list[MaskedScan]:
     """Read a volume, and find where the detector of a model takes it for a lesion."""
-    image, origins = conform_set(channels, files, grid)
+    image, origins = conform_channels(channels, files, grid)
     likely = model.detect(image[None], tile=tile)[0, ..., None]
     data, affine = origins[0].data, origins[0].affine
     lesions = restore(likely, grid, affine, data.shape[:3], 0.0)[..., 0] >= threshold

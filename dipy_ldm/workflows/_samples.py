@@ -12,6 +12,7 @@ import numpy as np
 
 from dipy_ldm._conditions import Condition, from_saved
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.cluster import Cluster
 from dipy_ldm._utils.files import claimed, make_folder
 from dipy_ldm.data._gradients import ENDS, makes_series
 from dipy_ldm.data._paths import stem as stem_of, suffix as suffix_of
@@ -28,7 +29,7 @@ from dipy_ldm.workflows._dataset import (
     write_json,
 )
 from dipy_ldm.workflows._outputs import write_text
-from dipy_ldm.workflows._restoring import beside, name_outputs
+from dipy_ldm.workflows._restoring import further_output, name_outputs
 from dipy_ldm.workflows._sources import SourceInputs
 
 
@@ -44,32 +45,32 @@ class Samples(NamedTuple):
     tables: tuple[str, ...] = ()
 
     @classmethod
-    def beside(
+    def in_folder(
         cls,
         stem: Path,
         numbers: range,
         document: dict,
-        one_of_several: bool,
+        cluster: Cluster | None,
         sources: SourceInputs | None = None,
     ) -> Self:
         """Name files that begin with a stem or, of source images, with their names."""
-        own = _numbered(stem, numbers.start) if one_of_several else stem
+        own = _numbered(stem, numbers.start) if cluster else stem
         if len(document["shape"]) != 4:
-            return cls([[_beside(own, ".npz")]], stem, _beside(own, ".png"))
+            return cls([[_with_end(own, ".npz")]], stem, _with_end(own, ".png"))
         if sources is None:
             stems = [_numbered(stem, i) for i in numbers]
-            return cls(_of_channels(stems, document), stem, _beside(own, ".png"))
+            return cls(_of_channels(stems, document), stem, _with_end(own, ".png"))
         outputs = name_outputs(sources.files, stem, "generate")
         stems = [outputs[file] for file in sources.own]
         if len(numbers) > 1:
-            stems = [beside(n, f"-{i:04d}") for n in stems for i in numbers]
+            stems = [further_output(n, f"-{i:04d}") for n in stems for i in numbers]
         stems = [path.with_name(path.name.removesuffix(".nii.gz")) for path in stems]
-        picture = None if one_of_several else _beside(stem, ".png")
+        picture = None if cluster else _with_end(stem, ".png")
         tables = ENDS if makes_series(from_saved(document["conditions"])) else ()
         return cls(_of_channels(stems, document), stem, picture, tables=tables)
 
     @classmethod
-    def inside(
+    def in_dataset(
         cls,
         flow: Workflow,
         root: Path,
@@ -158,20 +159,20 @@ class Samples(NamedTuple):
             plots.save_montage(self.picture, first, columns=columns, captions=captions)
 
 
-def _beside(stem, suffix):
+def _with_end(stem, suffix):
     """Add a suffix to a stem, which may have dots of its own."""
     return stem.with_name(stem.name + suffix)
 
 
 def _numbered(stem, number):
-    return _beside(stem, f"-{number:04d}")
+    return _with_end(stem, f"-{number:04d}")
 
 
 def _of_channels(stems, document):
     """Name the files of each sample, one for each channel that has a name."""
     channels = channels_from(document.get("channels"))
     ends = [f"_{channel.ending}" for channel in channels] or [""]
-    return [[_beside(stem, f"{end}.nii.gz") for end in ends] for stem in stems]
+    return [[_with_end(stem, f"{end}.nii.gz") for end in ends] for stem in stems]
 
 
 _ID = "participant_id"

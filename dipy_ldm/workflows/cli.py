@@ -17,7 +17,7 @@ from dipy_ldm import __version__
 from dipy_ldm._utils.checks import InputError, choose
 from dipy_ldm._utils.signals import Terminated, deferred
 from dipy_ldm.workflows._config import ConfigParser
-from dipy_ldm.workflows._options import with_options
+from dipy_ldm.workflows._options import as_command_line
 from dipy_ldm.workflows._outputs import name_written
 
 # 1 is the answer of a check that found something red, and of an audit, copies.
@@ -88,7 +88,7 @@ def _run(flow):
     except ConnectionError as error:
         _leave(f"{error} {_RESUME}", _ERROR, at_once=True)
     except (InputError, OSError) as error:
-        _leave(with_options(str(error), options), _ERROR)
+        _leave(as_command_line(str(error), options), _ERROR)
     except Terminated as end:
         _leave(f"{end} {_RESUME}", end.code)
     except Exception as error:

@@ -8,7 +8,7 @@ from dipy_ldm import _serialization
 from dipy_ldm._utils.checks import InputError, at_least, check_shares
 from dipy_ldm._utils.files import make_folder
 from dipy_ldm.data._nifti import DTYPES
-from dipy_ldm.data._scans import conform_set
+from dipy_ldm.data._scans import conform_channels
 from dipy_ldm.data._sidecars import write_with_sidecar
 from dipy_ldm.data.channels import columns_of
 from dipy_ldm.diffusion import _inpainting as inpainting
@@ -165,12 +165,12 @@ def _outputs(name, options):
         "_mask": options.lesions,
     }
     ends = [end for end, is_written in further.items() if is_written]
-    return [name, *(restoring.beside(name, end) for end in ends)]
+    return [name, *(restoring.further_output(name, end) for end in ends)]
 
 
 def _denoise(model, job, options, sampling, task):
     """Denoise a volume and, to compare, do so without conditions."""
-    image, origins = conform_set(task.channels, task.files, job.grid)
+    image, origins = conform_channels(task.channels, task.files, job.grid)
     arguments = sampling | job.arguments(task) | {"strength": options.strength}
     first = arguments["first"]
 

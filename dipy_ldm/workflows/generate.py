@@ -185,9 +185,9 @@ class GenerateLDMFlow(LDMFlow):
         if not numbers:
             return  # there are more workers than samples
         samples = (
-            Samples.inside(self, stem.parent, numbers, suffix, document, sources)
+            Samples.in_dataset(self, stem.parent, numbers, suffix, document, sources)
             if bids
-            else Samples.beside(stem, numbers, document, cluster is not None, sources)
+            else Samples.in_folder(stem, numbers, document, cluster, sources)
         )
         refuse_overwriting(self, samples.paths, samples.cure)
         model, sampling = _load(path, options, cluster, n_samples, is_volume)

@@ -161,14 +161,14 @@ def _read_hole(file, affine, dilate):
 
 def _outputs(name, n_samples):
     """List all volumes that are written of one, in order."""
-    mask = restoring.beside(name, "_mask")
+    mask = restoring.further_output(name, "_mask")
     if n_samples == 1:
         return [name, mask]
-    samples = [restoring.beside(name, f"-{i:04d}") for i in range(n_samples)]
+    samples = [restoring.further_output(name, f"-{i:04d}") for i in range(n_samples)]
     return [
         *samples,
-        restoring.beside(name, "_mean"),
-        restoring.beside(name, "_std"),
+        restoring.further_output(name, "_mean"),
+        restoring.further_output(name, "_std"),
         mask,
     ]
 

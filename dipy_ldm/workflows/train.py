@@ -295,7 +295,7 @@ class TrainLDMFlow(LDMFlow):
         loggers = training.tensorboards(options.tensorboard)
         planned = inputs.plan_training(options)
         if options.steps_detector:
-            refuse_all_but_scans("an anomaly detector", planned.cohort.channels)
+            refuse_all_but_scans(planned.cohort.channels)
         settings = _presets.resolve(planned, **sizes_of(options))
         inputs.check_split(
             planned, options.validation, options.seed, settings.batch_size

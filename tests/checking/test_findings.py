@@ -16,7 +16,6 @@ from dipy_ldm.checking._findings import (
     green,
     grey,
     red,
-    show_reconstructions,
 )
 
 
@@ -77,13 +76,6 @@ def test_the_last_is_a_usual_one(images, affine):
     assert picture.image.shape == same.image.shape
     assert 0 <= picture.image.min() <= picture.image.max() <= 1
     assert not np.array_equal(picture.image, same.image)
-
-
-@pytest.mark.parametrize(("images", "affine"), [(IMAGES, None), (VOLUMES, AFFINE)])
-def test_reconstructions_are_shown_below(images, affine):
-    picture = show_reconstructions(images, 0 * images, affine)
-    assert picture.ndim == 3
-    assert picture.max() == pytest.approx(1, abs=0.1)
 
 
 FOUND = {

@@ -9,7 +9,7 @@ import pytest
 from tqdm import tqdm
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.workflows._options import share_descriptions, with_options
+from dipy_ldm.workflows._options import as_command_line, share_descriptions
 from dipy_ldm.workflows.cli import _level, run
 from dipy_ldm.workflows.train import TrainLDMFlow
 
@@ -26,7 +26,7 @@ from dipy_ldm.workflows.train import TrainLDMFlow
     ],
 )
 def test_names_in_backticks_are_written_as_options(sentence, expected):
-    assert with_options(sentence, ["batch_size", "skip_bad"]) == expected
+    assert as_command_line(sentence, ["batch_size", "skip_bad"]) == expected
 
 
 def test_help_has_the_defaults_that_say_something(capsys):

@@ -136,10 +136,10 @@ def test_each_volume_has_noise_of_its_own(command, model_path, tmp_path, name):
 )
 def test_volumes_of_bids_get_names_of_bids(stem, end, name, mask):
     file = Path(f"cohort/{stem}.nii.gz")
-    names = restoring.name_outputs([file], Path("out", end), "x", restoring.described)
+    names = restoring.name_outputs([file], Path("out", end), "x", restoring.bids_name)
     assert names == {file: Path(f"out/{name}.nii.gz")}
-    assert restoring.beside(names[file], "_mask") == Path(f"out/{mask}.nii.gz")
-    numbered = restoring.beside(names[file], "-0002").name
+    assert restoring.further_output(names[file], "_mask") == Path(f"out/{mask}.nii.gz")
+    numbered = restoring.further_output(names[file], "-0002").name
     assert numbered.endswith(("-0002.nii.gz", "0002_T1w.nii.gz", "0002_bold.nii.gz"))
 
 
