@@ -1,17 +1,14 @@
-"""What a training would be: devices, precision, memory, pieces and noise."""
+"""What a training would be: subjects, devices, precision and memory."""
 
 from collections.abc import Sequence
 import os
 from typing import Any
-
-import numpy as np
 
 from dipy_ldm import _backend
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import counted
 from dipy_ldm.autoencoder import _training as autoencoder
 from dipy_ldm.checking._findings import Finding, amber, green, red, refused
-from dipy_ldm.data._batches import read_windows, window_size
 from dipy_ldm.data._cohort import Cohort, split
 from dipy_ldm.denoiser import _training as diffusion
 from dipy_ldm.denoiser._training import FEWEST_SUBJECTS
@@ -19,9 +16,6 @@ from dipy_ldm.training import ResolvedOptions
 
 # Share of the memory that is free beyond which other programs are to be kept away.
 _TIGHT = 0.8
-# Pieces that are drawn; one whose voxels all are darker than this shows nothing, and
-# with more such pieces than that share most of the time is spent on nothing.
-_N_PATCHES, _DARK, _EMPTY = 64, 0.05, 0.5
 # Of 20 volumes four fifths of the samples were copies, by a denoiser of 5,000 steps
 # (doc/decisions/evaluation.md); the guide's 200 are learnt without.
 _FEW_SUBJECTS, _ENOUGH_SUBJECTS = 20, 200
@@ -134,32 +128,3 @@ def judge_memory(needed: dict[str, float], free: float) -> Finding:
         cure = "Let nothing else run beside it, or see --batch_size and --accumulate."
         return amber("memory", message, cure, table=table)
     return green("memory", message, table=table)
-
-
-def check_patches(
-    images: np.ndarray, patch: int | Sequence[int] | None, factor: int
-) -> Finding:
-    """Check the patches of the autoencoder, and how many are empty.
-
-    Shapes: images ``(n, *space, channels)``.
-    """
-    space = images.shape[1:-1]
-    size = window_size(space, factor, patch)
-    side = " x ".join(map(str, size))
-    if all(n >= most for n, most in zip(size, space)):
-        return green("patch", f"Whole images ({side}, with what is padded).")
-    rng = np.random.default_rng(0)
-    rows = np.sort(rng.integers(0, len(images), _N_PATCHES))
-    slack = np.maximum(np.subtract(space, size), 0)
-    corners = rng.integers(0, slack + 1, (_N_PATCHES, len(size)))
-    drawn = read_windows(images, rows.tolist(), corners, size)
-    empty = float(np.mean(drawn.reshape(_N_PATCHES, -1).max(axis=1) < _DARK))
-    whole = " x ".join(map(str, space))
-    message = f"Pieces of {side} of {whole}; {empty:.0%} are empty."
-    if empty > _EMPTY:
-        return amber(
-            "patch",
-            message,
-            "Crop what is empty with --shape, or let it weigh less with --background.",
-        )
-    return green("patch", message)

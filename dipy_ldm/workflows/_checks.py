@@ -161,13 +161,7 @@ def _try_out(
         resolve("ldm", len(shape) - 2, recipe.of_model),
     )
     memory = plans.check_memory(recipe, chosen, train.images.shape, patch)
-    findings = [
-        people,
-        parts,
-        plans.check_device(chosen),
-        memory,
-        plans.check_patches(material.images, patch, recipe.vqvae.factor),
-    ]
+    findings = [people, parts, plans.check_device(chosen), memory]
     if memory.state == "red":
         trials = _not_tried("the memory would not suffice")
         return {"Training": findings, "Trials": trials}

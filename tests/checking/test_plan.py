@@ -101,15 +101,3 @@ def test_needed_memory_is_compared_with_free_memory(free, state):
     assert finding.state == state
     assert finding.message.startswith("The autoencoder needs 3 GiB")
     assert ("--patch" in finding.cure) == (state == "red")
-
-
-def test_empty_pieces_are_counted():
-    volumes = np.zeros((6, 32, 32, 32, 1), "float32")
-    assert plans.check_patches(volumes, 8, 4).state == "amber"
-    volumes[:] = 0.5
-    finding = plans.check_patches(volumes, 8, 4)
-    assert finding.state == "green"
-    assert finding.message == "Pieces of 8 x 8 x 8 of 32 x 32 x 32; 0% are empty."
-    assert plans.check_patches(volumes, 48, 4).message.startswith(
-        "Whole images (32 x 32 x 32"
-    )
