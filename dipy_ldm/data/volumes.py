@@ -4,7 +4,6 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 import json
@@ -12,7 +11,8 @@ import logging
 import math
 import os
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -61,8 +61,15 @@ _MAX_ATTEMPTS = 2
 _MAX_THREADS = 4
 
 
-@dataclass(eq=False)
-class Volumes:
+class _Fields(NamedTuple):
+    images: np.ndarray
+    masks: np.ndarray | None
+    affine: np.ndarray
+    files: list
+    sources: np.ndarray | None = None
+
+
+class Volumes(_Fields):
     """Volumes on one grid.
 
     ``images`` are float32 ``(n, x, y, z, channels)`` in [0, 1], ``masks`` uint8
@@ -71,13 +78,8 @@ class Volumes:
     ``sources`` are as the images, or int32 if they are labels, or None.
     """
 
-    images: np.ndarray
-    masks: np.ndarray | None
-    affine: np.ndarray
-    files: list
-    sources: np.ndarray | None = None
     # Rows of lists that named the volumes, by absolute paths.
-    listed: Mapping[str, list[Row]] = field(default_factory=dict)
+    listed: Mapping[str, list[Row]] = MappingProxyType({})
     # Which of all planned volumes these are: those that were not bad.
     kept: Sequence[int] = ()
     # A sentence on each of the others.
@@ -400,18 +402,12 @@ def _open(folder, plan):
     except (*_MISSING_ERRORS, ValueError, EOFError, LookupError, TypeError):
         return None
     refuse_files(complaints, len(kept), plan.skip_bad)
-    return Volumes(
-        arrays["images"],
-        arrays.get("masks"),
-        plan.grid.affine,
-        files,
-        arrays.get("sources"),
-        plan.listed,
-        kept,
-        list(complaints.values()),
-        plan.channels,
-        plan.gradients(kept),
-    )
+    masks, sources = arrays.get("masks"), arrays.get("sources")
+    volumes = Volumes(arrays["images"], masks, plan.grid.affine, files, sources)
+    volumes.listed, volumes.channels = plan.listed, plan.channels
+    volumes.kept, volumes.complaints = kept, list(complaints.values())
+    volumes.gradients = plan.gradients(kept)
+    return volumes
 
 
 def _map(folder, name, length, plan):

@@ -59,7 +59,7 @@ class Reference(NamedTuple):
     sources: tuple[Any, Any] = (None, None)
 
 
-@dataclass(repr=False)
+@dataclass(eq=False, repr=False)
 class Audit(Report):
     """What was found; in notebooks its page.
 

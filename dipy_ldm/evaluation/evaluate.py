@@ -51,7 +51,7 @@ _MIN_DIGIT_ACCURACY = 0.9
 _SETS = "reference", "real", "reconstructed", "generated"
 
 
-@dataclass(repr=False)
+@dataclass(eq=False, repr=False)
 class Evaluation(Report):
     """What was found; in notebooks its page.
 
