@@ -1,15 +1,15 @@
 """How many replicas there are, and what each of them has of a batch."""
 
-from collections.abc import Callable
 from contextlib import nullcontext
 import math
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import keras
 
 from dipy_ldm._backend import memory
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.types import Batches
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -31,21 +31,6 @@ ONCE_TRAINING, ONCE_APPLYING = (
 # Held while a step is traced: of what is traced once for all networks, TensorFlow makes
 # gradients when they are asked for, and fails where two threads ask at once.
 _TRACING = Lock()
-
-
-class Batches(Protocol):
-    """Batches without end, of which any part of any can be drawn."""
-
-    @property
-    def size(self) -> int:
-        """Examples in a batch."""
-
-    @property
-    def draw(self) -> Callable:
-        """Draw the examples at some places of the batch of a step."""
-
-    def of(self, step: int) -> tuple:
-        """Draw the batch of a step."""
 
 
 # Whether metrics are made of what layers know, without a trace of the whole network.

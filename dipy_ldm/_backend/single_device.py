@@ -16,11 +16,11 @@ import keras
 import numpy as np
 
 from dipy_ldm._backend import memory
-from dipy_ldm._backend.sharing import DRAWN_AT_ONCE, STRATEGIES, Batches, StoppableModel
+from dipy_ldm._backend.sharing import DRAWN_AT_ONCE, STRATEGIES, StoppableModel
 from dipy_ldm._utils import cluster
 from dipy_ldm._utils.checks import InputError, choose
 from dipy_ldm._utils.progress import tqdm
-from dipy_ldm._utils.types import Tensor
+from dipy_ldm._utils.types import Batches, Tensor
 
 backend: Any = import_module(f"{__package__}.on_{keras.config.backend()}")
 

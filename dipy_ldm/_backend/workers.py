@@ -13,12 +13,12 @@ import tensorflow as tf
 from dipy_ldm._backend import memory
 from dipy_ldm._backend.sharing import (
     DRAWN_AT_ONCE,
-    Batches,
     StoppableModel,
     batch_specs,
 )
 from dipy_ldm._utils import cluster
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.types import Batches
 
 # Numbers that workers exchange at once: more take more memory, fewer more time.
 MAX_EXCHANGED = 2**24

@@ -1,12 +1,23 @@
-"""Types of annotations."""
+"""Types that several folders share."""
 
-from collections.abc import Sequence
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy.typing as npt
 
 # An array of numpy, or a tensor of the back-end, for which Keras has no type.
 Tensor: TypeAlias = Any
+
+
+class Batches(NamedTuple):
+    """Batches without end; ``draw`` takes a step, and places in its batch."""
+
+    size: int
+    draw: Callable
+
+    def of(self, step: int) -> tuple:
+        """Make the batch of a step."""
+        return self.draw(step, range(self.size))
 
 
 class ImageOfNibabel(Protocol):

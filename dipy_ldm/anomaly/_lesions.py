@@ -14,8 +14,8 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
+from dipy_ldm._utils.types import Batches
 from dipy_ldm.data._batches import (
-    Batches,
     examples_of,
     read_windows,
     scaled_to,

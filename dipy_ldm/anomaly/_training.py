@@ -12,9 +12,10 @@ import numpy as np
 from dipy_ldm import _backend
 from dipy_ldm._utils import tiling as tiles
 from dipy_ldm._utils.checks import check_patch, check_seed, check_sizes
+from dipy_ldm._utils.types import Batches
 from dipy_ldm.anomaly import _network as anomaly_network
 from dipy_ldm.anomaly._lesions import Atlas, lesion_batches, n_features
-from dipy_ldm.data._batches import Batches, window_size
+from dipy_ldm.data._batches import window_size
 from dipy_ldm.metrics import dice
 from dipy_ldm.nn import _building as building
 from dipy_ldm.training import _memory as memory

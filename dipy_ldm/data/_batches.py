@@ -6,13 +6,14 @@ spread over devices, or accumulated from smaller batches, or computed by another
 back-end of Keras, sees the same numbers.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.types import Batches
 
 
 def window_size(
@@ -89,17 +90,6 @@ class Augmentation(NamedTuple):
     shift: int = 0
     intensity: float = 0.0
     noise: float = 0.0
-
-
-class Batches(NamedTuple):
-    """Batches without end."""
-
-    size: int
-    draw: Callable
-
-    def of(self, step: int) -> tuple:
-        """Make the batch of a step."""
-        return self.draw(step, range(self.size))
 
 
 def batches(

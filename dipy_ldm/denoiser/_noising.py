@@ -6,7 +6,8 @@ import numpy as np
 
 from dipy_ldm._conditions import UNSPECIFIED
 from dipy_ldm._utils.checks import choose
-from dipy_ldm.data._batches import Batches, examples_of, normal_numbers, stream_of
+from dipy_ldm._utils.types import Batches
+from dipy_ldm.data._batches import examples_of, normal_numbers, stream_of
 from dipy_ldm.data._sources import Sources, network_inputs
 from dipy_ldm.diffusion import schedules
 

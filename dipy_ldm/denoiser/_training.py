@@ -14,7 +14,7 @@ import numpy as np
 from dipy_ldm import _backend
 from dipy_ldm._conditions import UNSPECIFIED
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.data._batches import Batches
+from dipy_ldm._utils.types import Batches
 from dipy_ldm.data._sources import network_inputs
 from dipy_ldm.denoiser import _unet as unet_network
 from dipy_ldm.denoiser._conditioning import SOURCE, Latents

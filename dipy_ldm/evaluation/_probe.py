@@ -26,7 +26,7 @@ MIN_IMAGES, _MAX_IMAGES = 20, 2000
 _PENALTIES = np.logspace(-7, 1, 17)
 
 
-class Ridge(NamedTuple):
+class RidgeProbe(NamedTuple):
     """Ridge regression, and its predictions for left-out images.
 
     ``explained`` is the share of the variance of the targets; ``middle`` and ``level``
@@ -116,7 +116,7 @@ def class_accuracy(
 
 def fit_ridge(
     rows: npt.ArrayLike, targets: npt.ArrayLike, subjects: np.ndarray | None = None
-) -> Ridge:
+) -> RidgeProbe:
     """Learn numbers from features, with the penalty that is best for those left out.
 
     Shapes: rows ``(n, features)``, targets ``(n, targets)``, subjects ``(n,)``.
@@ -128,7 +128,7 @@ def fit_ridge(
     fit = regression.fit_ridge(left, spreads, y, penalties, whose)
     slopes = right.T @ ((fit.shrunk / spreads)[:, None] * fit.coefficients)
     explained = 1 - fit.error / max(float(y.var(0).mean()), 1e-12)
-    return Ridge(explained, x.mean(0), y.mean(0), slopes)
+    return RidgeProbe(explained, x.mean(0), y.mean(0), slopes)
 
 
 def probe_all(

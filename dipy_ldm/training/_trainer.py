@@ -13,7 +13,8 @@ from dipy_ldm import _backend
 from dipy_ldm._utils.checks import InputError, plain
 from dipy_ldm._utils.progress import tqdm
 from dipy_ldm._utils.signals import deferred, noted
-from dipy_ldm.data._batches import Augmentation, Batches
+from dipy_ldm._utils.types import Batches
+from dipy_ldm.data._batches import Augmentation
 from dipy_ldm.data._checks import Survey
 from dipy_ldm.nn import _building as building
 from dipy_ldm.training._best_weights import BestWeights

@@ -30,7 +30,7 @@ from dipy_ldm.workflows._options import (
 logger = logging.getLogger(__name__)
 
 
-class Plan(NamedTuple):
+class InputPlan(NamedTuple):
     """What the inputs are, before volumes are read.
 
     ``shape`` is that of all images, ``affine`` is None for images, ``cohort`` has
@@ -51,7 +51,7 @@ def plan(
     conditions: Sequence[str] = (),
     steps: Mapping[str, float] | None = None,
     **options,
-) -> Plan:
+) -> InputPlan:
     """Plan the inputs: packaged digits, the user's images, or volumes.
 
     Of volumes only the headers and tables are read, images are read at once.
@@ -73,16 +73,16 @@ def plan(
         load = partial(_load, planned, cohort)
         channels = planned.source_channels
         source = Source(channels, [0.0, 1.0], [], "") if channels else None
-        return Plan(planned.shape, planned.affine, cohort, load, source)
+        return InputPlan(planned.shape, planned.affine, cohort, load, source)
     for name, value in options.items():
         if value:
             raise InputError(f"`{name}` is for volumes; leave it out for images.")
     data = _read_images(input_files, conditions, steps)
     cohort = data._replace(images=np.arange(len(data.images)))
-    return Plan(data.shape, None, cohort, lambda **options: data)
+    return InputPlan(data.shape, None, cohort, lambda **options: data)
 
 
-def plan_training(options: SimpleNamespace) -> Plan:
+def plan_training(options: SimpleNamespace) -> InputPlan:
     """Find out what the inputs of a training are."""
     further = ("mask_files", "source_files", "source_labels", "dwi", "skip_bad")
     grid = grid_options(options)
@@ -155,7 +155,9 @@ def _load(planned, cohort, **options):
     return cohort._replace(**arrays)
 
 
-def check_split(planned: Plan, validation: float, seed: int, batch_size: int) -> None:
+def check_split(
+    planned: InputPlan, validation: float, seed: int, batch_size: int
+) -> None:
     """Check the split and the conditions before volumes are read."""
     train, held_out = split(planned.cohort, validation, seed, batch_size)
     conditions = check_conditions(train)

@@ -17,7 +17,7 @@ import pytest
 
 from dipy_ldm import _backend
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.data._batches import Batches
+from dipy_ldm._utils.types import Batches
 
 
 def test_free_memory_is_positive_and_below_the_total():

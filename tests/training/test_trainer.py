@@ -9,7 +9,7 @@ import pytest
 
 from dipy_ldm import VQVAE, LatentDiffusion, _backend, _serialization
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.data._batches import Batches
+from dipy_ldm._utils.types import Batches
 from dipy_ldm.training._best_weights import BestWeights
 from dipy_ldm.training._checkpoint import TrainingRecord
 from dipy_ldm.training._divergence import DivergenceCheck
