@@ -1,4 +1,4 @@
-"""How commands start: TensorFlow without its greetings, alone or with other workers."""
+"""How commands start: TensorFlow without its greetings, workers, models."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,13 +6,17 @@ import logging
 from pathlib import Path
 import socket
 import sys
-from typing import TypeVar
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dipy_ldm import __version__
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.cluster import Cluster, find_cluster
 from dipy_ldm._utils.files import make_folder
 from dipy_ldm._utils.startup import gc_disabled, quiet
+
+if TYPE_CHECKING:  # they take seconds to import
+    from dipy_ldm.latent_diffusion import LatentDiffusion
 
 try:
     import resource
@@ -91,3 +95,39 @@ def keep_log(cluster: Cluster | None, path: Path) -> None:
         ", ".join(cluster.addresses),
         " ".join(sys.argv),
     )
+
+
+# Others are for experts, in Python or by dipy_generate_ldm.
+SAMPLER = "dpm++"
+
+
+def load(path: Path, devices: list[str] | None, tile: int | None) -> tuple[Any, Any]:
+    """Load a model, if the memory suffices; return the device as well."""
+    model, device = load_on(path, "none", devices)
+    model.check_memory(1, tile, device)
+    return model, device
+
+
+def load_on(path: Path, strategy: str, devices: list[str] | None) -> tuple[Any, Any]:
+    """Load a model; return the devices as well, as a strategy or None."""
+    with quiet_start():
+        from dipy_ldm import LatentDiffusion, _backend
+
+        # Each worker uses its own: they don't meet.
+        devices = _backend.make_strategy(strategy, devices, alone=True)
+        return LatentDiffusion.load(path), devices
+
+
+def choose_sampling(
+    model: "LatentDiffusion", options: SimpleNamespace, n: int = 1, **sizes
+) -> dict[str, Any]:
+    """Choose how a model samples; nothing where there are samples already."""
+    if getattr(options, "generated_files", None):
+        return {}
+    guidance = options.guidance
+    if guidance is None:
+        guidance = model.default_guidance
+    sampler = getattr(options, "sampler", SAMPLER)
+    own = {"sampler": sampler, "steps": options.steps, "seed": options.seed}
+    chosen = model.check_sampling(n, guidance=guidance, **own, **sizes)
+    return {"sampler": sampler, "steps": chosen.steps, "guidance": guidance}

@@ -1,11 +1,14 @@
 """Outputs: where they go, that none is overwritten, and what is said of them."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
+import hashlib
 import json
 import logging
 import os
 from pathlib import Path
+import re
 
 from dipy.workflows.multi_io import connect_output_paths
 from dipy.workflows.workflow import Workflow
@@ -13,6 +16,7 @@ import numpy as np
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.files import make_folder, replacing
+from dipy_ldm.data._paths import stem as stem_of, suffix as suffix_of
 from dipy_ldm.data._sidecars import sidecar, write_with_sidecar
 from dipy_ldm.data.channels import Channel, Unnamed, columns_of
 
@@ -179,3 +183,72 @@ def write_channel(
     channel.write_table(partial(write_text, sidecar(file).with_suffix(".tsv")))
     facts = facts | channel.facts()
     write_with_sidecar(file, values, affine, channel.dtype or dtype, facts, kind)
+
+
+def _appended(name, end):
+    return f"{name}_{end}.nii.gz"
+
+
+def bids_name(name: str, end: str) -> str:
+    """Name an output by the ``desc-`` of BIDS, if its volume has a name of BIDS.
+
+    ``sub-01_T1w`` becomes ``sub-01_desc-denoised_T1w.nii.gz``.
+    """
+    kind = suffix_of(name)
+    if kind is None or not end.isalnum():
+        return _appended(name, end)
+    entities = name.removesuffix(f"_{kind}")
+    before, is_described, label = entities.partition("_desc-")
+    # There is one such entity in a name, and it is the last.
+    label = label + _capitalised(end) if is_described else end
+    return f"{before}_desc-{label}_{kind}.nii.gz"
+
+
+def _capitalised(text):
+    return text[:1].upper() + text[1:]
+
+
+def name_outputs(
+    files: list[Path], end: Path, verb: str, named: Callable = _appended
+) -> dict[Path, Path]:
+    """Name an output after each volume; where names are equal, folders are kept."""
+    stems = _stems(files)
+    names = [own.with_name(named(own.name, end.name)) for own in stems]
+    name, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        raise InputError(
+            f"{count} of the volumes would be written to {end.parent / name}; {verb} "
+            "them one after the other, with another --out_dir each."
+        )
+    return {file: end.parent / name for file, name in zip(files, names)}
+
+
+def number_noise(files: list[Path]) -> dict[Path, int]:
+    """Return the number of each volume's first noise, by its name within the inputs.
+
+    So that no two volumes have the same noise, and each keeps its own in another order,
+    under ``resume``, and on several workers.
+    """
+    return {
+        # Names of files need not be text.
+        file: int.from_bytes(hashlib.sha256(os.fsencode(own.as_posix())).digest()[:6])
+        for file, own in zip(files, _stems(files), strict=True)
+    }
+
+
+def _stems(files):
+    """Return the volumes' names without their ends; with folders if any are equal."""
+    stems = [Path(stem_of(file)) for file in files]
+    if len(set(stems)) == len(stems):
+        return stems
+    places = [Path(os.path.abspath(file)).parent for file in files]
+    common = os.path.commonpath(places)
+    return [place.relative_to(common) / s for place, s in zip(places, stems)]
+
+
+def further_output(name: Path, end: str) -> Path:
+    """Name a further output of a volume."""
+    match = re.fullmatch(r"(.*_desc-[A-Za-z0-9]+)(_[A-Za-z0-9]+\.nii\.gz)", name.name)
+    if match:
+        return name.with_name(match[1] + _capitalised(end.strip("_-")) + match[2])
+    return name.with_name(f"{name.name.removesuffix('.nii.gz')}{end}.nii.gz")

@@ -25,7 +25,7 @@ from dipy_ldm.evaluation._probe import measure_agreement
 from dipy_ldm.evaluation._tensors import compare_series
 from dipy_ldm.evaluation.audit import Audit, Reference, audit, in_pieces
 from dipy_ldm.evaluation.evaluate import Evaluation, as_json, evaluate, scaled
-from dipy_ldm.workflows import _restoring as restoring
+from dipy_ldm.workflows import _launch as launch
 from dipy_ldm.workflows._conditions import read_facts
 from dipy_ldm.workflows._evaluation_images import EvaluationImages
 from dipy_ldm.workflows._outputs import write_page
@@ -151,7 +151,7 @@ def load_reference(
     devices: list[str] | None,
 ) -> Reference:
     """Load the model that stands beside an audited one."""
-    model, _ = restoring.load(_serialization.find(path), devices, None)
+    model, _ = launch.load(_serialization.find(path), devices, None)
     train, held_out = images
     return Reference(model, train.images, held_out.images)
 

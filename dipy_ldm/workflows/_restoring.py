@@ -1,15 +1,12 @@
 """What the commands share that process volumes in their own space."""
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
-import hashlib
 from itertools import chain
 import json
 import logging
 import os
 from pathlib import Path
-import re
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,7 +23,6 @@ from dipy_ldm._utils.values import parse_conditions
 from dipy_ldm.data._gradients import refuse_series
 from dipy_ldm.data._grid import Grid, restore
 from dipy_ldm.data._nifti import VolumeInfo, is_whole, write_changed
-from dipy_ldm.data._paths import stem, suffix
 from dipy_ldm.data._scans import (
     check_channel_files,
     conform_channels,
@@ -59,6 +55,9 @@ from dipy_ldm.workflows._dataset import (
 )
 from dipy_ldm.workflows._options import parse_channels, parse_filter
 from dipy_ldm.workflows._outputs import (
+    bids_name,
+    name_outputs,
+    number_noise,
     output_paths,
     refuse_overwriting,
     write_channel,
@@ -70,8 +69,6 @@ if TYPE_CHECKING:  # they take seconds to import
 
 logger = logging.getLogger(__name__)
 
-# Others are for experts, in Python or by dipy_generate_ldm.
-SAMPLER = "dpm++"
 # Volumes in the picture.
 _N_SHOWN = 8
 # What sidecars have of the inputs.
@@ -242,111 +239,10 @@ def _grid_and_channels(document, model_file, verb):
     return Grid(tuple(shape[:3]), require_affine(affine)), channels
 
 
-def load(path: Path, devices: list[str] | None, tile: int | None) -> tuple[Any, Any]:
-    """Load a model, if the memory suffices; return the device as well."""
-    model, device = load_on(path, "none", devices)
-    model.check_memory(1, tile, device)
-    return model, device
-
-
-def load_on(path: Path, strategy: str, devices: list[str] | None) -> tuple[Any, Any]:
-    """Load a model; return the devices as well, as a strategy or None."""
-    with launch.quiet_start():
-        from dipy_ldm import LatentDiffusion, _backend
-
-        # Each worker uses its own: they don't meet.
-        devices = _backend.make_strategy(strategy, devices, alone=True)
-        return LatentDiffusion.load(path), devices
-
-
-def choose_sampling(
-    model: "LatentDiffusion", options: SimpleNamespace, n: int = 1, **sizes
-) -> dict[str, Any]:
-    """Choose how a model samples; nothing where there are samples already."""
-    if getattr(options, "generated_files", None):
-        return {}
-    guidance = options.guidance
-    if guidance is None:
-        guidance = model.default_guidance
-    sampler = getattr(options, "sampler", SAMPLER)
-    own = {"sampler": sampler, "steps": options.steps, "seed": options.seed}
-    chosen = model.check_sampling(n, guidance=guidance, **own, **sizes)
-    return {"sampler": sampler, "steps": chosen.steps, "guidance": guidance}
-
-
-def _appended(name, end):
-    return f"{name}_{end}.nii.gz"
-
-
-def bids_name(name: str, end: str) -> str:
-    """Name an output by the ``desc-`` of BIDS, if its volume has a name of BIDS.
-
-    ``sub-01_T1w`` becomes ``sub-01_desc-denoised_T1w.nii.gz``.
-    """
-    kind = suffix(name)
-    if kind is None or not end.isalnum():
-        return _appended(name, end)
-    entities = name.removesuffix(f"_{kind}")
-    before, is_described, label = entities.partition("_desc-")
-    # There is one such entity in a name, and it is the last.
-    label = label + _capitalised(end) if is_described else end
-    return f"{before}_desc-{label}_{kind}.nii.gz"
-
-
-def _capitalised(text):
-    return text[:1].upper() + text[1:]
-
-
-def name_outputs(
-    files: list[Path], end: Path, verb: str, named: Callable = _appended
-) -> dict[Path, Path]:
-    """Name an output after each volume; where names are equal, folders are kept."""
-    stems = _stems(files)
-    names = [own.with_name(named(own.name, end.name)) for own in stems]
-    name, count = Counter(names).most_common(1)[0]
-    if count > 1:
-        raise InputError(
-            f"{count} of the volumes would be written to {end.parent / name}; {verb} "
-            "them one after the other, with another --out_dir each."
-        )
-    return {file: end.parent / name for file, name in zip(files, names)}
-
-
-def number_noise(files: list[Path]) -> dict[Path, int]:
-    """Return the number of each volume's first noise, by its name within the inputs.
-
-    So that no two volumes have the same noise, and each keeps its own in another order,
-    under ``resume``, and on several workers.
-    """
-    return {
-        # Names of files need not be text.
-        file: int.from_bytes(hashlib.sha256(os.fsencode(own.as_posix())).digest()[:6])
-        for file, own in zip(files, _stems(files), strict=True)
-    }
-
-
-def _stems(files):
-    """Return the volumes' names without their ends; with folders if any are equal."""
-    stems = [Path(stem(file)) for file in files]
-    if len(set(stems)) == len(stems):
-        return stems
-    places = [Path(os.path.abspath(file)).parent for file in files]
-    common = os.path.commonpath(places)
-    return [place.relative_to(common) / s for place, s in zip(places, stems)]
-
-
 def _without_outputs(parts):
     """List the volumes, without results that lie among them since an earlier run."""
     results = {os.path.abspath(path) for p in parts.values() for path in _outputs(p)}
     return [file for file in parts if os.path.abspath(file) not in results]
-
-
-def further_output(name: Path, end: str) -> Path:
-    """Name a further output of a volume."""
-    match = re.fullmatch(r"(.*_desc-[A-Za-z0-9]+)(_[A-Za-z0-9]+\.nii\.gz)", name.name)
-    if match:
-        return name.with_name(match[1] + _capitalised(end.strip("_-")) + match[2])
-    return name.with_name(f"{name.name.removesuffix('.nii.gz')}{end}.nii.gz")
 
 
 def work(

@@ -28,8 +28,7 @@ from dipy_ldm.workflows._dataset import (
     refuse_other_dataset,
     write_json,
 )
-from dipy_ldm.workflows._outputs import write_text
-from dipy_ldm.workflows._restoring import further_output, name_outputs
+from dipy_ldm.workflows._outputs import further_output, name_outputs, write_text
 from dipy_ldm.workflows._sources import SourceInputs
 
 

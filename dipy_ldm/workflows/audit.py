@@ -4,7 +4,7 @@ import time
 
 from dipy_ldm import _serialization
 from dipy_ldm.data._sidecars import fingerprint, provenance
-from dipy_ldm.workflows import _launch as launch, _restoring as restoring
+from dipy_ldm.workflows import _launch as launch
 from dipy_ldm.workflows._config import finish
 from dipy_ldm.workflows._evaluation_images import (
     read_for,
@@ -104,12 +104,12 @@ class AuditLDMFlow(LDMFlow):
         with launch.quiet_start():
             from dipy_ldm.workflows import _reports as reports
 
-        model, device = restoring.load(path, devices, None)
+        model, device = launch.load(path, devices, None)
         other = other_images and reports.load_reference(
             reference, other_images[:2], devices
         )
         reports.refuse_training_images(model, *images[:2])
-        sampling = restoring.choose_sampling(model, options)
+        sampling = launch.choose_sampling(model, options)
         facts = provenance(path, Seed=seed) | _facts(images, reference)
         facts |= {name.capitalize(): value for name, value in sampling.items()}
         result = reports.audit_on(

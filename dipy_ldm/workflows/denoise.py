@@ -12,9 +12,9 @@ from dipy_ldm.data._scans import conform_channels
 from dipy_ldm.data._sidecars import write_with_sidecar
 from dipy_ldm.data.channels import columns_of
 from dipy_ldm.diffusion import _inpainting as inpainting
-from dipy_ldm.workflows import _restoring as restoring
+from dipy_ldm.workflows import _launch as launch, _restoring as restoring
 from dipy_ldm.workflows._options import gather, share_descriptions
-from dipy_ldm.workflows._outputs import LDMFlow, write_channel
+from dipy_ldm.workflows._outputs import LDMFlow, further_output, write_channel
 
 _STRENGTH, _THRESHOLD, _DILATE = 0.1, 0.5, 2.0
 
@@ -114,13 +114,13 @@ class DenoiseLDMFlow(LDMFlow):
             return
         if lesions:
             _require_detector(job.model_path)
-        model, device = restoring.load(job.model_path, devices, tile)
+        model, device = launch.load(job.model_path, devices, tile)
         if steps is None and lesions:
             steps = inpainting.STEPS
         elif steps is None:
-            steps = model.default_denoising_steps(restoring.SAMPLER, strength)
+            steps = model.default_denoising_steps(launch.SAMPLER, strength)
         options.steps = steps  # as used
-        sampling = {"sampler": restoring.SAMPLER, "steps": steps, "seed": seed}
+        sampling = {"sampler": launch.SAMPLER, "steps": steps, "seed": seed}
         how = {"Strength": strength}
         if lesions:
             how = {"Threshold": threshold, "DilatedBy": dilate}
@@ -165,7 +165,7 @@ def _outputs(name, options):
         "_mask": options.lesions,
     }
     ends = [end for end, is_written in further.items() if is_written]
-    return [name, *(restoring.further_output(name, end) for end in ends)]
+    return [name, *(further_output(name, end) for end in ends)]
 
 
 def _denoise(model, job, options, sampling, task):

@@ -7,7 +7,7 @@ from dipy_ldm._conditions import from_saved
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._gradients import makes_series
 from dipy_ldm.data._sidecars import provenance
-from dipy_ldm.workflows import _launch as launch, _restoring as restoring
+from dipy_ldm.workflows import _launch as launch
 from dipy_ldm.workflows._config import finish
 from dipy_ldm.workflows._evaluation_images import (
     read_for,
@@ -110,8 +110,8 @@ def _evaluate_images(path, document, options, outputs, start):
         from dipy_ldm.workflows import _reports as reports
 
     followed = reports.read_measurements(document, options.measurements)
-    model, device = restoring.load(path, options.devices, None)
-    sampling = restoring.choose_sampling(model, options)
+    model, device = launch.load(path, options.devices, None)
+    sampling = launch.choose_sampling(model, options)
     facts = _facts(path, options, sampling)
     evaluation = reports.evaluate_on(
         device,
@@ -138,8 +138,8 @@ def _evaluate_series(path, document, options, outputs, start):
     with launch.quiet_start():
         from dipy_ldm.workflows import _reports as reports
 
-    model, device = restoring.load(path, options.devices, None)
-    sampling = restoring.choose_sampling(model, options)
+    model, device = launch.load(path, options.devices, None)
+    sampling = launch.choose_sampling(model, options)
     facts = _facts(path, options, sampling)
     figures, pieces = reports.evaluate_series(
         device, model, real, generated, options.seed, sampling

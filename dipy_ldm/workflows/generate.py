@@ -17,7 +17,7 @@ from dipy_ldm.data._gradients import DIRECTION
 from dipy_ldm.data._nifti import DTYPES
 from dipy_ldm.data._scans import require_affine
 from dipy_ldm.data._sidecars import provenance
-from dipy_ldm.workflows import _launch as launch, _restoring as restoring
+from dipy_ldm.workflows import _launch as launch
 from dipy_ldm.workflows._conditions import (
     RequestedConditions,
     count_of,
@@ -32,6 +32,7 @@ from dipy_ldm.workflows._options import (
 )
 from dipy_ldm.workflows._outputs import (
     LDMFlow,
+    number_noise,
     output_paths,
     refuse_overwriting,
     write_sample,
@@ -232,7 +233,7 @@ class GenerateLDMFlow(LDMFlow):
         at_once = _backend.count_replicas(sampling["strategy"])
         sources = job.sources
         work = [*pieces(sources, job.samples.names, job.numbers, at_once)]
-        noise = restoring.number_noise(sources.files) if sources else {}
+        noise = number_noise(sources.files) if sources else {}
         for file, names, batch in tqdm(work, "generate", disable=quiet):
             source = {"source": sources.read(file)} if sources else {}
             before = _count_refused(job)
@@ -266,7 +267,7 @@ class GenerateLDMFlow(LDMFlow):
         from dipy_ldm import plots
 
         sampling = job.sampling | {"batch_size": 1, "same_noise": True}
-        noise = restoring.number_noise(job.sources.files)
+        noise = number_noise(job.sources.files)
         pictures: list[np.ndarray] = []
         captions: list[str] = []
         names = {*job.requested.table} - {BVAL, DIRECTION}
@@ -366,9 +367,9 @@ def _load_replacer(path, model, facts, numbers, alone):
 def _load(path, options, cluster, n_samples, is_volume):
     """Load the model; return how it samples, as well."""
     strategy = "auto" if cluster else options.strategy
-    model, devices = restoring.load_on(path, strategy, options.devices)
+    model, devices = launch.load_on(path, strategy, options.devices)
     sizes = {"batch_size": options.batch_size, "tile": options.tile}
-    sampling = restoring.choose_sampling(
+    sampling = launch.choose_sampling(
         model, options, n_samples, first=options.first_sample, **sizes
     )
     model.check_memory(1 if is_volume else options.batch_size, options.tile, devices)

@@ -10,9 +10,9 @@ from dipy_ldm.data._nifti import check_headers, read_mask
 from dipy_ldm.data._plan import find_masks, mask_complaint
 from dipy_ldm.data._sidecars import write_with_sidecar
 from dipy_ldm.diffusion import _inpainting as inpainting
-from dipy_ldm.workflows import _restoring as restoring
+from dipy_ldm.workflows import _launch as launch, _restoring as restoring
 from dipy_ldm.workflows._options import gather, share_descriptions
-from dipy_ldm.workflows._outputs import LDMFlow
+from dipy_ldm.workflows._outputs import LDMFlow, further_output
 
 
 class InpaintLDMFlow(LDMFlow):
@@ -101,9 +101,9 @@ class InpaintLDMFlow(LDMFlow):
             return
         masks = find_masks(list(job.noise), mask_files)
         _check_grids(job.infos, masks)
-        model, device = restoring.load(job.model_path, devices, tile)
+        model, device = launch.load(job.model_path, devices, tile)
         _check_masks(job.infos, masks, dilate, job.grid, model.vqvae.factor)
-        sampling = {"sampler": restoring.SAMPLER, "steps": steps}
+        sampling = {"sampler": launch.SAMPLER, "steps": steps}
         sampling |= {"resamplings": resamplings, "seed": seed}
         tasks = job.tasks(sampling, masks, Samples=n_samples, DilatedBy=dilate)
         affine_of = {info.file: info.affine for info in job.infos}
@@ -161,14 +161,14 @@ def _read_hole(file, affine, dilate):
 
 def _outputs(name, n_samples):
     """List all volumes that are written of one, in order."""
-    mask = restoring.further_output(name, "_mask")
+    mask = further_output(name, "_mask")
     if n_samples == 1:
         return [name, mask]
-    samples = [restoring.further_output(name, f"-{i:04d}") for i in range(n_samples)]
+    samples = [further_output(name, f"-{i:04d}") for i in range(n_samples)]
     return [
         *samples,
-        restoring.further_output(name, "_mean"),
-        restoring.further_output(name, "_std"),
+        further_output(name, "_mean"),
+        further_output(name, "_std"),
         mask,
     ]
 

@@ -17,7 +17,7 @@ from dipy_ldm import _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._sidecars import sidecar, write_with_sidecar
 from dipy_ldm.data.channels import Unnamed
-from dipy_ldm.workflows import _restoring as restoring
+from dipy_ldm.workflows import _outputs as outputs, _restoring as restoring
 
 FAST = ("--steps", 2, "--resamplings", 2)
 
@@ -136,26 +136,26 @@ def test_each_volume_has_noise_of_its_own(command, model_path, tmp_path, name):
 )
 def test_volumes_of_bids_get_names_of_bids(stem, end, name, mask):
     file = Path(f"cohort/{stem}.nii.gz")
-    names = restoring.name_outputs([file], Path("out", end), "x", restoring.bids_name)
+    names = outputs.name_outputs([file], Path("out", end), "x", outputs.bids_name)
     assert names == {file: Path(f"out/{name}.nii.gz")}
-    assert restoring.further_output(names[file], "_mask") == Path(f"out/{mask}.nii.gz")
-    numbered = restoring.further_output(names[file], "-0002").name
+    assert outputs.further_output(names[file], "_mask") == Path(f"out/{mask}.nii.gz")
+    numbered = outputs.further_output(names[file], "-0002").name
     assert numbered.endswith(("-0002.nii.gz", "0002_T1w.nii.gz", "0002_bold.nii.gz"))
 
 
 def test_noise_is_numbered_by_the_name_within_the_inputs():
     files = [Path(f"/data/sub-{i}/T1.nii.gz") for i in range(500)]
-    noise = restoring.number_noise(files)
+    noise = outputs.number_noise(files)
     assert len(set(noise.values())) == 500
-    assert restoring.number_noise(files[::-1]) == noise
+    assert outputs.number_noise(files[::-1]) == noise
     # Wherever the cohort lies, and whatever results are called.
     moved = [Path("/copy", *file.parts[2:]) for file in files]
-    assert [*restoring.number_noise(moved).values()] == [*noise.values()]
+    assert [*outputs.number_noise(moved).values()] == [*noise.values()]
     # Without others of its name, it needs no folder.
-    one, other = (restoring.number_noise([file]) for file in files[:2])
+    one, other = (outputs.number_noise([file]) for file in files[:2])
     assert [*one.values()] == [*other.values()]
     # Nor need a name be text.
-    assert restoring.number_noise([Path(os.fsdecode(b"scan\xe9.nii.gz"))])
+    assert outputs.number_noise([Path(os.fsdecode(b"scan\xe9.nii.gz"))])
 
 
 def test_samples_their_mean_and_spread_and_a_wider_mask(command, model_path, tmp_path):
