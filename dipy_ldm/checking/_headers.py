@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import nibabel as nib
+from nibabel.affines import voxel_sizes
 from nibabel.orientations import aff2axcodes
 from nibabel.spatialimages import HeaderDataError
 import numpy as np
@@ -90,7 +91,7 @@ def _describe(info):
     return Header(
         info.file,
         info.shape,
-        np.linalg.norm(info.affine[:3, :3], axis=0),
+        voxel_sizes(info.affine),
         bounding_box(info.shape, info.affine),
         axes,
         _other_axes(header, axes),

@@ -13,8 +13,7 @@ import numpy as np
 from dipy_ldm import __version__, _backend, _presets
 from dipy_ldm._conditions import learn
 from dipy_ldm._utils.checks import InputError, choose
-from dipy_ldm.checking import _dry_run as verdicts, _findings as report, _plan as plans
-from dipy_ldm.checking._dry_run import N_OVERFIT_IMAGES, overfit, time_training_steps
+from dipy_ldm.checking import _dry_run as dry_run, _findings as report, _plan as plans
 from dipy_ldm.checking._findings import Finding, amber, green, grey, refused, worst
 from dipy_ldm.checking._headers import Material, read_volumes
 from dipy_ldm.checking._outliers import check_channels, check_images
@@ -170,19 +169,19 @@ def _try_out(
         trials = _not_tried("no time was given for it")
         return {"Training": findings, "Trials": trials}
     few = np.asarray(train.images[: settings.batch_size], "float32")
-    paces = time_training_steps(
+    paces = dry_run.time_training_steps(
         recipe,
         few,
         options.seconds / 2,
         patch=patch,
         augment=training.augmentation(options),
     )
-    trial = overfit(
-        recipe, train.images[:N_OVERFIT_IMAGES], material.affine, options.seconds
-    )
+    few = train.images[: dry_run.N_OVERFIT_IMAGES]
+    trial = dry_run.overfit(recipe, few, material.affine, options.seconds)
+    n, n_all = len(train.images), len(material.images)
     trials = [
-        verdicts.check_time(paces, chosen, len(train.images), len(material.images)),
-        verdicts.check_overfit(trial, material.affine),
+        dry_run.check_time(paces, chosen, n, n_all),
+        dry_run.check_overfit(trial, material.affine),
     ]
     return {"Training": findings, "Trials": trials}
 

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+from nibabel.affines import voxel_sizes
 import numpy as np
 
 from dipy_ldm import _serialization
@@ -211,8 +212,8 @@ def _inpaint_lesions(model, job, options, sampling, task):
 def _dilated(scan, dilate):
     if not scan.hole.any():
         return scan
-    sizes = np.linalg.norm(scan.affine[:3, :3], axis=0)
-    return scan._replace(hole=inpainting.dilated(scan.hole, dilate, sizes))
+    hole = inpainting.dilated(scan.hole, dilate, voxel_sizes(scan.affine))
+    return scan._replace(hole=hole)
 
 
 def _write_healed(part, scan, lesions, samples, task, options):

@@ -1,5 +1,6 @@
 """The workflow behind ``dipy_inpaint_ldm``."""
 
+from nibabel.affines import voxel_sizes
 import numpy as np
 
 from dipy_ldm._own_space import check_on_grid, read_masked
@@ -156,7 +157,7 @@ def _has_context(hole, unknown, affine, grid, factor):
 def _read_hole(file, affine, dilate):
     """Read and dilate the mask of a volume."""
     hole = read_mask(file)[..., 0] > 0
-    return inpainting.dilated(hole, dilate, np.linalg.norm(affine[:3, :3], axis=0))
+    return inpainting.dilated(hole, dilate, voxel_sizes(affine))
 
 
 def _outputs(name, n_samples):
