@@ -79,7 +79,7 @@ doc-text: .venv/installed-doc  ## the same in doc/_build/text in a minute, witho
 test-pages: .venv/installed-test  ## run the code of README and guide as printed, on less data
 	@$(BIN)/pytest -n auto --maxprocesses 4 -m "" tests/test_doc.py
 
-TEST := pytest -n auto --maxprocesses 4 --dist worksteal
+TEST := pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test: lint  ## check the style, then run the tests
 	@$(BIN)/$(TEST)

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -38,10 +39,17 @@ import dipy_ldm  # noqa: E402
 TINY_VQVAE = {"widths": (8, 8), "blocks": 1, "n_codes": 16, "code_dim": 2}
 TINY_LDM = {"widths": (8, 16), "blocks": 1}
 YOUNG = 20_000  # objects that Python's collector waits for
+# Folders whose files take less than half a minute each.
+QUICK = {"benchmarks", "checking", "data", "diffusion", "metrics", "prior", "utils"}
 
 
 def pytest_collection_modifyitems(items):
-    """Leave out what TensorFlow alone does, where there is another back-end."""
+    """Leave what is quick to the end, and out what is of TensorFlow alone.
+
+    A file is run by one worker, since its fixtures take long: what is long comes first,
+    so that none has much to do yet when the others are done.
+    """
+    items.sort(key=lambda item: item.path.parent.name in QUICK)
     if BACKEND != "tensorflow":
         reason = f"Keras computes with {BACKEND}"
         for item in items:
@@ -86,6 +94,14 @@ def undecoded(monkeypatch):
     """Let samples be latents, as those near two codes become voxels of either."""
     decode = lambda self, latents, tile=None: latents  # noqa: E731
     monkeypatch.setattr(dipy_ldm.VQVAE, "decode", decode)
+
+
+@pytest.fixture
+def unguided(monkeypatch):
+    """Let models of images have no guide, which takes as long to compile as they do."""
+    from dipy_ldm.denoiser._networks import Architecture
+
+    monkeypatch.setattr(Architecture, "has_guide", False)
 
 
 @pytest.fixture
@@ -150,14 +166,35 @@ def folder(tmp_path_factory, blobs):
 
 
 @pytest.fixture(scope="session")
-def trained_folder(tmp_path_factory, blobs):
+def made_once(tmp_path_factory):
+    """Return what copies a folder that one of pytest's workers makes for all."""
+    from dipy_ldm._utils.files import claimed
+
+    base = tmp_path_factory.getbasetemp()
+    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def made_once(name, make):
+        with claimed(root / name, wait=True):
+            if not (root / name).exists():
+                folder = tmp_path_factory.mktemp(f"{name}-in-the-making")
+                make(folder)
+                folder.rename(root / name)
+        return shutil.copytree(root / name, tmp_path_factory.mktemp(name) / name)
+
+    return made_once
+
+
+@pytest.fixture(scope="session")
+def trained_folder(made_once, blobs):
     """Return a folder with ``blobs.npy``, and a training of it in ``out``."""
-    path = tmp_path_factory.mktemp("trained")
-    np.save(path / "blobs.npy", blobs)
-    command = ("dipy_train_ldm", "blobs.npy", *TINY, "--out_dir", "out")
-    status, _, stderr = call(*command, cwd=path)
-    assert status == 0, stderr
-    return path
+
+    def make(folder):
+        np.save(folder / "blobs.npy", blobs)
+        command = ("dipy_train_ldm", "blobs.npy", *TINY, "--out_dir", "out")
+        status, _, stderr = call(*command, cwd=folder)
+        assert status == 0, stderr
+
+    return made_once("trained", make)
 
 
 @pytest.fixture(scope="session")
@@ -194,20 +231,21 @@ def digits():
 
 
 @pytest.fixture(scope="session")
-def model_path(tmp_path_factory):
+def model_path(made_once):
     """Return the file of a model of volumes that has learnt hardly anything."""
     from scans import blocky_volumes, grid_affine
 
     from dipy_ldm import VQVAE, LatentDiffusion
 
-    options = {"epochs": 1, "batch_size": 4, "verbose": False}
-    vqvae = VQVAE(widths=(4, 4), n_codes=64, code_dim=2, n_codebooks=1)
-    vqvae.fit(blocky_volumes(), affine=grid_affine(), **options)
-    model = LatentDiffusion(vqvae, widths=(4, 8), guide=False)
-    model.fit(blocky_volumes(), **options)
-    path = tmp_path_factory.mktemp("model") / "ldm.safetensors"
-    model.save(path)
-    return path
+    def make(folder):
+        options = {"epochs": 1, "batch_size": 4, "verbose": False}
+        vqvae = VQVAE(widths=(4, 4), n_codes=64, code_dim=2, n_codebooks=1)
+        vqvae.fit(blocky_volumes(), affine=grid_affine(), **options)
+        model = LatentDiffusion(vqvae, widths=(4, 8), guide=False)
+        model.fit(blocky_volumes(), **options)
+        model.save(folder / "ldm.safetensors")
+
+    return made_once("model", make) / "ldm.safetensors"
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ SHORTER = [
 # Pages that go on with the model that an earlier page trains.
 GO_ON = {"denoising", "generating", "inpainting", "python", "quality", "recipes"}
 # Pages that take so long that they are left to `make test-pages`.
-LONG = GO_ON | {"conditions", "ethics", "sources", "tables", "volumes"}
+LONG = GO_ON | {"conditions", "ethics", "repeating", "sources", "tables", "volumes"}
 # What pytest is told of pages: those that take long, and what asks TensorFlow itself.
 MARKS = dict.fromkeys(LONG, pytest.mark.pages)
 MARKS["installation"] = pytest.mark.tensorflow

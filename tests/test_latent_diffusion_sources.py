@@ -1,6 +1,5 @@
 """Models that make images of others: what is learnt, asked for, saved, resumed."""
 
-import copy
 import logging
 import pickle
 
@@ -161,18 +160,16 @@ def test_invalid_training_sources_are_refused(vqvae, blobs, others):
             model.fit(blobs, source=source, **further, **FIT)
 
 
-@pytest.mark.parametrize("how", ["file", "half", "pickle", "deepcopy"])
-def test_copies_know_the_same(seeing, others, tmp_path, how, undecoded):
-    if how in ("file", "half"):
-        seeing.save(tmp_path / "m", half=how == "half")
-        model = LatentDiffusion.load(tmp_path / "m")
-    else:
-        model = {"pickle": lambda m: pickle.loads(pickle.dumps(m))}.get(
-            how, copy.deepcopy
-        )(seeing)
-    assert model.source_ == seeing.source_
-    first, second = (m.predict(source=others[:2], **STEPS) for m in (model, seeing))
-    npt.assert_allclose(first, second, atol=5e-3 if how == "half" else 1e-4)
+def test_copies_know_the_same(seeing, others, tmp_path, undecoded):
+    seeing.save(tmp_path / "m")
+    wanted = seeing.predict(source=others[:2], **STEPS)
+    for copy in (
+        LatentDiffusion.load(tmp_path / "m"),
+        pickle.loads(pickle.dumps(seeing)),
+    ):
+        assert copy.source_ == seeing.source_
+        made = copy.predict(source=others[:2], **STEPS)
+        npt.assert_allclose(made, wanted, atol=1e-4)
 
 
 class StopError(Exception):

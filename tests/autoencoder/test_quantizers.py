@@ -10,9 +10,8 @@ import numpy.testing as npt
 import pytest
 from scipy.cluster.vq import kmeans2
 
-from dipy_ldm import VQVAE
 from dipy_ldm.autoencoder import quantizers as bottlenecks
-from dipy_ldm.autoencoder.quantizers import BOTTLENECKS, Codebook
+from dipy_ldm.autoencoder.quantizers import Codebook
 
 SHAPES = [(5, 6, 3), (5, 4, 6, 3), (2, 4, 5, 6, 3)]
 
@@ -232,21 +231,3 @@ def test_only_dead_codes_are_revived():
     npt.assert_array_equal(after[[2, 5]], 7)
     rest = np.delete(np.arange(11), [2, 5])
     npt.assert_array_equal(after[rest], before[rest])
-
-
-def test_a_bottleneck_of_ones_own(blobs, monkeypatch, tmp_path):
-    class Forever(Codebook):
-        """Codes that nobody watches over."""
-
-        def figures(self):
-            figures, _ = super().figures()
-            return figures, np.array([], int)
-
-    monkeypatch.setitem(BOTTLENECKS, "forever", Forever)
-    tiny = {"widths": (8,), "n_codes": 64, "code_dim": 2, "bottleneck": "forever"}
-    vqvae = VQVAE(**tiny).fit(blobs, epochs=2, batch_size=16, verbose=False)
-    assert vqvae.history_["revived"] == [0, 0]
-    vqvae.save(tmp_path / "forever.safetensors")
-    loaded = VQVAE.load(tmp_path / "forever.safetensors")
-    assert isinstance(loaded.quantizer_, Forever)
-    npt.assert_array_equal(loaded.predict(blobs[:3]), vqvae.predict(blobs[:3]))

@@ -114,9 +114,7 @@ def test_tiles_make_no_difference(fitted):
     npt.assert_allclose(*tiles, atol=2e-5)
 
 
-def test_images_are_decoded_as_they_were():
-    images = textured(8)[:, 0]
-    vqvae = VQVAE(widths=(4,), n_codes=8).fit(images, epochs=1, batch_size=4)
+def test_images_are_decoded_as_they_were(vqvae):
     assert vqvae.sharpening_ == 0.0
 
 

@@ -297,15 +297,15 @@ def test_a_gpu_that_does_not_start_is_named(monkeypatch):
 REPLICAS = Path(__file__).with_name("train_on_replicas.py")
 
 
-# Of each number of dimensions, how many batches make a step, and what is compared.
-TRAININGS = {2: (1, ["none", "one", "two"]), 3: (2, ["none", "two"])}
+# Of each number of dimensions, how many batches make a step.
+TRAININGS = {2: 1, 3: 2}
+ALONE = ["none", "two"]
 WORKERS = ["worker 0", "worker 1"]
 
 
 @pytest.fixture(scope="module", params=TRAININGS, ids=["2-D", "3-D accumulated"])
 def outcomes(request, tmp_path_factory):
-    """Train without a strategy, on one or two replicas, and on two workers."""
-    accumulate, kinds = TRAININGS[request.param]
+    """Train without a strategy, on two replicas, and on two workers."""
     folder = tmp_path_factory.mktemp("replicas")
     addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
     tasks = ({"type": "worker", "index": index} for index in range(2))
@@ -315,8 +315,8 @@ def outcomes(request, tmp_path_factory):
         }
         for worker, task in zip(WORKERS, tasks, strict=True)
     }
-    sizes = request.param, accumulate
-    for together in ({"alone": kinds}, {name: [name] for name in environments}):
+    sizes = request.param, TRAININGS[request.param]
+    for together in ({"alone": ALONE}, {name: [name] for name in environments}):
         processes = [
             subprocess.Popen(
                 [sys.executable, REPLICAS, *map(str, sizes), folder, *some],
@@ -330,7 +330,7 @@ def outcomes(request, tmp_path_factory):
         ]
         assert [process.wait(TIMEOUT) for process in processes] == [0] * len(processes)
     found = {}
-    for kind in (*kinds, *WORKERS):
+    for kind in (*ALONE, *WORKERS):
         with np.load(folder / f"{kind}.npz") as file:
             found[kind] = dict(file)
     return found

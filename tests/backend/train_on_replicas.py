@@ -1,8 +1,8 @@
 """Train both stages on some numbers of replicas, and write what came out of each.
 
 Arguments: dimensions, batches of a step, a folder and the kinds of replicas, of each of
-which ``KIND.npz`` lies in the folder then: ``none``, ``one`` and ``two`` devices of one
-processor, or ``worker I`` of those in ``TF_CONFIG``.
+which ``KIND.npz`` lies in the folder then: ``none``, ``two`` devices of one processor,
+or ``worker I`` of those in ``TF_CONFIG``.
 """
 
 import os
@@ -94,8 +94,9 @@ def strategy_of(kind):
 
     if kind.startswith("worker"):  # as TF_CONFIG says
         return make_strategy("auto")
-    devices = {"none": None, "one": ["CPU:1"], "two": ["CPU:0", "CPU:1"]}[kind]
-    return make_strategy("none" if kind == "none" else "mirrored", devices)
+    if kind == "none":
+        return make_strategy("none")
+    return make_strategy("mirrored", ["CPU:0", "CPU:1"])
 
 
 def main(rank, accumulate, folder, *kinds):

@@ -50,12 +50,6 @@ def test_frechet_of_correlated_gaussians_is_the_closed_form(rng):
     assert frechet_distance(*samples) == pytest.approx(3 + 5 - 2 * root)
 
 
-def test_frechet_of_many_samples_nears_that_of_their_gaussians(rng):
-    a = rng.standard_normal((100_000, 4))
-    b = 2 * rng.standard_normal((100_000, 4)) + 3
-    assert frechet_distance(a, b) == pytest.approx(4 * (9 + 1), rel=0.01)
-
-
 def test_frechet_is_zero_for_equal_sets(rng):
     a = rng.standard_normal((200, 20)) * np.logspace(-3, 3, 20)
     assert frechet_distance(a, a) == 0
@@ -78,24 +72,6 @@ def test_frechet_flattens_and_accepts_integers(rng):
     a, b = rng.integers(0, 255, (2, 50, 3, 3), dtype=np.uint8)
     flat = [x.reshape(50, 9).astype(float) for x in (a, b)]
     assert frechet_distance(a, b) == pytest.approx(frechet_distance(*flat))
-
-
-def test_identical_sets_have_full_precision_and_recall(rng):
-    a = rng.standard_normal((600, 5))
-    assert precision_recall(a, a) == (1, 1)
-
-
-def test_sets_far_apart_have_no_precision_and_recall(rng):
-    a = rng.standard_normal((600, 5))
-    assert precision_recall(a, a + 100) == (0, 0)
-
-
-def test_samples_of_one_mode_are_precise_but_do_not_recall(rng):
-    real = rng.standard_normal((600, 2)) + 20 * rng.integers(0, 2, (600, 1))
-    fake = rng.standard_normal((600, 2))
-    precision, recall = precision_recall(real, fake)
-    assert precision > 0.9
-    assert 0.3 < recall < 0.6
 
 
 @pytest.mark.parametrize("k", [1, 4])
@@ -144,25 +120,6 @@ def test_energy_distance_is_zero_for_equal_sets_and_symmetric(rng):
     assert energy_distance(a, a) == 0
     assert energy_distance(a, rng.permutation(a)) == pytest.approx(0, abs=1e-6)
     assert energy_distance(a, b) == pytest.approx(energy_distance(b, a))
-
-
-def test_energy_distance_tells_shift_and_spread_from_chance(rng):
-    # Fewer samples than there are numbers in one.
-    a, b, c = rng.standard_normal((3, 40, 100))
-    chance = energy_distance(a, b)
-    assert energy_distance(a, c + 0.3) > 2 * chance
-    assert energy_distance(a, 1.5 * c) > 2 * chance
-    assert energy_distance(a, c) < 1.2 * chance
-    # A mean in the place of each sample is not taken for a sample.
-    assert energy_distance(a, 0 * c) > 2 * chance
-
-
-def test_energy_distance_grows_with_the_shift(rng):
-    a = rng.standard_normal((60, 5))
-    distances = [energy_distance(a, a + shift) for shift in (0.1, 0.5, 1, 5)]
-    assert distances == sorted(distances)
-    # Far apart, only the distance between the sets counts.
-    assert energy_distance(a, a + 1e4) == pytest.approx(2e4 * np.sqrt(5), rel=1e-3)
 
 
 def test_energy_distance_ignores_a_common_offset_in_single_precision(rng):

@@ -48,7 +48,7 @@ def drawn_after(call):
 
 def fit_all(blobs):
     vqvae = VQVAE(**TINY).fit(blobs, validation_data=blobs[:3], **FIT)
-    model = LatentDiffusion(vqvae, widths=(8,), guide=True).fit(blobs, **FIT)
+    model = LatentDiffusion(vqvae, widths=(8,), guide=False).fit(blobs, **FIT)
     model.predict(2, steps=2, sampler="ddpm")
     model.denoise(blobs[:2], steps=4)
 

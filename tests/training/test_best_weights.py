@@ -82,17 +82,13 @@ def fit(vqvae, blobs, monkeypatch, numbered_anew):
     return fit
 
 
-def test_a_model_is_that_of_its_lowest_loss(fit):
-    weights = []
-    model = fit(lambda model: weights.append(model.denoiser_.get_weights()))
+def test_a_model_is_that_of_its_lowest_loss_resumed_or_not(fit, tmp_path):
+    weights, path = [], tmp_path / "ldm.ckpt"
+    whole = fit(lambda model: weights.append(model.denoiser_.get_weights()))
     assert len(weights) == 10
-    for found, kept in zip(model.denoiser_.get_weights(), weights[4], strict=True):
+    for found, kept in zip(whole.denoiser_.get_weights(), weights[4], strict=True):
         npt.assert_array_equal(found, kept)
     assert any((a != b).any() for a, b in zip(weights[4], weights[9], strict=True))
-
-
-def test_best_weights_are_in_the_checkpoint(fit, tmp_path):
-    whole, path = fit(), tmp_path / "ldm.ckpt"
 
     def stop(model):
         if len(model.history_["step"]) == 7:

@@ -190,16 +190,7 @@ def test_requests_are_empty_for_a_model_without_conditions(given, seed):
     assert asked.facts(range(1)) == asked.arrays(range(1)) == {}
 
 
-def test_packaged_digits_are_generated_by_label(tmp_path):
-    asked = ("dipy_generate_ldm", "mnist", "--conditions", "label=7")
-    status, _, stderr = call(*asked, "--n_samples", 2, "--steps", 2, cwd=tmp_path)
-    assert status == 0, stderr
-    with np.load(tmp_path / "samples.npz") as made:
-        assert made["images"].shape == (2, 28, 28, 1)
-        assert made["condition_label"].tolist() == ["7", "7"]
-
-
-def test_digits_are_trained_by_label(tmp_path, monkeypatch):
+def test_digits_are_trained_by_label(tmp_path, monkeypatch, unguided):
     # More than those from which is learnt what latents are like.
     few = [part[:2000] for part in load_mnist("train")]
     monkeypatch.setattr(_inputs, "load_mnist", lambda split: few)

@@ -3,6 +3,7 @@
 from html.parser import HTMLParser
 import json
 import re
+from unittest.mock import create_autospec
 
 import nibabel as nib
 import numpy as np
@@ -10,6 +11,7 @@ from processes import answer, call, closed_late, interrupt_when
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from dipy_ldm.checking import _dry_run
 from dipy_ldm.data.volumes import load_volumes
 
 N = 24
@@ -212,7 +214,11 @@ def test_nothing_is_overwritten_unasked(cohort, command, tmp_path):
     assert "--force" in answer(stderr)
 
 
-def test_images_with_trials(folder, tmp_path):
+def test_images_with_trials(folder, tmp_path, monkeypatch):
+    # Which is tested by itself, and compiles three networks.
+    paces = _dry_run.Paces(1.0, {"autoencoder": 0.1, "diffusion": 0.1}, 0.01)
+    timed = create_autospec(_dry_run.time_training_steps, return_value=paces)
+    monkeypatch.setattr(_dry_run, "time_training_steps", timed)
     tiny = [*TINY[2:], "--steps_vqvae", 50, "--steps_ldm", 100, "--seconds", 2]
     arguments = (folder / "blobs.npy", *tiny, "--learning_rate", 0.01)
     status, stdout, stderr = call("dipy_check_ldm", *arguments, cwd=tmp_path)
@@ -220,6 +226,7 @@ def test_images_with_trials(folder, tmp_path):
     assert "green: " in stdout + stderr
     told = json.loads((tmp_path / "check.json").read_text())
     time, memorised = told["Findings"]["Trials"]
+    assert timed.call_count == 1
     steps = {row["part"]: row["steps"] for row in time["table"]}
     assert (steps["autoencoder"], steps["diffusion"]) == (50, 100)
     assert memorised["title"] == "overfitting"

@@ -301,19 +301,29 @@ def test_help_needs_neither_keras_nor_tensorflow():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-@pytest.mark.parametrize("tuned", [{}, {"steps_vqvae": 2}])
-def test_a_training_begins_from_a_model_file(diffusion, blobs, tmp_path, tuned):
+def test_a_training_begins_from_a_model_file(diffusion, blobs, tmp_path, monkeypatch):
     files = {name: str(tmp_path / name) for name in ("m.safetensors", "small.npy")}
     diffusion.save(files["m.safetensors"])
     np.save(files["small.npy"], blobs[:20, :11])
     options = {"init": files["m.safetensors"], "batch_size": 4, "steps_ldm": 2}
-    flow = TrainLDMFlow()
-    flow.run([files["small.npy"]], out_dir=str(tmp_path), **options | tuned)
+    TrainLDMFlow().run([files["small.npy"]], out_dir=str(tmp_path), **options)
     new = LatentDiffusion.load(tmp_path / "ldm.safetensors")
     assert new.vqvae_.shape_ == (11, 10, 1)
     assert new._fitted_with["widths"] == diffusion._fitted_with["widths"]
-    same = np.array_equal(new.vqvae_.codebook_, diffusion.vqvae_.codebook_)
-    assert same == (not tuned)
+    npt.assert_array_equal(new.vqvae_.codebook_, diffusion.vqvae_.codebook_)
+    # With steps of its own, the autoencoder is trained, too.
+    tuned = []
+
+    def stop(model, *images, **options):
+        tuned.append(model.vqvae)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(LatentDiffusion, "fit", stop)
+    options |= {"steps_vqvae": 2, "out_dir": str(tmp_path / "tuned")}
+    with pytest.raises(ZeroDivisionError):
+        TrainLDMFlow().run([files["small.npy"]], **options)
+    assert tuned[0].shape_ == (11, 10, 1)
+    assert not np.array_equal(tuned[0].codebook_, diffusion.vqvae_.codebook_)
 
 
 def test_a_training_does_not_begin_from_what_does_not_fit(diffusion, blobs, tmp_path):
@@ -334,9 +344,10 @@ def test_a_training_does_not_begin_from_what_does_not_fit(diffusion, blobs, tmp_
             )
 
 
-def test_figures_for_tensorboard(blobs, tmp_path, monkeypatch):
+def test_figures_for_tensorboard(blobs, tmp_path, monkeypatch, unguided):
     np.save(tmp_path / "small.npy", blobs[:20])
-    options = {"batch_size": 4, "steps_vqvae": 2, "steps_ldm": 2, "widths_ldm": [8]}
+    options = {"batch_size": 4, "steps_vqvae": 2, "steps_ldm": 2}
+    options |= {"widths_vqvae": [8], "n_codes": 16, "widths_ldm": [8]}
     options |= {"tensorboard": str(tmp_path / "tb"), "out_dir": str(tmp_path / "out")}
     monkeypatch.setattr(_training, "find_spec", lambda name: name != "tensorboard")
     with pytest.raises(InputError, match="pip install tensorboard.*or leave it out"):
