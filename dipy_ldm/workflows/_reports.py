@@ -5,6 +5,7 @@ import logging
 import math
 from pathlib import Path
 import re
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from dipy_ldm import _serialization
@@ -51,13 +52,13 @@ def _short(value):
     return value
 
 
-def evaluate_on(
+def evaluate_images(
     device: object,
     model: "LatentDiffusion",
     real: EvaluationImages,
     generated: EvaluationImages | None,
-    options: dict,
-    **further: Any,
+    options: SimpleNamespace,
+    sampling: dict,
 ) -> Evaluation:
     """Evaluate a model on a device, with progress bars."""
     with spread(device):
@@ -65,17 +66,32 @@ def evaluate_on(
             model,
             real.images,
             generated.images if generated else None,
+            n=options.n_samples,
             conditions=real.conditions,
             source=real.sources,
             requested=generated.conditions if generated else None,
             subjects=real.named,
+            classifier=options.classifier,
+            seed=options.seed,
             verbose=True,
-            **options,
-            **further,
+            **sampling,
         )
     notes = real.notes + (generated.notes if generated else [])
     evaluation.notes = notes + evaluation.notes
     return evaluation
+
+
+def evaluate_series(
+    device: object,
+    model: "LatentDiffusion",
+    real: Volumes,
+    generated: Volumes | None,
+    options: SimpleNamespace,
+    sampling: dict,
+) -> tuple[dict, dict[str, str]]:
+    """Compare diffusion series on a device; return metrics and pieces of a page."""
+    with spread(device):
+        return compare_series(model, real, generated, options.seed, sampling)
 
 
 def write_evaluation(
@@ -104,23 +120,11 @@ def _write(outputs, result, facts, figures, page):
     write_page(outputs, facts | record | {"Figures": as_json(figures)}, page)
 
 
-def evaluate_series(
-    device: object,
-    model: "LatentDiffusion",
-    real: Volumes,
-    generated: Volumes | None,
-    seed: int,
-    sampling: dict,
-) -> tuple[dict, dict[str, str]]:
-    """Compare diffusion series on a device; return metrics and pieces of a page."""
-    with spread(device):
-        return compare_series(model, real, generated, seed, sampling)
-
-
 def write_series(
-    outputs: Sequence[Path], figures: dict, facts: dict, pieces: dict[str, str]
+    outputs: Sequence[Path], result: tuple[dict, dict[str, str]], facts: dict
 ) -> None:
     """Write the metrics and the page of an evaluation of diffusion series."""
+    figures, pieces = result
     title = "Evaluation of diffusion series"
     page = report(title, (), about(facts), (), "series.html", **pieces)
     write_page(outputs, facts | {"Figures": as_json(figures)}, page)

@@ -1,6 +1,7 @@
 """The workflow behind ``dipy_evaluate_ldm``."""
 
 import time
+from typing import Any
 
 from dipy_ldm import _serialization
 from dipy_ldm._conditions import from_saved
@@ -85,13 +86,30 @@ class EvaluateLDMFlow(LDMFlow):
         path = _serialization.find(model_file)
         document = _serialization.read_document(path, "latent_diffusion")
         of_series = makes_series(from_saved(document["conditions"]))
-        act = _evaluate_series if of_series else _evaluate_images
-        sampling = act(path, document, options, outputs, start)
+        images = (_read_series if of_series else _read_images)(document, options)
+        with launch.quiet_start():
+            from dipy_ldm.workflows import _reports as reports
+
+        measured = reports.read_measurements(
+            document, None if of_series else measurements
+        )
+        model, device = launch.load(path, devices, None)
+        sampling = launch.choose_sampling(model, options)
+        evaluate: Any = (
+            reports.evaluate_series if of_series else reports.evaluate_images
+        )
+        result = evaluate(device, model, *images, options, sampling)
+        facts = _facts(path, options, sampling)
+        facts["Seconds"] = round(time.monotonic() - start, 1)
+        if of_series:
+            reports.write_series(outputs, result, facts)
+        else:
+            reports.write_evaluation(outputs, result, facts, measured)
         finish(self, outputs, options, **sampling)
 
 
-def _evaluate_images(path, document, options, outputs, start):
-    """Compare generated images with real ones; return how they were sampled."""
+def _read_images(document, options):
+    """Read real images, and generated ones if there are any."""
     if options.measurements is not None and not options.generated_files:
         raise InputError(
             "`measurements` are of generated volumes; give these, too, as "
@@ -106,47 +124,15 @@ def _evaluate_images(path, document, options, outputs, start):
     generated = options.generated_files and read_for(
         document, options.generated_files, "generated_files", generated=True, **how
     )
-    with launch.quiet_start():
-        from dipy_ldm.workflows import _reports as reports
-
-    followed = reports.read_measurements(document, options.measurements)
-    model, device = launch.load(path, options.devices, None)
-    sampling = launch.choose_sampling(model, options)
-    facts = _facts(path, options, sampling)
-    evaluation = reports.evaluate_on(
-        device,
-        model,
-        real,
-        generated,
-        sampling,
-        n=options.n_samples,
-        classifier=options.classifier,
-        seed=options.seed,
-    )
-    facts["Seconds"] = round(time.monotonic() - start, 1)
-    reports.write_evaluation(outputs, evaluation, facts, followed)
-    return sampling
+    return real, generated
 
 
-def _evaluate_series(path, document, options, outputs, start):
-    """Compare tensors of generated and of measured series, as above."""
+def _read_series(document, options):
+    """Read measured diffusion series, and generated ones if there are any."""
     _, choice = reading_options(options)
     real = read_series(document, options.real_files, options, choice)
-    generated = None
-    if files := options.generated_files:
-        generated = read_series(document, files, options, {"generated": True})
-    with launch.quiet_start():
-        from dipy_ldm.workflows import _reports as reports
-
-    model, device = launch.load(path, options.devices, None)
-    sampling = launch.choose_sampling(model, options)
-    facts = _facts(path, options, sampling)
-    figures, pieces = reports.evaluate_series(
-        device, model, real, generated, options.seed, sampling
-    )
-    facts["Seconds"] = round(time.monotonic() - start, 1)
-    reports.write_series(outputs, figures, facts, pieces)
-    return sampling
+    files = options.generated_files
+    return real, files and read_series(document, files, options, {"generated": True})
 
 
 def _facts(path, options, sampling):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -285,8 +286,9 @@ def test_evaluations_know_whose_real_images_are(monkeypatch, subjects, named):
 
     monkeypatch.setattr(judgement, "evaluate", stop)
     real = EvaluationImages(np.zeros((3, 8, 8, 1)), [], None, None, [], subjects)
+    options = SimpleNamespace(n_samples=None, classifier=False, seed=0)
     with pytest.raises(InputError) as found:
-        judgement.evaluate_on(None, None, real, None, {})
+        judgement.evaluate_images(None, None, real, None, options, {})
     assert str(found.value) == str(named)
 
 
