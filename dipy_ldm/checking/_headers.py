@@ -35,10 +35,10 @@ from dipy_ldm.data._paths import (
 from dipy_ldm.data._plan import (
     Task,
     make_plan,
+    match_masks,
     pair_masks,
     plan_channels,
     read_series,
-    with_masks,
 )
 from dipy_ldm.data.channels import Channel, as_channels
 from dipy_ldm.data.volumes import conform_volumes
@@ -384,19 +384,12 @@ def _with_masks(files, tasks, mask_files):
     """Pair volumes with their masks, if there are any."""
     if not mask_files:
         return [], tasks
-    mask_of = pair_masks(files, expand(mask_files))
-    try:
-        masked = with_masks(tasks, mask_of, skip_bad=False)
-        sentence = f"{len(mask_of)} masks, on the grids of their volumes."
-        return [green("masks", sentence)], masked
-    except InputError as error:
-        message, _, _ = str(error).partition("\nAdd ")
+    pairs, complaints = match_masks(tasks, pair_masks(files, expand(mask_files)))
+    if not complaints:
+        sentence = f"{len(pairs)} masks, on the grids of their volumes."
+        return [green("masks", sentence)], pairs
     cure = "Fix these masks, or resample them to their volumes."
-    finding = red("masks", message, cure)
-    try:
-        return [finding], with_masks(tasks, mask_of, skip_bad=True)
-    except InputError:
-        return [finding], []
+    return [red("masks", "\n".join(complaints.values()), cure)], pairs
 
 
 def _check_voxels(plan, cache_dir, cache_limit):

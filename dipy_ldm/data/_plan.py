@@ -15,6 +15,7 @@ from dipy_ldm.data._nifti import (
     VolumeInfo,
     check_headers,
     read_header,
+    read_headers,
     refuse_files,
     warn_of_unoriented,
 )
@@ -58,18 +59,28 @@ def with_masks(
     tasks: list[Task], mask_of: Mapping[Path, Path], skip_bad: bool
 ) -> list[Task]:
     """Pair volumes with masks; those without a good mask are bad."""
-    info_of = _good_headers(mask_of, skip_bad=skip_bad)
-    pairs, complaints = [], {}
+    pairs, complaints = match_masks(tasks, mask_of)
+    n_good = len(set(mask_of.values())) - len(complaints)
+    refuse_files(complaints, max(0, n_good), skip_bad)
+    return _refuse_none(pairs, "mask")
+
+
+def match_masks(
+    tasks: list[Task], mask_of: Mapping[Path, Path]
+) -> tuple[list[Task], dict[Path, str]]:
+    """Pair volumes with good masks; a sentence on each bad mask."""
+    infos, complaints = read_headers(list(dict.fromkeys(mask_of.values())))
+    info_of = {info.file: info for info in infos}
+    pairs = []
     for task in tasks:
-        info, mask = task.info, info_of.get(mask_of[task.info.file])
+        mask = info_of.get(mask_of[task.info.file])
         if mask is None:
             continue
-        if complaint := mask_complaint(info, mask):
-            complaints[info.file] = complaint
+        if complaint := mask_complaint(task.info, mask):
+            complaints[task.info.file] = complaint
         else:
             pairs.append(task._replace(mask=mask.file))
-    refuse_files(complaints, len(pairs), skip_bad)
-    return _refuse_none(pairs, "mask")
+    return pairs, complaints
 
 
 def mask_complaint(info: VolumeInfo, mask: VolumeInfo) -> str:
@@ -86,17 +97,11 @@ def with_sources(
     tasks: list[Task], source_of: Mapping[Path, Path], channels: bool, skip_bad: bool
 ) -> list[Task]:
     """Pair volumes with source images; those without a good one are bad."""
-    info_of = _good_headers(source_of, channels, skip_bad)
-    infos = [(task, info_of.get(source_of[task.info.file])) for task in tasks]
+    sources = list(dict.fromkeys(source_of.values()))
+    good = {info.file: info for info in check_headers(sources, channels, skip_bad)[0]}
+    infos = [(task, good.get(source_of[task.info.file])) for task in tasks]
     pairs = [task._replace(source=info) for task, info in infos if info is not None]
     return _refuse_none(pairs, "source")
-
-
-def _good_headers(partner_of, channels=False, skip_bad=False):
-    """Check the headers of masks or sources; return those of good ones by files."""
-    partners = list(dict.fromkeys(partner_of.values()))
-    infos, _ = check_headers(partners, channels, skip_bad)
-    return {info.file: info for info in infos}
 
 
 def _refuse_none(pairs, kind):
