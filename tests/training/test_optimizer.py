@@ -73,7 +73,6 @@ CLIPPED = {"global_clipnorm": 1.0, **AVERAGED}
     ("options", "jit_compile"),
     [
         ({}, False),
-        ({"global_clipnorm": 1.0}, False),
         ({"gradient_accumulation_steps": 3}, False),
         *((ACCUMULATED, jit_compile) for jit_compile in JIT),
         *((CLIPPED, jit_compile) for jit_compile in JIT),

@@ -8,10 +8,9 @@ from dipy_ldm import VQVAE, LatentDiffusion
 VQ = {"widths": (8,), "blocks": 1, "n_codes": 16, "code_dim": 2}
 FIT = {"epochs": 1, "batch_size": 4, "verbose": False}
 
-# XLA takes long on a processor: these few have each rank, loss, precision and remat.
-# Precision "auto" is bfloat16 where there is that.
+# XLA takes long on a processor: these few have each rank, term of a loss, precision and
+# remat. Precision "auto" is bfloat16 where there is that.
 AUTOENCODERS = {
-    "squared": (2, {"precision": "auto"}),
     "structural": (2, {"remat": True}),
     "absolute": (3, {"precision": "auto", "remat": True}),
     "spectral": (3, {"accumulate": 2}),
