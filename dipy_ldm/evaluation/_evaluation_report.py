@@ -185,10 +185,12 @@ def _figures(kind):
 
 
 def _classifier(evaluation):
-    """Write what a network can tell, and show where it looks."""
+    """Write what classifiers can tell, and show where the network looks."""
     figures = evaluation.figures.get("classifier")
     if not figures:
         return dict.fromkeys(("classifier", "learnt", "where_it_looks"), "")
+    rows = {"network": figures["network"]}
+    rows |= {f"regression on “{n}”": x for n, x in figures["features"].items()}
     learnt = (
         f"{title} {number(figures['learnt'][name])} ({figures['rounds'][name]} rounds)"
         for name, title in _SETS.items()
@@ -198,7 +200,7 @@ def _classifier(evaluation):
         "counts for it; last the means of the best eight."
     )
     return {
-        "classifier": _table({"AUC": figures["network"]}),
+        "classifier": _table(rows, head="area under the curve"),
         "learnt": ", ".join(learnt),
         "where_it_looks": page.picture(_where_it_looks(evaluation), caption, 2),
     }

@@ -33,6 +33,8 @@ from dipy_ldm.evaluation.features import Features, classify, features_of
 from dipy_ldm.evaluation.two_sample import (
     NetworkTest,
     check_count,
+    grey_levels,
+    logistic_test,
     network_test,
 )
 from dipy_ldm.latent_diffusion import LatentDiffusion
@@ -140,7 +142,7 @@ def evaluate(
         What to compare in; those of :func:`dipy_ldm.evaluation.features.features_of` if
         None.
     classifier : bool
-        Also let a network tell images of each kind from real ones, as of
+        Also let classifiers tell images of each kind from real ones, as of
         :mod:`dipy_ldm.evaluation.two_sample`, which takes minutes.
     seed : int
         Of the noise, and of the bootstrap.
@@ -192,7 +194,7 @@ def evaluate(
     figures = {"n": count, "features": records} | results
     if measured:
         figures["anatomy"] = _compare_anatomy(measured, sets, seed)
-    classified = _classify(sets, seed, verbose) if classifier else (None, {})
+    classified = _classify(sets, rows, seed, verbose) if classifier else (None, {})
     network, figures = classified[0], figures | classified[1]
     probes, probe_notes = _probe(model, sets, labels, rows, figures, seed)
     rest = affine, notes + further + probe_notes, network, model.channels_
@@ -331,26 +333,29 @@ def _compare_anatomy(measured, sets, seed):
     }
 
 
-def _classify(sets, seed, verbose):
-    """Let networks tell each set from the reference."""
+def _classify(sets, rows, seed, verbose):
+    """Let networks, and regressions on features, tell each set from the reference."""
+    levels = {"reference": sets.reference, **sets.compared}
+    rows = rows | {"grey levels": {n: grey_levels(x) for n, x in levels.items()}}
+    subjects = {name: sets.whose("reference", name) for name in sets.compared}
+
+    def against_reference(test, of, name):
+        pair = of["reference"], of[name]
+        return test(*pair, subjects=subjects[name], seed=seed)
+
     tasks = [
-        (
-            f"classifier, {name}",
-            partial(
-                network_test,
-                sets.reference,
-                images,
-                subjects=sets.whose("reference", name),
-                seed=seed,
-            ),
-        )
-        for name, images in sets.compared.items()
+        (f"classifier, {n}", partial(against_reference, network_test, levels, n))
+        for n in subjects
     ]
-    tests = dict(zip(sets.compared, run_tasks(tasks, verbose).values()))
-    figures = {
+    tests = dict(zip(subjects, run_tasks(tasks, verbose).values()))
+    figures: dict[str, Any] = {
         "network": {name: test.auc for name, test in tests.items()},
         "learnt": {name: test.learnt for name, test in tests.items()},
         "rounds": {name: test.rounds for name, test in tests.items()},
+    }
+    figures["features"] = {
+        kind: {name: against_reference(logistic_test, of, name) for name in subjects}
+        for kind, of in rows.items()
     }
     return tests["generated"], {"classifier": figures}
 

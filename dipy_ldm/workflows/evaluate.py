@@ -72,8 +72,9 @@ class EvaluateLDMFlow(LDMFlow):
         n_samples : int, optional
             Images of each kind that are compared. Default: all, up to 5,000.
         classifier : bool, optional
-            Also let a network learn to tell images of each kind from real ones, and
-            look where it looks: minutes, of at least 40 generated and 80 real images.
+            Also let a network, and logistic regressions on the features, learn to tell
+            images of each kind from real ones, and look where it looks: minutes, of at
+            least 40 generated and 80 real images.
         seed : int, optional
             Seed of the noise and of all random choices.
         out_evaluation : string, optional

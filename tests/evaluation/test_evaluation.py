@@ -557,6 +557,8 @@ def test_page_shows_classifier_results(diffusion, blobs, monkeypatch):
     found = evaluate(diffusion, real, 0 * real[:48], **options)
     told = found.figures["classifier"]
     assert told["network"]["generated"].value == 1
+    assert set(told["features"]) == {"own", "grey levels"}
+    assert told["features"]["grey levels"]["generated"].value > 0.99
     (sentence,) = (s for s, how in conclude(found.figures) if "A network" in s)
     assert "can tell generated images from real ones (AUC 1;" in sentence
     html = write_page(found, {})

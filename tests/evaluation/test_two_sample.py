@@ -6,7 +6,7 @@ from scipy.ndimage import gaussian_filter
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.evaluation import two_sample
-from dipy_ldm.evaluation.two_sample import network_test
+from dipy_ldm.evaluation.two_sample import logistic_test, network_test
 
 
 def draw_textures(n, seed, shape=(16, 16)):
@@ -83,19 +83,43 @@ def test_storage_of_images_is_hidden_from_the_network():
 
 def test_subjects_are_in_one_fold():
     subjects = np.arange(60) // 3, np.arange(40, 0, -1) // 2
-    folds = two_sample._split(subjects, (60, 40), 0)
+    folds = two_sample._split(subjects, (60, 40), 2, 0)
     of_subjects = {}
     for names, numbers in zip(subjects, folds, strict=True):
         for name, number in zip(names, numbers, strict=True):
             assert of_subjects.setdefault(name, number) == number
-    pairs = two_sample._split((None, None), (60, 60), 0)
+    pairs = two_sample._split((None, None), (60, 60), 2, 0)
     np.testing.assert_array_equal(*pairs)
     assert pairs[0].sum() == 30
+
+
+def test_logistic_regression_recognises_a_direction():
+    rng = np.random.default_rng(0)
+    a, b, c = rng.standard_normal((3, 60, 80))
+    direction = rng.standard_normal(80) / np.sqrt(80)
+    assert logistic_test(a, b + 3 * direction).value > 0.9
+    same = logistic_test(a, c)
+    assert same.low < 0.5 < same.high
+    # Copies, which would be known again by what was learnt from the others.
+    assert logistic_test(a, a.copy()).value == pytest.approx(0.5, abs=0.05)
+
+
+def test_penalised_slopes_are_where_the_loss_is_flat():
+    rng = np.random.default_rng(0)
+    rows, labels = rng.standard_normal((30, 3)), rng.choice([-1.0, 1.0], 30)
+    *slopes, level = two_sample._fit_logistic(rows, labels, 2.0)
+    wrong = 1 / (1 + np.exp(labels * (rows @ slopes + level)))
+    np.testing.assert_allclose(
+        rows.T @ (labels * wrong), 2 * np.array(slopes), atol=1e-3
+    )
+    assert labels @ wrong == pytest.approx(0, abs=1e-3)
 
 
 def test_sets_that_prove_nothing_are_refused():
     few = draw_textures(39, 0)
     with pytest.raises(InputError, match="needs 40 images of each kind, not 39; give"):
         network_test(draw_textures(40, 0), few)
+    with pytest.raises(InputError, match="not 39"):
+        logistic_test(few.reshape(39, -1), few.reshape(39, -1))
     with pytest.raises(InputError, match="of one shape, not of"):
         network_test(draw_textures(40, 0), draw_textures(40, 0, (16, 15)))
