@@ -7,7 +7,7 @@ import copy
 import gc
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +46,7 @@ from dipy_ldm.data._scans import (
     read_sources,
     require_affine,
 )
-from dipy_ldm.data._sidecars import model_facts
+from dipy_ldm.data._sidecars import SyntheticImage, model_facts
 from dipy_ldm.data._sources import ConditioningInputs, prepare_sources
 from dipy_ldm.data.channels import chosen_columns, harden, refuse_all_but_scans
 from dipy_ldm.denoiser import _training as training
@@ -400,7 +400,25 @@ class LatentDiffusion(Estimator):
         architecture = self._architecture(shape, source, self._read_init(init))
         training.check(architecture, shape[0], resolved)
 
-    @show_options(SamplingOptions)
+    @overload
+    def predict(
+        self, n: int | None = None, *, as_images: Literal[True], **options: object
+    ) -> list[SyntheticImage]: ...
+    @overload
+    def predict(
+        self,
+        n: int | None = None,
+        *,
+        conditions: ConditionsLike = None,
+        source: ImagesLike | None = None,
+        same_noise: bool = False,
+        guidance: float | None = None,
+        strategy: Any = "auto",
+        verbose: bool = False,
+        as_images: Literal[False] = False,
+        **options: Unpack[SamplingOptions],
+    ) -> np.ndarray: ...
+    @show_options(SamplingOptions)  # type: ignore[misc]  # of any options above
     def predict(
         self,
         n: int | None = None,
