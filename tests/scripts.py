@@ -1,8 +1,11 @@
 """Scripts that are not in the package, for the tests of what is in them."""
 
 import importlib.util
+from pathlib import Path
 
 import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "doc" / "examples"
 
 
 def load(path):
@@ -10,7 +13,9 @@ def load(path):
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
-        # As Python does for a script: it imports its neighbours.
+        # As Python does for a script: it imports its neighbours. What benchmarks share
+        # adds the folder of the examples, but when it is imported first alone.
+        patch.syspath_prepend(EXAMPLES)
         patch.syspath_prepend(path.parent)
         spec.loader.exec_module(module)
     return module

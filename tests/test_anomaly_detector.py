@@ -173,8 +173,8 @@ def test_a_model_has_one_when_it_was_trained(model, tmp_path):
 
 @of_images
 def test_a_detector_of_other_images_is_refused(model, fitted, tmp_path):
-    model, _ = model
-    model.detector_ = pickle.loads(pickle.dumps(fitted[0]))
+    model, detector = (pickle.loads(pickle.dumps(x[0])) for x in (model, fitted))
+    model.detector_ = detector
     model.detector_.shape_ = (9, 9, 1)
     model.save(tmp_path / "bad.safetensors")
     with pytest.raises(InputError, match="the detector is of images of the shape"):

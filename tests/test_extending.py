@@ -6,6 +6,7 @@ import sys
 from dipy.workflows.workflow import Workflow
 import numpy as np
 import numpy.testing as npt
+import processes
 
 from dipy_ldm import VQVAE
 from dipy_ldm.autoencoder.losses import LOSSES
@@ -89,5 +90,6 @@ def test_a_command(monkeypatch, capsys):
             print(" ".join(words * times))
 
     monkeypatch.setattr(sys, "argv", ["say", "so", "--times", "2"])
-    cli.run(SayFlow())
+    with processes.fresh_loggers():
+        cli.run(SayFlow())
     assert "so so" in capsys.readouterr().out
