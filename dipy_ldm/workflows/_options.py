@@ -50,7 +50,8 @@ steps : int, optional
     Network evaluations per sample. Default: 10.
 guidance : float, optional
     Guidance scale of the autoguidance model. 1 is without guidance, and faster; larger
-    values give clearer and less varied samples. Default: 2 for images, 1 for volumes.
+    values give clearer and less varied samples. Default: 2 for images, 1 for
+    volumes, 3 for diffusion series.
 seed : int, optional
     Random seed.
 tile : int, optional

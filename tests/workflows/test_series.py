@@ -105,6 +105,7 @@ def test_a_model_of_series_has_its_conditions(trained):
     assert [c.kind for c in model.conditions_.values()] == ["continuous", "direction"]
     assert model.conditions_["bval"].units == "s/mm^2"
     assert {"val_gain_bval", "val_gain_direction"} <= set(model.history_)
+    assert model.default_guidance == 3
     images = model.predict(source=np.full((1, 10, 9, 8, 1), 0.5), steps=1)
     assert images.shape == (1, 10, 9, 8, 1)
 
