@@ -2,13 +2,13 @@
 
 One command does all of it, in a folder: brains from label maps, with their tissues as
 segmentations, a training on both channels that goes on from its checkpoints, as many
-generated pairs as there are real ones, and segmenters that learn from either, judged by
-brains of label maps that nothing has seen::
+generated pairs as there are real ones, and segmenters that learn from real ones, from
+generated ones, or from both, judged by brains of label maps that nothing has seen::
 
     python benchmarks/pairs.py brains --maps heads --except 05 10 15 20
 
-A line of JSON for each segmenter, and one for the ratio of the two kinds. What is there
-is left as it is.
+A line of JSON for each segmenter, and one with the mean of each kind and its ratio to
+that of real pairs. What is there is left as it is.
 """
 
 from pathlib import Path
@@ -112,14 +112,16 @@ def train(options):
 
 
 def compare(options):
-    """Train segmenters on real and on generated pairs, and judge both."""
+    """Train segmenters on real pairs, on generated ones and on both, and judge them."""
     prepare(options)
     model, grid = load_model(train(options))
     how = {"grid": grid, "channels": model.channels_}
     real = load_volumes([options.folder / "train"], **how).images
     held_out = load_volumes([options.folder / "held_out"], **how).images
     log(f"generating {len(real)} pairs")
-    kinds = {"real": real, "generated": model.predict(len(real), verbose=True)}
+    generated = model.predict(len(real), verbose=True)
+    both = np.concatenate([real, generated])
+    kinds = {"real": real, "generated": generated, "both": both}
     judges = split(held_out, model.channels_)
     means: dict[str, list[float]] = {}
     for kind, images in kinds.items():
@@ -130,7 +132,8 @@ def compare(options):
             means.setdefault(kind, []).append(scores["mean"])
             yield {"learnt from": kind, "n": len(images), "seed": seed} | scores
     values = {kind: float(np.mean(scores)) for kind, scores in means.items()}
-    yield values | {"ratio": values["generated"] / values["real"]}
+    ratios = {f"{kind} to real": mean / values["real"] for kind, mean in values.items()}
+    yield values | ratios
 
 
 def split(images, channels):

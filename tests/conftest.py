@@ -65,6 +65,20 @@ def as_installed():
         os.environ["PYTHONPATH"] = os.pathsep.join(paths)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def graphs_as_traced():
+    """Let TensorFlow run graphs as they are, which tests do a few times each.
+
+    To rewrite them takes a fifth of the time. In processes that tests start they are
+    rewritten, as a user's are.
+    """
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        disabled = {"disable_meta_optimizer": True}
+        tf.config.optimizer.set_experimental_options(disabled)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def collected():
     """Spare Python's collector what is there to the end, before the tests of each file.
