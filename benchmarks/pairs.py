@@ -124,9 +124,9 @@ def compare(options):
     kinds = {"real": real, "generated": generated, "both": both}
     judges = split(held_out, model.channels_)
     means: dict[str, list[float]] = {}
-    for kind, images in kinds.items():
-        scans, tissues = split(images, model.channels_)
-        for seed in options.seeds:
+    for seed in options.seeds:
+        for kind, images in kinds.items():
+            scans, tissues = split(images, model.channels_)
             segmenter = learn(scans, tissues, options.steps, seed)
             scores = judge(segmenter, *judges)
             means.setdefault(kind, []).append(scores["mean"])

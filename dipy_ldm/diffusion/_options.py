@@ -20,7 +20,8 @@ class SamplingOptions(TypedDict, total=False):
         Calls of the network for each image. Default: 10 of ``dpm++``, 50 of the others,
         which suffice as measured on digits and volumes.
     eta : float
-        Share of fresh noise in each step of ``ddim``, from 0 to 1. Default: 0.
+        Share of fresh noise in each step of ``dpm++`` or ``ddim``, from 0 to 1.
+        Default: 0.
     seed : int
         Seed of the noise. Default: 0.
     first : int

@@ -22,7 +22,7 @@ With ``eps = (x - alpha * clean) / sigma`` and levels ``t`` (now) and ``s``
 
 and DDPM :footcite:p:`Ho2020` is DDIM with ``eta = 1``. DPM-Solver++(2M)
 :footcite:p:`Lu2022` integrates the same equation to second order in
-``lambda = log(alpha / sigma)``.
+``lambda = log(alpha / sigma)``, and with ``eta = 1`` the stochastic one.
 
 References
 ----------
@@ -87,6 +87,7 @@ def dpm_solver(
     after: tuple[float, ...],
     noise: Callable,
     state: tuple | None,
+    eta: float = 0.0,
 ) -> tuple[np.ndarray, tuple]:
     """Step with DPM-Solver++(2M): second order, one network call a step.
 
@@ -97,9 +98,12 @@ def dpm_solver(
     now, after : tuple of float
         ``(alpha, sigma)`` of ``x`` and of the result.
     noise : callable
-        Not used.
+        Draws standard normal numbers of the shape of ``x``.
     state : tuple or None
         Estimate and lambda of the step before.
+    eta : float
+        Share of fresh noise: none at 0 (deterministic), all of it at 1, which is
+        SDE-DPM-Solver++(2M).
 
     Returns
     -------
@@ -115,7 +119,13 @@ def dpm_solver(
     if state is not None and math.isfinite(width):
         clean_before, lambda_before = state
         slope = 0.5 * width / (lambda_t - lambda_before) * (clean - clean_before)
-    x = (sigma_s / sigma_t) * x - alpha_s * math.expm1(-width) * (clean + slope)
+    kept = sigma_s / sigma_t
+    # Not with 0 times infinity.
+    if eta > 0:
+        kept *= math.exp(-eta * width)
+    x = kept * x - alpha_s * math.expm1(-(1 + eta) * width) * (clean + slope)
+    if eta > 0:
+        x = x + sigma_s * math.sqrt(-math.expm1(-2 * eta * width)) * noise()
     return x, (clean, lambda_t)
 
 
@@ -153,7 +163,7 @@ def make_sampler(name: str, eta: float = 0.0) -> Sampler:
     name : str
         A key of ``SAMPLERS``.
     eta : float
-        Share of fresh noise in [0, 1], for ``ddim`` alone.
+        Share of fresh noise in [0, 1]; ``ddpm`` always has all of it.
 
     Returns
     -------
@@ -163,15 +173,15 @@ def make_sampler(name: str, eta: float = 0.0) -> Sampler:
     Raises
     ------
     InputError
-        If there is no such sampler, or ``eta`` is not for it.
+        If there is no such sampler, or ``eta`` can't be used.
     """
     sampler = choose("sampler", name, SAMPLERS)
     check_shares(eta=eta)
     if eta == 0:
         return sampler
-    if name != "ddim":
-        raise InputError(f"eta is an option of ddim; leave it out for {name}.")
-    return sampler._replace(step=partial(ddim, eta=eta))
+    if name == "ddpm":
+        raise InputError("ddpm has all of the fresh noise; leave eta out.")
+    return sampler._replace(step=partial(sampler.step, eta=eta))
 
 
 def sample(
