@@ -3,13 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import (
-    Any,
-    NamedTuple,
-    ParamSpec,
-    Self,
-    cast,
-)
+from typing import Any, NamedTuple, ParamSpec, Self, cast
 
 import numpy as np
 import numpy.typing as npt

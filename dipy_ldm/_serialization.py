@@ -276,10 +276,7 @@ def _unreadable(path, kind):
     return f"{path} is not a model file; give one that dipy_train_ldm wrote."
 
 
-_CONTENTS = {
-    "vqvae": "an autoencoder alone",
-    "latent_diffusion": "a diffusion model",
-}
+_CONTENTS = {"vqvae": "an autoencoder alone", "latent_diffusion": "a diffusion model"}
 
 
 def _content(kind):

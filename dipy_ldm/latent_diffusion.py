@@ -12,11 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 import numpy as np
 import numpy.typing as npt
 
-from dipy_ldm import (
-    _backend,
-    _documents,
-    _serialization,
-)
+from dipy_ldm import _backend, _documents, _serialization
 from dipy_ldm._base import Entry, Estimator, show_options
 from dipy_ldm._conditions import (
     UNSPECIFIED,
@@ -32,12 +28,7 @@ from dipy_ldm._utils import checks, tiling as tiles
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.anomaly_detector import AnomalyDetector
 from dipy_ldm.data import _sources as sources
-from dipy_ldm.data._checks import (
-    as_fitted,
-    check_trainable,
-    check_validation,
-    survey,
-)
+from dipy_ldm.data._checks import as_fitted, check_trainable, check_validation, survey
 from dipy_ldm.data._gradients import refuse_series
 from dipy_ldm.data._scans import (
     ImagesLike,

@@ -461,10 +461,7 @@ def plot_samples(
 
 
 def plot_reconstructions(
-    images: ShownLike,
-    reconstructed: ShownLike,
-    *,
-    affine: np.ndarray | None = None,
+    images: ShownLike, reconstructed: ShownLike, *, affine: np.ndarray | None = None
 ) -> Figure:
     """Plot rows of images, with their reconstructions, or what was denoised, below.
 

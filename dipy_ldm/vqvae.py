@@ -9,11 +9,7 @@ from typing import Any, Self, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from dipy_ldm import (
-    _backend,
-    _presets,
-    _serialization,
-)
+from dipy_ldm import _backend, _presets, _serialization
 from dipy_ldm._base import Entry, Estimator, show_options
 from dipy_ldm._own_space import accepts_scans
 from dipy_ldm._utils.checks import (
@@ -268,14 +264,7 @@ class VQVAE(Estimator):
         if augment is None:
             augment = _presets.of_rank(images.ndim - 2).augment
         data = TrainingData(
-            images,
-            survey,
-            size,
-            held_out,
-            masks,
-            background,
-            augment,
-            self.channels_,
+            images, survey, size, held_out, masks, background, augment, self.channels_
         )
         with _backend.spread(resolved.strategy):
             self._build()

@@ -11,11 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from dipy_ldm._backend import memory
-from dipy_ldm._backend.sharing import (
-    DRAWN_AT_ONCE,
-    StoppableModel,
-    batch_specs,
-)
+from dipy_ldm._backend.sharing import DRAWN_AT_ONCE, StoppableModel, batch_specs
 from dipy_ldm._utils import cluster
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.types import Batches

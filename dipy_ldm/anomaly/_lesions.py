@@ -15,12 +15,7 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from dipy_ldm._utils.types import Batches
-from dipy_ldm.data._batches import (
-    examples_of,
-    read_windows,
-    scaled_to,
-    stream_of,
-)
+from dipy_ldm.data._batches import examples_of, read_windows, scaled_to, stream_of
 
 # Pixels or voxels along the mean axis of a lesion, of which each may be longer or
 # shorter by a share, and how wide its edge is. So many are small that in all sizes
@@ -136,10 +131,7 @@ def lesion_batches(
 
 
 def deform(
-    window: np.ndarray,
-    size: tuple[int, ...],
-    by: float,
-    stream: np.random.Generator,
+    window: np.ndarray, size: tuple[int, ...], by: float, stream: np.random.Generator
 ) -> np.ndarray:
     """Deform a window smoothly, as if it were of another brain.
 

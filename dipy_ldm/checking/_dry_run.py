@@ -11,15 +11,7 @@ import numpy as np
 
 from dipy_ldm import VQVAE, LatentDiffusion, plots
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.checking._findings import (
-    Finding,
-    Picture,
-    amber,
-    flat,
-    green,
-    grey,
-    red,
-)
+from dipy_ldm.checking._findings import Finding, Picture, amber, flat, green, grey, red
 from dipy_ldm.data._grid import Grid, conform
 from dipy_ldm.denoiser._training import guide_steps
 from dipy_ldm.training import ResolvedOptions

@@ -15,13 +15,7 @@ import numpy as np
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.progress import log_filter, tqdm
 from dipy_ldm._utils.values import counted, listed
-from dipy_ldm.checking._findings import (
-    Finding,
-    amber,
-    green,
-    grey,
-    red,
-)
+from dipy_ldm.checking._findings import Finding, amber, green, grey, red
 from dipy_ldm.data._gradients import Gradients, describe
 from dipy_ldm.data._grid import bounding_box, choose_grid
 from dipy_ldm.data._nifti import VolumeInfo, read_headers
@@ -260,8 +254,7 @@ def check_axes(headers: Sequence[Header]) -> Finding:
 def too_few(title: str, n: int, least: int) -> Finding:
     """Return a grey finding: too few volumes to compare."""
     return grey(
-        title,
-        f"Not looked at: of {n} images, too few to compare ({least} are needed).",
+        title, f"Not looked at: of {n} images, too few to compare ({least} are needed)."
     )
 
 

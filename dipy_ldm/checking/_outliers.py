@@ -12,13 +12,7 @@ from scipy.ndimage import gaussian_filter
 from dipy_ldm._utils.progress import tqdm
 from dipy_ldm._utils.values import counted, listed
 from dipy_ldm.checking import _similarity as likeness
-from dipy_ldm.checking._findings import (
-    Finding,
-    amber,
-    gallery,
-    green,
-    robust_scores,
-)
+from dipy_ldm.checking._findings import Finding, amber, gallery, green, robust_scores
 from dipy_ldm.checking._headers import Material, too_few
 from dipy_ldm.checking._similarity import MIN_VOLUMES
 from dipy_ldm.data.channels import columns_of

@@ -96,10 +96,7 @@ class Volumes(_Fields):
         return find_subjects(self.files, self.listed)
 
     def conditions(
-        self,
-        *names: str,
-        table: Any = None,
-        coarsen: Mapping[str, float] | None = None,
+        self, *names: str, table: Any = None, coarsen: Mapping[str, float] | None = None
     ) -> Table:
         """Read conditions of the volumes from tables, in the order of the images.
 

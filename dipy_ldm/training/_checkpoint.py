@@ -177,11 +177,7 @@ class TrainingRecord(keras.callbacks.Callback):
         ]
         tensors = {name: ops.convert_to_numpy(v) for name, v in variables}
         tensors |= self.best.tensors
-        document = {
-            "settings": self.settings,
-            "steps": done,
-            "history": self.history,
-        }
+        document = {"settings": self.settings, "steps": done, "history": self.history}
         if _backend.is_chief():
             what = "checkpoint", tensors, document, _serialization.before(self.path)
             _serialization.save(self.path, *what)

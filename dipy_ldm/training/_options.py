@@ -164,10 +164,7 @@ class ResolvedOptions(NamedTuple):
 
 
 def resolve(
-    stage: str,
-    rank: int,
-    options: Mapping[str, Any],
-    *checkpoints: str | Path | None,
+    stage: str, rank: int, options: Mapping[str, Any], *checkpoints: str | Path | None
 ) -> ResolvedOptions:
     """Resolve length, learning rate, devices and precision of a training.
 

@@ -141,10 +141,7 @@ class Samples(NamedTuple):
                 list_participants(self.dataset, self.described)
 
     def draw(
-        self,
-        images: np.ndarray,
-        captions: Sequence[str],
-        columns: int | None = None,
+        self, images: np.ndarray, captions: Sequence[str], columns: int | None = None
     ) -> None:
         """Draw the first of the samples, with what was asked for below each.
 

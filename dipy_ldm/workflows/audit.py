@@ -14,11 +14,7 @@ from dipy_ldm.workflows._evaluation_images import (
     refuse_unnamed,
 )
 from dipy_ldm.workflows._options import gather, share_descriptions
-from dipy_ldm.workflows._outputs import (
-    LDMFlow,
-    json_and_page,
-    write_text,
-)
+from dipy_ldm.workflows._outputs import LDMFlow, json_and_page, write_text
 from dipy_ldm.workflows._sources import SourceInputs
 
 

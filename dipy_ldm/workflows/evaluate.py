@@ -10,11 +10,7 @@ from dipy_ldm.data._gradients import makes_series
 from dipy_ldm.data._sidecars import provenance
 from dipy_ldm.workflows import _launch as launch
 from dipy_ldm.workflows._config import finish
-from dipy_ldm.workflows._evaluation_images import (
-    read_for,
-    read_series,
-    reading_options,
-)
+from dipy_ldm.workflows._evaluation_images import read_for, read_series, reading_options
 from dipy_ldm.workflows._options import gather, share_descriptions
 from dipy_ldm.workflows._outputs import LDMFlow, json_and_page
 from dipy_ldm.workflows._sources import SourceInputs

@@ -24,12 +24,7 @@ from dipy_ldm.workflows._conditions import (
     read_requested_table,
 )
 from dipy_ldm.workflows._config import write_config
-from dipy_ldm.workflows._options import (
-    SAMPLERS,
-    STRATEGIES,
-    gather,
-    share_descriptions,
-)
+from dipy_ldm.workflows._options import SAMPLERS, STRATEGIES, gather, share_descriptions
 from dipy_ldm.workflows._outputs import (
     LDMFlow,
     number_noise,
@@ -202,10 +197,7 @@ class GenerateLDMFlow(LDMFlow):
         outputs = samples, sampling, facts, dtype, replacer
         job = _Job(model, numbers, sources, requested, *outputs)
         series = gradients and partial(
-            self._write_series,
-            gradients=gradients,
-            request=request,
-            document=document,
+            self._write_series, gradients=gradients, request=request, document=document
         )
         self._write(
             job, series or (self._write_volumes if is_volume else self._write_images)

@@ -166,12 +166,7 @@ def _outputs(name, n_samples):
     if n_samples == 1:
         return [name, mask]
     samples = [further_output(name, f"-{i:04d}") for i in range(n_samples)]
-    return [
-        *samples,
-        further_output(name, "_mean"),
-        further_output(name, "_std"),
-        mask,
-    ]
+    return [*samples, further_output(name, "_mean"), further_output(name, "_std"), mask]
 
 
 def _write(part, scan, samples, facts):

@@ -363,9 +363,7 @@ class TrainLDMFlow(LDMFlow):
         if resume and resumable:
             return
         refuse_overwriting(
-            self,
-            self.checkpoints,
-            "add --resume to go on, or --force to start afresh",
+            self, self.checkpoints, "add --resume to go on, or --force to start afresh"
         )
         refuse_overwriting(self, paths)
 
@@ -434,9 +432,7 @@ def _load(planned, strategy, chief, options):
 
     with _backend.chief_first(strategy):
         data = planned.load(
-            cache_dir=options.cache_dir,
-            cache_limit=options.cache_limit,
-            verbose=chief,
+            cache_dir=options.cache_dir, cache_limit=options.cache_limit, verbose=chief
         )
         inputs.survey(data, chief)
     return data
