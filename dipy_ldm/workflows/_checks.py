@@ -1,6 +1,6 @@
 """What ``dipy_train_ldm --check`` checks, in which order, and how it reports it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import json
 import logging
 from pathlib import Path
@@ -14,7 +14,7 @@ from dipy_ldm import __version__, _backend, _presets
 from dipy_ldm._conditions import learn
 from dipy_ldm._utils.checks import InputError, choose
 from dipy_ldm.checking import _dry_run as dry_run, _findings as report, _plan as plans
-from dipy_ldm.checking._findings import Finding, amber, green, grey, refused, worst
+from dipy_ldm.checking._findings import amber, green, grey, refused, worst
 from dipy_ldm.checking._headers import Material, read_volumes
 from dipy_ldm.checking._outliers import check_channels, check_images
 from dipy_ldm.data._cohort import Cohort, split
@@ -34,7 +34,6 @@ from dipy_ldm.workflows._outputs import write_page
 logger = logging.getLogger(__name__)
 
 _TRIALS = "time", "overfitting"
-_Sections = dict[str, list[Finding]]
 
 
 def start(options: SimpleNamespace) -> Any:
@@ -135,9 +134,7 @@ def _of_covariates(covariates):
     return [green("conditions", summarise(covariates)), unique]
 
 
-def _try_out(
-    material: Material | None, options: SimpleNamespace, strategy: object
-) -> _Sections:
+def _try_out(material, options, strategy):
     """Check what the training would be, and try it."""
     if material is None:
         why = "Not checked: there is no file to train on."
@@ -190,11 +187,7 @@ def _not_tried(why):
     return [grey(title, f"Not tried: {why}.") for title in _TRIALS]
 
 
-def _write(
-    outputs: Sequence[Path],
-    options: SimpleNamespace,
-    sections: Mapping[str, Sequence[Finding]],
-) -> str:
+def _write(outputs, options, sections):
     """Write both files, and return in a sentence what must be fixed."""
     every = [finding for findings in sections.values() for finding in findings]
     bad = [finding.title for finding in every if finding.state == "red"]

@@ -245,24 +245,19 @@ def refuse_unnamed(source_files: Sequence[str] | None, *groups: Sequence[str]) -
             )
 
 
-def reference_document(path: Path, reference: str | Path | None) -> dict | None:
-    """Read and check the document of a reference model, before images are read."""
+def reference_document(
+    path: Path, document: dict, reference: str | Path | None
+) -> dict | None:
+    """Read the document of a reference model, whose losses can stand beside others."""
     if reference is None:
         return None
-    other = _serialization.find(reference)
-    document = _serialization.read_document(other, "latent_diffusion")
-    if fingerprint(other) == fingerprint(path):
+    file = _serialization.find(reference)
+    other = _serialization.read_document(file, "latent_diffusion")
+    if fingerprint(file) == fingerprint(path):
         raise InputError(
             "`reference` is the audited model itself; give one that was trained on "
             "others."
         )
-    check_reference(_serialization.read_document(path, "latent_diffusion"), document)
-    # Conditions are of no use to it.
-    return document | {"conditions": {}}
-
-
-def check_reference(document: dict, other: dict) -> None:
-    """Refuse a reference whose losses can't stand beside those of a model."""
     if other["source"] is not None or document["source"] is not None:
         raise InputError(
             "a model conditioned on source images can't be compared with a reference; "
@@ -274,6 +269,8 @@ def check_reference(document: dict, other: dict) -> None:
             f"the model is of {kinds[0]}, and the reference of {kinds[1]}; give as "
             "`reference` a model of images like those that it learnt from."
         )
+    # Conditions are of no use to it.
+    return other | {"conditions": {}}
 
 
 def _kind(document):

@@ -116,7 +116,13 @@ def _read_images(input_files, conditions, steps):
         images, labels = load_mnist("train")
         if steps:
             raise InputError("`coarsen` is for numbers; leave it out for labels.")
-        return Cohort(images, conditions=_choose(conditions, {ALONE: labels.tolist()}))
+        if unknown := [name for name in conditions if name != ALONE]:
+            raise InputError(
+                f"unknown condition {unknown[0]!r} of these images; choose one of "
+                f"{ALONE}."
+            )
+        values = {ALONE: labels.tolist()} if conditions else None
+        return Cohort(images, conditions=values)
     images, files = read_images(input_files)
     # Without a name, each image of an array is of a subject of its own.
     subjects = [
@@ -125,14 +131,6 @@ def _read_images(input_files, conditions, steps):
     ]
     data = Cohort(images, subjects=subjects)
     return _add_conditions(data, conditions, files, {}, steps)
-
-
-def _choose(names, available):
-    """Choose conditions by their names; None if there are no names."""
-    if unknown := [name for name in names if name not in available]:
-        cure = f"choose one of {', '.join(available)}" if available else "leave it out"
-        raise InputError(f"unknown condition {unknown[0]!r} of these images; {cure}.")
-    return {name: available[name] for name in names} or None
 
 
 def _add_conditions(data, names, files, listed, steps):

@@ -14,7 +14,6 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import listed
 from dipy_ldm.data._paths import rows_of_lists
 from dipy_ldm.data._tables import as_number
-from dipy_ldm.data.volumes import Volumes
 from dipy_ldm.evaluation import (
     _audit_report as audit_page,
     _evaluation_report as summary,
@@ -23,7 +22,6 @@ from dipy_ldm.evaluation import (
 from dipy_ldm.evaluation._copy_filter import CopyFilter, ReferenceSet, project_randomly
 from dipy_ldm.evaluation._html import report
 from dipy_ldm.evaluation._probe import measure_agreement
-from dipy_ldm.evaluation._tensors import compare_series
 from dipy_ldm.evaluation.audit import Audit, Reference, audit, in_pieces
 from dipy_ldm.evaluation.evaluate import Evaluation, as_json, evaluate, scaled
 from dipy_ldm.workflows import _launch as launch
@@ -53,45 +51,30 @@ def _short(value):
 
 
 def evaluate_images(
-    device: object,
     model: "LatentDiffusion",
     real: EvaluationImages,
     generated: EvaluationImages | None,
     options: SimpleNamespace,
     sampling: dict,
 ) -> Evaluation:
-    """Evaluate a model on a device, with progress bars."""
-    with spread(device):
-        evaluation = evaluate(
-            model,
-            real.images,
-            generated.images if generated else None,
-            n=options.n_samples,
-            conditions=real.conditions,
-            source=real.sources,
-            requested=generated.conditions if generated else None,
-            subjects=real.named,
-            classifier=options.classifier,
-            seed=options.seed,
-            verbose=True,
-            **sampling,
-        )
+    """Evaluate a model, with progress bars."""
+    evaluation = evaluate(
+        model,
+        real.images,
+        generated.images if generated else None,
+        n=options.n_samples,
+        conditions=real.conditions,
+        source=real.sources,
+        requested=generated.conditions if generated else None,
+        subjects=real.named,
+        classifier=options.classifier,
+        seed=options.seed,
+        verbose=True,
+        **sampling,
+    )
     notes = real.notes + (generated.notes if generated else [])
     evaluation.notes = notes + evaluation.notes
     return evaluation
-
-
-def evaluate_series(
-    device: object,
-    model: "LatentDiffusion",
-    real: Volumes,
-    generated: Volumes | None,
-    options: SimpleNamespace,
-    sampling: dict,
-) -> tuple[dict, dict[str, str]]:
-    """Compare diffusion series on a device; return metrics and pieces of a page."""
-    with spread(device):
-        return compare_series(model, real, generated, options.seed, sampling)
 
 
 def write_evaluation(
@@ -121,10 +104,9 @@ def _write(outputs, result, facts, figures, page):
 
 
 def write_series(
-    outputs: Sequence[Path], result: tuple[dict, dict[str, str]], facts: dict
+    outputs: Sequence[Path], figures: dict, pieces: dict[str, str], facts: dict
 ) -> None:
     """Write the metrics and the page of an evaluation of diffusion series."""
-    figures, pieces = result
     title = "Evaluation of diffusion series"
     page = report(title, (), about(facts), (), "series.html", **pieces)
     write_page(outputs, facts | {"Figures": as_json(figures)}, page)

@@ -23,6 +23,7 @@ from dipy_ldm._utils.values import parse_conditions
 from dipy_ldm.data._gradients import refuse_series
 from dipy_ldm.data._grid import Grid, restore
 from dipy_ldm.data._nifti import VolumeInfo, is_whole, write_changed
+from dipy_ldm.data._plan import pair_sources
 from dipy_ldm.data._scans import (
     check_channel_files,
     conform_channels,
@@ -62,7 +63,7 @@ from dipy_ldm.workflows._outputs import (
     refuse_overwriting,
     write_channel,
 )
-from dipy_ldm.workflows._sources import SourcePairs
+from dipy_ldm.workflows._sources import SourceInputs
 
 if TYPE_CHECKING:  # they take seconds to import
     from dipy_ldm.latent_diffusion import LatentDiffusion
@@ -113,17 +114,19 @@ class Task(NamedTuple):
 class Job(NamedTuple):
     """Volumes that a command processes with a model, as far as headers tell.
 
-    ``noise`` numbers the first noise of each volume, ``infos`` are the headers of good
-    ones, ``parts`` the channels of each, by the file of the first, ``bad`` a sentence
-    on each bad one; ``end`` is what all names of outputs end in, ``cluster`` shares the
-    work, and ``bids`` says whether outputs are a dataset.
+    ``source_of`` has the file of the source of each volume, ``noise`` numbers its first
+    noise, ``infos`` are the headers of good ones, ``parts`` the channels of each, by
+    the file of the first, ``bad`` a sentence on each bad one; ``end`` is what all names
+    of outputs end in, ``cluster`` shares the work, and ``bids`` says whether outputs
+    are a dataset.
     """
 
     verb: str
     model_path: Path
     grid: Grid
     requested: RequestedConditions
-    pairs: SourcePairs
+    sources: SourceInputs | None
+    source_of: dict[Path, Path]
     noise: dict[Path, int]
     infos: list[VolumeInfo]
     parts: dict[Path, list[Part]]
@@ -147,16 +150,17 @@ class Job(NamedTuple):
     def _own_facts(self, file, masks):
         inputs = [part.file for part in self.parts[file]]
         inputs += [] if masks is None else [masks[file]]
-        facts = {"Noise": self.noise[file], "Sources": self.pairs.names(*inputs)}
+        inputs += [self.source_of[file]] if self.sources else []
+        facts = {"Noise": self.noise[file], "Sources": list(map(str, inputs))}
         return facts | ({"SkullStripped": is_stripped(file)} if self.bids else {})
 
     def arguments(self, task: Task) -> dict[str, Any]:
         """Return the conditions, the source and the number of the noise of a volume."""
-        return {
-            "conditions": self.requested.subset(self.requested.numbers),
-            "first": task.facts["Noise"],
-            **self.pairs.arguments(task.file),
-        }
+        conditions = self.requested.subset(self.requested.numbers)
+        arguments = {"conditions": conditions, "first": task.facts["Noise"]}
+        if self.sources:
+            arguments["source"] = self.sources.read(self.source_of[task.file])
+        return arguments
 
 
 def prepare(
@@ -181,7 +185,8 @@ def prepare(
     choice = options.suffix, parse_filter(options.filter)
     sets = find_channel_files(options.input_files, channels, *choice)
     files = [own[0] for own in sets]
-    pairs = SourcePairs.of(document, files, options.source_files)
+    sources = SourceInputs.of(document, options.source_files)
+    source_of = pair_sources(files, sources.files) if sources else {}
     (end,) = output_paths(flow, files[0], options.out_dir, **name)
     outputs = _name_all(flow, options, sets, end, verb, outputs_of)
     end = end.parent / "code" / end.name if options.bids else end
@@ -204,10 +209,9 @@ def prepare(
         paths = (path for output in outputs for path in (output, sidecar(output)))
         cure = "add --resume to go on, or --force to overwrite"
         refuse_overwriting(flow, paths, cure)
-    noise = number_noise(files)
-    inputs = infos, parts, bad
+    inputs = sources, source_of, number_noise(files), infos, parts, bad
     where = end, cluster, bool(options.bids)
-    return Job(verb, path, grid, requested, pairs, noise, *inputs, *where)
+    return Job(verb, path, grid, requested, *inputs, *where)
 
 
 def _name_all(flow, options, sets, end, verb, outputs_of):

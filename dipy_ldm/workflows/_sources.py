@@ -11,7 +11,6 @@ from dipy_ldm._utils.cluster import Cluster
 from dipy_ldm.data._grid import Grid
 from dipy_ldm.data._nifti import check_headers
 from dipy_ldm.data._paths import choose_files, find_volumes
-from dipy_ldm.data._plan import pair_sources
 from dipy_ldm.data._preprocessing import conform_source
 from dipy_ldm.data._scans import refuse_other_channels
 from dipy_ldm.data._sources import Source, refuse_mismatch
@@ -59,32 +58,6 @@ class SourceInputs(NamedTuple):
         """
         several, labels = self.source.channels > 1, bool(self.source.labels)
         return conform_source(file, self.grid, several, labels)[None]
-
-
-class SourcePairs(NamedTuple):
-    """Volumes, and the source that each belongs to."""
-
-    sources: SourceInputs | None
-    source_of: dict[Path, Path]
-
-    @classmethod
-    def of(
-        cls, document: dict, files: list[Path], source_files: list[str] | None
-    ) -> Self:
-        """Find the source of each volume."""
-        sources = SourceInputs.of(document, source_files)
-        return cls(sources, pair_sources(files, sources.files) if sources else {})
-
-    def arguments(self, file: Path) -> dict[str, np.ndarray]:
-        """Read the source of a volume."""
-        return (
-            {"source": self.sources.read(self.source_of[file])} if self.sources else {}
-        )
-
-    def names(self, *files: Path) -> list[str]:
-        """Return the names of all source files."""
-        own = [self.source_of[files[0]]] if self.sources else []
-        return [str(file) for file in [*files, *own]]
 
 
 def pieces(

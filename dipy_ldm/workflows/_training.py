@@ -184,10 +184,7 @@ class Report:
 
     history_path: Path
     picture_path: Path
-    images: np.ndarray
-    affine: np.ndarray | None
-    sources: np.ndarray | None = None
-    channels: Sequence = ()
+    shown: Cohort
     trains_autoencoder: bool = True
     histories: dict[str, dict] = field(default_factory=dict)
     pairs: tuple | None = None
@@ -199,10 +196,10 @@ class Report:
 
     def __post_init__(self) -> None:
         """Choose what is shown: few volumes, and their sources."""
-        if self.affine is not None:
-            self.images = self.images[:4]
-        if self.sources is not None:
-            self.sources = self.sources[: len(self.images)]
+        n = 16 if self.shown.affine is None else 4
+        images, sources = self.shown.images[:n], self.shown.sources
+        sources = None if sources is None else sources[:n]
+        self.shown = self.shown._replace(images=images, sources=sources)
 
     def autoencoder(self, vqvae: "VQVAE") -> None:
         """Report on the first stage."""
@@ -240,18 +237,19 @@ class Report:
         }
 
     def _reconstruct(self, vqvae):
-        pair = self.images, vqvae.predict(self.images)
+        pair = self.shown.images, vqvae.predict(self.shown.images)
         self.pairs = tuple(map(self._flat, pair))
 
     def _sample(self, model):
-        n = 36 if self.affine is None else 4
-        n = n if self.sources is None else len(self.sources)
-        self.samples = self._flat(model.predict(n, source=self.sources, steps=10))
+        sources = self.shown.sources
+        n = 36 if self.shown.affine is None else 4
+        n = n if sources is None else len(sources)
+        self.samples = self._flat(model.predict(n, source=sources, steps=10))
 
     def _flat(self, images):
         from dipy_ldm import plots
 
-        return plots.pictures(images, self.affine, self.channels)
+        return plots.pictures(images, self.shown.affine, self.shown.channels)
 
     def _report(self, update):
         write_table(self.history_path, self.histories)

@@ -94,7 +94,7 @@ class AuditLDMFlow(LDMFlow):
         outputs = json_and_page(self, model_file, out_dir, ends, out_audit=out_audit)
         path = _serialization.find(model_file)
         document = _serialization.read_document(path, "latent_diffusion")
-        other_document = reference_document(path, reference)
+        other_document = reference_document(path, document, reference)
         images = _read(document, options, generated_files, source_files)
         other_images = other_document and _read(other_document, options)
         with launch.quiet_start():

@@ -1,7 +1,6 @@
 """The workflow behind ``dipy_evaluate_ldm``."""
 
 import time
-from typing import Any
 
 from dipy_ldm import _serialization
 from dipy_ldm._conditions import from_saved
@@ -78,13 +77,17 @@ class EvaluateLDMFlow(LDMFlow):
         """
         options = gather(locals())
         start = time.monotonic()
-        names = {"out_evaluation": out_evaluation}
-        outputs = json_and_page(self, model_file, out_dir, **names)
+        outputs = json_and_page(
+            self, model_file, out_dir, out_evaluation=out_evaluation
+        )
         path = _serialization.find(model_file)
         document = _serialization.read_document(path, "latent_diffusion")
         of_series = makes_series(from_saved(document["conditions"]))
-        images = (_read_series if of_series else _read_images)(document, options)
+        read = _read_series if of_series else _read_images
+        real, generated = read(document, options)
         with launch.quiet_start():
+            from dipy_ldm._backend import spread
+            from dipy_ldm.evaluation._tensors import compare_series
             from dipy_ldm.workflows import _reports as reports
 
         measured = reports.read_measurements(
@@ -92,14 +95,17 @@ class EvaluateLDMFlow(LDMFlow):
         )
         model, device = launch.load(path, devices, None)
         sampling = launch.choose_sampling(model, options)
-        evaluate: Any = (
-            reports.evaluate_series if of_series else reports.evaluate_images
-        )
-        result = evaluate(device, model, *images, options, sampling)
+        with spread(device):
+            if of_series:
+                series = compare_series(model, real, generated, seed, sampling)
+            else:
+                result = reports.evaluate_images(
+                    model, real, generated, options, sampling
+                )
         facts = _facts(path, options, sampling)
         facts["Seconds"] = round(time.monotonic() - start, 1)
         if of_series:
-            reports.write_series(outputs, result, facts)
+            reports.write_series(outputs, *series, facts)
         else:
             reports.write_evaluation(outputs, result, facts, measured)
         finish(self, outputs, options, **sampling)

@@ -312,15 +312,7 @@ class TrainLDMFlow(LDMFlow):
             )
             inputs.check_conditions(train)
             self._clear_checkpoints(options.resume, chief)
-            report = training.Report(
-                paths[1],
-                paths[2],
-                train.images[:16],
-                data.affine,
-                train.sources,
-                data.channels,
-                bool(recipe.of_vqvae),
-            )
+            report = training.Report(paths[1], paths[2], train, bool(recipe.of_vqvae))
             if chief:
                 write_config(self, paths[0], options, **sizes_used(settings, options))
             model = recipe.fit(

@@ -288,7 +288,7 @@ def test_evaluations_know_whose_real_images_are(monkeypatch, subjects, named):
     real = EvaluationImages(np.zeros((3, 8, 8, 1)), [], None, None, [], subjects)
     options = SimpleNamespace(n_samples=None, classifier=False, seed=0)
     with pytest.raises(InputError) as found:
-        judgement.evaluate_images(None, None, real, None, options, {})
+        judgement.evaluate_images(None, real, None, options, {})
     assert str(found.value) == str(named)
 
 

@@ -13,6 +13,7 @@ from scans import save
 
 from dipy_ldm import _serialization
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.data._grid import Grid
 from dipy_ldm.data._plan import pair_masks, pair_sources
 from dipy_ldm.data._preprocessing import conform_source
@@ -349,7 +350,8 @@ def test_pictures_of_a_training_are_of_sources(tmp_path):
 
     sources = np.random.default_rng(0).random((9, 6, 6, 6, 1))
     paths = tmp_path / "h.csv", tmp_path / "t.png"
-    shown = report.Report(*paths, sources[:5], np.eye(4), sources)
+    cohort = Cohort(sources, affine=np.eye(4), sources=sources)
+    shown = report.Report(*paths, cohort)
     shown._sample(Model())
     assert len(shown.samples) == 4
 

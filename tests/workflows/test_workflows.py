@@ -30,6 +30,7 @@ import pytest
 from dipy_ldm import LatentDiffusion, __version__, _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.files import claimed
+from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.data._sidecars import fingerprint
 from dipy_ldm.workflows import _training
 from dipy_ldm.workflows.train import TrainLDMFlow
@@ -61,7 +62,7 @@ def test_training_writes_model_history_and_picture(trained):
 
 
 def test_an_autoencoder_that_is_taken_as_it_is_has_no_curve(folder):
-    shown = _training.Report("a.csv", "a.png", np.zeros((1, 8, 8, 1)), None)
+    shown = _training.Report("a.csv", "a.png", Cohort(np.zeros((1, 8, 8, 1))))
     stage = SimpleNamespace(history_={"epoch": [1]}, detector_=None)
     model = SimpleNamespace(history_={"epoch": [2]}, vqvae=stage)
     shown._collect(model)
