@@ -22,10 +22,7 @@ N_HARMONICS = len(_ORDERS)
 
 
 def number_of_direction(direction: npt.ArrayLike) -> float:
-    """Return the number of the place on the half sphere that a vector points to.
-
-    Shapes: direction ``(3,)``, of any length but 0.
-    """
+    """Return the number of the place that a vector ``(3,)`` other than 0 points to."""
     x, y, z = np.asarray(direction, float) / np.linalg.norm(direction)
     # Of the equator, too, one half is the other.
     if (z, y, x) < (0, 0, 0):
@@ -36,11 +33,9 @@ def number_of_direction(direction: npt.ArrayLike) -> float:
 
 
 def harmonics(numbers: Tensor, ops: ModuleType = np) -> Tensor:
-    """Return the even real spherical harmonics of degrees 2 and 4 of directions.
+    """Return the even real spherical harmonics ``(n, 14)`` of directions ``(n,)``.
 
     Each has a mean square of 1 over the sphere. ``ops`` are those of numpy or Keras.
-
-    Shapes: numbers ``(n,)``, result ``(n, 14)``.
     """
     circle = ops.floor(numbers / _AZIMUTHS)
     polar = circle * (math.pi / 2 / (_POLAR - 1))

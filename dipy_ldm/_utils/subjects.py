@@ -11,10 +11,7 @@ from dipy_ldm._utils.values import is_many, listed, values_of
 
 
 def number_subjects(subjects: Any, n: int, name: str = "subjects") -> np.ndarray:
-    """Return the number of each image's subject.
-
-    Shapes: result ``(n,)``.
-    """
+    """Return the number of each image's subject, ``(n,)``."""
     if subjects is None:
         return np.arange(n)
     names = values_of(name, subjects) if is_many(subjects) else []
@@ -57,10 +54,7 @@ def fingerprint(subjects: np.ndarray) -> str | None:
 
 
 def blocks(subjects: np.ndarray) -> list[np.ndarray]:
-    """Gather the images of each subject.
-
-    Shapes: subjects ``(n,)``, result ``(subjects, images of each)``.
-    """
+    """Gather the images of each subject, as arrays ``(subjects, images of each)``."""
     _, groups, counts = np.unique(subjects, return_inverse=True, return_counts=True)
     order = np.argsort(groups, kind="stable")
     sizes = counts[groups[order]]

@@ -168,20 +168,14 @@ _MIN_PIXELS = 90
 
 
 def flat(images: np.ndarray, affine: np.ndarray | None) -> np.ndarray:
-    """Make pictures of images: volumes are cut through their middle.
-
-    Shapes: images ``(n, *space, channels)``, result ``(n, h, w, channels)``.
-    """
+    """Make pictures ``(n, h, w, channels)`` of images, of volumes middle planes."""
     images = plots.pictures(np.asarray(images, "float32"), affine)
     times = max(1, round(_MIN_PIXELS / images.shape[1]))
     return images.repeat(times, axis=1).repeat(times, axis=2)
 
 
 def gallery(images: np.ndarray, affine: np.ndarray | None, usual: int) -> Callable:
-    """Return what shows images by their numbers, and a usual one as the last.
-
-    Shapes: images ``(n, *space, channels)``.
-    """
+    """Return what shows some of ``(n, *space, channels)``, and a usual one last."""
 
     def show(numbers, caption):
         chosen = np.stack([images[i] for i in [*numbers, usual]])

@@ -59,10 +59,7 @@ _OF_SHAPE = {
 
 
 def measure_brightness(images: np.ndarray) -> Brightness:
-    """Measure the brightness of every image.
-
-    Shapes: images ``(n, *space, channels)``.
-    """
+    """Measure the brightness of every image of ``(n, *space, channels)``."""
     # Volumes have been brought to [0, 1].
     ends = (0, 1) if images.ndim == 5 else (images.min(), images.max())
     low, high = map(np.float32, ends)
@@ -114,10 +111,7 @@ def check_intensities(
 
 
 def measure_shape(small: np.ndarray) -> np.ndarray:
-    """Measure size and extent of what volumes show.
-
-    Shapes: result ``(n, 5)``.
-    """
+    """Measure size and extent of what volumes show, ``(n, 5)``."""
     median = np.median(small, axis=0)
     # Otsu's threshold parts what is shown from the background.
     inside = small > (otsu(median) if np.ptp(median) > 0 else 0.5)
@@ -212,10 +206,7 @@ def _used(most):
 
 
 def check_equal_images(images: np.ndarray, names: Sequence[str]) -> Finding:
-    """Find images that occur twice, to the bit.
-
-    Shapes: images ``(n, *space, channels)``.
-    """
+    """Find images ``(n, *space, channels)`` that occur twice, to the bit."""
     first: dict[bytes, int] = {}
     duplicates = []
     for i, image in enumerate(images):

@@ -92,10 +92,7 @@ def check_memory(
     shape: tuple[int, ...],
     patch: int | Sequence[int] | None,
 ) -> Finding:
-    """Compare needed with free memory for both stages.
-
-    Shapes: shape ``(n, *space, channels)``.
-    """
+    """Compare needed with free memory for both stages of ``(n, *space, channels)``."""
     parameters = recipe.vqvae._parameters(len(shape) - 2)
     architecture = recipe.model._architecture(shape)
     needed = {

@@ -67,10 +67,7 @@ VIEWS = [View(p, f) for p in permutations(range(3)) for f in product((1, -1), re
 
 
 def centred_cubes(images: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """Make volumes small, each centred on its content.
-
-    Shapes: images ``(n, x, y, z, channels)``, result ``(n, side, side, side)``.
-    """
+    """Make volumes small, ``(n, side, side, side)``, each centred on its content."""
     extents = np.abs(np.diag(affine)[:3]) * images.shape[1:4]
     width = max(extents.max() / _SIDE, np.abs(np.diag(affine)[:3]).min())
     side = int(np.ceil(extents.max() / width))
@@ -86,10 +83,7 @@ def _cube(image, affine, width, side):
 
 
 def unit_vectors(arrays: np.ndarray) -> np.ndarray:
-    """Make vectors of length 1 and mean 0, whose products are correlations.
-
-    Shapes: arrays ``(n, *shape)``, result ``(n, voxels)``.
-    """
+    """Make vectors ``(n, voxels)`` of length 1, mean 0: products are correlations."""
     rows = arrays.reshape(len(arrays), -1).astype("float32")
     rows = rows - rows.mean(axis=1, keepdims=True)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
@@ -97,18 +91,12 @@ def unit_vectors(arrays: np.ndarray) -> np.ndarray:
 
 
 def likeness_to_median(small: np.ndarray) -> np.ndarray:
-    """Correlate cubes with their median.
-
-    Shapes: small ``(n, side, side, side)``, result ``(n,)``.
-    """
+    """Correlate cubes ``(n, side, side, side)`` with their median, ``(n,)``."""
     return unit_vectors(small) @ unit_vectors(np.median(small, axis=0)[None])[0]
 
 
 def compare_views(small: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Compare cubes with their median, turned in all 48 ways.
-
-    Shapes: margins and best views ``(n,)``.
-    """
+    """Compare cubes with their median in 48 views: margins and best ones, ``(n,)``."""
     median = np.median(small, axis=0)
     views = unit_vectors(np.stack([view.of(median) for view in VIEWS]))
     correlations = unit_vectors(small) @ views.T

@@ -64,10 +64,7 @@ def _with_edges(inside, axes, corner, size):
 
 
 def read_whole(images: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """Read images as one window each, from their first voxel on.
-
-    Shapes: images ``(n, *space, channels)``, result ``(n, *size, channels)``.
-    """
+    """Read images as one window ``(*size, channels)`` each, from the first voxel on."""
     corners = np.zeros((len(images), len(size)), int)
     return read_windows(images, range(len(images)), corners, size)
 

@@ -27,10 +27,7 @@ _MAX_SHARE_OUTSIDE, _MARGIN = 0.01, 0.25
 
 
 def as_array(images: npt.ArrayLike, rank: int | None = None) -> np.ndarray:
-    """Return images as an array, or raise why they are invalid.
-
-    Shapes: images ``(n, *space, channels)``.
-    """
+    """Return images ``(n, *space, channels)``, or raise why they are invalid."""
     images = np.asarray(images)
     # One dimension is refused: two-dimensional images without channels look like it.
     ranks = (2, 3) if rank is None else (rank,)
@@ -75,12 +72,10 @@ class Survey(NamedTuple):
 
 
 def survey(images: np.ndarray, name: str = "image", verbose: bool = False) -> Survey:
-    """Compute statistics of images, one image at a time.
+    """Compute statistics of images ``(n, *space, channels)``, one image at a time.
 
     What is found of volumes that are kept in the cache is kept beside them: they may
     be thousands, and training, resuming and every worker ask for it.
-
-    Shapes: images ``(n, *space, channels)``.
     """
     file = cache.name_beside(images, "survey")
     if file is not None:
@@ -145,10 +140,7 @@ def check_trainable(images: np.ndarray, name: str = "image") -> Survey:
 
 
 def check_finite(images: np.ndarray, numbers: Sequence[int]) -> np.ndarray:
-    """Refuse images that are not finite.
-
-    Shapes: images ``(n, *space, channels)``.
-    """
+    """Refuse images ``(n, *space, channels)`` that are not finite."""
     good = np.isfinite(images).all(tuple(range(1, images.ndim)))
     if not good.all():
         raise InputError(
@@ -164,10 +156,7 @@ def check_range(
     numbers: Sequence[int] | range,
     name: str = "image",
 ) -> np.ndarray:
-    """Refuse images on another intensity scale than the training images.
-
-    Shapes: images ``(n, *space, channels)``.
-    """
+    """Refuse ``(n, *space, channels)`` on another scale than the training images."""
     low, high = bounds
     margin = _MARGIN * (high - low or 1)
     outside = (images < low - margin) | (images > high + margin)
@@ -184,10 +173,7 @@ def check_range(
 
 
 def as_fitted(images: npt.ArrayLike, shape: tuple[int, ...], owner: str) -> np.ndarray:
-    """Return images as an array, if they are of the shape that something knows.
-
-    Shapes: images ``(n, *space, channels)``, shape ``(*space, channels)``.
-    """
+    """Return images as an array, if each has a known shape, ``(*space, channels)``."""
     images = as_array(images)
     if images.shape[1:] != tuple(shape):
         raise InputError(
@@ -198,10 +184,7 @@ def as_fitted(images: npt.ArrayLike, shape: tuple[int, ...], owner: str) -> np.n
 
 
 def check_channels(name: str, array: npt.ArrayLike, channels: int) -> None:
-    """Refuse arrays of other channels than an autoencoder knows.
-
-    Shapes: array ``(n, *space, channels)``.
-    """
+    """Refuse ``(n, *space, channels)`` of other channels than an autoencoder knows."""
     if np.shape(array)[-1:] != (channels,):
         raise InputError(
             f"{name} must have {channels} channels, along the last axis, not the shape "
@@ -212,10 +195,7 @@ def check_channels(name: str, array: npt.ArrayLike, channels: int) -> None:
 def check_latents(
     latents: npt.ArrayLike, shape: tuple[int, ...], space: tuple[int, ...]
 ) -> np.ndarray:
-    """Return latents as an array, or raise why they can't be decoded.
-
-    Shapes: latents ``(n, *shape)``.
-    """
+    """Return latents ``(n, *shape)``, or raise why they can't be decoded."""
     latents = np.asarray(latents)
     if len(latents) == 0 or latents.shape[1:] != shape:
         raise InputError(
@@ -229,10 +209,7 @@ def check_latents(
 
 
 def check_validation(images: npt.ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
-    """Return validation images as an array, or raise why they are invalid.
-
-    Shapes: images ``(n, *space, channels)``.
-    """
+    """Return held-out ``(n, *space, channels)``, or raise why they are invalid."""
     images = as_array(images, rank=len(shape) - 2)
     if images.shape[1:] != shape[1:]:
         raise InputError(
@@ -246,10 +223,7 @@ def check_validation(images: npt.ArrayLike, shape: tuple[int, ...]) -> np.ndarra
 def check_masks(
     masks: npt.ArrayLike | None, background: float, shape: tuple[int, ...]
 ) -> np.ndarray | None:
-    """Return masks with one channel, or raise why they are invalid.
-
-    Shapes: masks ``(n, *space)``, result ``(n, *space, 1)``.
-    """
+    """Return masks ``(n, *space, 1)``, or raise why ``(n, *space)`` are invalid."""
     check_shares(background=background)
     if masks is None:
         return None

@@ -107,10 +107,7 @@ def same_grid(
     shape_b: tuple[int, ...],
     affine_b: np.ndarray,
 ) -> bool:
-    """Return whether two grids have their voxels in the same places.
-
-    Shapes: shape_a, shape_b ``(x, y, z)``.
-    """
+    """Return whether grids ``(x, y, z)`` have their voxels in the same places."""
     if tuple(shape_a) != tuple(shape_b):
         return False
     difference = np.linalg.solve(affine_a, affine_b) - np.eye(4)
@@ -124,18 +121,12 @@ def is_within_a_voxel(shape: tuple[int, ...], affine: np.ndarray, grid: Grid) ->
 
 
 def conform(data: np.ndarray, affine: np.ndarray, grid: Grid) -> np.ndarray:
-    r"""Resample a volume to the grid.
-
-    Shapes: data ``(x, y, z, channels)``, result ``(*grid.shape, channels)``.
-    """
+    """Resample a volume ``(x, y, z, channels)`` to ``(*grid.shape, channels)``."""
     return _resample(data, affine, grid.shape, grid.affine)
 
 
 def conform_labels(data: np.ndarray, affine: np.ndarray, grid: Grid) -> np.ndarray:
-    """Resample a segmentation to the grid by nearest neighbours.
-
-    Shapes: data ``(x, y, z, channels)``, result ``(*grid.shape, channels)``.
-    """
+    """Resample labels ``(x, y, z, channels)`` to the grid by nearest neighbours."""
     return _resample(data, affine, grid.shape, grid.affine, _take_nearest)
 
 

@@ -55,10 +55,7 @@ class VolumeInfo(NamedTuple):
 def check_headers(
     files: Sequence[Path], channels: bool = False, skip_bad: bool = False
 ) -> tuple[list[VolumeInfo], dict[Path, str]]:
-    """Read the headers of all files, and report on all the bad ones at once.
-
-    Shapes: infos ``(x, y, z)``.
-    """
+    """Read the headers of all files, and report on all the bad ones at once."""
     infos, complaints = read_headers(files, channels)
     refuse_files(complaints, len(infos), skip_bad)
     warn_of_unoriented(infos)
@@ -257,10 +254,7 @@ DTYPES = {
 def read_volume(
     file: str | Path, channels: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Read a volume.
-
-    Shapes: data ``(x, y, z, channels)``.
-    """
+    """Read a volume ``(x, y, z, channels)`` and its affine."""
     data, affine = _read(file, channels)
     if data.min() == data.max():
         raise InputError(f"{file} is constant ({data.flat[0]:g}); leave it out.")
@@ -268,10 +262,7 @@ def read_volume(
 
 
 def read_mask(file: str | Path) -> np.ndarray:
-    """Read a mask.
-
-    Shapes: result ``(x, y, z, 1)``.
-    """
+    """Read a mask ``(x, y, z, 1)``."""
     data, _ = _read(file, channels=False)
     if data.min() < 0 or data.max() > 1:
         data = (data != 0).astype("float32")
@@ -288,10 +279,7 @@ def _read(file, channels):
 
 
 def read_each(info: VolumeInfo, volumes: Iterable[int]) -> Iterator[np.ndarray]:
-    """Read volumes of a series, one after the other: fastest in their order.
-
-    Shapes: result ``(x, y, z, 1)``.
-    """
+    """Read volumes ``(x, y, z, 1)`` of a series one by one: fastest in their order."""
     # A compressed file is read on from the volume before.
     proxy = nib.load(info.file, mmap=False, keep_file_open=True).dataobj
     for number in volumes:
@@ -433,10 +421,7 @@ def _writing(path, ready):
 def make_image(
     data: np.ndarray, affine: np.ndarray, dtype: np.dtype
 ) -> nib.Nifti1Image:
-    """Return a volume as an image, with values scaled to its type.
-
-    Shapes: data ``(x, y, z[, channels])``.
-    """
+    """Return a volume ``(x, y, z[, channels])`` as an image, scaled to its type."""
     if data.ndim == 4 and data.shape[3] == 1:
         data = data[..., 0]
     slope, intercept = _scaling(data, dtype)

@@ -34,13 +34,11 @@ class Intensities(NamedTuple):
 
 
 def measure_range(data: np.ndarray) -> Intensities:
-    """Find the robust range of a volume, channel by channel.
+    """Find the robust range of each channel of ``(x, y, z, channels)``.
 
     The highest value is the 99.5th percentile of all voxels that are not 0. The lowest
     is 0 unless more than a few of them are negative, as those of computed tomography
     are: then the 0.5th percentile.
-
-    Shapes: data ``(x, y, z, channels)``.
     """
     ranges = [_range(data[..., i]) for i in range(data.shape[-1])]
     low, high = np.array(ranges, "float32").T
@@ -58,22 +56,17 @@ def _range(channel):
 
 
 def scale_intensities(data: np.ndarray, intensities: Intensities) -> np.ndarray:
-    """Scale a volume's intensities to [0, 1], and clip them.
-
-    Shapes: data ``(x, y, z, channels)``.
-    """
+    """Scale intensities ``(x, y, z, channels)`` to [0, 1], and clip them."""
     low, high = intensities
     return np.clip((data - low) / (high - low), 0, 1).astype("float32", copy=False)
 
 
 def is_flattened(data: np.ndarray, scaled: np.ndarray) -> bool:
-    """Return whether a volume's contrast is lost by scaling it to [0, 1].
+    """Return whether ``(x, y, z, channels)`` lose their contrast by scaling to [0, 1].
 
     All its values are at the ends then, although they differ: they have a large offset,
     or a number far from all others marks missing voxels. A label, whose values do not
     differ, is not meant.
-
-    Shapes: data ``(x, y, z, channels)``.
     """
     channels = zip(np.moveaxis(data, -1, 0), np.moveaxis(scaled, -1, 0))
     return any(_is_flattened(*pair) for pair in channels)
@@ -90,10 +83,7 @@ def _is_flattened(channel, scaled):
 
 
 def unscale_intensities(data: np.ndarray, intensities: Intensities) -> np.ndarray:
-    """Scale intensities in [0, 1] back to a volume's own range.
-
-    Shapes: data ``(x, y, z, channels)``.
-    """
+    """Scale ``(x, y, z, channels)`` in [0, 1] back to a volume's own range."""
     low, high = intensities
     return (low + data * (high - low)).astype("float32", copy=False)
 
@@ -111,10 +101,7 @@ class Origin(NamedTuple):
 def conform_file(
     file: str | Path, grid: Grid, channels: bool = False
 ) -> tuple[np.ndarray, Origin]:
-    """Read a volume and bring it to a grid, and its intensities to [0, 1].
-
-    Shapes: image ``(*grid.shape, channels)``.
-    """
+    """Read a volume as ``(*grid.shape, channels)`` in [0, 1]."""
     data, affine = read_volume(file, channels)
     return conform_voxels(file, data, affine, grid)
 
@@ -165,20 +152,14 @@ def refuse_empty(file: str | Path, image: np.ndarray, grid: Grid) -> None:
 
 
 def restore_file(image: np.ndarray, origin: Origin) -> np.ndarray:
-    """Resample and scale an image on a grid back to its file's own.
-
-    Shapes: image ``(*grid.shape, channels)``, result ``(x, y, z, channels)``.
-    """
+    """Resample and scale ``(*grid.shape, channels)`` back to its file's own."""
     data = unscale_intensities(image, origin.intensities)
     shape = origin.data.shape[:3]
     return restore(data, origin.grid, origin.affine, shape, origin.data)
 
 
 def restore_spread(spread: np.ndarray, origin: Origin) -> np.ndarray:
-    """Resample and scale standard deviations on a grid back to their file's own.
-
-    Shapes: spread ``(*grid.shape, channels)``, result ``(x, y, z, channels)``.
-    """
+    """Bring deviations ``(*grid.shape, channels)`` back to their file's own."""
     low, high = origin.intensities
     shape = origin.data.shape[:3]
     return restore(spread * (high - low), origin.grid, origin.affine, shape, 0.0)
@@ -187,10 +168,7 @@ def restore_spread(spread: np.ndarray, origin: Origin) -> np.ndarray:
 def conform_source(
     file: str | Path, grid: Grid, channels: bool = False, labels: bool = False
 ) -> np.ndarray:
-    """Read a source and bring it to a grid.
-
-    Shapes: result ``(*grid.shape, channels)``.
-    """
+    """Read a source as ``(*grid.shape, channels)``."""
     if not labels:
         return conform_file(file, grid, channels)[0]
     data, affine = read_labels(file, channels, "leave `source_labels` out")
@@ -200,10 +178,7 @@ def conform_source(
 def read_labels(
     file: str | Path, channels: bool = False, cure: str = "name its channel otherwise"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Read a segmentation and its affine.
-
-    Shapes: data ``(x, y, z, channels)``.
-    """
+    """Read a segmentation ``(x, y, z, channels)`` and its affine."""
     data, affine = read_volume(file, channels)
     if (data != np.rint(data)).any():
         raise InputError(
@@ -216,10 +191,7 @@ def read_labels(
 def conform_task(
     task: Task, grid: Grid, labels: bool = False
 ) -> tuple[np.ndarray, ...]:
-    """Resample a volume, its mask and its source to a grid.
-
-    Shapes: result ``(*grid.shape, channels)``.
-    """
+    """Resample a volume, its mask and its source to ``(*grid.shape, channels)``."""
     info, mask, source, parts, gradients, _ = task
     if gradients is not None:
         return next(conform_series([task], grid))()

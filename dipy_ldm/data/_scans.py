@@ -147,10 +147,7 @@ def read_cohort(
 def read_scans(
     scans, grid: Grid | None, channels: Sequence[Channel]
 ) -> tuple[np.ndarray, list[list[Origin]]]:
-    """Bring scans to a model's grid; of two-dimensional images there is no origin.
-
-    Shapes: images ``(n, *space, columns)``.
-    """
+    """Read scans as ``(n, *space, columns)``, and of volumes the ways back."""
     with files_of(scans) as (files, folder):
         if grid is None:
             return load_images(files), []
@@ -167,10 +164,7 @@ def read_scans(
 def conform_channels(
     channels: Sequence[Channel], files: Sequence[Path], grid: Grid
 ) -> tuple[np.ndarray, list[Origin]]:
-    """Bring the files of all channels of a scan to a grid, and keep the ways back.
-
-    Shapes: image ``(*grid.shape, columns)``.
-    """
+    """Read all channels of a scan as ``(*grid.shape, columns)``, and the ways back."""
     pairs = zip(channels, files, strict=True)
     images, origins = zip(*(channel.read(file, grid) for channel, file in pairs))
     return np.concatenate(images, -1), list(origins)

@@ -50,10 +50,7 @@ def write_with_sidecar(
     facts: dict,
     intent: tuple[str, str] = ("none", ""),
 ) -> None:
-    """Write a volume and its sidecar.
-
-    Shapes: volume ``(x, y, z, channels)``.
-    """
+    """Write a volume ``(x, y, z, channels)`` and its sidecar."""
     with sidecar_first(path, facts) as ready:
         header_texts = describe(facts), comment(facts)
         write_volume(path, volume, affine, dtype, *header_texts, ready, intent)
@@ -124,10 +121,7 @@ class SyntheticImage(nib.Nifti1Image):
 def synthetic_image(
     volume: np.ndarray, affine: np.ndarray, facts: dict, dtype: str = "float32"
 ) -> SyntheticImage:
-    """Return a volume as an image that knows how it was made.
-
-    Shapes: volume ``(x, y, z, channels)``.
-    """
+    """Return ``(x, y, z, channels)`` as an image that knows how it was made."""
     image = make_image(volume, affine, np.dtype(dtype))
     synthetic = SyntheticImage(image.dataobj, image.affine, image.header)
     synthetic.facts = facts

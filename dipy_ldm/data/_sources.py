@@ -33,10 +33,7 @@ class Source(NamedTuple):
     fingerprint: str
 
     def scaled(self, images: np.ndarray) -> np.ndarray:
-        """Scale intensities to [0, 1], or map labels to indices.
-
-        Shapes: images ``(n, *space, channels)``.
-        """
+        """Scale ``(n, *space, channels)`` to [0, 1], or map labels to indices."""
         if not self.labels:
             low, high = map(np.float32, self.bounds)
             return np.clip((images - low) / (high - low), 0, 1).astype("float32")
@@ -47,10 +44,7 @@ class Source(NamedTuple):
 
 
 def learn(source: npt.ArrayLike | None, shape: tuple[int, ...]) -> Source | None:
-    """Learn channels, bounds or labels of source images.
-
-    Shapes: source ``(n, *space, channels)``.
-    """
+    """Learn channels, bounds or labels of sources ``(n, *space, channels)``."""
     if source is None:
         return None
     images = as_source(source, shape[1:-1])
@@ -67,10 +61,7 @@ def learn(source: npt.ArrayLike | None, shape: tuple[int, ...]) -> Source | None
 def as_source(
     source: npt.ArrayLike, space: tuple[int, ...], name: str = "source"
 ) -> np.ndarray:
-    """Return source images as an array, or raise why they are invalid.
-
-    Shapes: result ``(n, *space, channels)``.
-    """
+    """Return sources ``(n, *space, channels)``, or raise why they are invalid."""
     images = np.asarray(source)
     images = images[..., None] if images.ndim == len(space) + 1 else images
     if images.shape[1:-1] != tuple(space) or 0 in images.shape:
@@ -92,10 +83,7 @@ def check(
     name: str = "source",
     lenient: bool = False,
 ) -> np.ndarray | None:
-    """Refuse source images that are unlike the training sources.
-
-    Shapes: result ``(n, *space, channels)``.
-    """
+    """Return sources ``(n, *space, channels)``, or refuse those unlike trained ones."""
     refuse_mismatch(info, source, name)
     if info is None:
         return None
@@ -172,10 +160,7 @@ def _refuse_unknown(images, labels, name):
 
 
 class Sources(NamedTuple):
-    """Sources, as networks are given them.
-
-    Shapes: images ``(n, *space, channels)``.
-    """
+    """Sources ``(n, *space, channels)``, as networks are given them."""
 
     images: np.ndarray
     info: Source
@@ -187,10 +172,7 @@ class Sources(NamedTuple):
         return (*self.size, self.info.channels)
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        """Read some of them.
-
-        Shapes: numbers ``(n,)``, result ``(n, *size, channels)``.
-        """
+        """Read those of some numbers ``(n,)``, ``(n, *size, channels)``."""
         places = [max(0, int(number)) for number in rows]
         corners = np.zeros((len(places), len(self.size)), int)
         scaled = self.info.scaled(read_windows(self.images, places, corners, self.size))
@@ -199,20 +181,14 @@ class Sources(NamedTuple):
 
 
 class ConditioningInputs(NamedTuple):
-    """Network inputs of examples: encoded conditions and source images.
-
-    Shapes: table ``(n, conditions)``.
-    """
+    """Network inputs: encoded conditions ``(n, conditions)`` and source images."""
 
     table: np.ndarray
     sources: Sources | None = None
 
     @classmethod
     def of(cls, numbers: np.ndarray, sources: Sources | None) -> Self:
-        """Join conditions and sources.
-
-        Shapes: numbers ``(n, conditions)``.
-        """
+        """Join conditions ``(n, conditions)`` and sources."""
         if sources is None:
             return cls(numbers)
         n, count = len(numbers), len(sources.images)
@@ -239,10 +215,7 @@ def prepare_sources(
 
 
 def network_inputs(table: Any, read: Callable | None) -> tuple:
-    """Split a table of :class:`ConditioningInputs` into what networks are given.
-
-    Shapes: table ``(n, columns)``.
-    """
+    """Split a table of :class:`ConditioningInputs` into what networks are given."""
     conditions = table if read is None else table[:, :-1]
     parts = (conditions,) if conditions.shape[1] else ()
     return parts if read is None else (*parts, read(table[:, -1]))

@@ -98,10 +98,7 @@ class Channel:
         return conform_voxels(file, data, affine, grid)
 
     def read(self, file: Path, grid: Grid) -> tuple[np.ndarray, Origin]:
-        """Read a file as columns of 0 to 1 on a grid; return the way back, too.
-
-        Shapes: columns ``(*grid.shape, width)``.
-        """
+        """Read a file as columns ``(*grid.shape, width)``; return the way back, too."""
         images, origin = self.conform(file, *self.load(file), grid)
         refuse_empty(file, images, grid)
         return images, origin
@@ -674,10 +671,7 @@ def refuse_all_but_scans(channels: Sequence[Channel]) -> None:
 
 
 def harden(images: np.ndarray, channels: Sequence[Channel]) -> np.ndarray:
-    """Bring columns to what files of their channels can hold.
-
-    Shapes: images ``(..., columns)``.
-    """
+    """Bring ``(..., columns)`` to what files of their channels can hold."""
     if not channels:
         return images
     parts = [c.harden(images[..., columns]) for c, columns in columns_of(channels)]

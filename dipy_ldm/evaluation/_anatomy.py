@@ -21,10 +21,7 @@ _SMOOTHNESS, _STEPS = 0.1, 20
 
 
 def measure_anatomy(volumes: np.ndarray, affine: np.ndarray) -> dict[str, np.ndarray]:
-    """Measure each volume.
-
-    Shapes: volumes ``(n, x, y, z, channels)``, result ``(n,)``.
-    """
+    """Measure volumes ``(n, x, y, z, channels)``, each figure ``(n,)``."""
     inside = [foreground(volume) for volume in volumes]
     size = abs(np.linalg.det(np.asarray(affine)[:3, :3])) / 1000
     return {
@@ -37,21 +34,16 @@ def measure_anatomy(volumes: np.ndarray, affine: np.ndarray) -> dict[str, np.nda
 
 
 def foreground(volume: np.ndarray) -> np.ndarray:
-    """Find where a volume is not dark.
-
-    Shapes: volume ``(x, y, z, channels)``, result ``(x, y, z)``.
-    """
+    """Find where a volume ``(x, y, z, channels)`` is not dark, ``(x, y, z)``."""
     first = volume[..., 0]
     return first > _FOREGROUND_THRESHOLD * max(np.quantile(first, 0.99), 1e-6)
 
 
 def symmetry(volume: np.ndarray) -> float:
-    """Correlate a volume with its mirror image.
+    """Correlate a volume ``(x, y, z, channels)`` with its mirror image.
 
     About the plane in the middle of what is not dark: a head need not lie in the middle
     of its grid.
-
-    Shapes: volume ``(x, y, z, channels)``.
     """
     inside = foreground(volume).any((1, 2))
     if not inside.any():
@@ -64,12 +56,10 @@ def symmetry(volume: np.ndarray) -> float:
 
 
 def tissue_fractions(volumes: np.ndarray) -> np.ndarray:
-    """Divide the foreground of volumes into three tissues by their intensity.
+    """Divide the foreground of volumes into three tissues by intensity, ``(n, 3)``.
 
     By DIPY's ``TissueClassifierHMRF``, a hidden Markov random field
     :footcite:p:`Zhang2001`, of at most 16 volumes and at most 64³ voxels each.
-
-    Shapes: volumes ``(n, x, y, z, channels)``, result ``(n, 3)``.
     """
     fractions = [
         _fractions_of(shrunk(v[None], _MAX_TISSUE_VOXELS)[0])
@@ -150,10 +140,7 @@ def compare_anatomy(
     seed: int = 0,
     subjects: Sequence[np.ndarray | None] = (None, None),
 ) -> dict[str, Interval]:
-    """Measure the distance of measurements to those of real volumes.
-
-    Shapes: found, real ``(n,)``, subjects ``(n,)``.
-    """
+    """Measure the distance of measurements ``(n,)`` to those of real volumes."""
 
     def difference(x, y):
         return (x.mean() - y.mean()) / max(y.std(), 1e-12)

@@ -24,12 +24,10 @@ _PROJECTIONS, _SEED = 64, 20261126
 
 
 def project_randomly(rows: np.ndarray) -> np.ndarray:
-    """Return random projections of voxels, which keep distances but no image.
+    """Project voxels randomly to ``(n, 64)``, which keeps distances but no image.
 
     By the lemma of Johnson and Lindenstrauss distances of 64 sums are those of all
     voxels, but for a tenth or so.
-
-    Shapes: rows ``(n, voxels)``, result ``(n, 64)``.
     """
     size = rows.shape[1]
     if size <= _PROJECTIONS:
@@ -108,10 +106,7 @@ class CopyFilter(NamedTuple):
         )
 
     def copies(self, images: np.ndarray, vqvae: VQVAE) -> np.ndarray:
-        """Return which images are too near to a training image.
-
-        Shapes: images ``(n, *space, channels)``.
-        """
+        """Return which of ``(n, *space, channels)`` are near to a training image."""
         images = scaled(images, vqvae)
         near = self.invariant.has(self.projection.of(images))
         near |= self.voxels.has(project_randomly(voxels().compute(images)))
@@ -135,10 +130,7 @@ class CopyReplacer:
     def generate(
         self, generate: Callable[[list[int], int], np.ndarray], numbers: range
     ) -> tuple[np.ndarray, list[int]]:
-        """Generate some of the samples; return their numbers as well.
-
-        Shapes: images ``(n, *space, channels)``.
-        """
+        """Generate some ``(n, *space, channels)``; return their numbers as well."""
         places = list(range(len(numbers)))
         images, used = generate(places, numbers.start), list(numbers)
         while (bad := self.find(images[places])).size:

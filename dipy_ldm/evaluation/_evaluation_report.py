@@ -310,10 +310,7 @@ def _probed(name, probed):
 def agreement_part(
     name: str, requested: npt.ArrayLike, measured: npt.ArrayLike, agreement: Mapping
 ) -> str:
-    """Write the part of a page on requested and measured values.
-
-    Shapes: requested, measured ``(n,)``.
-    """
+    """Write the part of a page on requested and measured values ``(n,)``."""
     a, b = np.asarray(requested, float), np.asarray(measured, float)
     finite = np.isfinite(a) & np.isfinite(b)
     return page.part(

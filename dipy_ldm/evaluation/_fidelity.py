@@ -73,10 +73,7 @@ class Sets(NamedTuple):
 
 
 def compute_features(sets: Sets, features: Features) -> dict[str, np.ndarray]:
-    """Compute the features of all sets.
-
-    Shapes: result ``(n, features)``.
-    """
+    """Compute the features ``(n, features)`` of all sets."""
     reference = features.compute(sets.reference)
     feature_rows = {"reference": reference}
     feature_rows |= {name: features.compute(x) for name, x in sets.compared.items()}
@@ -106,10 +103,7 @@ def distances(
     seed: int = 0,
     subjects: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
 ) -> dict[str, Interval | None]:
-    """Measure how far samples are from real images, and how varied they are.
-
-    Shapes: real, fake ``(n, features)``, subjects ``(n,)``.
-    """
+    """Measure how far ``(n, features)`` are from real ones, and how varied they are."""
     if min(len(real), len(fake)) < MIN_IMAGES:
         raise InputError(
             f"give at least {MIN_IMAGES} images of each kind, not "
@@ -156,10 +150,7 @@ def measure_variety(sets: Sets, seed: int = 0) -> dict[str, Interval]:
 
 
 def pair_similarity(images: np.ndarray, seed: int = 0) -> Interval:
-    """Measure the mean multi-scale similarity of random pairs of a set.
-
-    Shapes: images ``(n, *space, channels)``.
-    """
+    """Measure the mean similarity of random pairs of ``(n, *space, channels)``."""
     order = np.random.default_rng(seed).permutation(len(images))
     # Round in a circle: nothing meets itself.
     pairs = list(zip(order, np.roll(order, 1), strict=True))[:_MAX_PAIRS]
@@ -226,10 +217,7 @@ def _textures(volumes):
 
 
 def interior(volume: np.ndarray) -> np.ndarray:
-    """Find the inside of a head, away from its rim.
-
-    Shapes: volume ``(x, y, z, channels)``, result ``(x, y, z)``.
-    """
+    """Find the inside ``(x, y, z)`` of a head, away from its rim."""
     blurred = ndimage.gaussian_filter(volume.mean(-1), 1.5)
     head = ndimage.binary_fill_holes(blurred > 0.3 * blurred.max())
     inside = ndimage.binary_erosion(head, iterations=3)

@@ -176,10 +176,7 @@ def number(value: float | None) -> str:
 
 
 def picture(image: np.ndarray, caption: str, scale: int = 1) -> str:
-    """Show a picture, which is a part of the page.
-
-    Shapes: image ``(height, width, channels)``.
-    """
+    """Show a picture ``(height, width, channels)``, which is a part of the page."""
     height, width = image.shape[:2]
     return (
         f'<figure><img src="{_data_uri(image)}" width="{width * scale}" '
@@ -219,10 +216,7 @@ def histograms(series: Mapping[str, npt.ArrayLike], label: str, bins: int = 30) 
 
 
 def scatter(x: npt.ArrayLike, y: npt.ArrayLike, label: str, y_label: str) -> str:
-    """Draw points, and the line where both are equal.
-
-    Shapes: x, y ``(n,)``.
-    """
+    """Draw points of x and y, ``(n,)``, and the line where both are equal."""
 
     def draw(axes):
         axes.scatter(x, y, s=14, color=_FIRST, alpha=0.6, linewidth=0)

@@ -26,10 +26,7 @@ class Projection(NamedTuple):
     directions: np.ndarray
 
     def of(self, images: np.ndarray) -> np.ndarray:
-        """Return features of images.
-
-        Shapes: images ``(n, *space, channels)``, result ``(n, 32)``.
-        """
+        """Return features ``(n, 32)`` of images ``(n, *space, channels)``."""
         return (describe(images) - self.mean) @ self.directions
 
 
@@ -40,10 +37,7 @@ def choose_images(n: int, seed: int = 0) -> list[int]:
 
 
 def small(images: np.ndarray) -> np.ndarray:
-    """Halve images until they are small enough to be changed many times.
-
-    Shapes: images ``(n, *space, channels)``.
-    """
+    """Halve ``(n, *space, channels)`` until they can be changed many times."""
     return _symmetrically(images, _MAX_CHANGED_VALUES)
 
 
@@ -69,15 +63,13 @@ def _without(image, axis, end):
 
 
 def fit_invariant_projection(images: np.ndarray, seed: int = 0) -> Projection:
-    """Fit directions that separate training images but not their copies.
+    """Fit directions that separate ``(n, *space, channels)`` but not their copies.
 
     A linear discriminant :footcite:p:`Fisher1936` with a class for each image: of the
     principal components of the images those directions are kept in which images differ
     most for how far copies of one differ, which were turned by up to 5 degrees, moved,
     blurred, noised and given another contrast. That a mirror image has the same
     features is by construction.
-
-    Shapes: images ``(n, *space, channels)``.
     """
     rng = np.random.default_rng(seed)
     descriptors = describe(images)
@@ -108,11 +100,9 @@ def invariant(projection: Projection) -> Features:
 
 
 def describe(images: np.ndarray) -> np.ndarray:
-    """Describe images so that mirror images are described alike.
+    """Describe images by ``(n, features)``, so that mirror images are described alike.
 
     By the mean of an image and its mirror image, and by the size of their difference.
-
-    Shapes: images ``(n, *space, channels)``, result ``(n, features)``.
     """
     normalized = _standard(_symmetrically(images, _MAX_VALUES))
     mirrored = np.flip(normalized, 2 if normalized.ndim == 4 else 1)
@@ -132,10 +122,7 @@ def _changed(images, rng):
 
 
 def change(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Change an image as a model's copy of it might be.
-
-    Shapes: image ``(*space, channels)``.
-    """
+    """Change an image ``(*space, channels)`` as a model's copy of it might be."""
     rank = image.ndim - 1
     turn = _rotation(rng.uniform(-_TURN, _TURN, 3 if rank == 3 else 1))
     middle = (np.array(image.shape[:-1]) - 1) / 2

@@ -68,10 +68,7 @@ class Search(NamedTuple):
 def search(
     features: Features, train: np.ndarray, held_out: np.ndarray, generated: np.ndarray
 ) -> Search:
-    """Find the nearest training image of each generated and each held-out one.
-
-    Shapes: train ``(n, features)``.
-    """
+    """Find the nearest training image of each other one, by ``(n, features)``."""
     check_counts(len(train), len(held_out), len(generated))
     apart = separation(train, held_out)
     return Search(
@@ -110,10 +107,7 @@ def separation(train: np.ndarray, held_out: np.ndarray) -> float:
 def neighbours(
     queries: np.ndarray, train: np.ndarray, apart: float, k: int = N_NEIGHBOURS
 ) -> Neighbours:
-    """Find nearest training images by their features.
-
-    Shapes: queries, train ``(n, features)``.
-    """
+    """Find nearest training images by their features, ``(n, features)``."""
     k = min(k, len(train))
     distances, rows = nearest_neighbours(queries, train, k)
     distinct = [_distinct(train[indices], apart) for indices in rows]
@@ -238,18 +232,12 @@ def fewest_detectable(n: int, n_held_out: int) -> int:
 
 
 def fingerprints(images: np.ndarray) -> np.ndarray:
-    """Return downsampled images, which survive types and rounding of files.
-
-    Shapes: images ``(n, *space, channels)``, result ``(n, blocks)``.
-    """
+    """Downsample images to ``(n, blocks)``, which survive types and rounding."""
     return shrunk(images, _MAX_FINGERPRINT_VALUES).reshape(len(images), -1)
 
 
 def duplicates(train: np.ndarray, held_out: np.ndarray) -> list[tuple[int, int]]:
-    """Find held-out images that are training images.
-
-    Shapes: train, held_out ``(n, blocks)``.
-    """
+    """Find held-out images that are training images, by ``(n, blocks)``."""
     distances, rows = nearest_neighbours(held_out, train, 1)
     same = distances[:, 0] < _MAX_DUPLICATE_DISTANCE * np.sqrt(train.shape[1])
     return [(int(i), int(rows[i, 0])) for i in np.flatnonzero(same)]
@@ -283,12 +271,10 @@ def denoising_losses(
     seed: int = 0,
     source: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Measure how well a model denoises each image at middle times.
+    """Measure how well a model denoises each image at middle times, ``(n,)``.
 
     The attack of :footcite:p:`Carlini2023` and :footcite:p:`Matsumoto2023`: what was
     memorised is denoised better.
-
-    Shapes: images ``(n, *space, channels)``, result ``(n,)``.
     """
     latents = model._scaled(model.vqvae_.encode(images))
     size = max(1, _BATCH_VALUES // latents[0].size)
@@ -312,10 +298,7 @@ def denoising_losses(
 def reconstruction_losses(
     model: LatentDiffusion, images: np.ndarray, *_: object
 ) -> np.ndarray:
-    """Measure how well the autoencoder reconstructs each image, without noise.
-
-    Shapes: images ``(n, *space, channels)``, result ``(n,)``.
-    """
+    """Measure how well the autoencoder reconstructs images, without noise, ``(n,)``."""
     return _means((model.vqvae_.predict(images) - images) ** 2)
 
 
@@ -326,10 +309,7 @@ def _means(values):
 def infer_membership(
     train: np.ndarray, held_out: np.ndarray, seed: int = 0
 ) -> Membership:
-    """Measure how well losses separate training images from others.
-
-    Shapes: train, held_out ``(n,)``.
-    """
+    """Measure how well losses ``(n,)`` separate training images from others."""
     at_least("the number of images of each kind", min(len(train), len(held_out)), 2)
     n_held_out = len(held_out)
     rank = max(_MIN_RANK, int(_FALSE_RATE * (n_held_out + 1)))
@@ -352,9 +332,6 @@ def infer_membership(
 
 
 def area_under_curve(train: np.ndarray, held_out: np.ndarray) -> float:
-    """Return the area under the curve of true by false positives.
-
-    Shapes: train, held_out ``(n,)``.
-    """
+    """Return the area under the curve of true by false positives, of ``(n,)``."""
     pairs = len(train) * len(held_out)
     return float(stats.mannwhitneyu(held_out, train).statistic) / pairs

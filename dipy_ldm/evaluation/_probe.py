@@ -66,10 +66,7 @@ def measure_agreement(
     seed: int = 0,
     subjects: np.ndarray | None = None,
 ) -> dict[str, Interval]:
-    """Measure the agreement of measured and requested values.
-
-    Shapes: subjects ``(n,)``.
-    """
+    """Measure the agreement of measured and requested values ``(n,)``."""
     a, b = np.asarray(requested, float), np.asarray(measured, float)
     finite = np.isfinite(a) & np.isfinite(b)
     whose = number_subjects(subjects, len(a))[finite]
@@ -104,10 +101,7 @@ def class_accuracy(
     predicted: Sequence[Any],
     subjects: np.ndarray | None = None,
 ) -> Interval:
-    """Return the share of samples whose predicted class was requested.
-
-    Shapes: subjects ``(n,)``.
-    """
+    """Return the share of samples ``(n,)`` whose predicted class was requested."""
     right = [str(a) == str(b) for a, b in zip(requested, predicted, strict=True)]
     n = len(right if subjects is None else np.unique(subjects))
     share = np.mean(right)
@@ -158,10 +152,7 @@ def probe(
     seed: int = 0,
     subjects: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> Probed:
-    """Fit a probe to real images, and predict a condition of other images.
-
-    Shapes: rows ``(n, features)``, subjects ``(n,)``.
-    """
+    """Fit a probe to real ``(n, features)``, and predict a condition of others."""
     places = {
         name: [i for i, value in enumerate(values) if value is not None]
         for name, values in labels.items()

@@ -112,10 +112,7 @@ def voxels() -> Features:
 
 
 def shrunk(images: np.ndarray, most: int) -> np.ndarray:
-    """Halve images until they have few enough numbers, or a side of 1 pixel.
-
-    Shapes: images ``(n, *space, channels)``, result ``(n, *smaller, channels)``.
-    """
+    """Halve ``(n, *space, channels)`` until numbers are few, or a side is 1 pixel."""
 
     def small(image):
         while image.size > most and min(image.shape[:-1]) > 1:
@@ -193,10 +190,7 @@ def build_classifier(recipe: dict) -> Any:
 
 
 def classify(images: np.ndarray) -> np.ndarray:
-    """Return the probability of each digit.
-
-    Shapes: images ``(n, 28, 28, 1)`` in [0, 1], result ``(n, 10)``.
-    """
+    """Return the probabilities ``(n, 10)`` of digits ``(n, 28, 28, 1)`` in [0, 1]."""
     return _apply(_digits(), images)[1]
 
 

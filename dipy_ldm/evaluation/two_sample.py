@@ -208,10 +208,7 @@ def as_shown(images: npt.ArrayLike) -> np.ndarray:
 
 
 def grey_levels(images: np.ndarray) -> np.ndarray:
-    """Return the share of each of 16 grey levels of images: nothing of their shapes.
-
-    Shapes: images ``(n, *space, channels)``, result ``(n, 16)``.
-    """
+    """Return the shares ``(n, 16)`` of 16 grey levels: nothing of shapes."""
     levels = np.right_shift(as_shown(images).reshape(len(images), -1), 4)
     return np.array([np.bincount(row, minlength=16) / row.size for row in levels])
 

@@ -160,10 +160,7 @@ def write_sample(
     facts: dict,
     channels: Sequence[Channel],
 ) -> None:
-    """Write a volume, and each of its named channels to a file of its own.
-
-    Shapes: volume ``(x, y, z, channels)``.
-    """
+    """Write ``(x, y, z, channels)``, each named channel to a file of its own."""
     channels = channels or (Unnamed(n=volume.shape[-1]),)
     for file, (channel, columns) in zip(files, columns_of(channels)):
         values = channel.restore(volume[..., columns])

@@ -43,17 +43,9 @@ from dipy_ldm.data.channels import (
     choose_channels,
     from_saved as channels_from,
 )
-from dipy_ldm.workflows import _launch as launch
+from dipy_ldm.workflows import _dataset as bids, _launch as launch
 from dipy_ldm.workflows._conditions import RequestedConditions
 from dipy_ldm.workflows._config import write_config
-from dipy_ldm.workflows._dataset import (
-    OF_SCANS,
-    begin_dataset,
-    ignored_names,
-    is_stripped,
-    place_in_dataset,
-    refuse_other_dataset,
-)
 from dipy_ldm.workflows._options import parse_channels, parse_filter
 from dipy_ldm.workflows._outputs import (
     bids_name,
@@ -152,7 +144,7 @@ class Job(NamedTuple):
         inputs += [] if masks is None else [masks[file]]
         inputs += [self.source_of[file]] if self.sources else []
         facts = {"Noise": self.noise[file], "Sources": list(map(str, inputs))}
-        return facts | ({"SkullStripped": is_stripped(file)} if self.bids else {})
+        return facts | ({"SkullStripped": bids.is_stripped(file)} if self.bids else {})
 
     def arguments(self, task: Task) -> dict[str, Any]:
         """Return the conditions, the source and the number of the noise of a volume."""
@@ -218,9 +210,9 @@ def _name_all(flow, options, sets, end, verb, outputs_of):
     """Name what is written of each file, perhaps in a dataset."""
     names = name_outputs([*chain(*sets)], end, verb, bids_name)
     if options.bids:
-        refuse_other_dataset(flow, end.parent)
+        bids.refuse_other_dataset(flow, end.parent)
         names = {
-            file: place_in_dataset(end.parent, file, name.name)
+            file: bids.place_in_dataset(end.parent, file, name.name)
             for file, name in names.items()
         }
     return {file: outputs_of(name) for file, name in names.items()}
@@ -267,8 +259,8 @@ def work(
 
     launch.keep_log(job.cluster, job.end)
     if options.bids:
-        ignored = ignored_names(tasks[0].channels)
-        begin_dataset(job.end.parents[1], ignored, **OF_SCANS)
+        ignored = bids.ignored_names(tasks[0].channels)
+        bids.begin_dataset(job.end.parents[1], ignored, **bids.OF_SCANS)
     remaining = _remaining(flow, tasks, job.verb) if options.resume else tasks
     quiet = not launch.is_first(job.cluster)
     rows: list[plots.Comparison] = []
@@ -430,10 +422,7 @@ def fill_in(
     n_samples: int,
     options: dict,
 ) -> list[np.ndarray]:
-    """Inpaint the hole of a volume, in all of its channels.
-
-    Shapes: each result ``(n_samples, voxels, channels)``.
-    """
+    """Inpaint the hole of each channel, ``(n_samples, voxels, channels)``."""
     image, unknown, origins = conformed(scans, grid)
     channels = [scan.channel for scan in scans]
     samples = []
@@ -451,10 +440,7 @@ def fill_in(
 def write_inpainted(
     path: Path, scan: MaskedScan, values: np.ndarray, facts: dict
 ) -> None:
-    """Write a volume with other values in its hole, and beside it how it was made.
-
-    Shapes: values ``(voxels, channels)``.
-    """
+    """Write a volume with ``(voxels, channels)`` in its hole, and how it was made."""
     channel = scan.channel
     if channel.dtype:
         # Its file may be of a type that has not all of its values.

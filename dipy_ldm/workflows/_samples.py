@@ -19,15 +19,8 @@ from dipy_ldm.data._paths import stem as stem_of, suffix as suffix_of
 from dipy_ldm.data._sidecars import sidecar
 from dipy_ldm.data._tables import as_text
 from dipy_ldm.data.channels import from_saved as channels_from
+from dipy_ldm.workflows import _dataset as bids
 from dipy_ldm.workflows._conditions import read_facts
-from dipy_ldm.workflows._dataset import (
-    OF_SCANS,
-    begin_dataset,
-    ignored_names,
-    place_in_dataset,
-    refuse_other_dataset,
-    write_json,
-)
 from dipy_ldm.workflows._outputs import further_output, name_outputs, write_text
 from dipy_ldm.workflows._sources import SourceInputs
 
@@ -86,9 +79,9 @@ class Samples(NamedTuple):
             raise InputError("channels have suffixes of their own; leave out `suffix`.")
         kinds = [(c.suffix or c.name.rpartition("-")[2], c.name) for c in channels]
         kinds = kinds or [(check_suffix(suffix, document.get("suffix")), "")]
-        refuse_other_dataset(flow, root)
+        bids.refuse_other_dataset(flow, root)
         conditions = from_saved(document["conditions"])
-        ignored = ignored_names(channels)
+        ignored = bids.ignored_names(channels)
         log = root / "code" / "samples"
         if sources is None:
             names = [[scan_path(root, i, *kind) for kind in kinds] for i in numbers]
@@ -129,8 +122,8 @@ class Samples(NamedTuple):
     def being_written(self) -> Iterator[None]:
         """Make the folders of the files and, in the end, write a dataset's table."""
         if self.dataset is not None:
-            about = {} if self.described is not None else OF_SCANS
-            begin_dataset(self.dataset, self.ignored, **about)
+            about = {} if self.described is not None else bids.OF_SCANS
+            bids.begin_dataset(self.dataset, self.ignored, **about)
         for folder in {file.parent for own in self.names for file in own}:
             make_folder(folder)
         try:
@@ -143,10 +136,7 @@ class Samples(NamedTuple):
     def draw(
         self, images: np.ndarray, captions: Sequence[str], columns: int | None = None
     ) -> None:
-        """Draw the first of the samples, with what was asked for below each.
-
-        Shapes: images ``(n, h, w, channels)``.
-        """
+        """Draw the first of ``(n, h, w, channels)``, with captions below."""
         if self.picture is not None:
             from dipy_ldm import plots
 
@@ -201,7 +191,7 @@ def source_path(
     if channel.startswith("desc-"):
         channel += end
     name = _named(entities, f"synthetic{end}", suffix, channel)
-    place = place_in_dataset(root, source, name).parent.parent
+    place = bids.place_in_dataset(root, source, name).parent.parent
     return place / _FOLDERS.get(suffix, "anat") / name
 
 
@@ -252,7 +242,7 @@ def list_participants(root: Path, described: Mapping[str, dict]) -> None:
         path = root / "participants.json"
         columns = json.loads(path.read_text("utf-8")) if path.is_file() else {}
         columns |= {_ID: {"Description": "Index of a synthetic sample; not a person."}}
-        write_json(path, columns | dict(described))
+        bids.write_json(path, columns | dict(described))
 
 
 def _samples(root):

@@ -81,10 +81,7 @@ class Series(NamedTuple):
         return own | self.gradients.conditions(self.affine, self.gradients.weighted)
 
     def fill(self, images: np.ndarray) -> np.ndarray:
-        """Put generated images between the volumes of b = 0, in the unit of these.
-
-        Shapes: images ``(weighted, *space, 1)``, result ``(*space, n)``.
-        """
+        """Put ``(weighted, *space, 1)`` between the b = 0, in the unit of these."""
         series = np.repeat(self.volume, len(self.gradients.bvals), -1)
         series[..., self.gradients.weighted] = self.scale * np.moveaxis(
             images[..., 0], 0, -1

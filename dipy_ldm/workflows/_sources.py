@@ -52,10 +52,7 @@ class SourceInputs(NamedTuple):
         return self._replace(own=launch.part_of(cluster, self.files))
 
     def read(self, file: Path) -> np.ndarray:
-        """Read a source, on the grid of the model.
-
-        Shapes: result ``(1, *space, channels)``.
-        """
+        """Read a source on the grid of the model, ``(1, *space, channels)``."""
         several, labels = self.source.channels > 1, bool(self.source.labels)
         return conform_source(file, self.grid, several, labels)[None]
 

@@ -142,8 +142,9 @@ def make(settings: Settings, strategy: object, options: SimpleNamespace) -> Reci
     return Recipe(vqvae, model, of_vqvae, of_model, of_detector)
 
 
-def begin_from(init: str | None, recipe: Recipe, options: SimpleNamespace) -> Recipe:
+def begin_from(recipe: Recipe, options: SimpleNamespace) -> Recipe:
     """Let both estimators begin from a model file, if there is one."""
+    init = options.init
     if init is None:
         return recipe
     from dipy_ldm import VQVAE, LatentDiffusion

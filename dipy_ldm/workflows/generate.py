@@ -302,7 +302,10 @@ class GenerateLDMFlow(LDMFlow):
         if job.replacer:
             facts["Refused"] = _count_refused(job)
         _log_refused(job)
-        _save(job.samples.names[0][0], facts, **arrays)
+        arrays |= {"synthetic": True, "description": json.dumps(facts)}
+        path = job.samples.names[0][0]
+        with replacing(path) as partial_path, open(partial_path, "wb") as file:
+            np.savez_compressed(file, **arrays)
         job.samples.draw(images, job.requested.captions(job.numbers))
 
 
@@ -404,10 +407,3 @@ def _part_of(cluster, numbers, sources):
         return launch.part_of(cluster, numbers), None
     sources = sources.part_of(cluster)
     return (numbers if sources.own else range(0)), sources
-
-
-def _save(path, facts, **arrays):
-    """Write arrays, and in the same file what volumes have beside them."""
-    arrays |= {"synthetic": True, "description": json.dumps(facts)}
-    with replacing(path) as partial, open(partial, "wb") as file:
-        np.savez_compressed(file, **arrays)

@@ -302,7 +302,7 @@ class TrainLDMFlow(LDMFlow):
         )
         strategy = _make_strategy(strategy, options.devices)
         recipe = training.make(settings, strategy, options)
-        recipe = training.begin_from(options.init, recipe, options)
+        recipe = training.begin_from(recipe, options)
         recipe.check(planned.shape, settings.patch, planned.source)
         chief = launch.is_first(cluster)
         with self._claim_outputs(paths, options.resume, chief):
