@@ -71,10 +71,7 @@ def _restored(result, channels, origins, facts):
 def bring_back(
     image: np.ndarray, channels: Sequence[Channel], origins: Sequence[Origin]
 ) -> list[np.ndarray]:
-    """Bring the channels of an image on a grid to the space of their files.
-
-    Shapes: image ``(*grid.shape, columns)``, each result ``(x, y, z, 1)``.
-    """
+    """Bring channels of ``(*grid.shape, columns)`` to the space of their files."""
     return [
         channel.bring_back(image[..., columns], origin)
         for (channel, columns), origin in zip(columns_of(channels), origins)
@@ -98,10 +95,7 @@ def as_images(
 def as_sample(
     image: np.ndarray, channels: Sequence[Channel], affine: np.ndarray, facts: dict
 ) -> Any:
-    """Return a generated image as an image of nibabel, or as one for each channel.
-
-    Shapes: image ``(*grid.shape, columns)``.
-    """
+    """Return ``(*grid.shape, columns)`` as an image of nibabel, or one a channel."""
     volumes = [c.restore(image[..., columns]) for c, columns in columns_of(channels)]
     return as_images(channels, volumes, [affine] * len(volumes), facts)
 
@@ -185,10 +179,7 @@ def read_masked(
 def conformed(
     scans: Sequence["MaskedScan"], grid: Grid
 ) -> tuple[np.ndarray, np.ndarray, list[Origin]]:
-    """Return all channels of a scan and their hole on a grid, and the ways back.
-
-    Shapes: image ``(*grid.shape, columns)``, hole ``grid.shape``.
-    """
+    """Return all channels of a scan and their hole on a grid, and the ways back."""
     images, origins = zip(*(scan.conformed(grid) for scan in scans))
     holes = [on_grid(scan.hole, scan.affine, grid) for scan in scans]
     return np.concatenate(images, -1), np.any(holes, 0), list(origins)
@@ -229,19 +220,13 @@ class MaskedScan(NamedTuple):
         return self.channel.conform(self.file, filled, self.affine, grid)
 
     def filled(self, values: npt.ArrayLike) -> np.ndarray:
-        """Return the volume with other values in its hole.
-
-        Shapes: values ``(voxels, channels)``.
-        """
+        """Return the volume with other ``(voxels, channels)`` in its hole."""
         volume = self.data.copy()
         volume[self.hole] = values
         return volume
 
     def blended(self, restored: np.ndarray) -> np.ndarray:
-        """Blend an inpainted volume into the hole.
-
-        Shapes: restored ``(x, y, z, channels)``.
-        """
+        """Blend an inpainted ``(x, y, z, channels)`` into the hole."""
         if not self.channel.continuous:
             return self.filled(restored[self.hole]).astype(restored.dtype)
         images = self.data[None], restored[None], self.hole[None]

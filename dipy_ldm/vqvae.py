@@ -599,10 +599,7 @@ def _read_held_out(images, shape, affine, channels):
 
 
 def refuse_other_images(own: tuple[int, ...], shape: tuple[int, ...]) -> None:
-    """Refuse images of other dimensions or channels than an autoencoder is for.
-
-    Shapes: both ``(*space, channels)``.
-    """
+    """Refuse ``(*space, channels)`` of other dimensions or channels than known ones."""
     if (len(own), own[-1]) != (len(shape), shape[-1]):
         raise InputError(
             f"the autoencoder is for images of {len(own) - 1} dimensions with "

@@ -43,20 +43,14 @@ _LEAST_SPREAD = 0.03
 
 
 class Atlas(NamedTuple):
-    """Mean and standard deviation of a cohort at each place.
-
-    Shapes: mean, spread ``(*space, channels)``.
-    """
+    """Mean and standard deviation ``(*space, channels)`` of a cohort."""
 
     mean: np.ndarray
     spread: np.ndarray
 
     @classmethod
     def learn(cls, images: np.ndarray, bounds: tuple[float, float]) -> Self:
-        """Compute it from images, one at a time.
-
-        Shapes: images ``(n, *space, channels)``.
-        """
+        """Compute it from ``(n, *space, channels)``, one image at a time."""
         total = np.zeros(images.shape[1:])
         squares = np.zeros(images.shape[1:])
         for image in images:
@@ -106,10 +100,7 @@ def lesion_batches(
     atlas: Atlas,
     bent: bool = True,
 ) -> Batches:
-    """Draw endless batches of windows with synthetic lesions.
-
-    Shapes: images ``(n, *space, channels)``.
-    """
+    """Draw endless batches of windows with synthetic lesions."""
     slack = np.maximum(np.subtract(images.shape[1:-1], size), 0)
     wider = tuple(length + 2 * _AROUND for length in size)
     by = _BENT_BY if bent else 0.0
@@ -133,10 +124,7 @@ def lesion_batches(
 def deform(
     window: np.ndarray, size: tuple[int, ...], by: float, stream: np.random.Generator
 ) -> np.ndarray:
-    """Deform a window smoothly, as if it were of another brain.
-
-    Shapes: window ``(*wider, channels)``, result ``(*size, channels)``.
-    """
+    """Deform a window ``(*wider, channels)`` smoothly, to ``(*size, channels)``."""
     from scipy.ndimage import map_coordinates
 
     rank = len(size)
@@ -164,10 +152,7 @@ def _splines(length):
 def add_lesions(
     window: np.ndarray, mask: np.ndarray, stream: np.random.Generator
 ) -> None:
-    """Add lesions to a window: ellipsoids that are brighter or darker.
-
-    Shapes: window ``(*size, channels)``.
-    """
+    """Add ellipsoids to ``(*size, channels)`` that are brighter or darker."""
     tissue = window.max(-1) > _TISSUE
     candidates = np.flatnonzero(tissue)
     if not len(candidates):
