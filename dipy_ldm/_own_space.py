@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.data._grid import Grid, conform, restore, same_grid
+from dipy_ldm.data._grid import Grid, conform, same_grid
 from dipy_ldm.data._nifti import read_header, read_mask
 from dipy_ldm.data._plan import find_masks, mask_complaint
 from dipy_ldm.data._preprocessing import Origin
@@ -60,10 +60,8 @@ def _restored(result, channels, origins, facts):
     facts = facts | {"Sources": [str(origin.file) for origin in origins]}
     affines = [origin.affine for origin in origins]
     if result.ndim == 3:
-        first = origins[0]
-        shape = first.data.shape[:3]
-        volume = restore(result[..., None], first.grid, first.affine, shape, 0.0)
-        return synthetic_image(volume, first.affine, facts)
+        volume = origins[0].restore(result[..., None], 0.0)
+        return synthetic_image(volume, affines[0], facts)
     volumes = bring_back(result, channels, origins)
     return as_images(channels, volumes, affines, facts)
 

@@ -97,6 +97,11 @@ class Origin(NamedTuple):
     grid: Grid
     intensities: Intensities
 
+    def restore(self, image: np.ndarray, outside: np.ndarray | float) -> np.ndarray:
+        """Resample ``(*grid.shape, channels)`` to the file's own grid."""
+        shape = self.data.shape[:3]
+        return restore(image, self.grid, self.affine, shape, outside)
+
 
 def conform_file(
     file: str | Path, grid: Grid, channels: bool = False
@@ -153,16 +158,13 @@ def refuse_empty(file: str | Path, image: np.ndarray, grid: Grid) -> None:
 
 def restore_file(image: np.ndarray, origin: Origin) -> np.ndarray:
     """Resample and scale ``(*grid.shape, channels)`` back to its file's own."""
-    data = unscale_intensities(image, origin.intensities)
-    shape = origin.data.shape[:3]
-    return restore(data, origin.grid, origin.affine, shape, origin.data)
+    return origin.restore(unscale_intensities(image, origin.intensities), origin.data)
 
 
 def restore_spread(spread: np.ndarray, origin: Origin) -> np.ndarray:
     """Bring deviations ``(*grid.shape, channels)`` back to their file's own."""
     low, high = origin.intensities
-    shape = origin.data.shape[:3]
-    return restore(spread * (high - low), origin.grid, origin.affine, shape, 0.0)
+    return origin.restore(spread * (high - low), 0.0)
 
 
 def conform_source(

@@ -18,7 +18,7 @@ import numpy as np
 
 from dipy_ldm._utils.checks import InputError, choose, plain
 from dipy_ldm._utils.values import listed
-from dipy_ldm.data._grid import Grid, conform, restore
+from dipy_ldm.data._grid import Grid, conform
 from dipy_ldm.data._nifti import read_volume, refuse_files
 from dipy_ldm.data._paths import suffix
 from dipy_ldm.data._preprocessing import (
@@ -150,11 +150,8 @@ class Channel:
     @property
     def ending(self) -> str:
         """How names of its files end: suffix, or entity and suffix."""
-        return (
-            self.name
-            if self.suffix in (None, self.name)
-            else (f"{self.name}_{self.suffix}")
-        )
+        is_suffix = self.suffix in (None, self.name)
+        return self.name if is_suffix else f"{self.name}_{self.suffix}"
 
     def facts(self) -> dict:
         """Describe it for the sidecar of a file."""
@@ -368,29 +365,19 @@ class Labels(Channel):
 
     def bring_back(self, images: np.ndarray, origin: Origin) -> np.ndarray:
         """Give each voxel of a file the label that takes the largest part of it."""
-        shape = origin.data.shape[:3]
         # Where the grid ends, labels stay as they were.
+        outside = ((origin.data == label).astype("float32") for label in self.labels)
         shares = (
-            (
-                i + 1,
-                restore(
-                    images[..., [i]],
-                    origin.grid,
-                    origin.affine,
-                    shape,
-                    (origin.data == label).astype("float32"),
-                )[..., 0],
-            )
-            for i, label in enumerate(self.labels)
+            (i + 1, origin.restore(images[..., [i]], own)[..., 0])
+            for i, own in enumerate(outside)
         )
-        return self._values(_largest(shares, shape))[..., None]
+        return self._values(_largest(shares, origin.data.shape[:3]))[..., None]
 
     def spread(self, repeated: np.ndarray, origin: Origin) -> np.ndarray:
         """Return the share of repetitions with another label than most."""
         mean = np.mean(repeated, 0)
         other = np.minimum(mean.sum(-1), 1 - mean.max(-1))[..., None]
-        shape = origin.data.shape[:3]
-        return restore(other, origin.grid, origin.affine, shape, 0.0)
+        return origin.restore(other, 0.0)
 
     def difference(self, before: np.ndarray, after: np.ndarray) -> np.ndarray:
         """Return where labels differ."""

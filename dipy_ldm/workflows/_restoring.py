@@ -21,7 +21,7 @@ from dipy_ldm._utils.cluster import Cluster
 from dipy_ldm._utils.progress import log_filter, tqdm
 from dipy_ldm._utils.values import parse_conditions
 from dipy_ldm.data._gradients import refuse_series
-from dipy_ldm.data._grid import Grid, restore
+from dipy_ldm.data._grid import Grid
 from dipy_ldm.data._nifti import VolumeInfo, is_whole, write_changed
 from dipy_ldm.data._plan import pair_sources
 from dipy_ldm.data._scans import (
@@ -403,7 +403,7 @@ def find_lesions(
     image, origins = conform_channels(channels, files, grid)
     likely = model.detect(image[None], tile=tile)[0, ..., None]
     data, affine = origins[0].data, origins[0].affine
-    lesions = restore(likely, grid, affine, data.shape[:3], 0.0)[..., 0] >= threshold
+    lesions = origins[0].restore(likely, 0.0)[..., 0] >= threshold
     if lesions.sum() > _MAX_LESION_SHARE * (data != 0).any(-1).sum():
         raise InputError(
             f"most of {files[0]} is detected as lesion; give a higher `threshold`, or "
