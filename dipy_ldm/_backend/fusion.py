@@ -39,8 +39,10 @@ def _traced(function, loop):
     return tf.function(function, autograph=False, jit_compile=loop)
 
 
-def _call_traced(function, loop, tensors):
-    """Call a function that is traced once for all tensors of the same shapes."""
+def _call(function, tensors, traced, loop):
+    """Call a function, traced once for all tensors of the same shapes if asked to."""
+    if not (traced and _on_processors()):
+        return function(*tensors)
     import tensorflow as tf
 
     # What variables are now: as such they would be kept with what is traced.
@@ -53,13 +55,7 @@ def fused(function: Callable) -> Callable:
     TensorFlow reads and writes whole tensors for each operation. XLA makes one loop of
     all, but is slow at sums over positions, which are to be taken outside.
     """
-
-    def apply(*tensors):
-        if FUSED_LOOPS and _on_processors():
-            return _call_traced(function, True, tensors)
-        return function(*tensors)
-
-    return apply
+    return lambda *tensors: _call(function, tensors, FUSED_LOOPS, loop=True)
 
 
 def cached_trace(function: Callable) -> Callable:
@@ -69,13 +65,7 @@ def cached_trace(function: Callable) -> Callable:
     networks do the same again and again. When it runs, it is as if each had been traced
     by itself.
     """
-
-    def apply(*tensors):
-        if CACHED_TRACES and _on_processors():
-            return _call_traced(function, False, tensors)
-        return function(*tensors)
-
-    return apply
+    return lambda *tensors: _call(function, tensors, CACHED_TRACES, loop=False)
 
 
 def sum_of_squares(x):

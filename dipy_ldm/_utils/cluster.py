@@ -285,8 +285,7 @@ def _say_missing(cluster, missing, limit):
     named = (f"worker {i} at {cluster.addresses[i]}" for i in sorted(missing))
     return (
         f"no answer within {limit} s from {', '.join(named)}; check that each was "
-        "started "
-        "and reaches the chief's port."
+        "started and reaches the chief's port."
     )
 
 

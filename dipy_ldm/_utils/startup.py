@@ -1,7 +1,7 @@
 """What is held back while TensorFlow is imported: its messages, Python's collector."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 import gc
 import os
 import sys
@@ -39,12 +39,9 @@ def quiet() -> Iterator[None]:
 
     It has lines about the processor and missing drivers that no setting silences.
     """
-    with _silence() if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "3" else nullcontext():
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "3":
         yield
-
-
-@contextmanager
-def _silence():
+        return
     sys.stderr.flush()
     stderr = os.dup(2)
     try:

@@ -121,7 +121,10 @@ def write_page(
     return html.page(
         "Before a long training",
         html.text(f"Looked at {listed(input_files, 3)}: {counts}."),
-        *map(_note, _bad(every)),
+        *(
+            html.note(f"{f.title}: {f.message} {f.cure}", _KINDS[f.state])
+            for f in _bad(every)
+        ),
         *(html.section(title, *map(_part, group)) for title, group in findings.items()),
     )
 
@@ -129,12 +132,6 @@ def write_page(
 def _bad(findings):
     """Return red findings, then amber ones."""
     return [f for state in STATES[:2] for f in findings if f.state == state]
-
-
-def _note(finding):
-    """Write a finding in one box, for the top of the page."""
-    sentences = f"{finding.title}: {finding.message} {finding.cure}"
-    return html.note(sentences, _KINDS[finding.state])
 
 
 def _part(finding):

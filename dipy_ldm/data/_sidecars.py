@@ -58,22 +58,15 @@ def write_with_sidecar(
 
 def describe(facts: dict) -> str:
     """Describe in short how an image was made, for its header."""
-    description = (
-        f"synthetic: dipy_ldm {__version__}, model {facts['ModelFingerprint'][:8]}"
-    )
-    if "Seed" in facts:
-        description += f", seed {facts['Seed']}"
-    if "Sample" in facts:
-        description += f", sample {facts['Sample']}"
-    if "Channel" in facts:
-        description += f", {facts['Channel']}"
-    return description
+    model = facts["ModelFingerprint"][:8]
+    parts = [f"synthetic: dipy_ldm {__version__}", f"model {model}"]
+    parts += [f"{n.lower()} {facts[n]}" for n in ("Seed", "Sample") if n in facts]
+    return ", ".join(parts + ([facts["Channel"]] if "Channel" in facts else []))
 
 
 def comment(facts: dict) -> str:
     """Describe conditions and sources of an image, for its header."""
-    entries = {name: facts.get(name) for name in ("Conditions", "Sources")}
-    entries = {name: value for name, value in entries.items() if value}
+    entries = {n: facts[n] for n in ("Conditions", "Sources") if facts.get(n)}
     return json.dumps(entries) if entries else ""
 
 

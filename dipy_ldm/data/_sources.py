@@ -143,19 +143,14 @@ def _distinct(image):
 
 def _check_values(images, info, name):
     """Refuse labels that were not learnt from, and intensities of another scale."""
-    if info.labels:
-        return _refuse_unknown(images, info.labels, name)
     # One by one: a mapped file may be larger than the memory.
     for number, image in enumerate(images):
-        check_range(image[None], info.bounds, [number], f"{name} image")
-
-
-def _refuse_unknown(images, labels, name):
-    for number, image in enumerate(images):
-        if unknown := sorted(_distinct(image) - set(labels)):
+        if not info.labels:
+            check_range(image[None], info.bounds, [number], f"{name} image")
+        elif unknown := sorted(_distinct(image) - set(info.labels)):
             raise InputError(
                 f"{name} {number} has the unknown label {unknown[0]:g}; the model "
-                f"knows {listed(map(str, labels))}."
+                f"knows {listed(map(str, info.labels))}."
             )
 
 

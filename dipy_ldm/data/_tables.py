@@ -174,13 +174,9 @@ def _separator(path, lines):
             return declared[1]
         # Names of columns seldom have the sign that is not between them.
         first = lines[0] if lines else ""
-        return max(",;", key=lambda s: (sum(map(_occurs(s), lines)), first.count(s)))
-    tabs = path.suffix.lower() == ".tsv" or any(map(_occurs("\t"), lines))
+        return max(",;", key=lambda s: (sum(s in x for x in lines), first.count(s)))
+    tabs = path.suffix.lower() == ".tsv" or any("\t" in x for x in lines)
     return "\t" if tabs else None
-
-
-def _occurs(sign):
-    return lambda line: sign in line
 
 
 def refuse_rows(complaints: Iterable[str], cure: str) -> None:

@@ -34,6 +34,8 @@ _BESIDE = {
 def write_page(audit: "Audit", about: Mapping[str, Any]) -> str:
     """Write the page of an audit, which neither shows nor names a training image."""
     proof = "A pass proves nothing: see below what is not found."
+    # Without their neighbours.
+    suspects = [[f"{p.generated}", p.nearness, p.features] for p in audit.pairs]
     return page.report(
         "Audit of a latent diffusion model",
         [*conclude(audit), (proof, "plain")],
@@ -46,7 +48,7 @@ def write_page(audit: "Audit", about: Mapping[str, Any]) -> str:
         ),
         nearness=_histograms(audit),
         classes=_classes(audit.classes),
-        suspects=_suspects(audit),
+        suspects=page.table(["sample", "nearness", "features"], suspects),
         **_members(audit.members),
     )
 
@@ -139,10 +141,10 @@ def _findings(audit):
     for name, finding in audit.findings.items():
         search = audit.searches[name]
         small = "<\N{NO-BREAK SPACE}0.001" if finding.chance < 1e-3 else finding.chance
+        far = search.generated.distance, search.held_out.distance
         row = [name, finding.copies, finding.share, finding.by_distance]
         row += [finding.expected, small]
-        row += [float(np.median(search.generated.distance))]
-        rows.append([*row, float(np.median(search.held_out.distance))])
+        rows.append(row + [float(np.median(distances)) for distances in far])
     return page.table(head, rows)
 
 
@@ -198,12 +200,6 @@ def _members(members):
         "losses": page.histograms(drawn, "loss of the denoiser"),
         "beside": _BESIDE["reference" in members],
     }
-
-
-def _suspects(audit):
-    """Tabulate the most suspicious samples, without their neighbours."""
-    rows = [[f"{p.generated}", p.nearness, p.features] for p in audit.pairs]
-    return page.table(["sample", "nearness", "features"], rows)
 
 
 def _pair(audit, pair, train, names, affine):

@@ -178,8 +178,12 @@ def number(value: float | None) -> str:
 def picture(image: np.ndarray, caption: str, scale: int = 1) -> str:
     """Show a picture ``(height, width, channels)``, which is a part of the page."""
     height, width = image.shape[:2]
+    pixels = np.uint8(np.round(np.clip(image, 0, 1) * 255)).squeeze()
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", optimize=True)
+    data = base64.b64encode(file.getvalue()).decode()
     return (
-        f'<figure><img src="{_data_uri(image)}" width="{width * scale}" '
+        f'<figure><img src="data:image/png;base64,{data}" width="{width * scale}" '
         f'height="{height * scale}" alt="{escape(caption, quote=True)}">'
         f"<figcaption>{escape(caption)}</figcaption></figure>\n"
     )
@@ -188,13 +192,6 @@ def picture(image: np.ndarray, caption: str, scale: int = 1) -> str:
 def row(figures: Iterable[str]) -> str:
     """Put figures side by side."""
     return "".join(f'<div class="pair">{figure}</div>' for figure in figures)
-
-
-def _data_uri(image):
-    pixels = np.uint8(np.round(np.clip(image, 0, 1) * 255)).squeeze()
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def histograms(series: Mapping[str, npt.ArrayLike], label: str, bins: int = 30) -> str:

@@ -104,16 +104,13 @@ def describe(images: np.ndarray) -> np.ndarray:
 
     By the mean of an image and its mirror image, and by the size of their difference.
     """
-    normalized = _standard(_symmetrically(images, _MAX_VALUES))
+    reduced = _symmetrically(images, _MAX_VALUES)
+    axes = tuple(range(1, reduced.ndim))
+    centred = reduced - reduced.mean(axes, keepdims=True)
+    normalized = centred / np.maximum(centred.std(axes, keepdims=True), 1e-6)
     mirrored = np.flip(normalized, 2 if normalized.ndim == 4 else 1)
     parts = (normalized + mirrored) / 2, np.abs(normalized - mirrored) / 2
     return np.concatenate([part.reshape(len(part), -1) for part in parts], 1)
-
-
-def _standard(images):
-    axes = tuple(range(1, images.ndim))
-    centred = images - images.mean(axes, keepdims=True)
-    return centred / np.maximum(centred.std(axes, keepdims=True), 1e-6)
 
 
 def _changed(images, rng):

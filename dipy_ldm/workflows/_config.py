@@ -59,15 +59,9 @@ def write_config(
     command = command_of(flow)
     stem = re.sub(r"\.(safetensors|json)$", "", output.name)
     path = output.with_name(f"{stem}.toml")
-    text = "\n".join(
-        [
-            f"# To do the same again: {command} --config {path.name}",
-            *_table(command, kept),
-            "",
-            *_table("versions", _versions()),
-            "",
-        ]
-    )
+    head = f"# To do the same again: {command} --config {path.name}"
+    lines = [head, *_table(command, kept), "", *_table("versions", _versions()), ""]
+    text = "\n".join(lines)
     make_folder(path.parent)
     path = path if flow._force_overwrite else _unused(path, text)
     write_text(path, text)
