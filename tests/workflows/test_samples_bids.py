@@ -9,7 +9,7 @@ import pytest
 from dipy_ldm._conditions import Condition
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._sidecars import sidecar
-from dipy_ldm.workflows import _samples as bids
+from dipy_ldm.workflows import _dataset as dataset, _samples as bids
 
 CALM, FORCED = (SimpleNamespace(_force_overwrite=force) for force in (False, True))
 DESCRIBED = {"age": {"Description": "asked for", "Units": "years"}}
@@ -24,7 +24,7 @@ def put(root, number, **asked):
 
 
 def add(root, numbers):
-    bids.begin_dataset(root)
+    dataset.begin_dataset(root)
     for number in numbers:
         put(root, number, age=float(number))
         bids.list_participants(root, DESCRIBED)
@@ -55,7 +55,7 @@ def test_samples_are_named_after_sources(tmp_path, source, end, kind, name):
 
 
 def test_participants_table_has_requested_conditions(tmp_path):
-    bids.begin_dataset(tmp_path)
+    dataset.begin_dataset(tmp_path)
     put(tmp_path, 0, age=70.0, sex="F")
     put(tmp_path, 10000)
     put(tmp_path, 2, age=61.5)
@@ -94,17 +94,17 @@ def test_dataset_of_another_program_is_refused(tmp_path, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text('{"Name": "x", "GeneratedBy": [{"Name": "other"}]}')
     with pytest.raises(InputError, match="holds another dataset .* another folder"):
-        bids.refuse_other_dataset(CALM, tmp_path)
-    bids.refuse_other_dataset(FORCED, tmp_path)
+        dataset.refuse_other_dataset(CALM, tmp_path)
+    dataset.refuse_other_dataset(FORCED, tmp_path)
 
 
 def test_our_own_and_an_empty_folder_are_not_refused(tmp_path):
-    bids.refuse_other_dataset(CALM, tmp_path / "new")
-    bids.begin_dataset(tmp_path / "new")
+    dataset.refuse_other_dataset(CALM, tmp_path / "new")
+    dataset.begin_dataset(tmp_path / "new")
     put(tmp_path / "new", 1)
     before = sorted(tmp_path.rglob("*"))
-    bids.refuse_other_dataset(CALM, tmp_path / "new")
-    bids.begin_dataset(tmp_path / "new")
+    dataset.refuse_other_dataset(CALM, tmp_path / "new")
+    dataset.begin_dataset(tmp_path / "new")
     assert sorted(tmp_path.rglob("*")) == before
 
 
