@@ -171,10 +171,8 @@ class TrainingRecord(keras.callbacks.Callback):
             return
         start = time.monotonic()
         self.model.sync_weights()
-        variables = [
-            *_variables(self.model),
-            *_named("metric", self.model.metrics_variables),
-        ]
+        metrics = _named("metric", self.model.metrics_variables)
+        variables = [*_variables(self.model), *metrics]
         tensors = {name: ops.convert_to_numpy(v) for name, v in variables}
         tensors |= self.best.tensors
         document = {"settings": self.settings, "steps": done, "history": self.history}

@@ -53,14 +53,14 @@ def log_precision(precision: Precision) -> Precision:
 def _choose(name, rank, strategy):
     """Choose a precision that the devices of all workers support."""
     gpus = _backend.gpu_capabilities(strategy)
-    here = _of_gpus(gpus) if gpus else _of_processor(rank)
+    own, own_fastest = _of_gpus(gpus) if gpus else _of_processor(rank)
     with _backend.spread(strategy):
-        machines = _backend.gather_from_workers([here.able, *here.fastest])
+        machines = _backend.gather_from_workers([own, *own_fastest])
     able = [p for p in PRECISIONS if all(p in machine[0] for machine in machines)]
     if name == "auto":
         fastest = {machine[1] for machine in machines}
         if len(fastest) == 1:
-            return here.fastest
+            return own_fastest
         return Precision("float32", "the fastest of these machines together")
     if name not in able:
         raise InputError(
@@ -70,18 +70,13 @@ def _choose(name, rank, strategy):
     return Precision(name, "as asked for")
 
 
-class _Ability(NamedTuple):
-    able: list
-    fastest: Precision
-
-
 def _of_gpus(capabilities):
-    """Choose the precision of the least capable GPU."""
+    """Return in what the least capable GPU computes, and the fastest of these."""
     least = min(capabilities)
     able = [p for p in PRECISIONS if least >= _CAPABILITY.get(p, least)]
     fastest = next((p for p in _CAPABILITY if p in able), "float32")
     version = ".".join(map(str, least))
-    return _Ability(able, Precision(fastest, f"for a compute capability of {version}"))
+    return able, Precision(fastest, f"for a compute capability of {version}")
 
 
 @cache
@@ -90,14 +85,14 @@ def _of_processor(rank):
     full, half = (_Convolution(p, rank) for p in ("float32", "bfloat16"))
     if not half.works:
         reason = "this processor does not compute convolutions in bfloat16"
-        return _Ability(["float32"], Precision("float32", reason))
+        return ["float32"], Precision("float32", reason)
     # The fastest of several: another process may be in the way of some.
     times = np.array([(full.time(), half.time()) for _ in range(_TRIES)])
     in_full, in_half = times.min(0)
     ratio = in_half / in_full
     fastest = "bfloat16" if ratio < _WORTH else "float32"
     reason = f"a convolution in bfloat16 takes {ratio:.1f} times as long as in float32"
-    return _Ability(["float32", "bfloat16"], Precision(fastest, reason))
+    return ["float32", "bfloat16"], Precision(fastest, reason)
 
 
 class _Convolution:

@@ -137,11 +137,14 @@ def _fit(estimator, model, data, stage, record):
     def interrupt():
         model.interrupted = True
 
+    def end_round(number, logs):
+        logs |= stage.end_round(model, number, number + 1 == stage.length.rounds)
+
     verbose = options.verbose and _backend.is_chief()
     progress = Progress(stage.title, stage.length, record.done, disable=not verbose)
     callbacks = [
         _StepTimer(estimator, stage.title),
-        _EndRound(stage),
+        keras.callbacks.LambdaCallback(on_epoch_end=end_round),
         record.best,
         DivergenceCheck(
             stage.title, stage.length, stage.figure, stage.baseline, record.done
@@ -206,18 +209,6 @@ class _StepTimer(keras.callbacks.Callback):
         took = time.monotonic() - self.began
         share = 100 * sum(self.seconds) / took
         logger.debug("%s: %.0f s, %.0f %% of it in steps", self.title, took, share)
-
-
-class _EndRound(keras.callbacks.Callback):
-    """Callback that ends each round of a stage."""
-
-    def __init__(self, stage):
-        super().__init__()
-        self.stage = stage
-
-    def on_epoch_end(self, epoch, logs=None):
-        last = epoch + 1 == self.params["epochs"]
-        logs |= self.stage.end_round(self.model, epoch, last)
 
 
 class _Report(keras.callbacks.Callback):
