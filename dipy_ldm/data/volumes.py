@@ -19,6 +19,7 @@ import numpy as np
 from dipy_ldm._utils.checks import InputError, at_least
 from dipy_ldm._utils.progress import tqdm
 from dipy_ldm._utils.values import Table, as_table, listed
+from dipy_ldm.data import _plan as plans
 import dipy_ldm.data._cache as cache
 from dipy_ldm.data._covariates import Covariates, coarsened, read_covariates, summarise
 from dipy_ldm.data._grid import Grid, choose_grid
@@ -30,17 +31,6 @@ from dipy_ldm.data._paths import (
     expand,
     find_volumes,
     rows_of_lists,
-)
-from dipy_ldm.data._plan import (
-    Plan,
-    Task,
-    make_plan,
-    pair_masks,
-    pair_sources,
-    plan_channels,
-    plan_series,
-    with_masks,
-    with_sources,
 )
 from dipy_ldm.data._preprocessing import conform_series, conform_task
 from dipy_ldm.data._table_rows import find_subjects, join_rows
@@ -284,7 +274,7 @@ def plan_volumes(
     dwi=False,
     skip_bad=False,
     shuffle=False,
-) -> Plan:
+) -> plans.Plan:
     """Read the headers of volumes, and choose their grid, as :func:`load_volumes`."""
     files = find_volumes(paths, generated)
     if dwi and (channels or source_files is not None):
@@ -295,17 +285,17 @@ def plan_volumes(
         )
     files, tasks = _plan_tasks(files, suffix, filter, channels, dwi, skip_bad)
     if mask_files is not None:
-        mask_of = pair_masks(files, expand(mask_files))
-        tasks = with_masks(tasks, mask_of, skip_bad)
+        mask_of = plans.pair_masks(files, expand(mask_files))
+        tasks = plans.with_masks(tasks, mask_of, skip_bad)
     if source_labels and source_files is None:
         raise InputError("`source_labels` is for `source_files`; give these, too.")
     if source_files is not None:
-        source_of = pair_sources(files, find_volumes(source_files))
-        tasks = with_sources(tasks, source_of, channels is True, skip_bad)
+        source_of = plans.pair_sources(files, find_volumes(source_files))
+        tasks = plans.with_sources(tasks, source_of, channels is True, skip_bad)
     if grid is None:
         grid = choose_grid([task.info for task in tasks], voxel_size, shape)
     how = {"skip_bad": skip_bad, "shuffle": shuffle, "labels": source_labels}
-    return make_plan(tasks, grid, rows_of_lists(paths), **how)
+    return plans.make_plan(tasks, grid, rows_of_lists(paths), **how)
 
 
 def _plan_tasks(files, suffix, filter, channels, dwi, skip_bad):
@@ -313,18 +303,18 @@ def _plan_tasks(files, suffix, filter, channels, dwi, skip_bad):
     if isinstance(channels, bool):
         files = choose_files(files, suffix, filter)
         if dwi:
-            return files, plan_series(files, skip_bad)
+            return files, plans.plan_series(files, skip_bad)
         infos, _ = check_headers(files, channels, skip_bad)
-        return files, [Task(info) for info in infos]
+        return files, [plans.Task(info) for info in infos]
     if suffix:
         raise InputError("channels have suffixes of their own; leave out `suffix`.")
     files = choose_entities(files, filter)
-    tasks = plan_channels(files, as_channels(channels), skip_bad)
+    tasks = plans.plan_channels(files, as_channels(channels), skip_bad)
     return [task.info.file for task in tasks], tasks
 
 
 def conform_volumes(
-    plan: Plan,
+    plan: plans.Plan,
     cache_dir: str | Path | None = None,
     cache_limit: float | None = None,
     *,

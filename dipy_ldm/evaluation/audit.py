@@ -11,16 +11,9 @@ import numpy.typing as npt
 from dipy_ldm._utils.checks import whole
 from dipy_ldm._utils.values import take_rows
 from dipy_ldm.data import _sources as sources
-from dipy_ldm.evaluation import _memorization as copies
+from dipy_ldm.evaluation import _learned_features as learnt, _memorization as copies
 from dipy_ldm.evaluation._audit_report import conclude, write_page
 from dipy_ldm.evaluation._html import Report
-from dipy_ldm.evaluation._learned_features import (
-    Projection,
-    choose_images,
-    fit_invariant_projection,
-    invariant,
-    small,
-)
 from dipy_ldm.evaluation.evaluate import refuse_unequal, run_tasks, scaled
 from dipy_ldm.evaluation.features import encoder, voxels
 from dipy_ldm.latent_diffusion import LatentDiffusion
@@ -94,7 +87,7 @@ class Audit(Report):
     classes: dict[str, dict[str, copies.Level]]
     pairs: list[Pair]
     generated: np.ndarray
-    projection: Projection
+    projection: learnt.Projection
     notes: list[str]
 
     def conclusions(self) -> list[tuple[str, str]]:
@@ -191,7 +184,7 @@ def audit(
     spaces = {
         "voxels": voxels(),
         "latents": encoder(model),
-        "invariant": invariant(projection),
+        "invariant": learnt.invariant(projection),
     }
     own = Reference(model, train, held_out, source_images)
     attacks = {
@@ -277,9 +270,9 @@ def in_pieces(function: Callable, images: np.ndarray, vqvae: VQVAE) -> np.ndarra
 
 def _learn(train, vqvae, seed):
     """Fit invariant features to a subset of the training images."""
-    chosen = choose_images(len(train), seed)
-    reduced = [small(scaled(train[[i]], vqvae, i)) for i in chosen]
-    return fit_invariant_projection(np.concatenate(reduced), seed)
+    chosen = learnt.choose_images(len(train), seed)
+    reduced = [learnt.small(scaled(train[[i]], vqvae, i)) for i in chosen]
+    return learnt.fit_invariant_projection(np.concatenate(reduced), seed)
 
 
 def _count(train, held_out, generated, n):

@@ -12,14 +12,8 @@ import numpy as np
 from dipy_ldm._conditions import Condition, ConditionBatch, from_saved, requested
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import NONE, level_of, listed, number_of, values_of
+from dipy_ldm.data import _tables as tables
 from dipy_ldm.data._sidecars import sidecar
-from dipy_ldm.data._tables import (
-    as_number,
-    is_missing,
-    read_table,
-    refuse_rows,
-    spelled,
-)
 from dipy_ldm.prior._population import Population, draw_conditions
 
 logger = logging.getLogger(__name__)
@@ -146,7 +140,7 @@ def read_requested_table(
     path: str | Path, conditions: Mapping[str, Condition]
 ) -> dict[str, list[str | float | None]]:
     """Read a table of conditions, one sample a row."""
-    rows = read_table(path)
+    rows = tables.read_table(path)
     columns = [name for name in rows[0].cells if name]
     names = [name for name in columns if name in conditions]
     if not names:
@@ -168,24 +162,24 @@ def read_requested_table(
         name: [_read_cell(name, row, conditions[name], complaints) for row in rows]
         for name in names
     }
-    refuse_rows(complaints, "correct these cells, or leave them empty")
+    tables.refuse_rows(complaints, "correct these cells, or leave them empty")
     return table
 
 
 def _read_cell(name, row, condition, complaints):
     """Read a cell, and complain of a bad one."""
     text = row.cells[name]
-    if is_missing(text):
+    if tables.is_missing(text):
         return None
     if condition.kind == "class":
-        level = spelled(name, text)
+        level = tables.spelled(name, text)
         # A level may be another text than the usual one, where no table was read.
         level = text if text in condition.levels else level
         if level not in condition.levels:
             levels = listed(condition.levels)
             complaints.append(f"{row}: {name} is {text!r}, not one of {levels}")
         return level
-    number = as_number(text)
+    number = tables.as_number(text)
     if number is None:
         complaints.append(f"{row}: {name} is {text!r}, no number")
     return number
