@@ -52,12 +52,10 @@ def add_to(variable: keras.Variable, change: Tensor) -> None:
 def in_batches(
     function: Callable, array: np.ndarray, batch_size: int, title: str | None = None
 ) -> np.ndarray:
-    """Apply a function to an array in batches, so that memory suffices.
+    """Apply a function to an array ``(n, ...)`` in batches, so that memory suffices.
 
     Several devices and machines (see :func:`spread`) work on pieces of their own at
     once; each machine is given all results.
-
-    Shapes: array ``(n, ...)``, result ``(n, ...)``.
     """
     worker, workers = worker_and_count()
     n = len(array)

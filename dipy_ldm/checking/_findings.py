@@ -82,12 +82,10 @@ def worst(findings: Iterable[Finding]) -> str:
 
 
 def robust_scores(values: npt.ArrayLike, least: npt.ArrayLike) -> np.ndarray:
-    """Return robust z-scores.
+    """Return robust z-scores ``(n, figures)``; ``least`` is of the figures.
 
     By the median and the median of absolute deviations, on which a few outliers have no
     influence :footcite:p:`Iglewicz1993`.
-
-    Shapes: values ``(n, figures)``, least ``(figures,)``, result ``(n, figures)``.
     """
     values = np.asarray(values, "float64")
     away = values - np.median(values, axis=0)

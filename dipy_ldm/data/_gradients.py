@@ -23,10 +23,7 @@ ENDS = ".bval", ".bvec"
 
 
 class Gradients(NamedTuple):
-    """b-values in s/mm^2 and vectors of the volumes of a series, as FSL has them.
-
-    Shapes: bvals ``(n,)``, bvecs ``(n, 3)``.
-    """
+    """b-values ``(n,)`` in s/mm^2 and vectors ``(n, 3)`` of a series, as FSL's are."""
 
     bvals: np.ndarray
     bvecs: np.ndarray

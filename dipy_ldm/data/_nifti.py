@@ -344,12 +344,10 @@ def write_volume(
     ready: Callable | None = None,
     intent: tuple[str, str] = ("none", ""),
 ) -> None:
-    """Write a volume to a NIfTI-1 file, whole or not at all.
+    """Write a volume ``(x, y, z)`` to a NIfTI-1 file, whole or not at all.
 
     Whole numbers that fit into the type are written as they are, without scaling. The
     intent is a code of NIfTI, and a name.
-
-    Shapes: data ``(x, y, z)``.
     """
     path = Path(path)
     kind = choose("type of voxels", dtype, DTYPES)
@@ -373,12 +371,10 @@ def write_changed(
     description: str,
     ready: Callable | None = None,
 ) -> None:
-    """Write a volume of which some voxels are changed, and nothing else.
+    """Write a volume with other ``(voxels, channels)`` inside, all else as it is.
 
     All that is outside, and all of the header but its description, is equal to the
     bit: type, scaling, affine, extensions.
-
-    Shapes: inside ``(x, y, z)``, values ``(voxels, channels)``.
     """
     image = nib.load(file)
     proxy, place = image.dataobj, image.header.structarr.dtype.fields["descrip"]

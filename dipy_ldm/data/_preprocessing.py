@@ -122,8 +122,6 @@ def conform_voxels(
     """Resample and scale voxels that are read already, as :func:`conform_file`.
 
     If it is to go from zero, 0 becomes 0, whatever is negative.
-
-    Shapes: data ``(x, y, z, channels)``, image ``(*grid.shape, channels)``.
     """
     intensities = measure_range(data)
     if from_zero:

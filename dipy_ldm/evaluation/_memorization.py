@@ -93,13 +93,11 @@ def check_counts(train: int, held_out: int, generated: int) -> None:
 
 
 def separation(train: np.ndarray, held_out: np.ndarray) -> float:
-    """Return the distance below which training images count as one.
+    """Return the distance below which training images ``(n, features)`` count as one.
 
     Nearer to each other than 1 % of held-out images are to any training image are
     scans of one subject, or one file twice. Otherwise an image that is there ten times
     would be near to its tenth neighbour, too, and copies of it would look typical.
-
-    Shapes: train, held_out ``(n, features)``.
     """
     return _quantile(nearest_distance(held_out, train))[0]
 

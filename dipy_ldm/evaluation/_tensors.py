@@ -47,10 +47,7 @@ class Tensors(NamedTuple):
 def fit_tensors(
     series: np.ndarray, bvals: npt.ArrayLike, bvecs: npt.ArrayLike, mask: np.ndarray
 ) -> Tensors:
-    """Fit tensors to a series, in the world.
-
-    Shapes: series ``(*space, n)``, bvals ``(n,)``, bvecs ``(n, 3)``, mask ``(*space)``.
-    """
+    """Fit tensors to a series ``(*space, n)`` within a mask, in the world."""
     from dipy.core.gradients import gradient_table
     from dipy.reconst.dti import TensorModel
 
