@@ -104,16 +104,13 @@ def distances(
     subjects: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
 ) -> dict[str, Interval | None]:
     """Measure how far ``(n, features)`` are from real ones, and how varied they are."""
-    if min(len(real), len(fake)) < MIN_IMAGES:
-        raise InputError(
-            f"give at least {MIN_IMAGES} images of each kind, not "
-            f"{min(len(real), len(fake))}."
-        )
+    n = min(len(real), len(fake))
+    if n < MIN_IMAGES:
+        raise InputError(f"give at least {MIN_IMAGES} images of each kind, not {n}.")
     far: dict[str, Interval | None] = {
         "kernel": kernel_distance(real, fake, seed=seed, subjects=subjects),
         "frechet": _frechet(real, fake, seed, subjects),
     }
-    n = min(len(real), len(fake))
     whose = [None if sample is None else sample[:n] for sample in subjects]
     near = subsample(_shares, real[:n], fake[:n], seed=seed, subjects=whose)
     names = ("precision", "recall", "density", "coverage")

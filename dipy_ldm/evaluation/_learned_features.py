@@ -50,16 +50,9 @@ def _halved(image, most):
     while image.size > most and min(image.shape[:-1]) > 2:
         for axis, size in enumerate(image.shape[:-1]):
             if size % 2:  # of which halving would leave out the last
-                image = (_without(image, axis, -1) + _without(image, axis, 0)) / 2
+                image = (np.delete(image, -1, axis) + np.delete(image, 0, axis)) / 2
         image = halve(image)
     return image[None].astype("float32")
-
-
-def _without(image, axis, end):
-    """Crop the first or the last voxels along an axis."""
-    places = [slice(None)] * image.ndim
-    places[axis] = slice(1, None) if end == 0 else slice(None, -1)
-    return image[tuple(places)]
 
 
 def fit_invariant_projection(images: np.ndarray, seed: int = 0) -> Projection:

@@ -399,10 +399,7 @@ def _has_ended(path, seed):
 
 
 def _join(cluster, options, path):
-    """Meet the other workers, if there are any, before the volumes are read.
-
-    The chief reads them first, and the others find what it keeps on disk.
-    """
+    """Meet the other workers, if there are any, before the volumes are read."""
     if cluster is None:
         return options.strategy
     launch.keep_log(cluster, path)
