@@ -179,18 +179,12 @@ def measure_sharpness(sets: Sets, seed: int = 0) -> dict[str, list]:
     """Compare how much there is of each octave of spatial frequencies."""
     if min(sets.reference.shape[1:-1]) < 8:
         return {}
-    reference = octave_energies(sets.reference[:_MAX_IMAGES])
-    ratios = {
-        name: _ratios(
-            octave_energies(images[:_MAX_IMAGES]), reference, sets, name, seed
-        )
-        for name, images in sets.compared.items()
-    }
     pair = sets.reconstructed[:_MAX_IMAGES], sets.real[:_MAX_IMAGES]
     true = octave_correlations(*pair)
     options = {"seed": seed, "subjects": sets.whose("real", first=_MAX_IMAGES)}
     means = [bootstrap(np.mean, octave, **options) for octave in true.T]
-    return ratios | {"true": [mean.within(-1, 1) for mean in means]}
+    true_means = {"true": [mean.within(-1, 1) for mean in means]}
+    return _ratios(sets, octave_energies, seed) | true_means
 
 
 def measure_texture(sets: Sets, seed: int = 0) -> dict[str, list]:
@@ -199,16 +193,11 @@ def measure_texture(sets: Sets, seed: int = 0) -> dict[str, list]:
     Away from the rim, whose contrast hides all else in :func:`measure_sharpness`:
     patches of the size of a latent, for instance.
     """
-    reference = _textures(sets.reference)
-    return {
-        name: _ratios(_textures(volumes), reference, sets, name, seed)
-        for name, volumes in sets.compared.items()
-    }
+    return _ratios(sets, _textures, seed)
 
 
 def _textures(volumes):
     # One by one: blurred copies of all of them may not fit into the memory.
-    volumes = volumes[:_MAX_IMAGES]
     energies = [band_energies(v[None], interior(v)[None])[0] for v in volumes]
     return np.array(energies)
 
@@ -223,13 +212,20 @@ def interior(volume: np.ndarray) -> np.ndarray:
     return head if head.any() else np.ones(head.shape, bool)
 
 
-def _ratios(energies, reference, sets, name, seed):
-    whose = sets.whose(name, "reference", first=_MAX_IMAGES)
-    options = {"seed": seed, "subjects": whose}
-    return [
-        bootstrap(lambda x, y: x.mean() / y.mean(), a, b, **options).within(0, np.inf)
-        for a, b in zip(energies.T, reference.T, strict=True)
-    ]
+def _ratios(sets, energies_of, seed):
+    """Compare the mean energies of each set with those of the reference."""
+    reference, ratios = energies_of(sets.reference[:_MAX_IMAGES]), {}
+    for name, images in sets.compared.items():
+        pairs = zip(energies_of(images[:_MAX_IMAGES]).T, reference.T, strict=True)
+        whose = sets.whose(name, "reference", first=_MAX_IMAGES)
+        options = {"seed": seed, "subjects": whose}
+        means = [bootstrap(_ratio_of_means, *pair, **options) for pair in pairs]
+        ratios[name] = [mean.within(0, np.inf) for mean in means]
+    return ratios
+
+
+def _ratio_of_means(x, y):
+    return x.mean() / y.mean()
 
 
 def measure_reconstruction(
