@@ -201,11 +201,8 @@ def fitting(
             "the same shapes; give the same widths, or images of as many dimensions."
         )
     if n_random := len(expected) - len(fit):
-        logger.warning(
-            "%d of %d weights start at random: those of `init` have other shapes.",
-            n_random,
-            len(expected),
-        )
+        text = "%d of %d weights start at random: those of `init` have other shapes."
+        logger.warning(text, n_random, len(expected))
     return fit
 
 

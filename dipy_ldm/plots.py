@@ -54,11 +54,8 @@ def montage(
     rows = math.ceil(len(images) / columns)
     _, height, width, channels = images.shape
     # Gaps are grey, so that the edges of black and of white images can be seen.
-    picture = np.full(
-        (rows * (height + gap) + gap, columns * (width + gap) + gap, channels),
-        0.5,
-        "float32",
-    )
+    shape = rows * (height + gap) + gap, columns * (width + gap) + gap, channels
+    picture = np.full(shape, 0.5, "float32")
     for i, image in enumerate(images):
         row, column = divmod(i, columns)
         y, x = gap + row * (height + gap), gap + column * (width + gap)

@@ -65,10 +65,8 @@ def in_tiles(
             result = np.empty((len(array), *whole, piece.shape[-1]), piece.dtype)
         target = [slice(i.start * output_factor, i.stop * output_factor) for i in inner]
         kept = [
-            slice(
-                (i.start - o.start) * output_factor, (i.stop - o.start) * output_factor
-            )
-            for i, o in zip(inner, outer)
+            slice(t.start - o.start * output_factor, t.stop - o.start * output_factor)
+            for t, o in zip(target, outer)
         ]
         result[(slice(None), *target)] = piece[(slice(None), *kept)]
     return result

@@ -228,12 +228,8 @@ def check_overfit(result: Overfit, affine: np.ndarray | None) -> Finding:
         f"{result.codes_used:,} of {result.n_codes:,} codes"
     )
     n_shown = n if affine is None else 3
-    pictures = [
-        Picture(
-            plots.beside(*(flat(x[:n_shown], affine) for x in pair)),
-            f"{n} images, reconstructed below",
-        )
-    ]
+    shown = plots.beside(*(flat(x[:n_shown], affine) for x in pair))
+    pictures = [Picture(shown, f"{n} images, reconstructed below")]
     if share < _MAX_LEARNT_ERROR:
         return green(title, f"{message}: they are learnt.", pictures=pictures)
     if result.steps < _MIN_TRIAL_STEPS:

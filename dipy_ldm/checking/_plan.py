@@ -95,12 +95,9 @@ def check_memory(
     """Compare needed with free memory for both stages of ``(n, *space, channels)``."""
     parameters = recipe.vqvae._parameters(len(shape) - 2)
     architecture = recipe.model._architecture(shape)
-    needed = {
-        "autoencoder": autoencoder.needed_memory(
-            parameters, shape, patch, trainings[0]
-        ),
-        "diffusion": diffusion.needed_memory(architecture, trainings[1]),
-    }
+    first = autoencoder.needed_memory(parameters, shape, patch, trainings[0])
+    second = diffusion.needed_memory(architecture, trainings[1])
+    needed = {"autoencoder": first, "diffusion": second}
     free = _backend.free_memory(trainings[0].strategy)
     return judge_memory(needed, free)
 

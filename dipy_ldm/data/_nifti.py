@@ -382,13 +382,8 @@ def write_changed(
         opener = gzip.open if _is_compressed(file) else open
         with opener(file, "rb") as stream:
             content = bytearray(stream.read())
-        voxels = np.ndarray(
-            (*inside.shape, values.shape[-1]),
-            proxy.dtype,
-            content,
-            proxy.offset,
-            order="F",
-        )
+        shape = *inside.shape, values.shape[-1]
+        voxels = np.ndarray(shape, proxy.dtype, content, proxy.offset, order="F")
     except (*UNREADABLE, TypeError) as error:
         raise _cut_off(file, error) from error
     voxels[inside] = _unscaled(values, proxy.slope, proxy.inter, voxels.dtype)

@@ -401,7 +401,7 @@ def _map(folder, name, length, plan):
     """Map an array, if its shape and type are right."""
     array = np.lib.format.open_memmap(folder / f"{name}.npy", "r")
     shape, dtype = _arrays(plan)[name]
-    if (array.shape, array.dtype) != ((length, *plan.grid.shape, *shape), dtype):
+    if (array.shape, array.dtype) != ((length, *shape), dtype):
         raise ValueError(f"{name} is another array")
     return array
 
@@ -426,14 +426,9 @@ def _fill(folder, plan, verbose):
         with ExitStack() as stack:
             appends = [
                 stack.enter_context(
-                    cache.writing_rows(
-                        partial / f"{name}.npy",
-                        len(plan.tasks),
-                        (*plan.grid.shape, *shape),
-                        dtype,
-                    )
+                    cache.writing_rows(partial / f"{name}.npy", len(plan.tasks), *kind)
                 )
-                for name, (shape, dtype) in _arrays(plan).items()
+                for name, kind in _arrays(plan).items()
             ]
             conformed = stack.enter_context(closing(_conformed(plan)))
             bar = tqdm(conformed, "conform", len(plan.tasks), disable=not verbose)
@@ -456,14 +451,14 @@ def _fill(folder, plan, verbose):
 
 
 def _arrays(plan):
-    """List the arrays: what each voxel has, and of which type."""
-    task = plan.tasks[0]
-    arrays: dict[str, tuple] = {"images": ((plan.columns,), "float32")}
+    """List the arrays: of which shape and type each volume is in them."""
+    task, space = plan.tasks[0], plan.grid.shape
+    arrays: dict[str, tuple] = {"images": ((*space, plan.columns), "float32")}
     if task.mask is not None:
-        arrays["masks"] = ((), "uint8")
+        arrays["masks"] = (space, "uint8")
     if task.source is not None:
         dtype = "int32" if plan.labels else "float32"
-        arrays["sources"] = ((task.source.channels,), dtype)
+        arrays["sources"] = ((*space, task.source.channels), dtype)
     return arrays
 
 

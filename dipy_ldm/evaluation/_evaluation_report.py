@@ -313,8 +313,5 @@ def agreement_part(
     """Write the part of a page on requested and measured values ``(n,)``."""
     a, b = np.asarray(requested, float), np.asarray(measured, float)
     finite = np.isfinite(a) & np.isfinite(b)
-    return page.part(
-        name,
-        page.scatter(a[finite], b[finite], f"requested {name}", "measured"),
-        page.table(["figure", "value"], agreement.items()),
-    )
+    drawn = page.scatter(a[finite], b[finite], f"requested {name}", "measured")
+    return page.part(name, drawn, page.table(["figure", "value"], agreement.items()))

@@ -151,12 +151,8 @@ def read_requested_table(
         )
     ignored = [name for name in columns if name not in (*conditions, "participant_id")]
     if ignored:
-        logger.warning(
-            "the columns %s of %s are ignored: the model has the conditions %s.",
-            listed(ignored),
-            path,
-            listed(conditions),
-        )
+        text = "the columns %s of %s are ignored: the model has the conditions %s."
+        logger.warning(text, listed(ignored), path, listed(conditions))
     complaints: list[str] = []
     table = {
         name: [_read_cell(name, row, conditions[name], complaints) for row in rows]
