@@ -135,10 +135,7 @@ class Condition(NamedTuple):
 
 
 class ConditionBatch(NamedTuple):
-    """Encoded conditions of some examples, and a sentence on each surprising value.
-
-    Shapes: numbers ``(n, conditions)``.
-    """
+    """Encoded conditions ``(n, conditions)``, and sentences on surprising values."""
 
     numbers: np.ndarray
     range_warnings: list[str]

@@ -246,11 +246,6 @@ def check_on_grid(
 
 
 def on_grid(hole: np.ndarray, affine: np.ndarray, grid: Grid) -> np.ndarray:
-    """Return which voxels of the model's grid are inpainted.
-
-    Shapes: hole ``(x, y, z)``.
-    """
-    return (
-        conform(hole[..., None].astype("float32"), affine, grid)[..., 0]
-        > _MIN_HOLE_SHARE
-    )
+    """Return which voxels of the model's grid a hole ``(x, y, z)`` takes."""
+    shares = conform(hole[..., None].astype("float32"), affine, grid)[..., 0]
+    return shares > _MIN_HOLE_SHARE
