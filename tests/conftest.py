@@ -1,5 +1,6 @@
 """What several tests share: tiny images and tiny fitted models."""
 
+from functools import partial
 import gc
 import os
 import shutil
@@ -30,7 +31,7 @@ if BACKEND != "tensorflow":
     ]
 
 import numpy as np  # noqa: E402
-from processes import ABSENT, TINY, call  # noqa: E402
+from processes import ABSENT, TINY, execute  # noqa: E402
 import pytest  # noqa: E402
 
 # Before any test imports TensorFlow, as a user is told to.
@@ -101,6 +102,11 @@ def seeded():
     import keras
 
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
 
 
 @pytest.fixture
@@ -204,9 +210,7 @@ def trained_folder(made_once, blobs):
 
     def make(folder):
         np.save(folder / "blobs.npy", blobs)
-        command = ("dipy_train_ldm", "blobs.npy", *TINY, "--out_dir", "out")
-        status, _, stderr = call(*command, cwd=folder)
-        assert status == 0, stderr
+        execute("train", "blobs.npy", *TINY, "--out_dir", "out", cwd=folder)
 
     return made_once("trained", make)
 
@@ -264,11 +268,6 @@ def model_path(made_once):
 
 @pytest.fixture
 def command(monkeypatch, tmp_path):
-    """Return a function that runs a command here: status and standard error."""
+    """Return ``execute`` for commands in this test's folder."""
     monkeypatch.chdir(tmp_path)
-
-    def command(name, *arguments):
-        status, _, stderr = call(f"dipy_{name}_ldm", *arguments, cwd=".")
-        return status, stderr
-
-    return command
+    return partial(execute, cwd=".")

@@ -28,6 +28,9 @@ TINY = (
     "--epochs_vqvae 2 --epochs_ldm 3 --batch_size 16 --n_codes 16 --code_dim 2 "
     "--widths_vqvae 8 --widths_ldm 8 --precision float32"
 ).split()
+# What a command has chosen for its training but for the learning rate.
+CHOSEN = {"seed": 0, "precision": "float32", "remat": False, "accumulate": 1}
+CHOSEN |= {"checkpoint_steps": 1000, "steps_detector": None}
 # What is answered to "--devices GPU:9", and to machines that nothing names.
 if os.environ["KERAS_BACKEND"] == "tensorflow":
     NO_DEVICE = "there is no device GPU:9; this machine has"
@@ -111,6 +114,16 @@ def call(command, *arguments, cwd):
     return status, stdout.getvalue(), stderr.getvalue()
 
 
+def execute(name, *arguments, cwd, status=0):
+    """Run a command here, which must end with ``status``; return what it writes.
+
+    Of one that fails, this is the standard error alone.
+    """
+    ended, stdout, stderr = call(f"dipy_{name}_ldm", *arguments, cwd=cwd)
+    assert ended == status, stderr
+    return stderr if status else stdout + stderr
+
+
 def heed_ctrl_c():
     """Undo what a shell does to the jobs that it starts in the background."""
     for number in (signal.SIGINT, signal.SIGHUP):
@@ -146,6 +159,27 @@ def run(command, *arguments, cwd, **kwargs):
             process.kill()
             raise
     return process.returncode, stdout, stderr
+
+
+def run_python(*words, check=True, **options):
+    """Run Python in a process of its own; return it with its outputs."""
+    command = [sys.executable, *map(str, words)]
+    options |= {"capture_output": True, "text": True}
+    return subprocess.run(command, check=check, **options)
+
+
+class StopError(Exception):
+    """Stands for a kill after a round."""
+
+
+def stop_after(rounds):
+    """Return the callback that ends a fit after so many rounds."""
+
+    def callback(estimator):
+        if len(estimator.history_["step"]) == rounds:
+            raise StopError
+
+    return callback
 
 
 def answer(stderr):

@@ -1,6 +1,7 @@
 """NIfTI files for the tests that read them."""
 
 from contextlib import contextmanager
+import json
 import resource
 
 import nibabel as nib
@@ -46,6 +47,15 @@ def soft_balls(n, seed, shape=(13, 12, 11), radii=(2, 4)):
     return np.float32(1 / (1 + np.exp(distance - radius)))[..., None]
 
 
+def write_volumes(folder, volumes, affine):
+    """Write volumes into a new folder, named after it; return the folder."""
+    folder.mkdir()
+    for i, volume in enumerate(volumes):
+        path = folder / f"{folder.name}-{i:03d}.nii.gz"
+        save(path, 100 * volume[..., 0], affine)
+    return folder
+
+
 @contextmanager
 def small_files(size):
     """Let no file grow beyond a size, as on a full disk."""
@@ -74,6 +84,12 @@ def make_scan(folder, kind="int16", name="scan"):
     path = folder / f"{name}{end}"
     nib.save(image, path)
     return path, raw, affine
+
+
+def comment_of(image):
+    """Return what an image carries as JSON in the extension of its header."""
+    (comment,) = image.header.extensions
+    return json.loads(comment.get_content().decode())
 
 
 def raw_voxels(path):

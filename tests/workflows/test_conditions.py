@@ -10,8 +10,9 @@ import sys
 import nibabel as nib
 import numpy as np
 import numpy.testing as npt
-from processes import answer, call, load_model
+from processes import answer, execute, load_model
 import pytest
+from scans import comment_of
 
 from dipy_ldm import VQVAE, LatentDiffusion
 from dipy_ldm._serialization import read_document
@@ -22,6 +23,7 @@ from dipy_ldm.workflows import _inputs
 from dipy_ldm.workflows._conditions import RequestedConditions, count_of
 
 AFFINE = np.diag([2.0, 2, 2, 1])
+OLDER = Path(__file__).parents[1] / "files" / "format-11.safetensors"
 FIT = {"steps": 4, "batch_size": 4, "verbose": False, "precision": "float32"}
 
 
@@ -42,15 +44,9 @@ def brains(tmp_path_factory):
 
 
 def test_generated_volumes_record_requested_conditions(brains):
-    conditions = ("age=60,99", "group=control")
-    status, _, stderr = call(
-        "dipy_generate_ldm",
-        "m.safetensors",
-        *("--steps", 2, "--first_sample", 3, "--same_noise"),
-        *("--conditions", *conditions),
-        cwd=brains,
-    )
-    assert status == 0, stderr
+    how = ("--steps", 2, "--first_sample", 3, "--same_noise")
+    conditions = ("--conditions", "age=60,99", "group=control")
+    execute("generate", "m.safetensors", *how, *conditions, cwd=brains)
     model = load_model(brains / "m.safetensors")
     for number, age in ((3, 60), (4, 99)):
         facts = json.loads((brains / f"samples-000{number}.json").read_text())
@@ -59,8 +55,7 @@ def test_generated_volumes_record_requested_conditions(brains):
         assert facts["SameNoise"] is True
         assert "age 99 lies outside of the 50 to 80" in facts["Warnings"][0]
         image = nib.load(brains / f"samples-000{number}.nii.gz")
-        (comment,) = image.header.extensions
-        assert json.loads(comment.get_content().decode())["Conditions"] == asked
+        assert comment_of(image)["Conditions"] == asked
         wanted = model.predict(1, conditions=asked, first=3, steps=2)
         npt.assert_allclose(image.get_fdata(), wanted[0, ..., 0], atol=1e-4)
 
@@ -70,8 +65,7 @@ def test_drawn_conditions_are_recorded_as_drawn(brains, command, words):
     stem = f"drawn-{len(words)}{words == ('none',)}"
     asked = ("--conditions", *words) if words else ()
     given = (brains / "m.safetensors", "--steps", 2, "--n_samples", 2, "--seed", 5)
-    status, stderr = command("generate", *given, "--out_samples", stem, *asked)
-    assert status == 0, stderr
+    command("generate", *given, "--out_samples", stem, *asked)
     model = load_model(brains / "m.safetensors")
     request = {"group": "control"} if len(words) and "=" in words[0] else None
     drawn = model.draw_conditions(2, request, seed=5)
@@ -81,8 +75,7 @@ def test_drawn_conditions_are_recorded_as_drawn(brains, command, words):
         facts = json.loads(Path(f"{stem}-000{number}.json").read_text())
         file = nib.load(f"{stem}-000{number}.nii.gz")
         npt.assert_allclose(file.get_fdata(), image[..., 0], atol=1e-4)
-        (comment,) = file.header.extensions
-        said = json.loads(comment.get_content().decode())["Conditions"]
+        said = comment_of(file)["Conditions"]
         assert said == facts["Conditions"]
         if request == "none":
             assert said == {"age": "n/a", "group": "n/a"}
@@ -93,12 +86,8 @@ def test_drawn_conditions_are_recorded_as_drawn(brains, command, words):
 
 
 def test_denoised_volumes_record_requested_conditions(brains):
-    status, _, stderr = call(
-        "dipy_denoise_ldm",
-        *("m.safetensors", "scan.nii.gz", "--conditions", "group=control"),
-        cwd=brains,
-    )
-    assert status == 0, stderr
+    arguments = ("m.safetensors", "scan.nii.gz", "--conditions", "group=control")
+    execute("denoise", *arguments, cwd=brains)
     facts = json.loads((brains / "scan_denoised.json").read_text())
     assert facts["Conditions"] == {"age": "n/a", "group": "control"}
 
@@ -109,9 +98,7 @@ def test_difference_is_the_effect_of_conditions(brains):
         "plain": (),
         "asked": ("--conditions", "age=50", "group=control", "--repeats", 2),
     }.items():
-        command = ("dipy_denoise_ldm", *given, "--out_denoised", name, *more)
-        status, _, stderr = call(*command, cwd=brains)
-        assert status == 0, stderr
+        execute("denoise", *given, "--out_denoised", name, *more, cwd=brains)
     facts = json.loads((brains / "scan_asked.json").read_text())
     first = facts["Noise"]
     assert facts["Conditions"] == {"age": 50, "group": "control"}
@@ -127,18 +114,14 @@ def test_difference_is_the_effect_of_conditions(brains):
     taken = read("scan") - read("scan_plain")
     npt.assert_allclose(read("scan_plain_difference"), taken, atol=1e-5)
     model = load_model(brains / "m.safetensors")
-    image = read("scan")[None, ..., None]
-    plain, asked = (
-        np.mean(
-            [
-                model.denoise(image, first=first + i, strength=1, conditions=asked)
-                for i in range(2)
-            ],
-            axis=0,
-        )[0, ..., 0]
-        for asked in (None, {"age": 50, "group": "control"})
-    )
-    changed = plain - asked
+    images = read("scan")[None, ..., None]
+
+    def denoise(asked):
+        how = {"strength": 1, "conditions": asked}
+        results = [model.denoise(images, first=first + i, **how) for i in range(2)]
+        return np.mean(results, axis=0)[0, ..., 0]
+
+    changed = denoise(None) - denoise({"age": 50, "group": "control"})
     assert np.abs(changed).max() > 1e-3
     # In the intensities of the scan, which are those of the model but for a percentile.
     found = read("scan_asked_difference")
@@ -158,61 +141,42 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_invalid_requests_are_refused(brains, case):
     arguments, sentence = BAD[case]
-    status, _, stderr = call(
-        "dipy_generate_ldm",
-        *("m.safetensors", "--out_samples", "bad", "--conditions", *arguments.split()),
-        cwd=brains,
-    )
-    assert status == 2, stderr
-    assert sentence in answer(stderr)
+    words = ("--out_samples", "bad", "--conditions", *arguments.split())
+    output = execute("generate", "m.safetensors", *words, cwd=brains, status=2)
+    assert sentence in answer(output)
     assert not list(brains.glob("bad*"))
 
 
-def test_conditions_of_a_model_without(tmp_path):
-    older = Path(__file__).parents[1] / "files" / "format-11.safetensors"
-    for command in (
-        ("dipy_generate_ldm", older, "--conditions", "label=7"),
-        ("dipy_train_ldm", "mnist", "--conditions", "age"),
-    ):
-        status, _, stderr = call(*command, cwd=tmp_path)
-        assert status == 2
-        assert ("without conditions" if "label=7" in command else "label") in (
-            answer(stderr)
-        )
+def test_conditions_of_a_model_without(command):
+    words = (OLDER, "--conditions", "label=7")
+    assert "without conditions" in answer(command("generate", *words, status=2))
+    words = ("mnist", "--conditions", "age")
+    assert "label" in answer(command("train", *words, status=2))
 
 
 @pytest.mark.parametrize("given", [{}, "none"])
 @pytest.mark.parametrize("seed", [None, 0])
 def test_requests_are_empty_for_a_model_without_conditions(given, seed):
-    older = Path(__file__).parents[1] / "files" / "format-11.safetensors"
-    asked = RequestedConditions.of(read_document(older), given, range(2), seed=seed)
+    asked = RequestedConditions.of(read_document(OLDER), given, range(2), seed=seed)
     assert asked.subset(range(1)) is None
     assert asked.facts(range(1)) == asked.arrays(range(1)) == {}
 
 
-def test_digits_are_trained_by_label(tmp_path, monkeypatch, unguided):
+def test_digits_are_trained_by_label(command, tmp_path, monkeypatch, unguided):
     # More than those from which is learnt what latents are like.
     few = [part[:2000] for part in load_mnist("train")]
     monkeypatch.setattr(_inputs, "load_mnist", lambda split: few)
     short = "--steps_vqvae 3 --steps_ldm 3 --n_codes 8 --widths_vqvae 4 --widths_ldm 4"
-    status, stdout, stderr = call(
-        "dipy_train_ldm",
-        *("mnist", *short.split(), "--validation", 0.03, "--conditions", "label"),
-        cwd=tmp_path,
-    )
-    assert status == 0, stderr
+    options = (*short.split(), "--validation", 0.03, "--conditions", "label")
+    output = command("train", "mnist", *options)
     # The condition is said before training. So short a one taught nothing, but what a
     # linear fit knows is heard all the same.
-    assert "label: 7 220, 1 212, 4 206" in stdout
-    assert "condition label has no measurable effect" not in stdout
+    assert "label: 7 220, 1 212, 4 206" in output
+    assert "condition label has no measurable effect" not in output
     with open(tmp_path / "history.csv") as table:
         assert "val_gain_label" in next(csv.reader(table))
-    status, _, stderr = call(
-        "dipy_generate_ldm",
-        *("ldm.safetensors", "--steps", 1, "--conditions", "label=3,n/a"),
-        cwd=tmp_path,
-    )
-    assert status == 0, stderr
+    options = ("--steps", 1, "--conditions", "label=3,n/a")
+    command("generate", "ldm.safetensors", *options)
     with np.load(tmp_path / "samples.npz") as arrays:
         three, drawn = arrays["condition_label"].tolist()
         facts = json.loads(arrays["description"].item())
@@ -241,25 +205,20 @@ def test_conditions_that_images_have_not(tmp_path):
     np.save(tmp_path / "images.npy", np.zeros((9, 8, 8)))
     with pytest.raises(InputError, match="no table knows the files"):
         _inputs.plan([str(tmp_path / "images.npy")], ["age"])
-    assert _inputs.plan(["mnist"], ["label"]).load().conditions["label"][:3] == [
-        5,
-        0,
-        4,
-    ]
+    labels = _inputs.plan(["mnist"], ["label"]).load().conditions["label"]
+    assert labels[:3] == [5, 0, 4]
     assert _inputs.plan(["mnist"]).load().conditions is None
 
 
 def test_requested_conditions_subset_and_records(brains):
     document = read_document(brains / "m.safetensors")
-    asked = RequestedConditions.of(
-        document, {"age": ["60", "n/a", "70.5"]}, range(5, 8)
-    )
+    ages = {"age": ["60", "n/a", "70.5"]}
+    asked = RequestedConditions.of(document, ages, range(5, 8))
     assert asked.table == {"age": [60, None, 70.5], "group": [None] * 3}
     assert asked.subset(range(6, 8)) == {"age": [None, 70.5], "group": [None] * 2}
     assert asked.facts(range(6, 7)) == {"Conditions": {"age": "n/a", "group": "n/a"}}
-    npt.assert_array_equal(
-        asked.arrays(range(5, 7))["condition_age"], [60, float("nan")]
-    )
+    ages = asked.arrays(range(5, 7))["condition_age"]
+    npt.assert_array_equal(ages, [60, float("nan")])
     assert count_of({"age": ["60", "70"], "group": "x"}) == 2
     assert count_of({"age": "60"}) is None
     assert count_of("none") is None

@@ -7,7 +7,7 @@ from unittest.mock import patch
 import nibabel as nib
 import numpy as np
 import numpy.testing as npt
-from processes import answer, call, load_model
+from processes import answer, execute, load_model
 import pytest
 
 from dipy_ldm import LatentDiffusion, _serialization
@@ -47,18 +47,8 @@ def folder(tmp_path_factory):
 def trained(folder):
     """Return the folder with a model in ``out``, and what the command said."""
     arguments = ("bids", "--conditions", "age,sex", "--coarsen", "age=5", *TINY)
-    status, stdout, stderr = call(
-        "dipy_train_ldm", *arguments, "--out_dir", "out", cwd=folder
-    )
-    assert status == 0, stderr
-    return folder, stdout + stderr
-
-
-def train(folder, *arguments):
-    status, _, stderr = call(
-        "dipy_train_ldm", *arguments, "--out_dir", "no", cwd=folder
-    )
-    return status, stderr
+    output = execute("train", *arguments, "--out_dir", "out", cwd=folder)
+    return folder, output
 
 
 def test_model_keeps_conditions_from_tables(trained):
@@ -79,12 +69,12 @@ def test_model_keeps_conditions_from_tables(trained):
 
 
 def test_errors_in_tables_are_one_sentence(folder):
-    status, stderr = train(folder, "bids", "--conditions", "age,site", *TINY)
-    assert status == 2
-    assert "there is no column site" in answer(stderr)
-    assert "they have age, sex" in answer(stderr)
-    status, stderr = train(folder, "bids", "--coarsen", "age=5", *TINY)
-    assert (status, "--coarsen is for --conditions" in answer(stderr)) == (2, True)
+    train = partial(execute, "train", "bids", *TINY, cwd=folder, status=2)
+    output = answer(train("--conditions", "age,site", "--out_dir", "no"))
+    assert "there is no column site" in output
+    assert "they have age, sex" in output
+    output = answer(train("--coarsen", "age=5", "--out_dir", "no"))
+    assert "--coarsen is for --conditions" in output
     assert not (folder / "no").exists()
 
 
@@ -134,9 +124,8 @@ def test_a_table_asks_for_a_dataset(trained, tmp_path, caplog):
     # The same sample as one that is asked for in words, elsewhere.
     generate(folder, tmp_path, n_samples=1, conditions=["sex=M"], first_sample=2)
     other = dataset / "sub-S0002" / "anat" / "sub-S0002_desc-synthetic_T2w.nii.gz"
-    npt.assert_array_equal(
-        read_volume(tmp_path / "samples-0002.nii.gz")[0], read_volume(other)[0]
-    )
+    (one, _), (same, _) = map(read_volume, (tmp_path / "samples-0002.nii.gz", other))
+    npt.assert_array_equal(one, same)
 
 
 def test_invalid_datasets_are_refused(trained, tmp_path):
@@ -145,17 +134,13 @@ def test_invalid_datasets_are_refused(trained, tmp_path):
         generate(folder, folder / "bids", bids=True)
     with pytest.raises(InputError, match="`bids` is for volumes"):
         GenerateLDMFlow().run("mnist", bids=True, out_dir=str(tmp_path))
-    (tmp_path / "wanted.tsv").write_text("age\n70\n")
+    table = tmp_path / "wanted.tsv"
+    table.write_text("age\n70\n")
     for words, sentence in (
         (["none"], "none is for all of them; leave it or the `table` out"),
         (["none", "age=70"], "must be name=value"),
+        (["age=7"], "age is in `conditions` and in the `table`"),
     ):
         with pytest.raises(InputError, match=sentence):
-            generate(
-                folder, tmp_path, conditions=words, table=str(tmp_path / "wanted.tsv")
-            )
-    with pytest.raises(InputError, match="age is in `conditions` and in the `table`"):
-        generate(
-            folder, tmp_path, conditions=["age=7"], table=str(tmp_path / "wanted.tsv")
-        )
+            generate(folder, tmp_path, conditions=words, table=str(table))
     assert [path.name for path in tmp_path.iterdir()] == ["wanted.tsv"]

@@ -2,7 +2,7 @@
 
 import tomllib
 
-from processes import answer, call, load_model
+from processes import answer, execute, load_model
 import pytest
 from safetensors import safe_open
 
@@ -31,12 +31,8 @@ def write(path, text):
 
 
 def test_choices_are_listed_and_others_refused():
-    tables = {
-        "strategy": STRATEGIES,
-        "precision": {"auto": None, **PRECISIONS},
-        "sampler": SAMPLERS,
-        "dtype": DTYPES,
-    }
+    tables = {"strategy": STRATEGIES, "precision": {"auto": None, **PRECISIONS}}
+    tables |= {"sampler": SAMPLERS, "dtype": DTYPES}
     for flow in (TrainLDMFlow, GenerateLDMFlow):
         for name, words in flow.choices.items():
             assert set(words) == set(tables[name])
@@ -48,39 +44,16 @@ def test_choices_are_listed_and_others_refused():
 
 
 def test_flags_of_older_files_are_lists_now(tmp_path):
+    text = '[dipy_denoise_ldm]\nmodel_file = "m"\ninput_files = ["a.nii.gz"]\n'
     for flag, value in (("false", None), ("true", [])):
-        text = f"""
-            [dipy_denoise_ldm]
-            model_file = "m"
-            input_files = ["a.nii.gz"]
-            channels = {flag}
-            """
-        file = write(tmp_path / "old.toml", text)
+        file = write(tmp_path / "old.toml", f"{text}channels = {flag}\n")
         options = parse(DenoiseLDMFlow, "--config", file)
         assert options.get("channels") == value
 
 
-@pytest.fixture
-def toml(tmp_path):
-    """Return the file of a run that denoised two volumes."""
-    text = """
-        [dipy_denoise_ldm]
-        model_file = "ldm.safetensors"
-        input_files = ["a.nii.gz", "b.nii.gz"]
-        conditions = "group=control"
-        strength = 0.3
-        repeats = 2
-        difference = true
-        steps = 6
-        out_dir = "out"
-        """
-    return write(tmp_path / "denoised.toml", text)
-
-
 def test_digits_are_generated_again(tmp_path):
     options = ("--n_samples", 3, "--steps", 2, "--seed", 5, "--conditions", "label=7")
-    status, _, stderr = call("dipy_generate_ldm", "mnist", *options, cwd=tmp_path)
-    assert status == 0, stderr
+    execute("generate", "mnist", *options, cwd=tmp_path)
     document = tomllib.loads((tmp_path / "samples.toml").read_text())
     used = document["dipy_generate_ldm"]
     # Those that were given, and the defaults: of the command, and of the model.
@@ -89,8 +62,7 @@ def test_digits_are_generated_again(tmp_path):
     assert document["versions"]["dipy_ldm"] == __version__
     assert {"keras", "python"} < document["versions"].keys()
     again = ("--config", "samples.toml", "--out_dir", "again")
-    status, _, stderr = call("dipy_generate_ldm", *again, cwd=tmp_path)
-    assert status == 0, stderr
+    execute("generate", *again, cwd=tmp_path)
     copies = tmp_path / "again"
     for name in ("samples.npz", "samples.png"):
         assert (copies / name).read_bytes() == (tmp_path / name).read_bytes()
@@ -98,8 +70,7 @@ def test_digits_are_generated_again(tmp_path):
 
 def test_a_training_is_done_again(trained_folder, tmp_path):
     again = ("--config", "out/ldm.toml", "--out_dir", tmp_path)
-    status, _, stderr = call("dipy_train_ldm", *again, cwd=trained_folder)
-    assert status == 0, stderr
+    execute("train", *again, cwd=trained_folder)
     first, second = (
         safe_open(folder / "ldm.safetensors", "numpy").metadata()
         for folder in (trained_folder / "out", tmp_path)
@@ -113,7 +84,19 @@ def test_a_training_is_done_again(trained_folder, tmp_path):
     assert load_model(tmp_path / "ldm.safetensors").seed == used["seed"]
 
 
-def test_options_of_the_command_line_come_first(toml):
+def test_options_of_the_command_line_come_first(tmp_path):
+    text = """
+        [dipy_denoise_ldm]
+        model_file = "ldm.safetensors"
+        input_files = ["a.nii.gz", "b.nii.gz"]
+        conditions = "group=control"
+        strength = 0.3
+        repeats = 2
+        difference = true
+        steps = 6
+        out_dir = "out"
+        """
+    toml = write(tmp_path / "denoised.toml", text)
     used = parse(DenoiseLDMFlow, "--config", toml, "--repeats", 4, "--out_dir", "new")
     assert used["input_files"] == ["a.nii.gz", "b.nii.gz"]
     assert used["conditions"] == ["group=control"]
@@ -165,9 +148,8 @@ def test_a_file_of_something_else_is_refused(text, expected, tmp_path):
 
 def test_the_command_says_so_in_a_sentence(tmp_path):
     write(tmp_path / "run.toml", "[dipy_train_ldm]\n")
-    status, _, stderr = call("dipy_generate_ldm", "--config", "run.toml", cwd=tmp_path)
-    assert status == 2
-    assert answer(stderr).startswith("dipy_generate_ldm: run.toml has options of")
+    output = execute("generate", "--config", "run.toml", cwd=tmp_path, status=2)
+    assert answer(output).startswith("dipy_generate_ldm: run.toml has options of")
 
 
 def test_the_file_of_another_run_is_kept(tmp_path):
@@ -177,10 +159,8 @@ def test_the_file_of_another_run_is_kept(tmp_path):
         options.seed = seed
         config.write_config(flow, tmp_path / "denoised", options)
     files = ["denoised.toml", "denoised-2.toml", "denoised-3.toml"]
-    tables = [
-        tomllib.loads((tmp_path / file).read_text())["dipy_denoise_ldm"]
-        for file in files
-    ]
+    texts = [(tmp_path / file).read_text() for file in files]
+    tables = [tomllib.loads(text)["dipy_denoise_ldm"] for text in texts]
     assert [table["seed"] for table in tables] == [1, 2, 3]
     assert tables[0]["odd"] == options.odd
     assert len(list(tmp_path.iterdir())) == 3

@@ -117,9 +117,7 @@ def test_slices_have_conditions_too(tmp_path):
         (["age"], {}, "age is '89[+]', no number"),
     ],
 )
-def test_invalid_options_are_refused_before_volumes_are_read(
-    scans, names, steps, sentence
-):
+def test_invalid_options_are_refused_before_reading(scans, names, steps, sentence):
     given = table(scans, age=[62, 71, "89+", 48, 53, 80], same=["x"] * 6)
     with pytest.raises(InputError, match=sentence):
         inputs.check_split(inputs.plan(given, names, steps, skip_bad=True), 0.2, 0, 1)

@@ -1,5 +1,7 @@
 """A dataset of generated volumes."""
 
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 import json
 import multiprocessing
 from types import SimpleNamespace
@@ -74,22 +76,18 @@ def test_participants_table_has_requested_conditions(tmp_path):
 def test_samples_are_added_by_several_at_once(tmp_path):
     context = multiprocessing.get_context("spawn")
     parts = [range(i, 24, 3) for i in range(3)]
-    processes = [context.Process(target=add, args=(tmp_path, part)) for part in parts]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-        assert process.exitcode == 0
+    with ProcessPoolExecutor(3, mp_context=context) as processes:
+        list(processes.map(partial(add, tmp_path), parts))
     lines = (tmp_path / "participants.tsv").read_text().splitlines()
-    assert [line.split("\t")[0] for line in lines[1:]] == [
-        f"sub-S{number:04}" for number in range(24)
-    ]
+    names = [line.split("\t")[0] for line in lines[1:]]
+    assert names == [f"sub-S{number:04}" for number in range(24)]
     assert lines[-1].endswith("\t23")
 
 
-@pytest.mark.parametrize(
-    "name", ["participants.tsv", "sub-01/x", "dataset_description.json"]
-)
+OTHERS = ["participants.tsv", "sub-01/x", "dataset_description.json"]
+
+
+@pytest.mark.parametrize("name", OTHERS)
 def test_dataset_of_another_program_is_refused(tmp_path, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text('{"Name": "x", "GeneratedBy": [{"Name": "other"}]}')

@@ -12,7 +12,7 @@ from dipy.reconst.dti import TensorModel
 import nibabel as nib
 import numpy as np
 import numpy.testing as npt
-from processes import answer, call, load_model
+from processes import answer, execute, load_model
 import pytest
 
 from dipy_ldm import InputError
@@ -50,12 +50,9 @@ def trained(tmp_path_factory):
     for number in range(5):
         save_series(folder, number, 4 + number)
     files = sorted(folder.glob("*_dwi.nii.gz"))
-    status, stdout, stderr = call(
-        "dipy_train_ldm", *files, *SHORT, "--cache_dir", "cache", cwd=folder
-    )
-    assert status == 0, stderr
-    assert "5 series: 30 diffusion-weighted volumes with b of about 1000" in stdout
-    assert re.search("[12] of 5 subjects are held out", stdout)
+    output = execute("train", *files, *SHORT, "--cache_dir", "cache", cwd=folder)
+    assert "5 series: 30 diffusion-weighted volumes with b of about 1000" in output
+    assert re.search("[12] of 5 subjects are held out", output)
     b = np.array([0, 1000, 20, 1000, 1000, 1000, 1000, 1000])
     vectors = np.random.default_rng(9).normal(size=(8, 3))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -65,14 +62,13 @@ def trained(tmp_path_factory):
     return folder
 
 
-def generate(folder, *arguments):
+def generate(folder, *arguments, status=0):
     how = ("ldm.safetensors", "--steps", 2, "--source_files", "b0-1.nii")
-    return call("dipy_generate_ldm", *how, *arguments, cwd=folder)
+    return execute("generate", *how, *arguments, cwd=folder, status=status)
 
 
 def test_generated_series_are_read_by_dipy(trained):
-    status, _, stderr = generate(trained, *TABLE)
-    assert status == 0, stderr
+    generate(trained, *TABLE)
     stem = str(trained / "b0-1_samples")
     image = nib.load(f"{stem}.nii.gz")
     data = image.get_fdata()
@@ -95,9 +91,7 @@ def test_generated_series_are_read_by_dipy(trained):
     assert facts["Sources"] == ["b0-1.nii"]
     world = vectors[[1, *range(3, 8)]] * [-1, 1, 1]
     npt.assert_allclose(facts["Conditions"]["direction"], world, atol=1e-6)
-    status, _, stderr = generate(trained, *TABLE)
-    assert status
-    assert "b0-1_samples.bval" in answer(stderr)
+    assert "b0-1_samples.bval" in answer(generate(trained, *TABLE, status=2))
 
 
 def test_a_model_of_series_has_its_conditions(trained):
@@ -124,41 +118,37 @@ TABLE = ("--bvals", "table.bval", "--bvecs", "table.bvec")
     ],
 )
 def test_bad_tables_are_refused(trained, arguments, sentence):
-    status, _, stderr = generate(trained, *arguments)
-    assert status
-    assert sentence in answer(stderr)
+    assert sentence in answer(generate(trained, *arguments, status=2))
 
 
 def test_b_values_beyond_the_training_are_warned_of(trained):
     np.savetxt(trained / "high.bval", [[0, 3000, 1000, 1000, 1000, 1000, 1000, 1000]])
     table = ("--bvals", "high.bval", "--bvecs", "table.bvec", "--out_samples", "high")
-    status, stdout, stderr = generate(trained, *table)
-    assert status == 0, stderr
-    assert "bval 3000 lies outside of the 950 to 1050" in stdout + stderr
+    output = generate(trained, *table)
+    assert "bval 3000 lies outside of the 950 to 1050" in output
 
 
 def test_tables_are_for_models_of_series(model_path, tmp_path):
     arguments = (model_path, "--bvals", "a.bval", "--bvecs", "a.bvec")
-    status, _, stderr = call("dipy_generate_ldm", *arguments, cwd=tmp_path)
-    assert status
-    assert "trained without dwi; leave out --bvals and --bvecs" in answer(stderr)
+    output = execute("generate", *arguments, cwd=tmp_path, status=2)
+    assert "trained without dwi; leave out --bvals and --bvecs" in answer(output)
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["denoise_ldm", "b0-0.nii"],
-        ["inpaint_ldm", "b0-0.nii", "--mask_files", "b0-0.nii"],
-        ["audit_ldm", "--train_files", B0S[0], "--held_out", B0S[1]],
+        ["denoise", "b0-0.nii"],
+        ["inpaint", "b0-0.nii", "--mask_files", "b0-0.nii"],
+        ["audit", "--train_files", B0S[0], "--held_out", B0S[1]],
     ],
 )
 def test_commands_that_scale_each_volume_are_refused(trained, arguments):
     name, *words = arguments
     for file in B0S:
         shutil.copy(trained / "b0-0.nii", trained / file)
-    source = ["--source_files", *B0S]
-    _, _, stderr = call(f"dipy_{name}", "ldm.safetensors", *words, *source, cwd=trained)
-    assert "makes diffusion series" in answer(stderr)
+    words = ("ldm.safetensors", *words, "--source_files", *B0S)
+    output = execute(name, *words, cwd=trained, status=2)
+    assert "makes diffusion series" in answer(output)
 
 
 def test_scans_are_refused_by_a_model_of_series(trained):
@@ -171,8 +161,7 @@ def test_series_are_evaluated_by_their_tensors(trained):
     files = [f"sub-{i}_dwi.nii.gz" for i in (3, 4)]
     how = ("--cache_dir", "cache", "--out_evaluation", "tensors", "--steps", 2)
     real = ("ldm.safetensors", "--real_files", *files)
-    status, _, stderr = call("dipy_evaluate_ldm", *real, *how, cwd=trained)
-    assert status == 0, stderr
+    execute("evaluate", *real, *how, cwd=trained)
     figures = json.loads((trained / "tensors.json").read_text())["Figures"]
     off = figures["direction, error in degrees"]
     assert off["real"]["value"] == 0
@@ -183,14 +172,12 @@ def test_series_are_evaluated_by_their_tensors(trained):
     assert "start" not in config["dipy_evaluate_ldm"]
     # Measured series against themselves have no error.
     generated = ("--generated_files", *files, "--force")
-    status, _, stderr = call("dipy_evaluate_ldm", *real, *generated, *how, cwd=trained)
-    assert status == 0, stderr
+    execute("evaluate", *real, *generated, *how, cwd=trained)
     figures = json.loads((trained / "tensors.json").read_text())["Figures"]
     assert figures["FA, mean error"]["generated"]["value"] == 0
     few = ("ldm.safetensors", "--real_files", "sub-0_dwi.nii.gz", "--force")
-    status, _, stderr = call("dipy_evaluate_ldm", *few, *how, cwd=trained)
-    assert status == 2
-    assert "4 diffusion-weighted volumes, and a tensor needs 6" in answer(stderr)
+    output = execute("evaluate", *few, *how, cwd=trained, status=2)
+    assert "4 diffusion-weighted volumes, and a tensor needs 6" in answer(output)
 
 
 def test_a_folder_of_series_is_checked(trained, command, tmp_path):
@@ -201,8 +188,7 @@ def test_a_folder_of_series_is_checked(trained, command, tmp_path):
     bvals[-1] = 3000
     np.savetxt(tmp_path / "sub-1_dwi.bval", bvals[None], "%g")
     more = ("--cache_dir", "cache", "--seconds", 0, "--batch_size", 4)
-    status, stderr = command("check", ".", "--dwi", *more)
-    assert status == 1, stderr
+    command("check", ".", "--dwi", *more, status=1)
     page = json.loads((tmp_path / "check.json").read_text())
     findings = {f["title"]: f for f in page["Findings"]["Files"]}
     (bad,) = findings["files"]["table"]

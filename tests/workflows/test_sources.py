@@ -7,9 +7,9 @@ import shutil
 import nibabel as nib
 import numpy as np
 import numpy.testing as npt
-from processes import call, load_model, refuse_faults_of_bids
+from processes import execute, load_model, refuse_faults_of_bids
 import pytest
-from scans import save
+from scans import comment_of, save
 
 from dipy_ldm import _serialization
 from dipy_ldm._utils.checks import InputError
@@ -61,9 +61,8 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(folder):
     arguments = ("T2", *SHORT, "--cache_dir", "cache", "--source_files", "T1")
-    status, stdout, stderr = call("dipy_train_ldm", *arguments, cwd=folder)
-    assert status == 0, stderr
-    return folder, stdout
+    output = execute("train", *arguments, cwd=folder)
+    return folder, output
 
 
 def test_training_logs_pairs(trained):
@@ -81,10 +80,7 @@ def test_samples_are_named_after_their_sources(trained):
     folder, _ = trained
     arguments = ("ldm.safetensors", "--steps", 2, "--n_samples", 2, "--seed", 3)
     files = ("T1/sub-1_T1w.nii.gz", "T1/sub-5_T1w.nii.gz")
-    status, _, stderr = call(
-        "dipy_generate_ldm", *arguments, "--source_files", *files, cwd=folder
-    )
-    assert status == 0, stderr
+    execute("generate", *arguments, "--source_files", *files, cwd=folder)
     model = load_model(folder / "ldm.safetensors")
     grid = Grid(model.vqvae.shape_[:3], model.vqvae.affine_)
     for file in files:
@@ -99,16 +95,14 @@ def test_samples_are_named_after_their_sources(trained):
             facts = json.loads((folder / f"{stem}-000{number}.json").read_text())
             assert facts["Sources"] == [file]
             assert facts["Sample"] == number
-            (comment,) = image.header.extensions
-            assert json.loads(comment.get_content().decode()) == {"Sources": [file]}
+            assert comment_of(image) == {"Sources": [file]}
     assert (folder / "samples.png").is_file()
 
 
 def test_samples_of_sources_in_a_dataset(trained, command, monkeypatch):
     monkeypatch.chdir(trained[0])
     options = ("--bids", "--source_files", "T1/sub-1_T1w.nii.gz", "--steps", 1)
-    status, stderr = command("generate", "ldm.safetensors", *options, "--out_dir", "ds")
-    assert status == 0, stderr
+    command("generate", "ldm.safetensors", *options, "--out_dir", "ds")
     (sample,) = Path("ds").rglob("*.nii.gz")
     assert sample == Path("ds/sub-1/anat/sub-1_desc-synthetic_T2w.nii.gz")
     assert json.loads(sidecar(sample).read_text())["Sources"][0].endswith("_T1w.nii.gz")
@@ -119,32 +113,25 @@ def test_samples_of_sources_in_a_dataset(trained, command, monkeypatch):
 
 def test_models_with_sources_are_evaluated_and_audited(trained, tmp_path):
     folder, _ = trained
-    document = _serialization.read_document(
-        folder / "ldm.safetensors", "latent_diffusion"
-    )
-    kept = {"cache_dir": tmp_path / "kept"}
-    real = read_for(
-        document, [folder / "T2"], "real_files", source_files=[folder / "T1"], **kept
-    )
+    path = folder / "ldm.safetensors"
+    document = _serialization.read_document(path, "latent_diffusion")
+    how = {"source_files": [folder / "T1"], "cache_dir": tmp_path / "kept"}
+    real = read_for(document, [folder / "T2"], "real_files", **how)
     assert (tmp_path / "kept").is_dir()
     grid = Grid(tuple(document["shape"][:3]), np.array(document["affine"]))
     for file, source in zip(real.files, real.sources, strict=True):
         own = folder / "T1" / file.name.replace("T2w", "T1w")
         npt.assert_allclose(source, conform_source(own, grid), atol=1e-5)
-    for command, options in (
-        ("dipy_evaluate_ldm", ("--real", "T2")),
-        ("dipy_audit_ldm", ("--train", "T2", "--held_out", "T2")),
+    # They go as far as to count the volumes, and to look whose they are.
+    for name, words, sentence in (
+        ("evaluate", "--real T2", "needs 40 real images"),
+        ("audit", "--train T2 --held_out T2", "of the same subjects (sub-0"),
     ):
-        arguments = (command, "ldm.safetensors", *options)
-        status, _, stderr = call(*arguments, cwd=folder)
-        assert status
-        assert "conditioned on source images; give them as --source_files" in stderr
+        words = (name, "ldm.safetensors", *words.split())
+        output = execute(*words, cwd=folder, status=2)
+        assert "conditioned on source images; give them as --source_files" in output
         further = ("--source_files", "T1", "--cache_dir", "kept")
-        status, _, stderr = call(*arguments, *further, cwd=folder)
-        # They go as far as to count the volumes, and to look whose they are.
-        assert (
-            "needs 40 real images" in stderr or "of the same subjects (sub-0" in stderr
-        )
+        assert sentence in execute(*words, *further, cwd=folder, status=2)
 
 
 def test_sources_of_an_audit_need_subject_names(tmp_path):
@@ -153,9 +140,8 @@ def test_sources_of_an_audit_need_subject_names(tmp_path):
     named, other = (str(tmp_path / n) for n in ("sub-1_T1w.nii.gz", "one.nii.gz"))
     refuse_unnamed(None, [other])
     refuse_unnamed([named], [named])
-    with pytest.raises(
-        InputError, match=r"one.nii.gz has no sub- in its name, by which"
-    ):
+    sentence = "one.nii.gz has no sub- in its name, by which"
+    with pytest.raises(InputError, match=sentence):
         refuse_unnamed([named], [other], [named])
 
 
@@ -175,16 +161,14 @@ def test_invalid_options_are_refused(trained, command, monkeypatch, case):
     monkeypatch.chdir(trained[0])
     Path("more").mkdir(exist_ok=True)
     shutil.copy("T1/sub-1_T1w.nii.gz", "more")
-    status, stderr = command("generate", "ldm.safetensors", *arguments.split())
-    assert status == 2
-    assert sentence in stderr
+    output = command("generate", "ldm.safetensors", *arguments.split(), status=2)
+    assert sentence in output
 
 
 def test_sources_for_a_model_without(command):
     older = Path(__file__).parents[1] / "files" / "format-11.safetensors"
-    status, stderr = command("generate", older, "--source_files", "x.nii.gz")
-    assert status == 2
-    assert "trained without source images; leave out --source_files" in stderr
+    output = command("generate", older, "--source_files", "x.nii.gz", status=2)
+    assert "trained without source images; leave out --source_files" in output
 
 
 def test_other_commands_take_sources_too(trained, command, monkeypatch):
@@ -198,9 +182,8 @@ def test_other_commands_take_sources_too(trained, command, monkeypatch):
         ("denoise", ["--strength", 0.9, "--steps", 2], [scan, source]),
         ("inpaint", ["--mask_files", "m.nii.gz"], [scan, "m.nii.gz", source]),
     ):
-        status, stderr = command(name, "ldm.safetensors", scan, *further)
-        assert status == 2
-        assert "conditioned on source images; give them as --source_files" in stderr
+        output = command(name, "ldm.safetensors", scan, *further, status=2)
+        assert "conditioned on source images; give them as --source_files" in output
         made = []
         for number, file in enumerate((source, "T1/sub-2_T1w.nii.gz")):
             if number:
@@ -208,14 +191,10 @@ def test_other_commands_take_sources_too(trained, command, monkeypatch):
                 (folder / source).rename("aside")
                 (folder / file).rename(source)
             arguments = ("--source_files", "T1", "--out_dir", f"{name}{number}")
-            status, stderr = command(
-                name, "ldm.safetensors", scan, *further, *arguments
-            )
-            assert status == 0, stderr
+            command(name, "ldm.safetensors", scan, *further, *arguments)
             (path,) = (folder / f"{name}{number}").glob("*ed_T2w.nii.gz")
             made.append(nib.load(path).get_fdata())
-            facts = json.loads(str(sidecar(path).read_text()))
-            assert facts["Sources"] == sources
+            assert json.loads(sidecar(path).read_text())["Sources"] == sources
         (folder / source).rename(file)
         Path("aside").rename(source)
         assert np.abs(made[1] - made[0]).max() > 0
@@ -295,16 +274,14 @@ def names(*stems):
 
 def test_pairs():
     images = names("sub-1_ses-a_T2w", "sub-1_ses-b_T2w", "sub-2_ses-a_T2w")
-    sources = names(
-        "sub-2_ses-a_T1w", "sub-1_ses-b_T1w", "sub-1_ses-a_T1w", "sub-3_T1w"
-    )
-    assert list(pair_sources(images, sources).values()) == [
-        sources[i] for i in (2, 1, 0)
-    ]
-    whole = names("sub-2_T1w", "sub-1_T1w")
-    assert list(pair_sources(images, whole).values()) == [whole[i] for i in (1, 1, 0)]
-    others = names("c", "a", "b")
-    assert list(pair_sources(images, others).values()) == others
+    stems = ("sub-2_ses-a_T1w", "sub-1_ses-b_T1w", "sub-1_ses-a_T1w", "sub-3_T1w")
+    for sources, order in (
+        (names(*stems), (2, 1, 0)),
+        (names("sub-2_T1w", "sub-1_T1w"), (1, 1, 0)),
+        (others := names("c", "a", "b"), (0, 1, 2)),
+    ):
+        pairs = pair_sources(images, sources)
+        assert list(pairs.values()) == [sources[i] for i in order]
     with pytest.raises(InputError, match="there are 2 sources for 3 volumes"):
         pair_sources(images, others[:2])
 

@@ -1,11 +1,12 @@
 """Models of channels that know what they are, by the commands."""
 
+from functools import partial
 import json
 
 import nibabel as nib
 import numpy as np
 import numpy.testing as npt
-from processes import call, refuse_faults_of_bids
+from processes import call, execute, refuse_faults_of_bids
 import pytest
 
 from dipy_ldm import LatentDiffusion, _serialization
@@ -42,24 +43,16 @@ def bids(tmp_path_factory):
     return root
 
 
-def run(name, *arguments, cwd):
-    """Run a command here: its status, and all that it says."""
-    status, *texts = call(f"dipy_{name}_ldm", *arguments, cwd=cwd)
-    return status, "".join(texts)
-
-
 @pytest.fixture(scope="module")
 def folder(bids):
     """Return a folder with a model and four of its samples."""
-    folder = bids.parent / "model"
+    folder = bids.parent / "channels"
     options = ["--channels", *NAMES, *TRAINING, "--cache_dir", folder / "cache"]
-    status, said = run("train", bids, *options, "--out_dir", folder, cwd=bids.parent)
-    assert status == 0, said
-    assert "5 of 6 subjects" in said
-    assert "left out: sub-3 (no dseg)" in said
+    output = execute("train", bids, *options, "--out_dir", folder, cwd=bids.parent)
+    assert "5 of 6 subjects" in output
+    assert "left out: sub-3 (no dseg)" in output
     options = ["--n_samples", "4", "--bids", "--out_dir", "made"]
-    status, said = run("generate", "ldm.safetensors", *options, cwd=folder)
-    assert status == 0, said
+    execute("generate", "ldm.safetensors", *options, cwd=folder)
     return folder
 
 
@@ -91,9 +84,8 @@ def test_each_channel_is_a_file_of_its_own(folder):
 def test_model_keeps_its_channels(folder, bids):
     model = LatentDiffusion.load(folder / "ldm.safetensors")
     assert [channel.name for channel in model.channels_] == NAMES
-    volumes = load_volumes(
-        [bids], channels=model.channels_, cache_dir=folder / "cache", voxel_size=8
-    )
+    how = {"channels": model.channels_, "cache_dir": folder / "cache"}
+    volumes = load_volumes([bids], voxel_size=8, **how)
     clean = model.denoise(volumes.images)
     parts = split_channels(clean, model.channels_)
     assert set(np.unique(parts["dseg"])) <= {0, 8, 200}
@@ -105,16 +97,14 @@ def test_model_keeps_its_channels(folder, bids):
 def test_denoised_channels_are_files_of_their_own(folder, bids):
     options = ["--channels", "dseg", "desc-FA", "--repeats", 2, "--difference"]
     options += ["--strength", 0.5, "--steps", 2, "--bids", "--out_dir", "clean"]
-    status, said = run("denoise", "ldm.safetensors", bids, *options, cwd=folder)
-    assert status == 0, said
-    assert "left out: sub-3 (no dseg)" in said
+    output = execute("denoise", "ldm.safetensors", bids, *options, cwd=folder)
+    assert "left out: sub-3 (no dseg)" in output
     refuse_faults_of_bids(folder / "clean")
     anat = folder / "clean/sub-0/anat"
     ends = ["", "Difference", "Std"]
     assert not list(anat.glob("*T1w*"))
-    labels, difference, spread = (
-        nib.load(anat / f"sub-0_desc-denoised{end}_dseg.nii.gz") for end in ends
-    )
+    files = (anat / f"sub-0_desc-denoised{end}_dseg.nii.gz" for end in ends)
+    labels, difference, spread = map(nib.load, files)
     facts = json.loads((anat / "sub-0_desc-denoised_dseg.json").read_text())
     assert (facts["Channel"], len(facts["Sources"])) == ("dseg", 3)
     assert labels.get_data_dtype() == "int16"
@@ -134,8 +124,7 @@ def test_channels_are_filled_by_name(folder, bids):
     nib.save(nib.Nifti1Image(hole, AFFINE), folder / "hole.nii.gz")
     options = ["--mask_files", "hole.nii.gz", "--channels", "dseg", "--n_samples", 2]
     options += ["--steps", 2, "--resamplings", 1, "--out_dir", "filled"]
-    status, said = run("inpaint", "ldm.safetensors", scans, *options, cwd=folder)
-    assert status == 0, said
+    execute("inpaint", "ldm.safetensors", scans, *options, cwd=folder)
     ends = ("Mask", "Mean", "Std", "-0000", "-0001")
     names = [p.name for p in sorted((folder / "filled").glob("*.nii.gz"))]
     assert len(names) == len(ends)
@@ -150,10 +139,9 @@ def test_channels_are_filled_by_name(folder, bids):
 @pytest.fixture(scope="module")
 def scan(bids):
     """Return the channels of a subject in memory, of which one is on a finer grid."""
-    files = {"T1w": "T1w", "dseg": "dseg", "desc-FA": "desc-FA_dwimap"}
-    scan = {
-        n: nib.load(bids / f"sub-0/anat/sub-0_{e}.nii.gz") for n, e in files.items()
-    }
+    stem = str(bids / "sub-0/anat/sub-0")
+    ends = {"T1w": "T1w", "dseg": "dseg", "desc-FA": "desc-FA_dwimap"}
+    scan = {name: nib.load(f"{stem}_{end}.nii.gz") for name, end in ends.items()}
     fine = np.asarray(scan["dseg"].dataobj).repeat(2, 0).repeat(2, 1).repeat(2, 2)
     affine = np.diag([4.0, 4, 4, 1])
     affine[:3, 3] = -2
@@ -163,9 +151,8 @@ def scan(bids):
 def test_channels_in_memory_come_back_each_in_its_space(folder, scan, tmp_path):
     model = LatentDiffusion.load(folder / "ldm.safetensors")
     clean = model.denoise(scan, strength=0)
-    assert {n: i.shape for n, i in clean.items()} == {
-        n: i.shape for n, i in scan.items()
-    }
+    shapes = ({n: i.shape for n, i in images.items()} for images in (clean, scan))
+    assert next(shapes) == next(shapes)
     assert clean["dseg"].get_data_dtype() == "int16"
     clean["dseg"].to_filename(tmp_path / "dseg.nii.gz")
     assert json.loads((tmp_path / "dseg.json").read_text())["Labels"] == [8, 200]
@@ -186,35 +173,29 @@ def test_channels_in_memory_come_back_each_in_its_space(folder, scan, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("option", "sentence"),
     [
-        (
-            ["--suffix", "T1w"],
-            "channels have suffixes of their own; leave out --suffix",
-        ),
-        (["--channels", "T2w"], "unknown channel 'T2w'; choose one of T1w, dseg"),
-        (["--filter", "sub=3"], "no file has the suffix dseg; there are "),
+        ("--suffix T1w", "channels have suffixes of their own; leave out --suffix"),
+        ("--channels T2w", "unknown channel 'T2w'; choose one of T1w, dseg"),
+        ("--filter sub=3", "no file has the suffix dseg; there are "),
     ],
 )
-def test_wrong_choices_of_channels_are_refused(folder, bids, options, sentence):
-    status, said = run("denoise", "ldm.safetensors", bids, *options, cwd=folder)
-    assert status == 2
-    assert sentence in said
+def test_wrong_choices_of_channels_are_refused(folder, bids, option, sentence):
+    words = ("ldm.safetensors", bids, *option.split())
+    assert sentence in execute("denoise", *words, cwd=folder, status=2)
 
 
 def test_suffix_is_of_each_channel(folder):
     options = ["--bids", "--suffix", "T1w", "--out_dir", "other"]
-    status, said = run("generate", "ldm.safetensors", *options, cwd=folder)
-    assert (status, "leave out --suffix" in said) == (2, True)
+    output = execute("generate", "ldm.safetensors", *options, cwd=folder, status=2)
+    assert "leave out --suffix" in output
 
 
 def test_images_to_evaluate_by_are_put_together(folder, bids):
     document = _serialization.read_document(folder / "ldm.safetensors")
-    cache = {"cache_dir": folder / "cache"}
-    real = read_for(document, [bids], "real_files", **cache)
-    made = read_for(
-        document, [folder / "made"], "generated_files", generated=True, **cache
-    )
+    read = partial(read_for, document, cache_dir=folder / "cache")
+    real = read([bids], "real_files")
+    made = read([folder / "made"], "generated_files", generated=True)
     assert real.images.shape[1:] == made.images.shape[1:] == tuple(document["shape"])
     assert (len(real.images), len(made.images)) == (5, 4)
     assert set(np.unique(made.images[..., 1:3])) <= {0, 1}
@@ -223,8 +204,9 @@ def test_images_to_evaluate_by_are_put_together(folder, bids):
 
 def test_check_takes_named_channels(folder, bids):
     options = ["--seconds", "0", "--cache_dir", "cache", *TRAINING]
-    _, said = run("check", bids, "--channels", *NAMES, *options, cwd=folder)
-    assert "left out: sub-3 (no dseg)" in said
+    arguments = (bids, "--channels", *NAMES, *options)
+    _, *outputs = call("dipy_check_ldm", *arguments, cwd=folder)
+    assert "left out: sub-3 (no dseg)" in "".join(outputs)
     page = json.loads((folder / "check.json").read_text())
     channels = {f["title"]: f["state"] for f in page["Findings"]["Channels"]}
     assert channels == {"dseg": "green", "desc-FA": "green"}

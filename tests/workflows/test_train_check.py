@@ -7,7 +7,7 @@ from unittest.mock import create_autospec
 
 import nibabel as nib
 import numpy as np
-from processes import answer, call, closed_late, interrupt_when
+from processes import answer, closed_late, interrupt_when
 import pytest
 from scipy.ndimage import gaussian_filter
 
@@ -57,12 +57,11 @@ def cohort(tmp_path):
 def check(command, tmp_path):
     """Return what runs the command without trials, and reads what it wrote."""
 
-    def check(*arguments):
+    def check(*arguments, status=0):
         options = ("--seconds", 0, "--cache_dir", tmp_path / "cache", "--force")
-        status, stderr = command("check", *TINY, *options, *arguments)
+        command("check", *TINY, *options, *arguments, status=status)
         told = json.loads((tmp_path / "check.json").read_text())
-        sections = told["Findings"].values()
-        return status, {f["title"]: f for some in sections for f in some}, stderr
+        return {f["title"]: f for some in told["Findings"].values() for f in some}
 
     return check
 
@@ -78,8 +77,7 @@ class Links(HTMLParser):
 
 
 def test_a_cohort_as_it_should_be_is_not_red(cohort, check, tmp_path):
-    status, found, _ = check(cohort)
-    assert status == 0
+    found = check(cohort)
     states = {title: finding["state"] for title, finding in found.items()}
     # All is well but that there are few.
     assert (states.pop("subjects"), states.pop("held out")) == ("amber", "amber")
@@ -112,8 +110,7 @@ def test_each_planted_fault_is_reported(cohort, check, tmp_path):
     (cohort / "sub-14_T1w.nii.gz").write_bytes(whole[: len(whole) // 2])
     (cohort / "sub-15_T1w.nii.gz").write_text("no volume")
     (cohort / "sub-16_T1w.nii.gz").write_text("")
-    status, found, _ = check(cohort)
-    assert status == 1
+    found = check(cohort, status=1)
     told = json.dumps(found)
     blamed = {
         "files": (3, 13, 14, 15, 16),
@@ -138,16 +135,14 @@ def test_each_planted_fault_is_reported(cohort, check, tmp_path):
 def test_conditions_are_summarised_or_refused(cohort, check):
     rows = [f"sub-{i:02d}\t{20 + i}\n" for i in range(N)]
     (cohort / "participants.tsv").write_text("participant_id\tage\n" + "".join(rows))
-    status, found, _ = check(cohort, "--conditions", "age")
-    assert status == 0
+    found = check(cohort, "--conditions", "age")
     assert "age (years): 20 to 43" in found["conditions"]["what"]
     unique = found["unique combinations"]
     assert unique["state"] == "amber"
     assert "24 of 24 subjects have a unique combination" in unique["what"]
-    _, found, _ = check(cohort, "--conditions", "age", "--coarsen", "age=12")
+    found = check(cohort, "--conditions", "age", "--coarsen", "age=12")
     assert found["unique combinations"]["state"] == "green"
-    status, found, _ = check(cohort, "--conditions", "weight")
-    assert status == 1
+    found = check(cohort, "--conditions", "weight", status=1)
     assert found["conditions"]["state"] == "red"
 
 
@@ -156,18 +151,17 @@ def test_masks_are_looked_at(cohort, check, tmp_path):
     masks.mkdir()
     for i in range(N):
         write(masks, i, head(i) > 0)
-    _, found, _ = check(cohort, "--mask_files", masks, "--background", 0.1)
+    found = check(cohort, "--mask_files", masks, "--background", 0.1)
     assert found["masks"]["state"] == "green"
     write(masks, 3, np.ones((4, 4, 4)))
-    status, found, _ = check(cohort, "--mask_files", masks, "--background", 0.1)
-    assert (status, found["masks"]["state"]) == (1, "red")
+    found = check(cohort, "--mask_files", masks, "--background", 0.1, status=1)
+    assert found["masks"]["state"] == "red"
     assert "another grid" in found["masks"]["what"]
 
 
 def test_few_volumes_give_grey_findings(cohort, check):
     files = sorted(cohort.iterdir())[:4]
-    status, found, _ = check(*files)
-    assert status == 1
+    found = check(*files, status=1)
     (red,) = (title for title, finding in found.items() if finding["state"] == "red")
     assert red == "subjects"
     grey = {title for title, finding in found.items() if finding["state"] == "grey"}
@@ -176,54 +170,46 @@ def test_few_volumes_give_grey_findings(cohort, check):
 
 
 def test_too_few_for_a_batch_is_red(cohort, check):
-    status, found, _ = check(cohort, "--batch_size", 32)
-    assert status == 1
+    found = check(cohort, "--batch_size", 32, status=1)
     assert found["held out"]["state"] == "red"
     assert found["time"]["state"] == "grey"
 
 
 def test_no_good_file_is_reported_on_the_page(tmp_path, check):
     (tmp_path / "sub-1.nii.gz").write_text("no volume")
-    status, found, _ = check(tmp_path / "sub-1.nii.gz")
-    assert status == 1
+    found = check(tmp_path / "sub-1.nii.gz", status=1)
     assert found["files"]["state"] == "red"
     assert found["training"]["state"] == "grey"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("option", "words"),
     [
-        (("cohort", "--seconds", -1), "seconds must be at least 0"),
-        (("cohort", "--strategy", "multi_worker"), "the check is for one machine"),
-        (("cohort", "--coarsen", "age=5"), "--coarsen is for --conditions"),
-        (("cohort", "--validation", 1), "validation must lie"),
+        (("--seconds", -1), "seconds must be at least 0"),
+        (("--strategy", "multi_worker"), "the check is for one machine"),
+        (("--coarsen", "age=5"), "--coarsen is for --conditions"),
+        (("--validation", 1), "validation must lie"),
     ],
 )
-def test_wrong_input_gets_a_sentence(cohort, command, tmp_path, arguments, words):
-    cache = ("--cache_dir", tmp_path / "cache")
-    status, stderr = command("check", *arguments, *TINY, *cache)
-    assert status == 2
-    assert words in answer(stderr)
+def test_wrong_input_gets_a_sentence(cohort, command, tmp_path, option, words):
+    options = (*option, *TINY, "--cache_dir", tmp_path / "cache")
+    assert words in answer(command("check", "cohort", *options, status=2))
     assert not (tmp_path / "check.html").exists()
 
 
 def test_nothing_is_overwritten_unasked(cohort, command, tmp_path):
     (tmp_path / "check.html").write_text("mine")
-    status, stderr = command("check", cohort)
-    assert status == 2
-    assert "--force" in answer(stderr)
+    assert "--force" in answer(command("check", cohort, status=2))
 
 
-def test_images_with_trials(folder, tmp_path, monkeypatch):
+def test_images_with_trials(command, folder, tmp_path, monkeypatch):
     # Which is tested by itself, and compiles three networks.
     paces = _dry_run.Paces(1.0, {"autoencoder": 0.1, "diffusion": 0.1}, 0.01)
     timed = create_autospec(_dry_run.time_training_steps, return_value=paces)
     monkeypatch.setattr(_dry_run, "time_training_steps", timed)
     tiny = [*TINY[2:], "--steps_vqvae", 50, "--steps_ldm", 100, "--seconds", 2]
     arguments = (folder / "blobs.npy", *tiny, "--learning_rate", 0.01)
-    status, stdout, stderr = call("dipy_check_ldm", *arguments, cwd=tmp_path)
-    assert status == 0, stderr
-    assert "green: " in stdout + stderr
+    assert "green: " in command("check", *arguments)
     told = json.loads((tmp_path / "check.json").read_text())
     time, memorised = told["Findings"]["Trials"]
     assert timed.call_count == 1
@@ -237,7 +223,6 @@ def test_images_with_trials(folder, tmp_path, monkeypatch):
 def test_interrupted_it_leaves_nothing(cohort, command, tmp_path):
     options = ("--cache_dir", tmp_path / "cache", "--seconds", 500)
     with interrupt_when(tmp_path / "cache"):
-        status, stderr = command("check", cohort, *TINY, *options)
-    assert status == 130
-    assert "no page was written" in answer(stderr)
+        output = command("check", cohort, *TINY, *options, status=130)
+    assert "no page was written" in answer(output)
     assert not list(tmp_path.glob("check*"))

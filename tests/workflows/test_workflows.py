@@ -2,11 +2,10 @@
 
 import csv
 import json
+from operator import attrgetter
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from types import SimpleNamespace
 
 from PIL import Image
@@ -19,10 +18,12 @@ from processes import (
     answer,
     call,
     closed_late,
+    execute,
     interrupt_when,
     kill_when,
     load_model,
     run,
+    run_python,
     start,
 )
 import pytest
@@ -72,12 +73,11 @@ def test_an_autoencoder_that_is_taken_as_it_is_has_no_curve(folder):
     assert list(shown.histories) == ["diffusion"]
 
 
-def test_a_training_that_comes_to_nothing_ends_with_status_1(folder, tmp_path):
+def test_a_training_that_comes_to_nothing_ends_with_status_2(folder, tmp_path):
     nothing = [*TINY[4:], "--steps_vqvae", 120, "--learning_rate", 1]
     arguments = (folder / "blobs.npy", *nothing, "--steps_ldm", 1)
-    status, _, stderr = call("dipy_train_ldm", *arguments, cwd=tmp_path)
-    assert status == 2
-    assert "the autoencoder has learnt nothing in" in answer(stderr)
+    output = execute("train", *arguments, cwd=tmp_path, status=2)
+    assert "the autoencoder has learnt nothing in" in answer(output)
     # Figures and pictures show it, and there is no model.
     assert not (tmp_path / "ldm.safetensors").exists()
     assert (tmp_path / "history.csv").exists()
@@ -110,14 +110,10 @@ def test_generating_writes_array_and_picture(trained, blobs, monkeypatch):
     npt.assert_allclose(model.predict(5, steps=3, seed=7), images, atol=1e-4)
     # Once more: nothing is overwritten unless forced.
     before = (trained.parent / "samples.npz").stat().st_mtime_ns
-    status, _, stderr = call("dipy_generate_ldm", *arguments, cwd=trained.parent)
-    assert status == 2
-    assert "--force" in answer(stderr)
+    output = execute("generate", *arguments, cwd=trained.parent, status=2)
+    assert "--force" in answer(output)
     assert (trained.parent / "samples.npz").stat().st_mtime_ns == before
-    status, _, stderr = call(
-        "dipy_generate_ldm", *arguments, "--force", cwd=trained.parent
-    )
-    assert status == 0, stderr
+    execute("generate", *arguments, "--force", cwd=trained.parent)
 
 
 @pytest.mark.tensorflow
@@ -126,24 +122,17 @@ def test_one_sample_alone(trained, tmp_path):
     model = load_model(model_file)
     arguments = ("--n_samples", 1, "--first_sample", 7000, "--out_samples", "a.b")
     spread = ("--strategy", "mirrored", "--devices", 0)
-    status, _, stderr = call(
-        "dipy_generate_ldm", model_file, *arguments, *spread, cwd=tmp_path
-    )
-    assert status == 0, stderr
+    execute("generate", model_file, *arguments, *spread, cwd=tmp_path)
     with np.load(tmp_path / "a.b.npz") as arrays:
         assert arrays["sample"].tolist() == [7000]
         npt.assert_allclose(arrays["images"], model.predict(1, first=7000), atol=1e-4)
 
 
 def assert_same_model(folder, other):
-    models = [
-        LatentDiffusion.load(path / "ldm.safetensors") for path in (folder, other)
-    ]
-    networks = [
-        (m.denoiser_, m.guide_, m.vqvae.encoder_, m.vqvae.decoder_) for m in models
-    ]
-    for pair in zip(*networks, strict=True):
-        for a, b in zip(*(network.get_weights() for network in pair), strict=True):
+    models = [LatentDiffusion.load(f / "ldm.safetensors") for f in (folder, other)]
+    for name in ("denoiser_", "guide_", "vqvae.encoder_", "vqvae.decoder_"):
+        weights = (attrgetter(name)(model).get_weights() for model in models)
+        for a, b in zip(*weights, strict=True):
             npt.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
     assert models[0].history_ == models[1].history_
     tables = [(path / "history.csv").read_text() for path in (folder, other)]
@@ -174,17 +163,15 @@ def test_stopped_three_times_and_resumed_is_the_uninterrupted(trained, tmp_path)
         nothing = "there is no checkpoint to resume from" in stdout
         assert nothing == (checkpoint == "autoencoder-checkpoint")
         assert not (tmp_path / "ldm.safetensors").exists()
-        status, _, stderr = call("dipy_train_ldm", *arguments, cwd=tmp_path)
-        assert status == 2
-        assert "--resume" in answer(stderr)
-    status, _, stderr = call("dipy_train_ldm", *resumed, cwd=tmp_path)
-    assert status == 0, stderr
+        output = execute("train", *arguments, cwd=tmp_path, status=2)
+        assert "--resume" in answer(output)
+    execute("train", *resumed, cwd=tmp_path)
     assert_same_model(trained, tmp_path)
     assert not list(tmp_path.glob("*checkpoint*"))
 
 
 @pytest.mark.parametrize("more", [(), ("--resume",), ("--force",)])
-def test_a_second_training_with_the_same_outputs_is_refused_at_once(
+def test_a_second_training_of_the_same_outputs_is_refused(
     command, folder, tmp_path, more
 ):
     out = tmp_path / "out"
@@ -192,9 +179,8 @@ def test_a_second_training_with_the_same_outputs_is_refused_at_once(
     with claimed(out / "ldm.safetensors"):
         before = sorted(out.iterdir())
         options = (folder / "blobs.npy", *TINY, "--out_dir", out, *more)
-        status, told = command("train", *options)
-        assert status
-        assert f"written by process {os.getpid()} on" in answer(told)
+        output = command("train", *options, status=2)
+        assert f"written by process {os.getpid()} on" in answer(output)
         assert sorted(out.iterdir()) == before
         # Nor one that began at the same time.
         flow = TrainLDMFlow(force=True)
@@ -207,9 +193,8 @@ def test_a_second_training_with_the_same_outputs_is_refused_at_once(
 @pytest.mark.parametrize("name", ["a" * 244, "é" * 130])
 def test_a_name_that_is_too_long_is_refused_at_once(command, folder, name):
     options = (folder / "blobs.npy", *TINY, "--out_model", name)
-    status, told = command("train", *options)
-    assert status
-    assert "and may have 240; give a shorter one" in answer(told)
+    output = command("train", *options, status=2)
+    assert "and may have 240; give a shorter one" in answer(output)
 
 
 def test_resuming_a_finished_training_is_no_error(command, tmp_path):
@@ -217,10 +202,10 @@ def test_resuming_a_finished_training_is_no_error(command, tmp_path):
     shutil.copy(_serialization.find("mnist"), path)
     before = path.read_bytes()
     # As a job does that is put into the queue again.
-    assert command("train", "mnist", "--resume") == (0, "")
-    status, stderr = command("train", "mnist", "--resume", "--seed", 5)
-    assert status == 2
-    assert "is of another training (seed was 0 and is 5); name" in answer(stderr)
+    status, _, stderr = call("dipy_train_ldm", "mnist", "--resume", cwd=tmp_path)
+    assert (status, stderr) == (0, "")
+    output = command("train", "mnist", "--resume", "--seed", 5, status=2)
+    assert "is of another training (seed was 0 and is 5); name" in answer(output)
     assert [*tmp_path.iterdir()] == [path] and path.read_bytes() == before
 
 
@@ -252,13 +237,9 @@ def bad(folder):
 @pytest.mark.parametrize("case", BAD_TRAINING)
 def test_bad_input_to_training(bad, case):
     arguments, sentence = BAD_TRAINING[case]
-    arguments = arguments.replace("TINY", " ".join(TINY)).split()
-    arguments += ["--out_dir", "bad_out"]
-    status, _, stderr = call("dipy_train_ldm", *arguments, cwd=bad)
-    assert status == 2, stderr
-    assert sentence in answer(stderr)
-    out = bad / "bad_out"
-    assert not out.exists() or not any(out.iterdir())
+    words = (*arguments.replace("TINY", " ".join(TINY)).split(), "--out_dir", "bad_out")
+    assert sentence in answer(execute("train", *words, cwd=bad, status=2))
+    assert not list(bad.glob("bad_out/*"))
 
 
 BAD_GENERATING = {
@@ -270,10 +251,8 @@ BAD_GENERATING = {
 @pytest.mark.parametrize("case", BAD_GENERATING)
 def test_bad_input_to_generating(trained, bad, case):
     arguments, sentence = BAD_GENERATING[case]
-    arguments = [*arguments.split(), "--out_samples", "bad_samples"]
-    status, _, stderr = call("dipy_generate_ldm", *arguments, cwd=bad)
-    assert status == 2, stderr
-    assert sentence in answer(stderr)
+    words = (*arguments.split(), "--out_samples", "bad_samples")
+    assert sentence in answer(execute("generate", *words, cwd=bad, status=2))
     assert not list(bad.glob("bad_samples*"))
 
 
@@ -295,19 +274,16 @@ def test_help_and_version(name, tmp_path):
 def test_help_needs_neither_keras_nor_tensorflow():
     names = {"cli", *COMMANDS} - {"check"}  # which is the training's
     modules = ", ".join(f"dipy_ldm.workflows.{name}" for name in sorted(names))
-    code = (
-        f"import {modules}, sys; "
-        "assert not {'keras', 'tensorflow', 'matplotlib'} & set(sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    heavy = "{'keras', 'tensorflow', 'matplotlib'}"
+    run_python("-c", f"import {modules}, sys; assert not {heavy} & set(sys.modules)")
 
 
 def test_a_training_begins_from_a_model_file(diffusion, blobs, tmp_path, monkeypatch):
-    files = {name: str(tmp_path / name) for name in ("m.safetensors", "small.npy")}
-    diffusion.save(files["m.safetensors"])
-    np.save(files["small.npy"], blobs[:20, :11])
-    options = {"init": files["m.safetensors"], "batch_size": 4, "steps_ldm": 2}
-    TrainLDMFlow().run([files["small.npy"]], out_dir=str(tmp_path), **options)
+    diffusion.save(tmp_path / "m.safetensors")
+    small = str(tmp_path / "small.npy")
+    np.save(small, blobs[:20, :11])
+    options = {"init": str(tmp_path / "m.safetensors"), "batch_size": 4, "steps_ldm": 2}
+    TrainLDMFlow().run([small], out_dir=str(tmp_path), **options)
     new = LatentDiffusion.load(tmp_path / "ldm.safetensors")
     assert new.vqvae_.shape_ == (11, 10, 1)
     assert new._fitted_with["widths"] == diffusion._fitted_with["widths"]
@@ -322,27 +298,23 @@ def test_a_training_begins_from_a_model_file(diffusion, blobs, tmp_path, monkeyp
     monkeypatch.setattr(LatentDiffusion, "fit", stop)
     options |= {"steps_vqvae": 2, "out_dir": str(tmp_path / "tuned")}
     with pytest.raises(ZeroDivisionError):
-        TrainLDMFlow().run([files["small.npy"]], **options)
+        TrainLDMFlow().run([small], **options)
     assert tuned[0].shape_ == (11, 10, 1)
     assert not np.array_equal(tuned[0].codebook_, diffusion.vqvae_.codebook_)
 
 
 def test_a_training_does_not_begin_from_what_does_not_fit(diffusion, blobs, tmp_path):
-    files = {name: str(tmp_path / name) for name in ("m.safetensors", "c.npy")}
-    diffusion.save(files["m.safetensors"])
-    np.save(files["c.npy"], np.repeat(blobs[:20], 3, -1))
+    diffusion.save(tmp_path / "m.safetensors")
+    np.save(tmp_path / "c.npy", np.repeat(blobs[:20], 3, -1))
+    options = {"batch_size": 4, "out_dir": str(tmp_path / "out")}
     for init, sentence in {
         "m.safetensors": "with 1 channels, and these have 2 with 3",
         "c.npy": "is not a model file",
         "nothing": "there is no model file",
     }.items():
+        options["init"] = str(tmp_path / init)
         with pytest.raises(InputError, match=sentence):
-            TrainLDMFlow().run(
-                [files["c.npy"]],
-                init=str(tmp_path / init),
-                batch_size=4,
-                out_dir=str(tmp_path / "out"),
-            )
+            TrainLDMFlow().run([str(tmp_path / "c.npy")], **options)
 
 
 def test_figures_for_tensorboard(blobs, tmp_path, monkeypatch, unguided):

@@ -1,6 +1,7 @@
 """The commands on volumes: NIfTI files in, NIfTI files out."""
 
 from contextlib import suppress
+from functools import partial
 import json
 import logging
 import shutil
@@ -12,20 +13,15 @@ import numpy.testing as npt
 from processes import (
     NO_DEVICE,
     answer,
-    call,
     closed_late,
+    execute,
     interrupt_when,
     load_model,
 )
 import pytest
 from scans import save, small_files
 
-from dipy_ldm import (
-    VQVAE,
-    _backend,
-    _presets,
-    _serialization,
-)
+from dipy_ldm import VQVAE, _backend, _presets, _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data import load_volumes
 from dipy_ldm.data._cohort import Cohort
@@ -100,39 +96,31 @@ def folder(tmp_path_factory):
 def trained(folder):
     """Return the folder with a model in ``out``."""
     arguments = ("cohort", *TINY, *TRAINING, "--cache_dir", "cache")
-    status, _, stderr = call(
-        "dipy_train_ldm", *arguments, "--out_dir", "out", cwd=folder
-    )
-    assert status == 0, stderr
+    execute("train", *arguments, "--out_dir", "out", cwd=folder)
     return folder
 
 
 @pytest.fixture(scope="module")
-def model(trained):
-    return load_model(trained / "out" / "ldm.safetensors")
+def path(trained):
+    return trained / "out" / "ldm.safetensors"
 
 
 @pytest.fixture(scope="module")
 def generated(trained):
     """Return the folder with three generated volumes in ``generated``."""
     arguments = "--n_samples 3 --steps 10 --seed 7 --out_dir generated".split()
-    status, _, stderr = call(
-        "dipy_generate_ldm", "out/ldm.safetensors", *arguments, cwd=trained
-    )
-    assert status == 0, stderr
+    execute("generate", "out/ldm.safetensors", *arguments, cwd=trained)
     return trained / "generated"
 
 
 def test_generated_volumes_lie_where_the_training_volumes_do(trained, generated):
-    volumes = load_volumes(
-        [trained / "cohort"], voxel_size=VOXEL_SIZE, cache_dir=trained / "cache"
-    )
-    images, affine = volumes.images, volumes.affine
+    how = {"voxel_size": VOXEL_SIZE, "cache_dir": trained / "cache"}
+    volumes = load_volumes([trained / "cohort"], **how)
     for i in range(3):
         image = nib.load(generated / f"samples-{i:04d}.nii.gz")
-        assert image.shape == images.shape[1:4]
-        npt.assert_allclose(image.affine, affine, atol=1e-4)
-        npt.assert_allclose(image.get_qform(), affine, atol=1e-4)
+        assert image.shape == volumes.images.shape[1:4]
+        npt.assert_allclose(image.affine, volumes.affine, atol=1e-4)
+        npt.assert_allclose(image.get_qform(), volumes.affine, atol=1e-4)
         assert image.header["sform_code"] == image.header["qform_code"] == 2
         assert image.get_data_dtype() == np.float32
         data = image.get_fdata()
@@ -150,16 +138,8 @@ def test_a_landmark_is_where_it_is_in_the_training_volumes(trained, generated):
 def test_generated_volumes_record_their_origin(trained, generated):
     mark = fingerprint(trained / "out" / "ldm.safetensors")
     facts = json.loads((generated / "samples-0002.json").read_text())
-    wanted = {
-        "Synthetic": True,
-        "Model": "ldm.safetensors",
-        "ModelFingerprint": mark,
-        "Sampler": "dpm++",
-        "Steps": 10,
-        "Guidance": 1.0,
-        "Seed": 7,
-        "Sample": 2,
-    }
+    wanted = {"Synthetic": True, "Model": "ldm.safetensors", "ModelFingerprint": mark}
+    wanted |= {"Sampler": "dpm++", "Steps": 10, "Guidance": 1.0, "Seed": 7, "Sample": 2}
     assert wanted.items() <= facts.items()
     header = nib.load(generated / "samples-0002.nii.gz").header
     description = header["descrip"].item().decode()
@@ -169,16 +149,9 @@ def test_generated_volumes_record_their_origin(trained, generated):
         assert min(picture.size) > 50
 
 
-def test_one_sample_alone_and_in_another_type(trained, generated, tmp_path):
-    arguments = "--n_samples 1 --first_sample 2 --steps 10 --seed 7 --dtype int16"
-    status, _, stderr = call(
-        "dipy_generate_ldm",
-        trained / "out" / "ldm.safetensors",
-        *arguments.split(),
-        *("--out_samples", "a.b"),
-        cwd=tmp_path,
-    )
-    assert status == 0, stderr
+def test_one_sample_alone_and_in_another_type(command, path, generated, tmp_path):
+    options = "--first_sample 2 --steps 10 --seed 7 --dtype int16 --out_samples a.b"
+    command("generate", path, "--n_samples", 1, *options.split())
     names = ["a.b-0002.json", "a.b-0002.nii.gz", "a.b.png", "a.b.toml"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     alone = nib.load(tmp_path / "a.b-0002.nii.gz")
@@ -188,16 +161,13 @@ def test_one_sample_alone_and_in_another_type(trained, generated, tmp_path):
     npt.assert_allclose(alone.get_fdata(), of_three.get_fdata(), atol=1e-4)
 
 
-def test_at_strength_zero_a_volume_comes_back_reconstructed(trained, model, tmp_path):
-    status, _, stderr = call(
-        "dipy_denoise_ldm",
-        *(trained / "out" / "ldm.safetensors", trained / "cohort"),
-        *("--strength", 0, "--out_dir", "clean"),
-        cwd=tmp_path,
-    )
-    assert status == 0, stderr
-    grid = Grid(model.vqvae.shape_[:3], model.vqvae.affine_)
-    files = sorted((trained / "cohort").iterdir())
+def test_at_strength_zero_a_volume_comes_back_reconstructed(
+    command, folder, path, tmp_path
+):
+    command("denoise", path, folder / "cohort", "--strength", 0, "--out_dir", "clean")
+    vqvae = load_model(path).vqvae
+    grid = Grid(vqvae.shape_[:3], vqvae.affine_)
+    files = sorted((folder / "cohort").iterdir())
     for file, (shape, *_) in zip(files, FILES, strict=True):
         own = nib.load(file)
         assert sorted(own.shape) == sorted(shape)
@@ -206,21 +176,16 @@ def test_at_strength_zero_a_volume_comes_back_reconstructed(trained, model, tmp_
         assert clean.shape == own.shape
         npt.assert_allclose(clean.affine, own.affine, atol=1e-4)
         image, origin = conform_file(file, grid)
-        wanted = restore_file(model.vqvae.predict(image[None])[0], origin)
+        wanted = restore_file(vqvae.predict(image[None])[0], origin)
         npt.assert_allclose(clean.get_fdata(), wanted[..., 0], atol=0.01)
     facts = json.loads((tmp_path / "clean" / "sub-00_denoised.json").read_text())
     assert (facts["Strength"], facts["Steps"]) == (0, 1)
     assert facts["Sources"] == [str(files[0])]
 
 
-def test_repeats_tell_how_far_results_vary(trained, tmp_path):
-    status, _, stderr = call(
-        "dipy_denoise_ldm",
-        *(trained / "out" / "ldm.safetensors", trained / "cohort" / "sub-00.nii"),
-        *("--strength", 0.6, "--steps", 8, "--repeats", 2, "--out_denoised", "x"),
-        cwd=tmp_path,
-    )
-    assert status == 0, stderr
+def test_repeats_tell_how_far_results_vary(command, folder, path, tmp_path):
+    options = "--strength 0.6 --steps 8 --repeats 2 --out_denoised x".split()
+    command("denoise", path, folder / "cohort" / "sub-00.nii", *options)
     names = ["sub-00_x", "sub-00_x_std"]
     files = {f"{name}{end}" for name in names for end in (".json", ".nii.gz")}
     assert {path.name for path in tmp_path.iterdir()} == {*files, "x.toml", "x.png"}
@@ -231,7 +196,7 @@ def test_repeats_tell_how_far_results_vary(trained, tmp_path):
     assert json.loads((tmp_path / "sub-00_x.json").read_text())["Repeats"] == 2
 
 
-def test_channels_masks_and_bad_files(folder, tmp_path):
+def test_channels_masks_and_bad_files(command, tmp_path):
     for name in ("both", "masks"):
         (tmp_path / name).mkdir()
     for i in (0, 1, 2, 3):
@@ -242,39 +207,23 @@ def test_channels_masks_and_bad_files(folder, tmp_path):
         mask = nib.Nifti1Image((data[..., 0] > 50).astype("uint8"), image.affine)
         nib.save(mask, tmp_path / "masks" / f"{i}.nii")
     cut_off(tmp_path / "both" / "1.nii.gz")
-    arguments = "--steps_vqvae 1 --steps_ldm 1 --voxel_size 8 --cache_dir cache"
-    small = ("--widths_vqvae", 4, "--widths_ldm", 4)
-    status, stdout, stderr = call(
-        "dipy_train_ldm",
-        *("both", "--channels", "--skip_bad", "--mask_files", "masks"),
-        *("--background", 0.2, *TINY, *arguments.split(), *small),
-        cwd=tmp_path,
-    )
-    assert status == 0, stderr
-    # DIPY sends what is logged to the standard output.
-    assert "both/1.nii.gz is cut off" in stdout
-    status, _, stderr = call(
-        *("dipy_generate_ldm", "ldm.safetensors"),
-        *("--n_samples", 1, "--steps", 1),
-        cwd=tmp_path,
-    )
-    assert status == 0, stderr
+    options = "--channels --skip_bad --mask_files masks --background 0.2 --voxel_size 8"
+    small = "--steps_vqvae 1 --steps_ldm 1 --widths_vqvae 4 --widths_ldm 4"
+    further = (*TINY, *small.split(), "--cache_dir", "cache")
+    output = command("train", "both", *options.split(), *further)
+    assert "both/1.nii.gz is cut off" in output
+    command("generate", "ldm.safetensors", "--n_samples", 1, "--steps", 1)
     assert nib.load(tmp_path / "samples-0000.nii.gz").shape[3] == 2
 
 
 @closed_late
-def test_ctrl_c_leaves_whole_volumes(trained, tmp_path):
+def test_ctrl_c_leaves_whole_volumes(command, folder, path, tmp_path):
+    arguments = (path, folder / "cohort", "--repeats", 12, "--strength", 1)
     # The last file of the second volume: the first is counted then.
     with interrupt_when(tmp_path / "sub-01_denoised_std.json"):
-        status, _, stderr = call(
-            "dipy_denoise_ldm",
-            *(trained / "out" / "ldm.safetensors", trained / "cohort"),
-            *("--repeats", 12, "--strength", 1, "--steps", 4),
-            cwd=tmp_path,
-        )
-    assert status == 130
-    assert "the volumes that are written" in answer(stderr)
-    assert "add --resume to go on" in answer(stderr)
+        output = command("denoise", *arguments, "--steps", 4, status=130)
+    assert "the volumes that are written" in answer(output)
+    assert "add --resume to go on" in answer(output)
     assert read_volume(tmp_path / "sub-00_denoised.nii.gz")[0].shape[:3] == (33, 17, 21)
     assert not (tmp_path / "sub-07_denoised.nii.gz").exists()
     assert not [path.name for path in tmp_path.iterdir() if "partial" in path.name]
@@ -340,23 +289,18 @@ def volumes(tmp_path):
 def test_training_names_a_bad_volume_and_the_cure(command, volumes, case, tmp_path):
     sentence = spoil(volumes / "bad.nii.gz", case)
     before = sorted(tmp_path.rglob("*"))
-    status, stderr = command("train", "volumes", "--cache_dir", "cache")
-    assert status == 2
-    assert "volumes/bad.nii.gz " in stderr
-    assert sentence in stderr
-    assert "--skip_bad to go on without it (4 good)" in answer(stderr)
+    output = command("train", "volumes", "--cache_dir", "cache", status=2)
+    assert "volumes/bad.nii.gz " in output
+    assert sentence in output
+    assert "--skip_bad to go on without it (4 good)" in answer(output)
     # Of what only reading finds, the work on the others is kept, and whole.
     written = [path for path in tmp_path.rglob("*") if path not in before]
-    assert {path.name for path in written if path.is_file()} in (
-        set(),
-        {"images.npy", "volumes.json"},
-    )
+    kept = {path.name for path in written if path.is_file()}
+    assert kept in (set(), {"images.npy", "volumes.json"})
     assert not list(tmp_path.rglob("*.partial"))
     # Alone it leaves nothing at all.
     alone = "--batch_size 1 --validation 0 --cache_dir other".split()
-    status, stderr = command("train", "volumes/bad.nii.gz", *alone)
-    assert status == 2
-    assert sentence in answer(stderr)
+    assert sentence in answer(command("train", "volumes/bad.nii.gz", *alone, status=2))
     assert not list(tmp_path.glob("other/*"))
 
 
@@ -369,10 +313,7 @@ BAD_TRAINING = {
     "an empty folder": ("empty", "the folder empty has no images (.npy"),
     "another kind": ("volumes a.mgz", "a.mgz is no NIfTI file; give"),
     "an unknown kind": ("a.mgz", "a.mgz is of no known kind (.nii"),
-    "one volume": (
-        "volumes/0.nii.gz",
-        "fewer than a batch of 4; add volumes, or lower",
-    ),
+    "one": ("volumes/0.nii.gz", "fewer than a batch of 4; add volumes, or lower"),
     "no batch": ("volumes --batch_size 0", "batch_size must be at least 1"),
     "no voxels": ("volumes --voxel_size 0", "voxel_size must be one positive"),
     "two sizes": ("volumes --shape 8 9", "shape must be one positive number"),
@@ -404,10 +345,9 @@ def test_bad_input_to_training(command, volumes, case, tmp_path):
     before = sorted(tmp_path.iterdir())
     if "--cache_dir" not in arguments:
         arguments += " --cache_dir cache"
-    status, stderr = command("train", *arguments.split())
-    assert status == 2
-    assert sentence in stderr
-    assert "Traceback" not in stderr
+    output = command("train", *arguments.split(), status=2)
+    assert sentence in output
+    assert "Traceback" not in output
     assert {*tmp_path.iterdir()} - {*before} <= {tmp_path / "cache"}
     assert not list(tmp_path.rglob("*.partial"))
 
@@ -425,34 +365,29 @@ WRONG_WHATEVER_THE_VOLUMES = {
 
 
 @pytest.mark.parametrize("option", WRONG_WHATEVER_THE_VOLUMES)
-def test_options_are_checked_before_volumes_are_read(
-    command, volumes, option, tmp_path
-):
+def test_options_are_checked_before_reading(command, volumes, option, tmp_path):
     value, sentence = WRONG_WHATEVER_THE_VOLUMES[option]
     arguments = ("--validation", 0, "--cache_dir", "cache", f"--{option}", value)
-    status, stderr = command("train", "volumes", *arguments)
-    assert status == 2
-    assert sentence in answer(stderr)
+    assert sentence in answer(command("train", "volumes", *arguments, status=2))
     assert [path.name for path in tmp_path.iterdir()] == ["volumes"]
 
 
-def test_memory_and_devices_are_checked_before_volumes_are_read(
+def test_memory_and_devices_are_checked_before_reading(
     command, volumes, monkeypatch, tmp_path
 ):
-    arguments = ("train", "volumes", "--validation", 0, "--cache_dir", "cache")
+    train = partial(command, "train", "volumes", "--validation", 0, status=2)
     monkeypatch.setattr(_backend, "free_memory", lambda strategy: 1e6)
-    assert "GiB of memory" in answer(command(*arguments)[1])
+    assert "GiB of memory" in answer(train("--cache_dir", "cache"))
     monkeypatch.setattr(_backend.sharing, "count_replicas", lambda strategy: 3)
-    assert "give a --batch_size of 3 or 6" in answer(command(*arguments)[1])
+    assert "give a --batch_size of 3 or 6" in answer(train("--cache_dir", "cache"))
     assert [path.name for path in tmp_path.iterdir()] == ["volumes"]
 
 
 def test_a_disk_too_full_for_the_cache(command, volumes, tmp_path):
     arguments = ("volumes", "--validation", 0, "--cache_dir", "cache")
     with small_files(4000):
-        status, stderr = command("train", *arguments)
-    assert status == 2
-    assert "free some space there or name another place" in answer(stderr)
+        output = command("train", *arguments, status=2)
+    assert "free some space there or name another place" in answer(output)
     assert not list((tmp_path / "cache").iterdir())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "volumes"]
 
@@ -460,11 +395,8 @@ def test_a_disk_too_full_for_the_cache(command, volumes, tmp_path):
 def assert_refused(command, name, arguments, sentence, model_path, folder):
     """Run a command that must answer with a sentence, and write nothing."""
     before = sorted(folder.iterdir())
-    status, stderr = command(
-        name, *(model_path if word == "MODEL" else word for word in arguments.split())
-    )
-    assert status == 2
-    assert sentence in answer(stderr)
+    words = (model_path if word == "MODEL" else word for word in arguments.split())
+    assert sentence in answer(command(name, *words, status=2))
     assert sorted(folder.iterdir()) == before
 
 
@@ -478,21 +410,17 @@ BAD_GENERATING = {
     "a number below 0": ("MODEL --first_sample -1", "first must be at least 0"),
     "a volume in the way": ("MODEL --out_samples old", "add --force"),
     "a JSON file in the way": ("MODEL --out_samples older", "add --force"),
-    "a folder in the way": (
-        "MODEL --out_samples sub --force",
-        "sub.png is a folder; give",
-    ),
+    "a folder there": ("MODEL --out_samples sub --force", "sub.png is a folder; give"),
 }
 
 
 @pytest.mark.parametrize("case", BAD_GENERATING)
-def test_bad_input_to_generating(trained, command, case, tmp_path):
+def test_bad_input_to_generating(path, command, case, tmp_path):
     arguments, sentence = BAD_GENERATING[case]
     (tmp_path / "text").write_text("this is no model")
     (tmp_path / "old-0003.nii.gz").write_text("old")
     (tmp_path / "older-0003.json").write_text("old")
     (tmp_path / "sub.png").mkdir()
-    path = trained / "out" / "ldm.safetensors"
     assert_refused(command, "generate", arguments, sentence, path, tmp_path)
 
 
@@ -517,14 +445,13 @@ BAD_DENOISING = {
 
 
 @pytest.mark.parametrize("case", BAD_DENOISING)
-def test_bad_input_to_denoising(trained, command, volumes, case, tmp_path):
+def test_bad_input_to_denoising(path, command, volumes, case, tmp_path):
     arguments, sentence = BAD_DENOISING[case]
     (tmp_path / "empty").mkdir()
     shutil.copy(_serialization.find("mnist"), tmp_path / "images")
     (tmp_path / "1_denoised.json").write_text("old")
     save(volumes / "0.nii", NOISE)
     save(tmp_path / "both.nii", np.stack([NOISE, NOISE], -1))
-    path = trained / "out" / "ldm.safetensors"
     assert_refused(command, "denoise", arguments, sentence, path, tmp_path)
 
 
@@ -538,84 +465,73 @@ def test_warnings_name_the_volume_and_are_shown_once(caplog):
     assert caplog.messages == [*map(sentence.format, (1, 2)), "it is over"]
 
 
-def denoise(command, trained, *arguments):
-    """Denoise as fast as it goes."""
-    path = trained / "out" / "ldm.safetensors"
-    return command("denoise", path, *arguments, "--strength", 0)
+@pytest.fixture
+def denoise(command, path):
+    """Return what denoises as fast as it goes."""
+    return partial(command, "denoise", path, "--strength", 0)
 
 
-def test_an_interrupted_denoising_goes_on(trained, command, volumes, tmp_path):
+def test_an_interrupted_denoising_goes_on(denoise, volumes, tmp_path):
     def written(number):
         path = tmp_path / f"{number}_denoised.nii.gz"
         return path.exists() and path.stat().st_mtime_ns
 
     arguments = ("volumes", "--repeats", 2, "--resume")
-    assert denoise(command, trained, *arguments)[0] == 0
+    denoise(*arguments)
     before = [written(i) for i in range(4)]
     # Not begun, without what is written last, cut off.
     (tmp_path / "0_denoised.nii.gz").unlink()
     (tmp_path / "1_denoised_std.json").unlink()
     (tmp_path / "2_denoised_std.nii.gz").write_bytes(b"")
-    status, stderr = denoise(command, trained, *arguments)
-    assert status == 0, stderr
+    denoise(*arguments)
     assert [written(i) != before[i] for i in range(4)] == [True, True, True, False]
     assert all(map(written, range(4)))
-    status, stderr = denoise(command, trained, *arguments[:-1])
-    assert "add --resume to go on, or --force to overwrite" in answer(stderr)
+    output = denoise(*arguments[:-1], status=2)
+    assert "add --resume to go on, or --force to overwrite" in answer(output)
     # Those of other options are not taken for its own.
-    status, stderr = denoise(command, trained, *arguments, "--seed", 5)
-    assert status == 2
-    assert "of another run (Seed was 0 and is 5); resume with the" in answer(stderr)
-    status, stderr = denoise(command, trained, *arguments, "--seed", 5, "--force")
-    assert status == 0, stderr
+    output = denoise(*arguments, "--seed", 5, status=2)
+    assert "of another run (Seed was 0 and is 5); resume with the" in answer(output)
+    denoise(*arguments, "--seed", 5, "--force")
     assert written(3) != before[3]
 
 
-def test_volumes_of_one_name_keep_their_folders(trained, command, tmp_path):
+def test_volumes_of_one_name_keep_their_folders(denoise, tmp_path):
     files = [tmp_path / "fs" / name / "mri" / "T1.nii.gz" for name in "ab"]
     for i, file in enumerate(files):
         file.parent.mkdir(parents=True)
         save(file, np.random.default_rng(i).random((9, 8, 7)))
-    status, stderr = denoise(command, trained, "fs", "--out_dir", "clean")
-    assert status == 0, stderr
+    denoise("fs", "--out_dir", "clean")
     for name, file in zip("ab", files, strict=True):
         facts = (tmp_path / "clean" / name / "mri" / "T1_denoised.json").read_text()
         assert json.loads(facts)["Sources"] == [str(file.relative_to(tmp_path))]
     # Results among the inputs are not denoised once more.
-    assert denoise(command, trained, "clean", "--out_dir", "clean")[0] == 0
-    assert denoise(command, trained, "clean", "--out_dir", "clean", "--resume")[0] == 0
+    denoise("clean", "--out_dir", "clean")
+    denoise("clean", "--out_dir", "clean", "--resume")
     assert len(list((tmp_path / "clean").rglob("*.nii.gz"))) == 4
     # One alone, or of another name, needs none.
-    assert denoise(command, trained, files[0])[0] == 0
+    denoise(files[0])
     assert (tmp_path / "T1_denoised.nii.gz").is_file()
 
 
 # As those that are trained on, by the same functions.
 @pytest.mark.parametrize("case", ["half a file", "a zero affine", "NaN", "one value"])
-def test_denoising_names_a_bad_volume(trained, command, tmp_path, case):
+def test_denoising_names_a_bad_volume(path, command, tmp_path, case):
     sentence = spoil(tmp_path / "bad.nii.gz", case)
-    path = trained / "out" / "ldm.safetensors"
-    status, stderr = command("denoise", path, "bad.nii.gz")
-    assert status == 2
-    assert "bad.nii.gz" in answer(stderr)
-    assert sentence in answer(stderr)
+    output = command("denoise", path, "bad.nii.gz", status=2)
+    assert "bad.nii.gz" in answer(output)
+    assert sentence in answer(output)
     assert [path.name for path in tmp_path.iterdir()] == ["bad.nii.gz"]
 
 
-def test_bad_volume_does_not_stop_the_rest(trained, command, volumes, tmp_path):
+def test_bad_volume_does_not_stop_the_rest(denoise, volumes, tmp_path):
     spoil(volumes / "1.nii.gz", "NaN")
     spoil(volumes / "2.nii.gz", "a zero affine")
-    path = trained / "out" / "ldm.safetensors"
-    status, stderr = command("denoise", path, "volumes", "--strength", 0)
-    assert status == 2
-    lines = stderr.strip().splitlines()[-3:]
+    lines = denoise("volumes", status=2).strip().splitlines()[-3:]
     assert any("1.nii.gz has NaN" in line for line in lines)
     assert any("2.nii.gz has a zero, NaN" in line for line in lines)
     assert lines[-1] == "The 2 other volumes are denoised."
-    assert sorted(path.name for path in tmp_path.glob("*.nii.gz")) == [
-        "0_denoised.nii.gz",
-        "3_denoised.nii.gz",
-    ]
+    made = {path.name for path in tmp_path.glob("*.nii.gz")}
+    assert made == {"0_denoised.nii.gz", "3_denoised.nii.gz"}
 
 
 def test_volumes_and_sidecars_exist_together(tmp_path):
@@ -635,21 +551,19 @@ def test_volumes_and_sidecars_exist_together(tmp_path):
         assert path.exists() == sidecar(path).exists() == there
 
 
-def test_a_disk_too_full_for_results(trained, command, tmp_path):
-    path = trained / "out" / "ldm.safetensors"
+def test_a_disk_too_full_for_results(path, command, tmp_path):
     with small_files(500):
-        status, stderr = command("generate", path, "--n_samples", 1, "--steps", 1)
-    assert status == 2
-    assert "samples-0000.nii.gz (File too large); free some space" in answer(stderr)
+        output = command("generate", path, "--n_samples", 1, "--steps", 1, status=2)
+    assert "samples-0000.nii.gz (File too large); free some space" in answer(output)
     assert not list(tmp_path.iterdir())
 
 
-def test_an_autoencoder_alone_is_no_model_to_sample(model, command, tmp_path):
-    model.vqvae.save(tmp_path / "vqvae.safetensors")
-    assert VQVAE.load(tmp_path / "vqvae.safetensors").shape_ == model.vqvae.shape_
-    status, stderr = command("generate", "vqvae.safetensors")
-    assert status == 2
-    assert "holds an autoencoder alone, not a" in answer(stderr)
+def test_an_autoencoder_alone_is_no_model_to_sample(path, command, tmp_path):
+    vqvae = load_model(path).vqvae
+    vqvae.save(tmp_path / "vqvae.safetensors")
+    assert VQVAE.load(tmp_path / "vqvae.safetensors").shape_ == vqvae.shape_
+    output = command("generate", "vqvae.safetensors", status=2)
+    assert "holds an autoencoder alone, not a" in answer(output)
 
 
 def test_volumes_are_trained_in_steps_by_default():

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import numpy.testing as npt
-from processes import TIMEOUT, TINY, answer, call, start, wait_for
+from processes import TIMEOUT, TINY, answer, execute, start, wait_for
 import pytest
 
 from dipy_ldm import LatentDiffusion, _backend
@@ -29,13 +29,12 @@ def slurm(job, index):
     }
 
 
-def start_both(command, *arguments, cwd, others=()):
-    """Start two workers; those in ``others`` are added for the second alone."""
+def start_both(*arguments, cwd, others=()):
+    """Start two trainings; those in ``others`` are added for the second alone."""
     job = next(JOBS)
-    extra = ((), others)
     return [
-        start(command, *arguments, *extra[i], cwd=cwd, env=slurm(job, i))
-        for i in range(2)
+        start("dipy_train_ldm", *arguments, *more, cwd=cwd, env=slurm(job, i))
+        for i, more in enumerate([(), others])
     ]
 
 
@@ -47,9 +46,7 @@ def end_both(processes):
 
 @pytest.fixture(scope="module")
 def together(folder):
-    processes = start_both(
-        "dipy_train_ldm", "blobs.npy", *TINY, "--out_dir", "together", cwd=folder
-    )
+    processes = start_both("blobs.npy", *TINY, "--out_dir", "together", cwd=folder)
     told = end_both(processes)
     assert [process.returncode for process in processes] == [0, 0], told
     # Progress is the chief's.
@@ -89,9 +86,8 @@ def test_each_worker_generates_its_part(together, tmp_path, monkeypatch):
     for i in range(2):  # neither waits for the other
         for name, value in slurm(job, i).items():
             monkeypatch.setenv(name, value)
-        status, _, stderr = call("dipy_generate_ldm", *arguments, cwd=tmp_path)
-        assert status == 0, stderr
-        assert ("generate:" in stderr) == (i == 0)
+        output = execute("generate", *arguments, cwd=tmp_path)
+        assert ("generate:" in output) == (i == 0)
     parts = [np.load(tmp_path / f"samples-{first:04d}.npz") for first in (0, 2)]
     numbers = np.concatenate([part["sample"] for part in parts])
     npt.assert_array_equal(numbers, np.arange(5))
@@ -106,15 +102,14 @@ def test_workers_of_other_options_are_refused(folder, command, monkeypatch):
         return [facts, facts | {"learning_rate": 0.5}]
 
     monkeypatch.setattr(_backend.workers, "gather_from_workers", gather)
-    status, stderr = command("train", folder / "blobs.npy", *TINY)
-    assert status == 2
-    assert "learning_rate is 0.5 there and 0.004 for the chief" in answer(stderr)
+    output = command("train", folder / "blobs.npy", *TINY, status=2)
+    assert "learning_rate is 0.5 there and 0.004 for the chief" in answer(output)
 
 
 def test_a_worker_that_refuses_ends_the_other(folder, tmp_path):
     arguments = (folder / "blobs.npy", *TINY)
     others = ("--batch_size", 7)  # which two don't divide
-    processes = start_both("dipy_train_ldm", *arguments, cwd=tmp_path, others=others)
+    processes = start_both(*arguments, cwd=tmp_path, others=others)
     told = end_both(processes)
     assert [process.returncode for process in processes] == [2, 2]
     assert "another worker stopped" in answer(told[0])
@@ -126,7 +121,7 @@ def test_killed_worker_ends_its_peer_and_both_resume(
     folder, together, tmp_path, killed
 ):
     arguments = (folder / "blobs.npy", *TINY, "--checkpoint_steps", 1, "--resume")
-    processes = start_both("dipy_train_ldm", *arguments, cwd=tmp_path)
+    processes = start_both(*arguments, cwd=tmp_path)
     wait_for(tmp_path / "ldm.safetensors.autoencoder-checkpoint", processes[0])
     processes[killed].kill()
     start_of_wait = time.monotonic()
@@ -138,7 +133,7 @@ def test_killed_worker_ends_its_peer_and_both_resume(
     if killed == 0:
         return  # once is enough of what follows
     # The same commands again.
-    processes = start_both("dipy_train_ldm", *arguments, cwd=tmp_path)
+    processes = start_both(*arguments, cwd=tmp_path)
     told = end_both(processes)
     assert [process.returncode for process in processes] == [0, 0], told
     assert_same(together, tmp_path)
@@ -146,7 +141,7 @@ def test_killed_worker_ends_its_peer_and_both_resume(
 
 def test_sigterm_to_one_worker_ends_all_with_a_checkpoint(folder, tmp_path):
     arguments = (folder / "blobs.npy", *TINY, "--epochs_vqvae", 500)
-    processes = start_both("dipy_train_ldm", *arguments, cwd=tmp_path)
+    processes = start_both(*arguments, cwd=tmp_path)
     checkpoint = tmp_path / "ldm.safetensors.autoencoder-checkpoint"
     wait_for(checkpoint, processes[0])
     processes[1].send_signal(signal.SIGTERM)
