@@ -43,10 +43,8 @@ def noisy(n_batches, batch_size=4, first_step=0, **kwargs):
     options = {"schedule": "cosine", "target": "noise", "seed": 1} | kwargs
     data = noisy_batches(latents, batch_size, **options)
     drawn = some(data, n_batches, first_step)
-    return [
-        np.concatenate(part)
-        for part in zip(*((x, t, y) for (x, t), y in drawn), strict=True)
-    ]
+    parts = zip(*((x, t, y) for (x, t), y in drawn), strict=True)
+    return [np.concatenate(part) for part in parts]
 
 
 def test_noise_does_not_depend_on_the_batch():
@@ -88,10 +86,10 @@ def test_pieces_put_together_are_the_batch():
     data = noisy_batches(latents, 4, schedule="cosine", target="v", seed=1)
     for step in range(6):
         (x, times), target = data.of(step)
-        parts = [data.draw(step, range(first, first + 2)) for first in (0, 2)]
-        npt.assert_array_equal(np.concatenate([p[0][0] for p in parts]), x)
-        npt.assert_array_equal(np.concatenate([p[0][1] for p in parts]), times)
-        npt.assert_array_equal(np.concatenate([p[1] for p in parts]), target)
+        parts = (data.draw(step, range(first, first + 2)) for first in (0, 2))
+        parts = zip(*((p, at, wanted) for (p, at), wanted in parts), strict=True)
+        for pieces, whole in zip(parts, (x, times, target), strict=True):
+            npt.assert_array_equal(np.concatenate(pieces), whole)
 
 
 def test_noise_is_new_every_epoch_and_standard_normal():
@@ -133,10 +131,9 @@ def test_dropped_conditions_follow_from_the_step():
     npt.assert_array_equal(told(3, first_step=3)[1], whole[12:])
     assert (told(6, seed=2)[1] != whole).any()
     # And what is noise, and of which time, is the same without conditions.
-    plain = noisy_batches(TOLD[..., None], 4, schedule="cosine", target="v", seed=1)
-    also = noisy_batches(
-        TOLD[..., None], 4, schedule="cosine", target="v", seed=1, conditions=TOLD
-    )
+    options = {"schedule": "cosine", "target": "v", "seed": 1}
+    plain = noisy_batches(TOLD[..., None], 4, **options)
+    also = noisy_batches(TOLD[..., None], 4, conditions=TOLD, **options)
     for (a, b), (c, d) in zip(some(plain, 2), some(also, 2), strict=True):
         npt.assert_array_equal(a[0], c[0])
         npt.assert_array_equal(a[1], c[1])
@@ -147,15 +144,9 @@ def test_sources_match_latents_and_are_dropped_with_conditions():
     latents = np.repeat(np.arange(8, dtype="float32"), 2).reshape(8, 2, 1)
     images = (10 + np.arange(8.0)).reshape(8, 1, 1)
     table = np.column_stack([TOLD, np.arange(8)]).astype("float32")
-    options = {
-        "schedule": "cosine",
-        "target": "clean",
-        "seed": 1,
-        "conditions": table,
-        "sources": Sources(images, Source(1, (10.0, 17.0), [], ""), (4,)),
-    }
-
-    data = noisy_batches(latents, 4, **options)
+    sources = Sources(images, Source(1, (10.0, 17.0), [], ""), (4,))
+    options = {"schedule": "cosine", "target": "clean", "seed": 1}
+    data = noisy_batches(latents, 4, conditions=table, sources=sources, **options)
     drawn = some(data, 500)
     which = np.concatenate([clean[:, 0, 0] for _, clean in drawn])
     told, read = (np.concatenate([given[i] for given, _ in drawn]) for i in (2, 3))
@@ -189,9 +180,8 @@ def test_mixture_and_target_agree(target):
 
 
 def pieces(images, n_batches=20, batch_size=4, **kwargs):
-    return zip(
-        *some(batches(images, batch_size, seed=0, **kwargs), n_batches), strict=True
-    )
+    data = batches(images, batch_size, seed=0, **kwargs)
+    return zip(*some(data, n_batches), strict=True)
 
 
 def test_patches_are_pieces_from_everywhere():
@@ -226,11 +216,9 @@ def test_augmentation_mirrors_half_of_the_images(space, axis):
     images = np.random.default_rng(0).random((1, *space, 1)).repeat(8, 0)
     found, _ = pieces(images, 50, augment=Augmentation(flip=True))
     found = np.concatenate(found).astype("float64")
-    same = np.abs(found - images[:1]).max(tuple(range(1, found.ndim))) < 1e-6
-    mirrored = np.abs(found - np.flip(images[:1], axis)).max(
-        tuple(range(1, found.ndim))
-    )
-    assert (same | (mirrored < 1e-6)).all()
+    off = (found - image for image in (images[:1], np.flip(images[:1], axis)))
+    same, mirrored = (np.abs(x).reshape(len(x), -1).max(1) < 1e-6 for x in off)
+    assert (same | mirrored).all()
     assert 0.4 < same.mean() < 0.6
 
 
@@ -330,8 +318,7 @@ def test_beyond_the_image_its_edge_is_repeated():
 
 
 @pytest.mark.parametrize("space", [(6,), (4, 6), (3, 4, 5)])
-def test_windows_anywhere_hold_the_nearest_voxels(space):
-    rng = np.random.default_rng(0)
+def test_windows_anywhere_hold_the_nearest_voxels(space, rng):
     images = rng.random((2, *space, 2))
     for _ in range(100):
         size = tuple(rng.integers(1, 9, len(space)))

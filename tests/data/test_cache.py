@@ -92,9 +92,7 @@ def test_a_folder_that_lacks_files_is_replaced(tmp_path):
     assert [(tmp_path / "key" / name).read_text() for name in "ab"] == ["new", "new"]
 
 
-def test_folders_of_killed_processes_are_removed_of_running_ones_kept(
-    tmp_path,
-):
+def test_folders_of_killed_processes_are_removed_of_running_ones_kept(tmp_path):
     key = f"{7:032x}"
     old, running = (cache._partial_name(Path(key)) for _ in range(2))
     # Of other programs, and a file of ours that is no folder of the cache.
@@ -126,9 +124,7 @@ def test_only_the_user_looks_into_the_default_place(tmp_path, monkeypatch):
     assert chosen.stat().st_mode == (tmp_path / "any").stat().st_mode
 
 
-def test_a_link_and_a_relative_path_are_the_place_that_they_lead_to(
-    tmp_path, monkeypatch
-):
+def test_links_and_relative_paths_are_the_place_they_lead_to(tmp_path, monkeypatch):
     (tmp_path / "scratch").mkdir()
     (tmp_path / "link").symlink_to("scratch")
     monkeypatch.chdir(tmp_path)
@@ -188,11 +184,8 @@ def test_least_recently_used_folders_are_removed_first(tmp_path):
     old, new, older = (fill(tmp_path, i, age) for i, age in enumerate((20, 10, 30)))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / cache.NOTES).touch()
-    assert list(cache.list_folders(tmp_path).items()) == [
-        (older, 1000),
-        (old, 1000),
-        (new, 1000),
-    ]
+    folders = cache.list_folders(tmp_path)
+    assert list(folders.items()) == [(older, 1000), (old, 1000), (new, 1000)]
     assert cache.make_room(tmp_path, 3000) == []
     assert cache.make_room(tmp_path, 2500) == [older]
     assert cache.make_room(tmp_path, -1) == [old, new]
@@ -278,8 +271,6 @@ def test_too_little_free_space_is_refused_before_writing(tmp_path):
     path = tmp_path / "a.npy"
     with writing_rows(path, 100, (1000,), "float32"):
         assert path.stat().st_blocks * 512 < 10_000
-    with (
-        pytest.raises(OSError, match="No space left"),
-        writing_rows(path, 10**12, (1000,), "float32"),
-    ):
+    full = pytest.raises(OSError, match="No space left")
+    with full, writing_rows(path, 10**12, (1000,), "float32"):
         raise AssertionError("it began")

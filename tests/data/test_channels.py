@@ -97,11 +97,8 @@ def test_records_go_through_a_model_file(bids, load):
     npt.assert_allclose(volumes.images[0, 0, 0, 0], [0, 0, 0, 0, 1 / 3], atol=1e-6)
     texts = []
     labels.write_table(texts.append)
-    assert texts[0].splitlines()[:3] == [
-        "index\tname\tcolor",
-        "3\tcortex\t#ff0000",
-        "41\tn/a\tn/a",
-    ]
+    table = "index\tname\tcolor\n3\tcortex\t#ff0000\n41\tn/a\tn/a\n"
+    assert texts[0].startswith(table)
 
 
 def test_labels_take_the_largest_part_of_a_coarser_voxel(tmp_path, load):
@@ -149,10 +146,8 @@ def test_labels_are_measured_by_their_names():
     rows = {title: np.array([value] * 30) for title, value in measured.items()}
     rows["41, ml"][1:] = 0
     names = [str(i) for i in range(30)]
-    assert labels.find_odd(rows, names) == [
-        "41 is in 1 of 30 volumes",
-        "50 is in 0 of 30 volumes",
-    ]
+    odd = ["41 is in 1 of 30 volumes", "50 is in 0 of 30 volumes"]
+    assert labels.find_odd(rows, names) == odd
 
 
 def test_maps_are_measured_where_there_is_something():
@@ -168,9 +163,8 @@ def test_maps_are_measured_where_there_is_something():
 def test_channels_are_chosen_by_their_names():
     channels = as_channels(["T1w", "dseg"])
     assert choose_channels(["dseg"], channels) == channels[1:]
-    assert (
-        choose_channels(None, channels) == choose_channels(True, channels) == channels
-    )
+    for every in (None, True):
+        assert choose_channels(every, channels) == channels
     with pytest.raises(InputError, match="channels have no names; leave out"):
         choose_channels(["T1w"], [Unnamed()])
 

@@ -23,8 +23,7 @@ def kept(tmp_path):
     cache.release(folder)
 
 
-def test_the_spread_is_that_of_another_image_around_the_mean():
-    rng = np.random.default_rng(0)
+def test_the_spread_is_that_of_another_image_around_the_mean(rng):
     common = rng.normal(0, 5, (8, 8, 8, 1))
     images = common + rng.normal(0, 0.7, (6, 8, 8, 8, 1))
     others = common + rng.normal(0, 0.7, (200, 8, 8, 8, 1))

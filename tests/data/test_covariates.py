@@ -6,14 +6,9 @@ from pathlib import Path
 import pytest
 
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm.data import _paths
 from dipy_ldm.data._covariates import read_covariates, summarise
-from dipy_ldm.data._paths import (
-    common_suffix,
-    entity,
-    find_volumes,
-    rows_of_lists,
-    suffix,
-)
+from dipy_ldm.data._paths import entity, find_volumes, rows_of_lists, suffix
 from dipy_ldm.data._table_rows import find_subjects
 from dipy_ldm.data._tables import as_text
 
@@ -34,13 +29,8 @@ def write(path, text):
 @pytest.fixture
 def bids(tmp_path):
     """Return the root of a dataset with tables of three kinds."""
-    for name in (
-        "sub-01/anat/sub-01_T1w.nii.gz",
-        "sub-02/ses-a/anat/sub-02_ses-a_T1w.nii.gz",
-        "sub-02/ses-b/anat/sub-02_ses-b_T1w.nii.gz",
-        "sub-03/anat/sub-03_T1w.nii.gz",
-    ):
-        write(tmp_path / name, "")
+    for place in ("sub-01", "sub-02/ses-a", "sub-02/ses-b", "sub-03"):
+        write(tmp_path / place / f"anat/{place.replace('/', '_')}_T1w.nii.gz", "")
     write(tmp_path / "participants.tsv", PEOPLE)
     return tmp_path
 
@@ -92,17 +82,11 @@ def test_derivatives_find_the_tables_of_their_source(bids):
 
 
 def test_columns_beside_the_paths_come_first(bids):
-    text = (
-        "path;age;site\nsub-01/anat/sub-01_T1w.nii.gz;61,25;A\n"
-        "sub-03/anat/sub-03_T1w.nii.gz;n/a;\n"
-    )
-    write(bids / "scans.csv", text)
+    first, third = (f"sub-0{i}/anat/sub-0{i}_T1w.nii.gz" for i in (1, 3))
+    write(bids / "scans.csv", f"path;age;site\n{first};61,25;A\n{third};n/a;\n")
     found = look_up(["age", "site", "group"], bids / "scans.csv")
-    assert found.values == {
-        "age": [61.25, None],
-        "site": ["A", None],
-        "group": ["control", "control"],
-    }
+    both = {"age": [61.25, None], "site": ["A", None]}
+    assert found.values == both | {"group": ["control", "control"]}
     assert not found.units  # what BIDS says of its tables is not said of others
     write(bids / "scans.json", {"age": {"Units": "Years"}})
     assert look_up(["age"], bids / "scans.csv").units == {"age": "years"}
@@ -168,9 +152,8 @@ def test_two_units_are_refused(bids):
     write(bids / "other/participants.tsv", "participant_id\tage\n07\t3\n")
     write(bids / "other/participants.json", {"age": {"Units": "weeks"}})
     write(bids / "other/sub-07_T1w.nii.gz", "")
-    with pytest.raises(
-        InputError, match="age is in weeks in .* and years in .* one unit"
-    ):
+    sentence = "age is in weeks in .* and years in .* one unit"
+    with pytest.raises(InputError, match=sentence):
         look_up(["age"], bids)
 
 
@@ -213,10 +196,8 @@ def test_subjects_come_from_names_or_a_column(tmp_path):
     files = find_volumes([tmp_path / "list.csv"])
     listed = rows_of_lists([tmp_path / "list.csv"])
     assert find_subjects(files, listed) == ["sub-X", "sub-X", str(tmp_path / "c.nii")]
-    assert find_subjects([Path("sub-1/ses-2/t1.nii"), Path("sub-2_T1w.nii")]) == [
-        "sub-1",
-        "sub-2",
-    ]
+    files = [Path("sub-1/ses-2/t1.nii"), Path("sub-2_T1w.nii")]
+    assert find_subjects(files) == ["sub-1", "sub-2"]
 
 
 def test_names_are_read_as_bids_has_them():
@@ -225,8 +206,8 @@ def test_names_are_read_as_bids_has_them():
     assert (entity("mysub-01.nii", "sub"), entity("a.nii", "ses")) == (None, None)
     assert suffix(file) == "T1w"
     assert suffix("brain_T1w.nii.gz") is suffix("sub-01.nii") is None
-    assert common_suffix([file, "sub-02_T1w.nii"]) == "T1w"
-    assert common_suffix([file, "sub-02_T2w.nii"]) is None
+    assert _paths.common_suffix([file, "sub-02_T1w.nii"]) == "T1w"
+    assert _paths.common_suffix([file, "sub-02_T2w.nii"]) is None
 
 
 def test_values_are_written_as_bids_has_them():

@@ -116,16 +116,14 @@ def test_masks_are_of_series(tmp_path):
     npt.assert_array_equal(load_volumes([file], **how).masks, [mask] * 3)
 
 
+ALONG_X = DIRECTIONS[[1] * 5]
 BAD = {
     "no-bval": ({"bval": None}, "has no .bval beside it"),
     "no-bvec": ({"bvec": None}, "has no .bvec beside it"),
     "short": ({"bval": BVALS[:4], "bvec": DIRECTIONS[:4].T}, "5 volumes, and .* 4 dir"),
     "unequal": ({"bvec": DIRECTIONS[:4].T}, "has 5 b-values and .* 4 directions"),
     "unit": ({"bvec": 2 * DIRECTIONS.T}, "not of length 1 where b is above 50"),
-    "no-b0": (
-        {"bval": BVALS + 700, "bvec": DIRECTIONS[[1] * 5].T},
-        "no volume with b up to 50",
-    ),
+    "no-b0": ({"bval": BVALS + 700, "bvec": ALONG_X.T}, "no volume with b up to 50"),
     "all-b0": ({"bval": 0 * BVALS}, "no volume with b above 50"),
 }
 

@@ -15,6 +15,7 @@ from dipy_ldm.data import _nifti as nifti
 from dipy_ldm.data._nifti import check_headers, read_mask, read_volume, write_volume
 
 DATA = np.random.default_rng(0).integers(0, 200, (6, 5, 4)).astype("float32")
+TWO = np.stack([DATA, 2 * DATA], -1)
 AFFINE = np.array([[0, -2, 0, 9], [1.5, 0, 0, -7], [0, 0, 3, 5], [0, 0, 0, 1.0]])
 
 
@@ -87,10 +88,7 @@ BAD_HEADERS = {
     "cut": (lambda path: cut(save(path), 100), "can't be read as NIfTI"),
     "flat": (lambda path: save(path, DATA[0]), "is a slice"),
     "slice": (lambda path: save(path, DATA[:, :, :1]), "is a slice"),
-    "4-D": (
-        lambda path: save(path, np.stack([DATA, DATA], -1)),
-        "has 2 volumes.* add `channels`",
-    ),
+    "4-D": (lambda path: save(path, TWO), "has 2 volumes.* add `channels`"),
     "5-D": (lambda path: save(path, np.zeros((6, 5, 4, 2, 2), "f4")), "has shape"),
     "complex": (lambda path: save(path, DATA.astype("complex64")), "complex"),
     "colour": (write_rgb, "coloured"),
@@ -102,10 +100,9 @@ BAD_HEADERS = {
 
 
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
-@pytest.mark.parametrize(
-    ("write", "sentence"), BAD_HEADERS.values(), ids=BAD_HEADERS.keys()
-)
-def test_bad_headers_are_answered_with_their_cure(tmp_path, write, sentence, ending):
+@pytest.mark.parametrize("case", BAD_HEADERS)
+def test_bad_headers_are_answered_with_their_cure(tmp_path, case, ending):
+    write, sentence = BAD_HEADERS[case]
     file = tmp_path / f"a{ending}"
     write(file)
     for read in (read_volume, lambda file: check_headers([file])):
@@ -203,7 +200,7 @@ def test_one_report_names_all_bad_headers_and_the_rest_can_go_on(tmp_path, caplo
 
 @pytest.mark.parametrize("end", ["bval", "bvec"])
 def test_a_diffusion_series_is_no_volume_of_channels(tmp_path, end):
-    file = save(tmp_path / "sub-1_dwi.nii.gz", np.stack([DATA, DATA + 1], -1))
+    file = save(tmp_path / "sub-1_dwi.nii.gz", TWO)
     check_headers([file], channels=True)
     (tmp_path / f"sub-1_dwi.{end}").write_text("0 1000")
     for channels in (True, False):
@@ -213,8 +210,7 @@ def test_a_diffusion_series_is_no_volume_of_channels(tmp_path, end):
 
 
 def test_the_volume_with_other_channels_than_most_is_named(tmp_path):
-    two = np.stack([DATA, DATA], -1)
-    files = [save(tmp_path / f"{i}.nii", two) for i in range(2)]
+    files = [save(tmp_path / f"{i}.nii", TWO) for i in range(2)]
     files.insert(0, save(tmp_path / "odd.nii"))
     with pytest.raises(InputError, match=r"odd.nii has 1 channels where most have 2"):
         check_headers(files, channels=True)
@@ -263,9 +259,8 @@ def test_written_volumes_come_back(tmp_path, ending):
 
 
 def test_channels_are_a_fourth_axis(tmp_path):
-    data = np.stack([DATA, 2 * DATA], -1)
-    write_volume(tmp_path / "a.nii", data, AFFINE)
-    npt.assert_array_equal(read_volume(tmp_path / "a.nii", channels=True)[0], data)
+    write_volume(tmp_path / "a.nii", TWO, AFFINE)
+    npt.assert_array_equal(read_volume(tmp_path / "a.nii", channels=True)[0], TWO)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16", "int32"])

@@ -7,13 +7,8 @@ from pathlib import Path
 import pytest
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.data._paths import (
-    choose_files,
-    expand,
-    find_volumes,
-    holds_volumes,
-    suffix,
-)
+from dipy_ldm.data import _paths
+from dipy_ldm.data._paths import choose_files, expand, find_volumes, holds_volumes
 from dipy_ldm.data._table_rows import find_subjects
 
 FILES = ["a/b/3.nii.gz", "a/1.nii", "a/2.NII.GZ", "a/notes.json", "a/._1.nii"]
@@ -193,7 +188,7 @@ def test_scans_of_one_kind_are_taken_as_they_are(caplog):
     assert "taken: 4 files (T1w (4))" in caplog.text
     assert "left out" not in caplog.text
     dates = [Path(f"sub-{i}_2020010{i}.nii.gz") for i in range(3)]
-    assert suffix(dates[0]) is None
+    assert _paths.suffix(dates[0]) is None
     assert choose_files(dates) == dates
 
 

@@ -14,6 +14,11 @@ from dipy_ldm.data._preprocessing import (
 RNG = np.random.default_rng(0)
 
 
+def scale(data):
+    """Scale intensities by their own range."""
+    return scale_intensities(data, measure_range(data))
+
+
 def brain(low=20, high=1000, shape=(20, 20, 20, 1)):
     """Numbers in the middle, zeros around."""
     data = np.zeros(shape, "float32")
@@ -23,7 +28,7 @@ def brain(low=20, high=1000, shape=(20, 20, 20, 1)):
 
 def test_zero_stays_the_darkest_and_the_range_is_that_of_the_region():
     data = brain()
-    scaled = scale_intensities(data, measure_range(data))
+    scaled = scale(data)
     assert scaled.dtype == np.float32
     assert (scaled.min(), scaled.max()) == (0, 1)
     npt.assert_array_equal(scaled == 0, data == 0)
@@ -35,11 +40,7 @@ def test_a_few_extreme_voxels_change_little():
     data = brain()
     extreme = data.copy()
     extreme[7, 7, 7], extreme[8, 8, 8] = 1e6, -1e6
-    npt.assert_allclose(
-        scale_intensities(extreme, measure_range(extreme)),
-        scale_intensities(data, measure_range(data)),
-        atol=1,
-    )
+    npt.assert_allclose(scale(extreme), scale(data), atol=1)
     npt.assert_allclose(measure_range(extreme), measure_range(data), atol=10)
 
 
@@ -47,11 +48,7 @@ def test_scaling_does_not_depend_on_the_unit():
     data = brain()
     for unit in (1e-3, 7, 1e4):
         other = (data * np.float32(unit)).astype("float32")
-        npt.assert_allclose(
-            scale_intensities(other, measure_range(other)),
-            scale_intensities(data, measure_range(data)),
-            atol=1e-5,
-        )
+        npt.assert_allclose(scale(other), scale(data), atol=1e-5)
 
 
 def test_unclipped_intensities_are_restored():
@@ -65,7 +62,7 @@ def test_unclipped_intensities_are_restored():
 
 def test_air_of_computed_tomography_is_the_darkest():
     data = brain(-100, 1500) - 1000 * (brain() == 0)
-    scaled = scale_intensities(data, measure_range(data))
+    scaled = scale(data)
     assert (scaled[:5] == 0).all()
     assert scaled[5:15, 5:15, 5:15].min() > 0.2
 
@@ -78,32 +75,25 @@ def test_a_few_negative_voxels_leave_zero_where_it_is():
 
 def test_channels_have_ranges_of_their_own():
     data = np.concatenate([brain(high=30), brain(high=5000)], -1)
-    scaled = scale_intensities(data, measure_range(data))
+    scaled = scale(data)
     for i in range(2):
-        alone = data[..., i : i + 1]
-        npt.assert_array_equal(
-            scaled[..., i : i + 1], scale_intensities(alone, measure_range(alone))
-        )
+        npt.assert_array_equal(scaled[..., i : i + 1], scale(data[..., i : i + 1]))
 
 
 def test_labels_and_constant_channels():
     label = (brain() > 0).astype("float32")
-    npt.assert_array_equal(
-        scale_intensities(3 * label, measure_range(3 * label)), label
-    )
-    npt.assert_array_equal(
-        scale_intensities(-3 * label, measure_range(-3 * label)), 1 - label
-    )
+    npt.assert_array_equal(scale(3 * label), label)
+    npt.assert_array_equal(scale(-3 * label), 1 - label)
     for value in (0, 4, -4):
         data = np.full((3, 3, 3, 1), value, "float32")
-        scaled = scale_intensities(data, measure_range(data))
+        scaled = scale(data)
         assert np.isfinite(scaled).all()
         npt.assert_array_equal(unscale_intensities(scaled, measure_range(data)), data)
 
 
 def flattened(data):
     data = np.asarray(data, "float32")
-    return is_flattened(data, scale_intensities(data, measure_range(data)))
+    return is_flattened(data, scale(data))
 
 
 @pytest.mark.parametrize("offset", [1e5, 1e6, 1e9])

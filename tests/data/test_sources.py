@@ -12,13 +12,11 @@ from dipy_ldm.data._sources import ConditioningInputs, Source, Sources, prepare_
 
 def test_intensities_and_labels_are_scaled_alike():
     known = Source(1, (100.0, 300.0), [], "")
-    npt.assert_allclose(
-        known.scaled(np.array([[50, 100, 150, 400]])), [[0, 0, 0.25, 1]]
-    )
+    scaled = known.scaled(np.array([[50, 100, 150, 400]]))
+    npt.assert_allclose(scaled, [[0, 0, 0.25, 1]])
     known = Source(1, (-3.0, 40.0), [-3, 0, 40], "")
-    npt.assert_array_equal(
-        known.scaled(np.array([[-3, 40.0, 0, 41, -9, 1]])), [[0, 2, 1, -1, -1, -1]]
-    )
+    labels = known.scaled(np.array([[-3, 40.0, 0, 41, -9, 1]]))
+    npt.assert_array_equal(labels, [[0, 2, 1, -1, -1, -1]])
 
 
 @pytest.mark.parametrize(
