@@ -5,6 +5,7 @@ import logging
 from types import SimpleNamespace
 
 import numpy as np
+from processes import CHOSEN
 import pytest
 
 from dipy_ldm import _presets
@@ -16,28 +17,13 @@ from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.training import ResolvedOptions
 from dipy_ldm.workflows import _training as training
 
-TINY = {
-    "batch_size": 4,
-    "widths_vqvae": (8, 8),
-    "widths_ldm": (8,),
-    "n_codes": 16,
-    "code_dim": 2,
-}
+TINY = {"widths_vqvae": (8, 8), "widths_ldm": (8,), "n_codes": 16, "code_dim": 2}
 
 
 @pytest.fixture(scope="module")
 def recipe(blobs):
-    settings = _presets.resolve(Cohort(blobs), **TINY)
-    options = SimpleNamespace(
-        seed=0,
-        learning_rate=0.01,
-        precision="float32",
-        remat=False,
-        accumulate=1,
-        checkpoint_steps=1000,
-        steps_detector=None,
-    )
-    return training.make(settings, None, options)
+    settings = _presets.resolve(Cohort(blobs), **TINY, batch_size=4)
+    return training.make(settings, None, SimpleNamespace(**CHOSEN, learning_rate=0.01))
 
 
 def test_steps_of_all_networks_are_timed(recipe, blobs, caplog):
@@ -101,22 +87,12 @@ def test_large_volumes_are_downsampled_in_place():
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.random((8, 6, 6, 1), "float32")
-GOOD = Overfit(
-    steps=300,
-    mse=0.001,
-    baseline_mse=0.08,
-    codes_used=200,
-    n_codes=256,
-    images=IMAGES,
-    reconstructed=IMAGES,
-)
+GOOD = Overfit(300, 0.001, 0.08, 200, 256, images=IMAGES, reconstructed=IMAGES)
 
 
 def test_time_is_that_of_all_steps():
-    trainings = (
-        ResolvedOptions(1, steps=2000, batch_size=4),
-        ResolvedOptions(1, steps=6000),
-    )
+    first, second = {"steps": 2000, "batch_size": 4}, {"steps": 6000}
+    trainings = ResolvedOptions(1, **first), ResolvedOptions(1, **second)
     paces = Paces(start=60.0, each={"autoencoder": 0.1, "diffusion": 0.5}, encoding=0.2)
     finding = verdicts.check_time(paces, trainings, n=100, n_all=110)
     assert finding.state == "green"

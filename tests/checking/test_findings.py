@@ -8,15 +8,7 @@ import pytest
 from dipy_ldm._utils import values
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.checking import _findings as findings, _findings as report
-from dipy_ldm.checking._findings import (
-    Picture,
-    amber,
-    flat,
-    gallery,
-    green,
-    grey,
-    red,
-)
+from dipy_ldm.checking._findings import Picture, amber, flat, gallery, green, grey, red
 
 
 def test_the_worst_state_counts():
@@ -44,14 +36,9 @@ def test_a_finding_is_saved_without_its_pictures():
     assert set(green("a", "Good.").to_saved()) == {"title", "state", "what"}
 
 
-@pytest.mark.parametrize(
-    ("n", "words"), [(1, "0"), (2, "0, 1"), (3, "0, 1 and 1 more")]
-)
-def test_names_are_listed_up_to_a_few(n, words):
-    assert values.listed(range(n), 2) == words
-
-
-def test_things_are_counted():
+def test_names_are_listed_up_to_a_few_and_counted():
+    found = [values.listed(range(n), 2) for n in (1, 2, 3)]
+    assert found == ["0", "0, 1", "0, 1 and 1 more"]
     assert values.counted(1, "file") == "1 file"
     assert values.counted(1200, "file") == "1,200 files"
 
@@ -84,9 +71,7 @@ FOUND = {
         green("units", "All of one unit."),
     ],
     "Images": [
-        amber(
-            "shapes", "Odd.", "Look.", pictures=[Picture(np.zeros((4, 4, 1)), "It.")]
-        ),
+        amber("shapes", "Odd.", "Look.", pictures=[Picture(IMAGES[0], "It.")]),
         grey("orientation", "Not looked at."),
     ],
 }

@@ -1,6 +1,7 @@
 """Outliers: what is unlike the others is named, and what is alike is not."""
 
 import numpy as np
+import numpy.testing as npt
 import pytest
 
 from dipy_ldm.checking import _outliers as outliers
@@ -39,7 +40,7 @@ def test_scores_are_standard_deviations_of_normal_numbers():
     assert scores.std() == pytest.approx(1, abs=0.1)
     # Three wild ones change nothing.
     numbers[:3] = 1e6
-    np.testing.assert_allclose(robust_scores(numbers, [0])[3:], scores[3:], atol=0.02)
+    npt.assert_allclose(robust_scores(numbers, [0])[3:], scores[3:], atol=0.02)
 
 
 def test_equal_numbers_are_no_outliers():
@@ -82,24 +83,19 @@ def test_shape_outlier_is_reported(volumes, names):
 def test_background_within_the_range_is_reported(volumes):
     found = outliers.measure_brightness(np.where(volumes > 0, volumes, 0.5))
     assert outliers.check_background(found).state == "amber"
-    assert (
-        outliers.check_background(outliers.measure_brightness(volumes)).state == "green"
-    )
+    found = outliers.measure_brightness(volumes)
+    assert outliers.check_background(found).state == "green"
 
 
 def test_a_grid_that_is_empty_for_the_most_part_is_to_be_cropped(volumes):
     affine = np.diag([2.0, 2.0, 2.0, 1.0])
-    found = outliers.measure_brightness(
-        np.pad(volumes, [(0, 0), *[(6, 6)] * 3, (0, 0)])
-    )
-    finding = outliers.check_grid(found, affine)
+    padded = np.pad(volumes, [(0, 0), *[(6, 6)] * 3, (0, 0)])
+    finding = outliers.check_grid(outliers.measure_brightness(padded), affine)
     assert finding.state == "amber"
     assert "--shape 8 9 9" in finding.cure
     assert "22 x 24 x 23 voxels of 2 mm" in finding.message
-    finding = outliers.check_grid(
-        outliers.measure_brightness(volumes[:, 1:9, 1:10]), affine
-    )
-    assert finding.state == "green"
+    found = outliers.measure_brightness(volumes[:, 1:9, 1:10])
+    assert outliers.check_grid(found, affine).state == "green"
 
 
 def test_equal_images_are_reported():

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import numpy as np
+from processes import CHOSEN
 import pytest
 
 from dipy_ldm import _presets
@@ -12,21 +13,12 @@ from dipy_ldm.training import ResolvedOptions, resolve
 from dipy_ldm.workflows import _training as training
 
 IMAGES = np.zeros((20, 16, 16, 1), "float32")
-OPTIONS = SimpleNamespace(
-    seed=0,
-    learning_rate=None,
-    precision="float32",
-    remat=False,
-    accumulate=1,
-    checkpoint_steps=1000,
-    steps_detector=None,
-)
 
 
 @pytest.fixture(scope="module")
 def recipe():
     settings = _presets.resolve(Cohort(IMAGES), batch_size=4, widths_ldm=(8, 8))
-    return training.make(settings, None, OPTIONS)
+    return training.make(settings, None, SimpleNamespace(**CHOSEN, learning_rate=None))
 
 
 def test_held_out_subjects_are_reported():
@@ -47,19 +39,13 @@ def test_few_that_are_held_out_decide_nothing(n, state):
     assert f"({n} of {4 * n} subjects)" in finding.message
 
 
-@pytest.mark.parametrize(
-    ("n", "state"), [(7, "red"), (20, "red"), (21, "amber"), (200, "green")]
-)
-def test_few_subjects_are_reported(n, state):
-    images = np.zeros((2 * n, 1))
-    of_two = plans.check_subjects(
-        Cohort(images, subjects=[i // 2 for i in range(2 * n)])
-    )
-    assert (of_two.state, plans.check_subjects(Cohort(images[:n])).state) == (
-        state,
-        state,
-    )
-    assert f"{2 * n} images of {n} subjects" in of_two.message
+def test_few_subjects_are_reported():
+    for n, state in ((7, "red"), (20, "red"), (21, "amber"), (200, "green")):
+        pairs = Cohort(np.zeros((2 * n, 1)), subjects=[i // 2 for i in range(2 * n)])
+        of_two = plans.check_subjects(pairs)
+        of_one = plans.check_subjects(Cohort(pairs.images[:n]))
+        assert of_two.state == of_one.state == state
+        assert f"{2 * n} images of {n} subjects" in of_two.message
 
 
 def test_few_volumes_may_begin_from_the_packaged_autoencoder():
@@ -92,12 +78,10 @@ def test_devices_and_precision_are_reported_with_reasons(recipe):
     assert [row[0] for row in finding.table[1:]] == ["autoencoder", "diffusion"]
 
 
-@pytest.mark.parametrize(
-    ("free", "state"), [(10.0, "green"), (3.5, "amber"), (2.5, "red")]
-)
-def test_needed_memory_is_compared_with_free_memory(free, state):
+def test_needed_memory_is_compared_with_free_memory():
     needed = {"autoencoder": 3 * 2**30, "diffusion": 2**30}
-    finding = plans.judge_memory(needed, free * 2**30)
-    assert finding.state == state
-    assert finding.message.startswith("The autoencoder needs 3 GiB")
-    assert ("--patch" in finding.cure) == (state == "red")
+    for free, state in ((10.0, "green"), (3.5, "amber"), (2.5, "red")):
+        finding = plans.judge_memory(needed, free * 2**30)
+        assert finding.state == state
+        assert finding.message.startswith("The autoencoder needs 3 GiB")
+        assert ("--patch" in finding.cure) == (state == "red")

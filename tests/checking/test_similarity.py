@@ -1,6 +1,7 @@
 """Volumes beside their median: turned and doubled ones are found, and no others."""
 
 import numpy as np
+import numpy.testing as npt
 import pytest
 from scipy.ndimage import gaussian_filter, shift
 
@@ -43,18 +44,17 @@ def names():
 
 
 def test_cubes_are_centred_wherever_the_content_lies(heads):
-    cube, moved = likeness.centred_cubes(
-        np.stack([heads[0], np.roll(heads[0], 1, 1)]), AFFINE
-    )
+    both = np.stack([heads[0], np.roll(heads[0], 1, 1)])
+    cube, moved = likeness.centred_cubes(both, AFFINE)
     assert cube.shape == (20, 20, 20)
-    np.testing.assert_allclose(cube, moved, atol=0.02)
+    npt.assert_allclose(cube, moved, atol=0.02)
 
 
 def test_all_views_are_different_and_the_first_is_none(small):
     turned = {view.of(small[0]).tobytes() for view in VIEWS}
     assert len(VIEWS) == len(turned) == len(set(map(str, VIEWS))) == 48
     assert str(VIEWS[0]) == "RAS"
-    np.testing.assert_array_equal(VIEWS[0].of(small[0]), small[0])
+    npt.assert_array_equal(VIEWS[0].of(small[0]), small[0])
 
 
 def test_a_cohort_as_it_should_be_is_green(small, names):
@@ -103,9 +103,8 @@ def test_repetitions_of_one_subject_are_amber(small, names):
     twice = small.copy()
     twice[1] = twice[0]
     subjects = ["sub-0", *names[:-1]]
-    assert (
-        likeness.check_duplicates(twice, names, subjects, no_pictures).state == "amber"
-    )
+    finding = likeness.check_duplicates(twice, names, subjects, no_pictures)
+    assert finding.state == "amber"
 
 
 def test_few_volumes_are_not_judged(small, names):
