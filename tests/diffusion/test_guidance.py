@@ -17,8 +17,7 @@ def test_a_mixture_is_the_mean_of_two():
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_network_that_is_right_gives_the_clean_latents(schedule, target):
-    rng = np.random.default_rng(0)
+def test_a_network_that_is_right_gives_the_clean_latents(schedule, target, rng):
     clean, noise = rng.standard_normal((2, *SHAPE))
     alpha, sigma = rates(schedule, 0.7)
 

@@ -6,12 +6,8 @@ import numpy.testing as npt
 import pytest
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.diffusion import (
-    _guidance as guidance,
-    _inpainting as inpainting,
-    samplers,
-    schedules,
-)
+from dipy_ldm.diffusion import _inpainting as inpainting, samplers, schedules
+from dipy_ldm.diffusion._guidance import pinned
 
 CORRELATION = 0.9
 COVARIANCE = np.array([[1, CORRELATION], [CORRELATION, 1]])
@@ -35,7 +31,7 @@ def fill_in(resamplings, n=5_000):
     noise = samplers.noise_source(0, range(n), (2,))
     alpha, sigma = path[0][1]
     x = alpha * known + sigma * noise()
-    fitting = guidance.pinned(denoise, known, FREEDOM)
+    fitting = pinned(denoise, known, FREEDOM)
     made = samplers.sample(fitting, x, path, step, noise, resamplings)
     npt.assert_array_equal(made[:, 0], known[:, 0])
     return made.T
@@ -54,7 +50,7 @@ def test_hole_of_a_gaussian_has_the_conditional_distribution():
 
 def test_partly_known_latents_are_held_at_first():
     known, freedom = np.ones((1, 3, 1)), np.array([0, 0.4, 1])[:, None]
-    fitting = guidance.pinned(lambda x, t: x, known, freedom)
+    fitting = pinned(lambda x, t: x, known, freedom)
     for time, wanted in ((0.01, [1, 5, 5]), (0.5, [1, 1, 5]), (1, [1, 1, 5])):
         npt.assert_array_equal(fitting(5 * known, time)[0, :, 0], wanted)
 
@@ -65,10 +61,8 @@ def test_latents_are_set_free_at_one_noise_whatever_the_schedule():
     npt.assert_allclose(cosine, [0, 0.25, 0.25, 0.6, 1, 1], atol=1e-6)
     linear = inpainting.release_times(shares, "linear")
     npt.assert_array_equal(linear[[0, 4, 5]], [0, 1, 1])
-    found, wanted = (
-        schedules.rates(name, times[1:4])[1]
-        for name, times in (("linear", linear), ("cosine", cosine))
-    )
+    found = schedules.rates("linear", linear[1:4])[1]
+    wanted = schedules.rates("cosine", cosine[1:4])[1]
     npt.assert_allclose(found, wanted, atol=1e-5)
 
 
@@ -136,10 +130,8 @@ SPACES = [(15, 12), (9, 11, 10)]
 
 
 def ball(space, radius=3.2):
-    distance = sum(
-        (x - n / 2) ** 2 for x, n in zip(np.indices(space), space, strict=True)
-    )
-    return distance <= radius**2
+    off = np.indices(space).T - np.array(space) / 2
+    return (off**2).sum(-1).T <= radius**2
 
 
 def ramp(space):
@@ -157,8 +149,7 @@ def test_a_hole_in_a_ramp_is_filled_with_the_ramp(space):
     npt.assert_array_equal(filled[~hole], image[~hole])
 
 
-def test_filling_stays_within_the_surrounding_range():
-    rng = np.random.default_rng(0)
+def test_filling_stays_within_the_surrounding_range(rng):
     image, hole = rng.random((1, 20, 20, 2)), ball((20, 20), 6)
     filled = inpainting.fill(image, hole[None])[0]
     around = image[0][~hole]
@@ -213,9 +204,8 @@ def test_images_of_any_type_are_blended_in_float32(kind):
     made = rng.random(image.shape).astype("float32") * 200
     blended = inpainting.blend(image, made, hole)
     assert blended.dtype == "float32"
-    npt.assert_array_equal(
-        blended, inpainting.blend(image.astype("float32"), made, hole)
-    )
+    same = inpainting.blend(image.astype("float32"), made, hole)
+    npt.assert_array_equal(blended, same)
 
 
 def test_dilating_is_in_millimetres():

@@ -119,13 +119,9 @@ def test_ddpm_is_the_posterior_of_ho_et_al():
 @pytest.mark.parametrize("name", samplers.SAMPLERS)
 def test_same_seed_same_sample_whatever_the_batch(name):
     alone = draw(name, 1, 10, seed=3)
+    npt.assert_array_equal(draw(name, 1, 10, seed=3), alone)
     npt.assert_array_equal(draw(name, 7, 10, seed=3)[:1], alone)
     assert not np.array_equal(draw(name, 1, 10, seed=4), alone)
-
-
-@pytest.mark.parametrize("name", samplers.SAMPLERS)
-def test_no_state_leaks_between_calls(name):
-    npt.assert_array_equal(draw(name, 4, 10), draw(name, 4, 10))
 
 
 def test_noise_is_a_function_of_seed_and_number():
@@ -137,14 +133,11 @@ def test_noise_is_a_function_of_seed_and_number():
     assert not np.array_equal(first, second)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
+def test_bad_choices_are_refused():
+    for arguments, sentence in (
         (("euler",), "ddpm, ddim, dpm"),
         (("ddim", 1.5), "between 0 and 1"),
         (("ddpm", 0.5), "leave eta out"),
-    ],
-)
-def test_bad_choices_are_refused(arguments, sentence):
-    with pytest.raises(InputError, match=sentence):
-        samplers.make_sampler(*arguments)
+    ):
+        with pytest.raises(InputError, match=sentence):
+            samplers.make_sampler(*arguments)

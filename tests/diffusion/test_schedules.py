@@ -11,26 +11,13 @@ TIMES = np.linspace(0, 1, 1001)
 
 
 @pytest.mark.parametrize("name", schedules.SCHEDULES)
-def test_rates_preserve_variance(name):
+def test_rates_preserve_variance_and_go_from_clean_to_noise(name):
     alpha, sigma = schedules.rates(name, TIMES)
     npt.assert_allclose(alpha**2 + sigma**2, 1, atol=1e-12)
-
-
-@pytest.mark.parametrize("name", schedules.SCHEDULES)
-def test_snr_falls_strictly(name):
-    assert (np.diff(schedules.half_log_snr(*schedules.rates(name, TIMES))) < 0).all()
-
-
-@pytest.mark.parametrize("name", schedules.SCHEDULES)
-def test_schedule_ends_where_sampling_may_start(name):
-    alpha, sigma = schedules.rates(name, 1.0)
+    assert (np.diff(schedules.half_log_snr(alpha, sigma)) < 0).all()
+    assert 0 < sigma[0] < 0.02
     # The schedule of 300 steps that gave fragments of digits ended at 0.05.
-    assert (alpha / sigma) ** 2 < 1e-4
-
-
-@pytest.mark.parametrize("name", schedules.SCHEDULES)
-def test_schedule_starts_almost_clean(name):
-    assert 0 < schedules.rates(name, 0.0)[1] < 0.02
+    assert (alpha[-1] / sigma[-1]) ** 2 < 1e-4
 
 
 def test_linear_is_that_of_a_thousand_steps():
@@ -64,26 +51,17 @@ def test_conversions_are_inverses(target, t):
 
 @pytest.mark.parametrize("grid", [schedules.uniform_time, schedules.uniform_log_snr])
 @pytest.mark.parametrize("name", schedules.SCHEDULES)
-@pytest.mark.parametrize("steps", [1, 2, 7, 300])
-def test_grids_fall_from_one(grid, name, steps):
-    times = grid(name, steps)
-    assert times.shape == (steps,)
-    npt.assert_allclose(times[0], 1)
-    assert (np.diff(times) < 0).all()
-    assert times[-1] > 0
-    npt.assert_array_equal(grid(name, steps, 1), times)
-
-
-@pytest.mark.parametrize("grid", [schedules.uniform_time, schedules.uniform_log_snr])
-@pytest.mark.parametrize("name", schedules.SCHEDULES)
-@pytest.mark.parametrize("start", [1e-3, 0.05, 0.1, 0.3])
+@pytest.mark.parametrize("start", [1e-3, 0.05, 0.1, 0.3, 1])
 def test_grids_fall_from_a_strength(grid, name, start):
-    for steps in (1, 2, 20):
+    for steps in (1, 2, 7, 20, 300):
         times = grid(name, steps, start)
         assert times.shape == (steps,)
-        npt.assert_allclose(times[0], start, rtol=1e-3)
+        npt.assert_allclose(times[0], start, rtol=1e-3 if start < 1 else 1e-7)
         assert (np.diff(times) < 0).all()
         assert times[-1] >= 0
+        if start == 1:
+            assert times[-1] > 0
+            npt.assert_array_equal(grid(name, steps), times)
 
 
 def test_uniform_log_snr_is_uniform_in_log_snr():
@@ -156,9 +134,8 @@ def test_times_concentrate_where_noise_equals_signal(schedule, deviation):
 
 def test_times_are_within_bounds_whatever_latents_differ_by():
     for deviation in (1e-9, 1e9):
-        times = schedules.lognormal_times(
-            "cosine", [0, 0.1, 0.2, 0.5, 1 - 1e-9], deviation
-        )
+        shares = [0, 0.1, 0.2, 0.5, 1 - 1e-9]
+        times = schedules.lognormal_times("cosine", shares, deviation)
         assert np.all((times >= 0) & (times <= 1))
 
 

@@ -1,4 +1,7 @@
+from functools import partial
+
 import numpy as np
+import numpy.testing as npt
 import pytest
 from scipy.stats import binomtest
 
@@ -13,11 +16,6 @@ from dipy_ldm.metrics import (
 )
 from dipy_ldm.metrics.distributions import nearest_neighbours, neighbourhoods
 from dipy_ldm.metrics.intervals import subsample
-
-
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
 
 
 def kernel_mean(a, b):
@@ -79,13 +77,10 @@ def test_intervals_are_those_of_subjects_however_many_scans_they_have(rng, scans
     def width(interval):
         return interval.high - interval.low
 
-    for measure in (
-        lambda *sets, **whose: bootstrap(difference, *sets, **whose),
-        lambda *sets, **whose: kernel_distance(*sets, **whose),
-        lambda *sets, **whose: subsample(lambda *s: [difference(*s)], *sets, **whose)[
-            0
-        ],
-    ):
+    def subsampled(*sets, **whose):
+        return subsample(lambda *s: [difference(*s)], *sets, **whose)[0]
+
+    for measure in (partial(bootstrap, difference), kernel_distance, subsampled):
         alone, found = measure(of_a, of_b), measure(a, b, subjects=(whose, whose))
         assert found.value == pytest.approx(alone.value, abs=1e-5)
         assert width(found) == pytest.approx(width(alone), rel=0.3)
@@ -106,9 +101,8 @@ def test_bootstrap_resamples_rows_and_does_not_add_the_bias_of_few(rng):
 @pytest.mark.parametrize("most", [500, 100])
 def test_subsamples_have_the_width_of_the_normal_interval(rng, most):
     x, y = rng.standard_normal((2, 1000)) + 3
-    found = subsample(
-        lambda a, b: [a.mean(), b.mean() - a.mean()], x, y, most=most, resamples=1000
-    )
+    measure = lambda a, b: [a.mean(), b.mean() - a.mean()]  # noqa: E731
+    found = subsample(measure, x, y, most=most, resamples=1000)
     assert [f.value for f in found] == [x.mean(), y.mean() - x.mean()]
     widths = [f.high - f.low for f in found]
     wanted = 2 * 1.96 / np.sqrt(1000)
@@ -129,7 +123,7 @@ def test_intervals_of_precision_cover_fresh_draws(rng):
     others = [shares(*rng.standard_normal((2, 200, 4))) for _ in range(200)]
     widths = np.array([f.high - f.low for f in found])
     wanted = np.quantile(others, 0.975, 0) - np.quantile(others, 0.025, 0)
-    np.testing.assert_allclose(widths, wanted, rtol=0.6)
+    npt.assert_allclose(widths, wanted, rtol=0.6)
 
 
 def test_binomial_interval_is_exact():
@@ -182,9 +176,8 @@ def test_distances_equal_other_packages(rng, n, features):
     (theirs,) = theirs.values()
     assert frechet_distance(a, b) == pytest.approx(theirs, rel=1e-6)
     # All samples at once: their subsets are drawn, and ours are not.
-    theirs = fidelity.metric_kid.kid_features_to_metric(
-        *tensors, kid_subsets=1, kid_subset_size=n, verbose=False
-    )
+    options = {"kid_subsets": 1, "kid_subset_size": n, "verbose": False}
+    theirs = fidelity.metric_kid.kid_features_to_metric(*tensors, **options)
     wanted = theirs["kernel_inception_distance_mean"]
     assert kernel_distance(a, b).value == pytest.approx(wanted, rel=1e-6)
 
@@ -195,9 +188,9 @@ def test_counts_by_brute_force(rng):
     balls = np.sort(np.linalg.norm(real[:, None] - real, axis=-1))[:, k]
     fakes = np.sort(np.linalg.norm(fake[:, None] - fake, axis=-1))[:, k]
     of_fake, of_real, covered = neighbourhoods(real, fake, k)
-    np.testing.assert_array_equal(of_fake, (between <= balls[:, None]).sum(0))
-    np.testing.assert_array_equal(of_real, (between <= balls[:, None]).sum(1))
-    np.testing.assert_array_equal(covered, (between <= fakes).sum(1))
+    npt.assert_array_equal(of_fake, (between <= balls[:, None]).sum(0))
+    npt.assert_array_equal(of_real, (between <= balls[:, None]).sum(1))
+    npt.assert_array_equal(covered, (between <= fakes).sum(1))
 
 
 @pytest.mark.parametrize(
@@ -225,8 +218,8 @@ def test_nearest_neighbours_by_brute_force(rng):
     others[7] = some[3]
     far = np.linalg.norm((some[:, None] - others).reshape(30, 40, -1), axis=-1)
     distances, rows = nearest_neighbours(some, others, 4, block_size=7)
-    np.testing.assert_array_equal(rows, np.argsort(far, 1)[:, :4])
-    np.testing.assert_allclose(distances, np.sort(far, 1)[:, :4], atol=1e-12)
+    npt.assert_array_equal(rows, np.argsort(far, 1)[:, :4])
+    npt.assert_allclose(distances, np.sort(far, 1)[:, :4], atol=1e-12)
     assert (distances[3, 0], rows[3, 0]) == (0, 7)
     with pytest.raises(InputError, match="at least 41, not 40"):
         nearest_neighbours(some, others, 41)

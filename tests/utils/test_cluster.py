@@ -1,22 +1,17 @@
 """Clusters: read from the environment; workers meet, or hear why not."""
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 import json
 import socket
-from threading import Thread
 import time
 
 from processes import free_ports
 import pytest
 
+from dipy_ldm._utils import cluster as clusters
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.cluster import (
-    Cluster,
-    difference,
-    find_cluster,
-    gpu_share_of_node,
-    meet,
-)
+from dipy_ldm._utils.cluster import Cluster, difference, find_cluster, meet
 
 
 @pytest.fixture
@@ -75,15 +70,13 @@ def test_malformed_tf_config(environment, text):
         find_cluster()
 
 
+STEP = {"SLURM_STEP_NUM_TASKS": 3, "SLURM_STEP_NODELIST": "n[9-10]"}
+STEP |= {"SLURM_STEP_TASKS_PER_NODE": "2,1"}
+
+
 @pytest.mark.tensorflow
 def test_slurm(environment):
-    environment(
-        SLURM_JOB_ID=20,
-        SLURM_STEP_NUM_TASKS=3,
-        SLURM_STEP_NODELIST="n[9-10]",
-        SLURM_STEP_TASKS_PER_NODE="2,1",
-        SLURM_PROCID=2,
-    )
+    environment(**STEP, SLURM_JOB_ID=20, SLURM_PROCID=2)
     # In Slurm's order, which is not that of text.
     assert find_cluster() == Cluster(("n9:11220", "n9:11221", "n10:11220"), 2)
     environment(SLURMD_NODENAME="n9")
@@ -97,13 +90,7 @@ def test_slurm(environment):
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("number", [3, -1, "", "x"])
 def test_a_task_that_is_none_is_refused(environment, number):
-    environment(
-        SLURM_JOB_ID="",
-        SLURM_STEP_NUM_TASKS=3,
-        SLURM_STEP_NODELIST="n[9-10]",
-        SLURM_STEP_TASKS_PER_NODE="2,1",
-        SLURM_PROCID=number,
-    )
+    environment(**STEP, SLURM_JOB_ID="", SLURM_PROCID=number)
     with pytest.raises(InputError, match="(SLURM_PROCID must|Slurm's var).* srun"):
         find_cluster()
 
@@ -111,9 +98,9 @@ def test_a_task_that_is_none_is_refused(environment, number):
 def test_variables_of_slurm_may_be_empty_and_malformed_ones_are_named(environment):
     environment(SLURM_STEP_NUM_TASKS="", SLURM_LOCALID="", SLURM_STEP_TASKS_PER_NODE="")
     assert find_cluster() is None
-    assert gpu_share_of_node() == (0, 1)
+    assert clusters.gpu_share_of_node() == (0, 1)
     environment(SLURM_LOCALID=1)
-    assert gpu_share_of_node() == (1, 1)
+    assert clusters.gpu_share_of_node() == (1, 1)
     environment(SLURM_STEP_NUM_TASKS="two")
     with pytest.raises(InputError, match="SLURM_STEP_NUM_TASKS must be .* not 'two'"):
         find_cluster()
@@ -127,11 +114,11 @@ def test_half_of_slurms_variables_is_one_sentence(environment):
 
 
 def test_gpus_of_a_node_are_shared(environment):
-    assert gpu_share_of_node() == (0, 1)
+    assert clusters.gpu_share_of_node() == (0, 1)
     environment(SLURM_LOCALID=1, SLURM_STEP_TASKS_PER_NODE="2(x12),1")
-    assert gpu_share_of_node() == (1, 2)
+    assert clusters.gpu_share_of_node() == (1, 2)
     environment(SLURM_GPUS_PER_TASK=2)
-    assert gpu_share_of_node() == (0, 1)
+    assert clusters.gpu_share_of_node() == (0, 1)
 
 
 def meet_all(facts, limit=10, only=None):
@@ -141,17 +128,14 @@ def meet_all(facts, limit=10, only=None):
 
     def one(index):
         try:
-            meet(Cluster(addresses, index), facts[index], limit)
-            told[index] = None
+            told[index] = meet(Cluster(addresses, index), facts[index], limit)
         except InputError as error:
             told[index] = str(error)
 
-    threads = [Thread(target=one, args=(i,)) for i in only or range(len(facts))]
-    for thread in threads:
-        thread.start()
-        time.sleep(0.1)  # the chief need not be the last, nor the first
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor() as threads:
+        for i in only or range(len(facts)):
+            threads.submit(one, i)
+            time.sleep(0.1)  # the chief need not be the last, nor the first
     return told, addresses
 
 
@@ -187,20 +171,11 @@ def chief(environment):
     environment(SLURM_JOB_ID=7, SLURM_STEP_ID=0)
     (port, other) = free_ports(2)
     cluster = Cluster((f"127.0.0.1:{port}", f"127.0.0.1:{other}"), 0)
-    refusals = []
-
-    def wait():
-        try:
-            meet(cluster, {"a": 1}, 20)
-        except BaseException as error:
-            refusals.append(error)
-
-    thread = Thread(target=wait)
-    thread.start()
-    time.sleep(0.2)
-    yield port, cluster._replace(index=1)
-    thread.join()
-    assert not refusals
+    with ThreadPoolExecutor() as threads:
+        waiting = threads.submit(meet, cluster, {"a": 1}, 20)
+        time.sleep(0.2)
+        yield port, cluster._replace(index=1)
+        waiting.result()
 
 
 STRANGERS = {
@@ -252,13 +227,12 @@ def test_a_chief_of_another_job_is_not_listened_to():
                 link.recv(1000)
                 link.sendall(b'{"job": ["8", "0"], "refusal": null}\n')
 
-        thread = Thread(target=answer)
-        thread.start()
         port, own = server.getsockname()[1], free_ports(1)[0]
         cluster = Cluster((f"127.0.0.1:{port}", f"127.0.0.1:{own}"), 1)
-        with pytest.raises(InputError, match="did not answer"):
-            meet(cluster, {}, 1)
-        thread.join()
+        with ThreadPoolExecutor() as threads:
+            threads.submit(answer)
+            with pytest.raises(InputError, match="did not answer"):
+                meet(cluster, {}, 1)
 
 
 def test_a_port_that_is_taken():

@@ -29,9 +29,9 @@ def test_features_are_the_even_harmonics_of_dipy(vectors):
     orders = np.array([*range(-2, 3), *range(-4, 5)])
     polar = np.arccos(np.clip(vectors[:, 2:], -1, 1))
     azimuth = np.arctan2(vectors[:, 1:2], vectors[:, :1])
-    dipys = np.sqrt(4 * np.pi) * real_sh_descoteaux_from_index(
-        orders, degrees, polar, azimuth, legacy=False
-    )
+    arguments = (orders, degrees, polar, azimuth)
+    basis = real_sh_descoteaux_from_index(*arguments, legacy=False)
+    dipys = np.sqrt(4 * np.pi) * basis
     numbers = np.array([number_of_direction(v) for v in vectors], "float32")
     features = harmonics(numbers)
     assert features.shape == (len(vectors), N_HARMONICS)

@@ -1,12 +1,12 @@
 """Files: whole or not at all, for one writer and for many, with the mode they had."""
 
+from concurrent.futures import ThreadPoolExecutor
 import os
 from pathlib import Path
 import socket
 import stat
 import subprocess
 import sys
-from threading import Thread
 
 import pytest
 
@@ -24,22 +24,15 @@ def write(path, text="new"):
 
 
 def test_many_writers_of_one_file_do_not_meet(tmp_path):
-    path, failures = tmp_path / "file", []
+    path = tmp_path / "file"
 
     def work(number):
-        try:
-            for _ in range(50):
-                write(path, str(number) * 10_000)
-                assert len(set(path.read_text())) == 1
-        except BaseException as error:
-            failures.append(error)
+        for _ in range(50):
+            write(path, str(number) * 10_000)
+            assert len(set(path.read_text())) == 1
 
-    threads = [Thread(target=work, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failures
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(work, range(4)))
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
@@ -125,19 +118,17 @@ def test_file_being_written_by_another_is_kept(tmp_path):
 
 
 def test_it_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
-    done = []
-    synchronise, replace = os.fsync, os.replace
+    done, rename = [], os.replace
 
     def fsync(descriptor):
         done.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
-        synchronise(descriptor)
 
-    def rename(partial, path):
+    def replace(partial, path):
         done.append("renamed")
-        replace(partial, path)
+        rename(partial, path)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    monkeypatch.setattr(os, "replace", rename)
+    monkeypatch.setattr(os, "replace", replace)
     write(tmp_path / "file")
     assert done == [".file.partial", "renamed", tmp_path.name]
 
@@ -191,9 +182,8 @@ def another(tmp_path):
 
 
 def test_claim_of_another_process_is_refused_with_its_name(tmp_path, another):
-    sentence = (
-        f"file is being written by process {another.pid} on {socket.gethostname()}"
-    )
+    owner = f"process {another.pid} on {socket.gethostname()}"
+    sentence = f"file is being written by {owner}"
     with pytest.raises(OSError, match=sentence):
         files.refuse_claimed(tmp_path / "file")
     with pytest.raises(OSError, match=sentence), claimed(tmp_path / "file"):
@@ -216,18 +206,15 @@ def test_claim_of_a_killed_process_is_free(tmp_path, another):
 def test_claims_that_wait_come_one_after_the_other(tmp_path):
     inside, most = [], []
 
-    def work():
+    def work(number):
         for _ in range(50):
             with claimed(tmp_path / "file", wait=True):
                 inside.append(1)
                 most.append(len(inside))
                 inside.pop()
 
-    threads = [Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(work, range(4)))
     assert most == [1] * 200
     assert not list(tmp_path.iterdir())
 

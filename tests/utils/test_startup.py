@@ -2,9 +2,9 @@
 
 import gc
 import os
-import subprocess
 import sys
 
+from processes import run_python
 import pytest
 
 from dipy_ldm._utils import startup
@@ -30,13 +30,8 @@ with quiet_start():
 @pytest.mark.parametrize("code", [AS_A_LIBRARY, AS_A_COMMAND])
 def test_imports_are_not_gone_through_again_and_again(code):
     tell = "print(looks[1], gc.isenabled(), gc.get_freeze_count())"
-    done = subprocess.run(
-        [sys.executable, "-c", LOOKS + code + tell],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
-    )
+    env = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = run_python("-c", LOOKS + code + tell, env=env)
     looks, enabled, frozen = done.stdout.split()
     assert int(looks) == 0
     assert enabled == "True"
