@@ -85,7 +85,7 @@ def test_planted_copies_are_counted(train, invariant, rng, kind):
     assert finding.copies.low < 0.05 < finding.copies.high
     assert finding.chance < copies.FALSE_ALARM_RATE / 3
     # And which they are.
-    np.testing.assert_array_equal(found.generated.nearest[[0, 3, 6, 9]], [0, 7, 14, 21])
+    npt.assert_array_equal(found.generated.nearest[[0, 3, 6, 9]], [0, 7, 14, 21])
 
 
 @pytest.mark.parametrize("kind", ["exact", "noise"])
@@ -169,7 +169,7 @@ def test_copies_are_detected_among_near_identical_training_images(rng):
     assert copies.judge(found).copies.value == pytest.approx(10 / 60)
     alone = np.repeat(base[:1], 12, 0)
     near = copies.neighbours(base[:2], alone, 1.0)
-    np.testing.assert_allclose(near.nearness, [0, 1], atol=1e-6)
+    npt.assert_allclose(near.nearness, [0, 1], atol=1e-6)
 
 
 @pytest.mark.parametrize("repeats", [1, 15])
@@ -195,13 +195,11 @@ def test_typical_samples_are_no_copies(train, rng):
 
 
 def test_mirror_images_are_described_alike(train):
-    np.testing.assert_allclose(describe(train), describe(train[:, ::-1]), atol=1e-5)
+    npt.assert_allclose(describe(train), describe(train[:, ::-1]), atol=1e-5)
     images = train[:, :, :, 0]
-    np.testing.assert_allclose(
-        describe(images), describe(images[:, :, ::-1]), atol=1e-5
-    )
+    npt.assert_allclose(describe(images), describe(images[:, :, ::-1]), atol=1e-5)
     # So are brighter ones.
-    np.testing.assert_allclose(describe(train), describe(train / 2 + 0.1), atol=1e-4)
+    npt.assert_allclose(describe(train), describe(train / 2 + 0.1), atol=1e-4)
 
 
 def test_changed_copies_keep_their_place_and_range(train, rng):
@@ -266,9 +264,7 @@ def test_losses_are_mean_squared_errors_with_the_source_of_each_image(rng):
     class Model:
         """Takes sources for what is denoised, and shifts what is encoded."""
 
-        vqvae_ = SimpleNamespace(
-            encode=lambda images: images, predict=lambda images: images + 0.5
-        )
+        vqvae_ = SimpleNamespace(encode=lambda x: x, predict=lambda x: x + 0.5)
         _schedule = "cosine"
 
         def _scaled(self, latents):
@@ -293,9 +289,8 @@ def test_infer_membership_of_normal_losses(rng):
     # Of two normal distributions.
     assert lower.auc.value == pytest.approx(stats.norm.cdf(1.5 / 2**0.5), abs=0.03)
     assert lower.true_positive_rate.low > 0.05
-    assert (
-        membership.infer_membership(others[:99], others[:99]).true_positive_rate is None
-    )
+    few = membership.infer_membership(others[:99], others[:99])
+    assert few.true_positive_rate is None
     assert membership.area_under_curve(np.zeros(3), np.zeros(4)) == 0.5
     assert membership.area_under_curve(np.zeros(3), np.ones(4)) == 1
 
@@ -304,10 +299,8 @@ def test_guessing_finds_as_many_members_as_it_accuses(monkeypatch):
     # Of which nothing is asked here, and which takes most of the time.
     monkeypatch.setattr(membership, "area_under_curve", lambda *losses: losses[0][0])
     rng = np.random.default_rng(0)
-    found = [
-        membership.infer_membership(*map(rng.standard_normal, (200, 100)), seed)
-        for seed in range(100)
-    ]
+    draws = (map(rng.standard_normal, (200, 100)) for _ in range(100))
+    found = [membership.infer_membership(*x, seed) for seed, x in enumerate(draws)]
     mean = np.mean([one.true_positive_rate.value for one in found])
     assert mean == pytest.approx(2 / 101, rel=0.25)
     assert found[0].false_rate == 2 / 101
@@ -319,7 +312,7 @@ def test_losses_are_lower_without_noise_to_learn(diffusion, blobs):
     losses = membership.denoising_losses(diffusion, blobs[:8])
     assert losses.shape == (8,)
     again = membership.denoising_losses(diffusion, blobs[:8])
-    np.testing.assert_allclose(losses, again, rtol=1e-5)
+    npt.assert_allclose(losses, again, rtol=1e-5)
     assert (membership.reconstruction_losses(diffusion, blobs[:4]) > 0).all()
 
 
@@ -386,11 +379,11 @@ def test_fingerprints_know_copies(train, rng, diffusion, tmp_path):
     again = CopyFilter.load(tmp_path / "guard.safetensors", "a" * 64)
     vqvae = SimpleNamespace(intensity_=(0.0, 1.0))
     images = np.concatenate([patients(3, 6), train[[5], ::-1], patients(2, 7)])
-    np.testing.assert_array_equal(again.copies(images, vqvae), [3])
+    npt.assert_array_equal(again.copies(images, vqvae), [3])
     # What is known by its voxels alone is known, too, and mirror images are not.
     blind = again._replace(invariant=again.invariant._replace(threshold=0.0))
-    np.testing.assert_array_equal(blind.copies(images, vqvae), [])
-    np.testing.assert_array_equal(blind.copies(train[:2] ** 1.05, vqvae), [0, 1])
+    npt.assert_array_equal(blind.copies(images, vqvae), [])
+    npt.assert_array_equal(blind.copies(train[:2] ** 1.05, vqvae), [0, 1])
     with pytest.raises(InputError, match="of another model; make them for this one"):
         CopyFilter.load(tmp_path / "guard.safetensors", "b" * 64)
     diffusion.save(tmp_path / "ldm.safetensors")
@@ -405,14 +398,10 @@ def test_fingerprints_know_copies(train, rng, diffusion, tmp_path):
 def test_conclude_names_the_share_expected_by_chance(train, others, than, expected):
     found = look(voxels(), train, patients(others, 3), patients(40, 4))
     finding = copies.judge(found)
-    told = SimpleNamespace(
-        findings={"voxels": finding},
-        members={"denoiser": SimpleNamespace(auc=Interval(0.5, 0.4, 0.6))},
-        spaces_with_copies=[],
-        n=40,
-        n_held_out=others,
-    )
-    ((sentence, how),) = conclude(told)
+    members = {"denoiser": SimpleNamespace(auc=Interval(0.5, 0.4, 0.6))}
+    told = {"findings": {"voxels": finding}, "members": members, "n": 40}
+    told |= {"spaces_with_copies": [], "n_held_out": others}
+    ((sentence, how),) = conclude(SimpleNamespace(**told))
     assert how == "good"
     assert sentence.startswith("Voxels: ")
     assert f"than {than} ({expected} % expected; p = " in sentence
@@ -448,11 +437,11 @@ def test_sketches_keep_distances_and_no_image(train):
     rows = voxels().compute(train)
     small = project_randomly(rows)
     assert small.shape == (100, 64)
-    np.testing.assert_allclose(project_randomly(rows[3:5]), small[3:5], atol=1e-4)
+    npt.assert_allclose(project_randomly(rows[3:5]), small[3:5], atol=1e-4)
     far, near = (np.linalg.norm(x[1:] - x[0], axis=1) for x in (rows, small))
     assert np.abs(near / far - 1).max() < 0.4
     assert np.abs(near / far - 1).mean() < 0.12
-    np.testing.assert_array_equal(project_randomly(rows[:, :64]), rows[:, :64])
+    npt.assert_array_equal(project_randomly(rows[:, :64]), rows[:, :64])
 
 
 def test_an_audit_that_generates(diffusion, blobs):

@@ -19,10 +19,8 @@ SHAPE = (4, 3, 2)
 def cohort(n, effect=1.0, seed=0):
     """Make latents that an age and a sex change, and say what they are."""
     rng = np.random.default_rng(seed)
-    given = {
-        "age": rng.uniform(20, 80, n).tolist(),
-        "sex": rng.choice(["F", "M"], n, p=[0.7, 0.3]).tolist(),
-    }
+    given = {"age": rng.uniform(20, 80, n).tolist()}
+    given["sex"] = rng.choice(["F", "M"], n, p=[0.7, 0.3]).tolist()
     given["age"][0] = given["sex"][1] = None
     given["sex"][2:4] = "F", "M"
     known = learn(given, n)
@@ -48,9 +46,7 @@ def test_mean_is_zero_without_conditions():
     latents, numbers, known, _ = cohort(60)
     learnt = ConditionalMean.learn(latents, numbers, known)
     npt.assert_array_equal(learnt.predict(np.full((2, 2), -1.0)), 0)
-    both, age, sex = (
-        learnt.predict(np.array([told])) for told in ([0.4, 1], [0.4, -1], [-1, 1])
-    )
+    both, age, sex = learnt.predict(np.array([[0.4, 1], [0.4, -1], [-1, 1]]))
     npt.assert_allclose(age + sex, both, atol=1e-6)
 
 
@@ -61,9 +57,8 @@ def test_nothing_is_expected_of_levels_that_few_have():
     latents[56:] -= 5
     known = learn(given, 60)
     numbers = ConditionBatch.of(known, given, 60).numbers
-    of_a, of_b, of_c = ConditionalMean.learn(latents, numbers, known).predict(
-        numbers[[0, 30, 59]]
-    )
+    learnt = ConditionalMean.learn(latents, numbers, known)
+    of_a, of_b, of_c = learnt.predict(numbers[[0, 30, 59]])
     assert (of_a - of_b).mean() > 1.5
     npt.assert_array_equal(of_c, 0)
 
@@ -80,9 +75,8 @@ def test_of_conditions_that_mean_nothing_next_to_nothing_is_expected(n):
 
 @pytest.mark.parametrize("n", [6, 12])
 @pytest.mark.parametrize("scans", [1, 2])
-def test_errors_equal_leave_one_out_fits(n, scans, monkeypatch):
+def test_errors_equal_leave_one_out_fits(n, scans, monkeypatch, rng):
     # Of six, six features know all; and as brains, they have most in common.
-    rng = np.random.default_rng(0)
     latents = rng.standard_normal((n, 20, 20, 20, 1), "float32") + 5
     given = {"a": rng.uniform(0, 9.5, n).tolist(), "b": rng.uniform(0, 1, n).tolist()}
     known = learn(given, n)
@@ -103,13 +97,9 @@ def test_errors_equal_leave_one_out_fits(n, scans, monkeypatch):
             terms = np.c_[np.ones(one.sum()), features[one]]
             error += ((terms @ weights - rows[one]) ** 2).sum()
         errors.append(error)
-    found = []
-    kept = expectation._HeldOutErrors.total
-    monkeypatch.setattr(
-        expectation._HeldOutErrors,
-        "total",
-        lambda *given: found.append(kept(*given)) or 0,
-    )
+    found, total = [], expectation._HeldOutErrors.total
+    keep = lambda *given: found.append(total(*given)) or 0  # noqa: E731
+    monkeypatch.setattr(expectation._HeldOutErrors, "total", keep)
     ConditionalMean.learn(latents, numbers, known, whose)
     npt.assert_allclose(found[:-1], errors, rtol=0.05)
 
@@ -140,8 +130,7 @@ def test_one_subject_gives_no_conditional_mean():
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("target", TARGETS)
-def test_subtracted_mean_is_added_again(schedule, target):
-    rng = np.random.default_rng(0)
+def test_subtracted_mean_is_added_again(schedule, target, rng):
     left, noise = rng.standard_normal((2, 5, *SHAPE))
     expected = rng.standard_normal((1, *SHAPE))
     alpha, sigma = rates(schedule, 0.6)
@@ -160,11 +149,10 @@ def test_batches_hold_residuals():
     latents, numbers, known, _ = cohort(8)
     learnt = ConditionalMean.learn(latents, numbers, known)
     options = {"schedule": "cosine", "target": "clean", "seed": 0}
-    plain = noisy_batches(latents, 4, conditions=numbers, **options).of(0)
-    data = noisy_batches(
-        latents, 4, conditions=numbers, expected=learnt.predict, **options
-    ).of(0)
-    (x, times, known, told), clean = data
+    options["conditions"] = numbers
+    plain = noisy_batches(latents, 4, **options).of(0)
+    data = noisy_batches(latents, 4, expected=learnt.predict, **options)
+    (x, times, known, told), clean = data.of(0)
     npt.assert_array_equal(told, plain[0][2])
     npt.assert_allclose(clean, plain[1] - learnt.predict(told), atol=1e-6)
     alpha, _ = rates("cosine", times)

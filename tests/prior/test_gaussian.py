@@ -1,6 +1,7 @@
 """What latents are like as a Gaussian, and what a linear function makes of it."""
 
 import copy
+from functools import partial
 
 from keras import ops
 import numpy as np
@@ -95,9 +96,8 @@ def test_images_and_translations_use_all_times(trained, diffusion):
 
 
 @pytest.mark.parametrize("n", [40, 100, 200])
-def test_variances_hold_for_held_out_examples(n):
+def test_variances_hold_for_held_out_examples(n, rng):
     # Of much more numbers than examples, any directions but the first are chance.
-    rng = np.random.default_rng(0)
 
     def examples(count):
         shared = rng.standard_normal((count, 1)) * 4 * np.sin(np.arange(900))[None] / 3
@@ -121,9 +121,8 @@ def test_directions_are_of_many_examples_each():
     npt.assert_allclose(few.mean, drawn(7)[0].mean(0), rtol=1e-5)
 
 
-def test_directions_end_where_those_of_chance_begin(monkeypatch):
+def test_directions_end_where_those_of_chance_begin(monkeypatch, rng):
     # Three in which all differ, and very many in which each does in its own way.
-    rng = np.random.default_rng(0)
     strengths = np.r_[9, 8, 7, np.linspace(1, 0.1, 897)]
 
     def examples(n):
@@ -142,8 +141,7 @@ def test_directions_end_where_those_of_chance_begin(monkeypatch):
 
 
 @pytest.mark.parametrize("n", [2, 3, 30])
-def test_objects_in_different_places_are_not_aligned(n):
-    rng = np.random.default_rng(0)
+def test_objects_in_different_places_are_not_aligned(n, rng):
     places = np.moveaxis(np.indices((12, 12, 12)), 0, -1)
 
     def balls(spread):
@@ -161,10 +159,9 @@ def test_one_example_is_aligned():
     assert is_aligned(drawn(1)[0])
 
 
-def test_neighbours_do_not_bear_each_other_witness():
+def test_neighbours_do_not_bear_each_other_witness(rng):
     # Four scans of each subject: what tells subjects apart is found all the same, and
     # no more of it is claimed than other subjects have.
-    rng = np.random.default_rng(0)
     subjects = np.repeat(rng.standard_normal((10, SIZE)), 4, axis=0)
     scans = subjects + 0.01 * rng.standard_normal((40, SIZE))
     learnt = Gaussian.learn(scans.reshape(-1, *SHAPE).astype("float32"))
@@ -172,15 +169,12 @@ def test_neighbours_do_not_bear_each_other_witness():
     assert (flat(learnt.loadings) ** 2).sum(1).max(initial=0) < 3
 
 
-def test_scans_of_a_subject_do_not_bear_each_other_witness_wherever_they_are():
-    rng = np.random.default_rng(0)
+def test_scans_of_a_subject_do_not_bear_each_other_witness_wherever_they_are(rng):
     whose = np.tile(np.arange(10), 4)
     scans = rng.standard_normal((10, SIZE))[whose] + 0.01 * rng.standard_normal(SIZE)
     latents = scans.reshape(-1, *SHAPE).astype("float32")
-    powers = [
-        (flat(Gaussian.learn(latents, subjects).loadings) ** 2).sum(1).max(initial=0)
-        for subjects in (whose, None)
-    ]
+    learnt = (Gaussian.learn(latents, subjects) for subjects in (whose, None))
+    powers = [(flat(x.loadings) ** 2).sum(1).max(initial=0) for x in learnt]
     assert powers[0] < 3 < powers[1]
     # Of one subject nothing is known of how others differ.
     assert len(Gaussian.learn(latents, 0 * whose).loadings) == 0
@@ -295,19 +289,15 @@ def test_estimate_beats_simpler_ones():
         alpha, sigma = rates("cosine", t)
         noise = np.random.default_rng(2).standard_normal(others.shape)
         x, times = alpha * others + sigma * noise, np.full(300, t)
-        errors = [
-            np.mean((estimate(known, x, times) - others) ** 2)
-            for known in (learnt, alone, white)
-        ]
+        found = (estimate(known, x, times) for known in (learnt, alone, white))
+        errors = [np.mean((clean - others) ** 2) for clean in found]
         assert errors == sorted(errors)
         assert errors[0] < 0.95 * errors[1]
 
 
 def test_estimate_is_rebuilt_from_its_configuration():
-    layer = LinearEstimate(3, "linear", "noise")
-    assert LinearEstimate.from_config(layer.get_config()).get_config() == (
-        layer.get_config()
-    )
+    config = LinearEstimate(3, "linear", "noise").get_config()
+    assert LinearEstimate.from_config(config).get_config() == config
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -330,12 +320,10 @@ def test_an_untrained_network_is_the_estimate(target):
 def volumes():
     rng = np.random.default_rng(0)
     places = np.moveaxis(np.indices((8, 8, 8)), 0, -1)
-    centres, widths = rng.uniform(3.3, 3.7, (16, 3)), rng.uniform(2.5, 3.5, 16)
-    distances = [np.linalg.norm(places - centre, axis=-1) for centre in centres]
-    balls = [
-        np.clip(width - d, 0, 1) for width, d in zip(widths, distances, strict=True)
-    ]
-    return np.stack(balls)[..., None].astype("float32")
+    centres = rng.uniform(3.3, 3.7, (16, 1, 1, 1, 3))
+    widths = rng.uniform(2.5, 3.5, (16, 1, 1, 1))
+    balls = np.clip(widths - np.linalg.norm(places - centres, axis=-1), 0, 1)
+    return balls[..., None].astype("float32")
 
 
 @pytest.fixture(scope="module")
@@ -372,8 +360,7 @@ def test_images_have_none_and_without_conditions_no_probe(trained, diffusion):
     assert trained.probe_ is diffusion.probe_ is None
 
 
-def test_volumes_that_are_not_aligned_have_none(trained, volumes):
-    rng = np.random.default_rng(0)
+def test_volumes_that_are_not_aligned_have_none(trained, volumes, rng):
     moved = [np.roll(v, rng.integers(0, 8, 3), (0, 1, 2)) for v in volumes]
     model = LatentDiffusion(trained.vqvae_, widths=(8,), guide=False)
     model.fit(np.stack(moved), epochs=1, batch_size=4, verbose=False)
@@ -395,8 +382,13 @@ def test_a_model_file_has_it(trained, tmp_path, half, undecoded):
     npt.assert_allclose(*samples, atol=5e-3 * half)
 
 
+def copied(model):
+    """Return the model again, its denoiser not built yet."""
+    return LatentDiffusion.from_saved(model.to_tensors(), model.to_document())
+
+
 def test_models_without_it_are_read(trained, tmp_path):
-    older = LatentDiffusion.from_saved(trained.to_tensors(), trained.to_document())
+    older = copied(trained)
     older.gaussian_ = None
     older._build()
     older.save(tmp_path / "older.safetensors")
@@ -422,7 +414,7 @@ def test_parts_that_do_not_fit_are_refused(trained, tmp_path, part, change):
 
 
 def test_samples_begin_with_the_signal_that_all_have(trained, undecoded):
-    untrained = LatentDiffusion.from_saved(trained.to_tensors(), trained.to_document())
+    untrained = copied(trained)
     # A large mean, as brains have, along the direction in which they vary.
     along = trained.gaussian_.loadings[0]
     mean = 150 * along / np.linalg.norm(along)
@@ -435,7 +427,7 @@ def test_samples_begin_with_the_signal_that_all_have(trained, undecoded):
 
 def test_loss_of_the_linear_estimate_matches_the_network(trained, volumes):
     latents = Latents(trained._scaled(trained.vqvae_.encode(np.repeat(volumes, 9, 0))))
-    untrained = LatentDiffusion.from_saved(trained.to_tensors(), trained.to_document())
+    untrained = copied(trained)
     untrained._build()
     linear = linear_loss(untrained._denoiser, latents)
     (x, times), wanted = noisy_latents(trained._denoiser, latents, 144).of(7)
@@ -453,18 +445,14 @@ def test_a_training_that_learns_nothing_beyond_it_is_refused():
     assert "(its val_loss is 0.95, and 0.9 without any training)" in late
 
 
-def test_kernels_over_voxels_learn_the_slower_the_more_inputs_they_have(
-    trained, diffusion
-):
+def test_kernels_over_voxels_learn_slower_with_more_inputs(trained, diffusion):
     # At the full rate, what is the same everywhere grew a thousandfold in 200 steps.
     found = []
     for model in (trained, diffusion):
         latents = Latents(np.zeros((64, *model.latent_shape_), "float32"))
         options = ResolvedOptions(steps=600)
-        stage = DenoiserStage(
-            model._denoiser, latents, options, settings={}, baselines=(0.1, 1.0)
-        )
-        network = stage.build()
+        make = partial(DenoiserStage, model._denoiser, latents, options)
+        network = make(settings={}, baselines=(0.1, 1.0)).build()
         found.append(network.optimizer.base_fan_in)
         paths = set(network.optimizer.unnormalised)
         kernels = [w for w in network.trainable_weights if w.path in paths]

@@ -9,14 +9,12 @@ from dipy_ldm.prior._latent_prior import LatentPrior
 SHAPE = (3, 4, 5, 1)
 
 
-def test_rare_levels_are_ignored():
+def test_rare_levels_are_ignored(rng):
     # However many scans they have: it would be nearly one of these subjects.
-    rng = np.random.default_rng(0)
     whose = np.repeat(np.arange(40), 3)
     sites = np.array(["A"] * 20 + ["B"] * 18 + ["C"] * 2)[whose]
-    people = rng.standard_normal((40, *SHAPE)) + 8 * np.linspace(-1, 1, 60).reshape(
-        SHAPE
-    )
+    common = 8 * np.linspace(-1, 1, 60).reshape(SHAPE)
+    people = common + rng.standard_normal((40, *SHAPE))
     latents = people[whose] + 0.1 * rng.standard_normal((120, *SHAPE))
     latents[sites == "A", 0] += 2
     latents = (latents - latents.mean()).astype("float32")

@@ -45,11 +45,8 @@ def test_draws_follow_marginals_and_correlations(known, population, table):
     assert share(drawn, "sex", "F", ill) == pytest.approx(0.1, abs=0.05)
     assert share(drawn, "sex", "F", ~ill) == pytest.approx(0.6, abs=0.05)
     ages = np.array(drawn["age"])
-    npt.assert_allclose(
-        np.quantile(ages, [0.1, 0.5, 0.9]),
-        np.quantile(table["age"], [0.1, 0.5, 0.9]),
-        atol=2,
-    )
+    quantiles = (np.quantile(x, [0.1, 0.5, 0.9]) for x in (ages, table["age"]))
+    npt.assert_allclose(*quantiles, atol=2)
     assert ages[ill].mean() - ages[~ill].mean() == pytest.approx(35, abs=4)
     # Without a table each is drawn by itself.
     drawn = draw_conditions(known, None, None, 4000)
@@ -91,10 +88,8 @@ def test_few_samples_are_spread_as_all_are(known, population, seed, first):
     women = share(drawn, "sex", "F")
     counts = known["sex"].levels
     assert abs(women - counts["F"] / sum(counts.values())) < 0.05
-    ill = share(
-        draw_conditions(known, population, None, 50, **where), "group", "patient"
-    )
-    assert abs(ill - 0.3) < 0.08
+    drawn = draw_conditions(known, population, None, 50, **where)
+    assert abs(share(drawn, "group", "patient") - 0.3) < 0.08
 
 
 @pytest.mark.parametrize("word", ["none", " None "])
@@ -115,20 +110,18 @@ def test_a_level_may_have_that_name():
 
 
 def test_no_cell_has_fewer_than_five_images(known, population, table):
+    def learn_of(table):
+        known = learn(table, len(table["age"]))
+        return known, Population.learn(ConditionBatch.of(known, table).numbers, known)
+
     assert min(population.counts) >= 5
     assert population.bins == 8
-    few = {name: values[:40] for name, values in table.items()}
-    of_few = learn(few, 40)
-    coarse = Population.learn(ConditionBatch.of(of_few, few).numbers, of_few)
+    _, coarse = learn_of({name: values[:40] for name, values in table.items()})
     assert coarse.bins < 8 and min(coarse.counts) >= 5
-    few = {name: values[:8] for name, values in table.items()}
-    of_few = learn(few, 8)
-    assert Population.learn(ConditionBatch.of(of_few, few).numbers, of_few) is None
+    of_few, none = learn_of({name: values[:8] for name, values in table.items()})
+    assert none is None
     assert len(draw_conditions(of_few, None, None, 9)["sex"]) == 9
-    alone = learn({"age": table["age"]}, 2000)
-    assert (
-        Population.learn(ConditionBatch.of(alone, table["age"]).numbers, alone) is None
-    )
+    assert learn_of({"age": table["age"]})[1] is None
 
 
 def test_scans_of_one_subject_are_no_crowd():

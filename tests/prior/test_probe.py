@@ -1,5 +1,7 @@
 """What is read in latents of what is told of them, and denoisers held to it."""
 
+from functools import partial
+
 from keras import ops
 import numpy as np
 import numpy.testing as npt
@@ -59,8 +61,7 @@ def test_readings_are_not_nearer_to_the_mean_than_the_truth():
         npt.assert_allclose(slope, 1, atol=0.15)
 
 
-def test_local_effects_are_read_locally(monkeypatch):
-    rng = np.random.default_rng(0)
+def test_local_effects_are_read_locally(monkeypatch, rng):
     ages = rng.uniform(20, 80, 500)
     latents = rng.standard_normal((500, 12, 12, 3)).astype("float32")
     # Each place has something to do with its neighbours.
@@ -130,17 +131,13 @@ def test_claimed_errors_hold_for_other_subjects(sessions):
         latents, numbers, known, whose = scans(seed, 0.2, sessions)
         n = 24 * sessions
         learnt = LinearProbe.learn(latents[:n], numbers[:n], known, whose[:n])
-        off = (
-            ops.convert_to_numpy(learnt.predict(latents))
-            - _probe_targets(numbers, known)[0]
-        )
+        read = ops.convert_to_numpy(learnt.predict(latents))
         claimed.append(learnt.errors[0])
-        true.append(off[n:].std())
+        true.append((read - _probe_targets(numbers, known)[0])[n:].std())
     npt.assert_allclose(np.median(claimed), np.median(true), rtol=0.3)
 
 
-def test_held_out_values_come_from_fits_to_other_subjects():
-    rng = np.random.default_rng(0)
+def test_held_out_values_come_from_fits_to_other_subjects(rng):
     rows, wanted = rng.standard_normal((9, 4)), rng.standard_normal(9)
     whose = np.array([0, 1, 1, 2, 0, 3, 3, 3, 4])
     _, _, found = fit_kernel_ridge(rows @ rows.T, wanted, [0.5], whose)
@@ -203,41 +200,30 @@ def test_held_estimates_are_those_of_a_joint_gaussian(schedule, directions):
         npt.assert_allclose(flat(one)[0], best, atol=2e-3)
 
 
-def test_one_row_of_conditions_serves_all_samples():
+@pytest.fixture(scope="module")
+def hold():
+    """Return what holds the denoiser to a table of conditions."""
     latents, numbers, known = cohort(100)
-    learnt, gaussian = (
-        LinearProbe.learn(latents, numbers, known),
-        Gaussian.learn(latents),
-    )
-    x = np.random.default_rng(0).standard_normal((3, *SHAPE)).astype("float32")
+    learnt = LinearProbe.learn(latents, numbers, known)
+    gaussian = Gaussian.learn(latents)
+    return partial(learnt.guide_by_observation, denoise, gaussian, "cosine")
+
+
+def test_one_row_of_conditions_serves_all_samples(hold, rng):
+    x = rng.standard_normal((3, *SHAPE)).astype("float32")
     one = np.array([[0.3, 1]], "float32")
-    found = [
-        ops.convert_to_numpy(
-            learnt.guide_by_observation(denoise, gaussian, "cosine", table)(x, 0.6)
-        )
-        for table in (one, np.repeat(one, 3, 0))
-    ]
-    npt.assert_allclose(*found, atol=1e-5)
     # Further columns say where sources are.
-    more = np.c_[one, [[7]]]
-    held = learnt.guide_by_observation(denoise, gaussian, "cosine", more)(x, 0.6)
-    npt.assert_allclose(ops.convert_to_numpy(held), found[0], atol=1e-5)
+    tables = one, np.repeat(one, 3, 0), np.c_[one, [[7]]]
+    found = [ops.convert_to_numpy(hold(table)(x, 0.6)) for table in tables]
+    for other in found[1:]:
+        npt.assert_allclose(other, found[0], atol=1e-5)
 
 
-def test_the_less_noise_the_less_is_changed():
-    latents, numbers, known = cohort(100)
-    learnt, gaussian = (
-        LinearProbe.learn(latents, numbers, known),
-        Gaussian.learn(latents),
-    )
-    held = learnt.guide_by_observation(
-        denoise, gaussian, "cosine", np.array([[0.3, 1]], "float32")
-    )
-    x = np.random.default_rng(0).standard_normal((1, *SHAPE)).astype("float32")
-    changes = [
-        np.abs(ops.convert_to_numpy(held(x, t) - denoise(x, t))).max()
-        for t in (0.0, 0.2, 0.5, 1.0)
-    ]
+def test_the_less_noise_the_less_is_changed(hold, rng):
+    x = rng.standard_normal((1, *SHAPE)).astype("float32")
+    held = hold(np.array([[0.3, 1]], "float32"))
+    changed = (held(x, t) - denoise(x, t) for t in (0.0, 0.2, 0.5, 1.0))
+    changes = [np.abs(ops.convert_to_numpy(part)).max() for part in changed]
     assert changes == sorted(changes)
     assert changes[0] < 0.05 * changes[-1]
 
@@ -246,15 +232,10 @@ def test_the_less_noise_the_less_is_changed():
 def balls():
     rng = np.random.default_rng(0)
     places = np.moveaxis(np.indices((8, 8, 8)), 0, -1)
-    distances = [
-        np.linalg.norm(places - centre, axis=-1)
-        for centre in rng.uniform(3.3, 3.7, (32, 3))
-    ]
-    widths = rng.uniform(2.0, 3.5, 32)
-    balls = [
-        np.clip(width - d, 0, 1) for width, d in zip(widths, distances, strict=True)
-    ]
-    return np.stack(balls)[..., None].astype("float32"), {"width": widths.tolist()}
+    centres = rng.uniform(3.3, 3.7, (32, 1, 1, 1, 3))
+    widths = rng.uniform(2.0, 3.5, (32, 1, 1, 1))
+    balls = np.clip(widths - np.linalg.norm(places - centres, axis=-1), 0, 1)
+    return balls[..., None].astype("float32"), {"width": widths.ravel().tolist()}
 
 
 @pytest.fixture(scope="module")
@@ -280,9 +261,8 @@ def test_samples_follow_the_requested_conditions(trained, monkeypatch, undecoded
         prior = trained._denoiser.prior._replace(conditional_mean=nothing, probe=known)
         monkeypatch.setattr(trained._denoiser, "prior", prior)
         latents = trained._scaled(trained.predict(conditions=asked))
-        off.append(
-            np.abs(ops.convert_to_numpy(learnt.predict(latents)) - wanted).mean()
-        )
+        read = ops.convert_to_numpy(learnt.predict(latents))
+        off.append(np.abs(read - wanted).mean())
     assert off[0] < 0.85 * off[1]
 
 
