@@ -1,7 +1,5 @@
 """What is measured of conditions in volumes, by benchmarks/conditions.py."""
 
-from pathlib import Path
-
 import numpy as np
 import numpy.testing as npt
 import pytest
@@ -14,7 +12,7 @@ AFFINE[:3, 3] = -90, -110, -90
 
 @pytest.fixture(scope="module")
 def script():
-    return scripts.load(Path(__file__).parents[2] / "benchmarks" / "conditions.py")
+    return scripts.load("benchmarks/conditions.py")
 
 
 def heads(n, seed=0):
@@ -25,9 +23,8 @@ def heads(n, seed=0):
     images = np.zeros((n, 45, 55, 45, 1), "float32")
     for i in range(n):
         off = world - rng.uniform(-4, 4, 3)
-        outer, inner = (
-            np.linalg.norm(off / axes, axis=-1) for axes in ((70, 85, 60), 1)
-        )
+        sizes_of = (70, 85, 60), 1
+        outer, inner = (np.linalg.norm(off / axes, axis=-1) for axes in sizes_of)
         image = np.where(outer < 0.75, 1.0, greys[i]) * (outer < 1)
         image *= 1 - 0.8 * np.clip((sizes[i] - inner) / 4 + 0.5, 0, 1)
         sides[i] = "patient" if i % 2 else "control"
@@ -55,8 +52,7 @@ def test_covariates_are_measured_whatever_the_sharpness(script):
                 npt.assert_allclose(found["slope"], 1, atol=0.15)
 
 
-def test_missing_covariates_are_not_measured(script):
-    rng = np.random.default_rng(0)
+def test_missing_covariates_are_not_measured(script, rng):
     values = [*rng.uniform(0, 1, 60)]
     measure = script.Measure(rng.standard_normal((60, 200)), values)
     assert abs(measure(rng.standard_normal((60, 200)), values)["r"]) < 0.4

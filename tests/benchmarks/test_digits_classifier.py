@@ -1,32 +1,27 @@
-from pathlib import Path
-
 import numpy as np
+import numpy.testing as npt
 import pytest
 import scripts
 
 from dipy_ldm import _serialization
 from dipy_ldm.evaluation import features
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "digits.py"
-
 
 @pytest.fixture(scope="module")
 def script():
-    return scripts.load(SCRIPT)
+    return scripts.load("benchmarks/digits.py")
 
 
 def test_the_packaged_classifier_is_of_this_recipe(script):
-    document = _serialization.read_document(
-        _serialization.find("digits-classifier"), "classifier"
-    )
+    path = _serialization.find("digits-classifier")
+    document = _serialization.read_document(path, "classifier")
     assert document["recipe"] == script.RECIPE
 
 
-def test_a_classifier_is_written_as_it_is_read(script, monkeypatch, tmp_path):
+def test_a_classifier_is_written_as_it_is_read(script, monkeypatch, tmp_path, rng):
     for name, value in {"epochs": 1, "widths": [2, 2], "batch_size": 100}.items():
         monkeypatch.setitem(script.RECIPE, name, value)
     monkeypatch.setitem(script.RECIPE, "held_out", 200)
-    rng = np.random.default_rng(0)
     digits = rng.random((400, 28, 28, 1), "float32"), np.arange(400) % 10
     monkeypatch.setattr(script, "load_mnist", lambda split: digits)
     path = tmp_path / "classifier.safetensors"
@@ -34,7 +29,7 @@ def test_a_classifier_is_written_as_it_is_read(script, monkeypatch, tmp_path):
     monkeypatch.setattr(_serialization, "find", lambda name: path)
     found, probabilities = features.classifier().predict(digits[0][:10], verbose=0)
     assert found.shape == (10, 128)
-    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+    npt.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
 
 
 def test_shift_moves_whole_images(script):

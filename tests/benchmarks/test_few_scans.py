@@ -6,12 +6,10 @@ from types import SimpleNamespace
 import pytest
 import scripts
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture
 def few_scans():
-    return scripts.load(BENCHMARKS / "few_scans.py")
+    return scripts.load("benchmarks/few_scans.py")
 
 
 def test_each_way_has_its_init_and_steps(few_scans, tmp_path, monkeypatch):

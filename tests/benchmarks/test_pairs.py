@@ -1,19 +1,15 @@
 """The benchmark of generated pairs: tissues, and what segmenters learn."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import scripts
 
 from dipy_ldm.data import channels
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture(scope="module")
 def pairs():
-    return scripts.load(BENCHMARKS / "pairs.py")
+    return scripts.load("benchmarks/pairs.py")
 
 
 def test_merge_tells_all_tissues_of_a_brain(pairs):
@@ -22,9 +18,8 @@ def test_merge_tells_all_tissues_of_a_brain(pairs):
     assert pairs.merge(labels).ravel().tolist() == expected
 
 
-def test_learn_and_judge_a_segmenter(pairs, monkeypatch):
+def test_learn_and_judge_a_segmenter(pairs, monkeypatch, rng):
     monkeypatch.setattr(pairs, "WIDTHS", (8, 16))
-    rng = np.random.default_rng(0)
     records = channels.Channel("T1w"), channels.Labels("dseg", labels=range(1, 7))
     tissues = np.kron(rng.integers(0, 7, (4, 2, 2, 2)), np.ones((1, 4, 4, 4), int))
     columns = tissues[..., None] == np.arange(1, 7)

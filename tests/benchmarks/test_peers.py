@@ -1,13 +1,13 @@
+from functools import partial
 import importlib
 import json
-from pathlib import Path
-import subprocess
 import sys
 from types import SimpleNamespace
 
 import keras
 from keras import layers
 import numpy as np
+from processes import run_python
 import pytest
 import scripts
 
@@ -17,7 +17,6 @@ from dipy_ldm.denoiser._unet import LinearEstimate
 from dipy_ldm.nn._layers import Sum
 from dipy_ldm.nn._normalization import Activated, GroupScale
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 CPU_INFO = """processor\t: 0
 model name\t: A Processor: 2 GHz
 flags\t\t: fpu sse2 avx avx2 avx512f avx512_bf16 amx_bf16 amx_tile
@@ -31,7 +30,7 @@ flags\t\t: fpu
 
 @pytest.fixture(scope="module")
 def peers():
-    return scripts.load(BENCHMARKS / "peers.py")
+    return scripts.load("benchmarks/peers.py")
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +38,7 @@ def ours():
     # It asks for a bar that is drawn after each step; other tests' bars shall not be.
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TQDM_MININTERVAL", "0.1")
-        yield scripts.load(BENCHMARKS / "peers_ours.py")
+        yield scripts.load("benchmarks/peers_ours.py")
 
 
 def test_processor_has_a_name_and_its_vector_units(peers):
@@ -104,12 +103,7 @@ def test_sides_are_measured_in_turn(peers, monkeypatch, capsys):
     ],
 )
 def test_bad_arguments_get_one_sentence(peers, capsys, arguments, message):
-    with pytest.raises(SystemExit) as stop:
-        peers.main(arguments)
-    output = capsys.readouterr()
-    assert stop.value.code == 2
-    assert message in output.err.splitlines()[-1]
-    assert not output.out
+    assert message in scripts.refusal(peers.main, arguments, capsys)
 
 
 def test_a_side_that_fails_is_named(peers, monkeypatch, capsys):
@@ -151,9 +145,7 @@ def test_the_bar_of_fit_names_every_step(ours, blobs, monkeypatch):
     tqdm = importlib.import_module("tqdm").tqdm
     bar_of = importlib.import_module("dipy_ldm.training._trainer")
     # As in the benchmark's process, where the variable is set before tqdm is imported.
-    monkeypatch.setattr(
-        bar_of, "tqdm", lambda *args, **kwargs: tqdm(*args, mininterval=0, **kwargs)
-    )
+    monkeypatch.setattr(bar_of, "tqdm", partial(tqdm, mininterval=0))
     vqvae = VQVAE(widths=(4,), n_codes=8)
     watch = ours.watch_fit(vqvae, blobs, batch_size=16)
     times = watch.times["autoencoder"]
@@ -218,5 +210,4 @@ def test_images_are_of_the_size(ours):
 
 def test_shared_module_imports_no_framework():
     code = "import sys, peers_common; sys.exit('keras' in sys.modules)"
-    status = subprocess.run([sys.executable, "-c", code], cwd=BENCHMARKS).returncode
-    assert status == 0
+    run_python("-c", code, cwd=scripts.ROOT / "benchmarks")

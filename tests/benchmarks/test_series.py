@@ -1,7 +1,5 @@
 """The benchmark of diffusion series: what it simulates, and what it scores."""
 
-from pathlib import Path
-
 import nibabel as nib
 import numpy as np
 import numpy.testing as npt
@@ -10,12 +8,10 @@ import scripts
 
 from dipy_ldm.data import load_volumes
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture(scope="module")
 def series():
-    return scripts.load(BENCHMARKS / "series.py")
+    return scripts.load("benchmarks/series.py")
 
 
 @pytest.fixture

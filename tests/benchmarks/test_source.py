@@ -6,16 +6,13 @@ import numpy as np
 import pytest
 import scripts
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture(scope="module")
 def source():
-    return scripts.load(BENCHMARKS / "source.py")
+    return scripts.load("benchmarks/source.py")
 
 
-def test_scores_are_of_the_images_and_of_the_brain(source):
-    rng = np.random.default_rng(0)
+def test_scores_are_of_the_images_and_of_the_brain(source, rng):
     truth = np.zeros((3, 20, 20, 20, 1))
     truth[:, 5:15, 5:15, 5:15] = rng.uniform(0.4, 0.6, (3, 10, 10, 10, 1))
     inside = truth > 0

@@ -1,7 +1,6 @@
 """The benchmark of how soon steps begin."""
 
 import os
-from pathlib import Path
 import sys
 
 import pytest
@@ -9,7 +8,6 @@ import scripts
 
 from dipy_ldm._utils.checks import InputError
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 # As a training draws its bars, each over the last.
 FAKE = r"""
 import sys, time
@@ -34,7 +32,7 @@ sys.exit(__STATUS__)
 
 @pytest.fixture
 def first_step():
-    return scripts.load(BENCHMARKS / "training_time.py")
+    return scripts.load("benchmarks/training_time.py")
 
 
 def fake(status):

@@ -1,20 +1,19 @@
+from functools import partial
 import json
 import os
-from pathlib import Path
 import re
-import subprocess
-import sys
 
 import nibabel as nib
 from nibabel.affines import apply_affine
 import numpy as np
-from processes import with_all
+import numpy.testing as npt
+from processes import run_python, with_all
 import pytest
 import scripts
 
 from dipy_ldm.data._covariates import read_covariates
 
-SCRIPT = Path(__file__).parents[2] / "doc" / "examples" / "label_cohort.py"
+SCRIPT = scripts.EXAMPLES / "label_cohort.py"
 AFFINE = nib.affines.from_matvec(np.eye(3) * 4, [-58, -58, -58])
 
 
@@ -63,6 +62,10 @@ def canonical(file):
     return image.get_fdata(), image.affine
 
 
+def labels_of(file):
+    return str(file).replace(".nii", "_dseg.nii")
+
+
 def rows_of(folder):
     lines = (folder / "participants.tsv").read_text().splitlines()
     names = lines[0].split("\t")
@@ -71,13 +74,10 @@ def rows_of(folder):
 
 def brightness(cohort, folder, maps, contrast, n=2, **options):
     """Return the brightness of white matter, cortex and ventricles of a scan each."""
-    files = cohort.make_cohort(
-        folder, n, maps, contrasts=[contrast], dseg=True, voxel_size=(3, 3), **options
-    )
+    options |= {"contrasts": [contrast], "dseg": True, "voxel_size": (3, 3)}
     found = []
-    for file in files:
-        scan, _ = canonical(file)
-        labels, _ = canonical(str(file).replace(".nii", "_dseg.nii"))
+    for file in cohort.make_cohort(folder, n, maps, **options):
+        (scan, _), (labels, _) = canonical(file), canonical(labels_of(file))
         groups = (2, 41), (3, 42), (4, 43)
         found.append([np.median(scan[np.isin(labels, group)]) for group in groups])
     return np.array(found)
@@ -95,9 +95,8 @@ def test_a_subject_depends_on_seed_and_number_alone(cohort, heads, tmp_path):
         assert one.read_bytes() == again.read_bytes() != differs.read_bytes()
     assert rows_of(tmp_path / "all")[1:] == rows_of(tmp_path / "part")
     # And a scan not on which others there are.
-    (alone,) = cohort.make_cohort(
-        tmp_path / "alone", 1, heads, seed=5, voxel_size=(3, 4), contrasts=["random"]
-    )
+    options["contrasts"] = ["random"]
+    (alone,) = cohort.make_cohort(tmp_path / "alone", 1, heads, seed=5, **options)
     assert alone.read_bytes() == files[1].read_bytes()
 
 
@@ -108,7 +107,7 @@ def test_volumes_are_those_of_the_labels(cohort, heads, tmp_path):
         folder = tmp_path / str(size)
         files = cohort.make_cohort(folder, 2, heads, voxel_size=(size,) * 2, dseg=True)
         for file, row in zip(files, rows_of(folder), strict=True):
-            labels, _ = canonical(str(file).replace(".nii", "_dseg.nii"))
+            labels, _ = canonical(labels_of(file))
             for name, group in numbers.items():
                 counted = np.isin(labels, group).sum() * size**3 / 1000
                 assert np.isclose(counted, float(row[name]), tolerance, atol=0.006)
@@ -121,9 +120,8 @@ def test_volumes_are_covariates(cohort, heads, tmp_path):
     # 14 mL in the map, and subjects differ.
     assert np.ptp(found.values["ventricles"]) > 1
     assert 7 < np.mean(found.values["ventricles"]) < 28
-    assert set(json.loads((tmp_path / "participants.json").read_text())) == set(
-        cohort.COLUMNS
-    )
+    described = json.loads((tmp_path / "participants.json").read_text())
+    assert set(described) == set(cohort.COLUMNS)
 
 
 def test_white_matter_is_bright_in_t1_and_dark_in_t2(cohort, heads, tmp_path):
@@ -158,13 +156,12 @@ def test_t1_is_as_priors_have_it(cohort, tmp_path):
 
 def test_mirrored_subjects_keep_left_labels_left(cohort, tmp_path):
     save(draw_head(left=6), tmp_path / "maps")
-    files = cohort.make_cohort(
-        tmp_path / "out", 6, tmp_path / "maps", voxel_size=(3, 3), dseg=True
-    )
+    how = {"voxel_size": (3, 3), "dseg": True}
+    files = cohort.make_cohort(tmp_path / "out", 6, tmp_path / "maps", **how)
     rows = rows_of(tmp_path / "out")
     assert {row["mirrored"] for row in rows} == {"True", "False"}
     for file, row in zip(files, rows, strict=True):
-        labels, affine = canonical(str(file).replace(".nii", "_dseg.nii"))
+        labels, affine = canonical(labels_of(file))
         middle = {
             label: apply_affine(affine, np.argwhere(labels == label).mean(0))[0]
             for label in (2, 3, 4, 17, 41, 42, 43, 53)
@@ -177,12 +174,9 @@ def test_mirrored_subjects_keep_left_labels_left(cohort, tmp_path):
 
 
 def test_stripped_brains_are_alone(cohort, heads, tmp_path):
-    files = cohort.make_cohort(
-        tmp_path, 2, heads, voxel_size=(2, 2), stripped=1, dseg=True
-    )
-    for file in files:
-        scan, _ = canonical(file)
-        labels, _ = canonical(str(file).replace(".nii", "_dseg.nii"))
+    how = {"voxel_size": (2, 2), "stripped": 1, "dseg": True}
+    for file in cohort.make_cohort(tmp_path, 2, heads, **how):
+        (scan, _), (labels, _) = canonical(file), canonical(labels_of(file))
         brain = np.isin(labels, (2, 3, 4, 17, 41, 42, 43, 53))
         assert not scan[labels == 0].any()
         assert (labels == 507).sum() < 0.02 * brain.sum()
@@ -192,7 +186,7 @@ def test_stripped_brains_are_alone(cohort, heads, tmp_path):
 
 def test_heads_end_in_air_but_for_the_neck(cohort, heads, tmp_path):
     (file,) = cohort.make_cohort(tmp_path, 1, heads, voxel_size=(2, 2), dseg=True)
-    labels, _ = canonical(str(file).replace(".nii", "_dseg.nii"))
+    labels, _ = canonical(labels_of(file))
     assert (labels[:, :, 0] == 507).mean() > 0.05
     for axis in range(3):
         assert not np.take(labels, -1, axis).any()
@@ -207,9 +201,9 @@ def test_files_are_of_many_kinds(cohort, heads, tmp_path):
     sizes = np.array([image.header.get_zooms() for image in images])
     assert 2 <= sizes.min() < sizes.max() <= 6
     for file, image in zip(files, images, strict=True):
-        labels = nib.load(str(file).replace(".nii", "_dseg.nii"))
+        labels = nib.load(labels_of(file))
         assert labels.shape == image.shape
-        np.testing.assert_allclose(labels.affine, image.affine, atol=1e-4)
+        npt.assert_allclose(labels.affine, image.affine, atol=1e-4)
 
 
 def test_each_map_comes_once_before_one_comes_again(cohort, heads, tmp_path):
@@ -254,15 +248,14 @@ def test_maps_may_have_any_axes_and_pose(cohort, tmp_path, axes):
     source = cohort.read_map(file)
     back = np.linalg.inv(source.to_voxels)
     # Their axes are straight again, and left is left.
-    np.testing.assert_allclose(back[:3, :3] @ back[:3, :3].T, np.eye(3) * 16, atol=1e-3)
-    thalami = [
+    npt.assert_allclose(back[:3, :3] @ back[:3, :3].T, np.eye(3) * 16, atol=1e-3)
+    left, right, up = (
         apply_affine(back, np.argwhere(source.labels == cohort.INDEX[n]).mean(0))
-        for n in (10, 49)
-    ]
-    up = apply_affine(back, np.argwhere(source.labels == cohort.INDEX[11]).mean(0))
-    assert thalami[0][0] < -2 and thalami[1][0] > 2
-    np.testing.assert_allclose(thalami[0][1:], thalami[1][1:], atol=2)
-    assert up[1] > thalami[0][1] + 8
+        for n in (10, 49, 11)
+    )
+    assert left[0] < -2 and right[0] > 2
+    npt.assert_allclose(left[1:], right[1:], atol=2)
+    assert up[1] > left[1] + 8
 
 
 def test_parcels_are_mapped_to_their_tissue(cohort, tmp_path):
@@ -270,11 +263,8 @@ def test_parcels_are_mapped_to_their_tissue(cohort, tmp_path):
     parcels = labels.copy()
     for whole, parcel in ((3, 1024), (42, 12175), (2, 3001), (41, 5002)):
         parcels[labels == whole] = parcel
-    plain, cut = (
-        cohort.read_map(save(data, tmp_path, name)).labels
-        for data, name in ((labels, "a"), (parcels, "b"))
-    )
-    np.testing.assert_array_equal(plain, cut)
+    plain = cohort.read_map(save(labels, tmp_path, "a")).labels
+    npt.assert_array_equal(cohort.read_map(save(parcels, tmp_path, "b")).labels, plain)
 
 
 def test_islands_outside_of_the_head_are_gone(cohort, tmp_path):
@@ -298,10 +288,8 @@ def test_brains_without_fluid_get_fluid(cohort, tmp_path):
 
 def test_shapes_are_no_heads(cohort, tmp_path):
     files = cohort.make_cohort(tmp_path, 2, voxel_size=(4, 4))
-    assert [file.name for file in files] == [
-        "sub-0000_shapes.nii.gz",
-        "sub-0001_shapes.nii.gz",
-    ]
+    names = [file.name for file in files]
+    assert names == ["sub-0000_shapes.nii.gz", "sub-0001_shapes.nii.gz"]
     assert not (tmp_path / "participants.tsv").exists()
     for file in files:
         scan, _ = canonical(file)
@@ -317,12 +305,12 @@ def test_interpolation_and_means_are_exact_where_they_must_be(cohort):
     ramp = np.add.outer(np.add.outer(coarse[0], 2 * coarse[1]), -coarse[2])
     fine = np.stack(list(cohort.planes(ramp.astype("float32"), weights)))
     expected = np.add.outer(np.add.outer(axes[0], 2 * axes[1]), -axes[2])
-    np.testing.assert_allclose(fine, expected, atol=1e-5)
+    npt.assert_allclose(fine, expected, atol=1e-5)
     centres = [np.arange(3, side - 3, 2.0) for side in (20, 16, 12)]
     weights = [cohort.gaussian(c, a, 0.8) for c, a in zip(centres, axes, strict=True)]
     means = cohort.average(iter(fine), weights)
     expected = np.add.outer(np.add.outer(centres[0], 2 * centres[1]), -centres[2])
-    np.testing.assert_allclose(means, expected, atol=1e-4)
+    npt.assert_allclose(means, expected, atol=1e-4)
 
 
 def refusal(cohort, folder, maps, *options):
@@ -351,16 +339,13 @@ def test_bad_maps_get_one_sentence(cohort, tmp_path, change, message):
 
 
 def test_a_folder_without_maps_gets_one_sentence(cohort, heads, tmp_path):
+    refused = partial(refusal, cohort, tmp_path / "out")
     for folder in (tmp_path, tmp_path / "nowhere"):
-        assert "there are no label maps" in refusal(cohort, tmp_path / "out", folder)
-    assert "ends in 07; the first is head_01" in refusal(
-        cohort, tmp_path / "out", heads, "--except", "07"
-    )
-    assert "leave out fewer" in refusal(
-        cohort, tmp_path / "out", heads, "--except", "1", "2", "3"
-    )
+        assert "there are no label maps" in refused(folder)
+    assert "ends in 07; the first is head_01" in refused(heads, "--except", "07")
+    assert "leave out fewer" in refused(heads, "--except", "1", "2", "3")
     (tmp_path / "bad.nii.gz").write_bytes(b"no image")
-    assert "bad.nii.gz can't be read" in refusal(cohort, tmp_path / "out", tmp_path)
+    assert "bad.nii.gz can't be read" in refused(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -384,14 +369,10 @@ def test_shapes_have_no_label_maps(cohort, tmp_path):
 
 
 def test_the_command(heads, tmp_path):
-    command = [sys.executable, SCRIPT, tmp_path / "cohort", "--n", "1", "--first", "7"]
-    command += ["--maps", heads, "--only", "02", "--voxel_size", "4", "4", "--dseg"]
-    env = with_all(os.environ)
-    subprocess.run(command, capture_output=True, text=True, check=True, env=env)
-    assert sorted(file.name for file in (tmp_path / "cohort").iterdir()) == [
-        "participants.json",
-        "participants.tsv",
-        "sub-0007_T1w.nii.gz",
-        "sub-0007_T1w_dseg.nii.gz",
-    ]
+    options = ["--n", 1, "--first", 7, "--maps", heads, "--only", "02", "--dseg"]
+    options += ["--voxel_size", 4, 4]
+    run_python(SCRIPT, tmp_path / "cohort", *options, env=with_all(os.environ))
+    names = {file.name for file in (tmp_path / "cohort").iterdir()}
+    scans = {"sub-0007_T1w.nii.gz", "sub-0007_T1w_dseg.nii.gz"}
+    assert names == {"participants.json", "participants.tsv", *scans}
     assert rows_of(tmp_path / "cohort")[0]["map"] == "head_02"
