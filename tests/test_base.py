@@ -16,7 +16,7 @@ from dipy_ldm.data._sources import Source
 from dipy_ldm.prior._population import Population
 
 COPIES = {
-    "pickle": lambda estimator: pickle.loads(pickle.dumps(estimator)),
+    "pickle": lambda it: pickle.loads(pickle.dumps(it)),
     "deepcopy": copy.deepcopy,
 }
 
@@ -56,9 +56,8 @@ def test_copies_of_fitted_estimators(diffusion, blobs, how):
     model = COPIES[how](diffusion)
     assert model.denoiser_ is not diffusion.denoiser_
     assert model.history_ == diffusion.history_
-    npt.assert_array_equal(
-        model.vqvae.encode(blobs[:3]), diffusion.vqvae.encode(blobs[:3])
-    )
+    latents = (m.vqvae.encode(blobs[:3]) for m in (model, diffusion))
+    npt.assert_array_equal(*latents)
     npt.assert_allclose(model.predict(3), diffusion.predict(3), atol=1e-4)
     assert model.get_params(deep=False).keys() == diffusion.get_params(False).keys()
     assert model.vqvae.get_params() == diffusion.vqvae.get_params()
@@ -73,9 +72,8 @@ def test_clones_are_not_fitted(vqvae, diffusion, blobs):
     with pytest.raises(InputError, match="not fitted"):
         model.predict()
     # But for the autoencoder, without which it could not be fitted.
-    npt.assert_array_equal(
-        model.vqvae.encode(blobs[:3]), diffusion.vqvae.encode(blobs[:3])
-    )
+    latents = (m.vqvae.encode(blobs[:3]) for m in (model, diffusion))
+    npt.assert_array_equal(*latents)
 
 
 @pytest.mark.parametrize("how", ["changed", *COPIES])

@@ -8,13 +8,8 @@ import numpy.testing as npt
 import pandas as pd
 import pytest
 
-from dipy_ldm._conditions import (
-    UNSPECIFIED,
-    ConditionBatch,
-    from_saved,
-    learn,
-    to_saved,
-)
+from dipy_ldm import _conditions
+from dipy_ldm._conditions import UNSPECIFIED, ConditionBatch, learn
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import Table, as_table, parse_conditions
 from dipy_ldm.denoiser._conditioning import Conditioning, Examples
@@ -35,12 +30,7 @@ def known():
 
 def test_text_truth_values_and_codes_are_classes_and_numbers_are_not(known):
     kinds = {name: condition.kind for name, condition in known.items()}
-    assert kinds == {
-        "age": "continuous",
-        "sex": "class",
-        "patient": "class",
-        "site": "class",
-    }
+    assert kinds == dict.fromkeys(TABLE, "class") | {"age": "continuous"}
     assert known["sex"].levels == {"F": 20, "M": 20}
     assert known["sex"].missing == pytest.approx(21 / 61)
     assert known["patient"].levels == {"False": 30, "True": 31}
@@ -102,40 +92,27 @@ def test_which_numbers_are_codes(values, kind):
 )
 def test_codes_with_missing_values_stay_codes(values, kind, caplog):
     assert learn({"it": values}, 4)["it"].kind == kind
-    warned = kind == "class"
-    assert ("it is taken for a class with codes, of which some are" in caplog.text) == (
-        warned
-    )
-
-
-def test_labels_with_missing_values():
-    assert learn(np.array([7, 100, np.nan, 3]), 4)["label"].levels == {
-        "3": 1,
-        "7": 1,
-        "100": 1,
-    }
+    warned = "it is taken for a class with codes, of which some are" in caplog.text
+    assert warned == (kind == "class")
 
 
 def test_labels_alone():
     labels = np.array([7, 100, 7, 3])
     known = learn(labels, 4)
     assert known["label"].levels == {"3": 1, "7": 2, "100": 1}
-    npt.assert_array_equal(
-        ConditionBatch.of(known, labels, 4).numbers[:, 0], [1, 2, 1, 0]
-    )
+    numbers = ConditionBatch.of(known, labels, 4).numbers[:, 0]
+    npt.assert_array_equal(numbers, [1, 2, 1, 0])
+    with_missing = learn(np.array([7, 100, np.nan, 3]), 4)["label"].levels
+    assert with_missing == {"3": 1, "7": 1, "100": 1}
     for seven in (7, 7.0, "7", np.int64(7), [7], {"label": 7}):
         npt.assert_array_equal(ConditionBatch.of(known, seven).numbers, [[1]])
     assert learn(np.array([0.5, 0.7]), 2)["label"].kind == "continuous"
 
 
 def test_tables_of_pandas():
-    frame = pd.DataFrame(
-        {
-            "age": [70.5, np.nan, 61, 55],
-            "sex": pd.Series(["F", pd.NA, "M", "F"], dtype="string"),
-            "group": pd.Categorical(["a", "b", None, "a"]),
-        }
-    )
+    frame = pd.DataFrame({"age": [70.5, np.nan, 61, 55]})
+    frame["sex"] = pd.Series(["F", pd.NA, "M", "F"], dtype="string")
+    frame["group"] = pd.Categorical(["a", "b", None, "a"])
     known = learn(frame, 4)
     assert [condition.missing for condition in known.values()] == [0.25] * 3
     numbers = ConditionBatch.of(known, frame, 4).numbers
@@ -191,9 +168,8 @@ def test_missing_values(missing):
     values = ["a", missing, "b"] if text else [0.5, missing, 1.5]
     known = learn({"it": values}, 3)
     assert known["it"].missing == pytest.approx(1 / 3)
-    npt.assert_array_equal(
-        ConditionBatch.of(known, {"it": missing}).numbers, [[UNSPECIFIED]]
-    )
+    numbers = ConditionBatch.of(known, {"it": missing}).numbers
+    npt.assert_array_equal(numbers, [[UNSPECIFIED]])
 
 
 def test_numbers_become_ranks(known):
@@ -229,10 +205,7 @@ def test_unknown_levels_are_dropped_where_allowed(known):
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        (
-            {"height": 180},
-            "unknown condition 'height'; choose one of age, sex, patient",
-        ),
+        ({"size": 180}, "unknown condition 'size'; choose one of age, sex, patient"),
         ({"sex": "X"}, "sex has no level 'X'; choose one of F, M"),
         ({"age": "old"}, "age must be a number, not 'old'"),
         ({"age": True}, "age must be a number, not True"),
@@ -278,12 +251,14 @@ def test_numbers_written_as_text():
         learn({"age": [f"{n / 7:.2f}" for n in range(120)]}, 120)
 
 
-def test_conditions_go_through_json(known):
-    assert from_saved(json.loads(json.dumps(to_saved(known)))) == known
+def through_json(known):
+    return _conditions.from_saved(json.loads(json.dumps(_conditions.to_saved(known))))
 
 
-def test_conditions_describe_themselves(known):
+def test_conditions_go_through_json_and_describe_themselves(known):
+    assert through_json(known) == known
     assert str(known["age"]) == "20 to 80 years, median 50"
+    assert str(known["age"]._replace(missing=0.25)).endswith(" 50; missing 25.0%")
     assert str(known["sex"]) == "F (20), M (20); missing 34.4%"
 
 
@@ -327,7 +302,7 @@ def test_directions_are_vectors_of_which_opposite_ones_are_one():
     vectors = np.random.default_rng(0).normal(size=(40, 3))
     bvals = [1000.0, 2000.0] * 20
     known = learn({"bval": bvals, "direction": vectors}, 40)
-    assert known == from_saved(json.loads(json.dumps(to_saved(known))))
+    assert through_json(known) == known
     assert known["direction"].kind == "direction"
     encode = partial(ConditionBatch.of, known)
     one, other = (encode({"direction": v}).numbers for v in (vectors, -3 * vectors))

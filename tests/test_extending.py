@@ -27,9 +27,8 @@ def test_a_sampler(diffusion, monkeypatch):
 
     monkeypatch.setitem(SAMPLERS, "at once", Sampler(at_once, uniform_time))
     images = diffusion.predict(2, sampler="at once", steps=1, guidance=1)
-    npt.assert_allclose(
-        images, diffusion.predict(2, sampler="ddim", steps=1, guidance=1), atol=1e-5
-    )
+    same = diffusion.predict(2, sampler="ddim", steps=1, guidance=1)
+    npt.assert_allclose(images, same, atol=1e-5)
 
 
 def test_a_bottleneck_a_loss_and_a_kind_of_channel(blobs, monkeypatch):

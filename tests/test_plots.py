@@ -45,27 +45,18 @@ def test_large_montages_are_not_enlarged(tmp_path, side, factor):
 
 def test_training_is_saved_at_every_stage(tmp_path):
     images = np.random.default_rng(0).random((16, 8, 8, 1))
-    first = {
-        "autoencoder": {"epoch": [1], "loss": [2.0], "mse": [0.1], "perplexity": [7.0]}
-    }
-    plots.save_training(tmp_path / "a.png", first, pairs=(images, images))
-    both = first | {
-        "diffusion": {"epoch": [1, 2], "loss": [1.0, 0.5], "val_loss": [1.0, 0.6]}
-    }
-    plots.save_training(
-        tmp_path / "a.png", both, pairs=(images, images), samples=images
-    )
+    rounds = {"epoch": [1], "loss": [2.0], "mse": [0.1], "perplexity": [7.0]}
+    shown, pairs = {"autoencoder": rounds}, (images, images)
+    plots.save_training(tmp_path / "a.png", shown, pairs=pairs)
+    shown["diffusion"] = {"epoch": [1, 2], "loss": [1.0, 0.5], "val_loss": [1.0, 0.6]}
+    plots.save_training(tmp_path / "a.png", shown, pairs=pairs, samples=images)
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.size == (1200, 800)
 
 
 def test_shares_have_axes_of_their_own_and_one_round_has_no_curve():
-    rounds = {
-        "epoch": [1, 2],
-        "loss": [1, 0.5],
-        "mse": [0.1, 0.01],
-        "val_detail": [0, 1],
-    }
+    rounds = {"epoch": [1, 2], "loss": [1, 0.5], "mse": [0.1, 0.01]}
+    rounds["val_detail"] = [0, 1]
     upper, lower = plots.plot_history(rounds).axes
     assert [line.get_label() for line in upper.lines] == ["loss", "mse"]
     assert [line.get_label() for line in lower.lines] == ["val_detail"]
@@ -101,12 +92,10 @@ def test_a_comparison_is_cut_where_most_changed(tmp_path):
         assert picture.width == 1500
 
 
-def test_figures_show_themselves(tmp_path):
-    rng = np.random.default_rng(0)
+def test_figures_show_themselves(tmp_path, rng):
     images, volumes = rng.random((5, 8, 8, 1)), rng.random((3, 4, 5, 6, 1))
-    scans = [
-        nib.Nifti1Image(volume[..., 0], np.diag([-2, 2, 2, 1])) for volume in volumes
-    ]
+    affine = np.diag([-2, 2, 2, 1])
+    scans = [nib.Nifti1Image(volume[..., 0], affine) for volume in volumes]
     history = {"epoch": [1, 2], "loss": [1.0, 0.5], "val_loss": [1.0, 0.6]}
     for figure in (
         plots.plot_history(history),

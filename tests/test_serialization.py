@@ -47,6 +47,11 @@ def empty(path):
     path.write_bytes(b"")
 
 
+def become_a_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
 def text(path):
     path.write_text("once upon a time")
 
@@ -74,6 +79,7 @@ older = partial(of_format, _serialization.FORMAT_VERSION - 1)
         (cut_in_the_header, "is truncated"),
         (empty, "is truncated"),
         (lambda path: path.unlink(), "there is no model file"),
+        (become_a_folder, "there is no model file"),
         (text, "is not a model file"),
         (lambda path: path.write_text("once\n"), "is not a model file"),
         (foreign, "not of dipy_ldm"),
@@ -111,9 +117,8 @@ def test_non_finite_weights_are_neither_written_nor_read(tmp_path, bad):
     with pytest.raises(InputError, match="look for it in the history"):
         _serialization.save(tmp_path / "m", "notes", {}, {"history": {"loss": [bad]}})
     assert not list(tmp_path.iterdir())
-    text = json.dumps(
-        {"format_version": _serialization.FORMAT_VERSION, "kind": "notes"}
-    )
+    version = _serialization.FORMAT_VERSION
+    text = json.dumps({"format_version": version, "kind": "notes"})
     save_file(tensors, tmp_path / "m", metadata={"dipy_ldm": text})
     with pytest.raises(InputError, match=r"m is damaged.*tensor b has NaN"):
         _serialization.load(tmp_path / "m", "notes")
@@ -158,11 +163,6 @@ def test_a_damaged_checkpoint_is_to_be_removed(tmp_path, spoil):
         _serialization.load(path, "checkpoint")
 
 
-def test_a_folder_is_no_model(tmp_path):
-    with pytest.raises(InputError, match="there is no model file"):
-        _serialization.load(tmp_path, "vqvae")
-
-
 def test_a_failed_write_leaves_the_old_file(model):
     before = model.read_bytes()
     with pytest.raises(OSError, match="free some space"):
@@ -174,9 +174,8 @@ def test_a_failed_write_leaves_the_old_file(model):
 
 
 def test_find_packaged_names_and_paths(tmp_path, monkeypatch):
-    assert (
-        _serialization.find("mnist") == _serialization.PRETRAINED / "mnist.safetensors"
-    )
+    path = _serialization.PRETRAINED / "mnist.safetensors"
+    assert _serialization.find("mnist") == path
     assert _serialization.find(tmp_path / "a") == tmp_path / "a"
     # A file of one's own goes first.
     monkeypatch.chdir(tmp_path)
