@@ -4,13 +4,8 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm.anomaly._lesions import (
-    Atlas,
-    add_lesions,
-    deform,
-    lesion_batches,
-    n_features,
-)
+from dipy_ldm.anomaly import _lesions as lesions
+from dipy_ldm.anomaly._lesions import Atlas, add_lesions, deform, lesion_batches
 
 SPACES = [(52, 60), (52, 50, 56)]
 
@@ -68,7 +63,7 @@ def test_an_atlas_is_mean_and_spread_and_tells_places(space):
     size, corner = (16,) * len(space), np.arange(len(space)) + 3
     cut = tuple(slice(c, c + 16) for c in corner)
     given = atlas.describe(scaled[:1][(slice(None), *cut)], corner[None])
-    assert given.shape == (1, *size, n_features(len(space), 1))
+    assert given.shape == (1, *size, lesions.n_features(len(space), 1))
     npt.assert_array_equal(given[0, ..., 0], scaled[0][cut][..., 0])
     npt.assert_array_equal(given[0, ..., 2], atlas.mean[cut][..., 0])
     places = np.moveaxis(given[0, ..., 4:], -1, 0)

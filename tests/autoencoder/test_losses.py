@@ -43,9 +43,8 @@ def test_zero_for_the_image_itself_and_more_for_the_mean(name, space):
 def test_relative_to_the_variance_of_the_images(name):
     images, other = smooth((28, 28)), smooth((28, 28), seed=1)
     if name != "structural":  # its constants are those of images in [0, 1]
-        npt.assert_allclose(
-            value(name, images / 4, other / 4), value(name, images, other), rtol=1e-3
-        )
+        darker = value(name, images / 4, other / 4)
+        npt.assert_allclose(darker, value(name, images, other), rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["spectral", "structural"])
@@ -57,10 +56,8 @@ def test_blur_costs_more_than_noise_of_the_same_error(name, space):
     shifted = images + error
     term = {"spectral": losses.spectral, "structural": losses.structural}[name]
     ones = np.ones_like(images)
-    assert (
-        np.asarray(term(images, blurred, ones))
-        > np.asarray(term(images, shifted, ones))
-    ).all()
+    of_blur, of_shift = (np.asarray(term(images, x, ones)) for x in (blurred, shifted))
+    assert (of_blur > of_shift).all()
 
 
 def test_structural_similarity_by_hand():
@@ -96,10 +93,8 @@ def test_weights_say_where_errors_count(name):
 @pytest.mark.parametrize("name", ["squared", "absolute"])
 def test_a_piece_with_little_weight_counts_little(name):
     images = smooth((28, 28))
-    whole, little = (
-        value(name, images, 0.5 * images, share * np.ones_like(images))
-        for share in (1, 0.1)
-    )
+    ones = np.ones_like(images)
+    whole, little = (value(name, images, 0.5 * images, s * ones) for s in (1, 0.1))
     npt.assert_allclose(little, 0.1 * whole, rtol=1e-5)
 
 
@@ -107,9 +102,8 @@ def test_error_does_not_know_weights():
     images = smooth((28, 28))
     y_true = np.concatenate([images, np.zeros_like(images)], -1)
     expected = np.mean((images - 0.5) ** 2, (1, 2, 3))
-    npt.assert_allclose(
-        applied(losses.error(1), y_true, np.full_like(images, 0.5)), expected, 1e-5
-    )
+    found = applied(losses.error(1), y_true, np.full_like(images, 0.5))
+    npt.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_unknown_loss():

@@ -5,7 +5,7 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm.autoencoder import _network as autoencoder_network
+from dipy_ldm.autoencoder import _network as networks
 from dipy_ldm.autoencoder._network import cosines
 
 to_numpy = ops.convert_to_numpy
@@ -17,8 +17,8 @@ SPACES = [(16,), (16, 8), (8, 4, 12)]
 
 @pytest.mark.parametrize("space", SPACES)
 def test_autoencoder_shapes(space):
-    encoder = autoencoder_network.encoder(space, 2, **AUTOENCODER)
-    decoder = autoencoder_network.decoder((None,) * len(space), 2, **AUTOENCODER)
+    encoder = networks.encoder(space, 2, **AUTOENCODER)
+    decoder = networks.decoder((None,) * len(space), 2, **AUTOENCODER)
     images = np.zeros((2, *space, 2), "float32")
     latents = encoder(images)
     assert latents.shape == (2, *(size // 4 for size in space), 3)
@@ -29,18 +29,15 @@ def test_autoencoder_shapes(space):
 @pytest.mark.parametrize("channels", [1, 2])
 def test_the_autoencoder_starts_at_the_slowest_waves(space, channels):
     options = {"widths": (4, 4), "blocks": 1, "code_dim": 3, "seed": 0}
-    encoder, decoder = autoencoder_network.encoder_and_decoder(
-        space, channels, **options
-    )
+    encoder, decoder = networks.encoder_and_decoder(space, channels, **options)
     images = np.random.default_rng(0).random((2, *space, channels)).astype("float32")
     latents = encoder(images)
     # The first is how bright a piece is, and these are all that a smooth image has.
     size = 4 ** len(space) * channels
     piece = images[(slice(None), *(slice(4) for _ in space))]
     mean = piece.mean(axis=tuple(range(1, piece.ndim))) * np.sqrt(size)
-    npt.assert_allclose(
-        to_numpy(latents)[(slice(None), *(0 for _ in space), 0)], mean, rtol=1e-5
-    )
+    first = to_numpy(latents)[(slice(None), *(0 for _ in space), 0)]
+    npt.assert_allclose(first, mean, rtol=1e-5)
     reconstructed = to_numpy(decoder(latents))
     error = np.mean((reconstructed - images) ** 2)
     assert error < np.var(images)
@@ -63,8 +60,6 @@ def test_waves_are_orthonormal_and_the_slowest_come_first(piece):
 
 def test_the_factor_is_that_of_the_decoder():
     widths = (8, 8, 8)
-    decoder = autoencoder_network.decoder(
-        (None,), 1, widths=widths, blocks=1, code_dim=1
-    )
+    decoder = networks.decoder((None,), 1, widths=widths, blocks=1, code_dim=1)
     assert decoder.compute_output_shape((1, 1, 1)) == (1, 8, 1)
-    assert autoencoder_network.factor_of(widths) == 8
+    assert networks.factor_of(widths) == 8

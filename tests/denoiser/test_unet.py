@@ -18,8 +18,9 @@ to_numpy = ops.convert_to_numpy
 LATENTS = [(9, 2), (7, 7, 2), (5, 6, 2), (3, 5, 4, 2)]
 
 
-def unet(shape, attention=(False, True)):
-    return unet_network.unet(shape, widths=(8, 16), blocks=1, attention=attention)
+def unet(shape, attention=(False, True), **options):
+    options |= {"widths": (8, 16), "blocks": 1, "attention": attention}
+    return unet_network.unet(shape, **options)
 
 
 @pytest.mark.parametrize("shape", LATENTS)
@@ -35,9 +36,8 @@ def test_unet_starts_at_zero():
 
 
 @pytest.mark.parametrize("shape", [(7, 6, 2), (3, 5, 4, 2)])
-def test_every_weight_of_the_unet_learns(shape):
+def test_every_weight_of_the_unet_learns(shape, rng):
     model = unet(shape)
-    rng = np.random.default_rng(0)
     # Weights that start at zero hide those behind them for a step or two.
     for weight in model.weights:
         weight.assign_add(0.1 * rng.standard_normal(weight.shape))
@@ -52,9 +52,8 @@ def test_every_weight_of_the_unet_learns(shape):
             assert not np.array_equal(weight, old), weight.path
 
 
-def test_unet_depends_on_the_time():
+def test_unet_depends_on_the_time(rng):
     model = unet((7, 7, 2))
-    rng = np.random.default_rng(0)
     for weight in model.weights:
         weight.assign_add(0.1 * rng.standard_normal(weight.shape))
     x = np.ones((2, 7, 7, 2), "float32")
@@ -97,9 +96,8 @@ def test_few_voxels_learn_the_same_in_bfloat16(bfloat16):
     for precision in ("float32", bfloat16):
         keras.utils.set_random_seed(0)
         with building.precision(precision):
-            model = unet_network.unet(
-                x.shape[1:], widths=(32, 32, 32), blocks=1, attention=[False] * 3
-            )
+            options = {"widths": (32, 32, 32), "attention": [False] * 3}
+            model = unet_network.unet(x.shape[1:], blocks=1, **options)
         found.append(gradients(model, x))
     whole = np.linalg.norm(np.concatenate([g.ravel() for g in found[0]]))
     for full, half in zip(*found, strict=True):
@@ -134,15 +132,12 @@ def test_tensorflow_needs_no_help_with_few_voxels(bfloat16):
     subprocess.run([sys.executable, "-c", WRONG], check=True, capture_output=True)
 
 
-def test_recomputing_changes_memory_and_not_the_result():
-    rng = np.random.default_rng(0)
+def test_recomputing_changes_memory_and_not_the_result(rng):
     x = rng.standard_normal((4, 7, 6, 2)).astype("float32")
     trained = []
     for remat in (False, True):
         keras.utils.set_random_seed(0)
-        model = unet_network.unet(
-            (7, 6, 2), widths=(8, 16), blocks=1, attention=(False, True), remat=remat
-        )
+        model = unet((7, 6, 2), remat=remat)
         model.compile(keras.optimizers.SGD(0.1), loss="mse")
         times = np.linspace(0, 1, 4)
         model.fit([x, times], x, epochs=5, batch_size=2, shuffle=False, verbose=0)

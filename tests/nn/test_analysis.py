@@ -14,11 +14,9 @@ to_numpy = ops.convert_to_numpy
 
 
 @pytest.mark.parametrize(("widths", "blocks"), [((8, 8), 1), ((8, 8, 8), 2)])
-def test_reach_is_how_far_the_decoder_looks(widths, blocks):
-    decoder = autoencoder_network.decoder(
-        (None,), 1, widths=widths, blocks=blocks, code_dim=1
-    )
-    rng = np.random.default_rng(0)
+def test_reach_is_how_far_the_decoder_looks(widths, blocks, rng):
+    options = {"widths": widths, "blocks": blocks, "code_dim": 1}
+    decoder = autoencoder_network.decoder((None,), 1, **options)
     for weight in decoder.weights:
         weight.assign_add(0.1 * rng.standard_normal(weight.shape))
     latents = rng.standard_normal((1, 64, 1)).astype("float32")
@@ -47,13 +45,11 @@ def with_more_blocks(latents):
     return autoencoder_network.decoder(latents.shape[1:-1], 1, **options)(latents)
 
 
-@pytest.mark.parametrize(
-    ("build", "factor", "reach"), [(upsampled, 3, 4), (with_more_blocks, 4, 11)]
-)
-def test_tiles_of_other_decoders_give_the_whole(build, factor, reach):
+@pytest.mark.parametrize("other", [(upsampled, 3, 4), (with_more_blocks, 4, 11)])
+def test_tiles_of_other_decoders_give_the_whole(other, rng):
+    build, factor, reach = other
     latents = keras.Input((None, None, 2))
     decoder = keras.Model(latents, build(latents))
-    rng = np.random.default_rng(0)
     for weight in decoder.weights:
         weight.assign_add(0.1 * rng.standard_normal(weight.shape))
     assert analysis.receptive_radius(decoder, output_factor=factor) == reach
@@ -67,22 +63,21 @@ def test_tiles_of_other_decoders_give_the_whole(build, factor, reach):
 
 
 @pytest.mark.parametrize(("widths", "blocks"), [((8, 8), 1), ((8, 4, 8), 2)])
-def test_tiles_of_an_encoder_give_the_whole(widths, blocks):
+def test_tiles_of_an_encoder_give_the_whole(widths, blocks, rng):
     options = {"widths": widths, "blocks": blocks, "code_dim": 2}
     encoder = autoencoder_network.encoder((None, None), 1, **options)
-    rng = np.random.default_rng(0)
     for weight in encoder.weights:
         weight.assign_add(0.1 * rng.standard_normal(weight.shape))
     factor = 2 ** len(widths)
     reach = analysis.receptive_radius(encoder, input_factor=factor)
     images = rng.standard_normal((1, 31 * factor, 3 * factor, 1)).astype("float32")
     whole = to_numpy(encoder(images))
-    tiled = tiles.in_tiles(encoder, images, tile=4, margin=reach, input_factor=factor)
+    how = {"tile": 4, "margin": reach, "input_factor": factor}
+    tiled = tiles.in_tiles(encoder, images, **how)
     npt.assert_allclose(tiled, whole, atol=5e-6)
     # One less would not do.
-    less = tiles.in_tiles(
-        encoder, images, tile=4, margin=reach - 1, input_factor=factor
-    )
+    how["margin"] -= 1
+    less = tiles.in_tiles(encoder, images, **how)
     assert np.abs(less - whole).max() > 1e-5
 
 

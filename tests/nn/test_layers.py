@@ -48,9 +48,8 @@ def test_biases_learn_the_same_in_bfloat16(space, bfloat16):
             model = keras.Model(images, outer)
         model.compile(keras.optimizers.SGD(0.1), loss="mse")
         model.fit(x, np.ones((4, *space, 1)), batch_size=4, verbose=0)
-        biases.append(
-            np.concatenate([model.layers[i].get_weights()[1] for i in (1, 2)])
-        )
+        inner, outer = (layer.get_weights()[1] for layer in model.layers[1:])
+        biases.append(np.concatenate([inner, outer]))
     assert np.abs(biases[0]).min() > 0.01
     npt.assert_allclose(biases[1], biases[0], rtol=0.02, atol=1e-3)
 
@@ -61,15 +60,11 @@ def repeated(x):
     return x
 
 
-@pytest.mark.parametrize(
-    ("known", "transposed"), [(True, True), (True, False), (False, True)]
-)
+@pytest.mark.parametrize("how", [(True, True), (True, False), (False, True)])
 @pytest.mark.parametrize("space", [(9,), (5, 4), (5, 4, 6), (2, 3, 5)])
-def test_upsampled_is_as_if_positions_were_repeated(
-    space, known, transposed, monkeypatch
-):
+def test_upsampled_is_as_if_positions_were_repeated(space, how, monkeypatch, rng):
+    known, transposed = how
     monkeypatch.setattr(layers, "TRANSPOSED_UPSAMPLING", transposed)
-    rng = np.random.default_rng(0)
     kind = CONVOLUTIONS[len(space)]
     x = rng.standard_normal((2, *space, 3)).astype("float32")
     sides = space if known else [None for _ in space]
@@ -117,12 +112,10 @@ def test_channels_become_the_voxels_of_their_place(space, times):
     npt.assert_allclose(first.reshape(2, -1), x[(slice(None), *(0,) * rank)], rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "layer", [DepthToSpace(2), TimeEmbedding(8), Cut((3, 4)), SourceFeatures(5)]
-)
-def test_layers_are_rebuilt_from_their_configurations(layer):
-    again = type(layer).from_config(layer.get_config())
-    assert again.get_config() == layer.get_config()
+def test_layers_are_rebuilt_from_their_configurations():
+    for layer in (DepthToSpace(2), TimeEmbedding(8), Cut((3, 4)), SourceFeatures(5)):
+        again = type(layer).from_config(layer.get_config())
+        assert again.get_config() == layer.get_config()
 
 
 def test_a_sum_of_networks():

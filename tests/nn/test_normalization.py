@@ -1,5 +1,7 @@
 """Normalisation and activation in one go are what Keras' layers are one by one."""
 
+from functools import partial
+
 import keras
 from keras import layers, ops
 import numpy as np
@@ -13,25 +15,19 @@ from dipy_ldm.nn._normalization import Activated, GroupScale, PositionActivated
 SPACES = [(5,), (4, 5), (3, 4, 5)]
 
 
-def by_groups(x):
-    return Activated()([x, *GroupScale(4)(x)])
+def normalised(kind, *arguments):
+    """Return what normalises and activates by two layers of Keras."""
+    normalisation = partial(kind, *arguments, epsilon=1e-5)
+    return lambda x: layers.Activation("swish")(normalisation()(x))
 
 
-def by_groups_of_keras(x):
-    return layers.Activation("swish")(layers.GroupNormalization(4, epsilon=1e-5)(x))
-
-
-def by_position(x):
-    return PositionActivated()(x)
-
-
-def by_position_of_keras(x):
-    return layers.Activation("swish")(layers.RMSNormalization(epsilon=1e-5)(x))
-
-
+# Ours, and Keras'.
 WAYS = {
-    "groups": (by_groups, by_groups_of_keras),
-    "position": (by_position, by_position_of_keras),
+    "groups": (
+        lambda x: Activated()([x, *GroupScale(4)(x)]),
+        normalised(layers.GroupNormalization, 4),
+    ),
+    "position": (lambda x: PositionActivated()(x), normalised(layers.RMSNormalization)),
 }
 
 
@@ -59,11 +55,8 @@ def example(space, dtype="float32"):
 def test_normalised_and_activated_as_by_keras(name, space, training):
     ours, theirs = both(name, space)
     x = example(space)
-    found, expected = (
-        ops.convert_to_numpy(network(x, training=training))
-        for network in (ours, theirs)
-    )
-    npt.assert_allclose(found, expected, atol=2e-6)
+    outputs = (network(x, training=training) for network in (ours, theirs))
+    npt.assert_allclose(*map(ops.convert_to_numpy, outputs), atol=2e-6)
 
 
 @pytest.mark.parametrize("offset", [30, 1_000, 30_000])

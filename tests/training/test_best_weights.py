@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import numpy.testing as npt
+from processes import StopError, stop_after
 import pytest
 
 from dipy_ldm import LatentDiffusion
@@ -90,17 +91,11 @@ def test_a_model_is_that_of_its_lowest_loss_resumed_or_not(fit, tmp_path):
         npt.assert_array_equal(found, kept)
     assert any((a != b).any() for a, b in zip(weights[4], weights[9], strict=True))
 
-    def stop(model):
-        if len(model.history_["step"]) == 7:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fit(stop, checkpoint=path)
+    with pytest.raises(StopError):
+        fit(stop_after(7), checkpoint=path)
     again = fit(done=7, checkpoint=path)
     for name, figures in whole.history_.items():
         npt.assert_allclose(again.history_[name], figures, rtol=1e-5)
-    pairs = zip(
-        again.denoiser_.get_weights(), whole.denoiser_.get_weights(), strict=True
-    )
-    for found, kept in pairs:
+    both = (model.denoiser_.get_weights() for model in (again, whole))
+    for found, kept in zip(*both, strict=True):
         npt.assert_allclose(found, kept, atol=1e-5)

@@ -1,11 +1,11 @@
 """Precision: the fastest that a machine computes well, and what it can't is refused."""
 
 import os
-import subprocess
-import sys
+from unittest import mock
 
 import keras
 import numpy as np
+from processes import run_python
 import pytest
 
 from dipy_ldm import VQVAE, LatentDiffusion, _backend
@@ -99,20 +99,11 @@ def test_a_processor_without_avx512_trains_in_float32():
         "print(choose_precision('auto', 3).name)"
     )
     environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
-    run = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=environment,
-    )
-    assert run.stdout.strip() == "float32"
+    assert run_python("-c", code, env=environment).stdout.strip() == "float32"
 
 
 def test_a_training_goes_on_in_the_precision_that_it_began_with(monkeypatch, tmp_path):
-    def stop(vqvae):
-        raise KeyboardInterrupt
-
+    stop = mock.Mock(side_effect=KeyboardInterrupt)
     images = np.random.default_rng(0).random((16, 8, 8, 1), "float32")
     fit = {"batch_size": 8, "epochs": 2, "verbose": False}
     fit |= {"checkpoint": tmp_path / "checkpoint"}

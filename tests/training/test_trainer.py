@@ -1,6 +1,7 @@
 """Training: what both stages share."""
 
 import signal
+from unittest import mock
 
 import keras
 from keras import ops
@@ -37,10 +38,9 @@ def test_checkpoints_of_other_optimizers_are_refused(tmp_path):
     inputs = keras.Input((2,))
     model = keras.Model(inputs, keras.layers.Dense(1)(inputs))
     model.compile(FlatAdam(), "mse")
+    record = TrainingRecord(path, {}, Length(4, 4), BestWeights("", None))
     with pytest.raises(InputError, match="earlier version"):
-        TrainingRecord(
-            path, {}, Length(epoch=4, total=4), BestWeights("", None)
-        ).restore(model)
+        record.restore(model)
 
 
 def test_metrics_are_made_without_applying_the_network():
@@ -123,9 +123,7 @@ def test_a_loss_that_is_no_number_stops_the_training_at_once(loss):
 
 
 def test_error_of_the_first_step_is_raised(vqvae, blobs, monkeypatch):
-    def fail(optimizer, gradients):
-        raise RuntimeError("there is no such convolution")
-
+    fail = mock.Mock(side_effect=RuntimeError("there is no such convolution"))
     monkeypatch.setattr(FlatAdam, "_step", fail)
     model = LatentDiffusion(vqvae, widths=(8,), blocks=1, guide=False)
     with pytest.raises(RuntimeError, match="there is no such convolution"):
@@ -195,14 +193,10 @@ class Watching(keras.callbacks.Callback):
 def test_callbacks_of_keras_get_the_figures_of_the_history(blobs, tmp_path):
     watching, told = Watching(), []
     table = keras.callbacks.CSVLogger(tmp_path / "log.csv")
-    vqvae = VQVAE(widths=(8, 8), n_codes=16, code_dim=2).fit(
-        blobs,
-        validation_data=blobs[:4],
-        epochs=2,
-        batch_size=16,
-        verbose=False,
-        callbacks=[watching, table, told.append],
-    )
+    vqvae = VQVAE(widths=(8, 8), n_codes=16, code_dim=2)
+    fit = {"validation_data": blobs[:4], "epochs": 2, "batch_size": 16}
+    callbacks = [watching, table, told.append]
+    vqvae.fit(blobs, callbacks=callbacks, verbose=False, **fit)
     assert (watching.began, watching.ended, told) == (1, 1, [vqvae, vqvae])
     assert watching.n_weights > 0
     figures = {k: v for k, v in vqvae.history_.items() if k not in ("step", "epoch")}
