@@ -8,6 +8,7 @@ from nibabel.affines import from_matvec
 from nilearn.datasets import load_mni152_template
 import numpy as np
 import numpy.testing as npt
+from processes import StopError, stop_after
 import pytest
 
 from dipy_ldm import VQVAE, LatentDiffusion, _backend
@@ -42,9 +43,8 @@ def test_latents_have_unit_variance_and_channels_keep_theirs(diffusion, vqvae, b
     npt.assert_allclose(kept / kept[0], spreads / spreads[0], rtol=1e-4)
 
 
-def test_the_scale_of_very_many_latents_is_exact():
+def test_the_scale_of_very_many_latents_is_exact(rng):
     # In float32, sums of so many numbers stop growing; in memory there is one latent.
-    rng = np.random.default_rng(0)
     one = 0.5 * rng.standard_normal((1, 40, 48, 40, 2), "float32") + 1.7
     mean, scale = latent_scale(np.broadcast_to(one, (300, *one.shape[1:])))
     assert mean.dtype == scale.dtype == np.float32
@@ -151,26 +151,21 @@ def test_steps_are_calls_on_the_way_that_is_walked(
 
 
 def test_as_many_steps_suffice_as_lie_below_the_strength(diffusion):
-    counts = {
-        s: diffusion.default_denoising_steps("dpm++", s) for s in (0, 0.1, 0.2, 0.4, 1)
-    }
-    assert counts == {0: 1, 0.1: 1, 0.2: 3, 0.4: 5, 1: 20}
-    assert diffusion.default_denoising_steps("ddim", 0.1) == 2
+    steps = diffusion.default_denoising_steps
+    counts = [steps("dpm++", strength) for strength in (0, 0.1, 0.2, 0.4, 1)]
+    assert counts == [1, 1, 3, 5, 20]
+    assert steps("ddim", 0.1) == 2
 
 
-@pytest.mark.parametrize(
-    ("target", "schedule"), [("noise", "linear"), ("clean", "cosine")]
-)
-def test_every_target_and_schedule_trains(vqvae, blobs, target, schedule):
-    options = {"target": target, "schedule": schedule, "guide": False}
-    model = LatentDiffusion(vqvae, **options, **TINY).fit(blobs, **FIT)
+@pytest.mark.parametrize("chosen", [("noise", "linear"), ("clean", "cosine")])
+def test_every_target_and_schedule_trains(vqvae, blobs, chosen):
+    options = dict(zip(("target", "schedule"), chosen, strict=True))
+    model = LatentDiffusion(vqvae, guide=False, **options, **TINY).fit(blobs, **FIT)
     assert np.isfinite(model.predict(2, steps=4)).all()
 
 
 @pytest.mark.parametrize(("images", "noise"), [(True, 0.2), (False, 0.02)])
-def test_samples_of_volumes_are_taken_to_finer_details(
-    diffusion, monkeypatch, images, noise
-):
+def test_samples_of_volumes_have_finer_details(diffusion, monkeypatch, images, noise):
     paths, sample = [], samplers.sample
 
     def watched(denoise, x, path, *others):
@@ -185,9 +180,8 @@ def test_samples_of_volumes_are_taken_to_finer_details(
     assert paths[0][-2][1][1] == pytest.approx(noise, rel=0.01)
 
 
-def test_learns_the_latents_of_eight_images():
+def test_learns_the_latents_of_eight_images(rng):
     """A latent of two values: samples must be one of them, not their mean."""
-    rng = np.random.default_rng(0)
     images = np.repeat(rng.integers(0, 2, (256, 1, 1, 1)), 8, 1).repeat(8, 2)
     vqvae = VQVAE(widths=(8, 8), n_codes=8, code_dim=1)
     vqvae.fit(images, epochs=5, batch_size=16, learning_rate=3e-3, verbose=False)
@@ -229,9 +223,8 @@ def test_accumulated_batches_are_as_one_larger(diffusion, vqvae, blobs):
     parts = LatentDiffusion(vqvae, widths=diffusion.widths, guide=False)
     parts.fit(blobs, **(FIT | {"batch_size": 8, "accumulate": 2}))
     x = np.random.default_rng(0).standard_normal((16, *diffusion.latent_shape_))
-    whole, others = (
-        m._denoiser.predict(x, np.linspace(0, 1, 16)) for m in (diffusion, parts)
-    )
+    t = np.linspace(0, 1, 16)
+    whole, others = (m._denoiser.predict(x, t) for m in (diffusion, parts))
     # The averages weigh every batch, so that they differ a little. With as many steps
     # as batches, the second would have learnt about twice as much.
     assert np.linalg.norm(whole - others) < 0.3 * np.linalg.norm(whole)
@@ -264,23 +257,13 @@ def test_a_further_fit_of_the_autoencoder_changes_nothing(vqvae, blobs):
 
 
 def test_half_is_half_the_size(diffusion, tmp_path):
-    for half in (False, True):
-        diffusion.save(tmp_path / f"{half}.safetensors", half=half)
-    sizes = [
-        (tmp_path / f"{half}.safetensors").stat().st_size for half in (False, True)
-    ]
-    assert sizes[1] < 0.65 * sizes[0]
-    loaded = LatentDiffusion.load(tmp_path / "True.safetensors")
+    diffusion.save(tmp_path / "whole.safetensors")
+    diffusion.save(tmp_path / "half.safetensors", half=True)
+    whole, half = ((tmp_path / f"{n}.safetensors").stat() for n in ("whole", "half"))
+    assert half.st_size < 0.65 * whole.st_size
+    loaded = LatentDiffusion.load(tmp_path / "half.safetensors")
     for a, b in zip(weights(loaded), weights(diffusion), strict=True):
         npt.assert_allclose(a, b, rtol=1e-3, atol=1e-6)
-
-
-class StopError(Exception):
-    """Stands for a kill after an epoch."""
-
-
-def stop_after_one(model):
-    raise StopError
 
 
 def test_another_fit_starts_afresh_and_resumed_is_the_uninterrupted(
@@ -300,7 +283,7 @@ def test_another_fit_starts_afresh_and_resumed_is_the_uninterrupted(
     checkpoint = tmp_path / "checkpoint"
     numbered_anew()
     with pytest.raises(StopError):
-        model.fit(blobs, checkpoint=checkpoint, callbacks=[stop_after_one], **fit)
+        model.fit(blobs, checkpoint=checkpoint, callbacks=[stop_after(1)], **fit)
     numbered_anew()
     resumed = LatentDiffusion(vqvae, **tiny).fit(blobs, checkpoint=checkpoint, **fit)
     for a, b in zip(weights(resumed), whole[0], strict=True):
@@ -329,23 +312,23 @@ def test_bad_options_of_predict(diffusion, arguments, sentence):
 
 
 def test_bad_arguments_elsewhere(diffusion, vqvae, blobs):
-    with pytest.raises(InputError, match="strength must lie between"):
-        diffusion.denoise(blobs, strength=1.5)
-    with pytest.raises(InputError, match="must have the shape"):
-        diffusion.denoise(np.zeros((1, 8, 8, 1)))
-    with pytest.raises(InputError, match="nothing to learn"):
-        LatentDiffusion(vqvae, **TINY).fit(np.zeros((16, 13, 10, 1)), **FIT)
-    with pytest.raises(InputError, match="must have the shape"):
-        LatentDiffusion(vqvae, **TINY).fit(blobs, validation_data=blobs[:, :-1], **FIT)
-    with pytest.raises(InputError, match="validation image 2 has NaN"):
-        spoilt = np.where(np.arange(4)[:, None, None, None] == 2, np.nan, blobs[:4])
-        LatentDiffusion(vqvae, **TINY).fit(blobs, validation_data=spoilt, **FIT)
-    with pytest.raises(InputError, match="image 2 has NaN"):
-        diffusion.denoise(spoilt)
-    with pytest.raises(InputError, match="cosine, linear"):
-        LatentDiffusion(vqvae, schedule="square", **TINY).fit(blobs, **FIT)
-    with pytest.raises(InputError, match="v, noise, clean"):
-        LatentDiffusion(vqvae, target="score", **TINY).fit(blobs, **FIT)
+    spoilt = np.where(np.arange(4)[:, None, None, None] == 2, np.nan, blobs[:4])
+    for images, strength, sentence in (
+        (blobs, 1.5, "strength must lie between"),
+        (np.zeros((1, 8, 8, 1)), 0.5, "must have the shape"),
+        (spoilt, 0.5, "image 2 has NaN"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            diffusion.denoise(images, strength=strength)
+    for images, parameters, options, sentence in (
+        (np.zeros((16, 13, 10, 1)), {}, {}, "nothing to learn"),
+        (blobs, {}, {"validation_data": blobs[:, :-1]}, "must have the shape"),
+        (blobs, {}, {"validation_data": spoilt}, "validation image 2 has NaN"),
+        (blobs, {"schedule": "square"}, {}, "cosine, linear"),
+        (blobs, {"target": "score"}, {}, "v, noise, clean"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            LatentDiffusion(vqvae, **parameters, **TINY).fit(images, **options, **FIT)
 
 
 def test_unfitted_names_the_call_to_make(vqvae, blobs):
@@ -370,9 +353,8 @@ def test_conditions_that_are_new_change_nothing_at_first(diffusion, vqvae, blobs
     model.fit(blobs, labels, init=diffusion, **BRIEFLY)
     x, t = np.ones((3, *model.latent_shape_), "float32"), np.full(3, 0.5, "float32")
     told = np.array([[-1], [0], [2]], "float32")
-    npt.assert_allclose(
-        model.denoiser_([x, t, 0 * x, told]), diffusion.denoiser_([x, t]), atol=1e-4
-    )
+    before, after = diffusion.denoiser_([x, t]), model.denoiser_([x, t, 0 * x, told])
+    npt.assert_allclose(after, before, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -383,9 +365,7 @@ def test_conditions_that_are_new_change_nothing_at_first(diffusion, vqvae, blobs
         ({"widths": (24, 24)}, "`init` has other networks"),
     ],
 )
-def test_a_fit_does_not_begin_from_what_it_can_not(
-    diffusion, vqvae, blobs, parameters, sentence
-):
+def test_another_init_is_refused(diffusion, vqvae, blobs, parameters, sentence):
     model = LatentDiffusion(vqvae, **parameters)
     with pytest.raises(InputError, match=sentence):
         model.fit(blobs, init=diffusion, **BRIEFLY)
@@ -401,9 +381,8 @@ def test_check_refuses_a_wrong_init(diffusion, vqvae, blobs):
 
 def test_a_denoiser_does_not_begin_from_an_autoencoder(vqvae, blobs, tmp_path):
     vqvae.save(tmp_path / "v.safetensors")
-    with pytest.raises(
-        InputError, match="holds an autoencoder alone, not a diffusion model"
-    ):
+    sentence = "holds an autoencoder alone, not a diffusion model"
+    with pytest.raises(InputError, match=sentence):
         LatentDiffusion(vqvae).fit(blobs, init=tmp_path / "v.safetensors")
 
 
@@ -411,9 +390,8 @@ def test_packaged_brains_accept_a_template_and_follow_brain_volume(caplog):
     model = LatentDiffusion.load("brains")
     template = load_mni152_template(resolution=2)
     # As large as people are, about its middle.
-    smaller = (
-        from_matvec(0.9 * np.eye(3), 0.1 * np.array([0, -18, 8])) @ template.affine
-    )
+    shrink = from_matvec(0.9 * np.eye(3), 0.1 * np.array([0, -18, 8]))
+    smaller = shrink @ template.affine
     original = template.get_fdata()
     denoised = model.denoise(nib.Nifti1Image(original, smaller)).get_fdata()
     # It lies where the brains of the training do, and looks like them.

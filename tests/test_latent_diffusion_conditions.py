@@ -1,6 +1,7 @@
 """Models that are told of conditions: asked for, left out, saved, resumed."""
 
 import copy
+from functools import partial
 import json
 import logging
 import pickle
@@ -11,11 +12,11 @@ from keras import ops
 import numpy as np
 import numpy.testing as npt
 import pandas as pd
+from processes import StopError, stop_after
 import pytest
 from sklearn.base import clone
 
 from dipy_ldm import LatentDiffusion, _serialization
-from dipy_ldm._conditions import Condition
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._sources import ConditioningInputs
 from dipy_ldm.denoiser import (
@@ -105,9 +106,8 @@ def test_each_sample_has_its_own_conditions_whatever_the_batch(told):
     assert len(whole) == 3
     pieces = told.predict(3, conditions=conditions, batch_size=2, **options)
     npt.assert_allclose(pieces, whole, atol=1e-3)
-    alone = told.predict(
-        1, first=2, conditions={"row": 9, "side": "right"}, batch_size=1, **options
-    )
+    last = {"row": 9, "side": "right"}
+    alone = told.predict(1, first=2, conditions=last, batch_size=1, **options)
     npt.assert_allclose(alone, whole[2:], atol=1e-3)
 
 
@@ -172,27 +172,22 @@ def test_a_model_without_conditions(diffusion, blobs):
     assert diffusion.conditions_ == {}
     assert diffusion.to_document()["conditions"] == {}
     assert len(diffusion.denoiser_.inputs) == 2
-    for ask in (diffusion.predict, diffusion.denoiser):
-        with pytest.raises(
-            InputError, match="this model was trained without conditions"
-        ):
+    denoise = partial(diffusion.denoise, blobs[:1])
+    sentence = "this model was trained without conditions"
+    for ask in (diffusion.predict, diffusion.denoiser, denoise):
+        with pytest.raises(InputError, match=sentence):
             ask(conditions={"age": 70})
-    with pytest.raises(InputError, match="this model was trained without conditions"):
-        diffusion.denoise(blobs[:1], conditions={"age": 70})
 
 
 def test_invalid_training_conditions_are_refused(vqvae, blobs, known_of):
     model = LatentDiffusion(vqvae, **TINY)
+    nine = {"validation_data": blobs[:9], "validation_conditions": {"row": [1, 2]}}
     for conditions, others, sentence in (
         (some(known_of, 9), {}, "row must have 64 values, one for each image, not 9"),
         ({"row": [1] * 64}, {}, "row is 1 for all images"),
         (None, {"validation_conditions": known_of}, "of no use without conditions"),
         (known_of, {"validation_conditions": known_of}, "without validation_data"),
-        (
-            known_of,
-            {"validation_data": blobs[:9], "validation_conditions": {"row": [1, 2]}},
-            "row must have one value or 9",
-        ),
+        (known_of, nine, "row must have one value or 9"),
     ):
         with pytest.raises(InputError, match=sentence):
             model.fit(blobs, conditions, **others, **FIT)
@@ -203,10 +198,10 @@ def test_copies_know_the_same(told, tmp_path, how, undecoded):
     if how in ("file", "half"):
         told.save(tmp_path / "m", half=how == "half")
         model = LatentDiffusion.load(tmp_path / "m")
+    elif how == "pickle":
+        model = pickle.loads(pickle.dumps(told))
     else:
-        model = {"pickle": lambda m: pickle.loads(pickle.dumps(m))}.get(
-            how, copy.deepcopy
-        )(told)
+        model = copy.deepcopy(told)
     assert model.conditions_ == told.conditions_
     assert model.population_ == told.population_ is not None
     assert model.history_ == told.history_
@@ -237,48 +232,31 @@ def test_clones_and_further_fits_know_nothing_of_it(told, blobs):
     assert list(told.conditions_) == ["row", "side"]
 
 
-class StopError(Exception):
-    """Stands for a kill after a round."""
-
-
-def stop(model):
-    raise StopError
-
-
 def test_resumed_training_is_the_uninterrupted(told, vqvae, blobs, known_of, tmp_path):
     # A guide makes no difference to the denoiser, and that it resumes is tested with
     # the commands.
     tiny = TINY | {"guide": False}
     others = {"validation_data": blobs[:9], "validation_conditions": some(known_of, 9)}
     options = others | FIT | {"checkpoint": tmp_path / "checkpoint"}
+    model = LatentDiffusion(vqvae, **tiny)
     with pytest.raises(StopError):
-        LatentDiffusion(vqvae, **tiny).fit(blobs, known_of, callbacks=[stop], **options)
+        model.fit(blobs, known_of, callbacks=[stop_after(1)], **options)
     shuffled = known_of | {"row": known_of["row"][::-1]}
     for other in (None, shuffled, {"row": known_of["row"]}):
+        wrong = options | {"validation_conditions": other and some(other, 9)}
         with pytest.raises(InputError, match=r"another training \(conditions was row"):
-            LatentDiffusion(vqvae, **tiny).fit(
-                blobs,
-                other,
-                **(options | {"validation_conditions": other and some(other, 9)}),
-            )
+            LatentDiffusion(vqvae, **tiny).fit(blobs, other, **wrong)
     resumed = LatentDiffusion(vqvae, **tiny).fit(blobs, known_of, **options)
-    for a, b in zip(
-        resumed.denoiser_.get_weights(), told.denoiser_.get_weights(), strict=True
-    ):
+    weights = (model.denoiser_.get_weights() for model in (resumed, told))
+    for a, b in zip(*weights, strict=True):
         npt.assert_allclose(a, b, atol=1e-5)
     for name, values in told.history_.items():
         npt.assert_allclose(resumed.history_[name], values, rtol=1e-4, atol=1e-5)
 
 
 def test_whether_it_listens_is_in_the_history(told, tmp_path):
-    assert set(told.history_) == {
-        "step",
-        "epoch",
-        "loss",
-        "val_loss",
-        "val_gain_row",
-        "val_gain_side",
-    }
+    gains = {"val_gain_row", "val_gain_side"}
+    assert set(told.history_) == {"step", "epoch", "loss", "val_loss", *gains}
     told.save(tmp_path / "m")
     saved = _serialization.read_document(tmp_path / "m")["latent_diffusion_history"]
     assert saved["val_gain_row"] == told.history_["val_gain_row"]
@@ -302,10 +280,8 @@ def begin(monkeypatch):
 
 
 def test_fit_knows_whose_images_are(vqvae, blobs, known_of, begin):
-    options = FIT | {
-        "validation_data": blobs[:4],
-        "validation_conditions": some(known_of, 4),
-    }
+    options = FIT | {"validation_data": blobs[:4]}
+    options["validation_conditions"] = some(known_of, 4)
     whose = ["sub-1"] * 64
     for subjects, known in ((None, True), (whose, False)):
         model = LatentDiffusion(vqvae, **TINY)
@@ -315,22 +291,18 @@ def test_fit_knows_whose_images_are(vqvae, blobs, known_of, begin):
         # Of one subject nothing is known of others.
         assert model.conditional_mean_.weights.any() == known
     model = LatentDiffusion(vqvae, **TINY)
-    with pytest.raises(
-        InputError, match="`subjects` must have a subject for each of 64"
+    for them, sentence in (
+        ({"subjects": ["a"]}, "`subjects` must have a subject for each of 64"),
+        (
+            {"subjects": whose, "validation_subjects": ["a", "sub-1", None, None]},
+            "^sub-1 are in both `subjects` and",
+        ),
     ):
-        model.fit(blobs, known_of, subjects=["a"], **options)
-    with pytest.raises(InputError, match="^sub-1 are in both `subjects` and"):
-        model.fit(
-            blobs,
-            known_of,
-            subjects=whose,
-            validation_subjects=["a", "sub-1", None, None],
-            **options,
-        )
+        with pytest.raises(InputError, match=sentence):
+            model.fit(blobs, known_of, **them, **options)
 
 
-def test_ignored_conditions_are_warned_of(caplog):
-    rng = np.random.default_rng(0)
+def test_ignored_conditions_are_warned_of(caplog, rng):
     told = np.column_stack([rng.random(40), np.arange(40) % 2, np.full(40, -1.0)])
     told[:4, 1] = -1
     noise = rng.random(40)
@@ -339,10 +311,9 @@ def test_ignored_conditions_are_warned_of(caplog):
         wrong = np.abs(other[:, 1] - told[:, 1])
         return noise + 0.2 * wrong
 
+    whose = np.arange(40) % 20
     with caplog.at_level(logging.WARNING):
-        found = ablation_gains(
-            losses, told, np.arange(40) % 20, ["a", "b", "c"], warn=True
-        )
+        found = ablation_gains(losses, told, whose, ["a", "b", "c"], warn=True)
     assert found == {"val_gain_a": 0, "val_gain_b": pytest.approx(0.2), "val_gain_c": 0}
     assert "condition a has no measurable effect" in caplog.text
     assert "20 subjects" in caplog.text
@@ -362,9 +333,8 @@ def test_few_are_measured_with_several_noises():
     npt.assert_array_equal(table[:, 0], table[:, 1])
     # Those of a subject are one of which the mean is taken.
     latents = latents._replace(subjects=np.array([0, 1, 1, 0, 2]))
-    npt.assert_array_equal(
-        latents.numbered().conditioning.table[:5, 1], [0, 1, 1, 0, 2]
-    )
+    table = latents.numbered().conditioning.table
+    npt.assert_array_equal(table[:5, 1], [0, 1, 1, 0, 2])
     plain = Latents(np.zeros((5, 2, 1)))
     assert plain.numbered() is plain
 
@@ -392,24 +362,16 @@ def test_digits_follow_the_requested_labels(digits, caplog):
 
 
 @pytest.mark.parametrize(("rank", "remat"), [(2, False), (3, True)])
-def test_every_weight_of_a_conditional_network_gets_a_gradient(rank, remat):
-    shape = (5, 6, 4)[:rank]
-    unet = unet_network.seeded_unet(
-        0, (*shape, 2), widths=(8, 8), blocks=1, conditions=[3, 0], remat=remat
-    )
-    plain = unet_network.seeded_unet(
-        0, (*shape, 2), widths=(8, 8), blocks=1, remat=remat
-    )
-    assert len(unet.weights) == len(plain.weights) + 1
+def test_every_weight_of_a_conditional_network_gets_a_gradient(rank, remat, rng):
+    shape, options = (5, 6, 4)[:rank], {"widths": (8, 8), "blocks": 1, "remat": remat}
+    build = partial(unet_network.seeded_unet, 0, (*shape, 2), **options)
+    unet, again = build(conditions=[3, 0]), build(conditions=[3, 0])
+    assert len(unet.weights) == len(build().weights) + 1
     (learnt,) = (w for w in unet.weights if tuple(w.shape) == (4 + 17, 128))
-    again = unet_network.seeded_unet(
-        0, (*shape, 2), widths=(8, 8), blocks=1, conditions=[3, 0], remat=remat
-    )
     for a, b in zip(unet.get_weights(), again.get_weights(), strict=True):
         npt.assert_array_equal(a, b)
     # Few steps are sooner made than traced.
     unet.compile(keras.optimizers.SGD(1.0), "mse", run_eagerly=True)
-    rng = np.random.default_rng(0)
     told = np.array([[0, 0.2], [1, -1], [2, 0.7], [-1, 0.9]])
     given = [rng.random((4, *shape, 2)), rng.random(4), told]
     # What ends in zeros lets nothing through in the first steps.
@@ -508,11 +470,6 @@ def test_conditional_mean_is_used_from_the_first_step(vqvae, blobs, known_of):
     model.fit(blobs, known_of, **others, **(FIT | {"epochs": 1}))
     assert model.history_["val_gain_row"][0] > 0.01
     assert model.history_["val_gain_side"][0] > 0.01
-
-
-def test_conditions_say_themselves():
-    condition = Condition("continuous", {}, [44.0, 60.0, 82.0], 0.25, "years")
-    assert str(condition) == "44 to 82 years, median 60; missing 25.0%"
 
 
 def test_interrupted_fit_keeps_the_earlier_fit(told, blobs, monkeypatch, tmp_path):

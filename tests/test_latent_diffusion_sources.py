@@ -1,11 +1,13 @@
 """Models that make images of others: what is learnt, asked for, saved, resumed."""
 
+from functools import partial
 import logging
 import pickle
 
 import keras
 import numpy as np
 import numpy.testing as npt
+from processes import StopError, stop_after
 import pytest
 
 from dipy_ldm import VQVAE, LatentDiffusion, _serialization
@@ -40,11 +42,9 @@ def test_source_is_an_attribute(seeing, others):
     known = seeing.source_
     assert (known.channels, known.labels) == (1, [])
     npt.assert_allclose(known.bounds, (others.min(), others.max()))
-    assert [x.shape[1:] for x in seeing.denoiser_.inputs] == [
-        (4, 3, 2),
-        (),
-        (16, 12, 1),
-    ]
+    shapes = [x.shape[1:] for x in seeing.denoiser_.inputs]
+    assert shapes == [(4, 3, 2), (), (16, 12, 1)]
+    assert len(seeing.history_["val_gain_source"]) == len(seeing.history_["loss"])
 
 
 def test_each_source_has_a_sample_whatever_the_batch(seeing, others):
@@ -129,9 +129,8 @@ def test_a_model_without_sources(diffusion, blobs, others):
         lambda: diffusion.denoise(blobs[:2], source=others[:2]),
         lambda: diffusion.denoiser(source=others[:2]),
     ):
-        with pytest.raises(
-            InputError, match="this model was trained without source images; leave out"
-        ):
+        sentence = "this model was trained without source images; leave out"
+        with pytest.raises(InputError, match=sentence):
             make()
 
 
@@ -150,8 +149,7 @@ def test_invalid_training_sources_are_refused(vqvae, blobs, others):
         (None, {"validation_source": others}, "is of no use without source"),
         (others, held_out, "give them as `validation_source`"),
         (
-            others,
-            held_out | {"validation_source": others[:2]},
+            *(others, held_out | {"validation_source": others[:2]}),
             "validation_source must have one image or 9, one for each, not 2",
         ),
         (others, {"conditions": {"source": [*"ab"] * 32}}, "must not be called source"),
@@ -163,21 +161,11 @@ def test_invalid_training_sources_are_refused(vqvae, blobs, others):
 def test_copies_know_the_same(seeing, others, tmp_path, undecoded):
     seeing.save(tmp_path / "m")
     wanted = seeing.predict(source=others[:2], **STEPS)
-    for copy in (
-        LatentDiffusion.load(tmp_path / "m"),
-        pickle.loads(pickle.dumps(seeing)),
-    ):
+    loaded = LatentDiffusion.load(tmp_path / "m")
+    for copy in (loaded, pickle.loads(pickle.dumps(seeing))):
         assert copy.source_ == seeing.source_
         made = copy.predict(source=others[:2], **STEPS)
         npt.assert_allclose(made, wanted, atol=1e-4)
-
-
-class StopError(Exception):
-    """Stands for a kill after a round."""
-
-
-def stop(model):
-    raise StopError
 
 
 def test_resumed_training_is_the_uninterrupted(seeing, vqvae, blobs, others, tmp_path):
@@ -186,20 +174,15 @@ def test_resumed_training_is_the_uninterrupted(seeing, vqvae, blobs, others, tmp
     options = held_out | FIT | {"checkpoint": tmp_path / "checkpoint"}
     model = LatentDiffusion(vqvae, guide=False, **TINY)
     with pytest.raises(StopError):
-        model.fit(blobs, source=others, callbacks=[stop], **options)
+        model.fit(blobs, source=others, callbacks=[stop_after(1)], **options)
     with pytest.raises(InputError, match=r"another training \(source was intensities"):
         model.fit(blobs, source=others[::-1], **options)
     model.fit(blobs, source=others, **options)
-    for a, b in zip(
-        model.denoiser_.get_weights(), seeing.denoiser_.get_weights(), strict=True
-    ):
+    weights = (fitted.denoiser_.get_weights() for fitted in (model, seeing))
+    for a, b in zip(*weights, strict=True):
         npt.assert_allclose(a, b, atol=1e-5)
     for name, values in seeing.history_.items():
         npt.assert_allclose(model.history_[name], values, rtol=1e-4, atol=1e-5)
-
-
-def test_whether_it_listens_is_in_the_history(seeing):
-    assert len(seeing.history_["val_gain_source"]) == len(seeing.history_["loss"])
 
 
 def test_digits_are_translated_from_their_negatives(digits, caplog):
@@ -219,24 +202,18 @@ def test_digits_are_translated_from_their_negatives(digits, caplog):
     assert errors.mean() < 0.2 * to_others.mean()
 
 
-def test_volumes_are_translated_from_labels_and_conditions(caplog):
-    rng = np.random.default_rng(0)
+def test_volumes_are_translated_from_labels_and_conditions(caplog, rng):
     labels = rng.integers(0, 3, (16, 9, 8, 6))
     volumes = (labels + 0.1 * rng.random(labels.shape))[..., None].astype("float32")
     labels = np.array([0, 4, 17])[labels].astype("uint16")
     options = {"epochs": 1, "batch_size": 4, "verbose": False, "precision": "float32"}
     vqvae = VQVAE(widths=(4,), n_codes=8, code_dim=2).fit(volumes, **options)
     model = LatentDiffusion(vqvae, widths=(4,))
-    held_out = {
-        "validation_data": volumes[:4],
-        # A label that the others have not is left out.
-        "validation_source": np.where(labels[:4] == 17, 99, labels[:4]),
-    }
-    sexes = [*"abababababababab"]
+    options |= {"validation_data": volumes[:4], "remat": True}
+    # A label that the others have not is left out.
+    options["validation_source"] = np.where(labels[:4] == 17, 99, labels[:4])
     with caplog.at_level(logging.WARNING):
-        model.fit(
-            volumes, {"sex": sexes}, source=labels, remat=True, **held_out, **options
-        )
+        model.fit(volumes, {"sex": [*"ab"] * 8}, source=labels, **options)
     assert "no measurable effect" not in caplog.text, "four can't carry a verdict"
     assert model.source_.labels == [0, 4, 17]
     assert list(model.history_)[-2:] == ["val_gain_sex", "val_gain_source"]
@@ -247,23 +224,21 @@ def test_volumes_are_translated_from_labels_and_conditions(caplog):
     assert np.isfinite(guided).all()
     strange = labels[:2].copy()
     strange[1, 0, 0, 0] = 5
-    with pytest.raises(
-        InputError, match="source 1 has the unknown label 5; .* 0, 4, 17"
-    ):
+    sentence = "source 1 has the unknown label 5; .* 0, 4, 17"
+    with pytest.raises(InputError, match=sentence):
         model.predict(source=strange)
     again = LatentDiffusion.from_saved(model.to_tensors(), model.to_document())
     assert again.source_ == model.source_
 
 
 @pytest.mark.parametrize(("rank", "labels"), [(2, 0), (3, 3)])
-def test_networks_learn_from_all_that_they_see(rank, labels):
+def test_networks_learn_from_all_that_they_see(rank, labels, rng):
     shape, picture = (3, 2, 3)[:rank], unet_network.SourceShape(4, 1, labels)
     options = {"widths": (8, 8), "blocks": 1, "conditions": [2], "source": picture}
     unet = unet_network.seeded_unet(0, (*shape, 2), **options)
     again = unet_network.seeded_unet(0, (*shape, 2), remat=True, **options)
     for a, b in zip(unet.get_weights(), again.get_weights(), strict=True):
         npt.assert_array_equal(a, b)
-    rng = np.random.default_rng(0)
     size = (4, *picture.shape((*shape, 2)))
     seen = rng.integers(-1, labels, size) if labels else rng.random(size)
     given = [rng.random((4, *shape, 2)), rng.random(4), np.zeros((4, 1)), seen]
@@ -280,17 +255,12 @@ def test_networks_learn_from_all_that_they_see(rank, labels):
 
 
 def test_sources_take_memory(seeing):
-    shape, told = seeing.latent_shape_, {"conditions": []}
-    sizes = {"widths": (8,), "blocks": 1}
-    build = unet_network.seeded_unet
-    plain = building.build_without_weights(
-        "float32", lambda: build(0, shape, **sizes, **told)
-    )
-    picture = unet_network.SourceShape(4, 1)
-    seen = building.build_without_weights(
-        "float32", lambda: build(0, shape, **sizes, **told, source=picture)
-    )
-    needed = [memory.estimate_training([unet], 1000) for unet in (plain, seen)]
+    build = partial(unet_network.seeded_unet, 0, seeing.latent_shape_)
+    needed = []
+    for source in (None, unet_network.SourceShape(4, 1)):
+        make = partial(build, **TINY, conditions=[], source=source)
+        unet = building.build_without_weights("float32", make)
+        needed.append(memory.estimate_training([unet], 1000))
     # The source itself, and both of its features.
     assert needed[1] - needed[0] > 3 * 4 * 16 * 12 * 1000
 
