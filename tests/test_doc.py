@@ -9,7 +9,6 @@ What would take long runs on less: ``SHORTER`` lists all that is changed.
 
 from contextlib import contextmanager
 import os
-from pathlib import Path
 import re
 import shutil
 import subprocess
@@ -24,7 +23,7 @@ import scripts
 
 from dipy_ldm.data import load_mnist
 
-ROOT = Path(__file__).parents[1]
+ROOT = scripts.ROOT
 README = ROOT / "README.md"
 GUIDE = sorted((ROOT / "doc/guide").glob("*.rst"))
 
@@ -83,12 +82,10 @@ def read_blocks(path):
         if match := re.match(begin, line):
             before = next((b for b in reversed(lines[:number]) if b.strip()), "")
             why_not = re.match(mark, before)
-            code = (
-                _fenced(lines[number + 1 :], end) if end else _indented(lines, number)
-            )
-            yield Block(
-                path.name, number + 1, match[1], code, why_not[1] if why_not else ""
-            )
+            why_not = why_not[1] if why_not else ""
+            rest = lines[number + 1 :]
+            code = _fenced(rest, end) if end else _indented(lines, number)
+            yield Block(path.name, number + 1, match[1], code, why_not)
 
 
 def _fenced(lines, end):
@@ -103,9 +100,8 @@ def _indented(lines, number):
         if line.strip() and not line.startswith(" " * depth):
             break
         body.append(line)
-    text = "\n".join(line for line in body if not re.match(r" +:\w+:", line)).strip(
-        "\n"
-    )
+    code = (line for line in body if not re.match(r" +:\w+:", line))
+    text = "\n".join(code).strip("\n")
     margin = len(text) - len(text.lstrip(" "))
     return "\n".join(line[margin:] for line in text.split("\n")).rstrip()
 
@@ -224,7 +220,7 @@ def test_blocks_are_of_supported_languages(path):
 
 
 def test_broken_links_are_reported(tmp_path):
-    check_links = scripts.load(ROOT / "doc/check_links.py")
+    check_links = scripts.load("doc/check_links.py")
     (tmp_path / "below").mkdir()
     (tmp_path / "a.html").write_text(
         '<a href="below/b.html#there">1</a> <a href="below/b.html#gone">2</a> '
@@ -239,7 +235,7 @@ def test_broken_links_are_reported(tmp_path):
 
 def test_commands_of_the_session_are_whole():
     pytest.importorskip("sphinx")
-    session = scripts.load(ROOT / "doc/extensions/session.py")
+    session = scripts.load("doc/extensions/session.py")
     parts = session.read_parts("#: a\necho 'one\ntwo' \\\n  three\nls\n#: b\nls\n")
     assert parts == {"a": ["echo 'one\ntwo' \\\n  three", "ls"], "b": ["ls"]}
     for commands in session.read_parts(session.SCRIPT.read_text()).values():

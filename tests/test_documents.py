@@ -10,11 +10,7 @@ import numpy.testing as npt
 import pytest
 from safetensors.numpy import save_file
 
-from dipy_ldm import (
-    LatentDiffusion,
-    _documents,
-    _serialization,
-)
+from dipy_ldm import LatentDiffusion, _documents, _serialization
 from dipy_ldm._utils.checks import InputError
 
 FILE = Path(__file__).parent / "files" / "format-11.safetensors"

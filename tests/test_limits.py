@@ -4,13 +4,12 @@ import os
 from pathlib import Path
 import shutil
 import signal
-import subprocess
 import sys
 import time
 
 import nibabel as nib
 import numpy as np
-from processes import TIMEOUT, answer, heed_ctrl_c
+from processes import TIMEOUT, answer, run, start
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -36,19 +35,6 @@ def cohort(tmp_path):
     return folder
 
 
-def start(command, cwd, **environment):
-    environment = os.environ | {"PYTHONPATH": str(ROOT)} | environment
-    return subprocess.Popen(
-        [*map(str, command)],
-        cwd=cwd,
-        env=environment,
-        text=True,
-        preexec_fn=heed_ctrl_c,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-
-
 @pytest.mark.parametrize(
     ("sent", "status", "sentence"),
     [
@@ -59,8 +45,9 @@ def start(command, cwd, **environment):
 def test_stopped_while_volumes_are_conformed(cohort, tmp_path, sent, status, sentence):
     cache = tmp_path / "cache"
     end = time.monotonic() + TIMEOUT
-    command = [sys.executable, "-c", SLOW + TRAIN, cohort, *OPTIONS]
-    process = start([*command, "--cache_dir", cache, "--out_dir", "out"], tmp_path)
+    options = (cohort, *OPTIONS, "--cache_dir", cache, "--out_dir", "out")
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = start(sys.executable, "-c", SLOW + TRAIN, *options, cwd=tmp_path, env=env)
     while not list(cache.glob(".*.partial/images.npy")) and time.monotonic() < end:
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
@@ -78,22 +65,17 @@ def test_a_home_that_can_not_be_written(cohort, tmp_path):
     prefix = []
     if os.geteuid() == 0:
         # Whom nothing is forbidden.
-        if not shutil.which("setpriv"):
+        if not (which := shutil.which("setpriv")):
             pytest.skip("there is no setpriv")
         less = "-dac_override,-dac_read_search"
-        prefix = ["setpriv", f"--bounding-set={less}", f"--inh-caps={less}"]
+        prefix = [which, f"--bounding-set={less}", f"--inh-caps={less}"]
     for folder in (home, work):
         folder.mkdir(mode=0o555)
     command = [*prefix, sys.executable, "-c", TRAIN, cohort, *OPTIONS]
-    process = start(
-        [*command, "--out_dir", tmp_path / "out"],
-        work,
-        HOME=str(home),
-        XDG_CACHE_HOME="",
-        MPLCONFIGDIR=str(tmp_path),
-    )
-    _, stderr = process.communicate(timeout=TIMEOUT)
-    assert process.returncode == 2
+    env = {"PYTHONPATH": str(ROOT), "HOME": str(home), "XDG_CACHE_HOME": ""}
+    env = os.environ | env | {"MPLCONFIGDIR": str(tmp_path)}
+    status, _, stderr = run(*command, "--out_dir", tmp_path / "out", cwd=work, env=env)
+    assert status == 2
     assert f"can't write the cache of volumes in {home}" in answer(stderr)
     assert "name another place with --cache_dir" in answer(stderr)
     assert "Traceback" not in stderr

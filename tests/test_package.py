@@ -2,11 +2,9 @@ import inspect
 import os
 from pathlib import Path
 import re
-import subprocess
-import sys
 
 import keras
-from processes import with_all
+from processes import run_python, with_all
 import pytest
 
 import dipy_ldm
@@ -18,10 +16,7 @@ ESTIMATORS = {"VQVAE": "dipy_ldm.vqvae", "LatentDiffusion": "dipy_ldm.latent_dif
 
 def test_import_leaves_keras_and_tensorflow_alone():
     code = "import sys, dipy_ldm; print({'keras', 'tensorflow'} & set(sys.modules))"
-    run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    assert run.stdout.strip() == "set()"
+    assert run_python("-c", code).stdout.strip() == "set()"
 
 
 TENSORFLOW_FIRST = """
@@ -51,13 +46,7 @@ def test_onednn_is_on_whatever_the_processor(before, said, enabled, warned):
     environment.pop("TF_ENABLE_ONEDNN_OPTS", None)
     if said:
         environment["TF_ENABLE_ONEDNN_OPTS"] = said
-    run = subprocess.run(
-        [sys.executable, "-c", before + IMPORT],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=environment,
-    )
+    run = run_python("-c", before + IMPORT, env=environment)
     assert run.stdout.strip() == enabled
     assert ("import dipy_ldm first" in run.stderr) is warned
 
@@ -67,13 +56,10 @@ def test_estimators_are_one_import_away(name):
     assert getattr(dipy_ldm, name).__module__ == ESTIMATORS[name]
 
 
-def test_dir_shows_the_public_names():
+def test_the_public_names_and_no_others_are_attributes():
     others = {"InputError", "__version__", "make_strategy"}
     assert set(dipy_ldm.__all__) == {*ESTIMATORS, *others}
     assert set(dipy_ldm.__all__) <= set(dir(dipy_ldm))
-
-
-def test_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'GAN'"):
         dipy_ldm.GAN  # noqa: B018
 
@@ -108,14 +94,8 @@ def test_other_backends_are_refused(backend, sentence):
     if backend == "numpy":
         pytest.importorskip("jax")  # which Keras' numpy needs
     without = ["without"] if backend == "jax" else []
-    run = subprocess.run(
-        [sys.executable, "-c", OTHER_BACKEND, *without],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=with_all(os.environ) | {"KERAS_BACKEND": backend},
-    )
-    assert sentence in run.stdout
+    env = with_all(os.environ) | {"KERAS_BACKEND": backend}
+    assert sentence in run_python("-c", OTHER_BACKEND, *without, env=env).stdout
 
 
 @pytest.mark.parametrize(
@@ -132,10 +112,8 @@ def test_other_settings_of_keras_are_refused(setting, value, good, blobs, monkey
         lambda: dipy_ldm.VQVAE().fit(blobs),
     ):
         # Not that the file is damaged.
-        sentence = (
-            f"^Keras is set to the {setting} {value!r}, and dipy_ldm needs {good!r}"
-        )
-        with pytest.raises(InputError, match=sentence):
+        chosen = f"^Keras is set to the {setting} {value!r}"
+        with pytest.raises(InputError, match=f"{chosen}, and dipy_ldm needs {good!r}"):
             use()
 
 
@@ -144,8 +122,7 @@ QUIET = "import dipy_ldm; dipy_ldm.LatentDiffusion.load('mnist').predict(1, step
 
 def test_import_and_first_use_say_nothing():
     environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
-    command = [sys.executable, "-c", QUIET]
-    run = subprocess.run(command, capture_output=True, text=True, env=environment)
+    run = run_python("-c", QUIET, env=environment, check=False)
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
 
 
@@ -167,13 +144,9 @@ model.predict(4, step=2)  # wrong
 def test_type_checkers_know_estimators_and_options(tmp_path):
     (tmp_path / "user.py").write_text(USER)
     options = "--follow-imports=silent", "--ignore-missing-imports", "--cache-dir=cache"
-    run = subprocess.run(
-        [sys.executable, "-m", "mypy", *options, "user.py"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env=with_all(os.environ) | {"MYPYPATH": str(ROOT)},
-    )
+    env = with_all(os.environ) | {"MYPYPATH": str(ROOT)}
+    how = {"cwd": tmp_path, "env": env, "check": False}
+    run = run_python("-m", "mypy", *options, "user.py", **how)
     revealed = re.findall(r'Revealed type is "([\w.]+)', run.stdout)
     estimators = [f"{module}.{name}" for name, module in ESTIMATORS.items()]
     assert revealed == [*estimators, "numpy.ndarray"]

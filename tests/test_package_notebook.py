@@ -100,19 +100,14 @@ def outputs(tmp_path_factory):
         path = folder / "cohort" / f"sub-{i:02d}_T1w.nii.gz"
         save(path, volume[..., 0], grid_affine())
     sources = CELLS.strip().split("\n---\n")
-    notebook = nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_code_cell(source) for source in sources]
-    )
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    notebook = nbformat.v4.new_notebook(cells=cells)
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        client = nbclient.NotebookClient(
-            notebook,
-            timeout=300,
-            allow_errors=True,
-            resources={"metadata": {"path": str(folder)}},
-        )
-        client.execute()
+        how = {"timeout": 300, "allow_errors": True}
+        how["resources"] = {"metadata": {"path": str(folder)}}
+        nbclient.NotebookClient(notebook, **how).execute()
     return {s: cell.outputs for s, cell in zip(sources, notebook.cells, strict=True)}
 
 

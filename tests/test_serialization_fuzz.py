@@ -19,19 +19,14 @@ from dipy_ldm.prior._conditional_mean import ConditionalMean
 from dipy_ldm.prior._gaussian import Gaussian
 from dipy_ldm.prior._probe import LinearProbe
 
+PARAMETERS = {"widths": [2], "blocks": 1, "n_codes": 3, "n_codebooks": 1, "code_dim": 1}
+PARAMETERS |= {"commitment": 0.25, "loss": "squared", "bottleneck": "codebook"}
+OF_DENOISER = {"widths": [4], "blocks": 1, "attention": None, "schedule": "cosine"}
+AGE = {"kind": "continuous", "levels": {}, "quantiles": [20.5, 50.0, 80.0]}
+SEX = {"kind": "class", "levels": {"F": 10, "M": 12}, "quantiles": []}
 # As an autoencoder and a diffusion model say it.
 DOCUMENT = {
-    "vqvae": {
-        "widths": [2],
-        "blocks": 1,
-        "n_codes": 3,
-        "n_codebooks": 1,
-        "code_dim": 1,
-        "commitment": 0.25,
-        "loss": "squared",
-        "bottleneck": "codebook",
-        "seed": 0,
-    },
+    "vqvae": PARAMETERS | {"seed": 0},
     "sharpening": 0.25,
     "shape": [4, 5, 1],
     "intensity": [0.0, 1.0],
@@ -39,35 +34,13 @@ DOCUMENT = {
     "history": {"loss": [0.5, 0.25], "mse": [0.1, 0.05]},
     "fingerprint": "abc",
     "precision": {"name": "float32", "reason": "as asked for"},
-    "latent_diffusion": {
-        "widths": [4],
-        "blocks": 1,
-        "attention": None,
-        "schedule": "cosine",
-        "target": "v",
-        "guide": False,
-        "seed": 0,
-    },
+    "latent_diffusion": OF_DENOISER | {"target": "v", "guide": False, "seed": 0},
     "latent_mean": [0.5],
     "latent_scale": [1.5],
     "latent_shape": [2, 3, 1],
     "conditions": {
-        "age": {
-            "kind": "continuous",
-            "levels": {},
-            "quantiles": [20.5, 50.0, 80.0],
-            "missing": 0.25,
-            "units": "years",
-            "meanings": None,
-        },
-        "sex": {
-            "kind": "class",
-            "levels": {"F": 10, "M": 12},
-            "quantiles": [],
-            "missing": 0.0,
-            "units": None,
-            "meanings": {"F": "female"},
-        },
+        "age": AGE | {"missing": 0.25, "units": "years", "meanings": None},
+        "sex": SEX | {"missing": 0.0, "units": None, "meanings": {"F": "female"}},
     },
     "latent_diffusion_history": {"loss": [0.5]},
     "latent_diffusion_fingerprint": "abc",
@@ -155,14 +128,9 @@ def join(header, data):
 
 def places(tree, path=()):
     """List the way to each entry of nested dictionaries and lists."""
-    entries = (
-        tree.items()
-        if isinstance(tree, dict)
-        else enumerate(tree)
-        if isinstance(tree, list)
-        else ()
-    )
-    for key, entry in entries:
+    if isinstance(tree, list):
+        tree = dict(enumerate(tree))
+    for key, entry in tree.items() if isinstance(tree, dict) else ():
         yield (*path, key)
         yield from places(entry, (*path, key))
 
@@ -206,12 +174,8 @@ def change_document(draw, raw):
 
 def change_text(draw, raw):
     header, data = split(raw)
-    text = draw(
-        st.one_of(
-            st.text(max_size=9),
-            st.sampled_from(["[" * 200_000, "[]", "null", "9" * 5000, '{"kind": "x"}']),
-        )
-    )
+    bad = st.sampled_from(["[" * 200_000, "[]", "null", "9" * 5000, '{"kind": "x"}'])
+    text = draw(st.one_of(st.text(max_size=9), bad))
     header["__metadata__"]["dipy_ldm"] = text
     return join(header, data)
 
@@ -269,13 +233,9 @@ def load_changed(whole, data):
 
 def test_changed_files_are_read_or_refused(whole):
     # The same every time, so that nobody's change fails by another's luck.
-    options = settings(
-        max_examples=EXAMPLES[whole[0]],
-        deadline=None,
-        derandomize=True,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
+    options = {"derandomize": True, "database": None, "deadline": None}
+    options["suppress_health_check"] = list(HealthCheck)
+    chosen = settings(max_examples=EXAMPLES[whole[0]], **options)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    options(given(st.data())(lambda data: load_changed(whole, data)))()
+    chosen(given(st.data())(lambda data: load_changed(whole, data)))()
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < GIBIBYTE / 1024

@@ -25,14 +25,9 @@ STOCK = Path(__file__).with_name("train_stock_keras.py")
 
 def train_with_stock_keras(environments):
     """Return what each process says of the promises that Keras breaks."""
+    how = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
     processes = [
-        subprocess.Popen(
-            [sys.executable, STOCK],
-            env=os.environ | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
+        subprocess.Popen([sys.executable, STOCK], env=os.environ | environment, **how)
         for environment in environments
     ]
     answers = [process.communicate(timeout=TIMEOUT)[0] for process in processes]
@@ -44,9 +39,8 @@ def train_with_stock_keras(environments):
 def on_machines():
     cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
     tasks = ({"type": "worker", "index": index} for index in range(2))
-    return train_with_stock_keras(
-        [{"TF_CONFIG": json.dumps({"cluster": cluster, "task": t})} for t in tasks]
-    )
+    configs = (json.dumps({"cluster": cluster, "task": task}) for task in tasks)
+    return train_with_stock_keras([{"TF_CONFIG": config} for config in configs])
 
 
 @pytest.mark.xfail(reason="Keras makes no metrics of several machines' batches")
@@ -84,13 +78,9 @@ def test_keras_makes_metrics_before_the_first_step():
 
 @pytest.mark.xfail(reason="TensorFlow sorts nodes as text, and fails without GPUs")
 def test_tensorflow_lists_the_machines_of_slurm(monkeypatch):
-    for name, value in {
-        "JOB_ID": "20",
-        "STEP_NUM_TASKS": "3",
-        "STEP_NODELIST": "n[9-10]",
-        "STEP_TASKS_PER_NODE": "2,1",
-        "PROCID": "2",
-    }.items():
+    step = {"STEP_NUM_TASKS": "3", "STEP_NODELIST": "n[9-10]"}
+    step |= {"STEP_TASKS_PER_NODE": "2,1", "JOB_ID": "20", "PROCID": "2"}
+    for name, value in step.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     resolve = tf.distribute.cluster_resolver.SlurmClusterResolver
     machines = resolve(gpus_per_node=1, gpus_per_task=0).cluster_spec()

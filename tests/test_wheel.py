@@ -16,16 +16,8 @@ from dipy_ldm import __version__
 ROOT = Path(__file__).parents[1]
 NAME = f"dipy_ldm-{__version__}"
 LICENCES = ("LICENSE", "dipy_ldm/data/MNIST-LICENSE.md")
-COMMANDS = (
-    "dipy_train_ldm",
-    "dipy_generate_ldm",
-    "dipy_denoise_ldm",
-    "dipy_inpaint_ldm",
-    "dipy_check_ldm",
-    "dipy_ldm_bids",
-    "dipy_evaluate_ldm",
-    "dipy_audit_ldm",
-)
+TASKS = "train", "generate", "denoise", "inpaint", "check", "evaluate", "audit"
+COMMANDS = (*(f"dipy_{task}_ldm" for task in TASKS), "dipy_ldm_bids")
 # What is in use here must not be found there.
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
 

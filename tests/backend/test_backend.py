@@ -9,6 +9,7 @@ import platform
 import subprocess
 import sys
 import threading
+from unittest import mock
 
 import numpy as np
 import numpy.testing as npt
@@ -160,13 +161,10 @@ def four_gpus(monkeypatch):
             self.worker_devices = [f"/replica:0/device:{name}" for name in devices]
             self.extended = self
 
-    made = Strategy
-    monkeypatch.setattr(_backend.strategy, "_mirrored", made)
-    monkeypatch.setattr(
-        _backend.strategy.tf.distribute,
-        "OneDeviceStrategy",
-        lambda device: made([device]),
-    )
+    monkeypatch.setattr(_backend.strategy, "_mirrored", Strategy)
+    distribute = _backend.strategy.tf.distribute
+    one_device = lambda device: Strategy([device])  # noqa: E731
+    monkeypatch.setattr(distribute, "OneDeviceStrategy", one_device)
     return fake
 
 
@@ -175,10 +173,8 @@ def test_other_gpus_than_those_chosen_are_not_started(four_gpus, monkeypatch):
     strategy = _backend.make_strategy("auto", ["GPU:3", "1"])
     assert four_gpus.started == four_gpus.growing == ["GPU:3", "GPU:1"]
     # TensorFlow counts those that it sees, in the machine's order.
-    assert strategy.worker_devices == [
-        "/replica:0/device:GPU:1",
-        "/replica:0/device:GPU:0",
-    ]
+    devices = [f"/replica:0/device:GPU:{number}" for number in (1, 0)]
+    assert strategy.worker_devices == devices
     assert _backend.free_memory(strategy) == [1, 3]
     assert _backend.gpu_capabilities(strategy) == [(1, 0), (3, 0)]
     (one,) = _backend.make_strategy("auto", ["GPU:3"]).worker_devices
@@ -271,9 +267,8 @@ def test_where_the_system_takes_nothing_back_nothing_happens(monkeypatch, error)
 def test_a_gpu_that_can_not_be_used_is_named(monkeypatch, caplog):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(_backend.strategy, "_has_gpu", lambda: True)
-    with pytest.raises(
-        InputError, match="driver is too old .* choose the device CPU:0"
-    ):
+    sentence = "driver is too old .* choose the device CPU:0"
+    with pytest.raises(InputError, match=sentence):
         _backend.make_strategy("auto")
     # Generating takes seconds.
     assert _backend.make_strategy("auto", alone=True) is None
@@ -284,13 +279,11 @@ def test_a_gpu_that_can_not_be_used_is_named(monkeypatch, caplog):
 
 
 def test_a_gpu_that_does_not_start_is_named(monkeypatch):
-    def fail(kind):
-        raise RuntimeError("CUDA_ERROR_OUT_OF_MEMORY: out of memory\nand more")
-
+    error = RuntimeError("CUDA_ERROR_OUT_OF_MEMORY: out of memory\nand more")
+    fail = mock.Mock(side_effect=error)
     monkeypatch.setattr(_backend.strategy.tf.config, "list_logical_devices", fail)
-    with pytest.raises(
-        InputError, match=r"\(CUDA_ERROR_OUT_OF_MEMORY: out of memory\)"
-    ):
+    sentence = r"\(CUDA_ERROR_OUT_OF_MEMORY: out of memory\)"
+    with pytest.raises(InputError, match=sentence):
         _backend.make_strategy("auto")
 
 
@@ -389,16 +382,14 @@ def test_strategies_that_cannot_be(arguments, sentence):
         _backend.make_strategy(*arguments)
 
 
-@pytest.mark.parametrize(
-    ("batch_size", "sentence"), [(10, "8 or 12"), (3, "at least 4")]
-)
-def test_batches_that_replicas_cannot_share(batch_size, sentence):
+def test_batches_that_replicas_cannot_share():
     class Four:
         num_replicas_in_sync = 4
 
     assert _backend.share_of(12, Four) == 3
-    with pytest.raises(InputError, match=sentence):
-        _backend.share_of(batch_size, Four)
+    for batch_size, sentence in ((10, "8 or 12"), (3, "at least 4")):
+        with pytest.raises(InputError, match=sentence):
+            _backend.share_of(batch_size, Four)
 
 
 class Two:

@@ -3,13 +3,11 @@
 from importlib.util import find_spec
 import os
 from pathlib import Path
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import numpy.testing as npt
-from processes import with_all
+from processes import run_python, with_all
 import pytest
 
 from dipy_ldm import _backend
@@ -17,10 +15,9 @@ from dipy_ldm._utils.checks import InputError
 
 HERE = Path(__file__).parent
 TESTS = HERE.parent
+skipif = pytest.mark.skipif
 OTHERS = [
-    pytest.param(
-        name, marks=pytest.mark.skipif(not find_spec(name), reason="not installed")
-    )
+    pytest.param(name, marks=skipif(not find_spec(name), reason="not installed"))
     for name in ("jax", "torch")
 ]
 STEPS = 50
@@ -34,14 +31,10 @@ SELECTED = (
 
 
 def run(backend, *arguments):
-    env = with_all(os.environ) if backend == "jax" else os.environ
-    done = subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        # JAX compiles for longer than it computes.
-        env=env | {"KERAS_BACKEND": backend, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
-    )
+    env = with_all(os.environ) if backend == "jax" else dict(os.environ)
+    # JAX compiles for longer than it computes.
+    env |= {"KERAS_BACKEND": backend, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    done = run_python(*arguments, env=env, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -80,9 +73,10 @@ def test_the_tests_that_lie_next_to_it_pass(backend):
     assert " passed" in said
 
 
-@pytest.mark.skipif(
-    keras.config.backend() == "tensorflow", reason="TensorFlow has strategies"
-)
+on_others = skipif(keras.config.backend() == "tensorflow", reason="it has strategies")
+
+
+@on_others
 @pytest.mark.parametrize(
     ("asked", "sentence"),
     [
@@ -98,9 +92,7 @@ def test_strategies_are_refused_without_tensorflow(asked, sentence):
         _backend.make_strategy(**asked)
 
 
-@pytest.mark.skipif(
-    keras.config.backend() == "tensorflow", reason="TensorFlow has strategies"
-)
+@on_others
 def test_tasks_that_would_each_train_by_themselves_are_refused(monkeypatch):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
     with pytest.raises(InputError, match="several tasks were started"):

@@ -1,12 +1,12 @@
 """Memory: what is announced is what is taken, and what is not there is asked for."""
 
+from functools import partial
 import gc
 import json
 from pathlib import Path
 import resource
-import subprocess
-import sys
 
+from processes import run_python
 import pytest
 
 from dipy_ldm import VQVAE, LatentDiffusion, _backend
@@ -28,8 +28,7 @@ PATH = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r}); "
     ],
 )
 def test_estimated_memory_is_within_a_third_of_the_measured(case):
-    command = [sys.executable, BENCHMARK, "--case", json.dumps(case)]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    result = run_python(BENCHMARK, "--case", json.dumps(case))
     announced, taken = json.loads(result.stdout.splitlines()[-1])
     assert 2 / 3 < announced / taken < 4 / 3
 
@@ -115,13 +114,9 @@ def test_where_memory_is_used_up_a_sentence_says_so(monkeypatch, capsys, error):
 def test_a_limit_of_the_address_space(tmp_path, gibibytes):
     line = "from dipy_ldm.workflows import cli; sys.argv[0] = 'x'; cli.generate()"
     options = ["mnist", "--n_samples", "2", "--steps", "1", "--out_dir", tmp_path]
-    limit = int(gibibytes * 2**30)
-    result = subprocess.run(
-        [sys.executable, "-c", PATH + line, *options],
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
-    )
+    limits = (resource.RLIMIT_AS, [int(gibibytes * 2**30)] * 2)
+    how = {"check": False, "preexec_fn": partial(resource.setrlimit, *limits)}
+    result = run_python("-c", PATH + line, *options, **how)
     if gibibytes > 2:
         assert result.returncode == 0, result.stderr
         return
