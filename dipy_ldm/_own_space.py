@@ -218,7 +218,7 @@ class MaskedScan(NamedTuple):
         return self.channel.conform(self.file, filled, self.affine, grid)
 
     def filled(self, values: npt.ArrayLike) -> np.ndarray:
-        """Return the volume with other ``(voxels, channels)`` in its hole."""
+        """Return the volume with other values ``(voxels, channels)`` in its hole."""
         volume = self.data.copy()
         volume[self.hole] = values
         return volume

@@ -152,7 +152,7 @@ def _splines(length):
 def add_lesions(
     window: np.ndarray, mask: np.ndarray, stream: np.random.Generator
 ) -> None:
-    """Add ellipsoids to ``(*size, channels)`` that are brighter or darker."""
+    """Add brighter or darker ellipsoids to a window ``(*size, channels)``."""
     tissue = window.max(-1) > _TISSUE
     candidates = np.flatnonzero(tissue)
     if not len(candidates):

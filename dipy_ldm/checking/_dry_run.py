@@ -94,7 +94,7 @@ def _cut_short(estimator: VQVAE | LatentDiffusion) -> Iterator[None]:
 def time_training_steps(
     recipe: Any, images: np.ndarray, seconds: float, **options: Any
 ) -> Paces:
-    """Time some steps of both stages on ``(batch, *space, channels)``."""
+    """Time some steps of both stages on images ``(batch, *space, channels)``."""
     begin, overrides = time.monotonic(), {"steps": _MAX_STEPS, "epochs": 1}
     until = [_stop_after(_MAX_STEPS, seconds)]
     with _cut_short(recipe.vqvae):
@@ -118,7 +118,7 @@ def time_training_steps(
 def overfit(
     recipe: Any, images: np.ndarray, affine: np.ndarray | None, seconds: float
 ) -> Overfit:
-    """Overfit an autoencoder to eight ``(n, *space, channels)``, to see it learn."""
+    """Overfit an autoencoder to eight images, to see that it can learn."""
     images = _reduced(np.asarray(images, "float32"), affine)
     vqvae = VQVAE(**recipe.vqvae.get_params())
     overrides = {

@@ -170,7 +170,7 @@ def flat(images: np.ndarray, affine: np.ndarray | None) -> np.ndarray:
 
 
 def gallery(images: np.ndarray, affine: np.ndarray | None, usual: int) -> Callable:
-    """Return what shows some of ``(n, *space, channels)``, and a usual one last."""
+    """Return a function that shows images by number, and a usual one last."""
 
     def show(numbers, caption):
         chosen = np.stack([images[i] for i in [*numbers, usual]])

@@ -59,7 +59,7 @@ _OF_SHAPE = {
 
 
 def measure_brightness(images: np.ndarray) -> Brightness:
-    """Measure the brightness of every image of ``(n, *space, channels)``."""
+    """Measure how bright each of the images ``(n, *space, channels)`` is."""
     # Volumes have been brought to [0, 1].
     ends = (0, 1) if images.ndim == 5 else (images.min(), images.max())
     low, high = map(np.float32, ends)

@@ -92,7 +92,7 @@ def check_memory(
     shape: tuple[int, ...],
     patch: int | Sequence[int] | None,
 ) -> Finding:
-    """Compare needed with free memory for both stages of ``(n, *space, channels)``."""
+    """Compare the memory that both stages need with what is free."""
     parameters = recipe.vqvae._parameters(len(shape) - 2)
     architecture = recipe.model._architecture(shape)
     first = autoencoder.needed_memory(parameters, shape, patch, trainings[0])

@@ -371,7 +371,7 @@ def write_changed(
     description: str,
     ready: Callable | None = None,
 ) -> None:
-    """Write a volume with other ``(voxels, channels)`` inside, all else as it is.
+    """Write a volume with other values ``(voxels, channels)`` in a part of it.
 
     All that is outside, and all of the header but its description, is equal to the
     bit: type, scaling, affine, extensions.

@@ -34,7 +34,7 @@ class Intensities(NamedTuple):
 
 
 def measure_range(data: np.ndarray) -> Intensities:
-    """Find the robust range of each channel of ``(x, y, z, channels)``.
+    """Find the robust range of each channel of a volume ``(x, y, z, channels)``.
 
     The highest value is the 99.5th percentile of all voxels that are not 0. The lowest
     is 0 unless more than a few of them are negative, as those of computed tomography
@@ -62,7 +62,7 @@ def scale_intensities(data: np.ndarray, intensities: Intensities) -> np.ndarray:
 
 
 def is_flattened(data: np.ndarray, scaled: np.ndarray) -> bool:
-    """Return whether ``(x, y, z, channels)`` lose their contrast by scaling to [0, 1].
+    """Return whether a volume loses its contrast by scaling to [0, 1].
 
     All its values are at the ends then, although they differ: they have a large offset,
     or a number far from all others marks missing voxels. A label, whose values do not
@@ -83,7 +83,7 @@ def _is_flattened(channel, scaled):
 
 
 def unscale_intensities(data: np.ndarray, intensities: Intensities) -> np.ndarray:
-    """Scale ``(x, y, z, channels)`` in [0, 1] back to a volume's own range."""
+    """Scale values ``(x, y, z, channels)`` in [0, 1] back to a volume's own range."""
     low, high = intensities
     return (low + data * (high - low)).astype("float32", copy=False)
 

@@ -106,7 +106,7 @@ class CopyFilter(NamedTuple):
         )
 
     def copies(self, images: np.ndarray, vqvae: VQVAE) -> np.ndarray:
-        """Return which of ``(n, *space, channels)`` are near to a training image."""
+        """Return which of the images ``(n, *space, channels)`` are near-copies."""
         images = scaled(images, vqvae)
         near = self.invariant.has(self.projection.of(images))
         near |= self.voxels.has(project_randomly(voxels().compute(images)))
@@ -130,7 +130,7 @@ class CopyReplacer:
     def generate(
         self, generate: Callable[[list[int], int], np.ndarray], numbers: range
     ) -> tuple[np.ndarray, list[int]]:
-        """Generate some ``(n, *space, channels)``; return their numbers as well."""
+        """Generate images ``(n, *space, channels)``; return their numbers, too."""
         places = list(range(len(numbers)))
         images, used = generate(places, numbers.start), list(numbers)
         while (bad := self.find(images[places])).size:

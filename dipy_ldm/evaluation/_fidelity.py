@@ -103,7 +103,7 @@ def distances(
     seed: int = 0,
     subjects: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
 ) -> dict[str, Interval | None]:
-    """Measure how far ``(n, features)`` are from real ones, and how varied they are."""
+    """Measure how far samples ``(n, features)`` are from real ones, and how varied."""
     n = min(len(real), len(fake))
     if n < MIN_IMAGES:
         raise InputError(f"give at least {MIN_IMAGES} images of each kind, not {n}.")
@@ -147,7 +147,7 @@ def measure_variety(sets: Sets, seed: int = 0) -> dict[str, Interval]:
 
 
 def pair_similarity(images: np.ndarray, seed: int = 0) -> Interval:
-    """Measure the mean similarity of random pairs of ``(n, *space, channels)``."""
+    """Measure the mean similarity of pairs of images ``(n, *space, channels)``."""
     order = np.random.default_rng(seed).permutation(len(images))
     # Round in a circle: nothing meets itself.
     pairs = list(zip(order, np.roll(order, 1), strict=True))[:_MAX_PAIRS]

@@ -330,6 +330,6 @@ def infer_membership(
 
 
 def area_under_curve(train: np.ndarray, held_out: np.ndarray) -> float:
-    """Return the area under the curve of true by false positives, of ``(n,)``."""
+    """Return the area under the curve of true by false positives of scores ``(n,)``."""
     pairs = len(train) * len(held_out)
     return float(stats.mannwhitneyu(held_out, train).statistic) / pairs

@@ -440,7 +440,7 @@ def fill_in(
 def write_inpainted(
     path: Path, scan: MaskedScan, values: np.ndarray, facts: dict
 ) -> None:
-    """Write a volume with ``(voxels, channels)`` in its hole, and how it was made."""
+    """Write a volume with other values in its hole, and how it was made."""
     channel = scan.channel
     if channel.dtype:
         # Its file may be of a type that has not all of its values.

@@ -136,7 +136,7 @@ class Samples(NamedTuple):
     def draw(
         self, images: np.ndarray, captions: Sequence[str], columns: int | None = None
     ) -> None:
-        """Draw the first of ``(n, h, w, channels)``, with captions below."""
+        """Draw the first of the pictures ``(n, h, w, channels)``, with captions."""
         if self.picture is not None:
             from dipy_ldm import plots
 
