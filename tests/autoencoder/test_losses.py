@@ -102,8 +102,8 @@ def test_error_does_not_know_weights():
     images = smooth((28, 28))
     y_true = np.concatenate([images, np.zeros_like(images)], -1)
     expected = np.mean((images - 0.5) ** 2, (1, 2, 3))
-    found = applied(losses.error(1), y_true, np.full_like(images, 0.5))
-    npt.assert_allclose(found, expected, rtol=1e-5)
+    errors = applied(losses.error(1), y_true, np.full_like(images, 0.5))
+    npt.assert_allclose(errors, expected, rtol=1e-5)
 
 
 def test_unknown_loss():

@@ -83,8 +83,8 @@ def test_losses_pull_codes_and_vectors():
     vectors = np.random.default_rng(3).standard_normal((4, 5, 3)).astype("float32")
     layer(vectors)
     square = np.mean((to_numpy(layer.quantise(vectors)) - vectors) ** 2)
-    found = [to_numpy(x) for x in layer.losses]
-    npt.assert_allclose(found, [square, 0.25 * square], rtol=1e-5)
+    layer_losses = [to_numpy(x) for x in layer.losses]
+    npt.assert_allclose(layer_losses, [square, 0.25 * square], rtol=1e-5)
 
 
 def test_codes_are_counted_in_training_only():

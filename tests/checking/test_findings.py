@@ -37,8 +37,8 @@ def test_a_finding_is_saved_without_its_pictures():
 
 
 def test_names_are_listed_up_to_a_few_and_counted():
-    found = [values.listed(range(n), 2) for n in (1, 2, 3)]
-    assert found == ["0", "0, 1", "0, 1 and 1 more"]
+    texts = [values.listed(range(n), 2) for n in (1, 2, 3)]
+    assert texts == ["0", "0, 1", "0, 1 and 1 more"]
     assert values.counted(1, "file") == "1 file"
     assert values.counted(1200, "file") == "1,200 files"
 

@@ -81,10 +81,10 @@ def test_shape_outlier_is_reported(volumes, names):
 
 
 def test_background_within_the_range_is_reported(volumes):
-    found = outliers.measure_brightness(np.where(volumes > 0, volumes, 0.5))
-    assert outliers.check_background(found).state == "amber"
-    found = outliers.measure_brightness(volumes)
-    assert outliers.check_background(found).state == "green"
+    brightness = outliers.measure_brightness(np.where(volumes > 0, volumes, 0.5))
+    assert outliers.check_background(brightness).state == "amber"
+    brightness = outliers.measure_brightness(volumes)
+    assert outliers.check_background(brightness).state == "green"
 
 
 def test_a_grid_that_is_empty_for_the_most_part_is_to_be_cropped(volumes):
@@ -94,8 +94,8 @@ def test_a_grid_that_is_empty_for_the_most_part_is_to_be_cropped(volumes):
     assert finding.state == "amber"
     assert "--shape 8 9 9" in finding.cure
     assert "22 x 24 x 23 voxels of 2 mm" in finding.message
-    found = outliers.measure_brightness(volumes[:, 1:9, 1:10])
-    assert outliers.check_grid(found, affine).state == "green"
+    brightness = outliers.measure_brightness(volumes[:, 1:9, 1:10])
+    assert outliers.check_grid(brightness, affine).state == "green"
 
 
 def test_equal_images_are_reported():

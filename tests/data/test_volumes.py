@@ -189,9 +189,9 @@ def test_an_interrupted_run_leaves_no_cache(cohort, load, tmp_path, monkeypatch)
 
 def test_runs_at_the_same_time_do_not_clash(cohort, load, tmp_path):
     with ThreadPoolExecutor(4) as threads:
-        found = list(threads.map(load, [cohort] * 4))
-    for each in found:
-        npt.assert_array_equal(each.images, found[0].images)
+        loaded = list(threads.map(load, [cohort] * 4))
+    for each in loaded:
+        npt.assert_array_equal(each.images, loaded[0].images)
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 

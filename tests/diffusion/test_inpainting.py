@@ -61,9 +61,9 @@ def test_latents_are_set_free_at_one_noise_whatever_the_schedule():
     npt.assert_allclose(cosine, [0, 0.25, 0.25, 0.6, 1, 1], atol=1e-6)
     linear = inpainting.release_times(shares, "linear")
     npt.assert_array_equal(linear[[0, 4, 5]], [0, 1, 1])
-    found = schedules.rates("linear", linear[1:4])[1]
-    wanted = schedules.rates("cosine", cosine[1:4])[1]
-    npt.assert_allclose(found, wanted, atol=1e-5)
+    linear_noise = schedules.rates("linear", linear[1:4])[1]
+    cosine_noise = schedules.rates("cosine", cosine[1:4])[1]
+    npt.assert_allclose(linear_noise, cosine_noise, atol=1e-5)
 
 
 def test_resampling_restores_the_noise_level():

@@ -146,8 +146,10 @@ def test_left_and_right_are_kept(cohort):
 
 def test_nothing_folds_or_tears(cohort, deformations):
     for deformation in deformations:
-        found = jacobian_determinants(deformation.displacement, cohort.FIELD_SPACING)
-        assert 0.03 < found.min() and found.max() < 8
+        determinants = jacobian_determinants(
+            deformation.displacement, cohort.FIELD_SPACING
+        )
+        assert 0.03 < determinants.min() and determinants.max() < 8
 
 
 def test_displacements_are_those_of_people(deformations):
@@ -288,10 +290,10 @@ def test_covariates_are_written_beside_the_volumes(cohort, tmp_path):
     assert found.units == {"ventricles": "mL", "offset": "mm", "contrast": "%"}
     assert set(found.levels["group"]) == {"control", "patient"}
     traits = [cohort.draw_traits(i, 2) for i in range(3)]
-    known = [cohort.make_subject(i, 2, traits=traits[i])[1] for i in range(3)]
+    covariates = [cohort.make_subject(i, 2, traits=traits[i])[1] for i in range(3)]
     for name, values in found.values.items():
         for i, value in enumerate(values):
-            assert value in (None, known[i][name])
+            assert value in (None, covariates[i][name])
 
 
 def test_covariates_match_measurements(cohort):

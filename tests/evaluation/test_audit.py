@@ -300,12 +300,12 @@ def test_guessing_finds_as_many_members_as_it_accuses(monkeypatch):
     monkeypatch.setattr(membership, "area_under_curve", lambda *losses: losses[0][0])
     rng = np.random.default_rng(0)
     draws = (map(rng.standard_normal, (200, 100)) for _ in range(100))
-    found = [membership.infer_membership(*x, seed) for seed, x in enumerate(draws)]
-    mean = np.mean([one.true_positive_rate.value for one in found])
+    members = [membership.infer_membership(*x, seed) for seed, x in enumerate(draws)]
+    mean = np.mean([one.true_positive_rate.value for one in members])
     assert mean == pytest.approx(2 / 101, rel=0.25)
-    assert found[0].false_rate == 2 / 101
+    assert members[0].false_rate == 2 / 101
     # Both sets are drawn: the limit is not known. By the count alone, 12 % were.
-    assert sum(one.true_positive_rate.low > one.false_rate for one in found) <= 9
+    assert sum(one.true_positive_rate.low > one.false_rate for one in members) <= 9
 
 
 def test_losses_are_lower_without_noise_to_learn(diffusion, blobs):

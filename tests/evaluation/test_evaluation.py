@@ -193,9 +193,11 @@ def test_intervals_of_shares_are_shares(rng):
         assert name == "density" or high <= 1
     assert figures["frechet"].low >= 0
     assert Interval(0.1, -0.4, 0.6).within(0, 1) == Interval(0.1, 0, 0.6)
-    asked = np.arange(9)
-    found = probes.measure_agreement(asked, asked + 0.01 * rng.standard_normal(9))
-    assert found["r"].high <= 1
+    requested = np.arange(9)
+    agreement = probes.measure_agreement(
+        requested, requested + 0.01 * rng.standard_normal(9)
+    )
+    assert agreement["r"].high <= 1
     told = membership.infer_membership(np.arange(120.0), np.arange(120) + 100.0)
     assert told.auc.high <= 1 and told.true_positive_rate.high <= 1
 
@@ -267,10 +269,12 @@ def test_tissues_are_separated(rng):
 def test_requested_values_are_correlated_with_measurements(rng):
     asked = rng.uniform(20, 80, 200)
     measured = 50 + 0.5 * (asked - 50) + rng.standard_normal(200)
-    found = probes.measure_agreement(asked, measured)
-    assert found["slope"].low < 0.5 < found["slope"].high
-    assert found["r"].value > 0.98
-    assert found["error"].value == pytest.approx(np.abs(0.5 * (asked - 50)).mean(), 0.1)
+    agreement = probes.measure_agreement(asked, measured)
+    assert agreement["slope"].low < 0.5 < agreement["slope"].high
+    assert agreement["r"].value > 0.98
+    assert agreement["error"].value == pytest.approx(
+        np.abs(0.5 * (asked - 50)).mean(), 0.1
+    )
     nothing = probes.measure_agreement(asked, rng.uniform(20, 80, 200))
     assert nothing["r"].low < 0 < nothing["r"].high
     for numbers, measured, sentence in (
@@ -289,7 +293,7 @@ def test_requested_values_are_correlated_with_measurements(rng):
     pairs = asked[:20].repeat(10), rng.uniform(20, 80, 20).repeat(10)
     whose = (None, np.arange(20).repeat(10))
     both = (probes.measure_agreement(*pairs, subjects=who) for who in whose)
-    narrow, wide = (found["r"] for found in both)
+    narrow, wide = (agreement["r"] for agreement in both)
     assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
 
 
@@ -512,9 +516,9 @@ def test_an_evaluation_of_images(diffusion, blobs, tmp_path, monkeypatch):
 def test_real_images_as_samples_match_real_ones(diffusion, blobs, rng):
     real = np.concatenate([blobs] * 2)[rng.permutation(128)]
     features = [own(lambda x: x[:, ::4, ::4])]
-    found = evaluate(diffusion, real[:96], real[96:], features=features)
-    assert [how for _, how in conclude(found.figures)] == ["good"]
-    assert list(found.figures["features"]) == ["own"]
+    evaluation = evaluate(diffusion, real[:96], real[96:], features=features)
+    assert [how for _, how in conclude(evaluation.figures)] == ["good"]
+    assert list(evaluation.figures["features"]) == ["own"]
 
 
 def test_page_shows_classifier_results(diffusion, blobs, monkeypatch):

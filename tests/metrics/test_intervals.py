@@ -102,9 +102,9 @@ def test_bootstrap_resamples_rows_and_does_not_add_the_bias_of_few(rng):
 def test_subsamples_have_the_width_of_the_normal_interval(rng, most):
     x, y = rng.standard_normal((2, 1000)) + 3
     measure = lambda a, b: [a.mean(), b.mean() - a.mean()]  # noqa: E731
-    found = subsample(measure, x, y, most=most, resamples=1000)
-    assert [f.value for f in found] == [x.mean(), y.mean() - x.mean()]
-    widths = [f.high - f.low for f in found]
+    intervals = subsample(measure, x, y, most=most, resamples=1000)
+    assert [f.value for f in intervals] == [x.mean(), y.mean() - x.mean()]
+    widths = [f.high - f.low for f in intervals]
     wanted = 2 * 1.96 / np.sqrt(1000)
     assert widths == pytest.approx([wanted, np.sqrt(2) * wanted], rel=0.15)
 

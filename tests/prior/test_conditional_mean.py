@@ -19,12 +19,12 @@ SHAPE = (4, 3, 2)
 def cohort(n, effect=1.0, seed=0):
     """Make latents that an age and a sex change, and say what they are."""
     rng = np.random.default_rng(seed)
-    given = {"age": rng.uniform(20, 80, n).tolist()}
-    given["sex"] = rng.choice(["F", "M"], n, p=[0.7, 0.3]).tolist()
-    given["age"][0] = given["sex"][1] = None
-    given["sex"][2:4] = "F", "M"
-    known = learn(given, n)
-    numbers = ConditionBatch.of(known, given, n).numbers
+    conditions = {"age": rng.uniform(20, 80, n).tolist()}
+    conditions["sex"] = rng.choice(["F", "M"], n, p=[0.7, 0.3]).tolist()
+    conditions["age"][0] = conditions["sex"][1] = None
+    conditions["sex"][2:4] = "F", "M"
+    known = learn(conditions, n)
+    numbers = ConditionBatch.of(known, conditions, n).numbers
     of_age, of_sex, latents = rng.standard_normal((3, n, *SHAPE)).astype("float32")
     truth = np.zeros_like(latents)
     for row, (age, sex) in enumerate(numbers):

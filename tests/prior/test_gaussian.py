@@ -289,8 +289,8 @@ def test_estimate_beats_simpler_ones():
         alpha, sigma = rates("cosine", t)
         noise = np.random.default_rng(2).standard_normal(others.shape)
         x, times = alpha * others + sigma * noise, np.full(300, t)
-        found = (estimate(known, x, times) for known in (learnt, alone, white))
-        errors = [np.mean((clean - others) ** 2) for clean in found]
+        estimates = (estimate(known, x, times) for known in (learnt, alone, white))
+        errors = [np.mean((clean - others) ** 2) for clean in estimates]
         assert errors == sorted(errors)
         assert errors[0] < 0.95 * errors[1]
 

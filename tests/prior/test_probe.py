@@ -214,9 +214,9 @@ def test_one_row_of_conditions_serves_all_samples(hold, rng):
     one = np.array([[0.3, 1]], "float32")
     # Further columns say where sources are.
     tables = one, np.repeat(one, 3, 0), np.c_[one, [[7]]]
-    found = [ops.convert_to_numpy(hold(table)(x, 0.6)) for table in tables]
-    for other in found[1:]:
-        npt.assert_allclose(other, found[0], atol=1e-5)
+    held = [ops.convert_to_numpy(hold(table)(x, 0.6)) for table in tables]
+    for other in held[1:]:
+        npt.assert_allclose(other, held[0], atol=1e-5)
 
 
 def test_the_less_noise_the_less_is_changed(hold, rng):

@@ -47,8 +47,8 @@ def test_a_fingerprint_tells_who_has_several_images():
 
 
 def test_images_of_a_subject_are_gathered():
-    found = subjects.blocks(np.array([4, 1, 4, 2, 1, 0]))
-    assert [part.tolist() for part in found] == [[[5], [3]], [[1, 4], [0, 2]]]
+    blocks = subjects.blocks(np.array([4, 1, 4, 2, 1, 0]))
+    assert [part.tolist() for part in blocks] == [[[5], [3]], [[1, 4], [0, 2]]]
 
 
 def test_equations_of_each_subject_are_solved(rng):
@@ -58,8 +58,8 @@ def test_equations_of_each_subject_are_solved(rng):
     def block(rows):
         return matrix[rows[:, :, None], rows[:, None, :]]
 
-    found = solve_within(block, right, whose)
+    solution = solve_within(block, right, whose)
     alike = whose[:, None] == whose
-    npt.assert_allclose((matrix * alike) @ found, right)
+    npt.assert_allclose((matrix * alike) @ solution, right)
     alone = solve_within(block, right, np.arange(6))
     npt.assert_allclose(alone, right / matrix.diagonal()[:, None])

@@ -157,9 +157,9 @@ def test_conditions_of_a_model_without(command):
 @pytest.mark.parametrize("given", [{}, "none"])
 @pytest.mark.parametrize("seed", [None, 0])
 def test_requests_are_empty_for_a_model_without_conditions(given, seed):
-    asked = RequestedConditions.of(read_document(OLDER), given, range(2), seed=seed)
-    assert asked.subset(range(1)) is None
-    assert asked.facts(range(1)) == asked.arrays(range(1)) == {}
+    requested = RequestedConditions.of(read_document(OLDER), given, range(2), seed=seed)
+    assert requested.subset(range(1)) is None
+    assert requested.facts(range(1)) == requested.arrays(range(1)) == {}
 
 
 def test_digits_are_trained_by_label(command, tmp_path, monkeypatch, unguided):
@@ -213,11 +213,13 @@ def test_conditions_that_images_have_not(tmp_path):
 def test_requested_conditions_subset_and_records(brains):
     document = read_document(brains / "m.safetensors")
     ages = {"age": ["60", "n/a", "70.5"]}
-    asked = RequestedConditions.of(document, ages, range(5, 8))
-    assert asked.table == {"age": [60, None, 70.5], "group": [None] * 3}
-    assert asked.subset(range(6, 8)) == {"age": [None, 70.5], "group": [None] * 2}
-    assert asked.facts(range(6, 7)) == {"Conditions": {"age": "n/a", "group": "n/a"}}
-    ages = asked.arrays(range(5, 7))["condition_age"]
+    requested = RequestedConditions.of(document, ages, range(5, 8))
+    assert requested.table == {"age": [60, None, 70.5], "group": [None] * 3}
+    assert requested.subset(range(6, 8)) == {"age": [None, 70.5], "group": [None] * 2}
+    assert requested.facts(range(6, 7)) == {
+        "Conditions": {"age": "n/a", "group": "n/a"}
+    }
+    ages = requested.arrays(range(5, 7))["condition_age"]
     npt.assert_array_equal(ages, [60, float("nan")])
     assert count_of({"age": ["60", "70"], "group": "x"}) == 2
     assert count_of({"age": "60"}) is None

@@ -195,10 +195,12 @@ def test_images_to_evaluate_by_are_put_together(folder, bids):
     document = _serialization.read_document(folder / "ldm.safetensors")
     read = partial(read_for, document, cache_dir=folder / "cache")
     real = read([bids], "real_files")
-    made = read([folder / "made"], "generated_files", generated=True)
-    assert real.images.shape[1:] == made.images.shape[1:] == tuple(document["shape"])
-    assert (len(real.images), len(made.images)) == (5, 4)
-    assert set(np.unique(made.images[..., 1:3])) <= {0, 1}
+    generated = read([folder / "made"], "generated_files", generated=True)
+    assert (
+        real.images.shape[1:] == generated.images.shape[1:] == tuple(document["shape"])
+    )
+    assert (len(real.images), len(generated.images)) == (5, 4)
+    assert set(np.unique(generated.images[..., 1:3])) <= {0, 1}
     assert "each label of dseg counts as a channel of 0 and 1." in real.notes[-1]
 
 

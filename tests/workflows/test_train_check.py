@@ -77,8 +77,8 @@ class Links(HTMLParser):
 
 
 def test_a_cohort_as_it_should_be_is_not_red(cohort, check, tmp_path):
-    found = check(cohort)
-    states = {title: finding["state"] for title, finding in found.items()}
+    report = check(cohort)
+    states = {title: finding["state"] for title, finding in report.items()}
     # All is well but that there are few.
     assert (states.pop("subjects"), states.pop("held out")) == ("amber", "amber")
     assert set(states.values()) == {"green", "grey"}, states
@@ -110,8 +110,8 @@ def test_each_planted_fault_is_reported(cohort, check, tmp_path):
     (cohort / "sub-14_T1w.nii.gz").write_bytes(whole[: len(whole) // 2])
     (cohort / "sub-15_T1w.nii.gz").write_text("no volume")
     (cohort / "sub-16_T1w.nii.gz").write_text("")
-    found = check(cohort, status=1)
-    told = json.dumps(found)
+    report = check(cohort, status=1)
+    told = json.dumps(report)
     blamed = {
         "files": (3, 13, 14, 15, 16),
         "units": (2,),
@@ -121,9 +121,9 @@ def test_each_planted_fault_is_reported(cohort, check, tmp_path):
         "subjects": (),  # that are left
     }
     for title, numbers in blamed.items():
-        assert found[title]["state"] == "red", title
-        assert found[title]["cure"].endswith("."), title
-        named = set(re.findall(r"sub-(\d\d)", json.dumps(found[title])))
+        assert report[title]["state"] == "red", title
+        assert report[title]["cure"].endswith("."), title
+        named = set(re.findall(r"sub-(\d\d)", json.dumps(report[title])))
         assert named == {f"{i:02d}" for i in numbers}, title
     # As options, for who gives options.
     assert "--channels" in told
@@ -135,15 +135,15 @@ def test_each_planted_fault_is_reported(cohort, check, tmp_path):
 def test_conditions_are_summarised_or_refused(cohort, check):
     rows = [f"sub-{i:02d}\t{20 + i}\n" for i in range(N)]
     (cohort / "participants.tsv").write_text("participant_id\tage\n" + "".join(rows))
-    found = check(cohort, "--conditions", "age")
-    assert "age (years): 20 to 43" in found["conditions"]["what"]
-    unique = found["unique combinations"]
+    report = check(cohort, "--conditions", "age")
+    assert "age (years): 20 to 43" in report["conditions"]["what"]
+    unique = report["unique combinations"]
     assert unique["state"] == "amber"
     assert "24 of 24 subjects have a unique combination" in unique["what"]
-    found = check(cohort, "--conditions", "age", "--coarsen", "age=12")
-    assert found["unique combinations"]["state"] == "green"
-    found = check(cohort, "--conditions", "weight", status=1)
-    assert found["conditions"]["state"] == "red"
+    report = check(cohort, "--conditions", "age", "--coarsen", "age=12")
+    assert report["unique combinations"]["state"] == "green"
+    report = check(cohort, "--conditions", "weight", status=1)
+    assert report["conditions"]["state"] == "red"
 
 
 def test_masks_are_looked_at(cohort, check, tmp_path):
@@ -151,35 +151,35 @@ def test_masks_are_looked_at(cohort, check, tmp_path):
     masks.mkdir()
     for i in range(N):
         write(masks, i, head(i) > 0)
-    found = check(cohort, "--mask_files", masks, "--background", 0.1)
-    assert found["masks"]["state"] == "green"
+    report = check(cohort, "--mask_files", masks, "--background", 0.1)
+    assert report["masks"]["state"] == "green"
     write(masks, 3, np.ones((4, 4, 4)))
-    found = check(cohort, "--mask_files", masks, "--background", 0.1, status=1)
-    assert found["masks"]["state"] == "red"
-    assert "another grid" in found["masks"]["what"]
+    report = check(cohort, "--mask_files", masks, "--background", 0.1, status=1)
+    assert report["masks"]["state"] == "red"
+    assert "another grid" in report["masks"]["what"]
 
 
 def test_few_volumes_give_grey_findings(cohort, check):
     files = sorted(cohort.iterdir())[:4]
-    found = check(*files, status=1)
-    (red,) = (title for title, finding in found.items() if finding["state"] == "red")
+    report = check(*files, status=1)
+    (red,) = (title for title, finding in report.items() if finding["state"] == "red")
     assert red == "subjects"
-    grey = {title for title, finding in found.items() if finding["state"] == "grey"}
+    grey = {title for title, finding in report.items() if finding["state"] == "grey"}
     assert {"orientation of the images", "duplicate subjects", "shapes"} < grey
-    assert found["files"]["state"] == "green"
+    assert report["files"]["state"] == "green"
 
 
 def test_too_few_for_a_batch_is_red(cohort, check):
-    found = check(cohort, "--batch_size", 32, status=1)
-    assert found["held out"]["state"] == "red"
-    assert found["time"]["state"] == "grey"
+    report = check(cohort, "--batch_size", 32, status=1)
+    assert report["held out"]["state"] == "red"
+    assert report["time"]["state"] == "grey"
 
 
 def test_no_good_file_is_reported_on_the_page(tmp_path, check):
     (tmp_path / "sub-1.nii.gz").write_text("no volume")
-    found = check(tmp_path / "sub-1.nii.gz", status=1)
-    assert found["files"]["state"] == "red"
-    assert found["training"]["state"] == "grey"
+    report = check(tmp_path / "sub-1.nii.gz", status=1)
+    assert report["files"]["state"] == "red"
+    assert report["training"]["state"] == "grey"
 
 
 @pytest.mark.parametrize(

@@ -176,8 +176,8 @@ def test_at_strength_zero_a_volume_comes_back_reconstructed(
         assert clean.shape == own.shape
         npt.assert_allclose(clean.affine, own.affine, atol=1e-4)
         image, origin = conform_file(file, grid)
-        wanted = restore_file(vqvae.predict(image[None])[0], origin)
-        npt.assert_allclose(clean.get_fdata(), wanted[..., 0], atol=0.01)
+        expected = restore_file(vqvae.predict(image[None])[0], origin)
+        npt.assert_allclose(clean.get_fdata(), expected[..., 0], atol=0.01)
     facts = json.loads((tmp_path / "clean" / "sub-00_denoised.json").read_text())
     assert (facts["Strength"], facts["Steps"]) == (0, 1)
     assert facts["Sources"] == [str(files[0])]
@@ -530,8 +530,8 @@ def test_bad_volume_does_not_stop_the_rest(denoise, volumes, tmp_path):
     assert any("1.nii.gz has NaN" in line for line in lines)
     assert any("2.nii.gz has a zero, NaN" in line for line in lines)
     assert lines[-1] == "The 2 other volumes are denoised."
-    made = {path.name for path in tmp_path.glob("*.nii.gz")}
-    assert made == {"0_denoised.nii.gz", "3_denoised.nii.gz"}
+    names = {path.name for path in tmp_path.glob("*.nii.gz")}
+    assert names == {"0_denoised.nii.gz", "3_denoised.nii.gz"}
 
 
 def test_volumes_and_sidecars_exist_together(tmp_path):
