@@ -119,13 +119,11 @@ def dpm_solver(
     if state is not None and math.isfinite(width):
         clean_before, lambda_before = state
         slope = 0.5 * width / (lambda_t - lambda_before) * (clean - clean_before)
-    kept = sigma_s / sigma_t
-    # Not with 0 times infinity.
-    if eta > 0:
+    kept, fresh = sigma_s / sigma_t, 0.0
+    if eta > 0:  # 0 times the infinite width of the last step is not a number
         kept *= math.exp(-eta * width)
-    x = kept * x - alpha_s * math.expm1(-(1 + eta) * width) * (clean + slope)
-    if eta > 0:
-        x = x + sigma_s * math.sqrt(-math.expm1(-2 * eta * width)) * noise()
+        fresh = sigma_s * math.sqrt(-math.expm1(-2 * eta * width)) * noise()
+    x = kept * x - alpha_s * math.expm1(-(1 + eta) * width) * (clean + slope) + fresh
     return x, (clean, lambda_t)
 
 
