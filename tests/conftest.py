@@ -2,6 +2,7 @@
 
 from functools import partial
 import gc
+import logging
 import os
 import shutil
 import sys
@@ -30,6 +31,7 @@ if BACKEND != "tensorflow":
         "training/test_trainer_xla.py",
     ]
 
+from dipy.utils.logging import CustomHandler  # noqa: E402
 import numpy as np  # noqa: E402
 from processes import ABSENT, TINY, execute  # noqa: E402
 import pytest  # noqa: E402
@@ -102,6 +104,14 @@ def seeded():
     import keras
 
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def dipy_logs_alone():
+    """Let no handler of a command's logs outlive the output that pytest caught."""
+    yield
+    handlers = logging.root.handlers
+    handlers[:] = [h for h in handlers if not isinstance(h, CustomHandler)]
 
 
 @pytest.fixture

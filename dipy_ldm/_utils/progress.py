@@ -1,10 +1,9 @@
 """Progress bars, which log messages don't tear, and filters of such messages."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 import logging
 import sys
-from typing import Any
 import warnings
 
 from tqdm import TqdmWarning
@@ -13,35 +12,44 @@ with warnings.catch_warnings():
     # Bars of notebooks are made of widgets; without, they are those of a terminal.
     warnings.simplefilter("ignore", TqdmWarning)
     from tqdm.auto import tqdm as usual
-    from tqdm.contrib.logging import logging_redirect_tqdm
 
 
 class tqdm(usual):  # noqa: N801  # the name that everybody knows
     """A bar of tqdm above which what is logged is written."""
 
-    _redirected: ExitStack | None = None
+    _handler: "_AboveBars | None" = None
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        consoles: list[Any] = [h for h in logging.root.handlers if _is_console(h)]
+        consoles = [h for h in logging.root.handlers if _is_console(h)]
         if consoles and not self.disable:
-            self._redirected = ExitStack()
-            self._redirected.enter_context(logging_redirect_tqdm())
-            redirect: Any = logging.root.handlers[-1]
-            redirect.setLevel(consoles[0].level)
-            redirect.setFormatter(consoles[0].formatter)
-            redirect.stream = consoles[0].stream
-            # That of DIPY is no console to tqdm, and would write everything again.
-            logging.root.handlers = [
-                h for h in logging.root.handlers if h not in consoles
-            ]
+            self._handler = _AboveBars(consoles)
+            others = [h for h in logging.root.handlers if h not in consoles]
+            logging.root.handlers = [*others, self._handler]
 
     def close(self) -> None:
         """Close the bar, and let handlers of logs write again."""
         super().close()
-        if self._redirected is not None:
-            self._redirected.close()
-            self._redirected = None
+        # A bar that an error has left may be closed much later, when they are others.
+        handlers = logging.root.handlers
+        if self._handler in handlers:
+            others = [h for h in handlers if h is not self._handler]
+            logging.root.handlers = others + self._handler.consoles
+        self._handler = None
+
+
+class _AboveBars(logging.StreamHandler):
+    """Writes above bars, in place of handlers that write to the console."""
+
+    def __init__(self, consoles: list) -> None:
+        super().__init__(consoles[0].stream)
+        self.consoles = consoles
+        self.setLevel(consoles[0].level)
+        self.setFormatter(consoles[0].formatter)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a message."""
+        usual.write(self.format(record), file=self.stream)
 
 
 def _is_console(handler):

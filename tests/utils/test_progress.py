@@ -37,3 +37,11 @@ def test_a_bar_that_is_not_shown_redirects_nothing(monkeypatch):
     bar = tqdm(range(3), disable=True)
     assert logging.root.handlers == handlers
     bar.close()
+
+
+def test_a_bar_closed_late_brings_no_handlers_back(monkeypatch):
+    log_to_console(monkeypatch)
+    bar = tqdm(range(3))
+    handlers = log_to_console(monkeypatch)
+    bar.close()
+    assert logging.root.handlers == handlers
