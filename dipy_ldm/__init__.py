@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from dipy_ldm.latent_diffusion import LatentDiffusion
     from dipy_ldm.vqvae import VQVAE
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = ["VQVAE", "InputError", "LatentDiffusion", "__version__", "make_strategy"]
 

@@ -96,7 +96,7 @@ def load(
         tensors = {name: file.get_tensor(name) for name in slices}
     with _naming(path, kind):
         if written not in (None, checksum(tensors)):
-            raise InputError("its numbers are not those that were written")
+            raise InputError("its checksum is wrong")
         if name := _not_finite(tensors):
             raise InputError(
                 f"the tensor {_documents.word(name)} has NaN or infinite values"

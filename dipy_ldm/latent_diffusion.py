@@ -138,9 +138,9 @@ class LatentDiffusion(Estimator):
         Shape of a latent, ``(*space, channels)``.
     history_ : dict of str to list
         Figures of each round (an epoch, or several short ones): ``step``, ``epoch``,
-        ``loss``, and ``val_loss`` with averaged weights, which the model has of the
-        round where it was lowest; ``val_gain_name`` is how much higher that is where
-        the condition ``name``, or ``source``, is another image's: 0 without effect.
+        ``loss``, and ``val_loss`` with averaged weights; the model keeps those of the
+        round where it was lowest. ``val_gain_name`` is how much it rises where the
+        condition ``name``, or ``source``, is that of another image: 0 is no effect.
     fingerprint_, step_seconds_, precision_
         As of :class:`dipy_ldm.VQVAE`.
 
@@ -447,11 +447,11 @@ class LatentDiffusion(Estimator):
             Make all images from the noise of the first: what differs between them is
             due to their conditions.
         guidance : float, optional
-            How far to follow the denoiser away from its guide, a little of whose
-            estimate is without conditions, or, if it has none, from its own estimate
-            without conditions. 1 is without guidance, and faster; the higher, the
-            clearer the images and the less they vary. There is guidance at times from
-            0.4 to 0.9 of the cosine schedule, and where others have the same noise.
+            Guidance scale: how far to follow the denoiser away from its guide or, if it
+            has none, from its estimate without conditions. 1 is without guidance, and
+            faster; the higher, the clearer the images and the less they vary. There is
+            guidance at times from 0.4 to 0.9 of the cosine schedule, and at the same
+            noise of others.
             Default: :attr:`default_guidance`.
         strategy : str or tf.distribute.Strategy or None
             How the work is spread over devices, as of :func:`dipy_ldm.make_strategy`;
@@ -493,8 +493,8 @@ class LatentDiffusion(Estimator):
         unconditional = (inputs.table == UNSPECIFIED).all()
         if guidance != 1 and self.guide_ is None and unconditional:
             raise InputError(
-                f"this model has no guide for a guidance of {guidance}, and nothing is "
-                "specified; leave it out, or give `conditions`."
+                "this model has no guide, so that a guidance of "
+                f"{guidance} needs conditions; give `conditions`, or leave it out."
             )
 
         def generate(numbers):

@@ -99,7 +99,8 @@ class VQVAE(Estimator):
     history_ : dict of str to list
         Figures of each round (an epoch, or several short ones): ``step``, ``epoch``,
         ``loss``, ``mse``, ``perplexity``, ``usage``, ``revived``, and of validation
-        ``val_mse`` and ``val_detail``, the share of detail that is true.
+        ``val_mse`` and ``val_detail``, the correlation of the finest detail of
+        reconstructions with that of the images.
     sharpening_ : float
         How much of their finest detail is added to decoded volumes, so that they have
         as much of it as the training volumes; 0 for images. Set it to 0 for the least
@@ -308,7 +309,7 @@ class VQVAE(Estimator):
         suffix: str | None = None,
         channels: Sequence[Channel] = (),
     ) -> Self:
-        """Be for other images than those of the training, and learn nothing of them.
+        """Adapt to images of another size, range or grid, without training.
 
         Parameters
         ----------

@@ -227,7 +227,7 @@ def test_clones_and_further_fits_know_nothing_of_it(told, blobs):
     )
     npt.assert_allclose(guided, 3 * alone - 2 * nothing, atol=1e-5)
     assert np.abs(guided - alone).max() > 1e-6
-    with pytest.raises(InputError, match="a guidance of 3, and nothing is specified"):
+    with pytest.raises(InputError, match="a guidance of 3 needs conditions"):
         again.predict(2, conditions="none", guidance=3)
     assert list(told.conditions_) == ["row", "side"]
 

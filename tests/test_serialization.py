@@ -132,7 +132,7 @@ def zero(path):
 def test_zeros_of_a_crash_are_refused(model):
     zero(model)
     assert load_file(model)["a"].tolist() == [[0, 1, 2], [3, 0, 0]]
-    with pytest.raises(InputError, match="damaged.* not those that were written.*copy"):
+    with pytest.raises(InputError, match="damaged.*its checksum is wrong.*copy"):
         _serialization.load(model, "notes")
 
 

@@ -122,7 +122,7 @@ def _refuse_idle_gpus(alone):
     sentence = (
         "this machine has an NVIDIA GPU that TensorFlow can't use, since its driver is "
         "too old or CUDA is not installed; update the driver, or install with "
-        'pip install "dipy_ldm[cuda]"'
+        'pip install ".[cuda]" in the folder of the repository'
     )
     if not alone:
         raise InputError(f"{sentence}, or choose the device CPU:0.")

@@ -228,8 +228,8 @@ def channel_files_of(files: Sequence, channels: Sequence[Channel]) -> list[list[
 def _of_channel(files, name):
     if name not in files:
         raise InputError(
-            f"there is no {name} but {listed(files) or 'nothing'}; give each scan as a "
-            "dictionary with all channels, by their names."
+            f"the channel {name} is missing (given: {listed(files) or 'none'}); give "
+            "each scan as a dictionary with all channels, by their names."
         )
     return Path(files[name])
 

@@ -197,10 +197,12 @@ def _targets(values, levels):
     if not levels:
         numbers = np.array(values, float)[:, None]
         if np.ptp(numbers) == 0:
-            raise InputError("it is the same of all real images to learn from.")
+            raise InputError(
+                "it is the same in all real images of the half to learn from."
+            )
         return numbers
     if len(levels) < 2:
-        raise InputError("all real images to learn from are of one level.")
+        raise InputError("all real images of the half to learn from are of one level.")
     named = np.array(values)
     return np.stack([named == level for level in levels], 1).astype(float)
 

@@ -46,9 +46,11 @@ def check(options: SimpleNamespace, strategy: object, outputs: Sequence[Path]) -
     """Check a training, write the findings, and return what must be fixed."""
     for name in ("source_files", "steps_detector"):
         if getattr(options, name):
-            logger.warning("--%s are not checked.", name)
+            logger.warning("dipy_check_ldm does not check --%s.", name)
     if options.dwi:
-        logger.warning("trials of --dwi are without directions and b = 0.")
+        logger.warning(
+            "Of --dwi, directions and b = 0 are left out of the time and the memory."
+        )
     if options.input_files == ["mnist"] or not holds_volumes(options.input_files):
         sections, material = _look_at_images(options)
     else:

@@ -94,8 +94,9 @@ POINT_SPREAD = 0.3, 0.5
 CONTRASTS = ("T1w", "T2w", "random", "shapes")
 MEASURED = {"brain": BRAIN, "ventricles": VENTRICLES, "hippocampi": HIPPOCAMPI}
 COLUMNS = {
-    "map": {"Description": "label map that the subject was drawn from"},
-    "mirrored": {"Description": "whether left and right are exchanged"},
+    "anatomy": {
+        "Description": "label map that the subject was drawn from, mirrored or not"
+    },
     "stripped": {"Description": "whether the brain is alone"},
     "brain": {"Description": "volume of the brain without fluid", "Units": "mL"},
     "ventricles": {
@@ -272,7 +273,8 @@ def draw_subject(i, seed, files, stripped):
         name: round(float(members(numbers) @ counts) * FINE**3 / 1000, 2)
         for name, numbers in MEASURED.items()
     }
-    facts = {"map": name_of(file), "mirrored": mirrored, "stripped": alone}
+    name = name_of(file) + (" mirrored" if mirrored else "")
+    facts = {"anatomy": name, "stripped": alone}
     return anatomy, facts | volumes
 
 

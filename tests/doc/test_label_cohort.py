@@ -159,7 +159,7 @@ def test_mirrored_subjects_keep_left_labels_left(cohort, tmp_path):
     how = {"voxel_size": (3, 3), "dseg": True}
     files = cohort.make_cohort(tmp_path / "out", 6, tmp_path / "maps", **how)
     rows = rows_of(tmp_path / "out")
-    assert {row["mirrored"] for row in rows} == {"True", "False"}
+    assert {row["anatomy"] for row in rows} == {"head_01", "head_01 mirrored"}
     for file, row in zip(files, rows, strict=True):
         labels, affine = canonical(labels_of(file))
         middle = {
@@ -168,7 +168,7 @@ def test_mirrored_subjects_keep_left_labels_left(cohort, tmp_path):
         }
         assert max(middle[n] for n in (2, 3, 4, 17)) < -1
         assert min(middle[n] for n in (41, 42, 43, 53)) > 1
-        larger = 53 if row["mirrored"] == "True" else 17
+        larger = 53 if row["anatomy"].endswith("mirrored") else 17
         smaller = 70 - larger
         assert (labels == larger).sum() > 1.4 * (labels == smaller).sum()
 
@@ -208,7 +208,7 @@ def test_files_are_of_many_kinds(cohort, heads, tmp_path):
 
 def test_each_map_comes_once_before_one_comes_again(cohort, heads, tmp_path):
     cohort.make_cohort(tmp_path, 6, heads, voxel_size=(6, 6))
-    names = [row["map"] for row in rows_of(tmp_path)]
+    names = [row["anatomy"].split()[0] for row in rows_of(tmp_path)]
     assert sorted(names[:3]) == sorted(names[3:]) == ["head_01", "head_02", "head_03"]
 
 
@@ -375,4 +375,4 @@ def test_the_command(heads, tmp_path):
     names = {file.name for file in (tmp_path / "cohort").iterdir()}
     scans = {"sub-0007_T1w.nii.gz", "sub-0007_T1w_dseg.nii.gz"}
     assert names == {"participants.json", "participants.tsv", *scans}
-    assert rows_of(tmp_path / "cohort")[0]["map"] == "head_02"
+    assert rows_of(tmp_path / "cohort")[0]["anatomy"].startswith("head_02")

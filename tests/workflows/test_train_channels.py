@@ -166,7 +166,7 @@ def test_channels_in_memory_come_back_each_in_its_space(folder, scan, tmp_path):
     npt.assert_array_equal(*outside)
     (sample,) = model.predict(1, steps=1, as_images=True)
     assert set(np.unique(sample["dseg"].dataobj)) <= {0, 8, 200}
-    with pytest.raises(InputError, match="no desc-FA but T1w, dseg; give each scan"):
+    with pytest.raises(InputError, match="desc-FA is missing .given: T1w, dseg"):
         model.denoise({"T1w": scan["T1w"], "dseg": scan["dseg"]})
     with pytest.raises(InputError, match="unknown channel 'T2w'; choose one of T1w"):
         model.inpaint(scan, mask, channels=["T2w"])
