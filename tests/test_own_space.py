@@ -65,6 +65,8 @@ def test_files_folders_images_and_volumes_are_the_same_cohort(folder):
 
 
 def test_a_scan_comes_back_in_its_own_space(model, scan, tmp_path):
+    with pytest.raises(InputError, match="is given twice; give each scan once"):
+        model.denoise([scan, scan])
     image = nib.load(scan)
     denoised = model.denoise(scan, seed=3)
     assert denoised.shape == image.shape
@@ -123,6 +125,10 @@ def test_generated_images_have_their_provenance(model, tmp_path):
         (lambda scan: [scan, np.zeros((1, 4, 4, 4))], "arrays and files are mixed"),
         (lambda scan: "missing.nii.gz", "there is no file missing.nii.gz"),
         (lambda scan: nib.GiftiImage(), "is no volume but of the kind GiftiImage"),
+        (
+            lambda scan: nib.Nifti1Image(np.ones((9, 9, 9), "complex64"), np.eye(4)),
+            "image-0 has complex voxels",
+        ),
         (
             lambda scan: nib.Nifti1Image(np.full((9, 9, 9), np.nan), np.eye(4)),
             "^image-0/scan.nii has NaN or infinite values",

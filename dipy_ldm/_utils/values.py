@@ -44,8 +44,8 @@ class Table(dict):
 def as_table(conditions: Any) -> dict[str, list]:
     """Convert the user's conditions to a table."""
     if columns := columns_of(conditions):
-        return {name: _with_codes(name, values) for name, values in columns.items()}
-    values = _with_codes(ALONE, conditions) if is_many(conditions) else []
+        return {name: with_codes(name, values) for name, values in columns.items()}
+    values = with_codes(ALONE, conditions) if is_many(conditions) else []
     if not values:
         raise InputError(
             "conditions must be values by the names of the conditions, such as "
@@ -178,8 +178,10 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
-def _with_codes(name, values):
-    """Restore whole numbers that an array has as floats beside NaN."""
+def with_codes(name: str, values: Any) -> list:
+    """Restore what arrays change: categories, and whole numbers beside NaN."""
+    if str(getattr(values, "dtype", None)) == "category":
+        values = [v if _is_missing(v) else level_of(v) for v in values.tolist()]
     table = values_of(name, values)
     present = [value for value in table if value is not None]
     kind = getattr(getattr(values, "dtype", None), "kind", None)

@@ -141,12 +141,24 @@ def _typed(name, rows, meant, complaints):
     return numbers
 
 
+def refuse_mixed(values: Mapping[str, list]) -> None:
+    """Refuse columns without any value, or with numbers beside text."""
+    for name, column in values.items():
+        kinds = {isinstance(v, str | bool) for v in column if v is not None}
+        if not kinds:
+            raise InputError(f"{name} is missing for all images; leave it out.")
+        if len(kinds) > 1:
+            raise InputError(f"{name} has numbers and text; correct it.")
+
+
 def coarsened(name: str, values: Mapping[str, list], step: float) -> list:
     """Round numbers to multiples of a step."""
     if name not in values:
         raise InputError(
             f"`coarsen` names {name}, which is no condition ({', '.join(values)})."
         )
+    if not 0 < step < math.inf:
+        raise InputError(f"`coarsen` needs a step above 0 for {name}, not {step}.")
     if any(isinstance(value, str) for value in values[name]):
         raise InputError(f"{name} has classes and can't be coarsened; leave it out.")
     return [

@@ -17,7 +17,7 @@ import zlib
 
 import nibabel as nib
 from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError, HeaderTypeError
+from nibabel.spatialimages import HeaderDataError, HeaderTypeError, SpatialImage
 import numpy as np
 import numpy.typing as npt
 
@@ -130,13 +130,18 @@ def read_header(file: str | Path, channels: bool, dwi: bool = False) -> VolumeIn
             f"{file} has {n_channels} volumes, shape {image.shape}; add `channels` to "
             "take them for channels, or give one of them."
         )
-    if (kind := image.get_data_dtype().kind) not in "iuf":
-        kind = "complex" if kind == "c" else "coloured"
-        raise InputError(f"{file} has {kind} voxels; convert them to real numbers.")
+    refuse_kind(file, image)
     _check_affine(file, image.affine)
     _check_size(file, image)
     oriented = image.header["sform_code"] > 0 or image.header["qform_code"] > 0
     return VolumeInfo(Path(file), shape, n_channels, image.affine, bool(oriented))
+
+
+def refuse_kind(name: str | Path, image: SpatialImage) -> None:
+    """Refuse an image whose voxels are no real numbers."""
+    if (kind := image.get_data_dtype().kind) not in "iuf":
+        kind = "complex" if kind == "c" else "coloured"
+        raise InputError(f"{name} has {kind} voxels; convert them to real numbers.")
 
 
 def _load(file):
@@ -145,9 +150,10 @@ def _load(file):
         image = nib.load(file)
     except FileNotFoundError as error:
         raise InputError(f"there is no file {file}; check the path.") from error
-    except PermissionError as error:
-        raise InputError(f"no permission to read {file}; ask its owner.") from error
     except UNREADABLE as error:
+        # nibabel does not say so.
+        if not os.access(file, os.R_OK):
+            raise InputError(f"no permission to read {file}; ask its owner.") from error
         if not Path(file).stat().st_size:
             raise InputError(f"{file} is empty; copy or convert it again.") from error
         raise InputError(

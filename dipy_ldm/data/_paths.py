@@ -37,10 +37,9 @@ def expand(paths: Sequence[str | Path], generated: bool = False) -> list[Path]:
     """Find NIfTI files; repeated names are kept."""
     files, excluded = [], Counter[str]()
     for path in _sequence(paths):
-        for match in _match(path):
-            reasons = _reasons(match, Path(path).parts, generated)
-            excluded.update(filter(None, reasons.values()))
-            files += [file for file, reason in reasons.items() if not reason]
+        reasons = _reasons(path, generated)
+        excluded.update(filter(None, reasons.values()))
+        files += [file for file, reason in reasons.items() if not reason]
     counts = listed(f"{reason} ({n})" for reason, n in excluded.items())
     if not files and excluded:
         raise InputError(
@@ -53,12 +52,16 @@ def expand(paths: Sequence[str | Path], generated: bool = False) -> list[Path]:
     return files
 
 
-def _reasons(match, named, generated):
-    """Return why each file behind a match is left out, or None."""
-    if match.is_file() and match.name.lower().endswith(_LISTS):
-        return dict.fromkeys(_read_list(match)[0])
-    reasons = {file: _aside(file, named) for file in _files(match)}
-    if match.is_dir() and not generated:
+def _reasons(path, generated):
+    """Return why each file behind a path is left out, or None."""
+    reasons: dict[Path, str | None] = {}
+    for match in _match(path):
+        if match.is_file() and match.name.lower().endswith(_LISTS):
+            reasons |= dict.fromkeys(_read_list(match)[0])
+        else:
+            named = Path(path).parts
+            reasons |= {file: _aside(file, named) for file in _files(match)}
+    if not (generated or Path(path).expanduser().is_file()):
         candidates = [file for file, reason in reasons.items() if not reason]
         generated_files = list(filter(_is_generated, candidates))
         if len(generated_files) < len(candidates):  # else they are what is wanted
@@ -96,7 +99,11 @@ def holds_volumes(paths: Sequence[str | Path]) -> bool:
 
 def _sequence(paths):
     """Return paths as a sequence, also if there is one."""
-    return [paths] if isinstance(paths, str | Path) else paths
+    sequence = [paths] if isinstance(paths, str | Path) else paths
+    if not all(str(path).strip() for path in sequence):
+        # It would be the folder that one is in.
+        raise InputError("a path is empty; give files or folders of them.")
+    return sequence
 
 
 def _names(path):
@@ -193,12 +200,12 @@ def _read_list(path):
 def _column(path, rows):
     """Find the column that holds NIfTI files."""
     width = max(map(len, rows), default=0)
-    hits = [sum(_looks_like_nifti(row, i) for row in rows) for i in range(width)]
+    hits = [any(_looks_like_nifti(row, i) for row in rows) for i in range(width)]
     if not any(hits):
         raise InputError(
             f"{path} names no NIfTI files; give it a column of paths of .nii files."
         )
-    return hits.index(max(hits))
+    return hits.index(True)
 
 
 def _looks_like_nifti(row, column):

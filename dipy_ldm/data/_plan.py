@@ -60,7 +60,7 @@ def with_masks(
 ) -> list[Task]:
     """Pair volumes with masks; those without a good mask are bad."""
     pairs, complaints = match_masks(tasks, mask_of)
-    n_good = len(set(mask_of.values())) - len(complaints)
+    n_good = len(mask_of) - len(complaints)
     refuse_files(complaints, max(0, n_good), skip_bad)
     return _refuse_none(pairs, "mask")
 
@@ -206,6 +206,15 @@ def pair_masks(files: Sequence[Path], masks: Sequence[Path]) -> dict[Path, Path]
             f"{file} would have the mask {mask}, of another subject or session; give "
             "masks in the order of their volumes, or names with a sub- to all."
         )
+    for key in ("acq", "rec", "run"):
+        own, others = (
+            [entity(f, key) or "" for f in group] for group in (files, masks)
+        )
+        if own != others and sorted(own) == sorted(others):
+            raise InputError(
+                f"the masks are not in the order of their volumes, by {key}- in their "
+                "names; give them in that order."
+            )
     return _by_order(files, masks, "mask")
 
 

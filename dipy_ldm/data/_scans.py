@@ -22,7 +22,7 @@ from dipy_ldm._utils.types import ImageOfNibabel
 from dipy_ldm._utils.values import listed
 from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.data._grid import Grid
-from dipy_ldm.data._nifti import VolumeInfo, check_headers
+from dipy_ldm.data._nifti import VolumeInfo, check_headers, refuse_kind
 from dipy_ldm.data._paths import (
     choose_entities,
     choose_files,
@@ -90,6 +90,7 @@ def _file_of(scan, folder):
             f"{folder.name} is no volume but of the kind {type(scan).__name__}; give "
             "images with voxels and an affine, such as Nifti1Image."
         )
+    refuse_kind(folder.name, scan)
     name = Path(scan.get_filename() or "scan").name.partition(".")[0]
     folder.mkdir(parents=True)
     data = scan.get_fdata(dtype=np.float32, caching="unchanged")
@@ -220,6 +221,9 @@ def channel_files_of(files: Sequence, channels: Sequence[Channel]) -> list[list[
         names = [channel.name for channel in channels]
         sets = [[_of_channel(one, name) for name in names] for one in files]
     else:
+        paths = list(map(os.path.abspath, files))
+        if twice := next((path for path in paths if paths.count(path) > 1), None):
+            raise InputError(f"{twice} is given twice; give each scan once.")
         sets = find_channel_files(files, channels, cure="name the files of one kind")
     check_channel_files(sets, channels, channels[0].width > 1 and not channels[0].name)
     return sets

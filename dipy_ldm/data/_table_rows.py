@@ -11,9 +11,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.values import KEYS, SUBJECT_COLUMNS, Table, columns_of, listed
+from dipy_ldm._utils.values import (
+    KEYS,
+    SUBJECT_COLUMNS,
+    Table,
+    columns_of,
+    listed,
+    with_codes,
+)
 from dipy_ldm.data._paths import entity
-from dipy_ldm.data._tables import Row, read_table, refuse_rows
+from dipy_ldm.data._tables import Row, is_missing, read_table, refuse_rows
 
 logger = logging.getLogger("dipy_ldm")
 
@@ -76,8 +83,13 @@ def find_subjects(
 
 
 def _listed_subject(rows):
-    cells = (row.cells.get(name) for row in rows for name in SUBJECT_COLUMNS)
-    subject = next(filter(None, cells), None)
+    cells = (
+        cell
+        for row in rows
+        for name, cell in row.cells.items()
+        if name.lower() in SUBJECT_COLUMNS and not is_missing(cell)
+    )
+    subject = next(cells, None)
     return subject and _prefixed("sub", subject)
 
 
@@ -134,9 +146,14 @@ def _indexed(path, key_of):
 
 def _of_session(rows, session):
     """Choose among rows for the sessions of one participant."""
-    if len(rows) > 1 and "session_id" in rows[0].cells:
-        return [row for row in rows if _session(row) == session]
-    return rows
+    if not rows or "session_id" not in rows[0].cells:
+        return rows
+    own = [row for row in rows if _session(row) == session]
+    if own or len(rows) > 1:
+        return own
+    # One row is of all sessions, unless it names another.
+    of_all = session is None or is_missing(rows[0].cells["session_id"])
+    return rows if of_all else []
 
 
 def _scan(row):
@@ -188,7 +205,7 @@ def join_rows(
     if not columns:
         values = list(table)
         return [values[number] for number in numbers]
-    lists = {name: list(values) for name, values in columns.items()}
+    lists = {name: with_codes(name, values) for name, values in columns.items()}
     return {name: [column[i] for i in numbers] for name, column in lists.items()}
 
 
@@ -209,7 +226,7 @@ def _keys_of_subjects(table, columns, subjects, sessions):
     """Remove the columns of subjects and sessions; return keys as for paths."""
     name = next((name for name in columns if name.lower() in SUBJECT_COLUMNS), None)
     names = _index_of(table) if name is None else list(columns.pop(name))
-    if names is None:
+    if names is None or not names:
         return None
     if subjects is None:
         raise InputError(

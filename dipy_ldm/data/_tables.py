@@ -219,10 +219,12 @@ def _read_json(file):
 
 def _describe(entry):
     unit, levels = entry.get("Units"), entry.get("Levels")
+    # Forms to be filled in have empty units.
+    named = isinstance(unit, str) and not is_missing(unit)
     texts = {}
     if isinstance(levels, dict):
         # A text or, in later versions of BIDS, a dictionary that has one.
         for level, meaning in levels.items():
             text = meaning.get("Description") if isinstance(meaning, dict) else meaning
             texts[str(level)] = str(text or "")
-    return Description(unit if isinstance(unit, str) else None, texts)
+    return Description(unit if named else None, texts)

@@ -21,7 +21,13 @@ from dipy_ldm._utils.progress import tqdm
 from dipy_ldm._utils.values import Table, as_table, listed
 from dipy_ldm.data import _plan as plans
 import dipy_ldm.data._cache as cache
-from dipy_ldm.data._covariates import Covariates, coarsened, read_covariates, summarise
+from dipy_ldm.data._covariates import (
+    Covariates,
+    coarsened,
+    read_covariates,
+    refuse_mixed,
+    summarise,
+)
 from dipy_ldm.data._grid import Grid, choose_grid
 from dipy_ldm.data._nifti import check_headers, refuse_files
 from dipy_ldm.data._paths import (
@@ -127,6 +133,7 @@ class Volumes(_Fields):
             covariates = read_covariates(names, self.files, self.listed, coarsen)
         else:
             covariates = Covariates(self._joined(names, table), {}, {}, self.subjects)
+            refuse_mixed(covariates.values)
             for name, step in (coarsen or {}).items():
                 covariates.values[name] = coarsened(name, covariates.values, step)
         logger.info("%s", summarise(covariates))
@@ -382,7 +389,7 @@ def _open(folder, plan):
         cache.hold(folder)
         notes = json.loads((folder / cache.NOTES).read_text("utf-8"))
         kept, complaints = notes["kept"], dict(notes["complaints"])
-        files = [plan.infos[i].file for i in kept]
+        files = [plan.tasks[i].info.file for i in kept]
         arrays = {name: _map(folder, name, len(kept), plan) for name in _arrays(plan)}
         if any(_is_good(plan.tasks[i], plan) for i in notes.get("unreadable", ())):
             return None
@@ -436,7 +443,7 @@ def _fill(folder, plan, verbose):
                 try:
                     arrays = future.result()
                 except InputError as error:
-                    complaints[str(plan.infos[i].file)] = str(error)
+                    complaints[str(plan.tasks[i].info.file)] = str(error)
                     if getattr(error.__cause__, "errno", None):
                         # The system's trouble may pass, and then the file is good.
                         unreadable.append(i)

@@ -17,6 +17,8 @@ from dipy_ldm.vqvae import VQVAE
 _KIND = "fingerprints"
 # Samples that are refused for each that is wanted, before there is no end to it.
 _MAX_REFUSED_PER_SAMPLE = 50
+# Number from which on samples in place of copies are counted.
+_FIRST_NEW = 10**9
 # Samples are refused that are nearer than this share of the held-out images.
 QUANTILE = 0.05
 # Numbers that are kept of the voxels, and what the sums are drawn from.
@@ -120,7 +122,10 @@ def _load_reference_set(train, document, end):
 
 
 class CopyReplacer:
-    """Generates samples, and others in place of copies, with numbers after the rest."""
+    """Generates samples, and others in place of copies.
+
+    These have numbers that no other part of the same set has.
+    """
 
     def __init__(self, find: Callable[[np.ndarray], np.ndarray], numbers: range):
         self.find = find  # from images to the rows of copies
@@ -141,7 +146,8 @@ class CopyReplacer:
                     "copies of training images: the model has memorised these; use "
                     "more images or fewer steps."
                 )
-            first = self.numbers.stop + self.refused
+            first = _FIRST_NEW + self.numbers.start * _MAX_REFUSED_PER_SAMPLE
+            first += self.refused
             images[places] = generate(places, first)
             for number, place in enumerate(places, first):
                 used[place] = number

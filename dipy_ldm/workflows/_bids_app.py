@@ -33,6 +33,7 @@ def _parser():
     )
     parser.add_argument("--task", choices=_TASKS, default="denoise")
     parser.add_argument("--model_file", help="model of dipy_train_ldm")
+    parser.add_argument("--filter", nargs="+", default=[], help="such as ses=01")
     usual = "scans to use (default: T1w, unless the channels have names)"
     parser.add_argument("--suffix", help=usual)
     version = f"dipy_ldm {__version__}"
@@ -60,8 +61,10 @@ def command_line(options: argparse.Namespace, further: list[str]) -> list[str]:
     words += [options.bids_dir]
     if options.suffix or not _has_named_channels(options.model_file, further):
         words += ["--suffix", options.suffix or "T1w"]
+    chosen = options.filter
     if options.participant_label:
         labels = (label.removeprefix("sub-") for label in options.participant_label)
-        words += ["--filter", f"sub={','.join(labels)}"]
+        chosen = [f"sub={','.join(labels)}", *chosen]
+    words += ["--filter", *chosen] if chosen else []
     words += ["--bids"] if options.task != "check" else []
     return [*words, "--out_dir", options.output_dir, *further]

@@ -11,6 +11,7 @@ import sys
 import tomllib
 from types import SimpleNamespace
 
+from dipy.workflows import base
 from dipy.workflows.base import IntrospectiveArgumentParser
 from dipy.workflows.workflow import Workflow
 
@@ -36,9 +37,9 @@ _GROUPS = {
 _OUTPUT = "dtype bids difference skull_stripped pictures fingerprints"
 # What in a file has no effect where the command line has one of these options.
 _REPLACED_BY = {
-    "epochs_vqvae": ["steps_vqvae"],
+    "epochs_vqvae": ["steps_vqvae", "init"],
     "epochs_ldm": ["steps_ldm"],
-    "steps_vqvae": ["epochs_vqvae"],
+    "steps_vqvae": ["epochs_vqvae", "init"],
     "steps_ldm": ["epochs_ldm"],
     "steps": ["sampler", "strength", "lesions"],
     "n_samples": ["conditions", "table", "source_files"],
@@ -118,6 +119,8 @@ class ConfigParser(IntrospectiveArgumentParser):
     def add_workflow(self, workflow: Workflow) -> dict:
         """Add the options of a workflow, and that for a file of them."""
         self.command = command_of(workflow)
+        # DIPY makes None of the word none, which is a strategy, and no number.
+        base.none_or_dtype = lambda kind: kind
         subflows = super().add_workflow(workflow)
         self.add_argument(
             "--config",

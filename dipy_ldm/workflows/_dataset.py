@@ -4,8 +4,6 @@ from collections.abc import Sequence
 import json
 from pathlib import Path
 
-from dipy.workflows.workflow import Workflow
-
 from dipy_ldm import __version__
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.files import make_folder
@@ -33,15 +31,14 @@ _DATASET_FILES = ("dataset_description.json", "participants.tsv", "sub-*")
 _FOLDERS = "anat", "dwi", "perf", "pet", "func", "fmap"
 
 
-def refuse_other_dataset(flow: Workflow, root: Path) -> None:
-    """Refuse a folder with a dataset of others, unless forced."""
-    if flow._force_overwrite or _is_from_dipy_ldm(root):
+def refuse_other_dataset(root: Path) -> None:
+    """Refuse a folder with a dataset of others, whose tables would be lost."""
+    if _is_from_dipy_ldm(root):
         return
     marks = [name for name in _DATASET_FILES if any(root.glob(name))]
     if marks:
         raise InputError(
-            f"{root} holds another dataset ({marks[0]}); name another folder, or add "
-            "--force to write into it."
+            f"{root} holds another dataset ({marks[0]}); name another folder."
         )
 
 

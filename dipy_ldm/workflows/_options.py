@@ -141,14 +141,14 @@ def _parts(words):
 
 def parse_filter(words: Iterable[str] | None) -> dict[str, list[str]]:
     """Read which values the entities of file names must have."""
-    values = {}
+    values: dict[str, list[str]] = {}
     for word in words or ():
         key, equals, texts = word.partition("=")
         if not (key and equals):
             raise InputError(
                 f"filter must be entity=value, such as task=rest, not {word!r}."
             )
-        values[key] = texts.split(",")
+        values.setdefault(key, []).extend(texts.split(","))
     return values
 
 
@@ -180,14 +180,31 @@ def sizes_used(settings: Settings, options: SimpleNamespace) -> dict[str, Any]:
         epochs, steps = f"epochs_{stage}", f"steps_{stage}"
         if used[steps] is not None:
             used[epochs] = None
-    if options.init and not (options.epochs_vqvae or options.steps_vqvae):
-        used["epochs_vqvae"] = used["steps_vqvae"] = None  # it is taken as it is
+    if _takes_autoencoder(options):
+        names = "epochs_vqvae", "steps_vqvae", *_OF_AUTOENCODER
+        used |= dict.fromkeys(set(names) & used.keys())
     return used
+
+
+# Options that are for the training of an autoencoder alone.
+_OF_AUTOENCODER = "widths_vqvae", "n_codebooks", "code_dim", "patch", "mask_files"
+
+
+def _takes_autoencoder(options):
+    """Return whether an autoencoder is taken from a file as it is."""
+    return bool(options.init and not (options.epochs_vqvae or options.steps_vqvae))
 
 
 def check_training(options: SimpleNamespace) -> None:
     """Refuse numbers that make no sense, whatever the inputs of a training are."""
     counts = "accumulate", "checkpoint_steps"
+    useless = [name for name in _OF_AUTOENCODER if getattr(options, name) is not None]
+    useless += ["no_augment"] if options.no_augment else []
+    if useless and _takes_autoencoder(options):
+        raise InputError(
+            f"`{useless[0]}` has no effect on an autoencoder that is taken as it is; "
+            "leave it out, or fine-tune it with `steps_vqvae`."
+        )
     check_sizes(**sizes_of(options), **{n: getattr(options, n) for n in counts})
     if options.mask_files and options.background == 1:
         raise InputError(

@@ -211,13 +211,19 @@ def name_outputs(
     """Name an output after each volume; where names are equal, folders are kept."""
     stems = _stems(files)
     names = [own.with_name(named(own.name, end.name)) for own in stems]
-    name, count = Counter(names).most_common(1)[0]
+    outputs = {file: end.parent / name for file, name in zip(files, names)}
+    refuse_equal(outputs.values(), verb)
+    return outputs
+
+
+def refuse_equal(outputs: Iterable[Path], verb: str) -> None:
+    """Refuse to write two results to one file."""
+    output, count = Counter(outputs).most_common(1)[0]
     if count > 1:
         raise InputError(
-            f"{count} of the volumes would be written to {end.parent / name}; {verb} "
-            "them one after the other, with another --out_dir each."
+            f"{count} of the volumes would be written to {output}; {verb} them one "
+            "after the other, with another --out_dir each."
         )
-    return {file: end.parent / name for file, name in zip(files, names)}
 
 
 def number_noise(files: list[Path]) -> dict[Path, int]:

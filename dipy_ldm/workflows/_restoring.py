@@ -52,6 +52,7 @@ from dipy_ldm.workflows._outputs import (
     name_outputs,
     number_noise,
     output_paths,
+    refuse_equal,
     refuse_overwriting,
     write_channel,
 )
@@ -210,11 +211,12 @@ def _name_all(flow, options, sets, end, verb, outputs_of):
     """Name what is written of each file, perhaps in a dataset."""
     names = name_outputs([*chain(*sets)], end, verb, bids_name)
     if options.bids:
-        bids.refuse_other_dataset(flow, end.parent)
+        bids.refuse_other_dataset(end.parent)
         names = {
             file: bids.place_in_dataset(end.parent, file, name.name)
             for file, name in names.items()
         }
+        refuse_equal(names.values(), verb)
     return {file: outputs_of(name) for file, name in names.items()}
 
 

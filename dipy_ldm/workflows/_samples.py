@@ -79,7 +79,7 @@ class Samples(NamedTuple):
             raise InputError("channels have suffixes of their own; leave out `suffix`.")
         kinds = [(c.suffix or c.name.rpartition("-")[2], c.name) for c in channels]
         kinds = kinds or [(check_suffix(suffix, document.get("suffix")), "")]
-        bids.refuse_other_dataset(flow, root)
+        bids.refuse_other_dataset(root)
         conditions = from_saved(document["conditions"])
         ignored = bids.ignored_names(channels)
         log = root / "code" / "samples"

@@ -9,7 +9,7 @@ import numpy as np
 
 from dipy_ldm import _serialization
 from dipy_ldm._conditions import BVAL, from_saved
-from dipy_ldm._utils.checks import InputError, at_least
+from dipy_ldm._utils.checks import InputError, at_least, check_seed
 from dipy_ldm._utils.files import replacing
 from dipy_ldm._utils.progress import tqdm
 from dipy_ldm._utils.values import parse_conditions, take_rows
@@ -135,7 +135,7 @@ class GenerateLDMFlow(LDMFlow):
         no_copies : string or Path, optional
             Fingerprints of the training images, written by dipy_audit_ldm
             --fingerprints. Samples that are closer to a training image than nearly all
-            held-out images are replaced by others, with numbers after the rest, and
+            held-out images are replaced by others, with numbers of their own, and
             counted.
         first_sample : int, optional
             Number of the first sample; with n_samples 1, that sample alone.
@@ -164,7 +164,7 @@ class GenerateLDMFlow(LDMFlow):
         out_samples : string, optional
             Stem of the names of the files.
         """
-        options = gather(locals())
+        options = _checked(gather(locals()))
         (stem,) = output_paths(self, model_file, out_dir, out_samples=out_samples)
         # Wrong paths are answered before the seconds that Keras takes.
         path = _serialization.find(model_file)
@@ -307,6 +307,16 @@ class GenerateLDMFlow(LDMFlow):
         with replacing(path) as partial_path, open(partial_path, "wb") as file:
             np.savez_compressed(file, **arrays)
         job.samples.draw(images, job.requested.captions(job.numbers))
+
+
+def _checked(options):
+    """Return options, and refuse what makes no sense before any file is read."""
+    check_seed(options.seed)
+    if not options.bids and (options.suffix or options.skull_stripped):
+        raise InputError(
+            "`suffix` and `skull_stripped` are for `bids`; add it, or leave them out."
+        )
+    return options
 
 
 def _generate(job, numbers, noise=0):

@@ -19,6 +19,7 @@ from dipy_ldm.workflows._options import (
     STRATEGIES,
     check_training,
     gather,
+    parse_names,
     share_descriptions,
     sizes_of,
     sizes_used,
@@ -339,7 +340,7 @@ class TrainLDMFlow(LDMFlow):
         """Return whether there is something to train; refuse what is in the way."""
         for path in paths:
             refuse_claimed(path)
-        if options.resume and _has_ended(paths[0], options.seed):
+        if options.resume and _has_ended(paths[0], options):
             return False
         self._check_outputs(paths, options.resume)
         return True
@@ -383,17 +384,30 @@ class TrainLDMFlow(LDMFlow):
             checkpoint.unlink(missing_ok=True)
 
 
-def _has_ended(path, seed):
+def _has_ended(path, options):
     """Return whether the model exists that would be trained; refuse another one."""
     if not path.exists():
         return False
     document = _serialization.read_document(path, "latent_diffusion")
-    other = document["latent_diffusion"]["seed"]
-    if seed != other:
-        raise InputError(
-            f"{path} is of another training (seed was {other} and is {seed}); name "
-            "another --out_dir, or give --force and no --resume to replace it."
-        )
+    was = {
+        "seed": document["latent_diffusion"]["seed"],
+        "conditions": sorted(document["conditions"]),
+        "steps_detector": bool(document.get("lesion_detector")),
+    }
+    now = {
+        "seed": options.seed,
+        "conditions": sorted(parse_names(options.conditions)),
+        "steps_detector": bool(options.steps_detector),
+    }
+    if options.dwi:
+        now["conditions"] = was["conditions"]
+    for name, other in was.items():
+        if now[name] != other:
+            raise InputError(
+                f"{path} is of another training ({name} was {other} and is "
+                f"{now[name]}); name another --out_dir, or give --force and no "
+                "--resume to replace it."
+            )
     logger.info("%s exists: that training has ended; nothing to resume.", path)
     return True
 

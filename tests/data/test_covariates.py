@@ -7,7 +7,7 @@ import pytest
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data import _paths
-from dipy_ldm.data._covariates import read_covariates, summarise
+from dipy_ldm.data._covariates import read_covariates, refuse_mixed, summarise
 from dipy_ldm.data._paths import entity, find_volumes, rows_of_lists, suffix
 from dipy_ldm.data._table_rows import find_subjects
 from dipy_ldm.data._tables import as_text
@@ -68,6 +68,9 @@ def test_participants_may_have_a_row_for_each_session(bids):
     found = look_up(["age"], bids)
     assert found.values["age"] == [60, 70, 72, None]
     assert [file.name for file in found.without_row] == ["sub-03_T1w.nii.gz"]
+    one = text.replace("02\tses-b\t72\n", "")
+    write(bids / "participants.tsv", one)
+    assert look_up(["age"], bids).values["age"] == [60, 70, None, None]
 
 
 def test_derivatives_find_the_tables_of_their_source(bids):
@@ -96,7 +99,8 @@ def test_units_levels_and_codes(bids):
     text = "participant_id\tage\tsex\tgroup\n01\t3\t1\t0\n02\t5\t2\t1\n03\t8\t\t1\n"
     write(bids / "participants.tsv", text)
     levels = {"group": {"0": "control", "1": "patient"}, "sex": {"1": "male", "2": "F"}}
-    said = {name: {"Levels": some} for name, some in levels.items()}
+    empty = {"Units": " "}  # as in a form
+    said = {name: empty | {"Levels": some} for name, some in levels.items()}
     write(bids / "participants.json", said | {"age": {"Units": "months"}})
     found = look_up(["age", "sex", "group"], bids)
     assert found.values["group"] == ["0", "1", "1", "1"]
@@ -113,6 +117,15 @@ def test_ages_are_coarsened(bids):
         look_up(["sex"], bids, steps={"sex": 5})
     with pytest.raises(InputError, match=r"weight, which is no condition \(age\)"):
         look_up(["age"], bids, steps={"weight": 5})
+    with pytest.raises(InputError, match="a step above 0 for age, not 0"):
+        look_up(["age"], bids, steps={"age": 0})
+
+
+def test_columns_without_values_or_of_two_kinds_are_refused():
+    refuse_mixed({"age": [61, None, 5.5], "sex": ["F", None], "lesion": [True, False]})
+    for column, sentence in (([None], "missing for all"), ([1, "x"], "numbers and")):
+        with pytest.raises(InputError, match=f"age (is|has) {sentence}"):
+            refuse_mixed({"age": column})
 
 
 def test_all_bad_rows_are_in_one_report(bids):
@@ -192,10 +205,13 @@ def test_the_summary_hints_at_mistakes(tmp_path):
 
 
 def test_subjects_come_from_names_or_a_column(tmp_path):
-    write(tmp_path / "list.csv", "subject,file\nX,a.nii\nX,b.nii\n,c.nii\n")
-    files = find_volumes([tmp_path / "list.csv"])
-    listed = rows_of_lists([tmp_path / "list.csv"])
-    assert find_subjects(files, listed) == ["sub-X", "sub-X", str(tmp_path / "c.nii")]
+    for name, none in (("subject", ""), ("Subject", "n/a")):
+        text = f"{name},file\nX,a.nii\nX,b.nii\n{none},c.nii\n"
+        write(tmp_path / "list.csv", text)
+        files = find_volumes([tmp_path / "list.csv"])
+        listed = rows_of_lists([tmp_path / "list.csv"])
+        subjects = ["sub-X", "sub-X", str(tmp_path / "c.nii")]
+        assert find_subjects(files, listed) == subjects
     files = [Path("sub-1/ses-2/t1.nii"), Path("sub-2_T1w.nii")]
     assert find_subjects(files) == ["sub-1", "sub-2"]
 

@@ -96,6 +96,7 @@ def test_find_volumes_skips_derived_files(folder, caplog):
     assert scans == ["1_other.nii.gz", "1_pipe.nii.gz", "5.nii"]
     assert "left out: files made by dipy_ldm (1)" in caplog.text
     assert len(find_volumes([folder / "b"], generated=True)) == 4
+    assert names(find_volumes([folder / "b" / "*.nii*"])) == scans
     assert names(find_volumes([folder / "b" / "1_std.nii.gz"])) == ["1_std.nii.gz"]
     (folder / "made").mkdir()
     for end in ("nii.gz", "json"):
@@ -146,6 +147,11 @@ def test_paths_in_a_list_may_be_absolute_and_have_commas(folder):
         ("list.csv", b"id,age\n1,2\n", "names no NIfTI files"),
         ("list.txt", b"", "names no NIfTI files"),
         ("list.csv", b"id,file\n1,a.nii\n2,n/a\n", r"line without .*\(2, n/a\)"),
+        (
+            "list.csv",
+            b"file,mask\na.nii,b.nii\nn/a,c.nii\n",
+            r"without .*\(n/a, c.nii\)",
+        ),
         ("list.csv", b"\x1f\x8b\x00\xff", "can't be read as text"),
         ("c", None, "has no NIfTI files"),
         ("d.nii", None, "there is no file"),
@@ -164,6 +170,9 @@ def test_bad_paths_are_answered_with_their_cure(folder, name, content, sentence)
 def test_nothing_is_refused():
     with pytest.raises(InputError, match="there are no volumes"):
         find_volumes([])
+    for find in (find_volumes, holds_volumes):
+        with pytest.raises(InputError, match="a path is empty"):
+            find([" "])
 
 
 def test_holds_volumes_distinguishes_volumes_from_images(folder):

@@ -34,6 +34,15 @@ def test_rows_follow_the_subjects(table):
     assert join_rows(table, SUBJECTS) == {"age": [52, 61, 52]}
 
 
+def test_what_arrays_do_to_codes_is_undone():
+    codes = pd.Categorical([101, None, 205])
+    frame = FRAME.assign(group=[0, 1, np.nan], site=codes)
+    joined = join_rows(frame, SUBJECTS)
+    assert joined["group"] == [1, 0, 1]
+    assert all(isinstance(value, int) for value in joined["group"])
+    assert joined["site"] == [None, "101", None]
+
+
 def test_rows_follow_sessions_and_files_where_they_tell():
     several = {
         "participant_id": ["sub-02", "sub-02", "sub-01"],
@@ -53,6 +62,7 @@ def test_rows_follow_sessions_and_files_where_they_tell():
 def test_rows_without_names_stay_in_their_order(table):
     assert join_rows(table, SUBJECTS) is None
     assert join_rows(table, None) is None
+    assert join_rows({"participant_id": []}, None) is None
 
 
 @pytest.mark.parametrize(

@@ -398,6 +398,10 @@ def test_one_mask_may_serve_several_volumes(tmp_path, load):
     mask = save(tmp_path / "mask.nii.gz", (template() > 0.3).astype("uint8"))
     masks = load(tmp_path / "?.nii", mask_files=[mask, mask]).masks
     npt.assert_array_equal(masks[0], masks[1])
+    save(tmp_path / "0.nii", template()[1:])
+    with pytest.raises(InputError, match=r"0.nii.*\n.*skip_bad"):
+        load(tmp_path / "?.nii", mask_files=[mask, mask])
+    load(tmp_path / "?.nii", mask_files=[mask, mask], skip_bad=True)
 
 
 def test_progress_is_shown_on_request(cohort, load, capfd):

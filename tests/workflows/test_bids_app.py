@@ -27,9 +27,11 @@ def test_a_bids_app_is_one_of_the_commands(monkeypatch):
     labels = ("--participant_label", "01", "sub-02", "--model_file", "m.safetensors")
     named = words_of(monkeypatch, *app, "--task", "check", "--channels", "T1w", "dseg")
     assert named[1:4] == ["bids", "--out_dir", "out"]
-    assert words_of(monkeypatch, *app, *labels, "--strength", 0.2) == [
+    further = "--strength", 0.2, "--filter", "ses=a"
+    assert words_of(monkeypatch, *app, *labels, *further) == [
         *("dipy_denoise_ldm", "m.safetensors", "bids", "--suffix", "T1w"),
-        *("--filter", "sub=01,02", "--bids", "--out_dir", "out", "--strength", "0.2"),
+        *("--filter", "sub=01,02", "ses=a", "--bids", "--out_dir", "out"),
+        *("--strength", "0.2"),
     ]
     assert words_of(monkeypatch, *app, "--task", "check", "--suffix", "T2w") == [
         *("dipy_check_ldm", "bids", "--suffix", "T2w", "--out_dir", "out")

@@ -41,6 +41,8 @@ def test_choices_are_listed_and_others_refused():
     assert "--sampler {ddpm,ddim,dpm++}" in parser.format_help()
     with pytest.raises(InputError, match="unknown strategy 'mirrored'; choose one of"):
         parse(DenoiseLDMFlow, "m", "a.nii.gz", "--strategy", "mirrored")
+    alone = parse(DenoiseLDMFlow, "m", "a.nii.gz", "--strategy", "none")
+    assert alone["strategy"] == "none"
 
 
 def test_flags_of_older_files_are_lists_now(tmp_path):

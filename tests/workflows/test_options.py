@@ -3,13 +3,18 @@
 import pytest
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.workflows._options import parse_names, parse_steps
+from dipy_ldm.workflows._options import parse_filter, parse_names, parse_steps
 
 
 def test_names_are_between_commas_or_spaces_and_count_once():
     assert parse_names("age, sex,,age") == ["age", "sex"]
     assert parse_names(["age,sex", "weight"]) == ["age", "sex", "weight"]
     assert parse_names("") == parse_names([]) == parse_names(None) == []
+
+
+def test_values_of_an_entity_add_up():
+    words = ["ses=1,2", "task=rest", "ses=3"]
+    assert parse_filter(words) == {"ses": ["1", "2", "3"], "task": ["rest"]}
 
 
 def test_steps_are_numbers_by_their_names():

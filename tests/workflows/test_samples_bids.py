@@ -4,7 +4,6 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 import json
 import multiprocessing
-from types import SimpleNamespace
 
 import pytest
 
@@ -13,7 +12,6 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._sidecars import sidecar
 from dipy_ldm.workflows import _dataset as dataset, _samples as bids
 
-CALM, FORCED = (SimpleNamespace(_force_overwrite=force) for force in (False, True))
 DESCRIBED = {"age": {"Description": "asked for", "Units": "years"}}
 
 
@@ -92,16 +90,15 @@ def test_dataset_of_another_program_is_refused(tmp_path, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text('{"Name": "x", "GeneratedBy": [{"Name": "other"}]}')
     with pytest.raises(InputError, match="holds another dataset .* another folder"):
-        dataset.refuse_other_dataset(CALM, tmp_path)
-    dataset.refuse_other_dataset(FORCED, tmp_path)
+        dataset.refuse_other_dataset(tmp_path)
 
 
 def test_our_own_and_an_empty_folder_are_not_refused(tmp_path):
-    dataset.refuse_other_dataset(CALM, tmp_path / "new")
+    dataset.refuse_other_dataset(tmp_path / "new")
     dataset.begin_dataset(tmp_path / "new")
     put(tmp_path / "new", 1)
     before = sorted(tmp_path.rglob("*"))
-    dataset.refuse_other_dataset(CALM, tmp_path / "new")
+    dataset.refuse_other_dataset(tmp_path / "new")
     dataset.begin_dataset(tmp_path / "new")
     assert sorted(tmp_path.rglob("*")) == before
 

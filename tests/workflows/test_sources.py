@@ -307,16 +307,17 @@ def test_masks_are_paired_by_order_unless_names_tell_otherwise(caplog):
 @pytest.mark.parametrize(
     ("masks", "sentence"),
     [
-        (["sub-2_mask", "other"], "sub-1_T2w.nii.gz would have the mask sub-2_mask"),
+        (["sub-2_mask", "other"], "sub-1_run-1_T2w.nii.gz would have the mask sub-2"),
         (["sub-2_mask", "sub-3_mask"], "1 of 2 volumes have no mask of their subject"),
         (["sub-2_a", "sub-2_b", "sub-1_a"], "has 2 masks of its subject and session"),
         (["sub-1_mask"] * 2, "1 of 2 volumes have no mask of their subject"),
         (["a", "b", "c"], "there are 3 masks for 2 volumes"),
+        (["run-2_mask", "run-1_mask"], "not in the order of their volumes, by run-"),
     ],
 )
 def test_masks_of_other_subjects_are_refused(masks, sentence):
     with pytest.raises(InputError, match=sentence):
-        pair_masks(names("sub-1_T2w", "sub-2_T2w"), names(*masks))
+        pair_masks(names("sub-1_run-1_T2w", "sub-2_run-2_T2w"), names(*masks))
 
 
 def test_pictures_of_a_training_are_of_sources(tmp_path):

@@ -214,10 +214,13 @@ def test_resuming_a_finished_training_is_no_error(command, tmp_path):
     shutil.copy(_serialization.find("mnist"), path)
     before = path.read_bytes()
     # As a job does that is put into the queue again.
-    status, _, stderr = call("dipy_train_ldm", "mnist", "--resume", cwd=tmp_path)
+    options = ("mnist", "--conditions", "label", "--resume")
+    status, _, stderr = call("dipy_train_ldm", *options, cwd=tmp_path)
     assert (status, stderr) == (0, "")
-    output = command("train", "mnist", "--resume", "--seed", 5, status=2)
+    output = command("train", *options, "--seed", 5, status=2)
     assert "is of another training (seed was 0 and is 5); name" in answer(output)
+    output = command("train", *options, "--steps_detector", 5, status=2)
+    assert "(steps_detector was False and is True); name" in answer(output)
     assert [*tmp_path.iterdir()] == [path] and path.read_bytes() == before
 
 
@@ -257,6 +260,11 @@ def test_bad_input_to_training(bad, case):
 BAD_GENERATING = {
     "an empty file": ("empty.safetensors", "is truncated"),
     "another sampler": ("out/ldm.safetensors --sampler x", "ddpm, ddim, dpm++"),
+    "a seed below 0": ("mnist --seed -1", "seed must be"),
+    "no dataset": (
+        "mnist --suffix T1w",
+        "--suffix and --skull_stripped are for --bids",
+    ),
 }
 
 

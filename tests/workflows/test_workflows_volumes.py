@@ -316,6 +316,10 @@ BAD_TRAINING = {
     "one": ("volumes/0.nii.gz", "fewer than a batch of 4; add volumes, or lower"),
     "no batch": ("volumes --batch_size 0", "batch_size must be at least 1"),
     "no voxels": ("volumes --voxel_size 0", "voxel_size must be one positive"),
+    "a patch of no use": (
+        "volumes --init volumes --patch 8",
+        "--patch has no effect on an autoencoder that is taken as it is; leave",
+    ),
     "two sizes": ("volumes --shape 8 9", "shape must be one positive number"),
     "below a file": ("volumes --out_dir a.mgz/b", "a.mgz is a file; name anot"),
     "over a folder": ("volumes --out_model empty --force", "empty is a folder; give"),
@@ -432,6 +436,10 @@ BAD_DENOISING = {
         "MODEL volumes/0.nii.gz volumes/0.nii",
         "denoise them one after the other",
     ),
+    "two of a name in a dataset": (
+        "MODEL a b --bids",
+        "2 of the volumes would be written to sub-1/anat/sub-1_desc-denoised_T1w.nii",
+    ),
     "another strategy": ("MODEL volumes --strategy x", "one of auto, none"),
     "no such device": ("MODEL volumes/0.nii --devices GPU:9", NO_DEVICE),
     "a result in the way": ("MODEL volumes/1.nii.gz", "or --force to overwrite"),
@@ -451,6 +459,9 @@ def test_bad_input_to_denoising(path, command, volumes, case, tmp_path):
     shutil.copy(_serialization.find("mnist"), tmp_path / "images")
     (tmp_path / "1_denoised.json").write_text("old")
     save(volumes / "0.nii", NOISE)
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        save(tmp_path / name / "sub-1_T1w.nii", NOISE)
     save(tmp_path / "both.nii", np.stack([NOISE, NOISE], -1))
     assert_refused(command, "denoise", arguments, sentence, path, tmp_path)
 
