@@ -2,10 +2,11 @@
 
 from base64 import b64encode
 from collections.abc import Callable, Sequence
+from functools import wraps
 from html import escape
 import inspect
 from pathlib import Path
-from typing import NamedTuple, Self, TypeVar
+from typing import NamedTuple, Self, TypeVar, cast
 
 import keras
 import numpy as np
@@ -35,6 +36,22 @@ def show_options(options: type) -> Callable[[Method], Method]:
         return method
 
     return show
+
+
+def restores_if_refused(fit: Method) -> Method:
+    """Let an estimator be what it was before a fit that is refused."""
+
+    @wraps(fit)
+    def fit_or_restore(self, *args, **options):
+        before = dict(vars(self))
+        try:
+            return fit(self, *args, **options)
+        except InputError:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+
+    return cast(Method, fit_or_restore)
 
 
 def as_saved(value: object) -> object:
@@ -83,7 +100,8 @@ class Estimator:
         raise NotImplementedError
 
     def _is_fitted(self) -> bool:
-        raise NotImplementedError
+        """Return whether a training has ended, or at least a round of it."""
+        return hasattr(self, "history_")
 
     @classmethod
     def _expected_shapes(cls, document: dict, shapes: dict) -> dict[str, tuple]:

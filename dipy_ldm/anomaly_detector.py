@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dipy_ldm import _backend, _documents, _serialization
-from dipy_ldm._base import Entry, Estimator, show_options
+from dipy_ldm._base import Entry, Estimator, restores_if_refused, show_options
 from dipy_ldm._utils import tiling as tiles
 from dipy_ldm._utils.checks import check_counts
 from dipy_ldm.anomaly._lesions import Atlas
@@ -87,6 +87,7 @@ class AnomalyDetector(Estimator):
         self.seed = seed
 
     @show_options(FitOptions)
+    @restores_if_refused
     def fit(
         self,
         images: npt.ArrayLike,
@@ -127,7 +128,6 @@ class AnomalyDetector(Estimator):
         resolved = resolve("detector", rank, options)
         check(parameters, images.shape, patch, resolved)
         survey = checks.check_trainable(images)
-        # Only now: what is refused leaves an estimator as it was.
         self.precision_ = log_precision(resolved.precision)
         self.shape_ = images.shape[1:]
         self.intensity_ = survey.low, survey.high
@@ -250,9 +250,6 @@ class AnomalyDetector(Estimator):
 
     def _networks(self):
         return {"detector": self.network_}
-
-    def _is_fitted(self):
-        return hasattr(self, "network_")
 
     def _build(self):
         """Make the network that detects, in full precision."""

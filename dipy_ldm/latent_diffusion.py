@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dipy_ldm import _backend, _documents, _serialization
-from dipy_ldm._base import Entry, Estimator, show_options
+from dipy_ldm._base import Entry, Estimator, restores_if_refused, show_options
 from dipy_ldm._conditions import (
     UNSPECIFIED,
     Condition,
@@ -205,6 +205,7 @@ class LatentDiffusion(Estimator):
         self.seed = seed
 
     @show_options(FitOptions)
+    @restores_if_refused
     def fit(
         self,
         images: ImagesLike,
@@ -302,7 +303,7 @@ class LatentDiffusion(Estimator):
         training.check(architecture, len(loaded), resolved)
         # An interruption before the networks are there leaves what was fitted before.
         new = self._snapshot()
-        new.fingerprint_ = check_trainable(loaded).fingerprint
+        new.fingerprint_, new.step_seconds_ = check_trainable(loaded).fingerprint, {}
         new.conditions_, new.source_ = conditioning.conditions, conditioning.source
         new.vqvae_, new.detector_ = self.vqvae._snapshot(), None
         new.precision_ = log_precision(resolved.precision)
@@ -967,9 +968,6 @@ class LatentDiffusion(Estimator):
     def _networks(self):
         return self._denoiser.networks
 
-    def _is_fitted(self):
-        return hasattr(self, "denoiser_")
-
     def _build(self, init=None):
         prior = self._prior()
         saved = {name: tensor.shape for name, tensor in prior.to_tensors().items()}
@@ -1053,7 +1051,10 @@ class LatentDiffusion(Estimator):
         """Warn of images that are far from those of the training, where these agree."""
         if self.gaussian_ is None:
             return
-        distances = self.gaussian_.relative_distances(self._scaled(latents))
+        mean = self.conditional_mean_
+        scaled = self._scaled(latents) - self.gaussian_.mean
+        residual = scaled if mean is None else mean.taken_from(scaled)
+        distances = self.gaussian_.relative_distances(residual + self.gaussian_.mean)
         for number in np.flatnonzero(distances > self.gaussian_.max_distance):
             logger.warning(
                 "%s is unlike the training images (%.1f times as far from their mean "

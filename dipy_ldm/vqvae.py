@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dipy_ldm import _backend, _presets, _serialization
-from dipy_ldm._base import Entry, Estimator, show_options
+from dipy_ldm._base import Entry, Estimator, restores_if_refused, show_options
 from dipy_ldm._own_space import accepts_scans
 from dipy_ldm._utils.checks import (
     InputError,
@@ -168,6 +168,7 @@ class VQVAE(Estimator):
         self.seed = seed
 
     @show_options(FitOptions)
+    @restores_if_refused
     def fit(
         self,
         images: ImagesLike,
@@ -252,7 +253,6 @@ class VQVAE(Estimator):
         )
         survey = checks.check_trainable(images)
         checks.warn_of_channels(images.shape)
-        # Only now: what is refused leaves an estimator as it was.
         self.precision_ = log_precision(resolved.precision)
         self.sharpening_ = 0.0
         self.shape_ = images.shape[1:]
@@ -580,9 +580,6 @@ class VQVAE(Estimator):
 
     def _networks(self):
         return {"encoder": self.encoder_, "decoder": self.decoder_}
-
-    def _is_fitted(self):
-        return hasattr(self, "encoder_")
 
     def _build(self):
         codec = Codec(self._parameters(), self.shape_, self.intensity_)

@@ -323,6 +323,11 @@ def test_ignored_conditions_are_warned_of(caplog, rng):
     with caplog.at_level(logging.WARNING):
         ablation_gains(losses, told, np.arange(40) % 9, ["a"], warn=True)
     assert not caplog.text, "nine subjects can't carry a verdict"
+    told[4:, 0] = 0.5
+    told[:4, 0] = -1
+    with caplog.at_level(logging.WARNING):
+        ablation_gains(losses, told, whose, ["a"], warn=True)
+    assert not caplog.text, "of one value there is no effect to be told"
 
 
 def test_few_are_measured_with_several_noises():

@@ -604,6 +604,30 @@ def test_refused_init_leaves_the_estimator_as_it_was(vqvae, parameters, space, m
     assert not hasattr(new, "shape_")
 
 
+def test_a_fit_that_is_refused_late_leaves_the_estimator_as_it_was(
+    vqvae, blobs, monkeypatch
+):
+    other = pickle.loads(pickle.dumps(vqvae)).set_params(seed=1)
+    before = other.predict(blobs[:4])
+
+    def stop_with(error):
+        def stop(*_):
+            raise error
+
+        monkeypatch.setattr("dipy_ldm.vqvae.train", stop)
+
+    stop_with(InputError("the checkpoint is of another training."))
+    with pytest.raises(InputError, match="of another training"):
+        other.fit(blobs, **FIT)
+    npt.assert_array_equal(other.predict(blobs[:4]), before)
+    stop_with(KeyboardInterrupt)
+    new = VQVAE(**TINY)
+    with pytest.raises(KeyboardInterrupt):
+        new.fit(blobs, **FIT)
+    with pytest.raises(InputError, match="is not fitted"):
+        new.predict(blobs[:4])
+
+
 def test_an_autoencoder_is_adapted_to_other_images(vqvae):
     images = 7 * np.random.default_rng(0).random((4, 9, 22, 1)) - 3
     other = pickle.loads(pickle.dumps(vqvae))

@@ -34,7 +34,7 @@ def seeded_detector(
     of the time would be spent at the full resolution. What is said of a place depends
     on its neighbourhood alone, whether a window, a tile or all is given.
 
-    Shapes: result ``(batch, *space, channels)``.
+    Shapes: result ``(batch, *space, 1)``.
     """
 
     def several(x, width):

@@ -90,7 +90,7 @@ def encoder(
     the first step on latents tell what is in the images, and the rest learns what is
     missing. :footcite:p:`Chen2025` have such shortcuts without weights.
 
-    Shapes: result ``(batch, *space, channels)``.
+    Shapes: result ``(batch, *space / factor, code_dim)``.
     """
     images = keras.Input((*space, channels))
     x = images
@@ -122,7 +122,7 @@ def decoder(
     convolution works at half the resolution, and gives all voxels of a position at
     once :footcite:p:`Shi2016`: at the full one most of the time would be spent.
 
-    Shapes: result ``(batch, *space / factor, code_dim)``.
+    Shapes: result ``(batch, *factor * space, channels)``.
     """
     latents = keras.Input((*space, code_dim))
     x = conv(latents, widths[-1], bias_initializer=small_random_bias())

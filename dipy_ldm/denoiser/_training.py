@@ -324,7 +324,8 @@ def ablation_gains(
 ) -> dict[str, float]:
     """Measure how much the loss rises where a condition is shuffled, one at a time.
 
-    Shapes: losses ``(n, conditions)``.
+    ``losses`` returns those of each example, ``(n,)``. Shapes: encoded ``(n,
+    conditions)``.
     """
     true, figures = losses(encoded), {}
     for column, name in enumerate(names):
@@ -335,7 +336,7 @@ def ablation_gains(
         figures[f"val_gain_{name}"] = gain
         n = len(np.unique(subjects[specified]))
         # Of one value for all, such as one shell, there is no effect to be told.
-        varies = np.ptp(encoded[:, column]) > 0
+        varies = n > 0 and np.ptp(encoded[specified, column]) > 0
         testable = warn and varies and n >= FEWEST_SUBJECTS
         if testable and not gain > MIN_STANDARD_ERRORS * error:
             logger.warning(

@@ -65,8 +65,9 @@ def tissue_fractions(volumes: np.ndarray) -> np.ndarray:
         _fractions_of(shrunk(v[None], _MAX_TISSUE_VOXELS)[0])
         for v in volumes[:_MAX_TISSUE_VOLUMES]
     ]
-    good = [shares for shares in fractions if shares is not None]
-    return np.reshape(good, (-1, 3))
+    # Rows of NaN keep their place, since each is of a subject.
+    rows = [np.full(3, np.nan) if shares is None else shares for shares in fractions]
+    return np.reshape(rows, (-1, 3))
 
 
 def _fractions_of(volume):
@@ -95,12 +96,12 @@ def _fractions_of(volume):
 def mean_of(
     values: Sequence[float], subjects: np.ndarray | None, seed: int
 ) -> Interval | None:
-    """Return the mean of what is not NaN; None if all is."""
+    """Return the mean of what is not NaN; None if that is of fewer than two."""
     array = np.array(values)
     finite = np.isfinite(array)
-    if not finite.any():
+    whose = (np.arange(len(array)) if subjects is None else subjects)[finite]
+    if len(np.unique(whose)) < 2:
         return None
-    whose = None if subjects is None else subjects[finite]
     return bootstrap(np.mean, array[finite], seed=seed, subjects=[whose])
 
 
@@ -148,8 +149,13 @@ def compare_anatomy(
     intervals = {}
     for name, values in measured.items():
         pair = np.asarray(values), np.asarray(real[name])
-        # Of tissues the first volumes are measured.
-        whose = [s if s is None else s[: len(x)] for s, x in zip(subjects, pair)]
+        # Of tissues the first volumes are measured, where they can be.
+        finite = [np.isfinite(x) for x in pair]
+        whose = [
+            s if s is None else np.asarray(s)[: len(x)][f]
+            for s, x, f in zip(subjects, pair, finite)
+        ]
+        pair = tuple(x[f] for x, f in zip(pair, finite))
         counts = (len(x if s is None else np.unique(s)) for x, s in zip(pair, whose))
         if min(counts) > 1:
             intervals[name] = bootstrap(difference, *pair, seed=seed, subjects=whose)

@@ -249,6 +249,7 @@ def _anatomy(evaluation):
     drawn = []
     for name, title in _MEASURES.items():
         shown = _by_title({kind: evaluation.measured[kind][name] for kind in _SETS})
+        shown = {kind: values[np.isfinite(values)] for kind, values in shown.items()}
         shown = {kind: values for kind, values in shown.items() if len(values)}
         if shown:
             drawn.append(page.part(title, page.histograms(shown, title, bins=15)))

@@ -20,14 +20,13 @@ from dipy_ldm.evaluation.features import Features
 from dipy_ldm.metrics import (
     Interval,
     bootstrap,
-    frechet_distance,
     kernel_distance,
     multiscale_ssim,
     octave_correlations,
     octave_energies,
     psnr,
 )
-from dipy_ldm.metrics.distributions import neighbourhoods
+from dipy_ldm.metrics.distributions import gaussian_distance, neighbourhoods
 from dipy_ldm.metrics.intervals import subsample
 from dipy_ldm.metrics.spectra import band_energies
 from dipy_ldm.vqvae import VQVAE
@@ -132,7 +131,7 @@ def _frechet(real, fake, seed, subjects):
     if size > _MAX_FRECHET_FEATURES or size >= min(len(real), len(fake)):
         return None
     options = {"resamples": _FRECHET_RESAMPLES, "seed": seed, "subjects": subjects}
-    return bootstrap(frechet_distance, real, fake, **options).within(0, np.inf)
+    return bootstrap(gaussian_distance, real, fake, **options).within(0, np.inf)
 
 
 def measure_variety(sets: Sets, seed: int = 0) -> dict[str, Interval]:
@@ -257,8 +256,10 @@ def _usage(vqvae, images):
     total = len(vqvae.codebook_)
     counts = np.bincount(np.ravel(vqvae.codes(latents)), minlength=total)
     shares = counts[counts > 0] / counts.sum()
+    # Of a codebook, as histories have it.
+    n_codebooks = vqvae._parameters().n_codebooks
     return {
         "codes_used": int(np.count_nonzero(counts)),
         "n_codes": total,
-        "perplexity": float(np.exp(-np.sum(shares * np.log(shares)))),
+        "perplexity": float(np.exp(-np.sum(shares * np.log(shares)))) / n_codebooks,
     }

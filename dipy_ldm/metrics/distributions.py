@@ -56,10 +56,15 @@ def frechet_distance(features_a: npt.ArrayLike, features_b: npt.ArrayLike) -> fl
                 f"samples of each kind, not {len(rows)}; give more, or take "
                 "kernel_distance."
             )
+    return gaussian_distance(a, b)
+
+
+def gaussian_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Compute the Fréchet distance of sets of any size, ``(n, features)``."""
     (mean_a, cov_a), (mean_b, cov_b) = _moments(a), _moments(b)
     distance = np.sum((mean_a - mean_b) ** 2) + _bures(cov_a, cov_b)
     # What the rounding of the covariances alone can cause is no difference.
-    rounding = features * np.finfo(float).eps * np.trace(cov_a + cov_b)
+    rounding = a.shape[1] * np.finfo(float).eps * np.trace(cov_a + cov_b)
     return float(distance) if distance > rounding else 0.0
 
 
@@ -205,6 +210,8 @@ def nearest_neighbours(
     """
     query_rows, reference_rows = as_rows(queries, references, minimum=1)
     at_least("the number of references", len(reference_rows), at_least("k", k, 1))
+    if k > 10:  # whose differences take gigabytes
+        block_size = max(1, 10 * block_size // k)
     distances, rows = [], []
     blocks = _blocks(query_rows, block_size)
     all_squared = _squared_distances(query_rows, reference_rows, block_size)
@@ -381,12 +388,15 @@ def kernel_distance(
     # The first draw has each sample once.
     of_a, of_b = map(number_subjects, subjects, map(len, (a, b)))
     drawn_a, drawn_b = (_draws(whose, resamples, rng) for whose in (of_a, of_b))
-    distances = (
-        _mean_kernel(a, a, drawn_a, drawn_a, of_a)
-        + _mean_kernel(b, b, drawn_b, drawn_b, of_b)
-        - 2 * _mean_kernel(a, b, drawn_a, drawn_b)
-    )
-    return bootstrap_interval(float(distances[0]), distances[1:], confidence)
+    # Draws of one subject alone have no pairs.
+    with np.errstate(invalid="ignore"):
+        distances = (
+            _mean_kernel(a, a, drawn_a, drawn_a, of_a)
+            + _mean_kernel(b, b, drawn_b, drawn_b, of_b)
+            - 2 * _mean_kernel(a, b, drawn_a, drawn_b)
+        )
+    drawn = distances[1:][np.isfinite(distances[1:])]
+    return bootstrap_interval(float(distances[0]), drawn, confidence)
 
 
 def _draws(subjects, resamples, rng):

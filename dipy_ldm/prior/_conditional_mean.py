@@ -20,6 +20,7 @@ References
 .. footbibliography::
 """
 
+from itertools import islice
 import math
 from typing import NamedTuple, Self
 
@@ -73,7 +74,9 @@ class ConditionalMean(NamedTuple):
         ``(n,)``.
         """
         rows = latents.reshape(len(latents), -1)
-        features = _features(numbers, conditions)
+        # Levels that too few subjects have are not there.
+        known = (_features(numbers, conditions) > 0).any(0)
+        features = _features(numbers, _without_unknown(conditions, known))
         vectors, spreads, right = decompose(features)
         parts = vectors.T.astype("float32") @ rows
         subjects = np.arange(len(rows)) if subjects is None else subjects
@@ -83,6 +86,7 @@ class ConditionalMean(NamedTuple):
         shares = [shrinkage(spreads, ridge * len(rows)) for ridge in ridges]
         best = min(shares, key=errors.total)
         weights = (right.T * (best / spreads)).astype("float32") @ parts
+        weights[~known] = 0
         return cls(conditions, weights.reshape(-1, *latents.shape[1:]))
 
     @staticmethod
@@ -102,8 +106,20 @@ class ConditionalMean(NamedTuple):
 
         Shapes: numbers ``(n, conditions)``, result ``(n, *space, channels)``.
         """
-        features = _features(numbers, self.conditions).astype("float32")
-        return np.tensordot(features, self.weights, 1)
+        known = self.weights.reshape(len(self.weights), -1).any(1)
+        features = _features(numbers, _without_unknown(self.conditions, known))
+        return np.tensordot(features.astype("float32"), self.weights, 1)
+
+    def taken_from(self, latents: np.ndarray) -> np.ndarray:
+        """Take from latents, about the mean of all, what any conditions can change.
+
+        Shapes: latents, result ``(n, *space, channels)``.
+        """
+        rows = latents.reshape(len(latents), -1)
+        weights = self.weights.reshape(len(self.weights), -1)
+        _, spreads, directions = np.linalg.svd(weights, full_matrices=False)
+        directions = directions[spreads > 1e-4 * max(spreads.max(), 1e-12)]
+        return (rows - rows @ directions.T @ directions).reshape(latents.shape)
 
 
 class _HeldOutErrors:
@@ -142,6 +158,17 @@ def _subject_products(rows, mean, subjects):
     for products, numbers in zip(result, subjects):
         off = rows[numbers] - mean
         products[:] = off @ off.T
+    return result
+
+
+def _without_unknown(conditions, known):
+    """Let no example have the levels that nothing is known of, ``(features,)``."""
+    flags, result = iter(known), {}
+    for name, condition in conditions.items():
+        own = list(islice(flags, _FEATURES.get(condition.size, condition.size)))
+        pairs = zip(condition.levels.items(), own)
+        levels = {level: n * bool(flag) for (level, n), flag in pairs}
+        result[name] = condition._replace(levels=levels)
     return result
 
 

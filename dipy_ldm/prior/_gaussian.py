@@ -194,7 +194,8 @@ def _variances(products, count, subjects):
         away = np.eye(n) - np.isin(np.arange(n), rest) / len(rest)
         spreads, vectors = _largest(away[rest] @ products @ away[rest].T, count)
         along = away[part] @ products @ away[rest].T @ vectors / np.sqrt(spreads)
-        variances += (along**2).sum(0) / n
+        # Of few others there are fewer directions.
+        variances[: len(spreads)] += (along**2).sum(0) / n
     return np.minimum.accumulate(variances)
 
 

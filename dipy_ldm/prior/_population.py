@@ -23,8 +23,8 @@ from dipy_ldm._utils.values import is_none
 # may be kept.
 _BINS = (8, 4, 2, 1)
 _MIN_KEPT = 0.9
-# Second key of the random numbers, which are not those of the noise.
-_STREAM = 1
+# Further keys of the random numbers, which are not those of any sample's noise.
+_STREAM = 0, 0, 1
 
 
 class Population(NamedTuple):
@@ -107,7 +107,7 @@ def _chances(seed, numbers, count):
     ratio = 2.0
     for _ in range(64):
         ratio = (1 + ratio) ** (1 / (count + 1))
-    start = np.random.default_rng([seed, _STREAM]).random(count)
+    start = np.random.default_rng([seed, *_STREAM]).random(count)
     return (start + np.outer(numbers, ratio ** -np.arange(1, count + 1))) % 1
 
 

@@ -100,6 +100,8 @@ class Stage:
 def train(estimator: Trainable, stage: Stage) -> None:
     """Train a stage with stock ``keras.Model.fit``, from its checkpoint on."""
     options = stage.options
+    # Until a round has ended, there is nothing that could be used.
+    vars(estimator).pop("history_", None)
     settings = stage.settings | options.settings()
     settings |= {"steps of an epoch": stage.length.epoch}
     best = BestWeights(stage.title, stage.averaged)

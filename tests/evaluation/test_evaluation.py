@@ -161,6 +161,14 @@ def test_shifted_and_narrow_gaussians_are_detected(rng):
     assert not is_worse_than_real(narrow, "precision")
 
 
+def test_subjects_may_have_unequal_numbers_of_images(rng):
+    whose = np.repeat(np.arange(20), np.arange(20) % 3 + 1)
+    rows = rng.standard_normal((2, len(whose), 36))
+    assert len(whose) == 39
+    distance = fidelity._frechet(*rows, 0, (whose, whose))
+    assert distance.low < distance.value
+
+
 def test_no_frechet_distance_without_enough_samples(rng):
     assert distances(*rng.standard_normal((2, 30, 40)))["frechet"] is None
     with pytest.raises(InputError, match="at least 20 images of each kind"):
@@ -207,6 +215,7 @@ def test_all_intervals_depend_on_the_seed(rng):
     sets = Sets(images, images[::-1], images, gaussian_filter(images, (0, 1, 1, 0)))
     vqvae = SimpleNamespace(intensity_=(0.0, 1.0), codebook_=np.zeros(2))
     vqvae.encode, vqvae.codes = lambda x: x, lambda x: (x > 0.5).astype(int)
+    vqvae._parameters = lambda: SimpleNamespace(n_codebooks=1)
     measured = [{"a": images[:, i, 0, 0]} for i in (0, 1)]
     measures = (
         lambda seed: measure_sharpness(sets, seed)["true"][0],
@@ -263,7 +272,15 @@ def test_tissues_are_separated(rng):
     volume += 0.06 * rng.standard_normal(volume.shape)
     found = anatomy.tissue_fractions(np.clip(volume, 0, 1)[None])
     npt.assert_allclose(found, [[0.5, 0.25, 0.25]], atol=0.05)
-    assert anatomy.tissue_fractions(np.zeros((2, 8, 8, 8, 1))).shape == (0, 3)
+    nothing = anatomy.tissue_fractions(np.zeros((2, 8, 8, 8, 1)))
+    assert nothing.shape == (2, 3)
+    assert np.isnan(nothing).all()
+    values = np.array([np.nan, 1.0, 2.0, 3.0])
+    whose = np.array([0, 1, 1, 2])
+    with_gap = anatomy.compare_anatomy({"a": values}, {"a": values}, 0, (whose, whose))
+    pair = {"a": values[1:]}, {"a": values[1:]}
+    assert with_gap == anatomy.compare_anatomy(*pair, 0, (whose[1:], whose[1:]))
+    assert anatomy.mean_of([np.nan, 3.0, 4.0], np.array([0, 1, 1]), 0) is None
 
 
 def test_requested_values_are_correlated_with_measurements(rng):
@@ -445,7 +462,7 @@ def test_unreadable_condition_gets_a_sentence(sizes):
     assert probes == {}
     assert "size is what was asked for can't be told: only 10 real images" in note
     same = {of: {"size": [5.0] * 60} for of in known}
-    assert "the same of all" in probe_all({"size": number}, same, rows)[1][0]
+    assert "the same in all" in probe_all({"size": number}, same, rows)[1][0]
     alone = {of: {"size": ["F"] * 60} for of in known}
     classes = {"size": SimpleNamespace(kind="class")}
     assert "are of one level" in probe_all(classes, alone, rows)[1][0]

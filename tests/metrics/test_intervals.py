@@ -92,6 +92,12 @@ def test_intervals_are_those_of_subjects_however_many_scans_they_have(rng, scans
         kernel_distance(a, b, subjects=(0 * whose, None))
 
 
+def test_draws_of_one_subject_alone_say_nothing(rng):
+    # Of four subjects, nearly every interval has such a draw.
+    distance = kernel_distance(*rng.standard_normal((2, 4, 5)))
+    assert distance.low < distance.value < distance.high
+
+
 def test_bootstrap_resamples_rows_and_does_not_add_the_bias_of_few(rng):
     a, b = rng.standard_normal((2, 300, 10))
     found = bootstrap(frechet_distance, a, b, resamples=50)

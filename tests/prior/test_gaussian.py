@@ -121,6 +121,12 @@ def test_directions_are_of_many_examples_each():
     npt.assert_allclose(few.mean, drawn(7)[0].mean(0), rtol=1e-5)
 
 
+def test_a_subject_may_have_nearly_all_examples():
+    latents = drawn(100)[0]
+    learnt = Gaussian.learn(latents, np.array(["sub-1"] * 95 + ["sub-2"] * 5))
+    assert np.isfinite(learnt.loadings).all()
+
+
 def test_directions_end_where_those_of_chance_begin(monkeypatch, rng):
     # Three in which all differ, and very many in which each does in its own way.
     strengths = np.r_[9, 8, 7, np.linspace(1, 0.1, 897)]

@@ -28,3 +28,19 @@ def test_rare_levels_are_ignored(rng):
         assert np.abs(levels[0] - levels[1]).max() > 1
         assert (np.abs(levels[2]).max() > 0.5) == expected
     npt.assert_array_equal(of_subjects.probe.errors > 0, [True, True, False])
+
+
+def test_a_common_level_beside_a_rare_one_is_not_overestimated(rng):
+    whose = np.repeat(np.arange(12), 4)
+    groups = np.array(["A"] * 9 + ["rare"] * 3)[whose]
+    latents = (
+        0.5 * rng.standard_normal((48, *SHAPE))
+        + (groups == "A")[:, None, None, None, None]
+    )
+    latents = (latents - latents.mean(0)).astype("float32")
+    known = learn({"group": groups}, 48)
+    numbers = ConditionBatch.of(known, {"group": groups}, 48).numbers
+    prior = LatentPrior.learn(latents, numbers, known, volumes=False, subjects=whose)
+    mean = prior.conditional_mean.predict(numbers)
+    npt.assert_array_equal(mean[groups == "rare"], 0)
+    assert np.var(latents - mean) <= np.var(latents)
