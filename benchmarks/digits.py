@@ -6,8 +6,8 @@ training digits: these two stand beside the samples as the best that samples cou
 It is right for 99.3 % of the test digits, gives them a mean top probability of 0.994,
 and is confident (above 0.95) of 97.65 % of them.
 
-``dipy_evaluate_ldm mnist --real_files mnist`` has more figures, with intervals; this compares
-with all test digits, and digit by digit.
+``dipy_evaluate_ldm mnist --real_files mnist`` has more figures, with intervals; this
+compares with all test digits, and digit by digit.
 """
 
 from functools import cached_property

@@ -85,7 +85,9 @@ Conditions = Annotated[
 
 class _Population(TypedDict):
     bins: _Size
-    cells: list[list[Annotated[int, lambda code: code >= -1]]]
+    cells: list[
+        list[Annotated[list[int], lambda c: len(c) == 2 and -1 <= c[0] <= c[1]]]
+    ]
     counts: list[_Size]
 
 
@@ -272,7 +274,9 @@ def _check_population(population, conditions):
     bins, cells, counts = (population[name] for name in ("bins", "cells", "counts"))
     sizes = [len(facts["levels"]) or bins for facts in conditions.values()]
     fitting = len(cells) == len(counts) > 0 and all(
-        len(cell) == len(sizes) and all(map(int.__lt__, cell, sizes)) for cell in cells
+        len(cell) == len(sizes)
+        and all(last < size for (_, last), size in zip(cell, sizes))
+        for cell in cells
     )
     if not fitting:
         raise InputError(

@@ -36,7 +36,8 @@ def test_parameters_are_those_of_the_constructor():
 
 
 @pytest.mark.parametrize(
-    "record", [Source(2, [0.5, 3.0], [], "abc"), Population(2, [[0, 1]], [9]), None]
+    "record",
+    [Source(2, [0.5, 3.0], [], "abc"), Population(2, [[[0, 0], [1, 1]]], [9]), None],
 )
 def test_records_go_through_json(record):
     entry = Entry.of_record("record", "record_", type(record))

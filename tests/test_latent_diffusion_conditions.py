@@ -433,11 +433,13 @@ def test_documents_of_populations(told, tmp_path):
     for wrong, sentence in (
         ([], "population can't be"),
         (right | {"bins": 0}, "population can't be"),
-        (right | {"cells": [[0, -2]]}, "population can't be"),
+        (right | {"cells": [[[0, 0], [-2, 0]]]}, "population can't be"),
+        (right | {"cells": [[[0, 0], [1, 0]]]}, "population can't be"),
+        (right | {"cells": [[[0, 0], [1]]]}, "population can't be"),
         (right | {"counts": right["counts"][1:]}, "must have cells of the conditions"),
         (right | {"cells": [], "counts": []}, "must have cells of the conditions"),
-        (right | {"cells": [[0]], "counts": [9]}, "must have cells of the conditions"),
-        (right | {"cells": [[0, 2]], "counts": [9]}, "cells of the conditions"),
+        (right | {"cells": [[[0, 0]]], "counts": [9]}, "must have cells of the cond"),
+        (right | {"cells": [[[0, 0], [0, 99]]], "counts": [9]}, "cells of the cond"),
     ):
         changed = document | {"population": wrong}
         _serialization.save(tmp_path / "m", "latent_diffusion", tensors, changed)

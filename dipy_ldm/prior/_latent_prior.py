@@ -7,7 +7,7 @@ import numpy as np
 from dipy_ldm._conditions import FEW, UNSPECIFIED, Condition
 from dipy_ldm.prior._conditional_mean import ConditionalMean
 from dipy_ldm.prior._gaussian import Gaussian, choose_examples, is_aligned
-from dipy_ldm.prior._probe import LinearProbe
+from dipy_ldm.prior._probe import LinearProbe, n_readings
 
 # Of what each part has learnt, in a model file.
 _NAMES = (
@@ -58,7 +58,7 @@ class LatentPrior(NamedTuple):
         gaussian, probe = Gaussian.learn(residual, subjects[chosen]), None
         # Of large volumes both would take gigabytes.
         del residual
-        if conditions:
+        if any(map(n_readings, conditions.values())):
             examples = latents[chosen], shared[chosen], conditions, subjects[chosen]
             probe = LinearProbe.learn(*examples)
         return cls(mean, gaussian, probe)

@@ -1,10 +1,11 @@
 """Missing conditions, drawn from their distribution in the training images.
 
 What a model file remembers of the training images gives nobody away: of each condition
-the counts of its levels or its quantiles, and of several together a table of counts in
-coarse cells, none of which has fewer than five subjects.
+the counts of its levels or its quantiles, and of several together boxes of numbers that
+go with the same levels, none of which has fewer than five subjects.
 """
 
+import math
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -19,19 +20,22 @@ from dipy_ldm._conditions import (
 )
 from dipy_ldm._utils.values import is_none
 
-# Equal shares into which numbers are split, as long as enough images are in cells that
-# may be kept.
-_BINS = (8, 4, 2, 1)
-_MIN_KEPT = 0.9
+# Share of the images that must be in cells that may be kept, and cells at most.
+_MIN_KEPT, _MAX_CELLS = 0.9, 400
 # Further keys of the random numbers, which are not those of any sample's noise.
 _STREAM = 0, 0, 1
 
 
 class Population(NamedTuple):
-    """How often conditions came together."""
+    """How often conditions came together.
+
+    Numbers are told by their ranks, in ``bins`` equal shares. A cell has the first and
+    the last share of each number, the number of a level twice, and -1 where nothing is
+    specified.
+    """
 
     bins: int
-    cells: list[list[int]]
+    cells: list[list[list[int]]]
     counts: list[int]
 
     @classmethod
@@ -41,35 +45,68 @@ class Population(NamedTuple):
         conditions: dict[str, Condition],
         subjects: np.ndarray | None = None,
     ) -> Self | None:
-        """Count combinations of conditions, in bins as fine as privacy allows.
+        """Count combinations of conditions, in cells as small as privacy allows.
+
+        Images with the same levels are halved, at the median of the number that varies
+        most, until halves would have too few subjects.
 
         Shapes: numbers ``(n, conditions)``, subjects ``(n,)``.
         """
         if numbers is None or len(conditions) < 2:
             return None
-        for bins in _BINS:
-            codes = _codes(numbers[:, : len(conditions)], conditions, bins)
-            cells, cell_of, counts = np.unique(
-                codes, axis=0, return_inverse=True, return_counts=True
+        # No finer than the quantiles of each number, which are told, too.
+        known = [len(c.quantiles) - 1 for c in conditions.values() if c.quantiles]
+        bins = min(known, default=1)
+        codes = _codes(numbers[:, : len(conditions)], conditions, bins)
+        whose = np.arange(len(codes)) if subjects is None else subjects
+        is_number = np.array([bool(c.quantiles) for c in conditions.values()])
+        fixed = np.where(is_number, np.minimum(codes, 0), codes)
+        _, group_of = np.unique(fixed, axis=0, return_inverse=True)
+        fewest = max(FEW, math.ceil(len(np.unique(whose)) / _MAX_CELLS))
+        cells = [
+            codes[rows]
+            for group in range(group_of.max() + 1)
+            for rows in _halved(
+                codes, np.flatnonzero(group_of.ravel() == group), whose, fewest
             )
-            whose = np.arange(len(codes)) if subjects is None else subjects
-            pairs = np.unique(np.column_stack([cell_of.ravel(), whose]), axis=0)
-            kept = np.bincount(pairs[:, 0], minlength=len(cells)) >= FEW
-            if counts[kept].sum() >= _MIN_KEPT * len(codes):
-                return cls(bins, cells[kept].tolist(), counts[kept].tolist())
-        return None
+        ]
+        if sum(map(len, cells)) < _MIN_KEPT * len(codes):
+            return None
+        boxes = [np.stack([own.min(0), own.max(0)], 1).tolist() for own in cells]
+        return cls(bins, boxes, list(map(len, cells)))
 
-    def choose(self, codes: np.ndarray, chance: float) -> np.ndarray:
-        """Choose one of the cells that agree with specified codes.
+    def choose(
+        self, codes: np.ndarray, is_class: np.ndarray, chance: float
+    ) -> np.ndarray:
+        """Choose one of the cells that agree best with specified codes.
 
-        Shapes: codes ``(conditions,)``.
+        Shapes: codes, is_class ``(conditions,)``, result ``(conditions, 2)``.
         """
         cells = np.array(self.cells)
-        alike = ((codes < 0) | (cells == codes)).all(1)
-        sums = np.cumsum(alike * np.array(self.counts))
-        if sums[-1] == 0:
-            return codes
+        first, last = cells[..., 0], cells[..., 1]
+        off = np.maximum(np.maximum(first - codes, codes - last), 0)
+        # Another level is further away than any number.
+        off = np.where(is_class, (off > 0) * self.bins * len(codes), off)
+        off = np.where(codes < 0, 0, off).sum(1)
+        sums = np.cumsum((off == off.min()) * np.array(self.counts))
         return cells[np.searchsorted(sums, chance * sums[-1], side="right")]
+
+
+def _halved(codes, rows, subjects, fewest):
+    """Yield the rows of cells, none of which has fewer subjects than that."""
+    if len(np.unique(subjects[rows])) < FEW:
+        return
+    own = codes[rows]
+    for column in np.argsort(-np.ptp(own, 0), kind="stable"):
+        below = own[:, column] <= np.median(own[:, column])
+        if below.all():
+            below = own[:, column] < np.median(own[:, column])
+        halves = rows[below], rows[~below]
+        if all(len(np.unique(subjects[half])) >= fewest for half in halves):
+            for half in halves:
+                yield from _halved(codes, half, subjects, fewest)
+            return
+    yield rows
 
 
 def draw_conditions(
@@ -114,16 +151,17 @@ def _chances(seed, numbers, count):
 def _draw_row(row, conditions, population, chances):
     """Draw a value of each missing condition, given the others."""
     numbers = [c.number(name, v) for v, (name, c) in zip(row, conditions.items())]
-    cell, bins = [-1] * len(numbers), 1
+    cell, bins = [(-1, -1)] * len(numbers), 1
     if population is not None:
         bins, (chance, *chances) = population.bins, chances
         codes = _codes(np.array([numbers]), conditions, bins)[0]
-        cell = population.choose(codes, chance)
+        is_class = np.array([bool(c.levels) for c in conditions.values()])
+        cell = population.choose(codes, is_class, chance)
     parts = zip(conditions.values(), cell, chances)
-    return [_value(condition, code, bins, u) for condition, code, u in parts]
+    return [_value(condition, *box, bins, u) for condition, box, u in parts]
 
 
-def _value(condition, code, bins, chance):
+def _value(condition, first, last, bins, chance):
     """Return the level or the number at a quantile; a direction is never drawn."""
     if condition.size == DIRECTION:
         return None
@@ -132,8 +170,8 @@ def _value(condition, code, bins, chance):
         sums = np.cumsum(list(condition.levels.values()))
         by_chance = int(np.searchsorted(sums, chance * sums[-1], side="right"))
         # Of a file without counts, the last.
-        return levels[code if code >= 0 else min(by_chance, len(levels) - 1)]
-    rank = (code + chance) / bins if code >= 0 else chance
+        return levels[first if first >= 0 else min(by_chance, len(levels) - 1)]
+    rank = (first + chance * (last + 1 - first)) / bins if first >= 0 else chance
     ranks = np.linspace(0, 1, len(condition.quantiles))
     # No more digits than anybody measures.
     return float(f"{np.interp(rank, ranks, condition.quantiles):.4g}")

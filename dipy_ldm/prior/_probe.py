@@ -50,6 +50,8 @@ _RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 # how far, in latents, what tells is taken to reach.
 _FREE = 0.02
 _REACH = 1.0
+# Of classes with more levels nothing is read.
+_MAX_LEVELS = 8
 # Numbers of each example of which products are taken at once.
 MAX_MULTIPLIED = 2**14
 # Correlation with the truth, of what is read alike everywhere by a fit to others,
@@ -71,7 +73,8 @@ class LinearProbe(NamedTuple):
 
     One reading for each continuous condition, and one for each level of a class, which
     is 1 where an example has that level, and -1 where it has another. Directions, whose
-    reading would be no straight line, are not read.
+    reading would be no straight line, are not read, nor are classes of many levels,
+    which would take as much memory as everything else.
 
     Shapes: weights ``(readings, *space, channels)``, offsets ``(readings,)``, errors
     ``(readings,)``.
@@ -122,7 +125,7 @@ class LinearProbe(NamedTuple):
 
         Shapes: latent_shape ``(*space, channels)``.
         """
-        n = sum(max(condition.size, 1) for condition in conditions.values())
+        n = sum(map(n_readings, conditions.values()))
         return [(n, *latent_shape), (n,), (n,)]
 
     def predict(self, latents: Tensor) -> Tensor:
@@ -158,8 +161,8 @@ class LinearProbe(NamedTuple):
 
     def _continuous(self):
         """Return whether each reading is of a continuous condition."""
-        sizes = [condition.size for condition in self.conditions.values()]
-        return np.concatenate([[size <= 0] * max(size, 1) for size in sizes])
+        known = self.conditions.values()
+        return np.repeat([c.size <= 0 for c in known], [*map(n_readings, known)])
 
     def _gains(self, columns, specified):
         """Return the gains of the Kalman filter, for each observed reading.
@@ -177,11 +180,20 @@ class LinearProbe(NamedTuple):
         return gains.astype("float32")
 
 
+def n_readings(condition: Condition) -> int:
+    """Count the readings of a condition."""
+    if condition.size > _MAX_LEVELS:
+        return 0
+    return max(condition.size, 1)
+
+
 def _probe_targets(numbers, conditions):
     """Return true readings, and which are specified: ``(n, readings)``."""
     values, specified = [], []
     for column, condition in zip(numbers.T, conditions.values()):
         column_specified = column != UNSPECIFIED
+        if not n_readings(condition):
+            continue
         if condition.size > 0:
             levels = column[:, None] == np.arange(condition.size)
             counts = np.array(list(condition.levels.values()))

@@ -114,14 +114,35 @@ def test_no_cell_has_fewer_than_five_images(known, population, table):
         known = learn(table, len(table["age"]))
         return known, Population.learn(ConditionBatch.of(known, table).numbers, known)
 
-    assert min(population.counts) >= 5
-    assert population.bins == 8
-    _, coarse = learn_of({name: values[:40] for name, values in table.items()})
-    assert coarse.bins < 8 and min(coarse.counts) >= 5
+    assert 5 <= min(population.counts) < 10 < len(population.counts) <= 400
+    assert population.bins == 32
+    known, coarse = learn_of({name: values[:40] for name, values in table.items()})
+    assert coarse.bins == len(known["age"].quantiles) - 1 < 32
+    assert min(coarse.counts) >= 5
     of_few, none = learn_of({name: values[:8] for name, values in table.items()})
     assert none is None
     assert len(draw_conditions(of_few, None, None, 9)["sex"]) == 9
     assert learn_of({"age": table["age"]})[1] is None
+
+
+def test_numbers_go_with_the_levels_of_many_classes():
+    rng = np.random.default_rng(0)
+    site = np.arange(640) % 32
+    size = site + rng.uniform(0, 1, 640)
+    table = {"size": size, "weight": 2 * size + rng.uniform(0, 1, 640)}
+    table["site"] = [f"s{n}" for n in site]
+    known = learn(table, 640)
+    population = Population.learn(ConditionBatch.of(known, table).numbers, known)
+    drawn = draw_conditions(known, population, None, 200)
+    off = np.array(drawn["size"]) - [int(name[1:]) for name in drawn["site"]]
+    assert np.abs(off - 0.5).max() < 1.5
+    sizes, weights = (np.array(drawn[name]) for name in ("size", "weight"))
+    assert np.abs(weights - 2 * sizes - 0.5).max() < 8
+    # Of what nobody had, the nearest; another level is further than any number.
+    far = draw_conditions(known, population, {"site": "s3", "size": 30.0}, 20)
+    assert np.abs(np.array(far["weight"]) - 7.5).max() < 3
+    heavy = draw_conditions(known, population, {"weight": 62.0}, 20)
+    assert min(heavy["size"]) > 28
 
 
 def test_scans_of_one_subject_are_no_crowd():
@@ -133,7 +154,8 @@ def test_scans_of_one_subject_are_no_crowd():
     assert Population.learn(numbers, known, scans) is None
     few = np.minimum(np.arange(44), 40)
     of_few = Population.learn(numbers[:44], known, few)
-    assert of_few.cells == [[0, 0], [1, 0]] and of_few.counts == [20, 20]
+    assert of_few.cells == [[[0, 0], [0, 0]], [[1, 1], [0, 0]]]
+    assert of_few.counts == [20, 20]
 
 
 def test_missing_training_values_are_drawn_too(table):

@@ -162,6 +162,13 @@ def denoise(x, t):
     return 0.9 * ops.convert_to_tensor(x)
 
 
+def test_classes_of_many_levels_are_not_read():
+    latents, numbers, known = cohort(90, site=[f"s{i % 9}" for i in range(90)])
+    probe = LinearProbe.learn(latents, numbers, known)
+    assert probe.weights.shape == (3, *SHAPE) == LinearProbe.shapes(SHAPE, known)[0]
+    npt.assert_array_equal(probe._continuous(), [True, False, False])
+
+
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("directions", [None, 0], ids=["all", "none"])
 def test_held_estimates_are_those_of_a_joint_gaussian(schedule, directions):
