@@ -1051,11 +1051,12 @@ class LatentDiffusion(Estimator):
         """Warn of images that are far from those of the training, where these agree."""
         if self.gaussian_ is None:
             return
-        mean = self.conditional_mean_
-        scaled = self._scaled(latents) - self.gaussian_.mean
-        residual = scaled if mean is None else mean.taken_from(scaled)
-        distances = self.gaussian_.relative_distances(residual + self.gaussian_.mean)
-        for number in np.flatnonzero(distances > self.gaussian_.max_distance):
+        gaussian, mean = self.gaussian_, self.conditional_mean_
+        if mean is not None:  # conditions may be any that the training had
+            loadings = np.concatenate([gaussian.loadings, mean.loadings()])
+            gaussian = gaussian._replace(loadings=loadings)
+        distances = gaussian.relative_distances(self._scaled(latents))
+        for number in np.flatnonzero(distances > gaussian.max_distance):
             logger.warning(
                 "%s is unlike the training images (%.1f times as far from their mean "
                 "as they are), and the result may mean nothing: bring it to their "

@@ -42,6 +42,9 @@ from dipy_ldm.prior._ridge import decompose, residual_blocks, shrinkage
 # trust.
 _DEGREES = 3
 _FEATURES = {CONTINUOUS: _DEGREES, DIRECTION: N_HARMONICS}
+# Ranks of a number, at equal distances.
+_RANKS = 16
+_MIDDLES = (np.arange(_RANKS) + 0.5) / _RANKS
 # Ridges that are tried, in variances of a feature. The last leaves nothing; of smaller
 # ones than the first, float32 has not the digits that tell how good they are.
 _RIDGES = (*np.logspace(-2, 2, 17), math.inf)
@@ -110,16 +113,25 @@ class ConditionalMean(NamedTuple):
         features = _features(numbers, _without_unknown(self.conditions, known))
         return np.tensordot(features.astype("float32"), self.weights, 1)
 
-    def taken_from(self, latents: np.ndarray) -> np.ndarray:
-        """Take from latents, about the mean of all, what any conditions can change.
+    def loadings(self) -> np.ndarray:
+        """Return in which directions conditions move the mean, and how far.
 
-        Shapes: latents, result ``(n, *space, channels)``.
+        Their squares add up to the variance that is due to conditions, as they were in
+        the training. Shapes: result ``(directions, *space, channels)``.
         """
-        rows = latents.reshape(len(latents), -1)
-        weights = self.weights.reshape(len(self.weights), -1)
-        _, spreads, directions = np.linalg.svd(weights, full_matrices=False)
-        directions = directions[spreads > 1e-4 * max(spreads.max(), 1e-12)]
-        return (rows - rows @ directions.T @ directions).reshape(latents.shape)
+        rows = [np.zeros((0, *self.weights.shape[1:]), "float32")]
+        for column, condition in enumerate(self.conditions.values()):
+            if condition.size == DIRECTION:
+                continue
+            counts = list(condition.levels.values()) or [1] * _RANKS
+            places = np.arange(len(counts)) if condition.levels else _MIDDLES
+            numbers = np.full((len(counts), len(self.conditions)), UNSPECIFIED)
+            numbers = numbers.astype("float32")
+            numbers[:, column] = places
+            shares = np.array(counts, "float32") / max(sum(counts), 1)
+            moved = self.predict(numbers)
+            rows.append(np.sqrt(shares).reshape(-1, *[1] * (moved.ndim - 1)) * moved)
+        return np.concatenate(rows)
 
 
 class _HeldOutErrors:
