@@ -39,7 +39,7 @@ def show_options(options: type) -> Callable[[Method], Method]:
 
 
 def restores_if_refused(fit: Method) -> Method:
-    """Let an estimator be what it was before a fit that is refused."""
+    """Let an estimator be what it was before a fit that is refused before its steps."""
 
     @wraps(fit)
     def fit_or_restore(self, *args, **options):
@@ -47,8 +47,11 @@ def restores_if_refused(fit: Method) -> Method:
         try:
             return fit(self, *args, **options)
         except InputError:
-            vars(self).clear()
-            vars(self).update(before)
+            seconds = vars(self).get("step_seconds_")
+            began = seconds is not before.get("step_seconds_") and any(seconds.values())
+            if not began:
+                vars(self).clear()
+                vars(self).update(before)
             raise
 
     return cast(Method, fit_or_restore)

