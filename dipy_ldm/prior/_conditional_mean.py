@@ -78,8 +78,8 @@ class ConditionalMean(NamedTuple):
         """
         rows = latents.reshape(len(latents), -1)
         # Levels that too few subjects have are not there.
-        known = (_features(numbers, conditions) > 0).any(0)
-        features = _features(numbers, _without_unknown(conditions, known))
+        present = (_features(numbers, conditions) > 0).any(0)
+        features = _features(numbers, _without_absent(conditions, present))
         vectors, spreads, right = decompose(features)
         parts = vectors.T.astype("float32") @ rows
         subjects = np.arange(len(rows)) if subjects is None else subjects
@@ -89,7 +89,7 @@ class ConditionalMean(NamedTuple):
         shares = [shrinkage(spreads, ridge * len(rows)) for ridge in ridges]
         best = min(shares, key=errors.total)
         weights = (right.T * (best / spreads)).astype("float32") @ parts
-        weights[~known] = 0
+        weights[~present] = 0
         return cls(conditions, weights.reshape(-1, *latents.shape[1:]))
 
     @staticmethod
@@ -109,8 +109,8 @@ class ConditionalMean(NamedTuple):
 
         Shapes: numbers ``(n, conditions)``, result ``(n, *space, channels)``.
         """
-        known = self.weights.reshape(len(self.weights), -1).any(1)
-        features = _features(numbers, _without_unknown(self.conditions, known))
+        present = self.weights.reshape(len(self.weights), -1).any(1)
+        features = _features(numbers, _without_absent(self.conditions, present))
         return np.tensordot(features.astype("float32"), self.weights, 1)
 
     def loadings(self) -> np.ndarray:
@@ -125,8 +125,8 @@ class ConditionalMean(NamedTuple):
                 continue
             counts = list(condition.levels.values()) or [1] * _RANKS
             places = np.arange(len(counts)) if condition.levels else _MIDDLES
-            numbers = np.full((len(counts), len(self.conditions)), UNSPECIFIED)
-            numbers = numbers.astype("float32")
+            shape = len(counts), len(self.conditions)
+            numbers = np.full(shape, UNSPECIFIED, "float32")
             numbers[:, column] = places
             shares = np.array(counts, "float32") / max(sum(counts), 1)
             moved = self.predict(numbers)
@@ -173,9 +173,9 @@ def _subject_products(rows, mean, subjects):
     return result
 
 
-def _without_unknown(conditions, known):
-    """Let no example have the levels that nothing is known of, ``(features,)``."""
-    flags, result = iter(known), {}
+def _without_absent(conditions, present):
+    """Give levels no examples whose features ``(features,)`` are not present."""
+    flags, result = iter(present), {}
     for name, condition in conditions.items():
         own = list(islice(flags, _FEATURES.get(condition.size, condition.size)))
         pairs = zip(condition.levels.items(), own)

@@ -29,9 +29,8 @@ _STREAM = 0, 0, 1
 class Population(NamedTuple):
     """How often conditions came together.
 
-    Numbers are told by their ranks, in ``bins`` equal shares. A cell has the first and
-    the last share of each number, the number of a level twice, and -1 where nothing is
-    specified.
+    Ranks of numbers are in ``bins`` equal shares. A cell has the first and the last
+    share of each number, a level twice, and -1 where nothing is specified.
     """
 
     bins: int
@@ -54,9 +53,9 @@ class Population(NamedTuple):
         """
         if numbers is None or len(conditions) < 2:
             return None
-        # No finer than the quantiles of each number, which are told, too.
-        known = [len(c.quantiles) - 1 for c in conditions.values() if c.quantiles]
-        bins = min(known, default=1)
+        # No finer than the quantiles of each number, which a model file has, too.
+        shares = [len(c.quantiles) - 1 for c in conditions.values() if c.quantiles]
+        bins = min(shares, default=1)
         codes = _codes(numbers[:, : len(conditions)], conditions, bins)
         whose = np.arange(len(codes)) if subjects is None else subjects
         is_number = np.array([bool(c.quantiles) for c in conditions.values()])

@@ -161,8 +161,9 @@ class LinearProbe(NamedTuple):
 
     def _continuous(self):
         """Return whether each reading is of a continuous condition."""
-        known = self.conditions.values()
-        return np.repeat([c.size <= 0 for c in known], [*map(n_readings, known)])
+        conditions = self.conditions.values()
+        counts = [*map(n_readings, conditions)]
+        return np.repeat([c.size <= 0 for c in conditions], counts)
 
     def _gains(self, columns, specified):
         """Return the gains of the Kalman filter, for each observed reading.

@@ -34,7 +34,7 @@ def test_rows_follow_the_subjects(table):
     assert join_rows(table, SUBJECTS) == {"age": [52, 61, 52]}
 
 
-def test_what_arrays_do_to_codes_is_undone():
+def test_codes_and_categories_stay_classes():
     codes = pd.Categorical([101, None, 205])
     frame = FRAME.assign(group=[0, 1, np.nan], site=codes)
     joined = join_rows(frame, SUBJECTS)

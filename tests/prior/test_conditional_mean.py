@@ -43,8 +43,8 @@ def test_effects_of_conditions_are_fitted():
 
 
 def test_loadings_have_the_variance_that_is_due_to_conditions():
-    latents, numbers, known, truth = cohort(600, effect=3.0)
-    learnt = ConditionalMean.learn(latents, numbers, known)
+    latents, numbers, conditions, truth = cohort(600, effect=3.0)
+    learnt = ConditionalMean.learn(latents, numbers, conditions)
     along = (learnt.loadings() ** 2).sum(0)
     npt.assert_allclose(along.mean(), truth.var(0).mean(), rtol=0.1)
 

@@ -38,9 +38,11 @@ def test_a_common_level_beside_a_rare_one_is_not_overestimated(rng):
         + (groups == "A")[:, None, None, None, None]
     )
     latents = (latents - latents.mean(0)).astype("float32")
-    known = learn({"group": groups}, 48)
-    numbers = ConditionBatch.of(known, {"group": groups}, 48).numbers
-    prior = LatentPrior.learn(latents, numbers, known, volumes=False, subjects=whose)
+    conditions = learn({"group": groups}, 48)
+    numbers = ConditionBatch.of(conditions, {"group": groups}, 48).numbers
+    prior = LatentPrior.learn(
+        latents, numbers, conditions, volumes=False, subjects=whose
+    )
     mean = prior.conditional_mean.predict(numbers)
     npt.assert_array_equal(mean[groups == "rare"], 0)
     assert np.var(latents - mean) <= np.var(latents)

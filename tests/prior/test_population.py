@@ -131,17 +131,19 @@ def test_numbers_go_with_the_levels_of_many_classes():
     size = site + rng.uniform(0, 1, 640)
     table = {"size": size, "weight": 2 * size + rng.uniform(0, 1, 640)}
     table["site"] = [f"s{n}" for n in site]
-    known = learn(table, 640)
-    population = Population.learn(ConditionBatch.of(known, table).numbers, known)
-    drawn = draw_conditions(known, population, None, 200)
+    conditions = learn(table, 640)
+    population = Population.learn(
+        ConditionBatch.of(conditions, table).numbers, conditions
+    )
+    drawn = draw_conditions(conditions, population, None, 200)
     off = np.array(drawn["size"]) - [int(name[1:]) for name in drawn["site"]]
     assert np.abs(off - 0.5).max() < 1.5
     sizes, weights = (np.array(drawn[name]) for name in ("size", "weight"))
     assert np.abs(weights - 2 * sizes - 0.5).max() < 8
     # Of what nobody had, the nearest; another level is further than any number.
-    far = draw_conditions(known, population, {"site": "s3", "size": 30.0}, 20)
+    far = draw_conditions(conditions, population, {"site": "s3", "size": 30.0}, 20)
     assert np.abs(np.array(far["weight"]) - 7.5).max() < 3
-    heavy = draw_conditions(known, population, {"weight": 62.0}, 20)
+    heavy = draw_conditions(conditions, population, {"weight": 62.0}, 20)
     assert min(heavy["size"]) > 28
 
 

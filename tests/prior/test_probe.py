@@ -163,9 +163,11 @@ def denoise(x, t):
 
 
 def test_classes_of_many_levels_are_not_read():
-    latents, numbers, known = cohort(90, site=[f"s{i % 9}" for i in range(90)])
-    probe = LinearProbe.learn(latents, numbers, known)
-    assert probe.weights.shape == (3, *SHAPE) == LinearProbe.shapes(SHAPE, known)[0]
+    latents, numbers, conditions = cohort(90, site=[f"s{i % 9}" for i in range(90)])
+    probe = LinearProbe.learn(latents, numbers, conditions)
+    assert (
+        probe.weights.shape == (3, *SHAPE) == LinearProbe.shapes(SHAPE, conditions)[0]
+    )
     npt.assert_array_equal(probe._continuous(), [True, False, False])
 
 

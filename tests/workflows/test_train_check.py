@@ -111,7 +111,7 @@ def test_each_planted_fault_is_reported(cohort, check, tmp_path):
     (cohort / "sub-15_T1w.nii.gz").write_text("no volume")
     (cohort / "sub-16_T1w.nii.gz").write_text("")
     report = check(cohort, status=1)
-    told = json.dumps(report)
+    text = json.dumps(report)
     blamed = {
         "files": (3, 13, 14, 15, 16),
         "units": (2,),
@@ -126,8 +126,8 @@ def test_each_planted_fault_is_reported(cohort, check, tmp_path):
         named = set(re.findall(r"sub-(\d\d)", json.dumps(report[title])))
         assert named == {f"{i:02d}" for i in numbers}, title
     # As options, for who gives options.
-    assert "--channels" in told
-    assert "`" not in told
+    assert "--channels" in text
+    assert "`" not in text
     html = (tmp_path / "check.html").read_text("utf-8")
     assert html.count('class="note bad"') == 2 * len(blamed)
 
