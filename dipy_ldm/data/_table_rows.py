@@ -205,8 +205,15 @@ def join_rows(
     if not columns:
         values = list(table)
         return [values[number] for number in numbers]
-    lists = {name: with_codes(name, values) for name, values in columns.items()}
+    lists = {name: _as_list(name, values) for name, values in columns.items()}
     return {name: [column[i] for i in numbers] for name, column in lists.items()}
+
+
+def _as_list(name, values):
+    """Return a column as a list, which has no type to tell codes by any more."""
+    kind = str(getattr(values, "dtype", "")).lower()
+    has_codes = kind == "category" or kind.startswith("float")
+    return with_codes(name, values) if has_codes else list(values)
 
 
 def _keys_of_paths(columns, files):

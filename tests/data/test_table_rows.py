@@ -37,6 +37,8 @@ def test_rows_follow_the_subjects(table):
 def test_codes_and_categories_stay_classes():
     codes = pd.Categorical([101, None, 205])
     frame = FRAME.assign(group=[0, 1, np.nan], site=codes)
+    # A column that nobody asks for may be of any type.
+    frame["date"] = pd.to_datetime(["2020-01-01"] * 3)
     joined = join_rows(frame, SUBJECTS)
     assert joined["group"] == [1, 0, 1]
     assert all(isinstance(value, int) for value in joined["group"])
